@@ -1,0 +1,63 @@
+"""Contrast-transfer parameters of particles, and the check that they are within reason."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpirecon.errors import UserError
+
+#: one row per particle; defocus in Å (positive is underfocus), angles in radians, B in Å²
+CTF_DTYPE = np.dtype(
+    [
+        ("voltage_kv", "f8"),
+        ("defocus_u", "f8"),
+        ("defocus_v", "f8"),
+        ("astigmatism", "f8"),
+        ("cs_mm", "f8"),
+        ("amplitude_contrast", "f8"),
+        ("phase_shift", "f8"),
+        ("bfactor", "f8"),
+        ("scale", "f8"),
+    ]
+)
+
+#: field → (lowest, highest, unit): generous bounds, outside which a column was surely misread
+CTF_BOUNDS = {
+    "voltage_kv": (20.0, 2000.0, "kV"),
+    "defocus_u": (-500_000.0, 500_000.0, "Å"),
+    "defocus_v": (-500_000.0, 500_000.0, "Å"),
+    "astigmatism": (-100.0, 100.0, "rad"),
+    "cs_mm": (-50.0, 50.0, "mm"),
+    "amplitude_contrast": (-1.0, 1.0, "fraction"),
+    "phase_shift": (-20.0, 20.0, "rad"),
+    "bfactor": (-2000.0, 10_000.0, "Å²"),
+    "scale": (-1000.0, 1000.0, "factor"),
+}
+
+
+def electron_wavelength(voltage_kv) -> np.ndarray:
+    """Relativistic electron wavelength in Å for an accelerating voltage in kV."""
+    volts = np.asarray(voltage_kv, dtype=np.float64) * 1e3
+    return 12.2642598 / np.sqrt(volts * (1.0 + volts * 0.978475598e-6))
+
+
+def make_ctf(m: int, **fields) -> np.ndarray:
+    """(m,) CTF_DTYPE with scale 1 and the given fields (scalars or (m,)); fields left out are 0."""
+    ctf = np.zeros(m, CTF_DTYPE)
+    ctf["scale"] = 1.0
+    for name, value in fields.items():
+        ctf[name] = value
+    return ctf
+
+
+def check_ctf(ctf: np.ndarray, describe_row=lambda row: f"particle {row}") -> None:
+    """Raise UserError naming the first row and field that is NaN or outside CTF_BOUNDS."""
+    for field, (low, high, unit) in CTF_BOUNDS.items():
+        values = ctf[field]
+        bad = ~(np.isfinite(values) & (values >= low) & (values <= high))
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise UserError(
+                f"{describe_row(row)}: CTF {field} is {values[row]:g} {unit}, outside {low:g} … {high:g} {unit}; "
+                "check the column and its unit"
+            )
