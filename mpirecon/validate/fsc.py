@@ -1,0 +1,141 @@
+"""Fourier shell correlation, and the shells it is made of.
+
+Shell s holds the Fourier samples whose integer radius |k| rounds to s, s = 0 … n // 2, as in RELION.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import scipy.fft
+
+from mpirecon.errors import UserError
+
+
+@lru_cache(maxsize=8)
+def shell_index(box: int, ndim: int = 3) -> np.ndarray:
+    """Shell of every sample of a half transform (``scipy.fft.rfftn`` order), read-only.
+
+    Returns
+    -------
+    (box, …, box // 2 + 1) int16, with `ndim` axes
+        Samples in the corners, beyond shell box // 2, keep their own larger number.
+    """
+    k2 = np.zeros((1,) * ndim)
+    for axis in range(ndim):
+        k = np.arange(box // 2 + 1) if axis == ndim - 1 else scipy.fft.fftfreq(box, 1.0 / box)
+        k2 = k2 + k.reshape([-1 if a == axis else 1 for a in range(ndim)]) ** 2
+    shells = np.rint(np.sqrt(k2)).astype(np.int16)
+    shells.setflags(write=False)
+    return shells
+
+
+def friedel_weight(box: int) -> np.ndarray:
+    """How many samples of the full transform each column of the half transform stands for, (box // 2 + 1,) float64.
+
+    Columns kx = 0 and, in an even box, kx = box / 2 hold both members of their Friedel pairs; the others hold one.
+    """
+    weight = np.full(box // 2 + 1, 2.0)
+    weight[0] = 1.0
+    if box % 2 == 0:
+        weight[-1] = 1.0
+    return weight
+
+
+def shell_sum(half_transform: np.ndarray, box: int) -> np.ndarray:
+    """Sums per shell of a real (…, box // 2 + 1) half-transform array over the full transform, (box // 2 + 1,) float64.
+
+    Plane by plane, so that no float64 copy of the whole array is made.
+    """
+    shells, weight = shell_index(box, half_transform.ndim), friedel_weight(box)
+    total = np.zeros(box // 2 + 1)
+    for values, shell in zip(half_transform, shells):
+        total += np.bincount(shell.ravel(), (values * weight).ravel(), minlength=box + 1)[: box // 2 + 1]
+    return total
+
+
+@lru_cache(maxsize=8)
+def shell_count(box: int, ndim: int = 3) -> np.ndarray:
+    """Samples of the full transform in each shell, (box // 2 + 1,) float64, read-only."""
+    shells = shell_index(box, ndim)
+    count = shell_sum(np.broadcast_to(np.float32(1), shells.shape), box)
+    count.setflags(write=False)
+    return count
+
+
+def fsc(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """Fourier shell correlation of two maps (Harauz & van Heel 1986).
+
+    Parameters
+    ----------
+    a, b : (n, n, n) float
+    mask : (n, n, n) float, optional
+        multiplies both maps first. A mask correlates the maps by itself: the sharper, the more.
+
+    Returns
+    -------
+    (n // 2 + 1,) float64
+        0 in shells where either map has no power at all.
+
+    Raises
+    ------
+    UserError
+        when the arrays are not cubes of one size, or hold NaN or infinity.
+    """
+    a, b = _checked(a, "first map"), _checked(b, "second map")
+    mask = None if mask is None else _checked(mask, "mask")
+    for other, name in ((b, "second map"), (mask, "mask")):
+        if other is not None and other.shape != a.shape:
+            raise UserError(f"FSC: the first map has shape {a.shape}, the {name} {other.shape}; they must be the same")
+    if mask is not None:
+        a, b = a * mask, b * mask
+    return fsc_of_transforms(scipy.fft.rfftn(a), scipy.fft.rfftn(b), a.shape[0])
+
+
+def fsc_of_transforms(fa: np.ndarray, fb: np.ndarray, box: int) -> np.ndarray:
+    """FSC of two half transforms, (n, n, n // 2 + 1) complex each, in ``rfftn`` order. (n // 2 + 1,) float64."""
+    cross = shell_sum(fa.real * fb.real + fa.imag * fb.imag, box)
+    norm = np.sqrt(shell_sum(_abs2(fa), box) * shell_sum(_abs2(fb), box))
+    return np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
+
+
+def radial_power(array: np.ndarray) -> np.ndarray:
+    """Mean power per shell of a map (n, n, n) or image (n, n), (n // 2 + 1,) float64.
+
+    The transform is orthonormal: white noise of variance v has v in every shell.
+    """
+    array = np.asarray(array)
+    box = array.shape[-1]
+    return shell_sum(_abs2(scipy.fft.rfftn(array, norm="ortho")), box) / shell_count(box, array.ndim)
+
+
+def crossing(curve: np.ndarray, threshold: float, box: int, pixel_size: float) -> float | None:
+    """Resolution in Å where an FSC curve first falls below `threshold`, linear between shells.
+
+    None when it never does. Shell 0, the maps' mean, counts as 1: a curve that is below from the first shell on
+    gives a resolution longer than the box.
+    """
+    curve = np.nan_to_num(np.array(curve, dtype=np.float64))
+    curve[0] = 1.0
+    below = np.flatnonzero(curve < threshold)
+    if not below.size:
+        return None
+    s = int(below[0])
+    at = s - 1 + (curve[s - 1] - threshold) / (curve[s - 1] - curve[s])
+    return box * pixel_size / at
+
+
+def _abs2(f: np.ndarray) -> np.ndarray:
+    return f.real**2 + f.imag**2
+
+
+def _checked(array, name: str) -> np.ndarray:
+    array = np.asarray(array)
+    if array.ndim != 3 or len(set(array.shape)) != 1:
+        raise UserError(f"FSC: the {name} must be a cube (n, n, n), got shape {array.shape}")
+    if array.dtype == np.float16 or array.dtype.kind != "f":
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise UserError(f"FSC: the {name} holds {np.count_nonzero(~np.isfinite(array))} NaN or infinite voxels")
+    return array

@@ -1,0 +1,32 @@
+"""Soft masks: 1 inside, 0 outside, a raised-cosine edge between."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def radius_grid(box: int, ndim: int = 3) -> np.ndarray:
+    """Distance of every voxel from the origin voxel box // 2, voxels, (box, …) float32 with `ndim` axes."""
+    x2 = (np.arange(box, dtype=np.float32) - box // 2) ** 2
+    r2 = np.float32(0)
+    for axis in range(ndim):
+        r2 = r2 + x2.reshape([-1 if a == axis else 1 for a in range(ndim)])
+    return np.sqrt(r2)
+
+
+def cosine_edge(distance: np.ndarray, edge: float) -> np.ndarray:
+    """1 where distance ≤ 0, 0 where distance ≥ edge, ½(1 + cos(π distance / edge)) between; float32."""
+    if edge <= 0:
+        return (distance <= 0).astype(np.float32)
+    return (0.5 + 0.5 * np.cos(np.pi * np.clip(distance / np.float32(edge), 0, 1))).astype(np.float32)
+
+
+def soft_sphere(box: int, radius: float, edge: float = 6.0, ndim: int = 3) -> np.ndarray:
+    """Sphere (or disc, ndim=2) of `radius` voxels about the origin, 0 beyond radius + edge; (box, …) float32."""
+    return cosine_edge(radius_grid(box, ndim) - np.float32(radius), edge)
+
+
+def soft_shell(box: int, inner: float, outer: float, edge: float = 6.0, ndim: int = 3) -> np.ndarray:
+    """Spherical shell, 1 between radii `inner` and `outer` voxels, 0 below inner − edge and beyond outer + edge."""
+    r = radius_grid(box, ndim)
+    return cosine_edge(r - np.float32(outer), edge) * cosine_edge(np.float32(inner) - r, edge)

@@ -1,0 +1,125 @@
+"""Fourier shell correlation against explicit loops, and the fsc command."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpirecon.errors import UserError
+from mpirecon.validate import masks
+from mpirecon.validate.fsc import crossing, fsc, friedel_weight, radial_power, shell_count, shell_index, shell_sum
+
+
+def noise(box, seed=0):
+    return np.random.default_rng(seed).standard_normal((box, box, box))
+
+
+def full_transform(volume):
+    """Samples of the full float64 transform, one by one, with their rounded radius."""
+    box = len(volume)
+    f = np.fft.fftn(volume)
+    for index in itertools.product(range(box), repeat=3):
+        k = [i if i <= box // 2 else i - box for i in index]
+        yield f[index], math.floor(math.sqrt(sum(c * c for c in k)) + 0.5)
+
+
+def brute_force_fsc(a, b):
+    box = len(a)
+    cross, power_a, power_b = (np.zeros(box // 2 + 1) for _ in range(3))
+    for (fa, shell), (fb, _) in zip(full_transform(a), full_transform(b)):
+        if shell <= box // 2:
+            cross[shell] += (fa * fb.conjugate()).real
+            power_a[shell] += abs(fa) ** 2
+            power_b[shell] += abs(fb) ** 2
+    return cross / np.sqrt(power_a * power_b)
+
+
+@pytest.mark.parametrize("box", [8, 9, 12, 13])
+def test_fsc_equals_a_loop_over_all_samples(box):
+    a = noise(box)
+    b = a + noise(box, 1)
+    np.testing.assert_allclose(fsc(a, b), brute_force_fsc(a, b), atol=1e-12)
+    np.testing.assert_allclose(fsc(a.astype("f4"), b.astype("f4")), brute_force_fsc(a, b), atol=1e-5)
+
+
+@pytest.mark.parametrize("box", [8, 9])
+def test_mask_multiplies_both_maps(box):
+    a, b, mask = noise(box), noise(box, 1), masks.soft_sphere(box, 2, 2)
+    np.testing.assert_allclose(fsc(a, b, mask), brute_force_fsc(a * mask, b * mask), atol=1e-6)
+
+
+@pytest.mark.parametrize("box", [8, 9])
+def test_shells_count_every_sample_of_the_full_transform_once(box):
+    radii = [shell for _, shell in full_transform(noise(box))]
+    expected = np.bincount(radii)[: box // 2 + 1]
+    np.testing.assert_array_equal(shell_count(box), expected)
+    assert friedel_weight(box).sum() == box
+    assert shell_index(box).shape == (box, box, box // 2 + 1)
+
+
+@pytest.mark.parametrize("box", [16, 17])
+def test_radial_power_obeys_parseval_and_white_noise_is_white(box):
+    image = np.random.default_rng(0).standard_normal((box, box))
+    inside = np.fft.fft2(image, norm="ortho")
+    k = np.fft.fftfreq(box, 1 / box)
+    inside[np.rint(np.hypot(*np.meshgrid(k, k))) > box // 2] = 0
+    assert np.sum(radial_power(image) * shell_count(box, 2)) == pytest.approx(np.sum(np.abs(inside) ** 2))
+    power = radial_power(3 * noise(24))
+    assert np.abs(power[5:] / 9 - 1).max() < 0.2
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(4, 11), st.integers(0, 1000), st.floats(0.01, 100))
+def test_fsc_is_symmetric_bounded_and_blind_to_scale(box, seed, scale):
+    a, b = noise(box, seed), noise(box, seed + 1)
+    curve = fsc(a, b)
+    np.testing.assert_allclose(fsc(b, scale * a), curve, atol=1e-10)
+    np.testing.assert_allclose(fsc(a, -b), -curve, atol=1e-10)
+    np.testing.assert_allclose(fsc(a, a), 1, atol=1e-12)
+    assert (np.abs(curve) <= 1 + 1e-12).all()
+
+
+def test_independent_noise_does_not_correlate_and_an_empty_map_gives_zero():
+    assert np.abs(fsc(noise(32), noise(32, 1))[8:]).max() < 0.15
+    np.testing.assert_array_equal(fsc(noise(8), np.zeros((8, 8, 8))), 0)
+
+
+def test_crossing_is_linear_between_shells():
+    curve = np.array([1, 1, 0.9, 0.6, 0.4, 0.1])
+    assert crossing(curve, 0.5, box=10, pixel_size=2.0) == pytest.approx(20 / 3.5)
+    assert crossing(curve, 0.9, box=10, pixel_size=2.0) == pytest.approx(20 / 2)
+    assert crossing(curve, 0.05, 10, 2.0) is None
+    # the first fall counts, not a later rise
+    assert crossing(np.array([1, 0.9, 0.1, 0.9, 0.9]), 0.5, 8, 1.0) == pytest.approx(8 / 1.5)
+    # below from the first shell on: longer than the box, whatever the maps' means do
+    assert crossing(np.array([-1, 0.0, 0.9, 0.9]), 0.5, 8, 1.0) == pytest.approx(16)
+    assert crossing(np.array([1, 0.9, np.nan]), 0.45, 8, 1.0) == pytest.approx(8 / 1.5)
+
+
+@pytest.mark.parametrize(
+    "a, b, mask, message",
+    [
+        (np.zeros((4, 4)), np.zeros((4, 4)), None, "must be a cube"),
+        (np.zeros((4, 4, 4)), np.zeros((6, 6, 6)), None, r"\(4, 4, 4\).*second map \(6, 6, 6\)"),
+        (np.zeros((4, 4, 4)), np.zeros((4, 4, 4)), np.zeros((5, 5, 5)), r"mask \(5, 5, 5\)"),
+        (np.full((4, 4, 4), np.nan), np.zeros((4, 4, 4)), None, "first map holds 64 NaN"),
+    ],
+)
+def test_fsc_says_what_is_wrong(a, b, mask, message):
+    with pytest.raises(UserError, match=message):
+        fsc(a, b, mask)
+
+
+@pytest.mark.parametrize("box", [16, 17])
+def test_soft_masks(box):
+    mask = masks.soft_sphere(box, 4, 3)
+    r = np.sqrt(sum((g - box // 2) ** 2 for g in np.mgrid[:box, :box, :box]))
+    assert (mask[r <= 4] == 1).all() and (mask[r >= 7] == 0).all()
+    np.testing.assert_allclose(mask[r == 5], 0.75, atol=1e-6)  # a third into the edge: (1 + cos 60°) / 2
+    shell = masks.soft_shell(box, 4, 5, 2)
+    assert shell[box // 2, box // 2, box // 2] == 0 and (shell[(r >= 4) & (r <= 5)] == 1).all()
+    assert masks.soft_sphere(box, 4, 0, ndim=2).sum() == np.count_nonzero(r[box // 2] <= 4)
+    np.testing.assert_allclose(shell_sum(np.ones((box, box, box // 2 + 1), "f4"), box), shell_count(box))
