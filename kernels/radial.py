@@ -1,0 +1,70 @@
+"""Kernels over a padded half grid (p, p, p//2 + 1) whose factors depend on the radius only.
+
+A point's shell is its distance from zero frequency in *image* pixels, rounded; points beyond the last shell
+take the last value.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+
+@njit(inline="always")
+def _shell(kz, ky, kx, p, ratio, last):
+    z = kz - p if kz > p // 2 else kz
+    y = ky - p if ky > p // 2 else ky
+    s = int(np.sqrt(float(z * z + y * y + kx * kx)) / ratio + 0.5)
+    return s if s < last else last
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def radial_sum(values, stride, component, ratio, total, count):
+    """Add a (p, p, (p//2 + 1)·stride) float32 array's component into total[shell], count[shell] (float64)."""
+    p = values.shape[0]
+    for kz in range(p):
+        for ky in range(p):
+            for kx in range(p // 2 + 1):
+                s = _shell(kz, ky, kx, p, ratio, total.size - 1)
+                friedel = 1.0 if kx == 0 or 2 * kx == p else 2.0
+                total[s] += friedel * values[kz, ky, kx * stride + component]
+                count[s] += friedel
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def divide_regularised(folded, ridge, ratio, out):
+    """out = numerator / (weight + ridge[shell]) of a folded (p, p, p//2 + 1, 3) float32 accumulator; 0 where 0/0."""
+    p = folded.shape[0]
+    for kz in range(p):
+        for ky in range(p):
+            for kx in range(p // 2 + 1):
+                w = folded[kz, ky, kx, 2] + ridge[_shell(kz, ky, kx, p, ratio, ridge.size - 1)]
+                if w > 0:
+                    out[kz, ky, kx] = complex(folded[kz, ky, kx, 0] / w, folded[kz, ky, kx, 1] / w)
+                else:
+                    out[kz, ky, kx] = 0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def precondition(spectrum, folded, ridge, ratio):
+    """spectrum /= weight + ridge[shell], in place; zero where that is not positive."""
+    p = folded.shape[0]
+    for kz in range(p):
+        for ky in range(p):
+            for kx in range(p // 2 + 1):
+                w = folded[kz, ky, kx, 2] + ridge[_shell(kz, ky, kx, p, ratio, ridge.size - 1)]
+                if w > 0:
+                    spectrum[kz, ky, kx] = spectrum[kz, ky, kx] / w
+                else:
+                    spectrum[kz, ky, kx] = 0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def multiply_regularised(spectrum, transfer, ridge, ratio):
+    """spectrum *= transfer + ridge[shell], in place; transfer : (p, p, p//2 + 1) float32."""
+    p = transfer.shape[0]
+    for kz in range(p):
+        for ky in range(p):
+            for kx in range(p // 2 + 1):
+                w = transfer[kz, ky, kx] + ridge[_shell(kz, ky, kx, p, ratio, ridge.size - 1)]
+                spectrum[kz, ky, kx] = spectrum[kz, ky, kx] * w

@@ -1,0 +1,45 @@
+"""C: the contrast-transfer function of each particle, multiplied onto its samples. C is real: its own adjoint."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpirecon.kernels.ctf import evaluate_ctf
+from mpirecon.model.optics import electron_wavelength
+from mpirecon.operators.half_plane import HalfPlane
+
+
+def ctf_coefficients(ctf: np.ndarray, box: int, pixel_size: float) -> np.ndarray:
+    """Per-particle polynomial of DESIGN section 1 in image-pixel frequencies, (m, 7) float64.
+
+    ctf : (m,) CTF_DTYPE. Columns: turns (radians / 2π) per kx², kx·ky, ky², |k|⁴, constant turns, scale, and the
+    envelope's exponent per |k|².
+    """
+    wavelength = electron_wavelength(ctf["voltage_kv"])
+    per_pixel = 1.0 / (box * pixel_size)
+    mean = (ctf["defocus_u"] + ctf["defocus_v"]) / 2
+    difference = (ctf["defocus_u"] - ctf["defocus_v"]) / 2
+    cosine, sine = np.cos(2 * ctf["astigmatism"]), np.sin(2 * ctf["astigmatism"])
+    quadratic = wavelength * per_pixel**2 / 2  # πλ|k|²Δ over 2π
+    quartic = -(ctf["cs_mm"] * 1e7) * wavelength**3 * per_pixel**4 / 4  # −(π/2)Csλ³|k|⁴ over 2π
+    q0 = ctf["amplitude_contrast"]
+    constant = (np.arctan2(q0, np.sqrt(1 - q0**2)) + ctf["phase_shift"]) / (2 * np.pi)
+    return np.stack(
+        [
+            quadratic * (mean + difference * cosine),
+            quadratic * 2 * difference * sine,
+            quadratic * (mean - difference * cosine),
+            quartic,
+            constant,
+            ctf["scale"],
+            -ctf["bfactor"] / 4 * per_pixel**2,
+        ],
+        axis=1,
+    )
+
+
+def ctf_samples(ctf: np.ndarray, plane: HalfPlane, pixel_size: float) -> np.ndarray:
+    """CTF of each particle at each half-plane sample, (m, s) float32."""
+    out = np.empty((len(ctf), len(plane)), np.float32)
+    evaluate_ctf(ctf_coefficients(ctf, plane.box, pixel_size), plane.kx, plane.ky, out)
+    return out

@@ -1,0 +1,52 @@
+"""A = C S P: from a volume to particle images, and the adjoint Aᴴ = Pᴴ Sᴴ C."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpirecon.model.pose import Pose
+from mpirecon.operators.ctf import ctf_samples
+from mpirecon.operators.half_plane import HalfPlane
+from mpirecon.operators.projection import Projection
+from mpirecon.operators.shift import centred_samples, images_from_samples
+
+
+class ForwardModel:
+    """Images of a volume at given poses and CTFs.
+
+    Six taps interpolate slices to about 1e-5 of the exact (non-uniform) Fourier transform; four to about 1e-3.
+    """
+
+    def __init__(self, box: int, pixel_size: float, taps: int = 6, plane: HalfPlane | None = None) -> None:
+        self.pixel_size = float(pixel_size)
+        self.plane = plane or HalfPlane.of(box)
+        self.projection = Projection(box, self.plane, taps)
+
+    def prepare(self, volume: np.ndarray) -> np.ndarray:
+        """(n, n, n) float → what ``images`` needs of it; do it once per volume."""
+        return self.projection.grid(volume)
+
+    def samples(self, prepared: np.ndarray, pose: Pose, ctf: np.ndarray | None) -> np.ndarray:
+        """C P x at the half-plane samples, (m, s) complex64, particles centred."""
+        slices = self.projection.forward(prepared, pose.matrices())
+        if ctf is not None:
+            slices *= ctf_samples(ctf, self.plane, self.pixel_size)
+        return slices
+
+    def images(self, prepared: np.ndarray, pose: Pose, ctf: np.ndarray | None) -> np.ndarray:
+        """A x as images, (m, n, n) float32: line integrals (sums over voxels), CTF, shift; `ctf` None leaves it out."""
+        return images_from_samples(self.samples(prepared, pose, ctf), pose.shift / self.pixel_size, self.plane)
+
+    def adjoint(self, images: np.ndarray, pose: Pose, ctf: np.ndarray | None) -> np.ndarray:
+        """Aᴴ of images (m, n, n) → (n, n, n) float32, the transpose of ``images``.
+
+        Images are band-limited to the half plane by ``images``; so are they here.
+        """
+        numerator = centred_samples(images, pose.shift / self.pixel_size, self.plane)
+        if ctf is not None:
+            numerator *= ctf_samples(ctf, self.plane, self.pixel_size)
+        numerator /= self.plane.box**2  # the transpose of an inverse FFT is a forward FFT over n²
+        accumulator = self.projection.accumulator()
+        self.projection.adjoint_add(accumulator, pose.matrices(), numerator, np.zeros(numerator.shape, np.float32))
+        folded = self.projection.folded(accumulator)
+        return self.projection.adjoint_volume(np.ascontiguousarray(folded[..., 0] + 1j * folded[..., 1]))
