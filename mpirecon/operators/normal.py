@@ -1,0 +1,141 @@
+"""The normal equations (Σ w AᴴA + Λ) x = Σ w Aᴴŷ, accumulated on the padded Fourier grid.
+
+``numerator`` holds Σ w C ŷ and ``weight`` Σ w C², both spread with the interpolation kernel. AᴴA is a convolution
+whose transfer function is the weight without the kernel's blur, so one product costs two FFTs and no pass over
+the data (Wajer & Pruessmann 2001; Vonesch et al. 2011 for single particles).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.fft
+
+from mpirecon.kernels.gridding import kernel_transform
+from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, radial_sum
+from mpirecon.operators.fourier import transform_cropped, transform_padded
+from mpirecon.operators.projection import Projection
+
+#: the kernel's transform is small at the far edge of the padded box; dividing by less than this amplifies aliases
+_SMALLEST_APODISATION = 0.02
+
+
+class NormalEquations:
+    """One set of normal equations on a folded accumulator, (p, p, p//2 + 1, 3) float32."""
+
+    def __init__(self, projection: Projection, folded: np.ndarray) -> None:
+        self.projection = projection
+        self.folded = folded
+        self._transfer: np.ndarray | None = None
+        self._right_hand_side: np.ndarray | None = None
+
+    @property
+    def shells(self) -> int:
+        return self.projection.plane.shells
+
+    def shell_weight(self) -> np.ndarray:
+        """Mean weight of each image shell, (shells + 1,) float64; the last entry is everything beyond."""
+        total, count = np.zeros(self.shells + 1), np.zeros(self.shells + 1)
+        p = self.folded.shape[0]
+        radial_sum(self.folded.reshape(p, p, -1), 3, 2, self.projection.ratio, total, count)
+        return total / np.maximum(count, 1)
+
+    def ridge(self, ssnr: np.ndarray | None = None, floor: float = 1e-3) -> np.ndarray:
+        """Λ per shell, (shells + 1,) float64: mean weight / SSNR (Wiener), and at least floor · mean weight.
+
+        With no `ssnr` only the floor is used, as relion_reconstruct does to keep unvisited voxels finite. Beyond
+        the last shell there are no data: Λ is then the largest mean weight, which keeps the system well conditioned.
+        """
+        mean = self.shell_weight()
+        ridge = floor * mean
+        if ssnr is not None:
+            wiener = mean[:-1] / np.maximum(ssnr[: self.shells], 1e-6)
+            ridge[:-1] = np.maximum(ridge[:-1], wiener)
+        ridge[-1] = max(mean[:-1].max(), np.finfo(np.float32).tiny)
+        return np.maximum(ridge, 1e-6 * ridge[-1])
+
+    def direct(self, ridge: np.ndarray) -> np.ndarray:
+        """Gridding solution numerator / (weight + Λ), (n, n, n) float32: one FFT, exact for dense even sampling."""
+        p = self.folded.shape[0]
+        spectrum = np.empty((p, p, p // 2 + 1), np.complex64)
+        divide_regularised(self.folded, ridge, self.projection.ratio, spectrum)
+        return self._to_volume(spectrum)
+
+    def solve(self, ridge: np.ndarray, iterations: int = 12, tolerance: float = 1e-5):
+        """Preconditioned conjugate gradients from the direct solution.
+
+        Returns
+        -------
+        volume : (n, n, n) float32
+        residuals : list of float, ‖b − (T + Λ)x‖ / ‖b‖ before each iteration and after the last
+        """
+        b = self.right_hand_side()
+        x = self.direct(ridge)
+        r = b - self.apply(x, ridge)
+        norm_b = max(_norm(b), np.finfo(np.float32).tiny)
+        residuals = [_norm(r) / norm_b]
+        z = self.precondition(r, ridge)
+        d, rz = z.copy(), _dot(r, z)
+        for _ in range(iterations):
+            if residuals[-1] < tolerance or rz <= 0:
+                break
+            q = self.apply(d, ridge)
+            curvature = _dot(d, q)
+            if curvature <= 0:  # rounding in the transfer function: no descent left to gain
+                break
+            step = np.float32(rz / curvature)
+            x += step * d
+            r -= step * q
+            residuals.append(_norm(r) / norm_b)
+            z = self.precondition(r, ridge)
+            rz, previous = _dot(r, z), rz
+            d = z + np.float32(rz / previous) * d
+        return x, residuals
+
+    def right_hand_side(self) -> np.ndarray:
+        """Σ w Aᴴŷ, (n, n, n) float32."""
+        if self._right_hand_side is None:
+            numerator = np.ascontiguousarray(self.folded[..., :2]).view(np.complex64)[..., 0]
+            self._right_hand_side = self.projection.adjoint_volume(numerator)
+        return self._right_hand_side
+
+    def apply(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+        """(Σ w AᴴA + Λ) x, (n, n, n) float32, by convolution."""
+        p, n = self.folded.shape[0], self.projection.box
+        spectrum = transform_padded(volume, p, self.projection.workers)
+        multiply_regularised(spectrum, self.transfer(), ridge, self.projection.ratio)
+        return transform_cropped(spectrum, n, self.projection.workers, overwrite=True)
+
+    def gradient(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+        """(Σ w AᴴA + Λ) x − Σ w Aᴴŷ, half the gradient of the penalised weighted loss."""
+        return self.apply(volume, ridge) - self.right_hand_side()
+
+    def precondition(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+        """(weight + Λ)⁻¹ applied in Fourier space: the inverse that would be exact without the box's edge."""
+        p, n = self.folded.shape[0], self.projection.box
+        spectrum = transform_padded(volume, p, self.projection.workers)
+        precondition(spectrum, self.folded, ridge, self.projection.ratio)
+        return transform_cropped(spectrum, n, self.projection.workers, overwrite=True) / np.float32(p) ** 3
+
+    def transfer(self) -> np.ndarray:
+        """AᴴA's transfer function on the grid: the weight without the kernel's blur, (p, p, p//2 + 1) float32."""
+        if self._transfer is None:
+            p, workers = self.folded.shape[0], self.projection.workers
+            kernel = scipy.fft.irfftn(self.folded[..., 2].astype(np.complex64), s=(p, p, p), workers=workers)
+            axis = np.maximum(kernel_transform(scipy.fft.fftfreq(p), self.projection.taps), _SMALLEST_APODISATION)
+            for shape in ((p, 1, 1), (1, p, 1), (1, 1, p)):
+                kernel /= axis.astype(np.float32).reshape(shape)
+            self._transfer = np.ascontiguousarray(scipy.fft.rfftn(kernel, workers=workers).real)
+        return self._transfer
+
+    def _to_volume(self, spectrum: np.ndarray) -> np.ndarray:
+        p, n = self.folded.shape[0], self.projection.box
+        volume = transform_cropped(spectrum, n, self.projection.workers, overwrite=True) / np.float32(p) ** 3
+        return self.projection.deapodise(volume)
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.einsum("zyx,zyx->", a, b, dtype=np.float64))
+
+
+def _norm(a: np.ndarray) -> float:
+    return float(np.sqrt(_dot(a, a)))
