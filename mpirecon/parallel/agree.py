@@ -1,0 +1,92 @@
+"""Meeting an error together: what fails on one rank ends the step on all of them, with one message."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from mpirecon.errors import UserError
+
+if TYPE_CHECKING:
+    from mpirecon.parallel.comm import Communicator
+
+T = TypeVar("T")
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class RankFailed(UserError):
+    """Another rank met an unexpected exception; that rank prints its traceback, this one ends quietly."""
+
+
+@contextmanager
+def together(comm: Communicator) -> Iterator[None]:
+    """Run the body on every rank, then agree: either all ranks go on, or all raise.
+
+    The body must not call `comm`: a rank that fails there would leave the others waiting inside that call.
+
+    Raises
+    ------
+    UserError
+        on every rank, when any rank's body raised one (or an OSError or MemoryError, which are the user's to mend
+        too): the message of the lowest such rank, naming that rank and its host unless all said the same.
+    RankFailed
+        on the other ranks, when a rank met an unexpected exception (which is raised again on that rank).
+    """
+    try:
+        yield
+        failure = None
+    except Exception as error:
+        failure = error
+    _agree(comm, failure)
+
+
+def run_together(comm: Communicator, function: Callable[[], T]) -> T:
+    """``function()`` on every rank inside `together`: its result, or the same error on all ranks."""
+    with together(comm):
+        result = function()
+    return result
+
+
+def _agree(comm: Communicator, failure: Exception | None) -> None:
+    """Raise the errors `together` describes; one small allreduce when nothing failed."""
+    if not comm.allreduce_scalar(int(failure is not None), "max"):
+        return
+    expected = as_user_error(failure) if failure is not None else None
+    unexpected = failure is not None and expected is None
+    reports = comm.allgather((str(expected) if expected else None, unexpected, comm.hostname))
+    if unexpected:
+        raise failure
+    defects = [rank for rank, (_, defect, _) in enumerate(reports) if defect]
+    if defects:
+        raise RankFailed(f"rank {defects[0]} on host {reports[defects[0]][2]} met an unexpected error; see its traceback")
+    rank, message, host = next((r, text, host) for r, (text, _, host) in enumerate(reports) if text is not None)
+    if any(text != message for text, _, _ in reports):
+        message = f"rank {rank} on host {host}: {message}"
+    raise UserError(message) from failure
+
+
+def as_user_error(error: BaseException) -> UserError | None:
+    """The UserError that `error` is or amounts to; None for a defect of mpirecon, which deserves its traceback.
+
+    Missing files, refused permissions, full disks and exhausted memory are the environment's, not mpirecon's.
+    """
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, MemoryError):
+        return UserError(f"out of memory{f' ({error})' if str(error) else ''}; use more ranks or nodes, or a smaller box")
+    if isinstance(error, OSError):
+        return _from_os_error(error)
+    return None
+
+
+def _from_os_error(error: OSError) -> UserError | None:
+    where = f"{error.filename}: " if error.filename else ""
+    # HDF5 reports the system's errno only inside its text
+    if error.errno in _FULL or any(f"errno = {code}," in str(error) for code in _FULL):
+        return UserError(f"{where}no space left on the disk or in the quota; free some, or write elsewhere")
+    if error.errno is None or error.strerror is None:
+        return None
+    return UserError(f"{where}{error.strerror[0].lower()}{error.strerror[1:]}")

@@ -1,0 +1,78 @@
+"""What started this process: mpirun, mpiexec, srun or nobody; read from the environment alone, without MPI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """A parallel launcher's word about this process; `size` and `rank` are None where it does not tell."""
+
+    name: str
+    size: int | None
+    rank: int | None
+
+
+#: name, variables with the number of processes, with this one's rank. The innermost launcher comes first: an mpirun
+#: inside a Slurm job inherits Slurm's variables, which describe the batch step and not mpirun's ranks.
+_LAUNCHERS = (
+    ("Open MPI mpirun", ("OMPI_COMM_WORLD_SIZE",), ("OMPI_COMM_WORLD_RANK",)),
+    ("MVAPICH mpirun", ("MV2_COMM_WORLD_SIZE",), ("MV2_COMM_WORLD_RANK",)),
+    ("mpiexec (PMI)", ("PMI_SIZE",), ("PMI_RANK",)),
+    ("jsrun", ("JSM_NAMESPACE_SIZE",), ("JSM_NAMESPACE_RANK",)),
+    ("Intel mpiexec", ("MPI_LOCALNRANKS",), ("MPI_LOCALRANKID",)),
+)
+
+_LOCAL_RANK = (
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "PMI_LOCAL_RANK",
+    "PALS_LOCAL_RANKID",
+    "JSM_NAMESPACE_LOCAL_RANK",
+)
+
+#: Slurm gives the batch script and the interactive shell step numbers of their own; neither is an srun of ours
+_SLURM_SHELL_STEPS = {"4294967290", "4294967291", "4294967292"}
+
+
+def find_launcher(environ: Mapping[str, str] = os.environ) -> Launcher | None:
+    """The launcher that started this process, or None when it runs by itself."""
+    for name, sizes, ranks in _LAUNCHERS:
+        size, rank = _integer(environ, sizes), _integer(environ, ranks)
+        if size is not None:
+            return Launcher(name, size, rank)
+    if _in_srun_step(environ):
+        size = _integer(environ, ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"))
+        if size is not None:
+            return Launcher("srun", size, _integer(environ, ("SLURM_PROCID",)))
+    for name, variable in (("a PMIx launcher", "PMIX_RANK"), ("Cray PALS", "PALS_RANKID"), ("aprun", "ALPS_APP_PE")):
+        rank = _integer(environ, (variable,))
+        if rank is not None:
+            return Launcher(name, None, rank)
+    return None
+
+
+def find_local_rank(environ: Mapping[str, str] = os.environ) -> int | None:
+    """This process's number among those on its host as the launcher tells it, or None when it does not."""
+    local = _integer(environ, _LOCAL_RANK)
+    if local is None and _in_srun_step(environ):
+        # only in a step of srun itself: under mpirun inside a batch script every rank inherits SLURM_LOCALID=0
+        local = _integer(environ, ("SLURM_LOCALID",))
+    return local
+
+
+def _in_srun_step(environ: Mapping[str, str]) -> bool:
+    step = environ.get("SLURM_STEP_ID", environ.get("SLURM_STEPID"))
+    return step is not None and step not in _SLURM_SHELL_STEPS
+
+
+def _integer(environ: Mapping[str, str], names: tuple[str, ...]) -> int | None:
+    for name in names:
+        value = environ.get(name, "").strip()
+        if value.isdigit():
+            return int(value)
+    return None

