@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
+import time
+from typing import NamedTuple
 
 import click
 
 from mpirecon import __version__
+from mpirecon.cli.ending import end_alone, end_together, outcome
+from mpirecon.errors import UserError
+from mpirecon.parallel.launcher import find_launcher
 
-#: command → (module, one-line help); kept here so that ``mpirecon --help`` imports no command
+
+class Entry(NamedTuple):
+    """Where a command lives, its one-line help, and whether all ranks run it (otherwise rank 0 does, alone)."""
+
+    module: str
+    help: str
+    parallel: bool = False
+
+
+#: kept here so that ``mpirecon --help`` imports no command
 COMMANDS = {
-    "simulate": ("mpirecon.cli.simulate", "Make a particle file from a map, an atomic model or a phantom."),
-    "import": ("mpirecon.cli.import_", "Make a particle file from a RELION STAR file and its stacks."),
-    "reconstruct": ("mpirecon.cli.reconstruct", "Reconstruct a map from a particle file."),
-    "fsc": ("mpirecon.cli.fsc", "Fourier shell correlation of two maps."),
-    "project": ("mpirecon.cli.project", "Reproject a map at the poses of a particle file."),
-    "logs": ("mpirecon.cli.logs", "Join the ranks' logs of a run: what was sorted where, and kept."),
+    "simulate": Entry("mpirecon.cli.simulate", "Make a particle file from a map, an atomic model or a phantom."),
+    "import": Entry("mpirecon.cli.import_", "Make a particle file from a RELION STAR file and its stacks."),
+    "reconstruct": Entry("mpirecon.cli.reconstruct", "Reconstruct a map from a particle file.", parallel=True),
+    "fsc": Entry("mpirecon.cli.fsc", "Fourier shell correlation of two maps."),
+    "project": Entry("mpirecon.cli.project", "Reproject a map at the poses of a particle file."),
+    "logs": Entry("mpirecon.cli.logs", "Join the ranks' logs of a run: what was sorted where, and kept."),
 }
 
 
@@ -28,11 +44,11 @@ class LazyGroup(click.Group):
     def get_command(self, ctx, name):
         if name not in COMMANDS:
             return None
-        return importlib.import_module(COMMANDS[name][0]).command
+        return importlib.import_module(COMMANDS[name].module).command
 
     def format_commands(self, ctx, formatter):
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,5 +58,49 @@ def group() -> None:
 
 
 def main() -> None:
-    """Entry point: run the command, and turn errors into one message and a non-zero exit code on all ranks."""
-    group()
+    """Entry point: run the command; errors become one message and the same non-zero exit code on all ranks."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line on every rank that should, and return the exit code all ranks share."""
+    launcher = find_launcher()
+    parallel = runs_on_all_ranks(arguments)
+    if launcher is None or (launcher.size == 1 and not parallel):
+        return end_alone(outcome(lambda: _invoke(arguments, None)))
+
+    from mpirecon.parallel.comm import SerialCommunicator, get_communicator
+
+    try:
+        comm = get_communicator()
+    except UserError as error:
+        return _end_without_mpi(error, launcher.rank)
+    if parallel:
+        return end_together(comm, outcome(lambda: _invoke(arguments, comm)))
+    if comm.rank > 0:
+        return end_together(comm, None)
+    os.environ["MPIRECON_COMM"] = "serial"  # whatever asks for a communicator below: the other ranks are not there
+    return end_together(comm, outcome(lambda: _invoke(arguments, SerialCommunicator())))
+
+
+def runs_on_all_ranks(arguments: list[str]) -> bool:
+    """Whether this command line is one of a parallel command; help is for rank 0 alone to print."""
+    name = next((word for word in arguments if not word.startswith("-")), None)
+    return name in COMMANDS and COMMANDS[name].parallel and not {"-h", "--help", "--version"} & set(arguments)
+
+
+def _invoke(arguments: list[str], comm) -> int:
+    result = group.main(args=arguments, prog_name="mpirecon", standalone_mode=False, obj=comm)
+    return result if isinstance(result, int) else 0
+
+
+def _end_without_mpi(error: UserError, rank: int | None) -> int:
+    """Every process meets this error but cannot talk to the others: the first speaks, the others give it time to."""
+    if rank:
+        time.sleep(1.0)  # a launcher kills all processes when one of them fails
+        return 1
+    return end_alone(outcome(lambda: _raise(error)))
+
+
+def _raise(error: Exception) -> int:
+    raise error

@@ -1,0 +1,125 @@
+"""What a command says while it runs: rank 0 alone, a bar on a terminal, plain lines in a batch log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+
+#: a batch log gets a progress line when this share more is done and these seconds have passed, …
+_SHARE, _SECONDS = 0.1, 3.0
+#: … or after this long anyway, so that a slow job shows that it lives
+_HEARTBEAT = 30.0
+
+
+class Console:
+    """Messages and progress of one command.
+
+    Parameters
+    ----------
+    comm : Communicator or None
+        None counts as a single rank
+    quiet : bool
+        errors and warnings only
+    verbose : bool
+        also the details, from every rank
+    """
+
+    def __init__(self, comm=None, quiet: bool = False, verbose: bool = False) -> None:
+        self.rank = comm.rank if comm else 0
+        self.size = comm.size if comm else 1
+        self.quiet = quiet
+        self.verbose = verbose and not quiet
+        self._bar = None
+
+    def say(self, text: str) -> None:
+        """Print a line of the command's result or story: rank 0, to stdout."""
+        if self.rank == 0 and not self.quiet:
+            self._write(text, sys.stdout)
+
+    def warn(self, text: str) -> None:
+        """Print a warning, even when quiet: rank 0, to stderr."""
+        if self.rank == 0:
+            self._write(f"Warning: {text}", sys.stderr)
+
+    def detail(self, text: str) -> None:
+        """Print a line with --verbose: every rank with its number, to stderr."""
+        if self.verbose:
+            self._write(f"[rank {self.rank}] {text}" if self.size > 1 else text, sys.stderr)
+
+    @contextmanager
+    def progress(self, total: int, label: str):
+        """Show how far a loop is; yields an object with ``update(n)``, which any rank may call.
+
+        Rank 0 shows its own share of the work, which stands for that of all ranks.
+        """
+        if self.rank > 0 or self.quiet:
+            yield _Silent()
+        elif sys.stderr.isatty():
+            from tqdm import tqdm  # only where a bar is drawn
+
+            with tqdm(total=total, desc=label, file=sys.stderr, leave=False, dynamic_ncols=True) as bar:
+                outer, self._bar = self._bar, bar
+                try:
+                    yield bar
+                finally:
+                    self._bar = outer
+        else:
+            lines = _Lines(total, label)
+            yield lines
+            lines.close()
+
+    def _write(self, text: str, stream) -> None:
+        if self._bar is not None:
+            self._bar.write(text, file=stream)  # lifts the bar out of the way
+        else:
+            print(text, file=stream, flush=True)
+
+
+class _Silent:
+    def update(self, n: int = 1) -> None:
+        pass
+
+
+class _Lines:
+    """Progress as a few lines of text."""
+
+    def __init__(self, total: int, label: str) -> None:
+        self.total, self.label = total, label
+        self.done = self._told = 0
+        self._start = self._last = time.monotonic()
+        self._spoke = False
+
+    def update(self, n: int = 1) -> None:
+        self.done += n
+        now = time.monotonic()
+        waited = now - self._last
+        step = (self.done - self._told) >= _SHARE * self.total
+        if (step and waited >= _SECONDS and self.done < self.total) or waited >= _HEARTBEAT:
+            self._tell(now)
+
+    def close(self) -> None:
+        """Tell the end, if the beginning was told."""
+        if self._spoke:
+            self._print(f"{self.label}: done in {_duration(time.monotonic() - self._start)}")
+
+    def _tell(self, now: float) -> None:
+        self._last, self._told, self._spoke = now, self.done, True
+        elapsed = now - self._start
+        left = f", about {_duration(elapsed * (self.total - self.done) / self.done)} left" if self.done else ""
+        share = 100 * self.done // max(self.total, 1)
+        self._print(f"{self.label}: {share} % ({self.done}/{self.total}) after {_duration(elapsed)}{left}")
+
+    @staticmethod
+    def _print(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 3 min 5 s, 2 h 10 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

@@ -1,0 +1,121 @@
+"""How a command ends: one message, one exit code, on all ranks, without hanging."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NamedTuple
+
+import click
+
+from mpirecon.parallel.agree import RankFailed, as_user_error
+
+#: seconds a failed rank waits for the others to fail too before it ends them
+PATIENCE = 5.0
+
+INTERRUPTED = 130
+
+
+class Outcome(NamedTuple):
+    """Exit code, what to tell the user, and whether the other ranks must be ended at once."""
+
+    code: int
+    text: str = ""
+    urgent: bool = False
+
+
+def outcome(function: Callable[[], int]) -> Outcome:
+    """Run `function`, which returns an exit code, and say how it ended. Never raises."""
+    try:
+        return Outcome(function())
+    except click.exceptions.Exit as error:
+        return Outcome(error.exit_code)
+    except click.ClickException as error:
+        return Outcome(error.exit_code, _click_text(error))
+    except (KeyboardInterrupt, click.Abort):
+        return Outcome(INTERRUPTED, "Interrupted.", urgent=True)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        return Outcome(code, error.code if isinstance(error.code, str) else "")
+    except RankFailed:
+        return Outcome(1)  # the rank that failed tells
+    except BaseException as error:
+        return _outcome_of(error)
+
+
+def end_alone(result: Outcome) -> int:
+    """Tell the user how the only process ended; returns its exit code."""
+    _tell(result.text)
+    return result.code
+
+
+def end_together(comm, result: Outcome | None) -> int:
+    """Bring all ranks to one end, rank 0 telling it; returns the exit code of them all.
+
+    None as result is that of a rank that had nothing to do. A rank that failed and whose companions do not come to
+    their end within PATIENCE seconds (they wait for it somewhere, or work on) ends them.
+    """
+    if comm.size == 1:
+        return end_alone(result)
+    result = result or Outcome(0)
+    if result.urgent:
+        comm.abort(_tagged(comm.rank, comm.hostname, result.text), result.code)
+    # rank 0 loses patience first, so that it is the one to tell what many ranks met
+    patience = None if result.code == 0 else PATIENCE + (comm.rank > 0)
+    reports = comm.meet_at_end((result, comm.hostname), patience)
+    if reports is None:
+        comm.abort(_tagged(comm.rank, comm.hostname, result.text), result.code)
+    failed = [(rank, host, other) for rank, (other, host) in enumerate(reports) if other.code]
+    if comm.rank == 0 and failed:
+        _tell(_summary(failed, comm.size))
+    comm.meet_at_end(None, PATIENCE)  # the launcher kills all ranks when the first has failed: let rank 0 speak before
+    return failed[0][2].code if failed else 0
+
+
+def _summary(failed: list[tuple[int, str, Outcome]], size: int) -> str:
+    """One message for what the ranks met: the first one's, naming that rank unless all said the same."""
+    telling = [entry for entry in failed if entry[2].text] or failed
+    rank, host, first = telling[0]
+    same = all(other.text == first.text for _, _, other in telling)
+    # a serial command fails on rank 0 alone, and a rank number would mean nothing to the user
+    return first.text if same and (len(telling) == size or len(failed) == 1 == rank + 1) else _tagged(rank, host, first.text)
+
+
+def _outcome_of(error: BaseException) -> Outcome:
+    expected = as_user_error(error)
+    if expected is None:
+        text = traceback_text(error) + "This is a defect of mpirecon: please report it with the lines above."
+        return Outcome(1, text, urgent=True)
+    shown = traceback_text(error) if os.environ.get("MPIRECON_TRACEBACK") else ""
+    return Outcome(1, f"{shown}Error: {expected}")
+
+
+def traceback_text(error: BaseException) -> str:
+    """The traceback as Python prints it."""
+    return "".join(traceback.format_exception(error))
+
+
+def _click_text(error: click.ClickException) -> str:
+    stream = io.StringIO()
+    error.show(file=stream)
+    return stream.getvalue().rstrip("\n")
+
+
+def _tagged(rank: int, host: str, text: str) -> str:
+    """The text with its rank: after "Error:" in a message, before each line of a traceback."""
+    if text.startswith("Error: "):
+        return f"Error: rank {rank} on host {host}: {text.removeprefix('Error: ')}"
+    return "\n".join(f"[rank {rank} {host}] {line}" for line in text.splitlines())
+
+
+def _tell(text: str) -> None:
+    """Print to stderr after all that is already under way to stdout."""
+    for stream, line in ((sys.stdout, ""), (sys.stderr, text and text + "\n")):
+        try:
+            stream.write(line)
+            stream.flush()
+        except (OSError, ValueError):
+            pass  # nobody is reading any more; the exit code still tells

@@ -1,0 +1,132 @@
+"""Options and parameter types that several commands share, so that each is spelled and explained once."""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+
+import click
+
+from mpirecon.errors import UserError
+
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+ANY_PATH = click.Path(path_type=Path)
+
+
+class Number(click.ParamType):
+    """A finite number within bounds; unlike click's FloatRange it refuses NaN and infinity."""
+
+    name = "number"
+
+    def __init__(self, low: float = -math.inf, high: float = math.inf, *, low_open: bool = False, metavar: str = ""):
+        self.low, self.high, self.low_open = low, high, low_open
+        self.name = metavar or self.name
+
+    def convert(self, value, param, ctx):
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is not a number; expected {self.expected}", param, ctx)
+        above = number > self.low if self.low_open else number >= self.low
+        if not (math.isfinite(number) and above and number <= self.high):
+            self.fail(f"{value} is out of range; expected {self.expected}", param, ctx)
+        return number
+
+    @property
+    def expected(self) -> str:
+        """The range in words."""
+        low = "" if self.low == -math.inf else f"{'above' if self.low_open else 'at least'} {self.low:g}"
+        high = "" if self.high == math.inf else f"at most {self.high:g}"
+        return " and ".join(part for part in (low, high) if part) or "a finite number"
+
+
+#: a share of something that cannot be empty: (0, 1]
+FRACTION = Number(0, 1, low_open=True, metavar="fraction")
+#: a probability: [0, 1]
+RATE = Number(0, 1, metavar="rate")
+POSITIVE = Number(0, low_open=True)
+NON_NEGATIVE = Number(0)
+COUNT = click.IntRange(min=1)
+
+
+class ErrorKind(click.ParamType):
+    """``random`` → None; ``small:DEG`` → DEG: the `small_degrees` of `plant_pose_errors`."""
+
+    name = "random|small:DEG"
+
+    def convert(self, value, param, ctx):
+        if value is None or isinstance(value, float):
+            return value
+        kind, _, degrees = str(value).partition(":")
+        if kind == "random" and not degrees:
+            return None
+        if kind == "small":
+            return Number(0, 180, low_open=True).convert(degrees or "nothing after the colon", param, ctx)
+        self.fail(f"{value!r} is not an error kind; expected 'random' or 'small:DEG', e.g. small:10", param, ctx)
+
+
+def overwrite_option(function):
+    """``--overwrite``, passed as `overwrite`; the command calls `refuse_existing`."""
+    return click.option("--overwrite", is_flag=True, help="Replace an existing target.")(function)
+
+
+def seed_option(function):
+    """``--seed``, passed as `seed`."""
+    return click.option(
+        "--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, metavar="N",
+        help="Seed of the random draws, which depend on it and the particle alone.",
+    )(function)
+
+
+def verbosity_options(function):
+    """``-q/--quiet`` and ``-v/--verbose``, passed as `quiet` and `verbose`; the command makes a Console of them."""
+    function = click.option("-v", "--verbose", is_flag=True, help="Tell more: what each rank does.")(function)
+    return click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings only.")(function)
+
+
+def backend_option(function):
+    """``--backend``, passed as `backend`."""
+    return click.option(
+        "--backend", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+        help="Where the kernels run.",
+    )(function)
+
+
+def transport_option(function):
+    """``--transport``, passed as `transport`."""
+    return click.option(
+        "--transport", type=click.Choice(["auto", "cuda-aware", "staged", "nccl"]), default="auto", show_default=True,
+        help="How GPU arrays travel between ranks.",
+    )(function)
+
+
+def json_option(function):
+    """``--json``, passed as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(function)
+
+
+def pass_communicator(function):
+    """Give a command the communicator its ranks share, as its first argument."""
+
+    @click.pass_context
+    @functools.wraps(function)
+    def wrapper(ctx, *args, **kwargs):
+        if ctx.obj is None:
+            from mpirecon.parallel.comm import get_communicator  # NumPy is slow to import, and --help needs none
+
+            ctx.obj = get_communicator()
+        return ctx.invoke(function, ctx.obj, *args, **kwargs)
+
+    return wrapper
+
+
+def refuse_existing(target: Path, overwrite: bool) -> None:
+    """Raise UserError when `target` exists (an empty folder does not count) and `overwrite` is not set."""
+    target = Path(target)
+    if overwrite or not (target.exists() or target.is_symlink()):
+        return
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    raise UserError(f"{target} exists already; choose another name, or pass --overwrite to replace it")

@@ -1,0 +1,201 @@
+"""How commands end, alone and on several ranks; shared options; what the console says where."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from mpirecon.cli import COMMANDS, console, options, runs_on_all_ranks
+from mpirecon.errors import UserError
+
+TROUBLE = Path(__file__).parent / "mpi" / "trouble.py"
+BAD_ROW = "row 7 of particles.star is bad; mend it"
+
+
+def ours(stderr: str) -> str:
+    """stderr without what mpirun adds when ranks fail: blocks between lines of dashes."""
+    kept, inside = [], False
+    for line in stderr.splitlines():
+        if line.startswith("-----"):
+            inside = not inside
+        elif not inside and line.strip("\0 "):
+            kept.append(line)
+    return "\n".join(kept)
+
+
+@pytest.fixture
+def trouble(mpirun):
+    def call(n, *args):
+        return mpirun(n, [TROUBLE, *args], timeout=30)
+
+    return call
+
+
+def test_success_is_told_once(trouble):
+    result = trouble(2, "trouble", "--verbose")
+    assert (result.returncode, result.stdout) == (0, "fine on 2\n")
+    assert sorted(ours(result.stderr).splitlines()) == ["Warning: careful", "[rank 0] detailed", "[rank 1] detailed"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank", "expected"),
+    [
+        ("user", None, [f"Error: {BAD_ROW}"]),
+        ("agreed", 1, [f"Error: rank 1 on host HOST: {BAD_ROW}"]),
+        ("user", 1, [f"Error: rank 1 on host HOST: {BAD_ROW}"]),  # rank 0 waits in an allreduce
+        ("missing-file", 0, ["Error: rank 0 on host HOST: /nowhere/particles.h5: no such file or directory"]),
+    ],
+)
+def test_errors_end_all_ranks_with_one_message(trouble, kind, rank, expected):
+    import socket
+
+    result = trouble(3, "trouble", "--kind", kind, *([] if rank is None else ["--rank", rank]))
+    assert result.returncode == 1 and result.stdout == ""
+    assert ours(result.stderr).splitlines() == [line.replace("HOST", socket.gethostname()) for line in expected]
+
+
+@pytest.mark.parametrize("kind", ["defect", "defect-agreed"])
+def test_a_defect_on_one_rank_shows_its_traceback_and_ends_all(trouble, kind):
+    result = trouble(2, "trouble", "--kind", kind, "--rank", "1")
+    assert result.returncode == 1
+    lines = ours(result.stderr).splitlines()
+    assert all(line.startswith("[rank 1 ") for line in lines) and sum("Traceback" in line for line in lines) == 1
+    assert any("KeyError: 'a defect'" in line for line in lines) and "please report" in lines[-1]
+
+
+def test_exit_code_and_usage_errors_are_those_of_all_ranks(trouble):
+    assert trouble(2, "trouble", "--kind", "exit").returncode == 3
+    result = trouble(2, "trouble", "--kind", "nonsense")
+    assert result.returncode == 2
+    assert ours(result.stderr).count("Error: Invalid value for '--kind': 'nonsense'") == 1
+
+
+def test_serial_commands_run_on_rank_0_only(trouble):
+    result = trouble(3, "alone")
+    assert (result.returncode, result.stdout, ours(result.stderr)) == (0, "fine alone\n", "")
+    result = trouble(3, "alone", "--kind", "user")
+    assert (result.returncode, ours(result.stderr)) == (1, f"Error: {BAD_ROW}")
+    result = trouble(2, "trouble", "--help")
+    assert result.returncode == 0 and result.stdout.count("Usage:") == 1
+
+
+def test_endings_without_mpirun():
+    def call(*args, **env):
+        import os
+
+        return subprocess.run([sys.executable, TROUBLE, *args], capture_output=True, text=True, env={**os.environ, **env})
+
+    assert call("trouble").stdout == "fine on 1\n"
+    result = call("trouble", "--kind", "user")
+    assert (result.returncode, result.stderr) == (1, f"Error: {BAD_ROW}\n")
+    assert "Traceback" in call("trouble", "--kind", "user", MPIRECON_TRACEBACK="1").stderr
+    result = call("trouble", "--kind", "defect")
+    assert result.returncode == 1 and "Traceback" in result.stderr and "please report" in result.stderr
+    assert call("trouble", "--kind", "exit").returncode == 3
+    result = call("nonsense")
+    assert result.returncode == 2 and "No such command 'nonsense'" in result.stderr
+    assert call("trouble", "--quiet").stdout == ""
+
+
+def test_several_processes_without_mpi_say_so_once():
+    import os
+
+    # a launcher's word without a launcher: each process is alone, so MPI sees one
+    env = {**os.environ, "PMI_SIZE": "2", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    results = [
+        subprocess.run([sys.executable, TROUBLE, "trouble"], capture_output=True, text=True, env={**env, "PMI_RANK": r})
+        for r in "01"
+    ]
+    assert [r.returncode for r in results] == [1, 1]
+    assert results[0].stderr.startswith("Error: mpiexec (PMI) started 2 processes") and results[1].stderr == ""
+
+
+def test_help_is_fast_and_imports_no_numpy(cli):
+    # MKL-sized imports in --help make a cluster's login node crawl; 1 s leaves room for a busy test machine
+    start = time.monotonic()
+    result = cli("--help")
+    assert time.monotonic() - start < 1.0
+    assert result.returncode == 0 and all(name in result.stdout for name in COMMANDS)
+    code = "import sys, mpirecon.cli as c; c.run(['-h']); sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_which_command_lines_run_on_all_ranks():
+    assert runs_on_all_ranks(["reconstruct", "p.h5", "-o", "out"])
+    assert not runs_on_all_ranks(["reconstruct", "-h"]) and not runs_on_all_ranks(["logs", "reconstruct"])
+    assert not runs_on_all_ranks([]) and not runs_on_all_ranks(["nonsense"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (options.FRACTION, {"0.7": 0.7, "1": 1.0}, ["0", "1.2", "nan", "most"]),
+        (options.RATE, {"0": 0.0, "1": 1.0}, ["-0.1", "inf"]),
+        (options.POSITIVE, {"3.5": 3.5}, ["0", "inf"]),
+        (options.ErrorKind(), {"random": None, "small:10": 10.0}, ["small", "small:", "small:x", "small:0", "large:3"]),
+    ],
+)
+def test_parameter_types(kind, good, bad):
+    for text, value in good.items():
+        assert kind.convert(text, None, None) == value
+    for text in bad:
+        with pytest.raises(click.BadParameter, match="expected"):
+            kind.convert(text, None, None)
+
+
+def test_existing_targets_are_refused(tmp_path):
+    target = tmp_path / "out"
+    options.refuse_existing(target, False)
+    target.mkdir()
+    options.refuse_existing(target, False)  # an empty folder holds nothing to lose
+    (target / "volume.mrc").touch()
+    with pytest.raises(UserError, match="exists already; .*--overwrite"):
+        options.refuse_existing(target, False)
+    options.refuse_existing(target, True)
+
+
+def test_progress_is_a_few_lines_in_a_batch_log(capsys, monkeypatch):
+    clock = iter(range(0, 10_000, 2))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with console.Console().progress(100, "scoring") as bar:
+        for _ in range(100):
+            bar.update(1)
+    lines = capsys.readouterr().err.splitlines()
+    assert 8 <= len(lines) <= 10 and lines[0] == "scoring: 10 % (10/100) after 20 s, about 3 min 0 s left"
+    assert lines[-1].startswith("scoring: done in 3 min")
+
+
+def test_short_or_quiet_work_shows_no_progress(capsys):
+    for quiet in (False, True):
+        with console.Console(quiet=quiet).progress(10, "quick") as bar:
+            bar.update(10)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bar_is_drawn_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    talk = console.Console()
+    with talk.progress(10, "scoring") as bar:
+        bar.update(5)
+        talk.say("a line")
+    captured = capsys.readouterr()
+    assert "scoring:" in captured.err and "5/10" in captured.err and captured.out == "a line\n"
+
+
+def test_shared_options_reach_the_command():
+    @click.command()
+    @options.overwrite_option
+    @options.seed_option
+    @options.verbosity_options
+    @options.backend_option
+    @options.transport_option
+    @options.json_option
+    def command(**values):
+        click.echo(sorted(values.items()))
+
+    result = CliRunner().invoke(command, ["--overwrite", "--seed", "4", "-q"])
+    assert "('overwrite', True)" in result.output and "('seed', 4)" in result.output and "('quiet', True)" in result.output
