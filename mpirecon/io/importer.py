@@ -1,0 +1,294 @@
+"""Import of a RELION STAR file and its stacks into a particle file, with memory that does not grow with the stack."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mpirecon import __version__
+from mpirecon.errors import UserError
+from mpirecon.io.atomic import refuse_existing
+from mpirecon.io.mrc import StackReader
+from mpirecon.io.particle_file import ParticleWriter
+from mpirecon.io.relion import RelionParticles, read_relion
+from mpirecon.io.stack_paths import locate_stacks
+from mpirecon.model import ParticleSet, Pose
+from mpirecon.model.draws import plant_pose_errors, random_halves
+
+_BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
+
+
+@dataclass
+class ImportOptions:
+    """What the user may say about an import.
+
+    data_dir : folder that the stack paths are relative to; mapping : stack path as written → file;
+    stack : file that holds all images; pixel_size (Å), voltage (kV), cs (mm), amplitude_contrast : see read_relion
+    dtype : ``"auto"`` (float16 where all stacks are), ``"float32"`` or ``"float16"``; contrast : ``"white"`` or ``"black"``
+    plant_errors : share of particles that get a wrong pose; small_degrees : by a small turn instead of a random pose
+    seed : of half sets and planted errors; skip_bad : leave NaN and constant images out, up to the share max_bad
+    """
+
+    data_dir: str | os.PathLike | None = None
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    stack: str | os.PathLike | None = None
+    pixel_size: float | None = None
+    voltage: float | None = None
+    cs: float | None = None
+    amplitude_contrast: float | None = None
+    dtype: str = "auto"
+    contrast: str = "white"
+    plant_errors: float | None = None
+    small_degrees: float | None = None
+    seed: int = 1
+    skip_bad: bool = False
+    max_bad: float = 0.1
+    overwrite: bool = False
+
+
+@dataclass
+class ImportReport:
+    """What was written: counts, and sentences the user should read."""
+
+    output: Path
+    particles: int
+    box: int
+    pixel_size: float
+    dtype: str
+    halves: tuple[int, int]
+    ctf_premultiplied: bool
+    planted: int | None
+    skipped: list[str]
+    notes: list[str]
+    warnings: list[str]
+
+
+def import_star(
+    star: str | os.PathLike,
+    output: str | os.PathLike,
+    options: ImportOptions,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ImportReport:
+    """Read a RELION STAR file and its stacks, write a particle file.
+
+    Images are copied in the order of the rows, a batch at a time. Halves and planted errors are drawn from
+    (seed, row of the STAR file), so that skipping an image changes no other particle.
+
+    Parameters
+    ----------
+    progress : called with (images done, images in all)
+
+    Raises
+    ------
+    UserError
+        naming file, line and remedy; no output is left behind.
+    """
+    output = refuse_existing(output, options.overwrite)
+    supplied = {name: getattr(options, name) for name in ("voltage", "cs", "amplitude_contrast", "pixel_size")}
+    table = read_relion(star, **supplied)
+    stacks, notes = _open_stacks(table, options)
+    box = _common_box(table, stacks)
+    dtype = _dtype(stacks, options.dtype)
+    notes, warnings = table.notes + notes, _duplicates(table)
+    particles = _particle_set(table, box, options, notes)
+    with ParticleWriter(
+        output, len(table), box, table.pixel_size, overwrite=options.overwrite, dtype=dtype,
+        ctf_premultiplied=table.ctf_premultiplied, contrast=options.contrast,
+        provenance={"command": "import", "mpirecon": __version__, "star": str(star), "options": vars(options)},
+    ) as writer:
+        good, skipped = _copy_images(table, stacks, writer, dtype, options, progress)
+        tables = table.tables
+        if skipped:
+            writer.shrink(int(good.sum()))
+            particles = particles[np.flatnonzero(good)]
+            tables = {**tables, table.particle_block: tables[table.particle_block][good]}
+        writer.write_metadata(particles)
+        writer.write_source(star, tables)
+    return _report(output, particles, dtype, skipped, notes, warnings)
+
+
+def _open_stacks(table: RelionParticles, options: ImportOptions) -> tuple[list[StackReader], list[str]]:
+    """A reader per stack of the table, with every row checked against its stack."""
+    first = np.unique(table.stack, return_index=True)[1]
+    lines = table.lines[first]
+    mapping = dict(options.mapping)
+    if options.stack is not None:
+        _refuse_one_stack(table)
+        mapping = {stack: options.stack for stack in table.stacks}
+    if options.stack is not None and len(table.stacks) > 1:
+        paths, notes = [Path(options.stack)] * len(table.stacks), [f"all images are read from {options.stack}"]
+    else:
+        paths, notes = locate_stacks(table.stacks, table.path, lines, data_dir=options.data_dir, mapping=mapping)
+    stacks = [_open_stack(path, table, line) for path, line in zip(paths, lines)]
+    sections = np.array([len(stack) for stack in stacks])
+    past = table.image >= sections[table.stack]
+    if past.any():
+        row = int(np.flatnonzero(past)[0])
+        stack = stacks[table.stack[row]]
+        raise UserError(
+            f"{table.path}, line {table.lines[row]}: image {table.image[row] + 1} is past the end of {stack.path}, which has "
+            f"{len(stack)} images ({int(past.sum())} such rows); is it the stack that belongs to this STAR file?"
+        )
+    return stacks, notes
+
+
+def _open_stack(path: Path, table: RelionParticles, line: int) -> StackReader:
+    try:
+        return StackReader(path)
+    except UserError as error:
+        raise UserError(f"{table.path}, line {line}: {error}") from error
+
+
+def _refuse_one_stack(table: RelionParticles) -> None:
+    """--stack with images of one number in several stacks would give them all the same pixels."""
+    images = pd.DataFrame({"image": table.image, "stack": table.stack}).drop_duplicates()
+    again = images.index[images["image"].duplicated()]
+    if len(again):
+        raise UserError(
+            f"{table.describe(again[0])}: --stack cannot hold all images, this number occurs in several of the "
+            f"{len(table.stacks)} stacks named; use --map-stack OLD=NEW for each, or --data-dir"
+        )
+
+
+def _common_box(table: RelionParticles, stacks: list[StackReader]) -> int:
+    box = stacks[0].box
+    for number, stack in enumerate(stacks):
+        if stack.box != box:
+            line = table.lines[np.flatnonzero(table.stack == number)[0]]
+            raise UserError(
+                f"{table.path}, line {line}: {stack.path} has images of {stack.box} pixels, {stacks[0].path} of {box}; "
+                "particles of one file need one box size: extract them alike, or import them apart"
+            )
+    if table.image_size not in (None, box):
+        raise UserError(
+            f"{table.path}, line {table.lines[0]}: rlnImageSize is {table.image_size}, but the images of {stacks[0].path} "
+            f"have {box} pixels a side; is it the stack that belongs to this STAR file?"
+        )
+    return box
+
+
+def _dtype(stacks: list[StackReader], wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "float16" if all(stack.dtype.kind == "f" and stack.dtype.itemsize == 2 for stack in stacks) else "float32"
+
+
+def _duplicates(table: RelionParticles) -> list[str]:
+    """A warning when the same image is in both halves: the half maps then share noise."""
+    rows = pd.DataFrame({"image": table.image, "stack": table.stack, "half": table.half})
+    halves = rows[rows["half"] > 0].drop_duplicates().duplicated(["image", "stack"])
+    if not halves.any():
+        return []
+    row = int(halves.index[halves][0])
+    warning = (
+        f"{int(halves.sum())} images are in both half sets (first: {table.describe(row)}); the half maps share "
+        "their noise and the FSC will be too good"
+    )
+    return [warning]
+
+
+def _particle_set(table: RelionParticles, box: int, options: ImportOptions, notes: list[str]) -> ParticleSet:
+    rows = np.arange(len(table))
+    pose, flag, truth = table.pose, None, None
+    if options.plant_errors is not None:
+        truth = pose.quaternion
+        quaternion, flag = plant_pose_errors(options.seed, rows, truth, options.plant_errors, options.small_degrees)
+        pose = Pose(quaternion, pose.shift)
+    return ParticleSet(
+        box=box, pixel_size=table.pixel_size, pose=pose, ctf=table.ctf, half=split_halves(table, options.seed, notes),
+        optics_group=table.optics_group, ctf_premultiplied=table.ctf_premultiplied, contrast=options.contrast,
+        pose_error=flag, true_quaternion=truth,
+    )
+
+
+def split_halves(table: RelionParticles, seed: int, notes: list[str]) -> np.ndarray:
+    """Half sets, (m,) uint8: the file's; rows without one join their family, or are drawn with it."""
+    unset = table.half == 0
+    if not unset.any():
+        return table.half
+    family, first = np.unique(table.family, return_index=True)
+    of_family = np.zeros(len(family), np.uint8)
+    known = np.flatnonzero(~unset)[::-1]  # the first row of a family speaks for it
+    of_family[np.searchsorted(family, table.family[known])] = table.half[known]
+    draw = np.flatnonzero(of_family == 0)
+    of_family[draw] = random_halves(seed, first[draw])
+    notes.append(
+        f"half sets of {int(unset.sum())} of {len(table)} images were drawn with seed {seed} (rlnRandomSubset is missing or 0)"
+        + (f"; images of one particle stay together ({len(family)} particles)" if len(family) < len(table) else "")
+    )
+    return np.where(unset, of_family[np.searchsorted(family, table.family)], table.half)
+
+
+def _copy_images(
+    table: RelionParticles, stacks: list[StackReader], writer: ParticleWriter, dtype: str, options: ImportOptions, progress
+) -> tuple[np.ndarray, list[str]]:
+    """Copy all images to the writer in the order of the rows; returns (m,) bool written, and the skipped ones."""
+    good = np.ones(len(table), bool)
+    skipped: list[str] = []
+    written = 0
+    for start, images in _batches(table, stacks):
+        done = start + len(images)
+        faults = _faults(images, dtype)
+        for row, reason in faults.items():
+            skipped.append(f"{table.describe(start + row)} {reason}")
+            good[start + row] = False
+        _check_faults(skipped, len(table), options)
+        images = images[good[start:done]] if faults else images
+        writer.write_images(written, images)
+        written += len(images)
+        progress(done, len(table))
+    return good, skipped
+
+
+def _batches(table: RelionParticles, stacks: list[StackReader]) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, images) of successive rows; within a batch each stack is read once."""
+    size = max(1, _BATCH_BYTES // (4 * stacks[0].box ** 2))
+    for start in range(0, len(table), size):
+        image, stack = table.image[start : start + size], table.stack[start : start + size]
+        parts = [(np.flatnonzero(stack == number), stacks[number]) for number in np.unique(stack)]
+        kinds = {reader.dtype.newbyteorder("=") for _, reader in parts}
+        batch = np.empty((len(image), stacks[0].box, stacks[0].box), kinds.pop() if len(kinds) == 1 else np.float32)
+        for rows, reader in parts:
+            batch[rows] = reader.read(image[rows])
+        yield start, batch
+
+
+def _faults(images: np.ndarray, dtype: str) -> dict[int, str]:
+    """Row within the batch → what is wrong with its pixels."""
+    low, high = images.min(axis=(1, 2)).astype(np.float64), images.max(axis=(1, 2)).astype(np.float64)
+    reasons = {
+        "has NaN or infinite pixels": ~(np.isfinite(low) & np.isfinite(high)),
+        "is constant": low == high,
+        f"has pixels beyond the range of {dtype} (choose another --dtype)": np.maximum(-low, high) > np.finfo(dtype).max,
+    }
+    faults: dict[int, str] = {}
+    for reason, rows in reasons.items():
+        for row in np.flatnonzero(rows):
+            faults.setdefault(int(row), reason)
+    return dict(sorted(faults.items()))
+
+
+def _check_faults(skipped: list[str], total: int, options: ImportOptions) -> None:
+    if skipped and not options.skip_bad:
+        raise UserError(f"{skipped[0]}; repair the stack, remove the row, or leave such images out with --skip-bad")
+    if len(skipped) > options.max_bad * total:
+        raise UserError(
+            f"{len(skipped)} of {total} images are bad, more than --max-bad {options.max_bad:g} allows: so many point to a "
+            f"damaged stack or a wrong one. The first: {skipped[0]}"
+        )
+
+
+def _report(output: Path, particles: ParticleSet, dtype: str, skipped, notes, warnings) -> ImportReport:
+    halves = tuple(int((particles.half == half).sum()) for half in (1, 2))
+    if 0 in halves:
+        warnings.append("one half set is empty; half maps and their FSC will not be possible")
+    return ImportReport(
+        output=output, particles=len(particles), box=particles.box, pixel_size=particles.pixel_size, dtype=dtype,
+        halves=halves, ctf_premultiplied=particles.ctf_premultiplied, skipped=skipped, notes=notes, warnings=warnings,
+        planted=None if particles.pose_error is None else int(particles.pose_error.sum()),
+    )

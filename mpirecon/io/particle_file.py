@@ -1,0 +1,354 @@
+"""particles.h5: the images and metadata of a particle set (the layout is in docs/files.md).
+
+Any number of processes may read slabs of one file independently; one process writes it, under a temporary name.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from mpirecon.errors import UserError
+from mpirecon.io.atomic import refuse_existing, temporary_name, write_failed
+from mpirecon.model import CTF_DTYPE, ParticleSet, Pose
+
+FORMAT = "mpirecon-particles"
+VERSION = 1
+_CHUNK_BYTES = 256 * 1024  # images of a chunk: large enough to stream, small enough to pick single images
+_SPAN_BYTES = 16 * 1024 * 1024  # most that one HDF5 read of scattered rows may span
+_TEXT_ROWS = 16384  # rows of a chunk of a text column
+
+#: dataset → (shape after the particle axis, type); images and the optional ones are checked apart
+_DATASETS = {
+    "quaternion": ((4,), np.dtype("f8")),
+    "shift": ((2,), np.dtype("f8")),
+    "ctf": ((), CTF_DTYPE),
+    "half": ((), np.dtype("u1")),
+    "optics_group": ((), np.dtype("i4")),
+}
+_TRUTH = {"pose_error": ((), np.dtype("bool")), "true_quaternion": ((4,), np.dtype("f8"))}
+
+
+class ParticleFile:
+    """Read access to a particle file; a context manager. Opening reads no particle.
+
+    Attributes
+    ----------
+    box : int, pixels a side
+    pixel_size : float, Å
+    attributes : dict, the attributes of the file
+
+    Raises
+    ------
+    UserError
+        naming the file, when it is missing, not HDF5, truncated, of another format or version, or a dataset is
+        missing or has the wrong shape or type.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        self._file = _open(self.path)
+        try:
+            self._validate()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _validate(self) -> None:
+        self.attributes = _attributes(self._file, self.path)
+        self.pixel_size = float(self.attributes["pixel_size"])
+        if not (np.isfinite(self.pixel_size) and self.pixel_size > 0):
+            raise UserError(f"{self.path}: the attribute pixel_size is {self.pixel_size}, expected a positive number of Å")
+        self._images = self._dataset("images")
+        shape, dtype = self._images.shape, self._images.dtype
+        if len(shape) != 3 or shape[1] != shape[2] or dtype not in (np.float16, np.float32):
+            raise UserError(f"{self.path}: /images is {dtype} {shape}, expected float32 or float16 (particles, n, n)")
+        self.box = int(shape[2])
+        present = {name: spec for name, spec in _TRUTH.items() if name in self._file}
+        for name, (tail, wanted) in {**_DATASETS, **present}.items():
+            found = self._dataset(name)
+            if found.shape != (shape[0], *tail) or found.dtype != wanted:
+                raise UserError(
+                    f"{self.path}: /{name} is {found.dtype} {found.shape}, expected {wanted} {(shape[0], *tail)}"
+                )
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        found = self._file.get(name)
+        if not isinstance(found, h5py.Dataset):
+            raise UserError(f"{self.path}: the dataset /{name} is missing; this particle file is incomplete")
+        return found
+
+    def __enter__(self) -> ParticleFile:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return int(self._images.shape[0])
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether it is known which poses are wrong (they were planted)."""
+        return "pose_error" in self._file
+
+    def halves(self) -> np.ndarray:
+        """(m,) uint8, the half set (1 or 2) of every particle."""
+        return self._read("half", slice(None))
+
+    def metadata(self, start: int = 0, stop: int | None = None) -> ParticleSet:
+        """The particles of rows start:stop without their pixels; their ids are file rows."""
+        rows = slice(*slice(start, stop).indices(len(self)))
+        truth = {name: self._read(name, rows) if name in self._file else None for name in _TRUTH}
+        try:
+            return ParticleSet(
+                box=self.box,
+                pixel_size=self.pixel_size,
+                pose=Pose(self._read("quaternion", rows), self._read("shift", rows)),
+                ctf=self._read("ctf", rows),
+                half=self._read("half", rows),
+                optics_group=self._read("optics_group", rows),
+                ctf_premultiplied=bool(self.attributes["ctf_premultiplied"]),
+                contrast=self.attributes["contrast"],
+                ids=np.arange(rows.start, max(rows.start, rows.stop), dtype=np.int64),
+                **truth,
+            )
+        except UserError as error:
+            raise UserError(f"{self.path}, in rows {rows.start} to {rows.stop - 1} (counted from the first): {error}") from error
+
+    def images(self, rows) -> np.ndarray:
+        """Images of a slice or a sorted integer array of rows, (k, n, n) float32.
+
+        Rows that lie in neighbouring chunks are read together, so that sparse rows cost no more than their chunks.
+        """
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if step == 1:
+                return self._read("images", slice(start, max(start, stop))).astype(np.float32, copy=False)
+            rows = np.arange(start, stop, step)
+        rows = np.asarray(rows, dtype=np.int64)
+        if len(rows) and (rows[0] < 0 or rows[-1] >= len(self) or (np.diff(rows) < 0).any()):
+            raise ValueError(f"rows must be sorted and within 0 to {len(self) - 1}")
+        out = np.empty((len(rows), self.box, self.box), np.float32)
+        for first, last in self._runs(rows):
+            span = self._read("images", slice(int(rows[first]), int(rows[last - 1]) + 1))
+            out[first:last] = span[rows[first:last] - rows[first]]
+        return out
+
+    def _runs(self, rows: np.ndarray):
+        """(first, last) positions in `rows` that one read serves: no gap of a whole chunk, no span too large."""
+        chunk = self._images.chunks[0] if self._images.chunks else 1
+        most = max(chunk, _SPAN_BYTES // (self.box * self.box * self._images.dtype.itemsize))
+        block = np.diff(rows // chunk, prepend=rows[:1] // chunk)
+        edges = [0, *np.flatnonzero((block > 1) | (np.diff(rows // most, prepend=rows[:1] // most) > 0)), len(rows)]
+        return [(int(a), int(b)) for a, b in itertools.pairwise(edges) if b > a]
+
+    def _read(self, name: str, rows: slice) -> np.ndarray:
+        try:
+            return self._file[name][rows]
+        except (OSError, RuntimeError, KeyError) as error:
+            where = "" if rows == slice(None) else f", rows {rows.start} to {rows.stop - 1}"
+            raise UserError(f"{self.path}: /{name}{where} cannot be read, the file is damaged ({error})") from error
+
+    def source(self) -> tuple[str, dict[str, pd.DataFrame]]:
+        """(path of the imported file, its tables of text columns); ("", {}) when nothing was imported."""
+        group = self._file.get("source")
+        if group is None:
+            return "", {}
+        return str(group.attrs["path"]), {table.attrs["name"]: _read_table(table) for table in _numbered(group)}
+
+
+def _open(path: Path) -> h5py.File:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; a particle file was expected")
+    try:
+        return h5py.File(path, "r", locking="best-effort")
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}") from error
+    except OSError as error:
+        if "truncated" in str(error):
+            raise UserError(f"{path} is truncated: the file is shorter than its header says; copy or make it again") from error
+        if "signature not found" in str(error):
+            raise UserError(f"{path} is not a particle file (it is not HDF5); make one with mpirecon import or simulate") from error
+        raise UserError(f"cannot read {path}: {error}") from error
+
+
+def _attributes(file: h5py.File, path: Path) -> dict:
+    found = dict(file.attrs)
+    if found.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is not a particle file: its attribute format is {found.get('format')!r}, expected {FORMAT!r}; "
+            "make one with mpirecon import or simulate"
+        )
+    if found.get("version") != VERSION:
+        raise UserError(f"{path} has version {found.get('version')}, this mpirecon reads version {VERSION}; make it again")
+    for name in ("pixel_size", "ctf_premultiplied", "contrast"):
+        if name not in found:
+            raise UserError(f"{path}: the attribute {name} is missing; this particle file is incomplete")
+    return found
+
+
+class ParticleWriter:
+    """Write a particle file; a context manager that leaves a complete file at `path`, or none.
+
+    Parameters
+    ----------
+    m : int, particles
+    box : int, pixels a side
+    pixel_size : float, Å
+    overwrite : bool, replace an existing file
+    dtype : ``"float32"`` or ``"float16"``, of the images
+    ctf_premultiplied : bool, the images are already multiplied by their CTF
+    contrast : ``"white"`` or ``"black"``
+    source : (path, tables) as write_source takes, or None
+    provenance : dict that JSON can hold, or None; how the file was made
+
+    Raises
+    ------
+    UserError
+        when the file exists and overwrite is False, or writing fails (disk full).
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, m: int, box: int, pixel_size: float, *, overwrite: bool, dtype: str = "float32",
+        ctf_premultiplied: bool = False, contrast: str = "white", source: tuple | None = None,
+        provenance: dict | None = None,
+    ) -> None:
+        self.path = refuse_existing(path, overwrite)
+        self.overwrite, self.m, self.box = overwrite, m, box
+        self._temporary = temporary_name(self.path)
+        if m < 1:
+            raise UserError(f"{self.path}: there are no particles to write")
+        try:
+            self._file = h5py.File(self._temporary, "w")
+            self._file.attrs.update(
+                format=FORMAT, version=VERSION, pixel_size=float(pixel_size), contrast=contrast,
+                ctf_premultiplied=bool(ctf_premultiplied), provenance=json.dumps(provenance or {}, default=str),
+            )
+            chunk = min(m, max(1, _CHUNK_BYTES // (box * box * np.dtype(dtype).itemsize)))
+            self._images = self._file.create_dataset("images", (m, box, box), dtype, chunks=(chunk, box, box))
+            if source is not None:
+                self.write_source(*source)
+        except OSError as error:
+            self._discard()
+            raise write_failed(self.path, error) from error
+
+    def write_images(self, start: int, images: np.ndarray) -> None:
+        """Store images (k, n, n) as rows start:start+k, any float type."""
+        if images.shape[1:] != (self.box, self.box) or start + len(images) > self.m:
+            raise ValueError(f"images {images.shape} at row {start} of a file of {self.m} images of box {self.box}")
+        with self._failures():
+            self._images[start : start + len(images)] = images.astype(self._images.dtype, copy=False)
+
+    def write_metadata(self, particles: ParticleSet) -> None:
+        """Store everything but the pixels of all m particles."""
+        if len(particles) != self.m or particles.box != self.box:
+            raise ValueError(f"metadata of {len(particles)} particles of box {particles.box} for {self.m} of {self.box}")
+        columns = {
+            "quaternion": particles.pose.quaternion, "shift": particles.pose.shift, "ctf": particles.ctf,
+            "half": particles.half, "optics_group": particles.optics_group,
+            "pose_error": particles.pose_error, "true_quaternion": particles.true_quaternion,
+        }
+        with self._failures():
+            for name, values in columns.items():
+                if values is not None:
+                    dtype = {**_DATASETS, **_TRUTH}[name][1]
+                    self._file.create_dataset(name, data=np.asarray(values, dtype=dtype))
+
+    def write_source(self, path: str | os.PathLike, tables: dict[str, pd.DataFrame]) -> None:
+        """Store the imported tables (text columns, in order) and the path they came from."""
+        with self._failures():
+            group = self._file.create_group("source")
+            group.attrs["path"] = str(path)
+            for number, (name, table) in enumerate(tables.items()):
+                _write_table(group.create_group(f"table_{number:03d}"), name, table)
+
+    def write_extra(self, name: str, values: np.ndarray) -> None:
+        """Store one more dataset with a row per particle, such as what a simulation knows; readers ignore it."""
+        if len(values) != self.m or name in (*_DATASETS, *_TRUTH, "images", "source"):
+            raise ValueError(f"extra dataset {name!r} with {len(values)} rows in a file of {self.m} particles")
+        with self._failures():
+            self._file.create_dataset(name, data=values)
+
+    def shrink(self, m: int) -> None:
+        """Keep only the first m images; for a writer that skipped some."""
+        self.m = m
+        with self._failures():
+            self._images.resize(m, axis=0)
+
+    def _failures(self):
+        return _write_failures(self.path)
+
+    def __enter__(self) -> ParticleWriter:
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if kind is not None:
+            self._discard()
+            return
+        try:
+            with self._failures():
+                if "quaternion" not in self._file:
+                    raise ValueError("write_metadata was not called")
+                self._file.flush()  # close() alone would hide a full disk
+                self._file.close()
+                refuse_existing(self.path, self.overwrite)
+                os.replace(self._temporary, self.path)
+        finally:
+            self._discard()
+
+    def _discard(self) -> None:
+        try:
+            getattr(self, "_file", None) and self._file.close()
+        except (OSError, RuntimeError):
+            pass  # what cannot be flushed is deleted anyway
+        self._temporary.unlink(missing_ok=True)
+
+
+class _write_failures:
+    """Context that turns errors of HDF5 and the operating system while writing into UserError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if isinstance(error, (OSError, RuntimeError)):
+            raise write_failed(self.path, error) from error
+
+
+def _write_table(group: h5py.Group, name: str, table: pd.DataFrame) -> None:
+    group.attrs["name"] = name
+    group.attrs["rows"] = len(table)
+    group.attrs["columns"] = [str(label) for label in table.columns]
+    for i, label in enumerate(table.columns):
+        values = np.array([value.encode() for value in table[label]], dtype=bytes)
+        values = values.astype(h5py.string_dtype("utf-8", max(1, values.dtype.itemsize)))
+        chunked = {"chunks": (min(len(values), _TEXT_ROWS),), "compression": "gzip", "compression_opts": 1}
+        group.create_dataset(_column_name(i, label), data=values, **(chunked if len(values) else {}))
+
+
+def _read_table(group: h5py.Group) -> pd.DataFrame:
+    labels = [str(label) for label in group.attrs["columns"]]
+    columns = {label: group[_column_name(i, label)].asstr()[:] for i, label in enumerate(labels)}
+    return pd.DataFrame(columns, columns=labels, dtype=str)
+
+
+def _column_name(i: int, label: str) -> str:
+    """Dataset name of a column: its label, unless HDF5 would read it as a path."""
+    return f"column_{i}" if "/" in label or label in (".", "..") else label
+
+
+def _numbered(group: h5py.Group) -> list[h5py.Group]:
+    return [group[name] for name in sorted(group)]

@@ -1,0 +1,376 @@
+"""RELION's particle tables as poses, CTFs, half sets and image names; the dialects of 1.4 to 5.
+
+==================  =======================================  ===========================================
+quantity            3.1, 4, 5 (optics groups)                before
+==================  =======================================  ===========================================
+shift (Å)           −rlnOriginX/YAngst                       −rlnOriginX/Y · pixel size
+pixel size (Å)      rlnImagePixelSize                        rlnPixelSize, or rlnDetectorPixelSize (µm)
+                                                             · 10⁴ / rlnMagnification
+voltage, Cs, Q0     optics table (a particle's own value     particle table
+                    comes first, as in RELION)
+==================  =======================================  ===========================================
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mpirecon.errors import UserError
+from mpirecon.io.stack_paths import parse_image_names
+from mpirecon.io.star import read_star
+from mpirecon.model.optics import check_ctf, make_ctf
+from mpirecon.model.pose import Pose
+
+#: option → (label it supplies, unit)
+SUPPLIED = {
+    "voltage": ("rlnVoltage", "kV"),
+    "cs": ("rlnSphericalAberration", "mm"),
+    "amplitude_contrast": ("rlnAmplitudeContrast", "fraction"),
+    "pixel_size": ("rlnImagePixelSize", "Å"),
+}
+_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+_DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
+_ABERRATIONS = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike")
+_MAGNIFICATION = {"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0}
+
+
+@dataclass
+class RelionParticles:
+    """A particle table in mpirecon's terms; m rows in the order of the file.
+
+    path : the STAR file; lines : (m,) int64 line of each row
+    tables : all tables of the file as text; particle_block : which of them this is
+    pixel_size : Å; image_size : pixels a side, or None where the file does not say
+    pose : Pose (shift in Å); ctf : (m,) CTF_DTYPE
+    half : (m,) uint8, 0 where the file names none; family : (m,) int64, rows of one number belong into one half
+    optics_group : (m,) int32; ctf_premultiplied : bool
+    image : (m,) int64, 0-based section; stack : (m,) int64, index into stacks; stacks : paths as written
+    notes : sentences for the user
+    """
+
+    path: Path
+    lines: np.ndarray
+    tables: dict[str, pd.DataFrame]
+    particle_block: str
+    pixel_size: float
+    image_size: int | None
+    pose: Pose
+    ctf: np.ndarray
+    half: np.ndarray
+    family: np.ndarray
+    optics_group: np.ndarray
+    ctf_premultiplied: bool
+    image: np.ndarray
+    stack: np.ndarray
+    stacks: list[str]
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def describe(self, row: int) -> str:
+        """Where a row came from: file, line and image."""
+        return f"{self.path}, line {self.lines[row]} (image {self.image[row] + 1}@{self.stacks[self.stack[row]]})"
+
+
+class _Columns:
+    """Numeric columns of the particle table, each joined with its optics group where the particles lack it.
+
+    The join looks each particle's group up and keeps the order of the particles, however the groups are
+    numbered or interleaved.
+    """
+
+    def __init__(self, path: Path, particles: pd.DataFrame, optics: pd.DataFrame | None, supplied: dict) -> None:
+        self.path, self.particles, self.optics, self.supplied = path, particles, optics, supplied
+        self.notes: list[str] = []
+        self.group = self._groups()
+        self.optics_row = None if optics is None else self._optics_rows()
+
+    def _groups(self) -> np.ndarray:
+        if "rlnOpticsGroup" in self.particles:
+            return self._integers(self.particles, "rlnOpticsGroup")
+        if self.optics is not None and len(self.optics) == 1 and "rlnOpticsGroup" in self.optics:
+            return np.repeat(self._integers(self.optics, "rlnOpticsGroup"), len(self.particles))
+        if self.optics is not None and len(self.optics) != 1:
+            raise UserError(
+                f"{self.path}: the particle table has no column rlnOpticsGroup, and the optics table has "
+                f"{len(self.optics)} groups; add the column"
+            )
+        return np.ones(len(self.particles), np.int64)
+
+    def _optics_rows(self) -> np.ndarray:
+        if "rlnOpticsGroup" not in self.optics:
+            if len(self.optics) == 1:
+                return np.zeros(len(self.particles), np.int64)
+            raise UserError(f"{self.path}: the optics table has no column rlnOpticsGroup")
+        numbers = pd.Index(self._integers(self.optics, "rlnOpticsGroup"))
+        if numbers.has_duplicates:
+            twice = numbers[numbers.duplicated()][0]
+            raise UserError(f"{self.path}: the optics table has group {twice} twice; merge or renumber the groups")
+        rows = numbers.get_indexer(self.group)
+        if (rows < 0).any():
+            row = int(np.flatnonzero(rows < 0)[0])
+            raise UserError(
+                f"{self.path}, line {self.particles.index[row]}: optics group {self.group[row]} is not in the optics "
+                f"table (groups {', '.join(map(str, numbers))})"
+            )
+        return rows
+
+    def __contains__(self, label: str) -> bool:
+        return label in self.particles or (self.optics is not None and label in self.optics)
+
+    def number(self, label: str, default: float | None = None) -> np.ndarray:
+        """(m,) float64; the particle's own value, else its optics group's, else what was supplied or the default."""
+        option = next((name for name, (supplies, _) in SUPPLIED.items() if supplies == label), None)
+        value = self.supplied.get(option)
+        if value is not None:
+            if label in self:
+                self.notes.append(f"--{option.replace('_', '-')} {value:g} is used instead of {label} of the table")
+            return np.full(len(self.particles), float(value))
+        if label in self.particles:
+            return self._numbers(self.particles, label)
+        if label in self:
+            return self._numbers(self.optics, label)[self.optics_row]
+        return np.full(len(self.particles), float(default))
+
+    def _numbers(self, table: pd.DataFrame, label: str) -> np.ndarray:
+        values = pd.to_numeric(table[label], errors="coerce").to_numpy(np.float64)
+        if not np.isfinite(values).all():
+            row = int(np.flatnonzero(~np.isfinite(values))[0])
+            raise UserError(
+                f"{self.path}, line {table.index[row]}: {label} is {table[label].iloc[row]!r}, expected a finite number"
+            )
+        return values
+
+    def _integers(self, table: pd.DataFrame, label: str) -> np.ndarray:
+        values = self._numbers(table, label)
+        odd = values != np.rint(values)
+        if odd.any():
+            row = int(np.flatnonzero(odd)[0])
+            raise UserError(
+                f"{self.path}, line {table.index[row]}: {label} is {table[label].iloc[row]!r}, expected a whole number"
+            )
+        return values.astype(np.int64)
+
+    def uniform(self, values: np.ndarray, what: str, remedy: str, tolerance: float = 0.0) -> float:
+        """The one value all particles share; UserError naming the first row that differs."""
+        differ = np.abs(values - values[0]) > tolerance * abs(values[0])
+        if differ.any():
+            row = int(np.flatnonzero(differ)[0])
+            raise UserError(
+                f"{self.path}, line {self.particles.index[row]}: {what} is {values[row]:g} (optics group "
+                f"{self.group[row]}), but {values[0]:g} in line {self.particles.index[0]} (group {self.group[0]}); {remedy}"
+            )
+        return float(values[0])
+
+
+def read_relion(path: str | os.PathLike, **supplied: float | None) -> RelionParticles:
+    """Read a RELION particle STAR file.
+
+    Parameters
+    ----------
+    supplied : voltage (kV), cs (mm), amplitude_contrast, pixel_size (Å)
+        used where the file lacks the column, and instead of the file's where it has it (noted)
+
+    Raises
+    ------
+    UserError
+        naming file and line when columns are missing or contradict each other or a value is out of range.
+    """
+    path = Path(path)
+    tables = read_star(path)
+    block = _particle_block(path, tables)
+    particles, optics = tables[block], tables.get("optics")
+    if not len(particles):
+        raise UserError(f"{path}: the table data_{block} has no particles")
+    columns = _Columns(path, particles, optics, supplied)
+    _refuse_other_data(columns)
+    _require(columns)
+    pixel_size = _pixel_size(columns)
+    image, stack, stacks = parse_image_names(particles["rlnImageName"], path)
+    found = RelionParticles(
+        path=path,
+        lines=particles.index.to_numpy(np.int64),
+        tables=tables,
+        particle_block=block,
+        pixel_size=pixel_size,
+        image_size=_image_size(columns),
+        pose=_pose(columns, pixel_size),
+        ctf=_ctf(columns),
+        half=_halves(columns),
+        family=_families(particles),
+        optics_group=columns.group.astype(np.int32),
+        ctf_premultiplied=_premultiplied(columns),
+        image=image,
+        stack=stack,
+        stacks=stacks,
+    )
+    check_ctf(found.ctf, found.describe)
+    found.notes = [*dict.fromkeys(columns.notes), *_notes(columns)]
+    return found
+
+
+def _particle_block(path: Path, tables: dict[str, pd.DataFrame]) -> str:
+    if "particles" in tables:
+        return "particles"
+    named = [name for name, table in tables.items() if "rlnImageName" in table]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise UserError(f"{path}: several tables list images ({', '.join('data_' + n for n in named)}); keep one")
+    listed = ", ".join("data_" + name for name in tables) or "none"
+    raise UserError(f"{path}: no table lists particle images (a column rlnImageName); the tables are: {listed}")
+
+
+def _refuse_other_data(columns: _Columns) -> None:
+    """Refuse tables whose rows are not single images with one full pose."""
+    path = columns.path
+    if "rlnImageDimensionality" in columns and (columns.number("rlnImageDimensionality") != 2).any():
+        raise UserError(f"{path}: rlnImageDimensionality is not 2; subtomograms are not supported, only 2-D images")
+    if "rlnTomoVisibleFrames" in columns:
+        raise UserError(f"{path}: rows with rlnTomoVisibleFrames hold many tilt images each; give one row per image")
+    for label in ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi"):
+        if label in columns and columns.number(label).any():
+            raise UserError(f"{path}: {label} is not zero; the orientations are relative to it, which is not supported")
+    for label in ("rlnCtfDataArePhaseFlipped", "rlnIsFlip"):
+        if label in columns and columns.number(label).any():
+            raise UserError(f"{path}: {label} is not zero; such images are not supported, extract them without it")
+
+
+def _require(columns: _Columns) -> None:
+    """Refuse a table without poses, CTF or images, naming all missing columns and the options that help."""
+    missing = [label for label in ("rlnImageName", *_ANGLES) if label not in columns.particles]
+    if missing:
+        raise UserError(
+            f"{columns.path}: the particle table lacks {', '.join(missing)}; particles need images and poses: give the "
+            "STAR file of a refinement (run_data.star), not of an extraction or import"
+        )
+    for x, y in (("rlnOriginXAngst", "rlnOriginYAngst"), ("rlnOriginX", "rlnOriginY")):
+        if (x in columns) != (y in columns):
+            raise UserError(f"{columns.path}: the particle table has only one of {x} and {y}")
+    missing = [label for label in _DEFOCUS if label not in columns]
+    helped = [o for o, (label, _) in SUPPLIED.items() if o != "pixel_size" and label not in columns]
+    helped = [option for option in helped if columns.supplied.get(option) is None]
+    if missing or helped:
+        remedy = "give a STAR file with CTF estimates" if missing else "supply them"
+        options = ", ".join("--" + option.replace("_", "-") for option in helped)
+        raise UserError(
+            f"{columns.path}: CTF columns are missing: {', '.join(missing + [SUPPLIED[o][0] for o in helped])}; "
+            f"{remedy}" + (f" (options {options})" if helped else "")
+        )
+
+
+def _pixel_size(columns: _Columns) -> float:
+    """Å per pixel of the images, one for all particles."""
+    remedy = "particles of one file need one pixel size: rescale them, or import them apart"
+    if columns.supplied.get("pixel_size") is not None or "rlnImagePixelSize" in columns:
+        return _positive(columns, columns.number("rlnImagePixelSize"), "rlnImagePixelSize", remedy)
+    found = {}
+    if "rlnPixelSize" in columns:
+        found["rlnPixelSize"] = _positive(columns, columns.number("rlnPixelSize"), "rlnPixelSize", remedy)
+    if "rlnMagnification" in columns and "rlnDetectorPixelSize" in columns:
+        name = "rlnDetectorPixelSize / rlnMagnification"
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = columns.number("rlnDetectorPixelSize") * 1e4 / columns.number("rlnMagnification")
+        found[name] = _positive(columns, values, name, remedy)
+    if not found:
+        raise UserError(
+            f"{columns.path}: no pixel size of the images (rlnImagePixelSize, rlnPixelSize, or rlnMagnification and "
+            "rlnDetectorPixelSize); give --pixel-size in Å"
+        )
+    if max(found.values()) > 1.005 * min(found.values()):
+        said = " and ".join(f"{value:g} Å from {name}" for name, value in found.items())
+        raise UserError(f"{columns.path}: contradicting pixel sizes, {said}; give the right one with --pixel-size")
+    return next(iter(found.values()))
+
+
+def _positive(columns: _Columns, values: np.ndarray, name: str, remedy: str) -> float:
+    bad = ~(np.isfinite(values) & (values > 0))
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise UserError(f"{columns.path}, line {columns.particles.index[row]}: the pixel size from {name} is "
+                        f"{values[row]:g} Å, expected a positive number; give --pixel-size")
+    return columns.uniform(values, f"the pixel size ({name})", remedy, tolerance=1e-4)
+
+
+def _image_size(columns: _Columns) -> int | None:
+    if "rlnImageSize" not in columns:
+        return None
+    remedy = "particles of one file need one box size: extract them alike, or import them apart"
+    return int(columns.uniform(columns.number("rlnImageSize"), "rlnImageSize", remedy))
+
+
+def _pose(columns: _Columns, pixel_size: float) -> Pose:
+    if "rlnOriginXAngst" in columns:
+        origin = [columns.number("rlnOriginXAngst"), columns.number("rlnOriginYAngst")]
+    elif "rlnOriginX" in columns:
+        origin = [columns.number("rlnOriginX") * pixel_size, columns.number("rlnOriginY") * pixel_size]
+    else:
+        columns.notes.append("the table has no rlnOriginX/Y(Angst): all particles are taken as centred")
+        origin = [np.zeros(len(columns.particles))] * 2
+    return Pose.from_euler(*(columns.number(label) for label in _ANGLES), shift=0.0 - np.stack(origin, axis=1))
+
+
+def _ctf(columns: _Columns) -> np.ndarray:
+    return make_ctf(
+        len(columns.particles),
+        voltage_kv=columns.number("rlnVoltage"),
+        defocus_u=columns.number("rlnDefocusU"),
+        defocus_v=columns.number("rlnDefocusV"),
+        astigmatism=np.radians(columns.number("rlnDefocusAngle")),
+        cs_mm=columns.number("rlnSphericalAberration"),
+        amplitude_contrast=columns.number("rlnAmplitudeContrast"),
+        phase_shift=np.radians(columns.number("rlnPhaseShift", 0.0)),
+        bfactor=columns.number("rlnCtfBfactor", 0.0),
+        scale=columns.number("rlnCtfScalefactor", 1.0),
+    )
+
+
+def _halves(columns: _Columns) -> np.ndarray:
+    half = columns.number("rlnRandomSubset", 0)
+    bad = ~np.isin(half, (0, 1, 2))
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise UserError(
+            f"{columns.path}, line {columns.particles.index[row]}: rlnRandomSubset is {half[row]:g}, expected 1, 2 or 0"
+        )
+    return half.astype(np.uint8)
+
+
+def _families(particles: pd.DataFrame) -> np.ndarray:
+    """(m,) int64: rows of one number show the same object (tilt images, one filament, one image twice)."""
+    for labels in (["rlnTomoParticleName"], ["rlnMicrographName", "rlnHelicalTubeID"], ["rlnImageName"]):
+        if all(label in particles for label in labels):
+            return particles.groupby(labels, sort=False).ngroup().to_numpy(np.int64)
+    return np.arange(len(particles))
+
+
+def _premultiplied(columns: _Columns) -> bool:
+    remedy = "import the premultiplied and the plain images apart"
+    values = columns.number("rlnCtfDataAreCtfPremultiplied", 0)
+    return bool(columns.uniform(values, "rlnCtfDataAreCtfPremultiplied", remedy))
+
+
+def _notes(columns: _Columns) -> list[str]:
+    notes = []
+    if "rlnNormCorrection" in columns and (columns.number("rlnNormCorrection") != 1).any():
+        notes.append("rlnNormCorrection is not 1 everywhere; it is not applied to the images")
+    used = [label for label in _ABERRATIONS if label in columns and _nonzero(columns, label)]
+    if used:
+        notes.append(f"higher-order aberrations are not corrected for ({', '.join(used)})")
+    magnification = {k: v for k, v in _MAGNIFICATION.items() if k in columns}
+    if any((np.abs(columns.number(label) - value) > 1e-6).any() for label, value in magnification.items()):
+        notes.append("anisotropic magnification is not corrected for (rlnMagMat00 … rlnMagMat11)")
+    return notes
+
+
+def _nonzero(columns: _Columns, label: str) -> bool:
+    """Whether a column has a number other than 0; Zernike columns hold lists, as [0.1,0,0]."""
+    table = columns.particles if label in columns.particles else columns.optics
+    parts = table[label].str.strip("[]").str.split(",").explode()
+    return bool((pd.to_numeric(parts, errors="coerce").fillna(0) != 0).any())
