@@ -1,0 +1,53 @@
+"""``mpirecon fsc``: Fourier shell correlation of two maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mpirecon.cli.console import Console
+from mpirecon.cli.options import json_option, overwrite_option, verbosity_options
+
+
+@click.command("fsc")
+@click.argument("first", type=click.Path())
+@click.argument("second", type=click.Path())
+@click.option("--mask", type=click.Path(), help="Mask (MRC, soft edge) that multiplies both maps for a second curve.")
+@click.option("--plot", type=click.Path(), help="Draw the curves into this file (.png, .svg, .pdf).")
+@click.option("--csv", "csv_path", type=click.Path(), help="Write the curves as a table.")
+@json_option
+@overwrite_option
+@verbosity_options
+def command(first, second, mask, plot, csv_path, as_json, overwrite, quiet, verbose):
+    """Compare the maps FIRST and SECOND shell by shell and tell where the correlation falls below 0.5 and 0.143.
+
+    The 0.143 crossing is the resolution when the maps come from two independent halves of the data; 0.5 is the one to read
+    when a map is compared with a truth or a model. A mask correlates the maps by itself, the sharper the more.
+    """
+    import json
+
+    from mpirecon.errors import UserError
+    from mpirecon.io.atomic import refuse_existing
+    from mpirecon.report.figures import figure_suffixes
+    from mpirecon.validate.compare import compare_maps, draw_comparison
+    from mpirecon.validate.fsc_table import text_plot, write_fsc_csv
+
+    console = Console(quiet=quiet or as_json, verbose=verbose)
+    if plot and Path(plot).suffix.lower() not in figure_suffixes():
+        raise UserError(f"--plot {plot}: cannot draw {Path(plot).suffix or 'a file without an ending'}; use .png, .svg or .pdf")
+    for target in filter(None, (plot, csv_path)):
+        refuse_existing(target, overwrite)
+    result = compare_maps(first, second, mask)
+    if as_json:
+        click.echo(json.dumps(result.as_dict()))
+    else:
+        console.say(text_plot(result.curves["fsc_masked" if mask else "fsc"], result.box, result.pixel_size))
+        for line in result.lines():
+            console.say(line)
+    if csv_path:
+        write_fsc_csv(csv_path, result.curves, result.box, result.pixel_size, overwrite=overwrite)
+        console.say(f"wrote {csv_path}")
+    if plot:
+        draw_comparison(result, plot, overwrite=overwrite)
+        console.say(f"wrote {plot}")

@@ -1,0 +1,62 @@
+"""``mpirecon project``: a map seen from the poses of a particle file."""
+
+from __future__ import annotations
+
+import click
+
+from mpirecon.cli.console import Console
+from mpirecon.cli.options import overwrite_option, verbosity_options
+
+
+class RowRange(click.ParamType):
+    """``A:B``, rows A to B − 1 counted from 0; either end may be left out."""
+
+    name = "a:b"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, slice):
+            return value
+        first, colon, last = value.partition(":")
+        try:
+            ends = [int(end) if end else None for end in (first, last)]
+        except ValueError:
+            ends = [-1]
+        if not colon or any(end is not None and end < 0 for end in ends):
+            self.fail(f"{value!r} is not A:B, two row numbers counted from 0", param, ctx)
+        return slice(*ends)
+
+
+@click.command("project")
+@click.argument("map_path", metavar="MAP", type=click.Path())
+@click.argument("particles", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), required=True, help="Stack to write (.mrcs).")
+@click.option("--no-ctf", is_flag=True, help="Plain projections, protein white.")
+@click.option("--rows", type=RowRange(), default=":", help="Only rows A to B − 1, counted from 0.")
+@overwrite_option
+@verbosity_options
+def command(map_path, particles, output, no_ctf, rows, overwrite, quiet, verbose):
+    """Project MAP at the poses, shifts and CTFs of the particle file PARTICLES, without noise.
+
+    The images compare with those in the file, one to one: where these are CTF-premultiplied the CTF is applied twice, and
+    where their contrast is black the sign is turned.
+    """
+    from mpirecon.errors import UserError
+    from mpirecon.io.atomic import refuse_existing
+    from mpirecon.io.mrc import read_map
+    from mpirecon.io.particle_file import ParticleFile
+    from mpirecon.simulation.reproject import reproject
+
+    console = Console(quiet=quiet, verbose=verbose)
+    refuse_existing(output, overwrite)
+    volume = read_map(map_path)
+    with ParticleFile(particles) as file:
+        chosen = range(*rows.indices(len(file)))
+        if not chosen:
+            raise UserError(f"--rows chooses none of the {len(file)} particles of {particles} (rows 0 to {len(file) - 1})")
+        with console.progress(len(chosen), "projecting") as progress:
+            reproject(
+                volume, file, output, rows=chosen, use_ctf=not no_ctf, overwrite=overwrite, progress=progress.update
+            )
+        premultiplied = not no_ctf and file.attributes["ctf_premultiplied"]
+    twice = ", CTF applied twice as in the premultiplied file" if premultiplied else ""
+    console.say(f"wrote {output}: {len(chosen)} images, rows {chosen.start} to {chosen.stop - 1} of {particles}{twice}")

@@ -1,0 +1,101 @@
+"""``mpirecon simulate``: a particle file from a map, an atomic model or the phantom."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+
+import click
+
+from mpirecon.cli.console import Console
+from mpirecon.cli.options import ErrorKind, overwrite_option, seed_option, verbosity_options
+
+
+class DefocusRange(click.ParamType):
+    """``LOW:HIGH`` or one number in µm, as (low, high) in Å."""
+
+    name = "low:high"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        low, _, high = value.partition(":")
+        try:
+            return 1e4 * float(low), 1e4 * float(high or low)
+        except ValueError:
+            self.fail(f"{value!r} is not LOW:HIGH, two numbers of µm", param, ctx)
+
+
+@click.command("simulate")
+@click.option("--map", "map_path", type=click.Path(), help="Density map (MRC), resampled to the box; its solvent becomes 0.")
+@click.option("--model", "model_path", type=click.Path(), help="Atomic model (mmCIF or PDB), as electron-scattering density.")
+@click.option("--phantom", "use_phantom", is_flag=True, help="A built-in object without symmetry.")
+@click.option("--particles", type=int, default=5000, show_default=True, help="Number of images.")
+@click.option("--box", type=int, help="Side of the images, pixels.  [default: the map's, or 64]")
+@click.option("--pixel-size", type=float, help="Å.  [default: the map's, or 3]")
+@click.option("--snr", type=float, default=0.1, show_default=True,
+              help="Variance of the noiseless images (CTF applied, whole box) over the variance of the noise, per pixel, "
+              "averaged over the set; inf for no noise.")
+@click.option("--noise-cv", type=float, default=0.0, show_default=True,
+              help="Spread of the noise level between particles (log-normal): standard deviation over mean.")
+@click.option("--scale-cv", type=float, default=0.0, show_default=True,
+              help="Spread of the contrast between particles (log-normal); a reconstruction is not told.")
+@click.option("--junk-rate", type=float, default=0.0, show_default=True, help="Share of images that are noise only.")
+@click.option("--error-rate", type=float, default=0.0, show_default=True,
+              help="Share of particles whose given pose is wrong; the truth is kept in the file.")
+@click.option("--error-kind", "error_degrees", type=ErrorKind(), default="random", show_default=True,
+              metavar="random|small:DEG",
+              help="Wrong poses: uniformly random, or turned about a random axis by a half-Gaussian angle of DEG.")
+@click.option("--defocus", type=DefocusRange(), default="0.8:2.5", show_default=True, help="Range of defocus, µm underfocus.")
+@click.option("--astigmatism", type=float, default=300.0, show_default=True, help="Spread of defocus U − V, Å.")
+@click.option("--voltage", type=float, default=300.0, show_default=True, help="kV.")
+@click.option("--cs", type=float, default=2.7, show_default=True, help="Spherical aberration, mm.")
+@click.option("--amplitude-contrast", type=float, default=0.1, show_default=True, help="Fraction.")
+@click.option("--phase-shift", type=float, default=0.0, show_default=True, help="Phase plate, degrees.")
+@click.option("--bfactor", type=float, default=0.0, show_default=True, help="Envelope exp(−B k²/4), Å².")
+@click.option("--no-ctf", "use_ctf", is_flag=True, flag_value=False, default=True,
+              help="Plain projections; the file then holds a CTF that is 1 everywhere.")
+@click.option("--ctf-premultiply", "ctf_premultiplied", is_flag=True, help="Multiply the noisy images by their CTF.")
+@click.option("--shift-sigma", type=float, default=3.0, show_default=True, help="Standard deviation of each shift, Å.")
+@click.option("--halves", type=click.Choice(["random", "alternate"]), default="random", show_default=True,
+              help="How particles are dealt to the half sets.")
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True,
+              help="Type of the stored pixels.")
+@seed_option
+@click.option("--truth-map", type=click.Path(), help="Also write the volume the images are made from (MRC).")
+@click.option("-o", "--output", type=click.Path(), required=True, help="Particle file to write (HDF5).")
+@overwrite_option
+@verbosity_options
+def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, truth_map, output, overwrite, quiet,
+            verbose, **settings):
+    """Make a particle file with known truth from a map, an atomic model or a phantom.
+
+    What is random about a particle depends on --seed and its number alone: more particles, another batch or another
+    option leave everything else as it was.
+    """
+    from mpirecon.io.atomic import refuse_existing
+    from mpirecon.io.mrc import write_map
+    from mpirecon.simulation.dataset import simulate
+    from mpirecon.simulation.settings import SimulationSettings
+    from mpirecon.simulation.source import load_source
+
+    console = Console(quiet=quiet, verbose=verbose)
+    settings = SimulationSettings(phase_shift=math.radians(phase_shift), **settings)
+    for target in filter(None, (output, truth_map)):
+        refuse_existing(target, overwrite)
+    source = load_source(map_path, model_path, use_phantom, box, pixel_size)
+    console.say(source.description)
+    with console.progress(settings.particles, "simulating") as progress:
+        result = simulate(
+            source.volume, source.pixel_size, settings, output, overwrite=overwrite, progress=progress.update,
+            provenance={"command": shlex.join(["mpirecon", *sys.argv[1:]]), "source": source.description},
+        )
+    if truth_map:
+        write_map(truth_map, source.volume, source.pixel_size, overwrite=overwrite)
+        console.say(f"wrote {truth_map}: the volume the images were made from")
+    console.say(
+        f"wrote {output}: {result.particles} particles, box {source.volume.shape[0]}, {source.pixel_size:g} Å/px, "
+        f"{result.wrong_poses} with a wrong pose, {result.junk} junk; "
+        f"noise standard deviation {result.noise_sigma:.4g}, signal {math.sqrt(result.signal_variance):.4g} per pixel"
+    )

@@ -1,0 +1,107 @@
+"""Figures, drawn without a display. matplotlib is imported when the first one is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+THRESHOLDS = (0.5, 0.143)
+
+# dark enough on white, and told apart in grey and by colour-blind eyes (Okabe & Ito)
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+
+
+def fsc_figure(
+    curves: Mapping[str, np.ndarray],
+    box: int,
+    pixel_size: float,
+    resolutions: Mapping[str, float | None] | None = None,
+    title: str = "",
+):
+    """FSC curves over spatial frequency, with Å along the top and the usual thresholds; a matplotlib Figure.
+
+    curves : label → (box // 2 + 1,) · pixel_size : Å · resolutions : label → Å at 0.143, added to the legend
+    """
+    figure, axes = _new_figure(7.0, 4.4)
+    frequency = np.arange(box // 2 + 1) / (box * pixel_size)
+    lowest = 0.0
+    for colour, (label, curve) in zip(_cycle(), curves.items()):
+        resolution = (resolutions or {}).get(label)
+        text = f"{label}: {resolution:.2f} Å" if resolution else label
+        # shell 0 is the maps' mean, no matter of resolution
+        axes.plot(frequency[1:], np.asarray(curve)[1:], color=colour, linewidth=1.8, label=text)
+        lowest = min(lowest, float(np.min(curve[1:])))
+    for threshold in THRESHOLDS:
+        axes.axhline(threshold, color="0.45", linewidth=0.9, linestyle=(0, (5, 4)))
+        axes.annotate(f"{threshold:g}", (1.0, threshold), (4, 0), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", va="center", fontsize=9, color="0.35")
+    axes.axhline(0, color="0.2", linewidth=0.8)
+    axes.set(xlim=(0, frequency[-1]), ylim=(max(-1.0, lowest - 0.03) if lowest < -0.05 else -0.05, 1.02))
+    axes.set(xlabel="spatial frequency (1/Å)", ylabel="Fourier shell correlation")
+    _resolution_axis(axes, frequency[-1])
+    axes.legend(frameon=False, loc="upper right")
+    if title:
+        axes.set_title(title, fontsize=11, pad=8)
+    return figure
+
+
+def _resolution_axis(axes, highest: float) -> None:
+    """The same axis in Å along the top: round values that do not crowd."""
+    candidates = np.array([c * 10.0**e for e in range(-1, 4) for c in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)])
+    chosen: list[float] = []
+    for value in sorted(candidates[(1 / candidates <= highest * 1.0001) & (1 / candidates >= highest * 0.06)]):
+        if not chosen or 1 / chosen[-1] - 1 / value >= highest * 0.08:
+            chosen.append(float(value))
+    top = axes.secondary_xaxis("top")
+    top.set_xticks([1 / v for v in chosen], [f"{v:g}" for v in chosen])
+    top.set_xlabel("resolution (Å)")
+
+
+def central_slices_figure(maps: Mapping[str, np.ndarray], pixel_size: float):
+    """The three central slices of each map, one row a map, on one grey scale a row; a matplotlib Figure.
+
+    maps : label → (n, n, n), in Å of `pixel_size`
+    """
+    figure, grid = _new_figure(7.5, 2.65 * len(maps) + 0.3, rows=len(maps), columns=3)
+    for row, (label, volume) in zip(np.atleast_2d(grid), maps.items()):
+        volume = np.asarray(volume)
+        slices = [np.take(volume, volume.shape[axis] // 2, axis=axis) for axis in range(3)]
+        low, high = np.percentile(np.stack(slices), (0.5, 99.7))
+        n = volume.shape[0]
+        first, last = (-(n // 2) - 0.5) * pixel_size, (n - n // 2 - 0.5) * pixel_size
+        for axes, image, (across, up) in zip(row, slices, (("x", "y"), ("x", "z"), ("y", "z"))):
+            axes.imshow(image, cmap="gray", origin="lower", vmin=low, vmax=max(high, low + 1e-30),
+                        extent=(first, last, first, last), interpolation="nearest")
+            axes.set_xlabel(f"{across} (Å)", fontsize=8, labelpad=1)
+            axes.set_ylabel(f"{up} (Å)", fontsize=8, labelpad=-4)
+            axes.tick_params(labelsize=7, length=2)
+        row[1].set_title(label, fontsize=10)
+    return figure
+
+
+def save_figure(figure, path, suffix: str = ".png") -> None:
+    """Write a figure as the format `suffix` names, whatever `path` ends with (it may be a temporary name)."""
+    figure.savefig(path, format=suffix.lstrip(".").lower() or "png", dpi=150)
+
+
+def figure_suffixes() -> list[str]:
+    """File name endings that a figure can be saved under, with their dots."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    return sorted(f".{kind}" for kind in FigureCanvasAgg.get_supported_filetypes())
+
+
+def _new_figure(width: float, height: float, rows: int = 1, columns: int = 1):
+    """A Figure with the Agg canvas and its axes; pyplot, which keeps global state, stays out of it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns)
+
+
+def _cycle():
+    while True:
+        yield from _COLOURS

@@ -1,0 +1,180 @@
+"""A particle file made from a volume: images C S P x · contrast + white noise, in batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import scipy.fft
+
+from mpirecon.errors import UserError
+from mpirecon.kernels.ctf import evaluate_ctf
+from mpirecon.model.draws import particle_rng
+from mpirecon.operators.ctf import ctf_coefficients
+from mpirecon.operators.forward import ForwardModel
+from mpirecon.simulation.draws import DrawnParticles, draw_particles
+from mpirecon.simulation.settings import SimulationSettings
+
+SNR_DEFINITION = (
+    "variance over all pixels of the noiseless images (CTF and contrast applied, before any CTF premultiplication), "
+    "divided by the variance of the noise per pixel; both averaged over the set, junk left out"
+)
+
+#: particles that are only drawn to calibrate the noise: ids that no particle file reaches
+_CALIBRATION = 2**62 + np.arange(256)
+
+_BATCH_PIXELS = 2**22
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """What was made: counts, the mean noise standard deviation and the mean signal variance per pixel."""
+
+    particles: int
+    junk: int
+    wrong_poses: int
+    noise_sigma: float
+    signal_variance: float
+
+
+class Simulator:
+    """Images of simulated particles of one volume.
+
+    Parameters
+    ----------
+    volume : (n, n, n) float32, band-limited below Nyquist
+    pixel_size : float, Å
+    settings : SimulationSettings
+
+    Attributes
+    ----------
+    signal_variance : float
+        mean over 256 calibration particles, which depend on the seed alone: never on the number of particles
+    noise_sigma : float
+        mean standard deviation of the noise per pixel
+    """
+
+    def __init__(self, volume: np.ndarray, pixel_size: float, settings: SimulationSettings) -> None:
+        self.box, self.pixel_size, self.settings = volume.shape[0], float(pixel_size), settings
+        self.forward = ForwardModel(self.box, self.pixel_size, taps=6)
+        self.prepared = self.forward.prepare(volume)
+        self.batch = max(1, _BATCH_PIXELS // self.box**2)
+        self.signal_variance = self._calibrate()
+        # the mean of f² is 1 + cv² for factors of mean 1
+        spread = (1 + settings.scale_cv**2) / (1 + settings.noise_cv**2)
+        self.noise_sigma = math.sqrt(self.signal_variance * spread / settings.snr)
+        self._check_range()
+
+    def draw(self, ids: np.ndarray) -> DrawnParticles:
+        """Everything about these particles but their pixels."""
+        return draw_particles(self.settings, self.box, self.pixel_size, ids)
+
+    def images(self, drawn: DrawnParticles) -> np.ndarray:
+        """(m, n, n) float32 images of drawn particles."""
+        images = self._signal(drawn)
+        images *= np.where(drawn.junk, 0, drawn.scale).astype(np.float32)[:, None, None]
+        if self.noise_sigma > 0:
+            for image, particle, factor in zip(images, drawn.particles.ids, drawn.noise_factor):
+                rng = particle_rng(self.settings.seed, int(particle), "noise")
+                image += np.float32(self.noise_sigma * factor) * rng.standard_normal(image.shape, dtype=np.float32)
+        if self.settings.ctf_premultiplied:
+            images = multiply_by_ctf(images, drawn.particles.ctf, self.pixel_size)
+        return images
+
+    def _signal(self, drawn: DrawnParticles) -> np.ndarray:
+        return self.forward.images(self.prepared, drawn.true_pose, drawn.particles.ctf if self.settings.use_ctf else None)
+
+    def _calibrate(self) -> float:
+        rows = np.array_split(_CALIBRATION, -(-len(_CALIBRATION) // self.batch))
+        variance = [self._signal(self.draw(ids)).var(axis=(1, 2), dtype=np.float64) for ids in rows]
+        return float(np.concatenate(variance).mean())
+
+    def _check_range(self) -> None:
+        if not self.signal_variance > 0:
+            raise UserError("the images of this volume are blank: it holds no density")
+        level = math.sqrt(self.signal_variance + self.noise_sigma**2)
+        if self.settings.dtype == "float16" and not 1e-2 < level < 1e3:
+            raise UserError(
+                f"--dtype float16 cannot hold these images: their standard deviation is {level:.3g}, expected 0.01 … 1000; "
+                "use --dtype float32, or scale the map"
+            )
+
+
+def simulate(
+    volume: np.ndarray,
+    pixel_size: float,
+    settings: SimulationSettings,
+    path,
+    *,
+    overwrite: bool = False,
+    provenance: dict | None = None,
+    progress: Callable[[int], None] = lambda images: None,
+) -> SimulationResult:
+    """Write a particle file of simulated images of a (n, n, n) volume; memory does not grow with the set's images.
+
+    ``/junk`` (bool), ``/true_scale`` and ``/true_sigma`` (float64) tell what each image was made with; ``/pose_error``
+    and ``/true_quaternion`` are there where errors or junk were planted. `progress` is told the images of each batch.
+
+    Raises
+    ------
+    UserError
+        when the volume is blank, or the file exists (without `overwrite`) or cannot be written.
+    """
+    from mpirecon.io.particle_file import ParticleWriter
+
+    simulator = Simulator(volume, pixel_size, settings)
+    drawn = simulator.draw(np.arange(settings.particles))
+    writer = ParticleWriter(
+        path,
+        settings.particles,
+        simulator.box,
+        simulator.pixel_size,
+        overwrite=overwrite,
+        dtype=settings.dtype,
+        ctf_premultiplied=settings.ctf_premultiplied,
+        provenance={**_provenance(simulator), **(provenance or {})},
+    )
+    with writer:
+        writer.write_metadata(drawn.particles)
+        writer.write_extra("junk", drawn.junk)
+        writer.write_extra("true_scale", np.where(drawn.junk, 0.0, drawn.scale))
+        writer.write_extra("true_sigma", simulator.noise_sigma * drawn.noise_factor)
+        for start in range(0, settings.particles, simulator.batch):
+            images = simulator.images(drawn[start : start + simulator.batch])
+            writer.write_images(start, images.astype(settings.dtype, copy=False))
+            progress(len(images))
+    return SimulationResult(
+        settings.particles,
+        int(drawn.junk.sum()),
+        int(drawn.wrong_pose.sum()),
+        simulator.noise_sigma,
+        simulator.signal_variance,
+    )
+
+
+def multiply_by_ctf(images: np.ndarray, ctf: np.ndarray, pixel_size: float) -> np.ndarray:
+    """Multiply (m, n, n) images by their CTFs over the whole transform, corners too; (m, n, n) float32."""
+    n = images.shape[-1]
+    ky, kx = np.meshgrid(scipy.fft.fftfreq(n, 1.0 / n), np.arange(n // 2 + 1), indexing="ij")
+    values = np.empty((len(images), kx.size), np.float32)
+    evaluate_ctf(
+        ctf_coefficients(ctf, n, pixel_size), kx.ravel().astype(np.int32), ky.ravel().astype(np.int32), values
+    )
+    transform = scipy.fft.rfft2(np.asarray(images, np.float32))
+    transform *= values.reshape(transform.shape)
+    return scipy.fft.irfft2(transform, s=(n, n)).astype(np.float32, copy=False)
+
+
+def _provenance(simulator: Simulator) -> dict:
+    """How the file was made; JSON has no infinity, so an infinite SNR is a word."""
+    settings = asdict(simulator.settings)
+    if math.isinf(settings["snr"]):
+        settings["snr"] = "inf"
+    return {
+        "settings": settings,
+        "snr_definition": SNR_DEFINITION,
+        "noise_sigma": simulator.noise_sigma,
+        "signal_variance": simulator.signal_variance,
+    }

@@ -1,0 +1,54 @@
+"""Images of a map at the poses of a particle file, comparable to the images in that file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mpirecon.io.mrc import write_stack
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.model.arrays import Volume
+from mpirecon.operators.forward import ForwardModel
+from mpirecon.simulation.dataset import multiply_by_ctf
+from mpirecon.validate.grids import check_same_grid
+
+_BATCH_PIXELS = 2**22
+
+
+def reproject(
+    volume: Volume,
+    particles: ParticleFile,
+    path,
+    *,
+    rows: range | None = None,
+    use_ctf: bool = True,
+    overwrite: bool = False,
+    progress: Callable[[int], None] = lambda images: None,
+) -> None:
+    """Write an .mrcs stack of A x for the given rows (all when None), one batch in memory at a time.
+
+    The images stand in the place of those in the file: where these are CTF-premultiplied the CTF is applied twice,
+    C·(C S P x), and where their contrast is black the sign is turned. Without `use_ctf` they are plain projections, S P x,
+    protein white.
+
+    Raises
+    ------
+    UserError
+        when map and particles differ in box or pixel size (by more than 0.1 %), or the stack cannot be written.
+    """
+    check_same_grid(volume, "the map", particles, f"the particles of {particles.path}")
+    rows = range(len(particles)) if rows is None else rows
+    forward = ForwardModel(particles.box, particles.pixel_size, taps=6)
+    prepared = forward.prepare(np.asarray(volume, np.float32))
+    batch = max(1, _BATCH_PIXELS // particles.box**2)
+    with write_stack(path, particles.box, particles.pixel_size, overwrite=overwrite) as append:
+        for start in range(rows.start, rows.stop, batch):
+            chunk = particles.metadata(start, min(start + batch, rows.stop))
+            images = forward.images(prepared, chunk.pose, chunk.ctf if use_ctf else None)
+            if use_ctf and chunk.ctf_premultiplied:
+                images = multiply_by_ctf(images, chunk.ctf, particles.pixel_size)
+            if use_ctf and chunk.contrast == "black":
+                images = -images
+            append(images)
+            progress(len(images))

@@ -1,0 +1,103 @@
+"""What a simulated particle set is made with, checked once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mpirecon.errors import UserError
+from mpirecon.model.optics import CTF_BOUNDS
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """Settings of ``simulate``; each is checked here and named as its command-line option in errors.
+
+    Parameters
+    ----------
+    particles, seed : int
+    snr : float
+        signal variance over noise variance per pixel, averaged over the set; ``math.inf`` for no noise
+    noise_cv, scale_cv : float
+        coefficient of variation (spread over mean) of the noise level and of the contrast between particles
+    junk_rate, error_rate : float, 0 … 1
+        share of images without a particle; share of the others whose given pose is wrong
+    error_degrees : float or None
+        standard deviation of small pose errors, degrees; None for uniformly random wrong poses
+    defocus : (low, high), Å
+    astigmatism : float, Å
+        standard deviation of defocus_u − defocus_v
+    voltage : kV · cs : mm · amplitude_contrast · bfactor : Å² · phase_shift : radians
+    shift_sigma : float, Å
+        standard deviation of each shift component
+    use_ctf, ctf_premultiplied : bool
+    halves : ``"random"`` (a fair coin per particle) or ``"alternate"``
+    dtype : ``"float32"`` or ``"float16"``
+
+    Raises
+    ------
+    UserError
+        naming the option, the value and the range it must lie in.
+    """
+
+    particles: int
+    seed: int = 1
+    snr: float = 0.1
+    noise_cv: float = 0.0
+    scale_cv: float = 0.0
+    junk_rate: float = 0.0
+    error_rate: float = 0.0
+    error_degrees: float | None = None
+    defocus: tuple[float, float] = (8_000.0, 25_000.0)
+    astigmatism: float = 300.0
+    voltage: float = 300.0
+    cs: float = 2.7
+    amplitude_contrast: float = 0.1
+    bfactor: float = 0.0
+    phase_shift: float = 0.0
+    shift_sigma: float = 3.0
+    use_ctf: bool = True
+    ctf_premultiplied: bool = False
+    halves: str = "random"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        self._within("--particles", self.particles, 1, 2**40)
+        self._within("--seed", self.seed, 0, 2**63)
+        if not self.snr > 0:
+            raise UserError(f"--snr is {self.snr:g}, expected a number above 0, or inf for no noise")
+        self._within("--noise-cv", self.noise_cv, 0, 2)
+        self._within("--scale-cv", self.scale_cv, 0, 2)
+        self._within("--junk-rate", self.junk_rate, 0, 1)
+        self._within("--error-rate", self.error_rate, 0, 1)
+        self._within("--error-kind small:DEG", self.error_degrees or 0.0, 0, 180)
+        self._within("--shift-sigma", self.shift_sigma, 0, 1e4)
+        self._within("--astigmatism", self.astigmatism, 0, 1e5)
+        for option, value, field in (
+            ("--defocus", self.defocus[0], "defocus_u"),
+            ("--defocus", self.defocus[1], "defocus_u"),
+            ("--voltage", self.voltage, "voltage_kv"),
+            ("--cs", self.cs, "cs_mm"),
+            ("--amplitude-contrast", self.amplitude_contrast, "amplitude_contrast"),
+            ("--bfactor", self.bfactor, "bfactor"),
+            ("--phase-shift", self.phase_shift, "phase_shift"),
+        ):
+            low, high, unit = CTF_BOUNDS[field]
+            self._within(option, value, low, high, unit)
+        if self.defocus[0] > self.defocus[1]:
+            raise UserError(f"--defocus: the lower end {self.defocus[0]:g} Å is above the upper end {self.defocus[1]:g} Å")
+        if self.junk_rate and math.isinf(self.snr):
+            raise UserError("--junk-rate: junk is pure noise, and there is none with --snr inf; give a finite --snr")
+        if self.ctf_premultiplied and not self.use_ctf:
+            raise UserError("--ctf-premultiply and --no-ctf exclude each other: there is no CTF to multiply by")
+        for option, value, allowed in (
+            ("--halves", self.halves, ("random", "alternate")),
+            ("--dtype", self.dtype, ("float32", "float16")),
+        ):
+            if value not in allowed:
+                raise UserError(f"{option} is {value!r}, expected {' or '.join(allowed)}")
+
+    @staticmethod
+    def _within(option: str, value: float, low: float, high: float, unit: str = "") -> None:
+        if not low <= value <= high:  # also refuses NaN
+            raise UserError(f"{option} is {value:g}{unit and ' ' + unit}, expected {low:g} … {high:g}{unit and ' ' + unit}")
