@@ -10,19 +10,37 @@ from numba import njit
 from mpirecon.kernels.project import make_gather
 
 
+#: how |ŷ|², Re conj(V̂)ŷ and |V̂|² are multiplied: for plain images, and for CTF-premultiplied ones by distance
+PLAIN, PREMULTIPLIED_WHITENED, PREMULTIPLIED_RAW = 0, 1, 2
+
+#: premultiplied data are divided by C² where they are whitened; this keeps the zeros of C out of yy
+_SMALLEST_CTF2 = 0.01
+
+
+@njit(inline="always")
+def _factors(mode, gain, c):
+    """What multiplies |ŷ|², Re conj(V̂)ŷ and |V̂|² of a sample with CTF c; gain holds noise and multiplicity."""
+    c2 = c * c
+    if mode == PLAIN:  # ‖ŷ − C V̂‖²/ν²
+        return gain, gain * c, gain * c2
+    if mode == PREMULTIPLIED_WHITENED:  # ŷ = C·y, of noise C²ν²: ‖ŷ − C²V̂‖²/(C²ν²)
+        return gain / max(c2, np.float32(_SMALLEST_CTF2)), gain, gain * c2
+    return gain, gain * c2, gain * c2 * c2  # ‖ŷ − C²V̂‖²
+
+
 @lru_cache(maxsize=None)
 def make_statistics(taps: int):
-    """``statistics(grid, table, rotation, ratio, kx, ky, data, on_data, on_cross, on_model, band, out)``.
+    """``statistics(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out)``.
 
-    grid … ky as for ``project`` · data : (m, s) complex64, shift already undone · on_data, on_cross, on_model :
-    (m, s) float32, what multiplies |ŷ|², Re conj(V̂)ŷ and |V̂|² of a sample (CTF, noise and multiplicity) ·
-    band : (s,) int8, the band 0 or 1 that a sample counts in, negative for none · out : (m, 2, 3) float64,
-    overwritten with yy, yp, pp of each band.
+    grid … ky as for ``project`` · data : (m, s) complex64, shift already undone · ctf : (m, s) float32 · gain :
+    (s,) float32, multiplicity over noise power · band : (s,) int8, the band 0 or 1 that a sample counts in, negative
+    for none · mode : PLAIN or one of the premultiplied · out : (m, 2, 3) float64, overwritten with yy, yp, pp of
+    each band.
     """
     gather = make_gather(taps)
 
     @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-    def statistics(grid, table, rotation, ratio, kx, ky, data, on_data, on_cross, on_model, band, out):
+    def statistics(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out):
         scratch = np.empty((5, 2 * taps), np.float32)
         for i in range(rotation.shape[0]):
             r = rotation[i] * ratio
@@ -39,9 +57,23 @@ def make_statistics(taps: int):
                     im = -im
                 else:
                     re, im = gather(grid, table, x, y, z, scratch)
+                on_data, on_cross, on_model = _factors(mode, gain[s], ctf[i, s])
                 yre, yim = data[i, s].real, data[i, s].imag
-                out[i, b, 0] += on_data[i, s] * (yre * yre + yim * yim)
-                out[i, b, 1] += on_cross[i, s] * (re * yre + im * yim)
-                out[i, b, 2] += on_model[i, s] * (re * re + im * im)
+                out[i, b, 0] += on_data * (yre * yre + yim * yim)
+                out[i, b, 1] += on_cross * (re * yre + im * yim)
+                out[i, b, 2] += on_model * (re * re + im * im)
 
     return statistics
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def shell_power(data, ctf, multiplicity, shell, premultiplied, power, count):
+    """Add each sample's power to power[shell] and what it is worth to count[shell], both float64.
+
+    A premultiplied sample is worth C² (its noise has that variance), any other 1; multiplicities count.
+    """
+    for i in range(data.shape[0]):
+        for s in range(shell.size):
+            m = multiplicity[s]
+            power[shell[s]] += m * (data[i, s].real ** 2 + data[i, s].imag ** 2)
+            count[shell[s]] += m * ctf[i, s] ** 2 if premultiplied else m

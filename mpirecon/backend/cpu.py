@@ -1,0 +1,109 @@
+"""The CPU backend: Numba kernels on NumPy arrays.
+
+This is the seam: another backend has the same methods, takes the same host arrays in and gives the same host arrays
+out; what it keeps in between (a Batch, a grid, an accumulator) is its own business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpirecon.backend.bands import Bands
+from mpirecon.kernels.statistics import (
+    PLAIN,
+    PREMULTIPLIED_RAW,
+    PREMULTIPLIED_WHITENED,
+    make_statistics,
+    shell_power,
+)
+from mpirecon.model.particles import ParticleSet
+from mpirecon.operators.ctf import ctf_samples
+from mpirecon.operators.half_plane import HalfPlane
+from mpirecon.operators.normal import NormalEquations
+from mpirecon.operators.projection import Projection
+from mpirecon.operators.shift import centred_samples
+
+
+@dataclass
+class Batch:
+    """Images ready for the kernels: transformed, centred, with their CTF."""
+
+    data: np.ndarray  # (b, s) complex64
+    ctf: np.ndarray  # (b, s) float32
+    rotation: np.ndarray  # (b, 3, 3) float64
+
+
+class CpuBackend:
+    """One box and pixel size on the CPU."""
+
+    name = "cpu"
+
+    def __init__(
+        self, box: int, pixel_size: float, *, limit: float | None = None, taps: int = 4, premultiplied: bool = False
+    ) -> None:
+        self.pixel_size = pixel_size
+        self.premultiplied = premultiplied
+        self.plane = HalfPlane.of(box, limit)
+        self.projection = Projection(box, self.plane, taps)
+
+    def prepare(self, images: np.ndarray, particles: ParticleSet) -> Batch:
+        """(b, n, n) float32 images and their metadata → Batch."""
+        data = centred_samples(images, particles.pose.shift / self.pixel_size, self.plane)
+        data /= self.plane.box  # orthonormal: white noise keeps its pixel variance
+        return Batch(data, ctf_samples(particles.ctf, self.plane, self.pixel_size), particles.pose.matrices())
+
+    def power(self, batch: Batch, power: np.ndarray, count: np.ndarray) -> None:
+        """Add the batch to the noise spectrum's sums, (shells,) float64 each."""
+        plane = self.plane
+        shell_power(batch.data, batch.ctf, plane.multiplicity, plane.shell, self.premultiplied, power, count)
+
+    def bands(self, noise_power: np.ndarray, lowest: int, highest: int, whitened: bool) -> Bands:
+        """Score band of shells lowest … highest; its upper third is the noise band."""
+        shell, multiplicity = self.plane.shell, self.plane.multiplicity
+        inside = (shell >= lowest) & (shell <= highest)
+        high = inside & (shell > lowest + 2 * (highest - lowest) / 3)
+        gain = multiplicity / np.where(whitened, noise_power[shell], 1.0)
+        band = np.where(high, 1, np.where(inside, 0, -1)).astype(np.int8)
+        samples = (max(float(multiplicity[inside].sum()), 1.0), max(float(multiplicity[high].sum()), 1.0))
+        return Bands(gain.astype(np.float32), band, samples, whitened)
+
+    def reference(self, volume: np.ndarray) -> np.ndarray:
+        """(n, n, n) float32 map → the grid that ``statistics`` projects from."""
+        return self.projection.grid(volume * np.float32(1 / self.plane.box))
+
+    def statistics(self, reference: np.ndarray, batch: Batch, bands: Bands) -> np.ndarray:
+        """yy, yp, pp of each particle in each band, (b, 2, 3) float64."""
+        mode = PLAIN
+        if self.premultiplied:
+            mode = PREMULTIPLIED_WHITENED if bands.whitened else PREMULTIPLIED_RAW
+        out = np.empty((len(batch.data), 2, 3))
+        p = self.projection
+        make_statistics(p.taps)(
+            reference, p.table, batch.rotation, p.ratio, self.plane.kx, self.plane.ky,
+            batch.data, batch.ctf, bands.gain, bands.band, mode, out,
+        )  # fmt: skip
+        return out
+
+    def accumulator(self) -> np.ndarray:
+        return self.projection.accumulator()
+
+    def accumulate(self, accumulator: np.ndarray, batch: Batch, weight: np.ndarray) -> None:
+        """Add Σ w C ŷ and Σ w C² of the batch; particles of weight 0 are left out."""
+        used = weight > 0
+        if not used.any():
+            return
+        w = weight[used].astype(np.float32)[:, None]
+        ctf = batch.ctf[used]
+        on_data = w * np.float32(self.plane.box)  # back from orthonormal: the solution has the volume's own density
+        numerator = batch.data[used] * (on_data if self.premultiplied else on_data * ctf)
+        self.projection.adjoint_add(accumulator, batch.rotation[used], numerator, w * ctf**2)
+
+    def folded(self, accumulator: np.ndarray) -> np.ndarray:
+        """The accumulator on the half-complex grid, ready to be reduced, (p, p, p//2 + 1, 3) float32."""
+        return self.projection.folded(accumulator)
+
+    def normal_equations(self, folded: np.ndarray) -> NormalEquations:
+        """The normal equations of a reduced accumulator."""
+        return NormalEquations(self.projection, folded)

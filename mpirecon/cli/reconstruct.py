@@ -1,0 +1,93 @@
+"""``mpirecon reconstruct``: from a particle file to maps, FSC, rank logs and a summary."""
+
+from __future__ import annotations
+
+import click
+
+from mpirecon.cli.options import (
+    ANY_PATH,
+    COUNT,
+    EXISTING_FILE,
+    FRACTION,
+    NON_NEGATIVE,
+    POSITIVE,
+    backend_option,
+    overwrite_option,
+    pass_communicator,
+    seed_option,
+    verbosity_options,
+)
+from mpirecon.errors import UserError
+
+
+class Band(click.ParamType):
+    """``low:high`` in Å → (coarsest, finest)."""
+
+    name = "low:high"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        try:
+            coarse, fine = (float(part) for part in str(value).split(":"))
+        except ValueError:
+            self.fail(f"{value!r}: expected two resolutions in Å, e.g. 60:12", param, ctx)
+        if not 0 < fine < coarse:
+            self.fail(f"{value!r}: expected the coarser resolution first, e.g. 60:12", param, ctx)
+        return coarse, fine
+
+
+@click.command("reconstruct", short_help="Reconstruct a map from a particle file.")
+@click.argument("particles", type=EXISTING_FILE)
+@click.option("-o", "--output", type=ANY_PATH, required=True, help="Folder for maps, FSC, logs and summary.")
+@click.option("--loss", type=click.Choice(["l2", "sorted", "l1", "huber"]), default="l2", show_default=True,
+              help="How residuals count: all alike, only the smallest share, or by robust weights.")
+@click.option("--keep", type=FRACTION, help="Share of the particles that --loss sorted keeps, e.g. 0.7.")
+@click.option("--distance", type=click.Choice(["raw", "whitened", "explained", "correlation"]), default="explained",
+              show_default=True, help="What particles are sorted or weighted by. 'raw' sorts them by their noise.")
+@click.option("--solver", type=click.Choice(["normal", "gradient"]), default="normal", show_default=True,
+              help="Normal equations, or preconditioned gradient descent.")
+@click.option("--iterations", type=COUNT, help="Outer iterations.  [default: 1 for l2, 5 for robust losses, 10 gradient]")
+@click.option("--folds", type=COUNT, default=4, show_default=True,
+              help="Parts of each half set; each is scored against the map of the others. 1: score inside the half.")
+@click.option("--sort-scope", type=click.Choice(["global", "batch"]), default="global", show_default=True,
+              help="Sort all particles of all ranks, or those of the batch a rank holds.")
+@click.option("--batch-size", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Particles per gradient step over all ranks; 0 takes all.")
+@click.option("--step", type=POSITIVE, default=1.0, show_default=True, help="Gradient step; 1 is a full Newton-like step.")
+@click.option("--momentum", type=NON_NEGATIVE, default=0.3, show_default=True, help="Share of the last step kept.")
+@click.option("--max-resolution", type=POSITIVE, metavar="Å", help="Finest resolution used.  [default: Nyquist]")
+@click.option("--score-band", type=Band(), metavar="Å:Å", help="Resolutions that particles are scored on, e.g. 60:12.")
+@click.option("--mask", type=EXISTING_FILE, help="Soft mask (MRC), 0 … 1.  [default: a sphere]")
+@click.option("--diameter", type=POSITIVE, metavar="Å", help="Diameter of the spherical mask.  [default: fits the box]")
+@click.option("--symmetry", default="C1", show_default=True, help="Point group; only C1 in this version.")
+@click.option("--skip-bad", is_flag=True, help="Leave out images with NaN or without contrast, instead of ending.")
+@click.option("--log-particles", type=click.Choice(["none", "last", "all"]), default="all", show_default=True,
+              help="Iterations whose sorted particles go to the rank logs.")
+@backend_option
+@seed_option
+@overwrite_option
+@verbosity_options
+@pass_communicator
+def command(comm, particles, output, symmetry, log_particles, overwrite, quiet, verbose, **options):
+    """Reconstruct a map from PARTICLES (a particle file made by simulate or import).
+
+    Runs alone or under mpirun/srun on any number of ranks; each reads its slab of the particles.
+
+    \b
+    Examples:
+      mpirecon reconstruct particles.h5 -o run1
+      mpirun -n 4 mpirecon reconstruct particles.h5 -o run2 --loss sorted --keep 0.7
+    """
+    if symmetry.upper() != "C1":
+        raise UserError(f"--symmetry {symmetry}: this version reconstructs without symmetry; use C1")
+    from mpirecon.cli.console import Console
+    from mpirecon.solvers.config import Config
+    from mpirecon.solvers.main import reconstruct
+
+    options["score_resolution"] = options.pop("score_band")
+    options["mask"] = str(options["mask"]) if options["mask"] else None
+    reconstruct(
+        comm, particles, output, Config(**options), Console(comm, quiet, verbose),
+        overwrite=overwrite, log_particles=log_particles,
+    )  # fmt: skip

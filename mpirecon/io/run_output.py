@@ -1,0 +1,91 @@
+"""What a finished run leaves in its folder (DESIGN section 5). Each file is written under a temporary name.
+
+summary.json comes last: a folder without it is not a finished run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.io.atomic import atomic_path, write_failed
+
+FORMAT = "mpirecon-run-particles"
+
+#: what an earlier run may have left, and --overwrite removes; nothing else in the folder is touched
+_OWN_FILES = (
+    "summary.json", "volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.csv", "fsc.png", "slices.png",
+    "particles.h5", "report.html", "checkpoint.h5",
+)  # fmt: skip
+
+
+def prepare_folder(folder: str | os.PathLike, overwrite: bool) -> Path:
+    """Make the output folder, or clear an earlier run out of it.
+
+    Raises UserError when it exists and holds anything, without `overwrite`, or cannot be made.
+    """
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} exists and is not a folder; choose another name for -o")
+    if path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            raise UserError(f"the output folder {path} exists and is not empty; choose another, or pass --overwrite")
+        for name in _OWN_FILES:
+            (path / name).unlink(missing_ok=True)
+        for log in (path / "logs").glob("rank*.jsonl"):
+            log.unlink()
+    try:
+        (path / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_failed(path, error) from error
+    return path
+
+
+def write_particle_table(path: Path, columns: dict[str, np.ndarray], attributes: dict) -> None:
+    """particles.h5 of a run: one dataset per column, one row per input particle. Raises UserError when it cannot."""
+    with atomic_path(path, overwrite=True) as temporary:
+        try:
+            with h5py.File(temporary, "w") as file:
+                file.attrs.update({"format": FORMAT, "version": 1, **attributes})
+                for name, values in columns.items():
+                    file.create_dataset(name, data=values)
+                file.flush()
+        except (OSError, RuntimeError) as error:
+            raise write_failed(path, error) from error
+
+
+def read_particle_table(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The columns of a run's particles.h5. Raises UserError when it is not one."""
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != FORMAT:
+                raise UserError(f"{path}: not the particle table of a run (format {file.attrs.get('format')!r})")
+            return {name: dataset[...] for name, dataset in file.items()}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as HDF5: {error}") from error
+
+
+def write_summary(path: Path, summary: dict) -> None:
+    """summary.json; numbers that JSON cannot hold (NaN, infinity) become null."""
+    with atomic_path(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n")
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -1,0 +1,68 @@
+"""What the two solvers have in common: the maps they keep, and how half maps regularise them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import numpy as np
+
+from mpirecon.operators.normal import NormalEquations
+from mpirecon.solvers.config import Config
+from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map, held_out_map
+from mpirecon.solvers.passes import Engine
+from mpirecon.solvers.wiener import ssnr_of_half, ssnr_of_whole
+from mpirecon.validate.fsc import fsc
+
+#: weights of this rank's particles in an iteration, given the rows of a mini-batch (None: all)
+Weigh = Callable[[np.ndarray | None], np.ndarray]
+
+
+class Solver(ABC):
+    """Steps from weights to maps.
+
+    ``references`` holds, after a step, the filtered maps that particles are compared with: each half's, and (with more
+    than one fold) for each group the map of the other folds of its own half. ``fsc`` is the masked half-map FSC.
+    """
+
+    def __init__(self, engine: Engine, config: Config) -> None:
+        self.engine = engine
+        self.config = config
+        self.references = MapSet(engine.comm, engine.box)
+        self.fsc: np.ndarray | None = None
+
+    @abstractmethod
+    def step(self, weigh: Weigh) -> None:
+        """One outer iteration: new maps from particles weighted by ``weigh(rows)``."""
+
+    @abstractmethod
+    def finish(self) -> MapSet:
+        """The half maps, unfiltered, and the Wiener-filtered map of all particles."""
+
+    @property
+    def reference_maps(self) -> list[MapOf]:
+        folds = self.engine.folds
+        held_out = [held_out_map(group) for group in self.engine.slab.groups] if folds > 1 else []
+        return [half_map(1), half_map(2), *held_out]
+
+    def equations(self, folded: np.ndarray) -> NormalEquations:
+        return self.engine.backend.normal_equations(folded)
+
+    def ssnr(self, made_of: MapOf) -> np.ndarray | None:
+        """Signal-to-noise per shell that a map is expected to have; None before the first FSC."""
+        if self.fsc is None:
+            return None
+        return ssnr_of_whole(self.fsc) if made_of == WHOLE else ssnr_of_half(self.fsc)
+
+    def compare_halves(self, maps: MapSet) -> None:
+        """Set ``fsc`` from the two half maps, on all ranks."""
+        first, second = maps.get(half_map(1)), maps.get(half_map(2))
+        curve = None
+        if self.engine.comm.rank == 0:
+            with self.engine.timings("solve"):
+                curve = fsc(first, second, self.engine.mask)
+        self.fsc = self.engine.comm.bcast(curve)
+
+    def solve(self, into: MapSet, store: GroupStore, maps: list[MapOf], solve) -> None:
+        with self.engine.timings("solve"):
+            into.solve(store, maps, solve)

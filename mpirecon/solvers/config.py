@@ -1,0 +1,93 @@
+"""What a reconstruction was asked to do, checked before anything is read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from mpirecon.errors import UserError
+from mpirecon.robust.distances import get_distance
+from mpirecon.robust.losses import LOSSES
+
+SOLVERS = ("normal", "gradient")
+SORT_SCOPES = ("global", "batch")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of ``mpirecon reconstruct`` that change its result.
+
+    keep : share of particles that ``sorted`` keeps, in (0, 1] · folds : parts of each half set, each scored against the
+    map of the others; 1 scores inside the half · batch_size : particles per gradient step over all ranks, 0 for all ·
+    max_resolution : Å, finest used · score_resolution : (coarsest, finest) Å used for distances · diameter : Å of the
+    spherical mask.
+    """
+
+    loss: str = "l2"
+    keep: float | None = None
+    distance: str = "explained"
+    solver: str = "normal"
+    iterations: int | None = None
+    folds: int = 4
+    sort_scope: str = "global"
+    batch_size: int = 0
+    step: float = 1.0
+    momentum: float = 0.3
+    solve_iterations: int = 8
+    backend: str = "auto"
+    mask: str | None = None
+    diameter: float | None = None
+    max_resolution: float | None = None
+    score_resolution: tuple[float, float] | None = None
+    skip_bad: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _choice("loss", self.loss, LOSSES)
+        _choice("solver", self.solver, SOLVERS)
+        _choice("sort-scope", self.sort_scope, SORT_SCOPES)
+        distance = get_distance(self.distance)
+        if self.loss == "sorted" and self.keep is None:
+            raise UserError("--loss sorted needs --keep Q, the share of particles to keep, e.g. --keep 0.7")
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise UserError(f"--keep {self.keep:g}: expected a share above 0 and at most 1")
+        if self.keep is not None and self.loss != "sorted":
+            raise UserError(f"--keep applies to --loss sorted; --loss {self.loss} weighs all particles")
+        if self.loss in ("l1", "huber") and distance.norm is None:
+            raise UserError(f"--loss {self.loss} needs a distance that is a length; --distance {self.distance} is not: "
+                            "use explained, whitened or raw")
+        if self.iterations is not None and self.iterations < 1:
+            raise UserError(f"--iterations {self.iterations}: at least 1 is needed")
+        if self.folds < 1:
+            raise UserError(f"--folds {self.folds}: at least 1 is needed (1 scores inside the half set)")
+        if self.sort_scope == "batch" and self.loss != "sorted":
+            raise UserError("--sort-scope batch applies to --loss sorted")
+        if self.batch_size < 0:
+            raise UserError(f"--batch-size {self.batch_size}: expected 0 (all particles) or more")
+        if self.batch_size and self.solver != "gradient":
+            raise UserError("--batch-size applies to --solver gradient; the normal equations use all particles at once")
+        if not 0 < self.step <= 2:
+            raise UserError(f"--step {self.step:g}: expected above 0 and at most 2")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"--momentum {self.momentum:g}: expected 0 or more and below 1")
+
+    @property
+    def rounds(self) -> int:
+        """Outer iterations: as asked, else 1 for L2's closed form, 5 for losses that need several, 10 for gradients."""
+        if self.iterations is not None:
+            return self.iterations
+        if self.solver == "gradient":
+            return 10
+        return 1 if self.loss == "l2" else 5
+
+    @property
+    def scoring_folds(self) -> int:
+        """Folds really used: L2 selects nothing, so its half maps can judge each other and no folds are needed."""
+        return 1 if self.loss == "l2" else self.folds
+
+    def as_dict(self) -> dict:
+        return asdict(self) | {"iterations": self.rounds}
+
+
+def _choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"--{option} {value}: choose one of {', '.join(choices)}")

@@ -1,0 +1,98 @@
+"""Gradient descent: x ← x − M⁻¹ Σ w Aᴴ(A x − ŷ), preconditioned, with momentum, full batch or mini-batches.
+
+The gradient of a batch is T_B x − b_B, with the batch's own normal equations: the data are read once for all the maps
+(halves and held-out folds) that a particle contributes to. M is the weight of all particles plus Λ, so that a step of
+1 on the full batch is the direct solution, and further steps refine it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpirecon.model.draws import particle_rng
+from mpirecon.solvers.base import Solver, Weigh
+from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
+from mpirecon.solvers.wiener import wiener_filter
+
+
+class GradientSolver(Solver):
+    """One outer iteration is one pass over all particles (an epoch), in mini-batches when asked."""
+
+    def __init__(self, engine, config) -> None:
+        super().__init__(engine, config)
+        self._state = MapSet(engine.comm, engine.box)
+        self._velocity: dict[MapOf, np.ndarray] = {}
+        self._all: GroupStore | None = None
+        self._epoch = 0
+
+    def step(self, weigh: Weigh) -> None:
+        if self._all is None:
+            self._all = self.engine.accumulate(self.engine.slab.valid.astype(float))
+            self._maps = [*self.reference_maps, WHOLE]
+            self.solve(self._state, self._all, self._maps, self._zero)
+        batches = self._batches()
+        for number, rows in enumerate(batches):
+            # with several batches, shrinking steps average their noise out
+            step = self.config.step if len(batches) == 1 else self.config.step / (1 + self._epoch + number / len(batches))
+            weight = weigh(rows)
+            unweighted = rows is None and self._epoch == 0  # the first full batch is what M was made of
+            store = self._all if unweighted else self.engine.accumulate(weight, rows)
+            self._descend(store, step)
+            self._refresh()
+        self._epoch += 1
+
+    def finish(self) -> MapSet:
+        return self._state
+
+    def _batches(self) -> list[np.ndarray | None]:
+        """Rows of this rank in each mini-batch of the epoch; a particle's batch depends on seed and epoch alone."""
+        size, slab = self.config.batch_size, self.engine.slab
+        total = len(slab.file)
+        if not size or size >= total:
+            return [None]
+        count = -(-total // size)
+        # one permutation of all particles, drawn alike on every rank
+        order = particle_rng(self.config.seed, self._epoch, "mini-batches").permutation(total)
+        batch = np.empty(total, np.int64)
+        batch[order] = np.arange(total) % count
+        mine = batch[slab.start : slab.stop]
+        return [mine == b for b in range(count)]
+
+    def _descend(self, store: GroupStore, step: float) -> None:
+        """One step of every map on its owner, with the batch's gradient scaled to all particles."""
+        comm = self.engine.comm
+        for first in range(0, len(self._maps), comm.size):
+            mine = None
+            for owner, made_of in enumerate(self._maps[first : first + comm.size]):
+                batch, everything = store.collect(made_of, owner), self._all.collect(made_of, owner)
+                if batch is not None:
+                    mine = made_of, batch, everything
+            if mine is not None:
+                with self.engine.timings("solve"):
+                    self._descend_one(*mine, step)
+
+    def _descend_one(self, made_of: MapOf, batch: np.ndarray, everything: np.ndarray, step: float) -> None:
+        total, part = self.equations(everything), self.equations(batch)
+        ridge = total.ridge(self.ssnr(WHOLE) if made_of == WHOLE else None)
+        share = float(part.folded[..., 2].sum(dtype=np.float64) / max(total.folded[..., 2].sum(dtype=np.float64), 1e-300))
+        if share <= 0:
+            return
+        x = self._state.owned(made_of)
+        # the batch's data term, scaled to all; Λ belongs to the whole and is not scaled
+        gradient = part.gradient(x, ridge * share) / np.float32(share)
+        move = total.precondition(gradient, ridge)
+        velocity = self._velocity.get(made_of)
+        velocity = -np.float32(step) * move + (0 if velocity is None else np.float32(self.config.momentum) * velocity)
+        self._velocity[made_of] = velocity
+        x += velocity
+
+    def _refresh(self) -> None:
+        """Filtered references from the maps as they stand."""
+        self.compare_halves(self._state)
+        for made_of in self.reference_maps:
+            volume = self._state.owned(made_of)
+            filtered = None if volume is None else wiener_filter(volume, self.ssnr(made_of)) * self.engine.mask
+            self.references.place(made_of, self._state.owner(made_of), filtered)
+
+    def _zero(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
+        return np.zeros((self.engine.box,) * 3, np.float32)

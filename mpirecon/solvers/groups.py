@@ -1,0 +1,113 @@
+"""Accumulators of groups of particles, spread over the ranks, and the maps made of their sums.
+
+Every particle belongs to one (half, fold). A finished group is reduced and each rank keeps a slab of it, so that eight
+groups cost every rank 8/p accumulators. A map is solved on one rank, from the sum of the groups it is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpirecon.parallel.comm import Communicator, together
+from mpirecon.solvers.slab_data import Group
+
+
+@dataclass(frozen=True)
+class MapOf:
+    """A map by what it is made of: all particles of some halves, without one fold when `without` is given."""
+
+    halves: tuple[int, ...]
+    without: int | None = None
+
+    def contains(self, group: Group) -> bool:
+        return group[0] in self.halves and group[1] != self.without
+
+    def __str__(self) -> str:
+        if len(self.halves) == 2:
+            return "map of all"
+        return f"half {self.halves[0]}" + ("" if self.without is None else f" without fold {self.without}")
+
+
+WHOLE = MapOf((1, 2))
+
+
+def half_map(half: int) -> MapOf:
+    return MapOf((half,))
+
+
+def held_out_map(group: Group) -> MapOf:
+    """The map that scores a group: the other folds of its own half."""
+    return MapOf((group[0],), without=group[1])
+
+
+class GroupStore:
+    """Reduced accumulators, one slab of each group on each rank."""
+
+    def __init__(self, comm: Communicator, shape: tuple[int, ...]) -> None:
+        self.comm = comm
+        self.shape = shape
+        self._slabs: dict[Group, np.ndarray] = {}
+
+    def put(self, group: Group, folded: np.ndarray) -> None:
+        """Sum a group's folded accumulator over the ranks and keep this rank's slab of it; collective."""
+        self._slabs[group] = self.comm.reduce_scatter(folded.reshape(-1))
+
+    def collect(self, made_of: MapOf, root: int) -> np.ndarray | None:
+        """The sum of a map's groups, whole, on `root`; collective."""
+        parts = [part for group, part in self._slabs.items() if made_of.contains(group)]
+        total = parts[0].copy()
+        for part in parts[1:]:
+            total += part
+        whole = self.comm.gather_slabs(total, int(np.prod(self.shape)), root)
+        return None if whole is None else whole.reshape(self.shape)
+
+
+class MapSet:
+    """Maps that live on one rank each; ``get`` brings one to every rank."""
+
+    def __init__(self, comm: Communicator, box: int) -> None:
+        self.comm = comm
+        self.box = box
+        self._owner: dict[MapOf, int] = {}
+        self._mine: dict[MapOf, np.ndarray] = {}
+
+    def solve(self, store: GroupStore, maps: list[MapOf], solve: Callable[[MapOf, np.ndarray], np.ndarray]) -> None:
+        """For each map, collect its groups on a rank and there keep ``solve(map, folded)``; as many at once as ranks."""
+        size = self.comm.size
+        for first in range(0, len(maps), size):
+            work = None
+            for owner, made_of in enumerate(maps[first : first + size]):
+                self._owner[made_of] = owner
+                folded = store.collect(made_of, owner)
+                if folded is not None:
+                    work = made_of, folded
+            with together(self.comm):
+                if work is not None:
+                    self._mine[work[0]] = np.ascontiguousarray(solve(*work), np.float32)
+                    del work, folded
+
+    def get(self, made_of: MapOf) -> np.ndarray:
+        """The map on every rank, (n, n, n) float32; collective. Not to be changed in place."""
+        owner = self._owner[made_of]
+        volume = self._mine.get(made_of)
+        if self.comm.size == 1:
+            return volume
+        if volume is None or self.comm.rank != owner:
+            volume = np.empty((self.box,) * 3, np.float32)
+        return self.comm.bcast_array(volume, owner)
+
+    def place(self, made_of: MapOf, owner: int, volume: np.ndarray | None) -> None:
+        """Put a map that its owner has made; the other ranks pass None."""
+        self._owner[made_of] = owner
+        if volume is not None:
+            self._mine[made_of] = np.ascontiguousarray(volume, np.float32)
+
+    def owner(self, made_of: MapOf) -> int:
+        return self._owner[made_of]
+
+    def owned(self, made_of: MapOf) -> np.ndarray | None:
+        """The map, on the rank that owns it; None elsewhere."""
+        return self._mine.get(made_of) if self._owner.get(made_of) == self.comm.rank else None

@@ -1,0 +1,87 @@
+"""``reconstruct`` reads as a sentence: open, log, run, write."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from mpirecon import __version__
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.run_log import RankLog
+from mpirecon.io.run_output import prepare_folder
+from mpirecon.parallel.comm import Communicator, run_together, together
+from mpirecon.solvers.config import Config
+from mpirecon.solvers.results import write_results
+from mpirecon.solvers.run import Reconstruction
+
+
+def reconstruct(
+    comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool, log_particles: str
+) -> dict:
+    """Run a reconstruction on the ranks of `comm` and write its files.
+
+    Returns the summary on rank 0, an empty dict elsewhere. Raises UserError, on all ranks alike, for what a user can mend.
+    """
+    start = time.time()
+    file = run_together(comm, lambda: ParticleFile(particles))
+    with file:
+        with together(comm):
+            folder = prepare_folder(output, overwrite) if comm.rank == 0 else Path(output)
+        comm.barrier()
+        log = run_together(comm, lambda: RankLog.for_rank(folder / "logs", comm, particles=log_particles))
+        with log:
+            console.say(_opening(comm, file, config))
+            run = Reconstruction(comm, file, config, log, console)
+            outcome = run.run()
+            summary = write_results(run, outcome, folder, _about(start))
+            log.event("finished", seconds=time.time() - start)
+    _conclude(console, folder, summary)
+    return summary
+
+
+def _opening(comm: Communicator, file: ParticleFile, config: Config) -> str:
+    ranks = "1 rank" if comm.size == 1 else f"{comm.size} ranks"
+    premultiplied = ', CTF-premultiplied' if file.attributes['ctf_premultiplied'] else ''
+    how = config.loss + (f" (keep {config.keep:g})" if config.keep else "")
+    return (
+        f"{file.path}: {len(file)} particles, box {file.box}, {file.pixel_size:g} Å/px"
+        f"{premultiplied}; {ranks}, loss {how}, "
+        f"distance {config.distance}, solver {config.solver}"
+    )
+
+
+def _about(start: float) -> dict:
+    import h5py
+    import numba
+    import numpy
+    import scipy
+
+    return {
+        "program": "mpirecon",
+        "version": __version__,
+        "command": shlex.join(sys.argv),
+        "started": datetime.datetime.fromtimestamp(start, datetime.timezone.utc).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - start, 3),
+        "versions": {
+            "python": platform.python_version(), "numpy": numpy.__version__, "scipy": scipy.__version__,
+            "numba": numba.__version__, "h5py": h5py.__version__, "hdf5": h5py.version.hdf5_version,
+        },
+    }  # fmt: skip
+
+
+def _conclude(console, folder: Path, summary: dict) -> None:
+    if not summary:
+        return
+    resolution = summary["resolution_0143"]
+    at = f"{resolution:.2f} Å" if resolution else f"Nyquist ({summary['nyquist']:g} Å)"
+    console.say(f"half-map FSC reaches 0.143 at {at} (masked); {summary['seconds']:.1f} s")
+    if summary["particles"]["skipped"]:
+        skipped = summary["particles"]["skipped"]
+        shown = ", ".join(map(str, skipped[:10])) + (" …" if len(skipped) > 10 else "")
+        console.warn(f"{len(skipped)} bad images were skipped: particles {shown}")
+    console.say(f"wrote {folder}: volume.mrc, half1.mrc, half2.mrc, fsc.csv, fsc.png, slices.png, particles.h5, "
+                "summary.json, logs/")

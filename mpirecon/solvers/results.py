@@ -1,0 +1,141 @@
+"""From a finished run to its files: maps, FSC, particle table, summary (DESIGN section 5)."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mpirecon.io.mrc import write_map
+from mpirecon.io.run_output import write_particle_table, write_summary
+from mpirecon.parallel.comm import Communicator, together
+from mpirecon.robust.statistics import matched_filter
+from mpirecon.solvers.groups import WHOLE, half_map
+from mpirecon.solvers.run import Outcome, Reconstruction
+from mpirecon.validate.detection import detection
+from mpirecon.validate.fsc import crossing, fsc
+from mpirecon.validate.fsc_table import write_fsc_csv
+
+
+def write_results(run: Reconstruction, outcome: Outcome, folder: Path, about: dict) -> dict:
+    """Write everything into `folder` from rank 0; returns the summary (on rank 0; empty elsewhere). Collective.
+
+    about : what the caller knows of the run (command line, versions, start time), put into the summary as it is
+    """
+    comm = run.comm
+    maps = {name: outcome.maps.get(which) for name, which in _MAPS.items()}
+    columns = _particle_columns(run, outcome)
+    ranks = comm.gather(_rank_facts(run))
+    summary = {}
+    with together(comm):
+        if comm.rank == 0:
+            summary = _write(run, outcome, folder, about, maps, columns, ranks)
+    return summary
+
+
+_MAPS = {"half1": half_map(1), "half2": half_map(2), "volume": WHOLE}
+
+
+def _write(run, outcome, folder, about, maps, columns, ranks) -> dict:
+    file, pixel_size = run.file, run.file.pixel_size
+    curves = {
+        "fsc": fsc(maps["half1"], maps["half2"], run.engine.mask),
+        "fsc_unmasked": fsc(maps["half1"], maps["half2"]),
+    }
+    for name in ("half1", "half2"):
+        write_map(folder / f"{name}.mrc", maps[name], pixel_size, overwrite=True)
+    write_map(folder / "volume.mrc", maps["volume"] * run.engine.mask, pixel_size, overwrite=True)
+    write_fsc_csv(folder / "fsc.csv", curves, file.box, pixel_size, overwrite=True)
+    write_particle_table(folder / "particles.h5", columns, {"particles": str(file.path)})
+    summary = _summary(run, outcome, about, curves, columns, ranks)
+    _write_figures(run, folder, curves, maps, summary)
+    write_summary(folder / "summary.json", summary)
+    return summary
+
+
+def _particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray] | None:
+    """One row per input particle, on rank 0: id, half, distance, score …; scalars only, so one rank can hold them."""
+    slab, chosen, statistics = run.slab, outcome.selection, outcome.statistics
+    unknown = np.full(len(slab), np.nan)
+    local = {
+        "id": slab.ids,
+        "half": slab.metadata.half,
+        "distance": np.where(slab.valid, chosen.distance, np.nan),
+        "score": np.where(slab.valid, matched_filter(statistics, outcome.sigma), np.nan),
+        "weight": chosen.weight,
+        "kept": chosen.kept,
+        "posterior": unknown,
+        "sigma": np.where(slab.valid, outcome.sigma, np.nan),
+        "scale": np.where(slab.valid, statistics.contrast, np.nan),
+        "skipped": ~slab.valid,
+    }
+    if slab.metadata.pose_error is not None:
+        local["pose_error"] = slab.metadata.pose_error
+    total = len(run.file)
+    gathered = {name: run.comm.gather_slabs(np.ascontiguousarray(v), total) for name, v in local.items()}
+    return gathered if run.comm.rank == 0 else None
+
+
+def _rank_facts(run: Reconstruction) -> dict:
+    """This rank's place, time by phase, traffic and peak memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "rank": run.comm.rank,
+        "host": run.comm.hostname,
+        "device": run.engine.backend.name,
+        "particles": len(run.slab),
+        "seconds": {phase: round(s, 4) for phase, s in run.engine.timings.seconds.items()},
+        "traffic": run.comm.traffic,
+        "peak_memory_bytes": peak,
+    }
+
+
+def _summary(run: Reconstruction, outcome: Outcome, about: dict, curves: dict, columns: dict, ranks: list) -> dict:
+    file = run.file
+    truth = columns.get("pose_error")
+    valid = ~columns["skipped"]
+    found = None
+    if truth is not None:
+        found = detection(columns["distance"][valid], ~columns["kept"][valid], truth[valid])
+    at = {t: crossing(curves["fsc"], t, file.box, file.pixel_size) for t in (0.143, 0.5)}
+    bare = crossing(curves["fsc_unmasked"], 0.143, file.box, file.pixel_size)
+    phases = {phase for rank in ranks for phase in rank["seconds"]}
+    return {
+        **about,
+        "configuration": run.config.as_dict(),
+        "particles": {
+            "file": str(file.path), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,
+            "ctf_premultiplied": bool(file.attributes["ctf_premultiplied"]), "skipped": np.flatnonzero(~valid).tolist(),
+        },
+        "ranks": ranks,
+        "iterations": outcome.records,
+        "resolution_0143": at[0.143],
+        "resolution_05": at[0.5],
+        "resolution_0143_unmasked": bare,
+        "nyquist": 2 * file.pixel_size,
+        "kept": int(columns["kept"].sum()),
+        "keep_estimate": None,
+        "detection": found,
+        "timings": {p: max(rank["seconds"].get(p, 0.0) for rank in ranks) for p in sorted(phases)},
+        "bytes_moved": sum(rank["traffic"]["bytes_moved"] for rank in ranks),
+        "peak_memory_bytes": max(rank["peak_memory_bytes"] for rank in ranks),
+    }  # fmt: skip
+
+
+def _write_figures(run: Reconstruction, folder: Path, curves: dict, maps: dict, summary: dict) -> None:
+    from mpirecon.io.atomic import atomic_path
+    from mpirecon.report.figures import central_slices_figure, fsc_figure, save_figure
+
+    file = run.file
+    labels = {"half maps, masked": curves["fsc"], "half maps, unmasked": curves["fsc_unmasked"]}
+    resolutions = {"half maps, masked": summary["resolution_0143"],
+                   "half maps, unmasked": summary["resolution_0143_unmasked"]}
+    slices = {"volume": maps["volume"] * run.engine.mask, "half 1": maps["half1"]}
+    for name, figure in (
+        ("fsc.png", fsc_figure(labels, file.box, file.pixel_size, resolutions)),
+        ("slices.png", central_slices_figure(slices, file.pixel_size)),
+    ):
+        with atomic_path(folder / name, overwrite=True) as temporary:
+            save_figure(figure, temporary)

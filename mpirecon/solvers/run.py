@@ -1,0 +1,243 @@
+"""The reconstruction as a whole: set up, iterate, report. Reads like DESIGN section 2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpirecon.backend import get_backend
+from mpirecon.errors import UserError
+from mpirecon.io.mrc import read_map
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.parallel.comm import Communicator, run_together
+from mpirecon.robust.distances import WHITENED, get_distance
+from mpirecon.robust.selection import Selection, loss_value, norms, particle_sigma, select
+from mpirecon.robust.statistics import Statistics
+from mpirecon.solvers.config import Config
+from mpirecon.solvers.gradient import GradientSolver
+from mpirecon.solvers.groups import MapSet, half_map
+from mpirecon.solvers.normal import NormalSolver
+from mpirecon.solvers.passes import Engine
+from mpirecon.solvers.slab_data import ParticleSlab
+from mpirecon.solvers.timing import Timings
+from mpirecon.validate.fsc import crossing
+from mpirecon.validate.masks import soft_sphere
+
+#: shells 0 and 1 hold offsets and gradients of the background rather than the particle
+_LOWEST_SCORE_SHELL = 2
+
+#: width of the spherical mask's edge, pixels
+_MASK_EDGE = 4.0
+
+
+@dataclass
+class Outcome:
+    """What a finished run knows. Arrays over particles are this rank's slab."""
+
+    maps: MapSet
+    records: list[dict]
+    statistics: Statistics
+    selection: Selection
+    sigma: np.ndarray
+
+
+class Reconstruction:
+    """One run of ``mpirecon reconstruct`` on the ranks of `comm`; ``run()`` returns an Outcome."""
+
+    def __init__(self, comm: Communicator, file: ParticleFile, config: Config, log, console) -> None:
+        self.comm, self.file, self.config, self.log, self.console = comm, file, config, log, console
+        self.distance = get_distance(config.distance)
+        self.slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed))
+        self._check_halves()
+        backend, mask = run_together(comm, self._set_up)
+        self.engine = Engine(comm, backend, self.slab, config.scoring_folds, mask, Timings(), log, config.skip_bad)
+        self.solver = (NormalSolver if config.solver == "normal" else GradientSolver)(self.engine, config)
+        self._selection: Selection | None = None  # of the particles that built the current maps
+        self._scores: Statistics | None = None  # what the next selection is made from
+
+    def run(self) -> Outcome:
+        records = []
+        for iteration in range(1, self.config.rounds + 1):
+            records.append(self._iterate(iteration))
+            self._announce(records[-1])
+        maps = self.solver.finish()
+        sigma = particle_sigma(self.comm, self._held_out, self.slab.valid)
+        return Outcome(maps, records, self._held_out, self._with_final_distance(sigma), sigma)
+
+    # one iteration
+
+    def _iterate(self, iteration: int) -> dict:
+        self._iteration, self._sorts = iteration, 0
+        self._start_selection()
+        passes = 1 + (iteration == 1 and self.config.solver == "gradient" and bool(self.config.batch_size))
+        with self.console.progress((passes + 1) * len(self.slab), f"iteration {iteration}") as self.engine.progress:
+            self.solver.step(self._weigh)
+            whitened = self._bands(self.distance.whitened)
+            inside, self._held_out = self.engine.statistics(self.solver.references, whitened)
+        # with a single fold there is no map of the own half without the particle; the other half's would leak
+        self._scores = inside if self.engine.folds == 1 else self._held_out
+        return self._record(iteration, inside)
+
+    def _start_selection(self) -> None:
+        """Decide over all particles from the last statistics; everybody counts when there are none yet."""
+        valid = self.slab.valid
+        if self._scores is None:
+            nothing = np.zeros(len(self.slab))
+            self._selection = Selection(valid.astype(np.float64), valid.copy(), nothing, np.nan, np.nan)
+        elif not self._sorts_batches:
+            self._selection = self._select(self._scores, valid)
+            self._log_sort(None, self._selection)
+
+    @property
+    def _sorts_batches(self) -> bool:
+        return self.config.sort_scope == "batch" and bool(self.config.batch_size)
+
+    def _weigh(self, rows: np.ndarray | None) -> np.ndarray:
+        """Weights of this rank's particles; with sorted batches, decided now, among the batch this rank holds."""
+        if self._sorts_batches and self.solver.fsc is not None:
+            bands = self._bands(self.distance.whitened)
+            inside, outside = self.engine.statistics(self.solver.references, bands, rows, self.engine.folds == 1)
+            chosen = self._select(inside if self.engine.folds == 1 else outside, self.slab.valid & rows)
+            self._log_sort(rows, chosen)
+            for name in ("weight", "kept", "distance"):
+                getattr(self._selection, name)[rows] = getattr(chosen, name)[rows]
+        return self._selection.weight * self.slab.valid
+
+    def _select(self, statistics: Statistics, valid: np.ndarray) -> Selection:
+        config = self.config
+        return select(
+            self.comm, statistics, self.slab.ids, valid,
+            loss=config.loss, distance=self.distance, keep=config.keep or 1.0, sort_scope=config.sort_scope,
+        )  # fmt: skip
+
+    def _with_final_distance(self, sigma: np.ndarray) -> Selection:
+        """The selection that built the final map, beside the distances from it (held out)."""
+        s = self._selection
+        valid = self.slab.valid
+        distance = self.distance.score(self._held_out, sigma)
+        return Selection(s.weight * valid, s.kept & valid, distance, s.centre_, s.scale_)
+
+    # reports
+
+    def _record(self, iteration: int, inside: Statistics) -> dict:
+        """Losses per particle and Fourier sample, on the maps that this iteration made."""
+        comm, config, chosen, valid = self.comm, self.config, self._selection, self.slab.valid
+        chosen.kept &= valid
+        distance = self.distance if self.distance.norm is not None else WHITENED
+        d_inside, d_outside = (
+            _root(s.residual) if config.loss == "l2" else norms(comm, distance, s, valid) for s in (inside, self._held_out)
+        )
+        everybody = Selection(valid.astype(float), valid, chosen.distance, np.nan, np.nan)
+        if np.isnan(chosen.centre_) and config.loss in ("l1", "huber"):
+            chosen = self._calibrated(chosen)
+        file = self.file
+        record = {
+            "iteration": iteration,
+            "loss": loss_value(comm, config.loss, d_inside, chosen),
+            "loss_l2": loss_value(comm, "l2", _root(inside.residual), everybody),
+            "loss_heldout": loss_value(comm, config.loss, d_outside, chosen),
+            "loss_l2_heldout": loss_value(comm, "l2", _root(self._held_out.residual), everybody),
+            "kept": comm.allreduce_scalar(int(chosen.kept.sum())),
+            "valid": comm.allreduce_scalar(int(valid.sum())),
+            "resolution_0143": crossing(self.solver.fsc, 0.143, file.box, file.pixel_size),
+            "resolution_05": crossing(self.solver.fsc, 0.5, file.box, file.pixel_size),
+        }
+        record["kept_fraction"] = record["kept"] / max(record["valid"], 1)
+        if self.slab.metadata.pose_error is not None:
+            wrong = self.slab.metadata.pose_error & valid
+            record["wrong"] = comm.allreduce_scalar(int(wrong.sum()))
+            record["wrong_among_kept"] = comm.allreduce_scalar(int((wrong & chosen.kept).sum()))
+        self.log.event("iteration", **record)
+        return record
+
+    def _calibrated(self, chosen: Selection) -> Selection:
+        """The first iteration weighs everybody alike; its loss is still the one asked for, calibrated afterwards."""
+        now = self._select(self._scores, self.slab.valid)
+        return Selection(chosen.weight, chosen.kept, chosen.distance, now.centre_, now.scale_)
+
+    def _announce(self, record: dict) -> None:
+        r = record
+        text = (
+            f"iteration {r['iteration']}/{self.config.rounds}: loss {r['loss']:.6g}, L2 over all {r['loss_l2']:.6g}, "
+            f"held out {r['loss_heldout']:.6g}, kept {100 * r['kept_fraction']:.1f} %"
+        )
+        if "wrong" in r:
+            text += f" ({100 * r['wrong_among_kept'] / max(r['kept'], 1):.1f} % of them planted wrong)"
+        resolution = r["resolution_0143"]
+        self.console.say(text + (f", FSC 0.143 at {resolution:.2f} Å" if resolution else ", FSC above 0.143 throughout"))
+
+    def _log_sort(self, rows: np.ndarray | None, chosen: Selection) -> None:
+        """What this rank sorted, before and after (MISSION N9)."""
+        if self.config.loss == "l2":
+            return
+        mine = np.flatnonzero(self.slab.valid if rows is None else self.slab.valid & rows)
+        order = mine[np.argsort(chosen.distance[mine], kind="stable")]
+        flags, ids = self.slab.metadata.pose_error, self.slab.ids
+        self.log.sort_record(
+            self._iteration, self.config.sort_scope, self._sorts,
+            ids[mine], chosen.distance[mine], ids[order], chosen.distance[order], chosen.kept[order],
+            None if flags is None else flags[order],
+        )  # fmt: skip
+        self._sorts += 1
+
+    # set-up
+
+    def _set_up(self):
+        file, config = self.file, self.config
+        limit = None
+        if config.max_resolution is not None:
+            if config.max_resolution < 2 * file.pixel_size:
+                raise UserError(f"--max-resolution {config.max_resolution:g} Å is beyond Nyquist, "
+                                f"{2 * file.pixel_size:g} Å for {file.path}")
+            limit = file.box * file.pixel_size / config.max_resolution + 0.5
+        backend = get_backend(
+            config.backend, file.box, file.pixel_size, limit=limit, premultiplied=bool(file.attributes["ctf_premultiplied"])
+        )
+        return backend, self._make_mask()
+
+    def _make_mask(self) -> np.ndarray:
+        """The user's mask, or a soft sphere: of the given diameter, or as large as the box allows."""
+        file, config = self.file, self.config
+        if config.mask is not None:
+            mask = read_map(config.mask)
+            if mask.box != file.box or abs(mask.pixel_size / file.pixel_size - 1) > 1e-3:
+                raise UserError(
+                    f"{config.mask}: the mask has box {mask.box} at {mask.pixel_size:g} Å, {file.path} box {file.box} at "
+                    f"{file.pixel_size:g} Å; make a mask of that size"
+                )
+            array = np.asarray(mask.array, np.float32)
+            if array.min() < -1e-3 or array.max() > 1 + 1e-3 or array.max() <= 0:
+                raise UserError(f"{config.mask}: mask values run from {array.min():g} to {array.max():g}; expected 0 … 1")
+            return array
+        edge = min(_MASK_EDGE, file.box / 8)
+        largest = file.box / 2 - edge
+        radius = largest if config.diameter is None else config.diameter / 2 / file.pixel_size
+        if not 0 < radius <= largest + 1e-6:
+            raise UserError(f"--diameter {config.diameter:g} Å: with its soft edge the mask must fit the box; "
+                            f"at most {2 * largest * file.pixel_size:.4g} Å")
+        return soft_sphere(file.box, radius, edge)
+
+    def _bands(self, whitened: bool):
+        file, plane = self.file, self.engine.backend.plane
+        lowest, highest = min(_LOWEST_SCORE_SHELL, plane.shells - 1), plane.shells - 1
+        if self.config.score_resolution is not None:
+            coarse, fine = (file.box * file.pixel_size / r for r in self.config.score_resolution)
+            lowest, highest = max(1, int(np.ceil(coarse))), min(highest, int(np.floor(fine)))
+            if lowest > highest:
+                raise UserError("--score-band holds no Fourier shell of this box; widen it")
+        return self.engine.backend.bands(self.engine.noise_power, lowest, highest, whitened)
+
+    def _check_halves(self) -> None:
+        counts = np.array([(self.slab.metadata.half == h).sum() for h in (1, 2)], np.int64)
+        self.comm.allreduce(counts)
+        for half, count in zip((1, 2), counts):
+            if count == 0:
+                raise UserError(
+                    f"{self.file.path}: half set {half} is empty ({int(counts.sum())} particles in all); both half maps "
+                    "need particles. Split anew when importing, or add particles"
+                )
+
+
+def _root(squared: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.maximum(squared, 0))

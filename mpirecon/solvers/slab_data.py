@@ -1,0 +1,83 @@
+"""A rank's particles: metadata in memory, images read batch by batch from its slab of the particle file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.model.particles import ParticleSet
+from mpirecon.parallel.comm import Communicator
+from mpirecon.parallel.slab import slab
+
+#: images, their transforms and CTFs held at a time
+_BATCH_BYTES = 64e6
+
+Group = tuple[int, int]
+
+
+def fold_of(ids: np.ndarray, seed: int, folds: int) -> np.ndarray:
+    """Fold 0 … folds − 1 of each particle id, a hash (splitmix64) of (seed, id) alone; (m,) int64."""
+    with np.errstate(over="ignore"):
+        z = ids.astype(np.uint64) + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
+        z ^= z >> np.uint64(31)
+    return (z % np.uint64(folds)).astype(np.int64)
+
+
+class ParticleSlab:
+    """Rows start:stop of a particle file, the ones this rank reads and no other.
+
+    valid : (m,) bool, False for particles whose image turned out to be bad and was skipped.
+    """
+
+    def __init__(self, comm: Communicator, file: ParticleFile, folds: int, seed: int) -> None:
+        self.file = file
+        self.start, self.stop = slab(len(file), comm.size, comm.rank)
+        self.metadata: ParticleSet = file.metadata(self.start, self.stop)
+        self.ids = self.metadata.ids
+        self.fold = fold_of(self.ids, seed, folds)
+        self.valid = np.ones(len(self), bool)
+        self.groups: list[Group] = [(half, fold) for half in (1, 2) for fold in range(folds)]
+        per_image = 4 * file.box**2 * 5
+        self.batch_length = int(np.clip(_BATCH_BYTES / per_image, 1, 512))
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def rows(self, group: Group) -> np.ndarray:
+        """Local row numbers of a group, ascending."""
+        half, fold = group
+        return np.flatnonzero((self.metadata.half == half) & (self.fold == fold))
+
+    def batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """`rows` in pieces that fit the batch memory."""
+        for first in range(0, len(rows), self.batch_length):
+            yield rows[first : first + self.batch_length]
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        """Images of local rows, (b, n, n) float32; those known to be bad are zero."""
+        images = self.file.images(self.start + rows)
+        bad = ~self.valid[rows]
+        if bad.any():
+            images[bad] = 0
+        return images
+
+    def survey(self, rows: np.ndarray, images: np.ndarray, skip_bad: bool) -> None:
+        """Find images with NaN, infinity or no contrast; mark them, or refuse the first without `skip_bad`."""
+        flat = images.reshape(len(images), -1)
+        finite = np.isfinite(flat.sum(axis=1, dtype=np.float64))
+        constant = finite & (flat.min(axis=1) == flat.max(axis=1))
+        bad = ~finite | constant
+        if bad.any() and not skip_bad:
+            first = int(np.flatnonzero(bad)[0])
+            what = "has the same value in every pixel" if constant[first] else "contains NaN or infinity"
+            raise UserError(
+                f"{self.file.path}: the image of particle {self.ids[rows[first]]} {what}; "
+                "use --skip-bad to leave such particles out"
+            )
+        self.valid[rows[bad]] = False
+        images[bad] = 0
