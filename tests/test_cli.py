@@ -1,5 +1,7 @@
 """How commands end, alone and on several ranks; shared options; what the console says where."""
 
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -51,8 +53,6 @@ def test_success_is_told_once(trouble):
     ],
 )
 def test_errors_end_all_ranks_with_one_message(trouble, kind, rank, expected):
-    import socket
-
     result = trouble(3, "trouble", "--kind", kind, *([] if rank is None else ["--rank", rank]))
     assert result.returncode == 1 and result.stdout == ""
     assert ours(result.stderr).splitlines() == [line.replace("HOST", socket.gethostname()) for line in expected]
@@ -85,9 +85,8 @@ def test_serial_commands_run_on_rank_0_only(trouble):
 
 def test_endings_without_mpirun():
     def call(*args, **env):
-        import os
-
-        return subprocess.run([sys.executable, TROUBLE, *args], capture_output=True, text=True, env={**os.environ, **env})
+        command = [sys.executable, TROUBLE, *args]
+        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env})
 
     assert call("trouble").stdout == "fine on 1\n"
     result = call("trouble", "--kind", "user")
@@ -102,8 +101,6 @@ def test_endings_without_mpirun():
 
 
 def test_several_processes_without_mpi_say_so_once():
-    import os
-
     # a launcher's word without a launcher: each process is alone, so MPI sees one
     env = {**os.environ, "PMI_SIZE": "2", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     results = [
@@ -198,4 +195,5 @@ def test_shared_options_reach_the_command():
         click.echo(sorted(values.items()))
 
     result = CliRunner().invoke(command, ["--overwrite", "--seed", "4", "-q"])
-    assert "('overwrite', True)" in result.output and "('seed', 4)" in result.output and "('quiet', True)" in result.output
+    for name, value in {"overwrite": True, "seed": 4, "quiet": True, "backend": "auto", "as_json": False}.items():
+        assert str((name, value)) in result.output

@@ -81,7 +81,9 @@ def _summary(failed: list[tuple[int, str, Outcome]], size: int) -> str:
     rank, host, first = telling[0]
     same = all(other.text == first.text for _, _, other in telling)
     # a serial command fails on rank 0 alone, and a rank number would mean nothing to the user
-    return first.text if same and (len(telling) == size or len(failed) == 1 == rank + 1) else _tagged(rank, host, first.text)
+    if same and (len(telling) == size or len(failed) == 1 == rank + 1):
+        return first.text
+    return _tagged(rank, host, first.text)
 
 
 def _outcome_of(error: BaseException) -> Outcome:

@@ -61,7 +61,8 @@ def _agree(comm: Communicator, failure: Exception | None) -> None:
         raise failure
     defects = [rank for rank, (_, defect, _) in enumerate(reports) if defect]
     if defects:
-        raise RankFailed(f"rank {defects[0]} on host {reports[defects[0]][2]} met an unexpected error; see its traceback")
+        rank = defects[0]
+        raise RankFailed(f"rank {rank} on host {reports[rank][2]} met an unexpected error; see its traceback")
     rank, message, host = next((r, text, host) for r, (text, _, host) in enumerate(reports) if text is not None)
     if any(text != message for text, _, _ in reports):
         message = f"rank {rank} on host {host}: {message}"
@@ -76,7 +77,8 @@ def as_user_error(error: BaseException) -> UserError | None:
     if isinstance(error, UserError):
         return error
     if isinstance(error, MemoryError):
-        return UserError(f"out of memory{f' ({error})' if str(error) else ''}; use more ranks or nodes, or a smaller box")
+        detail = f" ({error})" if str(error) else ""
+        return UserError(f"out of memory{detail}; use fewer ranks on each node, more memory, or a smaller box")
     if isinstance(error, OSError):
         return _from_os_error(error)
     return None

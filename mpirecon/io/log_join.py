@@ -1,0 +1,221 @@
+"""Joining the ranks' logs of a run: what was sorted where, what was kept, and how much of that was planted wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mpirecon.errors import UserError
+
+#: one row per particle of a sort; batch is text because solvers may name their sorts
+SORTED_DTYPE = np.dtype(
+    [
+        ("iteration", "i4"),
+        ("particle", "i8"),
+        ("rank", "i4"),
+        ("batch", "U24"),
+        ("before", "i8"),
+        ("after", "i8"),
+        ("distance", "f8"),
+        ("kept", "?"),
+        ("pose_error", "i1"),  # 1 planted, 0 not, -1 not known
+    ]
+)
+
+_PARTICLES = '{"event": "sort_particles", "iteration": '
+
+
+@dataclass
+class RunLogs:
+    """The log files of a run, by rank, and what is wrong with them."""
+
+    folder: Path
+    files: dict[int, Path]
+    size: int
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class IterationCounts:
+    """The sorts of one iteration, added up over ranks and batches; wrong counts are None where no truth is known."""
+
+    iteration: int
+    scope: str
+    sorted: int = 0
+    kept: int = 0
+    wrong: int | None = None
+    wrong_kept: int | None = None
+    sorted_by_rank: dict[int, int] = field(default_factory=dict)
+    kept_by_rank: dict[int, int] = field(default_factory=dict)
+    has_particles: bool = False
+
+    def add(self, rank: int, record: dict) -> None:
+        """Count one rank's sort in."""
+        self.sorted += record["sorted"]
+        self.kept += record["kept"]
+        self.sorted_by_rank[rank] = self.sorted_by_rank.get(rank, 0) + record["sorted"]
+        self.kept_by_rank[rank] = self.kept_by_rank.get(rank, 0) + record["kept"]
+        if record["wrong"] is not None:
+            self.wrong = (self.wrong or 0) + record["wrong"]
+            self.wrong_kept = (self.wrong_kept or 0) + record["wrong_kept"]
+
+
+def open_logs(folder) -> RunLogs:
+    """Find the log files under an output folder (or its ``logs``); UserError where there are none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected the output folder of mpirecon reconstruct")
+    inner = folder / "logs" if (folder / "logs").is_dir() else folder
+    found = {int(m[1]): p for p in inner.iterdir() if (m := re.fullmatch(r"rank(\d+)\.jsonl", p.name))}
+    if not found:
+        raise UserError(f"{inner}: no rankNNNN.jsonl in it; expected the output folder of mpirecon reconstruct")
+    logs = RunLogs(inner, dict(sorted(found.items())), max(found) + 1)
+    sizes = {}
+    for rank, path in logs.files.items():
+        first = next(_read(path, logs, warn=False), None)
+        if first is None or first[1].get("event") != "start":
+            logs.warnings.append(f"{path}: does not begin with a start record; it was cut or is not a rank log")
+        else:
+            sizes[rank] = first[1]["size"]
+    logs.size = max([*sizes.values(), logs.size])
+    if len(set(sizes.values())) > 1:
+        runs = " and ".join(map(str, sorted(set(sizes.values()))))
+        logs.warnings.append(f"{inner}: files of runs on {runs} ranks lie together; some are left from another run")
+    missing = [r for r in range(logs.size) if r not in logs.files]
+    if missing:
+        logs.warnings.append(f"{inner}: the files of {len(missing)} of {logs.size} ranks are missing "
+                             f"({_name_ranks(missing)}); what follows lacks their particles")
+    return logs
+
+
+def count_iterations(logs: RunLogs) -> list[IterationCounts]:
+    """The per-iteration counts, in order. Adds warnings about cut files to `logs`."""
+    table: dict[tuple[int, str], IterationCounts] = {}
+    listed = set()
+    for rank, path in logs.files.items():
+        ended = False
+        for line, record in _read(path, logs, skip_particles=True):
+            if record is None:
+                listed.add(_iteration_of(line))
+            elif record["event"] == "sort":
+                key = (record["iteration"], record["scope"])
+                table.setdefault(key, IterationCounts(*key)).add(rank, record)
+            # a resumed run goes on behind the end of the one before
+            ended = record is not None and record["event"] == "end"
+        if not ended:
+            logs.warnings.append(f"{path}: has no end record; the run is still going on, or rank {rank} was cut off")
+    for counts in table.values():
+        counts.has_particles = counts.iteration in listed
+    return [table[key] for key in sorted(table)]
+
+
+def read_iteration(logs: RunLogs, iteration: int) -> np.ndarray:
+    """Every particle that was sorted in an iteration, (m,) SORTED_DTYPE.
+
+    Ordered by distance (then id) where the sort was global, else by rank, sort and place after sorting.
+    Holds one iteration in memory, never the files.
+    """
+    parts, scopes = [], set()
+    for rank, path in logs.files.items():
+        sorts: dict[int, list[dict]] = {}
+        for record in _particle_records(path, logs, iteration):
+            sorts.setdefault(record["sort"], []).append(record)
+            scopes.add(record["scope"])
+        for records in sorts.values():
+            if sum(len(r["ids_after"]) for r in records) < records[0]["total"]:
+                logs.warnings.append(f"{path}: a sort of iteration {iteration} is incomplete and left out")
+            else:
+                parts.append(_join_sort(rank, records))
+    rows = np.concatenate(parts) if parts else np.empty(0, SORTED_DTYPE)
+    if scopes == {"global"}:
+        return rows[np.lexsort((rows["particle"], rows["distance"]))]
+    return rows
+
+
+def read_particle(logs: RunLogs, particle: int) -> np.ndarray:
+    """One particle's place in every iteration whose particles were logged, (k,) SORTED_DTYPE in order."""
+    iterations = set()
+    for path in logs.files.values():
+        with open(path, encoding="utf-8") as lines:
+            iterations |= {_iteration_of(line) for line in lines if _is_particle_list(line)}
+    found = []
+    for iteration in sorted(iterations):
+        rows = read_iteration(logs, iteration)
+        found.append(rows[rows["particle"] == particle])
+    return np.concatenate(found) if found else np.empty(0, SORTED_DTYPE)
+
+
+def _join_sort(rank: int, records: list[dict]) -> np.ndarray:
+    """The rows of one sort, from its lines."""
+    records = sorted(records, key=lambda r: r["offset"])
+
+    def column(name, dtype):
+        return np.concatenate([np.array(r[name], dtype) for r in records])
+
+    ids_before, ids_after = column("ids_before", np.int64), column("ids_after", np.int64)
+    rows = np.zeros(len(ids_after), SORTED_DTYPE)
+    rows["iteration"], rows["rank"], rows["batch"] = records[0]["iteration"], rank, str(records[0]["batch"])
+    rows["particle"] = ids_after
+    rows["after"] = np.arange(len(ids_after))
+    order = np.argsort(ids_before, kind="stable")
+    rows["before"] = order[np.searchsorted(ids_before[order], ids_after).clip(max=max(len(order) - 1, 0))]
+    rows["distance"] = column("distances_after", np.float64)  # "inf" and null read as infinity and NaN
+    rows["kept"] = column("kept_after", bool)
+    known = records[0]["pose_error_after"] is not None
+    rows["pose_error"] = column("pose_error_after", np.int8) if known else -1
+    return rows
+
+
+def _particle_records(path: Path, logs: RunLogs, iteration: int) -> Iterator[dict]:
+    """The sort_particles records of an iteration; damaged lines are left out with a warning."""
+    wanted = f"{_PARTICLES}{iteration},"
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.startswith(wanted):
+                record = _parse(path, number, line, logs)
+                if record is not None:
+                    yield record
+
+
+def _read(path: Path, logs: RunLogs, *, skip_particles: bool = False, warn: bool = True) -> Iterator[tuple[str, dict]]:
+    """(line, record) of a file; with `skip_particles` the record of a particle list is None, unparsed."""
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            if skip_particles and _is_particle_list(line):
+                yield line, None
+                continue
+            record = _parse(path, number, line, logs if warn else None)
+            if record is not None:
+                yield line, record
+
+
+def _is_particle_list(line: str) -> bool:
+    """Whether a line is a whole sort_particles record, told without parsing its lists."""
+    return line.startswith(_PARTICLES) and line.endswith("}\n")
+
+
+def _iteration_of(line: str) -> int:
+    return int(line[len(_PARTICLES) :].partition(",")[0])
+
+
+def _parse(path: Path, number: int, line: str, logs: RunLogs | None) -> dict | None:
+    """A line's record; None, and a warning, for one that is cut or damaged."""
+    try:
+        record = json.loads(line)
+        record["event"]
+        return record
+    except (json.JSONDecodeError, KeyError, TypeError):
+        text = f"{path}, line {number}: is cut or damaged and left out"
+        if logs is not None and text not in logs.warnings:
+            logs.warnings.append(text)
+        return None
+
+
+def _name_ranks(ranks: list[int]) -> str:
+    shown = ", ".join(f"rank{r:04d}.jsonl" for r in ranks[:4])
+    return shown + (", …" if len(ranks) > 4 else "")
