@@ -12,7 +12,7 @@ from mpirecon.simulation.phantom import phantom
 from mpirecon.validate.fsc import fsc
 
 
-@pytest.mark.parametrize("box, pixel_size", [(64, 2.0), (65, 2.0), (48, 2.5), (41, 2.87), (80, 1.37), (40, 3.0), (96, 2.0)])
+@pytest.mark.parametrize("box, pixel_size", [(64, 2), (65, 2), (48, 2.5), (41, 2.87), (80, 1.37), (40, 3), (96, 2)])
 @pytest.mark.parametrize("source", [64, 63])
 def test_resampling_keeps_density_place_and_scale(source, box, pixel_size):
     resampled = resample_map(blobs(source, 2.0, level=5.0), 2.0, box, pixel_size)
@@ -24,8 +24,12 @@ def test_interpolation_passes_what_both_grids_hold_and_nothing_else():
     """A wave below both Nyquist frequencies is reproduced exactly, one above the new Nyquist vanishes."""
     x, new_x = np.arange(20) - 10, (np.arange(15) - 7) * 4 / 3
     matrix = interpolation_matrix(20, 1.0, 15, 4 / 3)
-    np.testing.assert_allclose(matrix @ np.cos(2 * np.pi * 3 * x / 20 + 0.4), np.cos(2 * np.pi * 3 * new_x / 20 + 0.4), atol=1e-12)
-    np.testing.assert_allclose(matrix @ np.cos(2 * np.pi * 8 * x / 20 + 0.4), 0, atol=1e-12)
+
+    def wave(at, k):
+        return np.cos(2 * np.pi * k * at / 20 + 0.4)
+
+    np.testing.assert_allclose(matrix @ wave(x, 3), wave(new_x, 3), atol=1e-12)
+    np.testing.assert_allclose(matrix @ wave(x, 8), 0, atol=1e-12)
 
 
 def test_a_map_cut_by_the_box_says_how_much_was_lost():

@@ -154,7 +154,7 @@ def test_rows_and_batches_choose_the_same_images(command, files, monkeypatch):
 
 
 def test_images_of_a_simulated_file_are_its_signal(command):
-    run(["simulate", "--phantom", "--box", "24", "--particles", "6", "--snr", "inf", "-o", "p.h5", "--truth-map", "t.mrc", "-q"])
+    run("simulate --phantom --box 24 --particles 6 --snr inf -o p.h5 --truth-map t.mrc -q".split())
     assert command("t.mrc", "p.h5", "-o", "stack.mrcs")[0] == 0
     with ParticleFile("p.h5") as file:
         expected = file.images(slice(0, 6))

@@ -197,11 +197,13 @@ SMALL = ["--phantom", "--box", 16, "--particles", 4, "-o", "p.h5"]
 
 def test_command_writes_the_file_and_the_truth(command, tmp_path):
     code, out, err = command(
-        *SMALL, "--snr", 0.2, "--error-rate", 0.5, "--error-kind", "small:10", "--junk-rate", 0.2, "--defocus", "0.5:1.5",
+        *SMALL, "--snr", 0.2, "--error-rate", 0.5, "--error-kind", "small:10", "--junk-rate", 0.2,
+        "--defocus", "0.5:1.5",
         "--phase-shift", 90, "--truth-map", "t.mrc", "--dtype", "float16", "--halves", "alternate",
     )
     assert (code, err) == (0, "")
-    assert "wrote p.h5: 4 particles, box 16, 3 Å/px" in out and "wrote t.mrc" in out and "noise standard deviation" in out
+    for text in ("wrote p.h5: 4 particles, box 16, 3 Å/px", "wrote t.mrc", "noise standard deviation"):
+        assert text in out
     with ParticleFile("p.h5") as file:
         ctf = file.metadata().ctf
         assert file.pixel_size == 3 and file.halves().tolist() == [1, 2, 1, 2]

@@ -22,8 +22,8 @@ from mpirecon.cli.options import json_option, overwrite_option, verbosity_option
 def command(first, second, mask, plot, csv_path, as_json, overwrite, quiet, verbose):
     """Compare the maps FIRST and SECOND shell by shell and tell where the correlation falls below 0.5 and 0.143.
 
-    The 0.143 crossing is the resolution when the maps come from two independent halves of the data; 0.5 is the one to read
-    when a map is compared with a truth or a model. A mask correlates the maps by itself, the sharper the more.
+    The 0.143 crossing is the resolution when the maps come from two independent halves of the data; 0.5 is the one to
+    read when a map is compared with a truth or a model. A mask correlates the maps by itself, the sharper the more.
     """
     import json
 
@@ -34,8 +34,9 @@ def command(first, second, mask, plot, csv_path, as_json, overwrite, quiet, verb
     from mpirecon.validate.fsc_table import text_plot, write_fsc_csv
 
     console = Console(quiet=quiet or as_json, verbose=verbose)
-    if plot and Path(plot).suffix.lower() not in figure_suffixes():
-        raise UserError(f"--plot {plot}: cannot draw {Path(plot).suffix or 'a file without an ending'}; use .png, .svg or .pdf")
+    ending = Path(plot or "").suffix.lower()
+    if plot and ending not in figure_suffixes():
+        raise UserError(f"--plot {plot}: cannot draw {ending or 'a file without an ending'}; use .png, .svg or .pdf")
     for target in filter(None, (plot, csv_path)):
         refuse_existing(target, overwrite)
     result = compare_maps(first, second, mask)

@@ -37,8 +37,8 @@ class RowRange(click.ParamType):
 def command(map_path, particles, output, no_ctf, rows, overwrite, quiet, verbose):
     """Project MAP at the poses, shifts and CTFs of the particle file PARTICLES, without noise.
 
-    The images compare with those in the file, one to one: where these are CTF-premultiplied the CTF is applied twice, and
-    where their contrast is black the sign is turned.
+    The images compare with those in the file, one to one: where these are CTF-premultiplied the CTF is applied twice,
+    and where their contrast is black the sign is turned.
     """
     from mpirecon.errors import UserError
     from mpirecon.io.atomic import refuse_existing
@@ -52,7 +52,8 @@ def command(map_path, particles, output, no_ctf, rows, overwrite, quiet, verbose
     with ParticleFile(particles) as file:
         chosen = range(*rows.indices(len(file)))
         if not chosen:
-            raise UserError(f"--rows chooses none of the {len(file)} particles of {particles} (rows 0 to {len(file) - 1})")
+            last = len(file) - 1
+            raise UserError(f"--rows chooses none of the {last + 1} particles of {particles} (rows 0 to {last})")
         with console.progress(len(chosen), "projecting") as progress:
             reproject(
                 volume, file, output, rows=chosen, use_ctf=not no_ctf, overwrite=overwrite, progress=progress.update

@@ -28,15 +28,17 @@ class DefocusRange(click.ParamType):
 
 
 @click.command("simulate")
-@click.option("--map", "map_path", type=click.Path(), help="Density map (MRC), resampled to the box; its solvent becomes 0.")
-@click.option("--model", "model_path", type=click.Path(), help="Atomic model (mmCIF or PDB), as electron-scattering density.")
+@click.option("--map", "map_path", type=click.Path(),
+              help="Density map (MRC), resampled to the box; its solvent level becomes 0.")
+@click.option("--model", "model_path", type=click.Path(),
+              help="Atomic model (mmCIF or PDB), as electron-scattering density.")
 @click.option("--phantom", "use_phantom", is_flag=True, help="A built-in object without symmetry.")
 @click.option("--particles", type=int, default=5000, show_default=True, help="Number of images.")
 @click.option("--box", type=int, help="Side of the images, pixels.  [default: the map's, or 64]")
 @click.option("--pixel-size", type=float, help="Å.  [default: the map's, or 3]")
 @click.option("--snr", type=float, default=0.1, show_default=True,
-              help="Variance of the noiseless images (CTF applied, whole box) over the variance of the noise, per pixel, "
-              "averaged over the set; inf for no noise.")
+              help="Variance of the noiseless images (CTF applied, whole box) over the variance of the noise, "
+              "per pixel, averaged over the set; inf for no noise.")
 @click.option("--noise-cv", type=float, default=0.0, show_default=True,
               help="Spread of the noise level between particles (log-normal): standard deviation over mean.")
 @click.option("--scale-cv", type=float, default=0.0, show_default=True,
@@ -47,7 +49,8 @@ class DefocusRange(click.ParamType):
 @click.option("--error-kind", "error_degrees", type=ErrorKind(), default="random", show_default=True,
               metavar="random|small:DEG",
               help="Wrong poses: uniformly random, or turned about a random axis by a half-Gaussian angle of DEG.")
-@click.option("--defocus", type=DefocusRange(), default="0.8:2.5", show_default=True, help="Range of defocus, µm underfocus.")
+@click.option("--defocus", type=DefocusRange(), default="0.8:2.5", show_default=True,
+              help="Range of defocus, µm underfocus.")
 @click.option("--astigmatism", type=float, default=300.0, show_default=True, help="Spread of defocus U − V, Å.")
 @click.option("--voltage", type=float, default=300.0, show_default=True, help="kV.")
 @click.option("--cs", type=float, default=2.7, show_default=True, help="Spherical aberration, mm.")

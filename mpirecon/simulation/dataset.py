@@ -84,7 +84,8 @@ class Simulator:
         return images
 
     def _signal(self, drawn: DrawnParticles) -> np.ndarray:
-        return self.forward.images(self.prepared, drawn.true_pose, drawn.particles.ctf if self.settings.use_ctf else None)
+        ctf = drawn.particles.ctf if self.settings.use_ctf else None
+        return self.forward.images(self.prepared, drawn.true_pose, ctf)
 
     def _calibrate(self) -> float:
         rows = np.array_split(_CALIBRATION, -(-len(_CALIBRATION) // self.batch))
@@ -97,8 +98,8 @@ class Simulator:
         level = math.sqrt(self.signal_variance + self.noise_sigma**2)
         if self.settings.dtype == "float16" and not 1e-2 < level < 1e3:
             raise UserError(
-                f"--dtype float16 cannot hold these images: their standard deviation is {level:.3g}, expected 0.01 … 1000; "
-                "use --dtype float32, or scale the map"
+                f"--dtype float16 cannot hold these images: their standard deviation is {level:.3g}, expected "
+                "0.01 … 1000; use --dtype float32, or scale the map"
             )
 
 

@@ -29,8 +29,8 @@ def reproject(
     """Write an .mrcs stack of A x for the given rows (all when None), one batch in memory at a time.
 
     The images stand in the place of those in the file: where these are CTF-premultiplied the CTF is applied twice,
-    C·(C S P x), and where their contrast is black the sign is turned. Without `use_ctf` they are plain projections, S P x,
-    protein white.
+    C·(C S P x), and where their contrast is black the sign is turned. Without `use_ctf` they are plain projections,
+    S P x, protein white.
 
     Raises
     ------

@@ -85,7 +85,8 @@ class SimulationSettings:
             low, high, unit = CTF_BOUNDS[field]
             self._within(option, value, low, high, unit)
         if self.defocus[0] > self.defocus[1]:
-            raise UserError(f"--defocus: the lower end {self.defocus[0]:g} Å is above the upper end {self.defocus[1]:g} Å")
+            low, high = self.defocus
+            raise UserError(f"--defocus: the lower end {low:g} Å is above the upper end {high:g} Å")
         if self.junk_rate and math.isinf(self.snr):
             raise UserError("--junk-rate: junk is pure noise, and there is none with --snr inf; give a finite --snr")
         if self.ctf_premultiplied and not self.use_ctf:
@@ -100,4 +101,5 @@ class SimulationSettings:
     @staticmethod
     def _within(option: str, value: float, low: float, high: float, unit: str = "") -> None:
         if not low <= value <= high:  # also refuses NaN
-            raise UserError(f"{option} is {value:g}{unit and ' ' + unit}, expected {low:g} … {high:g}{unit and ' ' + unit}")
+            unit = f" {unit}" if unit else ""
+            raise UserError(f"{option} is {value:g}{unit}, expected {low:g} … {high:g}{unit}")

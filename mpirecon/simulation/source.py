@@ -28,7 +28,8 @@ def load_source(map_path, model_path, use_phantom: bool, box: int | None, pixel_
     UserError
         when none or several sources are given, a number is out of range, or the file cannot be used.
     """
-    given = [name for name, value in (("--map", map_path), ("--model", model_path), ("--phantom", use_phantom)) if value]
+    choices = {"--map": map_path, "--model": model_path, "--phantom": use_phantom}
+    given = [name for name, value in choices.items() if value]
     if len(given) != 1:
         raise UserError(f"give one of --map, --model and --phantom, got {' and '.join(given) or 'none'}")
     if pixel_size is not None and not 0.05 <= pixel_size <= 1000:

@@ -78,10 +78,9 @@ def compare_maps(first, second, mask=None) -> Comparison:
 
 def draw_comparison(comparison: Comparison, path, *, overwrite: bool) -> None:
     """The FSC figure as a file, format by its ending; atomic."""
-    curves = {_LABELS[name] if len(comparison.curves) > 1 else "FSC": curve for name, curve in comparison.curves.items()}
-    resolutions = {
-        label: comparison.resolution(name, 0.143) for label, name in zip(curves, comparison.curves)
-    }
+    labels = _LABELS if len(comparison.curves) > 1 else {"fsc": "FSC"}
+    curves = {labels[name]: curve for name, curve in comparison.curves.items()}
+    resolutions = {labels[name]: comparison.resolution(name, 0.143) for name in comparison.curves}
     title = f"{Path(comparison.first).name} and {Path(comparison.second).name}"
     figure = fsc_figure(curves, comparison.box, comparison.pixel_size, resolutions, title)
     with atomic_path(path, overwrite) as temporary:
