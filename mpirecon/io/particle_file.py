@@ -5,9 +5,13 @@ Any number of processes may read slabs of one file independently; one process wr
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -226,21 +230,28 @@ class ParticleWriter:
         self.path = refuse_existing(path, overwrite)
         self.overwrite, self.m, self.box = overwrite, m, box
         self._temporary = temporary_name(self.path)
+        self._target = self._file = None
         if m < 1:
             raise UserError(f"{self.path}: there are no particles to write")
+        _require_space(self.path, m * box * box * np.dtype(dtype).itemsize)
         try:
-            self._file = h5py.File(self._temporary, "w")
-            self._file.attrs.update(
-                format=FORMAT, version=VERSION, pixel_size=float(pixel_size), contrast=contrast,
-                ctf_premultiplied=bool(ctf_premultiplied), provenance=json.dumps(provenance or {}, default=str),
-            )
-            chunk = min(m, max(1, _CHUNK_BYTES // (box * box * np.dtype(dtype).itemsize)))
-            self._images = self._file.create_dataset("images", (m, box, box), dtype, chunks=(chunk, box, box))
+            self._create(dtype, provenance, pixel_size=float(pixel_size), contrast=contrast,
+                         ctf_premultiplied=bool(ctf_premultiplied))
             if source is not None:
                 self.write_source(*source)
-        except OSError as error:
+        except BaseException:
             self._discard()
-            raise write_failed(self.path, error) from error
+            raise
+
+    def _create(self, dtype: str, provenance: dict | None, **attributes) -> None:
+        with self._failures():
+            self._target = _Target(self._temporary)
+            self._file = h5py.File(self._target, "w")
+            provenance = json.dumps(provenance or {}, default=str)
+            self._file.attrs.update(format=FORMAT, version=VERSION, provenance=provenance, **attributes)
+            chunk = min(self.m, max(1, _CHUNK_BYTES // (self.box**2 * np.dtype(dtype).itemsize)))
+            shape = (self.m, self.box, self.box)
+            self._images = self._file.create_dataset("images", shape, dtype, chunks=(chunk, *shape[1:]))
 
     def write_images(self, start: int, images: np.ndarray) -> None:
         """Store images (k, n, n) as rows start:start+k, any float type."""
@@ -285,8 +296,15 @@ class ParticleWriter:
         with self._failures():
             self._images.resize(m, axis=0)
 
-    def _failures(self):
-        return _write_failures(self.path)
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Turn errors of HDF5 and the operating system while writing into UserError."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            raise write_failed(self.path, (self._target and self._target.failure) or error) from error
+        if self._target.failure is not None:
+            raise write_failed(self.path, self._target.failure)
 
     def __enter__(self) -> ParticleWriter:
         return self
@@ -299,33 +317,58 @@ class ParticleWriter:
             with self._failures():
                 if "quaternion" not in self._file:
                     raise ValueError("write_metadata was not called")
-                self._file.flush()  # close() alone would hide a full disk
                 self._file.close()
+                self._target.close()
+            with self._failures():  # only now has HDF5 written all it had
                 refuse_existing(self.path, self.overwrite)
                 os.replace(self._temporary, self.path)
         finally:
             self._discard()
 
     def _discard(self) -> None:
-        try:
-            getattr(self, "_file", None) and self._file.close()
-        except (OSError, RuntimeError):
-            pass  # what cannot be flushed is deleted anyway
+        for opened in (self._file, self._target):
+            if opened is not None:
+                opened.close()
         self._temporary.unlink(missing_ok=True)
 
 
-class _write_failures:
-    """Context that turns errors of HDF5 and the operating system while writing into UserError."""
+class _Target(io.FileIO):
+    """The file that HDF5 writes to; it keeps the first error to itself and swallows all later writes.
+
+    HDF5 cannot close a file after a write failed: it tries again, fails again, and crashes when the program ends.
+    So it is never told; the writer looks at `failure` after each step, and deletes the file.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path, "w+")
+        self.failure: OSError | None = None
 
-    def __enter__(self) -> None:
-        pass
+    def write(self, data) -> int:
+        data = memoryview(data).cast("B")
+        done = 0
+        try:
+            while done < len(data) and self.failure is None:
+                done += super().write(data[done:])  # one call may write less than it was given
+        except OSError as error:
+            self.failure = error
+        return len(data)
 
-    def __exit__(self, kind, error, traceback) -> None:
-        if isinstance(error, (OSError, RuntimeError)):
-            raise write_failed(self.path, error) from error
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size) if self.failure is None else size
+        except OSError as error:
+            self.failure = error
+            return size
+
+
+def _require_space(path: Path, wanted: int) -> None:
+    """Refuse at once what cannot fit, rather than after hours of copying."""
+    free = shutil.disk_usage(path.parent).free
+    if wanted > free:
+        raise UserError(
+            f"cannot write {path}: the disk is full; {wanted / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB are free. "
+            "Free some space or write elsewhere"
+        )
 
 
 def _write_table(group: h5py.Group, name: str, table: pd.DataFrame) -> None:
