@@ -74,12 +74,12 @@ class NormalEquations:
         norm_b = max(_norm(b), np.finfo(np.float32).tiny)
         residuals = [_norm(r) / norm_b]
         z = self.precondition(r, ridge)
-        d, rz = z.copy(), _dot(r, z)
+        d, rz = z.copy(), dot(r, z)
         for _ in range(iterations):
             if residuals[-1] < tolerance or rz <= 0:
                 break
             q = self.apply(d, ridge)
-            curvature = _dot(d, q)
+            curvature = dot(d, q)
             if curvature <= 0:  # rounding in the transfer function: no descent left to gain
                 break
             step = np.float32(rz / curvature)
@@ -87,7 +87,7 @@ class NormalEquations:
             r -= step * q
             residuals.append(_norm(r) / norm_b)
             z = self.precondition(r, ridge)
-            rz, previous = _dot(r, z), rz
+            rz, previous = dot(r, z), rz
             d = z + np.float32(rz / previous) * d
         return x, residuals
 
@@ -110,11 +110,12 @@ class NormalEquations:
         return self.apply(volume, ridge) - self.right_hand_side()
 
     def precondition(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
-        """(weight + Λ)⁻¹ applied in Fourier space: the inverse that would be exact without the box's edge."""
+        """(weight + Λ)⁻¹ in Fourier space: close to the inverse of ``apply``, exact but for the box's edge."""
         p, n = self.folded.shape[0], self.projection.box
         spectrum = transform_padded(volume, p, self.projection.workers)
         precondition(spectrum, self.folded, ridge, self.projection.ratio)
-        return transform_cropped(spectrum, n, self.projection.workers, overwrite=True) / np.float32(p) ** 3
+        # p³ twice: of this inverse transform, and of the unscaled one in ``apply``
+        return transform_cropped(spectrum, n, self.projection.workers, overwrite=True) / np.float32(p) ** 6
 
     def transfer(self) -> np.ndarray:
         """AᴴA's transfer function on the grid: the weight without the kernel's blur, (p, p, p//2 + 1) float32."""
@@ -133,9 +134,10 @@ class NormalEquations:
         return self.projection.deapodise(volume)
 
 
-def _dot(a: np.ndarray, b: np.ndarray) -> float:
+def dot(a: np.ndarray, b: np.ndarray) -> float:
+    """Inner product of two volumes, summed in float64."""
     return float(np.einsum("zyx,zyx->", a, b, dtype=np.float64))
 
 
 def _norm(a: np.ndarray) -> float:
-    return float(np.sqrt(_dot(a, a)))
+    return float(np.sqrt(dot(a, a)))

@@ -1,8 +1,8 @@
 """Gradient descent: x ← x − M⁻¹ Σ w Aᴴ(A x − ŷ), preconditioned, with momentum, full batch or mini-batches.
 
 The gradient of a batch is T_B x − b_B, with the batch's own normal equations: the data are read once for all the maps
-(halves and held-out folds) that a particle contributes to. M is the weight of all particles plus Λ, so that a step of
-1 on the full batch is the direct solution, and further steps refine it.
+(halves and held-out folds) that a particle contributes to. M is the weight of all particles plus Λ; `step` is relative
+to the minimum of the batch's loss along the preconditioned gradient, which one more product finds.
 """
 
 from __future__ import annotations
@@ -10,9 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from mpirecon.model.draws import particle_rng
+from mpirecon.operators.normal import dot
 from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
 from mpirecon.solvers.wiener import wiener_filter
+
+#: share of a shell's mean weight added to M: Fourier voxels that no slice meets have no weight of their own, but the
+#: particle's finite size ties them to their neighbours, and 1/weight there would overshoot
+_DAMPING = 0.3
 
 
 class GradientSolver(Solver):
@@ -80,9 +85,15 @@ class GradientSolver(Solver):
         x = self._state.owned(made_of)
         # the batch's data term, scaled to all; Λ belongs to the whole and is not scaled
         gradient = part.gradient(x, ridge * share) / np.float32(share)
-        move = total.precondition(gradient, ridge)
-        velocity = self._velocity.get(made_of)
-        velocity = -np.float32(step) * move + (0 if velocity is None else np.float32(self.config.momentum) * velocity)
+        direction = -total.precondition(gradient, ridge + _DAMPING * total.shell_weight())
+        curvature = dot(direction, part.apply(direction, ridge * share)) / share
+        if curvature <= 0:
+            return
+        length = np.float32(-step * dot(gradient, direction) / curvature)
+        previous = self._velocity.get(made_of)
+        velocity = length * direction
+        if previous is not None:
+            velocity += np.float32(self.config.momentum) * previous
         self._velocity[made_of] = velocity
         x += velocity
 

@@ -149,6 +149,9 @@ class Reconstruction:
             record["wrong"] = comm.allreduce_scalar(int(wrong.sum()))
             record["wrong_among_kept"] = comm.allreduce_scalar(int((wrong & chosen.kept).sum()))
         self.log.event("iteration", **record)
+        if not np.isfinite(record["loss_l2"]):
+            raise UserError(f"the loss is not finite after iteration {iteration}: the steps were too long; "
+                            "try a smaller --step or --momentum, or --solver normal")
         return record
 
     def _calibrated(self, chosen: Selection) -> Selection:
