@@ -139,6 +139,7 @@ def test_axis_order_of_the_header(tmp_path, axes):
     np.testing.assert_array_equal(read_map(path).array, volume)
 
 
+@pytest.mark.filterwarnings("ignore:Data array contains NaN")
 def test_bad_maps_are_refused(tmp_path):
     def refuse(name, array, message, voxel=1.0):
         path = tmp_path / name

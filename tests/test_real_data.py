@@ -1,0 +1,145 @@
+"""Real particle sets of several programs and RELION versions: they import, and mean what an independent reading says."""
+
+from __future__ import annotations
+
+import mrcfile
+import numpy as np
+import pytest
+
+from mpirecon.errors import UserError
+from mpirecon.io.importer import ImportOptions, import_star
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.relion import read_relion
+from mpirecon.io.star import read_star
+from mpirecon.model.pose import matrix_from_quaternion
+
+#: file → (particles, pixel size, voltages, half set 1)
+SETS = {
+    "ribo70s_real/particles.star": (1430, 12.0, {300}, 715),
+    "trpv1_real/trpv1_small_stack.star": (10, 4.88, {300}, 5),
+    "aspire_real/sample_particles_relion30.star": (17, 5e4 / 37369.207031, {200, 300}, 10),
+    "aspire_real/sample_particles_relion31.star": (17, 1.4, {200, 300}, 10),
+    "relion31_real/relion31.star": (5, 2.806, {300}, 5),
+}
+STACKS = {
+    "ribo70s_real/particles.star": "particles.mrcs", "trpv1_real/trpv1_small_stack.star": "trpv1_small_stack.mrcs",
+    "aspire_real/sample_particles_relion30.star": "sample.mrcs", "relion31_real/relion31.star": "relion31.mrcs",
+    "aspire_real/sample_particles_relion31.star": "sample.mrcs",
+}
+#: metadata without stacks → (particles, pixel size)
+DIALECTS = {"relion14_8915.star": (8915, 14e4 / 39548), "relion30_3796.star": (3796, 5e4 / 37369.207031),
+            "relion5.star": (17, 0.89)}
+
+
+def naive_table(path) -> dict[str, list[str]]:
+    """The last loop of a STAR file, by nothing but str.split."""
+    labels, rows = [], []
+    for line in path.read_text().splitlines():
+        words = line.split()
+        if line.startswith("data_"):
+            labels, rows = [], []
+        elif line.startswith("_"):
+            labels.append(words[0][1:])
+        elif labels and len(words) > 1 and not line.startswith("#"):
+            rows.append(words)
+    return {label: [row[i] for row in rows] for i, label in enumerate(labels)}
+
+
+def check_against_naive(path, pose, ctf, pixel_size):
+    """Poses, shifts and defoci against the angles and numbers of the naive table."""
+    raw = naive_table(path)
+
+    def number(label):
+        return np.array(raw[label], float)
+
+    rot, tilt, psi = (np.radians(number(f"rlnAngle{name}")) for name in ("Rot", "Tilt", "Psi"))
+    view = np.stack([np.sin(tilt) * np.cos(rot), np.sin(tilt) * np.sin(rot), np.cos(tilt)], axis=1)
+    matrices = matrix_from_quaternion(pose.quaternion)
+    np.testing.assert_allclose(matrices[:, 2], view, atol=1e-9)  # third row: the viewing direction
+    x_axis = np.stack([np.cos(psi) * np.cos(tilt) * np.cos(rot) - np.sin(psi) * np.sin(rot),
+                       np.cos(psi) * np.cos(tilt) * np.sin(rot) + np.sin(psi) * np.cos(rot),
+                       -np.cos(psi) * np.sin(tilt)], axis=1)
+    np.testing.assert_allclose(matrices[:, 0], x_axis, atol=1e-9)
+    if "rlnOriginXAngst" in raw:
+        origin = np.stack([number("rlnOriginXAngst"), number("rlnOriginYAngst")], axis=1)
+    else:
+        origin = pixel_size * np.stack([number("rlnOriginX"), number("rlnOriginY")], axis=1)
+    np.testing.assert_allclose(pose.shift, -origin, atol=1e-9)
+    np.testing.assert_array_equal(ctf["defocus_u"], number("rlnDefocusU"))
+    np.testing.assert_array_equal(ctf["defocus_v"], number("rlnDefocusV"))
+    np.testing.assert_allclose(np.degrees(ctf["astigmatism"]), number("rlnDefocusAngle"), rtol=1e-12)
+    return raw
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.filterwarnings("ignore:Map ID string not found", "ignore:Unrecognised machine stamp")
+def test_real_sets_import_as_they_are(shared_data, tmp_path, name):
+    star = shared_data / name
+    stack = star.parent / STACKS[name]
+    options = ImportOptions(stack=stack if name.startswith("trpv1") else None)
+    report = import_star(star, tmp_path / "p.h5", options)
+    count, pixel_size, voltages, half1 = SETS[name]
+    assert (report.particles, report.halves, report.dtype) == (count, (half1, count - half1), "float32")
+    with mrcfile.mmap(stack, permissive=True) as mrc, ParticleFile(tmp_path / "p.h5") as file:
+        found = file.metadata(0, count)
+        raw = check_against_naive(star, found.pose, found.ctf, pixel_size)
+        assert file.pixel_size == pytest.approx(pixel_size, rel=1e-6)
+        assert set(found.ctf["voltage_kv"]) == voltages
+        assert found.ctf_premultiplied == name.startswith("ribo")
+        sections = [int(image.split("@")[0]) - 1 for image in raw["rlnImageName"]]
+        np.testing.assert_array_equal(file.images(slice(None)), mrc.data[sections])
+        np.testing.assert_array_equal(found.half, np.array(raw["rlnRandomSubset"], int))
+        assert list(file.source()[1]["particles" if "particles" in file.source()[1] else "model_class_1"]) == list(raw)
+
+
+def test_the_trpv1_stack_must_be_named(shared_data, tmp_path):
+    star = shared_data / "trpv1_real" / "trpv1_small_stack.star"
+    with pytest.raises(UserError, match=r"line 32: the stack ./batch_0_restacked.mrc is not there.*--stack FILE"):
+        import_star(star, tmp_path / "p.h5", ImportOptions())
+    assert list(tmp_path.iterdir()) == []
+    mapping = {"batch_0_restacked.mrc": star.with_name("trpv1_small_stack.mrcs")}
+    report = import_star(star, tmp_path / "p.h5", ImportOptions(mapping=mapping))
+    assert report.particles == 10 and "./batch_0_restacked.mrc is read from" in report.notes[0]
+
+
+def test_planting_errors_on_real_particles(shared_data, tmp_path):
+    star = shared_data / "ribo70s_real" / "particles.star"
+    report = import_star(star, tmp_path / "p.h5", ImportOptions(plant_errors=0.3))
+    assert abs(report.planted - 0.3 * 1430) < 4 * np.sqrt(1430 * 0.3 * 0.7)
+    with ParticleFile(tmp_path / "p.h5") as file:
+        found = file.metadata(0, 1430)
+        same = np.abs((found.pose.quaternion * found.true_quaternion).sum(axis=1)) > 1 - 1e-12
+        np.testing.assert_array_equal(same, ~found.pose_error)
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_dialects_without_stacks(shared_data, tmp_path, name):
+    star = shared_data / "star_dialects" / name
+    count, pixel_size = DIALECTS[name]
+    found = read_relion(star)
+    assert len(found) == count and found.pixel_size == pytest.approx(pixel_size, rel=1e-6)
+    check_against_naive(star, found.pose, found.ctf, pixel_size)
+    lines = star.read_text().splitlines()
+    for row in (0, count // 2, count - 1):
+        assert f"@{found.stacks[found.stack[row]]}" in lines[found.lines[row] - 1]
+    with pytest.raises(UserError, match=rf"{name}, line {found.lines[0]}: the stack .* is not there"):
+        import_star(star, tmp_path / "p.h5", ImportOptions())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_six_optics_groups_of_two_pixel_sizes(shared_data):
+    star = shared_data / "star_dialects" / "relion31.6opticsgroups.star"
+    with pytest.raises(UserError, match="pixel size .rlnImagePixelSize. is 1.24 .optics group 5., but 1.25 .*group 6"):
+        read_relion(star)
+    found = read_relion(star, pixel_size=1.25)
+    raw = check_against_naive(star, found.pose, found.ctf, 1.25)
+    optics = read_star(star)["optics"].set_index("rlnOpticsGroup")
+    for i, group in enumerate(raw["rlnOpticsGroup"]):
+        assert found.optics_group[i] == int(group)
+        assert found.ctf["cs_mm"][i] == float(optics.loc[group, "rlnSphericalAberration"])
+    assert "higher-order aberrations" in " ".join(found.notes)
+
+
+def test_subtomograms_are_refused(shared_data):
+    with pytest.raises(UserError, match="subtomograms are not supported"):
+        read_relion(shared_data / "star_dialects" / "relion_3.1_optics2.star")
