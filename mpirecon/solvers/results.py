@@ -17,6 +17,7 @@ from mpirecon.solvers.run import Outcome, Reconstruction
 from mpirecon.validate.detection import detection
 from mpirecon.validate.fsc import crossing, fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
+from mpirecon.validate.masks import soft_sphere
 
 
 def write_results(run: Reconstruction, outcome: Outcome, folder: Path, about: dict) -> dict:
@@ -25,7 +26,11 @@ def write_results(run: Reconstruction, outcome: Outcome, folder: Path, about: di
     about : what the caller knows of the run (command line, versions, start time), put into the summary as it is
     """
     comm = run.comm
-    maps = {name: outcome.maps.get(which) for name, which in _MAPS.items()}
+    # outside the sphere that fits the box no voxel is in every view; RELION blanks those corners as well
+    visible = soft_sphere(run.file.box, run.file.box / 2, _CORNER_EDGE)
+    maps = {name: outcome.maps.get(which) * visible for name, which in _MAPS.items()}
+    if run.masked_by_user:
+        maps["volume"] *= run.engine.mask
     columns = _particle_columns(run, outcome)
     ranks = comm.gather(_rank_facts(run))
     summary = {}
@@ -34,6 +39,9 @@ def write_results(run: Reconstruction, outcome: Outcome, folder: Path, about: di
             summary = _write(run, outcome, folder, about, maps, columns, ranks)
     return summary
 
+
+#: soft edge of the sphere that fits the box, pixels, as RELION's
+_CORNER_EDGE = 3.0
 
 _MAPS = {"half1": half_map(1), "half2": half_map(2), "volume": WHOLE}
 
@@ -44,9 +52,8 @@ def _write(run, outcome, folder, about, maps, columns, ranks) -> dict:
         "fsc": fsc(maps["half1"], maps["half2"], run.engine.mask),
         "fsc_unmasked": fsc(maps["half1"], maps["half2"]),
     }
-    for name in ("half1", "half2"):
-        write_map(folder / f"{name}.mrc", maps[name], pixel_size, overwrite=True)
-    write_map(folder / "volume.mrc", maps["volume"] * run.engine.mask, pixel_size, overwrite=True)
+    for name, volume in maps.items():
+        write_map(folder / f"{name}.mrc", volume, pixel_size, overwrite=True)
     write_fsc_csv(folder / "fsc.csv", curves, file.box, pixel_size, overwrite=True)
     write_particle_table(folder / "particles.h5", columns, {"particles": str(file.path)})
     summary = _summary(run, outcome, about, curves, columns, ranks)
@@ -132,7 +139,7 @@ def _write_figures(run: Reconstruction, folder: Path, curves: dict, maps: dict, 
     labels = {"half maps, masked": curves["fsc"], "half maps, unmasked": curves["fsc_unmasked"]}
     resolutions = {"half maps, masked": summary["resolution_0143"],
                    "half maps, unmasked": summary["resolution_0143_unmasked"]}
-    slices = {"volume": maps["volume"] * run.engine.mask, "half 1": maps["half1"]}
+    slices = {"volume": maps["volume"], "half 1": maps["half1"]}
     for name, figure in (
         ("fsc.png", fsc_figure(labels, file.box, file.pixel_size, resolutions)),
         ("slices.png", central_slices_figure(slices, file.pixel_size)),

@@ -16,7 +16,7 @@ from mpirecon.robust.selection import Selection, loss_value, norms, particle_sig
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.gradient import GradientSolver
-from mpirecon.solvers.groups import MapSet, half_map
+from mpirecon.solvers.groups import MapSet
 from mpirecon.solvers.normal import NormalSolver
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.slab_data import ParticleSlab
@@ -198,6 +198,10 @@ class Reconstruction:
             config.backend, file.box, file.pixel_size, limit=limit, premultiplied=bool(file.attributes["ctf_premultiplied"])
         )
         return backend, self._make_mask()
+
+    @property
+    def masked_by_user(self) -> bool:
+        return self.config.mask is not None or self.config.diameter is not None
 
     def _make_mask(self) -> np.ndarray:
         """The user's mask, or a soft sphere: of the given diameter, or as large as the box allows."""

@@ -59,8 +59,10 @@ class ParticleSlab:
             yield rows[first : first + self.batch_length]
 
     def images(self, rows: np.ndarray) -> np.ndarray:
-        """Images of local rows, (b, n, n) float32; those known to be bad are zero."""
+        """Images of local rows, (b, n, n) float32, the particle bright; those known to be bad are zero."""
         images = self.file.images(self.start + rows)
+        if self.metadata.contrast == "black":
+            images *= np.float32(-1)
         bad = ~self.valid[rows]
         if bad.any():
             images[bad] = 0
