@@ -233,6 +233,14 @@ def test_half_sets_by_seed_and_particle(tmp_path):
     assert (run(star, "--seed", 4, "--overwrite")[0].halves() != again).any()
 
 
+def test_a_drawn_half_depends_on_no_other_row(tmp_path):
+    star = make(tmp_path, table(60, rlnRandomSubset=None))
+    drawn = run(star)[0].halves()
+    some = np.where(np.arange(60) % 7 == 0, 1, 0)
+    again = run(make(tmp_path, table(60, rlnRandomSubset=some)), "--overwrite")[0].halves()
+    np.testing.assert_array_equal(again, np.where(some == 1, 1, drawn))
+
+
 def test_rows_of_half_zero_join_their_particle_or_are_drawn(tmp_path):
     particles = table(rlnRandomSubset=[0, 2, 1, 0, 0, 0, 0, 1], rlnTomoParticleName=list("aabbcccc"))
     file, text = run(make(tmp_path, particles))
@@ -276,7 +284,9 @@ def test_source_tables_are_lossless(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Data array contains NaN")
-def test_skipped_images_are_listed_and_left_out_everywhere(tmp_path):
+@pytest.mark.parametrize("batch", [1, 5, 100])
+def test_skipped_images_are_listed_and_left_out_everywhere(tmp_path, monkeypatch, batch):
+    monkeypatch.setattr(importer, "_BATCH_BYTES", 4 * N * N * batch)
     images = pixels(range(40))
     images[7, 2, 3], images[11], images[30, 0, 1] = np.nan, 4.0, np.inf
     particles = table(40, rlnRandomSubset=None)

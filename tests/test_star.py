@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpirecon.errors import UserError
+from mpirecon.io import star
 from mpirecon.io.stack_paths import parse_image_names
 from mpirecon.io.star import quote, read_star, split_fields, write_star
 
@@ -92,6 +93,16 @@ def test_rows_know_their_lines(tmp_path, middle, quoted):
     table = read(tmp_path, text)["particles"]
     lines = text.split("\n")
     assert [lines[line - 1].split()[0] for line in table.index] == list(table["rlnA"]) == ["row0", "row1", "row2"]
+
+
+@pytest.mark.parametrize("first", ["a", "\ufeffa", "[1,2]", "it's", "a#b"])
+def test_plain_tables_take_the_fast_path(tmp_path, monkeypatch, first):
+    """Millions of rows: nothing but quotes may send a good table through the slow splitter."""
+    monkeypatch.setattr(star, "_split_rows", lambda *_: pytest.fail("the slow splitter was used"))
+    text = LOOP + f"{first} 1\n# a comment\n\nb 2 # another\n# last\n\n  c   3\t\n" + "d\t4"
+    table = read(tmp_path, text)["particles"]
+    assert rows(table) == [[first, "1"], ["b", "2"], ["c", "3"], ["d", "4"]] and list(table.index) == [6, 9, 12, 13]
+    assert read(tmp_path, text + "\n\n# the end\n")["particles"].equals(table)
 
 
 def test_no_rows_is_an_empty_table(tmp_path):

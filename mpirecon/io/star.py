@@ -11,6 +11,7 @@ import csv
 import io
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -161,12 +162,13 @@ def _read_rows(body: str, labels: list[str], line: int, path: Path) -> pd.DataFr
     if not body:
         return _frame([[] for _ in labels], labels, lines)
     try:
-        # a column more than there are labels catches long rows; a leading line break keeps a byte-order mark
-        frame = pd.read_csv(
-            io.StringIO("\n" + body), sep=r"\s+", header=None, names=range(len(labels) + 1), dtype=str, engine="c",
-            na_filter=False, quoting=csv.QUOTE_NONE, low_memory=False, on_bad_lines="error",
-            usecols=range(len(labels) + 1),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)  # of long rows, which are found below
+            # a column more than there are labels catches long rows; a leading line break keeps a byte-order mark
+            frame = pd.read_csv(
+                io.StringIO("\n" + body), sep=r"\s+", header=None, names=range(len(labels) + 1), index_col=False,
+                dtype=str, engine="c", na_filter=False, quoting=csv.QUOTE_NONE, low_memory=False,
+            )
     except pd.errors.ParserError:
         return _split_rows(body, labels, line, path)  # finds the row and names it
     too_long, too_short = frame[len(labels)] != "", frame[max(len(labels) - 1, 0)] == ""
