@@ -19,12 +19,12 @@ BAD_ROW = "row 7 of particles.star is bad; mend it"
 
 
 def ours(stderr: str) -> str:
-    """stderr without what mpirun adds when ranks fail: blocks between lines of dashes."""
+    """stderr without what mpirun adds when ranks fail: blocks between lines of dashes, and stray null characters."""
     kept, inside = [], False
-    for line in stderr.splitlines():
+    for line in stderr.replace("\0", "").splitlines():
         if line.startswith("-----"):
             inside = not inside
-        elif not inside and line.strip("\0 "):
+        elif not inside and line.strip():
             kept.append(line)
     return "\n".join(kept)
 
