@@ -170,7 +170,8 @@ def test_stack_writer(tmp_path, dtype, mode):
     with mrcfile.open(path) as mrc:
         assert mrc.is_image_stack() and int(mrc.header.mode) == mode
         assert mrc.voxel_size.x == pytest.approx(1.5)
-        assert float(mrc.header.dmean) == pytest.approx(data.mean()) and float(mrc.header.rms) == pytest.approx(data.std())
+        assert float(mrc.header.dmean) == pytest.approx(data.mean())
+        assert float(mrc.header.rms) == pytest.approx(data.std())
         np.testing.assert_array_equal(mrc.data, data)
     np.testing.assert_array_equal(StackReader(path).read(range(7)), data)
 
@@ -207,7 +208,7 @@ except UserError as error:
 
 @pytest.mark.parametrize("what", ["map", "stack"])
 def test_no_space_left(tmp_path, what):
-    result = subprocess.run([sys.executable, "-c", FULL, what], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", FULL, what], cwd=tmp_path, capture_output=True, text=True)
     assert "cannot write o: the file size limit is reached" in result.stdout, result
     assert result.returncode == 0 and result.stderr == ""
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Real particle sets of several programs and RELION versions: they import, and mean what an independent reading says."""
+"""Real particle sets of several programs and RELION versions: they import, with the right meaning."""
 
 from __future__ import annotations
 

@@ -26,19 +26,20 @@ def rows(table: pd.DataFrame) -> list[list[str]]:
 
 
 # printable text of any script, with more than its share of what STAR treats specially
-FIELD = st.text(st.one_of(st.sampled_from("\"'# \t_;@[],."), st.characters(exclude_categories=["Cs", "Cc"])), max_size=12)
+LETTER = st.one_of(st.sampled_from("\"'# \t_;@[],."), st.characters(exclude_categories=["Cs", "Cc"]))
+FIELD = st.text(LETTER, max_size=12)
 WRITABLE = FIELD.filter(lambda value: not ('" ' in value or '"\t' in value) or not ("' " in value or "'\t" in value))
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(1, 4).flatmap(lambda k: st.lists(st.lists(WRITABLE, min_size=k, max_size=k), min_size=1, max_size=5)))
+@given(st.integers(1, 4).flatmap(lambda k: st.lists(st.tuples(*[WRITABLE] * k), min_size=1, max_size=5)))
 def test_what_is_written_reads_back(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("star") / "t.star"
     table = pd.DataFrame(content, columns=[f"rln{i}" for i in range(len(content[0]))])
     write_star(path, {"": table, "particles": table}, overwrite=False)
     back = read_star(path)
     assert list(back) == ["", "particles"]
-    assert rows(back["particles"]) == rows(back[""]) == content
+    assert rows(back["particles"]) == rows(back[""]) == [list(row) for row in content]
 
 
 BARE = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"]), min_size=1, max_size=8).filter(
@@ -64,7 +65,8 @@ def test_quoted_fields_split_back(fields):
 
 
 def test_quotes_and_comments(tmp_path):
-    table = read(tmp_path, LOOP + "# first\n'a b' \"it's\" # trailing\nit's \"\" \n a#b 'say \"hi\" now'\n")["particles"]
+    text = LOOP + "# first\n'a b' \"it's\" # trailing\nit's \"\" \n a#b 'say \"hi\" now'\n"
+    table = read(tmp_path, text)["particles"]
     assert rows(table) == [["a b", "it's"], ["it's", ""], ["a#b", 'say "hi" now']]
     assert list(table.index) == [7, 8, 9]
 
@@ -89,7 +91,8 @@ def test_values_stay_text(tmp_path):
 @pytest.mark.parametrize("middle", ["", "\n", "   \n", "# note\n", "\n\n# note\n\n"])
 @pytest.mark.parametrize("quoted", [False, True])
 def test_rows_know_their_lines(tmp_path, middle, quoted):
-    text = LOOP + middle + "row0 x\n" + middle + ("row1 'y z'\n" if quoted else "row1 y\n") + middle + "row2 z\n" + middle
+    second = "row1 'y z'\n" if quoted else "row1 y\n"
+    text = LOOP + middle + "row0 x\n" + middle + second + middle + "row2 z\n" + middle
     table = read(tmp_path, text)["particles"]
     lines = text.split("\n")
     assert [lines[line - 1].split()[0] for line in table.index] == list(table["rlnA"]) == ["row0", "row1", "row2"]
@@ -170,7 +173,7 @@ def test_image_name_without_a_number_is_the_first_image():
     assert (list(image), list(stack), stacks) == ([0, 1], [0, 1], ["a.mrc", "b.mrcs"])
 
 
-@pytest.mark.parametrize("name", ["0@a.mrcs", "000@a.mrcs", "-1@a.mrcs", "x@a.mrcs", "1.5@a.mrcs", "1@", "@a", "", "²@a"])
+@pytest.mark.parametrize("name", ["0@a.mrcs", "000@a.mrcs", "-1@a.mrcs", "x@a.mrcs", "1.5@a", "1@", "@a", "", "²@a"])
 def test_bad_image_names_are_refused_with_their_line(name):
     with pytest.raises(UserError, match="p.star, line 12: image name"):
         parse_image_names(pd.Series(["1@a.mrcs", name], index=[11, 12]), "p.star")

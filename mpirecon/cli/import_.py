@@ -8,7 +8,15 @@ import click
 
 from mpirecon.cli.console import Console
 from mpirecon.cli.options import (
-    ANY_PATH, EXISTING_FILE, EXISTING_FOLDER, POSITIVE, RATE, ErrorKind, Number, overwrite_option, seed_option,
+    ANY_PATH,
+    EXISTING_FILE,
+    EXISTING_FOLDER,
+    POSITIVE,
+    RATE,
+    ErrorKind,
+    Number,
+    overwrite_option,
+    seed_option,
     verbosity_options,
 )
 from mpirecon.errors import UserError
@@ -26,7 +34,10 @@ class StackMapping(click.ParamType):
             return value
         cuts = [i for i, letter in enumerate(value) if letter == "=" and i > 0]
         if not cuts:
-            self.fail(f"{value!r}: expected OLD=NEW, the stack path as the STAR file has it and the file to read", param, ctx)
+            self.fail(
+                f"{value!r}: expected OLD=NEW, the stack path as the STAR file has it and the file to read",
+                param, ctx,
+            )
         cut = next((i for i in cuts if Path(value[i + 1 :]).is_file()), cuts[0])
         return value[:cut], value[cut + 1 :]
 
@@ -34,11 +45,13 @@ class StackMapping(click.ParamType):
 @click.command("import")
 @click.argument("particles", type=EXISTING_FILE)
 @click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FILE.h5", help="Particle file to write.")
-@click.option("--data-dir", type=EXISTING_FOLDER, help="Folder that the stack paths start from, or that holds the stacks.")
+@click.option("--data-dir", type=EXISTING_FOLDER,
+              help="Folder that the stack paths start from, or that holds the stacks.")
 @click.option("--stack", type=EXISTING_FILE, help="All images are in this stack, whatever path the STAR file names.")
 @click.option("--map-stack", "mapping", type=StackMapping(), multiple=True,
               help="Read NEW where the STAR file names OLD (a path or its last part); may be repeated.")
-@click.option("--pixel-size", type=POSITIVE, metavar="Å", help="Pixel size of the images, where the table lacks it or is wrong.")
+@click.option("--pixel-size", type=POSITIVE, metavar="Å",
+              help="Pixel size of the images, where the table lacks it or is wrong.")
 @click.option("--voltage", type=Number(20, 2000, metavar="kV"), help="Acceleration voltage, likewise.")
 @click.option("--cs", type=Number(-50, 50, metavar="mm"), help="Spherical aberration, likewise.")
 @click.option("--amplitude-contrast", type=Number(0, 1, metavar="fraction"), help="Amplitude contrast, likewise.")
@@ -50,7 +63,8 @@ class StackMapping(click.ParamType):
 @click.option("--error-kind", type=ErrorKind(), default="random", show_default=True,
               help="Kind of wrong pose: any orientation, or a turn by about DEG degrees.")
 @click.option("--skip-bad", is_flag=True, help="Leave out NaN and constant images; they are counted and listed.")
-@click.option("--max-bad", type=RATE, default=0.1, show_default=True, help="Largest share that --skip-bad may leave out.")
+@click.option("--max-bad", type=RATE, default=0.1, show_default=True,
+              help="Largest share that --skip-bad may leave out.")
 @seed_option
 @overwrite_option
 @verbosity_options
@@ -61,29 +75,27 @@ def command(particles: Path, output: Path, mapping, error_kind, quiet: bool, ver
     project), then by their last name in --data-dir and beside the STAR file.
     """
     if particles.suffix.lower() == ".cs":
-        raise UserError(f"{particles}: cryoSPARC files cannot be imported yet; convert it to STAR, for example with csparc2star")
+        raise UserError(
+            f"{particles}: cryoSPARC files cannot be imported yet; convert it to STAR, for example with csparc2star"
+        )
     if particles.resolve() == output.resolve():
         raise UserError(f"{output}: the output would replace the input; choose another name")
 
-    from mpirecon.io.importer import ImportOptions, import_star  # pandas and HDF5 are slow to load, and --help needs none
+    from mpirecon.io.importer import (  # slow to load (pandas, HDF5), and --help needs none
+        ImportOptions,
+        import_star,
+    )
 
     console = Console(quiet=quiet, verbose=verbose)
     chosen = ImportOptions(mapping=dict(mapping), small_degrees=error_kind, **options)
-    with console.progress(1, "import") as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - progress.done)
-            progress.done = done
-
-        progress.done = 0
-        report = import_star(particles, output, chosen, progress)
+    report = import_star(particles, output, chosen, lambda total: console.progress(total, "importing"))
     _print(console, report)
 
 
 def _print(console: Console, report) -> None:
     console.say(
-        f"{report.output}: {report.particles} particles of {report.box} x {report.box} pixels, {report.pixel_size:g} Å/px, "
+        f"{report.output}: {report.particles} particles of {report.box} x {report.box} pixels, "
+        f"{report.pixel_size:g} Å/px, "
         f"{report.dtype}, half sets of {report.halves[0]} and {report.halves[1]}"
         f"{', CTF-premultiplied' if report.ctf_premultiplied else ''}"
     )

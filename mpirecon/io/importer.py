@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +30,8 @@ class ImportOptions:
 
     data_dir : folder that the stack paths are relative to; mapping : stack path as written → file;
     stack : file that holds all images; pixel_size (Å), voltage (kV), cs (mm), amplitude_contrast : see read_relion
-    dtype : ``"auto"`` (float16 where all stacks are), ``"float32"`` or ``"float16"``; contrast : ``"white"`` or ``"black"``
+    dtype : ``"auto"`` (float16 where all stacks are), ``"float32"`` or ``"float16"``
+    contrast : ``"white"`` or ``"black"``
     plant_errors : share of particles that get a wrong pose; small_degrees : by a small turn instead of a random pose
     seed : of half sets and planted errors; skip_bad : leave NaN and constant images out, up to the share max_bad
     """
@@ -72,7 +74,7 @@ def import_star(
     star: str | os.PathLike,
     output: str | os.PathLike,
     options: ImportOptions,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int], AbstractContextManager] | None = None,
 ) -> ImportReport:
     """Read a RELION STAR file and its stacks, write a particle file.
 
@@ -81,7 +83,7 @@ def import_star(
 
     Parameters
     ----------
-    progress : called with (images done, images in all)
+    progress : called with the number of images; a context manager of something with ``update(n)``
 
     Raises
     ------
@@ -101,7 +103,8 @@ def import_star(
         ctf_premultiplied=table.ctf_premultiplied, contrast=options.contrast,
         provenance={"command": "import", "mpirecon": __version__, "star": str(star), "options": vars(options)},
     ) as writer:
-        good, skipped = _copy_images(table, stacks, writer, dtype, options, progress)
+        with progress(len(table)) if progress else nullcontext() as bar:
+            good, skipped = _copy_images(table, stacks, writer, options, lambda n: bar and bar.update(n))
         tables = table.tables
         if skipped:
             writer.shrink(int(good.sum()))
@@ -131,7 +134,8 @@ def _open_stacks(table: RelionParticles, options: ImportOptions) -> tuple[list[S
         row = int(np.flatnonzero(past)[0])
         stack = stacks[table.stack[row]]
         raise UserError(
-            f"{table.path}, line {table.lines[row]}: image {table.image[row] + 1} is past the end of {stack.path}, which has "
+            f"{table.path}, line {table.lines[row]}: image {table.image[row] + 1} is past the end of "
+            f"{stack.path}, which has "
             f"{len(stack)} images ({int(past.sum())} such rows); is it the stack that belongs to this STAR file?"
         )
     return stacks, notes
@@ -166,7 +170,8 @@ def _common_box(table: RelionParticles, stacks: list[StackReader]) -> int:
             )
     if table.image_size not in (None, box):
         raise UserError(
-            f"{table.path}, line {table.lines[0]}: rlnImageSize is {table.image_size}, but the images of {stacks[0].path} "
+            f"{table.path}, line {table.lines[0]}: rlnImageSize is {table.image_size}, but the images of "
+            f"{stacks[0].path} "
             f"have {box} pixels a side; is it the stack that belongs to this STAR file?"
         )
     return box
@@ -218,30 +223,32 @@ def split_halves(table: RelionParticles, seed: int, notes: list[str]) -> np.ndar
     draw = np.flatnonzero(of_family == 0)
     of_family[draw] = random_halves(seed, first[draw])
     notes.append(
-        f"half sets of {int(unset.sum())} of {len(table)} images were drawn with seed {seed} (rlnRandomSubset is missing or 0)"
+        f"half sets of {int(unset.sum())} of {len(table)} images were drawn with seed {seed} (rlnRandomSubset is "
+        "missing or 0)"
         + (f"; images of one particle stay together ({len(family)} particles)" if len(family) < len(table) else "")
     )
     return np.where(unset, of_family[np.searchsorted(family, table.family)], table.half)
 
 
 def _copy_images(
-    table: RelionParticles, stacks: list[StackReader], writer: ParticleWriter, dtype: str, options: ImportOptions, progress
+    table: RelionParticles, stacks: list[StackReader], writer: ParticleWriter, options: ImportOptions,
+    update: Callable[[int], None],
 ) -> tuple[np.ndarray, list[str]]:
     """Copy all images to the writer in the order of the rows; returns (m,) bool written, and the skipped ones."""
     good = np.ones(len(table), bool)
     skipped: list[str] = []
     written = 0
     for start, images in _batches(table, stacks):
-        done = start + len(images)
-        faults = _faults(images, dtype)
+        count = len(images)
+        faults = _faults(images, writer.dtype)
         for row, reason in faults.items():
             skipped.append(f"{table.describe(start + row)} {reason}")
             good[start + row] = False
         _check_faults(skipped, len(table), options)
-        images = images[good[start:done]] if faults else images
+        images = images[good[start : start + count]] if faults else images
         writer.write_images(written, images)
         written += len(images)
-        progress(done, len(table))
+        update(count)
     return good, skipped
 
 
@@ -264,7 +271,7 @@ def _faults(images: np.ndarray, dtype: str) -> dict[int, str]:
     reasons = {
         "has NaN or infinite pixels": ~(np.isfinite(low) & np.isfinite(high)),
         "is constant": low == high,
-        f"has pixels beyond the range of {dtype} (choose another --dtype)": np.maximum(-low, high) > np.finfo(dtype).max,
+        f"has pixels beyond the range of {dtype} (try another --dtype)": np.maximum(-low, high) > np.finfo(dtype).max,
     }
     faults: dict[int, str] = {}
     for reason, rows in reasons.items():
@@ -278,7 +285,8 @@ def _check_faults(skipped: list[str], total: int, options: ImportOptions) -> Non
         raise UserError(f"{skipped[0]}; repair the stack, remove the row, or leave such images out with --skip-bad")
     if len(skipped) > options.max_bad * total:
         raise UserError(
-            f"{len(skipped)} of {total} images are bad, more than --max-bad {options.max_bad:g} allows: so many point to a "
+            f"{len(skipped)} of {total} images are bad, more than --max-bad {options.max_bad:g} allows: so many "
+            "point to a "
             f"damaged stack or a wrong one. The first: {skipped[0]}"
         )
 

@@ -31,7 +31,8 @@ class MrcHeader:
     """What mpirecon needs of an MRC header.
 
     shape : (sections, rows, columns); dtype with its byte order; offset of the first pixel in bytes;
-    voxel_size : (x, y, z) Å, 0 where the header says nothing; axes : which of x, y, z (1, 2, 3) columns, rows, sections are
+    voxel_size : (x, y, z) Å, 0 where the header says nothing
+    axes : which of x, y, z (1, 2, 3) columns, rows, sections are
     """
 
     shape: tuple[int, int, int]
@@ -72,7 +73,8 @@ def read_header(path: str | os.PathLike) -> MrcHeader:
     found = _describe(header, mode)
     if size < found.offset + found.nbytes:
         raise UserError(
-            f"{path} is truncated: the header promises {found.shape[0]} sections of {found.shape[2]} x {found.shape[1]} "
+            f"{path} is truncated: the header promises {found.shape[0]} sections of {found.shape[2]} x "
+            f"{found.shape[1]} "
             f"pixels ({found.offset + found.nbytes} bytes), the file has {size} bytes; copy it again"
         )
     return found
@@ -128,7 +130,9 @@ class StackReader:
         self.header = read_header(path)
         _, rows, columns = self.header.shape
         if rows != columns:
-            raise UserError(f"{path}: images must be square, these are {columns} x {rows} pixels; crop or pad them first")
+            raise UserError(
+                f"{path}: images must be square, these are {columns} x {rows} pixels; crop or pad them first"
+            )
         self.box = columns
         self.dtype = self.header.dtype
 
@@ -190,9 +194,13 @@ def read_map(path: str | os.PathLike, pixel_size: float | None = None) -> Volume
 
 def _isotropic(path: str | os.PathLike, voxel_size: tuple[float, float, float]) -> float:
     if min(voxel_size) <= 0 or not np.isfinite(voxel_size).all():
-        raise UserError(f"{path}: the header gives no pixel size; set one, for example with relion_image_handler --angpix")
+        raise UserError(
+            f"{path}: the header gives no pixel size; set one, for example with relion_image_handler --angpix"
+        )
     if max(voxel_size) - min(voxel_size) > 1e-3 * max(voxel_size):
-        raise UserError(f"{path}: the pixel size differs between x, y and z ({', '.join(f'{v:g}' for v in voxel_size)} Å)")
+        raise UserError(
+            f"{path}: the pixel size differs between x, y and z ({', '.join(f'{v:g}' for v in voxel_size)} Å)"
+        )
     return float(voxel_size[0])
 
 

@@ -68,7 +68,9 @@ class ParticleFile:
         self.attributes = _attributes(self._file, self.path)
         self.pixel_size = float(self.attributes["pixel_size"])
         if not (np.isfinite(self.pixel_size) and self.pixel_size > 0):
-            raise UserError(f"{self.path}: the attribute pixel_size is {self.pixel_size}, expected a positive number of Å")
+            raise UserError(
+                f"{self.path}: the attribute pixel_size is {self.pixel_size}, expected a positive number of Å"
+            )
         self._images = self._dataset("images")
         shape, dtype = self._images.shape, self._images.dtype
         if len(shape) != 3 or shape[1] != shape[2] or dtype not in (np.float16, np.float32):
@@ -127,7 +129,9 @@ class ParticleFile:
                 **truth,
             )
         except UserError as error:
-            raise UserError(f"{self.path}, in rows {rows.start} to {rows.stop - 1} (counted from the first): {error}") from error
+            raise UserError(
+                f"{self.path}, in rows {rows.start} to {rows.stop - 1} (counted from the first): {error}"
+            ) from error
 
     def images(self, rows) -> np.ndarray:
         """Images of a slice or a sorted integer array of rows, (k, n, n) float32.
@@ -180,9 +184,13 @@ def _open(path: Path) -> h5py.File:
         raise UserError(f"there is no file {path}") from error
     except OSError as error:
         if "truncated" in str(error):
-            raise UserError(f"{path} is truncated: the file is shorter than its header says; copy or make it again") from error
+            raise UserError(
+                f"{path} is truncated: the file is shorter than its header says; copy or make it again"
+            ) from error
         if "signature not found" in str(error):
-            raise UserError(f"{path} is not a particle file (it is not HDF5); make one with mpirecon import or simulate") from error
+            raise UserError(
+                f"{path} is not a particle file (it is not HDF5); make one with mpirecon import or simulate"
+            ) from error
         raise UserError(f"cannot read {path}: {error}") from error
 
 
@@ -194,7 +202,9 @@ def _attributes(file: h5py.File, path: Path) -> dict:
             "make one with mpirecon import or simulate"
         )
     if found.get("version") != VERSION:
-        raise UserError(f"{path} has version {found.get('version')}, this mpirecon reads version {VERSION}; make it again")
+        raise UserError(
+            f"{path} has version {found.get('version')}, this mpirecon reads version {VERSION}; make it again"
+        )
     for name in ("pixel_size", "ctf_premultiplied", "contrast"):
         if name not in found:
             raise UserError(f"{path}: the attribute {name} is missing; this particle file is incomplete")
@@ -228,7 +238,7 @@ class ParticleWriter:
         provenance: dict | None = None,
     ) -> None:
         self.path = refuse_existing(path, overwrite)
-        self.overwrite, self.m, self.box = overwrite, m, box
+        self.overwrite, self.m, self.box, self.dtype = overwrite, m, box, dtype
         self._temporary = temporary_name(self.path)
         self._target = self._file = None
         if m < 1:
@@ -263,7 +273,9 @@ class ParticleWriter:
     def write_metadata(self, particles: ParticleSet) -> None:
         """Store everything but the pixels of all m particles."""
         if len(particles) != self.m or particles.box != self.box:
-            raise ValueError(f"metadata of {len(particles)} particles of box {particles.box} for {self.m} of {self.box}")
+            raise ValueError(
+                f"metadata of {len(particles)} particles of box {particles.box} for {self.m} of {self.box}"
+            )
         columns = {
             "quaternion": particles.pose.quaternion, "shift": particles.pose.shift, "ctf": particles.ctf,
             "half": particles.half, "optics_group": particles.optics_group,
@@ -366,7 +378,8 @@ def _require_space(path: Path, wanted: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if wanted > free:
         raise UserError(
-            f"cannot write {path}: the disk is full; {wanted / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB are free. "
+            f"cannot write {path}: the disk is full; {wanted / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB "
+            "are free. "
             "Free some space or write elsewhere"
         )
 

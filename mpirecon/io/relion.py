@@ -164,7 +164,8 @@ class _Columns:
             row = int(np.flatnonzero(differ)[0])
             raise UserError(
                 f"{self.path}, line {self.particles.index[row]}: {what} is {values[row]:g} (optics group "
-                f"{self.group[row]}), but {values[0]:g} in line {self.particles.index[0]} (group {self.group[0]}); {remedy}"
+                f"{self.group[row]}), but {values[0]:g} in line {self.particles.index[0]} (group "
+                f"{self.group[0]}); {remedy}"
             )
         return float(values[0])
 

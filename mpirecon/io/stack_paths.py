@@ -124,8 +124,10 @@ def _refuse_collisions(stacks: Sequence[str], found: Sequence[Path], star, lines
         path = path.resolve()
         if path in seen and os.path.normpath(stacks[i]) != os.path.normpath(stacks[seen[path]]):
             raise UserError(
-                f"{star}, lines {lines[seen[path]]} and {lines[i]}: the stacks {stacks[seen[path]]} and {stacks[i]} would "
-                f"both be read from {path}; name each with --map-stack OLD=NEW, or give the folder that holds both paths "
+                f"{star}, lines {lines[seen[path]]} and {lines[i]}: the stacks {stacks[seen[path]]} and "
+                f"{stacks[i]} would "
+                f"both be read from {path}; name each with --map-stack OLD=NEW, or give the folder that holds "
+                "both paths "
                 "with --data-dir"
             )
         seen.setdefault(path, i)
@@ -138,6 +140,7 @@ def _missing_message(stacks, star, lines, missing: list[int], mapping, data_dir)
     more = f" ({len(missing)} of {len(stacks)} stacks are missing)" if len(stacks) > 1 else ""
     where = f" or --data-dir {data_dir}" if data_dir is not None else ""
     return (
-        f"{star}, line {lines[missing[0]]}: the stack {stack} is not there, neither relative to the STAR file{where} nor "
+        f"{star}, line {lines[missing[0]]}: the stack {stack} is not there, neither relative to the STAR "
+        f"file{where} nor "
         f"beside it{more}; give its folder with --data-dir, or the file itself with --map-stack OLD=NEW or --stack FILE"
     )

@@ -226,7 +226,9 @@ def _read_pairs(body: str, line: int, path: Path) -> pd.DataFrame:
         if not fields:
             continue
         if not row.lstrip(" \t").startswith("_") or len(fields) != 2:
-            raise UserError(f"{path}, line {number}: expected one label and one value, or loop_, got {row.strip()[:80]!r}")
+            raise UserError(
+                f"{path}, line {number}: expected one label and one value, or loop_, got {row.strip()[:80]!r}"
+            )
         first = first if labels else number
         labels.append(fields[0][1:])
         values.append([fields[1]])
