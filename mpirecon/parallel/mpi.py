@@ -28,7 +28,8 @@ class MpiCommunicator(Communicator):
     @property
     def library(self) -> str:
         """Name and version of the MPI library in use."""
-        return MPI.Get_library_version().strip("\0 \n").splitlines()[0].split(", package")[0].split(", ident")[0]
+        first = MPI.Get_library_version().strip("\0 \n").splitlines()[0]
+        return " ".join(first.split(", package")[0].split())
 
     def _find_local_rank(self) -> int:
         local = find_local_rank()
