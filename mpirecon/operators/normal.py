@@ -18,6 +18,9 @@ from mpirecon.operators.projection import Projection
 #: the kernel's transform is small at the far edge of the padded box; dividing by less than this amplifies aliases
 _SMALLEST_APODISATION = 0.02
 
+#: a Wiener factor of 1 % is silence already; less only makes the system ill-conditioned
+_SMALLEST_SSNR = 0.01
+
 
 class NormalEquations:
     """One set of normal equations on a folded accumulator, (p, p, p//2 + 1, 3) float32."""
@@ -48,7 +51,7 @@ class NormalEquations:
         mean = self.shell_weight()
         ridge = floor * mean
         if ssnr is not None:
-            wiener = mean[:-1] / np.maximum(ssnr[: self.shells], 1e-6)
+            wiener = mean[:-1] / np.maximum(ssnr[: self.shells], _SMALLEST_SSNR)
             ridge[:-1] = np.maximum(ridge[:-1], wiener)
         ridge[-1] = max(mean[:-1].max(), np.finfo(np.float32).tiny)
         return np.maximum(ridge, 1e-6 * ridge[-1])
