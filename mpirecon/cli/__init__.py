@@ -31,6 +31,7 @@ COMMANDS = {
     "reconstruct": Entry("mpirecon.cli.reconstruct", "Reconstruct a map from a particle file.", parallel=True),
     "fsc": Entry("mpirecon.cli.fsc", "Fourier shell correlation of two maps."),
     "project": Entry("mpirecon.cli.project", "Reproject a map at the poses of a particle file."),
+    "report": Entry("mpirecon.cli.report", "Write the page about a finished run anew."),
     "logs": Entry("mpirecon.cli.logs", "Join the ranks' logs of a run: what was sorted where, and kept."),
 }
 

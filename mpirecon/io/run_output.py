@@ -77,6 +77,22 @@ def write_summary(path: Path, summary: dict) -> None:
         temporary.write_text(json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n")
 
 
+def read_summary(folder: str | os.PathLike) -> dict:
+    """summary.json of a finished run. Raises UserError when the folder holds none."""
+    path = Path(folder) / "summary.json"
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: no such folder; name the one that reconstruct -o wrote")
+    if not path.is_file():
+        raise UserError(f"{folder}: no summary.json, so this is not the folder of a finished run")
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(summary, dict):
+        raise UserError(f"{path}: not the summary of a run")
+    return summary
+
+
 def _plain(value):
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}

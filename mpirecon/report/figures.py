@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 THRESHOLDS = (0.5, 0.143)
+
+#: losses that every iteration reports: key in summary.json → what it is
+LOSSES = {
+    "loss": "loss being minimised", "loss_l2": "L2 over all particles", "loss_heldout": "loss, held out",
+}  # fmt: skip
 
 # dark enough on white, and told apart in grey and by colour-blind eyes (Okabe & Ito)
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -18,12 +23,14 @@ def fsc_figure(
     pixel_size: float,
     resolutions: Mapping[str, float | None] | None = None,
     title: str = "",
+    size: tuple[float, float] = (7.0, 4.4),
 ):
     """FSC curves over spatial frequency, with Å along the top and the usual thresholds; a matplotlib Figure.
 
-    curves : label → (box // 2 + 1,) · pixel_size : Å · resolutions : label → Å at 0.143, added to the legend
+    curves : label → (box // 2 + 1,) · pixel_size : Å · resolutions : label → Å at 0.143, added to the legend ·
+    size : inches
     """
-    figure, axes = _new_figure(7.0, 4.4)
+    figure, axes = _new_figure(*size)
     frequency = np.arange(box // 2 + 1) / (box * pixel_size)
     lowest = 0.0
     for colour, (label, curve) in zip(_cycle(), curves.items()):
@@ -61,9 +68,9 @@ def _resolution_axis(axes, highest: float) -> None:
 def central_slices_figure(maps: Mapping[str, np.ndarray], pixel_size: float):
     """The three central slices of each map, one row a map, on one grey scale a row; a matplotlib Figure.
 
-    maps : label → (n, n, n), in Å of `pixel_size`
+    maps : label (which may be empty) → (n, n, n), in Å of `pixel_size`
     """
-    figure, grid = _new_figure(7.5, 2.65 * len(maps) + 0.3, rows=len(maps), columns=3)
+    figure, grid = _new_figure(7.5, sum(2.45 + 0.3 * bool(label) for label in maps), rows=len(maps), columns=3)
     for row, (label, volume) in zip(np.atleast_2d(grid), maps.items()):
         volume = np.asarray(volume)
         slices = [np.take(volume, volume.shape[axis] // 2, axis=axis) for axis in range(3)]
@@ -76,8 +83,80 @@ def central_slices_figure(maps: Mapping[str, np.ndarray], pixel_size: float):
             axes.set_xlabel(f"{across} (Å)", fontsize=8, labelpad=1)
             axes.set_ylabel(f"{up} (Å)", fontsize=8, labelpad=-4)
             axes.tick_params(labelsize=7, length=2)
-        row[1].set_title(label, fontsize=10)
+        if label:
+            row[1].set_title(label, fontsize=10)
     return figure
+
+
+def loss_figure(records: Sequence[Mapping]):
+    """The three losses over the iterations, a panel each because their scales differ; a matplotlib Figure.
+
+    records : the iterations of summary.json
+    """
+    figure, row = _new_figure(7.5, 2.3, columns=len(LOSSES))
+    iterations = [record["iteration"] for record in records]
+    marker = "o" if len(records) <= 30 else ""
+    for axes, colour, (name, label) in zip(row, _cycle(), LOSSES.items()):
+        values = np.array([np.nan if record[name] is None else record[name] for record in records], np.float64)
+        axes.plot(iterations, values, color=colour, linewidth=1.6, marker=marker, markersize=4)
+        axes.set_title(label, fontsize=9)
+        axes.set_xlabel("iteration", fontsize=8)
+        _at_least_a_permille(axes, values)
+        axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
+        axes.yaxis.get_major_locator().set_params(nbins=5)
+        axes.ticklabel_format(axis="y", useOffset=False)
+        _calm(axes)
+    return figure
+
+
+def distance_figure(table: Mapping[str, np.ndarray], distance: str, threshold: float | None = None):
+    """Histograms of the particles' distance and score, planted errors apart where they are known; a matplotlib Figure.
+
+    table : columns of a run's particles.h5 · distance : its name · threshold : distance up to which particles were kept
+    """
+    valid = np.isfinite(table["distance"]) & np.isfinite(table["score"])
+    wrong = table.get("pose_error")
+    figure, row = _new_figure(7.5, 2.7, columns=2)
+    for axes, name, label in zip(row, ("distance", "score"), (f"distance ({distance})", "score (signal over noise)")):
+        groups = {"particles": valid} if wrong is None else {"right": valid & ~wrong, "planted error": valid & wrong}
+        histogram(axes, {key: table[name][rows] for key, rows in groups.items()})
+        axes.set_xlabel(label, fontsize=9)
+    row[0].set_ylabel("particles", fontsize=9)
+    if threshold is not None:
+        row[0].axvline(threshold, color="0.25", linewidth=1.2, linestyle=(0, (4, 3)))
+        row[0].annotate("← kept", (threshold, 1), (-4, -4), xycoords=("data", "axes fraction"), ha="right", va="top",
+                        textcoords="offset points", fontsize=8, color="0.25")
+    if wrong is not None:
+        row[1].legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2)
+    return figure
+
+
+def histogram(axes, groups: Mapping[str, np.ndarray], bins: int | None = None) -> None:
+    """Overlaid histograms on common bins; what lies far out is counted in the outermost ones."""
+    everything = np.concatenate(list(groups.values()))
+    if not everything.size:
+        return
+    low, high = np.percentile(everything, (0.5, 99.5))
+    margin = 0.15 * (high - low) or 0.5 * abs(high) or 0.5
+    low, high = max(low - margin, everything.min()), min(high + margin, everything.max())
+    if not high > low:
+        low, high = low - margin, high + margin
+    bins = bins or int(np.clip(2 * len(everything) ** 0.5, 10, 60))
+    edges = np.linspace(low, high, bins + 1)
+    for colour, (label, values) in zip(_cycle(), groups.items()):
+        axes.hist(np.clip(values, low, high), edges, color=colour, alpha=0.55, label=label, histtype="stepfilled",
+                  edgecolor=colour, linewidth=1.0)
+    axes.set_ylim(bottom=0)
+    _calm(axes)
+
+
+def png_bytes(figure, dpi: int = 150) -> bytes:
+    """The figure as a PNG in memory."""
+    from io import BytesIO
+
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
 
 
 def save_figure(figure, path, suffix: str = ".png") -> None:
@@ -90,6 +169,20 @@ def figure_suffixes() -> list[str]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     return sorted(f".{kind}" for kind in FigureCanvasAgg.get_supported_filetypes())
+
+
+def _at_least_a_permille(axes, values: np.ndarray) -> None:
+    """Axis limits that do not blow the last digits of a settled loss up to a drama."""
+    if not np.isfinite(values).any():
+        return
+    low, high = np.nanmin(values), np.nanmax(values)
+    half = max(0.55 * (high - low), 5e-4 * abs(high), 1e-12)
+    axes.set_ylim((low + high) / 2 - half, (low + high) / 2 + half)
+
+
+def _calm(axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8, length=3)
 
 
 def _new_figure(width: float, height: float, rows: int = 1, columns: int = 1):

@@ -84,4 +84,4 @@ def _conclude(console, folder: Path, summary: dict) -> None:
         shown = ", ".join(map(str, skipped[:10])) + (" …" if len(skipped) > 10 else "")
         console.warn(f"{len(skipped)} bad images were skipped: particles {shown}")
     console.say(f"wrote {folder}: volume.mrc, half1.mrc, half2.mrc, fsc.csv, fsc.png, slices.png, particles.h5, "
-                "summary.json, logs/")
+                "summary.json, report.html, logs/")

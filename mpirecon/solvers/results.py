@@ -47,6 +47,8 @@ _MAPS = {"half1": half_map(1), "half2": half_map(2), "volume": WHOLE}
 
 
 def _write(run, outcome, folder, about, maps, columns, ranks) -> dict:
+    from mpirecon.report.html import write_report
+
     file, pixel_size = run.file, run.file.pixel_size
     curves = {
         "fsc": fsc(maps["half1"], maps["half2"], run.engine.mask),
@@ -58,6 +60,7 @@ def _write(run, outcome, folder, about, maps, columns, ranks) -> dict:
     write_particle_table(folder / "particles.h5", columns, {"particles": str(file.path)})
     summary = _summary(run, outcome, about, curves, columns, ranks)
     _write_figures(run, folder, curves, maps, summary)
+    write_report(folder, summary)
     write_summary(folder / "summary.json", summary)
     return summary
 

@@ -1,0 +1,31 @@
+"""``mpirecon report``: write the page about a finished run anew."""
+
+from __future__ import annotations
+
+import click
+
+from mpirecon.cli.console import Console
+from mpirecon.cli.options import ANY_PATH, overwrite_option, verbosity_options
+
+
+@click.command("report")
+@click.argument("folder", metavar="OUT", type=ANY_PATH)
+@click.option("-o", "--output", type=ANY_PATH, metavar="FILE.html",
+              help="Write the page there.  [default: OUT/report.html, which is replaced]")
+@overwrite_option
+@verbosity_options
+def command(folder, output, overwrite, quiet, verbose):
+    """Write the report of the finished run in folder OUT: one page with everything in it, to look at or to send.
+
+    It is made of the files that reconstruct left in OUT and of nothing else; reconstruct writes it at its end.
+    """
+    from mpirecon.io.atomic import refuse_existing
+    from mpirecon.io.run_output import read_summary
+    from mpirecon.report.html import write_report
+
+    console = Console(quiet=quiet, verbose=verbose)
+    if output is not None:
+        refuse_existing(output, overwrite)
+    summary = read_summary(folder)
+    written = write_report(folder, summary, target=output, overwrite=overwrite or output is None)
+    console.say(f"wrote {written}")

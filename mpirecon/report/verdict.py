@@ -1,0 +1,104 @@
+"""A finished run in a few sentences: what was reached, and what its reader should know before trusting it."""
+
+from __future__ import annotations
+
+#: below this chance of ranking a wrong particle behind a right one, sorting them is close to drawing lots
+_POOR_AUC = 0.7
+
+#: losses that give some particles no weight at all
+SELECTING = ("sorted",)
+
+
+def verdict(summary: dict) -> str:
+    """One or two sentences: resolution, particles kept, planted errors found where they are known."""
+    return " ".join([_resolution(summary), _particles(summary)])
+
+
+def cautions(summary: dict) -> list[str]:
+    """What may be wrong with the run or with reading it, one sentence or two each; often none."""
+    told = [_skipped(summary), _nyquist(summary), _raw(summary), _undetected(summary), _wrong_in_map(summary)]
+    return [text for text in told if text]
+
+
+def counted(summary: dict) -> int:
+    """Particles that took part: all but those whose images were skipped."""
+    particles = summary["particles"]
+    return particles["count"] - len(particles["skipped"])
+
+
+def percent(part: int, whole: int) -> str:
+    """``12.3 %``; nothing of nothing is a dash."""
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def _resolution(summary: dict) -> str:
+    at = summary["resolution_0143"]
+    if at is None:
+        return f"The half maps agree up to Nyquist, {summary['nyquist']:g} Å (masked FSC above 0.143 throughout)."
+    return f"The half maps agree to {at:.2f} Å (FSC 0.143, masked)."
+
+
+def _particles(summary: dict) -> str:
+    total, kept, loss = counted(summary), summary["kept"], summary["configuration"]["loss"]
+    if loss in SELECTING:
+        text = f"{kept:,} of {total:,} particles were kept"
+    else:
+        how = "alike" if loss == "l2" else "weighted by their distance"
+        text = (
+            f"All {total:,} particles were used, {how}"
+            if kept == total
+            else f"{kept:,} of {total:,} particles were used, {how}"
+        )
+    found = summary.get("detection")
+    if not found:
+        return text + "."
+    among, wrong = found["wrong_among_kept"], found["wrong"]
+    if loss in SELECTING:
+        share = f"{among:,} of them ({percent(among, kept)})" if among else "none of them"
+        return f"{text}, {share} with a planted error; {wrong:,} errors were planted."
+    return f"{text}; {wrong:,} of them ({percent(wrong, total)}) have a planted error."
+
+
+def _skipped(summary: dict) -> str | None:
+    skipped = summary["particles"]["skipped"]
+    if not skipped:
+        return None
+    listed = ", ".join(f"{i}" for i in skipped[:12]) + (" …" if len(skipped) > 12 else "")
+    one = len(skipped) == 1
+    return (
+        f"{len(skipped):,} {'image was' if one else 'images were'} skipped, with NaN or without contrast: "
+        f"{'particle' if one else 'particles'} {listed}."
+    )
+
+
+def _nyquist(summary: dict) -> str | None:
+    limit = summary["configuration"].get("max_resolution") or summary["nyquist"]
+    at = summary["resolution_0143"]
+    if at is not None and at > 1.03 * limit:
+        return None
+    what = "--max-resolution" if summary["configuration"].get("max_resolution") else "the pixel size"
+    return f"The resolution is limited by {what} ({limit:g} Å), not by the data."
+
+
+def _raw(summary: dict) -> str | None:
+    configuration = summary["configuration"]
+    if configuration["distance"] != "raw" or configuration["loss"] == "l2":
+        return None
+    return "The distance is the raw residual, which sorts particles by their noise; --distance explained does not."
+
+
+def _undetected(summary: dict) -> str | None:
+    area = (summary.get("detection") or {}).get("auc")
+    if area is None or area >= _POOR_AUC:
+        return None
+    return (
+        "The distance hardly tells planted errors from right particles: a wrong one lies further away than a right one "
+        f"in {100 * area:.0f} % of pairs (AUC {area:.3f})."
+    )
+
+
+def _wrong_in_map(summary: dict) -> str | None:
+    found = summary.get("detection")
+    if not found or summary["configuration"]["loss"] != "l2" or not found["wrong"]:
+        return None
+    return "L2 leaves nobody out: the particles with planted errors are in the map. --loss sorted --keep Q selects."
