@@ -126,7 +126,7 @@ def distance_figure(table: Mapping[str, np.ndarray], distance: str, threshold: f
         row[0].axvline(threshold, color="0.25", linewidth=1.2, linestyle=(0, (4, 3)))
         row[0].annotate("← kept", (threshold, 1), (-4, -4), xycoords=("data", "axes fraction"), ha="right", va="top",
                         textcoords="offset points", fontsize=8, color="0.25")
-    if wrong is not None:
+    if wrong is not None and valid.any():
         row[1].legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2)
     return figure
 

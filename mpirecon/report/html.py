@@ -174,14 +174,14 @@ def _how_to_read(summary: dict) -> str:
     """What each loss counts, and what it is no measure of."""
     if summary["configuration"]["loss"] in SELECTING:
         return (
-            "The loss being minimised counts the kept particles alone: a trimmed loss always falls when more is left out, "
-            "and is no figure of quality. L2 over all particles counts those left out as well. The held-out loss counts "
-            "the kept ones, against maps that they did not help to build; by how much it exceeds the loss is overfitting. "
-            "Quality is for the half-map FSC to tell."
+            "The loss being minimised counts the kept particles alone: a trimmed loss always falls when more is left "
+            "out, and is no figure of quality. L2 over all particles counts those left out as well. The held-out loss "
+            "counts the kept ones, against maps that they did not help to build; by how much it exceeds the loss is "
+            "overfitting. Quality is for the half-map FSC to tell."
         )
     return (
-        "The held-out loss is taken against maps that a particle did not help to build; by how much it exceeds the loss "
-        "is overfitting. Losses of different kinds do not compare; quality is for the half-map FSC to tell."
+        "The held-out loss is taken against maps that a particle did not help to build; by how much it exceeds the "
+        "loss is overfitting. Losses of different kinds do not compare; quality is for the half-map FSC to tell."
     )
 
 
