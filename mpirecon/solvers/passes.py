@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mpirecon.backend.bands import Bands
+from mpirecon.errors import UserError
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.groups import GroupStore, MapSet, half_map, held_out_map
@@ -62,6 +63,7 @@ class Engine:
             with self.timings("reduce"):
                 store.put(group, folded)
         if survey:
+            self._require_good_images()
             self._set_noise_power(power, count)
         return store
 
@@ -112,6 +114,12 @@ class Engine:
         left_out = type(batch)(batch.data[bad], batch.ctf[bad], batch.rotation[bad])
         self.backend.power(left_out, power, count)
         return count
+
+    def _require_good_images(self) -> None:
+        good = np.array([(self.slab.valid & (self.slab.metadata.half == h)).sum() for h in (1, 2)], np.int64)
+        for half, count in zip((1, 2), self.comm.allreduce(good)):
+            if count == 0:
+                raise UserError(f"{self.slab.file.path}: half set {half} has no good image left after skipping the bad ones")
 
     def _set_noise_power(self, power: np.ndarray, count: np.ndarray) -> None:
         """ν² per shell: the mean power of the data, nearly all noise; never zero."""
