@@ -56,7 +56,7 @@ class Projection:
     def adjoint_add(self, accumulator, rotation, numerator, weight) -> None:
         """Spread samples (m, s) complex64 and weights (m, s) float32 onto the accumulator.
 
-        The sample k = 0 is its own Friedel mate; folding would count it twice, so the caller's values enter halved.
+        The sample k = 0 is its own Friedel mate; folding would count it twice, so it is halved meanwhile.
         """
         zero = np.flatnonzero(self.plane.multiplicity == 1)
         numerator[:, zero] *= 0.5
@@ -71,6 +71,8 @@ class Projection:
             numerator,
             weight,
         )
+        numerator[:, zero] *= 2
+        weight[:, zero] *= 2
 
     def folded(self, accumulator: np.ndarray) -> np.ndarray:
         """The accumulator on the half grid with Friedel mates added, (p, p, p//2 + 1, 3) float32."""
