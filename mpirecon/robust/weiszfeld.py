@@ -37,8 +37,8 @@ def weiszfeld(
     if p.ndim != 2 or len(p) == 0 or not np.isfinite(p).all():
         raise UserError(f"weiszfeld: expected finite points of shape (m, d) with m ≥ 1, got {np.shape(points)}")
     a = np.ones(len(p)) if weights is None else np.asarray(weights, np.float64)
-    if a.shape != (len(p),) or (a < 0).any() or a.sum() == 0:
-        raise UserError(f"weiszfeld: expected {len(p)} non-negative weights, not all zero")
+    if a.shape != (len(p),) or not (a >= 0).all() or not 0 < a.sum() < np.inf:
+        raise UserError(f"weiszfeld: expected {len(p)} finite, non-negative weights, not all zero")
     x = np.average(p, axis=0, weights=a)
     spread = np.abs(p - x).max()
     for _ in range(iterations):

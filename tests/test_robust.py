@@ -1,0 +1,501 @@
+"""Averages, losses, distances and selection: what particles are weighed by."""
+
+import numpy as np
+import pytest
+import scipy.fft
+from adjoint import random_like
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.optimize import minimize
+
+import mpirecon.robust
+from mpirecon.backend.cpu import CpuBackend
+from mpirecon.errors import UserError
+from mpirecon.model import ParticleSet, Pose, make_ctf
+from mpirecon.model.draws import particle_rng, random_quaternion
+from mpirecon.operators.forward import ForwardModel
+from mpirecon.parallel.comm import SerialCommunicator
+from mpirecon.robust.distances import CORRELATION, DISTANCES, EXPLAINED, RAW, WHITENED, get_distance
+from mpirecon.robust.losses import HUBER_TUNING, L1, L2, LOSSES, MAD_TO_SIGMA, Huber, make_loss
+from mpirecon.robust.selection import Selection, keep_count, loss_value, norms, particle_sigma, select
+from mpirecon.robust.statistics import Statistics, matched_filter
+from mpirecon.robust.weiszfeld import weiszfeld
+from mpirecon.simulation.dataset import multiply_by_ctf
+from mpirecon.simulation.phantom import phantom
+
+COMM = SerialCommunicator()
+
+
+# ---------------------------------------------------------------- averages of points
+
+#: multiples of 1/8 in a range: points may coincide, and none are nearly so
+COORDINATE = st.integers(-800, 800).map(lambda i: i / 8)
+
+
+def points_of(dimensions, least=1, most=12):
+    return st.integers(least, most).flatmap(lambda m: arrays(np.float64, (m, dimensions), elements=COORDINATE))
+
+
+def total_distance(x, points, weights=None):
+    d = np.linalg.norm(points - x, axis=1)
+    return float(d.sum() if weights is None else weights @ d)
+
+
+@settings(max_examples=100, deadline=None)
+@given(points_of(3))
+def test_the_l2_average_is_the_mean(points):
+    """The loss l2 weighs all alike, so its IRLS step x ← Σwy/Σw is the mean; nothing nearby has a smaller Σd²."""
+    d = np.linalg.norm(points, axis=1)
+    average = np.average(points, axis=0, weights=L2().weight(d))
+    np.testing.assert_allclose(average, points.mean(axis=0))
+    loss = L2().rho(np.linalg.norm(points - average, axis=1)).sum()
+    for step in 0.1 * np.vstack([np.eye(3), -np.eye(3)]):
+        assert L2().rho(np.linalg.norm(points - average - step, axis=1)).sum() > loss
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(COORDINATE, min_size=1, max_size=15).filter(lambda v: len(v) % 2), st.booleans())
+def test_the_l1_average_of_numbers_is_their_median(values, as_column):
+    points = np.array(values)
+    spread = np.ptp(points)
+    x = weiszfeld(points[:, None] if as_column else points, iterations=20000)
+    assert x.shape == ((1,) if as_column else ())
+    # near a point with neighbours on one side the iteration is slow; its loss is what counts
+    best = np.abs(points - np.median(points)).sum()
+    assert np.abs(points - x).sum() <= best + 1e-6 * spread + 1e-300
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(COORDINATE, min_size=2, max_size=14).filter(lambda v: len(v) % 2 == 0))
+def test_an_even_number_of_numbers_has_any_median_between_the_middle_two(values):
+    points = np.sort(values)
+    x = weiszfeld(points, iterations=20000)
+    assert np.abs(points - x).sum() <= np.abs(points - np.median(points)).sum() + 1e-6 * np.ptp(points) + 1e-300
+
+
+@settings(max_examples=60, deadline=None)
+@given(points_of(2, least=3), st.integers(0, 10**6))
+def test_the_geometric_median_has_the_smallest_sum_of_distances(points, seed):
+    weights = np.random.default_rng(seed).uniform(0.2, 2, len(points))
+    x = weiszfeld(points, weights, iterations=20000)
+    starts = [points.mean(axis=0), *points]  # the loss has kinks at the points, so they are candidates themselves
+    best = min(total_distance(s, points, weights) for s in starts)
+    best = min(best, minimize(total_distance, starts[0], (points, weights), method="Nelder-Mead",
+                              options=dict(xatol=1e-9, fatol=1e-12, maxiter=4000)).fun)
+    assert total_distance(x, points, weights) <= best * (1 + 1e-6) + 1e-12
+
+
+def test_an_outlier_drags_the_mean_and_not_the_median():
+    points = np.random.default_rng(1).normal(size=(100, 3))
+    dirty = np.vstack([points, np.full((30, 3), 1e4)])
+    assert np.linalg.norm(dirty.mean(axis=0)) > 1e3
+    assert np.linalg.norm(weiszfeld(dirty) - weiszfeld(points)) < 1
+    further = np.vstack([points, np.full((30, 3), 1e8)])  # the median sees where they lie, not how far
+    np.testing.assert_allclose(weiszfeld(further), weiszfeld(dirty), atol=1e-2)
+
+
+def test_a_start_on_a_point_is_left_when_it_is_no_median():
+    """The mean, where the iteration starts, is a point here: 1/d is infinite there."""
+    points = np.array([[0.0, 0], [10, 0], [-4, 3], [-4, -3], [-2, 0]])
+    assert (points.mean(axis=0) == points[0]).all()
+    x = weiszfeld(points)
+    assert np.isfinite(x).all()
+    best = minimize(total_distance, [-1.5, 0.0], (points,), method="Nelder-Mead", options=dict(xatol=1e-9, fatol=1e-13))
+    assert total_distance(x, points) == pytest.approx(best.fun, rel=1e-7)
+
+
+def test_a_start_on_a_point_stays_when_it_is_the_median():
+    square = np.array([[1.0, 1], [1, -1], [-1, 1], [-1, -1], [0, 0]])
+    np.testing.assert_allclose(weiszfeld(square), [0, 0], atol=1e-12)
+    heavy = np.array([[0.0, 0], [1, 0], [0, 1]])
+    np.testing.assert_allclose(weiszfeld(heavy, [5.0, 1, 1]), [0, 0], atol=1e-6)
+
+
+def test_points_that_coincide_are_their_own_median():
+    np.testing.assert_array_equal(weiszfeld(np.full((4, 2), 7.0)), [7, 7])
+    np.testing.assert_array_equal(weiszfeld(np.array([[3.0, 4.0]])), [3, 4])
+
+
+def test_weights_count_points():
+    points = np.random.default_rng(2).normal(size=(6, 2))
+    weights = np.array([1.0, 2, 3, 1, 0, 2])
+    np.testing.assert_allclose(weiszfeld(points, weights), weiszfeld(np.repeat(points, weights.astype(int), axis=0)),
+                               atol=1e-7)
+
+
+@settings(max_examples=50, deadline=None)
+@given(points_of(2, least=3), st.floats(0.01, 100), COORDINATE)
+def test_the_median_moves_and_scales_with_its_points(points, factor, shift):
+    assert mpirecon.robust.weiszfeld is weiszfeld
+    a, b = weiszfeld(points, iterations=20000), weiszfeld(factor * points + shift, iterations=20000)
+    moved = factor * points + shift
+    assert total_distance(b, moved) == pytest.approx(total_distance(factor * a + shift, moved), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "points, weights, message",
+    [
+        (np.zeros((0, 2)), None, "m ≥ 1"),
+        (np.zeros((2, 2, 2)), None, r"got \(2, 2, 2\)"),
+        ([[1.0, np.nan]], None, "finite"),
+        ([[1.0, np.inf]], None, "finite"),
+        (np.zeros((3, 2)), [1.0, 1], "3 finite, non-negative weights"),
+        (np.zeros((2, 2)), [1.0, -1], "non-negative"),
+        (np.zeros((2, 2)), [0.0, 0], "not all zero"),
+        (np.zeros((2, 2)), [np.nan, 1], "weights"),
+        (np.zeros((2, 2)), [np.inf, 1], "weights"),
+    ],
+)
+def test_weiszfeld_refuses(points, weights, message):
+    with pytest.raises(UserError, match=message):
+        weiszfeld(points, weights)
+
+
+# ---------------------------------------------------------------- losses
+
+CALIBRATED = [L2(), L1(), Huber(1.7), make_loss("huber", 2.0, 0.3), make_loss("l1", 2.0, 0.3)]
+
+
+@pytest.mark.parametrize("loss", CALIBRATED, ids=str)
+def test_weight_is_the_slope_of_rho_over_the_distance(loss):
+    d = np.linspace(0.01, 8, 200)
+    h = 1e-6
+    slope = (loss.rho(d + h) - loss.rho(d - h)) / (2 * h)
+    np.testing.assert_allclose(loss.weight(d), slope / d, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", CALIBRATED, ids=str)
+def test_losses_are_finite_and_do_not_fall_with_distance(loss):
+    d = np.array([0.0, 1e-300, 1e-8, 1, 1e8])
+    assert np.isfinite(loss.weight(d)).all() and (np.diff(loss.rho(d)) >= 0).all()
+    assert (np.diff(loss.weight(d)) <= 0).all()  # the far never count more than the near
+    assert loss.rho(d)[0] == 0
+
+
+def test_huber_is_l2_for_the_near_and_l1_for_the_far():
+    huber, near, far = Huber(2.0), np.array([0.0, 1.0, 2.0]), np.array([3.0, 50.0])
+    np.testing.assert_allclose(huber.rho(near), L2().rho(near))
+    np.testing.assert_allclose(np.diff(huber.rho(far)), 2.0 * np.diff(L1().rho(far)))
+
+
+def test_huber_keeps_the_bulk():
+    assert make_loss("huber", 5.0, 0.4).delta == pytest.approx(5 + 1.345 * 0.4)
+    assert HUBER_TUNING == 1.345
+
+
+def test_mad_is_consistent_with_the_gaussian():
+    values = np.random.default_rng(3).normal(0, 2.5, 200_001)
+    assert MAD_TO_SIGMA * np.median(np.abs(values - np.median(values))) == pytest.approx(2.5, rel=0.01)
+
+
+def test_unknown_losses_are_named():
+    with pytest.raises(UserError, match="unknown loss 'l3'.*" + ", ".join(LOSSES)):
+        make_loss("l3", 1, 1)
+
+
+@pytest.mark.parametrize("loss", [L1(epsilon=1e-3), Huber(0.2)], ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_reweighting_never_raises_the_loss_and_finds_the_line(loss, seed):
+    """min Σρ(‖y_i − A_i x‖) by weighted least squares, 40 of 100 measurements grossly wrong."""
+    rng = np.random.default_rng(seed)
+    a, truth = rng.normal(size=(100, 3, 4)), rng.normal(size=4)
+    y = a @ truth + 0.02 * rng.normal(size=(100, 3))
+    y[:40] += rng.normal(3, 4, (40, 3))
+
+    def norm(x):
+        return np.linalg.norm(y - a @ x, axis=1)
+
+    def solve(w):
+        return np.linalg.solve(np.einsum("i,ijk,ijl->kl", w, a, a), np.einsum("i,ijk,ij->k", w, a, y))
+
+    plain = x = solve(np.ones(100))
+    history = []
+    for _ in range(60):
+        history.append(loss.rho(norm(x)).sum())
+        x = solve(loss.weight(norm(x)))
+    assert (np.diff(history) <= 1e-9 * history[0]).all()
+    best = minimize(lambda v: loss.rho(norm(v)).sum(), truth, method="Powell", options=dict(xtol=1e-10, ftol=1e-14))
+    assert history[-1] == pytest.approx(best.fun, rel=1e-4)
+    assert np.linalg.norm(x - truth) < 0.1 * np.linalg.norm(plain - truth)
+
+
+# ---------------------------------------------------------------- statistics and distances
+
+
+def random_statistics(m, seed=0):
+    """Statistics of particles near a map: yy > 0, pp > 0, the residual is not negative."""
+    rng = np.random.default_rng(seed)
+    y, p = rng.normal(size=(m, 50)), 0.5 * rng.normal(size=(m, 50))
+    return Statistics((y**2).mean(1), (y * p).mean(1), (p**2).mean(1), rng.uniform(0.5, 2, m))
+
+
+def test_store_adds_the_bands_and_counts_samples():
+    statistics = Statistics.empty(4)
+    sums = np.arange(12.0).reshape(2, 2, 3)
+    statistics.store(np.array([3, 1]), sums, (10.0, 4.0))
+    np.testing.assert_allclose(statistics.yy, [0, (6 + 9) / 10, 0, (0 + 3) / 10])
+    np.testing.assert_allclose(statistics.yp, [0, (7 + 10) / 10, 0, (1 + 4) / 10])
+    np.testing.assert_allclose(statistics.pp, [0, (8 + 11) / 10, 0, (2 + 5) / 10])
+    np.testing.assert_allclose(statistics.noise, [0, (9 - 20 + 11) / 4, 0, (3 - 8 + 5) / 4])
+
+
+def test_distances_are_functions_of_the_three_numbers():
+    s, sigma = random_statistics(9), np.linspace(0.5, 2, 9)
+    np.testing.assert_allclose(RAW.score(s, sigma), s.yy - 2 * s.yp + s.pp)
+    np.testing.assert_allclose(WHITENED.score(s, sigma), s.yy - 2 * s.yp + s.pp)
+    np.testing.assert_allclose(EXPLAINED.score(s, sigma), s.pp - 2 * s.yp)
+    np.testing.assert_allclose(CORRELATION.score(s, sigma), -s.yp / (sigma * np.sqrt(s.pp)))
+    np.testing.assert_allclose(EXPLAINED.score(s, sigma) + s.yy, WHITENED.score(s, sigma))
+    np.testing.assert_allclose(RAW.norm(s, 7.0) ** 2, s.residual)
+    # explained, as a length: the residual of a particle whose image has the typical power
+    np.testing.assert_allclose(EXPLAINED.norm(s, 7.0) ** 2, s.pp - 2 * s.yp + 7.0)
+    assert [d.whitened for d in (RAW, WHITENED, EXPLAINED, CORRELATION)] == [False, True, True, True]
+
+
+def test_lengths_are_never_negative_nor_nan():
+    s = Statistics(np.zeros(1), np.ones(1), np.ones(1), np.ones(1))  # rounding can leave a residual below zero
+    for distance in (RAW, WHITENED, EXPLAINED):
+        assert distance.norm(s, 0.0)[0] == 0
+
+
+def test_a_map_that_is_empty_scores_nobody():
+    s = Statistics(np.ones(2), np.zeros(2), np.zeros(2), np.ones(2))
+    np.testing.assert_array_equal(matched_filter(s, np.ones(2)), 0)
+    np.testing.assert_array_equal(s.contrast, 0)
+
+
+def test_unknown_distances_are_named():
+    assert all(get_distance(name) is d for name, d in DISTANCES.items())
+    with pytest.raises(UserError, match="unknown distance 'far'.*correlation"):
+        get_distance("far")
+
+
+# ---------------------------------------------------------------- distances of images
+
+PIXEL_SIZE = 3.0
+
+
+def particles(box, m, seed=0):
+    rng = np.random.default_rng(seed)
+    q = [random_quaternion(particle_rng(seed, i, "robust")) for i in range(m)]
+    u = rng.uniform(8000, 25000, m)
+    ctf = make_ctf(m, voltage_kv=300, defocus_u=u, defocus_v=u, cs_mm=2.7, amplitude_contrast=0.1)
+    return ParticleSet(box, PIXEL_SIZE, Pose(q, rng.normal(0, 4.0, (m, 2))), ctf, np.ones(m), np.ones(m))
+
+
+def statistics_of(backend, volume, images, p, bands):
+    s = Statistics.empty(len(images))
+    s.store(slice(None), backend.statistics(backend.reference(volume), backend.prepare(images, p), bands), bands.samples)
+    return s
+
+
+def keep_shells(images, lowest, highest):
+    """Images with only the Fourier samples whose radius rounds to these shells, below Nyquist."""
+    n = images.shape[-1]
+    radius = np.hypot(scipy.fft.fftfreq(n, 1 / n)[:, None], scipy.fft.fftfreq(n, 1 / n))
+    shell = np.floor(radius + 0.5)
+    inside = (shell >= lowest) & (shell <= highest) & (radius < n / 2)
+    return scipy.fft.ifft2(np.where(inside, scipy.fft.fft2(images.astype(float)), 0)).real, inside
+
+
+@pytest.mark.parametrize("box, lowest, highest", [(24, 0, 12), (25, 0, 13), (24, 2, 8), (25, 3, 7)])
+def test_raw_distance_is_the_real_space_residual_within_the_band(box, lowest, highest):
+    """‖y − Ax‖² of images, with images from the forward model; by Parseval the pixels' own units."""
+    p, volume = particles(box, 6), phantom(box)
+    model, backend = ForwardModel(box, PIXEL_SIZE, taps=6), CpuBackend(box, PIXEL_SIZE, taps=6)
+    clean = model.images(model.prepare(volume), p.pose, p.ctf)
+    images = clean + random_like(clean.shape, np.float32, 1) * 2 * clean.std()
+    bands = backend.bands(np.full(backend.plane.shells, 7.0), lowest, highest, whitened=False)
+    s = statistics_of(backend, volume, images, p, bands)
+    difference, inside = keep_shells(images - clean, lowest, highest)
+    assert bands.samples[0] == inside.sum()
+    np.testing.assert_allclose(s.residual * bands.samples[0], np.sum(difference**2, axis=(1, 2)), rtol=2e-5)
+    y, ax = keep_shells(images, lowest, highest)[0], keep_shells(clean, lowest, highest)[0]
+    np.testing.assert_allclose(s.yy * bands.samples[0], np.sum(y**2, axis=(1, 2)), rtol=2e-5)
+    np.testing.assert_allclose(s.pp * bands.samples[0], np.sum(ax**2, axis=(1, 2)), rtol=2e-5)
+    np.testing.assert_allclose(s.yp * bands.samples[0], np.sum(y * ax, axis=(1, 2)), rtol=2e-4)
+
+
+def test_whitened_distance_weighs_each_shell_by_its_noise():
+    box = 24
+    p, volume = particles(box, 6), phantom(box)
+    model, backend = ForwardModel(box, PIXEL_SIZE, taps=6), CpuBackend(box, PIXEL_SIZE, taps=6)
+    clean = model.images(model.prepare(volume), p.pose, p.ctf)
+    images = clean + random_like(clean.shape, np.float32, 1) * 2 * clean.std()
+    noise_power = np.random.default_rng(2).uniform(0.5, 5, backend.plane.shells)
+    bands = backend.bands(noise_power, 2, 9, whitened=True)
+    s = statistics_of(backend, volume, images, p, bands)
+    expected = sum(np.sum(keep_shells(images - clean, k, k)[0] ** 2, axis=(1, 2)) / noise_power[k] for k in range(2, 10))
+    np.testing.assert_allclose(s.residual * bands.samples[0], expected, rtol=2e-5)
+    np.testing.assert_allclose(EXPLAINED.score(s, None) + s.yy, s.residual)
+    # the noise band is the upper third
+    high, inside = keep_shells(images - clean, 7, 9)
+    assert bands.samples[1] == inside.sum()
+    expected = sum(np.sum(keep_shells(high, k, k)[0] ** 2, axis=(1, 2)) / noise_power[k] for k in range(7, 10))
+    np.testing.assert_allclose(s.noise * bands.samples[1], expected, rtol=2e-5)
+
+
+def test_premultiplied_images_score_like_plain_ones():
+    """C·y against C²·x: the same cross term and model power, so the same explained distance."""
+    box = 24
+    p, volume = particles(box, 6), phantom(box)
+    model = ForwardModel(box, PIXEL_SIZE)
+    images = model.images(model.prepare(volume), p.pose, p.ctf)
+    images += random_like(images.shape, np.float32, 1) * images.std()
+    plain = CpuBackend(box, PIXEL_SIZE)
+    multiplied = CpuBackend(box, PIXEL_SIZE, premultiplied=True)
+    bands = plain.bands(np.full(plain.plane.shells, 2.0), 2, 9, whitened=True)
+    s = statistics_of(plain, volume, images, p, bands)
+    other = statistics_of(multiplied, volume, multiply_by_ctf(images, p.ctf, PIXEL_SIZE), p, bands)
+    np.testing.assert_allclose(other.yp, s.yp, rtol=1e-4)
+    np.testing.assert_allclose(other.pp, s.pp, rtol=1e-6)
+    np.testing.assert_allclose(EXPLAINED.score(other, None), EXPLAINED.score(s, None), rtol=1e-3)
+
+
+def test_white_noise_has_a_whitened_residual_of_one():
+    box, m = 32, 100
+    p, backend = particles(box, m), CpuBackend(box, PIXEL_SIZE)
+    images = 3 * random_like((m, box, box), np.float32, 4)
+    batch = backend.prepare(images, p)
+    power, count = np.zeros(backend.plane.shells), np.zeros(backend.plane.shells)
+    backend.power(batch, power, count)
+    np.testing.assert_allclose((power / count)[1:], 9, rtol=0.1)  # 800 samples and more; shell 0 has a hundred
+    assert power.sum() / count.sum() == pytest.approx(9, rel=0.02)
+    bands = backend.bands(power / count, 1, 15, whitened=True)
+    s = statistics_of(backend, np.zeros((box,) * 3, np.float32), images, p, bands)
+    assert s.residual.mean() == pytest.approx(1, abs=0.01)
+
+
+def test_sigma_recovers_planted_noise_levels():
+    box, m = 48, 60
+    p, volume = particles(box, m), phantom(box)
+    model, backend = ForwardModel(box, PIXEL_SIZE), CpuBackend(box, PIXEL_SIZE)
+    clean = model.images(model.prepare(volume), p.pose, p.ctf)
+    planted = np.random.default_rng(5).uniform(0.6, 1.6, m)
+    noise = random_like(clean.shape, np.float32, 6) * 3 * clean.std()
+    images = (clean + noise * planted[:, None, None]).astype(np.float32)
+    bands = backend.bands(np.ones(backend.plane.shells), 2, 22, whitened=True)
+    s = statistics_of(backend, volume, images, p, bands)
+    sigma = particle_sigma(COMM, s, np.ones(m, bool))
+    per_sample = 1 / np.sqrt(bands.samples[1])  # relative standard deviation of σ from that many samples: 1/√(2·n/2)
+    np.testing.assert_allclose(sigma, planted / np.sqrt(np.median(planted**2)), rtol=5 * per_sample)
+    assert np.corrcoef(sigma, planted)[0, 1] > 0.99
+
+
+def test_sigma_is_one_where_there_is_no_noise():
+    s = random_statistics(5)
+    s.noise[:] = 0
+    np.testing.assert_array_equal(particle_sigma(COMM, s, np.ones(5, bool)), 1)
+    s.noise[:] = [4, 1, 1, 1, 1e-12]  # a residual of nothing does not make a particle infinitely trusted
+    np.testing.assert_allclose(particle_sigma(COMM, s, np.ones(5, bool)), [2, 1, 1, 1, 1e-3])
+
+
+# ---------------------------------------------------------------- selection
+
+
+def chosen(s, ids=None, valid=None, **options):
+    m = len(s.yy)
+    ids = np.arange(m) if ids is None else np.asarray(ids)
+    valid = np.ones(m, bool) if valid is None else valid
+    return select(COMM, s, ids, valid, **{"loss": "sorted", "distance": EXPLAINED, **options})
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 100_000), st.integers(1, 100))
+def test_keep_count_is_the_share_rounded_up(m, percent):
+    assert keep_count(percent / 100, m) == max(1, -(-percent * m // 100))
+
+
+@pytest.mark.parametrize("keep", [0.01, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("distance", DISTANCES.values(), ids=lambda d: d.name)
+def test_sorted_keeps_the_nearest(distance, keep):
+    s = random_statistics(40)
+    selection = chosen(s, keep=keep, distance=distance)
+    score = distance.score(s, particle_sigma(COMM, s, np.ones(40, bool)))
+    np.testing.assert_array_equal(selection.distance, score)
+    assert set(np.flatnonzero(selection.kept)) == set(np.argsort(score)[: keep_count(keep, 40)])
+    np.testing.assert_array_equal(selection.weight, selection.kept.astype(float))
+
+
+def test_ties_go_to_the_smaller_id():
+    s = Statistics(np.ones(6), np.zeros(6), np.array([1.0, 1, 1, 1, 0.5, 1]), np.ones(6))
+    ids = np.array([50, 10, 40, 20, 60, 30])
+    assert set(ids[chosen(s, ids, keep=0.5).kept]) == {60, 10, 20}
+
+
+def test_a_sort_within_the_batch_asks_no_other_rank():
+    class Elsewhere(SerialCommunicator):
+        """One of two ranks, whose sibling's particles are all nearer."""
+
+        asked = 0
+
+        def allreduce_scalar(self, value, op="sum"):
+            type(self).asked += 1
+            return super().allreduce_scalar(value, op)
+
+    s = random_statistics(10)
+    everybody = np.ones(10, bool)
+    select(Elsewhere(), s, np.arange(10), everybody, loss="sorted", distance=RAW, keep=0.5, sort_scope="global")
+    asked_global = Elsewhere.asked
+    Elsewhere.asked = 0
+    batch = select(Elsewhere(), s, np.arange(10), everybody, loss="sorted", distance=RAW, keep=0.5, sort_scope="batch")
+    assert Elsewhere.asked < asked_global
+    assert batch.kept.sum() == 5 and s.residual[batch.kept].max() <= s.residual[~batch.kept].min()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_particles_left_out_have_no_say(loss):
+    s, valid = random_statistics(20), np.arange(20) % 4 != 0
+    for values in (s.yy, s.yp, s.pp, s.noise):
+        values[~valid] = 0.0
+    selection = chosen(s, valid=valid, loss=loss, keep=0.6, distance=WHITENED)
+    assert not selection.kept[~valid].any() and not selection.weight[~valid].any()
+    alone = Statistics(s.yy[valid], s.yp[valid], s.pp[valid], s.noise[valid])
+    fewer = chosen(alone, np.flatnonzero(valid), loss=loss, keep=0.6, distance=WHITENED)
+    np.testing.assert_array_equal(selection.kept[valid], fewer.kept)
+    np.testing.assert_allclose(selection.weight[valid], fewer.weight)
+    np.testing.assert_array_equal(selection.distance[valid], fewer.distance)
+    if loss == "sorted":
+        assert selection.kept.sum() == keep_count(0.6, int(valid.sum()))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nobody_left_is_nobody_chosen(loss):
+    selection = chosen(random_statistics(4), valid=np.zeros(4, bool), loss=loss, keep=0.5)
+    assert not selection.kept.any() and not selection.weight.any()
+
+
+def test_l2_keeps_everybody_alike():
+    selection = chosen(random_statistics(7), loss="l2", keep=0.2)
+    assert selection.kept.all() and (selection.weight == 1).all()
+
+
+@pytest.mark.parametrize("loss", ["l1", "huber"])
+@pytest.mark.parametrize("distance", [RAW, WHITENED, EXPLAINED], ids=lambda d: d.name)
+def test_weights_are_the_losses_own_relative_to_the_typical(loss, distance):
+    s = random_statistics(41)
+    selection = chosen(s, loss=loss, distance=distance)
+    d = distance.norm(s, np.median(s.yy))
+    np.testing.assert_array_equal(norms(COMM, distance, s, np.ones(41, bool)), d)
+    centre, mad = np.median(d), np.median(np.abs(d - np.median(d)))
+    assert selection.centre_ == pytest.approx(centre) and selection.scale_ == pytest.approx(1.4826 * mad)
+    weight = 1 / d if loss == "l1" else np.minimum(1, (centre + 1.345 * 1.4826 * mad) / d)
+    np.testing.assert_allclose(selection.weight, weight / np.median(weight))
+    assert selection.kept.all() and np.median(selection.weight) == pytest.approx(1)
+    order = np.argsort(d)
+    assert (np.diff(selection.weight[order]) <= 0).all() and selection.weight[order[-1]] < 1
+
+
+def test_loss_value_is_the_mean_of_twice_rho():
+    d, kept = np.array([1.0, 2.0, 5.0, 100.0]), np.array([True, True, True, False])
+    some = Selection(kept.astype(float), kept, d, 2.0, 1.0)
+    everybody = Selection(np.ones(4), np.ones(4, bool), d, 2.0, 1.0)
+    assert loss_value(COMM, "l2", d, everybody) == pytest.approx(np.mean(d**2))
+    assert loss_value(COMM, "sorted", d, some) == pytest.approx(np.mean(d[:3] ** 2))
+    assert loss_value(COMM, "l1", d, everybody) == pytest.approx(2 * np.mean(d))
+    delta = 2 + 1.345
+    huber = np.where(d <= delta, d**2, delta * (2 * d - delta))
+    assert loss_value(COMM, "huber", d, everybody) == pytest.approx(np.mean(huber))
+    nobody = Selection(np.zeros(4), np.zeros(4, bool), d, 2.0, 1.0)
+    assert loss_value(COMM, "l2", d, nobody) == 0
