@@ -30,7 +30,7 @@ def fsc_figure(
     curves : label → (box // 2 + 1,) · pixel_size : Å · resolutions : label → Å at 0.143, added to the legend ·
     size : inches
     """
-    figure, axes = _new_figure(*size)
+    figure, axes = new_figure(*size)
     frequency = np.arange(box // 2 + 1) / (box * pixel_size)
     lowest = 0.0
     for colour, (label, curve) in zip(_cycle(), curves.items()):
@@ -47,7 +47,7 @@ def fsc_figure(
     axes.set(xlim=(0, frequency[-1]), ylim=(max(-1.0, lowest - 0.03) if lowest < -0.05 else -0.05, 1.02))
     axes.set(xlabel="spatial frequency (1/Å)", ylabel="Fourier shell correlation")
     _resolution_axis(axes, frequency[-1])
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(loc="best", facecolor="white", edgecolor="none", framealpha=1.0)
     if title:
         axes.set_title(title, fontsize=11, pad=8)
     return figure
@@ -70,7 +70,7 @@ def central_slices_figure(maps: Mapping[str, np.ndarray], pixel_size: float):
 
     maps : label (which may be empty) → (n, n, n), in Å of `pixel_size`
     """
-    figure, grid = _new_figure(7.5, sum(2.45 + 0.3 * bool(label) for label in maps), rows=len(maps), columns=3)
+    figure, grid = new_figure(7.5, sum(2.45 + 0.3 * bool(label) for label in maps), rows=len(maps), columns=3)
     for row, (label, volume) in zip(np.atleast_2d(grid), maps.items()):
         volume = np.asarray(volume)
         slices = [np.take(volume, volume.shape[axis] // 2, axis=axis) for axis in range(3)]
@@ -93,7 +93,7 @@ def loss_figure(records: Sequence[Mapping]):
 
     records : the iterations of summary.json
     """
-    figure, row = _new_figure(7.5, 2.3, columns=len(LOSSES))
+    figure, row = new_figure(7.5, 2.3, columns=len(LOSSES))
     iterations = [record["iteration"] for record in records]
     marker = "o" if len(records) <= 30 else ""
     for axes, colour, (name, label) in zip(row, _cycle(), LOSSES.items()):
@@ -116,7 +116,7 @@ def distance_figure(table: Mapping[str, np.ndarray], distance: str, threshold: f
     """
     valid = np.isfinite(table["distance"]) & np.isfinite(table["score"])
     wrong = table.get("pose_error")
-    figure, row = _new_figure(7.5, 2.7, columns=2)
+    figure, row = new_figure(7.5, 2.7, columns=2)
     for axes, name, label in zip(row, ("distance", "score"), (f"distance ({distance})", "score (signal over noise)")):
         groups = {"particles": valid} if wrong is None else {"right": valid & ~wrong, "planted error": valid & wrong}
         histogram(axes, {key: table[name][rows] for key, rows in groups.items()})
@@ -185,7 +185,7 @@ def _calm(axes) -> None:
     axes.tick_params(labelsize=8, length=3)
 
 
-def _new_figure(width: float, height: float, rows: int = 1, columns: int = 1):
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1):
     """A Figure with the Agg canvas and its axes; pyplot, which keeps global state, stays out of it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
