@@ -118,7 +118,7 @@ def test_the_page_has_every_fact_and_needs_nothing_else(tmp_path):
     [
         (make_summary(truth=False), "70 of 100 particles were kept.", "planted", 4),
         (make_summary("l2", truth=False, kept=100, iterations=1), "All 100 particles were used, alike.", "planted", 3),
-        (make_summary("l2", kept=100, iterations=1), "30 of them (30.0 %) have a planted error", "particles were kept", 3),
+        (make_summary("l2", kept=100, iterations=1), "30 of them (30.0 %) have a planted error", "were kept", 3),
         (make_summary("huber", truth=False, kept=97, skipped=[3, 4, 50]), "Weights run from 1 to 1", "planted", 4),
         (make_summary(kept=1, count=1, truth=False), "1 of 1 particles were kept", "planted", 4),
         (make_summary(ranks=40), "The 16 busiest of 40 ranks", "1 rank,", 4),

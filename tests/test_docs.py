@@ -1,0 +1,112 @@
+"""The documentation keeps up: every command and option is explained, every link leads somewhere."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from mpirecon.cli import COMMANDS, group
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+PAGES = [CHECKOUT / "README.md", CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+
+
+def command(name: str) -> click.Command:
+    return importlib.import_module(COMMANDS[name].module).command
+
+
+def options(name: str) -> list[click.Option]:
+    return [parameter for parameter in command(name).params if isinstance(parameter, click.Option)]
+
+
+def sections() -> dict[str, str]:
+    """Heading of docs/commands.md → its text; the options that all share are in the first, ""."""
+    parts = re.split(r"^## (.+)$", (CHECKOUT / "docs" / "commands.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_help(name):
+    assert command(name).help, f"{name} does not say what it does"
+    silent = [option.opts for option in options(name) if not option.help and not option.hidden]
+    assert not silent, f"{name}: no help for {silent}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_documented_with_an_example(name):
+    text = sections().get(name)
+    assert text, f"docs/commands.md has no section '## {name}'"
+    examples = re.findall(rf"^    (?:mpirun [^\n]*?)?mpirecon {name} (.+)$", text, flags=re.MULTILINE)
+    assert examples, f"docs/commands.md: no example of {name}"
+    for example in examples:
+        given = {word.partition("=")[0] for word in shlex.split(example) if word.startswith("-")}
+        assert given <= {spelling for option in options(name) for spelling in option.opts}, example
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_documented_with_its_default(name):
+    text, shared = sections().get(name, ""), sections()[""]
+    for option in options(name):
+        for spelling in (word for word in option.opts if word.startswith("--")):
+            assert re.search(rf"`{spelling}[` ]", text), f"docs/commands.md does not explain {name} {spelling}"
+            rows = [line for line in (text + shared).splitlines() if re.match(rf"\| .*`{spelling}[` ].*\|", line)]
+            assert rows, f"docs/commands.md has no row for {name} {spelling}"
+            if option.show_default and not option.is_flag and option.default is not None and spelling != "--seed":
+                default = f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
+                assert f"Default: {default}." in rows[0], f"docs/commands.md: the default of {name} {spelling} is {default}"
+
+
+def test_no_option_is_documented_that_does_not_exist():
+    for name, text in sections().items():
+        if not name:
+            continue
+        assert name in COMMANDS, f"docs/commands.md explains '{name}', which is no command"
+        known = {spelling for option in options(name) for spelling in option.opts}
+        rows = " ".join(line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `"))
+        assert set(re.findall(r"(--[\w-]+)", rows)) <= known
+
+
+def test_options_in_the_other_pages_exist():
+    known = {spelling for name in COMMANDS for option in options(name) for spelling in option.opts}
+    known |= {"--help", "--version"} | {spelling for option in group.params for spelling in option.opts}
+    for page in PAGES:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            ours = re.findall(r"mpirecon (?:%s) .*" % "|".join(COMMANDS), line.partition("#")[0])
+            unknown = {word for text in ours for word in re.findall(r"(?<![\w-])--[\w-]+", text)} - known
+            assert not unknown, f"{page.name}: {unknown} in: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.is_file(), f"{page.name} links to {target}, which does not exist"
+        assert not anchor or anchor in anchors(there), f"{page.name} links to {target}: no such heading"
+
+
+def test_every_page_and_picture_is_linked_and_small():
+    linked = {(page.parent / target.partition("#")[0]).resolve()
+              for page in PAGES for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))}
+    for path in [*(CHECKOUT / "docs").glob("*.md"), *(CHECKOUT / "docs" / "img").glob("*")]:
+        assert path.resolve() in linked, f"nothing links to {path.relative_to(CHECKOUT)}"
+    for picture in (CHECKOUT / "docs" / "img").glob("*"):
+        assert picture.stat().st_size < 200_000
+
+
+def test_readme_opens_with_the_two_commands():
+    commands = re.findall(r"^    (\S+)", (CHECKOUT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert commands[:2] == ["./tools/demo", "./tools/test"]
+    for name in ("demo", "test", "figures"):
+        assert (CHECKOUT / "tools" / name).stat().st_mode & 0o111
