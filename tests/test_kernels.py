@@ -61,7 +61,7 @@ def weights_on_axis(u, p, taps):
 
 
 def weights_on_grid(rotation, ratio, kx, ky, p, taps):
-    """Weight of every periodic grid point [z, y, x] in the sample (kx, ky) of one particle: it lies at Rᵀ(kx, ky, 0)."""
+    """Weight of every periodic grid point [z, y, x] in a particle's sample (kx, ky), which lies at Rᵀ(kx, ky, 0)."""
     x, y, z = ratio * (rotation.T @ np.array([kx, ky, 0.0]))
     sign = -1 if x < 0 else 1  # where taps tie (integer coordinates), the stored half decides
     axes = [weights_on_axis(sign * u, p, taps) for u in (z, y, x)]

@@ -1,4 +1,4 @@
-"""(Σ w AᴴA + Λ) x = Σ w Aᴴŷ: the accumulated equations are those of the forward model, and their solution is the truth."""
+"""(Σ w AᴴA + Λ) x = Σ w Aᴴŷ: what is accumulated are the forward model's equations, and their solution is the truth."""
 
 import numpy as np
 import pytest
