@@ -62,7 +62,8 @@ def test_every_option_is_documented_with_its_default(name):
             assert rows, f"docs/commands.md has no row for {name} {spelling}"
             if option.show_default and not option.is_flag and option.default is not None and spelling != "--seed":
                 default = f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
-                assert f"Default: {default}." in rows[0], f"docs/commands.md: the default of {name} {spelling} is {default}"
+                told = f"docs/commands.md: the default of {name} {spelling} is {default}"
+                assert f"Default: {default}." in rows[0], told
 
 
 def test_no_option_is_documented_that_does_not_exist():
