@@ -20,13 +20,13 @@ import pandas as pd
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing, temporary_name, write_failed
+from mpirecon.io.source_table import read_arrays, read_tables, write_arrays, write_tables
 from mpirecon.model import CTF_DTYPE, ParticleSet, Pose
 
 FORMAT = "mpirecon-particles"
 VERSION = 1
 _CHUNK_BYTES = 256 * 1024  # images of a chunk: large enough to stream, small enough to pick single images
 _SPAN_BYTES = 16 * 1024 * 1024  # most that one HDF5 read of scattered rows may span
-_TEXT_ROWS = 16384  # rows of a chunk of a text column
 
 #: dataset → (shape after the particle axis, type); images and the optional ones are checked apart
 _DATASETS = {
@@ -172,7 +172,12 @@ class ParticleFile:
         group = self._file.get("source")
         if group is None:
             return "", {}
-        return str(group.attrs["path"]), {table.attrs["name"]: _read_table(table) for table in _numbered(group)}
+        return str(group.attrs["path"]), read_tables(group)
+
+    def source_arrays(self) -> dict[str, np.ndarray]:
+        """The structured arrays of an imported .cs file; {} when none was imported."""
+        group = self._file.get("source")
+        return {} if group is None else read_arrays(group)
 
 
 def _open(path: Path) -> h5py.File:
@@ -287,13 +292,15 @@ class ParticleWriter:
                     dtype = {**_DATASETS, **_TRUTH}[name][1]
                     self._file.create_dataset(name, data=np.asarray(values, dtype=dtype))
 
-    def write_source(self, path: str | os.PathLike, tables: dict[str, pd.DataFrame]) -> None:
-        """Store the imported tables (text columns, in order) and the path they came from."""
+    def write_source(
+        self, path: str | os.PathLike, tables: dict[str, pd.DataFrame], arrays: dict[str, np.ndarray] | None = None
+    ) -> None:
+        """Store what was imported, and the path it came from: tables of text columns, structured arrays."""
         with self._failures():
             group = self._file.create_group("source")
             group.attrs["path"] = str(path)
-            for number, (name, table) in enumerate(tables.items()):
-                _write_table(group.create_group(f"table_{number:03d}"), name, table)
+            write_tables(group, tables)
+            write_arrays(group, arrays or {})
 
     def write_extra(self, name: str, values: np.ndarray) -> None:
         """Store one more dataset with a row per particle, such as what a simulation knows; readers ignore it."""
@@ -382,29 +389,3 @@ def _require_space(path: Path, wanted: int) -> None:
             "are free. "
             "Free some space or write elsewhere"
         )
-
-
-def _write_table(group: h5py.Group, name: str, table: pd.DataFrame) -> None:
-    group.attrs["name"] = name
-    group.attrs["rows"] = len(table)
-    group.attrs["columns"] = [str(label) for label in table.columns]
-    for i, label in enumerate(table.columns):
-        values = np.array([value.encode() for value in table[label]], dtype=bytes)
-        values = values.astype(h5py.string_dtype("utf-8", max(1, values.dtype.itemsize)))
-        chunked = {"chunks": (min(len(values), _TEXT_ROWS),), "compression": "gzip", "compression_opts": 1}
-        group.create_dataset(_column_name(i, label), data=values, **(chunked if len(values) else {}))
-
-
-def _read_table(group: h5py.Group) -> pd.DataFrame:
-    labels = [str(label) for label in group.attrs["columns"]]
-    columns = {label: group[_column_name(i, label)].asstr()[:] for i, label in enumerate(labels)}
-    return pd.DataFrame(columns, columns=labels, dtype=str)
-
-
-def _column_name(i: int, label: str) -> str:
-    """Dataset name of a column: its label, unless HDF5 would read it as a path."""
-    return f"column_{i}" if "/" in label or label in (".", "..") else label
-
-
-def _numbered(group: h5py.Group) -> list[h5py.Group]:
-    return [group[name] for name in sorted(group)]

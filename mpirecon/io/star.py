@@ -27,6 +27,7 @@ _LABEL = re.compile(r"[ \t]*_(?P<label>[^ \t\n]+)(?P<rest>[^\n]*)")
 _TOKEN = re.compile(r"""#.*|"(?P<double>.*?)"(?=[ \t]|$)|'(?P<single>.*?)'(?=[ \t]|$)|(?P<bare>[^ \t]+)""")
 _COMMENT = re.compile(r"(^|[ \t])#[^\n]*", re.MULTILINE)
 _QUOTE = re.compile(r"""(?:^|[ \t])["']""", re.MULTILINE)
+_NEEDS_QUOTES = re.compile(r"""[ \t\r\0]|^["'#_;]|^(data_|loop_)|^$""", re.MULTILINE)
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
 
@@ -61,7 +62,7 @@ def read_star(path: str | os.PathLike) -> dict[str, pd.DataFrame]:
 
 
 def write_star(path: str | os.PathLike, blocks: Mapping[str, pd.DataFrame], overwrite: bool) -> None:
-    """Write tables as loops of `path`; values are converted with str and quoted where they must be.
+    """Write tables as loops of `path` (as pairs what was read so); values become str, in quotes where they must be.
 
     Raises
     ------
@@ -70,11 +71,23 @@ def write_star(path: str | os.PathLike, blocks: Mapping[str, pd.DataFrame], over
     """
     with atomic_path(path, overwrite) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         for name, table in blocks.items():
-            labels = "".join(f"_{label} #{i}\n" for i, label in enumerate(table.columns, 1))
-            file.write(f"\n# version 30001\n\ndata_{name}\n\nloop_\n{labels}")
-            columns = [[quote(str(value)) for value in table[label]] for label in table.columns]
-            file.writelines(" ".join(row) + "\n" for row in zip(*columns))
+            file.write(f"\n# version 30001\n\ndata_{name}\n\n")
+            if table.attrs.get("pairs") and len(table) == 1:
+                file.writelines(f"_{label} {quote(str(table[label].iloc[0]))}\n" for label in table.columns)
+            else:
+                file.write("loop_\n" + "".join(f"_{label} #{i}\n" for i, label in enumerate(table.columns, 1)))
+                columns = [_quoted_column(table[label]) for label in table.columns]
+                file.writelines(" ".join(row) + "\n" for row in zip(*columns))
             file.write("\n")
+
+
+def _quoted_column(values: pd.Series) -> list[str]:
+    """All values as they must stand in their rows; one search tells whether any needs quotes."""
+    values = [str(value) for value in values]
+    together = "\n".join(values)
+    if _NEEDS_QUOTES.search(together) is None and together.count("\n") == len(values) - 1:
+        return values
+    return [quote(value) for value in values]
 
 
 def quote(value: str) -> str:
@@ -233,7 +246,9 @@ def _read_pairs(body: str, line: int, path: Path) -> pd.DataFrame:
         labels.append(fields[0][1:])
         values.append([fields[1]])
     _check_labels(labels, first, path)
-    return _frame(values, labels, pd.RangeIndex(first, first + bool(labels), name="line"))
+    table = _frame(values, labels, pd.RangeIndex(first, first + bool(labels), name="line"))
+    table.attrs["pairs"] = True  # so that write_star writes pairs again
+    return table
 
 
 def _check_labels(labels: list[str], line: int, path: Path) -> None:
