@@ -147,6 +147,7 @@ def histogram(axes, groups: Mapping[str, np.ndarray], bins: int | None = None) -
         axes.hist(np.clip(values, low, high), edges, color=colour, alpha=0.55, label=label, histtype="stepfilled",
                   edgecolor=colour, linewidth=1.0)
     axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(nbins=7)
     _calm(axes)
 
 
