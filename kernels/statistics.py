@@ -7,7 +7,8 @@ from functools import lru_cache
 import numpy as np
 from numba import njit
 
-from mpirecon.kernels.project import make_gather
+from mpirecon.kernels.gridding import DEGREE
+from mpirecon.kernels.project import gather
 
 
 #: how |ŷ|², Re conj(V̂)ŷ and |V̂|² are multiplied: for plain images, and for CTF-premultiplied ones by distance
@@ -37,7 +38,7 @@ def make_statistics(taps: int):
     for none · mode : PLAIN or one of the premultiplied · out : (m, 2, 3) float64, overwritten with yy, yp, pp of
     each band.
     """
-    gather = make_gather(taps)
+    last = DEGREE[taps]
 
     @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
     def statistics(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out):
@@ -53,10 +54,10 @@ def make_statistics(taps: int):
                 y = r[0, 1] * kx[s] + r[1, 1] * ky[s]
                 z = r[0, 2] * kx[s] + r[1, 2] * ky[s]
                 if x < 0:
-                    re, im = gather(grid, table, -x, -y, -z, scratch)
+                    re, im = gather(grid, table, -x, -y, -z, scratch, taps, last)
                     im = -im
                 else:
-                    re, im = gather(grid, table, x, y, z, scratch)
+                    re, im = gather(grid, table, x, y, z, scratch, taps, last)
                 on_data, on_cross, on_model = _factors(mode, gain[s], ctf[i, s])
                 yre, yim = data[i, s].real, data[i, s].imag
                 out[i, b, 0] += on_data * (yre * yre + yim * yim)
