@@ -469,7 +469,7 @@ def test_other_bad_inputs(tmp_path):
     star.write_bytes(bytes(1000))
     refused(star, "is not a STAR file")
     (tmp_path / "p.cs").write_bytes(b"\x93NUMPY")
-    refused(tmp_path / "p.cs", "cryoSPARC files cannot be imported yet")
+    refused(tmp_path / "p.cs", "p.cs cannot be read as a .cs file: it is damaged or truncated")
 
 
 def test_contradicting_pixel_sizes_are_refused(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mpirecon.errors import UserError
-from mpirecon.io.importer import ImportOptions, import_star
+from mpirecon.io.importer import ImportOptions, import_particles
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import read_relion
 from mpirecon.io.star import read_star
@@ -77,7 +77,7 @@ def test_real_sets_import_as_they_are(shared_data, tmp_path, name):
     star = shared_data / name
     stack = star.parent / STACKS[name]
     options = ImportOptions(stack=stack if name.startswith("trpv1") else None)
-    report = import_star(star, tmp_path / "p.h5", options)
+    report = import_particles(star, tmp_path / "p.h5", options)
     count, pixel_size, voltages, half1 = SETS[name]
     assert (report.particles, report.halves, report.dtype) == (count, (half1, count - half1), "float32")
     with mrcfile.mmap(stack, permissive=True) as mrc, ParticleFile(tmp_path / "p.h5") as file:
@@ -95,16 +95,16 @@ def test_real_sets_import_as_they_are(shared_data, tmp_path, name):
 def test_the_trpv1_stack_must_be_named(shared_data, tmp_path):
     star = shared_data / "trpv1_real" / "trpv1_small_stack.star"
     with pytest.raises(UserError, match=r"line 32: the stack ./batch_0_restacked.mrc is not there.*--stack FILE"):
-        import_star(star, tmp_path / "p.h5", ImportOptions())
+        import_particles(star, tmp_path / "p.h5", ImportOptions())
     assert list(tmp_path.iterdir()) == []
     mapping = {"batch_0_restacked.mrc": star.with_name("trpv1_small_stack.mrcs")}
-    report = import_star(star, tmp_path / "p.h5", ImportOptions(mapping=mapping))
+    report = import_particles(star, tmp_path / "p.h5", ImportOptions(mapping=mapping))
     assert report.particles == 10 and "./batch_0_restacked.mrc is read from" in report.notes[0]
 
 
 def test_planting_errors_on_real_particles(shared_data, tmp_path):
     star = shared_data / "ribo70s_real" / "particles.star"
-    report = import_star(star, tmp_path / "p.h5", ImportOptions(plant_errors=0.3))
+    report = import_particles(star, tmp_path / "p.h5", ImportOptions(plant_errors=0.3))
     assert abs(report.planted - 0.3 * 1430) < 4 * np.sqrt(1430 * 0.3 * 0.7)
     with ParticleFile(tmp_path / "p.h5") as file:
         found = file.metadata(0, 1430)
@@ -123,7 +123,7 @@ def test_dialects_without_stacks(shared_data, tmp_path, name):
     for row in (0, count // 2, count - 1):
         assert f"@{found.stacks[found.stack[row]]}" in lines[found.lines[row] - 1]
     with pytest.raises(UserError, match=rf"{name}, line {found.lines[0]}: the stack .* is not there"):
-        import_star(star, tmp_path / "p.h5", ImportOptions())
+        import_particles(star, tmp_path / "p.h5", ImportOptions())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -137,7 +137,7 @@ def test_six_optics_groups_of_two_pixel_sizes(shared_data):
     for i, group in enumerate(raw["rlnOpticsGroup"]):
         assert found.optics_group[i] == int(group)
         assert found.ctf["cs_mm"][i] == float(optics.loc[group, "rlnSphericalAberration"])
-    assert "higher-order aberrations" in " ".join(found.notes)
+    assert "higher-order aberrations" in " ".join(found.warnings)
 
 
 def test_subtomograms_are_refused(shared_data):

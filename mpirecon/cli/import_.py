@@ -1,4 +1,4 @@
-"""``mpirecon import``: a particle file from a RELION STAR file and its stacks."""
+"""``mpirecon import``: a particle file from a RELION STAR or cryoSPARC .cs file and its stacks."""
 
 from __future__ import annotations
 
@@ -57,8 +57,10 @@ class StackMapping(click.ParamType):
 @click.option("--amplitude-contrast", type=Number(0, 1, metavar="fraction"), help="Amplitude contrast, likewise.")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "float16"]), default="auto", show_default=True,
               help="Type of the stored images; auto: float16 where all stacks are float16.")
-@click.option("--contrast", type=click.Choice(["white", "black"]), default="white", show_default=True,
-              help="Whether protein is bright (RELION's convention) or dark.")
+@click.option("--contrast", type=click.Choice(["white", "black"]),
+              help="Whether protein is bright or dark.  [default: white; of a .cs file what its blob/sign says]")
+@click.option("--passthrough", type=EXISTING_FILE, multiple=True, metavar="FILE.cs",
+              help="Join the columns of this file to those of the .cs file, by uid; may be repeated.")
 @click.option("--plant-errors", type=RATE, help="Replace this share of the poses by wrong ones and keep the truth.")
 @click.option("--error-kind", type=ErrorKind(), default="random", show_default=True,
               help="Kind of wrong pose: any orientation, or a turn by about DEG degrees.")
@@ -69,26 +71,22 @@ class StackMapping(click.ParamType):
 @overwrite_option
 @verbosity_options
 def command(particles: Path, output: Path, mapping, error_kind, quiet: bool, verbose: bool, **options) -> None:
-    """Make a particle file from PARTICLES, a RELION STAR file (1.4 to 5) and its stacks.
+    """Make a particle file from PARTICLES, a RELION STAR file (1.4 to 5) or a cryoSPARC .cs file, and its stacks.
 
-    Stacks are looked for relative to the STAR file, to --data-dir and to the folders above the STAR file (a RELION
-    project), then by their last name in --data-dir and beside the STAR file.
+    Stacks are looked for relative to that file, to --data-dir and to the folders above that file (a project), then by
+    their last name in --data-dir and beside that file.
     """
-    if particles.suffix.lower() == ".cs":
-        raise UserError(
-            f"{particles}: cryoSPARC files cannot be imported yet; convert it to STAR, for example with csparc2star"
-        )
     if particles.resolve() == output.resolve():
         raise UserError(f"{output}: the output would replace the input; choose another name")
 
     from mpirecon.io.importer import (  # slow to load (pandas, HDF5), and --help needs none
         ImportOptions,
-        import_star,
+        import_particles,
     )
 
     console = Console(quiet=quiet, verbose=verbose)
     chosen = ImportOptions(mapping=dict(mapping), small_degrees=error_kind, **options)
-    report = import_star(particles, output, chosen, lambda total: console.progress(total, "importing"))
+    report = import_particles(particles, output, chosen, lambda total: console.progress(total, "importing"))
     _print(console, report)
 
 

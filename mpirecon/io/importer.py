@@ -1,9 +1,9 @@
-"""Import of a RELION STAR file and its stacks into a particle file, with memory that does not grow with the stack."""
+"""Import of a RELION STAR or cryoSPARC .cs file and its stacks, with memory that does not grow with the stacks."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +14,13 @@ import pandas as pd
 from mpirecon import __version__
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
+from mpirecon.io.cryosparc import read_cryosparc
 from mpirecon.io.mrc import StackReader
 from mpirecon.io.particle_file import ParticleWriter
-from mpirecon.io.relion import RelionParticles, read_relion
+from mpirecon.io.particle_table import ParticleTable
+from mpirecon.io.relion import read_relion
 from mpirecon.io.stack_paths import locate_stacks
+from mpirecon.io.traps import find_traps
 from mpirecon.model import ParticleSet, Pose
 from mpirecon.model.draws import plant_pose_errors, random_halves
 
@@ -31,7 +34,8 @@ class ImportOptions:
     data_dir : folder that the stack paths are relative to; mapping : stack path as written → file;
     stack : file that holds all images; pixel_size (Å), voltage (kV), cs (mm), amplitude_contrast : see read_relion
     dtype : ``"auto"`` (float16 where all stacks are), ``"float32"`` or ``"float16"``
-    contrast : ``"white"`` or ``"black"``
+    contrast : ``"white"``, ``"black"``, or None for what the file says (RELION: white; cryoSPARC: blob/sign)
+    passthrough : .cs files whose columns are joined to a .cs file by uid
     plant_errors : share of particles that get a wrong pose; small_degrees : by a small turn instead of a random pose
     seed : of half sets and planted errors; skip_bad : leave NaN and constant images out, up to the share max_bad
     """
@@ -44,7 +48,8 @@ class ImportOptions:
     cs: float | None = None
     amplitude_contrast: float | None = None
     dtype: str = "auto"
-    contrast: str = "white"
+    contrast: str | None = None
+    passthrough: Sequence[str | os.PathLike] = ()
     plant_errors: float | None = None
     small_degrees: float | None = None
     seed: int = 1
@@ -70,16 +75,16 @@ class ImportReport:
     warnings: list[str]
 
 
-def import_star(
-    star: str | os.PathLike,
+def import_particles(
+    path: str | os.PathLike,
     output: str | os.PathLike,
     options: ImportOptions,
     progress: Callable[[int], AbstractContextManager] | None = None,
 ) -> ImportReport:
-    """Read a RELION STAR file and its stacks, write a particle file.
+    """Read a RELION STAR file, or a cryoSPARC file (.cs), and its stacks, and write a particle file.
 
     Images are copied in the order of the rows, a batch at a time. Halves and planted errors are drawn from
-    (seed, row of the STAR file), so that skipping an image changes no other particle.
+    (seed, row of that file), so that skipping an image changes no other particle.
 
     Parameters
     ----------
@@ -91,31 +96,38 @@ def import_star(
         naming file, line and remedy; no output is left behind.
     """
     output = refuse_existing(output, options.overwrite)
-    supplied = {name: getattr(options, name) for name in ("voltage", "cs", "amplitude_contrast", "pixel_size")}
-    table = read_relion(star, **supplied)
+    table = _read_table(Path(path), options)
     stacks, notes = _open_stacks(table, options)
     box = _common_box(table, stacks)
     dtype = _dtype(stacks, options.dtype)
-    notes, warnings = table.notes + notes, _duplicates(table)
+    found, warnings = find_traps(table)
+    notes, warnings = [*table.notes, *notes, *found], [*table.warnings, *warnings]
     particles = _particle_set(table, box, options, notes)
     with ParticleWriter(
         output, len(table), box, table.pixel_size, overwrite=options.overwrite, dtype=dtype,
-        ctf_premultiplied=table.ctf_premultiplied, contrast=options.contrast,
-        provenance={"command": "import", "mpirecon": __version__, "star": str(star), "options": vars(options)},
+        ctf_premultiplied=table.ctf_premultiplied, contrast=particles.contrast,
+        provenance={"command": "import", "mpirecon": __version__, "source": str(path), "options": vars(options)},
     ) as writer:
         with progress(len(table)) if progress else nullcontext() as bar:
             good, skipped = _copy_images(table, stacks, writer, options, lambda n: bar and bar.update(n))
-        tables = table.tables
         if skipped:
             writer.shrink(int(good.sum()))
             particles = particles[np.flatnonzero(good)]
-            tables = {**tables, table.particle_block: tables[table.particle_block][good]}
         writer.write_metadata(particles)
-        writer.write_source(star, tables)
+        writer.write_source(path, *table.source(good))
     return _report(output, particles, dtype, skipped, notes, warnings)
 
 
-def _open_stacks(table: RelionParticles, options: ImportOptions) -> tuple[list[StackReader], list[str]]:
+def _read_table(path: Path, options: ImportOptions) -> ParticleTable:
+    supplied = {name: getattr(options, name) for name in ("voltage", "cs", "amplitude_contrast", "pixel_size")}
+    if path.suffix.lower() == ".cs":
+        return read_cryosparc(path, options.passthrough, **supplied)
+    if options.passthrough:
+        raise UserError(f"--passthrough is for cryoSPARC files, and {path} is not a .cs file")
+    return read_relion(path, **supplied)
+
+
+def _open_stacks(table: ParticleTable, options: ImportOptions) -> tuple[list[StackReader], list[str]]:
     """A reader per stack of the table, with every row checked against its stack."""
     first = np.unique(table.stack, return_index=True)[1]
     lines = table.lines[first]
@@ -126,29 +138,29 @@ def _open_stacks(table: RelionParticles, options: ImportOptions) -> tuple[list[S
     if options.stack is not None and len(table.stacks) > 1:
         paths, notes = [Path(options.stack)] * len(table.stacks), [f"all images are read from {options.stack}"]
     else:
-        paths, notes = locate_stacks(table.stacks, table.path, lines, data_dir=options.data_dir, mapping=mapping)
-    stacks = [_open_stack(path, table, line) for path, line in zip(paths, lines)]
+        paths, notes = locate_stacks(table.stacks, table.path, lines, data_dir=options.data_dir, mapping=mapping,
+                                     unit=table.unit)
+    stacks = [_open_stack(path, table, row) for path, row in zip(paths, first)]
     sections = np.array([len(stack) for stack in stacks])
     past = table.image >= sections[table.stack]
     if past.any():
         row = int(np.flatnonzero(past)[0])
         stack = stacks[table.stack[row]]
         raise UserError(
-            f"{table.path}, line {table.lines[row]}: image {table.image[row] + 1} is past the end of "
-            f"{stack.path}, which has "
-            f"{len(stack)} images ({int(past.sum())} such rows); is it the stack that belongs to this STAR file?"
+            f"{table.place(row)}: image {table.image[row] + 1} is past the end of {stack.path}, which has "
+            f"{len(stack)} images ({int(past.sum())} such rows); is it the stack that belongs to this file?"
         )
     return stacks, notes
 
 
-def _open_stack(path: Path, table: RelionParticles, line: int) -> StackReader:
+def _open_stack(path: Path, table: ParticleTable, row: int) -> StackReader:
     try:
         return StackReader(path)
     except UserError as error:
-        raise UserError(f"{table.path}, line {line}: {error}") from error
+        raise UserError(f"{table.place(row)}: {error}") from error
 
 
-def _refuse_one_stack(table: RelionParticles) -> None:
+def _refuse_one_stack(table: ParticleTable) -> None:
     """--stack with images of one number in several stacks would give them all the same pixels."""
     images = pd.DataFrame({"image": table.image, "stack": table.stack}).drop_duplicates()
     again = images.index[images["image"].duplicated()]
@@ -159,20 +171,20 @@ def _refuse_one_stack(table: RelionParticles) -> None:
         )
 
 
-def _common_box(table: RelionParticles, stacks: list[StackReader]) -> int:
+def _common_box(table: ParticleTable, stacks: list[StackReader]) -> int:
     box = stacks[0].box
     for number, stack in enumerate(stacks):
         if stack.box != box:
-            line = table.lines[np.flatnonzero(table.stack == number)[0]]
+            row = np.flatnonzero(table.stack == number)[0]
             raise UserError(
-                f"{table.path}, line {line}: {stack.path} has images of {stack.box} pixels, {stacks[0].path} of {box}; "
+                f"{table.place(row)}: {stack.path} has images of {stack.box} pixels, {stacks[0].path} of {box}; "
                 "particles of one file need one box size: extract them alike, or import them apart"
             )
     if table.image_size not in (None, box):
+        label = "rlnImageSize" if table.tables else "blob/shape"
         raise UserError(
-            f"{table.path}, line {table.lines[0]}: rlnImageSize is {table.image_size}, but the images of "
-            f"{stacks[0].path} "
-            f"have {box} pixels a side; is it the stack that belongs to this STAR file?"
+            f"{table.place(0)}: {label} is {table.image_size}, but the images "
+            f"of {stacks[0].path} have {box} pixels a side; is it the stack that belongs to this file?"
         )
     return box
 
@@ -183,21 +195,7 @@ def _dtype(stacks: list[StackReader], wanted: str) -> str:
     return "float16" if all(stack.dtype.kind == "f" and stack.dtype.itemsize == 2 for stack in stacks) else "float32"
 
 
-def _duplicates(table: RelionParticles) -> list[str]:
-    """A warning when the same image is in both halves: the half maps then share noise."""
-    rows = pd.DataFrame({"image": table.image, "stack": table.stack, "half": table.half})
-    halves = rows[rows["half"] > 0].drop_duplicates().duplicated(["image", "stack"])
-    if not halves.any():
-        return []
-    row = int(halves.index[halves][0])
-    warning = (
-        f"{int(halves.sum())} images are in both half sets (first: {table.describe(row)}); the half maps share "
-        "their noise and the FSC will be too good"
-    )
-    return [warning]
-
-
-def _particle_set(table: RelionParticles, box: int, options: ImportOptions, notes: list[str]) -> ParticleSet:
+def _particle_set(table: ParticleTable, box: int, options: ImportOptions, notes: list[str]) -> ParticleSet:
     rows = np.arange(len(table))
     pose, flag, truth = table.pose, None, None
     if options.plant_errors is not None:
@@ -206,12 +204,12 @@ def _particle_set(table: RelionParticles, box: int, options: ImportOptions, note
         pose = Pose(quaternion, pose.shift)
     return ParticleSet(
         box=box, pixel_size=table.pixel_size, pose=pose, ctf=table.ctf, half=split_halves(table, options.seed, notes),
-        optics_group=table.optics_group, ctf_premultiplied=table.ctf_premultiplied, contrast=options.contrast,
-        pose_error=flag, true_quaternion=truth,
+        optics_group=table.optics_group, ctf_premultiplied=table.ctf_premultiplied,
+        contrast=options.contrast or table.contrast, pose_error=flag, true_quaternion=truth,
     )
 
 
-def split_halves(table: RelionParticles, seed: int, notes: list[str]) -> np.ndarray:
+def split_halves(table: ParticleTable, seed: int, notes: list[str]) -> np.ndarray:
     """Half sets, (m,) uint8: the file's; rows without one join their family, or are drawn with it."""
     unset = table.half == 0
     if not unset.any():
@@ -223,15 +221,15 @@ def split_halves(table: RelionParticles, seed: int, notes: list[str]) -> np.ndar
     draw = np.flatnonzero(of_family == 0)
     of_family[draw] = random_halves(seed, first[draw])
     notes.append(
-        f"half sets of {int(unset.sum())} of {len(table)} images were drawn with seed {seed} (rlnRandomSubset is "
-        "missing or 0)"
+        f"half sets of {int(unset.sum())} of {len(table)} images were drawn with seed {seed} ({table.half_label} is "
+        "missing or not set)"
         + (f"; images of one particle stay together ({len(family)} particles)" if len(family) < len(table) else "")
     )
     return np.where(unset, of_family[np.searchsorted(family, table.family)], table.half)
 
 
 def _copy_images(
-    table: RelionParticles, stacks: list[StackReader], writer: ParticleWriter, options: ImportOptions,
+    table: ParticleTable, stacks: list[StackReader], writer: ParticleWriter, options: ImportOptions,
     update: Callable[[int], None],
 ) -> tuple[np.ndarray, list[str]]:
     """Copy all images to the writer in the order of the rows; returns (m,) bool written, and the skipped ones."""
@@ -241,6 +239,9 @@ def _copy_images(
     for start, images in _batches(table, stacks):
         count = len(images)
         faults = _faults(images, writer.dtype)
+        if table.negate is not None:
+            images = images.astype(np.result_type(images, np.float16), copy=False)  # unsigned pixels have no sign
+            images[table.negate[start : start + count]] *= -1
         for row, reason in faults.items():
             skipped.append(f"{table.describe(start + row)} {reason}")
             good[start + row] = False
@@ -252,7 +253,7 @@ def _copy_images(
     return good, skipped
 
 
-def _batches(table: RelionParticles, stacks: list[StackReader]) -> Iterator[tuple[int, np.ndarray]]:
+def _batches(table: ParticleTable, stacks: list[StackReader]) -> Iterator[tuple[int, np.ndarray]]:
     """(first row, images) of successive rows; within a batch each stack is read once."""
     size = max(1, _BATCH_BYTES // (4 * stacks[0].box ** 2))
     for start in range(0, len(table), size):

@@ -23,6 +23,7 @@ from mpirecon.model.arrays import Volume
 
 #: MRC mode → type of a pixel
 MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _MODE_OF = {"float32": 2, "float16": 12}
 
 
@@ -52,7 +53,7 @@ def read_header(path: str | os.PathLike) -> MrcHeader:
     Raises
     ------
     UserError
-        for a missing or truncated file, one that is not MRC, or a mode other than 0, 1, 2, 6 and 12.
+        for a missing, truncated or compressed file, one that is not MRC, or a mode other than 0, 1, 2, 6 and 12.
     """
     path = Path(path)
     try:
@@ -61,6 +62,9 @@ def read_header(path: str | os.PathLike) -> MrcHeader:
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+    packed = next((name for mark, name in _COMPRESSED.items() if raw.startswith(mark)), None)
+    if packed:
+        raise UserError(f"{path} is compressed with {packed}; decompress it first, single images cannot be read from it")
     if len(raw) < HEADER_DTYPE.itemsize:
         raise UserError(f"{path} is not an MRC file, or is truncated: {size} bytes are fewer than the 1024 of a header")
     orders = (">", "<") if raw[212] == 0x11 else ("<", ">")  # the machine stamp only says which to try first

@@ -14,13 +14,13 @@ voltage, Cs, Q0     optics table (a particle's own value     particle table
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mpirecon.errors import UserError
+from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.stack_paths import parse_image_names
 from mpirecon.io.star import read_star
 from mpirecon.model.optics import check_ctf, make_ctf
@@ -36,46 +36,8 @@ SUPPLIED = {
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 _ABERRATIONS = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike")
+_SCORES = ("rlnMaxValueProbDistribution", "rlnLogLikeliContribution", "rlnParticleFigureOfMerit")
 _MAGNIFICATION = {"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0}
-
-
-@dataclass
-class RelionParticles:
-    """A particle table in mpirecon's terms; m rows in the order of the file.
-
-    path : the STAR file; lines : (m,) int64 line of each row
-    tables : all tables of the file as text; particle_block : which of them this is
-    pixel_size : Å; image_size : pixels a side, or None where the file does not say
-    pose : Pose (shift in Å); ctf : (m,) CTF_DTYPE
-    half : (m,) uint8, 0 where the file names none; family : (m,) int64, rows of one number belong into one half
-    optics_group : (m,) int32; ctf_premultiplied : bool
-    image : (m,) int64, 0-based section; stack : (m,) int64, index into stacks; stacks : paths as written
-    notes : sentences for the user
-    """
-
-    path: Path
-    lines: np.ndarray
-    tables: dict[str, pd.DataFrame]
-    particle_block: str
-    pixel_size: float
-    image_size: int | None
-    pose: Pose
-    ctf: np.ndarray
-    half: np.ndarray
-    family: np.ndarray
-    optics_group: np.ndarray
-    ctf_premultiplied: bool
-    image: np.ndarray
-    stack: np.ndarray
-    stacks: list[str]
-    notes: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.image)
-
-    def describe(self, row: int) -> str:
-        """Where a row came from: file, line and image."""
-        return f"{self.path}, line {self.lines[row]} (image {self.image[row] + 1}@{self.stacks[self.stack[row]]})"
 
 
 class _Columns:
@@ -170,7 +132,7 @@ class _Columns:
         return float(values[0])
 
 
-def read_relion(path: str | os.PathLike, **supplied: float | None) -> RelionParticles:
+def read_relion(path: str | os.PathLike, **supplied: float | None) -> ParticleTable:
     """Read a RELION particle STAR file.
 
     Parameters
@@ -194,7 +156,7 @@ def read_relion(path: str | os.PathLike, **supplied: float | None) -> RelionPart
     _require(columns)
     pixel_size = _pixel_size(columns)
     image, stack, stacks = parse_image_names(particles["rlnImageName"], path)
-    found = RelionParticles(
+    found = ParticleTable(
         path=path,
         lines=particles.index.to_numpy(np.int64),
         tables=tables,
@@ -210,9 +172,13 @@ def read_relion(path: str | os.PathLike, **supplied: float | None) -> RelionPart
         image=image,
         stack=stack,
         stacks=stacks,
+        half_label="rlnRandomSubset",
+        micrograph=_codes(particles, ["rlnMicrographName"]),
+        scores={label: columns.number(label) for label in _SCORES if label in particles},
     )
     check_ctf(found.ctf, found.describe)
     found.notes = [*dict.fromkeys(columns.notes), *_notes(columns)]
+    found.warnings = _not_applied(columns)
     return found
 
 
@@ -346,9 +312,17 @@ def _halves(columns: _Columns) -> np.ndarray:
 def _families(particles: pd.DataFrame) -> np.ndarray:
     """(m,) int64: rows of one number show the same object (tilt images, one filament, one image twice)."""
     for labels in (["rlnTomoParticleName"], ["rlnMicrographName", "rlnHelicalTubeID"], ["rlnImageName"]):
-        if all(label in particles for label in labels):
-            return particles.groupby(labels, sort=False).ngroup().to_numpy(np.int64)
+        found = _codes(particles, labels)
+        if found is not None:
+            return found
     return np.arange(len(particles))
+
+
+def _codes(particles: pd.DataFrame, labels: list[str]) -> np.ndarray | None:
+    """(m,) int64: one number for each combination of values of these columns; None when the table lacks one."""
+    if not all(label in particles for label in labels):
+        return None
+    return particles.groupby(labels, sort=False).ngroup().to_numpy(np.int64)
 
 
 def _premultiplied(columns: _Columns) -> bool:
@@ -361,13 +335,19 @@ def _notes(columns: _Columns) -> list[str]:
     notes = []
     if "rlnNormCorrection" in columns and (columns.number("rlnNormCorrection") != 1).any():
         notes.append("rlnNormCorrection is not 1 everywhere; it is not applied to the images")
+    return notes
+
+
+def _not_applied(columns: _Columns) -> list[str]:
+    """Warnings about optics that the CTF leaves out, with the names of the columns that hold them."""
+    warnings = []
     used = [label for label in _ABERRATIONS if label in columns and _nonzero(columns, label)]
     if used:
-        notes.append(f"higher-order aberrations are not corrected for ({', '.join(used)})")
-    magnification = {k: v for k, v in _MAGNIFICATION.items() if k in columns}
-    if any((np.abs(columns.number(label) - value) > 1e-6).any() for label, value in magnification.items()):
-        notes.append("anisotropic magnification is not corrected for (rlnMagMat00 … rlnMagMat11)")
-    return notes
+        warnings.append(f"higher-order aberrations are not corrected for ({', '.join(used)}): not applied yet")
+    differ = [k for k, v in _MAGNIFICATION.items() if k in columns and (np.abs(columns.number(k) - v) > 1e-6).any()]
+    if differ:
+        warnings.append(f"anisotropic magnification is not corrected for ({', '.join(differ)}): not applied yet")
+    return warnings
 
 
 def _nonzero(columns: _Columns, label: str) -> bool:

@@ -17,6 +17,8 @@ _PARENTS = 3  # a STAR file is at most this deep in its RELION project, which it
 def parse_image_names(names: pd.Series, path: str | os.PathLike = "") -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Split ``000012@folder/stack.mrcs`` names; a name without @ is the first image of its file.
 
+    A format that RELION is told, as in ``stack.mrc:mrcs``, is dropped.
+
     Parameters
     ----------
     names : (m,) text, indexed by line number
@@ -39,7 +41,7 @@ def parse_image_names(names: pd.Series, path: str | os.PathLike = "") -> tuple[n
                 f"{path}, line {names.index[row]}: image name {name!r}, expected NUMBER@STACK with a number from 1"
             )
         image[row] = int(number) - 1
-        paths.append(stack)
+        paths.append(stack.removesuffix(":mrcs"))
     stack, stacks = pd.factorize(np.array(paths, dtype=object))
     return image, stack.astype(np.int64), [str(s) for s in stacks]
 
@@ -51,6 +53,7 @@ def locate_stacks(
     *,
     data_dir: str | os.PathLike | None = None,
     mapping: Mapping[str, str | os.PathLike] | None = None,
+    unit: str = "line",
 ) -> tuple[list[Path], list[str]]:
     """Find the file of each stack path.
 
@@ -61,7 +64,7 @@ def locate_stacks(
     Parameters
     ----------
     stacks : paths as written
-    lines : line of the STAR file where each occurs first, for messages
+    lines : line of the STAR file (or row of the .cs file: `unit`) where each occurs first, for messages
 
     Returns
     -------
@@ -88,8 +91,8 @@ def locate_stacks(
         elif guess or mapped is not None:
             guessed.append(len(found) - 1)
     if missing:
-        raise UserError(_missing_message(stacks, star, lines, missing, mapping, data_dir))
-    _refuse_collisions(stacks, found, star, lines)
+        raise UserError(_missing_message(stacks, star, lines, missing, mapping, data_dir, unit))
+    _refuse_collisions(stacks, found, star, lines, unit)
     notes = []
     if guessed:
         more = f" (and {len(guessed) - 1} more alike)" if len(guessed) > 1 else ""
@@ -117,14 +120,14 @@ def _refuse_unused(mapping: Mapping, stacks: Sequence[str]) -> None:
         raise UserError(f"no image is in a stack {unused[0]!r} that could be mapped; the first stack is {stacks[0]!r}")
 
 
-def _refuse_collisions(stacks: Sequence[str], found: Sequence[Path], star, lines: Sequence[int]) -> None:
+def _refuse_collisions(stacks: Sequence[str], found: Sequence[Path], star, lines, unit: str) -> None:
     """Two stacks that become one file would silently pair images with the poses of others."""
     seen: dict[Path, int] = {}
     for i, path in enumerate(found):
         path = path.resolve()
         if path in seen and os.path.normpath(stacks[i]) != os.path.normpath(stacks[seen[path]]):
             raise UserError(
-                f"{star}, lines {lines[seen[path]]} and {lines[i]}: the stacks {stacks[seen[path]]} and "
+                f"{star}, {unit}s {lines[seen[path]]} and {lines[i]}: the stacks {stacks[seen[path]]} and "
                 f"{stacks[i]} would "
                 f"both be read from {path}; name each with --map-stack OLD=NEW, or give the folder that holds "
                 "both paths "
@@ -133,14 +136,14 @@ def _refuse_collisions(stacks: Sequence[str], found: Sequence[Path], star, lines
         seen.setdefault(path, i)
 
 
-def _missing_message(stacks, star, lines, missing: list[int], mapping, data_dir) -> str:
+def _missing_message(stacks, star, lines, missing: list[int], mapping, data_dir, unit) -> str:
     stack = stacks[missing[0]]
     if stack in mapping or Path(stack).name in mapping:
         return f"there is no file {mapping.get(stack, mapping.get(Path(stack).name))} (mapped from {stack})"
     more = f" ({len(missing)} of {len(stacks)} stacks are missing)" if len(stacks) > 1 else ""
     where = f" or --data-dir {data_dir}" if data_dir is not None else ""
     return (
-        f"{star}, line {lines[missing[0]]}: the stack {stack} is not there, neither relative to the STAR "
-        f"file{where} nor "
-        f"beside it{more}; give its folder with --data-dir, or the file itself with --map-stack OLD=NEW or --stack FILE"
+        f"{star}, {unit} {lines[missing[0]]}: the stack {stack} is not there, neither relative to the "
+        f"{'STAR' if unit == 'line' else '.cs'} file{where} nor beside it{more}; give its folder with --data-dir, or "
+        "the file itself with --map-stack OLD=NEW or --stack FILE"
     )

@@ -1,0 +1,358 @@
+"""cryoSPARC particle files (.cs: a NumPy structured array) as poses, CTFs, half sets and image names.
+
+===========================  ================================================================================
+quantity                     columns
+===========================  ================================================================================
+rotation R                   alignments3D/pose, a rotation vector w (axis · angle): R is exp([w]×) transposed
+shift (Å)                    −alignments3D/shift (pixels of alignments3D/psize_A, as a refinement that bins on the
+                             fly counts them) · alignments3D/psize_A
+half set                     alignments3D/split + 1
+optics group                 ctf/exp_group_id + 1
+CTF                          ctf/df1_A, df2_A, df_angle_rad, accel_kv, cs_mm, amp_contrast, phase_shift_rad, bfactor,
+                             scale
+image                        blob/idx (from 0) of blob/path; blob/psize_A; blob/shape
+contrast                     blob/sign: 1 protein is bright, −1 it is dark
+===========================  ================================================================================
+
+These are the conventions that csparc2star (pyem) and cryoDRGN convert by, and the shift's pixel is the one that
+cryoSPARC's developers name in pyem's pull request 125.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mpirecon.errors import UserError
+from mpirecon.io.particle_table import ParticleTable
+from mpirecon.model.optics import check_ctf, make_ctf
+from mpirecon.model.pose import Pose
+
+#: option → (column it supplies, unit)
+SUPPLIED = {
+    "voltage": ("ctf/accel_kv", "kV"),
+    "cs": ("ctf/cs_mm", "mm"),
+    "amplitude_contrast": ("ctf/amp_contrast", "fraction"),
+    "pixel_size": ("blob/psize_A", "Å"),
+}
+_POSE, _SHIFT, _SPLIT = "alignments3D/pose", "alignments3D/shift", "alignments3D/split"
+_DEFOCUS = ("ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad")
+_SCORES = ("alignments3D/cross_cor", "alignments3D/alpha")
+#: columns that are 0 where there is nothing to correct → what they are
+_ABERRATIONS = {
+    "ctf/tilt_A": "beam tilt",
+    "ctf/trefoil_A": "trefoil",
+    "ctf/tetra_A": "tetrafoil",
+    "ctf/shift_A": "phase ramp",
+}
+_STREAM = b"\x94CSDAT"  # how cryosparc-tools begins its other format
+
+
+def read_cs(path: str | os.PathLike) -> np.ndarray:
+    """The structured array (m,) of a .cs file.
+
+    Raises
+    ------
+    UserError
+        naming the file when it is missing, of another format, damaged, or holds no particles.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(_STREAM))
+            if start == _STREAM:
+                raise UserError(f"{path} is in cryoSPARC's stream format (CSDAT); save it as NumPy, for example with "
+                                "cryosparc-tools: Dataset.load(…).save(…)")
+            if not start.startswith(b"\x93NUMPY"):
+                raise UserError(f"{path} is not a .cs file: it is no NumPy array")
+            file.seek(0)
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        objects = "Object arrays" in str(error)
+        reason = "it holds Python objects" if objects else f"it is damaged or truncated ({error})"
+        raise UserError(f"{path} cannot be read as a .cs file: {reason}") from error
+    if array.dtype.names is None or array.ndim != 1:
+        raise UserError(f"{path} is not a .cs file: a table was expected, this is {array.dtype} {array.shape}")
+    if not len(array):
+        raise UserError(f"{path} has no particles")
+    return array
+
+
+def join_passthrough(array: np.ndarray, path: Path, passthrough: str | os.PathLike) -> np.ndarray:
+    """`array` with the columns that only the passthrough file has, row by row of the same uid.
+
+    Rows keep their order and their own columns; the passthrough's other rows are left out.
+
+    Raises
+    ------
+    UserError
+        when either lacks a column uid, a uid occurs twice in the passthrough, or a particle is not in it.
+    """
+    other = read_cs(passthrough)
+    for file, table in ((path, array), (passthrough, other)):
+        if "uid" not in table.dtype.names:
+            raise UserError(f"{file} has no column uid, by which --passthrough joins its files")
+    index = pd.Index(other["uid"])
+    if index.has_duplicates:
+        raise UserError(f"{passthrough}: the uid {index[index.duplicated()][0]} occurs twice")
+    rows = index.get_indexer(array["uid"])
+    if (rows < 0).any():
+        row = int(np.flatnonzero(rows < 0)[0])
+        raise UserError(
+            f"{passthrough} lacks {int((rows < 0).sum())} of the {len(array)} particles of {path} (first: row {row}, "
+            f"uid {array['uid'][row]}); is it the passthrough of the same job?"
+        )
+    new = {name: other[name][rows] for name in other.dtype.names if name not in array.dtype.names}
+    return with_columns(array, new)
+
+
+def with_columns(array: np.ndarray, columns: dict[str, np.ndarray]) -> np.ndarray:
+    """A structured array with these columns replaced, or added at the end in the type they come in."""
+    added = [name for name in columns if name not in array.dtype.names]
+    kept = [(name, array.dtype[name]) for name in array.dtype.names]
+    out = np.empty(len(array), kept + [(name, columns[name].dtype, columns[name].shape[1:]) for name in added])
+    for name in out.dtype.names:
+        out[name] = columns[name] if name in columns else array[name]
+    return out
+
+
+def read_cryosparc(
+    path: str | os.PathLike, passthrough: Sequence[str | os.PathLike] = (), **supplied: float | None
+) -> ParticleTable:
+    """Read a cryoSPARC particle file, joined with its passthrough files.
+
+    Parameters
+    ----------
+    supplied : voltage (kV), cs (mm), amplitude_contrast, pixel_size (Å)
+        used where the file lacks the column, and instead of the file's where it has it (noted)
+
+    Raises
+    ------
+    UserError
+        naming file and row when columns are missing or a value is out of range.
+    """
+    path = Path(path)
+    array = read_cs(path)
+    for file in passthrough:
+        array = join_passthrough(array, path, file)
+    columns = _Columns(path, array, supplied)
+    _require(columns)
+    pixel_size = columns.uniform("blob/psize_A", "particles of one file need one pixel size: import them apart")
+    half = _halves(columns)
+    image, stack, stacks = _images(columns)
+    contrast, negate = _signs(columns)
+    found = ParticleTable(
+        path=path, lines=np.arange(len(array)), unit="row", pixel_size=pixel_size, image_size=_image_size(columns),
+        pose=_pose(columns, pixel_size), ctf=_ctf(columns), half=half, family=_families(array, image, stack),
+        optics_group=_optics_groups(columns), ctf_premultiplied=False, image=image, stack=stack, stacks=stacks,
+        half_label=_SPLIT, arrays={"particles": array}, contrast=contrast, negate=negate,
+        micrograph=_micrographs(array),
+        scores={name: columns.number(name) for name in _SCORES if name in array.dtype.names},
+    )
+    check_ctf(found.ctf, found.describe)
+    found.notes = list(dict.fromkeys(columns.notes))
+    found.warnings = _not_applied(columns)
+    return found
+
+
+class _Columns:
+    """Numeric columns of the array, with what the user supplied instead."""
+
+    def __init__(self, path: Path, array: np.ndarray, supplied: dict) -> None:
+        self.path, self.array = path, array
+        self.supplied = {SUPPLIED[o][0]: (o, float(v)) for o, v in supplied.items() if v is not None}
+        self.notes: list[str] = []
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.array.dtype.names
+
+    def number(self, name: str, default: float = 0.0, width: tuple[int, ...] = ()) -> np.ndarray:
+        """(m, *width) float64: supplied, of the file, or the default."""
+        shape = (len(self.array), *width)
+        if name in self.supplied:
+            option, value = self.supplied[name]
+            if name in self:
+                self.notes.append(f"--{option.replace('_', '-')} {value:g} is used instead of {name} of the file")
+            return np.full(shape, value)
+        if name not in self:
+            return np.full(shape, default)
+        values = self.array[name]
+        if values.shape != shape or values.dtype.kind not in "iufb":
+            raise UserError(f"{self.path}: {name} is {values.dtype} {values.shape}, expected numbers of shape {shape}")
+        values = values.astype(np.float64)
+        bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise UserError(f"{self.path}, row {row}: {name} is {values[row]}, expected finite numbers")
+        return values
+
+    def uniform(self, name: str, remedy: str) -> float:
+        """The one positive value that all particles share, within 1e-4."""
+        values = self.number(name)
+        for bad, why in ((values <= 0, "expected a positive number"),
+                         (np.abs(values - values[0]) > 1e-4 * values[0], f"but {values[0]:g} in row 0; {remedy}")):
+            if bad.any():
+                row = int(np.flatnonzero(bad)[0])
+                raise UserError(f"{self.path}, row {row}: {name} is {values[row]:g}, {why}")
+        return float(values[0])
+
+
+def _require(columns: _Columns) -> None:
+    """Refuse a file without images, 3-D poses or CTF, saying what it seems to be and what helps."""
+    names, path = columns.array.dtype.names, columns.path
+    if "blob/path" not in columns or "blob/idx" not in columns:
+        raise UserError(f"{path} names no images (blob/path, blob/idx); give the file that has them, or join it with "
+                        "--passthrough")
+    if _POSE not in columns or _SHIFT not in columns:
+        raise UserError(f"{path} has no 3-D poses ({_POSE}, {_SHIFT}): {_what_else(names)}; give the particles of a "
+                        "refinement, or join the file that has the poses with --passthrough")
+    needed = {**dict.fromkeys(_DEFOCUS), **{SUPPLIED[option][0]: option for option in SUPPLIED}}
+    missing = [name for name in needed if name not in columns and name not in columns.supplied]
+    options = ["--" + needed[name].replace("_", "-") for name in missing if needed[name]]
+    if missing:
+        raise UserError(
+            f"{path}: columns are missing: {', '.join(missing)}; join the file that has them with --passthrough"
+            + (f", or supply them (options {', '.join(options)})" if options else "")
+        )
+
+
+def _what_else(names: Sequence[str]) -> str:
+    """What alignments a file without alignments3D/pose has."""
+    several = ("alignments_class", "alignments3D_multi")
+    classes = sorted({name.split("/")[0] for name in names if name.startswith(several)})
+    if classes:
+        return f"its poses are those of several classes ({', '.join(classes)})"
+    if any(name.startswith("alignments2D/") for name in names):
+        return "it has 2-D alignments only (alignments2D, of a 2-D classification)"
+    return "it has no alignments"
+
+
+def _images(columns: _Columns) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """(section, index into paths, paths); a leading > marks paths of an exported job."""
+    number, paths = columns.number("blob/idx"), columns.array["blob/path"]
+    if paths.dtype.kind not in "SU":
+        raise UserError(f"{columns.path}: blob/path is {paths.dtype}, expected text")
+    stack, found = pd.factorize(paths)
+    try:
+        stacks = [(name.decode() if isinstance(name, bytes) else str(name)).lstrip(">") for name in found]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{columns.path}: a blob/path is not UTF-8 text ({error})") from error
+    bad = (number < 0) | np.array([not name for name in stacks])[stack]
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise UserError(f"{columns.path}, row {row}: image {number[row]:g} of {stacks[stack[row]]!r}; blob/path or "
+                        "blob/idx is not set")
+    return number.astype(np.int64), stack.astype(np.int64), stacks
+
+
+def _image_size(columns: _Columns) -> int | None:
+    if "blob/shape" not in columns:
+        return None
+    shape = columns.number("blob/shape", width=(2,))
+    if (shape != shape[0, 0]).any():
+        row = int(np.flatnonzero((shape != shape[0, 0]).any(axis=1))[0])
+        raise UserError(
+            f"{columns.path}, row {row}: blob/shape is {shape[row, 1]:g} x {shape[row, 0]:g}, but {shape[0, 0]:g} in "
+            "row 0; particles of one file need one square box: extract them alike, or import them apart"
+        )
+    return int(shape[0, 0])
+
+
+def _pose(columns: _Columns, pixel_size: float) -> Pose:
+    """Rotations are transposed: cryoSPARC's vector turns the map, R turns its coordinates."""
+    vector = columns.number(_POSE, width=(3,))
+    angle = np.linalg.norm(vector, axis=1, keepdims=True)
+    quaternion = np.concatenate([np.cos(angle / 2), -0.5 * np.sinc(angle / (2 * np.pi)) * vector], axis=1)
+    if "alignments3D/psize_A" not in columns:
+        columns.notes.append("there is no alignments3D/psize_A: shifts are taken in pixels of blob/psize_A")
+        pixels = np.ones(len(vector))
+    else:  # in pixels of the images, so that --pixel-size corrects shifts as well
+        stored = columns.array["blob/psize_A"] if "blob/psize_A" in columns else pixel_size
+        pixels = columns.number("alignments3D/psize_A") / np.asarray(stored, np.float64)
+    shift = columns.number(_SHIFT, width=(2,)) * (pixels * pixel_size)[:, None]
+    return Pose(quaternion, 0.0 - shift)
+
+
+def _ctf(columns: _Columns) -> np.ndarray:
+    if "alignments3D/alpha" in columns and (np.abs(columns.number("alignments3D/alpha") - 1) > 1e-6).any():
+        columns.notes.append("alignments3D/alpha (each particle's contrast) is not 1 everywhere; it is not applied")
+    return make_ctf(
+        len(columns.array),
+        voltage_kv=columns.number("ctf/accel_kv"),
+        defocus_u=columns.number("ctf/df1_A"),
+        defocus_v=columns.number("ctf/df2_A"),
+        astigmatism=columns.number("ctf/df_angle_rad"),
+        cs_mm=columns.number("ctf/cs_mm"),
+        amplitude_contrast=columns.number("ctf/amp_contrast"),
+        phase_shift=columns.number("ctf/phase_shift_rad"),
+        bfactor=columns.number("ctf/bfactor"),
+        scale=columns.number("ctf/scale", 1.0),
+    )
+
+
+def _halves(columns: _Columns) -> np.ndarray:
+    """(m,) uint8; 0 for all where every particle is in one split, as before any refinement."""
+    if _SPLIT not in columns:
+        return np.zeros(len(columns.array), np.uint8)
+    split = columns.number(_SPLIT)
+    bad = ~np.isin(split, (0, 1))
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise UserError(f"{columns.path}, row {row}: {_SPLIT} is {split[row]:g}, expected 0 or 1")
+    if (split == split[0]).all() and len(split) > 1:
+        return np.zeros(len(split), np.uint8)
+    return (split + 1).astype(np.uint8)
+
+
+def _optics_groups(columns: _Columns) -> np.ndarray:
+    """(m,) int32: exposure groups count from 0, RELION's optics groups from 1."""
+    group = columns.number("ctf/exp_group_id")
+    if group.max() >= 2**31 - 1:
+        return (1 + np.unique(group, return_inverse=True)[1]).astype(np.int32)
+    return (group + 1).astype(np.int32)
+
+
+def _signs(columns: _Columns) -> tuple[str, np.ndarray | None]:
+    """(contrast, images to negate): a file of both signs is made white throughout."""
+    sign = columns.number("blob/sign", 1.0)
+    dark = sign < 0
+    if dark.all() or not dark.any():
+        return ("black" if dark.all() else "white"), None
+    columns.notes.append(f"blob/sign is -1 for {int(dark.sum())} of {len(dark)} images; these are negated, so that "
+                         "protein is bright in all")
+    return "white", dark
+
+
+def _families(array: np.ndarray, image: np.ndarray, stack: np.ndarray) -> np.ndarray:
+    """(m,) int64: rows of one number show the same object (one filament, one image twice)."""
+    if "filament/filament_uid" in array.dtype.names:
+        return pd.factorize(array["filament/filament_uid"])[0].astype(np.int64)
+    images = pd.DataFrame({"image": image, "stack": stack})
+    return images.groupby(["image", "stack"], sort=False).ngroup().to_numpy(np.int64)
+
+
+def _micrographs(array: np.ndarray) -> np.ndarray | None:
+    for name in ("location/micrograph_uid", "location/micrograph_path"):
+        if name in array.dtype.names:
+            return pd.factorize(array[name])[0].astype(np.int64)
+    return None
+
+
+def _not_applied(columns: _Columns) -> list[str]:
+    """Warnings about optics that the CTF leaves out, with the names of the columns that hold them."""
+    warnings = []
+    used = [f"{name}: {what}" for name, what in _ABERRATIONS.items() if name in columns and columns.array[name].any()]
+    if used:
+        warnings.append(f"higher-order aberrations are not corrected for ({', '.join(used)}): not applied yet")
+    if "ctf/anisomag" in columns:
+        matrix = columns.number("ctf/anisomag", width=(4,))
+        identity = (np.abs(matrix - [1, 0, 0, 1]) < 1e-6).all(axis=1) | ~matrix.any(axis=1)  # all 0: never estimated
+        if not identity.all():
+            warnings.append("anisotropic magnification is not corrected for (ctf/anisomag): not applied yet")
+    return warnings

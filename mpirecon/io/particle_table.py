@@ -1,0 +1,74 @@
+"""A particle table in mpirecon's terms, whichever program wrote it: what the importer copies images by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mpirecon.model.pose import Pose
+
+
+@dataclass
+class ParticleTable:
+    """m particles in the order of their file.
+
+    path : the file; lines : (m,) int64, where each particle is; unit : what lines counts, ``"line"`` or ``"row"``
+    pixel_size : Å; image_size : pixels a side, or None where the file does not say
+    pose : Pose (shift in Å); ctf : (m,) CTF_DTYPE
+    half : (m,) uint8, 0 where the file names none; family : (m,) int64, rows of one number belong into one half
+    optics_group : (m,) int32; ctf_premultiplied : bool
+    image : (m,) int64, 0-based section; stack : (m,) int64, index into stacks; stacks : paths as written
+    tables : all tables of a STAR file as text; particle_block : which of them has the particles
+    arrays : the structured arrays of a .cs file, (m,) each
+    half_label : the column that names half sets
+    contrast : what the file says of it; negate : (m,) bool, images whose sign must be turned to that, or None
+    micrograph : (m,) int64, or None where the file does not say
+    scores : name → (m,) float64, columns whose zeros tell something
+    notes, warnings : sentences for the user
+    """
+
+    path: Path
+    lines: np.ndarray
+    pixel_size: float
+    image_size: int | None
+    pose: Pose
+    ctf: np.ndarray
+    half: np.ndarray
+    family: np.ndarray
+    optics_group: np.ndarray
+    ctf_premultiplied: bool
+    image: np.ndarray
+    stack: np.ndarray
+    stacks: list[str]
+    half_label: str
+    unit: str = "line"
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    particle_block: str = ""
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    contrast: str = "white"
+    negate: np.ndarray | None = None
+    micrograph: np.ndarray | None = None
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def place(self, row: int) -> str:
+        """Where a row came from: file and line."""
+        return f"{self.path}, {self.unit} {self.lines[row]}"
+
+    def describe(self, row: int) -> str:
+        """Where a row came from: file, line and image."""
+        return f"{self.place(row)} (image {self.image[row] + 1}@{self.stacks[self.stack[row]]})"
+
+    def source(self, good: np.ndarray) -> tuple[dict[str, pd.DataFrame], dict[str, np.ndarray]]:
+        """(tables, arrays) of the file with only the particles where `good`, (m,) bool."""
+        tables = dict(self.tables)
+        if not good.all() and self.particle_block in tables:
+            tables[self.particle_block] = tables[self.particle_block][good]
+        return tables, {name: array[good] for name, array in self.arrays.items()}
