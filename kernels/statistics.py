@@ -34,9 +34,9 @@ def make_statistics(taps: int):
     """``statistics(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out)``.
 
     grid … ky as for ``project`` · data : (m, s) complex64, shift already undone · ctf : (m, s) float32 · gain :
-    (s,) float32, multiplicity over noise power · band : (s,) int8, the band 0 or 1 that a sample counts in, negative
-    for none · mode : PLAIN or one of the premultiplied · out : (m, 2, 3) float64, overwritten with yy, yp, pp of
-    each band.
+    (s,) float32, multiplicity over noise power · band : (s,) int8, the band that a sample counts in, negative for
+    none · mode : PLAIN or one of the premultiplied · out : (m, bands, 3) float64, overwritten with yy, yp, pp of each
+    band.
     """
     last = DEGREE[taps]
 
@@ -68,13 +68,31 @@ def make_statistics(taps: int):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def shell_power(data, ctf, multiplicity, shell, premultiplied, power, count):
-    """Add each sample's power to power[shell] and what it is worth to count[shell], both float64.
+def image_power(data, ctf, multiplicity, premultiplied, out):
+    """out[i] = mean power of image i over its samples, (m,) float64.
 
-    A premultiplied sample is worth C² (its noise has that variance), any other 1; multiplicities count.
+    Of premultiplied images, whose noise has the variance C², the mean is over Σ C².
     """
     for i in range(data.shape[0]):
+        power = count = 0.0
+        for s in range(multiplicity.size):
+            m = multiplicity[s]
+            power += m * (data[i, s].real ** 2 + data[i, s].imag ** 2)
+            count += m * ctf[i, s] ** 2 if premultiplied else m
+        out[i] = power / count if count > 0 else 0.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def shell_power(data, ctf, weight, multiplicity, shell, premultiplied, power, count):
+    """Add each sample's weighted power to power[shell] and what it is worth to count[shell], both float64.
+
+    weight : (m,) float64 per image, 0 leaves it out · a premultiplied sample is worth C² (its noise has that
+    variance), any other 1; multiplicities count.
+    """
+    for i in range(data.shape[0]):
+        if weight[i] <= 0:
+            continue
         for s in range(shell.size):
             m = multiplicity[s]
-            power[shell[s]] += m * (data[i, s].real ** 2 + data[i, s].imag ** 2)
+            power[shell[s]] += weight[i] * m * (data[i, s].real ** 2 + data[i, s].imag ** 2)
             count[shell[s]] += m * ctf[i, s] ** 2 if premultiplied else m

@@ -15,6 +15,7 @@ from mpirecon.kernels.statistics import (
     PLAIN,
     PREMULTIPLIED_RAW,
     PREMULTIPLIED_WHITENED,
+    image_power,
     make_statistics,
     shell_power,
 )
@@ -54,34 +55,36 @@ class CpuBackend:
         data /= self.plane.box  # orthonormal: white noise keeps its pixel variance
         return Batch(data, ctf_samples(particles.ctf, self.plane, self.pixel_size), particles.pose.matrices())
 
-    def power(self, batch: Batch, power: np.ndarray, count: np.ndarray) -> None:
-        """Add the batch to the noise spectrum's sums, (shells,) float64 each."""
+    def power(self, batch: Batch) -> np.ndarray:
+        """Mean power of each image, (b,) float64, in the pixels' units."""
+        out = np.empty(len(batch.data))
+        image_power(batch.data, batch.ctf, self.plane.multiplicity, self.premultiplied, out)
+        return out
+
+    def add_spectrum(self, batch: Batch, weight: np.ndarray, power: np.ndarray, count: np.ndarray) -> None:
+        """Add the weighted batch to the noise spectrum's sums, (shells,) float64 each."""
         plane = self.plane
-        shell_power(batch.data, batch.ctf, plane.multiplicity, plane.shell, self.premultiplied, power, count)
+        shell_power(batch.data, batch.ctf, weight, plane.multiplicity, plane.shell, self.premultiplied, power, count)
 
     def bands(self, noise_power: np.ndarray, lowest: int, highest: int, whitened: bool) -> Bands:
-        """Score band of shells lowest … highest; its upper third is the noise band."""
-        shell, multiplicity = self.plane.shell, self.plane.multiplicity
-        inside = (shell >= lowest) & (shell <= highest)
-        high = inside & (shell > lowest + 2 * (highest - lowest) / 3)
-        gain = multiplicity / np.where(whitened, noise_power[shell], 1.0)
-        band = np.where(high, 1, np.where(inside, 0, -1)).astype(np.int8)
-        samples = (max(float(multiplicity[inside].sum()), 1.0), max(float(multiplicity[high].sum()), 1.0))
-        return Bands(gain.astype(np.float32), band, samples, whitened)
+        """Bands of the shells lowest … highest, for ``statistics``."""
+        return Bands.of(self.plane, noise_power, lowest, highest, whitened)
 
     def reference(self, volume: np.ndarray) -> np.ndarray:
         """(n, n, n) float32 map → the grid that ``statistics`` projects from."""
         return self.projection.grid(volume * np.float32(1 / self.plane.box))
 
-    def statistics(self, reference: np.ndarray, batch: Batch, bands: Bands) -> np.ndarray:
-        """yy, yp, pp of each particle in each band, (b, 2, 3) float64."""
+    def statistics(
+        self, reference: np.ndarray, batch: Batch, bands: Bands, rotation: np.ndarray | None = None
+    ) -> np.ndarray:
+        """yy, yp, pp of each particle in each band, (b, bands, 3) float64; at other rotations (b, 3, 3) if given."""
         mode = PLAIN
         if self.premultiplied:
             mode = PREMULTIPLIED_WHITENED if bands.whitened else PREMULTIPLIED_RAW
-        out = np.empty((len(batch.data), 2, 3))
+        out = np.empty((len(batch.data), len(bands.samples), 3))
         p = self.projection
         make_statistics(p.taps)(
-            reference, p.table, batch.rotation, p.ratio, self.plane.kx, self.plane.ky,
+            reference, p.table, batch.rotation if rotation is None else rotation, p.ratio, self.plane.kx, self.plane.ky,
             batch.data, batch.ctf, bands.gain, bands.band, mode, out,
         )  # fmt: skip
         return out
@@ -89,16 +92,21 @@ class CpuBackend:
     def accumulator(self) -> np.ndarray:
         return self.projection.accumulator()
 
-    def accumulate(self, accumulator: np.ndarray, batch: Batch, weight: np.ndarray) -> None:
-        """Add Σ w C ŷ and Σ w C² of the batch; particles of weight 0 are left out."""
+    def accumulate(
+        self, accumulator: np.ndarray, batch: Batch, weight: np.ndarray, contrast: np.ndarray, contrast2: np.ndarray
+    ) -> None:
+        """Add Σ w s C ŷ and Σ w s² C² of the batch; particles of weight 0 are left out.
+
+        weight, contrast, contrast2 : (b,) float64: w, the expected contrast E[s] and E[s²] of each particle
+        """
         used = weight > 0
         if not used.any():
             return
-        w = weight[used].astype(np.float32)[:, None]
+        w, s, s2 = (a[used].astype(np.float32)[:, None] for a in (weight, contrast, contrast2))
         ctf = batch.ctf[used]
-        on_data = w * np.float32(self.plane.box)  # back from orthonormal: the solution has the volume's own density
+        on_data = w * s * np.float32(self.plane.box)  # back from orthonormal: the solution has the volume's own density
         numerator = batch.data[used] * (on_data if self.premultiplied else on_data * ctf)
-        self.projection.adjoint_add(accumulator, batch.rotation[used], numerator, w * ctf**2)
+        self.projection.adjoint_add(accumulator, batch.rotation[used], numerator, w * s2 * ctf**2)
 
     def folded(self, accumulator: np.ndarray) -> np.ndarray:
         """The accumulator on the half-complex grid, ready to be reduced, (p, p, p//2 + 1, 3) float32."""

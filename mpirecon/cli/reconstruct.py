@@ -37,12 +37,23 @@ class Band(click.ParamType):
         return coarse, fine
 
 
+class Keep(click.ParamType):
+    """``auto`` or a share in (0, 1]."""
+
+    name = "auto|fraction"
+
+    def convert(self, value, param, ctx):
+        return value if value is None or value == "auto" else FRACTION.convert(value, param, ctx)
+
+
 @click.command("reconstruct", short_help="Reconstruct a map from a particle file.")
 @click.argument("particles", type=EXISTING_FILE)
 @click.option("-o", "--output", type=ANY_PATH, required=True, help="Folder for maps, FSC, logs and summary.")
-@click.option("--loss", type=click.Choice(["l2", "sorted", "l1", "huber"]), default="l2", show_default=True,
-              help="How residuals count: all alike, only the smallest share, or by robust weights.")
-@click.option("--keep", type=FRACTION, help="Share of the particles that --loss sorted keeps, e.g. 0.7.")
+@click.option("--loss", type=click.Choice(["l2", "sorted", "l1", "huber", "posterior"]), default="l2", show_default=True,
+              help="How residuals count: all alike, only the smallest share, by robust weights, or by the calibrated "
+              "probability of being well posed.")
+@click.option("--keep", type=Keep(), help="Share of good particles, e.g. 0.7: what --loss sorted keeps; or auto, to find it "
+              "(posterior does so by itself).")
 @click.option("--distance", type=click.Choice(["raw", "whitened", "explained", "correlation"]), default="explained",
               show_default=True, help="What particles are sorted or weighted by. 'raw' sorts them by their noise.")
 @click.option("--solver", type=click.Choice(["normal", "gradient"]), default="normal", show_default=True,

@@ -59,8 +59,8 @@ class Huber:
         return np.minimum(1, self.delta / np.maximum(d, np.finfo(float).tiny))
 
 
-#: losses of ``reconstruct``; ``sorted`` has no weight function of d alone, see selection.py
-LOSSES = ("l2", "sorted", "l1", "huber")
+#: losses of ``reconstruct``; ``sorted`` and ``posterior`` have no weight function of d alone, see selection.py
+LOSSES = ("l2", "sorted", "l1", "huber", "posterior")
 
 
 def make_loss(name: str, centre: float, scale: float) -> L2 | L1 | Huber:

@@ -3,30 +3,60 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from mpirecon.robust.distances import Distance
-from mpirecon.robust.losses import MAD_TO_SIGMA, L2, make_loss
-from mpirecon.robust.statistics import Statistics
 from mpirecon.parallel.comm import Communicator, SerialCommunicator
 from mpirecon.parallel.select import median, smallest_k
+from mpirecon.robust.distances import Distance
+from mpirecon.robust.losses import MAD_TO_SIGMA, L2, make_loss
+from mpirecon.robust.pose_mixture import Evidence, PoseMixture
+from mpirecon.robust.statistics import Statistics
+
+#: ``--keep auto``
+AUTO = "auto"
 
 
 @dataclass
 class Selection:
     """What a rank decided about its particles.
 
-    weight : (m,) float64 · kept : (m,) bool · distance : (m,) float64, what was sorted · centre_, scale_ : typical norm and
-    its spread over all ranks, on which the loss was calibrated.
+    weight : (m,) float64 · kept : (m,) bool · distance : (m,) float64, what was sorted, smaller is better · contrast,
+    contrast2 : (m,) float64, expected s and s² of each image, 1 where the loss does not know · posterior : (m,) float64,
+    probability of being well posed, NaN where the loss does not know · centre_, scale_ : typical norm and its spread over all
+    ranks, on which the loss was calibrated · mixture_ : PoseMixture or None.
     """
 
     weight: np.ndarray
     kept: np.ndarray
     distance: np.ndarray
-    centre_: float
-    scale_: float
+    contrast: np.ndarray = None
+    contrast2: np.ndarray = None
+    posterior: np.ndarray = None
+    centre_: float = math.nan
+    scale_: float = math.nan
+    mixture_: PoseMixture | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        m = len(self.weight)
+        self.contrast = np.ones(m) if self.contrast is None else self.contrast
+        self.contrast2 = np.ones(m) if self.contrast2 is None else self.contrast2
+        self.posterior = np.full(m, np.nan) if self.posterior is None else self.posterior
+
+    @classmethod
+    def everybody(cls, valid: np.ndarray, weight: np.ndarray | None = None) -> Selection:
+        """All valid particles, with weight 1 or the given one."""
+        weight = np.ones(len(valid)) if weight is None else weight
+        return cls(np.where(valid, weight, 0.0), valid.copy(), np.zeros(len(valid)))
+
+
+@dataclass
+class RandomPoses:
+    """Statistics (of the local `rows` only) of some particles at random orientations: what a wrong pose looks like."""
+
+    rows: np.ndarray
+    statistics: Statistics
 
 
 def keep_count(keep: float, m: int) -> int:
@@ -35,11 +65,23 @@ def keep_count(keep: float, m: int) -> int:
 
 
 def particle_sigma(comm: Communicator, statistics: Statistics, valid: np.ndarray) -> np.ndarray:
-    """σ_i: each particle's noise relative to the typical one, (m,) float64, from its residual at high frequency."""
-    typical = _median(comm, statistics.noise[valid])
+    """σ_i: each particle's noise relative to the typical one, (m,) float64, from its residual at high frequency.
+
+    The estimate scatters by itself, the more the fewer samples it has. The logarithms are drawn towards their median
+    by the share of their spread that this scatter explains: even noise stays even.
+    """
+    noise = statistics.noise
+    typical = _median(comm, noise[valid])
     if not typical > 0:
-        return np.ones_like(statistics.noise)
-    return np.sqrt(np.maximum(statistics.noise, 1e-6 * typical) / typical)
+        return np.ones_like(noise)
+    log = np.log(np.maximum(noise, 1e-12 * typical) / typical)
+    spread = (MAD_TO_SIGMA * _median(comm, np.abs(log[valid]))) ** 2
+    samples = statistics.samples[statistics.noise_bands].sum()
+    scatter = 2 / max(samples, 1)  # n samples of a real image's transform are n/2 independent complex numbers
+    real = max(0.0, 1 - scatter / spread) if spread > 0 else 0.0
+    # the few far outside the bulk are what they are: shrinking is for the bulk
+    shrunk = np.where(np.abs(log) > 6 * math.sqrt(max(spread, scatter)), log, real * log)
+    return np.exp(shrunk / 2)
 
 
 def select(
@@ -50,8 +92,10 @@ def select(
     *,
     loss: str,
     distance: Distance,
-    keep: float = 1.0,
+    keep: float | str | None = None,
     sort_scope: str = "global",
+    random_poses: RandomPoses | None = None,
+    groups: np.ndarray | None = None,
 ) -> Selection:
     """Weights of this rank's particles from their held-out statistics.
 
@@ -60,27 +104,75 @@ def select(
     statistics : of the m particles of this rank, against maps that they did not build
     ids : (m,) int64, unique over ranks
     valid : (m,) bool; the others (bad images) get no weight and are not counted
+    keep : share of the good; None or ``"auto"`` lets the mixture decide (`posterior`, and `sorted` with ``"auto"``)
     sort_scope : ``"global"`` keeps the smallest ⌈keep·m⌉ over all ranks, ``"batch"`` of the particles given here
+    random_poses : needed wherever the mixture decides
+    groups : (m,) int64, numbers of the groups of rows that are right or wrong together, for the mixture
     """
     sigma = particle_sigma(comm, statistics, valid)
     score = distance.score(statistics, sigma)
+    mixture = None
+    if loss == "posterior" or keep == AUTO:
+        given = None if keep in (None, AUTO) else keep
+        mixture = fit_mixture(comm, statistics, sigma, valid, random_poses, given, groups)
     if loss == "l2":
-        return Selection(valid.astype(np.float64), valid.copy(), score, math.nan, math.nan)
+        return Selection(valid.astype(np.float64), valid.copy(), score)
+    if loss == "posterior":
+        return _by_posterior(mixture, sigma, valid)
     if loss == "sorted":
-        kept = np.zeros(len(score), bool)
-        scope = comm if sort_scope == "global" else SerialCommunicator()
-        total = scope.allreduce_scalar(int(valid.sum()))
-        if total:
-            kept[valid] = smallest_k(scope, score[valid], ids[valid], keep_count(keep, total))
-        return Selection(kept.astype(np.float64), kept, score, math.nan, math.nan)
+        if mixture is not None:
+            keep = mixture.keep_ if mixture.separable_ else 1.0
+        return _sorted(comm if sort_scope == "global" else SerialCommunicator(), score, ids, valid, keep, mixture)
+    return _by_influence(comm, loss, distance, statistics, score, valid)
+
+
+def fit_mixture(
+    comm: Communicator, statistics: Statistics, sigma: np.ndarray, valid: np.ndarray, random_poses: RandomPoses,
+    keep: float | None, groups: np.ndarray | None = None,
+) -> PoseMixture:
+    """The mixture of well posed, wrongly posed and junk that explains the particles' statistics."""
+    level = _median(comm, (statistics.residual / sigma**2)[valid])
+    variance = level * sigma**2
+    used = random_poses.rows[valid[random_poses.rows]]
+    number = np.cumsum(valid) - 1  # row → index among the valid
+    own = Evidence.of(statistics.sums[valid], variance[valid])
+    random = Evidence.of(random_poses.statistics.sums[used], variance[used])
+    return PoseMixture(keep).fit(comm, own, random, number[used], None if groups is None else groups[valid])
+
+
+def _by_posterior(mixture: PoseMixture, sigma: np.ndarray, valid: np.ndarray) -> Selection:
+    """w = posterior / σ², and the contrast of each image; everybody, weighted by noise, when nothing can be told apart."""
+    weight, posterior, score = np.zeros(len(valid)), np.zeros(len(valid)), np.full(len(valid), -np.inf)
+    contrast, contrast2 = np.ones(len(valid)), np.ones(len(valid))
+    score[valid] = mixture.score_
+    if mixture.separable_:
+        posterior[valid] = mixture.posterior_
+        # an image of negative contrast would be added upside down: it has nothing to say
+        contrast[valid] = np.maximum(mixture.contrast_, 0)
+        contrast2[valid] = mixture.contrast2_
+    else:
+        posterior[valid] = 1.0
+    weight[valid] = posterior[valid] / sigma[valid] ** 2
+    return Selection(weight, valid & (posterior >= 0.5), -score, contrast, contrast2, posterior, mixture_=mixture)
+
+
+def _sorted(scope, score, ids, valid, keep, mixture) -> Selection:
+    kept = np.zeros(len(score), bool)
+    total = scope.allreduce_scalar(int(valid.sum()))
+    if total:
+        kept[valid] = smallest_k(scope, score[valid], ids[valid], keep_count(keep, total))
+    return Selection(kept.astype(np.float64), kept, score, mixture_=mixture)
+
+
+def _by_influence(comm, loss, distance, statistics, score, valid) -> Selection:
+    """Weights of an M-estimator, relative to the typical particle's, so that Λ means the same for every loss."""
     norm = norms(comm, distance, statistics, valid)
     centre = _median(comm, norm[valid])
     scale = MAD_TO_SIGMA * _median(comm, np.abs(norm[valid] - centre))
     weight = make_loss(loss, centre, scale).weight(norm)
-    # relative to the typical particle, so that the regularisation means the same for every loss
     typical = _median(comm, weight[valid])
     weight = np.where(valid, weight / (typical if typical > 0 else 1), 0.0)
-    return Selection(weight, valid & (weight > 0), score, centre, scale)
+    return Selection(weight, valid & (weight > 0), score, centre_=centre, scale_=scale)
 
 
 def norms(comm: Communicator, distance: Distance, statistics: Statistics, valid: np.ndarray) -> np.ndarray:
@@ -89,13 +181,14 @@ def norms(comm: Communicator, distance: Distance, statistics: Statistics, valid:
     return distance.norm(statistics, typical)
 
 
-def loss_value(
-    comm: Communicator, loss: str, d: np.ndarray, selection: Selection
-) -> float:
-    """The loss being minimised, per particle that it counts: mean ρ over the kept (sorted) or over all.
+def loss_value(comm: Communicator, loss: str, d: np.ndarray, selection: Selection) -> float:
+    """The loss being minimised, per particle that it counts: mean 2ρ over the kept (sorted) or over all.
 
-    2ρ is returned, so that L2's value is the mean squared norm.
+    2ρ, so that L2's value is the mean squared norm. `posterior` minimises Σ w d² with its weights fixed.
     """
+    if loss == "posterior":
+        total, weight = comm.allreduce(np.array([(selection.weight * d**2).sum(), selection.weight.sum()]))
+        return float(total / max(weight, 1e-300))
     rho = make_loss(loss, selection.centre_, selection.scale_) if loss in ("l1", "huber") else L2()
     counted = selection.kept
     total = comm.allreduce_scalar(float(2 * rho.rho(d[counted]).sum()))

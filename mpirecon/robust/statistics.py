@@ -1,4 +1,4 @@
-"""The three numbers per particle that every distance is made of (DESIGN section 2)."""
+"""The three numbers per particle and band that every distance is made of (DESIGN section 2)."""
 
 from __future__ import annotations
 
@@ -9,28 +9,34 @@ import numpy as np
 
 @dataclass
 class Statistics:
-    """Sums over a frequency band, per Fourier sample of the band, for m particles against one map.
+    """yy = Σ|ŷ|²/ν², yp = Re Σ conj(p)ŷ/ν² and pp = Σ|p|²/ν² with p = A_i x, for m particles against one map.
 
-    yy = Σ|ŷ|²/ν² · yp = Re Σ conj(p)ŷ/ν² · pp = Σ|p|²/ν² with p = A_i x, each (m,) float64 ·
-    noise : (m,) float64, the residual yy − 2yp + pp of a band of high frequencies, where there is little signal.
-    ν² is the noise spectrum, or 1 (the pixels' own units) for the raw distance. All are divided by the number of
-    samples: a whitened residual of 1 is what noise alone leaves.
+    sums : (m, bands, 3) float64, the three in each band of frequencies · samples : (bands,) float64, Fourier samples in
+    each. ν² is the noise spectrum, or 1 (the pixels' own units) for the raw distance. The properties are over the
+    whole band and per sample: a whitened residual of 1 is what noise alone leaves.
     """
 
-    yy: np.ndarray
-    yp: np.ndarray
-    pp: np.ndarray
-    noise: np.ndarray
+    sums: np.ndarray
+    samples: np.ndarray
 
     @classmethod
-    def empty(cls, m: int) -> Statistics:
-        return cls(*(np.zeros(m) for _ in range(4)))
+    def empty(cls, m: int, samples: np.ndarray) -> Statistics:
+        return cls(np.zeros((m, len(samples), 3)), samples)
 
-    def store(self, rows, bands: np.ndarray, samples: tuple[float, float]) -> None:
-        """Put a kernel's (b, 2, 3) sums, of `samples` in the score and the noise band, into `rows`."""
-        total = bands.sum(axis=1)  # the score band contains the noise band
-        self.yy[rows], self.yp[rows], self.pp[rows] = (total / samples[0]).T
-        self.noise[rows] = (bands[:, 1, 0] - 2 * bands[:, 1, 1] + bands[:, 1, 2]) / samples[1]
+    @property
+    def yy(self) -> np.ndarray:
+        return self._mean(0)
+
+    @property
+    def yp(self) -> np.ndarray:
+        return self._mean(1)
+
+    @property
+    def pp(self) -> np.ndarray:
+        return self._mean(2)
+
+    def _mean(self, which: int) -> np.ndarray:
+        return self.sums[:, :, which].sum(axis=1) / self.samples.sum()
 
     @property
     def residual(self) -> np.ndarray:
@@ -38,12 +44,29 @@ class Statistics:
         return self.yy - 2 * self.yp + self.pp
 
     @property
+    def noise(self) -> np.ndarray:
+        """The residual of the upper third of the band, where there is little signal, per sample, (m,) float64."""
+        first = self.noise_bands.start
+        high = self.sums[:, first:].sum(axis=1)
+        return (high[:, 0] - 2 * high[:, 1] + high[:, 2]) / self.samples[first:].sum()
+
+    @property
+    def noise_bands(self) -> slice:
+        """The upper third of the bands that hold samples."""
+        filled = np.flatnonzero(self.samples)
+        return slice(int(filled[2 * len(filled) // 3]), len(self.samples))
+
+    @property
     def contrast(self) -> np.ndarray:
         """Least-squares scale of the map in each image, yp / pp; 0 where there is no projection."""
-        return np.divide(self.yp, self.pp, out=np.zeros_like(self.yp), where=self.pp > 0)
+        return np.divide(self.yp, self.pp, out=np.zeros(len(self.sums)), where=self.pp > 0)
 
 
 def matched_filter(statistics: Statistics, sigma: np.ndarray) -> np.ndarray:
-    """yp / (σ √pp), the particle's signal over its noise, (m,) float64; 0 where there is no projection."""
+    """yp / (σ √pp) over the whole band: the particle's signal in standard deviations of its noise, (m,) float64.
+
+    A standard normal number for a whitened image of noise alone; 0 where there is no projection.
+    """
     denominator = sigma * np.sqrt(np.maximum(statistics.pp, 0))
-    return np.divide(statistics.yp, denominator, out=np.zeros_like(denominator), where=denominator > 0)
+    ratio = np.divide(statistics.yp, denominator, out=np.zeros_like(denominator), where=denominator > 0)
+    return ratio * np.sqrt(statistics.samples.sum())

@@ -8,14 +8,15 @@ from collections.abc import Callable
 import numpy as np
 
 from mpirecon.operators.normal import NormalEquations
+from mpirecon.robust.selection import Selection
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map, held_out_map
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.wiener import ssnr_of_half, ssnr_of_whole
 from mpirecon.validate.fsc import fsc
 
-#: weights of this rank's particles in an iteration, given the rows of a mini-batch (None: all)
-Weigh = Callable[[np.ndarray | None], np.ndarray]
+#: what was decided about this rank's particles in an iteration, given the rows of a mini-batch (None: all)
+Weigh = Callable[[np.ndarray | None], Selection]
 
 
 class Solver(ABC):

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from mpirecon.errors import UserError
 from mpirecon.robust.distances import get_distance
 from mpirecon.robust.losses import LOSSES
+from mpirecon.robust.selection import AUTO
 
 SOLVERS = ("normal", "gradient")
 SORT_SCOPES = ("global", "batch")
@@ -16,14 +17,14 @@ SORT_SCOPES = ("global", "batch")
 class Config:
     """Options of ``mpirecon reconstruct`` that change its result.
 
-    keep : share of particles that ``sorted`` keeps, in (0, 1] · folds : parts of each half set, each scored against the
+    keep : share of particles that ``sorted`` keeps, in (0, 1], or "auto" · folds : parts of each half set, each scored against the
     map of the others; 1 scores inside the half · batch_size : particles per gradient step over all ranks, 0 for all ·
     max_resolution : Å, finest used · score_resolution : (coarsest, finest) Å used for distances · diameter : Å of the
     spherical mask.
     """
 
     loss: str = "l2"
-    keep: float | None = None
+    keep: float | str | None = None
     distance: str = "explained"
     solver: str = "normal"
     iterations: int | None = None
@@ -47,11 +48,16 @@ class Config:
         _choice("sort-scope", self.sort_scope, SORT_SCOPES)
         distance = get_distance(self.distance)
         if self.loss == "sorted" and self.keep is None:
-            raise UserError("--loss sorted needs --keep Q, the share of particles to keep, e.g. --keep 0.7")
-        if self.keep is not None and not 0 < self.keep <= 1:
+            raise UserError("--loss sorted needs --keep Q, the share of particles to keep, e.g. --keep 0.7, or --keep auto")
+        if self.keep not in (None, AUTO) and not 0 < self.keep <= 1:
             raise UserError(f"--keep {self.keep:g}: expected a share above 0 and at most 1")
-        if self.keep is not None and self.loss != "sorted":
-            raise UserError(f"--keep applies to --loss sorted; --loss {self.loss} weighs all particles")
+        if self.keep is not None and self.loss not in ("sorted", "posterior"):
+            raise UserError(f"--keep applies to --loss sorted and posterior; --loss {self.loss} weighs all particles")
+        if (self.keep == AUTO or self.loss == "posterior") and not distance.whitened:
+            raise UserError(f"--distance {self.distance} cannot be used with --loss posterior or --keep auto, which need "
+                            "whitened statistics: use explained, whitened or correlation")
+        if self.keep == AUTO and self.sort_scope == "batch":
+            raise UserError("--keep auto fits all particles of all ranks; use --sort-scope global, or give --keep a share")
         if self.loss in ("l1", "huber") and distance.norm is None:
             raise UserError(f"--loss {self.loss} needs a distance that is a length; --distance {self.distance} is not: "
                             "use explained, whitened or raw")

@@ -11,6 +11,7 @@ import numpy as np
 
 from mpirecon.model.draws import particle_rng
 from mpirecon.operators.normal import dot
+from mpirecon.robust.selection import Selection
 from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
 from mpirecon.solvers.wiener import wiener_filter
@@ -32,17 +33,14 @@ class GradientSolver(Solver):
 
     def step(self, weigh: Weigh) -> None:
         if self._all is None:
-            self._all = self.engine.accumulate(self.engine.slab.valid.astype(float))
+            self._all = self.engine.accumulate(Selection.everybody(self.engine.slab.valid))
             self._maps = [*self.reference_maps, WHOLE]
             self.solve(self._state, self._all, self._maps, self._zero)
         batches = self._batches()
         for number, rows in enumerate(batches):
             # with several batches, shrinking steps average their noise out
             step = self.config.step if len(batches) == 1 else self.config.step / (1 + self._epoch + number / len(batches))
-            weight = weigh(rows)
-            unweighted = rows is None and self._epoch == 0  # the first full batch is what M was made of
-            store = self._all if unweighted else self.engine.accumulate(weight, rows)
-            self._descend(store, step)
+            self._descend(self.engine.accumulate(weigh(rows), rows), step)
             self._refresh()
         self._epoch += 1
 

@@ -46,7 +46,7 @@ def reconstruct(
 def _opening(comm: Communicator, file: ParticleFile, config: Config) -> str:
     ranks = "1 rank" if comm.size == 1 else f"{comm.size} ranks"
     premultiplied = ', CTF-premultiplied' if file.attributes['ctf_premultiplied'] else ''
-    how = config.loss + (f" (keep {config.keep:g})" if config.keep else "")
+    how = config.loss + (f" (keep {config.keep})" if config.keep else "")
     return (
         f"{file.path}: {len(file)} particles, box {file.box}, {file.pixel_size:g} Å/px"
         f"{premultiplied}; {ranks}, loss {how}, "

@@ -1,4 +1,4 @@
-"""The passes over the data that every solver is made of: accumulate, and statistics."""
+"""The passes over the data that every solver is made of: survey, accumulate, statistics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import numpy as np
 
 from mpirecon.backend.bands import Bands
 from mpirecon.errors import UserError
+from mpirecon.model.draws import particle_rng, random_quaternion
+from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.parallel.comm import Communicator, together
+from mpirecon.parallel.select import median
+from mpirecon.robust.selection import RandomPoses, Selection
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.groups import GroupStore, MapSet, half_map, held_out_map
 from mpirecon.solvers.slab_data import ParticleSlab
@@ -34,70 +38,98 @@ class Engine:
     def box(self) -> int:
         return self.slab.file.box
 
-    def accumulate(self, weight: np.ndarray, rows: np.ndarray | None = None) -> GroupStore:
-        """Σ w C ŷ and Σ w C² of every group, reduced over the ranks; the first call also surveys the images.
+    def survey(self) -> np.ndarray:
+        """First look at the images: finds bad ones and sets the noise spectrum ν²; returns each image's power, (m,).
 
-        weight : (m,) of this rank's particles · rows : (m,) bool, those to visit (a mini-batch); all when left out.
+        Each image's spectrum counts by its own power, so that no single bright image decides what noise looks like.
         """
-        backend, survey = self.backend, self.noise_power is None
+        shells = self.backend.plane.shells
+        power, count, own = np.zeros(shells), np.zeros(shells), np.zeros(len(self.slab))
+        with together(self.comm), self.timings("survey"):
+            for rows in self.slab.batches(np.arange(len(self.slab))):
+                batch = self._load(rows, first=True)
+                own[rows] = self.backend.power(batch)
+                weight = np.divide(1, own[rows], out=np.zeros(len(rows)), where=self.slab.valid[rows] & (own[rows] > 0))
+                self.backend.add_spectrum(batch, weight, power, count)
+                self._advance(len(rows))
+        self._require_good_images()
+        typical = median(self.comm, own[self.slab.valid])
+        spectrum = self.comm.allreduce(power) / np.maximum(self.comm.allreduce(count), 1) * typical
+        self.noise_power = np.maximum(spectrum, 1e-12 * max(spectrum.max(), np.finfo(np.float32).tiny))
+        return own
+
+    def accumulate(self, selection: Selection, rows: np.ndarray | None = None) -> GroupStore:
+        """Σ w s C ŷ and Σ w s² C² of every group, reduced over the ranks.
+
+        rows : (m,) bool, those to visit (a mini-batch); all of positive weight when left out.
+        """
+        backend, weight = self.backend, selection.weight
         p = backend.projection.padded
         store = GroupStore(self.comm, (p, p, p // 2 + 1, 3))
-        shells = backend.plane.shells
-        power, count = np.zeros(shells), np.zeros(shells)
         for group in self.slab.groups:
             with together(self.comm), self.timings("accumulate"):
                 visit = self.slab.rows(group)
+                skipped = len(visit)
+                visit = visit[weight[visit] > 0]
                 visit = visit if rows is None else visit[rows[visit]]
-                visit = visit if survey else visit[weight[visit] > 0]
                 accumulator = backend.accumulator()
-                for batch_rows in self.slab.batches(visit):
-                    batch = self._load(batch_rows, survey)
-                    if survey:
-                        good = self.slab.valid[batch_rows]
-                        backend.power(batch, power, count)
-                        count -= 0 if good.all() else self._count_of_bad(batch, ~good)
-                    backend.accumulate(accumulator, batch, weight[batch_rows] * self.slab.valid[batch_rows])
-                    self._advance(len(batch_rows))
+                for part in self.slab.batches(visit):
+                    batch = self._load(part)
+                    backend.accumulate(
+                        accumulator, batch, weight[part], selection.contrast[part], selection.contrast2[part]
+                    )
+                    self._advance(len(part))
+                self._advance(skipped - len(visit) if rows is None else 0)
                 folded = backend.folded(accumulator)
                 del accumulator
             with self.timings("reduce"):
                 store.put(group, folded)
-        if survey:
-            self._require_good_images()
-            self._set_noise_power(power, count)
         return store
 
     def statistics(
-        self, maps: MapSet, bands: Bands, rows: np.ndarray | None = None, in_sample: bool = True
-    ) -> tuple[Statistics, Statistics]:
+        self, maps: MapSet, bands: Bands, rows: np.ndarray | None = None, *, in_sample: bool = True,
+        random: np.ndarray | None = None, draw: int = 0,
+    ) -> tuple[Statistics, Statistics, RandomPoses | None]:
         """Statistics of this rank's particles against the map of their half, and against one they did not build.
 
         The second is the map of the other folds of their own half; with a single fold, of the other half (which may be
-        reported but not used to select, for it would leak). Returns (in sample, held out).
+        reported but not used to select, for it would leak). The third holds the particles marked in `random` (m,) bool,
+        at orientations drawn for `draw`, against the map that the second (with a single fold, the first) was made with.
         """
-        inside, outside = Statistics.empty(len(self.slab)), Statistics.empty(len(self.slab))
+        inside, outside, anywhere = (Statistics.empty(len(self.slab), bands.samples) for _ in range(3))
+        single = self.folds == 1
         for half in (1, 2):
-            own = self._reference(maps, half_map(half)) if in_sample else None
+            own = self._reference(maps, half_map(half)) if in_sample or single else None
             for fold in range(self.folds):
-                other = half_map(3 - half) if self.folds == 1 else held_out_map((half, fold))
-                held_out = self._reference(maps, other)
+                held_out = self._reference(maps, half_map(3 - half) if single else held_out_map((half, fold)))
                 visit = self.slab.rows((half, fold))
                 visit = visit[self.slab.valid[visit]]
                 visit = visit if rows is None else visit[rows[visit]]
                 with together(self.comm), self.timings("statistics"):
-                    for batch_rows in self.slab.batches(visit):
-                        batch = self._load(batch_rows, False)
+                    for part in self.slab.batches(visit):
+                        batch = self._load(part)
                         for result, reference in ((inside, own), (outside, held_out)):
                             if reference is not None:
-                                sums = self.backend.statistics(reference, batch, bands)
-                                result.store(batch_rows, sums, bands.samples)
-                        self._advance(len(batch_rows))
-        return inside, outside
+                                result.sums[part] = self.backend.statistics(reference, batch, bands)
+                        if random is not None and random[part].any():
+                            reference = own if single else held_out
+                            self._at_random(anywhere, part, random[part], batch, reference, bands, draw)
+                        self._advance(len(part))
+        chosen = None if random is None else np.flatnonzero(random & self.slab.valid)
+        if chosen is None:
+            return inside, outside, None
+        return inside, outside, RandomPoses(chosen, Statistics(anywhere.sums[chosen], bands.samples))
 
-    def _load(self, rows: np.ndarray, survey: bool):
+    def _at_random(self, result, rows, marked, batch, reference, bands, draw) -> None:
+        some = rows[marked]
+        q = np.array([random_quaternion(particle_rng(draw, int(i), "random-pose")) for i in self.slab.ids[some]])
+        chosen = type(batch)(batch.data[marked], batch.ctf[marked], batch.rotation[marked])
+        result.sums[some] = self.backend.statistics(reference, chosen, bands, matrix_from_quaternion(q))
+
+    def _load(self, rows: np.ndarray, first: bool = False):
         with self.timings("read"):
             images = self.slab.images(rows)
-        if survey:
+        if first:
             self.slab.survey(rows, images, self.skip_bad)
         with self.timings("prepare"):
             return self.backend.prepare(images, self.slab.metadata[rows])
@@ -108,26 +140,11 @@ class Engine:
         with self.timings("solve"):
             return self.backend.reference(volume)
 
-    def _count_of_bad(self, batch, bad: np.ndarray) -> np.ndarray:
-        """What the images left out (zeroed) were counted as in the noise spectrum."""
-        power, count = np.zeros(self.backend.plane.shells), np.zeros(self.backend.plane.shells)
-        left_out = type(batch)(batch.data[bad], batch.ctf[bad], batch.rotation[bad])
-        self.backend.power(left_out, power, count)
-        return count
-
     def _require_good_images(self) -> None:
         good = np.array([(self.slab.valid & (self.slab.metadata.half == h)).sum() for h in (1, 2)], np.int64)
         for half, count in zip((1, 2), self.comm.allreduce(good)):
             if count == 0:
                 raise UserError(f"{self.slab.file.path}: half set {half} has no good image left after skipping the bad ones")
-
-    def _set_noise_power(self, power: np.ndarray, count: np.ndarray) -> None:
-        """ν² per shell: the mean power of the data, nearly all noise; never zero."""
-        self.comm.allreduce(power)
-        self.comm.allreduce(count)
-        spectrum = power / np.maximum(count, 1)
-        positive = spectrum[spectrum > 0]
-        self.noise_power = np.maximum(spectrum, 1e-12 * positive.max() if positive.size else 1.0)
 
     def _advance(self, particles: int) -> None:
         if self.progress is not None:

@@ -13,7 +13,7 @@ from mpirecon.io.run_output import write_particle_table, write_summary
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.robust.statistics import matched_filter
 from mpirecon.solvers.groups import WHOLE, half_map
-from mpirecon.solvers.run import Outcome, Reconstruction
+from mpirecon.solvers.run import Outcome, Reconstruction, describe
 from mpirecon.validate.detection import detection
 from mpirecon.validate.fsc import crossing, fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
@@ -68,7 +68,6 @@ def _write(run, outcome, folder, about, maps, columns, ranks) -> dict:
 def _particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray] | None:
     """One row per input particle, on rank 0: id, half, distance, score …; scalars only, so one rank can hold them."""
     slab, chosen, statistics = run.slab, outcome.selection, outcome.statistics
-    unknown = np.full(len(slab), np.nan)
     local = {
         "id": slab.ids,
         "half": slab.metadata.half,
@@ -76,7 +75,7 @@ def _particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.nda
         "score": np.where(slab.valid, matched_filter(statistics, outcome.sigma), np.nan),
         "weight": chosen.weight,
         "kept": chosen.kept,
-        "posterior": unknown,
+        "posterior": chosen.posterior,
         "sigma": np.where(slab.valid, outcome.sigma, np.nan),
         "scale": np.where(slab.valid, statistics.contrast, np.nan),
         "skipped": ~slab.valid,
@@ -104,7 +103,7 @@ def _rank_facts(run: Reconstruction) -> dict:
 
 def _summary(run: Reconstruction, outcome: Outcome, about: dict, curves: dict, columns: dict, ranks: list) -> dict:
     file = run.file
-    truth = columns.get("pose_error")
+    truth, mixture = columns.get("pose_error"), outcome.selection.mixture_
     valid = ~columns["skipped"]
     found = None
     if truth is not None:
@@ -126,7 +125,8 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, curves: dict, c
         "resolution_0143_unmasked": bare,
         "nyquist": 2 * file.pixel_size,
         "kept": int(columns["kept"].sum()),
-        "keep_estimate": None,
+        "keep_estimate": None if mixture is None else mixture.keep_,
+        "mixture": None if mixture is None else describe(mixture),
         "detection": found,
         "timings": {p: max(rank["seconds"].get(p, 0.0) for rank in ranks) for p in sorted(phases)},
         "bytes_moved": sum(rank["traffic"]["bytes_moved"] for rank in ranks),

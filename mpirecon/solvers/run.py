@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,21 +11,26 @@ from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.comm import Communicator, run_together
+from mpirecon.parallel.select import median
 from mpirecon.robust.distances import WHITENED, get_distance
-from mpirecon.robust.selection import Selection, loss_value, norms, particle_sigma, select
+from mpirecon.robust.pose_mixture import PoseMixture
+from mpirecon.robust.selection import AUTO, Selection, loss_value, norms, particle_sigma, select
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.gradient import GradientSolver
 from mpirecon.solvers.groups import MapSet
 from mpirecon.solvers.normal import NormalSolver
 from mpirecon.solvers.passes import Engine
-from mpirecon.solvers.slab_data import ParticleSlab
+from mpirecon.solvers.slab_data import ParticleSlab, uniform_hash
 from mpirecon.solvers.timing import Timings
 from mpirecon.validate.fsc import crossing
 from mpirecon.validate.masks import soft_sphere
 
 #: shells 0 and 1 hold offsets and gradients of the background rather than the particle
 _LOWEST_SCORE_SHELL = 2
+
+#: particles that are scored at random orientations as well, to measure what a wrong pose looks like
+_RANDOM_POSES = 5000
 
 #: width of the spherical mask's edge, pixels
 _MASK_EDGE = 4.0
@@ -55,80 +60,107 @@ class Reconstruction:
         self.solver = (NormalSolver if config.solver == "normal" else GradientSolver)(self.engine, config)
         self._selection: Selection | None = None  # of the particles that built the current maps
         self._scores: Statistics | None = None  # what the next selection is made from
+        self._random_poses = None
+        self._groups = None
 
     def run(self) -> Outcome:
         records = []
+        self._power = self._survey()
         for iteration in range(1, self.config.rounds + 1):
             records.append(self._iterate(iteration))
             self._announce(records[-1])
         maps = self.solver.finish()
         sigma = particle_sigma(self.comm, self._held_out, self.slab.valid)
-        return Outcome(maps, records, self._held_out, self._with_final_distance(sigma), sigma)
+        return Outcome(maps, records, self._held_out, self._with_final_distance(), sigma)
+
+    def _survey(self) -> np.ndarray:
+        with self.console.progress(len(self.slab), "survey") as self.engine.progress:
+            return self.engine.survey()
 
     # one iteration
 
     def _iterate(self, iteration: int) -> dict:
         self._iteration, self._sorts = iteration, 0
         self._start_selection()
-        passes = 1 + (iteration == 1 and self.config.solver == "gradient" and bool(self.config.batch_size))
-        with self.console.progress((passes + 1) * len(self.slab), f"iteration {iteration}") as self.engine.progress:
+        passes = 2 + (iteration == 1 and self.config.solver == "gradient")
+        with self.console.progress(passes * len(self.slab), f"iteration {iteration}") as self.engine.progress:
             self.solver.step(self._weigh)
-            whitened = self._bands(self.distance.whitened)
-            inside, self._held_out = self.engine.statistics(self.solver.references, whitened)
-        # with a single fold there is no map of the own half without the particle; the other half's would leak
-        self._scores = inside if self.engine.folds == 1 else self._held_out
+            inside = self._score()
         return self._record(iteration, inside)
+
+    def _score(self, rows: np.ndarray | None = None) -> Statistics:
+        """Compare particles with the maps as they stand; what is held out is kept for the next selection."""
+        random = None
+        if self._mixes:
+            # about this many particles of the whole set say what a wrong pose looks like
+            share = min(1.0, _RANDOM_POSES / len(self.file))
+            random = uniform_hash(self.slab.ids, self.config.seed + self._iteration) < share
+        inside, outside, self._random_poses = self.engine.statistics(
+            self.solver.references, self._bands(self.distance.whitened), rows,
+            random=random, draw=self.config.seed + self._iteration,
+        )  # fmt: skip
+        self._held_out = outside
+        # with a single fold there is no map of the own half without the particle; the other half's would leak
+        self._scores = inside if self.engine.folds == 1 else outside
+        return inside
 
     def _start_selection(self) -> None:
         """Decide over all particles from the last statistics; everybody counts when there are none yet."""
-        valid = self.slab.valid
         if self._scores is None:
-            nothing = np.zeros(len(self.slab))
-            self._selection = Selection(valid.astype(np.float64), valid.copy(), nothing, np.nan, np.nan)
+            self._selection = Selection.everybody(self.slab.valid, self._first_weight())
         elif not self._sorts_batches:
-            self._selection = self._select(self._scores, valid)
+            self._selection = self._select(self._scores, self.slab.valid)
             self._log_sort(None, self._selection)
+
+    def _first_weight(self) -> np.ndarray | None:
+        """Before there is a map: all alike for L2; for robust losses by noise, so that no bright image makes the first map."""
+        if self.config.loss == "l2":
+            return None
+        typical = median(self.comm, self._power[self.slab.valid])
+        return typical / np.maximum(self._power, 1e-12 * typical)
 
     @property
     def _sorts_batches(self) -> bool:
         return self.config.sort_scope == "batch" and bool(self.config.batch_size)
 
-    def _weigh(self, rows: np.ndarray | None) -> np.ndarray:
-        """Weights of this rank's particles; with sorted batches, decided now, among the batch this rank holds."""
+    @property
+    def _mixes(self) -> bool:
+        return self.config.loss == "posterior" or self.config.keep == AUTO
+
+    def _weigh(self, rows: np.ndarray | None) -> Selection:
+        """What was decided about this rank's particles; with sorted batches, decided now, among the batch it holds."""
         if self._sorts_batches and self.solver.fsc is not None:
-            bands = self._bands(self.distance.whitened)
-            inside, outside = self.engine.statistics(self.solver.references, bands, rows, self.engine.folds == 1)
-            chosen = self._select(inside if self.engine.folds == 1 else outside, self.slab.valid & rows)
+            self._score(rows)
+            chosen = self._select(self._scores, self.slab.valid & rows)
             self._log_sort(rows, chosen)
             for name in ("weight", "kept", "distance"):
                 getattr(self._selection, name)[rows] = getattr(chosen, name)[rows]
-        return self._selection.weight * self.slab.valid
+        return self._selection
 
     def _select(self, statistics: Statistics, valid: np.ndarray) -> Selection:
         config = self.config
         return select(
             self.comm, statistics, self.slab.ids, valid,
-            loss=config.loss, distance=self.distance, keep=config.keep or 1.0, sort_scope=config.sort_scope,
+            loss=config.loss, distance=self.distance, keep=config.keep, sort_scope=config.sort_scope,
+            random_poses=self._random_poses, groups=self._groups,
         )  # fmt: skip
 
-    def _with_final_distance(self, sigma: np.ndarray) -> Selection:
-        """The selection that built the final map, beside the distances from it (held out)."""
-        s = self._selection
-        valid = self.slab.valid
-        distance = self.distance.score(self._held_out, sigma)
-        return Selection(s.weight * valid, s.kept & valid, distance, s.centre_, s.scale_)
+    def _with_final_distance(self) -> Selection:
+        """The selection that built the final map, beside the distances from that map (held out)."""
+        final = self._select(self._scores, self.slab.valid)
+        return replace(self._selection, distance=final.distance, mixture_=final.mixture_)
 
     # reports
 
     def _record(self, iteration: int, inside: Statistics) -> dict:
         """Losses per particle and Fourier sample, on the maps that this iteration made."""
         comm, config, chosen, valid = self.comm, self.config, self._selection, self.slab.valid
-        chosen.kept &= valid
         distance = self.distance if self.distance.norm is not None else WHITENED
         d_inside, d_outside = (
-            _root(s.residual) if config.loss == "l2" else norms(comm, distance, s, valid) for s in (inside, self._held_out)
+            _root(s.residual) if config.loss in ("l2", "posterior") else norms(comm, distance, s, valid)
+            for s in (inside, self._held_out)
         )
-        everybody = Selection(valid.astype(float), valid, chosen.distance, np.nan, np.nan)
+        everybody = Selection.everybody(valid)
         if np.isnan(chosen.centre_) and config.loss in ("l1", "huber"):
             chosen = self._calibrated(chosen)
         file = self.file
@@ -148,6 +180,8 @@ class Reconstruction:
             wrong = self.slab.metadata.pose_error & valid
             record["wrong"] = comm.allreduce_scalar(int(wrong.sum()))
             record["wrong_among_kept"] = comm.allreduce_scalar(int((wrong & chosen.kept).sum()))
+        if chosen.mixture_ is not None:
+            record["mixture"] = describe(chosen.mixture_)
         self.log.event("iteration", **record)
         if not np.isfinite(record["loss_l2"]):
             raise UserError(f"the loss is not finite after iteration {iteration}: the steps were too long; "
@@ -157,7 +191,7 @@ class Reconstruction:
     def _calibrated(self, chosen: Selection) -> Selection:
         """The first iteration weighs everybody alike; its loss is still the one asked for, calibrated afterwards."""
         now = self._select(self._scores, self.slab.valid)
-        return Selection(chosen.weight, chosen.kept, chosen.distance, now.centre_, now.scale_)
+        return replace(chosen, centre_=now.centre_, scale_=now.scale_)
 
     def _announce(self, record: dict) -> None:
         r = record
@@ -244,6 +278,15 @@ class Reconstruction:
                     f"{self.file.path}: half set {half} is empty ({int(counts.sum())} particles in all); both half maps "
                     "need particles. Split anew when importing, or add particles"
                 )
+
+
+def describe(mixture: PoseMixture) -> dict:
+    """The mixture's numbers, for records and summaries."""
+    return {
+        "keep": mixture.keep_, "keep_interval": mixture.keep_interval_, "shares": mixture.shares_.tolist(),
+        "separation": mixture.separation_, "separable": bool(mixture.separable_), "gain": mixture.gain_.tolist(),
+        "contrast_cv": mixture.contrast_cv_, "n_iter": mixture.n_iter_,
+    }  # fmt: skip
 
 
 def _root(squared: np.ndarray) -> np.ndarray:

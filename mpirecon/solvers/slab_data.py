@@ -18,14 +18,23 @@ _BATCH_BYTES = 64e6
 Group = tuple[int, int]
 
 
-def fold_of(ids: np.ndarray, seed: int, folds: int) -> np.ndarray:
-    """Fold 0 … folds − 1 of each particle id, a hash (splitmix64) of (seed, id) alone; (m,) int64."""
+def _hash(ids: np.ndarray, seed: int) -> np.ndarray:
+    """splitmix64 of (seed, id), (m,) uint64 (Steele, Lea & Flood 2014)."""
     with np.errstate(over="ignore"):
         z = ids.astype(np.uint64) + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
-        z ^= z >> np.uint64(31)
-    return (z % np.uint64(folds)).astype(np.int64)
+        return z ^ (z >> np.uint64(31))
+
+
+def fold_of(ids: np.ndarray, seed: int, folds: int) -> np.ndarray:
+    """Fold 0 … folds − 1 of each particle id, a hash of (seed, id) alone; (m,) int64."""
+    return (_hash(ids, seed) % np.uint64(folds)).astype(np.int64)
+
+
+def uniform_hash(ids: np.ndarray, seed: int) -> np.ndarray:
+    """A number in [0, 1) of each particle id, from a hash of (seed, id) alone; (m,) float64."""
+    return (_hash(ids, seed + 0x5EED) >> np.uint64(11)).astype(np.float64) / 2**53
 
 
 class ParticleSlab:

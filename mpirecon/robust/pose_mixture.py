@@ -1,0 +1,198 @@
+"""Which particles are well posed: a calibrated mixture, fitted to what each particle says of a map it did not build.
+
+A particle's evidence is t_b = yp_b / (σ √pp_b) in each band b of frequencies: pure noise makes it a standard normal
+number. Three kinds of particles differ in its mean and variance, with a_b = √pp_b / σ the expected signal:
+
+* well posed, of contrast s:  t ~ N(s·h·a, 1), s ~ N(1, τ²) between particles
+* wrongly posed:              t ~ N(r·a, 1 + v·a²), r and v measured by scoring particles at random orientations
+* junk (no particle):         t ~ N(0, 1)
+
+The gain h_b says how much of the map's amplitude the data confirm. Only the shares, h and τ are fitted (EM); what a
+wrong pose looks like is measured, so that a set without wrong poses is not split in two, as a free mixture would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.parallel.comm import Communicator
+
+GOOD, WRONG, JUNK = 0, 1, 2
+
+#: distance of the good from the wrong, in standard deviations, below which nobody is thrown out: AUC about 0.86
+SMALLEST_SEPARATION = 1.5
+
+_ITERATIONS, _TOLERANCE = 100, 1e-5
+_GAIN = (0.05, 5.0)
+_CONTRAST_VARIANCE = (1e-4, 0.5)
+
+
+@dataclass
+class Evidence:
+    """t and a, (m, bands) float64 each, of this rank's particles; bands without signal have a = t = 0."""
+
+    t: np.ndarray
+    a: np.ndarray
+
+    @classmethod
+    def of(cls, sums: np.ndarray, variance: np.ndarray) -> Evidence:
+        """From statistics' sums (m, bands, 3) and each particle's noise variance (m,) in their units."""
+        a = np.sqrt(np.maximum(sums[:, :, 2], 0) / variance[:, None])
+        t = np.divide(sums[:, :, 1] / variance[:, None], a, out=np.zeros_like(a), where=a > 0)
+        return cls(t, a)
+
+
+class PoseMixture:
+    """Fit by ``fit``; the attributes with a trailing underscore hold the result, per-particle ones of this rank.
+
+    keep_ : share of the well posed · keep_interval_ : its 95 % likelihood interval · shares_ : good, wrong, junk ·
+    gain_ : (bands,) h · contrast_cv_ : τ · separation_ : standard deviations between good and wrong · separable_ : bool
+    · n_iter_ : int · posterior_ : (m,) probability of being well posed · score_ : (m,) log likelihood ratio of well posed
+    against not · contrast_, contrast2_ : (m,) expected s and s² if well posed.
+    """
+
+    def __init__(self, keep: float | None = None) -> None:
+        self.keep = keep
+
+    def fit(
+        self, comm: Communicator, own: Evidence, random: Evidence, random_rows: np.ndarray,
+        groups: np.ndarray | None = None,
+    ) -> PoseMixture:
+        """EM over the particles of all ranks.
+
+        Parameters
+        ----------
+        own : evidence of this rank's valid particles at their poses
+        random : evidence of some of them, `random_rows` (indices into `own`), at random orientations
+        groups : (m,) int64, optional, numbers 0 … of the groups of rows that are right or wrong together
+
+        Raises
+        ------
+        UserError
+            when there are no particles, or none has any evidence (a map of zeros).
+        """
+        self._comm, self._own, self._random, self._rows = comm, own, random, random_rows
+        self._groups = groups
+        if groups is not None:
+            self._group_count = 1 + comm.allreduce_scalar(int(groups.max(initial=-1)), "max")
+        self._count = comm.allreduce_scalar(len(own.t))
+        if self._count == 0 or comm.allreduce_scalar(float(np.square(own.a).sum())) == 0:
+            raise UserError("the mixture has nothing to fit: no particle has any signal to be compared with")
+        bands = own.t.shape[1]
+        self.gain_ = np.ones(bands)
+        self._contrast_variance = 0.02
+        self.shares_ = self._pinned(np.array([0.6, 0.3, 0.1]))
+        self.posterior_ = np.full(len(own.t), 0.5)
+        for self.n_iter_ in range(1, _ITERATIONS + 1):
+            self._expect()
+            before = self.shares_
+            self._maximise()
+            if np.abs(self.shares_ - before).max() < _TOLERANCE and self.n_iter_ > 5:
+                break
+        self._expect()
+        self._conclude()
+        return self
+
+    # E step
+
+    def _expect(self) -> None:
+        self._measure_wrong()
+        single = np.stack([self._log_good(), self._log_wrong(), np.zeros(len(self._own.t))], axis=1)
+        self._likelihood = self._over_groups(single)
+        joint = self._likelihood + np.log(self.shares_)
+        top = joint.max(axis=1, keepdims=True)
+        share = np.exp(joint - top)
+        self._responsibility = share / share.sum(axis=1, keepdims=True)
+        self.posterior_ = self._responsibility[:, GOOD]
+
+    def _over_groups(self, values: np.ndarray) -> np.ndarray:
+        """Sums of (m, …) values over the rows of each group, given back to every row; the values without groups."""
+        if self._groups is None:
+            return values
+        total = np.zeros((self._group_count, *values.shape[1:]))
+        np.add.at(total, self._groups, values)
+        return self._comm.allreduce(total)[self._groups]
+
+    def _log_good(self) -> np.ndarray:
+        """Log likelihood ratio to junk, the contrast integrated out (a Gaussian prior times a Gaussian likelihood)."""
+        signal = self._own.a * self.gain_
+        v, u = np.square(signal).sum(axis=1), (signal * self._own.t).sum(axis=1)
+        prior = 1 / self._contrast_variance
+        precision = v + prior
+        self.contrast_ = (u + prior) / precision
+        self.contrast2_ = self.contrast_**2 + 1 / precision
+        return (self.contrast_**2 * precision - prior + np.log(prior / precision)) / 2
+
+    def _log_wrong(self) -> np.ndarray:
+        t, a = self._own.t, self._own.a
+        variance = 1 + self._wrong_variance * a**2
+        return (t**2 - (t - self._wrong_mean * a) ** 2 / variance - np.log(variance)).sum(axis=1) / 2
+
+    def _measure_wrong(self) -> None:
+        """r and v from random orientations of the particles that are thought good."""
+        t, a, w = self._random.t, self._random.a, self.posterior_[self._rows][:, None]
+        total = self._sum([(w * t * a).sum(axis=0), (w * a**2).sum(axis=0)])
+        self._wrong_mean = total[0] / np.maximum(total[1], 1e-300)
+        excess = (t - self._wrong_mean * a) ** 2 - 1
+        total = self._sum([(w * excess * a**2).sum(axis=0), (w * a**4).sum(axis=0)])
+        self._wrong_variance = np.maximum(total[0] / np.maximum(total[1], 1e-300), 0)
+
+    # M step
+
+    def _maximise(self) -> None:
+        good = self.posterior_[:, None]
+        s, s2 = self.contrast_[:, None], self.contrast2_[:, None]
+        t, a = self._own.t, self._own.a
+        scalars = np.array([good.sum(), (good * s).sum(), (good * (s2 - 2 * s + 1)).sum(), self._responsibility[:, WRONG].sum()])
+        per_band = self._sum([(good * s * t * a).sum(axis=0), (good * s2 * a**2).sum(axis=0)])
+        total, contrast, spread, wrong = self._comm.allreduce(scalars)
+        good_share = total / self._count
+        self.shares_ = self._pinned(np.array([good_share, wrong / self._count, 1 - good_share - wrong / self._count]))
+        mean_contrast = contrast / max(total, 1e-300)
+        # the gain takes up the mean contrast: only contrast between particles is the particles' own
+        gain = per_band[0] / np.maximum(per_band[1], 1e-300) * mean_contrast
+        self.gain_ = np.clip(np.where(per_band[1] > 0, gain, 1.0), *_GAIN)
+        self._contrast_variance = float(np.clip(spread / max(total, 1e-300), *_CONTRAST_VARIANCE))
+
+    def _pinned(self, shares: np.ndarray) -> np.ndarray:
+        """Shares that are never zero, sum to one, and hold the good one where the user gave it."""
+        shares = np.maximum(shares, 1e-4)
+        if self.keep is not None:
+            good = min(max(self.keep, 1e-4), 1 - 2e-4)
+            shares = shares * (1 - good) / shares[1:].sum()
+            shares[GOOD] = good
+        return shares / shares.sum()
+
+    # results
+
+    def _conclude(self) -> None:
+        bad = np.log(self.shares_[1:] / self.shares_[1:].sum())
+        self._log_bad = np.logaddexp(*(self._likelihood[:, 1:] + bad).T)
+        self.score_ = self._likelihood[:, GOOD] - self._log_bad
+        self.keep_ = float(self.shares_[GOOD])
+        self.contrast_cv_ = float(np.sqrt(self._contrast_variance))
+        apart = self._over_groups(np.square((self.gain_ - self._wrong_mean) * self._own.a).sum(axis=1))
+        total = self._comm.allreduce(np.array([(self.posterior_ * apart).sum(), self.posterior_.sum()]))
+        self.separation_ = float(np.sqrt(total[0] / max(total[1], 1e-300)))
+        self.keep_interval_ = self._interval()
+        self.separable_ = self.separation_ >= SMALLEST_SEPARATION
+
+    def _interval(self) -> tuple[float, float]:
+        """Shares of the good whose likelihood is within 1.92 of the best (χ² of one degree, 95 %)."""
+        grid = np.unique(np.concatenate([np.linspace(0.001, 0.999, 200), self.keep_ + np.linspace(-0.03, 0.03, 121)]))
+        grid = grid[(grid > 0) & (grid < 1)]
+        likelihood = np.zeros(len(grid))
+        members = self._over_groups(np.ones(len(self.score_)))  # each group counts once, whoever holds its rows
+        for start in range(0, len(self.score_), 4096):  # the table of particles × shares stays small
+            part = slice(start, start + 4096)
+            table = np.logaddexp(np.log(grid) + self.score_[part, None], np.log1p(-grid))
+            likelihood += (table / members[part, None]).sum(axis=0)
+        self._comm.allreduce(likelihood)
+        inside = grid[likelihood >= likelihood.max() - 1.92]
+        return float(inside.min()), float(inside.max())
+
+    def _sum(self, parts: list[np.ndarray]) -> np.ndarray:
+        return self._comm.allreduce(np.ascontiguousarray(np.stack(parts)))
