@@ -27,10 +27,11 @@ class Entry(NamedTuple):
 #: kept here so that ``mpirecon --help`` imports no command
 COMMANDS = {
     "simulate": Entry("mpirecon.cli.simulate", "Make a particle file from a map, an atomic model or a phantom."),
-    "import": Entry("mpirecon.cli.import_", "Make a particle file from a RELION STAR or cryoSPARC .cs file and its stacks."),
+    "import": Entry("mpirecon.cli.import_", "Make a particle file from a RELION STAR or cryoSPARC file and its stacks."),
     "reconstruct": Entry("mpirecon.cli.reconstruct", "Reconstruct a map from a particle file.", parallel=True),
     "fsc": Entry("mpirecon.cli.fsc", "Fourier shell correlation of two maps."),
     "project": Entry("mpirecon.cli.project", "Reproject a map at the poses of a particle file."),
+    "export": Entry("mpirecon.cli.export", "Write the kept and discarded particles of a run as STAR or .cs files."),
     "report": Entry("mpirecon.cli.report", "Write the page about a finished run anew."),
     "logs": Entry("mpirecon.cli.logs", "Join the ranks' logs of a run: what was sorted where, and kept."),
 }

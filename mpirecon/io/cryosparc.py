@@ -251,6 +251,13 @@ def _images(columns: _Columns) -> tuple[np.ndarray, np.ndarray, list[str]]:
     return number.astype(np.int64), stack.astype(np.int64), stacks
 
 
+def relion_image_names(path: Path, array: np.ndarray) -> list[str]:
+    """``000001@folder/stack.mrcs`` of each particle. RELION takes a .mrc file for a map unless told: ``….mrc:mrcs``."""
+    image, stack, stacks = _images(_Columns(path, array, {}))
+    stacks = [name if name.endswith(".mrcs") else f"{name}:mrcs" for name in stacks]
+    return [f"{i + 1:06d}@{stacks[s]}" for i, s in zip(image.tolist(), stack.tolist())]
+
+
 def _image_size(columns: _Columns) -> int | None:
     if "blob/shape" not in columns:
         return None

@@ -64,7 +64,7 @@ def read_header(path: str | os.PathLike) -> MrcHeader:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     packed = next((name for mark, name in _COMPRESSED.items() if raw.startswith(mark)), None)
     if packed:
-        raise UserError(f"{path} is compressed with {packed}; decompress it first, single images cannot be read from it")
+        raise UserError(f"{path} is compressed with {packed}; decompress it first: single images cannot be read so")
     if len(raw) < HEADER_DTYPE.itemsize:
         raise UserError(f"{path} is not an MRC file, or is truncated: {size} bytes are fewer than the 1024 of a header")
     orders = (">", "<") if raw[212] == 0x11 else ("<", ">")  # the machine stamp only says which to try first

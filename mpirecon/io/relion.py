@@ -147,7 +147,7 @@ def read_relion(path: str | os.PathLike, **supplied: float | None) -> ParticleTa
     """
     path = Path(path)
     tables = read_star(path)
-    block = _particle_block(path, tables)
+    block = particle_block(path, tables)
     particles, optics = tables[block], tables.get("optics")
     if not len(particles):
         raise UserError(f"{path}: the table data_{block} has no particles")
@@ -182,7 +182,8 @@ def read_relion(path: str | os.PathLike, **supplied: float | None) -> ParticleTa
     return found
 
 
-def _particle_block(path: Path, tables: dict[str, pd.DataFrame]) -> str:
+def particle_block(path: Path, tables: dict[str, pd.DataFrame]) -> str:
+    """Name of the table that lists particle images; UserError when none or several do."""
     if "particles" in tables:
         return "particles"
     named = [name for name, table in tables.items() if "rlnImageName" in table]

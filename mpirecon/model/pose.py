@@ -70,6 +70,14 @@ class Pose:
         return euler_from_matrix(self.matrices())
 
 
+    def rotation_vectors(self) -> np.ndarray:
+        """cryoSPARC's rotation vectors w (axis times angle, at most a half turn), (m, 3): R is exp([w]x) transposed."""
+        q = np.where(self.quaternion[:, :1] < 0, -self.quaternion, self.quaternion)
+        sine = np.linalg.norm(q[:, 1:], axis=1, keepdims=True)
+        angle = 2 * np.arctan2(sine, q[:, :1])
+        return -q[:, 1:] * np.where(sine > 1e-12, angle / np.maximum(sine, 1e-12), 2.0)
+
+
 def quaternion_from_euler(rot, tilt, psi) -> np.ndarray:
     """(m, 4) unit quaternions (w, x, y, z) of RELION's R(rot, tilt, psi); angles in degrees, each (m,).
 

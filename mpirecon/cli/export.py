@@ -1,0 +1,44 @@
+"""``mpirecon export``: the particles of a finished run for RELION and cryoSPARC."""
+
+from __future__ import annotations
+
+import click
+
+from mpirecon.cli.console import Console
+from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, overwrite_option, verbosity_options
+
+
+@click.command("export")
+@click.argument("folder", metavar="OUT", type=ANY_PATH)
+@click.option("--star", type=ANY_PATH, metavar="FILE.star", help="STAR file of the kept particles, for RELION.")
+@click.option("--discarded", type=ANY_PATH, metavar="FILE",
+              help="File of the particles that were not kept: .star or .cs by its name.")
+@click.option("--cs", type=ANY_PATH, metavar="FILE.cs",
+              help="cryoSPARC file of the kept particles, where they came from one.")
+@click.option("--stack", type=ANY_PATH, metavar="FILE.mrcs",
+              help="Also write the images of these particles, and point to them; needed after simulate.")
+@click.option("--particles", type=EXISTING_FILE, help="The run's particle file, where it was moved.")
+@click.option("--poses", type=click.Choice(["original", "used"]), default="original", show_default=True,
+              help="Where wrong poses were planted: write those from before, or those that the run used.")
+@overwrite_option
+@verbosity_options
+def command(folder, quiet, verbose, **options) -> None:
+    """Write the particles of the finished run in folder OUT as files for RELION and cryoSPARC.
+
+    All columns and optics groups of the imported file come back as they were, in its order. Added are the weights as
+    rlnParticleFigureOfMerit, which relion_reconstruct --fom_weighting reads, scores as mpireconScore …, and half sets
+    where the file had none. Imported particles keep their image names; those of simulate need --stack.
+
+    \b
+    Examples:
+      mpirecon export run1 --star kept.star --discarded discarded.star
+      mpirecon export run1 --cs kept.cs
+    """
+    from mpirecon.io.export import ExportOptions, export_run  # slow to load (pandas, HDF5), and --help needs none
+
+    console = Console(quiet=quiet, verbose=verbose)
+    report = export_run(folder, ExportOptions(**options), lambda total: console.progress(total, "writing images"))
+    for path, what in report.files:
+        console.say(f"{path}: {what}")
+    for note in report.notes:
+        console.say(f"  {note}")

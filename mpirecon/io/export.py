@@ -1,0 +1,265 @@
+"""Export of a finished run: kept and discarded particles as RELION STAR or cryoSPARC .cs files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mpirecon.errors import UserError
+from mpirecon.io.atomic import atomic_path, refuse_existing
+from mpirecon.io.cryosparc import relion_image_names, with_columns
+from mpirecon.io.export_tables import add_found, add_halves, cs_array, new_tables, put, put_images, put_poses
+from mpirecon.io.mrc import write_stack
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.relion import particle_block
+from mpirecon.io.run_output import read_particle_table, read_summary
+from mpirecon.io.star import write_star
+from mpirecon.model import Pose
+
+_BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
+
+
+@dataclass
+class ExportOptions:
+    """What to export where.
+
+    star, cs : of the kept particles; discarded : of the others, .star or .cs; stack : .mrcs for the images of all these
+    particles : the particle file, where it is not where the run found it
+    poses : ``"original"`` (of the source; the true ones where errors were planted) or ``"used"`` (by the run)
+    """
+
+    star: Path | None = None
+    discarded: Path | None = None
+    cs: Path | None = None
+    stack: Path | None = None
+    particles: Path | None = None
+    poses: str = "original"
+    overwrite: bool = False
+
+
+@dataclass
+class ExportReport:
+    """What was written: (file, what it holds), and sentences for the user."""
+
+    files: list[tuple[Path, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def export_run(
+    folder: str | os.PathLike, options: ExportOptions,
+    progress: Callable[[int], AbstractContextManager] | None = None,
+) -> ExportReport:
+    """Write the particles of a run to the files that `options` names; each appears complete or not at all.
+
+    Raises
+    ------
+    UserError
+        when the folder is no finished run, its particle file is gone or another one, a target exists, or the format
+        asked for cannot hold these particles.
+    """
+    _check_targets(options)
+    summary = read_summary(folder)
+    with _open_particles(Path(folder), summary, options.particles) as file:
+        run = _read_run(Path(folder), file)
+        kept = run["kept"].astype(bool)
+        wanted = [(options.star, kept), (options.cs, kept), (options.discarded, ~kept)]
+        wanted = [(Path(path), rows) for path, rows in wanted if path is not None]
+        export = _Export(file, run, options)
+        export.check(wanted)
+        rows = np.flatnonzero(np.logical_or.reduce([rows for _, rows in wanted]))
+        if options.stack is not None:
+            export.write_images(rows, progress)
+        for path, chosen in wanted:
+            export.write(path, chosen)
+    report = export.report
+    report.notes = list(dict.fromkeys(report.notes))
+    return report
+
+
+def _check_targets(options: ExportOptions) -> None:
+    """Refuse impossible and existing targets before anything is written."""
+    targets = [Path(t) for t in (options.star, options.cs, options.discarded, options.stack) if t is not None]
+    if options.star is None and options.cs is None and options.discarded is None:
+        raise UserError("nothing to export: give --star FILE, --cs FILE or --discarded FILE")
+    if len({target.resolve() for target in targets}) < len(targets):
+        raise UserError("two of --star, --cs, --discarded and --stack name the same file; each needs its own")
+    if options.discarded is not None and Path(options.discarded).suffix.lower() not in (".star", ".cs"):
+        raise UserError(f"--discarded {options.discarded}: the name must end in .star or .cs, which tells the format")
+    if options.stack is not None and Path(options.stack).suffix != ".mrcs":
+        raise UserError(f"--stack {options.stack}: the name must end in .mrcs, by which RELION knows a stack of images")
+    for target in targets:
+        refuse_existing(target, options.overwrite)
+
+
+def _open_particles(folder: Path, summary: dict, given: Path | None) -> ParticleFile:
+    """The particle file of the run: `given`, or the one that the summary names, checked against it."""
+    about = summary.get("particles") or {}
+    name = about.get("file")
+    if given is None and not name:
+        raise UserError(f"{folder}/summary.json does not name the run's particle file; give it with --particles FILE")
+    candidates = [Path(given)] if given is not None else [Path(name), folder.parent / name, folder / name]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        raise UserError(f"the particle file of this run, {candidates[0]}, is not there; was it moved? Give it with "
+                        "--particles FILE")
+    file = ParticleFile(found)
+    for what, has in (("count", len(file)), ("box", file.box), ("pixel_size", file.pixel_size)):
+        if about.get(what) not in (None, has):
+            file.close()
+            raise UserError(f"{found} is not the particle file of the run in {folder}: its {what} is {has}, the run's "
+                            f"{about[what]}; give the right one with --particles FILE")
+    return file
+
+
+def _read_run(folder: Path, file: ParticleFile) -> dict[str, np.ndarray]:
+    """The run's particles.h5, one row per particle of the file, in its order."""
+    path = folder / "particles.h5"
+    if not path.is_file():
+        raise UserError(f"{folder}: no particles.h5, so this is not the folder of a finished run")
+    run = read_particle_table(path)
+    missing = [name for name in ("id", "half", "kept", "weight") if name not in run]
+    if missing:
+        raise UserError(f"{path}: the columns {', '.join(missing)} are missing; this file is incomplete")
+    order = np.argsort(run["id"], kind="stable")
+    run = {name: values[order] for name, values in run.items()}
+    if not np.array_equal(run["id"], np.arange(len(file))) or not np.array_equal(run["half"], file.halves()):
+        raise UserError(f"{file.path} is not the particle file of the run in {folder}: its particles or half sets are "
+                        "others; give the right one with --particles FILE")
+    run["weight"] = np.nan_to_num(run["weight"], nan=0.0, posinf=0.0, neginf=0.0)
+    return run
+
+
+class _Export:
+    """One export: the particle file, what the run found, and the tables made of both when they are needed."""
+
+    def __init__(self, file: ParticleFile, run: dict[str, np.ndarray], options: ExportOptions) -> None:
+        self.file, self.run, self.options = file, run, options
+        self.source, self.tables = file.source()
+        self.arrays = file.source_arrays()
+        self.report = ExportReport()
+        self.section = np.zeros(len(file), np.int64)  # of each particle in --stack, from 1
+        self._star = self._cs = None
+
+    def check(self, wanted: list[tuple[Path, np.ndarray]]) -> None:
+        """Refuse formats that cannot hold these particles, and files that would be empty."""
+        taken = {self.file.path.resolve(), Path(self.source).resolve() if self.source else None}
+        for path, rows in wanted:
+            if path.resolve() in taken:
+                raise UserError(f"{path}: the export would replace what it is made from; choose another name")
+            if _is_cs(path) and not self.arrays:
+                raise UserError(f"{path}: the particles did not come from a .cs file; export --star, which cryoSPARC "
+                                "imports as a particle stack")
+            if not rows.any():
+                raise UserError(f"{path}: there are no such particles (the run kept {int(self.run['kept'].sum())} of "
+                                f"{len(rows)})")
+        if not (self.tables or self.arrays or self.options.stack):
+            raise UserError(f"{self.file.path} was not imported, so its images are in no stack; give --stack FILE.mrcs "
+                            "to write them beside the STAR file")
+
+    def write_images(self, rows: np.ndarray, progress) -> None:
+        """--stack: the images of `rows`, protein bright, as float32 (RELION 3 reads no float16)."""
+        file, path = self.file, Path(self.options.stack)
+        sign = -1 if file.attributes["contrast"] == "black" else 1
+        size = max(1, _BATCH_BYTES // (4 * file.box**2))
+        with (
+            write_stack(path, file.box, file.pixel_size, overwrite=self.options.overwrite) as append,
+            progress(len(rows)) if progress else nullcontext() as bar,
+        ):
+            for start in range(0, len(rows), size):
+                batch = rows[start : start + size]
+                append(sign * file.images(batch))
+                if bar is not None:
+                    bar.update(len(batch))
+        self.section[rows] = 1 + np.arange(len(rows))
+        self.report.files.append((path, f"{len(rows)} images"))
+        if sign < 0:
+            self.report.notes.append("protein was dark in the images: the stack has them negated, as RELION expects")
+
+    def write(self, path: Path, rows: np.ndarray) -> None:
+        """One table of the particles of `rows`, (m,) bool."""
+        if _is_cs(path):
+            array = self._cs_array(path.parent)[rows]
+            with atomic_path(path, self.options.overwrite) as temporary, open(temporary, "wb") as file:
+                np.save(file, array)
+        else:
+            tables, block = self._star_tables(path.parent)
+            write_star(path, {**tables, block: tables[block][rows]}, self.options.overwrite)
+        self.report.files.append((path, f"{int(rows.sum())} of {len(rows)} particles"))
+
+    def _star_tables(self, folder: Path) -> tuple[dict[str, pd.DataFrame], str]:
+        if self._star is None:
+            self._star = self._imported_star() if self.tables else self._new_star()
+        tables, block = dict(self._star[0]), self._star[1]
+        if self.options.stack is not None:
+            tables[block] = tables[block].copy()
+            stack = os.path.relpath(self.options.stack, folder)
+            put_images(tables[block], [f"{section:06d}@{stack}" for section in self.section])
+        return tables, block
+
+    def _imported_star(self) -> tuple[dict[str, pd.DataFrame], str]:
+        """The source's tables: text as it was, in its order, with the run's columns at the end."""
+        block = particle_block(Path(self.source), self.tables)
+        table, notes = self.tables[block], self.report.notes
+        if len(table) != len(self.file):
+            raise UserError(f"{self.file.path} is damaged: /source has {len(table)} particles, it has {len(self.file)}")
+        notes += add_halves(table, self.run["half"])
+        planted = self._planted()
+        if len(planted) and not self._original_poses(len(planted)):  # else the text is the source's
+            put_poses(table, self.file.metadata().pose, planted)
+        notes += add_found(table, self.run)
+        return self.tables, block
+
+    def _new_star(self) -> tuple[dict[str, pd.DataFrame], str]:
+        """Tables in RELION 3.1's form, of a .cs file or a simulation."""
+        particles = self.file.metadata()
+        pose, planted = particles.pose, self._planted()
+        if len(planted) and self._original_poses(len(planted)):
+            pose = Pose(particles.true_quaternion, pose.shift)
+        array = self.arrays.get("particles")
+        names = None if array is None else relion_image_names(self.file.path, array)
+        tables = new_tables(particles, pose, names)
+        if array is not None and "uid" in array.dtype.names:
+            put(tables["particles"], "mpireconUid", [str(uid) for uid in array["uid"].tolist()])
+        self.report.notes += add_found(tables["particles"], self.run)
+        return tables, "particles"
+
+    def _cs_array(self, folder: Path) -> np.ndarray:
+        if self._cs is None:
+            array, notes = cs_array(self.arrays["particles"], self.run, self.run["half"])
+            self.report.notes += notes
+            planted = self._planted()
+            if len(planted) and not self._original_poses(len(planted)):
+                poses = array["alignments3D/pose"].copy()
+                poses[planted] = self.file.metadata().pose[planted].rotation_vectors()
+                array = with_columns(array, {"alignments3D/pose": poses})
+            self._cs = array
+        if self.options.stack is None:
+            return self._cs
+        path = np.array([os.path.relpath(self.options.stack, folder).encode()] * len(self._cs))
+        array = with_columns(self._cs, {"blob/sign": np.ones(len(path), "f4")})
+        kept = [name for name in array.dtype.names if name != "blob/path"]  # its width changes
+        moved = with_columns(array[kept], {"blob/path": path, "blob/idx": (self.section - 1).astype("u4")})
+        return moved
+
+    def _planted(self) -> np.ndarray:
+        """Rows whose poses were replaced by wrong ones."""
+        return np.flatnonzero(self.run.get("pose_error", np.zeros(0, bool)))
+
+    def _original_poses(self, planted: int) -> bool:
+        """Whether to write the poses from before errors were planted; says which."""
+        original = self.options.poses == "original"
+        self.report.notes.append(
+            f"{planted} wrong poses were planted: the original ones are written (--poses used writes the planted ones)"
+            if original else f"{planted} planted wrong poses are written, as the run used them"
+        )
+        return original
+
+
+def _is_cs(path: Path) -> bool:
+    return path.suffix.lower() == ".cs"

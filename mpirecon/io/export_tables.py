@@ -1,0 +1,141 @@
+"""The tables that an export writes: the imported ones with what a run found added, or new ones in RELION 3.1's form.
+
+What a run found goes into rlnParticleFigureOfMerit (the weight, which relion_reconstruct --fom_weighting reads) and
+into columns whose names start with ``mpirecon``: RELION ignores labels it does not know, and keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from mpirecon.io.cryosparc import with_columns
+from mpirecon.model.particles import ParticleSet
+from mpirecon.model.pose import Pose
+
+WEIGHT = "rlnParticleFigureOfMerit"
+_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+#: column of the run's particles.h5 → its label in a STAR file; in a .cs file its field is mpirecon/…
+EXTRAS = {
+    "score": "mpireconScore", "distance": "mpireconDistance", "posterior": "mpireconPosterior",
+    "sigma": "mpireconSigma", "scale": "mpireconScale", "pose_error": "mpireconPoseError",
+}
+_PER_GROUP = {
+    "rlnVoltage": "voltage_kv", "rlnSphericalAberration": "cs_mm", "rlnAmplitudeContrast": "amplitude_contrast",
+}
+
+
+def text(values: np.ndarray, digits: int = 12) -> list[str]:
+    """Numbers as STAR text: whole numbers and flags as they are, others with `digits` significant digits."""
+    if values.dtype.kind in "iu":
+        return [str(value) for value in values.tolist()]
+    if values.dtype.kind == "b":
+        return ["1" if value else "0" for value in values.tolist()]
+    return [f"{value:.{digits}g}" for value in values.tolist()]
+
+
+def found_columns(run: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The run's columns that are exported beside the weight; those that it did not compute are left out."""
+    columns = {name: run[name] for name in EXTRAS if name in run}
+    return {name: v for name, v in columns.items() if v.dtype.kind != "f" or np.isfinite(v).any()}
+
+
+def put(table: pd.DataFrame, label: str, values: list[str]) -> None:
+    """Replace a column where it is, or add it at the end."""
+    table[label] = pd.Series(values, index=table.index, dtype=str)
+
+
+def add_found(table: pd.DataFrame, run: dict[str, np.ndarray]) -> list[str]:
+    """Add weights and scores to a particle table; returns notes. A weight column of the source is kept under a name."""
+    notes = []
+    if WEIGHT in table and "mpireconSourceFigureOfMerit" not in table and "mpireconScore" not in table:
+        put(table, "mpireconSourceFigureOfMerit", table[WEIGHT].tolist())
+        notes.append(f"the source's {WEIGHT} is kept as mpireconSourceFigureOfMerit")
+    put(table, WEIGHT, text(run["weight"], 9))
+    for name, values in found_columns(run).items():
+        put(table, EXTRAS[name], text(values, 9))
+    return notes
+
+
+def add_halves(table: pd.DataFrame, half: np.ndarray) -> list[str]:
+    """Write the half sets where the table names none; returns notes."""
+    label = "rlnRandomSubset"
+    if label not in table:
+        put(table, label, text(half))
+        return [f"the source named no half sets: those drawn at import are written as {label}"]
+    unset = pd.to_numeric(table[label], errors="coerce").to_numpy() == 0
+    if not unset.any():
+        return []
+    put(table, label, [drawn if u else given for u, drawn, given in zip(unset, text(half), table[label])])
+    return [f"{label} was 0 for {int(unset.sum())} particles: the half sets drawn at import are written there"]
+
+
+def put_poses(table: pd.DataFrame, pose: Pose, rows: np.ndarray) -> None:
+    """Write the poses of `rows` as Euler angles, in the columns that the table has."""
+    angles = pose[rows].euler()
+    for label, values in zip(_ANGLES, angles.T):
+        column = table[label].tolist()
+        for row, value in zip(rows.tolist(), text(values)):
+            column[row] = value
+        put(table, label, column)
+
+
+def put_images(table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Point the rows to other images; the names they had are kept as rlnImageOriginalName where that is free."""
+    if "rlnImageOriginalName" not in table and "rlnImageName" in table:
+        put(table, "rlnImageOriginalName", table["rlnImageName"].tolist())
+    put(table, "rlnImageName", list(names))
+
+
+def new_tables(particles: ParticleSet, pose: Pose, names: Sequence[str] | None) -> dict[str, pd.DataFrame]:
+    """RELION 3.1 tables (optics, particles) of particles that came from no STAR file.
+
+    Parameters
+    ----------
+    pose : to write instead of the particles' own
+    names : ``000001@stack.mrcs`` of each particle, or None for a table that is yet to get them
+    """
+    groups, first, of_group = np.unique(particles.optics_group, return_index=True, return_inverse=True)
+    optics = pd.DataFrame({"rlnOpticsGroup": text(groups), "rlnOpticsGroupName": [f"opticsGroup{g}" for g in groups]})
+    table = pd.DataFrame(index=range(len(particles)))
+    if names is not None:
+        put(table, "rlnImageName", list(names))
+    for label, field in _PER_GROUP.items():
+        values = particles.ctf[field]
+        if (values == values[first][of_group]).all():
+            put(optics, label, text(values[first]))
+        else:  # a particle's own value comes before its group's
+            put(table, label, text(values))
+    put(optics, "rlnImagePixelSize", [f"{particles.pixel_size:.12g}"] * len(groups))
+    put(optics, "rlnImageSize", [str(particles.box)] * len(groups))
+    put(optics, "rlnImageDimensionality", ["2"] * len(groups))
+    if particles.ctf_premultiplied:
+        put(optics, "rlnCtfDataAreCtfPremultiplied", ["1"] * len(groups))
+    for label, values in _particle_columns(particles, pose).items():
+        put(table, label, text(values))
+    return {"optics": optics, "particles": table}
+
+
+def _particle_columns(particles: ParticleSet, pose: Pose) -> dict[str, np.ndarray]:
+    ctf, origin = particles.ctf, 0.0 - pose.shift
+    return {
+        **dict(zip(_ANGLES, pose.euler().T)),
+        "rlnOriginXAngst": origin[:, 0], "rlnOriginYAngst": origin[:, 1],
+        "rlnDefocusU": ctf["defocus_u"], "rlnDefocusV": ctf["defocus_v"],
+        "rlnDefocusAngle": np.degrees(ctf["astigmatism"]), "rlnPhaseShift": np.degrees(ctf["phase_shift"]),
+        "rlnCtfBfactor": ctf["bfactor"], "rlnCtfScalefactor": ctf["scale"],
+        "rlnOpticsGroup": particles.optics_group, "rlnRandomSubset": particles.half,
+    }
+
+
+def cs_array(array: np.ndarray, run: dict[str, np.ndarray], half: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """(array, notes): the imported .cs array with weight, scores and, where it had none, half sets."""
+    columns = {f"mpirecon/{name}": v.astype("u1" if v.dtype.kind == "b" else "f4")
+               for name, v in {"weight": run["weight"], **found_columns(run)}.items()}
+    notes, split = [], "alignments3D/split"
+    if split not in array.dtype.names or (array[split] == array[split][0]).all():
+        columns[split] = (half - 1).astype("u4")
+        notes.append(f"the source named no half sets: those drawn at import are written as {split}")
+    return with_columns(array, columns), notes

@@ -1,0 +1,358 @@
+"""Export: nothing of the source is lost, weights and scores are added, and RELION reads what comes out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import mrcfile
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_cryosparc import columns as cs_columns
+from test_cryosparc import make as make_cs
+from test_cryosparc import run as import_cs
+from test_import import make, pixels, run, table
+
+from mpirecon.cli.export import command
+from mpirecon.errors import UserError
+from mpirecon.io.cryosparc import read_cryosparc, read_cs
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.relion import read_relion
+from mpirecon.io.run_output import write_particle_table, write_summary
+from mpirecon.io.star import read_star, write_star
+
+KEPT = np.array([1, 1, 0, 1, 0, 1, 1, 1], bool)
+needs_relion = pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="needs relion_reconstruct")
+
+
+def finish(particles, folder, kept=None, **changes):
+    """A run folder as reconstruct leaves it, of what export reads; returns the folder."""
+    with ParticleFile(particles) as file:
+        m, halves, found = len(file), file.halves(), file.metadata()
+        about = {"file": str(file.path), "count": m, "box": file.box, "pixel_size": file.pixel_size}
+    kept = np.resize(KEPT, m) if kept is None else kept
+    columns = {
+        "id": np.arange(m), "half": halves, "kept": kept, "weight": np.where(kept, 0.5 + np.arange(m) / (8 * m), 0.0),
+        "score": np.arange(m) / 3, "distance": -np.arange(m) / 7, "posterior": np.full(m, np.nan),
+        "sigma": np.ones(m), "scale": np.ones(m),
+    }
+    if found.pose_error is not None:
+        columns["pose_error"] = found.pose_error
+    folder.mkdir(exist_ok=True)
+    columns = {name: v for name, v in {**columns, **changes}.items() if v is not None}
+    write_particle_table(folder / "particles.h5", columns, {})
+    write_summary(folder / "summary.json", {"particles": about})
+    return folder
+
+
+def export(folder, *args) -> str:
+    """What the command printed."""
+    result = CliRunner().invoke(command, [str(folder), *map(str, args)])
+    if result.exception:
+        raise result.exception
+    return result.output
+
+
+def refused(folder, message, *args):
+    before = sorted(folder.parent.rglob("*"))
+    with pytest.raises(UserError, match=message):
+        export(folder, *args)
+    assert sorted(folder.parent.rglob("*")) == before
+
+
+def same_particles(a, b, rows=slice(None)):
+    """Two particle files (the first: its `rows`) hold the same poses, CTFs, half sets and images."""
+    with ParticleFile(a) as one, ParticleFile(b) as two:
+        x, y = one.metadata(), two.metadata()
+        np.testing.assert_allclose(x.pose.matrices()[rows], y.pose.matrices(), atol=1e-7)
+        np.testing.assert_allclose(x.pose.shift[rows], y.pose.shift, atol=1e-6)
+        for name in x.ctf.dtype.names:
+            np.testing.assert_allclose(x.ctf[name][rows], y.ctf[name], rtol=1e-6)
+        for name in ("half", "optics_group"):
+            np.testing.assert_array_equal(getattr(x, name)[rows], getattr(y, name))
+        assert one.pixel_size == pytest.approx(two.pixel_size, rel=1e-9) and x.ctf_premultiplied == y.ctf_premultiplied
+        np.testing.assert_array_equal(one.images(slice(None))[rows], two.images(slice(None)))
+
+
+# --- STAR ---------------------------------------------------------------------------------------------------------
+
+
+def test_kept_and_discarded_have_every_column_as_it_was(tmp_path):
+    odd = ["a b", "", "é", "0.10", "1e3", "#", "it's", "007"]
+    star = make(tmp_path, table(rlnCustom=odd, rlnImageName=[f"{i + 1}@stacks/a.mrcs" for i in range(8)]))
+    star.write_text(star.read_text() + "\ndata_general\n\n_rlnSomething 'x y'\n_rlnMore 0.50\n")
+    file, _ = run(star)
+    folder = finish(file.path, tmp_path / "out")
+    text = export(folder, "--star", tmp_path / "kept.star", "--discarded", tmp_path / "rest.star")
+    assert "kept.star: 6 of 8 particles" in text and "rest.star: 2 of 8 particles" in text
+    source = read_star(star)
+    for name, rows in (("kept", KEPT), ("rest", ~KEPT)):
+        back = read_star(tmp_path / f"{name}.star")
+        assert list(back) == list(source)
+        for block, wanted in source.items():
+            wanted = wanted[rows] if block == "particles" else wanted
+            assert list(back[block].columns)[: len(wanted.columns)] == list(wanted.columns)
+            assert back[block][list(wanted.columns)].to_numpy(object).tolist() == wanted.to_numpy(object).tolist()
+        assert "loop_" not in (tmp_path / f"{name}.star").read_text().split("data_general")[1]
+        found = back["particles"]
+        ids = np.flatnonzero(rows)
+        weight = found["rlnParticleFigureOfMerit"].astype(float)
+        np.testing.assert_allclose(weight, (0.5 + ids / 64) * rows[ids] * (name == "kept"), rtol=1e-8)
+        np.testing.assert_allclose(found["mpireconScore"].astype(float), ids / 3, rtol=1e-8)
+        np.testing.assert_allclose(found["mpireconDistance"].astype(float), -ids / 7, rtol=1e-8)
+        assert "mpireconPosterior" not in found
+    again, _ = run(tmp_path / "kept.star", output=tmp_path / "again.h5")
+    same_particles(file.path, again.path, KEPT)
+
+
+words = st.text(st.characters(exclude_categories=("Cs", "Cc", "Z"), exclude_characters="\ufeff\x85"), max_size=6)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    extra=st.dictionaries(st.from_regex(r"rlnX[A-Za-z0-9./]{1,5}", fullmatch=True), st.lists(words, min_size=8, max_size=8)),
+    kept=st.lists(st.booleans(), min_size=8, max_size=8).filter(any),
+    half=st.lists(st.integers(0, 2), min_size=8, max_size=8),
+)
+def test_import_export_import_loses_nothing(tmp_path_factory, extra, kept, half):
+    folder = tmp_path_factory.mktemp("trip")
+    extra = {label: [v for v in values] for label, values in extra.items()}
+    star = make(folder, table(rlnRandomSubset=half, **extra))
+    file, _ = run(star)
+    kept = np.array(kept)
+    export(finish(file.path, folder / "out", kept), "--star", folder / "kept.star")
+    again, _ = run(folder / "kept.star", output=folder / "again.h5")
+    same_particles(file.path, again.path, kept)
+    before, after = file.source()[1]["particles"][kept], again.source()[1]["particles"]
+    for label in before.columns.drop("rlnRandomSubset"):
+        assert list(before[label]) == list(after[label])
+    twice = export(finish(again.path, folder / "out2", np.ones(kept.sum(), bool)), "--star", folder / "twice.star")
+    assert "is kept as" not in twice
+    assert list(read_star(folder / "twice.star")["particles"].columns) == list(after.columns)
+
+
+def test_half_sets_drawn_at_import_are_written(tmp_path):
+    file, _ = run(make(tmp_path, table(rlnRandomSubset=None)))
+    text = export(finish(file.path, tmp_path / "out", np.ones(8, bool)), "--star", tmp_path / "k.star")
+    assert "those drawn at import are written as rlnRandomSubset" in text
+    assert read_star(tmp_path / "k.star")["particles"]["rlnRandomSubset"].astype(int).tolist() == file.halves().tolist()
+    file, _ = run(make(tmp_path, table(rlnRandomSubset=["0", "1", "2", "0", "1.0", "2", "1", "2"])), "--overwrite")
+    text = export(finish(file.path, tmp_path / "out", np.ones(8, bool)), "--star", tmp_path / "k.star", "--overwrite")
+    assert "rlnRandomSubset was 0 for 2 particles" in text
+    written = read_star(tmp_path / "k.star")["particles"]["rlnRandomSubset"].tolist()
+    assert written[1:3] == ["1", "2"] and written[4] == "1.0" and np.all(np.array(written, float) == file.halves())
+
+
+def test_a_weight_column_of_the_source_is_kept(tmp_path):
+    file, _ = run(make(tmp_path, table(rlnParticleFigureOfMerit=np.arange(8) / 10)))
+    text = export(finish(file.path, tmp_path / "out"), "--star", tmp_path / "k.star")
+    found = read_star(tmp_path / "k.star")["particles"]
+    assert "kept as mpireconSourceFigureOfMerit" in text and found["rlnParticleFigureOfMerit"].iloc[0] == "0.5"
+    assert found["mpireconSourceFigureOfMerit"].tolist() == ["0.0", "0.1", "0.3", "0.5", "0.6", "0.7"]
+
+
+@pytest.mark.parametrize("kind", ["star", "cs"])
+def test_planted_errors(tmp_path, kind):
+    """The poses of the source by default, those of the run on demand; both say so."""
+    if kind == "star":
+        source = make(tmp_path)
+        clean, file = run(source)[0], run(source, "--plant-errors", 0.5, output=tmp_path / "bad.h5")[0]
+    else:
+        source = make_cs(tmp_path)
+        clean, file = import_cs(source)[0], import_cs(source, "--plant-errors", 0.5, output=tmp_path / "bad.h5")[0]
+    read = {"star": read_relion, "cs": read_cryosparc}
+    folder, flag = finish(file.path, tmp_path / "out", np.ones(8, bool)), file.metadata().pose_error
+    for target in ("star", "cs") if kind == "cs" else ("star",):
+        text = export(folder, f"--{target}", tmp_path / f"o.{target}")
+        assert f"{flag.sum()} wrong poses were planted: the original ones are written" in text
+        found = read[target](tmp_path / f"o.{target}").pose.matrices()
+        np.testing.assert_allclose(found, clean.metadata().pose.matrices(), atol=1e-6)
+        text = export(folder, f"--{target}", tmp_path / f"u.{target}", "--poses", "used")
+        assert "planted wrong poses are written, as the run used them" in text
+        found = read[target](tmp_path / f"u.{target}").pose.matrices()
+        np.testing.assert_allclose(found, file.metadata().pose.matrices(), atol=1e-6)
+    if kind == "star":
+        angles = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
+        used, first = (read_star(p)["particles"][angles] for p in (tmp_path / "u.star", source))
+        assert (used.to_numpy(str) == first.to_numpy(str))[~flag].all()  # text of all others is untouched
+        flags = read_star(tmp_path / "u.star")["particles"]["mpireconPoseError"]
+        assert (flags == "1").tolist() == flag.tolist()
+
+
+# --- .cs ----------------------------------------------------------------------------------------------------------
+
+
+def test_cs_comes_back_with_every_column(tmp_path):
+    source = make_cs(tmp_path)
+    file, _ = import_cs(source)
+    folder = finish(file.path, tmp_path / "out")
+    export(folder, "--cs", tmp_path / "kept.cs", "--discarded", tmp_path / "rest.cs", "--star", tmp_path / "kept.star")
+    whole = read_cs(source)
+    for name, rows in (("kept", KEPT), ("rest", ~KEPT)):
+        back = read_cs(tmp_path / f"{name}.cs")
+        assert back.dtype.names[: len(whole.dtype)] == whole.dtype.names
+        assert all(np.array_equal(back[field], whole[field][rows]) for field in whole.dtype.names)
+        np.testing.assert_allclose(back["mpirecon/score"], np.flatnonzero(rows) / 3, rtol=1e-6)
+        assert back["mpirecon/weight"].any() == (name == "kept")
+    for target in ("kept.cs", "kept.star"):  # the STAR file is the twin of the .cs file
+        again, _ = import_cs(tmp_path / target, output=tmp_path / f"{target}.h5")
+        same_particles(file.path, again.path, KEPT)
+    uids = read_star(tmp_path / "kept.star")["particles"]["mpireconUid"]
+    assert uids.astype("u8").tolist() == whole["uid"][KEPT].tolist()
+
+
+def test_cs_halves_drawn_at_import_and_stack(tmp_path):
+    images = -pixels(range(8))
+    file, _ = import_cs(make_cs(tmp_path, images, alignments3D__split=None, blob__sign=np.full(8, -1, "f4")))
+    folder = finish(file.path, tmp_path / "out")
+    (tmp_path / "sub").mkdir()
+    text = export(folder, "--cs", tmp_path / "k.cs", "--star", tmp_path / "sub" / "k.star", "--stack", tmp_path / "k.mrcs")
+    assert "k.mrcs: 6 images" in text and "the stack has them negated" in text and "written as alignments3D/split" in text
+    for target in ("k.cs", "sub/k.star"):
+        again, _ = import_cs(tmp_path / target, output=tmp_path / "again.h5", *(["--overwrite"]))
+        np.testing.assert_array_equal(again.images(slice(None)), -images[KEPT])
+        np.testing.assert_array_equal(again.halves(), file.halves()[KEPT])
+        assert again.metadata().contrast == "white"
+
+
+def test_a_star_source_makes_no_cs(tmp_path):
+    folder = finish(run(make(tmp_path))[0].path, tmp_path / "out")
+    refused(folder, "k.cs: the particles did not come from a .cs file; export --star", "--cs", tmp_path / "k.cs")
+    refused(folder, "d.cs: the particles did not come", "--discarded", tmp_path / "d.cs")
+
+
+# --- simulations and RELION ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """A particle file of 200 phantom images with 20 % planted errors."""
+    from mpirecon.cli.simulate import command as simulate
+
+    path = tmp_path_factory.mktemp("simulated") / "p.h5"
+    args = ["--phantom", "--box", 24, "--pixel-size", 6, "--particles", 200, "--snr", 0.5, "--error-rate", 0.2]
+    result = CliRunner().invoke(simulate, [*map(str, args), "-o", str(path), "--seed", "3"])
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def test_a_simulation_is_exported_with_its_images(simulated, tmp_path):
+    folder = finish(simulated, tmp_path / "out")
+    refused(folder, "p.h5 was not imported, so its images are in no stack; give --stack", "--star", tmp_path / "k.star")
+    text = export(folder, "--star", tmp_path / "k.star", "--stack", tmp_path / "k.mrcs", "--poses", "used")
+    assert "k.mrcs: 150 images" in text
+    again, _ = run(tmp_path / "k.star")
+    kept = np.resize(KEPT, 200)
+    same_particles(simulated, again.path, kept)
+    export(folder, "--star", tmp_path / "t.star", "--discarded", tmp_path / "d.star", "--stack", tmp_path / "all.mrcs")
+    with ParticleFile(simulated) as file:
+        true = file.metadata()
+        found, rest = read_relion(tmp_path / "t.star"), read_relion(tmp_path / "d.star")
+        q = np.abs((found.pose.quaternion * true.true_quaternion[kept]).sum(axis=1))
+        np.testing.assert_allclose(q, 1, atol=1e-9)
+        with mrcfile.open(tmp_path / "all.mrcs") as mrc:
+            np.testing.assert_array_equal(mrc.data[rest.image], file.images(np.flatnonzero(~kept)))
+            assert mrc.voxel_size.x == pytest.approx(6) and mrc.data.dtype == np.float32
+
+
+def relion_map(star, *args) -> np.ndarray:
+    """The map that relion_reconstruct makes of a STAR file, run in its folder."""
+    out = star.with_suffix(".mrc")
+    done = subprocess.run(["relion_reconstruct", "--i", star.name, "--o", out.name, "--ctf", *args], cwd=star.parent,
+                          capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    with mrcfile.open(out) as mrc:
+        return mrc.data.astype(np.float64)
+
+
+@needs_relion
+def test_relion_reads_the_export_and_its_weights(simulated, tmp_path):
+    """A weight of 0 removes a particle, equal weights change nothing, and unequal ones change the map."""
+    kept = np.resize(KEPT, 200)
+    weight = np.where(kept, 1.0, 0.0)
+    folder = finish(simulated, tmp_path / "out", weight=weight)
+    stack = ["--stack", tmp_path / "all.mrcs", "--overwrite"]
+    export(folder, "--star", tmp_path / "kept.star", "--discarded", tmp_path / "rest.star", *stack)
+    tables, rest = read_star(tmp_path / "kept.star"), read_star(tmp_path / "rest.star")
+    both = {**tables, "particles": pd.concat([tables["particles"], rest["particles"]])}
+    write_star(tmp_path / "both.star", both, overwrite=True)
+    plain = relion_map(tmp_path / "kept.star")
+    assert plain.std() > 0
+    np.testing.assert_allclose(relion_map(tmp_path / "kept.star", "--fom_weighting"), plain, atol=1e-5 * plain.std())
+    all_weighted = relion_map(tmp_path / "both.star", "--fom_weighting")
+    np.testing.assert_allclose(all_weighted, plain, atol=1e-3 * plain.std())
+    assert np.abs(relion_map(tmp_path / "both.star") - plain).max() > 0.1 * plain.std()
+    finish(simulated, tmp_path / "out", weight=np.where(kept, 0.1 + (np.arange(200) % 5), 0.0))
+    export(folder, "--star", tmp_path / "soft.star", *stack)
+    soft = relion_map(tmp_path / "soft.star", "--fom_weighting")
+    assert np.abs(soft - plain).max() > 0.05 * plain.std() and np.corrcoef(soft.ravel(), plain.ravel())[0, 1] > 0.8
+
+
+@needs_relion
+def test_relion_reads_cryosparc_stacks_named_mrc(tmp_path):
+    source = make_cs(tmp_path)
+    (tmp_path / "J1/imported/a.mrcs").rename(tmp_path / "J1/imported/a.mrc")
+    array = read_cs(source)
+    array["blob/path"] = b">J1/imported/a.mrc"
+    with open(source, "wb") as file:
+        np.save(file, array)
+    file, _ = import_cs(source)
+    export(finish(file.path, tmp_path / "out"), "--star", tmp_path / "k.star")
+    assert read_star(tmp_path / "k.star")["particles"]["rlnImageName"].iloc[0] == "000001@J1/imported/a.mrc:mrcs"
+    assert np.isfinite(relion_map(tmp_path / "k.star")).all()
+    same_particles(file.path, run(tmp_path / "k.star", output=tmp_path / "again.h5")[0].path, KEPT)
+
+
+# --- bad input ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_refused(tmp_path):
+    folder = finish(run(make(tmp_path))[0].path, tmp_path / "out")
+    star = tmp_path / "k.star"
+    refused(folder, "nothing to export: give --star FILE")
+    refused(folder, "name the same file", "--star", star, "--discarded", star)
+    refused(folder, "d.txt: the name must end in .star or .cs", "--discarded", tmp_path / "d.txt")
+    refused(folder, "k.mrc: the name must end in .mrcs", "--star", star, "--stack", tmp_path / "k.mrc")
+    refused(folder, "would replace what it is made from", "--star", tmp_path / "p.star", "--overwrite")
+    star.write_text("mine")
+    refused(folder, "k.star exists already.*--overwrite", "--star", star, "--discarded", tmp_path / "d.star")
+    assert star.read_text() == "mine" and not (tmp_path / "d.star").exists()
+    refused(tmp_path / "nowhere", "no such folder", "--star", tmp_path / "n.star")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "not the folder of a finished run", "--star", tmp_path / "n.star")
+    (folder / "particles.h5").unlink()
+    refused(folder, "no particles.h5, so this is not the folder of a finished run", "--star", tmp_path / "n.star")
+
+
+def test_nothing_kept_or_discarded(tmp_path):
+    folder = finish(run(make(tmp_path))[0].path, tmp_path / "out", np.ones(8, bool))
+    refused(folder, r"d.star: there are no such particles \(the run kept 8 of 8\)", "--discarded", tmp_path / "d.star")
+
+
+def test_a_particle_file_that_moved_or_changed(tmp_path):
+    file, _ = run(make(tmp_path))
+    folder = finish(file.path, tmp_path / "out")
+    moved = file.path.rename(tmp_path / "moved.h5")
+    refused(folder, r"out.h5, is not there; was it moved\? Give it with --particles", "--star", tmp_path / "k.star")
+    export(folder, "--star", tmp_path / "k.star", "--particles", moved)
+    other, _ = run(make(tmp_path, table(7)), output=tmp_path / "other.h5")
+    refused(folder, "other.h5 is not the particle file of the run .*its count is 7, the run's 8", "--star",
+            tmp_path / "j.star", "--particles", other.path)
+    other, _ = run(make(tmp_path, table(rlnRandomSubset=1)), "--overwrite", output=tmp_path / "other.h5")
+    refused(folder, "its particles or half sets are others", "--star", tmp_path / "j.star", "--particles", other.path)
+
+
+def test_a_particle_file_named_relative_to_the_run(tmp_path, monkeypatch):
+    file, _ = run(make(tmp_path))
+    folder = finish(file.path, tmp_path / "out")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["particles"]["file"] = "out.h5"
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    export(folder, "--star", tmp_path / "k.star")
