@@ -35,7 +35,8 @@ def columns(m=M, **changes) -> dict[str, np.ndarray]:
         "ctf/amp_contrast": np.full(m, 0.1, "f4"), "ctf/df1_A": (1e4 + row).astype("f4"),
         "ctf/df2_A": (9e3 + row).astype("f4"), "ctf/df_angle_rad": (0.1 * row).astype("f4"),
         "ctf/phase_shift_rad": np.full(m, 0.25, "f4"), "ctf/scale": np.full(m, 0.5, "f4"),
-        "ctf/bfactor": np.full(m, 20, "f4"), "ctf/tilt_A": np.zeros((m, 2), "f4"), "ctf/tetra_A": np.zeros((m, 4), "f4"),
+        "ctf/bfactor": np.full(m, 20, "f4"),
+        "ctf/tilt_A": np.zeros((m, 2), "f4"), "ctf/tetra_A": np.zeros((m, 4), "f4"),
         "ctf/anisomag": np.zeros((m, 4), "f4"),
         "alignments3D/split": (row % 2).astype("u4"), "alignments3D/shift": rng.normal(0, 3, (m, 2)).astype("f4"),
         "alignments3D/pose": rng.normal(0, 1.5, (m, 3)).astype("f4"), "alignments3D/psize_A": np.full(m, 5.0, "f4"),
@@ -115,8 +116,9 @@ def test_the_star_twin_agrees(tmp_path):
     twin = table(
         M, rlnAngleRot=angles[:, 0], rlnAngleTilt=angles[:, 1], rlnAnglePsi=angles[:, 2], rlnOriginXAngst=origin[:, 0],
         rlnOriginYAngst=origin[:, 1], rlnDefocusAngle=np.degrees(given["ctf/df_angle_rad"].astype(float)),
-        rlnPhaseShift=np.degrees(0.25), rlnCtfBfactor=20, rlnCtfScalefactor=0.5, rlnVoltage=300, rlnAmplitudeContrast=0.1,
-        rlnSphericalAberration=2.7, rlnPixelSize=2.5, rlnOpticsGroup=given["ctf/exp_group_id"] + 1,
+        rlnPhaseShift=np.degrees(0.25), rlnCtfBfactor=20, rlnCtfScalefactor=0.5, rlnVoltage=300,
+        rlnAmplitudeContrast=0.1, rlnSphericalAberration=2.7, rlnPixelSize=2.5,
+        rlnOpticsGroup=given["ctf/exp_group_id"] + 1,
     )
     write_star(star, {"particles": twin}, overwrite=True)
     theirs, ours = read_relion(star), read_cryosparc(make(tmp_path))
@@ -313,7 +315,8 @@ def test_a_real_refinement(shared_data, tmp_path):
     np.testing.assert_array_equal(found.ctf["astigmatism"], raw["ctf/df_angle_rad"])
     assert found.pixel_size == pytest.approx(2.95, rel=1e-6) and np.bincount(found.half).tolist() == [0, 1010, 1009]
     assert "alignments3D/alpha" in found.notes[0]
-    with pytest.raises(UserError, match=r"particles.cs, row 0: the stack J19/extract/\S+ is not there.*50 of 50 stacks"):
+    message = r"particles.cs, row 0: the stack J19/extract/\S+ is not there.*50 of 50 stacks"
+    with pytest.raises(UserError, match=message):
         import_particles(path, tmp_path / "p.h5", ImportOptions())
     assert list(tmp_path.iterdir()) == []
 

@@ -17,10 +17,12 @@ from test_cryosparc import columns as cs_columns
 from test_cryosparc import make as make_cs
 from test_cryosparc import run as import_cs
 from test_import import make, pixels, run, table
+from test_real_data import SETS, STACKS
 
 from mpirecon.cli.export import command
 from mpirecon.errors import UserError
 from mpirecon.io.cryosparc import read_cryosparc, read_cs
+from mpirecon.io.importer import ImportOptions, import_particles
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import read_relion
 from mpirecon.io.run_output import write_particle_table, write_summary
@@ -115,13 +117,13 @@ words = st.text(st.characters(exclude_categories=("Cs", "Cc", "Z"), exclude_char
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    extra=st.dictionaries(st.from_regex(r"rlnX[A-Za-z0-9./]{1,5}", fullmatch=True), st.lists(words, min_size=8, max_size=8)),
+    extra=st.dictionaries(st.from_regex(r"rlnX[A-Za-z0-9./]{1,5}", fullmatch=True),
+                          st.lists(words, min_size=8, max_size=8)),
     kept=st.lists(st.booleans(), min_size=8, max_size=8).filter(any),
     half=st.lists(st.integers(0, 2), min_size=8, max_size=8),
 )
 def test_import_export_import_loses_nothing(tmp_path_factory, extra, kept, half):
     folder = tmp_path_factory.mktemp("trip")
-    extra = {label: [v for v in values] for label, values in extra.items()}
     star = make(folder, table(rlnRandomSubset=half, **extra))
     file, _ = run(star)
     kept = np.array(kept)
@@ -211,10 +213,12 @@ def test_cs_halves_drawn_at_import_and_stack(tmp_path):
     file, _ = import_cs(make_cs(tmp_path, images, alignments3D__split=None, blob__sign=np.full(8, -1, "f4")))
     folder = finish(file.path, tmp_path / "out")
     (tmp_path / "sub").mkdir()
-    text = export(folder, "--cs", tmp_path / "k.cs", "--star", tmp_path / "sub" / "k.star", "--stack", tmp_path / "k.mrcs")
-    assert "k.mrcs: 6 images" in text and "the stack has them negated" in text and "written as alignments3D/split" in text
-    for target in ("k.cs", "sub/k.star"):
-        again, _ = import_cs(tmp_path / target, output=tmp_path / "again.h5", *(["--overwrite"]))
+    star = tmp_path / "sub" / "k.star"
+    text = export(folder, "--cs", tmp_path / "k.cs", "--star", star, "--stack", tmp_path / "k.mrcs")
+    assert "k.mrcs: 6 images" in text and "the stack has them negated" in text
+    assert "written as alignments3D/split" in text
+    for target in (tmp_path / "k.cs", star):
+        again, _ = import_cs(target, "--overwrite", output=tmp_path / "again.h5")
         np.testing.assert_array_equal(again.images(slice(None)), -images[KEPT])
         np.testing.assert_array_equal(again.halves(), file.halves()[KEPT])
         assert again.metadata().contrast == "white"
@@ -306,6 +310,29 @@ def test_relion_reads_cryosparc_stacks_named_mrc(tmp_path):
     assert read_star(tmp_path / "k.star")["particles"]["rlnImageName"].iloc[0] == "000001@J1/imported/a.mrc:mrcs"
     assert np.isfinite(relion_map(tmp_path / "k.star")).all()
     same_particles(file.path, run(tmp_path / "k.star", output=tmp_path / "again.h5")[0].path, KEPT)
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.filterwarnings("ignore:Map ID string not found", "ignore:Unrecognised machine stamp")
+def test_real_sets_lose_nothing(shared_data, tmp_path, name):
+    star = shared_data / name
+    stack = star.parent / STACKS[name]
+    first, again = tmp_path / "a.h5", tmp_path / "b.h5"
+    m = import_particles(star, first, ImportOptions(stack=stack)).particles
+    folder, kept = finish(first, tmp_path / "out"), np.resize(KEPT, m)
+    export(folder, "--star", tmp_path / "k.star", "--discarded", tmp_path / "d.star")
+    import_particles(tmp_path / "k.star", again, ImportOptions(stack=stack))
+    same_particles(first, again, kept)
+    source = read_star(star)
+    back = {n: read_star(tmp_path / f"{n}.star") for n in "kd"}
+    for block, wanted in source.items():
+        for n, rows in (("k", kept), ("d", ~kept)):
+            rows = rows if "rlnImageName" in wanted else slice(None)
+            found = back[n][block][list(wanted.columns.drop("rlnParticleFigureOfMerit", errors="ignore"))]
+            assert found.to_numpy(object).tolist() == wanted[found.columns][rows].to_numpy(object).tolist()
+    if shutil.which("relion_reconstruct") and name.startswith("ribo"):
+        shutil.copy(stack, tmp_path / "particles.mrcs")
+        assert relion_map(tmp_path / "k.star", "--fom_weighting").std() > 0
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------

@@ -19,11 +19,11 @@ from mrcfile.utils import machine_stamp_from_byte_order
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, write_failed
+from mpirecon.io.packed import refuse_packed
 from mpirecon.model.arrays import Volume
 
 #: MRC mode → type of a pixel
 MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _MODE_OF = {"float32": 2, "float16": 12}
 
 
@@ -62,9 +62,7 @@ def read_header(path: str | os.PathLike) -> MrcHeader:
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    packed = next((name for mark, name in _COMPRESSED.items() if raw.startswith(mark)), None)
-    if packed:
-        raise UserError(f"{path} is compressed with {packed}; decompress it first: single images cannot be read so")
+    refuse_packed(path, raw)
     if len(raw) < HEADER_DTYPE.itemsize:
         raise UserError(f"{path} is not an MRC file, or is truncated: {size} bytes are fewer than the 1024 of a header")
     orders = (">", "<") if raw[212] == 0x11 else ("<", ">")  # the machine stamp only says which to try first

@@ -20,6 +20,7 @@ import pandas as pd
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path
+from mpirecon.io.packed import refuse_packed
 
 _KEYWORD = re.compile(r"[ \t]*(data_(?P<name>[^ \t\n]*)|loop_)[ \t]*(?:#[^\n]*)?(?=\n|$)")
 _LABEL = re.compile(r"[ \t]*_(?P<label>[^ \t\n]+)(?P<rest>[^\n]*)")
@@ -105,6 +106,7 @@ def _read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+    refuse_packed(path, data[:8])
     if b"\0" in data[:65536]:
         raise UserError(f"{path} is not a STAR file: it holds binary data")
     try:
