@@ -21,6 +21,7 @@ from mpirecon.kernels.statistics import (
     PLAIN,
     PREMULTIPLIED_RAW,
     PREMULTIPLIED_WHITENED,
+    image_power,
     make_statistics,
     shell_power,
 )
@@ -266,19 +267,43 @@ def test_zeros_of_the_ctf_do_not_blow_up_premultiplied_statistics(taps):
         assert out[0, 0, 0] == pytest.approx(factor * len(plane), rel=1e-5)
 
 
+def worth(ctf, premultiplied):
+    """What a sample counts: the noise of a premultiplied one has the variance C²."""
+    return ctf.astype(float) ** 2 if premultiplied else np.ones(ctf.shape)
+
+
 @pytest.mark.parametrize("premultiplied", [False, True])
 @pytest.mark.parametrize("box", [8, 9])
 def test_shell_power_counts_multiplicities_and_what_a_sample_is_worth(box, premultiplied):
     plane = HalfPlane.of(box)
-    data, ctf = random_like((4, len(plane)), np.complex64, 1), random_like((4, len(plane)), np.float32, 2)
+    data, ctf = random_like((5, len(plane)), np.complex64, 1), random_like((5, len(plane)), np.float32, 2)
+    weight = np.array([1.0, 0.25, 0.0, 3.0, -1.0])
+    data[[2, 4]] = np.nan  # a bad image has no weight: it adds no power, and is not counted either
     power, count = np.ones(plane.shells), np.ones(plane.shells)
-    shell_power(data, ctf, plane.multiplicity, plane.shell, premultiplied, power, count)
+    shell_power(data, ctf, weight, plane.multiplicity, plane.shell, premultiplied, power, count)
+    used = weight > 0
     for s in range(plane.shells):
         inside = plane.shell == s
         multiplicity = np.where((plane.kx == 0) & (plane.ky == 0), 1.0, 2.0)[inside]
-        worth = ctf[:, inside].astype(float) ** 2 if premultiplied else np.ones((4, inside.sum()))
-        assert power[s] == pytest.approx(1 + np.sum(multiplicity * np.abs(data[:, inside]) ** 2), rel=1e-5)
-        assert count[s] == pytest.approx(1 + np.sum(multiplicity * worth), rel=1e-5)
+        weighted = weight[used, None] * multiplicity * np.abs(data[used][:, inside]) ** 2
+        assert power[s] == pytest.approx(1 + np.sum(weighted), rel=1e-5)
+        counted = multiplicity * worth(ctf[used][:, inside], premultiplied)
+        assert count[s] == pytest.approx(1 + np.sum(counted), rel=1e-5)
+
+
+@pytest.mark.parametrize("premultiplied", [False, True])
+@pytest.mark.parametrize("box", [8, 9])
+def test_image_power_is_the_mean_over_the_whole_plane(box, premultiplied):
+    plane = HalfPlane.of(box)
+    data, ctf = random_like((4, len(plane)), np.complex64, 3), random_like((4, len(plane)), np.float32, 4)
+    ctf[2] = 0
+    data[3] = 0
+    out = np.full(4, np.nan)
+    image_power(data, ctf, plane.multiplicity, premultiplied, out)
+    total = np.sum(plane.multiplicity * np.abs(data.astype(complex)) ** 2, axis=1)
+    count = np.sum(plane.multiplicity * worth(ctf, premultiplied), axis=1)
+    np.testing.assert_allclose(out, np.divide(total, count, out=np.zeros(4), where=count > 0), rtol=1e-5)
+    assert out[3] == 0 and (out[2] == 0) == premultiplied
 
 
 # ---------------------------------------------------------------- CTF

@@ -32,13 +32,16 @@ def particles(box, m, seed=0, **ctf):
     )
 
 
-def accumulated(backend, images, particle_set, weight=None, batch=500):
-    """Normal equations of images, in batches."""
+def accumulated(backend, images, particle_set, weight=None, batch=500, contrast=None, contrast2=None):
+    """Normal equations of images, in batches; contrasts are known to be 1, or `contrast` without uncertainty."""
     accumulator = backend.accumulator()
     weight = np.ones(len(images)) if weight is None else weight
+    contrast = np.ones(len(images)) if contrast is None else contrast
+    contrast2 = contrast**2 if contrast2 is None else contrast2
     for start in range(0, len(images), batch):
         rows = slice(start, start + batch)
-        backend.accumulate(accumulator, backend.prepare(images[rows], particle_set[rows]), weight[rows])
+        prepared = backend.prepare(images[rows], particle_set[rows])
+        backend.accumulate(accumulator, prepared, weight[rows], contrast[rows], contrast2[rows])
     return backend.normal_equations(backend.folded(accumulator))
 
 
@@ -265,6 +268,31 @@ def test_a_particle_of_weight_two_is_two_particles():
     rows = np.concatenate([np.arange(60), np.arange(20)])
     heavier, twice = accumulated(backend, images, p, weight), accumulated(backend, images[rows], p[rows])
     np.testing.assert_allclose(heavier.folded, twice.folded, atol=1e-5 * np.abs(twice.folded).max())
+
+
+@pytest.mark.parametrize("premultiplied", [False, True])
+def test_a_known_contrast_counts_like_the_scale_in_the_ctf(premultiplied):
+    """w s C ŷ and w s² C²: an image of contrast s is one whose CTF is s times as large."""
+    _, p, images = noiseless(24, 60)
+    s = np.random.default_rng(3).uniform(0.5, 1.5, 60)
+    s[7] = 0  # says nothing, and changes nothing
+    backend = CpuBackend(24, PIXEL_SIZE, premultiplied=premultiplied)
+    known = accumulated(backend, images, p, contrast=s)
+    p.ctf["scale"] *= s
+    if premultiplied:  # the scaled CTF multiplies such data once more
+        images = images * s[:, None, None].astype(np.float32)
+    scaled = accumulated(backend, images, p)
+    np.testing.assert_allclose(known.folded, scaled.folded, atol=1e-5 * np.abs(scaled.folded).max())
+
+
+def test_an_uncertain_contrast_weighs_more_than_it_says():
+    """E[s²] = E[s]² + Var(s) is the weight, E[s] the data's factor: doubt draws the map to zero, as it should."""
+    _, p, images = noiseless(24, 60)
+    backend = CpuBackend(24, PIXEL_SIZE)
+    certain = accumulated(backend, images, p)
+    doubtful = accumulated(backend, images, p, contrast=np.ones(60), contrast2=np.full(60, 1.25))
+    np.testing.assert_array_equal(doubtful.folded[..., :2], certain.folded[..., :2])
+    np.testing.assert_allclose(doubtful.folded[..., 2], 1.25 * certain.folded[..., 2], rtol=1e-4, atol=1e-4)
 
 
 def test_scale_and_envelope_in_the_ctf_are_divided_out():

@@ -18,7 +18,7 @@ from mpirecon.operators.forward import ForwardModel
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.robust.distances import CORRELATION, DISTANCES, EXPLAINED, RAW, WHITENED, get_distance
 from mpirecon.robust.losses import HUBER_TUNING, L1, L2, LOSSES, MAD_TO_SIGMA, Huber, make_loss
-from mpirecon.robust.selection import Selection, keep_count, loss_value, norms, particle_sigma, select
+from mpirecon.robust.selection import RandomPoses, Selection, keep_count, loss_value, norms, particle_sigma, select
 from mpirecon.robust.statistics import Statistics, matched_filter
 from mpirecon.robust.weiszfeld import weiszfeld
 from mpirecon.simulation.dataset import multiply_by_ctf
@@ -223,21 +223,44 @@ def test_reweighting_never_raises_the_loss_and_finds_the_line(loss, seed):
 # ---------------------------------------------------------------- statistics and distances
 
 
+def statistics_like(yy, yp, pp, noise=None, samples=1000.0):
+    """Statistics with these means over the band, and with this residual in its upper third (default: as everywhere)."""
+    yy, yp, pp = (np.broadcast_to(np.asarray(v, float), np.shape(yy)) for v in (yy, yp, pp))
+    mean = np.stack([yy, yp, pp], axis=1)
+    high = mean.copy()
+    if noise is not None:
+        high[:] = np.stack([np.asarray(noise, float), 0 * yy, 0 * yy], axis=1)
+    return Statistics(np.stack([1.5 * mean - 0.5 * high] * 2 + [high], axis=1) * samples / 3, np.full(3, samples / 3))
+
+
 def random_statistics(m, seed=0):
-    """Statistics of particles near a map: yy > 0, pp > 0, the residual is not negative."""
+    """Statistics of particles near a map, of uneven noise: yy > 0, pp > 0, the residual is not negative."""
     rng = np.random.default_rng(seed)
-    y, p = rng.normal(size=(m, 50)), 0.5 * rng.normal(size=(m, 50))
-    return Statistics((y**2).mean(1), (y * p).mean(1), (p**2).mean(1), rng.uniform(0.5, 2, m))
+    y, p = rng.normal(size=(m, 6, 10)) * rng.uniform(0.7, 1.4, (m, 1, 1)), 0.5 * rng.normal(size=(m, 6, 10))
+    return Statistics(np.stack([(y**2).sum(2), (y * p).sum(2), (p**2).sum(2)], axis=2), np.full(6, 10.0))
 
 
-def test_store_adds_the_bands_and_counts_samples():
-    statistics = Statistics.empty(4)
-    sums = np.arange(12.0).reshape(2, 2, 3)
-    statistics.store(np.array([3, 1]), sums, (10.0, 4.0))
-    np.testing.assert_allclose(statistics.yy, [0, (6 + 9) / 10, 0, (0 + 3) / 10])
-    np.testing.assert_allclose(statistics.yp, [0, (7 + 10) / 10, 0, (1 + 4) / 10])
-    np.testing.assert_allclose(statistics.pp, [0, (8 + 11) / 10, 0, (2 + 5) / 10])
-    np.testing.assert_allclose(statistics.noise, [0, (9 - 20 + 11) / 4, 0, (3 - 8 + 5) / 4])
+def at_random(s, seed=1):
+    """What the particles of statistics s look like at random orientations."""
+    return RandomPoses(np.arange(len(s.sums)), random_statistics(len(s.sums), seed))
+
+
+def test_statistics_are_sums_over_bands_per_sample():
+    sums = np.arange(18.0).reshape(2, 3, 3)
+    statistics = Statistics(sums, np.array([10.0, 5.0, 4.0]))
+    np.testing.assert_allclose(statistics.yy, [(0 + 3 + 6) / 19, (9 + 12 + 15) / 19])
+    np.testing.assert_allclose(statistics.yp, [(1 + 4 + 7) / 19, (10 + 13 + 16) / 19])
+    np.testing.assert_allclose(statistics.pp, [(2 + 5 + 8) / 19, (11 + 14 + 17) / 19])
+    np.testing.assert_allclose(statistics.residual, (statistics.yy - 2 * statistics.yp + statistics.pp))
+    sums[:, 2, 0] += 7
+    np.testing.assert_allclose(statistics.noise, [(13 - 14 + 8) / 4, (22 - 32 + 17) / 4])
+    empty = Statistics.empty(4, statistics.samples)
+    assert empty.sums.shape == (4, 3, 3) and not empty.sums.any() and not empty.residual.any()
+
+
+@pytest.mark.parametrize("samples, first", [([9] * 6, 4), ([9, 0, 0, 0, 0, 0], 0), ([9, 0, 9, 0, 9, 0], 4), ([9, 9], 1)])
+def test_the_noise_bands_are_the_upper_third_of_those_with_samples(samples, first):
+    assert Statistics.empty(1, np.array(samples, float)).noise_bands == slice(first, len(samples))
 
 
 def test_distances_are_functions_of_the_three_numbers():
@@ -245,7 +268,7 @@ def test_distances_are_functions_of_the_three_numbers():
     np.testing.assert_allclose(RAW.score(s, sigma), s.yy - 2 * s.yp + s.pp)
     np.testing.assert_allclose(WHITENED.score(s, sigma), s.yy - 2 * s.yp + s.pp)
     np.testing.assert_allclose(EXPLAINED.score(s, sigma), s.pp - 2 * s.yp)
-    np.testing.assert_allclose(CORRELATION.score(s, sigma), -s.yp / (sigma * np.sqrt(s.pp)))
+    np.testing.assert_allclose(CORRELATION.score(s, sigma), -s.yp / (sigma * np.sqrt(s.pp)) * np.sqrt(60))
     np.testing.assert_allclose(EXPLAINED.score(s, sigma) + s.yy, WHITENED.score(s, sigma))
     np.testing.assert_allclose(RAW.norm(s, 7.0) ** 2, s.residual)
     # explained, as a length: the residual of a particle whose image has the typical power
@@ -254,13 +277,13 @@ def test_distances_are_functions_of_the_three_numbers():
 
 
 def test_lengths_are_never_negative_nor_nan():
-    s = Statistics(np.zeros(1), np.ones(1), np.ones(1), np.ones(1))  # rounding can leave a residual below zero
+    s = statistics_like([0.0], 1, 1)  # rounding can leave a residual below zero
     for distance in (RAW, WHITENED, EXPLAINED):
         assert distance.norm(s, 0.0)[0] == 0
 
 
 def test_a_map_that_is_empty_scores_nobody():
-    s = Statistics(np.ones(2), np.zeros(2), np.zeros(2), np.ones(2))
+    s = statistics_like(np.ones(2), 0, 0)
     np.testing.assert_array_equal(matched_filter(s, np.ones(2)), 0)
     np.testing.assert_array_equal(s.contrast, 0)
 
@@ -285,10 +308,7 @@ def particles(box, m, seed=0):
 
 
 def statistics_of(backend, volume, images, p, bands):
-    s = Statistics.empty(len(images))
-    sums = backend.statistics(backend.reference(volume), backend.prepare(images, p), bands)
-    s.store(slice(None), sums, bands.samples)
-    return s
+    return Statistics(backend.statistics(backend.reference(volume), backend.prepare(images, p), bands), bands.samples)
 
 
 def keep_shells(images, lowest, highest):
@@ -310,12 +330,12 @@ def test_raw_distance_is_the_real_space_residual_within_the_band(box, lowest, hi
     bands = backend.bands(np.full(backend.plane.shells, 7.0), lowest, highest, whitened=False)
     s = statistics_of(backend, volume, images, p, bands)
     difference, inside = keep_shells(images - clean, lowest, highest)
-    assert bands.samples[0] == inside.sum()
-    np.testing.assert_allclose(s.residual * bands.samples[0], np.sum(difference**2, axis=(1, 2)), rtol=2e-5)
+    assert bands.samples.sum() == inside.sum()
+    np.testing.assert_allclose(s.residual * bands.samples.sum(), np.sum(difference**2, axis=(1, 2)), rtol=2e-5)
     y, ax = keep_shells(images, lowest, highest)[0], keep_shells(clean, lowest, highest)[0]
-    np.testing.assert_allclose(s.yy * bands.samples[0], np.sum(y**2, axis=(1, 2)), rtol=2e-5)
-    np.testing.assert_allclose(s.pp * bands.samples[0], np.sum(ax**2, axis=(1, 2)), rtol=2e-5)
-    np.testing.assert_allclose(s.yp * bands.samples[0], np.sum(y * ax, axis=(1, 2)), rtol=2e-4)
+    np.testing.assert_allclose(s.yy * bands.samples.sum(), np.sum(y**2, axis=(1, 2)), rtol=2e-5)
+    np.testing.assert_allclose(s.pp * bands.samples.sum(), np.sum(ax**2, axis=(1, 2)), rtol=2e-5)
+    np.testing.assert_allclose(s.yp * bands.samples.sum(), np.sum(y * ax, axis=(1, 2)), rtol=2e-4)
 
 
 def test_whitened_distance_weighs_each_shell_by_its_noise():
@@ -329,13 +349,15 @@ def test_whitened_distance_weighs_each_shell_by_its_noise():
     s = statistics_of(backend, volume, images, p, bands)
     noise = images - clean
     expected = sum(np.sum(keep_shells(noise, k, k)[0] ** 2, axis=(1, 2)) / noise_power[k] for k in range(2, 10))
-    np.testing.assert_allclose(s.residual * bands.samples[0], expected, rtol=2e-5)
+    np.testing.assert_allclose(s.residual * bands.samples.sum(), expected, rtol=2e-5)
     np.testing.assert_allclose(EXPLAINED.score(s, None) + s.yy, s.residual)
-    # the noise band is the upper third
-    high, inside = keep_shells(images - clean, 7, 9)
-    assert bands.samples[1] == inside.sum()
-    expected = sum(np.sum(keep_shells(high, k, k)[0] ** 2, axis=(1, 2)) / noise_power[k] for k in range(7, 10))
-    np.testing.assert_allclose(s.noise * bands.samples[1], expected, rtol=2e-5)
+    # the noise band is the upper third: the last two of six
+    shells = [backend.plane.shell[bands.band == b] for b in range(6)]
+    assert min(shells[4]) == 8 and max(shells[5]) == 9
+    high, inside = keep_shells(images - clean, 8, 9)
+    assert bands.samples[4:].sum() == inside.sum()
+    expected = sum(np.sum(keep_shells(high, k, k)[0] ** 2, axis=(1, 2)) / noise_power[k] for k in range(8, 10))
+    np.testing.assert_allclose(s.noise * bands.samples[4:].sum(), expected, rtol=2e-5)
 
 
 def test_premultiplied_images_score_like_plain_ones():
@@ -361,7 +383,9 @@ def test_white_noise_has_a_whitened_residual_of_one():
     images = 3 * random_like((m, box, box), np.float32, 4)
     batch = backend.prepare(images, p)
     power, count = np.zeros(backend.plane.shells), np.zeros(backend.plane.shells)
-    backend.power(batch, power, count)
+    own = backend.power(batch)
+    np.testing.assert_allclose(own, 9, rtol=5 * np.sqrt(2 / box**2))
+    backend.add_spectrum(batch, np.ones(m), power, count)
     np.testing.assert_allclose((power / count)[1:], 9, rtol=0.1)  # 800 samples and more; shell 0 has a hundred
     assert power.sum() / count.sum() == pytest.approx(9, rel=0.02)
     bands = backend.bands(power / count, 1, 15, whitened=True)
@@ -380,17 +404,32 @@ def test_sigma_recovers_planted_noise_levels():
     bands = backend.bands(np.ones(backend.plane.shells), 2, 22, whitened=True)
     s = statistics_of(backend, volume, images, p, bands)
     sigma = particle_sigma(COMM, s, np.ones(m, bool))
-    per_sample = 1 / np.sqrt(bands.samples[1])  # relative standard deviation of σ from that many samples: 1/√(2·n/2)
+    per_sample = 1 / np.sqrt(bands.samples[4:].sum())  # relative standard deviation of σ from that many samples: 1/√(2·n/2)
     np.testing.assert_allclose(sigma, planted / np.sqrt(np.median(planted**2)), rtol=5 * per_sample)
     assert np.corrcoef(sigma, planted)[0, 1] > 0.99
 
 
 def test_sigma_is_one_where_there_is_no_noise():
-    s = random_statistics(5)
-    s.noise[:] = 0
-    np.testing.assert_array_equal(particle_sigma(COMM, s, np.ones(5, bool)), 1)
-    s.noise[:] = [4, 1, 1, 1, 1e-12]  # a residual of nothing does not make a particle infinitely trusted
-    np.testing.assert_allclose(particle_sigma(COMM, s, np.ones(5, bool)), [2, 1, 1, 1, 1e-3])
+    everybody = np.ones(5, bool)
+    np.testing.assert_array_equal(particle_sigma(COMM, statistics_like(np.ones(5), 0, 0, np.zeros(5)), everybody), 1)
+    # a residual of nothing does not make a particle infinitely trusted
+    s = statistics_like(np.ones(5), 0, 0, [4, 1, 1, 1, 1e-12])
+    np.testing.assert_allclose(particle_sigma(COMM, s, everybody), [2, 1, 1, 1, 1e-3])
+
+
+@pytest.mark.parametrize("cv", [0.0, 0.02, 0.05, 0.2])
+def test_sigma_is_drawn_to_the_median_by_its_own_scatter(cv):
+    """Even noise stays even; uneven noise is known better than by each particle's own residual."""
+    rng, m, samples = np.random.default_rng(7), 4000, 900
+    truth = np.maximum(rng.normal(1, cv, m), 0.2)
+    own = truth**2 * rng.chisquare(samples / 3, m) / (samples / 3)
+    s = statistics_like(own, 0, 0, samples=samples)
+    sigma, truth, own = particle_sigma(COMM, s, np.ones(m, bool)), truth / np.median(truth), own / np.median(own)
+    error, unshrunk = (np.sqrt(np.mean((v - truth) ** 2)) for v in (sigma, np.sqrt(own)))
+    # the best linear estimate has the variance cv²·e²/(cv² + e²), e the scatter of a particle's own
+    e = 1 / np.sqrt(2 * samples / 3)
+    assert error < 1.1 * cv * e / np.hypot(cv, e) + 0.25 * e
+    assert error < 1.02 * unshrunk
 
 
 # ---------------------------------------------------------------- selection
@@ -400,7 +439,7 @@ def chosen(s, ids=None, valid=None, **options):
     m = len(s.yy)
     ids = np.arange(m) if ids is None else np.asarray(ids)
     valid = np.ones(m, bool) if valid is None else valid
-    return select(COMM, s, ids, valid, **{"loss": "sorted", "distance": EXPLAINED, **options})
+    return select(COMM, s, ids, valid, **{"loss": "sorted", "distance": EXPLAINED, "random_poses": at_random(s), **options})
 
 
 @settings(max_examples=200, deadline=None)
@@ -422,7 +461,7 @@ def test_sorted_keeps_the_nearest(distance, keep):
 
 
 def test_ties_go_to_the_smaller_id():
-    s = Statistics(np.ones(6), np.zeros(6), np.array([1.0, 1, 1, 1, 0.5, 1]), np.ones(6))
+    s = statistics_like(np.ones(6), 0, [1.0, 1, 1, 1, 0.5, 1])
     ids = np.array([50, 10, 40, 20, 60, 30])
     assert set(ids[chosen(s, ids, keep=0.5).kept]) == {60, 10, 20}
 
@@ -450,12 +489,13 @@ def test_a_sort_within_the_batch_asks_no_other_rank():
 @pytest.mark.parametrize("loss", LOSSES)
 def test_particles_left_out_have_no_say(loss):
     s, valid = random_statistics(20), np.arange(20) % 4 != 0
-    for values in (s.yy, s.yp, s.pp, s.noise):
-        values[~valid] = 0.0
-    selection = chosen(s, valid=valid, loss=loss, keep=0.6, distance=WHITENED)
+    s.sums[~valid] = 0.0
+    random = at_random(s)
+    selection = chosen(s, valid=valid, loss=loss, keep=0.6, distance=WHITENED, random_poses=random)
     assert not selection.kept[~valid].any() and not selection.weight[~valid].any()
-    alone = Statistics(s.yy[valid], s.yp[valid], s.pp[valid], s.noise[valid])
-    fewer = chosen(alone, np.flatnonzero(valid), loss=loss, keep=0.6, distance=WHITENED)
+    alone = Statistics(s.sums[valid], s.samples)
+    random = RandomPoses(np.arange(valid.sum()), Statistics(random.statistics.sums[valid], s.samples))
+    fewer = chosen(alone, np.flatnonzero(valid), loss=loss, keep=0.6, distance=WHITENED, random_poses=random)
     np.testing.assert_array_equal(selection.kept[valid], fewer.kept)
     np.testing.assert_allclose(selection.weight[valid], fewer.weight)
     np.testing.assert_array_equal(selection.distance[valid], fewer.distance)
@@ -463,7 +503,12 @@ def test_particles_left_out_have_no_say(loss):
         assert selection.kept.sum() == keep_count(0.6, int(valid.sum()))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+def test_nobody_left_is_nothing_to_mix():
+    with pytest.raises(UserError, match="nothing to fit"):
+        chosen(random_statistics(4), valid=np.zeros(4, bool), loss="posterior")
+
+
+@pytest.mark.parametrize("loss", [name for name in LOSSES if name != "posterior"])
 def test_nobody_left_is_nobody_chosen(loss):
     selection = chosen(random_statistics(4), valid=np.zeros(4, bool), loss=loss, keep=0.5)
     assert not selection.kept.any() and not selection.weight.any()
@@ -492,13 +537,15 @@ def test_weights_are_the_losses_own_relative_to_the_typical(loss, distance):
 
 def test_loss_value_is_the_mean_of_twice_rho():
     d, kept = np.array([1.0, 2.0, 5.0, 100.0]), np.array([True, True, True, False])
-    some = Selection(kept.astype(float), kept, d, 2.0, 1.0)
-    everybody = Selection(np.ones(4), np.ones(4, bool), d, 2.0, 1.0)
+    some = Selection(kept.astype(float), kept, d, centre_=2.0, scale_=1.0)
+    everybody = Selection(np.ones(4), np.ones(4, bool), d, centre_=2.0, scale_=1.0)
     assert loss_value(COMM, "l2", d, everybody) == pytest.approx(np.mean(d**2))
     assert loss_value(COMM, "sorted", d, some) == pytest.approx(np.mean(d[:3] ** 2))
     assert loss_value(COMM, "l1", d, everybody) == pytest.approx(2 * np.mean(d))
     delta = 2 + 1.345
     huber = np.where(d <= delta, d**2, delta * (2 * d - delta))
     assert loss_value(COMM, "huber", d, everybody) == pytest.approx(np.mean(huber))
-    nobody = Selection(np.zeros(4), np.zeros(4, bool), d, 2.0, 1.0)
+    weighted = Selection(np.array([2.0, 1, 1, 0]), kept, d)
+    assert loss_value(COMM, "posterior", d, weighted) == pytest.approx((2 * 1 + 4 + 25) / 4)
+    nobody = Selection(np.zeros(4), np.zeros(4, bool), d, centre_=2.0, scale_=1.0)
     assert loss_value(COMM, "l2", d, nobody) == 0
