@@ -14,9 +14,6 @@ from mpirecon.kernels.project import gather
 #: how |ŷ|², Re conj(V̂)ŷ and |V̂|² are multiplied: for plain images, and for CTF-premultiplied ones by distance
 PLAIN, PREMULTIPLIED_WHITENED, PREMULTIPLIED_RAW = 0, 1, 2
 
-#: premultiplied data are divided by C² where they are whitened; this keeps the zeros of C out of yy
-_SMALLEST_CTF2 = 0.01
-
 
 @njit(inline="always")
 def _factors(mode, gain, c):
@@ -24,8 +21,8 @@ def _factors(mode, gain, c):
     c2 = c * c
     if mode == PLAIN:  # ‖ŷ − C V̂‖²/ν²
         return gain, gain * c, gain * c2
-    if mode == PREMULTIPLIED_WHITENED:  # ŷ = C·y, of noise C²ν²: ‖ŷ − C²V̂‖²/(C²ν²)
-        return gain / max(c2, np.float32(_SMALLEST_CTF2)), gain, gain * c2
+    if mode == PREMULTIPLIED_WHITENED:  # ŷ = C·y, of noise C²ν²: ‖ŷ − C²V̂‖²/(C²ν²), but for |ŷ|²: see below
+        return gain, gain, gain * c2
     return gain, gain * c2, gain * c2 * c2  # ‖ŷ − C²V̂‖²
 
 
@@ -37,15 +34,19 @@ def make_statistics(taps: int):
     (s,) float32, multiplicity over noise power · band : (s,) int8, the band that a sample counts in, negative for
     none · mode : PLAIN or one of the premultiplied · out : (m, bands, 3) float64, overwritten with yy, yp, pp of each
     band.
+
+    Whitening premultiplied data would divide |ŷ|² by C², and what little is left at the zeros of C would drown the
+    rest. Σ|ŷ|²/(C²ν²) is replaced by Σ|ŷ|²/ν² · Σ1/ΣC² over the band, which has the same mean for noise.
     """
     last = DEGREE[taps]
 
     @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
     def statistics(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out):
         scratch = np.empty((5, 2 * taps), np.float32)
+        flat, squared = np.empty(out.shape[1]), np.empty(out.shape[1])  # Σ gain, and Σ gain C²
         for i in range(rotation.shape[0]):
             r = rotation[i] * ratio
-            out[i] = 0.0
+            out[i] = flat[:] = squared[:] = 0.0
             for s in range(kx.size):
                 b = band[s]
                 if b < 0:
@@ -63,6 +64,11 @@ def make_statistics(taps: int):
                 out[i, b, 0] += on_data * (yre * yre + yim * yim)
                 out[i, b, 1] += on_cross * (re * yre + im * yim)
                 out[i, b, 2] += on_model * (re * re + im * im)
+                flat[b] += gain[s]
+                squared[b] += gain[s] * ctf[i, s] ** 2
+            if mode == PREMULTIPLIED_WHITENED:
+                for b in range(out.shape[1]):
+                    out[i, b, 0] *= flat[b] / squared[b] if squared[b] > 0 else 0.0
 
     return statistics
 

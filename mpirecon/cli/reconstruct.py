@@ -61,6 +61,8 @@ class Keep(click.ParamType):
 @click.option("--iterations", type=COUNT, help="Outer iterations.  [default: 1 for l2, 5 for robust losses, 10 gradient]")
 @click.option("--folds", type=COUNT, default=4, show_default=True,
               help="Parts of each half set; each is scored against the map of the others. 1: score inside the half.")
+@click.option("--group-by", metavar="COLUMN", help="Column of the imported table (e.g. rlnTomoParticleName): rows with one "
+              "value are right or wrong together, and are judged together.")
 @click.option("--sort-scope", type=click.Choice(["global", "batch"]), default="global", show_default=True,
               help="Sort all particles of all ranks, or those of the batch a rank holds.")
 @click.option("--batch-size", type=click.IntRange(min=0), default=0, show_default=True,
@@ -80,7 +82,7 @@ class Keep(click.ParamType):
 @overwrite_option
 @verbosity_options
 @pass_communicator
-def command(comm, particles, output, symmetry, log_particles, overwrite, quiet, verbose, **options):
+def command(comm, particles, output, log_particles, overwrite, quiet, verbose, **options):
     """Reconstruct a map from PARTICLES (a particle file made by simulate or import).
 
     Runs alone or under mpirun/srun on any number of ranks; each reads its slab of the particles.
@@ -90,15 +92,19 @@ def command(comm, particles, output, symmetry, log_particles, overwrite, quiet, 
       mpirecon reconstruct particles.h5 -o run1
       mpirun -n 4 mpirecon reconstruct particles.h5 -o run2 --loss sorted --keep 0.7
     """
-    if symmetry.upper() != "C1":
-        raise UserError(f"--symmetry {symmetry}: this version reconstructs without symmetry; use C1")
+    config = configure(**options)
     from mpirecon.cli.console import Console
-    from mpirecon.solvers.config import Config
     from mpirecon.solvers.main import reconstruct
 
-    options["score_resolution"] = options.pop("score_band")
-    options["mask"] = str(options["mask"]) if options["mask"] else None
     reconstruct(
-        comm, particles, output, Config(**options), Console(comm, quiet, verbose),
-        overwrite=overwrite, log_particles=log_particles,
-    )  # fmt: skip
+        comm, particles, output, config, Console(comm, quiet, verbose), overwrite=overwrite, log_particles=log_particles
+    )
+
+
+def configure(*, symmetry, score_band, mask, **options):
+    """The Config of the options that change a reconstruction's result."""
+    if symmetry.upper() != "C1":
+        raise UserError(f"--symmetry {symmetry}: this version reconstructs without symmetry; use C1")
+    from mpirecon.solvers.config import Config
+
+    return Config(score_resolution=score_band, mask=str(mask) if mask else None, **options)

@@ -174,6 +174,21 @@ class ParticleFile:
             return "", {}
         return str(group.attrs["path"]), read_tables(group)
 
+    def source_column(self, name: str) -> np.ndarray:
+        """A column of the imported particle table, one text per particle, (m,) object; the prefix rln may be left out.
+
+        Raises UserError when nothing was imported, or no table with a row per particle has that column.
+        """
+        _, tables = self.source()
+        tables = [table for table in tables.values() if len(table) == len(self)]
+        for table in tables:
+            for label in (name, f"rln{name}", f"_{name}", f"_rln{name}"):
+                if label in table.columns:
+                    return table[label].to_numpy(object)
+        known = sorted({str(label) for table in tables for label in table.columns})
+        what = f"it has {', '.join(known)}" if known else "it was not made from a table (mpirecon import)"
+        raise UserError(f"{self.path}: there is no column {name}; {what}")
+
     def source_arrays(self) -> dict[str, np.ndarray]:
         """The structured arrays of an imported .cs file; {} when none was imported."""
         group = self._file.get("source")

@@ -14,6 +14,15 @@ from mpirecon.robust.losses import MAD_TO_SIGMA, L2, make_loss
 from mpirecon.robust.pose_mixture import Evidence, PoseMixture
 from mpirecon.robust.statistics import Statistics
 
+#: robust standard deviations beyond which a particle's noise is an outlier, not scatter
+_OUTSIDE = 6.0
+
+#: variance of the log of high- over middle-frequency noise that passes as one shape of spectrum: 10 %
+_SHAPE_VARIANCE = 0.01
+
+#: σ above which an image is set back even where nothing else is known of it
+NOISY = 2.0
+
 #: ``--keep auto``
 AUTO = "auto"
 
@@ -68,20 +77,38 @@ def particle_sigma(comm: Communicator, statistics: Statistics, valid: np.ndarray
     """σ_i: each particle's noise relative to the typical one, (m,) float64, from its residual at high frequency.
 
     The estimate scatters by itself, the more the fewer samples it has. The logarithms are drawn towards their median
-    by the share of their spread that this scatter explains: even noise stays even.
+    by the share of their spread that this scatter explains: even noise stays even. Where images differ in the *shape* of
+    their noise spectrum (dose-weighted ones do: high frequencies of both signal and noise are filtered away), one number
+    does not describe their noise, and weighting by it would favour the most filtered: σ is 1 then, outliers apart.
     """
-    noise = statistics.noise
+    log, scatter = _log_noise(comm, statistics, valid, statistics.third(2))
+    spread = (MAD_TO_SIGMA * _median(comm, np.abs(log[valid]))) ** 2
+    real = max(0.0, 1 - scatter / spread) if spread > 0 else 0.0
+    if not one_noise_shape(comm, statistics, valid):
+        real = 0.0
+    # the few far outside the bulk are what they are: shrinking is for the bulk
+    outside = np.abs(log) > _OUTSIDE * math.sqrt(max(spread, scatter))
+    return np.exp(np.where(outside, log, real * log) / 2)
+
+
+def one_noise_shape(comm: Communicator, statistics: Statistics, valid: np.ndarray) -> bool:
+    """Whether the particles' noise spectra differ by a factor only: high against middle frequencies, within 10 %."""
+    high, scatter_high = _log_noise(comm, statistics, valid, statistics.third(2))
+    middle, scatter_middle = _log_noise(comm, statistics, valid, statistics.third(1))
+    tilt = high - middle
+    typical = _median(comm, tilt[valid])
+    spread = (MAD_TO_SIGMA * _median(comm, np.abs(tilt[valid] - typical))) ** 2
+    return bool(spread <= scatter_high + scatter_middle + _SHAPE_VARIANCE)
+
+
+def _log_noise(comm: Communicator, statistics: Statistics, valid: np.ndarray, bands: slice) -> tuple[np.ndarray, float]:
+    """Log of each particle's residual power over the typical one, (m,), and the variance it has by chance alone."""
+    noise = statistics.residual_of(bands)
     typical = _median(comm, noise[valid])
     if not typical > 0:
-        return np.ones_like(noise)
-    log = np.log(np.maximum(noise, 1e-12 * typical) / typical)
-    spread = (MAD_TO_SIGMA * _median(comm, np.abs(log[valid]))) ** 2
-    samples = statistics.samples[statistics.noise_bands].sum()
-    scatter = 2 / max(samples, 1)  # n samples of a real image's transform are n/2 independent complex numbers
-    real = max(0.0, 1 - scatter / spread) if spread > 0 else 0.0
-    # the few far outside the bulk are what they are: shrinking is for the bulk
-    shrunk = np.where(np.abs(log) > 6 * math.sqrt(max(spread, scatter)), log, real * log)
-    return np.exp(shrunk / 2)
+        return np.zeros(len(noise)), math.inf
+    # n samples of a real image's transform are n / 2 independent complex numbers
+    return np.log(np.maximum(noise, 1e-12 * typical) / typical), 2 / max(statistics.samples[bands].sum(), 1)
 
 
 def select(
@@ -141,7 +168,7 @@ def fit_mixture(
 
 
 def _by_posterior(mixture: PoseMixture, sigma: np.ndarray, valid: np.ndarray) -> Selection:
-    """w = posterior / σ², and the contrast of each image; everybody, weighted by noise, when nothing can be told apart."""
+    """w = posterior / σ², and the contrast of each image; everybody alike when nothing can be told apart."""
     weight, posterior, score = np.zeros(len(valid)), np.zeros(len(valid)), np.full(len(valid), -np.inf)
     contrast, contrast2 = np.ones(len(valid)), np.ones(len(valid))
     score[valid] = mixture.score_
@@ -150,9 +177,11 @@ def _by_posterior(mixture: PoseMixture, sigma: np.ndarray, valid: np.ndarray) ->
         # an image of negative contrast would be added upside down: it has nothing to say
         contrast[valid] = np.maximum(mixture.contrast_, 0)
         contrast2[valid] = mixture.contrast2_
+        noise = sigma
     else:
         posterior[valid] = 1.0
-    weight[valid] = posterior[valid] / sigma[valid] ** 2
+        noise = np.where(sigma > NOISY, sigma, 1.0)  # plain L2, but for images of outlying power
+    weight[valid] = posterior[valid] / noise[valid] ** 2
     return Selection(weight, valid & (posterior >= 0.5), -score, contrast, contrast2, posterior, mixture_=mixture)
 
 

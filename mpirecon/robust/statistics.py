@@ -45,16 +45,19 @@ class Statistics:
 
     @property
     def noise(self) -> np.ndarray:
-        """The residual of the upper third of the band, where there is little signal, per sample, (m,) float64."""
-        first = self.noise_bands.start
-        high = self.sums[:, first:].sum(axis=1)
-        return (high[:, 0] - 2 * high[:, 1] + high[:, 2]) / self.samples[first:].sum()
+        """The residual of the upper third of the bands, where there is little signal, per sample, (m,) float64."""
+        return self.residual_of(self.third(2))
 
-    @property
-    def noise_bands(self) -> slice:
-        """The upper third of the bands that hold samples."""
+    def residual_of(self, bands: slice) -> np.ndarray:
+        """Residual of some bands per sample, (m,) float64."""
+        total = self.sums[:, bands].sum(axis=1)
+        return (total[:, 0] - 2 * total[:, 1] + total[:, 2]) / max(self.samples[bands].sum(), 1)
+
+    def third(self, which: int) -> slice:
+        """The lower (0), middle (1) or upper (2) third of the bands that hold samples."""
         filled = np.flatnonzero(self.samples)
-        return slice(int(filled[2 * len(filled) // 3]), len(self.samples))
+        edges = [int(filled[k * len(filled) // 3]) for k in range(3)] + [int(filled[-1]) + 1]
+        return slice(edges[which], edges[which + 1])
 
     @property
     def contrast(self) -> np.ndarray:

@@ -20,7 +20,7 @@ class Config:
     keep : share of particles that ``sorted`` keeps, in (0, 1], or "auto" · folds : parts of each half set, each scored against the
     map of the others; 1 scores inside the half · batch_size : particles per gradient step over all ranks, 0 for all ·
     max_resolution : Å, finest used · score_resolution : (coarsest, finest) Å used for distances · diameter : Å of the
-    spherical mask.
+    spherical mask · group_by : column of the imported table whose rows of one value are right or wrong together.
     """
 
     loss: str = "l2"
@@ -39,6 +39,7 @@ class Config:
     diameter: float | None = None
     max_resolution: float | None = None
     score_resolution: tuple[float, float] | None = None
+    group_by: str | None = None
     skip_bad: bool = False
     seed: int = 0
 
@@ -67,6 +68,8 @@ class Config:
             raise UserError(f"--folds {self.folds}: at least 1 is needed (1 scores inside the half set)")
         if self.sort_scope == "batch" and self.loss != "sorted":
             raise UserError("--sort-scope batch applies to --loss sorted")
+        if self.group_by and self.loss != "posterior" and self.keep != AUTO:
+            raise UserError("--group-by applies where the mixture decides: --loss posterior or --keep auto")
         if self.batch_size < 0:
             raise UserError(f"--batch-size {self.batch_size}: expected 0 (all particles) or more")
         if self.batch_size and self.solver != "gradient":

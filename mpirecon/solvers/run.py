@@ -10,11 +10,11 @@ from mpirecon.backend import get_backend
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.parallel.comm import Communicator, run_together
+from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.select import median
 from mpirecon.robust.distances import WHITENED, get_distance
 from mpirecon.robust.pose_mixture import PoseMixture
-from mpirecon.robust.selection import AUTO, Selection, loss_value, norms, particle_sigma, select
+from mpirecon.robust.selection import AUTO, NOISY, Selection, loss_value, norms, particle_sigma, select
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.gradient import GradientSolver
@@ -61,7 +61,7 @@ class Reconstruction:
         self._selection: Selection | None = None  # of the particles that built the current maps
         self._scores: Statistics | None = None  # what the next selection is made from
         self._random_poses = None
-        self._groups = None
+        self._groups = self._group_numbers()
 
     def run(self) -> Outcome:
         records = []
@@ -113,11 +113,11 @@ class Reconstruction:
             self._log_sort(None, self._selection)
 
     def _first_weight(self) -> np.ndarray | None:
-        """Before there is a map: all alike for L2; for robust losses by noise, so that no bright image makes the first map."""
+        """Before there is a map, all alike; but for robust losses no image of outlying power makes the first map."""
         if self.config.loss == "l2":
             return None
-        typical = median(self.comm, self._power[self.slab.valid])
-        return typical / np.maximum(self._power, 1e-12 * typical)
+        power = self._power / median(self.comm, self._power[self.slab.valid])
+        return np.where(power > NOISY**2, 1 / np.maximum(power, NOISY**2), 1.0)
 
     @property
     def _sorts_batches(self) -> bool:
@@ -268,6 +268,16 @@ class Reconstruction:
             if lowest > highest:
                 raise UserError("--score-band holds no Fourier shell of this box; widen it")
         return self.engine.backend.bands(self.engine.noise_power, lowest, highest, whitened)
+
+    def _group_numbers(self) -> np.ndarray | None:
+        """Number of each of this rank's particles' group (--group-by), (m,) int64; read by rank 0 for all."""
+        if self.config.group_by is None:
+            return None
+        numbers = np.empty(len(self.file), np.int64)
+        with together(self.comm):
+            if self.comm.rank == 0:
+                _, numbers[:] = np.unique(self.file.source_column(self.config.group_by).astype(str), return_inverse=True)
+        return self.comm.bcast_array(numbers)[self.slab.start : self.slab.stop]
 
     def _check_halves(self) -> None:
         counts = np.array([(self.slab.metadata.half == h).sum() for h in (1, 2)], np.int64)
