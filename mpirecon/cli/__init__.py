@@ -29,6 +29,7 @@ COMMANDS = {
     "simulate": Entry("mpirecon.cli.simulate", "Make a particle file from a map, an atomic model or a phantom."),
     "import": Entry("mpirecon.cli.import_", "Make a particle file from a RELION STAR or cryoSPARC file and its stacks."),
     "reconstruct": Entry("mpirecon.cli.reconstruct", "Reconstruct a map from a particle file.", parallel=True),
+    "null": Entry("mpirecon.cli.null", "Reconstruct from noise: does this selection make resolution?", parallel=True),
     "fsc": Entry("mpirecon.cli.fsc", "Fourier shell correlation of two maps."),
     "project": Entry("mpirecon.cli.project", "Reproject a map at the poses of a particle file."),
     "export": Entry("mpirecon.cli.export", "Write the kept and discarded particles of a run as STAR or .cs files."),

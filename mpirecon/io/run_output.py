@@ -21,7 +21,7 @@ FORMAT = "mpirecon-run-particles"
 #: what an earlier run may have left, and --overwrite removes; nothing else in the folder is touched
 _OWN_FILES = (
     "summary.json", "volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.csv", "fsc.png", "slices.png",
-    "particles.h5", "report.html", "checkpoint.h5",
+    "particles.h5", "report.html", "checkpoint.h5", "detection.csv", "discarded.mrc", "null.json",
 )  # fmt: skip
 
 

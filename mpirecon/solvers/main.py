@@ -37,7 +37,7 @@ def reconstruct(
             console.say(_opening(comm, file, config))
             run = Reconstruction(comm, file, config, log, console)
             outcome = run.run()
-            summary = write_results(run, outcome, folder, _about(start))
+            summary = write_results(run, outcome, folder, about_run(start))
             log.event("finished", seconds=time.time() - start)
     _conclude(console, folder, summary)
     return summary
@@ -54,7 +54,8 @@ def _opening(comm: Communicator, file: ParticleFile, config: Config) -> str:
     )
 
 
-def _about(start: float) -> dict:
+def about_run(start: float) -> dict:
+    """What a summary says of the program and the call: version, command line, start, libraries."""
     import h5py
     import numba
     import numpy

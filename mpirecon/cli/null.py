@@ -1,0 +1,45 @@
+"""``mpirecon null``: a reconstruction from noise, which must have no resolution."""
+
+from __future__ import annotations
+
+import click
+
+from mpirecon.cli import reconstruct
+from mpirecon.cli.options import ANY_PATH, pass_communicator
+
+#: options of reconstruct that say what is written rather than how it is reconstructed
+_NOT_SHARED = ("output", "log_particles", "controls")
+
+
+@pass_communicator
+def _run(comm, particles, output, overwrite, quiet, verbose, **options):
+    config = reconstruct.configure(**options)
+    from mpirecon.cli.console import Console
+    from mpirecon.solvers.null import run_null
+
+    passed = run_null(comm, particles, output, config, Console(comm, quiet, verbose), overwrite=overwrite)
+    return 0 if passed else 1
+
+
+_HELP = """Replace the images of PARTICLES by noise and reconstruct: the half maps must not agree.
+
+Each image becomes pure noise of its own power per shell; poses, CTFs and half sets stay. All options of reconstruct
+that change its result apply, so that the selection of a run is tried on the set it is for. Half maps that agree
+nevertheless agree because the selection made them: the exit code is 1 when their mean FSC beyond shell 5 is beyond ±0.02.
+
+\b
+Example:
+  mpirecon null particles.h5 -o null1 --loss sorted --keep 0.7
+"""
+
+command = click.Command(
+    "null",
+    params=[
+        click.Argument(["particles"], type=reconstruct.EXISTING_FILE),
+        click.Option(["-o", "--output"], type=ANY_PATH, required=True, help="Folder for null.json, fsc.csv and logs."),
+        *(p for p in reconstruct.command.params if isinstance(p, click.Option) and p.name not in _NOT_SHARED),
+    ],
+    callback=_run,
+    help=_HELP,
+    short_help="Reconstruct from noise.",
+)

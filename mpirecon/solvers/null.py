@@ -1,0 +1,82 @@
+"""``null``: the reconstruction as it is, on noise in place of the images."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.run_log import RankLog
+from mpirecon.io.run_output import prepare_folder, write_summary
+from mpirecon.parallel.comm import Communicator, run_together, together
+from mpirecon.solvers.config import Config
+from mpirecon.solvers.groups import half_map
+from mpirecon.solvers.main import about_run
+from mpirecon.solvers.run import Reconstruction
+from mpirecon.validate.fsc import fsc
+from mpirecon.validate.fsc_table import write_fsc_csv
+from mpirecon.validate.null import NoiseFile, judge
+
+
+def run_null(
+    comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool
+) -> bool:
+    """Reconstruct from noise with the spectra of the set's own images, and judge the half-map FSC.
+
+    Writes null.json, fsc.csv and logs/ into the folder `output`. Returns, on all ranks, whether the selection made no
+    resolution. Raises UserError, on all ranks alike, for what a user can mend.
+    """
+    start = time.time()
+    file = run_together(comm, lambda: ParticleFile(particles))
+    with file:
+        with together(comm):
+            folder = prepare_folder(output, overwrite) if comm.rank == 0 else Path(output)
+        comm.barrier()
+        log = run_together(comm, lambda: RankLog.for_rank(folder / "logs", comm, particles="none"))
+        with log:
+            console.say(f"{file.path}: {len(file)} images replaced by noise of their own spectra, loss {config.loss}"
+                        + (f" (keep {config.keep})" if config.keep else ""))
+            run = Reconstruction(comm, NoiseFile(file, config.seed), config, log, console)
+            result = _judged(run, run.run())
+            with together(comm):
+                if comm.rank == 0:
+                    _write(folder, run, result, about_run(start))
+    verdict = comm.bcast(result["verdict"] if comm.rank == 0 else None)
+    console.say(verdict.sentence())
+    console.say(f"wrote {folder}: null.json, fsc.csv, logs/")
+    return verdict.passed
+
+
+def _judged(run: Reconstruction, outcome) -> dict:
+    """Curves, verdict and the iterations' records; on rank 0. Collective."""
+    first, second = outcome.maps.get(half_map(1)), outcome.maps.get(half_map(2))
+    if run.comm.rank:
+        return {}
+    mask = run.engine.mask
+    curves = {"fsc": fsc(first, second, mask), "fsc_unmasked": fsc(first, second)}
+    squared = np.square(mask, dtype=np.float64)
+    share = float(squared.mean() ** 2 / np.square(squared).mean())
+    verdict = judge(curves["fsc"], curves["fsc_unmasked"], run.file.box, share, run.engine.backend.plane.shells - 1)
+    return {"verdict": verdict, "curves": curves, "iterations": outcome.records}
+
+
+def _write(folder: Path, run: Reconstruction, result: dict, about: dict) -> None:
+    verdict, curves = result["verdict"], result["curves"]
+    write_fsc_csv(folder / "fsc.csv", curves, run.file.box, run.file.pixel_size, overwrite=True)
+    write_summary(folder / "null.json", {
+        **about,
+        "configuration": run.config.as_dict(),
+        "particles": {"file": str(run.file.path), "count": len(run.file), "box": run.file.box,
+                      "pixel_size": run.file.pixel_size},
+        "passed": verdict.passed,
+        "verdict": verdict.sentence(),
+        "mean_fsc": verdict.mean,
+        "mean_fsc_unmasked": verdict.mean_unmasked,
+        "shells": [verdict.first, verdict.last],
+        "limit": verdict.limit,
+        "chance": verdict.chance,
+        **{name: curve.tolist() for name, curve in curves.items()},
+        "iterations": result["iterations"],
+    })  # fmt: skip
