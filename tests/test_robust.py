@@ -258,9 +258,19 @@ def test_statistics_are_sums_over_bands_per_sample():
     assert empty.sums.shape == (4, 3, 3) and not empty.sums.any() and not empty.residual.any()
 
 
-@pytest.mark.parametrize("samples, first", [([9] * 6, 4), ([9, 0, 0, 0, 0, 0], 0), ([9, 0, 9, 0, 9, 0], 4), ([9, 9], 1)])
-def test_the_noise_bands_are_the_upper_third_of_those_with_samples(samples, first):
-    assert Statistics.empty(1, np.array(samples, float)).noise_bands == slice(first, len(samples))
+@pytest.mark.parametrize(
+    "samples, thirds",
+    [
+        ([9] * 6, [(0, 2), (2, 4), (4, 6)]),
+        ([9, 0, 9, 0, 9, 0], [(0, 2), (2, 4), (4, 5)]),
+        ([9, 9], [(0, 0), (0, 1), (1, 2)]),
+        ([9, 0, 0, 0, 0, 0], [(0, 0), (0, 0), (0, 1)]),
+    ],
+)
+def test_thirds_are_those_of_the_bands_with_samples(samples, thirds):
+    """The upper third, where noise is measured, always has samples."""
+    statistics = Statistics.empty(1, np.array(samples, float))
+    assert [statistics.third(k) for k in range(3)] == [slice(*ends) for ends in thirds]
 
 
 def test_distances_are_functions_of_the_three_numbers():

@@ -20,6 +20,9 @@ _OUTSIDE = 6.0
 #: variance of the log of high- over middle-frequency noise that passes as one shape of spectrum: 10 %
 _SHAPE_VARIANCE = 0.01
 
+#: noise power over the typical one below which nobody is believed: weights go with its inverse
+_LEAST_NOISE = 1e-6
+
 #: σ above which an image is set back even where nothing else is known of it
 NOISY = 2.0
 
@@ -108,7 +111,7 @@ def _log_noise(comm: Communicator, statistics: Statistics, valid: np.ndarray, ba
     if not typical > 0:
         return np.zeros(len(noise)), math.inf
     # n samples of a real image's transform are n / 2 independent complex numbers
-    return np.log(np.maximum(noise, 1e-12 * typical) / typical), 2 / max(statistics.samples[bands].sum(), 1)
+    return np.log(np.maximum(noise, _LEAST_NOISE * typical) / typical), 2 / max(statistics.samples[bands].sum(), 1)
 
 
 def select(
