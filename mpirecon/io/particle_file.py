@@ -5,7 +5,6 @@ Any number of processes may read slabs of one file independently; one process wr
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import os
@@ -20,6 +19,7 @@ import pandas as pd
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing, temporary_name, write_failed
+from mpirecon.io.hdf5_target import Hdf5Target
 from mpirecon.io.source_table import read_arrays, read_tables, write_arrays, write_tables
 from mpirecon.model import CTF_DTYPE, ParticleSet, Pose
 
@@ -167,6 +167,12 @@ class ParticleFile:
             where = "" if rows == slice(None) else f", rows {rows.start} to {rows.stop - 1}"
             raise UserError(f"{self.path}: /{name}{where} cannot be read, the file is damaged ({error})") from error
 
+    def extra(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray | None:
+        """Rows start:stop of a dataset that not every particle file has, such as a simulation's truth; None without it."""
+        if not isinstance(self._file.get(name), h5py.Dataset) or self._file[name].shape[:1] != (len(self),):
+            return None
+        return self._read(name, slice(*slice(start, stop).indices(len(self))))
+
     def source(self) -> tuple[str, dict[str, pd.DataFrame]]:
         """(path of the imported file, its tables of text columns); ("", {}) when nothing was imported."""
         group = self._file.get("source")
@@ -275,7 +281,7 @@ class ParticleWriter:
 
     def _create(self, dtype: str, provenance: dict | None, **attributes) -> None:
         with self._failures():
-            self._target = _Target(self._temporary)
+            self._target = Hdf5Target(self._temporary)
             self._file = h5py.File(self._target, "w")
             provenance = json.dumps(provenance or {}, default=str)
             self._file.attrs.update(format=FORMAT, version=VERSION, provenance=provenance, **attributes)
@@ -364,35 +370,6 @@ class ParticleWriter:
             if opened is not None:
                 opened.close()
         self._temporary.unlink(missing_ok=True)
-
-
-class _Target(io.FileIO):
-    """The file that HDF5 writes to; it keeps the first error to itself and swallows all later writes.
-
-    HDF5 cannot close a file after a write failed: it tries again, fails again, and crashes when the program ends.
-    So it is never told; the writer looks at `failure` after each step, and deletes the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "w+")
-        self.failure: OSError | None = None
-
-    def write(self, data) -> int:
-        data = memoryview(data).cast("B")
-        done = 0
-        try:
-            while done < len(data) and self.failure is None:
-                done += super().write(data[done:])  # one call may write less than it was given
-        except OSError as error:
-            self.failure = error
-        return len(data)
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return super().truncate(size) if self.failure is None else size
-        except OSError as error:
-            self.failure = error
-            return size
 
 
 def _require_space(path: Path, wanted: int) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
@@ -17,7 +15,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path
 from mpirecon.io.mrc import read_map
 from mpirecon.io.run_output import read_particle_table
-from mpirecon.report import figures
+from mpirecon.report import figures, pieces
 from mpirecon.report.verdict import SELECTING, cautions, counted, percent, verdict
 
 #: with more ranks than this the table shows its extremes and the slowest ones
@@ -91,7 +89,7 @@ def report_page(run: RunFiles) -> str:
         started=escape(str(summary["started"]).replace("T", " ").replace("+00:00", " UTC")),
         verdict=escape(verdict(summary)),
         cautions="\n".join(f'<p class="caution">{escape(text)}</p>' for text in cautions(summary)),
-        facts="\n".join(_fact(*fact) for fact in _facts(summary)),
+        facts="\n".join(pieces.fact(*fact) for fact in _facts(summary)),
         sections="\n".join(section for section in sections if section),
         footer=escape(f"Written by {program} from the files in this folder; mpirecon report writes it anew."),
     )
@@ -106,8 +104,8 @@ def _facts(summary: dict) -> list[tuple[str, str, str]]:
     facts = [
         (
             "resolution",
-            _angstrom(at, summary),
-            f"unmasked {_angstrom(unmasked, summary)}; 0.5 at {_angstrom(summary['resolution_05'], summary)}",
+            pieces.angstrom(at, summary),
+            f"unmasked {pieces.angstrom(unmasked, summary)}; 0.5 at {pieces.angstrom(summary['resolution_05'], summary)}",
         ),
         (
             "particles kept" if summary["configuration"]["loss"] in SELECTING else "particles used",
@@ -119,9 +117,10 @@ def _facts(summary: dict) -> list[tuple[str, str, str]]:
     if found and found["auc"] is not None:
         facts.append(("planted errors", f"{found['wrong']:,}", _found_in_words(found)))
     if summary.get("keep_estimate") is not None:
-        facts.append(("estimated good share", _value(summary["keep_estimate"]), "from the score's two components"))
+        facts.append(("estimated good share", pieces.value(summary["keep_estimate"]), "from the score's two components"))
     many = f"{len(ranks)} ranks" if len(ranks) != 1 else "1 rank"
-    facts.append(("time", _seconds(summary["seconds"]), f"{many}, at most {_bytes(summary['peak_memory_bytes'])} each"))
+    memory = pieces.size(summary["peak_memory_bytes"])
+    facts.append(("time", pieces.duration(summary["seconds"]), f"{many}, at most {memory} each"))
     facts.append(("box", f"{particles['box']}", f"{particles['pixel_size']:g} Å/px, Nyquist {summary['nyquist']:g} Å"))
     return facts
 
@@ -139,9 +138,9 @@ def _fsc_section(run: RunFiles) -> str:
     }
     curves = {_CURVES.get(name, name): curve for name, curve in run.curves.items()}
     picture = figures.fsc_figure(curves, particles["box"], particles["pixel_size"], resolutions, size=(7.5, 4.0))
-    return _section(
+    return pieces.section(
         "Resolution",
-        _figure(
+        pieces.figure(
             picture,
             "Fourier shell correlation of the two half maps",
             "Fourier shell correlation of the two half maps, which share no particle. The mask takes away noise around "
@@ -152,9 +151,9 @@ def _fsc_section(run: RunFiles) -> str:
 
 def _slices_section(run: RunFiles) -> str:
     picture = figures.central_slices_figure({"": run.volume}, run.summary["particles"]["pixel_size"])
-    return _section(
+    return pieces.section(
         "Map",
-        _figure(
+        pieces.figure(
             picture,
             "Central slices of the map",
             "Central slices of volume.mrc: all particles used, filtered by the half-map FSC.",
@@ -167,7 +166,7 @@ def _loss_section(run: RunFiles) -> str:
     words = f"Per particle and Fourier sample. {_how_to_read(run.summary)}"
     if len(records) < 2:  # a curve of one point says less than the table below
         return ""
-    return _section("Losses", _figure(figures.loss_figure(records), "Losses by iteration", words))
+    return pieces.section("Losses", pieces.figure(figures.loss_figure(records), "Losses by iteration", words))
 
 
 def _how_to_read(summary: dict) -> str:
@@ -204,30 +203,30 @@ def _distance_section(run: RunFiles) -> str:
     if "pose_error" in table:
         words.append("Planted errors are coloured; the reconstruction does not know them.")
     picture = figures.distance_figure(table, configuration["distance"], threshold)
-    return _section("Particles", _figure(picture, "Histograms of distance and score", " ".join(words)))
+    return pieces.section("Particles", pieces.figure(picture, "Histograms of distance and score", " ".join(words)))
 
 
 def _iteration_section(summary: dict) -> str:
     records = summary["iterations"]
     columns = {
         "iteration": lambda r: str(r["iteration"]),
-        "loss": lambda r: _value(r["loss"]),
-        "loss, held out": lambda r: _value(r["loss_heldout"]),
-        "L2 over all": lambda r: _value(r["loss_l2"]),
-        "L2, held out": lambda r: _value(r["loss_l2_heldout"]),
+        "loss": lambda r: pieces.value(r["loss"]),
+        "loss, held out": lambda r: pieces.value(r["loss_heldout"]),
+        "L2 over all": lambda r: pieces.value(r["loss_l2"]),
+        "L2, held out": lambda r: pieces.value(r["loss_l2_heldout"]),
         "kept": lambda r: f"{r['kept']:,} ({percent(r['kept'], r['valid'])})",
         "planted errors among kept": lambda r: (
             f"{r['wrong_among_kept']:,} ({percent(r['wrong_among_kept'], r['kept'])})"
         ),
-        "FSC 0.143": lambda r: _angstrom(r["resolution_0143"], summary),
+        "FSC 0.143": lambda r: pieces.angstrom(r["resolution_0143"], summary),
     }
     if not all("wrong_among_kept" in record for record in records):
         del columns["planted errors among kept"]
-    table = _table(columns, ([cell(record) for cell in columns.values()] for record in records))
-    note = _note("Each row is measured on the maps that its iteration made, before the final refinement of the maps.")
+    table = pieces.table(columns, ([cell(record) for cell in columns.values()] for record in records))
+    note = pieces.note("Each row is measured on the maps that its iteration made, before their final refinement.")
     if len(records) < 2:  # the figure that says so otherwise is left out
-        note += _note(_how_to_read(summary))
-    return _section("Iterations", table + note)
+        note += pieces.note(_how_to_read(summary))
+    return pieces.section("Iterations", table + note)
 
 
 def _rank_section(summary: dict) -> str:
@@ -240,7 +239,7 @@ def _rank_section(summary: dict) -> str:
         return [
             str(rank["rank"]), rank["host"], rank["device"], f"{rank['particles']:,}",
             *(f"{rank['seconds'].get(phase, 0):.2f}" for phase in phases),
-            f"{traffic['seconds']:.2f}", _bytes(traffic["bytes_moved"]), _bytes(rank["peak_memory_bytes"]),
+            f"{traffic['seconds']:.2f}", pieces.size(traffic["bytes_moved"]), pieces.size(rank["peak_memory_bytes"]),
         ]  # fmt: skip
 
     shown, note = ranks, ""
@@ -248,14 +247,14 @@ def _rank_section(summary: dict) -> str:
         busiest = sorted(ranks, key=lambda rank: -sum(rank["seconds"].values()))[:_RANKS_SHOWN]
         shown = sorted(busiest, key=lambda rank: rank["rank"])
         totals = [sum(rank["seconds"].values()) for rank in ranks]
-        note = _note(
+        note = pieces.note(
             f"The {len(shown)} busiest of {len(ranks)} ranks; the busy time of all lies between {min(totals):.2f} and "
             f"{max(totals):.2f} s (median {float(np.median(totals)):.2f} s). All are in summary.json."
         )
-    note += _note(
+    note += pieces.note(
         "Seconds of wall time by phase; those in MPI include waiting and are part of the phases. Memory is the peak."
     )
-    return _section("Ranks", _table(header, map(cells, shown), text=("host", "device"), dense=True) + note)
+    return pieces.section("Ranks", pieces.table(header, map(cells, shown), text=("host", "device"), dense=True) + note)
 
 
 def _configuration_section(summary: dict) -> str:
@@ -263,85 +262,15 @@ def _configuration_section(summary: dict) -> str:
     pairs = {
         "particles": f"{particles['file']}: {particles['count']:,}"
         + (", CTF-premultiplied" if particles["ctf_premultiplied"] else ""),
-        **{name.replace("_", " "): _value(value) for name, value in summary["configuration"].items()},
+        **{name.replace("_", " "): pieces.value(value) for name, value in summary["configuration"].items()},
     }
     versions = {summary["program"]: summary["version"], **summary["versions"]}
     rows = "\n".join(f"<div><dt>{escape(k)}</dt><dd>{escape(str(v))}</dd></div>" for k, v in pairs.items())
     return (
-        _section("Command", f"<pre>{escape(summary['command'])}</pre>"
-                 + _note("Made with " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."))
-        + _section("Configuration", f'<dl class="pairs">\n{rows}\n</dl>')
+        pieces.section("Command", f"<pre>{escape(summary['command'])}</pre>"
+                 + pieces.note("Made with " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."))
+        + pieces.section("Configuration", f'<dl class="pairs">\n{rows}\n</dl>')
     )  # fmt: skip
-
-
-# pieces of HTML
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>"
-
-
-def _figure(figure, description: str, caption: str) -> str:
-    data = base64.b64encode(figures.png_bytes(figure)).decode()
-    return (
-        f'<figure><img alt="{escape(description)}" src="data:image/png;base64,{data}">\n'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def _fact(name: str, value: str, more: str) -> str:
-    return f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(more)}</small></dd></div>"
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>'
-
-
-def _table(header: Iterable[str], rows: Iterable[Sequence[str]], text: Sequence[str] = (), dense: bool = False) -> str:
-    names = list(header)
-    kinds = [' class="text"' if name in text else "" for name in names]
-    head = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(names, kinds))
-    body = "\n".join(
-        "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds)) + "</tr>" for row in rows
-    )
-    table = '<table class="dense">' if dense else "<table>"
-    return f'<div class="scroll">{table}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
-
-
-# values in words
-
-
-def _angstrom(resolution: float | None, summary: dict) -> str:
-    return f"{resolution:.2f} Å" if resolution else f"≤ {summary['nyquist']:g} Å"
-
-
-def _value(value) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_value(v)}" for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_value(v) for v in value)
-    return str(value)
-
-
-def _seconds(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def _read_curves(path: Path) -> dict[str, np.ndarray]:
