@@ -95,7 +95,8 @@ def test_premultiplied_noise_vanishes_where_its_ctf_does(tmp_path):
     weak = np.abs(ctf) < 0.05
     assert power[weak].mean() < 0.01 * power.mean()
     assert power.mean() == pytest.approx(theirs.mean(), rel=0.1)
-    assert run(["null", str(path), "-o", str(tmp_path / "out"), "--loss", "sorted", "--keep", "0.5", "--iterations", "2"]) == 0
+    options = ["--loss", "sorted", "--keep", "0.5", "--iterations", "2"]
+    assert run(["null", str(path), "-o", str(tmp_path / "out"), *options]) == 0
 
 
 def test_bad_images_are_treated_as_in_a_run(tmp_path, capsys):

@@ -25,7 +25,7 @@ _HELP = """Replace the images of PARTICLES by noise and reconstruct: the half ma
 
 Each image becomes pure noise of its own power per shell; poses, CTFs and half sets stay. All options of reconstruct
 that change its result apply, so that the selection of a run is tried on the set it is for. Half maps that agree
-nevertheless agree because the selection made them: the exit code is 1 when their mean FSC beyond shell 5 is beyond ±0.02.
+nevertheless agree because the selection made them: the exit code is 1 when their mean FSC beyond shell 5 exceeds 0.02.
 
 \b
 Example:

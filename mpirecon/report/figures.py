@@ -131,6 +131,42 @@ def distance_figure(table: Mapping[str, np.ndarray], distance: str, threshold: f
     return figure
 
 
+def detection_figure(curves: Mapping[str, np.ndarray], chosen: Mapping, confusion: Sequence[Mapping]):
+    """ROC and precision-recall curves, the run's own choice on both, and who was kept by kind; a matplotlib Figure.
+
+    curves : columns of detection.csv · chosen : recall, precision and false_positive_rate of what the run left out
+    (None where undefined) · confusion : of summary.json's detection
+    """
+    figure, (roc, precise, kinds) = new_figure(7.5, 2.7, columns=3)
+    for axes, across, up, labels in (
+        (roc, "false_positive_rate", "recall", ("right ones left out", "wrong ones left out")),
+        (precise, "recall", "precision", ("wrong ones left out (recall)", "wrong among those left out")),
+    ):
+        axes.plot(curves[across], curves[up], color=_COLOURS[0], linewidth=1.8)
+        if chosen[across] is not None and chosen[up] is not None:
+            axes.plot(chosen[across], chosen[up], "o", color=_COLOURS[1], markersize=6, label="this run's choice")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.set_xlabel(labels[0], fontsize=9)
+        axes.set_ylabel(labels[1], fontsize=9)
+        _calm(axes)
+    roc.plot([0, 1], [0, 1], color="0.6", linewidth=0.9, linestyle=(0, (5, 4)))
+    if roc.get_legend_handles_labels()[1]:
+        roc.legend(frameon=False, fontsize=8, loc="lower right")
+    shares = [100 * row["kept"] / row["count"] for row in confusion]
+    kinds.barh(range(len(shares)), shares, color=[_COLOURS[0 if row["kind"] == "right" else 1] for row in confusion])
+    kinds.set_yticks(range(len(shares)), [kind_of(row) for row in confusion])
+    kinds.invert_yaxis()
+    kinds.set_xlim(0, 100)
+    kinds.set_xlabel("kept (%)", fontsize=9)
+    _calm(kinds)
+    return figure
+
+
+def kind_of(row: Mapping) -> str:
+    """A row of the confusion in words: right, wrong by so many degrees, junk."""
+    return row["kind"] if row["degrees"] is None else "{:g}–{:g}° off".format(*row["degrees"])
+
+
 def histogram(axes, groups: Mapping[str, np.ndarray], bins: int | None = None) -> None:
     """Overlaid histograms on common bins; what lies far out is counted in the outermost ones."""
     everything = np.concatenate(list(groups.values()))

@@ -37,6 +37,7 @@ class RunFiles:
     curves: dict[str, np.ndarray]
     table: dict[str, np.ndarray]
     volume: np.ndarray
+    detection: dict[str, np.ndarray] | None = None
 
 
 def write_report(folder: Path, summary: dict, *, target: Path | None = None, overwrite: bool = True) -> Path:
@@ -70,6 +71,7 @@ def read_run_files(folder: Path, summary: dict) -> RunFiles:
     return RunFiles(
         folder.resolve().name, summary, _read_curves(folder / "fsc.csv"), read_particle_table(folder / "particles.h5"),
         read_map(folder / "volume.mrc").array,
+        _read_table(folder / "detection.csv") if (folder / "detection.csv").is_file() else None,
     )  # fmt: skip
 
 
@@ -77,7 +79,7 @@ def report_page(run: RunFiles) -> str:
     """The page as text."""
     summary = run.summary
     sections = [
-        _fsc_section(run), _slices_section(run), _loss_section(run), _distance_section(run),
+        _fsc_section(run), _slices_section(run), _loss_section(run), _distance_section(run), _detection_section(run),
         _iteration_section(summary),
         _rank_section(summary), _configuration_section(summary),
     ]  # fmt: skip
@@ -105,7 +107,8 @@ def _facts(summary: dict) -> list[tuple[str, str, str]]:
         (
             "resolution",
             pieces.angstrom(at, summary),
-            f"unmasked {pieces.angstrom(unmasked, summary)}; 0.5 at {pieces.angstrom(summary['resolution_05'], summary)}",
+            f"unmasked {pieces.angstrom(unmasked, summary)}; "
+            f"0.5 at {pieces.angstrom(summary['resolution_05'], summary)}",
         ),
         (
             "particles kept" if summary["configuration"]["loss"] in SELECTING else "particles used",
@@ -117,7 +120,8 @@ def _facts(summary: dict) -> list[tuple[str, str, str]]:
     if found and found["auc"] is not None:
         facts.append(("planted errors", f"{found['wrong']:,}", _found_in_words(found)))
     if summary.get("keep_estimate") is not None:
-        facts.append(("estimated good share", pieces.value(summary["keep_estimate"]), "from the score's two components"))
+        share = pieces.value(summary["keep_estimate"])
+        facts.append(("estimated good share", share, "from the score's two components"))
     many = f"{len(ranks)} ranks" if len(ranks) != 1 else "1 rank"
     memory = pieces.size(summary["peak_memory_bytes"])
     facts.append(("time", pieces.duration(summary["seconds"]), f"{many}, at most {memory} each"))
@@ -206,6 +210,33 @@ def _distance_section(run: RunFiles) -> str:
     return pieces.section("Particles", pieces.figure(picture, "Histograms of distance and score", " ".join(words)))
 
 
+def _detection_section(run: RunFiles) -> str:
+    found = run.summary.get("detection")
+    if run.detection is None or not found or not found["wrong"] or found["auc"] is None:
+        return ""
+    right = counted(run.summary) - found["wrong"]
+    left_out_right = right - (found["kept"] - found["wrong_among_kept"])
+    chosen = {**found, "false_positive_rate": left_out_right / right}
+    if not found["kept"] or found["kept"] == counted(run.summary):  # nothing was chosen
+        chosen = dict.fromkeys(("recall", "precision", "false_positive_rate"))
+    columns = {
+        "": figures.kind_of,
+        "particles": lambda r: f"{r['count']:,}",
+        "kept": lambda r: f"{r['kept']:,} ({percent(r['kept'], r['count'])})",
+        "mean posterior": lambda r: "–" if r["mean_posterior"] is None else f"{r['mean_posterior']:.3f}",
+        "AUC against right": lambda r: "–" if r["auc"] is None else f"{r['auc']:.4f}",
+    }
+    table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in found["confusion"]), text=("",))
+    words = (
+        "Leaving out everybody beyond a threshold of the distance, for all thresholds. "
+        f"AUC {found['auc']:.4f}, average precision {found['average_precision']:.4f}; "
+        f"F1 {found['f1']:.4f} at this run's choice, {found['best_f1']:.4f} at the best threshold. "
+        "Right, the share that was kept of each kind. The curves are in detection.csv."
+    )
+    picture = figures.detection_figure(run.detection, chosen, found["confusion"])
+    return pieces.section("Planted errors", pieces.figure(picture, "ROC and precision-recall curves", words) + table)
+
+
 def _iteration_section(summary: dict) -> str:
     records = summary["iterations"]
     columns = {
@@ -275,10 +306,15 @@ def _configuration_section(summary: dict) -> str:
 
 def _read_curves(path: Path) -> dict[str, np.ndarray]:
     """Columns of fsc.csv but shell and resolution."""
+    columns = _read_table(path, "FSC curves")
+    return {name: values for name, values in columns.items() if name not in ("shell", "resolution")}
+
+
+def _read_table(path: Path, what: str = "curves") -> dict[str, np.ndarray]:
+    """Columns of a table of numbers."""
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     try:
-        names = [name for name in rows[0] if name not in ("shell", "resolution")]
-        return {name: np.array([float(row[name]) for row in rows]) for name in names}
+        return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
     except (IndexError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a table of FSC curves as reconstruct writes it") from error
+        raise UserError(f"{path}: not a table of {what} as reconstruct writes it") from error

@@ -10,11 +10,12 @@ import numpy as np
 
 from mpirecon.io.mrc import write_map
 from mpirecon.io.run_output import write_particle_table, write_summary
+from mpirecon.model.pose import angular_distance
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.robust.statistics import matched_filter
 from mpirecon.solvers.groups import WHOLE, half_map
 from mpirecon.solvers.run import Outcome, Reconstruction, describe
-from mpirecon.validate.detection import detection
+from mpirecon.validate.detection import detection_report, write_detection_csv
 from mpirecon.validate.fsc import crossing, fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
 from mpirecon.validate.masks import soft_sphere
@@ -58,7 +59,11 @@ def _write(run, outcome, folder, about, maps, columns, ranks) -> dict:
         write_map(folder / f"{name}.mrc", volume, pixel_size, overwrite=True)
     write_fsc_csv(folder / "fsc.csv", curves, file.box, pixel_size, overwrite=True)
     write_particle_table(folder / "particles.h5", columns, {"particles": str(file.path)})
-    summary = _summary(run, outcome, about, curves, columns, ranks)
+    found = None
+    if "pose_error" in columns:
+        found, points = detection_report(columns)
+        write_detection_csv(folder / "detection.csv", points.thinned())
+    summary = _summary(run, outcome, about | {"detection": found}, curves, columns, ranks)
     _write_figures(run, folder, curves, maps, summary)
     write_report(folder, summary)
     write_summary(folder / "summary.json", summary)
@@ -80,11 +85,22 @@ def _particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.nda
         "scale": np.where(slab.valid, statistics.contrast, np.nan),
         "skipped": ~slab.valid,
     }
-    if slab.metadata.pose_error is not None:
-        local["pose_error"] = slab.metadata.pose_error
+    local |= _truth_columns(run)
     total = len(run.file)
     gathered = {name: run.comm.gather_slabs(np.ascontiguousarray(v), total) for name, v in local.items()}
     return gathered if run.comm.rank == 0 else None
+
+
+def _truth_columns(run: Reconstruction) -> dict[str, np.ndarray]:
+    """Where errors were planted: who is wrong, by how many degrees, and who is junk where the file says so."""
+    slab, metadata = run.slab, run.slab.metadata
+    if metadata.pose_error is None:
+        return {}
+    columns = {"pose_error": metadata.pose_error}
+    if metadata.true_quaternion is not None:
+        columns["angular_error"] = angular_distance(metadata.pose.quaternion, metadata.true_quaternion)
+    junk = run.file.extra("junk", slab.start, slab.stop)
+    return columns if junk is None else {**columns, "junk": junk.astype(bool)}
 
 
 def _rank_facts(run: Reconstruction) -> dict:
@@ -103,11 +119,7 @@ def _rank_facts(run: Reconstruction) -> dict:
 
 def _summary(run: Reconstruction, outcome: Outcome, about: dict, curves: dict, columns: dict, ranks: list) -> dict:
     file = run.file
-    truth, mixture = columns.get("pose_error"), outcome.selection.mixture_
-    valid = ~columns["skipped"]
-    found = None
-    if truth is not None:
-        found = detection(columns["distance"][valid], ~columns["kept"][valid], truth[valid])
+    mixture, valid = outcome.selection.mixture_, ~columns["skipped"]
     at = {t: crossing(curves["fsc"], t, file.box, file.pixel_size) for t in (0.143, 0.5)}
     bare = crossing(curves["fsc_unmasked"], 0.143, file.box, file.pixel_size)
     phases = {phase for rank in ranks for phase in rank["seconds"]}
@@ -127,7 +139,6 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, curves: dict, c
         "kept": int(columns["kept"].sum()),
         "keep_estimate": None if mixture is None else mixture.keep_,
         "mixture": None if mixture is None else describe(mixture),
-        "detection": found,
         "timings": {p: max(rank["seconds"].get(p, 0.0) for rank in ranks) for p in sorted(phases)},
         "bytes_moved": sum(rank["traffic"]["bytes_moved"] for rank in ranks),
         "peak_memory_bytes": max(rank["peak_memory_bytes"] for rank in ranks),

@@ -85,11 +85,12 @@ class NoiseFile:
     def _ctf(self, rows: np.ndarray) -> np.ndarray:
         """CTFs over the whole half transform, (k, n, n // 2 + 1) float32."""
         n = self.box
-        particles = self._wrapped.metadata(int(rows[0]), int(rows[-1]) + 1) if len(rows) else self._wrapped.metadata(0, 0)
-        ctf = particles.ctf[rows - rows[0]] if len(rows) else particles.ctf
+        first, stop = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
+        ctf = self._wrapped.metadata(first, stop).ctf[rows - first]
         ky, kx = np.meshgrid(scipy.fft.fftfreq(n, 1.0 / n), np.arange(n // 2 + 1), indexing="ij")
+        kx, ky = (k.ravel().astype(np.int32) for k in (kx, ky))
         out = np.empty((len(rows), kx.size), np.float32)
-        evaluate_ctf(ctf_coefficients(ctf, n, self.pixel_size), kx.ravel().astype(np.int32), ky.ravel().astype(np.int32), out)
+        evaluate_ctf(ctf_coefficients(ctf, n, self.pixel_size), kx, ky, out)
         return out.reshape(len(rows), n, n // 2 + 1)
 
 
@@ -120,11 +121,13 @@ class NullVerdict:
         return f"{number}, beyond ±{self.limit:.3g}: this selection makes resolution out of nothing"
 
 
-def judge(masked: np.ndarray, unmasked: np.ndarray, box: int, volume_share: float, last: int | None = None) -> NullVerdict:
+def judge(
+    masked: np.ndarray, unmasked: np.ndarray, box: int, volume_share: float, last: int | None = None
+) -> NullVerdict:
     """From the half-map FSC curves of a null run, (box // 2 + 1,) each.
 
-    volume_share : share of the box that the mask m leaves, (mean m²)² / mean m⁴: so many Fourier samples are independent ·
-    last : finest shell that was reconstructed, the last of the curve when left out
+    volume_share : share of the box that the mask m leaves, (mean m²)² / mean m⁴, and so of the Fourier samples that are
+    independent · last : finest shell that was reconstructed, the last of the curve when left out
     """
     last = len(masked) - 1 if last is None else min(last, len(masked) - 1)
     first = min(FIRST_SHELL, last)
@@ -132,6 +135,5 @@ def judge(masked: np.ndarray, unmasked: np.ndarray, box: int, volume_share: floa
     # the FSC of n independent real numbers scatters by 1/√n; a shell of N complex samples in Friedel pairs holds N
     independent = np.maximum(shell_count(box)[shells] * volume_share, 1)
     chance = float(np.sqrt((1 / independent).sum()) / len(independent))
-    return NullVerdict(
-        float(masked[shells].mean()), float(unmasked[shells].mean()), chance, max(LARGEST_MEAN, _CHANCE * chance), first, last
-    )
+    limit = max(LARGEST_MEAN, _CHANCE * chance)
+    return NullVerdict(float(masked[shells].mean()), float(unmasked[shells].mean()), chance, limit, first, last)
