@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-SOURCES = ("kernels", "mpirecon", "LICENSE", "README.md", "pyproject.toml", "setup.cfg")
+SOURCES = ("jobs", "kernels", "mpirecon", "LICENSE", "README.md", "pyproject.toml", "setup.cfg")
 
 
 def copy_checkout(target: Path) -> Path:
@@ -77,11 +77,12 @@ def test_installed_package_works_from_any_directory(installed, tmp_path, where):
         assert Path(path).resolve().is_relative_to(checkout) == from_checkout, path
 
 
-def test_every_kernel_file_is_installed(installed, tmp_path):
+@pytest.mark.parametrize("folder", ["kernels", "jobs"])
+def test_every_kernel_and_job_file_is_installed(installed, tmp_path, folder):
     _, binaries, checkout = installed
-    code = "import importlib.resources as r; print(*sorted(f.name for f in r.files('mpirecon.kernels').iterdir()))"
+    code = f"import importlib.resources as r; print(*sorted(f.name for f in r.files('mpirecon.{folder}').iterdir()))"
     there = set(run(binaries / "python", "-c", code, cwd=tmp_path).split()) - {"__pycache__"}
-    assert there == {path.name for path in (checkout / "kernels").iterdir()} - {"__pycache__"}
+    assert there == {path.name for path in (checkout / folder).iterdir()} - {"__pycache__"}
 
 
 def test_setup_lists_every_package():
@@ -91,4 +92,4 @@ def test_setup_lists_every_package():
     present = {
         ".".join(path.parent.relative_to(CHECKOUT).parts) for path in (CHECKOUT / "mpirecon").rglob("__init__.py")
     }
-    assert listed == present | {"mpirecon.kernels"}
+    assert listed == present | {"mpirecon.jobs", "mpirecon.kernels"}

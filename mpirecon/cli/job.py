@@ -1,0 +1,113 @@
+"""``mpirecon job``: a batch script for a reconstruction."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from mpirecon.cli.options import ANY_PATH, COUNT, EXISTING_FILE, refuse_existing
+from mpirecon.errors import UserError
+
+
+@click.command("job")
+@click.argument("scheduler", type=click.Choice(["slurm", "pbs", "lsf", "sge"]))
+@click.argument("particles", type=EXISTING_FILE)
+@click.argument("reconstruct_options", metavar="[-- RECONSTRUCT OPTIONS]", nargs=-1, type=click.UNPROCESSED)
+@click.option("-o", "--output", type=ANY_PATH, required=True, help="The folder that reconstruct will write.")
+@click.option("--nodes", type=COUNT, default=1, show_default=True, help="Nodes.")
+@click.option("--ranks", type=COUNT, help="MPI ranks in all.  [default: one a GPU, or what a node's cores and memory hold]")
+@click.option("--threads", type=COUNT, help="Cores of a rank.  [default: 1]")
+@click.option("--gpus", type=COUNT, help="GPUs in all, one a rank.  [default: none]")
+@click.option("--memory", metavar="64G", help="Memory of each node.  [default: the forecast and a fifth]")
+@click.option("--time", metavar="H:M:S", help="Wall time, also as 90m, 2h or 1-12:00:00.  [default: twice the forecast]")
+@click.option("--warning", type=COUNT, metavar="SECONDS",
+              help="How long before the end the job is told to save its state.  [default: 300, at most a third of the time]")
+@click.option("--name", help="Name of the job.  [default: from the output folder]")
+@click.option("--account", help="Account or project that pays.")
+@click.option("--partition", "--queue", help="Partition or queue.")
+@click.option("--email", help="Where to write when the job ends.")
+@click.option("--modules", multiple=True, metavar="MODULE", help="Environment module to load; may be repeated.")
+@click.option("--setup", multiple=True, metavar="LINE", help="Shell line to run before; may be repeated.")
+@click.option("--container", metavar="IMAGE", help="Run mpirecon in this image (Apptainer).")
+@click.option("--launcher", type=click.Choice(["srun", "mpirun", "mpiexec"]),
+              help="What starts the ranks.  [default: srun under Slurm, else mpirun]")
+@click.option("--launcher-options", metavar="OPTIONS", help="More options for the launcher, in quotes.")
+@click.option("--mpi", metavar="TYPE", help="srun's --mpi.  [default: pmix with an Open MPI from PyPI]")
+@click.option("--site", type=EXISTING_FILE, metavar="FILE",
+              help="The site's defaults.  [default: $MPIRECON_SITE, ~/.config/mpirecon/site.toml]")
+def command(scheduler, particles, output, reconstruct_options, site, **given):
+    """Print a batch script that reconstructs PARTICLES, for SCHEDULER.
+
+    Only the script goes to stdout; the forecast of memory and time goes to stderr. A request that does not fit is
+    refused, and what fits is said. Options for reconstruct follow after --.
+
+    \b
+    Example:
+      mpirecon job slurm particles.h5 -o run1 --nodes 2 --time 2h -- --loss sorted --keep 0.7 > run1.sh
+      sbatch run1.sh
+    """
+    from mpirecon.batch.request import Wish, plan
+    from mpirecon.batch.script import Job, write_script
+    from mpirecon.batch.site import read_site, site_file
+
+    task = _task(particles, output, reconstruct_options)
+    given = {name: value for name, value in given.items() if value not in (None, ())}
+    chosen = {**read_site(site or site_file(), gpu="gpus" in given), **given}
+    resources = plan(task, Wish(**_of(Wish, chosen)))
+    names = {name: tuple(value) if isinstance(value, list) else value for name, value in _of(Job, chosen).items()}
+    if "template" in names:
+        names["template"] = Path(names["template"]).expanduser()
+    job = Job(scheduler, particles, output, tuple(reconstruct_options), **names)
+    script = write_script(job, resources, f"mpirecon {shlex.join(sys.argv[1:])}")
+    click.echo(resources.forecast(), err=True)
+    for warning in _warnings(resources):
+        click.echo(f"Warning: {warning}", err=True)
+    # bytes: a path need not be valid text
+    click.echo(script.encode("utf-8", "surrogateescape"), nl=False)
+
+
+def _of(kind, chosen: dict) -> dict:
+    return {field.name: chosen[field.name] for field in dataclasses.fields(kind) if field.name in chosen}
+
+
+def _task(particles, output, options):
+    """What reconstruct will do, from the particle file and from its own reading of its options."""
+    from mpirecon.batch.forecast import Task
+    from mpirecon.cli.reconstruct import command as reconstruct
+    from mpirecon.io.particle_file import ParticleFile
+    from mpirecon.solvers.config import Config
+
+    with ParticleFile(particles) as file:
+        count, box = len(file), file.box
+    arguments = [str(particles), "--output", str(output), *options]
+    try:
+        asked = reconstruct.make_context("reconstruct", arguments).params
+    except click.exceptions.Exit:
+        raise UserError("after -- only options that change the reconstruction are of use") from None
+    if asked["output"] != output or asked["particles"] != particles:
+        raise UserError("give particles and output folder before --, the other options of reconstruct after it")
+    config = Config(**{name: asked[name] for name in _CHANGES_SIZE if name in asked})
+    if (output / "checkpoint.h5").exists():
+        if asked["overwrite"]:
+            raise UserError(f"{output} holds the checkpoint of an unfinished run: leave out --overwrite to go on with "
+                            "it, or remove the folder to start anew")
+    else:
+        refuse_existing(output, asked["overwrite"])
+    return Task(count, box, config.scoring_folds, config.rounds, config.solver)
+
+
+#: options of reconstruct that memory or time depend on, and those that these are checked with
+_CHANGES_SIZE = ("loss", "keep", "distance", "solver", "iterations", "folds", "batch_size", "sort_scope")
+
+
+def _warnings(resources):
+    from importlib.util import find_spec
+
+    if resources.gpus and find_spec("mpirecon.backend.cuda") is None:
+        yield "this mpirecon computes on CPUs only: the job will end with an error unless the nodes have another one"
+    if resources.expected_seconds > resources.seconds:
+        yield "the forecast is longer than --time: the job will be stopped, and go on from a checkpoint if it has one"
