@@ -15,13 +15,20 @@ from mpirecon.errors import UserError
 from mpirecon.robust.statistics import Statistics, matched_filter
 
 
+#: image power, over the typical, above which an image is judged by its excess: it may be anything
+_OUTLYING_POWER = 4.0
+
+
 @dataclass(frozen=True)
 class Distance:
-    """A named distance: its sorting score, and the norm it means (None when it is no length)."""
+    """A named distance: its sorting score, and the norm it means (None when it is no length).
+
+    score(statistics, sigma, typical), norm(statistics, typical), with the typical image power (the median yy).
+    """
 
     name: str
     whitened: bool
-    score: Callable[[Statistics, np.ndarray], np.ndarray]
+    score: Callable[[Statistics, np.ndarray, float], np.ndarray]
     norm: Callable[[Statistics, float], np.ndarray] | None
 
 
@@ -29,18 +36,28 @@ def _root(squared: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(squared, 0))
 
 
+def _explained(s: Statistics, typical: float) -> np.ndarray:
+    """pp − 2yp; for an image of outlying power, what its residual has above the typical power.
+
+    An image ten thousand times too bright has a yp as much too large: by chance it would look the best of all.
+    """
+    return np.where(s.yy > _OUTLYING_POWER * typical, s.residual - typical, s.pp - 2 * s.yp)
+
+
 #: raw: ‖y − Ax‖², the textbook residual. It sorts particles by how noisy they are.
-RAW = Distance("raw", False, lambda s, sigma: s.residual, lambda s, typical: _root(s.residual))
+RAW = Distance("raw", False, lambda s, sigma, typical: s.residual, lambda s, typical: _root(s.residual))
 
 #: whitened: the same, each shell weighted by its noise.
-WHITENED = Distance("whitened", True, lambda s, sigma: s.residual, lambda s, typical: _root(s.residual))
+WHITENED = Distance("whitened", True, lambda s, sigma, typical: s.residual, lambda s, typical: _root(s.residual))
 
 #: explained: residual minus what no map at all would leave; the particle's own noise power cancels. Its norm is the
 #: residual that the particle would have if its image had the typical power.
-EXPLAINED = Distance("explained", True, lambda s, sigma: s.pp - 2 * s.yp, lambda s, typical: _root(s.pp - 2 * s.yp + typical))
+EXPLAINED = Distance(
+    "explained", True, lambda s, sigma, typical: _explained(s, typical), lambda s, typical: _root(_explained(s, typical) + typical)
+)
 
 #: correlation: matched filter, minus yp / (σ_i √pp), σ_i from the particle's own residual at high frequency.
-CORRELATION = Distance("correlation", True, lambda s, sigma: -matched_filter(s, sigma), None)
+CORRELATION = Distance("correlation", True, lambda s, sigma, typical: -matched_filter(s, sigma), None)
 
 DISTANCES = {d.name: d for d in (RAW, WHITENED, EXPLAINED, CORRELATION)}
 

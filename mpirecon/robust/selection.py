@@ -140,7 +140,7 @@ def select(
     groups : (m,) int64, numbers of the groups of rows that are right or wrong together, for the mixture
     """
     sigma = particle_sigma(comm, statistics, valid)
-    score = distance.score(statistics, sigma)
+    score = distance.score(statistics, sigma, _median(comm, statistics.yy[valid]))
     mixture = None
     if loss == "posterior" or keep == AUTO:
         given = None if keep in (None, AUTO) else keep
@@ -163,10 +163,11 @@ def fit_mixture(
     """The mixture of well posed, wrongly posed and junk that explains the particles' statistics."""
     level = _median(comm, (statistics.residual / sigma**2)[valid])
     variance = level * sigma**2
-    used = random_poses.rows[valid[random_poses.rows]]
+    usable = valid[random_poses.rows]
+    used = random_poses.rows[usable]
     number = np.cumsum(valid) - 1  # row → index among the valid
     own = Evidence.of(statistics.sums[valid], variance[valid])
-    random = Evidence.of(random_poses.statistics.sums[used], variance[used])
+    random = Evidence.of(random_poses.statistics.sums[usable], variance[used])
     return PoseMixture(keep).fit(comm, own, random, number[used], None if groups is None else groups[valid])
 
 
