@@ -77,12 +77,14 @@ class Keep(click.ParamType):
 @click.option("--skip-bad", is_flag=True, help="Leave out images with NaN or without contrast, instead of ending.")
 @click.option("--log-particles", type=click.Choice(["none", "last", "all"]), default="all", show_default=True,
               help="Iterations whose sorted particles go to the rank logs.")
+@click.option("--controls", is_flag=True, help="Also make the map of the particles left out, and leave out as many at "
+              "random: three more passes over the data.")
 @backend_option
 @seed_option
 @overwrite_option
 @verbosity_options
 @pass_communicator
-def command(comm, particles, output, log_particles, overwrite, quiet, verbose, **options):
+def command(comm, particles, output, log_particles, controls, overwrite, quiet, verbose, **options):
     """Reconstruct a map from PARTICLES (a particle file made by simulate or import).
 
     Runs alone or under mpirun/srun on any number of ranks; each reads its slab of the particles.
@@ -97,8 +99,9 @@ def command(comm, particles, output, log_particles, overwrite, quiet, verbose, *
     from mpirecon.solvers.main import reconstruct
 
     reconstruct(
-        comm, particles, output, config, Console(comm, quiet, verbose), overwrite=overwrite, log_particles=log_particles
-    )
+        comm, particles, output, config, Console(comm, quiet, verbose), overwrite=overwrite, log_particles=log_particles,
+        controls=controls,
+    )  # fmt: skip
 
 
 def configure(*, symmetry, score_band, mask, **options):

@@ -16,6 +16,7 @@ from mpirecon.io.atomic import atomic_path
 from mpirecon.io.mrc import read_map
 from mpirecon.io.run_output import read_particle_table
 from mpirecon.report import figures, pieces
+from mpirecon.report.controls import controls_section
 from mpirecon.report.verdict import SELECTING, cautions, counted, percent, verdict
 
 #: with more ranks than this the table shows its extremes and the slowest ones
@@ -80,7 +81,7 @@ def report_page(run: RunFiles) -> str:
     summary = run.summary
     sections = [
         _fsc_section(run), _slices_section(run), _loss_section(run), _distance_section(run), _detection_section(run),
-        _iteration_section(summary),
+        controls_section(summary), _iteration_section(summary),
         _rank_section(summary), _configuration_section(summary),
     ]  # fmt: skip
     template = Template(resources.files("mpirecon.report").joinpath("report.html").read_text(encoding="utf-8"))

@@ -17,7 +17,11 @@ def verdict(summary: dict) -> str:
 def cautions(summary: dict) -> list[str]:
     """What may be wrong with the run or with reading it, one sentence or two each; often none."""
     told = [_skipped(summary), _nyquist(summary), _raw(summary), _undetected(summary), _wrong_in_map(summary)]
-    return [text for text in told if text]
+    return [*(text for text in told if text), *(_sentence(text) for text in summary.get("warnings") or [])]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
 def counted(summary: dict) -> int:

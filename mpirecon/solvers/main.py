@@ -15,14 +15,18 @@ from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import prepare_folder
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.solvers.config import Config
+from mpirecon.solvers.controls import check_selection
 from mpirecon.solvers.results import write_results
 from mpirecon.solvers.run import Reconstruction
 
 
 def reconstruct(
-    comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool, log_particles: str
+    comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool, log_particles: str,
+    controls: bool = False,
 ) -> dict:
     """Run a reconstruction on the ranks of `comm` and write its files.
+
+    controls : also make the maps that show what the selection left out, and what leaving out at random does
 
     Returns the summary on rank 0, an empty dict elsewhere. Raises UserError, on all ranks alike, for what a user can mend.
     """
@@ -37,7 +41,8 @@ def reconstruct(
             console.say(_opening(comm, file, config))
             run = Reconstruction(comm, file, config, log, console)
             outcome = run.run()
-            summary = write_results(run, outcome, folder, about_run(start))
+            found = check_selection(run, outcome, folder, controls)
+            summary = write_results(run, outcome, folder, about_run(start) | found)
             log.event("finished", seconds=time.time() - start)
     _conclude(console, folder, summary)
     return summary
@@ -84,5 +89,7 @@ def _conclude(console, folder: Path, summary: dict) -> None:
         skipped = summary["particles"]["skipped"]
         shown = ", ".join(map(str, skipped[:10])) + (" …" if len(skipped) > 10 else "")
         console.warn(f"{len(skipped)} bad images were skipped: particles {shown}")
+    for text in summary["warnings"]:
+        console.warn(text)
     console.say(f"wrote {folder}: volume.mrc, half1.mrc, half2.mrc, fsc.csv, fsc.png, slices.png, particles.h5, "
                 "summary.json, report.html, logs/")

@@ -1,0 +1,142 @@
+"""Controls of a selection, after a run: what it may have gone by other than wrong poses, and what it threw away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.io.mrc import write_map
+from mpirecon.parallel.comm import together
+from mpirecon.parallel.select import smallest_k
+from mpirecon.robust.selection import Selection
+from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
+from mpirecon.solvers.run import Outcome, Reconstruction
+from mpirecon.solvers.slab_data import uniform_hash
+from mpirecon.solvers.wiener import ssnr_of_whole
+from mpirecon.validate.coverage import view_coverage
+from mpirecon.validate.discarded import Comparison
+from mpirecon.validate.selection_bias import contrast_left_out, warnings_of, with_group, with_number
+
+#: fewer particles than this in a half set make no map
+_FEWEST = 20
+
+#: sets the draw of a random discard apart from the others of the seed
+_RANDOM_DISCARD = 0xD15C
+
+def check_selection(run: Reconstruction, outcome: Outcome, folder: Path, costly: bool) -> dict:
+    """Warnings and what they rest on, for summary.json, on rank 0 (elsewhere of no meaning). Collective.
+
+    ``warnings`` (sentences), ``selection_bias`` and ``coverage``; with `costly`, also ``controls`` and discarded.mrc.
+    Where nobody was left out there is nothing to warn of.
+    """
+    found = _cheap_controls(run, outcome)
+    more = _costly_controls(run, outcome, folder) if costly else {"controls": None, "warnings": []}
+    return {**found, **more, "warnings": found["warnings"] + more["warnings"]}
+
+
+def _cheap_controls(run: Reconstruction, outcome: Outcome) -> dict:
+    columns = _columns(run, outcome)
+    found = {"warnings": [], "selection_bias": None, "coverage": None}
+    with together(run.comm):
+        if run.comm.rank == 0:
+            columns = {name: values[columns["valid"]] for name, values in columns.items()}
+            if not columns["kept"].all() and columns["kept"].any():
+                found = _check(columns)
+    return found
+
+
+def _check(columns: dict[str, np.ndarray]) -> dict:
+    kept = columns["kept"]
+    tested = [
+        *(with_number(name, kept, columns[name]) for name in ("sigma", "defocus", "ctf_scale")),
+        *(with_group(name, kept, columns[name]) for name in ("optics groups", "micrographs") if name in columns),
+    ]
+    tested = [association for association in tested if association is not None]
+    contrast = contrast_left_out(kept, columns["yp"], columns["pp"])
+    coverage = view_coverage(columns["quaternion"], kept)
+    told = [*warnings_of(tested, contrast), coverage.warning()]
+    return {
+        "warnings": [text for text in told if text],
+        "selection_bias": {a.name: a.value for a in tested} | {"contrast_left_out": contrast},
+        "coverage": coverage.as_dict(),
+    }
+
+
+def _columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray]:
+    """What the checks need of every particle, on rank 0: scalars only."""
+    metadata, statistics = run.slab.metadata, outcome.statistics
+    ctf = metadata.ctf
+    local = {
+        "kept": outcome.selection.kept, "valid": run.slab.valid, "sigma": outcome.sigma, "yp": statistics.yp,
+        "pp": statistics.pp, "defocus": (ctf["defocus_u"] + ctf["defocus_v"]) / 2, "ctf_scale": ctf["scale"],
+        "optics groups": metadata.optics_group, **{f"q{i}": metadata.pose.quaternion[:, i] for i in range(4)},
+    }  # fmt: skip
+    whole = {name: run.comm.gather_slabs(np.ascontiguousarray(v), len(run.file)) for name, v in local.items()}
+    if run.comm.rank:
+        return {}
+    quaternion = np.stack([whole.pop(f"q{i}") for i in range(4)], axis=1)
+    return whole | {"quaternion": quaternion} | _micrographs(run)
+
+
+def _micrographs(run: Reconstruction) -> dict[str, np.ndarray]:
+    """The micrograph of each particle, where the imported table tells."""
+    arrays = run.file.source_arrays()
+    for name in ("location/micrograph_uid", "location/micrograph_path"):
+        if name in arrays and len(arrays[name]) == len(run.file):
+            return {"micrographs": arrays[name]}
+    try:
+        return {"micrographs": run.file.source_column("rlnMicrographName").astype(str)}
+    except UserError:
+        return {}
+
+
+# what costs passes over the data: maps of the discarded, and of as many particles left out at random
+
+
+def _costly_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict:
+    """Maps of the kept, of the discarded alone and of all but as many drawn by lot; three more passes. Collective.
+
+    Every particle counts alike in them, so that they differ by who is in them alone. Writes discarded.mrc.
+    Returns ``controls`` for summary.json (on rank 0) and ``warnings``.
+    """
+    comm, valid = run.comm, run.slab.valid
+    kept, discarded = valid & outcome.selection.kept, valid & ~outcome.selection.kept
+    in_halves = [int((discarded & (run.slab.metadata.half == h)).sum()) for h in (1, 2)]
+    counts = comm.allreduce(np.array([*in_halves, int(kept.sum())], np.int64))
+    if counts.min() < _FEWEST:
+        note = f"not made: {counts[:2].sum()} particles were left out, too few for half maps of their own"
+        return {"controls": {"note": note}, "warnings": []}
+    draw = uniform_hash(run.slab.ids, run.config.seed + _RANDOM_DISCARD)
+    at_random = np.zeros(len(valid), bool)
+    at_random[valid] = smallest_k(comm, draw[valid], run.slab.ids[valid], int(counts[2]))
+    with run.console.progress(3 * len(run.slab), "controls") as run.engine.progress:
+        selection, lot = _half_maps(run, kept)[1], _half_maps(run, at_random)[1]
+        store, thrown = _half_maps(run, discarded)
+    judged = Comparison.of(thrown, selection, lot, run.engine.mask) if comm.rank == 0 else None
+    curve = comm.bcast(judged.fsc_discarded if comm.rank == 0 else None)
+    whole = _solved(run, store, [WHOLE], ssnr_of_whole(curve)).get(WHOLE)
+    with together(comm):
+        if comm.rank == 0:
+            write_map(folder / "discarded.mrc", whole * run.engine.mask, run.file.pixel_size, overwrite=True)
+            return judged.as_dict(run.file.box, run.file.pixel_size)
+    return {"controls": None, "warnings": []}
+
+
+def _half_maps(run: Reconstruction, rows: np.ndarray) -> tuple[GroupStore, tuple[np.ndarray, np.ndarray]]:
+    """The sums and the half maps of these rows of every rank, each counting alike."""
+    store = run.engine.accumulate(Selection.everybody(rows))
+    maps = _solved(run, store, [half_map(1), half_map(2)])
+    return store, (maps.get(half_map(1)), maps.get(half_map(2)))
+
+
+def _solved(run: Reconstruction, store: GroupStore, which: list[MapOf], ssnr: np.ndarray | None = None) -> MapSet:
+    def solve(made_of: MapOf, folded: np.ndarray) -> np.ndarray:
+        equations = run.engine.backend.normal_equations(folded)
+        return equations.direct(equations.ridge(ssnr))
+
+    maps = MapSet(run.comm, run.file.box)
+    with run.engine.timings("controls"):
+        maps.solve(store, which, solve)
+    return maps

@@ -1,0 +1,119 @@
+"""Which views a set has before and after particles were left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binom
+
+from mpirecon.model.pose import matrix_from_quaternion
+
+#: views are told apart in at most so many bins of equal area on the half sphere (about 10° across) …
+MOST_BINS = 192
+
+#: … and fewer when there would be less than this many particles in each
+_PER_BIN = 20
+
+#: a view is thinned when fewer than this share of the particles expected to remain did remain …
+THINNED = 0.5
+
+#: … and chance would do that to one view in a thousand runs
+_CHANCE = 1e-3
+
+#: share of the half sphere whose thinning is worth a warning
+LARGEST_THINNED = 0.01
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Views before and after selection.
+
+    before, after : (bins,) int64, particles in each · thinned : (bins,) bool, far fewer kept than elsewhere ·
+    direction : (bins, 3) float64, their centres
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    thinned: np.ndarray
+    direction: np.ndarray
+
+    def as_dict(self) -> dict:
+        """Numbers for summary.json. Evenness is the effective number of views (e to the entropy) over the bins."""
+        return {
+            "bins": len(self.before),
+            "empty_before": int((self.before == 0).sum()),
+            "empty_after": int((self.after == 0).sum()),
+            "evenness_before": evenness(self.before),
+            "evenness_after": evenness(self.after),
+            "thinned": int(self.thinned.sum()),
+            "thinned_share": float(self.thinned.mean()),
+        }
+
+    def warning(self) -> str | None:
+        """What to say when trimming emptied a region of views; None when it did not."""
+        if self.thinned.mean() <= LARGEST_THINNED:
+            return None
+        lost = self.thinned
+        axis = np.linalg.eigh((self.direction[lost].T * self.before[lost]) @ self.direction[lost])[1][:, -1]
+        axis = axis if axis[2] >= 0 else -axis
+        tilt, rot = np.degrees(np.arccos(np.clip(axis[2], -1, 1))), np.degrees(np.arctan2(axis[1], axis[0]))
+        return (
+            f"selection thinned out {100 * lost.mean():.0f} % of the views: of {self.before[lost].sum()} particles "
+            f"there {self.after[lost].sum()} were kept, less than half of the share kept overall, mostly around rot "
+            f"{rot:.0f}°, tilt {tilt:.0f}°. The map may be worse along them; compare it with --loss l2"
+        )
+
+
+def view_bins(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """About `count` bins of exactly equal area on the half sphere z ≥ 0, in rings about the pole.
+
+    Returns
+    -------
+    top : (rings,) float64, z of the upper edge of each ring, from 1 down
+    cells : (rings,) int64, bins of each ring
+    """
+    step = np.sqrt(2 * np.pi / count)
+    rings = max(1, round(np.pi / 2 / step))
+    middle = (np.arange(rings) + 0.5) * np.pi / 2 / rings
+    cells = np.maximum(1, np.rint(count * np.sin(middle) / np.sin(middle).sum())).astype(np.int64)
+    # edges follow from the counts, so that every bin has the same area
+    return 1 - np.concatenate([[0], np.cumsum(cells)[:-1]]) / cells.sum(), cells
+
+
+def bin_of(direction: np.ndarray, top: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Bin of each (m, 3) unit vector; opposite ones share theirs, their images being mirror images. (m,) int64."""
+    v = np.where(direction[:, 2:] < 0, -direction, direction)
+    ring = np.clip(np.searchsorted(-top, -v[:, 2], side="right") - 1, 0, len(top) - 1)
+    turn = np.arctan2(v[:, 1], v[:, 0]) / (2 * np.pi) % 1.0
+    within = np.minimum((turn * cells[ring]).astype(np.int64), cells[ring] - 1)
+    return np.concatenate([[0], np.cumsum(cells)[:-1]])[ring] + within
+
+
+def bin_centres(top: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Unit vectors to the middles of the bins, (bins, 3) float64."""
+    bottom = np.append(top[1:], 0.0)
+    z = np.repeat((top + bottom) / 2, cells)
+    angle = 2 * np.pi * np.concatenate([(np.arange(c) + 0.5) / c for c in cells])
+    radius = np.sqrt(1 - z**2)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=1)
+
+
+def view_coverage(quaternion: np.ndarray, kept: np.ndarray) -> Coverage:
+    """Coverage of particles with poses (m, 4) of which some were `kept`, (m,) bool.
+
+    A view that had n particles is thinned when its kept count is below half of n · (share kept overall), and a binomial
+    draw of n at that share gives so few with a probability below 0.001 over all views together.
+    """
+    top, cells = view_bins(int(np.clip(len(kept) // _PER_BIN, 6, MOST_BINS)))
+    where = bin_of(matrix_from_quaternion(quaternion)[:, 2], top, cells)
+    before, after = (np.bincount(where[rows], minlength=cells.sum()) for rows in (slice(None), kept))
+    share = kept.mean() if len(kept) else 1.0
+    rare = binom.cdf(after, before, share) < _CHANCE / len(before)
+    return Coverage(before, after, (after < THINNED * share * before) & rare, bin_centres(top, cells))
+
+
+def evenness(counts: np.ndarray) -> float:
+    """e to the entropy of the counts over their number, 0 … 1: 1 when all views are seen alike."""
+    p = counts[counts > 0] / max(counts.sum(), 1)
+    return float(np.exp(-(p * np.log(p)).sum()) / len(counts)) if len(p) else 0.0

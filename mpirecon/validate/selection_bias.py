@@ -1,0 +1,103 @@
+"""Whether particles were left out for what they show, or for their noise, defocus or micrograph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpirecon.validate.detection import auc
+
+#: weakest association of being left out with anything else that is worth a warning (rank-biserial correlation) …
+LARGEST = 0.2
+
+#: … if it is this many standard deviations from none
+_SIGNIFICANT = 5.0
+
+#: left-out particles that show the map by more than this share of what the kept ones do are not junk
+LARGEST_CONTRAST = 0.5
+
+#: fewer particles than this on a side tell nothing
+_FEWEST = 20
+
+
+@dataclass(frozen=True)
+class Association:
+    """How much being left out goes with something else, from −1 to 1; 0 is not at all.
+
+    name : str · value : float · chance : float, its standard deviation for particles left out by lot
+    """
+
+    name: str
+    value: float
+    chance: float
+
+    @property
+    def alarming(self) -> bool:
+        return abs(self.value) > max(LARGEST, _SIGNIFICANT * self.chance)
+
+
+def with_number(name: str, kept: np.ndarray, values: np.ndarray) -> Association | None:
+    """Rank-biserial correlation of being left out with a number of each particle (Cureton 1956); None without spread.
+
+    Of all pairs of a left-out and a kept particle, the share in which the left-out one has the larger number, minus the
+    share in which it has the smaller: ranks, so that no outlier decides.
+    """
+    out, kept_count = int((~kept).sum()), int(kept.sum())
+    if min(out, kept_count) < _FEWEST or not np.isfinite(values).all() or np.ptp(values) == 0:
+        return None
+    chance = np.sqrt((len(kept) + 1) / (3 * out * kept_count))
+    return Association(name, 2 * auc(values, ~kept) - 1, float(chance))
+
+
+def with_group(name: str, kept: np.ndarray, group: np.ndarray) -> Association | None:
+    """Root of the intraclass correlation of being kept within groups such as micrographs; None with one group.
+
+    The variance of the groups' kept counts beyond that of a binomial draw: 0 when groups fare alike, 1 when each is
+    kept or left out as a whole.
+    """
+    _, number = np.unique(group, return_inverse=True)
+    n = np.bincount(number).astype(np.float64)
+    share, pairs = kept.mean(), (n * (n - 1)).sum()
+    if len(n) < 2 or pairs == 0 or min((~kept).sum(), kept.sum()) < _FEWEST:
+        return None
+    variance = share * (1 - share)
+    excess = (np.bincount(number, kept) - n * share) ** 2 - n * variance
+    correlation = max(0.0, float(excess.sum() / (variance * pairs)))
+    # the sum of squares of G groups scatters by √(2/Σn(n−1)); its root is compared, hence the root here
+    return Association(name, np.sqrt(correlation), float(np.sqrt(np.sqrt(2 / pairs)) / np.sqrt(_SIGNIFICANT)))
+
+
+def contrast_left_out(kept: np.ndarray, yp: np.ndarray, pp: np.ndarray) -> float | None:
+    """Contrast of the map in the left-out particles over that in the kept ones, Σyp/Σpp each; None when undefined."""
+    if min((~kept).sum(), kept.sum()) < _FEWEST:
+        return None
+    out, inside = (yp[rows].sum() / max(pp[rows].sum(), 1e-300) for rows in (~kept, kept))
+    return float(out / inside) if inside > 0 else None
+
+
+def warnings_of(associations: list[Association], contrast: float | None) -> list[str]:
+    """A sentence or two for each thing that is not as it should be."""
+    told = []
+    for a in (a for a in associations if a.alarming):
+        if a.name in _NUMBERS:
+            more = "higher" if a.value > 0 else "lower"
+            told.append(
+                f"selection goes with {_NUMBERS[a.name]}: of a left-out and a kept particle, the left-out one has the "
+                f"{more} one in {50 * (1 + abs(a.value)):.0f} % of pairs (50 % by chance). Particles may have been "
+                "left out for that rather than for a wrong pose"
+            )
+        else:
+            told.append(
+                f"selection differs between {a.name} more than chance lets it (intraclass correlation "
+                f"{a.value**2:.2f}): look whether some of them are bad, or were treated differently"
+            )
+    if contrast is not None and contrast > LARGEST_CONTRAST:
+        told.append(
+            f"the particles left out show the map with {100 * contrast:.0f} % of the contrast of the kept ones: many "
+            "of them seem to be well posed. Keep more"
+        )
+    return told
+
+
+_NUMBERS = {"sigma": "the noise level σ", "defocus": "defocus", "ctf_scale": "the CTF's scale"}
