@@ -1,0 +1,53 @@
+"""Evidence drawn from the mixture's own model: what each kind of particle looks like when the model holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpirecon.robust.pose_mixture import JUNK, Evidence
+
+#: signal in each band of frequencies, relative
+SHAPE = np.array([1.0, 0.8, 0.5, 0.3, 0.15, 0.05])
+
+#: mean and variance of a wrong pose's score, per unit of signal and of its square
+WRONG_MEAN, WRONG_VARIANCE = 0.08, 0.015
+
+
+@dataclass
+class Drawn:
+    """Evidence at the poses (own) and at random ones; kind : (m,) GOOD, WRONG or JUNK · group : (m,) int64."""
+
+    own: Evidence
+    random: Evidence
+    kind: np.ndarray
+    group: np.ndarray
+
+    def __getitem__(self, rows) -> Drawn:
+        own, random = (Evidence(e.t[rows], e.a[rows]) for e in (self.own, self.random))
+        return Drawn(own, random, self.kind[rows], self.group[rows])
+
+
+def draw(m, bad, *, junk=0.25, strength=8.0, contrast_cv=0.2, gain=0.8, per_group=1, seed=0) -> Drawn:
+    """m particles, a share `bad` of them not well posed, of these a share `junk` no particles.
+
+    strength : typical signal over noise of all bands · gain : the share of the map's amplitude that the images hold ·
+    per_group : rows that are one particle, of one kind and contrast
+    """
+    rng = np.random.default_rng(seed)
+    groups = m // per_group
+    kind = rng.choice(3, groups, p=[1 - bad, bad * (1 - junk), bad * junk])
+    contrast = rng.normal(1, contrast_cv, groups)
+    group = np.repeat(np.arange(groups), per_group)
+    kind, contrast = kind[group], contrast[group]
+    a = strength * SHAPE / np.linalg.norm(SHAPE) * rng.uniform(0.7, 1.3, (len(kind), 1))
+
+    def noise():
+        return rng.normal(size=a.shape)
+
+    def wrong():
+        return WRONG_MEAN * a + np.sqrt(1 + WRONG_VARIANCE * a**2) * noise()
+
+    t = np.choose(kind[:, None], [contrast[:, None] * gain * a + noise(), wrong(), noise()])
+    return Drawn(Evidence(t, a), Evidence(np.where(kind[:, None] == JUNK, noise(), wrong()), a), kind, group)

@@ -1,0 +1,391 @@
+"""The mixture of well posed, wrongly posed and junk: what it finds in evidence of its own making, and when it declines."""
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from evidence import draw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpirecon.errors import UserError
+from mpirecon.parallel.comm import SerialCommunicator
+from mpirecon.robust.distances import EXPLAINED
+from mpirecon.robust.pose_mixture import GOOD, JUNK, SMALLEST_SEPARATION, WRONG, Evidence, PoseMixture
+from mpirecon.robust.selection import AUTO, RandomPoses, select
+from mpirecon.robust.statistics import Statistics
+from mpirecon.validate.detection import auc
+
+COMM = SerialCommunicator()
+SHARES_OF_BAD = [0, 0.1, 0.3, 0.5, 0.8]
+
+
+def fitted(drawn, keep=None, grouped=False, mixture=PoseMixture):
+    rows = np.arange(len(drawn.kind))
+    return mixture(keep).fit(COMM, drawn.own, drawn.random, rows, drawn.group if grouped else None)
+
+
+# ---------------------------------------------------------------- shares
+
+
+@pytest.mark.parametrize("contrast_cv", [0.02, 0.2])
+@pytest.mark.parametrize("bad", SHARES_OF_BAD)
+def test_the_share_of_the_good_is_found_within_two_points(bad, contrast_cv):
+    for seed in range(3):
+        drawn = draw(6000, bad, contrast_cv=contrast_cv, seed=seed)
+        mixture = fitted(drawn)
+        assert mixture.separable_
+        assert mixture.keep_ == pytest.approx(np.mean(drawn.kind == GOOD), abs=0.02)
+        assert mixture.keep_ == mixture.shares_[GOOD] and mixture.shares_.sum() == pytest.approx(1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.floats(0, 0.8), st.floats(0, 1), st.floats(7, 20), st.floats(0.02, 0.3), st.floats(0.6, 1.4), st.integers(0, 10**6),
+)
+def test_the_share_is_found_whatever_the_rest(bad, junk, strength, contrast_cv, gain, seed):
+    drawn = draw(3000, bad, junk=junk, strength=strength / gain, contrast_cv=contrast_cv, gain=gain, seed=seed)
+    assert fitted(drawn).keep_ == pytest.approx(np.mean(drawn.kind == GOOD), abs=0.02)
+
+
+@pytest.mark.parametrize("bad", SHARES_OF_BAD)
+def test_the_interval_covers_the_truth(bad):
+    """95 % are promised with the other parameters known; estimated along they leave about 90 % (36 ± 2 of 40)."""
+    covered, widths = 0, []
+    for seed in range(40):
+        low, high = fitted(draw(1500, bad, seed=seed)).keep_interval_
+        covered += low <= 1 - bad <= high
+        widths.append(high - low)
+    assert covered >= 33
+    # no estimate of a share from 1500 draws is better than counting them, and this one is hardly worse
+    counting = 2 * 1.96 * np.sqrt(bad * (1 - bad) / 1500)
+    assert 0.95 * counting < np.mean(widths) < 1.15 * counting + 0.004
+
+
+def test_a_set_without_wrong_poses_is_not_split_in_two():
+    """A free mixture would: the good differ in contrast, and two Gaussians fit better than one."""
+    for seed in range(5):
+        drawn = draw(4000, 0, contrast_cv=0.3, seed=seed)
+        mixture = fitted(drawn)
+        assert mixture.keep_ > 0.995 and mixture.keep_interval_[1] == 1
+        assert np.mean(mixture.posterior_ > 0.5) > 0.995
+
+
+def test_junk_is_not_taken_for_wrong_poses():
+    """Both are bad; they are told apart where wrong poses still look like the map a little."""
+    drawn = draw(20000, 0.4, junk=0.5, strength=25, seed=1)
+    assert fitted(drawn).shares_ == pytest.approx([0.6, 0.2, 0.2], abs=0.02)
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.7, 1.0])
+def test_a_share_that_is_given_is_obeyed(keep):
+    mixture = fitted(draw(3000, 0.3), keep)
+    assert mixture.keep_ == pytest.approx(min(keep, 0.9998))
+    assert mixture.shares_.sum() == pytest.approx(1) and (mixture.shares_ > 0).all()
+
+
+# ---------------------------------------------------------------- posteriors and parameters
+
+
+@lru_cache
+def large():
+    """Many particles with an overlap of good and bad that leaves something to be uncertain about."""
+    drawn = draw(40000, 0.4, strength=4.5, seed=7)
+    return drawn, fitted(drawn)
+
+
+def test_the_posterior_is_calibrated():
+    """Of the particles with posterior p, a share p is well posed."""
+    drawn, mixture = large()
+    good = drawn.kind == GOOD
+    bins = np.minimum((10 * mixture.posterior_).astype(int), 9)
+    assert (np.bincount(bins, minlength=10) > 100).all()
+    for b in range(10):
+        said, is_so = mixture.posterior_[bins == b].mean(), good[bins == b].mean()
+        chance = np.sqrt(said * (1 - said) / (bins == b).sum())
+        assert abs(is_so - said) < 4 * chance + 0.02, (b, said, is_so)
+
+
+def test_the_score_sorts_like_the_posterior_and_better_than_the_sum_of_evidence():
+    drawn, mixture = large()
+    order = np.argsort(mixture.score_)
+    assert (np.diff(mixture.posterior_[order]) >= -1e-12).all()
+    # the prior share is in the posterior, not in the score
+    odds = np.log(mixture.keep_ / (1 - mixture.keep_))
+    posterior = 1 / (1 + np.exp(-np.clip(mixture.score_ + odds, -500, 500)))
+    np.testing.assert_allclose(posterior, mixture.posterior_, atol=1e-9)
+    bad = drawn.kind != GOOD
+    assert auc(-mixture.score_, bad) > auc(-drawn.own.t.sum(axis=1), bad) + 0.005
+
+
+@pytest.mark.parametrize("contrast_cv", [0.1, 0.2, 0.3])
+def test_the_spread_of_contrast_is_recovered(contrast_cv):
+    mixture = fitted(draw(10000, 0.3, contrast_cv=contrast_cv, seed=2))
+    assert mixture.contrast_cv_ == pytest.approx(contrast_cv, abs=0.015)
+
+
+@pytest.mark.parametrize("gain", [0.5, 0.9, 1.3])
+def test_the_gain_is_recovered_where_there_is_signal(gain):
+    mixture = fitted(draw(10000, 0.3, strength=8 / gain, gain=gain, seed=3))
+    np.testing.assert_allclose(mixture.gain_[:4], gain, rtol=0.05)
+
+
+def test_contrasts_are_those_of_the_particles():
+    """The expected contrast is right on average, and as uncertain as it says."""
+    rng = np.random.default_rng(4)
+    m, a = 4000, 8 * np.ones((4000, 1))
+    s = rng.normal(1, 0.2, m)
+    own = Evidence(s[:, None] * a + rng.normal(size=a.shape), a)
+    random = Evidence(0.1 * a + rng.normal(size=a.shape), a)
+    mixture = PoseMixture().fit(COMM, own, random, np.arange(m))
+    variance = mixture.contrast2_ - mixture.contrast_**2
+    assert np.mean((mixture.contrast_ - s) ** 2) == pytest.approx(variance.mean(), rel=0.1)
+    assert variance.mean() < 0.8 * 0.2**2
+    assert np.mean(mixture.contrast_) == pytest.approx(1, abs=0.02)
+
+
+def test_what_a_wrong_pose_looks_like_is_measured():
+    drawn, mixture = large()
+    np.testing.assert_allclose(mixture._wrong_mean[:3], 0.08, atol=0.02)
+    np.testing.assert_allclose(mixture._wrong_variance[:3], 0.015, atol=0.015)
+
+
+@pytest.mark.parametrize("some", [300, 1000])
+def test_some_random_poses_are_enough(some):
+    drawn = draw(6000, 0.3, seed=5)
+    rows = np.sort(np.random.default_rng(1).choice(6000, some, replace=False))
+    mixture = PoseMixture().fit(COMM, drawn.own, drawn[rows].random, rows)
+    assert mixture.keep_ == pytest.approx(np.mean(drawn.kind == GOOD), abs=0.02)
+
+
+# ---------------------------------------------------------------- EM
+
+
+class Watched(PoseMixture):
+    """Records the log likelihood of every E step; what a wrong pose looks like is known, not measured anew."""
+
+    def _measure_wrong(self):
+        self._wrong_mean, self._wrong_variance = np.full(6, 0.08), np.full(6, 0.015)
+
+    def _expect(self):
+        super()._expect()
+        self.history = [*getattr(self, "history", []), self.total()]
+
+    def total(self):
+        return float(np.logaddexp.reduce(self._likelihood + np.log(self.shares_), axis=1).sum())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.floats(0.05, 0.8), st.floats(2, 12), st.floats(0.05, 0.4), st.sampled_from([None, 0.4]), st.integers(0, 10**6)
+)
+def test_no_step_lowers_the_likelihood(bad, strength, contrast_cv, keep, seed):
+    """Theory promises it where a step maximises all that it changes: with measured wrong poses it does not."""
+    drawn = draw(600, bad, strength=strength, contrast_cv=contrast_cv, seed=seed)
+    mixture = fitted(drawn, keep, mixture=Watched)
+    assert (np.diff(mixture.history) >= -1e-9 * abs(mixture.history[0])).all()
+
+
+def test_the_likelihood_found_is_a_maximum():
+    """Nothing nearby is better: of shares, gains and contrast spread, each a little changed."""
+    mixture = fitted(draw(3000, 0.4, strength=10, seed=8), mixture=Watched)
+    best = mixture.total()
+
+    def changed(**values):
+        kept = {name: getattr(mixture, name) for name in values}
+        vars(mixture).update(values)
+        mixture._expect()
+        total = mixture.total()
+        vars(mixture).update(kept)
+        return total
+
+    for factor in (0.9, 1.1):
+        assert changed(gain_=mixture.gain_ * factor) < best
+        assert changed(_contrast_variance=mixture._contrast_variance * factor**3) < best
+    for step in ([0.03, -0.03, 0], [-0.03, 0.03, 0], [0, 0.05, -0.05], [0, -0.05, 0.05]):
+        assert changed(shares_=mixture.shares_ + step) < best
+
+
+# ---------------------------------------------------------------- indifference
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6))
+def test_the_order_of_particles_and_bands_without_signal_mean_nothing(seed):
+    drawn = draw(400, 0.3, seed=seed % 7)
+    rows = np.random.default_rng(seed).permutation(400)
+    plain, moved = fitted(drawn), fitted(drawn[rows])
+    np.testing.assert_allclose(moved.posterior_, plain.posterior_[rows], atol=1e-9)
+    for evidence in (drawn.own, drawn.random):
+        evidence.t, evidence.a = (np.insert(v, 2, 0.0, axis=1) for v in (evidence.t, evidence.a))
+    np.testing.assert_allclose(fitted(drawn).posterior_, plain.posterior_, atol=1e-9)
+
+
+# ---------------------------------------------------------------- groups
+
+
+def test_groups_tell_apart_what_single_rows_cannot():
+    drawn = draw(8000, 0.4, strength=1.2, per_group=20, seed=3)
+    single, grouped = fitted(drawn), fitted(drawn, grouped=True)
+    assert not single.separable_ and grouped.separable_
+    bad = drawn.kind != GOOD
+    assert auc(-single.score_, bad) < 0.85 and auc(-grouped.score_, bad) > 0.97
+    assert grouped.keep_ == pytest.approx(np.mean(~bad), abs=0.03)
+
+
+def test_rows_of_a_group_share_their_fate():
+    drawn = draw(2000, 0.4, strength=2, per_group=8, seed=4)
+    mixture = fitted(drawn, grouped=True)
+    for values in (mixture.posterior_, mixture.score_, mixture.contrast_):
+        by_group = values.reshape(-1, 8)
+        assert np.ptp(by_group, axis=1).max() < 1e-9
+
+
+def test_log_likelihoods_of_a_group_add():
+    """Rows that are alike in groups of two: for wrong and junk, whose rows are independent, twice one row's."""
+    drawn = draw(1000, 0.4, seed=5)
+    twice = drawn[np.repeat(np.arange(1000), 2)]
+    grouped = fitted(twice, grouped=True, mixture=Watched)
+    single = fitted(drawn, mixture=Watched)
+    np.testing.assert_allclose(grouped._likelihood[::2, WRONG], 2 * single._likelihood[:, WRONG])
+    assert not grouped._likelihood[:, JUNK].any()
+
+
+def test_groups_of_one_are_no_groups():
+    drawn = draw(1000, 0.3, seed=6)
+    plain, grouped = fitted(drawn), fitted(drawn, grouped=True)
+    np.testing.assert_allclose(grouped.posterior_, plain.posterior_, atol=1e-12)
+    assert grouped.keep_interval_ == pytest.approx(plain.keep_interval_)
+
+
+# ---------------------------------------------------------------- when it declines
+
+
+@pytest.mark.parametrize("bad", [0, 0.3, 0.8])
+@pytest.mark.parametrize("strength", [0.2, 1, 2])
+def test_too_weak_a_signal_is_not_separable(bad, strength):
+    mixture = fitted(draw(3000, bad, strength=strength, seed=1))
+    assert not mixture.separable_ and mixture.separation_ < SMALLEST_SEPARATION
+
+
+@pytest.mark.parametrize(
+    "t, a, message",
+    [
+        (np.zeros((5, 3)), np.zeros((5, 3)), "no particle has any signal"),
+        (np.zeros((0, 3)), np.zeros((0, 3)), "no particle has any signal"),
+        (np.full((5, 3), 2.0), np.ones((5, 3)), "evidence of all particles is the same"),
+        (np.array([[1.0], [np.nan]]), np.ones((2, 1)), "not a finite number"),
+        (np.array([[1.0], [2.0]]), np.array([[1.0], [np.inf]]), "not a finite number"),
+    ],
+)
+def test_the_mixture_refuses(t, a, message):
+    with pytest.raises(UserError, match=message):
+        PoseMixture().fit(COMM, Evidence(t, a), Evidence(t, a), np.arange(len(t)))
+
+
+# ---------------------------------------------------------------- selection
+
+
+def statistics_of(evidence, noise=1.0, seed=0):
+    """Statistics whose evidence this is, of particles with this noise power (m,) and 2000 samples a band."""
+    samples = np.full(evidence.t.shape[1], 2000.0)
+    variance = np.broadcast_to(noise, len(evidence.t))[:, None]
+    pp, yp = evidence.a**2 * variance, evidence.t * evidence.a * variance
+    residual = variance * np.random.default_rng(seed).chisquare(samples, evidence.t.shape)
+    return Statistics(np.stack([residual + 2 * yp - pp, yp, pp], axis=2), samples)
+
+
+def selected(drawn, valid=None, noise=1.0, random_poses=None, **options):
+    m = len(drawn.kind)
+    valid = np.ones(m, bool) if valid is None else valid
+    random_poses = random_poses or RandomPoses(np.arange(m), statistics_of(drawn.random, noise))
+    options = {"loss": "posterior", "distance": EXPLAINED, "random_poses": random_poses, **options}
+    return select(COMM, statistics_of(drawn.own, noise), np.arange(m), valid, **options)
+
+
+def test_evidence_is_in_standard_deviations():
+    drawn = draw(50, 0.3)
+    noise = np.random.default_rng(1).uniform(0.5, 2, 50)
+    evidence = Evidence.of(statistics_of(drawn.own, noise).sums, noise)
+    np.testing.assert_allclose(evidence.a, drawn.own.a)
+    np.testing.assert_allclose(evidence.t, drawn.own.t, atol=1e-12)
+    empty = Evidence.of(np.zeros((2, 3, 3)), np.ones(2))
+    assert not empty.a.any() and not empty.t.any()
+
+
+def test_the_posterior_weighs_by_noise_and_knows_contrasts():
+    drawn = draw(3000, 0.3, seed=2)
+    noise = np.exp(np.random.default_rng(3).normal(0, 0.3, 3000))
+    chosen = selected(drawn, noise=noise)
+    good = drawn.kind == GOOD
+    assert np.mean(chosen.kept == good) > 0.98 and auc(chosen.distance, ~good) > 0.995
+    assert (chosen.kept == (chosen.posterior >= 0.5)).all()
+    weighed = chosen.posterior > 0.99
+    product = (chosen.weight * noise)[weighed]
+    np.testing.assert_allclose(product, np.median(product), rtol=0.2)
+    assert (chosen.contrast2 > chosen.contrast**2).all()
+    assert chosen.mixture_.keep_ == pytest.approx(good.mean(), abs=0.02)
+
+
+def test_where_nothing_can_be_told_apart_everybody_is_kept():
+    drawn = draw(2000, 0.4, strength=1, seed=4)
+    chosen = selected(drawn)
+    assert not chosen.mixture_.separable_
+    assert chosen.kept.all() and (chosen.posterior == 1).all()
+    np.testing.assert_allclose(chosen.weight, 1)
+    assert (chosen.contrast == 1).all() and (chosen.contrast2 == 1).all()
+    by_rank = selected(drawn, loss="sorted", keep=AUTO)
+    assert by_rank.kept.all() and not by_rank.mixture_.separable_
+
+
+def test_sorted_keeps_the_share_that_the_mixture_finds():
+    drawn = draw(4000, 0.3, seed=5)
+    chosen = selected(drawn, loss="sorted", keep=AUTO)
+    assert chosen.kept.sum() == np.ceil(chosen.mixture_.keep_ * 4000)
+    assert chosen.kept.mean() == pytest.approx(np.mean(drawn.kind == GOOD), abs=0.02)
+    assert set(np.unique(chosen.weight)) == {0.0, 1.0}
+    given = selected(drawn, loss="sorted", keep=0.25)
+    assert given.kept.sum() == 1000 and given.mixture_ is None
+
+
+def test_a_share_given_to_the_posterior_is_obeyed():
+    drawn = draw(3000, 0.3, seed=6)
+    assert selected(drawn, keep=0.4).mixture_.keep_ == pytest.approx(0.4)
+    assert selected(drawn, keep=AUTO).mixture_.keep_ == selected(drawn).mixture_.keep_
+
+
+def test_random_poses_belong_to_their_rows():
+    """Each keeps its own noise, whichever rows they are; those of invalid particles are not looked at."""
+    drawn = draw(3000, 0.3, seed=7)
+    noise = np.exp(np.random.default_rng(3).normal(0, 0.4, 3000))
+    valid = np.arange(3000) % 5 != 0
+    rows = np.arange(1000, 3000, 2)
+    full = statistics_of(drawn.random, noise)
+    random = RandomPoses(rows, Statistics(full.sums[rows], full.samples))
+    some = selected(drawn, valid, noise, random)
+    assert not some.weight[~valid].any() and not some.kept[~valid].any() and not some.posterior[~valid].any()
+    everybody = selected(drawn, valid, noise)
+    assert some.mixture_.keep_ == pytest.approx(everybody.mixture_.keep_, abs=0.01)
+    random.statistics.sums[~valid[rows]] = 1e9
+    np.testing.assert_array_equal(selected(drawn, valid, noise, random).posterior, some.posterior)
+
+
+def test_an_image_of_negative_contrast_is_not_added_upside_down():
+    chosen = selected(draw(3000, 0.3, contrast_cv=0.5, seed=9))
+    assert chosen.mixture_.contrast_.min() < 0
+    assert (chosen.contrast >= 0).all()
+
+
+def test_groups_are_selected_whole():
+    drawn = draw(2000, 0.4, strength=2.5, per_group=10, seed=8)
+    chosen = selected(drawn, groups=drawn.group)
+    assert chosen.mixture_.separable_
+    assert (np.ptp(chosen.kept.reshape(-1, 10).astype(int), axis=1) == 0).all()
+
+
+# ---------------------------------------------------------------- parallel
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_the_mixture_under_mpirun(mpi_program, n):
+    assert f"ok {n}" in mpi_program(n, "mixture_program.py").stdout
