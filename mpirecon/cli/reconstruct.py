@@ -74,6 +74,8 @@ class Keep(click.ParamType):
 @click.option("--mask", type=EXISTING_FILE, help="Soft mask (MRC), 0 … 1.  [default: a sphere]")
 @click.option("--diameter", type=POSITIVE, metavar="Å", help="Diameter of the spherical mask.  [default: fits the box]")
 @click.option("--symmetry", default="C1", show_default=True, help="Point group; only C1 in this version.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint that an interrupted run left in the output folder; "
+              "begin if there is none.")
 @click.option("--skip-bad", is_flag=True, help="Leave out images with NaN or without contrast, instead of ending.")
 @click.option("--log-particles", type=click.Choice(["none", "last", "all"]), default="all", show_default=True,
               help="Iterations whose sorted particles go to the rank logs.")
@@ -84,7 +86,7 @@ class Keep(click.ParamType):
 @overwrite_option
 @verbosity_options
 @pass_communicator
-def command(comm, particles, output, log_particles, controls, overwrite, quiet, verbose, **options):
+def command(comm, particles, output, log_particles, controls, resume, overwrite, quiet, verbose, **options):
     """Reconstruct a map from PARTICLES (a particle file made by simulate or import).
 
     Runs alone or under mpirun/srun on any number of ranks; each reads its slab of the particles.
@@ -100,7 +102,7 @@ def command(comm, particles, output, log_particles, controls, overwrite, quiet, 
 
     reconstruct(
         comm, particles, output, config, Console(comm, quiet, verbose), overwrite=overwrite, log_particles=log_particles,
-        controls=controls,
+        controls=controls, resume=resume,
     )  # fmt: skip
 
 

@@ -15,25 +15,32 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, write_failed
+from mpirecon.io.checkpoint import NAME as CHECKPOINT
 
 FORMAT = "mpirecon-run-particles"
 
 #: what an earlier run may have left, and --overwrite removes; nothing else in the folder is touched
 _OWN_FILES = (
     "summary.json", "volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.csv", "fsc.png", "slices.png",
-    "particles.h5", "report.html", "checkpoint.h5", "detection.csv", "discarded.mrc", "null.json",
+    "particles.h5", "report.html", CHECKPOINT, "detection.csv", "discarded.mrc", "null.json",
 )  # fmt: skip
 
 
-def prepare_folder(folder: str | os.PathLike, overwrite: bool) -> Path:
-    """Make the output folder, or clear an earlier run out of it.
+def prepare_folder(folder: str | os.PathLike, overwrite: bool, resume: bool = False) -> Path:
+    """Make the output folder, or clear an earlier run out of it, or with `resume` leave one that was interrupted.
 
-    Raises UserError when it exists and holds anything, without `overwrite`, or cannot be made.
+    Raises UserError when it exists and holds anything, without `overwrite`, cannot be made, or has nothing to resume.
     """
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} exists and is not a folder; choose another name for -o")
-    if path.is_dir() and any(path.iterdir()):
+    if resume and (path / "summary.json").exists():
+        raise UserError(f"the run in {path} is finished; there is nothing to resume")
+    if resume and (path / CHECKPOINT).exists():
+        return path
+    # a run that was interrupted before its first checkpoint left its logs at most: begin it again
+    begun = resume and path.is_dir() and {entry.name for entry in path.iterdir()} <= {"logs"}
+    if path.is_dir() and any(path.iterdir()) and not begun:
         if not overwrite:
             raise UserError(f"the output folder {path} exists and is not empty; choose another, or pass --overwrite")
         for name in _OWN_FILES:

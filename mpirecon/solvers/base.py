@@ -40,6 +40,17 @@ class Solver(ABC):
     def finish(self) -> MapSet:
         """The half maps, unfiltered, and the Wiener-filtered map of all particles."""
 
+    def state(self) -> dict[str, np.ndarray]:
+        """What a checkpoint must hold beside the particles' statistics, by name, on rank 0; collective."""
+        return {}
+
+    def state_names(self) -> list[str]:
+        """Names that `state` uses."""
+        return []
+
+    def restore(self, saved: dict[str, np.ndarray], iterations: int) -> None:
+        """Go on from a `state`, after so many iterations; collective."""
+
     @property
     def reference_maps(self) -> list[MapOf]:
         folds = self.engine.folds

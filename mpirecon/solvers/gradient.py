@@ -33,9 +33,7 @@ class GradientSolver(Solver):
 
     def step(self, weigh: Weigh) -> None:
         if self._all is None:
-            self._all = self.engine.accumulate(Selection.everybody(self.engine.slab.valid))
-            self._maps = [*self.reference_maps, WHOLE]
-            self.solve(self._state, self._all, self._maps, self._zero)
+            self._begin()
         batches = self._batches()
         for number, rows in enumerate(batches):
             # with several batches, shrinking steps average their noise out
@@ -43,6 +41,35 @@ class GradientSolver(Solver):
             self._descend(self.engine.accumulate(weigh(rows), rows), step)
             self._refresh()
         self._epoch += 1
+
+    def _begin(self) -> None:
+        """M's normal equations, of everybody, and maps of zero."""
+        self._all = self.engine.accumulate(Selection.everybody(self.engine.slab.valid))
+        self.solve(self._state, self._all, self._maps, self._zero)
+
+    @property
+    def _maps(self) -> list[MapOf]:
+        return [*self.reference_maps, WHOLE]
+
+    def state(self) -> dict[str, np.ndarray]:
+        saved = {}
+        for made_of in self._maps:
+            moving = MapSet(self.engine.comm, self.engine.box)
+            moving.place(made_of, self._state.owner(made_of), self._velocity.get(made_of))
+            saved |= {f"map {made_of}": self._state.get(made_of).copy(), f"velocity {made_of}": moving.get(made_of).copy()}
+        return saved
+
+    def state_names(self) -> list[str]:
+        return [f"{what} {made_of}" for made_of in self._maps for what in ("map", "velocity")]
+
+    def restore(self, saved: dict[str, np.ndarray], iterations: int) -> None:
+        self._begin()
+        for made_of in self._maps:
+            if self._state.owned(made_of) is not None:
+                self._state.place(made_of, self._state.owner(made_of), saved[f"map {made_of}"])
+                self._velocity[made_of] = saved[f"velocity {made_of}"]
+        self._epoch = iterations
+        self._refresh()
 
     def finish(self) -> MapSet:
         return self._state

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from mpirecon import __version__
+from mpirecon.io.checkpoint import NAME as CHECKPOINT
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import prepare_folder
@@ -22,11 +23,12 @@ from mpirecon.solvers.run import Reconstruction
 
 def reconstruct(
     comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool, log_particles: str,
-    controls: bool = False,
+    controls: bool = False, resume: bool = False,
 ) -> dict:
     """Run a reconstruction on the ranks of `comm` and write its files.
 
     controls : also make the maps that show what the selection left out, and what leaving out at random does
+    resume : go on from the folder's checkpoint, if it has one
 
     Returns the summary on rank 0, an empty dict elsewhere. Raises UserError, on all ranks alike, for what a user can mend.
     """
@@ -34,15 +36,18 @@ def reconstruct(
     file = run_together(comm, lambda: ParticleFile(particles))
     with file:
         with together(comm):
-            folder = prepare_folder(output, overwrite) if comm.rank == 0 else Path(output)
+            folder = prepare_folder(output, overwrite, resume) if comm.rank == 0 else Path(output)
         comm.barrier()
-        log = run_together(comm, lambda: RankLog.for_rank(folder / "logs", comm, particles=log_particles))
+        resume = comm.bcast(resume and (folder / CHECKPOINT).exists())
+        log = run_together(comm, lambda: RankLog.for_rank(folder / "logs", comm, particles=log_particles, append=resume))
         with log:
             console.say(_opening(comm, file, config))
             run = Reconstruction(comm, file, config, log, console)
-            outcome = run.run()
+            outcome = run.run(folder, resume)
             found = check_selection(run, outcome, folder, controls)
             summary = write_results(run, outcome, folder, about_run(start) | found)
+            if comm.rank == 0:
+                (folder / CHECKPOINT).unlink(missing_ok=True)
             log.event("finished", seconds=time.time() - start)
     _conclude(console, folder, summary)
     return summary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from mpirecon.solvers.gradient import GradientSolver
 from mpirecon.solvers.groups import MapSet
 from mpirecon.solvers.normal import NormalSolver
 from mpirecon.solvers.passes import Engine
+from mpirecon.solvers.resume import load, save
 from mpirecon.solvers.slab_data import ParticleSlab, uniform_hash
 from mpirecon.solvers.timing import Timings
 from mpirecon.validate.fsc import crossing
@@ -60,18 +62,26 @@ class Reconstruction:
         self.solver = (NormalSolver if config.solver == "normal" else GradientSolver)(self.engine, config)
         self._selection: Selection | None = None  # of the particles that built the current maps
         self._scores: Statistics | None = None  # what the next selection is made from
-        self._random_poses = None
+        self.random_poses = None
         self._groups = self._group_numbers()
 
-    def run(self) -> Outcome:
-        records = []
-        self._power = self._survey()
-        for iteration in range(1, self.config.rounds + 1):
+    def run(self, folder: Path | None = None, resume: bool = False) -> Outcome:
+        """All iterations; with a `folder`, saved there after each, and continued from there when `resume`."""
+        records = load(self, folder) if resume else []
+        if not records:
+            self.power = self._survey()
+        elif len(records) >= self.config.rounds:
+            raise UserError(f"the checkpoint in {folder} is of iteration {len(records)}, and {self.config.rounds} are asked "
+                            "for; ask for more with --iterations, or start anew with --overwrite")
+        for iteration in range(len(records) + 1, self.config.rounds + 1):
             records.append(self._iterate(iteration))
             self._announce(records[-1])
+            if folder is not None and iteration < self.config.rounds:
+                with self.engine.timings("checkpoint"):
+                    save(self, folder, iteration, records)
         maps = self.solver.finish()
-        sigma = particle_sigma(self.comm, self._held_out, self.slab.valid)
-        return Outcome(maps, records, self._held_out, self._with_final_distance(), sigma)
+        sigma = particle_sigma(self.comm, self.held_out, self.slab.valid)
+        return Outcome(maps, records, self.held_out, self._with_final_distance(), sigma)
 
     def _survey(self) -> np.ndarray:
         with self.console.progress(len(self.slab), "survey") as self.engine.progress:
@@ -95,14 +105,18 @@ class Reconstruction:
             # about this many particles of the whole set say what a wrong pose looks like
             share = min(1.0, _RANDOM_POSES / len(self.file))
             random = uniform_hash(self.slab.ids, self.config.seed + self._iteration) < share
-        inside, outside, self._random_poses = self.engine.statistics(
+        inside, outside, self.random_poses = self.engine.statistics(
             self.solver.references, self._bands(self.distance.whitened), rows,
             random=random, draw=self.config.seed + self._iteration,
         )  # fmt: skip
-        self._held_out = outside
-        # with a single fold there is no map of the own half without the particle; the other half's would leak
-        self._scores = inside if self.engine.folds == 1 else outside
+        self.set_scores(inside, outside)
         return inside
+
+    def set_scores(self, inside: Statistics, held_out: Statistics) -> None:
+        """What the next selection is made from: held out of the own half, or within it where there are no folds."""
+        self.inside, self.held_out = inside, held_out
+        # with a single fold there is no map of the own half without the particle; the other half's would leak
+        self._scores = inside if self.engine.folds == 1 else held_out
 
     def _start_selection(self) -> None:
         """Decide over all particles from the last statistics; everybody counts when there are none yet."""
@@ -116,7 +130,7 @@ class Reconstruction:
         """Before there is a map, all alike; but for robust losses no image of outlying power makes the first map."""
         if self.config.loss == "l2":
             return None
-        power = self._power / median(self.comm, self._power[self.slab.valid])
+        power = self.power / median(self.comm, self.power[self.slab.valid])
         return np.where(power > NOISY**2, 1 / np.maximum(power, NOISY**2), 1.0)
 
     @property
@@ -142,7 +156,7 @@ class Reconstruction:
         return select(
             self.comm, statistics, self.slab.ids, valid,
             loss=config.loss, distance=self.distance, keep=config.keep, sort_scope=config.sort_scope,
-            random_poses=self._random_poses, groups=self._groups,
+            random_poses=self.random_poses, groups=self._groups,
         )  # fmt: skip
 
     def _with_final_distance(self) -> Selection:
@@ -158,7 +172,7 @@ class Reconstruction:
         distance = self.distance if self.distance.norm is not None else WHITENED
         d_inside, d_outside = (
             _root(s.residual) if config.loss in ("l2", "posterior") else norms(comm, distance, s, valid)
-            for s in (inside, self._held_out)
+            for s in (inside, self.held_out)
         )
         everybody = Selection.everybody(valid)
         if np.isnan(chosen.centre_) and config.loss in ("l1", "huber"):
@@ -169,7 +183,7 @@ class Reconstruction:
             "loss": loss_value(comm, config.loss, d_inside, chosen),
             "loss_l2": loss_value(comm, "l2", _root(inside.residual), everybody),
             "loss_heldout": loss_value(comm, config.loss, d_outside, chosen),
-            "loss_l2_heldout": loss_value(comm, "l2", _root(self._held_out.residual), everybody),
+            "loss_l2_heldout": loss_value(comm, "l2", _root(self.held_out.residual), everybody),
             "kept": comm.allreduce_scalar(int(chosen.kept.sum())),
             "valid": comm.allreduce_scalar(int(valid.sum())),
             "resolution_0143": crossing(self.solver.fsc, 0.143, file.box, file.pixel_size),

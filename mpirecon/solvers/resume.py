@@ -1,0 +1,100 @@
+"""Saving a run after an iteration, and going on from there, on as many ranks as one likes.
+
+Only what the next iteration is decided from is kept: each particle's statistics, the noise spectrum and, for gradients,
+the maps on their way. The normal equations are accumulated anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.io.checkpoint import NAME, Checkpoint, write_checkpoint
+from mpirecon.parallel.comm import together
+from mpirecon.robust.selection import RandomPoses
+from mpirecon.robust.statistics import Statistics
+
+
+def save(run, folder: Path, iteration: int, records: list[dict]) -> None:
+    """Write the state after `iteration` to the run's folder; collective."""
+    total, comm = len(run.file), run.comm
+    local = {
+        "power": run.power,
+        "valid": run.slab.valid,
+        "inside": run.inside.sums,
+        "held_out": run.held_out.sums,
+    }
+    if run.random_poses is not None:
+        marked = np.zeros(len(run.slab), bool)
+        marked[run.random_poses.rows] = True
+        sums = np.zeros_like(run.held_out.sums)
+        sums[run.random_poses.rows] = run.random_poses.statistics.sums
+        local |= {"random_rows": marked, "random": sums}
+    arrays = {name: _gather(comm, values, total) for name, values in local.items()}
+    arrays |= run.solver.state()
+    with together(comm):
+        if comm.rank == 0:
+            facts = {"iteration": iteration, "records": records, **identity(run)}
+            arrays |= {"noise_power": run.engine.noise_power, "samples": run.held_out.samples, "fsc": run.solver.fsc}
+            write_checkpoint(folder / NAME, facts, arrays)
+
+
+def load(run, folder: Path) -> list[dict]:
+    """Bring a run to the state that was saved in `folder`; returns the records of the iterations done. Collective.
+
+    Raises UserError, on all ranks, for a checkpoint of other particles or other options, which it names.
+    """
+    with together(run.comm):
+        with Checkpoint(folder / NAME) as checkpoint:
+            _check_identity(run, checkpoint)
+            first, last = run.slab.start, run.slab.stop
+            samples = checkpoint.array("samples")
+            run.power = checkpoint.rows("power", first, last)
+            run.slab.valid[:] = checkpoint.rows("valid", first, last)
+            run.engine.noise_power = checkpoint.array("noise_power")
+            run.set_scores(*(Statistics(checkpoint.rows(n, first, last), samples) for n in ("inside", "held_out")))
+            if "random" in checkpoint:
+                rows = np.flatnonzero(checkpoint.rows("random_rows", first, last))
+                run.random_poses = RandomPoses(rows, Statistics(checkpoint.rows("random", first, last)[rows], samples))
+            run.solver.fsc = checkpoint.array("fsc")
+            saved = {name: checkpoint.array(name) for name in run.solver.state_names() if name in checkpoint}
+            records = checkpoint.facts["records"]
+    run.solver.restore(saved, len(records))
+    return records
+
+
+def identity(run) -> dict:
+    """What must be the same for a checkpoint to be continued: the options that matter and the particles."""
+    # the first hundred: another set differs there, and every rank can read them
+    few = run.file.metadata(0, min(len(run.file), 100))
+    digest = hashlib.sha256(few.pose.quaternion.tobytes() + few.pose.shift.tobytes() + few.half.tobytes())
+    options = run.config.as_dict()
+    options.pop("iterations")  # more of them may be asked for
+    return {
+        "options": json.loads(json.dumps(options)),
+        "particles": {"count": len(run.file), "box": run.file.box, "digest": digest.hexdigest()},
+    }
+
+
+def _check_identity(run, checkpoint: Checkpoint) -> None:
+    now = identity(run)
+    if checkpoint.facts["particles"] != now["particles"]:
+        raise UserError(f"{checkpoint.path} was made from other particles than {run.file.path}; "
+                        "resume with the same particle file, or start anew with --overwrite")
+    before = checkpoint.facts["options"]
+    changed = [name for name in now["options"] if before.get(name) != now["options"][name]]
+    if changed:
+        told = ", ".join(f"{n} was {before.get(n)} and is {now['options'][n]}" for n in changed)
+        raise UserError(f"{checkpoint.path} was made with other options: {told}; resume with the same, or start anew "
+                        "with --overwrite")
+
+
+def _gather(comm, values: np.ndarray, total: int) -> np.ndarray | None:
+    """The rows of all ranks on rank 0, whatever their trailing shape."""
+    flat = np.ascontiguousarray(values).reshape(len(values), -1)
+    columns = [comm.gather_slabs(np.ascontiguousarray(flat[:, k]), total) for k in range(flat.shape[1])]
+    return None if columns[0] is None else np.stack(columns, axis=1).reshape(total, *values.shape[1:])
