@@ -9,6 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from mpirecon.cli import run
+from mpirecon.io.particle_file import ParticleFile
 from mpirecon.validate import coverage, selection_bias
 from mpirecon.validate.discarded import Comparison
 from mpirecon.validate.masks import soft_sphere
@@ -132,8 +133,8 @@ def test_the_discarded_are_told_apart():
 
 
 def simulate(path, *options, count=700, seed=1):
-    assert run(["simulate", "--phantom", "--particles", str(count), "--box", str(BOX), "--pixel-size", "5",
-                "--snr", "0.15", "--noise-cv", "0.2", "--scale-cv", "0.2", "--seed", str(seed), "-q", "-o", str(path), *options]) == 0
+    options = [*"--phantom --box 28 --pixel-size 5 --snr 0.15 --noise-cv 0.2 --scale-cv 0.2 -q".split(), *options]
+    assert run(["simulate", *options, "--particles", str(count), "--seed", str(seed), "-o", str(path)]) == 0
     return path
 
 
@@ -170,6 +171,17 @@ def test_sorting_by_noise_is_warned_of(particles, tmp_path, capsys):
     assert any("noise level" in text for text in summary["warnings"]) and "noise level" in told
     assert any("good particles" in text for text in summary["warnings"])
     assert "Selection goes with the noise level" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_bad_micrograph_is_named(particles, tmp_path, monkeypatch):
+    with h5py.File(particles) as file:
+        wrong = file["pose_error"][...]
+    # the wrong particles are from two of ten micrographs
+    names = np.where(wrong, np.arange(700) % 2, 2 + np.arange(700) % 8).astype(str).astype(object)
+    monkeypatch.setattr(ParticleFile, "source_column", lambda self, name: {"rlnMicrographName": names}[name])
+    summary = reconstruct(particles, tmp_path / "out", "--loss", "sorted", "--keep", "0.7")
+    assert summary["selection_bias"]["micrographs"] > 0.9
+    assert any("micrographs" in text for text in summary["warnings"])
 
 
 def test_a_second_state_is_no_junk(tmp_path):

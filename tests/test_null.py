@@ -15,7 +15,10 @@ from mpirecon.validate.null import LARGEST_MEAN, NoiseFile, judge
 
 BOX = 32
 LOSSES = {
-    "l2": (), "sorted": ("--keep", "0.5"), "l1": (), "huber": (), "posterior": (),
+    "l2": "", "sorted": "--keep 0.5", "l1": "", "huber": "", "posterior": "",
+    "sorted, auto": "--keep auto",
+    "sorted, scored inside the half": "--keep 0.5 --folds 1",
+    "sorted, mini-batches": "--keep 0.5 --solver gradient --batch-size 100 --sort-scope batch",
 }  # fmt: skip
 
 
@@ -34,7 +37,8 @@ def particles(tmp_path_factory):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_no_loss_makes_resolution_of_noise(particles, tmp_path, loss, capsys):
     out = tmp_path / "out"
-    assert run(["null", str(particles), "-o", str(out), "--loss", loss, *LOSSES[loss], "--iterations", "3"]) == 0
+    assert run(["null", str(particles), "-o", str(out), "--loss", loss.partition(",")[0], *LOSSES[loss].split(),
+                "--iterations", "3"]) == 0
     assert "makes no resolution" in capsys.readouterr().out
     found = json.loads((out / "null.json").read_text())
     assert found["passed"] and found["shells"] == [6, 16]
