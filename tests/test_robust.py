@@ -17,7 +17,17 @@ from mpirecon.model.draws import particle_rng, random_quaternion
 from mpirecon.operators.forward import ForwardModel
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.robust.distances import CORRELATION, DISTANCES, EXPLAINED, RAW, WHITENED, get_distance
-from mpirecon.robust.losses import HUBER_TUNING, L1, L2, LOSSES, MAD_TO_SIGMA, Huber, make_loss
+from mpirecon.robust.losses import (
+    HUBER_TUNING,
+    L1,
+    L2,
+    LOSSES,
+    M_ESTIMATORS,
+    MAD_TO_SIGMA,
+    REDESCENDING,
+    Huber,
+    make_loss,
+)
 from mpirecon.robust.selection import RandomPoses, Selection, keep_count, loss_value, norms, particle_sigma, select
 from mpirecon.robust.statistics import Statistics, matched_filter
 from mpirecon.robust.weiszfeld import weiszfeld
@@ -154,7 +164,7 @@ def test_weiszfeld_refuses(points, weights, message):
 
 # ---------------------------------------------------------------- losses
 
-CALIBRATED = [L2(), L1(), Huber(1.7), make_loss("huber", 2.0, 0.3), make_loss("l1", 2.0, 0.3)]
+CALIBRATED = [L2(), L1(), Huber(1.7)] + [make_loss(name, 2.0, 0.3) for name in M_ESTIMATORS]
 
 
 @pytest.mark.parametrize("loss", CALIBRATED, ids=str)
@@ -162,7 +172,8 @@ def test_weight_is_the_slope_of_rho_over_the_distance(loss):
     d = np.linspace(0.01, 8, 200)
     h = 1e-6
     slope = (loss.rho(d + h) - loss.rho(d - h)) / (2 * h)
-    np.testing.assert_allclose(loss.weight(d), slope / d, rtol=1e-5)
+    np.testing.assert_allclose(loss.weight(d), slope / d, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(loss.influence(d), slope, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("loss", CALIBRATED, ids=str)
@@ -184,6 +195,53 @@ def test_huber_keeps_the_bulk():
     assert HUBER_TUNING == 1.345
 
 
+@pytest.mark.parametrize("loss", REDESCENDING)
+def test_redescending_losses_keep_the_bulk_and_let_go_of_the_far(loss):
+    made = make_loss(loss, 5.0, 0.4)
+    near, far = np.linspace(0, 5, 20), 5 + 0.4 * np.array([10.0, 100, 1e4])
+    assert (made.weight(near) == 1).all()  # the nearer half of all particles is not set back at all
+    np.testing.assert_allclose(made.rho(near), L2().rho(near))
+    pull = made.influence(np.concatenate([[5.0], far]))
+    assert (np.diff(pull) <= 0).all() and pull[-1] < 0.01 * pull[0]
+    assert made.rho(far)[-1] < 0.01 * L2().rho(far)[-1]
+
+
+def test_only_tukey_gives_no_weight_at_all():
+    far = np.array([5 + 0.4 * 4.69, 6.9, 1e3])
+    weight = {loss: make_loss(loss, 5.0, 0.4).weight(far) for loss in REDESCENDING}
+    assert not weight["tukey"].any() and make_loss("tukey", 5.0, 0.4).weight(np.array([6.86]))[0] > 0
+    assert (weight["cauchy"] > 0).all() and (weight["geman-mcclure"] > 0).all()
+    # near the bulk they agree: the constants say at what distance doubt begins
+    near = np.array([5 + 0.4 * 1.345])
+    for loss in REDESCENDING:
+        assert 0.75 < make_loss(loss, 5.0, 0.4).weight(near)[0] < 0.85
+
+
+@pytest.mark.parametrize("loss", REDESCENDING)
+def test_tuning_constants_are_95_percent_efficient(loss):
+    """Asymptotic efficiency (E ψ′)² / E ψ² at the standard Gaussian of the textbook's ψ = xW(x/c), around zero."""
+    x, step = np.linspace(-12, 12, 240_001, retstep=True)
+    gauss = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+    psi = x * make_loss(loss, 0.0, 1.0).weight(np.abs(x))
+    efficiency = (np.sum(x * psi * gauss) * step) ** 2 / (np.sum(psi**2 * gauss) * step)  # E ψ′ = E xψ (Stein)
+    assert efficiency == pytest.approx(0.95, abs=1e-4)
+
+
+@pytest.mark.parametrize("loss", REDESCENDING)
+def test_where_all_are_alike_all_count(loss):
+    made = make_loss(loss, 5.0, 0.0)
+    np.testing.assert_array_equal(made.weight(np.full(3, 5.0)), 1)
+    assert made.weight(np.array([6.0]))[0] < 1e-12 and np.isfinite(made.rho(np.array([0.0, 5, 6, 1e6]))).all()
+    nothing = make_loss(loss, 0.0, 0.0)
+    assert np.isfinite(nothing.weight(np.array([0.0, 1.0]))).all() and nothing.weight(np.zeros(1))[0] == 1
+
+
+def test_the_command_line_offers_every_loss():
+    from mpirecon.cli.reconstruct import LOSSES as offered
+
+    assert tuple(offered) == LOSSES
+
+
 def test_mad_is_consistent_with_the_gaussian():
     values = np.random.default_rng(3).normal(0, 2.5, 200_001)
     assert MAD_TO_SIGMA * np.median(np.abs(values - np.median(values))) == pytest.approx(2.5, rel=0.01)
@@ -192,6 +250,44 @@ def test_mad_is_consistent_with_the_gaussian():
 def test_unknown_losses_are_named():
     with pytest.raises(UserError, match="unknown loss 'l3'.*" + ", ".join(LOSSES)):
         make_loss("l3", 1, 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(M_ESTIMATORS), st.floats(0, 5), st.floats(0.01, 2), st.integers(0, 10**6))
+def test_no_reweighted_step_raises_the_loss(name, centre, scale, seed):
+    """ρ is concave in d², so the weighted squares bound it from above: true from any start, for any calibration."""
+    rng = np.random.default_rng(seed)
+    loss = make_loss(name, centre, scale)
+    points = rng.normal(size=(30, 3)) + rng.normal(0, 5, (30, 1)) * (rng.random((30, 1)) < 0.3)
+    x = rng.normal(0, 3, 3)
+    history = []
+    for _ in range(10):
+        d = np.linalg.norm(points - x, axis=1)
+        history.append(loss.rho(d).sum())
+        weight = loss.weight(d)
+        if not weight.sum():
+            break  # tukey sees nobody from here
+        x = weight @ points / weight.sum()
+    assert (np.diff(history) <= 1e-9 * history[0]).all()
+
+
+@pytest.mark.parametrize("loss", REDESCENDING)
+def test_redescending_losses_forget_what_is_far(loss):
+    """From a start among the good, the outliers hardly matter or not at all; to l1 they always do."""
+    points = np.random.default_rng(1).normal(size=(100, 3))
+    dirty = np.vstack([points, np.full((30, 3), 50.0)])
+    centre, scale = 1.6, 0.7  # of the norms of three standard normal numbers
+
+    def average(data):
+        x = np.zeros(3)
+        for _ in range(200):
+            weight = make_loss(loss, centre, scale).weight(np.linalg.norm(data - x, axis=1))
+            x = weight @ data / weight.sum()
+        return x
+
+    drag = np.linalg.norm(average(dirty) - average(points))
+    assert drag < {"cauchy": 0.1, "geman-mcclure": 1e-2}.get(loss, 1e-12)
+    assert drag < 0.3 * np.linalg.norm(weiszfeld(dirty) - weiszfeld(points))
 
 
 @pytest.mark.parametrize("loss", [L1(epsilon=1e-3), Huber(0.2)], ids=str)
@@ -275,15 +371,23 @@ def test_thirds_are_those_of_the_bands_with_samples(samples, thirds):
 
 def test_distances_are_functions_of_the_three_numbers():
     s, sigma = random_statistics(9), np.linspace(0.5, 2, 9)
-    np.testing.assert_allclose(RAW.score(s, sigma), s.yy - 2 * s.yp + s.pp)
-    np.testing.assert_allclose(WHITENED.score(s, sigma), s.yy - 2 * s.yp + s.pp)
-    np.testing.assert_allclose(EXPLAINED.score(s, sigma), s.pp - 2 * s.yp)
-    np.testing.assert_allclose(CORRELATION.score(s, sigma), -s.yp / (sigma * np.sqrt(s.pp)) * np.sqrt(60))
-    np.testing.assert_allclose(EXPLAINED.score(s, sigma) + s.yy, WHITENED.score(s, sigma))
+    np.testing.assert_allclose(RAW.score(s, sigma, 7.0), s.yy - 2 * s.yp + s.pp)
+    np.testing.assert_allclose(WHITENED.score(s, sigma, 7.0), s.yy - 2 * s.yp + s.pp)
+    np.testing.assert_allclose(EXPLAINED.score(s, sigma, 7.0), s.pp - 2 * s.yp)
+    np.testing.assert_allclose(CORRELATION.score(s, sigma, 7.0), -s.yp / (sigma * np.sqrt(s.pp)) * np.sqrt(60))
+    np.testing.assert_allclose(EXPLAINED.score(s, sigma, 7.0) + s.yy, WHITENED.score(s, sigma, 7.0))
     np.testing.assert_allclose(RAW.norm(s, 7.0) ** 2, s.residual)
     # explained, as a length: the residual of a particle whose image has the typical power
     np.testing.assert_allclose(EXPLAINED.norm(s, 7.0) ** 2, s.pp - 2 * s.yp + 7.0)
     assert [d.whitened for d in (RAW, WHITENED, EXPLAINED, CORRELATION)] == [False, True, True, True]
+
+
+def test_an_image_of_outlying_power_is_judged_by_its_excess():
+    """Its yp is as much too large as it is too bright: by chance it would look the best of all."""
+    s = statistics_like([1.0, 1.0, 1e8, 3.9], [0.1, -0.1, 1e3, 0.1], 0.2)
+    score = EXPLAINED.score(s, None, 1.0)
+    np.testing.assert_allclose(score, [0.2 - 0.2, 0.2 + 0.2, 1e8 - 2e3 + 0.2 - 1, 0], atol=1e-6)
+    assert EXPLAINED.norm(s, 1.0)[2] == pytest.approx(1e4, rel=1e-4)
 
 
 def test_lengths_are_never_negative_nor_nan():
@@ -360,7 +464,7 @@ def test_whitened_distance_weighs_each_shell_by_its_noise():
     noise = images - clean
     expected = sum(np.sum(keep_shells(noise, k, k)[0] ** 2, axis=(1, 2)) / noise_power[k] for k in range(2, 10))
     np.testing.assert_allclose(s.residual * bands.samples.sum(), expected, rtol=2e-5)
-    np.testing.assert_allclose(EXPLAINED.score(s, None) + s.yy, s.residual)
+    np.testing.assert_allclose(EXPLAINED.score(s, None, np.median(s.yy)) + s.yy, s.residual)
     # the noise band is the upper third: the last two of six
     shells = [backend.plane.shell[bands.band == b] for b in range(6)]
     assert min(shells[4]) == 8 and max(shells[5]) == 9
@@ -384,7 +488,8 @@ def test_premultiplied_images_score_like_plain_ones():
     other = statistics_of(multiplied, volume, multiply_by_ctf(images, p.ctf, PIXEL_SIZE), p, bands)
     np.testing.assert_allclose(other.yp, s.yp, rtol=1e-4)
     np.testing.assert_allclose(other.pp, s.pp, rtol=1e-6)
-    np.testing.assert_allclose(EXPLAINED.score(other, None), EXPLAINED.score(s, None), rtol=1e-3)
+    a, b = (EXPLAINED.score(v, None, np.median(v.yy)) for v in (other, s))
+    np.testing.assert_allclose(a, b, rtol=1e-3)
 
 
 def test_white_noise_has_a_whitened_residual_of_one():
@@ -414,7 +519,7 @@ def test_sigma_recovers_planted_noise_levels():
     bands = backend.bands(np.ones(backend.plane.shells), 2, 22, whitened=True)
     s = statistics_of(backend, volume, images, p, bands)
     sigma = particle_sigma(COMM, s, np.ones(m, bool))
-    per_sample = 1 / np.sqrt(bands.samples[4:].sum())  # relative standard deviation of σ from that many samples: 1/√(2·n/2)
+    per_sample = 1 / np.sqrt(bands.samples[4:].sum())  # relative standard deviation of σ from n samples: 1/√(2·n/2)
     np.testing.assert_allclose(sigma, planted / np.sqrt(np.median(planted**2)), rtol=5 * per_sample)
     assert np.corrcoef(sigma, planted)[0, 1] > 0.99
 
@@ -449,7 +554,8 @@ def chosen(s, ids=None, valid=None, **options):
     m = len(s.yy)
     ids = np.arange(m) if ids is None else np.asarray(ids)
     valid = np.ones(m, bool) if valid is None else valid
-    return select(COMM, s, ids, valid, **{"loss": "sorted", "distance": EXPLAINED, "random_poses": at_random(s), **options})
+    options = {"loss": "sorted", "distance": EXPLAINED, "random_poses": at_random(s), **options}
+    return select(COMM, s, ids, valid, **options)
 
 
 @settings(max_examples=200, deadline=None)
@@ -464,7 +570,7 @@ def test_keep_count_is_the_share_rounded_up(m, percent):
 def test_sorted_keeps_the_nearest(distance, keep):
     s = random_statistics(40)
     selection = chosen(s, keep=keep, distance=distance)
-    score = distance.score(s, particle_sigma(COMM, s, np.ones(40, bool)))
+    score = distance.score(s, particle_sigma(COMM, s, np.ones(40, bool)), np.median(s.yy))
     np.testing.assert_array_equal(selection.distance, score)
     assert set(np.flatnonzero(selection.kept)) == set(np.argsort(score)[: keep_count(keep, 40)])
     np.testing.assert_array_equal(selection.weight, selection.kept.astype(float))
@@ -529,7 +635,7 @@ def test_l2_keeps_everybody_alike():
     assert selection.kept.all() and (selection.weight == 1).all()
 
 
-@pytest.mark.parametrize("loss", ["l1", "huber"])
+@pytest.mark.parametrize("loss", M_ESTIMATORS)
 @pytest.mark.parametrize("distance", [RAW, WHITENED, EXPLAINED], ids=lambda d: d.name)
 def test_weights_are_the_losses_own_relative_to_the_typical(loss, distance):
     s = random_statistics(41)
@@ -538,24 +644,40 @@ def test_weights_are_the_losses_own_relative_to_the_typical(loss, distance):
     np.testing.assert_array_equal(norms(COMM, distance, s, np.ones(41, bool)), d)
     centre, mad = np.median(d), np.median(np.abs(d - np.median(d)))
     assert selection.centre_ == pytest.approx(centre) and selection.scale_ == pytest.approx(1.4826 * mad)
-    weight = 1 / d if loss == "l1" else np.minimum(1, (centre + 1.345 * 1.4826 * mad) / d)
-    np.testing.assert_allclose(selection.weight, weight / np.median(weight))
-    assert selection.kept.all() and np.median(selection.weight) == pytest.approx(1)
+    excess = np.maximum(d - centre, 0) / (1.4826 * mad)
+    weight = {
+        "l1": 1 / d,
+        "huber": np.minimum(1, (centre + 1.345 * 1.4826 * mad) / d),
+        "cauchy": 1 / (1 + (excess / 2.385) ** 2),
+        "geman-mcclure": 1 / (1 + (excess / 3.787) ** 2) ** 2,
+        "welsch": np.exp(-((excess / 2.985) ** 2)),
+        "tukey": np.where(excess < 4.685, (1 - (excess / 4.685) ** 2) ** 2, 0),
+    }[loss]
+    np.testing.assert_allclose(selection.weight, weight / np.median(weight), atol=1e-15)
+    np.testing.assert_array_equal(selection.kept, weight > 0)
+    assert np.median(selection.weight) == pytest.approx(1)
     order = np.argsort(d)
     assert (np.diff(selection.weight[order]) <= 0).all() and selection.weight[order[-1]] < 1
 
 
 def test_loss_value_is_the_mean_of_twice_rho():
     d, kept = np.array([1.0, 2.0, 5.0, 100.0]), np.array([True, True, True, False])
+    everyone = np.ones(4, bool)
     some = Selection(kept.astype(float), kept, d, centre_=2.0, scale_=1.0)
     everybody = Selection(np.ones(4), np.ones(4, bool), d, centre_=2.0, scale_=1.0)
-    assert loss_value(COMM, "l2", d, everybody) == pytest.approx(np.mean(d**2))
-    assert loss_value(COMM, "sorted", d, some) == pytest.approx(np.mean(d[:3] ** 2))
-    assert loss_value(COMM, "l1", d, everybody) == pytest.approx(2 * np.mean(d))
+    assert loss_value(COMM, "l2", d, everybody, everyone) == pytest.approx(np.mean(d**2))
+    assert loss_value(COMM, "sorted", d, some, everyone) == pytest.approx(np.mean(d[:3] ** 2))
+    assert loss_value(COMM, "l1", d, everybody, everyone) == pytest.approx(2 * np.mean(d))
     delta = 2 + 1.345
     huber = np.where(d <= delta, d**2, delta * (2 * d - delta))
-    assert loss_value(COMM, "huber", d, everybody) == pytest.approx(np.mean(huber))
+    assert loss_value(COMM, "huber", d, everybody, everyone) == pytest.approx(np.mean(huber))
+    # whoever is given no weight by tukey still adds its ρ, the same for all so far away; bad images do not
+    u2 = ((5 - 2) / 4.685) ** 2
+    rho = [0.5, 2, 2 + 2 * 4.685 * (np.sqrt(u2) - 2 / 3 * u2**1.5 + u2**2.5 / 5) + 4.685**2 * (1 - (1 - u2) ** 3) / 6]
+    far = 2 + 2 * 4.685 * 8 / 15 + 4.685**2 / 6
+    assert loss_value(COMM, "tukey", d, some, everyone) == pytest.approx(2 * np.mean([*rho, far]))
+    assert loss_value(COMM, "tukey", d, some, kept) == pytest.approx(2 * np.mean(rho))
     weighted = Selection(np.array([2.0, 1, 1, 0]), kept, d)
-    assert loss_value(COMM, "posterior", d, weighted) == pytest.approx((2 * 1 + 4 + 25) / 4)
+    assert loss_value(COMM, "posterior", d, weighted, everyone) == pytest.approx((2 * 1 + 4 + 25) / 4)
     nobody = Selection(np.zeros(4), np.zeros(4, bool), d, centre_=2.0, scale_=1.0)
-    assert loss_value(COMM, "l2", d, nobody) == 0
+    assert loss_value(COMM, "l2", d, nobody, ~everyone) == 0

@@ -20,6 +20,10 @@ from mpirecon.cli.options import (
 from mpirecon.errors import UserError
 
 
+#: those of robust.losses, which is not imported before it is needed
+LOSSES = ["l2", "sorted", "l1", "huber", "cauchy", "geman-mcclure", "welsch", "tukey", "posterior"]
+
+
 class Band(click.ParamType):
     """``low:high`` in Å → (coarsest, finest)."""
 
@@ -49,7 +53,7 @@ class Keep(click.ParamType):
 @click.command("reconstruct", short_help="Reconstruct a map from a particle file.")
 @click.argument("particles", type=EXISTING_FILE)
 @click.option("-o", "--output", type=ANY_PATH, required=True, help="Folder for maps, FSC, logs and summary.")
-@click.option("--loss", type=click.Choice(["l2", "sorted", "l1", "huber", "posterior"]), default="l2", show_default=True,
+@click.option("--loss", type=click.Choice(LOSSES), default="l2", show_default=True,
               help="How residuals count: all alike, only the smallest share, by robust weights, or by the calibrated "
               "probability of being well posed.")
 @click.option("--keep", type=Keep(), help="Share of good particles, e.g. 0.7: what --loss sorted keeps; or auto, to find it "

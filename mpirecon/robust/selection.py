@@ -10,7 +10,7 @@ import numpy as np
 from mpirecon.parallel.comm import Communicator, SerialCommunicator
 from mpirecon.parallel.select import median, smallest_k
 from mpirecon.robust.distances import Distance
-from mpirecon.robust.losses import MAD_TO_SIGMA, L2, make_loss
+from mpirecon.robust.losses import M_ESTIMATORS, MAD_TO_SIGMA, make_loss
 from mpirecon.robust.pose_mixture import Evidence, PoseMixture
 from mpirecon.robust.statistics import Statistics
 
@@ -214,17 +214,18 @@ def norms(comm: Communicator, distance: Distance, statistics: Statistics, valid:
     return distance.norm(statistics, typical)
 
 
-def loss_value(comm: Communicator, loss: str, d: np.ndarray, selection: Selection) -> float:
-    """The loss being minimised, per particle that it counts: mean 2ρ over the kept (sorted) or over all.
+def loss_value(comm: Communicator, loss: str, d: np.ndarray, selection: Selection, valid: np.ndarray) -> float:
+    """The loss being minimised, per particle that it counts: mean 2ρ over the kept (sorted) or over all valid ones.
 
-    2ρ, so that L2's value is the mean squared norm. `posterior` minimises Σ w d² with its weights fixed.
+    2ρ, so that L2's value is the mean squared norm. `posterior` minimises Σ w d² with its weights fixed. A particle
+    that an M-estimator gives no weight still adds its ρ, else the loss would fall when more are left out.
     """
     if loss == "posterior":
         total, weight = comm.allreduce(np.array([(selection.weight * d**2).sum(), selection.weight.sum()]))
         return float(total / max(weight, 1e-300))
-    rho = make_loss(loss, selection.centre_, selection.scale_) if loss in ("l1", "huber") else L2()
-    counted = selection.kept
-    total = comm.allreduce_scalar(float(2 * rho.rho(d[counted]).sum()))
+    rho = make_loss(loss, selection.centre_, selection.scale_).rho
+    counted = valid if loss in M_ESTIMATORS else selection.kept
+    total = comm.allreduce_scalar(float(2 * rho(d[counted]).sum()))
     return total / max(comm.allreduce_scalar(int(counted.sum())), 1)
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from mpirecon.errors import UserError
 from mpirecon.robust.distances import get_distance
-from mpirecon.robust.losses import LOSSES
+from mpirecon.robust.losses import LOSSES, M_ESTIMATORS
 from mpirecon.robust.selection import AUTO
 
 SOLVERS = ("normal", "gradient")
@@ -59,7 +59,7 @@ class Config:
                             "whitened statistics: use explained, whitened or correlation")
         if self.keep == AUTO and self.sort_scope == "batch":
             raise UserError("--keep auto fits all particles of all ranks; use --sort-scope global, or give --keep a share")
-        if self.loss in ("l1", "huber") and distance.norm is None:
+        if self.loss in M_ESTIMATORS and distance.norm is None:
             raise UserError(f"--loss {self.loss} needs a distance that is a length; --distance {self.distance} is not: "
                             "use explained, whitened or raw")
         if self.iterations is not None and self.iterations < 1:

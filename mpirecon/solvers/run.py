@@ -14,6 +14,7 @@ from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.select import median
 from mpirecon.robust.distances import WHITENED, get_distance
+from mpirecon.robust.losses import M_ESTIMATORS
 from mpirecon.robust.pose_mixture import PoseMixture
 from mpirecon.robust.selection import AUTO, NOISY, Selection, loss_value, norms, particle_sigma, select
 from mpirecon.robust.statistics import Statistics
@@ -175,15 +176,15 @@ class Reconstruction:
             for s in (inside, self.held_out)
         )
         everybody = Selection.everybody(valid)
-        if np.isnan(chosen.centre_) and config.loss in ("l1", "huber"):
+        if np.isnan(chosen.centre_) and config.loss in M_ESTIMATORS:
             chosen = self._calibrated(chosen)
         file = self.file
         record = {
             "iteration": iteration,
-            "loss": loss_value(comm, config.loss, d_inside, chosen),
-            "loss_l2": loss_value(comm, "l2", _root(inside.residual), everybody),
-            "loss_heldout": loss_value(comm, config.loss, d_outside, chosen),
-            "loss_l2_heldout": loss_value(comm, "l2", _root(self.held_out.residual), everybody),
+            "loss": loss_value(comm, config.loss, d_inside, chosen, valid),
+            "loss_l2": loss_value(comm, "l2", _root(inside.residual), everybody, valid),
+            "loss_heldout": loss_value(comm, config.loss, d_outside, chosen, valid),
+            "loss_l2_heldout": loss_value(comm, "l2", _root(self.held_out.residual), everybody, valid),
             "kept": comm.allreduce_scalar(int(chosen.kept.sum())),
             "valid": comm.allreduce_scalar(int(valid.sum())),
             "resolution_0143": crossing(self.solver.fsc, 0.143, file.box, file.pixel_size),
