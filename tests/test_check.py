@@ -48,7 +48,9 @@ def test_on_three_ranks(mpirun, tmp_path):
     assert sorted(entry["local_rank"] for entry in told["ranks"]) == [0, 1, 2]
     texts = {entry["subject"]: entry["text"] for entry in told["checks"]}
     assert "started by Open MPI mpirun" in texts["MPI"] or "started by mpiexec" in texts["MPI"]
-    assert "sums over 3 ranks in host memory are right" in texts["transport"] and "every rank can write" in texts["output"]
+    assert (
+        "sums over 3 ranks in host memory are right" in texts["transport"] and "every rank can write" in texts["output"]
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -58,7 +60,7 @@ def test_a_folder_that_cannot_be_written_fails_with_code_1(mpirun, n):
     assert result.returncode == 1
     line = next(line for line in result.stdout.splitlines() if "output" in line)
     assert "fail" in line and "/proc: rank 0" in line and "cannot write" in line
-    assert "→ choose a folder that all hosts can write" in result.stdout and "Error" not in result.stderr
+    assert "→ choose one that all hosts can write" in result.stdout and "Error" not in result.stderr
 
 
 def test_an_mpi_that_does_not_start_is_a_warning_when_alone(cli, tmp_path):
@@ -130,7 +132,7 @@ def test_clocks_and_files():
     assert checks.judge_clocks(0.002, 2) == (OK, "clocks", "within 2 ms", "")
     assert checks.judge_clocks(4.0, 2).status == WARN
     trial = {"folder": "/f", "errors": {}, "unseen": {}, "free": 2**40, "seconds": 1.0, "bytes": 10**7}
-    assert checks.judge_files(trial).text == "/f: every rank can write, rename and read (10 MB/s flushed), 1.02e+03 GB free"
+    assert checks.judge_files(trial).text == "/f: every rank can write, rename and read (10 MB/s flushed), 1 TB free"
     assert checks.judge_files({**trial, "free": 2**20}).status == WARN
     line = checks.judge_files({**trial, "unseen": {2: [0, 1]}})
     assert line.status == FAIL and "rank 2 does not see the files of rank 0" in line.text

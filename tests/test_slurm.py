@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from test_job import STAND_IN
+from test_job_running import STAND_IN
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 TOOL = CHECKOUT / "tools" / "slurm_local"
@@ -32,7 +32,8 @@ pytestmark = [
 
 def environment(**more) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "OMPI_COMM", "PMIX", "PRTE_"))}
-    return {**kept, "MPIRECON_SITE": os.devnull, **more}
+    # more ranks than cores: those that wait must leave the cores to those that work
+    return {**kept, "MPIRECON_SITE": os.devnull, "OMPI_MCA_mpi_yield_when_idle": "1", **more}
 
 
 def daemons(state: Path) -> list[str]:
@@ -60,8 +61,14 @@ def slurm(tmp_path_factory):
     name, _, value = started.stdout.removeprefix("export ").strip().partition("=")
 
     def call(*command, **options):
-        result = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=PATIENCE,
-                                env=environment(**{name: value}), **options)  # fmt: skip
+        result = subprocess.run(
+            [str(c) for c in command],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            env=environment(**{name: value}),
+            **options,
+        )
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
         return result.stdout
 
@@ -81,7 +88,9 @@ def particles(tmp_path_factory, cli):
 
 def submit(slurm, folder: Path, particles: Path, *options) -> str:
     """Make a job, submit it, wait for its end; what it printed."""
-    text = slurm(sys.executable, "-m", "mpirecon", "job", "slurm", particles, "-o", folder / "run", "--name", "trial", *options)
+    text = slurm(
+        sys.executable, "-m", "mpirecon", "job", "slurm", particles, "-o", folder / "run", "--name", "trial", *options
+    )
     (folder / "run.sh").write_text(text)
     slurm("sbatch", "--wait", "run.sh", cwd=folder)
     return next(folder.glob("trial-*.log")).read_text()
@@ -98,13 +107,25 @@ def test_status_tells_that_it_runs_and_a_second_start_is_refused(slurm):
 
 
 def test_job_with_srun_finishes_on_all_its_ranks(slurm, particles, tmp_path):
-    log = submit(slurm, tmp_path, particles, "--ranks", 3, "--", "--loss", "sorted", "--keep", "0.7", "--iterations", "2")
+    log = submit(
+        slurm, tmp_path, particles, "--ranks", 3, "--", "--loss", "sorted", "--keep", "0.7", "--iterations", "2"
+    )
     assert "3 ranks" in log and (tmp_path / "run" / "volume.mrc").exists(), log
     starts = first_lines(tmp_path)
     assert [entry["size"] for entry in starts] == [3, 3, 3]
     for number, entry in enumerate(starts):
-        assert entry["argv"][1:] == ["reconstruct", str(particles), "-o", str(tmp_path / "run"), "--loss", "sorted", "--keep",
-                                     "0.7", "--iterations", "2"]  # fmt: skip
+        assert entry["argv"][1:] == [
+            "reconstruct",
+            str(particles),
+            "-o",
+            str(tmp_path / "run"),
+            "--loss",
+            "sorted",
+            "--keep",
+            "0.7",
+            "--iterations",
+            "2",
+        ]
         assert entry["environment"]["SLURM_PROCID"] == str(number)
         assert entry["environment"]["SLURM_LOCALID"] == str(entry["local_rank"])
         assert entry["environment"]["NUMBA_NUM_THREADS"] == "1" and "SLURM_STEP_ID" in entry["environment"]
@@ -112,15 +133,28 @@ def test_job_with_srun_finishes_on_all_its_ranks(slurm, particles, tmp_path):
 
 
 def test_job_with_mpirun_finishes_on_all_its_ranks(slurm, particles, tmp_path):
-    log = submit(slurm, tmp_path, particles, "--ranks", 2, "--launcher", "mpirun", "--launcher-options", "--bind-to none",
-                 "--setup", "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")  # fmt: skip
+    log = submit(
+        slurm,
+        tmp_path,
+        particles,
+        "--ranks",
+        2,
+        "--launcher",
+        "mpirun",
+        "--launcher-options",
+        "--bind-to none",
+        "--setup",
+        "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
+    )
     assert "2 ranks" in log and (tmp_path / "run" / "volume.mrc").exists(), log
     # mpirun's ranks inherit the batch step's SLURM_LOCALID=0, which must not be taken for theirs
     assert sorted(entry["local_rank"] for entry in first_lines(tmp_path)) == [0, 1]
 
 
 def test_srun_steps_check_and_errors(slurm, tmp_path):
-    told = json.loads(slurm("srun", "-n", 3, "--mpi=pmix", sys.executable, "-m", "mpirecon", "check", "--json", "-o", tmp_path))
+    told = json.loads(
+        slurm("srun", "-n", 3, "--mpi=pmix", sys.executable, "-m", "mpirecon", "check", "--json", "-o", tmp_path)
+    )
     texts = {entry["subject"]: entry["text"] for entry in told["checks"]}
     assert told["ok"] and "started by srun" in texts["MPI"] and "sums over 3 ranks" in texts["transport"]
     # a process manager that this MPI does not know leaves each process alone: that must not become three runs
@@ -134,16 +168,33 @@ def test_job_goes_back_into_the_queue_after_the_warning_and_goes_on(slurm, parti
     binaries.mkdir()
     (binaries / "mpirecon").write_text(STAND_IN.format(python=sys.executable, saves=True))
     (binaries / "mpirecon").chmod(0o755)
-    text = slurm(sys.executable, "-m", "mpirecon", "job", "slurm", particles, "-o", tmp_path / "run", "--name", "trial",
-                 "--ranks", 1, "--mpi", "none", "--setup", f"PATH={shlex.quote(str(binaries))}:$PATH")  # fmt: skip
+    text = slurm(
+        sys.executable,
+        "-m",
+        "mpirecon",
+        "job",
+        "slurm",
+        particles,
+        "-o",
+        tmp_path / "run",
+        "--name",
+        "trial",
+        "--ranks",
+        1,
+        "--mpi",
+        "none",
+        "--setup",
+        f"PATH={shlex.quote(str(binaries))}:$PATH",
+    )
     # the script puts its Python's folder first; the stand-in must stand before it
     (tmp_path / "run.sh").write_text(re.sub(r"^export PATH=.*\n", "", text, flags=re.MULTILINE))
     number = re.search(r"\d+", slurm("sbatch", "run.sh", cwd=tmp_path))[0]
     wait_until(lambda: (tmp_path / "ready").exists())
     slurm("scancel", "--batch", "--signal=USR1", number)  # what --signal=B:USR1@… sends when time runs out
     wait_until(lambda: "goes back into the queue" in log_of(tmp_path))
-    # a requeued job may not start for two minutes: Slurm waits for the node's clean-up; it need not here
-    slurm("scontrol", "update", f"JobId={number}", "StartTime=now")
+    wait_until(lambda: "JobState=PENDING" in slurm("scontrol", "show", "job", number))
+    # Slurm waits two minutes before it starts a requeued job; within the same second slurmd would refuse it
+    slurm("scontrol", "update", f"JobId={number}", "StartTime=now+3")
     wait_until(lambda: (tmp_path / "run" / "volume.mrc").exists())
     assert (tmp_path / "calls").read_text().splitlines() == ["", "--resume"]
     wait_until(lambda: "COMPLETED" in slurm("scontrol", "show", "job", number))

@@ -52,8 +52,12 @@ def judge_ranks(ranks: list[dict]) -> Line:
     text = f"{len(ranks)} on {', '.join(f'{host} ({count})' for host, count in hosts.items())}"
     locals_ = Counter((rank["host"], rank["local_rank"]) for rank in ranks)
     if max(locals_.values()) > 1:
-        return Line(WARN, "ranks", f"{text}; some share a local rank, so they would share a GPU",
-                    "the launcher numbers them wrongly: start them with the launcher of the MPI in use")
+        return Line(
+            WARN,
+            "ranks",
+            f"{text}; some share a local rank, so they would share a GPU",
+            "the launcher numbers them wrongly: start them with the launcher of the MPI in use",
+        )
     return Line(OK, "ranks", text)
 
 
@@ -61,9 +65,12 @@ def judge_versions(ranks: list[dict]) -> Line:
     first = ranks[0]["versions"]
     other = next((rank for rank in ranks if rank["versions"] != first), None)
     if other is not None:
-        differing = [f"{name} {version} on rank 0, {other['versions'][name]} on rank {other['rank']} ({other['host']})"
-                     for name, version in first.items() if other["versions"][name] != version]
-        return Line(FAIL, "versions", "; ".join(differing), "use one installation, on a file system that all hosts share")
+        differing = [
+            f"{name} {version} on rank 0, {other['versions'][name]} on rank {other['rank']} ({other['host']})"
+            for name, version in first.items()
+            if other["versions"][name] != version
+        ]
+        return Line(FAIL, "versions", "; ".join(differing), "use one installation that all hosts share")
     return Line(OK, "versions", ", ".join(f"{name} {version}" for name, version in first.items()))
 
 
@@ -81,16 +88,21 @@ def judge_threads(ranks: list[dict]) -> Line:
             texts.append(f"{host}: {len(here)} ranks on {len(cores)} cores")
             todo = "start fewer ranks on each host"
         elif narrow:
-            texts.append(f"{host}: rank {narrow['rank']} may run {narrow['threads']} threads but is bound to "
-                         f"{len(narrow['cores'])} cores")
+            texts.append(
+                f"{host}: rank {narrow['rank']} may run {narrow['threads']} threads but is bound to "
+                f"{len(narrow['cores'])} cores"
+            )
             todo = "mpirun --bind-to none, srun --cpus-per-task=THREADS, or fewer threads: NUMBA_NUM_THREADS"
         elif threads > len(cores):
             texts.append(f"{host}: {len(here)} ranks may run {threads} threads on {len(cores)} cores")
             todo = f"export NUMBA_NUM_THREADS={max(1, len(cores) // len(here))} OMP_NUM_THREADS=1"
     if texts:
         return Line(WARN, "threads", "; ".join(texts), todo)
-    words = [f"{host}: {len(here)} × {here[0]['threads']} on {len(set().union(*(r['cores'] for r in here)))} of "
-             f"{here[0]['host_cores']} cores" for host, here in hosts.items()]
+    words = [
+        f"{host}: {len(here)} × {here[0]['threads']} on {len(set().union(*(r['cores'] for r in here)))} of "
+        f"{here[0]['host_cores']} cores"
+        for host, here in hosts.items()
+    ]
     return Line(OK, "threads", "; ".join(words))
 
 
@@ -131,8 +143,12 @@ def judge_gpus(ranks: list[dict]) -> Line:
 
 def judge_transport(trial: dict, size: int) -> Line:
     if trial["wrong"]:
-        return Line(FAIL, "transport", f"wrong result of {', '.join(trial['wrong'])} between {size} ranks",
-                    "this MPI does not work here: try the site's MPI, or another network: --mca btl self,tcp with Open MPI")
+        return Line(
+            FAIL,
+            "transport",
+            f"wrong result of {', '.join(trial['wrong'])} between {size} ranks",
+            "this MPI does not work here: try the site's MPI, or with Open MPI --mca btl self,tcp",
+        )
     if size == 1:
         return Line(OK, "transport", "one rank, nothing to send")
     rate = trial["bytes"] / max(trial["seconds"], 1e-9) / 1e6
@@ -141,8 +157,12 @@ def judge_transport(trial: dict, size: int) -> Line:
 
 def judge_clocks(skew: float, size: int) -> Line:
     if skew > _SKEW:
-        return Line(WARN, "clocks", f"the ranks' clocks differ by {skew:.1f} s",
-                    "have the hosts' clocks synchronised (NTP): times in the rank logs will not fit together")
+        return Line(
+            WARN,
+            "clocks",
+            f"the ranks' clocks differ by {skew:.1f} s",
+            "have the hosts' clocks synchronised (NTP): times in the rank logs will not fit together",
+        )
     return Line(OK, "clocks", "one rank" if size == 1 else f"within {max(1, round(1000 * skew))} ms")
 
 
@@ -151,11 +171,15 @@ def judge_files(trial: dict) -> Line:
     if trial["errors"]:
         rank, error = next(iter(trial["errors"].items()))
         ranks = f"rank {rank}" + (f" and {len(trial['errors']) - 1} more" if len(trial["errors"]) > 1 else "")
-        return Line(FAIL, "output", f"{folder}: {ranks} cannot write: {error}", "choose a folder that all hosts can write")
+        return Line(FAIL, "output", f"{folder}: {ranks} cannot write: {error}", "choose one that all hosts can write")
     if trial["unseen"]:
         rank, missing = next(iter(trial["unseen"].items()))
-        return Line(FAIL, "output", f"{folder}: rank {rank} does not see the files of rank {missing[0]}",
-                    "choose a folder on a file system that all hosts share")
+        return Line(
+            FAIL,
+            "output",
+            f"{folder}: rank {rank} does not see the files of rank {missing[0]}",
+            "choose a folder on a file system that all hosts share",
+        )
     free = memory_words(trial["free"])
     if trial["free"] < _LITTLE_SPACE:
         return Line(WARN, "output", f"{folder}: only {free} free", "free some space, or write elsewhere")

@@ -28,7 +28,11 @@ _VISIBLE = 10.0
 #: barriers after which clocks are read; the calmest counts
 _CLOCK_ROUNDS = 7
 
-_MPI_TRIAL = "from mpi4py import MPI; import mpi4py; print(mpi4py.__version__, MPI.Get_library_version().strip('\\0 \\n'))"
+_MPI_TRIAL = """
+import mpi4py
+from mpi4py import MPI
+print(mpi4py.__version__, MPI.Get_library_version().strip("\\0 \\n"))
+"""
 
 
 def rank_facts(comm: Communicator) -> dict:
@@ -149,8 +153,8 @@ def file_system(comm: Communicator, folder: Path) -> dict:
 
     A folder that does not exist yet is represented by the one it would be made in. Nothing is left behind.
 
-    Returns on every rank: ``folder`` tried, ``errors`` {rank: text}, ``unseen`` {rank: ranks whose file it did not see},
-    ``free`` bytes, ``seconds`` of the slowest write of ``bytes``.
+    Returns on every rank: ``folder`` tried, ``errors`` {rank: text}, ``unseen`` {rank: ranks whose file it did not
+    see}, ``free`` bytes, ``seconds`` of the slowest write of ``bytes``.
     """
     place = comm.bcast(_existing(folder.absolute()) if comm.rank == 0 else None)
     error, seconds = _write(place, comm.rank)
@@ -160,8 +164,14 @@ def file_system(comm: Communicator, folder: Path) -> dict:
     free = shutil.disk_usage(place).free if error is None else 0
     with contextlib.suppress(OSError):
         _trial(place, comm.rank).unlink()
-    return {"folder": str(place), "errors": errors, "unseen": missing, "free": comm.bcast(free),
-            "seconds": comm.allreduce_scalar(seconds, "max"), "bytes": _FILE_BYTES}
+    return {
+        "folder": str(place),
+        "errors": errors,
+        "unseen": missing,
+        "free": comm.bcast(free),
+        "seconds": comm.allreduce_scalar(seconds, "max"),
+        "bytes": _FILE_BYTES,
+    }
 
 
 def _existing(folder: Path) -> Path:

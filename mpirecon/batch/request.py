@@ -102,8 +102,10 @@ def _ranks(task: Task, wish: Wish) -> int:
         raise UserError(f"--ranks {ranks} with --gpus {wish.gpus}: a GPU serves one rank; ask for as many of both")
     if wish.gpus and wish.gpus_per_node and wish.gpus > wish.nodes * wish.gpus_per_node:
         nodes = math.ceil(wish.gpus / wish.gpus_per_node)
-        raise UserError(f"--gpus {wish.gpus}: {wish.nodes} nodes of {wish.gpus_per_node} GPUs have "
-                        f"{wish.nodes * wish.gpus_per_node}; ask for --nodes {nodes}")
+        raise UserError(
+            f"--gpus {wish.gpus}: {wish.nodes} nodes of {wish.gpus_per_node} GPUs have "
+            f"{wish.nodes * wish.gpus_per_node}; ask for --nodes {nodes}"
+        )
     if ranks > task.particles:
         raise UserError(f"{ranks} ranks for {task.particles} particles: each rank needs one at least; ask for fewer")
     return ranks
@@ -165,7 +167,7 @@ def _what_fits(task: Task, wish: Wish, ranks: int, limit: int) -> str:
     more = next((n for n in range(wish.nodes + 1, ranks + 1) if ranks % n == 0 and fits(ranks // n, n)), None)
     if more:
         choices.append(f"--nodes {more}")
-    memory = 2**30 * math.ceil(_MEMORY_MARGIN * ranks // wish.nodes * memory_per_rank(task, ranks) / 2**30)
+    memory = 2**30 * math.ceil(_MEMORY_MARGIN * (ranks // wish.nodes) * memory_per_rank(task, ranks) / 2**30)
     there = parse_memory(wish.memory_per_node, "memory_per_node") if wish.memory_per_node else None
     if there is None or memory <= there:
         choices.append(f"--memory {memory // 2**30}G")
@@ -177,6 +179,6 @@ def _check_time(wish: Wish, wall: int) -> None:
     if most and wall > most:
         how = f"--time {wish.time}" if wish.time else f"the forecast of {clock(wall)}"
         raise UserError(
-            f"{how} is above the site's limit of {wish.max_time}; ask for more --ranks, or for --time {wish.max_time}: "
-            "a job that is stopped there goes on from its checkpoint"
+            f"{how} is above the site's limit of {wish.max_time}; ask for more --ranks, or for --time {wish.max_time} "
+            "if the forecast is too careful for these nodes"
         )

@@ -65,8 +65,12 @@ def _check(path: Path, key: str, value) -> None:
     if wanted is list:
         good = good and all(isinstance(entry, str) for entry in value)
     if not good:
-        names = {str: "a text in quotes", list: 'a list of texts, e.g. ["a", "b"]', int: "a positive whole number",
-                 float: "a positive number"}
+        names = {
+            str: "a text in quotes",
+            list: 'a list of texts, e.g. ["a", "b"]',
+            int: "a positive whole number",
+            float: "a positive number",
+        }
         raise UserError(f"{path}: {key} is {value!r}, expected {names[wanted]}")
 
 

@@ -32,12 +32,14 @@ def parse_time(text: str, name: str = "--time") -> int:
         total = round(float(single[1]) * _SECONDS[single[2]]) if single else 0
     if not 0 < total < 10**9:
         # schedulers disagree about what 2:30 and 90 are
-        raise UserError(f"{name} {text}: expected hours:minutes:seconds, days-hours:minutes:seconds, or e.g. 90m, 2h, 1d")
+        raise UserError(f"{name} {text}: expected hours:minutes:seconds, days-hours:minutes:seconds, or e.g. 90m or 2h")
     return total
 
 
 def memory_words(amount: float) -> str:
     """Bytes as people write them: 512 MB, 63.5 GB."""
+    if amount >= 1000 * 2**30:
+        return f"{amount / 2**40:.3g} TB"
     return f"{amount / 2**30:.3g} GB" if amount >= 2**30 else f"{math.ceil(amount / 2**20)} MB"
 
 

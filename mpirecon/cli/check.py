@@ -14,8 +14,14 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 @click.command("check")
 @click.option("-o", "--output", type=ANY_PATH, help="Also try to write in this folder, from every rank.")
-@click.option("--timeout", type=click.IntRange(min=1), default=120, show_default=True, metavar="SECONDS",
-              help="End with an error when the ranks do not get through in this time.")
+@click.option(
+    "--timeout",
+    type=click.IntRange(min=1),
+    default=120,
+    show_default=True,
+    metavar="SECONDS",
+    help="End with an error when the ranks do not get through in this time.",
+)
 @json_option
 @pass_communicator
 def command(comm, output, timeout, as_json):
@@ -59,8 +65,10 @@ def _print_json(lines, ranks, failed: bool) -> None:
 @contextmanager
 def time_limit(comm, seconds: float):
     """End all ranks when the body takes longer: a message that never arrives must not hold a job for hours."""
-    text = (f"Error: rank {comm.rank} on host {comm.hostname}: the check did not get through within {seconds:g} s; "
-            "messages between the ranks do not arrive")
+    text = (
+        f"Error: rank {comm.rank} on host {comm.hostname}: the check did not get through within {seconds:g} s; "
+        "messages between the ranks do not arrive"
+    )
     timer = threading.Timer(seconds, lambda: comm.abort(text, 1))
     timer.daemon = True
     timer.start()

@@ -19,13 +19,17 @@ from mpirecon.errors import UserError
 @click.argument("reconstruct_options", metavar="[-- RECONSTRUCT OPTIONS]", nargs=-1, type=click.UNPROCESSED)
 @click.option("-o", "--output", type=ANY_PATH, required=True, help="The folder that reconstruct will write.")
 @click.option("--nodes", type=COUNT, default=1, show_default=True, help="Nodes.")
-@click.option("--ranks", type=COUNT, help="MPI ranks in all.  [default: one a GPU, or what a node's cores and memory hold]")
+@click.option("--ranks", type=COUNT, help="MPI ranks in all.  [default: one a GPU, or what nodes hold]")
 @click.option("--threads", type=COUNT, help="Cores of a rank.  [default: 1]")
 @click.option("--gpus", type=COUNT, help="GPUs in all, one a rank.  [default: none]")
 @click.option("--memory", metavar="64G", help="Memory of each node.  [default: the forecast and a fifth]")
-@click.option("--time", metavar="H:M:S", help="Wall time, also as 90m, 2h or 1-12:00:00.  [default: twice the forecast]")
-@click.option("--warning", type=COUNT, metavar="SECONDS",
-              help="How long before the end the job is told to save its state.  [default: 300, at most a third of the time]")
+@click.option("--time", metavar="H:M:S", help="Wall time, also 90m, 2h, 1-12:00:00.  [default: twice the forecast]")
+@click.option(
+    "--warning",
+    type=COUNT,
+    metavar="SECONDS",
+    help="How long before the end the job is told to save its state.  [default: 300, at most a third]",
+)
 @click.option("--name", help="Name of the job.  [default: from the output folder]")
 @click.option("--account", help="Account or project that pays.")
 @click.option("--partition", "--queue", help="Partition or queue.")
@@ -33,12 +37,19 @@ from mpirecon.errors import UserError
 @click.option("--modules", multiple=True, metavar="MODULE", help="Environment module to load; may be repeated.")
 @click.option("--setup", multiple=True, metavar="LINE", help="Shell line to run before; may be repeated.")
 @click.option("--container", metavar="IMAGE", help="Run mpirecon in this image (Apptainer).")
-@click.option("--launcher", type=click.Choice(["srun", "mpirun", "mpiexec"]),
-              help="What starts the ranks.  [default: srun under Slurm, else mpirun]")
+@click.option(
+    "--launcher",
+    type=click.Choice(["srun", "mpirun", "mpiexec"]),
+    help="What starts the ranks.  [default: srun under Slurm, else mpirun]",
+)
 @click.option("--launcher-options", metavar="OPTIONS", help="More options for the launcher, in quotes.")
 @click.option("--mpi", metavar="TYPE", help="srun's --mpi.  [default: pmix with an Open MPI from PyPI]")
-@click.option("--site", type=EXISTING_FILE, metavar="FILE",
-              help="The site's defaults.  [default: $MPIRECON_SITE, ~/.config/mpirecon/site.toml]")
+@click.option(
+    "--site",
+    type=EXISTING_FILE,
+    metavar="FILE",
+    help="The site's defaults.  [default: $MPIRECON_SITE, ~/.config/mpirecon/site.toml]",
+)
 def command(scheduler, particles, output, reconstruct_options, site, **given):
     """Print a batch script that reconstructs PARTICLES, for SCHEDULER.
 
@@ -93,8 +104,10 @@ def _task(particles, output, options):
     config = Config(**{name: asked[name] for name in _CHANGES_SIZE if name in asked})
     if (output / "checkpoint.h5").exists():
         if asked["overwrite"]:
-            raise UserError(f"{output} holds the checkpoint of an unfinished run: leave out --overwrite to go on with "
-                            "it, or remove the folder to start anew")
+            raise UserError(
+                f"{output} holds the checkpoint of an unfinished run: leave out --overwrite to go on with "
+                "it, or remove the folder to start anew"
+            )
     else:
         refuse_existing(output, asked["overwrite"])
     return Task(count, box, config.scoring_folds, config.rounds, config.solver)
@@ -110,4 +123,4 @@ def _warnings(resources):
     if resources.gpus and find_spec("mpirecon.backend.cuda") is None:
         yield "this mpirecon computes on CPUs only: the job will end with an error unless the nodes have another one"
     if resources.expected_seconds > resources.seconds:
-        yield "the forecast is longer than --time: the job will be stopped, and go on from a checkpoint if it has one"
+        yield "the forecast is longer than --time: the job may be stopped before it ends"

@@ -1,0 +1,131 @@
+"""What batch scripts do when they run: signals, checkpoints, the way back into the queue. Schedulers are stand-ins."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mpirecon.batch import script
+from mpirecon.batch.forecast import Task
+from mpirecon.batch.request import Wish, plan
+
+BASH = shutil.which("bash")
+
+#: a mpirecon that saves a checkpoint on SIGUSR1, as reconstruct is to do
+STAND_IN = """#!{python}
+import pathlib, signal, sys, time
+out = pathlib.Path(sys.argv[sys.argv.index("-o") + 1])
+with open(out.parent / "calls", "a") as calls:
+    calls.write(" ".join(sys.argv[5:]) + "\\n")
+def save(*_):
+    if {saves}:
+        (out / "checkpoint.h5").write_text(str(time.time_ns()))
+    sys.exit(75)
+signal.signal(signal.SIGUSR1, save)
+out.mkdir(exist_ok=True)
+if "--resume" in sys.argv:
+    (out / "volume.mrc").touch()
+    sys.exit(0)
+(out.parent / "ready").touch()
+time.sleep(30)
+sys.exit(3)
+"""
+
+#: starts its program in the foreground and passes SIGUSR1 on, as mpirun and srun do
+LAUNCHER = """#!/bin/bash
+while [[ $1 != *mpirecon ]]; do shift; done
+exec "$@"
+"""
+
+
+def programs(folder: Path, saves: bool = True) -> dict[str, str]:
+    """An environment whose mpirecon, launchers and queue commands are stand-ins."""
+    binaries = folder / "bin"
+    binaries.mkdir()
+    queue = f'#!/bin/bash\necho "${{0##*/}}" "$@" >> {shlex.quote(str(folder))}/queue\n'
+    contents = {
+        "mpirecon": STAND_IN.format(python=sys.executable, saves=saves),
+        "srun": LAUNCHER,
+        "mpirun": LAUNCHER,
+        "qsub": queue,
+        "scontrol": queue,
+    }
+    for name, text in contents.items():
+        (binaries / name).write_text(text)
+        (binaries / name).chmod(0o755)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
+    return {
+        **kept,
+        "PATH": f"{binaries}:{kept['PATH']}",
+        "SLURM_JOB_ID": "7",
+        "PBS_JOBID": "7",
+        "PBS_O_WORKDIR": str(folder),
+    }
+
+
+def started_script(scheduler, folder, environment):
+    resources = plan(Task(1000, 64), Wish(time="1h"))
+    setup = (f"export PATH={shlex.quote(str(folder / 'bin'))}:$PATH",)
+    text = script.write_script(
+        script.Job(scheduler, folder / "p.h5", folder / "run", program="mpirecon", setup=setup), resources, "test"
+    )
+    (folder / "run.sh").write_text(text)
+    process = subprocess.Popen(
+        [BASH, folder / "run.sh"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    return process
+
+
+def wait_for(path: Path):
+    for _ in range(200):
+        if path.exists():
+            return
+        time.sleep(0.05)
+    pytest.fail(f"{path.name} did not appear")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "code", "queued"),
+    [
+        ("slurm", 0, "scontrol requeue 7"),
+        ("pbs", 0, "qsub -W depend=afterany:7 {}/run.sh"),
+        ("lsf", 75, None),
+        ("sge", 99, None),
+    ],
+)
+def test_signal_then_checkpoint_then_queue_then_resume(tmp_path, scheduler, code, queued):
+    environment = programs(tmp_path)
+    process = started_script(scheduler, tmp_path, environment)
+    wait_for(tmp_path / "ready")
+    process.send_signal(signal.SIGUSR1)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == code and "goes back into the queue" in out
+    if queued:
+        assert (tmp_path / "queue").read_text() == queued.format(tmp_path) + "\n"
+    process = started_script(scheduler, tmp_path, environment)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 0 and (tmp_path / "run" / "volume.mrc").exists()
+    assert (tmp_path / "calls").read_text().splitlines() == ["", "--resume"]
+
+
+def test_without_a_new_checkpoint_the_job_does_not_go_back(tmp_path):
+    process = started_script("slurm", tmp_path, programs(tmp_path, saves=False))
+    wait_for(tmp_path / "ready")
+    process.send_signal(signal.SIGUSR1)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 75 and "queue" not in out and not (tmp_path / "queue").exists()
+
+
+def test_after_a_lost_node_without_checkpoint_it_starts_anew(tmp_path):
+    process = started_script("slurm", tmp_path, {**programs(tmp_path), "SLURM_RESTART_COUNT": "1"})
+    wait_for(tmp_path / "ready")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert (tmp_path / "calls").read_text() == "--overwrite\n"
