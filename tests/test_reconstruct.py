@@ -249,3 +249,24 @@ def test_folds_of_the_own_half_score_particles_more_honestly_than_their_own_map(
             scores[folds] = file["score"][:]
     error = scores[4].std() / np.sqrt(len(scores[4]))
     assert abs(scores[4].mean()) < 4 * error
+
+
+def test_each_optics_group_has_its_own_noise_spectrum(folder, cli, particles):
+    """Two detectors: the images of one are three times as bright and smoothed. Neither group may be preferred."""
+    from scipy.ndimage import gaussian_filter
+
+    path = folder / "two-groups.h5"
+    path.write_bytes(particles.read_bytes())
+    with h5py.File(path, "r+") as file:
+        group = np.where(np.arange(1000) % 3 == 0, 7, 2)  # interleaved, numbered as it pleases
+        file["optics_group"][...] = group
+        images = file["images"][:]
+        images[group == 7] = 3 * np.stack([gaussian_filter(image, 0.6) for image in images[group == 7]])
+        file["images"][...] = images
+    out = folder / "two-groups"
+    result = cli("reconstruct", path, "-o", out, "--loss", "sorted", "--keep", 0.7, "--distance", "whitened",
+                 "--iterations", 1)
+    assert result.returncode == 0, result.stderr
+    with h5py.File(out / "particles.h5") as file:
+        residual = file["distance"][:]
+    assert np.median(residual[group == 7]) == pytest.approx(np.median(residual[group == 2]), rel=0.15)

@@ -29,11 +29,19 @@ from mpirecon.operators.shift import centred_samples
 
 @dataclass
 class Batch:
-    """Images ready for the kernels: transformed, centred, with their CTF."""
+    """Images ready for the kernels: transformed, centred, with their CTF.
 
-    data: np.ndarray  # (b, s) complex64
-    ctf: np.ndarray  # (b, s) float32
-    rotation: np.ndarray  # (b, 3, 3) float64
+    data : (b, s) complex64 · ctf : (b, s) float32 · rotation : (b, 3, 3) float64 · group : (b,) int64, whose noise
+    spectrum each image has.
+    """
+
+    data: np.ndarray
+    ctf: np.ndarray
+    rotation: np.ndarray
+    group: np.ndarray
+
+    def __getitem__(self, rows) -> Batch:
+        return Batch(self.data[rows], self.ctf[rows], self.rotation[rows], self.group[rows])
 
 
 class CpuBackend:
@@ -49,11 +57,12 @@ class CpuBackend:
         self.plane = HalfPlane.of(box, limit)
         self.projection = Projection(box, self.plane, taps)
 
-    def prepare(self, images: np.ndarray, particles: ParticleSet) -> Batch:
-        """(b, n, n) float32 images and their metadata → Batch."""
+    def prepare(self, images: np.ndarray, particles: ParticleSet, group: np.ndarray | None = None) -> Batch:
+        """(b, n, n) float32 images and their metadata → Batch; group : (b,) int64, all of group 0 when left out."""
         data = centred_samples(images, particles.pose.shift / self.pixel_size, self.plane)
         data /= self.plane.box  # orthonormal: white noise keeps its pixel variance
-        return Batch(data, ctf_samples(particles.ctf, self.plane, self.pixel_size), particles.pose.matrices())
+        group = np.zeros(len(data), np.int64) if group is None else group
+        return Batch(data, ctf_samples(particles.ctf, self.plane, self.pixel_size), particles.pose.matrices(), group)
 
     def power(self, batch: Batch) -> np.ndarray:
         """Mean power of each image, (b,) float64, in the pixels' units."""
@@ -78,16 +87,29 @@ class CpuBackend:
         self, reference: np.ndarray, batch: Batch, bands: Bands, rotation: np.ndarray | None = None
     ) -> np.ndarray:
         """yy, yp, pp of each particle in each band, (b, bands, 3) float64; at other rotations (b, 3, 3) if given."""
+        rotation = batch.rotation if rotation is None else rotation
+        out = np.empty((len(batch.data), len(bands.samples), 3))
+        groups = np.unique(batch.group)
+        if len(groups) == 1:
+            self._statistics(reference, batch, bands, rotation, groups[0], out)
+            return out
+        for group in groups:
+            rows = np.flatnonzero(batch.group == group)
+            some = np.empty((len(rows), *out.shape[1:]))
+            self._statistics(reference, batch[rows], bands, rotation[rows], group, some)
+            out[rows] = some
+        return out
+
+    def _statistics(self, reference, batch: Batch, bands: Bands, rotation: np.ndarray, group: int, out: np.ndarray) -> None:
+        """The kernel's call for images that share a noise spectrum."""
         mode = PLAIN
         if self.premultiplied:
             mode = PREMULTIPLIED_WHITENED if bands.whitened else PREMULTIPLIED_RAW
-        out = np.empty((len(batch.data), len(bands.samples), 3))
         p = self.projection
         make_statistics(p.taps)(
-            reference, p.table, batch.rotation if rotation is None else rotation, p.ratio, self.plane.kx, self.plane.ky,
-            batch.data, batch.ctf, bands.gain, bands.band, mode, out,
+            reference, p.table, rotation, p.ratio, self.plane.kx, self.plane.ky,
+            batch.data, batch.ctf, bands.gain[group], bands.band, mode, out,
         )  # fmt: skip
-        return out
 
     def accumulator(self) -> np.ndarray:
         return self.projection.accumulator()

@@ -39,22 +39,29 @@ class Engine:
         return self.slab.file.box
 
     def survey(self) -> np.ndarray:
-        """First look at the images: finds bad ones and sets the noise spectrum ν²; returns each image's power, (m,).
+        """First look at the images: finds bad ones and sets each optics group's noise spectrum ν²; returns each image's
+        power relative to its group's typical one, (m,).
 
         Each image's spectrum counts by its own power, so that no single bright image decides what noise looks like.
         """
-        shells = self.backend.plane.shells
-        power, count, own = np.zeros(shells), np.zeros(shells), np.zeros(len(self.slab))
+        shape = self.slab.noise_groups, self.backend.plane.shells
+        power, count, own = np.zeros(shape), np.zeros(shape), np.zeros(len(self.slab))
         with together(self.comm), self.timings("survey"):
             for rows in self.slab.batches(np.arange(len(self.slab))):
                 batch = self._load(rows, first=True)
                 own[rows] = self.backend.power(batch)
                 weight = np.divide(1, own[rows], out=np.zeros(len(rows)), where=self.slab.valid[rows] & (own[rows] > 0))
-                self.backend.add_spectrum(batch, weight, power, count)
+                for group in np.unique(batch.group):
+                    self.backend.add_spectrum(batch, weight * (batch.group == group), power[group], count[group])
                 self._advance(len(rows))
         self._require_good_images()
-        typical = median(self.comm, own[self.slab.valid])
-        spectrum = self.comm.allreduce(power) / np.maximum(self.comm.allreduce(count), 1) * typical
+        spectrum = self.comm.allreduce(power) / np.maximum(self.comm.allreduce(count), 1)
+        for group in range(self.slab.noise_groups):
+            member = self.slab.valid & (self.slab.noise_group == group)
+            if self.comm.allreduce_scalar(int(member.sum())):  # a group without a good image is never asked for
+                typical = median(self.comm, own[member])
+                spectrum[group] *= typical
+                own[member] /= typical if typical > 0 else 1.0
         self.noise_power = np.maximum(spectrum, 1e-12 * max(spectrum.max(), np.finfo(np.float32).tiny))
         return own
 
@@ -123,8 +130,7 @@ class Engine:
     def _at_random(self, result, rows, marked, batch, reference, bands, draw) -> None:
         some = rows[marked]
         q = np.array([random_quaternion(particle_rng(draw, int(i), "random-pose")) for i in self.slab.ids[some]])
-        chosen = type(batch)(batch.data[marked], batch.ctf[marked], batch.rotation[marked])
-        result.sums[some] = self.backend.statistics(reference, chosen, bands, matrix_from_quaternion(q))
+        result.sums[some] = self.backend.statistics(reference, batch[marked], bands, matrix_from_quaternion(q))
 
     def _load(self, rows: np.ndarray, first: bool = False):
         with self.timings("read"):
@@ -132,7 +138,7 @@ class Engine:
         if first:
             self.slab.survey(rows, images, self.skip_bad)
         with self.timings("prepare"):
-            return self.backend.prepare(images, self.slab.metadata[rows])
+            return self.backend.prepare(images, self.slab.metadata[rows], self.slab.noise_group[rows])
 
     def _reference(self, maps: MapSet, made_of):
         with self.timings("reduce"):

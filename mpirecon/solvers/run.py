@@ -57,6 +57,7 @@ class Reconstruction:
         self.comm, self.file, self.config, self.log, self.console = comm, file, config, log, console
         self.distance = get_distance(config.distance)
         self.slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed))
+        self.slab.agree_on_noise_groups(comm)
         self._check_halves()
         backend, mask = run_together(comm, self._set_up)
         self.engine = Engine(comm, backend, self.slab, config.scoring_folds, mask, Timings(), log, config.skip_bad)

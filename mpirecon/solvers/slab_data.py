@@ -54,6 +54,16 @@ class ParticleSlab:
         per_image = 4 * file.box**2 * 5
         self.batch_length = int(np.clip(_BATCH_BYTES / per_image, 1, 512))
 
+    def agree_on_noise_groups(self, comm: Communicator) -> None:
+        """Number the optics groups of all ranks; each has a noise spectrum of its own. Collective.
+
+        noise_groups : int · noise_group : (m,) int64, that of each particle, 0 …
+        """
+        mine = np.unique(self.metadata.optics_group).tolist()
+        known = sorted({group for some in comm.allgather(mine) for group in some})
+        self.noise_groups = len(known)
+        self.noise_group = np.searchsorted(known, self.metadata.optics_group)
+
     def __len__(self) -> int:
         return self.stop - self.start
 
