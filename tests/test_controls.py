@@ -56,6 +56,13 @@ def test_leaving_out_by_lot_thins_no_view_and_a_hole_is_found():
     assert numbers["evenness_after"] < numbers["evenness_before"] and numbers["bins"] == len(found.before)
 
 
+def test_a_view_that_lost_a_little_is_not_thinned_however_sure():
+    q = np.repeat(quaternions(np.random.default_rng(8), 200), 500, axis=0)
+    number = np.arange(len(q)) % 500
+    kept = number < np.where(np.arange(len(q)) < len(q) // 2, 200, 300)  # 40 % and 60 %: certain, and no hole
+    assert not coverage.view_coverage(q, kept).thinned.any()
+
+
 def test_views_that_nobody_had_are_not_thinned():
     rng = np.random.default_rng(3)
     angles = np.stack([rng.uniform(low, high, 3000) for low, high in ((0, 360), (80, 100), (0, 360))], axis=1)
@@ -88,7 +95,9 @@ def test_numbers_that_decide_are_found_and_others_are_not():
 def test_groups_that_decide_are_found_and_others_are_not():
     rng = np.random.default_rng(5)
     group = rng.integers(0, 40, 2000)
-    many = [selection_bias.with_group("micrographs", rng.random(2000) < 0.7, group) for _ in range(100)]
+    small = rng.integers(0, 300, 2000)
+    groups = [group, small] * 50
+    many = [selection_bias.with_group("micrographs", rng.random(2000) < 0.7, g) for g in groups]
     assert not any(a.alarming for a in many)
     share = rng.uniform(0.2, 1.0, 40)
     guilty = selection_bias.with_group("micrographs", rng.random(2000) < share[group], group)
@@ -97,6 +106,22 @@ def test_groups_that_decide_are_found_and_others_are_not():
     assert guilty.value**2 == pytest.approx(share.var() / (share.mean() * (1 - share.mean())), rel=0.4)
     assert selection_bias.with_group("micrographs", group < 20, group).value == pytest.approx(1, abs=0.05)
     assert selection_bias.with_group("micrographs", rng.random(2000) < 0.7, np.zeros(2000)) is None
+
+
+def test_rows_that_are_kept_together_count_once():
+    """20 rows of each of 150 groups, kept by lot group by group: as single rows they would look anything but that."""
+    rng = np.random.default_rng(7)
+    together = np.repeat(np.arange(150), 20)
+    where, values = together // 3, together + 0.0
+    q = np.repeat(quaternions(rng, 150), 20, axis=0)
+    naive, fair = [], []
+    for _ in range(20):
+        kept = (rng.random(150) < 0.7)[together]
+        naive.append(selection_bias.with_group("micrographs", kept, where).alarming)
+        fair.append(selection_bias.with_group("micrographs", kept, where, together).alarming)
+        assert not selection_bias.with_number("defocus", kept, values, together).alarming
+        assert not coverage.view_coverage(q, kept, together).thinned.any()
+    assert all(naive) and not any(fair)
 
 
 # maps of the discarded
@@ -117,8 +142,9 @@ def test_the_discarded_are_told_apart():
     mask, one, other = soft_sphere(32, 12, 4), blob(rng), blob(rng)
     z, y, x = np.mgrid[:32, :32, :32] - 16
     ball = np.exp(-(x**2 + y**2 + z**2) / 60).astype(np.float32)
+    hollow = 2 * np.exp(-((np.sqrt(x**2 + y**2 + z**2) - 7) ** 2) / 4).astype(np.float32)
     kept = noisy(one, rng, 0.15)
-    cases = {"junk": 0 * one, "wrong": ball, "good": one, "weak": 0.5 * one + ball, "other": other, "against": -one / 2}
+    cases = {"junk": 0 * one, "wrong": hollow, "good": one, "weak": one / 2 + ball, "other": other, "against": -one / 2}
     found = {name: Comparison.of(noisy(v, rng, 0.3), kept, kept, mask) for name, v in cases.items()}
     assert {name: c.finding for name, c in found.items()} == {
         "junk": "junk", "wrong": "junk", "good": "good particles", "weak": "good particles",

@@ -8,7 +8,7 @@ import pytest
 
 from mpirecon.cli import run
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.solvers.run import Reconstruction
+from mpirecon.solvers.passes import Engine
 from mpirecon.validate.fsc import fsc, radial_power
 from mpirecon.validate.masks import soft_sphere
 from mpirecon.validate.null import LARGEST_MEAN, NoiseFile, judge
@@ -51,14 +51,13 @@ def test_no_loss_makes_resolution_of_noise(particles, tmp_path, loss, capsys):
 
 def test_selection_by_the_other_half_is_caught(particles, tmp_path, monkeypatch, capsys):
     """Scoring half A against half B's map makes resolution: the control must say so with its exit code."""
-    score = Reconstruction._score
+    statistics = Engine.statistics
 
-    def leak(self, rows=None):
-        inside = score(self, rows)
-        self._scores = self._held_out  # with one fold: of the other half
-        return inside
+    def leak(*args, **options):
+        _, outside, random = statistics(*args, **options)
+        return outside, outside, random  # with one fold, outside is the other half
 
-    monkeypatch.setattr(Reconstruction, "_score", leak)
+    monkeypatch.setattr(Engine, "statistics", leak)
     out = tmp_path / "out"
     options = ["--loss", "sorted", "--keep", "0.3", "--folds", "1", "--iterations", "5"]
     assert run(["null", str(particles), "-o", str(out), *options]) == 1

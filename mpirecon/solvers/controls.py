@@ -22,6 +22,9 @@ from mpirecon.validate.selection_bias import contrast_left_out, warnings_of, wit
 #: fewer particles than this in a half set make no map
 _FEWEST = 20
 
+#: columns of things that particles come from, where the file tells
+_PLACES = ("optics groups", "micrographs")
+
 #: sets the draw of a random discard apart from the others of the seed
 _RANDOM_DISCARD = 0xD15C
 
@@ -48,14 +51,14 @@ def _cheap_controls(run: Reconstruction, outcome: Outcome) -> dict:
 
 
 def _check(columns: dict[str, np.ndarray]) -> dict:
-    kept = columns["kept"]
+    kept, groups = columns["kept"], columns.get("group")
     tested = [
-        *(with_number(name, kept, columns[name]) for name in ("sigma", "defocus", "ctf_scale")),
-        *(with_group(name, kept, columns[name]) for name in ("optics groups", "micrographs") if name in columns),
+        *(with_number(name, kept, columns[name], groups) for name in ("sigma", "defocus", "ctf_scale")),
+        *(with_group(name, kept, columns[name], groups) for name in _PLACES if name in columns),
     ]
     tested = [association for association in tested if association is not None]
     contrast = contrast_left_out(kept, columns["yp"], columns["pp"])
-    coverage = view_coverage(columns["quaternion"], kept)
+    coverage = view_coverage(columns["quaternion"], kept, groups)
     told = [*warnings_of(tested, contrast), coverage.warning()]
     return {
         "warnings": [text for text in told if text],
@@ -77,6 +80,8 @@ def _columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray]:
     if run.comm.rank:
         return {}
     quaternion = np.stack([whole.pop(f"q{i}") for i in range(4)], axis=1)
+    if run.config.group_by is not None:
+        _, whole["group"] = np.unique(run.file.source_column(run.config.group_by).astype(str), return_inverse=True)
     return whole | {"quaternion": quaternion} | _micrographs(run)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import binom
 
 from mpirecon.model.pose import matrix_from_quaternion
+from mpirecon.validate.selection_bias import once
 
 #: views are told apart in at most so many bins of equal area on the half sphere (about 10° across) …
 MOST_BINS = 192
@@ -99,14 +100,17 @@ def bin_centres(top: np.ndarray, cells: np.ndarray) -> np.ndarray:
     return np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=1)
 
 
-def view_coverage(quaternion: np.ndarray, kept: np.ndarray) -> Coverage:
+def view_coverage(quaternion: np.ndarray, kept: np.ndarray, together: np.ndarray | None = None) -> Coverage:
     """Coverage of particles with poses (m, 4) of which some were `kept`, (m,) bool.
 
     A view that had n particles is thinned when its kept count is below half of n · (share kept overall), and a binomial
-    draw of n at that share gives so few with a probability below 0.001 over all views together.
+    draw of n at that share gives so few with a probability below 0.001 over all views together. Rows that are kept or
+    left out group by group (`together`, (m,)) count once in each view.
     """
     top, cells = view_bins(int(np.clip(len(kept) // _PER_BIN, 6, MOST_BINS)))
     where = bin_of(matrix_from_quaternion(quaternion)[:, 2], top, cells)
+    if together is not None:
+        where, kept = once(where, kept, together)
     before, after = (np.bincount(where[rows], minlength=cells.sum()) for rows in (slice(None), kept))
     share = kept.mean() if len(kept) else 1.0
     rare = binom.cdf(after, before, share) < _CHANCE / len(before)

@@ -37,12 +37,19 @@ class Association:
         return abs(self.value) > max(LARGEST, _SIGNIFICANT * self.chance)
 
 
-def with_number(name: str, kept: np.ndarray, values: np.ndarray) -> Association | None:
+def with_number(
+    name: str, kept: np.ndarray, values: np.ndarray, together: np.ndarray | None = None
+) -> Association | None:
     """Rank-biserial correlation of being left out with a number of each particle (Cureton 1956); None without spread.
 
     Of all pairs of a left-out and a kept particle, the share in which the left-out one has the larger number, minus the
-    share in which it has the smaller: ranks, so that no outlier decides.
+    share in which it has the smaller: ranks, so that no outlier decides. `together` : (m,) group of each row, when rows
+    are kept or left out group by group; each group then counts once, with its mean.
     """
+    if together is not None:
+        _, first, number = np.unique(together, return_index=True, return_inverse=True)
+        values = np.bincount(number, values) / np.bincount(number)
+        kept = kept[first]
     out, kept_count = int((~kept).sum()), int(kept.sum())
     if min(out, kept_count) < _FEWEST or not np.isfinite(values).all() or np.ptp(values) == 0:
         return None
@@ -50,13 +57,17 @@ def with_number(name: str, kept: np.ndarray, values: np.ndarray) -> Association 
     return Association(name, 2 * auc(values, ~kept) - 1, float(chance))
 
 
-def with_group(name: str, kept: np.ndarray, group: np.ndarray) -> Association | None:
+def with_group(
+    name: str, kept: np.ndarray, group: np.ndarray, together: np.ndarray | None = None
+) -> Association | None:
     """Root of the intraclass correlation of being kept within groups such as micrographs; None with one group.
 
     The variance of the groups' kept counts beyond that of a binomial draw: 0 when groups fare alike, 1 when each is
-    kept or left out as a whole.
+    kept or left out as a whole. `together` as for with_number; each of its groups counts once in a micrograph.
     """
     _, number = np.unique(group, return_inverse=True)
+    if together is not None:
+        number, kept = once(number, kept, together)
     n = np.bincount(number).astype(np.float64)
     share, pairs = kept.mean(), (n * (n - 1)).sum()
     if len(n) < 2 or pairs == 0 or min((~kept).sum(), kept.sum()) < _FEWEST:
@@ -66,6 +77,12 @@ def with_group(name: str, kept: np.ndarray, group: np.ndarray) -> Association | 
     correlation = max(0.0, float(excess.sum() / (variance * pairs)))
     # the sum of squares of G groups scatters by √(2/Σn(n−1)); its root is compared, hence the root here
     return Association(name, np.sqrt(correlation), float(np.sqrt(np.sqrt(2 / pairs)) / np.sqrt(_SIGNIFICANT)))
+
+
+def once(where: np.ndarray, kept: np.ndarray, together: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`where` (m,) and `kept` (m,) of one row of each group `together` in each place."""
+    _, first = np.unique(np.stack([where, together]), axis=1, return_index=True)
+    return where[first], kept[first]
 
 
 def contrast_left_out(kept: np.ndarray, yp: np.ndarray, pp: np.ndarray) -> float | None:
