@@ -95,6 +95,6 @@ def _check_identity(run, checkpoint: Checkpoint) -> None:
 
 def _gather(comm, values: np.ndarray, total: int) -> np.ndarray | None:
     """The rows of all ranks on rank 0, whatever their trailing shape."""
-    flat = np.ascontiguousarray(values).reshape(len(values), -1)
+    flat = np.ascontiguousarray(values).reshape(len(values), int(np.prod(values.shape[1:])))  # −1 fails for no rows
     columns = [comm.gather_slabs(np.ascontiguousarray(flat[:, k]), total) for k in range(flat.shape[1])]
     return None if columns[0] is None else np.stack(columns, axis=1).reshape(total, *values.shape[1:])
