@@ -143,3 +143,25 @@ def test_six_optics_groups_of_two_pixel_sizes(shared_data):
 def test_subtomograms_are_refused(shared_data):
     with pytest.raises(UserError, match="subtomograms are not supported"):
         read_relion(shared_data / "star_dialects" / "relion_3.1_optics2.star")
+
+
+def test_errors_planted_by_particle_are_found_by_particle(shared_data, cli, tmp_path):
+    """One low-dose tilt image barely shows its pose; the 37 of one ribosome do, when they are judged together."""
+    import json
+
+    star = shared_data / "ribo70s_real" / "particles.star"
+    planted = ("--plant-errors", 0.3, "--plant-by", "rlnTomoParticleName", "--seed", 3)
+    assert cli("import", star, "-o", tmp_path / "ribo.h5", *planted).returncode == 0
+    with ParticleFile(tmp_path / "ribo.h5") as file:
+        name, wrong = file.source_column("TomoParticleName"), file.metadata().pose_error
+    for particle in np.unique(name.astype(str)):
+        assert len(np.unique(wrong[name == particle])) == 1
+    found = {}
+    for how, options in (("alone", ()), ("together", ("--group-by", "rlnTomoParticleName"))):
+        out = tmp_path / how
+        result = cli("reconstruct", tmp_path / "ribo.h5", "-o", out, "--loss", "posterior", "--diameter", 270, *options)
+        assert result.returncode == 0, result.stderr
+        found[how] = json.loads((out / "summary.json").read_text())
+    assert found["together"]["detection"]["auc"] > 0.85 > 0.75 > found["alone"]["detection"]["auc"]
+    assert not found["alone"]["mixture"]["separable"] and found["alone"]["kept"] == 1430
+    assert found["together"]["mixture"]["separable"]

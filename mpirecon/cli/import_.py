@@ -62,6 +62,8 @@ class StackMapping(click.ParamType):
 @click.option("--passthrough", type=EXISTING_FILE, multiple=True, metavar="FILE.cs",
               help="Join the columns of this file to those of the .cs file, by uid; may be repeated.")
 @click.option("--plant-errors", type=RATE, help="Replace this share of the poses by wrong ones and keep the truth.")
+@click.option("--plant-by", metavar="COLUMN", help="Rows with one value in this column (e.g. rlnTomoParticleName) are wrong "
+              "together.")
 @click.option("--error-kind", type=ErrorKind(), default="random", show_default=True,
               help="Kind of wrong pose: any orientation, or a turn by about DEG degrees.")
 @click.option("--skip-bad", is_flag=True, help="Leave out NaN and constant images; they are counted and listed.")
@@ -76,6 +78,8 @@ def command(particles: Path, output: Path, mapping, error_kind, quiet: bool, ver
     Stacks are looked for relative to that file, to --data-dir and to the folders above that file (a project), then by
     their last name in --data-dir and beside that file.
     """
+    if options["plant_by"] and options["plant_errors"] is None:
+        raise UserError("--plant-by says which errors are planted together; give their share with --plant-errors RATE")
     if particles.resolve() == output.resolve():
         raise UserError(f"{output}: the output would replace the input; choose another name")
 

@@ -37,6 +37,7 @@ class ImportOptions:
     contrast : ``"white"``, ``"black"``, or None for what the file says (RELION: white; cryoSPARC: blob/sign)
     passthrough : .cs files whose columns are joined to a .cs file by uid
     plant_errors : share of particles that get a wrong pose; small_degrees : by a small turn instead of a random pose
+    plant_by : column of the particle table whose rows of one value are wrong together
     seed : of half sets and planted errors; skip_bad : leave NaN and constant images out, up to the share max_bad
     """
 
@@ -51,6 +52,7 @@ class ImportOptions:
     contrast: str | None = None
     passthrough: Sequence[str | os.PathLike] = ()
     plant_errors: float | None = None
+    plant_by: str | None = None
     small_degrees: float | None = None
     seed: int = 1
     skip_bad: bool = False
@@ -200,13 +202,26 @@ def _particle_set(table: ParticleTable, box: int, options: ImportOptions, notes:
     pose, flag, truth = table.pose, None, None
     if options.plant_errors is not None:
         truth = pose.quaternion
-        quaternion, flag = plant_pose_errors(options.seed, rows, truth, options.plant_errors, options.small_degrees)
+        groups = None if options.plant_by is None else _group_numbers(table, options.plant_by)
+        quaternion, flag = plant_pose_errors(
+            options.seed, rows, truth, options.plant_errors, options.small_degrees, groups
+        )
         pose = Pose(quaternion, pose.shift)
     return ParticleSet(
         box=box, pixel_size=table.pixel_size, pose=pose, ctf=table.ctf, half=split_halves(table, options.seed, notes),
         optics_group=table.optics_group, ctf_premultiplied=table.ctf_premultiplied,
         contrast=options.contrast or table.contrast, pose_error=flag, true_quaternion=truth,
     )
+
+
+def _group_numbers(table: ParticleTable, column: str) -> np.ndarray:
+    """Number of each row's value in a column of the particle table, (m,) int64; UserError when there is none."""
+    particles = table.tables.get(table.particle_block) if table.tables else None
+    for label in (column, f"rln{column}", f"_{column}", f"_rln{column}"):
+        if particles is not None and label in particles.columns:
+            return np.unique(particles[label].to_numpy(str), return_inverse=True)[1]
+    known = "" if particles is None else f"; it has {', '.join(map(str, particles.columns))}"
+    raise UserError(f"--plant-by {column}: {table.path} has no such column{known}")
 
 
 def split_halves(table: ParticleTable, seed: int, notes: list[str]) -> np.ndarray:

@@ -36,13 +36,15 @@ def random_halves(seed: int, particles: np.ndarray) -> np.ndarray:
 
 
 def plant_pose_errors(
-    seed: int, particles: np.ndarray, quaternion: np.ndarray, rate: float, small_degrees: float | None = None
+    seed: int, particles: np.ndarray, quaternion: np.ndarray, rate: float, small_degrees: float | None = None,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Replace the poses of a random share of particles by wrong ones.
 
     A number is drawn per particle; above `rate` nothing happens, below it the pose becomes a uniformly random
     one, or (with `small_degrees`) the old one turned about a random axis by a half-Gaussian angle of that
-    standard deviation.
+    standard deviation. With `groups` (m,) int64 the number is drawn per group: its rows are wrong together, each by a
+    turn of its own.
 
     Returns
     -------
@@ -50,7 +52,7 @@ def plant_pose_errors(
     flag : (m,) bool, where they were replaced
     """
     out = np.array(quaternion, dtype=np.float64)
-    flag = uniform_draws(seed, particles, "error-flag") < rate
+    flag = uniform_draws(seed, particles if groups is None else groups, "error-flag") < rate
     for row in np.flatnonzero(flag):
         rng = particle_rng(seed, int(particles[row]), "error-pose")
         if small_degrees is None:
