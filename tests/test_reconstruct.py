@@ -144,7 +144,7 @@ def test_gradient_descent_sorts_mini_batches(reconstruct, truth):
     assert all(line["sorted"] == 250 and line["kept"] == 175 for line in sorts)
 
 
-@pytest.mark.parametrize("loss", ["l1", "huber"])
+@pytest.mark.parametrize("loss", ["l1", "huber", "cauchy"])
 def test_robust_losses_give_wrong_particles_less_weight(reconstruct, loss):
     out, summary = reconstruct(loss, "--loss", loss, "--iterations", 3)
     with h5py.File(out / "particles.h5") as file:

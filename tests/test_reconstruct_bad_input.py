@@ -48,6 +48,7 @@ def refuse(cli, tmp_path):
         (("--loss", "sorted", "--keep", "0"), ("--keep", "above 0"), 2),
         (("--keep", "0.5"), ("--keep applies to --loss sorted",), 1),
         (("--loss", "l1", "--distance", "correlation"), ("is not", "explained"), 1),
+        (("--loss", "tukey", "--distance", "correlation"), ("is not", "explained"), 1),
         (("--iterations", "0"), ("--iterations",), 2),
         (("--symmetry", "D7"), ("D7", "C1"), 1),
         (("--backend", "cuda"), ("--backend cuda", "--backend cpu"), 1),
