@@ -16,7 +16,7 @@ from mpirecon.robust.statistics import Statistics, matched_filter
 
 
 #: image power, over the typical, above which an image is judged by its excess: it may be anything
-_OUTLYING_POWER = 4.0
+_OUTLYING_POWER = 25.0
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,8 @@ class Reconstruction:
 
     def _with_final_distance(self) -> Selection:
         """The selection that built the final map, beside the distances from that map (held out)."""
-        final = self._select(self._scores, self.slab.valid)
+        # L2 selects nothing: its particles may be told their distance from the other half's map
+        final = self._select(self.held_out if self.config.loss == "l2" else self._scores, self.slab.valid)
         return replace(self._selection, distance=final.distance, mixture_=final.mixture_)
 
     # reports
