@@ -1,6 +1,7 @@
 """What reconstruct refuses: one clear message, a non-zero exit code, nothing that looks finished."""
 
 import shutil
+import subprocess
 
 import h5py
 import numpy as np
@@ -157,3 +158,26 @@ def test_an_overwritten_run_that_fails_leaves_nothing_that_looks_finished(cli, g
         file["images"][7, 0, 0] = np.nan
     assert cli("reconstruct", particles, "-o", out, "--overwrite").returncode == 1
     assert not (out / "summary.json").exists() and not (out / "volume.mrc").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 kB; needs root."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", folder], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"cannot mount a small file system: {mount.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_while_the_maps_are_written(mpirun, cli, small_disk, tmp_path):
+    path = tmp_path / "particles.h5"
+    cli("simulate", "--phantom", "--particles", 40, "--box", 32, "--pixel-size", 5, "--snr", 1, "-o", path)
+    result = mpirun(2, ["-m", "mpirecon", "reconstruct", path, "-o", small_disk / "out"])
+    assert result.returncode == 1
+    assert result.stderr.count("Error:") == 1 and "disk is full" in result.stderr and "Traceback" not in result.stderr
+    assert not (small_disk / "out" / "summary.json").exists()
+    for left in (small_disk / "out").glob("*.mrc"):
+        assert left.stat().st_size == 1024 + 4 * 32**3, f"{left.name} is cut short"
