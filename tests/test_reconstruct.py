@@ -270,3 +270,11 @@ def test_each_optics_group_has_its_own_noise_spectrum(folder, cli, particles):
     with h5py.File(out / "particles.h5") as file:
         residual = file["distance"][:]
     assert np.median(residual[group == 7]) == pytest.approx(np.median(residual[group == 2]), rel=0.15)
+
+
+def test_peak_memory_is_the_runs_own_whoever_started_it(folder, cli, particles):
+    held = np.ones(100_000_000)  # 0.8 GB that the starting process holds
+    out = folder / "own-memory"
+    assert cli("reconstruct", particles, "-o", out).returncode == 0
+    assert held.all()
+    assert json.loads((out / "summary.json").read_text())["peak_memory_bytes"] < 0.5e9
