@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from mpirecon.operators.fourier import padded_size
 
 #: bytes: Python with its libraries, and a batch of 64 MB of images; an MPI library on top
-_PROGRAM, _MPI = 290e6, 25e6
+_PROGRAM, _MPI = 262e6, 25e6
 
 #: folded accumulators alive at the worst moment of a solve: the gathered one, its transfer function, two spectra in
 #: transit and the FFTs' work space; gradient descent keeps the sums of all particles beside those of the step
-_SOLVE = {"normal": 4.5, "gradient": 7.5}
+_SOLVE = {"normal": 4.5, "gradient": 7.0}
 
 #: bytes per particle: metadata and statistics on its own rank, the gathered table on rank 0
 _PARTICLE_LOCAL, _PARTICLE_TABLE = 400, 150
