@@ -295,6 +295,25 @@ def test_an_uncertain_contrast_weighs_more_than_it_says():
     np.testing.assert_allclose(doubtful.folded[..., 2], 1.25 * certain.folded[..., 2], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("premultiplied", [False, True])
+def test_a_contrast_per_shell_counts_like_an_envelope_in_the_ctf(premultiplied):
+    """A signal that fades with frequency, by as much as a B-factor per particle fades it."""
+    _, p, images = noiseless(24, 60)
+    backend = CpuBackend(24, PIXEL_SIZE, premultiplied=premultiplied)
+    plane, weight = backend.plane, np.random.default_rng(4).uniform(0, 2, 60)
+    weight[3] = 0
+    h = np.random.default_rng(3).uniform(0, 1, (60, plane.shells))
+    known = accumulated(backend, images, p, weight, contrast=h)
+    batch = backend.prepare(images, p)
+    batch.ctf *= h[:, plane.shell].astype(np.float32)
+    if premultiplied:
+        batch.data *= h[:, plane.shell].astype(np.float32)
+    accumulator = backend.accumulator()
+    backend.accumulate(accumulator, batch, weight, np.ones(60), np.ones(60))
+    faded = backend.folded(accumulator)
+    np.testing.assert_allclose(known.folded, faded, atol=1e-5 * np.abs(faded).max())
+
+
 def test_scale_and_envelope_in_the_ctf_are_divided_out():
     rng = np.random.default_rng(8)
     truth, p, images = noiseless(32, 800, scale=rng.uniform(0.6, 1.4, 800), bfactor=50.0)

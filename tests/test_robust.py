@@ -28,7 +28,16 @@ from mpirecon.robust.losses import (
     Huber,
     make_loss,
 )
-from mpirecon.robust.selection import RandomPoses, Selection, keep_count, loss_value, norms, particle_sigma, select
+from mpirecon.robust.selection import (
+    Attenuation,
+    RandomPoses,
+    Selection,
+    keep_count,
+    loss_value,
+    norms,
+    particle_sigma,
+    select,
+)
 from mpirecon.robust.statistics import Statistics, matched_filter
 from mpirecon.robust.weiszfeld import weiszfeld
 from mpirecon.simulation.dataset import multiply_by_ctf
@@ -681,3 +690,29 @@ def test_loss_value_is_the_mean_of_twice_rho():
     assert loss_value(COMM, "posterior", d, weighted, everyone) == pytest.approx((2 * 1 + 4 + 25) / 4)
     nobody = Selection(np.zeros(4), np.zeros(4, bool), d, centre_=2.0, scale_=1.0)
     assert loss_value(COMM, "l2", d, nobody, ~everyone) == 0
+
+
+# ---------------------------------------------------------------- contrast that depends on frequency
+
+
+def test_expected_contrasts_are_means_over_the_components():
+    """E[s·h(k)] and E[s²·h(k)²], summed component by component in plain loops."""
+    rng = np.random.default_rng(0)
+    share, s, variance = rng.dirichlet([1, 1, 1], 7), rng.normal(1, 0.2, (7, 3)), rng.uniform(0, 0.1, (7, 3))
+    h = rng.uniform(0, 1, (3, 5))
+    attenuation = Attenuation(h, share * s, share * (s**2 + variance))
+    chosen = Selection(np.ones(7), np.ones(7, bool), np.zeros(7), attenuation=attenuation)
+    rows = np.array([5, 2])
+    first, second = chosen.expected_contrast(rows)
+    for out, i in enumerate(rows):
+        for k in range(5):
+            mean = sum(share[i, c] * s[i, c] * h[c, k] for c in range(3))
+            square = sum(share[i, c] * (s[i, c] ** 2 + variance[i, c]) * h[c, k] ** 2 for c in range(3))
+            assert first[out, k] == pytest.approx(mean) and second[out, k] == pytest.approx(square)
+
+
+def test_without_attenuation_the_contrast_is_one_number():
+    chosen = Selection(np.ones(4), np.ones(4, bool), np.zeros(4), contrast=np.arange(4.0), contrast2=np.arange(4.0) ** 2)
+    first, second = chosen.expected_contrast(np.array([3, 1]))
+    np.testing.assert_array_equal(first, [3, 1])
+    np.testing.assert_array_equal(second, [9, 1])

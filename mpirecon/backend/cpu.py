@@ -119,16 +119,23 @@ class CpuBackend:
     ) -> None:
         """Add Σ w s C ŷ and Σ w s² C² of the batch; particles of weight 0 are left out.
 
-        weight, contrast, contrast2 : (b,) float64: w, the expected contrast E[s] and E[s²] of each particle
+        weight : (b,) float64, w · contrast, contrast2 : the expected contrast E[s] and E[s²] of each particle, (b,) float64,
+        or of each of its shells, (b, shells), where the signal of a particle is right at some frequencies only
         """
         used = weight > 0
         if not used.any():
             return
-        w, s, s2 = (a[used].astype(np.float32)[:, None] for a in (weight, contrast, contrast2))
+        w = weight[used].astype(np.float32)[:, None]
+        s, s2 = (self._per_sample(a[used]) for a in (contrast, contrast2))
         ctf = batch.ctf[used]
         on_data = w * s * np.float32(self.plane.box)  # back from orthonormal: the solution has the volume's own density
         numerator = batch.data[used] * (on_data if self.premultiplied else on_data * ctf)
         self.projection.adjoint_add(accumulator, batch.rotation[used], numerator, w * s2 * ctf**2)
+
+    def _per_sample(self, values: np.ndarray) -> np.ndarray:
+        """(b,) → (b, 1), (b, shells) → (b, s) float32."""
+        values = values.astype(np.float32)
+        return values[:, None] if values.ndim == 1 else values[:, self.plane.shell]
 
     def folded(self, accumulator: np.ndarray) -> np.ndarray:
         """The accumulator on the half-complex grid, ready to be reduced, (p, p, p//2 + 1, 3) float32."""

@@ -31,12 +31,30 @@ AUTO = "auto"
 
 
 @dataclass
+class Attenuation:
+    """What slight errors of the pose leave of each particle's signal at each frequency: a mixture of few profiles.
+
+    profile : (components, shells) float64, the share h of the amplitude that is left · contrast, contrast2 : (m, components)
+    float64, the probability of the component times the expected s and s² of the particle in it.
+    """
+
+    profile: np.ndarray
+    contrast: np.ndarray
+    contrast2: np.ndarray
+
+    def expected(self, rows) -> tuple[np.ndarray, np.ndarray]:
+        """E[s·h] and E[s²·h²] of some particles, (b, shells) float64 each."""
+        return self.contrast[rows] @ self.profile, self.contrast2[rows] @ self.profile**2
+
+
+@dataclass
 class Selection:
     """What a rank decided about its particles.
 
     weight : (m,) float64 · kept : (m,) bool · distance : (m,) float64, what was sorted, smaller is better · contrast,
     contrast2 : (m,) float64, expected s and s² of each image, 1 where the loss does not know · posterior : (m,) float64,
-    probability of being well posed, NaN where the loss does not know · centre_, scale_ : typical norm and its spread over all
+    probability of being well posed, NaN where the loss does not know · attenuation : Attenuation, or None where a particle's
+    contrast is the same at all frequencies · centre_, scale_ : typical norm and its spread over all
     ranks, on which the loss was calibrated · mixture_ : PoseMixture or None.
     """
 
@@ -46,6 +64,7 @@ class Selection:
     contrast: np.ndarray = None
     contrast2: np.ndarray = None
     posterior: np.ndarray = None
+    attenuation: Attenuation | None = field(default=None, repr=False)
     centre_: float = math.nan
     scale_: float = math.nan
     mixture_: PoseMixture | None = field(default=None, repr=False)
@@ -55,6 +74,12 @@ class Selection:
         self.contrast = np.ones(m) if self.contrast is None else self.contrast
         self.contrast2 = np.ones(m) if self.contrast2 is None else self.contrast2
         self.posterior = np.full(m, np.nan) if self.posterior is None else self.posterior
+
+    def expected_contrast(self, rows) -> tuple[np.ndarray, np.ndarray]:
+        """E[s] and E[s²] of some particles, (b,) float64 each, or (b, shells) where they depend on frequency."""
+        if self.attenuation is None:
+            return self.contrast[rows], self.contrast2[rows]
+        return self.attenuation.expected(rows)
 
     @classmethod
     def everybody(cls, valid: np.ndarray, weight: np.ndarray | None = None) -> Selection:

@@ -82,9 +82,7 @@ class Engine:
                 accumulator = backend.accumulator()
                 for part in self.slab.batches(visit):
                     batch = self._load(part)
-                    backend.accumulate(
-                        accumulator, batch, weight[part], selection.contrast[part], selection.contrast2[part]
-                    )
+                    backend.accumulate(accumulator, batch, weight[part], *selection.expected_contrast(part))
                     self._advance(len(part))
                 self._advance(skipped - len(visit) if rows is None else 0)
                 folded = backend.folded(accumulator)
