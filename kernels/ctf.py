@@ -44,3 +44,24 @@ def evaluate_ctf(coefficients, kx, ky, out):
             for s in range(kx.size):
                 k2 = float(kx[s]) * kx[s] + float(ky[s]) * ky[s]
                 out[i, s] *= np.float32(np.exp(envelope * k2))
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def evaluate_aberrated_ctf(coefficients, kx, ky, row, magnification, turns, out):
+    """As evaluate_ctf, at the magnified frequencies M·k, with more phase.
+
+    row : (m,) int64, each particle's row of magnification (g, 2, 2) float64 and turns (g, s) float32, which are added
+    to the phase.
+    """
+    for i in range(coefficients.shape[0]):
+        a, b, c, d = coefficients[i, 0], coefficients[i, 1], coefficients[i, 2], coefficients[i, 3]
+        constant, scale, envelope = coefficients[i, 4], coefficients[i, 5], coefficients[i, 6]
+        more, m = turns[row[i]], magnification[row[i]]
+        for s in range(kx.size):
+            x = m[0, 0] * kx[s] + m[0, 1] * ky[s]
+            y = m[1, 0] * kx[s] + m[1, 1] * ky[s]
+            k2 = x * x + y * y
+            value = np.float32(scale) * _sine_of_turns(a * x * x + b * x * y + c * y * y + d * k2 * k2 + constant + more[s])
+            if envelope != 0.0:
+                value *= np.float32(np.exp(envelope * k2))
+            out[i, s] = value

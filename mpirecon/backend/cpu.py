@@ -19,7 +19,10 @@ from mpirecon.kernels.statistics import (
     make_statistics,
     shell_power,
 )
+from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.particles import ParticleSet
+from mpirecon.model.pose import matrix_from_quaternion
+from mpirecon.operators.aberrations import OpticsPlanes
 from mpirecon.operators.ctf import ctf_samples
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.normal import NormalEquations
@@ -50,19 +53,29 @@ class CpuBackend:
     name = "cpu"
 
     def __init__(
-        self, box: int, pixel_size: float, *, limit: float | None = None, taps: int = 4, premultiplied: bool = False
+        self, box: int, pixel_size: float, *, limit: float | None = None, taps: int = 4, premultiplied: bool = False,
+        aberrations: Aberrations | None = None,
     ) -> None:
         self.pixel_size = pixel_size
         self.premultiplied = premultiplied
-        self.plane = HalfPlane.of(box, limit)
+        self.plane = HalfPlane.of(box, limit, 1.0 if aberrations is None else aberrations.stretch)
+        self.optics = OpticsPlanes.of(aberrations, self.plane.kx, self.plane.ky, box, pixel_size, premultiplied)
         self.projection = Projection(box, self.plane, taps)
 
     def prepare(self, images: np.ndarray, particles: ParticleSet, group: np.ndarray | None = None) -> Batch:
         """(b, n, n) float32 images and their metadata → Batch; group : (b,) int64, all of group 0 when left out."""
         data = centred_samples(images, particles.pose.shift / self.pixel_size, self.plane)
         data /= self.plane.box  # orthonormal: white noise keeps its pixel variance
+        if self.optics is not None:
+            self.optics.correct(data, self.optics.rows(particles.optics_group))
+        ctf = ctf_samples(particles.ctf, self.plane, self.pixel_size, self.optics, particles.optics_group)
         group = np.zeros(len(data), np.int64) if group is None else group
-        return Batch(data, ctf_samples(particles.ctf, self.plane, self.pixel_size), particles.pose.matrices(), group)
+        return Batch(data, ctf, self.rotations(particles.pose.quaternion, particles.optics_group), group)
+
+    def rotations(self, quaternion: np.ndarray, optics_group: np.ndarray) -> np.ndarray:
+        """What kernels take for rotation matrices, (b, 3, 3) float64: their optics groups' magnification included."""
+        matrices = matrix_from_quaternion(quaternion)
+        return matrices if self.optics is None else self.optics.rotations(matrices, self.optics.rows(optics_group))
 
     def power(self, batch: Batch) -> np.ndarray:
         """Mean power of each image, (b,) float64, in the pixels' units."""

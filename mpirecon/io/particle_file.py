@@ -22,6 +22,7 @@ from mpirecon.io.atomic import refuse_existing, temporary_name, write_failed
 from mpirecon.io.hdf5_target import Hdf5Target
 from mpirecon.io.source_table import read_arrays, read_tables, write_arrays, write_tables
 from mpirecon.model import CTF_DTYPE, ParticleSet, Pose
+from mpirecon.model.aberrations import Aberrations
 
 FORMAT = "mpirecon-particles"
 VERSION = 1
@@ -132,6 +133,26 @@ class ParticleFile:
             raise UserError(
                 f"{self.path}, in rows {rows.start} to {rows.stop - 1} (counted from the first): {error}"
             ) from error
+
+    def aberrations(self) -> Aberrations | None:
+        """What the optics groups do beyond defocus and Cs (/optics); None where the file says nothing of it."""
+        if "optics" not in self._file:
+            return None
+        table = self._dataset("optics")
+        fields = table.dtype.names or ()
+        if "group" not in fields or "magnification" not in fields:
+            raise UserError(f"{self.path}: /optics is {table.dtype}, expected fields group and magnification")
+        table = self._read("optics", slice(None))
+        none = np.zeros((len(table), 0))
+        try:
+            found = Aberrations(
+                table["group"], table["magnification"],
+                *(table[name] if name in fields else none for name in ("odd", "even", "mtf")),
+            )
+            found.rows(self._read("optics_group", slice(None)))
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from error
+        return found
 
     def images(self, rows) -> np.ndarray:
         """Images of a slice or a sorted integer array of rows, (k, n, n) float32.
@@ -313,6 +334,18 @@ class ParticleWriter:
                     dtype = {**_DATASETS, **_TRUTH}[name][1]
                     self._file.create_dataset(name, data=np.asarray(values, dtype=dtype))
 
+    def write_optics(self, aberrations: Aberrations | None) -> None:
+        """Store the optics groups' table, if there is anything in it."""
+        if aberrations is None or aberrations.trivial:
+            return
+        parts = {name: getattr(aberrations, name) for name in ("group", "magnification", "odd", "even", "mtf")}
+        parts = {name: values for name, values in parts.items() if values.size}
+        table = np.zeros(len(aberrations.group), [(name, v.dtype, v.shape[1:]) for name, v in parts.items()])
+        for name, values in parts.items():
+            table[name] = values
+        with self._failures():
+            self._file.create_dataset("optics", data=table)
+
     def write_source(
         self, path: str | os.PathLike, tables: dict[str, pd.DataFrame], arrays: dict[str, np.ndarray] | None = None
     ) -> None:
@@ -325,7 +358,7 @@ class ParticleWriter:
 
     def write_extra(self, name: str, values: np.ndarray) -> None:
         """Store one more dataset with a row per particle, such as what a simulation knows; readers ignore it."""
-        if len(values) != self.m or name in (*_DATASETS, *_TRUTH, "images", "source"):
+        if len(values) != self.m or name in (*_DATASETS, *_TRUTH, "images", "source", "optics"):
             raise ValueError(f"extra dataset {name!r} with {len(values)} rows in a file of {self.m} particles")
         with self._failures():
             self._file.create_dataset(name, data=values)

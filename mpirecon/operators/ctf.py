@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpirecon.kernels.ctf import evaluate_ctf
+from mpirecon.kernels.ctf import evaluate_aberrated_ctf, evaluate_ctf
 from mpirecon.model.optics import electron_wavelength
+from mpirecon.operators.aberrations import OpticsPlanes
 from mpirecon.operators.half_plane import HalfPlane
 
 
@@ -38,8 +39,25 @@ def ctf_coefficients(ctf: np.ndarray, box: int, pixel_size: float) -> np.ndarray
     )
 
 
-def ctf_samples(ctf: np.ndarray, plane: HalfPlane, pixel_size: float) -> np.ndarray:
-    """CTF of each particle at each half-plane sample, (m, s) float32."""
-    out = np.empty((len(ctf), len(plane)), np.float32)
-    evaluate_ctf(ctf_coefficients(ctf, plane.box, pixel_size), plane.kx, plane.ky, out)
+def ctf_samples(
+    ctf: np.ndarray, plane: HalfPlane, pixel_size: float, optics: OpticsPlanes | None = None,
+    optics_group: np.ndarray | None = None,
+) -> np.ndarray:
+    """CTF of each particle at each half-plane sample, (m, s) float32; with `optics` that of its (m,) optics group."""
+    return ctf_at(ctf, plane.kx, plane.ky, plane.box, pixel_size, optics, optics_group)
+
+
+def ctf_at(
+    ctf: np.ndarray, kx: np.ndarray, ky: np.ndarray, box: int, pixel_size: float, optics: OpticsPlanes | None = None,
+    optics_group: np.ndarray | None = None,
+) -> np.ndarray:
+    """As ctf_samples, at any samples kx, ky (s,) int32; `optics` must have been made for them."""
+    out = np.empty((len(ctf), kx.size), np.float32)
+    coefficients = ctf_coefficients(ctf, box, pixel_size)
+    if optics is None:
+        evaluate_ctf(coefficients, kx, ky, out)
+        return out
+    rows = optics.rows(optics_group)
+    evaluate_aberrated_ctf(coefficients, kx, ky, rows, optics.magnification, optics.turns, out)
+    out *= optics.on_ctf[rows]
     return out

@@ -25,9 +25,12 @@ class HalfPlane:
     multiplicity: np.ndarray
 
     @classmethod
-    def of(cls, box: int, limit: float | None = None) -> HalfPlane:
-        """All samples of a (box, box) image below `limit` pixels⁻¹ (Nyquist, box / 2, when left out)."""
-        limit = box / 2 if limit is None else min(float(limit), box / 2)
+    def of(cls, box: int, limit: float | None = None, stretch: float = 1.0) -> HalfPlane:
+        """All samples of a (box, box) image below `limit` pixels⁻¹ (Nyquist, box / 2, when left out).
+
+        stretch : the most that a magnification lengthens a frequency; what it would take beyond Nyquist is left out
+        """
+        limit = box / 2 / stretch if limit is None else min(float(limit), box / 2 / stretch)
         if limit <= 1:
             raise UserError(f"a resolution limit of {limit:.2f} Fourier pixels leaves no signal in a box of {box}")
         reach = int(np.ceil(limit))

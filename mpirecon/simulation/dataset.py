@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import scipy.fft
 
 from mpirecon.errors import UserError
-from mpirecon.kernels.ctf import evaluate_ctf
 from mpirecon.model.draws import particle_rng
-from mpirecon.operators.ctf import ctf_coefficients
+from mpirecon.operators.aberrations import OpticsPlanes
+from mpirecon.operators.ctf import ctf_at
 from mpirecon.operators.forward import ForwardModel
 from mpirecon.simulation.draws import DrawnParticles, draw_particles
 from mpirecon.simulation.settings import SimulationSettings
@@ -155,14 +155,20 @@ def simulate(
     )
 
 
-def multiply_by_ctf(images: np.ndarray, ctf: np.ndarray, pixel_size: float) -> np.ndarray:
-    """Multiply (m, n, n) images by their CTFs over the whole transform, corners too; (m, n, n) float32."""
+def multiply_by_ctf(
+    images: np.ndarray, ctf: np.ndarray, pixel_size: float, aberrations=None, optics_group: np.ndarray | None = None
+) -> np.ndarray:
+    """Multiply (m, n, n) images by their CTFs over the whole transform, corners too; (m, n, n) float32.
+
+    aberrations : Aberrations of the images' optics groups (m,), whose even ones and magnification belong to the CTF
+    """
     n = images.shape[-1]
     ky, kx = np.meshgrid(scipy.fft.fftfreq(n, 1.0 / n), np.arange(n // 2 + 1), indexing="ij")
-    values = np.empty((len(images), kx.size), np.float32)
-    evaluate_ctf(
-        ctf_coefficients(ctf, n, pixel_size), kx.ravel().astype(np.int32), ky.ravel().astype(np.int32), values
-    )
+    kx, ky = kx.ravel().astype(np.int32), ky.ravel().astype(np.int32)
+    optics = None
+    if aberrations is not None:  # a program that multiplies images knows nothing of the detector
+        optics = OpticsPlanes.of(replace(aberrations, mtf=np.zeros((len(aberrations.group), 0))), kx, ky, n, pixel_size)
+    values = ctf_at(ctf, kx, ky, n, pixel_size, optics, optics_group)
     transform = scipy.fft.rfft2(np.asarray(images, np.float32))
     transform *= values.reshape(transform.shape)
     return scipy.fft.irfft2(transform, s=(n, n)).astype(np.float32, copy=False)

@@ -39,15 +39,16 @@ def reproject(
     """
     check_same_grid(volume, "the map", particles, f"the particles of {particles.path}")
     rows = range(len(particles)) if rows is None else rows
-    forward = ForwardModel(particles.box, particles.pixel_size, taps=6)
+    aberrations = particles.aberrations()
+    forward = ForwardModel(particles.box, particles.pixel_size, taps=6, aberrations=aberrations)
     prepared = forward.prepare(np.asarray(volume, np.float32))
     batch = max(1, _BATCH_PIXELS // particles.box**2)
     with write_stack(path, particles.box, particles.pixel_size, overwrite=overwrite) as append:
         for start in range(rows.start, rows.stop, batch):
             chunk = particles.metadata(start, min(start + batch, rows.stop))
-            images = forward.images(prepared, chunk.pose, chunk.ctf if use_ctf else None)
+            images = forward.images(prepared, chunk.pose, chunk.ctf if use_ctf else None, chunk.optics_group)
             if use_ctf and chunk.ctf_premultiplied:
-                images = multiply_by_ctf(images, chunk.ctf, particles.pixel_size)
+                images = multiply_by_ctf(images, chunk.ctf, particles.pixel_size, aberrations, chunk.optics_group)
             if use_ctf and chunk.contrast == "black":
                 images = -images
             append(images)

@@ -9,7 +9,6 @@ import numpy as np
 from mpirecon.backend.bands import Bands
 from mpirecon.errors import UserError
 from mpirecon.model.draws import particle_rng, random_quaternion
-from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.select import median
 from mpirecon.robust.selection import RandomPoses, Selection
@@ -128,7 +127,8 @@ class Engine:
     def _at_random(self, result, rows, marked, batch, reference, bands, draw) -> None:
         some = rows[marked]
         q = np.array([random_quaternion(particle_rng(draw, int(i), "random-pose")) for i in self.slab.ids[some]])
-        result.sums[some] = self.backend.statistics(reference, batch[marked], bands, matrix_from_quaternion(q))
+        rotation = self.backend.rotations(q, self.slab.metadata.optics_group[some])
+        result.sums[some] = self.backend.statistics(reference, batch[marked], bands, rotation)
 
     def _load(self, rows: np.ndarray, first: bool = False):
         with self.timings("read"):

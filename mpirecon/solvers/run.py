@@ -246,7 +246,8 @@ class Reconstruction:
                                 f"{2 * file.pixel_size:g} Å for {file.path}")
             limit = file.box * file.pixel_size / config.max_resolution + 0.5
         backend = get_backend(
-            config.backend, file.box, file.pixel_size, limit=limit, premultiplied=bool(file.attributes["ctf_premultiplied"])
+            config.backend, file.box, file.pixel_size, limit=limit, premultiplied=bool(file.attributes["ctf_premultiplied"]),
+            aberrations=file.aberrations(),
         )
         return backend, self._make_mask()
 
