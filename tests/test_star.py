@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpirecon.errors import UserError
-from mpirecon.io import star
+from mpirecon.io import star, star_layout
 from mpirecon.io.stack_paths import parse_image_names
 from mpirecon.io.star import quote, read_star, split_fields, write_star
+from mpirecon.io.text_column import TextColumn, to_numbers
+from mpirecon.parallel.comm import SerialCommunicator
 
 LOOP = "data_particles\n\nloop_\n_rlnA #1\n_rlnB #2\n"
 
@@ -99,13 +104,88 @@ def test_rows_know_their_lines(tmp_path, middle, quoted):
 
 
 @pytest.mark.parametrize("first", ["a", "\ufeffa", "[1,2]", "it's", "a#b"])
-def test_plain_tables_take_the_fast_path(tmp_path, monkeypatch, first):
-    """Millions of rows: nothing but quotes may send a good table through the slow splitter."""
-    monkeypatch.setattr(star, "_split_rows", lambda *_: pytest.fail("the slow splitter was used"))
+def test_comments_blanks_and_a_missing_line_end(tmp_path, first):
     text = LOOP + f"{first} 1\n# a comment\n\nb 2 # another\n# last\n\n  c   3\t\n" + "d\t4"
     table = read(tmp_path, text)["particles"]
     assert rows(table) == [[first, "1"], ["b", "2"], ["c", "3"], ["d", "4"]] and list(table.index) == [6, 9, 12, 13]
     assert read(tmp_path, text + "\n\n# the end\n")["particles"].equals(table)
+
+
+def by_hand(text: str) -> tuple[list[list[str]], list[int]]:
+    """The rows after LOOP, line by line with split_fields, and their lines: what the compiled reading must equal."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    split = [(number, split_fields(line)) for number, line in enumerate(text.split("\n"), 1)][5:]
+    return [fields for _, fields in split if fields], [number for number, fields in split if fields]
+
+
+# pieces that make what STAR treats specially likely, in lines of two fields or of any number
+PIECE = st.one_of(st.sampled_from(["a", '"', "'", "#", '" ', "' ", "é", "it's", "data_x", "loop_", "_a", ";", "x y"]), FIELD)
+ODD_LINE = st.lists(PIECE, max_size=5).map(" ".join)
+TWO_FIELDS = st.tuples(BARE, BARE, st.sampled_from(["", " ", " # note", "\t"])).map(lambda t: f"{t[0]}  {t[1]}{t[2]}")
+END = st.sampled_from(["\n", "\r\n", "\r", "\n\n", "\n \t\n", "\n#\n"])
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(st.one_of(TWO_FIELDS, ODD_LINE), END), max_size=12), st.sampled_from([1, 7, 50, 10**6]), st.booleans())
+def test_blocks_of_bytes_read_what_lines_read(tmp_path_factory, lines, block, last):
+    """However a file is cut into blocks, values and line numbers are those of its lines read one by one."""
+    text = LOOP + "".join(line + end for line, end in lines) + ("last row" if last else "")
+    wanted, numbers = by_hand(text)
+    keywords = [line for line in text.replace("\r", "\n").split("\n")[5:] if line.split()[:1] and
+                line.split()[0].startswith(("data_", "loop_")) or line.lstrip(" \t").startswith("_")]
+    if keywords or any("\0" in line for line, _ in lines):
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(star_layout, "BLOCK", block)
+        folder = tmp_path_factory.mktemp("star")
+        if any(len(row) != 2 for row in wanted):
+            with pytest.raises(UserError, match=r"line \d+: \d+ fields in a table of 2 columns"):
+                read(folder, text)
+        else:
+            table = read(folder, text)["particles"]
+            assert rows(table) == wanted and list(table.index) == numbers
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(BARE, st.sampled_from(["", "\n", "# c\n"])), max_size=9), st.sampled_from([3, 20]), st.integers(1, 5))
+def test_slabs_of_a_table_are_the_table(tmp_path_factory, values, block, size):
+    """What each of several ranks reads of a split table, put together, is the table."""
+    path = tmp_path_factory.mktemp("star") / "t.star"
+    path.write_text("data_o\nloop_\n_A\n1\n" + LOOP + "".join(f"{v} {i}\n{between}" for i, (v, between) in enumerate(values)))
+    whole = read_star(path)["particles"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(star_layout, "BLOCK", block)
+        parts = []
+        for rank in range(size):
+            comm = SerialCommunicator()
+            with star_layout.StarText(path) as text:
+                layout = star_layout.scan(text, comm)  # of all blocks, as after the exchange between ranks
+                comm.size, comm.rank = size, rank
+                parts.append(star._read_tables(text, layout, comm, "rlnB"))
+    assert all(part["o"].equals(parts[0]["o"]) and part["particles"].attrs["rows"] == len(values) for part in parts)
+    together = pd.concat([part["particles"] for part in parts])
+    assert rows(together) == rows(whole) and list(together.index) == list(whole.index)
+    assert max(len(p["particles"]) for p in parts) - min(len(p["particles"]) for p in parts) <= 1
+
+
+NUMBER = st.one_of(
+    st.floats().map(repr), st.floats(-1e5, 1e5).map("{:.6f}".format), st.integers().map(str), st.floats().map("{:.3e}".format),
+    st.text("0123456789.eE+-", max_size=9), st.sampled_from(["", "inf", "-nan", "1e400", "0x10", " 1 ", "1_0", "١", "1e", ".", "+.5"]),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(NUMBER, min_size=1, max_size=8))
+def test_numbers_are_those_of_python(values):
+    """Correctly rounded as float() is; what pandas takes for no number is none here either."""
+    found = to_numbers(pd.Series(TextColumn._from_sequence(values)))
+    for text, value in zip(values, found):
+        known = pd.to_numeric(pd.Series([text], dtype=object), errors="coerce").astype(float)[0]
+        if np.isnan(known):
+            assert np.isnan(value), text
+        else:
+            assert value == pytest.approx(known, rel=1e-15)
+            assert value == float(text) or not re.fullmatch(r"[+-]?(\d{1,15}\.?\d*|\.\d+)", text) or len(text) > 16
 
 
 def test_no_rows_is_an_empty_table(tmp_path):

@@ -13,8 +13,9 @@ from mpirecon.model.pose import Pose
 
 @dataclass
 class ParticleTable:
-    """m particles in the order of their file.
+    """m particles in the order of their file: all of them, or the slab that a rank has read.
 
+    first : number of the first of these rows in the file; total : how many rows the file has
     path : the file; lines : (m,) int64, where each particle is; unit : what lines counts, ``"line"`` or ``"row"``
     pixel_size : Å; image_size : pixels a side, or None where the file does not say
     pose : Pose (shift in Å); ctf : (m,) CTF_DTYPE
@@ -45,6 +46,8 @@ class ParticleTable:
     stacks: list[str]
     half_label: str
     unit: str = "line"
+    first: int = 0
+    total: int | None = None
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     particle_block: str = ""
     arrays: dict[str, np.ndarray] = field(default_factory=dict)

@@ -23,8 +23,11 @@ from mpirecon.errors import UserError
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.stack_paths import parse_image_names
 from mpirecon.io.star import read_star
+from mpirecon.io.text_column import text_column, to_numbers
 from mpirecon.model.optics import check_ctf, make_ctf
 from mpirecon.model.pose import Pose
+from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together
+from mpirecon.parallel.slab import slab
 
 #: option → (label it supplies, unit)
 SUPPLIED = {
@@ -101,7 +104,7 @@ class _Columns:
         return np.full(len(self.particles), float(default))
 
     def _numbers(self, table: pd.DataFrame, label: str) -> np.ndarray:
-        values = pd.to_numeric(table[label], errors="coerce").to_numpy(np.float64)
+        values = to_numbers(table[label])
         if not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values))[0])
             raise UserError(
@@ -132,8 +135,8 @@ class _Columns:
         return float(values[0])
 
 
-def read_relion(path: str | os.PathLike, **supplied: float | None) -> ParticleTable:
-    """Read a RELION particle STAR file.
+def read_relion(path: str | os.PathLike, comm: Communicator | None = None, **supplied: float | None) -> ParticleTable:
+    """Read a RELION particle STAR file; with `comm`, of each rank's slab of the particles (collective).
 
     Parameters
     ----------
@@ -145,12 +148,20 @@ def read_relion(path: str | os.PathLike, **supplied: float | None) -> ParticleTa
     UserError
         naming file and line when columns are missing or contradict each other or a value is out of range.
     """
-    path = Path(path)
-    tables = read_star(path)
+    comm = comm or SerialCommunicator()
+    tables = read_star(path, comm, "rlnImageName")
+    return run_together(comm, lambda: _particle_table(Path(path), tables, comm, supplied))
+
+
+def _particle_table(path: Path, tables: dict[str, pd.DataFrame], comm: Communicator, supplied: dict) -> ParticleTable:
     block = particle_block(path, tables)
     particles, optics = tables[block], tables.get("optics")
-    if not len(particles):
+    total = particles.attrs.get("rows", len(particles))
+    if not total:
         raise UserError(f"{path}: the table data_{block} has no particles")
+    if total < comm.size:
+        raise UserError(f"{path}: {total} particles are too few for {comm.size} ranks; use {total} at most")
+    first = slab(total, comm.size, comm.rank)[0]
     columns = _Columns(path, particles, optics, supplied)
     _refuse_other_data(columns)
     _require(columns)
@@ -158,6 +169,8 @@ def read_relion(path: str | os.PathLike, **supplied: float | None) -> ParticleTa
     image, stack, stacks = parse_image_names(particles["rlnImageName"], path)
     found = ParticleTable(
         path=path,
+        first=first,
+        total=total,
         lines=particles.index.to_numpy(np.int64),
         tables=tables,
         particle_block=block,
@@ -166,7 +179,7 @@ def read_relion(path: str | os.PathLike, **supplied: float | None) -> ParticleTa
         pose=_pose(columns, pixel_size),
         ctf=_ctf(columns),
         half=_halves(columns),
-        family=_families(particles),
+        family=_families(particles, first),
         optics_group=columns.group.astype(np.int32),
         ctf_premultiplied=_premultiplied(columns),
         image=image,
@@ -310,20 +323,26 @@ def _halves(columns: _Columns) -> np.ndarray:
     return half.astype(np.uint8)
 
 
-def _families(particles: pd.DataFrame) -> np.ndarray:
+def _families(particles: pd.DataFrame, first: int) -> np.ndarray:
     """(m,) int64: rows of one number show the same object (tilt images, one filament, one image twice)."""
     for labels in (["rlnTomoParticleName"], ["rlnMicrographName", "rlnHelicalTubeID"], ["rlnImageName"]):
         found = _codes(particles, labels)
         if found is not None:
             return found
-    return np.arange(len(particles))
+    return first + np.arange(len(particles))
 
 
 def _codes(particles: pd.DataFrame, labels: list[str]) -> np.ndarray | None:
-    """(m,) int64: one number for each combination of values of these columns; None when the table lacks one."""
+    """(m,) int64: one number for each combination of values of these columns; None when the table lacks one.
+
+    The numbers are hashes: those of one text are the same on all ranks, which need not exchange any text for that.
+    """
     if not all(label in particles for label in labels):
         return None
-    return particles.groupby(labels, sort=False).ngroup().to_numpy(np.int64)
+    first, *others = (text_column(particles[label]).hashes() for label in labels)
+    for other in others:
+        first = first * np.int64(0x9E3779B97F4A7C15 - 2**64) ^ other
+    return first
 
 
 def _premultiplied(columns: _Columns) -> bool:
@@ -354,5 +373,5 @@ def _not_applied(columns: _Columns) -> list[str]:
 def _nonzero(columns: _Columns, label: str) -> bool:
     """Whether a column has a number other than 0; Zernike columns hold lists, as [0.1,0,0]."""
     table = columns.particles if label in columns.particles else columns.optics
-    parts = table[label].str.strip("[]").str.split(",").explode()
+    parts = table[label].astype(object).str.strip("[]").str.split(",").explode()
     return bool((pd.to_numeric(parts, errors="coerce").fillna(0) != 0).any())

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.errors import UserError
+from mpirecon.io import star_scan
+from mpirecon.io.text_column import TextColumn, text_column
 
 _PARENTS = 3  # a STAR file is at most this deep in its RELION project, which its paths start from
 
@@ -30,20 +32,16 @@ def parse_image_names(names: pd.Series, path: str | os.PathLike = "") -> tuple[n
     stack : (m,) int64, index into stacks
     stacks : the different paths, in order of appearance
     """
-    image = np.zeros(len(names), np.int64)
-    paths = []
-    for row, name in enumerate(names):
-        number, at, stack = name.partition("@")
-        if not at:
-            number, stack = "1", name
-        if not (number.isascii() and number.isdigit() and len(number) < 19 and int(number) > 0 and stack):
-            raise UserError(
-                f"{path}, line {names.index[row]}: image name {name!r}, expected NUMBER@STACK with a number from 1"
-            )
-        image[row] = int(number) - 1
-        paths.append(stack.removesuffix(":mrcs"))
-    stack, stacks = pd.factorize(np.array(paths, dtype=object))
-    return image, stack.astype(np.int64), [str(s) for s in stacks]
+    column = text_column(names)
+    number, letters = np.empty(len(names), np.int64), np.zeros_like(column.letters)
+    bad = star_scan.split_image_names(column.letters, number, letters)
+    if bad >= 0:
+        raise UserError(
+            f"{path}, line {names.index[bad]}: image name {names.iloc[bad]!r}, expected NUMBER@STACK with a number from 1"
+        )
+    paths = TextColumn(letters.view(column.cells.dtype)[:, 0])
+    stack, first = paths.codes()
+    return number - 1, stack, list(paths[first])
 
 
 def locate_stacks(

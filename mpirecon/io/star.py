@@ -1,39 +1,41 @@
 """STAR tables, read losslessly: every value stays the text it was, every row knows its line.
 
 Written for RELION's dialects (1.4 to 5) and what other programs make of them: CRLF, comments, quotes, header lines
-with or without ``#1``, key-value blocks, blank lines. Rows go through pandas' C parser, because particle tables
-have millions of them; only tables with quotes are split here.
+with or without ``#1``, key-value blocks, blank lines. Particle tables have millions of rows: compiled loops split them
+(star_scan.py), and ranks share the work (star_layout.py).
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mpirecon.errors import UserError
+from mpirecon.io import star_layout, star_scan
 from mpirecon.io.atomic import atomic_path
-from mpirecon.io.packed import refuse_packed
+from mpirecon.io.star_layout import Layout, Section, StarText, scan
+from mpirecon.io.text_column import TextColumn
+from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together
+from mpirecon.parallel.slab import slab
 
-_KEYWORD = re.compile(r"[ \t]*(data_(?P<name>[^ \t\n]*)|loop_)[ \t]*(?:#[^\n]*)?(?=\n|$)")
 _LABEL = re.compile(r"[ \t]*_(?P<label>[^ \t\n]+)(?P<rest>[^\n]*)")
 # a closing quote is one that white space follows, so that 'it's' is one value
 _TOKEN = re.compile(r"""#.*|"(?P<double>.*?)"(?=[ \t]|$)|'(?P<single>.*?)'(?=[ \t]|$)|(?P<bare>[^ \t]+)""")
-_COMMENT = re.compile(r"(^|[ \t])#[^\n]*", re.MULTILINE)
-_QUOTE = re.compile(r"""(?:^|[ \t])["']""", re.MULTILINE)
 _NEEDS_QUOTES = re.compile(r"""[ \t\r\0]|^["'#_;]|^(data_|loop_)|^$""", re.MULTILINE)
-_BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
 
-def read_star(path: str | os.PathLike) -> dict[str, pd.DataFrame]:
-    """Read all tables of a STAR file.
+def read_star(path: str | os.PathLike, comm: Communicator | None = None, split: str | None = None) -> dict[str, pd.DataFrame]:
+    """Read all tables of a STAR file. With `comm`, its ranks do so together, each a part of the file; collective.
+
+    Parameters
+    ----------
+    split : a label; of a table that has it, each rank gets only its slab of the rows, and ``table.attrs["rows"]`` is
+        how many there are in all. Every other table is whole on every rank
 
     Returns
     -------
@@ -45,20 +47,30 @@ def read_star(path: str | os.PathLike) -> dict[str, pd.DataFrame]:
     ------
     UserError
         naming file and line when the file is not text, a row has the wrong number of fields, or a block or label
-        occurs twice.
+        occurs twice; on all ranks alike.
     """
-    path = Path(path)
-    text = _read_text(path)
+    path, comm = Path(path), comm or SerialCommunicator()
+    text = run_together(comm, lambda: StarText(path))
+    with text:
+        layout = scan(text, comm)
+        return run_together(comm, lambda: _read_tables(text, layout, comm, split))
+
+
+def _read_tables(text: StarText, layout: Layout, comm: Communicator, split: str | None) -> dict[str, pd.DataFrame]:
     tables: dict[str, pd.DataFrame] = {}
-    for name, loop, start, stop, line in _sections(text, path):
-        if name is None:
-            raise UserError(f"{path}, line {line}: loop_ before any data_ block; this is not a STAR file")
-        table = _read_loop(text, start, stop, line, path) if loop else _read_pairs(text[start:stop], line, path)
+    for section in layout.sections:
+        if section.name is None:
+            raise UserError(f"{text.path}, line {section.line - 1}: loop_ before any data_ block; this is not a STAR file")
+        if section.loop:
+            table = _read_loop(text, layout, section, comm, split)
+        else:
+            table = _read_pairs(text.decode(section.start, section.stop), section.line, text.path)
         if not len(table.columns):
             continue
-        if name in tables:
-            raise UserError(f"{path}, line {line}: a second table in block data_{name}; give each table its own block")
-        tables[name] = table
+        if section.name in tables:
+            raise UserError(f"{text.path}, line {section.line - 1}: a second table in block data_{section.name}; give each "
+                            "table its own block")
+        tables[section.name] = table
     return tables
 
 
@@ -101,126 +113,100 @@ def quote(value: str) -> str:
     raise UserError(f"{value!r} cannot be written to a STAR file: it has line breaks or both kinds of quotes")
 
 
-def _read_text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    refuse_packed(path, data[:8])
-    if b"\0" in data[:65536]:
-        raise UserError(f"{path} is not a STAR file: it holds binary data")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}, line {line}: not UTF-8 text; convert it first, for example with iconv -f latin1 -t utf8"
-        ) from error
-    if "\0" in text:
-        raise UserError(f"{path} is not a STAR file: it holds binary data")
-    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+def _read_loop(
+    text: StarText, layout: Layout, section: Section, comm: Communicator, split: str | None
+) -> pd.DataFrame:
+    """A loop's rows; of a table with the column `split` only this rank's slab."""
+    labels, start, line = _read_labels(text, section)
+    _check_labels(labels, line, text.path)
+    if not labels:
+        return pd.DataFrame()
+    total = layout.count(start, section.stop)[1]
+    first, last = slab(total, comm.size, comm.rank) if split in labels else (0, total)
+    columns, lines = _read_rows(text, layout, (start, section.stop, line), len(labels), (first, last))
+    columns = {label: TextColumn(cells) for label, cells in zip(labels, columns)}
+    table = pd.DataFrame(columns, index=_line_index(lines), copy=False)
+    table.attrs["rows"] = total
+    return table
 
 
-def _sections(text: str, path: Path) -> Iterator[tuple[str | None, bool, int, int, int]]:
-    """(block name, is a loop, start, stop, line of start) of everything between the keywords of a file."""
-    keywords = list(_keywords(text))
-    if not any(match["name"] is not None for match in keywords):
-        raise UserError(f"{path} is not a STAR file: it has no data_ block")
-    name, line, counted = None, 1, 0
-    for match, following in zip(keywords, [*keywords[1:], None]):
-        loop = match["name"] is None
-        name = name if loop else match["name"]
-        line += text.count("\n", counted, match.end())
-        counted = match.end()
-        yield name, loop, match.end(), len(text) if following is None else following.start(), line
-
-
-def _keywords(text: str) -> Iterator[re.Match]:
-    """Lines that hold data_… or loop_ alone, in order. (A search per line would take longer than all the rest.)"""
-    found = []
-    for word in ("data_", "loop_"):
-        at = text.find(word)
-        while at >= 0:
-            start = text.rfind("\n", 0, at) + 1
-            match = _KEYWORD.match(text, start)
-            if match and match.start(1) == at:
-                found.append(match)
-            at = text.find(word, at + 1)
-    return iter(sorted(found, key=lambda match: match.start()))
-
-
-def _read_loop(text: str, start: int, stop: int, line: int, path: Path) -> pd.DataFrame:
+def _read_labels(text: StarText, section: Section) -> tuple[list[str], int, int]:
+    """(labels, where the rows start, its line) of a loop."""
     labels: list[str] = []
-    while start < stop:
-        end = text.find("\n", start, stop)
-        end = stop if end < 0 else end
-        row = text[start:end]
+    start, line = section.start, section.line
+    while start < section.stop:
+        stop = min(text.line_start(start + 1), section.stop)
+        row = text.decode(start, stop).rstrip("\n")
         label = _LABEL.match(row)
         if label:
             labels.append(label["label"])
         elif row.strip(" \t") and not row.lstrip(" \t").startswith("#"):
             break
-        start = end + 1
+        start = stop
         line += 1
-    _check_labels(labels, line, path)
-    return _read_rows(text[start:stop].rstrip(" \t\n"), labels, line, path)
+    return labels, start, line
 
 
-def _read_rows(body: str, labels: list[str], line: int, path: Path) -> pd.DataFrame:
-    """Rows of a loop whose first line is `line`; the C parser where nothing stands in its way."""
-    quoted = ('"' in body or "'" in body) and _QUOTE.search(body) is not None
-    if "#" in body and not quoted:
-        body = _COMMENT.sub(r"\1", body).rstrip(" \t\n")
-    lines = _row_lines(body, line)
-    if quoted:
-        return _split_rows(body, labels, line, path)
-    if not body:
-        return _frame([[] for _ in labels], labels, lines)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", pd.errors.ParserWarning)  # of long rows, which are found below
-            # a column more than there are labels catches long rows; a leading line break keeps a byte-order mark
-            frame = pd.read_csv(
-                io.StringIO("\n" + body), sep=r"\s+", header=None, names=range(len(labels) + 1), index_col=False,
-                dtype=str, engine="c", na_filter=False, quoting=csv.QUOTE_NONE, low_memory=False,
-            )
-    except pd.errors.ParserError:
-        return _split_rows(body, labels, line, path)  # finds the row and names it
-    too_long, too_short = frame[len(labels)] != "", frame[max(len(labels) - 1, 0)] == ""
-    if len(frame) != len(lines) or too_long.any() or too_short.any():
-        return _split_rows(body, labels, line, path)
-    frame = frame.drop(columns=len(labels))
-    frame.columns, frame.index = labels, lines
-    return frame
+def _read_rows(
+    text: StarText, layout: Layout, body: tuple[int, int, int], columns: int, rows: tuple[int, int]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Rows first … last of the rows between the bytes start and stop, whose first line is `line`, block by block.
 
-
-def _row_lines(body: str, line: int) -> pd.Index:
-    """Line number of every row that is not blank."""
-    if not body:
-        return pd.RangeIndex(line, line, name="line")
-    if body.strip(" \t\n") and not _BLANK_LINE.search("\n" + body):
-        return pd.RangeIndex(line, line + body.count("\n") + 1, name="line")
-    full = [bool(row.strip(" \t")) for row in body.split("\n")]
-    return pd.Index(line + np.flatnonzero(full), name="line")
-
-
-def _split_rows(body: str, labels: list[str], line: int, path: Path) -> pd.DataFrame:
-    """Rows split one by one, with quotes and comments; the row with the wrong number of fields is named."""
-    columns: list[list[str]] = [[] for _ in labels]
+    Returns (per column (m,) bytes, (m,) int64 line numbers).
+    """
+    (start, stop, line), (first, last) = body, rows
+    parts: list[list[np.ndarray]] = [[] for _ in range(columns)]
     lines = []
-    for number, row in enumerate(body.split("\n"), line):
-        fields = split_fields(row)
-        if not fields:
-            continue
-        if len(fields) != len(labels):
+    at, skipped = layout.seek(start, stop, first)
+    line += skipped
+    wanted = last - first
+    while wanted > 0 and at < stop:
+        end = min(text.line_start(at + star_layout.BLOCK), stop)
+        data = text.read(at, end)
+        length, line_count, count = star_scan.find_row(data, wanted)
+        data = data[:length]
+        where, lengths = np.empty((2, columns, count), np.int32)
+        numbers = np.empty(count, np.int64)
+        bad, fields = star_scan.split_lines(data, where, lengths, numbers)
+        if bad >= 0:
             raise UserError(
-                f"{path}, line {number}: {len(fields)} fields in a table of {len(labels)} columns; the file may be "
+                f"{text.path}, line {line + numbers[bad]}: {fields} fields in a table of {columns} columns; the file may be "
                 "truncated, or a value with blanks may lack its quotes"
             )
-        lines.append(number)
-        for column, field in zip(columns, fields):
-            column.append(field)
-    return _frame(columns, labels, pd.Index(np.array(lines, dtype=np.int64), name="line"))
+        for part, start_of, length_of in zip(parts, where, lengths):
+            part.append(_cells(data, start_of, length_of))
+        lines.append(numbers + line)
+        line += line_count
+        wanted -= count
+        at = end
+    return [_joined(part) for part in parts], np.concatenate(lines) if lines else np.zeros(0, np.int64)
+
+
+def _cells(data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    width = max(1, int(lengths.max(initial=1)))
+    out = np.zeros((len(starts), width), np.uint8)
+    star_scan.copy_values(data, starts, lengths, out)
+    return out.view(f"S{width}")[:, 0]
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """The parts in one array; each is let go as soon as it is copied."""
+    if not parts:
+        return np.zeros(0, "S1")
+    out = np.empty(sum(map(len, parts)), f"S{max(part.dtype.itemsize for part in parts)}")
+    at = len(out)
+    while parts:
+        part = parts.pop()
+        at -= len(part)
+        out[at : at + len(part)] = part
+    return out
+
+
+def _line_index(lines: np.ndarray) -> pd.Index:
+    """Line numbers as an index, which takes no memory where they follow each other."""
+    if len(lines) and lines[-1] - lines[0] + 1 == len(lines):
+        return pd.RangeIndex(int(lines[0]), int(lines[-1]) + 1, name="line")
+    return pd.Index(lines, name="line")
 
 
 def split_fields(row: str) -> list[str]:
@@ -248,7 +234,8 @@ def _read_pairs(body: str, line: int, path: Path) -> pd.DataFrame:
         labels.append(fields[0][1:])
         values.append([fields[1]])
     _check_labels(labels, first, path)
-    table = _frame(values, labels, pd.RangeIndex(first, first + bool(labels), name="line"))
+    index = pd.RangeIndex(first, first + bool(labels), name="line")
+    table = pd.DataFrame(dict(zip(labels, values)), index=index, columns=labels, dtype=str)
     table.attrs["pairs"] = True  # so that write_star writes pairs again
     return table
 
@@ -259,5 +246,3 @@ def _check_labels(labels: list[str], line: int, path: Path) -> None:
         raise UserError(f"{path}, line {line}: the table has two columns _{twice}; remove one")
 
 
-def _frame(columns: list[list[str]], labels: list[str], lines: pd.Index) -> pd.DataFrame:
-    return pd.DataFrame(dict(zip(labels, columns)), index=lines, columns=labels, dtype=str)
