@@ -1,0 +1,72 @@
+"""The text of the .cu files as a compiler takes it: settings and tap table in front, includes put in, lines still numbered.
+
+No GPU and no CuPy are needed to put it together; mpirecon.backend.modules compiles it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+
+from mpirecon.kernels.gridding import DEGREE, MARGIN, kernel_table
+
+#: files in this folder that hold kernels
+SOURCES = ("project", "backproject", "statistics", "ctf", "translate", "fold", "radial")
+
+_INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is fixed when kernels are compiled.
+
+    taps : of the interpolation kernel · lanes : threads that share a sample, a power of two that divides taps ·
+    threads : of a block, a multiple of 32 · bands : of a statistics pass.
+    """
+
+    taps: int = 4
+    lanes: int = 1
+    threads: int = 256
+    bands: int = 6
+
+    def __post_init__(self) -> None:
+        if self.taps not in DEGREE:
+            raise ValueError(f"taps must be one of {sorted(DEGREE)}, got {self.taps}")
+        if self.lanes not in (1, 2, 4) or self.taps % self.lanes:
+            raise ValueError(f"lanes must be 1, 2 or 4 and divide {self.taps} taps, got {self.lanes}")
+        if self.threads % 32 or not 32 <= self.threads <= 1024 or self.threads < self.bands:
+            raise ValueError(f"threads must be a multiple of 32 up to 1024 and at least the bands, got {self.threads}")
+
+
+@lru_cache(maxsize=None)
+def cuda_source(settings: Settings = Settings()) -> str:
+    """All kernels in one text, ready to be compiled; ``#line`` lets an error name the file it is in."""
+    seen: set[str] = set()
+    return _prologue(settings) + "".join(_with_includes(f"{name}.cu", seen) for name in SOURCES)
+
+
+def _prologue(s: Settings) -> str:
+    table = kernel_table(s.taps)
+    rows = ", ".join("{" + ", ".join(f"{value:.9e}f" for value in row) + "}" for row in table)
+    return (
+        f"#define TAPS {s.taps}\n#define DEGREE {DEGREE[s.taps]}\n#define MARGIN {MARGIN}\n#define LANES {s.lanes}\n"
+        f"#define THREADS {s.threads}\n#define BANDS {s.bands}\n"
+        f"__constant__ const float TABLE[TAPS][DEGREE + 1] = {{{rows}}};\n"
+    )
+
+
+def _with_includes(name: str, seen: set[str]) -> str:
+    """The file's text with each ``#include "…"`` of ours replaced by that file, once."""
+    seen.add(name)
+    text = files("mpirecon.kernels").joinpath(name).read_text(encoding="utf-8")
+    pieces, last = [f'#line 1 "{name}"\n'], 0
+    for found in _INCLUDE.finditer(text):
+        line = text.count("\n", 0, found.end()) + 2
+        pieces.append(text[last : found.start()])
+        if found[1] not in seen:
+            pieces.append(_with_includes(found[1], seen))
+        pieces.append(f'\n#line {line} "{name}"')
+        last = found.end()
+    return "".join(pieces) + text[last:] + "\n"
