@@ -31,6 +31,7 @@ COMMANDS = {
     "reconstruct": Entry("mpirecon.cli.reconstruct", "Reconstruct a map from a particle file.", parallel=True),
     "null": Entry("mpirecon.cli.null", "Reconstruct from noise: does this selection make resolution?", parallel=True),
     "fsc": Entry("mpirecon.cli.fsc", "Fourier shell correlation of two maps."),
+    "mask": Entry("mpirecon.cli.mask", "Make a soft mask from a map."),
     "project": Entry("mpirecon.cli.project", "Reproject a map at the poses of a particle file."),
     "export": Entry("mpirecon.cli.export", "Write the kept and discarded particles of a run as STAR or .cs files."),
     "report": Entry("mpirecon.cli.report", "Write the page about a finished run anew."),

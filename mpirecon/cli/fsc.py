@@ -7,23 +7,33 @@ from pathlib import Path
 import click
 
 from mpirecon.cli.console import Console
-from mpirecon.cli.options import json_option, overwrite_option, verbosity_options
+from mpirecon.cli.options import json_option, overwrite_option, seed_option, verbosity_options
 
 
 @click.command("fsc")
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())
-@click.option("--mask", type=click.Path(), help="Mask (MRC, soft edge) that multiplies both maps for a second curve.")
+@click.option("--mask", type=click.Path(), metavar="FILE|auto", help="Mask (MRC, soft edge) that multiplies both maps for a "
+              "second curve; auto makes one from the mean of the maps.")
+@click.option("--phase-randomise", is_flag=True, help="Also measure what the mask adds, on maps with random phases, and "
+              "take it off.")
+@click.option("--cones", is_flag=True, help="Also tell the resolution by direction, in cones of 20°, and the sphericity.")
 @click.option("--plot", type=click.Path(), help="Draw the curves into this file (.png, .svg, .pdf).")
 @click.option("--csv", "csv_path", type=click.Path(), help="Write the curves as a table.")
 @json_option
+@seed_option
 @overwrite_option
 @verbosity_options
-def command(first, second, mask, plot, csv_path, as_json, overwrite, quiet, verbose):
+def command(first, second, mask, phase_randomise, cones, plot, csv_path, as_json, seed, overwrite, quiet, verbose):
     """Compare the maps FIRST and SECOND shell by shell and tell where the correlation falls below 0.5 and 0.143.
 
     The 0.143 crossing is the resolution when the maps come from two independent halves of the data; 0.5 is the one to
-    read when a map is compared with a truth or a model. A mask correlates the maps by itself, the sharper the more.
+    read when a map is compared with a truth or a model. A mask correlates the maps by itself, the sharper the more;
+    --phase-randomise measures by how much.
+
+    \b
+    Example:
+      mpirecon fsc run1/half1.mrc run1/half2.mrc --mask auto --phase-randomise --plot fsc.png
     """
     import json
 
@@ -39,11 +49,11 @@ def command(first, second, mask, plot, csv_path, as_json, overwrite, quiet, verb
         raise UserError(f"--plot {plot}: cannot draw {ending or 'a file without an ending'}; use .png, .svg or .pdf")
     for target in filter(None, (plot, csv_path)):
         refuse_existing(target, overwrite)
-    result = compare_maps(first, second, mask)
+    result = compare_maps(first, second, mask, randomise=phase_randomise, cones=cones, seed=seed)
     if as_json:
         click.echo(json.dumps(result.as_dict()))
     else:
-        console.say(text_plot(result.curves["fsc_masked" if mask else "fsc"], result.box, result.pixel_size))
+        console.say(text_plot(result.curves[result.best], result.box, result.pixel_size))
         for line in result.lines():
             console.say(line)
     if csv_path:

@@ -8,7 +8,7 @@ from mpirecon.cli import reconstruct
 from mpirecon.cli.options import ANY_PATH, pass_communicator
 
 #: options of reconstruct that say what is written rather than how it is reconstructed
-_NOT_SHARED = ("output", "log_particles", "controls", "resume")
+_NOT_SHARED = ("output", "log_particles", "controls", "postprocess", "resume")
 
 
 @pass_communicator

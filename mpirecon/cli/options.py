@@ -51,6 +51,16 @@ NON_NEGATIVE = Number(0)
 COUNT = click.IntRange(min=1)
 
 
+class FileOr(click.ParamType):
+    """A file that exists, or a word; a file of that name is told by a path, e.g. ``./auto``."""
+
+    def __init__(self, word: str) -> None:
+        self.word, self.name = word, f"file|{word}"
+
+    def convert(self, value, param, ctx):
+        return value if value is None or str(value) == self.word else EXISTING_FILE.convert(value, param, ctx)
+
+
 class ErrorKind(click.ParamType):
     """``random`` → None; ``small:DEG`` → DEG: the `small_degrees` of `plant_pose_errors`."""
 

@@ -8,6 +8,7 @@ from mpirecon.cli.options import (
     ANY_PATH,
     COUNT,
     EXISTING_FILE,
+    FileOr,
     FRACTION,
     NON_NEGATIVE,
     POSITIVE,
@@ -75,7 +76,8 @@ class Keep(click.ParamType):
 @click.option("--momentum", type=NON_NEGATIVE, default=0.3, show_default=True, help="Share of the last step kept.")
 @click.option("--max-resolution", type=POSITIVE, metavar="Å", help="Finest resolution used.  [default: Nyquist]")
 @click.option("--score-band", type=Band(), metavar="Å:Å", help="Resolutions that particles are scored on, e.g. 60:12.")
-@click.option("--mask", type=EXISTING_FILE, help="Soft mask (MRC), 0 … 1.  [default: a sphere]")
+@click.option("--mask", type=FileOr("auto"), metavar="FILE|auto", help="Soft mask (MRC), 0 … 1; or auto: particles are "
+              "scored in a sphere, and the final map gets a mask made from itself.  [default: a sphere]")
 @click.option("--diameter", type=POSITIVE, metavar="Å", help="Diameter of the spherical mask.  [default: fits the box]")
 @click.option("--symmetry", default="C1", show_default=True, help="Point group; only C1 in this version.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint that an interrupted run left in the output folder; "
@@ -85,12 +87,15 @@ class Keep(click.ParamType):
               help="Iterations whose sorted particles go to the rank logs.")
 @click.option("--controls", is_flag=True, help="Also make the map of the particles left out, and leave out as many at "
               "random: three more passes over the data.")
+@click.option("--no-postprocess", "postprocess", is_flag=True, default=True, flag_value=False,
+              help="Leave out what follows from the half maps: automatic mask, phase-randomised FSC, FSC in cones, B-factor "
+              "and sharpened map.")
 @backend_option
 @seed_option
 @overwrite_option
 @verbosity_options
 @pass_communicator
-def command(comm, particles, output, log_particles, controls, resume, overwrite, quiet, verbose, **options):
+def command(comm, particles, output, log_particles, controls, postprocess, resume, overwrite, quiet, verbose, **options):
     """Reconstruct a map from PARTICLES (a particle file made by simulate or import).
 
     Runs alone or under mpirun/srun on any number of ranks; each reads its slab of the particles.
@@ -101,12 +106,14 @@ def command(comm, particles, output, log_particles, controls, resume, overwrite,
       mpirun -n 4 mpirecon reconstruct particles.h5 -o run2 --loss sorted --keep 0.7
     """
     config = configure(**options)
+    if config.mask == "auto" and not postprocess:
+        raise UserError("--mask auto makes its mask after the reconstruction, which --no-postprocess leaves out")
     from mpirecon.cli.console import Console
     from mpirecon.solvers.main import reconstruct
 
     reconstruct(
         comm, particles, output, config, Console(comm, quiet, verbose), overwrite=overwrite, log_particles=log_particles,
-        controls=controls, resume=resume,
+        controls=controls, resume=resume, postprocess=postprocess,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ FORMAT = "mpirecon-run-particles"
 #: what an earlier run may have left, and --overwrite removes; nothing else in the folder is touched
 _OWN_FILES = (
     "summary.json", "volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.csv", "fsc.png", "slices.png",
-    "particles.h5", "report.html", CHECKPOINT, "detection.csv", "discarded.mrc", "null.json",
+    "particles.h5", "report.html", CHECKPOINT, "detection.csv", "discarded.mrc", "null.json", "sharpened.mrc", "views.csv", "fsc.svg",
 )  # fmt: skip
 
 

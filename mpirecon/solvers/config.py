@@ -19,7 +19,8 @@ class Config:
 
     keep : share of particles that ``sorted`` keeps, in (0, 1], or "auto" · folds : parts of each half set, each scored against the
     map of the others; 1 scores inside the half · batch_size : particles per gradient step over all ranks, 0 for all ·
-    max_resolution : Å, finest used · score_resolution : (coarsest, finest) Å used for distances · diameter : Å of the
+    mask : a file, or "auto" for a sphere and, of
+    the final map, a mask made from itself · max_resolution : Å, finest used · score_resolution : (coarsest, finest) Å used for distances · diameter : Å of the
     spherical mask · group_by : column of the imported table whose rows of one value are right or wrong together.
     """
 

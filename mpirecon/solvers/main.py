@@ -23,11 +23,12 @@ from mpirecon.solvers.run import Reconstruction
 
 def reconstruct(
     comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool, log_particles: str,
-    controls: bool = False, resume: bool = False,
+    controls: bool = False, resume: bool = False, postprocess: bool = True,
 ) -> dict:
     """Run a reconstruction on the ranks of `comm` and write its files.
 
     controls : also make the maps that show what the selection left out, and what leaving out at random does
+    postprocess : also make mask.mrc, sharpened.mrc, and the FSC corrected for the mask
     resume : go on from the folder's checkpoint, if it has one
 
     Returns the summary on rank 0, an empty dict elsewhere. Raises UserError, on all ranks alike, for what a user can mend.
@@ -45,7 +46,7 @@ def reconstruct(
             run = Reconstruction(comm, file, config, log, console)
             outcome = run.run(folder, resume)
             found = check_selection(run, outcome, folder, controls)
-            summary = write_results(run, outcome, folder, about_run(start) | found)
+            summary = write_results(run, outcome, folder, about_run(start) | found, postprocessed=postprocess)
             if comm.rank == 0:
                 (folder / CHECKPOINT).unlink(missing_ok=True)
             log.event("finished", seconds=time.time() - start)

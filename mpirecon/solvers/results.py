@@ -12,6 +12,7 @@ from mpirecon.io.mrc import write_map
 from mpirecon.io.run_output import write_particle_table, write_summary
 from mpirecon.model.pose import angular_distance
 from mpirecon.parallel.comm import Communicator, together
+from mpirecon.robust.selection import AUTO
 from mpirecon.robust.statistics import matched_filter
 from mpirecon.solvers.groups import WHOLE, half_map
 from mpirecon.solvers.run import Outcome, Reconstruction, describe
@@ -19,12 +20,16 @@ from mpirecon.validate.detection import detection_report, write_detection_csv
 from mpirecon.validate.fsc import crossing, fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
 from mpirecon.validate.masks import soft_sphere
+from mpirecon.validate.postprocess import Postprocessed, postprocess
 
 
-def write_results(run: Reconstruction, outcome: Outcome, folder: Path, about: dict) -> dict:
+def write_results(
+    run: Reconstruction, outcome: Outcome, folder: Path, about: dict, *, postprocessed: bool = True
+) -> dict:
     """Write everything into `folder` from rank 0; returns the summary (on rank 0; empty elsewhere). Collective.
 
-    about : what the caller knows of the run (command line, versions, start time), put into the summary as it is
+    about : what the caller knows of the run (command line, versions, start time), put into the summary as it is ·
+    postprocessed : also write mask.mrc and sharpened.mrc, and correct the FSC for the mask
     """
     comm = run.comm
     # outside the sphere that fits the box no voxel is in every view; RELION blanks those corners as well
@@ -37,7 +42,7 @@ def write_results(run: Reconstruction, outcome: Outcome, folder: Path, about: di
     summary = {}
     with together(comm):
         if comm.rank == 0:
-            summary = _write(run, outcome, folder, about, maps, columns, ranks)
+            summary = _write(run, outcome, folder, about, maps, columns, ranks, postprocessed)
     return summary
 
 
@@ -47,7 +52,7 @@ _CORNER_EDGE = 3.0
 _MAPS = {"half1": half_map(1), "half2": half_map(2), "volume": WHOLE}
 
 
-def _write(run, outcome, folder, about, maps, columns, ranks) -> dict:
+def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed) -> dict:
     from mpirecon.report.html import write_report
 
     file, pixel_size = run.file, run.file.pixel_size
@@ -55,6 +60,14 @@ def _write(run, outcome, folder, about, maps, columns, ranks) -> dict:
         "fsc": fsc(maps["half1"], maps["half2"], run.engine.mask),
         "fsc_unmasked": fsc(maps["half1"], maps["half2"]),
     }
+    more = _postprocess(run, maps, curves) if postprocessed else None
+    if more is not None:
+        curves |= more.curves()
+        if run.config.mask == AUTO and more.mask is not None:
+            maps["volume"] *= more.mask
+        for name, volume in (("mask", more.mask), ("sharpened", more.sharpened)):
+            if volume is not None:
+                write_map(folder / f"{name}.mrc", volume, pixel_size, overwrite=True)
     for name, volume in maps.items():
         write_map(folder / f"{name}.mrc", volume, pixel_size, overwrite=True)
     write_fsc_csv(folder / "fsc.csv", curves, file.box, pixel_size, overwrite=True)
@@ -63,11 +76,40 @@ def _write(run, outcome, folder, about, maps, columns, ranks) -> dict:
     if "pose_error" in columns:
         found, points = detection_report(columns)
         write_detection_csv(folder / "detection.csv", points.thinned())
-    summary = _summary(run, outcome, about | {"detection": found}, curves, columns, ranks)
+    summary = _summary(run, outcome, about | {"detection": found}, _headline(run, curves, more), columns, ranks)
     _write_figures(run, folder, curves, maps, summary)
     write_report(folder, summary)
     write_summary(folder / "summary.json", summary)
     return summary
+
+
+def _postprocess(run: Reconstruction, maps: dict, curves: dict) -> Postprocessed:
+    """Mask, corrected FSC, cones, B-factor and sharpened map; in the user's mask file, else in one made from the map."""
+    given = run.config.mask not in (None, AUTO)
+    pixel_size = run.file.pixel_size
+    return postprocess(
+        maps["half1"], maps["half2"], pixel_size, unmasked=curves["fsc_unmasked"], seed=run.config.seed,
+        resolution=crossing(curves["fsc"], 0.143, run.file.box, pixel_size),
+        mask=run.engine.mask if given else None, mask_text=run.mask_text if given else "",
+    )  # fmt: skip
+
+
+def _headline(run: Reconstruction, curves: dict, more: Postprocessed | None) -> dict:
+    """Which curve and mask the run's resolution is told of."""
+    box, pixel_size = run.file.box, run.file.pixel_size
+    corrected = run.config.mask == AUTO and "fsc_true" in curves
+    curve = curves["fsc_true" if corrected else "fsc"]
+    return {
+        "resolution_0143": crossing(curve, 0.143, box, pixel_size),
+        "resolution_05": crossing(curve, 0.5, box, pixel_size),
+        "resolution_0143_unmasked": crossing(curves["fsc_unmasked"], 0.143, box, pixel_size),
+        "resolution_of": {
+            "curve": "fsc_true" if corrected else "fsc",
+            "mask": more.mask_text if corrected else run.mask_text,
+            "corrected": corrected,
+        },
+        "postprocess": None if more is None else more.as_dict(box, pixel_size),
+    }  # fmt: skip
 
 
 def _particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray] | None:
@@ -129,11 +171,9 @@ def _peak_memory() -> int:
         return peak * (1 if sys.platform == "darwin" else 1024)
 
 
-def _summary(run: Reconstruction, outcome: Outcome, about: dict, curves: dict, columns: dict, ranks: list) -> dict:
+def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict, columns: dict, ranks: list) -> dict:
     file = run.file
     mixture, valid = outcome.selection.mixture_, ~columns["skipped"]
-    at = {t: crossing(curves["fsc"], t, file.box, file.pixel_size) for t in (0.143, 0.5)}
-    bare = crossing(curves["fsc_unmasked"], 0.143, file.box, file.pixel_size)
     phases = {phase for rank in ranks for phase in rank["seconds"]}
     return {
         **about,
@@ -144,9 +184,7 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, curves: dict, c
         },
         "ranks": ranks,
         "iterations": outcome.records,
-        "resolution_0143": at[0.143],
-        "resolution_05": at[0.5],
-        "resolution_0143_unmasked": bare,
+        **headline,
         "nyquist": 2 * file.pixel_size,
         "kept": int(columns["kept"].sum()),
         "keep_estimate": None if mixture is None else mixture.keep_,

@@ -253,12 +253,23 @@ class Reconstruction:
 
     @property
     def masked_by_user(self) -> bool:
-        return self.config.mask is not None or self.config.diameter is not None
+        return self.config.mask not in (None, AUTO) or self.config.diameter is not None
+
+    @property
+    def mask_text(self) -> str:
+        """The mask that particles are scored in, in words."""
+        config, file = self.config, self.file
+        if config.mask not in (None, AUTO):
+            return Path(config.mask).name
+        edge = min(_MASK_EDGE, file.box / 8)
+        diameter = config.diameter or 2 * (file.box / 2 - edge) * file.pixel_size
+        largest = "" if config.diameter else ", the largest that the box holds,"
+        return f"sphere of {diameter:.4g} Å{largest} with a soft edge of {edge:.3g} pixels"
 
     def _make_mask(self) -> np.ndarray:
         """The user's mask, or a soft sphere: of the given diameter, or as large as the box allows."""
         file, config = self.file, self.config
-        if config.mask is not None:
+        if config.mask not in (None, AUTO):
             mask = read_map(config.mask)
             if mask.box != file.box or abs(mask.pixel_size / file.pixel_size - 1) > 1e-3:
                 raise UserError(

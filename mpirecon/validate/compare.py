@@ -11,21 +11,38 @@ from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path
 from mpirecon.io.mrc import read_map
 from mpirecon.report.figures import THRESHOLDS, fsc_figure, save_figure
+from mpirecon.validate.automask import automatic_mask
+from mpirecon.validate.directional import ConicalFSC, conical_fsc
 from mpirecon.validate.fsc import crossing, fsc
 from mpirecon.validate.grids import check_same_grid
+from mpirecon.validate.randomised import phase_randomised_fsc
 
-_LABELS = {"fsc": "unmasked", "fsc_masked": "masked"}
+_LABELS = {
+    "fsc": "unmasked", "fsc_masked": "masked", "fsc_randomised": "masked, random phases", "fsc_true": "corrected for the mask",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """FSC curves of two maps: `curves` maps ``"fsc"`` and, with a mask, ``"fsc_masked"`` to (box // 2 + 1,) float64."""
+    """FSC curves of two maps, (box // 2 + 1,) float64 each.
+
+    curves : ``"fsc"``; with a mask ``"fsc_masked"``; with random phases ``"fsc_randomised"`` and ``"fsc_true"`` ·
+    mask : where it comes from · cones : FSC by direction, when asked for · randomised_from : Å
+    """
 
     first: str
     second: str
     box: int
     pixel_size: float
     curves: dict[str, np.ndarray]
+    mask: str | None = None
+    cones: ConicalFSC | None = None
+    randomised_from: float | None = None
+
+    @property
+    def best(self) -> str:
+        """The curve to read the resolution from: corrected, else masked, else bare."""
+        return next(name for name in ("fsc_true", "fsc_masked", "fsc") if name in self.curves)
 
     def resolution(self, name: str, threshold: float) -> float | None:
         """Å where a curve falls below the threshold, None when it never does."""
@@ -33,11 +50,26 @@ class Comparison:
 
     def lines(self) -> list[str]:
         """The crossings in words, one line a curve."""
-        out = []
+        out = [f"mask: {self.mask}"] if self.mask else []
         for name in self.curves:
+            if name == "fsc_randomised":
+                from_ = f"from {self.randomised_from:.1f} Å on" if self.randomised_from else "of no shell"
+                out.append(f"{_LABELS[name]} {from_}: mean FSC {self._beyond():.3f} there is the mask's doing")
+                continue
             told = [f"FSC {t:g} at {self._in_words(self.resolution(name, t))}" for t in THRESHOLDS]
             out.append(f"{_LABELS[name]}: {', '.join(told)}")
+        if self.cones is not None:
+            c = self.cones.as_dict()
+            out.append(f"in cones of {c['half_angle']:g}°: FSC 0.143 between {c['best']:.2f} and {c['worst']:.2f} Å, median "
+                       f"{c['median']:.2f} Å; sphericity {c['sphericity']:.3f}")
         return out
+
+    def _beyond(self) -> float:
+        if not self.randomised_from:
+            return 0.0
+        first = round(self.box * self.pixel_size / self.randomised_from) + 2
+        beyond = self.curves["fsc_randomised"][first:]
+        return float(beyond.mean()) if beyond.size else 0.0
 
     def _in_words(self, resolution: float | None) -> str:
         nyquist = self.box * self.pixel_size / (self.box // 2)
@@ -46,15 +78,24 @@ class Comparison:
     def as_dict(self) -> dict:
         """Everything for JSON; a crossing that does not happen is None."""
         crossings = {
-            f"{name}_{str(t).replace('.', '')}": self.resolution(name, t) for name in self.curves for t in THRESHOLDS
-        }
+            f"{name}_{str(t).replace('.', '')}": self.resolution(name, t)
+            for name in self.curves if name != "fsc_randomised" for t in THRESHOLDS
+        }  # fmt: skip
         curves = {name: curve.tolist() for name, curve in self.curves.items()}
         maps = {"maps": [self.first, self.second], "box": self.box, "pixel_size": self.pixel_size}
-        return {**maps, "resolution": crossings, **curves}
+        more = {"mask": self.mask} if self.mask else {}
+        if "fsc_randomised" in self.curves:
+            more["randomised_from"] = self.randomised_from
+        if self.cones is not None:
+            more["cones"] = self.cones.as_dict()
+        return {**maps, "resolution": crossings, **curves, **more}
 
 
-def compare_maps(first, second, mask=None) -> Comparison:
+def compare_maps(first, second, mask=None, *, randomise: bool = False, cones: bool = False, seed: int = 1) -> Comparison:
     """FSC of two MRC maps, also within a mask when one is given; all three must share box and pixel size.
+
+    mask : a file, or "auto" for one made of the mean of the maps · randomise : also correct for the mask by random phases,
+    drawn for `seed` · cones : also by direction, in the mask when there is one
 
     Raises
     ------
@@ -66,21 +107,43 @@ def compare_maps(first, second, mask=None) -> Comparison:
     for volume, path in ((a, first), (b, second)):
         if not np.ptp(volume.array) > 0:
             raise UserError(f"{path}: the map is constant, there is nothing to correlate")
+    box, pixel_size = a.box, a.pixel_size
     curves = {"fsc": fsc(a.array, b.array)}
-    if mask is not None:
-        m = read_map(mask)
-        check_same_grid(a, str(first), m, f"the mask {mask}")
-        if not np.any(m.array):
-            raise UserError(f"{mask}: the mask is zero everywhere")
-        curves["fsc_masked"] = fsc(a.array, b.array, m.array)
-    return Comparison(str(first), str(second), a.box, a.pixel_size, curves)
+    array, text = _mask(mask, first, a, b, crossing(curves["fsc"], 0.143, box, pixel_size))
+    shell = None
+    if randomise and array is None:
+        raise UserError("--phase-randomise measures what a mask adds: give one with --mask FILE, or --mask auto")
+    if randomise:
+        found = phase_randomised_fsc(a.array, b.array, array, seed=seed, unmasked=curves["fsc"])
+        curves |= {"fsc_masked": found.masked, "fsc_randomised": found.randomised, "fsc_true": found.true}
+        shell = found.shell
+    elif array is not None:
+        curves["fsc_masked"] = fsc(a.array, b.array, array)
+    return Comparison(
+        str(first), str(second), box, pixel_size, curves, text,
+        conical_fsc(a.array, b.array, pixel_size, array) if cones else None, box * pixel_size / shell if shell else None,
+    )  # fmt: skip
+
+
+def _mask(mask, first, a, b, resolution: float | None) -> tuple[np.ndarray | None, str | None]:
+    """The mask's voxels and where they come from."""
+    if mask is None:
+        return None, None
+    if str(mask) == "auto":
+        made = automatic_mask((a.array + b.array) / 2, a.pixel_size, resolution)
+        return made.mask, str(made)
+    m = read_map(mask)
+    check_same_grid(a, str(first), m, f"the mask {mask}")
+    if not np.any(m.array):
+        raise UserError(f"{mask}: the mask is zero everywhere")
+    return np.asarray(m.array), str(mask)
 
 
 def draw_comparison(comparison: Comparison, path, *, overwrite: bool) -> None:
     """The FSC figure as a file, format by its ending; atomic."""
     labels = _LABELS if len(comparison.curves) > 1 else {"fsc": "FSC"}
     curves = {labels[name]: curve for name, curve in comparison.curves.items()}
-    resolutions = {labels[name]: comparison.resolution(name, 0.143) for name in comparison.curves}
+    resolutions = {labels[name]: comparison.resolution(name, 0.143) for name in comparison.curves if name != "fsc_randomised"}
     title = f"{Path(comparison.first).name} and {Path(comparison.second).name}"
     figure = fsc_figure(curves, comparison.box, comparison.pixel_size, resolutions, title)
     with atomic_path(path, overwrite) as temporary:

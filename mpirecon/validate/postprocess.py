@@ -1,0 +1,88 @@
+"""What is made of two half maps after a reconstruction: mask, corrected FSC, FSC in cones, B-factor, sharpened map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.validate.automask import AutoMask, automatic_mask
+from mpirecon.validate.directional import ConicalFSC, conical_fsc
+from mpirecon.validate.fsc import crossing
+from mpirecon.validate.guinier import Guinier, guinier, sharpen
+from mpirecon.validate.randomised import RandomisedFSC, phase_randomised_fsc
+
+
+@dataclass(frozen=True)
+class Postprocessed:
+    """Everything that follows from two half maps and a mask; with a `note` instead where no mask could be made.
+
+    mask : (n, n, n) float32 · mask_text : where it comes from · sharpened : (n, n, n) float32, unmasked
+    """
+
+    mask: np.ndarray | None
+    mask_text: str
+    auto: AutoMask | None = None
+    fsc: RandomisedFSC | None = None
+    cones: ConicalFSC | None = None
+    guinier: Guinier | None = None
+    sharpened: np.ndarray | None = None
+    resolution: float | None = None
+    note: str | None = None
+
+    def curves(self) -> dict[str, np.ndarray]:
+        """Columns for fsc.csv: in this mask, with random phases, and corrected."""
+        if self.fsc is None:
+            return {}
+        return {"fsc_masked": self.fsc.masked, "fsc_randomised": self.fsc.randomised, "fsc_true": self.fsc.true}
+
+    def as_dict(self, box: int, pixel_size: float) -> dict:
+        """For summary.json."""
+        if self.fsc is None:
+            return {"mask": self.mask_text, "note": self.note}
+        shell = self.fsc.shell
+        return {
+            "mask": self.mask_text,
+            "automatic_mask": self.auto.as_dict() if self.auto else None,
+            "randomised_from": box * pixel_size / shell if shell else None,
+            "resolution_0143_masked": crossing(self.fsc.masked, 0.143, box, pixel_size),
+            "resolution_0143": self.resolution,
+            "resolution_05": crossing(self.fsc.true, 0.5, box, pixel_size),
+            "bfactor": self.guinier.bfactor,
+            "guinier": self.guinier.as_dict(),
+            "cones": self.cones.as_dict(),
+            "note": self.note,
+        }
+
+
+def postprocess(
+    half1: np.ndarray, half2: np.ndarray, pixel_size: float, *, unmasked: np.ndarray, resolution: float | None = None,
+    mask: np.ndarray | None = None, mask_text: str = "", seed: int = 1,
+) -> Postprocessed:
+    """Phase-randomised FSC in a mask, FSC in cones, B-factor and sharpened map of two unmasked half maps.
+
+    Parameters
+    ----------
+    half1, half2 : (n, n, n) float
+    pixel_size : Å
+    unmasked : (n // 2 + 1,) their FSC without a mask
+    resolution : Å, as far as it is known, for the automatic mask; by default where `unmasked` falls below 0.143
+    mask : (n, n, n), 0 … 1, called `mask_text`; by default one is made from the mean of the half maps
+    """
+    box = half1.shape[0]
+    mean = (half1 + half2) / 2
+    auto = None
+    if mask is None:
+        try:
+            auto = automatic_mask(mean, pixel_size, resolution or crossing(unmasked, 0.143, box, pixel_size))
+        except UserError as error:
+            return Postprocessed(None, "none", note=str(error))
+        mask, mask_text = auto.mask, str(auto)
+    curves = phase_randomised_fsc(half1, half2, mask, seed=seed, unmasked=unmasked)
+    at = crossing(curves.true, 0.143, box, pixel_size)
+    fit = guinier(mean * mask, pixel_size, curves.true, at)
+    return Postprocessed(
+        mask, mask_text, auto, curves, conical_fsc(half1, half2, pixel_size, mask), fit,
+        sharpen(mean, pixel_size, curves.true, fit.bfactor, at), at,
+    )  # fmt: skip
