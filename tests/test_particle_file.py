@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -112,16 +113,6 @@ def test_source_tables_come_back_as_they_were(tmp_path):
         assert back[key].to_numpy(object).tolist() == table.to_numpy(object).tolist()
     with ParticleFile(write(tmp_path / "q.h5")) as file:
         assert file.source() == ("", {})
-
-
-def test_shrink_keeps_the_first_images(tmp_path):
-    path = tmp_path / "p.h5"
-    with ParticleWriter(path, M, N, 1.5, overwrite=False) as writer:
-        writer.write_images(0, pixels()[:100])
-        writer.shrink(100)
-        writer.write_metadata(particles(100))
-    with ParticleFile(path) as file:
-        np.testing.assert_array_equal(file.images(slice(0, M)), pixels()[:100])
 
 
 def test_existing_targets_are_kept(tmp_path):
@@ -241,8 +232,38 @@ def test_bad_values_name_file_and_rows(tmp_path):
         file.metadata(10, 20)
 
 
+def other_layout(path, **layout):
+    """The same particle file, its images laid out by HDF5's defaults or as asked, as other programs may write it."""
+    with h5py.File(path) as file, h5py.File(path.with_name("other.h5"), "w") as other:
+        for name in file:
+            if name != "images":
+                file.copy(name, other)
+        other.attrs.update(file.attrs)
+        other.create_dataset("images", data=file["images"][:], **layout)
+    return path.with_name("other.h5")
+
+
+@pytest.mark.parametrize(
+    "layout", [{}, {"chunks": (1, 8, 8)}, {"chunks": (5, 8, 8), "compression": "gzip"}, {"chunks": (4, 4, 8)}, {"maxshape": (None, 8, 8)}]
+)
+def test_images_in_any_layout_are_read(tmp_path, layout):
+    path = other_layout(write(tmp_path / "p.h5", 12, 8), **layout)
+    with ParticleFile(path) as file:
+        assert (file._first_byte is None) == bool(layout)  # only contiguous images are read past HDF5
+        np.testing.assert_array_equal(file.images(slice(3, 11)), pixels(12, 8)[3:11])
+
+
+@pytest.mark.parametrize("m", [1, 1000])  # a single chunk, and many
+def test_written_images_lie_in_the_file_one_after_another(tmp_path, m):
+    path = write(tmp_path / "p.h5", m, 8)
+    with ParticleFile(path) as file:
+        first = file._first_byte
+        assert first % 4096 == 0 or m == 1
+        assert np.fromfile(path, "f4", m * 64, offset=first).tobytes() == pixels(m, 8).tobytes()
+
+
 def test_unreadable_images_name_file_and_rows(tmp_path):
-    path = write(tmp_path / "p.h5", 12, 300)
+    path = other_layout(write(tmp_path / "p.h5", 12, 300), chunks=(1, 300, 300))
     raw = bytearray(path.read_bytes())
     node = raw.find(b"TREE\x01")  # index of the chunks of /images
     while node >= 0:
@@ -251,5 +272,13 @@ def test_unreadable_images_name_file_and_rows(tmp_path):
     path.write_bytes(raw)
     with warnings.catch_warnings(), ParticleFile(path) as file:
         warnings.simplefilter("error")
-        with pytest.raises(UserError, match=r"p\.h5: /images, rows 4 to 6 cannot be read, the file is damaged"):
+        with pytest.raises(UserError, match=r"other\.h5: /images, rows 4 to 6 cannot be read, the file is damaged"):
+            file.images(slice(4, 7))
+
+
+def test_a_file_cut_while_it_is_read_is_named(tmp_path):
+    path = write(tmp_path / "p.h5", 12, 300)
+    with ParticleFile(path) as file:
+        os.truncate(path, 6 * 300 * 300 * 4)
+        with pytest.raises(UserError, match=r"p\.h5: /images, rows 4 to 6 cannot be read, the file ends before"):
             file.images(slice(4, 7))

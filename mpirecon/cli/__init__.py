@@ -27,7 +27,8 @@ class Entry(NamedTuple):
 #: kept here so that ``mpirecon --help`` imports no command
 COMMANDS = {
     "simulate": Entry("mpirecon.cli.simulate", "Make a particle file from a map, an atomic model or a phantom."),
-    "import": Entry("mpirecon.cli.import_", "Make a particle file from a RELION STAR or cryoSPARC file and its stacks."),
+    "import": Entry("mpirecon.cli.import_", "Make a particle file from a RELION STAR or cryoSPARC file and its stacks.",
+                    parallel=True),
     "reconstruct": Entry("mpirecon.cli.reconstruct", "Reconstruct a map from a particle file.", parallel=True),
     "null": Entry("mpirecon.cli.null", "Reconstruct from noise: does this selection make resolution?", parallel=True),
     "fsc": Entry("mpirecon.cli.fsc", "Fourier shell correlation of two maps."),

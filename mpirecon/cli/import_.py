@@ -16,6 +16,7 @@ from mpirecon.cli.options import (
     ErrorKind,
     Number,
     overwrite_option,
+    pass_communicator,
     seed_option,
     verbosity_options,
 )
@@ -72,11 +73,12 @@ class StackMapping(click.ParamType):
 @seed_option
 @overwrite_option
 @verbosity_options
-def command(particles: Path, output: Path, mapping, error_kind, quiet: bool, verbose: bool, **options) -> None:
+@pass_communicator
+def command(comm, particles: Path, output: Path, mapping, error_kind, quiet: bool, verbose: bool, **options) -> None:
     """Make a particle file from PARTICLES, a RELION STAR file (1.4 to 5) or a cryoSPARC .cs file, and its stacks.
 
     Stacks are looked for relative to that file, to --data-dir and to the folders above that file (a project), then by
-    their last name in --data-dir and beside that file.
+    their last name in --data-dir and beside that file. Under mpirun/srun each rank copies its slab of the particles.
     """
     if options["plant_by"] and options["plant_errors"] is None:
         raise UserError("--plant-by says which errors are planted together; give their share with --plant-errors RATE")
@@ -88,9 +90,10 @@ def command(particles: Path, output: Path, mapping, error_kind, quiet: bool, ver
         import_particles,
     )
 
-    console = Console(quiet=quiet, verbose=verbose)
+    console = Console(comm, quiet=quiet, verbose=verbose)
     chosen = ImportOptions(mapping=dict(mapping), small_degrees=error_kind, **options)
-    report = import_particles(particles, output, chosen, lambda total: console.progress(total, "importing"))
+    report = import_particles(particles, output, chosen, lambda total: console.progress(total, "importing"),
+                              comm)
     _print(console, report)
 
 

@@ -17,12 +17,15 @@ from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.cryosparc import read_cryosparc
 from mpirecon.io.mrc import StackReader
 from mpirecon.io.particle_file import ParticleWriter
-from mpirecon.io.particle_table import ParticleTable
+from mpirecon.io.particle_table import ParticleTable, agree, gather
 from mpirecon.io.relion import read_relion
 from mpirecon.io.stack_paths import locate_stacks
+from mpirecon.io.text_column import text_column
 from mpirecon.io.traps import find_traps
 from mpirecon.model import ParticleSet, Pose
 from mpirecon.model.draws import plant_pose_errors, random_halves
+from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together, together
+from mpirecon.parallel.slab import slab
 
 _BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
 
@@ -82,11 +85,13 @@ def import_particles(
     output: str | os.PathLike,
     options: ImportOptions,
     progress: Callable[[int], AbstractContextManager] | None = None,
+    comm: Communicator | None = None,
 ) -> ImportReport:
-    """Read a RELION STAR file, or a cryoSPARC file (.cs), and its stacks, and write a particle file.
+    """Read a RELION STAR file, or a cryoSPARC file (.cs), and its stacks, and write a particle file. Collective.
 
-    Images are copied in the order of the rows, a batch at a time. Halves and planted errors are drawn from
-    (seed, row of that file), so that skipping an image changes no other particle.
+    Each rank reads its slab of the rows and their images, and writes them to their place, in the order of the rows, a batch
+    at a time. Halves and planted errors are drawn from (seed, row of that file), so that skipping an image changes no
+    other particle, nor does the number of ranks.
 
     Parameters
     ----------
@@ -97,42 +102,79 @@ def import_particles(
     UserError
         naming file, line and remedy; no output is left behind.
     """
-    output = refuse_existing(output, options.overwrite)
-    table = _read_table(Path(path), options)
-    stacks, notes = _open_stacks(table, options)
-    box = _common_box(table, stacks)
+    comm = comm or SerialCommunicator()
+    output = run_together(comm, lambda: refuse_existing(output, options.overwrite))
+    table = _read_table(Path(path), options, comm)
+    agree(comm, table)
+    whole = gather(comm, table)
+    stacks, notes = _open_stacks(comm, table, whole, options)
+    box = stacks[0].box
     dtype = _dtype(stacks, options.dtype)
-    found, warnings = find_traps(table)
+    half, found, warnings = _of_all_rows(comm, whole, table, options)
     notes, warnings = [*table.notes, *notes, *found], [*table.warnings, *warnings]
-    particles = _particle_set(table, box, options, notes)
+    particles = _particle_set(comm, table, box, half, options)
+    good, skipped = np.ones(len(table), bool), []
+    if options.skip_bad:  # who is left out must be known before rows have a place
+        good, skipped = _look(comm, table, stacks, dtype, options)
+        particles = particles if good.all() else particles[np.flatnonzero(good)]
+    rows, total = _place(comm, len(particles))
     with ParticleWriter(
-        output, len(table), box, table.pixel_size, overwrite=options.overwrite, dtype=dtype,
+        output, total, box, table.pixel_size, overwrite=options.overwrite, dtype=dtype,
         ctf_premultiplied=table.ctf_premultiplied, contrast=particles.contrast,
         provenance={"command": "import", "mpirecon": __version__, "source": str(path), "options": vars(options)},
+        comm=comm, rows=rows,
     ) as writer:
-        with progress(len(table)) if progress else nullcontext() as bar:
-            good, skipped = _copy_images(table, stacks, writer, options, lambda n: bar and bar.update(n))
-        if skipped:
-            writer.shrink(int(good.sum()))
-            particles = particles[np.flatnonzero(good)]
+        with together(comm), progress(len(particles)) if progress else nullcontext() as bar:
+            _copy_images(table, np.flatnonzero(good), stacks, writer, rows[0], lambda n: bar and bar.update(n))
         writer.write_metadata(particles)
-        writer.write_source(path, *table.source(good))
-    return _report(output, particles, dtype, skipped, notes, warnings)
+        writer.write_source(path, *table.source(good), split=table.particle_block)
+    halves = comm.allreduce(np.array([(particles.half == half).sum() for half in (1, 2)], np.int64))
+    planted = None if particles.pose_error is None else comm.allreduce_scalar(int(particles.pose_error.sum()))
+    return _report(output, particles, dtype, total, halves, planted, skipped, notes, warnings)
 
 
-def _read_table(path: Path, options: ImportOptions) -> ParticleTable:
+def _read_table(path: Path, options: ImportOptions, comm: Communicator) -> ParticleTable:
+    """This rank's slab of the particles."""
     supplied = {name: getattr(options, name) for name in ("voltage", "cs", "amplitude_contrast", "pixel_size")}
-    if path.suffix.lower() == ".cs":
-        return read_cryosparc(path, options.passthrough, **supplied)
-    if options.passthrough:
-        raise UserError(f"--passthrough is for cryoSPARC files, and {path} is not a .cs file")
-    return read_relion(path, **supplied)
+    if path.suffix.lower() != ".cs":
+        if options.passthrough:
+            raise UserError(f"--passthrough is for cryoSPARC files, and {path} is not a .cs file")
+        return read_relion(path, comm, **supplied)
+    whole = run_together(comm, lambda: read_cryosparc(path, options.passthrough, **supplied))
+    if len(whole) < comm.size:
+        raise UserError(f"{path}: {len(whole)} particles are too few for {comm.size} ranks; use {len(whole)} at most")
+    return whole.slab(*slab(len(whole), comm.size, comm.rank))
 
 
-def _open_stacks(table: ParticleTable, options: ImportOptions) -> tuple[list[StackReader], list[str]]:
-    """A reader per stack of the table, with every row checked against its stack."""
+def _open_stacks(
+    comm: Communicator, table: ParticleTable, whole: ParticleTable | None, options: ImportOptions
+) -> tuple[list[StackReader], list[str]]:
+    """A reader per stack of the table, with every row checked against its stack. Collective."""
+    located = None
+    with together(comm):
+        if comm.rank == 0:
+            located = _locate(whole, options)
+    paths, notes, places = comm.bcast(located)
+    mine = range(*slab(len(paths), comm.size, comm.rank))
+    opened = run_together(comm, lambda: [_open_stack(paths[i], places[i]) for i in mine])
+    stacks = [stack for rank in comm.allgather(opened) for stack in rank]
+    _check_boxes(table, stacks, places)
+    sections = np.array([len(stack) for stack in stacks])
+    past = table.image >= sections[table.stack]
+    with together(comm):
+        if past.any():
+            row = int(np.flatnonzero(past)[0])
+            stack = stacks[table.stack[row]]
+            raise UserError(
+                f"{table.place(row)}: image {table.image[row] + 1} is past the end of {stack.path}, which has "
+                f"{len(stack)} images ({int(past.sum())} such rows); is it the stack that belongs to this file?"
+            )
+    return stacks, notes
+
+
+def _locate(table: ParticleTable, options: ImportOptions) -> tuple[list[Path], list[str], list[str]]:
+    """(the file of each stack, notes, where each occurs first)."""
     first = np.unique(table.stack, return_index=True)[1]
-    lines = table.lines[first]
     mapping = dict(options.mapping)
     if options.stack is not None:
         _refuse_one_stack(table)
@@ -140,26 +182,16 @@ def _open_stacks(table: ParticleTable, options: ImportOptions) -> tuple[list[Sta
     if options.stack is not None and len(table.stacks) > 1:
         paths, notes = [Path(options.stack)] * len(table.stacks), [f"all images are read from {options.stack}"]
     else:
-        paths, notes = locate_stacks(table.stacks, table.path, lines, data_dir=options.data_dir, mapping=mapping,
-                                     unit=table.unit)
-    stacks = [_open_stack(path, table, row) for path, row in zip(paths, first)]
-    sections = np.array([len(stack) for stack in stacks])
-    past = table.image >= sections[table.stack]
-    if past.any():
-        row = int(np.flatnonzero(past)[0])
-        stack = stacks[table.stack[row]]
-        raise UserError(
-            f"{table.place(row)}: image {table.image[row] + 1} is past the end of {stack.path}, which has "
-            f"{len(stack)} images ({int(past.sum())} such rows); is it the stack that belongs to this file?"
-        )
-    return stacks, notes
+        paths, notes = locate_stacks(table.stacks, table.path, table.lines[first], data_dir=options.data_dir,
+                                     mapping=mapping, unit=table.unit)
+    return paths, notes, [table.place(row) for row in first]
 
 
-def _open_stack(path: Path, table: ParticleTable, row: int) -> StackReader:
+def _open_stack(path: Path, place: str) -> StackReader:
     try:
         return StackReader(path)
     except UserError as error:
-        raise UserError(f"{table.place(row)}: {error}") from error
+        raise UserError(f"{place}: {error}") from error
 
 
 def _refuse_one_stack(table: ParticleTable) -> None:
@@ -173,22 +205,20 @@ def _refuse_one_stack(table: ParticleTable) -> None:
         )
 
 
-def _common_box(table: ParticleTable, stacks: list[StackReader]) -> int:
+def _check_boxes(table: ParticleTable, stacks: list[StackReader], places: list[str]) -> None:
     box = stacks[0].box
-    for number, stack in enumerate(stacks):
+    for stack, place in zip(stacks, places):
         if stack.box != box:
-            row = np.flatnonzero(table.stack == number)[0]
             raise UserError(
-                f"{table.place(row)}: {stack.path} has images of {stack.box} pixels, {stacks[0].path} of {box}; "
+                f"{place}: {stack.path} has images of {stack.box} pixels, {stacks[0].path} of {box}; "
                 "particles of one file need one box size: extract them alike, or import them apart"
             )
     if table.image_size not in (None, box):
         label = "rlnImageSize" if table.tables else "blob/shape"
         raise UserError(
-            f"{table.place(0)}: {label} is {table.image_size}, but the images "
+            f"{places[0]}: {label} is {table.image_size}, but the images "
             f"of {stacks[0].path} have {box} pixels a side; is it the stack that belongs to this file?"
         )
-    return box
 
 
 def _dtype(stacks: list[StackReader], wanted: str) -> str:
@@ -197,29 +227,50 @@ def _dtype(stacks: list[StackReader], wanted: str) -> str:
     return "float16" if all(stack.dtype.kind == "f" and stack.dtype.itemsize == 2 for stack in stacks) else "float32"
 
 
-def _particle_set(table: ParticleTable, box: int, options: ImportOptions, notes: list[str]) -> ParticleSet:
-    rows = np.arange(len(table))
+def _of_all_rows(
+    comm: Communicator, whole: ParticleTable | None, table: ParticleTable, options: ImportOptions
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """(this rank's half sets, notes, warnings): what is found by comparing all rows, by rank 0."""
+    half, said = np.empty(table.total or len(table), np.uint8), None
+    with together(comm):
+        if comm.rank == 0:
+            notes: list[str] = []
+            found, warnings = find_traps(whole)
+            half[:] = split_halves(whole, options.seed, notes)
+            said = [*notes, *found], warnings
+    comm.bcast_array(half)
+    return half[table.first : table.first + len(table)], *comm.bcast(said)
+
+
+def _particle_set(
+    comm: Communicator, table: ParticleTable, box: int, half: np.ndarray, options: ImportOptions
+) -> ParticleSet:
+    rows = table.first + np.arange(len(table))
     pose, flag, truth = table.pose, None, None
     if options.plant_errors is not None:
         truth = pose.quaternion
-        groups = None if options.plant_by is None else _group_numbers(table, options.plant_by)
+        groups = None if options.plant_by is None else _group_numbers(comm, table, options.plant_by)
         quaternion, flag = plant_pose_errors(
             options.seed, rows, truth, options.plant_errors, options.small_degrees, groups
         )
         pose = Pose(quaternion, pose.shift)
     return ParticleSet(
-        box=box, pixel_size=table.pixel_size, pose=pose, ctf=table.ctf, half=split_halves(table, options.seed, notes),
+        box=box, pixel_size=table.pixel_size, pose=pose, ctf=table.ctf, half=half,
         optics_group=table.optics_group, ctf_premultiplied=table.ctf_premultiplied,
         contrast=options.contrast or table.contrast, pose_error=flag, true_quaternion=truth,
     )
 
 
-def _group_numbers(table: ParticleTable, column: str) -> np.ndarray:
+def _group_numbers(comm: Communicator, table: ParticleTable, column: str) -> np.ndarray:
     """Number of each row's value in a column of the particle table, (m,) int64; UserError when there is none."""
     particles = table.tables.get(table.particle_block) if table.tables else None
     for label in (column, f"rln{column}", f"_{column}", f"_rln{column}"):
         if particles is not None and label in particles.columns:
-            return np.unique(particles[label].to_numpy(str), return_inverse=True)[1]
+            names = text_column(particles[label])
+            codes, first = names.codes()
+            mine = list(names[first])
+            number = {name: i for i, name in enumerate(sorted({n for rank in comm.allgather(mine) for n in rank}))}
+            return np.array([number[name] for name in mine], np.int64)[codes]
     known = "" if particles is None else f"; it has {', '.join(map(str, particles.columns))}"
     raise UserError(f"--plant-by {column}: {table.path} has no such column{known}")
 
@@ -243,42 +294,63 @@ def split_halves(table: ParticleTable, seed: int, notes: list[str]) -> np.ndarra
     return np.where(unset, of_family[np.searchsorted(family, table.family)], table.half)
 
 
-def _copy_images(
-    table: ParticleTable, stacks: list[StackReader], writer: ParticleWriter, options: ImportOptions,
-    update: Callable[[int], None],
+def _look(
+    comm: Communicator, table: ParticleTable, stacks: list[StackReader], dtype: str, options: ImportOptions
 ) -> tuple[np.ndarray, list[str]]:
-    """Copy all images to the writer in the order of the rows; returns (m,) bool written, and the skipped ones."""
-    good = np.ones(len(table), bool)
-    skipped: list[str] = []
-    written = 0
-    for start, images in _batches(table, stacks):
-        count = len(images)
-        faults = _faults(images, writer.dtype)
-        if table.negate is not None:
-            images = images.astype(np.result_type(images, np.float16), copy=False)  # unsigned pixels have no sign
-            images[table.negate[start : start + count]] *= -1
-        for row, reason in faults.items():
-            skipped.append(f"{table.describe(start + row)} {reason}")
-            good[start + row] = False
-        _check_faults(skipped, len(table), options)
-        images = images[good[start : start + count]] if faults else images
-        writer.write_images(written, images)
-        written += len(images)
-        update(count)
+    """(m,) bool, this rank's images that are fit to be written, and what is wrong with all that are not. Collective."""
+    good, skipped = np.ones(len(table), bool), []
+    total = table.total or len(table)
+    with together(comm):
+        for rows, images in _batches(table, np.arange(len(table)), stacks):
+            for row, reason in _faults(images, dtype).items():
+                skipped.append(f"{table.describe(rows[row])} {reason}")
+                good[rows[row]] = False
+            _refuse_too_many(skipped, total, options)
+    skipped = [text for rank in comm.allgather(skipped) for text in rank]
+    _refuse_too_many(skipped, total, options)
     return good, skipped
 
 
-def _batches(table: ParticleTable, stacks: list[StackReader]) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, images) of successive rows; within a batch each stack is read once."""
+def _place(comm: Communicator, count: int) -> tuple[tuple[int, int], int]:
+    """((first row, row after the last) of this rank in the output, rows in all)."""
+    counts = comm.allgather(count)
+    start = sum(counts[: comm.rank])
+    return (start, start + count), sum(counts)
+
+
+def _copy_images(
+    table: ParticleTable, rows: np.ndarray, stacks: list[StackReader], writer: ParticleWriter, start: int,
+    update: Callable[[int], None],
+) -> None:
+    """Copy the images of these rows to the writer's rows from `start` on, in their order."""
+    for some, images in _batches(table, rows, stacks):
+        faults = _faults(images, writer.dtype)
+        if faults:
+            row, reason = next(iter(faults.items()))
+            raise UserError(f"{table.describe(some[row])} {reason}; repair the stack, remove the row, or leave such images "
+                            "out with --skip-bad")
+        if table.negate is not None:
+            images = images.astype(np.result_type(images, np.float16), copy=False)  # unsigned pixels have no sign
+            images[table.negate[some]] *= -1
+        writer.write_images(start, images)
+        start += len(images)
+        update(len(images))
+
+
+def _batches(
+    table: ParticleTable, rows: np.ndarray, stacks: list[StackReader]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(some of the rows, their images) in order; within a batch each stack is read once."""
     size = max(1, _BATCH_BYTES // (4 * stacks[0].box ** 2))
-    for start in range(0, len(table), size):
-        image, stack = table.image[start : start + size], table.stack[start : start + size]
+    for start in range(0, len(rows), size):
+        some = rows[start : start + size]
+        image, stack = table.image[some], table.stack[some]
         parts = [(np.flatnonzero(stack == number), stacks[number]) for number in np.unique(stack)]
         kinds = {reader.dtype.newbyteorder("=") for _, reader in parts}
         batch = np.empty((len(image), stacks[0].box, stacks[0].box), kinds.pop() if len(kinds) == 1 else np.float32)
-        for rows, reader in parts:
-            batch[rows] = reader.read(image[rows])
-        yield start, batch
+        for members, reader in parts:
+            batch[members] = reader.read(image[members])
+        yield some, batch
 
 
 def _faults(images: np.ndarray, dtype: str) -> dict[int, str]:
@@ -296,23 +368,21 @@ def _faults(images: np.ndarray, dtype: str) -> dict[int, str]:
     return dict(sorted(faults.items()))
 
 
-def _check_faults(skipped: list[str], total: int, options: ImportOptions) -> None:
-    if skipped and not options.skip_bad:
-        raise UserError(f"{skipped[0]}; repair the stack, remove the row, or leave such images out with --skip-bad")
+def _refuse_too_many(skipped: list[str], total: int, options: ImportOptions) -> None:
     if len(skipped) > options.max_bad * total:
         raise UserError(
-            f"{len(skipped)} of {total} images are bad, more than --max-bad {options.max_bad:g} allows: so many "
-            "point to a "
+            f"{len(skipped)} of {total} images are bad, more than --max-bad {options.max_bad:g} allows: so many point to a "
             f"damaged stack or a wrong one. The first: {skipped[0]}"
         )
 
 
-def _report(output: Path, particles: ParticleSet, dtype: str, skipped, notes, warnings) -> ImportReport:
-    halves = tuple(int((particles.half == half).sum()) for half in (1, 2))
+def _report(
+    output: Path, particles: ParticleSet, dtype: str, total: int, halves, planted: int | None, skipped, notes, warnings
+) -> ImportReport:
     if 0 in halves:
         warnings.append("one half set is empty; half maps and their FSC will not be possible")
     return ImportReport(
-        output=output, particles=len(particles), box=particles.box, pixel_size=particles.pixel_size, dtype=dtype,
-        halves=halves, ctf_premultiplied=particles.ctf_premultiplied, skipped=skipped, notes=notes, warnings=warnings,
-        planted=None if particles.pose_error is None else int(particles.pose_error.sum()),
+        output=output, particles=total, box=particles.box, pixel_size=particles.pixel_size, dtype=dtype,
+        halves=tuple(int(count) for count in halves), ctf_premultiplied=particles.ctf_premultiplied, skipped=skipped,
+        notes=notes, warnings=warnings, planted=planted,
     )

@@ -1,6 +1,7 @@
 """particles.h5: the images and metadata of a particle set (the layout is in docs/files.md).
 
-Any number of processes may read slabs of one file independently; one process writes it, under a temporary name.
+Any number of processes may read slabs of one file independently; one process or the ranks of a job write it, under a
+temporary name.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ import pandas as pd
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing, temporary_name, write_failed
-from mpirecon.io.hdf5_target import Hdf5Target
-from mpirecon.io.source_table import read_arrays, read_tables, write_arrays, write_tables
+from mpirecon.io.shared_hdf5 import SharedHdf5, rows_in_order
+from mpirecon.io.source_table import read_arrays, read_column, read_tables, tables_of, write_arrays, write_tables
 from mpirecon.model import CTF_DTYPE, ParticleSet, Pose
+from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together, together
+from mpirecon.parallel.slab import slab
 from mpirecon.model.aberrations import Aberrations
 
 FORMAT = "mpirecon-particles"
 VERSION = 1
 _CHUNK_BYTES = 256 * 1024  # images of a chunk: large enough to stream, small enough to pick single images
+_MOST = 2**30  # bytes of one read; Linux ends reads at 2 GB
 _SPAN_BYTES = 16 * 1024 * 1024  # most that one HDF5 read of scattered rows may span
 
 #: dataset → (shape after the particle axis, type); images and the optional ones are checked apart
@@ -61,6 +65,8 @@ class ParticleFile:
         self._file = _open(self.path)
         try:
             self._validate()
+            self._first_byte = rows_in_order(self._images)
+            self._bytes = None if self._first_byte is None else open(self.path, "rb", buffering=0)
         except BaseException:
             self._file.close()
             raise
@@ -99,6 +105,8 @@ class ParticleFile:
 
     def close(self) -> None:
         self._file.close()
+        if self._bytes is not None:
+            self._bytes.close()
 
     def __len__(self) -> int:
         return int(self._images.shape[0])
@@ -162,15 +170,32 @@ class ParticleFile:
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step == 1:
-                return self._read("images", slice(start, max(start, stop))).astype(np.float32, copy=False)
+                return self._pixels(start, max(start, stop)).astype(np.float32, copy=False)
             rows = np.arange(start, stop, step)
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) and (rows[0] < 0 or rows[-1] >= len(self) or (np.diff(rows) < 0).any()):
             raise ValueError(f"rows must be sorted and within 0 to {len(self) - 1}")
         out = np.empty((len(rows), self.box, self.box), np.float32)
         for first, last in self._runs(rows):
-            span = self._read("images", slice(int(rows[first]), int(rows[last - 1]) + 1))
+            span = self._pixels(int(rows[first]), int(rows[last - 1]) + 1)
             out[first:last] = span[rows[first:last] - rows[first]]
+        return out
+
+    def _pixels(self, start: int, stop: int) -> np.ndarray:
+        """Images start … stop as they are stored, (k, n, n); past HDF5 where they lie in the file one after another."""
+        if self._bytes is None:
+            return self._read("images", slice(start, stop))
+        out = np.empty((stop - start, self.box, self.box), self._images.dtype)
+        left = memoryview(out.reshape(-1).view(np.uint8))
+        at = self._first_byte + start * self.box * self.box * out.itemsize
+        try:
+            while len(left) and (done := os.preadv(self._bytes.fileno(), [left[:_MOST]], at)):
+                left, at = left[done:], at + done
+        except OSError as error:
+            raise UserError(f"{self.path}: /images, rows {start} to {stop - 1} cannot be read: {error.strerror}") from error
+        if len(left):
+            raise UserError(f"{self.path}: /images, rows {start} to {stop - 1} cannot be read, the file ends before; was it "
+                            "truncated while it was read?")
         return out
 
     def _runs(self, rows: np.ndarray):
@@ -206,14 +231,16 @@ class ParticleFile:
 
         Raises UserError when nothing was imported, or no table with a row per particle has that column.
         """
-        _, tables = self.source()
-        tables = [table for table in tables.values() if len(table) == len(self)]
-        for table in tables:
+        known = set()
+        for group in ([] if "source" not in self._file else tables_of(self._file["source"])):
+            labels = [str(label) for label in group.attrs["columns"]]
+            if int(group.attrs["rows"]) != len(self):
+                continue
             for label in (name, f"rln{name}", f"_{name}", f"_rln{name}"):
-                if label in table.columns:
-                    return table[label].to_numpy(object)
-        known = sorted({str(label) for table in tables for label in table.columns})
-        what = f"it has {', '.join(known)}" if known else "it was not made from a table (mpirecon import)"
+                if label in labels:
+                    return np.asarray(read_column(group, labels.index(label), label))
+            known.update(labels)
+        what = f"it has {', '.join(sorted(known))}" if known else "it was not made from a table (mpirecon import)"
         raise UserError(f"{self.path}: there is no column {name}; {what}")
 
     def source_arrays(self) -> dict[str, np.ndarray]:
@@ -261,9 +288,11 @@ def _attributes(file: h5py.File, path: Path) -> dict:
 class ParticleWriter:
     """Write a particle file; a context manager that leaves a complete file at `path`, or none.
 
+    With `comm` its ranks write one file, each its own rows; everything but write_images is then collective.
+
     Parameters
     ----------
-    m : int, particles
+    m : int, particles in all
     box : int, pixels a side
     pixel_size : float, Å
     overwrite : bool, replace an existing file
@@ -272,70 +301,74 @@ class ParticleWriter:
     contrast : ``"white"`` or ``"black"``
     source : (path, tables) as write_source takes, or None
     provenance : dict that JSON can hold, or None; how the file was made
+    rows : (start, stop), this rank's rows; its slab of all when left out
 
     Raises
     ------
     UserError
-        when the file exists and overwrite is False, or writing fails (disk full).
+        when the file exists and overwrite is False, or writing fails (disk full); on all ranks alike.
     """
 
     def __init__(
         self, path: str | os.PathLike, m: int, box: int, pixel_size: float, *, overwrite: bool, dtype: str = "float32",
         ctf_premultiplied: bool = False, contrast: str = "white", source: tuple | None = None,
-        provenance: dict | None = None,
+        provenance: dict | None = None, comm: Communicator | None = None, rows: tuple[int, int] | None = None,
     ) -> None:
-        self.path = refuse_existing(path, overwrite)
-        self.overwrite, self.m, self.box, self.dtype = overwrite, m, box, dtype
-        self._temporary = temporary_name(self.path)
-        self._target = self._file = None
+        self.comm = comm or SerialCommunicator()
+        self.path = run_together(self.comm, lambda: refuse_existing(path, overwrite))
+        self.overwrite, self.m, self.box, self.dtype = overwrite, m, box, np.dtype(dtype)
+        self.rows = slice(*(rows or slab(m, self.comm.size, self.comm.rank)))
         if m < 1:
             raise UserError(f"{self.path}: there are no particles to write")
-        _require_space(self.path, m * box * box * np.dtype(dtype).itemsize)
+        with together(self.comm):
+            _require_space(self.path, m * box * box * self.dtype.itemsize)
+        self._temporary = Path(self.comm.bcast(str(temporary_name(self.path))))
+        self._complete = False
+        self._file = None
+        attributes = {
+            "format": FORMAT, "version": VERSION, "provenance": json.dumps(provenance or {}, default=str),
+            "pixel_size": float(pixel_size), "contrast": contrast, "ctf_premultiplied": bool(ctf_premultiplied),
+        }
         try:
-            self._create(dtype, provenance, pixel_size=float(pixel_size), contrast=contrast,
-                         ctf_premultiplied=bool(ctf_premultiplied))
+            self._create(attributes)
             if source is not None:
                 self.write_source(*source)
         except BaseException:
             self._discard()
             raise
 
-    def _create(self, dtype: str, provenance: dict | None, **attributes) -> None:
+    def _create(self, attributes: dict) -> None:
         with self._failures():
-            self._target = Hdf5Target(self._temporary)
-            self._file = h5py.File(self._target, "w")
-            provenance = json.dumps(provenance or {}, default=str)
-            self._file.attrs.update(format=FORMAT, version=VERSION, provenance=provenance, **attributes)
-            chunk = min(self.m, max(1, _CHUNK_BYTES // (self.box**2 * np.dtype(dtype).itemsize)))
-            shape = (self.m, self.box, self.box)
-            self._images = self._file.create_dataset("images", shape, dtype, chunks=(chunk, *shape[1:]))
+            self._file = SharedHdf5(self._temporary, self.comm)
+            if self._file.file is not None:
+                self._file.file.attrs.update(attributes)
+            chunk = min(self.m, max(1, _CHUNK_BYTES // (self.box**2 * self.dtype.itemsize)))
+            self._file.create({"images": (self.dtype, (self.m, self.box, self.box))}, chunk)
 
     def write_images(self, start: int, images: np.ndarray) -> None:
-        """Store images (k, n, n) as rows start:start+k, any float type."""
+        """Store images (k, n, n) as rows start:start+k, any float type. Any rank, by itself."""
         if images.shape[1:] != (self.box, self.box) or start + len(images) > self.m:
             raise ValueError(f"images {images.shape} at row {start} of a file of {self.m} images of box {self.box}")
         with self._failures():
-            self._images[start : start + len(images)] = images.astype(self._images.dtype, copy=False)
+            self._file.put("images", start, images)
 
     def write_metadata(self, particles: ParticleSet) -> None:
-        """Store everything but the pixels of all m particles."""
-        if len(particles) != self.m or particles.box != self.box:
+        """Store everything but the pixels of this rank's particles (serially, of all)."""
+        if len(particles) != self.rows.stop - self.rows.start or particles.box != self.box:
             raise ValueError(
-                f"metadata of {len(particles)} particles of box {particles.box} for {self.m} of {self.box}"
+                f"metadata of {len(particles)} particles of box {particles.box} for rows {self.rows} of box {self.box}"
             )
         columns = {
             "quaternion": particles.pose.quaternion, "shift": particles.pose.shift, "ctf": particles.ctf,
             "half": particles.half, "optics_group": particles.optics_group,
             "pose_error": particles.pose_error, "true_quaternion": particles.true_quaternion,
         }
-        with self._failures():
-            for name, values in columns.items():
-                if values is not None:
-                    dtype = {**_DATASETS, **_TRUTH}[name][1]
-                    self._file.create_dataset(name, data=np.asarray(values, dtype=dtype))
+        kinds = {**_DATASETS, **_TRUTH}
+        self._store({name: np.asarray(v, kinds[name][1]) for name, v in columns.items() if v is not None})
+        self._complete = True
 
     def write_optics(self, aberrations: Aberrations | None) -> None:
-        """Store the optics groups' table, if there is anything in it."""
+        """Store the optics groups' table, the same on all ranks, if there is anything in it."""
         if aberrations is None or aberrations.trivial:
             return
         parts = {name: getattr(aberrations, name) for name in ("group", "magnification", "odd", "even", "mtf")}
@@ -343,31 +376,38 @@ class ParticleWriter:
         table = np.zeros(len(aberrations.group), [(name, v.dtype, v.shape[1:]) for name, v in parts.items()])
         for name, values in parts.items():
             table[name] = values
-        with self._failures():
-            self._file.create_dataset("optics", data=table)
+        with together(self.comm), self._failures():
+            if self._file.file is not None:
+                self._file.file.create_dataset("optics", data=table)
 
     def write_source(
-        self, path: str | os.PathLike, tables: dict[str, pd.DataFrame], arrays: dict[str, np.ndarray] | None = None
+        self, path: str | os.PathLike, tables: dict[str, pd.DataFrame], arrays: dict[str, np.ndarray] | None = None,
+        split: str | None = None,
     ) -> None:
-        """Store what was imported, and the path it came from: tables of text columns, structured arrays."""
+        """Store what was imported, and the path it came from: tables of text columns, structured arrays.
+
+        split : name of the table of which each rank has its rows; the others are whole on every rank, and of arrays
+        each has its rows
+        """
         with self._failures():
-            group = self._file.create_group("source")
-            group.attrs["path"] = str(path)
-            write_tables(group, tables)
-            write_arrays(group, arrays or {})
+            if self._file.file is not None:
+                self._file.file.create_group("source").attrs["path"] = str(path)
+            write_tables(self._file, "source", tables, split, self.rows)
+            write_arrays(self._file, "source", arrays or {}, self.rows)
 
     def write_extra(self, name: str, values: np.ndarray) -> None:
         """Store one more dataset with a row per particle, such as what a simulation knows; readers ignore it."""
-        if len(values) != self.m or name in (*_DATASETS, *_TRUTH, "images", "source", "optics"):
+        if len(values) != self.rows.stop - self.rows.start or name in (*_DATASETS, *_TRUTH, "images", "source", "optics"):
             raise ValueError(f"extra dataset {name!r} with {len(values)} rows in a file of {self.m} particles")
-        with self._failures():
-            self._file.create_dataset(name, data=values)
+        self._store({name: np.asarray(values)})
 
-    def shrink(self, m: int) -> None:
-        """Keep only the first m images; for a writer that skipped some."""
-        self.m = m
+    def _store(self, columns: dict[str, np.ndarray]) -> None:
+        """Datasets with a row per particle, of which each rank has its own."""
         with self._failures():
-            self._images.resize(m, axis=0)
+            self._file.create({name: (values.dtype, (self.m, *values.shape[1:])) for name, values in columns.items()})
+            with together(self.comm), self._failures():
+                for name, values in columns.items():
+                    self._file.put(name, self.rows.start, values)
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -375,9 +415,9 @@ class ParticleWriter:
         try:
             yield
         except (OSError, RuntimeError) as error:
-            raise write_failed(self.path, (self._target and self._target.failure) or error) from error
-        if self._target.failure is not None:
-            raise write_failed(self.path, self._target.failure)
+            raise write_failed(self.path, (self._file and self._file.failure) or error) from error
+        if self._file.failure is not None:
+            raise write_failed(self.path, self._file.failure)
 
     def __enter__(self) -> ParticleWriter:
         return self
@@ -387,22 +427,22 @@ class ParticleWriter:
             self._discard()
             return
         try:
+            if not self._complete:
+                raise ValueError("write_metadata was not called")
             with self._failures():
-                if "quaternion" not in self._file:
-                    raise ValueError("write_metadata was not called")
                 self._file.close()
-                self._target.close()
-            with self._failures():  # only now has HDF5 written all it had
-                refuse_existing(self.path, self.overwrite)
-                os.replace(self._temporary, self.path)
+            with together(self.comm), self._failures():  # only now has HDF5 written all it had
+                if self.comm.rank == 0:
+                    refuse_existing(self.path, self.overwrite)
+                    os.replace(self._temporary, self.path)
         finally:
             self._discard()
 
     def _discard(self) -> None:
-        for opened in (self._file, self._target):
-            if opened is not None:
-                opened.close()
-        self._temporary.unlink(missing_ok=True)
+        if self._file is not None:
+            self._file.discard()
+        if self.comm.rank == 0:
+            self._temporary.unlink(missing_ok=True)
 
 
 def _require_space(path: Path, wanted: int) -> None:

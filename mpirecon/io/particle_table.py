@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from mpirecon.errors import UserError
 from mpirecon.model.pose import Pose
+from mpirecon.parallel.comm import Communicator
 
 
 @dataclass
@@ -61,6 +63,19 @@ class ParticleTable:
     def __len__(self) -> int:
         return len(self.image)
 
+    def slab(self, start: int, stop: int) -> ParticleTable:
+        """Rows start … stop of a whole table, as a rank reads them."""
+        rows = slice(start, stop)
+        pick = {
+            name: getattr(self, name)[rows]
+            for name in ("lines", "pose", "ctf", "half", "family", "optics_group", "image", "stack", "negate", "micrograph")
+            if getattr(self, name) is not None
+        }
+        return replace(
+            self, **pick, first=start, total=len(self), arrays={name: array[rows] for name, array in self.arrays.items()},
+            scores={name: values[rows] for name, values in self.scores.items()},
+        )
+
     def place(self, row: int) -> str:
         """Where a row came from: file and line."""
         return f"{self.path}, {self.unit} {self.lines[row]}"
@@ -75,3 +90,50 @@ class ParticleTable:
         if not good.all() and self.particle_block in tables:
             tables[self.particle_block] = tables[self.particle_block][good]
         return tables, {name: array[good] for name, array in self.arrays.items()}
+
+
+def agree(comm: Communicator, table: ParticleTable) -> None:
+    """Make the slabs that ranks have read parts of one table: numbers of stacks, notes and warnings are those of all.
+
+    Raises
+    ------
+    UserError
+        naming two lines, when what all particles must share is not the same on all ranks.
+    """
+    for name in ("notes", "warnings"):
+        said = [text for rank in comm.allgather(getattr(table, name)) for text in rank]
+        setattr(table, name, list(dict.fromkeys(said)))
+    stacks = list(dict.fromkeys(stack for rank in comm.allgather(table.stacks) for stack in rank))
+    number = {stack: i for i, stack in enumerate(stacks)}
+    table.stack = np.array([number[stack] for stack in table.stacks], np.int64)[table.stack]
+    table.stacks = stacks
+    shared = {"pixel size": table.pixel_size, "box size": table.image_size, "contrast": table.contrast,
+              "CTF-premultiplied": table.ctf_premultiplied}
+    ranks = comm.allgather((shared, int(table.lines[0])))
+    for values, line in ranks[1:]:
+        for name, value in values.items():
+            first = ranks[0][0][name]
+            same = value == first or (name == "pixel size" and abs(value / first - 1) <= 1e-4)
+            if not same:
+                raise UserError(
+                    f"{table.path}: the {name} is {first} from {table.unit} {ranks[0][1]} on, but {value} from "
+                    f"{table.unit} {line} on; particles of one file must share it: import them apart"
+                )
+
+
+def gather(comm: Communicator, table: ParticleTable) -> ParticleTable | None:
+    """On rank 0 the whole table as far as particles depend on each other: neither poses nor texts, about 50 bytes a row."""
+    if comm.size == 1:
+        return table
+
+    def collect(values: np.ndarray) -> np.ndarray | None:
+        return comm.gather_slabs(np.ascontiguousarray(values), table.total)
+
+    found = {name: collect(getattr(table, name)) for name in ("lines", "half", "family", "image", "stack")}
+    found["micrograph"] = None if table.micrograph is None else collect(table.micrograph)
+    scores = {name: collect((values != 0).astype(np.uint8)) for name, values in table.scores.items()}
+    scale = collect(table.ctf["scale"])
+    if comm.rank:
+        return None
+    return replace(table, **found, scores=scores, ctf=scale.view([("scale", np.float64)]), pose=None, first=0, arrays={},
+                   tables={}, negate=None)

@@ -8,25 +8,58 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from mpirecon.io.shared_hdf5 import SharedHdf5
+from mpirecon.io.text_column import TextColumn, text_column
+from mpirecon.parallel.comm import together
+
 _ROWS = 16384  # rows of a chunk of a column
 _COMPRESSED = {"compression": "gzip", "compression_opts": 1}
 
 
-def write_tables(group: h5py.Group, tables: dict[str, pd.DataFrame]) -> None:
-    """Store tables of text columns as groups ``table_000`` …, in order."""
+def write_tables(
+    file: SharedHdf5, group: str, tables: dict[str, pd.DataFrame], split: str | None = None, rows: slice | None = None
+) -> None:
+    """Store tables of text columns as groups ``table_000`` …, in order. Collective.
+
+    split : name of the table of which each rank has the rows `rows`; others are whole on every rank
+    """
     for number, (name, table) in enumerate(tables.items()):
-        _write_table(group.create_group(f"table_{number:03d}"), name, table)
+        place = f"{group}/table_{number:03d}"
+        total = table.attrs.get("rows", len(table)) if name != split else file.comm.allreduce_scalar(rows.stop, "max")
+        with together(file.comm):
+            if file.file is not None:
+                _describe(file.file.create_group(place), name, table, total)
+                if name != split:
+                    _write_columns(file.file[place], table)
+        if name == split:
+            _share_columns(file, place, table, rows, total)
 
 
 def read_tables(group: h5py.Group) -> dict[str, pd.DataFrame]:
     """What write_tables stored: name → table of text columns."""
-    return {found.attrs["name"]: _read_table(found) for found in _numbered(group, "table_")}
+    return {found.attrs["name"]: _read_table(found) for found in tables_of(group)}
 
 
-def write_arrays(group: h5py.Group, arrays: dict[str, np.ndarray]) -> None:
-    """Store structured arrays (m,) as groups ``array_000`` … with a dataset per field, bit for bit."""
+def tables_of(group: h5py.Group) -> list[h5py.Group]:
+    """The groups that write_tables made, in order."""
+    return _numbered(group, "table_")
+
+
+def write_arrays(file: SharedHdf5, group: str, arrays: dict[str, np.ndarray], rows: slice) -> None:
+    """Store structured arrays, of which each rank has the rows `rows`, as groups ``array_000`` … with a dataset per field, bit
+    for bit. Collective."""
+    total = file.comm.allreduce_scalar(rows.stop, "max")
     for number, (name, array) in enumerate(arrays.items()):
-        _write_array(group.create_group(f"array_{number:03d}"), name, array)
+        place = f"{group}/array_{number:03d}"
+        with together(file.comm):
+            if file.file is not None:
+                made = file.file.create_group(place)
+                made.attrs.update(name=name, rows=total, dtype=repr(np.lib.format.dtype_to_descr(array.dtype)))
+        columns = {f"{place}/{_column_name(i, field)}": _storable(array, field) for i, field in enumerate(array.dtype.names)}
+        file.create({column: (values.dtype, (total, *values.shape[1:])) for column, values in columns.items()})
+        with together(file.comm):
+            for column, values in columns.items():
+                file.put(column, rows.start, values)
 
 
 def read_arrays(group: h5py.Group) -> dict[str, np.ndarray]:
@@ -34,39 +67,53 @@ def read_arrays(group: h5py.Group) -> dict[str, np.ndarray]:
     return {found.attrs["name"]: _read_array(found) for found in _numbered(group, "array_")}
 
 
-def _write_table(group: h5py.Group, name: str, table: pd.DataFrame) -> None:
-    group.attrs["name"] = name
-    group.attrs["rows"] = len(table)
-    group.attrs["columns"] = [str(label) for label in table.columns]
+def _describe(group: h5py.Group, name: str, table: pd.DataFrame, rows: int) -> None:
+    group.attrs.update(name=name, rows=rows, columns=[str(label) for label in table.columns])
     if table.attrs.get("pairs"):
         group.attrs["pairs"] = True
+
+
+def _write_columns(group: h5py.Group, table: pd.DataFrame) -> None:
     for i, label in enumerate(table.columns):
-        values = np.array([value.encode() for value in table[label]], dtype=bytes)
-        values = values.astype(h5py.string_dtype("utf-8", max(1, values.dtype.itemsize)))
-        group.create_dataset(_column_name(i, label), data=values, **_layout(len(values)))
+        cells = text_column(table[label]).cells
+        group.create_dataset(_column_name(i, label), data=cells.astype(_text_type(cells.dtype.itemsize)), **_layout(len(cells)))
+
+
+def _share_columns(file: SharedHdf5, place: str, table: pd.DataFrame, rows: slice, total: int) -> None:
+    """The columns of a table whose rows are spread over the ranks, each as wide as its longest value on any rank."""
+    cells = [text_column(table[label]).cells for label in table.columns]
+    widths = file.comm.allreduce(np.array([column.dtype.itemsize for column in cells], np.int64), "max")
+    names = [f"{place}/{_column_name(i, label)}" for i, label in enumerate(table.columns)]
+    file.create({name: (_text_type(int(width)), (total,)) for name, width in zip(names, widths)})
+    with together(file.comm):
+        for name, column, width in zip(names, cells, widths):
+            file.put(name, rows.start, column.astype(f"S{width}"))
+
+
+def _text_type(width: int) -> np.dtype:
+    return h5py.string_dtype("utf-8", width)
 
 
 def _read_table(group: h5py.Group) -> pd.DataFrame:
     labels = [str(label) for label in group.attrs["columns"]]
-    columns = {label: group[_column_name(i, label)].asstr()[:] for i, label in enumerate(labels)}
-    table = pd.DataFrame(columns, columns=labels, dtype=str)
+    columns = {label: read_column(group, i, label) for i, label in enumerate(labels)}
+    table = pd.DataFrame(columns, columns=labels, copy=False)
     if group.attrs.get("pairs", False):
         table.attrs["pairs"] = True
     return table
 
 
-def _write_array(group: h5py.Group, name: str, array: np.ndarray) -> None:
-    group.attrs["name"] = name
-    group.attrs["rows"] = len(array)
-    group.attrs["dtype"] = repr(np.lib.format.dtype_to_descr(array.dtype))
-    for i, field in enumerate(array.dtype.names):
-        values = np.ascontiguousarray(array[field])
-        if not _native(array.dtype[field]):
-            values = np.frombuffer(values.tobytes(), np.uint8).reshape(len(array), -1)
-        layout = _layout(len(values)) if values.size else {}
-        if layout:
-            layout["chunks"] += values.shape[1:]
-        group.create_dataset(_column_name(i, field), data=values, **layout)
+def read_column(group: h5py.Group, i: int, label: str) -> TextColumn:
+    """Column number i of a table."""
+    return TextColumn(group[_column_name(i, label)][:].astype(bytes, copy=False))
+
+
+def _storable(array: np.ndarray, field: str) -> np.ndarray:
+    """A field as HDF5 can keep it, (m, …); of types that it does not know, the bytes (m, k)."""
+    values = np.ascontiguousarray(array[field])
+    if _native(array.dtype[field]):
+        return values
+    return np.frombuffer(values.tobytes(), np.uint8).reshape(len(array), array.dtype[field].itemsize)
 
 
 def _read_array(group: h5py.Group) -> np.ndarray:
