@@ -125,7 +125,7 @@ class NormalEquations:
         if self._transfer is None:
             p, workers = self.folded.shape[0], self.projection.workers
             kernel = scipy.fft.irfftn(self.folded[..., 2].astype(np.complex64), s=(p, p, p), workers=workers)
-            axis = np.maximum(kernel_transform(scipy.fft.fftfreq(p), self.projection.taps), _SMALLEST_APODISATION)
+            axis = np.maximum(kernel_transform(scipy.fft.fftfreq(p), self.projection.taps, self.projection.padding), _SMALLEST_APODISATION)
             for shape in ((p, 1, 1), (1, p, 1), (1, 1, p)):
                 kernel /= axis.astype(np.float32).reshape(shape)
             self._transfer = np.ascontiguousarray(scipy.fft.rfftn(kernel, workers=workers).real)

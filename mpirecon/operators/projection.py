@@ -19,15 +19,18 @@ class Projection:
     ``adjoint_add(...)`` and ``adjoint_volume(...)`` are the transpose, in the same two steps.
     """
 
-    def __init__(self, box: int, plane: HalfPlane | None = None, taps: int = 4, workers: int = 1) -> None:
+    def __init__(
+        self, box: int, plane: HalfPlane | None = None, taps: int = 4, workers: int = 1, padding: float = 2.0
+    ) -> None:
         self.box = box
         self.plane = plane or HalfPlane.of(box)
         self.taps = taps
         self.workers = workers
-        self.padded = padded_size(box)
+        self.padded = padded_size(box, padding)
         self.ratio = self.padded / box
-        self.table = kernel_table(taps)
-        axis = kernel_transform((np.arange(box) - box // 2) / self.padded, taps)
+        self.padding = padding
+        self.table = kernel_table(taps, padding)
+        axis = kernel_transform((np.arange(box) - box // 2) / self.padded, taps, padding)
         self._apodisation = axis.astype(np.float32)
 
     def deapodise(self, volume: np.ndarray) -> np.ndarray:
