@@ -8,58 +8,123 @@ import numpy as np
 from numba import njit
 
 from mpirecon.kernels.gridding import DEGREE, MARGIN
+from mpirecon.kernels.project import AHEAD
+from mpirecon.kernels.vectors import prefetch, spread
+
+#: a slab that holds the whole grid
+EVERYTHING = 0, 0, 2**40
+
+
+@njit(inline="always")
+def _inverse(slope):
+    """1 / slope, finite: a slope of nearly nothing is one that leaves the grid nowhere."""
+    return 1 / slope if slope < -1e-9 or slope > 1e-9 else 1e9
+
+
+@njit(inline="always")
+def _inside(lowest, highest, inverse, start, first, last):
+    """The k of first … last where lowest ≤ k / inverse + start < highest may hold: exact but for one k on either side."""
+    a, b = (lowest - start) * inverse, (highest - start) * inverse
+    if a > b:
+        a, b = b, a
+    return int(min(max(a - 0.01, first), last + 1.0)), int(min(max(b + 1.01, first - 1.0), last))
+
+
+@njit(inline="always")
+def _turn(inverse, start, first, last):
+    """The first k of first … last + 1 at which k / inverse + start has the sign that it has at `last`."""
+    return int(min(max(np.ceil(-start * inverse), first), last + 1.0))
+
+
+@njit(cache=True, nogil=True)
+def _rows(kx, ky):
+    """Where rows of consecutive kx at one ky begin, and the end."""
+    out = [0]
+    for s in range(1, kx.size):
+        if ky[s] != ky[s - 1] or kx[s] != kx[s - 1] + 1:
+            out.append(s)
+    out.append(kx.size)
+    return np.array(out)
 
 
 @lru_cache(maxsize=None)
 def make_backproject(taps: int):
-    """``backproject(grid, table, rotation, ratio, kx, ky, numerator, weight)`` adds slices to the grid.
+    """``backproject(grid, table, rotation, ratio, kx, ky, numerator, weight, slab)`` adds slices to the grid.
 
     grid : (nz, ny, 3·nx) float32, (re, im, weight) interleaved along x so that one vector access updates the
     three, zero frequency at [nz//2, ny//2, 3·MARGIN], added to in place · rotation : (m, 3, 3) float64 · ratio :
-    padded box / box · kx, ky : (s,) int32, kx ≥ 0 · numerator : (m, s) complex64 · weight : (m, s) float32.
+    padded box / box · kx, ky : (s,) int32, kx ≥ 0 · numerator : (m, s) complex64 · weight : (m, s) float32 ·
+    slab : (axis, first, last), only samples whose first tap lies at first ≤ z < last (axis 0) or y (axis 1): threads that
+    have slabs of their own, at least taps − 1 apart, share a grid without locks.
     It is the transpose of ``project`` for (re, im), and spreads the weight with the same taps.
     """
     reach = taps // 2 - 1
-    last = DEGREE[taps]
+    last_power = DEGREE[taps]
+    length = 3 * taps
 
     @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-    def backproject(grid, table, rotation, ratio, kx, ky, numerator, weight):
-        along_x = np.empty(3 * taps, np.float32)
-        along_y = np.empty(taps, np.float32)
-        along_z = np.empty(taps, np.float32)
+    def kernel(grid, table, rotation, ratio, kx, ky, rows, numerator, weight, axis, lowest, highest):
+        powers = table.T.copy()
         centre_z, centre_y = grid.shape[0] // 2 - reach, grid.shape[1] // 2 - reach
+        stride_y = grid.shape[2]
+        stride_z = grid.shape[1] * stride_y
+        origin = centre_z * stride_z + centre_y * stride_y + 3 * (MARGIN - reach)
+        whole = lowest <= 0 and highest >= grid.shape[0] + grid.shape[1]
+        centre = centre_z if axis == 0 else centre_y
         for i in range(rotation.shape[0]):
-            r = rotation[i] * ratio
-            for s in range(kx.size):
-                x = r[0, 0] * kx[s] + r[1, 0] * ky[s]
-                y = r[0, 1] * kx[s] + r[1, 1] * ky[s]
-                z = r[0, 2] * kx[s] + r[1, 2] * ky[s]
-                re, im, w = numerator[i, s].real, numerator[i, s].imag, weight[i, s]
-                if x < 0:  # keep to the stored half: the conjugate sample at −k
-                    x, y, z, im = -x, -y, -z, -im
-                floor_x, floor_y, floor_z = np.floor(x), np.floor(y), np.floor(z)
-                ix = 3 * (int(floor_x) + MARGIN - reach)
-                iy = int(floor_y) + centre_y
-                iz = int(floor_z) + centre_z
-                tx = np.float32(x - floor_x - 0.5)
-                ty = np.float32(y - floor_y - 0.5)
-                tz = np.float32(z - floor_z - 0.5)
-                for j in range(taps):
-                    wx = wy = wz = table[j, last]
-                    for d in range(last - 1, -1, -1):
-                        wx = wx * tx + table[j, d]
-                        wy = wy * ty + table[j, d]
-                        wz = wz * tz + table[j, d]
-                    along_x[3 * j] = wx * re
-                    along_x[3 * j + 1] = wx * im
-                    along_x[3 * j + 2] = wx * w
-                    along_y[j] = wy
-                    along_z[j] = wz
-                for jz in range(taps):
-                    for jy in range(taps):
-                        factor = along_z[jz] * along_y[jy]
-                        row = grid[iz + jz, iy + jy]
-                        for j in range(3 * taps):
-                            row[ix + j] += factor * along_x[j]
+            xx, xy = rotation[i, 0, 0] * ratio, rotation[i, 1, 0] * ratio
+            yx, yy = rotation[i, 0, 1] * ratio, rotation[i, 1, 1] * ratio
+            zx, zy = rotation[i, 0, 2] * ratio, rotation[i, 1, 2] * ratio
+            ux, uy = (zx, zy) if axis == 0 else (yx, yy)
+            inverse_x, inverse_u = _inverse(xx), _inverse(ux)
+            for row in range(rows.size - 1):
+                begin, end = rows[row], rows[row + 1]
+                # left of the turn x has one sign, from it on the other, and a negative x turns the sample round
+                first_k, last_k = int(kx[begin]), int(kx[end - 1])
+                turn = first_k if whole else _turn(inverse_x, xy * ky[begin], first_k, last_k)
+                for side in range(2):
+                    start, stop = begin, end
+                    if whole:
+                        if side == 0:
+                            continue
+                    else:
+                        a, b = (first_k, turn - 1) if side == 0 else (turn, last_k)
+                        if b < a:
+                            continue
+                        sign = -1.0 if xx * (0.5 * (a + b)) + xy * ky[begin] < 0 else 1.0
+                        a, b = _inside(lowest - centre, highest - centre, sign * inverse_u, sign * uy * ky[begin], a, b)
+                        start, stop = begin + a - first_k, begin + b + 1 - first_k
+                    for s in range(start, stop):
+                        ahead = s + AHEAD
+                        if ahead < stop or not whole:
+                            if ahead < stop:
+                                k, q = float(kx[ahead]), float(ky[ahead])
+                            else:  # the next row begins about where this one did
+                                k, q = float(kx[start] + ahead - stop), float(ky[start] + 1)
+                            x, y, z = xx * k + xy * q, yx * k + yy * q, zx * k + zy * q
+                            if x < 0:
+                                x, y, z = -x, -y, -z
+                            where = int(np.floor(z)) * stride_z + int(np.floor(y)) * stride_y + 3 * int(np.floor(x))
+                            prefetch(grid, origin + where, stride_z, stride_y, length, taps, 1)
+                        x = xx * kx[s] + xy * ky[s]
+                        y = yx * kx[s] + yy * ky[s]
+                        z = zx * kx[s] + zy * ky[s]
+                        re, im, w = numerator[i, s].real, numerator[i, s].imag, weight[i, s]
+                        if x < 0:  # keep to the stored half: the conjugate sample at −k
+                            x, y, z, im = -x, -y, -z, -im
+                        floor_x, floor_y, floor_z = np.floor(x), np.floor(y), np.floor(z)
+                        if not whole:
+                            u = int(floor_z if axis == 0 else floor_y) + centre
+                            if u < lowest or u >= highest:
+                                continue
+                        where = int(floor_z) * stride_z + int(floor_y) * stride_y + 3 * int(floor_x)
+                        spread(
+                            grid, powers, origin + where, stride_z, stride_y, np.float32(x - floor_x - 0.5),
+                            np.float32(y - floor_y - 0.5), np.float32(z - floor_z - 0.5), re, im, w, taps, last_power,
+                        )  # fmt: skip
+
+    def backproject(grid, table, rotation, ratio, kx, ky, numerator, weight, slab=EVERYTHING):
+        rows = np.array([0, kx.size]) if slab == EVERYTHING else _rows(kx, ky)
+        kernel(grid, table, rotation, ratio, kx, ky, rows, numerator, weight, *slab)
 
     return backproject

@@ -8,74 +8,55 @@ import numpy as np
 from numba import njit
 
 from mpirecon.kernels.gridding import DEGREE, MARGIN
+from mpirecon.kernels.vectors import gather, prefetch
 
-
-@njit(inline="always", fastmath=True, error_model="numpy")
-def gather(grid, table, x, y, z, scratch, taps, last):
-    """One sample, (re, im), inlined into the kernels that need it.
-
-    ``grid`` is an extended half grid, (nz, ny, 2·nx) float32 with (re, im) interleaved along x, zero frequency
-    at [nz//2, ny//2, 2·MARGIN]. The caller has already turned x ≥ 0. ``scratch`` is (5, 2·taps) float32. ``taps`` and
-    ``last``, the polynomials' degree, are constants where this is inlined. Not a closure: Numba's cache never finds a
-    kernel again that encloses another compiled function.
-    """
-    reach = taps // 2 - 1
-    floor_x, floor_y, floor_z = np.floor(x), np.floor(y), np.floor(z)
-    ix = 2 * (int(floor_x) + MARGIN - reach)
-    iy = int(floor_y) + grid.shape[1] // 2 - reach
-    iz = int(floor_z) + grid.shape[0] // 2 - reach
-    tx = np.float32(x - floor_x - 0.5)
-    ty = np.float32(y - floor_y - 0.5)
-    tz = np.float32(z - floor_z - 0.5)
-    for j in range(taps):
-        wx = wy = wz = table[j, last]
-        for d in range(last - 1, -1, -1):
-            wx = wx * tx + table[j, d]
-            wy = wy * ty + table[j, d]
-            wz = wz * tz + table[j, d]
-        scratch[0, 2 * j] = wx
-        scratch[0, 2 * j + 1] = wx
-        scratch[1, j] = wy
-        scratch[2, j] = wz
-    for j in range(2 * taps):
-        scratch[3, j] = np.float32(0)
-    # rows of 2·taps consecutive floats: the innermost loop is what the compiler vectorises
-    for jz in range(taps):
-        for jy in range(taps):
-            w = scratch[2, jz] * scratch[1, jy]
-            row = grid[iz + jz, iy + jy]
-            for j in range(2 * taps):
-                scratch[3, j] += w * row[ix + j]
-    re = im = np.float32(0)
-    for j in range(taps):
-        re += scratch[0, 2 * j] * scratch[3, 2 * j]
-        im += scratch[0, 2 * j] * scratch[3, 2 * j + 1]
-    return re, im
+#: samples ahead whose cache lines are asked for: enough to hide the memory's latency, few enough to be there still
+AHEAD = 8
 
 
 @lru_cache(maxsize=None)
 def make_project(taps: int):
     """``project(grid, table, rotation, ratio, kx, ky, out)``: slices of the grid, no CTF, no shift.
 
-    grid : extended half grid, (nz, ny, 2·nx) float32 · rotation : (m, 3, 3) float64 · ratio : padded box / box ·
-    kx, ky : (s,) int32, kx ≥ 0 · out : (m, s) complex64, overwritten.
+    grid : extended half grid, (nz, ny, 2·nx) float32, (re, im) interleaved along x, zero frequency at [nz//2, ny//2,
+    2·MARGIN] · rotation : (m, 3, 3) float64 · ratio : padded box / box · kx, ky : (s,) int32, kx ≥ 0 · out : (m, s)
+    complex64, overwritten.
     """
-    last = DEGREE[taps]
+    reach = taps // 2 - 1
+    last_power = DEGREE[taps]
+    length = 2 * taps
 
     @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
     def project(grid, table, rotation, ratio, kx, ky, out):
-        scratch = np.empty((5, 2 * taps), np.float32)
+        powers = table.T.copy()
+        stride_y = grid.shape[2]
+        stride_z = grid.shape[1] * stride_y
+        origin = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 2 * (MARGIN - reach)
         for i in range(rotation.shape[0]):
-            r = rotation[i] * ratio
+            xx, xy = rotation[i, 0, 0] * ratio, rotation[i, 1, 0] * ratio
+            yx, yy = rotation[i, 0, 1] * ratio, rotation[i, 1, 1] * ratio
+            zx, zy = rotation[i, 0, 2] * ratio, rotation[i, 1, 2] * ratio
             for s in range(kx.size):
-                x = r[0, 0] * kx[s] + r[1, 0] * ky[s]
-                y = r[0, 1] * kx[s] + r[1, 1] * ky[s]
-                z = r[0, 2] * kx[s] + r[1, 2] * ky[s]
-                if x < 0:  # the other half of the grid is the complex conjugate
-                    re, im = gather(grid, table, -x, -y, -z, scratch, taps, last)
-                    out[i, s] = complex(re, -im)
-                else:
-                    re, im = gather(grid, table, x, y, z, scratch, taps, last)
-                    out[i, s] = complex(re, im)
+                ahead = s + AHEAD
+                if ahead < kx.size:
+                    k, q = kx[ahead], ky[ahead]
+                    x, y, z = xx * k + xy * q, yx * k + yy * q, zx * k + zy * q
+                    if x < 0:
+                        x, y, z = -x, -y, -z
+                    where = int(np.floor(z)) * stride_z + int(np.floor(y)) * stride_y + 2 * int(np.floor(x))
+                    prefetch(grid, origin + where, stride_z, stride_y, length, taps, 0)
+                x = xx * kx[s] + xy * ky[s]
+                y = yx * kx[s] + yy * ky[s]
+                z = zx * kx[s] + zy * ky[s]
+                turned = x < 0
+                if turned:  # the other half of the grid is the complex conjugate
+                    x, y, z = -x, -y, -z
+                floor_x, floor_y, floor_z = np.floor(x), np.floor(y), np.floor(z)
+                where = int(floor_z) * stride_z + int(floor_y) * stride_y + 2 * int(floor_x)
+                re, im = gather(
+                    grid, powers, origin + where, stride_z, stride_y, np.float32(x - floor_x - 0.5),
+                    np.float32(y - floor_y - 0.5), np.float32(z - floor_z - 0.5), 2, taps, last_power,
+                )  # fmt: skip
+                out[i, s] = complex(re, -im if turned else im)
 
     return project

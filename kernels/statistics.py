@@ -7,9 +7,9 @@ from functools import lru_cache
 import numpy as np
 from numba import njit
 
-from mpirecon.kernels.gridding import DEGREE
-from mpirecon.kernels.project import gather
-
+from mpirecon.kernels.gridding import DEGREE, MARGIN
+from mpirecon.kernels.project import AHEAD
+from mpirecon.kernels.vectors import gather, prefetch
 
 #: how |ŷ|², Re conj(V̂)ŷ and |V̂|² are multiplied: for plain images, and for CTF-premultiplied ones by distance
 PLAIN, PREMULTIPLIED_WHITENED, PREMULTIPLIED_RAW = 0, 1, 2
@@ -27,48 +27,99 @@ def _factors(mode, gain, c):
 
 
 @lru_cache(maxsize=None)
-def make_statistics(taps: int):
+def make_statistics(taps: int, maps: int = 1):
     """``statistics(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out)``.
 
-    grid … ky as for ``project`` · data : (m, s) complex64, shift already undone · ctf : (m, s) float32 · gain :
-    (s,) float32, multiplicity over noise power · band : (s,) int8, the band that a sample counts in, negative for
-    none · mode : PLAIN or one of the premultiplied · out : (m, bands, 3) float64, overwritten with yy, yp, pp of each
-    band.
+    grid … ky as for ``project``, but with 2·maps floats a point: (re, im) of one map, or of two that are compared with
+    the same data at the cost of little more than one · data : (m, s) complex64, shift already undone · ctf : (m, s)
+    float32 · gain : (s,) float32, multiplicity over noise power · band : (s,) int8, the band that a sample counts in,
+    negative for none · mode : PLAIN or one of the premultiplied · out : (m, bands, 3) float64 for one map, (2, m, bands,
+    3) for two, overwritten with yy, yp, pp of each band.
 
     Whitening premultiplied data would divide |ŷ|² by C², and what little is left at the zeros of C would drown the
     rest. Σ|ŷ|²/(C²ν²) is replaced by Σ|ŷ|²/ν² · Σ1/ΣC² over the band, which has the same mean for noise.
     """
-    last = DEGREE[taps]
+    reach = taps // 2 - 1
+    last_power = DEGREE[taps]
+    components = 2 * maps
+    length = components * taps
 
     @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-    def statistics(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out):
-        scratch = np.empty((5, 2 * taps), np.float32)
-        flat, squared = np.empty(out.shape[1]), np.empty(out.shape[1])  # Σ gain, and Σ gain C²
+    def kernel(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out):
+        powers = table.T.copy()
+        stride_y = grid.shape[2]
+        stride_z = grid.shape[1] * stride_y
+        middle = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y
+        origin = middle + components * (MARGIN - reach)
         for i in range(rotation.shape[0]):
-            r = rotation[i] * ratio
-            out[i] = flat[:] = squared[:] = 0.0
+            xx, xy = rotation[i, 0, 0] * ratio, rotation[i, 1, 0] * ratio
+            yx, yy = rotation[i, 0, 1] * ratio, rotation[i, 1, 1] * ratio
+            zx, zy = rotation[i, 0, 2] * ratio, rotation[i, 1, 2] * ratio
+            out[:, i] = 0.0
+            sum_yy = sum_yp = sum_pp = other_yp = other_pp = 0.0
+            current = -1
             for s in range(kx.size):
+                ahead = s + AHEAD
+                if ahead < kx.size and band[ahead] >= 0:
+                    k, q = kx[ahead], ky[ahead]
+                    x, y, z = xx * k + xy * q, yx * k + yy * q, zx * k + zy * q
+                    if x < 0:
+                        x, y, z = -x, -y, -z
+                    where = int(np.floor(z)) * stride_z + int(np.floor(y)) * stride_y + components * int(np.floor(x))
+                    prefetch(grid, origin + where, stride_z, stride_y, length, taps, 0)
                 b = band[s]
                 if b < 0:
                     continue
-                x = r[0, 0] * kx[s] + r[1, 0] * ky[s]
-                y = r[0, 1] * kx[s] + r[1, 1] * ky[s]
-                z = r[0, 2] * kx[s] + r[1, 2] * ky[s]
-                if x < 0:
-                    re, im = gather(grid, table, -x, -y, -z, scratch, taps, last)
-                    im = -im
-                else:
-                    re, im = gather(grid, table, x, y, z, scratch, taps, last)
-                on_data, on_cross, on_model = _factors(mode, gain[s], ctf[i, s])
+                if b != current:  # neighbours share a band: sums stay in registers until it changes
+                    if current >= 0:
+                        out[0, i, current, 0] += sum_yy
+                        out[0, i, current, 1] += sum_yp
+                        out[0, i, current, 2] += sum_pp
+                        if maps == 2:
+                            out[1, i, current, 1] += other_yp
+                            out[1, i, current, 2] += other_pp
+                    sum_yy = sum_yp = sum_pp = other_yp = other_pp = 0.0
+                    current = b
+                x = xx * kx[s] + xy * ky[s]
+                y = yx * kx[s] + yy * ky[s]
+                z = zx * kx[s] + zy * ky[s]
                 yre, yim = data[i, s].real, data[i, s].imag
-                out[i, b, 0] += on_data * (yre * yre + yim * yim)
-                out[i, b, 1] += on_cross * (re * yre + im * yim)
-                out[i, b, 2] += on_model * (re * re + im * im)
-                flat[b] += gain[s]
-                squared[b] += gain[s] * ctf[i, s] ** 2
+                on_data, on_cross, on_model = _factors(mode, gain[s], ctf[i, s])
+                sum_yy += on_data * (yre * yre + yim * yim)
+                if x < 0:  # the other half of the grid is the complex conjugate
+                    x, y, z, yim = -x, -y, -z, -yim
+                floor_x, floor_y, floor_z = np.floor(x), np.floor(y), np.floor(z)
+                where = int(floor_z) * stride_z + int(floor_y) * stride_y + components * int(floor_x)
+                values = gather(
+                    grid, powers, origin + where, stride_z, stride_y, np.float32(x - floor_x - 0.5),
+                    np.float32(y - floor_y - 0.5), np.float32(z - floor_z - 0.5), components, taps, last_power,
+                )  # fmt: skip
+                sum_yp += on_cross * (values[0] * yre + values[1] * yim)
+                sum_pp += on_model * (values[0] * values[0] + values[1] * values[1])
+                if maps == 2:
+                    other_yp += on_cross * (values[components - 2] * yre + values[components - 1] * yim)
+                    other_pp += on_model * (values[components - 2] ** 2 + values[components - 1] ** 2)
+            if current >= 0:
+                out[0, i, current, 0] += sum_yy
+                out[0, i, current, 1] += sum_yp
+                out[0, i, current, 2] += sum_pp
+                if maps == 2:
+                    out[1, i, current, 1] += other_yp
+                    out[1, i, current, 2] += other_pp
             if mode == PREMULTIPLIED_WHITENED:
-                for b in range(out.shape[1]):
-                    out[i, b, 0] *= flat[b] / squared[b] if squared[b] > 0 else 0.0
+                for b in range(out.shape[2]):
+                    flat = squared = 0.0  # Σ gain, and Σ gain C²
+                    for s in range(kx.size):
+                        if band[s] == b:
+                            flat += gain[s]
+                            squared += gain[s] * ctf[i, s] ** 2
+                    out[0, i, b, 0] *= flat / squared if squared > 0 else 0.0
+            if maps == 2:
+                for b in range(out.shape[2]):
+                    out[1, i, b, 0] = out[0, i, b, 0]
+
+    def statistics(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out):
+        kernel(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out if maps == 2 else out[None])
 
     return statistics
 
