@@ -13,25 +13,27 @@ fi
 checkpoint_time() { stat -c %y "$output/checkpoint.h5" 2> /dev/null; }
 before=$(checkpoint_time)
 
-# The warning ahead of the time limit is SIGUSR1; the launcher passes it on to the ranks, which write a checkpoint.
-signalled=
+# The warning ahead of the time limit is SIGUSR1: the ranks finish the iteration, write a checkpoint and end. SIGTERM
+# leaves less time: SIGUSR2 ends them at once. (mpirun kills its ranks on SIGTERM, the other two it passes on.)
+signalled='' warned=''
 pass_on() {
     signalled=yes
     kill -s "$1" "$run" 2> /dev/null
 }
-trap 'pass_on USR1' USR1
-trap 'pass_on TERM' TERM
+trap 'warned=yes; pass_on USR1' USR1
+trap 'pass_on USR2' TERM
 
-@{launch} @{command} reconstruct @{particles} -o "$output" @{options} "${more[@]}" &
+@{launch} @{command} reconstruct @{particles} -o "$output" --grace @{grace} @{options} "${more[@]}" &
 run=$!
 while
-    signalled=
+    signalled=''
     wait "$run"
     status=$?
     [ -n "$signalled" ] # a signal ends the wait, not the run
 do :; done
 
-if [ "$status" -eq @{resume_code} ] && [ "$(checkpoint_time)" != "$before" ]; then
+# only after the warning: a job that its owner cancels must not come back
+if [ "$status" -eq @{resume_code} ] && [ "$warned" ] && [ "$(checkpoint_time)" != "$before" ]; then
     echo "stopped after a checkpoint: the job goes back into the queue"
     requeue && exit 0
     echo "that failed; submit this script again to go on from the checkpoint" >&2

@@ -119,7 +119,7 @@ def test_directives(scheduler, particles, tmp_path):
     assert "module load gcc/12 openmpi\nulimit -c 0\n" in text
     launch = next(line for line in lines if " reconstruct " in line and not line.startswith("#"))
     assert launch.startswith("srun --ntasks=4" if scheduler == "slurm" else "mpirun -n 4 mpirecon")
-    assert launch.endswith('-o "$output" --loss sorted --keep 0.7 --backend cuda "${more[@]}" &')
+    assert launch.endswith('-o "$output" --grace 240 --loss sorted --keep 0.7 --backend cuda "${more[@]}" &')
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
@@ -154,7 +154,7 @@ def test_odd_paths_reach_the_command_as_they_are(tmp_path, name, scheduler):
     line = line[line.index(" reconstruct ") :].removesuffix(' "${more[@]}" &')
     shell = f"output={shlex.quote(str(output))}; printf '%s\\0' {line}"
     shown = subprocess.run([BASH, "-c", shell], capture_output=True, text=True, check=True).stdout
-    assert shown.split("\0") == ["reconstruct", str(source), "-o", str(output), "--mask", name, ""]
+    assert shown.split("\0") == ["reconstruct", str(source), "-o", str(output), "--grace", "160", "--mask", name, ""]
     assert f"output={shlex.quote(str(output))}\n" in text
     subprocess.run([BASH, "-n"], input=text, text=True, check=True)
 

@@ -17,17 +17,18 @@ from mpirecon.batch.request import Wish, plan
 
 BASH = shutil.which("bash")
 
-#: a mpirecon that saves a checkpoint on SIGUSR1, as reconstruct is to do
+#: a mpirecon that saves a checkpoint when told to stop, as reconstruct does
 STAND_IN = """#!{python}
 import pathlib, signal, sys, time
 out = pathlib.Path(sys.argv[sys.argv.index("-o") + 1])
 with open(out.parent / "calls", "a") as calls:
-    calls.write(" ".join(sys.argv[5:]) + "\\n")
+    calls.write(" ".join(sys.argv[7:]) + "\\n")
 def save(*_):
     if {saves}:
         (out / "checkpoint.h5").write_text(str(time.time_ns()))
     sys.exit(75)
 signal.signal(signal.SIGUSR1, save)
+signal.signal(signal.SIGUSR2, save)
 out.mkdir(exist_ok=True)
 if "--resume" in sys.argv:
     (out / "volume.mrc").touch()
@@ -127,5 +128,13 @@ def test_after_a_lost_node_without_checkpoint_it_starts_anew(tmp_path):
     wait_for(tmp_path / "ready")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
-    assert process.returncode == 128 + signal.SIGTERM
     assert (tmp_path / "calls").read_text() == "--overwrite\n"
+
+
+def test_a_cancelled_job_saves_its_state_and_does_not_come_back(tmp_path):
+    process = started_script("slurm", tmp_path, programs(tmp_path))
+    wait_for(tmp_path / "ready")
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 75 and "queue" not in out and not (tmp_path / "queue").exists()
+    assert (tmp_path / "run" / "checkpoint.h5").exists()

@@ -14,12 +14,10 @@ from mpirecon import __version__
 from mpirecon.batch.request import Plan
 from mpirecon.batch.units import clock
 from mpirecon.errors import UserError
+from mpirecon.parallel.stopping import RESUME_EXIT_CODE
 
 SCHEDULERS = ("slurm", "pbs", "lsf", "sge")
 LAUNCHERS = ("srun", "mpirun", "mpiexec")
-
-#: exit code of a run that was stopped after it wrote a checkpoint: sysexits' EX_TEMPFAIL, "try again"
-RESUME_EXIT_CODE = 75
 
 #: folders whose place on the PATH is not ours to change: a module's mpirun would be hidden behind theirs
 _SYSTEM_FOLDERS = {"/bin", "/usr/bin", "/usr/local/bin"}
@@ -105,7 +103,7 @@ def _resources(job: Job, plan: Plan) -> dict:
         "seconds": plan.seconds, "time": clock(plan.seconds),
         "time_hm": f"{-(-plan.seconds // 60) // 60}:{-(-plan.seconds // 60) % 60:02d}",
         "warning_seconds": plan.warning, "warning_minutes": -(-plan.warning // 60),
-        "seconds_to_warning": plan.seconds - plan.warning,
+        "seconds_to_warning": plan.seconds - plan.warning, "grace": plan.warning * 4 // 5,
         "account": _word("--account", job.account), "partition": _word("--partition", job.partition),
         "email": _word("--email", job.email),
         "parallel_environment": _word("parallel_environment", job.parallel_environment),

@@ -14,6 +14,7 @@ from mpirecon import __version__
 from mpirecon.cli.ending import end_alone, end_together, outcome
 from mpirecon.errors import UserError
 from mpirecon.parallel.launcher import find_launcher
+from mpirecon.parallel.stopping import hold_signals
 
 
 class Entry(NamedTuple):
@@ -71,6 +72,8 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command line on every rank that should, and return the exit code all ranks share."""
+    if _command_of(arguments) == "reconstruct":
+        hold_signals()
     launcher = find_launcher()
     parallel = runs_on_all_ranks(arguments)
     if launcher is None or (launcher.size == 1 and not parallel):
@@ -92,8 +95,12 @@ def run(arguments: list[str]) -> int:
 
 def runs_on_all_ranks(arguments: list[str]) -> bool:
     """Whether this command line is one of a parallel command; help is for rank 0 alone to print."""
-    name = next((word for word in arguments if not word.startswith("-")), None)
+    name = _command_of(arguments)
     return name in COMMANDS and COMMANDS[name].parallel and not {"-h", "--help", "--version"} & set(arguments)
+
+
+def _command_of(arguments: list[str]) -> str | None:
+    return next((word for word in arguments if not word.startswith("-")), None)
 
 
 def _invoke(arguments: list[str], comm) -> int:

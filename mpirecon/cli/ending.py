@@ -12,6 +12,7 @@ from typing import NamedTuple
 import click
 
 from mpirecon.parallel.agree import RankFailed, as_user_error
+from mpirecon.parallel.stopping import RESUME_EXIT_CODE, StopRequested
 
 #: seconds a failed rank waits for the others to fail too before it ends them
 PATIENCE = 5.0
@@ -42,6 +43,8 @@ def outcome(function: Callable[[], int]) -> Outcome:
         return Outcome(code, error.code if isinstance(error.code, str) else "")
     except RankFailed:
         return Outcome(1)  # the rank that failed tells
+    except StopRequested as error:
+        return Outcome(RESUME_EXIT_CODE, str(error))
     except BaseException as error:
         return _outcome_of(error)
 

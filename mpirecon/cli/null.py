@@ -8,7 +8,10 @@ from mpirecon.cli import reconstruct
 from mpirecon.cli.options import ANY_PATH, pass_communicator
 
 #: options of reconstruct that say what is written rather than how it is reconstructed
-_NOT_SHARED = ("output", "log_particles", "controls", "postprocess", "resume")
+_NOT_SHARED = (
+    "output", "log_particles", "controls", "postprocess", "resume", "checkpoint_every", "checkpoint_signal", "grace",
+    "stall_timeout",
+)  # fmt: skip
 
 
 @pass_communicator

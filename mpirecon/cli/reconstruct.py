@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from mpirecon.batch.units import parse_time
 from mpirecon.cli.options import (
     ANY_PATH,
     COUNT,
@@ -40,6 +41,22 @@ class Band(click.ParamType):
         if not 0 < fine < coarse:
             self.fail(f"{value!r}: expected the coarser resolution first, e.g. 60:12", param, ctx)
         return coarse, fine
+
+
+class Every(click.ParamType):
+    """``3`` → ``{"every": 3}``; ``30m`` → ``{"every_seconds": 1800.0}``."""
+
+    name = "N|time"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, dict):
+            return value
+        if value.isdecimal() and int(value):
+            return {"every": int(value)}
+        try:
+            return {"every_seconds": float(parse_time(value))}
+        except UserError:
+            self.fail(f"{value!r}: expected iterations, e.g. 2, or a time, e.g. 30m", param, ctx)
 
 
 class Keep(click.ParamType):
@@ -82,6 +99,16 @@ class Keep(click.ParamType):
 @click.option("--symmetry", default="C1", show_default=True, help="Point group; only C1 in this version.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint that an interrupted run left in the output folder; "
               "begin if there is none.")
+@click.option("--checkpoint-every", type=Every(), default="1", show_default=True,
+              help="Save the run's state after so many iterations, or after the first iteration that ends so much time "
+              "(e.g. 30m) after the last.")
+@click.option("--checkpoint-signal", default="USR1", show_default=True, metavar="NAME",
+              help="Signal on which the iteration under way is finished and saved, and the run ends with code 75. TERM "
+              "and USR2 end it without waiting for the iteration.")
+@click.option("--grace", type=NON_NEGATIVE, default=240.0, show_default=True, metavar="SECONDS",
+              help="How long the iteration may take to finish after that signal; then the last checkpoint has to do.")
+@click.option("--stall-timeout", type=NON_NEGATIVE, default=1800.0, show_default=True, metavar="SECONDS",
+              help="End the job when a rank makes no step for so long; 0: never.")
 @click.option("--skip-bad", is_flag=True, help="Leave out images with NaN or without contrast, instead of ending.")
 @click.option("--log-particles", type=click.Choice(["none", "last", "all"]), default="all", show_default=True,
               help="Iterations whose sorted particles go to the rank logs.")
@@ -95,7 +122,8 @@ class Keep(click.ParamType):
 @overwrite_option
 @verbosity_options
 @pass_communicator
-def command(comm, particles, output, log_particles, controls, postprocess, resume, overwrite, quiet, verbose, **options):
+def command(comm, particles, output, log_particles, controls, postprocess, resume, checkpoint_every, checkpoint_signal, grace,
+            stall_timeout, overwrite, quiet, verbose, **options):
     """Reconstruct a map from PARTICLES (a particle file made by simulate or import).
 
     Runs alone or under mpirun/srun on any number of ranks; each reads its slab of the particles.
@@ -109,11 +137,13 @@ def command(comm, particles, output, log_particles, controls, postprocess, resum
     if config.mask == "auto" and not postprocess:
         raise UserError("--mask auto makes its mask after the reconstruction, which --no-postprocess leaves out")
     from mpirecon.cli.console import Console
+    from mpirecon.solvers.endurance import Endurance
     from mpirecon.solvers.main import reconstruct
 
+    endurance = Endurance(**checkpoint_every, signal=checkpoint_signal, grace=grace, stall_timeout=stall_timeout)
     reconstruct(
         comm, particles, output, config, Console(comm, quiet, verbose), overwrite=overwrite, log_particles=log_particles,
-        controls=controls, resume=resume, postprocess=postprocess,
+        controls=controls, resume=resume, postprocess=postprocess, endurance=endurance,
     )  # fmt: skip
 
 

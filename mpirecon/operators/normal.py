@@ -63,8 +63,8 @@ class NormalEquations:
         divide_regularised(self.folded, ridge, self.projection.ratio, spectrum)
         return self._to_volume(spectrum)
 
-    def solve(self, ridge: np.ndarray, iterations: int = 12, tolerance: float = 1e-5):
-        """Preconditioned conjugate gradients from the direct solution.
+    def solve(self, ridge: np.ndarray, iterations: int = 12, tolerance: float = 1e-5, each=lambda: None):
+        """Preconditioned conjugate gradients from the direct solution; ``each()`` is called in every iteration.
 
         Returns
         -------
@@ -81,6 +81,7 @@ class NormalEquations:
         for _ in range(iterations):
             if residuals[-1] < tolerance or rz <= 0:
                 break
+            each()
             q = self.apply(d, ridge)
             curvature = dot(d, q)
             if curvature <= 0:  # rounding in the transfer function: no descent left to gain

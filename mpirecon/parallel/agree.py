@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from mpirecon.errors import UserError
+from mpirecon.parallel.stopping import Alerted, StopRequested
 
 if TYPE_CHECKING:
     from mpirecon.parallel.comm import Communicator
@@ -25,7 +26,8 @@ class RankFailed(UserError):
 def together(comm: Communicator) -> Iterator[None]:
     """Run the body on every rank, then agree: either all ranks go on, or all raise.
 
-    The body must not call `comm`: a rank that fails there would leave the others waiting inside that call.
+    The body must not call `comm`: a rank that fails there would leave the others waiting inside that call. It may call
+    ``comm.heed()`` (a safe point), so that ranks end soon after one has failed, and not when they are through.
 
     Raises
     ------
@@ -34,6 +36,8 @@ def together(comm: Communicator) -> Iterator[None]:
         too): the message of the lowest such rank, naming that rank and its host unless all said the same.
     RankFailed
         on the other ranks, when a rank met an unexpected exception (which is raised again on that rank).
+    StopRequested
+        on every rank, when nothing failed and any rank's body raised one.
     """
     try:
         yield
@@ -50,21 +54,33 @@ def run_together(comm: Communicator, function: Callable[[], T]) -> T:
     return result
 
 
+#: how a body ended, in the order in which one end outranks another
+_WELL, _STOPPED, _FAILED = range(3)
+
+
 def _agree(comm: Communicator, failure: Exception | None) -> None:
     """Raise the errors `together` describes; one small allreduce when nothing failed."""
-    if not comm.allreduce_scalar(int(failure is not None), "max"):
+    mine = _WELL if failure is None else _STOPPED if isinstance(failure, StopRequested) else _FAILED
+    first = mine > _WELL and not isinstance(failure, Alerted)
+    if first:
+        comm.alert()
+    worst = comm.allreduce_scalar(mine, "max")
+    if worst == _WELL:
         return
-    expected = as_user_error(failure) if failure is not None else None
-    unexpected = failure is not None and expected is None
-    reports = comm.allgather((str(expected) if expected else None, unexpected, comm.hostname))
+    expected = as_user_error(failure) if mine == _FAILED else None
+    unexpected = mine == _FAILED and expected is None
+    reports = comm.allgather((first, str(expected) if expected else None, unexpected, comm.hostname, str(failure)))
+    comm.settle_alerts([rank for rank, report in enumerate(reports) if report[0]])
     if unexpected:
         raise failure
-    defects = [rank for rank, (_, defect, _) in enumerate(reports) if defect]
+    defects = [rank for rank, (_, _, defect, _, _) in enumerate(reports) if defect]
     if defects:
         rank = defects[0]
-        raise RankFailed(f"rank {rank} on host {reports[rank][2]} met an unexpected error; see its traceback")
-    rank, message, host = next((r, text, host) for r, (text, _, host) in enumerate(reports) if text is not None)
-    if any(text != message for text, _, _ in reports):
+        raise RankFailed(f"rank {rank} on host {reports[rank][3]} met an unexpected error; see its traceback")
+    if worst == _STOPPED:
+        raise StopRequested(next(reason for first, _, _, _, reason in reports if first)) from failure
+    rank, message, host = next((r, text, host) for r, (_, text, _, host, _) in enumerate(reports) if text is not None)
+    if any(text != message for _, text, _, _, _ in reports):
         message = f"rank {rank} on host {host}: {message}"
     raise UserError(message) from failure
 

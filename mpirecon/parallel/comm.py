@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from mpirecon.errors import UserError
 from mpirecon.parallel.agree import RankFailed, run_together, together
 from mpirecon.parallel.launcher import Launcher, find_launcher
 from mpirecon.parallel.slab import slab, slabs
+from mpirecon.parallel.watchdog import Activity
 
 __all__ = ["Communicator", "RankFailed", "SerialCommunicator", "get_communicator", "run_together", "together"]
 
@@ -38,6 +40,8 @@ class Communicator(ABC):
     local_rank : int
         number of this rank among those on its host
     hostname : str
+    activity : Activity
+        what this rank is doing, for a Watchdog
     """
 
     rank: int
@@ -49,6 +53,7 @@ class Communicator(ABC):
         self.message_bytes = int(message_bytes)
         self._bytes = self._messages = 0
         self._seconds = 0.0
+        self.activity = Activity()
 
     @property
     def traffic(self) -> dict[str, float]:
@@ -76,6 +81,17 @@ class Communicator(ABC):
     @abstractmethod
     def abort(self, message: str, code: int = 1) -> None:
         """Print the message and end all ranks at once; for errors that the other ranks cannot know of."""
+
+    # a word to ranks that are at work; these calls are not collective
+
+    def alert(self) -> None:
+        """Tell the other ranks not to work on, each at its next safe point."""
+
+    def heed(self) -> None:
+        """A safe point: raise Alerted when another rank has alerted this one."""
+
+    def settle_alerts(self, senders: list[int]) -> None:
+        """Take note of the alerts of these ranks, so that they mean nothing later; all ranks give the same list."""
 
     # arrays
 
@@ -195,7 +211,8 @@ class Communicator(ABC):
     def _clock(self):
         start = time.perf_counter()
         try:
-            yield
+            with self.activity.waiting():
+                yield
         finally:
             self._seconds += time.perf_counter() - start
 
@@ -219,6 +236,8 @@ class SerialCommunicator(Communicator):
 
     def abort(self, message: str, code: int = 1) -> None:
         print(message, file=sys.stderr, flush=True)
+        if threading.current_thread() is not threading.main_thread():
+            os._exit(code)  # sys.exit would end that thread alone
         sys.exit(code)
 
     def _allreduce(self, part, op) -> None:

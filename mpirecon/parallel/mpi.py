@@ -10,6 +10,7 @@ from mpi4py import MPI
 
 from mpirecon.parallel.comm import MESSAGE_BYTES, Communicator
 from mpirecon.parallel.launcher import find_local_rank
+from mpirecon.parallel.stopping import Alerted
 
 _OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
 
@@ -21,6 +22,7 @@ class MpiCommunicator(Communicator):
         super().__init__(message_bytes)
         self._mpi = MPI.COMM_WORLD.Dup()
         self._ending = MPI.COMM_WORLD.Dup()  # apart, so that ranks can meet at the end whatever they were waiting for
+        self._alerts = MPI.COMM_WORLD.Dup()
         self.rank = self._mpi.Get_rank()
         self.size = self._mpi.Get_size()
         self.local_rank = self._find_local_rank()
@@ -41,20 +43,39 @@ class MpiCommunicator(Communicator):
         return local
 
     def barrier(self) -> None:
-        self._mpi.Barrier()
+        with self.activity.waiting():
+            self._mpi.Barrier()
 
     def bcast(self, obj, root: int = 0):
-        return self._mpi.bcast(obj, root)
+        with self.activity.waiting():
+            return self._mpi.bcast(obj, root)
 
     def gather(self, obj, root: int = 0) -> list | None:
-        return self._mpi.gather(obj, root)
+        with self.activity.waiting():
+            return self._mpi.gather(obj, root)
 
     def allgather(self, obj) -> list:
-        return self._mpi.allgather(obj)
+        with self.activity.waiting():
+            return self._mpi.allgather(obj)
 
     def abort(self, message: str, code: int = 1) -> None:
         print(message, file=sys.stderr, flush=True)
         MPI.COMM_WORLD.Abort(code)
+
+    def alert(self) -> None:
+        for other in range(self.size):
+            if other != self.rank:
+                # empty messages leave at once, whether or not anybody receives them
+                self._alerts.Isend([None, 0, MPI.BYTE], other).Free()
+
+    def heed(self) -> None:
+        if self._alerts.Iprobe():
+            raise Alerted("alerted by another rank")
+
+    def settle_alerts(self, senders: list[int]) -> None:
+        for sender in senders:
+            if sender != self.rank:
+                self._alerts.Recv([None, 0, MPI.BYTE], sender)
 
     def meet_at_end(self, obj, patience: float | None) -> list | None:
         """Every rank's `obj` once all ranks have come to their end; None if they have not within `patience` seconds.

@@ -15,15 +15,18 @@ from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import prepare_folder
 from mpirecon.parallel.comm import Communicator, run_together, together
+from mpirecon.parallel.stopping import StopRequested
+from mpirecon.parallel.watchdog import Watchdog
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.controls import check_selection
+from mpirecon.solvers.endurance import Checkpoints, Endurance
 from mpirecon.solvers.results import write_results
 from mpirecon.solvers.run import Reconstruction
 
 
 def reconstruct(
     comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool, log_particles: str,
-    controls: bool = False, resume: bool = False, postprocess: bool = True,
+    controls: bool = False, resume: bool = False, postprocess: bool = True, endurance: Endurance = Endurance(),
 ) -> dict:
     """Run a reconstruction on the ranks of `comm` and write its files.
 
@@ -31,7 +34,8 @@ def reconstruct(
     postprocess : also make mask.mrc, sharpened.mrc, and the FSC corrected for the mask
     resume : go on from the folder's checkpoint, if it has one
 
-    Returns the summary on rank 0, an empty dict elsewhere. Raises UserError, on all ranks alike, for what a user can mend.
+    Returns the summary on rank 0, an empty dict elsewhere. Raises, on all ranks alike, UserError for what a user can mend
+    and StopRequested after a signal to stop.
     """
     start = time.time()
     file = run_together(comm, lambda: ParticleFile(particles))
@@ -41,17 +45,29 @@ def reconstruct(
         comm.barrier()
         resume = comm.bcast(resume and (folder / CHECKPOINT).exists())
         log = run_together(comm, lambda: RankLog.for_rank(folder / "logs", comm, particles=log_particles, append=resume))
-        with log:
+        with log, endurance.signals() as stop, Watchdog(comm, folder / "logs" / ".pulse", endurance.stall_timeout):
             console.say(_opening(comm, file, config))
             run = Reconstruction(comm, file, config, log, console)
-            outcome = run.run(folder, resume)
-            found = check_selection(run, outcome, folder, controls)
-            summary = write_results(run, outcome, folder, about_run(start) | found, postprocessed=postprocess)
+            run.engine.stop = stop
+            checkpoints = Checkpoints(run, folder, endurance)
+            try:
+                outcome = run.run(checkpoints, resume)
+                found = check_selection(run, outcome, folder, controls)
+                summary = write_results(run, outcome, folder, about_run(start) | found, postprocessed=postprocess)
+            except StopRequested as told:
+                raise StopRequested(_stopped(str(told), checkpoints, config)) from told
             if comm.rank == 0:
                 (folder / CHECKPOINT).unlink(missing_ok=True)
             log.event("finished", seconds=time.time() - start)
     _conclude(console, folder, summary)
     return summary
+
+
+def _stopped(told: str, checkpoints: Checkpoints, config: Config) -> str:
+    if checkpoints.saved is None:
+        return f"Stopped by {told} before the first checkpoint: with --resume the run begins again."
+    return (f"Stopped by {told}: the state after iteration {checkpoints.saved}/{config.rounds} is in "
+            f"{checkpoints.folder / CHECKPOINT}; go on with --resume.")
 
 
 def _opening(comm: Communicator, file: ParticleFile, config: Config) -> str:

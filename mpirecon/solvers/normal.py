@@ -43,6 +43,6 @@ class NormalSolver(Solver):
     def _refined(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         equations = self.equations(folded)
         ridge = equations.ridge(self.ssnr(WHOLE) if made_of == WHOLE else None)
-        volume, residuals = equations.solve(ridge, self.config.solve_iterations)
+        volume, residuals = equations.solve(ridge, self.config.solve_iterations, each=self.engine.safe_point)
         self.engine.log.event("solve", map=str(made_of), residuals=residuals)
         return volume

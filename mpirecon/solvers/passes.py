@@ -11,6 +11,7 @@ from mpirecon.errors import UserError
 from mpirecon.model.draws import particle_rng, random_quaternion
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.select import median
+from mpirecon.parallel.stopping import StopSignals
 from mpirecon.robust.selection import RandomPoses, Selection
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.groups import GroupStore, MapSet, half_map, held_out_map
@@ -31,6 +32,7 @@ class Engine:
     log: object
     skip_bad: bool = False
     progress: object = None
+    stop: StopSignals = field(default_factory=StopSignals)
     noise_power: np.ndarray = field(default=None)
 
     @property
@@ -151,5 +153,12 @@ class Engine:
                 raise UserError(f"{self.slab.file.path}: half set {half} has no good image left after skipping the bad ones")
 
     def _advance(self, particles: int) -> None:
+        self.safe_point()
         if self.progress is not None:
             self.progress.update(particles)
+
+    def safe_point(self) -> None:
+        """Where the ranks' work may end early, inside `together`: raises StopRequested when it should."""
+        self.comm.activity.step()
+        self.stop.check()
+        self.comm.heed()

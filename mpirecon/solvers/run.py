@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -19,11 +18,12 @@ from mpirecon.robust.pose_mixture import PoseMixture
 from mpirecon.robust.selection import AUTO, NOISY, Selection, loss_value, norms, particle_sigma, select
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.config import Config
+from mpirecon.solvers.endurance import Checkpoints
 from mpirecon.solvers.gradient import GradientSolver
 from mpirecon.solvers.groups import MapSet
 from mpirecon.solvers.normal import NormalSolver
 from mpirecon.solvers.passes import Engine
-from mpirecon.solvers.resume import load, save
+from mpirecon.solvers.resume import load
 from mpirecon.solvers.slab_data import ParticleSlab, uniform_hash
 from mpirecon.solvers.timing import Timings
 from mpirecon.validate.fsc import crossing
@@ -60,30 +60,37 @@ class Reconstruction:
         self.slab.agree_on_noise_groups(comm)
         self._check_halves()
         backend, mask = run_together(comm, self._set_up)
-        self.engine = Engine(comm, backend, self.slab, config.scoring_folds, mask, Timings(), log, config.skip_bad)
+        self.engine = Engine(comm, backend, self.slab, config.scoring_folds, mask, Timings(comm.activity.step), log, config.skip_bad)
         self.solver = (NormalSolver if config.solver == "normal" else GradientSolver)(self.engine, config)
         self._selection: Selection | None = None  # of the particles that built the current maps
         self._scores: Statistics | None = None  # what the next selection is made from
         self.random_poses = None
         self._groups = self._group_numbers()
 
-    def run(self, folder: Path | None = None, resume: bool = False) -> Outcome:
-        """All iterations; with a `folder`, saved there after each, and continued from there when `resume`."""
-        records = load(self, folder) if resume else []
+    def run(self, checkpoints: Checkpoints | None = None, resume: bool = False) -> Outcome:
+        """All iterations; saved as `checkpoints` has it, and continued from its folder when `resume`.
+
+        Raises StopRequested, on all ranks, after a signal that its engine's StopSignals received.
+        """
+        records = self._load(checkpoints) if resume else []
         if not records:
             self.power = self._survey()
         elif len(records) >= self.config.rounds:
-            raise UserError(f"the checkpoint in {folder} is of iteration {len(records)}, and {self.config.rounds} are asked "
+            raise UserError(f"the checkpoint in {checkpoints.folder} is of iteration {len(records)}, and {self.config.rounds} are asked "
                             "for; ask for more with --iterations, or start anew with --overwrite")
         for iteration in range(len(records) + 1, self.config.rounds + 1):
             records.append(self._iterate(iteration))
             self._announce(records[-1])
-            if folder is not None and iteration < self.config.rounds:
-                with self.engine.timings("checkpoint"):
-                    save(self, folder, iteration, records)
+            if checkpoints is not None and iteration < self.config.rounds:
+                checkpoints.after(iteration, records)
         maps = self.solver.finish()
         sigma = particle_sigma(self.comm, self.held_out, self.slab.valid)
         return Outcome(maps, records, self.held_out, self._with_final_distance(), sigma)
+
+    def _load(self, checkpoints: Checkpoints) -> list[dict]:
+        records = load(self, checkpoints.folder)
+        checkpoints.saved = len(records)
+        return records
 
     def _survey(self) -> np.ndarray:
         with self.console.progress(len(self.slab), "survey") as self.engine.progress:

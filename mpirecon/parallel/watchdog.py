@@ -1,0 +1,147 @@
+"""Finding the rank that stalls: stuck in a kernel or in the file system, stopped, or on a host that is gone.
+
+A thread of every rank judges its own rank by the steps it makes, and keeps a small pulse file in a folder that all
+share; it reads the file of the next rank only, in a ring, so that whichever rank falls silent is missed by another. No
+MPI is needed for that: a rank that is stuck answers none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+#: looks in the time after which a rank counts as stalled
+_LOOKS = 6
+
+#: seconds between two looks, at most
+_LONGEST_LOOK = 30.0
+
+
+class Activity:
+    """What a rank is doing: the number of steps it has made, in which phase it is, and whether it waits for others."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.phase = "starting"
+        self.waits = 0  # calls under way in which this rank waits for others
+
+    def step(self, phase: str | None = None) -> None:
+        """Tell that work goes on, and of what kind."""
+        self.steps += 1
+        self.phase = phase or self.phase
+
+    @contextmanager
+    def waiting(self):
+        """The body waits for other ranks, as long as they take."""
+        self.waits += 1
+        try:
+            yield
+        finally:
+            self.waits -= 1
+            self.steps += 1
+
+
+class Watchdog:
+    """A context manager: while it lasts, a rank that stalls for `timeout` seconds ends the job with a message naming it.
+
+    Parameters
+    ----------
+    comm : Communicator
+        its ``activity`` is watched, its ``abort`` called
+    folder : path
+        where the ranks' pulse files go, seen by all ranks; removed at the end
+    timeout : float
+        seconds; 0 watches nothing
+    """
+
+    def __init__(self, comm, folder: Path, timeout: float) -> None:
+        self._comm, self._folder, self._timeout = comm, Path(folder), timeout
+        self._hosts = comm.allgather(comm.hostname)
+        self._interval = min(timeout / _LOOKS, _LONGEST_LOOK)
+        self._own, self._next = _Silence(), _Silence()
+        self._ended = threading.Event()
+        self._beats = 0
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        if self._timeout > 0:
+            self._folder.mkdir(exist_ok=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if self._timeout <= 0:
+            return
+        if kind is None:
+            self._comm.barrier()  # nobody is missed who has finished
+        self._ended.set()
+        self._thread.join(self._interval)
+        with contextlib.suppress(OSError):
+            self._file(self._comm.rank).unlink(missing_ok=True)
+            self._folder.rmdir()  # the last one can
+
+    def _watch(self) -> None:
+        last = time.monotonic()
+        while not self._ended.wait(self._interval):
+            now = time.monotonic()
+            # a job that was suspended as a whole has not stalled: what passed meanwhile does not count
+            passed, last = min(now - last, 2 * self._interval), now
+            stalled = self._look(passed)
+            if stalled is not None and not self._ended.is_set():
+                self._comm.abort(f"Error: {stalled}; the job is ended (--stall-timeout {self._timeout:g})")
+
+    def _look(self, passed: float) -> str | None:
+        """What is wrong with this rank or the next one, in words; None when all is well."""
+        activity, rank = self._comm.activity, self._comm.rank
+        state = None if activity.waits else activity.steps
+        if state is None:
+            self._own = _Silence()
+        elif self._own.lasts(state, passed) >= self._timeout:
+            return (f"rank {rank} on host {self._comm.hostname} has stalled: no step for {self._timeout:g} s, "
+                    f"in the phase '{activity.phase}'")
+        self._beats += 1
+        with contextlib.suppress(OSError):  # a file system that fails for a moment is no reason to end
+            self._write(f"{self._beats} {activity.phase}")
+        if self._comm.size == 1:
+            return None
+        other = (rank + 1) % self._comm.size
+        heard = self._read(other)
+        if self._next.lasts(heard, passed) < self._timeout:
+            return None
+        phase = f"; its last phase was '{heard.partition(' ')[2]}'" if heard else ""
+        return (f"rank {other} on host {self._hosts[other]} has stalled: no sign of life for {self._timeout:g} s, it is "
+                f"stopped, stuck or gone{phase}")
+
+    def _file(self, rank: int) -> Path:
+        return self._folder / f"rank{rank:04d}"
+
+    def _write(self, text: str) -> None:
+        """Always the same bytes of the file: that works on a full disk too."""
+        file = os.open(self._file(self._comm.rank), os.O_CREAT | os.O_WRONLY)
+        try:
+            os.pwrite(file, f"{text:63.63}\n".encode(), 0)
+        finally:
+            os.close(file)
+
+    def _read(self, rank: int) -> str | None:
+        try:
+            return self._file(rank).read_text().strip()
+        except OSError:
+            return None
+
+
+class _Silence:
+    """For how long something has not changed."""
+
+    def __init__(self) -> None:
+        self._value, self._seconds = object(), 0.0
+
+    def lasts(self, value, passed: float) -> float:
+        """Take note of the value after so many more seconds; returns the seconds since it last changed."""
+        self._seconds = self._seconds + passed if value == self._value else 0.0
+        self._value = value
+        return self._seconds

@@ -1,0 +1,66 @@
+"""How a run lives through signals, time limits and stalled ranks: when it saves its state, when it ends."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mpirecon.errors import UserError
+from mpirecon.parallel.stopping import StopRequested, StopSignals, signal_number
+from mpirecon.solvers.resume import save
+
+
+@dataclass(frozen=True)
+class Endurance:
+    """Options of ``mpirecon reconstruct`` that do not change its result.
+
+    every : iterations, or seconds where `every_seconds` is given, between two checkpoints · signal : name of the one after
+    which the iteration under way is finished and saved, if that takes no more than `grace` seconds · stall_timeout :
+    seconds without a step after which a rank ends the job, 0 for never.
+    """
+
+    every: int = 1
+    every_seconds: float | None = None
+    signal: str = "USR1"
+    grace: float = 240.0
+    stall_timeout: float = 1800.0
+
+    def __post_init__(self) -> None:
+        signal_number(self.signal)
+        if self.every < 1 or (self.every_seconds is not None and self.every_seconds <= 0):
+            raise UserError("--checkpoint-every: expected iterations, at least 1, or a time such as 30m")
+
+    def signals(self) -> StopSignals:
+        return StopSignals(self.signal, self.grace)
+
+
+@dataclass
+class Checkpoints:
+    """Saves a run into its folder after iterations, and ends it there when it was told to stop.
+
+    saved : the last iteration whose state is in the folder, None before there is one
+    """
+
+    run: object
+    folder: Path
+    endurance: Endurance
+    saved: int | None = None
+    _last: float = field(default_factory=time.monotonic)
+
+    def after(self, iteration: int, records: list[dict]) -> None:
+        """Save if it is time to; raises StopRequested, on all ranks, if one of them was told to stop. Collective."""
+        run = self.run
+        reports = run.comm.allgather((run.engine.stop.received, self._due(iteration)))
+        told = next((name for name, _ in reports if name), None)
+        if told or reports[0][1]:  # clocks differ: rank 0's decides
+            with run.engine.timings("checkpoint"):
+                save(run, self.folder, iteration, records)
+            self.saved, self._last = iteration, time.monotonic()
+        if told:
+            raise StopRequested(told)
+
+    def _due(self, iteration: int) -> bool:
+        if self.endurance.every_seconds is not None:
+            return time.monotonic() - self._last >= self.endurance.every_seconds
+        return iteration % self.endurance.every == 0
