@@ -61,7 +61,8 @@ backproject(float4* grid, int nz, int ny, int nx, const float* rotation, const F
 // the sample k = 0 is its own Friedel mate; folding would count it twice, so it is halved.
 extern "C" __global__ void __launch_bounds__(THREADS)
 accumulate(float4* grid, int nz, int ny, int nx, const float* rotation, const float* ctf, const float2* data,
-           const int* row, const float* shift, long long stride, float data_scale, int box, const Frequency* k,
+           const int* row, const float* shift, long long stride, float data_scale, int box,
+           const float2* on_data, const float* turns, const float* on_ctf, const int* optics_row, const Frequency* k,
            const int* shell, int samples, const float* weight, const float* contrast, const float* contrast2,
            int per_particle, int per_shell, float scale, int premultiplied)
 {
@@ -70,19 +71,20 @@ accumulate(float4* grid, int nz, int ny, int nx, const float* rotation, const fl
     if (!(w > 0.0f)) return;
     const Extent n = {nz, ny, nx};
     const Images images = {data, row, shift, stride, data_scale, box};
+    const Optics optics = {on_data, turns, on_ctf, optics_row, samples};
     const int lane = threadIdx.x % LANES, member = threadIdx.x / LANES;
     const OwnTaps own(lane);
     rotation += 12 * i;
-    ctf += 12 * i;
+    ctf += 16 * i;
     contrast += (long long)i * per_particle;
     contrast2 += (long long)i * per_particle;
     for (int s = member; s < samples; s += THREADS / LANES) {
         const Frequency at = k[s];
-        const float c = ctf_at(ctf, at);
+        const float c = ctf_at(ctf, optics, i, s, at);
         const float half = at.x == 0 && at.y == 0 ? 0.5f : 1.0f;
         const int place = shell[s] * per_shell;
         const float on_data = half * w * contrast[place] * scale * (premultiplied ? 1.0f : c);
-        float2 value = image_sample(images, i, s, at);
+        float2 value = image_sample(images, optics, i, s, at);
         value.x *= on_data;
         value.y *= on_data;
         spread(grid, n, locate(rotation, at), own, lane, value, half * w * contrast2[place] * c * c);

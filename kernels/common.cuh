@@ -1,6 +1,6 @@
 // What the kernels share: interpolation taps, where a sample lies on the grid, its CTF and its phase ramp.
 //
-// kernels/source.py writes in front of this text: TAPS, DEGREE, MARGIN, LANES, BANDS, THREADS and
+// kernels/cuda_source.py writes in front of this text: TAPS, DEGREE, MARGIN, LANES, BANDS, THREADS and
 // TABLE[TAPS][DEGREE + 1], the tap polynomials of kernels/gridding.py.
 //
 // Arithmetic is float32. What would lose digits in it, a coordinate of hundreds of grid points or a CTF phase of
@@ -161,17 +161,34 @@ __device__ inline float sine_of_turns(float turns)
     return fmaf(a * b, p, a);
 }
 
-// c: 12 floats of a particle: turns per kx^2, kx ky, ky^2 and |k|^4, each high and low; constant turns, scale, exponent
-// per |k|^2, and one unused
-__device__ inline float ctf_at(const float* c, Frequency k)
+// What optics groups add, planes of (groups, samples); `on_data` is null where there are no aberrations.
+struct Optics {
+    const float2* on_data;  // odd phases, multiplied onto the images
+    const float* turns;     // even phases, added to that of the CTF
+    const float* on_ctf;    // the detector's transfer, multiplied onto the CTF
+    const int* row;         // each particle's group, in the order of the batch
+    int samples;
+};
+
+// c: 16 floats of a particle: turns per kx^2, kx ky, ky^2 and |k|^4, each high and low; constant turns, scale, exponent
+// per |k|^2; what a magnification adds to |k|^2 per kx^2, kx ky and ky^2; two unused
+__device__ inline float ctf_at(const float* c, const Optics& optics, int i, int s, Frequency k)
 {
     const float x = k.x, y = k.y;
     const float k2 = fmaf(x, x, y * y);  // a whole number below 2^24
     const float k4 = __fmul_rn(k2, k2);
     float turns = part_of_turn(c[0], c[1], x * x) + part_of_turn(c[2], c[3], x * y) + part_of_turn(c[4], c[5], y * y) +
                   part_of_turn(c[6], c[7], k4) + c[6] * fmaf(k2, k2, -k4) + c[8];
-    float value = c[9] * sine_of_turns(turns);
-    if (c[10] != 0.0f) value *= expf(c[10] * k2);
+    float magnified = k2, transfer = c[9];
+    if (optics.on_data != nullptr) {
+        const long long at = (long long)optics.row[i] * optics.samples + s;
+        const float more = fmaf(c[11], x * x, fmaf(c[12], x * y, c[13] * (y * y)));
+        turns += c[6] * more * fmaf(2.0f, k2, more) + __ldg(optics.turns + at);
+        magnified += more;
+        transfer *= __ldg(optics.on_ctf + at);
+    }
+    float value = transfer * sine_of_turns(turns);
+    if (c[10] != 0.0f) value *= expf(c[10] * magnified);
     return value;
 }
 
@@ -186,8 +203,8 @@ __device__ inline float2 ramp_at(const float* shift, Frequency k, int box)
 
 // ---------------------------------------------------------------- images
 
-// Samples of images: either centred samples, (rows, s), or the images' transforms as the FFT leaves them, (rows, n,
-// n / 2 + 1), with the ramp still to be applied. `shift` is null for the former.
+// Samples of images: either centred samples, (rows, s), odd phases undone; or the images' transforms as the FFT leaves
+// them, (rows, n, n / 2 + 1), of which nothing is undone yet. `shift` is null for the former.
 struct Images {
     const float2* data;
     const int* row;        // which row each particle of the batch has
@@ -197,18 +214,29 @@ struct Images {
     int box;
 };
 
+__device__ inline float2 product(float2 a, float2 b)
+{
+    return make_float2(a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x);
+}
+
 // sample of an image's transform (n, n / 2 + 1), with the particle moved to the origin
 __device__ inline float2 centred_sample(const float2* transform, const float* shift, int box, Frequency k)
 {
     const int y = k.y < 0 ? k.y + box : k.y;
     const float2 raw = __ldg(transform + y * (box / 2 + 1) + k.x);
     const float2 ramp = ramp_at(shift, k, box);
-    return make_float2(raw.x * ramp.x - raw.y * ramp.y, raw.x * ramp.y + raw.y * ramp.x);
+    return product(raw, ramp);
 }
 
-__device__ inline float2 image_sample(const Images& images, int i, int s, Frequency k)
+__device__ inline float2 image_sample(const Images& images, const Optics& optics, int i, int s, Frequency k)
 {
     const float2* row = images.data + (long long)images.row[i] * images.stride;
-    const float2 value = images.shift == nullptr ? __ldg(row + s) : centred_sample(row, images.shift + 4 * i, images.box, k);
+    float2 value;
+    if (images.shift == nullptr) {
+        value = __ldg(row + s);
+    } else {
+        value = centred_sample(row, images.shift + 4 * i, images.box, k);
+        if (optics.on_data != nullptr) value = product(value, __ldg(optics.on_data + (long long)optics.row[i] * optics.samples + s));
+    }
     return make_float2(images.scale * value.x, images.scale * value.y);
 }

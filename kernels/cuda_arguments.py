@@ -18,13 +18,27 @@ def rotation_arguments(rotation: np.ndarray, ratio: float) -> np.ndarray:
     return np.concatenate([high, rows - high], axis=1).astype(np.float32)
 
 
-def ctf_arguments(coefficients: np.ndarray) -> np.ndarray:
-    """``ctf_coefficients`` (m, 7) float64 as ``ctf_at`` in common.cuh takes them, (m, 12) float32."""
-    out = np.zeros((len(coefficients), 12), np.float32)
-    out[:, 0:8:2], out[:, 1:8:2] = _in_two(coefficients[:, :4])
-    out[:, 8] = coefficients[:, 4] - np.round(coefficients[:, 4])  # whole turns change nothing
-    out[:, 9:11] = coefficients[:, 5:7]
+def ctf_arguments(coefficients: np.ndarray, magnification: np.ndarray | None = None) -> np.ndarray:
+    """``ctf_coefficients`` (m, 7) float64 as ``ctf_at`` in common.cuh takes them, (m, 16) float32.
+
+    magnification : (m, 2, 2) float64 of the particles' optics groups: the CTF is that at the frequencies M·k.
+    """
+    c = np.array(coefficients, np.float64)
+    out = np.zeros((len(c), 16), np.float32)
+    if magnification is not None:
+        m = np.asarray(magnification, np.float64)
+        form = np.stack([c[:, 0], c[:, 1] / 2, c[:, 1] / 2, c[:, 2]], axis=1).reshape(-1, 2, 2)
+        c[:, :3] = _quadratic(np.einsum("mji,mjk,mkl->mil", m, form, m))
+        out[:, 11:14] = _quadratic(np.einsum("mji,mjk->mik", m, m) - np.eye(2))
+    out[:, 0:8:2], out[:, 1:8:2] = _in_two(c[:, :4])
+    out[:, 8] = c[:, 4] - np.round(c[:, 4])  # whole turns change nothing
+    out[:, 9:11] = c[:, 5:7]
     return out
+
+
+def _quadratic(form: np.ndarray) -> np.ndarray:
+    """Coefficients of x², xy and y² of symmetric forms (m, 2, 2), (m, 3)."""
+    return np.stack([form[:, 0, 0], form[:, 0, 1] + form[:, 1, 0], form[:, 1, 1]], axis=1)
 
 
 def shift_arguments(shift_pixels: np.ndarray, box: int) -> np.ndarray:

@@ -23,17 +23,19 @@ __device__ inline double warp_sum(double value)
 // of band b at first[b] .. first[b + 1] · out: (m, BANDS, 3) float64, overwritten.
 extern "C" __global__ void __launch_bounds__(THREADS)
 statistics(const float2* grid, int nz, int ny, int nx, const float* rotation, const float* ctf, const float2* data,
-           const int* row, const float* shift, long long stride, float data_scale, int box, const Frequency* k,
-           const int* index, const int* first, const float* gain, const int* group, int count, int mode, double* out)
+           const int* row, const float* shift, long long stride, float data_scale, int box,
+           const float2* on_data, const float* turns, const float* on_ctf, const int* optics_row, const Frequency* k,
+           int samples, const int* index, const int* first, const float* gain, const int* group, int count, int mode, double* out)
 {
     __shared__ double found[WARPS][BANDS * SUMS];
     const int i = blockIdx.x;
     const Extent n = {nz, ny, nx};
     const Images images = {data, row, shift, stride, data_scale, box};
+    const Optics optics = {on_data, turns, on_ctf, optics_row, samples};
     const int lane = threadIdx.x % LANES, member = threadIdx.x / LANES;
     const OwnTaps own(lane);
     rotation += 12 * i;
-    ctf += 12 * i;
+    ctf += 16 * i;
     gain += (long long)group[i] * count;
     for (int band = 0; band < BANDS; ++band) {
         float yy = 0.0f, yp = 0.0f, pp = 0.0f, flat = 0.0f, squared = 0.0f;
@@ -44,8 +46,8 @@ statistics(const float2* grid, int nz, int ny, int nx, const float* rotation, co
             const Frequency at = k[s];
             const float2 p = gather(grid, n, locate(rotation, at), own, lane);
             if (lane == 0 && base + member < end) {
-                const float2 y = image_sample(images, i, s, at);
-                const float c = ctf_at(ctf, at);
+                const float2 y = image_sample(images, optics, i, s, at);
+                const float c = ctf_at(ctf, optics, i, s, at);
                 const float g = gain[q], c2 = c * c;
                 // as in statistics.py: the residual of plain images, of premultiplied ones whitened, and raw
                 const float on_data = g;
@@ -80,17 +82,18 @@ statistics(const float2* grid, int nz, int ny, int nx, const float* rotation, co
 // out[i] = mean power of image i over its samples, (m,) float64. Of premultiplied images, whose noise has the variance
 // C^2, the mean is over the sum of C^2.
 extern "C" __global__ void __launch_bounds__(THREADS)
-image_power(const float* ctf, const float2* data, const int* row, long long stride, int box, int transforms,
-            float data_scale, const Frequency* k, const float* multiplicity, int samples, int premultiplied, double* out)
+image_power(const float* ctf, const float2* data, const int* row, const float* shift, long long stride, float data_scale, int box,
+            const float2* on_data, const float* turns, const float* on_ctf, const int* optics_row, const Frequency* k,
+            int samples, const float* multiplicity, int premultiplied, double* out)
 {
     __shared__ double found[WARPS][2];
     const int i = blockIdx.x;
-    const float2* mine = data + (long long)row[i] * stride;
+    const Images images = {data, row, shift, stride, data_scale, box};
+    const Optics optics = {on_data, turns, on_ctf, optics_row, samples};
     float power = 0.0f, count = 0.0f;
     for (int s = threadIdx.x; s < samples; s += THREADS) {
-        const int y = k[s].y < 0 ? k[s].y + box : k[s].y;
-        const float2 value = mine[transforms ? y * (box / 2 + 1) + k[s].x : s];
-        const float m = multiplicity[s], c = premultiplied ? ctf_at(ctf + 12 * i, k[s]) : 1.0f;
+        const float2 value = image_sample(images, optics, i, s, k[s]);
+        const float m = multiplicity[s], c = premultiplied ? ctf_at(ctf + 16 * i, optics, i, s, k[s]) : 1.0f;
         power = fmaf(m, fmaf(value.x, value.x, value.y * value.y), power);
         count = fmaf(m, c * c, count);
     }
@@ -106,7 +109,7 @@ image_power(const float* ctf, const float2* data, const int* row, long long stri
             total += found[warp][0];
             weight += found[warp][1];
         }
-        out[i] = weight > 0.0 ? total * data_scale * data_scale / weight : 0.0;
+        out[i] = weight > 0.0 ? total / weight : 0.0;
     }
 }
 
@@ -114,23 +117,24 @@ image_power(const float* ctf, const float2* data, const int* row, long long stri
 // shell, in a fixed order. shell_index: samples by shell, those of shell b at first[b] .. first[b + 1] · weight: (m,)
 // float64, an image of weight 0 is left out · worth 1, or C^2 where premultiplied; multiplicities count.
 extern "C" __global__ void __launch_bounds__(THREADS)
-shell_power(const float* ctf, const float2* data, const int* row, long long stride, int box, int transforms,
-            float data_scale, const Frequency* k, const float* multiplicity, const int* shell_index, const int* first,
-            const double* weight, int images, int premultiplied, double* power, double* count)
+shell_power(const float* ctf, const float2* data, const int* row, const float* shift, long long stride, float data_scale, int box,
+            const float2* on_data, const float* turns, const float* on_ctf, const int* optics_row, const Frequency* k,
+            int samples, const float* multiplicity, const int* shell_index, const int* first, const double* weight,
+            int particles, int premultiplied, double* power, double* count)
 {
     __shared__ double found[WARPS][2];
+    const Images images = {data, row, shift, stride, data_scale, box};
+    const Optics optics = {on_data, turns, on_ctf, optics_row, samples};
     const int shell = blockIdx.x;
     const int begin = first[shell], length = first[shell + 1] - begin;
     double total = 0.0, worth = 0.0;
-    for (int i = 0; i < images; ++i) {
+    for (int i = 0; i < particles; ++i) {
         if (!(weight[i] > 0.0)) continue;
-        const float2* mine = data + (long long)row[i] * stride;
         double image = 0.0, weigh = 0.0;
         for (int q = threadIdx.x; q < length; q += THREADS) {
             const int s = shell_index[begin + q];
-            const int y = k[s].y < 0 ? k[s].y + box : k[s].y;
-            const float2 value = mine[transforms ? y * (box / 2 + 1) + k[s].x : s];
-            const float m = multiplicity[s], c = premultiplied ? ctf_at(ctf + 12 * i, k[s]) : 1.0f;
+            const float2 value = image_sample(images, optics, i, s, k[s]);
+            const float m = multiplicity[s], c = premultiplied ? ctf_at(ctf + 16 * i, optics, i, s, k[s]) : 1.0f;
             image += m * fmaf(value.x, value.x, value.y * value.y);
             weigh += m * c * c;
         }
@@ -146,7 +150,7 @@ shell_power(const float* ctf, const float2* data, const int* row, long long stri
     __syncthreads();
     if (threadIdx.x == 0) {
         for (int warp = 0; warp < WARPS; ++warp) {
-            power[shell] += found[warp][0] * data_scale * data_scale;
+            power[shell] += found[warp][0];
             count[shell] += found[warp][1];
         }
     }

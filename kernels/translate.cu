@@ -1,16 +1,19 @@
 // Translation: phase ramps on half-plane samples, picked from or put into an image's real FFT. Twin: translate.py.
 #include "common.cuh"
 
-// out[row[i], s] = scale * spectra[i](k_s) * exp(+2 pi i k.position_i / n): the image moved so that its position, pixel
-// n / 2 plus the shift, becomes the origin. spectra: (m, n, n / 2 + 1) · shift: (m, 4) as ramp_at takes it.
-extern "C" __global__ void gather_translated(const float2* spectra, const float* shift, int box, const Frequency* k,
-                                             int samples, int particles, float scale, const int* row, float2* out)
+// out[to[i], s] = image i's sample s as image_sample gives it: moved so that its position, pixel n / 2 plus the shift,
+// becomes the origin, odd phases undone, scaled. data: transforms (rows, n, n / 2 + 1) · shift: (m, 4) as ramp_at takes it
+extern "C" __global__ void gather_translated(const float2* data, const int* row, const float* shift, long long stride,
+                                             float data_scale, int box, const float2* on_data, const float* turns,
+                                             const float* on_ctf, const int* optics_row, const Frequency* k, int samples,
+                                             int particles, const int* to, float2* out)
 {
+    const Images images = {data, row, shift, stride, data_scale, box};
+    const Optics optics = {on_data, turns, on_ctf, optics_row, samples};
     const long long total = (long long)particles * samples;
     for (long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x; j < total; j += (long long)gridDim.x * blockDim.x) {
         const int i = (int)(j / samples), s = (int)(j % samples);
-        const float2 value = centred_sample(spectra + (long long)i * box * (box / 2 + 1), shift + 4 * i, box, k[s]);
-        out[(long long)row[i] * samples + s] = make_float2(scale * value.x, scale * value.y);
+        out[(long long)to[i] * samples + s] = image_sample(images, optics, i, s, k[s]);
     }
 }
 

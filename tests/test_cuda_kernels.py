@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from adjoint import inner, random_like
 from sources import explicit_ctf
-from test_kernels import CTF_CASES, SUM_ERROR, extended, half, hermitian_grid, interleaved, mirrored, problem, rotations
+from test_kernels import CTF_CASES, SUM_ERROR, TYPICAL, extended, half, hermitian_grid, interleaved, mirrored, problem, rotations
 
 import mpirecon.kernels
 from mpirecon.kernels.backproject import make_backproject
+from mpirecon.kernels.ctf import evaluate_aberrated_ctf
 from mpirecon.kernels.cuda_arguments import ctf_arguments, frequencies, rotation_arguments, shift_arguments
 from mpirecon.kernels.cuda_source import SOURCES, Settings, cuda_source
 from mpirecon.kernels.fold import extend, extended_shape, fold
@@ -234,16 +235,20 @@ def twin_samples(spectra, shift, ctf, plane, pixel_size):
     return data / f4(plane.box), ctf_samples(ctf, plane, pixel_size)
 
 
-def image_arguments(kind, spectra, shift, data, row):
+#: no aberrations
+PLAIN_OPTICS = (None, None, None, None)
+
+
+def image_arguments(kind, spectra, shift, data, row, optics=PLAIN_OPTICS):
     """The kernels' words for images: centred samples in scattered rows, or transforms with the shift still in them."""
     box = spectra.shape[1]
     if kind == "samples":
         scattered = np.full((row.max() + 2, data.shape[1]), np.nan, np.complex64)
         scattered[row] = data
-        return scattered, row, None, i8(data.shape[1]), f4(1), i4(box)
+        return scattered, row, None, i8(data.shape[1]), f4(1), i4(box), *optics
     scattered = np.full((row.max() + 2, *spectra.shape[1:]), np.nan, np.complex64)
     scattered[row] = spectra
-    return scattered, row, shift_arguments(shift, box), i8(spectra[0].size), f4(1 / box), i4(box)
+    return scattered, row, shift_arguments(shift, box), i8(spectra[0].size), f4(1 / box), i4(box), *optics
 
 
 def by_band(band, bands=6):
@@ -277,7 +282,7 @@ def test_statistics_are_the_twins(kind, mode, taps, lanes, box):
         out = np.full((m, 6, 3), np.nan)
         run("statistics", m, grid.view(np.complex64), *size_of(p), rotation_arguments(rotation, p / box),
             ctf_arguments(ctf_coefficients(ctf, box, pixel_size)), *image_arguments(kind, spectra, shift, data, row),
-            k_of(plane), index, first, np.ascontiguousarray(gain[:, index]), group, i4(len(index)), i4(mode), out,
+            k_of(plane), i4(len(plane)), index, first, np.ascontiguousarray(gain[:, index]), group, i4(len(index)), i4(mode), out,
             settings=small(taps, lanes), backwards=backwards)  # fmt: skip
         results.append(out)
     size = np.sqrt(expected[:, :, :1] * expected[:, :, 2:])  # of yp, by Cauchy and Schwarz
@@ -305,7 +310,7 @@ def test_statistics_lose_no_digits_in_many_samples():
     row = np.arange(m, dtype=i4)
     run("statistics", m, grid, *size_of(2 * box), arguments,
         ctf_arguments(ctf_coefficients(ctf, box, 1.3)), *image_arguments("samples", spectra, shift, data, row), k_of(plane),
-        index, first, np.ones((1, len(plane)), f4), np.zeros(m, i4), i4(len(index)), i4(0), out, settings=settings)  # fmt: skip
+        i4(len(plane)), index, first, np.ones((1, len(plane)), f4), np.zeros(m, i4), i4(len(index)), i4(0), out, settings=settings)  # fmt: skip
     model = slices.astype(complex) * ctfs
     exact = [inner(a, b) for i in range(m) for a, b in ((data[i], data[i]), (model[i], data[i]), (model[i], model[i]))]
     error = np.abs(out[:, 0].ravel() - exact) / np.repeat(np.sqrt(out[:, 0, 0] * out[:, 0, 2]), 3)
@@ -354,12 +359,11 @@ def test_powers_are_the_twins(kind, premultiplied):
     spectra, shift, _, ctf = particles(box, m)
     data, ctfs = twin_samples(spectra, shift, ctf, plane, pixel_size)
     row = np.array([3, 0, 1, 5, 2], i4)
-    images, row, ramp, stride, scale, n = image_arguments(kind, spectra, shift, data, row)
-    c = ctf_arguments(ctf_coefficients(ctf, box, pixel_size))
-    common = (c, images, row, stride, n, i4(kind == "transforms"), scale, k_of(plane), plane.multiplicity)
+    common = (ctf_arguments(ctf_coefficients(ctf, box, pixel_size)), *image_arguments(kind, spectra, shift, data, row),
+              k_of(plane), i4(len(plane)), plane.multiplicity)  # fmt: skip
     expected, out = np.empty((2, m))
     image_power(data, ctfs, plane.multiplicity, premultiplied, expected)
-    run("image_power", m, *common, i4(len(plane)), i4(premultiplied), out, settings=small(4, 1))
+    run("image_power", m, *common, i4(premultiplied), out, settings=small(4, 1))
     np.testing.assert_allclose(out, expected, rtol=1e-6)
     weight = np.array([1.0, 0.25, 0.0, 3.0, -1.0])
     power, count = np.ones((2, plane.shells))
@@ -367,8 +371,7 @@ def test_powers_are_the_twins(kind, premultiplied):
     index = np.argsort(plane.shell, kind="stable").astype(i4)
     first = np.searchsorted(plane.shell[index], np.arange(plane.shells + 1)).astype(i4)
     mine = np.ones((2, plane.shells))
-    run("shell_power", plane.shells, *common, index, first, weight, i4(m), i4(premultiplied), mine[0], mine[1],
-        settings=small(4, 1))  # fmt: skip
+    run("shell_power", plane.shells, *common, index, first, weight, i4(m), i4(premultiplied), *mine, settings=small(4, 1))
     np.testing.assert_allclose(mine, [power, count], rtol=1e-6)
 
 
@@ -381,10 +384,47 @@ def test_powers_are_the_twins(kind, premultiplied):
 def test_ctf_is_the_formula(case, box, pixel_size):
     ctf, plane = make_ctf(1, **CTF_CASES[case]), HalfPlane.of(box)
     out = np.full((1, len(plane)), np.nan, f4)
-    run("evaluate_ctf", 3, ctf_arguments(ctf_coefficients(ctf, box, pixel_size)), k_of(plane), i4(len(plane)), i4(1),
-        out, threads=32)  # fmt: skip
+    coefficients = ctf_arguments(ctf_coefficients(ctf, box, pixel_size))
+    run("evaluate_ctf", 3, coefficients, *PLAIN_OPTICS, k_of(plane), i4(len(plane)), i4(1), out, threads=32)
     per_pixel = 1 / (box * pixel_size)
     np.testing.assert_allclose(out[0], explicit_ctf(ctf[0], plane.kx * per_pixel, plane.ky * per_pixel), atol=2e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize("bfactor", [0.0, 30.0])
+def test_ctf_with_aberrations_is_the_twins(bfactor):
+    """Magnified frequencies, more phase and a detector, of two groups; a large box, where phases are hundreds of turns."""
+    box, pixel_size, m = 320, 0.7, 3
+    plane = HalfPlane.of(box)
+    some = np.random.default_rng(0).permutation(len(plane))[:500]
+    kx, ky = plane.kx[some], plane.ky[some]
+    ctf = make_ctf(m, **{**TYPICAL, "defocus_v": [9000.0, 20000.0, 12000.0], "astigmatism": [0.3, -1.0, 2.0], "bfactor": bfactor})
+    row = np.array([1, 0, 1])
+    magnification = np.eye(2) + np.random.default_rng(1).uniform(-0.02, 0.02, (2, 2, 2))
+    turns, on_ctf = np.random.default_rng(2).uniform(-2, 2, (2, 2, len(some))).astype(f4)
+    coefficients = ctf_coefficients(ctf, box, pixel_size)
+    twin, out = np.full((2, m, len(some)), np.nan, f4)
+    evaluate_aberrated_ctf(coefficients, kx, ky, row, magnification, turns, twin)
+    run("evaluate_ctf", 3, ctf_arguments(coefficients, magnification[row]), np.ones((2, len(some)), np.complex64), turns,
+        on_ctf, row.astype(i4), frequencies(kx, ky), i4(len(some)), i4(m), out, threads=32)  # fmt: skip
+    np.testing.assert_allclose(out, twin * on_ctf[row], atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["samples", "transforms"])
+def test_odd_phases_are_undone_once(kind):
+    box, m = 9, 3
+    plane = HalfPlane.of(box)
+    spectra, shift, _, ctf = particles(box, m)
+    data, _ = twin_samples(spectra, shift, ctf, plane, 1.3)
+    row, group = np.arange(m, dtype=i4), np.array([1, 0, 1], i4)
+    phase = np.exp(1j * random_like((2, len(plane)), f4, 1)).astype(np.complex64)
+    optics = (phase, np.zeros(phase.shape, f4), np.ones(phase.shape, f4), group)
+    out = np.full((m, len(plane)), np.nan, np.complex64)
+    data *= phase[group]
+    run("gather_translated", 2, *image_arguments(kind, spectra, shift, data, row, optics), k_of(plane), i4(len(plane)), i4(m),
+        row, out, threads=64)  # fmt: skip
+    np.testing.assert_allclose(out, data, atol=2e-6)
 
 
 @needs_compiler
@@ -395,8 +435,8 @@ def test_gather_translated_is_a_phase_ramp(box):
     shift = np.array([[0.0, 0.0], [1.25, -3.5], [0.1, 140.7]])
     out = np.full((4, len(plane)), np.nan, np.complex64)
     row = np.array([3, 0, 2], i4)
-    run("gather_translated", 2, spectra, shift_arguments(shift, box), i4(box), k_of(plane), i4(len(plane)), i4(3),
-        f4(0.5), row, out, threads=64)  # fmt: skip
+    run("gather_translated", 2, spectra, np.arange(3, dtype=i4), shift_arguments(shift, box), i8(spectra[0].size), f4(0.5),
+        i4(box), *PLAIN_OPTICS, k_of(plane), i4(len(plane)), i4(3), row, out, threads=64)  # fmt: skip
     for i, (x, y) in enumerate(shift + box // 2):
         ramp = np.exp(2j * np.pi * (plane.kx * x + plane.ky * y) / box)
         np.testing.assert_allclose(out[row[i]], 0.5 * spectra[i, plane.ky % box, plane.kx] * ramp, atol=3e-6)
