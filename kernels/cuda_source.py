@@ -22,7 +22,7 @@ _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 class Settings:
     """What is fixed when kernels are compiled.
 
-    taps : of the interpolation kernel · lanes : threads that share a sample, a power of two that divides taps ·
+    taps, padding : of the interpolation kernel, and for which padded grid · lanes : threads that share a sample, a power of two that divides taps ·
     threads : of a block, a multiple of 32 · bands : of a statistics pass.
     """
 
@@ -30,6 +30,7 @@ class Settings:
     lanes: int = 1
     threads: int = 256
     bands: int = 6
+    padding: float = 2.0
 
     def __post_init__(self) -> None:
         if self.taps not in DEGREE:
@@ -48,7 +49,7 @@ def cuda_source(settings: Settings = Settings()) -> str:
 
 
 def _prologue(s: Settings) -> str:
-    table = kernel_table(s.taps)
+    table = kernel_table(s.taps, s.padding)
     rows = ", ".join("{" + ", ".join(f"{value:.9e}f" for value in row) + "}" for row in table)
     return (
         f"#define TAPS {s.taps}\n#define DEGREE {DEGREE[s.taps]}\n#define MARGIN {MARGIN}\n#define LANES {s.lanes}\n"

@@ -8,7 +8,7 @@ BACKENDS = ("auto", "cpu", "cuda")
 
 
 def get_backend(name: str, box: int, pixel_size: float, **options):
-    """The backend of that name for one box; ``auto`` takes the best that works here.
+    """The backend of that name for one box; ``auto`` is the CPU's (parallel.placement decides where GPUs are used).
 
     Raises
     ------
@@ -18,7 +18,9 @@ def get_backend(name: str, box: int, pixel_size: float, **options):
     if name not in BACKENDS:
         raise UserError(f"unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
     if name == "cuda":
-        raise UserError("--backend cuda: this version of mpirecon has no CUDA kernels yet; use --backend cpu")
+        from mpirecon.backend.cuda import CudaBackend
+
+        return CudaBackend(box, pixel_size, **options)
     from mpirecon.backend.cpu import CpuBackend
 
     return CpuBackend(box, pixel_size, **options)

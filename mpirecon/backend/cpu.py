@@ -6,6 +6,7 @@ out; what it keeps in between (a Batch, a grid, an accumulator) is its own busin
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,7 @@ class CpuBackend:
     """One box and pixel size on the CPU."""
 
     name = "cpu"
+    reducer = None  # accumulators live where the communicator can sum them
 
     def __init__(
         self, box: int, pixel_size: float, *, limit: float | None = None, taps: int = 4, premultiplied: bool = False,
@@ -61,6 +63,20 @@ class CpuBackend:
         self.plane = HalfPlane.of(box, limit, 1.0 if aberrations is None else aberrations.stretch)
         self.optics = OpticsPlanes.of(aberrations, self.plane.kx, self.plane.ky, box, pixel_size, premultiplied)
         self.projection = Projection(box, self.plane, taps)
+
+    def visit(
+        self, slab, rows: np.ndarray, read: Callable[[np.ndarray], np.ndarray], timings
+    ) -> Iterator[tuple[np.ndarray, Batch]]:
+        """(rows, Batch) for consecutive pieces of a slab's local rows; ``read(rows)`` gives their images.
+
+        A backend that keeps images, or reads ahead, does so here.
+        """
+        for part in slab.batches(rows):
+            with timings("read"):
+                images = read(part)
+            with timings("prepare"):
+                batch = self.prepare(images, slab.metadata[part], slab.noise_group[part])
+            yield part, batch
 
     def prepare(self, images: np.ndarray, particles: ParticleSet, group: np.ndarray | None = None) -> Batch:
         """(b, n, n) float32 images and their metadata → Batch; group : (b,) int64, all of group 0 when left out."""

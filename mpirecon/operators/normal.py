@@ -16,7 +16,7 @@ from mpirecon.operators.fourier import transform_cropped, transform_padded
 from mpirecon.operators.projection import Projection
 
 #: the kernel's transform is small at the far edge of the padded box; dividing by less than this amplifies aliases
-_SMALLEST_APODISATION = 0.02
+SMALLEST_APODISATION = 0.02
 
 #: a Wiener factor of 1 % is silence already; less only makes the system ill-conditioned
 _SMALLEST_SSNR = 0.01
@@ -71,11 +71,14 @@ class NormalEquations:
         volume : (n, n, n) float32
         residuals : list of float, ‖b − (T + Λ)x‖ / ‖b‖ before each iteration and after the last
         """
-        b = self.right_hand_side()
-        x = self.direct(ridge)
+        return self.conjugate_gradients(self.right_hand_side(), self.direct(ridge), ridge, iterations, tolerance, each)
+
+    def conjugate_gradients(self, b, x, ridge: np.ndarray, iterations: int, tolerance: float, each=lambda: None):
+        """As `solve`, of right-hand side b from x, which is overwritten; wherever these arrays live."""
+        dot = self.dot
         r = b - self.apply(x, ridge)
-        norm_b = max(_norm(b), np.finfo(np.float32).tiny)
-        residuals = [_norm(r) / norm_b]
+        norm_b = max(dot(b, b) ** 0.5, float(np.finfo(np.float32).tiny))
+        residuals = [dot(r, r) ** 0.5 / norm_b]
         z = self.precondition(r, ridge)
         d, rz = z.copy(), dot(r, z)
         for _ in range(iterations):
@@ -89,7 +92,7 @@ class NormalEquations:
             step = np.float32(rz / curvature)
             x += step * d
             r -= step * q
-            residuals.append(_norm(r) / norm_b)
+            residuals.append(dot(r, r) ** 0.5 / norm_b)
             z = self.precondition(r, ridge)
             rz, previous = dot(r, z), rz
             d = z + np.float32(rz / previous) * d
@@ -126,7 +129,8 @@ class NormalEquations:
         if self._transfer is None:
             p, workers = self.folded.shape[0], self.projection.workers
             kernel = scipy.fft.irfftn(self.folded[..., 2].astype(np.complex64), s=(p, p, p), workers=workers)
-            axis = np.maximum(kernel_transform(scipy.fft.fftfreq(p), self.projection.taps, self.projection.padding), _SMALLEST_APODISATION)
+            axis = kernel_transform(scipy.fft.fftfreq(p), self.projection.taps, self.projection.padding)
+            axis = np.maximum(axis, SMALLEST_APODISATION)
             for shape in ((p, 1, 1), (1, p, 1), (1, 1, p)):
                 kernel /= axis.astype(np.float32).reshape(shape)
             self._transfer = np.ascontiguousarray(scipy.fft.rfftn(kernel, workers=workers).real)
@@ -137,11 +141,12 @@ class NormalEquations:
         volume = transform_cropped(spectrum, n, self.projection.workers, overwrite=True) / np.float32(p) ** 3
         return self.projection.deapodise(volume)
 
+    @staticmethod
+    def dot(a: np.ndarray, b: np.ndarray) -> float:
+        """Inner product of two volumes, summed in float64."""
+        return dot(a, b)
+
 
 def dot(a: np.ndarray, b: np.ndarray) -> float:
     """Inner product of two volumes, summed in float64."""
     return float(np.einsum("zyx,zyx->", a, b, dtype=np.float64))
-
-
-def _norm(a: np.ndarray) -> float:
-    return float(np.sqrt(dot(a, a)))

@@ -31,11 +31,11 @@ class Projection:
         self.padding = padding
         self.table = kernel_table(taps, padding)
         axis = kernel_transform((np.arange(box) - box // 2) / self.padded, taps, padding)
-        self._apodisation = axis.astype(np.float32)
+        self.apodisation = axis.astype(np.float32)
 
     def deapodise(self, volume: np.ndarray) -> np.ndarray:
         """Divide a (n, n, n) volume by the interpolation kernel's transform; symmetric, its own adjoint."""
-        a = self._apodisation
+        a = self.apodisation
         return volume / (a[:, None, None] * a[None, :, None] * a[None, None, :])
 
     def grid(self, volume: np.ndarray) -> np.ndarray:

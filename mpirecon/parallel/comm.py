@@ -208,6 +208,13 @@ class Communicator(ABC):
             self._messages += 1
 
     @contextmanager
+    def device_message(self, nbytes: int):
+        """Count and time a message of GPU memory that a transport sends."""
+        self._count(nbytes)
+        with self._clock():
+            yield
+
+    @contextmanager
     def _clock(self):
         start = time.perf_counter()
         try:

@@ -35,6 +35,9 @@ _LOCAL_RANK = (
     "JSM_NAMESPACE_LOCAL_RANK",
 )
 
+#: how the variables begin by which launchers tell processes about themselves
+LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "MV2_", "MPI_LOCAL", "PALS_", "JSM_", "ALPS_")
+
 #: Slurm gives the batch script and the interactive shell step numbers of their own; neither is an srun of ours
 _SLURM_SHELL_STEPS = {"4294967290", "4294967291", "4294967292"}
 

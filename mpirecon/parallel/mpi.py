@@ -109,3 +109,13 @@ class MpiCommunicator(Communicator):
             self._mpi.Allgatherv(send, [receive, counts])
         else:
             self._mpi.Gatherv(send, None if receive is None else [receive, counts], root)
+
+    # one message of GPU memory each, for an MPI that takes it; the stream must be synchronised
+
+    def allreduce_device(self, part) -> None:
+        """Sum a device array over ranks, in place."""
+        self._mpi.Allreduce(MPI.IN_PLACE, part, MPI.SUM)
+
+    def reduce_device(self, part, root: int) -> None:
+        """Sum a device array over ranks, in place on the root."""
+        self._mpi.Reduce(MPI.IN_PLACE if self.rank == root else part, part, MPI.SUM, root)

@@ -44,16 +44,20 @@ def held_out_map(group: Group) -> MapOf:
 
 
 class GroupStore:
-    """Reduced accumulators, one slab of each group on each rank."""
+    """Reduced accumulators, one slab of each group on each rank.
 
-    def __init__(self, comm: Communicator, shape: tuple[int, ...]) -> None:
+    reducer : what sums accumulators that live on a device; the communicator itself when left out
+    """
+
+    def __init__(self, comm: Communicator, shape: tuple[int, ...], reducer=None) -> None:
         self.comm = comm
         self.shape = shape
+        self._reducer = reducer or comm
         self._slabs: dict[Group, np.ndarray] = {}
 
     def put(self, group: Group, folded: np.ndarray) -> None:
         """Sum a group's folded accumulator over the ranks and keep this rank's slab of it; collective."""
-        self._slabs[group] = self.comm.reduce_scatter(folded.reshape(-1))
+        self._slabs[group] = self._reducer.reduce_scatter(folded.reshape(-1))
 
     def collect(self, made_of: MapOf, root: int) -> np.ndarray | None:
         """The sum of a map's groups, whole, on `root`; collective."""

@@ -48,8 +48,7 @@ class Engine:
         shape = self.slab.noise_groups, self.backend.plane.shells
         power, count, own = np.zeros(shape), np.zeros(shape), np.zeros(len(self.slab))
         with together(self.comm), self.timings("survey"):
-            for rows in self.slab.batches(np.arange(len(self.slab))):
-                batch = self._load(rows, first=True)
+            for rows, batch in self._visit(np.arange(len(self.slab)), first=True):
                 own[rows] = self.backend.power(batch)
                 weight = np.divide(1, own[rows], out=np.zeros(len(rows)), where=self.slab.valid[rows] & (own[rows] > 0))
                 for group in np.unique(batch.group):
@@ -73,7 +72,7 @@ class Engine:
         """
         backend, weight = self.backend, selection.weight
         p = backend.projection.padded
-        store = GroupStore(self.comm, (p, p, p // 2 + 1, 3))
+        store = GroupStore(self.comm, (p, p, p // 2 + 1, 3), backend.reducer)
         for group in self.slab.groups:
             with together(self.comm), self.timings("accumulate"):
                 visit = self.slab.rows(group)
@@ -81,8 +80,7 @@ class Engine:
                 visit = visit[weight[visit] > 0]
                 visit = visit if rows is None else visit[rows[visit]]
                 accumulator = backend.accumulator()
-                for part in self.slab.batches(visit):
-                    batch = self._load(part)
+                for part, batch in self._visit(visit):
                     backend.accumulate(accumulator, batch, weight[part], *selection.expected_contrast(part))
                     self._advance(len(part))
                 self._advance(skipped - len(visit) if rows is None else 0)
@@ -112,8 +110,7 @@ class Engine:
                 visit = visit[self.slab.valid[visit]]
                 visit = visit if rows is None else visit[rows[visit]]
                 with together(self.comm), self.timings("statistics"):
-                    for part in self.slab.batches(visit):
-                        batch = self._load(part)
+                    for part, batch in self._visit(visit):
                         for result, reference in ((inside, own), (outside, held_out)):
                             if reference is not None:
                                 result.sums[part] = self.backend.statistics(reference, batch, bands)
@@ -132,13 +129,16 @@ class Engine:
         rotation = self.backend.rotations(q, self.slab.metadata.optics_group[some])
         result.sums[some] = self.backend.statistics(reference, batch[marked], bands, rotation)
 
-    def _load(self, rows: np.ndarray, first: bool = False):
-        with self.timings("read"):
-            images = self.slab.images(rows)
-        if first:
-            self.slab.survey(rows, images, self.skip_bad)
-        with self.timings("prepare"):
-            return self.backend.prepare(images, self.slab.metadata[rows], self.slab.noise_group[rows])
+    def _visit(self, rows: np.ndarray, first: bool = False):
+        """(rows, Batch) of consecutive pieces of local rows, as the backend brings them in."""
+
+        def read(part: np.ndarray) -> np.ndarray:
+            images = self.slab.images(part)
+            if first:
+                self.slab.survey(part, images, self.skip_bad)
+            return images
+
+        return self.backend.visit(self.slab, rows, read, self.timings)
 
     def _reference(self, maps: MapSet, made_of):
         with self.timings("reduce"):

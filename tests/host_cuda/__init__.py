@@ -94,7 +94,7 @@ def _argument(name: str, i: int, letter: str, value):
         if not isinstance(value, np.generic) or value.dtype != _SCALARS[letter]:
             raise TypeError(f"{what}: expected {np.dtype(_SCALARS[letter])}, got {getattr(value, 'dtype', type(value))}")
         return np.ctypeslib.as_ctypes_type(value.dtype)(value.item())
-    if value is None:
+    if value is None or (isinstance(value, np.intp) and value == 0):
         return ctypes.c_void_p(None)
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{what}: expected an array, got {type(value).__name__}")

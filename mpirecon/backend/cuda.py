@@ -1,0 +1,303 @@
+"""The CUDA backend: kernels/*.cu through CuPy. Host arrays in and out, as the CPU backend's; what lies between stays on the GPU.
+
+Samples of images are kept in an order of their own, tiles of neighbouring frequencies, so that the threads of a warp read
+neighbouring grid points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mpirecon.backend.bands import BANDS, Bands
+from mpirecon.backend.device_normal import DeviceNormalEquations
+from mpirecon.backend.device_slab import DeviceImages, Loader
+from mpirecon.backend.gpu import Gpu
+from mpirecon.backend.memory import Plan, memory_words, plan, solving_bytes
+from mpirecon.errors import UserError
+from mpirecon.kernels.cuda_arguments import LARGEST_BOX, ctf_arguments, frequencies, rotation_arguments, shift_arguments
+from mpirecon.kernels.cuda_source import Settings
+from mpirecon.kernels.fold import extended_shape
+from mpirecon.kernels.statistics import PLAIN, PREMULTIPLIED_RAW, PREMULTIPLIED_WHITENED
+from mpirecon.model.aberrations import Aberrations
+from mpirecon.model.particles import ParticleSet
+from mpirecon.model.pose import matrix_from_quaternion
+from mpirecon.operators.aberrations import OpticsPlanes
+from mpirecon.operators.ctf import ctf_coefficients
+from mpirecon.operators.half_plane import HalfPlane
+from mpirecon.operators.normal import NormalEquations
+from mpirecon.operators.projection import Projection
+
+#: sides of the tiles in which samples are ordered, along kx and ky: 32 samples, one for each thread of a warp
+_TILE = 8, 4
+
+i4, i8, f4, f8 = np.int32, np.int64, np.float32, np.float64
+
+
+@dataclass
+class Batch:
+    """Images ready for the kernels.
+
+    images : where they lie on the device · row : (b,) int32 there, which row each particle has · rotation : (b, 3, 3)
+    float64 · ctf, shift : (b, 16), (b, 4) float32 on the device, as the kernels take them · optics_row, group : (b,) int64,
+    the row of the optics planes, and whose noise spectrum each image has.
+    """
+
+    images: DeviceImages
+    row: object
+    rotation: np.ndarray
+    ctf: object
+    shift: object
+    optics_row: np.ndarray
+    group: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def __getitem__(self, rows) -> Batch:
+        rows = np.arange(len(self))[rows]
+        on_device = self.images.gpu.to_device(rows, i4)
+        return Batch(self.images, self.row.take(on_device), self.rotation[rows], self.ctf.take(on_device, axis=0),
+                     self.shift.take(on_device, axis=0), self.optics_row[rows], self.group[rows])  # fmt: skip
+
+
+class CudaBackend:
+    """One box and pixel size on one GPU. The methods are those of CpuBackend, where they are explained."""
+
+    name = "cuda"
+
+    def __init__(
+        self, box: int, pixel_size: float, *, limit: float | None = None, taps: int = 4, premultiplied: bool = False,
+        aberrations: Aberrations | None = None, device: int = 0, sharing: int = 1, lanes: int | None = None, log=None,
+    ) -> None:
+        if box > LARGEST_BOX:
+            raise UserError(f"--backend cuda takes boxes up to {LARGEST_BOX}, got {box}; use --backend cpu")
+        self.pixel_size = pixel_size
+        self.premultiplied = premultiplied
+        self.plane = HalfPlane.of(box, limit, 1.0 if aberrations is None else aberrations.stretch)
+        self.projection = Projection(box, self.plane, taps)
+        lanes = (4 if taps == 4 else 2) if lanes is None else lanes
+        self.gpu = Gpu(device, sharing, Settings(taps=taps, lanes=lanes, bands=BANDS, padding=self.projection.padding))
+        self.plan: Plan | None = None
+        self.reducer = None
+        self._log = log
+        self._loader: Loader | None = None
+        self._bands: tuple[Bands, tuple] | None = None
+        self._place_samples(aberrations)
+
+    def _place_samples(self, aberrations: Aberrations | None) -> None:
+        """The half plane on the device, in the order of the kernels."""
+        plane, to_device = self.plane, self.gpu.to_device
+        self.order = in_tiles(plane.kx, plane.ky)
+        kx, ky = plane.kx[self.order], plane.ky[self.order]
+        self._k = to_device(frequencies(kx, ky))
+        self._shell = to_device(plane.shell[self.order], i4)
+        self._multiplicity = to_device(plane.multiplicity[self.order], f4)
+        by_shell = np.argsort(plane.shell[self.order], kind="stable")
+        first = np.searchsorted(plane.shell[self.order][by_shell], np.arange(plane.shells + 1))
+        self._by_shell = to_device(by_shell, i4), to_device(first, i4)
+        self.optics = OpticsPlanes.of(aberrations, kx, ky, plane.box, self.pixel_size, self.premultiplied)
+        self._planes = None
+        if self.optics is not None:
+            o = self.optics
+            self._planes = to_device(o.on_data, np.complex64), to_device(o.turns, f4), to_device(o.on_ctf, f4)
+
+    # images
+
+    def visit(self, slab, rows: np.ndarray, read: Callable[[np.ndarray], np.ndarray], timings) -> Iterator[tuple]:
+        """(local rows, Batch) for consecutive pieces of `rows`. Images that are not on the device yet are brought there,
+        the next ones read and copied while the kernels work on these.
+        """
+        if self._loader is None or self._loader.slab is not slab:
+            self._loader = None  # first let go of the old one's memory
+            self._loader = self._make_loader(slab)
+        yield from self._loader.visit(rows, read, timings)
+
+    def _make_loader(self, slab) -> Loader:
+        free = self.gpu.free_bytes()
+        self.plan = plan(free, self.plane.box, self.projection.padded, len(self.plane), len(slab))
+        if self._log is not None:
+            self._log.event("device memory", plan=self.plan.words(), resident=self.plan.resident, rows=self.plan.rows)
+        return Loader(self, slab, self.plan)
+
+    def prepare(self, images: np.ndarray, particles: ParticleSet, group: np.ndarray | None = None) -> Batch:
+        gpu, b = self.gpu, len(images)
+        samples = gpu.cupy.empty((b, len(self.plane)), np.complex64)
+        metadata = self.metadata(particles, np.zeros(b, i8) if group is None else group)
+        length = max(1, min(b, self.plan.rows if self.plan else b))
+        start = 0
+        while start < b:
+            part = slice(start, min(start + length, b))
+            try:
+                pixels = gpu.to_device(images[part], f4)
+                self.pick(self.transformed(pixels), metadata[part], np.arange(part.start, part.stop), samples)
+            except gpu.out_of_memory as error:
+                length = self.shorter(length, error)
+                continue
+            start = part.stop
+        images_on_device = DeviceImages(gpu, samples, transforms=False, scale=1.0)
+        return replace(metadata, images=images_on_device)
+
+    def shorter(self, length: int, error: Exception) -> int:
+        """Half the batch after the device ran out of memory; raises UserError when there is nothing left to halve."""
+        self.gpu.cupy.get_default_memory_pool().free_all_blocks()
+        if length <= 1:
+            free = memory_words(self.gpu.free_bytes())
+            raise UserError(
+                f"the GPU ran out of memory with a batch of one image ({free} free): use one rank a GPU, a GPU with more "
+                "memory, a smaller box, or --backend cpu"
+            ) from error
+        return length // 2
+
+    def metadata(self, particles: ParticleSet, group: np.ndarray) -> Batch:
+        """What the kernels need of particles beside their images, which row 0 … m − 1 of some store will hold."""
+        box = self.plane.box
+        optics_row, magnification = np.zeros(len(particles), i8), None
+        if self.optics is not None:
+            optics_row = self.optics.rows(particles.optics_group)
+            magnification = self.optics.magnification[optics_row]
+        ctf = ctf_arguments(ctf_coefficients(particles.ctf, box, self.pixel_size), magnification)
+        shift = shift_arguments(particles.pose.shift / self.pixel_size, box)
+        rotation = self.rotations(particles.pose.quaternion, particles.optics_group)
+        row = self.gpu.to_device(np.arange(len(particles)), i4)
+        return Batch(DeviceImages(self.gpu, None, False, 1.0), row, rotation, self.gpu.to_device(ctf),
+                     self.gpu.to_device(shift), optics_row, np.asarray(group, i8))  # fmt: skip
+
+    def transformed(self, pixels) -> DeviceImages:
+        """rfft2 of images on the device; orthonormal by its scale: white noise keeps its pixel variance."""
+        return DeviceImages(self.gpu, self.gpu.cupy.fft.rfft2(pixels), transforms=True, scale=1 / self.plane.box)
+
+    def pick(self, images: DeviceImages, batch: Batch, to: np.ndarray, samples) -> None:
+        """Centred samples of images, whose row i is particle i of the batch, into rows `to` of samples."""
+        b = len(batch)
+        source = replace(batch, images=images, row=self.gpu.to_device(np.arange(b), i4))
+        self.gpu.launch(
+            "gather_translated", None, *self._images(source), self._k, i4(len(self.plane)), i4(b), self.gpu.to_device(to, i4),
+            samples,
+        )  # fmt: skip
+
+    def rotations(self, quaternion: np.ndarray, optics_group: np.ndarray) -> np.ndarray:
+        matrices = matrix_from_quaternion(quaternion)
+        return matrices if self.optics is None else self.optics.rotations(matrices, self.optics.rows(optics_group))
+
+    def turned(self, batch: Batch, matrix: np.ndarray) -> Batch:
+        return replace(batch, rotation=batch.rotation @ matrix.T)
+
+    def power(self, batch: Batch) -> np.ndarray:
+        out = self.gpu.cupy.empty(len(batch), f8)
+        self.gpu.launch(
+            "image_power", len(batch), batch.ctf, *self._images(batch), self._k, i4(len(self.plane)), self._multiplicity,
+            i4(self.premultiplied), out,
+        )  # fmt: skip
+        return out.get()
+
+    def add_spectrum(self, batch: Batch, weight: np.ndarray, power: np.ndarray, count: np.ndarray) -> None:
+        sums = self.gpu.cupy.zeros((2, self.plane.shells), f8)
+        self.gpu.launch(
+            "shell_power", self.plane.shells, batch.ctf, *self._images(batch), self._k, i4(len(self.plane)),
+            self._multiplicity, *self._by_shell, self.gpu.to_device(weight, f8), i4(len(batch)), i4(self.premultiplied),
+            sums[0], sums[1],
+        )  # fmt: skip
+        found = sums.get()
+        power += found[0]
+        count += found[1]
+
+    # statistics
+
+    def bands(self, noise_power: np.ndarray, lowest: int, highest: int, whitened: bool) -> Bands:
+        return Bands.of(self.plane, noise_power, lowest, highest, whitened)
+
+    def reference(self, volume: np.ndarray):
+        equations = DeviceNormalEquations(self.gpu, self.projection, None)
+        half = equations.spectrum_of(volume * f4(1 / self.plane.box))
+        grid = self.gpu.cupy.empty(self._extent(as_shape=True), np.complex64)
+        self.gpu.launch("extend", None, half, i4(self.projection.padded), *self._extent(), grid)
+        return grid
+
+    def statistics(self, reference, batch: Batch, bands: Bands, rotation: np.ndarray | None = None) -> np.ndarray:
+        b = len(batch)
+        rotation = batch.rotation if rotation is None else rotation
+        index, first, gain = self._bands_on_device(bands)
+        out = self.gpu.cupy.empty((b, BANDS, 3), f8)
+        self.gpu.launch(
+            "statistics", b, reference, *self._extent(), self._rotation(rotation), batch.ctf, *self._images(batch), self._k,
+            i4(len(self.plane)), index, first, gain, self.gpu.to_device(batch.group, i4), i4(index.size),
+            i4(self._mode(bands)), out,
+        )  # fmt: skip
+        return out.get()
+
+    def _mode(self, bands: Bands) -> int:
+        if not self.premultiplied:
+            return PLAIN
+        return PREMULTIPLIED_WHITENED if bands.whitened else PREMULTIPLIED_RAW
+
+    def _bands_on_device(self, bands: Bands) -> tuple:
+        """Samples in the order of their band, where each band begins, and the gains in that order; kept for the next call."""
+        if self._bands is None or self._bands[0] is not bands:
+            band = bands.band[self.order]
+            index = np.concatenate([np.flatnonzero(band == b) for b in range(BANDS)])
+            first = np.concatenate([[0], np.cumsum([np.count_nonzero(band == b) for b in range(BANDS)])])
+            gain = bands.gain[:, self.order][:, index]
+            to_device = self.gpu.to_device
+            self._bands = bands, (to_device(index, i4), to_device(first, i4), to_device(gain, f4))
+        return self._bands[1]
+
+    # normal equations
+
+    def accumulator(self):
+        return self.gpu.cupy.zeros((*self._extent(as_shape=True), 4), f4)
+
+    def accumulate(
+        self, accumulator, batch: Batch, weight: np.ndarray, contrast: np.ndarray, contrast2: np.ndarray
+    ) -> None:
+        if not (weight > 0).any():
+            return
+        per_shell = np.ndim(contrast) == 2
+        to_device = self.gpu.to_device
+        self.gpu.launch(
+            "accumulate", len(batch), accumulator, *self._extent(), self._rotation(batch.rotation), batch.ctf,
+            *self._images(batch), self._k, self._shell, i4(len(self.plane)), to_device(weight, f4), to_device(contrast, f4),
+            to_device(contrast2, f4), i4(np.shape(contrast)[1] if per_shell else 1), i4(per_shell), f4(self.plane.box),
+            i4(self.premultiplied),
+        )  # fmt: skip
+
+    def folded(self, accumulator):
+        """The accumulator on the half-complex grid, (p, p, p//2 + 1, 3) float32: on the device where sums over ranks are
+        made there, else on the host.
+        """
+        p = self.projection.padded
+        out = self.gpu.cupy.empty((p, p, p // 2 + 1, 3), f4)
+        self.gpu.launch("fold", None, accumulator, *self._extent(), i4(p), out)
+        return out if self.reducer is not None and self.reducer.on_device else out.get()
+
+    def normal_equations(self, folded: np.ndarray):
+        needed, free = solving_bytes(self.projection.padded), self.gpu.free_bytes()
+        if needed > free:
+            if self._log is not None:
+                self._log.event("solve on the host", needed=needed, free=free)
+            return NormalEquations(self.projection, folded)
+        return DeviceNormalEquations(self.gpu, self.projection, folded)
+
+    # words of the kernels
+
+    def _extent(self, as_shape: bool = False) -> tuple:
+        side, _, columns = extended_shape(self.projection.padded, 1)
+        return (side, side, columns) if as_shape else (i4(side), i4(side), i4(columns))
+
+    def _rotation(self, rotation: np.ndarray):
+        return self.gpu.to_device(rotation_arguments(rotation, self.projection.ratio))
+
+    def _images(self, batch: Batch) -> tuple:
+        images, planes = batch.images, self._planes
+        optics = (None,) * 4 if planes is None else (*planes, self.gpu.to_device(batch.optics_row, i4))
+        stride = int(np.prod(images.data.shape[1:]))
+        shift = batch.shift if images.transforms else None
+        return images.data, batch.row, shift, i8(stride), f4(images.scale), i4(self.plane.box), *optics
+
+
+def in_tiles(kx: np.ndarray, ky: np.ndarray) -> np.ndarray:
+    """Order of samples (s,) int64 in which tiles of 8 × 4 frequencies follow one another."""
+    across, down = _TILE
+    return np.lexsort((kx % across, ky % down, kx // across, ky // down))

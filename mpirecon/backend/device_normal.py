@@ -1,0 +1,137 @@
+"""The normal equations on the device: cuFFT and kernels/radial.cu in place of SciPy and radial.py, formula by formula."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpirecon.kernels.gridding import kernel_transform
+from mpirecon.operators.normal import SMALLEST_APODISATION, NormalEquations
+from mpirecon.operators.projection import Projection
+
+i4, f4, f8 = np.int32, np.float32, np.float64
+
+
+class DeviceNormalEquations(NormalEquations):
+    """As NormalEquations: takes and gives host arrays. Given a device array, a method gives a device array."""
+
+    def __init__(self, gpu, projection: Projection, folded: np.ndarray | None) -> None:
+        super().__init__(projection, folded)
+        self.gpu, self.cupy = gpu, gpu.cupy
+        self._axis = None
+        self._folded = None
+
+    def shell_weight(self) -> np.ndarray:
+        shells, p = self.shells + 1, self.projection.padded
+        total, count = self.cupy.empty((2, p, shells), f8)
+        self.gpu.launch("radial_sum", p, self._on_device(), i4(3), i4(2), i4(p), f8(self.projection.ratio), i4(shells), total,
+                        count, shared=16 * shells)  # fmt: skip
+        return total.get().sum(axis=0) / np.maximum(count.get().sum(axis=0), 1)
+
+    def direct(self, ridge: np.ndarray) -> np.ndarray:
+        return self._direct(ridge).get()
+
+    def _direct(self, ridge: np.ndarray):
+        spectrum = self._empty_spectrum()
+        self.gpu.launch("divide_regularised", None, self._on_device(), *self._radial(ridge), spectrum)
+        return self._deapodise(self._transform_cropped(spectrum) / f4(self.projection.padded) ** 3)
+
+    def solve(self, ridge: np.ndarray, iterations: int = 12, tolerance: float = 1e-5, each=lambda: None):
+        volume, residuals = self.conjugate_gradients(
+            self._right_hand_side_on_device(), self._direct(ridge), ridge, iterations, tolerance, each
+        )
+        return volume.get(), residuals
+
+    def right_hand_side(self) -> np.ndarray:
+        return self._right_hand_side_on_device().get()
+
+    def _right_hand_side_on_device(self):
+        if self._right_hand_side is None:
+            p = self.projection.padded
+            numerator = self.cupy.ascontiguousarray(self._on_device()[..., :2]).view(np.complex64).reshape(p, p, p // 2 + 1)
+            self._right_hand_side = self._deapodise(self._transform_cropped(numerator))
+        return self._right_hand_side
+
+    def apply(self, volume, ridge: np.ndarray):
+        spectrum = self._transform_padded(self.cupy.asarray(volume))
+        self.gpu.launch("multiply_regularised", None, spectrum, self.transfer(), *self._radial(ridge))
+        return self._as(volume, self._transform_cropped(spectrum))
+
+    def precondition(self, volume, ridge: np.ndarray):
+        spectrum = self._transform_padded(self.cupy.asarray(volume))
+        self.gpu.launch("precondition", None, spectrum, self._on_device(), *self._radial(ridge))
+        return self._as(volume, self._transform_cropped(spectrum) / f4(self.projection.padded) ** 6)
+
+    def transfer(self):
+        if self._transfer is None:
+            p, fft = self.projection.padded, self.cupy.fft
+            kernel = fft.irfftn(self._on_device()[..., 2].astype(np.complex64), s=(p, p, p))
+            axis = kernel_transform(np.fft.fftfreq(p), self.projection.taps, self.projection.padding)
+            axis = np.maximum(axis, SMALLEST_APODISATION)
+            axis = self.gpu.to_device(axis, f4)
+            for shape in ((p, 1, 1), (1, p, 1), (1, 1, p)):
+                kernel /= axis.reshape(shape)
+            self._transfer = self.cupy.ascontiguousarray(fft.rfftn(kernel).real)
+        return self._transfer
+
+    def spectrum_of(self, volume: np.ndarray):
+        """(n, n, n) volume → its deapodised transform in the padded box, (p, p, p//2 + 1) complex64 on the device."""
+        return self._transform_padded(self._deapodise(self.gpu.to_device(volume, f4)))
+
+    @staticmethod
+    def dot(a, b) -> float:
+        """Inner product of two device arrays, products in float32, their sum in float64."""
+        return float((a * b).sum(dtype=f8))
+
+    # pieces
+
+    def _on_device(self):
+        if self._folded is None:
+            self._folded = self.gpu.to_device(self.folded, f4)
+        return self._folded
+
+    def _as(self, given, result):
+        return result.get() if isinstance(given, np.ndarray) else result
+
+    def _radial(self, ridge: np.ndarray) -> tuple:
+        return self.gpu.to_device(ridge, f8), i4(len(ridge)), i4(self.projection.padded), f8(self.projection.ratio)
+
+    def _empty_spectrum(self):
+        p = self.projection.padded
+        return self.cupy.empty((p, p, p // 2 + 1), np.complex64)
+
+    def _deapodise(self, volume):
+        if self._axis is None:
+            self._axis = self.gpu.to_device(self.projection.apodisation, f4)
+        a, n = self._axis, self.projection.box
+        for shape in ((n, 1, 1), (1, n, 1), (1, 1, n)):
+            volume = volume / a.reshape(shape)
+        return volume
+
+    def _transform_padded(self, volume):
+        p, fft = self.projection.padded, self.cupy.fft
+        a = fft.rfft(self._place(volume, 2), axis=2)
+        a = fft.fft(self._place(a, 1), axis=1)
+        return self.cupy.ascontiguousarray(fft.fft(self._place(a, 0), axis=0).reshape(p, p, p // 2 + 1))
+
+    def _transform_cropped(self, half):
+        p, fft = self.projection.padded, self.cupy.fft
+        a = fft.ifft(half, axis=0, norm="forward")
+        a = fft.ifft(self._crop(a, 0), axis=1, norm="forward")
+        return self._crop(fft.irfft(self._crop(a, 1), n=p, axis=2, norm="forward"), 2)
+
+    def _place(self, array, axis: int):
+        """Zero-pad one axis to p with its middle element (n // 2) moved to index 0."""
+        n, p = self.projection.box, self.projection.padded
+        shape = list(array.shape)
+        shape[axis] = p
+        out, lead = self.cupy.zeros(tuple(shape), array.dtype), (slice(None),) * axis
+        out[lead + (slice(0, n - n // 2),)] = array[lead + (slice(n // 2, n),)]
+        out[lead + (slice(p - n // 2, p),)] = array[lead + (slice(0, n // 2),)]
+        return out
+
+    def _crop(self, array, axis: int):
+        """The transpose of ``_place``."""
+        n, p, lead = self.projection.box, self.projection.padded, (slice(None),) * axis
+        parts = [array[lead + (slice(p - n // 2, p),)], array[lead + (slice(0, n - n // 2),)]]
+        return self.cupy.concatenate(parts, axis=axis)
+

@@ -1,0 +1,138 @@
+"""One GPU through CuPy: whether there is one, its memory, and kernels compiled for it when they are first needed."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.kernels.cuda_source import Settings, cuda_source
+
+#: blocks of kernels whose threads loop over all that there is to do: enough to fill any chip
+_BLOCKS = 4096
+
+_INSTALL = (
+    "install it for the CUDA version that nvidia-smi shows: pip install 'mpirecon[cuda12]' or 'mpirecon[cuda13]'; "
+    "or use --backend cpu"
+)
+
+
+def load_cupy():
+    """The module cupy, with at least one device that works.
+
+    Raises
+    ------
+    UserError
+        when CuPy is missing or broken, the driver is too old for it, or there is no device; saying what to do.
+    """
+    if importlib.util.find_spec("cupy") is None:
+        raise UserError(f"--backend cuda needs CuPy, which is not installed; {_INSTALL}")
+    try:
+        import cupy
+    except Exception as error:  # whatever a half-installed CuPy may raise is what the user should read
+        raise UserError(f"--backend cuda: CuPy cannot be imported ({_first_line(error)}); {_INSTALL}") from error
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        raise UserError(f"--backend cuda: {_why_no_device(cupy, error)}") from error
+    if count == 0:
+        raise UserError("--backend cuda: no CUDA device is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES, ask the batch "
+                        "system for a GPU, or use --backend cpu")
+    return cupy
+
+
+def _why_no_device(cupy, error: Exception) -> str:
+    """A sentence with the remedy for what the CUDA runtime said when asked for devices."""
+    text = _first_line(error)
+    if "InsufficientDriver" in text:
+        driver, runtime = (_version(cupy, ask) for ask in ("driverGetVersion", "runtimeGetVersion"))
+        if driver in (None, "0.0"):
+            return (f"no CUDA driver works here ({text}); run on a host with an NVIDIA GPU and driver (check nvidia-smi), "
+                    "or use --backend cpu")
+        return (f"the driver knows CUDA {driver}, CuPy {cupy.__version__} is built for CUDA {runtime}; update the driver, or "
+                f"install the CuPy of an older CUDA, e.g. pip install 'mpirecon[cuda12]', or use --backend cpu")
+    if "NoDevice" in text:
+        return f"no CUDA device is visible ({text}); check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --backend cpu"
+    return f"CUDA does not work here: {text}; check nvidia-smi, or use --backend cpu"
+
+
+def _version(cupy, ask: str) -> str | None:
+    try:
+        number = getattr(cupy.cuda.runtime, ask)()
+    except Exception:
+        return None
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def device_facts(cupy, index: int) -> dict:
+    """``{"name", "uuid", "compute_capability", "memory", "driver", "runtime"}`` of a device."""
+    found = cupy.cuda.runtime.getDeviceProperties(index)
+    raw = found.get("uuid", b"")
+    raw = bytes(raw)[:16]
+    digits = raw.hex()
+    uuid = "GPU-" + "-".join(digits[a:b] for a, b in ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))) if raw else f"device {index}"
+    name = found["name"]
+    return {
+        "name": name.decode() if isinstance(name, bytes) else str(name), "uuid": uuid,
+        "compute_capability": f"{found['major']}.{found['minor']}", "memory": int(found["totalGlobalMem"]),
+        "driver": _version(cupy, "driverGetVersion"), "runtime": _version(cupy, "runtimeGetVersion"),
+    }  # fmt: skip
+
+
+@functools.lru_cache(maxsize=None)
+def _module(index: int, settings: Settings):
+    """The kernels compiled for device `index`, which is the current one. CuPy keeps the binary on disk as well."""
+    import cupy
+
+    return cupy.RawModule(code=cuda_source(settings), options=("-std=c++17",), backend="nvrtc")
+
+
+class Gpu:
+    """One device, of which `sharing` ranks each use their part.
+
+    Raises UserError as load_cupy, and for an index that does not exist.
+    """
+
+    def __init__(self, index: int = 0, sharing: int = 1, settings: Settings = Settings()) -> None:
+        self.cupy = load_cupy()
+        count = self.cupy.cuda.runtime.getDeviceCount()
+        if not 0 <= index < count:
+            raise UserError(f"GPU {index} was asked for, {count} are visible")
+        self.index, self.sharing, self.settings = index, sharing, settings
+        self.use()
+
+    def use(self) -> None:
+        """Make it the device of this thread."""
+        self.cupy.cuda.Device(self.index).use()
+
+    def free_bytes(self) -> int:
+        """Memory that this rank may still fill: its share of what is free, and what CuPy keeps for reuse."""
+        free, _ = self.cupy.cuda.runtime.memGetInfo()
+        return int(free / self.sharing) + int(self.cupy.get_default_memory_pool().free_bytes())
+
+    def to_device(self, array: np.ndarray, dtype=None):
+        """A copy on the device, C-contiguous."""
+        return self.cupy.asarray(np.ascontiguousarray(array, dtype))
+
+    def launch(self, name: str, blocks: int | None, *arguments, threads: int | None = None, shared: int = 0) -> None:
+        """Start a kernel on the current stream; without `blocks`, one whose threads loop over all there is to do."""
+        if blocks == 0:
+            return
+        kernel = _module(self.index, self.settings).get_function(name)
+        # CuPy takes no null pointer but an address of zero
+        arguments = tuple(np.intp(0) if a is None else a for a in arguments)
+        kernel((blocks or _BLOCKS,), (threads or self.settings.threads,), arguments, shared_mem=shared)
+
+    def synchronize(self) -> None:
+        """Wait until the current stream has done all that it was given."""
+        self.cupy.cuda.get_current_stream().synchronize()
+
+    @property
+    def out_of_memory(self) -> type[Exception]:
+        return self.cupy.cuda.memory.OutOfMemoryError

@@ -1,0 +1,79 @@
+"""Which GPU each rank takes: its number among the ranks of its host, modulo the devices it sees (DESIGN section 4)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from mpirecon.errors import UserError
+from mpirecon.parallel.comm import Communicator, together
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What this rank computes on, agreed with the others.
+
+    backend : "cpu" or "cuda" · index : device of this process, None on the CPU · name : of the device, "" on the CPU ·
+    uuid : its identity · sharing : ranks that use it · lines : "rank 0 → host → GPU-…" of all ranks · reason : why
+    ``auto`` did not take GPUs, or ""
+    """
+
+    backend: str
+    index: int | None = None
+    name: str = ""
+    uuid: str = ""
+    sharing: int = 1
+    lines: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def warning(self) -> str:
+        """What to say when ranks share a GPU; "" when none do."""
+        if self.backend == "cpu" or not any("shared" in line for line in self.lines):
+            return ""
+        return "some ranks share a GPU: their kernels take turns and its memory is divided; start one rank for each GPU"
+
+    @property
+    def one_gpu_a_rank(self) -> bool:
+        return self.backend == "cuda" and not self.warning
+
+
+def place_ranks(comm: Communicator, backend: str) -> Placement:
+    """Agree on GPUs or CPUs for all ranks; collective.
+
+    backend : "cpu", "cuda", or "auto" for GPUs where every rank has one that works, else CPUs.
+
+    Raises
+    ------
+    UserError
+        on all ranks, when "cuda" was asked for and a rank has no GPU that works, saying why.
+    """
+    if backend == "cpu":
+        return Placement("cpu")
+    facts, failure = _find(comm.local_rank)
+    failures = comm.allgather(None if failure is None else f"rank {comm.rank} on host {comm.hostname}: {failure}")
+    told = next((text for text in failures if text), None)
+    if told is not None:
+        with together(comm):
+            if backend == "cuda" and failure is not None:
+                raise failure
+        return Placement("cpu", reason=told)
+    ranks = comm.allgather((comm.rank, comm.hostname, facts["uuid"], facts["name"]))
+    users = Counter((host, uuid) for _, host, uuid, _ in ranks)
+    lines = tuple(
+        f"rank {rank} → {host} → {uuid} ({name})" + (f", shared by {users[host, uuid]} ranks" if users[host, uuid] > 1 else "")
+        for rank, host, uuid, name in ranks
+    )
+    return Placement("cuda", facts["index"], facts["name"], facts["uuid"], users[comm.hostname, facts["uuid"]], lines)
+
+
+def _find(local_rank: int) -> tuple[dict, UserError | None]:
+    """This rank's device, or why it has none."""
+    from mpirecon.backend.gpu import device_facts, load_cupy  # CuPy is not touched where GPUs are not asked for
+
+    try:
+        cupy = load_cupy()
+        index = local_rank % cupy.cuda.runtime.getDeviceCount()
+        return {"index": index, **device_facts(cupy, index)}, None
+    except UserError as error:
+        return {}, error
