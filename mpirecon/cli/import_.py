@@ -58,6 +58,7 @@ class StackMapping(click.ParamType):
 @click.option("--amplitude-contrast", type=Number(0, 1, metavar="fraction"), help="Amplitude contrast, likewise.")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "float16"]), default="auto", show_default=True,
               help="Type of the stored images; auto: float16 where all stacks are float16.")
+@click.option("--link", is_flag=True, help="Refer to the stacks instead of copying their images.")
 @click.option("--contrast", type=click.Choice(["white", "black"]),
               help="Whether protein is bright or dark.  [default: white; of a .cs file what its blob/sign says]")
 @click.option("--passthrough", type=EXISTING_FILE, multiple=True, metavar="FILE.cs",

@@ -15,6 +15,7 @@ from mpirecon import __version__
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.cryosparc import read_cryosparc
+from mpirecon.io.linked import Links
 from mpirecon.io.mrc import StackReader
 from mpirecon.io.particle_file import ParticleWriter
 from mpirecon.io.particle_table import ParticleTable, agree, gather
@@ -41,6 +42,7 @@ class ImportOptions:
     passthrough : .cs files whose columns are joined to a .cs file by uid
     plant_errors : share of particles that get a wrong pose; small_degrees : by a small turn instead of a random pose
     plant_by : column of the particle table whose rows of one value are wrong together
+    link : refer to the stacks instead of copying their images
     seed : of half sets and planted errors; skip_bad : leave NaN and constant images out, up to the share max_bad
     """
 
@@ -57,6 +59,7 @@ class ImportOptions:
     plant_errors: float | None = None
     plant_by: str | None = None
     small_degrees: float | None = None
+    link: bool = False
     seed: int = 1
     skip_bad: bool = False
     max_bad: float = 0.1
@@ -109,7 +112,7 @@ def import_particles(
     whole = gather(comm, table)
     stacks, notes = _open_stacks(comm, table, whole, options)
     box = stacks[0].box
-    dtype = _dtype(stacks, options.dtype)
+    dtype = _dtype(stacks, options)
     half, found, warnings = _of_all_rows(comm, whole, table, options)
     notes, warnings = [*table.notes, *notes, *found], [*table.warnings, *warnings]
     particles = _particle_set(comm, table, box, half, options)
@@ -122,14 +125,19 @@ def import_particles(
         output, total, box, table.pixel_size, overwrite=options.overwrite, dtype=dtype,
         ctf_premultiplied=table.ctf_premultiplied, contrast=particles.contrast,
         provenance={"command": "import", "mpirecon": __version__, "source": str(path), "options": vars(options)},
-        comm=comm, rows=rows,
+        comm=comm, rows=rows, links=_links(table, np.flatnonzero(good), stacks, dtype) if options.link else None,
     ) as writer:
         with together(comm), progress(len(particles)) if progress else nullcontext() as bar:
-            _copy_images(table, np.flatnonzero(good), stacks, writer, rows[0], lambda n: bar and bar.update(n))
+            if not options.link:
+                _copy_images(table, np.flatnonzero(good), stacks, writer, rows[0],
+                             lambda n: bar and bar.update(n))
         writer.write_metadata(particles)
         writer.write_source(path, *table.source(good), split=table.particle_block)
     halves = comm.allreduce(np.array([(particles.half == half).sum() for half in (1, 2)], np.int64))
     planted = None if particles.pose_error is None else comm.allreduce_scalar(int(particles.pose_error.sum()))
+    if options.link:
+        notes.append(f"the images stay in their {len(stacks)} stacks, which must be there, unchanged, whenever they are read"
+                     + ("" if options.skip_bad else "; they were not looked at"))
     return _report(output, particles, dtype, total, halves, planted, skipped, notes, warnings)
 
 
@@ -221,9 +229,11 @@ def _check_boxes(table: ParticleTable, stacks: list[StackReader], places: list[s
         )
 
 
-def _dtype(stacks: list[StackReader], wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
+def _dtype(stacks: list[StackReader], options: ImportOptions) -> str:
+    if options.link and options.dtype != "auto":
+        raise UserError(f"--dtype {options.dtype} with --link: the images stay what they are in their stacks; leave one out")
+    if options.dtype != "auto":
+        return options.dtype
     return "float16" if all(stack.dtype.kind == "f" and stack.dtype.itemsize == 2 for stack in stacks) else "float32"
 
 
@@ -316,6 +326,11 @@ def _place(comm: Communicator, count: int) -> tuple[tuple[int, int], int]:
     counts = comm.allgather(count)
     start = sum(counts[: comm.rank])
     return (start, start + count), sum(counts)
+
+
+def _links(table: ParticleTable, rows: np.ndarray, stacks: list[StackReader], dtype: str) -> Links:
+    negate = None if table.negate is None else table.negate[rows]
+    return Links(stacks, table.stack[rows], table.image[rows], negate, np.dtype(dtype))
 
 
 def _copy_images(

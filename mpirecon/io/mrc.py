@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from mpirecon.model.arrays import Volume
 
 #: MRC mode → type of a pixel
 MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+_MOST = 2**30  # bytes of one read; Linux ends reads at 2 GB
 _MODE_OF = {"float32": 2, "float16": 12}
 
 
@@ -127,9 +128,10 @@ class StackReader:
         as read_header, and when the images are not square.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike, header: MrcHeader | None = None, keep_open: bool = False) -> None:
+        """header : what is known of it already; keep_open : until `close`, rather than for each reading."""
         self.path = Path(path)
-        self.header = read_header(path)
+        self.header = header or read_header(path)
         _, rows, columns = self.header.shape
         if rows != columns:
             raise UserError(
@@ -137,35 +139,48 @@ class StackReader:
             )
         self.box = columns
         self.dtype = self.header.dtype
+        self._file = open(self.path, "rb", buffering=0) if keep_open else None
 
     def __len__(self) -> int:
         return self.header.shape[0]
 
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
     def read(self, indices) -> np.ndarray:
         """Images of the 0-based `indices` (any order), (k, n, n) in the machine's byte order; runs are read at once."""
         indices = np.asarray(indices, dtype=np.int64)
+        out = np.empty((len(indices), self.box, self.box), self.dtype.newbyteorder("="))
+        self.read_into(indices, out, np.arange(len(indices)))
+        return out
+
+    def read_into(self, indices: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
+        """Images of the 0-based `indices` as out[places], in out's type."""
         outside = indices[(indices < 0) | (indices >= len(self))]
         if len(outside):
             raise UserError(f"{self.path}: image {outside[0] + 1} was asked for, the stack has {len(self)}")
-        out = np.empty((len(indices), self.box, self.box), self.dtype.newbyteorder("="))
         order = np.argsort(indices, kind="stable")
-        breaks = np.flatnonzero(np.diff(indices[order]) != 1) + 1
+        breaks = np.flatnonzero((np.diff(indices[order]) != 1) | (np.diff(places[order]) != 1)) + 1
         try:
-            with open(self.path, "rb") as file:
+            with nullcontext(self._file) if self._file else open(self.path, "rb", buffering=0) as file:
                 for run in np.split(order, breaks):
                     if len(run):
-                        out[run] = self._read_run(file, int(indices[run[0]]), len(run))
+                        self._read_run(file, int(indices[run[0]]), out[places[run[0]] : places[run[0]] + len(run)])
         except OSError as error:
             raise UserError(f"cannot read {self.path}: {error.strerror or error}") from error
-        return out
 
-    def _read_run(self, file, first: int, count: int) -> np.ndarray:
-        pixels = self.box * self.box
-        file.seek(self.header.offset + first * pixels * self.dtype.itemsize)
-        run = np.fromfile(file, self.dtype, count * pixels)
-        if len(run) < count * pixels:
-            raise UserError(f"{self.path} ends before image {first + count}; was it truncated while it was read?")
-        return run.reshape(count, self.box, self.box)
+    def _read_run(self, file, first: int, out: np.ndarray) -> None:
+        """Successive images into out, which is contiguous; converted where out has another type or byte order."""
+        run = out if out.dtype == self.dtype else np.empty(out.shape, self.dtype)
+        at = self.header.offset + first * self.box * self.box * self.dtype.itemsize
+        left = memoryview(run.reshape(-1).view(np.uint8))
+        while len(left) and (done := os.preadv(file.fileno(), [left[:_MOST]], at)):
+            left, at = left[done:], at + done
+        if len(left):
+            raise UserError(f"{self.path} ends before image {first + len(out)}; was it truncated while it was read?")
+        if run is not out:
+            out[...] = run
 
 
 def read_map(path: str | os.PathLike, pixel_size: float | None = None) -> Volume:

@@ -20,6 +20,7 @@ import pandas as pd
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing, temporary_name, write_failed
+from mpirecon.io.linked import LinkedImages, Links, write_links
 from mpirecon.io.shared_hdf5 import SharedHdf5, rows_in_order
 from mpirecon.io.source_table import read_arrays, read_column, read_tables, tables_of, write_arrays, write_tables
 from mpirecon.model import CTF_DTYPE, ParticleSet, Pose
@@ -65,7 +66,7 @@ class ParticleFile:
         self._file = _open(self.path)
         try:
             self._validate()
-            self._first_byte = rows_in_order(self._images)
+            self._first_byte = None if self.linked else rows_in_order(self._images)
             self._bytes = None if self._first_byte is None else open(self.path, "rb", buffering=0)
         except BaseException:
             self._file.close()
@@ -78,7 +79,8 @@ class ParticleFile:
             raise UserError(
                 f"{self.path}: the attribute pixel_size is {self.pixel_size}, expected a positive number of Å"
             )
-        self._images = self._dataset("images")
+        linked = isinstance(self._file.get("link"), h5py.Group)
+        self._images = LinkedImages(self._file["link"], self.path) if linked else self._dataset("images")
         shape, dtype = self._images.shape, self._images.dtype
         if len(shape) != 3 or shape[1] != shape[2] or dtype not in (np.float16, np.float32):
             raise UserError(f"{self.path}: /images is {dtype} {shape}, expected float32 or float16 (particles, n, n)")
@@ -103,7 +105,14 @@ class ParticleFile:
     def __exit__(self, *_) -> None:
         self.close()
 
+    @property
+    def linked(self) -> bool:
+        """Whether the images are in the stacks that were imported, and not in this file."""
+        return isinstance(self._images, LinkedImages)
+
     def close(self) -> None:
+        if self.linked:
+            self._images.close()
         self._file.close()
         if self._bytes is not None:
             self._bytes.close()
@@ -175,6 +184,8 @@ class ParticleFile:
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) and (rows[0] < 0 or rows[-1] >= len(self) or (np.diff(rows) < 0).any()):
             raise ValueError(f"rows must be sorted and within 0 to {len(self) - 1}")
+        if self.linked:
+            return self._images.read(rows).astype(np.float32, copy=False)
         out = np.empty((len(rows), self.box, self.box), np.float32)
         for first, last in self._runs(rows):
             span = self._pixels(int(rows[first]), int(rows[last - 1]) + 1)
@@ -183,6 +194,8 @@ class ParticleFile:
 
     def _pixels(self, start: int, stop: int) -> np.ndarray:
         """Images start … stop as they are stored, (k, n, n); past HDF5 where they lie in the file one after another."""
+        if self.linked:
+            return self._images.read(np.arange(start, stop))
         if self._bytes is None:
             return self._read("images", slice(start, stop))
         out = np.empty((stop - start, self.box, self.box), self._images.dtype)
@@ -302,6 +315,7 @@ class ParticleWriter:
     source : (path, tables) as write_source takes, or None
     provenance : dict that JSON can hold, or None; how the file was made
     rows : (start, stop), this rank's rows; its slab of all when left out
+    links : where this rank's images are, for a file that refers to them (no write_images then)
 
     Raises
     ------
@@ -313,6 +327,7 @@ class ParticleWriter:
         self, path: str | os.PathLike, m: int, box: int, pixel_size: float, *, overwrite: bool, dtype: str = "float32",
         ctf_premultiplied: bool = False, contrast: str = "white", source: tuple | None = None,
         provenance: dict | None = None, comm: Communicator | None = None, rows: tuple[int, int] | None = None,
+        links: Links | None = None,
     ) -> None:
         self.comm = comm or SerialCommunicator()
         self.path = run_together(self.comm, lambda: refuse_existing(path, overwrite))
@@ -321,7 +336,7 @@ class ParticleWriter:
         if m < 1:
             raise UserError(f"{self.path}: there are no particles to write")
         with together(self.comm):
-            _require_space(self.path, m * box * box * self.dtype.itemsize)
+            _require_space(self.path, m * box * box * self.dtype.itemsize if links is None else 8 * m)
         self._temporary = Path(self.comm.bcast(str(temporary_name(self.path))))
         self._complete = False
         self._file = None
@@ -330,18 +345,20 @@ class ParticleWriter:
             "pixel_size": float(pixel_size), "contrast": contrast, "ctf_premultiplied": bool(ctf_premultiplied),
         }
         try:
-            self._create(attributes)
+            self._create(attributes, links)
             if source is not None:
                 self.write_source(*source)
         except BaseException:
             self._discard()
             raise
 
-    def _create(self, attributes: dict) -> None:
+    def _create(self, attributes: dict, links: Links | None) -> None:
         with self._failures():
             self._file = SharedHdf5(self._temporary, self.comm)
             if self._file.file is not None:
                 self._file.file.attrs.update(attributes)
+            if links is not None:
+                return write_links(self._file, links, self.rows, self.m)
             chunk = min(self.m, max(1, _CHUNK_BYTES // (self.box**2 * self.dtype.itemsize)))
             self._file.create({"images": (self.dtype, (self.m, self.box, self.box))}, chunk)
 
@@ -397,7 +414,7 @@ class ParticleWriter:
 
     def write_extra(self, name: str, values: np.ndarray) -> None:
         """Store one more dataset with a row per particle, such as what a simulation knows; readers ignore it."""
-        if len(values) != self.rows.stop - self.rows.start or name in (*_DATASETS, *_TRUTH, "images", "source", "optics"):
+        if len(values) != self.rows.stop - self.rows.start or name in (*_DATASETS, *_TRUTH, "images", "source", "optics", "link"):
             raise ValueError(f"extra dataset {name!r} with {len(values)} rows in a file of {self.m} particles")
         self._store({name: np.asarray(values)})
 

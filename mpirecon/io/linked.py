@@ -1,0 +1,175 @@
+"""Particle files that refer to the original stacks instead of holding the images (`/link`; the layout is in docs/files.md)."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.io.mrc import MrcHeader, StackReader
+from mpirecon.io.shared_hdf5 import SharedHdf5
+from mpirecon.parallel.comm import together
+from mpirecon.parallel.slab import slab
+
+#: most pieces that a virtual /images is put together from; HDF5 takes about a millisecond to make each
+_PIECES = 10_000
+
+#: stacks that a process keeps open
+_OPEN = 64
+
+
+@dataclass
+class Links:
+    """Where the images of a rank's particles are.
+
+    stacks : all stacks of the file; stack, section : (m,) int64, of each particle; negate : (m,) bool, images whose sign must
+    be turned, or None; dtype : of the images as they are read, float16 where all stacks are, else float32
+    """
+
+    stacks: Sequence[StackReader]
+    stack: np.ndarray
+    section: np.ndarray
+    negate: np.ndarray | None
+    dtype: np.dtype
+
+
+def write_links(file: SharedHdf5, links: Links, rows: slice, total: int) -> None:
+    """Store `/link`, and `/images` as a virtual dataset where few enough pieces make it up. Collective."""
+    comm, box = file.comm, links.stacks[0].box
+    with together(comm):
+        mine = [_describe(stack.path, file.path.parent) for stack in links.stacks[slice(*slab(len(links.stacks), comm.size, comm.rank))]]
+    described = [row for rank in comm.allgather(mine) for row in rank]
+    with together(comm):
+        if file.file is not None:
+            group = file.file.create_group("link")
+            group.attrs.update(box=box, dtype=np.dtype(links.dtype).name)
+            _write_stacks(group, links.stacks, described)
+    columns = {"link/stack": links.stack.astype(np.uint32), "link/section": links.section.astype(np.uint32)}
+    if links.negate is not None:
+        columns["link/negate"] = links.negate
+    file.create({name: (values.dtype, (total,)) for name, values in columns.items()})
+    with together(comm):
+        for name, values in columns.items():
+            file.put(name, rows.start, values)
+    pieces = comm.gather(_pieces(links, rows.start))
+    with together(comm):
+        if file.file is not None and links.negate is None and sum(map(len, pieces)) <= _PIECES:
+            _write_virtual(file.file, links, [piece for rank in pieces for piece in rank], total)
+
+
+def _describe(path: Path, folder: Path) -> tuple[str, str, int, int]:
+    """(absolute path, path from the particle file's folder, bytes, ns of the last change)."""
+    absolute = path.resolve()
+    found = absolute.stat()
+    return str(absolute), os.path.relpath(absolute, folder.resolve()), found.st_size, found.st_mtime_ns
+
+
+def _write_stacks(group: h5py.Group, stacks: Sequence[StackReader], described: list[tuple]) -> None:
+    absolute, relative, size, changed = zip(*described)
+    for name, paths in (("path", absolute), ("relative", relative)):
+        cells = np.array([os.fsencode(path) for path in paths], dtype=bytes)
+        group.create_dataset(name, data=cells.astype(h5py.string_dtype("utf-8", cells.dtype.itemsize)))
+    group["size"], group["changed"] = np.array(size, np.int64), np.array(changed, np.int64)
+    group["offset"] = np.array([stack.header.offset for stack in stacks], np.int64)
+    group["sections"] = np.array([len(stack) for stack in stacks], np.int64)
+    group["type"] = np.array([stack.dtype.str.encode() for stack in stacks], "S4")
+
+
+def _pieces(links: Links, start: int) -> list[tuple[int, int, int, int]]:
+    """(row, stack, first section, count) of runs of successive sections of one stack."""
+    if not len(links.stack):
+        return []
+    breaks = np.flatnonzero((np.diff(links.stack) != 0) | (np.diff(links.section) != 1)) + 1
+    edges = np.concatenate([[0], breaks[: _PIECES + 1], [len(links.stack)]])
+    return [(start + a, int(links.stack[a]), int(links.section[a]), b - a) for a, b in zip(edges.tolist(), edges[1:].tolist())]
+
+
+def _write_virtual(file: h5py.File, links: Links, pieces: list[tuple], total: int) -> None:
+    """`/images` for other programs: HDF5 finds the pixels in the stacks itself. A stack that is gone reads as NaN."""
+    box = links.stacks[0].box
+    layout = h5py.VirtualLayout((total, box, box), links.dtype)
+    sources = {}
+    for row, stack, section, count in pieces:
+        if stack not in sources:
+            reader, name = links.stacks[stack], f"link/data/{stack:07d}"
+            shape = (len(reader), box, box)
+            place = (os.fsencode(reader.path.resolve()), reader.header.offset, reader.header.nbytes)
+            file.create_dataset(name, shape, reader.dtype, external=[place])
+            sources[stack] = h5py.VirtualSource(".", name, shape)
+        layout[row : row + count] = sources[stack][section : section + count]
+    file.create_virtual_dataset("images", layout, fillvalue=np.nan)
+
+
+class LinkedImages:
+    """Reads images through `/link`. A stack that is missing or is not what it was is refused when it is first met.
+
+    shape : (m, n, n); dtype : of the images as they are read
+    """
+
+    def __init__(self, group: h5py.Group, path: Path) -> None:
+        self.path = path
+        try:
+            self._stack, self._section, self._negate = (group.get(name) for name in ("stack", "section", "negate"))
+            box = int(group.attrs["box"])
+            self.shape = (len(self._stack), box, box)
+            self.dtype = np.dtype(group.attrs["dtype"])
+            columns = ("path", "relative", "size", "changed", "offset", "sections", "type")
+            self._stacks = {name: group[name][:] for name in columns}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: /link is damaged or incomplete ({error}); import again with --link") from error
+        self._readers: OrderedDict[int, StackReader] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Images of sorted rows, (k, n, n) in this object's dtype."""
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        if not len(rows):
+            return out
+        start = int(rows[0])
+        span, rows = slice(start, int(rows[-1]) + 1), rows - start
+        stack, section = self._stack[span][rows], self._section[span][rows]
+        for number in np.unique(stack):
+            mine = np.flatnonzero(stack == number)
+            self._reader(int(number)).read_into(section[mine].astype(np.int64), out, mine)
+        if self._negate is not None:
+            out[self._negate[span][rows]] *= -1
+        return out
+
+    def _reader(self, number: int) -> StackReader:
+        if number not in self._readers:
+            self._readers[number] = self._open(number)
+            if len(self._readers) > _OPEN:
+                self._readers.popitem(last=False)[1].close()
+        self._readers.move_to_end(number)
+        return self._readers[number]
+
+    def _open(self, number: int) -> StackReader:
+        """A reader of a stack, after its size and time of change are found to be those of the import."""
+        row = {name: column[number] for name, column in self._stacks.items()}
+        recorded = Path(os.fsdecode(row["path"]))
+        moved = Path(os.path.normpath(self.path.resolve().parent / os.fsdecode(row["relative"])))
+        path = next((p for p in (recorded, moved) if p.is_file()), None)
+        if path is None:
+            where = "" if moved == recorded else f" (nor {moved})"
+            raise UserError(f"{self.path} refers to the stack {recorded}, which is not there{where}; put it back, or import "
+                            "again")
+        found = path.stat()
+        if found.st_size != row["size"] or found.st_mtime_ns != row["changed"]:
+            what = f"it has {found.st_size} bytes, and had {row['size']}" if found.st_size != row["size"] else "it was written anew"
+            raise UserError(f"{self.path} refers to the stack {path}, which has changed since the import: {what}; import again")
+        shape = (int(row["sections"]), *self.shape[1:])
+        header = MrcHeader(shape, np.dtype(row["type"].decode()), int(row["offset"]), (0.0, 0.0, 0.0), (1, 2, 3))
+        return StackReader(path, header, keep_open=True)
+
+    def close(self) -> None:
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
