@@ -18,7 +18,7 @@ from mpirecon.parallel.comm import together
 from mpirecon.parallel.slab import slab
 
 #: most pieces that a virtual /images is put together from; HDF5 takes about a millisecond to make each
-_PIECES = 10_000
+_PIECES = 2_000
 
 #: stacks that a process keeps open
 _OPEN = 64
