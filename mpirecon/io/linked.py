@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ _PIECES = 2_000
 
 #: stacks that a process keeps open
 _OPEN = 64
+
+#: particles whose places are kept in memory
+_WINDOW = 65536
 
 
 @dataclass
@@ -123,6 +127,7 @@ class LinkedImages:
             self._stacks = {name: group[name][:] for name in columns}
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: /link is damaged or incomplete ({error}); import again with --link") from error
+        self._window = 0, [np.zeros(0, np.int64)]
         self._readers: OrderedDict[int, StackReader] = OrderedDict()
 
     def __len__(self) -> int:
@@ -133,15 +138,25 @@ class LinkedImages:
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
         if not len(rows):
             return out
-        start = int(rows[0])
-        span, rows = slice(start, int(rows[-1]) + 1), rows - start
-        stack, section = self._stack[span][rows], self._section[span][rows]
-        for number in np.unique(stack):
-            mine = np.flatnonzero(stack == number)
-            self._reader(int(number)).read_into(section[mine].astype(np.int64), out, mine)
-        if self._negate is not None:
-            out[self._negate[span][rows]] *= -1
+        stack, section, negate = self._places(rows)
+        breaks = np.flatnonzero((np.diff(stack) != 0) | (np.diff(section) != 1)) + 1
+        edges = [0, *breaks.tolist(), len(rows)]
+        for first, last in itertools.pairwise(edges):
+            self._reader(int(stack[first])).read_run(int(section[first]), out[first:last])
+        if negate is not None:
+            out[negate] *= -1
         return out
+
+    def _places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """(stack, section, negate) of sorted rows, from a window of the columns that is kept for the next rows."""
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        start, columns = self._window
+        if not (start <= first and last <= start + len(columns[0])):
+            span = slice(first, max(last, first + _WINDOW))
+            columns = [None if c is None else c[span] for c in (self._stack, self._section, self._negate)]
+            columns = [c if c is None or c.dtype == bool else c.astype(np.int64) for c in columns]
+            self._window = start, columns = first, columns
+        return tuple(None if column is None else column[rows - start] for column in columns)
 
     def _reader(self, number: int) -> StackReader:
         if number not in self._readers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,31 +152,46 @@ class StackReader:
         """Images of the 0-based `indices` (any order), (k, n, n) in the machine's byte order; runs are read at once."""
         indices = np.asarray(indices, dtype=np.int64)
         out = np.empty((len(indices), self.box, self.box), self.dtype.newbyteorder("="))
-        self.read_into(indices, out, np.arange(len(indices)))
+        order = np.argsort(indices, kind="stable")
+        breaks = np.flatnonzero(np.diff(indices[order]) != 1) + 1
+        with self._opened():
+            for run in np.split(order, breaks):
+                if len(run) and (run[-1] - run[0] == len(run) - 1):
+                    self.read_run(int(indices[run[0]]), out[run[0] : run[-1] + 1])
+                elif len(run):
+                    some = np.empty((len(run), *out.shape[1:]), out.dtype)
+                    self.read_run(int(indices[run[0]]), some)
+                    out[run] = some
         return out
 
-    def read_into(self, indices: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
-        """Images of the 0-based `indices` as out[places], in out's type."""
-        outside = indices[(indices < 0) | (indices >= len(self))]
-        if len(outside):
-            raise UserError(f"{self.path}: image {outside[0] + 1} was asked for, the stack has {len(self)}")
-        order = np.argsort(indices, kind="stable")
-        breaks = np.flatnonzero((np.diff(indices[order]) != 1) | (np.diff(places[order]) != 1)) + 1
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Keep the file open for several runs."""
+        if self._file is not None:
+            yield
+            return
         try:
-            with nullcontext(self._file) if self._file else open(self.path, "rb", buffering=0) as file:
-                for run in np.split(order, breaks):
-                    if len(run):
-                        self._read_run(file, int(indices[run[0]]), out[places[run[0]] : places[run[0]] + len(run)])
+            with open(self.path, "rb", buffering=0) as self._file:
+                yield
         except OSError as error:
             raise UserError(f"cannot read {self.path}: {error.strerror or error}") from error
+        finally:
+            self._file = None
 
-    def _read_run(self, file, first: int, out: np.ndarray) -> None:
-        """Successive images into out, which is contiguous; converted where out has another type or byte order."""
+    def read_run(self, first: int, out: np.ndarray) -> None:
+        """Successive images from the 0-based `first` on into out (k, n, n), which is contiguous; converted where out has
+        another type or byte order. The file must be open."""
+        for image in (first, first + len(out) - 1):
+            if not 0 <= image < len(self):
+                raise UserError(f"{self.path}: image {image + 1} was asked for, the stack has {len(self)}")
         run = out if out.dtype == self.dtype else np.empty(out.shape, self.dtype)
         at = self.header.offset + first * self.box * self.box * self.dtype.itemsize
         left = memoryview(run.reshape(-1).view(np.uint8))
-        while len(left) and (done := os.preadv(file.fileno(), [left[:_MOST]], at)):
-            left, at = left[done:], at + done
+        try:
+            while len(left) and (done := os.preadv(self._file.fileno(), [left[:_MOST]], at)):
+                left, at = left[done:], at + done
+        except OSError as error:
+            raise UserError(f"cannot read {self.path}: {error.strerror or error}") from error
         if len(left):
             raise UserError(f"{self.path} ends before image {first + len(out)}; was it truncated while it was read?")
         if run is not out:

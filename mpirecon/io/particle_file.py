@@ -32,6 +32,7 @@ FORMAT = "mpirecon-particles"
 VERSION = 1
 _CHUNK_BYTES = 256 * 1024  # images of a chunk: large enough to stream, small enough to pick single images
 _MOST = 2**30  # bytes of one read; Linux ends reads at 2 GB
+_LARGE = 16 * 1024  # bytes of an image that is better read by itself than with those between it and the next
 _SPAN_BYTES = 16 * 1024 * 1024  # most that one HDF5 read of scattered rows may span
 
 #: dataset → (shape after the particle axis, type); images and the optional ones are checked apart
@@ -188,17 +189,24 @@ class ParticleFile:
             return self._images.read(rows).astype(np.float32, copy=False)
         out = np.empty((len(rows), self.box, self.box), np.float32)
         for first, last in self._runs(rows):
-            span = self._pixels(int(rows[first]), int(rows[last - 1]) + 1)
-            out[first:last] = span[rows[first:last] - rows[first]]
+            start, stop = int(rows[first]), int(rows[last - 1]) + 1
+            if stop - start == last - first:
+                self._pixels(start, stop, out[first:last])
+            else:
+                out[first:last] = self._pixels(start, stop)[rows[first:last] - start]
         return out
 
-    def _pixels(self, start: int, stop: int) -> np.ndarray:
-        """Images start … stop as they are stored, (k, n, n); past HDF5 where they lie in the file one after another."""
+    def _pixels(self, start: int, stop: int, into: np.ndarray | None = None) -> np.ndarray:
+        """Images start … stop as they are stored, (k, n, n), or in `into`; past HDF5 where they lie in the file one after
+        another."""
+        if into is not None and (self._bytes is None or into.dtype != self._images.dtype):
+            into[...] = self._pixels(start, stop)
+            return into
         if self.linked:
             return self._images.read(np.arange(start, stop))
         if self._bytes is None:
             return self._read("images", slice(start, stop))
-        out = np.empty((stop - start, self.box, self.box), self._images.dtype)
+        out = np.empty((stop - start, self.box, self.box), self._images.dtype) if into is None else into
         left = memoryview(out.reshape(-1).view(np.uint8))
         at = self._first_byte + start * self.box * self.box * out.itemsize
         try:
@@ -212,7 +220,11 @@ class ParticleFile:
         return out
 
     def _runs(self, rows: np.ndarray):
-        """(first, last) positions in `rows` that one read serves: no gap of a whole chunk, no span too large."""
+        """(first, last) positions in `rows` that one read serves: no gap of a whole chunk, no span too large. Past HDF5, no
+        gap at all unless images are small."""
+        if self._bytes is not None and self.box**2 * self._images.dtype.itemsize >= _LARGE:
+            edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+            return list(itertools.pairwise(edges)) if len(rows) else []
         chunk = self._images.chunks[0] if self._images.chunks else 1
         most = max(chunk, _SPAN_BYTES // (self.box * self.box * self._images.dtype.itemsize))
         block = np.diff(rows // chunk, prepend=rows[:1] // chunk)
