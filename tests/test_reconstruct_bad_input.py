@@ -51,7 +51,7 @@ def refuse(cli, tmp_path):
         (("--loss", "l1", "--distance", "correlation"), ("is not", "explained"), 1),
         (("--loss", "tukey", "--distance", "correlation"), ("is not", "explained"), 1),
         (("--iterations", "0"), ("--iterations",), 2),
-        (("--symmetry", "D7"), ("D7", "C1"), 1),
+        (("--symmetry", "E7"), ("E7", "C1, C2", "D1, D2", "I3, I4"), 1),
         (("--backend", "cuda"), ("--backend cuda", "--backend cpu"), 1),
         (("--max-resolution", "3"), ("Nyquist", "16 Å"), 1),
         (("--diameter", "500"), ("--diameter 500", "at most"), 1),

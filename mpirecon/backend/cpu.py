@@ -7,7 +7,7 @@ out; what it keeps in between (a Batch, a grid, an accumulator) is its own busin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -92,6 +92,10 @@ class CpuBackend:
         """What kernels take for rotation matrices, (b, 3, 3) float64: their optics groups' magnification included."""
         matrices = matrix_from_quaternion(quaternion)
         return matrices if self.optics is None else self.optics.rotations(matrices, self.optics.rows(optics_group))
+
+    def turned(self, batch: Batch, matrix: np.ndarray) -> Batch:
+        """The same images at poses R · matrixᵀ, those of a map turned by a (3, 3) rotation."""
+        return replace(batch, rotation=batch.rotation @ matrix.T)
 
     def power(self, batch: Batch) -> np.ndarray:
         """Mean power of each image, (b,) float64, in the pixels' units."""

@@ -19,8 +19,6 @@ from mpirecon.cli.options import (
     seed_option,
     verbosity_options,
 )
-from mpirecon.errors import UserError
-
 
 #: those of robust.losses, which is not imported before it is needed
 LOSSES = ["l2", "sorted", "l1", "huber", "cauchy", "geman-mcclure", "welsch", "tukey", "posterior"]
@@ -96,7 +94,8 @@ class Keep(click.ParamType):
 @click.option("--mask", type=FileOr("auto"), metavar="FILE|auto", help="Soft mask (MRC), 0 … 1; or auto: particles are "
               "scored in a sphere, and the final map gets a mask made from itself.  [default: a sphere]")
 @click.option("--diameter", type=POSITIVE, metavar="Å", help="Diameter of the spherical mask.  [default: fits the box]")
-@click.option("--symmetry", default="C1", show_default=True, help="Point group; only C1 in this version.")
+@click.option("--symmetry", default="C1", show_default=True, metavar="GROUP",
+              help="Point group in RELION's setting: C1, C2 …, D1, D2 …, T, O, I (I2), I1, I2, I3 or I4.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint that an interrupted run left in the output folder; "
               "begin if there is none.")
 @click.option("--checkpoint-every", type=Every(), default="1", show_default=True,
@@ -147,10 +146,8 @@ def command(comm, particles, output, log_particles, controls, postprocess, resum
     )  # fmt: skip
 
 
-def configure(*, symmetry, score_band, mask, **options):
+def configure(*, score_band, mask, **options):
     """The Config of the options that change a reconstruction's result."""
-    if symmetry.upper() != "C1":
-        raise UserError(f"--symmetry {symmetry}: this version reconstructs without symmetry; use C1")
     from mpirecon.solvers.config import Config
 
     return Config(score_resolution=score_band, mask=str(mask) if mask else None, **options)

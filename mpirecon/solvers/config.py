@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from mpirecon.errors import UserError
+from mpirecon.model.symmetry import point_group
 from mpirecon.robust.distances import get_distance
 from mpirecon.robust.losses import LOSSES, M_ESTIMATORS
 from mpirecon.robust.selection import AUTO
@@ -19,9 +20,10 @@ class Config:
 
     keep : share of particles that ``sorted`` keeps, in (0, 1], or "auto" · folds : parts of each half set, each scored against the
     map of the others; 1 scores inside the half · batch_size : particles per gradient step over all ranks, 0 for all ·
-    mask : a file, or "auto" for a sphere and, of
-    the final map, a mask made from itself · max_resolution : Å, finest used · score_resolution : (coarsest, finest) Å used for distances · diameter : Å of the
-    spherical mask · group_by : column of the imported table whose rows of one value are right or wrong together.
+    mask : a file, or "auto" for a sphere and, of the final map, a mask made from itself ·
+    max_resolution : Å, finest used · score_resolution : (coarsest, finest) Å used for distances · diameter : Å of the
+    spherical mask · symmetry : point group in RELION's setting · group_by : column of the imported table whose rows of
+    one value are right or wrong together.
     """
 
     loss: str = "l2"
@@ -36,6 +38,7 @@ class Config:
     momentum: float = 0.3
     solve_iterations: int = 8
     backend: str = "auto"
+    symmetry: str = "C1"
     mask: str | None = None
     diameter: float | None = None
     max_resolution: float | None = None
@@ -46,6 +49,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _choice("loss", self.loss, LOSSES)
+        object.__setattr__(self, "symmetry", point_group(self.symmetry).name)
         _choice("solver", self.solver, SOLVERS)
         _choice("sort-scope", self.sort_scope, SORT_SCOPES)
         distance = get_distance(self.distance)

@@ -9,6 +9,8 @@ import numpy as np
 from mpirecon.backend.bands import Bands
 from mpirecon.errors import UserError
 from mpirecon.model.draws import particle_rng, random_quaternion
+from mpirecon.model.symmetry import point_group
+from mpirecon.operators.symmetry import Symmetry
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.select import median
 from mpirecon.parallel.stopping import StopSignals
@@ -31,6 +33,7 @@ class Engine:
     timings: Timings
     log: object
     skip_bad: bool = False
+    symmetry: Symmetry = field(default_factory=lambda: Symmetry(point_group("C1")))
     progress: object = None
     stop: StopSignals = field(default_factory=StopSignals)
     noise_power: np.ndarray = field(default=None)
@@ -66,7 +69,7 @@ class Engine:
         return own
 
     def accumulate(self, selection: Selection, rows: np.ndarray | None = None) -> GroupStore:
-        """Σ w s C ŷ and Σ w s² C² of every group, reduced over the ranks.
+        """Σ w s C ŷ and Σ w s² C² of every group, reduced over the ranks; each image at all poses of the symmetry.
 
         rows : (m,) bool, those to visit (a mini-batch); all of positive weight when left out.
         """
@@ -81,11 +84,14 @@ class Engine:
                 visit = visit if rows is None else visit[rows[visit]]
                 accumulator = backend.accumulator()
                 for part, batch in self._visit(visit):
-                    backend.accumulate(accumulator, batch, weight[part], *selection.expected_contrast(part))
+                    for copy in self.symmetry.copies:
+                        turned = backend.turned(batch, copy) if len(self.symmetry.copies) > 1 else batch
+                        backend.accumulate(accumulator, turned, weight[part], *selection.expected_contrast(part))
                     self._advance(len(part))
                 self._advance(skipped - len(visit) if rows is None else 0)
                 folded = backend.folded(accumulator)
                 del accumulator
+                self.symmetry.finish(folded)
             with self.timings("reduce"):
                 store.put(group, folded)
         return store

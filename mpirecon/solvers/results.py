@@ -10,7 +10,7 @@ import numpy as np
 
 from mpirecon.io.mrc import write_map
 from mpirecon.io.run_output import write_particle_table, write_summary
-from mpirecon.model.pose import angular_distance
+from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.robust.selection import AUTO
 from mpirecon.robust.statistics import matched_filter
@@ -140,7 +140,8 @@ def _truth_columns(run: Reconstruction) -> dict[str, np.ndarray]:
         return {}
     columns = {"pose_error": metadata.pose_error}
     if metadata.true_quaternion is not None:
-        columns["angular_error"] = angular_distance(metadata.pose.quaternion, metadata.true_quaternion)
+        group = point_group(run.config.symmetry)  # a pose of a symmetric particle is as good as its copies
+        columns["angular_error"] = group.angular_distance(metadata.pose.quaternion, metadata.true_quaternion)
     junk = run.file.extra("junk", slab.start, slab.stop)
     return columns if junk is None else {**columns, "junk": junk.astype(bool)}
 

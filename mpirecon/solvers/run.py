@@ -10,6 +10,8 @@ from mpirecon.backend import get_backend
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.model.symmetry import point_group
+from mpirecon.operators.symmetry import Symmetry
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.select import median
 from mpirecon.robust.distances import WHITENED, get_distance
@@ -60,7 +62,10 @@ class Reconstruction:
         self.slab.agree_on_noise_groups(comm)
         self._check_halves()
         backend, mask = run_together(comm, self._set_up)
-        self.engine = Engine(comm, backend, self.slab, config.scoring_folds, mask, Timings(comm.activity.step), log, config.skip_bad)
+        self.engine = Engine(
+            comm, backend, self.slab, config.scoring_folds, mask, Timings(comm.activity.step), log, config.skip_bad,
+            Symmetry(point_group(config.symmetry)),
+        )  # fmt: skip
         self.solver = (NormalSolver if config.solver == "normal" else GradientSolver)(self.engine, config)
         self._selection: Selection | None = None  # of the particles that built the current maps
         self._scores: Statistics | None = None  # what the next selection is made from
