@@ -3,8 +3,13 @@
 import base64
 import json
 import re
+import shutil
+import subprocess
 import time
+from html import unescape
 from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -13,8 +18,10 @@ import pytest
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import write_map
 from mpirecon.io.run_output import read_summary, write_particle_table
-from mpirecon.report import figures
 from mpirecon.report.html import write_report
+from mpirecon.report.particle_charts import boundary, histogram_chart
+from mpirecon.report.pictures import png
+from mpirecon.report.svg import ticks
 from mpirecon.report.verdict import cautions, verdict
 from mpirecon.validate.fsc_table import write_fsc_csv
 
@@ -28,10 +35,12 @@ class Page(HTMLParser):
     def __init__(self, source: str):
         super().__init__()
         self.words, self.tags, self.loads, self.open, self.balanced = [], [], [], [], True
+        self.classes = []
         self.feed(source)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
+        self.classes += [value for name, value in attributes if name == "class"]
         self.loads += [value for name, value in attributes if name in ("src", "href", "srcset", "data", "action")]
         if tag not in VOID:
             self.open.append(tag)
@@ -40,7 +49,7 @@ class Page(HTMLParser):
         self.balanced &= bool(self.open) and self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.words.append(data)
 
     @property
@@ -92,7 +101,7 @@ def make_folder(folder, summary):
 def make_page(folder, summary) -> Page:
     page = Page(write_report(make_folder(folder, summary), summary).read_text(encoding="utf-8"))
     assert page.balanced and not page.open
-    assert "script" not in page.tags and all(load.startswith("data:image/png;base64,") for load in page.loads)
+    assert page.tags.count("script") == 1 and all(load.startswith("data:image/png;base64,") for load in page.loads)
     for load in page.loads:
         assert base64.b64decode(load.partition(",")[2], validate=True).startswith(b"\x89PNG\r\n")
     return page
@@ -100,34 +109,34 @@ def make_page(folder, summary) -> Page:
 
 def test_the_page_has_every_fact_and_needs_nothing_else(tmp_path):
     page = make_page(tmp_path / "out", make_summary())
-    assert page.loads and len(page.loads) == page.tags.count("img") == 4
+    assert len(page.loads) == page.tags.count("img") == 6  # three slices, three projections
     for fact in (
         "The half maps agree to 12.34 Å", "70 of 100 particles were kept, 1 of them (1.4 %) with a planted error",
-        "30 errors were planted", "unmasked 15.00 Å", "a trimmed loss always falls", "0.95", "node", "5 MB", "400 MB",
+        "30 errors were planted", "without mask 15.00 Å", "a trimmed loss always falls", "0.95", "node", "5 MB", "400 MB",
         "mpirecon reconstruct p.h5 -o out", "numpy 9.8.7", "explained", "2026-01-02 03:04:05 UTC", "AUC 0.990",
     ):  # fmt: skip
         assert fact in page.text, fact
     source = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    outside = re.sub(r'"data:image/png;base64,[^"]*"', "", source)
-    assert not re.search(r"https?:|//\w|@import|url\(", outside)
+    outside = re.sub(r'"data:image/png;base64,[^"]*"', "", source).replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"https?:|//\w|@import|url\(|fetch\(|XMLHttp", outside)
     assert "$" not in outside
 
 
 @pytest.mark.parametrize(
-    ("summary", "said", "unsaid", "pictures"),
+    ("summary", "said", "unsaid", "charts"),
     [
-        (make_summary(truth=False), "70 of 100 particles were kept.", "planted", 4),
+        (make_summary(truth=False), "70 of 100 particles were kept.", "planted", 6),
         (make_summary("l2", truth=False, kept=100, iterations=1), "All 100 particles were used, alike.", "planted", 3),
         (make_summary("l2", kept=100, iterations=1), "30 of them (30.0 %) have a planted error", "were kept", 3),
-        (make_summary("huber", truth=False, kept=97, skipped=[3, 4, 50]), "Weights run from 1 to 1", "planted", 4),
-        (make_summary(kept=1, count=1, truth=False), "1 of 1 particles were kept", "planted", 4),
-        (make_summary(ranks=40), "The 16 busiest of 40 ranks", "1 rank,", 4),
+        (make_summary("huber", truth=False, kept=97, skipped=[3, 4, 50]), "Weights run from 1 to 1", "planted", 6),
+        (make_summary(kept=1, count=1, truth=False), "1 of 1 particles were kept", "planted", 6),
+        (make_summary(ranks=40), "The 16 busiest of 40 ranks", "1 rank,", 6),
     ],
 )  # fmt: skip
-def test_runs_of_every_kind(tmp_path, summary, said, unsaid, pictures):
+def test_runs_of_every_kind(tmp_path, summary, said, unsaid, charts):
     page = make_page(tmp_path / "out", summary)
     assert said in page.text and unsaid not in page.text
-    assert len(page.loads) == pictures
+    assert page.classes.count("chart") == charts
 
 
 @pytest.mark.parametrize(
@@ -161,9 +170,9 @@ def test_everything_from_outside_is_escaped(tmp_path):
     summary["particles"]["file"] = f"{evil}.h5"
     summary["configuration"]["mask"] = evil
     summary["ranks"][0]["host"] = evil
-    page = make_page(tmp_path / "<b>out", summary)
-    assert page.text.count(evil) == 4  # command, file, mask, host
-    assert "<b>out" in page.text and "b" not in page.tags
+    page = make_page(tmp_path / "<u>out", summary)
+    assert page.text.count(evil) == 6  # title, command, file, mask, and the host of three places
+    assert "<u>out" in page.text and "u" not in page.tags and "alert" not in page.tags
 
 
 def test_values_that_json_has_no_number_for(tmp_path):
@@ -198,10 +207,30 @@ def test_summary_is_read_back_or_refused(tmp_path):
 
 
 def test_histograms_survive_constant_values():
-    figure = figures.distance_figure({"distance": np.zeros(5), "score": np.full(5, 3.0)}, "raw")
-    assert figures.png_bytes(figure).startswith(b"\x89PNG")
-    table = {"distance": np.full(4, np.nan), "score": np.full(4, np.nan), "pose_error": np.ones(4, bool)}
-    assert figures.png_bytes(figures.distance_figure(table, "raw")).startswith(b"\x89PNG")
+    table = {"distance": np.zeros(5), "score": np.full(5, 3.0), "posterior": np.ones(5)}
+    assert "<svg" in histogram_chart(table, "distance", "d") and "<svg" in histogram_chart(table, "score", "s", mixture=True)
+    nothing = {"distance": np.full(4, np.nan), "score": np.full(4, np.nan), "pose_error": np.ones(4, bool)}
+    assert "<svg" in histogram_chart(nothing, "distance", "d")
+
+
+def test_the_boundary_divides_kept_from_left_out():
+    values, kept = np.array([3.0, 1.0, np.nan, 2.0, 4.0]), np.array([True, False, False, False, True])
+    assert boundary(values, kept) == 2.5
+    assert boundary(values, np.ones(5, bool)) is None
+
+
+def test_ticks_are_round_and_within():
+    for low, high in ((0, 1), (-3.2, 17.9), (1e-5, 3e-5), (1e6, 2.5e6)):
+        at = ticks(low, high)
+        assert 3 <= len(at) <= 8 and all(low <= v <= high for v in at)
+    assert ticks(0, 1, 5) == [0, 0.2, 0.4, 0.6, 0.8, 1]
+
+
+def test_pictures_are_png_that_another_reader_reads():
+    from matplotlib.image import imread
+
+    image = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    np.testing.assert_allclose(imread(BytesIO(png(image))) * 255, image, atol=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -242,9 +271,91 @@ def test_report_of_an_unfinished_run_is_refused(tmp_path, cli):
     assert result.returncode == 1 and "not the folder of a finished run" in result.stderr
 
 
+# in a real browser
+
+#: what a reader looks for (docs/report.md), by the mark that the page gives it
+FACTS = {
+    "resolution": "which resolution, in which mask", "fsc": "FSC curves", "map": "what the map looks like",
+    "kept": "particles kept", "errors": "planted errors found, or the estimated good share", "warnings": "what to be wary of",
+    "score": "histogram with threshold", "convergence": "whether it converged", "where time went": "time, and where it went",
+    "command": "command, versions, devices",
+}  # fmt: skip
+
+#: measures the page, hovers over its first chart, and leaves what it found as JSON
+MEASURE = """<script>
+window.addEventListener("load", function () {
+  var told = {facts: {}, wide: document.documentElement.scrollWidth, window: window.innerWidth, errors: window.failed,
+              loaded: performance.getEntriesByType("resource").filter(e => !e.name.startsWith("data:")).map(e => e.name)};
+  document.querySelectorAll("[data-fact]").forEach(function (e) {
+    told.facts[e.dataset.fact] = e.getBoundingClientRect().bottom;
+  });
+  told.broken = Array.from(document.images).filter(i => !i.naturalWidth).length;
+  var chart = document.querySelector("svg[data-hover]"), box = chart.getBoundingClientRect();
+  chart.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + box.width / 2, clientY: box.top + 20}));
+  told.tip = document.getElementById("tip").innerText;
+  told.seen = getComputedStyle(document.getElementById("tip")).display;
+  var cut = 0;
+  document.querySelectorAll("svg.chart text").forEach(function (t) {
+    var r = t.getBoundingClientRect();
+    if (r.left < -1 || r.right > window.innerWidth + 1) { cut += 1; }
+  });
+  told.cut = cut;
+  document.body.append(Object.assign(document.createElement("pre"), {id: "told", textContent: JSON.stringify(told)}));
+});
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """``browser(page, width, height)`` → what MEASURE found in it; ``browser(page, w, h, picture)`` also draws it."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if program is None:
+        pytest.skip("needs a browser: apt-get install chromium")
+    home = tmp_path_factory.mktemp("browser")
+
+    def call(page, width, height, picture=None):
+        source = page.read_text(encoding="utf-8")
+        watched = source.replace("<head>", "<head><script>window.failed = []; window.onerror = "
+                                 "function (m) { window.failed.push(m); };</script>", 1)
+        copy = home / "page.html"
+        copy.write_text(watched.replace("</body>", MEASURE + "</body>"), encoding="utf-8")
+        command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={home}/u",
+                   f"--window-size={width},{height}", "--virtual-time-budget=2000"]
+        if picture:
+            subprocess.run([*command, f"--screenshot={picture}", page.as_uri()], capture_output=True, timeout=120, check=True)
+        done = subprocess.run([*command, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120)
+        found = re.search(r'<pre id="told">(.*?)</pre>', done.stdout, flags=re.DOTALL)
+        assert found, done.stderr[-2000:]
+        return json.loads(unescape(found[1]))
+
+    return call
+
+
+def test_ten_facts_stand_within_two_screens(run, browser, tmp_path):
+    told = browser(run / "report.html", 1440, 900, tmp_path / "page.png")
+    assert told["errors"] == [] and told["loaded"] == [] and told["broken"] == 0 and told["cut"] == 0
+    assert told["wide"] <= told["window"]
+    below = {fact: told["facts"].get(fact) for fact in FACTS if not told["facts"].get(fact, 1e9) <= 2 * 900}
+    assert not below, f"not within two screens of 1440 x 900: {below}"
+    assert told["seen"] == "block" and "Å" in told["tip"] and "0." in told["tip"]
+    from matplotlib.image import imread
+
+    picture = imread(tmp_path / "page.png")
+    assert picture.shape[:2] == (900, 1440) and picture[..., :3].std() > 0.05
+
+
+def test_a_narrow_window_needs_no_sideways_scrolling(run, browser):
+    told = browser(run / "report.html", 520, 900)
+    assert told["wide"] <= told["window"] and told["errors"] == []
+
+
+def test_the_list_of_ten_facts_is_documented():
+    page = (Path(__file__).resolve().parent.parent / "docs" / "report.md").read_text(encoding="utf-8")
+    assert len(FACTS) == len(re.findall(r"^\d+\. ", page, flags=re.MULTILINE)) == 10
+
+
 def test_the_page_takes_no_time(run):
     summary = read_summary(run)
-    write_report(run, summary)  # matplotlib is loaded
     start = time.process_time()
     write_report(run, summary)
     assert time.process_time() - start < 1.5

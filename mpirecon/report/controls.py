@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from mpirecon.report import figures, pieces
+import numpy as np
+
+from mpirecon.report import pieces
+from mpirecon.report.charts import fsc_chart
+from mpirecon.report.svg import BLUE, GREEN, ORANGE
 
 _SETS = {
-    "selection": "kept by the selection", "random_discard": "as many kept at random", "discarded": "left out, alone",
+    "selection": (BLUE, "solid", "kept by the selection"), "random_discard": (GREEN, "dashed", "as many kept at random"),
+    "discarded": (ORANGE, "solid", "left out, alone"),
 }  # fmt: skip
 
 _BIAS = {
@@ -29,7 +34,7 @@ def controls_section(summary: dict) -> str:
                  f"{coverage['evenness_before']:.3f} → {coverage['evenness_after']:.3f}", "unchanged"))
     header = ("control", "found", "expected of a selection by pose")
     table = pieces.table(header, rows, text=("control",))
-    return pieces.section("Controls of the selection", table + _maps(summary))
+    return pieces.section("Controls of the selection", f'<div class="pairs-of"><div>{table}</div><div>{_maps(summary)}</div></div>')
 
 
 def _maps(summary: dict) -> str:
@@ -39,18 +44,20 @@ def _maps(summary: dict) -> str:
     if "selection" not in controls:
         return pieces.note(f"The map of the particles left out was {controls['note']}.")
     particles = summary["particles"]
-    curves = {label: controls[name]["fsc"] for name, label in _SETS.items()}
-    at = {label: controls[name]["resolution_0143"] for name, label in _SETS.items()}
-    picture = figures.fsc_figure(curves, particles["box"], particles["pixel_size"], at, size=(7.5, 3.6))
+    curves = {name: np.array(controls[name]["fsc"], float) for name in _SETS}
+    at = [(label, controls[name]["resolution_0143"]) for name, (_, _, label) in _SETS.items()]
+    styles = {name: (colour, dash, f"{label}: {resolution:.2f} Å" if resolution else label)
+              for (name, (colour, dash, _)), (label, resolution) in zip(reversed(_SETS.items()), reversed(at))}
+    picture = fsc_chart(curves, particles["box"], particles["pixel_size"], styles=styles)
     found = controls["discarded"]
     words = (
         "Half-map FSC, masked, every particle counting alike: of those kept, of as many drawn at random, and of those "
         f"left out. These look like {found['looks_like']}: their map has the map's structure at "
-        f"{100 * found['amplitude']:.0f} % of its amplitude, and what remains without it agrees between its halves by "
+        f"{max(0, 100 * found['amplitude']):.0f} % of its amplitude, and what remains without it agrees between its halves by "
         f"{found['residual_fsc']:.3f}. Wrong poses leave agreement at the lowest frequencies, where any pose gives the "
         "overall shape. The map is discarded.mrc."
     )
-    return pieces.figure(picture, "FSC of the kept, of a random choice and of the discarded", words)
+    return pieces.figure(picture, words)
 
 
 def _number(value: float | None) -> str:

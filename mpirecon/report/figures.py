@@ -109,64 +109,6 @@ def loss_figure(records: Sequence[Mapping]):
     return figure
 
 
-def distance_figure(table: Mapping[str, np.ndarray], distance: str, threshold: float | None = None):
-    """Histograms of the particles' distance and score, planted errors apart where they are known; a matplotlib Figure.
-
-    table : columns of a run's particles.h5 · distance : its name · threshold : distance up to which particles were kept
-    """
-    valid = np.isfinite(table["distance"]) & np.isfinite(table["score"])
-    wrong = table.get("pose_error")
-    figure, row = new_figure(7.5, 2.7, columns=2)
-    for axes, name, label in zip(row, ("distance", "score"), (f"distance ({distance})", "score (signal over noise)")):
-        groups = {"particles": valid} if wrong is None else {"right": valid & ~wrong, "planted error": valid & wrong}
-        histogram(axes, {key: table[name][rows] for key, rows in groups.items()})
-        axes.set_xlabel(label, fontsize=9)
-    row[0].set_ylabel("particles", fontsize=9)
-    if threshold is not None:
-        row[0].axvline(threshold, color="0.25", linewidth=1.2, linestyle=(0, (4, 3)))
-        row[0].annotate("← kept", (threshold, 1), (-4, -4), xycoords=("data", "axes fraction"), ha="right", va="top",
-                        textcoords="offset points", fontsize=8, color="0.25")
-    if wrong is not None and valid.any():
-        row[1].legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2)
-    return figure
-
-
-def detection_figure(curves: Mapping[str, np.ndarray], chosen: Mapping, confusion: Sequence[Mapping]):
-    """ROC and precision-recall curves, the run's own choice on both, and who was kept by kind; a matplotlib Figure.
-
-    curves : columns of detection.csv · chosen : recall, precision and false_positive_rate of what the run left out
-    (None where undefined) · confusion : of summary.json's detection
-    """
-    figure, (roc, precise, kinds) = new_figure(7.5, 2.7, columns=3)
-    for axes, across, up, labels in (
-        (roc, "false_positive_rate", "recall", ("right ones left out", "wrong ones left out")),
-        (precise, "recall", "precision", ("wrong ones left out (recall)", "wrong among those left out")),
-    ):
-        axes.plot(curves[across], curves[up], color=_COLOURS[0], linewidth=1.8)
-        if chosen[across] is not None and chosen[up] is not None:
-            axes.plot(chosen[across], chosen[up], "o", color=_COLOURS[1], markersize=6, label="this run's choice")
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        axes.set_xlabel(labels[0], fontsize=9)
-        axes.set_ylabel(labels[1], fontsize=9)
-        _calm(axes)
-    roc.plot([0, 1], [0, 1], color="0.6", linewidth=0.9, linestyle=(0, (5, 4)))
-    if roc.get_legend_handles_labels()[1]:
-        roc.legend(frameon=False, fontsize=8, loc="lower right")
-    shares = [100 * row["kept"] / row["count"] for row in confusion]
-    kinds.barh(range(len(shares)), shares, color=[_COLOURS[0 if row["kind"] == "right" else 1] for row in confusion])
-    kinds.set_yticks(range(len(shares)), [kind_of(row) for row in confusion])
-    kinds.invert_yaxis()
-    kinds.set_xlim(0, 100)
-    kinds.set_xlabel("kept (%)", fontsize=9)
-    _calm(kinds)
-    return figure
-
-
-def kind_of(row: Mapping) -> str:
-    """A row of the confusion in words: right, wrong by so many degrees, junk."""
-    return row["kind"] if row["degrees"] is None else "{:g}–{:g}° off".format(*row["degrees"])
-
-
 def histogram(axes, groups: Mapping[str, np.ndarray], bins: int | None = None) -> None:
     """Overlaid histograms on common bins; what lies far out is counted in the outermost ones."""
     everything = np.concatenate(list(groups.values()))

@@ -9,6 +9,9 @@ _POOR_AUC = 0.7
 SELECTING = ("sorted",)
 
 
+_HOW = {"l2": "alike", "posterior": "weighted by the probability that their pose is right"}
+
+
 def verdict(summary: dict) -> str:
     """One or two sentences: resolution, particles kept, planted errors found where they are known."""
     return " ".join([_resolution(summary), _particles(summary)])
@@ -35,11 +38,25 @@ def percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
+def mask_in_words(summary: dict) -> str:
+    """Which FSC and mask the quoted resolution is of."""
+    told = summary.get("resolution_of")
+    if not told:
+        return "FSC 0.143, masked"
+    mask = "the automatic mask" if told["mask"].startswith("automatic") else told["mask"].split(" with a soft edge")[0]
+    mask = mask.replace(", the largest that the box holds,", "").replace("sphere of", "a sphere of")
+    return f"FSC 0.143 in {mask}" + (", corrected" if told["corrected"] else "")
+
+
 def _resolution(summary: dict) -> str:
-    at = summary["resolution_0143"]
+    at, how = summary["resolution_0143"], mask_in_words(summary)
     if at is None:
-        return f"The half maps agree up to Nyquist, {summary['nyquist']:g} Å (masked FSC above 0.143 throughout)."
-    return f"The half maps agree to {at:.2f} Å (FSC 0.143, masked)."
+        return f"The half maps agree up to Nyquist, {summary['nyquist']:.4g} Å ({how.replace('0.143', 'above 0.143')})."
+    after = summary.get("postprocess") or {}
+    corrected = after.get("resolution_0143")
+    if corrected and not (summary.get("resolution_of") or {}).get("corrected"):
+        return f"The half maps agree to {at:.2f} Å ({how}), or {corrected:.2f} Å in mask.mrc with its own effect taken off."
+    return f"The half maps agree to {at:.2f} Å ({how})."
 
 
 def _particles(summary: dict) -> str:
@@ -47,7 +64,7 @@ def _particles(summary: dict) -> str:
     if loss in SELECTING:
         text = f"{kept:,} of {total:,} particles were kept"
     else:
-        how = "alike" if loss == "l2" else "weighted by their distance"
+        how = _HOW.get(loss, "weighted by their distance")
         text = (
             f"All {total:,} particles were used, {how}"
             if kept == total
@@ -57,7 +74,7 @@ def _particles(summary: dict) -> str:
     if not found:
         return text + "."
     among, wrong = found["wrong_among_kept"], found["wrong"]
-    if loss in SELECTING:
+    if loss in (*SELECTING, "posterior"):
         share = f"{among:,} of them ({percent(among, kept)})" if among else "none of them"
         return f"{text}, {share} with a planted error; {wrong:,} errors were planted."
     return f"{text}; {wrong:,} of them ({percent(wrong, total)}) have a planted error."

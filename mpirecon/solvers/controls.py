@@ -8,6 +8,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import write_map
+from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.comm import together
 from mpirecon.parallel.select import smallest_k
 from mpirecon.robust.selection import Selection
@@ -15,7 +16,7 @@ from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
 from mpirecon.solvers.run import Outcome, Reconstruction
 from mpirecon.solvers.slab_data import uniform_hash
 from mpirecon.solvers.wiener import ssnr_of_whole
-from mpirecon.validate.coverage import view_coverage
+from mpirecon.validate.coverage import Coverage, view_coverage, write_views_csv
 from mpirecon.validate.discarded import Comparison
 from mpirecon.validate.selection_bias import contrast_left_out, warnings_of, with_group, with_number
 
@@ -34,23 +35,25 @@ def check_selection(run: Reconstruction, outcome: Outcome, folder: Path, costly:
     ``warnings`` (sentences), ``selection_bias`` and ``coverage``; with `costly`, also ``controls`` and discarded.mrc.
     Where nobody was left out there is nothing to warn of.
     """
-    found = _cheap_controls(run, outcome)
+    found = _cheap_controls(run, outcome, folder)
     more = _costly_controls(run, outcome, folder) if costly else {"controls": None, "warnings": []}
     return {**found, **more, "warnings": found["warnings"] + more["warnings"]}
 
 
-def _cheap_controls(run: Reconstruction, outcome: Outcome) -> dict:
+def _cheap_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict:
     columns = _columns(run, outcome)
     found = {"warnings": [], "selection_bias": None, "coverage": None}
     with together(run.comm):
         if run.comm.rank == 0:
             columns = {name: values[columns["valid"]] for name, values in columns.items()}
+            coverage = view_coverage(columns["quaternion"], columns["kept"], columns.get("group"))
+            write_views_csv(folder / "views.csv", coverage)
             if not columns["kept"].all() and columns["kept"].any():
-                found = _check(columns)
+                found = _check(columns, coverage)
     return found
 
 
-def _check(columns: dict[str, np.ndarray]) -> dict:
+def _check(columns: dict[str, np.ndarray], coverage: Coverage) -> dict:
     kept, groups = columns["kept"], columns.get("group")
     tested = [
         *(with_number(name, kept, columns[name], groups) for name in ("sigma", "defocus", "ctf_scale")),
@@ -58,7 +61,6 @@ def _check(columns: dict[str, np.ndarray]) -> dict:
     ]
     tested = [association for association in tested if association is not None]
     contrast = contrast_left_out(kept, columns["yp"], columns["pp"])
-    coverage = view_coverage(columns["quaternion"], kept, groups)
     told = [*warnings_of(tested, contrast), coverage.warning()]
     return {
         "warnings": [text for text in told if text],
@@ -82,19 +84,20 @@ def _columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray]:
     quaternion = np.stack([whole.pop(f"q{i}") for i in range(4)], axis=1)
     if run.config.group_by is not None:
         _, whole["group"] = np.unique(run.file.source_column(run.config.group_by).astype(str), return_inverse=True)
-    return whole | {"quaternion": quaternion} | _micrographs(run)
+    places = micrographs(run.file)
+    return whole | {"quaternion": quaternion} | ({} if places is None else {"micrographs": places})
 
 
-def _micrographs(run: Reconstruction) -> dict[str, np.ndarray]:
-    """The micrograph of each particle, where the imported table tells."""
-    arrays = run.file.source_arrays()
+def micrographs(file: ParticleFile) -> np.ndarray | None:
+    """The micrograph of each particle, (m,), where the imported table tells."""
+    arrays = file.source_arrays()
     for name in ("location/micrograph_uid", "location/micrograph_path"):
-        if name in arrays and len(arrays[name]) == len(run.file):
-            return {"micrographs": arrays[name]}
+        if name in arrays and len(arrays[name]) == len(file):
+            return arrays[name]
     try:
-        return {"micrographs": run.file.source_column("rlnMicrographName").astype(str)}
+        return file.source_column("rlnMicrographName").astype(str)
     except UserError:
-        return {}
+        return None
 
 
 # what costs passes over the data: maps of the discarded, and of as many particles left out at random

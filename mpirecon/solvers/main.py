@@ -113,5 +113,6 @@ def _conclude(console, folder: Path, summary: dict) -> None:
         console.warn(f"{len(skipped)} bad images were skipped: particles {shown}")
     for text in summary["warnings"]:
         console.warn(text)
-    console.say(f"wrote {folder}: volume.mrc, half1.mrc, half2.mrc, fsc.csv, fsc.png, slices.png, particles.h5, "
-                "summary.json, report.html, logs/")
+    made = ", ".join(name for name in ("mask.mrc", "sharpened.mrc", "discarded.mrc") if (folder / name).exists())
+    console.say(f"wrote {folder}: volume.mrc, half1.mrc, half2.mrc, {made + ', ' if made else ''}fsc.csv, views.csv, "
+                "particles.h5, summary.json, report.html, logs/")

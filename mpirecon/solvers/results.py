@@ -14,6 +14,7 @@ from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.robust.selection import AUTO
 from mpirecon.robust.statistics import matched_filter
+from mpirecon.solvers.controls import micrographs
 from mpirecon.solvers.groups import WHOLE, half_map
 from mpirecon.solvers.run import Outcome, Reconstruction, describe
 from mpirecon.validate.detection import detection_report, write_detection_csv
@@ -38,6 +39,8 @@ def write_results(
     if run.masked_by_user:
         maps["volume"] *= run.engine.mask
     columns = _particle_columns(run, outcome)
+    if comm.rank:  # rank 0 is not through yet
+        run.log.event("timeline", **run.engine.timings.timeline())
     ranks = comm.gather(_rank_facts(run))
     summary = {}
     with together(comm):
@@ -48,6 +51,9 @@ def write_results(
 
 #: soft edge of the sphere that fits the box, pixels, as RELION's
 _CORNER_EDGE = 3.0
+
+#: micrographs named in the summary, of those that kept the smallest share
+_WORST = 5
 
 _MAPS = {"half1": half_map(1), "half2": half_map(2), "volume": WHOLE}
 
@@ -60,7 +66,8 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed) -> 
         "fsc": fsc(maps["half1"], maps["half2"], run.engine.mask),
         "fsc_unmasked": fsc(maps["half1"], maps["half2"]),
     }
-    more = _postprocess(run, maps, curves) if postprocessed else None
+    with run.engine.timings("postprocess"):
+        more = _postprocess(run, maps, curves) if postprocessed else None
     if more is not None:
         curves |= more.curves()
         if run.config.mask == AUTO and more.mask is not None:
@@ -76,8 +83,9 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed) -> 
     if "pose_error" in columns:
         found, points = detection_report(columns)
         write_detection_csv(folder / "detection.csv", points.thinned())
+    ranks[0] = _rank_facts(run)
+    run.log.event("timeline", **run.engine.timings.timeline())
     summary = _summary(run, outcome, about | {"detection": found}, _headline(run, curves, more), columns, ranks)
-    _write_figures(run, folder, curves, maps, summary)
     write_report(folder, summary)
     write_summary(folder / "summary.json", summary)
     return summary
@@ -126,11 +134,17 @@ def _particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.nda
         "sigma": np.where(slab.valid, outcome.sigma, np.nan),
         "scale": np.where(slab.valid, statistics.contrast, np.nan),
         "skipped": ~slab.valid,
+        "defocus": (slab.metadata.ctf["defocus_u"] + slab.metadata.ctf["defocus_v"]) / 2,
     }
     local |= _truth_columns(run)
     total = len(run.file)
     gathered = {name: run.comm.gather_slabs(np.ascontiguousarray(v), total) for name, v in local.items()}
-    return gathered if run.comm.rank == 0 else None
+    if run.comm.rank:
+        return None
+    places = micrographs(run.file)
+    if places is not None:
+        gathered["micrograph"] = np.unique(places, return_inverse=True)[1].astype(np.int32)
+    return gathered
 
 
 def _truth_columns(run: Reconstruction) -> dict[str, np.ndarray]:
@@ -188,6 +202,7 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict,
         **headline,
         "nyquist": 2 * file.pixel_size,
         "kept": int(columns["kept"].sum()),
+        "micrographs": _by_micrograph(run, columns),
         "keep_estimate": None if mixture is None else mixture.keep_,
         "mixture": None if mixture is None else describe(mixture),
         "timings": {p: max(rank["seconds"].get(p, 0.0) for rank in ranks) for p in sorted(phases)},
@@ -196,18 +211,19 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict,
     }  # fmt: skip
 
 
-def _write_figures(run: Reconstruction, folder: Path, curves: dict, maps: dict, summary: dict) -> None:
-    from mpirecon.io.atomic import atomic_path
-    from mpirecon.report.figures import central_slices_figure, fsc_figure, save_figure
+def _by_micrograph(run: Reconstruction, columns: dict) -> dict | None:
+    """How many there are, and those that lost the largest share of their particles, by name; None when not known."""
+    if "micrograph" not in columns:
+        return None
+    number, kept = columns["micrograph"], columns["kept"]
+    count = np.bincount(number)
+    share = np.bincount(number, kept) / count
+    places = micrographs(run.file)
+    worst = np.lexsort((-count, share))[:_WORST]
+    return {"count": len(count), "fewest_kept": [
+        {"name": _text(places[(number == i).argmax()]), "particles": int(count[i]), "kept": int(round(share[i] * count[i]))} for i in worst
+    ]}  # fmt: skip
 
-    file = run.file
-    labels = {"half maps, masked": curves["fsc"], "half maps, unmasked": curves["fsc_unmasked"]}
-    resolutions = {"half maps, masked": summary["resolution_0143"],
-                   "half maps, unmasked": summary["resolution_0143_unmasked"]}
-    slices = {"volume": maps["volume"], "half 1": maps["half1"]}
-    for name, figure in (
-        ("fsc.png", fsc_figure(labels, file.box, file.pixel_size, resolutions)),
-        ("slices.png", central_slices_figure(slices, file.pixel_size)),
-    ):
-        with atomic_path(folder / name, overwrite=True) as temporary:
-            save_figure(figure, temporary)
+
+def _text(name) -> str:
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)

@@ -1,4 +1,4 @@
-"""Where a rank's time goes, by phase."""
+"""Where a rank's time goes, by phase, and when."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 
+#: more spans than this are joined two by two: a timeline, not a trace
+_MOST_SPANS = 600
+
 
 class Timings:
-    """``with timings("read"):`` adds the block's wall seconds to a phase; an inner block is not counted in the outer."""
+    """``with timings("read"):`` adds the block's wall seconds to a phase; an inner block is not counted in the outer.
+
+    seconds : phase → s · spans : of the outermost blocks, [start, end, {phase: s}] in seconds since `origin` (Unix time)
+    """
 
     def __init__(self, tell: Callable[[str], None] = lambda phase: None) -> None:
         """tell : called with the phase whenever it changes"""
         self.seconds: dict[str, float] = {}
+        self.spans: list[list] = []
+        self.origin = time.time()
+        self._zero = time.perf_counter()
         self._inner: list[float] = []
+        self._within: dict[str, float] = {}
         self._phases: list[str] = []
         self._tell = tell
 
@@ -26,10 +36,30 @@ class Timings:
         try:
             yield
         finally:
-            elapsed = time.perf_counter() - start
-            inside = self._inner.pop()
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed - inside
+            end = time.perf_counter()
+            own = end - start - self._inner.pop()
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + own
+            self._within[phase] = self._within.get(phase, 0.0) + own
             if self._inner:
-                self._inner[-1] += elapsed
+                self._inner[-1] += end - start
+            else:
+                self._add_span(start - self._zero, end - self._zero)
             self._phases.pop()
             self._tell(self._phases[-1] if self._phases else "between phases")
+
+    def _add_span(self, start: float, end: float) -> None:
+        self.spans.append([start, end, self._within])
+        self._within = {}
+        if len(self.spans) > _MOST_SPANS:
+            pairs = zip(self.spans[::2], self.spans[1::2])
+            self.spans = [_joined(a, b) for a, b in pairs] + self.spans[len(self.spans) // 2 * 2 :]
+
+    def timeline(self) -> dict:
+        """For a rank's log: ``origin`` and ``spans``, to the millisecond."""
+        spans = [[round(start, 3), round(end, 3), {phase: round(s, 4) for phase, s in within.items()}]
+                 for start, end, within in self.spans]
+        return {"origin": round(self.origin, 3), "spans": spans}
+
+
+def _joined(a: list, b: list) -> list:
+    return [a[0], b[1], {phase: a[2].get(phase, 0.0) + b[2].get(phase, 0.0) for phase in {**a[2], **b[2]}}]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binom
 
+from mpirecon.io.atomic import atomic_path
 from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.validate.selection_bias import once
 
@@ -31,13 +33,14 @@ class Coverage:
     """Views before and after selection.
 
     before, after : (bins,) int64, particles in each · thinned : (bins,) bool, far fewer kept than elsewhere ·
-    direction : (bins, 3) float64, their centres
+    direction : (bins, 3) float64, their centres · edges : of the bins, as view_bins gives them
     """
 
     before: np.ndarray
     after: np.ndarray
     thinned: np.ndarray
     direction: np.ndarray
+    edges: tuple[np.ndarray, np.ndarray]
 
     def as_dict(self) -> dict:
         """Numbers for summary.json. Evenness is the effective number of views (e to the entropy) over the bins."""
@@ -114,7 +117,21 @@ def view_coverage(quaternion: np.ndarray, kept: np.ndarray, together: np.ndarray
     before, after = (np.bincount(where[rows], minlength=cells.sum()) for rows in (slice(None), kept))
     share = kept.mean() if len(kept) else 1.0
     rare = binom.cdf(after, before, share) < _CHANCE / len(before)
-    return Coverage(before, after, (after < THINNED * share * before) & rare, bin_centres(top, cells))
+    return Coverage(before, after, (after < THINNED * share * before) & rare, bin_centres(top, cells), (top, cells))
+
+
+def write_views_csv(path, coverage: Coverage) -> None:
+    """One row a view: ``tilt_low … rot_high`` (degrees, of the bin on the half sphere), ``before``, ``after``, ``thinned``."""
+    top, cells = coverage.edges
+    tilt = np.degrees(np.arccos(np.clip(np.append(top, 0.0), -1, 1)))
+    with atomic_path(path, overwrite=True) as temporary, open(temporary, "w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["tilt_low", "tilt_high", "rot_low", "rot_high", "before", "after", "thinned"])
+        counts = zip(coverage.before.tolist(), coverage.after.tolist(), coverage.thinned.astype(int).tolist())
+        for ring, many in enumerate(cells.tolist()):
+            for cell in range(many):
+                rot = (360 * cell / many, 360 * (cell + 1) / many)
+                table.writerow([*(f"{a:.4g}" for a in (tilt[ring], tilt[ring + 1], *rot)), *next(counts)])
 
 
 def evenness(counts: np.ndarray) -> float:

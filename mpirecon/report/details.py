@@ -1,0 +1,176 @@
+"""What follows after the first two screens: every map, directions, B-factor, views, tables, ranks, configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+import numpy as np
+
+from mpirecon.report import particle_charts, pieces
+from mpirecon.report.charts import cones_chart, guinier_chart, timeline_chart
+from mpirecon.report.particle_charts import against_charts, kind_of, kinds, views_chart
+from mpirecon.report.pictures import map_panel
+from mpirecon.report.run_files import RunFiles
+from mpirecon.report.svg import legend
+from mpirecon.report.verdict import percent
+
+#: with more ranks than this the table shows its extremes and the slowest ones
+_RANKS_SHOWN = 16
+
+_MAP_WORDS = {
+    "half1": "half1.mrc, neither filtered nor masked", "half2": "half2.mrc, likewise",
+    "sharpened": "sharpened.mrc, of both halves", "discarded": "discarded.mrc, of the particles left out",
+}  # fmt: skip
+
+
+def sections(run: RunFiles) -> list[str]:
+    """What belongs to map and particles."""
+    return [_confusion(run), _maps(run), _cones(run), _guinier(run), _views(run), _against(run)]
+
+
+def last_sections(run: RunFiles) -> list[str]:
+    """Tables: iterations, ranks, configuration."""
+    return [_iterations(run.summary), _ranks(run), _configuration(run.summary)]
+
+
+def _maps(run: RunFiles) -> str:
+    pixel_size = run.summary["particles"]["pixel_size"]
+    shown = [pieces.figure(map_panel(volume, pixel_size, name), _MAP_WORDS.get(name, f"{name}.mrc"))
+             for name, volume in run.maps.items() if name != "volume"]
+    return pieces.section("All maps", f'<div class="pairs-of">{"".join(shown)}</div>') if shown else ""
+
+
+def _confusion(run: RunFiles) -> str:
+    found = run.summary.get("detection")
+    if not found or not found.get("confusion"):
+        return ""
+    columns = {
+        "": kind_of,
+        "particles": lambda r: f"{r['count']:,}",
+        "kept": lambda r: f"{r['kept']:,} ({percent(r['kept'], r['count'])})",
+        "mean posterior": lambda r: "–" if r["mean_posterior"] is None else f"{r['mean_posterior']:.3f}",
+        "AUC against right": lambda r: "–" if r["auc"] is None else f"{r['auc']:.4f}",
+    }
+    table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in found["confusion"]), text=("",))
+    bars = pieces.figure(particle_charts.kept_bars(found["confusion"]), "Share that was kept. The curves are in detection.csv.")
+    return pieces.section("Who was kept, by kind of error", f'<div class="pairs-of">{bars}<div>{table}</div></div>')
+
+
+def _cones(run: RunFiles) -> str:
+    cones = (run.summary.get("postprocess") or {}).get("cones")
+    if not cones:
+        return ""
+    particles = run.summary["particles"]
+    words = (
+        f"FSC along {len(cones['resolution'])} directions, in cones of {cones['half_angle']:g}°, in mask.mrc: it falls below "
+        f"0.143 between {cones['best']:.2f} and {cones['worst']:.2f} Å (median {cones['median']:.2f}, standard deviation "
+        f"{cones['spread']:.2f} Å). Sphericity {cones['sphericity']:.3f}; 1 is alike in all directions. A cone holds few "
+        "samples of the innermost shells, which all directions share here."
+    )
+    drawn = cones_chart(cones, run.curves["fsc_masked"], particles["box"], particles["pixel_size"])
+    return pieces.section("Resolution by direction", pieces.figure(f'<div class="chart-and-disc">{drawn}</div>', words))
+
+
+def _guinier(run: RunFiles) -> str:
+    fit = (run.summary.get("postprocess") or {}).get("guinier")
+    if not fit or not fit.get("inverse_d2"):
+        return ""
+    words = fit["note"] or (
+        f"B-factor {fit['bfactor']:.0f}".replace(" -", " −") + f" Å², fitted from {fit['used'][0]:.1f} to {fit['used'][1]:.2f} Å to the mean of the half "
+        "maps in mask.mrc; sharpened.mrc is sharpened by it."
+    )
+    words = words[:1].upper() + words[1:] + ("" if words.endswith(".") else ".")
+    return pieces.section("Guinier plot", pieces.figure(guinier_chart(fit), words), wide=False)
+
+
+def _views(run: RunFiles) -> str:
+    if run.views is None:
+        return ""
+    words = "Viewing directions on the half sphere, in bins of equal area; opposite views are mirror images and share a bin."
+    coverage = run.summary.get("coverage") or {}
+    if coverage:
+        words += (f" Evenness {coverage['evenness_before']:.3f} before, {coverage['evenness_after']:.3f} after; "
+                  f"{coverage['thinned']} of {coverage['bins']} views thinned out.")
+    return pieces.section("Views", pieces.figure(f'<div class="two">{views_chart(run.views)}</div>', words), wide=False)
+
+
+_ROW = {1: "narrow", 2: "two", 3: "three", 4: "four"}
+
+
+def _against(run: RunFiles) -> str:
+    charts = against_charts(run.table)
+    if not charts:
+        return ""
+    keys = legend([(colour, "dot", label) for label, (colour, _) in kinds(run.table).items()])
+    words = "A clean image rightly scores higher than a noisy one. Whether being left out goes with these is tested below."
+    worst = (run.summary.get("micrographs") or {}).get("fewest_kept") or []
+    worst = [row for row in worst if row["kept"] < row["particles"]]
+    if worst:
+        listed = "; ".join(f"{row['name']} {row['kept']} of {row['particles']}" for row in worst[:3])
+        words += f" Micrographs that kept least: {listed}."
+    drawn = f'{keys}<div class="{_ROW[len(charts)]}">{"".join(charts)}</div>'
+    return pieces.section("Score against defocus, noise, contrast and micrograph", pieces.figure(drawn, words))
+
+
+def _iterations(summary: Mapping) -> str:
+    records = summary["iterations"]
+    columns = {
+        "iteration": lambda r: str(r["iteration"]),
+        "loss": lambda r: pieces.value(r["loss"]),
+        "loss, held out": lambda r: pieces.value(r["loss_heldout"]),
+        "L2 over all": lambda r: pieces.value(r["loss_l2"]),
+        "L2, held out": lambda r: pieces.value(r["loss_l2_heldout"]),
+        "kept": lambda r: f"{r['kept']:,} ({percent(r['kept'], r['valid'])})",
+        "planted errors among kept": lambda r: (
+            f"{r['wrong_among_kept']:,} ({percent(r['wrong_among_kept'], r['kept'])})"
+        ),
+        "FSC 0.143": lambda r: pieces.angstrom(r["resolution_0143"], summary),
+    }
+    if not all("wrong_among_kept" in record for record in records):
+        del columns["planted errors among kept"]
+    table = pieces.table(columns, ([cell(record) for cell in columns.values()] for record in records))
+    return pieces.section("Iterations", table + pieces.note(
+        "Losses are per particle and Fourier sample. Each row is measured on the maps that its iteration made, before their "
+        "final refinement."))
+
+
+def _ranks(run: RunFiles) -> str:
+    ranks = run.summary["ranks"]
+    phases = list(dict.fromkeys(phase for rank in ranks for phase in rank["seconds"]))
+    header = ["rank", "host", "device", "particles", *phases, "in MPI", "moved", "memory"]
+
+    def cells(rank: dict) -> list[str]:
+        traffic = rank["traffic"]
+        return [
+            str(rank["rank"]), rank["host"], rank["device"], f"{rank['particles']:,}",
+            *(f"{rank['seconds'].get(phase, 0):.2f}" for phase in phases),
+            f"{traffic['seconds']:.2f}", pieces.size(traffic["bytes_moved"]), pieces.size(rank["peak_memory_bytes"]),
+        ]  # fmt: skip
+
+    shown, note = ranks, ""
+    if len(ranks) > _RANKS_SHOWN:
+        busiest = sorted(ranks, key=lambda rank: -sum(rank["seconds"].values()))[:_RANKS_SHOWN]
+        shown = sorted(busiest, key=lambda rank: rank["rank"])
+        totals = [sum(rank["seconds"].values()) for rank in ranks]
+        note = pieces.note(
+            f"The {len(shown)} busiest of {len(ranks)} ranks; the busy time of all lies between {min(totals):.2f} and "
+            f"{max(totals):.2f} s (median {float(np.median(totals)):.2f} s). All are in summary.json."
+        )
+    note += pieces.note(
+        "Seconds of wall time by phase; those in MPI include waiting and are part of the phases. Memory is the peak."
+    )
+    drawn = pieces.figure(timeline_chart(run.timelines), "What each rank did when; blank is waiting, files and start-up.") \
+        if run.timelines else ""
+    return pieces.section("Ranks", drawn + pieces.table(header, map(cells, shown), text=("host", "device"), dense=True) + note)
+
+
+def _configuration(summary: Mapping) -> str:
+    particles = summary["particles"]
+    pairs = {
+        "particles": f"{particles['file']}: {particles['count']:,}"
+        + (", CTF-premultiplied" if particles["ctf_premultiplied"] else ""),
+        **{name.replace("_", " "): pieces.value(value) for name, value in summary["configuration"].items()},
+    }
+    rows = "\n".join(f"<div><dt>{escape(k)}</dt><dd>{escape(str(v))}</dd></div>" for k, v in pairs.items())
+    return pieces.section("Configuration", f'<dl class="pairs">\n{rows}\n</dl>')

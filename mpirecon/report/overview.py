@@ -1,0 +1,218 @@
+"""The first two screens of the page: the numbers, the curves and the pictures that most readers look for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mpirecon.report import particle_charts, pieces
+from mpirecon.report.charts import FSC_STYLE, KIND_COLOURS, KINDS, fsc_chart, loss_charts
+from mpirecon.report.pictures import map_panel
+from mpirecon.report.run_files import RunFiles
+from mpirecon.report.svg import GREY
+from mpirecon.report.verdict import SELECTING, counted, mask_in_words, percent
+
+
+def facts(summary: Mapping) -> list[tuple[str, str, str, str]]:
+    """Name, number, more about it, and key of each fact at the top."""
+    particles, ranks = summary["particles"], summary["ranks"]
+    many = f"{len(ranks)} ranks" if len(ranks) != 1 else "1 rank"
+    told = [
+        ("resolution", pieces.angstrom(summary["resolution_0143"], summary), mask_in_words(summary), "resolution"),
+        _other_resolutions(summary),
+        (
+            "particles kept" if summary["configuration"]["loss"] in (*SELECTING, "posterior") else "particles used",
+            f"{summary['kept']:,}", f"of {counted(summary):,}, {percent(summary['kept'], counted(summary))}", "kept",
+        ),
+        _good_share(summary),
+        _planted(summary),
+        ("time", pieces.duration(summary["seconds"]),
+         f"{many}, at most {pieces.size(summary['peak_memory_bytes'])} each", "time"),
+        ("box", f"{particles['box']}", f"{particles['pixel_size']:.4g} Å/px, Nyquist {summary['nyquist']:.4g} Å", ""),
+    ]  # fmt: skip
+    return [fact for fact in told if fact]
+
+
+def _other_resolutions(summary: Mapping) -> tuple | None:
+    after = summary.get("postprocess") or {}
+    bare = f"in mask.mrc; no mask {pieces.angstrom(summary['resolution_0143_unmasked'], summary)}"
+    if "resolution_0143" not in after or (summary.get("resolution_of") or {}).get("corrected"):
+        return ("without mask", pieces.angstrom(summary["resolution_0143_unmasked"], summary),
+                f"FSC 0.5 at {pieces.angstrom(summary['resolution_05'], summary)}", "")
+    b = after.get("bfactor")
+    more = bare + (f"; B {b:.0f} Å²".replace("-", "−") if b is not None else "")
+    return ("corrected for mask", pieces.angstrom(after["resolution_0143"], summary), more, "")
+
+
+def _good_share(summary: Mapping) -> tuple | None:
+    share, mixture = summary.get("keep_estimate"), summary.get("mixture") or {}
+    if share is None:
+        return None
+    low, high = mixture.get("keep_interval") or (None, None)
+    more = "from the mixture" if low is None else f"95 %: {100 * low:.1f} – {100 * high:.1f} %"
+    return ("estimated good share", f"{100 * share:.1f} %", more, "good share")
+
+
+def _planted(summary: Mapping) -> tuple | None:
+    found = summary.get("detection")
+    if not found or found.get("auc") is None:
+        return None
+    ranked = f"AUC {found['auc']:.4f}"
+    if not found.get("recall"):
+        return ("planted errors", f"{found['wrong']:,}", ranked, "errors")
+    return ("planted errors found", f"{100 * found['recall']:.1f} %", f"of {found['wrong']:,}; {ranked}", "errors")
+
+
+def sections(run: RunFiles) -> list[str]:
+    """The charts of the first two screens, two side by side."""
+    return [_fsc(run), _map(run), _particles(run), _losses(run), _errors(run), _time(run.summary), _command(run.summary)]
+
+
+def _fsc(run: RunFiles) -> str:
+    particles, after = run.summary["particles"], run.summary.get("postprocess") or {}
+    styles = dict(FSC_STYLE)
+    styles["fsc"] = (*styles["fsc"][:2], mask_label(run.summary))
+    if "fsc_masked" in run.curves and np.allclose(run.curves["fsc"], run.curves["fsc_masked"], atol=1e-5):
+        del styles["fsc_masked"]
+    words = "Half maps share no particle."
+    if after.get("mask") and "fsc_true" in run.curves:
+        words += f" mask.mrc is {after['mask'] if after['automatic_mask'] else 'the mask given'}."
+        words += " What it adds by itself (random phases) is taken off the corrected curve."
+    elif after.get("note"):
+        words += f" No automatic mask: {after['note']}."
+    chart = fsc_chart(run.curves, particles["box"], particles["pixel_size"], styles=styles)
+    return pieces.section("Half-map FSC", pieces.figure(chart, words), wide=False, fact="fsc")
+
+
+def mask_label(summary: Mapping) -> str:
+    """The scoring mask in a legend."""
+    told = (summary.get("resolution_of") or {})
+    text = told.get("mask", "mask") if not told.get("corrected") else "the scoring sphere"
+    return text.split(" with a soft edge")[0].replace(", the largest that the box holds,", "")
+
+
+def _map(run: RunFiles) -> str:
+    picture = map_panel(run.maps["volume"], run.summary["particles"]["pixel_size"], "volume.mrc")
+    words = "volume.mrc, filtered by the half-map FSC: central slices above, projections below."
+    return pieces.section("Map", pieces.figure(picture, words), wide=False, fact="map")
+
+
+def _particles(run: RunFiles) -> str:
+    """What decided about the particles: the score and its mixture, or the distance and its threshold."""
+    summary, table = run.summary, run.table
+    if summary["configuration"]["loss"] == "posterior" or summary["configuration"].get("keep") == "auto":
+        chart = score_chart(run)
+        words = ("How strongly each particle shows a map that it did not help to build. The mixture judges six bands of "
+                 "frequencies together; the line is where this one number would best divide as it did.")
+        if not (summary.get("mixture") or {}).get("separable", True):
+            words += " Good and bad could not be told apart, so nobody was left out."
+        return pieces.section("Particles: score and mixture", pieces.figure(chart, words), wide=False, fact="score")
+    return pieces.section("Particles: distance", _distance(run), wide=False, fact="score")
+
+
+def score_chart(run: RunFiles) -> str:
+    """Histogram of the score, with the mixture where the run fitted one."""
+    mixes = run.summary.get("mixture") is not None
+    cut = particle_charts.boundary(run.table["score"], run.table["kept"]) if mixes else None
+    return particle_charts.histogram_chart(run.table, "score", "score (signal over noise)", threshold=cut, kept_is="high",
+                                           mixture=mixes)
+
+
+def _distance(run: RunFiles) -> str:
+    summary, table = run.summary, run.table
+    configuration, kept = summary["configuration"], summary["kept"]
+    distance = np.sort(table["distance"][np.isfinite(table["distance"])])
+    threshold, words = None, "From maps that the particle did not help to build."
+    if configuration["loss"] in SELECTING and 0 < kept < len(distance):
+        threshold = float(distance[kept - 1 : kept + 1].mean())
+        words += f" The {kept:,} smallest distances were kept."
+    elif configuration["loss"] not in ("l2", "posterior"):
+        low, middle, high = np.percentile(table["weight"][table["kept"]], (0, 50, 100)) if kept else (0, 0, 0)
+        words += f" Weights run from {low:.3g} to {high:.3g} (median {middle:.3g})."
+    if "pose_error" in table:
+        words += " Planted errors are coloured; the reconstruction does not know them."
+    chart = particle_charts.histogram_chart(table, "distance", f"distance ({configuration['distance']})", threshold=threshold)
+    return pieces.figure(chart, words)
+
+
+def _losses(run: RunFiles) -> str:
+    records = run.summary["iterations"]
+    if len(records) < 2:
+        at = records[-1] if records else {}
+        rows = [(name, pieces.value(at.get(key))) for name, key in (
+            ("loss", "loss"), ("loss, held out", "loss_heldout"), ("L2 over all", "loss_l2"), ("L2, held out", "loss_l2_heldout"),
+        )]  # fmt: skip
+        body = pieces.table(("one iteration", "per particle and Fourier sample"), rows, text=("one iteration",))
+        return pieces.section("Loss", body + pieces.note(how_to_read(run.summary)), wide=False, fact="convergence")
+    return pieces.section("Loss by iteration", pieces.figure(loss_charts(records), how_to_read(run.summary)), wide=False,
+                          fact="convergence")
+
+
+def how_to_read(summary: Mapping) -> str:
+    """What each loss counts, and what it is no measure of."""
+    if summary["configuration"]["loss"] in SELECTING:
+        return (
+            "The loss being minimised counts the kept particles alone: a trimmed loss always falls when more is left "
+            "out, and is no figure of quality. Held out, minus on the maps made, is overfitting. Quality is for the FSC to tell."
+        )
+    return (
+        "Held out is against maps that a particle did not help to build; what it exceeds the loss by is overfitting. "
+        "Losses of different kinds do not compare; quality is for the half-map FSC to tell."
+    )
+
+
+def _errors(run: RunFiles) -> str:
+    """Planted errors found; without any, the other histogram."""
+    found = run.summary.get("detection")
+    if run.detection is None or not found or not found["wrong"] or found["auc"] is None:
+        if run.summary["configuration"]["loss"] == "posterior":
+            return pieces.section("Particles: distance", _distance(run), wide=False)
+        words = "How strongly each particle shows the map."
+        return pieces.section("Particles: score", pieces.figure(score_chart(run), words), wide=False)
+    words = (f"AUC {found['auc']:.4f}, average precision {found['average_precision']:.4f}; F1 {found['f1']:.4f} at this run's "
+             f"choice, {found['best_f1']:.4f} at the best threshold.")
+    drawn = particle_charts.roc_chart(run.detection, _choice(run.summary, found))
+    return pieces.section("Planted errors found", pieces.figure(drawn, words), wide=False)
+
+
+def _choice(summary: Mapping, found: Mapping) -> dict:
+    if not found["kept"] or found["kept"] == counted(summary):  # nothing was chosen
+        return {}
+    right = counted(summary) - found["wrong"]
+    left_out_right = right - (found["kept"] - found["wrong_among_kept"])
+    return {"recall": found["recall"], "precision": found["precision"], "false_positive_rate": left_out_right / max(right, 1)}
+
+
+def _time(summary: Mapping) -> str:
+    """Seconds of the busiest rank by phase, and what no phase accounts for."""
+    busiest = max(summary["ranks"], key=lambda rank: sum(rank["seconds"].values()))
+    spent = sorted(busiest["seconds"].items(), key=lambda item: -item[1])
+    rest = max(0.0, summary["seconds"] - sum(busiest["seconds"].values()))
+    most = max([rest, *(seconds for _, seconds in spent)], default=1) or 1
+    rows = [(phase, seconds / most, f"{seconds:.2f} s", KIND_COLOURS[KINDS.get(phase, "computing")])
+            for phase, seconds in spent if seconds >= 0.002 * most]
+    rows.append(("start, files, waiting", rest / most, f"{rest:.2f} s", GREY))
+    words = f"Rank {busiest['rank']} ({busiest['host']}, {busiest['device']}), of {summary['seconds']:.1f} s in all"
+    in_mpi = (busiest.get("traffic") or {}).get("seconds")
+    if in_mpi and len(summary["ranks"]) > 1:
+        words += f"; {in_mpi:.2f} s of it in MPI, moving {pieces.size(summary['bytes_moved'])} between all ranks"
+    body = pieces.figure(particle_charts.bars(rows), words + ".")
+    return pieces.section("Where the time went", body, wide=False, fact="where time went")
+
+
+def _command(summary: Mapping) -> str:
+    from html import escape
+
+    versions = {summary["program"]: summary["version"], **summary["versions"]}
+    devices: dict[str, int] = {}
+    for rank in summary["ranks"]:
+        where = f"{rank['device']} on {rank['host']}"
+        devices[where] = devices.get(where, 0) + 1
+    listed = [f"{many} × {where}" for where, many in devices.items()]
+    shown = ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
+    return pieces.section(
+        "Command", f"<pre>{escape(summary['command'])}</pre>"
+        + pieces.note(f"Ranks: {shown}. Made with " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."),
+        fact="command",
+    )  # fmt: skip

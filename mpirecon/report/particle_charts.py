@@ -1,0 +1,199 @@
+"""The report's charts of particles: distance, score and mixture, ROC, views, and what the score may go with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mpirecon.report.colours import disc_cells, scale_bar
+from mpirecon.report.svg import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, Chart, legend, number
+
+#: dots of a scatter plot at most
+_DOTS = 1500
+
+
+def kinds(table: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:
+    """What is known of each particle: label → colour, rows (bool). All alike where no errors were planted."""
+    valid = np.isfinite(table["distance"]) & np.isfinite(table["score"])
+    wrong = table.get("pose_error")
+    if wrong is None:
+        return {"particles": (BLUE, valid)}
+    junk = table.get("junk")
+    junk = np.zeros_like(wrong) if junk is None else junk.astype(bool)
+    groups = {"right": (BLUE, valid & ~wrong & ~junk), "planted wrong pose": (ORANGE, valid & wrong & ~junk),
+              "planted junk": (PINK, valid & junk)}
+    return {label: (colour, rows) for label, (colour, rows) in groups.items() if rows.any()}
+
+
+def _edges(values: np.ndarray, most: int = 56) -> np.ndarray:
+    """Bins for nearly all values; what lies far out is counted in the outermost."""
+    if not values.size:
+        return np.linspace(0, 1, 11)
+    low, high = np.percentile(values, (0.5, 99.5))
+    margin = 0.15 * (high - low) or 0.5 * abs(high) or 0.5
+    low, high = max(low - margin, values.min()), min(high + margin, values.max())
+    if not high > low:
+        low, high = low - margin, high + margin
+    return np.linspace(low, high, int(np.clip(2 * len(values) ** 0.5, 10, most)) + 1)
+
+
+def histogram_chart(
+    table: Mapping[str, np.ndarray], column: str, label: str, *, threshold: float | None = None, kept_is: str = "low",
+    mixture: bool = False, height: int = 290,
+) -> str:
+    """Stacked histogram of a column by what is known of the particles, with the threshold of the run.
+
+    kept_is : the side of the threshold that was kept, "low" or "high" ·
+    mixture : also draw how the run's posterior splits it in good and bad
+    """
+    groups = kinds(table)
+    values = table[column]
+    valid = np.any([rows for _, rows in groups.values()], axis=0) if groups else np.zeros(len(values), bool)
+    edges = _edges(values[valid])
+    clipped = np.clip(values, edges[0], edges[-1])
+    counts = {name: np.histogram(clipped[rows], edges)[0] for name, (_, rows) in groups.items()}
+    top = max(float(sum(counts.values()).max()) if counts else 1.0, 1.0)
+    chart = Chart((edges[0], edges[-1]), (0, 1.08 * top), label, "particles", height=height)
+    base = np.zeros(len(edges) - 1)
+    for name, (colour, _) in groups.items():
+        chart.bars(edges, counts[name], colour, base)
+        base = base + counts[name]
+    keys = [(colour, "box", f"{name} ({int(rows.sum()):,})") for name, (colour, rows) in groups.items()]
+    middle = (edges[:-1] + edges[1:]) / 2
+    reads = [(name, groups[name][0], [f"{c:,}" for c in counts[name]]) for name in groups]
+    posterior = table.get("posterior")
+    if mixture and posterior is not None and np.isfinite(posterior[valid]).any():
+        p = np.nan_to_num(posterior)
+        for words, colour, share in (("good by the mixture", BLACK, p), ("bad by the mixture", GREEN, 1 - p)):
+            curve = np.histogram(clipped[valid], edges, weights=share[valid])[0]
+            chart.line(middle, curve, colour, dash="solid" if colour == BLACK else "dashed", width=1.8)
+            keys.append((colour, "solid" if colour == BLACK else "dashed", words))
+            reads.append((words, colour, [f"{v:.1f}" for v in curve]))
+    if threshold is not None and edges[0] < threshold < edges[-1]:
+        chart.rule(x=threshold, label="← kept" if kept_is == "low" else "kept →", colour=BLACK,
+                   side="end" if kept_is == "low" else "start")
+    chart.reads(middle, [f"{label.split(' (')[0]} {number(v)}" for v in middle], reads)
+    return legend(keys) + chart.svg(f"Histogram of {column}")
+
+
+def boundary(values: np.ndarray, kept: np.ndarray) -> float | None:
+    """The value that best splits kept (above) from left out (below); None when nothing was left out."""
+    finite = np.isfinite(values)
+    values, kept = values[finite], kept[finite]
+    if kept.all() or not kept.any():
+        return None
+    order = np.argsort(values)
+    right = np.cumsum(~kept[order]) - np.cumsum(kept[order])
+    cut = int(right.argmax())
+    ordered = values[order]
+    return float((ordered[cut] + ordered[min(cut + 1, len(ordered) - 1)]) / 2)
+
+
+def roc_chart(curves: Mapping[str, np.ndarray], chosen: Mapping) -> str:
+    """ROC and precision over recall, with the run's own choice on both."""
+    pictures = []
+    for across, up, labels in (
+        ("false_positive_rate", "recall", ("right ones left out", "wrong ones left out")),
+        ("recall", "precision", ("wrong ones left out", "wrong among those left out")),
+    ):
+        chart = Chart((0, 1), (0, 1.02), *labels, width=280, height=270, left=64, right=14,
+                      x_ticks=_PERCENT, y_ticks=_PERCENT)
+        if up == "recall":
+            chart.line([0, 1], [0, 1], GREY, dash="dotted", width=1.3)
+        chart.line(curves[across], curves[up], BLUE)
+        if chosen.get(across) is not None and chosen.get(up) is not None:
+            chart.points([chosen[across]], [chosen[up]], ORANGE, 5)
+        chart.reads(curves[across], [f"{labels[0]}: {100 * v:.1f} %" for v in curves[across]],
+                    [(labels[1], BLUE, [f"{100 * v:.1f} %" for v in curves[up]])])
+        pictures.append(chart.svg(f"{labels[1]} over {labels[0]}"))
+    keys = legend([(BLUE, "solid", "all thresholds of the distance"), (ORANGE, "dot", "this run's choice")])
+    return f'{keys}<div class="two">{"".join(pictures)}</div>'
+
+
+_PERCENT = [(v, f"{100 * v:g} %") for v in (0, 0.25, 0.5, 0.75, 1)]
+
+
+def views_chart(views: Mapping[str, np.ndarray]) -> str:
+    """Particles per view before, and the share of each that was kept."""
+    before, after = views["before"], views["after"]
+    share = np.divide(after, before, out=np.full(len(before), np.nan), where=before > 0)
+    most = float(before.max()) if len(before) else 1.0
+    left = disc_cells(views, before, 0, most, lambda i: f"{before[i]:.0f} particles", "particles per view")
+    title = '<p class="small">particles per view, before</p>'
+    if np.array_equal(before, after):
+        return f"<div>{title}{left}{scale_bar('0', f'{most:.0f}')}</div>"
+    right = disc_cells(views, share, 0, 1, lambda i: f"{after[i]:.0f} of {before[i]:.0f} kept", "share kept per view")
+    return (f"<div>{title}{left}{scale_bar('0', f'{most:.0f}')}</div>"
+            f'<div><p class="small">share of each view that was kept</p>{right}{scale_bar("0 %", "100 %")}</div>')
+
+
+def against_charts(table: Mapping[str, np.ndarray]) -> list[str]:
+    """The score against defocus, noise level, contrast and micrograph."""
+    wanted = {"defocus": ("defocus (µm)", 1e-4), "sigma": ("noise level σ (relative)", 1.0),
+              "scale": ("contrast (relative)", 1.0)}
+    wide = 280 if "micrograph" in table else 370
+    charts = [_scatter(table, name, label, factor, wide) for name, (label, factor) in wanted.items() if name in table]
+    if "micrograph" in table:
+        charts.append(_by_micrograph(table, wide))
+    return [chart for chart in charts if chart]
+
+
+def _scatter(table: Mapping[str, np.ndarray], column: str, label: str, factor: float, width: int) -> str:
+    groups = kinds(table)
+    x, y = table[column] * factor, table["score"]
+    valid = np.isfinite(x) & np.isfinite(y)
+    if not valid.any() or not np.ptp(x[valid]) > 0:
+        return ""
+    limits = [np.percentile(v[valid], (0.3, 99.7)) for v in (x, y)]
+    (x0, x1), (y0, y1) = ((low - 0.04 * (high - low), high + 0.04 * (high - low)) for low, high in limits)
+    chart = Chart((x0, x1), (y0, y1), label, "score", width=width, height=240, left=50, right=10, top=8)
+    stride = max(1, len(x) // _DOTS)
+    for colour, rows in groups.values():
+        shown = np.flatnonzero(rows & valid)[::stride]
+        shown = shown[(x[shown] >= x0) & (x[shown] <= x1) & (y[shown] >= y0) & (y[shown] <= y1)]
+        chart.points(x[shown], y[shown], colour, 1.5, 0.45)
+    return chart.svg(f"Score against {column}")
+
+
+def _by_micrograph(table: Mapping[str, np.ndarray], width: int) -> str:
+    """Median score of each micrograph, sorted, with the middle half of its particles."""
+    number_, score = table["micrograph"], table["score"]
+    valid = np.isfinite(score)
+    order = np.lexsort((score[valid], number_[valid]))
+    groups = np.split(score[valid][order], np.flatnonzero(np.diff(number_[valid][order])) + 1)
+    if len(groups) < 2:
+        return ""
+    quartiles = np.array([np.percentile(g, (25, 50, 75)) for g in groups])
+    quartiles = quartiles[np.argsort(quartiles[:, 1])]
+    quartiles = quartiles[np.linspace(0, len(quartiles) - 1, min(len(quartiles), 300)).round().astype(int)]
+    x = np.linspace(1, len(groups), len(quartiles))
+    low, high = quartiles.min(), quartiles.max()
+    chart = Chart((1, len(groups)), (low - 0.05 * (high - low), high + 0.05 * (high - low)), "micrographs, sorted", "score",
+                  width=width, height=240, left=50, right=10, top=8)
+    chart.band(x, quartiles[:, 0], quartiles[:, 2], BLUE, 0.2)
+    chart.line(x, quartiles[:, 1], BLUE)
+    return chart.svg("Score by micrograph")
+
+
+def kept_bars(confusion: Sequence[Mapping]) -> str:
+    """Who was kept, by kind, as bars."""
+    return bars([(kind_of(row), row["kept"] / row["count"], f"{row['kept']:,} of {row['count']:,}",
+                  BLUE if row["kind"] == "right" else PINK if row["kind"] == "junk" else ORANGE)
+                 for row in confusion if row["count"]])
+
+
+def kind_of(row: Mapping) -> str:
+    """A row of the confusion in words: right, wrong by so many degrees, junk."""
+    return row["kind"] if row["degrees"] is None else "{:g}–{:g}° off".format(*row["degrees"])
+
+
+def bars(rows: Sequence[tuple[str, float, str, str]]) -> str:
+    """Horizontal bars: (name, share 0 … 1, words, colour) each."""
+    from html import escape
+
+    body = "".join(
+        f"<tr><th>{escape(name)}</th><td><i style=\"width:{max(100 * share, 0.3):.1f}%;background:{colour}\"></i></td>"
+        f"<td>{escape(words)}</td></tr>" for name, share, words, colour in rows
+    )  # fmt: skip
+    return f'<table class="bars"><tbody>{body}</tbody></table>'

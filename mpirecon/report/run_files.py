@@ -1,0 +1,64 @@
+"""The files of a run that its report is made of."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.io.mrc import read_map
+from mpirecon.io.run_output import read_particle_table
+from mpirecon.io.timeline import read_timelines
+
+#: maps that are shown, first the one that is always there
+MAPS = ("volume", "half1", "half2", "sharpened", "discarded")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What the page is made of, read from the run's folder.
+
+    summary : summary.json · curves : column of fsc.csv → (box // 2 + 1,) · table : columns of particles.h5 ·
+    maps : name → (n, n, n), those of MAPS that are there · detection, views : columns of their tables, None where there is
+    none · timelines : rank → what it did when
+    """
+
+    name: str
+    summary: dict
+    curves: dict[str, np.ndarray]
+    table: dict[str, np.ndarray]
+    maps: dict[str, np.ndarray]
+    detection: dict[str, np.ndarray] | None = None
+    views: dict[str, np.ndarray] | None = None
+    timelines: dict[int, dict] = field(default_factory=dict)
+
+
+def read_run_files(folder: Path, summary: dict) -> RunFiles:
+    """Read what a report needs; UserError naming the file that is missing or wrong."""
+    for name in ("fsc.csv", "particles.h5", "volume.mrc"):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder}: {name} is missing; a report needs the folder of a finished run, as reconstruct left it"
+            )
+    curves = _read_table(folder / "fsc.csv", "FSC curves")
+    return RunFiles(
+        folder.resolve().name, summary,
+        {name: values for name, values in curves.items() if name not in ("shell", "resolution")},
+        read_particle_table(folder / "particles.h5"),
+        {name: read_map(folder / f"{name}.mrc").array for name in MAPS if (folder / f"{name}.mrc").is_file()},
+        *(_read_table(folder / f"{name}.csv") if (folder / f"{name}.csv").is_file() else None for name in ("detection", "views")),
+        read_timelines(folder),
+    )  # fmt: skip
+
+
+def _read_table(path: Path, what: str = "curves") -> dict[str, np.ndarray]:
+    """Columns of a table of numbers."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+    except (IndexError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a table of {what} as reconstruct writes it") from error
