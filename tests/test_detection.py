@@ -121,7 +121,7 @@ def test_a_run_writes_what_it_found(finished):
 
 def test_the_report_shows_it(finished):
     page = (finished / "out" / "report.html").read_text(encoding="utf-8")
-    assert "<h2>Planted errors</h2>" in page and "average precision" in page and "20–45° off" in page and "junk" in page
+    assert "<h2>Planted errors found</h2>" in page and "average precision" in page and "20–45° off" in page and "junk" in page
     assert run(["report", str(finished / "out"), "-q"]) == 0
     assert (finished / "out" / "report.html").read_text(encoding="utf-8") == page
 

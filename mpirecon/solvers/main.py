@@ -106,7 +106,10 @@ def _conclude(console, folder: Path, summary: dict) -> None:
         return
     resolution = summary["resolution_0143"]
     at = f"{resolution:.2f} Å" if resolution else f"Nyquist ({summary['nyquist']:g} Å)"
-    console.say(f"half-map FSC reaches 0.143 at {at} (masked); {summary['seconds']:.1f} s")
+    from mpirecon.report.verdict import mask_in_words
+
+    where = mask_in_words(summary).removeprefix("FSC 0.143 ")
+    console.say(f"half-map FSC reaches 0.143 at {at} ({where}); {summary['seconds']:.1f} s")
     if summary["particles"]["skipped"]:
         skipped = summary["particles"]["skipped"]
         shown = ", ".join(map(str, skipped[:10])) + (" …" if len(skipped) > 10 else "")

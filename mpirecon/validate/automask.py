@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.fft
-from scipy import ndimage
 
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
@@ -94,6 +93,8 @@ def automatic_mask(
     UserError
         when nothing stands out from the solvent.
     """
+    from scipy import ndimage  # slow to load, and needed by one rank at the end
+
     volume = np.asarray(volume)
     box = volume.shape[0]
     resolution = resolution or 3 * pixel_size
@@ -159,6 +160,8 @@ def _otsu(values: np.ndarray) -> float:
 
 def _large_pieces(inside: np.ndarray) -> tuple[np.ndarray, int]:
     """The large connected pieces without their holes, and how many they are."""
+    from scipy import ndimage
+
     labels, count = ndimage.label(inside)
     if not count:
         return inside, 0

@@ -6,7 +6,6 @@ import csv
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from mpirecon.io.atomic import atomic_path
 
@@ -26,7 +25,9 @@ def auc(distance: np.ndarray, wrong: np.ndarray) -> float:
     good = len(wrong) - bad
     if not bad or not good:
         return float("nan")
-    ranks = rankdata(distance)
+    # average ranks of ties, as scipy.stats.rankdata gives them; that takes half a second to load
+    _, inverse, count = np.unique(distance, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(count) - (count - 1) / 2)[inverse]
     return float((ranks[wrong].sum() - bad * (bad + 1) / 2) / (bad * good))
 
 

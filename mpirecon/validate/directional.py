@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.fft
-from scipy.spatial import ConvexHull
 
 from mpirecon.validate.coverage import bin_centres, bin_of, view_bins
 from mpirecon.validate.fsc import crossing, friedel_weight, shell_index
@@ -120,6 +119,8 @@ def _cell_sums(fa: np.ndarray, fb: np.ndarray, box: int) -> np.ndarray:
 
 def sphericity(direction: np.ndarray, radius: np.ndarray) -> float:
     """Sphericity of the body whose surface lies `radius` (m,) along ±`direction` (m, 3), over that of the unit ball."""
+    from scipy.spatial import ConvexHull  # slow to load, and needed by one rank at the end
+
     both = np.concatenate([direction, -direction])
     faces = ConvexHull(both).simplices
     found, unit = (_sphericity(both * r[:, None], faces) for r in (np.tile(radius, 2), np.ones(len(both))))
