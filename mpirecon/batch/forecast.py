@@ -1,47 +1,53 @@
-"""How much memory and time a reconstruction will take, before it runs.
+"""How much memory and time a reconstruction will take, before it runs: what `job` and `reconstruct --dry-run` go by.
 
-Memory follows from the solver's arrays and is good to 15 %; a test compares it with what finished runs report.
-Time depends on the machine: the constants were measured on one core of a cloud server, and a site may scale them.
+Both follow from the arrays and loops of the solvers, times constants that tools/scaling measures and keeps in model.json
+(docs/scaling.md). Memory is good to 15 %; a test compares it with what finished runs report. Time depends on the machine:
+the constants are those of one core of a cloud server, and a site may scale them.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 from dataclasses import dataclass
+from importlib import resources
 
 from mpirecon.operators.fourier import padded_size
-
-#: bytes: Python with its libraries, and a batch of 64 MB of images; an MPI library on top
-_PROGRAM, _MPI = 262e6, 25e6
-
-#: folded accumulators alive at the worst moment of a solve: the gathered one, its transfer function, two spectra in
-#: transit and the FFTs' work space; gradient descent keeps the sums of all particles beside those of the step
-_SOLVE = {"normal": 4.5, "gradient": 7.0}
-
-#: bytes per particle: metadata and statistics on its own rank, the gathered table on rank 0
-_PARTICLE_LOCAL, _PARTICLE_TABLE = 400, 150
-
-#: seconds: a pixel of an image accumulated and compared once; a float of a padded FFT, times log₂ of their number
-_PIXEL, _FFT = 4e-7, 3.2e-10
-
-#: padded FFTs that a group's folding, a reference and a refined map (with 8 iterations) cost about
-_FOLD, _DIRECT, _REFINE = 4, 2.5, 35
-
-_READ = 100e6  # bytes per second and rank, from a shared file system
 
 #: what a forecast is multiplied by before it becomes a request, and what starting a job takes, seconds
 _MARGIN, _START_UP = 2.0, 300.0
 
 
+
+@functools.cache
+def constants() -> dict:
+    """What tools/scaling measured: ``seconds`` (phase → constant for each term of `work`), ``memory``, ``machine``."""
+    return json.loads(resources.files("mpirecon.batch").joinpath("model.json").read_text(encoding="utf-8"))
+
+
 @dataclass(frozen=True)
 class Task:
-    """What is to be reconstructed: `particles` images of `box` pixels a side, by `rounds` outer iterations."""
+    """What is to be reconstructed: `particles` images of `box` pixels a side, by `rounds` outer iterations.
+
+    samples : Fourier samples of an image that are used; all below Nyquist when left out
+    """
 
     particles: int
     box: int
     folds: int = 4
     rounds: int = 5
     solver: str = "normal"
+    samples: int | None = None
+
+    @classmethod
+    def of(cls, file, config) -> Task:
+        """That of a ParticleFile and a Config."""
+        samples = None
+        if config.max_resolution is not None:
+            limit = min(file.box / 2, file.box * file.pixel_size / config.max_resolution + 0.5)
+            samples = round(math.pi / 2 * limit**2)
+        return cls(len(file), file.box, config.scoring_folds, config.rounds, config.solver, samples)
 
     @property
     def groups(self) -> int:
@@ -51,6 +57,10 @@ class Task:
     def references(self) -> int:
         """Maps that particles are compared with: of each half, and without each fold."""
         return 2 + (self.groups if self.folds > 1 else 0)
+
+    @property
+    def samples_of_an_image(self) -> int:
+        return self.samples or round(math.pi / 2 * (self.box / 2) ** 2)
 
 
 def folded_bytes(box: int) -> int:
@@ -65,31 +75,88 @@ def extended_bytes(box: int) -> int:
     return 12 * (p + 8) ** 2 * (p // 2 + 9)
 
 
-def memory_per_rank(task: Task, ranks: int) -> float:
-    """Most bytes one of `ranks` ranks will hold at a time."""
+def memory_parts(task: Task, ranks: int) -> dict[str, float]:
+    """Bytes of a rank at its worst moment, by what they are for."""
+    known = constants()["memory"]
     folded, extended = folded_bytes(task.box), extended_bytes(task.box)
     stores = 2 if task.solver == "gradient" else 1
-    kept = stores * task.groups * folded / ranks + 4 * task.box**3 * (2 + math.ceil((task.references + 3) / ranks))
-    solving = _SOLVE[task.solver] * folded
+    solving = known["solve"][task.solver] * folded
     filling = extended + (2 if ranks > 1 else 1) * folded  # reducing sends the folded one from a buffer
     comparing = 2 * extended * 2 / 3 + 8 / 12 * folded  # two grids of complex numbers, one just transformed
-    particles = task.particles * (_PARTICLE_LOCAL / ranks + _PARTICLE_TABLE)
-    return _PROGRAM + (_MPI if ranks > 1 else 0) + kept + max(solving, filling, comparing) + particles
+    return {
+        "program": known["program"] + (known["mpi"] if ranks > 1 else 0),
+        "sums of groups": stores * task.groups * folded / ranks,
+        "maps": 4 * task.box**3 * (2 + math.ceil((task.references + 3) / ranks)),
+        "grids": max(solving, filling, comparing),
+        "particles": task.particles * (known["particle"] / ranks + known["particle_table"]),
+    }
 
 
-def seconds(task: Task, ranks: int, speed: float = 1.0) -> float:
-    """Wall seconds expected on cores `speed` times as fast as the reference, one core a rank, without any margin."""
+def memory_per_rank(task: Task, ranks: int) -> float:
+    """Most bytes one of `ranks` ranks will hold at a time."""
+    return sum(memory_parts(task, ranks).values())
+
+
+def reduced_bytes(task: Task, ranks: int) -> float:
+    """Bytes of arrays that each rank's messages carry in all: what its traffic counts."""
+    if ranks == 1:
+        return 0.0
+    folded, volume = folded_bytes(task.box), 4 * task.box**3
+    maps = 2 + task.references  # unfiltered halves, and what particles are compared with
+    sums = task.groups if task.solver == "normal" else task.groups + 2
+    fetched = 2 + (4 if task.folds == 1 else task.references)
+    per_round = sums * folded + maps * folded + fetched * volume
+    return task.rounds * per_round + 3 * folded + 3 * volume
+
+
+def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...]]:
+    """Phase → amounts of work of a rank, each of which a constant of model.json turns into seconds.
+
+    Particles are shared by ranks and their threads; maps are solved on one rank each, and transformed on all.
+    """
     p = padded_size(task.box)
-    fft = _FFT * p**3 * math.log2(p**3)
+    fft = p**3 * math.log2(p**3)
     images = math.ceil(task.particles / ranks)
-    per_round = images * task.box**2 * (_PIXEL + 4 / _READ * speed) + _FOLD * task.groups * fft
-    per_round += _DIRECT * fft * (math.ceil(2 / ranks) + math.ceil(task.references / ranks))
-    if task.solver == "gradient":
-        per_round += 2 * _REFINE / 8 * fft * math.ceil((task.references + 1) / ranks)
-    return (task.rounds * per_round + _REFINE * fft * math.ceil(3 / ranks)) / speed
+    share = images / (1 + constants()["threads"] * (threads - 1))
+    samples = task.samples_of_an_image
+    passes = task.rounds * (2 if task.solver == "normal" else 3)
+    spread = math.log2(max(task.box, 32) / 32)  # larger volumes miss the caches more often
+    direct = math.ceil(2 / ranks) + math.ceil(task.references / ranks)
+    fetched = 4 if task.folds == 1 else task.references
+    return {
+        "read": ((passes + 1) * images * task.box**2,),
+        "prepare": ((passes + 1) * share * task.box**2 * math.log2(task.box), (passes + 1) * share),
+        "survey": (share * samples,),
+        "accumulate": (
+            (passes - task.rounds) * share * samples, (passes - task.rounds) * share * samples * spread,
+            (passes - task.rounds) * task.groups * p**3,
+        ),
+        "statistics": (task.rounds * share * samples, task.rounds * share * samples * spread),
+        "solve": (
+            task.rounds * direct * fft, task.rounds * fetched * fft, math.ceil(3 / ranks) * fft * (1 + (task.solver != "normal")),
+        ),
+        "reduce": (reduced_bytes(task, ranks), 0.0 if ranks == 1 else passes * task.groups * math.log2(ranks)),
+        "rest": (1.0, float(task.box**3), float(task.particles)),
+    }  # fmt: skip
 
 
-def wall_time(task: Task, ranks: int, speed: float = 1.0) -> int:
+def seconds_by_phase(task: Task, ranks: int, speed: float = 1.0, threads: int = 1, known: dict | None = None) -> dict[str, float]:
+    """Wall seconds of the slowest rank, phase by phase, on cores `speed` times as fast as those measured."""
+    known = (known or constants())["seconds"]
+    amounts = work(task, ranks, threads)
+    network = ("reduce", "read")
+    return {
+        phase: sum(c * w for c, w in zip(known[phase], amount)) / (1.0 if phase in network else speed)
+        for phase, amount in amounts.items()
+    }
+
+
+def seconds(task: Task, ranks: int, speed: float = 1.0, threads: int = 1) -> float:
+    """Wall seconds expected on cores `speed` times as fast as the reference, without any margin."""
+    return sum(seconds_by_phase(task, ranks, speed, threads).values())
+
+
+def wall_time(task: Task, ranks: int, speed: float = 1.0, threads: int = 1) -> int:
     """Seconds to ask a batch system for: the expected time with a margin, in steps of ten minutes."""
-    wanted = _MARGIN * seconds(task, ranks, speed) + _START_UP
+    wanted = _MARGIN * seconds(task, ranks, speed, threads) + _START_UP
     return 600 * math.ceil(wanted / 600)

@@ -92,8 +92,6 @@ def _task(particles, output, options):
     from mpirecon.io.particle_file import ParticleFile
     from mpirecon.solvers.config import Config
 
-    with ParticleFile(particles) as file:
-        count, box = len(file), file.box
     arguments = [str(particles), "--output", str(output), *options]
     try:
         asked = reconstruct.make_context("reconstruct", arguments).params
@@ -110,11 +108,13 @@ def _task(particles, output, options):
             )
     else:
         refuse_existing(output, asked["overwrite"])
-    return Task(count, box, config.scoring_folds, config.rounds, config.solver)
+    with ParticleFile(particles) as file:
+        return Task.of(file, config)
 
 
 #: options of reconstruct that memory or time depend on, and those that these are checked with
-_CHANGES_SIZE = ("loss", "keep", "distance", "solver", "iterations", "folds", "batch_size", "sort_scope")
+_CHANGES_SIZE = ("loss", "keep", "distance", "solver", "iterations", "folds", "batch_size", "sort_scope",
+                 "max_resolution")
 
 
 def _warnings(resources):

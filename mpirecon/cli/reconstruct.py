@@ -108,6 +108,8 @@ class Keep(click.ParamType):
               help="How long the iteration may take to finish after that signal; then the last checkpoint has to do.")
 @click.option("--stall-timeout", type=NON_NEGATIVE, default=1800.0, show_default=True, metavar="SECONDS",
               help="End the job when a rank makes no step for so long; 0: never.")
+@click.option("--dry-run", is_flag=True, help="Print memory, traffic and time that the run will take, and whether it fits; do "
+              "nothing else.")
 @click.option("--skip-bad", is_flag=True, help="Leave out images with NaN or without contrast, instead of ending.")
 @click.option("--log-particles", type=click.Choice(["none", "last", "all"]), default="all", show_default=True,
               help="Iterations whose sorted particles go to the rank logs.")
@@ -121,7 +123,7 @@ class Keep(click.ParamType):
 @overwrite_option
 @verbosity_options
 @pass_communicator
-def command(comm, particles, output, log_particles, controls, postprocess, resume, checkpoint_every, checkpoint_signal, grace,
+def command(comm, particles, output, log_particles, controls, postprocess, resume, dry_run, checkpoint_every, checkpoint_signal, grace,
             stall_timeout, overwrite, quiet, verbose, **options):
     """Reconstruct a map from PARTICLES (a particle file made by simulate or import).
 
@@ -136,6 +138,9 @@ def command(comm, particles, output, log_particles, controls, postprocess, resum
     if config.mask == "auto" and not postprocess:
         raise UserError("--mask auto makes its mask after the reconstruction, which --no-postprocess leaves out")
     from mpirecon.cli.console import Console
+
+    if dry_run:
+        return _dry_run(comm, particles, config, Console(comm, quiet, verbose))
     from mpirecon.solvers.endurance import Endurance
     from mpirecon.solvers.main import reconstruct
 
@@ -144,6 +149,18 @@ def command(comm, particles, output, log_particles, controls, postprocess, resum
         comm, particles, output, config, Console(comm, quiet, verbose), overwrite=overwrite, log_particles=log_particles,
         controls=controls, resume=resume, postprocess=postprocess, endurance=endurance,
     )  # fmt: skip
+
+
+def _dry_run(comm, particles, config, console) -> None:
+    from mpirecon.batch.dry_run import dry_run
+    from mpirecon.batch.forecast import Task
+    from mpirecon.io.particle_file import ParticleFile
+    from mpirecon.parallel.comm import run_together
+
+    with run_together(comm, lambda: ParticleFile(particles)) as file:
+        task = Task.of(file, config)
+    for line in dry_run(comm, task):
+        console.say(line)
 
 
 def configure(*, score_band, mask, **options):
