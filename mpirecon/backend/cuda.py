@@ -14,11 +14,10 @@ import numpy as np
 from mpirecon.backend.bands import BANDS, Bands
 from mpirecon.backend.device_normal import DeviceNormalEquations
 from mpirecon.backend.device_slab import DeviceImages, Loader
-from mpirecon.backend.gpu import Gpu
+from mpirecon.backend.gpu import Gpu, settings_for
 from mpirecon.backend.memory import Plan, memory_words, plan, solving_bytes
 from mpirecon.errors import UserError
 from mpirecon.kernels.cuda_arguments import LARGEST_BOX, ctf_arguments, frequencies, rotation_arguments, shift_arguments
-from mpirecon.kernels.cuda_source import Settings
 from mpirecon.kernels.fold import extended_shape
 from mpirecon.kernels.statistics import PLAIN, PREMULTIPLIED_RAW, PREMULTIPLIED_WHITENED
 from mpirecon.model.aberrations import Aberrations
@@ -70,7 +69,7 @@ class CudaBackend:
 
     def __init__(
         self, box: int, pixel_size: float, *, limit: float | None = None, taps: int = 4, premultiplied: bool = False,
-        aberrations: Aberrations | None = None, device: int = 0, sharing: int = 1, lanes: int | None = None, log=None,
+        aberrations: Aberrations | None = None, device: int = 0, sharing: int = 1, log=None,
     ) -> None:
         if box > LARGEST_BOX:
             raise UserError(f"--backend cuda takes boxes up to {LARGEST_BOX}, got {box}; use --backend cpu")
@@ -78,8 +77,8 @@ class CudaBackend:
         self.premultiplied = premultiplied
         self.plane = HalfPlane.of(box, limit, 1.0 if aberrations is None else aberrations.stretch)
         self.projection = Projection(box, self.plane, taps)
-        lanes = (4 if taps == 4 else 2) if lanes is None else lanes
-        self.gpu = Gpu(device, sharing, Settings(taps=taps, lanes=lanes, bands=BANDS, padding=self.projection.padding))
+        self.gpu = Gpu(device, sharing, settings_for(taps, self.projection.padding, BANDS))
+        self._free = self.gpu.free_bytes()  # before anything is allocated, which the plan counts
         self.plan: Plan | None = None
         self.reducer = None
         self._log = log
@@ -116,8 +115,7 @@ class CudaBackend:
         yield from self._loader.visit(rows, read, timings)
 
     def _make_loader(self, slab) -> Loader:
-        free = self.gpu.free_bytes()
-        self.plan = plan(free, self.plane.box, self.projection.padded, len(self.plane), len(slab))
+        self.plan = plan(self._free, self.plane.box, self.projection.padded, len(self.plane), len(slab))
         if self._log is not None:
             self._log.event("device memory", plan=self.plan.words(), resident=self.plan.resident, rows=self.plan.rows)
         return Loader(self, slab, self.plan)
@@ -219,6 +217,8 @@ class CudaBackend:
     def statistics(self, reference, batch: Batch, bands: Bands, rotation: np.ndarray | None = None) -> np.ndarray:
         b = len(batch)
         rotation = batch.rotation if rotation is None else rotation
+        if b and batch.group.max() >= len(bands.gain):  # the kernel would read beyond the gains
+            raise IndexError(f"noise group {batch.group.max()} of {len(bands.gain)}")
         index, first, gain = self._bands_on_device(bands)
         out = self.gpu.cupy.empty((b, BANDS, 3), f8)
         self.gpu.launch(

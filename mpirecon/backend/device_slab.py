@@ -117,9 +117,13 @@ class Loader:
             slot.copied.record(self._copies)
 
     def _make_slots(self) -> None:
-        """Two buffers of the planned length, or shorter ones where the device cannot hold those."""
+        """Two buffers of the planned length, or shorter ones where the device cannot hold those and a transform."""
         while not self._slots:
             try:
-                self._slots = [_Slot(self.gpu, self._rows, self.backend.plane.box) for _ in range(2)]
+                slots = [_Slot(self.gpu, self._rows, self.backend.plane.box) for _ in range(2)]
+                slots[0].pixels.fill(0)
+                self.backend.transformed(slots[0].pixels)  # on trial: its memory, and cuFFT's, is then the pool's
+                self._slots = slots
             except self.gpu.out_of_memory as error:
+                slots = None
                 self._rows = self.backend.shorter(self._rows, error)

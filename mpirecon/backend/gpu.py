@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 
 import numpy as np
 
@@ -86,11 +87,23 @@ def device_facts(cupy, index: int) -> dict:
 
 
 @functools.lru_cache(maxsize=None)
-def _module(index: int, settings: Settings):
+def _module(cupy, index: int, settings: Settings):
     """The kernels compiled for device `index`, which is the current one. CuPy keeps the binary on disk as well."""
-    import cupy
-
     return cupy.RawModule(code=cuda_source(settings), options=("-std=c++17",), backend="nvrtc")
+
+
+def settings_for(taps: int, padding: float, bands: int) -> Settings:
+    """Settings of the kernels; MPIRECON_CUDA_LANES and MPIRECON_CUDA_THREADS in the environment try others out.
+
+    Raises UserError for values that no kernel has.
+    """
+    given = {name: os.environ.get(f"MPIRECON_CUDA_{name.upper()}") for name in ("lanes", "threads")}
+    try:
+        chosen = {name: int(value) for name, value in given.items() if value}
+        return Settings(**{"taps": taps, "padding": padding, "bands": bands, "lanes": 4 if taps == 4 else 2, **chosen})
+    except ValueError as error:
+        told = ", ".join(f"MPIRECON_CUDA_{name.upper()}={value}" for name, value in given.items() if value)
+        raise UserError(f"{told}: {error}") from error
 
 
 class Gpu:
@@ -124,7 +137,7 @@ class Gpu:
         """Start a kernel on the current stream; without `blocks`, one whose threads loop over all there is to do."""
         if blocks == 0:
             return
-        kernel = _module(self.index, self.settings).get_function(name)
+        kernel = _module(self.cupy, self.index, self.settings).get_function(name)
         # CuPy takes no null pointer but an address of zero
         arguments = tuple(np.intp(0) if a is None else a for a in arguments)
         kernel((blocks or _BLOCKS,), (threads or self.settings.threads,), arguments, shared_mem=shared)

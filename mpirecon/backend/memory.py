@@ -13,6 +13,9 @@ _USABLE = 0.92
 #: bytes that images on their way to the device may fill, both buffers and their transforms, when there is plenty
 _STREAM_BYTES = 512 * 2**20
 
+#: bytes of a particle beside its image: CTF, shift, row
+_PARTICLE_BYTES = 96
+
 #: rows of a batch whose images are on the device already: what is allocated a row is small
 RESIDENT_ROWS = 16384
 
@@ -76,7 +79,7 @@ def plan(free: int, box: int, padded: int, samples: int, particles: int) -> Plan
         when not even the grids and a batch of one image fit.
     """
     usable = int(_USABLE * free)
-    fixed = max(comparing_bytes(padded), filling_bytes(padded))
+    fixed = max(comparing_bytes(padded), filling_bytes(padded)) + _PARTICLE_BYTES * particles
     per_image = stream_bytes_per_image(box) + 256
     least = fixed + per_image
     if least > usable:

@@ -118,9 +118,5 @@ _CHANGES_SIZE = ("loss", "keep", "distance", "solver", "iterations", "folds", "b
 
 
 def _warnings(resources):
-    from importlib.util import find_spec
-
-    if resources.gpus and find_spec("mpirecon.backend.cuda") is None:
-        yield "this mpirecon computes on CPUs only: the job will end with an error unless the nodes have another one"
     if resources.expected_seconds > resources.seconds:
         yield "the forecast is longer than --time: the job may be stopped before it ends"

@@ -17,6 +17,7 @@ from mpirecon.cli.options import (
     overwrite_option,
     pass_communicator,
     seed_option,
+    transport_option,
     verbosity_options,
 )
 
@@ -119,6 +120,7 @@ class Keep(click.ParamType):
               help="Leave out what follows from the half maps: automatic mask, phase-randomised FSC, FSC in cones, B-factor "
               "and sharpened map.")
 @backend_option
+@transport_option
 @seed_option
 @overwrite_option
 @verbosity_options

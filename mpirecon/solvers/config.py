@@ -39,6 +39,7 @@ class Config:
     solve_iterations: int = 8
     backend: str = "auto"
     symmetry: str = "C1"
+    transport: str = "auto"
     mask: str | None = None
     diameter: float | None = None
     max_resolution: float | None = None
@@ -51,6 +52,8 @@ class Config:
         _choice("loss", self.loss, LOSSES)
         object.__setattr__(self, "symmetry", point_group(self.symmetry).name)
         _choice("solver", self.solver, SOLVERS)
+        if self.backend == "cpu" and self.transport != "auto":
+            raise UserError(f"--transport {self.transport} is how GPU arrays travel; it needs --backend cuda")
         _choice("sort-scope", self.sort_scope, SORT_SCOPES)
         distance = get_distance(self.distance)
         if self.loss == "sorted" and self.keep is None:

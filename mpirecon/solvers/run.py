@@ -13,6 +13,7 @@ from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.symmetry import Symmetry
 from mpirecon.parallel.comm import Communicator, run_together, together
+from mpirecon.parallel.placement import place_ranks
 from mpirecon.parallel.select import median
 from mpirecon.robust.distances import WHITENED, get_distance
 from mpirecon.robust.losses import M_ESTIMATORS
@@ -20,6 +21,7 @@ from mpirecon.robust.pose_mixture import PoseMixture
 from mpirecon.robust.selection import AUTO, NOISY, Selection, loss_value, norms, particle_sigma, select
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.config import Config
+from mpirecon.solvers.connect import connect
 from mpirecon.solvers.endurance import Checkpoints
 from mpirecon.solvers.gradient import GradientSolver
 from mpirecon.solvers.groups import MapSet
@@ -61,7 +63,9 @@ class Reconstruction:
         self.slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed))
         self.slab.agree_on_noise_groups(comm)
         self._check_halves()
+        self.placement = place_ranks(comm, config.backend)
         backend, mask = run_together(comm, self._set_up)
+        self.transport = connect(comm, backend, self.placement, config.transport, log, console)
         self.engine = Engine(
             comm, backend, self.slab, config.scoring_folds, mask, Timings(comm.activity.step), log, config.skip_bad,
             Symmetry(point_group(config.symmetry)),
@@ -257,9 +261,11 @@ class Reconstruction:
                 raise UserError(f"--max-resolution {config.max_resolution:g} Å is beyond Nyquist, "
                                 f"{2 * file.pixel_size:g} Å for {file.path}")
             limit = file.box * file.pixel_size / config.max_resolution + 0.5
+        place = self.placement
+        device = {"device": place.index, "sharing": place.sharing, "log": self.log} if place.backend == "cuda" else {}
         backend = get_backend(
-            config.backend, file.box, file.pixel_size, limit=limit, premultiplied=bool(file.attributes["ctf_premultiplied"]),
-            aberrations=file.aberrations(),
+            place.backend, file.box, file.pixel_size, limit=limit, premultiplied=bool(file.attributes["ctf_premultiplied"]),
+            aberrations=file.aberrations(), **device,
         )
         return backend, self._make_mask()
 
