@@ -58,7 +58,7 @@ class ndarray:
         return {**self._host.__array_interface__, "version": 3, "stream": None}
 
     def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
-        return self._host.__dlpack__()
+        return self._host.__dlpack__() if max_version is None else self._host.__dlpack__(max_version=max_version)
 
     def __dlpack_device__(self):
         return 2, 0
