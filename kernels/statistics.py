@@ -16,7 +16,7 @@ PLAIN, PREMULTIPLIED_WHITENED, PREMULTIPLIED_RAW = 0, 1, 2
 
 
 @njit(inline="always")
-def _factors(mode, gain, c):
+def factors(mode, gain, c):
     """What multiplies |ŷ|², Re conj(V̂)ŷ and |V̂|² of a sample with CTF c; gain holds noise and multiplicity."""
     c2 = c * c
     if mode == PLAIN:  # ‖ŷ − C V̂‖²/ν²
@@ -84,7 +84,7 @@ def make_statistics(taps: int, maps: int = 1):
                 y = yx * kx[s] + yy * ky[s]
                 z = zx * kx[s] + zy * ky[s]
                 yre, yim = data[i, s].real, data[i, s].imag
-                on_data, on_cross, on_model = _factors(mode, gain[s], ctf[i, s])
+                on_data, on_cross, on_model = factors(mode, gain[s], ctf[i, s])
                 sum_yy += on_data * (yre * yre + yim * yim)
                 if x < 0:  # the other half of the grid is the complex conjugate
                     x, y, z, yim = -x, -y, -z, -yim

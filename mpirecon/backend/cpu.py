@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpirecon.backend.bands import Bands
+from mpirecon.kernels.nearby import make_nearby
 from mpirecon.kernels.statistics import (
     PLAIN,
     PREMULTIPLIED_RAW,
@@ -135,14 +136,43 @@ class CpuBackend:
 
     def _statistics(self, reference, batch: Batch, bands: Bands, rotation: np.ndarray, group: int, out: np.ndarray) -> None:
         """The kernel's call for images that share a noise spectrum."""
-        mode = PLAIN
-        if self.premultiplied:
-            mode = PREMULTIPLIED_WHITENED if bands.whitened else PREMULTIPLIED_RAW
         p = self.projection
         make_statistics(p.taps)(
             reference, p.table, rotation, p.ratio, self.plane.kx, self.plane.ky,
-            batch.data, batch.ctf, bands.gain[group], bands.band, mode, out,
+            batch.data, batch.ctf, bands.gain[group], bands.band, self._mode(bands), out,
         )  # fmt: skip
+
+    def nearby(
+        self, reference: np.ndarray, batch: Batch, bands: Bands, highest: np.ndarray, precision: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The best pose near each particle's own; for shapes and meaning see ``kernels/nearby.py``.
+
+        highest : (steps,) int64, highest band of each look · precision : of the prior about the own pose, 1/radian²
+
+        Returns
+        -------
+        turn (b, 3), sums (b, bands, 2), slope (b, 3), curvature (b, 6) : float64
+        """
+        b = len(batch.data)
+        out = np.empty((b, 3)), np.empty((b, len(bands.samples), 2)), np.empty((b, 3)), np.empty((b, 6))
+        p = self.projection
+        for group in np.unique(batch.group):
+            rows = np.flatnonzero(batch.group == group)
+            some = batch[rows] if len(rows) < b else batch
+            found = tuple(np.empty((len(rows), *values.shape[1:])) for values in out)
+            make_nearby(p.taps)(
+                reference, p.table, some.rotation, p.ratio, self.plane.kx, self.plane.ky, some.data, some.ctf,
+                bands.gain[group], bands.band, self._mode(bands), np.asarray(highest, np.int64), float(precision), *found,
+            )  # fmt: skip
+            for values, part in zip(out, found):
+                values[rows] = part
+        return out
+
+    def _mode(self, bands: Bands) -> int:
+        """How the kernels multiply data and model."""
+        if not self.premultiplied:
+            return PLAIN
+        return PREMULTIPLIED_WHITENED if bands.whitened else PREMULTIPLIED_RAW
 
     def accumulator(self) -> np.ndarray:
         return self.projection.accumulator()

@@ -6,6 +6,8 @@ number. Three kinds of particles differ in its mean and variance, with a_b = √
 * well posed, of contrast s:  t ~ N(s·h·a, 1), s ~ N(1, τ²) between particles
 * wrongly posed:              t ~ N(r·a, 1 + v·a²), r and v measured by scoring particles at random orientations
 * junk (no particle):         t ~ N(0, 1)
+* slightly wrong, where nearby poses were looked at: as well posed, but at the best pose nearby, times an integral over
+  the errors of a scale (mpirecon/robust/nearby.py); a few scales
 
 The gain h_b says how much of the map's amplitude the data confirm. Only the shares, h and τ are fitted (EM); what a
 wrong pose looks like is measured, so that a set without wrong poses is not split in two, as a free mixture would.
@@ -20,7 +22,8 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import Communicator
 
-GOOD, WRONG, JUNK = 0, 1, 2
+#: kinds of particles; SLIGHT and beyond are slight errors, one scale each
+GOOD, WRONG, JUNK, SLIGHT = 0, 1, 2, 3
 
 #: distance of the good from the wrong, in standard deviations, below which nobody is thrown out. The AUC it promises
 #: is 0.96; real images keep less than they promise (measured: 0.67 for a promised 1.9 standard deviations)
@@ -29,6 +32,10 @@ SMALLEST_SEPARATION = 2.5
 _ITERATIONS, _TOLERANCE = 100, 1e-5
 _GAIN = (0.05, 5.0)
 _CONTRAST_VARIANCE = (1e-4, 0.5)
+
+#: particles that a scale of slight errors must explain better than anything else does, else it is given up: the prior
+#: of Figueiredo & Jain (2002, IEEE Trans. Pattern Anal. 24:381), by which needless components vanish
+_FEWEST = 3.0
 
 
 @dataclass
@@ -46,13 +53,23 @@ class Evidence:
         return cls(t, a)
 
 
+@dataclass
+class SlightErrors:
+    """best : Evidence at the best pose near each particle's own · log_integral : (m, scales), the logarithm of the
+    likelihood of errors of each scale over that at the best pose."""
+
+    best: Evidence
+    log_integral: np.ndarray
+
+
 class PoseMixture:
     """Fit by ``fit``; the attributes with a trailing underscore hold the result, per-particle ones of this rank.
 
-    keep_ : share of the well posed · keep_interval_ : its 95 % likelihood interval · shares_ : good, wrong, junk ·
-    gain_ : (bands,) h · contrast_cv_ : τ · separation_ : standard deviations between good and wrong · separable_ : bool
+    keep_ : share of the well posed · keep_interval_ : its 95 % likelihood interval · shares_ : good, wrong, junk, and
+    each scale of slight errors where they were looked for · gain_ : (bands,) h · contrast_cv_ : τ · separation_ : standard deviations between good and wrong · separable_ : bool
     · n_iter_ : int · posterior_ : (m,) probability of being well posed · score_ : (m,) log likelihood ratio of well posed
-    against not · contrast_, contrast2_ : (m,) expected s and s² if well posed.
+    against not · contrast_, contrast2_ : (m,) expected s and s² if well posed · slight_ : (m, scales) probability of a slight
+    error of each scale · slight_contrast_, slight_contrast2_ : (m,) expected s and s² then.
     """
 
     def __init__(self, keep: float | None = None) -> None:
@@ -60,7 +77,7 @@ class PoseMixture:
 
     def fit(
         self, comm: Communicator, own: Evidence, random: Evidence, random_rows: np.ndarray,
-        groups: np.ndarray | None = None,
+        groups: np.ndarray | None = None, slight: SlightErrors | None = None,
     ) -> PoseMixture:
         """EM over the particles of all ranks.
 
@@ -69,6 +86,7 @@ class PoseMixture:
         own : evidence of this rank's valid particles at their poses
         random : evidence of some of them, `random_rows` (indices into `own`), at random orientations
         groups : (m,) int64, optional, numbers 0 … of the groups of rows that are right or wrong together
+        slight : what the best poses nearby say of this rank's valid particles; without, errors are random or none
 
         Raises
         ------
@@ -76,15 +94,17 @@ class PoseMixture:
             when there are no particles, none has any evidence (a map of zeros), all have the same, or it is not finite.
         """
         self._comm, self._own, self._random, self._rows = comm, own, random, random_rows
-        self._groups = groups
+        self._groups, self._slight = groups, slight
         if groups is not None:
             self._group_count = 1 + comm.allreduce_scalar(int(groups.max(initial=-1)), "max")
-        self._count = comm.allreduce_scalar(len(own.t))
+        self._once = 1 / self._over_groups(np.ones(len(own.t)))  # each group counts once, whoever holds its rows
+        self._count = comm.allreduce_scalar(float(self._once.sum()))
         self._require_evidence()
         bands = own.t.shape[1]
         self.gain_ = np.ones(bands)
         self._contrast_variance = 0.02
-        self.shares_ = self._pinned(np.array([0.6, 0.3, 0.1]))
+        scales = 0 if slight is None else slight.log_integral.shape[1]
+        self.shares_ = self._pinned(np.concatenate([[0.6, 0.3, 0.1], np.full(scales, 0.02)]))
         self.posterior_ = np.full(len(own.t), 0.5)
         for self.n_iter_ in range(1, _ITERATIONS + 1):
             self._expect()
@@ -111,12 +131,15 @@ class PoseMixture:
     def _expect(self) -> None:
         self._measure_wrong()
         wrong = self._over_groups(self._log_wrong())
-        self._likelihood = np.stack([self._log_good(), wrong, np.zeros(len(wrong))], axis=1)
-        joint = self._likelihood + np.log(self.shares_)
+        good, self.contrast_, self.contrast2_ = self._log_good(self._own)
+        self._likelihood = np.column_stack([good, wrong, np.zeros(len(wrong)), *self._log_slight()])
+        with np.errstate(divide="ignore"):  # scales that were given up have no share
+            joint = self._likelihood + np.log(self.shares_)
         top = joint.max(axis=1, keepdims=True)
         share = np.exp(joint - top)
         self._responsibility = share / share.sum(axis=1, keepdims=True)
         self.posterior_ = self._responsibility[:, GOOD]
+        self.slight_ = self._responsibility[:, SLIGHT:]
 
     def _over_groups(self, values: np.ndarray) -> np.ndarray:
         """Sums of (m, …) values over the rows of each group, given back to every row; the values without groups."""
@@ -126,19 +149,27 @@ class PoseMixture:
         np.add.at(total, self._groups, values)
         return self._comm.allreduce(total)[self._groups]
 
-    def _log_good(self) -> np.ndarray:
-        """Log likelihood ratio to junk, the contrast integrated out (a Gaussian prior times a Gaussian likelihood).
+    def _log_good(self, evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Log likelihood ratio to junk, the contrast integrated out (a Gaussian prior times a Gaussian likelihood); and
+        the expected contrast and its square.
 
         Rows of a group show one particle: they share one contrast.
         """
-        signal = self._own.a * self.gain_
-        each = np.stack([np.square(signal).sum(axis=1), (signal * self._own.t).sum(axis=1)], axis=1)
+        signal = evidence.a * self.gain_
+        each = np.stack([np.square(signal).sum(axis=1), (signal * evidence.t).sum(axis=1)], axis=1)
         v, u = self._over_groups(each).T
         prior = 1 / self._contrast_variance
         precision = v + prior
-        self.contrast_ = (u + prior) / precision
-        self.contrast2_ = self.contrast_**2 + 1 / precision
-        return (self.contrast_**2 * precision - prior + np.log(prior / precision)) / 2
+        contrast = (u + prior) / precision
+        log = (contrast**2 * precision - prior + np.log(prior / precision)) / 2
+        return log, contrast, contrast**2 + 1 / precision
+
+    def _log_slight(self) -> np.ndarray:
+        """Log likelihood ratio of slight errors to junk, (scales, m)."""
+        if self._slight is None:
+            return np.zeros((0, len(self._own.t)))
+        best, self.slight_contrast_, self.slight_contrast2_ = self._log_good(self._slight.best)
+        return best + self._over_groups(self._slight.log_integral).T
 
     def _log_wrong(self) -> np.ndarray:
         t, a = self._own.t, self._own.a
@@ -160,11 +191,13 @@ class PoseMixture:
         good = self.posterior_[:, None]
         s, s2 = self.contrast_[:, None], self.contrast2_[:, None]
         t, a = self._own.t, self._own.a
-        scalars = np.array([good.sum(), (good * s).sum(), (good * s2).sum(), self._responsibility[:, WRONG].sum()])
+        once = good[:, 0] * self._once
+        scalars = np.array([once.sum(), (once * self.contrast_).sum(), (once * self.contrast2_).sum()])
         per_band = self._sum([(good * s * t * a).sum(axis=0), (good * s2 * a**2).sum(axis=0)])
-        total, contrast, squares, wrong = self._comm.allreduce(scalars)
-        good_share = total / self._count
-        self.shares_ = self._pinned(np.array([good_share, wrong / self._count, 1 - good_share - wrong / self._count]))
+        total, contrast, squares = self._comm.allreduce(scalars)
+        counts = self._comm.allreduce(self._once @ self._responsibility)
+        counts[SLIGHT:] = np.maximum(counts[SLIGHT:] - _FEWEST, 0)
+        self.shares_ = self._pinned(counts / counts.sum())
         # contrasts of any mean are fitted; then the gain takes up the mean, for contrast is between particles. A step so
         # taken never lowers the likelihood, and is longer (parameter-expanded EM: Liu, Rubin & Wu 1998, Biometrika 85:755)
         mean = contrast / max(total, 1e-300)
@@ -174,8 +207,8 @@ class PoseMixture:
         self._contrast_variance = float(np.clip(variance, *_CONTRAST_VARIANCE))
 
     def _pinned(self, shares: np.ndarray) -> np.ndarray:
-        """Shares that are never zero, sum to one, and hold the good one where the user gave it."""
-        shares = np.maximum(shares, 1e-4)
+        """Shares that sum to one, hold the good one where the user gave it, and are never zero but for slight errors."""
+        shares = np.concatenate([np.maximum(shares[:SLIGHT], 1e-4), shares[SLIGHT:]])
         if self.keep is not None:
             good = min(max(self.keep, 1e-4), 1 - 2e-4)
             shares = shares * (1 - good) / shares[1:].sum()
@@ -185,8 +218,9 @@ class PoseMixture:
     # results
 
     def _conclude(self) -> None:
-        bad = np.log(self.shares_[1:] / self.shares_[1:].sum())
-        self._log_bad = np.logaddexp(*(self._likelihood[:, 1:] + bad).T)
+        with np.errstate(divide="ignore"):
+            bad = np.log(self.shares_[1:] / self.shares_[1:].sum())
+        self._log_bad = np.logaddexp.reduce(self._likelihood[:, 1:] + bad, axis=1)
         self.score_ = self._likelihood[:, GOOD] - self._log_bad
         self.keep_ = float(self.shares_[GOOD])
         self.contrast_cv_ = float(np.sqrt(self._contrast_variance))
@@ -203,11 +237,10 @@ class PoseMixture:
         with np.errstate(divide="ignore"):  # none and all are shares, too
             good, bad = np.log(grid), np.log1p(-grid)
         likelihood = np.zeros(len(grid))
-        members = self._over_groups(np.ones(len(self.score_)))  # each group counts once, whoever holds its rows
         for start in range(0, len(self.score_), 4096):  # the table of particles × shares stays small
             part = slice(start, start + 4096)
             table = np.logaddexp(good + self.score_[part, None], bad)
-            likelihood += (table / members[part, None]).sum(axis=0)
+            likelihood += (table * self._once[part, None]).sum(axis=0)
         self._comm.allreduce(likelihood)
         inside = grid[likelihood >= likelihood.max() - 1.92]
         return float(inside.min()), float(inside.max())

@@ -11,7 +11,8 @@ from mpirecon.parallel.comm import Communicator, SerialCommunicator
 from mpirecon.parallel.select import median, smallest_k
 from mpirecon.robust.distances import Distance
 from mpirecon.robust.losses import M_ESTIMATORS, MAD_TO_SIGMA, make_loss
-from mpirecon.robust.pose_mixture import Evidence, PoseMixture
+from mpirecon.robust.nearby import NearbyPoses, between_angles
+from mpirecon.robust.pose_mixture import Evidence, PoseMixture, SlightErrors
 from mpirecon.robust.statistics import Statistics
 
 #: robust standard deviations beyond which a particle's noise is an outlier, not scatter
@@ -25,6 +26,12 @@ _LEAST_NOISE = 1e-6
 
 #: σ above which an image is set back even where nothing else is known of it
 NOISY = 2.0
+
+#: scales of slight errors, in units of the angle that a typical image can tell by itself …
+SCALES = (2.0, 4.0, 8.0)
+
+#: … and the largest such angle that is called slight, radians
+_WIDEST = np.radians(5.0)
 
 #: ``--keep auto``
 AUTO = "auto"
@@ -151,6 +158,7 @@ def select(
     sort_scope: str = "global",
     random_poses: RandomPoses | None = None,
     groups: np.ndarray | None = None,
+    nearby: NearbyPoses | None = None,
 ) -> Selection:
     """Weights of this rank's particles from their held-out statistics.
 
@@ -163,17 +171,20 @@ def select(
     sort_scope : ``"global"`` keeps the smallest ⌈keep·m⌉ over all ranks, ``"batch"`` of the particles given here
     random_poses : needed wherever the mixture decides
     groups : (m,) int64, numbers of the groups of rows that are right or wrong together, for the mixture
+    nearby : the best poses near the particles' own, for the mixture to find slight errors by
     """
     sigma = particle_sigma(comm, statistics, valid)
     score = distance.score(statistics, sigma, _median(comm, statistics.yy[valid]))
     mixture = None
     if loss == "posterior" or keep == AUTO:
         given = None if keep in (None, AUTO) else keep
-        mixture = fit_mixture(comm, statistics, sigma, valid, random_poses, given, groups)
+        variance = noise_variance(comm, statistics, sigma, valid)
+        slight = None if nearby is None else SlightPoses.of(comm, nearby, variance, valid)
+        mixture = fit_mixture(comm, statistics, variance, valid, random_poses, given, groups, slight)
     if loss == "l2":
         return Selection(valid.astype(np.float64), valid.copy(), score)
     if loss == "posterior":
-        return _by_posterior(mixture, sigma, valid)
+        return _by_posterior(mixture, sigma, valid, slight)
     if loss == "sorted":
         if mixture is not None:
             keep = mixture.keep_ if mixture.separable_ else 1.0
@@ -181,25 +192,53 @@ def select(
     return _by_influence(comm, loss, distance, statistics, score, valid)
 
 
+def noise_variance(comm: Communicator, statistics: Statistics, sigma: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Variance of each particle's noise in the units of the statistics, (m,): σ² times the typical residual."""
+    return _median(comm, (statistics.residual / sigma**2)[valid]) * sigma**2
+
+
+@dataclass
+class SlightPoses:
+    """Slight errors of the valid particles' poses: the mixture's view of them, and what they leave of the signal.
+
+    errors : SlightErrors · angle : (m, scales) float64, root mean square of the error, radians, where it is of that scale ·
+    profile : (angles, shells)
+    """
+
+    errors: SlightErrors
+    angle: np.ndarray
+    profile: np.ndarray
+
+    @classmethod
+    def of(cls, comm: Communicator, nearby: NearbyPoses, variance: np.ndarray, valid: np.ndarray) -> SlightPoses:
+        """Scales of error are multiples of the angle that a typical image can tell."""
+        nearby, variance = nearby[valid], variance[valid]
+        width = min(_median(comm, nearby.width(variance)), _WIDEST)
+        found = [nearby.integral(variance, scale * width) for scale in SCALES]
+        log, angle = (np.stack(values, axis=1) for values in zip(*found))
+        whole = np.concatenate([nearby.sums[:, :, :1], nearby.sums], axis=2)  # Evidence makes nothing of yy
+        return cls(SlightErrors(Evidence.of(whole, variance), log), angle, nearby.profile)
+
+
 def fit_mixture(
-    comm: Communicator, statistics: Statistics, sigma: np.ndarray, valid: np.ndarray, random_poses: RandomPoses,
-    keep: float | None, groups: np.ndarray | None = None,
+    comm: Communicator, statistics: Statistics, variance: np.ndarray, valid: np.ndarray, random_poses: RandomPoses,
+    keep: float | None, groups: np.ndarray | None = None, slight: SlightPoses | None = None,
 ) -> PoseMixture:
-    """The mixture of well posed, wrongly posed and junk that explains the particles' statistics."""
-    level = _median(comm, (statistics.residual / sigma**2)[valid])
-    variance = level * sigma**2
+    """The mixture of well posed, slightly and wrongly posed and junk that explains the particles' statistics."""
     usable = valid[random_poses.rows]
     used = random_poses.rows[usable]
     number = np.cumsum(valid) - 1  # row → index among the valid
     own = Evidence.of(statistics.sums[valid], variance[valid])
     random = Evidence.of(random_poses.statistics.sums[usable], variance[used])
-    return PoseMixture(keep).fit(comm, own, random, number[used], None if groups is None else groups[valid])
+    groups = None if groups is None else groups[valid]
+    return PoseMixture(keep).fit(comm, own, random, number[used], groups, None if slight is None else slight.errors)
 
 
-def _by_posterior(mixture: PoseMixture, sigma: np.ndarray, valid: np.ndarray) -> Selection:
+def _by_posterior(mixture: PoseMixture, sigma: np.ndarray, valid: np.ndarray, slight: SlightPoses | None) -> Selection:
     """w = posterior / σ², and the contrast of each image; everybody alike when nothing can be told apart."""
     weight, posterior, score = np.zeros(len(valid)), np.zeros(len(valid)), np.full(len(valid), -np.inf)
     contrast, contrast2 = np.ones(len(valid)), np.ones(len(valid))
+    attenuation = None
     score[valid] = mixture.score_
     if mixture.separable_:
         posterior[valid] = mixture.posterior_
@@ -211,7 +250,24 @@ def _by_posterior(mixture: PoseMixture, sigma: np.ndarray, valid: np.ndarray) ->
         posterior[valid] = 1.0
         noise = np.where(sigma > NOISY, sigma, 1.0)  # plain L2, but for images of outlying power
     weight[valid] = posterior[valid] / noise[valid] ** 2
-    return Selection(weight, valid & (posterior >= 0.5), -score, contrast, contrast2, posterior, mixture_=mixture)
+    if mixture.separable_ and mixture.slight_.size:
+        attenuation = _attenuation(mixture, slight, valid)
+        weight[valid] = 1 / noise[valid] ** 2  # what is believed of each is in the expected contrasts
+    return Selection(
+        weight, valid & (posterior >= 0.5), -score, contrast, contrast2, posterior, attenuation, mixture_=mixture
+    )
+
+
+def _attenuation(mixture: PoseMixture, slight: SlightPoses, valid: np.ndarray) -> Attenuation:
+    """E[s·h(k)] over right poses, for which h = 1, and errors of every scale."""
+    first, second = np.zeros((2, len(valid), len(slight.profile)))
+    contrasts = np.maximum(mixture.contrast_, 0), mixture.contrast2_
+    near = np.maximum(mixture.slight_contrast_, 0), mixture.slight_contrast2_
+    for total, right, wrong in zip((first, second), contrasts, near):
+        share = sum(mixture.slight_[:, [c]] * between_angles(slight.angle[:, c]) for c in range(slight.angle.shape[1]))
+        total[valid] = share * wrong[:, None]
+        total[valid, 0] += mixture.posterior_ * right
+    return Attenuation(slight.profile, first, second)
 
 
 def _sorted(scope, score, ids, valid, keep, mixture) -> Selection:

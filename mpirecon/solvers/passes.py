@@ -14,6 +14,7 @@ from mpirecon.operators.symmetry import Symmetry
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.select import median
 from mpirecon.parallel.stopping import StopSignals
+from mpirecon.robust.nearby import SEARCH_BANDS, SEARCH_PRIOR, NearbyPoses, attenuation_profile
 from mpirecon.robust.selection import RandomPoses, Selection
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.groups import GroupStore, MapSet, half_map, held_out_map
@@ -98,16 +99,19 @@ class Engine:
 
     def statistics(
         self, maps: MapSet, bands: Bands, rows: np.ndarray | None = None, *, in_sample: bool = True,
-        random: np.ndarray | None = None, draw: int = 0,
+        random: np.ndarray | None = None, draw: int = 0, nearby: NearbyPoses | None = None,
     ) -> tuple[Statistics, Statistics, RandomPoses | None]:
         """Statistics of this rank's particles against the map of their half, and against one they did not build.
 
         The second is the map of the other folds of their own half; with a single fold, of the other half (which may be
         reported but not used to select, for it would leak). The third holds the particles marked in `random` (m,) bool,
         at orientations drawn for `draw`, against the map that the second (with a single fold, the first) was made with.
+        `nearby`, if given, is filled with the best poses near the own ones, against that map too.
         """
         inside, outside, anywhere = (Statistics.empty(len(self.slab), bands.samples) for _ in range(3))
         single = self.folds == 1
+        if nearby is not None:
+            self._measure_attenuation(maps, nearby)
         for half in (1, 2):
             own = self._reference(maps, half_map(half)) if in_sample or single else None
             for fold in range(self.folds):
@@ -123,6 +127,8 @@ class Engine:
                         if random is not None and random[part].any():
                             reference = own if single else held_out
                             self._at_random(anywhere, part, random[part], batch, reference, bands, draw)
+                        if nearby is not None:
+                            self._look_nearby(nearby, part, batch, own if single else held_out, bands)
                         self._advance(len(part))
         chosen = None if random is None else np.flatnonzero(random & self.slab.valid)
         if chosen is None:
@@ -134,6 +140,17 @@ class Engine:
         q = np.array([random_quaternion(particle_rng(draw, int(i), "random-pose")) for i in self.slab.ids[some]])
         rotation = self.backend.rotations(q, self.slab.metadata.optics_group[some])
         result.sums[some] = self.backend.statistics(reference, batch[marked], bands, rotation)
+
+    def _look_nearby(self, result: NearbyPoses, rows, batch, reference, bands) -> None:
+        highest = np.ceil(len(bands.samples) * np.array(SEARCH_BANDS) - 1e-9).astype(np.int64) - 1
+        found = self.backend.nearby(reference, batch, bands, highest, 1 / SEARCH_PRIOR**2)
+        result.turn[rows], result.sums[rows], result.slope[rows], result.curvature[rows] = found
+
+    def _measure_attenuation(self, maps: MapSet, result: NearbyPoses) -> None:
+        """The mean over the half maps, which are as noisy as those that particles are compared with."""
+        halves = [maps.get(half_map(half)) for half in (1, 2)]
+        with self.timings("statistics"):
+            result.profile[:] = np.mean([attenuation_profile(v, result.profile.shape[1]) for v in halves], axis=0)
 
     def _visit(self, rows: np.ndarray, first: bool = False):
         """(rows, Batch) of consecutive pieces of local rows, as the backend brings them in."""

@@ -15,8 +15,13 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.checkpoint import NAME, Checkpoint, write_checkpoint
 from mpirecon.parallel.comm import together
+from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.selection import RandomPoses
 from mpirecon.robust.statistics import Statistics
+
+
+#: what is kept of NearbyPoses, row by row
+_NEARBY = ("turn", "sums", "slope", "curvature")
 
 
 def save(run, folder: Path, iteration: int, records: list[dict]) -> None:
@@ -34,11 +39,15 @@ def save(run, folder: Path, iteration: int, records: list[dict]) -> None:
         sums = np.zeros_like(run.held_out.sums)
         sums[run.random_poses.rows] = run.random_poses.statistics.sums
         local |= {"random_rows": marked, "random": sums}
+    if run.nearby is not None:
+        local |= {f"nearby_{name}": getattr(run.nearby, name) for name in _NEARBY}
     arrays = {name: _gather(comm, values, total) for name, values in local.items()}
     arrays |= run.solver.state()
     with together(comm):
         if comm.rank == 0:
             facts = {"iteration": iteration, "records": records, **identity(run)}
+            if run.nearby is not None:
+                arrays["nearby_profile"] = run.nearby.profile
             arrays |= {"noise_power": run.engine.noise_power, "samples": run.held_out.samples, "fsc": run.solver.fsc}
             write_checkpoint(folder / NAME, facts, arrays)
 
@@ -60,6 +69,9 @@ def load(run, folder: Path) -> list[dict]:
             if "random" in checkpoint:
                 rows = np.flatnonzero(checkpoint.rows("random_rows", first, last))
                 run.random_poses = RandomPoses(rows, Statistics(checkpoint.rows("random", first, last)[rows], samples))
+            if "nearby_profile" in checkpoint:
+                found = (checkpoint.rows(f"nearby_{name}", first, last) for name in _NEARBY)
+                run.nearby = NearbyPoses(*found, checkpoint.array("nearby_profile"))
             run.solver.fsc = checkpoint.array("fsc")
             saved = {name: checkpoint.array(name) for name in run.solver.state_names() if name in checkpoint}
             records = checkpoint.facts["records"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpirecon.backend import get_backend
+from mpirecon.backend.bands import BANDS
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
@@ -17,6 +18,7 @@ from mpirecon.parallel.placement import place_ranks
 from mpirecon.parallel.select import median
 from mpirecon.robust.distances import WHITENED, get_distance
 from mpirecon.robust.losses import M_ESTIMATORS
+from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.pose_mixture import PoseMixture
 from mpirecon.robust.selection import AUTO, NOISY, Selection, loss_value, norms, particle_sigma, select
 from mpirecon.robust.statistics import Statistics
@@ -38,6 +40,9 @@ _LOWEST_SCORE_SHELL = 2
 
 #: particles that are scored at random orientations as well, to measure what a wrong pose looks like
 _RANDOM_POSES = 5000
+
+#: iterations after which poses nearby are looked at: those that make the last maps, and the one that reports
+_LOOKS_NEARBY = 3
 
 #: width of the spherical mask's edge, pixels
 _MASK_EDGE = 4.0
@@ -73,7 +78,7 @@ class Reconstruction:
         self.solver = (NormalSolver if config.solver == "normal" else GradientSolver)(self.engine, config)
         self._selection: Selection | None = None  # of the particles that built the current maps
         self._scores: Statistics | None = None  # what the next selection is made from
-        self.random_poses = None
+        self.random_poses = self.nearby = None
         self._groups = self._group_numbers()
 
     def run(self, checkpoints: Checkpoints | None = None, resume: bool = False) -> Outcome:
@@ -125,10 +130,17 @@ class Reconstruction:
             random = uniform_hash(self.slab.ids, self.config.seed + self._iteration) < share
         inside, outside, self.random_poses = self.engine.statistics(
             self.solver.references, self._bands(self.distance.whitened), rows,
-            random=random, draw=self.config.seed + self._iteration,
+            random=random, draw=self.config.seed + self._iteration, nearby=self._start_nearby(),
         )  # fmt: skip
         self.set_scores(inside, outside)
         return inside
+
+    def _start_nearby(self) -> NearbyPoses | None:
+        """Room for the poses near every particle's own, in the last iterations: it takes a good map to judge small errors."""
+        self.nearby = None
+        if self.config.loss == "posterior" and self._iteration >= self.config.rounds - _LOOKS_NEARBY + 1:
+            self.nearby = NearbyPoses.empty(len(self.slab), BANDS, self.engine.backend.plane.shells)
+        return self.nearby
 
     def set_scores(self, inside: Statistics, held_out: Statistics) -> None:
         """What the next selection is made from: held out of the own half, or within it where there are no folds."""
@@ -174,7 +186,7 @@ class Reconstruction:
         return select(
             self.comm, statistics, self.slab.ids, valid,
             loss=config.loss, distance=self.distance, keep=config.keep, sort_scope=config.sort_scope,
-            random_poses=self.random_poses, groups=self._groups,
+            random_poses=self.random_poses, groups=self._groups, nearby=self.nearby,
         )  # fmt: skip
 
     def _with_final_distance(self) -> Selection:

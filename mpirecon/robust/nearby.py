@@ -1,0 +1,123 @@
+"""Is a pose right, or only nearly? What the best pose near the given one says, and how far away it is.
+
+A right pose is where the likelihood has its maximum; near a slightly wrong one there is a better pose. About the best
+pose δ* that Newton's method finds (a turn after the given rotation, in radians), the log likelihood is nearly
+
+    L(δ) = L(δ*) + gᵀ(δ − δ*) − (δ − δ*)ᵀ H (δ − δ*) / 2
+
+and for errors of scale τ, δ ~ N(0, τ²), the likelihood of the image is an integral over a Gaussian. No pose is changed
+by this: it only says how far each can be believed, at which frequencies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpirecon.operators.half_plane import HalfPlane
+from mpirecon.operators.projection import Projection
+
+#: Newton's method is drawn to the given pose as by a Gaussian prior of this many radians (15°): it looks nearby
+SEARCH_PRIOR = np.radians(15.0)
+
+#: bands that the search's steps use, as shares of all, the last look using all: the maximum is broader at low frequencies
+SEARCH_BANDS = (2 / 3, 2 / 3, 1)
+
+#: angles of error, degrees, between which what is left of the signal is interpolated
+ANGLES = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0])
+
+#: points per shell and angle from which that is measured
+_POINTS = 2000
+
+
+@dataclass
+class NearbyPoses:
+    """What the ``nearby`` kernel found for m particles, in the units of Statistics.
+
+    turn : (m, 3) float64, δ*, radians · sums : (m, bands, 2), yp and pp there · slope : (m, 3), g · curvature : (m, 6),
+    H as xx, xy, xz, yy, yz, zz · profile : (angles, shells), share of the signal's amplitude that an error of ANGLES leaves.
+    """
+
+    turn: np.ndarray
+    sums: np.ndarray
+    slope: np.ndarray
+    curvature: np.ndarray
+    profile: np.ndarray
+
+    @classmethod
+    def empty(cls, m: int, bands: int, shells: int) -> NearbyPoses:
+        zeros = (np.zeros(shape) for shape in ((m, 3), (m, bands, 2), (m, 3), (m, 6), (len(ANGLES), shells)))
+        return cls(*zeros)
+
+    def __getitem__(self, rows) -> NearbyPoses:
+        return NearbyPoses(self.turn[rows], self.sums[rows], self.slope[rows], self.curvature[rows], self.profile)
+
+    def matrix(self) -> np.ndarray:
+        """H, (m, 3, 3)."""
+        return self.curvature[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
+
+    def width(self, variance: np.ndarray) -> np.ndarray:
+        """How well each image shows its pose: the standard deviation of a turn, radians, (m,); infinite without signal."""
+        mean = self.curvature[:, [0, 3, 5]].sum(axis=1) / 3 / variance
+        return 1 / np.sqrt(np.maximum(mean, 1e-300))
+
+    def integral(self, variance: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+        """∫ N(δ; 0, scale²) exp(L(δ) − L(δ*)) dδ: its logarithm, and the root mean square of the angle |δ|, (m,) each.
+
+        variance : (m,) of the particles' noise, in the units of the statistics · scale : radians
+        """
+        h, g, turn = self.matrix() / variance[:, None, None], self.slope / variance[:, None], self.turn
+        turned = np.einsum("mij,mj->mi", h, turn)
+        constant = -(g * turn).sum(axis=1) - (turn * turned).sum(axis=1) / 2
+        precision = h + np.eye(3) / scale**2
+        inverse = np.linalg.inv(precision)
+        linear = g + turned
+        mean = np.einsum("mij,mj->mi", inverse, linear)
+        log = constant + (linear * mean).sum(axis=1) / 2 - np.linalg.slogdet(precision * scale**2)[1] / 2
+        return log, np.sqrt(np.square(mean).sum(axis=1) + np.trace(inverse, axis1=1, axis2=2))
+
+
+def attenuation_profile(volume: np.ndarray, shells: int, seed: int = 0) -> np.ndarray:
+    """Share of a map's Fourier amplitude that agrees with itself turned by ANGLES about random axes, (angles, shells).
+
+    volume : (n, n, n) float32. Per shell the regression of V̂(k) on V̂ at the turned k, over random points: 1 without
+    error, 0 where nothing of the signal is left, never rising with the angle.
+    """
+    line = np.arange(shells, dtype=np.int32)
+    ones = np.ones(shells, np.float32)
+    projection = Projection(volume.shape[0], HalfPlane(volume.shape[0], shells, line, 0 * line, line, ones))
+    grid = projection.grid(volume)
+    rng = np.random.default_rng(seed)
+    # random points on the sphere, and the perpendicular ones that they move to
+    point, other = rng.standard_normal((2, _POINTS, 3))
+    point /= np.linalg.norm(point, axis=1, keepdims=True)
+    other -= (other * point).sum(axis=1, keepdims=True) * point
+    other /= np.linalg.norm(other, axis=1, keepdims=True)
+    lever = np.sqrt(1 - rng.uniform(-1, 1, _POINTS) ** 2)  # a random axis moves a point by its distance from the axis
+    right = _samples(projection, grid, point)
+    power = np.maximum(np.square(np.abs(right)).sum(axis=0), 1e-30)
+    profile = np.empty((len(ANGLES), shells))
+    for row, angle in enumerate(np.radians(ANGLES)):
+        moved = 2 * np.arcsin(np.minimum(lever * np.sin(angle / 2), 1))[:, None]
+        wrong = _samples(projection, grid, np.cos(moved) * point + np.sin(moved) * other)
+        profile[row] = (right.conj() * wrong).real.sum(axis=0) / power
+    return np.clip(np.minimum.accumulate(profile, axis=0), 0, 1)
+
+
+def _samples(projection: Projection, grid: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """V̂ along lines from the origin, (m, shells): sample k of a slice whose x axis is the direction."""
+    rotation = np.zeros((len(direction), 3, 3))
+    rotation[:, 0] = direction
+    return projection.forward(grid, rotation)
+
+
+def between_angles(angle: np.ndarray) -> np.ndarray:
+    """Shares, (m, angles), by which ANGLES interpolate angles (m,) in radians."""
+    degrees = np.clip(np.degrees(angle), 0, ANGLES[-1])
+    upper = np.clip(np.searchsorted(ANGLES, degrees, side="left"), 1, len(ANGLES) - 1)
+    share = (degrees - ANGLES[upper - 1]) / (ANGLES[upper] - ANGLES[upper - 1])
+    out = np.zeros((len(angle), len(ANGLES)))
+    rows = np.arange(len(angle))
+    out[rows, upper], out[rows, upper - 1] = share, 1 - share
+    return out
