@@ -36,7 +36,8 @@ class NearbyPoses:
     """What the ``nearby`` kernel found for m particles, in the units of Statistics.
 
     turn : (m, 3) float64, δ*, radians · sums : (m, bands, 2), yp and pp there · slope : (m, 3), g · curvature : (m, 6),
-    H as xx, xy, xz, yy, yz, zz · profile : (angles, shells), share of the signal's amplitude that an error of ANGLES leaves.
+    H as xx, xy, xz, yy, yz, zz · profile : (angles, shells), share of the signal's amplitude that an error of ANGLES leaves ·
+    band_profile : (angles, bands), the same of each band.
     """
 
     turn: np.ndarray
@@ -44,14 +45,15 @@ class NearbyPoses:
     slope: np.ndarray
     curvature: np.ndarray
     profile: np.ndarray
+    band_profile: np.ndarray
 
     @classmethod
     def empty(cls, m: int, bands: int, shells: int) -> NearbyPoses:
-        zeros = (np.zeros(shape) for shape in ((m, 3), (m, bands, 2), (m, 3), (m, 6), (len(ANGLES), shells)))
-        return cls(*zeros)
+        shapes = (m, 3), (m, bands, 2), (m, 3), (m, 6), (len(ANGLES), shells), (len(ANGLES), bands)
+        return cls(*(np.zeros(shape) for shape in shapes))
 
     def __getitem__(self, rows) -> NearbyPoses:
-        return NearbyPoses(self.turn[rows], self.sums[rows], self.slope[rows], self.curvature[rows], self.profile)
+        return NearbyPoses(self.turn[rows], self.sums[rows], self.slope[rows], self.curvature[rows], self.profile, self.band_profile)
 
     def matrix(self) -> np.ndarray:
         """H, (m, 3, 3)."""
@@ -78,11 +80,11 @@ class NearbyPoses:
         return log, np.sqrt(np.square(mean).sum(axis=1) + np.trace(inverse, axis1=1, axis2=2))
 
 
-def attenuation_profile(volume: np.ndarray, shells: int, seed: int = 0) -> np.ndarray:
+def attenuation_profile(volume: np.ndarray, shells: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Share of a map's Fourier amplitude that agrees with itself turned by ANGLES about random axes, (angles, shells).
 
     volume : (n, n, n) float32. Per shell the regression of V̂(k) on V̂ at the turned k, over random points: 1 without
-    error, 0 where nothing of the signal is left, never rising with the angle.
+    error, 0 where nothing of the signal is left, never rising with the angle. Also returned is each shell's power, (shells,).
     """
     line = np.arange(shells, dtype=np.int32)
     ones = np.ones(shells, np.float32)
@@ -102,7 +104,7 @@ def attenuation_profile(volume: np.ndarray, shells: int, seed: int = 0) -> np.nd
         moved = 2 * np.arcsin(np.minimum(lever * np.sin(angle / 2), 1))[:, None]
         wrong = _samples(projection, grid, np.cos(moved) * point + np.sin(moved) * other)
         profile[row] = (right.conj() * wrong).real.sum(axis=0) / power
-    return np.clip(np.minimum.accumulate(profile, axis=0), 0, 1)
+    return np.clip(np.minimum.accumulate(profile, axis=0), 0, 1), power
 
 
 def _samples(projection: Projection, grid: np.ndarray, direction: np.ndarray) -> np.ndarray:

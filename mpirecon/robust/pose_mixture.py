@@ -7,7 +7,8 @@ number. Three kinds of particles differ in its mean and variance, with a_b = √
 * wrongly posed:              t ~ N(r·a, 1 + v·a²), r and v measured by scoring particles at random orientations
 * junk (no particle):         t ~ N(0, 1)
 * slightly wrong, where nearby poses were looked at: as well posed, but at the best pose nearby, times an integral over
-  the errors of a scale (mpirecon/robust/nearby.py); a few scales
+  the errors of a scale (mpirecon/robust/nearby.py); a few scales. Errors too large for the search to mend show at the own
+  pose: t ~ N(s·h·c·a, 1 + (1 − c²)·v·a²), where an error of an angle leaves the share c of the amplitude; a few angles
 
 The gain h_b says how much of the map's amplitude the data confirm. Only the shares, h and τ are fitted (EM); what a
 wrong pose looks like is measured, so that a set without wrong poses is not split in two, as a free mixture would.
@@ -22,7 +23,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import Communicator
 
-#: kinds of particles; SLIGHT and beyond are slight errors, one scale each
+#: kinds of particles; SLIGHT and beyond are slight errors
 GOOD, WRONG, JUNK, SLIGHT = 0, 1, 2, 3
 
 #: distance of the good from the wrong, in standard deviations, below which nobody is thrown out. The AUC it promises
@@ -33,7 +34,7 @@ _ITERATIONS, _TOLERANCE = 100, 1e-5
 _GAIN = (0.05, 5.0)
 _CONTRAST_VARIANCE = (1e-4, 0.5)
 
-#: particles that a scale of slight errors must explain better than anything else does, else it is given up: the prior
+#: particles that a kind of slight errors must explain better than anything else does, else it is given up: the prior
 #: of Figueiredo & Jain (2002, IEEE Trans. Pattern Anal. 24:381), by which needless components vanish
 _FEWEST = 3.0
 
@@ -56,20 +57,26 @@ class Evidence:
 @dataclass
 class SlightErrors:
     """best : Evidence at the best pose near each particle's own · log_integral : (m, scales), the logarithm of the
-    likelihood of errors of each scale over that at the best pose."""
+    likelihood of errors of each scale over that at the best pose · left : (angles, bands), what errors of some angles leave of
+    the amplitude at the own pose. The kinds are the scales, then the angles."""
 
     best: Evidence
     log_integral: np.ndarray
+    left: np.ndarray
+
+    @property
+    def kinds(self) -> int:
+        return self.log_integral.shape[1] + len(self.left)
 
 
 class PoseMixture:
     """Fit by ``fit``; the attributes with a trailing underscore hold the result, per-particle ones of this rank.
 
     keep_ : share of the well posed · keep_interval_ : its 95 % likelihood interval · shares_ : good, wrong, junk, and
-    each scale of slight errors where they were looked for · gain_ : (bands,) h · contrast_cv_ : τ · separation_ : standard deviations between good and wrong · separable_ : bool
+    each kind of slight errors where they were looked for · gain_ : (bands,) h · contrast_cv_ : τ · separation_ : standard deviations between good and wrong · separable_ : bool
     · n_iter_ : int · posterior_ : (m,) probability of being well posed · score_ : (m,) log likelihood ratio of well posed
-    against not · contrast_, contrast2_ : (m,) expected s and s² if well posed · slight_ : (m, scales) probability of a slight
-    error of each scale · slight_contrast_, slight_contrast2_ : (m,) expected s and s² then.
+    against not · contrast_, contrast2_ : (m,) expected s and s² if well posed · slight_ : (m, kinds) probability of each kind
+    of slight error · slight_contrast_, slight_contrast2_ : (kinds, m) expected s and s² then.
     """
 
     def __init__(self, keep: float | None = None) -> None:
@@ -103,8 +110,8 @@ class PoseMixture:
         bands = own.t.shape[1]
         self.gain_ = np.ones(bands)
         self._contrast_variance = 0.02
-        scales = 0 if slight is None else slight.log_integral.shape[1]
-        self.shares_ = self._pinned(np.concatenate([[0.6, 0.3, 0.1], np.full(scales, 0.02)]))
+        kinds = 0 if slight is None else slight.kinds
+        self.shares_ = self._pinned(np.concatenate([[0.6, 0.3, 0.1], np.full(kinds, 0.02)]))
         self.posterior_ = np.full(len(own.t), 0.5)
         for self.n_iter_ in range(1, _ITERATIONS + 1):
             self._expect()
@@ -156,8 +163,11 @@ class PoseMixture:
         Rows of a group show one particle: they share one contrast.
         """
         signal = evidence.a * self.gain_
-        each = np.stack([np.square(signal).sum(axis=1), (signal * evidence.t).sum(axis=1)], axis=1)
-        v, u = self._over_groups(each).T
+        return self._over_contrast(np.square(signal).sum(axis=1), (signal * evidence.t).sum(axis=1))
+
+    def _over_contrast(self, v: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """∫ N(s; 1, τ²) exp(s·u − s²·v/2) ds: its logarithm, and the expected s and s²."""
+        v, u = self._over_groups(np.stack([v, u], axis=1)).T
         prior = 1 / self._contrast_variance
         precision = v + prior
         contrast = (u + prior) / precision
@@ -165,11 +175,25 @@ class PoseMixture:
         return log, contrast, contrast**2 + 1 / precision
 
     def _log_slight(self) -> np.ndarray:
-        """Log likelihood ratio of slight errors to junk, (scales, m)."""
+        """Log likelihood ratio of slight errors to junk, (kinds, m); keeps their contrasts."""
         if self._slight is None:
             return np.zeros((0, len(self._own.t)))
-        best, self.slight_contrast_, self.slight_contrast2_ = self._log_good(self._slight.best)
-        return best + self._over_groups(self._slight.log_integral).T
+        best, contrast, contrast2 = self._log_good(self._slight.best)
+        found = [(best + log, contrast, contrast2) for log in self._over_groups(self._slight.log_integral).T]
+        found += [self._log_left(share) for share in self._slight.left]
+        log, self.slight_contrast_, self.slight_contrast2_ = (np.stack(values) for values in zip(*found))
+        return log
+
+    def _log_left(self, left: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As _log_good, where the share `left` (bands,) of the amplitude is right and the rest as for a wrong pose."""
+        t, a = self._own.t, self._own.a
+        variance = 1 + (1 - left**2) * self._wrong_variance * a**2
+        signal = a * self.gain_ * left
+        log, contrast, contrast2 = self._over_contrast(
+            (signal**2 / variance).sum(axis=1), (signal * t / variance).sum(axis=1)
+        )
+        by_variance = (t**2 * (1 - 1 / variance) - np.log(variance)).sum(axis=1) / 2
+        return log + self._over_groups(by_variance), contrast, contrast2
 
     def _log_wrong(self) -> np.ndarray:
         t, a = self._own.t, self._own.a

@@ -11,7 +11,7 @@ from mpirecon.parallel.comm import Communicator, SerialCommunicator
 from mpirecon.parallel.select import median, smallest_k
 from mpirecon.robust.distances import Distance
 from mpirecon.robust.losses import M_ESTIMATORS, MAD_TO_SIGMA, make_loss
-from mpirecon.robust.nearby import NearbyPoses, between_angles
+from mpirecon.robust.nearby import ANGLES, NearbyPoses, between_angles
 from mpirecon.robust.pose_mixture import Evidence, PoseMixture, SlightErrors
 from mpirecon.robust.statistics import Statistics
 
@@ -29,6 +29,9 @@ NOISY = 2.0
 
 #: scales of slight errors, in units of the angle that a typical image can tell by itself …
 SCALES = (2.0, 4.0, 8.0)
+
+#: … and angles, degrees, of larger errors that show at the own pose (some of nearby.ANGLES)
+SEEN_ANGLES = (8.0, 16.0, 24.0)
 
 #: … and the largest such angle that is called slight, radians
 _WIDEST = np.radians(5.0)
@@ -201,7 +204,7 @@ def noise_variance(comm: Communicator, statistics: Statistics, sigma: np.ndarray
 class SlightPoses:
     """Slight errors of the valid particles' poses: the mixture's view of them, and what they leave of the signal.
 
-    errors : SlightErrors · angle : (m, scales) float64, root mean square of the error, radians, where it is of that scale ·
+    errors : SlightErrors · angle : (m, kinds) float64, root mean square of the error, radians, where it is of that kind ·
     profile : (angles, shells)
     """
 
@@ -216,8 +219,11 @@ class SlightPoses:
         width = min(_median(comm, nearby.width(variance)), _WIDEST)
         found = [nearby.integral(variance, scale * width) for scale in SCALES]
         log, angle = (np.stack(values, axis=1) for values in zip(*found))
+        seen = np.searchsorted(ANGLES, SEEN_ANGLES)
+        angle = np.column_stack([angle, *(np.full(len(angle), np.radians(ANGLES[a])) for a in seen)])
         whole = np.concatenate([nearby.sums[:, :, :1], nearby.sums], axis=2)  # Evidence makes nothing of yy
-        return cls(SlightErrors(Evidence.of(whole, variance), log), angle, nearby.profile)
+        errors = SlightErrors(Evidence.of(whole, variance), log, nearby.band_profile[seen])
+        return cls(errors, angle, nearby.profile)
 
 
 def fit_mixture(
@@ -264,8 +270,8 @@ def _attenuation(mixture: PoseMixture, slight: SlightPoses, valid: np.ndarray) -
     contrasts = np.maximum(mixture.contrast_, 0), mixture.contrast2_
     near = np.maximum(mixture.slight_contrast_, 0), mixture.slight_contrast2_
     for total, right, wrong in zip((first, second), contrasts, near):
-        share = sum(mixture.slight_[:, [c]] * between_angles(slight.angle[:, c]) for c in range(slight.angle.shape[1]))
-        total[valid] = share * wrong[:, None]
+        for kind, share in enumerate(mixture.slight_.T):
+            total[valid] += (share * wrong[kind])[:, None] * between_angles(slight.angle[:, kind])
         total[valid, 0] += mixture.posterior_ * right
     return Attenuation(slight.profile, first, second)
 

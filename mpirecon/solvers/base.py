@@ -12,7 +12,7 @@ from mpirecon.robust.selection import Selection
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map, held_out_map
 from mpirecon.solvers.passes import Engine
-from mpirecon.solvers.wiener import ssnr_of_half, ssnr_of_whole
+from mpirecon.solvers.wiener import local_wiener, ssnr_of_half, ssnr_of_whole
 from mpirecon.validate.fsc import fsc
 
 #: what was decided about this rank's particles in an iteration, given the rows of a mini-batch (None: all)
@@ -74,6 +74,25 @@ class Solver(ABC):
             with self.engine.timings("solve"):
                 curve = fsc(first, second, self.engine.mask)
         self.fsc = self.engine.comm.bcast(curve)
+
+    def focus_references(self) -> None:
+        """Take from the references the noise about the particle; collective.
+
+        Its level is from the difference of the half maps, a number like their FSC; where it is, each map tells alone.
+        """
+        if self.config.loss == "l2":  # selects nothing
+            return
+        references, folds, mask = self.references, self.engine.folds, self.engine.mask
+        difference = references.get(half_map(1)) - references.get(half_map(2))
+        with self.engine.timings("solve"):
+            noise = float(np.einsum("zyx,zyx,zyx->", mask, difference, difference, dtype=np.float64) / 2 / mask.sum())
+            del difference
+            for made_of in self.reference_maps:
+                volume = references.owned(made_of)
+                if volume is not None:
+                    fewer = 1.0 if made_of.without is None else folds / (folds - 1)
+                    volume = local_wiener(volume, noise * fewer, self.ssnr(made_of), mask)
+                references.place(made_of, references.owner(made_of), volume)
 
     def solve(self, into: MapSet, store: GroupStore, maps: list[MapOf], solve) -> None:
         with self.engine.timings("solve"):

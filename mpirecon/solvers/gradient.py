@@ -129,6 +129,7 @@ class GradientSolver(Solver):
             volume = self._state.owned(made_of)
             filtered = None if volume is None else wiener_filter(volume, self.ssnr(made_of)) * self.engine.mask
             self.references.place(made_of, self._state.owner(made_of), filtered)
+        self.focus_references()
 
     def _zero(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         return np.zeros((self.engine.box,) * 3, np.float32)

@@ -26,6 +26,7 @@ class NormalSolver(Solver):
         self.solve(halves, self._store, [half_map(1), half_map(2)], self._unfiltered)
         self.compare_halves(halves)
         self.solve(self.references, self._store, self.reference_maps, self._filtered)
+        self.focus_references()
 
     def finish(self) -> MapSet:
         maps = MapSet(self.engine.comm, self.engine.box)

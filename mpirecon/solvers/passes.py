@@ -111,7 +111,7 @@ class Engine:
         inside, outside, anywhere = (Statistics.empty(len(self.slab), bands.samples) for _ in range(3))
         single = self.folds == 1
         if nearby is not None:
-            self._measure_attenuation(maps, nearby)
+            self._measure_attenuation(maps, nearby, bands)
         for half in (1, 2):
             own = self._reference(maps, half_map(half)) if in_sample or single else None
             for fold in range(self.folds):
@@ -146,11 +146,18 @@ class Engine:
         found = self.backend.nearby(reference, batch, bands, highest, 1 / SEARCH_PRIOR**2)
         result.turn[rows], result.sums[rows], result.slope[rows], result.curvature[rows] = found
 
-    def _measure_attenuation(self, maps: MapSet, result: NearbyPoses) -> None:
+    def _measure_attenuation(self, maps: MapSet, result: NearbyPoses, bands) -> None:
         """The mean over the half maps, which are as noisy as those that particles are compared with."""
         halves = [maps.get(half_map(half)) for half in (1, 2)]
         with self.timings("statistics"):
-            result.profile[:] = np.mean([attenuation_profile(v, result.profile.shape[1]) for v in halves], axis=0)
+            profiles, powers = zip(*(attenuation_profile(v, result.profile.shape[1]) for v in halves))
+            result.profile[:] = np.mean(profiles, axis=0)
+            power = np.mean(powers, axis=0)
+            shell = self.backend.plane.shell
+            for b in range(len(bands.samples)):
+                members = shell[bands.band == b]
+                if len(members):
+                    result.band_profile[:, b] = np.average(result.profile[:, members], axis=1, weights=power[members])
 
     def _visit(self, rows: np.ndarray, first: bool = False):
         """(rows, Batch) of consecutive pieces of local rows, as the backend brings them in."""

@@ -47,7 +47,7 @@ def save(run, folder: Path, iteration: int, records: list[dict]) -> None:
         if comm.rank == 0:
             facts = {"iteration": iteration, "records": records, **identity(run)}
             if run.nearby is not None:
-                arrays["nearby_profile"] = run.nearby.profile
+                arrays |= {name: getattr(run.nearby, name) for name in ("profile", "band_profile")}
             arrays |= {"noise_power": run.engine.noise_power, "samples": run.held_out.samples, "fsc": run.solver.fsc}
             write_checkpoint(folder / NAME, facts, arrays)
 
@@ -69,9 +69,9 @@ def load(run, folder: Path) -> list[dict]:
             if "random" in checkpoint:
                 rows = np.flatnonzero(checkpoint.rows("random_rows", first, last))
                 run.random_poses = RandomPoses(rows, Statistics(checkpoint.rows("random", first, last)[rows], samples))
-            if "nearby_profile" in checkpoint:
+            if "profile" in checkpoint:
                 found = (checkpoint.rows(f"nearby_{name}", first, last) for name in _NEARBY)
-                run.nearby = NearbyPoses(*found, checkpoint.array("nearby_profile"))
+                run.nearby = NearbyPoses(*found, checkpoint.array("profile"), checkpoint.array("band_profile"))
             run.solver.fsc = checkpoint.array("fsc")
             saved = {name: checkpoint.array(name) for name in run.solver.state_names() if name in checkpoint}
             records = checkpoint.facts["records"]

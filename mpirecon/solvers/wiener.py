@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.fft
+from scipy import ndimage
 
 from mpirecon.validate.fsc import shell_index
 
 #: FSC above which more signal makes no difference to a Wiener filter
 _HIGHEST_FSC = 0.99999
+
+#: SSNR of a shell (FSC 0.143) beyond which a map shows nothing, and the width over which its power is averaged:
+#: standard deviation of a Gaussian, in pixels at least, and in resolutions
+_LEAST_SSNR, _LOCAL_PIXELS, _LOCAL_RESOLUTIONS = 1 / 6, 1.5, 0.65
 
 #: shells with too few samples for their FSC to be smoothed or to cap the others
 _FIRST_RELIABLE = 3
@@ -39,9 +44,38 @@ def ssnr_of_whole(curve: np.ndarray) -> np.ndarray:
 
 def wiener_filter(volume: np.ndarray, ssnr: np.ndarray) -> np.ndarray:
     """Multiply each shell of a (n, n, n) map by SSNR / (1 + SSNR); beyond the last shell by zero."""
+    return filter_shells(volume, ssnr / (1 + ssnr))
+
+
+def filter_shells(volume: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """Multiply each shell of a (n, n, n) map by its gain; beyond the last by zero."""
     n = volume.shape[0]
     shell = np.minimum(shell_index(n), n // 2 + 1)
     factor = np.zeros(n // 2 + 2, np.float32)
-    length = min(len(ssnr), n // 2 + 1)
-    factor[:length] = (ssnr / (1 + ssnr))[:length]
+    length = min(len(gain), n // 2 + 1)
+    factor[:length] = gain[:length]
     return scipy.fft.irfftn(scipy.fft.rfftn(np.asarray(volume, np.float32)) * factor[shell], s=volume.shape)
+
+
+def local_wiener(volume: np.ndarray, noise: float, ssnr: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A reference without the noise about its particle, (n, n, n) float32.
+
+    A Wiener-filtered map is multiplied by 1 − noise / local power, where that is positive: solvent holds noise alone. What
+    is left holds less noise than its shells' SSNR says, by the ratio of the volumes, and is filtered less by as much.
+
+    volume : (n, n, n) float32, filtered for `ssnr` within `mask` · noise : mean power of its noise within the mask ·
+    ssnr : (n // 2 + 1,) signal-to-noise per shell within the mask.
+    """
+    n = volume.shape[0]
+    # wide enough to average over several independent voxels: neighbours are independent about a resolution apart
+    finest = max(int(np.flatnonzero(np.concatenate([[np.inf], ssnr]) > _LEAST_SSNR)[-1]), 1)
+    width = min(max(_LOCAL_PIXELS, _LOCAL_RESOLUTIONS * n / finest), n / 8)
+    power = ndimage.gaussian_filter(np.square(volume), width)
+    local = np.maximum(1 - np.float32(noise) / np.maximum(power, np.finfo(np.float32).tiny), 0) * (mask > 0)
+    kept = float(np.square(local, dtype=np.float64).sum())
+    if not kept > 0:
+        return volume
+    less = max(float(np.square(mask, dtype=np.float64).sum()) / kept, 1.0)
+    better = less * ssnr
+    gain = np.divide(better / (1 + better), ssnr / (1 + ssnr), out=np.ones_like(ssnr), where=ssnr > 0)
+    return filter_shells(volume, gain) * local
