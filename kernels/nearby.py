@@ -8,70 +8,12 @@ import numpy as np
 from numba import njit
 
 from mpirecon.kernels.gridding import DEGREE, MARGIN
+from mpirecon.kernels.project import AHEAD
 from mpirecon.kernels.statistics import factors
+from mpirecon.kernels.vectors import gather_gradient, prefetch
 
 #: longest step of the search, radians: beyond it the likelihood is no parabola any more
 _LONGEST_STEP = 0.2
-
-
-@njit(inline="always", fastmath=True, error_model="numpy")
-def gather_gradient(grid, table, x, y, z, scratch, taps, last):
-    """As ``gather``, with the derivatives along x, y and z: (re, im) of the sample, then of each, 8 float32.
-
-    ``scratch`` is (11, 2·taps) float32.
-    """
-    reach = taps // 2 - 1
-    floor_x, floor_y, floor_z = np.floor(x), np.floor(y), np.floor(z)
-    ix = 2 * (int(floor_x) + MARGIN - reach)
-    iy = int(floor_y) + grid.shape[1] // 2 - reach
-    iz = int(floor_z) + grid.shape[0] // 2 - reach
-    tx = np.float32(x - floor_x - 0.5)
-    ty = np.float32(y - floor_y - 0.5)
-    tz = np.float32(z - floor_z - 0.5)
-    for j in range(taps):
-        wx = wy = wz = table[j, last]
-        dx = dy = dz = np.float32(0)
-        for d in range(last - 1, -1, -1):  # Horner's rule for the polynomial and, one step behind, its derivative
-            dx = dx * tx + wx
-            dy = dy * ty + wy
-            dz = dz * tz + wz
-            wx = wx * tx + table[j, d]
-            wy = wy * ty + table[j, d]
-            wz = wz * tz + table[j, d]
-        scratch[0, j] = wx
-        scratch[1, j] = wy
-        scratch[2, j] = wz
-        scratch[3, j] = dx
-        scratch[4, j] = dy
-        scratch[5, j] = dz
-    for j in range(2 * taps):
-        scratch[6, j] = scratch[7, j] = scratch[8, j] = np.float32(0)
-    for jz in range(taps):
-        for j in range(2 * taps):
-            scratch[9, j] = scratch[10, j] = np.float32(0)
-        for jy in range(taps):
-            wy, dy = scratch[1, jy], scratch[4, jy]
-            row = grid[iz + jz, iy + jy]
-            for j in range(2 * taps):
-                scratch[9, j] += wy * row[ix + j]
-                scratch[10, j] += dy * row[ix + j]
-        wz, dz = scratch[2, jz], scratch[5, jz]
-        for j in range(2 * taps):
-            scratch[6, j] += wz * scratch[9, j]
-            scratch[7, j] += wz * scratch[10, j]
-            scratch[8, j] += dz * scratch[9, j]
-    re = im = x_re = x_im = y_re = y_im = z_re = z_im = np.float32(0)
-    for j in range(taps):
-        wx, dx = scratch[0, j], scratch[3, j]
-        re += wx * scratch[6, 2 * j]
-        im += wx * scratch[6, 2 * j + 1]
-        x_re += dx * scratch[6, 2 * j]
-        x_im += dx * scratch[6, 2 * j + 1]
-        y_re += wx * scratch[7, 2 * j]
-        y_im += wx * scratch[7, 2 * j + 1]
-        z_re += wx * scratch[8, 2 * j]
-        z_im += wx * scratch[8, 2 * j + 1]
-    return re, im, x_re, x_im, y_re, y_im, z_re, z_im
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -136,13 +78,18 @@ def make_nearby(taps: int):
 
     A turn by δ moves the sample k to k − δ × k: along z for turns about x and y, within the image for those about z.
     """
-    last = DEGREE[taps]
+    reach = taps // 2 - 1
+    last_power = DEGREE[taps]
+    length = 2 * taps
 
     @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
     def nearby(
         grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, highest, precision, turn, sums, slope, curvature
     ):
-        scratch = np.empty((11, 2 * taps), np.float32)
+        powers = table.T.copy()
+        stride_y = grid.shape[2]
+        stride_z = grid.shape[1] * stride_y
+        origin = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 2 * (MARGIN - reach)
         r, q = np.empty((3, 3)), np.empty(4)
         g, h = np.empty(3), np.empty(6)
         for i in range(rotation.shape[0]):
@@ -152,6 +99,16 @@ def make_nearby(taps: int):
                 turned(q, rotation[i] * ratio, r)
                 sums[i] = g[:] = h[:] = 0.0
                 for s in range(kx.size):
+                    ahead = s + AHEAD
+                    if ahead < kx.size and 0 <= band[ahead] <= highest[step]:
+                        u, v = kx[ahead], ky[ahead]
+                        x = r[0, 0] * u + r[1, 0] * v
+                        y = r[0, 1] * u + r[1, 1] * v
+                        z = r[0, 2] * u + r[1, 2] * v
+                        if x < 0:
+                            x, y, z = -x, -y, -z
+                        where = int(np.floor(z)) * stride_z + int(np.floor(y)) * stride_y + 2 * int(np.floor(x))
+                        prefetch(grid, origin + where, stride_z, stride_y, length, taps, 0)
                     b = band[s]
                     if b < 0 or b > highest[step]:
                         continue
@@ -160,9 +117,13 @@ def make_nearby(taps: int):
                     y = r[0, 1] * u + r[1, 1] * v
                     z = r[0, 2] * u + r[1, 2] * v
                     sign = np.float32(-1 if x < 0 else 1)
+                    x, y, z = sign * x, sign * y, sign * z
+                    floor_x, floor_y, floor_z = np.floor(x), np.floor(y), np.floor(z)
+                    where = int(floor_z) * stride_z + int(floor_y) * stride_y + 2 * int(floor_x)
                     re, im, x_re, x_im, y_re, y_im, z_re, z_im = gather_gradient(
-                        grid, table, sign * x, sign * y, sign * z, scratch, taps, last
-                    )
+                        grid, powers, origin + where, stride_z, stride_y, np.float32(x - floor_x - 0.5),
+                        np.float32(y - floor_y - 0.5), np.float32(z - floor_z - 0.5), taps, last_power,
+                    )  # fmt: skip
                     # the other half is the complex conjugate: its real part's slope changes sign, the imaginary's does not
                     im *= sign
                     out_re = sign * (r[2, 0] * x_re + r[2, 1] * y_re + r[2, 2] * z_re)

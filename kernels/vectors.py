@@ -68,6 +68,35 @@ def gather(typing, grid, table, offset, stride_z, stride_y, tx, ty, tz, componen
 
 
 @intrinsic(prefer_literal=True)
+def gather_gradient(typing, grid, table, offset, stride_z, stride_y, tx, ty, tz, taps, degree):
+    """As ``gather`` of two components, and its derivatives along x, y and z: 8 floats in a tuple, two for each."""
+    n, last = taps.literal_value, degree.literal_value
+    signature = types.UniTuple(types.float32, 8)(grid, table, *[types.int64] * 3, *[types.float32] * 3, taps, degree)
+
+    def codegen(context, builder, _, args):
+        build = _Builder(context, builder, grid, args[0], args[2], args[3], args[4])
+        wx, wy, wz = build.taps(table, args[1], args[5:8], n, last)
+        dx, dy, dz = build.taps(table, args[1], args[5:8], n, last, derivative=True)
+
+        def weighted(weights, vectors):
+            return build.total([build.times(build.pick(weights, [j] * 2 * n), v) for j, v in enumerate(vectors)])
+
+        rows = [[build.load(build.row(jz, jy), 2 * n) for jy in range(n)] for jz in range(n)]
+        along = [weighted(wy, some) for some in rows]
+        value, along_z = weighted(wz, along), weighted(dz, along)
+        along_y = weighted(wz, [weighted(dy, some) for some in rows])
+        found = [build.times(vector, build.pick(w, [j // 2 for j in range(2 * n)]))
+                 for vector, w in ((value, wx), (value, dx), (along_y, wx), (along_z, wx))]
+        out = []
+        for vector in found:
+            pair = build.total([build.pick(vector, [2 * j, 2 * j + 1]) for j in range(n)])
+            out += [builder.extract_element(pair, ir.Constant(_INT32, k)) for k in range(2)]
+        return context.make_tuple(builder, signature.return_type, out)
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
 def prefetch(typing, grid, offset, stride_z, stride_y, length, taps, write):
     """Ask for the cache lines of a sample's rows, each `length` floats, before they are needed; write : 0 or 1."""
     n = taps.literal_value
@@ -104,10 +133,12 @@ class _Builder:
         along = b.add(b.mul(stride_z, ir.Constant(_INT64, jz)), b.mul(stride_y, ir.Constant(_INT64, jy)))
         return b.gep(self._first, [along])
 
-    def taps(self, kind, table, positions, n: int, last: int):
-        """The taps' weights at each position, a vector each."""
+    def taps(self, kind, table, positions, n: int, last: int, derivative: bool = False):
+        """The taps' weights at each position, or their derivatives, a vector each."""
         data = self._data(kind, table)
         powers = [self.load(self.builder.gep(data, [ir.Constant(_INT64, n * d)]), n) for d in range(last + 1)]
+        if derivative:
+            powers = [self.times(power, ir.Constant(power.type, [float(d)] * n)) for d, power in enumerate(powers)][1:]
         return [self._polynomial(powers, position, n) for position in positions]
 
     def _polynomial(self, powers, position, n: int):
@@ -132,6 +163,12 @@ class _Builder:
 
     def store(self, vector, where) -> None:
         self.builder.store(vector, self.builder.bitcast(where, vector.type.as_pointer()), align=4)
+
+    def total(self, vectors):
+        out = vectors[0]
+        for vector in vectors[1:]:
+            out = self.add(out, vector)
+        return out
 
     def times(self, a, b):
         return self.builder.fmul(a, b, flags=("fast",))

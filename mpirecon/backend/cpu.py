@@ -198,7 +198,7 @@ class CpuBackend:
     def _per_sample(self, values: np.ndarray) -> np.ndarray:
         """(b,) → (b, 1), (b, shells) → (b, s) float32."""
         values = values.astype(np.float32)
-        return values[:, None] if values.ndim == 1 else values[:, self.plane.shell]
+        return values[:, None] if values.ndim == 1 else np.take(values, self.plane.shell, axis=1)  # rows stay contiguous
 
     def folded(self, accumulator: np.ndarray) -> np.ndarray:
         """The accumulator on the half-complex grid, ready to be reduced, (p, p, p//2 + 1, 3) float32."""
