@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpirecon.robust.pose_mixture import JUNK, Evidence
+from mpirecon.robust.pose_mixture import GOOD, JUNK, Evidence, SlightErrors
 
 #: signal in each band of frequencies, relative
 SHAPE = np.array([1.0, 0.8, 0.5, 0.3, 0.15, 0.05])
@@ -51,3 +51,23 @@ def draw(m, bad, *, junk=0.25, strength=8.0, contrast_cv=0.2, gain=0.8, per_grou
 
     t = np.choose(kind[:, None], [contrast[:, None] * gain * a + noise(), wrong(), noise()])
     return Drawn(Evidence(t, a), Evidence(np.where(kind[:, None] == JUNK, noise(), wrong()), a), kind, group)
+
+
+def draw_slight(m, bad, slight, *, scale=0.1, precision=2000.0, scales=(0.05, 0.1, 0.2), seed=0, **options):
+    """As ``draw``, but a share `slight` of the good are turned by errors of `scale` radians: (Drawn, SlightErrors, turned).
+
+    The log likelihood about each one's best pose is a parabola of this precision, 1/radian², the same in all directions.
+    """
+    drawn = draw(m, bad, seed=seed, gain=1.0, contrast_cv=0.1, **options)
+    rng = np.random.default_rng(seed + 1000)
+    turned = (drawn.kind == GOOD) & (rng.random(m) < slight)
+    error = np.where(turned[:, None], rng.normal(0, scale, (m, 3)), 0)
+    found = error + rng.normal(0, precision**-0.5, (m, 3))
+    squared = np.square(found).sum(axis=1)
+    best = Evidence(drawn.own.t.copy(), drawn.own.a)
+    gain = precision * squared / 2 / drawn.own.a[:, 0]  # of the likelihood, in the first band's evidence
+    best.t[~turned, 0] += gain[~turned]
+    drawn.own.t[turned, 0] -= gain[turned]
+    narrower = 1 + precision * np.square(scales)
+    log = -1.5 * np.log(narrower) - precision * squared[:, None] / (2 * narrower)
+    return drawn, SlightErrors(best, log, np.full((1, best.a.shape[1]), 0.3)), turned

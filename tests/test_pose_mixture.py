@@ -4,14 +4,15 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from evidence import draw
+from evidence import draw, draw_slight
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.robust.distances import EXPLAINED
-from mpirecon.robust.pose_mixture import GOOD, JUNK, SMALLEST_SEPARATION, WRONG, Evidence, PoseMixture
+from mpirecon.robust.nearby import ANGLES, NearbyPoses
+from mpirecon.robust.pose_mixture import GOOD, JUNK, SLIGHT, SMALLEST_SEPARATION, WRONG, Evidence, PoseMixture
 from mpirecon.robust.selection import AUTO, RandomPoses, select
 from mpirecon.robust.statistics import Statistics
 from mpirecon.validate.detection import auc
@@ -283,6 +284,46 @@ def test_the_mixture_refuses(t, a, message):
         PoseMixture().fit(COMM, Evidence(t, a), Evidence(t, a), np.arange(len(t)))
 
 
+# ---------------------------------------------------------------- slight errors
+
+
+def fitted_slight(drawn, slight, grouped=False):
+    rows = np.arange(len(drawn.kind))
+    return PoseMixture().fit(COMM, drawn.own, drawn.random, rows, drawn.group if grouped else None, slight)
+
+
+@pytest.mark.parametrize("bad", [0.1, 0.4])
+def test_slight_errors_are_found_by_the_better_pose_nearby(bad):
+    drawn, slight, turned = draw_slight(5000, bad, 0.4, seed=1)
+    mixture = fitted_slight(drawn, slight)
+    wrong = turned | (drawn.kind != GOOD)
+    assert mixture.keep_ == pytest.approx(np.mean(~wrong), abs=0.02)
+    assert mixture.shares_[SLIGHT:].sum() == pytest.approx(turned.mean(), abs=0.04)
+    assert mixture.shares_.sum() == pytest.approx(1) and mixture.slight_.shape == (5000, 4)
+    alone = fitted(drawn)
+    assert auc(-mixture.score_, wrong) > auc(-alone.score_, wrong) + 0.01
+    # of those found, the scale is the one that they were drawn with
+    assert np.argmax(mixture.shares_[SLIGHT:]) == 1
+
+
+@pytest.mark.parametrize("bad", SHARES_OF_BAD)
+def test_a_set_without_slight_errors_has_none(bad):
+    for seed in range(2):
+        drawn, slight, _ = draw_slight(5000, bad, 0.0, seed=seed)
+        mixture = fitted_slight(drawn, slight)
+        assert mixture.shares_[SLIGHT:].sum() < 0.01
+        assert mixture.keep_ == pytest.approx(np.mean(drawn.kind == GOOD), abs=0.02)
+
+
+def test_the_logarithms_of_a_group_add_for_slight_errors_too():
+    drawn, slight, _ = draw_slight(500, 0.3, 0.3, seed=3)
+    single = fitted_slight(drawn, slight)
+    drawn.group = np.arange(500)
+    grouped = fitted_slight(drawn, slight, grouped=True)
+    np.testing.assert_allclose(grouped.posterior_, single.posterior_, atol=1e-9)
+    np.testing.assert_allclose(grouped.slight_, single.slight_, atol=1e-9)
+
+
 # ---------------------------------------------------------------- selection
 
 
@@ -374,6 +415,34 @@ def test_an_image_of_negative_contrast_is_not_added_upside_down():
     chosen = selected(draw(3000, 0.3, contrast_cv=0.5, seed=9))
     assert chosen.mixture_.contrast_.min() < 0
     assert (chosen.contrast >= 0).all()
+
+
+def nearby_of(slight, found, noise):
+    """NearbyPoses that say the same: a parabola of 2000 per square radian about the turns found."""
+    m, bands = slight.best.t.shape
+    nearby = NearbyPoses.empty(m, bands, 9)
+    nearby.turn[:] = found
+    nearby.sums[:] = np.stack([slight.best.t * slight.best.a, slight.best.a**2], axis=2) * noise
+    nearby.curvature[:, [0, 3, 5]] = 2000 * noise
+    nearby.profile[:] = np.exp(-np.outer(np.radians(ANGLES), np.arange(9)))
+    nearby.band_profile[:] = np.exp(-np.outer(np.radians(ANGLES), np.arange(bands)))
+    return nearby
+
+
+def test_slight_errors_count_at_the_frequencies_where_they_are_right():
+    drawn, slight, turned = draw_slight(4000, 0.2, 0.4, seed=5)
+    squared = -(slight.log_integral[:, 0] + 1.5 * np.log(6.0)) * 12 / 2000  # of the turns found
+    found = np.sqrt(squared)[:, None] * [1, 0, 0]
+    chosen = selected(drawn, nearby=nearby_of(slight, found, 1.0))
+    first, second = chosen.expected_contrast(np.arange(4000))
+    assert first.shape == second.shape == (4000, 9) and (second >= first**2 - 1e-9).all()
+    far = turned & (squared > 0.15**2)
+    good = (drawn.kind == GOOD) & ~turned
+    assert np.median(chosen.posterior[far]) < 0.01 and (chosen.weight[far] > 0).all()
+    # like the profile of their angles: e^(-k·angle), 0.2 to 0.3 of the amplitude at k = 8, all of it at k = 0
+    assert np.median(first[far, 8] / first[far, 0]) == pytest.approx(np.exp(-8 * np.median(np.sqrt(squared[far]))), abs=0.05)
+    assert np.median(first[far, 0]) == pytest.approx(1, abs=0.15)
+    assert np.median(first[good, 8]) > 0.85 and np.median(first[drawn.kind == JUNK]) < 0.05
 
 
 def test_groups_are_selected_whole():

@@ -138,7 +138,8 @@ class Reconstruction:
     def _start_nearby(self) -> NearbyPoses | None:
         """Room for the poses near every particle's own, in the last iterations: it takes a good map to judge small errors."""
         self.nearby = None
-        if self.config.loss == "posterior" and self._iteration >= self.config.rounds - _LOOKS_NEARBY + 1:
+        able = hasattr(self.engine.backend, "nearby")
+        if able and self.config.loss == "posterior" and self._iteration > self.config.rounds - _LOOKS_NEARBY:
             self.nearby = NearbyPoses.empty(len(self.slab), BANDS, self.engine.backend.plane.shells)
         return self.nearby
 

@@ -7,29 +7,32 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import SerialCommunicator, get_communicator
-from mpirecon.robust.pose_mixture import Evidence, PoseMixture
+from mpirecon.robust.pose_mixture import Evidence, PoseMixture, SlightErrors
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from evidence import draw  # noqa: E402
+from evidence import draw, draw_slight  # noqa: E402
 
 comm = get_communicator()
 ATTRIBUTES = ("keep_", "keep_interval_", "shares_", "gain_", "contrast_cv_", "separation_", "n_iter_")
 
 
-def compare(drawn, cuts, grouped, keep=None):
+def compare(drawn, cuts, grouped, keep=None, slight=None):
     m = len(drawn.kind)
     rows = np.arange(m)
     serial = PoseMixture(keep).fit(
-        SerialCommunicator(), drawn.own, drawn.random, rows, drawn.group if grouped else None
+        SerialCommunicator(), drawn.own, drawn.random, rows, drawn.group if grouped else None, slight
     )
     mine = slice(cuts[comm.rank], cuts[comm.rank + 1])
     part = drawn[mine]
     parallel = PoseMixture(keep).fit(
-        comm, part.own, part.random, np.arange(len(part.kind)), part.group if grouped else None
+        comm, part.own, part.random, np.arange(len(part.kind)), part.group if grouped else None,
+        None if slight is None else SlightErrors(
+            Evidence(slight.best.t[mine], slight.best.a[mine]), slight.log_integral[mine], slight.left
+        ),
     )
     for name in ATTRIBUTES:
         np.testing.assert_allclose(getattr(parallel, name), getattr(serial, name), rtol=1e-6, atol=1e-9, err_msg=name)
-    for name in ("posterior_", "score_", "contrast_", "contrast2_"):
+    for name in ("posterior_", "score_", "contrast_", "contrast2_", "slight_"):
         here, there = getattr(parallel, name), getattr(serial, name)[mine]
         np.testing.assert_allclose(here, there, rtol=1e-6, atol=1e-7, err_msg=name)
     assert parallel.separable_ == serial.separable_
@@ -43,6 +46,9 @@ compare(draw(1200, 0.4, strength=2, per_group=8, seed=2), even, grouped=True)  #
 one_has_all = np.array([0] + [1200] * comm.size)
 compare(draw(1200, 0.3, seed=3), one_has_all, grouped=False)
 compare(draw(1200, 0.4, strength=2, per_group=8, seed=4), one_has_all, grouped=True)
+
+drawn, slight, _ = draw_slight(1200, 0.3, 0.3, seed=5)
+compare(drawn, even, grouped=False, slight=slight)
 
 # what one rank sees, all refuse
 drawn = draw(20, 0.3)[slice(0 if comm.rank else 20)]
