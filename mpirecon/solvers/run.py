@@ -19,7 +19,7 @@ from mpirecon.parallel.select import median
 from mpirecon.robust.distances import WHITENED, get_distance
 from mpirecon.robust.losses import M_ESTIMATORS
 from mpirecon.robust.nearby import NearbyPoses
-from mpirecon.robust.pose_mixture import PoseMixture
+from mpirecon.robust.pose_mixture import SLIGHT, PoseMixture
 from mpirecon.robust.selection import AUTO, NOISY, Selection, loss_value, norms, particle_sigma, select
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.config import Config
@@ -355,7 +355,7 @@ def describe(mixture: PoseMixture) -> dict:
     return {
         "keep": mixture.keep_, "keep_interval": mixture.keep_interval_, "shares": mixture.shares_.tolist(),
         "separation": mixture.separation_, "separable": bool(mixture.separable_), "gain": mixture.gain_.tolist(),
-        "contrast_cv": mixture.contrast_cv_, "n_iter": mixture.n_iter_,
+        "contrast_cv": mixture.contrast_cv_, "n_iter": mixture.n_iter_, "slight": float(mixture.shares_[SLIGHT:].sum()),
     }  # fmt: skip
 
 
