@@ -19,6 +19,7 @@ from mpirecon.io.cryosparc import read_cryosparc, read_cs, with_columns
 from mpirecon.io.importer import ImportOptions, import_particles
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import read_relion
+from mpirecon.model.aberrations import tilt_coefficients
 
 M = 8
 
@@ -207,14 +208,30 @@ def test_half_sets_and_planted_errors(tmp_path):
         file.metadata().true_quaternion[:, 0] ** 2, atol=1e-9)
 
 
-def test_what_is_not_applied_is_named(tmp_path):
+def test_tilt_and_magnification_make_optics_groups(tmp_path):
     tilt, matrix = np.zeros((M, 2), "f4"), np.zeros((M, 4), "f4")
-    tilt[3, 1], matrix[2] = 0.1, (1.01, 0, 0, 1)
-    _, text = run(make(tmp_path, ctf__tilt_A=tilt, ctf__anisomag=matrix, ctf__tetra_A=np.ones((M, 4), "f4")))
-    assert "Warning: higher-order aberrations are not corrected for (ctf/tilt_A: beam tilt, ctf/tetra_A: tetraf" in text
-    assert "Warning: anisotropic magnification is not corrected for (ctf/anisomag): not applied yet" in text
+    tilt[4:, 1], matrix[:2] = 2000.0, (0.01, -0.02, 0.005, 0)
+    given = make(tmp_path, ctf__tilt_A=tilt, ctf__anisomag=matrix, ctf__tetra_A=np.ones((M, 4), "f4"),
+                 ctf__exp_group_id=np.zeros(M, "u4"))
+    file, text = run(given)
+    assert "Warning: not corrected for: ctf/tetra_A: tetrafoil; cryoSPARC does not document their signs" in text
+    assert "odd aberrations (beam tilt, trefoil …) in 1 of 3 optics groups; anisotropic magnification in 1 of 3" in text
+    found, group = file.aberrations(), file.metadata().optics_group
+    row = found.rows(group)
+    np.testing.assert_allclose(found.magnification[row[:2]], [[[1.01, -0.02], [0.005, 1]]] * 2, atol=1e-6)
+    np.testing.assert_array_equal(found.magnification[row[2:]], [np.eye(2)] * (M - 2))
+    assert not found.odd[row[:4]].any()
+    angle = 1e3 * np.arcsin(2000.0 / (1e7 * file.metadata().ctf["cs_mm"][0]))
+    np.testing.assert_allclose(found.odd[row[4:]], np.repeat(tilt_coefficients([[0, angle]], [2.7], [300.0]), 4, axis=0),
+                               rtol=1e-5)
+    one = np.zeros(M, "u4")
+    whole = np.tile(np.array([1.01, 0, 0, 1], "f4"), (M, 1))  # as other programs write it
+    file, _ = run(make(tmp_path, ctf__anisomag=whole, ctf__exp_group_id=one), "--overwrite")
+    np.testing.assert_allclose(file.aberrations().magnification, [[[1.01, 0], [0, 1]]], atol=1e-6)
     identity = np.tile(np.array([1, 0, 0, 1], "f4"), (M, 1))
-    assert read_cryosparc(make(tmp_path, ctf__anisomag=identity)).warnings == []
+    assert run(make(tmp_path, ctf__anisomag=identity), "--overwrite")[0].aberrations() is None
+    with pytest.raises(UserError, match="p.cs, row 0: ctf/tilt_A is .*, more than Cs allows"):
+        read_cryosparc(make(tmp_path, ctf__tilt_A=np.full((M, 2), 9e7, "f4")))
 
 
 def test_bad_images_are_skipped_with_their_rows(tmp_path):

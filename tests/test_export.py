@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_cryosparc import columns as cs_columns
 from test_cryosparc import make as make_cs
 from test_cryosparc import run as import_cs
-from test_import import make, pixels, run, table
+from test_import import OPTICS, make, pixels, run, table
 from test_real_data import SETS, STACKS
 
 from mpirecon.cli.export import command
@@ -77,8 +77,36 @@ def same_particles(a, b, rows=slice(None)):
             np.testing.assert_allclose(x.ctf[name][rows], y.ctf[name], rtol=1e-6)
         for name in ("half", "optics_group"):
             np.testing.assert_array_equal(getattr(x, name)[rows], getattr(y, name))
+        optics = one.aberrations(), two.aberrations()
+        assert (optics[0] is None) == (optics[1] is None)
+        if optics[0] is not None:
+            for name in ("magnification", "odd", "even", "mtf"):
+                first, second = (getattr(o, name)[o.rows(p.optics_group)] for o, p in zip(optics, (x, y)))
+                np.testing.assert_allclose(first[rows], second, rtol=1e-6, atol=1e-12)
         assert one.pixel_size == pytest.approx(two.pixel_size, rel=1e-9) and x.ctf_premultiplied == y.ctf_premultiplied
         np.testing.assert_array_equal(one.images(slice(None))[rows], two.images(slice(None)))
+
+
+def test_aberrations_survive(tmp_path):
+    """STAR to STAR, .cs to .cs, and .cs to STAR, where beam tilt becomes Zernike coefficients."""
+    optics = {**{label: values * 2 for label, values in OPTICS.items()}, "rlnOpticsGroup": [2, 1],
+              "rlnBeamTiltX": [0.31, 0], "rlnOddZernike": ["[0.1,0,-3.25]", "[]"], "rlnEvenZernike": ["[0,1.5,0,2]", "[0.5]"],
+              "rlnMagMat00": [1.01, 1], "rlnMagMat01": [0.002, 0], "rlnMagMat10": [0.003, 0], "rlnMagMat11": [0.98, 1]}
+    (tmp_path / "star").mkdir()
+    file, _ = run(make(tmp_path / "star", table(rlnOpticsGroup=[1, 2] * 4), optics))
+    folder = finish(file.path, tmp_path / "run1")
+    export(folder, "--star", tmp_path / "star" / "kept.star")
+    again, _ = run(tmp_path / "star" / "kept.star", output=tmp_path / "star.h5")
+    same_particles(file.path, again.path, KEPT)
+    tilt, matrix = np.zeros((8, 2), "f4"), np.zeros((8, 4), "f4")
+    tilt[4:], matrix[1:3] = (700.0, -300.0), (0.01, -0.02, 0.005, 0.003)
+    file, _ = import_cs(make_cs(tmp_path, ctf__tilt_A=tilt, ctf__anisomag=matrix, ctf__exp_group_id=np.zeros(8, "u4")))
+    assert file.aberrations() is not None
+    folder = finish(file.path, tmp_path / "run2")
+    export(folder, "--cs", tmp_path / "kept.cs")
+    same_particles(file.path, import_cs(tmp_path / "kept.cs", output=tmp_path / "cs.h5")[0].path, KEPT)
+    export(folder, "--star", tmp_path / "kept.star")
+    same_particles(file.path, run(tmp_path / "kept.star", output=tmp_path / "both.h5")[0].path, KEPT)
 
 
 # --- STAR ---------------------------------------------------------------------------------------------------------

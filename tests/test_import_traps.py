@@ -7,7 +7,7 @@ import importlib
 import mrcfile
 import numpy as np
 import pytest
-from test_import import OPTICS, line_of, make, pixels, refused, run, table
+from test_import import line_of, make, pixels, refused, run, table
 
 
 def test_traps_of_the_table_are_told(tmp_path):
@@ -30,12 +30,6 @@ def test_traps_of_the_table_are_told(tmp_path):
     assert "Warning" not in text  # never filled in
     _, text = run(make(tmp_path, table(rlnCtfScalefactor=[1, 1, 0, 1, 1, 1, 1, 1])), "--overwrite")
     assert "the CTF's scale is 0 for 1 of 8 particles" in text
-
-
-def test_each_column_that_is_not_applied_is_named(tmp_path):
-    _, text = run(make(tmp_path, table(rlnBeamTiltY=[0] * 7 + [0.2]), {**OPTICS, "rlnMagMat10": [0.01]}))
-    assert "Warning: higher-order aberrations are not corrected for (rlnBeamTiltY): not applied yet" in text
-    assert "Warning: anisotropic magnification is not corrected for (rlnMagMat10): not applied yet" in text
 
 
 @pytest.mark.parametrize("pack", ["gzip", "bz2", "lzma"])

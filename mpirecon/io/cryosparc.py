@@ -12,6 +12,8 @@ CTF                          ctf/df1_A, df2_A, df_angle_rad, accel_kv, cs_mm, am
                              scale
 image                        blob/idx (from 0) of blob/path; blob/psize_A; blob/shape
 contrast                     blob/sign: 1 protein is bright, −1 it is dark
+beam tilt (rad)              arcsin(ctf/tilt_A / Cs)
+magnification matrix         1 + ctf/anisomag
 ===========================  ================================================================================
 
 These are the conventions that csparc2star (pyem) and cryoDRGN convert by, and the shift's pixel is the one that
@@ -42,9 +44,8 @@ SUPPLIED = {
 _POSE, _SHIFT, _SPLIT = "alignments3D/pose", "alignments3D/shift", "alignments3D/split"
 _DEFOCUS = ("ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad")
 _SCORES = ("alignments3D/cross_cor", "alignments3D/alpha")
-#: columns that are 0 where there is nothing to correct → what they are
+#: columns that are 0 where there is nothing to correct, and that are not → what they are
 _ABERRATIONS = {
-    "ctf/tilt_A": "beam tilt",
     "ctf/trefoil_A": "trefoil",
     "ctf/tetra_A": "tetrafoil",
     "ctf/shift_A": "phase ramp",
@@ -154,6 +155,7 @@ def read_cryosparc(
         half_label=_SPLIT, arrays={"particles": array}, contrast=contrast, negate=negate,
         micrograph=_micrographs(array),
         scores={name: columns.number(name) for name in _SCORES if name in array.dtype.names},
+        own=_own_optics(columns),
     )
     check_ctf(found.ctf, found.describe)
     found.notes = list(dict.fromkeys(columns.notes))
@@ -351,15 +353,34 @@ def _micrographs(array: np.ndarray) -> np.ndarray | None:
     return None
 
 
+def _own_optics(columns: _Columns) -> np.ndarray | None:
+    """(m, 8) float64, voltage, Cs, beam tilt and magnification of each particle (optics_table.OWN); None without any.
+
+    The tilt's columns are Cs · sin(tilt), as csparc2star takes them; the magnification's are M − 1, all 0 where it was
+    never estimated, but some programs write M.
+    """
+    tilt = columns.number("ctf/tilt_A", width=(2,))
+    matrix = columns.number("ctf/anisomag", width=(4,))
+    if not (tilt.any() or matrix.any()):
+        return None
+    cs = columns.number("ctf/cs_mm")
+    if tilt.any() and not cs.all():
+        raise UserError(f"{columns.path}: ctf/tilt_A needs a spherical aberration; ctf/cs_mm is 0 (give --cs)")
+    sine = tilt / np.where(cs == 0, 1, cs * 1e7)[:, None]
+    if (np.abs(sine) > 1).any():
+        row = int(np.flatnonzero((np.abs(sine) > 1).any(axis=1))[0])
+        raise UserError(f"{columns.path}, row {row}: ctf/tilt_A is {tilt[row]}, more than Cs allows")
+    milliradians = 1e3 * np.arcsin(sine)
+    matrix = np.where((matrix[:, [0, 3]] > 0.5).all(axis=1, keepdims=True), matrix, matrix + [1, 0, 0, 1])
+    # numbers are float32 in the file: what differs less is the same group
+    values = np.column_stack([columns.number("ctf/accel_kv"), cs, milliradians, matrix])
+    return np.round(values, 7)
+
+
 def _not_applied(columns: _Columns) -> list[str]:
-    """Warnings about optics that the CTF leaves out, with the names of the columns that hold them."""
-    warnings = []
+    """Warnings about optics that are left out, with the names of the columns that hold them."""
     used = [f"{name}: {what}" for name, what in _ABERRATIONS.items() if name in columns and columns.array[name].any()]
-    if used:
-        warnings.append(f"higher-order aberrations are not corrected for ({', '.join(used)}): not applied yet")
-    if "ctf/anisomag" in columns:
-        matrix = columns.number("ctf/anisomag", width=(4,))
-        identity = (np.abs(matrix - [1, 0, 0, 1]) < 1e-6).all(axis=1) | ~matrix.any(axis=1)  # all 0: never estimated
-        if not identity.all():
-            warnings.append("anisotropic magnification is not corrected for (ctf/anisomag): not applied yet")
-    return warnings
+    if not used:
+        return []
+    return [f"not corrected for: {', '.join(used)}; cryoSPARC does not document their signs. Refine them in RELION, or leave "
+            "them out at the refinement"]

@@ -223,7 +223,7 @@ class _Export:
             pose = Pose(particles.true_quaternion, pose.shift)
         array = self.arrays.get("particles")
         names = None if array is None else relion_image_names(self.file.path, array)
-        tables = new_tables(particles, pose, names)
+        tables = new_tables(particles, pose, names, self.file.aberrations())
         if array is not None and "uid" in array.dtype.names:
             put(tables["particles"], "mpireconUid", [str(uid) for uid in array["uid"].tolist()])
         self.report.notes += add_found(tables["particles"], self.run)

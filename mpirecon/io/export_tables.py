@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.io.cryosparc import with_columns
+from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import Pose
 
@@ -89,13 +90,16 @@ def put_images(table: pd.DataFrame, names: Sequence[str]) -> None:
     put(table, "rlnImageName", list(names))
 
 
-def new_tables(particles: ParticleSet, pose: Pose, names: Sequence[str] | None) -> dict[str, pd.DataFrame]:
+def new_tables(
+    particles: ParticleSet, pose: Pose, names: Sequence[str] | None, aberrations: Aberrations | None = None
+) -> dict[str, pd.DataFrame]:
     """RELION 3.1 tables (optics, particles) of particles that came from no STAR file.
 
     Parameters
     ----------
     pose : to write instead of the particles' own
     names : ``000001@stack.mrcs`` of each particle, or None for a table that is yet to get them
+    aberrations : of the optics groups, beam tilt among the odd ones; MTFs are files of the source, and left out
     """
     groups, first, of_group = np.unique(particles.optics_group, return_index=True, return_inverse=True)
     optics = pd.DataFrame({"rlnOpticsGroup": text(groups), "rlnOpticsGroupName": [f"opticsGroup{g}" for g in groups]})
@@ -113,9 +117,23 @@ def new_tables(particles: ParticleSet, pose: Pose, names: Sequence[str] | None) 
     put(optics, "rlnImageDimensionality", ["2"] * len(groups))
     if particles.ctf_premultiplied:
         put(optics, "rlnCtfDataAreCtfPremultiplied", ["1"] * len(groups))
+    if aberrations is not None:
+        _put_aberrations(optics, aberrations, groups)
     for label, values in _particle_columns(particles, pose).items():
         put(table, label, text(values))
     return {"optics": optics, "particles": table}
+
+
+def _put_aberrations(optics: pd.DataFrame, aberrations: Aberrations, groups: np.ndarray) -> None:
+    """Columns of the optics table, as RELION 3.1 reads them."""
+    rows = aberrations.rows(groups)
+    for label, values in (("rlnOddZernike", aberrations.odd[rows]), ("rlnEvenZernike", aberrations.even[rows])):
+        if values.any():
+            put(optics, label, ["[" + ",".join(text(row)) + "]" for row in values])
+    matrix = aberrations.magnification[rows]
+    if (matrix != np.eye(2)).any():
+        for i, j in np.ndindex(2, 2):
+            put(optics, f"rlnMagMat{i}{j}", text(matrix[:, i, j]))
 
 
 def _particle_columns(particles: ParticleSet, pose: Pose) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.cryosparc import read_cryosparc
 from mpirecon.io.linked import Links
 from mpirecon.io.mrc import StackReader
+from mpirecon.io.optics_table import describe, mtf_curves, set_groups
 from mpirecon.io.particle_file import ParticleWriter
 from mpirecon.io.particle_table import ParticleTable, agree, gather
 from mpirecon.io.relion import read_relion
@@ -24,6 +25,7 @@ from mpirecon.io.stack_paths import locate_stacks
 from mpirecon.io.text_column import text_column
 from mpirecon.io.traps import find_traps
 from mpirecon.model import ParticleSet, Pose
+from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.draws import plant_pose_errors, random_halves
 from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together, together
 from mpirecon.parallel.slab import slab
@@ -109,12 +111,15 @@ def import_particles(
     output = run_together(comm, lambda: refuse_existing(output, options.overwrite))
     table = _read_table(Path(path), options, comm)
     agree(comm, table)
+    set_groups(comm, table)
     whole = gather(comm, table)
     stacks, notes = _open_stacks(comm, table, whole, options)
     box = stacks[0].box
     dtype = _dtype(stacks, options)
+    aberrations = _aberrations(comm, table, box, options)
     half, found, warnings = _of_all_rows(comm, whole, table, options)
-    notes, warnings = [*table.notes, *notes, *found], [*table.warnings, *warnings]
+    notes = [*table.notes, *notes, *found, *describe(aberrations)]
+    warnings = [*table.warnings, *warnings]
     particles = _particle_set(comm, table, box, half, options)
     good, skipped = np.ones(len(table), bool), []
     if options.skip_bad:  # who is left out must be known before rows have a place
@@ -132,6 +137,7 @@ def import_particles(
                 _copy_images(table, np.flatnonzero(good), stacks, writer, rows[0],
                              lambda n: bar and bar.update(n))
         writer.write_metadata(particles)
+        writer.write_optics(aberrations)
         writer.write_source(path, *table.source(good), split=table.particle_block)
     halves = comm.allreduce(np.array([(particles.half == half).sum() for half in (1, 2)], np.int64))
     planted = None if particles.pose_error is None else comm.allreduce_scalar(int(particles.pose_error.sum()))
@@ -250,6 +256,15 @@ def _of_all_rows(
             said = [*notes, *found], warnings
     comm.bcast_array(half)
     return half[table.first : table.first + len(table)], *comm.bcast(said)
+
+
+def _aberrations(comm: Communicator, table: ParticleTable, box: int, options: ImportOptions) -> Aberrations | None:
+    """What is to be corrected for in the images as they are stored; collective."""
+    found = table.aberrations
+    if found is None:
+        return None
+    mtf = mtf_curves(comm, table, box, np.full(len(found.group), table.pixel_size), options.data_dir)
+    return found if mtf is None else replace(found, mtf=mtf)
 
 
 def _particle_set(

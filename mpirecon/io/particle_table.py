@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.errors import UserError
+from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.pose import Pose
 from mpirecon.parallel.comm import Communicator
 
@@ -30,6 +31,8 @@ class ParticleTable:
     contrast : what the file says of it; negate : (m,) bool, images whose sign must be turned to that, or None
     micrograph : (m,) int64, or None where the file does not say
     scores : name → (m,) float64, columns whose zeros tell something
+    aberrations : of all optics groups, or None; own : (m, 8) float64, particles' own optics (optics_table.OWN), or None
+    mtf : optics group → (file as written, Å of the pixels that it counts in)
     notes, warnings : sentences for the user
     """
 
@@ -57,6 +60,9 @@ class ParticleTable:
     negate: np.ndarray | None = None
     micrograph: np.ndarray | None = None
     scores: dict[str, np.ndarray] = field(default_factory=dict)
+    aberrations: Aberrations | None = None
+    own: np.ndarray | None = None
+    mtf: dict[int, tuple[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -68,7 +74,8 @@ class ParticleTable:
         rows = slice(start, stop)
         pick = {
             name: getattr(self, name)[rows]
-            for name in ("lines", "pose", "ctf", "half", "family", "optics_group", "image", "stack", "negate", "micrograph")
+            for name in ("lines", "pose", "ctf", "half", "family", "optics_group", "image", "stack", "negate", "micrograph",
+                         "own")
             if getattr(self, name) is not None
         }
         return replace(

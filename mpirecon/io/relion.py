@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.errors import UserError
+from mpirecon.io.optics_table import MAGNIFICATION, TILT, relion_aberrations
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.stack_paths import parse_image_names
 from mpirecon.io.star import read_star
@@ -38,9 +39,7 @@ SUPPLIED = {
 }
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
-_ABERRATIONS = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike")
 _SCORES = ("rlnMaxValueProbDistribution", "rlnLogLikeliContribution", "rlnParticleFigureOfMerit")
-_MAGNIFICATION = {"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0}
 
 
 class _Columns:
@@ -122,6 +121,16 @@ class _Columns:
             )
         return values.astype(np.int64)
 
+    def optics_groups(self) -> np.ndarray:
+        """(g,) int64, the number of each row of the optics table."""
+        if "rlnOpticsGroup" in self.optics:
+            return self._integers(self.optics, "rlnOpticsGroup")
+        return np.ones(1, np.int64)
+
+    def of_groups(self, label: str) -> np.ndarray:
+        """(g,) float64, a column of the optics table."""
+        return self._numbers(self.optics, label)
+
     def uniform(self, values: np.ndarray, what: str, remedy: str, tolerance: float = 0.0) -> float:
         """The one value all particles share; UserError naming the first row that differs."""
         differ = np.abs(values - values[0]) > tolerance * abs(values[0])
@@ -191,7 +200,7 @@ def _particle_table(path: Path, tables: dict[str, pd.DataFrame], comm: Communica
     )
     check_ctf(found.ctf, found.describe)
     found.notes = [*dict.fromkeys(columns.notes), *_notes(columns)]
-    found.warnings = _not_applied(columns)
+    _optics(columns, found)
     return found
 
 
@@ -358,20 +367,25 @@ def _notes(columns: _Columns) -> list[str]:
     return notes
 
 
-def _not_applied(columns: _Columns) -> list[str]:
-    """Warnings about optics that the CTF leaves out, with the names of the columns that hold them."""
-    warnings = []
-    used = [label for label in _ABERRATIONS if label in columns and _nonzero(columns, label)]
-    if used:
-        warnings.append(f"higher-order aberrations are not corrected for ({', '.join(used)}): not applied yet")
-    differ = [k for k, v in _MAGNIFICATION.items() if k in columns and (np.abs(columns.number(k) - v) > 1e-6).any()]
-    if differ:
-        warnings.append(f"anisotropic magnification is not corrected for ({', '.join(differ)}): not applied yet")
-    return warnings
+def _optics(columns: _Columns, found: ParticleTable) -> None:
+    """Aberrations, magnification and MTFs: of the optics table, or before RELION 3.1 of the particles."""
+    optics = columns.optics
+    if optics is None:
+        if any(label in columns.particles and columns.number(label).any() for label in TILT):
+            tilt = [columns.number(label, 0.0) for label in TILT]
+            identity = [np.full(len(found), value) for value in MAGNIFICATION.values()]
+            found.own = np.column_stack([found.ctf["voltage_kv"], found.ctf["cs_mm"], *tilt, *identity])
+        return
+    group = columns.optics_groups()
 
+    def number(label: str, default: float) -> np.ndarray:
+        return columns.of_groups(label) if label in optics else np.full(len(optics), default)
 
-def _nonzero(columns: _Columns, label: str) -> bool:
-    """Whether a column has a number other than 0; Zernike columns hold lists, as [0.1,0,0]."""
-    table = columns.particles if label in columns.particles else columns.optics
-    parts = table[label].astype(object).str.strip("[]").str.split(",").explode()
-    return bool((pd.to_numeric(parts, errors="coerce").fillna(0) != 0).any())
+    found.aberrations = relion_aberrations(columns.path, optics, group, columns.supplied, number)
+    if "rlnMtfFileName" in optics:
+        if "rlnMicrographOriginalPixelSize" not in optics:
+            if optics["rlnMtfFileName"].nunique() > 1:
+                raise UserError(f"{columns.path}: rlnMtfFileName needs rlnMicrographOriginalPixelSize in the optics table")
+            return
+        original = columns.of_groups("rlnMicrographOriginalPixelSize").tolist()
+        found.mtf = dict(zip(group.tolist(), zip(map(str, optics["rlnMtfFileName"]), original)))

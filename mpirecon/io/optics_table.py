@@ -1,0 +1,172 @@
+"""Aberrations, magnification and MTF of optics groups, from RELION's optics table or particle by particle.
+
+RELION 3.1 and later name them in the optics table. Before, and in cryoSPARC files, every particle has its own; particles
+that share all of them are then one optics group.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mpirecon.errors import UserError
+from mpirecon.io.particle_table import ParticleTable
+from mpirecon.io.stack_paths import locate_stacks
+from mpirecon.io.star import read_star
+from mpirecon.model.aberrations import Aberrations, tilt_coefficients
+from mpirecon.parallel.comm import Communicator, together
+
+MAGNIFICATION = {"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0}
+TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
+
+#: what a particle may have of its own: kV, mm, mrad, and the magnification matrix row by row
+OWN = ("voltage", "cs", "tilt_x", "tilt_y", "m00", "m01", "m10", "m11")
+
+#: more groups than this are one for each particle or nearly so, and each costs planes of an image's size
+_MOST_GROUPS = 5000
+
+
+def relion_aberrations(path: Path, optics: pd.DataFrame, group: np.ndarray, supplied: dict, number) -> Aberrations:
+    """Of the groups of a RELION optics table.
+
+    group : (g,) int64, their numbers · supplied : what the user gave instead of columns · number : (label, default) →
+    (g,) float64 of the optics table
+
+    Raises
+    ------
+    UserError
+        naming file and line for a list of coefficients that cannot be read, or a beam tilt without Cs or voltage.
+    """
+    odd, even = (_lists(path, optics, label) for label in ("rlnOddZernike", "rlnEvenZernike"))
+    tilt = np.stack([number(label, 0.0) for label in TILT], axis=1)
+    if tilt.any():
+        parts = {}
+        for option, label in (("cs", "rlnSphericalAberration"), ("voltage", "rlnVoltage")):
+            if supplied.get(option) is None and label not in optics:
+                raise UserError(f"{path}: the beam tilt of the optics table needs {label}, which it lacks; give --{option}")
+            given = supplied.get(option)
+            parts[option] = number(label, 0.0) if given is None else np.full(len(group), float(given))
+        odd = _add(odd, tilt_coefficients(tilt, parts["cs"], parts["voltage"]))
+    matrix = np.stack([number(label, value) for label, value in MAGNIFICATION.items()], axis=1)
+    order = np.argsort(group)
+    matrix = matrix.reshape(-1, 2, 2)
+    return Aberrations(group[order], matrix[order], odd[order], even[order], np.zeros((len(group), 0)))
+
+
+def _lists(path: Path, optics: pd.DataFrame, label: str) -> np.ndarray:
+    """Coefficients written as [0.1,0,0], (g, longest) float64; short lists end in zeros."""
+    if label not in optics:
+        return np.zeros((len(optics), 0))
+    rows = []
+    for line, text in zip(optics.index, optics[label]):
+        try:
+            rows.append([float(part) for part in str(text).strip("[]").split(",") if part.strip()])
+        except ValueError:
+            raise UserError(f"{path}, line {line}: {label} is {text!r}, expected a list of numbers such as [0.1,0,0]") from None
+    out = np.zeros((len(rows), max(map(len, rows), default=0)))
+    for row, values in zip(out, rows):
+        row[: len(values)] = values
+    return out
+
+
+def _add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Sum of two tables of coefficients, the shorter filled up with zeros."""
+    out = np.zeros((len(a), max(a.shape[1], b.shape[1])))
+    out[:, : a.shape[1]] += a
+    out[:, : b.shape[1]] += b
+    return out
+
+
+def set_groups(comm: Communicator, table: ParticleTable) -> None:
+    """Where particles have optics of their own (table.own), make groups of those that share them; collective.
+
+    Groups keep their numbers where all their particles agree, and are numbered anew, from 1, where they do not. Sets
+    table.optics_group and table.aberrations on all ranks alike.
+    """
+    own = table.own
+    if not comm.allreduce_scalar(int(own is not None), "max"):
+        return
+    rows = np.column_stack([table.optics_group, own])
+    mine = np.unique(rows, axis=0)
+    known = np.unique(np.concatenate(comm.allgather(mine)), axis=0)
+    if len(known) > _MOST_GROUPS:
+        raise UserError(f"{table.path}: beam tilt or magnification take {len(known)} different values, more than the "
+                        f"{_MOST_GROUPS} optics groups that are possible; group the particles first")
+    anew = len(np.unique(known[:, 0])) < len(known)
+    number = 1 + np.arange(len(known)) if anew else known[:, 0].astype(np.int64)
+    local = np.array([np.flatnonzero((known == row).all(axis=1))[0] for row in mine])
+    which = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+    table.optics_group = number[local[which]].astype(np.int32)
+    if anew:
+        table.notes.append(f"beam tilt or magnification differ within optics groups: {len(known)} groups are made, one for "
+                           "each combination")
+    values = dict(zip(OWN, known[:, 1:].T))
+    tilt = np.stack([values["tilt_x"], values["tilt_y"]], axis=1)
+    odd = tilt_coefficients(tilt, values["cs"], values["voltage"])
+    matrix = known[:, 5:].reshape(-1, 2, 2)
+    table.aberrations = Aberrations(number, matrix, odd, np.zeros((len(known), 0)), np.zeros((len(known), 0)))
+
+
+def describe(aberrations: Aberrations | None) -> list[str]:
+    """What is corrected for, as notes."""
+    if aberrations is None or aberrations.trivial:
+        return []
+    parts = []
+    for name, values in (("odd aberrations (beam tilt, trefoil …)", aberrations.odd.any(axis=1)),
+                         ("even aberrations (tetrafoil …)", aberrations.even.any(axis=1)),
+                         ("anisotropic magnification", (aberrations.magnification != np.eye(2)).any(axis=(1, 2))),
+                         ("the detector's MTF relative to the mean of the groups", (aberrations.mtf != 1).any(axis=1))):
+        if values.any():
+            parts.append(f"{name} in {int(values.sum())} of {len(values)} optics groups")
+    return [f"corrected for: {'; '.join(parts)}"]
+
+
+def mtf_curves(
+    comm: Communicator, table: ParticleTable, box: int, pixel_size: np.ndarray, data_dir
+) -> np.ndarray | None:
+    """The detector's transfer of each group over the mean of all, (g, box // 2 + 2) at 0, 1, 2 … Fourier pixels.
+
+    pixel_size : (g,) Å of each group's images as they will be stored. None where all groups share one MTF: as in RELION,
+    nothing is relative then. Adds a warning and returns None where a file is missing. Collective.
+    """
+    if len(set(table.mtf.values())) < 2:
+        return None
+    found, warning = None, None
+    with together(comm):
+        if comm.rank == 0:
+            try:
+                found = _relative(table, box, pixel_size, data_dir)
+            except FileNotFoundError as error:
+                warning = f"the MTFs of optics groups differ (rlnMtfFileName) and are not applied: {error}"
+    found, warning = comm.bcast((found, warning))
+    if warning is not None:
+        table.warnings.append(warning)
+    return found
+
+
+def _relative(table: ParticleTable, box: int, pixel_size: np.ndarray, data_dir) -> np.ndarray:
+    frequency = np.arange(box // 2 + 2) / (box * pixel_size[:, None])  # 1/Å
+    curves = []
+    for row, group in enumerate(table.aberrations.group.tolist()):
+        name, original = table.mtf[group]
+        try:
+            path = locate_stacks([name], table.path, [0], data_dir=data_dir)[0][0]
+        except UserError:
+            raise FileNotFoundError(f"{name} is not found") from None
+        curves.append(np.interp(frequency[row] * original, *_read_mtf(path)))
+    curves = np.array(curves)
+    return curves / curves.mean(axis=0)
+
+
+def _read_mtf(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(frequency in 1/pixel, transfer) of a STAR file as RELION's post-processing takes it."""
+    labels = ("rlnResolutionInversePixel", "rlnMtfValue")
+    table = next((t for t in read_star(path).values() if all(label in t for label in labels)), None)
+    if table is None:
+        raise UserError(f"{path} is no MTF: no table has the columns {' and '.join(labels)}")
+    frequency, value = (pd.to_numeric(table[label], errors="coerce").to_numpy(np.float64) for label in labels)
+    if not (np.isfinite(frequency).all() and (value > 0).all() and (np.diff(frequency) > 0).all()):
+        raise UserError(f"{path}: an MTF needs rising frequencies and positive values")
+    return frequency, value
