@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 from importlib import resources
 
+from mpirecon.model.symmetry import point_group
 from mpirecon.operators.fourier import padded_size
 
 #: what a forecast is multiplied by before it becomes a request, and what starting a job takes, seconds
@@ -30,7 +31,8 @@ def constants() -> dict:
 class Task:
     """What is to be reconstructed: `particles` images of `box` pixels a side, by `rounds` outer iterations.
 
-    samples : Fourier samples of an image that are used; all below Nyquist when left out
+    samples : Fourier samples of an image that are used; all below Nyquist when left out · copies : poses at which each image
+    is summed, for the point group's sake
     """
 
     particles: int
@@ -39,6 +41,7 @@ class Task:
     rounds: int = 5
     solver: str = "normal"
     samples: int | None = None
+    copies: int = 1
 
     @classmethod
     def of(cls, file, config) -> Task:
@@ -47,7 +50,8 @@ class Task:
         if config.max_resolution is not None:
             limit = min(file.box / 2, file.box * file.pixel_size / config.max_resolution + 0.5)
             samples = round(math.pi / 2 * limit**2)
-        return cls(len(file), file.box, config.scoring_folds, config.rounds, config.solver, samples)
+        copies = len(point_group(config.symmetry).split()[1])
+        return cls(len(file), file.box, config.scoring_folds, config.rounds, config.solver, samples, copies)
 
     @property
     def groups(self) -> int:
@@ -128,7 +132,8 @@ def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...
         "prepare": ((passes + 1) * share * task.box**2 * math.log2(task.box), (passes + 1) * share),
         "survey": (share * samples,),
         "accumulate": (
-            (passes - task.rounds) * share * samples, (passes - task.rounds) * share * samples * spread,
+            task.copies * (passes - task.rounds) * share * samples,
+            task.copies * (passes - task.rounds) * share * samples * spread,
             (passes - task.rounds) * task.groups * p**3,
         ),
         "statistics": (task.rounds * share * samples, task.rounds * share * samples * spread),
