@@ -98,5 +98,5 @@ def table(rows: list[dict], columns: list[str] | None = None) -> str:
 
 def _text(value) -> str:
     if isinstance(value, float):
-        return f"{value:.4f}" if 0.9 <= value < 1 else f"{value:.3g}"
+        return f"{value:.5f}" if 0.95 <= value < 1 else f"{value:.3g}"
     return str(value)

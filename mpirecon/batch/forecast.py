@@ -141,6 +141,7 @@ def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...
             task.rounds * direct * fft, task.rounds * fetched * fft, math.ceil(3 / ranks) * fft * (1 + (task.solver != "normal")),
         ),
         "reduce": (reduced_bytes(task, ranks), 0.0 if ranks == 1 else passes * task.groups * math.log2(ranks)),
+        "postprocess": (float(task.box**3) * math.log2(task.box),),
         "rest": (1.0, float(task.box**3), float(task.particles)),
     }  # fmt: skip
 
