@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -108,5 +111,41 @@ def cli():
 
     def call(*args, timeout: float = 120, env: dict | None = None, **options):
         return _run([sys.executable, "-m", "mpirecon", *args], timeout, _clean_environment(**(env or {})), **options)
+
+    return call
+
+
+_WATCH = """<script>window.failed = []; window.onerror = function (m) { window.failed.push(m); };
+window.tell = function (told) {
+  document.body.append(Object.assign(document.createElement("pre"), {id: "told", textContent: JSON.stringify(told)}));
+};</script>"""
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """``browser(page, script, width, height)``: what the script, put at the page's end, gives to ``window.tell``.
+
+    ``window.failed`` lists errors of the page's own scripts. With a fifth argument the page is also drawn into that file.
+    """
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip("needs a browser: apt-get install chromium")
+    home = tmp_path_factory.mktemp("browser")
+
+    def call(page: Path, script: str, width: int, height: int, picture: Path | None = None):
+        source = page.read_text(encoding="utf-8")
+        copy = home / "page.html"
+        watched = source.replace("<head>", "<head>" + _WATCH, 1).replace("</body>", f"<script>{script}</script></body>")
+        copy.write_text(watched, encoding="utf-8")
+        command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--use-angle=swiftshader",
+                   "--enable-unsafe-swiftshader", "--force-prefers-reduced-motion", "--hide-scrollbars",
+                   f"--user-data-dir={home}/user", f"--window-size={width},{height}", "--virtual-time-budget=1500"]
+        if picture:
+            subprocess.run([*command, f"--screenshot={picture}", page.as_uri()], capture_output=True, timeout=120, check=True)
+        done = subprocess.run([*command, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120)
+        found = re.search(r'<pre id="told">(.*?)</pre>', done.stdout, flags=re.DOTALL)
+        assert found, f"the page told nothing\n{done.stderr[-2000:]}"
+        return json.loads(html.unescape(found[1]))
 
     return call
