@@ -20,6 +20,7 @@ from mpirecon.cli.options import (
     transport_option,
     verbosity_options,
 )
+from mpirecon.errors import UserError
 
 #: those of robust.losses, which is not imported before it is needed
 LOSSES = ["l2", "sorted", "l1", "huber", "cauchy", "geman-mcclure", "welsch", "tukey", "posterior"]
@@ -97,6 +98,8 @@ class Keep(click.ParamType):
 @click.option("--diameter", type=POSITIVE, metavar="Å", help="Diameter of the spherical mask.  [default: fits the box]")
 @click.option("--symmetry", default="C1", show_default=True, metavar="GROUP",
               help="Point group in RELION's setting: C1, C2 …, D1, D2 …, T, O, I (I2), I1, I2, I3 or I4.")
+@click.option("--ewald", is_flag=True, help="Refused, with what the Ewald sphere's curvature costs in this box: slices are flat "
+              "in this version.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint that an interrupted run left in the output folder; "
               "begin if there is none.")
 @click.option("--checkpoint-every", type=Every(), default="1", show_default=True,
@@ -126,7 +129,7 @@ class Keep(click.ParamType):
 @verbosity_options
 @pass_communicator
 def command(comm, particles, output, log_particles, controls, postprocess, resume, dry_run, checkpoint_every, checkpoint_signal, grace,
-            stall_timeout, overwrite, quiet, verbose, **options):
+            stall_timeout, ewald, overwrite, quiet, verbose, **options):
     """Reconstruct a map from PARTICLES (a particle file made by simulate or import).
 
     Runs alone or under mpirun/srun on any number of ranks; each reads its slab of the particles.
@@ -139,6 +142,8 @@ def command(comm, particles, output, log_particles, controls, postprocess, resum
     config = configure(**options)
     if config.mask == "auto" and not postprocess:
         raise UserError("--mask auto makes its mask after the reconstruction, which --no-postprocess leaves out")
+    if ewald:
+        _refuse_curvature(comm, particles)
     from mpirecon.cli.console import Console
 
     if dry_run:
@@ -151,6 +156,16 @@ def command(comm, particles, output, log_particles, controls, postprocess, resum
         comm, particles, output, config, Console(comm, quiet, verbose), overwrite=overwrite, log_particles=log_particles,
         controls=controls, resume=resume, postprocess=postprocess, endurance=endurance,
     )  # fmt: skip
+
+
+def _refuse_curvature(comm, particles) -> None:
+    from mpirecon.io.particle_file import ParticleFile
+    from mpirecon.parallel.comm import run_together
+    from mpirecon.validate.ewald import curvature_refusal
+
+    with run_together(comm, lambda: ParticleFile(particles)) as file:
+        first = file.metadata(0, 1)
+        raise UserError(f"--ewald: {file.path}: {curvature_refusal(first)}")
 
 
 def _dry_run(comm, particles, config, console) -> None:

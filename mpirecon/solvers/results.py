@@ -18,6 +18,7 @@ from mpirecon.solvers.controls import micrographs
 from mpirecon.solvers.groups import WHOLE, half_map
 from mpirecon.solvers.run import Outcome, Reconstruction, describe
 from mpirecon.validate.detection import detection_report, write_detection_csv
+from mpirecon.validate.ewald import curvature_warning
 from mpirecon.validate.fsc import crossing, fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
 from mpirecon.validate.masks import soft_sphere
@@ -48,6 +49,9 @@ def write_results(
             summary = _write(run, outcome, folder, about, maps, columns, ranks, postprocessed)
     return summary
 
+
+#: diameter of a particle over its box, where nobody said
+_TYPICAL_DIAMETER = 0.6
 
 #: soft edge of the sphere that fits the box, pixels, as RELION's
 _CORNER_EDGE = 3.0
@@ -86,9 +90,19 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed) -> 
     ranks[0] = _rank_facts(run)
     run.log.event("timeline", **run.engine.timings.timeline())
     summary = _summary(run, outcome, about | {"detection": found}, _headline(run, curves, more), columns, ranks)
+    curvature = _curvature(run, summary)
+    if curvature is not None:
+        summary["warnings"] = [*summary["warnings"], curvature]
     write_report(folder, summary)
     write_summary(folder / "summary.json", summary)
     return summary
+
+
+def _curvature(run: Reconstruction, summary: dict) -> str | None:
+    """A warning where the map is finer than flat slices allow for a particle that fills the mask."""
+    diameter = run.config.diameter or _TYPICAL_DIAMETER * run.file.box * run.file.pixel_size
+    voltage = float(run.slab.metadata.ctf["voltage_kv"][0])
+    return curvature_warning(summary["resolution_0143"], diameter, voltage)
 
 
 def _postprocess(run: Reconstruction, maps: dict, curves: dict) -> Postprocessed:
