@@ -292,3 +292,10 @@ def test_small_errors_are_half_gaussian():
     angle = angular_distance(given_, true)
     assert flag.all() and np.sqrt(np.mean(angle**2)) == pytest.approx(5.0, rel=0.06)
     assert angle.mean() == pytest.approx(5.0 * np.sqrt(2 / np.pi), rel=0.06)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**63 - 1), st.lists(st.integers(0, 2**63 - 1), max_size=5), st.sampled_from(["half", "error-flag", "junk"]))
+def test_many_draws_are_the_first_of_each_generator(seed, particles, purpose):
+    wanted = [particle_rng(seed, particle, purpose).random() for particle in particles]
+    assert uniform_draws(seed, np.array(particles, np.int64), purpose).tolist() == wanted

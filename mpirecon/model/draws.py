@@ -26,8 +26,12 @@ def random_quaternion(rng: np.random.Generator) -> np.ndarray:
 
 
 def uniform_draws(seed: int, particles: np.ndarray, purpose: str) -> np.ndarray:
-    """One number in [0, 1) per particle id, (m,) float64."""
-    return np.array([particle_rng(seed, int(p), purpose).random() for p in particles])
+    """One number in [0, 1) per particle id, (m,) float64: the first of each ``particle_rng``."""
+    from mpirecon.kernels.philox import first_uniform  # Numba takes time to load, and other draws need none
+
+    out = np.empty(len(particles))
+    first_uniform(np.uint64(seed), np.asarray(particles).astype(np.uint64), np.uint64(zlib.crc32(purpose.encode())), out)
+    return out
 
 
 def random_halves(seed: int, particles: np.ndarray) -> np.ndarray:
