@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from mpirecon.cli import COMMANDS, group
+from mpirecon.cli.help import GROUPS
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PAGES = [CHECKOUT / "README.md", CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
@@ -47,13 +49,37 @@ def test_every_option_has_help(name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_help_reads_like_documentation(name):
+    text = CliRunner().invoke(command(name), ["--help"], prog_name=f"mpirecon {name}", terminal_width=100).output
+    assert re.search(r"^  Examples?:$", text, flags=re.MULTILINE), f"{name} --help shows no example"
+    examples = text.split("Example")[1].split("\n\n")[0]
+    assert f"mpirecon {name} " in examples
+    for option in options(name):
+        if option.hidden or option.name in ("quiet", "verbose", "help", "overwrite", "as_json") or option.is_flag:
+            continue
+        row = text[text.index(f"{option.opts[-1]} ") :]
+        assert "INTEGER" not in row.split("\n")[0], f"{name} {option.opts[-1]} does not say what it takes"
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_headings_of_help_name_options_that_exist(name):
+    text = CliRunner().invoke(command(name), ["--help"], terminal_width=100).output
+    for title, spellings in GROUPS[name].items():
+        known = {spelling for option in options(name) for spelling in option.opts}
+        assert not known & set(spellings) or f"\n{title}:\n" in text
+    for option in options(name):
+        spelling = next(s for s in option.opts if s.startswith("--"))
+        assert len(re.findall(rf"^  (?:-\w, )?{spelling}\b(?!-)", text, flags=re.MULTILINE)) == 1, option.opts
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_documented_with_an_example(name):
     text = sections().get(name)
     assert text, f"docs/commands.md has no section '## {name}'"
-    examples = re.findall(rf"^    (?:mpirun [^\n]*?)?mpirecon {name} (.+)$", text, flags=re.MULTILINE)
+    examples = re.findall(rf"^    (?:mpirun [^\n]*?|eval \"\$\()?mpirecon {name} (.+)$", text, flags=re.MULTILINE)
     assert examples, f"docs/commands.md: no example of {name}"
     for example in examples:
-        given = {word.partition("=")[0] for word in shlex.split(example) if word.startswith("-")}
+        given = {word.partition("=")[0] for word in shlex.split(example.rstrip(')\"')) if word.startswith("-")}
         assert given <= {spelling for option in options(name) for spelling in option.opts}, example
 
 

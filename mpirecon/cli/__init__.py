@@ -40,6 +40,7 @@ COMMANDS = {
     "report": Entry("mpirecon.cli.report", "Write the page about a finished run anew."),
     "logs": Entry("mpirecon.cli.logs", "Join the ranks' logs of a run: what was sorted where, and kept."),
     "job": Entry("mpirecon.cli.job", "Print a batch script for a reconstruction: Slurm, PBS, LSF or SGE."),
+    "completion": Entry("mpirecon.cli.completion", "Print what makes a shell complete commands and options."),
     "check": Entry("mpirecon.cli.check", "Tell what works here: MPI, threads, GPUs, files.", parallel=True),
 }
 

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 
 import click
 
+from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, json_option, pass_communicator
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-@click.command("check")
+@click.command("check", cls=DocumentedCommand)
 @click.option("-o", "--output", type=ANY_PATH, help="Also try to write in this folder, from every rank.")
 @click.option(
     "--timeout",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from mpirecon.cli.console import Console
+from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, overwrite_option, verbosity_options
 
 
-@click.command("export")
+@click.command("export", cls=DocumentedCommand)
 @click.argument("folder", metavar="OUT", type=ANY_PATH)
 @click.option("--star", type=ANY_PATH, metavar="FILE.star", help="STAR file of the kept particles, for RELION.")
 @click.option("--discarded", type=ANY_PATH, metavar="FILE",

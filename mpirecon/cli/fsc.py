@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from mpirecon.cli.console import Console
+from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import json_option, overwrite_option, seed_option, verbosity_options
 
 
-@click.command("fsc")
+@click.command("fsc", cls=DocumentedCommand)
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())
 @click.option("--mask", type=click.Path(), metavar="FILE|auto", help="Mask (MRC, soft edge) that multiplies both maps for a "
@@ -18,8 +19,8 @@ from mpirecon.cli.options import json_option, overwrite_option, seed_option, ver
 @click.option("--phase-randomise", is_flag=True, help="Also measure what the mask adds, on maps with random phases, and "
               "take it off.")
 @click.option("--cones", is_flag=True, help="Also tell the resolution by direction, in cones of 20°, and the sphericity.")
-@click.option("--plot", type=click.Path(), help="Draw the curves into this file (.png, .svg, .pdf).")
-@click.option("--csv", "csv_path", type=click.Path(), help="Write the curves as a table.")
+@click.option("--plot", type=click.Path(), metavar="FILE", help="Draw the curves into this file (.png, .svg, .pdf).")
+@click.option("--csv", "csv_path", type=click.Path(), metavar="FILE", help="Write the curves as a table.")
 @json_option
 @seed_option
 @overwrite_option

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mpirecon.cli.console import Console
+from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (
     ANY_PATH,
     EXISTING_FILE,
@@ -43,7 +44,7 @@ class StackMapping(click.ParamType):
         return value[:cut], value[cut + 1 :]
 
 
-@click.command("import")
+@click.command("import", cls=DocumentedCommand)
 @click.argument("particles", type=EXISTING_FILE)
 @click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FILE.h5", help="Particle file to write.")
 @click.option("--data-dir", type=EXISTING_FOLDER,
@@ -80,6 +81,12 @@ def command(comm, particles: Path, output: Path, mapping, error_kind, quiet: boo
 
     Stacks are looked for relative to that file, to --data-dir and to the folders above that file (a project), then by
     their last name in --data-dir and beside that file. Under mpirun/srun each rank copies its slab of the particles.
+
+    \b
+    Examples:
+      mpirecon import run_data.star --data-dir /path/to/project -o particles.h5
+      mpirecon import J42_particles.cs --passthrough J42_passthrough.cs -o particles.h5
+      mpirecon import run_data.star --plant-errors 0.3 -o with-errors.h5
     """
     if options["plant_by"] and options["plant_errors"] is None:
         raise UserError("--plant-by says which errors are planted together; give their share with --plant-errors RATE")

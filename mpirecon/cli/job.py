@@ -9,11 +9,12 @@ from pathlib import Path
 
 import click
 
+from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, COUNT, EXISTING_FILE, refuse_existing
 from mpirecon.errors import UserError
 
 
-@click.command("job")
+@click.command("job", cls=DocumentedCommand)
 @click.argument("scheduler", type=click.Choice(["slurm", "pbs", "lsf", "sge"]))
 @click.argument("particles", type=EXISTING_FILE)
 @click.argument("reconstruct_options", metavar="[-- RECONSTRUCT OPTIONS]", nargs=-1, type=click.UNPROCESSED)

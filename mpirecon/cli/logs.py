@@ -11,13 +11,14 @@ from pathlib import Path
 import click
 
 from mpirecon.cli.console import Console
+from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, json_option, overwrite_option, refuse_existing
 from mpirecon.errors import UserError
 
 _COLUMNS = ("iteration", "particle", "rank", "batch", "before", "after", "distance", "kept", "pose_error")
 
 
-@click.command("logs")
+@click.command("logs", cls=DocumentedCommand)
 @click.argument("folder", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--iteration", metavar="N|last", help="List an iteration's particles: sorted where, kept or not.")
 @click.option("--particle", type=int, metavar="ID", help="Follow one particle through the iterations.")
@@ -30,6 +31,11 @@ def command(folder, iteration, particle, csv_path, as_json, overwrite):
 
     Without options: a table of what each iteration sorted and kept, and how many of those had a planted wrong pose.
     Particles are listed only as far as reconstruct --log-particles recorded them.
+
+    \b
+    Examples:
+      mpirecon logs run1
+      mpirecon logs run1 --iteration last --csv sorts.csv
     """
     from mpirecon.io import log_join
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from mpirecon.cli.console import Console
+from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (
     ANY_PATH, EXISTING_FILE, NON_NEGATIVE, POSITIVE, Number, json_option, overwrite_option, verbosity_options,
 )  # fmt: skip
 
 
-@click.command("mask")
+@click.command("mask", cls=DocumentedCommand)
 @click.argument("volume", metavar="MAP", type=EXISTING_FILE)
 @click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FILE", help="Mask to write (MRC, 0 … 1).")
 @click.option("--half", type=EXISTING_FILE, metavar="FILE", help="The other half map: the mask is made of their mean, for "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mpirecon.cli import reconstruct
+from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, pass_communicator
 
 #: options of reconstruct that say what is written rather than how it is reconstructed
@@ -35,7 +36,7 @@ Example:
   mpirecon null particles.h5 -o null1 --loss sorted --keep 0.7
 """
 
-command = click.Command(
+command = DocumentedCommand(
     "null",
     params=[
         click.Argument(["particles"], type=reconstruct.EXISTING_FILE),

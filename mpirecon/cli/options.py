@@ -18,7 +18,7 @@ ANY_PATH = click.Path(path_type=Path)
 class Number(click.ParamType):
     """A finite number within bounds; unlike click's FloatRange it refuses NaN and infinity."""
 
-    name = "number"
+    name = "x"
 
     def __init__(self, low: float = -math.inf, high: float = math.inf, *, low_open: bool = False, metavar: str = ""):
         self.low, self.high, self.low_open = low, high, low_open
@@ -48,7 +48,15 @@ FRACTION = Number(0, 1, low_open=True, metavar="fraction")
 RATE = Number(0, 1, metavar="rate")
 POSITIVE = Number(0, low_open=True)
 NON_NEGATIVE = Number(0)
-COUNT = click.IntRange(min=1)
+
+
+class Whole(click.IntRange):
+    """A whole number within bounds; ``N`` in help texts."""
+
+    name = "n"
+
+
+COUNT = Whole(min=1)
 
 
 class FileOr(click.ParamType):
@@ -59,6 +67,13 @@ class FileOr(click.ParamType):
 
     def convert(self, value, param, ctx):
         return value if value is None or str(value) == self.word else EXISTING_FILE.convert(value, param, ctx)
+
+    def shell_complete(self, ctx, param, incomplete):
+        from click.shell_completion import CompletionItem
+
+        # bash falls back to files when no word is offered, and offers files for "file" only before any word
+        words = [CompletionItem(self.word)] if incomplete and self.word.startswith(incomplete) else []
+        return [*EXISTING_FILE.shell_complete(ctx, param, incomplete), *words]
 
 
 class ErrorKind(click.ParamType):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mpirecon.cli.console import Console
+from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import overwrite_option, verbosity_options
 
 
@@ -26,10 +27,10 @@ class RowRange(click.ParamType):
         return slice(*ends)
 
 
-@click.command("project")
+@click.command("project", cls=DocumentedCommand)
 @click.argument("map_path", metavar="MAP", type=click.Path())
 @click.argument("particles", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), required=True, help="Stack to write (.mrcs).")
+@click.option("-o", "--output", type=click.Path(), metavar="FILE", required=True, help="Stack to write (.mrcs).")
 @click.option("--no-ctf", is_flag=True, help="Plain projections, protein white.")
 @click.option("--rows", type=RowRange(), default=":", help="Only rows A to B − 1, counted from 0.")
 @overwrite_option
@@ -39,6 +40,10 @@ def command(map_path, particles, output, no_ctf, rows, overwrite, quiet, verbose
 
     The images compare with those in the file, one to one: where these are CTF-premultiplied the CTF is applied twice,
     and where their contrast is black the sign is turned.
+
+    \b
+    Example:
+      mpirecon project run1/volume.mrc particles.h5 --rows 0:100 -o stack.mrcs
     """
     from mpirecon.errors import UserError
     from mpirecon.io.atomic import refuse_existing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mpirecon.batch.units import parse_time
+from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (
     ANY_PATH,
     COUNT,
@@ -68,7 +69,7 @@ class Keep(click.ParamType):
         return value if value is None or value == "auto" else FRACTION.convert(value, param, ctx)
 
 
-@click.command("reconstruct", short_help="Reconstruct a map from a particle file.")
+@click.command("reconstruct", short_help="Reconstruct a map from a particle file.", cls=DocumentedCommand)
 @click.argument("particles", type=EXISTING_FILE)
 @click.option("-o", "--output", type=ANY_PATH, required=True, help="Folder for maps, FSC, logs and summary.")
 @click.option("--loss", type=click.Choice(LOSSES), default="l2", show_default=True,
@@ -87,7 +88,7 @@ class Keep(click.ParamType):
               "value are right or wrong together, and are judged together.")
 @click.option("--sort-scope", type=click.Choice(["global", "batch"]), default="global", show_default=True,
               help="Sort all particles of all ranks, or those of the batch a rank holds.")
-@click.option("--batch-size", type=click.IntRange(min=0), default=0, show_default=True,
+@click.option("--batch-size", type=click.IntRange(min=0), metavar="N", default=0, show_default=True,
               help="Particles per gradient step over all ranks; 0 takes all.")
 @click.option("--step", type=POSITIVE, default=1.0, show_default=True, help="Gradient step; 1 is a full Newton-like step.")
 @click.option("--momentum", type=NON_NEGATIVE, default=0.3, show_default=True, help="Share of the last step kept.")

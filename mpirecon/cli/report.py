@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from mpirecon.cli.console import Console
+from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, overwrite_option, verbosity_options
 
 
-@click.command("report")
+@click.command("report", cls=DocumentedCommand)
 @click.argument("folder", metavar="OUT", type=ANY_PATH)
 @click.option("-o", "--output", type=ANY_PATH, metavar="FILE.html",
               help="Write the page there.  [default: OUT/report.html, which is replaced]")
@@ -18,6 +19,11 @@ def command(folder, output, overwrite, quiet, verbose):
     """Write the report of the finished run in folder OUT: one page with everything in it, to look at or to send.
 
     It is made of the files that reconstruct left in OUT and of nothing else; reconstruct writes it at its end.
+
+    \b
+    Examples:
+      mpirecon report run1
+      mpirecon report run1 -o run1-2026-05-04.html
     """
     from mpirecon.io.atomic import refuse_existing
     from mpirecon.io.run_output import read_summary

@@ -9,6 +9,7 @@ import sys
 import click
 
 from mpirecon.cli.console import Console
+from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ErrorKind, overwrite_option, seed_option, verbosity_options
 
 
@@ -27,47 +28,47 @@ class DefocusRange(click.ParamType):
             self.fail(f"{value!r} is not LOW:HIGH, two numbers of µm", param, ctx)
 
 
-@click.command("simulate")
-@click.option("--map", "map_path", type=click.Path(),
+@click.command("simulate", cls=DocumentedCommand)
+@click.option("--map", "map_path", type=click.Path(), metavar="FILE",
               help="Density map (MRC), resampled to the box; its solvent level becomes 0.")
-@click.option("--model", "model_path", type=click.Path(),
+@click.option("--model", "model_path", type=click.Path(), metavar="FILE",
               help="Atomic model (mmCIF or PDB), as electron-scattering density.")
 @click.option("--phantom", "use_phantom", is_flag=True, help="A built-in object without symmetry.")
-@click.option("--particles", type=int, default=5000, show_default=True, help="Number of images.")
-@click.option("--box", type=int, help="Side of the images, pixels.  [default: the map's, or 64]")
-@click.option("--pixel-size", type=float, help="Å.  [default: the map's, or 3]")
-@click.option("--snr", type=float, default=0.1, show_default=True,
+@click.option("--particles", type=int, metavar="N", default=5000, show_default=True, help="Number of images.")
+@click.option("--box", type=int, metavar="N", help="Side of the images, pixels.  [default: the map's, or 64]")
+@click.option("--pixel-size", type=float, metavar="Å", help="Å.  [default: the map's, or 3]")
+@click.option("--snr", type=float, metavar="X", default=0.1, show_default=True,
               help="Variance of the noiseless images (CTF applied, whole box) over the variance of the noise, "
               "per pixel, averaged over the set; inf for no noise.")
-@click.option("--noise-cv", type=float, default=0.0, show_default=True,
+@click.option("--noise-cv", type=float, metavar="X", default=0.0, show_default=True,
               help="Spread of the noise level between particles (log-normal): standard deviation over mean.")
-@click.option("--scale-cv", type=float, default=0.0, show_default=True,
+@click.option("--scale-cv", type=float, metavar="X", default=0.0, show_default=True,
               help="Spread of the contrast between particles (log-normal); a reconstruction is not told.")
-@click.option("--junk-rate", type=float, default=0.0, show_default=True, help="Share of images that are noise only.")
-@click.option("--error-rate", type=float, default=0.0, show_default=True,
+@click.option("--junk-rate", type=float, metavar="X", default=0.0, show_default=True, help="Share of images that are noise only.")
+@click.option("--error-rate", type=float, metavar="X", default=0.0, show_default=True,
               help="Share of particles whose given pose is wrong; the truth is kept in the file.")
 @click.option("--error-kind", "error_degrees", type=ErrorKind(), default="random", show_default=True,
               metavar="random|small:DEG",
               help="Wrong poses: uniformly random, or turned about a random axis by a half-Gaussian angle of DEG.")
 @click.option("--defocus", type=DefocusRange(), default="0.8:2.5", show_default=True,
               help="Range of defocus, µm underfocus.")
-@click.option("--astigmatism", type=float, default=300.0, show_default=True, help="Spread of defocus U − V, Å.")
-@click.option("--voltage", type=float, default=300.0, show_default=True, help="kV.")
-@click.option("--cs", type=float, default=2.7, show_default=True, help="Spherical aberration, mm.")
-@click.option("--amplitude-contrast", type=float, default=0.1, show_default=True, help="Fraction.")
-@click.option("--phase-shift", type=float, default=0.0, show_default=True, help="Phase plate, degrees.")
-@click.option("--bfactor", type=float, default=0.0, show_default=True, help="Envelope exp(−B k²/4), Å².")
+@click.option("--astigmatism", type=float, metavar="Å", default=300.0, show_default=True, help="Spread of defocus U − V, Å.")
+@click.option("--voltage", type=float, metavar="kV", default=300.0, show_default=True, help="kV.")
+@click.option("--cs", type=float, metavar="mm", default=2.7, show_default=True, help="Spherical aberration, mm.")
+@click.option("--amplitude-contrast", type=float, metavar="X", default=0.1, show_default=True, help="Fraction.")
+@click.option("--phase-shift", type=float, metavar="DEGREES", default=0.0, show_default=True, help="Phase plate, degrees.")
+@click.option("--bfactor", type=float, metavar="Å²", default=0.0, show_default=True, help="Envelope exp(−B k²/4), Å².")
 @click.option("--no-ctf", "use_ctf", is_flag=True, flag_value=False, default=True,
               help="Plain projections; the file then holds a CTF that is 1 everywhere.")
 @click.option("--ctf-premultiply", "ctf_premultiplied", is_flag=True, help="Multiply the noisy images by their CTF.")
-@click.option("--shift-sigma", type=float, default=3.0, show_default=True, help="Standard deviation of each shift, Å.")
+@click.option("--shift-sigma", type=float, metavar="Å", default=3.0, show_default=True, help="Standard deviation of each shift, Å.")
 @click.option("--halves", type=click.Choice(["random", "alternate"]), default="random", show_default=True,
               help="How particles are dealt to the half sets.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True,
               help="Type of the stored pixels.")
 @seed_option
-@click.option("--truth-map", type=click.Path(), help="Also write the volume the images are made from (MRC).")
-@click.option("-o", "--output", type=click.Path(), required=True, help="Particle file to write (HDF5).")
+@click.option("--truth-map", type=click.Path(), metavar="FILE", help="Also write the volume the images are made from (MRC).")
+@click.option("-o", "--output", type=click.Path(), metavar="FILE", required=True, help="Particle file to write (HDF5).")
 @overwrite_option
 @verbosity_options
 def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, truth_map, output, overwrite, quiet,
@@ -76,6 +77,12 @@ def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, tru
 
     What is random about a particle depends on --seed and its number alone: more particles, another batch or another
     option leave everything else as it was.
+
+    \b
+    Examples:
+      mpirecon simulate --phantom --particles 5000 --snr 0.05 --error-rate 0.3 -o particles.h5
+      mpirecon simulate --map emd_3488.mrc --box 64 --pixel-size 1.64 --junk-rate 0.1 -o particles.h5
+      mpirecon simulate --model 5ni1.cif --error-kind small:10 --error-rate 0.5 -o particles.h5
     """
     from mpirecon.io.atomic import refuse_existing
     from mpirecon.io.mrc import write_map

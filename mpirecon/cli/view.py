@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from mpirecon.cli.console import Console
+from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, Number, overwrite_option, verbosity_options
 
 
-@click.command("view")
+@click.command("view", cls=DocumentedCommand)
 @click.argument("volume", metavar="MAP", type=EXISTING_FILE)
 @click.option("-o", "--output", type=ANY_PATH, metavar="FILE.html", help="Page to write.  [default: MAP with the ending .html]")
 @click.option("--terminal", is_flag=True, help="Draw slices and projections in the terminal, and write nothing.")

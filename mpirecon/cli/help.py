@@ -1,0 +1,77 @@
+"""How commands explain themselves: options under headings, in the order in which they are thought of."""
+
+from __future__ import annotations
+
+import click
+
+#: command → heading → its options; those of no heading come last, under "More options"
+GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
+    "reconstruct": {
+        "Output": ("--output", "--overwrite", "--log-particles", "--no-postprocess", "--controls"),
+        "Which particles count": (
+            "--loss", "--keep", "--distance", "--score-band", "--folds", "--group-by", "--sort-scope", "--skip-bad",
+        ),
+        "Map": ("--symmetry", "--mask", "--diameter", "--max-resolution", "--ewald", "--padding"),
+        "Solver": ("--solver", "--iterations", "--batch-size", "--step", "--momentum", "--seed"),
+        "Long runs": (
+            "--dry-run", "--resume", "--checkpoint-every", "--checkpoint-signal", "--grace", "--stall-timeout",
+        ),
+        "Where it runs": ("--backend", "--transport"),
+    },
+    "simulate": {
+        "What is imaged": ("--map", "--model", "--phantom", "--box", "--pixel-size"),
+        "Images": ("--particles", "--snr", "--noise-cv", "--scale-cv", "--shift-sigma", "--halves", "--dtype", "--seed"),
+        "What is wrong with them": ("--error-rate", "--error-kind", "--junk-rate"),
+        "Microscope": ("--defocus", "--astigmatism", "--voltage", "--cs", "--amplitude-contrast", "--phase-shift", "--bfactor",
+                       "--no-ctf", "--ctf-premultiply"),
+        "Output": ("--output", "--truth-map", "--overwrite"),
+    },
+    "import": {
+        "Where the images are": ("--data-dir", "--stack", "--map-stack", "--passthrough", "--link"),
+        "What the table lacks or has wrong": ("--pixel-size", "--voltage", "--cs", "--amplitude-contrast", "--contrast"),
+        "Bad images": ("--skip-bad", "--max-bad"),
+        "Errors on purpose": ("--plant-errors", "--plant-by", "--error-kind", "--seed"),
+        "Output": ("--output", "--dtype", "--overwrite"),
+    },
+    "job": {
+        "What it needs": ("--nodes", "--ranks", "--threads", "--gpus", "--memory", "--time", "--warning"),
+        "Whose it is": ("--name", "--account", "--partition", "--email"),
+        "How it starts": ("--modules", "--setup", "--container", "--launcher", "--launcher-options", "--mpi", "--site"),
+    },
+}  # fmt: skip
+GROUPS["null"] = {title: options for title, options in GROUPS["reconstruct"].items()}
+
+#: columns for an option and what it takes
+_COLUMN = 26
+
+#: the same everywhere, and last
+_LAST = {"json": 0, "quiet": 1, "verbose": 2, "help": 3}
+
+
+class DocumentedCommand(click.Command):
+    """A command whose ``--help`` puts options under the headings of GROUPS, and uses a wide terminal."""
+
+    def __init__(self, *args, **settings) -> None:
+        settings["context_settings"] = {"max_content_width": 100, **(settings.get("context_settings") or {})}
+        super().__init__(*args, **settings)
+
+    def format_options(self, ctx, formatter) -> None:
+        named = {spelling: p for p in self.get_params(ctx) if isinstance(p, click.Option) for spelling in p.opts}
+        left = list(dict.fromkeys(named.values()))
+        groups = GROUPS.get(self.name, {})
+        for title, spellings in groups.items():
+            chosen = [named[s] for s in spellings if s in named]
+            left = [option for option in left if option not in chosen]
+            self._write(ctx, formatter, title, chosen)
+        common = sorted((p for p in left if p.name in _LAST), key=lambda p: _LAST[p.name])
+        self._write(ctx, formatter, "More options" if groups else "Options", [p for p in left if p not in common])
+        self._write(ctx, formatter, "In every command", common)
+
+    @staticmethod
+    def _write(ctx, formatter, title: str, options: list[click.Option]) -> None:
+        records = [record for record in (option.get_help_record(ctx) for option in options) if record]
+        # the same column under every heading
+        records = [(spelled.ljust(_COLUMN), words) for spelled, words in records]
+        if records:
+            with formatter.section(title):
+                formatter.write_dl(records, col_max=_COLUMN)
