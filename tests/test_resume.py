@@ -13,9 +13,17 @@ import mrcfile
 import numpy as np
 import pytest
 
+from mpirecon.cli.console import Console
+from mpirecon.errors import UserError
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.parallel.comm import SerialCommunicator
+from mpirecon.solvers.config import Config
+from mpirecon.solvers.endurance import Checkpoints, Endurance
+from mpirecon.solvers.groups import WHOLE, half_map
+from mpirecon.solvers.run import Reconstruction
+
 RUNS = {
     "posterior": ("--loss", "posterior", "--iterations", "4"),
-    "gradient": ("--solver", "gradient", "--loss", "sorted", "--keep", "0.7", "--iterations", "4", "--batch-size", "60"),
 }
 
 
@@ -50,21 +58,6 @@ def interrupted(particles, out, name, after):
     interrupted_after(after, particles, out, *RUNS[name])
     with h5py.File(out / "checkpoint.h5") as file:
         return json.loads(file.attrs["facts"])["iteration"]
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_a_killed_run_resumes_to_the_same_bits(particles, cli, tmp_path, name):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert cli("reconstruct", particles, "-o", whole, *RUNS[name]).returncode == 0
-    done = interrupted(particles, broken, name, 2)
-    result = cli("reconstruct", particles, "-o", broken, *RUNS[name], "--resume")
-    assert result.returncode == 0, result.stderr
-    assert f"iteration {done + 1}/4" in result.stdout and f"iteration {done}/4" not in result.stdout
-    for volume in ("volume", "half1", "half2"):
-        np.testing.assert_array_equal(mrcfile.read(whole / f"{volume}.mrc"), mrcfile.read(broken / f"{volume}.mrc"))
-    a, b = (json.loads((folder / "summary.json").read_text()) for folder in (whole, broken))
-    assert a["iterations"] == b["iterations"] and len(b["iterations"]) == 4
-    assert not (broken / "checkpoint.h5").exists()
 
 
 def test_a_run_resumes_on_another_number_of_ranks(particles, cli, mpirun, tmp_path):
@@ -104,3 +97,91 @@ def test_resume_begins_where_there_is_nothing_and_refuses_what_is_finished(parti
     result = cli("reconstruct", particles, "-o", out, *options)
     assert result.returncode == 1 and "finished" in result.stderr
     assert os.path.exists(out / "volume.mrc")
+
+# within one process: every loss and solver
+
+EVERY = {
+    **{loss: {"loss": loss} for loss in ("l1", "huber", "cauchy", "geman-mcclure", "welsch", "tukey", "posterior")},
+    "sorted": {"loss": "sorted", "keep": 0.7},
+    "auto": {"loss": "sorted", "keep": "auto"},
+    "correlation": {"loss": "sorted", "keep": 0.7, "distance": "correlation"},
+    "single-fold": {"loss": "tukey", "folds": 1},
+    "several-l2": {"loss": "l2"},
+    "gradient": {"solver": "gradient", "momentum": 0.6},
+    "gradient-huber": {"solver": "gradient", "loss": "huber", "momentum": 0.5},
+    "gradient-posterior": {"solver": "gradient", "loss": "posterior"},
+    "gradient-batches": {"solver": "gradient", "loss": "sorted", "keep": 0.7, "batch_size": 50, "sort_scope": "batch"},
+}
+
+
+class Ended(Exception):
+    pass
+
+
+class EndedAfter(Checkpoints):
+    """Ends the run when the state after an iteration is saved."""
+
+    def after(self, iteration, records):
+        super().after(iteration, records)
+        if iteration == 2:
+            raise Ended
+
+
+def reconstruction(file, config, tmp_path):
+    class Silent:
+        def __getattr__(self, name):
+            return lambda *args, **more: None
+
+    comm = SerialCommunicator()
+    return Reconstruction(comm, file, config, Silent(), Console(comm, quiet=True))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_loss_and_solver_goes_on_to_the_same_bits(particles, tmp_path, name):
+    config = Config(iterations=3, **EVERY[name])
+    with ParticleFile(particles) as file:
+        whole = reconstruction(file, config, tmp_path).run()
+        first = reconstruction(file, config, tmp_path)
+        with pytest.raises(Ended):
+            first.run(EndedAfter(first, tmp_path, Endurance()))
+        second = reconstruction(file, config, tmp_path)
+        resumed = second.run(Checkpoints(second, tmp_path, Endurance()), resume=True)
+    for made_of in (WHOLE, half_map(1), half_map(2)):
+        np.testing.assert_array_equal(whole.maps.get(made_of), resumed.maps.get(made_of))
+    assert json.dumps(whole.records) == json.dumps(resumed.records)
+    np.testing.assert_array_equal(whole.selection.weight, resumed.selection.weight)
+    np.testing.assert_array_equal(whole.selection.distance, resumed.selection.distance)
+
+
+@pytest.mark.parametrize(("name", "change"), [
+    ("ctf", lambda file: file["ctf"].__setitem__(150, file["ctf"][0])),
+    ("pixels", lambda file: file["images"].__setitem__((80, 3, 3), 7.0)),
+    ("half", lambda file: file["half"].__setitem__(99, 3 - file["half"][99])),
+])
+def test_a_change_anywhere_in_the_particles_is_noticed(particles, tmp_path, name, change):
+    config = Config(iterations=3, loss="sorted", keep=0.7)
+    other = shutil.copy(particles, tmp_path / "other.h5")
+    with h5py.File(other, "r+") as opened:
+        change(opened)
+    with ParticleFile(particles) as file, pytest.raises(Ended):
+        run = reconstruction(file, config, tmp_path)
+        run.run(EndedAfter(run, tmp_path, Endurance()))
+    with ParticleFile(other) as file, pytest.raises(UserError, match="other particles than .*other.h5"):
+        run = reconstruction(file, config, tmp_path)
+        run.run(Checkpoints(run, tmp_path, Endurance()), resume=True)
+
+
+def test_checkpoints_are_as_rare_as_asked(particles, tmp_path):
+    config = Config(iterations=5, loss="sorted", keep=0.7)
+    saved = []
+
+    class Noting(Checkpoints):
+        def after(self, iteration, records):
+            super().after(iteration, records)
+            saved.append(self.saved)
+
+    with ParticleFile(particles) as file:
+        for endurance in (Endurance(every=2), Endurance(every_seconds=3600)):
+            run = reconstruction(file, config, tmp_path)
+            run.run(Noting(run, tmp_path, endurance))
+    assert saved == [None, 2, 2, 4, None, None, None, None]

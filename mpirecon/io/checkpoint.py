@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -12,7 +13,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, write_failed
 
 FORMAT = "mpirecon-checkpoint"
-VERSION = 1
+VERSION = 2
 NAME = "checkpoint.h5"
 
 
@@ -28,8 +29,17 @@ def write_checkpoint(path: Path, facts: dict, arrays: dict[str, np.ndarray]) -> 
                 for name, values in arrays.items():
                     file.create_dataset(name, data=values)
                 file.flush()
+            _flush_to_disk(temporary)  # else a host that goes down soon may keep the new name and lose what is in it
         except (OSError, RuntimeError) as error:
             raise write_failed(path, error) from error
+
+
+def _flush_to_disk(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 class Checkpoint:

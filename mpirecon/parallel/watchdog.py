@@ -21,6 +21,10 @@ _LOOKS = 6
 _LONGEST_LOOK = 30.0
 
 
+#: what the pulse of a rank says that has waited for others too long: not a stall unless all do
+_WAITS = "waits"
+
+
 class Activity:
     """What a rank is doing: the number of steps it has made, in which phase it is, and whether it waits for others."""
 
@@ -97,17 +101,19 @@ class Watchdog:
     def _look(self, passed: float) -> str | None:
         """What is wrong with this rank or the next one, in words; None when all is well."""
         activity, rank = self._comm.activity, self._comm.rank
-        state = None if activity.waits else activity.steps
-        if state is None:
-            self._own = _Silence()
-        elif self._own.lasts(state, passed) >= self._timeout:
+        waits = activity.waits > 0
+        quiet = self._own.lasts((activity.steps, waits), passed) >= self._timeout
+        if quiet and not waits:
             return (f"rank {rank} on host {self._comm.hostname} has stalled: no step for {self._timeout:g} s, "
                     f"in the phase '{activity.phase}'")
         self._beats += 1
         with contextlib.suppress(OSError):  # a file system that fails for a moment is no reason to end
-            self._write(f"{self._beats} {activity.phase}")
+            self._write(f"{self._beats} {_WAITS if quiet else activity.phase}")
         if self._comm.size == 1:
             return None
+        if quiet and rank == 0 and all(_WAITS in (self._read(r) or "") for r in range(self._comm.size)):
+            return (f"all ranks wait for each other since {self._timeout:g} s, in the phase '{activity.phase}' on rank 0: "
+                    "messages between them do not arrive")
         other = (rank + 1) % self._comm.size
         heard = self._read(other)
         if self._next.lasts(heard, passed) < self._timeout:

@@ -26,7 +26,7 @@ _NEARBY = ("turn", "sums", "slope", "curvature")
 
 def save(run, folder: Path, iteration: int, records: list[dict]) -> None:
     """Write the state after `iteration` to the run's folder; collective."""
-    total, comm = len(run.file), run.comm
+    total, comm, identity = len(run.file), run.comm, run.identity
     local = {
         "power": run.power,
         "valid": run.slab.valid,
@@ -45,7 +45,7 @@ def save(run, folder: Path, iteration: int, records: list[dict]) -> None:
     arrays |= run.solver.state()
     with together(comm):
         if comm.rank == 0:
-            facts = {"iteration": iteration, "records": records, **identity(run)}
+            facts = {"iteration": iteration, "records": records, **identity}
             if run.nearby is not None:
                 arrays |= {name: getattr(run.nearby, name) for name in ("profile", "band_profile")}
             arrays |= {"noise_power": run.engine.noise_power, "samples": run.held_out.samples, "fsc": run.solver.fsc}
@@ -57,9 +57,10 @@ def load(run, folder: Path) -> list[dict]:
 
     Raises UserError, on all ranks, for a checkpoint of other particles or other options, which it names.
     """
+    now = run.identity
     with together(run.comm):
         with Checkpoint(folder / NAME) as checkpoint:
-            _check_identity(run, checkpoint)
+            _check_identity(run, now, checkpoint)
             first, last = run.slab.start, run.slab.stop
             samples = checkpoint.array("samples")
             run.power = checkpoint.rows("power", first, last)
@@ -79,22 +80,28 @@ def load(run, folder: Path) -> list[dict]:
     return records
 
 
-def identity(run) -> dict:
-    """What must be the same for a checkpoint to be continued: the options that matter and the particles."""
-    # the first hundred: another set differs there, and every rank can read them
-    few = run.file.metadata(0, min(len(run.file), 100))
-    digest = hashlib.sha256(few.pose.quaternion.tobytes() + few.pose.shift.tobytes() + few.half.tobytes())
+def identify(run) -> dict:
+    """What must be the same for a checkpoint to be continued: the options that matter, particles, mask. Collective."""
+    file = run.file
+    digest = np.array([run.slab.digest()], np.uint64).view(np.int64)
+    run.comm.allreduce(digest)  # wraps round, as a hash may
+    with together(run.comm):
+        few = file.images(np.unique([0, len(file) // 2, len(file) - 1])) if run.comm.rank == 0 else np.zeros(0)
     options = run.config.as_dict()
     options.pop("iterations")  # more of them may be asked for
     options.pop("transport")  # sums are the same whichever way they travel
-    return {
+    return run.comm.bcast({
         "options": json.loads(json.dumps(options)),
-        "particles": {"count": len(run.file), "box": run.file.box, "digest": digest.hexdigest()},
-    }
+        "particles": {"count": len(file), "box": file.box, "rows": f"{digest[0]:x}", "images": _sha(few)},
+        "mask": _sha(run.engine.mask),
+    })  # fmt: skip
 
 
-def _check_identity(run, checkpoint: Checkpoint) -> None:
-    now = identity(run)
+def _sha(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
     if checkpoint.facts["particles"] != now["particles"]:
         raise UserError(f"{checkpoint.path} was made from other particles than {run.file.path}; "
                         "resume with the same particle file, or start anew with --overwrite")
@@ -104,6 +111,9 @@ def _check_identity(run, checkpoint: Checkpoint) -> None:
         told = ", ".join(f"{n} was {before.get(n)} and is {now['options'][n]}" for n in changed)
         raise UserError(f"{checkpoint.path} was made with other options: {told}; resume with the same, or start anew "
                         "with --overwrite")
+    if checkpoint.facts["mask"] != now["mask"]:
+        raise UserError(f"{checkpoint.path} was made with another mask than {run.config.mask} is now; resume with the same, "
+                        "or start anew with --overwrite")
 
 
 def _gather(comm, values: np.ndarray, total: int) -> np.ndarray | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from mpirecon.solvers.gradient import GradientSolver
 from mpirecon.solvers.groups import MapSet
 from mpirecon.solvers.normal import NormalSolver
 from mpirecon.solvers.passes import Engine
-from mpirecon.solvers.resume import load
+from mpirecon.solvers.resume import identify, load
 from mpirecon.solvers.slab_data import ParticleSlab, uniform_hash
 from mpirecon.solvers.timing import Timings
 from mpirecon.validate.fsc import crossing
@@ -101,6 +102,11 @@ class Reconstruction:
         sigma = particle_sigma(self.comm, self.held_out, self.slab.valid)
         return Outcome(maps, records, self.held_out, self._with_final_distance(), sigma)
 
+    @cached_property
+    def identity(self) -> dict:
+        """What a checkpoint must agree with; the first use is collective."""
+        return identify(self)
+
     def _load(self, checkpoints: Checkpoints) -> list[dict]:
         records = load(self, checkpoints.folder)
         checkpoints.saved = len(records)
@@ -151,7 +157,8 @@ class Reconstruction:
 
     def _start_selection(self) -> None:
         """Decide over all particles from the last statistics; everybody counts when there are none yet."""
-        if self._scores is None:
+        # sorted batches replace what is decided batch by batch, in a resumed run from here on
+        if self._scores is None or (self._sorts_batches and self._selection is None):
             self._selection = Selection.everybody(self.slab.valid, self._first_weight())
         elif not self._sorts_batches:
             self._selection = self._select(self._scores, self.slab.valid)

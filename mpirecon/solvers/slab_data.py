@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.lib.recfunctions import structured_to_unstructured
 
 from mpirecon.errors import UserError
 from mpirecon.io.particle_file import ParticleFile
@@ -63,6 +64,14 @@ class ParticleSlab:
         known = sorted({group for some in comm.allgather(mine) for group in some})
         self.noise_groups = len(known)
         self.noise_group = np.searchsorted(known, self.metadata.optics_group)
+
+    def digest(self) -> int:
+        """A hash of what the file says of each particle (not its pixels), summed over this rank's rows modulo 2⁶⁴."""
+        about, rows = self.metadata, self.ids.astype(np.uint64)
+        ctf = structured_to_unstructured(about.ctf, np.float64)
+        for column in (*about.pose.quaternion.T, *about.pose.shift.T, *ctf.T, about.half, about.optics_group):
+            rows = _hash(rows ^ np.ascontiguousarray(column, np.float64).view(np.uint64), 0)
+        return int(rows.sum(dtype=np.uint64))
 
     def __len__(self) -> int:
         return self.stop - self.start
