@@ -90,3 +90,23 @@ accumulate(float4* grid, int nz, int ny, int nx, const float* rotation, const fl
         spread(grid, n, locate(rotation, at), own, lane, value, half * w * contrast2[place] * c * c);
     }
 }
+
+// What real space backprojects: out[i, s] = w s C y of every image, as `accumulate` spreads it.
+extern "C" __global__ void weighted_samples(const float* ctf, const float2* data, const int* row, const float* shift,
+                                            long long stride, float data_scale, int box, const float2* on_data,
+                                            const float* turns, const float* on_ctf, const int* optics_row,
+                                            const Frequency* k, const int* shell, int samples, int particles,
+                                            const float* weight, const float* contrast, int per_particle, int per_shell,
+                                            float scale, int premultiplied, float2* out)
+{
+    const Images images = {data, row, shift, stride, data_scale, box};
+    const Optics optics = {on_data, turns, on_ctf, optics_row, samples};
+    const long long total = (long long)particles * samples;
+    for (long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x; j < total; j += (long long)gridDim.x * blockDim.x) {
+        const int i = (int)(j / samples), s = (int)(j % samples);
+        const float c = premultiplied ? 1.0f : ctf_at(ctf + 16 * i, optics, i, s, k[s]);
+        const float factor = fmaxf(weight[i], 0.0f) * contrast[(long long)i * per_particle + shell[s] * per_shell] * scale * c;
+        const float2 value = image_sample(images, optics, i, s, k[s]);
+        out[j] = make_float2(factor * value.x, factor * value.y);
+    }
+}

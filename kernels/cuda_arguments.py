@@ -53,6 +53,16 @@ def frequencies(kx: np.ndarray, ky: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.stack([kx, ky], axis=1).astype(np.int16))
 
 
+def real_space_rotation(rotation: np.ndarray) -> np.ndarray:
+    """Rotations (m, 3, 3) as the kernels of real space take them, (m, 9) float32."""
+    return np.ascontiguousarray(np.asarray(rotation, np.float32).reshape(-1, 9))
+
+
+def motion_arguments(angle: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """In-plane angles (m,), radians, and shifts (m, 2), pixels, as ``move_images`` takes them, (m, 4) float32."""
+    return np.column_stack([np.cos(angle), np.sin(angle), shift]).astype(np.float32)
+
+
 def _in_two(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     high = values.astype(np.float32)
     return high, (values - high).astype(np.float32)

@@ -21,17 +21,14 @@ __device__ inline double warp_sum(double value)
 // One block a particle: project, CTF, shift, sums.
 // gain: (groups, count) multiplicity over noise power, in the order of `index` · index: (count,) samples by band, those
 // of band b at first[b] .. first[b + 1] · out: (m, BANDS, 3) float64, overwritten.
-extern "C" __global__ void __launch_bounds__(THREADS)
-statistics(const float2* grid, int nz, int ny, int nx, const float* rotation, const float* ctf, const float2* data,
-           const int* row, const float* shift, long long stride, float data_scale, int box,
-           const float2* on_data, const float* turns, const float* on_ctf, const int* optics_row, const Frequency* k,
-           int samples, const int* index, const int* first, const float* gain, const int* group, int count, int mode, double* out)
+// Where GIVEN, `grid` holds the projections themselves, (m, samples), and rotation is not looked at.
+template <bool GIVEN>
+__device__ inline void compare(const float2* grid, const Extent& n, const float* rotation, const float* ctf,
+                               const Images& images, const Optics& optics, const Frequency* k, const int* index,
+                               const int* first, const float* gain, const int* group, int count, int mode, double* out)
 {
     __shared__ double found[WARPS][BANDS * SUMS];
     const int i = blockIdx.x;
-    const Extent n = {nz, ny, nx};
-    const Images images = {data, row, shift, stride, data_scale, box};
-    const Optics optics = {on_data, turns, on_ctf, optics_row, samples};
     const int lane = threadIdx.x % LANES, member = threadIdx.x / LANES;
     const OwnTaps own(lane);
     rotation += 12 * i;
@@ -44,7 +41,8 @@ statistics(const float2* grid, int nz, int ny, int nx, const float* rotation, co
             const int q = min(base + member, end - 1);
             const int s = index[q];
             const Frequency at = k[s];
-            const float2 p = gather(grid, n, locate(rotation, at), own, lane);
+            const float2 p = GIVEN ? __ldg(grid + (long long)i * optics.samples + s)
+                                   : gather(grid, n, locate(rotation, at), own, lane);
             if (lane == 0 && base + member < end) {
                 const float2 y = image_sample(images, optics, i, s, at);
                 const float c = ctf_at(ctf, optics, i, s, at);
@@ -77,6 +75,27 @@ statistics(const float2* grid, int nz, int ny, int nx, const float* rotation, co
         double* mine = out + ((long long)i * BANDS + threadIdx.x) * 3;
         for (int j = 0; j < 3; ++j) mine[j] = total[j];
     }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+statistics(const float2* grid, int nz, int ny, int nx, const float* rotation, const float* ctf, const float2* data,
+           const int* row, const float* shift, long long stride, float data_scale, int box,
+           const float2* on_data, const float* turns, const float* on_ctf, const int* optics_row, const Frequency* k,
+           int samples, const int* index, const int* first, const float* gain, const int* group, int count, int mode, double* out)
+{
+    compare<false>(grid, Extent{nz, ny, nx}, rotation, ctf, Images{data, row, shift, stride, data_scale, box},
+                   Optics{on_data, turns, on_ctf, optics_row, samples}, k, index, first, gain, group, count, mode, out);
+}
+
+// As `statistics`, of projections that real space made: model (m, samples).
+extern "C" __global__ void __launch_bounds__(THREADS)
+statistics_of(const float2* model, const float* ctf, const float2* data, const int* row, const float* shift, long long stride,
+              float data_scale, int box, const float2* on_data, const float* turns, const float* on_ctf,
+              const int* optics_row, const Frequency* k, int samples, const int* index, const int* first, const float* gain,
+              const int* group, int count, int mode, double* out)
+{
+    compare<true>(model, Extent{0, 0, 0}, ctf, ctf, Images{data, row, shift, stride, data_scale, box},
+                  Optics{on_data, turns, on_ctf, optics_row, samples}, k, index, first, gain, group, count, mode, out);
 }
 
 // out[i] = mean power of image i over its samples, (m,) float64. Of premultiplied images, whose noise has the variance

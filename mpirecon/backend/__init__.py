@@ -5,10 +5,13 @@ from __future__ import annotations
 from mpirecon.errors import UserError
 
 BACKENDS = ("auto", "cpu", "cuda")
+SPACES = ("fourier", "real")
 
 
-def get_backend(name: str, box: int, pixel_size: float, **options):
+def get_backend(name: str, box: int, pixel_size: float, *, space: str = "fourier", **options):
     """The backend of that name for one box; ``auto`` is the CPU's (parallel.placement decides where GPUs are used).
+
+    space : "fourier" for central slices, "real" for line integrals
 
     Raises
     ------
@@ -17,6 +20,12 @@ def get_backend(name: str, box: int, pixel_size: float, **options):
     """
     if name not in BACKENDS:
         raise UserError(f"unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
+    if space not in SPACES:
+        raise UserError(f"unknown space {space!r}; choose one of {', '.join(SPACES)}")
+    if space == "real":
+        from mpirecon.backend.real_space import RealSpaceCpuBackend, real_space_cuda
+
+        return (real_space_cuda if name == "cuda" else RealSpaceCpuBackend)(box, pixel_size, **options)
     if name == "cuda":
         from mpirecon.backend.cuda import CudaBackend
 

@@ -123,6 +123,8 @@ class Keep(click.ParamType):
 @click.option("--no-postprocess", "postprocess", is_flag=True, default=True, flag_value=False,
               help="Leave out what follows from the half maps: automatic mask, phase-randomised FSC, FSC in cones, B-factor "
               "and sharpened map.")
+@click.option("--space", type=click.Choice(["fourier", "real"]), default="fourier", show_default=True,
+              help="How projections are made: central slices, or line integrals in real space, which are slow and check them.")
 @backend_option
 @transport_option
 @seed_option

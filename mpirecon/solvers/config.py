@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from mpirecon.backend import SPACES
 from mpirecon.errors import UserError
 from mpirecon.model.symmetry import point_group
 from mpirecon.robust.distances import get_distance
@@ -40,6 +41,7 @@ class Config:
     backend: str = "auto"
     symmetry: str = "C1"
     transport: str = "auto"
+    space: str = "fourier"
     mask: str | None = None
     diameter: float | None = None
     max_resolution: float | None = None
@@ -52,6 +54,7 @@ class Config:
         _choice("loss", self.loss, LOSSES)
         object.__setattr__(self, "symmetry", point_group(self.symmetry).name)
         _choice("solver", self.solver, SOLVERS)
+        _choice("space", self.space, SPACES)
         if self.backend == "cpu" and self.transport != "auto":
             raise UserError(f"--transport {self.transport} is how GPU arrays travel; it needs --backend cuda")
         _choice("sort-scope", self.sort_scope, SORT_SCOPES)

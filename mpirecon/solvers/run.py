@@ -285,7 +285,7 @@ class Reconstruction:
         device = {"device": place.index, "sharing": place.sharing, "log": self.log} if place.backend == "cuda" else {}
         backend = get_backend(
             place.backend, file.box, file.pixel_size, limit=limit, premultiplied=bool(file.attributes["ctf_premultiplied"]),
-            aberrations=file.aberrations(), **device,
+            aberrations=file.aberrations(), space=config.space, **device,
         )
         return backend, self._make_mask()
 
