@@ -171,7 +171,7 @@ def smooth_problem(n=20, m=9):
 
 @pytest.mark.parametrize("premultiplied, whitened", [(False, True), (True, True), (True, False)])
 def test_statistics_and_normal_equations_agree_with_fourier_space(premultiplied, whitened):
-    truth, particle_set, images = smooth_problem()
+    truth, particle_set, images = smooth_problem(m=120)
     found = {}
     for space in ("fourier", "real"):
         backend = get_backend("cpu", 20, 2.0, space=space, premultiplied=premultiplied, limit=7.0)
@@ -181,14 +181,16 @@ def test_statistics_and_normal_equations_agree_with_fourier_space(premultiplied,
         accumulator, one = backend.accumulator(), np.linspace(0, 2, len(images))
         backend.accumulate(accumulator, batch, one, one, one**2)
         equations = backend.normal_equations(backend.folded(accumulator))
-        found[space] = sums, equations.right_hand_side(), equations.shell_weight(), equations.direct(equations.ridge())
+        ridge = equations.ridge(np.full(backend.plane.shells, 10.0))
+        found[space] = sums, equations.right_hand_side(), equations.shell_weight(), equations.solve(ridge, 20)[0]
     # beyond the sphere that fits the box, Fourier space sees the periodic copies of the image, real space nothing
     inside = np.linalg.norm(np.indices((20, 20, 20)) - 10, axis=0) < 7
     for name, mine, its in zip(("statistics", "right-hand side", "weights", "map"), found["fourier"], found["real"]):
         if mine.shape == inside.shape:
             mine, its = mine[inside], its[inside]
         error = np.linalg.norm(its - mine) / np.linalg.norm(mine)
-        assert error < (1e-6 if name == "weights" else 0.02), f"{name}: {error:.3g}"
+        # the corners, of which the two spaces see different things, are part of the normal equations
+        assert error < {"weights": 1e-6, "map": 0.2}.get(name, 0.02), f"{name}: {error:.3g}"
 
 
 def test_residuals_over_pixels_are_those_over_frequencies():
@@ -215,9 +217,11 @@ def test_real_space_on_cuda_is_that_on_cpu(fake_cupy, premultiplied):
         sums = backend.statistics(backend.reference(truth), batch, bands)
         accumulator, weight = backend.accumulator(), np.linspace(0, 2, len(images))
         backend.accumulate(accumulator, batch, weight, weight, weight**2)
-        found[name] = sums, backend.folded(accumulator)
+        folded = backend.folded(accumulator)
+        equations = backend.normal_equations(folded)
+        found[name] = sums, folded, equations.solve(equations.ridge(), 2)[0]
     for cpu, cuda in zip(found["cpu"], found["cuda"]):
-        assert np.abs(cuda - cpu).max() < 1e-5 * np.abs(cpu).max()
+        assert np.abs(cuda - cpu).max() < 3e-5 * np.abs(cpu).max()
 
 
 def test_reconstruct_in_real_space_gives_the_map_of_fourier_space(cli, tmp_path):

@@ -66,6 +66,7 @@ class CudaBackend:
     """One box and pixel size on one GPU. The methods are those of CpuBackend, where they are explained."""
 
     name = "cuda"
+    equations_on_device, equations_on_host = DeviceNormalEquations, NormalEquations
 
     def __init__(
         self, box: int, pixel_size: float, *, limit: float | None = None, taps: int = 4, premultiplied: bool = False,
@@ -277,8 +278,8 @@ class CudaBackend:
         if needed > free:
             if self._log is not None:
                 self._log.event("solve on the host", needed=needed, free=free)
-            return NormalEquations(self.projection, folded)
-        return DeviceNormalEquations(self.gpu, self.projection, folded)
+            return self.equations_on_host(self.projection, folded)
+        return self.equations_on_device(self.gpu, self.projection, folded)
 
     # words of the kernels
 

@@ -18,9 +18,14 @@ class DeviceNormalEquations(NormalEquations):
         super().__init__(projection, folded)
         self.gpu, self.cupy = gpu, gpu.cupy
         self._axis = None
-        self._folded = None
+        self._folded = self._shell_weight = None
 
     def shell_weight(self) -> np.ndarray:
+        if self._shell_weight is None:
+            self._shell_weight = self._mean_weights()
+        return self._shell_weight
+
+    def _mean_weights(self) -> np.ndarray:
         shells, p = self.shells + 1, self.projection.padded
         total, count = self.cupy.empty((2, p, shells), f8)
         self.gpu.launch("radial_sum", p, self._on_device(), i4(3), i4(2), i4(p), f8(self.projection.ratio), i4(shells), total,

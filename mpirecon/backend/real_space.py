@@ -19,6 +19,7 @@ from mpirecon.errors import UserError
 from mpirecon.kernels.line_integrals import backproject_real, project_real
 from mpirecon.kernels.spline import coefficients
 from mpirecon.operators.fourier import transform_padded
+from mpirecon.operators.normal import NormalEquations
 from mpirecon.operators.shift import centred_samples, images_from_samples
 
 #: images that are projected at a time
@@ -29,6 +30,29 @@ def refuse_optics(optics) -> None:
     """Magnification and aberrations of optics groups are known in Fourier space alone."""
     if optics is not None:
         raise UserError("--space real does not know the magnification and aberrations of optics groups; use --space fourier")
+
+
+#: share of a shell's mean weight added to the preconditioner, as the gradient solver does: what real space backprojects
+#: also lies between the slices, where there is no weight to divide by
+_DAMPING = 0.3
+
+#: iterations of conjugate gradients, from nothing, that stand for the gridding solution
+_DIRECT_ITERATIONS = 8
+
+
+class _Damped:
+    """Normal equations whose right-hand side does not lie where the weights do: nothing is divided by weights alone."""
+
+    def precondition(self, volume, ridge: np.ndarray):
+        return super().precondition(volume, ridge + _DAMPING * self.shell_weight())
+
+    def _from_nothing(self, b, ridge: np.ndarray):
+        return self.conjugate_gradients(b, 0 * b, ridge, _DIRECT_ITERATIONS, 1e-3)[0]
+
+
+class RealSpaceNormalEquations(_Damped, NormalEquations):
+    def direct(self, ridge: np.ndarray) -> np.ndarray:
+        return self._from_nothing(self.right_hand_side(), ridge)
 
 
 @dataclass
@@ -118,6 +142,9 @@ class RealSpaceCpuBackend(CpuBackend):
         put_numerator(out, numerator_of(self.projection, coefficients(accumulator.volume, (0, 1, 2))))
         return out
 
+    def normal_equations(self, folded: np.ndarray) -> NormalEquations:
+        return RealSpaceNormalEquations(self.projection, folded)
+
 
 def numerator_of(projection, right_hand_side: np.ndarray) -> np.ndarray:
     """The numerator on the half grid, (p, p, p//2 + 1) complex64, whose ``adjoint_volume`` is this volume."""
@@ -133,10 +160,17 @@ def put_numerator(folded: np.ndarray, numerator: np.ndarray) -> None:
 def real_space_cuda(*arguments, **options):
     """As RealSpaceCpuBackend, on a GPU."""
     from mpirecon.backend.cuda import CudaBackend, f4, i4
+    from mpirecon.backend.device_normal import DeviceNormalEquations
     from mpirecon.kernels.cuda_arguments import real_space_rotation
     from mpirecon.kernels.spline import coefficient_filter
 
+    class DeviceEquations(_Damped, DeviceNormalEquations):
+        def _direct(self, ridge: np.ndarray):
+            return self._from_nothing(self._right_hand_side_on_device(), ridge)
+
     class RealSpaceCudaBackend(CudaBackend):
+        equations_on_device, equations_on_host = DeviceEquations, RealSpaceNormalEquations
+
         def __init__(self) -> None:
             super().__init__(*arguments, **options)
             refuse_optics(self.optics)
