@@ -98,7 +98,8 @@ def measure(backend, images, particle_set, contrast, whitened=True):
     ridge = equations.ridge()
     volume, residuals = equations.solve(ridge, 4)
     x = random_like(volume.shape, np.float32, 8)
-    return {
+    near = dict(zip(("turn", "near", "slope", "curvature"), backend.nearby(reference, batch, bands, np.array([2, 5]), 100.0)))
+    return near | {
         "power": backend.power(batch), "spectrum": power, "count": count, "folded": folded, "ridge": ridge,
         "statistics": backend.statistics(reference, batch, bands),
         "elsewhere": backend.statistics(reference, batch[some], bands, other),
@@ -109,7 +110,7 @@ def measure(backend, images, particle_set, contrast, whitened=True):
 
 
 #: largest difference of the two backends, relative to the largest number
-TOLERANCE = {"statistics": 1e-6, "elsewhere": 1e-6, "volume": 1e-5, "residuals": 1e-4, "gradient": 1e-5, "apply": 1e-5}
+TOLERANCE = {"turn": 1e-3, "near": 1e-3, "slope": 1e-2, "curvature": 1e-3, "statistics": 1e-6, "elsewhere": 1e-6, "volume": 1e-5, "residuals": 1e-4, "gradient": 1e-5, "apply": 1e-5}
 
 
 @needs_compiler
@@ -357,6 +358,11 @@ def test_a_transport_without_gpus_is_refused(cli, particle_file, tmp_path):
         result = cli("reconstruct", particle_file, "-o", tmp_path / "run", "--transport", "nccl", *options,
                      env=fake_environment(devices=0))  # fmt: skip
         assert result.returncode == 1 and "--transport nccl is how GPU arrays travel" in result.stderr
+
+
+def test_real_space_and_the_posterior_do_not_go_together(cli, particle_file, tmp_path):
+    result = cli("reconstruct", particle_file, "-o", tmp_path / "run", "--space", "real", "--loss", "posterior")
+    assert result.returncode == 1 and "--space real has no better poses close by" in result.stderr
 
 
 def test_settings_from_the_environment_that_no_kernel_has(fake_cupy, monkeypatch):

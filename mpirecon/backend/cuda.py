@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpirecon.backend.bands import BANDS, Bands
+from mpirecon.backend.cpu import Batch as HostBatch
+from mpirecon.backend.cpu import CpuBackend
 from mpirecon.backend.device_normal import DeviceNormalEquations
 from mpirecon.backend.device_slab import DeviceImages, Loader
 from mpirecon.backend.gpu import Gpu, settings_for
@@ -228,6 +230,26 @@ class CudaBackend:
             i4(self._mode(bands)), out,
         )  # fmt: skip
         return out.get()
+
+    def nearby(
+        self, reference, batch: Batch, bands: Bands, highest: np.ndarray, precision: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """By the CPU's kernel, on what is brought back from the device: there is none in CUDA yet."""
+        grid = reference.get().view(f4).reshape(extended_shape(self.projection.padded, 2))
+        return CpuBackend.nearby(self, grid, self.on_host(batch), bands, highest, precision)
+
+    def on_host(self, batch: Batch) -> HostBatch:
+        """The batch as the CPU backend has it, samples in the order of the plane."""
+        b, samples, cupy = len(batch), len(self.plane), self.gpu.cupy
+        data, ctf = cupy.empty((b, samples), np.complex64), cupy.empty((b, samples), f4)
+        images, optics = self._images(batch)[:6], self._images(batch)[6:]
+        self.gpu.launch("gather_translated", None, *images, *optics, self._k, i4(samples), i4(b),
+                        self.gpu.to_device(np.arange(b), i4), data)  # fmt: skip
+        self.gpu.launch("evaluate_ctf", None, batch.ctf, *optics, self._k, i4(samples), i4(b), ctf)
+        host = np.empty((b, samples), np.complex64), np.empty((b, samples), f4)
+        for out, values in zip(host, (data, ctf)):
+            out[:, self.order] = values.get()
+        return HostBatch(*host, batch.rotation, batch.group)
 
     def _mode(self, bands: Bands) -> int:
         if not self.premultiplied:

@@ -63,6 +63,9 @@ class Config:
             raise UserError("--loss sorted needs --keep Q, the share of particles to keep, e.g. --keep 0.7, or --keep auto")
         if self.keep not in (None, AUTO) and not 0 < self.keep <= 1:
             raise UserError(f"--keep {self.keep:g}: expected a share above 0 and at most 1")
+        if self.space == "real" and (self.loss == "posterior" or self.keep == AUTO):
+            raise UserError("--space real has no better poses close by, which --loss posterior and --keep auto look for; use "
+                            "--space fourier, or another loss")
         if self.keep is not None and self.loss not in ("sorted", "posterior"):
             raise UserError(f"--keep applies to --loss sorted and posterior; --loss {self.loss} weighs all particles")
         if (self.keep == AUTO or self.loss == "posterior") and not distance.whitened:
