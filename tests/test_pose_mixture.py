@@ -13,7 +13,7 @@ from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.robust.distances import EXPLAINED
 from mpirecon.robust.nearby import ANGLES, NearbyPoses
 from mpirecon.robust.pose_mixture import GOOD, JUNK, SLIGHT, SMALLEST_SEPARATION, WRONG, Evidence, PoseMixture
-from mpirecon.robust.selection import AUTO, RandomPoses, select
+from mpirecon.robust.selection import AUTO, RandomPoses, _followed, select
 from mpirecon.robust.statistics import Statistics
 from mpirecon.validate.detection import auc
 
@@ -379,10 +379,30 @@ def test_where_nothing_can_be_told_apart_everybody_is_kept():
     assert by_rank.kept.all() and not by_rank.mixture_.separable_
 
 
+def test_on_its_way_a_graduated_schedule_follows_a_mixture_that_cannot_tell_them_apart_yet():
+    drawn = draw(2000, 0.4, strength=1, seed=4)
+    chosen = selected(drawn, mild=0.2)
+    assert not chosen.mixture_.separable_ and np.ptp(chosen.posterior) > 0.2
+    good = drawn.kind == GOOD
+    assert chosen.weight[good].mean() > 1.2 * chosen.weight[~good].mean()
+    by_rank = selected(drawn, loss="sorted", keep=AUTO, mild=0.2)
+    assert by_rank.kept.mean() == pytest.approx(by_rank.mixture_.keep_, abs=1e-3)
+
+
+def test_nobody_good_is_nobody_to_follow():
+    drawn = draw(200, 0.4, strength=1, seed=4)
+    mixture = selected(drawn).mixture_
+    mixture.separable_, mixture.posterior_ = False, np.full(200, 1e-4)
+    assert not _followed(COMM, mixture, mild=0.5)
+    mixture.posterior_ = np.full(200, 1e-2)
+    assert _followed(COMM, mixture, mild=0.5) and not _followed(COMM, mixture, mild=0)
+
+
 def test_sorted_keeps_the_share_that_the_mixture_finds():
     drawn = draw(4000, 0.3, seed=5)
     chosen = selected(drawn, loss="sorted", keep=AUTO)
-    assert chosen.kept.sum() == np.ceil(chosen.mixture_.keep_ * 4000)
+    assert chosen.kept.sum() == np.ceil(chosen.mixture_.keep_ * 4000) == chosen.keep_ * 4000
+    assert chosen.n_iter_ == chosen.mixture_.n_iter_ > 1
     assert chosen.kept.mean() == pytest.approx(np.mean(drawn.kind == GOOD), abs=0.02)
     assert set(np.unique(chosen.weight)) == {0.0, 1.0}
     given = selected(drawn, loss="sorted", keep=0.25)
@@ -412,9 +432,10 @@ def test_random_poses_belong_to_their_rows():
 
 
 def test_an_image_of_negative_contrast_is_not_added_upside_down():
+    """Unless it is surely so: then its sign is turned."""
     chosen = selected(draw(3000, 0.3, contrast_cv=0.5, seed=9))
     assert chosen.mixture_.contrast_.min() < 0
-    assert (chosen.contrast >= 0).all()
+    assert (chosen.contrast >= 0)[~chosen.contradicts].all() and 0 < chosen.contradicts.sum() < 60
 
 
 def nearby_of(slight, found, noise):

@@ -60,6 +60,7 @@ def refuse(cli, tmp_path):
         (("--score-band", "20:19.9"), ("no Fourier shell",), 1),
         (("--batch-size", "10"), ("--solver gradient",), 1),
         (("--sort-scope", "batch"), ("--loss sorted",), 1),
+        (("--schedule", "graduated"), ("--schedule graduated applies to robust losses",), 1),
         (("--momentum", "1", "--solver", "gradient"), ("--momentum 1", "below 1"), 1),
         (("--no-such-option",), ("No such option",), 2),
     ],

@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize
+from scipy.special import ndtr
 
 import mpirecon.robust
 from mpirecon.backend.cpu import CpuBackend
@@ -16,6 +17,7 @@ from mpirecon.model import ParticleSet, Pose, make_ctf
 from mpirecon.model.draws import particle_rng, random_quaternion
 from mpirecon.operators.forward import ForwardModel
 from mpirecon.parallel.comm import SerialCommunicator
+from mpirecon.robust.contradiction import FALSE_DISCOVERY_RATE, contradicting, looks_inverted, significance
 from mpirecon.robust.distances import CORRELATION, DISTANCES, EXPLAINED, RAW, WHITENED, get_distance
 from mpirecon.robust.losses import (
     HUBER_TUNING,
@@ -28,6 +30,7 @@ from mpirecon.robust.losses import (
     Huber,
     make_loss,
 )
+from mpirecon.robust.schedule import loosened, mildness, widened
 from mpirecon.robust.selection import (
     Attenuation,
     RandomPoses,
@@ -42,6 +45,7 @@ from mpirecon.robust.statistics import Statistics, matched_filter
 from mpirecon.robust.weiszfeld import weiszfeld
 from mpirecon.simulation.dataset import multiply_by_ctf
 from mpirecon.simulation.phantom import phantom
+from mpirecon.validate.contradiction import Contradiction
 
 COMM = SerialCommunicator()
 
@@ -582,6 +586,7 @@ def test_sorted_keeps_the_nearest(distance, keep):
     score = distance.score(s, particle_sigma(COMM, s, np.ones(40, bool)), np.median(s.yy))
     np.testing.assert_array_equal(selection.distance, score)
     assert set(np.flatnonzero(selection.kept)) == set(np.argsort(score)[: keep_count(keep, 40)])
+    assert selection.keep_ == keep_count(keep, 40) / 40 and selection.n_iter_ == 0
     np.testing.assert_array_equal(selection.weight, selection.kept.astype(float))
 
 
@@ -716,3 +721,121 @@ def test_without_attenuation_the_contrast_is_one_number():
     first, second = chosen.expected_contrast(np.array([3, 1]))
     np.testing.assert_array_equal(first, [3, 1])
     np.testing.assert_array_equal(second, [9, 1])
+
+
+# ---------------------------------------------------------------- graduated schedules
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 5, 8])
+def test_a_schedule_ends_with_the_loss_itself(rounds):
+    mild = [mildness(iteration, rounds) for iteration in range(1, rounds + 1)]
+    assert mild[-1] == 0 and (rounds == 1 or mild[0] == 1) and (np.diff(mild) < 0).all()
+    assert loosened(0.3, 0) == 0.3 and loosened(0.3, 1) == 1 and widened(0.2, 0) == 0.2
+    assert widened(0.2, 1) > widened(0.2, 0.5) > 0.2
+
+
+def test_mild_selections_keep_more_and_weigh_more_evenly():
+    s = random_statistics(60)
+    shares = [chosen(s, keep=0.4, mild=mild).kept.mean() for mild in (0, 0.5, 1)]
+    assert shares == pytest.approx([0.4, 0.7, 1])
+    for loss in REDESCENDING:
+        spread = [np.ptp(chosen(s, loss=loss, mild=mild).weight) for mild in (0, 0.5, 1)]
+        assert spread[0] > spread[1] > spread[2] and spread[2] < 0.2
+    assert chosen(s, loss="huber", mild=0.5).scale_ == pytest.approx(8**0.5 * chosen(s, loss="huber").scale_)
+
+
+# ---------------------------------------------------------------- images that contradict the map
+
+
+def images_like(rng, contrast, m=400, strength=1.0, samples=(40, 120, 200), noise=(1.0, 4.0, 0.3)):
+    """Statistics of images: `contrast` (m,) times a random projection plus noise, uneven between bands and images."""
+    level = rng.uniform(0.5, 2, (m, 1))
+    sums = []
+    for n, power in zip(samples, noise):
+        p = strength * rng.normal(size=(m, n))
+        y = contrast[:, None] * p + level * np.sqrt(power) * rng.normal(size=(m, n))
+        sums.append(np.stack([(y**2).sum(1), (y * p).sum(1), (p**2).sum(1)], axis=1))
+    return Statistics(np.stack(sums, axis=1), np.array(samples, float))
+
+
+def test_noise_alone_is_as_significant_as_chance():
+    rng, m = np.random.default_rng(1), 4000
+    z = significance(images_like(rng, np.zeros(m), m))
+    assert abs(z.mean()) < 4 / np.sqrt(m) and z.std() == pytest.approx(1, abs=4 / np.sqrt(2 * m))
+    bright = images_like(np.random.default_rng(1), np.zeros(m), m)
+    bright.sums[:, :, 0] *= 1e8
+    bright.sums[:, :, 1] *= 1e4
+    np.testing.assert_allclose(significance(bright), z)  # an image ten thousand times too bright is no more significant
+    assert not significance(Statistics.empty(2, np.ones(3))).any()
+
+
+def test_inverted_images_contradict_the_map_and_hardly_any_other():
+    contrast = np.where(np.arange(400) % 20 == 0, -1.0, 1.0) * (np.arange(400) % 3 > 0)  # a third shows nothing
+    s = images_like(np.random.default_rng(2), contrast)
+    against = contradicting(COMM, s, np.ones(400, bool))
+    assert against[contrast < 0].all() and against[contrast >= 0].sum() <= 1
+    assert looks_inverted(s)[contrast < 0].all() and not (looks_inverted(s) & against)[contrast >= 0].any()
+    assert not contradicting(COMM, s, contrast >= 0)[contrast < 0].any()  # bad images are not asked
+
+
+def test_no_image_contradicts_a_map_by_chance_more_often_than_promised():
+    alarms = [contradicting(COMM, images_like(np.random.default_rng(seed), np.zeros(60), 60), np.ones(60, bool)).any()
+              for seed in range(300)]
+    assert np.mean(alarms) < 0.03  # 0.01, and three standard deviations of 300 draws
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_false_discoveries_are_held_as_benjamini_and_hochberg_say(seed):
+    rng = np.random.default_rng(seed)
+    s = images_like(rng, np.where(rng.random(400) < 0.1, -0.6, 0.0), strength=0.5)
+    chance = np.sort(ndtr(significance(s)))
+    below = np.flatnonzero(chance <= FALSE_DISCOVERY_RATE * np.arange(1, 401) / 400)
+    found = contradicting(COMM, s, np.ones(400, bool))
+    assert found.sum() == (below[-1] + 1 if len(below) else 0) > 0
+    np.testing.assert_array_equal(np.sort(ndtr(significance(s))[found]), chance[: found.sum()])
+
+
+@pytest.mark.parametrize("loss", M_ESTIMATORS)
+def test_what_contradicts_the_map_is_turned_or_gets_no_weight(loss):
+    kind = np.arange(400) % 40
+    s = images_like(np.random.default_rng(3), np.where(kind == 0, -1.0, np.where(kind == 1, -0.45, 1.0)), strength=4)
+    selection, turned = chosen(s, loss=loss, distance=WHITENED), chosen(s.turned(kind == 0), loss=loss, distance=WHITENED)
+    np.testing.assert_array_equal(selection.contradicts, kind < 2)
+    assert not selection.weight[kind == 1].any() and not selection.kept[kind == 1].any()
+    assert (selection.contrast == np.where(kind == 0, -1, 1)).all() and (selection.contrast2 == 1).all()
+    np.testing.assert_array_equal(selection.weight, turned.weight)  # as the image of the right sign would
+    assert selection.weight[kind == 0].min() > 0 or loss == "tukey"
+
+
+@pytest.mark.parametrize("loss", ["sorted", "posterior"])
+def test_every_robust_loss_turns_what_is_upside_down(loss):
+    kind = np.arange(400) % 40
+    s = images_like(np.random.default_rng(3), np.where(kind == 0, -1.0, np.where(kind == 1, -0.45, 1.0)), strength=4)
+    at_random = RandomPoses(np.arange(400), images_like(np.random.default_rng(4), np.zeros(400), strength=4))
+    options = dict(loss=loss, keep=0.95, distance=WHITENED, random_poses=at_random)
+    selection = chosen(s, **options)
+    assert selection.kept[kind == 0].all() and (selection.contrast[kind == 0] < 0).all()
+    assert (selection.contrast[kind != 0] >= 0).all() and (selection.contradicts == (kind < 2)).all()
+    assert not (chosen(s, loss="l2", distance=WHITENED).contrast < 0).any()
+
+
+def test_turning_reaches_what_depends_on_frequency():
+    attenuation = Attenuation(np.ones((2, 5)), np.ones((3, 2)), np.ones((3, 2)))
+    selection = Selection(np.ones(3), np.ones(3, bool), np.zeros(3), attenuation=attenuation)
+    selection.turn(np.array([False, True, False]))
+    e, e2 = selection.expected_contrast(slice(None))
+    assert (e[1] < 0).all() and (e[[0, 2]] > 0).all() and (e2 > 0).all() and selection.contrast.tolist() == [1, -1, 1]
+
+
+def test_those_that_contradict_are_named():
+    def warnings(wrong, inverted, loss):
+        return Contradiction(np.array(wrong, int), np.array(inverted, int), loss).warnings()
+
+    assert warnings([], [], "huber") == warnings([4], [], "sorted") == warnings([4], [], "l2") == []
+    inverted, wrong = warnings(range(12), [3], "huber")
+    assert inverted.endswith("sign turned: 1 particle (3)")
+    assert "got no weight" in wrong and wrong.endswith("12 particles (0, 1, 2, 3, 4, 5, 6, 7, 8, 9 …)")
+    assert "choose a robust --loss" in warnings([], [5, 6], "l2")[0]
+    assert warnings([5], [5], "posterior") == [inverted.replace("3", "5")]
+    told = Contradiction(np.array([1]), np.array([2, 3]), "cauchy").as_dict()
+    assert told == {"wrong": [1], "inverted": [2, 3], "turned": True, "without_weight": True}

@@ -88,6 +88,8 @@ class Keep(click.ParamType):
               "value are right or wrong together, and are judged together.")
 @click.option("--sort-scope", type=click.Choice(["global", "batch"]), default="global", show_default=True,
               help="Sort all particles of all ranks, or those of the batch a rank holds.")
+@click.option("--schedule", type=click.Choice(["plain", "graduated"]), help="Whether selection begins mild, so that a poor "
+              "first map does not decide.  [default: graduated for posterior and --keep auto, else plain]")
 @click.option("--batch-size", type=click.IntRange(min=0), metavar="N", default=0, show_default=True,
               help="Particles per gradient step over all ranks; 0 takes all.")
 @click.option("--step", type=POSITIVE, default=1.0, show_default=True, help="Gradient step; 1 is a full Newton-like step.")

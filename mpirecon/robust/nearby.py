@@ -17,6 +17,7 @@ import numpy as np
 
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.projection import Projection
+from mpirecon.robust.statistics import Statistics
 
 #: Newton's method is drawn to the given pose as by a Gaussian prior of this many radians (15°): it looks nearby
 SEARCH_PRIOR = np.radians(15.0)
@@ -54,6 +55,12 @@ class NearbyPoses:
 
     def __getitem__(self, rows) -> NearbyPoses:
         return NearbyPoses(self.turn[rows], self.sums[rows], self.slope[rows], self.curvature[rows], self.profile, self.band_profile)
+
+    def at_own(self, rows: np.ndarray, statistics: Statistics) -> NearbyPoses:
+        """The same, but for some rows (m,) bool the own pose with its `statistics`, as if there were no better one."""
+        turn, slope = (np.where(rows[:, None], 0.0, values) for values in (self.turn, self.slope))
+        sums = np.where(rows[:, None, None], statistics.sums[:, :, 1:], self.sums)
+        return NearbyPoses(turn, sums, slope, self.curvature, self.profile, self.band_profile)
 
     def matrix(self) -> np.ndarray:
         """H, (m, 3, 3)."""

@@ -9,10 +9,12 @@ import numpy as np
 
 from mpirecon.parallel.comm import Communicator, SerialCommunicator
 from mpirecon.parallel.select import median, smallest_k
+from mpirecon.robust.contradiction import contradicting, looks_inverted
 from mpirecon.robust.distances import Distance
 from mpirecon.robust.losses import M_ESTIMATORS, MAD_TO_SIGMA, make_loss
 from mpirecon.robust.nearby import ANGLES, NearbyPoses, between_angles
 from mpirecon.robust.pose_mixture import Evidence, PoseMixture, SlightErrors
+from mpirecon.robust.schedule import loosened, widened
 from mpirecon.robust.statistics import Statistics
 
 #: robust standard deviations beyond which a particle's noise is an outlier, not scatter
@@ -64,8 +66,9 @@ class Selection:
     weight : (m,) float64 · kept : (m,) bool · distance : (m,) float64, what was sorted, smaller is better · contrast,
     contrast2 : (m,) float64, expected s and s² of each image, 1 where the loss does not know · posterior : (m,) float64,
     probability of being well posed, NaN where the loss does not know · attenuation : Attenuation, or None where a particle's
-    contrast is the same at all frequencies · centre_, scale_ : typical norm and its spread over all
-    ranks, on which the loss was calibrated · mixture_ : PoseMixture or None.
+    contrast is the same at all frequencies · contradicts : (m,) bool, images that contradict the map (contradiction.py) ·
+    centre_, scale_ : typical norm and its spread over all ranks, on which the loss was calibrated · keep_ : share of the valid
+    of all ranks that is kept · mixture_ : PoseMixture or None · n_iter_ : steps of EM that it took, 0 without.
     """
 
     weight: np.ndarray
@@ -75,8 +78,10 @@ class Selection:
     contrast2: np.ndarray = None
     posterior: np.ndarray = None
     attenuation: Attenuation | None = field(default=None, repr=False)
+    contradicts: np.ndarray = None
     centre_: float = math.nan
     scale_: float = math.nan
+    keep_: float = math.nan
     mixture_: PoseMixture | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -84,12 +89,23 @@ class Selection:
         self.contrast = np.ones(m) if self.contrast is None else self.contrast
         self.contrast2 = np.ones(m) if self.contrast2 is None else self.contrast2
         self.posterior = np.full(m, np.nan) if self.posterior is None else self.posterior
+        self.contradicts = np.zeros(m, bool) if self.contradicts is None else self.contradicts
+
+    @property
+    def n_iter_(self) -> int:
+        return 0 if self.mixture_ is None else self.mixture_.n_iter_
 
     def expected_contrast(self, rows) -> tuple[np.ndarray, np.ndarray]:
         """E[s] and E[s²] of some particles, (b,) float64 each, or (b, shells) where they depend on frequency."""
         if self.attenuation is None:
             return self.contrast[rows], self.contrast2[rows]
         return self.attenuation.expected(rows)
+
+    def turn(self, rows: np.ndarray) -> None:
+        """Let the images of some rows, (m,) bool, count with the other sign."""
+        self.contrast = np.where(rows, -self.contrast, self.contrast)
+        if self.attenuation is not None:
+            self.attenuation.contrast[rows] *= -1
 
     @classmethod
     def everybody(cls, valid: np.ndarray, weight: np.ndarray | None = None) -> Selection:
@@ -162,6 +178,7 @@ def select(
     random_poses: RandomPoses | None = None,
     groups: np.ndarray | None = None,
     nearby: NearbyPoses | None = None,
+    mild: float = 0.0,
 ) -> Selection:
     """Weights of this rank's particles from their held-out statistics.
 
@@ -175,24 +192,47 @@ def select(
     random_poses : needed wherever the mixture decides
     groups : (m,) int64, numbers of the groups of rows that are right or wrong together, for the mixture
     nearby : the best poses near the particles' own, for the mixture to find slight errors by
+    mild : 0 … 1, how far from its end a graduated schedule is (schedule.py); above 0 the mixture is followed even where good
+        and wrong cannot be told apart yet
+
+    Notes
+    -----
+    Images that contradict the map (contradiction.py) are looked at first: one that shows it upside down counts with its
+    sign turned, whatever the loss; any other has a wrong pose, and no weight with an M-estimator, whose weights of noisy
+    images are nearly alike.
     """
+    if loss == "l2":
+        score = distance.score(statistics, particle_sigma(comm, statistics, valid), _median(comm, statistics.yy[valid]))
+        return Selection(valid.astype(np.float64), valid.copy(), score, keep_=1.0)
+    against = contradicting(comm, statistics, valid)
+    inverted = against & looks_inverted(statistics)
+    statistics = statistics.turned(inverted)
     sigma = particle_sigma(comm, statistics, valid)
-    score = distance.score(statistics, sigma, _median(comm, statistics.yy[valid]))
     mixture = None
     if loss == "posterior" or keep == AUTO:
         given = None if keep in (None, AUTO) else keep
+        random_poses = RandomPoses(random_poses.rows, random_poses.statistics.inverted(inverted[random_poses.rows]))
         variance = noise_variance(comm, statistics, sigma, valid)
-        slight = None if nearby is None else SlightPoses.of(comm, nearby, variance, valid)
+        slight = None if nearby is None else SlightPoses.of(comm, nearby.at_own(inverted, statistics), variance, valid)
         mixture = fit_mixture(comm, statistics, variance, valid, random_poses, given, groups, slight)
-    if loss == "l2":
-        return Selection(valid.astype(np.float64), valid.copy(), score)
     if loss == "posterior":
-        return _by_posterior(mixture, sigma, valid, slight)
-    if loss == "sorted":
-        if mixture is not None:
-            keep = mixture.keep_ if mixture.separable_ else 1.0
-        return _sorted(comm if sort_scope == "global" else SerialCommunicator(), score, ids, valid, keep, mixture)
-    return _by_influence(comm, loss, distance, statistics, score, valid)
+        selection = _by_posterior(mixture, sigma, valid, slight, _followed(comm, mixture, mild))
+    else:
+        score = distance.score(statistics, sigma, _median(comm, statistics.yy[valid]))
+        if loss == "sorted":
+            if mixture is None:
+                keep = loosened(keep, mild)
+            else:
+                keep = mixture.keep_ if _followed(comm, mixture, mild) else 1.0
+            scope = comm if sort_scope == "global" else SerialCommunicator()
+            selection = _sorted(scope, score, ids, valid, keep, mixture)
+        else:
+            selection = _by_influence(comm, loss, distance, statistics, score, valid & (inverted | ~against), mild)
+    selection.invert(inverted)
+    selection.contradicts = against
+    kept, total = (comm.allreduce_scalar(int(rows.sum())) for rows in (selection.kept, valid))
+    selection.keep_ = kept / max(total, 1)
+    return selection
 
 
 def noise_variance(comm: Communicator, statistics: Statistics, sigma: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -240,13 +280,20 @@ def fit_mixture(
     return PoseMixture(keep).fit(comm, own, random, number[used], groups, None if slight is None else slight.errors)
 
 
-def _by_posterior(mixture: PoseMixture, sigma: np.ndarray, valid: np.ndarray, slight: SlightPoses | None) -> Selection:
-    """w = posterior / σ², and the contrast of each image; everybody alike when nothing can be told apart."""
+def _followed(comm: Communicator, mixture: PoseMixture, mild: float) -> bool:
+    """Whether to go by the mixture: it tells good from wrong, or is on its way there and finds anybody good at all."""
+    return mixture.separable_ or (mild > 0 and comm.allreduce_scalar(float(mixture.posterior_.sum())) >= 1)
+
+
+def _by_posterior(
+    mixture: PoseMixture, sigma: np.ndarray, valid: np.ndarray, slight: SlightPoses | None, told_apart: bool
+) -> Selection:
+    """w = posterior / σ², and the contrast of each image; everybody alike when good and wrong are not told apart."""
     weight, posterior, score = np.zeros(len(valid)), np.zeros(len(valid)), np.full(len(valid), -np.inf)
     contrast, contrast2 = np.ones(len(valid)), np.ones(len(valid))
     attenuation = None
     score[valid] = mixture.score_
-    if mixture.separable_:
+    if told_apart:
         posterior[valid] = mixture.posterior_
         # an image of negative contrast would be added upside down: it has nothing to say
         contrast[valid] = np.maximum(mixture.contrast_, 0)
@@ -256,7 +303,7 @@ def _by_posterior(mixture: PoseMixture, sigma: np.ndarray, valid: np.ndarray, sl
         posterior[valid] = 1.0
         noise = np.where(sigma > NOISY, sigma, 1.0)  # plain L2, but for images of outlying power
     weight[valid] = posterior[valid] / noise[valid] ** 2
-    if mixture.separable_ and mixture.slight_.size:
+    if told_apart and mixture.slight_.size:
         attenuation = _attenuation(mixture, slight, valid)
         weight[valid] = 1 / noise[valid] ** 2  # what is believed of each is in the expected contrasts
     return Selection(
@@ -284,15 +331,15 @@ def _sorted(scope, score, ids, valid, keep, mixture) -> Selection:
     return Selection(kept.astype(np.float64), kept, score, mixture_=mixture)
 
 
-def _by_influence(comm, loss, distance, statistics, score, valid) -> Selection:
+def _by_influence(comm, loss, distance, statistics, score, valid, mild) -> Selection:
     """Weights of an M-estimator, relative to the typical particle's, so that Λ means the same for every loss."""
     norm = norms(comm, distance, statistics, valid)
     centre = _median(comm, norm[valid])
-    scale = MAD_TO_SIGMA * _median(comm, np.abs(norm[valid] - centre))
+    scale = widened(MAD_TO_SIGMA * _median(comm, np.abs(norm[valid] - centre)), mild)
     weight = make_loss(loss, centre, scale).weight(norm)
     typical = _median(comm, weight[valid])
     weight = np.where(valid, weight / (typical if typical > 0 else 1), 0.0)
-    return Selection(weight, valid & (weight > 0), score, centre_=centre, scale_=scale)
+    return Selection(weight, weight > 0, score, centre_=centre, scale_=scale)
 
 
 def norms(comm: Communicator, distance: Distance, statistics: Statistics, valid: np.ndarray) -> np.ndarray:

@@ -59,6 +59,12 @@ class Statistics:
         edges = [int(filled[k * len(filled) // 3]) for k in range(3)] + [int(filled[-1]) + 1]
         return slice(edges[which], edges[which + 1])
 
+    def turned(self, rows: np.ndarray) -> Statistics:
+        """These, were the images of some rows, (m,) bool, of the other sign."""
+        sums = self.sums.copy()
+        sums[rows, :, 1] *= -1
+        return Statistics(sums, self.samples)
+
     @property
     def contrast(self) -> np.ndarray:
         """Least-squares scale of the map in each image, yp / pp; 0 where there is no projection."""

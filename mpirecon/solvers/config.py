@@ -9,6 +9,7 @@ from mpirecon.errors import UserError
 from mpirecon.model.symmetry import point_group
 from mpirecon.robust.distances import get_distance
 from mpirecon.robust.losses import LOSSES, M_ESTIMATORS
+from mpirecon.robust.schedule import SCHEDULES
 from mpirecon.robust.selection import AUTO
 
 SOLVERS = ("normal", "gradient")
@@ -21,10 +22,10 @@ class Config:
 
     keep : share of particles that ``sorted`` keeps, in (0, 1], or "auto" · folds : parts of each half set, each scored against the
     map of the others; 1 scores inside the half · batch_size : particles per gradient step over all ranks, 0 for all ·
-    mask : a file, or "auto" for a sphere and, of the final map, a mask made from itself ·
-    max_resolution : Å, finest used · score_resolution : (coarsest, finest) Å used for distances · diameter : Å of the
-    spherical mask · symmetry : point group in RELION's setting · group_by : column of the imported table whose rows of
-    one value are right or wrong together.
+    mask : a file, or "auto" for a sphere and, of the final map, a mask made from itself · max_resolution : Å, finest used ·
+    score_resolution : (coarsest, finest) Å used for distances · diameter : Å of the spherical mask · symmetry : point group
+    in RELION's setting · schedule : "plain", "graduated" or None (graduated where the mixture decides) · group_by : column
+    of the imported table whose rows of one value are right or wrong together.
     """
 
     loss: str = "l2"
@@ -34,6 +35,7 @@ class Config:
     iterations: int | None = None
     folds: int = 4
     sort_scope: str = "global"
+    schedule: str | None = None
     batch_size: int = 0
     step: float = 1.0
     momentum: float = 0.3
@@ -58,6 +60,8 @@ class Config:
         if self.backend == "cpu" and self.transport != "auto":
             raise UserError(f"--transport {self.transport} is how GPU arrays travel; it needs --backend cuda")
         _choice("sort-scope", self.sort_scope, SORT_SCOPES)
+        if self.schedule is not None:
+            _choice("schedule", self.schedule, SCHEDULES)
         distance = get_distance(self.distance)
         if self.loss == "sorted" and self.keep is None:
             raise UserError("--loss sorted needs --keep Q, the share of particles to keep, e.g. --keep 0.7, or --keep auto")
@@ -68,7 +72,7 @@ class Config:
                             "--space fourier, or another loss")
         if self.keep is not None and self.loss not in ("sorted", "posterior"):
             raise UserError(f"--keep applies to --loss sorted and posterior; --loss {self.loss} weighs all particles")
-        if (self.keep == AUTO or self.loss == "posterior") and not distance.whitened:
+        if self.mixes and not distance.whitened:
             raise UserError(f"--distance {self.distance} cannot be used with --loss posterior or --keep auto, which need "
                             "whitened statistics: use explained, whitened or correlation")
         if self.keep == AUTO and self.sort_scope == "batch":
@@ -82,7 +86,9 @@ class Config:
             raise UserError(f"--folds {self.folds}: at least 1 is needed (1 scores inside the half set)")
         if self.sort_scope == "batch" and self.loss != "sorted":
             raise UserError("--sort-scope batch applies to --loss sorted")
-        if self.group_by and self.loss != "posterior" and self.keep != AUTO:
+        if self.schedule == "graduated" and self.loss == "l2":
+            raise UserError("--schedule graduated applies to robust losses; --loss l2 counts all particles alike")
+        if self.group_by and not self.mixes:
             raise UserError("--group-by applies where the mixture decides: --loss posterior or --keep auto")
         if self.batch_size < 0:
             raise UserError(f"--batch-size {self.batch_size}: expected 0 (all particles) or more")
@@ -103,12 +109,22 @@ class Config:
         return 1 if self.loss == "l2" else 5
 
     @property
+    def mixes(self) -> bool:
+        """Whether the mixture decides who is well posed."""
+        return self.loss == "posterior" or self.keep == AUTO
+
+    @property
+    def graduated(self) -> bool:
+        """Whether the selection begins mild: as asked, else where the mixture decides."""
+        return self.mixes if self.schedule is None else self.schedule == "graduated"
+
+    @property
     def scoring_folds(self) -> int:
         """Folds really used: L2 selects nothing, so its half maps can judge each other and no folds are needed."""
         return 1 if self.loss == "l2" else self.folds
 
     def as_dict(self) -> dict:
-        return asdict(self) | {"iterations": self.rounds}
+        return asdict(self) | {"iterations": self.rounds, "schedule": SCHEDULES[self.graduated]}
 
 
 def _choice(option: str, value: str, choices: tuple[str, ...]) -> None:

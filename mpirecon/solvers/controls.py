@@ -11,11 +11,13 @@ from mpirecon.io.mrc import write_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.comm import together
 from mpirecon.parallel.select import smallest_k
+from mpirecon.robust.contradiction import contradicting, looks_inverted
 from mpirecon.robust.selection import Selection
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
 from mpirecon.solvers.run import Outcome, Reconstruction
 from mpirecon.solvers.slab_data import uniform_hash
 from mpirecon.solvers.wiener import ssnr_of_whole
+from mpirecon.validate.contradiction import Contradiction
 from mpirecon.validate.coverage import Coverage, view_coverage, write_views_csv
 from mpirecon.validate.discarded import Comparison
 from mpirecon.validate.selection_bias import contrast_left_out, warnings_of, with_group, with_number
@@ -32,12 +34,27 @@ _RANDOM_DISCARD = 0xD15C
 def check_selection(run: Reconstruction, outcome: Outcome, folder: Path, costly: bool) -> dict:
     """Warnings and what they rest on, for summary.json, on rank 0 (elsewhere of no meaning). Collective.
 
-    ``warnings`` (sentences), ``selection_bias`` and ``coverage``; with `costly`, also ``controls`` and discarded.mrc.
-    Where nobody was left out there is nothing to warn of.
+    ``warnings`` (sentences), ``contradicting``, ``selection_bias`` and ``coverage``; with `costly`, also ``controls`` and
+    discarded.mrc. Where nobody was left out there is no more to warn of than images that contradict the map.
     """
+    against = _contradicting(run, outcome)
     found = _cheap_controls(run, outcome, folder)
     more = _costly_controls(run, outcome, folder) if costly else {"controls": None, "warnings": []}
-    return {**found, **more, "warnings": found["warnings"] + more["warnings"]}
+    return {**against, **found, **more, "warnings": against["warnings"] + found["warnings"] + more["warnings"]}
+
+
+def _contradicting(run: Reconstruction, outcome: Outcome) -> dict:
+    """``contradicting`` for summary.json, and warnings; robust losses have gone by it."""
+    against, inverted = outcome.selection.contradicts, outcome.selection.contrast < 0
+    if run.config.loss == "l2":
+        against = contradicting(run.comm, outcome.statistics, run.slab.valid)
+        inverted = against & looks_inverted(outcome.statistics)
+    columns = {"wrong": against & ~inverted, "inverted": inverted}
+    whole = {name: run.comm.gather_slabs(flags, len(run.file)) for name, flags in columns.items()}
+    if run.comm.rank:
+        return {"contradicting": None, "warnings": []}
+    found = Contradiction(*(np.flatnonzero(flags) for flags in whole.values()), run.config.loss)
+    return {"contradicting": found.as_dict(), "warnings": found.warnings()}
 
 
 def _cheap_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict:
@@ -71,7 +88,7 @@ def _check(columns: dict[str, np.ndarray], coverage: Coverage) -> dict:
 
 def _columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray]:
     """What the checks need of every particle, on rank 0: scalars only."""
-    metadata, statistics = run.slab.metadata, outcome.statistics
+    metadata, statistics = run.slab.metadata, outcome.statistics.turned(outcome.selection.contrast < 0)
     ctf = metadata.ctf
     local = {
         "kept": outcome.selection.kept, "valid": run.slab.valid, "sigma": outcome.sigma, "yp": statistics.yp,

@@ -21,6 +21,7 @@ from mpirecon.robust.distances import WHITENED, get_distance
 from mpirecon.robust.losses import M_ESTIMATORS
 from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.pose_mixture import SLIGHT, PoseMixture
+from mpirecon.robust.schedule import mildness
 from mpirecon.robust.selection import AUTO, NOISY, Selection, loss_value, norms, particle_sigma, select
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.config import Config
@@ -130,7 +131,7 @@ class Reconstruction:
     def _score(self, rows: np.ndarray | None = None) -> Statistics:
         """Compare particles with the maps as they stand; what is held out is kept for the next selection."""
         random = None
-        if self._mixes:
+        if self.config.mixes:
             # about this many particles of the whole set say what a wrong pose looks like
             share = min(1.0, _RANDOM_POSES / len(self.file))
             random = uniform_hash(self.slab.ids, self.config.seed + self._iteration) < share
@@ -161,7 +162,7 @@ class Reconstruction:
         if self._scores is None or (self._sorts_batches and self._selection is None):
             self._selection = Selection.everybody(self.slab.valid, self._first_weight())
         elif not self._sorts_batches:
-            self._selection = self._select(self._scores, self.slab.valid)
+            self._selection = self._select(self._scores, self.slab.valid, self._mildness)
             self._log_sort(None, self._selection)
 
     def _first_weight(self) -> np.ndarray | None:
@@ -175,26 +176,26 @@ class Reconstruction:
     def _sorts_batches(self) -> bool:
         return self.config.sort_scope == "batch" and bool(self.config.batch_size)
 
-    @property
-    def _mixes(self) -> bool:
-        return self.config.loss == "posterior" or self.config.keep == AUTO
-
     def _weigh(self, rows: np.ndarray | None) -> Selection:
         """What was decided about this rank's particles; with sorted batches, decided now, among the batch it holds."""
         if self._sorts_batches and self.solver.fsc is not None:
             self._score(rows)
-            chosen = self._select(self._scores, self.slab.valid & rows)
+            chosen = self._select(self._scores, self.slab.valid & rows, self._mildness)
             self._log_sort(rows, chosen)
-            for name in ("weight", "kept", "distance"):
+            for name in ("weight", "kept", "distance", "contrast", "contradicts"):
                 getattr(self._selection, name)[rows] = getattr(chosen, name)[rows]
         return self._selection
 
-    def _select(self, statistics: Statistics, valid: np.ndarray) -> Selection:
+    @property
+    def _mildness(self) -> float:
+        return mildness(self._iteration, self.config.rounds) if self.config.graduated else 0.0
+
+    def _select(self, statistics: Statistics, valid: np.ndarray, mild: float = 0.0) -> Selection:
         config = self.config
         return select(
             self.comm, statistics, self.slab.ids, valid,
             loss=config.loss, distance=self.distance, keep=config.keep, sort_scope=config.sort_scope,
-            random_poses=self.random_poses, groups=self._groups, nearby=self.nearby,
+            random_poses=self.random_poses, groups=self._groups, nearby=self.nearby, mild=mild,
         )  # fmt: skip
 
     def _with_final_distance(self) -> Selection:
@@ -211,7 +212,7 @@ class Reconstruction:
         distance = self.distance if self.distance.norm is not None else WHITENED
         d_inside, d_outside = (
             _root(s.residual) if config.loss in ("l2", "posterior") else norms(comm, distance, s, valid)
-            for s in (inside, self.held_out)
+            for s in (inside.turned(chosen.contrast < 0), self.held_out.turned(chosen.contrast < 0))
         )
         everybody = Selection.everybody(valid)
         if np.isnan(chosen.centre_) and config.loss in M_ESTIMATORS:

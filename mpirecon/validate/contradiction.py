@@ -1,0 +1,49 @@
+"""Images whose correlation with the map is significantly negative, as a run tells of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpirecon.robust.losses import M_ESTIMATORS
+
+#: particles that a warning names
+_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """Images that contradict a map they did not build (robust/contradiction.py), and what `loss` made of them.
+
+    wrong : ids of those that do not show it upside down: M-estimators give them no weight · inverted : ids of those that do:
+    all losses but l2 turn their sign
+    """
+
+    wrong: np.ndarray
+    inverted: np.ndarray
+    loss: str
+
+    def as_dict(self) -> dict:
+        """``contradicting`` of summary.json."""
+        return {"wrong": self.wrong.tolist(), "inverted": self.inverted.tolist(), "turned": self.loss != "l2",
+                "without_weight": self.loss in M_ESTIMATORS}  # fmt: skip
+
+    def warnings(self) -> list[str]:
+        """What a rule did to whom; that some poses are wrong is no news to losses that judge each image anyway."""
+        told = []
+        if len(self.inverted):
+            what = "images show the map upside down, as of inverted contrast"
+            if self.loss == "l2":
+                told.append(f"{what}: {_named(self.inverted)}. They are in it; turn their sign, or choose a robust --loss")
+            else:
+                told.append(f"{what}, and were counted with their sign turned: {_named(self.inverted)}")
+        if len(self.wrong) and self.loss in M_ESTIMATORS:
+            told.append("images that contradict the map made without them (significantly negative correlation) got no "
+                        f"weight: {_named(self.wrong)}")
+        return told
+
+
+def _named(ids: np.ndarray) -> str:
+    shown = ", ".join(map(str, ids[:_NAMED])) + (" …" if len(ids) > _NAMED else "")
+    return f"{len(ids)} particle{'s'[: len(ids) > 1]} ({shown})"
