@@ -799,7 +799,7 @@ def test_false_discoveries_are_held_as_benjamini_and_hochberg_say(seed):
 def test_what_contradicts_the_map_is_turned_or_gets_no_weight(loss):
     kind = np.arange(400) % 40
     s = images_like(np.random.default_rng(3), np.where(kind == 0, -1.0, np.where(kind == 1, -0.45, 1.0)), strength=4)
-    selection, turned = chosen(s, loss=loss, distance=WHITENED), chosen(s.turned(kind == 0), loss=loss, distance=WHITENED)
+    selection, turned = chosen(s, loss=loss, distance=WHITENED), chosen(s.inverted(kind == 0), loss=loss, distance=WHITENED)
     np.testing.assert_array_equal(selection.contradicts, kind < 2)
     assert not selection.weight[kind == 1].any() and not selection.kept[kind == 1].any()
     assert (selection.contrast == np.where(kind == 0, -1, 1)).all() and (selection.contrast2 == 1).all()
@@ -822,7 +822,7 @@ def test_every_robust_loss_turns_what_is_upside_down(loss):
 def test_turning_reaches_what_depends_on_frequency():
     attenuation = Attenuation(np.ones((2, 5)), np.ones((3, 2)), np.ones((3, 2)))
     selection = Selection(np.ones(3), np.ones(3, bool), np.zeros(3), attenuation=attenuation)
-    selection.turn(np.array([False, True, False]))
+    selection.invert(np.array([False, True, False]))
     e, e2 = selection.expected_contrast(slice(None))
     assert (e[1] < 0).all() and (e[[0, 2]] > 0).all() and (e2 > 0).all() and selection.contrast.tolist() == [1, -1, 1]
 

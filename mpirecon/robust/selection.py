@@ -101,7 +101,7 @@ class Selection:
             return self.contrast[rows], self.contrast2[rows]
         return self.attenuation.expected(rows)
 
-    def turn(self, rows: np.ndarray) -> None:
+    def invert(self, rows: np.ndarray) -> None:
         """Let the images of some rows, (m,) bool, count with the other sign."""
         self.contrast = np.where(rows, -self.contrast, self.contrast)
         if self.attenuation is not None:
@@ -206,7 +206,7 @@ def select(
         return Selection(valid.astype(np.float64), valid.copy(), score, keep_=1.0)
     against = contradicting(comm, statistics, valid)
     inverted = against & looks_inverted(statistics)
-    statistics = statistics.turned(inverted)
+    statistics = statistics.inverted(inverted)
     sigma = particle_sigma(comm, statistics, valid)
     mixture = None
     if loss == "posterior" or keep == AUTO:

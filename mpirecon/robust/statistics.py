@@ -59,7 +59,7 @@ class Statistics:
         edges = [int(filled[k * len(filled) // 3]) for k in range(3)] + [int(filled[-1]) + 1]
         return slice(edges[which], edges[which + 1])
 
-    def turned(self, rows: np.ndarray) -> Statistics:
+    def inverted(self, rows: np.ndarray) -> Statistics:
         """These, were the images of some rows, (m,) bool, of the other sign."""
         sums = self.sums.copy()
         sums[rows, :, 1] *= -1

@@ -88,7 +88,7 @@ def _check(columns: dict[str, np.ndarray], coverage: Coverage) -> dict:
 
 def _columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray]:
     """What the checks need of every particle, on rank 0: scalars only."""
-    metadata, statistics = run.slab.metadata, outcome.statistics.turned(outcome.selection.contrast < 0)
+    metadata, statistics = run.slab.metadata, outcome.statistics.inverted(outcome.selection.contrast < 0)
     ctf = metadata.ctf
     local = {
         "kept": outcome.selection.kept, "valid": run.slab.valid, "sigma": outcome.sigma, "yp": statistics.yp,

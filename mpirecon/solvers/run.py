@@ -212,7 +212,7 @@ class Reconstruction:
         distance = self.distance if self.distance.norm is not None else WHITENED
         d_inside, d_outside = (
             _root(s.residual) if config.loss in ("l2", "posterior") else norms(comm, distance, s, valid)
-            for s in (inside.turned(chosen.contrast < 0), self.held_out.turned(chosen.contrast < 0))
+            for s in (inside.inverted(chosen.contrast < 0), self.held_out.inverted(chosen.contrast < 0))
         )
         everybody = Selection.everybody(valid)
         if np.isnan(chosen.centre_) and config.loss in M_ESTIMATORS:
