@@ -479,3 +479,14 @@ def test_groups_are_selected_whole():
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_the_mixture_under_mpirun(mpi_program, n):
     assert f"ok {n}" in mpi_program(n, "mixture_program.py").stdout
+
+
+def test_an_inverted_image_is_not_looked_for_nearby():
+    """The best pose near its own explains it least upside down; it is judged where it is, with its sign turned."""
+    drawn, slight, _ = draw_slight(300, 0.2, 0.4, seed=5)
+    nearby = nearby_of(slight, np.full((300, 3), 0.2), 1.0)
+    own, rows = statistics_of(drawn.own, np.ones(300)), np.arange(300) % 7 == 0
+    at_own = nearby.at_own(rows, own)
+    assert not at_own.turn[rows].any() and not at_own.slope[rows].any() and (at_own.turn[~rows] == 0.2).all()
+    np.testing.assert_array_equal(at_own.sums[rows], own.sums[rows][:, :, 1:])
+    np.testing.assert_array_equal(at_own.sums[~rows], nearby.sums[~rows])
