@@ -395,7 +395,7 @@ def test_bad_tables_are_refused(tmp_path, columns, message):
     ("optics", "message"),
     [
         ({"rlnImagePixelSize": [2.5, 2.6]},
-         r"pixel size \(rlnImagePixelSize\) is 2.6 \(optics group 2\), but 2.5 .* rescale"),
+         r"pixel size \(rlnImagePixelSize\) is 2.6 \(optics group 2\), but 2.5 .*--rescale"),
         ({"rlnImageSize": [N, 8]}, "rlnImageSize is 8 .optics group 2., but 6"),
         ({"rlnImageSize": [8, 8]}, "rlnImageSize is 8, but the images of .*a.mrcs have 6 pixels"),
         ({"rlnOpticsGroup": [1, 1]}, "the optics table has group 1 twice"),

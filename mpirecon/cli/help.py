@@ -27,7 +27,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "Output": ("--output", "--truth-map", "--overwrite"),
     },
     "import": {
-        "Where the images are": ("--data-dir", "--stack", "--map-stack", "--passthrough", "--link"),
+        "Where the images are": ("--data-dir", "--stack", "--map-stack", "--passthrough", "--link", "--rescale"),
         "What the table lacks or has wrong": ("--pixel-size", "--voltage", "--cs", "--amplitude-contrast", "--contrast"),
         "Bad images": ("--skip-bad", "--max-bad"),
         "Errors on purpose": ("--plant-errors", "--plant-by", "--error-kind", "--seed"),

@@ -44,6 +44,24 @@ class StackMapping(click.ParamType):
         return value[:cut], value[cut + 1 :]
 
 
+class Rescale(click.ParamType):
+    """``common`` or ``BOX:Å`` → (box, Å)."""
+
+    name = "common|BOX:Å"
+
+    def convert(self, value, param, ctx):
+        if value is None or value == "common" or isinstance(value, tuple):
+            return value
+        try:
+            box, size = value.split(":")
+            box, size = int(box), float(size)
+        except ValueError:
+            self.fail(f"{value!r}: expected common, or a box and its pixel size in Å, e.g. 128:2.5", param, ctx)
+        if not (box >= 4 and 0 < size < 1000):
+            self.fail(f"{value!r}: expected at least 4 pixels of more than 0 Å, e.g. 128:2.5", param, ctx)
+        return box, size
+
+
 @click.command("import", cls=DocumentedCommand)
 @click.argument("particles", type=EXISTING_FILE)
 @click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FILE.h5", help="Particle file to write.")
@@ -59,6 +77,8 @@ class StackMapping(click.ParamType):
 @click.option("--amplitude-contrast", type=Number(0, 1, metavar="fraction"), help="Amplitude contrast, likewise.")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "float16"]), default="auto", show_default=True,
               help="Type of the stored images; auto: float16 where all stacks are float16.")
+@click.option("--rescale", type=Rescale(), help="Bring images of different boxes or pixel sizes to those of most particles, or "
+              "all images to BOX pixels of Å.")
 @click.option("--link", is_flag=True, help="Refer to the stacks instead of copying their images.")
 @click.option("--contrast", type=click.Choice(["white", "black"]),
               help="Whether protein is bright or dark.  [default: white; of a .cs file what its blob/sign says]")

@@ -124,12 +124,13 @@ def with_columns(array: np.ndarray, columns: dict[str, np.ndarray]) -> np.ndarra
 
 
 def read_cryosparc(
-    path: str | os.PathLike, passthrough: Sequence[str | os.PathLike] = (), **supplied: float | None
+    path: str | os.PathLike, passthrough: Sequence[str | os.PathLike] = (), mixed: bool = False, **supplied: float | None
 ) -> ParticleTable:
     """Read a cryoSPARC particle file, joined with its passthrough files.
 
     Parameters
     ----------
+    mixed : particles may differ in box and pixel size; the table then has pixel_sizes
     supplied : voltage (kV), cs (mm), amplitude_contrast, pixel_size (Å)
         used where the file lacks the column, and instead of the file's where it has it (noted)
 
@@ -144,12 +145,15 @@ def read_cryosparc(
         array = join_passthrough(array, path, file)
     columns = _Columns(path, array, supplied)
     _require(columns)
-    pixel_size = columns.uniform("blob/psize_A", "particles of one file need one pixel size: import them apart")
+    remedy = "particles of one file need one pixel size: give --rescale common, or import them apart"
+    pixel_size = columns.uniform("blob/psize_A", remedy, tolerance=np.inf if mixed else 1e-4)
     half = _halves(columns)
     image, stack, stacks = _images(columns)
     contrast, negate = _signs(columns)
     found = ParticleTable(
-        path=path, lines=np.arange(len(array)), unit="row", pixel_size=pixel_size, image_size=_image_size(columns),
+        path=path, lines=np.arange(len(array)), unit="row", pixel_size=pixel_size,
+        pixel_sizes=columns.number("blob/psize_A") if mixed else None, image_size=None if mixed else _image_size(columns),
+        image_sizes=columns.number("blob/shape", width=(2,))[:, 0] if mixed and "blob/shape" in columns else None,
         pose=_pose(columns, pixel_size), ctf=_ctf(columns), half=half, family=_families(array, image, stack),
         optics_group=_optics_groups(columns), ctf_premultiplied=False, image=image, stack=stack, stacks=stacks,
         half_label=_SPLIT, arrays={"particles": array}, contrast=contrast, negate=negate,
@@ -194,11 +198,11 @@ class _Columns:
             raise UserError(f"{self.path}, row {row}: {name} is {values[row]}, expected finite numbers")
         return values
 
-    def uniform(self, name: str, remedy: str) -> float:
-        """The one positive value that all particles share, within 1e-4."""
+    def uniform(self, name: str, remedy: str, tolerance: float = 1e-4) -> float:
+        """The one positive value that all particles share, within a relative tolerance."""
         values = self.number(name)
         for bad, why in ((values <= 0, "expected a positive number"),
-                         (np.abs(values - values[0]) > 1e-4 * values[0], f"but {values[0]:g} in row 0; {remedy}")):
+                         (np.abs(values - values[0]) > tolerance * values[0], f"but {values[0]:g} in row 0; {remedy}")):
             if bad.any():
                 row = int(np.flatnonzero(bad)[0])
                 raise UserError(f"{self.path}, row {row}: {name} is {values[row]:g}, {why}")
@@ -268,7 +272,7 @@ def _image_size(columns: _Columns) -> int | None:
         row = int(np.flatnonzero((shape != shape[0, 0]).any(axis=1))[0])
         raise UserError(
             f"{columns.path}, row {row}: blob/shape is {shape[row, 1]:g} x {shape[row, 0]:g}, but {shape[0, 0]:g} in "
-            "row 0; particles of one file need one square box: extract them alike, or import them apart"
+            "row 0; particles of one file need one square box: give --rescale common, or import them apart"
         )
     return int(shape[0, 0])
 
@@ -284,7 +288,8 @@ def _pose(columns: _Columns, pixel_size: float) -> Pose:
     else:  # in pixels of the images, so that --pixel-size corrects shifts as well
         stored = columns.array["blob/psize_A"] if "blob/psize_A" in columns else pixel_size
         pixels = columns.number("alignments3D/psize_A") / np.asarray(stored, np.float64)
-    shift = columns.number(_SHIFT, width=(2,)) * (pixels * pixel_size)[:, None]
+    sizes = columns.number("blob/psize_A")
+    shift = columns.number(_SHIFT, width=(2,)) * (pixels * sizes)[:, None]
     return Pose(quaternion, 0.0 - shift)
 
 

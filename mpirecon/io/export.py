@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -158,9 +159,21 @@ class _Export:
             if not rows.any():
                 raise UserError(f"{path}: there are no such particles (the run kept {int(self.run['kept'].sum())} of "
                                 f"{len(rows)})")
+        if self._rescaled:
+            if self.options.stack is not None:
+                raise UserError(f"--stack: the images of {self.file.path} were rescaled at import, and their table tells of the "
+                                "original ones; export without --stack")
+            if not self.tables and any(not _is_cs(path) for path, _ in wanted):
+                raise UserError(f"{self.file.path}: these particles of different pixel sizes came from a .cs file; export --cs")
         if not (self.tables or self.arrays or self.options.stack):
             raise UserError(f"{self.file.path} was not imported, so its images are in no stack; give --stack FILE.mrcs "
                             "to write them beside the STAR file")
+
+    @property
+    def _rescaled(self) -> bool:
+        """Whether the images in the file are not those that the source tells of."""
+        about = json.loads(self.file.attributes.get("provenance") or "{}")
+        return (about.get("options") or {}).get("rescale") is not None
 
     def write_images(self, rows: np.ndarray, progress) -> None:
         """--stack: the images of `rows`, protein bright, as float32 (RELION 3 reads no float16)."""

@@ -21,6 +21,7 @@ from mpirecon.io.optics_table import describe, mtf_curves, set_groups
 from mpirecon.io.particle_file import ParticleWriter
 from mpirecon.io.particle_table import ParticleTable, agree, gather
 from mpirecon.io.relion import read_relion
+from mpirecon.io.rescale import Rescaling
 from mpirecon.io.stack_paths import locate_stacks
 from mpirecon.io.text_column import text_column
 from mpirecon.io.traps import find_traps
@@ -44,6 +45,7 @@ class ImportOptions:
     passthrough : .cs files whose columns are joined to a .cs file by uid
     plant_errors : share of particles that get a wrong pose; small_degrees : by a small turn instead of a random pose
     plant_by : column of the particle table whose rows of one value are wrong together
+    rescale : None, ``"common"`` (the box and pixel size of most particles) or (box, Å): bring all images to one size
     link : refer to the stacks instead of copying their images
     seed : of half sets and planted errors; skip_bad : leave NaN and constant images out, up to the share max_bad
     """
@@ -61,6 +63,7 @@ class ImportOptions:
     plant_errors: float | None = None
     plant_by: str | None = None
     small_degrees: float | None = None
+    rescale: str | tuple[int, float] | None = None
     link: bool = False
     seed: int = 1
     skip_bad: bool = False
@@ -114,16 +117,20 @@ def import_particles(
     set_groups(comm, table)
     whole = gather(comm, table)
     stacks, notes = _open_stacks(comm, table, whole, options)
-    box = stacks[0].box
+    rescaling, pixel_sizes, box = None, None, stacks[0].box
+    if options.rescale is not None:
+        rescaling = Rescaling(comm, table, np.array([stack.box for stack in stacks]), options.rescale)
+        pixel_sizes, box = rescaling.apply(table), rescaling.box
+        notes = [*notes, *rescaling.notes]
     dtype = _dtype(stacks, options)
-    aberrations = _aberrations(comm, table, box, options)
+    aberrations = _aberrations(comm, table, box, pixel_sizes, options)
     half, found, warnings = _of_all_rows(comm, whole, table, options)
     notes = [*table.notes, *notes, *found, *describe(aberrations)]
     warnings = [*table.warnings, *warnings]
     particles = _particle_set(comm, table, box, half, options)
     good, skipped = np.ones(len(table), bool), []
     if options.skip_bad:  # who is left out must be known before rows have a place
-        good, skipped = _look(comm, table, stacks, dtype, options)
+        good, skipped = _look(comm, table, stacks, dtype, options, rescaling)
         particles = particles if good.all() else particles[np.flatnonzero(good)]
     rows, total = _place(comm, len(particles))
     with ParticleWriter(
@@ -135,7 +142,7 @@ def import_particles(
         with together(comm), progress(len(particles)) if progress else nullcontext() as bar:
             if not options.link:
                 _copy_images(table, np.flatnonzero(good), stacks, writer, rows[0],
-                             lambda n: bar and bar.update(n))
+                             lambda n: bar and bar.update(n), rescaling)
         writer.write_metadata(particles)
         writer.write_optics(aberrations)
         writer.write_source(path, *table.source(good), split=table.particle_block)
@@ -153,8 +160,9 @@ def _read_table(path: Path, options: ImportOptions, comm: Communicator) -> Parti
     if path.suffix.lower() != ".cs":
         if options.passthrough:
             raise UserError(f"--passthrough is for cryoSPARC files, and {path} is not a .cs file")
-        return read_relion(path, comm, **supplied)
-    whole = run_together(comm, lambda: read_cryosparc(path, options.passthrough, **supplied))
+        return read_relion(path, comm, options.rescale is not None, **supplied)
+    mixed = options.rescale is not None
+    whole = run_together(comm, lambda: read_cryosparc(path, options.passthrough, mixed, **supplied))
     if len(whole) < comm.size:
         raise UserError(f"{path}: {len(whole)} particles are too few for {comm.size} ranks; use {len(whole)} at most")
     return whole.slab(*slab(len(whole), comm.size, comm.rank))
@@ -172,7 +180,8 @@ def _open_stacks(
     mine = range(*slab(len(paths), comm.size, comm.rank))
     opened = run_together(comm, lambda: [_open_stack(paths[i], places[i]) for i in mine])
     stacks = [stack for rank in comm.allgather(opened) for stack in rank]
-    _check_boxes(table, stacks, places)
+    if options.rescale is None:
+        _check_boxes(table, stacks, places)
     sections = np.array([len(stack) for stack in stacks])
     past = table.image >= sections[table.stack]
     with together(comm):
@@ -225,7 +234,7 @@ def _check_boxes(table: ParticleTable, stacks: list[StackReader], places: list[s
         if stack.box != box:
             raise UserError(
                 f"{place}: {stack.path} has images of {stack.box} pixels, {stacks[0].path} of {box}; "
-                "particles of one file need one box size: extract them alike, or import them apart"
+                "particles of one file need one box size: give --rescale common, or import them apart"
             )
     if table.image_size not in (None, box):
         label = "rlnImageSize" if table.tables else "blob/shape"
@@ -238,8 +247,12 @@ def _check_boxes(table: ParticleTable, stacks: list[StackReader], places: list[s
 def _dtype(stacks: list[StackReader], options: ImportOptions) -> str:
     if options.link and options.dtype != "auto":
         raise UserError(f"--dtype {options.dtype} with --link: the images stay what they are in their stacks; leave one out")
+    if options.link and options.rescale is not None:
+        raise UserError("--rescale makes other images of those in the stacks, which --link leaves where they are; leave one out")
     if options.dtype != "auto":
         return options.dtype
+    if options.rescale is not None:
+        return "float32"
     return "float16" if all(stack.dtype.kind == "f" and stack.dtype.itemsize == 2 for stack in stacks) else "float32"
 
 
@@ -258,12 +271,15 @@ def _of_all_rows(
     return half[table.first : table.first + len(table)], *comm.bcast(said)
 
 
-def _aberrations(comm: Communicator, table: ParticleTable, box: int, options: ImportOptions) -> Aberrations | None:
-    """What is to be corrected for in the images as they are stored; collective."""
+def _aberrations(
+    comm: Communicator, table: ParticleTable, box: int, pixel_sizes: np.ndarray | None, options: ImportOptions
+) -> Aberrations | None:
+    """What is to be corrected for in the images as they are stored, whose groups have these Å per pixel; collective."""
     found = table.aberrations
     if found is None:
         return None
-    mtf = mtf_curves(comm, table, box, np.full(len(found.group), table.pixel_size), options.data_dir)
+    sizes = np.full(len(found.group), table.pixel_size) if pixel_sizes is None else pixel_sizes
+    mtf = mtf_curves(comm, table, box, sizes, options.data_dir)
     return found if mtf is None else replace(found, mtf=mtf)
 
 
@@ -320,13 +336,14 @@ def split_halves(table: ParticleTable, seed: int, notes: list[str]) -> np.ndarra
 
 
 def _look(
-    comm: Communicator, table: ParticleTable, stacks: list[StackReader], dtype: str, options: ImportOptions
+    comm: Communicator, table: ParticleTable, stacks: list[StackReader], dtype: str, options: ImportOptions,
+    rescaling: Rescaling | None = None,
 ) -> tuple[np.ndarray, list[str]]:
     """(m,) bool, this rank's images that are fit to be written, and what is wrong with all that are not. Collective."""
     good, skipped = np.ones(len(table), bool), []
     total = table.total or len(table)
     with together(comm):
-        for rows, images in _batches(table, np.arange(len(table)), stacks):
+        for rows, images in _batches(table, np.arange(len(table)), stacks, rescaling):
             for row, reason in _faults(images, dtype).items():
                 skipped.append(f"{table.describe(rows[row])} {reason}")
                 good[rows[row]] = False
@@ -350,10 +367,10 @@ def _links(table: ParticleTable, rows: np.ndarray, stacks: list[StackReader], dt
 
 def _copy_images(
     table: ParticleTable, rows: np.ndarray, stacks: list[StackReader], writer: ParticleWriter, start: int,
-    update: Callable[[int], None],
+    update: Callable[[int], None], rescaling: Rescaling | None = None,
 ) -> None:
     """Copy the images of these rows to the writer's rows from `start` on, in their order."""
-    for some, images in _batches(table, rows, stacks):
+    for some, images in _batches(table, rows, stacks, rescaling):
         faults = _faults(images, writer.dtype)
         if faults:
             row, reason = next(iter(faults.items()))
@@ -368,18 +385,22 @@ def _copy_images(
 
 
 def _batches(
-    table: ParticleTable, rows: np.ndarray, stacks: list[StackReader]
+    table: ParticleTable, rows: np.ndarray, stacks: list[StackReader], rescaling: Rescaling | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(some of the rows, their images) in order; within a batch each stack is read once."""
-    size = max(1, _BATCH_BYTES // (4 * stacks[0].box ** 2))
+    """(some of the rows, their images) in order, at the common size; within a batch each stack is read once."""
+    box = stacks[0].box if rescaling is None else rescaling.box
+    size = max(1, _BATCH_BYTES // (4 * max(box, *(stack.box for stack in stacks)) ** 2))
     for start in range(0, len(rows), size):
         some = rows[start : start + size]
         image, stack = table.image[some], table.stack[some]
-        parts = [(np.flatnonzero(stack == number), stacks[number]) for number in np.unique(stack)]
-        kinds = {reader.dtype.newbyteorder("=") for _, reader in parts}
-        batch = np.empty((len(image), stacks[0].box, stacks[0].box), kinds.pop() if len(kinds) == 1 else np.float32)
-        for members, reader in parts:
-            batch[members] = reader.read(image[members])
+        kind = np.zeros(len(some), np.int64) if rescaling is None else rescaling.kind[some]
+        parts = [(np.flatnonzero((stack == number) & (kind == k)), stacks[number], k)
+                 for number, k in np.unique(np.column_stack([stack, kind]), axis=0)]
+        types = {reader.dtype.newbyteorder("=") for _, reader, _ in parts}
+        batch = np.empty((len(image), box, box), types.pop() if len(types) == 1 and rescaling is None else np.float32)
+        for members, reader, k in parts:
+            found = reader.read(image[members])
+            batch[members] = found if rescaling is None else rescaling.images(k, found)
         yield some, batch
 
 

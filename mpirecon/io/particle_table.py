@@ -21,6 +21,8 @@ class ParticleTable:
     first : number of the first of these rows in the file; total : how many rows the file has
     path : the file; lines : (m,) int64, where each particle is; unit : what lines counts, ``"line"`` or ``"row"``
     pixel_size : Å; image_size : pixels a side, or None where the file does not say
+    pixel_sizes : (m,) float64 Å, where particles may differ; pixel_size is then the first's until they are rescaled
+    image_sizes : (m,) float64 pixels a side, likewise, where the file says them
     pose : Pose (shift in Å); ctf : (m,) CTF_DTYPE
     half : (m,) uint8, 0 where the file names none; family : (m,) int64, rows of one number belong into one half
     optics_group : (m,) int32; ctf_premultiplied : bool
@@ -62,6 +64,8 @@ class ParticleTable:
     scores: dict[str, np.ndarray] = field(default_factory=dict)
     aberrations: Aberrations | None = None
     own: np.ndarray | None = None
+    pixel_sizes: np.ndarray | None = None
+    image_sizes: np.ndarray | None = None
     mtf: dict[int, tuple[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -75,7 +79,7 @@ class ParticleTable:
         pick = {
             name: getattr(self, name)[rows]
             for name in ("lines", "pose", "ctf", "half", "family", "optics_group", "image", "stack", "negate", "micrograph",
-                         "own")
+                         "own", "pixel_sizes", "image_sizes")
             if getattr(self, name) is not None
         }
         return replace(
@@ -114,7 +118,7 @@ def agree(comm: Communicator, table: ParticleTable) -> None:
     number = {stack: i for i, stack in enumerate(stacks)}
     table.stack = np.array([number[stack] for stack in table.stacks], np.int64)[table.stack]
     table.stacks = stacks
-    shared = {"pixel size": table.pixel_size, "box size": table.image_size, "contrast": table.contrast,
+    shared = {"pixel size": table.pixel_size if table.pixel_sizes is None else 1.0, "box size": table.image_size, "contrast": table.contrast,
               "CTF-premultiplied": table.ctf_premultiplied}
     ranks = comm.allgather((shared, int(table.lines[0])))
     for values, line in ranks[1:]:

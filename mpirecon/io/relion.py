@@ -49,8 +49,10 @@ class _Columns:
     numbered or interleaved.
     """
 
-    def __init__(self, path: Path, particles: pd.DataFrame, optics: pd.DataFrame | None, supplied: dict) -> None:
-        self.path, self.particles, self.optics, self.supplied = path, particles, optics, supplied
+    def __init__(
+        self, path: Path, particles: pd.DataFrame, optics: pd.DataFrame | None, supplied: dict, mixed: bool = False
+    ) -> None:
+        self.path, self.particles, self.optics, self.supplied, self.mixed = path, particles, optics, supplied, mixed
         self.notes: list[str] = []
         self.group = self._groups()
         self.optics_row = None if optics is None else self._optics_rows()
@@ -144,11 +146,14 @@ class _Columns:
         return float(values[0])
 
 
-def read_relion(path: str | os.PathLike, comm: Communicator | None = None, **supplied: float | None) -> ParticleTable:
+def read_relion(
+    path: str | os.PathLike, comm: Communicator | None = None, mixed: bool = False, **supplied: float | None
+) -> ParticleTable:
     """Read a RELION particle STAR file; with `comm`, of each rank's slab of the particles (collective).
 
     Parameters
     ----------
+    mixed : particles may differ in box and pixel size; the table then has pixel_sizes
     supplied : voltage (kV), cs (mm), amplitude_contrast, pixel_size (Å)
         used where the file lacks the column, and instead of the file's where it has it (noted)
 
@@ -159,10 +164,12 @@ def read_relion(path: str | os.PathLike, comm: Communicator | None = None, **sup
     """
     comm = comm or SerialCommunicator()
     tables = read_star(path, comm, "rlnImageName")
-    return run_together(comm, lambda: _particle_table(Path(path), tables, comm, supplied))
+    return run_together(comm, lambda: _particle_table(Path(path), tables, comm, supplied, mixed))
 
 
-def _particle_table(path: Path, tables: dict[str, pd.DataFrame], comm: Communicator, supplied: dict) -> ParticleTable:
+def _particle_table(
+    path: Path, tables: dict[str, pd.DataFrame], comm: Communicator, supplied: dict, mixed: bool
+) -> ParticleTable:
     block = particle_block(path, tables)
     particles, optics = tables[block], tables.get("optics")
     total = particles.attrs.get("rows", len(particles))
@@ -171,10 +178,11 @@ def _particle_table(path: Path, tables: dict[str, pd.DataFrame], comm: Communica
     if total < comm.size:
         raise UserError(f"{path}: {total} particles are too few for {comm.size} ranks; use {total} at most")
     first = slab(total, comm.size, comm.rank)[0]
-    columns = _Columns(path, particles, optics, supplied)
+    columns = _Columns(path, particles, optics, supplied, mixed)
     _refuse_other_data(columns)
     _require(columns)
     pixel_size = _pixel_size(columns)
+    sizes = np.broadcast_to(pixel_size, len(particles)) if mixed else None
     image, stack, stacks = parse_image_names(particles["rlnImageName"], path)
     found = ParticleTable(
         path=path,
@@ -183,8 +191,10 @@ def _particle_table(path: Path, tables: dict[str, pd.DataFrame], comm: Communica
         lines=particles.index.to_numpy(np.int64),
         tables=tables,
         particle_block=block,
-        pixel_size=pixel_size,
-        image_size=_image_size(columns),
+        pixel_size=float(np.ravel(pixel_size)[0]),
+        pixel_sizes=sizes,
+        image_size=None if mixed else _image_size(columns),
+        image_sizes=columns.number("rlnImageSize") if mixed and "rlnImageSize" in columns else None,
         pose=_pose(columns, pixel_size),
         ctf=_ctf(columns),
         half=_halves(columns),
@@ -255,9 +265,9 @@ def _require(columns: _Columns) -> None:
         )
 
 
-def _pixel_size(columns: _Columns) -> float:
-    """Å per pixel of the images, one for all particles."""
-    remedy = "particles of one file need one pixel size: rescale them, or import them apart"
+def _pixel_size(columns: _Columns) -> float | np.ndarray:
+    """Å per pixel of the images, one for all particles; (m,) where they may differ."""
+    remedy = "particles of one file need one pixel size: give --rescale common, or import them apart"
     if columns.supplied.get("pixel_size") is not None or "rlnImagePixelSize" in columns:
         return _positive(columns, columns.number("rlnImagePixelSize"), "rlnImagePixelSize", remedy)
     found = {}
@@ -273,29 +283,30 @@ def _pixel_size(columns: _Columns) -> float:
             f"{columns.path}: no pixel size of the images (rlnImagePixelSize, rlnPixelSize, or rlnMagnification and "
             "rlnDetectorPixelSize); give --pixel-size in Å"
         )
-    if max(found.values()) > 1.005 * min(found.values()):
-        said = " and ".join(f"{value:g} Å from {name}" for name, value in found.items())
+    values = np.stack(list(np.broadcast_arrays(*found.values())))
+    if (values.max(axis=0) > 1.005 * values.min(axis=0)).any():
+        said = " and ".join(f"{np.ravel(value)[0]:g} Å from {name}" for name, value in found.items())
         raise UserError(f"{columns.path}: contradicting pixel sizes, {said}; give the right one with --pixel-size")
     return next(iter(found.values()))
 
 
-def _positive(columns: _Columns, values: np.ndarray, name: str, remedy: str) -> float:
+def _positive(columns: _Columns, values: np.ndarray, name: str, remedy: str) -> float | np.ndarray:
     bad = ~(np.isfinite(values) & (values > 0))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise UserError(f"{columns.path}, line {columns.particles.index[row]}: the pixel size from {name} is "
                         f"{values[row]:g} Å, expected a positive number; give --pixel-size")
-    return columns.uniform(values, f"the pixel size ({name})", remedy, tolerance=1e-4)
+    return values if columns.mixed else columns.uniform(values, f"the pixel size ({name})", remedy, tolerance=1e-4)
 
 
 def _image_size(columns: _Columns) -> int | None:
     if "rlnImageSize" not in columns:
         return None
-    remedy = "particles of one file need one box size: extract them alike, or import them apart"
+    remedy = "particles of one file need one box size: give --rescale common, or import them apart"
     return int(columns.uniform(columns.number("rlnImageSize"), "rlnImageSize", remedy))
 
 
-def _pose(columns: _Columns, pixel_size: float) -> Pose:
+def _pose(columns: _Columns, pixel_size: float | np.ndarray) -> Pose:
     if "rlnOriginXAngst" in columns:
         origin = [columns.number("rlnOriginXAngst"), columns.number("rlnOriginYAngst")]
     elif "rlnOriginX" in columns:

@@ -1,0 +1,34 @@
+"""Images to another box and pixel size: cut or padded around the centre, then cropped or padded in Fourier space."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.fft
+
+
+def resample(images: np.ndarray, inner: int, box: int, workers: int = 1) -> np.ndarray:
+    """(m, n, n) → (m, box, box) float32, pixel n // 2 going to pixel box // 2.
+
+    The `inner` pixels in the middle (with more than n, padded by the mean of each image's rim) become `box`, so that a
+    pixel is inner / box times as large. White noise keeps its variance. Frequencies at or beyond either Nyquist are zero.
+    """
+    images = _cut(np.asarray(images, np.float32), inner)
+    spectrum = scipy.fft.rfft2(np.roll(images, (-(inner // 2),) * 2, axis=(1, 2)), norm="ortho", workers=workers)
+    out = np.zeros((len(images), box, box // 2 + 1), spectrum.dtype)
+    reach = (min(inner, box) - 1) // 2  # the highest frequency that both have, Nyquist left out
+    out[:, : reach + 1, : reach + 1] = spectrum[:, : reach + 1, : reach + 1]
+    out[:, box - reach :, : reach + 1] = spectrum[:, inner - reach :, : reach + 1]
+    small = scipy.fft.irfft2(out, s=(box, box), norm="ortho", workers=workers)
+    return np.roll(small, (box // 2,) * 2, axis=(1, 2)).astype(np.float32, copy=False)
+
+
+def _cut(images: np.ndarray, inner: int) -> np.ndarray:
+    """The middle (m, inner, inner), padded where that is more than there is."""
+    n = images.shape[-1]
+    start = n // 2 - inner // 2
+    if inner <= n:
+        return images[:, start : start + inner, start : start + inner]
+    rim = np.concatenate([images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1]], axis=1).mean(axis=1)
+    out = np.broadcast_to(rim[:, None, None], (len(images), inner, inner)).copy()
+    out[:, -start : n - start, -start : n - start] = images
+    return out
