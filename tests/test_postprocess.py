@@ -12,6 +12,7 @@ import scipy.fft
 from mpirecon.cli import run
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map, write_map
+from mpirecon.validate import automask
 from mpirecon.validate.automask import automatic_mask
 from mpirecon.validate.directional import conical_fsc, sphericity
 from mpirecon.validate.fsc import crossing, fsc, shell_index
@@ -61,6 +62,15 @@ def test_a_particle_in_two_pieces_keeps_both_and_dust_goes():
     volume[32, 10, 32] = 3
     made = automatic_mask(volume, PIXEL, 5.0)
     assert made.pieces == 2 and made.mask[32, 32, 18] == made.mask[32, 32, 45] == 1 and made.mask[32, 10, 32] == 0
+
+
+def test_a_mask_made_on_fewer_voxels_is_the_same(monkeypatch):
+    volume = halves(blob(96)[0], 0.3)[0]
+    fine = automatic_mask(volume, PIXEL, 8.0).mask
+    monkeypatch.setattr(automask, "_COARSEST", 48)
+    coarse = automatic_mask(volume, PIXEL, 8.0).mask
+    assert coarse.shape == fine.shape and np.abs(coarse - fine).mean() < 0.01
+    assert not np.array_equal(coarse, fine)  # it was made on fewer
 
 
 def test_noise_has_no_mask():

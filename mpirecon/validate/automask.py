@@ -16,6 +16,9 @@ from mpirecon.validate.masks import cosine_edge, radius_grid
 #: the map is low-passed to this multiple of its resolution, and at least to so many Å and pixels
 _LOWPASS, _LOWPASS_ANGSTROM, _LOWPASS_PIXELS = 1.5, 10.0, 3.0
 
+#: voxels a side that a mask is made on at least, where the map has more
+_COARSEST = 96
+
 #: where between solvent (0) and particle (1) the density is cut, at least and at most …
 _LEVEL, _HIGHEST_LEVEL = 0.25, 0.5
 
@@ -59,14 +62,36 @@ class AutoMask:
                 f"{self.extend:.1f} Å, with a soft edge of {self.edge:.1f} Å; {100 * self.share:.0f} % of the box's sphere")
 
 
-def lowpass(volume: np.ndarray, pixel_size: float, resolution: float) -> np.ndarray:
-    """The map with a Gaussian filter that is ½ at `resolution` Å; float32."""
+def lowpass(volume: np.ndarray, pixel_size: float, resolution: float, size: int | None = None) -> np.ndarray:
+    """The map with a Gaussian filter that is ½ at `resolution` Å, on a grid of `size` voxels a side; float32."""
     box = volume.shape[0]
+    size = size or box
     k = scipy.fft.rfftn(np.asarray(volume, np.float32))
+    if size < box:
+        keep = np.concatenate([np.arange(size // 2), np.arange(box - size // 2, box)])
+        k = k[np.ix_(keep, keep, np.arange(size // 2 + 1))] * np.float32((size / box) ** 3)
     half = box * pixel_size / resolution
-    filter_ = np.exp2(-((np.arange(box + 1) / half) ** 2)).astype(np.float32)
-    k *= filter_[np.minimum(shell_index(box), box)]
-    return scipy.fft.irfftn(k, s=volume.shape).astype(np.float32)
+    filter_ = np.exp2(-((np.arange(size + 1) / half) ** 2)).astype(np.float32)
+    k *= filter_[np.minimum(shell_index(size), size)]
+    return scipy.fft.irfftn(k, s=(size,) * 3).astype(np.float32)
+
+
+def _coarse(box: int, pixel_size: float, resolution: float) -> int:
+    """Voxels a side that hold a map filtered to `resolution`, four to it; an even number, or the box itself."""
+    size = max(_COARSEST, 2 * int(np.ceil(2 * box * pixel_size / resolution)))
+    return size if size < 0.8 * box else box
+
+
+def _refined(field: np.ndarray, box: int) -> np.ndarray:
+    """A smooth field on a grid of `box` voxels a side with the same origin, linear between its values; float32."""
+    from scipy import ndimage
+
+    size = field.shape[0]
+    if size == box:
+        return field
+    scale = size / box
+    return ndimage.affine_transform(field, np.full(3, scale), size // 2 - (box // 2) * scale, (box,) * 3, np.float32, 1,
+                                    mode="nearest")
 
 
 def automatic_mask(
@@ -101,18 +126,21 @@ def automatic_mask(
     filter_to = filter_to or max(_LOWPASS * resolution, _LOWPASS_ANGSTROM, _LOWPASS_PIXELS * pixel_size)
     extend = _bounded(resolution / 2, 2, box / 16, pixel_size) if extend is None else extend
     edge = _bounded(resolution, 4, box / 8, pixel_size) if edge is None else edge
-    smooth = lowpass(volume, pixel_size, filter_to)
-    visible = radius_grid(box) <= box / 2 - 1
+    # a filtered map needs few voxels; its pieces and distances then cost a fraction of time and memory
+    smooth = lowpass(volume, pixel_size, filter_to, _coarse(box, pixel_size, filter_to))
+    size = smooth.shape[0]
+    visible = radius_grid(size) <= size / 2 - 1
     threshold = _threshold(smooth[visible]) if threshold is None else threshold
     inside, pieces = _large_pieces((smooth > threshold) & visible)
     if inside.sum() < max(8, _SMALLEST * visible.sum()):
         raise UserError("automatic mask: nothing in this map stands out from the solvent; give a mask, or a diameter")
-    away = ndimage.distance_transform_edt(~inside).astype(np.float32) * np.float32(pixel_size)
+    away = ndimage.distance_transform_edt(~inside).astype(np.float32) * np.float32(pixel_size * box / size)
+    away = _refined(away, box)
     mask = cosine_edge(away - np.float32(extend), edge)
     mask *= cosine_edge((radius_grid(box) - np.float32(box / 2 - 3)) * np.float32(pixel_size), 3 * pixel_size)
     total = float(mask.sum(dtype=np.float64))
     return AutoMask(mask, float(filter_to), float(threshold), float(extend), float(edge), pieces,
-                    total * pixel_size**3, total / int(visible.sum()))
+                    total * pixel_size**3, total / (np.pi / 6 * box**3))
 
 
 def mask_of_files(volume, half=None, *, resolution: float | None = None, **options) -> tuple[AutoMask, float]:
