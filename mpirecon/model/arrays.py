@@ -73,6 +73,19 @@ class _Pixels:
             raise UserError(f"{type(self).__name__}: expected an array in host memory, got one on {self.device}")
         return np.asarray(self.array)
 
+    def require_cuda(self):
+        """The CuPy array if it is on a GPU; raise UserError naming the device if not."""
+        if not self.device.startswith("cuda"):
+            raise UserError(f"{type(self).__name__}: expected an array on a GPU, got one on {self.device}; move it with to_cupy()")
+        return _cupy().asarray(self.array)
+
+    def to_cupy(self):
+        """The data as a CuPy array: the same memory on its GPU, a copy on the current one from the host.
+
+        Raises UserError where there is no CuPy or no device.
+        """
+        return _cupy().asarray(self.array)
+
     def to_numpy(self) -> np.ndarray:
         """The data as a NumPy array: the same memory on the host, a copy from a GPU."""
         return self.array.get() if hasattr(self.array, "get") else np.asarray(self.array)
@@ -93,15 +106,23 @@ class _Pixels:
         """Wrap any DLPack tensor (PyTorch, CuPy, JAX …) without copying where its device allows."""
         kind, _ = tensor.__dlpack_device__()
         if int(kind) == 2:
-            import cupy  # only a tensor on a GPU needs it
-
-            return cls(cupy.from_dlpack(tensor), pixel_size)
+            return cls(_cupy().from_dlpack(tensor), pixel_size)  # only a tensor on a GPU needs it
         if hasattr(tensor, "requires_grad") and tensor.requires_grad:
             tensor = tensor.detach()  # autograd tensors refuse to be exported
         return cls(np.from_dlpack(tensor), pixel_size)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.shape}, {self.dtype}, {self.pixel_size:g} Å/px, {self.device})"
+
+
+def _cupy():
+    try:
+        import cupy
+
+        cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # no CuPy, no driver, no device: the user's to mend
+        raise UserError(f"arrays on a GPU need CuPy and a device that works: {error}") from error
+    return cupy
 
 
 class Volume(_Pixels):
