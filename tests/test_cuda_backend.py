@@ -453,3 +453,70 @@ for module in ("cuda", "cuda.runtime", "cuda.memory", "fft", "cuda.compiler"):
 out = {k: v for k, v in out.items() if not k.startswith("RawModule.backwards")}
 print(json.dumps(out))
 """
+
+
+# ---------------------------------------------------------------- check, and the tool for machines with a GPU
+
+
+def test_check_reports_driver_device_and_what_mpi_says(mpirun):
+    result = mpirun(2, ["-m", "mpirecon", "check", "--json"], env=fake_environment(devices=2, driver=12040))
+    assert result.returncode == 0, result.stderr
+    line = next(entry for entry in json.loads(result.stdout)["checks"] if entry["subject"] == "GPUs")
+    assert line["status"] == "ok" and "rank 1 → " in line["text"] and "GPU-01010101" in line["text"]
+    assert "driver CUDA 12.4, CuPy 14.2.0 for CUDA 13.0" in line["text"] and "MPIX_Query_cuda_support says no" in line["text"]
+
+
+def test_check_tells_why_a_gpu_cannot_be_used(cli):
+    result = cli("check", "--json", env=fake_environment(error="cudaErrorInsufficientDriver: too old", driver=11080))
+    told = json.loads(result.stdout)["ranks"][0]["gpus"]["cupy"]
+    assert result.returncode == 0 and "driver knows CUDA 11.8" in told and "update the driver" in told
+
+
+def gpu_check(tmp_path, *arguments, **settings):
+    tool = TESTS.parent / "tools" / "gpu_check"
+    environment = {**os.environ, **fake_environment(**settings)}
+    command = [sys.executable, tool, "-o", tmp_path / "out", "--tiny", "--boxes", "12", "--repeats", "1", *arguments]
+    result = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=environment, timeout=300)
+    return result, json.loads((tmp_path / "out" / "report.json").read_text())
+
+
+@needs_compiler
+def test_gpu_check_measures_and_prints_a_table(tmp_path):
+    result, report = gpu_check(tmp_path, "--only", "environment", "throughput", "transports")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert report["environment"]["name"] == "Fake GPU" and report["transports"]["bit_for_bit"] is True
+    part = report["throughput:12"]
+    assert part["samples"] < part["grid_points_touched"] < 64 * part["samples"]
+    rows = [line for line in result.stdout.splitlines() if line.startswith("| 12 |")]
+    assert [row.split(" | ")[1] for row in rows] == ["statistics", "backprojection", "whole L2 pass"]
+    assert (tmp_path / "out" / "table.md").read_text().strip() in result.stdout
+
+
+def test_no_part_of_gpu_check_is_lost_by_the_failure_of_another(tmp_path):
+    result, report = gpu_check(tmp_path, "--only", "environment", "throughput", "cryodrgn", error="cudaErrorNoDevice: none")
+    assert result.returncode == 1
+    assert report["environment"]["failed"] and report["throughput:12"]["failed"] and "note" in report["cryodrgn"]
+    assert "no CUDA device is visible" in report["environment"]["text"] and "| 12 | failed" in result.stdout
+
+
+def test_nouns_on_a_gpu(fake_cupy):
+    from mpirecon.model import Stack, Volume
+
+    cupy = fake_cupy()
+    volume = Volume(cupy.ones((4, 4, 4), np.float32), 1.0)
+    assert volume.device == "cuda:0" and volume.to_cupy() is volume.array and volume.require_cuda() is volume.array
+    np.testing.assert_array_equal(volume.to_numpy(), np.ones((4, 4, 4)))
+    with pytest.raises(UserError, match="host memory.*cuda:0"):
+        volume.require_cpu()
+    back = Volume.from_dlpack(cupy.from_dlpack(volume), 1.0)
+    assert back.array.data.ptr == volume.array.data.ptr
+    stack = Stack(np.ones((2, 4, 4), np.float32), 1.0)
+    np.testing.assert_array_equal(stack.to_cupy().get(), stack.array)
+    with pytest.raises(UserError, match="Stack: expected an array on a GPU, got one on cpu"):
+        stack.require_cuda()
+    pose = Pose(cupy.asarray(np.array([[2.0, 0, 0, 0]])), np.zeros((1, 2)))
+    np.testing.assert_array_equal(pose.quaternion, [[1, 0, 0, 0]])
+    assert pose.to_cupy()[0].dtype == np.float64
+    fake_cupy(devices=0, error="cudaErrorNoDevice: none")
+    with pytest.raises(UserError, match="need CuPy and a device that works.*NoDevice"):
+        stack.to_cupy()

@@ -135,7 +135,12 @@ def judge_gpus(ranks: list[dict]) -> Line:
     text = "; ".join(words)
     if any(not rank["gpus"]["cupy"] or "not work" in rank["gpus"]["cupy"] for rank in with_gpu):
         why = next((r["gpus"]["cupy"] for r in with_gpu if r["gpus"]["cupy"]), "CuPy is not installed")
-        return Line(WARN, "GPUs", f"{text}; {why}", "pip install cupy-cuda12x (or the one of your CUDA version)")
+        todo = "pip install 'mpirecon[cuda12]' or 'mpirecon[cuda13]', of the CUDA version that nvidia-smi shows"
+        return Line(WARN, "GPUs", f"{text}; {why}", todo)
+    first = with_gpu[0]["gpus"]
+    if first.get("driver"):
+        text += (f"; driver CUDA {first['driver']}, CuPy {first['cupy']} for CUDA {first['runtime']}; does MPI take GPU memory: "
+                 f"{first['mpi']}")
     if max(taken.values()) > 1:
         return Line(WARN, "GPUs", f"{text}; some ranks share one", "start one rank for each GPU")
     return Line(OK, "GPUs", text)

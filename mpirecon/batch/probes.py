@@ -59,23 +59,36 @@ def rank_facts(comm: Communicator) -> dict:
 
 
 def gpu_facts() -> dict:
-    """``{"uuids": visible GPUs, "cupy": version or why it does not work, "visible": CUDA_VISIBLE_DEVICES}``."""
+    """``{"uuids": visible GPUs, "cupy": version or why it does not work, "visible": CUDA_VISIBLE_DEVICES, "devices": what CuPy
+    says of each, "driver", "runtime": CUDA versions, "mpi": whether MPI takes GPU memory, in its own words}``.
+    """
     uuids = []
     if shutil.which("nvidia-smi"):
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             query = ["nvidia-smi", "--query-gpu=uuid,name", "--format=csv,noheader"]
             listed = subprocess.run(query, capture_output=True, text=True, timeout=30)
             uuids = [line.strip() for line in listed.stdout.splitlines()] if listed.returncode == 0 else []
-    cupy = None
-    if uuids and importlib.util.find_spec("cupy"):
-        try:
-            import cupy as loaded
+    facts = {"uuids": uuids, "cupy": None, "visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "devices": []}
+    if importlib.util.find_spec("cupy"):
+        facts |= _cupy_facts()
+        if facts["devices"]:  # what this process sees, of all that nvidia-smi lists
+            facts["uuids"] = [f"{device['uuid']}, {device['name']}" for device in facts["devices"]]
+    return facts
 
-            loaded.cuda.runtime.getDeviceCount()
-            cupy = loaded.__version__
-        except Exception as error:  # whatever a driver may raise is what the user should read
-            cupy = f"does not work: {error}"
-    return {"uuids": uuids, "cupy": cupy, "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
+
+def _cupy_facts() -> dict:
+    from mpirecon.backend.gpu import device_facts, load_cupy
+    from mpirecon.errors import UserError
+    from mpirecon.parallel.cuda_support import what_mpi_says
+
+    try:
+        cupy = load_cupy()
+    except UserError as error:
+        return {"cupy": f"does not work: {str(error).removeprefix('--backend cuda: ')}"}
+    devices = [device_facts(cupy, index) for index in range(cupy.cuda.runtime.getDeviceCount())]
+    first = devices[0]
+    return {"cupy": cupy.__version__, "devices": devices, "driver": first["driver"], "runtime": first["runtime"],
+            "mpi": what_mpi_says()[1]}  # fmt: skip
 
 
 def numba_cache() -> dict:

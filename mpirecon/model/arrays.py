@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.model.devices import working_cupy
 
 _FLOATS = ("float16", "float32", "float64")
 
@@ -76,15 +77,15 @@ class _Pixels:
     def require_cuda(self):
         """The CuPy array if it is on a GPU; raise UserError naming the device if not."""
         if not self.device.startswith("cuda"):
-            raise UserError(f"{type(self).__name__}: expected an array on a GPU, got one on {self.device}; move it with to_cupy()")
-        return _cupy().asarray(self.array)
+            raise UserError(f"{type(self).__name__}: expected an array on a GPU, got one on {self.device}; move it with toworking_cupy()")
+        return working_cupy().asarray(self.array)
 
     def to_cupy(self):
         """The data as a CuPy array: the same memory on its GPU, a copy on the current one from the host.
 
         Raises UserError where there is no CuPy or no device.
         """
-        return _cupy().asarray(self.array)
+        return working_cupy().asarray(self.array)
 
     def to_numpy(self) -> np.ndarray:
         """The data as a NumPy array: the same memory on the host, a copy from a GPU."""
@@ -106,23 +107,13 @@ class _Pixels:
         """Wrap any DLPack tensor (PyTorch, CuPy, JAX …) without copying where its device allows."""
         kind, _ = tensor.__dlpack_device__()
         if int(kind) == 2:
-            return cls(_cupy().from_dlpack(tensor), pixel_size)  # only a tensor on a GPU needs it
+            return cls(working_cupy().from_dlpack(tensor), pixel_size)  # only a tensor on a GPU needs it
         if hasattr(tensor, "requires_grad") and tensor.requires_grad:
             tensor = tensor.detach()  # autograd tensors refuse to be exported
         return cls(np.from_dlpack(tensor), pixel_size)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.shape}, {self.dtype}, {self.pixel_size:g} Å/px, {self.device})"
-
-
-def _cupy():
-    try:
-        import cupy
-
-        cupy.cuda.runtime.getDeviceCount()
-    except Exception as error:  # no CuPy, no driver, no device: the user's to mend
-        raise UserError(f"arrays on a GPU need CuPy and a device that works: {error}") from error
-    return cupy
 
 
 class Volume(_Pixels):

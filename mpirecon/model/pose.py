@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.model.devices import on_host, working_cupy
 
 
 @dataclass
 class Pose:
-    """Orientation and in-plane position of m particles.
+    """Orientation and in-plane position of m particles, kept on the host.
+
+    Parameters may be NumPy or CuPy arrays, or any DLPack tensors (PyTorch …).
 
     Parameters
     ----------
@@ -34,8 +37,8 @@ class Pose:
     shift: np.ndarray
 
     def __post_init__(self) -> None:
-        q = np.array(self.quaternion, dtype=np.float64)
-        t = np.array(self.shift, dtype=np.float64)
+        q = np.array(on_host(self.quaternion), dtype=np.float64)
+        t = np.array(on_host(self.shift), dtype=np.float64)
         if q.ndim != 2 or q.shape[1] != 4:
             raise UserError(f"Pose: quaternion must have shape (m, 4), got {q.shape}")
         if t.shape != (len(q), 2):
@@ -60,6 +63,11 @@ class Pose:
         """From RELION's Euler angles, degrees, each (m,); shift (m, 2) Å, zero when left out."""
         q = quaternion_from_euler(rot, tilt, psi)
         return cls(q, np.zeros((len(q), 2)) if shift is None else shift)
+
+    def to_cupy(self) -> tuple:
+        """(quaternion, shift) as CuPy arrays, float64; UserError where there is no GPU."""
+        cupy = working_cupy()
+        return cupy.asarray(self.quaternion), cupy.asarray(self.shift)
 
     def matrices(self) -> np.ndarray:
         """Rotation matrices R, (m, 3, 3) float64."""

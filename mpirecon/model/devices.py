@@ -1,0 +1,31 @@
+"""Arrays of either side: NumPy's on the host, CuPy's on a GPU. CuPy is imported only where one is met or asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpirecon.errors import UserError
+
+
+def working_cupy():
+    """The module cupy; UserError where there is none, no driver or no device."""
+    try:
+        import cupy
+
+        cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        raise UserError(f"arrays on a GPU need CuPy and a device that works: {error}") from error
+    return cupy
+
+
+def on_host(array) -> np.ndarray:
+    """A NumPy array of anything that is one, lies on a GPU (CuPy, or any DLPack tensor there), or is a list of numbers."""
+    if hasattr(array, "get") and hasattr(array, "__cuda_array_interface__"):
+        return array.get()
+    if hasattr(array, "__dlpack_device__") and not isinstance(array, np.ndarray):
+        if hasattr(array, "requires_grad") and array.requires_grad:
+            array = array.detach()  # autograd tensors refuse to be exported
+        if int(array.__dlpack_device__()[0]) == 2:
+            return working_cupy().from_dlpack(array).get()
+        return np.from_dlpack(array)
+    return np.asarray(array)
