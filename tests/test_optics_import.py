@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -51,6 +52,19 @@ def test_tilt_of_particles_before_optics_groups(tmp_path):
     assert set(group) == {1, 2, 3}
     expected = tilt_coefficients([[t, 0.25] for t in tilt], np.full(8, 2.7), np.full(8, 300.0))
     np.testing.assert_allclose(found.odd[found.rows(group)], expected, rtol=1e-12)
+
+
+def test_ranks_make_the_same_groups(tmp_path, mpirun):
+    old = table(rlnBeamTiltX=[0.5, 0.5, 0.0, 0.0, -1.0, -1.0, 0.25, 0.5], rlnBeamTiltY=0.25, rlnVoltage=300,
+                rlnSphericalAberration=2.7, rlnAmplitudeContrast=0.1, rlnPixelSize=2.5, rlnOpticsGroup=None)
+    star = make(tmp_path, old, optics=None)
+    files = []
+    for n in (1, 3):
+        assert mpirun(n, ["-m", "mpirecon", "import", star, "-o", tmp_path / f"{n}.h5", "-q"]).returncode == 0
+        files.append(h5py.File(tmp_path / f"{n}.h5"))
+    for name in ("optics", "optics_group"):
+        np.testing.assert_array_equal(files[0][name][:], files[1][name][:])
+    assert len(files[0]["optics"]) == 4
 
 
 @pytest.mark.parametrize(

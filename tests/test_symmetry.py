@@ -162,6 +162,16 @@ def test_planted_errors_of_a_symmetric_particle(tmp_path, monkeypatch, solver):
     assert angle[~wrong].max() < 1e-3 and found["auc"] > 0.98
 
 
+def test_ranks_make_the_same_map(tmp_path, monkeypatch, mpirun):
+    monkeypatch.chdir(tmp_path)
+    assert run("simulate --phantom --box 24 --particles 60 --snr 0.5 --seed 5 -o p.h5 -q".split()) == 0
+    for n in (1, 2):
+        command = ["-m", "mpirecon", "reconstruct", "p.h5", "-o", f"on{n}", "--symmetry", "D3", "--no-postprocess", "-q"]
+        assert mpirun(n, command, timeout=180).returncode == 0
+    one, two = density("on1/volume.mrc"), density("on2/volume.mrc")
+    assert np.linalg.norm(one - two) < 1e-4 * np.linalg.norm(one)
+
+
 def test_half_maps_stay_independent(tmp_path, monkeypatch):
     """Copies of one half's images do not enter the other half: of noise, symmetric half maps agree no better."""
     monkeypatch.chdir(tmp_path)

@@ -11,7 +11,7 @@ from mpirecon.cli.options import ANY_PATH, pass_communicator
 #: options of reconstruct that say what is written rather than how it is reconstructed
 _NOT_SHARED = (
     "output", "log_particles", "controls", "postprocess", "resume", "checkpoint_every", "checkpoint_signal", "grace",
-    "stall_timeout",
+    "stall_timeout", "dry_run", "ewald",
 )  # fmt: skip
 
 

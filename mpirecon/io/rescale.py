@@ -37,7 +37,7 @@ class Rescaling:
     def __init__(self, comm: Communicator, table: ParticleTable, stack_boxes: np.ndarray, wanted) -> None:
         run_together(comm, lambda: _check_sizes(table, stack_boxes))
         mine = np.column_stack([stack_boxes[table.stack], np.round(table.pixel_sizes, 6)])
-        some, counts = np.unique(mine, axis=0, return_counts=True)
+        some, which, counts = np.unique(mine, axis=0, return_inverse=True, return_counts=True)
         total: dict[tuple, int] = {}
         for rank in comm.allgather(list(zip(map(tuple, some.tolist()), counts.tolist()))):
             for kind, count in rank:
@@ -48,7 +48,8 @@ class Rescaling:
         self.inner = [self._inner(*kind) for kind in self.kinds]
         resulting = [size * inner / self.box for (_, size), inner in zip(self.kinds, self.inner)]
         self.factor = self.pixel_size / np.array(resulting)
-        self.kind = np.array([self.kinds.index((int(box), float(size))) for box, size in mine])
+        number = np.array([self.kinds.index((int(box), float(size))) for box, size in some])
+        self.kind = number[which.reshape(-1)]
         self.notes = [self._told(i, total[kind]) for i, kind in enumerate(sorted(total))]
         self.notes = [note for note in self.notes if note]
         self._of_group = self._groups(comm, table)

@@ -8,10 +8,10 @@ import numpy as np
 import scipy.fft
 
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.kernels.ctf import evaluate_ctf
 from mpirecon.model.draws import particle_rng
 from mpirecon.model.particles import ParticleSet
-from mpirecon.operators.ctf import ctf_coefficients
+from mpirecon.operators.aberrations import OpticsPlanes
+from mpirecon.operators.ctf import ctf_at
 from mpirecon.validate.fsc import friedel_weight, shell_count, shell_index
 
 #: the lowest shells hold the mask and the box, which both half maps share
@@ -86,11 +86,11 @@ class NoiseFile:
         """CTFs over the whole half transform, (k, n, n // 2 + 1) float32."""
         n = self.box
         first, stop = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
-        ctf = self._wrapped.metadata(first, stop).ctf[rows - first]
+        particles = self._wrapped.metadata(first, stop)[rows - first]
         ky, kx = np.meshgrid(scipy.fft.fftfreq(n, 1.0 / n), np.arange(n // 2 + 1), indexing="ij")
         kx, ky = (k.ravel().astype(np.int32) for k in (kx, ky))
-        out = np.empty((len(rows), kx.size), np.float32)
-        evaluate_ctf(ctf_coefficients(ctf, n, self.pixel_size), kx, ky, out)
+        optics = OpticsPlanes.of(self._wrapped.aberrations(), kx, ky, n, self.pixel_size)
+        out = ctf_at(particles.ctf, kx, ky, n, self.pixel_size, optics, particles.optics_group)
         return out.reshape(len(rows), n, n // 2 + 1)
 
 
