@@ -362,7 +362,9 @@ def test_statistics_are_sums_over_bands_per_sample():
     np.testing.assert_allclose(statistics.pp, [(2 + 5 + 8) / 19, (11 + 14 + 17) / 19])
     np.testing.assert_allclose(statistics.residual, (statistics.yy - 2 * statistics.yp + statistics.pp))
     sums[:, 2, 0] += 7
-    np.testing.assert_allclose(statistics.noise, [(13 - 14 + 8) / 4, (22 - 32 + 17) / 4])
+    np.testing.assert_allclose(statistics.noise, [max(13 - 8, (13 - 14 + 8) / 4) / 4, max(22 - 17, (22 - 32 + 17) / 4) / 4])
+    sums[:, 2, 0] = sums[:, 2, 2]  # an image all signal: noise is what the difference leaves, or a quarter of the residual
+    np.testing.assert_allclose(statistics.noise, np.maximum(0, 2 * sums[:, 2, 2] - 2 * sums[:, 2, 1]) / 4 / 4)
     empty = Statistics.empty(4, statistics.samples)
     assert empty.sums.shape == (4, 3, 3) and not empty.sums.any() and not empty.residual.any()
 
@@ -484,7 +486,7 @@ def test_whitened_distance_weighs_each_shell_by_its_noise():
     high, inside = keep_shells(images - clean, 8, 9)
     assert bands.samples[4:].sum() == inside.sum()
     expected = sum(np.sum(keep_shells(high, k, k)[0] ** 2, axis=(1, 2)) / noise_power[k] for k in range(8, 10))
-    np.testing.assert_allclose(s.noise * bands.samples[4:].sum(), expected, rtol=2e-5)
+    np.testing.assert_allclose(s.residual_of(s.third(2)) * bands.samples[4:].sum(), expected, rtol=2e-5)
 
 
 def test_premultiplied_images_score_like_plain_ones():
@@ -535,6 +537,24 @@ def test_sigma_recovers_planted_noise_levels():
     per_sample = 1 / np.sqrt(bands.samples[4:].sum())  # relative standard deviation of σ from n samples: 1/√(2·n/2)
     np.testing.assert_allclose(sigma, planted / np.sqrt(np.median(planted**2)), rtol=5 * per_sample)
     assert np.corrcoef(sigma, planted)[0, 1] > 0.99
+
+
+def test_a_wrong_pose_does_not_make_a_particle_noisier():
+    """Its residual holds the signal twice; the noise level found must not tell wrong from right poses."""
+    box, m = 32, 400
+    p, volume = particles(box, m), phantom(box)
+    model, backend = ForwardModel(box, PIXEL_SIZE), CpuBackend(box, PIXEL_SIZE)
+    clean = model.images(model.prepare(volume), p.pose, p.ctf)
+    images = (clean + random_like(clean.shape, np.float32, 6) * clean.std()).astype(np.float32)  # SNR 1
+    wrong = np.arange(m) % 2 == 0
+    q = p.pose.quaternion.copy()
+    q[wrong] = q[np.roll(np.flatnonzero(wrong), 1)]
+    given = ParticleSet(box, PIXEL_SIZE, Pose(q, p.pose.shift), p.ctf, p.half, p.optics_group)
+    bands = backend.bands(np.ones(backend.plane.shells), 2, 15, whitened=True)
+    s = statistics_of(backend, volume, images, given, bands)
+    assert abs(s.noise[wrong].mean() / s.noise[~wrong].mean() - 1) < 0.02
+    residual = s.residual_of(s.third(2))
+    assert residual[wrong].mean() / residual[~wrong].mean() > 1.05  # what a residual would have said
 
 
 def test_sigma_is_one_where_there_is_no_noise():

@@ -128,7 +128,7 @@ def keep_count(keep: float, m: int) -> int:
 
 
 def particle_sigma(comm: Communicator, statistics: Statistics, valid: np.ndarray) -> np.ndarray:
-    """σ_i: each particle's noise relative to the typical one, (m,) float64, from its residual at high frequency.
+    """σ_i: each particle's noise relative to the typical one, (m,) float64, from its high frequencies.
 
     The estimate scatters by itself, the more the fewer samples it has. The logarithms are drawn towards their median
     by the share of their spread that this scatter explains: even noise stays even. Where images differ in the *shape* of
@@ -156,8 +156,8 @@ def one_noise_shape(comm: Communicator, statistics: Statistics, valid: np.ndarra
 
 
 def _log_noise(comm: Communicator, statistics: Statistics, valid: np.ndarray, bands: slice) -> tuple[np.ndarray, float]:
-    """Log of each particle's residual power over the typical one, (m,), and the variance it has by chance alone."""
-    noise = statistics.residual_of(bands)
+    """Log of each particle's noise power over the typical one, (m,), and the variance it has by chance alone."""
+    noise = statistics.noise_of(bands)
     typical = _median(comm, noise[valid])
     if not typical > 0:
         return np.zeros(len(noise)), math.inf
@@ -236,8 +236,15 @@ def select(
 
 
 def noise_variance(comm: Communicator, statistics: Statistics, sigma: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Variance of each particle's noise in the units of the statistics, (m,): σ² times the typical residual."""
-    return _median(comm, (statistics.residual / sigma**2)[valid]) * sigma**2
+    """Variance of each particle's noise in the units of the statistics, (m, bands): σ² times each band's typical noise.
+
+    The spectrum that whitens images is their own power, signal included: what that adds is taken out here.
+    """
+    level = np.ones(len(statistics.samples))
+    for band in np.flatnonzero(statistics.samples):
+        typical = _median(comm, (statistics.noise_of(slice(band, band + 1)) / sigma**2)[valid])
+        level[band] = typical if typical > 0 else 1.0
+    return sigma[:, None] ** 2 * level
 
 
 @dataclass
@@ -256,8 +263,9 @@ class SlightPoses:
     def of(cls, comm: Communicator, nearby: NearbyPoses, variance: np.ndarray, valid: np.ndarray) -> SlightPoses:
         """Scales of error are multiples of the angle that a typical image can tell."""
         nearby, variance = nearby[valid], variance[valid]
-        width = min(_median(comm, nearby.width(variance)), _WIDEST)
-        found = [nearby.integral(variance, scale * width) for scale in SCALES]
+        overall = np.median(variance, axis=1)  # slopes and curvatures are sums over bands
+        width = min(_median(comm, nearby.width(overall)), _WIDEST)
+        found = [nearby.integral(overall, scale * width) for scale in SCALES]
         log, angle = (np.stack(values, axis=1) for values in zip(*found))
         seen = np.searchsorted(ANGLES, SEEN_ANGLES)
         angle = np.column_stack([angle, *(np.full(len(angle), np.radians(ANGLES[a])) for a in seen)])

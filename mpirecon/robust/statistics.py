@@ -45,13 +45,25 @@ class Statistics:
 
     @property
     def noise(self) -> np.ndarray:
-        """The residual of the upper third of the bands, where there is little signal, per sample, (m,) float64."""
-        return self.residual_of(self.third(2))
+        """The noise of the upper third of the bands, where there is little signal, per sample, (m,) float64."""
+        return self.noise_of(self.third(2))
+
+    def noise_of(self, bands: slice) -> np.ndarray:
+        """Noise power of some bands per sample, (m,) float64: yy − pp, the power that is not the signal's.
+
+        Of a wrong pose the residual holds the signal twice, the image's and the map's; this holds as much as of a right one.
+        Where noise is little beside the signal, the difference is uncertain, and a quarter of the residual the least.
+        """
+        total = self.sums[:, bands].sum(axis=1)
+        return np.maximum(total[:, 0] - total[:, 2], self._residual(total) / 4) / max(self.samples[bands].sum(), 1)
 
     def residual_of(self, bands: slice) -> np.ndarray:
         """Residual of some bands per sample, (m,) float64."""
-        total = self.sums[:, bands].sum(axis=1)
-        return (total[:, 0] - 2 * total[:, 1] + total[:, 2]) / max(self.samples[bands].sum(), 1)
+        return self._residual(self.sums[:, bands].sum(axis=1)) / max(self.samples[bands].sum(), 1)
+
+    @staticmethod
+    def _residual(total: np.ndarray) -> np.ndarray:
+        return total[:, 0] - 2 * total[:, 1] + total[:, 2]
 
     def third(self, which: int) -> slice:
         """The lower (0), middle (1) or upper (2) third of the bands that hold samples."""
