@@ -50,6 +50,13 @@ def refuse(cli, tmp_path):
         (("--keep", "0.5"), ("--keep applies to --loss sorted",), 1),
         (("--loss", "l1", "--distance", "correlation"), ("is not", "explained"), 1),
         (("--loss", "tukey", "--distance", "correlation"), ("is not", "explained"), 1),
+        (("--loss", "posterior", "--distance", "raw"), ("--distance raw cannot be used", "whitened", "use explained"), 1),
+        (("--loss", "sorted", "--keep", "auto", "--distance", "raw"), ("--distance raw cannot be used",), 1),
+        (("--loss", "sorted", "--keep", "auto", "--sort-scope", "batch"), ("--keep auto fits all particles",), 1),
+        (("--loss", "huber", "--keep", "0.5"), ("--keep applies to", "huber weighs all"), 1),
+        (("--loss", "huber", "--folds", "30"), ("half set", "fewer than --folds 30", "or fewer, or --loss l2"), 1),
+        (("--folds", "0"), ("--folds",), 2),
+        (("--loss", "sorted", "--keep", "nan"), ("--keep", "out of range"), 2),
         (("--iterations", "0"), ("--iterations",), 2),
         (("--symmetry", "E7"), ("E7", "C1, C2", "D1, D2", "I3, I4"), 1),
         (("--backend", "cuda"), ("--backend cuda", "--backend cpu"), 1),
@@ -121,6 +128,14 @@ def test_a_ctf_out_of_reason(refuse, particles):
         ctf["defocus_u"][3] = 9e9
         file["ctf"][...] = ctf
     refuse(particles, (), "3", "defocus_u")
+
+
+def test_a_mixture_of_constant_scores(refuse, particles):
+    """The same image in every row, seen from the same side: nothing to tell apart."""
+    with h5py.File(particles, "r+") as file:
+        for name in ("images", "quaternion", "shift", "ctf"):
+            file[name][...] = np.broadcast_to(file[name][0], file[name].shape)
+    refuse(particles, ("--loss", "posterior"), "nothing to tell apart", "the same")
 
 
 def test_a_corrupt_chunk(refuse, particles):

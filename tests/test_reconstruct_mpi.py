@@ -88,7 +88,7 @@ def test_more_ranks_than_particles(mpirun, cli, tmp_path):
     path = simulate(cli, tmp_path / "few.h5", 6)
     with h5py.File(path, "r+") as file:
         file["half"][...] = [1, 2, 1, 2, 1, 2]
-    options = ("--loss", "sorted", "--keep", "0.5", "--iterations", "2")
+    options = ("--loss", "sorted", "--keep", "0.5", "--iterations", "2", "--folds", "3")
     assert cli("reconstruct", path, "-o", tmp_path / "one", *options).returncode == 0
     assert_same(tmp_path / "one", run(mpirun, 8, path, tmp_path / "eight", *options))
 

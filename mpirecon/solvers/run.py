@@ -143,9 +143,13 @@ class Reconstruction:
         return inside
 
     def _start_nearby(self) -> NearbyPoses | None:
-        """Room for the poses near every particle's own, in the last iterations: it takes a good map to judge small errors."""
+        """Room for the poses near every particle's own, in the last iterations: it takes a good map to judge small errors.
+
+        Rows that are right or wrong together (tilt images) are turned each in its own way and show too little of it: summed
+        over a group, what is found near wrong poses would outweigh the rest.
+        """
         self.nearby = None
-        able = hasattr(self.engine.backend, "nearby")
+        able = hasattr(self.engine.backend, "nearby") and self.config.group_by is None
         if able and self.config.loss == "posterior" and self._iteration > self.config.rounds - _LOOKS_NEARBY:
             self.nearby = NearbyPoses.empty(len(self.slab), BANDS, self.engine.backend.plane.shells)
         return self.nearby
@@ -355,6 +359,11 @@ class Reconstruction:
                 raise UserError(
                     f"{self.file.path}: half set {half} is empty ({int(counts.sum())} particles in all); both half maps "
                     "need particles. Split anew when importing, or add particles"
+                )
+            if count < self.config.scoring_folds:
+                raise UserError(
+                    f"{self.file.path}: half set {half} has {count} particles, fewer than --folds {self.config.folds}; each fold is "
+                    f"scored against the map of the others. Use --folds {max(int(counts.min()), 1)} or fewer, or --loss l2"
                 )
 
 
