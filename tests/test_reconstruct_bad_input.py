@@ -130,14 +130,6 @@ def test_a_ctf_out_of_reason(refuse, particles):
     refuse(particles, (), "3", "defocus_u")
 
 
-def test_a_mixture_of_constant_scores(refuse, particles):
-    """The same image in every row, seen from the same side: nothing to tell apart."""
-    with h5py.File(particles, "r+") as file:
-        for name in ("images", "quaternion", "shift", "ctf"):
-            file[name][...] = np.broadcast_to(file[name][0], file[name].shape)
-    refuse(particles, ("--loss", "posterior"), "nothing to tell apart", "the same")
-
-
 def test_a_corrupt_chunk(refuse, particles):
     with h5py.File(particles, "r+") as file:
         images = file["images"][:]
