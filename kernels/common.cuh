@@ -7,6 +7,11 @@
 // hundreds of turns, comes in two parts, high + low, whose products with the integers kx and ky are kept exact.
 
 #define ALL_LANES 0xffffffffu
+#define WARPS (THREADS / 32)
+
+// how data and model are multiplied, as in statistics.py
+#define PLAIN 0
+#define PREMULTIPLIED_WHITENED 1
 
 // A sample of the half plane: kx >= 0 and ky, in pixels of the image's transform.
 struct __align__(4) Frequency {
@@ -239,4 +244,14 @@ __device__ inline float2 image_sample(const Images& images, const Optics& optics
         if (optics.on_data != nullptr) value = product(value, __ldg(optics.on_data + (long long)optics.row[i] * optics.samples + s));
     }
     return make_float2(images.scale * value.x, images.scale * value.y);
+}
+
+// ---------------------------------------------------------------- sums
+
+// the same value on every lane of the warp, added in a fixed order
+__device__ inline double warp_sum(double value)
+{
+#pragma unroll
+    for (int d = 16; d > 0; d /= 2) value += __shfl_xor_sync(ALL_LANES, value, d);
+    return value;
 }

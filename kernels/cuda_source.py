@@ -13,7 +13,7 @@ from importlib.resources import files
 from mpirecon.kernels.gridding import DEGREE, MARGIN, kernel_table
 
 #: files in this folder that hold kernels
-SOURCES = ("project", "backproject", "statistics", "ctf", "translate", "fold", "radial", "rotate", "line_integrals")
+SOURCES = ("project", "backproject", "statistics", "nearby", "ctf", "translate", "fold", "radial", "rotate", "line_integrals")
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 

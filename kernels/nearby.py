@@ -64,6 +64,20 @@ def newton_step(turn, slope, curvature, precision, q):
         turn[i] = k * q[1 + i]
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def turn_all(q, rotation, out):
+    """out[i] = rotation[i] (m, 3, 3) followed by the turn of the unit quaternion q[i] (m, 4), for a kernel elsewhere."""
+    for i in range(rotation.shape[0]):
+        turned(q[i], rotation[i], out[i])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def step_all(turn, g, h, precision, q):
+    """Newton's step of every particle, from the slopes (m, 3) and curvatures (m, 6) that a kernel elsewhere found."""
+    for i in range(turn.shape[0]):
+        newton_step(turn[i], g[i], h[i], precision, q[i])
+
+
 @lru_cache(maxsize=None)
 def make_nearby(taps: int):
     """``nearby(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, highest, precision, turn, sums, slope,

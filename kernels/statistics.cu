@@ -3,20 +3,8 @@
 // A thread adds some tens of float32 terms of a band (a relative error of 1e-7); what threads found is added in float64.
 #include "common.cuh"
 
-#define PLAIN 0
-#define PREMULTIPLIED_WHITENED 1
-
 // yy, yp, pp, and the sums of gain and gain C^2 that premultiplied data need
 #define SUMS 5
-#define WARPS (THREADS / 32)
-
-// the same value on every lane of the warp, added in a fixed order
-__device__ inline double warp_sum(double value)
-{
-#pragma unroll
-    for (int d = 16; d > 0; d /= 2) value += __shfl_xor_sync(ALL_LANES, value, d);
-    return value;
-}
 
 // One block a particle: project, CTF, shift, sums.
 // gain: (groups, count) multiplicity over noise power, in the order of `index` · index: (count,) samples by band, those

@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpirecon.backend.bands import BANDS, Bands
-from mpirecon.backend.cpu import Batch as HostBatch
-from mpirecon.backend.cpu import CpuBackend
 from mpirecon.backend.device_normal import DeviceNormalEquations
 from mpirecon.backend.device_slab import DeviceImages, Loader
 from mpirecon.backend.gpu import Gpu, settings_for
@@ -21,6 +19,7 @@ from mpirecon.backend.memory import Plan, memory_words, plan, solving_bytes
 from mpirecon.errors import UserError
 from mpirecon.kernels.cuda_arguments import LARGEST_BOX, ctf_arguments, frequencies, rotation_arguments, shift_arguments
 from mpirecon.kernels.fold import extended_shape
+from mpirecon.kernels.nearby import step_all, turn_all
 from mpirecon.kernels.statistics import PLAIN, PREMULTIPLIED_RAW, PREMULTIPLIED_WHITENED
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.particles import ParticleSet
@@ -234,22 +233,24 @@ class CudaBackend:
     def nearby(
         self, reference, batch: Batch, bands: Bands, highest: np.ndarray, precision: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """By the CPU's kernel, on what is brought back from the device: there is none in CUDA yet."""
-        grid = reference.get().view(f4).reshape(extended_shape(self.projection.padded, 2))
-        return CpuBackend.nearby(self, grid, self.on_host(batch), bands, highest, precision)
-
-    def on_host(self, batch: Batch) -> HostBatch:
-        """The batch as the CPU backend has it, samples in the order of the plane."""
-        b, samples, cupy = len(batch), len(self.plane), self.gpu.cupy
-        data, ctf = cupy.empty((b, samples), np.complex64), cupy.empty((b, samples), f4)
-        images, optics = self._images(batch)[:6], self._images(batch)[6:]
-        self.gpu.launch("gather_translated", None, *images, *optics, self._k, i4(samples), i4(b),
-                        self.gpu.to_device(np.arange(b), i4), data)  # fmt: skip
-        self.gpu.launch("evaluate_ctf", None, batch.ctf, *optics, self._k, i4(samples), i4(b), ctf)
-        host = np.empty((b, samples), np.complex64), np.empty((b, samples), f4)
-        for out, values in zip(host, (data, ctf)):
-            out[:, self.order] = values.get()
-        return HostBatch(*host, batch.rotation, batch.group)
+        b, ratio = len(batch), self.projection.ratio
+        index, first, gain = self._bands_on_device(bands)
+        common = (batch.ctf, *self._images(batch), self._k, i4(len(self.plane)), index, first, gain,
+                  self.gpu.to_device(batch.group, i4), i4(index.size), i4(self._mode(bands)))  # fmt: skip
+        found = self.gpu.cupy.empty((b, 2 * BANDS + 9), f8)
+        turn, q, matrix = np.zeros((b, 3)), np.zeros((b, 4)), np.empty((b, 3, 3))
+        q[:, 0] = 1
+        for look, band in enumerate(highest):
+            turn_all(q, np.ascontiguousarray(batch.rotation), matrix)
+            self.gpu.launch(
+                "look_nearby", b, reference, *self._extent(), self._rotation(matrix),
+                self.gpu.to_device((ratio * matrix).reshape(b, 9), f4), *common, i4(band + 1), found,
+            )  # fmt: skip
+            host = found.get()
+            sums, slope, curvature = np.split(host, [2 * BANDS, 2 * BANDS + 3], axis=1)
+            if look < len(highest) - 1:
+                step_all(turn, slope.copy(), curvature.copy(), float(precision), q)
+        return turn, sums.reshape(b, BANDS, 2), slope, curvature
 
     def _mode(self, bands: Bands) -> int:
         if not self.premultiplied:
