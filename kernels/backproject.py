@@ -48,7 +48,7 @@ def _rows(kx, ky):
 
 
 @lru_cache(maxsize=None)
-def make_backproject(taps: int):
+def make_backproject(taps: int, exact: bool = False):
     """``backproject(grid, table, rotation, ratio, kx, ky, numerator, weight, slab)`` adds slices to the grid.
 
     grid : (nz, ny, 3·nx) float32, (re, im, weight) interleaved along x so that one vector access updates the
@@ -56,13 +56,14 @@ def make_backproject(taps: int):
     padded box / box · kx, ky : (s,) int32, kx ≥ 0 · numerator : (m, s) complex64 · weight : (m, s) float32 ·
     slab : (axis, first, last), only samples whose first tap lies at first ≤ z < last (axis 0) or y (axis 1): threads that
     have slabs of their own, at least taps − 1 apart, share a grid without locks.
+    An `exact` one adds the nearest whole numbers to a grid of int64, the same whatever the slabs and their order.
     It is the transpose of ``project`` for (re, im), and spreads the weight with the same taps.
     """
     reach = taps // 2 - 1
     last_power = DEGREE[taps]
     length = 3 * taps
 
-    @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+    @njit(cache=True, nogil=True, fastmath=not exact, error_model="numpy")
     def kernel(grid, table, rotation, ratio, kx, ky, rows, numerator, weight, axis, lowest, highest):
         powers = table.T.copy()
         centre_z, centre_y = grid.shape[0] // 2 - reach, grid.shape[1] // 2 - reach

@@ -41,7 +41,7 @@ def extend(half, out):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def fold(grid, out):
-    """grid : extended_shape(p, 3) float32 → out : (p, p, p//2 + 1, 3) float32, overwritten.
+    """grid : extended_shape(p, 3) float32 or int64 → out : (p, p, p//2 + 1, 3), overwritten.
 
     out holds (re, im, weight) of the sum over all samples and their Friedel mates, on the half grid.
     """

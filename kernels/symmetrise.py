@@ -10,7 +10,7 @@ from numba import njit
 def symmetrise(folded, signed):
     """folded[k] ← Σ_h folded[h k] over a group of signed permutations.
 
-    folded : (p, p, p//2 + 1, 3) float32, (re, im, weight) at [kz, ky, kx], the other half its Friedel mates ·
+    folded : (p, p, p//2 + 1, 3) float32 or int64, (re, im, weight) at [kz, ky, kx], the other half its Friedel mates ·
     signed : (h, 3, 3) int64, rows and columns x, y, z. The points that the group maps onto each other are summed once,
     from the one that stands first, and all are given the sum.
     """
@@ -37,7 +37,7 @@ def symmetrise(folded, signed):
                     at[g, 0], at[g, 1], at[g, 2] = z, y, x
                 if not first:
                     continue
-                re = im = w = np.float32(0)
+                re = im = w = folded.dtype.type(0)
                 for g in range(h):
                     value = folded[at[g, 0], at[g, 1], at[g, 2]]
                     re += value[0]

@@ -13,20 +13,25 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 _FLOAT, _INT32, _INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-_BYTES = ir.IntType(8).as_pointer()
+_BYTES, _DOUBLE = ir.IntType(8).as_pointer(), ir.DoubleType()
+
+#: 1.5 · 2⁵², and the bits of that double
+_BESIDE, _BESIDE_BITS = 6755399441055744.0, 0x4338000000000000
 
 
 @intrinsic(prefer_literal=True)
 def spread(typing, grid, table, offset, stride_z, stride_y, tx, ty, tz, re, im, weight, taps, degree):
     """grid[offset + jz·stride_z + jy·stride_y + 3·jx + (0, 1, 2)] += wz[jz] wy[jy] wx[jx] (re, im, weight).
 
-    tx, ty, tz : float32, positions between the two middle taps, −1/2 … 1/2.
+    tx, ty, tz : float32, positions between the two middle taps, −1/2 … 1/2. To a grid of int64 the nearest whole numbers
+    are added, so that their sum does not depend on the order; then no product may exceed 2⁵¹.
     """
     n, last = taps.literal_value, degree.literal_value
     signature = types.void(grid, table, *[types.int64] * 3, *[types.float32] * 6, taps, degree)
+    exact = grid.dtype == types.int64
 
     def codegen(context, builder, _, args):
-        build = _Builder(context, builder, grid, args[0], args[2], args[3], args[4])
+        build = _Builder(context, builder, grid, args[0], args[2], args[3], args[4], flags=() if exact else ("fast",))
         wx, wy, wz = build.taps(table, args[1], args[5:8], n, last)
         values = build.pack(args[8:11])
         row = build.times(build.pick(wx, [j // 3 for j in range(3 * n)]), build.pick(values, [j % 3 for j in range(3 * n)]))
@@ -34,7 +39,11 @@ def spread(typing, grid, table, offset, stride_z, stride_y, tx, ty, tz, re, im, 
             factors = build.times(wy, build.pick(wz, [jz] * n))
             for jy in range(n):
                 where = build.row(jz, jy)
-                build.store(build.add(build.times(build.pick(factors, [jy] * 3 * n), row), build.load(where, 3 * n)), where)
+                term = build.times(build.pick(factors, [jy] * 3 * n), row)
+                if exact:
+                    build.count(term, where)
+                else:
+                    build.store(build.add(term, build.load(where, 3 * n)), where)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -120,8 +129,8 @@ def prefetch(typing, grid, offset, stride_z, stride_y, length, taps, write):
 class _Builder:
     """LLVM instructions on float vectors, and where a sample's rows are."""
 
-    def __init__(self, context, builder, kind, grid, offset, stride_z, stride_y) -> None:
-        self.context, self.builder = context, builder
+    def __init__(self, context, builder, kind, grid, offset, stride_z, stride_y, flags=("fast",)) -> None:
+        self.context, self.builder, self._flags = context, builder, flags
         self._first = builder.gep(self._data(kind, grid), [offset])
         self._strides = stride_z, stride_y
 
@@ -171,7 +180,16 @@ class _Builder:
         return out
 
     def times(self, a, b):
-        return self.builder.fmul(a, b, flags=("fast",))
+        return self.builder.fmul(a, b, flags=self._flags)
 
     def add(self, a, b):
-        return self.builder.fadd(a, b, flags=("fast",))
+        return self.builder.fadd(a, b, flags=self._flags)
+
+    def count(self, vector, where) -> None:
+        """Add the nearest whole numbers to int64: beside 1.5 · 2⁵² a double's last bit is worth one."""
+        b, n = self.builder, vector.type.count
+        whole = ir.VectorType(_INT64, n)
+        beside = b.fadd(b.fpext(vector, ir.VectorType(_DOUBLE, n)), ir.Constant(ir.VectorType(_DOUBLE, n), [_BESIDE] * n))
+        term = b.sub(b.bitcast(beside, whole), ir.Constant(whole, [_BESIDE_BITS] * n))
+        where = b.bitcast(where, whole.as_pointer())
+        b.store(b.add(b.load(where, align=8), term), where, align=8)

@@ -26,6 +26,7 @@ from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.operators.aberrations import OpticsPlanes
 from mpirecon.operators.ctf import ctf_samples
+from mpirecon.operators.fixed_point import FixedPoint
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.normal import NormalEquations
 from mpirecon.operators.projection import Projection
@@ -53,6 +54,7 @@ class CpuBackend:
     """One box and pixel size on the CPU."""
 
     name = "cpu"
+    fixed_point: FixedPoint | None = None  # where given, accumulators count whole numbers of its units
     reducer = None  # accumulators live where the communicator can sum them
 
     def __init__(
@@ -175,7 +177,12 @@ class CpuBackend:
         return PREMULTIPLIED_WHITENED if bands.whitened else PREMULTIPLIED_RAW
 
     def accumulator(self) -> np.ndarray:
-        return self.projection.accumulator()
+        return self.projection.accumulator(np.float32 if self.fixed_point is None else np.int64)
+
+    def largest(self, batch: Batch) -> np.ndarray:
+        """Upper bounds of C ŷ and of C² over the batch's samples, (2,) float64; for a FixedPoint."""
+        largest, ctf = float(np.abs(batch.data).max(initial=0)), float(np.abs(batch.ctf).max(initial=0))
+        return np.array([largest * self.plane.box * (1 if self.premultiplied else ctf), ctf**2])
 
     def accumulate(
         self, accumulator: np.ndarray, batch: Batch, weight: np.ndarray, contrast: np.ndarray, contrast2: np.ndarray
@@ -193,7 +200,10 @@ class CpuBackend:
         ctf = batch.ctf[used]
         on_data = w * s * np.float32(self.plane.box)  # back from orthonormal: the solution has the volume's own density
         numerator = batch.data[used] * (on_data if self.premultiplied else on_data * ctf)
-        self.projection.adjoint_add(accumulator, batch.rotation[used], numerator, w * s2 * ctf**2)
+        on_weight = w * s2 * ctf**2
+        if self.fixed_point is not None:
+            self.fixed_point.scale(numerator, on_weight)
+        self.projection.adjoint_add(accumulator, batch.rotation[used], numerator, on_weight)
 
     def _per_sample(self, values: np.ndarray) -> np.ndarray:
         """(b,) → (b, 1), (b, shells) → (b, s) float32."""

@@ -76,6 +76,9 @@ def run(arguments: list[str]) -> int:
     """Run a command line on every rank that should, and return the exit code all ranks share."""
     if _command_of(arguments) == "reconstruct":
         hold_signals()
+    if "--deterministic" in arguments:
+        for library in ("OPENBLAS", "MKL", "BLIS"):  # whose sums depend on their threads; read when NumPy is imported
+            os.environ[f"{library}_NUM_THREADS"] = "1"
     launcher = find_launcher()
     parallel = runs_on_all_ranks(arguments)
     if launcher is None or (launcher.size == 1 and not parallel):

@@ -105,6 +105,8 @@ class Keep(click.ParamType):
               "in this version.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint that an interrupted run left in the output folder; "
               "begin if there is none.")
+@click.option("--deterministic", is_flag=True, help="The same bits on any number of ranks and threads: sums in whole "
+              "numbers. CPUs only; twice the memory for accumulators.")
 @click.option("--checkpoint-every", type=Every(), default="1", show_default=True,
               help="Save the run's state after so many iterations, or after the first iteration that ends so much time "
               "(e.g. 30m) after the last.")

@@ -52,9 +52,9 @@ class Projection:
         )
         return out
 
-    def accumulator(self) -> np.ndarray:
-        """An empty extended grid of (re, im, weight)."""
-        return np.zeros(extended_shape(self.padded, 3), np.float32)
+    def accumulator(self, dtype=np.float32) -> np.ndarray:
+        """An empty extended grid of (re, im, weight); int64 for samples in units of a FixedPoint."""
+        return np.zeros(extended_shape(self.padded, 3), dtype)
 
     def adjoint_add(self, accumulator, rotation, numerator, weight) -> None:
         """Spread samples (m, s) complex64 and weights (m, s) float32 onto the accumulator.
@@ -64,7 +64,7 @@ class Projection:
         zero = np.flatnonzero(self.plane.multiplicity == 1)
         numerator[:, zero] *= 0.5
         weight[:, zero] *= 0.5
-        make_backproject(self.taps)(
+        make_backproject(self.taps, accumulator.dtype == np.int64)(
             accumulator,
             self.table,
             np.asarray(rotation, np.float64),
@@ -80,7 +80,7 @@ class Projection:
     def folded(self, accumulator: np.ndarray) -> np.ndarray:
         """The accumulator on the half grid with Friedel mates added, (p, p, p//2 + 1, 3) float32."""
         p = self.padded
-        out = np.empty((p, p, p // 2 + 1, 3), np.float32)
+        out = np.empty((p, p, p // 2 + 1, 3), accumulator.dtype)
         fold(accumulator, out)
         return out
 

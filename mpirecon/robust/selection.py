@@ -56,7 +56,12 @@ class Attenuation:
 
     def expected(self, rows) -> tuple[np.ndarray, np.ndarray]:
         """E[s·h] and E[s²·h²] of some particles, (b, shells) float64 each."""
-        return self.contrast[rows] @ self.profile, self.contrast2[rows] @ self.profile**2
+        return self._mean(self.contrast[rows], self.profile), self._mean(self.contrast2[rows], self.profile**2)
+
+    @staticmethod
+    def _mean(share: np.ndarray, profile: np.ndarray) -> np.ndarray:
+        # not by a matrix product, whose last bits depend on how many particles there are
+        return sum((share[:, c, None] * profile[c] for c in range(len(profile))), np.zeros((len(share), profile.shape[1])))
 
 
 @dataclass

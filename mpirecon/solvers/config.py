@@ -51,6 +51,7 @@ class Config:
     group_by: str | None = None
     skip_bad: bool = False
     seed: int = 0
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         _choice("loss", self.loss, LOSSES)
@@ -94,6 +95,10 @@ class Config:
             raise UserError(f"--batch-size {self.batch_size}: expected 0 (all particles) or more")
         if self.batch_size and self.solver != "gradient":
             raise UserError("--batch-size applies to --solver gradient; the normal equations use all particles at once")
+        if self.deterministic and (self.backend == "cuda" or self.space == "real" or self.sort_scope == "batch"):
+            what = "--backend cuda" if self.backend == "cuda" else "--space real" if self.space == "real" else "--sort-scope batch"
+            raise UserError(f"--deterministic cannot be had with {what}: it works on CPUs, in Fourier space, with particles "
+                            "sorted over all ranks")
         if not 0 < self.step <= 2:
             raise UserError(f"--step {self.step:g}: expected above 0 and at most 2")
         if not 0 <= self.momentum < 1:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.parallel.comm import Communicator, together
+from mpirecon.parallel.slab import slab
 from mpirecon.solvers.slab_data import Group
 
 
@@ -46,18 +47,23 @@ def held_out_map(group: Group) -> MapOf:
 class GroupStore:
     """Reduced accumulators, one slab of each group on each rank.
 
-    reducer : what sums accumulators that live on a device; the communicator itself when left out
+    reducer : what sums accumulators that live on a device; the communicator itself when left out · fixed_point : the units
+    of accumulators that are whole numbers
     """
 
-    def __init__(self, comm: Communicator, shape: tuple[int, ...], reducer=None) -> None:
+    def __init__(self, comm: Communicator, shape: tuple[int, ...], reducer=None, fixed_point=None) -> None:
         self.comm = comm
         self.shape = shape
         self._reducer = reducer or comm
+        self._fixed_point = fixed_point
         self._slabs: dict[Group, np.ndarray] = {}
 
     def put(self, group: Group, folded: np.ndarray) -> None:
         """Sum a group's folded accumulator over the ranks and keep this rank's slab of it; collective."""
-        self._slabs[group] = self._reducer.reduce_scatter(folded.reshape(-1))
+        part = self._reducer.reduce_scatter(folded.reshape(-1))
+        if self._fixed_point is not None:
+            part = self._fixed_point.floats(part, slab(folded.size, self.comm.size, self.comm.rank)[0])
+        self._slabs[group] = part
 
     def collect(self, made_of: MapOf, root: int) -> np.ndarray | None:
         """The sum of a map's groups, whole, on `root`; collective."""

@@ -10,6 +10,7 @@ from mpirecon.backend.bands import Bands
 from mpirecon.errors import UserError
 from mpirecon.model.draws import particle_rng, random_quaternion
 from mpirecon.model.symmetry import point_group
+from mpirecon.operators.fixed_point import FixedPoint
 from mpirecon.operators.symmetry import Symmetry
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.select import median
@@ -17,6 +18,7 @@ from mpirecon.parallel.stopping import StopSignals
 from mpirecon.robust.nearby import SEARCH_BANDS, SEARCH_PRIOR, NearbyPoses, attenuation_profile
 from mpirecon.robust.selection import RandomPoses, Selection
 from mpirecon.robust.statistics import Statistics
+from mpirecon.solvers.exact_spectrum import ExactSpectrum
 from mpirecon.solvers.groups import GroupStore, MapSet, half_map, held_out_map
 from mpirecon.solvers.slab_data import ParticleSlab
 from mpirecon.solvers.timing import Timings
@@ -38,6 +40,8 @@ class Engine:
     progress: object = None
     stop: StopSignals = field(default_factory=StopSignals)
     noise_power: np.ndarray = field(default=None)
+    deterministic: bool = False
+    largest: np.ndarray = field(default=None)  # bounds of all ranks' samples, where sums must not depend on their order
 
     @property
     def box(self) -> int:
@@ -51,15 +55,22 @@ class Engine:
         """
         shape = self.slab.noise_groups, self.backend.plane.shells
         power, count, own = np.zeros(shape), np.zeros(shape), np.zeros(len(self.slab))
+        exactly = ExactSpectrum(shape, self.box, len(self.slab.file)) if self.deterministic else None
+        self.largest = np.zeros(2)
         with together(self.comm), self.timings("survey"):
             for rows, batch in self._visit(np.arange(len(self.slab)), first=True):
                 own[rows] = self.backend.power(batch)
                 weight = np.divide(1, own[rows], out=np.zeros(len(rows)), where=self.slab.valid[rows] & (own[rows] > 0))
-                for group in np.unique(batch.group):
+                if exactly:
+                    exactly.add(self.backend, batch, weight)
+                    self.largest = np.maximum(self.largest, self.backend.largest(batch))
+                for group in () if exactly else np.unique(batch.group):
                     self.backend.add_spectrum(batch, weight * (batch.group == group), power[group], count[group])
                 self._advance(len(rows))
         self._require_good_images()
-        spectrum = self.comm.allreduce(power) / np.maximum(self.comm.allreduce(count), 1)
+        self.comm.allreduce(self.largest, "max")
+        power, count = exactly.total(self.comm) if exactly else (self.comm.allreduce(power), self.comm.allreduce(count))
+        spectrum = power / np.maximum(count, 1)
         for group in range(self.slab.noise_groups):
             member = self.slab.valid & (self.slab.noise_group == group)
             if self.comm.allreduce_scalar(int(member.sum())):  # a group without a good image is never asked for
@@ -76,7 +87,10 @@ class Engine:
         """
         backend, weight = self.backend, selection.weight
         p = backend.projection.padded
-        store = GroupStore(self.comm, (p, p, p // 2 + 1, 3), backend.reducer)
+        fixed_point = self._units(selection) if self.deterministic else None
+        if self.deterministic:
+            backend.fixed_point = fixed_point
+        store = GroupStore(self.comm, (p, p, p // 2 + 1, 3), backend.reducer, fixed_point)
         for group in self.slab.groups:
             with together(self.comm), self.timings("accumulate"):
                 visit = self.slab.rows(group)
@@ -96,6 +110,16 @@ class Engine:
             with self.timings("reduce"):
                 store.put(group, folded)
         return store
+
+    def _units(self, selection: Selection) -> FixedPoint:
+        """Units for sums of all ranks' particles, so weighted; collective."""
+        largest = np.zeros(2)
+        for rows in self.slab.batches(np.arange(len(self.slab))):
+            for k, contrast in enumerate(selection.expected_contrast(rows)):
+                weighted = np.abs(contrast).reshape(len(rows), -1).max(axis=1) * selection.weight[rows]
+                largest[k] = max(largest[k], weighted.max())
+        images = len(self.slab.file) * len(self.symmetry.group)
+        return FixedPoint.of(*(self.comm.allreduce(largest, "max") * self.largest), images)
 
     def statistics(
         self, maps: MapSet, bands: Bands, rows: np.ndarray | None = None, *, in_sample: bool = True,

@@ -48,7 +48,8 @@ def save(run, folder: Path, iteration: int, records: list[dict]) -> None:
             facts = {"iteration": iteration, "records": records, **identity}
             if run.nearby is not None:
                 arrays |= {name: getattr(run.nearby, name) for name in ("profile", "band_profile")}
-            arrays |= {"noise_power": run.engine.noise_power, "samples": run.held_out.samples, "fsc": run.solver.fsc}
+            arrays |= {"noise_power": run.engine.noise_power, "samples": run.held_out.samples, "fsc": run.solver.fsc,
+                       "largest": run.engine.largest}
             write_checkpoint(folder / NAME, facts, arrays)
 
 
@@ -65,7 +66,7 @@ def load(run, folder: Path) -> list[dict]:
             samples = checkpoint.array("samples")
             run.power = checkpoint.rows("power", first, last)
             run.slab.valid[:] = checkpoint.rows("valid", first, last)
-            run.engine.noise_power = checkpoint.array("noise_power")
+            run.engine.noise_power, run.engine.largest = checkpoint.array("noise_power"), checkpoint.array("largest")
             run.set_scores(*(Statistics(checkpoint.rows(n, first, last), samples) for n in ("inside", "held_out")))
             if "random" in checkpoint:
                 rows = np.flatnonzero(checkpoint.rows("random_rows", first, last))

@@ -18,6 +18,7 @@ from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.placement import place_ranks
 from mpirecon.parallel.select import median
 from mpirecon.robust.distances import WHITENED, get_distance
+from mpirecon.robust.jointly import select_jointly
 from mpirecon.robust.losses import M_ESTIMATORS
 from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.pose_mixture import SLIGHT, PoseMixture
@@ -70,12 +71,12 @@ class Reconstruction:
         self.slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed))
         self.slab.agree_on_noise_groups(comm)
         self._check_halves()
-        self.placement = place_ranks(comm, config.backend)
+        self.placement = place_ranks(comm, "cpu" if config.deterministic else config.backend)
         backend, mask = run_together(comm, self._set_up)
         self.transport = connect(comm, backend, self.placement, config.transport, log, console)
         self.engine = Engine(
             comm, backend, self.slab, config.scoring_folds, mask, Timings(comm.activity.step), log, config.skip_bad,
-            Symmetry(point_group(config.symmetry)),
+            Symmetry(point_group(config.symmetry)), deterministic=config.deterministic,
         )  # fmt: skip
         self.solver = (NormalSolver if config.solver == "normal" else GradientSolver)(self.engine, config)
         self._selection: Selection | None = None  # of the particles that built the current maps
@@ -196,7 +197,9 @@ class Reconstruction:
 
     def _select(self, statistics: Statistics, valid: np.ndarray, mild: float = 0.0) -> Selection:
         config = self.config
-        return select(
+        # only mixtures are fitted by sums: other losses decide by counts and order, which are the same on any ranks
+        decide = select_jointly if config.deterministic and self._mixes else select
+        return decide(
             self.comm, statistics, self.slab.ids, valid,
             loss=config.loss, distance=self.distance, keep=config.keep, sort_scope=config.sort_scope,
             random_poses=self.random_poses, groups=self._groups, nearby=self.nearby, mild=mild,
