@@ -197,8 +197,7 @@ class Reconstruction:
 
     def _select(self, statistics: Statistics, valid: np.ndarray, mild: float = 0.0) -> Selection:
         config = self.config
-        # only mixtures are fitted by sums: other losses decide by counts and order, which are the same on any ranks
-        decide = select_jointly if config.deterministic and self._mixes else select
+        decide = select_jointly if config.deterministic else select
         return decide(
             self.comm, statistics, self.slab.ids, valid,
             loss=config.loss, distance=self.distance, keep=config.keep, sort_scope=config.sort_scope,
