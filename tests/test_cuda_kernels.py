@@ -34,12 +34,12 @@ from mpirecon.operators.half_plane import HalfPlane
 needs_compiler = pytest.mark.skipif(host_cuda.compiler() is None, reason="needs a C++ compiler: install g++")
 
 #: taps and how many threads share a sample
-VARIANTS = [(2, 1), (4, 1), (4, 2), (4, 4), (6, 2)]
+VARIANTS = [(2, 1), (4, 1), (4, 4), (6, 2)]
 
 i4, f4, f8, i8 = np.int32, np.float32, np.float64, np.int64
 
 
-def run(name: str, blocks: int, *arguments, settings=Settings(), backwards=False, threads=None):
+def run(name: str, blocks: int, *arguments, settings=Settings(threads=64), backwards=False, threads=None):
     module = host_cuda.compile_source(cuda_source(settings))
     module.launch(name, blocks, threads or settings.threads, arguments, backwards)
 
@@ -260,7 +260,7 @@ def by_band(band, bands=6):
 @needs_compiler
 @pytest.mark.parametrize("kind", ["samples", "transforms"])
 @pytest.mark.parametrize("mode", [0, 1, 2])
-@pytest.mark.parametrize("taps, lanes, box", [(2, 2, 9), (4, 1, 9), (4, 2, 16), (4, 4, 16), (6, 2, 16)])
+@pytest.mark.parametrize("taps, lanes, box", [(2, 1, 9), (4, 1, 9), (4, 4, 16), (6, 2, 16)])
 def test_statistics_are_the_twins(kind, mode, taps, lanes, box):
     m, p, pixel_size = 7, 2 * box + box % 2 * 2, 1.3
     plane, full = HalfPlane.of(box), hermitian_grid(p, 3) / p
@@ -302,7 +302,7 @@ def test_statistics_lose_no_digits_in_many_samples():
     grid = interleaved(extended(full)).view(np.complex64)
     slices = np.empty((m, len(plane)), np.complex64)
     arguments = rotation_arguments(rotation, 2.0)
-    settings = Settings(taps=taps, lanes=1)
+    settings = small(taps, 1)
     run("project", m, grid, *size_of(2 * box), arguments, k_of(plane), i4(len(plane)), slices, settings=settings)
     band = np.zeros(len(plane), np.int8)
     index, first = by_band(band)
