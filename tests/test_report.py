@@ -161,6 +161,16 @@ def test_cautions_about_distances_and_none_without_reason():
     assert "up to Nyquist, 8 Å" in verdict(make_summary(resolution_0143=None))
 
 
+def test_right_particles_left_out_and_better_iterations_before_are_told():
+    summary = make_summary(kept=30)
+    summary["detection"]["kept"] = 30  # of 70 right ones
+    assert any("41 of 70 particles without a planted error were left out as well (58.6 %)" in t for t in cautions(summary))
+    summary = make_summary()
+    summary["iterations"][1]["resolution_0143"] = 10.0
+    assert any("agreed to 10.00 Å in iteration 2 and to 12.50 Å in the last one" in text for text in cautions(summary))
+    assert cautions(make_summary()) == []
+
+
 def test_everything_from_outside_is_escaped(tmp_path):
     evil = '<script>alert("&")</script>'
     summary = make_summary(command=f"mpirecon {evil}")

@@ -11,7 +11,7 @@ from mpirecon.report.charts import FSC_STYLE, KIND_COLOURS, KINDS, fsc_chart, lo
 from mpirecon.report.pictures import map_panel
 from mpirecon.report.run_files import RunFiles
 from mpirecon.report.svg import GREY
-from mpirecon.report.verdict import SELECTING, counted, mask_in_words, percent
+from mpirecon.report.verdict import SELECTING, counted, mask_in_words, percent, right_left_out
 
 
 def facts(summary: Mapping) -> list[tuple[str, str, str, str]]:
@@ -61,7 +61,9 @@ def _planted(summary: Mapping) -> tuple | None:
     ranked = f"AUC {found['auc']:.4f}"
     if not found.get("recall"):
         return ("planted errors", f"{found['wrong']:,}", ranked, "errors")
-    return ("planted errors found", f"{100 * found['recall']:.1f} %", f"of {found['wrong']:,}; {ranked}", "errors")
+    lost = right_left_out(summary)
+    beside = f"; {lost:,} right left out too" if lost > 0 else ""
+    return ("planted errors found", f"{100 * found['recall']:.1f} %", f"of {found['wrong']:,}{beside}; {ranked}", "errors")
 
 
 def sections(run: RunFiles) -> list[str]:
@@ -80,7 +82,7 @@ def _fsc(run: RunFiles) -> str:
         words += f" mask.mrc is {after['mask'] if after['automatic_mask'] else 'the mask given'}."
         words += " What it adds by itself (random phases) is taken off the corrected curve."
     elif after.get("note"):
-        words += f" No automatic mask: {after['note']}."
+        words += f" No {after['note']}."
     chart = fsc_chart(run.curves, particles["box"], particles["pixel_size"], styles=styles)
     return pieces.section("Half-map FSC", pieces.figure(chart, words), wide=False, fact="fsc")
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 #: below this chance of ranking a wrong particle behind a right one, sorting them is close to drawing lots
 _POOR_AUC = 0.7
 
+#: share of the right particles that may be left out, and how much coarser than an earlier iteration a run may end, unsaid
+_RIGHT_LOST, _COARSER = 0.2, 1.1
+
 #: losses that give some particles no weight at all
 SELECTING = ("sorted",)
 
@@ -19,7 +22,8 @@ def verdict(summary: dict) -> str:
 
 def cautions(summary: dict) -> list[str]:
     """What may be wrong with the run or with reading it, one sentence or two each; often none."""
-    told = [_skipped(summary), _nyquist(summary), _raw(summary), _undetected(summary), _wrong_in_map(summary)]
+    told = [_skipped(summary), _nyquist(summary), _raw(summary), _undetected(summary), _wrong_in_map(summary),
+            _right_left_out(summary), _better_before(summary)]
     return [*(text for text in told if text), *(_sentence(text) for text in summary.get("warnings") or [])]
 
 
@@ -123,3 +127,31 @@ def _wrong_in_map(summary: dict) -> str | None:
     if not found or summary["configuration"]["loss"] != "l2" or not found["wrong"]:
         return None
     return "L2 leaves nobody out: the particles with planted errors are in the map. --loss sorted --keep Q selects."
+
+
+def right_left_out(summary: dict) -> int:
+    """How many particles without a planted error were left out, where the truth is known."""
+    found = summary["detection"]
+    return counted(summary) - found["wrong"] - (found["kept"] - found["wrong_among_kept"])
+
+
+def _right_left_out(summary: dict) -> str | None:
+    found = summary.get("detection")
+    if not found:
+        return None
+    lost, right = right_left_out(summary), counted(summary) - found["wrong"]
+    if not lost > _RIGHT_LOST * right:
+        return None
+    return f"{lost:,} of {right:,} particles without a planted error were left out as well ({percent(lost, right)})."
+
+
+def _better_before(summary: dict) -> str | None:
+    """A run whose last iterations undid what earlier ones reached."""
+    at = [record.get("resolution_0143") or summary["nyquist"] for record in summary["iterations"]]
+    if len(at) < 2 or at[-1] <= _COARSER * min(at):
+        return None
+    best = min(range(len(at)), key=at.__getitem__)
+    return (
+        f"The half maps agreed to {at[best]:.2f} Å in iteration {summary['iterations'][best]['iteration']} and to "
+        f"{at[-1]:.2f} Å in the last one: look at the table of iterations before trusting the end."
+    )

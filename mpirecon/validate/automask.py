@@ -170,7 +170,7 @@ def _threshold(density: np.ndarray) -> float:
     spread = 1.4826 * float(np.median(np.abs(solvent - level)))
     bright = float(np.mean(particle)) if particle.size else level
     if not bright - level > _CONTRAST * spread:
-        raise UserError("automatic mask: no density stands out from the solvent; give a mask, or a diameter")
+        raise UserError("automatic mask: nothing stands out from the solvent; give a mask, or a diameter")
     return level + float(np.clip(_SOLVENT_SIGMA * spread, _LEVEL * (bright - level), _HIGHEST_LEVEL * (bright - level)))
 
 
