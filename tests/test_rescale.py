@@ -8,10 +8,14 @@ from sources import blobs
 from test_import import OPTICS, make, refused, run, table
 from test_reconstruct_relion import compare, density
 
+from mpirecon.backend.cpu import CpuBackend
 from mpirecon.cli import run as mpirecon
 from mpirecon.io.mrc import write_map, write_stack
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.star import read_star, write_star
+from mpirecon.model import ParticleSet, Pose, make_ctf
+from mpirecon.model.aberrations import Aberrations
+from mpirecon.operators.forward import ForwardModel
 from mpirecon.operators.resample import resample
 
 
@@ -69,13 +73,43 @@ def test_the_map_is_that_of_all_images(tmp_path, monkeypatch):
     assert (file.box, file.pixel_size, len(file)) == (40, 2.5, 800)
     assert "300 images of 36 pixels of 3.17 Å are cut to 32 pixels and resampled to 40; scaled by 0.98580" in text
     np.testing.assert_allclose(file.aberrations().magnification, [np.eye(2), np.eye(2) * 2.5 / (3.17 * 32 / 40)])
+    ends = file.aberrations().mtf  # the coarse images end at 15 of 20 Fourier pixels
+    assert ends[0].all() and ends[1][:16].all() and not ends[1][16:].any()
     assert mpirecon("reconstruct p.h5 -o all -q".split()) == 0
-    lowest, correlation, scale = compare(density("all/volume.mrc"), density("1.mrc"), 0.5)  # the coarse images end at 0.79 of Nyquist
+    lowest, correlation, scale = compare(density("all/volume.mrc"), density("1.mrc"), 0.5)
     assert lowest > 0.999 and correlation > 0.999 and scale == pytest.approx(1, abs=0.01)
     assert mpirecon(["export", "all", "--star", "kept.star", "-q"]) == 0
     np.testing.assert_array_equal(read_star("kept.star")["particles"]["rlnOriginXAngst"],
                                   read_star("p.star")["particles"]["rlnOriginXAngst"])
     assert mpirecon(["export", "all", "--star", "k.star", "--stack", "k.mrcs", "-q"]) == 1
+
+
+def test_coarse_images_do_not_damp_what_they_do_not_hold(tmp_path, monkeypatch):
+    """A density of one voxel has signal to Nyquist: beyond 15 Fourier pixels it must be as strong as before them."""
+    monkeypatch.chdir(tmp_path)
+    box, m = 40, 600
+    point = np.zeros((box,) * 3, np.float32)
+    point[box // 2, box // 2, box // 2] = 1
+    rng = np.random.default_rng(0)
+    q = rng.standard_normal((m, 4))
+    p = ParticleSet(box, 2.5, Pose(q, np.zeros((m, 2))),
+                    make_ctf(m, voltage_kv=300, defocus_u=rng.uniform(4000, 9000, m), defocus_v=6000, cs_mm=2.7,
+                             amplitude_contrast=0.1), np.ones(m), 1 + np.arange(m) % 2)
+    model = ForwardModel(box, 2.5)
+    images = model.images(model.prepare(point), p.pose, p.ctf)
+    coarse = p.optics_group == 2
+    images[coarse] = resample(resample(images[coarse], box, 32), 32, box)  # holds nothing beyond 15
+    ends = np.ones((2, box // 2 + 2))
+    ends[1, 16:] = 0
+    known = Aberrations(np.array([1, 2]), np.tile(np.eye(2), (2, 1, 1)), *np.zeros((2, 2, 0)), ends)
+    backend, one = CpuBackend(box, 2.5, aberrations=known), np.ones(m)
+    batch, accumulator = backend.prepare(images, p), backend.accumulator()
+    backend.accumulate(accumulator, batch, one, one, one)
+    equations = backend.normal_equations(backend.folded(accumulator))
+    found = equations.solve(equations.ridge(), 20)[0]
+    power = np.abs(np.fft.fftn(found))
+    radius = np.sqrt(sum(np.meshgrid(*[np.fft.fftfreq(box, 1 / box) ** 2] * 3)))
+    assert power[(radius > 17) & (radius < 19)].mean() == pytest.approx(power[(radius > 8) & (radius < 13)].mean(), rel=0.05)
 
 
 def test_ranks_rescale_alike(tmp_path, monkeypatch, mpirun):

@@ -280,7 +280,9 @@ def _aberrations(
         return None
     sizes = np.full(len(found.group), table.pixel_size) if pixel_sizes is None else pixel_sizes
     mtf = mtf_curves(comm, table, box, sizes, options.data_dir)
-    return found if mtf is None else replace(found, mtf=mtf)
+    if mtf is None:
+        return found
+    return replace(found, mtf=mtf * found.mtf if found.mtf.shape[1] else mtf)  # what is there ends a rescaled image
 
 
 def _particle_set(

@@ -25,7 +25,7 @@ TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 OWN = ("voltage", "cs", "tilt_x", "tilt_y", "m00", "m01", "m10", "m11")
 
 #: more groups than this are one for each particle or nearly so, and each costs planes of an image's size
-_MOST_GROUPS = 5000
+_MOST_GROUPS = 1000
 
 
 def relion_aberrations(path: Path, optics: pd.DataFrame, group: np.ndarray, supplied: dict, number) -> Aberrations:
@@ -117,10 +117,10 @@ def describe(aberrations: Aberrations | None) -> list[str]:
     for name, values in (("odd aberrations (beam tilt, trefoil …)", aberrations.odd.any(axis=1)),
                          ("even aberrations (tetrafoil …)", aberrations.even.any(axis=1)),
                          ("anisotropic magnification", (aberrations.magnification != np.eye(2)).any(axis=(1, 2))),
-                         ("the detector's MTF relative to the mean of the groups", (aberrations.mtf != 1).any(axis=1))):
+                         ("the detector's MTF relative to the mean of the groups", ((aberrations.mtf != 1) & (aberrations.mtf != 0)).any(axis=1))):
         if values.any():
             parts.append(f"{name} in {int(values.sum())} of {len(values)} optics groups")
-    return [f"corrected for: {'; '.join(parts)}"]
+    return [f"corrected for: {'; '.join(parts)}"] if parts else []
 
 
 def mtf_curves(

@@ -67,7 +67,11 @@ class Rescaling:
             return None
         how = f"padded to {inner} pixels and " if inner > box else f"cut to {inner} pixels and " if inner < box else ""
         how += f"resampled to {self.box}" if inner != self.box else "kept as they are"
-        return f"{count} images of {box} pixels of {size:g} Å are {how}; scaled by {self.factor[i]:.5f} in their slices"
+        told = f"{count} images of {box} pixels of {size:g} Å are {how}; scaled by {self.factor[i]:.5f} in their slices"
+        if inner < self.box:
+            told += (f"; they say nothing beyond their Nyquist, {2 * size:g} Å (scores of all images compare fairly with "
+                     f"reconstruct --max-resolution {2 * size:g})")
+        return told
 
     def _groups(self, comm: Communicator, table: ParticleTable) -> dict[int, int]:
         """Optics group → kind of its images; UserError for a group of several."""
@@ -88,9 +92,23 @@ class Rescaling:
         table.pose = Pose(table.pose.quaternion, table.pose.shift * factor)  # in pixels of the image, told in common ones
         known = table.aberrations or Aberrations.none(np.array(sorted(self._of_group), np.int32))
         of_group = np.array([self.factor[self._of_group[g]] if g in self._of_group else 1.0 for g in known.group.tolist()])
-        table.aberrations = replace(known, magnification=known.magnification * of_group[:, None, None])
+        table.aberrations = replace(
+            known, magnification=known.magnification * of_group[:, None, None], mtf=self._ends(known.group)
+        )
         table.pixel_size = self.pixel_size
         return self.pixel_size / of_group
+
+    def _ends(self, groups: np.ndarray) -> np.ndarray:
+        """(g, ·) float64, 1 at the Fourier pixels that each group's images hold, and 0 beyond; empty where all hold all.
+
+        Without it a finer map would be told by coarser images that it has no signal there.
+        """
+        inner = [self.inner[self._of_group[g]] if g in self._of_group else self.box for g in groups.tolist()]
+        if min(inner) >= self.box:
+            return np.zeros((len(groups), 0))
+        reach = [self.box if n >= self.box else (n - 1) // 2 for n in inner]
+        radius = np.arange(self.box // 2 + 2)
+        return np.where(radius[None] <= np.array(reach)[:, None], 1.0, 0.0)
 
     def images(self, kind: int, images: np.ndarray) -> np.ndarray:
         """Images of a kind → (m, box, box) float32; constant ones stay constant, so that they are found."""

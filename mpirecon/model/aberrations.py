@@ -30,7 +30,7 @@ class Aberrations:
     magnification : (g, 2, 2) float64, M of (kx, ky); the identity where there is nothing to correct
     odd, even : (g, ·) float64, Zernike coefficients in rlnOddZernike's and rlnEvenZernike's order, radians · Åⁿ
     mtf : (g, ·) float64, the detector's transfer relative to the mean of all groups, at 0, 1, 2 … Fourier pixels of
-        the image; no columns where it is not known
+        the image, zero beyond what the images hold; no columns where it is not known
 
     Raises
     ------
@@ -58,8 +58,8 @@ class Aberrations:
             row = int(np.flatnonzero(bad)[0])
             raise UserError(f"optics group {self.group[row]}: the magnification matrix {self.magnification[row].tolist()} is "
                             "far from the identity; check the columns")
-        if (self.mtf <= 0).any():
-            raise UserError("optics: the detector's transfer (MTF) must be positive")
+        if (self.mtf < 0).any() or (self.mtf[:, :1] == 0).any():
+            raise UserError("optics: the detector's transfer (MTF) must be positive, or zero from some frequency on")
 
     @classmethod
     def none(cls, group: np.ndarray) -> Aberrations:

@@ -46,8 +46,7 @@ class OpticsPlanes:
             phase[row] = zernike_sum(aberrations.odd[row], odd_order, x, y)
             turns[row] = -zernike_sum(aberrations.even[row], even_order, x, y) / (2 * np.pi)
             if aberrations.mtf.shape[1]:
-                curve = aberrations.mtf[row]
-                transfer[row] = np.interp(np.hypot(kx, ky), np.arange(len(curve)), curve)
+                transfer[row] = _transfer(aberrations.mtf[row], np.hypot(kx, ky))
         on_data = np.exp(-1j * phase) * (transfer if premultiplied else 1.0)
         return cls(aberrations, on_data.astype(np.complex64), turns.astype(np.float32), transfer.astype(np.float32))
 
@@ -72,3 +71,10 @@ class OpticsPlanes:
         out = np.array(matrices, np.float64)
         out[:, :2] = np.einsum("mji,mjk->mik", self.magnification[rows], matrices[:, :2])
         return out
+
+
+def _transfer(curve: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """A curve at 0, 1, 2 … between its points, and 0 beyond its last positive one where it ends in zeros."""
+    last = int(np.flatnonzero(curve)[-1])
+    values = np.interp(radius, np.arange(last + 1), curve[: last + 1])
+    return values if last == len(curve) - 1 else np.where(radius > last, 0.0, values)
