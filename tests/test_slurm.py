@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from test_job_running import STAND_IN
-
 CHECKOUT = Path(__file__).resolve().parent.parent
 TOOL = CHECKOUT / "tools" / "slurm_local"
 PATIENCE = 240  # a first run compiles the kernels
@@ -163,49 +161,35 @@ def test_srun_steps_check_and_errors(slurm, tmp_path):
 
 
 def test_job_goes_back_into_the_queue_after_the_warning_and_goes_on(slurm, particles, tmp_path):
-    """The script's part: a stand-in answers the signal with a checkpoint, as reconstruct will."""
-    binaries = tmp_path / "bin"
-    binaries.mkdir()
-    (binaries / "mpirecon").write_text(STAND_IN.format(python=sys.executable, saves=True))
-    (binaries / "mpirecon").chmod(0o755)
+    options = ("--", "--loss", "sorted", "--keep", "0.7", "--iterations", 15)
     text = slurm(
-        sys.executable,
-        "-m",
-        "mpirecon",
-        "job",
-        "slurm",
-        particles,
-        "-o",
-        tmp_path / "run",
-        "--name",
-        "trial",
-        "--ranks",
-        1,
-        "--mpi",
-        "none",
-        "--setup",
-        f"PATH={shlex.quote(str(binaries))}:$PATH",
-    )
-    # the script puts its Python's folder first; the stand-in must stand before it
-    (tmp_path / "run.sh").write_text(re.sub(r"^export PATH=.*\n", "", text, flags=re.MULTILINE))
+        sys.executable, "-m", "mpirecon", "job", "slurm", particles, "-o", tmp_path / "run", "--name", "trial", "--ranks", 2,
+        *options,
+    )  # fmt: skip
+    (tmp_path / "run.sh").write_text(text)
     number = re.search(r"\d+", slurm("sbatch", "run.sh", cwd=tmp_path))[0]
-    wait_until(lambda: (tmp_path / "ready").exists())
+    wait_until(lambda: (tmp_path / "run" / "checkpoint.h5").exists())
     slurm("scancel", "--batch", "--signal=USR1", number)  # what --signal=B:USR1@… sends when time runs out
     wait_until(lambda: "goes back into the queue" in log_of(tmp_path))
+    assert log_of(tmp_path).count("Stopped by SIGUSR1") == 1
     wait_until(lambda: "JobState=PENDING" in slurm("scontrol", "show", "job", number))
     # Slurm waits two minutes before it starts a requeued job; within the same second slurmd would refuse it
     slurm("scontrol", "update", f"JobId={number}", "StartTime=now+3")
-    wait_until(lambda: (tmp_path / "run" / "volume.mrc").exists())
-    assert (tmp_path / "calls").read_text().splitlines() == ["", "--resume"]
     wait_until(lambda: "COMPLETED" in slurm("scontrol", "show", "job", number))
     assert "Restarts=1" in slurm("scontrol", "show", "job", number)
+    said = log_of(tmp_path)
+    assert said.count("iteration 1/15") == 1 and said.count("iteration 15/15") == 1, said
+    assert (tmp_path / "run" / "volume.mrc").exists()
+    # the second start went on where the first had stopped
+    starts = [json.loads(line)["argv"] for line in (tmp_path / "run" / "logs" / "rank0001.jsonl").open() if '"start"' in line]
+    assert ["--resume" in words for words in starts] == [False, True]
 
 
 def log_of(folder: Path) -> str:
     return "".join(path.read_text() for path in folder.glob("trial-*.log"))
 
 
-def wait_until(condition, seconds: float = 60) -> None:
+def wait_until(condition, seconds: float = 240) -> None:
     start = time.monotonic()
     while not condition():
         assert time.monotonic() - start < seconds, "this did not happen in time"

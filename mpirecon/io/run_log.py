@@ -7,6 +7,7 @@ of one sort), ``sort_particles`` (the same sort, particle by particle), ``messag
 
 from __future__ import annotations
 
+import getpass
 import json
 import logging
 import math
@@ -64,7 +65,7 @@ class RankLog:
         self._attach(append)
         self.event(
             "start", argv=list(sys.argv if argv is None else argv), size=size, local_rank=local_rank, host=hostname,
-            pid=os.getpid(), device=device, cwd=os.getcwd(), cpus=_usable_cpus(), versions=_versions(),
+            user=user_name(), pid=os.getpid(), device=device, cwd=os.getcwd(), cpus=_usable_cpus(), versions=_versions(),
             environment=launcher_environment(),
         )
 
@@ -206,6 +207,14 @@ def to_json(value):
     if value is None or isinstance(value, (bool, int, str)):
         return value
     return str(value)
+
+
+def user_name() -> str | None:
+    """Who runs this; None where the system knows no name for the user's number, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None
 
 
 def launcher_environment(environ=os.environ) -> dict[str, str]:

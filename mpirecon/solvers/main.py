@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import shlex
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from mpirecon import __version__
 from mpirecon.io.checkpoint import NAME as CHECKPOINT
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.io.run_log import RankLog
+from mpirecon.io.run_log import RankLog, launcher_environment, user_name
 from mpirecon.io.run_output import prepare_folder
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.stopping import StopRequested
@@ -92,6 +93,9 @@ def about_run(start: float) -> dict:
         "program": "mpirecon",
         "version": __version__,
         "command": shlex.join(sys.argv),
+        "user": user_name(),
+        "folder": os.getcwd(),
+        "environment": launcher_environment(),
         "started": datetime.datetime.fromtimestamp(start, datetime.timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(time.time() - start, 3),
         "versions": {
