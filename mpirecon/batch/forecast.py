@@ -32,7 +32,7 @@ class Task:
     """What is to be reconstructed: `particles` images of `box` pixels a side, by `rounds` outer iterations.
 
     samples : Fourier samples of an image that are used; all below Nyquist when left out · copies : poses at which each image
-    is summed, for the point group's sake
+    is summed, for the point group's sake · deterministic : accumulators of int64 while they are filled
     """
 
     particles: int
@@ -42,6 +42,7 @@ class Task:
     solver: str = "normal"
     samples: int | None = None
     copies: int = 1
+    deterministic: bool = False
 
     @classmethod
     def of(cls, file, config) -> Task:
@@ -51,7 +52,7 @@ class Task:
             limit = min(file.box / 2, file.box * file.pixel_size / config.max_resolution + 0.5)
             samples = round(math.pi / 2 * limit**2)
         copies = len(point_group(config.symmetry).split()[1])
-        return cls(len(file), file.box, config.scoring_folds, config.rounds, config.solver, samples, copies)
+        return cls(len(file), file.box, config.scoring_folds, config.rounds, config.solver, samples, copies, config.deterministic)
 
     @property
     def groups(self) -> int:
@@ -86,6 +87,7 @@ def memory_parts(task: Task, ranks: int) -> dict[str, float]:
     stores = 2 if task.solver == "gradient" else 1
     solving = known["solve"][task.solver] * folded
     filling = extended + (2 if ranks > 1 else 1) * folded  # reducing sends the folded one from a buffer
+    filling *= 2 if task.deterministic else 1
     comparing = 2 * extended * 2 / 3 + 8 / 12 * folded  # two grids of complex numbers, one just transformed
     return {
         "program": known["program"] + (known["mpi"] if ranks > 1 else 0),
