@@ -18,49 +18,77 @@ def extended_shape(padded_box: int, components: int) -> tuple[int, int, int]:
     return side, side, components * (padded_box // 2 + 1 + 2 * MARGIN)
 
 
+def extend(half, out, which: int = 0, maps: int = 1, planes: tuple[int, int] | None = None) -> None:
+    """half : (p, p, p//2 + 1) complex64 → out : extended_shape(p, 2·maps) float32, zero frequency in the middle.
+
+    which : the map of those interleaved in `out` · planes : first and last plane of `out` to fill, all when left out.
+    """
+    _extend(half, out, which, maps, *(planes or (0, out.shape[0])))
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
-def extend(half, out):
-    """half : (p, p, p//2 + 1) complex64 → out : extended_shape(p, 2) float32, zero frequency in the middle."""
+def _extend(half, out, which, maps, first, last):
     p = half.shape[0]
-    columns = out.shape[2] // 2
-    for z in range(out.shape[0]):
+    step = 2 * maps
+    columns = out.shape[2] // step
+    for z in range(first, last):
         kz = (z - out.shape[0] // 2) % p
         for y in range(out.shape[1]):
             ky = (y - out.shape[1] // 2) % p
+            to, values, mates = out[z, y], half[kz, ky], half[-kz % p, -ky % p]
+            for kx in range(p // 2 + 1):
+                to[(kx + MARGIN) * step + 2 * which] = values[kx].real
+                to[(kx + MARGIN) * step + 2 * which + 1] = values[kx].imag
             for x in range(columns):
                 kx = x - MARGIN
                 if 0 <= kx <= p // 2:
-                    value = half[kz, ky, kx]
-                elif kx < 0:
-                    value = np.conj(half[-kz % p, -ky % p, -kx])
-                else:
-                    value = np.conj(half[-kz % p, -ky % p, p - kx])
-                out[z, y, 2 * x] = value.real
-                out[z, y, 2 * x + 1] = value.imag
+                    continue
+                value = np.conj(mates[-kx if kx < 0 else p - kx])
+                to[x * step + 2 * which] = value.real
+                to[x * step + 2 * which + 1] = value.imag
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def fold(grid, out):
+def fold(grid, out, planes: tuple[int, int] | None = None) -> None:
     """grid : extended_shape(p, 3) float32 or int64 → out : (p, p, p//2 + 1, 3), overwritten.
 
     out holds (re, im, weight) of the sum over all samples and their Friedel mates, on the half grid.
+    planes : first and last plane of `out` to fill, all when left out.
     """
+    _fold(grid, out.reshape(*out.shape[:2], -1), *(planes or (0, out.shape[0])))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fold(grid, out, first, last):
     p = out.shape[0]
+    side = grid.shape[0]
     columns = grid.shape[2] // 3
-    out[:] = 0
-    for z in range(grid.shape[0]):
-        kz = (z - grid.shape[0] // 2) % p
-        for y in range(grid.shape[1]):
-            ky = (y - grid.shape[1] // 2) % p
-            for x in range(columns):
-                kx = (x - MARGIN) % p
-                re, im, w = grid[z, y, 3 * x], grid[z, y, 3 * x + 1], grid[z, y, 3 * x + 2]
-                if kx <= p // 2:
-                    out[kz, ky, kx, 0] += re
-                    out[kz, ky, kx, 1] += im
-                    out[kz, ky, kx, 2] += w
-                mx, my, mz = -kx % p, -ky % p, -kz % p
-                if mx <= p // 2:
-                    out[mz, my, mx, 0] += re
-                    out[mz, my, mx, 1] -= im
-                    out[mz, my, mx, 2] += w
+    for kz in range(first, last):
+        for ky in range(p):
+            to = out[kz, ky]
+            to[:] = 0
+            # every point of the extended grid that is this row's, or its mate's, going round the period
+            for z in range((kz + side // 2) % p, side, p):
+                for y in range((ky + side // 2) % p, side, p):
+                    row = grid[z, y]
+                    for j in range(3 * (p // 2 + 1)):
+                        to[j] += row[3 * MARGIN + j]
+                    if p // 2 > MARGIN:
+                        continue
+                    for x in range(columns):  # of a small grid, margins too lie within the stored half
+                        kx = x - MARGIN
+                        if not 0 <= kx <= p // 2 and kx % p <= p // 2:
+                            for c in range(3):
+                                to[3 * (kx % p) + c] += row[3 * x + c]
+            for z in range((side // 2 - kz) % p, side, p):
+                for y in range((side // 2 - ky) % p, side, p):
+                    row = grid[z, y]
+                    for x in range(columns):
+                        kx = x - MARGIN
+                        if 0 < kx < p // 2:
+                            continue
+                        mate = -kx % p
+                        if mate > p // 2:
+                            continue
+                        to[3 * mate] += row[3 * x]
+                        to[3 * mate + 1] -= row[3 * x + 1]
+                        to[3 * mate + 2] += row[3 * x + 2]

@@ -1,7 +1,7 @@
 """Kernels over a padded half grid (p, p, p//2 + 1) whose factors depend on the radius only.
 
 A point's shell is its distance from zero frequency in *image* pixels, rounded; points beyond the last shell
-take the last value.
+take the last value. first, last : the planes to work on, all when left out, so that threads can share them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ def _shell(kz, ky, kx, p, ratio, last):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def radial_sum(values, stride, component, ratio, total, count):
+def radial_sum(values, stride, component, ratio, total, count, first=0, last=-1):
     """Add a (p, p, (p//2 + 1)·stride) float32 array's component into total[shell], count[shell] (float64)."""
     p = values.shape[0]
-    for kz in range(p):
+    for kz in range(first, p if last < 0 else last):
         for ky in range(p):
             for kx in range(p // 2 + 1):
                 s = _shell(kz, ky, kx, p, ratio, total.size - 1)
@@ -32,10 +32,10 @@ def radial_sum(values, stride, component, ratio, total, count):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def divide_regularised(folded, ridge, ratio, out):
+def divide_regularised(folded, ridge, ratio, out, first=0, last=-1):
     """out = numerator / (weight + ridge[shell]) of a folded (p, p, p//2 + 1, 3) float32 accumulator; 0 where 0/0."""
     p = folded.shape[0]
-    for kz in range(p):
+    for kz in range(first, p if last < 0 else last):
         for ky in range(p):
             for kx in range(p // 2 + 1):
                 w = folded[kz, ky, kx, 2] + ridge[_shell(kz, ky, kx, p, ratio, ridge.size - 1)]
@@ -46,10 +46,10 @@ def divide_regularised(folded, ridge, ratio, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def precondition(spectrum, folded, ridge, ratio):
+def precondition(spectrum, folded, ridge, ratio, first=0, last=-1):
     """spectrum /= weight + ridge[shell], in place; zero where that is not positive."""
     p = folded.shape[0]
-    for kz in range(p):
+    for kz in range(first, p if last < 0 else last):
         for ky in range(p):
             for kx in range(p // 2 + 1):
                 w = folded[kz, ky, kx, 2] + ridge[_shell(kz, ky, kx, p, ratio, ridge.size - 1)]
@@ -60,10 +60,10 @@ def precondition(spectrum, folded, ridge, ratio):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def multiply_regularised(spectrum, transfer, ridge, ratio):
+def multiply_regularised(spectrum, transfer, ridge, ratio, first=0, last=-1):
     """spectrum *= transfer + ridge[shell], in place; transfer : (p, p, p//2 + 1) float32."""
     p = transfer.shape[0]
-    for kz in range(p):
+    for kz in range(first, p if last < 0 else last):
         for ky in range(p):
             for kx in range(p // 2 + 1):
                 w = transfer[kz, ky, kx] + ridge[_shell(kz, ky, kx, p, ratio, ridge.size - 1)]

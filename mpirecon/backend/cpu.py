@@ -7,11 +7,13 @@ out; what it keeps in between (a Batch, a grid, an accumulator) is its own busin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mpirecon.backend.bands import Bands
+from mpirecon.backend.resident import ResidentImages
 from mpirecon.kernels.nearby import make_nearby
 from mpirecon.kernels.statistics import (
     PLAIN,
@@ -21,6 +23,7 @@ from mpirecon.kernels.statistics import (
     make_statistics,
     shell_power,
 )
+from mpirecon.kernels.weigh import weigh
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import matrix_from_quaternion
@@ -31,6 +34,7 @@ from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.normal import NormalEquations
 from mpirecon.operators.projection import Projection
 from mpirecon.operators.shift import centred_samples
+from mpirecon.parallel.threads import Threads
 
 
 @dataclass
@@ -51,7 +55,11 @@ class Batch:
 
 
 class CpuBackend:
-    """One box and pixel size on the CPU."""
+    """One box and pixel size on the CPU.
+
+    padding : how much larger than the box the Fourier grid is · threads : of this rank · memory : bytes that prepared images
+    may take, kept for the next passes · half_precision : keep them as float16
+    """
 
     name = "cpu"
     fixed_point: FixedPoint | None = None  # where given, accumulators count whole numbers of its units
@@ -59,37 +67,73 @@ class CpuBackend:
 
     def __init__(
         self, box: int, pixel_size: float, *, limit: float | None = None, taps: int = 4, premultiplied: bool = False,
-        aberrations: Aberrations | None = None,
+        aberrations: Aberrations | None = None, padding: float = 2.0, threads: int = 1, memory: float = 0,
+        half_precision: bool = False,
     ) -> None:
         self.pixel_size = pixel_size
         self.premultiplied = premultiplied
         self.plane = HalfPlane.of(box, limit, 1.0 if aberrations is None else aberrations.stretch)
         self.optics = OpticsPlanes.of(aberrations, self.plane.kx, self.plane.ky, box, pixel_size, premultiplied)
-        self.projection = Projection(box, self.plane, taps)
+        self.threads = Threads(threads)
+        self.projection = Projection(box, self.plane, taps, padding, self.threads)
+        self._memory, self._half_precision = memory, half_precision
+        self._resident: ResidentImages | None = None
+        self._slab = None
 
     def visit(
         self, slab, rows: np.ndarray, read: Callable[[np.ndarray], np.ndarray], timings
     ) -> Iterator[tuple[np.ndarray, Batch]]:
         """(rows, Batch) for consecutive pieces of a slab's local rows; ``read(rows)`` gives their images.
 
-        A backend that keeps images, or reads ahead, does so here.
+        What is not in memory yet is read ahead while the caller works on the piece before.
         """
-        for part in slab.batches(rows):
-            with timings("read"):
-                images = read(part)
-            with timings("prepare"):
-                batch = self.prepare(images, slab.metadata[part], slab.noise_group[part])
-            yield part, batch
+        if self._slab is not slab:
+            self._slab = slab
+            self._resident = ResidentImages(len(slab), len(self.plane), self._memory, self._half_precision)
+        parts = list(slab.batches(rows))
+        with ThreadPoolExecutor(1) as reader:
+            coming = self._read_ahead(reader, read, parts, 0)
+            for number, part in enumerate(parts):
+                with timings("read"):
+                    images = None if coming is None else coming.result()
+                coming = self._read_ahead(reader, read, parts, number + 1)
+                with timings("prepare"):
+                    batch = self._bring(slab, part, images)
+                yield part, batch
+
+    def _read_ahead(self, reader, read, parts: list[np.ndarray], number: int):
+        if number == len(parts) or self._resident.holds(parts[number]):
+            return None
+        return reader.submit(read, parts[number])
+
+    def _bring(self, slab, part: np.ndarray, images: np.ndarray | None) -> Batch:
+        """The batch of images just read, or of those in memory."""
+        metadata, group = slab.metadata[part], slab.noise_group[part]
+        if images is None:
+            rotation = self.rotations(metadata.pose.quaternion, metadata.optics_group)
+            return Batch(*self._resident.get(part), rotation, group)
+        batch = self.prepare(images, metadata, group)
+        self._resident.keep(part, batch.data, batch.ctf)
+        return batch
 
     def prepare(self, images: np.ndarray, particles: ParticleSet, group: np.ndarray | None = None) -> Batch:
         """(b, n, n) float32 images and their metadata → Batch; group : (b,) int64, all of group 0 when left out."""
+        group = np.zeros(len(images), np.int64) if group is None else group
+        data = np.empty((len(images), len(self.plane)), np.complex64)
+        ctf = np.empty(data.shape, np.float32)
+
+        def some(a: int, b: int) -> None:
+            data[a:b], ctf[a:b] = self._samples(images[a:b], particles[a:b])
+
+        self.threads.over(len(images), some)
+        return Batch(data, ctf, self.rotations(particles.pose.quaternion, particles.optics_group), group)
+
+    def _samples(self, images: np.ndarray, particles: ParticleSet) -> tuple[np.ndarray, np.ndarray]:
         data = centred_samples(images, particles.pose.shift / self.pixel_size, self.plane)
         data /= self.plane.box  # orthonormal: white noise keeps its pixel variance
         if self.optics is not None:
             self.optics.correct(data, self.optics.rows(particles.optics_group))
-        ctf = ctf_samples(particles.ctf, self.plane, self.pixel_size, self.optics, particles.optics_group)
-        group = np.zeros(len(data), np.int64) if group is None else group
-        return Batch(data, ctf, self.rotations(particles.pose.quaternion, particles.optics_group), group)
+        return data, ctf_samples(particles.ctf, self.plane, self.pixel_size, self.optics, particles.optics_group)
 
     def rotations(self, quaternion: np.ndarray, optics_group: np.ndarray) -> np.ndarray:
         """What kernels take for rotation matrices, (b, 3, 3) float64: their optics groups' magnification included."""
@@ -119,30 +163,47 @@ class CpuBackend:
         """(n, n, n) float32 map → the grid that ``statistics`` projects from."""
         return self.projection.grid(volume * np.float32(1 / self.plane.box))
 
+    def pair(self) -> np.ndarray:
+        """An empty grid for two maps that ``statistics`` compares with each particle at the cost of little more than one."""
+        return self.projection.empty_grid(2)
+
+    def set_reference(self, pair: np.ndarray, which: int, volume: np.ndarray) -> None:
+        """Make a (n, n, n) float32 map number `which` (0 or 1) of a pair; the other stays."""
+        self.projection.grid(volume * np.float32(1 / self.plane.box), pair, which, 2)
+
     def statistics(
         self, reference: np.ndarray, batch: Batch, bands: Bands, rotation: np.ndarray | None = None
     ) -> np.ndarray:
-        """yy, yp, pp of each particle in each band, (b, bands, 3) float64; at other rotations (b, 3, 3) if given."""
+        """yy, yp, pp of each particle in each band, (b, bands, 3) float64; at other rotations (b, 3, 3) if given.
+
+        Of a pair, (2, b, bands, 3).
+        """
         rotation = batch.rotation if rotation is None else rotation
-        out = np.empty((len(batch.data), len(bands.samples), 3))
-        groups = np.unique(batch.group)
-        if len(groups) == 1:
-            self._statistics(reference, batch, bands, rotation, groups[0], out)
-            return out
-        for group in groups:
+        maps = 2 if self.projection.is_pair(reference) else 1
+        out = np.empty((maps, len(batch.data), len(bands.samples), 3))
+        for group in np.unique(batch.group):
             rows = np.flatnonzero(batch.group == group)
-            some = np.empty((len(rows), *out.shape[1:]))
+            if len(rows) == len(batch.data):
+                self._statistics(reference, batch, bands, rotation, group, out)
+                break
+            some = np.empty((maps, len(rows), *out.shape[2:]))
             self._statistics(reference, batch[rows], bands, rotation[rows], group, some)
-            out[rows] = some
-        return out
+            out[:, rows] = some
+        return out if maps == 2 else out[0]
 
     def _statistics(self, reference, batch: Batch, bands: Bands, rotation: np.ndarray, group: int, out: np.ndarray) -> None:
-        """The kernel's call for images that share a noise spectrum."""
-        p = self.projection
-        make_statistics(p.taps)(
-            reference, p.table, rotation, p.ratio, self.plane.kx, self.plane.ky,
-            batch.data, batch.ctf, bands.gain[group], bands.band, self._mode(bands), out,
-        )  # fmt: skip
+        """The kernel's calls for images that share a noise spectrum."""
+        mode = self._mode(bands)
+        p, maps = self.projection, len(out)
+        kernel = make_statistics(p.taps, maps)
+
+        def some(a: int, b: int) -> None:
+            kernel(
+                reference, p.table, rotation[a:b], p.ratio, self.plane.kx, self.plane.ky, batch.data[a:b],
+                batch.ctf[a:b], bands.gain[group], bands.band, mode, out[:, a:b] if maps == 2 else out[0, a:b],
+            )  # fmt: skip
+
+        self.threads.over(len(batch.data), some)
 
     def nearby(
         self, reference: np.ndarray, batch: Batch, bands: Bands, highest: np.ndarray, precision: float
@@ -162,10 +223,16 @@ class CpuBackend:
             rows = np.flatnonzero(batch.group == group)
             some = batch[rows] if len(rows) < b else batch
             found = tuple(np.empty((len(rows), *values.shape[1:])) for values in out)
-            make_nearby(p.taps)(
-                reference, p.table, some.rotation, p.ratio, self.plane.kx, self.plane.ky, some.data, some.ctf,
-                bands.gain[group], bands.band, self._mode(bands), np.asarray(highest, np.int64), float(precision), *found,
-            )  # fmt: skip
+
+            def look(first: int, last: int, some=some, found=found, gain=bands.gain[group]) -> None:
+                these = slice(first, last)
+                make_nearby(p.taps)(
+                    reference, p.table, some.rotation[these], p.ratio, self.plane.kx, self.plane.ky, some.data[these],
+                    some.ctf[these], gain, bands.band, self._mode(bands), np.asarray(highest, np.int64), float(precision),
+                    *(values[these] for values in found),
+                )  # fmt: skip
+
+            self.threads.over(len(rows), look)
             for values, part in zip(out, found):
                 values[rows] = part
         return out
@@ -195,20 +262,22 @@ class CpuBackend:
         used = weight > 0
         if not used.any():
             return
-        w = weight[used].astype(np.float32)[:, None]
-        s, s2 = (self._per_sample(a[used]) for a in (contrast, contrast2))
-        ctf = batch.ctf[used]
-        on_data = w * s * np.float32(self.plane.box)  # back from orthonormal: the solution has the volume's own density
-        numerator = batch.data[used] * (on_data if self.premultiplied else on_data * ctf)
-        on_weight = w * s2 * ctf**2
-        if self.fixed_point is not None:
-            self.fixed_point.scale(numerator, on_weight)
-        self.projection.adjoint_add(accumulator, batch.rotation[used], numerator, on_weight)
+        if not used.all():
+            batch, weight, contrast, contrast2 = batch[used], weight[used], contrast[used], contrast2[used]
+        # back from orthonormal: the solution has the volume's own density
+        on_data = np.float32(self.plane.box) * _columns(weight, contrast)
+        on_weight = _columns(weight, contrast2)
+        column = self.plane.shell if on_data.shape[1] > 1 else np.zeros(len(self.plane), np.int32)
+        numerator, samples = np.empty_like(batch.data), np.empty_like(batch.ctf)
 
-    def _per_sample(self, values: np.ndarray) -> np.ndarray:
-        """(b,) → (b, 1), (b, shells) → (b, s) float32."""
-        values = values.astype(np.float32)
-        return values[:, None] if values.ndim == 1 else np.take(values, self.plane.shell, axis=1)  # rows stay contiguous
+        def some(a: int, b: int) -> None:
+            weigh(batch.data[a:b], batch.ctf[a:b], on_data[a:b], on_weight[a:b], column, self.premultiplied,
+                  numerator[a:b], samples[a:b])  # fmt: skip
+
+        self.threads.over(len(numerator), some)
+        if self.fixed_point is not None:
+            self.fixed_point.scale(numerator, samples)
+        self.projection.adjoint_add(accumulator, batch.rotation, numerator, samples)
 
     def folded(self, accumulator: np.ndarray) -> np.ndarray:
         """The accumulator on the half-complex grid, ready to be reduced, (p, p, p//2 + 1, 3) float32."""
@@ -217,3 +286,9 @@ class CpuBackend:
     def normal_equations(self, folded: np.ndarray) -> NormalEquations:
         """The normal equations of a reduced accumulator."""
         return NormalEquations(self.projection, folded)
+
+
+def _columns(weight: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+    """w · s of each particle, (b, 1) float32, or of each of its shells, (b, shells)."""
+    contrast = contrast if contrast.ndim == 2 else contrast[:, None]
+    return (weight[:, None] * contrast).astype(np.float32)

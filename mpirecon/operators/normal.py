@@ -37,9 +37,15 @@ class NormalEquations:
 
     def shell_weight(self) -> np.ndarray:
         """Mean weight of each image shell, (shells + 1,) float64; the last entry is everything beyond."""
-        total, count = np.zeros(self.shells + 1), np.zeros(self.shells + 1)
         p = self.folded.shape[0]
-        radial_sum(self.folded.reshape(p, p, -1), 3, 2, self.projection.ratio, total, count)
+        sums = {}
+
+        def add(a: int, b: int) -> None:
+            sums[a] = np.zeros((2, self.shells + 1))
+            radial_sum(self.folded.reshape(p, p, -1), 3, 2, self.projection.ratio, *sums[a], a, b)
+
+        self._over_planes(add)
+        total, count = sum(sums[a] for a in sorted(sums))
         return total / np.maximum(count, 1)
 
     def ridge(self, ssnr: np.ndarray | None = None, floor: float = 1e-3) -> np.ndarray:
@@ -60,7 +66,7 @@ class NormalEquations:
         """Gridding solution numerator / (weight + Λ), (n, n, n) float32: one FFT, exact for dense even sampling."""
         p = self.folded.shape[0]
         spectrum = np.empty((p, p, p // 2 + 1), np.complex64)
-        divide_regularised(self.folded, ridge, self.projection.ratio, spectrum)
+        self._over_planes(lambda a, b: divide_regularised(self.folded, ridge, self.projection.ratio, spectrum, a, b))
         return self._to_volume(spectrum)
 
     def solve(self, ridge: np.ndarray, iterations: int = 12, tolerance: float = 1e-5, each=lambda: None):
@@ -109,7 +115,8 @@ class NormalEquations:
         """(Σ w AᴴA + Λ) x, (n, n, n) float32, by convolution."""
         p, n = self.folded.shape[0], self.projection.box
         spectrum = transform_padded(volume, p, self.projection.workers)
-        multiply_regularised(spectrum, self.transfer(), ridge, self.projection.ratio)
+        transfer = self.transfer()
+        self._over_planes(lambda a, b: multiply_regularised(spectrum, transfer, ridge, self.projection.ratio, a, b))
         return transform_cropped(spectrum, n, self.projection.workers, overwrite=True)
 
     def gradient(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
@@ -120,7 +127,7 @@ class NormalEquations:
         """(weight + Λ)⁻¹ in Fourier space: close to the inverse of ``apply``, exact but for the box's edge."""
         p, n = self.folded.shape[0], self.projection.box
         spectrum = transform_padded(volume, p, self.projection.workers)
-        precondition(spectrum, self.folded, ridge, self.projection.ratio)
+        self._over_planes(lambda a, b: precondition(spectrum, self.folded, ridge, self.projection.ratio, a, b))
         # p³ twice: of this inverse transform, and of the unscaled one in ``apply``
         return transform_cropped(spectrum, n, self.projection.workers, overwrite=True) / np.float32(p) ** 6
 
@@ -135,6 +142,9 @@ class NormalEquations:
                 kernel /= axis.astype(np.float32).reshape(shape)
             self._transfer = np.ascontiguousarray(scipy.fft.rfftn(kernel, workers=workers).real)
         return self._transfer
+
+    def _over_planes(self, function) -> None:
+        self.projection.threads.over(self.folded.shape[0], function)
 
     def _to_volume(self, spectrum: np.ndarray) -> np.ndarray:
         p, n = self.folded.shape[0], self.projection.box

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpirecon.kernels.backproject import make_backproject
+from mpirecon.kernels.backproject import EVERYTHING, make_backproject
 from mpirecon.kernels.fold import extend, extended_shape, fold
 from mpirecon.kernels.gridding import kernel_table, kernel_transform
 from mpirecon.kernels.project import make_project
 from mpirecon.operators.fourier import padded_size, transform_cropped, transform_padded
 from mpirecon.operators.half_plane import HalfPlane
+from mpirecon.parallel.threads import Threads
 
 
 class Projection:
-    """Slices of (box,)³ volumes on a 2× padded grid, interpolated with a Kaiser-Bessel kernel of `taps` points.
+    """Slices of (box,)³ volumes on a `padding` times padded grid, interpolated with a Kaiser-Bessel kernel of `taps` points.
 
     ``grid(volume)`` is done once a volume, ``forward(grid, rotation)`` once a batch. ``accumulator()``,
     ``adjoint_add(...)`` and ``adjoint_volume(...)`` are the transpose, in the same two steps.
     """
 
     def __init__(
-        self, box: int, plane: HalfPlane | None = None, taps: int = 4, workers: int = 1, padding: float = 2.0
+        self, box: int, plane: HalfPlane | None = None, taps: int = 4, padding: float = 2.0, threads: Threads | None = None
     ) -> None:
         self.box = box
         self.plane = plane or HalfPlane.of(box)
         self.taps = taps
-        self.workers = workers
+        self.threads = threads or Threads()
+        self.workers = self.threads.count
         self.padded = padded_size(box, padding)
         self.ratio = self.padded / box
         self.padding = padding
@@ -38,17 +40,31 @@ class Projection:
         a = self.apodisation
         return volume / (a[:, None, None] * a[None, :, None] * a[None, None, :])
 
-    def grid(self, volume: np.ndarray) -> np.ndarray:
-        """(n, n, n) volume → the extended Fourier grid that ``forward`` reads, float32."""
-        out = np.empty(extended_shape(self.padded, 2), np.float32)
-        extend(transform_padded(self.deapodise(volume), self.padded, self.workers), out)
+    def grid(self, volume: np.ndarray, out: np.ndarray | None = None, which: int = 0, maps: int = 1) -> np.ndarray:
+        """(n, n, n) volume → the extended Fourier grid that ``forward`` reads, float32.
+
+        With maps = 2 the grid holds two volumes, point by point; this one becomes its number `which` and the other is kept.
+        """
+        out = self.empty_grid(maps) if out is None else out
+        half = transform_padded(self.deapodise(volume), self.padded, self.workers)
+        self.threads.over(len(out), lambda a, b: extend(half, out, which, maps, (a, b)))
         return out
+
+    def empty_grid(self, maps: int = 1) -> np.ndarray:
+        """A grid for one volume or two, of zeros."""
+        return np.zeros(extended_shape(self.padded, 2 * maps), np.float32)
+
+    def is_pair(self, grid: np.ndarray) -> bool:
+        """Whether a grid holds two volumes."""
+        return grid.shape == extended_shape(self.padded, 4)
 
     def forward(self, grid: np.ndarray, rotation: np.ndarray) -> np.ndarray:
         """Slices (m, s) complex64 at rotations (m, 3, 3)."""
         out = np.empty((len(rotation), len(self.plane)), np.complex64)
-        make_project(self.taps)(
-            grid, self.table, np.asarray(rotation, np.float64), self.ratio, self.plane.kx, self.plane.ky, out
+        rotation = np.asarray(rotation, np.float64)
+        project, p = make_project(self.taps), self.plane
+        self.threads.over(
+            len(rotation), lambda a, b: project(grid, self.table, rotation[a:b], self.ratio, p.kx, p.ky, out[a:b])
         )
         return out
 
@@ -64,24 +80,44 @@ class Projection:
         zero = np.flatnonzero(self.plane.multiplicity == 1)
         numerator[:, zero] *= 0.5
         weight[:, zero] *= 0.5
-        make_backproject(self.taps, accumulator.dtype == np.int64)(
-            accumulator,
-            self.table,
-            np.asarray(rotation, np.float64),
-            self.ratio,
-            self.plane.kx,
-            self.plane.ky,
-            numerator,
-            weight,
-        )
+        rotation = np.asarray(rotation, np.float64)
+        spread, p = make_backproject(self.taps, accumulator.dtype == np.int64), self.plane
+        for apart in self._slabs(rotation, accumulator.shape):
+            self.threads.run([
+                lambda slab=slab: spread(
+                    accumulator, self.table, rotation, self.ratio, p.kx, p.ky, numerator, weight, slab
+                )
+                for slab in apart
+            ])  # fmt: skip
         numerator[:, zero] *= 2
         weight[:, zero] *= 2
+
+    def _slabs(self, rotation: np.ndarray, shape: tuple[int, ...]) -> tuple[list, ...]:
+        """Slabs of the grid for threads to fill: two lists, those of one far enough apart that none writes where another does.
+
+        They lie across z or y, whichever this batch's slices spread over more widely, and hold about as many samples each.
+        """
+        if self.threads.count == 1:
+            return ([EVERYTHING],)
+        some = np.linspace(0, len(self.plane) - 1, 64).astype(int)
+        k = self.ratio * np.stack([self.plane.kx[some], self.plane.ky[some]]).astype(np.float64)
+        x, y, z = (rotation[:, :2, axis] @ k for axis in range(3))
+        where = [np.floor(np.where(x < 0, -u, u)) + side // 2 - (self.taps // 2 - 1) for u, side in zip((z, y), shape)]
+        steps = np.arange(1, 2 * self.threads.count) / (2 * self.threads.count)
+        cuts = [np.quantile(u, steps) for u in where]
+        axis = int(np.ptp(cuts[1]) > np.ptp(cuts[0]))
+        edges = [0]
+        for cut in cuts[axis].astype(int):
+            if cut - edges[-1] >= self.taps - 1:
+                edges.append(int(cut))
+        slabs = [(axis, a, b) for a, b in zip(edges, [*edges[1:], shape[axis]])]
+        return slabs[::2], slabs[1::2]
 
     def folded(self, accumulator: np.ndarray) -> np.ndarray:
         """The accumulator on the half grid with Friedel mates added, (p, p, p//2 + 1, 3) float32."""
         p = self.padded
         out = np.empty((p, p, p // 2 + 1, 3), accumulator.dtype)
-        fold(accumulator, out)
+        self.threads.over(p, lambda a, b: fold(accumulator, out, (a, b)))
         return out
 
     def adjoint_volume(self, numerator: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from mpirecon.robust.selection import RandomPoses, Selection
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.exact_spectrum import ExactSpectrum
 from mpirecon.solvers.groups import GroupStore, MapSet, half_map, held_out_map
+from mpirecon.solvers.references import References
 from mpirecon.solvers.slab_data import ParticleSlab
 from mpirecon.solvers.timing import Timings
 
@@ -58,7 +59,7 @@ class Engine:
         exactly = ExactSpectrum(shape, self.box, len(self.slab.file)) if self.deterministic else None
         self.largest = np.zeros(2)
         with together(self.comm), self.timings("survey"):
-            for rows, batch in self._visit(np.arange(len(self.slab)), first=True):
+            for rows, batch in self._first_visit():
                 own[rows] = self.backend.power(batch)
                 weight = np.divide(1, own[rows], out=np.zeros(len(rows)), where=self.slab.valid[rows] & (own[rows] > 0))
                 if exactly:
@@ -136,34 +137,43 @@ class Engine:
         single = self.folds == 1
         if nearby is not None:
             self._measure_attenuation(maps, nearby, bands)
+        references = References(self.backend, maps, self.timings, together=nearby is None)
         for half in (1, 2):
-            own = self._reference(maps, half_map(half)) if in_sample or single else None
+            own = half_map(half)
             for fold in range(self.folds):
-                held_out = self._reference(maps, half_map(3 - half) if single else held_out_map((half, fold)))
+                held_out = half_map(3 - half) if single else held_out_map((half, fold))
+                wanted = [own, held_out] if in_sample or single else [held_out]
+                references.bring(*wanted)
                 visit = self.slab.rows((half, fold))
                 visit = visit[self.slab.valid[visit]]
                 visit = visit if rows is None else visit[rows[visit]]
                 with together(self.comm), self.timings("statistics"):
                     for part, batch in self._visit(visit):
-                        for result, reference in ((inside, own), (outside, held_out)):
-                            if reference is not None:
-                                result.sums[part] = self.backend.statistics(reference, batch, bands)
+                        *first, outside.sums[part] = references.compare(wanted, batch, bands)
+                        if first:
+                            inside.sums[part] = first[0]
                         if random is not None and random[part].any():
-                            reference = own if single else held_out
-                            self._at_random(anywhere, part, random[part], batch, reference, bands, draw)
+                            against = own if single else held_out
+                            self._at_random(anywhere, part, random[part], batch, references, against, bands, draw)
                         if nearby is not None:
-                            self._look_nearby(nearby, part, batch, own if single else held_out, bands)
+                            grid = references.grid(own if single else held_out)
+                            self._look_nearby(nearby, part, batch, grid, bands)
                         self._advance(len(part))
         chosen = None if random is None else np.flatnonzero(random & self.slab.valid)
         if chosen is None:
             return inside, outside, None
         return inside, outside, RandomPoses(chosen, Statistics(anywhere.sums[chosen], bands.samples))
 
-    def _at_random(self, result, rows, marked, batch, reference, bands, draw) -> None:
+    def _at_random(self, result, rows, marked, batch, references, against, bands, draw) -> None:
         some = rows[marked]
         q = np.array([random_quaternion(particle_rng(draw, int(i), "random-pose")) for i in self.slab.ids[some]])
         rotation = self.backend.rotations(q, self.slab.metadata.optics_group[some])
-        result.sums[some] = self.backend.statistics(reference, batch[marked], bands, rotation)
+        (result.sums[some],) = references.compare([against], batch[marked], bands, rotation)
+
+    def _first_visit(self):
+        """All particles, looked at closely, in the order of later passes: what stays in memory lies in their order."""
+        for group in self.slab.groups:
+            yield from self._visit(self.slab.rows(group), first=True)
 
     def _look_nearby(self, result: NearbyPoses, rows, batch, reference, bands) -> None:
         highest = np.ceil(len(bands.samples) * np.array(SEARCH_BANDS) - 1e-9).astype(np.int64) - 1
@@ -193,12 +203,6 @@ class Engine:
             return images
 
         return self.backend.visit(self.slab, rows, read, self.timings)
-
-    def _reference(self, maps: MapSet, made_of):
-        with self.timings("reduce"):
-            volume = maps.get(made_of)
-        with self.timings("solve"):
-            return self.backend.reference(volume)
 
     def _require_good_images(self) -> None:
         good = np.array([(self.slab.valid & (self.slab.metadata.half == h)).sum() for h in (1, 2)], np.int64)

@@ -1,0 +1,51 @@
+"""Prepared images that stay in memory, so that they are read, transformed and centred once and not in every pass."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class ResidentImages:
+    """Half-plane samples and CTFs of a slab's particles, as many as fit; filled as they come by.
+
+    budget : bytes · half_precision : keep them as float16, each image scaled to its largest sample
+    """
+
+    def __init__(self, particles: int, samples: int, budget: float, half_precision: bool = False) -> None:
+        self._real = np.float16 if half_precision else np.float32
+        bytes_each = 3 * samples * np.dtype(self._real).itemsize
+        self.capacity = int(min(particles, max(budget, 0) // bytes_each))
+        self._place = np.full(particles, -1)
+        self._used = 0
+        # pages that are never written are never held
+        self._data = np.empty((self.capacity, 2 * samples), self._real)
+        self._ctf = np.empty((self.capacity, samples), self._real)
+        self._scale = np.ones(self.capacity, np.float32)
+
+    def holds(self, rows: np.ndarray) -> bool:
+        """Whether all these local rows are here."""
+        return bool((self._place[rows] >= 0).all())
+
+    def keep(self, rows: np.ndarray, data: np.ndarray, ctf: np.ndarray) -> None:
+        """Keep those of `rows` there is room for; data : (b, s) complex64 · ctf : (b, s) float32."""
+        new = np.flatnonzero(self._place[rows] < 0)[: self.capacity - self._used]
+        if not len(new):
+            return
+        to = slice(self._used, self._used + len(new))
+        values = data[new].view(np.float32)
+        if self._real is np.float16:
+            self._scale[to] = np.maximum(np.abs(values).max(axis=1), np.finfo(np.float32).tiny)
+            values = values / self._scale[to, None]
+        self._data[to], self._ctf[to] = values, ctf[new]
+        self._place[rows[new]] = np.arange(to.start, to.stop)
+        self._used = to.stop
+
+    def get(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """data and ctf of rows that are here; views where they lie side by side."""
+        places = self._place[rows]
+        if len(places) and np.array_equal(places, np.arange(places[0], places[0] + len(places))):
+            places = slice(places[0], places[-1] + 1)
+        data = self._data[places].astype(np.float32, copy=False)
+        if self._real is np.float16:
+            data *= self._scale[places, None]
+        return data.view(np.complex64), self._ctf[places].astype(np.float32, copy=False)

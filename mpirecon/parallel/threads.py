@@ -1,0 +1,43 @@
+"""Threads inside a rank: kernels and FFTs release the interpreter, so plain threads share its arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+#: what several numerical libraries are told by users and batch systems
+_ASKED = "OMP_NUM_THREADS"
+
+
+class Threads:
+    """`count` threads that work on pieces of one task; with one, everything happens in the caller's thread."""
+
+    def __init__(self, count: int = 1) -> None:
+        self.count = count
+        self._pool: ThreadPoolExecutor | None = None
+
+    def run(self, tasks: list[Callable[[], None]]) -> None:
+        """Run all tasks and return when every one has ended; the first error is raised."""
+        if self.count == 1 or len(tasks) == 1:
+            for task in tasks:
+                task()
+            return
+        self._pool = self._pool or ThreadPoolExecutor(self.count)
+        for future in [self._pool.submit(task) for task in tasks]:
+            future.result()
+
+    def over(self, length: int, function: Callable[[int, int], None], smallest: int = 1) -> None:
+        """``function(first, last)`` for consecutive pieces of range(length), one a thread, none below `smallest`."""
+        pieces = max(1, min(self.count, length // max(smallest, 1)))
+        bounds = [length * k // pieces for k in range(pieces + 1)]
+        self.run([lambda a=a, b=b: function(a, b) for a, b in zip(bounds[:-1], bounds[1:])])
+
+
+def default_threads(ranks_on_host: int) -> int:
+    """Threads of a rank that was not told: OMP_NUM_THREADS, else its share of the cores this process may use."""
+    asked = os.environ.get(_ASKED, "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // max(ranks_on_host, 1))
