@@ -8,10 +8,12 @@ BACKENDS = ("auto", "cpu", "cuda")
 SPACES = ("fourier", "real")
 
 
-def get_backend(name: str, box: int, pixel_size: float, *, space: str = "fourier", **options):
+def get_backend(
+    name: str, box: int, pixel_size: float, *, space: str = "fourier", on_cpu: dict | None = None, **options
+):
     """The backend of that name for one box; ``auto`` is the CPU's (parallel.placement decides where GPUs are used).
 
-    space : "fourier" for central slices, "real" for line integrals
+    space : "fourier" for central slices, "real" for line integrals · on_cpu : options that the CPU's alone takes
 
     Raises
     ------
@@ -32,4 +34,4 @@ def get_backend(name: str, box: int, pixel_size: float, *, space: str = "fourier
         return CudaBackend(box, pixel_size, **options)
     from mpirecon.backend.cpu import CpuBackend
 
-    return CpuBackend(box, pixel_size, **options)
+    return CpuBackend(box, pixel_size, **options, **(on_cpu or {}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mpirecon.batch.units import parse_time
+from mpirecon.batch.units import parse_memory, parse_time
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (
     ANY_PATH,
@@ -13,6 +13,7 @@ from mpirecon.cli.options import (
     FileOr,
     FRACTION,
     NON_NEGATIVE,
+    Number,
     POSITIVE,
     backend_option,
     overwrite_option,
@@ -58,6 +59,22 @@ class Every(click.ParamType):
             return {"every_seconds": float(parse_time(value))}
         except UserError:
             self.fail(f"{value!r}: expected iterations, e.g. 2, or a time, e.g. 30m", param, ctx)
+
+
+class Memory(click.ParamType):
+    """``8G`` → bytes; 0 keeps nothing."""
+
+    name = "size"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, int):
+            return value
+        if value == "0":
+            return 0
+        try:
+            return parse_memory(value)
+        except UserError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Keep(click.ParamType):
@@ -117,6 +134,14 @@ class Keep(click.ParamType):
               help="How long the iteration may take to finish after that signal; then the last checkpoint has to do.")
 @click.option("--stall-timeout", type=NON_NEGATIVE, default=1800.0, show_default=True, metavar="SECONDS",
               help="End the job when a rank makes no step for so long; 0: never.")
+@click.option("--padding", type=Number(1.25, 2, metavar="factor"), default=1.5, show_default=True,
+              help="Side of the Fourier grid over the box: 2 interpolates more exactly, for 2.4 times the memory.")
+@click.option("--solve-iterations", type=click.IntRange(min=0), metavar="N",
+              help="Conjugate-gradient steps on the final maps.  [default: as many as the noise leaves a use for]")
+@click.option("--threads", type=COUNT, help="Threads of each rank.  [default: OMP_NUM_THREADS, else its share of the cores]")
+@click.option("--memory", type=Memory(), help="Memory that each rank may keep prepared images in, e.g. 8G; 0 reads them in "
+              "each pass.  [default: 1 GB, at most a quarter of what is free]")
+@click.option("--half-precision", is_flag=True, help="Keep prepared images as float16: twice as many fit.")
 @click.option("--dry-run", is_flag=True, help="Print memory, traffic and time that the run will take, and whether it fits; do "
               "nothing else.")
 @click.option("--skip-bad", is_flag=True, help="Leave out images with NaN or without contrast, instead of ending.")

@@ -1,4 +1,4 @@
-"""Threads inside a rank: kernels and FFTs release the interpreter, so plain threads share its arrays."""
+"""What a rank takes of its host: threads (kernels and FFTs release the interpreter, so plain ones share its arrays), memory."""
 
 from __future__ import annotations
 
@@ -41,3 +41,17 @@ def default_threads(ranks_on_host: int) -> int:
         return int(asked)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // max(ranks_on_host, 1))
+
+
+#: most that prepared images take of a rank's memory where nobody said how much
+_MOST_KEPT = 2**30
+
+
+def default_memory(ranks_on_host: int) -> int:
+    """Bytes of images that a rank which was not told keeps between passes: 1 GB, or a quarter of its share of what is free."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return _MOST_KEPT // 4
+    return min(_MOST_KEPT, free // (4 * max(ranks_on_host, 1)))

@@ -25,7 +25,9 @@ class Config:
     mask : a file, or "auto" for a sphere and, of the final map, a mask made from itself · max_resolution : Å, finest used ·
     score_resolution : (coarsest, finest) Å used for distances · diameter : Å of the spherical mask · symmetry : point group
     in RELION's setting · schedule : "plain", "graduated" or None (graduated where the mixture decides) · group_by : column
-    of the imported table whose rows of one value are right or wrong together.
+    of the imported table whose rows of one value are right or wrong together · solve_iterations : of the conjugate gradients that refine
+    the final maps; None: as many as the noise leaves something to gain from · padding : Fourier grid over box · threads : of
+    a rank, memory : bytes that it may keep images in, None: what the host has for it · half_precision : keep them as float16.
     """
 
     loss: str = "l2"
@@ -39,7 +41,11 @@ class Config:
     batch_size: int = 0
     step: float = 1.0
     momentum: float = 0.3
-    solve_iterations: int = 8
+    solve_iterations: int | None = None
+    padding: float = 1.5
+    threads: int | None = None
+    memory: int | None = None
+    half_precision: bool = False
     backend: str = "auto"
     symmetry: str = "C1"
     transport: str = "auto"
@@ -83,6 +89,8 @@ class Config:
                             "use explained, whitened or raw")
         if self.iterations is not None and self.iterations < 1:
             raise UserError(f"--iterations {self.iterations}: at least 1 is needed")
+        if not 1.25 <= self.padding <= 2:
+            raise UserError(f"--padding {self.padding:g}: expected 1.25 to 2")
         if self.folds < 1:
             raise UserError(f"--folds {self.folds}: at least 1 is needed (1 scores inside the half set)")
         if self.sort_scope == "batch" and self.loss != "sorted":

@@ -89,7 +89,8 @@ def identify(run) -> dict:
     with together(run.comm):
         few = file.images(np.unique([0, len(file) // 2, len(file) - 1])) if run.comm.rank == 0 else np.zeros(0)
     options = run.config.as_dict()
-    options.pop("iterations")  # more of them may be asked for
+    for name in ("iterations", "threads", "memory"):  # more may be asked for, and the result is the same
+        options.pop(name)
     options.pop("transport")  # sums are the same whichever way they travel
     return run.comm.bcast({
         "options": json.loads(json.dumps(options)),

@@ -17,6 +17,7 @@ from mpirecon.operators.symmetry import Symmetry
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.placement import place_ranks
 from mpirecon.parallel.select import median
+from mpirecon.parallel.threads import default_memory, default_threads
 from mpirecon.robust.distances import WHITENED, get_distance
 from mpirecon.robust.jointly import select_jointly
 from mpirecon.robust.losses import M_ESTIMATORS
@@ -72,6 +73,7 @@ class Reconstruction:
         self.slab.agree_on_noise_groups(comm)
         self._check_halves()
         self.placement = place_ranks(comm, "cpu" if config.deterministic else config.backend)
+        self._neighbours = comm.allgather(comm.hostname).count(comm.hostname)
         backend, mask = run_together(comm, self._set_up)
         self.transport = connect(comm, backend, self.placement, config.transport, log, console)
         self.engine = Engine(
@@ -292,9 +294,18 @@ class Reconstruction:
         device = {"device": place.index, "sharing": place.sharing, "log": self.log} if place.backend == "cuda" else {}
         backend = get_backend(
             place.backend, file.box, file.pixel_size, limit=limit, premultiplied=bool(file.attributes["ctf_premultiplied"]),
-            aberrations=file.aberrations(), space=config.space, **device,
+            aberrations=file.aberrations(), space=config.space, on_cpu=self._share_of_host(), **device,
         )
         return backend, self._make_mask()
+
+    def _share_of_host(self) -> dict:
+        """How this rank uses its host's cores and memory."""
+        config = self.config
+        return {
+            "padding": config.padding, "half_precision": config.half_precision,
+            "threads": default_threads(self._neighbours) if config.threads is None else config.threads,
+            "memory": default_memory(self._neighbours) if config.memory is None else config.memory,
+        }  # fmt: skip
 
     @property
     def masked_by_user(self) -> bool:
