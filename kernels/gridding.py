@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import i0
 
 #: grid points left free on every side of an extended grid: the reach of the widest kernel (6 taps) and rounding
 MARGIN = 4
@@ -26,7 +25,7 @@ def _shape_parameter(taps: int, oversampling: float) -> float:
 def _transform_unscaled(x: np.ndarray, taps: int, oversampling: float) -> np.ndarray:
     beta = _shape_parameter(taps, oversampling)
     argument = np.sqrt((beta**2 - (np.pi * taps * np.asarray(x, np.float64)) ** 2).astype(np.complex128))
-    return taps * np.real(np.sinh(argument) / argument) / i0(beta)
+    return taps * np.real(np.sinh(argument) / argument) / np.i0(beta)
 
 
 def kernel_transform(x: np.ndarray, taps: int, oversampling: float = 2.0) -> np.ndarray:
@@ -44,11 +43,11 @@ def kernel_table(taps: int, oversampling: float = 2.0) -> np.ndarray:
     if taps not in DEGREE:
         raise ValueError(f"taps must be one of {sorted(DEGREE)}, got {taps}")
     beta = _shape_parameter(taps, oversampling)
-    norm = i0(beta) * _transform_unscaled(np.zeros(1), taps, oversampling)[0]
+    norm = np.i0(beta) * _transform_unscaled(np.zeros(1), taps, oversampling)[0]
     nodes = -0.5 * np.cos(np.pi * (np.arange(64) + 0.5) / 64)  # Chebyshev nodes of [-1/2, 1/2]
     table = np.empty((taps, DEGREE[taps] + 1))
     for j in range(taps):
         u = j - (taps // 2 - 1) - (nodes + 0.5)
-        values = i0(beta * np.sqrt(np.maximum(1 - (2 * u / taps) ** 2, 0))) / norm
+        values = np.i0(beta * np.sqrt(np.maximum(1 - (2 * u / taps) ** 2, 0))) / norm
         table[j] = np.polynomial.polynomial.polyfit(nodes, values, DEGREE[taps])
     return table.astype(np.float32)

@@ -63,6 +63,7 @@ class CpuBackend:
 
     name = "cpu"
     fixed_point: FixedPoint | None = None  # where given, accumulators count whole numbers of its units
+    pairs = True  # two maps may be compared with the particles at once
     reducer = None  # accumulators live where the communicator can sum them
 
     def __init__(
@@ -278,6 +279,11 @@ class CpuBackend:
         if self.fixed_point is not None:
             self.fixed_point.scale(numerator, samples)
         self.projection.adjoint_add(accumulator, batch.rotation, numerator, samples)
+
+    def _per_sample(self, values: np.ndarray) -> np.ndarray:
+        """(b,) → (b, 1), (b, shells) → (b, s) float32."""
+        values = values.astype(np.float32)
+        return values[:, None] if values.ndim == 1 else np.take(values, self.plane.shell, axis=1)  # rows stay contiguous
 
     def folded(self, accumulator: np.ndarray) -> np.ndarray:
         """The accumulator on the half-complex grid, ready to be reduced, (p, p, p//2 + 1, 3) float32."""

@@ -66,6 +66,8 @@ class Accumulator:
 class RealSpaceCpuBackend(CpuBackend):
     """As CpuBackend; arguments and results are the same."""
 
+    pairs = False
+
     def __init__(self, *arguments, **options) -> None:
         super().__init__(*arguments, **options)
         refuse_optics(self.optics)

@@ -13,10 +13,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
-import pandas as pd
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing, temporary_name, write_failed
@@ -27,6 +27,9 @@ from mpirecon.model import CTF_DTYPE, ParticleSet, Pose
 from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together, together
 from mpirecon.parallel.slab import slab
 from mpirecon.model.aberrations import Aberrations
+
+if TYPE_CHECKING:  # slow to load, and most runs never look at the imported table
+    import pandas as pd
 
 FORMAT = "mpirecon-particles"
 VERSION = 1

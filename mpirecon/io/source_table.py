@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
-import pandas as pd
 
 from mpirecon.io.shared_hdf5 import SharedHdf5
-from mpirecon.io.text_column import TextColumn, text_column
 from mpirecon.parallel.comm import together
+
+if TYPE_CHECKING:  # pandas is slow to load, and most runs never look at the imported table
+    import pandas as pd
+
+    from mpirecon.io.text_column import TextColumn
 
 _ROWS = 16384  # rows of a chunk of a column
 _COMPRESSED = {"compression": "gzip", "compression_opts": 1}
@@ -74,6 +78,8 @@ def _describe(group: h5py.Group, name: str, table: pd.DataFrame, rows: int) -> N
 
 
 def _write_columns(group: h5py.Group, table: pd.DataFrame) -> None:
+    from mpirecon.io.text_column import text_column
+
     for i, label in enumerate(table.columns):
         cells = text_column(table[label]).cells
         group.create_dataset(_column_name(i, label), data=cells.astype(_text_type(cells.dtype.itemsize)), **_layout(len(cells)))
@@ -81,6 +87,8 @@ def _write_columns(group: h5py.Group, table: pd.DataFrame) -> None:
 
 def _share_columns(file: SharedHdf5, place: str, table: pd.DataFrame, rows: slice, total: int) -> None:
     """The columns of a table whose rows are spread over the ranks, each as wide as its longest value on any rank."""
+    from mpirecon.io.text_column import text_column
+
     cells = [text_column(table[label]).cells for label in table.columns]
     widths = file.comm.allreduce(np.array([column.dtype.itemsize for column in cells], np.int64), "max")
     names = [f"{place}/{_column_name(i, label)}" for i, label in enumerate(table.columns)]
@@ -95,6 +103,8 @@ def _text_type(width: int) -> np.dtype:
 
 
 def _read_table(group: h5py.Group) -> pd.DataFrame:
+    import pandas as pd
+
     labels = [str(label) for label in group.attrs["columns"]]
     columns = {label: read_column(group, i, label) for i, label in enumerate(labels)}
     table = pd.DataFrame(columns, columns=labels, copy=False)
@@ -105,6 +115,8 @@ def _read_table(group: h5py.Group) -> pd.DataFrame:
 
 def read_column(group: h5py.Group, i: int, label: str) -> TextColumn:
     """Column number i of a table."""
+    from mpirecon.io.text_column import TextColumn
+
     return TextColumn(group[_column_name(i, label)][:].astype(bytes, copy=False))
 
 

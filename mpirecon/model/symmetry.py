@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from mpirecon.errors import UserError
 
@@ -46,6 +45,8 @@ class PointGroup:
     @property
     def quaternions(self) -> np.ndarray:
         """(order, 4) unit quaternions (w, x, y, z) of the rotations."""
+        from scipy.spatial.transform import Rotation  # slow to load, and not needed without symmetry
+
         return np.roll(Rotation.from_matrix(self.matrices).as_quat(), 1, axis=1)
 
     def angular_distance(self, q1: np.ndarray, q2: np.ndarray) -> np.ndarray:
@@ -99,6 +100,8 @@ def point_group(name: str) -> PointGroup:
 
 
 def _turn(fold: int, axis: tuple[float, float, float]) -> np.ndarray:
+    from scipy.spatial.transform import Rotation
+
     unit = np.asarray(axis, np.float64) / np.linalg.norm(axis)
     return Rotation.from_rotvec(2 * np.pi / fold * unit).as_matrix()
 
@@ -106,6 +109,10 @@ def _turn(fold: int, axis: tuple[float, float, float]) -> np.ndarray:
 def _closure(generators: list[np.ndarray]) -> np.ndarray:
     """All products of the generators, (order, 3, 3), each once."""
     found, fresh = [np.eye(3)], [np.eye(3)]
+    if not generators:
+        return np.array(found)
+    from scipy.spatial.transform import Rotation
+
     while fresh:
         products, fresh = [a @ g for a in fresh for g in generators], []
         for product in products:

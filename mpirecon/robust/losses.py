@@ -20,7 +20,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import erf
 
 from mpirecon.errors import UserError
 
@@ -160,8 +159,13 @@ class Welsch(Redescending):
     name: str = "welsch"
 
     _relative = staticmethod(lambda u: np.exp(-(u**2)))
-    _area = staticmethod(lambda u: np.sqrt(np.pi) / 2 * erf(u))
     _moment = staticmethod(lambda u: -np.expm1(-(u**2)) / 2)
+
+    @staticmethod
+    def _area(u):
+        from scipy.special import erf  # slow to load
+
+        return np.sqrt(np.pi) / 2 * erf(u)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,12 @@ import numpy as np
 from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
 
-#: mean of 1 − FSC of the half maps, and from there on steps of conjugate gradients: what the direct solution leaves unsolved
-#: is 1e-3 to 1e-2 of a shell's signal, which nobody sees beside ten times as much noise
-_STEPS = (0.1, 0), (0.01, 2), (-np.inf, 8)
+#: mean of 1 − FSC of the half maps beyond which the direct solution will do: what it leaves unsolved is 1e-3 to 1e-2 of a
+#: shell's signal, which ten times as much noise hides
+_NOISY = 0.1
+
+#: boxes in which two steps cost so little that they are made all the same
+_SMALL = 96
 
 
 class NormalSolver(Solver):
@@ -46,7 +49,9 @@ class NormalSolver(Solver):
         if self.config.solve_iterations is not None:
             return self.config.solve_iterations
         noise = float(np.mean(1 - self.fsc[1 : self.engine.backend.plane.shells]))
-        return next(steps for limit, steps in _STEPS if noise >= limit)
+        if noise < _NOISY:
+            return 8
+        return 2 if self.engine.box <= _SMALL else 0
 
     def _unfiltered(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         equations = self.equations(folded)

@@ -6,7 +6,6 @@ import csv
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import bdtr  # scipy.stats takes half a second to load
 
 from mpirecon.io.atomic import atomic_path
 from mpirecon.model.pose import matrix_from_quaternion
@@ -116,6 +115,8 @@ def view_coverage(quaternion: np.ndarray, kept: np.ndarray, together: np.ndarray
         where, kept = once(where, kept, together)
     before, after = (np.bincount(where[rows], minlength=cells.sum()) for rows in (slice(None), kept))
     share = kept.mean() if len(kept) else 1.0
+    from scipy.special import bdtr  # slow to load; scipy.stats takes half a second more
+
     rare = bdtr(after, before, share) < _CHANCE / len(before)
     return Coverage(before, after, (after < THINNED * share * before) & rare, bin_centres(top, cells), (top, cells))
 
