@@ -11,7 +11,7 @@ from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
 #: shell's signal, which ten times as much noise hides
 _NOISY = 0.1
 
-#: boxes in which two steps cost so little that they are made all the same
+#: boxes in which steps cost so little that more are made
 _SMALL = 96
 
 
@@ -49,9 +49,8 @@ class NormalSolver(Solver):
         if self.config.solve_iterations is not None:
             return self.config.solve_iterations
         noise = float(np.mean(1 - self.fsc[1 : self.engine.backend.plane.shells]))
-        if noise < _NOISY:
-            return 8
-        return 2 if self.engine.box <= _SMALL else 0
+        few, many = (2, 8) if self.engine.box <= _SMALL else (0, 4)
+        return many if noise < _NOISY else few
 
     def _unfiltered(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         equations = self.equations(folded)
