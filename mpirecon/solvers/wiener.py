@@ -69,6 +69,8 @@ def local_wiener(volume: np.ndarray, noise: float, ssnr: np.ndarray, mask: np.nd
     # wide enough to average over several independent voxels: neighbours are independent about a resolution apart
     finest = max(int(np.flatnonzero(np.concatenate([[np.inf], ssnr]) > _LEAST_SSNR)[-1]), 1)
     width = min(max(_LOCAL_PIXELS, _LOCAL_RESOLUTIONS * n / finest), n / 8)
+    from scipy import ndimage  # slow to load
+
     power = ndimage.gaussian_filter(np.square(volume), width)
     local = np.maximum(1 - np.float32(noise) / np.maximum(power, np.finfo(np.float32).tiny), 0) * (mask > 0)
     kept = float(np.square(local, dtype=np.float64).sum())
