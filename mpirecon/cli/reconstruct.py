@@ -134,8 +134,9 @@ class Keep(click.ParamType):
               help="How long the iteration may take to finish after that signal; then the last checkpoint has to do.")
 @click.option("--stall-timeout", type=NON_NEGATIVE, default=1800.0, show_default=True, metavar="SECONDS",
               help="End the job when a rank makes no step for so long; 0: never.")
-@click.option("--padding", type=Number(1.25, 2, metavar="factor"), default=1.5, show_default=True,
-              help="Side of the Fourier grid over the box: 2 interpolates more exactly, for 2.4 times the memory.")
+@click.option("--padding", type=Number(1.25, 2, metavar="factor"),
+              help="Side of the Fourier grid over the box: 2 interpolates more exactly than 1.5, for 2.4 times the memory.  "
+              "[default: 2 up to box 96, else 1.5]")
 @click.option("--solve-iterations", type=click.IntRange(min=0), metavar="N",
               help="Conjugate-gradient steps on the final maps.  [default: as many as the noise leaves a use for]")
 @click.option("--threads", type=COUNT, help="Threads of each rank.  [default: OMP_NUM_THREADS, else its share of the cores]")

@@ -10,6 +10,15 @@ import numpy as np
 import scipy.fft
 
 
+#: boxes in which accuracy costs so little that it is preferred to speed
+SMALL_BOX = 96
+
+
+def padding_for(box: int) -> float:
+    """Side of a reconstruction's Fourier grid over the box's: 2 in small boxes, else 1.5, for 0.42 of the memory."""
+    return 2.0 if box <= SMALL_BOX else 1.5
+
+
 def padded_size(box: int, factor: float = 2.0) -> int:
     """The smallest even length ≥ factor · box that has a fast FFT."""
     p = int(np.ceil(factor * box))

@@ -26,7 +26,7 @@ class Config:
     score_resolution : (coarsest, finest) Å used for distances · diameter : Å of the spherical mask · symmetry : point group
     in RELION's setting · schedule : "plain", "graduated" or None (graduated where the mixture decides) · group_by : column
     of the imported table whose rows of one value are right or wrong together · solve_iterations : of the conjugate gradients that refine
-    the final maps; None: as many as the noise leaves something to gain from · padding : Fourier grid over box · threads : of
+    the final maps; None: as many as the noise leaves something to gain from · padding : Fourier grid over box, None: 2 in small boxes, else 1.5 · threads : of
     a rank, memory : bytes that it may keep images in, None: what the host has for it · half_precision : keep them as float16.
     """
 
@@ -42,7 +42,7 @@ class Config:
     step: float = 1.0
     momentum: float = 0.3
     solve_iterations: int | None = None
-    padding: float = 1.5
+    padding: float | None = None
     threads: int | None = None
     memory: int | None = None
     half_precision: bool = False
@@ -89,7 +89,7 @@ class Config:
                             "use explained, whitened or raw")
         if self.iterations is not None and self.iterations < 1:
             raise UserError(f"--iterations {self.iterations}: at least 1 is needed")
-        if not 1.25 <= self.padding <= 2:
+        if self.padding is not None and not 1.25 <= self.padding <= 2:
             raise UserError(f"--padding {self.padding:g}: expected 1.25 to 2")
         if self.folds < 1:
             raise UserError(f"--folds {self.folds}: at least 1 is needed (1 scores inside the half set)")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from mpirecon.solvers.base import Solver, Weigh
+from mpirecon.operators.fourier import SMALL_BOX
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
 
 #: mean of 1 − FSC of the half maps beyond which the direct solution will do: what it leaves unsolved is 1e-3 to 1e-2 of a
 #: shell's signal, which ten times as much noise hides
 _NOISY = 0.1
 
-#: boxes in which steps cost so little that more are made
-_SMALL = 96
+#: share of the images' power that the maps leave beyond which they are mostly noise: half maps of few clean images disagree
+#: too, and gain most from more steps
+_MOSTLY_NOISE = 0.5
 
 
 class NormalSolver(Solver):
@@ -48,9 +50,10 @@ class NormalSolver(Solver):
         """Steps of conjugate gradients on the final maps: as asked, else more where there is less noise to hide their gain."""
         if self.config.solve_iterations is not None:
             return self.config.solve_iterations
-        noise = float(np.mean(1 - self.fsc[1 : self.engine.backend.plane.shells]))
-        few, many = (2, 8) if self.engine.box <= _SMALL else (0, 4)
-        return many if noise < _NOISY else few
+        disagreement = float(np.mean(1 - self.fsc[1 : self.engine.backend.plane.shells]))
+        noisy = disagreement > _NOISY and self.engine.unexplained > _MOSTLY_NOISE
+        few, many = (2, 8) if self.engine.box <= SMALL_BOX else (0, 4)
+        return few if noisy else many
 
     def _unfiltered(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         equations = self.equations(folded)

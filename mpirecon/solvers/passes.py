@@ -43,6 +43,7 @@ class Engine:
     noise_power: np.ndarray = field(default=None)
     deterministic: bool = False
     largest: np.ndarray = field(default=None)  # bounds of all ranks' samples, where sums must not depend on their order
+    unexplained: float = 1.0  # share of the images' power that is not in the maps
 
     @property
     def box(self) -> int:

@@ -13,6 +13,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.symmetry import point_group
+from mpirecon.operators.fourier import padding_for
 from mpirecon.operators.symmetry import Symmetry
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.placement import place_ranks
@@ -102,6 +103,7 @@ class Reconstruction:
             self._announce(records[-1])
             if checkpoints is not None and iteration < self.config.rounds:
                 checkpoints.after(iteration, records)
+        self.engine.unexplained = self._unexplained()
         maps = self.solver.finish()
         sigma = particle_sigma(self.comm, self.held_out, self.slab.valid)
         return Outcome(maps, records, self.held_out, self._with_final_distance(), sigma)
@@ -162,6 +164,11 @@ class Reconstruction:
         self.inside, self.held_out = inside, held_out
         # with a single fold there is no map of the own half without the particle; the other half's would leak
         self._scores = inside if self.engine.folds == 1 else held_out
+
+    def _unexplained(self) -> float:
+        """Share of the images' power, over all ranks, that the maps of the own half leave."""
+        sums = self.comm.allreduce(self.inside.sums[self.slab.valid].sum(axis=(0, 1)))
+        return float((sums[0] - 2 * sums[1] + sums[2]) / max(sums[0], np.finfo(np.float64).tiny))
 
     def _start_selection(self) -> None:
         """Decide over all particles from the last statistics; everybody counts when there are none yet."""
@@ -302,7 +309,7 @@ class Reconstruction:
         """How this rank uses its host's cores and memory."""
         config = self.config
         return {
-            "padding": config.padding, "half_precision": config.half_precision,
+            "padding": padding_for(self.file.box) if config.padding is None else config.padding, "half_precision": config.half_precision,
             "threads": default_threads(self._neighbours) if config.threads is None else config.threads,
             "memory": default_memory(self._neighbours) if config.memory is None else config.memory,
         }  # fmt: skip
