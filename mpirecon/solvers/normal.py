@@ -52,8 +52,10 @@ class NormalSolver(Solver):
             return self.config.solve_iterations
         disagreement = float(np.mean(1 - self.fsc[1 : self.engine.backend.plane.shells]))
         noisy = disagreement > _NOISY and self.engine.unexplained > _MOSTLY_NOISE
-        few, many = (2, 8) if self.engine.box <= SMALL_BOX else (0, 4)
-        return few if noisy else many
+        if self.engine.box <= SMALL_BOX:
+            return 8
+        disagreement = float(np.mean(1 - self.fsc[1 : self.engine.backend.plane.shells]))
+        return 0 if disagreement > _NOISY and self.engine.unexplained > _MOSTLY_NOISE else 4
 
     def _unfiltered(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         equations = self.equations(folded)
