@@ -33,19 +33,19 @@ def dry_run(comm: Communicator, task: Task, threads: int = 1) -> list[str]:
     hosts = comm.allgather((comm.hostname, available_memory()))
     there = {host: min(free for name, free in hosts if name == host) for host, _ in hosts}
     ranks = Counter(host for host, _ in hosts)
-    needed = memory_per_rank(task, comm.size)
+    needed = memory_per_rank(task, comm.size, threads)
     for host, count in ranks.items():
         if count * needed > there[host]:
             raise UserError(
                 f"{host} has {memory_words(there[host])} of memory left for {count} ranks that need {memory_words(needed)} each "
-                f"(box {task.box}, {task.particles} particles, {task.folds} folds). {what_fits(task, comm.size, ranks, there)}"
+                f"(box {task.box}, {task.particles} particles, {task.folds} folds). {what_fits(task, comm.size, ranks, there, threads)}"
             )
     return describe(task, comm.size, threads, dict(ranks), there)
 
 
 def describe(task: Task, ranks: int, threads: int, hosts: dict[str, int], there: dict[str, int]) -> list[str]:
     """The forecast in words."""
-    parts = memory_parts(task, ranks)
+    parts = {name: amount for name, amount in memory_parts(task, ranks, threads).items() if amount}
     phases = {phase: amount for phase, amount in seconds_by_phase(task, ranks, threads=threads).items() if amount >= 0.005}
     total = sum(phases.values())
     fullest = max(hosts, key=lambda host: hosts[host] * sum(parts.values()) / there[host])
@@ -62,12 +62,12 @@ def describe(task: Task, ranks: int, threads: int, hosts: dict[str, int], there:
     ]
 
 
-def what_fits(task: Task, ranks: int, hosts: dict[str, int], there: dict[str, int]) -> str:
+def what_fits(task: Task, ranks: int, hosts: dict[str, int], there: dict[str, int], threads: int = 1) -> str:
     """What to ask for instead: fewer ranks on each host, as many on more hosts, fewer folds; only what helps."""
     room, most = min(there.values()), max(hosts.values())
 
     def fits(task: Task, per_host: int, in_all: int) -> bool:
-        return per_host * memory_per_rank(task, in_all) <= room
+        return per_host * memory_per_rank(task, in_all, threads) <= room
 
     choices = []
     fewer = next((n for n in range(most - 1, 0, -1) if fits(task, n, n * len(hosts))), None)

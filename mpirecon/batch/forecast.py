@@ -14,11 +14,18 @@ from dataclasses import dataclass
 from importlib import resources
 
 from mpirecon.model.symmetry import point_group
-from mpirecon.operators.fourier import padded_size
+from mpirecon.operators.fourier import SMALL_BOX, padded_size, padding_for
 
 #: what a forecast is multiplied by before it becomes a request, and what starting a job takes, seconds
 _MARGIN, _START_UP = 2.0, 300.0
 
+
+
+#: bytes a second that each rank is taken to get from a shared file system
+SHARED = 100e6
+
+#: bytes and number of the images of a batch
+_BATCH, _LONGEST = 64e6, 512
 
 
 @functools.cache
@@ -32,7 +39,9 @@ class Task:
     """What is to be reconstructed: `particles` images of `box` pixels a side, by `rounds` outer iterations.
 
     samples : Fourier samples of an image that are used; all below Nyquist when left out · copies : poses at which each image
-    is summed, for the point group's sake · deterministic : accumulators of int64 while they are filled
+    is summed, for the point group's sake · padding : Fourier grid over box · kept : bytes that a rank may keep images in ·
+    half_precision : as float16 · refining : steps of conjugate gradients on the final maps ·
+    deterministic : accumulators of int64 while they are filled
     """
 
     particles: int
@@ -42,17 +51,23 @@ class Task:
     solver: str = "normal"
     samples: int | None = None
     copies: int = 1
+    padding: float | None = None
+    kept: float = 0
+    half_precision: bool = False
+    refining: int | None = None
     deterministic: bool = False
 
     @classmethod
-    def of(cls, file, config) -> Task:
-        """That of a ParticleFile and a Config."""
+    def of(cls, file, config, kept: float) -> Task:
+        """That of a ParticleFile and a Config; `kept` where the config does not say how many bytes of images a rank keeps."""
         samples = None
         if config.max_resolution is not None:
             limit = min(file.box / 2, file.box * file.pixel_size / config.max_resolution + 0.5)
             samples = round(math.pi / 2 * limit**2)
         copies = len(point_group(config.symmetry).split()[1])
-        return cls(len(file), file.box, config.scoring_folds, config.rounds, config.solver, samples, copies, config.deterministic)
+        kept = kept if config.memory is None else config.memory
+        return cls(len(file), file.box, config.scoring_folds, config.rounds, config.solver, samples, copies, config.padding, kept,
+                   config.half_precision, config.solve_iterations, config.deterministic)
 
     @property
     def groups(self) -> int:
@@ -67,52 +82,77 @@ class Task:
     def samples_of_an_image(self) -> int:
         return self.samples or round(math.pi / 2 * (self.box / 2) ** 2)
 
+    @property
+    def padded(self) -> int:
+        """Side of the Fourier grid."""
+        return padded_size(self.box, padding_for(self.box) if self.padding is None else self.padding)
 
-def folded_bytes(box: int) -> int:
-    """One accumulator on the folded grid, (p, p, p // 2 + 1, 3) float32 with p = 2 · box or a little more."""
-    p = padded_size(box)
+    @property
+    def steps(self) -> int:
+        """Steps of conjugate gradients on the final maps; those that nobody asked for and that depend on the noise: none."""
+        if self.refining is not None:
+            return self.refining
+        return 8 if self.box <= SMALL_BOX else 0
+
+    def images_kept(self, ranks: int) -> float:
+        """Bytes of prepared images that a rank keeps: transform and CTF of each sample, as many as fit."""
+        return min(self.kept, math.ceil(self.particles / ranks) * self.samples_of_an_image * (6 if self.half_precision else 12))
+
+    def share_kept(self, ranks: int) -> float:
+        """Which share of its images a rank keeps."""
+        whole = math.ceil(self.particles / ranks) * self.samples_of_an_image * (6 if self.half_precision else 12)
+        return self.images_kept(ranks) / whole
+
+
+def folded_bytes(p: int) -> int:
+    """One accumulator on the folded grid, (p, p, p // 2 + 1, 3) float32."""
     return 12 * p * p * (p // 2 + 1)
 
 
-def extended_bytes(box: int) -> int:
+def extended_bytes(p: int) -> int:
     """One accumulator while it is filled, with the margin that the interpolation kernel needs."""
-    p = padded_size(box)
     return 12 * (p + 8) ** 2 * (p // 2 + 9)
 
 
-def memory_parts(task: Task, ranks: int) -> dict[str, float]:
+def memory_parts(task: Task, ranks: int, threads: int = 1) -> dict[str, float]:
     """Bytes of a rank at its worst moment, by what they are for."""
     known = constants()["memory"]
-    folded, extended = folded_bytes(task.box), extended_bytes(task.box)
+    folded, extended = folded_bytes(task.padded), extended_bytes(task.padded)
     stores = 2 if task.solver == "gradient" else 1
     solving = known["solve"][task.solver] * folded
     filling = extended + (2 if ranks > 1 else 1) * folded  # reducing sends the folded one from a buffer
     filling *= 2 if task.deterministic else 1
     comparing = 2 * extended * 2 / 3 + 8 / 12 * folded  # two grids of complex numbers, one just transformed
+    images = math.ceil(task.particles / ranks)
+    batch = min(_BATCH, 20 * task.box**2 * min(images, _LONGEST))
     return {
         "program": known["program"] + (known["mpi"] if ranks > 1 else 0),
+        "batch": batch,
+        "threads": known["threads"] * folded if threads > 1 else 0.0,
         "sums of groups": stores * task.groups * folded / ranks,
         "maps": 4 * task.box**3 * (2 + math.ceil((task.references + 3) / ranks)),
         "grids": max(solving, filling, comparing),
+        "images": task.images_kept(ranks),
         "particles": task.particles * (known["particle"] / ranks + known["particle_table"]),
     }
 
 
-def memory_per_rank(task: Task, ranks: int) -> float:
+def memory_per_rank(task: Task, ranks: int, threads: int = 1) -> float:
     """Most bytes one of `ranks` ranks will hold at a time."""
-    return sum(memory_parts(task, ranks).values())
+    return sum(memory_parts(task, ranks, threads).values())
 
 
 def reduced_bytes(task: Task, ranks: int) -> float:
     """Bytes of arrays that each rank's messages carry in all: what its traffic counts."""
     if ranks == 1:
         return 0.0
-    folded, volume = folded_bytes(task.box), 4 * task.box**3
+    folded, volume = folded_bytes(task.padded), 4 * task.box**3
     maps = 2 + task.references  # unfiltered halves, and what particles are compared with
     sums = task.groups if task.solver == "normal" else task.groups + 2
-    fetched = 2 + (4 if task.folds == 1 else task.references)
+    fetched = 2 + task.references
     per_round = sums * folded + maps * folded + fetched * volume
-    return task.rounds * per_round + 3 * folded + 3 * volume
+    finished = 3 if task.steps else 1
+    return task.rounds * per_round + finished * folded + 3 * volume
 
 
 def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...]]:
@@ -120,18 +160,19 @@ def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...
 
     Particles are shared by ranks and their threads; maps are solved on one rank each, and transformed on all.
     """
-    p = padded_size(task.box)
+    p = task.padded
     fft = p**3 * math.log2(p**3)
     images = math.ceil(task.particles / ranks)
     share = images / (1 + constants()["threads"] * (threads - 1))
     samples = task.samples_of_an_image
     passes = task.rounds * (2 if task.solver == "normal" else 3)
+    brought = 1 + passes * (1 - task.share_kept(ranks))  # the survey, and what is not in memory afterwards
     spread = math.log2(max(task.box, 32) / 32)  # larger volumes miss the caches more often
     direct = math.ceil(2 / ranks) + math.ceil(task.references / ranks)
-    fetched = 4 if task.folds == 1 else task.references
+    finished = math.ceil(3 / ranks) * (2 * task.steps + 1) if task.steps else 1
     return {
-        "read": ((passes + 1) * images * task.box**2,),
-        "prepare": ((passes + 1) * share * task.box**2 * math.log2(task.box), (passes + 1) * share),
+        "read": (brought * images * task.box**2,),
+        "prepare": (brought * share * task.box**2 * math.log2(task.box), (passes + 1) * share, 1.0),
         "survey": (share * samples,),
         "accumulate": (
             task.copies * (passes - task.rounds) * share * samples,
@@ -140,28 +181,38 @@ def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...
         ),
         "statistics": (task.rounds * share * samples, task.rounds * share * samples * spread),
         "solve": (
-            task.rounds * direct * fft, task.rounds * fetched * fft, math.ceil(3 / ranks) * fft * (1 + (task.solver != "normal")),
+            (task.rounds * direct + finished) * fft, task.rounds * task.references * fft,
+            task.rounds * fft if task.solver == "gradient" else 0.0,
+            # references of robust losses are freed of the noise about the particle
+            task.rounds * math.ceil(task.references / ranks) * fft if task.folds > 1 else 0.0, 1.0,
         ),
         "reduce": (reduced_bytes(task, ranks), 0.0 if ranks == 1 else passes * task.groups * math.log2(ranks)),
-        "postprocess": (float(task.box**3) * math.log2(task.box),),
-        "rest": (1.0, float(task.box**3), float(task.particles)),
+        "postprocess": (float(task.box**3) * math.log2(task.box), 1.0),
+        "rest": (1.0, float(task.box**3), float(task.particles), 0.0 if ranks == 1 else 1.0),
     }  # fmt: skip
 
 
-def seconds_by_phase(task: Task, ranks: int, speed: float = 1.0, threads: int = 1, known: dict | None = None) -> dict[str, float]:
-    """Wall seconds of the slowest rank, phase by phase, on cores `speed` times as fast as those measured."""
+def seconds_by_phase(
+    task: Task, ranks: int, speed: float = 1.0, threads: int = 1, known: dict | None = None, rate: float = math.inf
+) -> dict[str, float]:
+    """Wall seconds of the slowest rank, phase by phase, on cores `speed` times as fast as those measured.
+
+    rate : bytes a second that a rank gets from the disk; infinite where the file is in the host's cache, as when measured
+    """
     known = (known or constants())["seconds"]
     amounts = work(task, ranks, threads)
+    waiting = 4 * amounts["read"][0] / rate
     network = ("reduce", "read")
-    return {
+    found = {
         phase: sum(c * w for c, w in zip(known[phase], amount)) / (1.0 if phase in network else speed)
         for phase, amount in amounts.items()
     }
+    return found | {"read": found["read"] + waiting}
 
 
 def seconds(task: Task, ranks: int, speed: float = 1.0, threads: int = 1) -> float:
-    """Wall seconds expected on cores `speed` times as fast as the reference, without any margin."""
-    return sum(seconds_by_phase(task, ranks, speed, threads).values())
+    """Wall seconds expected on cores `speed` times as fast as the reference, images from a shared file system; no margin."""
+    return sum(seconds_by_phase(task, ranks, speed, threads, rate=SHARED).values())
 
 
 def wall_time(task: Task, ranks: int, speed: float = 1.0, threads: int = 1) -> int:

@@ -80,13 +80,13 @@ def plan(task: Task, wish: Wish) -> Plan:
     per_node = ranks // wish.nodes
     threads = wish.threads or 1
     _check_cores(wish, per_node, threads)
-    needed = memory_per_rank(task, ranks)
+    needed = memory_per_rank(task, ranks, threads)
     memory = _memory(task, wish, ranks, needed)
-    wall = parse_time(wish.time) if wish.time else wall_time(task, ranks, wish.speed)
+    wall = parse_time(wish.time) if wish.time else wall_time(task, ranks, wish.speed, threads)
     _check_time(wish, wall)
     # a warning must leave the larger part of the job to work in
     warning = min(wish.warning or _WARNING, wall // 3)
-    expected = math.ceil(seconds(task, ranks, wish.speed))
+    expected = math.ceil(seconds(task, ranks, wish.speed, threads))
     return Plan(wish.nodes, ranks, threads, wish.gpus or 0, memory, wall, warning, math.ceil(needed), expected)
 
 
@@ -116,7 +116,7 @@ def _most_ranks(task: Task, wish: Wish) -> int:
     most = (wish.cores_per_node or _USUAL_RANKS * (wish.threads or 1)) // (wish.threads or 1)
     most = max(1, min(most, task.particles // wish.nodes))
     limit = _limit(wish)
-    fitting = (r for r in range(most, 0, -1) if limit is None or r * memory_per_rank(task, r * wish.nodes) <= limit)
+    fitting = (r for r in range(most, 0, -1) if limit is None or r * memory_per_rank(task, r * wish.nodes, wish.threads or 1) <= limit)
     return next(fitting, 1)
 
 
@@ -159,7 +159,7 @@ def _what_fits(task: Task, wish: Wish, ranks: int, limit: int) -> str:
     choices = []
 
     def fits(per_node: int, nodes: int) -> bool:
-        return per_node * memory_per_rank(task, per_node * nodes) <= limit
+        return per_node * memory_per_rank(task, per_node * nodes, wish.threads or 1) <= limit
 
     fewer = next((r for r in range(ranks // wish.nodes, 0, -1) if fits(r, wish.nodes)), None)
     if fewer and not wish.gpus:
@@ -167,7 +167,7 @@ def _what_fits(task: Task, wish: Wish, ranks: int, limit: int) -> str:
     more = next((n for n in range(wish.nodes + 1, ranks + 1) if ranks % n == 0 and fits(ranks // n, n)), None)
     if more:
         choices.append(f"--nodes {more}")
-    memory = 2**30 * math.ceil(_MEMORY_MARGIN * (ranks // wish.nodes) * memory_per_rank(task, ranks) / 2**30)
+    memory = 2**30 * math.ceil(_MEMORY_MARGIN * (ranks // wish.nodes) * memory_per_rank(task, ranks, wish.threads or 1) / 2**30)
     there = parse_memory(wish.memory_per_node, "memory_per_node") if wish.memory_per_node else None
     if there is None or memory <= there:
         choices.append(f"--memory {memory // 2**30}G")

@@ -91,6 +91,7 @@ def _task(particles, output, options):
     from mpirecon.batch.forecast import Task
     from mpirecon.cli.reconstruct import command as reconstruct
     from mpirecon.io.particle_file import ParticleFile
+    from mpirecon.parallel.threads import MOST_KEPT
     from mpirecon.solvers.config import Config
 
     arguments = [str(particles), "--output", str(output), *options]
@@ -110,12 +111,13 @@ def _task(particles, output, options):
     else:
         refuse_existing(output, asked["overwrite"])
     with ParticleFile(particles) as file:
-        return Task.of(file, config)
+        return Task.of(file, config, MOST_KEPT)
 
 
 #: options of reconstruct that memory or time depend on, and those that these are checked with
 _CHANGES_SIZE = ("loss", "keep", "distance", "solver", "iterations", "folds", "batch_size", "sort_scope",
-                 "max_resolution", "symmetry", "deterministic")
+                 "max_resolution", "symmetry", "padding", "memory", "half_precision", "solve_iterations",
+                 "deterministic")
 
 
 def _warnings(resources):

@@ -206,10 +206,12 @@ def _dry_run(comm, particles, config, console) -> None:
     from mpirecon.batch.forecast import Task
     from mpirecon.io.particle_file import ParticleFile
     from mpirecon.parallel.comm import run_together
+    from mpirecon.parallel.threads import default_memory, default_threads
 
     with run_together(comm, lambda: ParticleFile(particles)) as file:
-        task = Task.of(file, config)
-    for line in dry_run(comm, task):
+        neighbours = comm.allgather(comm.hostname).count(comm.hostname)
+        task = Task.of(file, config, default_memory(neighbours))
+    for line in dry_run(comm, task, config.threads or default_threads(neighbours)):
         console.say(line)
 
 

@@ -44,7 +44,7 @@ def default_threads(ranks_on_host: int) -> int:
 
 
 #: most that prepared images take of a rank's memory where nobody said how much
-_MOST_KEPT = 2**30
+MOST_KEPT = 2**30
 
 
 def default_memory(ranks_on_host: int) -> int:
@@ -53,5 +53,5 @@ def default_memory(ranks_on_host: int) -> int:
         with open("/proc/meminfo", encoding="ascii") as lines:
             free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError):
-        return _MOST_KEPT // 4
-    return min(_MOST_KEPT, free // (4 * max(ranks_on_host, 1)))
+        return MOST_KEPT // 4
+    return min(MOST_KEPT, free // (4 * max(ranks_on_host, 1)))
