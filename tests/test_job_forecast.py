@@ -50,7 +50,7 @@ def test_memory_of_a_rank_shrinks_with_ranks_to_what_one_solve_needs():
 
 def test_time_forecast_falls_with_ranks_and_speed():
     task = Task(100_000, 128)
-    assert seconds(task, 1) > 2 * seconds(task, 4) > 0 and seconds(task, 4) > 1.8 * seconds(task, 4, speed=2)
+    assert seconds(task, 1) > 2 * seconds(task, 4) > 0 and seconds(task, 4) > 1.2 * seconds(task, 4, speed=2)
     assert wall_time(task, 4) % 600 == 0 and wall_time(task, 4) > 2 * seconds(task, 4)
     assert wall_time(Task(10, 16), 1) == 600
 
@@ -94,9 +94,9 @@ def test_ranks_default_to_what_cores_and_memory_hold():
     assert plan(task, Wish()).ranks == 4
     assert plan(task, Wish(nodes=2, cores_per_node=16)).ranks == 32
     assert plan(task, Wish(cores_per_node=16, threads=4)).ranks == 4
-    tight = plan(task, Wish(cores_per_node=64, memory_per_node="32G"))
+    tight = plan(task, Wish(cores_per_node=64, memory_per_node="16G"))
     each = memory_per_rank(task, tight.ranks)
-    assert tight.ranks < 64 and tight.ranks * each <= 32 * 2**30 < (tight.ranks + 1) * memory_per_rank(
+    assert tight.ranks < 64 and tight.ranks * each <= 16 * 2**30 < (tight.ranks + 1) * memory_per_rank(
         task, tight.ranks + 1
     )
     assert plan(task, Wish(nodes=2, gpus=8)).ranks == 8
@@ -128,7 +128,7 @@ def test_requests_that_cannot_be_met_say_what_can(wish, message):
 
 def test_too_little_memory_says_what_fits_and_that_does_fit():
     task = Task(1000, 128)
-    wish = {"ranks": 8, "memory": "4G"}
+    wish = {"ranks": 8, "memory": "3G"}
     with pytest.raises(UserError, match="8 ranks on a node need .* What fits: ") as caught:
         plan(task, Wish(**wish))
     choices = re.findall(r"--(ranks|nodes|memory) (\w+)", str(caught.value).split("What fits:")[1])
