@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import time
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -333,10 +332,3 @@ def test_a_narrow_window_needs_no_sideways_scrolling(run, browser):
 def test_the_list_of_ten_facts_is_documented():
     page = (Path(__file__).resolve().parent.parent / "docs" / "report.md").read_text(encoding="utf-8")
     assert len(FACTS) == len(re.findall(r"^\d+\. ", page, flags=re.MULTILINE)) == 10
-
-
-def test_the_page_takes_no_time(run):
-    summary = read_summary(run)
-    start = time.process_time()
-    write_report(run, summary)
-    assert time.process_time() - start < 1.5
