@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.operators.fourier import SMALL_BOX
+from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
 
 #: mean of 1 − FSC of the half maps beyond which the direct solution will do: what it leaves unsolved is 1e-3 to 1e-2 of a
@@ -50,8 +50,6 @@ class NormalSolver(Solver):
         """Steps of conjugate gradients on the final maps: as asked, else more where there is less noise to hide their gain."""
         if self.config.solve_iterations is not None:
             return self.config.solve_iterations
-        disagreement = float(np.mean(1 - self.fsc[1 : self.engine.backend.plane.shells]))
-        noisy = disagreement > _NOISY and self.engine.unexplained > _MOSTLY_NOISE
         if self.engine.box <= SMALL_BOX:
             return 8
         disagreement = float(np.mean(1 - self.fsc[1 : self.engine.backend.plane.shells]))
