@@ -11,20 +11,23 @@ from mpirecon.kernels.gridding import DEGREE, MARGIN
 from mpirecon.kernels.project import AHEAD
 from mpirecon.kernels.vectors import prefetch, spread
 
+#: grid points beside a slab where samples are still looked at, for rounding and for slopes of nearly nothing
+_BESIDE = 1e-6
+
 #: a slab that holds the whole grid
 EVERYTHING = 0, 0, 2**40
 
 
 @njit(inline="always")
 def _inverse(slope):
-    """1 / slope, finite: a slope of nearly nothing is one that leaves the grid nowhere."""
-    return 1 / slope if slope < -1e-9 or slope > 1e-9 else 1e9
+    """1 / slope, finite."""
+    return 1 / slope if slope < -1e-300 or slope > 1e-300 else 1e300
 
 
 @njit(inline="always")
 def _inside(lowest, highest, inverse, start, first, last):
-    """The k of first … last where lowest ≤ k / inverse + start < highest may hold: exact but for one k on either side."""
-    a, b = (lowest - start) * inverse, (highest - start) * inverse
+    """The k of first … last where lowest ≤ k / inverse + start < highest may hold, and few others."""
+    a, b = (lowest - _BESIDE - start) * inverse, (highest + _BESIDE - start) * inverse
     if a > b:
         a, b = b, a
     return int(min(max(a - 0.01, first), last + 1.0)), int(min(max(b + 1.01, first - 1.0), last))
@@ -32,7 +35,7 @@ def _inside(lowest, highest, inverse, start, first, last):
 
 @njit(inline="always")
 def _turn(inverse, start, first, last):
-    """The first k of first … last + 1 at which k / inverse + start has the sign that it has at `last`."""
+    """The first k of first … last + 1 at which k / inverse + start has the sign that it has at `last`, or one beside it."""
     return int(min(max(np.ceil(-start * inverse), first), last + 1.0))
 
 
@@ -80,19 +83,20 @@ def make_backproject(taps: int, exact: bool = False):
             inverse_x, inverse_u = _inverse(xx), _inverse(ux)
             for row in range(rows.size - 1):
                 begin, end = rows[row], rows[row + 1]
-                # left of the turn x has one sign, from it on the other, and a negative x turns the sample round
+                # left of the turn x has one sign, from it on the other, and a negative x turns the sample round; one more k
+                # on either side, as x may vanish at the turn
                 first_k, last_k = int(kx[begin]), int(kx[end - 1])
                 turn = first_k if whole else _turn(inverse_x, xy * ky[begin], first_k, last_k)
                 for side in range(2):
                     start, stop = begin, end
+                    turned = False
                     if whole:
                         if side == 0:
                             continue
                     else:
-                        a, b = (first_k, turn - 1) if side == 0 else (turn, last_k)
-                        if b < a:
-                            continue
-                        sign = -1.0 if xx * (0.5 * (a + b)) + xy * ky[begin] < 0 else 1.0
+                        a, b = (first_k, min(turn, last_k)) if side == 0 else (max(turn - 1, first_k), last_k)
+                        turned = (xx < 0) == (side == 1)
+                        sign = -1.0 if turned else 1.0
                         a, b = _inside(lowest - centre, highest - centre, sign * inverse_u, sign * uy * ky[begin], a, b)
                         start, stop = begin + a - first_k, begin + b + 1 - first_k
                     for s in range(start, stop):
@@ -111,10 +115,13 @@ def make_backproject(taps: int, exact: bool = False):
                         y = yx * kx[s] + yy * ky[s]
                         z = zx * kx[s] + zy * ky[s]
                         re, im, w = numerator[i, s].real, numerator[i, s].imag, weight[i, s]
-                        if x < 0:  # keep to the stored half: the conjugate sample at −k
+                        flip = x < 0
+                        if flip:  # keep to the stored half: the conjugate sample at −k
                             x, y, z, im = -x, -y, -z, -im
                         floor_x, floor_y, floor_z = np.floor(x), np.floor(y), np.floor(z)
                         if not whole:
+                            if flip != turned:
+                                continue
                             u = int(floor_z if axis == 0 else floor_y) + centre
                             if u < lowest or u >= highest:
                                 continue
