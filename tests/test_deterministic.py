@@ -106,7 +106,8 @@ def test_symmetry_sums_whole_numbers_exactly():
     assert (draw[1:4, 1:4, 1:4] % 2).any(), "sums in doubles would have lost the last bits"
 
 
-@pytest.mark.parametrize("option", [{"backend": "cuda"}, {"space": "real"}, {"loss": "sorted", "keep": 0.5, "sort_scope": "batch"}])
+@pytest.mark.parametrize("option", [{"backend": "cuda"}, {"space": "real"}, {"loss": "sorted", "keep": 0.5, "sort_scope": "batch"},
+                                    {"half_precision": True}])
 def test_what_cannot_be_is_refused(option):
     with pytest.raises(UserError, match="--deterministic cannot be had with"):
         Config(deterministic=True, **option)
@@ -127,11 +128,11 @@ def particles(tmp_path_factory, cli):
 ], ids=["posterior", "gradient"])  # fmt: skip
 def test_the_same_bits_on_any_number_of_ranks_and_threads(particles, cli, mpirun, tmp_path, options):
     command = ["reconstruct", particles, *options, "--deterministic", "-o"]
-    result = cli(*command, tmp_path / "one", env={"NUMBA_NUM_THREADS": "1"})
+    result = cli(*command, tmp_path / "one", env={"OMP_NUM_THREADS": "1"})
     assert result.returncode == 0, result.stderr
     for n, threads in ((2, 2), (3, 1), (4, 1)) if "posterior" in options else ((3, 1),):
         out = tmp_path / f"on-{n}"
-        env = {"NUMBA_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
+        env = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
         result = mpirun(n, ["-m", "mpirecon", *command, out], env=env, timeout=150)
         assert result.returncode == 0, result.stderr
         for name in ("volume", "half1", "half2"):

@@ -55,6 +55,13 @@ class Whole(click.IntRange):
 
     name = "n"
 
+    def convert(self, value, param, ctx):
+        try:
+            int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a whole number", param, ctx)
+        return super().convert(value, param, ctx)
+
 
 COUNT = Whole(min=1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 #: what several numerical libraries are told by users and batch systems
 _ASKED = "OMP_NUM_THREADS"
@@ -24,7 +24,9 @@ class Threads:
                 task()
             return
         self._pool = self._pool or ThreadPoolExecutor(self.count)
-        for future in [self._pool.submit(task) for task in tasks]:
+        futures = [self._pool.submit(task) for task in tasks]
+        wait(futures)
+        for future in futures:
             future.result()
 
     def over(self, length: int, function: Callable[[int, int], None], smallest: int = 1) -> None:

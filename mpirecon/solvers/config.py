@@ -107,6 +107,9 @@ class Config:
             what = "--backend cuda" if self.backend == "cuda" else "--space real" if self.space == "real" else "--sort-scope batch"
             raise UserError(f"--deterministic cannot be had with {what}: it works on CPUs, in Fourier space, with particles "
                             "sorted over all ranks")
+        if self.deterministic and self.half_precision:
+            raise UserError("--deterministic cannot be had with --half-precision: which images are rounded depends on the memory "
+                            "of each rank")
         if not 0 < self.step <= 2:
             raise UserError(f"--step {self.step:g}: expected above 0 and at most 2")
         if not 0 <= self.momentum < 1:

@@ -1,0 +1,369 @@
+"""Threads that share a grid, two maps in one gather, images kept in memory: each against what it stands for."""
+
+import itertools
+import math
+import time
+
+import mrcfile
+import numpy as np
+import pytest
+from adjoint import random_like
+from scipy.integrate import quad
+from scipy.special import iv
+from scipy.stats import special_ortho_group
+
+from mpirecon.backend.cpu import CpuBackend
+from mpirecon.cli import run
+from mpirecon.errors import UserError
+from mpirecon.io.run_output import read_particle_table
+from mpirecon.kernels.backproject import make_backproject
+from mpirecon.kernels.gridding import MARGIN
+from mpirecon.model import make_ctf
+from mpirecon.model.particles import ParticleSet
+from mpirecon.model.pose import Pose
+from mpirecon.operators.projection import Projection
+from mpirecon.parallel.threads import Threads, default_threads
+from mpirecon.solvers import slab_data
+from mpirecon.solvers.config import Config
+from mpirecon.validate.fsc import fsc
+
+TAPS, SHAPES = 4, [(9, 1.5), (10, 1.5), (9, 2), (10, 2)]
+
+#: error of sums over tabulated taps in float32, of the largest; a sample too few is a hundred times more
+TABULATED = 3e-5
+
+
+def turned_by(angle, axis):
+    i, j = [other for other in range(3) if other != axis]
+    out = np.eye(3)
+    out[i, i] = out[j, j] = math.cos(angle)
+    out[i, j], out[j, i] = math.sin(angle), -math.sin(angle)
+    return out
+
+
+def views():
+    """Slices at random, along every axis and plane of the grid, and out of those by next to nothing: (m, 3, 3)."""
+    signed = [np.array(signs)[:, None] * np.eye(3)[list(order)]
+              for order in itertools.permutations(range(3)) for signs in itertools.product([1, -1], repeat=3)]  # fmt: skip
+    along = [matrix for matrix in signed if np.linalg.det(matrix) > 0]
+    close = [along[k] @ turned_by(angle, axis) for k, axis, angle in
+             itertools.product((0, 3, 5, 8), range(3), (1e-12, -5e-10, 3e-9, -1e-6))]  # fmt: skip
+    in_plane = [turned_by(angle, axis) for angle, axis in itertools.product((0.4, 2.0, 3.5), range(3))]
+    return np.array([*special_ortho_group.rvs(3, size=6, random_state=1), *along, *close, *in_plane])
+
+
+# ---------------------------------------------------------------- definitions, in float64
+
+
+def axis_weights(u, points, padding):
+    """Kaiser-Bessel weight of every point of an axis in samples at u: (s, points), normalised to an integral of 1."""
+    beta = math.pi * math.sqrt((TAPS / padding) ** 2 * (padding - 0.5) ** 2 - 0.8)
+    distance = np.arange(points) - u[:, None]
+    inside = (-TAPS / 2 < distance) & (distance <= TAPS / 2)
+
+    def kernel(d):
+        return iv(0, beta * np.sqrt(np.maximum(1 - (2 * d / TAPS) ** 2, 0)))
+
+    return np.where(inside, kernel(distance), 0) / quad(kernel, -TAPS / 2, TAPS / 2)[0]
+
+
+def places(projection, rotation, shape):
+    """Whether each sample is turned to −k, and its weights along z, y and x of the extended grid."""
+    plane, r = projection.plane, rotation * projection.ratio
+    x, y, z = (r[0, axis] * plane.kx + r[1, axis] * plane.ky for axis in range(3))
+    flip = x < 0
+    sign = np.where(flip, -1, 1)
+    middle = shape[0] // 2, shape[1] // 2, MARGIN
+    return flip, [axis_weights(sign * u + m, n, projection.padding) for u, m, n in zip((z, y, x), middle, shape)]
+
+
+def points_of(grid, components):
+    return grid.reshape(*grid.shape[:2], -1, components).astype(np.float64)
+
+
+def backprojected(projection, rotation, numerator, weight):
+    """The accumulator by definition, (nz, ny, nx, 3) float64; k = 0, its own Friedel mate, counts half."""
+    out = np.zeros(points_of(projection.accumulator(), 3).shape)
+    factor = np.where(projection.plane.multiplicity == 1, 0.5, 1.0)
+    for r, n, w in zip(rotation, numerator, weight):
+        flip, axes = places(projection, r, out.shape)
+        n = np.where(flip, np.conj(n), n)
+        values = factor[:, None] * np.stack([n.real, n.imag, w], axis=1)
+        z, y, x = axes
+        zy = np.einsum("sz,sy->szy", z, y).reshape(len(z), -1)
+        out += (zy.T @ np.einsum("sx,sc->sxc", x, values).reshape(len(z), -1)).reshape(out.shape)
+    return out
+
+
+def slice_of(projection, rotation, points):
+    """A grid's slice by definition, (s,) complex128."""
+    full = points[..., 0] + 1j * points[..., 1]
+    flip, axes = places(projection, rotation, full.shape)
+    values = np.einsum("sz,sy,sx,zyx->s", *axes, full, optimize=True)
+    return np.where(flip, np.conj(values), values)
+
+
+def samples(projection, m, seed=0):
+    shape = m, len(projection.plane)
+    return random_like(shape, np.complex64, seed), np.abs(random_like(shape, np.float32, seed + 1)) + np.float32(0.5)
+
+
+# ---------------------------------------------------------------- slabs
+
+
+@pytest.mark.parametrize("box, padding", SHAPES)
+def test_threads_backproject_by_the_definition(box, padding):
+    rotation = views()
+    expected = None
+    for count in (1, 2, 3, 8):
+        projection = Projection(box, None, TAPS, padding, Threads(count))
+        numerator, weight = samples(projection, len(rotation))
+        given = numerator.copy(), weight.copy()
+        expected = backprojected(projection, rotation, numerator, weight) if expected is None else expected
+        grid = projection.accumulator()
+        projection.adjoint_add(grid, rotation, numerator, weight)
+        np.testing.assert_array_equal((numerator, weight), given)  # halved meanwhile, and back
+        np.testing.assert_allclose(points_of(grid, 3), expected, atol=TABULATED * np.abs(expected).max(), err_msg=f"{count} threads")
+
+
+@pytest.mark.parametrize("box, padding", SHAPES)
+def test_a_view_alone_is_whole_wherever_slabs_cut_it(box, padding):
+    """Threads cut where a view's samples lie: a slice along an axis is cut through all of them."""
+    projection, kernel = Projection(box, None, TAPS, padding), make_backproject(TAPS)
+    plane = projection.plane
+    for number, rotation in enumerate(views()[:, None]):
+        some = samples(projection, 1)
+
+        def add(grid, slab, rotation=rotation, some=some):
+            kernel(grid, projection.table, rotation, projection.ratio, plane.kx, plane.ky, *some, slab)
+            return grid
+
+        whole = add(projection.accumulator(), (0, 0, 2**40))
+        for axis in (0, 1):
+            middle = whole.shape[axis] // 2
+            for cut in (*range(middle - 4, middle + 3), 6, whole.shape[axis] - 8):
+                parts = add(add(projection.accumulator(), (axis, 0, cut)), (axis, cut, whole.shape[axis]))
+                np.testing.assert_allclose(parts, whole, atol=1e-5, err_msg=f"view {number}, axis {axis} cut at {cut}")
+        for count in (2, 3):
+            threaded = Projection(box, plane, TAPS, padding, Threads(count))
+            grids = []
+            for by in (projection, threaded):
+                grids.append(by.accumulator())
+                by.adjoint_add(grids[-1], rotation, *some)
+            np.testing.assert_allclose(grids[1], grids[0], atol=1e-5, err_msg=f"view {number}, {count} threads")
+
+
+def test_slabs_of_one_list_are_too_far_apart_to_meet():
+    for count, seed in itertools.product((2, 3, 8, 20), range(5)):
+        projection = Projection(16, None, TAPS, 1.5, Threads(count))
+        shape = projection.accumulator().shape
+        rotation = views() if seed == 0 else special_ortho_group.rvs(3, size=2, random_state=seed)
+        lists = projection._slabs(rotation, shape)
+        for apart in lists:
+            for (_, _, last), (_, first, _) in zip(apart[:-1], apart[1:]):
+                assert first - last >= TAPS - 1
+        every = sorted(slab for apart in lists for slab in apart)
+        assert len({axis for axis, _, _ in every}) == 1
+        assert [every[0][1], *(last for _, _, last in every)] == [*(first for _, first, _ in every), shape[every[0][0]]]
+
+
+# ---------------------------------------------------------------- the backend
+
+
+def particles(box, m, seed=0):
+    rng = np.random.default_rng(seed)
+    ctf = make_ctf(m, voltage_kv=300, defocus_u=rng.uniform(5e3, 2e4, m), defocus_v=1e4, cs_mm=2.7, amplitude_contrast=0.1)
+    found = ParticleSet(box, 4.0, Pose(rng.standard_normal((m, 4)), rng.uniform(-6, 6, (m, 2))), ctf, np.ones(m), np.ones(m))
+    return found, random_like((m, box, box), np.float32, seed + 1), np.arange(m) % 3 % 2
+
+
+@pytest.mark.parametrize("per_shell", [False, True])
+@pytest.mark.parametrize("premultiplied", [False, True])
+def test_accumulated_contrasts_are_the_definition_on_any_number_of_threads(per_shell, premultiplied):
+    box, m = 9, 7
+    some, images, group = particles(box, m)
+    rng = np.random.default_rng(4)
+    expected = None
+    for count in (1, 2, 3, 8):
+        backend = CpuBackend(box, 4.0, premultiplied=premultiplied, padding=1.5, threads=count)
+        batch, plane = backend.prepare(images, some, group), backend.plane
+        if expected is None:
+            shape = (m, plane.shells) if per_shell else (m,)
+            contrast, contrast2, weight = rng.uniform(0.2, 1, shape), rng.uniform(0.2, 1, shape), rng.uniform(0.1, 1, m)
+            weight[[2, 5]] = 0
+            c, c2 = (v[:, plane.shell] if per_shell else v[:, None] for v in (contrast, contrast2))
+            ctf, data = batch.ctf.astype(float), batch.data.astype(complex)
+            numerator = box * weight[:, None] * c * data * (1 if premultiplied else ctf)
+            expected = backprojected(backend.projection, batch.rotation, numerator, weight[:, None] * c2 * ctf**2)
+        grid = backend.accumulator()
+        backend.accumulate(grid, batch, weight, contrast, contrast2)
+        for part in (np.s_[..., :2], np.s_[..., 2]):
+            allowed = TABULATED * np.abs(expected[part]).max()
+            np.testing.assert_allclose(points_of(grid, 3)[part], expected[part], atol=allowed, err_msg=f"{count} threads")
+
+
+@pytest.mark.parametrize("premultiplied, whitened", [(False, True), (False, False), (True, True), (True, False)])
+@pytest.mark.parametrize("box, padding", [(9, 1.5), (10, 2)])
+def test_two_maps_are_compared_as_each_alone_and_by_the_definition(box, padding, premultiplied, whitened):
+    some, images, group = particles(box, 5)
+    volumes = random_like((2, box, box, box), np.float32, 8)
+    noise = np.random.default_rng(2).uniform(0.5, 2, (2, box))
+    for count in (1, 3):
+        backend = CpuBackend(box, 4.0, premultiplied=premultiplied, padding=padding, threads=count)
+        batch, pair = backend.prepare(images, some, group), backend.pair()
+        for which in (1, 0):
+            backend.set_reference(pair, which, volumes[which])
+        bands = backend.bands(noise, 1, backend.plane.shells - 1, whitened)
+        together = backend.statistics(pair, batch, bands)
+        elsewhere = batch.rotation[::-1].copy()
+        assert together.shape == (2, 5, len(bands.samples), 3)
+        for which in (0, 1):
+            alone = backend.reference(volumes[which])
+            np.testing.assert_array_equal(points_of(pair, 4)[..., 2 * which : 2 * which + 2], points_of(alone, 2))
+            np.testing.assert_allclose(together[which], backend.statistics(alone, batch, bands), rtol=1e-5, atol=1e-7)
+            np.testing.assert_allclose(backend.statistics(pair, batch, bands, elsewhere)[which],
+                                       backend.statistics(alone, batch, bands, elsewhere), rtol=1e-5, atol=1e-7)  # fmt: skip
+            expected = by_definition(backend, points_of(alone, 2), batch, bands, noise)
+            np.testing.assert_allclose(together[which], expected, rtol=2e-4, atol=2e-5 * np.abs(expected).max())
+
+
+def by_definition(backend, points, batch, bands, noise):
+    """yy, yp, pp of each particle and band, whatever is summed being written out: (b, bands, 3) float64."""
+    plane, out = backend.plane, np.zeros((len(batch.data), len(bands.samples), 3))
+    for i, (y, c) in enumerate(zip(batch.data.astype(complex), batch.ctf.astype(float))):
+        v = slice_of(backend.projection, batch.rotation[i], points)
+        p = (c**2 if backend.premultiplied else c) * v
+        gain = plane.multiplicity / (noise[batch.group[i], plane.shell] if bands.whitened else 1)
+        terms = np.stack([np.abs(y) ** 2, (np.conj(p) * y).real, np.abs(p) ** 2])
+        for b in range(len(bands.samples)):
+            inside = bands.band == b
+            g = gain[inside]
+            if backend.premultiplied and bands.whitened and len(g):  # the noise has the variance C²ν²
+                on_data = np.full(len(g), g.sum() / np.sum(g * c[inside] ** 2))
+                out[i, b] = [np.sum(g * on_data * terms[0, inside]), *np.sum(g * terms[1:, inside] / c[inside] ** 2, axis=1)]
+            else:
+                out[i, b] = np.sum(g * terms[:, inside], axis=1)
+    return out
+
+
+# ---------------------------------------------------------------- threads
+
+
+def test_all_pieces_are_done_once_and_an_error_waits_for_the_others():
+    for count, length in itertools.product((1, 2, 3, 8), (0, 1, 5, 17)):
+        seen = np.zeros(length, int)
+
+        def add(a, b, seen=seen):
+            seen[a:b] += 1
+
+        Threads(count).over(length, add)
+        np.testing.assert_array_equal(seen, 1)
+
+    done = []
+
+    def fails():
+        raise UserError("the first")
+
+    def takes_longer():
+        time.sleep(0.1)
+        done.append(1)
+
+    with pytest.raises(UserError, match="the first"):
+        Threads(2).run([fails, takes_longer])
+    assert done == [1]
+
+
+def test_threads_of_a_rank_that_was_not_told(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert default_threads(3) == 5
+    for useless in ("", "0", "many", "2,1"):
+        monkeypatch.setenv("OMP_NUM_THREADS", useless)
+        assert default_threads(10**6) == 1 and default_threads(1) >= 1
+
+
+# ---------------------------------------------------------------- whole runs
+
+COLUMNS = ("distance", "score", "weight", "posterior", "scale", "sigma")
+
+
+@pytest.fixture(scope="module")
+def reconstructed(tmp_path_factory):
+    """``reconstructed(options…)``: volume and particle table of a short run, made once for each set of options."""
+    folder, made = tmp_path_factory.mktemp("runs"), {}
+    simulated = "--phantom --particles 240 --box 20 --pixel-size 6 --snr 0.4 --error-rate 0.3 --noise-cv 0.2 -q -o"
+    assert run(["simulate", *simulated.split(), str(folder / "p.h5")]) == 0
+    small = pytest.MonkeyPatch()
+    small.setattr(slab_data, "_BATCH_BYTES", 50 * 20 * 20**2)  # several batches a pass
+
+    def call(*options):
+        if options not in made:
+            out = folder / str(len(made))
+            common = "--loss posterior --iterations 2 --no-postprocess --padding 1.5 -q -o".split()
+            given = options if "--threads" in options else (*options, "--threads", "1")
+            assert run(["reconstruct", str(folder / "p.h5"), *common, str(out), *given]) == 0
+            made[options] = mrcfile.read(out / "volume.mrc"), read_particle_table(out / "particles.h5")
+        return made[options]
+
+    yield call
+    small.undo()
+
+
+def assert_same(one, other):
+    np.testing.assert_array_equal(one[0], other[0])
+    for name in one[1]:
+        np.testing.assert_array_equal(one[1][name], other[1][name], err_msg=name)
+
+
+def apart(one, other):
+    return np.linalg.norm(one[0].astype(float) - other[0]) / np.linalg.norm(one[0])
+
+
+@pytest.mark.parametrize("memory", ["1G", "90K", "1K"])
+def test_images_kept_in_memory_change_nothing(reconstructed, memory):
+    """All of them, some, and none: those that are not kept are read anew in each pass."""
+    assert_same(reconstructed("--memory", memory), reconstructed("--memory", "0"))
+
+
+def test_half_precision_changes_the_map_by_little_and_only_when_asked(reconstructed):
+    plain, half = reconstructed("--memory", "1G"), reconstructed("--memory", "1G", "--half-precision")
+    assert 0 < apart(plain, half) < 1e-3
+    assert fsc(plain[0], half[0]).min() > 0.999
+    np.testing.assert_allclose(half[1]["distance"], plain[1]["distance"], rtol=5e-3, atol=5e-3)
+    # nothing kept, nothing rounded
+    assert_same(reconstructed("--memory", "0", "--half-precision"), reconstructed("--memory", "0"))
+
+
+def test_threads_change_a_run_by_rounding_only(reconstructed):
+    one, two = reconstructed("--memory", "0"), reconstructed("--memory", "0", "--threads", "2")
+    assert apart(one, two) < 1e-5
+    for name in COLUMNS:
+        np.testing.assert_allclose(two[1][name], one[1][name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_deterministic_threads_change_no_bit(reconstructed):
+    one, two = (reconstructed("--deterministic", "--threads", str(count)) for count in (1, 2))
+    assert_same(one, two)
+    assert apart(one, reconstructed("--memory", "0")) < 1e-4
+
+
+@pytest.mark.parametrize("option, value, told", [
+    ("--threads", "0", "0 is not in the range x>=1"),
+    ("--threads", "two", "'two' is not a whole number"),
+    ("--memory", "8", "expected an amount with its unit, e.g. 64G or 512M"),
+    ("--memory", "-1G", "expected an amount with its unit, e.g. 64G or 512M"),
+    ("--memory", "much", "--memory much: expected an amount with its unit"),
+    ("--padding", "1", "1 is out of range; expected at least 1.25 and at most 2"),
+    ("--padding", "2.5", "2.5 is out of range; expected at least 1.25 and at most 2"),
+    ("--padding", "nan", "nan is out of range; expected at least 1.25 and at most 2"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused_by_name(tmp_path, capsys, option, value, told):
+    (tmp_path / "p.h5").touch()
+    assert run(["reconstruct", str(tmp_path / "p.h5"), "-o", str(tmp_path / "out"), option, value]) != 0
+    message = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert option in message and told in message and "Traceback" not in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_padding_out_of_range_is_refused_by_the_configuration_too():
+    with pytest.raises(UserError, match="--padding 3: expected 1.25 to 2"):
+        Config(padding=3.0)
