@@ -123,7 +123,8 @@ def test_threads_backproject_by_the_definition(box, padding):
         grid = projection.accumulator()
         projection.adjoint_add(grid, rotation, numerator, weight)
         np.testing.assert_array_equal((numerator, weight), given)  # halved meanwhile, and back
-        np.testing.assert_allclose(points_of(grid, 3), expected, atol=TABULATED * np.abs(expected).max(), err_msg=f"{count} threads")
+        allowed = TABULATED * np.abs(expected).max()
+        np.testing.assert_allclose(points_of(grid, 3), expected, atol=allowed, err_msg=f"{count} threads")
 
 
 @pytest.mark.parametrize("box, padding", SHAPES)
@@ -326,7 +327,7 @@ def test_images_kept_in_memory_change_nothing(reconstructed, memory):
 
 def test_half_precision_changes_the_map_by_little_and_only_when_asked(reconstructed):
     plain, half = reconstructed("--memory", "1G"), reconstructed("--memory", "1G", "--half-precision")
-    assert 0 < apart(plain, half) < 1e-3
+    assert 0 < apart(plain, half) < 3e-4  # measured: 7e-5, and 1 − FSC 4e-8
     assert fsc(plain[0], half[0]).min() > 0.999
     np.testing.assert_allclose(half[1]["distance"], plain[1]["distance"], rtol=5e-3, atol=5e-3)
     # nothing kept, nothing rounded
@@ -343,7 +344,7 @@ def test_threads_change_a_run_by_rounding_only(reconstructed):
 def test_deterministic_threads_change_no_bit(reconstructed):
     one, two = (reconstructed("--deterministic", "--threads", str(count)) for count in (1, 2))
     assert_same(one, two)
-    assert apart(one, reconstructed("--memory", "0")) < 1e-4
+    assert apart(one, reconstructed("--memory", "0")) < 1e-5
 
 
 @pytest.mark.parametrize("option, value, told", [
