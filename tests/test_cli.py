@@ -19,12 +19,13 @@ BAD_ROW = "row 7 of particles.star is bad; mend it"
 
 
 def ours(stderr: str) -> str:
-    """stderr without what mpirun adds when ranks fail: blocks between lines of dashes, and stray null characters."""
+    """stderr without what mpirun adds when ranks fail: blocks between lines of dashes, its event library's warnings, and
+    stray null characters."""
     kept, inside = [], False
     for line in stderr.replace("\0", "").splitlines():
         if line.startswith("-----"):
             inside = not inside
-        elif not inside and line.strip():
+        elif not inside and line.strip() and not line.startswith("[warn] Epoll"):
             kept.append(line)
     return "\n".join(kept)
 

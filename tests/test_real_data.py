@@ -137,7 +137,8 @@ def test_six_optics_groups_of_two_pixel_sizes(shared_data):
     for i, group in enumerate(raw["rlnOpticsGroup"]):
         assert found.optics_group[i] == int(group)
         assert found.ctf["cs_mm"][i] == float(optics.loc[group, "rlnSphericalAberration"])
-    assert "higher-order aberrations" in " ".join(found.warnings)
+    assert found.aberrations.group.tolist() == [1, 2, 3, 4, 5, 6] and found.aberrations.odd.any(axis=1).all()
+    assert "aberrations" not in " ".join(found.warnings)
 
 
 def test_subtomograms_are_refused(shared_data):

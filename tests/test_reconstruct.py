@@ -161,13 +161,13 @@ def test_a_graduated_schedule_leaves_a_start_that_a_plain_one_is_caught_in(folde
     assert cli("simulate", "--phantom", "--particles", 200, "--box", BOX, "--pixel-size", 6, "--snr", 0.1, "--error-rate", 0.8,
                "--truth-map", folder / "few.mrc", "-o", path).returncode == 0
     for schedule in ("plain", "graduated"):
-        out = folder / schedule
+        out = folder / f"few-{schedule}"
         assert cli("reconstruct", path, "-o", out, "--loss", "posterior", "--schedule", schedule).returncode == 0
         summary = json.loads((out / "summary.json").read_text())
         found[schedule] = summary["kept"], mean_fsc(mrcfile.read(out / "volume.mrc"), mrcfile.read(folder / "few.mrc"))
     assert found["plain"][0] == 200 and found["graduated"][0] < 60
     assert found["graduated"][1] > found["plain"][1] + 0.1
-    assert json.loads((folder / "graduated" / "summary.json").read_text())["configuration"]["schedule"] == "graduated"
+    assert json.loads((folder / "few-graduated" / "summary.json").read_text())["configuration"]["schedule"] == "graduated"
 
 
 def test_the_run_folder_holds_what_the_contract_says(sorted_run, particles):

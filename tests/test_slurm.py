@@ -117,6 +117,8 @@ def test_job_with_srun_finishes_on_all_its_ranks(slurm, particles, tmp_path):
             str(particles),
             "-o",
             str(tmp_path / "run"),
+            "--grace",
+            entry["argv"][6],
             "--loss",
             "sorted",
             "--keep",

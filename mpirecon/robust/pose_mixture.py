@@ -38,6 +38,9 @@ _CONTRAST_VARIANCE = (1e-4, 0.5)
 #: drifts for hundreds of steps along a ridge: wider, it makes good what is wrong
 _CONTRAST_PRIOR = (20.0, 0.0225)
 
+#: turns between the mean and the variance of contrasts in a step, each of which is taken to its best
+_TURNS = 10
+
 #: particles that a kind of slight errors must explain better than anything else does, else it is given up: the prior
 #: of Figueiredo & Jain (2002, IEEE Trans. Pattern Anal. 24:381), by which needless components vanish
 _FEWEST = 3.0
@@ -228,12 +231,22 @@ class PoseMixture:
         self.shares_ = self._pinned(counts / counts.sum())
         # contrasts of any mean are fitted; then the gain takes up the mean, for contrast is between particles. A step so
         # taken never lowers the likelihood, and is longer (parameter-expanded EM: Liu, Rubin & Wu 1998, Biometrika 85:755)
-        mean = contrast / max(total, 1e-300)
+        mean = self._spread_contrasts(total, contrast, squares)
         gain = per_band[0] / np.maximum(per_band[1], 1e-300) * mean
         self.gain_ = np.clip(np.where(per_band[1] > 0, gain, 1.0), *_GAIN)
-        variance = (squares / max(total, 1e-300) - mean**2) / max(mean**2, 1e-300)
-        variance = (total * variance + _CONTRAST_PRIOR[0] * _CONTRAST_PRIOR[1]) / (total + _CONTRAST_PRIOR[0])
-        self._contrast_variance = float(np.clip(variance, *_CONTRAST_VARIANCE))
+
+    def _spread_contrasts(self, total: float, contrast: float, squares: float) -> float:
+        """Set the variance of contrasts relative to their mean, and return the mean: the maximum, found in turns, of
+        total·ln N(s; mean, variance·mean²) and the prior's logarithm. contrast, squares : sums of E[s] and E[s²]."""
+        strength, typical = _CONTRAST_PRIOR
+        first, second = contrast / max(total, 1e-300), squares / max(total, 1e-300)
+        mean, variance = first, self._contrast_variance
+        for _ in range(_TURNS if first > 0 else 0):
+            mean = 2 * second / (first + np.sqrt(first**2 + 4 * variance * second))
+            variance = (total * (second / mean**2 - 2 * first / mean + 1) + strength * typical) / (total + strength)
+            variance = float(np.clip(variance, *_CONTRAST_VARIANCE))
+        self._contrast_variance = variance
+        return mean
 
     def _pinned(self, shares: np.ndarray) -> np.ndarray:
         """Shares that sum to one, hold the good one where the user gave it, and are never zero but for slight errors."""
