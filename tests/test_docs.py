@@ -64,6 +64,7 @@ def test_help_reads_like_documentation(name):
 @pytest.mark.parametrize("name", GROUPS)
 def test_headings_of_help_name_options_that_exist(name):
     text = CliRunner().invoke(command(name), ["--help"], terminal_width=100).output
+    assert "\nMore options:" not in text  # every option stands under a heading that says what it is about
     for title, spellings in GROUPS[name].items():
         known = {spelling for option in options(name) for spelling in option.opts}
         assert not known & set(spellings) or f"\n{title}:\n" in text

@@ -88,15 +88,16 @@ def machine() -> str:
 
 
 def table(rows: list[dict], columns: list[str] | None = None) -> str:
-    """Rows as a Markdown table; numbers to three digits."""
+    """Rows as a Markdown table; numbers to three digits, high FSCs to five."""
     columns = columns or list(dict.fromkeys(name for row in rows for name in row))
-    cells = [columns] + [[_text(row.get(name, "")) for name in columns] for row in rows]
+    cells = [columns] + [[_text(row.get(name, ""), "FSC" in name) for name in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in cells]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def _text(value) -> str:
+def _text(value, correlation: bool) -> str:
+    """What tells good correlations apart is how far they are from 1."""
     if isinstance(value, float):
-        return f"{value:.5f}" if 0.95 <= value < 1 else f"{value:.3g}"
+        return f"{value:.5f}" if correlation and value >= 0.95 else f"{value:.3g}"
     return str(value)

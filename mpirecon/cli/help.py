@@ -9,14 +9,17 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "reconstruct": {
         "Output": ("--output", "--overwrite", "--log-particles", "--no-postprocess", "--controls"),
         "Which particles count": (
-            "--loss", "--keep", "--distance", "--score-band", "--folds", "--group-by", "--sort-scope", "--skip-bad",
+            "--loss", "--keep", "--schedule", "--distance", "--score-band", "--folds", "--group-by", "--sort-scope",
+            "--skip-bad",
         ),
-        "Map": ("--symmetry", "--mask", "--diameter", "--max-resolution", "--ewald", "--padding"),
-        "Solver": ("--solver", "--iterations", "--batch-size", "--step", "--momentum", "--seed"),
+        "Map": ("--symmetry", "--mask", "--diameter", "--max-resolution", "--ewald", "--padding", "--space"),
+        "Solver": ("--solver", "--iterations", "--batch-size", "--step", "--momentum", "--solve-iterations", "--seed"),
         "Long runs": (
             "--dry-run", "--resume", "--checkpoint-every", "--checkpoint-signal", "--grace", "--stall-timeout",
         ),
-        "Where it runs": ("--backend", "--transport"),
+        "Where it runs": (
+            "--backend", "--threads", "--memory", "--half-precision", "--transport", "--deterministic",
+        ),
     },
     "simulate": {
         "What is imaged": ("--map", "--model", "--phantom", "--box", "--pixel-size"),
@@ -37,6 +40,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "What it needs": ("--nodes", "--ranks", "--threads", "--gpus", "--memory", "--time", "--warning"),
         "Whose it is": ("--name", "--account", "--partition", "--email"),
         "How it starts": ("--modules", "--setup", "--container", "--launcher", "--launcher-options", "--mpi", "--site"),
+        "Output": ("--output",),
     },
 }  # fmt: skip
 GROUPS["null"] = {title: options for title, options in GROUPS["reconstruct"].items()}
@@ -45,7 +49,7 @@ GROUPS["null"] = {title: options for title, options in GROUPS["reconstruct"].ite
 _COLUMN = 26
 
 #: the same everywhere, and last
-_LAST = {"json": 0, "quiet": 1, "verbose": 2, "help": 3}
+_LAST = ("--json", "--quiet", "--verbose", "--help")
 
 
 class DocumentedCommand(click.Command):
@@ -63,7 +67,7 @@ class DocumentedCommand(click.Command):
             chosen = [named[s] for s in spellings if s in named]
             left = [option for option in left if option not in chosen]
             self._write(ctx, formatter, title, chosen)
-        common = sorted((p for p in left if p.name in _LAST), key=lambda p: _LAST[p.name])
+        common = [named[s] for s in _LAST if s in named and named[s] in left]
         self._write(ctx, formatter, "More options" if groups else "Options", [p for p in left if p not in common])
         self._write(ctx, formatter, "In every command", common)
 
