@@ -243,3 +243,10 @@ def test_ranks_agree_on_the_controls(mpirun, particles, tmp_path):
         np.testing.assert_allclose(three["controls"][name]["fsc"], one["controls"][name]["fsc"], atol=1e-3)
     a, b = (mrcfile.read(tmp_path / name / "discarded.mrc") for name in ("one", "three"))
     assert np.linalg.norm(a - b) < 1e-3 * np.linalg.norm(a)
+
+
+def test_slightly_wrong_poses_that_count_in_part_are_not_left_out():
+    kept, slight = np.arange(300) < 100, np.arange(300) >= 200
+    yp, pp = np.where(kept, 1.0, np.where(slight, 0.8, 0.1)), np.ones(300)
+    assert selection_bias.contrast_left_out(kept, yp, pp, slight) == pytest.approx(0.1)
+    assert selection_bias.contrast_left_out(kept, yp, pp) == pytest.approx(0.45)

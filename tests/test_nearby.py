@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 from mpirecon.backend.cpu import CpuBackend
 from mpirecon.cli import run
 from mpirecon.io.mrc import read_map
+from mpirecon.io.run_output import read_particle_table
 from mpirecon.model import ParticleSet, Pose, make_ctf
 from mpirecon.operators.forward import ForwardModel
 from mpirecon.robust.nearby import ANGLES, NearbyPoses, attenuation_profile, between_angles
@@ -191,3 +192,7 @@ def test_small_errors_are_found_and_make_a_better_map(tmp_path):
     assert summary["posterior"]["detection"]["auc"] > summary["l2"]["detection"]["auc"] + 0.1
     assert quality["posterior"] > quality["l2"] + 0.008
     assert summary["posterior"]["mixture"]["slight"] > 0.2
+    table = read_particle_table(tmp_path / "posterior" / "particles.h5")
+    far, right = table["angular_error"] > 15, table["angular_error"] == 0
+    assert not any("left out show the map" in text for text in summary["posterior"]["warnings"])
+    assert np.median(table["weight"][far]) < 0.4 < 0.8 < np.median(table["weight"][right])

@@ -467,7 +467,7 @@ def test_slight_errors_count_at_the_frequencies_where_they_are_right():
     squared = -(slight.log_integral[:, 0] + 1.5 * np.log(6.0)) * 12 / 2000  # of the turns found
     found = np.sqrt(squared)[:, None] * [1, 0, 0]
     chosen = selected(drawn, nearby=nearby_of(slight, found, 1.0))
-    first, second = chosen.expected_contrast(np.arange(4000))
+    first, second = (chosen.weight[:, None] * expected for expected in chosen.expected_contrast(np.arange(4000)))
     assert first.shape == second.shape == (4000, 9) and (second >= first**2 - 1e-9).all()
     far = turned & (squared > 0.15**2)
     good = (drawn.kind == GOOD) & ~turned
@@ -476,6 +476,10 @@ def test_slight_errors_count_at_the_frequencies_where_they_are_right():
     assert np.median(first[far, 8] / first[far, 0]) == pytest.approx(np.exp(-8 * np.median(np.sqrt(squared[far]))), abs=0.05)
     assert np.median(first[far, 0]) == pytest.approx(1, abs=0.15)
     assert np.median(first[good, 8]) > 0.85 and np.median(first[drawn.kind == JUNK]) < 0.05
+    # and their weight says how much of them counts
+    left = (np.exp(-np.outer(np.sqrt(squared[far]), np.arange(9))) ** 2).mean(axis=1)
+    assert np.median(chosen.weight[far]) == pytest.approx(np.median(left), abs=0.05)
+    assert np.median(chosen.weight[good]) > 0.85 and np.median(chosen.weight[drawn.kind == JUNK]) < 0.01
 
 
 def test_groups_are_selected_whole():

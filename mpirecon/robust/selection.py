@@ -47,7 +47,8 @@ class Attenuation:
     """What slight errors of the pose leave of each particle's signal at each frequency: a mixture of few profiles.
 
     profile : (components, shells) float64, the share h of the amplitude that is left · contrast, contrast2 : (m, components)
-    float64, the probability of the component times the expected s and s² of the particle in it.
+    float64, the probability of the component times the expected s and s² of the particle in it, over the share of the signal
+    that the particle's weight holds already.
     """
 
     profile: np.ndarray
@@ -72,7 +73,7 @@ class Selection:
     contrast2 : (m,) float64, expected s and s² of each image, 1 where the loss does not know · posterior : (m,) float64,
     probability of being well posed, NaN where the loss does not know · attenuation : Attenuation, or None where a particle's
     contrast is the same at all frequencies · contradicts : (m,) bool, images that contradict the map (contradiction.py) ·
-    centre_, scale_ : typical norm and its spread over all ranks, on which the loss was calibrated · keep_ : share of the valid
+    slight : (m,) bool, poses that are slightly wrong, not kept but counting in part · centre_, scale_ : typical norm and its spread over all ranks, on which the loss was calibrated · keep_ : share of the valid
     of all ranks that is kept · mixture_ : PoseMixture or None · n_iter_ : steps of EM that it took, 0 without.
     """
 
@@ -84,6 +85,7 @@ class Selection:
     posterior: np.ndarray = None
     attenuation: Attenuation | None = field(default=None, repr=False)
     contradicts: np.ndarray = None
+    slight: np.ndarray = None
     centre_: float = math.nan
     scale_: float = math.nan
     keep_: float = math.nan
@@ -95,6 +97,7 @@ class Selection:
         self.contrast2 = np.ones(m) if self.contrast2 is None else self.contrast2
         self.posterior = np.full(m, np.nan) if self.posterior is None else self.posterior
         self.contradicts = np.zeros(m, bool) if self.contradicts is None else self.contradicts
+        self.slight = np.zeros(m, bool) if self.slight is None else self.slight
 
     @property
     def n_iter_(self) -> int:
@@ -301,10 +304,11 @@ def _followed(comm: Communicator, mixture: PoseMixture, mild: float) -> bool:
 def _by_posterior(
     mixture: PoseMixture, sigma: np.ndarray, valid: np.ndarray, slight: SlightPoses | None, told_apart: bool
 ) -> Selection:
-    """w = posterior / σ², and the contrast of each image; everybody alike when good and wrong are not told apart."""
+    """w = posterior / σ², slight errors counted by what they leave of the signal, and the contrast of each image; everybody
+    alike when good and wrong are not told apart."""
     weight, posterior, score = np.zeros(len(valid)), np.zeros(len(valid)), np.full(len(valid), -np.inf)
     contrast, contrast2 = np.ones(len(valid)), np.ones(len(valid))
-    attenuation = None
+    attenuation, slightly_wrong = None, np.zeros(len(valid), bool)
     score[valid] = mixture.score_
     if told_apart:
         posterior[valid] = mixture.posterior_
@@ -315,25 +319,31 @@ def _by_posterior(
     else:
         posterior[valid] = 1.0
         noise = np.where(sigma > NOISY, sigma, 1.0)  # plain L2, but for images of outlying power
-    weight[valid] = posterior[valid] / noise[valid] ** 2
+    believed = posterior
     if told_apart and mixture.slight_.size:
-        attenuation = _attenuation(mixture, slight, valid)
-        weight[valid] = 1 / noise[valid] ** 2  # what is believed of each is in the expected contrasts
+        believed, attenuation = _attenuation(mixture, slight, valid)
+        slightly_wrong[valid] = mixture.slight_.sum(axis=1) >= 0.5
+    weight[valid] = believed[valid] / noise[valid] ** 2
     return Selection(
-        weight, valid & (posterior >= 0.5), -score, contrast, contrast2, posterior, attenuation, mixture_=mixture
-    )
+        weight, valid & (posterior >= 0.5), -score, contrast, contrast2, posterior, attenuation, slight=slightly_wrong,
+        mixture_=mixture,
+    )  # fmt: skip
 
 
-def _attenuation(mixture: PoseMixture, slight: SlightPoses, valid: np.ndarray) -> Attenuation:
-    """E[s·h(k)] over right poses, for which h = 1, and errors of every scale."""
-    first, second = np.zeros((2, len(valid), len(slight.profile)))
-    contrasts = np.maximum(mixture.contrast_, 0), mixture.contrast2_
-    near = np.maximum(mixture.slight_contrast_, 0), mixture.slight_contrast2_
-    for total, right, wrong in zip((first, second), contrasts, near):
-        for kind, share in enumerate(mixture.slight_.T):
-            total[valid] += (share * wrong[kind])[:, None] * between_angles(slight.angle[:, kind])
-        total[valid, 0] += mixture.posterior_ * right
-    return Attenuation(slight.profile, first, second)
+def _attenuation(mixture: PoseMixture, slight: SlightPoses, valid: np.ndarray) -> tuple[np.ndarray, Attenuation]:
+    """The share of each particle's signal that is believed, (m,), E[h²] over right poses, for which h = 1, and errors of every
+    scale, averaged over shells; and E[s·h(k)] over the same, relative to it."""
+    share, first, second = np.zeros((3, len(valid), len(slight.profile)))
+    right = np.ones_like(mixture.contrast_), np.maximum(mixture.contrast_, 0), mixture.contrast2_
+    wrong = np.ones_like(mixture.slight_contrast_), np.maximum(mixture.slight_contrast_, 0), mixture.slight_contrast2_
+    for total, of_right, of_wrong in zip((share, first, second), right, wrong):
+        for kind, probability in enumerate(mixture.slight_.T):
+            total[valid] += (probability * of_wrong[kind])[:, None] * between_angles(slight.angle[:, kind])
+        total[valid, 0] += mixture.posterior_ * of_right
+    believed = sum(share[:, c] * left for c, left in enumerate(np.square(slight.profile).mean(axis=1)))
+    for total in (first, second):
+        np.divide(total, believed[:, None], out=total, where=believed[:, None] > 0)
+    return believed, Attenuation(slight.profile, first, second)
 
 
 def _sorted(scope, score, ids, valid, keep, mixture) -> Selection:

@@ -77,7 +77,7 @@ def _check(columns: dict[str, np.ndarray], coverage: Coverage) -> dict:
         *(with_group(name, kept, columns[name], groups) for name in _PLACES if name in columns),
     ]
     tested = [association for association in tested if association is not None]
-    contrast = contrast_left_out(kept, columns["yp"], columns["pp"])
+    contrast = contrast_left_out(kept, columns["yp"], columns["pp"], columns["slight"])
     told = [*warnings_of(tested, contrast), coverage.warning()]
     return {
         "warnings": [text for text in told if text],
@@ -91,8 +91,8 @@ def _columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray]:
     metadata, statistics = run.slab.metadata, outcome.statistics.inverted(outcome.selection.contrast < 0)
     ctf = metadata.ctf
     local = {
-        "kept": outcome.selection.kept, "valid": run.slab.valid, "sigma": outcome.sigma, "yp": statistics.yp,
-        "pp": statistics.pp, "defocus": (ctf["defocus_u"] + ctf["defocus_v"]) / 2, "ctf_scale": ctf["scale"],
+        "kept": outcome.selection.kept, "slight": outcome.selection.slight, "valid": run.slab.valid,
+        "sigma": outcome.sigma, "yp": statistics.yp, "pp": statistics.pp, "defocus": (ctf["defocus_u"] + ctf["defocus_v"]) / 2, "ctf_scale": ctf["scale"],
         "optics groups": metadata.optics_group, **{f"q{i}": metadata.pose.quaternion[:, i] for i in range(4)},
     }  # fmt: skip
     whole = {name: run.comm.gather_slabs(np.ascontiguousarray(v), len(run.file)) for name, v in local.items()}

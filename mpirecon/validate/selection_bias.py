@@ -85,11 +85,15 @@ def once(where: np.ndarray, kept: np.ndarray, together: np.ndarray) -> tuple[np.
     return where[first], kept[first]
 
 
-def contrast_left_out(kept: np.ndarray, yp: np.ndarray, pp: np.ndarray) -> float | None:
-    """Contrast of the map in the left-out particles over that in the kept ones, Σyp/Σpp each; None when undefined."""
-    if min((~kept).sum(), kept.sum()) < _FEWEST:
+def contrast_left_out(kept: np.ndarray, yp: np.ndarray, pp: np.ndarray, slight: np.ndarray | None = None) -> float | None:
+    """Contrast of the map in the left-out particles over that in the kept ones, Σyp/Σpp each; None when undefined.
+
+    slight : (m,) bool, not kept but not left out either: slightly wrong poses, which count where they are right.
+    """
+    left_out = ~kept if slight is None else ~kept & ~slight
+    if min(left_out.sum(), kept.sum()) < _FEWEST:
         return None
-    out, inside = (yp[rows].sum() / max(pp[rows].sum(), 1e-300) for rows in (~kept, kept))
+    out, inside = (yp[rows].sum() / max(pp[rows].sum(), 1e-300) for rows in (left_out, kept))
     return float(out / inside) if inside > 0 else None
 
 
