@@ -11,6 +11,7 @@ import h5py
 import pytest
 
 from conftest import _SMALL_MACHINE, _clean_environment, find_mpirun
+from mpirecon.cli import run
 
 OPTIONS = ("--loss", "sorted", "--keep", "0.7", "--iterations", "4")
 
@@ -120,3 +121,12 @@ def test_a_signal_that_does_not_exist_is_refused(particles, cli, tmp_path):
     result = cli("reconstruct", particles, "-o", tmp_path / "out", "--checkpoint-every", "never")
     assert result.returncode == 2 and "30m" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [["nowhere.h5", "-o", "out"], ["{particles}", "-o", "{out}", "--dry-run"]])
+def test_a_command_that_never_listens_gives_signals_back(particles, tmp_path, arguments):
+    """A program that calls the command line, and what it starts, must go on hearing SIGTERM."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    run(["reconstruct", *(word.format(particles=particles, out=tmp_path / "out") for word in arguments)])
+    after = signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert after == before

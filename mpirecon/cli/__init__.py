@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import time
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import click
@@ -14,7 +15,7 @@ from mpirecon import __version__
 from mpirecon.cli.ending import end_alone, end_together, outcome
 from mpirecon.errors import UserError
 from mpirecon.parallel.launcher import find_launcher
-from mpirecon.parallel.stopping import hold_signals
+from mpirecon.parallel.stopping import held_signals
 
 
 class Entry(NamedTuple):
@@ -74,8 +75,11 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command line on every rank that should, and return the exit code all ranks share."""
-    if _command_of(arguments) == "reconstruct":
-        hold_signals()
+    with held_signals() if _command_of(arguments) == "reconstruct" else nullcontext():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     if "--deterministic" in arguments:
         for library in ("OPENBLAS", "MKL", "BLIS"):  # whose sums depend on their threads; read when NumPy is imported
             os.environ[f"{library}_NUM_THREADS"] = "1"

@@ -6,6 +6,8 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mpirecon.errors import UserError
 
@@ -73,9 +75,15 @@ class StopSignals:
         self.received = self.received or signal.Signals(number).name
 
 
-def hold_signals() -> None:
-    """Keep signals pending until a StopSignals listens: starting takes seconds, and a signal would end the process."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+@contextmanager
+def held_signals() -> Iterator[None]:
+    """Signals stay pending until a StopSignals listens, or the block ends: starting takes seconds, and a signal would end the
+    process."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def signal_number(name: str) -> signal.Signals:
