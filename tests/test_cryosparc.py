@@ -216,6 +216,7 @@ def test_tilt_and_magnification_make_optics_groups(tmp_path):
     file, text = run(given)
     assert "Warning: not corrected for: ctf/tetra_A: tetrafoil; cryoSPARC does not document their signs" in text
     assert "odd aberrations (beam tilt, trefoil …) in 1 of 3 optics groups; anisotropic magnification in 1 of 3" in text
+    assert "Warning: ctf/tilt_A is corrected for with the sign that csparc2star gives it" in text
     found, group = file.aberrations(), file.metadata().optics_group
     row = found.rows(group)
     np.testing.assert_allclose(found.magnification[row[:2]], [[[1.01, -0.02], [0.005, 1]]] * 2, atol=1e-6)
@@ -224,6 +225,9 @@ def test_tilt_and_magnification_make_optics_groups(tmp_path):
     angle = 1e3 * np.arcsin(2000.0 / (1e7 * file.metadata().ctf["cs_mm"][0]))
     np.testing.assert_allclose(found.odd[row[4:]], np.repeat(tilt_coefficients([[0, angle]], [2.7], [300.0]), 4, axis=0),
                                rtol=1e-5)
+    file, text = run(given, "--ignore-aberrations", "--overwrite")
+    assert file.aberrations() is None and set(file.metadata().optics_group) == {1} and "are left out" in text
+    assert "ctf/tilt_A is" not in text and "not corrected for: ctf/tetra_A" in text
     one = np.zeros(M, "u4")
     whole = np.tile(np.array([1.01, 0, 0, 1], "f4"), (M, 1))  # as other programs write it
     file, _ = run(make(tmp_path, ctf__anisomag=whole, ctf__exp_group_id=one), "--overwrite")

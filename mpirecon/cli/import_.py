@@ -79,6 +79,8 @@ class Rescale(click.ParamType):
               help="Type of the stored images; auto: float16 where all stacks are float16.")
 @click.option("--rescale", type=Rescale(), help="Bring images of different boxes or pixel sizes to those of most particles, or "
               "all images to BOX pixels of Å.")
+@click.option("--ignore-aberrations", is_flag=True,
+              help="Correct for no beam tilt, higher-order aberration or anisotropic magnification, whatever the file names.")
 @click.option("--link", is_flag=True, help="Refer to the stacks instead of copying their images.")
 @click.option("--contrast", type=click.Choice(["white", "black"]),
               help="Whether protein is bright or dark.  [default: white; of a .cs file what its blob/sign says]")

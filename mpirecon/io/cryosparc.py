@@ -50,6 +50,9 @@ _ABERRATIONS = {
     "ctf/tetra_A": "tetrafoil",
     "ctf/shift_A": "phase ramp",
 }
+#: how beam tilt turns phases is known from converters only, and these do not agree with simulators (docs/files.md)
+TILT_SIGN = ("ctf/tilt_A is corrected for with the sign that csparc2star gives it, which is not documented: compare the FSC with "
+             "that of an import with --ignore-aberrations")
 _STREAM = b"\x94CSDAT"  # how cryosparc-tools begins its other format
 
 
@@ -383,9 +386,12 @@ def _own_optics(columns: _Columns) -> np.ndarray | None:
 
 
 def _not_applied(columns: _Columns) -> list[str]:
-    """Warnings about optics that are left out, with the names of the columns that hold them."""
+    """Warnings about optics that are left out or unsure, with the names of the columns that hold them."""
+    warnings = []
     used = [f"{name}: {what}" for name, what in _ABERRATIONS.items() if name in columns and columns.array[name].any()]
-    if not used:
-        return []
-    return [f"not corrected for: {', '.join(used)}; cryoSPARC does not document their signs. Refine them in RELION, or leave "
-            "them out at the refinement"]
+    if used:
+        warnings.append(f"not corrected for: {', '.join(used)}; cryoSPARC does not document their signs. Refine them in RELION, "
+                        "or leave them out at the refinement")
+    if "ctf/tilt_A" in columns and columns.array["ctf/tilt_A"].any():
+        warnings.append(TILT_SIGN)
+    return warnings

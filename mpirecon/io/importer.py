@@ -14,7 +14,7 @@ import pandas as pd
 from mpirecon import __version__
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
-from mpirecon.io.cryosparc import read_cryosparc
+from mpirecon.io.cryosparc import TILT_SIGN, read_cryosparc
 from mpirecon.io.linked import Links
 from mpirecon.io.mrc import StackReader
 from mpirecon.io.optics_table import describe, mtf_curves, set_groups
@@ -47,6 +47,7 @@ class ImportOptions:
     plant_by : column of the particle table whose rows of one value are wrong together
     rescale : None, ``"common"`` (the box and pixel size of most particles) or (box, Å): bring all images to one size
     link : refer to the stacks instead of copying their images
+    ignore_aberrations : as if the file named no beam tilt, higher-order aberration or magnification matrix
     seed : of half sets and planted errors; skip_bad : leave NaN and constant images out, up to the share max_bad
     """
 
@@ -65,6 +66,7 @@ class ImportOptions:
     small_degrees: float | None = None
     rescale: str | tuple[int, float] | None = None
     link: bool = False
+    ignore_aberrations: bool = False
     seed: int = 1
     skip_bad: bool = False
     max_bad: float = 0.1
@@ -114,6 +116,8 @@ def import_particles(
     output = run_together(comm, lambda: refuse_existing(output, options.overwrite))
     table = _read_table(Path(path), options, comm)
     agree(comm, table)
+    if options.ignore_aberrations:
+        _leave_out_aberrations(table)
     set_groups(comm, table)
     whole = gather(comm, table)
     stacks, notes = _open_stacks(comm, table, whole, options)
@@ -166,6 +170,17 @@ def _read_table(path: Path, options: ImportOptions, comm: Communicator) -> Parti
     if len(whole) < comm.size:
         raise UserError(f"{path}: {len(whole)} particles are too few for {comm.size} ranks; use {len(whole)} at most")
     return whole.slab(*slab(len(whole), comm.size, comm.rank))
+
+
+def _leave_out_aberrations(table: ParticleTable) -> None:
+    known = table.aberrations
+    if table.own is None and (known is None or known.trivial):
+        table.notes.append("--ignore-aberrations: the file names none")
+        return
+    table.own = None
+    table.aberrations = None if known is None else Aberrations.none(known.group)
+    table.warnings = [text for text in table.warnings if text != TILT_SIGN]
+    table.notes.append("--ignore-aberrations: beam tilt, aberrations and magnification matrices of the file are left out")
 
 
 def _open_stacks(
