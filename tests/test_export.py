@@ -236,6 +236,42 @@ def test_cs_comes_back_with_every_column(tmp_path):
     assert uids.astype("u8").tolist() == whole["uid"][KEPT].tolist()
 
 
+def test_cs_micrographs_are_named_in_the_star_file(tmp_path):
+    """RELION's CTF refinement goes by rlnMicrographName, its MTFs by rlnMicrographOriginalPixelSize."""
+    paths = np.array([b">J1/m/a.mrc", ">J1/m/é.mrc".encode()] * 4)
+    pixel = np.array([1.25, 2.5, 0.625] * 3, "f4")[:8]  # of exposure groups 0, 1, 2
+    file, _ = import_cs(make_cs(tmp_path, location__micrograph_path=paths, location__micrograph_psize_A=pixel))
+    export(finish(file.path, tmp_path / "out"), "--star", tmp_path / "k.star")
+    tables = read_star(tmp_path / "k.star")
+    wanted = np.array(["J1/m/a.mrc", "J1/m/é.mrc"] * 4)[KEPT]
+    assert tables["particles"]["rlnMicrographName"].tolist() == wanted.tolist()
+    assert tables["optics"]["rlnMicrographOriginalPixelSize"].tolist() == ["1.25", "2.5", "0.625"]
+    mixed, _ = import_cs(make_cs(tmp_path, location__micrograph_psize_A=np.arange(1, 9).astype("f4")), "--overwrite")
+    export(finish(mixed.path, tmp_path / "out"), "--star", tmp_path / "k.star", "--overwrite")
+    tables = read_star(tmp_path / "k.star")
+    assert "rlnMicrographOriginalPixelSize" not in tables["optics"] and "rlnMicrographName" not in tables["particles"]
+
+
+def test_mtf_columns_survive_and_are_read_again(tmp_path):
+    for name, fall in (("a.star", 0.5), ("b.star", 0.9)):
+        curve = pd.DataFrame({"rlnResolutionInversePixel": [0.0, 0.5], "rlnMtfValue": [1.0, fall]})
+        write_star(tmp_path / name, {"": curve.astype(str)}, overwrite=False)
+    optics = {**{label: values * 2 for label, values in OPTICS.items()}, "rlnOpticsGroup": [1, 2],
+              "rlnMtfFileName": ["a.star", "b.star"], "rlnMicrographOriginalPixelSize": [1.25, 1.25]}
+    file, text = run(make(tmp_path, table(rlnOpticsGroup=[1, 2] * 4), optics))
+    assert "the detector's MTF" in text and file.aberrations().mtf.any()
+    export(finish(file.path, tmp_path / "out"), "--star", tmp_path / "kept.star")
+    same_particles(file.path, run(tmp_path / "kept.star", output=tmp_path / "again.h5")[0].path, KEPT)
+
+
+def test_the_symmetry_of_the_run_is_told(tmp_path):
+    folder = finish(run(make(tmp_path))[0].path, tmp_path / "out")
+    assert "--sym" not in export(folder, "--star", tmp_path / "k.star")
+    summary = json.loads((folder / "summary.json").read_text())
+    write_summary(folder / "summary.json", {**summary, "configuration": {"symmetry": "D7"}})
+    assert "relion_reconstruct needs --sym D7" in export(folder, "--star", tmp_path / "k.star", "--overwrite")
+
+
 def test_cs_halves_drawn_at_import_and_stack(tmp_path):
     images = -pixels(range(8))
     file, _ = import_cs(make_cs(tmp_path, images, alignments3D__split=None, blob__sign=np.full(8, -1, "f4")))

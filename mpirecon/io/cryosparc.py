@@ -267,6 +267,20 @@ def relion_image_names(path: Path, array: np.ndarray) -> list[str]:
     return [f"{i + 1:06d}@{stacks[s]}" for i, s in zip(image.tolist(), stack.tolist())]
 
 
+def micrographs_of(array: np.ndarray) -> tuple[list[str] | None, np.ndarray | None]:
+    """(path of each particle's micrograph, its Å per pixel (m,) float64), each None where the file does not tell."""
+    names = array.dtype.names
+    path = next((name for name in ("location/micrograph_path", "micrograph_blob/path") if name in names), None)
+    size = next((name for name in ("location/micrograph_psize_A", "micrograph_blob/psize_A") if name in names), None)
+    paths = None
+    if path is not None and array.dtype[path].kind in "SU":
+        known = {name: (name.decode(errors="replace") if isinstance(name, bytes) else str(name)).lstrip(">")
+                 for name in np.unique(array[path]).tolist()}
+        paths = [known[name] for name in array[path].tolist()]
+    sizes = None if size is None else array[size].astype(np.float64)
+    return paths, sizes if sizes is not None and (sizes > 0).all() else None
+
+
 def _image_size(columns: _Columns) -> int | None:
     if "blob/shape" not in columns:
         return None

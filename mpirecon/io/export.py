@@ -14,8 +14,17 @@ import pandas as pd
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, refuse_existing
-from mpirecon.io.cryosparc import relion_image_names, with_columns
-from mpirecon.io.export_tables import add_found, add_halves, cs_array, new_tables, put, put_images, put_poses
+from mpirecon.io.cryosparc import micrographs_of, relion_image_names, with_columns
+from mpirecon.io.export_tables import (
+    add_found,
+    add_halves,
+    cs_array,
+    new_tables,
+    put,
+    put_images,
+    put_micrographs,
+    put_poses,
+)
 from mpirecon.io.mrc import write_stack
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import particle_block
@@ -79,6 +88,9 @@ def export_run(
         for path, chosen in wanted:
             export.write(path, chosen)
     report = export.report
+    symmetry = (summary.get("configuration") or {}).get("symmetry") or "C1"
+    if symmetry.upper() != "C1":
+        report.notes.append(f"the run imposed {symmetry}, which no particle file tells: relion_reconstruct needs --sym {symmetry}")
     report.notes = list(dict.fromkeys(report.notes))
     return report
 
@@ -239,6 +251,8 @@ class _Export:
         tables = new_tables(particles, pose, names, self.file.aberrations())
         if array is not None and "uid" in array.dtype.names:
             put(tables["particles"], "mpireconUid", [str(uid) for uid in array["uid"].tolist()])
+        if array is not None:
+            put_micrographs(tables, *micrographs_of(array))
         self.report.notes += add_found(tables["particles"], self.run)
         return tables, "particles"
 

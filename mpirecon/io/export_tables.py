@@ -90,6 +90,17 @@ def put_images(table: pd.DataFrame, names: Sequence[str]) -> None:
     put(table, "rlnImageName", list(names))
 
 
+def put_micrographs(tables: dict[str, pd.DataFrame], paths: list[str] | None, pixel_size: np.ndarray | None) -> None:
+    """Name each particle's micrograph, and the Å per pixel of each group's, which RELION takes MTFs by."""
+    particles, optics = tables["particles"], tables["optics"]
+    if paths is not None and all(paths):
+        put(particles, "rlnMicrographName", paths)
+    if pixel_size is not None:
+        sizes = pd.Series(pixel_size).groupby(particles["rlnOpticsGroup"].to_numpy())
+        if (sizes.max() - sizes.min() <= 1e-5 * sizes.max()).all():
+            put(optics, "rlnMicrographOriginalPixelSize", [f"{sizes.first()[g]:.7g}" for g in optics["rlnOpticsGroup"]])
+
+
 def new_tables(
     particles: ParticleSet, pose: Pose, names: Sequence[str] | None, aberrations: Aberrations | None = None
 ) -> dict[str, pd.DataFrame]:
