@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from mpirecon.kernels.rotate import turned_back
 from mpirecon.kernels.spline import add_at, value_at
 
 
@@ -25,9 +26,7 @@ def project_real(coefficients, rotation, out):
                 total = 0.0
                 for t in range(n):
                     c = float(t - o)
-                    px = r[0, 0] * a + r[1, 0] * b + r[2, 0] * c
-                    py = r[0, 1] * a + r[1, 1] * b + r[2, 1] * c
-                    pz = r[0, 2] * a + r[1, 2] * b + r[2, 2] * c
+                    px, py, pz = turned_back(r, a, b, c)
                     total += value_at(coefficients, pz + o, py + o, px + o, wz, wy, wx)
                 out[i, y, x] = total
 
@@ -44,7 +43,5 @@ def backproject_real(coefficients, rotation, images):
                 a, b = float(x - o), float(y - o)
                 for t in range(n):
                     c = float(t - o)
-                    px = r[0, 0] * a + r[1, 0] * b + r[2, 0] * c
-                    py = r[0, 1] * a + r[1, 1] * b + r[2, 1] * c
-                    pz = r[0, 2] * a + r[1, 2] * b + r[2, 2] * c
+                    px, py, pz = turned_back(r, a, b, c)
                     add_at(coefficients, pz + o, py + o, px + o, images[i, y, x], wz, wy, wx)

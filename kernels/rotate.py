@@ -8,6 +8,16 @@ from numba import njit
 from mpirecon.kernels.spline import value_at
 
 
+@njit(inline="always")
+def turned_back(r, a, b, c):
+    """(x, y, z) of Rᵀ (a, b, c), for a (3, 3) matrix r."""
+    return (
+        r[0, 0] * a + r[1, 0] * b + r[2, 0] * c,
+        r[0, 1] * a + r[1, 1] * b + r[2, 1] * c,
+        r[0, 2] * a + r[1, 2] * b + r[2, 2] * c,
+    )
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def rotate_volumes(coefficients, rotation, out):
     """out[i](r) = V(Rᵀ r): the volume turned by R.
@@ -23,9 +33,7 @@ def rotate_volumes(coefficients, rotation, out):
             for y in range(n):
                 for x in range(n):
                     a, b, c = float(x - o), float(y - o), float(z - o)
-                    px = r[0, 0] * a + r[1, 0] * b + r[2, 0] * c
-                    py = r[0, 1] * a + r[1, 1] * b + r[2, 1] * c
-                    pz = r[0, 2] * a + r[1, 2] * b + r[2, 2] * c
+                    px, py, pz = turned_back(r, a, b, c)
                     out[i, z, y, x] = value_at(coefficients, pz + o, py + o, px + o, wz, wy, wx)
 
 
