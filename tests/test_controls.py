@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from mpirecon.cli import run
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.model.symmetry import point_group
 from mpirecon.validate import coverage, selection_bias
 from mpirecon.validate.discarded import Comparison
 from mpirecon.validate.masks import soft_sphere
@@ -69,6 +70,25 @@ def test_views_that_nobody_had_are_not_thinned():
     q = Rotation.from_euler("zyz", angles, degrees=True).as_quat()[:, [3, 0, 1, 2]]
     found = coverage.view_coverage(q, rng.random(3000) < 0.5)
     assert found.as_dict()["empty_before"] > 10 and not found.thinned.any()
+
+
+@pytest.mark.parametrize("name", ["C1", "D7", "T"])
+def test_views_of_a_symmetric_particle_count_at_all_copies(name):
+    """A hole in the views of the asymmetric unit is one only where no other pose shows the same."""
+    rng, group, m = np.random.default_rng(4), point_group(name), 6000
+    q = quaternions(rng, m)
+    view = Rotation.from_quat(q[:, [1, 2, 3, 0]]).as_matrix()[:, 2]
+    centre = np.array([np.sin(np.radians(60)), 0, np.cos(np.radians(60))])
+    hole = np.abs(view @ centre) > np.cos(np.radians(15))
+    found = coverage.view_coverage(q, ~(hole & (rng.random(m) < 0.95)), symmetry=group)
+    assert found.before.sum() == m * len(group) and found.after.sum() < found.before.sum()
+    assert found.thinned.any() == (name == "C1")  # the copies' views are still there
+    assert coverage.evenness(found.before) > 0.97
+    orbit = np.abs(np.einsum("gij,mj->gmi", group.matrices, view) @ centre).max(axis=0) > np.cos(np.radians(15))
+    found = coverage.view_coverage(q, ~(orbit & (rng.random(m) < 0.95)), symmetry=group)
+    near = np.abs(np.einsum("gij,bj->gbi", group.matrices, found.direction) @ centre).max(axis=0) > np.cos(np.radians(8))
+    assert found.thinned[near].all() and found.there[0] >= found.there[1] > 0 and found.there[0] < m
+    assert found.there[0] > 0.4 * orbit.sum() and "around rot" in found.warning()
 
 
 # what being left out goes with

@@ -21,6 +21,7 @@ from mpirecon.model.draws import particle_rng, random_quaternion
 from mpirecon.model.pose import angular_distance, matrix_from_quaternion
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.symmetry import Symmetry
+from mpirecon.validate.masks import asymmetry, soft_sphere
 
 ORDERS = {"C1": 1, "C2": 2, "C5": 5, "C12": 12, "D1": 2, "D2": 4, "D7": 14, "T": 12, "O": 24, "I": 60, "I1": 60, "I2": 60,
           "I3": 60, "I4": 60}
@@ -170,6 +171,28 @@ def test_ranks_make_the_same_map(tmp_path, monkeypatch, mpirun):
         assert mpirun(n, command, timeout=180).returncode == 0
     one, two = density("on1/volume.mrc"), density("on2/volume.mrc")
     assert np.linalg.norm(one - two) < 1e-4 * np.linalg.norm(one)
+
+
+def test_a_mask_without_the_symmetry_is_warned_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("simulate --phantom --box 24 --pixel-size 4 --particles 60 --snr 0.5 --seed 5 -o p.h5 -q".split()) == 0
+    whole = soft_sphere(24, 7, 3)
+    write_map("whole.mrc", whole, 4.0, overwrite=False)
+    write_map("part.mrc", np.roll(whole, 4, axis=2), 4.0, overwrite=False)
+    for name, outside in (("whole", None), ("part", "does not have the symmetry C2: a rotation of it takes")):
+        command = f"reconstruct p.h5 -o {name} --mask {name}.mrc --symmetry C2 --no-postprocess -q"
+        assert run(command.split()) == 0
+        warnings = json.load(open(f"{name}/summary.json"))["warnings"]
+        assert not warnings if outside is None else outside in warnings[0] and outside in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["C2", "C7", "D3", "T", "I"])
+def test_masks_of_symmetric_maps_have_the_symmetry(name):
+    group = point_group(name)
+    volume = symmetric_map(group, 40, 2.5)
+    for mask in ((volume > 0.2).astype(np.float32), np.clip(3 * volume, 0, 1)):
+        assert asymmetry(mask, group.matrices) < 0.02
+    assert asymmetry((volume > 0.2) * (np.arange(40) < 24).astype(np.float32), group.matrices) > 0.1
 
 
 def test_half_maps_stay_independent(tmp_path, monkeypatch):

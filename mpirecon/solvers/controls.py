@@ -9,6 +9,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import write_map
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.comm import together
 from mpirecon.parallel.select import smallest_k
 from mpirecon.robust.contradiction import contradicting, looks_inverted
@@ -63,7 +64,7 @@ def _cheap_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict
     with together(run.comm):
         if run.comm.rank == 0:
             columns = {name: values[columns["valid"]] for name, values in columns.items()}
-            coverage = view_coverage(columns["quaternion"], columns["kept"], columns.get("group"))
+            coverage = view_coverage(columns["quaternion"], columns["kept"], columns.get("group"), point_group(run.config.symmetry))
             write_views_csv(folder / "views.csv", coverage)
             if not columns["kept"].all() and columns["kept"].any():
                 found = _check(columns, coverage)

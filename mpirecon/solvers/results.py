@@ -21,7 +21,7 @@ from mpirecon.validate.detection import detection_report, write_detection_csv
 from mpirecon.validate.ewald import curvature_warning
 from mpirecon.validate.fsc import crossing, fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
-from mpirecon.validate.masks import soft_sphere
+from mpirecon.validate.masks import asymmetry, soft_sphere
 from mpirecon.validate.postprocess import Postprocessed, postprocess
 
 
@@ -55,6 +55,9 @@ _TYPICAL_DIAMETER = 0.6
 
 #: soft edge of the sphere that fits the box, pixels, as RELION's
 _CORNER_EDGE = 3.0
+
+#: share of a mask outside of which its copies by the point group may lie: voxels at its edge, a little off centre
+_ASYMMETRIC = 0.05
 
 #: micrographs named in the summary, of those that kept the smallest share
 _WORST = 5
@@ -90,12 +93,23 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed) -> 
     ranks[0] = _rank_facts(run)
     run.log.event("timeline", **run.engine.timings.timeline())
     summary = _summary(run, outcome, about | {"detection": found}, _headline(run, curves, more), columns, ranks)
-    curvature = _curvature(run, summary)
-    if curvature is not None:
-        summary["warnings"] = [*summary["warnings"], curvature]
+    more_to_warn_of = (_asymmetric_mask(run), _curvature(run, summary))
+    summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
     write_report(folder, summary)
     write_summary(folder / "summary.json", summary)
     return summary
+
+
+def _asymmetric_mask(run: Reconstruction) -> str | None:
+    """A warning where a symmetric map is cut by a mask that is not."""
+    config = run.config
+    if config.mask in (None, AUTO) or config.symmetry == "C1":
+        return None
+    outside = asymmetry(run.engine.mask, point_group(config.symmetry).matrices)
+    if outside <= _ASYMMETRIC:
+        return None
+    return (f"{config.mask} does not have the symmetry {config.symmetry}: a rotation of it takes {100 * outside:.0f} % of the mask's "
+            "inside to its outside. The map has the symmetry, and is scored and cut in that mask; take one of the whole particle")
 
 
 def _curvature(run: Reconstruction, summary: dict) -> str | None:

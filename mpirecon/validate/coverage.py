@@ -9,6 +9,7 @@ import numpy as np
 
 from mpirecon.io.atomic import atomic_path
 from mpirecon.model.pose import matrix_from_quaternion
+from mpirecon.model.symmetry import PointGroup
 from mpirecon.validate.selection_bias import once
 
 #: views are told apart in at most so many bins of equal area on the half sphere (about 10° across) …
@@ -27,17 +28,23 @@ _CHANCE = 1e-3
 LARGEST_THINNED = 0.01
 
 
+#: cosine of the angle around the worst view within which the place of the thinned views is told
+_AROUND = np.cos(np.radians(35))
+
+
 @dataclass(frozen=True)
 class Coverage:
     """Views before and after selection.
 
-    before, after : (bins,) int64, particles in each · thinned : (bins,) bool, far fewer kept than elsewhere ·
-    direction : (bins, 3) float64, their centres · edges : of the bins, as view_bins gives them
+    before, after : (bins,) int64, particles in each; of a symmetric one all copies of each particle · thinned : (bins,) bool,
+    far fewer kept than elsewhere · there : particles before and after whose view, or a copy of it, is thinned ·
+    direction : (bins, 3) float64, the bins' centres · edges : of the bins, as view_bins gives them
     """
 
     before: np.ndarray
     after: np.ndarray
     thinned: np.ndarray
+    there: tuple[int, int]
     direction: np.ndarray
     edges: tuple[np.ndarray, np.ndarray]
 
@@ -58,12 +65,14 @@ class Coverage:
         if self.thinned.mean() <= LARGEST_THINNED:
             return None
         lost = self.thinned
+        worst = self.direction[np.argmax(np.where(lost, self.before - self.after, -1))]
+        lost = lost & (np.abs(self.direction @ worst) > _AROUND)  # a symmetric particle has such views in several places
         axis = np.linalg.eigh((self.direction[lost].T * self.before[lost]) @ self.direction[lost])[1][:, -1]
         axis = axis if axis[2] >= 0 else -axis
         tilt, rot = np.degrees(np.arccos(np.clip(axis[2], -1, 1))), np.degrees(np.arctan2(axis[1], axis[0]))
         return (
-            f"selection thinned out {100 * lost.mean():.0f} % of the views: of {self.before[lost].sum()} particles "
-            f"there {self.after[lost].sum()} were kept, less than half of the share kept overall, mostly around rot "
+            f"selection thinned out {100 * self.thinned.mean():.0f} % of the views: of {self.there[0]} particles "
+            f"there {self.there[1]} were kept, less than half of the share kept overall, mostly around rot "
             f"{rot:.0f}°, tilt {tilt:.0f}°. The map may be worse along them; compare it with --loss l2"
         )
 
@@ -102,23 +111,41 @@ def bin_centres(top: np.ndarray, cells: np.ndarray) -> np.ndarray:
     return np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=1)
 
 
-def view_coverage(quaternion: np.ndarray, kept: np.ndarray, together: np.ndarray | None = None) -> Coverage:
+def view_coverage(
+    quaternion: np.ndarray, kept: np.ndarray, together: np.ndarray | None = None, symmetry: PointGroup | None = None
+) -> Coverage:
     """Coverage of particles with poses (m, 4) of which some were `kept`, (m,) bool.
 
     A view that had n particles is thinned when its kept count is below half of n · (share kept overall), and a binomial
     draw of n at that share gives so few with a probability below 0.001 over all views together. Rows that are kept or
-    left out group by group (`together`, (m,)) count once in each view.
+    left out group by group (`together`, (m,)) count once in each view. A particle of some `symmetry` shows each of the
+    group's copies of its view; it counts at all of them, and in the test once in each bin.
     """
-    top, cells = view_bins(int(np.clip(len(kept) // _PER_BIN, 6, MOST_BINS)))
-    where = bin_of(matrix_from_quaternion(quaternion)[:, 2], top, cells)
-    if together is not None:
-        where, kept = once(where, kept, together)
-    before, after = (np.bincount(where[rows], minlength=cells.sum()) for rows in (slice(None), kept))
+    copies = np.eye(3)[None] if symmetry is None else symmetry.matrices
+    top, cells = view_bins(int(np.clip(len(kept) * len(copies) // _PER_BIN, 6, MOST_BINS)))
+    direction = matrix_from_quaternion(quaternion)[:, 2]
+    where = np.stack([bin_of(direction @ g.T, top, cells).astype(np.uint8) for g in copies])  # R gᵀ shows g · direction
+    if together is None:
+        before, after = (_counts(where[:, rows], cells.sum()) for rows in (slice(None), kept))
+        where.sort(axis=0)
+        first = np.ones(where.shape, bool)
+        first[1:] = where[1:] != where[:-1]
+        drawn, remained = (np.bincount(where[:, rows][first[:, rows]], minlength=cells.sum()) for rows in (slice(None), kept))
+    else:
+        seen, of_those = once(where.ravel(), np.tile(kept, len(copies)), np.tile(together, len(copies)))
+        drawn, remained = (np.bincount(seen[rows], minlength=cells.sum()) for rows in (slice(None), of_those))
+        before, after = drawn, remained
     share = kept.mean() if len(kept) else 1.0
     from scipy.special import bdtr  # slow to load; scipy.stats takes half a second more
 
-    rare = bdtr(after, before, share) < _CHANCE / len(before)
-    return Coverage(before, after, (after < THINNED * share * before) & rare, bin_centres(top, cells), (top, cells))
+    rare = bdtr(remained, drawn, share) < _CHANCE / len(drawn)
+    thinned = (remained < THINNED * share * drawn) & rare
+    inside = thinned[where].any(axis=0)
+    return Coverage(before, after, thinned, (int(inside.sum()), int((inside & kept).sum())), bin_centres(top, cells), (top, cells))
+
+
+def _counts(where: np.ndarray, bins: int) -> np.ndarray:
+    return np.sum([np.bincount(copy, minlength=bins) for copy in where], axis=0)
 
 
 def write_views_csv(path, coverage: Coverage) -> None:
