@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -70,7 +71,12 @@ def slurm(tmp_path_factory):
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
         return result.stdout
 
-    call.tool, call.state = tool, state
+    def start(*command):
+        """The command, running, as a process; what it prints is dropped."""
+        words = [str(c) for c in command]
+        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(**{name: value}))
+
+    call.tool, call.state, call.start = tool, state, start
     yield call
     subprocess.run([*tool, "stop"], env=environment(), timeout=PATIENCE, check=True)
     assert not state.exists() and daemons(state) == []
@@ -185,6 +191,22 @@ def test_job_goes_back_into_the_queue_after_the_warning_and_goes_on(slurm, parti
     # the second start went on where the first had stopped
     starts = [json.loads(line)["argv"] for line in (tmp_path / "run" / "logs" / "rank0001.jsonl").open() if '"start"' in line]
     assert ["--resume" in words for words in starts] == [False, True]
+
+
+def test_a_killed_srun_leaves_a_checkpoint_that_resumes(slurm, particles, tmp_path):
+    """srun answers SIGTERM by killing its tasks; what it passes on is USR1 and USR2."""
+    command = ["srun", "-n", "2", "--mpi=pmix", sys.executable, "-m", "mpirecon", "reconstruct", particles, "-o", tmp_path / "run"]
+    options = ["--loss", "sorted", "--keep", "0.7", "--iterations", "12"]
+    for number, code in ((signal.SIGTERM, 137), (signal.SIGUSR1, 75)):
+        with slurm.start(*command, *options, *(["--resume"] if number == signal.SIGUSR1 else [])) as srun:
+            saved = tmp_path / "run" / "checkpoint.h5"
+            before = saved.stat().st_mtime_ns if saved.exists() else 0
+            wait_until(lambda: saved.exists() and saved.stat().st_mtime_ns != before)
+            srun.send_signal(number)
+            assert srun.wait(60) == code
+    rest = slurm(*command, *options, "--resume")
+    assert "iteration 1/12" not in rest and "iteration 12/12" in rest
+    assert (tmp_path / "run" / "volume.mrc").exists()
 
 
 def log_of(folder: Path) -> str:
