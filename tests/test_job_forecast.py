@@ -5,10 +5,11 @@ import re
 
 import pytest
 
-from mpirecon.batch.forecast import Task, memory_per_rank, seconds, wall_time
+from mpirecon.batch.forecast import Task, memory_per_rank, seconds, seconds_by_phase, wall_time
 from mpirecon.batch.request import Wish, plan
 from mpirecon.batch.units import clock, parse_memory, parse_time
 from mpirecon.errors import UserError
+from mpirecon.model.symmetry import point_group
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,15 @@ def test_memory_of_a_rank_shrinks_with_ranks_to_what_one_solve_needs():
     assert forecast == sorted(forecast, reverse=True)
     groups, maps, metadata = 8 * 12 * 384**2 * 193, 12 * 4 * 256**3, 200_000 * 400
     assert forecast[0] - forecast[-1] == pytest.approx(groups + maps + metadata, rel=0.02)
+
+
+@pytest.mark.parametrize("symmetry, factor", [("C4", 2.3), ("O", 2.6), ("I", 5.5), ("T", 10.5), ("D7", 6.7), ("I3", 23.2)])
+def test_symmetry_lengthens_the_accumulation_as_measured(symmetry, factor):
+    """Factors of docs/method.md, to 1.6: poses that are left to spread, and sums of the grid over its rotations."""
+    turns, copies = (len(part) for part in point_group(symmetry).split())
+    plain, symmetric = (seconds_by_phase(Task(1000, 64, 1, 1, **more), 1) for more in ({}, {"turns": turns, "copies": copies}))
+    assert 1 / 1.6 < symmetric["accumulate"] / plain["accumulate"] / factor < 1.6
+    assert {k: v for k, v in plain.items() if k != "accumulate"} == {k: v for k, v in symmetric.items() if k != "accumulate"}
 
 
 def test_time_forecast_falls_with_ranks_and_speed():

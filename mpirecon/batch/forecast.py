@@ -19,7 +19,8 @@ from mpirecon.operators.fourier import SMALL_BOX, padded_size, padding_for
 #: what a forecast is multiplied by before it becomes a request, and what starting a job takes, seconds
 _MARGIN, _START_UP = 2.0, 300.0
 
-
+#: seconds of summing a Fourier grid over a point group's rotations of it: a point, and more for each rotation
+_TURNS = (2.0e-8, 7e-10)
 
 #: bytes a second that each rank is taken to get from a shared file system
 SHARED = 100e6
@@ -39,9 +40,9 @@ class Task:
     """What is to be reconstructed: `particles` images of `box` pixels a side, by `rounds` outer iterations.
 
     samples : Fourier samples of an image that are used; all below Nyquist when left out · copies : poses at which each image
-    is summed, for the point group's sake · padding : Fourier grid over box · kept : bytes that a rank may keep images in ·
-    half_precision : as float16 · refining : steps of conjugate gradients on the final maps ·
-    deterministic : accumulators of int64 while they are filled
+    is summed, for the point group's sake · turns : rotations of the group that the grid itself is summed over · padding :
+    Fourier grid over box · kept : bytes that a rank may keep images in · half_precision : as float16 · refining : steps of
+    conjugate gradients on the final maps · deterministic : accumulators of int64 while they are filled
     """
 
     particles: int
@@ -51,6 +52,7 @@ class Task:
     solver: str = "normal"
     samples: int | None = None
     copies: int = 1
+    turns: int = 1
     padding: float | None = None
     kept: float = 0
     half_precision: bool = False
@@ -64,9 +66,9 @@ class Task:
         if config.max_resolution is not None:
             limit = min(file.box / 2, file.box * file.pixel_size / config.max_resolution + 0.5)
             samples = round(math.pi / 2 * limit**2)
-        copies = len(point_group(config.symmetry).split()[1])
+        turns, copies = (len(part) for part in point_group(config.symmetry).split())
         kept = kept if config.memory is None else config.memory
-        return cls(len(file), file.box, config.scoring_folds, config.rounds, config.solver, samples, copies, config.padding, kept,
+        return cls(len(file), file.box, config.scoring_folds, config.rounds, config.solver, samples, copies, turns, config.padding, kept,
                    config.half_precision, config.solve_iterations, config.deterministic)
 
     @property
@@ -207,7 +209,11 @@ def seconds_by_phase(
         phase: sum(c * w for c, w in zip(known[phase], amount)) / (1.0 if phase in network else speed)
         for phase, amount in amounts.items()
     }
-    return found | {"read": found["read"] + waiting}
+    summing = 0.0
+    if task.turns > 1:
+        sums = task.rounds * (1 if task.solver == "normal" else 2) * task.groups
+        summing = sums * task.padded**3 * (_TURNS[0] + _TURNS[1] * task.turns) / speed
+    return found | {"read": found["read"] + waiting, "accumulate": found["accumulate"] + summing}
 
 
 def seconds(task: Task, ranks: int, speed: float = 1.0, threads: int = 1) -> float:
