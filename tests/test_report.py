@@ -15,7 +15,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.mrc import write_map
 from mpirecon.io.run_output import read_summary, write_particle_table
 from mpirecon.report.html import write_report
-from mpirecon.report.particle_charts import boundary, histogram_chart
+from mpirecon.report.particle_charts import boundary, components, histogram_chart
 from mpirecon.report.pictures import png
 from mpirecon.report.svg import ticks
 from mpirecon.report.verdict import cautions, verdict
@@ -214,9 +214,34 @@ def test_summary_is_read_back_or_refused(tmp_path):
 
 def test_histograms_survive_constant_values():
     table = {"distance": np.zeros(5), "score": np.full(5, 3.0), "posterior": np.ones(5)}
-    assert "<svg" in histogram_chart(table, "distance", "d") and "<svg" in histogram_chart(table, "score", "s", mixture=True)
+    assert "<svg" in histogram_chart(table, "distance", "d") and "<svg" in histogram_chart(table, "score", "s", keep=0.5)
     nothing = {"distance": np.full(4, np.nan), "score": np.full(4, np.nan), "pose_error": np.ones(4, bool)}
     assert "<svg" in histogram_chart(nothing, "distance", "d")
+
+
+def test_fitted_components_are_those_of_the_score():
+    """Drawn from the model: about the signal to expect of each particle, which differs between them."""
+    rng, m, keep = np.random.default_rng(1), 20_000, 0.6
+    good, expected = rng.random(m) < keep, rng.uniform(3, 9, m)
+    score = np.where(good, 1.0, 0.1) * expected + rng.normal(size=m)
+    table = {"score": score, "scale": score / expected, "posterior": good.astype(float)}
+    found = components(table, keep)
+    assert list(found) == ["good, as fitted (60.0 %)", "bad, as fitted (40.0 %)"]
+    edges = np.linspace(-4, 14, 61)
+    for density, rows in zip(found.values(), (good, ~good)):
+        observed = np.histogram(score[rows], edges)[0] / m / (edges[1] - edges[0])
+        expected_there = density((edges[:-1] + edges[1:]) / 2)
+        assert np.abs(observed - expected_there).max() < 0.12 * observed.max()
+        assert expected_there.sum() * (edges[1] - edges[0]) == pytest.approx(rows.mean(), abs=0.01)
+    assert components({"score": score}, keep) == {} and len(components(table, 1.0)) == 1
+
+
+def test_a_mixture_that_tells_nothing_apart_shows_no_share(tmp_path):
+    summary = make_summary("posterior", truth=False, keep_estimate=0.22,
+                           mixture={"keep": 0.22, "keep_interval": [0.17, 0.27], "separable": False})
+    page = make_page(tmp_path / "out", summary)
+    assert "could not tell good from bad" in page.text and "22.0 %" not in page.text and "too alike" in page.text
+    assert "as fitted" not in page.text and "for good and bad ones could not be told apart" in page.text
 
 
 def test_the_boundary_divides_kept_from_left_out():

@@ -49,6 +49,8 @@ def _good_share(summary: Mapping) -> tuple | None:
     share, mixture = summary.get("keep_estimate"), summary.get("mixture") or {}
     if share is None:
         return None
+    if not mixture.get("separable", True):
+        return ("good share", "not known", "good and bad look too alike to be told apart", "good share")
     low, high = mixture.get("keep_interval") or (None, None)
     more = "from the mixture" if low is None else f"95 %: {100 * low:.1f} – {100 * high:.1f} %"
     return ("estimated good share", f"{100 * share:.1f} %", more, "good share")
@@ -106,19 +108,22 @@ def _particles(run: RunFiles) -> str:
     if summary["configuration"]["loss"] == "posterior" or summary["configuration"].get("keep") == "auto":
         chart = score_chart(run)
         words = ("How strongly each particle shows a map that it did not help to build. The mixture judges six bands of "
-                 "frequencies together; the line is where this one number would best divide as it did.")
+                 "frequencies together; ")
         if not (summary.get("mixture") or {}).get("separable", True):
-            words += " Good and bad could not be told apart, so nobody was left out."
+            words += "here it could not tell good from bad, so nobody was left out."
+        else:
+            words += "drawn is what it expects of this one number, and where that would best divide as it did."
         return pieces.section("Particles: score and mixture", pieces.figure(chart, words), wide=False, fact="score")
     return pieces.section("Particles: distance", _distance(run), wide=False, fact="score")
 
 
 def score_chart(run: RunFiles) -> str:
     """Histogram of the score, with the mixture where the run fitted one."""
-    mixes = run.summary.get("mixture") is not None
+    mixture = run.summary.get("mixture") or {}
+    mixes = mixture.get("separable", bool(mixture))
     cut = particle_charts.boundary(run.table["score"], run.table["kept"]) if mixes else None
     return particle_charts.histogram_chart(run.table, "score", "score (signal over noise)", threshold=cut, kept_is="high",
-                                           mixture=mixes)
+                                           keep=mixture.get("keep") if mixes else None)
 
 
 def _distance(run: RunFiles) -> str:

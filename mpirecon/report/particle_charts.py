@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -40,12 +40,12 @@ def _edges(values: np.ndarray, most: int = 56) -> np.ndarray:
 
 def histogram_chart(
     table: Mapping[str, np.ndarray], column: str, label: str, *, threshold: float | None = None, kept_is: str = "low",
-    mixture: bool = False, height: int = 290,
+    keep: float | None = None, height: int = 290,
 ) -> str:
     """Stacked histogram of a column by what is known of the particles, with the threshold of the run.
 
     kept_is : the side of the threshold that was kept, "low" or "high" ·
-    mixture : also draw how the run's posterior splits it in good and bad
+    keep : share of the good in the run's mixture, whose components are then drawn upon the bars (of the score)
     """
     groups = kinds(table)
     values = table[column]
@@ -62,19 +62,51 @@ def histogram_chart(
     keys = [(colour, "box", f"{name} ({int(rows.sum()):,})") for name, (colour, rows) in groups.items()]
     middle = (edges[:-1] + edges[1:]) / 2
     reads = [(name, groups[name][0], [f"{c:,}" for c in counts[name]]) for name in groups]
-    posterior = table.get("posterior")
-    if mixture and posterior is not None and np.isfinite(posterior[valid]).any():
-        p = np.nan_to_num(posterior)
-        for words, colour, share in (("good by the mixture", BLACK, p), ("bad by the mixture", GREEN, 1 - p)):
-            curve = np.histogram(clipped[valid], edges, weights=share[valid])[0]
-            chart.line(middle, curve, colour, dash="solid" if colour == BLACK else "dashed", width=1.8)
-            keys.append((colour, "solid" if colour == BLACK else "dashed", words))
-            reads.append((words, colour, [f"{v:.1f}" for v in curve]))
+    fine = np.linspace(edges[0], edges[-1], 8 * len(middle) + 1)
+    for words, density in ({} if keep is None else components({k: v[valid] for k, v in table.items()}, keep)).items():
+        colour, dash = (BLACK, "solid") if words.startswith("good") else (GREEN, "dashed")
+        per_bin = valid.sum() * (edges[1] - edges[0])
+        chart.line(fine, per_bin * density(fine), colour, dash=dash, width=1.8)
+        keys.append((colour, dash, words))
+        reads.append((words, colour, [f"{v:.1f}" for v in per_bin * density(middle)]))
     if threshold is not None and edges[0] < threshold < edges[-1]:
         chart.rule(x=threshold, label="← kept" if kept_is == "low" else "kept →", colour=BLACK,
                    side="end" if kept_is == "low" else "start")
     chart.reads(middle, [f"{label.split(' (')[0]} {number(v)}" for v in middle], reads)
     return legend(keys) + chart.svg(f"Histogram of {column}")
+
+
+def components(table: Mapping[str, np.ndarray], keep: float) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """The score's density by a run's mixture, of the good and of the others; label → function of the score.
+
+    Of a component the score is normal about h·A, with A the signal that the particle's map and noise let expect (score over
+    contrast). h and the variance are those that the posterior gives all particles of the component together; the share is
+    the mixture's. Empty where the columns posterior and score say nothing.
+    """
+    score, posterior = table["score"], table.get("posterior")
+    known = np.isfinite(score) if posterior is None else np.isfinite(score) & np.isfinite(posterior)
+    if posterior is None or not known.any():
+        return {}
+    score, posterior = score[known], posterior[known]
+    contrast = table["scale"][known] if "scale" in table else np.ones(len(score))
+    expected = np.abs(np.divide(score, contrast, out=np.ones(len(score)), where=contrast != 0)) if "scale" in table else contrast
+    typical = np.quantile(expected, (np.arange(64) + 0.5) / 64)
+    found = {}
+    for words, share, weight in (("good", keep, posterior), ("bad", 1 - keep, 1 - posterior)):
+        if not share > 0 or not weight.sum() > 1e-6:
+            continue
+        gain = (weight * score * expected).sum() / max((weight * expected**2).sum(), 1e-300)
+        variance = (weight * (score - gain * expected) ** 2).sum() / weight.sum()
+        found[f"{words}, as fitted ({100 * share:.1f} %)"] = _normals(share, gain * typical, max(variance, 1e-6))
+    return found
+
+
+def _normals(share: float, means: np.ndarray, variance: float) -> Callable[[np.ndarray], np.ndarray]:
+    """`share` of the mean of normal densities."""
+    def density(x: np.ndarray) -> np.ndarray:
+        return share * np.exp(-((x[:, None] - means) ** 2) / (2 * variance)).mean(axis=1) / np.sqrt(2 * np.pi * variance)
+
+    return density
 
 
 def boundary(values: np.ndarray, kept: np.ndarray) -> float | None:

@@ -69,6 +69,8 @@ def _particles(summary: dict) -> str:
         text = f"{kept:,} of {total:,} particles were kept"
     else:
         how = _HOW.get(loss, "weighted by their distance")
+        if loss == "posterior" and not (summary.get("mixture") or {}).get("separable", True):
+            how = "for good and bad ones could not be told apart"
         text = (
             f"All {total:,} particles were used, {how}"
             if kept == total
