@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numba import njit
 
-from mpirecon.kernels.gridding import DEGREE, MARGIN
+from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
 from mpirecon.kernels.project import AHEAD
 from mpirecon.kernels.vectors import prefetch, spread
 
@@ -62,7 +62,7 @@ def make_backproject(taps: int, exact: bool = False):
     An `exact` one adds the nearest whole numbers to a grid of int64, the same whatever the slabs and their order.
     It is the transpose of ``project`` for (re, im), and spreads the weight with the same taps.
     """
-    reach = taps // 2 - 1
+    reach, beside = first_tap(taps)
     last_power = DEGREE[taps]
     length = 3 * taps
 
@@ -97,7 +97,8 @@ def make_backproject(taps: int, exact: bool = False):
                         a, b = (first_k, min(turn, last_k)) if side == 0 else (max(turn - 1, first_k), last_k)
                         turned = (xx < 0) == (side == 1)
                         sign = -1.0 if turned else 1.0
-                        a, b = _inside(lowest - centre, highest - centre, sign * inverse_u, sign * uy * ky[begin], a, b)
+                        start_u = sign * uy * ky[begin] + beside
+                        a, b = _inside(lowest - centre, highest - centre, sign * inverse_u, start_u, a, b)
                         start, stop = begin + a - first_k, begin + b + 1 - first_k
                     for s in range(start, stop):
                         ahead = s + AHEAD
@@ -109,7 +110,7 @@ def make_backproject(taps: int, exact: bool = False):
                             x, y, z = xx * k + xy * q, yx * k + yy * q, zx * k + zy * q
                             if x < 0:
                                 x, y, z = -x, -y, -z
-                            where = int(np.floor(z)) * stride_z + int(np.floor(y)) * stride_y + 3 * int(np.floor(x))
+                            where = int(np.floor(z + beside)) * stride_z + int(np.floor(y + beside)) * stride_y + 3 * int(np.floor(x + beside))
                             prefetch(grid, origin + where, stride_z, stride_y, length, taps, 1)
                         x = xx * kx[s] + xy * ky[s]
                         y = yx * kx[s] + yy * ky[s]
@@ -118,6 +119,7 @@ def make_backproject(taps: int, exact: bool = False):
                         flip = x < 0
                         if flip:  # keep to the stored half: the conjugate sample at −k
                             x, y, z, im = -x, -y, -z, -im
+                        x, y, z = x + beside, y + beside, z + beside
                         floor_x, floor_y, floor_z = np.floor(x), np.floor(y), np.floor(z)
                         if not whole:
                             if flip != turned:

@@ -33,8 +33,8 @@ class Settings:
     padding: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.taps not in DEGREE:
-            raise ValueError(f"taps must be one of {sorted(DEGREE)}, got {self.taps}")
+        if self.taps not in DEGREE or self.taps % 2:
+            raise ValueError(f"taps must be one of {[taps for taps in DEGREE if taps % 2 == 0]}, got {self.taps}")
         if self.lanes not in (1, 2, 4) or self.taps % self.lanes:
             raise ValueError(f"lanes must be 1, 2 or 4 and divide {self.taps} taps, got {self.lanes}")
         if self.threads % 32 or not 32 <= self.threads <= 1024 or self.threads < self.bands:

@@ -15,7 +15,13 @@ import numpy as np
 MARGIN = 4
 
 #: polynomial degree that keeps the tabulated taps within float32 rounding (6) or well below the kernel's error
-DEGREE = {2: 6, 4: 6, 6: 8}
+DEGREE = {2: 6, 3: 6, 4: 6, 6: 8}
+
+
+def first_tap(taps: int) -> tuple[int, float]:
+    """(reach, beside): the first of `taps` points about a coordinate u is floor(u + beside) − reach; an odd number of them
+    lies about the nearest grid point, an even one about the nearest middle between two."""
+    return (taps - 1) // 2, 0.5 * (taps % 2)
 
 
 def _shape_parameter(taps: int, oversampling: float) -> float:
@@ -37,8 +43,8 @@ def kernel_transform(x: np.ndarray, taps: int, oversampling: float = 2.0) -> np.
 def kernel_table(taps: int, oversampling: float = 2.0) -> np.ndarray:
     """Polynomial coefficients of each tap, (taps, degree + 1) float32, lowest power first.
 
-    Tap j of a coordinate u sits at grid point floor(u) − taps/2 + 1 + j; its weight is the polynomial j at
-    t = u − floor(u) − 1/2.
+    Tap j of a coordinate u sits at grid point floor(u + beside) − reach + j (``first_tap``); its weight is the polynomial j
+    at t = u + beside − floor(u + beside) − 1/2.
     """
     if taps not in DEGREE:
         raise ValueError(f"taps must be one of {sorted(DEGREE)}, got {taps}")
@@ -46,8 +52,9 @@ def kernel_table(taps: int, oversampling: float = 2.0) -> np.ndarray:
     norm = np.i0(beta) * _transform_unscaled(np.zeros(1), taps, oversampling)[0]
     nodes = -0.5 * np.cos(np.pi * (np.arange(64) + 0.5) / 64)  # Chebyshev nodes of [-1/2, 1/2]
     table = np.empty((taps, DEGREE[taps] + 1))
+    reach, beside = first_tap(taps)
     for j in range(taps):
-        u = j - (taps // 2 - 1) - (nodes + 0.5)
+        u = j - reach - (nodes + 0.5 - beside)
         values = np.i0(beta * np.sqrt(np.maximum(1 - (2 * u / taps) ** 2, 0))) / norm
         table[j] = np.polynomial.polynomial.polyfit(nodes, values, DEGREE[taps])
     return table.astype(np.float32)

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numba import njit
 
-from mpirecon.kernels.gridding import DEGREE, MARGIN
+from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
 from mpirecon.kernels.project import AHEAD
 from mpirecon.kernels.statistics import factors
 from mpirecon.kernels.vectors import gather_gradient, prefetch
@@ -92,7 +92,7 @@ def make_nearby(taps: int):
 
     A turn by δ moves the sample k to k − δ × k: along z for turns about x and y, within the image for those about z.
     """
-    reach = taps // 2 - 1
+    reach, beside = first_tap(taps)
     last_power = DEGREE[taps]
     length = 2 * taps
 
@@ -121,7 +121,7 @@ def make_nearby(taps: int):
                         z = r[0, 2] * u + r[1, 2] * v
                         if x < 0:
                             x, y, z = -x, -y, -z
-                        where = int(np.floor(z)) * stride_z + int(np.floor(y)) * stride_y + 2 * int(np.floor(x))
+                        where = int(np.floor(z + beside)) * stride_z + int(np.floor(y + beside)) * stride_y + 2 * int(np.floor(x + beside))
                         prefetch(grid, origin + where, stride_z, stride_y, length, taps, 0)
                     b = band[s]
                     if b < 0 or b > highest[step]:
@@ -132,6 +132,7 @@ def make_nearby(taps: int):
                     z = r[0, 2] * u + r[1, 2] * v
                     sign = np.float32(-1 if x < 0 else 1)
                     x, y, z = sign * x, sign * y, sign * z
+                    x, y, z = x + beside, y + beside, z + beside
                     floor_x, floor_y, floor_z = np.floor(x), np.floor(y), np.floor(z)
                     where = int(floor_z) * stride_z + int(floor_y) * stride_y + 2 * int(floor_x)
                     re, im, x_re, x_im, y_re, y_im, z_re, z_im = gather_gradient(

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numba import njit
 
-from mpirecon.kernels.gridding import DEGREE, MARGIN
+from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
 from mpirecon.kernels.vectors import gather, prefetch
 
 #: samples ahead whose cache lines are asked for: enough to hide the memory's latency, few enough to be there still
@@ -22,7 +22,7 @@ def make_project(taps: int):
     2·MARGIN] · rotation : (m, 3, 3) float64 · ratio : padded box / box · kx, ky : (s,) int32, kx ≥ 0 · out : (m, s)
     complex64, overwritten.
     """
-    reach = taps // 2 - 1
+    reach, beside = first_tap(taps)
     last_power = DEGREE[taps]
     length = 2 * taps
 
@@ -43,7 +43,7 @@ def make_project(taps: int):
                     x, y, z = xx * k + xy * q, yx * k + yy * q, zx * k + zy * q
                     if x < 0:
                         x, y, z = -x, -y, -z
-                    where = int(np.floor(z)) * stride_z + int(np.floor(y)) * stride_y + 2 * int(np.floor(x))
+                    where = int(np.floor(z + beside)) * stride_z + int(np.floor(y + beside)) * stride_y + 2 * int(np.floor(x + beside))
                     prefetch(grid, origin + where, stride_z, stride_y, length, taps, 0)
                 x = xx * kx[s] + xy * ky[s]
                 y = yx * kx[s] + yy * ky[s]
@@ -51,6 +51,7 @@ def make_project(taps: int):
                 turned = x < 0
                 if turned:  # the other half of the grid is the complex conjugate
                     x, y, z = -x, -y, -z
+                x, y, z = x + beside, y + beside, z + beside
                 floor_x, floor_y, floor_z = np.floor(x), np.floor(y), np.floor(z)
                 where = int(floor_z) * stride_z + int(floor_y) * stride_y + 2 * int(floor_x)
                 re, im = gather(

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numba import njit
 
-from mpirecon.kernels.gridding import DEGREE, MARGIN
+from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
 from mpirecon.kernels.project import AHEAD
 from mpirecon.kernels.vectors import gather, prefetch
 
@@ -39,7 +39,7 @@ def make_statistics(taps: int, maps: int = 1):
     Whitening premultiplied data would divide |ŷ|² by C², and what little is left at the zeros of C would drown the
     rest. Σ|ŷ|²/(C²ν²) is replaced by Σ|ŷ|²/ν² · Σ1/ΣC² over the band, which has the same mean for noise.
     """
-    reach = taps // 2 - 1
+    reach, beside = first_tap(taps)
     last_power = DEGREE[taps]
     components = 2 * maps
     length = components * taps
@@ -65,7 +65,7 @@ def make_statistics(taps: int, maps: int = 1):
                     x, y, z = xx * k + xy * q, yx * k + yy * q, zx * k + zy * q
                     if x < 0:
                         x, y, z = -x, -y, -z
-                    where = int(np.floor(z)) * stride_z + int(np.floor(y)) * stride_y + components * int(np.floor(x))
+                    where = int(np.floor(z + beside)) * stride_z + int(np.floor(y + beside)) * stride_y + components * int(np.floor(x + beside))
                     prefetch(grid, origin + where, stride_z, stride_y, length, taps, 0)
                 b = band[s]
                 if b < 0:
@@ -88,6 +88,7 @@ def make_statistics(taps: int, maps: int = 1):
                 sum_yy += on_data * (yre * yre + yim * yim)
                 if x < 0:  # the other half of the grid is the complex conjugate
                     x, y, z, yim = -x, -y, -z, -yim
+                x, y, z = x + beside, y + beside, z + beside
                 floor_x, floor_y, floor_z = np.floor(x), np.floor(y), np.floor(z)
                 where = int(floor_z) * stride_z + int(floor_y) * stride_y + components * int(floor_x)
                 values = gather(

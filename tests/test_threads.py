@@ -27,7 +27,7 @@ from mpirecon.solvers import slab_data
 from mpirecon.solvers.config import Config
 from mpirecon.validate.fsc import fsc
 
-TAPS, SHAPES = 4, [(9, 1.5), (10, 1.5), (9, 2), (10, 2)]
+SHAPES = [(4, 9, 1.5), (3, 10, 1.5), (3, 9, 2), (4, 10, 2)]
 
 #: error of sums over tabulated taps in float32, of the largest; a sample too few is a hundred times more
 TABULATED = 3e-5
@@ -55,16 +55,16 @@ def views():
 # ---------------------------------------------------------------- definitions, in float64
 
 
-def axis_weights(u, points, padding):
+def axis_weights(u, points, taps, padding):
     """Kaiser-Bessel weight of every point of an axis in samples at u: (s, points), normalised to an integral of 1."""
-    beta = math.pi * math.sqrt((TAPS / padding) ** 2 * (padding - 0.5) ** 2 - 0.8)
+    beta = math.pi * math.sqrt((taps / padding) ** 2 * (padding - 0.5) ** 2 - 0.8)
     distance = np.arange(points) - u[:, None]
-    inside = (-TAPS / 2 < distance) & (distance <= TAPS / 2)
+    inside = (-taps / 2 < distance) & (distance <= taps / 2)
 
     def kernel(d):
-        return iv(0, beta * np.sqrt(np.maximum(1 - (2 * d / TAPS) ** 2, 0)))
+        return iv(0, beta * np.sqrt(np.maximum(1 - (2 * d / taps) ** 2, 0)))
 
-    return np.where(inside, kernel(distance), 0) / quad(kernel, -TAPS / 2, TAPS / 2)[0]
+    return np.where(inside, kernel(distance), 0) / quad(kernel, -taps / 2, taps / 2)[0]
 
 
 def places(projection, rotation, shape):
@@ -74,7 +74,7 @@ def places(projection, rotation, shape):
     flip = x < 0
     sign = np.where(flip, -1, 1)
     middle = shape[0] // 2, shape[1] // 2, MARGIN
-    return flip, [axis_weights(sign * u + m, n, projection.padding) for u, m, n in zip((z, y, x), middle, shape)]
+    return flip, [axis_weights(sign * u + m, n, projection.taps, projection.padding) for u, m, n in zip((z, y, x), middle, shape)]
 
 
 def points_of(grid, components):
@@ -111,12 +111,12 @@ def samples(projection, m, seed=0):
 # ---------------------------------------------------------------- slabs
 
 
-@pytest.mark.parametrize("box, padding", SHAPES)
-def test_threads_backproject_by_the_definition(box, padding):
+@pytest.mark.parametrize("taps, box, padding", SHAPES)
+def test_threads_backproject_by_the_definition(taps, box, padding):
     rotation = views()
     expected = None
     for count in (1, 2, 3, 8):
-        projection = Projection(box, None, TAPS, padding, Threads(count))
+        projection = Projection(box, None, taps, padding, Threads(count))
         numerator, weight = samples(projection, len(rotation))
         given = numerator.copy(), weight.copy()
         expected = backprojected(projection, rotation, numerator, weight) if expected is None else expected
@@ -127,10 +127,10 @@ def test_threads_backproject_by_the_definition(box, padding):
         np.testing.assert_allclose(points_of(grid, 3), expected, atol=allowed, err_msg=f"{count} threads")
 
 
-@pytest.mark.parametrize("box, padding", SHAPES)
-def test_a_view_alone_is_whole_wherever_slabs_cut_it(box, padding):
+@pytest.mark.parametrize("taps, box, padding", SHAPES)
+def test_a_view_alone_is_whole_wherever_slabs_cut_it(taps, box, padding):
     """Threads cut where a view's samples lie: a slice along an axis is cut through all of them."""
-    projection, kernel = Projection(box, None, TAPS, padding), make_backproject(TAPS)
+    projection, kernel = Projection(box, None, taps, padding), make_backproject(taps)
     plane = projection.plane
     for number, rotation in enumerate(views()[:, None]):
         some = samples(projection, 1)
@@ -146,7 +146,7 @@ def test_a_view_alone_is_whole_wherever_slabs_cut_it(box, padding):
                 parts = add(add(projection.accumulator(), (axis, 0, cut)), (axis, cut, whole.shape[axis]))
                 np.testing.assert_allclose(parts, whole, atol=1e-5, err_msg=f"view {number}, axis {axis} cut at {cut}")
         for count in (2, 3):
-            threaded = Projection(box, plane, TAPS, padding, Threads(count))
+            threaded = Projection(box, plane, taps, padding, Threads(count))
             grids = []
             for by in (projection, threaded):
                 grids.append(by.accumulator())
@@ -155,14 +155,14 @@ def test_a_view_alone_is_whole_wherever_slabs_cut_it(box, padding):
 
 
 def test_slabs_of_one_list_are_too_far_apart_to_meet():
-    for count, seed in itertools.product((2, 3, 8, 20), range(5)):
-        projection = Projection(16, None, TAPS, 1.5, Threads(count))
+    for taps, count, seed in itertools.product((3, 4), (2, 3, 8, 20), range(5)):
+        projection = Projection(16, None, taps, 1.5, Threads(count))
         shape = projection.accumulator().shape
         rotation = views() if seed == 0 else special_ortho_group.rvs(3, size=2, random_state=seed)
         lists = projection._slabs(rotation, shape)
         for apart in lists:
             for (_, _, last), (_, first, _) in zip(apart[:-1], apart[1:]):
-                assert first - last >= TAPS - 1
+                assert first - last >= taps - 1
         every = sorted(slab for apart in lists for slab in apart)
         assert len({axis for axis, _, _ in every}) == 1
         assert [every[0][1], *(last for _, _, last in every)] == [*(first for _, first, _ in every), shape[every[0][0]]]

@@ -19,6 +19,15 @@ def padding_for(box: int) -> float:
     return 2.0 if box <= SMALL_BOX else 1.5
 
 
+def taps_for(box: int) -> int:
+    """Points on an axis of a reconstruction's interpolation kernel: 4 in small boxes, else 3.
+
+    Three cost half of the work, and the direct solution gains: the narrower the kernel, the less it blurs the weights that
+    it divides by. Their own error, 1e-2 of a slice's sample in the box's corners, is far below the noise of any image.
+    """
+    return 4 if box <= SMALL_BOX else 3
+
+
 def padded_size(box: int, factor: float = 2.0) -> int:
     """The smallest even length ≥ factor · box that has a fast FFT."""
     p = int(np.ceil(factor * box))

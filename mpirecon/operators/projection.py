@@ -6,7 +6,7 @@ import numpy as np
 
 from mpirecon.kernels.backproject import EVERYTHING, make_backproject
 from mpirecon.kernels.fold import extend, extended_shape, fold
-from mpirecon.kernels.gridding import kernel_table, kernel_transform
+from mpirecon.kernels.gridding import first_tap, kernel_table, kernel_transform
 from mpirecon.kernels.project import make_project
 from mpirecon.operators.fourier import padded_size, transform_cropped, transform_padded
 from mpirecon.operators.half_plane import HalfPlane
@@ -102,7 +102,8 @@ class Projection:
         some = np.linspace(0, len(self.plane) - 1, 64).astype(int)
         k = self.ratio * np.stack([self.plane.kx[some], self.plane.ky[some]]).astype(np.float64)
         x, y, z = (rotation[:, :2, axis] @ k for axis in range(3))
-        where = [np.floor(np.where(x < 0, -u, u)) + side // 2 - (self.taps // 2 - 1) for u, side in zip((z, y), shape)]
+        reach, beside = first_tap(self.taps)
+        where = [np.floor(np.where(x < 0, -u, u) + beside) + side // 2 - reach for u, side in zip((z, y), shape)]
         steps = np.arange(1, 2 * self.threads.count) / (2 * self.threads.count)
         cuts = [np.quantile(u, steps) for u in where]
         axis = int(np.ptp(cuts[1]) > np.ptp(cuts[0]))

@@ -12,6 +12,9 @@ from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
 #: shell's signal, which ten times as much noise hides
 _NOISY = 0.1
 
+#: steps of conjugate gradients where they are left to the program: few clean images, and small boxes by noise
+_STEPS, _STEPS_SMALL, _STEPS_BY_NOISE = 4, 8, 2
+
 #: share of the images' power that the maps leave beyond which they are mostly noise: half maps of few clean images disagree
 #: too, and gain most from more steps
 _MOSTLY_NOISE = 0.5
@@ -40,20 +43,20 @@ class NormalSolver(Solver):
 
     def finish(self) -> MapSet:
         maps, which = MapSet(self.engine.comm, self.engine.box), [half_map(1), half_map(2), WHOLE]
-        if not self.iterations:
+        if not self._steps(half_map(1)):
             maps, which = self._halves, [WHOLE]  # the halves are there already
         self.solve(maps, self._store, which, self._refined)
         return maps
 
-    @property
-    def iterations(self) -> int:
-        """Steps of conjugate gradients on the final maps: as asked, else more where there is less noise to hide their gain."""
+    def _steps(self, made_of: MapOf) -> int:
+        """Steps of conjugate gradients on a final map: as asked, else more where there is less noise to hide their gain."""
         if self.config.solve_iterations is not None:
             return self.config.solve_iterations
-        if self.engine.box <= SMALL_BOX:
-            return 8
+        small = self.engine.box <= SMALL_BOX
         disagreement = float(np.mean(1 - self.fsc[1 : self.engine.backend.plane.shells]))
-        return 0 if disagreement > _NOISY and self.engine.unexplained > _MOSTLY_NOISE else 4
+        if disagreement > _NOISY and self.engine.unexplained > _MOSTLY_NOISE:
+            return _STEPS_BY_NOISE if small and made_of == WHOLE else 0
+        return _STEPS_SMALL if small else _STEPS
 
     def _unfiltered(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         equations = self.equations(folded)
@@ -66,8 +69,9 @@ class NormalSolver(Solver):
     def _refined(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         equations = self.equations(folded)
         ridge = equations.ridge(self.ssnr(WHOLE) if made_of == WHOLE else None)
-        if not self.iterations:
+        steps = self._steps(made_of)
+        if not steps:
             return equations.direct(ridge)
-        volume, residuals = equations.solve(ridge, self.iterations, each=self.engine.safe_point)
+        volume, residuals = equations.solve(ridge, steps, each=self.engine.safe_point)
         self.engine.log.event("solve", map=str(made_of), residuals=residuals)
         return volume
