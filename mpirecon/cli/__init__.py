@@ -40,6 +40,7 @@ COMMANDS = {
     "null": Entry("mpirecon.cli.null", "Reconstruct from noise: does this selection make resolution?", parallel=True),
     "fsc": Entry("mpirecon.cli.fsc", "Fourier shell correlation of two maps."),
     "mask": Entry("mpirecon.cli.mask", "Make a soft mask from a map."),
+    "postprocess": Entry("mpirecon.cli.postprocess", "Sharpen the mean of two half maps, and tell its resolution."),
     "view": Entry("mpirecon.cli.view", "Look at a map: a page with slices and a surface, or in the terminal."),
     "project": Entry("mpirecon.cli.project", "Reproject a map at the poses of a particle file."),
     "export": Entry("mpirecon.cli.export", "Write the kept and discarded particles of a run as STAR or .cs files."),

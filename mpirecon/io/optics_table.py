@@ -155,12 +155,12 @@ def _relative(table: ParticleTable, box: int, pixel_size: np.ndarray, data_dir) 
             path = locate_stacks([name], table.path, [0], data_dir=data_dir)[0][0]
         except UserError:
             raise FileNotFoundError(f"{name} is not found") from None
-        curves.append(np.interp(frequency[row] * original, *_read_mtf(path)))
+        curves.append(np.interp(frequency[row] * original, *read_mtf(path)))
     curves = np.array(curves)
     return curves / curves.mean(axis=0)
 
 
-def _read_mtf(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_mtf(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(frequency in 1/pixel, transfer) of a STAR file as RELION's post-processing takes it."""
     labels = ("rlnResolutionInversePixel", "rlnMtfValue")
     table = next((t for t in read_star(path).values() if all(label in t for label in labels)), None)

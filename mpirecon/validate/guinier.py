@@ -100,6 +100,12 @@ def sharpen(
         last = box * pixel_size / resolution
         gain *= 0.5 + 0.5 * np.cos(np.pi * np.clip((shells - last) / _FADE + 0.5, 0, 1))
     gain[0] = 1.0
+    return filter_shells(volume, gain)
+
+
+def filter_shells(volume: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """The map (n, n, n) with each shell times its gain (n // 2 + 1,), nothing beyond Nyquist; float32."""
+    box = volume.shape[0]
     k = scipy.fft.rfftn(np.asarray(volume, np.float32))
     index = shell_index(box)
     k *= np.where(index <= box // 2, gain.astype(np.float32)[np.minimum(index, box // 2)], np.float32(0))

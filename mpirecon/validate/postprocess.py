@@ -10,7 +10,7 @@ from mpirecon.errors import UserError
 from mpirecon.validate.automask import AutoMask, automatic_mask
 from mpirecon.validate.directional import ConicalFSC, conical_fsc
 from mpirecon.validate.fsc import crossing
-from mpirecon.validate.guinier import Guinier, guinier, sharpen
+from mpirecon.validate.guinier import Guinier, filter_shells, guinier, sharpen
 from mpirecon.validate.randomised import RandomisedFSC, phase_randomised_fsc
 
 
@@ -58,7 +58,8 @@ class Postprocessed:
 
 def postprocess(
     half1: np.ndarray, half2: np.ndarray, pixel_size: float, *, unmasked: np.ndarray, resolution: float | None = None,
-    mask: np.ndarray | None = None, mask_text: str = "", seed: int = 1,
+    mask: np.ndarray | None = None, mask_text: str = "", seed: int = 1, bfactor: float | None = None,
+    lowpass: float | None = None, mtf: np.ndarray | None = None,
 ) -> Postprocessed:
     """Phase-randomised FSC in a mask, FSC in cones, B-factor and sharpened map of two unmasked half maps.
 
@@ -69,6 +70,9 @@ def postprocess(
     unmasked : (n // 2 + 1,) their FSC without a mask
     resolution : Å, as far as it is known, for the automatic mask; by default where `unmasked` falls below 0.143
     mask : (n, n, n), 0 … 1, called `mask_text`; by default one is made from the mean of the half maps
+    bfactor : Å² to sharpen by, negative; by default the fitted one · lowpass : Å where the sharpened map ends; by default where
+    the corrected FSC falls below 0.143
+    mtf : (n // 2 + 1,) the detector's transfer by shell, which B-factor and sharpened map are freed of
     """
     box = half1.shape[0]
     mean = (half1 + half2) / 2
@@ -81,8 +85,8 @@ def postprocess(
         mask, mask_text = auto.mask, str(auto)
     curves = phase_randomised_fsc(half1, half2, mask, seed=seed, unmasked=unmasked)
     at = crossing(curves.true, 0.143, box, pixel_size)
+    if mtf is not None:
+        mean = filter_shells(mean, 1 / mtf)
     fit = guinier(mean * mask, pixel_size, curves.true, at)
-    return Postprocessed(
-        mask, mask_text, auto, curves, conical_fsc(half1, half2, pixel_size, mask), fit,
-        sharpen(mean, pixel_size, curves.true, fit.bfactor, at), at,
-    )  # fmt: skip
+    sharpened = sharpen(mean, pixel_size, curves.true, fit.bfactor if bfactor is None else bfactor, lowpass or at)
+    return Postprocessed(mask, mask_text, auto, curves, conical_fsc(half1, half2, pixel_size, mask), fit, sharpened, at)

@@ -1,0 +1,131 @@
+"""Two half-map files as relion_postprocess takes them: mask, corrected FSC, B-factor and sharpened map, into a folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.io.atomic import atomic_path, refuse_existing
+from mpirecon.io.mrc import read_map, write_map
+from mpirecon.io.optics_table import read_mtf
+from mpirecon.validate.compare import Comparison
+from mpirecon.validate.fsc import fsc
+from mpirecon.validate.fsc_table import write_fsc_csv
+from mpirecon.validate.grids import check_same_grid
+from mpirecon.validate.postprocess import Postprocessed, postprocess
+
+#: what is written into the folder
+FILES = ("sharpened.mrc", "sharpened_masked.mrc", "mask.mrc", "fsc.csv", "postprocess.json")
+
+
+@dataclass(frozen=True)
+class HalfMaps:
+    """What was made of two half maps: found, and the curves in words and for JSON."""
+
+    found: Postprocessed
+    comparison: Comparison
+    bfactor: float | None
+    mtf: str | None
+
+    def lines(self) -> list[str]:
+        """What a user wants to read, a line each."""
+        fit, said = self.found.guinier, self.comparison.lines()
+        if self.mtf is not None:
+            said.append(f"divided by the detector's MTF in {self.mtf}")
+        if fit.bfactor is not None:
+            said.append(f"B-factor {fit.bfactor:.1f} Å², fitted from {fit.used[0]:.1f} to {fit.used[1]:.2f} Å")
+        else:
+            said.append(fit.note)
+        if self.bfactor is not None:
+            said.append(f"sharpened by the {self.bfactor:g} Å² that were given")
+        elif fit.bfactor is None:
+            said.append("the map is weighted by its FSC, not sharpened")
+        return said
+
+    def as_dict(self) -> dict:
+        """For postprocess.json, and for --json."""
+        box, pixel_size = self.comparison.box, self.comparison.pixel_size
+        about = {"maps": [self.comparison.first, self.comparison.second], "box": box, "pixel_size": pixel_size}
+        given = {"bfactor_given": self.bfactor, "mtf": self.mtf}
+        return {**about, **self.found.as_dict(box, pixel_size), **given}
+
+
+def postprocess_files(
+    first, second, mask=None, *, bfactor: float | None = None, lowpass: float | None = None, mtf=None,
+    mtf_pixel_size: float | None = None, pixel_size: float | None = None, seed: int = 1,
+) -> HalfMaps:
+    """Mask, corrected FSC, cones, B-factor and sharpened map of two unmasked half maps (MRC).
+
+    mask : a file, or None for one made of their mean · bfactor (Å², negative), lowpass (Å) : instead of what is found ·
+    mtf : STAR file of the detector's transfer, of pixels of `mtf_pixel_size` Å (default: the maps') · pixel_size : Å, instead of
+    that of the headers
+
+    Raises
+    ------
+    UserError
+        naming the file that cannot be read or does not fit, or when no mask can be made.
+    """
+    a, b = read_map(first), read_map(second)
+    check_same_grid(a, str(first), b, str(second))
+    for volume, path in ((a, first), (b, second)):
+        if not np.ptp(volume.array) > 0:
+            raise UserError(f"{path}: the map is constant, there is nothing to correlate")
+    box, size = a.box, pixel_size or a.pixel_size
+    array = None
+    if mask is not None:
+        m = read_map(mask)
+        check_same_grid(a, str(first), m, f"the mask {mask}")
+        array = np.asarray(m.array, np.float32)
+        if array.min() < -1e-3 or array.max() > 1 + 1e-3 or array.max() <= 0:
+            raise UserError(f"{mask}: mask values run from {array.min():g} to {array.max():g}; expected 0 … 1")
+    unmasked = fsc(a.array, b.array)
+    found = postprocess(
+        np.asarray(a.array), np.asarray(b.array), size, unmasked=unmasked, mask=array, mask_text=str(mask), seed=seed, bfactor=bfactor,
+        lowpass=lowpass, mtf=None if mtf is None else _transfer(mtf, box, size, mtf_pixel_size or size),
+    )  # fmt: skip
+    if found.fsc is None:
+        raise UserError(f"{found.note}; give a mask with --mask FILE")
+    shell = found.fsc.shell
+    comparison = Comparison(
+        str(first), str(second), box, size, {"fsc": unmasked, **found.curves()}, found.mask_text, found.cones,
+        box * size / shell if shell else None,
+    )  # fmt: skip
+    return HalfMaps(found, comparison, bfactor, None if mtf is None else str(mtf))
+
+
+def _transfer(path, box: int, pixel_size: float, mtf_pixel_size: float) -> np.ndarray:
+    """The MTF of each shell of the map, (box // 2 + 1,)."""
+    frequency, value = read_mtf(Path(path))
+    at = np.arange(box // 2 + 1) / (box * pixel_size) * mtf_pixel_size
+    if at[-1] > frequency[-1] + 1e-6:
+        raise UserError(f"{path} ends at {frequency[-1]:g} of its pixels' frequency, the map needs it up to {at[-1]:.3g}; is "
+                        f"--mtf-pixel-size, {mtf_pixel_size:g} Å, that of the detector?")
+    return np.interp(at, frequency, value)
+
+
+def write_half_maps(folder, made: HalfMaps, *, overwrite: bool) -> list[Path]:
+    """Write FILES into `folder`, each complete or not at all; returns their paths."""
+    folder, found, size = Path(folder), made.found, made.comparison.pixel_size
+    refuse_targets(folder, overwrite)
+    folder.mkdir(parents=True, exist_ok=True)
+    maps = {"sharpened": found.sharpened, "sharpened_masked": found.sharpened * found.mask, "mask": found.mask}
+    for name, array in maps.items():
+        write_map(folder / f"{name}.mrc", array.astype(np.float32), size, overwrite=overwrite)
+    write_fsc_csv(folder / "fsc.csv", made.comparison.curves, made.comparison.box, size, overwrite=overwrite)
+    with atomic_path(folder / "postprocess.json", overwrite) as temporary:
+        temporary.write_text(json.dumps(made.as_dict(), indent=1), encoding="utf-8")
+    return [folder / name for name in FILES]
+
+
+def refuse_targets(folder, overwrite: bool) -> None:
+    """Raise UserError before anything is computed, where a target exists and may not be replaced."""
+    if not Path(folder).is_dir():
+        refuse_existing(folder, overwrite=False)  # no file of that name, and the folder to make it in is there
+        return
+    for name in FILES:
+        refuse_existing(Path(folder) / name, overwrite)
+
