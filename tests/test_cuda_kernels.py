@@ -22,7 +22,7 @@ from mpirecon.kernels.ctf import evaluate_aberrated_ctf
 from mpirecon.kernels.cuda_arguments import ctf_arguments, frequencies, rotation_arguments, shift_arguments
 from mpirecon.kernels.cuda_source import SOURCES, Settings, cuda_source
 from mpirecon.kernels.fold import extend, extended_shape, fold
-from mpirecon.kernels.gridding import MARGIN, kernel_table
+from mpirecon.kernels.gridding import kernel_table
 from mpirecon.kernels.project import make_project
 from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, radial_sum
 from mpirecon.kernels.statistics import image_power, make_statistics, shell_power

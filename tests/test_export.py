@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_cryosparc import columns as cs_columns
 from test_cryosparc import make as make_cs
 from test_cryosparc import run as import_cs
 from test_import import OPTICS, make, pixels, run, table

@@ -104,7 +104,7 @@ def _map(run: RunFiles) -> str:
 
 def _particles(run: RunFiles) -> str:
     """What decided about the particles: the score and its mixture, or the distance and its threshold."""
-    summary, table = run.summary, run.table
+    summary = run.summary
     if summary["configuration"]["loss"] == "posterior" or summary["configuration"].get("keep") == "auto":
         chart = score_chart(run)
         words = ("How strongly each particle shows a map that it did not help to build. The mixture judges six bands of "

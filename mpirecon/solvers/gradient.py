@@ -13,7 +13,7 @@ from mpirecon.model.draws import particle_rng
 from mpirecon.operators.normal import dot
 from mpirecon.robust.selection import Selection
 from mpirecon.solvers.base import Solver, Weigh
-from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
+from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet
 from mpirecon.solvers.wiener import wiener_filter
 
 #: share of a shell's mean weight added to M: Fourier voxels that no slice meets have no weight of their own, but the

@@ -11,7 +11,7 @@ import numpy as np
 from mpirecon.io.mrc import write_map
 from mpirecon.io.run_output import write_particle_table, write_summary
 from mpirecon.model.symmetry import point_group
-from mpirecon.parallel.comm import Communicator, together
+from mpirecon.parallel.comm import together
 from mpirecon.robust.selection import AUTO
 from mpirecon.robust.statistics import matched_filter
 from mpirecon.solvers.controls import micrographs

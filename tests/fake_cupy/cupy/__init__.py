@@ -282,7 +282,7 @@ def _argument(value):
     return value
 
 
-from cupy import cuda, fft  # noqa: E402
+from cupy import cuda, fft  # noqa: E402, F401
 
 
 def get_default_memory_pool():
