@@ -8,7 +8,8 @@ from sources import explicit_ctf
 
 from mpirecon.backend.cpu import CpuBackend
 from mpirecon.errors import UserError
-from mpirecon.io.particle_file import ParticleFile, ParticleWriter
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.model import ParticleSet, Pose, make_ctf
 from mpirecon.model.aberrations import Aberrations, even_order, odd_order, tilt_coefficients, zernike
 from mpirecon.model.draws import particle_rng, random_quaternion

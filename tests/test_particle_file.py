@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from mpirecon.errors import UserError
-from mpirecon.io.particle_file import ParticleFile, ParticleWriter
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.model import ParticleSet, Pose, make_ctf
 
 N, M = 8, 300
@@ -147,7 +148,7 @@ FULL = """
 import resource, signal, sys
 import numpy as np
 from mpirecon.errors import UserError
-from mpirecon.io.particle_file import ParticleWriter
+from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.model import ParticleSet, Pose, make_ctf
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

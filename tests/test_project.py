@@ -11,7 +11,8 @@ from sources import blobs, explicit_ctf
 
 from mpirecon.cli import run
 from mpirecon.io.mrc import StackReader, write_map
-from mpirecon.io.particle_file import ParticleFile, ParticleWriter
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.model import ParticleSet, Pose, make_ctf
 
 PIXEL_SIZE = 2.0

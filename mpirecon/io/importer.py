@@ -18,8 +18,8 @@ from mpirecon.io.cryosparc import TILT_SIGN, read_cryosparc
 from mpirecon.io.linked import Links
 from mpirecon.io.mrc import StackReader
 from mpirecon.io.optics_table import describe, mtf_curves, set_groups
-from mpirecon.io.particle_file import ParticleWriter
 from mpirecon.io.particle_table import ParticleTable, agree, gather
+from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.io.relion import read_relion
 from mpirecon.io.rescale import Rescaling
 from mpirecon.io.stack_paths import locate_stacks

@@ -123,7 +123,7 @@ def simulate(
     UserError
         when the volume is blank, or the file exists (without `overwrite`) or cannot be written.
     """
-    from mpirecon.io.particle_file import ParticleWriter
+    from mpirecon.io.particle_writer import ParticleWriter
 
     simulator = Simulator(volume, pixel_size, settings)
     drawn = simulator.draw(np.arange(settings.particles))
