@@ -8,16 +8,16 @@ from contextlib import contextmanager
 import click
 
 from mpirecon.cli.help import DocumentedCommand
-from mpirecon.cli.options import ANY_PATH, json_option, pass_communicator
+from mpirecon.cli.options import ANY_PATH, COUNT, json_option, pass_communicator
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command("check", cls=DocumentedCommand)
-@click.option("-o", "--output", type=ANY_PATH, help="Also try to write in this folder, from every rank.")
+@click.option("-o", "--output", type=ANY_PATH, metavar="FOLDER", help="Also try to write in this folder, from every rank.")
 @click.option(
     "--timeout",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=120,
     show_default=True,
     metavar="SECONDS",

@@ -18,7 +18,7 @@ from mpirecon.errors import UserError
 @click.argument("scheduler", type=click.Choice(["slurm", "pbs", "lsf", "sge"]))
 @click.argument("particles", type=EXISTING_FILE)
 @click.argument("reconstruct_options", metavar="[-- RECONSTRUCT OPTIONS]", nargs=-1, type=click.UNPROCESSED)
-@click.option("-o", "--output", type=ANY_PATH, required=True, help="The folder that reconstruct will write.")
+@click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FOLDER", help="The folder that reconstruct will write.")
 @click.option("--nodes", type=COUNT, default=1, show_default=True, help="Nodes.")
 @click.option("--ranks", type=COUNT, help="MPI ranks in all.  [default: one a GPU, or what nodes hold]")
 @click.option("--threads", type=COUNT, help="Cores of a rank.  [default: 1]")
@@ -31,10 +31,10 @@ from mpirecon.errors import UserError
     metavar="SECONDS",
     help="How long before the end the job is told to save its state.  [default: 300, at most a third]",
 )
-@click.option("--name", help="Name of the job.  [default: from the output folder]")
-@click.option("--account", help="Account or project that pays.")
-@click.option("--partition", "--queue", help="Partition or queue.")
-@click.option("--email", help="Where to write when the job ends.")
+@click.option("--name", metavar="NAME", help="Name of the job.  [default: from the output folder]")
+@click.option("--account", metavar="NAME", help="Account or project that pays.")
+@click.option("--partition", "--queue", metavar="NAME", help="Partition or queue.")
+@click.option("--email", metavar="ADDRESS", help="Where to write when the job ends.")
 @click.option("--modules", multiple=True, metavar="MODULE", help="Environment module to load; may be repeated.")
 @click.option("--setup", multiple=True, metavar="LINE", help="Shell line to run before; may be repeated.")
 @click.option("--container", metavar="IMAGE", help="Run mpirecon in this image (Apptainer).")

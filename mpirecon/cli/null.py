@@ -40,7 +40,7 @@ command = DocumentedCommand(
     "null",
     params=[
         click.Argument(["particles"], type=reconstruct.EXISTING_FILE),
-        click.Option(["-o", "--output"], type=ANY_PATH, required=True, help="Folder for null.json, fsc.csv and logs."),
+        click.Option(["-o", "--output"], type=ANY_PATH, required=True, metavar="FOLDER", help="Folder for null.json, fsc.csv and logs."),
         *(p for p in reconstruct.command.params if isinstance(p, click.Option) and p.name not in _NOT_SHARED),
     ],
     callback=_run,

@@ -62,6 +62,11 @@ class Whole(click.IntRange):
             self.fail(f"{value!r} is not a whole number", param, ctx)
         return super().convert(value, param, ctx)
 
+    def _describe_range(self) -> str:  # what click adds to the help text, as 0<=x<=9223372036854775807
+        low = "" if self.min is None or self.min <= 1 else f"at least {self.min}"
+        high = "" if self.max is None or self.max >= 2**31 else f"at most {self.max}"
+        return ", ".join(part for part in (low, high) if part)
+
 
 COUNT = Whole(min=1)
 
@@ -107,7 +112,7 @@ def overwrite_option(function):
 def seed_option(function):
     """``--seed``, passed as `seed`."""
     return click.option(
-        "--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, metavar="N",
+        "--seed", type=Whole(0, 2**63 - 1), default=1, show_default=True, metavar="N",
         help="Seed of the random draws, which depend on it and the particle alone.",
     )(function)
 

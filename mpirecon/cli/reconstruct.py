@@ -15,6 +15,7 @@ from mpirecon.cli.options import (
     NON_NEGATIVE,
     Number,
     POSITIVE,
+    Whole,
     backend_option,
     overwrite_option,
     pass_communicator,
@@ -88,7 +89,7 @@ class Keep(click.ParamType):
 
 @click.command("reconstruct", short_help="Reconstruct a map from a particle file.", cls=DocumentedCommand)
 @click.argument("particles", type=EXISTING_FILE)
-@click.option("-o", "--output", type=ANY_PATH, required=True, help="Folder for maps, FSC, logs and summary.")
+@click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FOLDER", help="Folder for maps, FSC, logs and summary.")
 @click.option("--loss", type=click.Choice(LOSSES), default="l2", show_default=True,
               help="How residuals count: all alike, only the smallest share, by robust weights, or by the calibrated "
               "probability of being well posed.")
@@ -107,7 +108,7 @@ class Keep(click.ParamType):
               help="Sort all particles of all ranks, or those of the batch a rank holds.")
 @click.option("--schedule", type=click.Choice(["plain", "graduated"]), help="Whether selection begins mild, so that a poor "
               "first map does not decide.  [default: graduated for posterior and --keep auto, else plain]")
-@click.option("--batch-size", type=click.IntRange(min=0), metavar="N", default=0, show_default=True,
+@click.option("--batch-size", type=Whole(min=0), metavar="N", default=0, show_default=True,
               help="Particles per gradient step over all ranks; 0 takes all.")
 @click.option("--step", type=POSITIVE, default=1.0, show_default=True, help="Gradient step; 1 is a full Newton-like step.")
 @click.option("--momentum", type=NON_NEGATIVE, default=0.3, show_default=True, help="Share of the last step kept.")
@@ -137,7 +138,7 @@ class Keep(click.ParamType):
 @click.option("--padding", type=Number(1.25, 2, metavar="factor"),
               help="Side of the Fourier grid over the box: 2 interpolates more exactly than 1.5, for 2.4 times the memory.  "
               "[default: 2 up to box 96, else 1.5]")
-@click.option("--solve-iterations", type=click.IntRange(min=0), metavar="N",
+@click.option("--solve-iterations", type=Whole(min=0), metavar="N",
               help="Conjugate-gradient steps on the final maps.  [default: as many as the noise leaves a use for]")
 @click.option("--threads", type=COUNT, help="Threads of each rank.  [default: OMP_NUM_THREADS, else its share of the cores]")
 @click.option("--memory", type=Memory(), help="Memory that each rank may keep prepared images in, e.g. 8G; 0 reads them in "

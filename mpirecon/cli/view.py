@@ -8,7 +8,7 @@ import click
 
 from mpirecon.cli.console import Console
 from mpirecon.cli.help import DocumentedCommand
-from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, Number, overwrite_option, verbosity_options
+from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, Number, Whole, overwrite_option, verbosity_options
 
 
 @click.command("view", cls=DocumentedCommand)
@@ -16,7 +16,7 @@ from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, Number, overwrite_opti
 @click.option("-o", "--output", type=ANY_PATH, metavar="FILE.html", help="Page to write.  [default: MAP with the ending .html]")
 @click.option("--terminal", is_flag=True, help="Draw slices and projections in the terminal, and write nothing.")
 @click.option("--level", type=Number(), help="Density of the surface first shown.  [default: well above the solvent]")
-@click.option("--size", type=click.IntRange(16, 256), default=96, show_default=True, metavar="N",
+@click.option("--size", type=Whole(16, 256), default=96, show_default=True, metavar="N",
               help="Voxels of a side in the page at most; a larger map is coarsened. A page of 96 has 1.2 MB.")
 @click.option("--open", "open_it", is_flag=True, help="Open the page in the web browser.")
 @overwrite_option

@@ -38,7 +38,7 @@ def number(value: float) -> str:
         return "–"
     if value == 0:
         return "0"
-    text = f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
+    text = f"{value:.4g}" if 1e-4 <= abs(value) < 1e5 else f"{value:.2e}"
     return text.replace("-", "−")
 
 
