@@ -8,8 +8,8 @@ import numpy as np
 from numba import njit
 
 from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
-from mpirecon.kernels.project import AHEAD
-from mpirecon.kernels.vectors import prefetch, spread
+from mpirecon.kernels.project import frequencies, places
+from mpirecon.kernels.vectors import GROUP, locate, prefetch, spread
 
 #: grid points beside a slab where samples are still looked at, for rounding and for slopes of nearly nothing
 _BESIDE = 1e-6
@@ -69,6 +69,9 @@ def make_backproject(taps: int, exact: bool = False):
     @njit(cache=True, nogil=True, fastmath=not exact, error_model="numpy")
     def kernel(grid, table, rotation, ratio, kx, ky, rows, numerator, weight, axis, lowest, highest):
         powers = table.T.copy()
+        k, q = frequencies(kx, ky)
+        place = where, weights = places(taps)
+        along_z, along_y = (1, 0) if axis == 0 else (0, 1)
         centre_z, centre_y = grid.shape[0] // 2 - reach, grid.shape[1] // 2 - reach
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
@@ -96,42 +99,39 @@ def make_backproject(taps: int, exact: bool = False):
                     else:
                         a, b = (first_k, min(turn, last_k)) if side == 0 else (max(turn - 1, first_k), last_k)
                         turned = (xx < 0) == (side == 1)
-                        sign = -1.0 if turned else 1.0
-                        start_u = sign * uy * ky[begin] + beside
-                        a, b = _inside(lowest - centre, highest - centre, sign * inverse_u, start_u, a, b)
+                        way = -1.0 if turned else 1.0
+                        start_u = way * uy * ky[begin] + beside
+                        a, b = _inside(lowest - centre, highest - centre, way * inverse_u, start_u, a, b)
                         start, stop = begin + a - first_k, begin + b + 1 - first_k
-                    for s in range(start, stop):
-                        ahead = s + AHEAD
-                        if ahead < stop or not whole:
-                            if ahead < stop:
-                                k, q = float(kx[ahead]), float(ky[ahead])
-                            else:  # the next row begins about where this one did
-                                k, q = float(kx[start] + ahead - stop), float(ky[start] + 1)
-                            x, y, z = xx * k + xy * q, yx * k + yy * q, zx * k + zy * q
-                            if x < 0:
-                                x, y, z = -x, -y, -z
-                            where = int(np.floor(z + beside)) * stride_z + int(np.floor(y + beside)) * stride_y + 3 * int(np.floor(x + beside))
-                            prefetch(grid, origin + where, stride_z, stride_y, length, taps, 1)
-                        x = xx * kx[s] + xy * ky[s]
-                        y = yx * kx[s] + yy * ky[s]
-                        z = zx * kx[s] + zy * ky[s]
-                        re, im, w = numerator[i, s].real, numerator[i, s].imag, weight[i, s]
-                        flip = x < 0
-                        if flip:  # keep to the stored half: the conjugate sample at −k
-                            x, y, z, im = -x, -y, -z, -im
-                        x, y, z = x + beside, y + beside, z + beside
-                        floor_x, floor_y, floor_z = np.floor(x), np.floor(y), np.floor(z)
-                        if not whole:
-                            if flip != turned:
-                                continue
-                            u = int(floor_z if axis == 0 else floor_y) + centre
-                            if u < lowest or u >= highest:
-                                continue
-                        where = int(floor_z) * stride_z + int(floor_y) * stride_y + 3 * int(floor_x)
-                        spread(
-                            grid, powers, origin + where, stride_z, stride_y, np.float32(x - floor_x - 0.5),
-                            np.float32(y - floor_y - 0.5), np.float32(z - floor_z - 0.5), re, im, w, taps, last_power,
+                    if start >= stop:
+                        continue
+                    locate(
+                        powers, k, q, start, xx, xy, yx, yy, zx, zy, stride_z, stride_y, 3, along_z, along_y, place, 0, taps, last_power
+                    )
+                    for first in range(start, stop, GROUP):
+                        slot = (first - start) & GROUP
+                        ahead = slot ^ GROUP
+                        # where these end, the next row's begin about where they did
+                        after = min(first + GROUP if first + GROUP < stop else rows[row + 1] + start - begin, kx.size)
+                        locate(
+                            powers, k, q, after, xx, xy, yx, yy, zx, zy, stride_z, stride_y, 3, along_z, along_y, place, ahead, taps,
+                            last_power,
                         )  # fmt: skip
+                        for j in range(min(GROUP, stop - first)):
+                            prefetch(grid, origin + where[0, ahead + j], stride_z, stride_y, length, taps, 1)
+                            sign = weights[3 * taps, slot + j]
+                            if not whole:
+                                if (sign < 0) != turned:
+                                    continue
+                                u = where[1, slot + j] + centre
+                                if u < lowest or u >= highest:
+                                    continue
+                            s = first + j
+                            # kept to the stored half: the conjugate sample at −k
+                            spread(
+                                grid, origin + where[0, slot + j], stride_z, stride_y, weights, slot + j, numerator[i, s].real,
+                                sign * numerator[i, s].imag, weight[i, s], taps,
+                            )  # fmt: skip
 
     def backproject(grid, table, rotation, ratio, kx, ky, numerator, weight, slab=EVERYTHING):
         rows = np.array([0, kx.size]) if slab == EVERYTHING else _rows(kx, ky)

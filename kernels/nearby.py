@@ -8,9 +8,8 @@ import numpy as np
 from numba import njit
 
 from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
-from mpirecon.kernels.project import AHEAD
 from mpirecon.kernels.statistics import factors
-from mpirecon.kernels.vectors import gather_gradient, prefetch
+from mpirecon.kernels.vectors import GROUP, gather_gradient, prefetch
 
 #: longest step of the search, radians: beyond it the likelihood is no parabola any more
 _LONGEST_STEP = 0.2
@@ -113,7 +112,7 @@ def make_nearby(taps: int):
                 turned(q, rotation[i] * ratio, r)
                 sums[i] = g[:] = h[:] = 0.0
                 for s in range(kx.size):
-                    ahead = s + AHEAD
+                    ahead = s + GROUP
                     if ahead < kx.size and 0 <= band[ahead] <= highest[step]:
                         u, v = kx[ahead], ky[ahead]
                         x = r[0, 0] * u + r[1, 0] * v

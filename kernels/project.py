@@ -8,10 +8,20 @@ import numpy as np
 from numba import njit
 
 from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
-from mpirecon.kernels.vectors import gather, prefetch
+from mpirecon.kernels.vectors import GROUP, gather, locate, prefetch
 
-#: samples ahead whose cache lines are asked for: enough to hide the memory's latency, few enough to be there still
-AHEAD = 8
+@njit(inline="always")
+def frequencies(kx, ky):
+    """kx and ky as ``locate`` takes them: float64, with GROUP zeros behind."""
+    k, q = np.zeros(kx.size + GROUP), np.zeros(kx.size + GROUP)
+    k[: kx.size], q[: kx.size] = kx, ky
+    return k, q
+
+
+@njit(inline="always")
+def places(taps):
+    """Room for the places of two groups of samples, as ``locate`` takes it."""
+    return np.empty((2, 2 * GROUP), np.int64), np.empty((3 * taps + 1, 2 * GROUP), np.float32)
 
 
 @lru_cache(maxsize=None)
@@ -22,13 +32,15 @@ def make_project(taps: int):
     2·MARGIN] · rotation : (m, 3, 3) float64 · ratio : padded box / box · kx, ky : (s,) int32, kx ≥ 0 · out : (m, s)
     complex64, overwritten.
     """
-    reach, beside = first_tap(taps)
+    reach, _ = first_tap(taps)
     last_power = DEGREE[taps]
     length = 2 * taps
 
     @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
     def project(grid, table, rotation, ratio, kx, ky, out):
         powers = table.T.copy()
+        k, q = frequencies(kx, ky)
+        place = where, weights = places(taps)
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
         origin = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 2 * (MARGIN - reach)
@@ -36,28 +48,15 @@ def make_project(taps: int):
             xx, xy = rotation[i, 0, 0] * ratio, rotation[i, 1, 0] * ratio
             yx, yy = rotation[i, 0, 1] * ratio, rotation[i, 1, 1] * ratio
             zx, zy = rotation[i, 0, 2] * ratio, rotation[i, 1, 2] * ratio
-            for s in range(kx.size):
-                ahead = s + AHEAD
-                if ahead < kx.size:
-                    k, q = kx[ahead], ky[ahead]
-                    x, y, z = xx * k + xy * q, yx * k + yy * q, zx * k + zy * q
-                    if x < 0:
-                        x, y, z = -x, -y, -z
-                    where = int(np.floor(z + beside)) * stride_z + int(np.floor(y + beside)) * stride_y + 2 * int(np.floor(x + beside))
-                    prefetch(grid, origin + where, stride_z, stride_y, length, taps, 0)
-                x = xx * kx[s] + xy * ky[s]
-                y = yx * kx[s] + yy * ky[s]
-                z = zx * kx[s] + zy * ky[s]
-                turned = x < 0
-                if turned:  # the other half of the grid is the complex conjugate
-                    x, y, z = -x, -y, -z
-                x, y, z = x + beside, y + beside, z + beside
-                floor_x, floor_y, floor_z = np.floor(x), np.floor(y), np.floor(z)
-                where = int(floor_z) * stride_z + int(floor_y) * stride_y + 2 * int(floor_x)
-                re, im = gather(
-                    grid, powers, origin + where, stride_z, stride_y, np.float32(x - floor_x - 0.5),
-                    np.float32(y - floor_y - 0.5), np.float32(z - floor_z - 0.5), 2, taps, last_power,
-                )  # fmt: skip
-                out[i, s] = complex(re, -im if turned else im)
+            locate(powers, k, q, 0, xx, xy, yx, yy, zx, zy, stride_z, stride_y, 2, 0, 0, place, 0, taps, last_power)
+            for first in range(0, kx.size, GROUP):
+                slot, ahead = first & GROUP, (first & GROUP) ^ GROUP
+                locate(
+                    powers, k, q, first + GROUP, xx, xy, yx, yy, zx, zy, stride_z, stride_y, 2, 0, 0, place, ahead, taps, last_power
+                )
+                for j in range(min(GROUP, kx.size - first)):
+                    prefetch(grid, origin + where[0, ahead + j], stride_z, stride_y, length, taps, 0)
+                    re, im = gather(grid, origin + where[0, slot + j], stride_z, stride_y, weights, slot + j, 2, taps)
+                    out[i, first + j] = complex(re, weights[3 * taps, slot + j] * im)  # the other half of the grid is the complex conjugate
 
     return project

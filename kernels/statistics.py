@@ -8,8 +8,8 @@ import numpy as np
 from numba import njit
 
 from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
-from mpirecon.kernels.project import AHEAD
-from mpirecon.kernels.vectors import gather, prefetch
+from mpirecon.kernels.project import frequencies, places
+from mpirecon.kernels.vectors import GROUP, gather, locate, prefetch
 
 #: how |ŷ|², Re conj(V̂)ŷ and |V̂|² are multiplied: for plain images, and for CTF-premultiplied ones by distance
 PLAIN, PREMULTIPLIED_WHITENED, PREMULTIPLIED_RAW = 0, 1, 2
@@ -39,7 +39,7 @@ def make_statistics(taps: int, maps: int = 1):
     Whitening premultiplied data would divide |ŷ|² by C², and what little is left at the zeros of C would drown the
     rest. Σ|ŷ|²/(C²ν²) is replaced by Σ|ŷ|²/ν² · Σ1/ΣC² over the band, which has the same mean for noise.
     """
-    reach, beside = first_tap(taps)
+    reach, _ = first_tap(taps)
     last_power = DEGREE[taps]
     components = 2 * maps
     length = components * taps
@@ -47,6 +47,8 @@ def make_statistics(taps: int, maps: int = 1):
     @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
     def kernel(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out):
         powers = table.T.copy()
+        k, q = frequencies(kx, ky)
+        place = where, weights = places(taps)
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
         middle = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y
@@ -58,48 +60,39 @@ def make_statistics(taps: int, maps: int = 1):
             out[:, i] = 0.0
             sum_yy = sum_yp = sum_pp = other_yp = other_pp = 0.0
             current = -1
-            for s in range(kx.size):
-                ahead = s + AHEAD
-                if ahead < kx.size and band[ahead] >= 0:
-                    k, q = kx[ahead], ky[ahead]
-                    x, y, z = xx * k + xy * q, yx * k + yy * q, zx * k + zy * q
-                    if x < 0:
-                        x, y, z = -x, -y, -z
-                    where = int(np.floor(z + beside)) * stride_z + int(np.floor(y + beside)) * stride_y + components * int(np.floor(x + beside))
-                    prefetch(grid, origin + where, stride_z, stride_y, length, taps, 0)
-                b = band[s]
-                if b < 0:
-                    continue
-                if b != current:  # neighbours share a band: sums stay in registers until it changes
-                    if current >= 0:
-                        out[0, i, current, 0] += sum_yy
-                        out[0, i, current, 1] += sum_yp
-                        out[0, i, current, 2] += sum_pp
-                        if maps == 2:
-                            out[1, i, current, 1] += other_yp
-                            out[1, i, current, 2] += other_pp
-                    sum_yy = sum_yp = sum_pp = other_yp = other_pp = 0.0
-                    current = b
-                x = xx * kx[s] + xy * ky[s]
-                y = yx * kx[s] + yy * ky[s]
-                z = zx * kx[s] + zy * ky[s]
-                yre, yim = data[i, s].real, data[i, s].imag
-                on_data, on_cross, on_model = factors(mode, gain[s], ctf[i, s])
-                sum_yy += on_data * (yre * yre + yim * yim)
-                if x < 0:  # the other half of the grid is the complex conjugate
-                    x, y, z, yim = -x, -y, -z, -yim
-                x, y, z = x + beside, y + beside, z + beside
-                floor_x, floor_y, floor_z = np.floor(x), np.floor(y), np.floor(z)
-                where = int(floor_z) * stride_z + int(floor_y) * stride_y + components * int(floor_x)
-                values = gather(
-                    grid, powers, origin + where, stride_z, stride_y, np.float32(x - floor_x - 0.5),
-                    np.float32(y - floor_y - 0.5), np.float32(z - floor_z - 0.5), components, taps, last_power,
+            locate(powers, k, q, 0, xx, xy, yx, yy, zx, zy, stride_z, stride_y, components, 0, 0, place, 0, taps, last_power)
+            for first in range(0, kx.size, GROUP):
+                slot, ahead = first & GROUP, (first & GROUP) ^ GROUP
+                locate(
+                    powers, k, q, first + GROUP, xx, xy, yx, yy, zx, zy, stride_z, stride_y, components, 0, 0, place, ahead, taps,
+                    last_power,
                 )  # fmt: skip
-                sum_yp += on_cross * (values[0] * yre + values[1] * yim)
-                sum_pp += on_model * (values[0] * values[0] + values[1] * values[1])
-                if maps == 2:
-                    other_yp += on_cross * (values[components - 2] * yre + values[components - 1] * yim)
-                    other_pp += on_model * (values[components - 2] ** 2 + values[components - 1] ** 2)
+                for j in range(min(GROUP, kx.size - first)):
+                    s = first + j
+                    prefetch(grid, origin + where[0, ahead + j], stride_z, stride_y, length, taps, 0)
+                    b = band[s]
+                    if b < 0:
+                        continue
+                    if b != current:  # neighbours share a band: sums stay in registers until it changes
+                        if current >= 0:
+                            out[0, i, current, 0] += sum_yy
+                            out[0, i, current, 1] += sum_yp
+                            out[0, i, current, 2] += sum_pp
+                            if maps == 2:
+                                out[1, i, current, 1] += other_yp
+                                out[1, i, current, 2] += other_pp
+                        sum_yy = sum_yp = sum_pp = other_yp = other_pp = 0.0
+                        current = b
+                    on_data, on_cross, on_model = factors(mode, gain[s], ctf[i, s])
+                    # the other half of the grid is the complex conjugate
+                    yre, yim = data[i, s].real, weights[3 * taps, slot + j] * data[i, s].imag
+                    values = gather(grid, origin + where[0, slot + j], stride_z, stride_y, weights, slot + j, components, taps)
+                    sum_yy += on_data * (yre * yre + yim * yim)
+                    sum_yp += on_cross * (values[0] * yre + values[1] * yim)
+                    sum_pp += on_model * (values[0] * values[0] + values[1] * values[1])
+                    if maps == 2:
+                        other_yp += on_cross * (values[components - 2] * yre + values[components - 1] * yim)
+                        other_pp += on_model * (values[components - 2] ** 2 + values[components - 1] ** 2)
             if current >= 0:
                 out[0, i, current, 0] += sum_yy
                 out[0, i, current, 1] += sum_yp

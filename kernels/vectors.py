@@ -15,31 +15,84 @@ from numba.extending import intrinsic
 _FLOAT, _INT32, _INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _BYTES, _DOUBLE = ir.IntType(8).as_pointer(), ir.DoubleType()
 
+#: samples whose places are computed together, and ahead of which the cache lines of the next are asked for: enough to hide the
+#: memory's latency, few enough for the lines to be there still
+GROUP = 8
+
 #: 1.5 · 2⁵², and the bits of that double
 _BESIDE, _BESIDE_BITS = 6755399441055744.0, 0x4338000000000000
 
 
 @intrinsic(prefer_literal=True)
-def spread(typing, grid, table, offset, stride_z, stride_y, tx, ty, tz, re, im, weight, taps, degree):
+def locate(
+    typing, table, k, q, first, xx, xy, yx, yy, zx, zy, step_z, step_y, step_x, along_z, along_y, place, slot, taps, degree
+):
+    """Where the GROUP samples from `first` on lie on the grid, into columns slot … slot + GROUP − 1 of `place`.
+
+    k, q : float64, frequencies, readable GROUP beyond the last sample · x = xx k + xy q, … ; samples of negative x are turned
+    round, to −k · place : a tuple of where (2, 2·GROUP) int64 and weights (3·taps + 1, 2·GROUP) float32. Rows of where:
+    step_z ⌊z⌋ + step_y ⌊y⌋ + step_x ⌊x⌋, and along_z ⌊z⌋ + along_y ⌊y⌋, steps whole numbers below 2⁵¹; rows of weights: of the
+    taps on x, y and z, and −1 where turned round, else 1. Coordinates are taken beside the grid points for an odd number
+    of taps (``gridding.first_tap``).
+    """
+    double = types.float64
+    n, last = taps.literal_value, degree.literal_value
+    signature = types.void(table, k, q, types.int64, *[double] * 11, place, types.int64, taps, degree)
+
+    def codegen(context, builder, _, args):
+        build = _Builder(context, builder)
+        first, slot = args[3], args[16]
+        where, weights = (build.data(kind, a) for kind, a in zip(place.types, cgutils.unpack_tuple(builder, args[15], 2)))
+        u, v = (build.load(builder.gep(build.data(kind, a), [first]), GROUP, _DOUBLE) for kind, a in ((k, args[1]), (q, args[2])))
+        xx, xy, yx, yy, zx, zy, step_z, step_y, step_x, along_z, along_y = (build.splat(value, GROUP) for value in args[4:15])
+        x, y, z = (build.add(build.times(a, u), build.times(b, v)) for a, b in ((xx, xy), (yx, yy), (zx, zy)))
+        turned = builder.fcmp_ordered("<", x, build.constant(0.0, GROUP, _DOUBLE))
+        sign = builder.select(turned, build.constant(-1.0, GROUP, _DOUBLE), build.constant(1.0, GROUP, _DOUBLE))
+        beside = build.constant(0.5 * (n % 2), GROUP, _DOUBLE)
+        points = [build.add(build.times(value, sign), beside) for value in (x, y, z)]
+        floors = [build.floor(value) for value in points]
+        half, narrow = build.constant(-0.5, GROUP, _DOUBLE), ir.VectorType(_FLOAT, GROUP)
+        positions = [builder.fptrunc(build.add(builder.fsub(a, b), half), narrow) for a, b in zip(points, floors)]
+        coefficient = build.data(table, args[0])
+        rows = []
+        for j in range(n):
+            powers = [build.splat(builder.load(builder.gep(coefficient, [ir.Constant(_INT64, n * d + j)])), GROUP)
+                      for d in range(last + 1)]
+            rows.append([build.polynomial(powers, t) for t in positions])
+        rows = [row[axis] for axis in range(3) for row in rows] + [builder.fptrunc(sign, narrow)]
+        for row, value in enumerate(rows):
+            build.store(value, build.element(weights, slot, row))
+        z, y, x = floors[::-1]
+        offset = build.add(build.add(build.times(step_z, z), build.times(step_y, y)), build.times(step_x, x))
+        along = build.add(build.times(along_z, z), build.times(along_y, y))
+        for row, value in enumerate((offset, along)):
+            build.store(build.whole(value), build.element(where, slot, row), align=8)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def spread(typing, grid, offset, stride_z, stride_y, weights, column, re, im, weight, taps):
     """grid[offset + jz·stride_z + jy·stride_y + 3·jx + (0, 1, 2)] += wz[jz] wy[jy] wx[jx] (re, im, weight).
 
-    tx, ty, tz : float32, positions between the two middle taps, −1/2 … 1/2. To a grid of int64 the nearest whole numbers
-    are added, so that their sum does not depend on the order; then no product may exceed 2⁵¹.
+    weights, column : of ``locate``. To a grid of int64 the nearest whole numbers are added, so that their sum does not depend
+    on the order; then no product may exceed 2⁵¹.
     """
-    n, last = taps.literal_value, degree.literal_value
-    signature = types.void(grid, table, *[types.int64] * 3, *[types.float32] * 6, taps, degree)
+    n = taps.literal_value
+    signature = types.void(grid, *[types.int64] * 3, weights, types.int64, *[types.float32] * 3, taps)
     exact = grid.dtype == types.int64
 
     def codegen(context, builder, _, args):
-        build = _Builder(context, builder, grid, args[0], args[2], args[3], args[4], flags=() if exact else ("fast",))
-        wx, wy, wz = build.taps(table, args[1], args[5:8], n, last)
-        values = build.pack(args[8:11])
-        row = build.times(build.pick(wx, [j // 3 for j in range(3 * n)]), build.pick(values, [j % 3 for j in range(3 * n)]))
+        build = _Builder(context, builder, grid, args[0], args[1], args[2], args[3], flags=() if exact else ("fast",))
+        wx, wy, wz = build.weights(build.data(weights, args[4]), args[5], n)
+        values = build.pack(args[6:9])
+        row = build.times(build.pick(build.pack(wx), [j // 3 for j in range(3 * n)]), build.pick(values, [j % 3 for j in range(3 * n)]))
         for jz in range(n):
-            factors = build.times(wy, build.pick(wz, [jz] * n))
+            plane = build.times(build.splat(wz[jz], 3 * n), row)
             for jy in range(n):
                 where = build.row(jz, jy)
-                term = build.times(build.pick(factors, [jy] * 3 * n), row)
+                term = build.times(build.splat(wy[jy], 3 * n), plane)
                 if exact:
                     build.count(term, where)
                 else:
@@ -50,26 +103,23 @@ def spread(typing, grid, table, offset, stride_z, stride_y, tx, ty, tz, re, im, 
 
 
 @intrinsic(prefer_literal=True)
-def gather(typing, grid, table, offset, stride_z, stride_y, tx, ty, tz, components, taps, degree):
-    """Σ wz[jz] wy[jy] wx[jx] grid[offset + jz·stride_z + jy·stride_y + components·jx + c] for each c, floats in a tuple."""
-    n, last, c = taps.literal_value, degree.literal_value, components.literal_value
-    signature = types.UniTuple(types.float32, c)(
-        grid, table, *[types.int64] * 3, *[types.float32] * 3, components, taps, degree
-    )
+def gather(typing, grid, offset, stride_z, stride_y, weights, column, components, taps):
+    """Σ wz[jz] wy[jy] wx[jx] grid[offset + jz·stride_z + jy·stride_y + components·jx + c] for each c, floats in a tuple.
+
+    weights, column : of ``locate``.
+    """
+    n, c = taps.literal_value, components.literal_value
+    signature = types.UniTuple(types.float32, c)(grid, *[types.int64] * 3, weights, types.int64, components, taps)
 
     def codegen(context, builder, _, args):
-        build = _Builder(context, builder, grid, args[0], args[2], args[3], args[4])
-        wx, wy, wz = build.taps(table, args[1], args[5:8], n, last)
-        total = None
+        build = _Builder(context, builder, grid, args[0], args[1], args[2], args[3])
+        wx, wy, wz = build.weights(build.data(weights, args[4]), args[5], n)
+        planes = []  # sums that do not wait for each other
         for jz in range(n):
-            factors = build.times(wy, build.pick(wz, [jz] * n))
-            for jy in range(n):
-                term = build.times(build.pick(factors, [jy] * c * n), build.load(build.row(jz, jy), c * n))
-                total = term if total is None else build.add(total, term)
-        total = build.times(total, build.pick(wx, [j // c for j in range(c * n)]))
-        out = build.pick(total, list(range(c)))
-        for j in range(1, n):
-            out = build.add(out, build.pick(total, list(range(c * j, c * j + c))))
+            rows = [build.times(build.splat(wy[jy], c * n), build.load(build.row(jz, jy), c * n)) for jy in range(n)]
+            planes.append(build.times(build.splat(wz[jz], c * n), build.total(rows)))
+        total = build.times(build.total(planes), build.pick(build.pack(wx), [j // c for j in range(c * n)]))
+        out = build.total([build.pick(total, list(range(c * j, c * j + c))) for j in range(n)])
         values = [builder.extract_element(out, ir.Constant(_INT32, k)) for k in range(c)]
         return context.make_tuple(builder, signature.return_type, values)
 
@@ -129,12 +179,15 @@ def prefetch(typing, grid, offset, stride_z, stride_y, length, taps, write):
 class _Builder:
     """LLVM instructions on float vectors, and where a sample's rows are."""
 
-    def __init__(self, context, builder, kind, grid, offset, stride_z, stride_y, flags=("fast",)) -> None:
-        self.context, self.builder, self._flags = context, builder, flags
-        self._first = builder.gep(self._data(kind, grid), [offset])
-        self._strides = stride_z, stride_y
+    def __init__(
+        self, context, builder, kind=None, grid=None, offset=None, stride_z=None, stride_y=None, flags=("fast",)
+    ) -> None:
+        self.context, self.builder, self.flags = context, builder, flags
+        if grid is not None:
+            self._first = builder.gep(self.data(kind, grid), [offset])
+            self._strides = stride_z, stride_y
 
-    def _data(self, kind, array):
+    def data(self, kind, array):
         return cgutils.create_struct_proxy(kind)(self.context, self.builder, array).data
 
     def row(self, jz: int, jy: int):
@@ -144,18 +197,25 @@ class _Builder:
 
     def taps(self, kind, table, positions, n: int, last: int, derivative: bool = False):
         """The taps' weights at each position, or their derivatives, a vector each."""
-        data = self._data(kind, table)
+        data = self.data(kind, table)
         powers = [self.load(self.builder.gep(data, [ir.Constant(_INT64, n * d)]), n) for d in range(last + 1)]
         if derivative:
             powers = [self.times(power, ir.Constant(power.type, [float(d)] * n)) for d, power in enumerate(powers)][1:]
-        return [self._polynomial(powers, position, n) for position in positions]
+        return [self.polynomial(powers, self.splat(position, n)) for position in positions]
 
-    def _polynomial(self, powers, position, n: int):
-        t = self.pick(self.pack([position]), [0] * n)
+    def polynomial(self, powers, t):
         value = powers[-1]
         for power in powers[-2::-1]:
             value = self.add(self.times(value, t), power)
         return value
+
+    def element(self, array, slot, row: int):
+        """Of an array of 2·GROUP columns."""
+        return self.builder.gep(array, [self.builder.add(slot, ir.Constant(_INT64, 2 * GROUP * row))])
+
+    def weights(self, array, column, n: int):
+        """A sample's weights of its taps on x, y and z, as ``locate`` left them."""
+        return [[self.builder.load(self.element(array, column, n * axis + j)) for j in range(n)] for axis in range(3)]
 
     def pack(self, values):
         vector = ir.Constant(ir.VectorType(_FLOAT, len(values)), ir.Undefined)
@@ -167,11 +227,32 @@ class _Builder:
         mask = ir.Constant(ir.VectorType(_INT32, len(lanes)), lanes)
         return self.builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
 
-    def load(self, where, n: int):
-        return self.builder.load(self.builder.bitcast(where, ir.VectorType(_FLOAT, n).as_pointer()), align=4)
+    def splat(self, value, n: int):
+        one = ir.VectorType(value.type, 1)
+        single = self.builder.insert_element(ir.Constant(one, ir.Undefined), value, ir.Constant(_INT32, 0))
+        return self.pick(single, [0] * n)
 
-    def store(self, vector, where) -> None:
-        self.builder.store(vector, self.builder.bitcast(where, vector.type.as_pointer()), align=4)
+    def constant(self, value: float, n: int, kind=_FLOAT):
+        return ir.Constant(ir.VectorType(kind, n), [value] * n)
+
+    def floor(self, vector):
+        name = f"llvm.floor.v{vector.type.count}f64"
+        kind = ir.FunctionType(vector.type, [vector.type])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [vector])
+
+    def whole(self, vector):
+        """The nearest whole numbers of doubles below 2⁵¹, int64: beside 1.5 · 2⁵² a double's last bit is worth one."""
+        n = vector.type.count
+        kind = ir.VectorType(_INT64, n)
+        # no fast arithmetic: the constants must not be taken together with the vector's own terms
+        beside = self.builder.bitcast(self.builder.fadd(vector, self.constant(_BESIDE, n, _DOUBLE)), kind)
+        return self.builder.sub(beside, ir.Constant(kind, [_BESIDE_BITS] * n))
+
+    def load(self, where, n: int, kind=_FLOAT):
+        return self.builder.load(self.builder.bitcast(where, ir.VectorType(kind, n).as_pointer()), align=4)
+
+    def store(self, vector, where, align: int = 4) -> None:
+        self.builder.store(vector, self.builder.bitcast(where, vector.type.as_pointer()), align=align)
 
     def total(self, vectors):
         out = vectors[0]
@@ -180,16 +261,14 @@ class _Builder:
         return out
 
     def times(self, a, b):
-        return self.builder.fmul(a, b, flags=self._flags)
+        return self.builder.fmul(a, b, flags=self.flags)
 
     def add(self, a, b):
-        return self.builder.fadd(a, b, flags=self._flags)
+        return self.builder.fadd(a, b, flags=self.flags)
 
     def count(self, vector, where) -> None:
-        """Add the nearest whole numbers to int64: beside 1.5 · 2⁵² a double's last bit is worth one."""
+        """Add the nearest whole numbers to int64."""
         b, n = self.builder, vector.type.count
-        whole = ir.VectorType(_INT64, n)
-        beside = b.fadd(b.fpext(vector, ir.VectorType(_DOUBLE, n)), ir.Constant(ir.VectorType(_DOUBLE, n), [_BESIDE] * n))
-        term = b.sub(b.bitcast(beside, whole), ir.Constant(whole, [_BESIDE_BITS] * n))
-        where = b.bitcast(where, whole.as_pointer())
+        term = self.whole(b.fpext(vector, ir.VectorType(_DOUBLE, n)))
+        where = b.bitcast(where, term.type.as_pointer())
         b.store(b.add(b.load(where, align=8), term), where, align=8)
