@@ -357,3 +357,15 @@ def test_a_narrow_window_needs_no_sideways_scrolling(run, browser):
 def test_the_list_of_ten_facts_is_documented():
     page = (Path(__file__).resolve().parent.parent / "docs" / "report.md").read_text(encoding="utf-8")
     assert len(FACTS) == len(re.findall(r"^\d+\. ", page, flags=re.MULTILINE)) == 10
+
+
+@pytest.mark.parametrize("argv, said", [
+    (["/some/where/bin/mpirecon", "reconstruct", "a b.h5"], "mpirecon reconstruct 'a b.h5'"),
+    (["/some/where/mpirecon/__main__.py", "null"], "python -m mpirecon null"),
+    (["/some/where/mine.py", "x"], "/some/where/mine.py x"),
+])  # fmt: skip
+def test_the_command_can_be_typed_again(monkeypatch, argv, said):
+    from mpirecon.solvers.main import about_run
+
+    monkeypatch.setattr("sys.argv", argv)
+    assert about_run(0.0)["command"] == said

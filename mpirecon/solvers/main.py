@@ -92,7 +92,7 @@ def about_run(start: float) -> dict:
     return {
         "program": "mpirecon",
         "version": __version__,
-        "command": shlex.join(sys.argv),
+        "command": _command(),
         "user": user_name(),
         "folder": os.getcwd(),
         "environment": launcher_environment(),
@@ -103,6 +103,14 @@ def about_run(start: float) -> dict:
             "numba": numba.__version__, "h5py": h5py.__version__, "hdf5": h5py.version.hdf5_version,
         },
     }  # fmt: skip
+
+
+def _command() -> str:
+    """The command line as it can be typed again; where the program is installed is left out."""
+    program, name = Path(sys.argv[0]), "mpirecon"
+    if program.name == "__main__.py":
+        name = "python -m mpirecon"
+    return " ".join([name if name == program.name or program.name == "__main__.py" else str(program), shlex.join(sys.argv[1:])])
 
 
 def _conclude(console, folder: Path, summary: dict) -> None:
