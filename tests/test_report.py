@@ -321,6 +321,13 @@ window.addEventListener("load", function () {
     told.facts[e.dataset.fact] = e.getBoundingClientRect().bottom;
   });
   told.broken = Array.from(document.images).filter(i => !i.naturalWidth).length;
+  told.hovered = [];
+  document.querySelectorAll("svg[data-hover]").forEach(function (svg) {
+    var r = svg.getBoundingClientRect();
+    svg.dispatchEvent(new PointerEvent("pointermove", {clientX: r.left + 0.6 * r.width, clientY: r.top + 0.5 * r.height}));
+    told.hovered.push(document.getElementById("tip").innerText);
+    svg.dispatchEvent(new PointerEvent("pointerleave", {}));
+  });
   var chart = document.querySelector("svg[data-hover]"), box = chart.getBoundingClientRect();
   chart.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + box.width / 2, clientY: box.top + 20}));
   told.tip = document.getElementById("tip").innerText;
@@ -342,6 +349,7 @@ def test_ten_facts_stand_within_two_screens(run, browser, tmp_path):
     assert told["wide"] <= told["window"]
     below = {fact: told["facts"].get(fact) for fact in FACTS if not told["facts"].get(fact, 1e9) <= 2 * 900}
     assert not below, f"not within two screens of 1440 x 900: {below}"
+    assert len(told["hovered"]) >= 6 and len(set(told["hovered"])) == len(told["hovered"]) and all(told["hovered"])
     assert told["seen"] == "block" and "Å" in told["tip"] and "0." in told["tip"]
     from matplotlib.image import imread
 
