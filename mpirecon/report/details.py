@@ -88,6 +88,9 @@ def _views(run: RunFiles) -> str:
     if run.views is None:
         return ""
     words = "Viewing directions on the half sphere, in bins of equal area; opposite views are mirror images and share a bin."
+    symmetry = run.summary["configuration"].get("symmetry") or "C1"
+    if symmetry != "C1":
+        words += f" Each particle counts at all poses that {symmetry} takes for the same."
     coverage = run.summary.get("coverage") or {}
     if coverage:
         words += (f" Evenness {coverage['evenness_before']:.3f} before, {coverage['evenness_after']:.3f} after; "
