@@ -91,6 +91,14 @@ def test_views_of_a_symmetric_particle_count_at_all_copies(name):
     assert found.there[0] > 0.4 * orbit.sum() and "around rot" in found.warning()
 
 
+def test_copies_of_a_view_on_the_axis_are_no_further_draws():
+    """Few particles are seen along an axis, each in all its copies: those that happen to be left out are no hole."""
+    group, rng = point_group("C60"), np.random.default_rng(6)
+    for seed in range(20):
+        q = quaternions(np.random.default_rng(seed), 400)
+        assert not coverage.view_coverage(q, rng.random(400) < 0.6, symmetry=group).thinned.any()
+
+
 # what being left out goes with
 
 
