@@ -28,7 +28,8 @@ __device__ inline void spread(float4* grid, Extent n, const Place& place, const 
     }
     float4* first = grid + corner(n, place) + lane;
 #pragma unroll
-    for (int c = 0; c < TAPS / LANES; ++c) {
+    for (int c = 0; c < COLUMNS; ++c) {
+        if (TAPS % LANES && LANES * c + lane >= TAPS) break;  // a lane without a tap here adds nothing
         const float wx = own.weight(c, place.tx);
 #pragma unroll
         for (int jz = 0; jz < TAPS; ++jz) {

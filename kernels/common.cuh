@@ -1,13 +1,20 @@
 // What the kernels share: interpolation taps, where a sample lies on the grid, its CTF and its phase ramp.
 //
 // kernels/cuda_source.py writes in front of this text: TAPS, DEGREE, MARGIN, LANES, BANDS, THREADS and
-// TABLE[TAPS][DEGREE + 1], the tap polynomials of kernels/gridding.py.
+// TABLE[COLUMNS * LANES][DEGREE + 1], the tap polynomials of kernels/gridding.py, and zeros for the taps that fill up the lanes.
 //
 // Arithmetic is float32. What would lose digits in it, a coordinate of hundreds of grid points or a CTF phase of
 // hundreds of turns, comes in two parts, high + low, whose products with the integers kx and ky are kept exact.
 
 #define ALL_LANES 0xffffffffu
 #define WARPS (THREADS / 32)
+
+// x taps of each of the threads that share a sample
+#define COLUMNS ((TAPS + LANES - 1) / LANES)
+
+// as first_tap() of gridding.py: an odd number of taps lies about the nearest grid point
+#define REACH ((TAPS - 1) / 2)
+#define BESIDE (0.5f * (TAPS % 2))
 
 // how data and model are multiplied, as in statistics.py
 #define PLAIN 0
@@ -21,8 +28,8 @@ struct __align__(4) Frequency {
 // ---------------------------------------------------------------- interpolation
 
 struct Place {
-    int x, y, z;           // grid point at or below the sample, x counted from zero frequency
-    float tx, ty, tz;      // distance from the middle of the cell, in [-1/2, 1/2]
+    int x, y, z;           // the grid point REACH behind the first tap, x counted from zero frequency
+    float tx, ty, tz;      // where in its cell the sample is, in [-1/2, 1/2]
     bool mirrored;         // the stored half holds the conjugate sample at -k
 };
 
@@ -30,6 +37,7 @@ struct Place {
 // to the CPU's float64, too: which taps count must not differ there.
 __device__ inline void divide_into_cell(float high, float low, int& cell, float& t)
 {
+    high += BESIDE;  // exact: high is a multiple of 2^-12
     float whole = floorf(high + low);
     t = (high - whole) + low;
     if (t < -1e-13f) {
@@ -75,18 +83,17 @@ struct Extent {
 // index of the first of TAPS^3 points
 __device__ inline long long corner(Extent n, const Place& p)
 {
-    const int reach = TAPS / 2 - 1;
-    return ((long long)(p.z + n.nz / 2 - reach) * n.ny + (p.y + n.ny / 2 - reach)) * n.nx + (p.x + MARGIN - reach);
+    return ((long long)(p.z + n.nz / 2 - REACH) * n.ny + (p.y + n.ny / 2 - REACH)) * n.nx + (p.x + MARGIN - REACH);
 }
 
 // Polynomials of the x taps that are this thread's own, LANES * c + lane: looked up once, then in registers.
 struct OwnTaps {
-    float table[TAPS / LANES][DEGREE + 1];
+    float table[COLUMNS][DEGREE + 1];
 
     __device__ inline explicit OwnTaps(int lane)
     {
 #pragma unroll
-        for (int c = 0; c < TAPS / LANES; ++c) {
+        for (int c = 0; c < COLUMNS; ++c) {
 #pragma unroll
             for (int d = 0; d <= DEGREE; ++d) table[c][d] = TABLE[LANES * c + lane][d];
         }
@@ -114,7 +121,7 @@ __device__ inline float2 gather(const float2* grid, Extent n, const Place& place
     const float2* first = grid + corner(n, place) + lane;
     float re = 0.0f, im = 0.0f;
 #pragma unroll
-    for (int c = 0; c < TAPS / LANES; ++c) {
+    for (int c = 0; c < COLUMNS; ++c) {
         float column_re = 0.0f, column_im = 0.0f;
 #pragma unroll
         for (int jz = 0; jz < TAPS; ++jz) {

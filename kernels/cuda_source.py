@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
+import numpy as np
+
 from mpirecon.kernels.gridding import DEGREE, MARGIN, kernel_table
 
 #: files in this folder that hold kernels
@@ -22,7 +24,7 @@ _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 class Settings:
     """What is fixed when kernels are compiled.
 
-    taps, padding : of the interpolation kernel, and for which padded grid · lanes : threads that share a sample, a power of two that divides taps ·
+    taps, padding : of the interpolation kernel, and for which padded grid · lanes : threads that share a sample ·
     threads : of a block, a multiple of 32 · bands : of a statistics pass.
     """
 
@@ -33,10 +35,10 @@ class Settings:
     padding: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.taps not in DEGREE or self.taps % 2:
-            raise ValueError(f"taps must be one of {[taps for taps in DEGREE if taps % 2 == 0]}, got {self.taps}")
-        if self.lanes not in (1, 2, 4) or self.taps % self.lanes:
-            raise ValueError(f"lanes must be 1, 2 or 4 and divide {self.taps} taps, got {self.lanes}")
+        if self.taps not in DEGREE:
+            raise ValueError(f"taps must be one of {list(DEGREE)}, got {self.taps}")
+        if self.lanes not in (1, 2, 4) or self.lanes - self.taps > 1:
+            raise ValueError(f"lanes must be 1, 2 or 4 and hardly more than the {self.taps} taps, got {self.lanes}")
         if self.threads % 32 or not 32 <= self.threads <= 1024 or self.threads < self.bands:
             raise ValueError(f"threads must be a multiple of 32 up to 1024 and at least the bands, got {self.threads}")
 
@@ -50,11 +52,12 @@ def cuda_source(settings: Settings = Settings()) -> str:
 
 def _prologue(s: Settings) -> str:
     table = kernel_table(s.taps, s.padding)
-    rows = ", ".join("{" + ", ".join(f"{value:.9e}f" for value in row) + "}" for row in table)
+    filled = np.vstack([table, np.zeros((-s.taps % s.lanes, table.shape[1]), table.dtype)])
+    rows = ", ".join("{" + ", ".join(f"{value:.9e}f" for value in row) + "}" for row in filled)
     return (
         f"#define TAPS {s.taps}\n#define DEGREE {DEGREE[s.taps]}\n#define MARGIN {MARGIN}\n#define LANES {s.lanes}\n"
         f"#define THREADS {s.threads}\n#define BANDS {s.bands}\n"
-        f"__constant__ const float TABLE[TAPS][DEGREE + 1] = {{{rows}}};\n"
+        f"__constant__ const float TABLE[{len(filled)}][DEGREE + 1] = {{{rows}}};\n"
     )
 
 

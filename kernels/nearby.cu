@@ -31,7 +31,7 @@ __device__ inline Slopes gather_slopes(const float2* grid, Extent n, const Place
     const float2* first = grid + corner(n, place) + lane;
     Slopes out = {{0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f}};
 #pragma unroll
-    for (int c = 0; c < TAPS / LANES; ++c) {
+    for (int c = 0; c < COLUMNS; ++c) {
         float re = 0.0f, im = 0.0f, y_re = 0.0f, y_im = 0.0f, z_re = 0.0f, z_im = 0.0f;
 #pragma unroll
         for (int jz = 0; jz < TAPS; ++jz) {

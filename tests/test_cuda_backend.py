@@ -115,18 +115,19 @@ TOLERANCE = {"turn": 1e-3, "near": 1e-3, "slope": 1e-2, "curvature": 1e-3, "stat
 
 @needs_compiler
 @pytest.mark.parametrize(
-    "taps, box, limit, premultiplied, contrast, aberrated",
-    [(4, 12, None, False, "one", False), (4, 13, 5.0, True, "per shell", True), (6, 12, None, False, "per shell", False),
-     (4, 12, None, False, "one", True)],
+    "taps, padding, box, limit, premultiplied, contrast, aberrated",
+    [(4, 2, 12, None, False, "one", False), (4, 1.5, 13, 5.0, True, "per shell", True),
+     (3, 1.5, 12, None, False, "per shell", False), (4, 2, 12, None, False, "one", True)],
 )  # fmt: skip
 @pytest.mark.parametrize("backwards", ["", "1"])
 def test_everything_agrees_with_the_cpu_backend(
-    fake_cupy, monkeypatch, taps, box, limit, premultiplied, contrast, aberrated, backwards
+    fake_cupy, monkeypatch, taps, padding, box, limit, premultiplied, contrast, aberrated, backwards
 ):
     monkeypatch.setenv("FAKE_CUPY_BACKWARDS", backwards)
     fake_cupy()
     particle_set, images = particles(box=box)
-    options = {"taps": taps, "limit": limit, "premultiplied": premultiplied, "aberrations": aberrations() if aberrated else None}
+    options = {"interpolation": {"taps": taps, "padding": padding}, "limit": limit, "premultiplied": premultiplied,
+               "aberrations": aberrations() if aberrated else None}
     cpu, cuda = (measure(get_backend(name, box, 2.0, **options), images, particle_set, contrast) for name in ("cpu", "cuda"))
     for name, expected in cpu.items():
         assert isinstance(cuda[name], np.ndarray) and cuda[name].dtype == expected.dtype
@@ -289,7 +290,7 @@ def assert_same_run(first, second):
 
 
 RUNS = {
-    "sorted": ["--loss", "sorted", "--keep", "0.8", "--iterations", "2", "--folds", "2"],
+    "sorted": ["--padding", "1.5", "--loss", "sorted", "--keep", "0.8", "--iterations", "2", "--folds", "2"],
     "gradient": ["--solver", "gradient", "--iterations", "2", "--batch-size", "60"],
 }
 

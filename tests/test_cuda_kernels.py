@@ -34,7 +34,7 @@ from mpirecon.operators.half_plane import HalfPlane
 needs_compiler = pytest.mark.skipif(host_cuda.compiler() is None, reason="needs a C++ compiler: install g++")
 
 #: taps and how many threads share a sample
-VARIANTS = [(2, 1), (4, 1), (4, 4), (6, 2)]
+VARIANTS = [(2, 1), (3, 4), (4, 1), (4, 4), (6, 2)]
 
 i4, f4, f8, i8 = np.int32, np.float32, np.float64, np.int64
 
@@ -83,7 +83,7 @@ def test_a_compiler_error_names_the_file_and_line():
         host_cuda.compile_source(broken)
 
 
-@pytest.mark.parametrize("given", [dict(taps=3), dict(lanes=3), dict(taps=2, lanes=4), dict(threads=100), dict(threads=2048)])
+@pytest.mark.parametrize("given", [dict(taps=5), dict(lanes=3), dict(taps=2, lanes=4), dict(threads=100), dict(threads=2048)])
 def test_settings_that_no_kernel_has_are_refused(given):
     with pytest.raises(ValueError, match="taps|lanes|threads"):
         Settings(**given)
@@ -155,12 +155,12 @@ def test_coordinates_keep_their_digits_in_large_boxes():
 
 
 @needs_compiler
-@pytest.mark.parametrize("lanes", [1, 4])
+@pytest.mark.parametrize("taps, lanes", [(3, 4), (4, 1), (4, 4)])
 @pytest.mark.parametrize("r", [np.eye(3), np.diag([1.0, -1, -1]), np.diag([-1.0, -1, 1]), np.eye(3)[[2, 0, 1]],
                                np.array([[1e-18, 1, 0], [-1, 1e-18, 0], [0, 0, 1]])])  # fmt: skip
-def test_samples_on_grid_points_take_the_same_taps_as_the_twin(r, lanes):
+def test_samples_on_grid_points_take_the_same_taps_as_the_twin(r, taps, lanes):
     """Coordinates that are whole numbers, or miss them by 1e-18: the tap at the edge of the kernel must be the same."""
-    taps, p, box = 4, 16, 8
+    p, box = 16, 8
     plane, full = HalfPlane.of(box), hermitian_grid(p, 5)
     grid, rotation = interleaved(extended(full)), np.array([r])
     twin, out = np.empty((2, 1, len(plane)), np.complex64)
@@ -260,7 +260,7 @@ def by_band(band, bands=6):
 @needs_compiler
 @pytest.mark.parametrize("kind", ["samples", "transforms"])
 @pytest.mark.parametrize("mode", [0, 1, 2])
-@pytest.mark.parametrize("taps, lanes, box", [(2, 1, 9), (4, 1, 9), (4, 4, 16), (6, 2, 16)])
+@pytest.mark.parametrize("taps, lanes, box", [(2, 1, 9), (3, 4, 9), (4, 1, 9), (4, 4, 16), (6, 2, 16)])
 def test_statistics_are_the_twins(kind, mode, taps, lanes, box):
     m, p, pixel_size = 7, 2 * box + box % 2 * 2, 1.3
     plane, full = HalfPlane.of(box), hermitian_grid(p, 3) / p
@@ -321,7 +321,7 @@ def test_statistics_lose_no_digits_in_many_samples():
 @pytest.mark.parametrize("kind", ["samples", "transforms"])
 @pytest.mark.parametrize("per_shell", [False, True])
 @pytest.mark.parametrize("premultiplied", [False, True])
-@pytest.mark.parametrize("taps, lanes", [(4, 4), (6, 2)])
+@pytest.mark.parametrize("taps, lanes", [(3, 4), (4, 4), (6, 2)])
 def test_accumulate_is_the_twins(kind, per_shell, premultiplied, taps, lanes):
     box, m, pixel_size = 9, 6, 1.3
     p = 20

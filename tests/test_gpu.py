@@ -36,12 +36,12 @@ def seed() -> int:
 
 
 @pytest.mark.parametrize(
-    "taps, box, premultiplied, contrast, aberrated",
-    [(4, 64, False, "one", False), (4, 65, True, "per shell", True), (6, 32, False, "per shell", False)],
+    "taps, padding, box, premultiplied, contrast, aberrated",
+    [(4, 2, 64, False, "one", False), (4, 1.25, 65, True, "per shell", True), (3, 1.5, 128, False, "per shell", False)],
 )
-def test_everything_agrees_with_the_cpu_backend(cupy, seed, taps, box, premultiplied, contrast, aberrated):
+def test_everything_agrees_with_the_cpu_backend(cupy, seed, taps, padding, box, premultiplied, contrast, aberrated):
     particle_set, images = particles(40, box, seed)
-    options = {"taps": taps, "premultiplied": premultiplied, "aberrations": aberrations() if aberrated else None}
+    options = {"interpolation": {"taps": taps, "padding": padding}, "premultiplied": premultiplied, "aberrations": aberrations() if aberrated else None}
     cpu, cuda = (measure(get_backend(name, box, 2.0, **options), images, particle_set, contrast) for name in ("cpu", "cuda"))
     for name, expected in cpu.items():
         error = np.abs(cuda[name] - expected).max() / np.abs(expected).max()

@@ -9,11 +9,13 @@ SPACES = ("fourier", "real")
 
 
 def get_backend(
-    name: str, box: int, pixel_size: float, *, space: str = "fourier", on_cpu: dict | None = None, **options
+    name: str, box: int, pixel_size: float, *, space: str = "fourier", interpolation: dict | None = None, on_cpu: dict | None = None,
+    **options,
 ):
     """The backend of that name for one box; ``auto`` is the CPU's (parallel.placement decides where GPUs are used).
 
-    space : "fourier" for central slices, "real" for line integrals · on_cpu : options that the CPU's alone takes
+    space : "fourier" for central slices, "real" for line integrals · interpolation : padding and taps of
+    central slices · on_cpu : options that the CPU's alone takes
 
     Raises
     ------
@@ -31,7 +33,7 @@ def get_backend(
     if name == "cuda":
         from mpirecon.backend.cuda import CudaBackend
 
-        return CudaBackend(box, pixel_size, **options)
+        return CudaBackend(box, pixel_size, **options, **(interpolation or {}))
     from mpirecon.backend.cpu import CpuBackend
 
-    return CpuBackend(box, pixel_size, **options, **(on_cpu or {}))
+    return CpuBackend(box, pixel_size, **options, **(interpolation or {}), **(on_cpu or {}))

@@ -100,7 +100,7 @@ def settings_for(taps: int, padding: float, bands: int) -> Settings:
     given = {name: os.environ.get(f"MPIRECON_CUDA_{name.upper()}") for name in ("lanes", "threads")}
     try:
         chosen = {name: int(value) for name, value in given.items() if value}
-        return Settings(**{"taps": taps, "padding": padding, "bands": bands, "lanes": 4 if taps == 4 else 2, **chosen})
+        return Settings(**{"taps": taps, "padding": padding, "bands": bands, "lanes": 4 if taps in (3, 4) else 2, **chosen})
     except ValueError as error:
         told = ", ".join(f"MPIRECON_CUDA_{name.upper()}={value}" for name, value in given.items() if value)
         raise UserError(f"{told}: {error}") from error

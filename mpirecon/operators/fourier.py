@@ -19,6 +19,11 @@ def padding_for(box: int) -> float:
     return 2.0 if box <= SMALL_BOX else 1.5
 
 
+def interpolation_for(box: int, padding: float | None = None) -> dict:
+    """``{"padding", "taps"}`` of a box's central slices where nothing else, or a `padding`, is asked for."""
+    return {"padding": padding_for(box) if padding is None else padding, "taps": taps_for(box)}
+
+
 def taps_for(box: int) -> int:
     """Points on an axis of a reconstruction's interpolation kernel: 4 in small boxes, else 3.
 

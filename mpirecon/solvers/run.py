@@ -14,7 +14,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.symmetry import point_group
-from mpirecon.operators.fourier import padding_for, taps_for
+from mpirecon.operators.fourier import interpolation_for
 from mpirecon.operators.symmetry import Symmetry
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.placement import place_ranks
@@ -302,7 +302,8 @@ class Reconstruction:
         device = {"device": place.index, "sharing": place.sharing, "log": self.log} if place.backend == "cuda" else {}
         backend = get_backend(
             place.backend, file.box, file.pixel_size, limit=limit, premultiplied=bool(file.attributes["ctf_premultiplied"]),
-            aberrations=file.aberrations(), space=config.space, on_cpu=self._share_of_host(), **device,
+            aberrations=file.aberrations(), space=config.space, interpolation=interpolation_for(file.box, config.padding),
+            on_cpu=self._share_of_host(), **device,
         )
         return backend, self._make_mask()
 
@@ -310,8 +311,7 @@ class Reconstruction:
         """How this rank uses its host's cores and memory."""
         config = self.config
         return {
-            "padding": padding_for(self.file.box) if config.padding is None else config.padding,
-            "taps": taps_for(self.file.box), "half_precision": config.half_precision,
+            "half_precision": config.half_precision,
             "threads": default_threads(self._neighbours) if config.threads is None else config.threads,
             "memory": default_memory(self._neighbours) if config.memory is None else config.memory,
         }  # fmt: skip
