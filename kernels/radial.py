@@ -1,7 +1,7 @@
 """Kernels over a padded half grid (p, p, p//2 + 1) whose factors depend on the radius only.
 
 A point's shell is its distance from zero frequency in *image* pixels, rounded; points beyond the last shell
-take the last value. first, last : the planes to work on, all when left out, so that threads can share them.
+take the last value. first, last : the rows ky to work on, all when left out; arrays that are written hold these alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ def _shell(kz, ky, kx, p, ratio, last):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def radial_sum(values, stride, component, ratio, total, count, first=0, last=-1):
-    """Add a (p, p, (p//2 + 1)·stride) float32 array's component into total[shell], count[shell] (float64)."""
+    """Add a (p, p, (p//2 + 1)·stride) float32 array's component into total[shell], count[shell] (float64).
+
+    first, last : here the planes kz.
+    """
     p = values.shape[0]
     for kz in range(first, p if last < 0 else last):
         for ky in range(p):
@@ -35,36 +38,36 @@ def radial_sum(values, stride, component, ratio, total, count, first=0, last=-1)
 def divide_regularised(folded, ridge, ratio, out, first=0, last=-1):
     """out = numerator / (weight + ridge[shell]) of a folded (p, p, p//2 + 1, 3) float32 accumulator; 0 where 0/0."""
     p = folded.shape[0]
-    for kz in range(first, p if last < 0 else last):
-        for ky in range(p):
+    for kz in range(p):
+        for ky in range(first, p if last < 0 else last):
             for kx in range(p // 2 + 1):
                 w = folded[kz, ky, kx, 2] + ridge[_shell(kz, ky, kx, p, ratio, ridge.size - 1)]
                 if w > 0:
-                    out[kz, ky, kx] = complex(folded[kz, ky, kx, 0] / w, folded[kz, ky, kx, 1] / w)
+                    out[kz, ky - first, kx] = complex(folded[kz, ky, kx, 0] / w, folded[kz, ky, kx, 1] / w)
                 else:
-                    out[kz, ky, kx] = 0
+                    out[kz, ky - first, kx] = 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def precondition(spectrum, folded, ridge, ratio, first=0, last=-1):
     """spectrum /= weight + ridge[shell], in place; zero where that is not positive."""
     p = folded.shape[0]
-    for kz in range(first, p if last < 0 else last):
-        for ky in range(p):
+    for kz in range(p):
+        for ky in range(first, p if last < 0 else last):
             for kx in range(p // 2 + 1):
                 w = folded[kz, ky, kx, 2] + ridge[_shell(kz, ky, kx, p, ratio, ridge.size - 1)]
                 if w > 0:
-                    spectrum[kz, ky, kx] = spectrum[kz, ky, kx] / w
+                    spectrum[kz, ky - first, kx] = spectrum[kz, ky - first, kx] / w
                 else:
-                    spectrum[kz, ky, kx] = 0
+                    spectrum[kz, ky - first, kx] = 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def multiply_regularised(spectrum, transfer, ridge, ratio, first=0, last=-1):
     """spectrum *= transfer + ridge[shell], in place; transfer : (p, p, p//2 + 1) float32."""
     p = transfer.shape[0]
-    for kz in range(first, p if last < 0 else last):
-        for ky in range(p):
+    for kz in range(p):
+        for ky in range(first, p if last < 0 else last):
             for kx in range(p // 2 + 1):
                 w = transfer[kz, ky, kx] + ridge[_shell(kz, ky, kx, p, ratio, ridge.size - 1)]
-                spectrum[kz, ky, kx] = spectrum[kz, ky, kx] * w
+                spectrum[kz, ky - first, kx] = spectrum[kz, ky - first, kx] * w

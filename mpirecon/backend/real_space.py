@@ -152,7 +152,7 @@ def numerator_of(projection, right_hand_side: np.ndarray) -> np.ndarray:
     """The numerator on the half grid, (p, p, p//2 + 1) complex64, whose ``adjoint_volume`` is this volume."""
     p, a = projection.padded, projection.apodisation
     apodised = right_hand_side * (a[:, None, None] * a[None, :, None] * a[None, None, :])
-    return transform_padded(apodised, p, projection.workers) / np.float32(p) ** 3
+    return transform_padded(apodised, p, projection.threads) / np.float32(p) ** 3
 
 
 def put_numerator(folded: np.ndarray, numerator: np.ndarray) -> None:

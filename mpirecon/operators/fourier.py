@@ -1,14 +1,21 @@
 """FFTs of volumes in a padded box that skip the zeros, and their transposes.
 
 A volume (n, n, n) with its origin at voxel n // 2 sits in a periodic box of p ≥ 2n voxels with the origin at
-voxel 0. Padding axis by axis leaves 7/12 of the one-dimensional transforms of the whole padded box.
+voxel 0. Padding axis by axis leaves 7/12 of the one-dimensional transforms of the whole padded box. Work goes piece by piece
+through arrays that fit a cache: beside the result nothing as large as the padded box need be in memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.fft
 
+from mpirecon.parallel.threads import Threads
+
+#: bytes of a transform that are worked on at once
+_CACHE = 4_000_000
 
 #: boxes in which accuracy costs so little that it is preferred to speed
 SMALL_BOX = 96
@@ -62,19 +69,93 @@ def _crop(array: np.ndarray, axis: int, n: int) -> np.ndarray:
     return np.concatenate([array[lead + (slice(p - o, p),)], array[lead + (slice(0, n - o),)]], axis=axis)
 
 
-def transform_padded(volume: np.ndarray, p: int, workers: int = 1) -> np.ndarray:
+def planes_of(volume: np.ndarray, p: int, threads: Threads | None = None, out: np.ndarray | None = None) -> np.ndarray:
+    """(n, n, n) float32 → (n, p, p//2 + 1) complex64: each plane's transform in the padded box, planes in the volume's order.
+
+    With `out` (p, p, p//2 + 1), zeros, each is put where it belongs in the padded box.
+    """
+    n = len(volume)
+    planes = np.empty((n, p, p // 2 + 1), np.complex64) if out is None else out
+
+    def some(first: int, last: int) -> None:
+        a = scipy.fft.rfft(_place(np.ascontiguousarray(volume[first:last], np.float32), 2, p), axis=2)
+        a = scipy.fft.fft(_place(a, 1, p), axis=1, overwrite_x=True)
+        if out is None:
+            planes[first:last] = a
+        else:
+            planes[(np.arange(first, last) - n // 2) % p] = a
+
+    _in_pieces(n, p, some, threads)
+    return planes
+
+
+def volume_of(planes: np.ndarray, threads: Threads | None = None) -> np.ndarray:
+    """(n, p, p//2 + 1) complex64 → (n, n, n) float32, the transpose of ``planes_of``."""
+    n, p = planes.shape[:2]
+    volume = np.empty((n, n, n), np.float32)
+
+    def some(first: int, last: int) -> None:
+        a = scipy.fft.ifft(planes[first:last], axis=1, norm="forward")
+        volume[first:last] = _crop(scipy.fft.irfft(_crop(a, 1, n), n=p, axis=2, norm="forward"), 2, n)
+
+    _in_pieces(n, p, some, threads)
+    return volume
+
+
+def over_spectrum(
+    planes: np.ndarray, function: Callable[[np.ndarray, int, int], np.ndarray], threads: Threads | None = None,
+    read: bool = True,
+) -> np.ndarray:
+    """Transform the planes along z too, let ``function(spectrum, first, last)`` change each piece, and transform back, in place.
+
+    A piece holds the rows ky first … last − 1 of the padded box, (p, last − first, p//2 + 1) complex64: the whole spectrum is
+    never in memory. Where the planes are not to be `read`, pieces come without values.
+    """
+    n, p = planes.shape[:2]
+
+    def some(first: int, last: int) -> None:
+        if read:
+            spectrum = scipy.fft.fft(_place(planes[:, first:last], 0, p), axis=0, overwrite_x=True)
+        else:
+            spectrum = np.empty((p, last - first, planes.shape[2]), np.complex64)
+        function(spectrum, first, last)
+        planes[:, first:last] = _crop(scipy.fft.ifft(spectrum, axis=0, norm="forward", overwrite_x=True), 0, n)
+
+    _in_pieces(p, p, some, threads)
+    return planes
+
+
+def _in_pieces(length: int, p: int, function: Callable[[int, int], None], threads: Threads | None) -> None:
+    """``function(first, last)`` for pieces of range(length) that fit a cache, the same ones whatever the number of threads."""
+    step = max(1, _CACHE // (8 * p * (p // 2 + 1)))
+    starts = range(0, length, step)
+
+    def some(a: int, b: int) -> None:
+        for first in starts[a:b]:
+            function(first, min(first + step, length))
+
+    (threads or Threads()).over(len(starts), some)
+
+
+def transform_padded(volume: np.ndarray, p: int, threads: Threads | None = None) -> np.ndarray:
     """(n, n, n) float32 → (p, p, p//2 + 1) complex64: V̂(k) = Σ_r V(r) exp(−2πi k·r / p)."""
-    a = scipy.fft.rfft(_place(np.ascontiguousarray(volume, np.float32), 2, p), axis=2, workers=workers)
-    a = scipy.fft.fft(_place(a, 1, p), axis=1, workers=workers, overwrite_x=True)
-    return scipy.fft.fft(_place(a, 0, p), axis=0, workers=workers, overwrite_x=True)
+    half = planes_of(volume, p, threads, np.zeros((p, p, p // 2 + 1), np.complex64))
+
+    def some(first: int, last: int) -> None:
+        half[:, first:last] = scipy.fft.fft(half[:, first:last], axis=0)
+
+    _in_pieces(p, p, some, threads)
+    return half
 
 
-def transform_cropped(half: np.ndarray, n: int, workers: int = 1, overwrite: bool = False) -> np.ndarray:
+def transform_cropped(half: np.ndarray, n: int, threads: Threads | None = None) -> np.ndarray:
     """(p, p, p//2 + 1) complex64 → (n, n, n) float32: Σ_k F(k) exp(+2πi k·r / p), the transpose of the above.
 
     The sum runs over the whole Friedel-symmetric grid of which `half` is a half; no division by p³.
     """
-    p = half.shape[0]
-    a = scipy.fft.ifft(half, axis=0, norm="forward", workers=workers, overwrite_x=overwrite)
-    a = scipy.fft.ifft(_crop(a, 0, n), axis=1, norm="forward", workers=workers, overwrite_x=True)
-    return _crop(scipy.fft.irfft(_crop(a, 1, n), n=p, axis=2, norm="forward", workers=workers), 2, n)
+    planes = np.empty((n, *half.shape[1:]), np.complex64)
+
+    def copy(spectrum: np.ndarray, first: int, last: int) -> None:
+        spectrum[:] = half[:, first:last]
+
+    return volume_of(over_spectrum(planes, copy, threads, read=False), threads)

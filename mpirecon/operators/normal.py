@@ -12,7 +12,7 @@ import scipy.fft
 
 from mpirecon.kernels.gridding import kernel_transform
 from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, radial_sum
-from mpirecon.operators.fourier import transform_cropped, transform_padded
+from mpirecon.operators.fourier import over_spectrum, planes_of, volume_of
 from mpirecon.operators.projection import Projection
 
 #: the kernel's transform is small at the far edge of the padded box; dividing by less than this amplifies aliases
@@ -44,17 +44,20 @@ class NormalEquations:
             sums[a] = np.zeros((2, self.shells + 1))
             radial_sum(self.folded.reshape(p, p, -1), 3, 2, self.projection.ratio, *sums[a], a, b)
 
-        self._over_planes(add)
+        self.projection.threads.over(p, add)
         total, count = sum(sums[a] for a in sorted(sums))
         return total / np.maximum(count, 1)
 
-    def ridge(self, ssnr: np.ndarray | None = None, floor: float = 1e-3) -> np.ndarray:
+    def ridge(
+        self, ssnr: np.ndarray | None = None, floor: float = 1e-3, shell_weight: np.ndarray | None = None
+    ) -> np.ndarray:
         """Λ per shell, (shells + 1,) float64: mean weight / SSNR (Wiener), and at least floor · mean weight.
 
         With no `ssnr` only the floor is used, as relion_reconstruct does to keep unvisited voxels finite. Beyond
         the last shell there are no data: Λ is then the largest mean weight, which keeps the system well conditioned.
+        shell_weight : that of these equations, where it is known already
         """
-        mean = self.shell_weight()
+        mean = self.shell_weight() if shell_weight is None else shell_weight
         ridge = floor * mean
         if ssnr is not None:
             wiener = mean[:-1] / np.maximum(ssnr[: self.shells], _SMALLEST_SSNR)
@@ -64,10 +67,10 @@ class NormalEquations:
 
     def direct(self, ridge: np.ndarray) -> np.ndarray:
         """Gridding solution numerator / (weight + Λ), (n, n, n) float32: one FFT, exact for dense even sampling."""
-        p = self.folded.shape[0]
-        spectrum = np.empty((p, p, p // 2 + 1), np.complex64)
-        self._over_planes(lambda a, b: divide_regularised(self.folded, ridge, self.projection.ratio, spectrum, a, b))
-        return self._to_volume(spectrum)
+        p, ratio = self.folded.shape[0], self.projection.ratio
+        volume = self._from_spectrum(lambda spectrum, a, b: divide_regularised(self.folded, ridge, ratio, spectrum, a, b))
+        volume *= 1 / np.float32(p) ** 3
+        return self.projection.deapodise(volume)
 
     def solve(self, ridge: np.ndarray, iterations: int = 12, tolerance: float = 1e-5, each=lambda: None):
         """Preconditioned conjugate gradients from the direct solution; ``each()`` is called in every iteration.
@@ -107,17 +110,18 @@ class NormalEquations:
     def right_hand_side(self) -> np.ndarray:
         """Σ w Aᴴŷ, (n, n, n) float32."""
         if self._right_hand_side is None:
-            numerator = np.ascontiguousarray(self.folded[..., :2]).view(np.complex64)[..., 0]
-            self._right_hand_side = self.projection.adjoint_volume(numerator)
+
+
+            def numerator(spectrum: np.ndarray, a: int, b: int) -> None:
+                spectrum.real, spectrum.imag = self.folded[:, a:b, :, 0], self.folded[:, a:b, :, 1]
+
+            self._right_hand_side = self.projection.deapodise(self._from_spectrum(numerator))
         return self._right_hand_side
 
     def apply(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
         """(Σ w AᴴA + Λ) x, (n, n, n) float32, by convolution."""
-        p, n = self.folded.shape[0], self.projection.box
-        spectrum = transform_padded(volume, p, self.projection.workers)
-        transfer = self.transfer()
-        self._over_planes(lambda a, b: multiply_regularised(spectrum, transfer, ridge, self.projection.ratio, a, b))
-        return transform_cropped(spectrum, n, self.projection.workers, overwrite=True)
+        transfer, ratio = self.transfer(), self.projection.ratio
+        return self._filtered(volume, lambda spectrum, a, b: multiply_regularised(spectrum, transfer, ridge, ratio, a, b))
 
     def gradient(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
         """(Σ w AᴴA + Λ) x − Σ w Aᴴŷ, half the gradient of the penalised weighted loss."""
@@ -125,11 +129,10 @@ class NormalEquations:
 
     def precondition(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
         """(weight + Λ)⁻¹ in Fourier space: close to the inverse of ``apply``, exact but for the box's edge."""
-        p, n = self.folded.shape[0], self.projection.box
-        spectrum = transform_padded(volume, p, self.projection.workers)
-        self._over_planes(lambda a, b: precondition(spectrum, self.folded, ridge, self.projection.ratio, a, b))
-        # p³ twice: of this inverse transform, and of the unscaled one in ``apply``
-        return transform_cropped(spectrum, n, self.projection.workers, overwrite=True) / np.float32(p) ** 6
+        folded, ratio = self.folded, self.projection.ratio
+        volume = self._filtered(volume, lambda spectrum, a, b: precondition(spectrum, folded, ridge, ratio, a, b))
+        volume *= 1 / np.float32(len(folded)) ** 6  # p³ twice: of this inverse transform, and of the unscaled one in ``apply``
+        return volume
 
     def transfer(self) -> np.ndarray:
         """AᴴA's transfer function on the grid: the weight without the kernel's blur, (p, p, p//2 + 1) float32."""
@@ -143,13 +146,15 @@ class NormalEquations:
             self._transfer = np.ascontiguousarray(scipy.fft.rfftn(kernel, workers=workers).real)
         return self._transfer
 
-    def _over_planes(self, function) -> None:
-        self.projection.threads.over(self.folded.shape[0], function)
+    def _from_spectrum(self, function) -> np.ndarray:
+        """The map of a spectrum that ``function(spectrum, first, last)`` fills piece by piece, (n, n, n) float32."""
+        planes = np.empty((self.projection.box, *self.folded.shape[1:3]), np.complex64)
+        return volume_of(over_spectrum(planes, function, self.projection.threads, read=False), self.projection.threads)
 
-    def _to_volume(self, spectrum: np.ndarray) -> np.ndarray:
-        p, n = self.folded.shape[0], self.projection.box
-        volume = transform_cropped(spectrum, n, self.projection.workers, overwrite=True) / np.float32(p) ** 3
-        return self.projection.deapodise(volume)
+    def _filtered(self, volume: np.ndarray, function) -> np.ndarray:
+        """The map whose spectrum ``function(spectrum, first, last)`` has changed, (n, n, n) float32."""
+        threads = self.projection.threads
+        return volume_of(over_spectrum(planes_of(volume, len(self.folded), threads), function, threads), threads)
 
     @staticmethod
     def dot(a: np.ndarray, b: np.ndarray) -> float:

@@ -37,8 +37,12 @@ class Projection:
 
     def deapodise(self, volume: np.ndarray) -> np.ndarray:
         """Divide a (n, n, n) volume by the interpolation kernel's transform; symmetric, its own adjoint."""
-        a = self.apodisation
-        return volume / (a[:, None, None] * a[None, :, None] * a[None, None, :])
+        a = 1 / self.apodisation
+        plane = a[:, None] * a
+        out = np.empty_like(volume)
+        for z, values in enumerate(volume):
+            np.multiply(values, plane * a[z], out=out[z])
+        return out
 
     def grid(self, volume: np.ndarray, out: np.ndarray | None = None, which: int = 0, maps: int = 1) -> np.ndarray:
         """(n, n, n) volume → the extended Fourier grid that ``forward`` reads, float32.
@@ -46,7 +50,7 @@ class Projection:
         With maps = 2 the grid holds two volumes, point by point; this one becomes its number `which` and the other is kept.
         """
         out = self.empty_grid(maps) if out is None else out
-        half = transform_padded(self.deapodise(volume), self.padded, self.workers)
+        half = transform_padded(self.deapodise(volume), self.padded, self.threads)
         self.threads.over(len(out), lambda a, b: extend(half, out, which, maps, (a, b)))
         return out
 
@@ -123,4 +127,4 @@ class Projection:
 
     def adjoint_volume(self, numerator: np.ndarray) -> np.ndarray:
         """Pᴴ's second half: (p, p, p//2 + 1) complex64 on the grid → (n, n, n) float32."""
-        return self.deapodise(transform_cropped(numerator, self.box, self.workers))
+        return self.deapodise(transform_cropped(numerator, self.box, self.threads))

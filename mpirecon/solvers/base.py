@@ -94,6 +94,6 @@ class Solver(ABC):
                     volume = local_wiener(volume, noise * fewer, self.ssnr(made_of), mask)
                 references.place(made_of, references.owner(made_of), volume)
 
-    def solve(self, into: MapSet, store: GroupStore, maps: list[MapOf], solve) -> None:
+    def solve(self, into: MapSet, store: GroupStore, maps: list[MapOf], solve, last: bool = False) -> None:
         with self.engine.timings("solve"):
-            into.solve(store, maps, solve)
+            into.solve(store, maps, solve, last)

@@ -65,12 +65,18 @@ class GroupStore:
             part = self._fixed_point.floats(part, slab(folded.size, self.comm.size, self.comm.rank)[0])
         self._slabs[group] = part
 
-    def collect(self, made_of: MapOf, root: int) -> np.ndarray | None:
-        """The sum of a map's groups, whole, on `root`; collective. Not to be changed: it may be what is stored."""
-        parts = [part for group, part in self._slabs.items() if made_of.contains(group)]
-        total = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-        for part in parts[2:]:
-            total += part
+    def collect(self, made_of: MapOf, root: int, last: bool = False) -> np.ndarray | None:
+        """The sum of a map's groups, whole, on `root`; collective. Not to be changed: it may be what is stored.
+
+        Of the `last` that is asked for, the groups are added up where they are, and gone.
+        """
+        groups = [group for group in self._slabs if made_of.contains(group)]
+        total = self._slabs.pop(groups[0]) if last else self._slabs[groups[0]]
+        for number, group in enumerate(groups[1:]):
+            if number or last:
+                total += self._slabs.pop(group) if last else self._slabs[group]
+            else:
+                total = total + self._slabs[group]
         if self.comm.size == 1:
             return total.reshape(self.shape)
         whole = self.comm.gather_slabs(total, int(np.prod(self.shape)), root)
@@ -86,14 +92,19 @@ class MapSet:
         self._owner: dict[MapOf, int] = {}
         self._mine: dict[MapOf, np.ndarray] = {}
 
-    def solve(self, store: GroupStore, maps: list[MapOf], solve: Callable[[MapOf, np.ndarray], np.ndarray]) -> None:
-        """For each map, collect its groups on a rank and there keep ``solve(map, folded)``; as many at once as ranks."""
+    def solve(
+        self, store: GroupStore, maps: list[MapOf], solve: Callable[[MapOf, np.ndarray], np.ndarray], last: bool = False
+    ) -> None:
+        """For each map, collect its groups on a rank and there keep ``solve(map, folded)``; as many at once as ranks.
+
+        last : the store is not needed after the last of the maps
+        """
         size = self.comm.size
         for first in range(0, len(maps), size):
             work = None
             for owner, made_of in enumerate(maps[first : first + size]):
                 self._owner[made_of] = owner
-                folded = store.collect(made_of, owner)
+                folded = store.collect(made_of, owner, last and made_of == maps[-1])
                 if folded is not None:
                     work = made_of, folded
             with together(self.comm):

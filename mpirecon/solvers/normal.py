@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpirecon.operators.fourier import SMALL_BOX
+from mpirecon.operators.normal import NormalEquations
 from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
 
@@ -31,10 +32,12 @@ class NormalSolver(Solver):
         super().__init__(engine, config)
         self._store: GroupStore | None = None
         self._halves: MapSet | None = None
+        self._mean_weights: dict[MapOf, np.ndarray] = {}  # of this iteration's maps that this rank has solved once
 
     def step(self, weigh: Weigh) -> None:
         self._store = None  # before the next is filled: two would double the memory
         self._store = self.engine.accumulate(weigh(None))
+        self._mean_weights.clear()
         self._halves = MapSet(self.engine.comm, self.engine.box)
         self.solve(self._halves, self._store, [half_map(1), half_map(2)], self._unfiltered)
         self.compare_halves(self._halves)
@@ -45,7 +48,8 @@ class NormalSolver(Solver):
         maps, which = MapSet(self.engine.comm, self.engine.box), [half_map(1), half_map(2), WHOLE]
         if not self._steps(half_map(1)):
             maps, which = self._halves, [WHOLE]  # the halves are there already
-        self.solve(maps, self._store, which, self._refined)
+        self.solve(maps, self._store, which, self._refined, last=True)
+        self._store = None
         return maps
 
     def _steps(self, made_of: MapOf) -> int:
@@ -60,15 +64,20 @@ class NormalSolver(Solver):
 
     def _unfiltered(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         equations = self.equations(folded)
-        return equations.direct(equations.ridge())
+        return equations.direct(self._ridge(made_of, equations))
 
     def _filtered(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         equations = self.equations(folded)
-        return equations.direct(equations.ridge(self.ssnr(made_of))) * self.engine.mask
+        return equations.direct(self._ridge(made_of, equations, self.ssnr(made_of))) * self.engine.mask
+
+    def _ridge(self, made_of: MapOf, equations: NormalEquations, ssnr: np.ndarray | None = None) -> np.ndarray:
+        if made_of not in self._mean_weights:
+            self._mean_weights[made_of] = equations.shell_weight()
+        return equations.ridge(ssnr, shell_weight=self._mean_weights[made_of])
 
     def _refined(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         equations = self.equations(folded)
-        ridge = equations.ridge(self.ssnr(WHOLE) if made_of == WHOLE else None)
+        ridge = self._ridge(made_of, equations, self.ssnr(WHOLE) if made_of == WHOLE else None)
         steps = self._steps(made_of)
         if not steps:
             return equations.direct(ridge)
