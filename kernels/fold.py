@@ -18,12 +18,13 @@ def extended_shape(padded_box: int, components: int) -> tuple[int, int, int]:
     return side, side, components * (padded_box // 2 + 1 + 2 * MARGIN)
 
 
-def extend(half, out, which: int = 0, maps: int = 1, planes: tuple[int, int] | None = None) -> None:
+def extend(half, out, which: int = 0, maps: int = 1, rows: tuple[int, int] | None = None) -> None:
     """half : (p, p, p//2 + 1) complex64 → out : extended_shape(p, 2·maps) float32, zero frequency in the middle.
 
-    which : the map of those interleaved in `out` · planes : first and last plane of `out` to fill, all when left out.
+    which : the map of those interleaved in `out` · rows : first and last row ky, which `half` then holds alone, (p, last − first,
+    p//2 + 1); all when left out. Every point of `out` comes from one row.
     """
-    _extend(half, out, which, maps, *(planes or (0, out.shape[0])))
+    _extend(half, out, which, maps, *(rows or (0, half.shape[1])))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -31,21 +32,27 @@ def _extend(half, out, which, maps, first, last):
     p = half.shape[0]
     step = 2 * maps
     columns = out.shape[2] // step
-    for z in range(first, last):
-        kz = (z - out.shape[0] // 2) % p
-        for y in range(out.shape[1]):
-            ky = (y - out.shape[1] // 2) % p
-            to, values, mates = out[z, y], half[kz, ky], half[-kz % p, -ky % p]
-            for kx in range(p // 2 + 1):
-                to[(kx + MARGIN) * step + 2 * which] = values[kx].real
-                to[(kx + MARGIN) * step + 2 * which + 1] = values[kx].imag
-            for x in range(columns):
-                kx = x - MARGIN
-                if 0 <= kx <= p // 2:
-                    continue
-                value = np.conj(mates[-kx if kx < 0 else p - kx])
-                to[x * step + 2 * which] = value.real
-                to[x * step + 2 * which + 1] = value.imag
+    for kz in range(p):
+        for ky in range(first, last):
+            values = half[kz, ky - first]
+            # every point that is this row's, going round the period
+            for z in range((kz + out.shape[0] // 2) % p, out.shape[0], p):
+                for y in range((ky + out.shape[1] // 2) % p, out.shape[1], p):
+                    to = out[z, y]
+                    for kx in range(p // 2 + 1):
+                        to[(kx + MARGIN) * step + 2 * which] = values[kx].real
+                        to[(kx + MARGIN) * step + 2 * which + 1] = values[kx].imag
+            # and of its mates'
+            for z in range((out.shape[0] // 2 - kz) % p, out.shape[0], p):
+                for y in range((out.shape[1] // 2 - ky) % p, out.shape[1], p):
+                    to = out[z, y]
+                    for x in range(columns):
+                        kx = x - MARGIN
+                        if 0 <= kx <= p // 2:
+                            continue
+                        value = values[-kx if kx < 0 else p - kx]
+                        to[x * step + 2 * which] = value.real
+                        to[x * step + 2 * which + 1] = -value.imag
 
 
 def fold(grid, out, planes: tuple[int, int] | None = None) -> None:

@@ -102,6 +102,10 @@ class CpuBackend:
                     batch = self._bring(slab, part, images)
                 yield part, batch
 
+    def forget_images(self) -> None:
+        """Keep no images any more; a further visit reads them anew."""
+        self._slab = self._resident = None
+
     def _read_ahead(self, reader, read, parts: list[np.ndarray], number: int):
         if number == len(parts) or self._resident.holds(parts[number]):
             return None

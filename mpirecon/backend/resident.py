@@ -32,11 +32,12 @@ class ResidentImages:
         if not len(new):
             return
         to = slice(self._used, self._used + len(new))
-        values = data[new].view(np.float32)
+        everything = len(new) == len(rows)
+        values = (data if everything else data[new]).view(np.float32)
         if self._real is np.float16:
             self._scale[to] = np.maximum(np.abs(values).max(axis=1), np.finfo(np.float32).tiny)
             values = values / self._scale[to, None]
-        self._data[to], self._ctf[to] = values, ctf[new]
+        self._data[to], self._ctf[to] = values, ctf if everything else ctf[new]
         self._place[rows[new]] = np.arange(to.start, to.stop)
         self._used = to.stop
 

@@ -69,21 +69,14 @@ def _crop(array: np.ndarray, axis: int, n: int) -> np.ndarray:
     return np.concatenate([array[lead + (slice(p - o, p),)], array[lead + (slice(0, n - o),)]], axis=axis)
 
 
-def planes_of(volume: np.ndarray, p: int, threads: Threads | None = None, out: np.ndarray | None = None) -> np.ndarray:
-    """(n, n, n) float32 → (n, p, p//2 + 1) complex64: each plane's transform in the padded box, planes in the volume's order.
-
-    With `out` (p, p, p//2 + 1), zeros, each is put where it belongs in the padded box.
-    """
+def planes_of(volume: np.ndarray, p: int, threads: Threads | None = None) -> np.ndarray:
+    """(n, n, n) float32 → (n, p, p//2 + 1) complex64: each plane's transform in the padded box, planes in the volume's order."""
     n = len(volume)
-    planes = np.empty((n, p, p // 2 + 1), np.complex64) if out is None else out
+    planes = np.empty((n, p, p // 2 + 1), np.complex64)
 
     def some(first: int, last: int) -> None:
         a = scipy.fft.rfft(_place(np.ascontiguousarray(volume[first:last], np.float32), 2, p), axis=2)
-        a = scipy.fft.fft(_place(a, 1, p), axis=1, overwrite_x=True)
-        if out is None:
-            planes[first:last] = a
-        else:
-            planes[(np.arange(first, last) - n // 2) % p] = a
+        planes[first:last] = scipy.fft.fft(_place(a, 1, p), axis=1, overwrite_x=True)
 
     _in_pieces(n, p, some, threads)
     return planes
@@ -102,27 +95,48 @@ def volume_of(planes: np.ndarray, threads: Threads | None = None) -> np.ndarray:
     return volume
 
 
-def over_spectrum(
-    planes: np.ndarray, function: Callable[[np.ndarray, int, int], np.ndarray], threads: Threads | None = None,
-    read: bool = True,
-) -> np.ndarray:
-    """Transform the planes along z too, let ``function(spectrum, first, last)`` change each piece, and transform back, in place.
+#: what is done to a piece of a spectrum: the rows ky first … last − 1, (p, last − first, p//2 + 1) complex64
+Piece = Callable[[np.ndarray, int, int], None]
 
-    A piece holds the rows ky first … last − 1 of the padded box, (p, last − first, p//2 + 1) complex64: the whole spectrum is
-    never in memory. Where the planes are not to be `read`, pieces come without values.
-    """
+
+def read_spectrum(planes: np.ndarray, function: Piece, threads: Threads | None = None) -> None:
+    """``function(spectrum, first, last)`` for each piece of the planes' transform along z; all of it is never in memory."""
+    p = planes.shape[1]
+    _in_pieces(p, p, lambda first, last: function(_along_z(planes, first, last), first, last), threads)
+
+
+def write_spectrum(planes: np.ndarray, function: Piece, threads: Threads | None = None) -> np.ndarray:
+    """Overwrite the planes with the transform back along z of what ``function(spectrum, first, last)`` writes; returns them."""
     n, p = planes.shape[:2]
 
     def some(first: int, last: int) -> None:
-        if read:
-            spectrum = scipy.fft.fft(_place(planes[:, first:last], 0, p), axis=0, overwrite_x=True)
-        else:
-            spectrum = np.empty((p, last - first, planes.shape[2]), np.complex64)
+        spectrum = np.empty((p, last - first, planes.shape[2]), np.complex64)
         function(spectrum, first, last)
-        planes[:, first:last] = _crop(scipy.fft.ifft(spectrum, axis=0, norm="forward", overwrite_x=True), 0, n)
+        planes[:, first:last] = _back_along_z(spectrum, n)
 
     _in_pieces(p, p, some, threads)
     return planes
+
+
+def change_spectrum(planes: np.ndarray, function: Piece, threads: Threads | None = None) -> np.ndarray:
+    """Transform the planes along z, let ``function(spectrum, first, last)`` change that, and transform back; in place."""
+    n, p = planes.shape[:2]
+
+    def some(first: int, last: int) -> None:
+        spectrum = _along_z(planes, first, last)
+        function(spectrum, first, last)
+        planes[:, first:last] = _back_along_z(spectrum, n)
+
+    _in_pieces(p, p, some, threads)
+    return planes
+
+
+def _along_z(planes: np.ndarray, first: int, last: int) -> np.ndarray:
+    return scipy.fft.fft(_place(planes[:, first:last], 0, planes.shape[1]), axis=0, overwrite_x=True)
+
+
+def _back_along_z(spectrum: np.ndarray, n: int) -> np.ndarray:
+    return _crop(scipy.fft.ifft(spectrum, axis=0, norm="forward", overwrite_x=True), 0, n)
 
 
 def _in_pieces(length: int, p: int, function: Callable[[int, int], None], threads: Threads | None) -> None:
@@ -139,12 +153,12 @@ def _in_pieces(length: int, p: int, function: Callable[[int, int], None], thread
 
 def transform_padded(volume: np.ndarray, p: int, threads: Threads | None = None) -> np.ndarray:
     """(n, n, n) float32 → (p, p, p//2 + 1) complex64: V̂(k) = Σ_r V(r) exp(−2πi k·r / p)."""
-    half = planes_of(volume, p, threads, np.zeros((p, p, p // 2 + 1), np.complex64))
+    half = np.empty((p, p, p // 2 + 1), np.complex64)
 
-    def some(first: int, last: int) -> None:
-        half[:, first:last] = scipy.fft.fft(half[:, first:last], axis=0)
+    def put(spectrum: np.ndarray, first: int, last: int) -> None:
+        half[:, first:last] = spectrum
 
-    _in_pieces(p, p, some, threads)
+    read_spectrum(planes_of(volume, p, threads), put, threads)
     return half
 
 
@@ -155,7 +169,7 @@ def transform_cropped(half: np.ndarray, n: int, threads: Threads | None = None) 
     """
     planes = np.empty((n, *half.shape[1:]), np.complex64)
 
-    def copy(spectrum: np.ndarray, first: int, last: int) -> None:
+    def take(spectrum: np.ndarray, first: int, last: int) -> None:
         spectrum[:] = half[:, first:last]
 
-    return volume_of(over_spectrum(planes, copy, threads, read=False), threads)
+    return volume_of(write_spectrum(planes, take, threads), threads)

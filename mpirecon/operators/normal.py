@@ -12,7 +12,7 @@ import scipy.fft
 
 from mpirecon.kernels.gridding import kernel_transform
 from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, radial_sum
-from mpirecon.operators.fourier import over_spectrum, planes_of, volume_of
+from mpirecon.operators.fourier import change_spectrum, planes_of, volume_of, write_spectrum
 from mpirecon.operators.projection import Projection
 
 #: the kernel's transform is small at the far edge of the padded box; dividing by less than this amplifies aliases
@@ -149,12 +149,12 @@ class NormalEquations:
     def _from_spectrum(self, function) -> np.ndarray:
         """The map of a spectrum that ``function(spectrum, first, last)`` fills piece by piece, (n, n, n) float32."""
         planes = np.empty((self.projection.box, *self.folded.shape[1:3]), np.complex64)
-        return volume_of(over_spectrum(planes, function, self.projection.threads, read=False), self.projection.threads)
+        return volume_of(write_spectrum(planes, function, self.projection.threads), self.projection.threads)
 
     def _filtered(self, volume: np.ndarray, function) -> np.ndarray:
         """The map whose spectrum ``function(spectrum, first, last)`` has changed, (n, n, n) float32."""
         threads = self.projection.threads
-        return volume_of(over_spectrum(planes_of(volume, len(self.folded), threads), function, threads), threads)
+        return volume_of(change_spectrum(planes_of(volume, len(self.folded), threads), function, threads), threads)
 
     @staticmethod
     def dot(a: np.ndarray, b: np.ndarray) -> float:

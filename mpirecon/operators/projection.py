@@ -8,7 +8,7 @@ from mpirecon.kernels.backproject import EVERYTHING, make_backproject
 from mpirecon.kernels.fold import extend, extended_shape, fold
 from mpirecon.kernels.gridding import first_tap, kernel_table, kernel_transform
 from mpirecon.kernels.project import make_project
-from mpirecon.operators.fourier import padded_size, transform_cropped, transform_padded
+from mpirecon.operators.fourier import padded_size, planes_of, read_spectrum, transform_cropped
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.parallel.threads import Threads
 
@@ -50,8 +50,8 @@ class Projection:
         With maps = 2 the grid holds two volumes, point by point; this one becomes its number `which` and the other is kept.
         """
         out = self.empty_grid(maps) if out is None else out
-        half = transform_padded(self.deapodise(volume), self.padded, self.threads)
-        self.threads.over(len(out), lambda a, b: extend(half, out, which, maps, (a, b)))
+        planes = planes_of(self.deapodise(volume), self.padded, self.threads)
+        read_spectrum(planes, lambda half, a, b: extend(half, out, which, maps, (a, b)), self.threads)
         return out
 
     def empty_grid(self, maps: int = 1) -> np.ndarray:

@@ -105,6 +105,8 @@ class Reconstruction:
             if checkpoints is not None and iteration < self.config.rounds:
                 checkpoints.after(iteration, records)
         self.engine.unexplained = self._unexplained()
+        if hasattr(self.engine.backend, "forget_images"):
+            self.engine.backend.forget_images()  # their memory is the solution's now
         maps = self.solver.finish()
         sigma = particle_sigma(self.comm, self.held_out, self.slab.valid)
         return Outcome(maps, records, self.held_out, self._with_final_distance(), sigma)
