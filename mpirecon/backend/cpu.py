@@ -37,6 +37,10 @@ from mpirecon.operators.shift import centred_samples
 from mpirecon.parallel.threads import Threads
 
 
+#: bytes of images that are transformed at once: they and their transforms stay in a cache
+_CACHE = 4_000_000
+
+
 @dataclass
 class Batch:
     """Images ready for the kernels: transformed, centred, with their CTF.
@@ -128,14 +132,17 @@ class CpuBackend:
         ctf = np.empty(data.shape, np.float32)
 
         def some(a: int, b: int) -> None:
-            data[a:b], ctf[a:b] = self._samples(images[a:b], particles[a:b])
+            for first in range(a, b, step):
+                part = slice(first, min(first + step, b))
+                data[part], ctf[part] = self._samples(images[part], particles[part])
 
+        step = max(1, _CACHE // (4 * images[0].size)) if len(images) else 1
         self.threads.over(len(images), some)
         return Batch(data, ctf, self.rotations(particles.pose.quaternion, particles.optics_group), group)
 
     def _samples(self, images: np.ndarray, particles: ParticleSet) -> tuple[np.ndarray, np.ndarray]:
         data = centred_samples(images, particles.pose.shift / self.pixel_size, self.plane)
-        data /= self.plane.box  # orthonormal: white noise keeps its pixel variance
+        data *= np.float32(1 / self.plane.box)  # orthonormal: white noise keeps its pixel variance
         if self.optics is not None:
             self.optics.correct(data, self.optics.rows(particles.optics_group))
         return data, ctf_samples(particles.ctf, self.plane, self.pixel_size, self.optics, particles.optics_group)
@@ -166,7 +173,7 @@ class CpuBackend:
 
     def reference(self, volume: np.ndarray) -> np.ndarray:
         """(n, n, n) float32 map → the grid that ``statistics`` projects from."""
-        return self.projection.grid(volume * np.float32(1 / self.plane.box))
+        return self.projection.grid(volume, scale=1 / self.plane.box)
 
     def pair(self) -> np.ndarray:
         """An empty grid for two maps that ``statistics`` compares with each particle at the cost of little more than one."""
@@ -174,7 +181,7 @@ class CpuBackend:
 
     def set_reference(self, pair: np.ndarray, which: int, volume: np.ndarray) -> None:
         """Make a (n, n, n) float32 map number `which` (0 or 1) of a pair; the other stays."""
-        self.projection.grid(volume * np.float32(1 / self.plane.box), pair, which, 2)
+        self.projection.grid(volume, pair, which, 2, 1 / self.plane.box)
 
     def statistics(
         self, reference: np.ndarray, batch: Batch, bands: Bands, rotation: np.ndarray | None = None

@@ -69,16 +69,22 @@ def _crop(array: np.ndarray, axis: int, n: int) -> np.ndarray:
     return np.concatenate([array[lead + (slice(p - o, p),)], array[lead + (slice(0, n - o),)]], axis=axis)
 
 
-def planes_of(volume: np.ndarray, p: int, threads: Threads | None = None) -> np.ndarray:
-    """(n, n, n) float32 → (n, p, p//2 + 1) complex64: each plane's transform in the padded box, planes in the volume's order."""
+def planes_of(volume: np.ndarray, p: int, threads: Threads | None = None, axis: np.ndarray | None = None) -> np.ndarray:
+    """(n, n, n) float32 → (n, p, p//2 + 1) complex64: each plane's transform in the padded box, planes in the volume's order.
+
+    axis : (n,) float32, if given what the volume is multiplied by along x, y and z
+    """
     n = len(volume)
     planes = np.empty((n, p, p // 2 + 1), np.complex64)
 
-    def some(first: int, last: int) -> None:
-        a = scipy.fft.rfft(_place(np.ascontiguousarray(volume[first:last], np.float32), 2, p), axis=2)
+    def transform(first: int, last: int) -> None:
+        some = np.asarray(volume[first:last], np.float32)
+        if axis is not None:
+            some = some * (axis[first:last, None, None] * (axis[:, None] * axis))
+        a = scipy.fft.rfft(_place(some, 2, p), axis=2)
         planes[first:last] = scipy.fft.fft(_place(a, 1, p), axis=1, overwrite_x=True)
 
-    _in_pieces(n, p, some, threads)
+    _in_pieces(n, p, transform, threads)
     return planes
 
 

@@ -44,13 +44,15 @@ class Projection:
             np.multiply(values, plane * a[z], out=out[z])
         return out
 
-    def grid(self, volume: np.ndarray, out: np.ndarray | None = None, which: int = 0, maps: int = 1) -> np.ndarray:
-        """(n, n, n) volume → the extended Fourier grid that ``forward`` reads, float32.
+    def grid(
+        self, volume: np.ndarray, out: np.ndarray | None = None, which: int = 0, maps: int = 1, scale: float = 1.0
+    ) -> np.ndarray:
+        """(n, n, n) volume → the extended Fourier grid that ``forward`` reads, float32, of `scale` times the volume.
 
         With maps = 2 the grid holds two volumes, point by point; this one becomes its number `which` and the other is kept.
         """
         out = self.empty_grid(maps) if out is None else out
-        planes = planes_of(self.deapodise(volume), self.padded, self.threads)
+        planes = planes_of(volume, self.padded, self.threads, np.float32(np.cbrt(scale)) / self.apodisation)
         read_spectrum(planes, lambda half, a, b: extend(half, out, which, maps, (a, b)), self.threads)
         return out
 
