@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
 from numba import njit
 
 from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
