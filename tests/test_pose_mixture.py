@@ -271,6 +271,26 @@ def test_groups_of_one_are_no_groups():
     assert grouped.keep_interval_ == pytest.approx(plain.keep_interval_)
 
 
+# ---------------------------------------------------------------- noise of another shape
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_what_filters_leave_of_the_signal_is_found(exponent):
+    """Images filtered each in its own way: noise power v, and v^γ of the signal; to ignore it tells less."""
+    drawn = draw(8000, 0.4, strength=3, seed=8)
+    log_noise = np.random.default_rng(8).normal(0, 0.6, (len(drawn.kind), 1)) * np.linspace(0, 1.5, 6)
+    left = np.exp(-exponent * log_noise)
+    # what is drawn holds all of the signal that `own.a` says; the map's own is larger where a filter took some
+    own, random = (Evidence(e.t, e.a * left) for e in (drawn.own, drawn.random))
+    rows = np.arange(len(drawn.kind))
+    mixture = PoseMixture().fit(COMM, own, random, rows, log_noise=log_noise)
+    assert mixture.filter_ == pytest.approx(exponent, abs=0.06)
+    bad = drawn.kind != GOOD
+    assert auc(-mixture.score_, bad) > auc(-fitted(drawn).score_, bad) - 0.002
+    if exponent == 1:
+        assert auc(-mixture.score_, bad) > auc(-PoseMixture().fit(COMM, own, random, rows).score_, bad) + 0.003
+
+
 # ---------------------------------------------------------------- when it declines
 
 

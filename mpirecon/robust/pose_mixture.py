@@ -12,11 +12,16 @@ number. Three kinds of particles differ in its mean and variance, with a_b = √
 
 The gain h_b says how much of the map's amplitude the data confirm. Only the shares, h and τ are fitted (EM); what a
 wrong pose looks like is measured, so that a set without wrong poses is not split in two, as a free mixture would.
+
+Images that were filtered each in its own way (dose-weighted tilt images) differ in the shape of their noise spectrum, and
+what is left of their signal differs along with it: where an image's noise power is v times the typical, its signal is taken
+to be v^γ times the map's, γ fitted. γ = 0 is noise of another shape and signal like anybody's, γ = 1/2 a filter, and γ = 1
+a filter by what radiation left of the signal (Grant & Grigorieff 2015, eLife 4:e06980).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,7 +41,10 @@ _CONTRAST_VARIANCE = (1e-4, 0.5)
 
 #: what is known of contrasts beforehand: as much as so many particles of this variance (15 %) tell. Without it the spread
 #: drifts for hundreds of steps along a ridge: wider, it makes good what is wrong
-_CONTRAST_PRIOR = (20.0, 0.0225)
+_CONTRAST_PRIOR = (5.0, 0.0225)
+
+#: least and largest γ
+_FILTER = (0.0, 1.0)
 
 #: turns between the mean and the variance of contrasts in a step, each of which is taken to its best
 _TURNS = 10
@@ -60,6 +68,10 @@ class Evidence:
         t = np.divide(sums[:, :, 1] / variance, a, out=np.zeros_like(a), where=a > 0)
         return cls(t, a)
 
+    def filtered(self, left: np.ndarray) -> Evidence:
+        """The same, where the signal to expect is the share `left` (m, bands) of the map's."""
+        return Evidence(self.t, self.a * left)
+
 
 @dataclass
 class SlightErrors:
@@ -80,7 +92,7 @@ class PoseMixture:
     """Fit by ``fit``; the attributes with a trailing underscore hold the result, per-particle ones of this rank.
 
     keep_ : share of the well posed · keep_interval_ : its 95 % likelihood interval · shares_ : good, wrong, junk, and
-    each kind of slight errors where they were looked for · gain_ : (bands,) h · contrast_cv_ : τ · separation_ : standard deviations between good and wrong · separable_ : bool
+    each kind of slight errors where they were looked for · gain_ : (bands,) h · filter_ : γ, 0 where noise has one shape · contrast_cv_ : τ · separation_ : standard deviations between good and wrong · separable_ : bool
     · n_iter_ : int · posterior_ : (m,) probability of being well posed · score_ : (m,) log likelihood ratio of well posed
     against not · contrast_, contrast2_ : (m,) expected s and s² if well posed · slight_ : (m, kinds) probability of each kind
     of slight error · slight_contrast_, slight_contrast2_ : (kinds, m) expected s and s² then.
@@ -91,7 +103,7 @@ class PoseMixture:
 
     def fit(
         self, comm: Communicator, own: Evidence, random: Evidence, random_rows: np.ndarray,
-        groups: np.ndarray | None = None, slight: SlightErrors | None = None,
+        groups: np.ndarray | None = None, slight: SlightErrors | None = None, log_noise: np.ndarray | None = None,
     ) -> PoseMixture:
         """EM over the particles of all ranks.
 
@@ -101,14 +113,16 @@ class PoseMixture:
         random : evidence of some of them, `random_rows` (indices into `own`), at random orientations
         groups : (m,) int64, optional, numbers 0 … of the groups of rows that are right or wrong together
         slight : what the best poses nearby say of this rank's valid particles; without, errors are random or none
+        log_noise : (m, bands), logarithm of each image's noise power over the typical one's, where that differs in shape
 
         Raises
         ------
         UserError
             when there are no particles, none has any evidence (a map of zeros), all have the same, or it is not finite.
         """
-        self._comm, self._own, self._random, self._rows = comm, own, random, random_rows
-        self._groups, self._slight = groups, slight
+        self._comm, self._rows, self._groups, self._log_noise = comm, random_rows, groups, log_noise
+        self._whole = own, random, slight
+        self._take_filtered(0.0 if log_noise is None else 1.0)
         if groups is not None:
             self._group_count = 1 + comm.allreduce_scalar(int(groups.max(initial=-1)), "max")
         self._once = 1 / self._over_groups(np.ones(len(own.t)))  # each group counts once, whoever holds its rows
@@ -129,6 +143,17 @@ class PoseMixture:
         self._expect()
         self._conclude()
         return self
+
+    def _take_filtered(self, exponent: float) -> None:
+        """Expect of each image the signal that its filter leaves, v^exponent of the map's."""
+        self.filter_ = exponent
+        self._own, self._random, self._slight = self._whole
+        if self._log_noise is None:
+            return
+        left = np.exp(exponent * self._log_noise)
+        self._own, self._random = self._own.filtered(left), self._random.filtered(left[self._rows])
+        if self._slight is not None:
+            self._slight = replace(self._slight, best=self._slight.best.filtered(left))
 
     def _require_evidence(self) -> None:
         t, a = self._own.t, self._own.a
@@ -234,6 +259,18 @@ class PoseMixture:
         mean = self._spread_contrasts(total, contrast, squares)
         gain = per_band[0] / np.maximum(per_band[1], 1e-300) * mean
         self.gain_ = np.clip(np.where(per_band[1] > 0, gain, 1.0), *_GAIN)
+        if self._log_noise is not None:
+            self._fit_filter(good * s, good * s2, mean)
+
+    def _fit_filter(self, s: np.ndarray, s2: np.ndarray, mean: float) -> None:
+        """A step of Newton's method towards the γ that the good are most likely with. s, s2 : (m, 1), posterior times
+        the expected contrast and its square, of the given mean."""
+        signal = self._own.a * self.gain_ / mean
+        slope = (self._log_noise * (s * signal * self._own.t - s2 * signal**2)).sum()
+        curvature = (self._log_noise**2 * s2 * signal**2).sum()
+        slope, curvature = self._comm.allreduce(np.array([slope, curvature]))
+        step = slope / max(curvature, 1e-300)
+        self._take_filtered(float(np.clip(self.filter_ + np.clip(step, -0.2, 0.2), *_FILTER)))
 
     def _spread_contrasts(self, total: float, contrast: float, squares: float) -> float:
         """Set the variance of contrasts relative to their mean, and return the mean: the maximum, found in turns, of

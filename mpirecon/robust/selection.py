@@ -35,7 +35,8 @@ SCALES = (2.0, 4.0, 8.0)
 #: … and angles, degrees, of larger errors that show at the own pose (some of nearby.ANGLES)
 SEEN_ANGLES = (8.0, 16.0, 24.0)
 
-#: … and the largest such angle that is called slight, radians
+#: angle, radians, that a typical image must be able to tell for slight errors to be looked for: below it, whatever an image
+#: holds looks like some other pose nearby
 _WIDEST = np.radians(5.0)
 
 #: ``--keep auto``
@@ -220,9 +221,13 @@ def select(
     if loss == "posterior" or keep == AUTO:
         given = None if keep in (None, AUTO) else keep
         random_poses = RandomPoses(random_poses.rows, random_poses.statistics.inverted(inverted[random_poses.rows]))
-        variance = noise_variance(comm, statistics, sigma, valid)
-        slight = None if nearby is None else SlightPoses.of(comm, nearby.at_own(inverted, statistics), variance, valid)
-        mixture = fit_mixture(comm, statistics, variance, valid, random_poses, given, groups, slight)
+        typical = noise_variance(comm, statistics, sigma, valid)
+        log_noise = noise_shapes(comm, statistics, valid)
+        variance = typical if log_noise is None else typical * np.exp(log_noise)
+        slight = None
+        if nearby is not None:
+            slight = SlightPoses.of(comm, nearby.at_own(inverted, statistics), variance, np.median(typical, axis=1), valid)
+        mixture = fit_mixture(comm, statistics, variance, valid, random_poses, given, groups, slight, log_noise)
     if loss == "posterior":
         selection = _by_posterior(mixture, sigma, valid, slight, _followed(comm, mixture, mild))
     else:
@@ -241,6 +246,19 @@ def select(
     kept, total = (comm.allreduce_scalar(int(rows.sum())) for rows in (selection.kept, valid))
     selection.keep_ = kept / max(total, 1)
     return selection
+
+
+def noise_shapes(comm: Communicator, statistics: Statistics, valid: np.ndarray) -> np.ndarray | None:
+    """Logarithm of each particle's noise power in each band over the typical one's, (m, bands), drawn towards 0 by its own
+    scatter; None where all have a spectrum of one shape, of which σ tells all there is."""
+    if one_noise_shape(comm, statistics, valid):
+        return None
+    shape = np.zeros((len(valid), len(statistics.samples)))
+    for band in np.flatnonzero(statistics.samples):
+        log, scatter = _log_noise(comm, statistics, valid, slice(band, band + 1))
+        spread = (MAD_TO_SIGMA * _median(comm, np.abs(log[valid]))) ** 2
+        shape[:, band] = log * (max(0.0, 1 - scatter / spread) if spread > 0 else 0.0)
+    return shape
 
 
 def noise_variance(comm: Communicator, statistics: Statistics, sigma: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -268,11 +286,17 @@ class SlightPoses:
     profile: np.ndarray
 
     @classmethod
-    def of(cls, comm: Communicator, nearby: NearbyPoses, variance: np.ndarray, valid: np.ndarray) -> SlightPoses:
-        """Scales of error are multiples of the angle that a typical image can tell."""
-        nearby, variance = nearby[valid], variance[valid]
-        overall = np.median(variance, axis=1)  # slopes and curvatures are sums over bands
-        width = min(_median(comm, nearby.width(overall)), _WIDEST)
+    def of(
+        cls, comm: Communicator, nearby: NearbyPoses, variance: np.ndarray, overall: np.ndarray, valid: np.ndarray
+    ) -> SlightPoses | None:
+        """Scales of error are multiples of the angle that a typical image can tell; None where that is none that is slight.
+
+        overall : (m,) variance for slopes and curvatures, which are sums over bands
+        """
+        nearby, variance, overall = nearby[valid], variance[valid], overall[valid]
+        width = _median(comm, nearby.width(overall))
+        if not width <= _WIDEST:
+            return None
         found = [nearby.integral(overall, scale * width) for scale in SCALES]
         log, angle = (np.stack(values, axis=1) for values in zip(*found))
         seen = np.searchsorted(ANGLES, SEEN_ANGLES)
@@ -285,6 +309,7 @@ class SlightPoses:
 def fit_mixture(
     comm: Communicator, statistics: Statistics, variance: np.ndarray, valid: np.ndarray, random_poses: RandomPoses,
     keep: float | None, groups: np.ndarray | None = None, slight: SlightPoses | None = None,
+    log_noise: np.ndarray | None = None,
 ) -> PoseMixture:
     """The mixture of well posed, slightly and wrongly posed and junk that explains the particles' statistics."""
     usable = valid[random_poses.rows]
@@ -293,7 +318,8 @@ def fit_mixture(
     own = Evidence.of(statistics.sums[valid], variance[valid])
     random = Evidence.of(random_poses.statistics.sums[usable], variance[used])
     groups = None if groups is None else groups[valid]
-    return PoseMixture(keep).fit(comm, own, random, number[used], groups, None if slight is None else slight.errors)
+    log_noise = None if log_noise is None else log_noise[valid]
+    return PoseMixture(keep).fit(comm, own, random, number[used], groups, None if slight is None else slight.errors, log_noise)
 
 
 def _followed(comm: Communicator, mixture: PoseMixture, mild: float) -> bool:

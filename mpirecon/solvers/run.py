@@ -36,7 +36,7 @@ from mpirecon.solvers.groups import MapSet
 from mpirecon.solvers.normal import NormalSolver
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.resume import identify, load
-from mpirecon.solvers.slab_data import ParticleSlab, uniform_hash
+from mpirecon.solvers.slab_data import ParticleSlab, folds_of_groups, uniform_hash
 from mpirecon.solvers.timing import Timings
 from mpirecon.validate.fsc import crossing
 from mpirecon.validate.masks import soft_sphere
@@ -74,6 +74,7 @@ class Reconstruction:
         self.slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed))
         self.slab.agree_on_noise_groups(comm)
         self._check_halves()
+        self._groups = self._group_numbers()
         self.placement = place_ranks(comm, "cpu" if config.deterministic else config.backend)
         self._neighbours = comm.allgather(comm.hostname).count(comm.hostname)
         backend, mask = run_together(comm, self._set_up)
@@ -86,7 +87,6 @@ class Reconstruction:
         self._selection: Selection | None = None  # of the particles that built the current maps
         self._scores: Statistics | None = None  # what the next selection is made from
         self.random_poses = self.nearby = None
-        self._groups = self._group_numbers()
 
     def run(self, checkpoints: Checkpoints | None = None, resume: bool = False) -> Outcome:
         """All iterations; saved as `checkpoints` has it, and continued from its folder when `resume`.
@@ -366,14 +366,35 @@ class Reconstruction:
         return self.engine.backend.bands(self.engine.noise_power, lowest, highest, whitened)
 
     def _group_numbers(self) -> np.ndarray | None:
-        """Number of each of this rank's particles' group (--group-by), (m,) int64; read by rank 0 for all."""
+        """Number of each of this rank's particles' group (--group-by), (m,) int64; read by rank 0 for all.
+
+        Rows of a group are in one fold: what shows one particle would judge itself by the others' map.
+        """
         if self.config.group_by is None:
             return None
         numbers = np.empty(len(self.file), np.int64)
         with together(self.comm):
             if self.comm.rank == 0:
                 _, numbers[:] = np.unique(self.file.source_column(self.config.group_by).astype(str), return_inverse=True)
-        return self.comm.bcast_array(numbers)[self.slab.start : self.slab.stop]
+        groups = self.comm.bcast_array(numbers)[self.slab.start : self.slab.stop]
+        self.slab.fold = self._folds_of_groups(groups, 1 + int(numbers.max()))[groups]
+        return groups
+
+    def _folds_of_groups(self, groups: np.ndarray, count: int) -> np.ndarray:
+        """Fold of each group, (count,) int64, the same on all ranks."""
+        column, folds = self.config.group_by, self.config.scoring_folds
+        first, last = np.full(count, 3), np.zeros(count, np.int64)
+        np.minimum.at(first, groups, self.slab.metadata.half)
+        np.maximum.at(last, groups, self.slab.metadata.half)
+        self.comm.allreduce(first, "min"), self.comm.allreduce(last, "max")
+        if mixed := int((first != last).sum()):
+            self.console.warn(f"--group-by {column}: {mixed} of {count} groups have rows in both half sets, which judge each other "
+                              "so: their FSC is too good. Split the half sets by group")
+        for half, of_half in ((1, first), (2, last)):
+            if (some := int((of_half == half).sum())) < folds:
+                raise UserError(f"--group-by {column}: half set {half} has {some} groups, fewer than --folds {folds}; each fold is "
+                                f"scored against the map of the others. Use --folds {max(some, 1)} or fewer")
+        return folds_of_groups(first, folds)
 
     def _check_halves(self) -> None:
         counts = np.array([(self.slab.metadata.half == h).sum() for h in (1, 2)], np.int64)
@@ -395,7 +416,7 @@ def describe(mixture: PoseMixture) -> dict:
     """The mixture's numbers, for records and summaries."""
     return {
         "keep": mixture.keep_, "keep_interval": mixture.keep_interval_, "shares": mixture.shares_.tolist(),
-        "separation": mixture.separation_, "separable": bool(mixture.separable_), "gain": mixture.gain_.tolist(),
+        "separation": mixture.separation_, "separable": bool(mixture.separable_), "gain": mixture.gain_.tolist(), "filter": mixture.filter_,
         "contrast_cv": mixture.contrast_cv_, "n_iter": mixture.n_iter_, "slight": float(mixture.shares_[SLIGHT:].sum()),
     }  # fmt: skip
 

@@ -38,6 +38,19 @@ def uniform_hash(ids: np.ndarray, seed: int) -> np.ndarray:
     return (_hash(ids, seed + 0x5EED) >> np.uint64(11)).astype(np.float64) / 2**53
 
 
+def folds_of_groups(half: np.ndarray, folds: int) -> np.ndarray:
+    """Fold 0 … folds − 1 of each group of rows, (groups,) int64: dealt in turn within each half, in the order of their names.
+
+    half : (groups,), half set of each. Groups can be few: folds of equal size leave each map the most of them, and names
+    that begin with a tilt series or micrograph give each fold a share of every one.
+    """
+    fold = np.empty(len(half), np.int64)
+    for which in np.unique(half):
+        members = np.flatnonzero(half == which)
+        fold[members] = np.arange(len(members)) % folds
+    return fold
+
+
 class ParticleSlab:
     """Rows start:stop of a particle file, the ones this rank reads and no other.
 
