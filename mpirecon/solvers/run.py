@@ -44,11 +44,13 @@ from mpirecon.validate.masks import soft_sphere
 #: shells 0 and 1 hold offsets and gradients of the background rather than the particle
 _LOWEST_SCORE_SHELL = 2
 
-#: particles that are scored at random orientations as well, to measure what a wrong pose looks like
-_RANDOM_POSES = 5000
+#: share of the particles that are scored at random orientations as well, to measure what a wrong pose looks like, and the
+#: least and most of them
+_RANDOM_SHARE, _RANDOM_POSES = 0.25, (1000, 5000)
 
-#: iterations after which poses nearby are looked at: those that make the last maps, and the one that reports
-_LOOKS_NEARBY = 3
+#: iterations after which poses nearby are looked at: those that make the last maps, and the one that reports; not after the
+#: first of them that finds fewer than this share slightly wrong
+_LOOKS_NEARBY, _FEW_SLIGHT = 3, 0.005
 
 #: width of the spherical mask's edge, pixels
 _MASK_EDGE = 4.0
@@ -141,7 +143,8 @@ class Reconstruction:
         random = None
         if self.config.mixes:
             # about this many particles of the whole set say what a wrong pose looks like
-            share = min(1.0, _RANDOM_POSES / len(self.file))
+            m = len(self.file)
+            share = min(1.0, np.clip(_RANDOM_SHARE * m, *_RANDOM_POSES) / m)
             random = uniform_hash(self.slab.ids, self.config.seed + self._iteration) < share
         inside, outside, self.random_poses = self.engine.statistics(
             self.solver.references, self._bands(self.distance.whitened), rows,
@@ -151,14 +154,17 @@ class Reconstruction:
         return inside
 
     def _start_nearby(self) -> NearbyPoses | None:
-        """Room for the poses near every particle's own, in the last iterations: it takes a good map to judge small errors.
+        """Room for the poses near every particle's own, in the last iterations: it takes a good map to judge small errors,
+        and a set in which the first look finds none is not looked at again.
 
         Rows that are right or wrong together (tilt images) are turned each in its own way and show too little of it: summed
         over a group, what is found near wrong poses would outweigh the rest.
         """
         self.nearby = None
         able = hasattr(self.engine.backend, "nearby") and self.config.group_by is None
-        if able and self.config.loss == "posterior" and self._iteration > self.config.rounds - _LOOKS_NEARBY:
+        first = max(1, self.config.rounds - _LOOKS_NEARBY + 1)
+        found = self._selection.mixture_ is not None and self._selection.mixture_.shares_[SLIGHT:].sum() >= _FEW_SLIGHT
+        if able and self.config.loss == "posterior" and (self._iteration == first or self._iteration > first and found):
             self.nearby = NearbyPoses.empty(len(self.slab), BANDS, self.engine.backend.plane.shells)
         return self.nearby
 

@@ -56,6 +56,16 @@ def filter_shells(volume: np.ndarray, gain: np.ndarray) -> np.ndarray:
     return scipy.fft.irfftn(scipy.fft.rfftn(np.asarray(volume, np.float32)) * factor[shell], s=volume.shape)
 
 
+def _blurred(volume: np.ndarray, width: float) -> np.ndarray:
+    """A (n, n, n) float32 map convolved with a Gaussian of standard deviation `width`, pixels; periodic."""
+    n = volume.shape[0]
+    full, half = (np.exp(-2 * (np.pi * width * f) ** 2).astype(np.float32) for f in (scipy.fft.fftfreq(n), scipy.fft.rfftfreq(n)))
+    spectrum = scipy.fft.rfftn(np.asarray(volume, np.float32))
+    spectrum *= full[:, None, None]
+    spectrum *= full[:, None] * half
+    return scipy.fft.irfftn(spectrum, s=volume.shape, overwrite_x=True)
+
+
 def local_wiener(volume: np.ndarray, noise: float, ssnr: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A reference without the noise about its particle, (n, n, n) float32.
 
@@ -69,9 +79,7 @@ def local_wiener(volume: np.ndarray, noise: float, ssnr: np.ndarray, mask: np.nd
     # wide enough to average over several independent voxels: neighbours are independent about a resolution apart
     finest = max(int(np.flatnonzero(np.concatenate([[np.inf], ssnr]) > _LEAST_SSNR)[-1]), 1)
     width = min(max(_LOCAL_PIXELS, _LOCAL_RESOLUTIONS * n / finest), n / 8)
-    from scipy import ndimage  # slow to load
-
-    power = ndimage.gaussian_filter(np.square(volume), width)
+    power = _blurred(np.square(volume), width)
     local = np.maximum(1 - np.float32(noise) / np.maximum(power, np.finfo(np.float32).tiny), 0) * (mask > 0)
     kept = float(np.square(local, dtype=np.float64).sum())
     if not kept > 0:
