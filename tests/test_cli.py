@@ -198,3 +198,12 @@ def test_shared_options_reach_the_command():
     result = CliRunner().invoke(command, ["--overwrite", "--seed", "4", "-q"])
     for name, value in {"overwrite": True, "seed": 4, "quiet": True, "backend": "auto", "as_json": False}.items():
         assert str((name, value)) in result.output
+
+
+def test_a_line_and_its_end_are_one_write():
+    """Launchers pass on what a write brings: what comes in two pieces is torn by other ranks' lines."""
+    ours_, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    program = "from mpirecon.cli.console import Console; Console().warn('careful')"
+    with ours_, its:
+        subprocess.run([sys.executable, "-c", program], stderr=its, check=True)
+        assert ours_.recv(1000) == b"Warning: careful\n"

@@ -6,6 +6,8 @@ import sys
 import time
 from contextlib import contextmanager
 
+from mpirecon.parallel.lines import write_line
+
 #: a batch log gets a progress line when this share more is done and these seconds have passed, …
 _SHARE, _SECONDS = 0.1, 3.0
 #: … or after this long anyway, so that a slow job shows that it lives
@@ -73,7 +75,7 @@ class Console:
         if self._bar is not None:
             self._bar.write(text, file=stream)  # lifts the bar out of the way
         else:
-            print(text, file=stream, flush=True)
+            write_line(text, stream)
 
 
 class _Silent:
@@ -112,7 +114,7 @@ class _Lines:
 
     @staticmethod
     def _print(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        write_line(text, sys.stderr)
 
 
 def _duration(seconds: float) -> str:

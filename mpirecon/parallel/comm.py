@@ -15,6 +15,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.parallel.agree import RankFailed, run_together, together
 from mpirecon.parallel.launcher import Launcher, find_launcher
+from mpirecon.parallel.lines import write_line
 from mpirecon.parallel.slab import slab, slabs
 from mpirecon.parallel.watchdog import Activity
 
@@ -242,7 +243,7 @@ class SerialCommunicator(Communicator):
         return [obj]
 
     def abort(self, message: str, code: int = 1) -> None:
-        print(message, file=sys.stderr, flush=True)
+        write_line(message, sys.stderr)
         if threading.current_thread() is not threading.main_thread():
             os._exit(code)  # sys.exit would end that thread alone
         sys.exit(code)

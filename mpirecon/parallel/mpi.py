@@ -10,6 +10,7 @@ from mpi4py import MPI
 
 from mpirecon.parallel.comm import MESSAGE_BYTES, Communicator
 from mpirecon.parallel.launcher import find_local_rank
+from mpirecon.parallel.lines import write_line
 from mpirecon.parallel.stopping import Alerted
 
 _OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
@@ -59,7 +60,7 @@ class MpiCommunicator(Communicator):
             return self._mpi.allgather(obj)
 
     def abort(self, message: str, code: int = 1) -> None:
-        print(message, file=sys.stderr, flush=True)
+        write_line(message, sys.stderr)
         MPI.COMM_WORLD.Abort(code)
 
     def alert(self) -> None:
