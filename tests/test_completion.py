@@ -33,7 +33,7 @@ def completed(tmp_path_factory):
             f"compopt() {{ :; }}; COMP_WORDS=({listed}); COMP_CWORD={len(words) - 1}; _mpirecon_completion mpirecon; "
             'printf "%s\\n" "${COMPREPLY[@]}"'
         )
-        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr
         return done.stdout.split()
 

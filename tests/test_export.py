@@ -331,7 +331,7 @@ def relion_map(star, *args) -> np.ndarray:
     """The map that relion_reconstruct makes of a STAR file, run in its folder."""
     out = star.with_suffix(".mrc")
     done = subprocess.run(["relion_reconstruct", "--i", star.name, "--o", out.name, "--ctf", *args], cwd=star.parent,
-                          capture_output=True, text=True, timeout=100)
+                          capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     with mrcfile.open(out) as mrc:
         return mrc.data.astype(np.float64)

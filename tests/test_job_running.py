@@ -105,12 +105,12 @@ def test_signal_then_checkpoint_then_queue_then_resume(tmp_path, scheduler, code
     process = started_script(scheduler, tmp_path, environment)
     wait_for(tmp_path / "ready")
     process.send_signal(signal.SIGUSR1)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == code and "goes back into the queue" in out
     if queued:
         assert (tmp_path / "queue").read_text() == queued.format(tmp_path) + "\n"
     process = started_script(scheduler, tmp_path, environment)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and (tmp_path / "run" / "volume.mrc").exists()
     assert (tmp_path / "calls").read_text().splitlines() == ["", "--resume"]
 
@@ -119,7 +119,7 @@ def test_without_a_new_checkpoint_the_job_does_not_go_back(tmp_path):
     process = started_script("slurm", tmp_path, programs(tmp_path, saves=False))
     wait_for(tmp_path / "ready")
     process.send_signal(signal.SIGUSR1)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 75 and "queue" not in out and not (tmp_path / "queue").exists()
 
 
@@ -127,7 +127,7 @@ def test_after_a_lost_node_without_checkpoint_it_starts_anew(tmp_path):
     process = started_script("slurm", tmp_path, {**programs(tmp_path), "SLURM_RESTART_COUNT": "1"})
     wait_for(tmp_path / "ready")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert (tmp_path / "calls").read_text() == "--overwrite\n"
 
 
@@ -135,6 +135,6 @@ def test_a_cancelled_job_saves_its_state_and_does_not_come_back(tmp_path):
     process = started_script("slurm", tmp_path, programs(tmp_path))
     wait_for(tmp_path / "ready")
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 75 and "queue" not in out and not (tmp_path / "queue").exists()
     assert (tmp_path / "run" / "checkpoint.h5").exists()

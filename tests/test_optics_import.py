@@ -137,7 +137,7 @@ def test_they_are_corrected_as_relion_does(tmp_path, monkeypatch):
     write_star("p.star", {"optics": pd.DataFrame(optics).astype(str), "particles": pd.DataFrame(particles).astype(str)},
                overwrite=True)
     command = ["relion_reconstruct", "--i", "p.star", "--o", "relion.mrc", "--ctf", "--angpix", str(pixel_size)]
-    subprocess.run(command, check=True, capture_output=True, timeout=100)
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
     assert mpirecon(["import", "p.star", "-o", "p.h5", "-q"]) == 0
     assert mpirecon(["reconstruct", "p.h5", "-o", "ours", "-q"]) == 0
     theirs, ours = density("relion.mrc"), density("ours/volume.mrc")

@@ -196,7 +196,7 @@ def relion(tmp_path_factory, shared_data):
         done = subprocess.run(
             ["relion_postprocess", "--i", "h1.mrc", "--i2", "h2.mrc", "--mask", "mask.mrc", "--auto_bfac", "--random_seed",
              f"{seed}", "--autob_highres", f"{at}", "--angpix", f"{truth.pixel_size}", "--o", f"pp{seed}"],
-            cwd=folder, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
+            cwd=folder, capture_output=True, text=True, timeout=200, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert (folder / f"pp{seed}.star").is_file(), done.stdout + done.stderr
         found.append((folder / f"pp{seed}.star").read_text())
@@ -357,7 +357,7 @@ def test_the_sharpened_map_is_that_of_relion_postprocess(relion, monkeypatch):
     write_star("mtf.star", {"": curve}, True)
     subprocess.run(["relion_postprocess", "--i", "h1.mrc", "--i2", "h2.mrc", "--mask", "mask.mrc", "--adhoc_bfac", "-60", "--low_pass",
                     "4", "--angpix", f"{pixel_size}", "--mtf", "mtf.star", "--mtf_angpix", f"{pixel_size}", "--o", "sharp"],
-                   capture_output=True, timeout=120, stdin=subprocess.DEVNULL)  # fmt: skip
+                   capture_output=True, timeout=200, stdin=subprocess.DEVNULL)  # fmt: skip
     words = ["postprocess", "h1.mrc", "h2.mrc", "--mask", "mask.mrc", "--bfactor", -60, "--lowpass", 4, "--mtf", "mtf.star", "-o", "ours"]
     assert run([str(word) for word in words] + ["-q", "--overwrite"]) == 0
     theirs, ours = (np.asarray(read_map(name).array) for name in ("sharp.mrc", "ours/sharpened.mrc"))

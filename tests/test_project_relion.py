@@ -61,7 +61,7 @@ def test_images_are_those_of_relion_project(tmp_path, monkeypatch, box, ctf):
     with ParticleFile("particles.h5") as file:
         write_relion_star(file.metadata(), tmp_path / "poses.star")
     relion = ["relion_project", "--i", "map.mrc", "--ang", "poses.star", "--o", "theirs", "--angpix", str(PIXEL_SIZE)]
-    subprocess.run([*relion, *(["--ctf"] if ctf else [])], check=True, capture_output=True, timeout=60)
+    subprocess.run([*relion, *(["--ctf"] if ctf else [])], check=True, capture_output=True, timeout=200)
     ours, theirs = (StackReader(f"{name}.mrcs").read(np.arange(20)).astype(float) for name in ("ours", "theirs"))
     theirs = np.roll(theirs, (-(box % 2), -(box % 2)), axis=(1, 2))
     for a, b in zip(ours, theirs):

@@ -83,7 +83,7 @@ def reconstruct(particles, out):
 
 def relion_reconstruct(folder, star, *options):
     command = ["relion_reconstruct", "--i", star.name, "--o", "relion.mrc", "--ctf", "--angpix", str(PIXEL_SIZE)]
-    subprocess.run([*command, *options], cwd=folder, check=True, capture_output=True, timeout=100)
+    subprocess.run([*command, *options], cwd=folder, check=True, capture_output=True, timeout=200)
     return density(folder / "relion.mrc")
 
 

@@ -52,7 +52,7 @@ def test_a_group_is_one(name):
 @pytest.mark.parametrize("name", ["C4", "D2", "D7", "T", "O", "I", "I1", "I3", "I4"])
 def test_groups_are_relions(name):
     printed = subprocess.run(["relion_refine", "--sym", name, "--print_symmetry_ops"], capture_output=True, text=True,
-                             check=True, timeout=60).stdout
+                             check=True, timeout=200).stdout
     theirs = [np.array(block.split()[:9], float).reshape(3, 3) for block in re.split(r"R\(\d+\)=", printed)[1:]]
     ours = point_group(name).matrices
     assert len(theirs) == len(ours)
@@ -135,7 +135,7 @@ def test_maps_are_those_of_relion_reconstruct(tmp_path, monkeypatch, name, parti
     export(tmp_path / "p.h5", tmp_path / "p.star", tmp_path / "stack.mrcs")
     assert run(["reconstruct", "p.h5", "-o", "ours", "--symmetry", name, "-q"]) == 0
     command = ["relion_reconstruct", "--i", "p.star", "--o", "theirs.mrc", "--ctf", "--angpix", str(pixel_size), "--sym", name]
-    subprocess.run(command, check=True, capture_output=True, timeout=100)
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
     ours, theirs, truth = density("ours/volume.mrc"), density("theirs.mrc"), density("truth.mrc")
     lowest, correlation, _ = compare(ours, theirs, 0.8)
     assert lowest > 0.99 and correlation > 0.99
