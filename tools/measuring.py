@@ -28,6 +28,7 @@ def measure(command: list, folder: Path, threads: int = 1) -> dict:
     Ends the program with the command's own words when it fails.
     """
     environment = {**os.environ, **SMALL_MACHINE, **{name: str(threads) for name in QUIET}}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a user's programs are compiled once
     start = time.perf_counter()
     process = subprocess.Popen([str(word) for word in command], cwd=folder, env=environment, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True, start_new_session=True)

@@ -10,6 +10,8 @@ import numpy as np
 
 from mpirecon.backend import get_backend
 from mpirecon.backend.bands import BANDS
+from mpirecon.backend.cpu import CpuBackend
+from mpirecon.backend.warm import compile_once
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
@@ -80,6 +82,8 @@ class Reconstruction:
         self.placement = place_ranks(comm, "cpu" if config.deterministic else config.backend)
         self._neighbours = comm.allgather(comm.hostname).count(comm.hostname)
         backend, mask = run_together(comm, self._set_up)
+        if type(backend) is CpuBackend:
+            compile_once(comm, backend, self.slab.metadata, config.loss == "posterior", config.deterministic)
         self.transport = connect(comm, backend, self.placement, config.transport, log, console)
         self.engine = Engine(
             comm, backend, self.slab, config.scoring_folds, mask, Timings(comm.activity.step), log, config.skip_bad,
