@@ -15,7 +15,7 @@ import scipy.fft
 from mpirecon.parallel.threads import Threads
 
 #: bytes of a transform that are worked on at once
-_CACHE = 4_000_000
+_CACHE = 2_000_000
 
 #: boxes in which accuracy costs so little that it is preferred to speed
 SMALL_BOX = 96
