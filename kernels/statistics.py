@@ -32,8 +32,9 @@ def make_statistics(taps: int, maps: int = 1):
     grid … ky as for ``project``, but with 2·maps floats a point: (re, im) of one map, or of two that are compared with
     the same data at the cost of little more than one · data : (m, s) complex64, shift already undone · ctf : (m, s)
     float32 · gain : (s,) float32, multiplicity over noise power · band : (s,) int8, the band that a sample counts in,
-    negative for none · mode : PLAIN or one of the premultiplied · out : (m, bands, 3) float64 for one map, (2, m, bands,
-    3) for two, overwritten with yy, yp, pp of each band.
+    negative for none · mode : PLAIN or one of the premultiplied · out : (m, bands, 3) float64 for one map, (m, 2,
+    bands, 3) for two, overwritten with yy, yp, pp of each band; particles first, so that a part of them is an array of the
+    same kind as all: Numba compiles for each kind apart, and sums in the order that suits it.
 
     Whitening premultiplied data would divide |ŷ|² by C², and what little is left at the zeros of C would drown the
     rest. Σ|ŷ|²/(C²ν²) is replaced by Σ|ŷ|²/ν² · Σ1/ΣC² over the band, which has the same mean for noise.
@@ -56,7 +57,7 @@ def make_statistics(taps: int, maps: int = 1):
             xx, xy = rotation[i, 0, 0] * ratio, rotation[i, 1, 0] * ratio
             yx, yy = rotation[i, 0, 1] * ratio, rotation[i, 1, 1] * ratio
             zx, zy = rotation[i, 0, 2] * ratio, rotation[i, 1, 2] * ratio
-            out[:, i] = 0.0
+            out[i] = 0.0
             sum_yy = sum_yp = sum_pp = other_yp = other_pp = 0.0
             current = -1
             locate(powers, k, q, 0, xx, xy, yx, yy, zx, zy, stride_z, stride_y, components, 0, 0, place, 0, taps, last_power)
@@ -74,12 +75,12 @@ def make_statistics(taps: int, maps: int = 1):
                         continue
                     if b != current:  # neighbours share a band: sums stay in registers until it changes
                         if current >= 0:
-                            out[0, i, current, 0] += sum_yy
-                            out[0, i, current, 1] += sum_yp
-                            out[0, i, current, 2] += sum_pp
+                            out[i, 0, current, 0] += sum_yy
+                            out[i, 0, current, 1] += sum_yp
+                            out[i, 0, current, 2] += sum_pp
                             if maps == 2:
-                                out[1, i, current, 1] += other_yp
-                                out[1, i, current, 2] += other_pp
+                                out[i, 1, current, 1] += other_yp
+                                out[i, 1, current, 2] += other_pp
                         sum_yy = sum_yp = sum_pp = other_yp = other_pp = 0.0
                         current = b
                     on_data, on_cross, on_model = factors(mode, gain[s], ctf[i, s])
@@ -93,12 +94,12 @@ def make_statistics(taps: int, maps: int = 1):
                         other_yp += on_cross * (values[components - 2] * yre + values[components - 1] * yim)
                         other_pp += on_model * (values[components - 2] ** 2 + values[components - 1] ** 2)
             if current >= 0:
-                out[0, i, current, 0] += sum_yy
-                out[0, i, current, 1] += sum_yp
-                out[0, i, current, 2] += sum_pp
+                out[i, 0, current, 0] += sum_yy
+                out[i, 0, current, 1] += sum_yp
+                out[i, 0, current, 2] += sum_pp
                 if maps == 2:
-                    out[1, i, current, 1] += other_yp
-                    out[1, i, current, 2] += other_pp
+                    out[i, 1, current, 1] += other_yp
+                    out[i, 1, current, 2] += other_pp
             if mode == PREMULTIPLIED_WHITENED:
                 for b in range(out.shape[2]):
                     flat = squared = 0.0  # Σ gain, and Σ gain C²
@@ -106,13 +107,13 @@ def make_statistics(taps: int, maps: int = 1):
                         if band[s] == b:
                             flat += gain[s]
                             squared += gain[s] * ctf[i, s] ** 2
-                    out[0, i, b, 0] *= flat / squared if squared > 0 else 0.0
+                    out[i, 0, b, 0] *= flat / squared if squared > 0 else 0.0
             if maps == 2:
                 for b in range(out.shape[2]):
-                    out[1, i, b, 0] = out[0, i, b, 0]
+                    out[i, 1, b, 0] = out[i, 0, b, 0]
 
     def statistics(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out):
-        kernel(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out if maps == 2 else out[None])
+        kernel(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out if maps == 2 else out[:, None])
 
     return statistics
 

@@ -348,7 +348,7 @@ def test_deterministic_threads_change_no_bit(reconstructed):
 
 
 @pytest.mark.parametrize("option, value, told", [
-    ("--threads", "0", "0 is not in the range x>=1"),
+    ("--threads", "0", "0 is out of range; expected at least 1"),
     ("--threads", "two", "'two' is not a whole number"),
     ("--memory", "8", "expected an amount with its unit, e.g. 64G or 512M"),
     ("--memory", "-1G", "expected an amount with its unit, e.g. 64G or 512M"),
@@ -368,3 +368,19 @@ def test_what_cannot_be_is_refused_by_name(tmp_path, capsys, option, value, told
 def test_a_padding_out_of_range_is_refused_by_the_configuration_too():
     with pytest.raises(UserError, match="--padding 3: expected 1.25 to 2"):
         Config(padding=3.0)
+
+
+def test_statistics_of_a_part_are_bit_for_bit_those_of_all():
+    """Threads share out particles: nobody's score may depend on who is beside it."""
+    box, particle_set = 24, particles(24, 9)
+    images = np.random.default_rng(6).standard_normal((9, box, box)).astype(np.float32)
+    found = []
+    for threads in (1, 2, 4):
+        backend = CpuBackend(box, 2.0, threads=threads)
+        pair = backend.pair()
+        for which in range(2):
+            backend.set_reference(pair, which, np.random.default_rng(which).standard_normal((box,) * 3).astype(np.float32))
+        bands = backend.bands(np.ones((1, backend.plane.shells)), 1, backend.plane.shells - 1, True)
+        found.append(backend.statistics(pair, backend.prepare(images, particle_set), bands))
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])

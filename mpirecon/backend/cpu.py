@@ -192,27 +192,27 @@ class CpuBackend:
         """
         rotation = batch.rotation if rotation is None else rotation
         maps = 2 if self.projection.is_pair(reference) else 1
-        out = np.empty((maps, len(batch.data), len(bands.samples), 3))
+        out = np.empty((len(batch.data), maps, len(bands.samples), 3))
         for group in np.unique(batch.group):
             rows = np.flatnonzero(batch.group == group)
             if len(rows) == len(batch.data):
                 self._statistics(reference, batch, bands, rotation, group, out)
                 break
-            some = np.empty((maps, len(rows), *out.shape[2:]))
+            some = np.empty((len(rows), *out.shape[1:]))
             self._statistics(reference, batch[rows], bands, rotation[rows], group, some)
-            out[:, rows] = some
-        return out if maps == 2 else out[0]
+            out[rows] = some
+        return np.ascontiguousarray(out.swapaxes(0, 1)) if maps == 2 else out[:, 0]
 
     def _statistics(self, reference, batch: Batch, bands: Bands, rotation: np.ndarray, group: int, out: np.ndarray) -> None:
         """The kernel's calls for images that share a noise spectrum."""
         mode = self._mode(bands)
-        p, maps = self.projection, len(out)
+        p, maps = self.projection, out.shape[1]
         kernel = make_statistics(p.taps, maps)
 
         def some(a: int, b: int) -> None:
             kernel(
                 reference, p.table, rotation[a:b], p.ratio, self.plane.kx, self.plane.ky, batch.data[a:b],
-                batch.ctf[a:b], bands.gain[group], bands.band, mode, out[:, a:b] if maps == 2 else out[0, a:b],
+                batch.ctf[a:b], bands.gain[group], bands.band, mode, out[a:b] if maps == 2 else out[a:b, 0],
             )  # fmt: skip
 
         self.threads.over(len(batch.data), some)

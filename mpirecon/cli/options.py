@@ -60,7 +60,13 @@ class Whole(click.IntRange):
             int(value)
         except ValueError:
             self.fail(f"{value!r} is not a whole number", param, ctx)
-        return super().convert(value, param, ctx)
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            least = "" if self.min is None else f"at least {self.min}"
+            most = "" if self.max is None else f"at most {self.max}"
+            expected = " and ".join(part for part in (least, most) if part)
+            self.fail(f"{value} is out of range; expected {expected}", param, ctx)
 
     def _describe_range(self) -> str:  # what click adds to the help text, as 0<=x<=9223372036854775807
         low = "" if self.min is None or self.min <= 1 else f"at least {self.min}"

@@ -136,7 +136,8 @@ class Keep(click.ParamType):
 @click.option("--stall-timeout", type=NON_NEGATIVE, default=1800.0, show_default=True, metavar="SECONDS",
               help="End the job when a rank makes no step for so long; 0: never.")
 @click.option("--padding", type=Number(1.25, 2, metavar="factor"),
-              help="Side of the Fourier grid over the box: 2 interpolates more exactly than 1.5, for 2.4 times the memory.  "
+              help="Side of the Fourier grid over the box: 2 interpolates more exactly than 1.5, for 2.4 times the memory and, "
+              "in large boxes, twice the time.  "
               "[default: 2 up to box 96, else 1.5]")
 @click.option("--solve-iterations", type=Whole(min=0), metavar="N",
               help="Conjugate-gradient steps on the final maps.  [default: as many as the noise leaves a use for]")

@@ -28,16 +28,17 @@ def padding_for(box: int) -> float:
 
 def interpolation_for(box: int, padding: float | None = None) -> dict:
     """``{"padding", "taps"}`` of a box's central slices where nothing else, or a `padding`, is asked for."""
-    return {"padding": padding_for(box) if padding is None else padding, "taps": taps_for(box)}
+    padding = padding_for(box) if padding is None else padding
+    return {"padding": padding, "taps": taps_for(box, padding)}
 
 
-def taps_for(box: int) -> int:
-    """Points on an axis of a reconstruction's interpolation kernel: 4 in small boxes, else 3.
+def taps_for(box: int, padding: float) -> int:
+    """Points on an axis of a reconstruction's interpolation kernel: 4 in small boxes and on fine grids, else 3.
 
     Three cost half of the work, and the direct solution gains: the narrower the kernel, the less it blurs the weights that
     it divides by. Their own error, 1e-2 of a slice's sample in the box's corners, is far below the noise of any image.
     """
-    return 4 if box <= SMALL_BOX else 3
+    return 4 if box <= SMALL_BOX or padding >= 2 else 3
 
 
 def padded_size(box: int, factor: float = 2.0) -> int:
