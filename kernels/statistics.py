@@ -25,6 +25,17 @@ def factors(mode, gain, c):
     return gain, gain * c2, gain * c2 * c2  # ‖ŷ − C²V̂‖²
 
 
+@njit(inline="always")
+def _add(out, band, yy, yp, pp, other_yp, other_pp):
+    """Add the sums over some samples of a particle, and those of another map if there is one, into out (maps, bands, 3)."""
+    out[0, band, 0] += yy
+    out[0, band, 1] += yp
+    out[0, band, 2] += pp
+    if len(out) == 2:
+        out[1, band, 1] += other_yp
+        out[1, band, 2] += other_pp
+
+
 @lru_cache(maxsize=None)
 def make_statistics(taps: int, maps: int = 1):
     """``statistics(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out)``.
@@ -75,12 +86,7 @@ def make_statistics(taps: int, maps: int = 1):
                         continue
                     if b != current:  # neighbours share a band: sums stay in registers until it changes
                         if current >= 0:
-                            out[i, 0, current, 0] += sum_yy
-                            out[i, 0, current, 1] += sum_yp
-                            out[i, 0, current, 2] += sum_pp
-                            if maps == 2:
-                                out[i, 1, current, 1] += other_yp
-                                out[i, 1, current, 2] += other_pp
+                            _add(out[i], current, sum_yy, sum_yp, sum_pp, other_yp, other_pp)
                         sum_yy = sum_yp = sum_pp = other_yp = other_pp = 0.0
                         current = b
                     on_data, on_cross, on_model = factors(mode, gain[s], ctf[i, s])
@@ -94,12 +100,7 @@ def make_statistics(taps: int, maps: int = 1):
                         other_yp += on_cross * (values[components - 2] * yre + values[components - 1] * yim)
                         other_pp += on_model * (values[components - 2] ** 2 + values[components - 1] ** 2)
             if current >= 0:
-                out[i, 0, current, 0] += sum_yy
-                out[i, 0, current, 1] += sum_yp
-                out[i, 0, current, 2] += sum_pp
-                if maps == 2:
-                    out[i, 1, current, 1] += other_yp
-                    out[i, 1, current, 2] += other_pp
+                _add(out[i], current, sum_yy, sum_yp, sum_pp, other_yp, other_pp)
             if mode == PREMULTIPLIED_WHITENED:
                 for b in range(out.shape[2]):
                     flat = squared = 0.0  # Σ gain, and Σ gain C²

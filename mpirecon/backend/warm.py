@@ -18,16 +18,16 @@ from mpirecon.parallel.comm import Communicator, run_together
 _BOX = 8
 
 
-def compile_once(comm: Communicator, backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: bool) -> None:
+def compile_once(comm: Communicator, backend, particles: ParticleSet, nearby: bool, exact: bool) -> None:
     """Have the CPU's kernels in Numba's cache before every rank asks for them; collective.
 
     The lowest rank of each host that has not done so before compiles, and the others of all hosts wait. Nothing is locked:
     files of the cache appear whole, by renaming, whichever of several hosts that share it is first.
 
-    backend : whose kernels are meant · particles : the rank's own · nearby : whether poses nearby will be looked at · exact :
-    whether sums are whole numbers
+    backend : whose kernels are meant; nothing is done for another than the CPU's of central slices · particles : the rank's
+    own · nearby : whether poses nearby will be looked at · exact : whether sums are whole numbers
     """
-    if comm.size == 1:
+    if comm.size == 1 or type(backend) is not CpuBackend:
         return
     mark = _mark(backend, nearby, exact)
     leads = comm.local_rank == 0 and not (mark is not None and mark.exists())

@@ -10,7 +10,6 @@ import numpy as np
 
 from mpirecon.backend import get_backend
 from mpirecon.backend.bands import BANDS
-from mpirecon.backend.cpu import CpuBackend
 from mpirecon.backend.warm import compile_once
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
@@ -82,8 +81,7 @@ class Reconstruction:
         self.placement = place_ranks(comm, "cpu" if config.deterministic else config.backend)
         self._neighbours = comm.allgather(comm.hostname).count(comm.hostname)
         backend, mask = run_together(comm, self._set_up)
-        if type(backend) is CpuBackend:
-            compile_once(comm, backend, self.slab.metadata, config.loss == "posterior", config.deterministic)
+        compile_once(comm, backend, self.slab.metadata, config.loss == "posterior", config.deterministic)
         self.transport = connect(comm, backend, self.placement, config.transport, log, console)
         self.engine = Engine(
             comm, backend, self.slab, config.scoring_folds, mask, Timings(comm.activity.step), log, config.skip_bad,
@@ -396,7 +394,8 @@ class Reconstruction:
         first, last = np.full(count, 3), np.zeros(count, np.int64)
         np.minimum.at(first, groups, self.slab.metadata.half)
         np.maximum.at(last, groups, self.slab.metadata.half)
-        self.comm.allreduce(first, "min"), self.comm.allreduce(last, "max")
+        self.comm.allreduce(first, "min")
+        self.comm.allreduce(last, "max")
         if mixed := int((first != last).sum()):
             self.console.warn(f"--group-by {column}: {mixed} of {count} groups have rows in both half sets, which judge each other "
                               "so: their FSC is too good. Split the half sets by group")
