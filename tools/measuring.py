@@ -84,7 +84,7 @@ def machine() -> str:
     names = [line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cores = len(os.sched_getaffinity(0))
-    return (f"{names[0] if names else platform.processor()}, {cores} cores, {memory:.0f} GB, Linux {platform.release()}, "
+    return (f"{names[0] if names else platform.processor()}, {cores} cores, {memory:.0f} GB, "
             f"Python {platform.python_version()}, NumPy {numpy.__version__}, Numba {numba.__version__}")
 
 

@@ -90,11 +90,11 @@ class Task:
         return padded_size(self.box, padding_for(self.box) if self.padding is None else self.padding)
 
     @property
-    def steps(self) -> int:
-        """Steps of conjugate gradients on the final maps; those that nobody asked for and that depend on the noise: none."""
-        if self.refining is not None:
-            return self.refining
-        return 8 if self.box <= SMALL_BOX else 0
+    def finishing(self) -> tuple[int, int]:
+        """Final maps that are solved, and steps of conjugate gradients on each; those that nobody asked for as by noise."""
+        if self.refining is None:
+            return 1, 2 if self.box <= SMALL_BOX else 0
+        return (3, self.refining) if self.refining else (1, 0)
 
     def images_kept(self, ranks: int) -> float:
         """Bytes of prepared images that a rank keeps: transform and CTF of each sample, as many as fit."""
@@ -153,8 +153,7 @@ def reduced_bytes(task: Task, ranks: int) -> float:
     sums = task.groups if task.solver == "normal" else task.groups + 2
     fetched = 2 + task.references
     per_round = sums * folded + maps * folded + fetched * volume
-    finished = 3 if task.steps else 1
-    return task.rounds * per_round + finished * folded + 3 * volume
+    return task.rounds * per_round + task.finishing[0] * folded + 3 * volume
 
 
 def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...]]:
@@ -171,7 +170,8 @@ def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...
     brought = 1 + passes * (1 - task.share_kept(ranks))  # the survey, and what is not in memory afterwards
     spread = math.log2(max(task.box, 32) / 32)  # larger volumes miss the caches more often
     direct = math.ceil(2 / ranks) + math.ceil(task.references / ranks)
-    finished = math.ceil(3 / ranks) * (2 * task.steps + 1) if task.steps else 1
+    final_maps, steps = task.finishing
+    finished = math.ceil(final_maps / ranks) * (2 * steps + 1)
     return {
         "read": (brought * images * task.box**2,),
         "prepare": (brought * share * task.box**2 * math.log2(task.box), (passes + 1) * share, 1.0),
