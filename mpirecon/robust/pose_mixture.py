@@ -36,12 +36,23 @@ GOOD, WRONG, JUNK, SLIGHT = 0, 1, 2, 3
 SMALLEST_SEPARATION = 2.5
 
 _ITERATIONS, _TOLERANCE = 100, 1e-5
+
+#: wrong poses and junk can look so much alike that it takes EM long to tell how many are which, and the spread of contrasts
+#: is slow where it is small: who is good hardly depends on either
+_TOLERANCE_OF_REST = 2e-4
+
+#: steps of the shares alone in a step of EM, from its sixth on: they cost little, and no kind is given up before the gain
+#: and the contrasts are about right
+_SHARE_STEPS, _SETTLED = 30, 5
 _GAIN = (0.05, 5.0)
 _CONTRAST_VARIANCE = (1e-4, 0.5)
 
 #: what is known of contrasts beforehand: as much as so many particles of this variance (15 %) tell. Without it the spread
 #: drifts for hundreds of steps along a ridge: wider, it makes good what is wrong
 _CONTRAST_PRIOR = (5.0, 0.0225)
+
+#: log likelihood ratio beyond which nothing is left to doubt: e⁻³⁰ is far below rounding
+_SURE = 30.0
 
 #: least and largest γ
 _FILTER = (0.0, 1.0)
@@ -136,9 +147,12 @@ class PoseMixture:
         self.posterior_ = np.full(len(own.t), 0.5)
         for self.n_iter_ in range(1, _ITERATIONS + 1):
             self._expect()
-            before = self.shares_
+            shares, contrast_cv = self.shares_, self._contrast_variance**0.5
             self._maximise()
-            if np.abs(self.shares_ - before).max() < _TOLERANCE and self.n_iter_ > 5:
+            change = np.abs(self.shares_ - shares)
+            settled = change[WRONG], change[JUNK], abs(self._contrast_variance**0.5 - contrast_cv)
+            change[[WRONG, JUNK]] = 0
+            if self.n_iter_ > _SETTLED and change.max() < _TOLERANCE and max(settled) < _TOLERANCE_OF_REST:
                 break
         self._expect()
         self._conclude()
@@ -172,11 +186,14 @@ class PoseMixture:
         wrong = self._over_groups(self._log_wrong())
         good, self.contrast_, self.contrast2_ = self._log_good(self._own)
         self._likelihood = np.column_stack([good, wrong, np.zeros(len(wrong)), *self._log_slight()])
-        with np.errstate(divide="ignore"):  # scales that were given up have no share
-            joint = self._likelihood + np.log(self.shares_)
-        top = joint.max(axis=1, keepdims=True)
-        share = np.exp(joint - top)
-        self._responsibility = share / share.sum(axis=1, keepdims=True)
+        alive = np.where(self.shares_ > 0, self._likelihood, -np.inf)  # kinds that were given up explain nobody
+        self._relative = np.exp(alive - alive.max(axis=1, keepdims=True))
+        self._attribute()
+
+    def _attribute(self) -> None:
+        """Probabilities of each kind, from the likelihoods and the shares."""
+        joint = self._relative * self.shares_
+        self._responsibility = joint / (joint @ np.ones(joint.shape[1]))[:, None]
         self.posterior_ = self._responsibility[:, GOOD]
         self.slight_ = self._responsibility[:, SLIGHT:]
 
@@ -195,7 +212,7 @@ class PoseMixture:
         Rows of a group show one particle: they share one contrast.
         """
         signal = evidence.a * self.gain_
-        return self._over_contrast(np.square(signal).sum(axis=1), (signal * evidence.t).sum(axis=1))
+        return self._over_contrast(_sums(signal, signal), _sums(signal, evidence.t))
 
     def _over_contrast(self, v: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """∫ N(s; 1, τ²) exp(s·u − s²·v/2) ds: its logarithm, and the expected s and s²."""
@@ -221,46 +238,55 @@ class PoseMixture:
         t, a = self._own.t, self._own.a
         variance = 1 + (1 - left**2) * self._wrong_variance * a**2
         signal = a * self.gain_ * left
-        log, contrast, contrast2 = self._over_contrast(
-            (signal**2 / variance).sum(axis=1), (signal * t / variance).sum(axis=1)
-        )
-        by_variance = (t**2 * (1 - 1 / variance) - np.log(variance)).sum(axis=1) / 2
+        weighted = signal / variance
+        log, contrast, contrast2 = self._over_contrast(_sums(signal, weighted), _sums(t, weighted))
+        by_variance = (_sums(t, t * (1 - 1 / variance)) - np.log(variance.prod(axis=1))) / 2
         return log + self._over_groups(by_variance), contrast, contrast2
 
     def _log_wrong(self) -> np.ndarray:
         t, a = self._own.t, self._own.a
         variance = 1 + self._wrong_variance * a**2
-        return (t**2 - (t - self._wrong_mean * a) ** 2 / variance - np.log(variance)).sum(axis=1) / 2
+        beside = t - self._wrong_mean * a
+        return (_sums(t, t) - _sums(beside, beside / variance) - np.log(variance.prod(axis=1))) / 2
 
     def _measure_wrong(self) -> None:
         """r and v from random orientations of the particles that are thought good."""
-        t, a, w = self._random.t, self._random.a, self.posterior_[self._rows][:, None]
-        total = self._sum([(w * t * a).sum(axis=0), (w * a**2).sum(axis=0)])
+        t, a, w = self._random.t, self._random.a, self.posterior_[self._rows]
+        total = self._sum([w @ (t * a), w @ a**2])
         self._wrong_mean = total[0] / np.maximum(total[1], 1e-300)
         excess = (t - self._wrong_mean * a) ** 2 - 1
-        total = self._sum([(w * excess * a**2).sum(axis=0), (w * a**4).sum(axis=0)])
+        total = self._sum([w @ (excess * a**2), w @ a**4])
         self._wrong_variance = np.maximum(total[0] / np.maximum(total[1], 1e-300), 0)
 
     # M step
 
     def _maximise(self) -> None:
-        good = self.posterior_[:, None]
-        s, s2 = self.contrast_[:, None], self.contrast2_[:, None]
+        self._share_out()
+        s, s2 = self.posterior_ * self.contrast_, self.posterior_ * self.contrast2_
         t, a = self._own.t, self._own.a
-        once = good[:, 0] * self._once
+        once = self.posterior_ * self._once
         scalars = np.array([once.sum(), (once * self.contrast_).sum(), (once * self.contrast2_).sum()])
-        per_band = self._sum([(good * s * t * a).sum(axis=0), (good * s2 * a**2).sum(axis=0)])
+        per_band = self._sum([s @ (t * a), s2 @ a**2])
         total, contrast, squares = self._comm.allreduce(scalars)
-        counts = self._comm.allreduce(self._once @ self._responsibility)
-        counts[SLIGHT:] = np.maximum(counts[SLIGHT:] - _FEWEST, 0)
-        self.shares_ = self._pinned(counts / counts.sum())
         # contrasts of any mean are fitted; then the gain takes up the mean, for contrast is between particles. A step so
         # taken never lowers the likelihood, and is longer (parameter-expanded EM: Liu, Rubin & Wu 1998, Biometrika 85:755)
         mean = self._spread_contrasts(total, contrast, squares)
         gain = per_band[0] / np.maximum(per_band[1], 1e-300) * mean
         self.gain_ = np.clip(np.where(per_band[1] > 0, gain, 1.0), *_GAIN)
         if self._log_noise is not None:
-            self._fit_filter(good * s, good * s2, mean)
+            self._fit_filter(s[:, None], s2[:, None], mean)
+
+    def _share_out(self) -> None:
+        """Shares from the probabilities, and in turn: EM of the shares alone."""
+        for step in range(_SHARE_STEPS if self.n_iter_ > _SETTLED else 1):
+            if step:
+                self._attribute()
+            before = self.shares_
+            counts = self._comm.allreduce(self._once @ self._responsibility)
+            counts[SLIGHT:] = np.maximum(counts[SLIGHT:] - _FEWEST, 0)
+            self.shares_ = self._pinned(counts / counts.sum())
+            if np.abs(self.shares_ - before).max() < _TOLERANCE / 10:
+                break
 
     def _fit_filter(self, s: np.ndarray, s2: np.ndarray, mean: float) -> None:
         """A step of Newton's method towards the γ that the good are most likely with. s, s2 : (m, 1), posterior times
@@ -303,7 +329,8 @@ class PoseMixture:
         self.score_ = self._likelihood[:, GOOD] - self._log_bad
         self.keep_ = float(self.shares_[GOOD])
         self.contrast_cv_ = float(np.sqrt(self._contrast_variance))
-        apart = self._over_groups(np.square((self.gain_ - self._wrong_mean) * self._own.a).sum(axis=1))
+        apart = (self.gain_ - self._wrong_mean) * self._own.a
+        apart = self._over_groups(_sums(apart, apart))
         total = self._comm.allreduce(np.array([(self.posterior_ * apart).sum(), self.posterior_.sum()]))
         self.separation_ = float(np.sqrt(total[0] / max(total[1], 1e-300)))
         self.keep_interval_ = self._interval()
@@ -313,16 +340,23 @@ class PoseMixture:
         """Shares of the good whose likelihood is within 1.92 of the best (χ² of one degree, 95 %)."""
         grid = np.unique(np.concatenate([np.linspace(0.001, 0.999, 200), self.keep_ + np.linspace(-0.03, 0.03, 121)]))
         grid = np.concatenate([[0.0], grid[(grid > 0) & (grid < 1)], [1.0]])
-        with np.errstate(divide="ignore"):  # none and all are shares, too
-            good, bad = np.log(grid), np.log1p(-grid)
-        likelihood = np.zeros(len(grid))
-        for start in range(0, len(self.score_), 4096):  # the table of particles × shares stays small
+        # ln(g·exp(score) + 1 − g) but for a constant; of who is surely good or bad, ln g or ln(1 − g)
+        sure = np.abs(self.score_) > _SURE
+        ratio, once = np.exp(self.score_[~sure]), self._once[~sure]
+        with np.errstate(divide="ignore", invalid="ignore"):  # none and all are shares, too
+            both = [self._once[sure & side].sum() for side in (self.score_ > 0, self.score_ < 0)]
+            likelihood = sum(count * np.log(share) if count else 0 * grid for count, share in zip(both, (grid, 1 - grid)))
+        for start in range(0, len(ratio), 4096):  # the table of particles × shares stays small
             part = slice(start, start + 4096)
-            table = np.logaddexp(good + self.score_[part, None], bad)
-            likelihood += (table * self._once[part, None]).sum(axis=0)
+            likelihood += once[part] @ np.log1p((ratio[part, None] - 1) * grid)
         self._comm.allreduce(likelihood)
         inside = grid[likelihood >= likelihood.max() - 1.92]
         return float(inside.min()), float(inside.max())
 
     def _sum(self, parts: list[np.ndarray]) -> np.ndarray:
         return self._comm.allreduce(np.ascontiguousarray(np.stack(parts)))
+
+
+def _sums(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Σ x·y over bands, (m, bands) each → (m,); much faster than a sum along a short axis."""
+    return np.einsum("mb,mb->m", x, y)
