@@ -19,7 +19,8 @@ from mpirecon.io.cryosparc import read_cryosparc, read_cs, with_columns
 from mpirecon.io.importer import ImportOptions, import_particles
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import read_relion
-from mpirecon.model.aberrations import tilt_coefficients
+from mpirecon.model.aberrations import even_order, odd_order, tilt_coefficients, zernike_sum
+from mpirecon.model.optics import electron_wavelength
 
 M = 8
 
@@ -214,7 +215,7 @@ def test_tilt_and_magnification_make_optics_groups(tmp_path):
     given = make(tmp_path, ctf__tilt_A=tilt, ctf__anisomag=matrix, ctf__tetra_A=np.ones((M, 4), "f4"),
                  ctf__exp_group_id=np.zeros(M, "u4"))
     file, text = run(given)
-    assert "Warning: not corrected for: ctf/tetra_A: tetrafoil; cryoSPARC does not document their signs" in text
+    assert "Warning: not corrected for: ctf/tetra_A; --cs-aberrations all corrects for everything" in text
     assert "odd aberrations (beam tilt, trefoil …) in 1 of 3 optics groups; anisotropic magnification in 1 of 3" in text
     assert "Warning: ctf/tilt_A is corrected for with the sign that csparc2star gives it" in text
     found, group = file.aberrations(), file.metadata().optics_group
@@ -227,15 +228,66 @@ def test_tilt_and_magnification_make_optics_groups(tmp_path):
                                rtol=1e-5)
     file, text = run(given, "--ignore-aberrations", "--overwrite")
     assert file.aberrations() is None and set(file.metadata().optics_group) == {1} and "are left out" in text
-    assert "ctf/tilt_A is" not in text and "not corrected for: ctf/tetra_A" in text
+    assert "ctf/tilt_A is" not in text and "Warning" not in text
     one = np.zeros(M, "u4")
     whole = np.tile(np.array([1.01, 0, 0, 1], "f4"), (M, 1))  # as other programs write it
     file, _ = run(make(tmp_path, ctf__anisomag=whole, ctf__exp_group_id=one), "--overwrite")
     np.testing.assert_allclose(file.aberrations().magnification, [[[1.01, 0], [0, 1]]], atol=1e-6)
     identity = np.tile(np.array([1, 0, 0, 1], "f4"), (M, 1))
     assert run(make(tmp_path, ctf__anisomag=identity), "--overwrite")[0].aberrations() is None
-    with pytest.raises(UserError, match="p.cs, row 0: ctf/tilt_A is .*, more than Cs allows"):
+    with pytest.raises(UserError, match="p.cs, row 0: ctf/tilt_A is .*, more than any lens has"):
         read_cryosparc(make(tmp_path, ctf__tilt_A=np.full((M, 2), 9e7, "f4")))
+
+
+def lens(**changes):
+    """Columns of one lens: 300 kV, everything there is, in Å."""
+    rows = {"ctf/tilt_A": (900.0, -400.0), "ctf/trefoil_A": (500.0, 300.0), "ctf/shift_A": (3.0, -2.0),
+            "ctf/tetra_A": (4000.0, -3000.0, 20000.0, 9000.0)}
+    return {name.replace("/", "__"): np.tile(np.array(values, "f4"), (M, 1)) for name, values in rows.items()} | changes
+
+
+def phases(tilt=0, trefoil=0, shift=0, tetrafoil=0):
+    """(phase of the transform, phase added to the CTF) of `lens` at some frequencies, by the formulas of docs/files.md, with
+    each term times a sign; and the frequencies."""
+    x, y = np.random.default_rng(0).normal(0, 0.15, (2, 50))
+    k, angle, w = np.hypot(x, y), np.arctan2(y, x), electron_wavelength(300.0)
+    odd = tilt * 2 * np.pi * w**2 * (900 * x - 400 * y) * k**2 - shift * 2 * np.pi * (3 * x - 2 * y)
+    odd += trefoil * 2 * np.pi / 3 * w**2 * k**3 * (500 * np.cos(3 * angle) + 300 * np.sin(3 * angle))
+    two, four = 4000 * np.cos(2 * angle) - 3000 * np.sin(2 * angle), 20000 * np.cos(4 * angle) + 9000 * np.sin(4 * angle)
+    return odd, -tetrafoil * w**3 * k**4 * (2 * np.pi * two + np.pi / 2 * four), x, y
+
+
+@pytest.mark.parametrize(
+    ("choice", "signs"),
+    [
+        (None, {"tilt": -1}),
+        ("all", dict.fromkeys(("tilt", "trefoil", "shift", "tetrafoil"), 1)),
+        ("-tilt,trefoil", {"tilt": -1, "trefoil": 1}),
+        ("shift,-tetrafoil", {"shift": 1, "tetrafoil": -1}),
+    ],
+)
+def test_aberrations_have_the_phases_asked_for(tmp_path, choice, signs):
+    file, text = run(make(tmp_path, **lens()), *(["--cs-aberrations", choice] if choice else []))
+    found = file.aberrations()
+    odd, even, x, y = phases(**signs)
+    for row in range(len(found.group)):
+        np.testing.assert_allclose(zernike_sum(found.odd[row], odd_order, x, y), odd, atol=1e-5)
+        np.testing.assert_allclose(-zernike_sum(found.even[row], even_order, x, y), even, atol=1e-5)
+    assert "mpirecon aberrations OUT tells" in text
+    assert ("not corrected for" in text) == (choice != "all")
+
+
+def test_a_choice_of_aberrations_that_makes_no_sense_is_refused(tmp_path):
+    path = make(tmp_path, **lens())
+    for choice in ("coma", "tilt,tilt", "--tilt", ""):
+        result = CliRunner().invoke(command, [str(path), "-o", str(tmp_path / "o.h5"), f"--cs-aberrations={choice}"])
+        assert result.exit_code == 2 and "expected csparc2star, all, none, or some of tilt, trefoil" in result.output
+    with pytest.raises(UserError, match="leave one out"):
+        run(path, "--cs-aberrations", "all", "--ignore-aberrations")
+    file, text = run(path, "--cs-aberrations", "none")
+    assert file.aberrations() is None and "not corrected for: ctf/tilt_A, ctf/trefoil_A, ctf/tetra_A, ctf/shift_A" in text
+    file, text = run(path, "--ignore-aberrations", "--overwrite")
+    assert file.aberrations() is None and "Warning" not in text and "are left out" in text
 
 
 def test_bad_images_are_skipped_with_their_rows(tmp_path):

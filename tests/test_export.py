@@ -99,11 +99,14 @@ def test_aberrations_survive(tmp_path):
     same_particles(file.path, again.path, KEPT)
     tilt, matrix = np.zeros((8, 2), "f4"), np.zeros((8, 4), "f4")
     tilt[4:], matrix[1:3] = (700.0, -300.0), (0.01, -0.02, 0.005, 0.003)
-    file, _ = import_cs(make_cs(tmp_path, ctf__tilt_A=tilt, ctf__anisomag=matrix, ctf__exp_group_id=np.zeros(8, "u4")))
-    assert file.aberrations() is not None
+    path = make_cs(tmp_path, ctf__tilt_A=tilt, ctf__anisomag=matrix, ctf__exp_group_id=np.zeros(8, "u4"),
+                   ctf__tetra_A=np.full((8, 4), 3000, "f4"))
+    file, _ = import_cs(path, "--cs-aberrations", "all")
+    assert file.aberrations().odd.any() and file.aberrations().even.any()
     folder = finish(file.path, tmp_path / "run2")
     export(folder, "--cs", tmp_path / "kept.cs")
-    same_particles(file.path, import_cs(tmp_path / "kept.cs", output=tmp_path / "cs.h5")[0].path, KEPT)
+    again, _ = import_cs(tmp_path / "kept.cs", "--cs-aberrations", "all", output=tmp_path / "cs.h5")
+    same_particles(file.path, again.path, KEPT)
     export(folder, "--star", tmp_path / "kept.star")
     same_particles(file.path, run(tmp_path / "kept.star", output=tmp_path / "both.h5")[0].path, KEPT)
 

@@ -55,7 +55,7 @@ def test_tilt_of_particles_before_optics_groups(tmp_path):
 
 
 def test_ranks_make_the_same_groups(tmp_path, mpirun):
-    old = table(rlnBeamTiltX=[0.5, 0.5, 0.0, 0.0, -1.0, -1.0, 0.25, 0.5], rlnBeamTiltY=0.25, rlnVoltage=300,
+    old = table(rlnBeamTiltX=[0.0, 0.0, 0.0, 0.5, -1.0, -1.0, 0.25, 0.5], rlnBeamTiltY=0.0, rlnVoltage=300,  # none on rank 0
                 rlnSphericalAberration=2.7, rlnAmplitudeContrast=0.1, rlnPixelSize=2.5, rlnOpticsGroup=None)
     star = make(tmp_path, old, optics=None)
     files = []

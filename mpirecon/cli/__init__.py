@@ -43,6 +43,8 @@ COMMANDS = {
     "postprocess": Entry("mpirecon.cli.postprocess", "Sharpen the mean of two half maps, and tell its resolution."),
     "view": Entry("mpirecon.cli.view", "Look at a map: a page with slices and a surface, or in the terminal."),
     "project": Entry("mpirecon.cli.project", "Reproject a map at the poses of a particle file."),
+    "aberrations": Entry("mpirecon.cli.aberrations", "Tell from a run's images whether the imported aberrations are right.",
+                         parallel=True),
     "export": Entry("mpirecon.cli.export", "Write the kept and discarded particles of a run as STAR or .cs files."),
     "report": Entry("mpirecon.cli.report", "Write the page about a finished run anew."),
     "logs": Entry("mpirecon.cli.logs", "Join the ranks' logs of a run: what was sorted where, and kept."),

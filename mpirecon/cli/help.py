@@ -32,7 +32,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "import": {
         "Where the images are": ("--data-dir", "--stack", "--map-stack", "--passthrough", "--link", "--rescale"),
         "What the table lacks or has wrong": ("--pixel-size", "--voltage", "--cs", "--amplitude-contrast", "--contrast",
-                                              "--ignore-aberrations"),
+                                              "--ignore-aberrations", "--cs-aberrations"),
         "Bad images": ("--skip-bad", "--max-bad"),
         "Errors on purpose": ("--plant-errors", "--plant-by", "--error-kind", "--seed"),
         "Output": ("--output", "--dtype", "--overwrite"),

@@ -62,6 +62,26 @@ class Rescale(click.ParamType):
         return box, size
 
 
+class CryosparcAberrations(click.ParamType):
+    """A word of cryosparc_optics.PRESETS, or terms with commas between."""
+
+    name = "WHICH"
+
+    def convert(self, value, param, ctx):
+        from mpirecon.io.cryosparc_optics import signs_of  # NumPy is slow to load, and --help needs none
+
+        try:
+            signs_of(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+    def shell_complete(self, ctx, param, incomplete):
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(word) for word in ("csparc2star", "all", "none") if word.startswith(incomplete)]
+
+
 @click.command("import", cls=DocumentedCommand)
 @click.argument("particles", type=EXISTING_FILE)
 @click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FILE.h5", help="Particle file to write.")
@@ -81,6 +101,9 @@ class Rescale(click.ParamType):
               "all images to BOX pixels of Å.")
 @click.option("--ignore-aberrations", is_flag=True,
               help="Correct for no beam tilt, higher-order aberration or anisotropic magnification, whatever the file names.")
+@click.option("--cs-aberrations", type=CryosparcAberrations(), metavar="WHICH",
+              help="What of a .cs file's aberrations is corrected for: csparc2star (beam tilt, as that program writes it), all (with "
+              "the signs of cryoSPARC's code), none, or terms such as tilt,-trefoil.  [default: csparc2star]")
 @click.option("--link", is_flag=True, help="Refer to the stacks instead of copying their images.")
 @click.option("--contrast", type=click.Choice(["white", "black"]),
               help="Whether protein is bright or dark.  [default: white; of a .cs file what its blob/sign says]")
@@ -112,6 +135,8 @@ def command(comm, particles: Path, output: Path, mapping, error_kind, quiet: boo
     """
     if options["plant_by"] and options["plant_errors"] is None:
         raise UserError("--plant-by says which errors are planted together; give their share with --plant-errors RATE")
+    if options["cs_aberrations"] is not None and options["ignore_aberrations"]:
+        raise UserError("--cs-aberrations says what is corrected for, and --ignore-aberrations that nothing is; leave one out")
     if particles.resolve() == output.resolve():
         raise UserError(f"{output}: the output would replace the input; choose another name")
 

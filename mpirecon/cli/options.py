@@ -77,6 +77,23 @@ class Whole(click.IntRange):
 COUNT = Whole(min=1)
 
 
+class Band(click.ParamType):
+    """``low:high`` in Å → (coarsest, finest)."""
+
+    name = "low:high"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        try:
+            coarse, fine = (float(part) for part in str(value).split(":"))
+        except ValueError:
+            self.fail(f"{value!r}: expected two resolutions in Å, e.g. 60:12", param, ctx)
+        if not 0 < fine < coarse:
+            self.fail(f"{value!r}: expected the coarser resolution first, e.g. 60:12", param, ctx)
+        return coarse, fine
+
+
 class FileOr(click.ParamType):
     """A file that exists, or a word; a file of that name is told by a path, e.g. ``./auto``."""
 

@@ -8,6 +8,7 @@ from mpirecon.batch.units import parse_memory, parse_time
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (
     ANY_PATH,
+    Band,
     COUNT,
     EXISTING_FILE,
     FileOr,
@@ -27,23 +28,6 @@ from mpirecon.errors import UserError
 
 #: those of robust.losses, which is not imported before it is needed
 LOSSES = ["l2", "sorted", "l1", "huber", "cauchy", "geman-mcclure", "welsch", "tukey", "posterior"]
-
-
-class Band(click.ParamType):
-    """``low:high`` in Å → (coarsest, finest)."""
-
-    name = "low:high"
-
-    def convert(self, value, param, ctx):
-        if isinstance(value, tuple):
-            return value
-        try:
-            coarse, fine = (float(part) for part in str(value).split(":"))
-        except ValueError:
-            self.fail(f"{value!r}: expected two resolutions in Å, e.g. 60:12", param, ctx)
-        if not 0 < fine < coarse:
-            self.fail(f"{value!r}: expected the coarser resolution first, e.g. 60:12", param, ctx)
-        return coarse, fine
 
 
 class Every(click.ParamType):

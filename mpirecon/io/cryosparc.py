@@ -12,8 +12,8 @@ CTF                          ctf/df1_A, df2_A, df_angle_rad, accel_kv, cs_mm, am
                              scale
 image                        blob/idx (from 0) of blob/path; blob/psize_A; blob/shape
 contrast                     blob/sign: 1 protein is bright, −1 it is dark
-beam tilt (rad)              arcsin(ctf/tilt_A / Cs)
 magnification matrix         1 + ctf/anisomag
+aberrations                  cryosparc_optics.py
 ===========================  ================================================================================
 
 These are the conventions that csparc2star (pyem) and cryoDRGN convert by, and the shift's pixel is the one that
@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.errors import UserError
+from mpirecon.io.cryosparc_optics import DEFAULT, about, own_optics
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.model.optics import check_ctf, make_ctf
 from mpirecon.model.pose import Pose
@@ -44,15 +45,6 @@ SUPPLIED = {
 _POSE, _SHIFT, _SPLIT = "alignments3D/pose", "alignments3D/shift", "alignments3D/split"
 _DEFOCUS = ("ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad")
 _SCORES = ("alignments3D/cross_cor", "alignments3D/alpha")
-#: columns that are 0 where there is nothing to correct, and that are not → what they are
-_ABERRATIONS = {
-    "ctf/trefoil_A": "trefoil",
-    "ctf/tetra_A": "tetrafoil",
-    "ctf/shift_A": "phase ramp",
-}
-#: how beam tilt turns phases is known from converters only, and these do not agree with simulators (docs/files.md)
-TILT_SIGN = ("ctf/tilt_A is corrected for with the sign that csparc2star gives it, which is not documented: compare the FSC with "
-             "that of an import with --ignore-aberrations")
 _STREAM = b"\x94CSDAT"  # how cryosparc-tools begins its other format
 
 
@@ -127,13 +119,15 @@ def with_columns(array: np.ndarray, columns: dict[str, np.ndarray]) -> np.ndarra
 
 
 def read_cryosparc(
-    path: str | os.PathLike, passthrough: Sequence[str | os.PathLike] = (), mixed: bool = False, **supplied: float | None
+    path: str | os.PathLike, passthrough: Sequence[str | os.PathLike] = (), mixed: bool = False, aberrations: str = DEFAULT,
+    **supplied: float | None,
 ) -> ParticleTable:
     """Read a cryoSPARC particle file, joined with its passthrough files.
 
     Parameters
     ----------
     mixed : particles may differ in box and pixel size; the table then has pixel_sizes
+    aberrations : which are corrected for and with which signs, cryosparc_optics.signs_of
     supplied : voltage (kV), cs (mm), amplitude_contrast, pixel_size (Å)
         used where the file lacks the column, and instead of the file's where it has it (noted)
 
@@ -162,11 +156,11 @@ def read_cryosparc(
         half_label=_SPLIT, arrays={"particles": array}, contrast=contrast, negate=negate,
         micrograph=_micrographs(array),
         scores={name: columns.number(name) for name in _SCORES if name in array.dtype.names},
-        own=_own_optics(columns),
+        own=own_optics(columns, aberrations),
     )
     check_ctf(found.ctf, found.describe)
     found.notes = list(dict.fromkeys(columns.notes))
-    found.warnings = _not_applied(columns)
+    found.warnings = about(columns, aberrations)
     return found
 
 
@@ -373,39 +367,3 @@ def _micrographs(array: np.ndarray) -> np.ndarray | None:
         if name in array.dtype.names:
             return pd.factorize(array[name])[0].astype(np.int64)
     return None
-
-
-def _own_optics(columns: _Columns) -> np.ndarray | None:
-    """(m, 8) float64, voltage, Cs, beam tilt and magnification of each particle (optics_table.OWN); None without any.
-
-    The tilt's columns are Cs · sin(tilt), as csparc2star takes them; the magnification's are M − 1, all 0 where it was
-    never estimated, but some programs write M.
-    """
-    tilt = columns.number("ctf/tilt_A", width=(2,))
-    matrix = columns.number("ctf/anisomag", width=(4,))
-    if not (tilt.any() or matrix.any()):
-        return None
-    cs = columns.number("ctf/cs_mm")
-    if tilt.any() and not cs.all():
-        raise UserError(f"{columns.path}: ctf/tilt_A needs a spherical aberration; ctf/cs_mm is 0 (give --cs)")
-    sine = tilt / np.where(cs == 0, 1, cs * 1e7)[:, None]
-    if (np.abs(sine) > 1).any():
-        row = int(np.flatnonzero((np.abs(sine) > 1).any(axis=1))[0])
-        raise UserError(f"{columns.path}, row {row}: ctf/tilt_A is {tilt[row]}, more than Cs allows")
-    milliradians = 1e3 * np.arcsin(sine)
-    matrix = np.where((matrix[:, [0, 3]] > 0.5).all(axis=1, keepdims=True), matrix, matrix + [1, 0, 0, 1])
-    # numbers are float32 in the file: what differs less is the same group
-    values = np.column_stack([columns.number("ctf/accel_kv"), cs, milliradians, matrix])
-    return np.round(values, 7)
-
-
-def _not_applied(columns: _Columns) -> list[str]:
-    """Warnings about optics that are left out or unsure, with the names of the columns that hold them."""
-    warnings = []
-    used = [f"{name}: {what}" for name, what in _ABERRATIONS.items() if name in columns and columns.array[name].any()]
-    if used:
-        warnings.append(f"not corrected for: {', '.join(used)}; cryoSPARC does not document their signs. Refine them in RELION, "
-                        "or leave them out at the refinement")
-    if "ctf/tilt_A" in columns and columns.array["ctf/tilt_A"].any():
-        warnings.append(TILT_SIGN)
-    return warnings

@@ -28,7 +28,7 @@ from mpirecon.io.export_tables import (
 from mpirecon.io.mrc import write_stack
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import particle_block
-from mpirecon.io.run_output import read_particle_table, read_summary
+from mpirecon.io.run_output import open_particles, read_particle_table, read_summary
 from mpirecon.io.star import write_star
 from mpirecon.model import Pose
 
@@ -75,7 +75,7 @@ def export_run(
     """
     _check_targets(options)
     summary = read_summary(folder)
-    with _open_particles(Path(folder), summary, options.particles) as file:
+    with open_particles(Path(folder), summary, options.particles) as file:
         run = _read_run(Path(folder), file)
         kept = run["kept"].astype(bool)
         wanted = [(options.star, kept), (options.cs, kept), (options.discarded, ~kept)]
@@ -108,26 +108,6 @@ def _check_targets(options: ExportOptions) -> None:
         raise UserError(f"--stack {options.stack}: the name must end in .mrcs, by which RELION knows a stack of images")
     for target in targets:
         refuse_existing(target, options.overwrite)
-
-
-def _open_particles(folder: Path, summary: dict, given: Path | None) -> ParticleFile:
-    """The particle file of the run: `given`, or the one that the summary names, checked against it."""
-    about = summary.get("particles") or {}
-    name = about.get("file")
-    if given is None and not name:
-        raise UserError(f"{folder}/summary.json does not name the run's particle file; give it with --particles FILE")
-    candidates = [Path(given)] if given is not None else [Path(name), folder.parent / name, folder / name]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None:
-        raise UserError(f"the particle file of this run, {candidates[0]}, is not there; was it moved? Give it with "
-                        "--particles FILE")
-    file = ParticleFile(found)
-    for what, has in (("count", len(file)), ("box", file.box), ("pixel_size", file.pixel_size)):
-        if about.get(what) not in (None, has):
-            file.close()
-            raise UserError(f"{found} is not the particle file of the run in {folder}: its {what} is {has}, the run's "
-                            f"{about[what]}; give the right one with --particles FILE")
-    return file
 
 
 def _read_run(folder: Path, file: ParticleFile) -> dict[str, np.ndarray]:

@@ -14,7 +14,8 @@ import pandas as pd
 from mpirecon import __version__
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
-from mpirecon.io.cryosparc import TILT_SIGN, read_cryosparc
+from mpirecon.io.cryosparc import read_cryosparc
+from mpirecon.io.cryosparc_optics import DEFAULT
 from mpirecon.io.linked import Links
 from mpirecon.io.mrc import StackReader
 from mpirecon.io.optics_table import describe, mtf_curves, set_groups
@@ -47,6 +48,8 @@ class ImportOptions:
     plant_by : column of the particle table whose rows of one value are wrong together
     rescale : None, ``"common"`` (the box and pixel size of most particles) or (box, Å): bring all images to one size
     link : refer to the stacks instead of copying their images
+    cs_aberrations : which aberrations of a .cs file are corrected for, and their signs (cryosparc_optics.signs_of); None: as
+        csparc2star converts them
     ignore_aberrations : as if the file named no beam tilt, higher-order aberration or magnification matrix
     seed : of half sets and planted errors; skip_bad : leave NaN and constant images out, up to the share max_bad
     """
@@ -66,6 +69,7 @@ class ImportOptions:
     small_degrees: float | None = None
     rescale: str | tuple[int, float] | None = None
     link: bool = False
+    cs_aberrations: str | None = None
     ignore_aberrations: bool = False
     seed: int = 1
     skip_bad: bool = False
@@ -164,9 +168,12 @@ def _read_table(path: Path, options: ImportOptions, comm: Communicator) -> Parti
     if path.suffix.lower() != ".cs":
         if options.passthrough:
             raise UserError(f"--passthrough is for cryoSPARC files, and {path} is not a .cs file")
+        if options.cs_aberrations is not None:
+            raise UserError(f"--cs-aberrations is for cryoSPARC files, and {path} is not a .cs file")
         return read_relion(path, comm, options.rescale is not None, **supplied)
     mixed = options.rescale is not None
-    whole = run_together(comm, lambda: read_cryosparc(path, options.passthrough, mixed, **supplied))
+    aberrations = options.cs_aberrations or DEFAULT
+    whole = run_together(comm, lambda: read_cryosparc(path, options.passthrough, mixed, aberrations, **supplied))
     if len(whole) < comm.size:
         raise UserError(f"{path}: {len(whole)} particles are too few for {comm.size} ranks; use {len(whole)} at most")
     return whole.slab(*slab(len(whole), comm.size, comm.rank))
@@ -174,12 +181,13 @@ def _read_table(path: Path, options: ImportOptions, comm: Communicator) -> Parti
 
 def _leave_out_aberrations(table: ParticleTable) -> None:
     known = table.aberrations
-    if table.own is None and (known is None or known.trivial):
+    unsure = [text for text in table.warnings if "--cs-aberrations" in text]
+    if table.own is None and not unsure and (known is None or known.trivial):
         table.notes.append("--ignore-aberrations: the file names none")
         return
     table.own = None
     table.aberrations = None if known is None else Aberrations.none(known.group)
-    table.warnings = [text for text in table.warnings if text != TILT_SIGN]
+    table.warnings = [text for text in table.warnings if text not in unsure]
     table.notes.append("--ignore-aberrations: beam tilt, aberrations and magnification matrices of the file are left out")
 
 

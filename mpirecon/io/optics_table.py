@@ -21,8 +21,8 @@ from mpirecon.parallel.comm import Communicator, together
 MAGNIFICATION = {"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0}
 TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 
-#: what a particle may have of its own: kV, mm, mrad, and the magnification matrix row by row
-OWN = ("voltage", "cs", "tilt_x", "tilt_y", "m00", "m01", "m10", "m11")
+#: Zernike coefficients of a particle's own optics: odd ones first, even ones, and the magnification matrix row by row last
+ODD = 6
 
 #: more groups than this are one for each particle or nearly so, and each costs planes of an image's size
 _MOST_GROUPS = 1000
@@ -85,28 +85,29 @@ def set_groups(comm: Communicator, table: ParticleTable) -> None:
     Groups keep their numbers where all their particles agree, and are numbered anew, from 1, where they do not. Sets
     table.optics_group and table.aberrations on all ranks alike.
     """
-    own = table.own
-    if not comm.allreduce_scalar(int(own is not None), "max"):
+    width = comm.allreduce_scalar(0 if table.own is None else table.own.shape[1], "max")
+    if not width:
         return
-    rows = np.column_stack([table.optics_group, own])
-    mine = np.unique(rows, axis=0)
+    own = table.own
+    if own is None:  # a slab without any, of a file that has some
+        own = np.zeros((len(table), width))
+        own[:, -4:] = np.eye(2).reshape(-1)
+    rows = pd.DataFrame(np.column_stack([table.optics_group, own]))
+    which = rows.groupby(list(rows.columns), sort=False).ngroup().to_numpy()
+    mine = rows.drop_duplicates().to_numpy()
     known = np.unique(np.concatenate(comm.allgather(mine)), axis=0)
     if len(known) > _MOST_GROUPS:
-        raise UserError(f"{table.path}: beam tilt or magnification take {len(known)} different values, more than the "
+        raise UserError(f"{table.path}: aberrations or magnification take {len(known)} different values, more than the "
                         f"{_MOST_GROUPS} optics groups that are possible; group the particles first")
     anew = len(np.unique(known[:, 0])) < len(known)
     number = 1 + np.arange(len(known)) if anew else known[:, 0].astype(np.int64)
     local = np.array([np.flatnonzero((known == row).all(axis=1))[0] for row in mine])
-    which = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
     table.optics_group = number[local[which]].astype(np.int32)
     if anew:
-        table.notes.append(f"beam tilt or magnification differ within optics groups: {len(known)} groups are made, one for "
+        table.notes.append(f"aberrations or magnification differ within optics groups: {len(known)} groups are made, one for "
                            "each combination")
-    values = dict(zip(OWN, known[:, 1:].T))
-    tilt = np.stack([values["tilt_x"], values["tilt_y"]], axis=1)
-    odd = tilt_coefficients(tilt, values["cs"], values["voltage"])
-    matrix = known[:, 5:].reshape(-1, 2, 2)
-    table.aberrations = Aberrations(number, matrix, odd, np.zeros((len(known), 0)), np.zeros((len(known), 0)))
+    odd, even = (part if part.any() else part[:, :0] for part in np.split(known[:, 1:-4], [ODD], axis=1))
+    table.aberrations = Aberrations(number, known[:, -4:].reshape(-1, 2, 2), odd, even, np.zeros((len(known), 0)))
 
 
 def describe(aberrations: Aberrations | None) -> list[str]:

@@ -33,7 +33,8 @@ class ParticleTable:
     contrast : what the file says of it; negate : (m,) bool, images whose sign must be turned to that, or None
     micrograph : (m,) int64, or None where the file does not say
     scores : name → (m,) float64, columns whose zeros tell something
-    aberrations : of all optics groups, or None; own : (m, 8) float64, particles' own optics (optics_table.OWN), or None
+    aberrations : of all optics groups, or None; own : (m, ·) float64, particles' own optics: odd Zernike
+    coefficients (6), even ones (any number), magnification matrix (4); or None
     mtf : optics group → (file as written, Å of the pixels that it counts in)
     notes, warnings : sentences for the user
     """

@@ -25,6 +25,7 @@ from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.stack_paths import parse_image_names
 from mpirecon.io.star import read_star
 from mpirecon.io.text_column import text_column, to_numbers
+from mpirecon.model.aberrations import tilt_coefficients
 from mpirecon.model.optics import check_ctf, make_ctf
 from mpirecon.model.pose import Pose
 from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together
@@ -383,9 +384,9 @@ def _optics(columns: _Columns, found: ParticleTable) -> None:
     optics = columns.optics
     if optics is None:
         if any(label in columns.particles and columns.number(label).any() for label in TILT):
-            tilt = [columns.number(label, 0.0) for label in TILT]
-            identity = [np.full(len(found), value) for value in MAGNIFICATION.values()]
-            found.own = np.column_stack([found.ctf["voltage_kv"], found.ctf["cs_mm"], *tilt, *identity])
+            tilt = np.stack([columns.number(label, 0.0) for label in TILT], axis=1)
+            odd = tilt_coefficients(tilt, found.ctf["cs_mm"], found.ctf["voltage_kv"])
+            found.own = np.column_stack([odd, *(np.full(len(found), value) for value in MAGNIFICATION.values())])
         return
     group = columns.optics_groups()
 

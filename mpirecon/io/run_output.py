@@ -16,6 +16,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, write_failed
 from mpirecon.io.checkpoint import NAME as CHECKPOINT
+from mpirecon.io.particle_file import ParticleFile
 
 FORMAT = "mpirecon-run-particles"
 
@@ -76,6 +77,26 @@ def read_particle_table(path: str | os.PathLike) -> dict[str, np.ndarray]:
             return {name: dataset[...] for name, dataset in file.items()}
     except OSError as error:
         raise UserError(f"{path}: cannot be read as HDF5: {error}") from error
+
+
+def open_particles(folder: Path, summary: dict, given: Path | None = None) -> ParticleFile:
+    """The particle file of the run: `given`, or the one that the summary names, checked against it."""
+    about = summary.get("particles") or {}
+    name = about.get("file")
+    if given is None and not name:
+        raise UserError(f"{folder}/summary.json does not name the run's particle file; give it with --particles FILE")
+    candidates = [Path(given)] if given is not None else [Path(name), folder.parent / name, folder / name]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        raise UserError(f"the particle file of this run, {candidates[0]}, is not there; was it moved? Give it with "
+                        "--particles FILE")
+    file = ParticleFile(found)
+    for what, has in (("count", len(file)), ("box", file.box), ("pixel_size", file.pixel_size)):
+        if about.get(what) not in (None, has):
+            file.close()
+            raise UserError(f"{found} is not the particle file of the run in {folder}: its {what} is {has}, the run's "
+                            f"{about[what]}; give the right one with --particles FILE")
+    return file
 
 
 def write_summary(path: Path, summary: dict) -> None:

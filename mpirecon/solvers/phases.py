@@ -1,0 +1,209 @@
+"""The phases of a run's images against its maps, optics group by optics group: are the aberrations what the file says?
+
+Every particle that the run used is compared with the map of the *other* half set: the map of its own half holds its noise,
+corrected by the aberrations of the file, and would confirm them whatever they are.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.io.cryosparc_optics import DEFAULT, PRESETS, signs_of
+from mpirecon.io.mrc import read_map
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.run_output import open_particles, read_particle_table, read_summary
+from mpirecon.model import ParticleSet
+from mpirecon.model.aberrations import Aberrations
+from mpirecon.operators.aberrations import OpticsPlanes
+from mpirecon.operators.ctf import ctf_samples
+from mpirecon.operators.half_plane import HalfPlane
+from mpirecon.operators.projection import Projection
+from mpirecon.operators.shift import centred_samples
+from mpirecon.parallel.comm import Communicator, run_together, together
+from mpirecon.parallel.slab import slab
+from mpirecon.parallel.threads import Threads
+from mpirecon.validate.found_aberrations import ABSENT, OTHER, TERMS, WRONG_SIGN, FoundAberrations, measure
+from mpirecon.validate.phase_fit import PhaseSums
+
+_BATCH_SAMPLES = 2**20  # complex numbers of a batch's images
+_COARSEST = 30.0  # Å: coarser, solvent and masks matter more than lenses
+
+
+def run_phases(
+    comm: Communicator, folder: Path, console, *, particles: Path | None = None, band: tuple[float, float] | None = None,
+    threads: int = 1,
+) -> FoundAberrations:
+    """Compare the images of the run in `folder` with its half maps; collective, the same on all ranks.
+
+    Parameters
+    ----------
+    particles : the run's particle file, where it was moved
+    band : (coarsest, finest) resolution in Å; by default from 30 Å to the run's resolution
+
+    Raises
+    ------
+    UserError
+        when the folder holds no finished run, its particle file is gone, or the band holds nothing.
+    """
+    summary = run_together(comm, lambda: read_summary(folder))
+    with run_together(comm, lambda: open_particles(folder, summary, particles)) as file:
+        table = run_together(comm, lambda: read_particle_table(folder / "particles.h5"))
+        known = run_together(comm, lambda: file.aberrations() or Aberrations.none(_groups(file)))
+        band = run_together(comm, lambda: band or _band(summary, file))
+        compared = _Comparison(file, known, band, threads)
+        maps = run_together(comm, lambda: _maps(folder, file))
+        start, stop = slab(len(file), comm.size, comm.rank)
+        with together(comm), console.progress(stop - start, "comparing") as progress:
+            compared.add(maps, start, stop, table, progress.update)
+        sums = compared.gathered(comm)
+        with together(comm):  # every rank finds the same, from the same sums
+            found = measure(sums, known, compared.at, compared.shell, file.metadata(), band, compared.premultiplied)
+            found.advice = _advice(found, file)
+    return found
+
+
+def _groups(file: ParticleFile) -> np.ndarray:
+    return np.unique(file.metadata().optics_group)
+
+
+def _band(summary: dict, file: ParticleFile) -> tuple[float, float]:
+    finest, width = summary.get("resolution_0143"), file.box * file.pixel_size
+    if finest is None or finest > width / 4:
+        agree = "at no resolution" if finest is None else f"to {finest:.4g} Å only"
+        raise UserError(f"the half maps of this run agree {agree}, so that images cannot be compared with them; --band Å:Å compares "
+                        "nevertheless")
+    return max(_COARSEST, min(4 * finest, width / 2)), finest
+
+
+def _maps(folder: Path, file: ParticleFile) -> dict[int, np.ndarray]:
+    """Half set → the map its images are compared with: the other half's, in the run's mask."""
+    found = {}
+    for half in (1, 2):
+        path = folder / f"half{3 - half}.mrc"
+        if not path.is_file():
+            raise UserError(f"{folder}: {path.name} is missing; this needs the folder of a finished run, as reconstruct left it")
+        found[half] = read_map(path).array
+        if found[half].shape[0] != file.box:
+            raise UserError(f"{path} has a box of {found[half].shape[0]} pixels, the particles one of {file.box}")
+        mask = folder / "mask.mrc"
+        if mask.is_file():
+            found[half] = found[half] * read_map(mask).array
+    return found
+
+
+def _advice(found: FoundAberrations, file: ParticleFile) -> list[str]:
+    """What to do about aberrations that the images contradict."""
+    verdicts = found.verdicts()
+    if not found.contradicted and OTHER not in verdicts.values():
+        return []
+    options = json.loads(file.attributes.get("provenance") or "{}").get("options") or {}
+    if file.source_arrays():
+        return [_import_again(verdicts, signs_of(options.get("cs_aberrations") or DEFAULT))]
+    wrong = [term for term in TERMS if verdicts.get(term.name) in (WRONG_SIGN, ABSENT, OTHER)]
+    labels = ", ".join(dict.fromkeys(term.label for term in wrong))
+    return [f"correct {labels} in the optics table by the numbers found here, or refine them with RELION's CtfRefine; then import "
+            "and reconstruct again (mpirecon import --ignore-aberrations leaves all of them out)"]
+
+
+def _import_again(verdicts: dict[str, str], signs: dict[str, int]) -> str:
+    """The option of import with the signs that the images show."""
+    if signs == PRESETS[DEFAULT] and verdicts.get("beam tilt") == WRONG_SIGN:
+        return "import again with --cs-aberrations=all, and reconstruct again"
+    new = dict(signs)
+    for term in TERMS:
+        verdict, name = verdicts.get(term.name), term.cs_term
+        if name in new and verdict == WRONG_SIGN:
+            new[name] = -signs[name]
+        elif name in new and verdict == ABSENT:
+            del new[name]
+    if "shift" in new and "tilt" in signs:  # the ramp makes up for what tilt does at low frequencies
+        new["shift"] *= new.get("tilt", 0) * signs["tilt"]
+        new = {term: sign for term, sign in new.items() if sign}
+    if new == signs:
+        return "refine the aberrations again, in cryoSPARC's Global CTF Refinement or in RELION's CtfRefine"
+    words = next((word for word, preset in PRESETS.items() if preset == new), None)
+    words = words or ",".join(("-" if sign < 0 else "") + name for name, sign in new.items())
+    return f"import again with --cs-aberrations={words}, and reconstruct again"
+
+
+class _Comparison:
+    """Images against projections at the Fourier samples within a band; `sums` holds a PhaseSums for each optics group."""
+
+    def __init__(self, file: ParticleFile, known: Aberrations, band: tuple[float, float], threads: int) -> None:
+        self.file, self.known = file, known
+        width = file.box * file.pixel_size
+        coarsest, finest = width / band[0], width / band[1]
+        plane = HalfPlane.of(file.box, min(finest, file.box / 2), stretch=known.stretch)
+        chosen = np.hypot(plane.kx, plane.ky) >= coarsest
+        if chosen.sum() < 20:
+            raise UserError(f"from {band[0]:g} to {band[1]:g} Å these images of {file.box} pixels of {file.pixel_size:g} Å have "
+                            f"{int(chosen.sum())} Fourier samples: too few to tell phases by; give a wider --band")
+        plane = replace(plane, kx=plane.kx[chosen], ky=plane.ky[chosen], shell=plane.shell[chosen],
+                        multiplicity=plane.multiplicity[chosen])
+        self.plane, self.shell = plane, plane.shell - plane.shell.min()
+        self.premultiplied = bool(file.attributes["ctf_premultiplied"])
+        # what is to be found out is left out, magnification and detector are not
+        bare = replace(known, odd=known.odd[:, :0], even=known.even[:, :0])
+        self.optics = OpticsPlanes.of(bare, plane.kx, plane.ky, file.box, file.pixel_size, self.premultiplied)
+        k = np.stack([plane.kx, plane.ky]) / width
+        self.at = np.einsum("gij,js->gis", known.magnification, k)
+        self.projection = Projection(file.box, plane, threads=Threads(threads))
+        self.sums = [PhaseSums.empty(len(plane)) for _ in known.group]
+
+    def add(self, maps: dict[int, np.ndarray], start: int, stop: int, table: dict[str, np.ndarray], update) -> None:
+        """Add the particles of rows start … stop that the run used, each against its half's map."""
+        weight = _weights(table)
+        batch = max(1, _BATCH_SAMPLES // len(self.plane))
+        for half, volume in maps.items():
+            grid = self.projection.grid(volume)
+            mine = start + np.flatnonzero((table["half"][start:stop] == half) & (weight[start:stop] > 0))
+            for at in range(0, len(mine), batch):
+                rows = mine[at : at + batch]
+                self._add_batch(grid, rows, weight[rows])
+                update(len(rows))
+
+    def _add_batch(self, grid: np.ndarray, rows: np.ndarray, weight: np.ndarray) -> None:
+        span = self.file.metadata(int(rows[0]), int(rows[-1]) + 1)
+        particles = span[rows - rows[0]]
+        y = centred_samples(self.file.images(rows), particles.pose.shift / self.file.pixel_size, self.plane,
+                            self.projection.workers)
+        if particles.contrast == "black":
+            y = -y
+        group = self.known.rows(particles.optics_group)
+        p, sine, cosine = self._model(grid, particles, group)
+        if self.optics is not None:
+            self.optics.correct(y, group)  # the detector's part of premultiplied images
+        for number in np.unique(group):
+            some = group == number
+            self.sums[number].add(sine[some], cosine[some], p[some], y[some], weight[some], self.premultiplied)
+
+    def _model(self, grid, particles: ParticleSet, group: np.ndarray):
+        """(projections (m, s) complex, sine and cosine of the CTF's phase (m, s) with envelope and detector)."""
+        matrices = particles.pose.matrices()
+        if self.optics is not None:
+            matrices = self.optics.rotations(matrices, group)
+        later = particles.ctf.copy()
+        later["phase_shift"] += np.pi / 2
+        sine, cosine = (ctf_samples(ctf, self.plane, self.file.pixel_size, self.optics, particles.optics_group)
+                        for ctf in (particles.ctf, later))
+        return self.projection.forward(grid, matrices), sine, cosine
+
+    def gathered(self, comm: Communicator) -> list[PhaseSums]:
+        """The sums over all ranks, on all of them."""
+        for sums in self.sums:
+            for array in sums.arrays():
+                comm.allreduce(array)
+            sums.count = comm.allreduce_scalar(sums.count)
+        return self.sums
+
+
+def _weights(table: dict[str, np.ndarray]) -> np.ndarray:
+    """(m,) of each particle: 1 / its noise's variance, 0 where the run did not use it or found it inverted."""
+    sigma = table.get("sigma", np.ones(len(table["half"])))
+    used = table["kept"].astype(bool) & np.isfinite(sigma) & (sigma > 0)
+    return np.where(used, 1 / np.square(np.where(used, sigma, 1.0)), 0.0)

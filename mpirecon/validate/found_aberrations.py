@@ -1,0 +1,254 @@
+"""Aberrations as a file names them beside those that the images show: is the sign right, is the size?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mpirecon.model.aberrations import Aberrations, even_order, odd_order, zernike_sum
+from mpirecon.model.optics import electron_wavelength
+from mpirecon.model.particles import ParticleSet
+from mpirecon.validate.phase_fit import GroupPhases, PhaseSums, even_basis, odd_basis
+
+#: standard deviations from which on something is there that the file does not name
+_CLEAR = 5.0
+#: error below which a share of the imported one is told from none, all and the opposite, and how far from these it may be
+_TELLS, _NEAR = 0.2, 0.3
+RIGHT, WRONG_SIGN, ABSENT, OTHER, UNTOLD = "right", "wrong sign", "absent", "other size", "cannot tell"
+
+
+@dataclass(frozen=True)
+class Term:
+    """Something a lens does.
+
+    odd : whether it turns phases, or adds to the CTF's · at : its coefficients in the basis of phase_fit · label : RELION's,
+    for advice · cs_term : of cryosparc_optics.TERMS
+    """
+
+    name: str
+    odd: bool
+    at: tuple[int, ...]
+    label: str
+    cs_term: str
+
+
+TERMS = (
+    Term("beam tilt", True, (2, 3), "rlnBeamTiltX, rlnBeamTiltY", "tilt"),
+    Term("trefoil", True, (4, 5), "rlnOddZernike", "trefoil"),
+    Term("tetrafoil", False, (6, 7), "rlnEvenZernike", "tetrafoil"),
+    Term("two-fold of fourth order", False, (4, 5), "rlnEvenZernike", "tetrafoil"),
+    Term("spherical aberration", False, (8,), "rlnEvenZernike", ""),
+)
+
+
+@dataclass
+class FoundTerm:
+    """One term in one optics group, in radians at the finest frequency of the band.
+
+    imported, found : (n,) the components · covariance : (n, n) of `found` · unit, per_unit : what they are printed in, and
+    radians of it · share, error : how many times the imported one explains the images; NaN where nothing was imported
+    """
+
+    term: Term
+    imported: np.ndarray
+    found: np.ndarray
+    covariance: np.ndarray
+    unit: str
+    per_unit: float
+    share: float = np.nan
+    error: float = np.nan
+
+    @property
+    def named(self) -> bool:
+        """Whether anything of it was imported."""
+        return bool(np.isfinite(self.share))
+
+    @property
+    def typical_error(self) -> float:
+        """Of one component of `found`, in `unit`."""
+        return float(np.sqrt(np.diag(self.covariance).mean()) / abs(self.per_unit))
+
+    def as_dict(self) -> dict:
+        """In `unit`, for JSON."""
+        return {
+            "name": self.term.name, "unit": self.unit, "imported": (self.imported / self.per_unit).tolist(),
+            "found": (self.found / self.per_unit).tolist(), "error": self.typical_error, "significance": self.significance,
+            "coefficient": self.share if self.named else None, "coefficient_error": self.error if self.named else None,
+        }
+
+    @property
+    def significance(self) -> float:
+        """Standard deviations by which it is there at all, of as many components."""
+        chi2 = self.found @ np.linalg.solve(self.covariance, self.found)
+        return float(np.sqrt(max(0.0, chi2 - len(self.found) + 1)))
+
+
+@dataclass
+class FoundGroup:
+    """An optics group: how many particles were compared, its terms, and how much of the images its maps explain."""
+
+    group: int
+    particles: int
+    terms: list[FoundTerm] = field(default_factory=list)
+
+
+@dataclass
+class FoundAberrations:
+    """All groups, and for each term the share of the imported one that all groups together show: name → (share, error).
+
+    advice : what to do about it
+    """
+
+    groups: list[FoundGroup]
+    band: tuple[float, float]
+    premultiplied: bool
+    shares: dict[str, tuple[float, float]] = field(default_factory=dict)
+    advice: list[str] = field(default_factory=list)
+
+    def verdicts(self) -> dict[str, str]:
+        """Name of each imported term → RIGHT, WRONG_SIGN, ABSENT, OTHER (size) or UNTOLD."""
+        return {name: _verdict(*share) for name, share in self.shares.items()}
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether the images say that something imported has the wrong sign, or is not there."""
+        return bool({WRONG_SIGN, ABSENT} & set(self.verdicts().values()))
+
+    def sentences(self) -> list[str]:
+        """What was found, a sentence for each term that was imported or is there, and for each group that differs."""
+        verdicts = self.verdicts()
+        said = []
+        for term in TERMS:
+            here = [(group, t) for group in self.groups for t in group.terms if t.term is term]
+            if term.name in verdicts:
+                share, error = self.shares[term.name]
+                words = _WORDS[verdicts[term.name]]
+                said.append(f"{term.name} as imported {words}: coefficient {share:+.2f} ± {error:.2f}")
+                apart = [g.group for g, t in here if t.named and t.error < _TELLS
+                         and abs(t.share - share) > max(_CLEAR * t.error, _NEAR)]
+                if apart:
+                    differ = "differs" if len(apart) == 1 else "differ"
+                    said.append(f"{term.name}: {_listed(apart)} {differ} from all groups together")
+            unnamed = [g.group for g, t in here if not t.named and t.significance > _CLEAR]
+            if unnamed:
+                said.append(f"{term.name}: in the images of {_listed(unnamed)}, where nothing of it was imported")
+        return said or ["no aberrations: none were imported, and the images show none"]
+
+
+    def as_dict(self) -> dict:
+        """Everything, for JSON; NaN where nothing was imported is None."""
+        verdicts = self.verdicts()
+        return {
+            "band": list(self.band),
+            "ctf_premultiplied": self.premultiplied,
+            "terms": {name: {"coefficient": share, "error": error, "verdict": verdicts[name]}
+                      for name, (share, error) in self.shares.items()},
+            "groups": [{"group": g.group, "particles": g.particles, "terms": [t.as_dict() for t in g.terms]} for g in self.groups],
+            "sentences": self.sentences(),
+            "advice": self.advice,
+        }
+
+
+_WORDS = {
+    RIGHT: "explains the images",
+    WRONG_SIGN: "has the wrong sign",
+    ABSENT: "is not in the images",
+    OTHER: "is in the images with another size",
+    UNTOLD: "is neither confirmed nor denied by so few or so noisy images",
+}
+
+
+def _verdict(share: float, error: float) -> str:
+    if error > _TELLS:
+        return UNTOLD
+    for value, verdict in ((1, RIGHT), (-1, WRONG_SIGN), (0, ABSENT)):
+        if abs(share - value) < _NEAR:
+            return verdict
+    return OTHER
+
+
+def _listed(numbers: list[int]) -> str:
+    return f"optics group{'s'[: len(numbers) > 1]} " + ", ".join(map(str, numbers[:10])) + (f" and {len(numbers) - 10} more" if len(numbers) > 10 else "")
+
+
+def measure(
+    sums: list[PhaseSums], known: Aberrations, at: np.ndarray, shell: np.ndarray, particles: ParticleSet,
+    band: tuple[float, float], premultiplied: bool,
+) -> FoundAberrations:
+    """Fit the phases of each group.
+
+    Parameters
+    ----------
+    sums : of each group of `known` · at : (g, 2, s) frequencies in Å⁻¹ · shell : (s,) int, from 0
+    particles : all of them, for voltage and Cs of each group
+    """
+    groups = []
+    for row, group in enumerate(known.group.tolist()):
+        member = particles.optics_group == group
+        found = FoundGroup(group, sums[row].count)
+        if found.particles and member.any():
+            first = int(np.flatnonzero(member)[0])
+            found.terms = _terms(sums[row], known, row, at[row], shell, particles.ctf[first], premultiplied)
+        groups.append(found)
+    result = FoundAberrations(groups, band, premultiplied)
+    for term in TERMS:
+        found = [t for group in groups for t in group.terms if t.term is term and t.named]
+        if found:
+            weight = np.array([1 / t.error**2 for t in found])
+            result.shares[term.name] = (float(weight @ [t.share for t in found] / weight.sum()), float(weight.sum() ** -0.5))
+    return result
+
+
+def _terms(sums, known, row, at, shell, ctf, premultiplied) -> list[FoundTerm]:
+    edge = float(np.hypot(*at).max())
+    x, y = at / edge
+    bases = odd_basis(x, y), even_basis(x, y)
+    odd, even = _in_basis(known.odd[row], odd_order, bases[0], at), -_in_basis(known.even[row], even_order, bases[1], at)
+    # what is of higher order than the bases is taken to be as imported
+    phi0 = zernike_sum(known.odd[row], odd_order, *at) - odd @ bases[0]
+    delta0 = -zernike_sum(known.even[row], even_order, *at) - even @ bases[1]
+    noise = np.bincount(shell, sums.power) / np.maximum(np.bincount(shell), 1) / max(sums.count, 1)
+    turned = PhaseSums(sums.sine * np.exp(-1j * phi0), sums.cosine * np.exp(-1j * phi0), *sums.arrays()[2:], sums.count)
+    phases = GroupPhases(turned, shell, noise)
+    fit_odd = _best(lambda start: phases.odd(bases[0], start, delta0 + even @ bases[1]), odd)
+    fits = {True: (odd, fit_odd)}
+    if not premultiplied:
+        phi = fit_odd.value @ bases[0]
+        fits[False] = (even, _best(lambda start: phases.even(bases[1], start, phi), even))
+    return [_term(term, *fits[term.odd], edge, ctf) for term in TERMS if term.odd in fits]
+
+
+def _best(fit, imported: np.ndarray):
+    """The best of the fits that start from what was imported, from nothing, and from the opposite."""
+    starts = [imported, 0 * imported, -imported] if imported.any() else [imported]
+    return max((fit(start) for start in starts), key=lambda found: found.quality)
+
+
+def _in_basis(coefficients: np.ndarray, order, basis: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Zernike coefficients up to the basis' order, in the basis: exact, as they span the same polynomials."""
+    low = np.array([c if order(i)[0] <= 4 else 0.0 for i, c in enumerate(coefficients)])
+    return np.linalg.lstsq(basis.T, zernike_sum(low, order, *at), rcond=None)[0]
+
+
+def _term(term: Term, imported: np.ndarray, fit, edge: float, ctf: np.void) -> FoundTerm:
+    pick = list(term.at)
+    unit, per_unit = _unit(term, edge, ctf)
+    found = FoundTerm(term, imported[pick], fit.value[pick], fit.covariance[np.ix_(pick, pick)], unit, per_unit)
+    if np.abs(found.imported).max() > 1e-6:
+        direction = np.linalg.solve(found.covariance, found.imported)
+        found.error = float((found.imported @ direction) ** -0.5)
+        found.share = float(direction @ found.found) * found.error**2
+    return found
+
+
+def _unit(term: Term, edge: float, ctf: np.void) -> tuple[str, float]:
+    """(unit, radians at the edge of one of it): mrad of beam tilt where there is a Cs, else coefficients in rad · Åⁿ."""
+    wavelength = float(electron_wavelength(ctf["voltage_kv"]))
+    if term.name == "beam tilt" and abs(ctf["cs_mm"]) > 0.1:
+        return "mrad", -2 * np.pi * ctf["cs_mm"] * 1e7 * wavelength**2 * 1e-3 * edge**3
+    if term.name == "spherical aberration":
+        return "mm of Cs", -np.pi / 2 * 1e7 * wavelength**3 * edge**4
+    order = 3 if term.odd else 4
+    # RELION's even coefficients are taken off the CTF's phase
+    return f"rad Å{'³' if order == 3 else '⁴'}", edge**order if term.odd else -(edge**order)

@@ -1,0 +1,176 @@
+"""What lenses did to images, from sums over the particles of an optics group: phases fitted to every Fourier sample.
+
+An image's sample is modelled as s e^{iφ} (cos δ · S + sin δ · C) p + noise, with p the projection of a map that the image did
+not help to build, S and C the sine and cosine of the CTF's own phase (amplitude and envelope included), and s how much of the
+image the map of that shell explains. φ is odd in the frequency (beam tilt, trefoil), δ even (tetrafoil, and what is left of
+defocus); both are sums of polynomials (Zivanov, Nakane & Scheres 2020, IUCrJ 7:253). s may be negative: a map that was made
+with the wrong aberrations loses contrast in its finer shells, or has it upside down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+#: steps of the fit, and rounds in which its band grows: at coarse frequencies phases are small, and no turn is missed
+_STEPS, _ROUNDS = 40, 6
+#: in the coarser bands nothing moves a coefficient by more radians at the edge of the band than about this without a reason
+_LEASH = 3.0
+
+
+@dataclass
+class PhaseSums:
+    """Sums over particles at s samples, w being a particle's weight and y its image's transform, centred.
+
+    sine, cosine : (s,) complex128, Σ w S conj(p) y and Σ w C conj(p) y · ss, sc, cc : (s,) float64, Σ w S² |p|² … ·
+    power : (s,) float64, Σ w |y|² · count : how many particles
+    """
+
+    sine: np.ndarray
+    cosine: np.ndarray
+    ss: np.ndarray
+    sc: np.ndarray
+    cc: np.ndarray
+    power: np.ndarray
+    count: int = 0
+
+    @classmethod
+    def empty(cls, samples: int) -> PhaseSums:
+        return cls(*(np.zeros(samples, complex) for _ in range(2)), *(np.zeros(samples) for _ in range(4)))
+
+    def add(
+        self, s: np.ndarray, c: np.ndarray, p: np.ndarray, y: np.ndarray, weight: np.ndarray, premultiplied: bool = False
+    ) -> None:
+        """Add images: S and C (m, s) float, p and y (m, s) complex, weight (m,). Of premultiplied ones y is S times an image:
+        what the cosine would tell is lost."""
+        w = weight[:, None]
+        if premultiplied:
+            self.sine += (w * np.conj(p) * y).sum(axis=0)
+            self.ss += (w * s * s * np.square(np.abs(p))).sum(axis=0)
+            self.power += (w * np.square(np.abs(y))).sum(axis=0) / np.maximum((s * s).mean(axis=0), 0.05)
+            self.count += int((weight > 0).sum())
+            return
+        product, square = w * np.conj(p) * y, w * np.square(np.abs(p))
+        self.sine += (s * product).sum(axis=0)
+        self.cosine += (c * product).sum(axis=0)
+        self.ss += (s * s * square).sum(axis=0)
+        self.sc += (s * c * square).sum(axis=0)
+        self.cc += (c * c * square).sum(axis=0)
+        self.power += (w * np.square(np.abs(y))).sum(axis=0)
+        self.count += int((weight > 0).sum())
+
+    def arrays(self) -> list[np.ndarray]:
+        """The sums that ranks add up."""
+        return [getattr(self, field.name) for field in fields(self) if field.name != "count"]
+
+
+def odd_basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(6, s): the polynomials of φ: a shift along x and y, coma along x and y, trefoil as cosine and sine."""
+    k2 = x**2 + y**2
+    return np.stack([x, y, k2 * x, k2 * y, x**3 - 3 * x * y**2, 3 * x**2 * y - y**3])
+
+
+def even_basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(9, s): the polynomials of δ: constant, defocus, astigmatism (cosine, sine of 2φ), then of the fourth order 2φ, 2φ, 4φ,
+    4φ (cosine, sine each), and spherical aberration."""
+    k2, two, cross = x**2 + y**2, x**2 - y**2, 2 * x * y
+    return np.stack([np.ones_like(x), k2, two, cross, k2 * two, k2 * cross, two**2 - cross**2, 2 * two * cross, k2**2])
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Coefficients (n,) of a basis, their covariance (n, n), and how well they do (larger is better)."""
+
+    value: np.ndarray
+    covariance: np.ndarray
+    quality: float
+
+
+class GroupPhases:
+    """The sums of one group, ready to be fitted.
+
+    Parameters
+    ----------
+    sums : PhaseSums
+    shell : (s,) int, which shell each sample is of · noise : (shells,) float64, mean w|y|² of a sample
+    """
+
+    def __init__(self, sums: PhaseSums, shell: np.ndarray, noise: np.ndarray) -> None:
+        self.sums, self.shell, self.noise = sums, shell, noise
+        self.weight = 1 / noise[shell]
+        self.shells = len(noise)
+
+    def odd(self, basis: np.ndarray, start: np.ndarray, delta: np.ndarray) -> Fit:
+        """φ from `start` on, with δ (s,) as it is."""
+        return self._fit(basis, start, lambda phase: (phase, delta), self._odd_slopes)
+
+    def even(self, basis: np.ndarray, start: np.ndarray, phi: np.ndarray) -> Fit:
+        """δ from `start` on, with φ (s,) as it is."""
+        return self._fit(basis, start, lambda phase: (phi, phase), self._even_slopes)
+
+    def scales(self, phi: np.ndarray, delta: np.ndarray, within: np.ndarray | None = None) -> np.ndarray:
+        """(shells,) how much of the images the map explains, shell by shell."""
+        return self._state(phi, delta, np.ones(len(phi), bool) if within is None else within)[1]
+
+    def _state(self, phi, delta, within):
+        """(quality, s of each shell, A e^{−iφ} split into sine and cosine part, D of each shell)."""
+        turn = np.exp(-1j * phi)
+        first, second = self.sums.sine * turn, self.sums.cosine * turn
+        c, s = np.cos(delta), np.sin(delta)
+        explained = c * first.real + s * second.real
+        power = c * c * self.sums.ss + 2 * s * c * self.sums.sc + s * s * self.sums.cc
+        w = self.weight * within
+        upper = np.bincount(self.shell, w * explained, self.shells)
+        lower = np.bincount(self.shell, w * power, self.shells)
+        scale = np.divide(upper, lower, out=np.zeros(self.shells), where=lower > 0)
+        return float((upper * scale).sum()), scale, (first, second, c, s, power), lower
+
+    def _odd_slopes(self, parts, scale, lower, w):
+        first, second, c, s, power = parts
+        return w * scale * (c * first.imag + s * second.imag), w * scale**2 * power, None
+
+    def _even_slopes(self, parts, scale, lower, w):
+        first, second, c, s, _ = parts
+        ss, sc, cc = self.sums.ss, self.sums.sc, self.sums.cc
+        cross = (c * c - s * s) * sc + s * c * (cc - ss)
+        slope = scale * (c * second.real - s * first.real) - scale**2 * cross
+        return w * slope, w * scale**2 * (s * s * ss - 2 * s * c * sc + c * c * cc), w * scale * cross
+
+    def _fit(self, basis, start, phases, slopes) -> Fit:
+        """Gauss-Newton with the scales of the shells profiled out, on a band that grows from coarse to fine."""
+        top = self.shell.max()
+        value = np.array(start, np.float64)
+        for part in range(1, _ROUNDS + 1):
+            within = self.shell <= np.ceil(top * part / _ROUNDS)
+            ridge = 0.5 / _LEASH**2 if part < _ROUNDS else 0.0
+            value, information, quality = self._climb(basis, value, within, phases, slopes, ridge)
+        covariance = np.linalg.pinv(2 * information, rcond=1e-12)
+        return Fit(value, covariance, quality)
+
+    def _climb(self, basis, value, within, phases, slopes, ridge):
+        damping, start = 1e-4, value
+        w = self.weight * within
+        state = self._state(*phases(value @ basis), within)
+        for _ in range(_STEPS):
+            quality, scale, parts, lower = state
+            slope, curvature, cross = slopes(parts, scale[self.shell], lower, w)
+            gradient, information = basis @ slope, (basis * curvature) @ basis.T
+            if cross is not None:  # what a change of the shells' scales would do as well
+                together = np.stack([np.bincount(self.shell, row * cross, self.shells) for row in basis])
+                information = information - (together / np.where(lower > 0, lower, np.inf)) @ together.T
+            gradient = gradient - ridge * (value - start)
+            information = information + ridge * np.eye(len(value))
+            size = np.sqrt(np.maximum(np.diag(information), 1e-300))
+            scaled = information / np.outer(size, size) + damping * np.eye(len(size))
+            step = np.linalg.solve(scaled, gradient / size) / size
+            new = self._state(*phases((value + step) @ basis), within)
+            if new[0] - ridge * np.square(value + step - start).sum() < quality - ridge * np.square(value - start).sum():
+                damping *= 10
+                if damping > 1e6:
+                    break
+                continue
+            value, state, damping = value + step, new, max(damping / 10, 1e-9)
+            if new[0] - quality < 1e-4 and (step**2 @ np.diag(information)) < 1e-4:
+                break
+        return value, information, state[0]

@@ -1,0 +1,202 @@
+"""``mpirecon aberrations``: planted aberrations of either sign are told from the images, and never from the map's own noise."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from test_cryosparc import columns, save_cs
+
+from mpirecon.cli import run as mpirecon
+from mpirecon.cli.aberrations import command
+from mpirecon.errors import UserError
+from mpirecon.io.mrc import write_stack
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.particle_writer import ParticleWriter
+from mpirecon.model import ParticleSet, Pose, make_ctf
+from mpirecon.model.aberrations import Aberrations, tilt_coefficients
+from mpirecon.model.draws import particle_rng, random_quaternion
+from mpirecon.operators.forward import ForwardModel
+from mpirecon.simulation.dataset import multiply_by_ctf
+from mpirecon.simulation.phantom import phantom
+from mpirecon.solvers.phases import _import_again
+from mpirecon.validate.found_aberrations import ABSENT, OTHER, RIGHT, UNTOLD, WRONG_SIGN, FoundAberrations
+
+BOX, PIXEL_SIZE, M = 40, 3.0, 800
+TILT = np.array([[4.0, -2.0], [-3.0, 1.0]])
+
+
+def planted():
+    """Two groups: about a radian of each at 6.5 Å, and a magnification in the second."""
+    odd = tilt_coefficients(TILT, np.full(2, 2.7), np.full(2, 300.0))
+    odd[:, 5] += [120, -150]
+    odd[:, 2] += [60, 40]
+    even = np.zeros((2, 9))
+    even[:, 8], even[:, 4] = [900, -700], [300, 500]
+    matrix = np.array([np.eye(2), [[1.02, 0.01], [0.0, 0.98]]])
+    return Aberrations(np.array([1, 2]), matrix, odd, even, np.zeros((2, 0)))
+
+
+def particles():
+    rng = np.random.default_rng(0)
+    q = [random_quaternion(particle_rng(0, i, "aberrations command")) for i in range(M)]
+    u = rng.uniform(6000, 20000, M)
+    ctf = make_ctf(M, voltage_kv=300, defocus_u=u, defocus_v=u - 500, astigmatism=rng.uniform(-3, 3, M), cs_mm=2.7,
+                   amplitude_contrast=0.1)
+    group = (1 + np.arange(M) % 2).astype(np.int32)
+    return ParticleSet(BOX, PIXEL_SIZE, Pose(q, rng.normal(0, 3, (M, 2))), ctf, (1 + np.arange(M) // 2 % 2).astype(np.uint8), group)
+
+
+@pytest.fixture(scope="module")
+def images():
+    p, true = particles(), planted()
+    model = ForwardModel(BOX, PIXEL_SIZE, aberrations=true)
+    clean = model.images(model.prepare(phantom(BOX).astype(np.float32)), p.pose, p.ctf, p.optics_group)
+    noise = np.random.default_rng(1).normal(0, clean.std() / np.sqrt(0.3), clean.shape)
+    return (clean + noise).astype(np.float32)
+
+
+def reconstruct(folder, images, known, premultiplied=False, **changes):
+    """A run in folder/run of these images, whose particle file says `known` of the optics."""
+    p = replace(particles(), ctf_premultiplied=premultiplied, **changes)
+    with ParticleWriter(folder / "p.h5", M, BOX, PIXEL_SIZE, overwrite=True, ctf_premultiplied=premultiplied) as writer:
+        writer.write_images(0, images)
+        writer.write_metadata(p)
+        writer.write_optics(known)
+    assert mpirecon(["reconstruct", str(folder / "p.h5"), "-o", str(folder / "run"), "-q", "--overwrite", "--no-postprocess"]) == 0
+    return folder / "run"
+
+
+def tell(*args):
+    result = CliRunner().invoke(command, [*map(str, args), "--json"], standalone_mode=False)
+    if result.exception:
+        raise result.exception
+    return json.loads(result.stdout), result.return_value
+
+
+def test_each_sign_is_told(tmp_path, images):
+    true = planted()
+    known = replace(true, odd=true.odd * [[1, 1, -1, 1, 1, -1]], even=true.even * [[1.0], [-1.0]])
+    found, code = tell(reconstruct(tmp_path, images, known))
+    terms = found["terms"]
+    assert code == 1 and terms["beam tilt"]["verdict"] == RIGHT and terms["trefoil"]["verdict"] == WRONG_SIGN
+    for name, expected in (("beam tilt", 1), ("trefoil", -1)):
+        assert abs(terms[name]["coefficient"] - expected) < 4 * terms[name]["error"] < 0.8
+    for group, sign, tilt in zip(found["groups"], (1, -1), TILT):  # groups are told one by one
+        by_name = {term["name"]: term for term in group["terms"]}
+        assert by_name["tetrafoil"]["coefficient"] == pytest.approx(sign, abs=0.35)
+        np.testing.assert_allclose(by_name["beam tilt"]["found"], tilt, atol=4 * by_name["beam tilt"]["error"])
+        assert by_name["beam tilt"]["imported"] == pytest.approx(tilt.tolist(), rel=1e-6) and by_name["beam tilt"]["error"] < 0.6
+    assert "tetrafoil: optics groups 1, 2 differ from all" in " ".join(found["sentences"])
+    assert "rlnOddZernike" in found["advice"][0]
+
+
+def test_what_the_file_does_not_name_is_found_and_all_wrong_is_told(tmp_path, images):
+    true = planted()
+    none = replace(true, odd=true.odd[:, :0], even=true.even[:, :0])
+    found, code = tell(reconstruct(tmp_path, images, none))
+    assert code == 0 and not found["terms"]
+    for name in ("beam tilt", "trefoil", "tetrafoil"):
+        assert f"{name}: in the images of optics groups 1, 2, where nothing of it was imported" in found["sentences"]
+    assert not [text for text in found["sentences"] if "spherical" in text or "two-fold" in text]
+    wrong = replace(true, odd=-true.odd, even=-true.even)
+    folder = reconstruct(tmp_path, images, wrong)
+    found, code = tell(folder)
+    assert code == 1 and {term["verdict"] for term in found["terms"].values()} == {WRONG_SIGN}
+    text = CliRunner().invoke(command, [str(folder)], standalone_mode=False).output
+    assert "beam tilt as imported has the wrong sign: coefficient -" in text and "→ correct rlnBeamTiltX" in text
+
+
+def test_noise_confirms_nothing(tmp_path):
+    """A map of the own half holds the particle's noise, turned as the file says: compared with that, noise would agree."""
+    noise = np.random.default_rng(2).normal(0, 1, (M, BOX, BOX)).astype(np.float32)
+    folder = reconstruct(tmp_path, noise, planted())
+    with pytest.raises(UserError, match="half maps of this run agree .*--band"):
+        tell(folder)
+    found, _ = tell(folder, "--band", "60:7")
+    assert {term["verdict"] for term in found["terms"].values()} <= {UNTOLD, ABSENT}
+
+
+def test_premultiplied_images_tell_the_odd_ones(tmp_path, images):
+    p, true = particles(), planted()
+    images = multiply_by_ctf(images, p.ctf, PIXEL_SIZE, true, p.optics_group)
+    found, _ = tell(reconstruct(tmp_path, images, replace(true, odd=-true.odd), premultiplied=True))
+    assert set(found["terms"]) == {"beam tilt", "trefoil"}
+    assert {term["verdict"] for term in found["terms"].values()} == {WRONG_SIGN}
+
+
+def test_ranks_agree(tmp_path, images, mpirun):
+    folder = reconstruct(tmp_path, images, planted())
+    ours, _ = tell(folder)
+    done = mpirun(3, ["-m", "mpirecon", "aberrations", folder, "--json"])
+    assert done.returncode == 0
+    theirs = json.loads(done.stdout)
+    for name, term in ours["terms"].items():
+        assert theirs["terms"][name]["coefficient"] == pytest.approx(term["coefficient"], abs=1e-3)
+
+
+def test_a_cryosparc_file_whose_signs_are_told_by_its_images(tmp_path):
+    """Images as cryoSPARC's own code would have them: the default says so, and what it advises is right."""
+    p, rows = particles(), {"ctf/tilt_A": (80000.0, -30000.0), "ctf/trefoil_A": (90000.0, 60000.0)}
+    turned = Pose(p.pose.quaternion * [1, -1, -1, -1], p.pose.shift).rotation_vectors()  # .cs files hold the transpose
+    found = columns(M, alignments3D__pose=turned.astype("f4"), alignments3D__shift=(-p.pose.shift / PIXEL_SIZE).astype("f4"),
+                    alignments3D__psize_A=np.full(M, PIXEL_SIZE, "f4"), alignments3D__split=(p.half - 1).astype("u4"))
+    found |= {"ctf/phase_shift_rad": np.zeros(M, "f4"), "ctf/bfactor": np.zeros(M, "f4"), "ctf/scale": np.ones(M, "f4")}
+    found |= {"ctf/df1_A": p.ctf["defocus_u"], "ctf/df2_A": p.ctf["defocus_v"], "ctf/df_angle_rad": p.ctf["astigmatism"]}
+    found |= {"ctf/exp_group_id": np.zeros(M, "u4"), "blob/psize_A": np.full(M, PIXEL_SIZE, "f4")}
+    found |= {"blob/shape": np.full((M, 2), BOX, "u4"), "blob/path": np.array([b"a.mrcs"] * M)}
+    found |= {name: np.tile(np.array(values, "f4"), (M, 1)) for name, values in rows.items()}
+    save_cs(tmp_path / "p.cs", found)
+    for round_, choice in enumerate(("all", "csparc2star", "all")):
+        if round_ == 1:  # the first import told what lens these columns are
+            with ParticleFile(tmp_path / "p.h5") as file:
+                told, model = file.metadata(), ForwardModel(BOX, PIXEL_SIZE, aberrations=file.aberrations())
+            clean = model.images(model.prepare(phantom(BOX).astype(np.float32)), told.pose, told.ctf, told.optics_group)
+            images = clean + np.random.default_rng(1).normal(0, clean.std() / np.sqrt(0.3), clean.shape)
+        with write_stack(tmp_path / "a.mrcs", BOX, PIXEL_SIZE, overwrite=True) as append:
+            append((images if round_ else np.random.default_rng(0).normal(0, 1, (M, BOX, BOX))).astype(np.float32))
+        command_line = ["import", str(tmp_path / "p.cs"), "-o", str(tmp_path / "p.h5"), "--cs-aberrations", choice]
+        assert mpirecon([*command_line, "--overwrite", "-q"]) == 0
+        if round_:
+            command_line = ["reconstruct", str(tmp_path / "p.h5"), "-o", str(tmp_path / "run"), "-q", "--overwrite"]
+            assert mpirecon([*command_line, "--no-postprocess"]) == 0
+            result, code = tell(tmp_path / "run")
+            verdicts = {name: term["verdict"] for name, term in result["terms"].items()}
+            assert code == 2 - round_
+            assert verdicts == ({"beam tilt": WRONG_SIGN} if code else {"beam tilt": RIGHT, "trefoil": RIGHT})
+            assert result["advice"] == (["import again with --cs-aberrations=all, and reconstruct again"] if code else [])
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "before", "after"),
+    [
+        ({"beam tilt": WRONG_SIGN}, {"tilt": -1}, "--cs-aberrations=all,"),
+        ({"beam tilt": WRONG_SIGN}, {"tilt": -1, "trefoil": 1}, "--cs-aberrations=tilt,trefoil,"),
+        ({"beam tilt": RIGHT, "trefoil": WRONG_SIGN}, dict.fromkeys(("tilt", "trefoil"), 1), "--cs-aberrations=tilt,-trefoil,"),
+        ({"beam tilt": WRONG_SIGN, "trefoil": WRONG_SIGN, "tetrafoil": UNTOLD},
+         dict.fromkeys(("tilt", "trefoil", "tetrafoil", "shift"), 1), "--cs-aberrations=-tilt,-trefoil,tetrafoil,-shift,"),
+        ({"beam tilt": ABSENT}, {"tilt": 1, "shift": 1}, "--cs-aberrations=none,"),
+        ({"beam tilt": WRONG_SIGN}, {"tilt": 1}, "--cs-aberrations=csparc2star,"),
+        ({"beam tilt": OTHER}, {"tilt": 1}, "refine the aberrations again"),
+    ],
+)
+def test_the_option_of_import_that_would_be_right(verdicts, before, after):
+    assert after in _import_again(verdicts, before)
+
+
+def test_verdicts_are_about_the_nearest():
+    shares = {"beam tilt": (0.9, 0.05), "trefoil": (0.5, 0.05), "tetrafoil": (-1.0, 0.4)}
+    found = FoundAberrations([], (30.0, 4.0), False, shares)
+    assert found.verdicts() == {"beam tilt": RIGHT, "trefoil": OTHER, "tetrafoil": UNTOLD} and not found.contradicted
+
+
+def test_folders_that_are_no_run_are_refused(tmp_path, images):
+    with pytest.raises(UserError, match="no such folder"):
+        tell(tmp_path / "nothing")
+    folder = reconstruct(tmp_path, images, planted())
+    with pytest.raises(UserError, match="Fourier samples: too few"):
+        tell(folder, "--band", "12.1:11.9")
+    (folder / "half2.mrc").unlink()
+    with pytest.raises(UserError, match="half2.mrc is missing"):
+        tell(folder)
