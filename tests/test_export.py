@@ -254,6 +254,53 @@ def test_cs_micrographs_are_named_in_the_star_file(tmp_path):
     assert "rlnMicrographOriginalPixelSize" not in tables["optics"] and "rlnMicrographName" not in tables["particles"]
 
 
+def places():
+    """Columns of a .cs file: places on micrographs of 3000 rows and 4000 columns."""
+    return {"location__center_x_frac": np.arange(8, dtype="f4") / 16, "location__center_y_frac": np.full(8, 0.25, "f4"),
+            "location__micrograph_shape": np.tile(np.array([3000, 4000], "u4"), (8, 1))}
+
+
+def test_places_on_micrographs_are_written_as_asked(tmp_path):
+    file, _ = import_cs(make_cs(tmp_path, **places()))
+    folder, star = finish(file.path, tmp_path / "out"), tmp_path / "k.star"
+    text = export(folder, "--star", star)
+    assert "rlnCoordinateX" not in read_star(star)["particles"] and "--coordinates as-stored or flipped writes them" in text
+    for choice, y in (("as-stored", 750), ("flipped", 2250)):
+        text = export(folder, "--star", star, "--coordinates", choice, "--overwrite")
+        table_ = read_star(star)["particles"]
+        np.testing.assert_allclose(table_["rlnCoordinateX"].astype(float), 250.0 * np.flatnonzero(KEPT))
+        np.testing.assert_allclose(table_["rlnCoordinateY"].astype(float), y)
+        assert "left out" not in text
+    file, _ = import_cs(make_cs(tmp_path), "--overwrite")
+    refused(finish(file.path, tmp_path / "out"), "knows no places on micrographs", "--star", tmp_path / "l.star", "--coordinates", "flipped")
+    refused(folder, "are for STAR files", "--cs", tmp_path / "l.cs", "--coordinates", "flipped")
+    (tmp_path / "star").mkdir()
+    folder = finish(run(make(tmp_path / "star"))[0].path, tmp_path / "out2")
+    refused(folder, "is a STAR file, whose own come back", "--star", tmp_path / "l.star", "--coordinates", "flipped")
+
+
+def test_mtfs_are_named_group_by_group(tmp_path):
+    curve = pd.DataFrame({"rlnResolutionInversePixel": [0.0, 0.5], "rlnMtfValue": [1.0, 0.4]})
+    for name in ("a.star", "b.star"):
+        write_star(tmp_path / name, {"": curve.astype(str)}, overwrite=False)
+    mtf = [tmp_path / name for name in ("a.star", "b.star")]
+    file, _ = import_cs(make_cs(tmp_path, location__micrograph_psize_A=np.full(8, 1.25, "f4")))  # groups 1, 2, 3
+    folder, star = finish(file.path, tmp_path / "out"), tmp_path / "k.star"
+    export(folder, "--star", star, "--mtf", mtf[0], "--mtf", f"2={mtf[1]}")
+    assert read_star(star)["optics"]["rlnMtfFileName"].tolist() == [str(mtf[0]), str(mtf[1]), str(mtf[0])]
+    refused(folder, "optics group 7; there are 1, 2, 3", "--star", tmp_path / "l.star", "--mtf", f"7={mtf[1]}")
+    refused(folder, "every optics group or of none; 1, 3 got none", "--star", tmp_path / "l.star", "--mtf", f"2={mtf[1]}")
+    refused(folder, "k.star is no MTF", "--star", tmp_path / "l.star", "--mtf", star)
+    file, _ = import_cs(make_cs(tmp_path), "--overwrite")
+    refused(finish(file.path, tmp_path / "out"), "rlnMicrographOriginalPixelSize, which is not known", "--star", tmp_path / "l.star",
+            "--mtf", mtf[0])
+    optics = {**OPTICS, "rlnMtfFileName": ["old.star"], "rlnMicrographOriginalPixelSize": [1.25]}
+    (tmp_path / "star").mkdir()
+    folder = finish(run(make(tmp_path / "star", optics=optics))[0].path, tmp_path / "out2")
+    assert "rlnMtfFileName of 1 optics groups is replaced" in export(folder, "--star", star, "--mtf", mtf[0], "--overwrite")
+    assert read_star(star)["optics"]["rlnMtfFileName"].tolist() == [str(mtf[0])]
+
+
 def test_mtf_columns_survive_and_are_read_again(tmp_path):
     for name, fall in (("a.star", 0.5), ("b.star", 0.9)):
         curve = pd.DataFrame({"rlnResolutionInversePixel": [0.0, 0.5], "rlnMtfValue": [1.0, fall]})

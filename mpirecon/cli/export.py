@@ -9,6 +9,20 @@ from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, overwrite_option, verbosity_options
 
 
+class GroupFile(click.ParamType):
+    """``FILE`` or ``GROUP=FILE`` → (optics group or None for all, path)."""
+
+    name = "[GROUP=]FILE"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        group, equals, rest = value.partition("=")
+        if equals and group.isdigit():
+            return int(group), EXISTING_FILE.convert(rest, param, ctx)
+        return None, EXISTING_FILE.convert(value, param, ctx)
+
+
 @click.command("export", cls=DocumentedCommand)
 @click.argument("folder", metavar="OUT", type=ANY_PATH)
 @click.option("--star", type=ANY_PATH, metavar="FILE.star", help="STAR file of the kept particles, for RELION.")
@@ -21,6 +35,10 @@ from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, overwrite_option, verb
 @click.option("--particles", type=EXISTING_FILE, help="The run's particle file, where it was moved.")
 @click.option("--poses", type=click.Choice(["original", "used"]), default="original", show_default=True,
               help="Where wrong poses were planted: write those from before, or those that the run used.")
+@click.option("--coordinates", type=click.Choice(["as-stored", "flipped"]), help="Of particles of a .cs file: also write where they are "
+              "on RELION's micrographs, which are as cryoSPARC has them, or upside down.  [default: left out]")
+@click.option("--mtf", type=GroupFile(), multiple=True, metavar="[GROUP=]FILE", help="Name this MTF (RELION's STAR file) in the "
+              "optics table, of all groups or of one; may be repeated.")
 @overwrite_option
 @verbosity_options
 def command(folder, quiet, verbose, **options) -> None:

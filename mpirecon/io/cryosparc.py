@@ -275,6 +275,24 @@ def micrographs_of(array: np.ndarray) -> tuple[list[str] | None, np.ndarray | No
     return paths, sizes if sizes is not None and (sizes > 0).all() else None
 
 
+def coordinates_of(path: Path, array: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(x, y, rows of the micrograph), each (m,) float64 in the pixels of the micrograph that the .cs file names.
+
+    Raises
+    ------
+    UserError
+        naming the columns that are missing.
+    """
+    shape = next((name for name in ("location/micrograph_shape", "micrograph_blob/shape") if name in array.dtype.names), None)
+    fraction = ("location/center_x_frac", "location/center_y_frac")
+    if shape is None or any(name not in array.dtype.names for name in fraction):
+        raise UserError(f"{path} knows no places on micrographs (location/center_x_frac, center_y_frac, micrograph_shape); import "
+                        "with the --passthrough that has them")
+    size = array[shape].astype(np.float64)  # rows, columns
+    x, y = (array[name].astype(np.float64) for name in fraction)
+    return x * size[:, 1], y * size[:, 0], size[:, 0]
+
+
 def _image_size(columns: _Columns) -> int | None:
     if "blob/shape" not in columns:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,18 +14,21 @@ import pandas as pd
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, refuse_existing
-from mpirecon.io.cryosparc import micrographs_of, relion_image_names, with_columns
+from mpirecon.io.cryosparc import coordinates_of, micrographs_of, relion_image_names, with_columns
 from mpirecon.io.export_tables import (
     add_found,
     add_halves,
     cs_array,
     new_tables,
     put,
+    put_coordinates,
     put_images,
     put_micrographs,
+    put_mtfs,
     put_poses,
 )
 from mpirecon.io.mrc import write_stack
+from mpirecon.io.optics_table import read_mtf
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import particle_block
 from mpirecon.io.run_output import open_particles, read_particle_table, read_summary
@@ -41,6 +44,8 @@ class ExportOptions:
 
     star, cs : of the kept particles; discarded : of the others, .star or .cs; stack : .mrcs for the images of all these
     particles : the particle file, where it is not where the run found it
+    coordinates : of particles of a .cs file on micrographs, ``"as-stored"`` or ``"flipped"`` upside down; None leaves them out
+    mtf : (optics group or None for all, MTF file), to be named in STAR files
     poses : ``"original"`` (of the source; the true ones where errors were planted) or ``"used"`` (by the run)
     """
 
@@ -50,6 +55,8 @@ class ExportOptions:
     stack: Path | None = None
     particles: Path | None = None
     poses: str = "original"
+    coordinates: str | None = None
+    mtf: Sequence[tuple[int | None, Path]] = ()
     overwrite: bool = False
 
 
@@ -100,6 +107,10 @@ def _check_targets(options: ExportOptions) -> None:
     targets = [Path(t) for t in (options.star, options.cs, options.discarded, options.stack) if t is not None]
     if options.star is None and options.cs is None and options.discarded is None:
         raise UserError("nothing to export: give --star FILE, --cs FILE or --discarded FILE")
+    if (options.coordinates or options.mtf) and options.star is None and not str(options.discarded).endswith(".star"):
+        raise UserError("--coordinates and --mtf are for STAR files; give --star FILE")
+    for _, path in options.mtf:
+        read_mtf(path)
     if len({target.resolve() for target in targets}) < len(targets):
         raise UserError("two of --star, --cs, --discarded and --stack name the same file; each needs its own")
     if options.discarded is not None and Path(options.discarded).suffix.lower() not in (".star", ".cs"):
@@ -157,6 +168,8 @@ class _Export:
                                 "original ones; export without --stack")
             if not self.tables and any(not _is_cs(path) for path, _ in wanted):
                 raise UserError(f"{self.file.path}: these particles of different pixel sizes came from a .cs file; export --cs")
+        if self.options.coordinates and self.tables:
+            raise UserError(f"--coordinates is for particles of a .cs file; {self.source} is a STAR file, whose own come back")
         if not (self.tables or self.arrays or self.options.stack):
             raise UserError(f"{self.file.path} was not imported, so its images are in no stack; give --stack FILE.mrcs "
                             "to write them beside the STAR file")
@@ -200,12 +213,20 @@ class _Export:
     def _star_tables(self, folder: Path) -> tuple[dict[str, pd.DataFrame], str]:
         if self._star is None:
             self._star = self._imported_star() if self.tables else self._new_star()
+            if self.options.mtf:
+                self.report.notes += put_mtfs(self._optics(), self.options.mtf)
         tables, block = dict(self._star[0]), self._star[1]
         if self.options.stack is not None:
             tables[block] = tables[block].copy()
             stack = os.path.relpath(self.options.stack, folder)
             put_images(tables[block], [f"{section:06d}@{stack}" for section in self.section])
         return tables, block
+
+    def _optics(self) -> pd.DataFrame:
+        found = next((table for table in self._star[0].values() if "rlnOpticsGroup" in table and "rlnImageName" not in table), None)
+        if found is None:
+            raise UserError(f"--mtf: {self.source} has no table of optics groups (RELION 3.1 and later), which name MTFs")
+        return found
 
     def _imported_star(self) -> tuple[dict[str, pd.DataFrame], str]:
         """The source's tables: text as it was, in its order, with the run's columns at the end."""
@@ -233,8 +254,19 @@ class _Export:
             put(tables["particles"], "mpireconUid", [str(uid) for uid in array["uid"].tolist()])
         if array is not None:
             put_micrographs(tables, *micrographs_of(array))
+        self._put_coordinates(tables["particles"], array)
         self.report.notes += add_found(tables["particles"], self.run)
         return tables, "particles"
+
+    def _put_coordinates(self, table: pd.DataFrame, array: np.ndarray | None) -> None:
+        chosen = self.options.coordinates
+        if chosen is not None:
+            if array is None:
+                raise UserError("--coordinates: simulated particles are on no micrographs")
+            put_coordinates(table, *coordinates_of(self.file.path, array), chosen == "flipped")
+        elif array is not None and "location/center_x_frac" in array.dtype.names:
+            self.report.notes.append("places on micrographs are left out: --coordinates as-stored or flipped writes them, which of the "
+                                     "two depends on RELION's micrographs")
 
     def _cs_array(self, folder: Path) -> np.ndarray:
         if self._cs is None:

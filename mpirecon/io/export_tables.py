@@ -7,10 +7,12 @@ into columns whose names start with ``mpirecon``: RELION ignores labels it does 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from mpirecon.errors import UserError
 from mpirecon.io.cryosparc import with_columns
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.particles import ParticleSet
@@ -99,6 +101,39 @@ def put_micrographs(tables: dict[str, pd.DataFrame], paths: list[str] | None, pi
         sizes = pd.Series(pixel_size).groupby(particles["rlnOpticsGroup"].to_numpy())
         if (sizes.max() - sizes.min() <= 1e-5 * sizes.max()).all():
             put(optics, "rlnMicrographOriginalPixelSize", [f"{sizes.first()[g]:.7g}" for g in optics["rlnOpticsGroup"]])
+
+
+def put_coordinates(particles: pd.DataFrame, x: np.ndarray, y: np.ndarray, rows: np.ndarray, flipped: bool) -> None:
+    """Where particles are on their micrographs, pixels; flipped : on micrographs of `rows` that are upside down."""
+    put(particles, "rlnCoordinateX", [f"{value:.6f}" for value in x])
+    put(particles, "rlnCoordinateY", [f"{value:.6f}" for value in (rows - y if flipped else y)])
+
+
+def put_mtfs(optics: pd.DataFrame, chosen: Sequence[tuple[int | None, Path]]) -> list[str]:
+    """Name the MTF of each optics group, (group or None for all, file); returns notes.
+
+    Raises
+    ------
+    UserError
+        for a group that is not there, or a table that does not tell the pixel which MTFs count in.
+    """
+    if "rlnMicrographOriginalPixelSize" not in optics:
+        raise UserError("--mtf: RELION takes MTFs by rlnMicrographOriginalPixelSize, which is not known of these particles; import "
+                        "with the --passthrough that has location/micrograph_psize_A")
+    label, groups = "rlnMtfFileName", [int(group) for group in optics["rlnOpticsGroup"]]
+    files = dict.fromkeys(groups, "") if label not in optics else dict(zip(groups, optics[label].tolist()))
+    replaced = 0
+    for group, path in chosen:
+        if group is not None and group not in files:
+            raise UserError(f"--mtf {group}={path}: there is no optics group {group}; there are {', '.join(map(str, groups))}")
+        for one in groups if group is None else [group]:
+            replaced += bool(files[one]) and label in optics
+            files[one] = str(path)
+    without = [str(group) for group, file in files.items() if not file]
+    if without:
+        raise UserError(f"--mtf: RELION needs an MTF of every optics group or of none; {', '.join(without)} got none")
+    put(optics, label, list(files.values()))
+    return [f"{label} of {replaced} optics groups is replaced"] if replaced else []
 
 
 def new_tables(

@@ -133,7 +133,7 @@ class FoundAberrations:
             unnamed = [g.group for g, t in here if not t.named and t.significance > _CLEAR]
             if unnamed:
                 said.append(f"{term.name}: in the images of {_listed(unnamed)}, where nothing of it was imported")
-        return said or ["no aberrations: none were imported, and the images show none"]
+        return said or ["none were imported, and the images show none beyond the errors above"]
 
 
     def as_dict(self) -> dict:
