@@ -244,6 +244,16 @@ def test_a_mixture_that_tells_nothing_apart_shows_no_share(tmp_path):
     assert "as fitted" not in page.text and "for good and bad ones could not be told apart" in page.text
 
 
+def test_where_groups_decide_no_score_of_an_image_is_drawn_as_the_threshold(tmp_path):
+    summary = make_summary("posterior", truth=False, mixture={"keep": 0.7, "separable": True})
+    alone = make_page(tmp_path / "alone", summary).text
+    assert "kept →" in alone and "left out (30)" not in alone
+    summary["configuration"] = {**summary["configuration"], "group_by": "rlnTomoParticleName"}
+    page = make_page(tmp_path / "groups", summary).text
+    assert "kept →" not in page and "kept (70)" in page and "left out (30)" in page
+    assert "Rows of one rlnTomoParticleName were judged together" in page
+
+
 def test_the_boundary_divides_kept_from_left_out():
     values, kept = np.array([3.0, 1.0, np.nan, 2.0, 4.0]), np.array([True, False, False, False, True])
     assert boundary(values, kept) == 2.5

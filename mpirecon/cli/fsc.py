@@ -8,7 +8,7 @@ import click
 
 from mpirecon.cli.console import Console
 from mpirecon.cli.help import DocumentedCommand
-from mpirecon.cli.options import json_option, overwrite_option, seed_option, verbosity_options
+from mpirecon.cli.options import json_option, overwrite_option, map_seed_option, verbosity_options
 
 
 @click.command("fsc", cls=DocumentedCommand)
@@ -22,7 +22,7 @@ from mpirecon.cli.options import json_option, overwrite_option, seed_option, ver
 @click.option("--plot", type=click.Path(), metavar="FILE", help="Draw the curves into this file (.png, .svg, .pdf).")
 @click.option("--csv", "csv_path", type=click.Path(), metavar="FILE", help="Write the curves as a table.")
 @json_option
-@seed_option
+@map_seed_option
 @overwrite_option
 @verbosity_options
 def command(first, second, mask, phase_randomise, cones, plot, csv_path, as_json, seed, overwrite, quiet, verbose):

@@ -134,10 +134,16 @@ def overwrite_option(function):
 
 def seed_option(function):
     """``--seed``, passed as `seed`."""
-    return click.option(
-        "--seed", type=Whole(0, 2**63 - 1), default=1, show_default=True, metavar="N",
-        help="Seed of the random draws, which depend on it and the particle alone.",
-    )(function)
+    return _seed("Seed of the random draws, which depend on it and the particle alone.")(function)
+
+
+def map_seed_option(function):
+    """``--seed`` of commands that draw phases of maps and know no particles, passed as `seed`."""
+    return _seed("Seed of the random phases.")(function)
+
+
+def _seed(words: str):
+    return click.option("--seed", type=Whole(0, 2**63 - 1), default=1, show_default=True, metavar="N", help=words)
 
 
 def verbosity_options(function):

@@ -7,7 +7,7 @@ import click
 from mpirecon.cli.console import Console
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (
-    ANY_PATH, EXISTING_FILE, POSITIVE, Number, json_option, overwrite_option, seed_option, verbosity_options,
+    ANY_PATH, EXISTING_FILE, POSITIVE, Number, json_option, overwrite_option, map_seed_option, verbosity_options,
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ from mpirecon.cli.options import (
               "maps']")
 @click.option("--pixel-size", type=POSITIVE, metavar="Å", help="Pixel size of the maps, where their headers are wrong.")
 @json_option
-@seed_option
+@map_seed_option
 @overwrite_option
 @verbosity_options
 def command(half1, half2, output, mask, bfactor, lowpass, mtf, mtf_pixel_size, pixel_size, as_json, seed, overwrite, quiet,

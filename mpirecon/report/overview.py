@@ -111,6 +111,9 @@ def _particles(run: RunFiles) -> str:
                  "frequencies together; ")
         if not (summary.get("mixture") or {}).get("separable", True):
             words += "here it could not tell good from bad, so nobody was left out."
+        elif column := summary["configuration"].get("group_by"):
+            words += (f"drawn is what it expects of this one number. Rows of one {column} were judged together, so that no score of a "
+                      "single image divides kept from left out.")
         else:
             words += "drawn is what it expects of this one number, and where that would best divide as it did."
         return pieces.section("Particles: score and mixture", pieces.figure(chart, words), wide=False, fact="score")
@@ -121,9 +124,10 @@ def score_chart(run: RunFiles) -> str:
     """Histogram of the score, with the mixture where the run fitted one."""
     mixture = run.summary.get("mixture") or {}
     mixes = mixture.get("separable", bool(mixture))
-    cut = particle_charts.boundary(run.table["score"], run.table["kept"]) if mixes else None
+    together = bool(run.summary["configuration"].get("group_by"))
+    cut = particle_charts.boundary(run.table["score"], run.table["kept"]) if mixes and not together else None
     return particle_charts.histogram_chart(run.table, "score", "score (signal over noise)", threshold=cut, kept_is="high",
-                                           keep=mixture.get("keep") if mixes else None)
+                                           keep=mixture.get("keep") if mixes else None, by_kept=together)
 
 
 def _distance(run: RunFiles) -> str:

@@ -40,14 +40,18 @@ def _edges(values: np.ndarray, most: int = 56) -> np.ndarray:
 
 def histogram_chart(
     table: Mapping[str, np.ndarray], column: str, label: str, *, threshold: float | None = None, kept_is: str = "low",
-    keep: float | None = None, height: int = 290,
+    keep: float | None = None, by_kept: bool = False, height: int = 290,
 ) -> str:
     """Stacked histogram of a column by what is known of the particles, with the threshold of the run.
 
     kept_is : the side of the threshold that was kept, "low" or "high" ·
-    keep : share of the good in the run's mixture, whose components are then drawn upon the bars (of the score)
+    keep : share of the good in the run's mixture, whose components are then drawn upon the bars (of the score) ·
+    by_kept : tell kept and left out by colour, where no errors were planted to tell
     """
     groups = kinds(table)
+    if by_kept and len(groups) == 1:
+        (colour, valid), = groups.values()
+        groups = {"kept": (colour, valid & table["kept"].astype(bool)), "left out": (GREY, valid & ~table["kept"].astype(bool))}
     values = table[column]
     valid = np.any([rows for _, rows in groups.values()], axis=0) if groups else np.zeros(len(values), bool)
     edges = _edges(values[valid])
