@@ -11,11 +11,24 @@ from numba import njit
 
 
 @njit(inline="always")
-def _shell(kz, ky, kx, p, ratio, last):
+def _limits(shells, ratio):
+    """k² from which on each of the shells 0 … shells is left for the next, float64; the last is never left."""
+    out = np.empty(shells)
+    for s in range(shells):
+        out[s] = ((s + 0.5) * ratio) ** 2
+    out[shells - 1] = np.inf
+    return out
+
+
+@njit(inline="always")
+def _first(kz, ky, p, limits):
+    """k² of a row's first point, and its shell; along the row both only grow, so that no root need be taken."""
     z = kz - p if kz > p // 2 else kz
     y = ky - p if ky > p // 2 else ky
-    s = int(np.sqrt(float(z * z + y * y + kx * kx)) / ratio + 0.5)
-    return s if s < last else last
+    k2, s = float(z * z + y * y), 0
+    while k2 >= limits[s]:
+        s += 1
+    return k2, s
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -25,10 +38,13 @@ def radial_sum(values, stride, component, ratio, total, count, first=0, last=-1)
     first, last : here the planes kz.
     """
     p = values.shape[0]
+    limits = _limits(total.size, ratio)
     for kz in range(first, p if last < 0 else last):
         for ky in range(p):
+            k2, s = _first(kz, ky, p, limits)
             for kx in range(p // 2 + 1):
-                s = _shell(kz, ky, kx, p, ratio, total.size - 1)
+                while k2 + kx * kx >= limits[s]:
+                    s += 1
                 friedel = 1.0 if kx == 0 or 2 * kx == p else 2.0
                 total[s] += friedel * values[kz, ky, kx * stride + component]
                 count[s] += friedel
@@ -38,36 +54,42 @@ def radial_sum(values, stride, component, ratio, total, count, first=0, last=-1)
 def divide_regularised(folded, ridge, ratio, out, first=0, last=-1):
     """out = numerator / (weight + ridge[shell]) of a folded (p, p, p//2 + 1, 3) float32 accumulator; 0 where 0/0."""
     p = folded.shape[0]
+    limits = _limits(ridge.size, ratio)
     for kz in range(p):
         for ky in range(first, p if last < 0 else last):
+            k2, s = _first(kz, ky, p, limits)
             for kx in range(p // 2 + 1):
-                w = folded[kz, ky, kx, 2] + ridge[_shell(kz, ky, kx, p, ratio, ridge.size - 1)]
-                if w > 0:
-                    out[kz, ky - first, kx] = complex(folded[kz, ky, kx, 0] / w, folded[kz, ky, kx, 1] / w)
-                else:
-                    out[kz, ky - first, kx] = 0
+                while k2 + kx * kx >= limits[s]:
+                    s += 1
+                w = folded[kz, ky, kx, 2] + ridge[s]
+                w = 1 / w if w > 0 else 0.0
+                out[kz, ky - first, kx] = complex(folded[kz, ky, kx, 0] * w, folded[kz, ky, kx, 1] * w)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def precondition(spectrum, folded, ridge, ratio, first=0, last=-1):
     """spectrum /= weight + ridge[shell], in place; zero where that is not positive."""
     p = folded.shape[0]
+    limits = _limits(ridge.size, ratio)
     for kz in range(p):
         for ky in range(first, p if last < 0 else last):
+            k2, s = _first(kz, ky, p, limits)
             for kx in range(p // 2 + 1):
-                w = folded[kz, ky, kx, 2] + ridge[_shell(kz, ky, kx, p, ratio, ridge.size - 1)]
-                if w > 0:
-                    spectrum[kz, ky - first, kx] = spectrum[kz, ky - first, kx] / w
-                else:
-                    spectrum[kz, ky - first, kx] = 0
+                while k2 + kx * kx >= limits[s]:
+                    s += 1
+                w = folded[kz, ky, kx, 2] + ridge[s]
+                spectrum[kz, ky - first, kx] *= np.float32(1 / w if w > 0 else 0.0)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def multiply_regularised(spectrum, transfer, ridge, ratio, first=0, last=-1):
     """spectrum *= transfer + ridge[shell], in place; transfer : (p, p, p//2 + 1) float32."""
     p = transfer.shape[0]
+    limits = _limits(ridge.size, ratio)
     for kz in range(p):
         for ky in range(first, p if last < 0 else last):
+            k2, s = _first(kz, ky, p, limits)
             for kx in range(p // 2 + 1):
-                w = transfer[kz, ky, kx] + ridge[_shell(kz, ky, kx, p, ratio, ridge.size - 1)]
-                spectrum[kz, ky - first, kx] = spectrum[kz, ky - first, kx] * w
+                while k2 + kx * kx >= limits[s]:
+                    s += 1
+                spectrum[kz, ky - first, kx] *= np.float32(transfer[kz, ky, kx] + ridge[s])
