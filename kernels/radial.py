@@ -11,7 +11,7 @@ from numba import njit
 
 
 @njit(inline="always")
-def _limits(shells, ratio):
+def shell_limits(shells, ratio):
     """k² from which on each of the shells 0 … shells is left for the next, float64; the last is never left."""
     out = np.empty(shells)
     for s in range(shells):
@@ -21,7 +21,7 @@ def _limits(shells, ratio):
 
 
 @njit(inline="always")
-def _first(kz, ky, p, limits):
+def row_start(kz, ky, p, limits):
     """k² of a row's first point, and its shell; along the row both only grow, so that no root need be taken."""
     z = kz - p if kz > p // 2 else kz
     y = ky - p if ky > p // 2 else ky
@@ -38,10 +38,10 @@ def radial_sum(values, stride, component, ratio, total, count, first=0, last=-1)
     first, last : here the planes kz.
     """
     p = values.shape[0]
-    limits = _limits(total.size, ratio)
+    limits = shell_limits(total.size, ratio)
     for kz in range(first, p if last < 0 else last):
         for ky in range(p):
-            k2, s = _first(kz, ky, p, limits)
+            k2, s = row_start(kz, ky, p, limits)
             for kx in range(p // 2 + 1):
                 while k2 + kx * kx >= limits[s]:
                     s += 1
@@ -54,10 +54,10 @@ def radial_sum(values, stride, component, ratio, total, count, first=0, last=-1)
 def divide_regularised(folded, ridge, ratio, out, first=0, last=-1):
     """out = numerator / (weight + ridge[shell]) of a folded (p, p, p//2 + 1, 3) float32 accumulator; 0 where 0/0."""
     p = folded.shape[0]
-    limits = _limits(ridge.size, ratio)
+    limits = shell_limits(ridge.size, ratio)
     for kz in range(p):
         for ky in range(first, p if last < 0 else last):
-            k2, s = _first(kz, ky, p, limits)
+            k2, s = row_start(kz, ky, p, limits)
             for kx in range(p // 2 + 1):
                 while k2 + kx * kx >= limits[s]:
                     s += 1
@@ -70,10 +70,10 @@ def divide_regularised(folded, ridge, ratio, out, first=0, last=-1):
 def precondition(spectrum, folded, ridge, ratio, first=0, last=-1):
     """spectrum /= weight + ridge[shell], in place; zero where that is not positive."""
     p = folded.shape[0]
-    limits = _limits(ridge.size, ratio)
+    limits = shell_limits(ridge.size, ratio)
     for kz in range(p):
         for ky in range(first, p if last < 0 else last):
-            k2, s = _first(kz, ky, p, limits)
+            k2, s = row_start(kz, ky, p, limits)
             for kx in range(p // 2 + 1):
                 while k2 + kx * kx >= limits[s]:
                     s += 1
@@ -85,10 +85,10 @@ def precondition(spectrum, folded, ridge, ratio, first=0, last=-1):
 def multiply_regularised(spectrum, transfer, ridge, ratio, first=0, last=-1):
     """spectrum *= transfer + ridge[shell], in place; transfer : (p, p, p//2 + 1) float32."""
     p = transfer.shape[0]
-    limits = _limits(ridge.size, ratio)
+    limits = shell_limits(ridge.size, ratio)
     for kz in range(p):
         for ky in range(first, p if last < 0 else last):
-            k2, s = _first(kz, ky, p, limits)
+            k2, s = row_start(kz, ky, p, limits)
             for kx in range(p // 2 + 1):
                 while k2 + kx * kx >= limits[s]:
                     s += 1

@@ -5,11 +5,14 @@ import math
 
 import numpy as np
 import pytest
+import scipy.fft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpirecon.errors import UserError
+from mpirecon.kernels.shells import correlate_cells, correlate_shells, turn_phases
 from mpirecon.validate import masks
+from mpirecon.validate.coverage import bin_of, view_bins
 from mpirecon.validate.fsc import crossing, fsc, friedel_weight, radial_power, shell_count, shell_index, shell_sum
 
 
@@ -123,3 +126,41 @@ def test_soft_masks(box):
     assert shell[box // 2, box // 2, box // 2] == 0 and (shell[(r >= 4) & (r <= 5)] == 1).all()
     assert masks.soft_sphere(box, 4, 0, ndim=2).sum() == np.count_nonzero(r[box // 2] <= 4)
     np.testing.assert_allclose(shell_sum(np.ones((box, box, box // 2 + 1), "f4"), box), shell_count(box))
+
+
+# kernels, against the same sums written plainly
+
+
+@pytest.mark.parametrize("box", [8, 9, 12, 15])
+def test_sums_by_shell_and_by_cell_are_those_of_the_samples(box):
+    rng = np.random.default_rng(box)
+    a, b = (scipy.fft.rfftn(rng.standard_normal((box,) * 3)) for _ in range(2))
+    products = (a * b.conj()).real, np.abs(a) ** 2, np.abs(b) ** 2
+    sums = np.zeros((3, box // 2 + 1))
+    correlate_shells(a, b, sums)
+    np.testing.assert_allclose(sums, [shell_sum(p, box) for p in products])
+    top, cells = view_bins(40)
+    by_cell = np.zeros((cells.sum(), box // 2 + 1, 3))
+    correlate_cells(a, b, top, cells, by_cell)
+    k = np.stack(np.meshgrid(*[scipy.fft.fftfreq(box, 1 / box)] * 2, np.arange(box // 2 + 1), indexing="ij")[::-1], axis=-1)
+    shell, weight = shell_index(box), np.broadcast_to(friedel_weight(box), a.shape)
+    use = (shell > 0) & (shell <= box // 2)
+    where = bin_of(k[use] / np.linalg.norm(k[use], axis=1, keepdims=True), top, cells)
+    expected = np.zeros_like(by_cell)
+    for c, product in enumerate(products):
+        np.add.at(expected, (where, shell[use], c), (product * weight)[use])
+    np.testing.assert_allclose(by_cell, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("box", [8, 9])
+def test_turned_phases_are_those_of_a_real_map(box):
+    k = scipy.fft.rfftn(np.random.default_rng(1).standard_normal((box,) * 3))
+    turned = k.copy()
+    turn_phases(turned, 4, np.uint64(7))
+    again = scipy.fft.rfftn(scipy.fft.irfftn(turned, s=(box,) * 3))  # a real map: mates that disagree would be averaged
+    np.testing.assert_allclose(again, turned, atol=1e-9)
+    np.testing.assert_allclose(np.abs(turned), np.abs(k), rtol=1e-9)
+    beyond = np.linalg.norm(np.stack(np.meshgrid(*[scipy.fft.fftfreq(box, 1 / box)] * 2, np.arange(box // 2 + 1), indexing="ij")), axis=0) >= 2
+    np.testing.assert_array_equal(turned[~beyond], k[~beyond])
+    turns = np.angle(turned / k)[beyond]
+    assert abs(np.exp(1j * turns).mean()) < 3 / np.sqrt(beyond.sum()) and turns.std() > 1.5

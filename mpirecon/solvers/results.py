@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import scipy.fft
 
 from mpirecon.io.mrc import write_map
 from mpirecon.io.run_output import write_particle_table, write_summary
@@ -19,7 +20,7 @@ from mpirecon.solvers.groups import WHOLE, half_map
 from mpirecon.solvers.run import Outcome, Reconstruction, describe
 from mpirecon.validate.detection import detection_report, write_detection_csv
 from mpirecon.validate.ewald import curvature_warning
-from mpirecon.validate.fsc import crossing, fsc
+from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms
 from mpirecon.validate.fsc_table import write_fsc_csv
 from mpirecon.validate.masks import asymmetry, soft_sphere
 from mpirecon.validate.postprocess import Postprocessed, postprocess
@@ -69,12 +70,12 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed) -> 
     from mpirecon.report.html import write_report
 
     file, pixel_size = run.file, run.file.pixel_size
-    curves = {
-        "fsc": fsc(maps["half1"], maps["half2"], run.engine.mask),
-        "fsc_unmasked": fsc(maps["half1"], maps["half2"]),
-    }
     with run.engine.timings("postprocess"):
-        more = _postprocess(run, maps, curves) if postprocessed else None
+        curves = {"fsc": fsc(maps["half1"], maps["half2"], run.engine.mask)}
+        transforms = tuple(scipy.fft.rfftn(maps[half]) for half in ("half1", "half2"))
+        curves["fsc_unmasked"] = fsc_of_transforms(*transforms, file.box)
+        more = _postprocess(run, maps, curves, transforms) if postprocessed else None
+        del transforms
     if more is not None:
         curves |= more.curves()
         if run.config.mask == AUTO and more.mask is not None:
@@ -119,14 +120,14 @@ def _curvature(run: Reconstruction, summary: dict) -> str | None:
     return curvature_warning(summary["resolution_0143"], diameter, voltage)
 
 
-def _postprocess(run: Reconstruction, maps: dict, curves: dict) -> Postprocessed:
+def _postprocess(run: Reconstruction, maps: dict, curves: dict, transforms: tuple) -> Postprocessed:
     """Mask, corrected FSC, cones, B-factor and sharpened map; in the user's mask file, else in one made from the map."""
     given = run.config.mask not in (None, AUTO)
     pixel_size = run.file.pixel_size
     return postprocess(
         maps["half1"], maps["half2"], pixel_size, unmasked=curves["fsc_unmasked"], seed=run.config.seed,
         resolution=crossing(curves["fsc"], 0.143, run.file.box, pixel_size),
-        mask=run.engine.mask if given else None, mask_text=run.mask_text if given else "",
+        mask=run.engine.mask if given else None, mask_text=run.mask_text if given else "", transforms=transforms,
     )  # fmt: skip
 
 

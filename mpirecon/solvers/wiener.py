@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.fft
 
-from mpirecon.validate.fsc import shell_index
+from mpirecon.validate.fsc import filter_shells
 
 #: FSC above which more signal makes no difference to a Wiener filter
 _HIGHEST_FSC = 0.99999
@@ -44,16 +44,6 @@ def ssnr_of_whole(curve: np.ndarray) -> np.ndarray:
 def wiener_filter(volume: np.ndarray, ssnr: np.ndarray) -> np.ndarray:
     """Multiply each shell of a (n, n, n) map by SSNR / (1 + SSNR); beyond the last shell by zero."""
     return filter_shells(volume, ssnr / (1 + ssnr))
-
-
-def filter_shells(volume: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """Multiply each shell of a (n, n, n) map by its gain; beyond the last by zero."""
-    n = volume.shape[0]
-    shell = np.minimum(shell_index(n), n // 2 + 1)
-    factor = np.zeros(n // 2 + 2, np.float32)
-    length = min(len(gain), n // 2 + 1)
-    factor[:length] = gain[:length]
-    return scipy.fft.irfftn(scipy.fft.rfftn(np.asarray(volume, np.float32)) * factor[shell], s=volume.shape)
 
 
 def _blurred(volume: np.ndarray, width: float) -> np.ndarray:

@@ -9,9 +9,9 @@ import scipy.fft
 
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
-from mpirecon.validate.fsc import crossing, fsc, shell_index
+from mpirecon.validate.fsc import crossing, filter_transform, fsc
 from mpirecon.validate.grids import check_same_grid
-from mpirecon.validate.masks import cosine_edge, radius_grid
+from mpirecon.validate.masks import cosine_edge, radius_grid, soft_sphere
 
 #: the map is low-passed to this multiple of its resolution, and at least to so many Å and pixels
 _LOWPASS, _LOWPASS_ANGSTROM, _LOWPASS_PIXELS = 1.5, 10.0, 3.0
@@ -62,18 +62,17 @@ class AutoMask:
                 f"{self.extend:.1f} Å, with a soft edge of {self.edge:.1f} Å; {100 * self.share:.0f} % of the box's sphere")
 
 
-def lowpass(volume: np.ndarray, pixel_size: float, resolution: float, size: int | None = None) -> np.ndarray:
-    """The map with a Gaussian filter that is ½ at `resolution` Å, on a grid of `size` voxels a side; float32."""
-    box = volume.shape[0]
+def lowpass(transform: np.ndarray, pixel_size: float, resolution: float, size: int | None = None) -> np.ndarray:
+    """The map of a half transform (n, n, n // 2 + 1) with a Gaussian filter that is ½ at `resolution` Å, on a grid of `size` voxels
+    a side; float32."""
+    box, k = transform.shape[0], transform
     size = size or box
-    k = scipy.fft.rfftn(np.asarray(volume, np.float32))
     if size < box:
         keep = np.concatenate([np.arange(size // 2), np.arange(box - size // 2, box)])
         k = k[np.ix_(keep, keep, np.arange(size // 2 + 1))] * np.float32((size / box) ** 3)
     half = box * pixel_size / resolution
-    filter_ = np.exp2(-((np.arange(size + 1) / half) ** 2)).astype(np.float32)
-    k *= filter_[np.minimum(shell_index(size), size)]
-    return scipy.fft.irfftn(k, s=(size,) * 3).astype(np.float32)
+    filter_ = np.exp2(-((np.arange(size // 2 + 1) / half) ** 2)).astype(np.float32)
+    return filter_transform(k.copy() if k is transform else k, filter_)
 
 
 def _coarse(box: int, pixel_size: float, resolution: float) -> int:
@@ -84,14 +83,17 @@ def _coarse(box: int, pixel_size: float, resolution: float) -> int:
 
 def _refined(field: np.ndarray, box: int) -> np.ndarray:
     """A smooth field on a grid of `box` voxels a side with the same origin, linear between its values; float32."""
-    from scipy import ndimage
-
     size = field.shape[0]
     if size == box:
         return field
-    scale = size / box
-    return ndimage.affine_transform(field, np.full(3, scale), size // 2 - (box // 2) * scale, (box,) * 3, np.float32, 1,
-                                    mode="nearest")
+    at = np.clip(size // 2 + (np.arange(box) - box // 2) * (size / box), 0, size - 1)
+    low = np.minimum(at.astype(np.int64), size - 2)
+    linear = np.zeros((box, size), np.float32)  # axis by axis, as products of matrices
+    linear[np.arange(box), low] = 1 - (at - low)
+    linear[np.arange(box), low + 1] += at - low
+    for _ in range(3):
+        field = np.tensordot(field, linear, (0, 1))  # the next axis comes to the front
+    return field
 
 
 def automatic_mask(
@@ -118,29 +120,49 @@ def automatic_mask(
     UserError
         when nothing stands out from the solvent.
     """
-    from scipy import ndimage  # slow to load, and needed by one rank at the end
+    transform = scipy.fft.rfftn(np.asarray(volume, np.float32))
+    return mask_of_transform(
+        transform, pixel_size, resolution, threshold=threshold, extend=extend, edge=edge, filter_to=filter_to
+    )
 
-    volume = np.asarray(volume)
-    box = volume.shape[0]
+
+def mask_of_transform(
+    transform: np.ndarray, pixel_size: float, resolution: float | None = None, *, threshold: float | None = None,
+    extend: float | None = None, edge: float | None = None, filter_to: float | None = None,
+) -> AutoMask:
+    """As `automatic_mask`, of the map's half transform (n, n, n // 2 + 1)."""
+    box = transform.shape[0]
     resolution = resolution or 3 * pixel_size
     filter_to = filter_to or max(_LOWPASS * resolution, _LOWPASS_ANGSTROM, _LOWPASS_PIXELS * pixel_size)
     extend = _bounded(resolution / 2, 2, box / 16, pixel_size) if extend is None else extend
     edge = _bounded(resolution, 4, box / 8, pixel_size) if edge is None else edge
     # a filtered map needs few voxels; its pieces and distances then cost a fraction of time and memory
-    smooth = lowpass(volume, pixel_size, filter_to, _coarse(box, pixel_size, filter_to))
+    smooth = lowpass(transform, pixel_size, filter_to, _coarse(box, pixel_size, filter_to))
     size = smooth.shape[0]
+    voxel = pixel_size * box / size
     visible = radius_grid(size) <= size / 2 - 1
     threshold = _threshold(smooth[visible]) if threshold is None else threshold
     inside, pieces = _large_pieces((smooth > threshold) & visible)
     if inside.sum() < max(8, _SMALLEST * visible.sum()):
         raise UserError("automatic mask: nothing in this map stands out from the solvent; give a mask, or a diameter")
-    away = ndimage.distance_transform_edt(~inside).astype(np.float32) * np.float32(pixel_size * box / size)
-    away = _refined(away, box)
+    away = _refined(_distance(inside, voxel, extend + edge), box)
     mask = cosine_edge(away - np.float32(extend), edge)
-    mask *= cosine_edge((radius_grid(box) - np.float32(box / 2 - 3)) * np.float32(pixel_size), 3 * pixel_size)
+    mask *= soft_sphere(box, box / 2 - 3, 3)
     total = float(mask.sum(dtype=np.float64))
     return AutoMask(mask, float(filter_to), float(threshold), float(extend), float(edge), pieces,
                     total * pixel_size**3, total / (np.pi / 6 * box**3))
+
+
+def _distance(inside: np.ndarray, voxel: float, most: float) -> np.ndarray:
+    """Å of each voxel to the nearest one inside, float32; of those that are more than `most` Å away, about that or more."""
+    from scipy import ndimage  # slow to load, and needed by one rank at the end
+
+    margin = int(np.ceil(most / voxel)) + 2
+    (box,) = ndimage.find_objects(inside.astype(np.int8))
+    near = tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in box)
+    away = np.full(inside.shape, np.float32(most + 2 * voxel))
+    away[near] = ndimage.distance_transform_edt(~inside[near]) * voxel
+    return away
 
 
 def mask_of_files(volume, half=None, *, resolution: float | None = None, **options) -> tuple[AutoMask, float]:
@@ -196,4 +218,7 @@ def _large_pieces(inside: np.ndarray) -> tuple[np.ndarray, int]:
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     large = sizes >= _PIECE * sizes.max()
-    return ndimage.binary_fill_holes(large[labels]), int(large.sum())
+    whole = large[labels]
+    (box,) = ndimage.find_objects(whole.astype(np.int8))
+    whole[box] = ndimage.binary_fill_holes(whole[box])
+    return whole, int(large.sum())

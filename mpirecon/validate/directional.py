@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
-from mpirecon.validate.coverage import bin_centres, bin_of, view_bins
-from mpirecon.validate.fsc import crossing, friedel_weight, shell_index
+from mpirecon.kernels.shells import correlate_cells
+from mpirecon.validate.coverage import bin_centres, view_bins
+from mpirecon.validate.fsc import crossing
 
 #: half the opening of a cone, degrees (Tan et al. 2017)
 HALF_ANGLE = 20.0
@@ -67,10 +68,17 @@ def conical_fsc(
 
     a, b : (n, n, n) float · mask : (n, n, n), multiplies both
     """
-    box = a.shape[0]
     if mask is not None:
         a, b = a * mask, b * mask
-    sums = _cell_sums(scipy.fft.rfftn(a), scipy.fft.rfftn(b), box)
+    return conical_fsc_of_transforms(scipy.fft.rfftn(a), scipy.fft.rfftn(b), pixel_size, half_angle=half_angle, directions=directions)
+
+
+def conical_fsc_of_transforms(
+    fa: np.ndarray, fb: np.ndarray, pixel_size: float, *, half_angle: float = HALF_ANGLE, directions: int = DIRECTIONS,
+) -> ConicalFSC:
+    """As `conical_fsc`, of two half transforms (n, n, n // 2 + 1)."""
+    box = fa.shape[0]
+    sums = _cell_sums(fa, fb, box)
     direction = bin_centres(*view_bins(directions))
     inside = np.abs(direction @ bin_centres(*view_bins(_CELLS)).T) >= np.cos(np.radians(half_angle))
     curves = _curves([_three_shells(inside.astype(np.float64) @ s) for s in sums])
@@ -97,24 +105,11 @@ def _three_shells(sums: np.ndarray) -> np.ndarray:
 
 
 def _cell_sums(fa: np.ndarray, fb: np.ndarray, box: int) -> np.ndarray:
-    """Σ Re a b*, Σ|a|², Σ|b|² in each cell of the half sphere and shell, (3, cells, box // 2 + 1); plane by plane."""
+    """Σ Re a b*, Σ|a|², Σ|b|² in each cell of the half sphere and shell, (3, cells, box // 2 + 1)."""
     top, cells = view_bins(_CELLS)
-    shells, weight = shell_index(box), friedel_weight(box)
-    width = box // 2 + 1
-    total = np.zeros((3, int(cells.sum()) * width))
-    k = scipy.fft.fftfreq(box, 1 / box)
-    ky, kx = (grid.ravel() for grid in np.meshgrid(k, np.arange(width), indexing="ij"))
-    weight = np.broadcast_to(weight, (box, width)).ravel()
-    for kz, plane, pa, pb in zip(k, shells, fa, fb):
-        shell = plane.ravel()
-        use = np.flatnonzero((shell < width) & (shell > 0))
-        length = np.sqrt(kx[use] ** 2 + ky[use] ** 2 + kz**2)
-        unit = np.stack([kx[use] / length, ky[use] / length, kz / length], axis=1)
-        where = bin_of(unit, top, cells) * width + shell[use]
-        ga, gb = pa.ravel()[use], pb.ravel()[use]
-        for target, values in zip(total, (ga.real * gb.real + ga.imag * gb.imag, _abs2(ga), _abs2(gb))):
-            target += np.bincount(where, values * weight[use], minlength=target.size)
-    return total.reshape(3, -1, width)
+    sums = np.zeros((int(cells.sum()), box // 2 + 1, 3))
+    correlate_cells(fa, fb, top, cells, sums)
+    return np.moveaxis(sums, 2, 0)
 
 
 def sphericity(direction: np.ndarray, radius: np.ndarray) -> float:
@@ -132,7 +127,3 @@ def _sphericity(points: np.ndarray, faces: np.ndarray) -> float:
     volume = np.abs(np.einsum("fi,fi->f", p, np.cross(q, r))).sum() / 6
     surface = np.linalg.norm(np.cross(q - p, r - p), axis=1).sum() / 2
     return np.pi ** (1 / 3) * (6 * volume) ** (2 / 3) / surface
-
-
-def _abs2(f: np.ndarray) -> np.ndarray:
-    return f.real**2 + f.imag**2

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.fft
 
 from mpirecon.errors import UserError
+from mpirecon.kernels.shells import correlate_shells, scale_shells
 
 
 @lru_cache(maxsize=8)
@@ -95,9 +96,27 @@ def fsc(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> np.ndar
 
 def fsc_of_transforms(fa: np.ndarray, fb: np.ndarray, box: int) -> np.ndarray:
     """FSC of two half transforms, (n, n, n // 2 + 1) complex each, in ``rfftn`` order. (n // 2 + 1,) float64."""
-    cross = shell_sum(fa.real * fb.real + fa.imag * fb.imag, box)
-    norm = np.sqrt(shell_sum(_abs2(fa), box) * shell_sum(_abs2(fb), box))
-    return np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
+    sums = np.zeros((3, box // 2 + 1))
+    correlate_shells(fa, fb, sums)
+    norm = np.sqrt(sums[1] * sums[2])
+    return np.divide(sums[0], norm, out=np.zeros_like(norm), where=norm > 0)
+
+
+def filter_transform(transform: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """The map, (n, n, n) float32, of a half transform with each shell times its gain; overwrites the transform.
+
+    gain : (m,) with m ≤ n // 2 + 1; shells beyond it are silenced
+    """
+    n = transform.shape[0]
+    full = np.zeros(n // 2 + 2, np.float32)
+    full[: min(len(gain), n // 2 + 1)] = gain[: n // 2 + 1]
+    scale_shells(transform, full)
+    return scipy.fft.irfftn(transform, s=(n, n, n), overwrite_x=True).astype(np.float32, copy=False)
+
+
+def filter_shells(volume: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """As `filter_transform`, of a map (n, n, n)."""
+    return filter_transform(scipy.fft.rfftn(np.asarray(volume, np.float32)), gain)
 
 
 def radial_power(array: np.ndarray) -> np.ndarray:

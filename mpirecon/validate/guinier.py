@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
-from mpirecon.validate.fsc import shell_count, shell_index, shell_sum
+from mpirecon.validate.fsc import filter_transform, shell_count, shell_sum
 
 #: coarser than this the shape of the particle shapes its spectrum, finer ones fall off by the B-factor
 COARSEST = 10.0
@@ -60,9 +60,13 @@ def guinier(volume: np.ndarray, pixel_size: float, fsc: np.ndarray, resolution: 
     The B-factor is refused (None, with a note) where the resolution is worse than 8.5 Å or fewer than six shells would be
     fitted: what falls off there is the particle's shape.
     """
-    box = volume.shape[0]
-    k = scipy.fft.rfftn(np.asarray(volume, np.float32))
-    mean = shell_sum(np.abs(k), box) / shell_count(box)
+    return guinier_of_transform(scipy.fft.rfftn(np.asarray(volume, np.float32)), pixel_size, fsc, resolution)
+
+
+def guinier_of_transform(transform: np.ndarray, pixel_size: float, fsc: np.ndarray, resolution: float | None) -> Guinier:
+    """As `guinier`, of the map's half transform (n, n, n // 2 + 1)."""
+    box = transform.shape[0]
+    mean = shell_sum(np.abs(transform), box) / shell_count(box)
     shells = np.arange(1, box // 2 + 1)
     d = box * pixel_size / shells
     with np.errstate(divide="ignore"):
@@ -92,7 +96,15 @@ def sharpen(
     volume : (n, n, n) mean of the half maps · bfactor : Å², negative sharpens; None does not ·
     resolution : Å; None is Nyquist
     """
-    box = volume.shape[0]
+    transform = scipy.fft.rfftn(np.asarray(volume, np.float32))
+    return sharpen_transform(transform, pixel_size, fsc, bfactor, resolution)
+
+
+def sharpen_transform(
+    transform: np.ndarray, pixel_size: float, fsc: np.ndarray, bfactor: float | None, resolution: float | None
+) -> np.ndarray:
+    """As `sharpen`, of the map's half transform (n, n, n // 2 + 1), which is overwritten."""
+    box = transform.shape[0]
     shells = np.arange(box // 2 + 1)
     k2 = (shells / (box * pixel_size)) ** 2
     gain = figure_of_merit(fsc) * np.exp(-(bfactor or 0.0) * k2 / 4)
@@ -100,13 +112,4 @@ def sharpen(
         last = box * pixel_size / resolution
         gain *= 0.5 + 0.5 * np.cos(np.pi * np.clip((shells - last) / _FADE + 0.5, 0, 1))
     gain[0] = 1.0
-    return filter_shells(volume, gain)
-
-
-def filter_shells(volume: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """The map (n, n, n) with each shell times its gain (n // 2 + 1,), nothing beyond Nyquist; float32."""
-    box = volume.shape[0]
-    k = scipy.fft.rfftn(np.asarray(volume, np.float32))
-    index = shell_index(box)
-    k *= np.where(index <= box // 2, gain.astype(np.float32)[np.minimum(index, box // 2)], np.float32(0))
-    return scipy.fft.irfftn(k, s=volume.shape).astype(np.float32)
+    return filter_transform(transform, gain)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.fft
 
 from mpirecon.errors import UserError
-from mpirecon.validate.automask import AutoMask, automatic_mask
-from mpirecon.validate.directional import ConicalFSC, conical_fsc
-from mpirecon.validate.fsc import crossing
-from mpirecon.validate.guinier import Guinier, filter_shells, guinier, sharpen
-from mpirecon.validate.randomised import RandomisedFSC, phase_randomised_fsc
+from mpirecon.validate.automask import AutoMask, mask_of_transform
+from mpirecon.validate.directional import ConicalFSC, conical_fsc_of_transforms
+from mpirecon.validate.fsc import crossing, filter_transform
+from mpirecon.validate.guinier import Guinier, guinier_of_transform, sharpen_transform
+from mpirecon.validate.randomised import HalfTransforms, RandomisedFSC, phase_randomised_fsc
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Postprocessed:
 def postprocess(
     half1: np.ndarray, half2: np.ndarray, pixel_size: float, *, unmasked: np.ndarray, resolution: float | None = None,
     mask: np.ndarray | None = None, mask_text: str = "", seed: int = 1, bfactor: float | None = None,
-    lowpass: float | None = None, mtf: np.ndarray | None = None,
+    lowpass: float | None = None, mtf: np.ndarray | None = None, transforms: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Postprocessed:
     """Phase-randomised FSC in a mask, FSC in cones, B-factor and sharpened map of two unmasked half maps.
 
@@ -73,20 +74,27 @@ def postprocess(
     bfactor : Å² to sharpen by, negative; by default the fitted one · lowpass : Å where the sharpened map ends; by default where
     the corrected FSC falls below 0.143
     mtf : (n // 2 + 1,) the detector's transfer by shell, which B-factor and sharpened map are freed of
+    transforms : the half maps' half transforms (n, n, n // 2 + 1), where they are there already
     """
     box = half1.shape[0]
-    mean = (half1 + half2) / 2
+    plain = transforms or tuple(scipy.fft.rfftn(np.asarray(half, np.float32)) for half in (half1, half2))
+    mean = (plain[0] + plain[1]) / 2
     auto = None
     if mask is None:
         try:
-            auto = automatic_mask(mean, pixel_size, resolution or crossing(unmasked, 0.143, box, pixel_size))
+            auto = mask_of_transform(mean, pixel_size, resolution or crossing(unmasked, 0.143, box, pixel_size))
         except UserError as error:
             return Postprocessed(None, "none", note=str(error))
         mask, mask_text = auto.mask, str(auto)
-    curves = phase_randomised_fsc(half1, half2, mask, seed=seed, unmasked=unmasked)
+    masked = tuple(scipy.fft.rfftn(np.asarray(half * mask, np.float32)) for half in (half1, half2))
+    curves = phase_randomised_fsc(half1, half2, mask, seed=seed, unmasked=unmasked, transforms=HalfTransforms(plain, masked))
     at = crossing(curves.true, 0.143, box, pixel_size)
-    if mtf is not None:
-        mean = filter_shells(mean, 1 / mtf)
-    fit = guinier(mean * mask, pixel_size, curves.true, at)
-    sharpened = sharpen(mean, pixel_size, curves.true, fit.bfactor if bfactor is None else bfactor, lowpass or at)
-    return Postprocessed(mask, mask_text, auto, curves, conical_fsc(half1, half2, pixel_size, mask), fit, sharpened, at)
+    if mtf is None:
+        seen = (masked[0] + masked[1]) / 2
+    else:
+        volume = filter_transform(mean, 1 / mtf)
+        mean, seen = scipy.fft.rfftn(volume), scipy.fft.rfftn(volume * mask)
+    fit = guinier_of_transform(seen, pixel_size, curves.true, at)
+    sharpened = sharpen_transform(mean, pixel_size, curves.true, fit.bfactor if bfactor is None else bfactor, lowpass or at)
+    cones = conical_fsc_of_transforms(*masked, pixel_size)
+    return Postprocessed(mask, mask_text, auto, curves, cones, fit, sharpened, at)

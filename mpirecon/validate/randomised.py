@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
+from mpirecon.kernels.shells import turn_phases
 from mpirecon.validate.fsc import fsc, fsc_of_transforms
 
 #: phases are random from the first shell on where the unmasked FSC is below this
@@ -34,27 +35,29 @@ class RandomisedFSC:
     shell: int | None
 
 
+@dataclass(frozen=True)
+class HalfTransforms:
+    """Half transforms of two half maps, (n, n, n // 2 + 1) complex64 each: as they are, and in a mask."""
+
+    plain: tuple[np.ndarray, np.ndarray]
+    masked: tuple[np.ndarray, np.ndarray]
+
+
 def randomise_phases(volume: np.ndarray, shell: int, rng: np.random.Generator) -> np.ndarray:
     """The real map with the amplitudes of `volume`, (n, n, n), and random phases from `shell` on; float32."""
-    box = volume.shape[0]
-    k = scipy.fft.rfftn(np.asarray(volume, np.float32))
-    # the phases of a real white-noise map are uniform and have the symmetry that a real map needs
-    noise = scipy.fft.rfftn(rng.standard_normal(volume.shape, np.float32))
-    beyond = squared_radius(box) >= shell**2
-    noise = noise[beyond]
-    k[beyond] = np.abs(k[beyond]) * (noise / np.maximum(np.abs(noise), np.finfo(np.float32).tiny))
-    return scipy.fft.irfftn(k, s=volume.shape).astype(np.float32)
+    return _randomised(scipy.fft.rfftn(np.asarray(volume, np.float32)), shell, rng)
 
 
-def squared_radius(box: int) -> np.ndarray:
-    """k² of every sample of a half transform, (box, box, box // 2 + 1) float32."""
-    k2 = scipy.fft.fftfreq(box, 1 / box).astype(np.float32) ** 2
-    return k2[:, None, None] + k2[:, None] + np.arange(box // 2 + 1, dtype=np.float32) ** 2
+def _randomised(transform: np.ndarray, shell: int, rng: np.random.Generator) -> np.ndarray:
+    """As `randomise_phases`, of the map's half transform, which is overwritten."""
+    n = transform.shape[0]
+    turn_phases(transform, shell**2, rng.integers(2**64, dtype=np.uint64))
+    return scipy.fft.irfftn(transform, s=(n, n, n), overwrite_x=True)
 
 
 def phase_randomised_fsc(
     a: np.ndarray, b: np.ndarray, mask: np.ndarray, *, seed: int = 1, draws: int | None = None,
-    unmasked: np.ndarray | None = None,
+    unmasked: np.ndarray | None = None, transforms: HalfTransforms | None = None,
 ) -> RandomisedFSC:
     """FSC_true of two half maps in a mask (Chen et al. 2013, Ultramicroscopy 135, 24, equation 4).
 
@@ -66,11 +69,11 @@ def phase_randomised_fsc(
     a, b : (n, n, n) float, unmasked half maps
     mask : (n, n, n) float, 0 … 1
     seed : int · draws : how many random phases are averaged over, by default more for small maps ·
-    unmasked : (n // 2 + 1,) the unmasked FSC, where it is known already
+    unmasked : (n // 2 + 1,) the unmasked FSC, where it is known already · transforms : likewise, of these maps in this mask
     """
     box = a.shape[0]
     plain = fsc(a, b) if unmasked is None else np.asarray(unmasked)
-    masked = fsc(a, b, mask)
+    masked = fsc(a, b, mask) if transforms is None else fsc_of_transforms(*transforms.masked, box)
     below = np.flatnonzero(plain[1:] < RANDOMISE_BELOW)
     if not below.size:
         return RandomisedFSC(plain, masked, masked.copy(), masked.copy(), None)
@@ -79,9 +82,15 @@ def phase_randomised_fsc(
     rng = np.random.default_rng([seed, 0xF5C])
     randomised = np.zeros(box // 2 + 1)
     for _ in range(draws):
-        fa, fb = (scipy.fft.rfftn(randomise_phases(half, shell, rng) * mask) for half in (a, b))
+        fa, fb = (scipy.fft.rfftn(_randomised(k, shell, rng) * mask) for k in _copies(a, b, transforms))
         randomised += fsc_of_transforms(fa, fb, box) / draws
     return RandomisedFSC(plain, masked, randomised, _true(masked, randomised, shell), shell)
+
+
+def _copies(a: np.ndarray, b: np.ndarray, transforms: HalfTransforms | None):
+    """The half maps' transforms, to be overwritten, one after the other."""
+    for k, half in enumerate((a, b)):
+        yield scipy.fft.rfftn(np.asarray(half, np.float32)) if transforms is None else transforms.plain[k].copy()
 
 
 def _true(masked: np.ndarray, randomised: np.ndarray, shell: int) -> np.ndarray:
