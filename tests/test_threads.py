@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import platform
+import subprocess
+import sys
 import time
 
 import mrcfile
@@ -393,3 +396,24 @@ def test_the_parts_of_threads_are_arrays_of_the_kind_of_the_whole(monkeypatch, m
     bands = backend.bands(np.ones((1, backend.plane.shells)), 1, backend.plane.shells - 1, True)
     backend.statistics(pair if maps == 2 else backend.reference(volume), backend.prepare(images, particle_set), bands)
     assert kinds == {True}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_is_used_again_without_new_pages():
+    program = """if True:
+        import resource, sys
+        import numpy as np
+        from mpirecon.parallel.threads import keep_freed_memory
+        if sys.argv[1] == "keep":
+            keep_freed_memory()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(40):
+            several = [np.ones(2_000_000, np.uint8) for _ in range(8)]
+            del several
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    given_back, kept = (
+        int(subprocess.run([sys.executable, "-c", program, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("give back", "keep")
+    )
+    assert kept < given_back / 5

@@ -17,6 +17,7 @@ from mpirecon.cli.ending import end_alone, end_together, outcome
 from mpirecon.errors import UserError
 from mpirecon.parallel.launcher import find_launcher
 from mpirecon.parallel.stopping import held_signals
+from mpirecon.parallel.threads import keep_freed_memory
 
 
 #: new objects between two looks for cycles among all: Python's own 700 cost a tenth of the time that imports take
@@ -79,6 +80,7 @@ def group() -> None:
 def main() -> None:
     """Entry point: run the command; errors become one message and the same non-zero exit code on all ranks."""
     gc.set_threshold(_GARBAGE)
+    keep_freed_memory()
     sys.exit(run(sys.argv[1:]))
 
 

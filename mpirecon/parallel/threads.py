@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -43,6 +44,23 @@ def default_threads(ranks_on_host: int) -> int:
         return int(asked)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // max(ranks_on_host, 1))
+
+
+#: glibc's names for what ``mallopt`` sets: blocks from which on memory is the system's own, as large as it lets them be; freed
+#: memory that is kept; and heaps
+_MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = (-3, 2**25), (-1, 2**28), (-8, 1)
+
+
+def keep_freed_memory() -> None:
+    """Let this process use the memory again that arrays of up to 32 MB had, rather than give it back and ask for new.
+
+    New pages are zeroed by the system one by one: of a batch's arrays, made anew for each batch, that can take longer than
+    what is computed in them. At most 256 MB lie idle so. Without glibc nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        for setting in (_MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX):
+            mallopt(*setting)
 
 
 #: most that prepared images take of a rank's memory where nobody said how much
