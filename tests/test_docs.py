@@ -61,6 +61,17 @@ def test_help_reads_like_documentation(name):
         assert "INTEGER" not in row.split("\n")[0], f"{name} {option.opts[-1]} does not say what it takes"
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_words_as_they_are_typed(name):
+    """click writes types in capitals; RANDOM|SMALL:DEG is no value of an option that takes random."""
+    text = CliRunner().invoke(command(name), ["--help"], terminal_width=100).output
+    shown = re.findall(r"^  (?:-\w, )?--[\w-]+(?:, --[\w-]+)? ([^\s\[]+)", text, flags=re.MULTILINE)
+    for option in options(name):
+        if option.metavar is None and not option.is_flag:
+            assert "|" not in option.type.name, f"{name} {option.opts[-1]} shows {option.type.name.upper()}"
+    assert not {"KV", "MM", "RATE", "FRACTION"} & set(shown)
+
+
 @pytest.mark.parametrize("name", GROUPS)
 def test_headings_of_help_name_options_that_exist(name):
     text = CliRunner().invoke(command(name), ["--help"], terminal_width=100).output

@@ -92,12 +92,12 @@ class CryosparcAberrations(click.ParamType):
               help="Read NEW where the STAR file names OLD (a path or its last part); may be repeated.")
 @click.option("--pixel-size", type=POSITIVE, metavar="Å",
               help="Pixel size of the images, where the table lacks it or is wrong.")
-@click.option("--voltage", type=Number(20, 2000, metavar="kV"), help="Acceleration voltage, likewise.")
-@click.option("--cs", type=Number(-50, 50, metavar="mm"), help="Spherical aberration, likewise.")
-@click.option("--amplitude-contrast", type=Number(0, 1, metavar="fraction"), help="Amplitude contrast, likewise.")
+@click.option("--voltage", type=Number(20, 2000), metavar="kV", help="Acceleration voltage, likewise.")
+@click.option("--cs", type=Number(-50, 50), metavar="mm", help="Spherical aberration, likewise.")
+@click.option("--amplitude-contrast", type=Number(0, 1), metavar="X", help="Amplitude contrast, likewise.")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "float16"]), default="auto", show_default=True,
               help="Type of the stored images; auto: float16 where all stacks are float16.")
-@click.option("--rescale", type=Rescale(), help="Bring images of different boxes or pixel sizes to those of most particles, or "
+@click.option("--rescale", type=Rescale(), metavar="common|BOX:Å", help="Bring images of different boxes or pixel sizes to those of most particles, or "
               "all images to BOX pixels of Å.")
 @click.option("--ignore-aberrations", is_flag=True,
               help="Correct for no beam tilt, higher-order aberration or anisotropic magnification, whatever the file names.")
@@ -109,13 +109,13 @@ class CryosparcAberrations(click.ParamType):
               help="Whether protein is bright or dark.  [default: white; of a .cs file what its blob/sign says]")
 @click.option("--passthrough", type=EXISTING_FILE, multiple=True, metavar="FILE.cs",
               help="Join the columns of this file to those of the .cs file, by uid; may be repeated.")
-@click.option("--plant-errors", type=RATE, help="Replace this share of the poses by wrong ones and keep the truth.")
+@click.option("--plant-errors", type=RATE, metavar="X", help="Replace this share of the poses by wrong ones and keep the truth.")
 @click.option("--plant-by", metavar="COLUMN", help="Rows with one value in this column (e.g. rlnTomoParticleName) are wrong "
               "together.")
-@click.option("--error-kind", type=ErrorKind(), default="random", show_default=True,
+@click.option("--error-kind", type=ErrorKind(), default="random", show_default=True, metavar="random|small:DEG",
               help="Kind of wrong pose: any orientation, or a turn by about DEG degrees.")
 @click.option("--skip-bad", is_flag=True, help="Leave out NaN and constant images; they are counted and listed.")
-@click.option("--max-bad", type=RATE, default=0.1, show_default=True,
+@click.option("--max-bad", type=RATE, metavar="X", default=0.1, show_default=True,
               help="Largest share that --skip-bad may leave out.")
 @seed_option
 @overwrite_option

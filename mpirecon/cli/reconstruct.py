@@ -77,7 +77,7 @@ class Keep(click.ParamType):
 @click.option("--loss", type=click.Choice(LOSSES), default="l2", show_default=True,
               help="How residuals count: all alike, only the smallest share, by robust weights, or by the calibrated "
               "probability of being well posed.")
-@click.option("--keep", type=Keep(), help="Share of good particles, e.g. 0.7: what --loss sorted keeps; or auto, to find it "
+@click.option("--keep", type=Keep(), metavar="auto|X", help="Share of good particles, e.g. 0.7: what --loss sorted keeps; or auto, to find it "
               "(posterior does so by itself).")
 @click.option("--distance", type=click.Choice(["raw", "whitened", "explained", "correlation"]), default="explained",
               show_default=True, help="What particles are sorted or weighted by. 'raw' sorts them by their noise.")
@@ -109,7 +109,7 @@ class Keep(click.ParamType):
               "begin if there is none.")
 @click.option("--deterministic", is_flag=True, help="The same bits on any number of ranks and threads: sums in whole "
               "numbers. CPUs only; twice the memory for accumulators.")
-@click.option("--checkpoint-every", type=Every(), default="1", show_default=True,
+@click.option("--checkpoint-every", type=Every(), metavar="N|TIME", default="1", show_default=True,
               help="Save the run's state after so many iterations, or after the first iteration that ends so much time "
               "(e.g. 30m) after the last.")
 @click.option("--checkpoint-signal", default="USR1", show_default=True, metavar="NAME",
