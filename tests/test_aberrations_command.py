@@ -118,6 +118,15 @@ def test_noise_confirms_nothing(tmp_path):
     assert {term["verdict"] for term in found["terms"].values()} <= {UNTOLD, ABSENT}
 
 
+def test_a_handful_of_images_shows_nothing(tmp_path, shared_data):
+    """17 real images in two optics groups: fits of nine numbers to so little must not find aberrations."""
+    star = shared_data / "aspire_real" / "sample_particles_relion31.star"
+    assert mpirecon(["import", str(star), "-o", str(tmp_path / "p.h5"), "--rescale", "64:4.4", "-q"]) == 0
+    assert mpirecon(["reconstruct", str(tmp_path / "p.h5"), "-o", str(tmp_path / "run"), "-q", "--no-postprocess"]) == 0
+    found, code = tell(tmp_path / "run")
+    assert code == 0 and found["sentences"] == ["none were imported, and the images show none beyond the errors above"]
+
+
 def test_premultiplied_images_tell_the_odd_ones(tmp_path, images):
     p, true = particles(), planted()
     images = multiply_by_ctf(images, p.ctf, PIXEL_SIZE, true, p.optics_group)

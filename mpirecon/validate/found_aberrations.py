@@ -15,6 +15,8 @@ from mpirecon.validate.phase_fit import GroupPhases, PhaseSums, even_basis, odd_
 _CLEAR = 5.0
 #: error below which a share of the imported one is told from none, all and the opposite, and how far from these it may be
 _TELLS, _NEAR = 0.2, 0.3
+#: error of a share of which nothing is known
+_ANY = 10.0
 RIGHT, WRONG_SIGN, ABSENT, OTHER, UNTOLD = "right", "wrong sign", "absent", "other size", "cannot tell"
 
 
@@ -46,7 +48,8 @@ TERMS = (
 class FoundTerm:
     """One term in one optics group, in radians at the finest frequency of the band.
 
-    imported, found : (n,) the components · covariance : (n, n) of `found` · unit, per_unit : what they are printed in, and
+    imported, found : (n,) the components · covariance : (n, n) of `found` · gain : twice the logarithm of the likelihood that is
+    lost without it · unit, per_unit : what they are printed in, and
     radians of it · share, error : how many times the imported one explains the images; NaN where nothing was imported
     """
 
@@ -54,6 +57,7 @@ class FoundTerm:
     imported: np.ndarray
     found: np.ndarray
     covariance: np.ndarray
+    gain: float
     unit: str
     per_unit: float
     share: float = np.nan
@@ -65,6 +69,11 @@ class FoundTerm:
         return bool(np.isfinite(self.share))
 
     @property
+    def determined(self) -> bool:
+        """Whether it is known to better than a radian at the edge of the band; beyond that, phases turn round unnoticed."""
+        return bool(np.diag(self.covariance).mean() < 1)
+
+    @property
     def typical_error(self) -> float:
         """Of one component of `found`, in `unit`."""
         return float(np.sqrt(np.diag(self.covariance).mean()) / abs(self.per_unit))
@@ -74,14 +83,16 @@ class FoundTerm:
         return {
             "name": self.term.name, "unit": self.unit, "imported": (self.imported / self.per_unit).tolist(),
             "found": (self.found / self.per_unit).tolist(), "error": self.typical_error, "significance": self.significance,
+            "determined": self.determined,
             "coefficient": self.share if self.named else None, "coefficient_error": self.error if self.named else None,
         }
 
     @property
     def significance(self) -> float:
-        """Standard deviations by which it is there at all, of as many components."""
-        chi2 = self.found @ np.linalg.solve(self.covariance, self.found)
-        return float(np.sqrt(max(0.0, chi2 - len(self.found) + 1)))
+        """Standard deviations by which it is there at all, by its error and by what is lost without it, whichever is less: with
+        few images one of them may be far off."""
+        by_error = self.found @ np.linalg.solve(self.covariance, self.found)
+        return float(np.sqrt(max(0.0, min(by_error, self.gain) - len(self.found) + 1)))
 
 
 @dataclass
@@ -130,7 +141,7 @@ class FoundAberrations:
                 if apart:
                     differ = "differs" if len(apart) == 1 else "differ"
                     said.append(f"{term.name}: {_listed(apart)} {differ} from all groups together")
-            unnamed = [g.group for g, t in here if not t.named and t.significance > _CLEAR]
+            unnamed = [g.group for g, t in here if not t.named and t.determined and t.significance > _CLEAR]
             if unnamed:
                 said.append(f"{term.name}: in the images of {_listed(unnamed)}, where nothing of it was imported")
         return said or ["none were imported, and the images show none beyond the errors above"]
@@ -212,11 +223,16 @@ def _terms(sums, known, row, at, shell, ctf, premultiplied) -> list[FoundTerm]:
     turned = PhaseSums(sums.sine * np.exp(-1j * phi0), sums.cosine * np.exp(-1j * phi0), *sums.arrays()[2:], sums.count)
     phases = GroupPhases(turned, shell, noise)
     fit_odd = _best(lambda start: phases.odd(bases[0], start, delta0 + even @ bases[1]), odd)
-    fits = {True: (odd, fit_odd)}
+    phi = fit_odd.value @ bases[0]
+    found = []
+    for term in TERMS:
+        if term.odd:
+            found.append(_term(term, odd, fit_odd, edge, ctf, lambda rows, start: phases.odd(bases[0][rows], start, delta0 + even @ bases[1])))
     if not premultiplied:
-        phi = fit_odd.value @ bases[0]
-        fits[False] = (even, _best(lambda start: phases.even(bases[1], start, phi), even))
-    return [_term(term, *fits[term.odd], edge, ctf) for term in TERMS if term.odd in fits]
+        fit_even = _best(lambda start: phases.even(bases[1], start, phi), even)
+        found += [_term(term, even, fit_even, edge, ctf, lambda rows, start: phases.even(bases[1][rows], start, phi))
+                  for term in TERMS if not term.odd]
+    return found
 
 
 def _best(fit, imported: np.ndarray):
@@ -231,14 +247,18 @@ def _in_basis(coefficients: np.ndarray, order, basis: np.ndarray, at: np.ndarray
     return np.linalg.lstsq(basis.T, zernike_sum(low, order, *at), rcond=None)[0]
 
 
-def _term(term: Term, imported: np.ndarray, fit, edge: float, ctf: np.void) -> FoundTerm:
-    pick = list(term.at)
+def _term(term: Term, imported: np.ndarray, fit, edge: float, ctf: np.void, refit) -> FoundTerm:
+    """refit : (rows of the basis, where to start) → the fit with these alone"""
+    pick, others = list(term.at), [i for i in range(len(imported)) if i not in term.at]
     unit, per_unit = _unit(term, edge, ctf)
-    found = FoundTerm(term, imported[pick], fit.value[pick], fit.covariance[np.ix_(pick, pick)], unit, per_unit)
+    gain = 2 * (fit.quality - refit(others, fit.value[others]).quality)
+    found = FoundTerm(term, imported[pick], fit.value[pick], fit.covariance[np.ix_(pick, pick)], gain, unit, per_unit)
     if np.abs(found.imported).max() > 1e-6:
         direction = np.linalg.solve(found.covariance, found.imported)
         found.error = float((found.imported @ direction) ** -0.5)
         found.share = float(direction @ found.found) * found.error**2
+        if not found.determined:
+            found.share, found.error = 0.0, max(found.error, _ANY)
     return found
 
 

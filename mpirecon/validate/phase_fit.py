@@ -17,6 +17,11 @@ import numpy as np
 _STEPS, _ROUNDS = 40, 6
 #: in the coarser bands nothing moves a coefficient by more radians at the edge of the band than about this without a reason
 _LEASH = 3.0
+#: how much is known of a shell's scale beforehand, 1/variance: a map explains about as much as it shows, so that few images
+#: cannot make noise agree with a CTF that is nearly zero
+_PRIOR = 1.0
+#: share of its own information that a coefficient is left when others could do all that it does
+_BLIND = 1e-9
 
 
 @dataclass
@@ -122,8 +127,8 @@ class GroupPhases:
         power = c * c * self.sums.ss + 2 * s * c * self.sums.sc + s * s * self.sums.cc
         w = self.weight * within
         upper = np.bincount(self.shell, w * explained, self.shells)
-        lower = np.bincount(self.shell, w * power, self.shells)
-        scale = np.divide(upper, lower, out=np.zeros(self.shells), where=lower > 0)
+        lower = np.bincount(self.shell, w * power, self.shells) + _PRIOR
+        scale = upper / lower
         return float((upper * scale).sum()), scale, (first, second, c, s, power), lower
 
     def _odd_slopes(self, parts, scale, lower, w):
@@ -145,8 +150,7 @@ class GroupPhases:
             within = self.shell <= np.ceil(top * part / _ROUNDS)
             ridge = 0.5 / _LEASH**2 if part < _ROUNDS else 0.0
             value, information, quality = self._climb(basis, value, within, phases, slopes, ridge)
-        covariance = np.linalg.pinv(2 * information, rcond=1e-12)
-        return Fit(value, covariance, quality)
+        return Fit(value, np.linalg.inv(2 * information), quality)
 
     def _climb(self, basis, value, within, phases, slopes, ridge):
         damping, start = 1e-4, value
@@ -156,12 +160,14 @@ class GroupPhases:
             quality, scale, parts, lower = state
             slope, curvature, cross = slopes(parts, scale[self.shell], lower, w)
             gradient, information = basis @ slope, (basis * curvature) @ basis.T
+            # what nothing in the data tells must end with a large error, and not with none
+            least = _BLIND * np.diag(information) + 1e-30
             if cross is not None:  # what a change of the shells' scales would do as well
                 together = np.stack([np.bincount(self.shell, row * cross, self.shells) for row in basis])
-                information = information - (together / np.where(lower > 0, lower, np.inf)) @ together.T
+                information = information - (together / lower) @ together.T
             gradient = gradient - ridge * (value - start)
-            information = information + ridge * np.eye(len(value))
-            size = np.sqrt(np.maximum(np.diag(information), 1e-300))
+            information = information + np.diag(least + ridge)
+            size = np.sqrt(np.maximum(np.diag(information), least))
             scaled = information / np.outer(size, size) + damping * np.eye(len(size))
             step = np.linalg.solve(scaled, gradient / size) / size
             new = self._state(*phases((value + step) @ basis), within)
