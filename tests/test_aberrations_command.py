@@ -118,6 +118,22 @@ def test_noise_confirms_nothing(tmp_path):
     assert {term["verdict"] for term in found["terms"].values()} <= {UNTOLD, ABSENT}
 
 
+def test_errors_are_what_they_say(tmp_path):
+    """What is found where there is nothing, over its error, has a variance of 1."""
+    p, true = particles(), planted()
+    none = replace(true, odd=true.odd[:, :0], even=true.even[:, :0])
+    model = ForwardModel(BOX, PIXEL_SIZE, aberrations=none)
+    clean = model.images(model.prepare(phantom(BOX).astype(np.float32)), p.pose, p.ctf, p.optics_group)
+    pulls = []
+    for seed in range(6):
+        noise = np.random.default_rng(seed).normal(0, clean.std() / np.sqrt(0.05), clean.shape)
+        found, _ = tell(reconstruct(tmp_path, (clean + noise).astype(np.float32), none))
+        for term in (term for group in found["groups"] for term in group["terms"]):
+            pulls += (np.array(term["found"]) / term["error"]).tolist()
+            assert term["determined"] and term["significance"] < 4
+    assert len(pulls) == 6 * 2 * 9 and 0.75 < np.std(pulls) < 1.25 and abs(np.mean(pulls)) < 0.35
+
+
 def test_a_handful_of_images_shows_nothing(tmp_path, shared_data):
     """17 real images in two optics groups: fits of nine numbers to so little must not find aberrations."""
     star = shared_data / "aspire_real" / "sample_particles_relion31.star"
