@@ -251,7 +251,8 @@ def test_where_groups_decide_no_score_of_an_image_is_drawn_as_the_threshold(tmp_
     summary["configuration"] = {**summary["configuration"], "group_by": "rlnTomoParticleName"}
     page = make_page(tmp_path / "groups", summary).text
     assert "kept →" not in page and "kept (70)" in page and "left out (30)" in page
-    assert "Rows of one rlnTomoParticleName were judged together" in page
+    assert "Rows of one rlnTomoParticleName were judged together" in page and "Rows of one rlnTomoParticleName share it" in page
+    assert "distance (log likelihood, wrong over right)" in page and "distance (explained)" not in page
 
 
 def test_the_boundary_divides_kept_from_left_out():
@@ -305,6 +306,14 @@ def test_reconstruct_leaves_a_report_and_the_command_writes_it_anew(run, cli, tm
     assert result.returncode == 1 and "--overwrite" in result.stderr
     assert cli("report", run, "-o", elsewhere, "--overwrite", "-q").stdout == ""
     assert elsewhere.read_text(encoding="utf-8") == (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_a_run_leaves_is_documented(run):
+    text = (Path(__file__).parent.parent / "docs" / "files.md").read_text(encoding="utf-8").partition("## The folder of a run")[2]
+    summary = json.loads((run / "summary.json").read_text())
+    with h5py.File(run / "particles.h5") as file:
+        names = [*summary, *summary["iterations"][-1], *file, *(path.name for path in run.iterdir() if path.is_file())]
+    assert not [name for name in names if f"`{name}`" not in text]
 
 
 def test_report_of_an_unfinished_run_is_refused(tmp_path, cli):

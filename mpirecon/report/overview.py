@@ -135,6 +135,11 @@ def _distance(run: RunFiles) -> str:
     configuration, kept = summary["configuration"], summary["kept"]
     distance = np.sort(table["distance"][np.isfinite(table["distance"])])
     threshold, words = None, "From maps that the particle did not help to build."
+    label = f"distance ({configuration['distance']})"
+    if configuration["loss"] == "posterior":
+        label = "distance (log likelihood, wrong over right)"
+        if column := configuration.get("group_by"):
+            words += f" Rows of one {column} share it."
     if configuration["loss"] in SELECTING and 0 < kept < len(distance):
         threshold = float(distance[kept - 1 : kept + 1].mean())
         words += f" The {kept:,} smallest distances were kept."
@@ -143,7 +148,7 @@ def _distance(run: RunFiles) -> str:
         words += f" Weights run from {low:.3g} to {high:.3g} (median {middle:.3g})."
     if "pose_error" in table:
         words += " Planted errors are coloured; the reconstruction does not know them."
-    chart = particle_charts.histogram_chart(table, "distance", f"distance ({configuration['distance']})", threshold=threshold)
+    chart = particle_charts.histogram_chart(table, "distance", label, threshold=threshold, by_kept=bool(configuration.get("group_by")))
     return pieces.figure(chart, words)
 
 

@@ -51,7 +51,9 @@ def histogram_chart(
     groups = kinds(table)
     if by_kept and len(groups) == 1:
         (colour, valid), = groups.values()
-        groups = {"kept": (colour, valid & table["kept"].astype(bool)), "left out": (GREY, valid & ~table["kept"].astype(bool))}
+        kept = table["kept"].astype(bool)
+        groups = {"kept": (colour, valid & kept), "left out": (GREY, valid & ~kept)}
+        groups = {name: of for name, of in groups.items() if of[1].any()}
     values = table[column]
     valid = np.any([rows for _, rows in groups.values()], axis=0) if groups else np.zeros(len(values), bool)
     edges = _edges(values[valid])
