@@ -81,6 +81,11 @@ class Task:
         return 2 + (self.groups if self.folds > 1 else 0)
 
     @property
+    def references_solved(self) -> int:
+        """Those that are maps of their own: without folds and by normal equations, they are filtered half maps, never kept."""
+        return 0 if self.folds == 1 and self.solver == "normal" else self.references
+
+    @property
     def samples_of_an_image(self) -> int:
         return self.samples or round(math.pi / 2 * (self.box / 2) ** 2)
 
@@ -132,7 +137,7 @@ def memory_parts(task: Task, ranks: int, threads: int = 1) -> dict[str, float]:
         "batch": batch,
         "threads": known["threads"] * folded if threads > 1 else 0.0,
         "sums of groups": stores * task.groups * folded / ranks,
-        "maps": 4 * task.box**3 * (2 + math.ceil((task.references + 3) / ranks)),
+        "maps": 4 * task.box**3 * (2 + math.ceil((task.references_solved + 3) / ranks)),
         "grids": max(solving, filling, comparing),
         "images": task.images_kept(ranks),
         "particles": task.particles * (known["particle"] / ranks + known["particle_table"]),
@@ -149,7 +154,7 @@ def reduced_bytes(task: Task, ranks: int) -> float:
     if ranks == 1:
         return 0.0
     folded, volume = folded_bytes(task.padded), 4 * task.box**3
-    maps = 2 + task.references  # unfiltered halves, and what particles are compared with
+    maps = 2 + task.references_solved  # unfiltered halves, and what particles are compared with
     sums = task.groups if task.solver == "normal" else task.groups + 2
     fetched = 2 + task.references
     per_round = sums * folded + maps * folded + fetched * volume
@@ -169,7 +174,7 @@ def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...
     passes = task.rounds * (2 if task.solver == "normal" else 3)
     brought = 1 + passes * (1 - task.share_kept(ranks))  # the survey, and what is not in memory afterwards
     spread = math.log2(max(task.box, 32) / 32)  # larger volumes miss the caches more often
-    direct = math.ceil(2 / ranks) + math.ceil(task.references / ranks)
+    direct = math.ceil(2 / ranks) + math.ceil(task.references_solved / ranks)
     final_maps, steps = task.finishing
     finished = math.ceil(final_maps / ranks) * (2 * steps + 1)
     return {

@@ -59,8 +59,12 @@ class GroupStore:
         self._slabs: dict[Group, np.ndarray] = {}
 
     def put(self, group: Group, folded: np.ndarray) -> None:
-        """Sum a group's folded accumulator over the ranks and keep this rank's slab of it; collective."""
-        part = self._reducer.reduce_scatter(folded.reshape(-1))
+        """Sum a group's folded accumulator over the ranks and keep this rank's slab of it; collective.
+
+        A single rank keeps the array itself: a copy would be as large as all of its sums of a group.
+        """
+        alone = self.comm.size == 1 and self._reducer is self.comm
+        part = folded.reshape(-1) if alone else self._reducer.reduce_scatter(folded.reshape(-1))
         if self._fixed_point is not None:
             part = self._fixed_point.floats(part, slab(folded.size, self.comm.size, self.comm.rank)[0])
         self._slabs[group] = part
@@ -134,3 +138,15 @@ class MapSet:
     def owned(self, made_of: MapOf) -> np.ndarray | None:
         """The map, on the rank that owns it; None elsewhere."""
         return self._mine.get(made_of) if self._owner.get(made_of) == self.comm.rank else None
+
+
+class FilteredMaps:
+    """The maps of a MapSet as a filter leaves them, made whenever one is asked for and not kept."""
+
+    def __init__(self, maps: MapSet, filtered: Callable[[MapOf, np.ndarray], np.ndarray]) -> None:
+        """filtered : the map and its (n, n, n) voxels → (n, n, n) float32"""
+        self._maps, self._filtered = maps, filtered
+
+    def get(self, made_of: MapOf) -> np.ndarray:
+        """The filtered map on every rank, (n, n, n) float32; collective."""
+        return self._filtered(made_of, self._maps.get(made_of))

@@ -7,7 +7,8 @@ import numpy as np
 from mpirecon.operators.fourier import SMALL_BOX
 from mpirecon.operators.normal import NormalEquations
 from mpirecon.solvers.base import Solver, Weigh
-from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
+from mpirecon.solvers.groups import WHOLE, FilteredMaps, GroupStore, MapOf, MapSet, half_map
+from mpirecon.solvers.wiener import wiener_filter
 
 #: mean of 1 − FSC of the half maps beyond which the direct solution will do: what it leaves unsolved is 1e-3 to 1e-2 of a
 #: shell's signal, which ten times as much noise hides
@@ -24,8 +25,8 @@ _MOSTLY_NOISE = 0.5
 class NormalSolver(Solver):
     """statistics → weights → accumulate → reduce → solve.
 
-    References are solved directly on the grid, which is as good as the filter that follows; the maps that are kept are
-    refined by conjugate gradients.
+    References are solved directly on the grid, which is as good as the filter that follows, or are filtered half maps where
+    nothing is selected by them; the maps that are kept are refined by conjugate gradients.
     """
 
     def __init__(self, engine, config) -> None:
@@ -41,6 +42,9 @@ class NormalSolver(Solver):
         self._halves = MapSet(self.engine.comm, self.engine.box)
         self.solve(self._halves, self._store, [half_map(1), half_map(2)], self._unfiltered)
         self.compare_halves(self._halves)
+        if self.config.loss == "l2":  # which selects nothing: what its particles are told is their distance from a filtered half map
+            self.references = FilteredMaps(self._halves, self._wiener)
+            return
         self.solve(self.references, self._store, self.reference_maps, self._filtered)
         self.focus_references()
 
@@ -69,6 +73,10 @@ class NormalSolver(Solver):
     def _filtered(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         equations = self.equations(folded)
         return equations.direct(self._ridge(made_of, equations, self.ssnr(made_of))) * self.engine.mask
+
+    def _wiener(self, made_of: MapOf, volume: np.ndarray) -> np.ndarray:
+        with self.engine.timings("solve"):
+            return wiener_filter(volume, self.ssnr(made_of)) * self.engine.mask
 
     def _ridge(self, made_of: MapOf, equations: NormalEquations, ssnr: np.ndarray | None = None) -> np.ndarray:
         if made_of not in self._mean_weights:
