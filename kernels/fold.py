@@ -54,6 +54,40 @@ def _extend(half, out, which, maps, first, last):
                         to[x * step + 2 * which + 1] = -value.imag
 
 
+def insert(half, out, which: int, maps: int, rows: tuple[int, int]) -> None:
+    """As ``extend`` of a coarser transform, into the middle of a grid that is zero beyond it.
+
+    half : (q, last − first, q//2 + 1) complex64, the rows ky first … last − 1 · out : extended_shape(p, 2·maps), p > q.
+    Frequencies of ± q/2 are left out: they stand for both signs.
+    """
+    _insert(half, out, which, maps, *rows)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _insert(half, out, which, maps, first, last):
+    q = half.shape[0]
+    step = 2 * maps
+    middle = out.shape[0] // 2
+    for kz in range(q):
+        z = kz if kz < q // 2 else kz - q
+        if 2 * z == -q:
+            continue
+        for ky in range(first, last):
+            y = ky if ky < q // 2 else ky - q
+            if 2 * y == -q:
+                continue
+            values = half[kz, ky - first]
+            to, mates = out[middle + z, middle + y], out[middle - z, middle - y]
+            for kx in range(q // 2):
+                at = (kx + MARGIN) * step + 2 * which
+                to[at] = values[kx].real
+                to[at + 1] = values[kx].imag
+            for kx in range(1, MARGIN + 1):
+                at = (MARGIN - kx) * step + 2 * which
+                mates[at] = values[kx].real
+                mates[at + 1] = -values[kx].imag
+
+
 def fold(grid, out, planes: tuple[int, int] | None = None) -> None:
     """grid : extended_shape(p, 3) float32 or int64 → out : (p, p, p//2 + 1, 3), overwritten.
 

@@ -107,6 +107,8 @@ EVERY = {
     "correlation": {"loss": "sorted", "keep": 0.7, "distance": "correlation"},
     "single-fold": {"loss": "tukey", "folds": 1},
     "several-l2": {"loss": "l2"},
+    "first-look": {"loss": "posterior", "iterations": 5},
+    "looked-before": {"loss": "posterior", "iterations": 5, "ended": 3},
     "gradient": {"solver": "gradient", "momentum": 0.6},
     "gradient-huber": {"solver": "gradient", "loss": "huber", "momentum": 0.5},
     "gradient-posterior": {"solver": "gradient", "loss": "posterior"},
@@ -121,9 +123,11 @@ class Ended(Exception):
 class EndedAfter(Checkpoints):
     """Ends the run when the state after an iteration is saved."""
 
+    last = 2
+
     def after(self, iteration, records):
         super().after(iteration, records)
-        if iteration == 2:
+        if iteration == self.last:
             raise Ended
 
 
@@ -138,12 +142,16 @@ def reconstruction(file, config, tmp_path):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_loss_and_solver_goes_on_to_the_same_bits(particles, tmp_path, name):
-    config = Config(iterations=3, **EVERY[name])
+    options = {"iterations": 3, "ended": 2} | EVERY[name]
+    ended = options.pop("ended")
+    config = Config(**options)
     with ParticleFile(particles) as file:
         whole = reconstruction(file, config, tmp_path).run()
         first = reconstruction(file, config, tmp_path)
         with pytest.raises(Ended):
-            first.run(EndedAfter(first, tmp_path, Endurance()))
+            stop = EndedAfter(first, tmp_path, Endurance())
+            stop.last = ended
+            first.run(stop)
         second = reconstruction(file, config, tmp_path)
         resumed = second.run(Checkpoints(second, tmp_path, Endurance()), resume=True)
     for made_of in (WHOLE, half_map(1), half_map(2)):

@@ -28,6 +28,7 @@ from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.operators.aberrations import OpticsPlanes
+from mpirecon.operators.coarse import coarse_box, coarse_projection, set_middle
 from mpirecon.operators.ctf import ctf_samples
 from mpirecon.operators.fixed_point import FixedPoint
 from mpirecon.operators.half_plane import HalfPlane
@@ -172,16 +173,30 @@ class CpuBackend:
         return Bands.of(self.plane, noise_power, lowest, highest, whitened)
 
     def reference(self, volume: np.ndarray) -> np.ndarray:
-        """(n, n, n) float32 map → the grid that ``statistics`` projects from."""
-        return self.projection.grid(volume, scale=1 / self.plane.box)
+        """(n, n, n) float32 map, or one of a ``coarse_box`` → the grid that ``statistics`` projects from."""
+        grid = self.projection.empty_grid()
+        self._set_grid(grid, 0, 1, volume)
+        return grid
 
     def pair(self) -> np.ndarray:
         """An empty grid for two maps that ``statistics`` compares with each particle at the cost of little more than one."""
         return self.projection.empty_grid(2)
 
     def set_reference(self, pair: np.ndarray, which: int, volume: np.ndarray) -> None:
-        """Make a (n, n, n) float32 map number `which` (0 or 1) of a pair; the other stays."""
-        self.projection.grid(volume, pair, which, 2, 1 / self.plane.box)
+        """Make a map number `which` (0 or 1) of a pair; the other stays. One of a ``coarse_box`` must not take the place of
+        a finer one, whose high frequencies would stay."""
+        self._set_grid(pair, which, 2, volume)
+
+    def _set_grid(self, grid: np.ndarray, which: int, maps: int, volume: np.ndarray) -> None:
+        scale = 1 / self.plane.box
+        if len(volume) == self.plane.box:
+            self.projection.grid(volume, grid, which, maps, scale)
+        else:
+            set_middle(self.projection, volume, grid, which, maps, scale)
+
+    def coarse_box(self, reach: int) -> int:
+        """The box, at most the images', in which references that hold shells 0 … reach can be made."""
+        return coarse_box(self.projection, reach)
 
     def statistics(
         self, reference: np.ndarray, batch: Batch, bands: Bands, rotation: np.ndarray | None = None
@@ -301,8 +316,11 @@ class CpuBackend:
         return self.projection.folded(accumulator)
 
     def normal_equations(self, folded: np.ndarray) -> NormalEquations:
-        """The normal equations of a reduced accumulator."""
-        return NormalEquations(self.projection, folded)
+        """The normal equations of a reduced accumulator, or of its middle, which is a ``coarse_box``'s."""
+        projection, p = self.projection, len(folded)
+        if p != projection.padded:
+            projection = coarse_projection(projection, p * projection.box // projection.padded)
+        return NormalEquations(projection, folded)
 
 
 def _columns(weight: np.ndarray, contrast: np.ndarray) -> np.ndarray:

@@ -68,6 +68,11 @@ class RealSpaceCpuBackend(CpuBackend):
 
     pairs = False
 
+    def coarse_box(self, reach: int) -> int:
+        """Line integrals need all voxels."""
+        return self.plane.box
+
+
     def __init__(self, *arguments, **options) -> None:
         super().__init__(*arguments, **options)
         refuse_optics(self.optics)

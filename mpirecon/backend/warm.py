@@ -63,6 +63,7 @@ def _try_kernels(backend: CpuBackend, particles: ParticleSet, nearby: bool, exac
     bands = backend.bands(np.ones((1, shells)), 1, shells - 1, True)
     pair = backend.pair()
     backend.set_reference(pair, 0, volume)
+    backend.set_reference(pair, 1, volume[2:-2, 2:-2, 2:-2])  # of fewer frequencies
     backend.statistics(pair, batch, bands)
     if nearby:
         grid = backend.reference(volume)

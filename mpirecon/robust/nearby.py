@@ -92,7 +92,9 @@ def attenuation_profile(volume: np.ndarray, shells: int, seed: int = 0) -> tuple
 
     volume : (n, n, n) float32. Per shell the regression of V̂(k) on V̂ at the turned k, over random points: 1 without
     error, 0 where nothing of the signal is left, never rising with the angle. Also returned is each shell's power, (shells,).
+    Beyond what the map's box holds, an angle leaves of a shell what an angle as much larger leaves of the last one.
     """
+    wanted, shells = shells, min(shells, volume.shape[0] // 2)
     line = np.arange(shells, dtype=np.int32)
     ones = np.ones(shells, np.float32)
     projection = Projection(volume.shape[0], HalfPlane(volume.shape[0], shells, line, 0 * line, line, ones))
@@ -111,7 +113,9 @@ def attenuation_profile(volume: np.ndarray, shells: int, seed: int = 0) -> tuple
         moved = 2 * np.arcsin(np.minimum(lever * np.sin(angle / 2), 1))[:, None]
         wrong = _samples(projection, grid, np.cos(moved) * point + np.sin(moved) * other)
         profile[row] = (right.conj() * wrong).real.sum(axis=0) / power
-    return np.clip(np.minimum.accumulate(profile, axis=0), 0, 1), power
+    profile = np.clip(np.minimum.accumulate(profile, axis=0), 0, 1)
+    beyond = [np.interp(ANGLES * k / (shells - 1), ANGLES, profile[:, -1]) for k in range(shells, wanted)]
+    return np.column_stack([profile, *beyond]), np.concatenate([power, np.zeros(wanted - shells)])
 
 
 def _samples(projection: Projection, grid: np.ndarray, direction: np.ndarray) -> np.ndarray:

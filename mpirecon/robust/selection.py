@@ -39,6 +39,9 @@ SEEN_ANGLES = (8.0, 16.0, 24.0)
 #: holds looks like some other pose nearby
 _WIDEST = np.radians(5.0)
 
+#: belief in a particle below which it need not be added to the map at all: ten thousand such count as one
+_NEGLIGIBLE = 1e-4
+
 #: ``--keep auto``
 AUTO = "auto"
 
@@ -349,6 +352,7 @@ def _by_posterior(
     if told_apart and mixture.slight_.size:
         believed, attenuation = _attenuation(mixture, slight, valid)
         slightly_wrong[valid] = mixture.slight_.sum(axis=1) >= 0.5
+    believed = np.where(believed < _NEGLIGIBLE, 0.0, believed)
     weight[valid] = believed[valid] / noise[valid] ** 2
     return Selection(
         weight, valid & (posterior >= 0.5), -score, contrast, contrast2, posterior, attenuation, slight=slightly_wrong,

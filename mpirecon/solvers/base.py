@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from mpirecon.operators.coarse import coarse_mask
 from mpirecon.operators.normal import NormalEquations
 from mpirecon.robust.selection import Selection
 from mpirecon.solvers.config import Config
@@ -31,6 +32,7 @@ class Solver(ABC):
         self.config = config
         self.references = MapSet(engine.comm, engine.box)
         self.fsc: np.ndarray | None = None
+        self._coarse_mask: np.ndarray | None = None
 
     @abstractmethod
     def step(self, weigh: Weigh) -> None:
@@ -82,7 +84,7 @@ class Solver(ABC):
         """
         if self.config.loss == "l2":  # selects nothing
             return
-        references, folds, mask = self.references, self.engine.folds, self.engine.mask
+        references, folds, mask = self.references, self.engine.folds, self.reference_mask
         difference = references.get(half_map(1)) - references.get(half_map(2))
         with self.engine.timings("solve"):
             noise = float(np.einsum("zyx,zyx,zyx->", mask, difference, difference, dtype=np.float64) / 2 / mask.sum())
@@ -94,6 +96,17 @@ class Solver(ABC):
                     volume = local_wiener(volume, noise * fewer, self.ssnr(made_of), mask)
                 references.place(made_of, references.owner(made_of), volume)
 
-    def solve(self, into: MapSet, store: GroupStore, maps: list[MapOf], solve, last: bool = False) -> None:
+    @property
+    def reference_mask(self) -> np.ndarray:
+        """The mask in the references' box."""
+        if self.references.box == self.engine.box:
+            return self.engine.mask
+        if self._coarse_mask is None or len(self._coarse_mask) != self.references.box:
+            self._coarse_mask = coarse_mask(self.engine.mask, self.references.box)
+        return self._coarse_mask
+
+    def solve(
+        self, into: MapSet, store: GroupStore, maps: list[MapOf], solve, last: bool = False, side: int | None = None
+    ) -> None:
         with self.engine.timings("solve"):
-            into.solve(store, maps, solve, last)
+            into.solve(store, maps, solve, last, side)

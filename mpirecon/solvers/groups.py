@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpirecon.operators.coarse import add_middle
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.slab import slab
 from mpirecon.solvers.slab_data import Group
@@ -57,6 +58,7 @@ class GroupStore:
         self._reducer = reducer or comm
         self._fixed_point = fixed_point
         self._slabs: dict[Group, np.ndarray] = {}
+        self._sums: dict[tuple[MapOf, int], np.ndarray] = {}  # of halves at low frequencies
 
     def put(self, group: Group, folded: np.ndarray) -> None:
         """Sum a group's folded accumulator over the ranks and keep this rank's slab of it; collective.
@@ -69,11 +71,14 @@ class GroupStore:
             part = self._fixed_point.floats(part, slab(folded.size, self.comm.size, self.comm.rank)[0])
         self._slabs[group] = part
 
-    def collect(self, made_of: MapOf, root: int, last: bool = False) -> np.ndarray | None:
+    def collect(self, made_of: MapOf, root: int, last: bool = False, side: int | None = None) -> np.ndarray | None:
         """The sum of a map's groups, whole, on `root`; collective. Not to be changed: it may be what is stored.
 
-        Of the `last` that is asked for, the groups are added up where they are, and gone.
+        last : of the last that is asked for, the groups are added up where they are, and gone · side : of the lowest
+        frequencies alone, a grid of this side
         """
+        if side not in (None, self.shape[0]):
+            return self._middle(made_of, root, side)
         groups = [group for group in self._slabs if made_of.contains(group)]
         total = self._slabs.pop(groups[0]) if last else self._slabs[groups[0]]
         for number, group in enumerate(groups[1:]):
@@ -86,6 +91,29 @@ class GroupStore:
         whole = self.comm.gather_slabs(total, int(np.prod(self.shape)), root)
         return None if whole is None else whole.reshape(self.shape)
 
+    def _middle(self, made_of: MapOf, root: int, side: int) -> np.ndarray | None:
+        """What a fold leaves of its half is the half less the fold: the half is summed once."""
+        all_of = MapOf(made_of.halves)
+        out = np.zeros((side, side, side // 2 + 1, *self.shape[3:]), np.float32)
+        if made_of != all_of and self.comm.size == 1:
+            out += self._middle(all_of, root, side)
+            (group,) = (group for group in self._slabs if all_of.contains(group) and not made_of.contains(group))
+            add_middle(self._slabs[group].reshape(self.shape), out, -1)
+            return out
+        if self.comm.size == 1 and (all_of, side) in self._sums:
+            return self._sums[all_of, side]
+        parts = [self._slabs[group] for group in self._slabs if made_of.contains(group)]
+        if self.comm.size > 1:
+            total = sum(parts[1:], parts[0])
+            parts = [self.comm.gather_slabs(total, int(np.prod(self.shape)), root)]
+        if parts[0] is None:
+            return None
+        for part in parts:
+            add_middle(part.reshape(self.shape), out)
+        if self.comm.size == 1:
+            self._sums[all_of, side] = out
+        return out
+
 
 class MapSet:
     """Maps that live on one rank each; ``get`` brings one to every rank."""
@@ -97,18 +125,19 @@ class MapSet:
         self._mine: dict[MapOf, np.ndarray] = {}
 
     def solve(
-        self, store: GroupStore, maps: list[MapOf], solve: Callable[[MapOf, np.ndarray], np.ndarray], last: bool = False
+        self, store: GroupStore, maps: list[MapOf], solve: Callable[[MapOf, np.ndarray], np.ndarray], last: bool = False,
+        side: int | None = None,
     ) -> None:
         """For each map, collect its groups on a rank and there keep ``solve(map, folded)``; as many at once as ranks.
 
-        last : the store is not needed after the last of the maps
+        last : the store is not needed after the last of the maps · side : of the grid, where maps of lower frequencies are enough
         """
         size = self.comm.size
         for first in range(0, len(maps), size):
             work = None
             for owner, made_of in enumerate(maps[first : first + size]):
                 self._owner[made_of] = owner
-                folded = store.collect(made_of, owner, last and made_of == maps[-1])
+                folded = store.collect(made_of, owner, last and made_of == maps[-1], side)
                 if folded is not None:
                     work = made_of, folded
             with together(self.comm):

@@ -8,7 +8,7 @@ from mpirecon.operators.fourier import SMALL_BOX
 from mpirecon.operators.normal import NormalEquations
 from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.groups import WHOLE, FilteredMaps, GroupStore, MapOf, MapSet, half_map
-from mpirecon.solvers.wiener import wiener_filter
+from mpirecon.solvers.wiener import finest_judged, ssnr_of_half, wiener_filter
 
 #: mean of 1 − FSC of the half maps beyond which the direct solution will do: what it leaves unsolved is 1e-3 to 1e-2 of a
 #: shell's signal, which ten times as much noise hides
@@ -33,7 +33,7 @@ class NormalSolver(Solver):
         super().__init__(engine, config)
         self._store: GroupStore | None = None
         self._halves: MapSet | None = None
-        self._mean_weights: dict[MapOf, np.ndarray] = {}  # of this iteration's maps that this rank has solved once
+        self._mean_weights: dict[tuple[MapOf, int], np.ndarray] = {}  # of this iteration's maps that this rank has solved once
 
     def step(self, weigh: Weigh) -> None:
         self._store = None  # before the next is filled: two would double the memory
@@ -45,8 +45,18 @@ class NormalSolver(Solver):
         if self.config.loss == "l2":  # which selects nothing: what its particles are told is their distance from a filtered half map
             self.references = FilteredMaps(self._halves, self._wiener)
             return
-        self.solve(self.references, self._store, self.reference_maps, self._filtered)
+        side = self._coarsen_references()
+        self.solve(self.references, self._store, self.reference_maps, self._filtered, side=side)
         self.focus_references()
+
+    def _coarsen_references(self) -> int:
+        """Choose the box of the references: it holds the shells that particles can be judged by. Returns the side
+        of its grid."""
+        box, padded = self.engine.box, self.engine.backend.projection.padded
+        coarse = getattr(self.engine.backend, "coarse_box", None)
+        if coarse is not None:
+            self.references.box = coarse(finest_judged(ssnr_of_half(self.fsc)))
+        return padded * self.references.box // box
 
     def finish(self) -> MapSet:
         maps, which = MapSet(self.engine.comm, self.engine.box), [half_map(1), half_map(2), WHOLE]
@@ -72,16 +82,19 @@ class NormalSolver(Solver):
 
     def _filtered(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         equations = self.equations(folded)
-        return equations.direct(self._ridge(made_of, equations, self.ssnr(made_of))) * self.engine.mask
+        volume = equations.direct(self._ridge(made_of, equations, self.ssnr(made_of)))
+        volume *= self.reference_mask
+        return volume
 
     def _wiener(self, made_of: MapOf, volume: np.ndarray) -> np.ndarray:
         with self.engine.timings("solve"):
             return wiener_filter(volume, self.ssnr(made_of)) * self.engine.mask
 
     def _ridge(self, made_of: MapOf, equations: NormalEquations, ssnr: np.ndarray | None = None) -> np.ndarray:
-        if made_of not in self._mean_weights:
-            self._mean_weights[made_of] = equations.shell_weight()
-        return equations.ridge(ssnr, shell_weight=self._mean_weights[made_of])
+        key = made_of, equations.shells
+        if key not in self._mean_weights:
+            self._mean_weights[key] = equations.shell_weight()
+        return equations.ridge(ssnr, shell_weight=self._mean_weights[key])
 
     def _refined(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         equations = self.equations(folded)

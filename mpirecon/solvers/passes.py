@@ -126,13 +126,15 @@ class Engine:
     def statistics(
         self, maps: MapSet, bands: Bands, rows: np.ndarray | None = None, *, in_sample: bool = True,
         random: np.ndarray | None = None, draw: int = 0, nearby: NearbyPoses | None = None,
+        looked: np.ndarray | None = None,
     ) -> tuple[Statistics, Statistics, RandomPoses | None]:
         """Statistics of this rank's particles against the map of their half, and against one they did not build.
 
         The second is the map of the other folds of their own half; with a single fold, of the other half (which may be
         reported but not used to select, for it would leak). The third holds the particles marked in `random` (m,) bool,
         at orientations drawn for `draw`, against the map that the second (with a single fold, the first) was made with.
-        `nearby`, if given, is filled with the best poses near the own ones, against that map too.
+        `nearby`, if given, is filled with the best poses near the own ones, against that map too; those `looked` (m,) bool
+        at alone, if given.
         """
         inside, outside, anywhere = (Statistics.empty(len(self.slab), bands.samples) for _ in range(3))
         single = self.folds == 1
@@ -158,7 +160,8 @@ class Engine:
                             self._at_random(anywhere, part, random[part], batch, references, against, bands, draw)
                         if nearby is not None:
                             grid = references.grid(own if single else held_out)
-                            self._look_nearby(nearby, part, batch, grid, bands)
+                            some = slice(None) if looked is None else np.flatnonzero(looked[part])
+                            self._look_nearby(nearby, part[some], batch if looked is None else batch[some], grid, bands)
                         self._advance(len(part))
         chosen = None if random is None else np.flatnonzero(random & self.slab.valid)
         if chosen is None:
@@ -192,7 +195,8 @@ class Engine:
             for b in range(len(bands.samples)):
                 members = shell[bands.band == b]
                 if len(members):
-                    result.band_profile[:, b] = np.average(result.profile[:, members], axis=1, weights=power[members])
+                    weight = power[members] + 1e-30  # none beyond what the references hold
+                    result.band_profile[:, b] = np.average(result.profile[:, members], axis=1, weights=weight)
 
     def _visit(self, rows: np.ndarray, first: bool = False):
         """(rows, Batch) of consecutive pieces of local rows, as the backend brings them in."""

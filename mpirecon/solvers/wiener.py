@@ -17,6 +17,9 @@ _LEAST_SSNR, _LOCAL_PIXELS, _LOCAL_RESOLUTIONS = 1 / 6, 1.5, 0.65
 #: variance, pixels², that a mean over two voxels and the linear interpolation between such means add
 _BY_HALVING = 1 / 4 + 2 / 3
 
+#: share of the evidence about particles that references hold
+_JUDGED = 0.99
+
 #: shells with too few samples for their FSC to be smoothed or to cap the others
 _FIRST_RELIABLE = 3
 
@@ -42,6 +45,16 @@ def ssnr_of_half(curve: np.ndarray) -> np.ndarray:
 def ssnr_of_whole(curve: np.ndarray) -> np.ndarray:
     """Spectral signal-to-noise ratio of the map of both halves, 2 FSC / (1 − FSC)."""
     return 2 * ssnr_of_half(curve)
+
+
+def finest_judged(ssnr: np.ndarray) -> int:
+    """The shell up to which a map of this SSNR per shell holds nearly all that particles can be judged by; the last without any.
+
+    A particle's evidence, yp²/pp, is expected to be its signal over its noise times what of the map is signal: of shell k, in
+    proportion to k²·SSNR·FSC.
+    """
+    evidence = np.cumsum(np.square(np.arange(len(ssnr))) * ssnr * ssnr / (1 + ssnr))
+    return int(np.searchsorted(evidence, _JUDGED * evidence[-1])) if evidence[-1] > 0 else len(ssnr) - 1
 
 
 def wiener_filter(volume: np.ndarray, ssnr: np.ndarray) -> np.ndarray:

@@ -1,0 +1,63 @@
+"""A map of fewer frequencies in a box of larger voxels: all that costs FFTs of a map costs less, and slices stay where they are.
+
+The smaller box shows the same field of view, so that its Fourier grid is the middle of the larger one's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.ndimage
+
+from mpirecon.kernels.fold import insert
+from mpirecon.operators.fourier import SMALL_BOX, padded_size, planes_of, read_spectrum
+from mpirecon.operators.half_plane import HalfPlane
+from mpirecon.operators.projection import Projection
+
+#: shells that a box must hold beyond those that are asked for: the interpolation kernel reaches there
+_BEYOND = 2
+
+#: smallest share of the box: with fewer voxels there is nothing left to gain
+_SMALLEST = 0.25
+
+
+def coarse_box(projection: Projection, reach: int) -> int:
+    """The smallest even box that holds shells 0 … reach and whose grid is padded exactly alike; the projection's own where
+    none does. Small boxes stay as they are: their maps cost little."""
+    box, padded = projection.box, projection.padded
+    first = max(2 * (reach + _BEYOND), 2 * int(np.ceil(_SMALLEST * box / 2)))
+    for n in range(first, box if box > SMALL_BOX else 0, 2):
+        if padded_size(n, projection.padding) * box == padded * n:
+            return n
+    return box
+
+
+def coarse_projection(projection: Projection, box: int) -> Projection:
+    """The same projection from maps of a smaller box."""
+    plane = HalfPlane.of(box, projection.plane.limit)
+    return Projection(box, plane, projection.taps, projection.padding, projection.threads)
+
+
+def add_middle(folded: np.ndarray, out: np.ndarray, sign: int = 1) -> None:
+    """Add the lowest frequencies of a folded accumulator (p, p, p//2 + 1, …) to a smaller one, or take them from it."""
+    q = len(out)
+    low, high = slice(0, q // 2 + 1), slice(-(q - q // 2 - 1), None)  # those from zero up, and the negative ones
+    for z in (low, high):
+        for y in (low, high):
+            (np.add if sign > 0 else np.subtract)(out[z, y], folded[z, y, : q // 2 + 1], out=out[z, y])
+
+
+def coarse_mask(mask: np.ndarray, box: int) -> np.ndarray:
+    """A (n, n, n) float32 mask in a smaller box of the same field of view, linearly interpolated."""
+    scale = len(mask) / box
+    offset = len(mask) // 2 - scale * (box // 2)
+    return scipy.ndimage.affine_transform(mask, np.full(3, scale), offset, (box,) * 3, np.float32, order=1, mode="nearest")
+
+
+def set_middle(projection: Projection, volume: np.ndarray, out: np.ndarray, which: int, maps: int, scale: float) -> None:
+    """Make a map of a smaller box number `which` of an extended grid's maps, as ``Projection.grid`` does of one of its own box.
+
+    What is beyond the map's frequencies stays: zero, unless a finer map was there.
+    """
+    small = coarse_projection(projection, len(volume))
+    planes = planes_of(volume, small.padded, small.threads, np.float32(np.cbrt(scale)) / small.apodisation)
+    read_spectrum(planes, lambda half, a, b: insert(half, out, which, maps, (a, b)), small.threads)

@@ -1,0 +1,131 @@
+"""References of fewer frequencies: the same slices and solutions from a smaller box."""
+
+import numpy as np
+import pytest
+from scipy.stats import special_ortho_group
+
+from mpirecon.backend.cpu import CpuBackend
+from mpirecon.operators.coarse import add_middle, coarse_box, coarse_mask, coarse_projection
+from mpirecon.operators.fourier import padded_size
+from mpirecon.operators.normal import NormalEquations
+from mpirecon.operators.projection import Projection
+from mpirecon.parallel.comm import SerialCommunicator
+from mpirecon.solvers.groups import GroupStore, held_out_map, half_map
+from mpirecon.solvers.wiener import filter_shells, finest_judged
+from mpirecon.validate.masks import soft_sphere
+
+BOX, COARSE = 100, 80
+
+
+@pytest.fixture(scope="module")
+def backend():
+    return CpuBackend(BOX, 2.0, taps=3, padding=1.5)
+
+
+def smooth(box=BOX, shells=30, seed=0):
+    """Noise of the first shells, within a sphere whose edge is soft enough to add no frequencies to speak of."""
+    noise = np.random.default_rng(seed).standard_normal((box,) * 3).astype(np.float32)
+    return filter_shells(noise, np.ones(shells)) * soft_sphere(box, 0.35 * box, 0.12 * box)
+
+
+def middle_of(volume, box):
+    """The map in a smaller box, by its Fourier transform; values are densities, as solutions have them."""
+    n = len(volume)
+    spectrum = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(volume)))
+    some = slice(n // 2 - box // 2, n // 2 - box // 2 + box)
+    return np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(spectrum[some, some, some]))).real.astype(np.float32)
+
+
+@pytest.mark.parametrize(("box", "padding"), [(100, 1.5), (128, 1.5), (200, 1.5), (256, 2.0), (110, 1.5)])
+def test_a_coarse_grid_is_the_middle_of_the_fine_one(box, padding):
+    projection = Projection(box, taps=3, padding=padding)
+    for reach in range(box // 2):
+        n = coarse_box(projection, reach)
+        assert n == box or (n % 2 == 0 and reach + 2 <= n // 2 and 0.25 * box <= n < box)
+        assert padded_size(n, padding) * box == projection.padded * n
+    assert coarse_box(projection, 0) <= coarse_box(projection, box // 2 - 1) == box
+
+
+def test_small_boxes_stay_as_they_are():
+    assert coarse_box(Projection(96), 5) == 96
+
+
+@pytest.mark.parametrize("maps", [1, 2])
+def test_slices_of_a_coarse_map_are_the_fine_ones(backend, maps):
+    fine, rotation = smooth(), special_ortho_group.rvs(3, size=5, random_state=1)
+    assert coarse_box(backend.projection, 36) == COARSE
+    grids = [backend.pair() if maps == 2 else None for _ in range(2)]
+    for k, volume in enumerate((fine, middle_of(fine, COARSE))):
+        if maps == 2:
+            for which in (0, 1):
+                backend.set_reference(grids[k], which, volume * (1 + which))
+        else:
+            grids[k] = backend.reference(volume)
+    parts = [g.reshape(*g.shape[:2], -1, 2 * maps)[..., 2 * maps - 2 :].reshape(*g.shape[:2], -1).copy() for g in grids]
+    exact, found = (backend.projection.forward(part, rotation) for part in parts)
+    assert np.linalg.norm(found - exact) < 1e-3 * np.linalg.norm(exact)
+    beyond = np.maximum(np.abs(backend.plane.kx), np.abs(backend.plane.ky)) > COARSE // 2 + 2
+    assert beyond.any() and not backend.projection.forward(parts[1], np.eye(3)[None])[:, beyond].any()
+
+
+def accumulated(backend, seed):
+    rng = np.random.default_rng(seed)
+    p = backend.projection
+    rotation = special_ortho_group.rvs(3, size=60, random_state=seed)
+    accumulator = p.accumulator()
+    slices = p.forward(p.grid(smooth(seed=7)), rotation)
+    p.adjoint_add(accumulator, rotation, slices, rng.uniform(0.5, 1, slices.shape).astype(np.float32))
+    return p.folded(accumulator)
+
+
+def test_the_solution_of_the_middle_is_the_middle_of_the_solution(backend):
+    folded = accumulated(backend, 3)
+    small = coarse_projection(backend.projection, COARSE)
+    out = np.zeros((small.padded, small.padded, small.padded // 2 + 1, 3), np.float32)
+    add_middle(folded, out)
+    equations = backend.normal_equations(out)
+    assert equations.projection.box == COARSE and equations.projection.padded == small.padded
+    whole = NormalEquations(backend.projection, folded)
+    np.testing.assert_allclose(equations.shell_weight()[:-2], whole.shell_weight()[: equations.shells - 1], rtol=1e-5)
+    ridge = np.full(whole.shells + 1, whole.ridge()[-1])
+    fine, coarse = whole.direct(ridge), equations.direct(ridge[: equations.shells + 1])
+    expected = filter_shells(middle_of(fine, COARSE), np.ones(34))
+    found = filter_shells(coarse, np.ones(34))
+    inside = soft_sphere(COARSE, 30, 2) > 0
+    assert np.linalg.norm((found - expected)[inside]) < 0.02 * np.linalg.norm(expected[inside])
+    add_middle(folded, out, -1)
+    assert not out.any()
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 5, 3), (10, 10, 6, 3)])
+def test_middles_of_groups_add_up(shape):
+    rng, store = np.random.default_rng(0), GroupStore(SerialCommunicator(), shape)
+    groups = {(half, fold): rng.standard_normal(shape).astype(np.float32) for half in (1, 2) for fold in range(3)}
+    for group, folded in groups.items():
+        store.put(group, folded)
+    for made_of in (half_map(1), *(held_out_map(group) for group in groups), half_map(2)):
+        whole = store.collect(made_of, 0)
+        middle = np.zeros((6, 6, 4, 3), np.float32)
+        add_middle(whole, middle)
+        frequency = np.fft.fftfreq(6, 1 / 6).astype(int)
+        frequency[3] = 3  # Nyquist stands for both signs
+        np.testing.assert_array_equal(middle, whole[frequency][:, frequency][:, :, :4])
+        np.testing.assert_allclose(store.collect(made_of, 0, side=6), middle, atol=1e-5)
+        np.testing.assert_array_equal(store.collect(made_of, 0, side=shape[0]), whole)
+
+
+def test_a_coarse_mask_is_the_mask_where_it_is_looked_up():
+    np.testing.assert_allclose(coarse_mask(soft_sphere(BOX, 40, 5), COARSE), soft_sphere(COARSE, 32, 4), atol=0.03)
+    assert (coarse_mask(np.ones((BOX,) * 3, np.float32), COARSE) == 1).all()
+    marked = np.zeros((BOX,) * 3, np.float32)
+    marked[50, 50, 50] = 1
+    assert coarse_mask(marked, COARSE)[40, 40, 40] == 1
+
+
+def test_references_reach_as_far_as_particles_can_be_judged():
+    shells = np.arange(65)
+    reach = finest_judged(np.exp(-shells / 5))
+    evidence = shells**2 * np.exp(-shells / 5) ** 2 / (1 + np.exp(-shells / 5))
+    assert evidence[: reach + 1].sum() >= 0.99 * evidence.sum() > evidence[:reach].sum()
+    assert finest_judged(np.zeros(65)) == 64
+    assert finest_judged(np.full(65, 3.0)) == 64
