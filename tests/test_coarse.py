@@ -11,7 +11,8 @@ from mpirecon.operators.normal import NormalEquations
 from mpirecon.operators.projection import Projection
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.solvers.groups import GroupStore, held_out_map, half_map
-from mpirecon.solvers.wiener import filter_shells, finest_judged
+from mpirecon.solvers.wiener import finest_judged
+from mpirecon.validate.fsc import filter_shells
 from mpirecon.validate.masks import soft_sphere
 
 BOX, COARSE = 100, 80
