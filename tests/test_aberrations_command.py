@@ -10,18 +10,23 @@ from test_cryosparc import columns, save_cs
 
 from mpirecon.cli import run as mpirecon
 from mpirecon.cli.aberrations import command
+from mpirecon.cli.console import Console
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import write_stack
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.model import ParticleSet, Pose, make_ctf
-from mpirecon.model.aberrations import Aberrations, tilt_coefficients
+from mpirecon.model.aberrations import Aberrations, even_order, odd_order, tilt_coefficients, zernike_sum
 from mpirecon.model.draws import particle_rng, random_quaternion
 from mpirecon.operators.forward import ForwardModel
 from mpirecon.simulation.dataset import multiply_by_ctf
 from mpirecon.simulation.phantom import phantom
-from mpirecon.solvers.phases import _import_again
-from mpirecon.validate.found_aberrations import ABSENT, OTHER, RIGHT, UNTOLD, WRONG_SIGN, FoundAberrations
+from mpirecon.parallel.comm import SerialCommunicator
+from mpirecon.solvers.phases import _import_again, run_phases
+from mpirecon.validate.found_aberrations import (
+    ABSENT, OTHER, RIGHT, UNTOLD, WRONG_SIGN, FoundAberrations, even_zernike, odd_zernike,
+)  # fmt: skip
+from mpirecon.validate.phase_fit import even_basis, odd_basis
 
 BOX, PIXEL_SIZE, M = 40, 3.0, 800
 TILT = np.array([[4.0, -2.0], [-3.0, 1.0]])
@@ -190,7 +195,25 @@ def test_a_cryosparc_file_whose_signs_are_told_by_its_images(tmp_path):
             verdicts = {name: term["verdict"] for name, term in result["terms"].items()}
             assert code == 2 - round_
             assert verdicts == ({"beam tilt": WRONG_SIGN} if code else {"beam tilt": RIGHT, "trefoil": RIGHT})
+            if code:
+                assert mpirecon(["aberrations", str(tmp_path / "run"), "--star", str(tmp_path / "refined.star"), "-q"]) == 1
             assert result["advice"] == (["import again with --cs-aberrations=all, and reconstruct again"] if code else [])
+
+
+    refined = tmp_path / "refined.star"  # what the run with the wrong sign found, and from there once more
+    with ParticleFile(tmp_path / "p.h5") as file:
+        wanted = file.aberrations()
+    for target in (tmp_path / "once.star", tmp_path / "twice.star"):
+        assert mpirecon(["import", str(refined), "-o", str(tmp_path / "s.h5"), "--overwrite", "-q"]) == 0
+        command_line = ["reconstruct", str(tmp_path / "s.h5"), "-o", str(tmp_path / "star"), "-q", "--overwrite"]
+        assert mpirecon([*command_line, "--no-postprocess"]) == 0
+        result, code = tell(tmp_path / "star", "--star", target)
+        assert code == 0 and {result["terms"][name]["verdict"] for name in ("beam tilt", "trefoil")} == {RIGHT}
+        with ParticleFile(tmp_path / "s.h5") as file:
+            found = file.aberrations()
+        error = result["groups"][0]["terms"][1]["error"]
+        np.testing.assert_allclose(found.odd[0, [2, 5]], wanted.odd[0, [2, 5]], atol=5 * error)
+        refined = target
 
 
 @pytest.mark.parametrize(
@@ -208,6 +231,29 @@ def test_a_cryosparc_file_whose_signs_are_told_by_its_images(tmp_path):
 )
 def test_the_option_of_import_that_would_be_right(verdicts, before, after):
     assert after in _import_again(verdicts, before)
+
+
+def test_what_is_fitted_becomes_zernike_coefficients():
+    x, y = np.random.default_rng(0).normal(0, 0.1, (2, 40))
+    odd, even, edge = np.arange(1.0, 7), np.arange(1.0, 10), 0.2
+    phi = zernike_sum(odd_zernike(odd, edge), odd_order, x, y)
+    np.testing.assert_allclose(phi, odd @ odd_basis(x / edge, y / edge), rtol=1e-9)
+    delta = -zernike_sum(even_zernike(even, edge), even_order, x, y)
+    np.testing.assert_allclose(delta, even @ even_basis(x / edge, y / edge), rtol=1e-9)
+
+
+def test_only_what_is_beyond_doubt_is_written(tmp_path, images):
+    """A group of noise keeps what was imported."""
+    true = planted()
+    mixed = images.copy()
+    mixed[1::2] = np.random.default_rng(3).normal(0, images.std(), mixed[1::2].shape)
+    folder = reconstruct(tmp_path, mixed, replace(true, odd=-true.odd))
+    found = run_phases(SerialCommunicator(), folder, Console(quiet=True))
+    refined = found.refined(replace(true, odd=-true.odd))
+    assert np.abs(refined.odd[0] - true.odd[0])[2:].max() < 60 and np.abs(refined.odd[0] + true.odd[0]).max() > 150
+    np.testing.assert_allclose(refined.odd[1], -true.odd[1])
+    with pytest.raises(UserError, match="were not imported, so that no STAR file"):
+        tell(folder, "--star", tmp_path / "r.star")
 
 
 def test_verdicts_are_about_the_nearest():

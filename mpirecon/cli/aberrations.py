@@ -7,7 +7,7 @@ import click
 from mpirecon.cli.console import Console
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (
-    ANY_PATH, COUNT, EXISTING_FILE, Band, json_option, pass_communicator, verbosity_options,
+    ANY_PATH, COUNT, EXISTING_FILE, Band, json_option, overwrite_option, pass_communicator, verbosity_options,
 )  # fmt: skip
 
 _LISTED = 20  # optics groups that the table lists
@@ -17,13 +17,16 @@ _LISTED = 20  # optics groups that the table lists
 @click.argument("folder", metavar="OUT", type=ANY_PATH)
 @click.option("--band", type=Band(), metavar="Å:Å", help="Resolutions that are compared, e.g. 30:4.  [default: 30 Å to the run's "
               "resolution]")
+@click.option("--star", type=ANY_PATH, metavar="FILE.star", help="Also write all particles with the aberrations found, as RELION's "
+              "CtfRefine does, to be imported again.")
 @click.option("--particles", type=EXISTING_FILE, help="The run's particle file, where it was moved.")
 @click.option("--threads", type=COUNT, metavar="N", help="Threads of each rank.  [default: OMP_NUM_THREADS, else its share of the "
               "cores]")
 @json_option
+@overwrite_option
 @verbosity_options
 @pass_communicator
-def command(comm, folder, band, particles, threads, as_json, quiet, verbose):
+def command(comm, folder, band, star, particles, threads, as_json, overwrite, quiet, verbose):
     """Tell whether the aberrations that were imported are those of the images of the finished run in OUT.
 
     Each particle that the run used is compared with the map of the other half set. From the mean phases of each optics
@@ -35,18 +38,21 @@ def command(comm, folder, band, particles, threads, as_json, quiet, verbose):
     \b
     Examples:
       mpirecon aberrations run1
-      mpirun -n 4 mpirecon aberrations run1
+      mpirun -n 4 mpirecon aberrations run1 --star refined.star
     """
     from mpirecon.parallel.threads import default_threads
     from mpirecon.solvers.phases import run_phases
 
     console = Console(comm, quiet=quiet or as_json, verbose=verbose)
     neighbours = comm.allgather(comm.hostname).count(comm.hostname)
-    found = run_phases(comm, folder, console, particles=particles, band=band, threads=threads or default_threads(neighbours))
+    found = run_phases(comm, folder, console, particles=particles, band=band, threads=threads or default_threads(neighbours),
+                       star=star, overwrite=overwrite)
     if comm.rank == 0:
         if as_json:
             _print_json(found)
         _print(console, folder, found)
+        if star is not None:
+            console.say(f"wrote {star}: all particles, with what was found in their optics groups")
     return int(found.contradicted)
 
 

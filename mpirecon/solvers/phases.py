@@ -16,6 +16,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.cryosparc_optics import DEFAULT, PRESETS, signs_of
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.refined_optics import check_refined, write_refined
 from mpirecon.io.run_output import open_particles, read_particle_table, read_summary
 from mpirecon.model import ParticleSet
 from mpirecon.model.aberrations import Aberrations
@@ -36,7 +37,7 @@ _COARSEST = 30.0  # Å: coarser, solvent and masks matter more than lenses
 
 def run_phases(
     comm: Communicator, folder: Path, console, *, particles: Path | None = None, band: tuple[float, float] | None = None,
-    threads: int = 1,
+    threads: int = 1, star: Path | None = None, overwrite: bool = False,
 ) -> FoundAberrations:
     """Compare the images of the run in `folder` with its half maps; collective, the same on all ranks.
 
@@ -44,6 +45,7 @@ def run_phases(
     ----------
     particles : the run's particle file, where it was moved
     band : (coarsest, finest) resolution in Å; by default from 30 Å to the run's resolution
+    star : STAR file to write, of all particles with the aberrations that were found
 
     Raises
     ------
@@ -52,9 +54,12 @@ def run_phases(
     """
     summary = run_together(comm, lambda: read_summary(folder))
     with run_together(comm, lambda: open_particles(folder, summary, particles)) as file:
+        if star is not None:
+            run_together(comm, lambda: check_refined(star, file, overwrite))
         table = run_together(comm, lambda: read_particle_table(folder / "particles.h5"))
         known = run_together(comm, lambda: file.aberrations() or Aberrations.none(_groups(file)))
         band = run_together(comm, lambda: band or _band(summary, file))
+        band = band[0], max(band[1], 2 * file.pixel_size)
         compared = _Comparison(file, known, band, threads)
         maps = run_together(comm, lambda: _maps(folder, file))
         start, stop = slab(len(file), comm.size, comm.rank)
@@ -64,6 +69,8 @@ def run_phases(
         with together(comm):  # every rank finds the same, from the same sums
             found = measure(sums, known, compared.at, compared.shell, file.metadata(), band, compared.premultiplied)
             found.advice = _advice(found, file)
+            if star is not None and comm.rank == 0:
+                write_refined(star, file, found.refined(known), overwrite)
     return found
 
 
@@ -106,8 +113,8 @@ def _advice(found: FoundAberrations, file: ParticleFile) -> list[str]:
         return [_import_again(verdicts, signs_of(options.get("cs_aberrations") or DEFAULT))]
     wrong = [term for term in TERMS if verdicts.get(term.name) in (WRONG_SIGN, ABSENT, OTHER)]
     labels = ", ".join(dict.fromkeys(term.label for term in wrong))
-    return [f"correct {labels} in the optics table by the numbers found here, or refine them with RELION's CtfRefine; then import "
-            "and reconstruct again (mpirecon import --ignore-aberrations leaves all of them out)"]
+    return [f"correct {labels}: mpirecon aberrations --star FILE writes the particles with what was found here, or refine them with "
+            "RELION's CtfRefine; then import and reconstruct again (mpirecon import --ignore-aberrations leaves all of them out)"]
 
 
 def _import_again(verdicts: dict[str, str], signs: dict[str, int]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -97,11 +97,18 @@ class FoundTerm:
 
 @dataclass
 class FoundGroup:
-    """An optics group: how many particles were compared, its terms, and how much of the images its maps explain."""
+    """An optics group: how many particles were compared, and its terms.
+
+    odd : (6,), even : (9,), all that was fitted, in the bases of phase_fit at frequencies over `edge` [1/Å]; even None where
+    the images do not tell
+    """
 
     group: int
     particles: int
     terms: list[FoundTerm] = field(default_factory=list)
+    edge: float = np.nan
+    odd: np.ndarray | None = None
+    even: np.ndarray | None = None
 
 
 @dataclass
@@ -116,6 +123,17 @@ class FoundAberrations:
     premultiplied: bool
     shares: dict[str, tuple[float, float]] = field(default_factory=dict)
     advice: list[str] = field(default_factory=list)
+
+    def refined(self, known: Aberrations) -> Aberrations:
+        """`known` with what was found instead of what was imported, group by group, odd and even apart: where anything of it is
+        there beyond doubt, or was imported and is denied. Coefficients of higher order stay."""
+        odd, even = _widened(known.odd, 6), _widened(known.even, 9)
+        for row, group in enumerate(self.groups):
+            if group.odd is not None and _telling(group.terms, True):
+                odd[row, :6] = odd_zernike(group.odd, group.edge)
+            if group.even is not None and _telling(group.terms, False):
+                even[row, :9] = even_zernike(group.even, group.edge)
+        return replace(known, odd=odd, even=even)
 
     def verdicts(self) -> dict[str, str]:
         """Name of each imported term → RIGHT, WRONG_SIGN, ABSENT, OTHER (size) or UNTOLD."""
@@ -161,6 +179,29 @@ class FoundAberrations:
         }
 
 
+def _widened(coefficients: np.ndarray, width: int) -> np.ndarray:
+    """(g, at least width), with zeros at the end."""
+    return np.pad(coefficients, ((0, 0), (0, max(0, width - coefficients.shape[1]))))
+
+
+def _telling(terms: list[FoundTerm], odd: bool) -> bool:
+    """Whether what was found of one group's odd or even terms is worth more than what was imported."""
+    return any(t.determined and (t.significance > _CLEAR or t.named and t.error < _TELLS) for t in terms if t.term.odd == odd)
+
+
+def odd_zernike(value: np.ndarray, edge: float) -> np.ndarray:
+    """Coefficients (6,) of phase_fit.odd_basis at frequencies over `edge`, as rlnOddZernike has them."""
+    x, y, coma_x, coma_y, cosine, sine = value / edge ** np.array([1, 1, 3, 3, 3, 3])
+    return np.array([y + 2 * coma_y / 3, x + 2 * coma_x / 3, sine, coma_y / 3, coma_x / 3, cosine])
+
+
+def even_zernike(value: np.ndarray, edge: float) -> np.ndarray:
+    """Coefficients (9,) of phase_fit.even_basis at frequencies over `edge`, as rlnEvenZernike has them: taken off the CTF's phase."""
+    v = value / edge ** np.array([0, 2, 2, 2, 4, 4, 4, 4, 4])
+    return -np.array([v[0] + v[1] / 2 + v[8] / 3, v[3] + 0.75 * v[5], v[1] / 2 + v[8] / 2, v[2] + 0.75 * v[4], v[7], v[5] / 4, v[8] / 6,
+                      v[4] / 4, v[6]])
+
+
 _WORDS = {
     RIGHT: "explains the images",
     WRONG_SIGN: "has the wrong sign",
@@ -200,7 +241,7 @@ def measure(
         found = FoundGroup(group, sums[row].count)
         if found.particles and member.any():
             first = int(np.flatnonzero(member)[0])
-            found.terms = _terms(sums[row], known, row, at[row], shell, particles.ctf[first], premultiplied)
+            _fill(found, sums[row], known, row, at[row], shell, particles.ctf[first], premultiplied)
         groups.append(found)
     result = FoundAberrations(groups, band, premultiplied)
     for term in TERMS:
@@ -211,7 +252,8 @@ def measure(
     return result
 
 
-def _terms(sums, known, row, at, shell, ctf, premultiplied) -> list[FoundTerm]:
+def _fill(group: FoundGroup, sums, known, row, at, shell, ctf, premultiplied) -> None:
+    """Fit one group, odd phases first: those hardly depend on what the even ones are taken to be."""
     edge = float(np.hypot(*at).max())
     x, y = at / edge
     bases = odd_basis(x, y), even_basis(x, y)
@@ -222,17 +264,17 @@ def _terms(sums, known, row, at, shell, ctf, premultiplied) -> list[FoundTerm]:
     noise = np.bincount(shell, sums.power) / np.maximum(np.bincount(shell), 1) / max(sums.count, 1)
     turned = PhaseSums(sums.sine * np.exp(-1j * phi0), sums.cosine * np.exp(-1j * phi0), *sums.arrays()[2:], sums.count)
     phases = GroupPhases(turned, shell, noise)
-    fit_odd = _best(lambda start: phases.odd(bases[0], start, delta0 + even @ bases[1]), odd)
+    delta = delta0 + even @ bases[1]
+    fit_odd = _best(lambda start: phases.odd(bases[0], start, delta), odd)
     phi = fit_odd.value @ bases[0]
-    found = []
-    for term in TERMS:
-        if term.odd:
-            found.append(_term(term, odd, fit_odd, edge, ctf, lambda rows, start: phases.odd(bases[0][rows], start, delta0 + even @ bases[1])))
+    group.terms = [_term(term, odd, fit_odd, edge, ctf, lambda rows, start: phases.odd(bases[0][rows], start, delta))
+                   for term in TERMS if term.odd]
+    group.edge, group.odd = edge, fit_odd.value
     if not premultiplied:
         fit_even = _best(lambda start: phases.even(bases[1], start, phi), even)
-        found += [_term(term, even, fit_even, edge, ctf, lambda rows, start: phases.even(bases[1][rows], start, phi))
-                  for term in TERMS if not term.odd]
-    return found
+        group.terms += [_term(term, even, fit_even, edge, ctf, lambda rows, start: phases.even(bases[1][rows], start, phi))
+                        for term in TERMS if not term.odd]
+        group.even = fit_even.value
 
 
 def _best(fit, imported: np.ndarray):

@@ -1,0 +1,63 @@
+"""The particles of a particle file as a STAR file whose optics groups have other aberrations than they were imported with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mpirecon.errors import UserError
+from mpirecon.io.atomic import refuse_existing
+from mpirecon.io.cryosparc import micrographs_of, relion_image_names
+from mpirecon.io.export_tables import new_tables, put, put_micrographs, text
+from mpirecon.io.optics_table import TILT
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.relion import particle_block
+from mpirecon.io.star import write_star
+from mpirecon.model.aberrations import Aberrations
+
+
+def check_refined(path: Path, file: ParticleFile, overwrite: bool) -> None:
+    """Raise UserError where `write_refined` could not do its work: before hours of other work are spent on it."""
+    refuse_existing(path, overwrite)
+    source, tables = file.source()
+    arrays = file.source_arrays()
+    if not tables and not arrays:
+        raise UserError(f"{path}: the particles of {file.path} were not imported, so that no STAR file can name their images")
+    if path.resolve() in (file.path.resolve(), Path(source).resolve()):
+        raise UserError(f"{path}: this would replace what it is made from; choose another name")
+    if tables:
+        _optics_of(tables, source)
+
+
+def write_refined(path: Path, file: ParticleFile, aberrations: Aberrations, overwrite: bool) -> None:
+    """All particles as they were imported, in their order, with these aberrations in the optics table.
+
+    Beam tilt is among the odd coefficients, and zero by itself. Particles of a .cs file get RELION 3.1's tables.
+    """
+    source, tables = file.source()
+    if tables:
+        optics = _optics_of(tables, source)
+    else:
+        array, particles = file.source_arrays()["particles"], file.metadata()
+        tables = new_tables(particles, particles.pose, relion_image_names(file.path, array), aberrations)
+        put_micrographs(tables, *micrographs_of(array))
+        optics = tables["optics"]
+    rows = aberrations.rows(np.array([int(group) for group in optics["rlnOpticsGroup"]]))
+    for label in TILT:
+        if label in optics:
+            put(optics, label, ["0"] * len(optics))
+    for label, values in (("rlnOddZernike", aberrations.odd[rows]), ("rlnEvenZernike", aberrations.even[rows])):
+        if values.any() or label in optics:
+            put(optics, label, ["[" + ",".join(text(row)) + "]" for row in values])
+    write_star(path, tables, overwrite)
+
+
+def _optics_of(tables: dict[str, pd.DataFrame], source: str) -> pd.DataFrame:
+    particles = particle_block(Path(source), tables)
+    for name, table in tables.items():
+        if name != particles and "rlnOpticsGroup" in table:
+            return table
+    raise UserError(f"{source} has no table of optics groups (RELION 3.1 and later), which could hold aberrations; convert it with RELION "
+                    "first")
