@@ -24,7 +24,7 @@ from mpirecon.simulation.phantom import phantom
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.solvers.phases import _import_again, run_phases
 from mpirecon.validate.found_aberrations import (
-    ABSENT, OTHER, RIGHT, UNTOLD, WRONG_SIGN, FoundAberrations, even_zernike, odd_zernike,
+    ABSENT, MIXED, OTHER, RIGHT, UNTOLD, WRONG_SIGN, FoundAberrations, even_zernike, odd_zernike,
 )  # fmt: skip
 from mpirecon.validate.phase_fit import even_basis, odd_basis
 
@@ -93,7 +93,8 @@ def test_each_sign_is_told(tmp_path, images):
         assert by_name["tetrafoil"]["coefficient"] == pytest.approx(sign, abs=0.35)
         np.testing.assert_allclose(by_name["beam tilt"]["found"], tilt, atol=4 * by_name["beam tilt"]["error"])
         assert by_name["beam tilt"]["imported"] == pytest.approx(tilt.tolist(), rel=1e-6) and by_name["beam tilt"]["error"] < 0.6
-    assert "tetrafoil: optics groups 1, 2 differ from all" in " ".join(found["sentences"])
+    assert terms["tetrafoil"]["verdict"] == MIXED
+    assert "tetrafoil: in optics group 2 what was imported has the wrong sign" in found["sentences"]
     assert "rlnOddZernike" in found["advice"][0]
 
 
@@ -226,7 +227,7 @@ def test_a_cryosparc_file_whose_signs_are_told_by_its_images(tmp_path):
          dict.fromkeys(("tilt", "trefoil", "tetrafoil", "shift"), 1), "--cs-aberrations=-tilt,-trefoil,tetrafoil,-shift,"),
         ({"beam tilt": ABSENT}, {"tilt": 1, "shift": 1}, "--cs-aberrations=none,"),
         ({"beam tilt": WRONG_SIGN}, {"tilt": 1}, "--cs-aberrations=csparc2star,"),
-        ({"beam tilt": OTHER}, {"tilt": 1}, "refine the aberrations again"),
+        ({"beam tilt": OTHER}, {"tilt": 1}, "--star FILE writes"),
     ],
 )
 def test_the_option_of_import_that_would_be_right(verdicts, before, after):

@@ -1,7 +1,7 @@
 """What a .cs file says of lenses beyond defocus and Cs, in the Zernike coefficients that RELION's tables have.
 
 cryoSPARC names its columns lengths in Å and documents neither signs nor factors. Those here are what the simulator SPECTER
-derives from cryoSPARC's own code and compares with the images of cryoSPARC's simulator. With T a column, λ the wavelength, and
+derives from cryoSPARC's own code. With T a column, λ the wavelength, and
 k, φ the length and angle from x of a frequency in the specimen:
 
 =============  ===============================================================================================

@@ -28,7 +28,7 @@ from mpirecon.operators.shift import centred_samples
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.slab import slab
 from mpirecon.parallel.threads import Threads
-from mpirecon.validate.found_aberrations import ABSENT, OTHER, TERMS, WRONG_SIGN, FoundAberrations, measure
+from mpirecon.validate.found_aberrations import ABSENT, MIXED, OTHER, TERMS, WRONG_SIGN, FoundAberrations, measure
 from mpirecon.validate.phase_fit import PhaseSums
 
 _BATCH_SAMPLES = 2**20  # complex numbers of a batch's images
@@ -106,12 +106,12 @@ def _maps(folder: Path, file: ParticleFile) -> dict[int, np.ndarray]:
 def _advice(found: FoundAberrations, file: ParticleFile) -> list[str]:
     """What to do about aberrations that the images contradict."""
     verdicts = found.verdicts()
-    if not found.contradicted and OTHER not in verdicts.values():
+    if not found.contradicted and not {OTHER, MIXED} & set(verdicts.values()):
         return []
     options = json.loads(file.attributes.get("provenance") or "{}").get("options") or {}
     if file.source_arrays():
         return [_import_again(verdicts, signs_of(options.get("cs_aberrations") or DEFAULT))]
-    wrong = [term for term in TERMS if verdicts.get(term.name) in (WRONG_SIGN, ABSENT, OTHER)]
+    wrong = [term for term in TERMS if verdicts.get(term.name) in (WRONG_SIGN, ABSENT, OTHER, MIXED)]
     labels = ", ".join(dict.fromkeys(term.label for term in wrong))
     return [f"correct {labels}: mpirecon aberrations --star FILE writes the particles with what was found here, or refine them with "
             "RELION's CtfRefine; then import and reconstruct again (mpirecon import --ignore-aberrations leaves all of them out)"]
@@ -132,7 +132,8 @@ def _import_again(verdicts: dict[str, str], signs: dict[str, int]) -> str:
         new["shift"] *= new.get("tilt", 0) * signs["tilt"]
         new = {term: sign for term, sign in new.items() if sign}
     if new == signs:
-        return "refine the aberrations again, in cryoSPARC's Global CTF Refinement or in RELION's CtfRefine"
+        return ("mpirecon aberrations --star FILE writes the particles with what was found here, to be imported; or refine them again in "
+                "cryoSPARC or RELION")
     words = next((word for word, preset in PRESETS.items() if preset == new), None)
     words = words or ",".join(("-" if sign < 0 else "") + name for name, sign in new.items())
     return f"import again with --cs-aberrations={words}, and reconstruct again"

@@ -17,7 +17,7 @@ _CLEAR = 5.0
 _TELLS, _NEAR = 0.2, 0.3
 #: error of a share of which nothing is known
 _ANY = 10.0
-RIGHT, WRONG_SIGN, ABSENT, OTHER, UNTOLD = "right", "wrong sign", "absent", "other size", "cannot tell"
+RIGHT, WRONG_SIGN, ABSENT, OTHER, MIXED, UNTOLD = "right", "wrong sign", "absent", "other size", "groups differ", "cannot tell"
 
 
 @dataclass(frozen=True)
@@ -136,34 +136,42 @@ class FoundAberrations:
         return replace(known, odd=odd, even=even)
 
     def verdicts(self) -> dict[str, str]:
-        """Name of each imported term → RIGHT, WRONG_SIGN, ABSENT, OTHER (size) or UNTOLD."""
-        return {name: _verdict(*share) for name, share in self.shares.items()}
+        """Name of each imported term → RIGHT, WRONG_SIGN, ABSENT, OTHER (size), MIXED (groups differ) or UNTOLD."""
+        return {name: MIXED if self._apart(name) else _verdict(*share) for name, share in self.shares.items()}
 
     @property
     def contradicted(self) -> bool:
         """Whether the images say that something imported has the wrong sign, or is not there."""
-        return bool({WRONG_SIGN, ABSENT} & set(self.verdicts().values()))
+        verdicts = self.verdicts()
+        return bool({WRONG_SIGN, ABSENT} & {*verdicts.values(), *(v for name in verdicts for v in self._of_groups(name))})
+
+    def _of_groups(self, name: str) -> dict[str, list[int]]:
+        """Verdict → the groups that differ from what all say together, and of these only those that are sure."""
+        found: dict[str, list[int]] = {}
+        for group in self._apart(name):
+            term = next(t for t in group.terms if t.term.name == name)
+            found.setdefault(_verdict(term.share, term.error), []).append(group.group)
+        return found
+
+    def _apart(self, name: str) -> list[FoundGroup]:
+        share = self.shares[name][0]
+        return [g for g in self.groups for t in g.terms if t.term.name == name and t.named and t.error < _TELLS
+                and abs(t.share - share) > max(_CLEAR * t.error, _NEAR)]
 
     def sentences(self) -> list[str]:
-        """What was found, a sentence for each term that was imported or is there, and for each group that differs."""
-        verdicts = self.verdicts()
-        said = []
+        """What was found, a sentence for each term that was imported or is there, and for groups that differ."""
+        verdicts, said = self.verdicts(), []
         for term in TERMS:
-            here = [(group, t) for group in self.groups for t in group.terms if t.term is term]
             if term.name in verdicts:
                 share, error = self.shares[term.name]
-                words = _WORDS[verdicts[term.name]]
-                said.append(f"{term.name} as imported {words}: coefficient {share:+.2f} ± {error:.2f}")
-                apart = [g.group for g, t in here if t.named and t.error < _TELLS
-                         and abs(t.share - share) > max(_CLEAR * t.error, _NEAR)]
-                if apart:
-                    differ = "differs" if len(apart) == 1 else "differ"
-                    said.append(f"{term.name}: {_listed(apart)} {differ} from all groups together")
-            unnamed = [g.group for g, t in here if not t.named and t.determined and t.significance > _CLEAR]
+                said.append(f"{term.name} as imported {_WORDS[verdicts[term.name]]}: coefficient {share:+.2f} ± {error:.2f}")
+                said += [f"{term.name}: in {_listed(groups)} what was imported {_WORDS[verdict]}"
+                         for verdict, groups in self._of_groups(term.name).items()]
+            unnamed = [g.group for g in self.groups for t in g.terms
+                       if t.term is term and not t.named and t.determined and t.significance > _CLEAR]
             if unnamed:
                 said.append(f"{term.name}: in the images of {_listed(unnamed)}, where nothing of it was imported")
         return said or ["none were imported, and the images show none beyond the errors above"]
-
 
     def as_dict(self) -> dict:
         """Everything, for JSON; NaN where nothing was imported is None."""
@@ -207,6 +215,7 @@ _WORDS = {
     WRONG_SIGN: "has the wrong sign",
     ABSENT: "is not in the images",
     OTHER: "is in the images with another size",
+    MIXED: "is not the same for all optics groups",
     UNTOLD: "is neither confirmed nor denied by so few or so noisy images",
 }
 
