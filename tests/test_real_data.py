@@ -163,7 +163,7 @@ def test_errors_planted_by_particle_are_found_by_particle(shared_data, cli, tmp_
     for particle in np.unique(name.astype(str)):
         assert len(np.unique(wrong[name == particle])) == 1
     found = {}
-    for how, options in (("alone", ()), ("together", ("--group-by", "rlnTomoParticleName", "--folds", 8))):
+    for how, options in (("alone", ()), ("together", ("--group-by", "rlnTomoParticleName"))):
         out = tmp_path / how
         result = cli("reconstruct", tmp_path / "ribo.h5", "-o", out, "--loss", "posterior", "--diameter", 270, *options)
         assert result.returncode == 0, result.stderr
@@ -171,6 +171,7 @@ def test_errors_planted_by_particle_are_found_by_particle(shared_data, cli, tmp_
     assert found["together"]["detection"]["auc"] > 0.9 > 0.8 > found["alone"]["detection"]["auc"]
     assert not found["alone"]["mixture"]["separable"] and found["alone"]["kept"] == 1430
     assert found["together"]["mixture"]["separable"]
+    assert [found[how]["configuration"]["folds"] for how in ("alone", "together")] == [4, 8]
 
 
 def test_images_of_one_particle_share_a_fold(shared_data, tmp_path):
@@ -179,7 +180,7 @@ def test_images_of_one_particle_share_a_fold(shared_data, tmp_path):
     comm = SerialCommunicator()
     import_particles(source, tmp_path / "ribo.h5", ImportOptions())
 
-    def slab(column, console, folds=8):
+    def slab(column, console, folds=None):
         with ParticleFile(tmp_path / "ribo.h5") as file, RankLog(tmp_path, 0) as log:
             config = Config(loss="posterior", group_by=column, folds=folds)
             return Reconstruction(comm, file, config, log, console).slab, file.source_column(column).astype(str)

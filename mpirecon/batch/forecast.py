@@ -68,6 +68,7 @@ class Task:
             samples = round(math.pi / 2 * limit**2)
         turns, copies = (len(part) for part in point_group(config.symmetry).split())
         kept = kept if config.memory is None else config.memory
+        config = config.settled(file)
         return cls(len(file), file.box, config.scoring_folds, config.rounds, config.solver, samples, copies, turns, config.padding, kept,
                    config.half_precision, config.solve_iterations, config.deterministic)
 

@@ -84,8 +84,9 @@ class Keep(click.ParamType):
 @click.option("--solver", type=click.Choice(["normal", "gradient"]), default="normal", show_default=True,
               help="Normal equations, or preconditioned gradient descent.")
 @click.option("--iterations", type=COUNT, help="Outer iterations.  [default: 1 for l2, 5 for robust losses, 10 gradient]")
-@click.option("--folds", type=COUNT, default=4, show_default=True,
-              help="Parts of each half set; each is scored against the map of the others. 1: score inside the half.")
+@click.option("--folds", type=COUNT,
+              help="Parts of each half set; each is scored against the map of the others. 1: score inside the half.  [default: "
+              "4; 8 with --group-by where a half set has fewer than 64 groups]")
 @click.option("--group-by", metavar="COLUMN", help="Column of the imported table (e.g. rlnTomoParticleName): rows with one "
               "value are right or wrong together, and are judged together.")
 @click.option("--sort-scope", type=click.Choice(["global", "batch"]), default="global", show_default=True,

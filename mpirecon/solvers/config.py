@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
 
 from mpirecon.backend import SPACES
 from mpirecon.errors import UserError
@@ -15,13 +17,16 @@ from mpirecon.robust.selection import AUTO
 SOLVERS = ("normal", "gradient")
 SORT_SCOPES = ("global", "batch")
 
+#: folds where none are asked for, and where a half set has fewer groups (--group-by) than this
+_FOLDS, _FOLDS_OF_FEW, _FEW_GROUPS = 4, 8, 64
+
 
 @dataclass(frozen=True)
 class Config:
     """Options of ``mpirecon reconstruct`` that change its result.
 
     keep : share of particles that ``sorted`` keeps, in (0, 1], or "auto" · folds : parts of each half set, each scored against the
-    map of the others; 1 scores inside the half · batch_size : particles per gradient step over all ranks, 0 for all ·
+    map of the others; 1 scores inside the half, None: as many as ``settled`` finds best · batch_size : particles per gradient step over all ranks, 0 for all ·
     mask : a file, or "auto" for a sphere and, of the final map, a mask made from itself · max_resolution : Å, finest used ·
     score_resolution : (coarsest, finest) Å used for distances · diameter : Å of the spherical mask · symmetry : point group
     in RELION's setting · schedule : "plain", "graduated" or None (graduated where the mixture decides) · group_by : column
@@ -35,7 +40,7 @@ class Config:
     distance: str = "explained"
     solver: str = "normal"
     iterations: int | None = None
-    folds: int = 4
+    folds: int | None = None
     sort_scope: str = "global"
     schedule: str | None = None
     batch_size: int = 0
@@ -91,7 +96,7 @@ class Config:
             raise UserError(f"--iterations {self.iterations}: at least 1 is needed")
         if self.padding is not None and not 1.25 <= self.padding <= 2:
             raise UserError(f"--padding {self.padding:g}: expected 1.25 to 2")
-        if self.folds < 1:
+        if self.folds is not None and self.folds < 1:
             raise UserError(f"--folds {self.folds}: at least 1 is needed (1 scores inside the half set)")
         if self.sort_scope == "batch" and self.loss != "sorted":
             raise UserError("--sort-scope batch applies to --loss sorted")
@@ -137,10 +142,24 @@ class Config:
     @property
     def scoring_folds(self) -> int:
         """Folds really used: L2 selects nothing, so its half maps can judge each other and no folds are needed."""
-        return 1 if self.loss == "l2" else self.folds
+        return 1 if self.loss == "l2" else self.folds or _FOLDS
+
+    def settled(self, file) -> Config:
+        """With the folds of this ParticleFile where none were asked for: more where groups are few, to leave more of them to
+        score against."""
+        if self.folds is not None:
+            return self
+        few = self.group_by is not None and _fewest_groups(file, self.group_by) < _FEW_GROUPS
+        return replace(self, folds=_FOLDS_OF_FEW if few else _FOLDS)
 
     def as_dict(self) -> dict:
         return asdict(self) | {"iterations": self.rounds, "schedule": SCHEDULES[self.graduated]}
+
+
+def _fewest_groups(file, column: str) -> int:
+    """Groups of rows in the half set that has fewer."""
+    names, half = file.source_column(column).astype(str), file.halves()
+    return min(len(np.unique(names[half == which])) for which in (1, 2))
 
 
 def _choice(option: str, value: str, choices: tuple[str, ...]) -> None:

@@ -75,6 +75,9 @@ class Reconstruction:
     """One run of ``mpirecon reconstruct`` on the ranks of `comm`; ``run()`` returns an Outcome."""
 
     def __init__(self, comm: Communicator, file: ParticleFile, config: Config, log, console) -> None:
+        with together(comm):
+            config = config.settled(file) if comm.rank == 0 else None
+        config = comm.bcast(config)
         self.comm, self.file, self.config, self.log, self.console = comm, file, config, log, console
         self.distance = get_distance(config.distance)
         self.slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed))
