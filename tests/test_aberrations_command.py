@@ -110,6 +110,9 @@ def test_what_the_file_does_not_name_is_found_and_all_wrong_is_told(tmp_path, im
     folder = reconstruct(tmp_path, images, wrong)
     found, code = tell(folder)
     assert code == 1 and {term["verdict"] for term in found["terms"].values()} == {WRONG_SIGN}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["particles"]["optics"][0] == "odd aberrations (beam tilt, trefoil …) in 2 of 2 optics groups"
+    assert "<dt>optics</dt><dd>odd aberrations" in (folder / "report.html").read_text()
     text = CliRunner().invoke(command, [str(folder)], standalone_mode=False).output
     assert "beam tilt as imported has the wrong sign: coefficient -" in text and "→ correct rlnBeamTiltX" in text
 

@@ -112,15 +112,7 @@ def set_groups(comm: Communicator, table: ParticleTable) -> None:
 
 def describe(aberrations: Aberrations | None) -> list[str]:
     """What is corrected for, as notes."""
-    if aberrations is None or aberrations.trivial:
-        return []
-    parts = []
-    for name, values in (("odd aberrations (beam tilt, trefoil …)", aberrations.odd.any(axis=1)),
-                         ("even aberrations (tetrafoil …)", aberrations.even.any(axis=1)),
-                         ("anisotropic magnification", (aberrations.magnification != np.eye(2)).any(axis=(1, 2))),
-                         ("the detector's MTF relative to the mean of the groups", ((aberrations.mtf != 1) & (aberrations.mtf != 0)).any(axis=1))):
-        if values.any():
-            parts.append(f"{name} in {int(values.sum())} of {len(values)} optics groups")
+    parts = [] if aberrations is None else aberrations.corrected()
     return [f"corrected for: {'; '.join(parts)}"] if parts else []
 
 

@@ -74,6 +74,16 @@ class Aberrations:
             (self.magnification != np.eye(2)).any() or self.odd.any() or self.even.any() or (self.mtf != 1).any()
         )
 
+    def corrected(self) -> list[str]:
+        """What there is to correct, in words, and in how many groups."""
+        there = {
+            "odd aberrations (beam tilt, trefoil …)": self.odd.any(axis=1),
+            "even aberrations (tetrafoil …)": self.even.any(axis=1),
+            "anisotropic magnification": (self.magnification != np.eye(2)).any(axis=(1, 2)),
+            "the detector's MTF relative to the mean of the groups": ((self.mtf != 1) & (self.mtf != 0)).any(axis=1),
+        }
+        return [f"{name} in {int(rows.sum())} of {len(rows)} optics groups" for name, rows in there.items() if rows.any()]
+
     @property
     def stretch(self) -> float:
         """The largest factor by which any group's M lengthens a frequency, at least 1."""

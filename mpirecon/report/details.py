@@ -173,6 +173,7 @@ def _configuration(summary: Mapping) -> str:
     pairs = {
         "particles": f"{particles['file']}: {particles['count']:,}"
         + (", CTF-premultiplied" if particles["ctf_premultiplied"] else ""),
+        "optics": "; ".join(particles.get("optics") or []) or "defocus, astigmatism and Cs alone",
         **{name.replace("_", " "): pieces.value(value) for name, value in summary["configuration"].items()},
     }
     rows = "\n".join(f"<div><dt>{escape(k)}</dt><dd>{escape(str(v))}</dd></div>" for k, v in pairs.items())

@@ -75,10 +75,13 @@ def _opening(comm: Communicator, file: ParticleFile, config: Config) -> str:
     ranks = "1 rank" if comm.size == 1 else f"{comm.size} ranks"
     premultiplied = ', CTF-premultiplied' if file.attributes['ctf_premultiplied'] else ''
     how = config.loss + (f" (keep {config.keep})" if config.keep else "")
+    aberrations = file.aberrations()
+    corrected = [] if aberrations is None else aberrations.corrected()
+    optics = f"\n  corrected for: {'; '.join(corrected)}" if corrected else ""
     return (
         f"{file.path}: {len(file)} particles, box {file.box}, {file.pixel_size:g} Å/px"
         f"{premultiplied}; {ranks}, loss {how}, "
-        f"distance {config.distance}, solver {config.solver}"
+        f"distance {config.distance}, solver {config.solver}{optics}"
     )
 
 

@@ -226,6 +226,7 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict,
         "particles": {
             "file": str(file.path), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,
             "ctf_premultiplied": bool(file.attributes["ctf_premultiplied"]), "skipped": np.flatnonzero(~valid).tolist(),
+            "optics": [] if (optics := file.aberrations()) is None else optics.corrected(),
         },
         "ranks": ranks,
         "transport": run.transport,
