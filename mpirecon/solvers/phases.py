@@ -28,7 +28,17 @@ from mpirecon.operators.shift import centred_samples
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.slab import slab
 from mpirecon.parallel.threads import Threads
-from mpirecon.validate.found_aberrations import ABSENT, MIXED, OTHER, TERMS, WRONG_SIGN, FoundAberrations, measure
+from mpirecon.validate.found_aberrations import (
+    ABSENT,
+    MIXED,
+    OTHER,
+    TERMS,
+    WRONG_SIGN,
+    FoundAberrations,
+    FoundGroup,
+    measure_group,
+    summed_up,
+)
 from mpirecon.validate.phase_fit import PhaseSums
 
 _BATCH_SAMPLES = 2**20  # complex numbers of a batch's images
@@ -65,9 +75,8 @@ def run_phases(
         start, stop = slab(len(file), comm.size, comm.rank)
         with together(comm), console.progress(stop - start, "comparing") as progress:
             compared.add(maps, start, stop, table, progress.update)
-        sums = compared.gathered(comm)
-        with together(comm):  # every rank finds the same, from the same sums
-            found = measure(sums, known, compared.at, compared.shell, file.metadata(), band, compared.premultiplied)
+        found = summed_up(compared.fitted(comm), band, compared.premultiplied)
+        with together(comm):
             found.advice = _advice(found, file)
             if star is not None and comm.rank == 0:
                 write_refined(star, file, found.refined(known), overwrite)
@@ -201,13 +210,24 @@ class _Comparison:
                         for ctf in (particles.ctf, later))
         return self.projection.forward(grid, matrices), sine, cosine
 
-    def gathered(self, comm: Communicator) -> list[PhaseSums]:
-        """The sums over all ranks, on all of them."""
+    def fitted(self, comm: Communicator) -> list[FoundGroup]:
+        """What is found in each group, on all ranks: they add their sums, and fit groups in turn."""
         for sums in self.sums:
             for array in sums.arrays():
                 comm.allreduce(array)
             sums.count = comm.allreduce_scalar(sums.count)
-        return self.sums
+        ctf = self._ctf_of_groups()
+        mine = range(comm.rank, len(self.sums), comm.size)
+        fitted = run_together(comm, lambda: {row: measure_group(self.sums[row], self.known, row, self.at[row], self.shell, ctf[row],
+                                                               self.premultiplied) for row in mine})
+        found = {row: group for rank in comm.allgather(fitted) for row, group in rank.items()}
+        return [found[row] for row in range(len(self.sums))]
+
+    def _ctf_of_groups(self) -> np.ndarray:
+        """The CTF of the first particle of each group, (g,)."""
+        particles = self.file.metadata()
+        first = dict(zip(*(found.tolist() for found in np.unique(particles.optics_group, return_index=True))))
+        return particles.ctf[[first.get(group, 0) for group in self.known.group.tolist()]]
 
 
 def _weights(table: dict[str, np.ndarray]) -> np.ndarray:

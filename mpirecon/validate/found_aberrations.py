@@ -8,7 +8,6 @@ import numpy as np
 
 from mpirecon.model.aberrations import Aberrations, even_order, odd_order, zernike_sum
 from mpirecon.model.optics import electron_wavelength
-from mpirecon.model.particles import ParticleSet
 from mpirecon.validate.phase_fit import GroupPhases, PhaseSums, even_basis, odd_basis
 
 #: standard deviations from which on something is there that the file does not name
@@ -168,7 +167,7 @@ class FoundAberrations:
                 said += [f"{term.name}: in {_listed(groups)} what was imported {_WORDS[verdict]}"
                          for verdict, groups in self._of_groups(term.name).items()]
             unnamed = [g.group for g in self.groups for t in g.terms
-                       if t.term is term and not t.named and t.determined and t.significance > _CLEAR]
+                       if t.term == term and not t.named and t.determined and t.significance > _CLEAR]
             if unnamed:
                 said.append(f"{term.name}: in the images of {_listed(unnamed)}, where nothing of it was imported")
         return said or ["none were imported, and the images show none beyond the errors above"]
@@ -230,31 +229,31 @@ def _verdict(share: float, error: float) -> str:
 
 
 def _listed(numbers: list[int]) -> str:
-    return f"optics group{'s'[: len(numbers) > 1]} " + ", ".join(map(str, numbers[:10])) + (f" and {len(numbers) - 10} more" if len(numbers) > 10 else "")
+    more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
+    return f"optics group{'s'[: len(numbers) > 1]} {', '.join(map(str, numbers[:10]))}{more}"
 
 
-def measure(
-    sums: list[PhaseSums], known: Aberrations, at: np.ndarray, shell: np.ndarray, particles: ParticleSet,
-    band: tuple[float, float], premultiplied: bool,
-) -> FoundAberrations:
-    """Fit the phases of each group.
+def measure_group(
+    sums: PhaseSums, known: Aberrations, row: int, at: np.ndarray, shell: np.ndarray, ctf: np.void, premultiplied: bool
+) -> FoundGroup:
+    """Fit the phases of one optics group.
 
     Parameters
     ----------
-    sums : of each group of `known` · at : (g, 2, s) frequencies in Å⁻¹ · shell : (s,) int, from 0
-    particles : all of them, for voltage and Cs of each group
+    sums : of this group · row : which of `known` it is · at : (2, s) frequencies in Å⁻¹ · shell : (s,) int, from 0
+    ctf : of one of its particles, for voltage and Cs
     """
-    groups = []
-    for row, group in enumerate(known.group.tolist()):
-        member = particles.optics_group == group
-        found = FoundGroup(group, sums[row].count)
-        if found.particles and member.any():
-            first = int(np.flatnonzero(member)[0])
-            _fill(found, sums[row], known, row, at[row], shell, particles.ctf[first], premultiplied)
-        groups.append(found)
+    found = FoundGroup(int(known.group[row]), sums.count)
+    if found.particles:
+        _fill(found, sums, known, row, at, shell, ctf, premultiplied)
+    return found
+
+
+def summed_up(groups: list[FoundGroup], band: tuple[float, float], premultiplied: bool) -> FoundAberrations:
+    """What all groups say together."""
     result = FoundAberrations(groups, band, premultiplied)
     for term in TERMS:
-        found = [t for group in groups for t in group.terms if t.term is term and t.named]
+        found = [t for group in groups for t in group.terms if t.term == term and t.named]
         if found:
             weight = np.array([1 / t.error**2 for t in found])
             result.shares[term.name] = (float(weight @ [t.share for t in found] / weight.sum()), float(weight.sum() ** -0.5))
@@ -276,12 +275,12 @@ def _fill(group: FoundGroup, sums, known, row, at, shell, ctf, premultiplied) ->
     delta = delta0 + even @ bases[1]
     fit_odd = _best(lambda start: phases.odd(bases[0], start, delta), odd)
     phi = fit_odd.value @ bases[0]
-    group.terms = [_term(term, odd, fit_odd, edge, ctf, lambda rows, start: phases.odd(bases[0][rows], start, delta))
+    group.terms = [_term(term, odd, fit_odd, edge, ctf, lambda rows, start: phases.odd(bases[0][rows], start, delta, 1))
                    for term in TERMS if term.odd]
     group.edge, group.odd = edge, fit_odd.value
     if not premultiplied:
         fit_even = _best(lambda start: phases.even(bases[1], start, phi), even)
-        group.terms += [_term(term, even, fit_even, edge, ctf, lambda rows, start: phases.even(bases[1][rows], start, phi))
+        group.terms += [_term(term, even, fit_even, edge, ctf, lambda rows, start: phases.even(bases[1][rows], start, phi, 1))
                         for term in TERMS if not term.odd]
         group.even = fit_even.value
 

@@ -65,6 +65,10 @@ class PhaseSums:
         self.power += (w * np.square(np.abs(y))).sum(axis=0)
         self.count += int((weight > 0).sum())
 
+    def at(self, samples: np.ndarray) -> PhaseSums:
+        """Of some samples."""
+        return PhaseSums(*(array[samples] for array in self.arrays()), self.count)
+
     def arrays(self) -> list[np.ndarray]:
         """The sums that ranks add up."""
         return [getattr(self, field.name) for field in fields(self) if field.name != "count"]
@@ -106,59 +110,30 @@ class GroupPhases:
         self.weight = 1 / noise[shell]
         self.shells = len(noise)
 
-    def odd(self, basis: np.ndarray, start: np.ndarray, delta: np.ndarray) -> Fit:
-        """φ from `start` on, with δ (s,) as it is."""
-        return self._fit(basis, start, lambda phase: (phase, delta), self._odd_slopes)
+    def odd(self, basis: np.ndarray, start: np.ndarray, delta: np.ndarray, rounds: int = _ROUNDS) -> Fit:
+        """φ from `start` on, with δ (s,) as it is, in so many bands that grow from coarse to fine."""
+        return self._fit(basis, start, delta, True, rounds)
 
-    def even(self, basis: np.ndarray, start: np.ndarray, phi: np.ndarray) -> Fit:
-        """δ from `start` on, with φ (s,) as it is."""
-        return self._fit(basis, start, lambda phase: (phi, phase), self._even_slopes)
+    def even(self, basis: np.ndarray, start: np.ndarray, phi: np.ndarray, rounds: int = _ROUNDS) -> Fit:
+        """δ from `start` on, with φ (s,) as it is, likewise."""
+        return self._fit(basis, start, phi, False, rounds)
 
-    def scales(self, phi: np.ndarray, delta: np.ndarray, within: np.ndarray | None = None) -> np.ndarray:
-        """(shells,) how much of the images the map explains, shell by shell."""
-        return self._state(phi, delta, np.ones(len(phi), bool) if within is None else within)[1]
-
-    def _state(self, phi, delta, within):
-        """(quality, s of each shell, A e^{−iφ} split into sine and cosine part, D of each shell)."""
-        turn = np.exp(-1j * phi)
-        first, second = self.sums.sine * turn, self.sums.cosine * turn
-        c, s = np.cos(delta), np.sin(delta)
-        explained = c * first.real + s * second.real
-        power = c * c * self.sums.ss + 2 * s * c * self.sums.sc + s * s * self.sums.cc
-        w = self.weight * within
-        upper = np.bincount(self.shell, w * explained, self.shells)
-        lower = np.bincount(self.shell, w * power, self.shells) + _PRIOR
-        scale = upper / lower
-        return float((upper * scale).sum()), scale, (first, second, c, s, power), lower
-
-    def _odd_slopes(self, parts, scale, lower, w):
-        first, second, c, s, power = parts
-        return w * scale * (c * first.imag + s * second.imag), w * scale**2 * power, None
-
-    def _even_slopes(self, parts, scale, lower, w):
-        first, second, c, s, _ = parts
-        ss, sc, cc = self.sums.ss, self.sums.sc, self.sums.cc
-        cross = (c * c - s * s) * sc + s * c * (cc - ss)
-        slope = scale * (c * second.real - s * first.real) - scale**2 * cross
-        return w * slope, w * scale**2 * (s * s * ss - 2 * s * c * sc + c * c * cc), w * scale * cross
-
-    def _fit(self, basis, start, phases, slopes) -> Fit:
-        """Gauss-Newton with the scales of the shells profiled out, on a band that grows from coarse to fine."""
-        top = self.shell.max()
+    def _fit(self, basis, start, other, odd: bool, rounds: int) -> Fit:
         value = np.array(start, np.float64)
-        for part in range(1, _ROUNDS + 1):
-            within = self.shell <= np.ceil(top * part / _ROUNDS)
-            ridge = 0.5 / _LEASH**2 if part < _ROUNDS else 0.0
-            value, information, quality = self._climb(basis, value, within, phases, slopes, ridge)
+        for part in range(1, rounds + 1):
+            pick = np.flatnonzero(self.shell <= np.ceil(self.shell.max() * part / rounds))
+            ridge = 0.5 / _LEASH**2 if part < rounds else 0.0
+            band = GroupPhases(self.sums.at(pick), self.shell[pick], self.noise)
+            value, information, quality = band._climb(basis[:, pick], value, other[pick], odd, ridge)
         return Fit(value, np.linalg.inv(2 * information), quality)
 
-    def _climb(self, basis, value, within, phases, slopes, ridge):
+    def _climb(self, basis, value, other, odd, ridge):
+        """Gauss-Newton, with the scales of the shells profiled out; (coefficients, information, quality)."""
         damping, start = 1e-4, value
-        w = self.weight * within
-        state = self._state(*phases(value @ basis), within)
+        state = self._state(value @ basis, other, odd)
         for _ in range(_STEPS):
             quality, scale, parts, lower = state
-            slope, curvature, cross = slopes(parts, scale[self.shell], lower, w)
+            slope, curvature, cross = (self._odd_slopes if odd else self._even_slopes)(parts, scale[self.shell])
             gradient, information = basis @ slope, (basis * curvature) @ basis.T
             # what nothing in the data tells must end with a large error, and not with none
             least = _BLIND * np.diag(information) + 1e-30
@@ -170,7 +145,7 @@ class GroupPhases:
             size = np.sqrt(np.maximum(np.diag(information), least))
             scaled = information / np.outer(size, size) + damping * np.eye(len(size))
             step = np.linalg.solve(scaled, gradient / size) / size
-            new = self._state(*phases((value + step) @ basis), within)
+            new = self._state((value + step) @ basis, other, odd)
             if new[0] - ridge * np.square(value + step - start).sum() < quality - ridge * np.square(value - start).sum():
                 damping *= 10
                 if damping > 1e6:
@@ -180,3 +155,28 @@ class GroupPhases:
             if new[0] - quality < 1e-4 and (step**2 @ np.diag(information)) < 1e-4:
                 break
         return value, information, state[0]
+
+    def _state(self, phase, other, odd):
+        """(quality, s of each shell, A e^{−iφ} split into sine and cosine part, D of each shell)."""
+        phi, delta = (phase, other) if odd else (other, phase)
+        turn = np.exp(-1j * phi)
+        first, second = self.sums.sine * turn, self.sums.cosine * turn
+        c, s = np.cos(delta), np.sin(delta)
+        explained = c * first.real + s * second.real
+        power = c * c * self.sums.ss + 2 * s * c * self.sums.sc + s * s * self.sums.cc
+        upper = np.bincount(self.shell, self.weight * explained, self.shells)
+        lower = np.bincount(self.shell, self.weight * power, self.shells) + _PRIOR
+        scale = upper / lower
+        return float((upper * scale).sum()), scale, (first, second, c, s, power), lower
+
+    def _odd_slopes(self, parts, scale):
+        first, second, c, s, power = parts
+        w = self.weight
+        return w * scale * (c * first.imag + s * second.imag), w * scale**2 * power, None
+
+    def _even_slopes(self, parts, scale):
+        first, second, c, s, _ = parts
+        ss, sc, cc, w = self.sums.ss, self.sums.sc, self.sums.cc, self.weight
+        cross = (c * c - s * s) * sc + s * c * (cc - ss)
+        slope = scale * (c * second.real - s * first.real) - scale**2 * cross
+        return w * slope, w * scale**2 * (s * s * ss - 2 * s * c * sc + c * c * cc), w * scale * cross
