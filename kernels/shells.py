@@ -32,6 +32,24 @@ def correlate_shells(a, b, sums):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def sum_shells(values, sums):
+    """Add a real (n, n, n//2 + 1) array's sums over the full transform into sums[0], and the samples' number into sums[1]."""
+    n, width = values.shape[0], values.shape[2]
+    limits = shell_limits(width + 1, 1.0)
+    for kz in range(n):
+        for ky in range(n):
+            k2, s = row_start(kz, ky, n, limits)
+            for kx in range(width):
+                while k2 + kx * kx >= limits[s]:
+                    s += 1
+                if s == width:
+                    break
+                friedel = 1.0 if kx == 0 or 2 * kx == n else 2.0
+                sums[0, s] += friedel * values[kz, ky, kx]
+                sums[1, s] += friedel
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def scale_shells(spectrum, gain):
     """Multiply each shell by its gain, in place; gain : (n//2 + 2,) float32, the last that of everything beyond."""
     n = spectrum.shape[0]

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.fft
 
 from mpirecon.errors import UserError
-from mpirecon.kernels.shells import correlate_shells, scale_shells
+from mpirecon.kernels.shells import correlate_shells, scale_shells, sum_shells
 
 
 @lru_cache(maxsize=8)
@@ -45,10 +45,9 @@ def friedel_weight(box: int) -> np.ndarray:
 
 
 def shell_sum(half_transform: np.ndarray, box: int) -> np.ndarray:
-    """Sums per shell of a real (…, box // 2 + 1) half-transform array over the full transform, (box // 2 + 1,) float64.
-
-    Plane by plane, so that no float64 copy of the whole array is made.
-    """
+    """Sums per shell of a real (…, box // 2 + 1) half-transform array over the full transform, (box // 2 + 1,) float64."""
+    if half_transform.ndim == 3:
+        return _sums_and_counts(half_transform)[0]
     shells, weight = shell_index(box, half_transform.ndim), friedel_weight(box)
     total = np.zeros(box // 2 + 1)
     for values, shell in zip(half_transform, shells):
@@ -59,10 +58,16 @@ def shell_sum(half_transform: np.ndarray, box: int) -> np.ndarray:
 @lru_cache(maxsize=8)
 def shell_count(box: int, ndim: int = 3) -> np.ndarray:
     """Samples of the full transform in each shell, (box // 2 + 1,) float64, read-only."""
-    shells = shell_index(box, ndim)
-    count = shell_sum(np.broadcast_to(np.float32(1), shells.shape), box)
+    shape = (box,) * (ndim - 1) + (box // 2 + 1,)
+    count = _sums_and_counts(np.zeros(shape, np.float32))[1] if ndim == 3 else shell_sum(np.ones(shape), box)
     count.setflags(write=False)
     return count
+
+
+def _sums_and_counts(values: np.ndarray) -> np.ndarray:
+    sums = np.zeros((2, values.shape[2]))
+    sum_shells(values, sums)
+    return sums
 
 
 def fsc(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
