@@ -45,7 +45,7 @@ def write_results(
         run.log.event("timeline", **run.engine.timings.timeline())
     ranks = comm.gather(_rank_facts(run))
     summary = {}
-    with together(comm):
+    with together(comm), scipy.fft.set_workers(run.threads):
         if comm.rank == 0:
             summary = _write(run, outcome, folder, about, maps, columns, ranks, postprocessed)
     return summary

@@ -352,12 +352,17 @@ class Reconstruction:
         )
         return backend, self._make_mask()
 
+    @property
+    def threads(self) -> int:
+        """Threads of this rank."""
+        return default_threads(self._neighbours) if self.config.threads is None else self.config.threads
+
     def _share_of_host(self) -> dict:
         """How this rank uses its host's cores and memory."""
         config = self.config
         return {
             "half_precision": config.half_precision,
-            "threads": default_threads(self._neighbours) if config.threads is None else config.threads,
+            "threads": self.threads,
             "memory": default_memory(self._neighbours) if config.memory is None else config.memory,
         }  # fmt: skip
 
