@@ -74,7 +74,9 @@ class NormalSolver(Solver):
         disagreement = float(np.mean(1 - self.fsc[1 : self.engine.backend.plane.shells]))
         if disagreement > _NOISY and self.engine.unexplained > _MOSTLY_NOISE:
             return _STEPS_BY_NOISE if small and made_of == WHOLE else 0
-        return _STEPS_SMALL if small else _STEPS
+        if small:
+            return _STEPS_SMALL
+        return _STEPS if made_of == WHOLE else 0  # a half map has too few views to gain where the box is large
 
     def _unfiltered(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         equations = self.equations(folded)
