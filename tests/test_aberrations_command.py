@@ -24,9 +24,9 @@ from mpirecon.simulation.phantom import phantom
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.solvers.phases import _import_again, run_phases
 from mpirecon.validate.found_aberrations import (
-    ABSENT, MIXED, OTHER, RIGHT, UNTOLD, WRONG_SIGN, FoundAberrations, even_zernike, odd_zernike,
+    ABSENT, MIXED, OTHER, RIGHT, UNTOLD, WRONG_SIGN, FoundAberrations,
 )  # fmt: skip
-from mpirecon.validate.phase_fit import even_basis, odd_basis
+from mpirecon.validate.phase_fit import even_basis, even_zernike, odd_basis, odd_zernike
 
 BOX, PIXEL_SIZE, M = 40, 3.0, 800
 TILT = np.array([[4.0, -2.0], [-3.0, 1.0]])
@@ -230,6 +230,8 @@ def test_a_cryosparc_file_whose_signs_are_told_by_its_images(tmp_path):
          dict.fromkeys(("tilt", "trefoil", "tetrafoil", "shift"), 1), "--cs-aberrations=-tilt,-trefoil,tetrafoil,-shift,"),
         ({"beam tilt": ABSENT}, {"tilt": 1, "shift": 1}, "--cs-aberrations=none,"),
         ({"beam tilt": WRONG_SIGN}, {"tilt": 1}, "--cs-aberrations=csparc2star,"),
+        ({"tetrafoil": WRONG_SIGN, "two-fold of fourth order": WRONG_SIGN}, {"tetrafoil": 1}, "--cs-aberrations=-tetrafoil,"),
+        ({"tetrafoil": WRONG_SIGN, "two-fold of fourth order": RIGHT}, {"tetrafoil": 1}, "--star FILE writes"),
         ({"beam tilt": OTHER}, {"tilt": 1}, "--star FILE writes"),
     ],
 )

@@ -28,15 +28,16 @@ from mpirecon.operators.shift import centred_samples
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.slab import slab
 from mpirecon.parallel.threads import Threads
+from mpirecon.validate.aberration_fit import measure_group
 from mpirecon.validate.found_aberrations import (
     ABSENT,
     MIXED,
     OTHER,
+    RIGHT,
     TERMS,
     WRONG_SIGN,
     FoundAberrations,
     FoundGroup,
-    measure_group,
     summed_up,
 )
 from mpirecon.validate.phase_fit import PhaseSums
@@ -130,13 +131,12 @@ def _import_again(verdicts: dict[str, str], signs: dict[str, int]) -> str:
     """The option of import with the signs that the images show."""
     if signs == PRESETS[DEFAULT] and verdicts.get("beam tilt") == WRONG_SIGN:
         return "import again with --cs-aberrations=all, and reconstruct again"
-    new = dict(signs)
-    for term in TERMS:
-        verdict, name = verdicts.get(term.name), term.cs_term
-        if name in new and verdict == WRONG_SIGN:
-            new[name] = -signs[name]
-        elif name in new and verdict == ABSENT:
-            del new[name]
+    said = {name: {verdicts.get(term.name) for term in TERMS if term.cs_term == name} for name in signs}
+    new = {}
+    for name, sign in signs.items():
+        wrong = WRONG_SIGN in said[name] and RIGHT not in said[name]  # two-fold and four-fold share a column
+        if ABSENT not in said[name] or RIGHT in said[name]:
+            new[name] = -sign if wrong else sign
     if "shift" in new and "tilt" in signs:  # the ramp makes up for what tilt does at low frequencies
         new["shift"] *= new.get("tilt", 0) * signs["tilt"]
         new = {term: sign for term, sign in new.items() if sign}

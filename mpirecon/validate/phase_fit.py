@@ -87,6 +87,19 @@ def even_basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.stack([np.ones_like(x), k2, two, cross, k2 * two, k2 * cross, two**2 - cross**2, 2 * two * cross, k2**2])
 
 
+def odd_zernike(value: np.ndarray, edge: float) -> np.ndarray:
+    """Coefficients (6,) of odd_basis at frequencies over `edge`, as rlnOddZernike has them."""
+    x, y, coma_x, coma_y, cosine, sine = value / edge ** np.array([1, 1, 3, 3, 3, 3])
+    return np.array([y + 2 * coma_y / 3, x + 2 * coma_x / 3, sine, coma_y / 3, coma_x / 3, cosine])
+
+
+def even_zernike(value: np.ndarray, edge: float) -> np.ndarray:
+    """Coefficients (9,) of even_basis at frequencies over `edge`, as rlnEvenZernike has them: taken off the CTF's phase."""
+    v = value / edge ** np.array([0, 2, 2, 2, 4, 4, 4, 4, 4])
+    return -np.array([v[0] + v[1] / 2 + v[8] / 3, v[3] + 0.75 * v[5], v[1] / 2 + v[8] / 2, v[2] + 0.75 * v[4], v[7], v[5] / 4, v[8] / 6,
+                      v[4] / 4, v[6]])
+
+
 @dataclass(frozen=True)
 class Fit:
     """Coefficients (n,) of a basis, their covariance (n, n), and how well they do (larger is better)."""
