@@ -1,9 +1,13 @@
 """``mpirecon aberrations``: planted aberrations of either sign are told from the images, and never from the map's own noise."""
 
 import json
+import os
+import shutil
+import subprocess
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from test_cryosparc import columns, save_cs
@@ -15,6 +19,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.mrc import write_stack
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.particle_writer import ParticleWriter
+from mpirecon.io.star import read_star, write_star
 from mpirecon.model import ParticleSet, Pose, make_ctf
 from mpirecon.model.aberrations import Aberrations, even_order, odd_order, tilt_coefficients, zernike_sum
 from mpirecon.model.draws import particle_rng, random_quaternion
@@ -150,6 +155,53 @@ def test_a_handful_of_images_shows_nothing(tmp_path, shared_data):
     assert mpirecon(["reconstruct", str(tmp_path / "p.h5"), "-o", str(tmp_path / "run"), "-q", "--no-postprocess"]) == 0
     found, code = tell(tmp_path / "run")
     assert code == 0 and found["sentences"] == ["none were imported, and the images show none beyond the errors above"]
+
+
+def relion(*command):
+    """Run a program of RELION; what it prints, and that it cannot draw its log as PDF, is of no interest."""
+    subprocess.run(list(map(str, command)), capture_output=True, timeout=200)
+
+
+@pytest.mark.skipif(shutil.which("relion_ctf_refine") is None, reason="needs relion_ctf_refine (package relion)")
+def test_ctf_refine_finds_the_same(tmp_path, monkeypatch):
+    """RELION's CtfRefine on the same images and half maps: tilt, trefoil and tetrafoil within twice our errors."""
+    monkeypatch.chdir(tmp_path)
+    p, true = particles(), replace(planted(), magnification=np.tile(np.eye(2), (2, 1, 1)))
+    model = ForwardModel(BOX, PIXEL_SIZE, aberrations=true)
+    clean = model.images(model.prepare(phantom(BOX).astype(np.float32)), p.pose, p.ctf, p.optics_group)
+    noise = np.random.default_rng(1).normal(0, clean.std() / np.sqrt(0.3), clean.shape)
+    with write_stack("s.mrcs", BOX, PIXEL_SIZE, overwrite=True) as append:
+        append((clean + noise).astype(np.float32))
+    optics = {"rlnOpticsGroup": [1, 2], "rlnOpticsGroupName": ["a", "b"], "rlnVoltage": 300, "rlnSphericalAberration": 2.7,
+              "rlnAmplitudeContrast": 0.1, "rlnImagePixelSize": PIXEL_SIZE, "rlnImageSize": BOX, "rlnImageDimensionality": 2}
+    rows = {"rlnImageName": [f"{i + 1:06d}@s.mrcs" for i in range(M)],
+            "rlnMicrographName": [f"{group}_{i // 100}.mrc" for i, group in enumerate(p.optics_group)],
+            **dict(zip(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), p.pose.euler().T)),
+            "rlnOriginXAngst": -p.pose.shift[:, 0], "rlnOriginYAngst": -p.pose.shift[:, 1], "rlnDefocusU": p.ctf["defocus_u"],
+            "rlnDefocusV": p.ctf["defocus_v"], "rlnDefocusAngle": np.degrees(p.ctf["astigmatism"]),
+            "rlnOpticsGroup": p.optics_group, "rlnRandomSubset": p.half}
+    tables = {"optics": pd.DataFrame(optics).astype(str), "particles": pd.DataFrame(rows).astype(str)}
+    write_star("p.star", tables, overwrite=True)
+    assert mpirecon(["import", "p.star", "-o", "p.h5", "-q"]) == 0
+    assert mpirecon(["reconstruct", "p.h5", "-o", "run", "-q"]) == 0
+    found, _ = tell("run", "--star", "ours.star")
+    halves = [f"x_half{half}_class001_unfil.mrc" for half in (1, 2)]
+    for half, name in enumerate(halves, 1):
+        shutil.copy(f"run/half{half}.mrc", name)
+    relion("relion_postprocess", "--i", halves[0], "--o", "post", "--angpix", PIXEL_SIZE, "--mask", "run/mask.mrc")
+    os.mkdir("theirs")
+    relion("relion_ctf_refine", "--i", "p.star", "--f", "post.star", "--o", "theirs/", "--m1", halves[0], "--m2", halves[1],
+           "--mask", "run/mask.mrc", "--angpix_ref", PIXEL_SIZE, "--fit_beamtilt", "--odd_aberr_max_n", 3, "--kmin_tilt", 30,
+           "--fit_aberr", "--kmin_aberr", 30)
+    theirs, ours = (read_star(name)["optics"] for name in ("theirs/particles_ctf_refine.star", "ours.star"))
+    for row, group in enumerate(found["groups"]):
+        by_name = {term["name"]: term for term in group["terms"]}
+        tilt = by_name["beam tilt"]
+        np.testing.assert_allclose(theirs[["rlnBeamTiltX", "rlnBeamTiltY"]].iloc[row].astype(float), tilt["found"], atol=2 * tilt["error"])
+        for label, name, at in (("rlnOddZernike", "trefoil", [5, 2]), ("rlnEvenZernike", "tetrafoil", [8, 4])):
+            both = [np.array(json.loads(table[label].iloc[row]))[at] for table in (theirs, ours)]
+            np.testing.assert_allclose(both[0], both[1], atol=2 * by_name[name]["error"])
+            np.testing.assert_allclose(both[1], by_name[name]["found"], rtol=1e-6)
 
 
 def test_premultiplied_images_tell_the_odd_ones(tmp_path, images):

@@ -45,7 +45,8 @@ class FoundTerm:
     """One term in one optics group, in radians at the finest frequency of the band.
 
     imported, found : (n,) the components · covariance : (n, n) of `found` · gain : twice the logarithm of the likelihood that is
-    lost without it · unit, per_unit : what they are printed in, and radians of it · share, error : how many times the imported one explains the images; NaN where nothing was imported
+    lost without it · unit, per_unit : what they are printed in, and radians of it · share, error : how many times the
+    imported one explains the images; NaN where nothing was imported
     """
 
     term: Term
