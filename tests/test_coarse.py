@@ -115,6 +115,11 @@ def test_middles_of_groups_add_up(shape):
         np.testing.assert_array_equal(store.collect(made_of, 0, side=shape[0]), whole)
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_middles_of_groups_add_up_over_ranks(mpi_program, n):
+    mpi_program(n, "coarse_program.py")
+
+
 def test_a_coarse_mask_is_the_mask_where_it_is_looked_up():
     np.testing.assert_allclose(coarse_mask(soft_sphere(BOX, 40, 5), COARSE), soft_sphere(COARSE, 32, 4), atol=0.03)
     assert (coarse_mask(np.ones((BOX,) * 3, np.float32), COARSE) == 1).all()

@@ -15,6 +15,7 @@ from mpirecon.operators.forward import ForwardModel
 from mpirecon.robust.nearby import ANGLES, NearbyPoses, attenuation_profile, between_angles
 from mpirecon.simulation.dataset import multiply_by_ctf
 from mpirecon.simulation.phantom import phantom
+from mpirecon.solvers.passes import Engine
 from mpirecon.validate.fsc import fsc
 
 BOX, PIXEL_SIZE = 32, 5.0
@@ -175,7 +176,42 @@ def test_angles_are_interpolated():
     assert ((share > 0).sum(axis=1) <= 2).all()
 
 
+def test_what_an_error_leaves_beyond_a_coarse_map_goes_with_angle_times_frequency():
+    volume = phantom(32)
+    profile, power = attenuation_profile(volume, 24)
+    assert profile.shape == (len(ANGLES), 24) and not power[16:].any() and (power[:16] > 0).all()
+    held, _ = attenuation_profile(volume, 16)
+    np.testing.assert_array_equal(profile[:, :16], held)
+    eight = np.flatnonzero(ANGLES == 8)[0]
+    k = 18
+    np.testing.assert_allclose(profile[eight, k], np.interp(8 * k / 15, ANGLES, held[:, 15]))
+    assert (np.diff(profile, axis=0) <= 0).all() and profile[0] == pytest.approx(1, abs=1e-5)
+
+
 # ---------------------------------------------------------------- a whole run
+
+
+@pytest.mark.parametrize(("errors", "looks"), [((), [0.25]), (("--error-rate", "0.4", "--error-kind", "small:12"), [0.25, 1, 1, 1])])
+def test_some_are_looked_at_first_and_all_where_errors_are_found(tmp_path, monkeypatch, errors, looks):
+    looked, statistics, nearby = [], Engine.statistics, CpuBackend.nearby
+
+    def counting(engine, *args, **options):
+        looked.append(0)
+        return statistics(engine, *args, **options)
+
+    def look(backend, reference, batch, *args):
+        looked[-1] += len(batch.group)
+        return nearby(backend, reference, batch, *args)
+
+    monkeypatch.setattr(Engine, "statistics", counting)
+    monkeypatch.setattr(CpuBackend, "nearby", look)
+    monkeypatch.setattr("mpirecon.solvers.run._FIRST_LOOK_AT", 100)
+    particles = tmp_path / "particles.h5"
+    assert run(["simulate", "--phantom", "--particles", "600", "--box", "24", "--pixel-size", "8", "--snr", "0.15", "-q", *errors,
+                "-o", str(particles)]) == 0
+    assert run(["reconstruct", str(particles), "-o", str(tmp_path / "out"), "--loss", "posterior", "-q"]) == 0
+    assert [count / 600 for count in looked if count] == pytest.approx(looks, abs=0.06)
+    assert looked[0] == 0 and looked[1] > 0
 
 
 def test_small_errors_are_found_and_make_a_better_map(tmp_path):
