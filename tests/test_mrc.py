@@ -8,6 +8,8 @@ import sys
 import mrcfile
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import StackReader, read_map, write_map, write_stack
@@ -41,6 +43,18 @@ def test_modes_and_byte_orders(tmp_path, dtype, mode, order):
     np.testing.assert_array_equal(stack.read(rows), data[rows])
     assert stack.read(rows).dtype == np.dtype(dtype)
     assert stack.read([]).shape == (0, 6, 6)
+    rows = [0, 2, 4, 1, 3, 5, 6]  # all images, the first and the last in their place and the others not
+    np.testing.assert_array_equal(stack.read(rows), data[rows])
+
+
+@pytest.fixture(scope="module")
+def seven(tmp_path_factory):
+    return stack_of(tmp_path_factory.mktemp("order"), images("f4"))
+
+
+@given(st.lists(st.integers(0, 6), max_size=12) | st.permutations(range(7)))
+def test_images_are_read_in_any_order(seven, rows):
+    np.testing.assert_array_equal(StackReader(seven).read(rows), images("f4")[rows])
 
 
 @pytest.mark.parametrize("stamp", [b"\x11\x11\0\0", b"\0\0\0\0"])

@@ -156,7 +156,7 @@ class StackReader:
         breaks = np.flatnonzero(np.diff(indices[order]) != 1) + 1
         with self._opened():
             for run in np.split(order, breaks):
-                if len(run) and (run[-1] - run[0] == len(run) - 1):
+                if len(run) and (np.diff(run) == 1).all():
                     self.read_run(int(indices[run[0]]), out[run[0] : run[-1] + 1])
                 elif len(run):
                     some = np.empty((len(run), *out.shape[1:]), out.dtype)
