@@ -16,7 +16,7 @@ from mpirecon.cli import run as mpirecon
 from mpirecon.cli.aberrations import command
 from mpirecon.cli.console import Console
 from mpirecon.errors import UserError
-from mpirecon.io.mrc import write_stack
+from mpirecon.io.mrc import read_map, write_stack
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.io.star import read_star, write_star
@@ -31,6 +31,7 @@ from mpirecon.solvers.phases import _import_again, run_phases
 from mpirecon.validate.found_aberrations import (
     ABSENT, MIXED, OTHER, RIGHT, UNTOLD, WRONG_SIGN, FoundAberrations,
 )  # fmt: skip
+from mpirecon.validate.fsc import fsc
 from mpirecon.validate.phase_fit import even_basis, even_zernike, odd_basis, odd_zernike
 
 BOX, PIXEL_SIZE, M = 40, 3.0, 800
@@ -202,6 +203,14 @@ def test_ctf_refine_finds_the_same(tmp_path, monkeypatch):
             both = [np.array(json.loads(table[label].iloc[row]))[at] for table in (theirs, ours)]
             np.testing.assert_allclose(both[0], both[1], atol=2 * by_name[name]["error"])
             np.testing.assert_allclose(both[1], by_name[name]["found"], rtol=1e-6)
+    # what CtfRefine wrote is read, and what is written of it RELION reads
+    assert mpirecon(["import", "theirs/particles_ctf_refine.star", "--data-dir", ".", "-o", "p.h5", "--overwrite", "-q"]) == 0
+    assert mpirecon(["reconstruct", "p.h5", "-o", "run", "--overwrite", "-q", "--no-postprocess"]) == 0
+    found, code = tell("run", "--star", "again.star")
+    assert code == 0 and {found["terms"][name]["verdict"] for name in ("beam tilt", "trefoil", "tetrafoil")} == {RIGHT}
+    relion("relion_reconstruct", "--i", "again.star", "--o", "again.mrc", "--ctf", "--angpix", PIXEL_SIZE)
+    agreement = fsc(read_map("again.mrc").array, read_map("run/volume.mrc").array)
+    assert agreement[2 : BOX // 3].min() > 0.95
 
 
 def test_premultiplied_images_tell_the_odd_ones(tmp_path, images):

@@ -34,7 +34,8 @@ def check_refined(path: Path, file: ParticleFile, overwrite: bool) -> None:
 def write_refined(path: Path, file: ParticleFile, aberrations: Aberrations, overwrite: bool) -> None:
     """All particles as they were imported, in their order, with these aberrations in the optics table.
 
-    Beam tilt is among the odd coefficients, and zero by itself. Particles of a .cs file get RELION 3.1's tables.
+    Beam tilt is among the odd coefficients, and has no columns of its own, not even of zeros: RELION would put these in place of
+    the coma. Particles of a .cs file get RELION 3.1's tables.
     """
     source, tables = file.source()
     if tables:
@@ -47,7 +48,7 @@ def write_refined(path: Path, file: ParticleFile, aberrations: Aberrations, over
     rows = aberrations.rows(np.array([int(group) for group in optics["rlnOpticsGroup"]]))
     for label in TILT:
         if label in optics:
-            put(optics, label, ["0"] * len(optics))
+            del optics[label]
     for label, values in (("rlnOddZernike", aberrations.odd[rows]), ("rlnEvenZernike", aberrations.even[rows])):
         if values.any() or label in optics:
             put(optics, label, ["[" + ",".join(text(row)) + "]" for row in values])
