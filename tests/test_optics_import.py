@@ -36,6 +36,10 @@ def test_the_optics_table_is_read(tmp_path):
     np.testing.assert_array_equal(found.even, [[0, 0, 0, 2], [0, 1, 0, 0]])
     np.testing.assert_array_equal(found.magnification, [np.eye(2), [[1.01, 0.02], [-0.03, 0.99]]])
     assert "corrected for: odd aberrations (beam tilt, trefoil …) in 2 of 2 optics groups; even aberrations" in text
+    assert "Warning" not in text
+    both = two_groups(rlnBeamTiltX=[0, 0], rlnBeamTiltY=[0, 0], rlnOddZernike=["[0,0,3,0,0,-4]", "[1,0,0,2,0,0]"])
+    file, text = run(make(tmp_path, table(rlnOpticsGroup=[1, 3] * 4), both), "--overwrite")
+    assert file.aberrations().odd[0, 3] == 2 and "Warning: rlnOddZernike names coma, and rlnBeamTiltX" in text
     zero = {"rlnBeamTiltX": [0, 0], "rlnEvenZernike": ["[0,0]", "[]"], "rlnMagMat00": [1, 1]}
     file, text = run(make(tmp_path, table(rlnOpticsGroup=[1, 3] * 4), two_groups(**zero)), "--overwrite")
     assert file.aberrations() is None and text.count("\n") == 1

@@ -55,6 +55,14 @@ def relion_aberrations(path: Path, optics: pd.DataFrame, group: np.ndarray, supp
     return Aberrations(group[order], matrix[order], odd[order], even[order], np.zeros((len(group), 0)))
 
 
+def coma_beside_tilt(path: Path, optics: pd.DataFrame) -> list[str]:
+    """A warning where coma is named both as a beam tilt and in rlnOddZernike: RELION then takes the tilt's alone."""
+    if not any(label in optics for label in TILT) or not _lists(path, optics, "rlnOddZernike")[:, 3:5].any():
+        return []
+    return ["rlnOddZernike names coma, and rlnBeamTiltX and rlnBeamTiltY are there as well: both are corrected for here, but RELION puts "
+            "the beam tilt, even of 0, in place of the coma"]
+
+
 def _lists(path: Path, optics: pd.DataFrame, label: str) -> np.ndarray:
     """Coefficients written as [0.1,0,0], (g, longest) float64; short lists end in zeros."""
     if label not in optics:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.errors import UserError
-from mpirecon.io.optics_table import MAGNIFICATION, TILT, relion_aberrations
+from mpirecon.io.optics_table import MAGNIFICATION, TILT, coma_beside_tilt, relion_aberrations
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.stack_paths import parse_image_names
 from mpirecon.io.star import read_star
@@ -394,6 +394,7 @@ def _optics(columns: _Columns, found: ParticleTable) -> None:
         return columns.of_groups(label) if label in optics else np.full(len(optics), default)
 
     found.aberrations = relion_aberrations(columns.path, optics, group, columns.supplied, number)
+    found.warnings += coma_beside_tilt(columns.path, optics)
     if "rlnMtfFileName" in optics:
         if "rlnMicrographOriginalPixelSize" not in optics:
             if optics["rlnMtfFileName"].nunique() > 1:
