@@ -50,6 +50,13 @@ def test_no_loss_makes_resolution_of_noise(particles, tmp_path, loss, capsys):
     assert {p.name for p in out.iterdir()} == {"null.json", "fsc.csv", "logs"}
 
 
+@pytest.mark.parametrize("solver", ["normal", "gradient"])
+def test_half_maps_that_do_not_agree_at_all_are_nothing_to_fail_of(particles, tmp_path, monkeypatch, solver):
+    """Noise happens to agree negatively at the lowest shells: then no shell has any signal."""
+    monkeypatch.setattr("mpirecon.solvers.base.ssnr_of_half", np.zeros_like)
+    assert run(["null", str(particles), "-o", str(tmp_path / "out"), "--loss", "posterior", "--solver", solver, "--iterations", "2"]) == 0
+
+
 def test_selection_by_the_other_half_is_caught(particles, tmp_path, monkeypatch, capsys):
     """Scoring half A against half B's map makes resolution: the control must say so with its exit code."""
     statistics = Engine.statistics

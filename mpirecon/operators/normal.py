@@ -19,7 +19,7 @@ from mpirecon.operators.projection import Projection
 SMALLEST_APODISATION = 0.02
 
 #: a Wiener factor of 1 % is silence already; less only makes the system ill-conditioned
-_SMALLEST_SSNR = 0.01
+SMALLEST_SSNR = 0.01
 
 
 class NormalEquations:
@@ -60,7 +60,7 @@ class NormalEquations:
         mean = self.shell_weight() if shell_weight is None else shell_weight
         ridge = floor * mean
         if ssnr is not None:
-            wiener = mean[:-1] / np.maximum(ssnr[: self.shells], _SMALLEST_SSNR)
+            wiener = mean[:-1] / np.maximum(ssnr[: self.shells], SMALLEST_SSNR)
             ridge[:-1] = np.maximum(ridge[:-1], wiener)
         ridge[-1] = max(mean[:-1].max(), np.finfo(np.float32).tiny)
         return np.maximum(ridge, 1e-6 * ridge[-1])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpirecon.model.draws import particle_rng
-from mpirecon.operators.normal import dot
+from mpirecon.operators.normal import SMALLEST_SSNR, dot
 from mpirecon.robust.selection import Selection
 from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet
@@ -127,9 +127,13 @@ class GradientSolver(Solver):
         self.compare_halves(self._state)
         for made_of in self.reference_maps:
             volume = self._state.owned(made_of)
-            filtered = None if volume is None else wiener_filter(volume, self.ssnr(made_of)) * self.engine.mask
+            filtered = None if volume is None else self._filtered(made_of, volume)
             self.references.place(made_of, self._state.owner(made_of), filtered)
         self.focus_references()
+
+    def _filtered(self, made_of: MapOf, volume: np.ndarray) -> np.ndarray:
+        # never to nothing, even where half maps do not agree at all: particles could not be compared with it
+        return wiener_filter(volume, np.maximum(self.ssnr(made_of), SMALLEST_SSNR)) * self.engine.mask
 
     def _zero(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         return np.zeros((self.engine.box,) * 3, np.float32)
