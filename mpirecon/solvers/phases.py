@@ -14,6 +14,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.cryosparc_optics import DEFAULT, PRESETS, signs_of
+from mpirecon.io.cryosparc_optics import TERMS as CS_TERMS
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.refined_optics import check_refined, write_refined
@@ -114,17 +115,31 @@ def _maps(folder: Path, file: ParticleFile) -> dict[int, np.ndarray]:
 
 
 def _advice(found: FoundAberrations, file: ParticleFile) -> list[str]:
-    """What to do about aberrations that the images contradict."""
-    verdicts = found.verdicts()
-    if not found.contradicted and not {OTHER, MIXED} & set(verdicts.values()):
+    """What to do about aberrations that the images contradict, or that a .cs file has and an import left out."""
+    verdicts, array = found.verdicts(), file.source_arrays().get("particles")
+    wrong = found.contradicted or bool({OTHER, MIXED} & set(verdicts.values()))
+    if array is not None:
+        options = json.loads(file.attributes.get("provenance") or "{}").get("options") or {}
+        signs = {} if options.get("ignore_aberrations") else signs_of(options.get("cs_aberrations") or DEFAULT)
+        return [_import_again(verdicts, signs)] if wrong else _left_out(found, signs, array)
+    if not wrong:
         return []
-    options = json.loads(file.attributes.get("provenance") or "{}").get("options") or {}
-    if file.source_arrays():
-        return [_import_again(verdicts, signs_of(options.get("cs_aberrations") or DEFAULT))]
-    wrong = [term for term in TERMS if verdicts.get(term.name) in (WRONG_SIGN, ABSENT, OTHER, MIXED)]
-    labels = ", ".join(dict.fromkeys(term.label for term in wrong))
+    labels = ", ".join(dict.fromkeys(t.label for t in TERMS if verdicts.get(t.name) in (WRONG_SIGN, ABSENT, OTHER, MIXED)))
     return [f"correct {labels}: mpirecon aberrations --star FILE writes the particles with what was found here, or refine them with "
             "RELION's CtfRefine; then import and reconstruct again (mpirecon import --ignore-aberrations leaves all of them out)"]
+
+
+def _left_out(found: FoundAberrations, signs: dict[str, int], array: np.ndarray) -> list[str]:
+    """The option of import that also corrects for what the images show and the .cs file has; with the tilt's sign, if that is
+    known to be right, as the columns are of one program."""
+    shown = {term.cs_term for term in TERMS if found.unnamed(term)}
+    columns = {name: column for name, (column, _, _) in CS_TERMS.items()
+               if name in shown and name not in signs and column in array.dtype.names and array[column].any()}
+    if not columns:
+        return []
+    words = _words({**signs, **dict.fromkeys(columns, signs.get("tilt", 1))})
+    return [f"{', '.join(columns.values())} of the .cs file were left out: import again with --cs-aberrations={words}, and reconstruct "
+            "again"]
 
 
 def _import_again(verdicts: dict[str, str], signs: dict[str, int]) -> str:
@@ -143,9 +158,13 @@ def _import_again(verdicts: dict[str, str], signs: dict[str, int]) -> str:
     if new == signs:
         return ("mpirecon aberrations --star FILE writes the particles with what was found here, to be imported; or refine them again in "
                 "cryoSPARC or RELION")
-    words = next((word for word, preset in PRESETS.items() if preset == new), None)
-    words = words or ",".join(("-" if sign < 0 else "") + name for name, sign in new.items())
-    return f"import again with --cs-aberrations={words}, and reconstruct again"
+    return f"import again with --cs-aberrations={_words(new)}, and reconstruct again"
+
+
+def _words(signs: dict[str, int]) -> str:
+    """What signs_of reads as these."""
+    word = next((word for word, preset in PRESETS.items() if preset == signs), None)
+    return word or ",".join(("-" if sign < 0 else "") + name for name, sign in signs.items())
 
 
 class _Comparison:

@@ -163,11 +163,14 @@ class FoundAberrations:
                 said.append(f"{term.name} as imported {_WORDS[verdicts[term.name]]}: coefficient {share:+.2f} ± {error:.2f}")
                 said += [f"{term.name}: in {_listed(groups)} what was imported {_WORDS[verdict]}"
                          for verdict, groups in self._of_groups(term.name).items()]
-            unnamed = [g.group for g in self.groups for t in g.terms
-                       if t.term == term and not t.named and t.determined and t.significance > _CLEAR]
-            if unnamed:
+            if unnamed := self.unnamed(term):
                 said.append(f"{term.name}: in the images of {_listed(unnamed)}, where nothing of it was imported")
         return said or ["none were imported, and the images show none beyond the errors above"]
+
+    def unnamed(self, term: Term) -> list[int]:
+        """Groups that show a term of which nothing was imported."""
+        return [g.group for g in self.groups for t in g.terms
+                if t.term == term and not t.named and t.determined and t.significance > _CLEAR]
 
     def as_dict(self) -> dict:
         """Everything, for JSON; NaN where nothing was imported is None."""
