@@ -224,7 +224,7 @@ def test_premultiplied_images_tell_the_odd_ones(tmp_path, images):
 def test_ranks_agree(tmp_path, images, mpirun):
     folder = reconstruct(tmp_path, images, planted())
     ours, _ = tell(folder)
-    done = mpirun(3, ["-m", "mpirecon", "aberrations", folder, "--json"])
+    done = mpirun(2, ["-m", "mpirecon", "aberrations", folder, "--json"])
     assert done.returncode == 0
     theirs = json.loads(done.stdout)
     for name, term in ours["terms"].items():
