@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpirecon.backend.bands import Bands
-from mpirecon.backend.resident import ResidentImages
+from mpirecon.backend.resident import ResidentImages, fitting
 from mpirecon.kernels.nearby import make_nearby
 from mpirecon.kernels.statistics import (
     PLAIN,
@@ -95,7 +95,7 @@ class CpuBackend:
         """
         if self._slab is not slab:
             self._slab = slab
-            self._resident = ResidentImages(len(slab), len(self.plane), self._memory, self._half_precision)
+            self._resident = ResidentImages(len(slab), len(self.plane), self._memory, self._half_precision, slab.order())
         parts = list(slab.batches(rows))
         with ThreadPoolExecutor(1) as reader:
             coming = self._read_ahead(reader, read, parts, 0)
@@ -106,6 +106,10 @@ class CpuBackend:
                 with timings("prepare"):
                     batch = self._bring(slab, part, images)
                 yield part, batch
+
+    def keeps_all(self, slab) -> bool:
+        """Whether the images of all of a slab's particles stay in memory."""
+        return fitting(len(slab), len(self.plane), self._memory, self._half_precision) == len(slab)
 
     def forget_images(self) -> None:
         """Keep no images any more; a further visit reads them anew."""

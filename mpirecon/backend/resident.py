@@ -5,17 +5,28 @@ from __future__ import annotations
 import numpy as np
 
 
+def fitting(particles: int, samples: int, budget: float, half_precision: bool = False) -> int:
+    """How many of so many particles' images a budget of bytes holds."""
+    return int(min(particles, max(budget, 0) // (3 * samples * (2 if half_precision else 4))))
+
+
 class ResidentImages:
     """Half-plane samples and CTFs of a slab's particles, as many as fit; filled as they come by.
 
-    budget : bytes · half_precision : keep them as float16, each image scaled to its largest sample
+    budget : bytes · half_precision : keep them as float16, each image scaled to its largest sample · order : (particles,) local
+    rows as later passes will ask for them, side by side, whatever order they come in; used where all fit
     """
 
-    def __init__(self, particles: int, samples: int, budget: float, half_precision: bool = False) -> None:
+    def __init__(
+        self, particles: int, samples: int, budget: float, half_precision: bool = False, order: np.ndarray | None = None
+    ) -> None:
         self._real = np.float16 if half_precision else np.float32
-        bytes_each = 3 * samples * np.dtype(self._real).itemsize
-        self.capacity = int(min(particles, max(budget, 0) // bytes_each))
+        self.capacity = fitting(particles, samples, budget, half_precision)
         self._place = np.full(particles, -1)
+        self._planned = None
+        if order is not None and self.capacity == particles:
+            self._planned = np.empty(particles, np.int64)
+            self._planned[order] = np.arange(particles)
         self._used = 0
         # pages that are never written are never held
         self._data = np.empty((self.capacity, 2 * samples), self._real)
@@ -31,15 +42,15 @@ class ResidentImages:
         new = np.flatnonzero(self._place[rows] < 0)[: self.capacity - self._used]
         if not len(new):
             return
-        to = slice(self._used, self._used + len(new))
+        to = np.arange(self._used, self._used + len(new)) if self._planned is None else self._planned[rows[new]]
         everything = len(new) == len(rows)
         values = (data if everything else data[new]).view(np.float32)
         if self._real is np.float16:
             self._scale[to] = np.maximum(np.abs(values).max(axis=1), np.finfo(np.float32).tiny)
             values = values / self._scale[to, None]
         self._data[to], self._ctf[to] = values, ctf if everything else ctf[new]
-        self._place[rows[new]] = np.arange(to.start, to.stop)
-        self._used = to.stop
+        self._place[rows[new]] = to
+        self._used += len(new)
 
     def get(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """data and ctf of rows that are here; views where they lie side by side."""

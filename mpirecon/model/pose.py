@@ -14,6 +14,10 @@ from mpirecon.errors import UserError
 from mpirecon.model.devices import on_host, working_cupy
 
 
+#: width of a ring of views, radians
+_RING = 0.1
+
+
 @dataclass
 class Pose:
     """Orientation and in-plane position of m particles, kept on the host.
@@ -123,3 +127,11 @@ def euler_from_matrix(r: np.ndarray) -> np.ndarray:
 def angular_distance(q1: np.ndarray, q2: np.ndarray) -> np.ndarray:
     """Angle in degrees between rotations given as (m, 4) unit quaternions; q and −q are the same."""
     return np.degrees(2 * np.arccos(np.clip(np.abs(np.sum(q1 * q2, axis=-1)), 0, 1)))
+
+
+def view_order(quaternion: np.ndarray) -> np.ndarray:
+    """The order of (m, 4) poses by view, ring by ring over the half sphere, (m,) int64: central slices of neighbours lie close."""
+    view = matrix_from_quaternion(quaternion)[:, 2]
+    view = np.where(view[:, 2:] < 0, -view, view)  # opposite views have the same slice
+    ring = np.rint(np.arccos(np.clip(view[:, 2], -1, 1)) / _RING)
+    return np.lexsort((np.arctan2(view[:, 1], view[:, 0]), ring))

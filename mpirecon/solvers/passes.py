@@ -175,9 +175,9 @@ class Engine:
         (result.sums[some],) = references.compare([against], batch[marked], bands, rotation)
 
     def _first_visit(self):
-        """All particles, looked at closely, in the order of later passes: what stays in memory lies in their order."""
+        """All particles, looked at closely, group by group in the order of the file."""
         for group in self.slab.groups:
-            yield from self._visit(self.slab.rows(group), first=True)
+            yield from self._visit(np.sort(self.slab.rows(group)), first=True)
 
     def _look_nearby(self, result: NearbyPoses, rows, batch, reference, bands) -> None:
         highest = np.ceil(len(bands.samples) * np.array(SEARCH_BANDS) - 1e-9).astype(np.int64) - 1

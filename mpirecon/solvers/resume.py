@@ -45,7 +45,8 @@ def save(run, folder: Path, iteration: int, records: list[dict]) -> None:
     arrays |= run.solver.state()
     with together(comm):
         if comm.rank == 0:
-            facts = {"iteration": iteration, "records": records, **identity}
+            # sums are rounded as their terms come: a resumed run has its order, whatever the memory it finds
+            facts = {"iteration": iteration, "records": records, "by_view": run.slab.by_view, **identity}
             if run.nearby is not None:
                 arrays |= {name: getattr(run.nearby, name) for name in ("profile", "band_profile")}
             arrays |= {"noise_power": run.engine.noise_power, "samples": run.held_out.samples, "fsc": run.solver.fsc,
@@ -74,7 +75,7 @@ def load(run, folder: Path) -> list[dict]:
             if "profile" in checkpoint:
                 found = (checkpoint.rows(f"nearby_{name}", first, last) for name in _NEARBY)
                 run.nearby = NearbyPoses(*found, checkpoint.array("profile"), checkpoint.array("band_profile"))
-            run.solver.fsc = checkpoint.array("fsc")
+            run.solver.fsc, run.slab.by_view = checkpoint.array("fsc"), checkpoint.facts.get("by_view", False)
             saved = {name: checkpoint.array(name) for name in run.solver.state_names() if name in checkpoint}
             records = checkpoint.facts["records"]
     run.solver.restore(saved, len(records))

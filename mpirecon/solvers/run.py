@@ -106,6 +106,7 @@ class Reconstruction:
         """
         records = self._load(checkpoints) if resume else []
         if not records:
+            self.slab.by_view = self._keeps_all_images()
             self.power = self._survey()
         elif len(records) >= self.config.rounds:
             raise UserError(f"the checkpoint in {checkpoints.folder} is of iteration {len(records)}, and {self.config.rounds} are asked "
@@ -118,6 +119,7 @@ class Reconstruction:
         self.engine.unexplained = self._unexplained()
         if hasattr(self.engine.backend, "forget_images"):
             self.engine.backend.forget_images()  # their memory is the solution's now
+            self.slab.by_view = False
         maps = self.solver.finish()
         sigma = particle_sigma(self.comm, self.held_out, self.slab.valid)
         return Outcome(maps, records, self.held_out, self._with_final_distance(), sigma)
@@ -126,6 +128,11 @@ class Reconstruction:
     def identity(self) -> dict:
         """What a checkpoint must agree with; the first use is collective."""
         return identify(self)
+
+    def _keeps_all_images(self) -> bool:
+        """Whether all ranks have all of their images in memory, for free to visit in any order; collective."""
+        keeps = getattr(self.engine.backend, "keeps_all", lambda slab: False)
+        return self.comm.allreduce_scalar(int(keeps(self.slab)), "min") > 0
 
     def _load(self, checkpoints: Checkpoints) -> list[dict]:
         records = load(self, checkpoints.folder)

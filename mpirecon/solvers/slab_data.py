@@ -10,6 +10,7 @@ from numpy.lib.recfunctions import structured_to_unstructured
 from mpirecon.errors import UserError
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.particles import ParticleSet
+from mpirecon.model.pose import view_order
 from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.slab import slab
 
@@ -54,7 +55,8 @@ def folds_of_groups(half: np.ndarray, folds: int) -> np.ndarray:
 class ParticleSlab:
     """Rows start:stop of a particle file, the ones this rank reads and no other.
 
-    valid : (m,) bool, False for particles whose image turned out to be bad and was skipped.
+    valid : (m,) bool, False for particles whose image turned out to be bad and was skipped · by_view : whether rows are visited in
+    the order of their views rather than in the file's: slices that lie close together share cache lines of the Fourier grid.
     """
 
     def __init__(self, comm: Communicator, file: ParticleFile, folds: int, seed: int) -> None:
@@ -64,6 +66,7 @@ class ParticleSlab:
         self.ids = self.metadata.ids
         self.fold = fold_of(self.ids, seed, folds)
         self.valid = np.ones(len(self), bool)
+        self.by_view = False
         self.groups: list[Group] = [(half, fold) for half in (1, 2) for fold in range(folds)]
         per_image = 4 * file.box**2 * 5
         self.batch_length = int(np.clip(_BATCH_BYTES / per_image, 1, 512))
@@ -90,9 +93,14 @@ class ParticleSlab:
         return self.stop - self.start
 
     def rows(self, group: Group) -> np.ndarray:
-        """Local row numbers of a group, ascending."""
+        """Local row numbers of a group, in the order they are visited in."""
         half, fold = group
-        return np.flatnonzero((self.metadata.half == half) & (self.fold == fold))
+        rows = np.flatnonzero((self.metadata.half == half) & (self.fold == fold))
+        return rows[view_order(self.metadata.pose.quaternion[rows])] if self.by_view else rows
+
+    def order(self) -> np.ndarray:
+        """All local rows, group by group, as they are visited; (m,) int64."""
+        return np.concatenate([self.rows(group) for group in self.groups])
 
     def batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """`rows` in pieces that fit the batch memory."""
@@ -101,7 +109,10 @@ class ParticleSlab:
 
     def images(self, rows: np.ndarray) -> np.ndarray:
         """Images of local rows, (b, n, n) float32, the particle bright; those known to be bad are zero."""
-        images = self.file.images(self.start + rows)
+        rank = np.argsort(rows, kind="stable")  # a file is read from its beginning to its end
+        images = self.file.images(self.start + rows[rank])
+        if (np.diff(rank) < 0).any():
+            images[rank] = images.copy()
         if self.metadata.contrast == "black":
             images *= np.float32(-1)
         bad = ~self.valid[rows]
