@@ -13,7 +13,7 @@ from mpirecon.kernels.radial import row_start, shell_limits
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def correlate_shells(a, b, sums):
-    """Add Σ Re a b*, Σ|a|², Σ|b|² over the full transform into sums (3, n//2 + 1) float64; a, b : complex64 or complex128."""
+    """Add Σ Re a b*, Σ|a|², Σ|b|² over the full transform into sums (3, n//2 + 1) float64; a, b : complex, or real."""
     n, width = a.shape[0], a.shape[2]
     limits = shell_limits(width + 1, 1.0)
     for kz in range(n):
@@ -29,24 +29,6 @@ def correlate_shells(a, b, sums):
                 sums[0, s] += friedel * (p.real * q.real + p.imag * q.imag)
                 sums[1, s] += friedel * (p.real * p.real + p.imag * p.imag)
                 sums[2, s] += friedel * (q.real * q.real + q.imag * q.imag)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def sum_shells(values, sums):
-    """Add a real (n, n, n//2 + 1) array's sums over the full transform into sums[0], and the samples' number into sums[1]."""
-    n, width = values.shape[0], values.shape[2]
-    limits = shell_limits(width + 1, 1.0)
-    for kz in range(n):
-        for ky in range(n):
-            k2, s = row_start(kz, ky, n, limits)
-            for kx in range(width):
-                while k2 + kx * kx >= limits[s]:
-                    s += 1
-                if s == width:
-                    break
-                friedel = 1.0 if kx == 0 or 2 * kx == n else 2.0
-                sums[0, s] += friedel * values[kz, ky, kx]
-                sums[1, s] += friedel
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -39,8 +39,9 @@ SEEN_ANGLES = (8.0, 16.0, 24.0)
 #: holds looks like some other pose nearby
 _WIDEST = np.radians(5.0)
 
-#: belief in a particle below which it need not be added to the map at all: ten thousand such count as one
-_NEGLIGIBLE = 1e-4
+#: belief in a particle below which it need not be added to the map at all: a million such count as one. Much more would leave out
+#: slightly wrong ones, of which little counts
+_NEGLIGIBLE = 1e-6
 
 #: ``--keep auto``
 AUTO = "auto"
