@@ -5,10 +5,11 @@ import pytest
 from scipy.stats import special_ortho_group
 
 from mpirecon.backend.cpu import CpuBackend
-from mpirecon.operators.coarse import add_middle, coarse_box, coarse_mask, coarse_projection
+from mpirecon.operators.coarse import add_middle, coarse_box, coarse_projection
 from mpirecon.operators.fourier import padded_size
 from mpirecon.operators.normal import NormalEquations
 from mpirecon.operators.projection import Projection
+from mpirecon.operators.resample import linearly
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.solvers.groups import GroupStore, held_out_map, half_map
 from mpirecon.solvers.wiener import finest_judged
@@ -121,11 +122,11 @@ def test_middles_of_groups_add_up_over_ranks(mpi_program, n):
 
 
 def test_a_coarse_mask_is_the_mask_where_it_is_looked_up():
-    np.testing.assert_allclose(coarse_mask(soft_sphere(BOX, 40, 5), COARSE), soft_sphere(COARSE, 32, 4), atol=0.03)
-    assert (coarse_mask(np.ones((BOX,) * 3, np.float32), COARSE) == 1).all()
+    np.testing.assert_allclose(linearly(soft_sphere(BOX, 40, 5), COARSE), soft_sphere(COARSE, 32, 4), atol=0.03)
+    assert (linearly(np.ones((BOX,) * 3, np.float32), COARSE) == 1).all()
     marked = np.zeros((BOX,) * 3, np.float32)
     marked[50, 50, 50] = 1
-    assert coarse_mask(marked, COARSE)[40, 40, 40] == 1
+    assert linearly(marked, COARSE)[40, 40, 40] == 1
 
 
 def test_references_reach_as_far_as_particles_can_be_judged():

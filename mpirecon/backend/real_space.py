@@ -68,14 +68,13 @@ class RealSpaceCpuBackend(CpuBackend):
 
     pairs = False
 
-    def coarse_box(self, reach: int) -> int:
-        """Line integrals need all voxels."""
-        return self.plane.box
-
-
     def __init__(self, *arguments, **options) -> None:
         super().__init__(*arguments, **options)
         refuse_optics(self.optics)
+
+    def coarse_box(self, reach: int) -> int:
+        """Line integrals need all voxels."""
+        return self.plane.box
 
     def reference(self, volume: np.ndarray) -> np.ndarray:
         return coefficients(volume * np.float32(1 / self.plane.box), (0, 1, 2))

@@ -6,7 +6,6 @@ The smaller box shows the same field of view, so that its Fourier grid is the mi
 from __future__ import annotations
 
 import numpy as np
-import scipy.ndimage
 
 from mpirecon.kernels.fold import insert
 from mpirecon.operators.fourier import SMALL_BOX, padded_size, planes_of, read_spectrum
@@ -44,13 +43,6 @@ def add_middle(folded: np.ndarray, out: np.ndarray, sign: int = 1) -> None:
     for z in (low, high):
         for y in (low, high):
             (np.add if sign > 0 else np.subtract)(out[z, y], folded[z, y, : q // 2 + 1], out=out[z, y])
-
-
-def coarse_mask(mask: np.ndarray, box: int) -> np.ndarray:
-    """A (n, n, n) float32 mask in a smaller box of the same field of view, linearly interpolated."""
-    scale = len(mask) / box
-    offset = len(mask) // 2 - scale * (box // 2)
-    return scipy.ndimage.affine_transform(mask, np.full(3, scale), offset, (box,) * 3, np.float32, order=1, mode="nearest")
 
 
 def set_middle(projection: Projection, volume: np.ndarray, out: np.ndarray, which: int, maps: int, scale: float) -> None:

@@ -1,4 +1,4 @@
-"""Images to another box and pixel size: cut or padded around the centre, then cropped or padded in Fourier space."""
+"""Images and smooth volumes to another box and pixel size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import scipy.fft
 
 
 def resample(images: np.ndarray, inner: int, box: int, workers: int = 1) -> np.ndarray:
-    """(m, n, n) → (m, box, box) float32, pixel n // 2 going to pixel box // 2.
+    """(m, n, n) → (m, box, box) float32, pixel n // 2 going to pixel box // 2: cut or padded around the centre, then cropped or
+    padded in Fourier space.
 
     The `inner` pixels in the middle (with more than n, padded by the mean of each image's rim) become `box`, so that a
     pixel is inner / box times as large. White noise keeps its variance. Frequencies at or beyond either Nyquist are zero.
@@ -20,6 +21,22 @@ def resample(images: np.ndarray, inner: int, box: int, workers: int = 1) -> np.n
     out[:, box - reach :, : reach + 1] = spectrum[:, inner - reach :, : reach + 1]
     small = scipy.fft.irfft2(out, s=(box, box), norm="ortho", workers=workers)
     return np.roll(small, (box // 2,) * 2, axis=(1, 2)).astype(np.float32, copy=False)
+
+
+def linearly(field: np.ndarray, box: int) -> np.ndarray:
+    """A smooth (n, n, n) float32 field on a grid of `box` voxels a side of the same field of view and origin, linear between its
+    voxels and constant beyond them; itself where the grid is its own."""
+    n = field.shape[0]
+    if n == box:
+        return field
+    at = np.clip(n // 2 + (np.arange(box) - box // 2) * (n / box), 0, n - 1)
+    low = np.minimum(at.astype(np.int64), n - 2)
+    linear = np.zeros((box, n), np.float32)  # axis by axis, as products of matrices
+    linear[np.arange(box), low] = 1 - (at - low)
+    linear[np.arange(box), low + 1] += at - low
+    for _ in range(3):
+        field = np.tensordot(field, linear, (0, 1))  # the next axis comes to the front
+    return field
 
 
 def _cut(images: np.ndarray, inner: int) -> np.ndarray:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mpirecon.operators.coarse import coarse_mask
 from mpirecon.operators.normal import NormalEquations
+from mpirecon.operators.resample import linearly
 from mpirecon.robust.selection import Selection
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map, held_out_map
@@ -102,7 +102,7 @@ class Solver(ABC):
         if self.references.box == self.engine.box:
             return self.engine.mask
         if self._coarse_mask is None or len(self._coarse_mask) != self.references.box:
-            self._coarse_mask = coarse_mask(self.engine.mask, self.references.box)
+            self._coarse_mask = linearly(self.engine.mask, self.references.box)
         return self._coarse_mask
 
     def solve(

@@ -9,6 +9,7 @@ import scipy.fft
 
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
+from mpirecon.operators.resample import linearly
 from mpirecon.validate.fsc import crossing, filter_transform, fsc
 from mpirecon.validate.grids import check_same_grid
 from mpirecon.validate.masks import cosine_edge, radius_grid, soft_sphere
@@ -81,21 +82,6 @@ def _coarse(box: int, pixel_size: float, resolution: float) -> int:
     return size if size < 0.8 * box else box
 
 
-def _refined(field: np.ndarray, box: int) -> np.ndarray:
-    """A smooth field on a grid of `box` voxels a side with the same origin, linear between its values; float32."""
-    size = field.shape[0]
-    if size == box:
-        return field
-    at = np.clip(size // 2 + (np.arange(box) - box // 2) * (size / box), 0, size - 1)
-    low = np.minimum(at.astype(np.int64), size - 2)
-    linear = np.zeros((box, size), np.float32)  # axis by axis, as products of matrices
-    linear[np.arange(box), low] = 1 - (at - low)
-    linear[np.arange(box), low + 1] += at - low
-    for _ in range(3):
-        field = np.tensordot(field, linear, (0, 1))  # the next axis comes to the front
-    return field
-
-
 def automatic_mask(
     volume: np.ndarray, pixel_size: float, resolution: float | None = None, *, threshold: float | None = None,
     extend: float | None = None, edge: float | None = None, filter_to: float | None = None,
@@ -145,7 +131,7 @@ def mask_of_transform(
     inside, pieces = _large_pieces((smooth > threshold) & visible)
     if inside.sum() < max(8, _SMALLEST * visible.sum()):
         raise UserError("automatic mask: nothing in this map stands out from the solvent; give a mask, or a diameter")
-    away = _refined(_distance(inside, voxel, extend + edge), box)
+    away = linearly(_distance(inside, voxel, extend + edge), box)
     mask = cosine_edge(away - np.float32(extend), edge)
     mask *= soft_sphere(box, box / 2 - 3, 3)
     total = float(mask.sum(dtype=np.float64))
