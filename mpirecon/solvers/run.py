@@ -34,6 +34,7 @@ from mpirecon.solvers.connect import connect
 from mpirecon.solvers.endurance import Checkpoints
 from mpirecon.solvers.gradient import GradientSolver
 from mpirecon.solvers.groups import MapSet
+from mpirecon.solvers.looks import Looks
 from mpirecon.solvers.normal import NormalSolver
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.resume import identify, load
@@ -48,13 +49,6 @@ _LOWEST_SCORE_SHELL = 2
 #: share of the particles that are scored at random orientations as well, to measure what a wrong pose looks like, and the
 #: least and most of them
 _RANDOM_SHARE, _RANDOM_POSES = 0.125, (500, 5000)
-
-#: iterations after which poses nearby are looked at: those that make the last maps, and the one that reports
-_LOOKS_NEARBY = 3
-
-#: share of the particles whose poses nearby are looked at first, in the iteration before, and the least of them; where fewer
-#: than this share of them are slightly wrong there is no further look
-_FIRST_LOOK, _FIRST_LOOK_AT, _FEW_SLIGHT = 0.25, 1000, 0.005
 
 #: width of the spherical mask's edge, pixels
 _MASK_EDGE = 4.0
@@ -97,7 +91,8 @@ class Reconstruction:
         self._selection: Selection | None = None  # of the particles that built the current maps
         self._scores: Statistics | None = None  # what the next selection is made from
         self.random_poses = self.nearby = None
-        self._slight_seen = True  # until a look finds hardly any
+        able = hasattr(backend, "nearby") and config.group_by is None and config.loss == "posterior"
+        self.looks = Looks(config.rounds, able)
 
     def run(self, checkpoints: Checkpoints | None = None, resume: bool = False) -> Outcome:
         """All iterations; saved as `checkpoints` has it, and continued from its folder when `resume`.
@@ -165,49 +160,33 @@ class Reconstruction:
         inside, outside, self.random_poses = self.engine.statistics(
             self.solver.references, self._bands(self.distance.whitened), rows,
             random=random, draw=self.config.seed + self._iteration, nearby=self._start_nearby(),
-            looked=self._looked_first if self._iteration == self._first_look else None,
+            looked=self._looked_first if self._iteration == self.looks.first else None,
         )  # fmt: skip
         self.set_scores(inside, outside)
         return inside
 
     def _start_nearby(self) -> NearbyPoses | None:
-        """Room for the poses near every particle's own, in the last iterations: it takes a good map to judge small errors. A
-        look at some of the particles comes before, and where it finds hardly any, there is no other.
+        """Room for the poses near every particle's own, where they are looked at after this iteration.
 
         Rows that are right or wrong together (tilt images) are turned each in its own way and show too little of it: summed
         over a group, what is found near wrong poses would outweigh the rest.
         """
-        self.nearby = None
-        able = hasattr(self.engine.backend, "nearby") and self.config.group_by is None
-        if able and self.config.loss == "posterior" and self._iteration >= self._looks_from and self._slight_seen:
-            self.nearby = NearbyPoses.empty(len(self.slab), BANDS, self.engine.backend.plane.shells)
+        due = self.looks.due(self._iteration)
+        self.nearby = NearbyPoses.empty(len(self.slab), BANDS, self.engine.backend.plane.shells) if due else None
         return self.nearby
 
     @property
-    def _first_look(self) -> int | None:
-        """The iteration after which some of the particles are looked at; none where it would be the first, by L2's map."""
-        before = self.config.rounds - _LOOKS_NEARBY
-        return before if before > 1 else None
-
-    @property
-    def _looks_from(self) -> int:
-        return self._first_look or max(1, self.config.rounds - _LOOKS_NEARBY + 1)
-
-    @property
     def _looked_first(self) -> np.ndarray:
-        """Particles that are looked at then, (m,) bool; those that are scored at random orientations are among them."""
-        share = max(_FIRST_LOOK, _FIRST_LOOK_AT / len(self.file))
-        return uniform_hash(self.slab.ids, self.config.seed + self._first_look) < share
+        return self.looks.at(self.slab.ids, len(self.file), self.config.seed)
 
     def _judge_looks(self) -> None:
         """From the looks of the iteration before, whether there are slight errors to look for."""
-        looked_at = self._iteration - 1
-        if looked_at == self._first_look and self.nearby is not None:
-            some = self._select(self._scores, self.slab.valid & self._looked_first)
-            self._slight_seen = _slight(some) >= _FEW_SLIGHT
+        before = self._iteration - 1
+        if self.nearby is None:
+            self.looks.resumed(before)
+        elif before == self.looks.first:
+            self.looks.found(_slight(self._select(self._scores, self.slab.valid & self._looked_first)))
             self.nearby = None
-        elif self.nearby is None and looked_at >= self._looks_from:
-            self._slight_seen = False  # a resumed run finds nothing to go on with
 
     def set_scores(self, inside: Statistics, held_out: Statistics) -> None:
         """What the next selection is made from: held out of the own half, or within it where there are no folds."""
@@ -229,7 +208,7 @@ class Reconstruction:
             self._judge_looks()
             self._selection = self._select(self._scores, self.slab.valid, self._mildness)
             if self.nearby is not None:
-                self._slight_seen = _slight(self._selection) >= _FEW_SLIGHT
+                self.looks.found(_slight(self._selection))
             self._log_sort(None, self._selection)
 
     def _first_weight(self) -> np.ndarray | None:
