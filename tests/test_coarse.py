@@ -136,3 +136,13 @@ def test_references_reach_as_far_as_particles_can_be_judged():
     assert evidence[: reach + 1].sum() >= 0.99 * evidence.sum() > evidence[:reach].sum()
     assert finest_judged(np.zeros(65)) == 64
     assert finest_judged(np.full(65, 3.0)) == 64
+
+
+@pytest.mark.parametrize(("n", "box"), [(16, 24), (16, 25), (15, 24), (25, 16), (24, 15)])
+def test_linear_interpolation_keeps_the_origin_in_even_and_odd_boxes(n, box):
+    def ramps(size):  # what is linear in the distance from the origin along each axis, in pixels of the smaller grid
+        x = (np.arange(size) - size // 2) * (n / size)
+        return (x[:, None, None] + 2 * x[:, None] + 3 * x).astype(np.float32)
+
+    inside = slice(box // n + 2, box - box // n - 2)
+    np.testing.assert_allclose(linearly(ramps(n), box)[(inside,) * 3], ramps(box)[(inside,) * 3], atol=1e-4)

@@ -136,14 +136,16 @@ def test_sums_by_shell_and_by_cell_are_those_of_the_samples(box):
     rng = np.random.default_rng(box)
     a, b = (scipy.fft.rfftn(rng.standard_normal((box,) * 3)) for _ in range(2))
     products = (a * b.conj()).real, np.abs(a) ** 2, np.abs(b) ** 2
+    shell, weight = shell_index(box), np.broadcast_to(friedel_weight(box), a.shape)
+    expected = [np.bincount(shell.ravel(), (p * weight).ravel())[: box // 2 + 1] for p in products]
     sums = np.zeros((3, box // 2 + 1))
     correlate_shells(a, b, sums)
-    np.testing.assert_allclose(sums, [shell_sum(p, box) for p in products])
+    np.testing.assert_allclose(sums, expected)
+    np.testing.assert_allclose([shell_sum(p, box) for p in products], expected)
     top, cells = view_bins(40)
     by_cell = np.zeros((cells.sum(), box // 2 + 1, 3))
     correlate_cells(a, b, top, cells, by_cell)
     k = np.stack(np.meshgrid(*[scipy.fft.fftfreq(box, 1 / box)] * 2, np.arange(box // 2 + 1), indexing="ij")[::-1], axis=-1)
-    shell, weight = shell_index(box), np.broadcast_to(friedel_weight(box), a.shape)
     use = (shell > 0) & (shell <= box // 2)
     where = bin_of(k[use] / np.linalg.norm(k[use], axis=1, keepdims=True), top, cells)
     expected = np.zeros_like(by_cell)
