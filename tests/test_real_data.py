@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import mrcfile
 import numpy as np
 import pytest
 
+from mpirecon.cli import run
 from mpirecon.cli.console import Console
 from mpirecon.errors import UserError
 from mpirecon.io.importer import ImportOptions, import_particles
+from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import read_relion
 from mpirecon.io.run_log import RankLog
@@ -17,6 +21,7 @@ from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.run import Reconstruction
+from mpirecon.validate.fsc import fsc
 
 #: file → (particles, pixel size, voltages, half set 1)
 SETS = {
@@ -198,3 +203,15 @@ def test_images_of_one_particle_share_a_fold(shared_data, tmp_path):
     console.warn = said.append
     slab("rlnMicrographName", console, folds=2)
     assert "groups have rows in both half sets" in said[0]
+
+
+def test_the_real_ribosomes_agree_as_far_as_relion_makes_them_and_with_its_map(shared_data, tmp_path):
+    data = shared_data / "ribo70s_real"
+    import_particles(data / "particles.star", tmp_path / "ribo.h5", ImportOptions())
+    assert run(["reconstruct", str(tmp_path / "ribo.h5"), "-o", str(tmp_path / "run"), "--diameter", "270", "-q"]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["resolution_0143"] <= 29.5
+    maps = {name: read_map(data / f"relion_reconstruct_{name}.mrc").array for name in ("half1", "half2", "full")}
+    ours = [read_map(tmp_path / "run" / f"{name}.mrc").array for name in ("half1", "half2")]
+    for_sure = fsc(maps["half1"], maps["half2"])[1:] > 0.5
+    assert (fsc((ours[0] + ours[1]) / 2, maps["full"])[1:][for_sure] >= 0.95).all() and for_sure.sum() >= 3

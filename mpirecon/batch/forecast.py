@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from mpirecon.model.symmetry import point_group
-from mpirecon.operators.fourier import SMALL_BOX, padded_size, padding_for
+from mpirecon.operators.fourier import SMALL_BOX, TINY_BOX, padded_size, padding_for
 
 #: what a forecast is multiplied by before it becomes a request, and what starting a job takes, seconds
 _MARGIN, _START_UP = 2.0, 300.0
@@ -99,6 +99,8 @@ class Task:
     def finishing(self) -> tuple[int, int]:
         """Final maps that are solved, and steps of conjugate gradients on each; those that nobody asked for as by noise."""
         if self.refining is None:
+            if self.box <= TINY_BOX:
+                return 3, 6  # eight on each half, two on all
             return 1, 2 if self.box <= SMALL_BOX else 0
         return (3, self.refining) if self.refining else (1, 0)
 

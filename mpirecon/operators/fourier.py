@@ -20,6 +20,9 @@ _CACHE = 2_000_000
 #: boxes in which accuracy costs so little that it is preferred to speed
 SMALL_BOX = 96
 
+#: boxes in which a map's FFTs take milliseconds
+TINY_BOX = 48
+
 
 def padding_for(box: int) -> float:
     """Side of a reconstruction's Fourier grid over the box's: 2 in small boxes, else 1.5, for 0.42 of the memory."""

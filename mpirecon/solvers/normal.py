@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpirecon.operators.fourier import SMALL_BOX
+from mpirecon.operators.fourier import SMALL_BOX, TINY_BOX
 from mpirecon.operators.normal import NormalEquations
 from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.groups import WHOLE, FilteredMaps, GroupStore, MapOf, MapSet, half_map
@@ -73,7 +73,9 @@ class NormalSolver(Solver):
         small = self.engine.box <= SMALL_BOX
         disagreement = float(np.mean(1 - self.fsc[1 : self.engine.backend.plane.shells]))
         if disagreement > _NOISY and self.engine.unexplained > _MOSTLY_NOISE:
-            return _STEPS_BY_NOISE if small and made_of == WHOLE else 0
+            if made_of != WHOLE:  # it gains where views are uneven, whatever the noise, and decides what resolution is told
+                return _STEPS_SMALL if self.engine.box <= TINY_BOX else 0
+            return _STEPS_BY_NOISE if small else 0
         if small:
             return _STEPS_SMALL
         return _STEPS if made_of == WHOLE else 0  # a half map has too few views to gain where the box is large
