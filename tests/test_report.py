@@ -208,8 +208,9 @@ def test_summary_is_read_back_or_refused(tmp_path):
         (tmp_path / "summary.json").write_text(content)
         with pytest.raises(UserError, match=message):
             read_summary(tmp_path)
-    with pytest.raises(UserError, match="no such folder"):
-        read_summary(tmp_path / "missing")
+    for name, message in (("missing", "no such folder"), ("summary.json", "a file, not a folder")):
+        with pytest.raises(UserError, match=message):
+            read_summary(tmp_path / name)
 
 
 def test_histograms_survive_constant_values():

@@ -69,7 +69,7 @@ def open_logs(folder) -> RunLogs:
     """Find the log files under an output folder (or its ``logs``); UserError where there are none."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected the output folder of mpirecon reconstruct")
+        raise UserError(f"{folder}: {'a file, not a' if folder.exists() else 'no such'} folder; expected the output folder of mpirecon reconstruct")
     inner = folder / "logs" if (folder / "logs").is_dir() else folder
     found = {int(m[1]): p for p in inner.iterdir() if (m := re.fullmatch(r"rank(\d+)\.jsonl", p.name))}
     if not found:

@@ -109,7 +109,7 @@ def read_summary(folder: str | os.PathLike) -> dict:
     """summary.json of a finished run. Raises UserError when the folder holds none."""
     path = Path(folder) / "summary.json"
     if not Path(folder).is_dir():
-        raise UserError(f"{folder}: no such folder; name the one that reconstruct -o wrote")
+        raise UserError(f"{folder}: {'a file, not a' if Path(folder).exists() else 'no such'} folder; name the one that reconstruct -o wrote")
     if not path.is_file():
         raise UserError(f"{folder}: no summary.json, so this is not the folder of a finished run")
     try:
