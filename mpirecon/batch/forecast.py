@@ -20,7 +20,7 @@ from mpirecon.operators.fourier import SMALL_BOX, TINY_BOX, padded_size, padding
 _MARGIN, _START_UP = 2.0, 300.0
 
 #: seconds of summing a Fourier grid over a point group's rotations of it: a point, and more for each rotation
-_TURNS = (2.0e-8, 7e-10)
+_TURNS = (18.4e-9, 0.4e-9)
 
 #: bytes a second that each rank is taken to get from a shared file system
 SHARED = 100e6
