@@ -232,7 +232,7 @@ def test_ranks_agree(tmp_path, images, mpirun):
 
 
 def test_a_cryosparc_file_whose_signs_are_told_by_its_images(tmp_path):
-    """Images as cryoSPARC's own code would have them: the default says so, and what it advises is right."""
+    """Images as cryoSPARC's own code would have them: the other sign is found out, and what is then advised is right."""
     p, rows = particles(), {"ctf/tilt_A": (80000.0, -30000.0), "ctf/trefoil_A": (90000.0, 60000.0)}
     turned = Pose(p.pose.quaternion * [1, -1, -1, -1], p.pose.shift).rotation_vectors()  # .cs files hold the transpose
     found = columns(M, alignments3D__pose=turned.astype("f4"), alignments3D__shift=(-p.pose.shift / PIXEL_SIZE).astype("f4"),

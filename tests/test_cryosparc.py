@@ -214,7 +214,7 @@ def test_tilt_and_magnification_make_optics_groups(tmp_path):
     tilt[4:, 1], matrix[:2] = 2000.0, (0.01, -0.02, 0.005, 0)
     given = make(tmp_path, ctf__tilt_A=tilt, ctf__anisomag=matrix, ctf__tetra_A=np.ones((M, 4), "f4"),
                  ctf__exp_group_id=np.zeros(M, "u4"))
-    file, text = run(given)
+    file, text = run(given, "--cs-aberrations", "csparc2star")
     assert "Warning: not corrected for: ctf/tetra_A; --cs-aberrations all corrects for everything" in text
     assert "odd aberrations (beam tilt, trefoil …) in 1 of 3 optics groups; anisotropic magnification in 1 of 3" in text
     assert "Warning: ctf/tilt_A is corrected for with the sign that csparc2star gives it" in text
@@ -260,8 +260,9 @@ def phases(tilt=0, trefoil=0, shift=0, tetrafoil=0):
 @pytest.mark.parametrize(
     ("choice", "signs"),
     [
-        (None, {"tilt": -1}),
+        (None, dict.fromkeys(("tilt", "trefoil", "shift", "tetrafoil"), 1)),
         ("all", dict.fromkeys(("tilt", "trefoil", "shift", "tetrafoil"), 1)),
+        ("csparc2star", {"tilt": -1}),
         ("-tilt,trefoil", {"tilt": -1, "trefoil": 1}),
         ("shift,-tetrafoil", {"shift": 1, "tetrafoil": -1}),
     ],
@@ -274,7 +275,7 @@ def test_aberrations_have_the_phases_asked_for(tmp_path, choice, signs):
         np.testing.assert_allclose(zernike_sum(found.odd[row], odd_order, x, y), odd, atol=1e-5)
         np.testing.assert_allclose(-zernike_sum(found.even[row], even_order, x, y), even, atol=1e-5)
     assert "mpirecon aberrations OUT tells" in text
-    assert ("not corrected for" in text) == (choice != "all")
+    assert ("not corrected for" in text) == (choice not in (None, "all"))
 
 
 def test_a_choice_of_aberrations_that_makes_no_sense_is_refused(tmp_path):

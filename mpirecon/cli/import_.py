@@ -79,7 +79,7 @@ class CryosparcAberrations(click.ParamType):
     def shell_complete(self, ctx, param, incomplete):
         from click.shell_completion import CompletionItem
 
-        return [CompletionItem(word) for word in ("csparc2star", "all", "none") if word.startswith(incomplete)]
+        return [CompletionItem(word) for word in ("all", "csparc2star", "none") if word.startswith(incomplete)]
 
 
 @click.command("import", cls=DocumentedCommand)
@@ -102,8 +102,8 @@ class CryosparcAberrations(click.ParamType):
 @click.option("--ignore-aberrations", is_flag=True,
               help="Correct for no beam tilt, higher-order aberration or anisotropic magnification, whatever the file names.")
 @click.option("--cs-aberrations", type=CryosparcAberrations(), metavar="WHICH",
-              help="What of a .cs file's aberrations is corrected for: csparc2star (beam tilt, as that program writes it), all (with "
-              "the signs of cryoSPARC's code), none, or terms such as tilt,-trefoil.  [default: csparc2star]")
+              help="What of a .cs file's aberrations is corrected for: all (with the signs of cryoSPARC's code), csparc2star (beam "
+              "tilt alone, as that program writes it), none, or terms such as tilt,-trefoil.  [default: all]")
 @click.option("--link", is_flag=True, help="Refer to the stacks instead of copying their images.")
 @click.option("--contrast", type=click.Choice(["white", "black"]),
               help="Whether protein is bright or dark.  [default: white; of a .cs file what its blob/sign says]")

@@ -13,7 +13,8 @@ ctf/shift_A    of the image's transform: −2π T·k
 ctf/tetra_A    added to the CTF's: −λ³ k⁴ (2π (T₀ cos 2φ + T₁ sin 2φ) + (π/2) (T₂ cos 4φ + T₃ sin 4φ))
 =============  ===============================================================================================
 
-csparc2star and those that follow it write a beam tilt +arcsin(T/Cs), whose phase in RELION is the opposite of the first.
+csparc2star and those that follow it write a beam tilt +arcsin(T/Cs), whose phase in RELION is the opposite of the first, and leave
+the rest out. SPECTER is the one source that says how it knows, so that it is believed unless the user says otherwise.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ PRESETS: dict[str, dict[str, int]] = {
     "all": dict.fromkeys(TERMS, 1),
     "none": {},
 }
-DEFAULT = "csparc2star"
+DEFAULT = "all"
 _EVEN = 9  # coefficients up to the fourth order
 
 
@@ -140,7 +141,7 @@ def about(columns, choice: str) -> list[str]:
     if not applied:
         return found
     tells = "cryoSPARC does not document it: after reconstruct, mpirecon aberrations OUT tells from the images whether it is right"
-    if choice == DEFAULT:
+    if choice == "csparc2star":
         found.append(f"ctf/tilt_A is corrected for with the sign that csparc2star gives it, the opposite of --cs-aberrations all; {tells}")
     else:
         turned = [name for term, name in applied.items() if signs[term] < 0]

@@ -48,8 +48,7 @@ class ImportOptions:
     plant_by : column of the particle table whose rows of one value are wrong together
     rescale : None, ``"common"`` (the box and pixel size of most particles) or (box, Å): bring all images to one size
     link : refer to the stacks instead of copying their images
-    cs_aberrations : which aberrations of a .cs file are corrected for, and their signs (cryosparc_optics.signs_of); None: as
-        csparc2star converts them
+    cs_aberrations : which aberrations of a .cs file are corrected for, and their signs (cryosparc_optics.signs_of); None: all
     ignore_aberrations : as if the file named no beam tilt, higher-order aberration or magnification matrix
     seed : of half sets and planted errors; skip_bad : leave NaN and constant images out, up to the share max_bad
     """
@@ -118,6 +117,9 @@ def import_particles(
     """
     comm = comm or SerialCommunicator()
     output = run_together(comm, lambda: refuse_existing(output, options.overwrite))
+    if Path(path).suffix.lower() == ".cs":  # the file is to say what was chosen, whatever the default comes to be
+        choice = "none" if options.ignore_aberrations else options.cs_aberrations or DEFAULT
+        options = replace(options, cs_aberrations=choice)
     table = _read_table(Path(path), options, comm)
     agree(comm, table)
     if options.ignore_aberrations:
@@ -172,8 +174,7 @@ def _read_table(path: Path, options: ImportOptions, comm: Communicator) -> Parti
             raise UserError(f"--cs-aberrations is for cryoSPARC files, and {path} is not a .cs file")
         return read_relion(path, comm, options.rescale is not None, **supplied)
     mixed = options.rescale is not None
-    aberrations = options.cs_aberrations or DEFAULT
-    whole = run_together(comm, lambda: read_cryosparc(path, options.passthrough, mixed, aberrations, **supplied))
+    whole = run_together(comm, lambda: read_cryosparc(path, options.passthrough, mixed, options.cs_aberrations, **supplied))
     if len(whole) < comm.size:
         raise UserError(f"{path}: {len(whole)} particles are too few for {comm.size} ranks; use {len(whole)} at most")
     return whole.slab(*slab(len(whole), comm.size, comm.rank))

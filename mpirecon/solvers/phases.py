@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.io.cryosparc_optics import DEFAULT, PRESETS, signs_of
+from mpirecon.io.cryosparc_optics import PRESETS, signs_of
 from mpirecon.io.cryosparc_optics import TERMS as CS_TERMS
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
@@ -120,7 +120,8 @@ def _advice(found: FoundAberrations, file: ParticleFile) -> list[str]:
     wrong = found.contradicted or bool({OTHER, MIXED} & set(verdicts.values()))
     if array is not None:
         options = json.loads(file.attributes.get("provenance") or "{}").get("options") or {}
-        signs = {} if options.get("ignore_aberrations") else signs_of(options.get("cs_aberrations") or DEFAULT)
+        # files that do not say what was chosen are from when csparc2star's way was the default
+        signs = {} if options.get("ignore_aberrations") else signs_of(options.get("cs_aberrations") or "csparc2star")
         return [_import_again(verdicts, signs)] if wrong else _left_out(found, signs, array)
     if not wrong:
         return []
@@ -144,7 +145,7 @@ def _left_out(found: FoundAberrations, signs: dict[str, int], array: np.ndarray)
 
 def _import_again(verdicts: dict[str, str], signs: dict[str, int]) -> str:
     """The option of import with the signs that the images show."""
-    if signs == PRESETS[DEFAULT] and verdicts.get("beam tilt") == WRONG_SIGN:
+    if signs == PRESETS["csparc2star"] and verdicts.get("beam tilt") == WRONG_SIGN:
         return "import again with --cs-aberrations=all, and reconstruct again"
     said = {name: {verdicts.get(term.name) for term in TERMS if term.cs_term == name} for name in signs}
     new = {}
