@@ -1,10 +1,13 @@
 """References of fewer frequencies: the same slices and solutions from a smaller box."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy.stats import special_ortho_group
 
 from mpirecon.backend.cpu import CpuBackend
+from mpirecon.cli import run as mpirecon
 from mpirecon.operators.coarse import add_middle, coarse_box, coarse_projection
 from mpirecon.operators.fourier import padded_size
 from mpirecon.operators.normal import NormalEquations
@@ -12,7 +15,7 @@ from mpirecon.operators.projection import Projection
 from mpirecon.operators.resample import linearly
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.solvers.groups import GroupStore, held_out_map, half_map
-from mpirecon.solvers.wiener import finest_judged
+from mpirecon.solvers.wiener import finest_judged, wiener_filter
 from mpirecon.validate.fsc import filter_shells
 from mpirecon.validate.masks import soft_sphere
 
@@ -68,6 +71,30 @@ def test_slices_of_a_coarse_map_are_the_fine_ones(backend, maps):
     assert np.linalg.norm(found - exact) < 1e-3 * np.linalg.norm(exact)
     beyond = np.maximum(np.abs(backend.plane.kx), np.abs(backend.plane.ky)) > COARSE // 2 + 2
     assert beyond.any() and not backend.projection.forward(parts[1], np.eye(3)[None])[:, beyond].any()
+
+
+@pytest.mark.parametrize("box", [COARSE, 40])
+def test_a_filtered_map_of_fewer_frequencies_has_the_same_slices(backend, box):
+    volume, rotation = smooth(shells=16), special_ortho_group.rvs(3, size=4, random_state=2)
+    ssnr = np.where(np.arange(51) < 16, np.exp(2 - np.arange(51) / 4), 0)  # what is beyond is silenced
+    maps = [wiener_filter(volume, ssnr, size) * soft_sphere(size, 0.36 * size, 0.12 * size) for size in (BOX, box)]
+    fine, coarse = (backend.projection.forward(backend.reference(map_), rotation) for map_ in maps)
+    assert np.linalg.norm(fine) > 0 and np.linalg.norm(coarse - fine) < 2e-3 * np.linalg.norm(fine)
+
+
+def test_losses_of_l2_do_not_depend_on_the_references_box(tmp_path, monkeypatch):
+    simulate = ["simulate", "--phantom", "--box", 128, "--particles", 120, "--pixel-size", 3, "--snr", 0.1, "--seed", 5, "-q"]
+    assert mpirecon([*map(str, simulate), "-o", str(tmp_path / "p.h5")]) == 0
+    boxes, found = [], []
+    for coarse in (CpuBackend.coarse_box, lambda self, reach: self.plane.box):
+        monkeypatch.setattr(CpuBackend, "coarse_box", lambda self, reach, coarse=coarse: boxes.append(coarse(self, reach)) or boxes[-1])
+        command = ["reconstruct", str(tmp_path / "p.h5"), "-o", str(tmp_path / f"run{len(found)}"), "--loss", "l2", "-q", "--no-postprocess"]
+        assert mpirecon(command) == 0
+        (record,) = json.loads((tmp_path / f"run{len(found)}" / "summary.json").read_text())["iterations"]
+        found.append(record)
+    assert boxes[0] < boxes[1] == 128
+    explained = [1 - record["loss_heldout"] for record in found]
+    assert explained[1] > 0.02 and abs(explained[0] - explained[1]) < 0.03 * explained[1]
 
 
 def accumulated(backend, seed):

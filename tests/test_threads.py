@@ -427,6 +427,26 @@ def test_freed_memory_is_used_again_without_new_pages():
     assert kept < given_back / 5
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("half_precision", [False, True])
+def test_images_kept_in_pieces_are_those_that_came(threads, half_precision):
+    rng = np.random.default_rng(4)
+    data, ctf = rng.standard_normal((40, 10)).astype("f4").view("c8"), rng.random((40, 5)).astype("f4")
+    kept = ResidentImages(40, 5, 1e6, half_precision, order=rng.permutation(40), threads=Threads(threads))
+    parts = np.array_split(rng.permutation(40), 3)
+    for rows in (*parts, np.arange(0, 40, 3), np.arange(40)):  # some of them, or all, are here already
+        kept.keep(rows, data[rows], ctf[rows])
+    some = ResidentImages(40, 5, 17 * 5 * 3 * (2 if half_precision else 4), half_precision, threads=Threads(threads))
+    some.keep(parts[0], data[parts[0]], ctf[parts[0]])
+    some.keep(np.concatenate(parts[:2]), data[np.concatenate(parts[:2])], ctf[np.concatenate(parts[:2])])
+    close = {"rtol": 0, "atol": 2e-3} if half_precision else {"rtol": 0}
+    for images, rows in ((kept, np.arange(40)), (kept, parts[1]), (some, np.concatenate(parts[:2])[:17])):
+        found, also = images.get(rows)
+        np.testing.assert_allclose(found, data[rows], **close)
+        np.testing.assert_allclose(also, ctf[rows], **close)
+    assert not some.holds(parts[1])
+
+
 def test_images_kept_in_another_order_are_those_that_came():
     rng = np.random.default_rng(3)
     data, ctf = rng.standard_normal((6, 10)).astype("f4").view("c8"), rng.random((6, 5)).astype("f4")

@@ -95,7 +95,9 @@ class CpuBackend:
         """
         if self._slab is not slab:
             self._slab = slab
-            self._resident = ResidentImages(len(slab), len(self.plane), self._memory, self._half_precision, slab.order())
+            self._resident = ResidentImages(
+                len(slab), len(self.plane), self._memory, self._half_precision, slab.order(), self.threads
+            )
         parts = list(slab.batches(rows))
         with ThreadPoolExecutor(1) as reader:
             coming = self._read_ahead(reader, read, parts, 0)

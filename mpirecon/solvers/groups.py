@@ -170,12 +170,15 @@ class MapSet:
 
 
 class FilteredMaps:
-    """The maps of a MapSet as a filter leaves them, made whenever one is asked for and not kept."""
+    """The maps of a MapSet as a filter leaves them, made whenever one is asked for and not kept.
+
+    box : of the maps it leaves, theirs unless set
+    """
 
     def __init__(self, maps: MapSet, filtered: Callable[[MapOf, np.ndarray], np.ndarray]) -> None:
-        """filtered : the map and its (n, n, n) voxels → (n, n, n) float32"""
-        self._maps, self._filtered = maps, filtered
+        """filtered : the map and its (n, n, n) voxels → (box, box, box) float32"""
+        self._maps, self._filtered, self.box = maps, filtered, maps.box
 
     def get(self, made_of: MapOf) -> np.ndarray:
-        """The filtered map on every rank, (n, n, n) float32; collective."""
+        """The filtered map on every rank, (box, box, box) float32; collective."""
         return self._filtered(made_of, self._maps.get(made_of))

@@ -42,10 +42,12 @@ class NormalSolver(Solver):
         self._halves = MapSet(self.engine.comm, self.engine.box)
         self.solve(self._halves, self._store, [half_map(1), half_map(2)], self._unfiltered)
         self.compare_halves(self._halves)
-        if self.config.loss == "l2":  # which selects nothing: what its particles are told is their distance from a filtered half map
+        plain = self.config.loss == "l2"  # which selects nothing: what its particles are told is their distance from a filtered half map
+        if plain:
             self.references = FilteredMaps(self._halves, self._wiener)
-            return
         side = self._coarsen_references()
+        if plain:
+            return
         self.solve(self.references, self._store, self.reference_maps, self._filtered, side=side)
         self.focus_references()
 
@@ -54,7 +56,7 @@ class NormalSolver(Solver):
         of its grid."""
         box, padded = self.engine.box, self.engine.backend.projection.padded
         coarse = getattr(self.engine.backend, "coarse_box", None)
-        if coarse is not None:
+        if coarse is not None and not (box % 2 and isinstance(self.references, FilteredMaps)):
             self.references.box = coarse(finest_judged(ssnr_of_half(self.fsc)))
         return padded * self.references.box // box
 
@@ -92,7 +94,7 @@ class NormalSolver(Solver):
 
     def _wiener(self, made_of: MapOf, volume: np.ndarray) -> np.ndarray:
         with self.engine.timings("solve"):
-            return wiener_filter(volume, self.ssnr(made_of)) * self.engine.mask
+            return wiener_filter(volume, self.ssnr(made_of), self.references.box) * self.reference_mask
 
     def _ridge(self, made_of: MapOf, equations: NormalEquations, ssnr: np.ndarray | None = None) -> np.ndarray:
         key = made_of, equations.shells

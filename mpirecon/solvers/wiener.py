@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.fft
 
-from mpirecon.validate.fsc import filter_shells
+from mpirecon.validate.fsc import filter_shells, filter_transform, lowest_frequencies
 
 #: FSC above which more signal makes no difference to a Wiener filter
 _HIGHEST_FSC = 0.99999
@@ -57,9 +57,15 @@ def finest_judged(ssnr: np.ndarray) -> int:
     return int(np.searchsorted(evidence, _JUDGED * evidence[-1])) if evidence[-1] > 0 else len(ssnr) - 1
 
 
-def wiener_filter(volume: np.ndarray, ssnr: np.ndarray) -> np.ndarray:
-    """Multiply each shell of a (n, n, n) map by SSNR / (1 + SSNR); beyond the last shell by zero."""
-    return filter_shells(volume, ssnr / (1 + ssnr))
+def wiener_filter(volume: np.ndarray, ssnr: np.ndarray, box: int | None = None) -> np.ndarray:
+    """Multiply each shell of a (n, n, n) map by SSNR / (1 + SSNR); beyond the last shell by zero.
+
+    box : of what is returned, the map's lowest frequencies alone, of the same projections; both even then
+    """
+    gain = ssnr / (1 + ssnr)
+    if box is None or box == len(volume):
+        return filter_shells(volume, gain)
+    return filter_transform(lowest_frequencies(scipy.fft.rfftn(np.asarray(volume, np.float32)), box), gain)
 
 
 def _local_power(volume: np.ndarray, width: float) -> np.ndarray:

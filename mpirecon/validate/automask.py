@@ -10,7 +10,7 @@ import scipy.fft
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
 from mpirecon.operators.resample import linearly
-from mpirecon.validate.fsc import crossing, filter_transform, fsc
+from mpirecon.validate.fsc import crossing, filter_transform, fsc, lowest_frequencies
 from mpirecon.validate.grids import check_same_grid
 from mpirecon.validate.masks import cosine_edge, radius_grid, soft_sphere
 
@@ -69,8 +69,7 @@ def lowpass(transform: np.ndarray, pixel_size: float, resolution: float, size: i
     box, k = transform.shape[0], transform
     size = size or box
     if size < box:
-        keep = np.concatenate([np.arange(size // 2), np.arange(box - size // 2, box)])
-        k = k[np.ix_(keep, keep, np.arange(size // 2 + 1))] * np.float32((size / box) ** 3)
+        k = lowest_frequencies(k, size) * np.float32((size / box) ** 3)  # the density stays
     half = box * pixel_size / resolution
     filter_ = np.exp2(-((np.arange(size // 2 + 1) / half) ** 2)).astype(np.float32)
     return filter_transform(k.copy() if k is transform else k, filter_)

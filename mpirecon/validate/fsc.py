@@ -120,6 +120,13 @@ def filter_transform(transform: np.ndarray, gain: np.ndarray) -> np.ndarray:
     return scipy.fft.irfftn(transform, s=(n, n, n), overwrite_x=True).astype(np.float32, copy=False)
 
 
+def lowest_frequencies(transform: np.ndarray, size: int) -> np.ndarray:
+    """Those of a half transform (n, n, n // 2 + 1) that a map of `size` voxels a side holds, of the same sum; n and size even."""
+    box = transform.shape[0]
+    keep = np.concatenate([np.arange(size // 2), np.arange(box - size // 2, box)])
+    return transform[np.ix_(keep, keep, np.arange(size // 2 + 1))]
+
+
 def filter_shells(volume: np.ndarray, gain: np.ndarray) -> np.ndarray:
     """As `filter_transform`, of a map (n, n, n)."""
     return filter_transform(scipy.fft.rfftn(np.asarray(volume, np.float32)), gain)
