@@ -21,7 +21,7 @@ def frequencies(kx, ky):
 @njit(inline="always")
 def places(taps):
     """Room for the places of two groups of samples, as ``locate`` takes it."""
-    return np.empty((2, 2 * GROUP), np.int64), np.empty((3 * taps + 1, 2 * GROUP), np.float32)
+    return np.empty(2 * GROUP, np.int64), np.empty((3 * taps + 1, 2 * GROUP), np.float32)
 
 
 @lru_cache(maxsize=None)
@@ -48,15 +48,15 @@ def make_project(taps: int):
             xx, xy = rotation[i, 0, 0] * ratio, rotation[i, 1, 0] * ratio
             yx, yy = rotation[i, 0, 1] * ratio, rotation[i, 1, 1] * ratio
             zx, zy = rotation[i, 0, 2] * ratio, rotation[i, 1, 2] * ratio
-            locate(powers, k, q, 0, xx, xy, yx, yy, zx, zy, stride_z, stride_y, 2, 0, 0, place, 0, taps, last_power)
+            locate(powers, k, q, 0, xx, xy, yx, yy, zx, zy, stride_z, stride_y, 2, 0.0, place, 0, taps, last_power)
             for first in range(0, kx.size, GROUP):
                 slot, ahead = first & GROUP, (first & GROUP) ^ GROUP
                 locate(
-                    powers, k, q, first + GROUP, xx, xy, yx, yy, zx, zy, stride_z, stride_y, 2, 0, 0, place, ahead, taps, last_power
+                    powers, k, q, first + GROUP, xx, xy, yx, yy, zx, zy, stride_z, stride_y, 2, 0.0, place, ahead, taps, last_power
                 )
                 for j in range(min(GROUP, kx.size - first)):
-                    prefetch(grid, origin + where[0, ahead + j], stride_z, stride_y, length, taps, 0)
-                    re, im = gather(grid, origin + where[0, slot + j], stride_z, stride_y, weights, slot + j, 2, taps)
+                    prefetch(grid, origin + where[ahead + j], stride_z, stride_y, length, taps, 0)
+                    re, im = gather(grid, origin + where[slot + j], stride_z, stride_y, weights, slot + j, 2, taps)
                     out[i, first + j] = complex(re, weights[3 * taps, slot + j] * im)  # the other half of the grid is the complex conjugate
 
     return project

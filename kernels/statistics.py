@@ -71,16 +71,16 @@ def make_statistics(taps: int, maps: int = 1):
             out[i] = 0.0
             sum_yy = sum_yp = sum_pp = other_yp = other_pp = 0.0
             current = -1
-            locate(powers, k, q, 0, xx, xy, yx, yy, zx, zy, stride_z, stride_y, components, 0, 0, place, 0, taps, last_power)
+            locate(powers, k, q, 0, xx, xy, yx, yy, zx, zy, stride_z, stride_y, components, 0.0, place, 0, taps, last_power)
             for first in range(0, kx.size, GROUP):
                 slot, ahead = first & GROUP, (first & GROUP) ^ GROUP
                 locate(
-                    powers, k, q, first + GROUP, xx, xy, yx, yy, zx, zy, stride_z, stride_y, components, 0, 0, place, ahead, taps,
+                    powers, k, q, first + GROUP, xx, xy, yx, yy, zx, zy, stride_z, stride_y, components, 0.0, place, ahead, taps,
                     last_power,
                 )  # fmt: skip
                 for j in range(min(GROUP, kx.size - first)):
                     s = first + j
-                    prefetch(grid, origin + where[0, ahead + j], stride_z, stride_y, length, taps, 0)
+                    prefetch(grid, origin + where[ahead + j], stride_z, stride_y, length, taps, 0)
                     b = band[s]
                     if b < 0:
                         continue
@@ -92,7 +92,7 @@ def make_statistics(taps: int, maps: int = 1):
                     on_data, on_cross, on_model = factors(mode, gain[s], ctf[i, s])
                     # the other half of the grid is the complex conjugate
                     yre, yim = data[i, s].real, weights[3 * taps, slot + j] * data[i, s].imag
-                    values = gather(grid, origin + where[0, slot + j], stride_z, stride_y, weights, slot + j, components, taps)
+                    values = gather(grid, origin + where[slot + j], stride_z, stride_y, weights, slot + j, components, taps)
                     sum_yy += on_data * (yre * yre + yim * yim)
                     sum_yp += on_cross * (values[0] * yre + values[1] * yim)
                     sum_pp += on_model * (values[0] * values[0] + values[1] * values[1])

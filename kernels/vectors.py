@@ -25,28 +25,27 @@ _BESIDE, _BESIDE_BITS = 6755399441055744.0, 0x4338000000000000
 
 @intrinsic(prefer_literal=True)
 def locate(
-    typing, table, k, q, first, xx, xy, yx, yy, zx, zy, step_z, step_y, step_x, along_z, along_y, place, slot, taps, degree
+    typing, table, k, q, first, xx, xy, yx, yy, zx, zy, step_z, step_y, step_x, least, place, slot, taps, degree
 ):
     """Where the GROUP samples from `first` on lie on the grid, into columns slot … slot + GROUP − 1 of `place`.
 
-    k, q : float64, frequencies, readable GROUP beyond the last sample · x = xx k + xy q, … ; samples of negative x are turned
-    round, to −k · place : a tuple of where (2, 2·GROUP) int64 and weights (3·taps + 1, 2·GROUP) float32. Rows of where:
-    step_z ⌊z⌋ + step_y ⌊y⌋ + step_x ⌊x⌋, and along_z ⌊z⌋ + along_y ⌊y⌋, steps whole numbers below 2⁵¹; rows of weights: of the
-    taps on x, y and z, and −1 where turned round, else 1. Coordinates are taken beside the grid points for an odd number
-    of taps (``gridding.first_tap``).
+    k, q : float64, frequencies, readable GROUP beyond the last sample · x = xx k + xy q, … · least : samples of smaller x are
+    turned round, to −k · place : a tuple of where (2·GROUP,) int64, step_z ⌊z⌋ + step_y ⌊y⌋ + step_x ⌊x⌋, whole numbers below
+    2⁵¹, and weights (3·taps + 1, 2·GROUP) float32: rows of the taps on x, y and z, and −1 where turned round, else 1.
+    Coordinates are taken beside the grid points for an odd number of taps (``gridding.first_tap``).
     """
     double = types.float64
     n, last = taps.literal_value, degree.literal_value
-    signature = types.void(table, k, q, types.int64, *[double] * 11, place, types.int64, taps, degree)
+    signature = types.void(table, k, q, types.int64, *[double] * 10, place, types.int64, taps, degree)
 
     def codegen(context, builder, _, args):
         build = _Builder(context, builder)
-        first, slot = args[3], args[16]
-        where, weights = (build.data(kind, a) for kind, a in zip(place.types, cgutils.unpack_tuple(builder, args[15], 2)))
+        first, slot = args[3], args[15]
+        where, weights = (build.data(kind, a) for kind, a in zip(place.types, cgutils.unpack_tuple(builder, args[14], 2)))
         u, v = (build.load(builder.gep(build.data(kind, a), [first]), GROUP, _DOUBLE) for kind, a in ((k, args[1]), (q, args[2])))
-        xx, xy, yx, yy, zx, zy, step_z, step_y, step_x, along_z, along_y = (build.splat(value, GROUP) for value in args[4:15])
+        xx, xy, yx, yy, zx, zy, step_z, step_y, step_x, least = (build.splat(value, GROUP) for value in args[4:14])
         x, y, z = (build.add(build.times(a, u), build.times(b, v)) for a, b in ((xx, xy), (yx, yy), (zx, zy)))
-        turned = builder.fcmp_ordered("<", x, build.constant(0.0, GROUP, _DOUBLE))
+        turned = builder.fcmp_ordered("<", x, least)
         sign = builder.select(turned, build.constant(-1.0, GROUP, _DOUBLE), build.constant(1.0, GROUP, _DOUBLE))
         beside = build.constant(0.5 * (n % 2), GROUP, _DOUBLE)
         points = [build.add(build.times(value, sign), beside) for value in (x, y, z)]
@@ -64,9 +63,7 @@ def locate(
             build.store(value, build.element(weights, slot, row))
         z, y, x = floors[::-1]
         offset = build.add(build.add(build.times(step_z, z), build.times(step_y, y)), build.times(step_x, x))
-        along = build.add(build.times(along_z, z), build.times(along_y, y))
-        for row, value in enumerate((offset, along)):
-            build.store(build.whole(value), build.element(where, slot, row), align=8)
+        build.store(build.whole(offset), builder.gep(where, [slot]), align=8)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -12,6 +12,8 @@ from mpirecon.model.symmetry import point_group
 from mpirecon.operators.fixed_point import FixedPoint, sum_unit
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.projection import Projection
+from mpirecon.operators.tiles import Tiles
+from mpirecon.parallel.threads import Threads
 from mpirecon.solvers.config import Config
 
 BOX, IMAGES = 16, 40
@@ -58,19 +60,20 @@ def test_the_order_of_images_and_batches_does_not_matter(samples):
     np.testing.assert_array_equal(sum(parts), whole)
 
 
-def test_slabs_of_threads_add_the_same(samples):
+def test_tiles_of_threads_add_the_same(samples):
     rotation, numerator, weight = samples
     projection, kernel = Projection(BOX, HalfPlane.of(BOX)), make_backproject(4, True)
     some, spread = numerator.copy(), weight.copy()
     units(samples).scale(some, spread)
     plane = projection.plane
-    grids = [projection.accumulator(np.int64) for _ in range(3)]
-    slabs = [[(0, 0, 2**40)], [(0, 0, 17), (0, 17, 25), (0, 25, 99)], [(1, 20, 99), (1, 0, 20)]]
-    for grid, some_slabs in zip(grids, slabs):
-        for slab in some_slabs:
-            kernel(grid, projection.table, rotation, projection.ratio, plane.kx, plane.ky, some, spread, slab)
-    np.testing.assert_array_equal(grids[0], grids[1])
-    np.testing.assert_array_equal(grids[0], grids[2])
+    grids = [projection.accumulator(np.int64) for _ in range(4)]
+    about = rotation, projection.ratio, plane, grids[0].shape, 4
+    for grid, threads in zip(grids, (1, 2, 5, 30)):
+        parts = [[None]] if threads == 1 else Tiles.of(*about, threads).shares(*about, Threads(threads))
+        for runs in (runs for apart in parts for runs in apart):
+            kernel(grid, projection.table, rotation, projection.ratio, plane.kx, plane.ky, some, spread, runs)
+    for grid in grids[1:]:
+        np.testing.assert_array_equal(grid, grids[0])
 
 
 def test_whole_numbers_are_at_least_as_exact_as_floats(samples):

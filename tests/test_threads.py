@@ -23,10 +23,12 @@ from mpirecon.errors import UserError
 from mpirecon.io.run_output import read_particle_table
 from mpirecon.kernels.backproject import make_backproject
 from mpirecon.kernels.gridding import MARGIN
+from mpirecon.kernels.tiles import COUNT
 from mpirecon.model import make_ctf
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import Pose, matrix_from_quaternion, view_order
 from mpirecon.operators.projection import Projection
+from mpirecon.operators.tiles import Tiles
 from mpirecon.parallel.threads import Threads, default_threads
 from mpirecon.solvers import slab_data
 from mpirecon.solvers.config import Config
@@ -113,7 +115,7 @@ def samples(projection, m, seed=0):
     return random_like(shape, np.complex64, seed), np.abs(random_like(shape, np.float32, seed + 1)) + np.float32(0.5)
 
 
-# ---------------------------------------------------------------- slabs
+# ---------------------------------------------------------------- tiles
 
 
 @pytest.mark.parametrize("taps, box, padding", SHAPES)
@@ -132,24 +134,30 @@ def test_threads_backproject_by_the_definition(taps, box, padding):
         np.testing.assert_allclose(points_of(grid, 3), expected, atol=allowed, err_msg=f"{count} threads")
 
 
+def tiles_of(edges_z, edges_y):
+    number = np.arange((len(edges_z) - 1) * (len(edges_y) - 1), dtype=np.int32).reshape(len(edges_z) - 1, -1)
+    return Tiles((np.array(edges_z), np.array(edges_y)), number, np.arange(number.size + 1))
+
+
 @pytest.mark.parametrize("taps, box, padding", SHAPES)
-def test_a_view_alone_is_whole_wherever_slabs_cut_it(taps, box, padding):
+def test_a_view_alone_is_whole_wherever_tiles_cut_it(taps, box, padding):
     """Threads cut where a view's samples lie: a slice along an axis is cut through all of them."""
     projection, kernel = Projection(box, None, taps, padding), make_backproject(taps)
     plane = projection.plane
     for number, rotation in enumerate(views()[:, None]):
         some = samples(projection, 1)
 
-        def add(grid, slab, rotation=rotation, some=some):
-            kernel(grid, projection.table, rotation, projection.ratio, plane.kx, plane.ky, *some, slab)
-            return grid
-
-        whole = add(projection.accumulator(), (0, 0, 2**40))
-        for axis in (0, 1):
-            middle = whole.shape[axis] // 2
-            for cut in (*range(middle - 4, middle + 3), 6, whole.shape[axis] - 8):
-                parts = add(add(projection.accumulator(), (axis, 0, cut)), (axis, cut, whole.shape[axis]))
-                np.testing.assert_allclose(parts, whole, atol=1e-5, err_msg=f"view {number}, axis {axis} cut at {cut}")
+        whole = projection.accumulator()
+        about = projection.table, rotation, projection.ratio, plane.kx, plane.ky
+        kernel(whole, *about, *some)
+        shape, middle = whole.shape, whole.shape[0] // 2
+        for cut in (*range(middle - 4, middle + 3), 6, whole.shape[0] - 8):
+            for edges in (([0, cut, shape[0]], [0, shape[1]]), ([0, shape[0]], [0, cut, shape[1]]), ([0, cut, shape[0]], [0, cut, shape[1]])):
+                parts = projection.accumulator()
+                for runs in tiles_of(*edges).shares(rotation, projection.ratio, plane, shape, taps, Threads(1)):
+                    for part in runs:
+                        kernel(parts, *about, *some, part)
+                np.testing.assert_allclose(parts, whole, atol=1e-5, err_msg=f"view {number}, cut at {edges}")
         for count in (2, 3):
             threaded = Projection(box, plane, taps, padding, Threads(count))
             grids = []
@@ -159,18 +167,40 @@ def test_a_view_alone_is_whole_wherever_slabs_cut_it(taps, box, padding):
             np.testing.assert_allclose(grids[1], grids[0], atol=1e-5, err_msg=f"view {number}, {count} threads")
 
 
-def test_slabs_of_one_list_are_too_far_apart_to_meet():
-    for taps, count, seed in itertools.product((3, 4), (2, 3, 8, 20), range(5)):
-        projection = Projection(16, None, taps, 1.5, Threads(count))
-        shape = projection.accumulator().shape
-        rotation = views() if seed == 0 else special_ortho_group.rvs(3, size=2, random_state=seed)
-        lists = projection._slabs(rotation, shape)
+def test_threads_never_write_to_the_same_points():
+    """What each thread's runs write, by the kernel itself, is apart from what the others' of the same list do; together they are all
+    samples, once each."""
+    for taps, count, seed in itertools.product((3, 4), (2, 3, 8, 20), range(4)):
+        box = 40
+        projection, kernel = Projection(box, None, taps, 1.5, Threads(count)), make_backproject(taps)
+        plane, shape = projection.plane, projection.accumulator().shape
+        rotation = views() if seed == 0 else special_ortho_group.rvs(3, size=6, random_state=seed)
+        ones = np.ones((len(rotation), len(plane)), np.complex64), np.ones((len(rotation), len(plane)), np.float32)
+        times, lists = np.zeros(ones[1].shape, int), list(projection._shares(rotation, shape))
         for apart in lists:
-            for (_, _, last), (_, first, _) in zip(apart[:-1], apart[1:]):
-                assert first - last >= taps - 1
-        every = sorted(slab for apart in lists for slab in apart)
-        assert len({axis for axis, _, _ in every}) == 1
-        assert [every[0][1], *(last for _, _, last in every)] == [*(first for _, first, _ in every), shape[every[0][0]]]
+            assert len(apart) <= count
+            written = np.zeros(shape[:2], int)
+            for runs in apart:
+                alone = projection.accumulator()
+                kernel(alone, projection.table, rotation, projection.ratio, plane.kx, plane.ky, *ones, runs)
+                written += (alone.reshape(*shape[:2], -1) != 0).any(axis=2)
+                for image, first, many in runs[:, :3]:
+                    times[image, first : first + many] += 1
+            assert written.max() <= 1, (taps, count, seed)
+        assert (times == 1).all(), (taps, count, seed)
+    assert max(map(len, lists)) > 4  # of 20 threads many have something to do
+
+
+@pytest.mark.parametrize("count", [2, 8, 64])
+def test_tiles_hold_about_as_many_samples_each(count):
+    projection = Projection(128, None, 3, 1.5, Threads(count))
+    rotation = special_ortho_group.rvs(3, size=60, random_state=1)
+    about = rotation, projection.ratio, projection.plane, projection.accumulator().shape, 3
+    tiles = Tiles.of(*about, count)
+    assert tiles.number.size >= min(2 * count, 100) and sorted(tiles.number.ravel()) == list(range(tiles.number.size))
+    shares = [[part[:, COUNT].sum() for part in apart] for apart in tiles.shares(*about, Threads(count))]
+    longest = sum(max(apart) for apart in shares)  # samples that are added one after the other
+    assert longest * min(count, 8) < 1.6 * len(rotation) * len(projection.plane)
 
 
 # ---------------------------------------------------------------- the backend

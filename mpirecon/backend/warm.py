@@ -37,7 +37,10 @@ def compile_once(comm: Communicator, backend, particles: ParticleSet, nearby: bo
     def compile_kernels() -> None:
         if leads and len(particles):
             interpolation = backend.projection
-            small = CpuBackend(_BOX, 1.0, taps=interpolation.taps, padding=interpolation.padding, premultiplied=backend.premultiplied)
+            small = CpuBackend(
+                _BOX, 1.0, taps=interpolation.taps, padding=interpolation.padding, premultiplied=backend.premultiplied,
+                threads=min(backend.threads.count, 2),  # several take kernels of their own
+            )  # fmt: skip
             _try_kernels(small, particles[:1], nearby, exact)
             if mark is not None:
                 mark.touch()
@@ -49,7 +52,7 @@ def _mark(backend: CpuBackend, nearby: bool, exact: bool) -> Path | None:
     """The file that says that kernels like these were compiled for this kind of processor; None where Numba chose the cache."""
     if not numba.config.CACHE_DIR:
         return None
-    facts = get_host_cpu_features(), backend.projection.taps, nearby, exact
+    facts = get_host_cpu_features(), backend.projection.taps, nearby, exact, backend.threads.count > 1
     return Path(numba.config.CACHE_DIR, f"compiled-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}")
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from mpirecon.kernels.backproject import EVERYTHING, make_backproject
+from mpirecon.kernels.backproject import make_backproject, whole_slices
 from mpirecon.kernels.fold import extend, extended_shape, fold
-from mpirecon.kernels.gridding import first_tap, kernel_table, kernel_transform
+from mpirecon.kernels.gridding import kernel_table, kernel_transform
 from mpirecon.kernels.project import make_project
 from mpirecon.operators.fourier import padded_size, planes_of, read_spectrum, transform_cropped
 from mpirecon.operators.half_plane import HalfPlane
+from mpirecon.operators.tiles import Tiles
 from mpirecon.parallel.threads import Threads
 
 
@@ -88,37 +91,22 @@ class Projection:
         weight[:, zero] *= 0.5
         rotation = np.asarray(rotation, np.float64)
         spread, p = make_backproject(self.taps, accumulator.dtype == np.int64), self.plane
-        for apart in self._slabs(rotation, accumulator.shape):
+        for apart in self._shares(rotation, accumulator.shape):
             self.threads.run([
-                lambda slab=slab: spread(
-                    accumulator, self.table, rotation, self.ratio, p.kx, p.ky, numerator, weight, slab
+                lambda runs=runs: spread(
+                    accumulator, self.table, rotation, self.ratio, p.kx, p.ky, numerator, weight, runs
                 )
-                for slab in apart
+                for runs in apart
             ])  # fmt: skip
         numerator[:, zero] *= 2
         weight[:, zero] *= 2
 
-    def _slabs(self, rotation: np.ndarray, shape: tuple[int, ...]) -> tuple[list, ...]:
-        """Slabs of the grid for threads to fill: two lists, those of one far enough apart that none writes where another does.
-
-        They lie across z or y, whichever this batch's slices spread over more widely, and hold about as many samples each.
-        """
+    def _shares(self, rotation: np.ndarray, shape: tuple[int, ...]) -> Iterator[list[np.ndarray]]:
+        """Runs of samples for each thread, list by list: threads with runs of one list never write to the same points."""
         if self.threads.count == 1:
-            return ([EVERYTHING],)
-        some = np.linspace(0, len(self.plane) - 1, 64).astype(int)
-        k = self.ratio * np.stack([self.plane.kx[some], self.plane.ky[some]]).astype(np.float64)
-        x, y, z = (rotation[:, :2, axis] @ k for axis in range(3))
-        reach, beside = first_tap(self.taps)
-        where = [np.floor(np.where(x < 0, -u, u) + beside) + side // 2 - reach for u, side in zip((z, y), shape)]
-        steps = np.arange(1, 2 * self.threads.count) / (2 * self.threads.count)
-        cuts = [np.quantile(u, steps) for u in where]
-        axis = int(np.ptp(cuts[1]) > np.ptp(cuts[0]))
-        edges = [0]
-        for cut in cuts[axis].astype(int):
-            if cut - edges[-1] >= self.taps - 1:
-                edges.append(int(cut))
-        slabs = [(axis, a, b) for a, b in zip(edges, [*edges[1:], shape[axis]])]
-        return slabs[::2], slabs[1::2]
+            return iter([[whole_slices(len(rotation), len(self.plane))]])
+        about = rotation, self.ratio, self.plane, shape, self.taps
+        return Tiles.of(*about, self.threads.count).shares(*about, self.threads)
 
     def folded(self, accumulator: np.ndarray) -> np.ndarray:
         """The accumulator on the half grid with Friedel mates added, (p, p, p//2 + 1, 3) float32."""

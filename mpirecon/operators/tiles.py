@@ -1,0 +1,105 @@
+"""How threads share one Fourier grid: tiles of it in few colours, those of one colour too far apart to meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpirecon.kernels.gridding import first_tap
+from mpirecon.kernels.tiles import by_tile, make_cut, rows_of
+from mpirecon.operators.half_plane import HalfPlane
+from mpirecon.parallel.threads import Threads
+
+#: tiles of a colour for each thread, where they are cut along both axes: some hold more samples than others
+_A_THREAD = 2
+
+#: points that a slab should be wide at least, so that runs of a row's samples in it are as long as those that kernels take at once
+_WIDE = 16
+
+#: grid points beside its tile where a sample may lie by rounding, on both sides
+_BESIDE = 2
+
+#: samples of an image that tell where its slice lies
+_LOOKED_AT = 64
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Ranges of z and y of an extended grid, for the first taps of one batch's samples.
+
+    edges : (tiles + 1,) int64 on z, and on y, from 0 to the grid's end · number : (tiles on z, tiles on y) int32, colour by
+    colour · colours : int64, the first tile of each colour, and the end
+    """
+
+    edges: tuple[np.ndarray, np.ndarray]
+    number: np.ndarray
+    colours: np.ndarray
+
+    @classmethod
+    def of(
+        cls, rotation: np.ndarray, ratio: float, plane: HalfPlane, shape: tuple[int, ...], taps: int, threads: int
+    ) -> Tiles:
+        """Tiles of about as many samples each: slabs across z or y where enough of these for all threads are wide."""
+        where = _first_taps(rotation, ratio, plane, shape, taps)
+        width = [float(np.diff(np.quantile(u, (0.05, 0.95)))[0]) for u in where]
+        wanted = [1, 1]
+        longer = int(width[1] > width[0])
+        if 2 * threads * _WIDE <= width[longer]:
+            wanted[longer] = 2 * threads
+        else:
+            wanted = [int(np.ceil(np.sqrt(4 * _A_THREAD * threads)))] * 2
+        edges = [_edges(u, many, size, taps + _BESIDE) for u, many, size in zip(where, wanted, shape)]
+        colour = np.add.outer(2 * (np.arange(len(edges[0]) - 1) % 2), np.arange(len(edges[1]) - 1) % 2)
+        number = np.empty(colour.size, np.int32)
+        number[np.argsort(colour.ravel(), kind="stable")] = np.arange(colour.size)
+        colours = np.searchsorted(np.sort(colour.ravel()), np.arange(5))
+        return cls(tuple(edges), number.reshape(colour.shape), colours)
+
+    def shares(
+        self, rotation: np.ndarray, ratio: float, plane: HalfPlane, shape: tuple[int, ...], taps: int, threads: Threads
+    ) -> Iterator[list[np.ndarray]]:
+        """Runs of the slices' samples for each thread, colour by colour; (n, 5) int32 each, see ``kernels/tiles.py``."""
+        runs, starts, samples = self._runs(rotation, ratio, plane, shape, taps, threads)
+        for first, stop in zip(self.colours[:-1], self.colours[1:]):
+            load = samples[first:stop]
+            if not load.any():
+                continue
+            middle = (np.cumsum(load) - load / 2) * threads.count / load.sum()
+            bounds = starts[first + np.searchsorted(middle, np.arange(threads.count + 1))]
+            yield [runs[a:b] for a, b in zip(bounds[:-1], bounds[1:]) if b > a]
+
+    def _runs(self, rotation, ratio, plane, shape, taps, threads) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All runs, sorted by tile, where each tile's begin, and how many samples it has."""
+        cut, rows = make_cut(taps), rows_of(plane.kx, plane.ky)
+        centre = np.array(shape[:2], np.float64) // 2 - first_tap(taps)[0]
+        most = min(len(plane), 2 * (len(rows) - 1) * sum(self.number.shape))  # of an image: a row crosses each edge once at most
+        runs, found = np.empty((len(rotation) * most, 5), np.int32), {}
+
+        def some(a: int, b: int) -> None:
+            found[a] = cut(rotation[a:b], ratio, plane.kx, plane.ky, rows, centre, *self.edges, self.number, a, runs[a * most : b * most])
+
+        threads.over(len(rotation), some)
+        images = np.array(sorted(found))
+        counts = np.array([found[a] for a in images])
+        out = np.empty((counts.sum(), 5), np.int32)
+        return out, *by_tile(runs, images * most, counts, self.number.size, out)
+
+
+def _first_taps(rotation: np.ndarray, ratio: float, plane: HalfPlane, shape: tuple[int, ...], taps: int) -> list[np.ndarray]:
+    """Where the first taps of some samples lie on z, and on y."""
+    some = np.linspace(0, len(plane) - 1, _LOOKED_AT).astype(int)
+    k = ratio * np.stack([plane.kx[some], plane.ky[some]]).astype(np.float64)
+    reach, beside = first_tap(taps)
+    x, y, z = (rotation[:, :2, axis] @ k for axis in range(3))
+    return [np.floor(np.where(x < 0, -u, u) + beside) + side // 2 - reach for u, side in zip((z, y), shape)]
+
+
+def _edges(where: np.ndarray, wanted: int, size: int, least: int) -> np.ndarray:
+    """Edges of at most `wanted` ranges of as many samples each, at least so many points wide but for the first and last."""
+    edges = [0]
+    for cut in np.quantile(where, np.arange(1, wanted) / wanted).astype(np.int64):
+        if cut - edges[-1] >= least and cut < size:
+            edges.append(int(cut))
+    return np.array([*edges, size], np.int64)
