@@ -61,17 +61,18 @@ def rows_of(kx, ky):
 
 @lru_cache(maxsize=None)
 def make_cut(taps: int):
-    """``cut(rotation, ratio, kx, ky, rows, centre, edges_z, edges_y, colours, first_image, runs)`` writes the runs of some images.
+    """``cut(rotation, ratio, kx, ky, rows, centre, edges_z, edges_y, colours, first_image, runs, counts)`` writes the runs of some images.
 
     rotation, ratio, kx, ky : as for ``backproject`` · rows : of ``rows_of`` · centre : (2,) float64, where zero frequency's first
     tap lies on z and y · edges_z, edges_y : (tiles + 1,) int64, ascending, from 0 to the grid's end, of the first taps ·
     colours : (tiles on z, tiles on y) int32, the number of each tile · first_image : what the first rotation's is · runs :
-    (capacity, 5) int32, overwritten; returns how many. A run's samples may lie one point beside their tile, by rounding.
+    (capacity, 5) int32, overwritten · counts : (2, tiles) int64, each tile's runs and samples are added. Returns how many runs.
+    A run's samples may lie one point beside their tile, by rounding.
     """
     _, beside = first_tap(taps)
 
     @njit(cache=True, nogil=True, error_model="numpy")
-    def cut(rotation, ratio, kx, ky, rows, centre, edges_z, edges_y, colours, first_image, runs):
+    def cut(rotation, ratio, kx, ky, rows, centre, edges_z, edges_y, colours, first_image, runs, counts):
         n = 0
         tile_z, tile_y = _tile_of(edges_z), _tile_of(edges_y)
         for i in range(rotation.shape[0]):
@@ -98,6 +99,8 @@ def make_cut(taps: int):
                         )
                         runs[n, IMAGE], runs[n, FIRST], runs[n, COUNT] = first_image + i, begin + k - first_k, after - k
                         runs[n, SIGN], runs[n, TILE] = sign, colours[z, y]
+                        counts[0, colours[z, y]] += 1
+                        counts[1, colours[z, y]] += after - k
                         n += 1
                         k = after
         return n
@@ -115,24 +118,10 @@ def _tile_of(edges):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def by_tile(runs, firsts, counts, tiles, out):
-    """Sort runs by tile, those of one tile in their own order.
-
-    runs : (capacity, 5) int32, of which firsts[p] … firsts[p] + counts[p] − 1 are there · out : (Σ counts, 5) int32, overwritten.
-    Returns where each tile's runs begin in `out`, (tiles + 1,) int64, and how many samples it has, (tiles,) int64.
-    """
-    starts, samples = np.zeros(tiles + 1, np.int64), np.zeros(tiles, np.int64)
-    for part in range(firsts.size):
-        for r in range(firsts[part], firsts[part] + counts[part]):
-            starts[runs[r, TILE] + 1] += 1
-            samples[runs[r, TILE]] += runs[r, COUNT]
-    for t in range(tiles):
-        starts[t + 1] += starts[t]
-    at = starts[:-1].copy()
-    for part in range(firsts.size):
-        for r in range(firsts[part], firsts[part] + counts[part]):
-            tile = runs[r, TILE]
-            for column in range(5):
-                out[at[tile], column] = runs[r, column]
-            at[tile] += 1
-    return starts, samples
+def sort_runs(runs, at, out):
+    """Put runs, (n, 5) int32, where their tiles' next ones go in `out`, from row at[tile] on; at : (tiles,) int64, moved on."""
+    for r in range(runs.shape[0]):
+        tile = runs[r, TILE]
+        for column in range(5):
+            out[at[tile], column] = runs[r, column]
+        at[tile] += 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.kernels.gridding import first_tap
-from mpirecon.kernels.tiles import by_tile, make_cut, rows_of
+from mpirecon.kernels.tiles import make_cut, rows_of, sort_runs
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.parallel.threads import Threads
 
@@ -75,16 +75,20 @@ class Tiles:
         cut, rows = make_cut(taps), rows_of(plane.kx, plane.ky)
         centre = np.array(shape[:2], np.float64) // 2 - first_tap(taps)[0]
         most = min(len(plane), 2 * (len(rows) - 1) * sum(self.number.shape))  # of an image: a row crosses each edge once at most
-        runs, found = np.empty((len(rotation) * most, 5), np.int32), {}
+        parts = {}  # of the images, each on a thread: its runs, and each tile's runs and samples
 
-        def some(a: int, b: int) -> None:
-            found[a] = cut(rotation[a:b], ratio, plane.kx, plane.ky, rows, centre, *self.edges, self.number, a, runs[a * most : b * most])
+        def find(a: int, b: int) -> None:
+            runs, counts = np.empty(((b - a) * most, 5), np.int32), np.zeros((2, self.number.size), np.int64)
+            n = cut(rotation[a:b], ratio, plane.kx, plane.ky, rows, centre, *self.edges, self.number, a, runs, counts)
+            parts[a] = runs[:n], counts
 
-        threads.over(len(rotation), some)
-        images = np.array(sorted(found))
-        counts = np.array([found[a] for a in images])
-        out = np.empty((counts.sum(), 5), np.int32)
-        return out, *by_tile(runs, images * most, counts, self.number.size, out)
+        threads.over(len(rotation), find)
+        runs, counts = zip(*(parts[a] for a in sorted(parts)))
+        counts = np.array(counts)
+        ends = np.cumsum(counts[:, 0].T).reshape(-1, len(runs)).T  # tile by tile, in it part by part
+        out, first = np.empty((ends[-1, -1], 5), np.int32), ends - counts[:, 0]
+        threads.run([lambda k=k: sort_runs(runs[k], first[k].copy(), out) for k in range(len(runs))])
+        return out, np.append(first[0], len(out)), counts[:, 1].sum(axis=0)
 
 
 def _first_taps(rotation: np.ndarray, ratio: float, plane: HalfPlane, shape: tuple[int, ...], taps: int) -> list[np.ndarray]:
