@@ -238,6 +238,24 @@ def test_accumulated_contrasts_are_the_definition_on_any_number_of_threads(per_s
             np.testing.assert_allclose(points_of(grid, 3)[part], expected[part], atol=allowed, err_msg=f"{count} threads")
 
 
+@pytest.mark.parametrize("premultiplied", [False, True])
+def test_the_survey_is_the_same_on_any_number_of_threads(premultiplied):
+    some, images, group = particles(10, 7)
+    weight, found = np.array([1, 0.5, 0, 2, 1, 1, 3]), []
+    for count in (1, 2, 3, 8):
+        backend = CpuBackend(10, 4.0, premultiplied=premultiplied, padding=1.5, threads=count)
+        batch, sums = backend.prepare(images, some, group), np.ones((2, backend.plane.shells))
+        backend.add_spectrum(batch, weight, *sums)
+        found.append((backend.power(batch), sums))
+    plane, data, ctf = backend.plane, batch.data.astype(complex), batch.ctf.astype(float)
+    worth = plane.multiplicity * (ctf**2 if premultiplied else np.ones_like(ctf))
+    by_image = plane.multiplicity * np.abs(data) ** 2
+    for power, (total, count) in found:
+        np.testing.assert_allclose(power, by_image.sum(axis=1) / worth.sum(axis=1), rtol=1e-5)
+        for values, sums in ((weight[:, None] * by_image, total), (np.where(weight[:, None] > 0, worth, 0), count)):
+            np.testing.assert_allclose(sums - 1, np.bincount(plane.shell, values.sum(axis=0)), rtol=1e-5)
+
+
 @pytest.mark.parametrize("premultiplied, whitened", [(False, True), (False, False), (True, True), (True, False)])
 @pytest.mark.parametrize("box, padding", [(9, 1.5), (10, 2)])
 def test_two_maps_are_compared_as_each_alone_and_by_the_definition(box, padding, premultiplied, whitened):

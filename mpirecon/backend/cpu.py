@@ -165,14 +165,24 @@ class CpuBackend:
 
     def power(self, batch: Batch) -> np.ndarray:
         """Mean power of each image, (b,) float64, in the pixels' units."""
-        out = np.empty(len(batch.data))
-        image_power(batch.data, batch.ctf, self.plane.multiplicity, self.premultiplied, out)
+        out, m = np.empty(len(batch.data)), self.plane.multiplicity
+        self.threads.over(len(out), lambda a, b: image_power(batch.data[a:b], batch.ctf[a:b], m, self.premultiplied, out[a:b]))
         return out
 
     def add_spectrum(self, batch: Batch, weight: np.ndarray, power: np.ndarray, count: np.ndarray) -> None:
         """Add the weighted batch to the noise spectrum's sums, (shells,) float64 each."""
-        plane = self.plane
-        shell_power(batch.data, batch.ctf, weight, plane.multiplicity, plane.shell, self.premultiplied, power, count)
+        plane, sums = self.plane, {}
+
+        def some(a: int, b: int) -> None:
+            sums[a] = np.zeros((2, len(power)))
+            shell_power(
+                batch.data[a:b], batch.ctf[a:b], weight[a:b], plane.multiplicity, plane.shell, self.premultiplied, *sums[a]
+            )
+
+        self.threads.over(len(weight), some)
+        for a in sorted(sums):
+            power += sums[a][0]
+            count += sums[a][1]
 
     def bands(self, noise_power: np.ndarray, lowest: int, highest: int, whitened: bool) -> Bands:
         """Bands of the shells lowest … highest, for ``statistics``."""
