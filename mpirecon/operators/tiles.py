@@ -21,8 +21,8 @@ _WIDE = 16
 #: grid points beside its tile where a sample may lie by rounding, on both sides
 _BESIDE = 2
 
-#: samples of an image that tell where its slice lies
-_LOOKED_AT = 64
+#: images, and samples of each, that tell where slices lie
+_LOOKED_AT = 64, 64
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Tiles:
     ) -> Tiles:
         """Tiles of about as many samples each: slabs across z or y where enough of these for all threads are wide."""
         where = _first_taps(rotation, ratio, plane, shape, taps)
-        width = [float(np.diff(np.quantile(u, (0.05, 0.95)))[0]) for u in where]
+        width = [u[int(0.95 * len(u))] - u[int(0.05 * len(u))] for u in where]
         wanted = [1, 1]
         longer = int(width[1] > width[0])
         if 2 * threads * _WIDE <= width[longer]:
@@ -92,18 +92,19 @@ class Tiles:
 
 
 def _first_taps(rotation: np.ndarray, ratio: float, plane: HalfPlane, shape: tuple[int, ...], taps: int) -> list[np.ndarray]:
-    """Where the first taps of some samples lie on z, and on y."""
-    some = np.linspace(0, len(plane) - 1, _LOOKED_AT).astype(int)
+    """Where the first taps of some samples lie on z, and on y, in ascending order."""
+    images, some = (np.linspace(0, many - 1, most).astype(int) for many, most in zip((len(rotation), len(plane)), _LOOKED_AT))
     k = ratio * np.stack([plane.kx[some], plane.ky[some]]).astype(np.float64)
     reach, beside = first_tap(taps)
-    x, y, z = (rotation[:, :2, axis] @ k for axis in range(3))
-    return [np.floor(np.where(x < 0, -u, u) + beside) + side // 2 - reach for u, side in zip((z, y), shape)]
+    x, y, z = (rotation[images, :2, axis] @ k for axis in range(3))
+    found = (np.floor(np.where(x < 0, -u, u) + beside) + side // 2 - reach for u, side in zip((z, y), shape))
+    return [np.sort(u, axis=None) for u in found]
 
 
 def _edges(where: np.ndarray, wanted: int, size: int, least: int) -> np.ndarray:
     """Edges of at most `wanted` ranges of as many samples each, at least so many points wide but for the first and last."""
     edges = [0]
-    for cut in np.quantile(where, np.arange(1, wanted) / wanted).astype(np.int64):
+    for cut in where[np.arange(1, wanted) * len(where) // wanted].astype(np.int64):
         if cut - edges[-1] >= least and cut < size:
             edges.append(int(cut))
     return np.array([*edges, size], np.int64)
