@@ -29,7 +29,7 @@ from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.operators.aberrations import OpticsPlanes
 from mpirecon.operators.coarse import coarse_box, coarse_projection, set_middle
-from mpirecon.operators.ctf import ctf_samples
+from mpirecon.operators.ctf import ctf_coefficients, evaluate
 from mpirecon.operators.fixed_point import FixedPoint
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.normal import NormalEquations
@@ -39,7 +39,7 @@ from mpirecon.parallel.threads import Threads
 
 
 #: bytes of images that are transformed at once: they and their transforms stay in a cache
-_CACHE = 4_000_000
+_CACHE = 1_000_000
 
 
 @dataclass
@@ -137,22 +137,27 @@ class CpuBackend:
         group = np.zeros(len(images), np.int64) if group is None else group
         data = np.empty((len(images), len(self.plane)), np.complex64)
         ctf = np.empty(data.shape, np.float32)
+        # once for all pieces: threads take turns at whatever is not a kernel or an FFT
+        shift = particles.pose.shift / self.pixel_size
+        coefficients = ctf_coefficients(particles.ctf, self.plane.box, self.pixel_size)
+        optics_rows = np.zeros(len(images), np.int64) if self.optics is None else self.optics.rows(particles.optics_group)
 
         def some(a: int, b: int) -> None:
             for first in range(a, b, step):
                 part = slice(first, min(first + step, b))
-                data[part], ctf[part] = self._samples(images[part], particles[part])
+                self._samples(images[part], shift[part], coefficients[part], optics_rows[part], data[part], ctf[part])
 
         step = max(1, _CACHE // (4 * images[0].size)) if len(images) else 1
         self.threads.over(len(images), some)
         return Batch(data, ctf, self.rotations(particles.pose.quaternion, particles.optics_group), group)
 
-    def _samples(self, images: np.ndarray, particles: ParticleSet) -> tuple[np.ndarray, np.ndarray]:
-        data = centred_samples(images, particles.pose.shift / self.pixel_size, self.plane)
+    def _samples(self, images, shift, coefficients, optics_rows, data: np.ndarray, ctf: np.ndarray) -> None:
+        """Fill `data` and `ctf` of some images."""
+        centred_samples(images, shift, self.plane, out=data)
         data *= np.float32(1 / self.plane.box)  # orthonormal: white noise keeps its pixel variance
         if self.optics is not None:
-            self.optics.correct(data, self.optics.rows(particles.optics_group))
-        return data, ctf_samples(particles.ctf, self.plane, self.pixel_size, self.optics, particles.optics_group)
+            self.optics.correct(data, optics_rows)
+        evaluate(coefficients, self.plane.kx, self.plane.ky, self.optics, optics_rows, ctf)
 
     def rotations(self, quaternion: np.ndarray, optics_group: np.ndarray) -> np.ndarray:
         """What kernels take for rotation matrices, (b, 3, 3) float64: their optics groups' magnification included."""

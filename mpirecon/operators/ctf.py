@@ -53,11 +53,17 @@ def ctf_at(
 ) -> np.ndarray:
     """As ctf_samples, at any samples kx, ky (s,) int32; `optics` must have been made for them."""
     out = np.empty((len(ctf), kx.size), np.float32)
-    coefficients = ctf_coefficients(ctf, box, pixel_size)
+    rows = None if optics is None else optics.rows(optics_group)
+    evaluate(ctf_coefficients(ctf, box, pixel_size), kx, ky, optics, rows, out)
+    return out
+
+
+def evaluate(
+    coefficients: np.ndarray, kx: np.ndarray, ky: np.ndarray, optics: OpticsPlanes | None, rows: np.ndarray | None, out: np.ndarray
+) -> None:
+    """The CTFs of `ctf_coefficients` at samples kx, ky into out, (m, s) float32; rows : (m,) their optics groups' in `optics`."""
     if optics is None:
         evaluate_ctf(coefficients, kx, ky, out)
-        return out
-    rows = optics.rows(optics_group)
+        return
     evaluate_aberrated_ctf(coefficients, kx, ky, rows, optics.magnification, optics.turns, out)
     out *= optics.on_ctf[rows]
-    return out
