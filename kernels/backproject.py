@@ -51,11 +51,9 @@ def make_backproject(taps: int, exact: bool = False):
         run = i = -1  # of the samples to be added, and those ahead of them to be located: the next of the run, or the next run's
         first = stop = slot = 0
         sign = np.float32(1)
-        ahead_run = 0
         while run < runs.shape[0]:
-            ahead, ahead_first, ahead_stop, ahead_sign = slot ^ GROUP, first + GROUP, stop, sign
-            ahead_i = i
-            ahead_run = run
+            ahead, ahead_run, ahead_i = slot ^ GROUP, run, i
+            ahead_first, ahead_stop, ahead_sign = first + GROUP, stop, sign
             if ahead_first >= stop:
                 ahead_run += 1
                 if ahead_run < runs.shape[0]:

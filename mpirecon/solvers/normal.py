@@ -56,7 +56,7 @@ class NormalSolver(Solver):
         of its grid."""
         box, padded = self.engine.box, self.engine.backend.projection.padded
         coarse = getattr(self.engine.backend, "coarse_box", None)
-        if coarse is not None and not (box % 2 and isinstance(self.references, FilteredMaps)):
+        if coarse is not None:
             self.references.box = coarse(finest_judged(ssnr_of_half(self.fsc)))
         return padded * self.references.box // box
 

@@ -60,7 +60,7 @@ def finest_judged(ssnr: np.ndarray) -> int:
 def wiener_filter(volume: np.ndarray, ssnr: np.ndarray, box: int | None = None) -> np.ndarray:
     """Multiply each shell of a (n, n, n) map by SSNR / (1 + SSNR); beyond the last shell by zero.
 
-    box : of what is returned, the map's lowest frequencies alone, of the same projections; both even then
+    box : of what is returned, the map's lowest frequencies alone, of the same projections; even if it is not the map's own
     """
     gain = ssnr / (1 + ssnr)
     if box is None or box == len(volume):

@@ -121,10 +121,16 @@ def filter_transform(transform: np.ndarray, gain: np.ndarray) -> np.ndarray:
 
 
 def lowest_frequencies(transform: np.ndarray, size: int) -> np.ndarray:
-    """Those of a half transform (n, n, n // 2 + 1) that a map of `size` voxels a side holds, of the same sum; n and size even."""
+    """Those of a half transform (n, n, n // 2 + 1) that a map of `size` voxels a side holds, of the same sum and origin; size
+    even, below n."""
     box = transform.shape[0]
-    keep = np.concatenate([np.arange(size // 2), np.arange(box - size // 2, box)])
-    return transform[np.ix_(keep, keep, np.arange(size // 2 + 1))]
+    k = np.concatenate([np.arange(size // 2), np.arange(-(size // 2), 0)])
+    out = transform[np.ix_(k, k, np.arange(size // 2 + 1))]
+    if box % 2:  # its origin is half a voxel before the middle, where an even box has its own
+        ramp = np.exp(-1j * np.pi / box * k).astype(out.dtype)
+        out *= ramp[:, None, None]
+        out *= ramp[:, None] * np.exp(-1j * np.pi / box * np.arange(size // 2 + 1)).astype(out.dtype)
+    return out
 
 
 def filter_shells(volume: np.ndarray, gain: np.ndarray) -> np.ndarray:
