@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from mpirecon import __version__
 from mpirecon.errors import UserError
@@ -23,13 +22,18 @@ from mpirecon.io.particle_table import ParticleTable, agree, gather
 from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.io.relion import read_relion
 from mpirecon.io.rescale import Rescaling
-from mpirecon.io.stack_paths import locate_stacks
+from mpirecon.io.table_stacks import open_stacks
 from mpirecon.io.text_column import text_column
 from mpirecon.io.traps import find_traps
 from mpirecon.model import ParticleSet, Pose
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.draws import plant_pose_errors, random_halves
-from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together, together
+from mpirecon.parallel.comm import (
+    Communicator,
+    SerialCommunicator,
+    run_together,
+    together,
+)
 from mpirecon.parallel.slab import slab
 
 _BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
@@ -126,7 +130,7 @@ def import_particles(
         _leave_out_aberrations(table)
     set_groups(comm, table)
     whole = gather(comm, table)
-    stacks, notes = _open_stacks(comm, table, whole, options)
+    stacks, notes = open_stacks(comm, table, whole, options)
     rescaling, pixel_sizes, box = None, None, stacks[0].box
     if options.rescale is not None:
         rescaling = Rescaling(comm, table, np.array([stack.box for stack in stacks]), options.rescale)
@@ -190,82 +194,6 @@ def _leave_out_aberrations(table: ParticleTable) -> None:
     table.aberrations = None if known is None else Aberrations.none(known.group)
     table.warnings = [text for text in table.warnings if text not in unsure]
     table.notes.append("--ignore-aberrations: beam tilt, aberrations and magnification matrices of the file are left out")
-
-
-def _open_stacks(
-    comm: Communicator, table: ParticleTable, whole: ParticleTable | None, options: ImportOptions
-) -> tuple[list[StackReader], list[str]]:
-    """A reader per stack of the table, with every row checked against its stack. Collective."""
-    located = None
-    with together(comm):
-        if comm.rank == 0:
-            located = _locate(whole, options)
-    paths, notes, places = comm.bcast(located)
-    mine = range(*slab(len(paths), comm.size, comm.rank))
-    opened = run_together(comm, lambda: [_open_stack(paths[i], places[i]) for i in mine])
-    stacks = [stack for rank in comm.allgather(opened) for stack in rank]
-    if options.rescale is None:
-        _check_boxes(table, stacks, places)
-    sections = np.array([len(stack) for stack in stacks])
-    past = table.image >= sections[table.stack]
-    with together(comm):
-        if past.any():
-            row = int(np.flatnonzero(past)[0])
-            stack = stacks[table.stack[row]]
-            raise UserError(
-                f"{table.place(row)}: image {table.image[row] + 1} is past the end of {stack.path}, which has "
-                f"{len(stack)} images ({int(past.sum())} such rows); is it the stack that belongs to this file?"
-            )
-    return stacks, notes
-
-
-def _locate(table: ParticleTable, options: ImportOptions) -> tuple[list[Path], list[str], list[str]]:
-    """(the file of each stack, notes, where each occurs first)."""
-    first = np.unique(table.stack, return_index=True)[1]
-    mapping = dict(options.mapping)
-    if options.stack is not None:
-        _refuse_one_stack(table)
-        mapping = {stack: options.stack for stack in table.stacks}
-    if options.stack is not None and len(table.stacks) > 1:
-        paths, notes = [Path(options.stack)] * len(table.stacks), [f"all images are read from {options.stack}"]
-    else:
-        paths, notes = locate_stacks(table.stacks, table.path, table.lines[first], data_dir=options.data_dir,
-                                     mapping=mapping, unit=table.unit)
-    return paths, notes, [table.place(row) for row in first]
-
-
-def _open_stack(path: Path, place: str) -> StackReader:
-    try:
-        return StackReader(path)
-    except UserError as error:
-        raise UserError(f"{place}: {error}") from error
-
-
-def _refuse_one_stack(table: ParticleTable) -> None:
-    """--stack with images of one number in several stacks would give them all the same pixels."""
-    images = pd.DataFrame({"image": table.image, "stack": table.stack}).drop_duplicates()
-    again = images.index[images["image"].duplicated()]
-    if len(again):
-        raise UserError(
-            f"{table.describe(again[0])}: --stack cannot hold all images, this number occurs in several of the "
-            f"{len(table.stacks)} stacks named; use --map-stack OLD=NEW for each, or --data-dir"
-        )
-
-
-def _check_boxes(table: ParticleTable, stacks: list[StackReader], places: list[str]) -> None:
-    box = stacks[0].box
-    for stack, place in zip(stacks, places):
-        if stack.box != box:
-            raise UserError(
-                f"{place}: {stack.path} has images of {stack.box} pixels, {stacks[0].path} of {box}; "
-                "particles of one file need one box size: give --rescale common, or import them apart"
-            )
-    if table.image_size not in (None, box):
-        label = "rlnImageSize" if table.tables else "blob/shape"
-        raise UserError(
-            f"{places[0]}: {label} is {table.image_size}, but the images "
-            f"of {stacks[0].path} have {box} pixels a side; is it the stack that belongs to this file?"
-        )
 
 
 def _dtype(stacks: list[StackReader], options: ImportOptions) -> str:
