@@ -12,7 +12,7 @@ from mpirecon.model.symmetry import point_group
 from mpirecon.operators.fixed_point import FixedPoint, sum_unit
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.projection import Projection
-from mpirecon.operators.tiles import Tiles
+from mpirecon.operators.tiles import Slices, Tiles
 from mpirecon.parallel.threads import Threads
 from mpirecon.solvers.config import Config
 
@@ -67,9 +67,9 @@ def test_tiles_of_threads_add_the_same(samples):
     units(samples).scale(some, spread)
     plane = projection.plane
     grids = [projection.accumulator(np.int64) for _ in range(4)]
-    about = rotation, projection.ratio, plane, grids[0].shape, 4
+    slices = Slices(rotation, projection.ratio, plane, grids[0].shape, 4)
     for grid, threads in zip(grids, (1, 2, 5, 30)):
-        parts = [[None]] if threads == 1 else Tiles.of(*about, threads).shares(*about, Threads(threads))
+        parts = [[None]] if threads == 1 else Tiles.of(slices, threads).shares(slices, Threads(threads))
         for runs in (runs for apart in parts for runs in apart):
             kernel(grid, projection.table, rotation, projection.ratio, plane.kx, plane.ky, some, spread, runs)
     for grid in grids[1:]:

@@ -19,7 +19,7 @@ from mpirecon.model import make_ctf
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import Pose
 from mpirecon.operators.projection import Projection
-from mpirecon.operators.tiles import Tiles
+from mpirecon.operators.tiles import Slices, Tiles
 from mpirecon.parallel.threads import Threads
 
 SHAPES = [(4, 9, 1.5), (3, 10, 1.5), (3, 9, 2), (4, 10, 2)]
@@ -142,7 +142,7 @@ def test_a_view_alone_is_whole_wherever_tiles_cut_it(taps, box, padding):
         for cut in (*range(middle - 4, middle + 3), 6, whole.shape[0] - 8):
             for edges in (([0, cut, shape[0]], [0, shape[1]]), ([0, shape[0]], [0, cut, shape[1]]), ([0, cut, shape[0]], [0, cut, shape[1]])):
                 parts = projection.accumulator()
-                for runs in tiles_of(*edges).shares(rotation, projection.ratio, plane, shape, taps, Threads(1)):
+                for runs in tiles_of(*edges).shares(Slices(rotation, projection.ratio, plane, shape, taps), Threads(1)):
                     for part in runs:
                         kernel(parts, *about, *some, part)
                 np.testing.assert_allclose(parts, whole, atol=1e-5, err_msg=f"view {number}, cut at {edges}")
@@ -183,10 +183,10 @@ def test_threads_never_write_to_the_same_points():
 def test_tiles_hold_about_as_many_samples_each(count):
     projection = Projection(128, None, 3, 1.5, Threads(count))
     rotation = special_ortho_group.rvs(3, size=60, random_state=1)
-    about = rotation, projection.ratio, projection.plane, projection.accumulator().shape, 3
-    tiles = Tiles.of(*about, count)
+    slices = Slices(rotation, projection.ratio, projection.plane, projection.accumulator().shape, 3)
+    tiles = Tiles.of(slices, count)
     assert tiles.number.size >= min(2 * count, 100) and sorted(tiles.number.ravel()) == list(range(tiles.number.size))
-    shares = [[part[:, COUNT].sum() for part in apart] for apart in tiles.shares(*about, Threads(count))]
+    shares = [[part[:, COUNT].sum() for part in apart] for apart in tiles.shares(slices, Threads(count))]
     longest = sum(max(apart) for apart in shares)  # samples that are added one after the other
     assert longest * min(count, 8) < 1.6 * len(rotation) * len(projection.plane)
 

@@ -40,14 +40,15 @@ def tried(monkeypatch, tmp_path):
 
 
 def test_the_first_rank_of_a_host_compiles_once_for_each_kind_of_run(tried):
-    def start(taps=4, exact=False, local_rank=0):
-        warm.compile_once(OneOfTwo(local_rank), CpuBackend(BOX, 1.0, taps=taps), particles(), False, exact)
+    def start(taps=4, exact=False, local_rank=0, threads=1):
+        warm.compile_once(OneOfTwo(local_rank), CpuBackend(BOX, 1.0, taps=taps, threads=threads), particles(), False, exact)
         return len(tried)
 
     assert start(local_rank=1) == 0
     assert start() == start() == 1
     assert start(taps=3) == start(taps=3) == 2
     assert start(exact=True) == 3
+    assert start(threads=2) == start(threads=5) == 4 and tried[-1][0].threads.count > 1  # which take kernels of their own
 
 
 def test_a_rank_alone_compiles_as_it_goes(tried):
@@ -66,5 +67,7 @@ def test_a_failure_leaves_no_mark(tried, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("taps, premultiplied", [(3, False), (4, True)])
-def test_every_step_can_be_tried(taps, premultiplied):
-    warm._try_kernels(CpuBackend(warm._BOX, 1.0, taps=taps, premultiplied=premultiplied), particles(), True, True)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_step_can_be_tried(taps, premultiplied, threads):
+    backend = CpuBackend(warm._BOX, 1.0, taps=taps, premultiplied=premultiplied, threads=threads)
+    warm._try_kernels(backend, particles(), True, True)

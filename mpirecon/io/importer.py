@@ -121,7 +121,7 @@ def import_particles(
     """
     comm = comm or SerialCommunicator()
     output = run_together(comm, lambda: refuse_existing(output, options.overwrite))
-    if Path(path).suffix.lower() == ".cs":  # the file is to say what was chosen, whatever the default comes to be
+    if _is_cryosparc(Path(path)):  # the file is to say what was chosen, whatever the default comes to be
         choice = "none" if options.ignore_aberrations else options.cs_aberrations or DEFAULT
         options = replace(options, cs_aberrations=choice)
     table = _read_table(Path(path), options, comm)
@@ -168,10 +168,14 @@ def import_particles(
     return _report(output, particles, dtype, total, halves, planted, skipped, notes, warnings)
 
 
+def _is_cryosparc(path: Path) -> bool:
+    return path.suffix.lower() == ".cs"
+
+
 def _read_table(path: Path, options: ImportOptions, comm: Communicator) -> ParticleTable:
     """This rank's slab of the particles."""
     supplied = {name: getattr(options, name) for name in ("voltage", "cs", "amplitude_contrast", "pixel_size")}
-    if path.suffix.lower() != ".cs":
+    if not _is_cryosparc(path):
         if options.passthrough:
             raise UserError(f"--passthrough is for cryoSPARC files, and {path} is not a .cs file")
         if options.cs_aberrations is not None:

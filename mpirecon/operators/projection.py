@@ -12,7 +12,7 @@ from mpirecon.kernels.gridding import kernel_table, kernel_transform
 from mpirecon.kernels.project import make_project
 from mpirecon.operators.fourier import padded_size, planes_of, read_spectrum, transform_cropped
 from mpirecon.operators.half_plane import HalfPlane
-from mpirecon.operators.tiles import Tiles
+from mpirecon.operators.tiles import Slices, Tiles
 from mpirecon.parallel.threads import Threads
 
 
@@ -105,8 +105,8 @@ class Projection:
         """Runs of samples for each thread, list by list: threads with runs of one list never write to the same points."""
         if self.threads.count == 1:
             return iter([[whole_slices(len(rotation), len(self.plane))]])
-        about = rotation, self.ratio, self.plane, shape, self.taps
-        return Tiles.of(*about, self.threads.count).shares(*about, self.threads)
+        slices = Slices(rotation, self.ratio, self.plane, shape, self.taps)
+        return Tiles.of(slices, self.threads.count).shares(slices, self.threads)
 
     def folded(self, accumulator: np.ndarray) -> np.ndarray:
         """The accumulator on the half grid with Friedel mates added, (p, p, p//2 + 1, 3) float32."""

@@ -26,6 +26,21 @@ _LOOKED_AT = 64, 64
 
 
 @dataclass(frozen=True)
+class Slices:
+    """Slices and the extended grid that they are added to.
+
+    rotation : (m, 3, 3) float64 · ratio : padded box / box · plane : of their samples · shape : of the grid · taps : points that a
+    sample is spread to on each axis
+    """
+
+    rotation: np.ndarray
+    ratio: float
+    plane: HalfPlane
+    shape: tuple[int, ...]
+    taps: int
+
+
+@dataclass(frozen=True)
 class Tiles:
     """Ranges of z and y of an extended grid, for the first taps of one batch's samples.
 
@@ -38,11 +53,9 @@ class Tiles:
     colours: np.ndarray
 
     @classmethod
-    def of(
-        cls, rotation: np.ndarray, ratio: float, plane: HalfPlane, shape: tuple[int, ...], taps: int, threads: int
-    ) -> Tiles:
+    def of(cls, slices: Slices, threads: int) -> Tiles:
         """Tiles of about as many samples each: slabs across z or y where enough of these for all threads are wide."""
-        where = _first_taps(rotation, ratio, plane, shape, taps)
+        where = _first_taps(slices)
         width = [u[int(0.95 * len(u))] - u[int(0.05 * len(u))] for u in where]
         wanted = [1, 1]
         longer = int(width[1] > width[0])
@@ -50,18 +63,16 @@ class Tiles:
             wanted[longer] = 2 * threads
         else:
             wanted = [int(np.ceil(np.sqrt(4 * _A_THREAD * threads)))] * 2
-        edges = [_edges(u, many, size, taps + _BESIDE) for u, many, size in zip(where, wanted, shape)]
+        edges = [_edges(u, many, size, slices.taps + _BESIDE) for u, many, size in zip(where, wanted, slices.shape)]
         colour = np.add.outer(2 * (np.arange(len(edges[0]) - 1) % 2), np.arange(len(edges[1]) - 1) % 2)
         number = np.empty(colour.size, np.int32)
         number[np.argsort(colour.ravel(), kind="stable")] = np.arange(colour.size)
         colours = np.searchsorted(np.sort(colour.ravel()), np.arange(5))
         return cls(tuple(edges), number.reshape(colour.shape), colours)
 
-    def shares(
-        self, rotation: np.ndarray, ratio: float, plane: HalfPlane, shape: tuple[int, ...], taps: int, threads: Threads
-    ) -> Iterator[list[np.ndarray]]:
+    def shares(self, slices: Slices, threads: Threads) -> Iterator[list[np.ndarray]]:
         """Runs of the slices' samples for each thread, colour by colour; (n, 5) int32 each, see ``kernels/tiles.py``."""
-        runs, starts, samples = self._runs(rotation, ratio, plane, shape, taps, threads)
+        runs, starts, samples = self._runs(slices, threads)
         for first, stop in zip(self.colours[:-1], self.colours[1:]):
             load = samples[first:stop]
             if not load.any():
@@ -70,16 +81,17 @@ class Tiles:
             bounds = starts[first + np.searchsorted(middle, np.arange(threads.count + 1))]
             yield [runs[a:b] for a, b in zip(bounds[:-1], bounds[1:]) if b > a]
 
-    def _runs(self, rotation, ratio, plane, shape, taps, threads) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _runs(self, slices: Slices, threads: Threads) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All runs, sorted by tile, where each tile's begin, and how many samples it has."""
-        cut, rows = make_cut(taps), rows_of(plane.kx, plane.ky)
-        centre = np.array(shape[:2], np.float64) // 2 - first_tap(taps)[0]
+        plane, rotation = slices.plane, slices.rotation
+        cut, rows = make_cut(slices.taps), rows_of(plane.kx, plane.ky)
+        centre = np.array(slices.shape[:2], np.float64) // 2 - first_tap(slices.taps)[0]
         most = min(len(plane), 2 * (len(rows) - 1) * sum(self.number.shape))  # of an image: a row crosses each edge once at most
         parts = {}  # of the images, each on a thread: its runs, and each tile's runs and samples
 
         def find(a: int, b: int) -> None:
             runs, counts = np.empty(((b - a) * most, 5), np.int32), np.zeros((2, self.number.size), np.int64)
-            n = cut(rotation[a:b], ratio, plane.kx, plane.ky, rows, centre, *self.edges, self.number, a, runs, counts)
+            n = cut(rotation[a:b], slices.ratio, plane.kx, plane.ky, rows, centre, *self.edges, self.number, a, runs, counts)
             parts[a] = runs[:n], counts
 
         threads.over(len(rotation), find)
@@ -91,13 +103,14 @@ class Tiles:
         return out, np.append(first[0], len(out)), counts[:, 1].sum(axis=0)
 
 
-def _first_taps(rotation: np.ndarray, ratio: float, plane: HalfPlane, shape: tuple[int, ...], taps: int) -> list[np.ndarray]:
+def _first_taps(slices: Slices) -> list[np.ndarray]:
     """Where the first taps of some samples lie on z, and on y, in ascending order."""
+    plane, rotation = slices.plane, slices.rotation
     images, some = (np.linspace(0, many - 1, most).astype(int) for many, most in zip((len(rotation), len(plane)), _LOOKED_AT))
-    k = ratio * np.stack([plane.kx[some], plane.ky[some]]).astype(np.float64)
-    reach, beside = first_tap(taps)
+    k = slices.ratio * np.stack([plane.kx[some], plane.ky[some]]).astype(np.float64)
+    reach, beside = first_tap(slices.taps)
     x, y, z = (rotation[images, :2, axis] @ k for axis in range(3))
-    found = (np.floor(np.where(x < 0, -u, u) + beside) + side // 2 - reach for u, side in zip((z, y), shape))
+    found = (np.floor(np.where(x < 0, -u, u) + beside) + side // 2 - reach for u, side in zip((z, y), slices.shape))
     return [np.sort(u, axis=None) for u in found]
 
 
