@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 from numba import njit
 
 from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
@@ -36,9 +37,17 @@ def _add(out, band, yy, yp, pp, other_yp, other_pp):
         out[1, band, 2] += other_pp
 
 
+@njit(inline="always")
+def _others(some, size):
+    """The numbers below `size` that are not among `some`."""
+    others = np.ones(size, np.bool_)
+    others[some] = False
+    return np.flatnonzero(others)
+
+
 @lru_cache(maxsize=None)
 def make_statistics(taps: int, maps: int = 1):
-    """``statistics(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out)``.
+    """``statistics(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out, near=None)``.
 
     grid … ky as for ``project``, but with 2·maps floats a point: (re, im) of one map, or of two that are compared with
     the same data at the cost of little more than one · data : (m, s) complex64, shift already undone · ctf : (m, s)
@@ -56,9 +65,10 @@ def make_statistics(taps: int, maps: int = 1):
     length = components * taps
 
     @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-    def kernel(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out):
+    def kernel(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, near, out):
         powers = table.T.copy()
-        k, q = frequencies(kx, ky)
+        k, q = frequencies(kx[near], ky[near])
+        beyond = _others(near, kx.size)
         place = where, weights = places(taps)
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
@@ -72,14 +82,14 @@ def make_statistics(taps: int, maps: int = 1):
             sum_yy = sum_yp = sum_pp = other_yp = other_pp = 0.0
             current = -1
             locate(powers, k, q, 0, xx, xy, yx, yy, zx, zy, stride_z, stride_y, components, 0.0, place, 0, taps, last_power)
-            for first in range(0, kx.size, GROUP):
+            for first in range(0, near.size, GROUP):
                 slot, ahead = first & GROUP, (first & GROUP) ^ GROUP
                 locate(
                     powers, k, q, first + GROUP, xx, xy, yx, yy, zx, zy, stride_z, stride_y, components, 0.0, place, ahead, taps,
                     last_power,
                 )  # fmt: skip
-                for j in range(min(GROUP, kx.size - first)):
-                    s = first + j
+                for j in range(min(GROUP, near.size - first)):
+                    s = near[first + j]
                     prefetch(grid, origin + where[ahead + j], stride_z, stride_y, length, taps, 0)
                     b = band[s]
                     if b < 0:
@@ -101,6 +111,9 @@ def make_statistics(taps: int, maps: int = 1):
                         other_pp += on_model * (values[components - 2] ** 2 + values[components - 1] ** 2)
             if current >= 0:
                 _add(out[i], current, sum_yy, sum_yp, sum_pp, other_yp, other_pp)
+            for s in beyond:
+                if band[s] >= 0:
+                    out[i, 0, band[s], 0] += factors(mode, gain[s], ctf[i, s])[0] * (data[i, s].real ** 2 + data[i, s].imag ** 2)
             if mode == PREMULTIPLIED_WHITENED:
                 for b in range(out.shape[2]):
                     flat = squared = 0.0  # Σ gain, and Σ gain C²
@@ -113,8 +126,9 @@ def make_statistics(taps: int, maps: int = 1):
                 for b in range(out.shape[2]):
                     out[i, 1, b, 0] = out[i, 0, b, 0]
 
-    def statistics(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out):
-        kernel(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out if maps == 2 else out[:, None])
+    def statistics(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out, near=None):
+        near = np.arange(len(kx)) if near is None else near
+        kernel(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, near, out if maps == 2 else out[:, None])
 
     return statistics
 

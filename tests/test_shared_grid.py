@@ -261,7 +261,7 @@ def test_two_maps_are_compared_as_each_alone_and_by_the_definition(box, padding,
         assert together.shape == (2, 5, len(bands.samples), 3)
         for which in (0, 1):
             alone = backend.reference(volumes[which])
-            np.testing.assert_array_equal(points_of(pair, 4)[..., 2 * which : 2 * which + 2], points_of(alone, 2))
+            np.testing.assert_array_equal(points_of(pair.values, 4)[..., 2 * which : 2 * which + 2], points_of(alone, 2))
             np.testing.assert_allclose(together[which], backend.statistics(alone, batch, bands), rtol=1e-5, atol=1e-7)
             np.testing.assert_allclose(backend.statistics(pair, batch, bands, elsewhere)[which],
                                        backend.statistics(alone, batch, bands, elsewhere), rtol=1e-5, atol=1e-7)  # fmt: skip

@@ -28,7 +28,7 @@ from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.operators.aberrations import OpticsPlanes
-from mpirecon.operators.coarse import coarse_box, coarse_projection, set_middle
+from mpirecon.operators.coarse import PairGrid, coarse_box, coarse_projection, set_middle
 from mpirecon.operators.ctf import ctf_coefficients, evaluate
 from mpirecon.operators.fixed_point import FixedPoint
 from mpirecon.operators.half_plane import HalfPlane
@@ -195,39 +195,35 @@ class CpuBackend:
 
     def reference(self, volume: np.ndarray) -> np.ndarray:
         """(n, n, n) float32 map, or one of a ``coarse_box`` → the grid that ``statistics`` projects from."""
-        grid = self.projection.empty_grid()
-        self._set_grid(grid, 0, 1, volume)
+        grid, scale = self.projection.empty_grid(), 1 / self.plane.box
+        if len(volume) == self.plane.box:
+            return self.projection.grid(volume, grid, scale=scale)
+        set_middle(self.projection, volume, grid, 0, 1, scale)
         return grid
 
-    def pair(self) -> np.ndarray:
-        """An empty grid for two maps that ``statistics`` compares with each particle at the cost of little more than one."""
-        return self.projection.empty_grid(2)
+    def pair(self, box: int | None = None) -> PairGrid:
+        """Room for two maps of a box, the images' or a ``coarse_box``, that ``statistics`` compares with each particle at the
+        cost of little more than one."""
+        magnified = self.optics is not None and (self.optics.magnification != np.eye(2)).any()
+        return PairGrid(self.projection, box or self.plane.box, magnified)
 
-    def set_reference(self, pair: np.ndarray, which: int, volume: np.ndarray) -> None:
-        """Make a map number `which` (0 or 1) of a pair; the other stays. One of a ``coarse_box`` must not take the place of
-        a finer one, whose high frequencies would stay."""
-        self._set_grid(pair, which, 2, volume)
-
-    def _set_grid(self, grid: np.ndarray, which: int, maps: int, volume: np.ndarray) -> None:
-        scale = 1 / self.plane.box
-        if len(volume) == self.plane.box:
-            self.projection.grid(volume, grid, which, maps, scale)
-        else:
-            set_middle(self.projection, volume, grid, which, maps, scale)
+    def set_reference(self, pair: PairGrid, which: int, volume: np.ndarray) -> None:
+        """Make a map number `which` (0 or 1) of a pair; the other stays."""
+        pair.put(which, volume, 1 / self.plane.box)
 
     def coarse_box(self, reach: int) -> int:
         """The box, at most the images', in which references that hold shells 0 … reach can be made."""
         return coarse_box(self.projection, reach)
 
     def statistics(
-        self, reference: np.ndarray, batch: Batch, bands: Bands, rotation: np.ndarray | None = None
+        self, reference: np.ndarray | PairGrid, batch: Batch, bands: Bands, rotation: np.ndarray | None = None
     ) -> np.ndarray:
         """yy, yp, pp of each particle in each band, (b, bands, 3) float64; at other rotations (b, 3, 3) if given.
 
         Of a pair, (2, b, bands, 3).
         """
         rotation = batch.rotation if rotation is None else rotation
-        maps = 2 if self.projection.is_pair(reference) else 1
+        maps = 2 if isinstance(reference, PairGrid) else 1
         out = np.empty((len(batch.data), maps, len(bands.samples), 3))
         for group in np.unique(batch.group):
             rows = np.flatnonzero(batch.group == group)
@@ -244,11 +240,12 @@ class CpuBackend:
         mode = self._mode(bands)
         p, maps = self.projection, out.shape[1]
         kernel = make_statistics(p.taps, maps)
+        grid, near = (reference.values, reference.near) if maps == 2 else (reference, None)
 
         def some(a: int, b: int) -> None:
             kernel(
-                reference, p.table, rotation[a:b], p.ratio, self.plane.kx, self.plane.ky, batch.data[a:b],
-                batch.ctf[a:b], bands.gain[group], bands.band, mode, out[a:b] if maps == 2 else out[a:b, 0],
+                grid, p.table, rotation[a:b], p.ratio, self.plane.kx, self.plane.ky, batch.data[a:b],
+                batch.ctf[a:b], bands.gain[group], bands.band, mode, out[a:b] if maps == 2 else out[a:b, 0], near,
             )  # fmt: skip
 
         self.threads.over(len(batch.data), some)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpirecon.kernels.fold import insert
+from mpirecon.kernels.fold import extended_shape, insert
 from mpirecon.operators.fourier import SMALL_BOX, padded_size, planes_of, read_spectrum
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.projection import Projection
 
 #: shells that a box must hold beyond those that are asked for: the interpolation kernel reaches there
 _BEYOND = 2
+
+#: grid points that are left on each side of a coarse map's: samples of its last shells reach there
+_AROUND = 4
 
 #: smallest share of the box: with fewer voxels there is nothing left to gain
 _SMALLEST = 0.25
@@ -34,6 +37,37 @@ def coarse_projection(projection: Projection, box: int) -> Projection:
     """The same projection from maps of a smaller box."""
     plane = HalfPlane.of(box, projection.plane.limit)
     return Projection(box, plane, projection.taps, projection.padding, projection.threads)
+
+
+class PairGrid:
+    """Two maps of one box, point by point on an extended grid no larger than their frequencies need.
+
+    values : extended_shape(side, 4) float32 · near : (r,) int64, the samples of a slice that lie on it; where it is smaller than
+    the projection's own grid, the maps hold nothing beyond those
+    """
+
+    def __init__(self, projection: Projection, box: int, magnified: bool = False) -> None:
+        """box : of the maps, the projection's or a ``coarse_box`` · magnified : whether rotations lengthen frequencies, which may
+        then lie anywhere on the projection's grid"""
+        plane, side = projection.plane, projection.padded
+        self._projection, self._box = projection, box
+        self.near = np.arange(len(plane))
+        if box < projection.box and not magnified:
+            reached = np.hypot(plane.kx, plane.ky) < box / 2 + 1
+            self.near = np.flatnonzero(reached)
+            side = min(side, side * box // projection.box + 2 * _AROUND)
+        self.values = np.zeros(extended_shape(side, 4), np.float32)
+
+    def put(self, which: int, volume: np.ndarray, scale: float) -> None:
+        """Make `scale` times a map number `which`; the other stays. A map of a smaller box than the pair's own takes only the
+        place of another such."""
+        projection = self._projection
+        if len(volume) == projection.box:
+            projection.grid(volume, self.values, which, 2, scale)
+        elif len(volume) <= self._box:
+            set_middle(projection, volume, self.values, which, 2, scale)
+        else:
+            raise ValueError(f"a map of box {len(volume)} for a pair of box {self._box}")
 
 
 def add_middle(folded: np.ndarray, out: np.ndarray, sign: int = 1) -> None:

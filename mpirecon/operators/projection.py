@@ -63,10 +63,6 @@ class Projection:
         """A grid for one volume or two, of zeros."""
         return np.zeros(extended_shape(self.padded, 2 * maps), np.float32)
 
-    def is_pair(self, grid: np.ndarray) -> bool:
-        """Whether a grid holds two volumes."""
-        return grid.shape == extended_shape(self.padded, 4)
-
     def forward(self, grid: np.ndarray, rotation: np.ndarray) -> np.ndarray:
         """Slices (m, s) complex64 at rotations (m, 3, 3)."""
         out = np.empty((len(rotation), len(self.plane)), np.complex64)

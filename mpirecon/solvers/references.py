@@ -14,7 +14,7 @@ class References:
         """together : whether both may be compared at once, as one grid; else ``grid`` gives either"""
         self._backend, self._maps, self._timings = backend, maps, timings
         self._held: list[MapOf | None] = [None, None]
-        self._pair = backend.pair() if together and getattr(backend, "pairs", False) else None
+        self._pair = backend.pair(maps.box) if together and getattr(backend, "pairs", False) else None
         self._single: list = [None, None]
 
     def bring(self, *wanted: MapOf) -> None:
