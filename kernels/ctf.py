@@ -7,7 +7,7 @@ from numba import njit
 
 
 @njit(inline="always", fastmath=True)
-def _sine_of_turns(turns):
+def sine_of_turns(turns):
     """sin(2π·turns) in float32 to 2e-7: reduced to ±1/4 turn, then an odd polynomial; vectorises, libm does not."""
     u = turns - np.floor(turns + 0.5)
     u = np.float32(u)
@@ -39,7 +39,7 @@ def evaluate_ctf(coefficients, kx, ky, out):
             x, y = float(kx[s]), float(ky[s])
             k2 = x * x + y * y
             turns = a * x * x + b * x * y + c * y * y + d * k2 * k2 + constant
-            out[i, s] = np.float32(scale) * _sine_of_turns(turns)
+            out[i, s] = np.float32(scale) * sine_of_turns(turns)
         if envelope != 0.0:
             for s in range(kx.size):
                 k2 = float(kx[s]) * kx[s] + float(ky[s]) * ky[s]
@@ -61,7 +61,7 @@ def evaluate_aberrated_ctf(coefficients, kx, ky, row, magnification, turns, out)
             x = m[0, 0] * kx[s] + m[0, 1] * ky[s]
             y = m[1, 0] * kx[s] + m[1, 1] * ky[s]
             k2 = x * x + y * y
-            value = np.float32(scale) * _sine_of_turns(a * x * x + b * x * y + c * y * y + d * k2 * k2 + constant + more[s])
+            value = np.float32(scale) * sine_of_turns(a * x * x + b * x * y + c * y * y + d * k2 * k2 + constant + more[s])
             if envelope != 0.0:
                 value *= np.float32(np.exp(envelope * k2))
             out[i, s] = value

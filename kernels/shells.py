@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from mpirecon.kernels.ctf import sine_of_turns
 from mpirecon.kernels.radial import row_start, shell_limits
 
 
@@ -77,8 +78,7 @@ def turn_phases(spectrum, radius2, key):
                     turns = 0.0 if turns < 0.5 else 0.5
                 elif twice and mate < here:
                     turns = -turns
-                angle = 2 * np.pi * turns
-                spectrum[kz, ky, kx] *= complex(np.cos(angle), np.sin(angle))
+                spectrum[kz, ky, kx] *= complex(sine_of_turns(turns + 0.25), sine_of_turns(turns))
 
 
 @njit(inline="always")

@@ -88,7 +88,7 @@ def point_group(name: str) -> PointGroup:
     match = re.fullmatch(r"([CD])0*([1-9]\d*)", wanted)
     if match and int(match[2]) <= _LARGEST_FOLD:
         fold = int(match[2])
-        generators = [(fold, (0, 0, 1))] + ([(2, (1, 0, 0))] if match[1] == "D" else [])
+        generators = [(fold, (0, 0, 1))] * (fold > 1) + ([(2, (1, 0, 0))] if match[1] == "D" else [])
         wanted = f"{match[1]}{fold}"
     elif wanted == "I" or wanted in _GENERATORS:
         generators = _GENERATORS["I2" if wanted == "I" else wanted]

@@ -136,6 +136,18 @@ class Communicator(ABC):
                 self._reduce_scatter(flat[window], _flat_real(out)[mine], counts)
         return out
 
+    def hand_over(self, array: np.ndarray | None, shape: tuple[int, ...], dtype, owner: int, root: int = 0) -> np.ndarray | None:
+        """The owner's array of that shape and type on the root, another rank; None elsewhere. Collective."""
+        total, width = int(np.prod(shape)), np.dtype(dtype).itemsize
+        bounds = [(0, total * width if rank == owner else 0) for rank in range(self.size)]
+        send = _flat(array if self.rank == owner else np.empty(0, dtype)).view(np.uint8)
+        out = np.empty(shape, dtype) if self.rank == root else None
+        receive = None if out is None else out.reshape(-1).view(np.uint8)
+        with self._clock():
+            for window, counts, mine in self._windows(total * width, 1, bounds):
+                self._gather(send[mine], None if receive is None else receive[window], counts, root)
+        return out
+
     def gather_slabs(self, part: np.ndarray, total: int, root: int = 0) -> np.ndarray | None:
         """The flat (total,) array whose slabs the ranks hold, on the root; None elsewhere."""
         return self._collect(part, total, root)

@@ -36,8 +36,12 @@ class RunFiles:
     timelines: dict[int, dict] = field(default_factory=dict)
 
 
-def read_run_files(folder: Path, summary: dict) -> RunFiles:
-    """Read what a report needs; UserError naming the file that is missing or wrong."""
+def read_run_files(folder: Path, summary: dict, maps: dict[str, np.ndarray] | None = None) -> RunFiles:
+    """Read what a report needs; UserError naming the file that is missing or wrong.
+
+    maps : by name, of the folder's, that need not be read because they are still in memory
+    """
+    maps = maps or {}
     for name in ("fsc.csv", "particles.h5", "volume.mrc"):
         if not (folder / name).is_file():
             raise UserError(
@@ -48,7 +52,8 @@ def read_run_files(folder: Path, summary: dict) -> RunFiles:
         folder.resolve().name, summary,
         {name: values for name, values in curves.items() if name not in ("shell", "resolution")},
         read_particle_table(folder / "particles.h5"),
-        {name: read_map(folder / f"{name}.mrc").array for name in MAPS if (folder / f"{name}.mrc").is_file()},
+        {name: maps[name] if name in maps else read_map(folder / f"{name}.mrc").array
+         for name in MAPS if (folder / f"{name}.mrc").is_file()},
         *(_read_table(folder / f"{name}.csv") if (folder / f"{name}.csv").is_file() else None for name in ("detection", "views")),
         read_timelines(folder),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from mpirecon.solvers.config import Config
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map, held_out_map
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.wiener import local_wiener, ssnr_of_half, ssnr_of_whole
-from mpirecon.validate.fsc import fsc
+from mpirecon.validate.fsc import fsc_of_transforms, masked_transforms
 
 #: what was decided about this rank's particles in an iteration, given the rows of a mini-batch (None: all)
 Weigh = Callable[[np.ndarray | None], Selection]
@@ -32,6 +32,7 @@ class Solver(ABC):
         self.config = config
         self.references = MapSet(engine.comm, engine.box)
         self.fsc: np.ndarray | None = None
+        self.compared: MapSet | None = None  # whose half maps `fsc` is of
         self._coarse_mask: np.ndarray | None = None
 
     @abstractmethod
@@ -68,14 +69,16 @@ class Solver(ABC):
             return None
         return ssnr_of_whole(self.fsc) if made_of == WHOLE else ssnr_of_half(self.fsc)
 
-    def compare_halves(self, maps: MapSet) -> None:
-        """Set ``fsc`` from the two half maps, on all ranks."""
-        first, second = maps.get(half_map(1)), maps.get(half_map(2))
-        curve = None
+    def compare_halves(self, maps: MapSet) -> tuple[np.ndarray, np.ndarray] | None:
+        """Set ``fsc`` from the two half maps, on all ranks. Returns what was compared: their half transforms in the mask, on rank 0."""
+        first, second = maps.bring(half_map(1)), maps.bring(half_map(2))
+        curve = transforms = None
         if self.engine.comm.rank == 0:
             with self.engine.timings("solve"):
-                curve = fsc(first, second, self.engine.mask)
-        self.fsc = self.engine.comm.bcast(curve)
+                transforms = masked_transforms(first, second, self.engine.mask)
+                curve = fsc_of_transforms(*transforms, self.engine.box)
+        self.fsc, self.compared = self.engine.comm.bcast(curve), maps
+        return transforms
 
     def focus_references(self) -> None:
         """Take from the references the noise about the particle; collective.

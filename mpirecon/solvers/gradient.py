@@ -8,6 +8,7 @@ to the minimum of the batch's loss along the preconditioned gradient, which one 
 from __future__ import annotations
 
 import numpy as np
+import scipy.fft
 
 from mpirecon.model.draws import particle_rng
 from mpirecon.operators.normal import SMALLEST_SSNR, dot
@@ -133,7 +134,7 @@ class GradientSolver(Solver):
 
     def _filtered(self, made_of: MapOf, volume: np.ndarray) -> np.ndarray:
         # never to nothing, even where half maps do not agree at all: particles could not be compared with it
-        return wiener_filter(volume, np.maximum(self.ssnr(made_of), SMALLEST_SSNR)) * self.engine.mask
+        return wiener_filter(scipy.fft.rfftn(volume), np.maximum(self.ssnr(made_of), SMALLEST_SSNR)) * self.engine.mask
 
     def _zero(self, made_of: MapOf, folded: np.ndarray) -> np.ndarray:
         return np.zeros((self.engine.box,) * 3, np.float32)

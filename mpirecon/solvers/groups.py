@@ -116,7 +116,7 @@ class GroupStore:
 
 
 class MapSet:
-    """Maps that live on one rank each; ``get`` brings one to every rank."""
+    """Maps of one box that live on one rank each; ``get`` brings one to every rank, ``bring`` to one."""
 
     def __init__(self, comm: Communicator, box: int) -> None:
         self.comm = comm
@@ -155,6 +155,20 @@ class MapSet:
             volume = np.empty((self.box,) * 3, np.float32)
         return self.comm.bcast_array(volume, owner)
 
+    def bring(self, made_of: MapOf, root: int = 0) -> np.ndarray | None:
+        """The map on `root`, None elsewhere; collective. Not to be changed in place."""
+        owner, volume = self._owner[made_of], self._mine.get(made_of)
+        if owner == root:
+            return volume if self.comm.rank == root else None
+        return self.comm.hand_over(volume, (self.box,) * 3, np.float32, owner, root)
+
+    def take(self, made_of: MapOf, root: int = 0) -> np.ndarray | None:
+        """As `bring`, of a map that is here no more then: `root` may change it."""
+        volume = self.bring(made_of, root)
+        del self._owner[made_of]
+        self._mine.pop(made_of, None)
+        return volume
+
     def place(self, made_of: MapOf, owner: int, volume: np.ndarray | None) -> None:
         """Put a map that its owner has made; the other ranks pass None."""
         self._owner[made_of] = owner
@@ -167,18 +181,3 @@ class MapSet:
     def owned(self, made_of: MapOf) -> np.ndarray | None:
         """The map, on the rank that owns it; None elsewhere."""
         return self._mine.get(made_of) if self._owner.get(made_of) == self.comm.rank else None
-
-
-class FilteredMaps:
-    """The maps of a MapSet as a filter leaves them, made whenever one is asked for and not kept.
-
-    box : of the maps it leaves, theirs unless set
-    """
-
-    def __init__(self, maps: MapSet, filtered: Callable[[MapOf, np.ndarray], np.ndarray]) -> None:
-        """filtered : the map and its (n, n, n) voxels → (box, box, box) float32"""
-        self._maps, self._filtered, self.box = maps, filtered, maps.box
-
-    def get(self, made_of: MapOf) -> np.ndarray:
-        """The filtered map on every rank, (box, box, box) float32; collective."""
-        return self._filtered(made_of, self._maps.get(made_of))

@@ -7,7 +7,7 @@ import numpy as np
 from mpirecon.operators.fourier import SMALL_BOX, TINY_BOX
 from mpirecon.operators.normal import NormalEquations
 from mpirecon.solvers.base import Solver, Weigh
-from mpirecon.solvers.groups import WHOLE, FilteredMaps, GroupStore, MapOf, MapSet, half_map
+from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
 from mpirecon.solvers.wiener import finest_judged, ssnr_of_half, wiener_filter
 
 #: mean of 1 − FSC of the half maps beyond which the direct solution will do: what it leaves unsolved is 1e-3 to 1e-2 of a
@@ -41,13 +41,12 @@ class NormalSolver(Solver):
         self._mean_weights.clear()
         self._halves = MapSet(self.engine.comm, self.engine.box)
         self.solve(self._halves, self._store, [half_map(1), half_map(2)], self._unfiltered)
-        self.compare_halves(self._halves)
-        plain = self.config.loss == "l2"  # which selects nothing: what its particles are told is their distance from a filtered half map
-        if plain:
-            self.references = FilteredMaps(self._halves, self._wiener)
+        transforms = self.compare_halves(self._halves)
         side = self._coarsen_references()
-        if plain:
+        if self.config.loss == "l2":  # it selects nothing: what its particles are told is their distance from a filtered half map
+            self._filter_halves(transforms)
             return
+        del transforms
         self.solve(self.references, self._store, self.reference_maps, self._filtered, side=side)
         self.focus_references()
 
@@ -92,9 +91,14 @@ class NormalSolver(Solver):
         volume *= self.reference_mask
         return volume
 
-    def _wiener(self, made_of: MapOf, volume: np.ndarray) -> np.ndarray:
-        with self.engine.timings("solve"):
-            return wiener_filter(volume, self.ssnr(made_of), self.references.box) * self.reference_mask
+    def _filter_halves(self, transforms: tuple[np.ndarray, np.ndarray] | None) -> None:
+        """References of the half transforms that rank 0 has compared, which are overwritten."""
+        for k, half in enumerate((1, 2)):
+            volume = None
+            if transforms is not None:
+                with self.engine.timings("solve"):
+                    volume = wiener_filter(transforms[k], self.ssnr(half_map(half)), self.references.box)
+            self.references.place(half_map(half), 0, volume)
 
     def _ridge(self, made_of: MapOf, equations: NormalEquations, ssnr: np.ndarray | None = None) -> np.ndarray:
         key = made_of, equations.shells

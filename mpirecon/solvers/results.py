@@ -22,7 +22,7 @@ from mpirecon.validate.detection import detection_report, write_detection_csv
 from mpirecon.validate.ewald import curvature_warning
 from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms
 from mpirecon.validate.fsc_table import write_fsc_csv
-from mpirecon.validate.masks import asymmetry, soft_sphere
+from mpirecon.validate.masks import asymmetry, cut_to_sphere
 from mpirecon.validate.postprocess import Postprocessed, postprocess
 
 
@@ -35,11 +35,12 @@ def write_results(
     postprocessed : also write mask.mrc and sharpened.mrc, and correct the FSC for the mask
     """
     comm = run.comm
-    # outside the sphere that fits the box no voxel is in every view; RELION blanks those corners as well
-    visible = soft_sphere(run.file.box, run.file.box / 2, _CORNER_EDGE)
-    maps = {name: outcome.maps.get(which) * visible for name, which in _MAPS.items()}
-    if run.masked_by_user:
-        maps["volume"] *= run.engine.mask
+    maps = {name: outcome.maps.take(which) for name, which in _MAPS.items()}
+    if comm.rank == 0:
+        for volume in maps.values():  # outside the sphere that fits the box no voxel is in every view; RELION blanks those corners too
+            cut_to_sphere(volume, run.file.box / 2, _CORNER_EDGE)
+        if run.masked_by_user:
+            maps["volume"] *= run.engine.mask
     columns = _particle_columns(run, outcome)
     if comm.rank:  # rank 0 is not through yet
         run.log.event("timeline", **run.engine.timings.timeline())
@@ -71,7 +72,7 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed) -> 
 
     file, pixel_size = run.file, run.file.pixel_size
     with run.engine.timings("postprocess"):
-        curves = {"fsc": fsc(maps["half1"], maps["half2"], run.engine.mask)}
+        curves = {"fsc": _scored(run, outcome, maps)}
         transforms = tuple(scipy.fft.rfftn(maps[half]) for half in ("half1", "half2"))
         curves["fsc_unmasked"] = fsc_of_transforms(*transforms, file.box)
         more = _postprocess(run, maps, curves, transforms) if postprocessed else None
@@ -80,9 +81,7 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed) -> 
         curves |= more.curves()
         if run.config.mask == AUTO and more.mask is not None:
             maps["volume"] *= more.mask
-        for name, volume in (("mask", more.mask), ("sharpened", more.sharpened)):
-            if volume is not None:
-                write_map(folder / f"{name}.mrc", volume, pixel_size, overwrite=True)
+        maps |= {name: volume for name, volume in (("mask", more.mask), ("sharpened", more.sharpened)) if volume is not None}
     for name, volume in maps.items():
         write_map(folder / f"{name}.mrc", volume, pixel_size, overwrite=True)
     write_fsc_csv(folder / "fsc.csv", curves, file.box, pixel_size, overwrite=True)
@@ -96,9 +95,17 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed) -> 
     summary = _summary(run, outcome, about | {"detection": found}, _headline(run, curves, more), columns, ranks)
     more_to_warn_of = (_asymmetric_mask(run), _curvature(run, summary))
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
-    write_report(folder, summary)
+    write_report(folder, summary, maps=maps)
     write_summary(folder / "summary.json", summary)
     return summary
+
+
+def _scored(run: Reconstruction, outcome: Outcome, maps: dict) -> np.ndarray:
+    """FSC of the half maps in the mask that the run scored in; as it was found there, where the sphere that cuts the maps lies
+    around that mask."""
+    if outcome.fsc is not None and run.config.mask in (None, AUTO):
+        return outcome.fsc
+    return fsc(maps["half1"], maps["half2"], run.engine.mask)
 
 
 def _asymmetric_mask(run: Reconstruction) -> str | None:

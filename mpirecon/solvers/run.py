@@ -56,13 +56,17 @@ _MASK_EDGE = 4.0
 
 @dataclass
 class Outcome:
-    """What a finished run knows. Arrays over particles are this rank's slab."""
+    """What a finished run knows. Arrays over particles are this rank's slab.
+
+    fsc : of the half maps, in the mask that particles are scored in, where it is known
+    """
 
     maps: MapSet
     records: list[dict]
     statistics: Statistics
     selection: Selection
     sigma: np.ndarray
+    fsc: np.ndarray | None = None
 
 
 class Reconstruction:
@@ -117,7 +121,8 @@ class Reconstruction:
             self.slab.by_view = False
         maps = self.solver.finish()
         sigma = particle_sigma(self.comm, self.held_out, self.slab.valid)
-        return Outcome(maps, records, self.held_out, self._with_final_distance(), sigma)
+        fsc = self.solver.fsc if self.solver.compared is maps else None
+        return Outcome(maps, records, self.held_out, self._with_final_distance(), sigma, fsc)
 
     @cached_property
     def identity(self) -> dict:

@@ -57,15 +57,13 @@ def finest_judged(ssnr: np.ndarray) -> int:
     return int(np.searchsorted(evidence, _JUDGED * evidence[-1])) if evidence[-1] > 0 else len(ssnr) - 1
 
 
-def wiener_filter(volume: np.ndarray, ssnr: np.ndarray, box: int | None = None) -> np.ndarray:
-    """Multiply each shell of a (n, n, n) map by SSNR / (1 + SSNR); beyond the last shell by zero.
+def wiener_filter(transform: np.ndarray, ssnr: np.ndarray, box: int | None = None) -> np.ndarray:
+    """The map of a half transform (n, n, n // 2 + 1), which is overwritten, with each shell times SSNR / (1 + SSNR), and beyond the
+    last times zero; float32.
 
     box : of what is returned, the map's lowest frequencies alone, of the same projections; even if it is not the map's own
     """
-    gain = ssnr / (1 + ssnr)
-    if box is None or box == len(volume):
-        return filter_shells(volume, gain)
-    return filter_transform(lowest_frequencies(scipy.fft.rfftn(np.asarray(volume, np.float32)), box), gain)
+    return filter_transform(transform if box in (None, len(transform)) else lowest_frequencies(transform, box), ssnr / (1 + ssnr))
 
 
 def _local_power(volume: np.ndarray, width: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from mpirecon.io.mrc import read_map
 from mpirecon.operators.resample import linearly
 from mpirecon.validate.fsc import crossing, filter_transform, fsc, lowest_frequencies
 from mpirecon.validate.grids import check_same_grid
-from mpirecon.validate.masks import cosine_edge, radius_grid, soft_sphere
+from mpirecon.validate.masks import cosine_edge, cut_to_sphere, radius_grid
 
 #: the map is low-passed to this multiple of its resolution, and at least to so many Å and pixels
 _LOWPASS, _LOWPASS_ANGSTROM, _LOWPASS_PIXELS = 1.5, 10.0, 3.0
@@ -132,7 +132,7 @@ def mask_of_transform(
         raise UserError("automatic mask: nothing in this map stands out from the solvent; give a mask, or a diameter")
     away = linearly(_distance(inside, voxel, extend + edge), box)
     mask = cosine_edge(away - np.float32(extend), edge)
-    mask *= soft_sphere(box, box / 2 - 3, 3)
+    cut_to_sphere(mask, box / 2 - 3, 3)
     total = float(mask.sum(dtype=np.float64))
     return AutoMask(mask, float(filter_to), float(threshold), float(extend), float(edge), pieces,
                     total * pixel_size**3, total / (np.pi / 6 * box**3))

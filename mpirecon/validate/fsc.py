@@ -90,14 +90,19 @@ def fsc(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> np.ndar
     UserError
         when the arrays are not cubes of one size, or hold NaN or infinity.
     """
+    return fsc_of_transforms(*masked_transforms(a, b, mask), len(a))
+
+
+def masked_transforms(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Half transforms, (n, n, n // 2 + 1) complex, of what `fsc` compares; for parameters and errors see there."""
     a, b = _checked(a, "first map"), _checked(b, "second map")
     mask = None if mask is None else _checked(mask, "mask")
     for other, name in ((b, "second map"), (mask, "mask")):
         if other is not None and other.shape != a.shape:
             raise UserError(f"FSC: the first map has shape {a.shape}, the {name} {other.shape}; they must be the same")
-    if mask is not None:
-        a, b = a * mask, b * mask
-    return fsc_of_transforms(scipy.fft.rfftn(a), scipy.fft.rfftn(b), a.shape[0])
+    if mask is None:
+        return scipy.fft.rfftn(a), scipy.fft.rfftn(b)
+    return scipy.fft.rfftn(a * mask), scipy.fft.rfftn(b * mask)
 
 
 def fsc_of_transforms(fa: np.ndarray, fb: np.ndarray, box: int) -> np.ndarray:

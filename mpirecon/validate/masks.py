@@ -26,7 +26,18 @@ def cosine_edge(distance: np.ndarray, edge: float) -> np.ndarray:
 
 def soft_sphere(box: int, radius: float, edge: float = 6.0, ndim: int = 3) -> np.ndarray:
     """Sphere (or disc, ndim=2) of `radius` voxels about the origin, 0 beyond radius + edge; (box, …) float32."""
+    if ndim == 3:
+        return cut_to_sphere(np.ones((box,) * 3, np.float32), radius, edge)
     return cosine_edge(radius_grid(box, ndim) - np.float32(radius), edge)
+
+
+def cut_to_sphere(volume: np.ndarray, radius: float, edge: float = 6.0) -> np.ndarray:
+    """Multiply a map (n, n, n) by a soft sphere, in place, plane by plane: planes fit a cache. Returns the map."""
+    x2 = (np.arange(len(volume), dtype=np.float32) - len(volume) // 2) ** 2
+    plane = x2[:, None] + x2
+    for z2, values in zip(x2, volume):
+        values *= cosine_edge(np.sqrt(plane + z2) - np.float32(radius), edge)
+    return volume
 
 
 def soft_shell(box: int, inner: float, outer: float, edge: float = 6.0, ndim: int = 3) -> np.ndarray:
