@@ -6,6 +6,7 @@ values into the margins; ``fold`` is its exact transpose, plus the conjugate hal
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
 from mpirecon.kernels.gridding import MARGIN
@@ -99,36 +100,92 @@ def fold(grid, out, planes: tuple[int, int] | None = None) -> None:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _fold(grid, out, first, last):
+    for kz in range(first, last):
+        _fold_plane(grid, kz, out[kz])
+
+
+@njit(inline="always")
+def _fold_plane(grid, kz, out):
+    """Plane kz of what is folded, (p, 3 (p//2 + 1))."""
     p = out.shape[0]
     side = grid.shape[0]
     columns = grid.shape[2] // 3
-    for kz in range(first, last):
-        for ky in range(p):
-            to = out[kz, ky]
-            to[:] = 0
-            # every point of the extended grid that is this row's, or its mate's, going round the period
-            for z in range((kz + side // 2) % p, side, p):
-                for y in range((ky + side // 2) % p, side, p):
-                    row = grid[z, y]
-                    for j in range(3 * (p // 2 + 1)):
-                        to[j] += row[3 * MARGIN + j]
-                    if p // 2 > MARGIN:
+    for ky in range(p):
+        to = out[ky]
+        to[:] = 0
+        # every point of the extended grid that is this row's, or its mate's, going round the period
+        for z in range((kz + side // 2) % p, side, p):
+            for y in range((ky + side // 2) % p, side, p):
+                row = grid[z, y]
+                for j in range(3 * (p // 2 + 1)):
+                    to[j] += row[3 * MARGIN + j]
+                if p // 2 > MARGIN:
+                    continue
+                for x in range(columns):  # of a small grid, margins too lie within the stored half
+                    kx = x - MARGIN
+                    if not 0 <= kx <= p // 2 and kx % p <= p // 2:
+                        for c in range(3):
+                            to[3 * (kx % p) + c] += row[3 * x + c]
+        for z in range((side // 2 - kz) % p, side, p):
+            for y in range((side // 2 - ky) % p, side, p):
+                row = grid[z, y]
+                for x in range(columns):
+                    kx = x - MARGIN
+                    if 0 < kx < p // 2:
                         continue
-                    for x in range(columns):  # of a small grid, margins too lie within the stored half
-                        kx = x - MARGIN
-                        if not 0 <= kx <= p // 2 and kx % p <= p // 2:
-                            for c in range(3):
-                                to[3 * (kx % p) + c] += row[3 * x + c]
-            for z in range((side // 2 - kz) % p, side, p):
-                for y in range((side // 2 - ky) % p, side, p):
-                    row = grid[z, y]
-                    for x in range(columns):
-                        kx = x - MARGIN
-                        if 0 < kx < p // 2:
-                            continue
-                        mate = -kx % p
-                        if mate > p // 2:
-                            continue
-                        to[3 * mate] += row[3 * x]
-                        to[3 * mate + 1] -= row[3 * x + 1]
-                        to[3 * mate + 2] += row[3 * x + 2]
+                    mate = -kx % p
+                    if mate > p // 2:
+                        continue
+                    to[3 * mate] += row[3 * x]
+                    to[3 * mate + 1] -= row[3 * x + 1]
+                    to[3 * mate + 2] += row[3 * x + 2]
+
+
+def fold_in_place(grid, over=lambda length, part: part(0, length)):
+    """As ``fold``, into the first bytes of `grid`, which is overwritten: (p, p, p//2 + 1, 3), p even.
+
+    New memory of that size can cost more time than the sums. over(length, part) : calls ``part(first, last)`` of pieces of
+    range(length), at once if it likes
+    """
+    p = grid.shape[0] - 2 * MARGIN
+    planes = grid.reshape(len(grid), -1)
+    size = 3 * p * (p // 2 + 1)
+    over(p // 2 + 1, lambda first, last: _fold_pairs(grid, planes, first, last))
+    whole = grid.reshape(-1)
+    _close_up(whole, planes.shape[1], size, p)
+    halves = whole[: p * size].reshape(2, -1)
+    over(p // 2, lambda first, last: _swap(halves[0, first * size : last * size], halves[1, first * size : last * size]))
+    return whole[: p * size].reshape(p, p, p // 2 + 1, 3)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fold_pairs(grid, planes, first, last):
+    """Fold planes ±kz, first ≤ kz < last, which are sums over the same planes of the grid, and put them where zero frequency is in
+    the middle: nothing else is read there."""
+    p = grid.shape[0] - 2 * MARGIN
+    middle = grid.shape[0] // 2
+    shape = p, 3 * (p // 2 + 1)
+    one, other = np.empty(shape, grid.dtype), np.empty(shape, grid.dtype)
+    for kz in range(first, last):
+        _fold_plane(grid, kz, one)
+        if 0 < kz < p // 2:
+            _fold_plane(grid, p - kz, other)
+            planes[middle + kz, : other.size] = one.reshape(-1)
+            planes[middle - kz, : other.size] = other.reshape(-1)
+        else:  # its own mate; p/2 is −p/2, and the first
+            planes[middle - kz, : one.size] = one.reshape(-1)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _close_up(values, stride, size, p):
+    """Move p planes of `size` numbers from MARGIN strides on to the beginning, one behind the other."""
+    for j in range(p):
+        at = (MARGIN + j) * stride
+        for i in range(size):
+            values[j * size + i] = values[at + i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _swap(a, b):
+    for i in range(a.size):
+        a[i], b[i] = b[i], a[i]

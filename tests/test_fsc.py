@@ -161,7 +161,7 @@ def test_turned_phases_are_those_of_a_real_map(box):
     turn_phases(turned, 4, np.uint64(7))
     again = scipy.fft.rfftn(scipy.fft.irfftn(turned, s=(box,) * 3))  # a real map: mates that disagree would be averaged
     np.testing.assert_allclose(again, turned, atol=1e-9)
-    np.testing.assert_allclose(np.abs(turned), np.abs(k), rtol=1e-9)
+    np.testing.assert_allclose(np.abs(turned), np.abs(k), rtol=5e-7)  # the turn has float32's digits
     beyond = np.linalg.norm(np.stack(np.meshgrid(*[scipy.fft.fftfreq(box, 1 / box)] * 2, np.arange(box // 2 + 1), indexing="ij")), axis=0) >= 2
     np.testing.assert_array_equal(turned[~beyond], k[~beyond])
     turns = np.angle(turned / k)[beyond]

@@ -13,7 +13,7 @@ from sources import explicit_ctf
 
 from mpirecon.kernels.backproject import make_backproject
 from mpirecon.kernels.ctf import evaluate_ctf
-from mpirecon.kernels.fold import extend, extended_shape, fold
+from mpirecon.kernels.fold import extend, extended_shape, fold, fold_in_place
 from mpirecon.kernels.gridding import MARGIN, kernel_table, kernel_transform
 from mpirecon.kernels.project import make_project
 from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, radial_sum
@@ -164,6 +164,24 @@ def test_fold_wraps_and_adds_friedel_mates(p):
     value, weight = half(value + np.conj(mirrored(value))), half(weight + mirrored(weight))
     np.testing.assert_allclose(out[..., 0] + 1j * out[..., 1], value, atol=2e-5)
     np.testing.assert_allclose(out[..., 2], weight, atol=2e-5)
+
+
+def one_by_one_from_the_last(length, part):
+    for first in reversed(range(length)):
+        part(first, first + 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+@pytest.mark.parametrize("p", [2, 4, 8, 10, 12, 30])
+def test_fold_in_place_is_fold_in_the_memory_of_the_grid(p, dtype):
+    grid = (1000 * random_like(extended_shape(p, 3), np.float32, 5)).astype(dtype)
+    out = np.empty((p, p, p // 2 + 1, 3), dtype)
+    fold(grid, out)
+    for more in ((), (one_by_one_from_the_last,)):
+        copy = grid.copy()
+        found = fold_in_place(copy, *more)
+        np.testing.assert_array_equal(found, out)
+        assert np.shares_memory(found, copy) and found.flags.c_contiguous
 
 
 @pytest.mark.parametrize("p", [8, 10])

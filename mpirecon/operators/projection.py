@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mpirecon.kernels.backproject import make_backproject, whole_slices
-from mpirecon.kernels.fold import extend, extended_shape, fold
+from mpirecon.kernels.fold import extend, extended_shape, fold_in_place
 from mpirecon.kernels.gridding import kernel_table, kernel_transform
 from mpirecon.kernels.project import make_project
 from mpirecon.operators.fourier import padded_size, planes_of, read_spectrum, transform_cropped
@@ -105,11 +105,9 @@ class Projection:
         return Tiles.of(slices, self.threads.count).shares(slices, self.threads)
 
     def folded(self, accumulator: np.ndarray) -> np.ndarray:
-        """The accumulator on the half grid with Friedel mates added, (p, p, p//2 + 1, 3) float32."""
-        p = self.padded
-        out = np.empty((p, p, p // 2 + 1, 3), accumulator.dtype)
-        self.threads.over(p, lambda a, b: fold(accumulator, out, (a, b)))
-        return out
+        """The accumulator on the half grid with Friedel mates added, (p, p, p//2 + 1, 3): in the accumulator's own memory, which is
+        overwritten."""
+        return fold_in_place(accumulator, self.threads.over)
 
     def adjoint_volume(self, numerator: np.ndarray) -> np.ndarray:
         """Pᴴ's second half: (p, p, p//2 + 1) complex64 on the grid → (n, n, n) float32."""
