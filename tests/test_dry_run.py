@@ -45,7 +45,7 @@ def test_what_cannot_fit_is_refused_with_what_does(monkeypatch):
 
 def test_fewer_ranks_a_host_or_more_hosts():
     task, hosts = Task(100_000, 256), {"a": 8, "b": 8}
-    room = int(5.5 * memory_per_rank(task, 16))
+    room = int(5.7 * memory_per_rank(task, 16))
     words = what_fits(task, 16, hosts, {"a": 2 * room, "b": room})
     fewer = int(re.search(r"(\d+) ranks a host", words)[1])
     assert fewer * memory_per_rank(task, 2 * fewer) <= room < (fewer + 1) * memory_per_rank(task, 2 * (fewer + 1))

@@ -21,34 +21,35 @@ def compiled(cli, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("box", "ranks", "options", "folds"),
+    ("box", "snr", "ranks", "options", "folds", "less"),
     [
-        (64, 1, [], 1),
-        (64, 2, ["--loss", "sorted", "--keep", "0.7", "--iterations", 1], 4),
-        (64, 2, ["--solver", "gradient", "--iterations", 2], 1),
-        (128, 1, [], 1),
+        (64, 0.1, 1, [], 1, 0.15),
+        (64, 0.1, 2, ["--loss", "sorted", "--keep", "0.7", "--iterations", 1], 4, 0.15),
+        (64, 0.1, 2, ["--solver", "gradient", "--iterations", 2], 1, 0.15),
+        (128, "inf", 1, [], 1, 0.15),
+        (128, 0.1, 1, [], 1, 0.3),  # the forecast cannot know how few frequencies the references of noisy images need
     ],
 )
-def test_memory_forecast_agrees_with_runs_within_15_percent(compiled, cli, mpirun, tmp_path, box, ranks, options, folds):
+def test_memory_forecast_agrees_with_runs(compiled, cli, mpirun, tmp_path, box, snr, ranks, options, folds, less):
+    """Within 15 %, but where the program can do with less."""
     count = 400 if box < 100 else 100  # enough for a full batch of images
-    cli("simulate", "--phantom", "--particles", count, "--box", box, "-o", tmp_path / "p.h5")
+    cli("simulate", "--phantom", "--particles", count, "--box", box, "--snr", snr, "-o", tmp_path / "p.h5")
     arguments = ["reconstruct", tmp_path / "p.h5", "-o", tmp_path / "run", "--memory", "256M", *(options or ["--iterations", 1])]
     run = cli(*arguments) if ranks == 1 else mpirun(ranks, ["-m", "mpirecon", *arguments])
     assert run.returncode == 0, run.stderr
     measured = json.loads((tmp_path / "run" / "summary.json").read_text())["peak_memory_bytes"]
     solver = "gradient" if "gradient" in options else "normal"
     forecast = memory_per_rank(Task(count, box, folds, 1, solver, kept=2**28), ranks)
-    assert forecast == pytest.approx(measured, rel=0.15)
+    assert (1 - less) * forecast < measured < 1.15 * forecast
 
 
 def test_memory_of_a_rank_shrinks_with_ranks_to_what_one_solve_needs():
     task = Task(200_000, 256)
     forecast = [memory_per_rank(task, ranks) for ranks in (1, 2, 8, 64, 1000)]
     assert forecast == sorted(forecast, reverse=True)
-    folded = 12 * 384**2 * 193
-    groups, maps, metadata = 8 * folded, 12 * 4 * 256**3, 200_000 * 400
-    sent = folded  # filling is the worst moment, and with other ranks a copy goes to them
-    assert forecast[0] - forecast[-1] == pytest.approx(groups + maps + metadata - sent, rel=0.02)
+    extended = 12 * 392**2 * 201
+    groups, maps, metadata = 8 * extended, 12 * 4 * 256**3, 200_000 * 400
+    assert forecast[0] - forecast[-1] == pytest.approx(groups + maps + metadata, rel=0.02)
 
 
 @pytest.mark.parametrize("symmetry, factor", [("C4", 1.9), ("O", 2.3), ("I", 4.9), ("T", 7.9), ("D7", 5.4), ("I3", 20.1)])

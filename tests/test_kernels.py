@@ -380,16 +380,20 @@ def test_ctf_of_many_particles_at_once():
 # ---------------------------------------------------------------- translation
 
 
+@pytest.mark.parametrize("in_rows", [True, False])
 @pytest.mark.parametrize("box", [8, 9])
-def test_gather_translated_is_a_phase_ramp(box):
+def test_gather_translated_is_a_phase_ramp(box, in_rows):
     plane = HalfPlane.of(box)
+    order = np.arange(len(plane)) if in_rows else np.random.default_rng(2).permutation(len(plane))
+    kx, ky = plane.kx[order], plane.ky[order]
     spectra = random_like((3, box, box // 2 + 1), np.complex64, 1)
     position = np.array([[0.0, 0.0], [1.25, -3.5], [box // 2 + 0.1, 40.7]])
     out = np.empty((3, len(plane)), np.complex64)
-    gather_translated(spectra, position, plane.kx, plane.ky, out)
-    for i, (x, y) in enumerate(position):
-        ramp = np.exp(2j * np.pi * (plane.kx * x + plane.ky * y) / box)
-        np.testing.assert_allclose(out[i], spectra[i, plane.ky % box, plane.kx] * ramp, atol=2e-6)
+    for scale in ((), (0.25,)):
+        gather_translated(spectra, position, kx, ky, out, *scale)
+        for i, (x, y) in enumerate(position):
+            ramp = (scale or (1,))[0] * np.exp(2j * np.pi * (kx * x + ky * y) / box)
+            np.testing.assert_allclose(out[i], spectra[i, ky % box, kx] * ramp, atol=2e-6)
 
 
 @pytest.mark.parametrize("box, limit", [(8, None), (9, None), (9, 2.5)])

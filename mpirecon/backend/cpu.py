@@ -153,8 +153,7 @@ class CpuBackend:
 
     def _samples(self, images, shift, coefficients, optics_rows, data: np.ndarray, ctf: np.ndarray) -> None:
         """Fill `data` and `ctf` of some images."""
-        centred_samples(images, shift, self.plane, out=data)
-        data *= np.float32(1 / self.plane.box)  # orthonormal: white noise keeps its pixel variance
+        centred_samples(images, shift, self.plane, out=data, scale=1 / self.plane.box)  # orthonormal: white noise keeps its pixel variance
         if self.optics is not None:
             self.optics.correct(data, optics_rows)
         evaluate(coefficients, self.plane.kx, self.plane.ky, self.optics, optics_rows, ctf)

@@ -1,7 +1,8 @@
 """How much memory and time a reconstruction will take, before it runs: what `job` and `reconstruct --dry-run` go by.
 
 Both follow from the arrays and loops of the solvers, times constants that tools/scaling measures and keeps in model.json
-(docs/scaling.md). Memory is good to 15 %; a test compares it with what finished runs report. Time depends on the machine:
+(docs/scaling.md). Memory is good to 15 %, or up to a third more than large boxes of noisy images need; a test compares it with
+what finished runs report. Time depends on the machine:
 the constants are those of one core of a cloud server, and a site may scale them.
 """
 
@@ -27,6 +28,9 @@ SHARED = 100e6
 
 #: bytes and number of the images of a batch
 _BATCH, _LONGEST = 64e6, 512
+
+#: share of a batch's arrays that are there at the same time
+_AT_ONCE = 0.8
 
 
 @functools.cache
@@ -129,17 +133,19 @@ def memory_parts(task: Task, ranks: int, threads: int = 1) -> dict[str, float]:
     known = constants()["memory"]
     folded, extended = folded_bytes(task.padded), extended_bytes(task.padded)
     stores = 2 if task.solver == "gradient" else 1
+    # one rank keeps the sums of a group where they were made; several send them from a buffer, and keep a slab each
+    alone = ranks == 1 and not task.deterministic
+    kept = task.groups * (extended if alone else folded / ranks)
     solving = known["solve"][task.solver] * folded
-    filling = extended + (2 if ranks > 1 else 1) * folded  # reducing sends the folded one from a buffer
-    filling *= 2 if task.deterministic else 1
+    filling = 0 if alone else (extended + (folded if ranks > 1 else 0)) * (2 if task.deterministic else 1)
     comparing = 2 * extended * 2 / 3 + 8 / 12 * folded  # two grids of complex numbers, one just transformed
     images = math.ceil(task.particles / ranks)
-    batch = min(_BATCH, 20 * task.box**2 * min(images, _LONGEST))
+    batch = _AT_ONCE * min(_BATCH, 20 * task.box**2 * min(images, _LONGEST))
     return {
         "program": known["program"] + (known["mpi"] if ranks > 1 else 0),
         "batch": batch,
         "threads": known["threads"] * folded if threads > 1 else 0.0,
-        "sums of groups": stores * task.groups * folded / ranks,
+        "sums of groups": stores * kept,
         "maps": 4 * task.box**3 * (2 + math.ceil((task.references_solved + 3) / ranks)),
         "grids": max(solving, filling, comparing),
         "images": task.images_kept(ranks),

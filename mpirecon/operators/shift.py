@@ -10,16 +10,17 @@ from mpirecon.operators.half_plane import HalfPlane
 
 
 def centred_samples(
-    images: np.ndarray, shift_pixels: np.ndarray, plane: HalfPlane, workers: int = 1, out: np.ndarray | None = None
+    images: np.ndarray, shift_pixels: np.ndarray, plane: HalfPlane, workers: int = 1, out: np.ndarray | None = None,
+    scale: float = 1.0,
 ) -> np.ndarray:
     """Sᴴ of images: half-plane samples with the particle moved to the origin.
 
     images : (m, n, n) float32 · shift_pixels : (m, 2) float64, where the particle sits (x, y) relative to pixel
-    n // 2 · returns (m, s) complex64 = Σ_r I(r) exp(−2πi k·(r − n//2 − shift) / n), `out` if given.
+    n // 2 · returns (m, s) complex64 = scale · Σ_r I(r) exp(−2πi k·(r − n//2 − shift) / n), `out` if given.
     """
     spectra = scipy.fft.rfft2(np.asarray(images, np.float32), workers=workers)
     out = np.empty((len(images), len(plane)), np.complex64) if out is None else out
-    gather_translated(spectra, shift_pixels + plane.box // 2, plane.kx, plane.ky, out)
+    gather_translated(spectra, shift_pixels + plane.box // 2, plane.kx, plane.ky, out, scale)
     return out
 
 
