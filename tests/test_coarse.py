@@ -7,10 +7,12 @@ import pytest
 from scipy.fft import rfftn
 from scipy.stats import special_ortho_group
 
-from mpirecon.backend.cpu import CpuBackend
+from mpirecon.backend.cpu import Batch, CpuBackend
 from mpirecon.cli import run as mpirecon
+from mpirecon.model.aberrations import Aberrations
 from mpirecon.operators.coarse import add_middle, coarse_box, coarse_projection
 from mpirecon.operators.fourier import padded_size
+from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.normal import NormalEquations
 from mpirecon.operators.projection import Projection
 from mpirecon.operators.resample import linearly
@@ -73,6 +75,51 @@ def test_slices_of_a_coarse_map_are_the_fine_ones(backend, maps):
     assert np.linalg.norm(found - exact) < 1e-3 * np.linalg.norm(exact)
     beyond = np.maximum(np.abs(backend.plane.kx), np.abs(backend.plane.ky)) > COARSE // 2 + 2
     assert beyond.any() and not backend.projection.forward(parts[1], np.eye(3)[None])[:, beyond].any()
+
+
+def images_of(backend, m=7):
+    """Batch of noise with random poses and CTFs, as if prepared."""
+    rng, samples = np.random.default_rng(4), len(backend.plane)
+    data = (rng.standard_normal((m, samples)) + 1j * rng.standard_normal((m, samples))).astype(np.complex64)
+    ctf = rng.uniform(-1, 1, (m, samples)).astype(np.float32)
+    return Batch(data, ctf, special_ortho_group.rvs(3, size=m, random_state=5), np.arange(m) % 2)
+
+
+@pytest.mark.parametrize("whitened", [True, False])
+@pytest.mark.parametrize("premultiplied", [True, False])
+@pytest.mark.parametrize("taps", [3, 4])
+@pytest.mark.parametrize("box", [COARSE, 40])
+def test_a_coarse_pair_holds_all_that_statistics_need(box, taps, premultiplied, whitened):
+    backend = CpuBackend(BOX, 2.0, taps=taps, padding=1.5, premultiplied=premultiplied, threads=2)
+    small, whole = backend.pair(box), backend.pair()
+    assert small.values.nbytes < 0.9 * whole.values.nbytes and 0 < len(small.near) < len(backend.plane) == len(whole.near)
+    for which in (0, 1):
+        noise = np.random.default_rng(which).standard_normal((box,) * 3).astype(np.float32) * soft_sphere(box, 0.3 * box, 0.15 * box)
+        volume = filter_shells(noise, np.ones(box // 2 - 4))
+        for pair in (small, whole):
+            backend.set_reference(pair, which, volume)
+    batch = images_of(backend)
+    bands = backend.bands(np.random.default_rng(2).uniform(0.5, 2, (2, backend.plane.shells)), 1, backend.plane.shells - 1, whitened)
+    found, expected = (backend.statistics(pair, batch, bands) for pair in (small, whole))
+    reached = np.array([backend.plane.shell[bands.band == b].max() < box / 2 for b in range(len(bands.samples))])
+    assert reached.any() and not reached.all() and (expected[:, :, reached, 2] > 0).all()
+    np.testing.assert_allclose(found[:, :, reached], expected[:, :, reached], rtol=1e-6)
+    # beyond, the padded grid of a map without these frequencies holds next to nothing
+    np.testing.assert_allclose(found[..., 0], expected[..., 0], rtol=1e-6)
+    np.testing.assert_allclose(found[..., 2], expected[..., 2], atol=1e-3 * expected[..., 2].max())
+
+
+def test_a_pair_has_room_for_maps_of_its_box(backend):
+    for box in (BOX, COARSE + 2):
+        with pytest.raises(ValueError, match=f"box {box} for a pair of box {COARSE}"):
+            backend.set_reference(backend.pair(COARSE), 0, smooth(box))
+
+
+def test_frequencies_that_magnification_moves_need_the_whole_grid():
+    stretched = Aberrations(np.array([1]), np.array([[[1.02, 0.0], [0.0, 0.97]]]), *(np.zeros((1, 0)) for _ in range(3)))
+    pair = CpuBackend(BOX, 2.0, taps=3, padding=1.5, aberrations=stretched).pair(COARSE)
+    assert len(pair.near) == len(HalfPlane.of(BOX, None, stretched.stretch)) and pair.values.shape == CpuBackend(
+        BOX, 2.0, taps=3, padding=1.5).pair().values.shape  # fmt: skip
 
 
 @pytest.mark.parametrize("box", [COARSE, 40])

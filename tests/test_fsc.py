@@ -122,6 +122,10 @@ def test_soft_masks(box):
     r = np.sqrt(sum((g - box // 2) ** 2 for g in np.mgrid[:box, :box, :box]))
     assert (mask[r <= 4] == 1).all() and (mask[r >= 7] == 0).all()
     np.testing.assert_allclose(mask[r == 5], 0.75, atol=1e-6)  # a third into the edge: (1 + cos 60°) / 2
+    np.testing.assert_array_equal(mask, masks.cosine_edge(masks.radius_grid(box) - np.float32(4), 3))
+    volume = np.random.default_rng(0).standard_normal((box,) * 3, np.float32)
+    expected = volume * mask
+    assert masks.cut_to_sphere(volume, 4, 3) is volume and (volume == expected).all()
     shell = masks.soft_shell(box, 4, 5, 2)
     assert shell[box // 2, box // 2, box // 2] == 0 and (shell[(r >= 4) & (r <= 5)] == 1).all()
     assert masks.soft_sphere(box, 4, 0, ndim=2).sum() == np.count_nonzero(r[box // 2] <= 4)

@@ -62,12 +62,12 @@ class PairGrid:
         """Make `scale` times a map number `which`; the other stays. A map of a smaller box than the pair's own takes only the
         place of another such."""
         projection = self._projection
+        if len(volume) > self._box:
+            raise ValueError(f"a map of box {len(volume)} for a pair of box {self._box}")
         if len(volume) == projection.box:
             projection.grid(volume, self.values, which, 2, scale)
-        elif len(volume) <= self._box:
-            set_middle(projection, volume, self.values, which, 2, scale)
         else:
-            raise ValueError(f"a map of box {len(volume)} for a pair of box {self._box}")
+            set_middle(projection, volume, self.values, which, 2, scale)
 
 
 def add_middle(folded: np.ndarray, out: np.ndarray, sign: int = 1) -> None:

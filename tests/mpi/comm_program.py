@@ -5,6 +5,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import RankFailed, get_communicator, run_together
 from mpirecon.parallel.slab import slab
+from mpirecon.solvers.groups import WHOLE, MapSet, half_map
 
 comm = get_communicator()
 ranks = range(comm.size)
@@ -70,6 +71,33 @@ def check_bcast():
     assert (cube == sum(r + 1 for r in ranks)).all()
 
 
+def check_hand_over():
+    cube = np.random.default_rng(3).standard_normal((3, 4, 5))
+    for owner in ranks:
+        for root in ranks:
+            if owner != root:
+                found = comm.hand_over(cube if comm.rank == owner else None, cube.shape, cube.dtype, owner, root)
+                assert (found is not None) == (comm.rank == root)
+                assert found is None or (found == cube).all()
+
+
+def check_maps():
+    """A map is brought to one rank, to all, or taken away, whoever owns it."""
+    box, maps = 4, MapSet(comm, 4)
+    expected = {made_of: np.full((box,) * 3, 1.0 + k, np.float32) for k, made_of in enumerate((half_map(1), half_map(2), WHOLE))}
+    for k, (made_of, volume) in enumerate(expected.items()):
+        maps.place(made_of, k % comm.size, volume.copy() if comm.rank == k % comm.size else None)
+    last = comm.size - 1
+    for made_of, volume in expected.items():
+        assert (maps.get(made_of) == volume).all()
+        for root in ranks:
+            found = maps.bring(made_of, root)
+            assert (found is not None) == (comm.rank == root) and (found is None or (found == volume).all())
+        found = maps.take(made_of, last)
+        assert (found is not None) == (comm.rank == last) and (found is None or (found == volume).all())
+        assert maps.owned(made_of) is None
+
+
 def caught(function, error):
     try:
         function()
@@ -123,6 +151,8 @@ for limit in (2**30, 40, 8, 1):  # bytes a message: from one message to one numb
         for dtype in (np.float32, np.float64, np.int64, np.complex64, np.complex128):
             check_reductions(n, dtype)
     check_bcast()
+    check_hand_over()
+    check_maps()
 check_misuse()
 check_agreement()
 assert comm.traffic["seconds"] > 0 and (comm.traffic["bytes_moved"] > 0) == (comm.size > 1)
