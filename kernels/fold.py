@@ -59,7 +59,7 @@ def insert(half, out, which: int, maps: int, rows: tuple[int, int]) -> None:
     """As ``extend`` of a coarser transform, into the middle of a grid that is zero beyond it.
 
     half : (q, last − first, q//2 + 1) complex64, the rows ky first … last − 1 · out : extended_shape(p, 2·maps), p > q.
-    Frequencies of ± q/2 are left out: they stand for both signs.
+    Frequencies from q/2 on are left out: those of ± q/2 stand for both signs, and a cube's corners for no shell.
     """
     _insert(half, out, which, maps, *rows)
 
@@ -79,11 +79,14 @@ def _insert(half, out, which, maps, first, last):
                 continue
             values = half[kz, ky - first]
             to, mates = out[middle + z, middle + y], out[middle - z, middle - y]
-            for kx in range(q // 2):
+            end = 0  # of what lies within the sphere
+            while 4 * (z * z + y * y + end * end) < q * q:
+                end += 1
+            for kx in range(end):
                 at = (kx + MARGIN) * step + 2 * which
                 to[at] = values[kx].real
                 to[at + 1] = values[kx].imag
-            for kx in range(1, MARGIN + 1):
+            for kx in range(1, min(MARGIN + 1, end)):
                 at = (MARGIN - kx) * step + 2 * which
                 mates[at] = values[kx].real
                 mates[at + 1] = -values[kx].imag

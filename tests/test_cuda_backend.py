@@ -424,6 +424,11 @@ def test_the_stand_in_has_the_signatures_of_cupy():
             names = list(known.parameters)
             if "kwargs" not in names and "args" not in names:
                 assert [n for n in names if n != "self"][: len(parameters)] == parameters or set(parameters) <= set(names), path
+    # what calls return: the stand-in's may do no more than CuPy's
+    assert not hasattr(real.cuda.PinnedMemoryPointer, "__len__") and hasattr(real.cuda.PinnedMemoryPointer, "size")
+    for kind, names in ((real.cuda.Stream, ("synchronize", "wait_event", "record")), (real.cuda.Event, ("synchronize", "record")),
+                        (real.cuda.MemoryPool, ("free_all_blocks", "free_bytes")), (real.ndarray, ("get", "set", "conj", "take"))):
+        assert all(hasattr(kind, name) for name in names), kind
 
 
 _LIST = """

@@ -19,12 +19,14 @@ from mpirecon.backend.memory import Plan, memory_words, plan, solving_bytes
 from mpirecon.errors import UserError
 from mpirecon.kernels.cuda_arguments import LARGEST_BOX, ctf_arguments, frequencies, rotation_arguments, shift_arguments
 from mpirecon.kernels.fold import extended_shape
+from mpirecon.kernels.gridding import MARGIN
 from mpirecon.kernels.nearby import step_all, turn_all
 from mpirecon.kernels.statistics import PLAIN, PREMULTIPLIED_RAW, PREMULTIPLIED_WHITENED
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.operators.aberrations import OpticsPlanes
+from mpirecon.operators.coarse import coarse_box, coarse_projection
 from mpirecon.operators.ctf import ctf_coefficients
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.normal import NormalEquations
@@ -133,7 +135,9 @@ class CudaBackend:
             try:
                 pixels = gpu.to_device(images[part], f4)
                 self.pick(self.transformed(pixels), metadata[part], np.arange(part.start, part.stop), samples)
-            except gpu.out_of_memory as error:
+            except Exception as error:
+                if not gpu.ran_out(error):
+                    raise
                 length = self.shorter(length, error)
                 continue
             start = part.stop
@@ -209,11 +213,19 @@ class CudaBackend:
     def bands(self, noise_power: np.ndarray, lowest: int, highest: int, whitened: bool) -> Bands:
         return Bands.of(self.plane, noise_power, lowest, highest, whitened)
 
+    def coarse_box(self, reach: int) -> int:
+        return coarse_box(self.projection, reach)
+
     def reference(self, volume: np.ndarray):
-        equations = DeviceNormalEquations(self.gpu, self.projection, None)
-        half = equations.spectrum_of(volume * f4(1 / self.plane.box))
-        grid = self.gpu.cupy.empty(self._extent(as_shape=True), np.complex64)
-        self.gpu.launch("extend", None, half, i4(self.projection.padded), *self._extent(), grid)
+        whole = len(volume) == self.plane.box
+        projection = self.projection if whole else coarse_projection(self.projection, len(volume))
+        half = DeviceNormalEquations(self.gpu, projection, None).spectrum_of(volume * f4(1 / self.plane.box))
+        if whole:
+            grid = self.gpu.cupy.empty(self._extent(as_shape=True), np.complex64)
+            self.gpu.launch("extend", None, half, i4(self.projection.padded), *self._extent(), grid)
+            return grid
+        grid = self.gpu.cupy.zeros(self._extent(as_shape=True), np.complex64)
+        _insert(self.gpu.cupy, half, grid)
         return grid
 
     def statistics(self, reference, batch: Batch, bands: Bands, rotation: np.ndarray | None = None) -> np.ndarray:
@@ -297,12 +309,15 @@ class CudaBackend:
         return out if self.reducer is not None and self.reducer.on_device else out.get()
 
     def normal_equations(self, folded: np.ndarray):
-        needed, free = solving_bytes(self.projection.padded), self.gpu.free_bytes()
+        projection, p = self.projection, len(folded)
+        if p != projection.padded:
+            projection = coarse_projection(projection, p * projection.box // projection.padded)
+        needed, free = solving_bytes(p), self.gpu.free_bytes()
         if needed > free:
             if self._log is not None:
                 self._log.event("solve on the host", needed=needed, free=free)
-            return self.equations_on_host(self.projection, folded)
-        return self.equations_on_device(self.gpu, self.projection, folded)
+            return self.equations_on_host(projection, folded)
+        return self.equations_on_device(self.gpu, projection, folded)
 
     # words of the kernels
 
@@ -319,6 +334,20 @@ class CudaBackend:
         stride = int(np.prod(images.data.shape[1:]))
         shift = batch.shift if images.transforms else None
         return images.data, batch.row, shift, i8(stride), f4(images.scale), i4(self.plane.box), *optics
+
+
+def _insert(cupy, half, grid) -> None:
+    """As ``fold.insert``, on the device: a coarser transform (q, q, q//2 + 1) into the middle of an extended grid of zeros."""
+    h, middle = len(half) // 2, len(grid) // 2
+    k2 = cupy.asarray(np.square(np.fft.fftfreq(len(half), 1 / len(half)), dtype=f4))
+    half *= k2[:, None, None] + k2[:, None] + k2[: h + 1] < h * h
+    from_zero, below = (slice(0, h), slice(middle, middle + h)), (slice(h + 1, 2 * h), slice(middle - h + 1, middle))
+    for z, to_z in (from_zero, below):
+        for y, to_y in (from_zero, below):
+            grid[to_z, to_y, MARGIN : MARGIN + h] = half[z, y, :h]
+    both = slice(middle - h + 1, middle + h)  # ± h − 1: turned round, each is its mate's place
+    for kx in range(1, MARGIN + 1):
+        grid[both, both, MARGIN - kx] = grid[both, both, MARGIN + kx][::-1, ::-1].conj()
 
 
 def in_tiles(kx: np.ndarray, ky: np.ndarray) -> np.ndarray:

@@ -58,7 +58,9 @@ class Loader:
         """Make room for the whole slab; when the forecast was wrong, images are streamed after all."""
         try:
             self._samples = self.gpu.cupy.empty((len(self.slab), len(self.backend.plane)), np.complex64)
-        except self.gpu.out_of_memory:
+        except Exception as error:
+            if not self.gpu.ran_out(error):
+                raise
             self.gpu.cupy.get_default_memory_pool().free_all_blocks()
 
     @property
@@ -80,7 +82,7 @@ class Loader:
 
     def _batch(self, part: np.ndarray, slot: _Slot):
         """The batch of images that a slot holds; from now on it is in the store, if there is one."""
-        images = self.backend.transformed(slot.pixels[: len(part)])
+        images = self.backend.transformed(slot.pixels)  # all of it: each length would have a plan, and work space, of its own
         batch = self._metadata[part]
         if not self.resident:
             return replace(batch, images=images, row=self.gpu.to_device(np.arange(len(part)), np.int32))
@@ -123,7 +125,10 @@ class Loader:
                 slots = [_Slot(self.gpu, self._rows, self.backend.plane.box) for _ in range(2)]
                 slots[0].pixels.fill(0)
                 self.backend.transformed(slots[0].pixels)  # on trial: its memory, and cuFFT's, is then the pool's
+                self.gpu.synchronize()  # the first copy is on a stream of its own, and would not wait for the trial
                 self._slots = slots
-            except self.gpu.out_of_memory as error:
+            except Exception as error:
+                if not self.gpu.ran_out(error):
+                    raise
                 slots = None
                 self._rows = self.backend.shorter(self._rows, error)

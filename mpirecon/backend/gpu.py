@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 
-from mpirecon.errors import UserError
+from mpirecon.errors import OUT_OF_GPU_MEMORY, UserError
 from mpirecon.kernels.cuda_source import Settings, cuda_source
 
 #: blocks of kernels whose threads loop over all that there is to do: enough to fill any chip
@@ -44,6 +44,22 @@ def load_cupy():
     return cupy
 
 
+@functools.lru_cache(maxsize=None)
+def try_out(cupy, index: int) -> None:
+    """Let device `index` transform a few numbers: CuPy alone knows of devices that CUDA's libraries cannot use.
+
+    Raises UserError when it does not, saying what to do.
+    """
+    try:
+        with cupy.cuda.Device(index):
+            found = cupy.fft.rfft(cupy.asarray(np.arange(8, dtype=np.float32))).get()
+    except Exception as error:
+        raise UserError(f"--backend cuda: device {index} does not work with this CuPy ({type(error).__name__}: {_first_line(error)}); "
+                        f"it needs CUDA's libraries beside CuPy, or a CuPy for this device: {_INSTALL}") from error
+    if abs(found[0] - 28) > 1e-3:
+        raise UserError(f"--backend cuda: device {index} gets the sum of 0 … 7 as {found[0].real:g}; use --backend cpu")
+
+
 def _why_no_device(cupy, error: Exception) -> str:
     """A sentence with the remedy for what the CUDA runtime said when asked for devices."""
     text = _first_line(error)
@@ -74,10 +90,11 @@ def _first_line(error: Exception) -> str:
 def device_facts(cupy, index: int) -> dict:
     """``{"name", "uuid", "compute_capability", "memory", "driver", "runtime"}`` of a device."""
     found = cupy.cuda.runtime.getDeviceProperties(index)
-    raw = found.get("uuid", b"")
-    raw = bytes(raw)[:16]
+    raw = bytes(found.get("uuid", b""))[:16]
     digits = raw.hex()
-    uuid = "GPU-" + "-".join(digits[a:b] for a, b in ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))) if raw else f"device {index}"
+    uuid = "GPU-" + "-".join(digits[a:b] for a, b in ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32)))
+    if len(raw) < 16:  # CuPy ends it at a zero byte
+        uuid = f"GPU at {cupy.cuda.runtime.deviceGetPCIBusId(index)}"
     name = found["name"]
     return {
         "name": name.decode() if isinstance(name, bytes) else str(name), "uuid": uuid,
@@ -146,6 +163,9 @@ class Gpu:
         """Wait until the current stream has done all that it was given."""
         self.cupy.cuda.get_current_stream().synchronize()
 
-    @property
-    def out_of_memory(self) -> type[Exception]:
-        return self.cupy.cuda.memory.OutOfMemoryError
+    def ran_out(self, error: Exception) -> bool:
+        """Whether an error says that memory did not suffice: CuPy's pool's, cuFFT's, or what the system pins."""
+        text = f"{type(error).__name__}: {error}"
+        return isinstance(error, self.cupy.cuda.memory.OutOfMemoryError) or any(
+            words in text for words in OUT_OF_GPU_MEMORY
+        )

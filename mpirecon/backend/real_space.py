@@ -183,6 +183,9 @@ def real_space_cuda(*arguments, **options):
             self._filter = self.gpu.to_device(coefficient_filter([self.plane.box] * 3))
             self._still = self.gpu.to_device(np.zeros((_ROWS, 4)), f4)
 
+        def coarse_box(self, reach: int) -> int:
+            return self.plane.box
+
         def _coefficients(self, volume):
             n, fft = self.plane.box, self.gpu.cupy.fft
             return self.gpu.cupy.ascontiguousarray(fft.irfftn(fft.rfftn(volume) * self._filter, s=(n, n, n)))

@@ -77,7 +77,7 @@ class _Pixels:
     def require_cuda(self):
         """The CuPy array if it is on a GPU; raise UserError naming the device if not."""
         if not self.device.startswith("cuda"):
-            raise UserError(f"{type(self).__name__}: expected an array on a GPU, got one on {self.device}; move it with toworking_cupy()")
+            raise UserError(f"{type(self).__name__}: expected an array on a GPU, got one on {self.device}; move it with to_cupy()")
         return working_cupy().asarray(self.array)
 
     def to_cupy(self):

@@ -15,8 +15,8 @@ from mpirecon.operators.projection import Projection
 #: shells that a box must hold beyond those that are asked for: the interpolation kernel reaches there
 _BEYOND = 2
 
-#: grid points that are left on each side of a coarse map's: samples of its last shells reach there
-_AROUND = 4
+#: grid points between a sample and the farthest that its taps touch, and room for these on each side of a coarse map's grid
+_REACH, _AROUND = 3.5, 4
 
 #: smallest share of the box: with fewer voxels there is nothing left to gain
 _SMALLEST = 0.25
@@ -53,8 +53,7 @@ class PairGrid:
         self._projection, self._box = projection, box
         self.near = np.arange(len(plane))
         if box < projection.box and not magnified:
-            reached = np.hypot(plane.kx, plane.ky) < box / 2 + 1
-            self.near = np.flatnonzero(reached)
+            self.near = np.flatnonzero(np.hypot(plane.kx, plane.ky) * projection.ratio < side * box / projection.box / 2 + _REACH)
             side = min(side, side * box // projection.box + 2 * _AROUND)
         self.values = np.zeros(extended_shape(side, 4), np.float32)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from mpirecon.errors import UserError
+from mpirecon.errors import OUT_OF_GPU_MEMORY, UserError
 from mpirecon.parallel.stopping import Alerted, StopRequested
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ def as_user_error(error: BaseException) -> UserError | None:
         return UserError(f"out of memory{detail}; use fewer ranks on each node, more memory, or a smaller box")
     if isinstance(error, OSError):
         return _from_os_error(error)
+    if any(words in str(error) for words in OUT_OF_GPU_MEMORY):
+        return UserError(f"the GPU ran out of memory ({error}); use one rank a GPU, a GPU with more memory, a smaller box, or --backend cpu")
     return None
 
 

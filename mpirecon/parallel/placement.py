@@ -14,7 +14,7 @@ class Placement:
     """What this rank computes on, agreed with the others.
 
     backend : "cpu" or "cuda" · index : device of this process, None on the CPU · name : of the device, "" on the CPU ·
-    uuid : its identity · sharing : ranks that use it · lines : "rank 0 → host → GPU-…" of all ranks · reason : why
+    uuid : its identity · sharing : ranks that use it · crowded : whether any ranks share one · lines : "rank 0 → host → GPU-…" of all ranks · reason : why
     ``auto`` did not take GPUs, or ""
     """
 
@@ -23,19 +23,20 @@ class Placement:
     name: str = ""
     uuid: str = ""
     sharing: int = 1
+    crowded: bool = False
     lines: tuple[str, ...] = ()
     reason: str = ""
 
     @property
     def warning(self) -> str:
         """What to say when ranks share a GPU; "" when none do."""
-        if self.backend == "cpu" or not any("shared" in line for line in self.lines):
+        if not self.crowded:
             return ""
         return "some ranks share a GPU: their kernels take turns and its memory is divided; start one rank for each GPU"
 
     @property
     def one_gpu_a_rank(self) -> bool:
-        return self.backend == "cuda" and not self.warning
+        return self.backend == "cuda" and not self.crowded
 
 
 def place_ranks(comm: Communicator, backend: str) -> Placement:
@@ -64,16 +65,18 @@ def place_ranks(comm: Communicator, backend: str) -> Placement:
         f"rank {rank} → {host} → {uuid} ({name})" + (f", shared by {users[host, uuid]} ranks" if users[host, uuid] > 1 else "")
         for rank, host, uuid, name in ranks
     )
-    return Placement("cuda", facts["index"], facts["name"], facts["uuid"], users[comm.hostname, facts["uuid"]], lines)
+    crowded = max(users.values()) > 1
+    return Placement("cuda", facts["index"], facts["name"], facts["uuid"], users[comm.hostname, facts["uuid"]], crowded, lines)
 
 
 def _find(local_rank: int) -> tuple[dict, UserError | None]:
     """This rank's device, or why it has none."""
-    from mpirecon.backend.gpu import device_facts, load_cupy  # CuPy is not touched where GPUs are not asked for
+    from mpirecon.backend.gpu import device_facts, load_cupy, try_out  # CuPy is not touched where GPUs are not asked for
 
     try:
         cupy = load_cupy()
         index = local_rank % cupy.cuda.runtime.getDeviceCount()
+        try_out(cupy, index)
         return {"index": index, **device_facts(cupy, index)}, None
     except UserError as error:
         return {}, error

@@ -7,12 +7,13 @@ counts what it moves on the communicator. Results are the same on every rank.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 
 import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.parallel import cuda_support
-from mpirecon.parallel.comm import Communicator, together
+from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.placement import Placement
 from mpirecon.parallel.slab import slab, slabs
 
@@ -40,7 +41,7 @@ class Transport(ABC):
         flat = _flat(array)
         for start, stop in self._pieces(0, flat.size, flat.dtype.itemsize):
             part = flat[start:stop]
-            with self.comm.device_message(part.nbytes):
+            with self._message(part.nbytes):
                 self._allreduce(part)
         return array
 
@@ -57,11 +58,15 @@ class Transport(ABC):
         for owner, (begin, end) in enumerate(slabs(flat.size, comm.size)):
             for start, stop in self._pieces(begin, end, flat.dtype.itemsize):
                 part = flat[start:stop]
-                with comm.device_message(part.nbytes):
+                with self._message(part.nbytes):
                     summed = self._reduce(part, owner)
                 if owner == comm.rank:
                     out[start - first : stop - first] = summed
         return out
+
+    def _message(self, nbytes: int):
+        """Counts and times a message on the communicator."""
+        return self.comm.device_message(nbytes)
 
     def _pieces(self, begin: int, end: int, itemsize: int):
         step = max(1, self.message_bytes // itemsize)
@@ -84,7 +89,10 @@ class StagedTransport(Transport):
     def __init__(self, comm: Communicator, gpu) -> None:
         super().__init__(comm, gpu)
         self.message_bytes = min(comm.message_bytes, _STAGE_BYTES)
-        self._buffer = None
+        self._buffer, self._room = None, 0  # CuPy's pinned memory does not tell its length
+
+    def _message(self, nbytes: int):
+        return nullcontext()  # the communicator counts what goes through it
 
     def _allreduce(self, part) -> None:
         staged = self._staged(part)
@@ -96,8 +104,8 @@ class StagedTransport(Transport):
         return self.comm.reduce(self._staged(part), owner)
 
     def _staged(self, part) -> np.ndarray:
-        if self._buffer is None or len(self._buffer) < part.nbytes:
-            self._buffer = self.gpu.cupy.cuda.alloc_pinned_memory(part.nbytes)
+        if self._room < part.nbytes:
+            self._buffer, self._room = self.gpu.cupy.cuda.alloc_pinned_memory(part.nbytes), part.nbytes
         host = np.frombuffer(self._buffer, part.dtype, part.size)
         part.get(out=host)
         self.gpu.synchronize()
@@ -124,10 +132,10 @@ class NcclTransport(Transport):
 
     name = "nccl"
 
-    def __init__(self, comm: Communicator, gpu, nccl) -> None:
+    def __init__(self, comm: Communicator, gpu, nccl, identity) -> None:
+        """identity : of ``nccl.get_unique_id()``, one rank's for all"""
         super().__init__(comm, gpu)
         self._nccl = nccl
-        identity = comm.bcast(nccl.get_unique_id() if comm.rank == 0 else None)
         self._nccl_comm = nccl.NcclCommunicator(comm.size, identity, comm.rank)
 
     def _allreduce(self, part) -> None:
@@ -192,10 +200,15 @@ def _refuses_device_memory(comm: Communicator, gpu) -> str | None:
     refused = _first(comm, refused)
     if refused is not None:
         return refused
-    index = np.arange(_TRIAL_LENGTH, dtype=np.float32)
-    total = CudaAwareTransport(comm, gpu).allreduce(gpu.to_device((comm.rank + 1) * index)).get()
+    return _first(comm, _wrong_sum(CudaAwareTransport(comm, gpu)))
+
+
+def _wrong_sum(transport: Transport) -> str | None:
+    """What is wrong with a sum over the ranks on trial; None when nothing is."""
+    comm, index = transport.comm, np.arange(_TRIAL_LENGTH, dtype=np.float32)
+    total = transport.allreduce(transport.gpu.to_device((comm.rank + 1) * index)).get()
     right = np.array_equal(total, comm.size * (comm.size + 1) // 2 * index)
-    return _first(comm, None if right else f"a sum over {comm.size} ranks was wrong")
+    return None if right else f"a sum over {comm.size} ranks was wrong"
 
 
 def _try_nccl(comm: Communicator, gpu, placement: Placement) -> tuple[NcclTransport | None, str]:
@@ -211,9 +224,23 @@ def _try_nccl(comm: Communicator, gpu, placement: Placement) -> tuple[NcclTransp
     missing = _first(comm, missing)
     if missing is not None:
         return None, missing
-    with together(comm):
-        made = NcclTransport(comm, gpu, nccl)
-    return made, ""
+    made = None
+    identity, failed = comm.bcast(_guarded(nccl.get_unique_id) if comm.rank == 0 else None)
+    if failed is None:
+        made, failed = _guarded(lambda: NcclTransport(comm, gpu, nccl, identity))
+    failed = _first(comm, failed)
+    if failed is None:
+        wrong, failed = _guarded(lambda: _wrong_sum(made))
+        failed = _first(comm, failed or wrong)
+    return (made, "") if failed is None else (None, f"NCCL does not work here ({failed})")
+
+
+def _guarded(function) -> tuple[object, str | None]:
+    """(what it returns, None), or (None, what a library says that fails): another transport is then taken, by all ranks."""
+    try:
+        return function(), None
+    except Exception as error:
+        return None, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def _first(comm: Communicator, text: str | None) -> str | None:

@@ -19,6 +19,10 @@ class References:
 
     def bring(self, *wanted: MapOf) -> None:
         """Have these maps ready, on every rank; collective."""
+        if self._pair is None:  # a grid that is not wanted any more would be beside those that are being made
+            for place, held in enumerate(self._held):
+                if held not in wanted:
+                    self._held[place] = self._single[place] = None
         for made_of in wanted:
             if made_of in self._held:
                 continue

@@ -86,6 +86,9 @@ class ndarray:
     def copy(self, order="C"):
         return _new(self._host.copy())
 
+    def conj(self):
+        return _new(self._host.conj())
+
     def take(self, indices, axis=None, out=None):
         return _new(self._host.take(indices._host, axis=axis))
 
@@ -139,6 +142,7 @@ def _binary(name):
 for _name in ("add", "sub", "mul", "truediv"):
     for _prefix, _method in zip(("", "r", "i"), _binary(_name)):
         setattr(ndarray, f"__{_prefix}{_name}__", _method)
+ndarray.__lt__ = lambda self, other: _new(self._host < _scalar(other))
 ndarray.__neg__ = lambda self: _new(-self._host)
 
 

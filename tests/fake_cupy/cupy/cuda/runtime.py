@@ -35,6 +35,10 @@ def getDeviceProperties(device) -> dict:
             "multiProcessorCount": 4}  # fmt: skip
 
 
+def deviceGetPCIBusId(device) -> str:
+    return f"0000:{device:02x}:00.0"
+
+
 def memGetInfo() -> tuple[int, int]:
     from cupy import SETTINGS, _memory
 
