@@ -1,11 +1,14 @@
 """What CuPy and CUDA's libraries can do wrong, and what the program makes of it; with a stand-in for CuPy."""
 
 import gc
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from conftest import MPI_PROGRAMS
-from test_cuda_backend import fake_cupy, fake_environment, gpu_check  # noqa: F401 - a fixture among them
+from test_cuda_backend import TESTS, fake_cupy, fake_environment, gpu_check  # noqa: F401 - a fixture among them
 
 from mpirecon.backend.gpu import Gpu, device_facts, try_out
 from mpirecon.errors import UserError
@@ -139,3 +142,14 @@ def test_gpu_check_sums_over_two_gpus_where_there_are_two(tmp_path):
 def test_gpu_check_fails_where_a_transport_does(tmp_path):
     result, report = gpu_check(tmp_path, "--only", "transports", memory=1000)  # bytes
     assert result.returncode == 1 and report["transports"]["failed"] and "OutOfMemoryError" in report["transports"]["staged"]["text"]
+
+
+def test_the_kernels_own_tests_can_run_through_cupy():
+    """As gpu_check runs them on a GPU."""
+    chosen = "tests/test_cuda_kernels.py", "-k", "project or radial or powers", "-q"
+    result = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *chosen], cwd=TESTS.parent, capture_output=True,
+                            text=True, env={**os.environ, **fake_environment(), "MPIRECON_KERNELS_ON": "gpu"})  # fmt: skip
+    assert result.returncode == 0 and "passed" in result.stdout, result.stdout
+    broken = "import on_gpu, numpy as np; on_gpu.launch('project', 1, 64, (np.zeros(2),), __import__('test_cuda_kernels').small(4, 1), 0)"
+    result = subprocess.run([sys.executable, "-c", broken], cwd=TESTS, capture_output=True, text=True, env={**os.environ, **fake_environment()})
+    assert result.returncode and "takes" in result.stderr

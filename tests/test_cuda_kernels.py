@@ -1,4 +1,7 @@
-"""The CUDA sources, run on the host by g++ (tests/host_cuda): against definitions in float64 and against their CPU twins."""
+"""The CUDA sources, run on the host by g++ (tests/host_cuda): against definitions in float64 and against their CPU twins.
+
+With MPIRECON_KERNELS_ON=gpu the same tests run them on a GPU, through CuPy; tools/gpu_check does that.
+"""
 
 import ctypes
 import glob
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import host_cuda
 import numpy as np
+import on_gpu
 import pytest
 from adjoint import inner, random_like
 from sources import explicit_ctf
@@ -32,6 +36,7 @@ from mpirecon.operators.ctf import ctf_coefficients
 from mpirecon.operators.half_plane import HalfPlane
 
 needs_compiler = pytest.mark.skipif(host_cuda.compiler() is None, reason="needs a C++ compiler: install g++")
+runs_kernels = pytest.mark.skipif(not on_gpu.wanted() and host_cuda.compiler() is None, reason="needs a C++ compiler: install g++")
 
 #: taps and how many threads share a sample
 VARIANTS = [(2, 1), (3, 4), (4, 1), (4, 4), (6, 2)]
@@ -39,7 +44,9 @@ VARIANTS = [(2, 1), (3, 4), (4, 1), (4, 4), (6, 2)]
 i4, f4, f8, i8 = np.int32, np.float32, np.float64, np.int64
 
 
-def run(name: str, blocks: int, *arguments, settings=Settings(threads=64), backwards=False, threads=None):
+def run(name: str, blocks: int, *arguments, settings=Settings(threads=64), backwards=False, threads=None, shared=0):
+    if on_gpu.wanted():
+        return on_gpu.launch(name, blocks, threads or settings.threads, arguments, settings, shared)
     module = host_cuda.compile_source(cuda_source(settings))
     module.launch(name, blocks, threads or settings.threads, arguments, backwards)
 
@@ -129,7 +136,7 @@ def test_nvrtc_takes_every_source(chip):
 # ---------------------------------------------------------------- projection
 
 
-@needs_compiler
+@runs_kernels
 @pytest.mark.parametrize("taps, lanes", VARIANTS)
 @pytest.mark.parametrize("box, p", [(8, 16), (5, 12)])
 def test_project_is_a_weighted_sum_of_grid_points(box, p, taps, lanes):
@@ -154,7 +161,7 @@ def test_coordinates_keep_their_digits_in_large_boxes():
         assert np.abs(products[0].astype(f8) + products[1] - exact).max() < 3e-8
 
 
-@needs_compiler
+@runs_kernels
 @pytest.mark.parametrize("taps, lanes", [(3, 4), (4, 1), (4, 4)])
 @pytest.mark.parametrize("r", [np.eye(3), np.diag([1.0, -1, -1]), np.diag([-1.0, -1, 1]), np.eye(3)[[2, 0, 1]],
                                np.array([[1e-18, 1, 0], [-1, 1e-18, 0], [0, 0, 1]])])  # fmt: skip
@@ -182,7 +189,7 @@ def spread_by_kernel(box, p, taps, lanes, rotation, numerator, weight, backwards
     return grid
 
 
-@needs_compiler
+@runs_kernels
 @pytest.mark.parametrize("taps, lanes", VARIANTS)
 @pytest.mark.parametrize("box, p", [(8, 16), (5, 12)])
 def test_backproject_is_the_twins(box, p, taps, lanes):
@@ -197,7 +204,7 @@ def test_backproject_is_the_twins(box, p, taps, lanes):
     np.testing.assert_allclose(other, grid, atol=2e-6 * np.abs(twin).max())
 
 
-@needs_compiler
+@runs_kernels
 @pytest.mark.parametrize("taps, lanes", VARIANTS)
 def test_backproject_is_the_adjoint_of_project(taps, lanes):
     box, p = 8, 16
@@ -257,7 +264,7 @@ def by_band(band, bands=6):
     return index, np.concatenate([[0], np.cumsum([np.sum(band == b) for b in range(bands)])]).astype(i4)
 
 
-@needs_compiler
+@runs_kernels
 @pytest.mark.parametrize("kind", ["samples", "transforms"])
 @pytest.mark.parametrize("mode", [0, 1, 2])
 @pytest.mark.parametrize("taps, lanes, box", [(2, 1, 9), (3, 4, 9), (4, 1, 9), (4, 4, 16), (6, 2, 16)])
@@ -291,7 +298,7 @@ def test_statistics_are_the_twins(kind, mode, taps, lanes, box):
     np.testing.assert_array_equal(results[0], results[1])  # sums in a fixed order: no race, and the same bits
 
 
-@needs_compiler
+@runs_kernels
 def test_statistics_lose_no_digits_in_many_samples():
     """Float32 sums of a thread, float64 sums of threads: measured against float64 throughout, at box 96."""
     taps, box, m = 4, 96, 3
@@ -317,7 +324,7 @@ def test_statistics_lose_no_digits_in_many_samples():
     assert error.max() < 5e-7
 
 
-@needs_compiler
+@runs_kernels
 @pytest.mark.parametrize("kind", ["samples", "transforms"])
 @pytest.mark.parametrize("per_shell", [False, True])
 @pytest.mark.parametrize("premultiplied", [False, True])
@@ -350,7 +357,7 @@ def test_accumulate_is_the_twins(kind, per_shell, premultiplied, taps, lanes):
     assert (error <= 1e-5 * largest).all(), error / largest
 
 
-@needs_compiler
+@runs_kernels
 @pytest.mark.parametrize("kind", ["samples", "transforms"])
 @pytest.mark.parametrize("premultiplied", [False, True])
 def test_powers_are_the_twins(kind, premultiplied):
@@ -378,7 +385,7 @@ def test_powers_are_the_twins(kind, premultiplied):
 # ---------------------------------------------------------------- CTF, translation
 
 
-@needs_compiler
+@runs_kernels
 @pytest.mark.parametrize("case", CTF_CASES)
 @pytest.mark.parametrize("box, pixel_size", [(32, 1.1), (33, 3.0), (64, 0.5)])
 def test_ctf_is_the_formula(case, box, pixel_size):
@@ -390,7 +397,7 @@ def test_ctf_is_the_formula(case, box, pixel_size):
     np.testing.assert_allclose(out[0], explicit_ctf(ctf[0], plane.kx * per_pixel, plane.ky * per_pixel), atol=2e-6)
 
 
-@needs_compiler
+@runs_kernels
 @pytest.mark.parametrize("bfactor", [0.0, 30.0])
 def test_ctf_with_aberrations_is_the_twins(bfactor):
     """Magnified frequencies, more phase and a detector, of two groups; a large box, where phases are hundreds of turns."""
@@ -410,7 +417,7 @@ def test_ctf_with_aberrations_is_the_twins(bfactor):
     np.testing.assert_allclose(out, twin * on_ctf[row], atol=1e-5)
 
 
-@needs_compiler
+@runs_kernels
 @pytest.mark.parametrize("kind", ["samples", "transforms"])
 def test_odd_phases_are_undone_once(kind):
     box, m = 9, 3
@@ -427,7 +434,7 @@ def test_odd_phases_are_undone_once(kind):
     np.testing.assert_allclose(out, data, atol=2e-6)
 
 
-@needs_compiler
+@runs_kernels
 @pytest.mark.parametrize("box", [8, 9, 48])
 def test_gather_translated_is_a_phase_ramp(box):
     plane = HalfPlane.of(box)
@@ -443,7 +450,7 @@ def test_gather_translated_is_a_phase_ramp(box):
     assert np.isnan(out[1]).all()
 
 
-@needs_compiler
+@runs_kernels
 @pytest.mark.parametrize("box, limit", [(8, None), (9, None), (9, 2.5)])
 def test_scatter_translated_is_the_twins(box, limit):
     plane = HalfPlane.of(box, limit)
@@ -458,7 +465,7 @@ def test_scatter_translated_is_the_twins(box, limit):
 # ---------------------------------------------------------------- grids
 
 
-@needs_compiler
+@runs_kernels
 @pytest.mark.parametrize("p", [8, 10, 12])
 def test_extend_and_fold_are_the_twins(p):
     spectrum = half(hermitian_grid(p)).astype(np.complex64)
@@ -475,7 +482,7 @@ def test_extend_and_fold_are_the_twins(p):
     assert mirrored(np.arange(8).reshape(2, 2, 2))[0, 0, 0] == 0
 
 
-@needs_compiler
+@runs_kernels
 @pytest.mark.parametrize("p, ratio", [(8, 2.0), (10, 2.0), (12, 12 / 5)])
 def test_radial_kernels_are_the_twins(p, ratio):
     folded = random_like((p, p, p // 2 + 1, 3), f4, 1)
@@ -486,7 +493,7 @@ def test_radial_kernels_are_the_twins(p, ratio):
     total, count = np.zeros((2, 4))
     radial_sum(folded.reshape(p, p, -1), 3, 2, ratio, total, count)
     parts = np.full((2, p, 4), np.nan)
-    run("radial_sum", p, folded, i4(3), i4(2), i4(p), f8(ratio), i4(4), parts[0], parts[1], threads=32)
+    run("radial_sum", p, folded, i4(3), i4(2), i4(p), f8(ratio), i4(4), parts[0], parts[1], threads=32, shared=64)
     np.testing.assert_allclose(parts.sum(axis=1), [total, count], rtol=1e-12)
     rest = i4(4), i4(p), f8(ratio)
     twin, out = np.full((2, *spectrum.shape), np.nan, np.complex64)

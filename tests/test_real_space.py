@@ -7,7 +7,7 @@ from adjoint import assert_adjoint, random_like
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 from test_cuda_backend import aberrations, fake_cupy  # noqa: F401 - a fixture
-from test_cuda_kernels import i4, needs_compiler, run
+from test_cuda_kernels import i4, needs_compiler, run, runs_kernels
 from test_kernels import rotations
 
 from mpirecon.backend import get_backend
@@ -129,7 +129,7 @@ def test_line_integrals_agree_with_central_slices():
     assert np.linalg.norm(out - expected) < 0.01 * np.linalg.norm(expected)
 
 
-@needs_compiler
+@runs_kernels
 @pytest.mark.parametrize("n", [7, 8])
 def test_cuda_kernels_are_the_twins(n):
     c, rotation = random_like((n, n, n), np.float32, 1), rotations(2)
