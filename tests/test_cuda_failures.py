@@ -7,11 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+from adjoint import random_like
 from conftest import MPI_PROGRAMS
-from test_cuda_backend import TESTS, fake_cupy, fake_environment, gpu_check  # noqa: F401 - a fixture among them
+from test_cuda_backend import TESTS, fake_cupy, fake_environment, gpu_check, needs_compiler  # noqa: F401 - a fixture among them
 
+from mpirecon.backend import get_backend
 from mpirecon.backend.gpu import Gpu, device_facts, try_out
 from mpirecon.errors import UserError
+from mpirecon.operators.normal import NormalEquations
 from mpirecon.parallel import cuda_support
 from mpirecon.parallel.agree import as_user_error
 from mpirecon.parallel.comm import SerialCommunicator
@@ -79,6 +82,22 @@ def test_staged_sums_are_counted_once(fake_cupy):  # noqa: F811
         array = transport.gpu.to_device(np.arange(length), np.float32)
         np.testing.assert_array_equal(transport.allreduce(array).get(), np.arange(length))
     assert counted == [40, 80, 20]
+
+
+@needs_compiler
+def test_a_solution_for_which_the_device_lacks_memory_is_made_on_the_host(fake_cupy, monkeypatch):  # noqa: F811
+    cupy, box = fake_cupy(), 12
+    backends = [get_backend(name, box, 2.0) for name in ("cpu", "cuda")]
+    p = backends[0].projection.padded
+    folded = np.abs(random_like((p, p, p // 2 + 1, 3), np.float32, 1)) + 0.1
+    expected, equations = (backend.normal_equations(folded) for backend in backends)
+    ridge = expected.ridge()
+    np.testing.assert_allclose(equations.direct(ridge), expected.direct(ridge), rtol=1e-4, atol=1e-6)  # while there is enough
+    monkeypatch.setitem(cupy.SETTINGS, "memory", cupy._memory.used + folded.nbytes)
+    volume, residuals = equations.solve(ridge, 3)
+    again, known = expected.solve(ridge, 3)
+    np.testing.assert_array_equal(volume, again)
+    assert residuals == known and type(equations._equations) is NormalEquations
 
 
 @pytest.mark.parametrize("n", [2, 3])

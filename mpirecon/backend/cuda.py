@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpirecon.backend.bands import BANDS, Bands
-from mpirecon.backend.device_normal import DeviceNormalEquations
+from mpirecon.backend.device_normal import DeviceNormalEquations, WhileMemoryLasts
 from mpirecon.backend.device_slab import DeviceImages, Loader
 from mpirecon.backend.gpu import Gpu, settings_for
 from mpirecon.backend.memory import Plan, memory_words, plan, solving_bytes
@@ -317,7 +317,8 @@ class CudaBackend:
             if self._log is not None:
                 self._log.event("solve on the host", needed=needed, free=free)
             return self.equations_on_host(projection, folded)
-        return self.equations_on_device(self.gpu, projection, folded)
+        on_device = self.equations_on_device(self.gpu, projection, folded)
+        return WhileMemoryLasts(on_device, lambda: self.equations_on_host(projection, folded), self._log)
 
     # words of the kernels
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from mpirecon.kernels.gridding import kernel_transform
@@ -140,3 +142,28 @@ class DeviceNormalEquations(NormalEquations):
         parts = [array[lead + (slice(p - n // 2, p),)], array[lead + (slice(0, n - n // 2),)]]
         return self.cupy.concatenate(parts, axis=axis)
 
+
+class WhileMemoryLasts:
+    """A device's equations, and the host's in their place from the first call on for which the device lacks memory."""
+
+    def __init__(self, on_device: DeviceNormalEquations, on_host: Callable[[], NormalEquations], log=None) -> None:
+        self._equations, self._gpu, self._on_host, self._log = on_device, on_device.gpu, on_host, log
+
+    def __getattr__(self, name: str):
+        value = getattr(self._equations, name)
+        if not callable(value) or self._on_host is None:
+            return value
+
+        def call(*arguments, **options):
+            try:
+                return value(*arguments, **options)
+            except Exception as error:
+                if not self._gpu.ran_out(error):
+                    raise
+                if self._log is not None:
+                    self._log.event("solve on the host", error=str(error))
+            self._equations, self._on_host = self._on_host(), None
+            self._gpu.cupy.get_default_memory_pool().free_all_blocks()
+            return getattr(self._equations, name)(*arguments, **options)
+
+        return call
