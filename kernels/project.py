@@ -12,8 +12,8 @@ from mpirecon.kernels.vectors import GROUP, gather, locate, prefetch
 
 @njit(inline="always")
 def frequencies(kx, ky):
-    """kx and ky as ``locate`` takes them: float64, with GROUP zeros behind."""
-    k, q = np.zeros(kx.size + GROUP), np.zeros(kx.size + GROUP)
+    """kx and ky as ``locate`` takes them: float64, with zeros behind for the group after the last one."""
+    k, q = np.zeros(kx.size + 2 * GROUP), np.zeros(kx.size + 2 * GROUP)
     k[: kx.size], q[: kx.size] = kx, ky
     return k, q
 

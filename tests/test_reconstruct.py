@@ -8,6 +8,7 @@ import mrcfile
 import numpy as np
 import pytest
 
+from mpirecon.io.mrc import read_map
 from mpirecon.validate.fsc import fsc
 from mpirecon.validate.masks import soft_sphere
 
@@ -293,3 +294,17 @@ def test_peak_memory_is_the_runs_own_whoever_started_it(folder, cli, particles):
     assert cli("reconstruct", particles, "-o", out).returncode == 0
     assert held.all()
     assert json.loads((out / "summary.json").read_text())["peak_memory_bytes"] < 0.5e9
+
+
+@pytest.mark.parametrize("options", [[], ["--diameter", "70"], ["--solver", "gradient", "--iterations", "2"], ["--solve-iterations", "0"]])
+def test_the_fsc_that_is_told_is_that_of_the_half_maps_that_are_written(options, cli, tmp_path):
+    """Where a run has compared the very maps, its curve is told, and not made again."""
+    box, pixel = 50, 3.0
+    cli("simulate", "--phantom", "--particles", 80, "--box", box, "--pixel-size", pixel, "--snr", 0.2, "--seed", 4, "-o", tmp_path / "p.h5")
+    result = cli("reconstruct", tmp_path / "p.h5", "-o", tmp_path / "run", "-q", "--no-postprocess", *options)
+    assert result.returncode == 0, result.stderr
+    first, second = (np.asarray(read_map(tmp_path / "run" / f"half{k}.mrc").array) for k in (1, 2))
+    radius = 35 / pixel if "--diameter" in options else box / 2 - 4
+    with open(tmp_path / "run" / "fsc.csv", newline="") as file:
+        told = [float(row["fsc"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(told, fsc(first, second, soft_sphere(box, radius, 4)), atol=2e-6)

@@ -87,7 +87,7 @@ class Task:
 
     @property
     def references_solved(self) -> int:
-        """Those that are maps of their own: without folds and by normal equations, they are filtered half maps, never kept."""
+        """Those that are maps of their own: without folds and by normal equations, they are filtered half maps, made on rank 0."""
         return 0 if self.folds == 1 and self.solver == "normal" else self.references
 
     @property
@@ -165,9 +165,10 @@ def reduced_bytes(task: Task, ranks: int) -> float:
     folded, volume = folded_bytes(task.padded), 4 * task.box**3
     maps = 2 + task.references_solved  # unfiltered halves, and what particles are compared with
     sums = task.groups if task.solver == "normal" else task.groups + 2
-    fetched = 2 + task.references
+    fetched = 1 + task.references  # of the halves that are compared, one is on rank 0 already
     per_round = sums * folded + maps * folded + fetched * volume
-    return task.rounds * per_round + task.finishing[0] * folded + 3 * volume
+    begin = (task.groups + task.references_solved + 1) * folded if task.solver == "gradient" else 0.0
+    return begin + task.rounds * per_round + task.finishing[0] * folded + (1 if task.finishing[0] == 1 else 2) * volume
 
 
 def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...]]:

@@ -36,11 +36,12 @@ def write_results(
     """
     comm = run.comm
     maps = {name: outcome.maps.take(which) for name, which in _MAPS.items()}
-    if comm.rank == 0:
-        for volume in maps.values():  # outside the sphere that fits the box no voxel is in every view; RELION blanks those corners too
-            cut_to_sphere(volume, run.file.box / 2, _CORNER_EDGE)
-        if run.masked_by_user:
-            maps["volume"] *= run.engine.mask
+    with together(comm):
+        if comm.rank == 0:
+            for volume in maps.values():  # outside the sphere that fits the box no voxel is in every view; RELION blanks those corners too
+                cut_to_sphere(volume, run.file.box / 2, _CORNER_EDGE)
+            if run.masked_by_user:
+                maps["volume"] *= run.engine.mask
     columns = _particle_columns(run, outcome)
     if comm.rank:  # rank 0 is not through yet
         run.log.event("timeline", **run.engine.timings.timeline())
