@@ -1,3 +1,55 @@
-"""mpirecon: robust cryo-EM 3-D reconstruction on MPI and GPUs."""
+"""mpirecon: robust cryo-EM 3-D reconstruction on MPI and GPUs.
+
+The public names are loaded when they are first asked for: ``import mpirecon`` starts nothing and takes no time.
+They are documented in docs/python.md.
+"""
+
+from __future__ import annotations
 
 __version__ = "0.1.0"
+
+#: public name → module that has it; a name that is a module's own maps to that module
+_NAMES = {
+    "Particles": "mpirecon.api.particles",
+    "open": "mpirecon.api.particles",
+    "read_star": "mpirecon.api.particles",
+    "read_cs": "mpirecon.api.particles",
+    "simulate": "mpirecon.api.particles",
+    "phantom": "mpirecon.api.particles",
+    "reconstruct": "mpirecon.api.reconstruction",
+    "Reconstruction": "mpirecon.api.reconstruction",
+    "State": "mpirecon.api.reconstruction",
+    "world": "mpirecon.api.reconstruction",
+    "Result": "mpirecon.api.result",
+    "FSC": "mpirecon.api.maps",
+    "Volume": "mpirecon.api.maps",
+    "automatic_mask": "mpirecon.api.maps",
+    "fsc": "mpirecon.api.maps",
+    "postprocess": "mpirecon.api.maps",
+    "read_map": "mpirecon.api.maps",
+    "ForwardModel": "mpirecon.api.forward",
+    "project": "mpirecon.api.forward",
+    "Pose": "mpirecon.model",
+    "make_ctf": "mpirecon.model",
+    "UserError": "mpirecon.errors",
+    "weiszfeld": "mpirecon.robust.weiszfeld",
+    "losses": "mpirecon.robust.losses",
+    "distances": "mpirecon.robust.distances",
+}
+
+__all__ = ["__version__", *_NAMES]
+
+
+def __getattr__(name: str):
+    if name not in _NAMES:
+        raise AttributeError(f"module 'mpirecon' has no attribute {name!r}; it has {', '.join(_NAMES)}")
+    import importlib
+
+    module = importlib.import_module(_NAMES[name])
+    value = module if name in ("losses", "distances") else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_NAMES])

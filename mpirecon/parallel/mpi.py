@@ -17,16 +17,24 @@ _OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
 
 
 class MpiCommunicator(Communicator):
-    """All ranks of MPI's world, on communicators of our own so that nobody else's messages mix with ours."""
+    """All ranks of MPI's world, on communicators of our own so that nobody else's messages mix with ours.
 
-    def __init__(self, message_bytes: int = MESSAGE_BYTES) -> None:
+    Parameters
+    ----------
+    message_bytes : int
+    world : mpi4py.MPI.Comm, optional
+        the ranks that work together, where they are not all
+    """
+
+    def __init__(self, message_bytes: int = MESSAGE_BYTES, world: MPI.Comm | None = None) -> None:
         super().__init__(message_bytes)
-        self._mpi = MPI.COMM_WORLD.Dup()
-        self._ending = MPI.COMM_WORLD.Dup()  # apart, so that ranks can meet at the end whatever they were waiting for
-        self._alerts = MPI.COMM_WORLD.Dup()
+        parent = MPI.COMM_WORLD if world is None else world
+        self._mpi = parent.Dup()
+        self._ending = parent.Dup()  # apart, so that ranks can meet at the end whatever they were waiting for
+        self._alerts = parent.Dup()
         self.rank = self._mpi.Get_rank()
         self.size = self._mpi.Get_size()
-        self.local_rank = self._find_local_rank()
+        self.local_rank = self._find_local_rank(whole=world is None)
 
     @property
     def library(self) -> str:
@@ -34,8 +42,8 @@ class MpiCommunicator(Communicator):
         first = MPI.Get_library_version().strip("\0 \n").splitlines()[0]
         return " ".join(first.split(", package")[0].split())
 
-    def _find_local_rank(self) -> int:
-        local = find_local_rank()
+    def _find_local_rank(self, whole: bool) -> int:
+        local = find_local_rank() if whole else None  # a launcher numbers all it started
         # all ranks take the same way: the split is collective
         if self._mpi.allreduce(int(local is None), MPI.MAX):
             node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)

@@ -60,6 +60,17 @@ def map_panel(volume: np.ndarray, pixel_size: float, name: str) -> str:
     return f'<div class="maps">{"".join(rows)}</div>'
 
 
+def row_of_pictures(images: list[np.ndarray], pixel_size: float, name: str) -> str:
+    """Three pictures side by side as HTML that needs no style sheet, for a notebook."""
+    low, high = np.percentile(np.stack(images), (0.5, 99.7))
+    cells = []
+    for image, (across, up) in zip(images, _PLANES.values()):
+        data = base64.b64encode(png(grey(image, float(low), float(high)))).decode()
+        cells.append(f'<img alt="central slice {across}{up}" title="{across}{up}" width="180" src="data:image/png;base64,{data}">')
+    extent = images[0].shape[0] * pixel_size
+    return f"<div>{''.join(cells)}<br><small>{escape(name)}, {extent:.4g} Å a side</small></div>"
+
+
 def _row(images: list[np.ndarray], pixel_size: float, what: str) -> str:
     low, high = np.percentile(np.stack(images), (0.5, 99.7))
     extent = images[0].shape[0] * pixel_size

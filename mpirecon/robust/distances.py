@@ -62,6 +62,16 @@ CORRELATION = Distance("correlation", True, lambda s, sigma, typical: -matched_f
 DISTANCES = {d.name: d for d in (RAW, WHITENED, EXPLAINED, CORRELATION)}
 
 
+def register(distance: Distance) -> str:
+    """Add a distance of one's own, by whose name ``reconstruct`` then knows it; returns the name.
+
+    Raises UserError for the name of a built-in one that is another.
+    """
+    if DISTANCES.setdefault(distance.name, distance) is not distance:
+        raise UserError(f"distance {distance.name}: there is one of this name already; choose another")
+    return distance.name
+
+
 def get_distance(name: str) -> Distance:
     """The distance of that name; UserError listing them all when there is none."""
     if name not in DISTANCES:

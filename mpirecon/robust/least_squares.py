@@ -10,7 +10,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.parallel.select import smallest_k
-from mpirecon.robust.losses import LOSSES, MAD_TO_SIGMA, make_loss
+from mpirecon.robust.losses import MAD_TO_SIGMA, loss_names, make_loss
 from mpirecon.robust.schedule import SCHEDULES, loosened, mildness, widened
 from mpirecon.robust.selection import keep_count
 
@@ -21,7 +21,7 @@ _GRADUATED = 10
 class RobustLeastSquares:
     """min Σρ(‖y_i − A_i x‖) by reweighting; with `sorted`, over the k = ⌈keep·m⌉ smallest, by C-steps.
 
-    loss : any of LOSSES but posterior · keep : share that `sorted` keeps · schedule : "plain", or "graduated": a loss close
+    loss : any of loss_names() but posterior · keep : share that `sorted` keeps · schedule : "plain", or "graduated": a loss close
     to L2 that becomes the loss itself over ten iterations · iterations : at most · tolerance : stop when a step is shorter
     than this times x
 
@@ -35,8 +35,8 @@ class RobustLeastSquares:
         self, loss: str = "l1", keep: float | None = None, schedule: str = "plain", iterations: int = 100,
         tolerance: float = 1e-9,
     ) -> None:
-        if loss == "posterior" or loss not in LOSSES:
-            raise UserError(f"loss {loss!r}: choose one of {', '.join(name for name in LOSSES if name != 'posterior')}")
+        if loss == "posterior" or loss not in loss_names():
+            raise UserError(f"loss {loss!r}: choose one of {', '.join(name for name in loss_names() if name != 'posterior')}")
         if (loss == "sorted") != (keep is not None) or (keep is not None and not 0 < keep <= 1):
             raise UserError(f"loss {loss!r} with keep {keep}: sorted needs the share to keep, above 0 and at most 1; no other does")
         if schedule not in SCHEDULES:

@@ -17,6 +17,7 @@ Weiszfeld 1937 for l1 · Geman & McClure 1987, Bull. ISI 52(4):5 · Beaton & Tuk
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -202,6 +203,129 @@ M_ESTIMATORS = ("l1", "huber", *REDESCENDING)
 LOSSES = ("l2", "sorted", *M_ESTIMATORS, "posterior")
 
 
+#: losses that a script has added: name → what makes one for norms around a centre with a spread
+_ADDED: dict[str, Callable[[float, float], Loss]] = {}
+
+#: norms between which the integral of a plain weight function is tabulated
+_STEPS = 4096
+
+
+class FunctionLoss(Loss):
+    """A loss given by its weights alone; ρ(d) = ∫₀ᵈ t·w(t) dt, by the trapezoidal rule.
+
+    Parameters
+    ----------
+    function : callable
+        (m,) float64 norms → (m,) weights, finite and not negative
+    name : str
+    """
+
+    def __init__(self, function: Callable[[np.ndarray], np.ndarray], name: str = "function") -> None:
+        self.function, self.name = function, name
+
+    def weight(self, d: np.ndarray) -> np.ndarray:
+        """Weights of norms (m,); UserError where the function returns something else than finite weights."""
+        d = np.asarray(d, np.float64)
+        weight = np.asarray(self.function(d), np.float64)
+        if weight.shape not in ((), d.shape):
+            raise UserError(f"loss {self.name}: the function returned an array of shape {weight.shape} for {d.shape[0]} "
+                            "distances; it must return one weight for each")
+        weight = np.broadcast_to(weight, d.shape).copy()
+        bad = ~(np.isfinite(weight) & (weight >= 0))
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise UserError(f"loss {self.name}: the function returned the weight {weight[row]:g} for the distance "
+                            f"{d[row]:g}; weights must be finite and not negative")
+        return weight
+
+    def rho(self, d: np.ndarray) -> np.ndarray:
+        d = np.asarray(d, np.float64)
+        if not d.size:
+            return np.zeros(0)
+        t = np.linspace(0, max(float(d.max()), np.finfo(float).tiny), _STEPS)
+        # from the middles of the steps: a weight such as 1/d has no value at 0
+        middle = (t[1:] + t[:-1]) / 2
+        total = np.concatenate([[0.0], np.cumsum(middle * self.weight(middle) * np.diff(t))])
+        return np.interp(d, t, total)
+
+
+def register(name: str, loss: Callable) -> str:
+    """Add a loss under a name, by which ``reconstruct`` then knows it.
+
+    Parameters
+    ----------
+    name : str
+    loss : callable
+        Either a function of the norms alone, (m,) → (m,) weights, or a subclass of Loss (or anything marked by
+        ``calibrated``) that is called with the centre and the spread of the norms and returns a Loss.
+
+    Returns
+    -------
+    str
+        the name
+
+    Raises
+    ------
+    UserError
+        for the name of a built-in loss, or something that cannot be called.
+    """
+    if name in LOSSES:
+        raise UserError(f"loss {name}: a built-in loss has this name; choose another")
+    if not callable(loss):
+        raise UserError(f"loss {name}: expected a function of the distances or a class of losses, got {type(loss).__name__}")
+    calibrates = isinstance(loss, Calibrated) or (isinstance(loss, type) and issubclass(loss, Loss))
+    _ADDED[name] = loss if calibrates else lambda centre, scale: FunctionLoss(loss, name)
+    return name
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A function that makes a Loss of the norms' centre and spread; see `calibrated`."""
+
+    function: Callable[[float, float], Loss]
+
+    @property
+    def __name__(self) -> str:
+        return self.function.__name__
+
+    def __call__(self, centre: float, scale: float) -> Loss:
+        return self.function(centre, scale)
+
+
+def calibrated(function: Callable[[float, float], Loss]) -> Calibrated:
+    """Mark a function (centre, scale) → Loss as one to be called again whenever the norms have changed."""
+    return Calibrated(function)
+
+
+def of_excess(weight: Callable[[np.ndarray], np.ndarray], tuning: float = 1.0) -> Calibrated:
+    """A loss that weighs by the excess over the typical norm, in robust standard deviations, as textbooks have it.
+
+    Parameters
+    ----------
+    weight : callable
+        W(u), 1 at u = 0, of u = max(d − centre, 0) / (tuning · scale)
+    tuning : float
+        standard deviations (1.4826 · MAD) that are one unit of u
+    """
+
+    def make(centre: float, scale: float) -> Loss:
+        c = max(tuning * scale, 1e-9 * centre, 1e-100)
+        return FunctionLoss(lambda d: weight(np.maximum(d - centre, 0) / c), make.__name__)
+
+    make.__name__ = getattr(weight, "__name__", "of_excess")
+    return Calibrated(make)
+
+
+def loss_names() -> tuple[str, ...]:
+    """Names of all losses, those that were added last."""
+    return (*LOSSES, *_ADDED)
+
+
+def is_m_estimator(name: str) -> bool:
+    """Whether a loss weighs by a function of the norm."""
+    return name in M_ESTIMATORS or name in _ADDED
+
+
 def make_loss(name: str, centre: float, scale: float) -> Loss:
     """The loss of that name for norms around `centre` with spread `scale` (1.4826 · MAD).
 
@@ -214,8 +338,10 @@ def make_loss(name: str, centre: float, scale: float) -> Loss:
         return L1(epsilon=max(1e-6 * centre, 1e-300))
     if name == "huber":
         return Huber(delta=centre + HUBER_TUNING * scale)
+    if name in _ADDED:
+        return _ADDED[name](centre, scale)
     if name in REDESCENDING:
         kind, tuning = REDESCENDING[name]
         # where all are alike there is no spread: what differs at all is far
         return kind(centre, max(tuning * scale, 1e-9 * centre, 1e-100))
-    raise UserError(f"unknown loss {name!r}; choose one of {', '.join(LOSSES)}")
+    raise UserError(f"unknown loss {name!r}; choose one of {', '.join(loss_names())}")

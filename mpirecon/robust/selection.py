@@ -11,7 +11,7 @@ from mpirecon.parallel.comm import Communicator, SerialCommunicator
 from mpirecon.parallel.select import median, smallest_k
 from mpirecon.robust.contradiction import contradicting, looks_inverted
 from mpirecon.robust.distances import Distance
-from mpirecon.robust.losses import M_ESTIMATORS, MAD_TO_SIGMA, make_loss
+from mpirecon.robust.losses import MAD_TO_SIGMA, is_m_estimator, make_loss
 from mpirecon.robust.nearby import ANGLES, NearbyPoses, between_angles
 from mpirecon.robust.pose_mixture import Evidence, PoseMixture, SlightErrors
 from mpirecon.robust.schedule import loosened, widened
@@ -412,7 +412,7 @@ def loss_value(comm: Communicator, loss: str, d: np.ndarray, selection: Selectio
         total, weight = comm.allreduce(np.array([(selection.weight * d**2).sum(), selection.weight.sum()]))
         return float(total / max(weight, 1e-300))
     rho = make_loss(loss, selection.centre_, selection.scale_).rho
-    counted = valid if loss in M_ESTIMATORS else selection.kept
+    counted = valid if is_m_estimator(loss) else selection.kept
     total = comm.allreduce_scalar(float(2 * rho(d[counted]).sum()))
     return total / max(comm.allreduce_scalar(int(counted.sum())), 1)
 

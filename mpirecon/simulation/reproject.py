@@ -8,7 +8,9 @@ import numpy as np
 
 from mpirecon.io.mrc import write_stack
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.arrays import Volume
+from mpirecon.model.particles import ParticleSet
 from mpirecon.operators.forward import ForwardModel
 from mpirecon.simulation.dataset import multiply_by_ctf
 from mpirecon.validate.grids import check_same_grid
@@ -46,10 +48,22 @@ def reproject(
     with write_stack(path, particles.box, particles.pixel_size, overwrite=overwrite) as append:
         for start in range(rows.start, rows.stop, batch):
             chunk = particles.metadata(start, min(start + batch, rows.stop))
-            images = forward.images(prepared, chunk.pose, chunk.ctf if use_ctf else None, chunk.optics_group)
-            if use_ctf and chunk.ctf_premultiplied:
-                images = multiply_by_ctf(images, chunk.ctf, particles.pixel_size, aberrations, chunk.optics_group)
-            if use_ctf and chunk.contrast == "black":
-                images = -images
+            images = model_images(forward, prepared, chunk, aberrations, use_ctf)
             append(images)
             progress(len(images))
+
+
+def model_images(
+    forward: ForwardModel, prepared: np.ndarray, particles: ParticleSet, aberrations: Aberrations | None, use_ctf: bool = True
+) -> np.ndarray:
+    """A x of some particles as their images are stored, (m, n, n) float32: see `reproject`."""
+    images = forward.images(prepared, particles.pose, particles.ctf if use_ctf else None, particles.optics_group)
+    return as_stored(images, particles, aberrations) if use_ctf else images
+
+
+def as_stored(images: np.ndarray, particles: ParticleSet, aberrations: Aberrations | None) -> np.ndarray:
+    """Model images with what was done to the stored ones: another CTF where these are premultiplied, the other sign where
+    they are black. It is its own transpose."""
+    if particles.ctf_premultiplied:
+        images = multiply_by_ctf(images, particles.ctf, particles.pixel_size, aberrations, particles.optics_group)
+    return -images if particles.contrast == "black" else images

@@ -10,7 +10,7 @@ from mpirecon.backend import SPACES
 from mpirecon.errors import UserError
 from mpirecon.model.symmetry import point_group
 from mpirecon.robust.distances import get_distance
-from mpirecon.robust.losses import LOSSES, M_ESTIMATORS
+from mpirecon.robust.losses import is_m_estimator, loss_names
 from mpirecon.robust.schedule import SCHEDULES
 from mpirecon.robust.selection import AUTO
 
@@ -65,7 +65,7 @@ class Config:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        _choice("loss", self.loss, LOSSES)
+        _choice("loss", self.loss, loss_names())
         object.__setattr__(self, "symmetry", point_group(self.symmetry).name)
         _choice("solver", self.solver, SOLVERS)
         _choice("space", self.space, SPACES)
@@ -89,7 +89,7 @@ class Config:
                             "whitened statistics: use explained, whitened or correlation")
         if self.keep == AUTO and self.sort_scope == "batch":
             raise UserError("--keep auto fits all particles of all ranks; use --sort-scope global, or give --keep a share")
-        if self.loss in M_ESTIMATORS and distance.norm is None:
+        if is_m_estimator(self.loss) and distance.norm is None:
             raise UserError(f"--loss {self.loss} needs a distance that is a length; --distance {self.distance} is not: "
                             "use explained, whitened or raw")
         if self.iterations is not None and self.iterations < 1:

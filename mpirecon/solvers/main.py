@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 from mpirecon import __version__
 from mpirecon.io.checkpoint import NAME as CHECKPOINT
 from mpirecon.io.particle_file import ParticleFile
@@ -28,12 +30,14 @@ from mpirecon.solvers.run import Reconstruction
 def reconstruct(
     comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool, log_particles: str,
     controls: bool = False, resume: bool = False, postprocess: bool = True, endurance: Endurance = Endurance(),
+    start_weights: np.ndarray | None = None,
 ) -> dict:
     """Run a reconstruction on the ranks of `comm` and write its files.
 
     controls : also make the maps that show what the selection left out, and what leaving out at random does
     postprocess : also make mask.mrc, sharpened.mrc, and the FSC corrected for the mask
     resume : go on from the folder's checkpoint, if it has one
+    start_weights : (m,) float, what the first map is made with, the same on all ranks
 
     Returns the summary on rank 0, an empty dict elsewhere. Raises, on all ranks alike, UserError for what a user can mend
     and StopRequested after a signal to stop.
@@ -48,7 +52,7 @@ def reconstruct(
         log = run_together(comm, lambda: RankLog.for_rank(folder / "logs", comm, particles=log_particles, append=resume))
         with log, endurance.signals() as stop, Watchdog(comm, folder / "logs" / ".pulse", endurance.stall_timeout):
             console.say(_opening(comm, file, config))
-            run = Reconstruction(comm, file, config, log, console)
+            run = Reconstruction(comm, file, config, log, console, start_weights)
             run.engine.stop = stop
             checkpoints = Checkpoints(run, folder, endurance)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from mpirecon.parallel.select import median
 from mpirecon.parallel.threads import default_memory, default_threads
 from mpirecon.robust.distances import WHITENED, get_distance
 from mpirecon.robust.jointly import select_jointly
-from mpirecon.robust.losses import M_ESTIMATORS
+from mpirecon.robust.losses import is_m_estimator
 from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.pose_mixture import SLIGHT, PoseMixture
 from mpirecon.robust.schedule import mildness
@@ -70,9 +71,14 @@ class Outcome:
 
 
 class Reconstruction:
-    """One run of ``mpirecon reconstruct`` on the ranks of `comm`; ``run()`` returns an Outcome."""
+    """One run of ``mpirecon reconstruct`` on the ranks of `comm`; ``run()`` returns an Outcome.
 
-    def __init__(self, comm: Communicator, file: ParticleFile, config: Config, log, console) -> None:
+    start_weights : (m,) float, of all particles, what the first map is made with; None leaves that to the loss
+    """
+
+    def __init__(
+        self, comm: Communicator, file: ParticleFile, config: Config, log, console, start_weights: np.ndarray | None = None
+    ) -> None:
         with together(comm):
             config = config.settled(file) if comm.rank == 0 else None
         config = comm.bcast(config)
@@ -92,6 +98,7 @@ class Reconstruction:
             Symmetry(point_group(config.symmetry)), deterministic=config.deterministic,
         )  # fmt: skip
         self.solver = (NormalSolver if config.solver == "normal" else GradientSolver)(self.engine, config)
+        self._start = None if start_weights is None else self._checked_weights(start_weights)
         self._selection: Selection | None = None  # of the particles that built the current maps
         self._scores: Statistics | None = None  # what the next selection is made from
         self.random_poses = self.nearby = None
@@ -103,7 +110,13 @@ class Reconstruction:
 
         Raises StopRequested, on all ranks, after a signal that its engine's StopSignals received.
         """
-        records = self._load(checkpoints) if resume else []
+        for _ in self.iterations(checkpoints, resume):
+            pass
+        return self.finish()
+
+    def iterations(self, checkpoints: Checkpoints | None = None, resume: bool = False) -> Iterator[dict]:
+        """Make one iteration after another, each when asked for; yields its record. Collective, as `run` is."""
+        self.records = records = self._load(checkpoints) if resume else []
         if not records:
             self.slab.by_view = self._keeps_all_images()
             self.power = self._survey()
@@ -115,6 +128,10 @@ class Reconstruction:
             self._announce(records[-1])
             if checkpoints is not None and iteration < self.config.rounds:
                 checkpoints.after(iteration, records)
+            yield records[-1]
+
+    def finish(self) -> Outcome:
+        """The final maps and what is known of the particles, after the last of `iterations`. Collective."""
         self.engine.unexplained = self._unexplained()
         if hasattr(self.engine.backend, "forget_images"):
             self.engine.backend.forget_images()  # their memory is the solution's now
@@ -122,7 +139,7 @@ class Reconstruction:
         maps = self.solver.finish()
         sigma = particle_sigma(self.comm, self.held_out, self.slab.valid)
         fsc = self.solver.fsc if self.solver.compared is maps else None
-        return Outcome(maps, records, self.held_out, self._with_final_distance(), sigma, fsc)
+        return Outcome(maps, self.records, self.held_out, self._with_final_distance(), sigma, fsc)
 
     @cached_property
     def identity(self) -> dict:
@@ -142,6 +159,11 @@ class Reconstruction:
     def _survey(self) -> np.ndarray:
         with self.console.progress(len(self.slab), "survey") as self.engine.progress:
             return self.engine.survey()
+
+    @property
+    def selection(self) -> Selection:
+        """What was decided about this rank's particles, of which the current maps are made."""
+        return self._selection
 
     # one iteration
 
@@ -218,6 +240,8 @@ class Reconstruction:
 
     def _first_weight(self) -> np.ndarray | None:
         """Before there is a map, all alike; but for robust losses no image of outlying power makes the first map."""
+        if self._start is not None:
+            return self._start
         if self.config.loss == "l2":
             return None
         power = self.power / median(self.comm, self.power[self.slab.valid])
@@ -267,7 +291,7 @@ class Reconstruction:
             for s in (inside.inverted(chosen.contrast < 0), self.held_out.inverted(chosen.contrast < 0))
         )
         everybody = Selection.everybody(valid)
-        if np.isnan(chosen.centre_) and config.loss in M_ESTIMATORS:
+        if np.isnan(chosen.centre_) and is_m_estimator(config.loss):
             chosen = self._calibrated(chosen)
         file = self.file
         record = {
@@ -435,6 +459,16 @@ class Reconstruction:
                 raise UserError(f"--group-by {column}: half set {half} has {some} groups, fewer than --folds {folds}; each fold is "
                                 f"scored against the map of the others. Use --folds {max(some, 1)} or fewer")
         return folds_of_groups(first, folds)
+
+    def _checked_weights(self, weights: np.ndarray) -> np.ndarray:
+        """This rank's of the starting weights of all particles."""
+        weights = np.asarray(weights, np.float64)
+        if weights.shape != (len(self.file),):
+            raise UserError(f"starting weights have the shape {weights.shape}, expected ({len(self.file)},): one for each particle "
+                            f"of {self.file.path}")
+        if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+            raise UserError("starting weights must be finite and not negative, and not all 0")
+        return weights[self.slab.start : self.slab.stop]
 
     def _check_halves(self) -> None:
         counts = np.array([(self.slab.metadata.half == h).sum() for h in (1, 2)], np.int64)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpirecon.robust.losses import M_ESTIMATORS
+from mpirecon.robust.losses import is_m_estimator
 
 #: particles that a warning names
 _NAMED = 10
@@ -27,7 +27,7 @@ class Contradiction:
     def as_dict(self) -> dict:
         """``contradicting`` of summary.json."""
         return {"wrong": self.wrong.tolist(), "inverted": self.inverted.tolist(), "turned": self.loss != "l2",
-                "without_weight": self.loss in M_ESTIMATORS}  # fmt: skip
+                "without_weight": is_m_estimator(self.loss)}  # fmt: skip
 
     def warnings(self) -> list[str]:
         """What a rule did to whom; that some poses are wrong is no news to losses that judge each image anyway."""
@@ -38,7 +38,7 @@ class Contradiction:
                 told.append(f"{what}: {_named(self.inverted)}. They are in it; turn their sign, or choose a robust --loss")
             else:
                 told.append(f"{what}, and were counted with their sign turned: {_named(self.inverted)}")
-        if len(self.wrong) and self.loss in M_ESTIMATORS:
+        if len(self.wrong) and is_m_estimator(self.loss):
             told.append("images that contradict the map made without them (significantly negative correlation) got no "
                         f"weight: {_named(self.wrong)}")
         return told

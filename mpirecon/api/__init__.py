@@ -1,0 +1,1 @@
+"""What scripts and notebooks use; ``import mpirecon`` has all of its names (docs/python.md)."""

@@ -1,0 +1,124 @@
+"""The forward model of a particle set in scripts: images of a map, the adjoint, and residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mpirecon.api.maps import Volume, as_volume
+from mpirecon.api.particles import Particles
+from mpirecon.errors import UserError
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.model.arrays import Stack
+from mpirecon.model.particles import ParticleSet
+from mpirecon.operators import forward as operators
+from mpirecon.simulation.reproject import as_stored, model_images
+from mpirecon.validate.fsc import shell_count, shell_sum
+from mpirecon.validate.grids import check_same_grid
+
+_BATCH_PIXELS = 2**22
+
+
+class ForwardModel:
+    """A = C S P of some particles: project, shift, CTF, at their poses, as their images are stored.
+
+    Where the stored images are CTF-premultiplied the CTF is applied twice, and where their contrast is black the sign is
+    turned, so that ``forward`` and the images can be subtracted.
+
+    Parameters
+    ----------
+    particles : Particles
+    rows : slice or index array, optional
+        the particles that are meant; all when left out
+    use_ctf : bool
+        False leaves CTF, premultiplication and contrast out: plain projections
+    """
+
+    def __init__(self, particles: Particles, rows=slice(None), *, use_ctf: bool = True) -> None:
+        self.particles, self.use_ctf = particles, use_ctf
+        self.about = particles.metadata(rows)
+        with ParticleFile(particles.path) as file:
+            self.aberrations = file.aberrations()
+        self._operator = operators.ForwardModel(
+            particles.box, particles.pixel_size, taps=6, aberrations=self.aberrations if use_ctf else None
+        )
+
+    def __len__(self) -> int:
+        return len(self.about)
+
+    def forward(self, volume) -> Stack:
+        """A x, a Stack of (m, n, n) float32.
+
+        Parameters
+        ----------
+        volume : Volume, path or (n, n, n) array
+
+        Raises
+        ------
+        UserError
+            when the map's box or pixel size is not the particles'.
+        """
+        prepared = self._prepare(volume)
+        images = np.empty((len(self), self.particles.box, self.particles.box), np.float32)
+        for rows in self._batches():
+            images[rows] = self._images(prepared, self.about[rows])
+        return Stack(images, self.particles.pixel_size)
+
+    def adjoint(self, images) -> Volume:
+        """Aᴴ of images (m, n, n) of these particles: ⟨A x, y⟩ = ⟨x, Aᴴ y⟩."""
+        images = np.asarray(images, np.float32)
+        shape = len(self), self.particles.box, self.particles.box
+        if images.shape != shape:
+            raise UserError(f"ForwardModel.adjoint: expected images of shape {shape}, got {images.shape}")
+        total = np.zeros((self.particles.box,) * 3, np.float32)
+        for rows in self._batches():
+            about, some = self.about[rows], images[rows]
+            if self.use_ctf:
+                some = as_stored(some, about, self.aberrations)
+            total += self._operator.adjoint(some, about.pose, about.ctf if self.use_ctf else None, about.optics_group)
+        return Volume(total, self.particles.pixel_size)
+
+    def residuals(self, volume) -> Stack:
+        """The images minus A x, a Stack of (m, n, n) float32."""
+        model = self.forward(volume)
+        for rows in self._batches():
+            model.array[rows] = self.particles.images(self.about.ids[rows]) - model.array[rows]
+        return model
+
+    def residual_power(self, volume) -> np.ndarray:
+        """Mean power of each image's residual in each Fourier shell, (m, n // 2 + 1) float64; white noise of variance v has v."""
+        return self._power(volume, residual=True)
+
+    def power(self, volume) -> np.ndarray:
+        """The same of the model's images A x."""
+        return self._power(volume, residual=False)
+
+    def _power(self, volume, residual: bool) -> np.ndarray:
+        box, prepared = self.particles.box, self._prepare(volume)
+        count, out = shell_count(box, 2), np.empty((len(self), box // 2 + 1))
+        for rows in self._batches():
+            about = self.about[rows]
+            images = self._images(prepared, about)
+            if residual:
+                images = self.particles.images(about.ids) - images
+            transforms = np.fft.rfft2(images, norm="ortho")
+            out[rows] = [shell_sum(np.abs(transform) ** 2, box) / count for transform in transforms]
+        return out
+
+    def _images(self, prepared: np.ndarray, about: ParticleSet) -> np.ndarray:
+        return model_images(self._operator, prepared, about, self.aberrations, self.use_ctf)
+
+    def _prepare(self, volume) -> np.ndarray:
+        volume = as_volume(volume, self.particles.pixel_size, "the map")
+        check_same_grid(volume, "the map", self.particles, f"the particles of {self.particles.path}")
+        return self._operator.prepare(np.asarray(volume.to_numpy(), np.float32))
+
+    def _batches(self) -> Iterator[slice]:
+        size = max(1, _BATCH_PIXELS // self.particles.box**2)
+        return (slice(start, start + size) for start in range(0, len(self), size))
+
+
+def project(volume, particles: Particles, rows=slice(None), *, use_ctf: bool = True) -> Stack:
+    """Images of a map at the poses of particles, comparable to theirs: ``ForwardModel(particles, rows).forward(volume)``."""
+    return ForwardModel(particles, rows, use_ctf=use_ctf).forward(volume)

@@ -1,0 +1,303 @@
+"""Particle sets in scripts: opened, read from other programs' tables, simulated, or made of arrays."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from mpirecon.api.maps import Volume, as_volume
+from mpirecon.api.scratch import Scratch
+from mpirecon.errors import UserError
+from mpirecon.io.atomic import atomic_path
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.model import CTF_DTYPE, ParticleSet, Pose, make_ctf
+from mpirecon.model.arrays import Stack
+from mpirecon.model.devices import on_host
+from mpirecon.model.draws import random_halves
+from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together, together
+
+_BATCH_BYTES = 64 * 2**20
+
+
+class Particles:
+    """Particle images with their poses and CTFs; the images stay on disk until they are asked for.
+
+    Made by `open`, `read_star`, `read_cs` and `simulate`, or of arrays, which are written to a temporary particle file.
+
+    Parameters
+    ----------
+    images : (m, n, n) float16 or float32
+        the particle bright (or see `contrast`); NumPy, CuPy, PyTorch …
+    pose : Pose
+        of m particles; ``Pose.from_euler(rot, tilt, psi, shift)`` takes RELION's angles
+    ctf : (m,) CTF_DTYPE, optional
+        from ``make_ctf(m, voltage_kv=300, defocus_u=…)``; None: images without a CTF
+    pixel_size : float
+        Å
+    half : (m,) int, optional
+        half set of each, 1 or 2; drawn with `seed` when left out
+    optics_group : (m,) int, optional
+    ctf_premultiplied : bool
+        the images are already multiplied by their CTF
+    contrast : str
+        ``"white"`` (particle bright) or ``"black"``
+    seed : int
+    comm : communicator, optional
+        collective: the arrays are rank 0's, the other ranks' are not looked at
+
+    Raises
+    ------
+    UserError
+        naming the array and row that are wrong.
+    """
+
+    def __init__(
+        self, images, pose: Pose, ctf: np.ndarray | None = None, *, pixel_size: float, half=None, optics_group=None,
+        ctf_premultiplied: bool = False, contrast: str = "white", seed: int = 1, comm=None,
+    ) -> None:
+        comm = as_communicator(comm)
+        scratch = Scratch(comm)
+        path = scratch.path / "particles.h5"
+        with together(comm):
+            if comm.rank == 0:
+                stack = Stack(on_host(images), pixel_size)
+                m = len(stack)
+                about = ParticleSet(
+                    box=stack.box, pixel_size=stack.pixel_size, pose=pose,
+                    ctf=_no_ctf(m) if ctf is None else np.asarray(ctf, CTF_DTYPE),
+                    half=random_halves(seed, np.arange(m)) if half is None else half,
+                    optics_group=np.ones(m, np.int32) if optics_group is None else optics_group,
+                    ctf_premultiplied=ctf_premultiplied, contrast=contrast,
+                )
+                if len(pose) != m:
+                    raise UserError(f"Particles: {m} images, but {len(pose)} poses")
+                _write(path, stack.array, about)
+        self._attach(path, scratch)
+
+    @classmethod
+    def _of_file(cls, path, scratch: Scratch | None = None, notes=(), warnings=()) -> Particles:
+        self = cls.__new__(cls)
+        self._attach(path, scratch, notes, warnings)
+        return self
+
+    def _attach(self, path, scratch: Scratch | None, notes=(), warnings=()) -> None:
+        self.path, self._scratch = Path(path), scratch
+        self.notes, self.warnings = list(notes), list(warnings)
+        with ParticleFile(self.path) as file:
+            self._length, self.box, self.pixel_size = len(file), file.box, file.pixel_size
+            self.attributes = dict(file.attributes)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __repr__(self) -> str:
+        return f"Particles({len(self)} of box {self.box}, {self.pixel_size:g} Å/px, {self.path})"
+
+    def images(self, rows=slice(None)) -> np.ndarray:
+        """Images of a slice, an index array or one row, as they are stored, (k, n, n) float32 (one row: (n, n))."""
+        with ParticleFile(self.path) as file:
+            if isinstance(rows, (int, np.integer)):
+                return file.images(self._rows([rows]))[0]
+            if isinstance(rows, slice):
+                return file.images(rows)
+            rows = self._rows(rows)
+            wanted, place = np.unique(rows, return_inverse=True)
+            return file.images(wanted)[place]
+
+    def metadata(self, rows=slice(None)) -> ParticleSet:
+        """Everything but the pixels, as a ParticleSet: ``pose``, ``ctf``, ``half``, ``optics_group``, ``ids`` …"""
+        with ParticleFile(self.path) as file:
+            return file.metadata()[rows if isinstance(rows, slice) else self._rows(rows)]
+
+    @property
+    def table(self) -> np.ndarray:
+        """A structured array with a row per particle: quaternion, shift (Å), every CTF field, half, optics_group, and, where
+        errors were planted, pose_error and true_quaternion. ``pandas.DataFrame`` takes its scalar columns."""
+        about = self.metadata()
+        columns = {"quaternion": about.pose.quaternion, "shift": about.pose.shift}
+        columns |= {name: about.ctf[name] for name in CTF_DTYPE.names}
+        columns |= {"half": about.half, "optics_group": about.optics_group}
+        columns |= {name: values for name, values in self.truth.items() if name in ("pose_error", "true_quaternion")}
+        return structured(columns)
+
+    @property
+    def truth(self) -> dict[str, np.ndarray]:
+        """What is known of planted errors, by name (pose_error, true_quaternion, junk, true_scale, true_sigma); else {}."""
+        found = {}
+        with ParticleFile(self.path) as file:
+            for name in ("pose_error", "true_quaternion", "junk", "true_scale", "true_sigma"):
+                values = file.extra(name)
+                if values is not None:
+                    found[name] = values.astype(bool) if name in ("pose_error", "junk") else values
+        return found
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of the imported table, as text, (m,); UserError listing the columns when it has no such column."""
+        with ParticleFile(self.path) as file:
+            return file.source_column(name).astype(str)
+
+    def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> Particles:
+        """Copy the particle file; returns the particles of the copy. UserError when `path` exists, without `overwrite`."""
+        with atomic_path(path, overwrite) as temporary:
+            shutil.copyfile(self.path, temporary)
+        return Particles._of_file(path, notes=self.notes, warnings=self.warnings)
+
+    def _rows(self, rows) -> np.ndarray:
+        rows = np.asarray(rows)
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+        rows = np.where(rows < 0, rows + len(self), rows)
+        if rows.ndim != 1 or (len(rows) and not (0 <= rows.min() and rows.max() < len(self))):
+            raise IndexError(f"rows must be a list of numbers from 0 to {len(self) - 1}")
+        return rows
+
+
+def open(path: str | os.PathLike) -> Particles:
+    """The particles of a particle file; UserError naming the file when it is none."""
+    return Particles._of_file(path)
+
+
+def read_star(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, *, comm=None, **options) -> Particles:
+    """The particles of a RELION STAR file, 1.4 to 5; their images stay in their stacks.
+
+    Collective over `comm`.
+
+    Parameters
+    ----------
+    path : path
+    data_dir : path, optional
+        folder that the paths of the stacks are relative to
+    **options
+        fields of ``mpirecon.io.importer.ImportOptions``, named as the options of ``mpirecon import``
+
+    Returns
+    -------
+    Particles
+        ``notes`` and ``warnings`` hold what the import has to say
+
+    Raises
+    ------
+    UserError
+        naming file, line and remedy.
+    """
+    return _imported(path, as_communicator(comm), data_dir=data_dir, **options)
+
+
+def read_cs(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, passthrough=(), *, comm=None, **options) -> Particles:
+    """The particles of a cryoSPARC .cs file and its passthrough files; otherwise as `read_star`."""
+    return _imported(path, as_communicator(comm), data_dir=data_dir, passthrough=passthrough, **options)
+
+
+def _imported(path, comm: Communicator, **options) -> Particles:
+    from mpirecon.io.importer import ImportOptions, import_particles
+
+    known = [field.name for field in fields(ImportOptions)]
+    check_names("an import", options, known)
+    options = {"link": options.get("rescale") is None, **options}
+    scratch = Scratch(comm)
+    target = scratch.path / "particles.h5"
+    report = import_particles(path, target, ImportOptions(**options), comm=comm)
+    return Particles._of_file(target, scratch, report.notes, report.warnings)
+
+
+def phantom(box: int = 64, pixel_size: float = 3.0) -> Volume:
+    """The built-in object without symmetry, the same in every box."""
+    from mpirecon.simulation.phantom import phantom as density
+
+    return Volume(density(box), pixel_size)
+
+
+def simulate(
+    volume=None, particles: int = 5000, path: str | os.PathLike | None = None, *, pixel_size: float | None = None,
+    overwrite: bool = False, comm=None, **settings,
+) -> Particles:
+    """Simulated particles of a map, with known truth. Collective over `comm`.
+
+    Parameters
+    ----------
+    volume : Volume, path or (n, n, n) array
+        band-limited below Nyquist; the phantom when left out
+    particles : int
+    path : path, optional
+        where to write the particle file; a temporary one when left out
+    **settings
+        fields of ``mpirecon.simulation.settings.SimulationSettings``: snr, error_rate, error_degrees, junk_rate, noise_cv,
+        scale_cv, seed, defocus, …
+
+    Raises
+    ------
+    UserError
+        naming the setting, its value and what it must be.
+    """
+    from mpirecon.simulation.dataset import simulate as write
+    from mpirecon.simulation.settings import SimulationSettings
+
+    check_names("a simulation", settings, [field.name for field in fields(SimulationSettings)])
+    comm = as_communicator(comm)
+    density = phantom() if volume is None else as_volume(volume, pixel_size, "the map")
+    scratch = Scratch(comm) if path is None else None
+    target = scratch.path / "particles.h5" if path is None else path
+    with together(comm):
+        if comm.rank == 0:
+            write(np.asarray(density.to_numpy(), np.float32), density.pixel_size,
+                  SimulationSettings(particles=particles, **settings), target, overwrite=overwrite)
+    return run_together(comm, lambda: Particles._of_file(target, scratch))
+
+
+def as_communicator(comm) -> Communicator:
+    """What was given as `comm`: None is this process alone; mpi4py's communicators are taken too."""
+    if comm is None:
+        return SerialCommunicator()
+    if isinstance(comm, Communicator):
+        return comm
+    try:
+        from mpi4py import MPI
+    except ImportError:
+        MPI = None
+    if MPI is None or not isinstance(comm, MPI.Comm):
+        raise UserError(f"comm: expected a communicator of mpi4py or mpirecon.world(), got {type(comm).__name__}")
+    from mpirecon.parallel.mpi import MpiCommunicator
+
+    return MpiCommunicator(world=comm)
+
+
+def check_names(what: str, given, known) -> None:
+    """TypeError for names that are no settings, with the nearest one that is."""
+    import difflib
+
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise TypeError(f"{what} has no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else
+                            f"; it has {', '.join(known)}"))
+
+
+def structured(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Columns of one length as a structured array."""
+    length = len(next(iter(columns.values())))
+    table = np.empty(length, [(name, values.dtype, values.shape[1:]) for name, values in columns.items()])
+    for name, values in columns.items():
+        table[name] = values
+    return table
+
+
+def _no_ctf(m: int) -> np.ndarray:
+    # an amplitude contrast of 1 and no defocus: C = 1 at every frequency, as simulate --no-ctf writes it
+    return make_ctf(m, voltage_kv=300.0, amplitude_contrast=1.0)
+
+
+def _write(path: Path, images: np.ndarray, about: ParticleSet) -> None:
+    from mpirecon.io.particle_writer import ParticleWriter
+
+    dtype = "float16" if images.dtype == np.float16 else "float32"
+    batch = max(1, _BATCH_BYTES // images[0].nbytes)
+    with ParticleWriter(
+        path, len(images), about.box, about.pixel_size, overwrite=False, dtype=dtype, contrast=about.contrast,
+        ctf_premultiplied=about.ctf_premultiplied, provenance={"command": "mpirecon.Particles"},
+    ) as writer:
+        writer.write_metadata(about)
+        for start in range(0, len(images), batch):
+            writer.write_images(start, images[start : start + batch])

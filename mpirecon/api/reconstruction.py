@@ -1,0 +1,223 @@
+"""Reconstructions in scripts: the whole run at once, or iteration by iteration."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from mpirecon.api.maps import FSC, Volume, as_volume
+from mpirecon.api.particles import Particles, as_communicator, check_names, open as open_particles
+from mpirecon.api.result import Result
+from mpirecon.api.scratch import Scratch
+from mpirecon.io import mrc
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.run_log import RankLog
+from mpirecon.model.arrays import Volume as PlainVolume
+from mpirecon.parallel.comm import Communicator, get_communicator, run_together, together
+from mpirecon.robust import distances, losses
+from mpirecon.solvers import run as runs
+from mpirecon.solvers.config import Config
+from mpirecon.solvers.controls import check_selection
+from mpirecon.solvers.groups import half_map
+from mpirecon.solvers.main import about_run
+from mpirecon.solvers.results import write_results
+
+#: name under which a loss without a usable name of its own is known
+_UNNAMED = "own"
+
+
+def world() -> Communicator:
+    """All ranks that mpirun or srun started; this process alone without a launcher."""
+    return get_communicator()
+
+
+def reconstruct(
+    particles, output: str | os.PathLike | None = None, *, loss="l2", comm=None, start_weights=None, overwrite: bool = False,
+    resume: bool = False, controls: bool = False, postprocess: bool = True, log_particles: str = "none",
+    verbose: bool = False, **options,
+) -> Result:
+    """Reconstruct a map. Collective over `comm`.
+
+    Parameters
+    ----------
+    particles : Particles or path of a particle file
+    output : path, optional
+        folder of the run, as ``mpirecon reconstruct -o`` writes it; a temporary one, gone with the Result, when left out
+    loss : str, callable, or class of losses
+        ``"l2"``, ``"sorted"``, ``"l1"``, ``"huber"``, ``"cauchy"``, ``"geman-mcclure"``, ``"welsch"``, ``"tukey"``, ``"posterior"``; or
+        a function of the distances, (m,) → (m,) weights: see ``mpirecon.losses.register``
+    comm : optional
+        ``mpirecon.world()``, or a communicator of mpi4py; None: this process alone
+    start_weights : (m,) float, optional
+        what the first map is made with; L2 with one iteration keeps them
+    overwrite, resume, controls, postprocess, log_particles
+        as the options of the command
+    verbose : bool
+        print what the command prints
+    **options
+        fields of ``mpirecon.solvers.config.Config``, named as the options of the command: keep, distance, solver, iterations,
+        folds, diameter, symmetry, max_resolution, group_by, backend, threads, seed (1 when left out) …
+        ``mask`` may also be a Volume or an array
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    UserError
+        on all ranks, for what the caller can mend.
+    TypeError
+        for an option that does not exist.
+    """
+    from mpirecon.solvers.main import reconstruct as whole_run
+
+    comm = as_communicator(comm)
+    particles = _particles(particles)
+    scratch = Scratch(comm)
+    config = configuration(particles, scratch, comm, loss=loss, **options)
+    folder = scratch.path / "run" if output is None else Path(output)
+    whole_run(
+        comm, particles.path, folder, config, _console(comm, verbose), overwrite=overwrite,
+        log_particles=log_particles, controls=controls, resume=resume, postprocess=postprocess, start_weights=start_weights,
+    )  # fmt: skip
+    comm.barrier()
+    return run_together(comm, lambda: Result(folder, _scratch=scratch if output is None else None))
+
+
+@dataclass(frozen=True)
+class State:
+    """What a run knows after an iteration. Arrays of particles are those of this rank.
+
+    Attributes
+    ----------
+    iteration : int
+        1, 2 …
+    record : dict
+        losses, kept fraction and resolution, as summary.json keeps them
+    half_maps : (Volume, Volume)
+        unfiltered, the same on all ranks
+    fsc : FSC
+        of the half maps, in the mask that particles are scored in
+    ids : (m,) int64
+        rows of this rank's particles in the particle file
+    weights : (m,) float64
+        that these maps were made with
+    kept : (m,) bool
+    residual, explained : (m,) float64
+        ‖y − Ax‖² and ‖Ax‖² − 2⟨Ax, y⟩ of each particle per Fourier sample, against the map that it was held out of
+    """
+
+    iteration: int
+    record: dict
+    half_maps: tuple[Volume, Volume]
+    fsc: FSC
+    ids: np.ndarray
+    weights: np.ndarray
+    kept: np.ndarray
+    residual: np.ndarray
+    explained: np.ndarray
+
+
+class Reconstruction:
+    """A reconstruction iteration by iteration: ``for state in run: …``, then ``run.result()``. Collective over `comm`.
+
+    Parameters are those of `reconstruct`; a run that is stepped through keeps no checkpoints and cannot be resumed.
+    """
+
+    def __init__(
+        self, particles, output: str | os.PathLike | None = None, *, loss="l2", comm=None, start_weights=None,
+        verbose: bool = False, **options,
+    ) -> None:
+        self._start, self._comm = time.time(), as_communicator(comm)
+        self.particles = _particles(particles)
+        self._scratch = Scratch(self._comm)
+        self._output = output
+        self.config = configuration(self.particles, self._scratch, self._comm, loss=loss, **options)
+        self._file = run_together(self._comm, lambda: ParticleFile(self.particles.path))
+        folder = self._scratch.path / "run"
+        self._folder = folder
+        self._log = run_together(self._comm, lambda: RankLog.for_rank(folder / "logs", self._comm))
+        self._run = runs.Reconstruction(
+            self._comm, self._file, self.config, self._log, _console(self._comm, verbose), start_weights
+        )
+        self._iterations = self._run.iterations()
+        self._result: Result | None = None
+
+    def __iter__(self) -> Iterator[State]:
+        for record in self._iterations:
+            yield self._state(record)
+
+    def result(self, *, postprocess: bool = True) -> Result:
+        """The finished run, after the iterations that are left. Collective."""
+        if self._result is not None:
+            return self._result
+        for _ in self._iterations:
+            pass
+        outcome = self._run.finish()
+        found = check_selection(self._run, outcome, self._folder, costly=False)
+        write_results(self._run, outcome, self._folder, about_run(self._start) | found, postprocessed=postprocess)
+        self.close()
+        self._comm.barrier()
+        made = run_together(self._comm, lambda: Result(self._folder, _scratch=self._scratch))
+        if self._output is not None:
+            with together(self._comm):
+                if self._comm.rank == 0:
+                    made.save(self._output)
+            made = run_together(self._comm, lambda: Result(self._output))
+        self._result = made
+        return made
+
+    def close(self) -> None:
+        """Let go of files and memory; called by `result`."""
+        self._log.close()
+        self._file.close()
+
+    def _state(self, record: dict) -> State:
+        run, size = self._run, self.particles.pixel_size
+        halves = tuple(Volume(np.array(run.solver.compared.get(half_map(half))), size) for half in (1, 2))
+        held, chosen = run.held_out, run.selection
+        return State(
+            record["iteration"], dict(record), halves, FSC(np.array(run.solver.fsc), self.particles.box, size),
+            run.slab.ids.copy(), chosen.weight.copy(), chosen.kept.copy(), held.residual.copy(), (held.pp - 2 * held.yp).copy(),
+        )
+
+
+def configuration(particles: Particles, scratch: Scratch, comm: Communicator, *, loss, mask=None, distance="explained",
+                  **options) -> Config:
+    """The Config of a script's options; a mask that is no file is written to one."""
+    check_names("a reconstruction", options, [field.name for field in fields(Config)])
+    if isinstance(mask, (PlainVolume, np.ndarray)):
+        mask = _mask_file(as_volume(mask, particles.pixel_size, "the mask"), scratch, comm)
+    if isinstance(distance, distances.Distance):
+        distance = distances.register(distance)
+    name = loss if isinstance(loss, str) else losses.register(_name_of(loss), loss)
+    return Config(**{"seed": 1, "loss": name, "distance": distance, "mask": None if mask is None else str(mask), **options})
+
+
+def _mask_file(mask: Volume, scratch: Scratch, comm: Communicator) -> Path:
+    path = scratch.path / "given_mask.mrc"
+    with together(comm):
+        if comm.rank == 0:
+            mrc.write_map(path, np.asarray(mask.to_numpy(), np.float32), mask.pixel_size, overwrite=True)
+    return path
+
+
+def _name_of(loss) -> str:
+    name = getattr(loss, "__name__", _UNNAMED)
+    return _UNNAMED if name == "<lambda>" or name in losses.LOSSES else name
+
+
+def _particles(given) -> Particles:
+    return open_particles(given) if isinstance(given, (str, os.PathLike)) else given
+
+
+def _console(comm: Communicator, verbose: bool):
+    from mpirecon.cli.console import Console
+
+    return Console(comm, quiet=not verbose)

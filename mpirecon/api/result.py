@@ -1,0 +1,156 @@
+"""What a finished reconstruction left, for scripts and notebooks."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mpirecon.api.maps import FSC, Volume, read_map
+from mpirecon.api.particles import structured
+from mpirecon.api.scratch import Scratch
+from mpirecon.errors import UserError
+from mpirecon.io.run_output import read_particle_table, read_summary
+
+
+class Result:
+    """A finished run, from the folder that ``reconstruct`` wrote, here or on the command line.
+
+    Parameters
+    ----------
+    folder : path
+
+    Attributes
+    ----------
+    folder : Path
+    summary : dict
+        summary.json: configuration, one record per iteration, resolution, timings …
+
+    Raises
+    ------
+    UserError
+        when the folder does not hold a finished run.
+    """
+
+    def __init__(self, folder: str | os.PathLike, *, _scratch: Scratch | None = None) -> None:
+        self.folder, self._scratch = Path(folder), _scratch
+        self.summary = read_summary(folder)
+
+    @cached_property
+    def volume(self) -> Volume:
+        """The filtered map of all particles."""
+        return self._map("volume")
+
+    @cached_property
+    def half_maps(self) -> tuple[Volume, Volume]:
+        """The two half maps, unfiltered."""
+        return self._map("half1"), self._map("half2")
+
+    @cached_property
+    def mask(self) -> Volume | None:
+        """The mask that was made from the map; None without post-processing."""
+        return self._map("mask") if (self.folder / "mask.mrc").exists() else None
+
+    @cached_property
+    def sharpened(self) -> Volume | None:
+        """The sharpened map; None without post-processing."""
+        return self._map("sharpened") if (self.folder / "sharpened.mrc").exists() else None
+
+    @cached_property
+    def fsc(self) -> FSC:
+        """Half-map FSC that the run's resolution is of."""
+        return self.curve((self.summary.get("resolution_of") or {}).get("curve", "fsc"))
+
+    def curve(self, name: str) -> FSC:
+        """A column of fsc.csv: fsc, fsc_unmasked, fsc_masked, fsc_randomised or fsc_true."""
+        with open(self.folder / "fsc.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if name not in rows[0]:
+            raise UserError(f"{self.folder}/fsc.csv has no column {name}; it has {', '.join(rows[0])}")
+        about = self.summary["particles"]
+        return FSC(np.array([float(row[name]) for row in rows]), about["box"], about["pixel_size"])
+
+    @property
+    def resolution(self) -> float | None:
+        """Å where the half-map FSC falls below 0.143; None when it never does."""
+        return self.summary["resolution_0143"]
+
+    @cached_property
+    def particles(self) -> np.ndarray:
+        """A structured array with a row per particle: id, half, distance, score, weight, kept, posterior, sigma, scale …;
+        ``pandas.DataFrame`` takes it."""
+        return structured(read_particle_table(self.folder / "particles.h5"))
+
+    @property
+    def kept(self) -> np.ndarray:
+        """(m,) bool, the particles that were kept."""
+        return self.particles["kept"].astype(bool)
+
+    @property
+    def iterations(self) -> list[dict]:
+        """A record of each iteration: loss, loss_l2, loss_heldout, kept_fraction, resolution_0143 …"""
+        return self.summary["iterations"]
+
+    @property
+    def keep(self) -> float | None:
+        """Estimated fraction of correct particles; None where the loss does not estimate it."""
+        return self.summary["keep_estimate"]
+
+    @property
+    def detection(self) -> dict | None:
+        """How well planted errors were found: auc, f1, precision, recall; None where none are known."""
+        return self.summary.get("detection")
+
+    @property
+    def warnings(self) -> list[str]:
+        return self.summary["warnings"]
+
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.folder / "report.html"
+
+    def save(self, folder: str | os.PathLike, *, overwrite: bool = False) -> Result:
+        """Copy the run's folder; returns the result there. UserError when `folder` exists and is not empty, without
+        `overwrite`, which replaces files of the same names and no others."""
+        target = Path(folder)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
+            raise UserError(f"{target} exists and is not empty; choose another folder, or pass overwrite=True")
+        shutil.copytree(self.folder, target, dirs_exist_ok=True)
+        return Result(target)
+
+    def plot(self):
+        """FSC, central slices, and where it selects the particles' scores, as a matplotlib Figure."""
+        from matplotlib.figure import Figure
+
+        table = self.particles
+        columns = 2 + bool((~self.kept).any())
+        figure = Figure(figsize=(4.2 * columns, 3.4), layout="constrained")
+        axes = figure.subplots(1, columns)
+        self.fsc.plot(axes[0])
+        density = self.volume.to_numpy()
+        low, high = np.percentile(density, (0.5, 99.7))
+        axes[1].imshow(density[len(density) // 2], cmap="gray", origin="lower", vmin=low, vmax=max(high, low + 1e-30))
+        axes[1].set(xticks=[], yticks=[], title=f"central slice, {self.volume.pixel_size:g} Å/px")
+        if columns == 3:
+            score, used = table["score"], np.isfinite(table["score"])
+            bins = np.histogram_bin_edges(score[used], 40)
+            for chosen, label in ((self.kept, "kept"), (~self.kept, "left out")):
+                axes[2].hist(score[used & chosen], bins, alpha=0.7, label=label)
+            axes[2].set(xlabel="score", ylabel="particles")
+            axes[2].legend(frameon=False)
+        return figure
+
+    def _map(self, name: str) -> Volume:
+        return read_map(self.folder / f"{name}.mrc")
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>{self.volume._repr_html_()}"
+
+    def __repr__(self) -> str:
+        at = "beyond Nyquist" if self.resolution is None else f"{self.resolution:.2f} Å"
+        return f"Result({len(self.particles)} particles, {int(self.kept.sum())} kept, FSC 0.143 at {at}, {self.folder})"
