@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mpirecon.errors import UserError
+
+if TYPE_CHECKING:  # its kernels are slow to load, and the names below are asked for by every command
+    from mpirecon.backend.protocol import Backend
 
 BACKENDS = ("auto", "cpu", "cuda")
 SPACES = ("fourier", "real")
@@ -11,7 +16,7 @@ SPACES = ("fourier", "real")
 def get_backend(
     name: str, box: int, pixel_size: float, *, space: str = "fourier", interpolation: dict | None = None, on_cpu: dict | None = None,
     **options,
-):
+) -> Backend:
     """The backend of that name for one box; ``auto`` is the CPU's (parallel.placement decides where GPUs are used).
 
     space : "fourier" for central slices, "real" for line integrals · interpolation : padding and taps of
@@ -27,9 +32,12 @@ def get_backend(
     if space not in SPACES:
         raise UserError(f"unknown space {space!r}; choose one of {', '.join(SPACES)}")
     if space == "real":
-        from mpirecon.backend.real_space import RealSpaceCpuBackend, real_space_cuda
+        if name == "cuda":
+            from mpirecon.backend.real_space_cuda import RealSpaceCudaBackend as RealSpaceBackend
+        else:
+            from mpirecon.backend.real_space import RealSpaceCpuBackend as RealSpaceBackend
 
-        return (real_space_cuda if name == "cuda" else RealSpaceCpuBackend)(box, pixel_size, **options)
+        return RealSpaceBackend(box, pixel_size, **options)
     if name == "cuda":
         from mpirecon.backend.cuda import CudaBackend
 

@@ -1,8 +1,4 @@
-"""The CPU backend: Numba kernels on NumPy arrays.
-
-This is the seam: another backend has the same methods, takes the same host arrays in and gives the same host arrays
-out; what it keeps in between (a Batch, a grid, an accumulator) is its own business.
-"""
+"""The CPU backend: Numba kernels on NumPy arrays."""
 
 from __future__ import annotations
 
@@ -13,12 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpirecon.backend.bands import Bands
+from mpirecon.backend.protocol import Ability, Backend
 from mpirecon.backend.resident import ResidentImages, fitting
 from mpirecon.kernels.nearby import make_nearby
 from mpirecon.kernels.statistics import (
-    PLAIN,
-    PREMULTIPLIED_RAW,
-    PREMULTIPLIED_WHITENED,
     image_power,
     make_statistics,
     shell_power,
@@ -26,7 +20,6 @@ from mpirecon.kernels.statistics import (
 from mpirecon.kernels.weigh import weigh
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.particles import ParticleSet
-from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.operators.aberrations import OpticsPlanes
 from mpirecon.operators.coarse import PairGrid, coarse_box, coarse_projection, set_middle
 from mpirecon.operators.ctf import ctf_coefficients, evaluate
@@ -59,7 +52,7 @@ class Batch:
         return Batch(self.data[rows], self.ctf[rows], self.rotation[rows], self.group[rows])
 
 
-class CpuBackend:
+class CpuBackend(Backend):
     """One box and pixel size on the CPU.
 
     padding : how much larger than the box the Fourier grid is · threads : of this rank · memory : bytes that prepared images
@@ -67,9 +60,7 @@ class CpuBackend:
     """
 
     name = "cpu"
-    fixed_point: FixedPoint | None = None  # where given, accumulators count whole numbers of its units
-    pairs = True  # two maps may be compared with the particles at once
-    reducer = None  # accumulators live where the communicator can sum them
+    can = frozenset(Ability)
 
     def __init__(
         self, box: int, pixel_size: float, *, limit: float | None = None, taps: int = 4, premultiplied: bool = False,
@@ -85,6 +76,7 @@ class CpuBackend:
         self._memory, self._half_precision = memory, half_precision
         self._resident: ResidentImages | None = None
         self._slab = None
+        self._fixed_point: FixedPoint | None = None
 
     def visit(
         self, slab, rows: np.ndarray, read: Callable[[np.ndarray], np.ndarray], timings
@@ -110,11 +102,9 @@ class CpuBackend:
                 yield part, batch
 
     def keeps_all(self, slab) -> bool:
-        """Whether the images of all of a slab's particles stay in memory."""
         return fitting(len(slab), len(self.plane), self._memory, self._half_precision) == len(slab)
 
-    def forget_images(self) -> None:
-        """Keep no images any more; a further visit reads them anew."""
+    def release_images(self) -> None:
         self._slab = self._resident = None
 
     def _read_ahead(self, reader, read, parts: list[np.ndarray], number: int):
@@ -158,23 +148,15 @@ class CpuBackend:
             self.optics.correct(data, optics_rows)
         evaluate(coefficients, self.plane.kx, self.plane.ky, self.optics, optics_rows, ctf)
 
-    def rotations(self, quaternion: np.ndarray, optics_group: np.ndarray) -> np.ndarray:
-        """What kernels take for rotation matrices, (b, 3, 3) float64: their optics groups' magnification included."""
-        matrices = matrix_from_quaternion(quaternion)
-        return matrices if self.optics is None else self.optics.rotations(matrices, self.optics.rows(optics_group))
-
     def turned(self, batch: Batch, matrix: np.ndarray) -> Batch:
-        """The same images at poses R · matrixᵀ, those of a map turned by a (3, 3) rotation."""
         return replace(batch, rotation=batch.rotation @ matrix.T)
 
     def power(self, batch: Batch) -> np.ndarray:
-        """Mean power of each image, (b,) float64, in the pixels' units."""
         out, m = np.empty(len(batch.data)), self.plane.multiplicity
         self.threads.over(len(out), lambda a, b: image_power(batch.data[a:b], batch.ctf[a:b], m, self.premultiplied, out[a:b]))
         return out
 
     def add_spectrum(self, batch: Batch, weight: np.ndarray, power: np.ndarray, count: np.ndarray) -> None:
-        """Add the weighted batch to the noise spectrum's sums, (shells,) float64 each."""
         plane, sums = self.plane, {}
 
         def some(a: int, b: int) -> None:
@@ -188,10 +170,6 @@ class CpuBackend:
             power += sums[a][0]
             count += sums[a][1]
 
-    def bands(self, noise_power: np.ndarray, lowest: int, highest: int, whitened: bool) -> Bands:
-        """Bands of the shells lowest … highest, for ``statistics``."""
-        return Bands.of(self.plane, noise_power, lowest, highest, whitened)
-
     def reference(self, volume: np.ndarray) -> np.ndarray:
         """(n, n, n) float32 map, or one of a ``coarse_box`` → the grid that ``statistics`` projects from."""
         grid, scale = self.projection.empty_grid(), 1 / self.plane.box
@@ -201,26 +179,18 @@ class CpuBackend:
         return grid
 
     def pair(self, box: int | None = None) -> PairGrid:
-        """Room for two maps of a box, the images' or a ``coarse_box``, that ``statistics`` compares with each particle at the
-        cost of little more than one."""
         magnified = self.optics is not None and (self.optics.magnification != np.eye(2)).any()
         return PairGrid(self.projection, box or self.plane.box, magnified)
 
     def set_reference(self, pair: PairGrid, which: int, volume: np.ndarray) -> None:
-        """Make a map number `which` (0 or 1) of a pair; the other stays."""
         pair.put(which, volume, 1 / self.plane.box)
 
     def coarse_box(self, reach: int) -> int:
-        """The box, at most the images', in which references that hold shells 0 … reach can be made."""
         return coarse_box(self.projection, reach)
 
     def statistics(
         self, reference: np.ndarray | PairGrid, batch: Batch, bands: Bands, rotation: np.ndarray | None = None
     ) -> np.ndarray:
-        """yy, yp, pp of each particle in each band, (b, bands, 3) float64; at other rotations (b, 3, 3) if given.
-
-        Of a pair, (2, b, bands, 3).
-        """
         rotation = batch.rotation if rotation is None else rotation
         maps = 2 if isinstance(reference, PairGrid) else 1
         out = np.empty((len(batch.data), maps, len(bands.samples), 3))
@@ -252,14 +222,6 @@ class CpuBackend:
     def nearby(
         self, reference: np.ndarray, batch: Batch, bands: Bands, highest: np.ndarray, precision: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The best pose near each particle's own; for shapes and meaning see ``kernels/nearby.py``.
-
-        highest : (steps,) int64, highest band of each look · precision : of the prior about the own pose, 1/radian²
-
-        Returns
-        -------
-        turn (b, 3), sums (b, bands, 2), slope (b, 3), curvature (b, 6) : float64
-        """
         b = len(batch.data)
         out = np.empty((b, 3)), np.empty((b, len(bands.samples), 2)), np.empty((b, 3)), np.empty((b, 6))
         p = self.projection
@@ -281,14 +243,11 @@ class CpuBackend:
                 values[rows] = part
         return out
 
-    def _mode(self, bands: Bands) -> int:
-        """How the kernels multiply data and model."""
-        if not self.premultiplied:
-            return PLAIN
-        return PREMULTIPLIED_WHITENED if bands.whitened else PREMULTIPLIED_RAW
-
     def accumulator(self) -> np.ndarray:
-        return self.projection.accumulator(np.float32 if self.fixed_point is None else np.int64)
+        return self.projection.accumulator(np.float32 if self._fixed_point is None else np.int64)
+
+    def use_units(self, fixed_point: FixedPoint | None) -> None:
+        self._fixed_point = fixed_point
 
     def largest(self, batch: Batch) -> np.ndarray:
         """Upper bounds of C ŷ and of C² over the batch's samples, (2,) float64; for a FixedPoint."""
@@ -298,11 +257,6 @@ class CpuBackend:
     def accumulate(
         self, accumulator: np.ndarray, batch: Batch, weight: np.ndarray, contrast: np.ndarray, contrast2: np.ndarray
     ) -> None:
-        """Add Σ w s C ŷ and Σ w s² C² of the batch; particles of weight 0 are left out.
-
-        weight : (b,) float64, w · contrast, contrast2 : the expected contrast E[s] and E[s²] of each particle, (b,) float64,
-        or of each of its shells, (b, shells), where the signal of a particle is right at some frequencies only
-        """
         used = weight > 0
         if not used.any():
             return
@@ -319,8 +273,8 @@ class CpuBackend:
                   numerator[a:b], samples[a:b])  # fmt: skip
 
         self.threads.over(len(numerator), some)
-        if self.fixed_point is not None:
-            self.fixed_point.scale(numerator, samples)
+        if self._fixed_point is not None:
+            self._fixed_point.scale(numerator, samples)
         self.projection.adjoint_add(accumulator, batch.rotation, numerator, samples)
 
     def _per_sample(self, values: np.ndarray) -> np.ndarray:
@@ -329,11 +283,9 @@ class CpuBackend:
         return values[:, None] if values.ndim == 1 else np.take(values, self.plane.shell, axis=1)  # rows stay contiguous
 
     def folded(self, accumulator: np.ndarray) -> np.ndarray:
-        """The accumulator on the half-complex grid, ready to be reduced, (p, p, p//2 + 1, 3) float32."""
         return self.projection.folded(accumulator)
 
     def normal_equations(self, folded: np.ndarray) -> NormalEquations:
-        """The normal equations of a reduced accumulator, or of its middle, which is a ``coarse_box``'s."""
         projection, p = self.projection, len(folded)
         if p != projection.padded:
             projection = coarse_projection(projection, p * projection.box // projection.padded)

@@ -16,15 +16,14 @@ from mpirecon.backend.device_normal import DeviceNormalEquations, WhileMemoryLas
 from mpirecon.backend.device_slab import DeviceImages, Loader
 from mpirecon.backend.gpu import Gpu, settings_for
 from mpirecon.backend.memory import Plan, memory_words, plan, solving_bytes
+from mpirecon.backend.protocol import Ability, Backend
 from mpirecon.errors import UserError
 from mpirecon.kernels.cuda_arguments import LARGEST_BOX, ctf_arguments, frequencies, rotation_arguments, shift_arguments
 from mpirecon.kernels.fold import extended_shape
 from mpirecon.kernels.gridding import MARGIN
 from mpirecon.kernels.nearby import step_all, turn_all
-from mpirecon.kernels.statistics import PLAIN, PREMULTIPLIED_RAW, PREMULTIPLIED_WHITENED
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.particles import ParticleSet
-from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.operators.aberrations import OpticsPlanes
 from mpirecon.operators.coarse import coarse_box, coarse_projection
 from mpirecon.operators.ctf import ctf_coefficients
@@ -65,10 +64,12 @@ class Batch:
                      self.shift.take(on_device, axis=0), self.optics_row[rows], self.group[rows])  # fmt: skip
 
 
-class CudaBackend:
-    """One box and pixel size on one GPU. The methods are those of CpuBackend, where they are explained."""
+class CudaBackend(Backend):
+    """One box and pixel size on one GPU. Images stay on the device when they fit, also while maps are solved: the plan of
+    its memory has room for both."""
 
     name = "cuda"
+    can = frozenset({Ability.NEARBY})
     equations_on_device, equations_on_host = DeviceNormalEquations, NormalEquations
 
     def __init__(
@@ -84,7 +85,6 @@ class CudaBackend:
         self.gpu = Gpu(device, sharing, settings_for(taps, self.projection.padding, BANDS))
         self._free = self.gpu.free_bytes()  # before anything is allocated, which the plan counts
         self.plan: Plan | None = None
-        self.reducer = None
         self._log = log
         self._loader: Loader | None = None
         self._bands: tuple[Bands, tuple] | None = None
@@ -182,10 +182,6 @@ class CudaBackend:
             samples,
         )  # fmt: skip
 
-    def rotations(self, quaternion: np.ndarray, optics_group: np.ndarray) -> np.ndarray:
-        matrices = matrix_from_quaternion(quaternion)
-        return matrices if self.optics is None else self.optics.rotations(matrices, self.optics.rows(optics_group))
-
     def turned(self, batch: Batch, matrix: np.ndarray) -> Batch:
         return replace(batch, rotation=batch.rotation @ matrix.T)
 
@@ -209,9 +205,6 @@ class CudaBackend:
         count += found[1]
 
     # statistics
-
-    def bands(self, noise_power: np.ndarray, lowest: int, highest: int, whitened: bool) -> Bands:
-        return Bands.of(self.plane, noise_power, lowest, highest, whitened)
 
     def coarse_box(self, reach: int) -> int:
         return coarse_box(self.projection, reach)
@@ -264,11 +257,6 @@ class CudaBackend:
                 step_all(turn, slope.copy(), curvature.copy(), float(precision), q)
         return turn, sums.reshape(b, BANDS, 2), slope, curvature
 
-    def _mode(self, bands: Bands) -> int:
-        if not self.premultiplied:
-            return PLAIN
-        return PREMULTIPLIED_WHITENED if bands.whitened else PREMULTIPLIED_RAW
-
     def _bands_on_device(self, bands: Bands) -> tuple:
         """Samples in the order of their band, where each band begins, and the gains in that order; kept for the next call."""
         if self._bands is None or self._bands[0] is not bands:
@@ -299,10 +287,10 @@ class CudaBackend:
             i4(self.premultiplied),
         )  # fmt: skip
 
+    def join(self, transport) -> None:
+        self.reducer = transport
+
     def folded(self, accumulator):
-        """The accumulator on the half-complex grid, (p, p, p//2 + 1, 3) float32: on the device where sums over ranks are
-        made there, else on the host.
-        """
         p = self.projection.padded
         out = self.gpu.cupy.empty((p, p, p // 2 + 1, 3), f4)
         self.gpu.launch("fold", None, accumulator, *self._extent(), i4(p), out)

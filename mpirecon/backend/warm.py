@@ -10,6 +10,7 @@ import numpy as np
 from numba.core.codegen import get_host_cpu_features
 
 from mpirecon.backend.cpu import CpuBackend
+from mpirecon.backend.protocol import Ability, Backend
 from mpirecon.model.particles import ParticleSet
 from mpirecon.operators.fixed_point import FixedPoint
 from mpirecon.parallel.comm import Communicator, run_together
@@ -18,7 +19,7 @@ from mpirecon.parallel.comm import Communicator, run_together
 _BOX = 8
 
 
-def compile_once(comm: Communicator, backend, particles: ParticleSet, nearby: bool, exact: bool) -> None:
+def compile_once(comm: Communicator, backend: Backend, particles: ParticleSet, nearby: bool, exact: bool) -> None:
     """Have the CPU's kernels in Numba's cache before every rank asks for them; collective.
 
     The lowest rank of each host that has not done so before compiles, and the others of all hosts wait. Nothing is locked:
@@ -27,7 +28,7 @@ def compile_once(comm: Communicator, backend, particles: ParticleSet, nearby: bo
     backend : whose kernels are meant; nothing is done for another than the CPU's of central slices · particles : the rank's
     own · nearby : whether poses nearby will be looked at · exact : whether sums are whole numbers
     """
-    if comm.size == 1 or type(backend) is not CpuBackend:
+    if comm.size == 1 or Ability.COMPILED_BY_NUMBA not in backend.can:
         return
     mark = _mark(backend, nearby, exact)
     leads = comm.local_rank == 0 and not (mark is not None and mark.exists())
@@ -77,7 +78,7 @@ def _try_kernels(backend: CpuBackend, particles: ParticleSet, nearby: bool, exac
     equations = backend.normal_equations(backend.folded(accumulator))
     equations.solve(equations.ridge(), 1)
     if exact:
-        backend.fixed_point = FixedPoint.of(1.0, 1.0, 1)
+        backend.use_units(FixedPoint.of(1.0, 1.0, 1))
         accumulator = backend.accumulator()
         backend.accumulate(accumulator, batch, one, one, one)
         backend.folded(accumulator)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from mpirecon.backend.protocol import Backend
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.placement import Placement
 
 
-def connect(comm: Communicator, backend, placement: Placement, wanted: str, log, console) -> str | None:
+def connect(comm: Communicator, backend: Backend, placement: Placement, wanted: str, log, console) -> str | None:
     """Give a backend on GPUs its transport; returns the transport's name, None where there is nothing to join. Collective.
 
     Raises UserError, on all ranks, when the transport that was asked for cannot be had.
@@ -22,7 +23,7 @@ def connect(comm: Communicator, backend, placement: Placement, wanted: str, log,
     from mpirecon.parallel.transport import choose_transport  # it needs CuPy's words
 
     transport, why = choose_transport(comm, backend.gpu, placement, wanted)
-    backend.reducer = transport
+    backend.join(transport)
     name = None if transport is None else transport.name
     log.event("device", index=placement.index, gpu=placement.name, uuid=placement.uuid, sharing=placement.sharing,
               transport=name, why=why)  # fmt: skip

@@ -54,9 +54,7 @@ class NormalSolver(Solver):
         """Choose the box of the references: it holds the shells that particles can be judged by. Returns the side
         of its grid."""
         box, padded = self.engine.box, self.engine.backend.projection.padded
-        coarse = getattr(self.engine.backend, "coarse_box", None)
-        if coarse is not None:
-            self.references.box = coarse(finest_judged(ssnr_of_half(self.fsc)))
+        self.references.box = self.engine.backend.coarse_box(finest_judged(ssnr_of_half(self.fsc)))
         return padded * self.references.box // box
 
     def finish(self) -> MapSet:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mpirecon.backend.bands import Bands
+from mpirecon.backend.protocol import Backend
 from mpirecon.errors import UserError
 from mpirecon.model.draws import particle_rng, random_quaternion
 from mpirecon.model.symmetry import point_group
@@ -30,7 +31,7 @@ class Engine:
     """What a pass needs, handed from the run to the solver: who, what, where."""
 
     comm: Communicator
-    backend: object
+    backend: Backend
     slab: ParticleSlab
     folds: int
     mask: np.ndarray
@@ -90,8 +91,7 @@ class Engine:
         backend, weight = self.backend, selection.weight
         p = backend.projection.padded
         fixed_point = self._units(selection) if self.deterministic else None
-        if self.deterministic:
-            backend.fixed_point = fixed_point
+        backend.use_units(fixed_point)
         store = GroupStore(self.comm, (p, p, p // 2 + 1, 3), backend.reducer, fixed_point)
         for group in self.slab.groups:
             with together(self.comm), self.timings("accumulate"):

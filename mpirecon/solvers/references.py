@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from mpirecon.backend.protocol import Ability, Backend
 from mpirecon.solvers.groups import MapOf, MapSet
 
 
 class References:
     """At most two maps at once; one that is still wanted is not made ready again."""
 
-    def __init__(self, backend, maps: MapSet, timings, together: bool = True) -> None:
+    def __init__(self, backend: Backend, maps: MapSet, timings, together: bool = True) -> None:
         """together : whether both may be compared at once, as one grid; else ``grid`` gives either"""
         self._backend, self._maps, self._timings = backend, maps, timings
         self._held: list[MapOf | None] = [None, None]
-        self._pair = backend.pair(maps.box) if together and getattr(backend, "pairs", False) else None
+        self._pair = backend.pair(maps.box) if together and Ability.PAIRS in backend.can else None
         self._single: list = [None, None]
 
     def bring(self, *wanted: MapOf) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from mpirecon.backend import get_backend
 from mpirecon.backend.bands import BANDS
+from mpirecon.backend.protocol import Ability
 from mpirecon.backend.warm import compile_once
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
@@ -102,7 +103,7 @@ class Reconstruction:
         self._selection: Selection | None = None  # of the particles that built the current maps
         self._scores: Statistics | None = None  # what the next selection is made from
         self.random_poses = self.nearby = None
-        able = hasattr(backend, "nearby") and config.group_by is None and config.loss == "posterior"
+        able = Ability.NEARBY in backend.can and config.group_by is None and config.loss == "posterior"
         self.looks = Looks(config.rounds, able)
 
     def run(self, checkpoints: Checkpoints | None = None, resume: bool = False) -> Outcome:
@@ -133,9 +134,8 @@ class Reconstruction:
     def finish(self) -> Outcome:
         """The final maps and what is known of the particles, after the last of `iterations`. Collective."""
         self.engine.unexplained = self._unexplained()
-        if hasattr(self.engine.backend, "forget_images"):
-            self.engine.backend.forget_images()  # their memory is the solution's now
-            self.slab.by_view = False
+        self.engine.backend.release_images()  # their memory is the solution's now
+        self.slab.by_view = False
         maps = self.solver.finish()
         sigma = particle_sigma(self.comm, self.held_out, self.slab.valid)
         fsc = self.solver.fsc if self.solver.compared is maps else None
@@ -148,8 +148,7 @@ class Reconstruction:
 
     def _keeps_all_images(self) -> bool:
         """Whether all ranks have all of their images in memory, for free to visit in any order; collective."""
-        keeps = getattr(self.engine.backend, "keeps_all", lambda slab: False)
-        return self.comm.allreduce_scalar(int(keeps(self.slab)), "min") > 0
+        return self.comm.allreduce_scalar(int(self.engine.backend.keeps_all(self.slab)), "min") > 0
 
     def _load(self, checkpoints: Checkpoints) -> list[dict]:
         records = load(self, checkpoints.folder)
