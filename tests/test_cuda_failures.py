@@ -131,7 +131,7 @@ def test_a_reference_is_let_go_before_the_next_is_made():
             Grid.alive -= 1
 
     class Backend:
-        made = []
+        made, can = [], frozenset()
 
         def reference(self, volume):
             self.made.append(volume)
