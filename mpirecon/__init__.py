@@ -29,6 +29,7 @@ _NAMES = {
     "read_map": "mpirecon.api.maps",
     "ForwardModel": "mpirecon.api.forward",
     "project": "mpirecon.api.forward",
+    "search_poses": "mpirecon.api.search",
     "Pose": "mpirecon.model",
     "make_ctf": "mpirecon.model",
     "UserError": "mpirecon.errors",

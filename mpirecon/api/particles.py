@@ -7,6 +7,7 @@ import shutil
 from dataclasses import fields
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from mpirecon.api.maps import Volume, as_volume
@@ -18,9 +19,13 @@ from mpirecon.model import CTF_DTYPE, ParticleSet, Pose, make_ctf
 from mpirecon.model.arrays import Stack
 from mpirecon.model.devices import on_host
 from mpirecon.model.draws import random_halves
+from mpirecon.model.pose import angular_distance
 from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together, together
 
 _BATCH_BYTES = 64 * 2**20
+
+#: degrees from the truth beyond which a new pose counts as wrong
+_WRONG = 10.0
 
 
 class Particles:
@@ -145,6 +150,36 @@ class Particles:
         with atomic_path(path, overwrite) as temporary:
             shutil.copyfile(self.path, temporary)
         return Particles._of_file(path, notes=self.notes, warnings=self.warnings)
+
+    def with_poses(self, table: np.ndarray, path: str | os.PathLike | None = None, *, overwrite: bool = False) -> Particles:
+        """A copy in which some particles have other poses.
+
+        Parameters
+        ----------
+        table : structured array
+            ``id``, ``quaternion`` (4,) and ``shift`` (2,) Å of the particles to change, as ``search_poses`` returns it
+        path : path, optional
+            of the copy; a temporary file when left out
+
+        Notes
+        -----
+        Where the truth is known, ``pose_error`` of these particles then says whether the new pose is more than 10° off.
+        """
+        ids = self._rows(table["id"])
+        pose = Pose(table["quaternion"], table["shift"])
+        scratch = Scratch(SerialCommunicator()) if path is None else None
+        target = scratch.path / "particles.h5" if path is None else Path(path)
+        with atomic_path(target, overwrite) as temporary:
+            shutil.copyfile(self.path, temporary)
+            with h5py.File(temporary, "r+") as file:
+                order = np.argsort(ids)
+                file["quaternion"][ids[order]] = pose.quaternion[order]
+                file["shift"][ids[order]] = pose.shift[order]
+                if "pose_error" in file and "true_quaternion" in file:
+                    off = angular_distance(pose.quaternion, file["true_quaternion"][...][ids])
+                    junk = file["junk"][...][ids] if "junk" in file else np.zeros(len(ids), bool)
+                    file["pose_error"][ids[order]] = ((off > _WRONG) | junk)[order]
+        return Particles._of_file(target, scratch, self.notes, self.warnings)
 
     def _rows(self, rows) -> np.ndarray:
         rows = np.asarray(rows)

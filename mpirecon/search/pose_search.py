@@ -1,0 +1,222 @@
+"""The search: all orientations and offsets coarsely, as matrix products, then the best candidates climbed to their peaks.
+
+A flat search over the orientations of a low-passed map finds more than a hierarchy that begins at lower bands, for these
+do not hold the information; what is missed is mostly of weak particles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpirecon.model.pose import matrix_from_quaternion
+from mpirecon.model.symmetry import PointGroup
+from mpirecon.search.fine import climb
+from mpirecon.search.orientations import distance, grid
+from mpirecon.search.peaks import pick
+from mpirecon.search.slices import cut, slice_grid
+
+#: the coarse band holds this many periods across the particle …
+_PERIODS = 9.5
+
+#: … whose orientations are this part of its finest period over the diameter apart, and its offsets half of it
+_ANGLE, _OFFSET = 1.5, 0.5
+
+#: offsets reach this many standard deviations
+_REACH = 3.0
+
+#: candidates after the coarse search, with and without unknown offsets, and after each band of the fine one
+_COARSE, _COARSE_MOVING, _FINE = 12, 40, (10, 4)
+
+#: candidates are other peaks when they are this part of the grid's step apart
+_WEEDED = 1.2
+
+#: numbers of a block of scores
+_BLOCK = 2**23
+
+#: two candidates within so many of their standard deviations are one peak
+_SAME = 4.0
+
+
+@dataclass(frozen=True)
+class Band:
+    """Samples that the search uses, those of the coarse band first.
+
+    kx, ky : (s,) int32 · order : (s,) places of these samples in the images' half plane · coarse, middle : how many of them
+    the coarse and the middle band have · reach : Fourier pixels of the coarse band
+    """
+
+    kx: np.ndarray
+    ky: np.ndarray
+    order: np.ndarray
+    coarse: int
+    middle: int
+    reach: int
+
+    @classmethod
+    def of(cls, plane, diameter: float, finest: int) -> Band:
+        """diameter : of the particle, pixels · finest : highest shell that the reference supports"""
+        radius = np.hypot(plane.kx, plane.ky)
+        finest = int(min(finest, plane.box // 2 - 1))
+        reach = int(min(round(_PERIODS * plane.box / diameter), finest))
+        order = np.argsort(radius, kind="stable")
+        order = order[(plane.shell[order] >= 1) & (radius[order] <= finest)]
+        inside = radius[order]
+        coarse, middle = (int(np.searchsorted(inside, limit, "right")) for limit in (reach, (reach + finest) / 2))
+        return cls(plane.kx[order], plane.ky[order], order, coarse, middle, reach)
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The best poses of each image.
+
+    quaternion : (m, k, 4) · offset : (m, k, 2) pixels, on top of the given shift · cross, power : (m, k) yp and pp there ·
+    curvature : (m, k, 5, 5) of −log likelihood at amplitude 1, by turn (radians) and offset (pixels) · distinct : (m, k) bool, not
+    a copy of a better peak; the best comes first
+    """
+
+    quaternion: np.ndarray
+    offset: np.ndarray
+    cross: np.ndarray
+    power: np.ndarray
+    curvature: np.ndarray
+    distinct: np.ndarray
+
+    @property
+    def score(self) -> np.ndarray:
+        """Matched filter yp / √pp of each, (m, k)."""
+        return np.divide(self.cross, np.sqrt(self.power), out=np.zeros_like(self.cross), where=self.power > 0)
+
+
+class PoseSearch:
+    """A search of one map's orientations.
+
+    Parameters
+    ----------
+    reference : (n, n, n) float32
+        the map, masked, each frequency weighed by how far it is believed
+    plane : HalfPlane
+        the images' samples
+    diameter : float
+        of the particle, pixels
+    finest : int
+        highest shell that tells
+    group : PointGroup
+    offset_sigma : float
+        standard deviation of unknown offsets on each axis, pixels; 0: offsets are known
+    """
+
+    def __init__(self, reference: np.ndarray, plane, diameter: float, finest: int, group: PointGroup, offset_sigma: float) -> None:
+        self.box, self.group, self.offset_sigma = plane.box, group, offset_sigma
+        self.band = Band.of(plane, diameter, finest)
+        self._grid = slice_grid(reference, int(np.hypot(self.band.kx, self.band.ky).max()) + 1)
+        period = plane.box / self.band.reach  # pixels, the finest of the coarse band
+        self.step = _ANGLE * period / diameter
+        self.orientations = grid(self.step, group)
+        self.offsets = _disc(_OFFSET * period, _REACH * offset_sigma)
+        slices = np.empty((len(self.orientations), self.band.coarse), np.complex64)
+        k = self.band.kx[: self.band.coarse], self.band.ky[: self.band.coarse]
+        cut(self._grid, matrix_from_quaternion(self.orientations), *k, slices)
+        self._power = np.ascontiguousarray((slices.real**2 + slices.imag**2).T)
+        self._slices = np.ascontiguousarray(slices.view(np.float32).T)
+        turns = np.outer(self.offsets[:, 0], k[0]) + np.outer(self.offsets[:, 1], k[1])
+        self._ramps = np.exp(2j * np.pi / self.box * turns).astype(np.complex64)
+        self.batch = int(np.clip(_BLOCK // (len(self.offsets) * 1000), 16, 256))
+
+    def search(
+        self, data: np.ndarray, on_cross: np.ndarray, on_model: np.ndarray, progress: Callable[[int], None] = lambda images: None
+    ) -> Peaks:
+        """The best poses of some images.
+
+        Parameters
+        ----------
+        data : (m, s) complex64
+            half-plane samples, the particle moved to the origin by the given shift
+        on_cross, on_model : (m, s) float32
+            what multiplies Re(conj(p) ŷ) and |p|², over the noise power: CTF and CTF², with the samples' multiplicity
+        """
+        data, on_cross, on_model = (np.ascontiguousarray(a[:, self.band.order]) for a in (data, on_cross, on_model))
+        found = []
+        for first in range(0, len(data), self.batch):
+            rows = slice(first, first + self.batch)
+            where, offset = self._coarse(data[rows], on_cross[rows], on_model[rows])
+            for i, row in enumerate(range(first, first + len(where))):
+                found.append(self._fine(where[i], offset[i], data[row], on_cross[row], on_model[row]))
+            progress(len(where))
+        return Peaks(*(np.stack(column) for column in zip(*found)))
+
+    def _coarse(self, data, on_cross, on_model) -> tuple[np.ndarray, np.ndarray]:
+        """(candidates as numbers of orientations (b, k), their offsets (b, k, 2))."""
+        b, p, n = len(data), self.band.coarse, len(self.orientations)
+        weighted = data[:, :p] * on_cross[:, :p]
+        power = on_model[:, :p] @ self._power
+        best, which = np.full((b, n), -np.inf, np.float32), np.zeros((b, n), np.int16)
+        columns = max(1, _BLOCK // (b * 8))
+        for s, ramp in enumerate(self._ramps):
+            moved = np.ascontiguousarray(weighted * ramp).view(np.float32)
+            for first in range(0, n, columns):
+                some = slice(first, first + columns)
+                cross = moved @ self._slices[:, some]
+                better = cross > best[:, some]
+                np.copyto(best[:, some], cross, where=better)
+                np.copyto(which[:, some], np.int16(s), where=better)
+        scores = np.divide(best, np.sqrt(power, out=power), out=np.zeros_like(best), where=power > 0)
+        chosen = np.empty((b, _COARSE_MOVING if len(self.offsets) > 1 else _COARSE), np.int64)
+        pick(scores, self.orientations.astype(np.float32), np.cos(_WEEDED * self.step / 2), chosen)
+        return chosen, self.offsets[np.take_along_axis(which, np.maximum(chosen, 0), axis=1)]
+
+    def _fine(self, where, offset, data, on_cross, on_model) -> tuple:
+        offset = offset[where >= 0].copy()
+        q = self.orientations[where[where >= 0]].copy()
+        bands = (self.band.coarse, self.band.middle, len(self.band.kx))
+        precision = np.zeros(5)
+        if self.offset_sigma:
+            precision[3:] = 1e-3
+        for number, count in enumerate(bands):
+            sums, hessian = np.empty((len(q), 2)), np.empty((len(q), 5, 5))
+            climb(self._grid, self.box, self.band.kx, self.band.ky, count, data, on_cross, on_model, self.offset_sigma > 0,
+                  precision, q, offset, sums, hessian)  # fmt: skip
+            order = np.argsort(-sums[:, 0] / np.sqrt(np.maximum(sums[:, 1], 1e-30)), kind="stable")
+            if number < len(_FINE):
+                order = self._weeded(order, q, 0.5 * self.step)[: _FINE[number]]
+            q, offset, sums, hessian = q[order], offset[order], sums[order], hessian[order]
+        q, offset, sums, hessian = (_padded(a, _FINE[-1]) for a in (q, offset, sums, hessian))
+        return q, offset, sums[:, 0], sums[:, 1], hessian, self._distinct(q, sums, hessian)
+
+    @staticmethod
+    def _weeded(order: np.ndarray, q: np.ndarray, angle: float) -> np.ndarray:
+        """`order` without those that have climbed to where a better one is."""
+        kept: list[int] = []
+        for i in order:
+            if not kept or distance(q[i], q[kept]).min() > angle:
+                kept.append(int(i))
+        return np.array(kept)
+
+    def _distinct(self, q: np.ndarray, sums: np.ndarray, hessian: np.ndarray) -> np.ndarray:
+        distinct = sums[:, 1] > 0
+        for i in range(1, len(q)):
+            near = _SAME / np.sqrt(np.maximum(np.linalg.eigvalsh(hessian[i, :3, :3]).min(), 1e-12))
+            apart = np.array([self.group.angular_distance(q[i : i + 1], q[j : j + 1])[0] for j in range(i)])
+            distinct[i] &= bool((np.radians(apart) > min(near, 0.3)).all())
+        return distinct
+
+
+def _disc(step: float, radius: float) -> np.ndarray:
+    """Offsets (x, y) on a square lattice within a disc, 0 first, (s, 2) float64."""
+    if radius <= 0:
+        return np.zeros((1, 2))
+    reach = int(np.ceil(radius / step))
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1] * step
+    found = np.column_stack([x.ravel(), y.ravel()])
+    length = np.hypot(*found.T)
+    order = np.argsort(length, kind="stable")
+    return found[order][length[order] <= max(radius, step) + 1e-9]
+
+
+def _padded(values: np.ndarray, length: int) -> np.ndarray:
+    """The first `length` rows, zeros where there are fewer."""
+    out = np.zeros((length, *values.shape[1:]))
+    out[: min(len(values), length)] = values[:length]
+    return out

@@ -1,0 +1,242 @@
+"""The global pose search: its parts against brute force, and rejected particles found again."""
+
+import numpy as np
+import pytest
+from scipy.integrate import trapezoid
+
+import mpirecon as mr
+from mpirecon.model.pose import angular_distance, matrix_from_quaternion
+from mpirecon.model.symmetry import point_group
+from mpirecon.operators.half_plane import HalfPlane
+from mpirecon.search.believe import Amplitudes, log_evidence, probabilities
+from mpirecon.search.fine import _matrix, _turned
+from mpirecon.search.orientations import distance, grid
+from mpirecon.search.peaks import pick
+from mpirecon.search.pose_search import Band, Peaks, PoseSearch
+from mpirecon.search.slices import cut, derivatives, slice_grid
+
+
+def random_quaternions(m, seed=0):
+    q = np.random.default_rng(seed).standard_normal((m, 4))
+    return q / np.linalg.norm(q, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("group", ["C1", "C3", "D2", "O"])
+def test_orientations_cover_every_pose_once(group):
+    group, step = point_group(group), 0.25
+    found, whole = grid(step, group), grid(step, point_group("C1"))
+    assert len(found) == pytest.approx(len(whole) / len(group), rel=0.15)
+    asked = random_quaternions(60, 3)
+    nearest = [np.radians(group.angular_distance(np.broadcast_to(q, found.shape), found)).min() for q in asked]
+    assert max(nearest) < 1.1 * step
+    assert [distance(q, whole).min() for q in asked] == pytest.approx(
+        [np.radians(angular_distance(np.broadcast_to(q, whole.shape), whole)).min() for q in asked], abs=1e-7)
+
+
+def test_peaks_are_the_best_with_their_neighbours_weeded():
+    q = random_quaternions(400, 1).astype(np.float32)
+    scores = np.random.default_rng(2).standard_normal((3, 400)).astype(np.float32)
+    angle, chosen = 0.6, np.empty((3, 9), np.int64)
+    pick(scores.copy(), q, np.cos(angle / 2), chosen)
+    for row, found in zip(scores, chosen):
+        left = list(range(400))
+        for best in found:
+            assert best == max(left, key=lambda i: row[i])
+            left = [i for i in left if distance(q[i].astype(float), q[best].astype(float)) >= angle - 1e-3]
+    few = np.empty((1, 5), np.int64)
+    pick(np.ones((1, 2), np.float32), np.array([[1, 0, 0, 0], [0, 1, 0, 0]], np.float32), 0.9, few)
+    assert sorted(few[0]) == [-1, -1, -1, 0, 1]
+
+
+def test_slices_are_those_of_the_forward_model():
+    box, volume = 32, mr.phantom(32, 4.0)
+    plane = HalfPlane.of(box, 11.0)
+    rotation = matrix_from_quaternion(random_quaternions(5))
+    found = np.empty((5, len(plane)), np.complex64)
+    cut(slice_grid(volume.array, 11), rotation, plane.kx, plane.ky, found)
+    # the transform itself, sample by sample
+    r = np.arange(box) - box // 2
+    k = np.einsum("mji,jk->mik", rotation, np.stack([plane.kx, plane.ky, 0 * plane.kx]).astype(float))
+    for i in range(5):
+        x, y, z = (np.exp(-2j * np.pi / box * np.outer(k[i, axis], r)) for axis in range(3))
+        exact = np.einsum("sz,sy,sx,zyx->s", z, y, x, volume.array.astype(float), optimize=True) / box
+        assert np.linalg.norm(found[i] - exact) < 0.03 * np.linalg.norm(exact)
+
+
+def a_case(seed=0, box=32, limit=11.0):
+    rng, plane = np.random.default_rng(seed), HalfPlane.of(box, limit)
+    s = len(plane)
+    data = (rng.standard_normal(s) + 1j * rng.standard_normal(s)).astype(np.complex64)
+    on_cross = rng.uniform(0.3, 1, s).astype(np.float32)
+    return plane, data, on_cross, on_cross**2, slice_grid(mr.phantom(box, 4.0).array, int(limit) + 1)
+
+
+def test_derivatives_are_those_of_finite_differences():
+    plane, data, on_cross, on_model, volume = a_case()
+    q, shift = random_quaternions(1, 5)[0], np.array([0.7, -1.2])
+
+    def at(q, shift):
+        out, gradient, cross, hessian = np.empty(2), np.empty(5), np.empty(5), np.empty((5, 5))
+        derivatives(volume, _matrix(q), shift, 32, plane.kx, plane.ky, len(plane), data, on_cross, on_model, out, gradient, cross,
+                    hessian)
+        return out, gradient, cross, hessian
+
+    here, gradient, cross, hessian = at(q, shift)
+    assert np.linalg.eigvalsh(hessian).min() > 0
+    step, numeric = 2e-4, np.empty((5, 2))
+    for j in range(5):
+        change = np.eye(5)[j] * step
+        numeric[j] = (at(_turned(q, change[:3]), shift + change[3:])[0] - at(_turned(q, -change[:3]), shift - change[3:])[0]) / (2 * step)
+    # the interpolation is linear in pieces: the derivative jumps at their bounds
+    np.testing.assert_allclose(gradient, numeric[:, 0], atol=0.02 * np.abs(numeric[:3, 0]).max())
+    np.testing.assert_allclose(2 * cross, numeric[:, 1], atol=0.02 * np.abs(numeric[:, 1]).max())
+    np.testing.assert_allclose(gradient[3:], numeric[3:, 0], rtol=1e-3)
+
+
+def test_the_coarse_search_is_that_of_brute_force():
+    plane, data, on_cross, on_model, _ = a_case(limit=15.0)
+    search = PoseSearch(mr.phantom(32, 4.0).array, plane, 19.0, 12, point_group("C1"), 1.0)
+    data, on_cross, on_model = (np.stack([a, a[::-1]])[:, search.band.order] for a in (data, on_cross, on_model))
+    where, offset = search._coarse(data, on_cross, on_model)
+    k = search.band.kx[: search.band.coarse], search.band.ky[: search.band.coarse]
+    slices = np.empty((len(search.orientations), search.band.coarse), np.complex64)
+    cut(search._grid, matrix_from_quaternion(search.orientations), *k, slices)
+    assert len(search.offsets) > 8 and not search.offsets[0].any()
+    for i in range(2):
+        best = np.full(len(slices), -np.inf)
+        for t in search.offsets:
+            moved = data[i, : len(k[0])] * np.exp(2j * np.pi / 32 * (t[0] * k[0] + t[1] * k[1]))
+            cross = (on_cross[i, : len(k[0])] * (slices.conj() * moved).real).sum(axis=1)
+            best = np.maximum(best, cross / np.sqrt((on_model[i, : len(k[0])] * np.abs(slices) ** 2).sum(axis=1)))
+        assert where[i, 0] == best.argmax()
+        t = offset[i, 0]
+        moved = data[i, : len(k[0])] * np.exp(2j * np.pi / 32 * (t[0] * k[0] + t[1] * k[1]))
+        cross = (on_cross[i, : len(k[0])] * (slices[where[i, 0]].conj() * moved).real).sum()
+        power = (on_model[i, : len(k[0])] * np.abs(slices[where[i, 0]]) ** 2).sum()
+        assert cross / np.sqrt(power) == pytest.approx(best.max(), rel=1e-4)
+
+
+def test_bands_leave_the_background_out_and_grow():
+    plane = HalfPlane.of(64)
+    band = Band.of(plane, 38.0, 27)
+    radius = np.hypot(band.kx, band.ky)
+    assert band.reach == 16 and radius.min() >= 0.5 and radius.max() <= 27
+    assert radius[: band.coarse].max() <= 16 < radius[band.coarse] and band.coarse < band.middle < len(radius)
+
+
+def test_evidence_is_the_integral_over_pose_and_amplitude():
+    """Of a likelihood that is normal in the pose, by sums over a fine grid of turns and amplitudes."""
+    amplitudes, power, curvature = Amplitudes(1.0, 0.2), 30.0, 900.0
+    peaks = Peaks(random_quaternions(1)[:, None], np.zeros((1, 1, 2)), np.array([[28.0]]), np.array([[power]]),
+                  curvature * np.eye(5)[None, None], np.ones((1, 1), bool))
+    found, share = log_evidence(peaks, amplitudes, 0.0, 1)
+    a = np.linspace(-1, 3, 2001)
+    of_amplitude = np.log(trapezoid(np.exp(28 * a - a**2 * power / 2 - (a - 1) ** 2 / 0.08) / np.sqrt(2 * np.pi * 0.04), a))
+    best = float(amplitudes.best(np.array(28.0), np.array(power)))
+    of_turn = 1.5 * np.log(2 * np.pi / (best**2 * curvature)) - np.log(8 * np.pi**2)
+    assert found[0] == pytest.approx(of_amplitude + of_turn, abs=1e-6) and share[0] == 1
+    four, _ = log_evidence(peaks, amplitudes, 0.0, 4)
+    assert four[0] - found[0] == pytest.approx(np.log(4))
+
+
+def test_amplitudes_are_measured_without_the_noise():
+    rng = np.random.default_rng(0)
+    power, a = rng.uniform(20, 80, 5000), rng.normal(0.9, 0.2, 5000)
+    found = Amplitudes.of(a * power + np.sqrt(power) * rng.standard_normal(5000), power)
+    assert found.mean == pytest.approx(0.9, abs=0.02) and found.sigma == pytest.approx(0.2, abs=0.03)
+
+
+def test_probabilities_find_their_fraction():
+    rng = np.random.default_rng(0)
+    evidence = np.concatenate([rng.normal(8, 2, 300), rng.normal(-6, 1, 700)])
+    p, fraction = probabilities(evidence)
+    assert fraction == pytest.approx(0.3, abs=0.01) and (p[:300] > 0.5).mean() > 0.99 and p[300:].max() < 0.5
+    p, fraction = probabilities(np.full(50, -9.0))
+    assert p.max() < 1e-3 and fraction < 1e-3
+    assert len(probabilities(np.zeros(0))[0]) == 0
+
+
+@pytest.fixture(scope="module")
+def searched():
+    particles = mr.simulate(mr.phantom(32, 6.0), 600, snr=0.3, error_rate=0.3, junk_rate=0.1, noise_cv=0.15, seed=2)
+    result = mr.reconstruct(particles, loss="posterior")
+    return particles, result, mr.search_poses(particles, result)
+
+
+def errors(particles, table):
+    return angular_distance(table["quaternion"], particles.truth["true_quaternion"][table["id"]])
+
+
+def test_rejected_particles_are_found_again(searched):
+    particles, result, table = searched
+    np.testing.assert_array_equal(table["id"], np.flatnonzero(~result.kept))
+    junk, off = particles.truth["junk"][table["id"]], errors(particles, table)
+    wrong = particles.truth["pose_error"][table["id"]] & ~junk
+    believed = table["probability"] > 0.9
+    assert (off[wrong] < 8).mean() > 0.93
+    assert believed[wrong].mean() > 0.85 and (off[believed] < 8).mean() > 0.97
+    assert not believed[junk].any()
+    assert np.isfinite(table["angle_sigma"]).all() and 0.5 < np.median(off[wrong & believed] / table["angle_sigma"][wrong & believed]) < 3
+    given = particles.table["quaternion"][table["id"]]
+    np.testing.assert_allclose(table["moved"], angular_distance(table["quaternion"], given), atol=1e-6)
+
+
+def test_found_particles_make_a_better_map(searched):
+    particles, result, table = searched
+    found = particles.with_poses(table[table["probability"] > 0.9])
+    assert found.truth["pose_error"].sum() < 0.5 * particles.truth["pose_error"].sum()
+    again, truth = mr.reconstruct(found, loss="posterior"), mr.phantom(32, 6.0)
+    assert again.kept.sum() > result.kept.sum() + 100
+    better = mr.fsc(again.volume, truth).values[1:].mean() - mr.fsc(result.volume, truth).values[1:].mean()
+    assert better > 0.002
+    untouched = ~np.isin(np.arange(len(particles)), table["id"])
+    np.testing.assert_array_equal(found.table["quaternion"][untouched], particles.table["quaternion"][untouched])
+
+
+def test_offsets_are_found_too(searched):
+    particles, result, table = searched
+    rows = table["id"][~particles.truth["junk"][table["id"]]][:40]
+    planted = np.random.default_rng(0).normal(0, 9.0, (len(rows), 2))  # Å, 1.5 pixels
+    spoilt = np.zeros(len(rows), table.dtype)
+    spoilt["id"], spoilt["quaternion"] = rows, particles.table["quaternion"][rows]
+    spoilt["shift"] = particles.table["shift"][rows] + planted
+    moved = particles.with_poses(spoilt)
+    found = mr.search_poses(moved, result, rows, offset_sigma=9.0)
+    right = errors(particles, found) < 8
+    assert right.mean() > 0.8
+    left = found["shift"] - particles.table["shift"][rows]
+    assert np.median(np.abs(left[right])) < 1.0 < np.median(np.abs(planted))
+
+
+def test_a_search_knows_the_symmetry():
+    half = mr.phantom(24, 6.0).array
+    both = mr.Volume(half + np.roll(half[:, ::-1, ::-1], (1, 1), axis=(1, 2)), 6.0)
+    particles = mr.simulate(both, 400, snr=0.5, error_rate=0.3, seed=3)
+    result = mr.reconstruct(particles, loss="posterior", symmetry="C2")
+    table = mr.search_poses(particles, result)
+    off = point_group("C2").angular_distance(table["quaternion"], particles.truth["true_quaternion"][table["id"]])
+    assert len(table) > 80 and (off < 10).mean() > 0.85
+
+
+def test_noise_is_refused(searched):
+    noise = mr.simulate(mr.phantom(24, 6.0), 200, snr=0.0005, error_rate=0.3)
+    with pytest.raises(mr.UserError, match="half maps .* agree .*a search needs"):
+        mr.search_poses(noise, mr.reconstruct(noise))
+    particles, result, _ = searched
+    with pytest.raises(mr.UserError, match="200"):
+        mr.search_poses(noise, result)
+    with pytest.raises(mr.UserError, match="offset_sigma is -1"):
+        mr.search_poses(particles, result, offset_sigma=-1)
+
+
+def test_premultiplied_and_inverted_images_are_searched_alike():
+    options = dict(snr=0.5, error_rate=0.3, seed=5)
+    plain = mr.simulate(mr.phantom(24, 6.0), 300, **options)
+    times_ctf = mr.simulate(mr.phantom(24, 6.0), 300, ctf_premultiplied=True, **options)
+    about = plain.metadata()
+    black = mr.Particles(-plain.images(), about.pose, about.ctf, pixel_size=6.0, half=about.half, contrast="black")
+    rows = np.flatnonzero(plain.truth["pose_error"])[:40]
+    found = [mr.search_poses(p, mr.reconstruct(p, loss="posterior"), rows) for p in (plain, times_ctf, black)]
+    for table in found:
+        assert (errors(plain, table) < 10).mean() > 0.85
+    np.testing.assert_allclose(found[2]["score"], found[0]["score"], rtol=1e-3)
