@@ -13,6 +13,7 @@ from typing import NamedTuple
 import click
 
 from mpirecon import __version__
+from mpirecon.cli.hints import did_you_mean
 from mpirecon.cli.ending import end_alone, end_together, outcome
 from mpirecon.errors import UserError
 from mpirecon.parallel.launcher import find_launcher
@@ -65,6 +66,14 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         return importlib.import_module(COMMANDS[name].module).command
+
+    def resolve_command(self, ctx, args):
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if args[0].startswith("-"):
+                raise
+            raise click.UsageError(f"{error.message}{did_you_mean(args[0], COMMANDS)}", ctx) from None
 
     def format_commands(self, ctx, formatter):
         with formatter.section("Commands"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ import click
 
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, COUNT, json_option, pass_communicator
+from mpirecon.cli.terminal import uses_colours
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -50,9 +52,10 @@ def command(comm, output, timeout, as_json):
 
 
 def _print(lines) -> None:
+    colours = uses_colours(sys.stdout)
     for line in lines:
         status = click.style(f"{line.status:5}", fg=_COLOURS[line.status])
-        click.echo(f"{status} {line.subject:13} {line.text}")
+        click.echo(f"{status} {line.subject:13} {line.text}", color=colours)
         if line.todo:
             click.echo(f"{'':20}→ {line.todo}")
 

@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import contextmanager
 
+from mpirecon.cli.terminal import is_terminal
 from mpirecon.parallel.lines import write_line
 
 #: a batch log gets a progress line when this share more is done and these seconds have passed, …
@@ -57,7 +58,7 @@ class Console:
         """
         if self.rank > 0 or self.quiet:
             yield _Silent()
-        elif sys.stderr.isatty():
+        elif is_terminal(sys.stderr):
             from tqdm import tqdm  # only where a bar is drawn
 
             with tqdm(total=total, desc=label, file=sys.stderr, leave=False, dynamic_ncols=True) as bar:

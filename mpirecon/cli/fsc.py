@@ -9,7 +9,7 @@ import click
 from mpirecon.cli.console import Console
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import json_option, overwrite_option, map_seed_option, verbosity_options
-
+from mpirecon.cli.terminal import chart_width
 
 @click.command("fsc", cls=DocumentedCommand)
 @click.argument("first", type=click.Path())
@@ -54,7 +54,7 @@ def command(first, second, mask, phase_randomise, cones, plot, csv_path, as_json
     if as_json:
         click.echo(json.dumps(result.as_dict()))
     else:
-        console.say(text_plot(result.curves[result.best], result.box, result.pixel_size))
+        console.say(text_plot(result.curves[result.best], result.box, result.pixel_size, chart_width()))
         for line in result.lines():
             console.say(line)
     if csv_path:

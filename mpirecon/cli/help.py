@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
+
 import click
+
+from mpirecon.cli.hints import explain_option, explain_value
 
 #: command → heading → its options; those of no heading come last, under "More options"
 GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -60,6 +65,24 @@ class DocumentedCommand(click.Command):
         settings["context_settings"] = {"max_content_width": 100, **(settings.get("context_settings") or {})}
         super().__init__(*args, **settings)
 
+    def parse_args(self, ctx, args):
+        words = list(args)  # click empties the list it is given
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise explain_option(error, ctx) from None
+        except click.BadParameter as error:
+            raise explain_value(error, self, ctx, words) from None
+
+    def format_help_text(self, ctx, formatter) -> None:
+        """click's, with the lines of examples broken as a shell takes them where the terminal is narrow."""
+        width = formatter.width - formatter.current_indent - formatter.indent_increment
+        paragraphs = inspect.cleandoc(self.help or "").split("\n\n")
+        text = "\n\n".join(_broken(p, width) if p.startswith("\b\n") else p for p in paragraphs)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(text)
+
     def format_options(self, ctx, formatter) -> None:
         named = {spelling: p for p in self.get_params(ctx) if isinstance(p, click.Option) for spelling in p.opts}
         left = list(dict.fromkeys(named.values()))
@@ -80,3 +103,19 @@ class DocumentedCommand(click.Command):
         if records:
             with formatter.section(title):
                 formatter.write_dl(records, col_max=_COLUMN)
+
+
+def _broken(block: str, width: int) -> str:
+    """Lines of commands that are no wider than that: comments go before their command, backslashes tell where it goes on."""
+    lines = []
+    for line in block.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip()))
+        command, hash_, comment = line.partition("  # ") if len(line) > width else (line, "", "")
+        if hash_:
+            lines += textwrap.wrap(f"# {comment.strip()}", width, initial_indent=indent, subsequent_indent=f"{indent}# ")
+            command = command.rstrip()
+        pieces = [command]
+        if len(command) > width:
+            pieces = textwrap.wrap(command, width - 2, subsequent_indent=f"{indent}    ", break_long_words=False, break_on_hyphens=False)
+        lines.append(" \\\n".join(pieces))
+    return "\n".join(lines)

@@ -96,7 +96,8 @@ def _task(particles, output, options):
 
     arguments = [str(particles), "--output", str(output), *options]
     try:
-        asked = reconstruct.make_context("reconstruct", arguments).params
+        above = click.get_current_context(silent=True)
+        asked = reconstruct.make_context("reconstruct", arguments, parent=above and above.find_root()).params
     except click.exceptions.Exit:
         raise UserError("after -- only options that change the reconstruction are of use") from None
     if asked["output"] != output or asked["particles"] != particles:

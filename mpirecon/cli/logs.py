@@ -13,6 +13,7 @@ import click
 from mpirecon.cli.console import Console
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, json_option, overwrite_option, refuse_existing
+from mpirecon.cli.terminal import table_lines, width
 from mpirecon.errors import UserError
 
 _COLUMNS = ("iteration", "particle", "rank", "batch", "before", "after", "distance", "kept", "pose_error")
@@ -47,9 +48,10 @@ def command(folder, iteration, particle, csv_path, as_json, overwrite):
     told = len(logs.warnings)
     for text in logs.warnings:
         console.warn(text)
-    if not counts:
+    overview = iteration is None and particle is None and csv_path is None
+    if not counts and not (overview and log_join.sorts_nothing(logs)):
         raise UserError(f"{logs.folder}: no sort was recorded; a run with --loss l2 sorts nothing")
-    if iteration is None and particle is None and csv_path is None:
+    if overview:
         _print_json(_table_json(logs, counts)) if as_json else _print_table(counts, logs.size)
         return
     if particle is not None:
@@ -86,16 +88,13 @@ def _choose_iteration(text: str | None, counts, folder) -> int:
 
 
 def _print_table(counts, size: int) -> None:
+    if not counts:
+        click.echo("no particles were sorted: the loss of this run (l2) weighs all alike and leaves nobody out")
+        return
     header = ["iteration", "scope", "sorted", "kept", "wrong among kept", "wrong among all", "kept by rank"]
-    lines = [header]
-    for c in counts:
-        lines.append([
-            str(c.iteration), c.scope, str(c.sorted), _share(c.kept, c.sorted), _share(c.wrong_kept, c.kept),
-            _share(c.wrong, c.sorted), _by_rank(c, size),
-        ])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    for line in lines:
-        click.echo("  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
+    rows = [[c.iteration, c.scope, c.sorted, _share(c.kept, c.sorted), _share(c.wrong_kept, c.kept), _share(c.wrong, c.sorted),
+             _by_rank(c, size)] for c in counts]
+    click.echo("\n".join(table_lines(header, rows, width())))
 
 
 def _share(part: int | None, whole: int) -> str:
@@ -128,10 +127,7 @@ def _cells(row) -> list:
 
 
 def _print_rows(rows) -> None:
-    layout = "{:>9}  {:>9}  {:>5}  {:>6}  {:>8}  {:>8}  {:>16}  {:>4}  {:>10}"
-    click.echo(layout.format(*_COLUMNS))
-    for row in rows:
-        click.echo(layout.format(*_cells(row)))
+    click.echo("\n".join(table_lines(_COLUMNS, [_cells(row) for row in rows], width())))
 
 
 def _row_json(row) -> dict:

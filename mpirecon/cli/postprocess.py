@@ -9,6 +9,7 @@ from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (
     ANY_PATH, EXISTING_FILE, POSITIVE, Number, json_option, overwrite_option, map_seed_option, verbosity_options,
 )  # fmt: skip
+from mpirecon.cli.terminal import chart_width
 
 
 @click.command("postprocess", cls=DocumentedCommand)
@@ -57,7 +58,7 @@ def command(half1, half2, output, mask, bfactor, lowpass, mtf, mtf_pixel_size, p
     written = write_half_maps(output, made, overwrite=overwrite)
     if as_json:
         click.echo(json.dumps(made.as_dict()))
-    console.say(text_plot(made.found.fsc.true, made.comparison.box, made.comparison.pixel_size))
+    console.say(text_plot(made.found.fsc.true, made.comparison.box, made.comparison.pixel_size, chart_width()))
     for line in made.lines():
         console.say(line)
     console.say(f"wrote {output}: {', '.join(path.name for path in written)}")

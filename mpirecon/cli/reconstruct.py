@@ -68,7 +68,12 @@ class Keep(click.ParamType):
     name = "auto|fraction"
 
     def convert(self, value, param, ctx):
-        return value if value is None or value == "auto" else FRACTION.convert(value, param, ctx)
+        if value is None or value == "auto":
+            return value
+        try:
+            return FRACTION.convert(value, param, ctx)
+        except click.BadParameter as error:
+            self.fail(f"{error.message}, or auto", param, ctx)
 
 
 @click.command("reconstruct", short_help="Reconstruct a map from a particle file.", cls=DocumentedCommand)

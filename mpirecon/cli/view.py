@@ -9,6 +9,7 @@ import click
 from mpirecon.cli.console import Console
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, Number, Whole, overwrite_option, verbosity_options
+from mpirecon.cli.terminal import uses_colours
 
 
 @click.command("view", cls=DocumentedCommand)
@@ -47,7 +48,7 @@ def command(volume, output, terminal, level, size, open_it, overwrite, quiet, ve
         refuse_existing(target, overwrite)
     read = read_map(volume)
     if terminal:
-        click.echo(terminal_view(read.array, read.pixel_size, colour=_colours(sys.stdout)))
+        click.echo(terminal_view(read.array, read.pixel_size, colour=uses_colours(sys.stdout)))
         return
     write_view(read.array, read.pixel_size, volume.name, target, size=size, level=level, overwrite=overwrite)
     console.say(f"wrote {target}")
@@ -56,10 +57,3 @@ def command(volume, output, terminal, level, size, open_it, overwrite, quiet, ve
 
         if not webbrowser.open(target.resolve().as_uri()):
             console.warn(f"no web browser could be opened; open {target} yourself")
-
-
-def _colours(stream) -> bool:
-    """Whether colours may be used: a terminal, and NO_COLOR (no-color.org) is not set."""
-    import os
-
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -151,7 +151,7 @@ class _Export:
         self._star = self._cs = None
 
     def check(self, wanted: list[tuple[Path, np.ndarray]]) -> None:
-        """Refuse formats that cannot hold these particles, and files that would be empty."""
+        """Refuse formats that cannot hold these particles, and an export of nobody; a file of nobody beside others is noted."""
         taken = {self.file.path.resolve(), Path(self.source).resolve() if self.source else None}
         for path, rows in wanted:
             if path.resolve() in taken:
@@ -159,9 +159,11 @@ class _Export:
             if _is_cs(path) and not self.arrays:
                 raise UserError(f"{path}: the particles did not come from a .cs file; export --star, which cryoSPARC "
                                 "imports as a particle stack")
-            if not rows.any():
-                raise UserError(f"{path}: there are no such particles (the run kept {int(self.run['kept'].sum())} of "
-                                f"{len(rows)})")
+        kept = f"the run kept {int(self.run['kept'].sum())} of {len(self.run['kept'])}"
+        nobody = [path for path, rows in wanted if not rows.any()]
+        if len(nobody) == len(wanted):
+            raise UserError(f"{nobody[0]}: there are no such particles ({kept})")
+        self.report.notes += [f"{path} has no rows: {kept}" for path in nobody]
         if self._rescaled:
             if self.options.stack is not None:
                 raise UserError(f"--stack: the images of {self.file.path} were rescaled at import, and their table tells of the "

@@ -114,6 +114,12 @@ def count_iterations(logs: RunLogs) -> list[IterationCounts]:
     return [table[key] for key in sorted(table)]
 
 
+def sorts_nothing(logs: RunLogs) -> bool:
+    """Whether the run came through an iteration and sorted no particles in it: its loss selects none."""
+    events = {record["event"] for path in logs.files.values() for _, record in _read(path, logs, skip_particles=True, warn=False) if record}
+    return "iteration" in events and "sort" not in events
+
+
 def read_iteration(logs: RunLogs, iteration: int) -> np.ndarray:
     """Every particle that was sorted in an iteration, (m,) SORTED_DTYPE.
 

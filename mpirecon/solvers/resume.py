@@ -111,12 +111,16 @@ def _check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
     before = checkpoint.facts["options"]
     changed = [name for name in now["options"] if before.get(name) != now["options"][name]]
     if changed:
-        told = ", ".join(f"{n} was {before.get(n)} and is {now['options'][n]}" for n in changed)
+        told = ", ".join(f"--{n.replace('_', '-')} was {_in_words(before.get(n))} and is {_in_words(now['options'][n])}" for n in changed)
         raise UserError(f"{checkpoint.path} was made with other options: {told}; resume with the same, or start anew "
                         "with --overwrite")
     if checkpoint.facts["mask"] != now["mask"]:
         raise UserError(f"{checkpoint.path} was made with another mask than {run.config.mask} is now; resume with the same, "
                         "or start anew with --overwrite")
+
+
+def _in_words(value) -> str:
+    return "the default" if value is None else str(value)
 
 
 def _gather(comm, values: np.ndarray, total: int) -> np.ndarray | None:

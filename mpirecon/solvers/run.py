@@ -401,9 +401,15 @@ class Reconstruction:
         if config.mask not in (None, AUTO):
             mask = read_map(config.mask)
             if mask.box != file.box or abs(mask.pixel_size / file.pixel_size - 1) > 1e-3:
+                todo = "make a mask of that size"
+                if mask.box == file.box:
+                    todo = (
+                        "its box is right, so perhaps only the pixel size in its header is wrong: relion_image_handler "
+                        f"--i {config.mask} --o mask_right.mrc --force_header_angpix {file.pixel_size:g} sets it"
+                    )
                 raise UserError(
-                    f"{config.mask}: the mask has box {mask.box} at {mask.pixel_size:g} Å, {file.path} box {file.box} at "
-                    f"{file.pixel_size:g} Å; make a mask of that size"
+                    f"{config.mask}: the mask has box {mask.box} and, in its header, pixels of {mask.pixel_size:g} Å; "
+                    f"{file.path} has box {file.box} and pixels of {file.pixel_size:g} Å; {todo}"
                 )
             array = np.asarray(mask.array, np.float32)
             if array.min() < -1e-3 or array.max() > 1 + 1e-3 or array.max() <= 0:
