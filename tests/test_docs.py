@@ -21,7 +21,8 @@ def command(name: str) -> click.Command:
 
 
 def options(name: str) -> list[click.Option]:
-    return [parameter for parameter in command(name).params if isinstance(parameter, click.Option)]
+    """Those that the command offers; hidden ones are answers to what users of other programs type."""
+    return [parameter for parameter in command(name).params if isinstance(parameter, click.Option) and not parameter.hidden]
 
 
 def is_reconstructs(name: str, option: click.Option) -> bool:

@@ -231,9 +231,9 @@ def seconds_by_phase(
     return found | {"read": found["read"] + waiting, "accumulate": found["accumulate"] + summing}
 
 
-def seconds(task: Task, ranks: int, speed: float = 1.0, threads: int = 1) -> float:
+def seconds(task: Task, ranks: int, speed: float = 1.0, threads: int = 1, rate: float = SHARED) -> float:
     """Wall seconds expected on cores `speed` times as fast as the reference, images from a shared file system; no margin."""
-    return sum(seconds_by_phase(task, ranks, speed, threads, rate=SHARED).values())
+    return sum(seconds_by_phase(task, ranks, speed, threads, rate=rate).values())
 
 
 def wall_time(task: Task, ranks: int, speed: float = 1.0, threads: int = 1) -> int:

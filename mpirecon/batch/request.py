@@ -62,8 +62,9 @@ class Plan:
         """What the job is expected to take, and what it asks for, in a line."""
         ranks = f"each of {self.ranks} ranks" if self.ranks > 1 else "one rank"
         nodes = f"each of {self.nodes} nodes" if self.nodes > 1 else "one node"
+        on_cpus = " on CPUs" if self.gpus else ""
         return (
-            f"forecast: {memory_words(self.memory_per_rank)} on {ranks}, about {clock(self.expected_seconds)}; "
+            f"forecast: {memory_words(self.memory_per_rank)} on {ranks}, about {clock(self.expected_seconds)}{on_cpus}; "
             f"asking for {memory_words(self.memory)} on {nodes}, {clock(self.seconds)}"
         )
 

@@ -50,6 +50,7 @@ COMMANDS = {
     "export": Entry("mpirecon.cli.export", "Write the kept and discarded particles of a run as STAR or .cs files."),
     "report": Entry("mpirecon.cli.report", "Write the page about a finished run anew."),
     "logs": Entry("mpirecon.cli.logs", "Join the ranks' logs of a run: what was sorted where, and kept."),
+    "forecast": Entry("mpirecon.cli.forecast", "Forecast time and memory over the number of ranks."),
     "job": Entry("mpirecon.cli.job", "Print a batch script for a reconstruction: Slurm, PBS, LSF or SGE."),
     "completion": Entry("mpirecon.cli.completion", "Print what makes a shell complete commands and options."),
     "check": Entry("mpirecon.cli.check", "Tell what works here: MPI, threads, GPUs, files.", parallel=True),

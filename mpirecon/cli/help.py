@@ -17,7 +17,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
             "--loss", "--keep", "--schedule", "--distance", "--score-band", "--folds", "--group-by", "--sort-scope",
             "--skip-bad",
         ),
-        "Map": ("--symmetry", "--mask", "--diameter", "--max-resolution", "--ewald", "--padding", "--space"),
+        "Map": ("--symmetry", "--mask", "--diameter", "--max-resolution", "--padding", "--space"),
         "Solver": ("--solver", "--iterations", "--batch-size", "--step", "--momentum", "--solve-iterations", "--seed"),
         "Long runs": (
             "--dry-run", "--resume", "--checkpoint-every", "--checkpoint-signal", "--grace", "--stall-timeout",
@@ -41,6 +41,12 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "Bad images": ("--skip-bad", "--max-bad"),
         "Errors on purpose": ("--plant-errors", "--plant-by", "--error-kind", "--seed"),
         "Output": ("--output", "--dtype", "--overwrite"),
+    },
+    "forecast": {
+        "What is to be reconstructed": ("--particles", "--box", "--pixel-size"),
+        "Where": ("--cores", "--ram", "--threads", "--read-rate"),
+        "As for reconstruct": ("--loss", "--keep", "--solver", "--iterations", "--folds", "--group-by", "--symmetry", "--max-resolution",
+                               "--padding", "--solve-iterations", "--memory", "--half-precision", "--deterministic"),
     },
     "job": {
         "What it needs": ("--nodes", "--ranks", "--threads", "--gpus", "--memory", "--time", "--warning"),

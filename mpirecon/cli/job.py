@@ -122,5 +122,8 @@ _CHANGES_SIZE = ("loss", "keep", "distance", "solver", "iterations", "folds", "g
 
 
 def _warnings(resources):
+    if resources.gpus:
+        yield ("the time is forecast for CPUs, a core a rank: passes on GPUs are not modelled, and mpirecon has not been run on a GPU "
+               "yet. Try a few iterations, or ask for what you know with --time")
     if resources.expected_seconds > resources.seconds:
         yield "the forecast is longer than --time: the job may be stopped before it ends"

@@ -156,7 +156,7 @@ def backend_option(function):
     """``--backend``, passed as `backend`."""
     return click.option(
         "--backend", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-        help="Where the kernels run.",
+        help="Where the kernels run. cuda has not been run on a GPU yet: its code is tested on CPUs.",
     )(function)
 
 

@@ -109,8 +109,7 @@ class Keep(click.ParamType):
 @click.option("--diameter", type=POSITIVE, metavar="Å", help="Diameter of the spherical mask.  [default: fits the box]")
 @click.option("--symmetry", default="C1", show_default=True, metavar="GROUP",
               help="Point group in RELION's setting: C1, C2 …, D1, D2 …, T, O, I (I2), I1, I2, I3 or I4.")
-@click.option("--ewald", is_flag=True, help="Refused, with what the Ewald sphere's curvature costs in this box: slices are flat "
-              "in this version.")
+@click.option("--ewald", is_flag=True, hidden=True)  # relion_reconstruct's: refused, with what curvature costs in this box
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint that an interrupted run left in the output folder; "
               "begin if there is none.")
 @click.option("--deterministic", is_flag=True, help="The same bits on any number of ranks and threads: sums in whole "

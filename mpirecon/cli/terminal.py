@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from mpirecon.parallel.launcher import find_launcher
@@ -30,6 +31,12 @@ def width(stream=None) -> int | None:
     if asked.isdigit() and int(asked) > 0:
         return int(asked)
     return shutil.get_terminal_size().columns if is_terminal(stream or sys.stdout) else None
+
+
+def fold(text: str) -> str:
+    """A sentence in lines as wide as the screen; as one line where nobody looks."""
+    columns = width()
+    return text if columns is None else textwrap.fill(text, columns, break_long_words=False, break_on_hyphens=False)
 
 
 def chart_width() -> int:

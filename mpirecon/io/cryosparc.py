@@ -32,6 +32,7 @@ import pandas as pd
 from mpirecon.errors import UserError
 from mpirecon.io.cryosparc_optics import DEFAULT, about, own_optics
 from mpirecon.io.particle_table import ParticleTable
+from mpirecon.io.traps import unapplied_symmetry
 from mpirecon.model.optics import check_ctf, make_ctf
 from mpirecon.model.pose import Pose
 
@@ -160,6 +161,7 @@ def read_cryosparc(
     )
     check_ctf(found.ctf, found.describe)
     found.notes = list(dict.fromkeys(columns.notes))
+    found.notes += unapplied_symmetry(array.dtype.names)
     found.warnings = about(columns, aberrations)
     return found
 

@@ -25,6 +25,7 @@ from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.stack_paths import parse_image_names
 from mpirecon.io.star import read_star
 from mpirecon.io.text_column import text_column, to_numbers
+from mpirecon.io.traps import unapplied_symmetry
 from mpirecon.model.aberrations import tilt_coefficients
 from mpirecon.model.optics import check_ctf, make_ctf
 from mpirecon.model.pose import Pose
@@ -212,6 +213,7 @@ def _particle_table(
     check_ctf(found.ctf, found.describe)
     found.notes = [*dict.fromkeys(columns.notes), *_notes(columns)]
     _optics(columns, found)
+    found.notes += unapplied_symmetry(particles.columns)
     return found
 
 

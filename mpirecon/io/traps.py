@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
@@ -9,10 +11,22 @@ from mpirecon.io.particle_table import ParticleTable
 
 _SURE = 10  # half sets by micrograph: a fair coin per particle would look so with probability below 2**-10
 
+#: how the columns begin that RELION and cryoSPARC keep of helical segments
+_HELICAL = ("rlnHelical", "filament/")
+
 
 def find_traps(table: ParticleTable) -> tuple[list[str], list[str]]:
     """(notes, warnings) about half sets that share or follow something, and scores of zero."""
     return _halves_by_micrograph(table), [*_duplicates(table), *_zeros(table)]
+
+
+def unapplied_symmetry(columns: Iterable[str]) -> list[str]:
+    """A note where the table's columns say that its particles are segments of helices."""
+    found = next((name for name in columns if name.startswith(_HELICAL)), None)
+    if found is None:
+        return []
+    return [f"{found}: these are helical segments; helical symmetry (rise and twist) is not applied, each segment counts as a single "
+            "particle of the point group"]
 
 
 def _duplicates(table: ParticleTable) -> list[str]:

@@ -42,8 +42,12 @@ def default_threads(ranks_on_host: int) -> int:
     asked = os.environ.get(_ASKED, "")
     if asked.isdigit() and int(asked) > 0:
         return int(asked)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // max(ranks_on_host, 1))
+    return max(1, available_cores() // max(ranks_on_host, 1))
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 #: glibc's names for what ``mallopt`` sets: blocks from which on memory is the system's own, as large as it lets them be; freed

@@ -47,7 +47,8 @@ def fsc_figure(
     axes.set(xlim=(0, frequency[-1]), ylim=(max(-1.0, lowest - 0.03) if lowest < -0.05 else -0.05, 1.02))
     axes.set(xlabel="spatial frequency (1/Å)", ylabel="Fourier shell correlation")
     _resolution_axis(axes, frequency[-1])
-    axes.legend(loc="best", facecolor="white", edgecolor="none", framealpha=1.0)
+    # below the axes: within them there is no place that no curve may need
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=min(len(curves), 2), edgecolor="none", fontsize=9)
     if title:
         axes.set_title(title, fontsize=11, pad=8)
     return figure

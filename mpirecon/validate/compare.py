@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -139,12 +140,20 @@ def _mask(mask, first, a, b, resolution: float | None) -> tuple[np.ndarray | Non
     return np.asarray(m.array), str(mask)
 
 
+def distinct_names(first: str, second: str) -> tuple[str, str]:
+    """The names of two files, with as many of their folders as it takes to tell them apart."""
+    parts = [Path(path).resolve().parts for path in (first, second)]
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(*(reversed(p) for p in parts)))
+    needed = 1 + sum(1 for _ in same)
+    return tuple("/".join(p[-needed:]) for p in parts)
+
+
 def draw_comparison(comparison: Comparison, path, *, overwrite: bool) -> None:
     """The FSC figure as a file, format by its ending; atomic."""
     labels = _LABELS if len(comparison.curves) > 1 else {"fsc": "FSC"}
     curves = {labels[name]: curve for name, curve in comparison.curves.items()}
     resolutions = {labels[name]: comparison.resolution(name, 0.143) for name in comparison.curves if name != "fsc_randomised"}
-    title = f"{Path(comparison.first).name} and {Path(comparison.second).name}"
+    title = " and ".join(distinct_names(comparison.first, comparison.second))
     figure = fsc_figure(curves, comparison.box, comparison.pixel_size, resolutions, title)
     with atomic_path(path, overwrite) as temporary:
         save_figure(figure, temporary, Path(path).suffix)

@@ -1,0 +1,191 @@
+"""``mpirecon forecast``: how long, how much memory, how many ranks, before there is a particle file."""
+
+from __future__ import annotations
+
+import shlex
+
+import click
+
+from mpirecon.batch.units import clock, memory_words, parse_memory
+from mpirecon.cli import reconstruct
+from mpirecon.cli.help import DocumentedCommand
+from mpirecon.cli.options import COUNT, EXISTING_FILE, POSITIVE, Whole
+from mpirecon.cli.terminal import fold, table_lines, width
+from mpirecon.errors import UserError
+
+#: options of reconstruct that memory or time depend on
+SHARED = ("loss", "keep", "solver", "iterations", "folds", "group_by", "max_resolution", "symmetry", "padding", "solve_iterations",
+          "memory", "half_precision", "deterministic")
+
+
+class Amount(click.ParamType):
+    """``64G`` → bytes."""
+
+    name = "size"
+
+    def convert(self, value, param, ctx):
+        try:
+            return value if isinstance(value, int) else parse_memory(value, "")
+        except UserError as error:
+            self.fail(str(error).strip(), param, ctx)
+
+
+@click.pass_context
+def _run(ctx, file, particles, box, pixel_size, threads, cores, ram, read_rate, as_json, **options):
+    from mpirecon.batch.dry_run import available_memory
+    from mpirecon.batch.rank_table import Node, choose, rank_table
+    from mpirecon.batch.site import read_site, site_file
+    from mpirecon.parallel.threads import available_cores
+
+    site = read_site(site_file())
+    there = site.get("memory_per_node")
+    node = Node(
+        cores or site.get("cores_per_node") or available_cores(),
+        ram or (parse_memory(there, "memory_per_node") if there else available_memory()), site.get("speed", 1.0),
+    )  # fmt: skip
+    if threads > node.cores:
+        raise UserError(f"--threads {threads}: the machine has {node.cores} cores; give --cores for another")
+    task_of = _task(file, particles, box, pixel_size, options)
+    rows = rank_table(task_of, node, threads, read_rate)
+    single, several = choose(rows)
+    if single and not (cores or ram or site):
+        several = None  # nobody said that there are more machines like this one
+    commands = _commands(ctx, file or "particles.h5", node, single, several)
+    if as_json:
+        return _print_json(task_of(0), node, rows, commands)
+    _print(task_of(0), node, rows, (single, several), commands, read_rate)
+    return None
+
+
+def _print(task, node, rows, chosen, commands, read_rate) -> None:
+    click.echo(fold(f"{task.particles} particles, box {task.box}, {task.rounds} iteration{'s' * (task.rounds > 1)}, {task.groups} groups; "
+               f"nodes of {node.cores} core{'s' * (node.cores > 1)} and {memory_words(node.memory)}"))
+    click.echo("\n".join(table_lines(_HEADER, [_cells(row) for row in rows], width())))
+    for line in _advice(rows, *chosen, commands):
+        click.echo(line)
+    click.echo(fold(f"Times are those of CPU cores like the ones in docs/scaling.md, with images read at {memory_words(read_rate)}/s a rank "
+               "(--read-rate); passes on GPUs are not modelled."))
+
+
+_HEADER = ("ranks", "threads", "time", "a rank", "in all", "nodes")
+
+
+def _cells(row) -> list[str]:
+    return [str(row.ranks), str(row.threads), _time(row.seconds), memory_words(row.memory), memory_words(row.memory_in_all),
+            "-" if row.nodes is None else str(row.nodes)]
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else clock(round(seconds))
+
+
+def _task(file, particles, box, pixel_size, options):
+    """Bytes that a rank may keep images in → the Task, of a particle file or of the numbers given."""
+    from mpirecon.batch.forecast import Task
+    from mpirecon.batch.rank_table import Size
+    from mpirecon.io.particle_file import ParticleFile
+    from mpirecon.solvers.config import Config
+
+    config = Config(**options)
+    if file is None and (particles is None or box is None):
+        raise UserError("give a particle file, or --particles N and --box N")
+    if file is not None:
+        if (particles, box, pixel_size) != (None, None, None):
+            raise UserError(f"{file} says how many particles of which box there are; leave out --particles, --box and --pixel-size")
+        with ParticleFile(file) as opened:
+            config = config.settled(opened)
+            size = Size(len(opened), opened.box, opened.pixel_size)
+    else:
+        size = Size(particles, box, pixel_size)
+        if config.max_resolution is not None and pixel_size is None:
+            raise UserError("--max-resolution is in Å: give --pixel-size too")
+        if config.group_by is not None and config.folds is None:
+            raise UserError("--group-by makes 4 folds or 8, by the groups of the particle file; give that, or --folds")
+    return lambda kept: Task.of(size, config, kept)
+
+
+def _commands(ctx, file, node, single, several) -> list[str]:
+    """What starts the two: mpirun here, and a batch script."""
+    given = _given(ctx)
+    options = shlex.join(given)
+    found = []
+    if single:
+        usual = single.threads == (node.cores if single.ranks == 1 else 1)
+        threads = [] if usual else ["--threads", str(single.threads)]
+        start = f"mpirun -n {single.ranks} " if single.ranks > 1 else ""
+        found.append(f"{start}{shlex.join(['mpirecon', 'reconstruct', str(file), '-o', 'run1', *threads, *given])}")
+    if several:
+        threads = ["--threads", str(several.threads)] if several.threads > 1 else []
+        words = ["mpirecon", "job", "slurm", str(file), "-o", "run1", "--nodes", str(several.nodes), "--ranks", str(several.ranks), *threads]
+        found.append(shlex.join(words) + (f" -- {options}" if given else "") + " > run1.sh")
+    return found
+
+
+def _given(ctx) -> list[str]:
+    """The options of reconstruct that were given, as words of its command line."""
+    words = []
+    for param in ctx.command.params:
+        if param.name in SHARED and ctx.get_parameter_source(param.name) == click.core.ParameterSource.COMMANDLINE:
+            value = ctx.params[param.name]
+            value = f"{value // 2**20}M" if param.name == "memory" and value else value
+            words += [param.opts[-1]] if param.is_flag else [param.opts[-1], str(value)]
+    return words
+
+
+def _advice(rows, single, several, commands):
+    """What to start, and how it compares with threads alone."""
+    if single is None:
+        least = memory_words(min(row.memory for row in rows))
+        yield fold("It does not fit on one node." if several else
+                   f"No rank fits: each needs {least} at least. Nodes with more memory are needed, or a smaller box.")
+    for row, command in zip([row for row in (single, several) if row], commands, strict=True):
+        yield f"take ({_time(row.seconds)}): {command}"
+    whole = next((row for row in rows if row.ranks == 1 and row.threads > 1), None)
+    if single and whole and single.ranks > 1 and single.seconds < whole.seconds:
+        yield fold(f"{single.ranks} ranks are {whole.seconds / single.seconds:.1f} times as fast as 1 rank of {whole.threads} threads, in "
+               f"{memory_words(single.memory_in_all)} instead of {memory_words(whole.memory)}.")
+
+
+def _print_json(task, node, rows, commands) -> None:
+    import json
+
+    click.echo(json.dumps({
+        "particles": task.particles, "box": task.box, "iterations": task.rounds, "groups": task.groups,
+        "node": {"cores": node.cores, "memory": int(node.memory), "speed": node.speed},
+        "rows": [{"ranks": r.ranks, "threads": r.threads, "seconds": round(r.seconds, 1), "memory_per_rank": int(r.memory), "nodes": r.nodes}
+                 for r in rows],
+        "commands": commands,
+    }))  # fmt: skip
+
+
+_HELP = """Forecast time and memory of a reconstruction over the number of MPI ranks, and say what to start.
+
+Of --particles and --box alone, or of a particle FILE; with reconstruct's own options, as far as time and memory depend on
+them. "nodes" are the machines that so many ranks take: by default machines like this one, or those of the site file.
+
+\b
+Examples:
+  mpirecon forecast --particles 300000 --box 360 --loss posterior
+  mpirecon forecast --particles 300000 --box 360 --cores 64 --ram 250G
+  mpirecon forecast particles.h5 --symmetry D2
+"""
+
+command = DocumentedCommand(
+    "forecast",
+    params=[
+        click.Argument(["file"], metavar="[FILE]", required=False, type=EXISTING_FILE),
+        click.Option(["--particles"], type=COUNT, metavar="N", help="Number of particle images."),
+        click.Option(["--box"], type=Whole(4, 4096), metavar="N", help="Side of the images, pixels."),
+        click.Option(["--pixel-size"], type=POSITIVE, metavar="Å", help="Pixel size, which --max-resolution counts in."),
+        click.Option(["--threads"], type=COUNT, default=1, show_default=True, metavar="N", help="Threads of each rank."),
+        click.Option(["--cores"], type=COUNT, metavar="N", help="Cores of a node.  [default: the site file's, else those here]"),
+        click.Option(["--ram"], type=Amount(), metavar="64G", help="Memory of a node.  [default: the site file's, else what is free here]"),
+        click.Option(["--read-rate"], type=Amount(), default="100M", show_default=True, metavar="SIZE",
+                     help="What each rank reads from the disk in a second."),
+        *(p for p in reconstruct.command.params if p.name in SHARED),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of a table."),
+    ],
+    callback=_run,
+    help=_HELP,
+    short_help="Forecast time and memory over the number of ranks.",
+)  # fmt: skip

@@ -1,0 +1,163 @@
+"""``mpirecon forecast``: without a particle file what `job` says with one, and what to start."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from test_particle_file import write
+
+from mpirecon.batch import rank_table as module
+from mpirecon.batch.forecast import Task, memory_per_rank, seconds
+from mpirecon.batch.rank_table import Node, Row, Size, choose, rank_table
+from mpirecon.batch.units import memory_words, parse_time
+from mpirecon.cli import group
+from mpirecon.cli.reconstruct import command as reconstruct
+from mpirecon.solvers.config import Config
+
+HERE = ["--cores", "8", "--ram", "64G"]
+
+
+@pytest.fixture(autouse=True)
+def no_site(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
+    monkeypatch.delenv("MPIRECON_SITE", raising=False)
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+def run(*args):
+    result = CliRunner().invoke(group, ["forecast", *map(str, args)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def told(*args):
+    return json.loads(run(*args, "--json").output)
+
+
+@pytest.mark.parametrize("options", [(), ("--loss", "posterior"), ("--loss", "sorted", "--keep", "0.7", "--folds", "3", "--symmetry", "D2"),
+                                     ("--solver", "gradient", "--iterations", "4", "--max-resolution", "9", "--memory", "128M")])
+def test_numbers_say_what_the_file_says_and_what_job_asks_for(tmp_path, options):
+    file = write(tmp_path / "p.h5", 40, 24)
+    from mpirecon.io.particle_file import ParticleFile
+
+    with ParticleFile(file) as opened:
+        pixel = opened.pixel_size
+    numbers = told("--particles", 40, "--box", 24, "--pixel-size", pixel, *HERE, *options)
+    assert numbers["rows"] == told(file, *HERE, *options)["rows"]
+    for row in (r for r in numbers["rows"] if r["threads"] == 1):
+        job = CliRunner().invoke(group, ["job", "slurm", str(file), "-o", str(tmp_path / "run"), "--ranks", str(row["ranks"]), "--", *options])
+        line = re.search(r"forecast: (.*) on .*, about (.*?);", job.stderr)
+        assert line[1] == memory_words(row["memory_per_rank"])
+        assert 0 <= parse_time(line[2]) - row["seconds"] + 0.05 <= 1.1  # whole seconds, rounded up
+
+
+def test_more_work_takes_longer_and_larger_boxes_more_memory():
+    def first(*options, particles=20_000, box=128):
+        row = told("--particles", particles, "--box", box, *HERE, *options)["rows"][0]
+        return np.array([row["seconds"], row["memory_per_rank"]])
+
+    plain = first()
+    for other in (first(particles=40_000), first("--loss", "posterior"), first("--symmetry", "I"), first(box=192)):
+        assert (other >= plain).all() and other[0] > 1.2 * plain[0]
+    assert first("--read-rate", "10M")[0] > plain[0] > first("--read-rate", "2G")[0]
+
+
+def brute_force(particles, box, cores, ram, options):
+    """The rank numbers of the table that one node holds → seconds, from the model alone."""
+    found = {}
+    for ranks in sorted({1, 2, 4, 8, 16, 32, 64, cores}):
+        task = Task.of(Size(particles, box), Config(**options), min(2**30, ram / (4 * ranks)))
+        if ranks <= cores and ranks * memory_per_rank(task, ranks) <= ram:
+            found[ranks] = seconds(task, ranks)
+    return found
+
+
+@pytest.mark.parametrize(("box", "cores", "ram"), [(360, 2, 24), (360, 16, 64), (256, 12, 32), (512, 32, 64), (64, 6, 8)])
+def test_the_command_to_take_is_the_fastest_that_fits(box, cores, ram):
+    answer = told("--particles", 300_000, "--box", box, "--cores", cores, "--ram", f"{ram}G", "--loss", "posterior")
+    words = shlex.split(answer["commands"][0])
+    ranks = int(words[2]) if words[0] == "mpirun" else 1
+    wanted = brute_force(300_000, box, cores, ram * 2**30, {"loss": "posterior"})
+    assert wanted[ranks] <= 1.03 * min(wanted.values()) and max(wanted) > 1
+    options = words[words.index("reconstruct") + 1 :]
+    asked = reconstruct.make_context("reconstruct", [__file__ if w == "particles.h5" else w for w in options]).params
+    assert asked["loss"] == "posterior"
+
+
+def test_a_workstation_learns_that_ranks_are_faster_than_threads():
+    lines = run("--particles", 300_000, "--box", 360, "--loss", "posterior", "--cores", 2, "--ram", "24G", "--read-rate", "2G").output.splitlines()
+    assert [line.split()[:2] for line in lines[2:5]] == [["1", "1"], ["1", "2"], ["2", "1"]]
+    text = "\n".join(lines)
+    factor = float(re.search(r"2 ranks are (\d\.\d) times as fast as 1 rank of 2 threads", text)[1])
+    task = Task.of(Size(300_000, 360), Config(loss="posterior"), 2**30)
+    assert factor == pytest.approx(seconds(task, 1, threads=2, rate=2**31) / seconds(task, 2, rate=2**31), abs=0.06)
+    assert "mpirun -n 2 mpirecon reconstruct particles.h5 -o run1 --loss posterior" in text
+    assert "not modelled" in text and "job slurm" in text  # nodes were described, so more of them are thought of
+
+
+def test_what_fits_nowhere_is_said_so_and_what_fits_on_more_nodes_is_a_job():
+    assert "No rank fits" in run("--particles", 1000, "--box", 800, "--cores", 8, "--ram", "16G").output
+    answer = told("--particles", 1_000_000, "--box", 512, "--loss", "posterior", "--cores", 4, "--ram", "10G")
+    assert len(answer["commands"]) == 1
+    words = shlex.split(answer["commands"][0].replace(" > run1.sh", ""))
+    assert words[:3] == ["mpirecon", "job", "slurm"] and words[-3:] == ["--", "--loss", "posterior"]
+    nodes, ranks = (int(words[words.index(option) + 1]) for option in ("--nodes", "--ranks"))
+    row = next(r for r in answer["rows"] if r["ranks"] == ranks and r["threads"] == 1)
+    assert nodes == row["nodes"] and ranks % nodes == 0 and ranks // nodes <= 4
+    assert ranks // nodes * row["memory_per_rank"] <= 10 * 2**30
+
+
+def test_rows_of_nodes_hold_their_ranks():
+    node = Node(6, 40 * 2**30)
+    for row in rank_table(lambda kept: Task(200_000, 360, kept=kept), node, 2):
+        if row.nodes:
+            here = row.ranks // row.nodes
+            assert here * row.threads <= node.cores and here * row.memory <= node.memory and row.ranks % row.nodes == 0
+    assert choose([Row(1, 1, 10.0, 1.0, None)]) == (None, None)
+    assert choose([Row(1, 1, 10.0, 1.0, 1), Row(2, 1, 9.9, 1.0, 1)])[0].ranks == 1  # no more ranks than it is worth
+    assert module._MOST == 1024
+
+
+@pytest.mark.parametrize(("args", "message"), [
+    ((), "give a particle file, or --particles N and --box N"),
+    (("--particles", 5), "give a particle file, or --particles N and --box N"),
+    (("--particles", 5, "--box", 32, "--max-resolution", 8), "give --pixel-size too"),
+    (("--particles", 5, "--box", 32, "--loss", "posterior", "--group-by", "x"), "give that, or --folds"),
+    (("--particles", 5, "--box", 32, "--cores", 2, "--threads", 4), "the machine has 2 cores"),
+    (("--particles", 5, "--box", 32, "--loss", "sorted"), "needs --keep"),
+])  # fmt: skip
+def test_what_is_refused(args, message):
+    from mpirecon.errors import UserError
+
+    with pytest.raises(UserError, match=message):
+        run(*args)
+
+
+def test_what_the_file_tells_is_not_to_be_told_again(tmp_path):
+    from mpirecon.errors import UserError
+
+    with pytest.raises(UserError, match="leave out --particles, --box"):
+        run(write(tmp_path / "p.h5", 12, 8), "--box", 8)
+    assert "box 8" in run(write(tmp_path / "q.h5", 12, 8)).output
+
+
+def test_the_site_file_says_what_nodes_are(tmp_path, monkeypatch):
+    site = tmp_path / "site.toml"
+    site.write_text('cores_per_node = 64\nmemory_per_node = "250G"\nspeed = 2.0\n')
+    monkeypatch.setenv("MPIRECON_SITE", str(site))
+    answer = told("--particles", 300_000, "--box", 360, "--loss", "posterior")
+    assert answer["node"] == {"cores": 64, "memory": 250 * 2**30, "speed": 2.0}
+    slow = told("--particles", 300_000, "--box", 360, "--loss", "posterior", "--cores", 64, "--ram", "250G")
+    assert [r["ranks"] for r in slow["rows"]] == [r["ranks"] for r in answer["rows"]]
+
+
+def test_it_fits_a_narrow_screen(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = run("--particles", 300_000, "--box", 360, "--loss", "posterior", *HERE).output.splitlines()
+    assert len(lines) > 12 and max(len(line) for line in lines if not line.startswith("take")) <= 60  # commands stay whole
