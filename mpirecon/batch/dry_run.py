@@ -58,7 +58,7 @@ def describe(task: Task, ranks: int, threads: int, hosts: dict[str, int], there:
         f"reduced between ranks: {memory_words(reduced_bytes(task, ranks))} per rank",
         f"time: about {_duration(total)} ("
         + ", ".join(f"{name} {_duration(amount)}" for name, amount in phases.items())
-        + ") on cores like those of docs/scaling.md",
+        + ") on cores like those of docs/scaling.md, images in the host's file cache",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 
 import click
@@ -105,10 +106,20 @@ class DocumentedCommand(click.Command):
     def _write(ctx, formatter, title: str, options: list[click.Option]) -> None:
         records = [record for record in (option.get_help_record(ctx) for option in options) if record]
         # the same column under every heading
-        records = [(spelled.ljust(_COLUMN), words) for spelled, words in records]
+        records = [(_divided(spelled, formatter.width - 2).ljust(_COLUMN), words) for spelled, words in records]
         if records:
             with formatter.section(title):
                 formatter.write_dl(records, col_max=_COLUMN)
+
+
+def _divided(spelled: str, width: int) -> str:
+    """An option with its choices, in lines no wider than that; divided between choices."""
+    lines = [""]
+    for piece in re.findall(r"[^|]+\|?", spelled):
+        if len(lines[-1]) + len(piece) > width:
+            lines.append("      ")
+        lines[-1] += piece
+    return "\n".join(lines)
 
 
 def _broken(block: str, width: int) -> str:

@@ -104,6 +104,10 @@ def _sha(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
+#: options that are called otherwise in a Config
+_SPELLED = {"score_resolution": "score_band"}
+
+
 def _check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
     if checkpoint.facts["particles"] != now["particles"]:
         raise UserError(f"{checkpoint.path} was made from other particles than {run.file.path}; "
@@ -111,7 +115,7 @@ def _check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
     before = checkpoint.facts["options"]
     changed = [name for name in now["options"] if before.get(name) != now["options"][name]]
     if changed:
-        told = ", ".join(f"--{n.replace('_', '-')} was {_in_words(before.get(n))} and is {_in_words(now['options'][n])}" for n in changed)
+        told = ", ".join(f"--{_SPELLED.get(n, n).replace('_', '-')} was {_in_words(before.get(n))} and is {_in_words(now['options'][n])}" for n in changed)
         raise UserError(f"{checkpoint.path} was made with other options: {told}; resume with the same, or start anew "
                         "with --overwrite")
     if checkpoint.facts["mask"] != now["mask"]:
