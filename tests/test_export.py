@@ -474,6 +474,41 @@ def test_nothing_kept_or_discarded(tmp_path):
     refused(folder, r"d.star: there are no such particles \(the run kept 8 of 8\)", "--discarded", tmp_path / "d.star")
 
 
+def test_a_file_of_nobody_beside_one_of_somebody(tmp_path):
+    """Whoever scripts --star and --discarded gets both, though nobody, or everybody, was left out; stale files are replaced."""
+    particles = run(make(tmp_path))[0].path
+    for kept, full, empty in ((np.ones(8, bool), "kept", "rest"), (np.zeros(8, bool), "rest", "kept")):
+        folder = finish(particles, tmp_path / f"all-{full}", kept)
+        paths = {name: tmp_path / f"{name}.star" for name in ("kept", "rest")}
+        paths[empty].write_text("stale")
+        text = export(folder, "--star", paths["kept"], "--discarded", paths["rest"], "--overwrite")
+        assert f"{full}.star: 8 of 8 particles" in text and f"{empty}.star has no rows: the run kept {kept.sum()} of 8" in text
+        text = paths[empty].read_text()
+        assert "stale" not in text and "_rlnImageName" in text and "@stacks" not in text and paths[full].read_text().count("@stacks") == 8
+        refused(folder, rf"there are no such particles \(the run kept {kept.sum()} of 8\)",
+                *(("--star", tmp_path / "x.star") if empty == "kept" else ("--discarded", tmp_path / "x.star")))
+        with pytest.raises(UserError, match="no particles"):
+            read_relion(paths[empty])
+
+
+def test_a_cs_file_of_nobody(tmp_path):
+    file, _ = import_cs(make_cs(tmp_path))
+    folder = finish(file.path, tmp_path / "out", np.ones(len(file), bool))
+    assert "rest.cs has no rows" in export(folder, "--cs", tmp_path / "kept.cs", "--discarded", tmp_path / "rest.cs")
+    kept, rest = np.load(tmp_path / "kept.cs"), np.load(tmp_path / "rest.cs")
+    assert len(kept) == len(file) and len(rest) == 0 and rest.dtype == kept.dtype
+
+
+@needs_relion
+def test_relion_reads_a_table_of_nobody(tmp_path):
+    folder = finish(run(make(tmp_path))[0].path, tmp_path / "out", np.ones(8, bool))
+    export(folder, "--star", tmp_path / "kept.star", "--discarded", tmp_path / "rest.star")
+    read = subprocess.run(["relion_star_handler", "--i", "rest.star", "--o", "again.star"], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert read.returncode == 0, read.stderr
+    assert "@" not in (tmp_path / "again.star").read_text()
+
+
 def test_a_particle_file_that_moved_or_changed(tmp_path):
     file, _ = run(make(tmp_path))
     folder = finish(file.path, tmp_path / "out")

@@ -7,6 +7,7 @@ import importlib
 import mrcfile
 import numpy as np
 import pytest
+from test_cryosparc import make as make_cs, run as import_cs
 from test_import import line_of, make, pixels, refused, run, table
 
 
@@ -66,3 +67,22 @@ def test_unicode_and_blanks_in_paths_crlf_and_no_last_line_break(tmp_path):
     file, _ = run(star, output=tmp_path / "é.h5")
     np.testing.assert_array_equal(file.images(slice(None)), pixels(range(8)))
     assert list(file.source()[1]["particles"]["rlnImageName"]) == names
+
+
+@pytest.mark.parametrize("column", ["rlnHelicalTubeID", "rlnHelicalTrackLengthAngst"])
+def test_helical_segments_are_told_that_their_symmetry_is_not_applied(tmp_path, column):
+    file, text = run(make(tmp_path, table(**{column: 1.0 + np.arange(8) // 4})))
+    assert len(file) == 8 and f"{column}: these are helical segments; helical symmetry" in text and "not applied" in text
+    assert "helical segments" not in run(make(tmp_path), "--overwrite")[1]
+
+
+def test_filaments_of_cryosparc_too(tmp_path):
+    path = make_cs(tmp_path, filament__filament_uid=np.arange(8, dtype="u8") // 4)
+    assert "filament/filament_uid: these are helical segments" in import_cs(path)[1]
+    assert "helical segments" not in import_cs(make_cs(tmp_path), "--overwrite")[1]
+
+
+def test_every_rank_tells_it_once(tmp_path, mpirun):
+    star = make(tmp_path, table(rlnHelicalTubeID=1 + np.arange(8) // 4))
+    result = mpirun(2, ["-m", "mpirecon", "import", star, "-o", tmp_path / "two.h5"])
+    assert result.returncode == 0 and result.stdout.count("helical segments") == 1, result.stderr

@@ -234,6 +234,29 @@ def test_what_is_no_run_is_said_so(tmp_path):
         invoke(tmp_path, "--iteration", "last")
 
 
+def test_a_run_that_sorts_nothing_says_so_and_is_no_error(tmp_path):
+    for rank in range(2):
+        with RankLog(tmp_path, rank, size=2) as log:
+            log.event("iteration", iteration=1, loss=0.9)
+    result = invoke(tmp_path)
+    assert result.exit_code == 0 and "no particles were sorted" in result.output and "l2" in result.output
+    assert json.loads(invoke(tmp_path, "--json").output)["iterations"] == []
+    for asked in (("--iteration", "last"), ("--particle", "0"), ("--csv", tmp_path / "x.csv")):  # what cannot be had is an error
+        with pytest.raises(UserError, match="no sort was recorded"):
+            invoke(tmp_path, *asked)
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_tables_fit_a_narrow_screen(tmp_path, monkeypatch):
+    write_run(tmp_path)
+    for columns in (60, 72):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        for args in ((), ("--iteration", "2"), ("--particle", "9")):
+            lines = invoke(tmp_path, *args).output.splitlines()
+            assert lines and max(map(len, lines)) <= columns, args
+    assert "particle" in lines[0] + lines[1] and "9" in "".join(lines)
+
+
 def test_ranks_logs_join_to_the_same_list_on_any_number_of_ranks(mpi_program, tmp_path):
     lists = {}
     for n in (1, 3):
