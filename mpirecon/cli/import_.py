@@ -125,7 +125,7 @@ def command(comm, particles: Path, output: Path, mapping, error_kind, quiet: boo
     """Make a particle file from PARTICLES, a RELION STAR file (1.4 to 5) or a cryoSPARC .cs file, and its stacks.
 
     Stacks are looked for relative to that file, to --data-dir and to the folders above that file (a project), then by
-    their last name in --data-dir and beside that file. Under mpirun/srun each rank copies its slab of the particles.
+    their last name in --data-dir and beside that file. Under mpirun/srun each rank copies a part of the particles.
 
     \b
     Examples:

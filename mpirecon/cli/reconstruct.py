@@ -156,7 +156,7 @@ def command(comm, particles, output, log_particles, controls, postprocess, resum
             stall_timeout, ewald, overwrite, quiet, verbose, **options):
     """Reconstruct a map from PARTICLES (a particle file made by simulate or import).
 
-    Runs alone or under mpirun/srun on any number of ranks; each reads its slab of the particles.
+    Runs alone or under mpirun/srun on any number of ranks; each reads a part of the particles (its slab).
 
     \b
     Examples:
