@@ -42,10 +42,10 @@ COMMANDS = {
     "null": Entry("mpirecon.cli.null", "Reconstruct from noise: does this selection make resolution?", parallel=True),
     "fsc": Entry("mpirecon.cli.fsc", "Fourier shell correlation of two maps."),
     "mask": Entry("mpirecon.cli.mask", "Make a soft mask from a map."),
-    "postprocess": Entry("mpirecon.cli.postprocess", "Sharpen the mean of two half maps, and tell its resolution."),
+    "postprocess": Entry("mpirecon.cli.postprocess", "Sharpen the mean of two half maps, and find its resolution."),
     "view": Entry("mpirecon.cli.view", "Look at a map: a page with slices and a surface, or in the terminal."),
     "project": Entry("mpirecon.cli.project", "Reproject a map at the poses of a particle file."),
-    "aberrations": Entry("mpirecon.cli.aberrations", "Tell from a run's images whether the imported aberrations are right.",
+    "aberrations": Entry("mpirecon.cli.aberrations", "Measure from a run's images whether the imported aberrations are right.",
                          parallel=True),
     "export": Entry("mpirecon.cli.export", "Write the kept and discarded particles of a run as STAR or .cs files."),
     "report": Entry("mpirecon.cli.report", "Write the page about a finished run anew."),
@@ -53,7 +53,7 @@ COMMANDS = {
     "forecast": Entry("mpirecon.cli.forecast", "Forecast time and memory over the number of ranks."),
     "job": Entry("mpirecon.cli.job", "Print a batch script for a reconstruction: Slurm, PBS, LSF or SGE."),
     "completion": Entry("mpirecon.cli.completion", "Print what makes a shell complete commands and options."),
-    "check": Entry("mpirecon.cli.check", "Tell what works here: MPI, threads, GPUs, files.", parallel=True),
+    "check": Entry("mpirecon.cli.check", "Report what works here: MPI, threads, GPUs, files.", parallel=True),
 }
 
 

@@ -27,7 +27,7 @@ _LISTED = 20  # optics groups that the table lists
 @verbosity_options
 @pass_communicator
 def command(comm, folder, band, star, particles, threads, as_json, overwrite, quiet, verbose):
-    """Tell whether the aberrations that were imported are those of the images of the finished run in OUT.
+    """Report whether the aberrations that were imported are those of the images of the finished run in OUT.
 
     Each particle that the run used is compared with the map of the other half set. From the mean phases of each optics
     group, beam tilt, trefoil and aberrations of the fourth order are measured, and set beside the imported ones: a
@@ -73,7 +73,7 @@ def _print(console: Console, folder, found) -> None:
     if len(found.groups) > _LISTED:
         console.say(f"… and {len(found.groups) - _LISTED} more groups (all with --json)")
     if found.premultiplied:
-        console.say("CTF-premultiplied images do not tell aberrations of the fourth order")
+        console.say("CTF-premultiplied images do not show aberrations of the fourth order")
     for text in found.sentences():
         console.say(text)
     for text in found.advice:

@@ -18,7 +18,7 @@ from mpirecon.cli.terminal import chart_width
               "second curve; auto makes one from the mean of the maps.")
 @click.option("--phase-randomise", is_flag=True, help="Also measure what the mask adds, on maps with random phases, and "
               "take it off.")
-@click.option("--cones", is_flag=True, help="Also tell the resolution by direction, in cones of 20°, and the sphericity.")
+@click.option("--cones", is_flag=True, help="Also report the resolution by direction, in cones of 20°, and the sphericity.")
 @click.option("--plot", type=click.Path(), metavar="FILE", help="Draw the curves into this file (.png, .svg, .pdf).")
 @click.option("--csv", "csv_path", type=click.Path(), metavar="FILE", help="Write the curves as a table.")
 @json_option
@@ -26,7 +26,7 @@ from mpirecon.cli.terminal import chart_width
 @overwrite_option
 @verbosity_options
 def command(first, second, mask, phase_randomise, cones, plot, csv_path, as_json, seed, overwrite, quiet, verbose):
-    """Compare the maps FIRST and SECOND shell by shell and tell where the correlation falls below 0.5 and 0.143.
+    """Compare the maps FIRST and SECOND shell by shell and report where the correlation falls below 0.5 and 0.143.
 
     The 0.143 crossing is the resolution when the maps come from two independent halves of the data; 0.5 is the one to
     read when a map is compared with a truth or a model. A mask correlates the maps by itself, the sharper the more;

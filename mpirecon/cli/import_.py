@@ -109,14 +109,14 @@ class CryosparcAberrations(click.ParamType):
               help="Whether protein is bright or dark.  [default: white; of a .cs file what its blob/sign says]")
 @click.option("--passthrough", type=EXISTING_FILE, multiple=True, metavar="FILE.cs",
               help="Join the columns of this file to those of the .cs file, by uid; may be repeated.")
-@click.option("--plant-errors", type=RATE, metavar="X", help="Replace this share of the poses by wrong ones and keep the truth.")
+@click.option("--plant-errors", type=RATE, metavar="X", help="Replace this fraction of the poses by wrong ones and keep the truth.")
 @click.option("--plant-by", metavar="COLUMN", help="Rows with one value in this column (e.g. rlnTomoParticleName) are wrong "
               "together.")
 @click.option("--error-kind", type=ErrorKind(), default="random", show_default=True, metavar="random|small:DEG",
               help="Kind of wrong pose: any orientation, or a turn by about DEG degrees.")
 @click.option("--skip-bad", is_flag=True, help="Leave out NaN and constant images; they are counted and listed.")
 @click.option("--max-bad", type=RATE, metavar="X", default=0.1, show_default=True,
-              help="Largest share that --skip-bad may leave out.")
+              help="Largest fraction of the images that --skip-bad may leave out.")
 @seed_option
 @overwrite_option
 @verbosity_options

@@ -148,7 +148,7 @@ def _seed(words: str):
 
 def verbosity_options(function):
     """``-q/--quiet`` and ``-v/--verbose``, passed as `quiet` and `verbose`; the command makes a Console of them."""
-    function = click.option("-v", "--verbose", is_flag=True, help="Tell more: what each rank does.")(function)
+    function = click.option("-v", "--verbose", is_flag=True, help="Print more: what each rank does.")(function)
     return click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings only.")(function)
 
 

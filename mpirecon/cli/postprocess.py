@@ -32,7 +32,7 @@ from mpirecon.cli.terminal import chart_width
 @verbosity_options
 def command(half1, half2, output, mask, bfactor, lowpass, mtf, mtf_pixel_size, pixel_size, as_json, seed, overwrite, quiet,
             verbose):
-    """Sharpen the mean of the half maps HALF1 and HALF2 (MRC, unmasked, unfiltered), and tell its resolution.
+    """Sharpen the mean of the half maps HALF1 and HALF2 (MRC, unmasked, unfiltered), and find its resolution.
 
     As relion_postprocess does: the FSC in a mask, corrected for the mask by random phases; the B-factor of the Guinier plot;
     the mean of the maps weighted by the FSC, sharpened, and filtered at its resolution. reconstruct does all of this at its

@@ -82,7 +82,7 @@ class Keep(click.ParamType):
 @click.option("--loss", type=click.Choice(LOSSES), default="l2", show_default=True,
               help="How residuals count: all alike, only the smallest share, by robust weights, or by the calibrated "
               "probability of being well posed.")
-@click.option("--keep", type=Keep(), metavar="auto|X", help="Share of good particles, e.g. 0.7: what --loss sorted keeps; or auto, to find it "
+@click.option("--keep", type=Keep(), metavar="auto|X", help="Fraction of correct particles, e.g. 0.7: what --loss sorted keeps; or auto, to estimate it "
               "(posterior does so by itself).")
 @click.option("--distance", type=click.Choice(["raw", "whitened", "explained", "correlation"]), default="explained",
               show_default=True, help="What particles are sorted or weighted by. 'raw' sorts them by their noise.")
@@ -101,7 +101,7 @@ class Keep(click.ParamType):
 @click.option("--batch-size", type=Whole(min=0), metavar="N", default=0, show_default=True,
               help="Particles per gradient step over all ranks; 0 takes all.")
 @click.option("--step", type=POSITIVE, default=1.0, show_default=True, help="Gradient step; 1 is a full Newton-like step.")
-@click.option("--momentum", type=NON_NEGATIVE, default=0.3, show_default=True, help="Share of the last step kept.")
+@click.option("--momentum", type=NON_NEGATIVE, default=0.3, show_default=True, help="Fraction of the last step kept.")
 @click.option("--max-resolution", type=POSITIVE, metavar="Å", help="Finest resolution used.  [default: Nyquist]")
 @click.option("--score-band", type=Band(), metavar="Å:Å", help="Resolutions that particles are scored on, e.g. 60:12.")
 @click.option("--mask", type=FileOr("auto"), metavar="FILE|auto", help="Soft mask (MRC), 0 … 1; or auto: particles are "

@@ -44,9 +44,9 @@ class DefocusRange(click.ParamType):
               help="Spread of the noise level between particles (log-normal): standard deviation over mean.")
 @click.option("--scale-cv", type=float, metavar="X", default=0.0, show_default=True,
               help="Spread of the contrast between particles (log-normal); a reconstruction is not told.")
-@click.option("--junk-rate", type=float, metavar="X", default=0.0, show_default=True, help="Share of images that are noise only.")
+@click.option("--junk-rate", type=float, metavar="X", default=0.0, show_default=True, help="Fraction of images that are noise only.")
 @click.option("--error-rate", type=float, metavar="X", default=0.0, show_default=True,
-              help="Share of particles whose given pose is wrong; the truth is kept in the file.")
+              help="Fraction of particles whose given pose is wrong; the truth is kept in the file.")
 @click.option("--error-kind", "error_degrees", type=ErrorKind(), default="random", show_default=True,
               metavar="random|small:DEG",
               help="Wrong poses: uniformly random, or turned about a random axis by a half-Gaussian angle of DEG.")
