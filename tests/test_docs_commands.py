@@ -79,6 +79,15 @@ def blocks(page: Path) -> list[tuple[str, list[str]]]:
     return found
 
 
+def scripts(page: Path) -> list[str]:
+    """The blocks of Python that are whole scripts; those of python.md are excerpts, which test_python_interface has whole."""
+    if page.name == "python.md":
+        return []
+    text = page.read_text(encoding="utf-8")
+    fenced = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return fenced + ["\n".join(lines) for _, lines in blocks(page) if re.match(r"(from|import) mpirecon", "\n".join(lines))]
+
+
 def commands(lines: list[str]) -> list[str]:
     """The commands of a block, continuation lines joined, without comments."""
     joined = "\n".join(lines).replace("\\\n", " ")
@@ -117,6 +126,7 @@ def inputs(tmp_path_factory):
         _cryosparc_job(home / "J42")
         assert run(["import", "run_data.star", "-o", "particles.h5"]) == 0
         assert run(["reconstruct", "particles.h5", "-o", "run1", "--loss", "sorted", "--keep", "0.7", "--iterations", "2"]) == 0
+        shutil.copytree("run1", "run2")
     return home
 
 
@@ -199,6 +209,7 @@ def test_commands_run_as_written(page, heading, scratch, mpirun):
         assert run(["reconstruct", "fine.h5", "-o", "run1", "-q"]) == 0
     if heading == "Exporting particles":
         assert run(["import", "J42/J42_particles.cs", "--passthrough", "J42/J42_passthrough_particles.cs", "-o", "j42.h5", "-q"]) == 0
+        shutil.rmtree("run2")
         finish(Path("j42.h5").resolve(), scratch / "run2")
     for command in sections(page)[heading]:
         why = reason(command)
@@ -211,6 +222,11 @@ def test_commands_run_as_written(page, heading, scratch, mpirun):
         with room_for(words, given):
             code, text = execute(words, target, launcher)
         assert code == 0, f"{page.name}: {command}\n{text}"
+
+
+@pytest.mark.parametrize(("page", "number"), [(page, i) for page in PAGES for i in range(len(scripts(page)))], ids=lambda x: getattr(x, "stem", x))
+def test_scripts_run_as_written(page, number, scratch, capsys):
+    exec(compile(scripts(page)[number], page.name, "exec"), {})
 
 
 def shell_words(command: str) -> tuple[list[str], str | None]:

@@ -9,6 +9,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import CHECKOUT
 from test_particle_file import write
 
 from mpirecon.cli import COMMANDS, group
@@ -85,6 +86,7 @@ def test_options_of_other_commands_are_told_as_theirs(file, args, owners):
     assert f"'{name}' is an option of" in text and f"not of {args[0]}" in text
     assert all(owner in text.split("is an option of")[1] for owner in owners.split(" and "))
     assert "null" not in text.split("is an option of")[1]  # it has all of reconstruct's
+    assert ("mpirun -n N mpirecon reconstruct" in text) == (name == "--ranks")
 
 
 def test_options_of_reconstruct_in_a_job(file):
@@ -96,8 +98,18 @@ def test_options_of_reconstruct_in_a_job(file):
     assert "mpirecon reconstruct --help" in text and "Did you mean 'tukey'?" in text
 
 
-def test_a_share_may_be_auto(file):
+def test_words_beside_numbers_and_files(file):
     assert "or auto" in error("reconstruct", "p.h5", "-o", "x", "--loss", "sorted", "--keep", "atuo")
+    for typed in ("atuo", "Auto"):
+        text = error("reconstruct", "p.h5", "-o", "x", "--mask", typed)
+        assert f"'{typed}' does not exist" in text and "Did you mean 'auto'?" in text
+    assert "Did you mean" not in error("reconstruct", "p.h5", "-o", "x", "--mask", "mask.mrc")
+
+
+def test_help_and_readme_agree_that_no_gpu_was_tried():
+    help_text = " ".join(CliRunner().invoke(group, ["reconstruct", "--help"]).output.split())
+    readme = " ".join((CHECKOUT / "README.md").read_text(encoding="utf-8").split())
+    assert ("has not been run on a GPU yet" in help_text) == ("on a GPU it has not been run yet" in readme)
 
 
 def test_the_job_of_gpus_says_what_its_forecast_is(file):

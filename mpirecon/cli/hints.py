@@ -23,6 +23,8 @@ def explain_option(error: click.NoSuchOption, ctx: click.Context) -> click.Usage
     text = f"No such option: '{error.option_name}' is an option of {_listed(owners)}, not of {ctx.info_name}."
     if ctx.info_name == "job" and "reconstruct" in owners:
         text += f" Options of reconstruct follow after --: mpirecon job … -- {error.option_name} …"
+    if error.option_name == "--ranks":
+        text += f" Ranks are started by the launcher: mpirun -n N mpirecon {ctx.info_name} …"
     return click.UsageError(text, ctx)
 
 

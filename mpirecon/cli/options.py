@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from mpirecon.cli.hints import did_you_mean
 from mpirecon.errors import UserError
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -101,7 +102,12 @@ class FileOr(click.ParamType):
         self.word, self.name = word, f"file|{word}"
 
     def convert(self, value, param, ctx):
-        return value if value is None or str(value) == self.word else EXISTING_FILE.convert(value, param, ctx)
+        if value is None or str(value) == self.word:
+            return value
+        try:
+            return EXISTING_FILE.convert(value, param, ctx)
+        except click.BadParameter as error:
+            self.fail(f"{error.message}{did_you_mean(str(value), [self.word])}", param, ctx)
 
     def shell_complete(self, ctx, param, incomplete):
         from click.shell_completion import CompletionItem
