@@ -119,7 +119,11 @@ def test_the_job_of_gpus_says_what_its_forecast_is(file):
         return result.stderr
 
     assert "on CPUs;" in job("--gpus", "2") and "not modelled" in job("--gpus", "2")
+    assert "not modelled" in job("--ranks", "2", "--", "--backend", "cuda")
     assert "CPUs" not in job("--ranks", "2") and "GPU" not in job("--ranks", "2")
+    for backend, said in (("cuda", 1), ("cpu", 0)):
+        result = CliRunner().invoke(group, ["reconstruct", "p.h5", "-o", "x", "--dry-run", "--backend", backend])
+        assert result.exit_code == 0 and result.stderr.count("not modelled") == said, result.output
 
 
 def test_resume_names_the_options_that_differ():

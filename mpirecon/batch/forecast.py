@@ -20,6 +20,10 @@ from mpirecon.operators.fourier import SMALL_BOX, TINY_BOX, padded_size, padding
 #: what a forecast is multiplied by before it becomes a request, and what starting a job takes, seconds
 _MARGIN, _START_UP = 2.0, 300.0
 
+#: what is to be said of a forecast for GPUs
+GPUS_UNKNOWN = ("the time is forecast for CPUs, a core a rank: passes on GPUs are not modelled, and mpirecon has not been run on a GPU "
+                "yet. Try a few iterations first")
+
 #: seconds of summing a Fourier grid over a point group's rotations of it: a point, and more for each rotation
 _TURNS = (18.4e-9, 0.4e-9)
 

@@ -66,7 +66,7 @@ def command(scheduler, particles, output, reconstruct_options, site, **given):
     from mpirecon.batch.script import Job, write_script
     from mpirecon.batch.site import read_site, site_file
 
-    task = _task(particles, output, reconstruct_options)
+    task, on_gpus = _task(particles, output, reconstruct_options)
     given = {name: value for name, value in given.items() if value not in (None, ())}
     chosen = {**read_site(site or site_file(), gpu="gpus" in given), **given}
     resources = plan(task, Wish(**_of(Wish, chosen)))
@@ -76,7 +76,7 @@ def command(scheduler, particles, output, reconstruct_options, site, **given):
     job = Job(scheduler, particles, output, tuple(reconstruct_options), **names)
     script = write_script(job, resources, f"mpirecon {shlex.join(sys.argv[1:])}")
     click.echo(resources.forecast(), err=True)
-    for warning in _warnings(resources):
+    for warning in _warnings(resources, on_gpus):
         click.echo(f"Warning: {warning}", err=True)
     # bytes: a path need not be valid text
     click.echo(script.encode("utf-8", "surrogateescape"), nl=False)
@@ -87,7 +87,7 @@ def _of(kind, chosen: dict) -> dict:
 
 
 def _task(particles, output, options):
-    """What reconstruct will do, from the particle file and from its own reading of its options."""
+    """(what reconstruct will do, whether on GPUs), from the particle file and from its own reading of its options."""
     from mpirecon.batch.forecast import Task
     from mpirecon.cli.reconstruct import command as reconstruct
     from mpirecon.io.particle_file import ParticleFile
@@ -112,7 +112,7 @@ def _task(particles, output, options):
     else:
         refuse_existing(output, asked["overwrite"])
     with ParticleFile(particles) as file:
-        return Task.of(file, config, MOST_KEPT)
+        return Task.of(file, config, MOST_KEPT), asked["backend"] == "cuda"
 
 
 #: options of reconstruct that memory or time depend on, and those that these are checked with
@@ -121,9 +121,10 @@ _CHANGES_SIZE = ("loss", "keep", "distance", "solver", "iterations", "folds", "g
                  "deterministic")
 
 
-def _warnings(resources):
-    if resources.gpus:
-        yield ("the time is forecast for CPUs, a core a rank: passes on GPUs are not modelled, and mpirecon has not been run on a GPU "
-               "yet. Try a few iterations, or ask for what you know with --time")
+def _warnings(resources, on_gpus: bool):
+    from mpirecon.batch.forecast import GPUS_UNKNOWN
+
+    if resources.gpus or on_gpus:
+        yield GPUS_UNKNOWN
     if resources.expected_seconds > resources.seconds:
         yield "the forecast is longer than --time: the job may be stopped before it ends"

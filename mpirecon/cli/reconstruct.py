@@ -194,7 +194,7 @@ def _refuse_curvature(comm, particles) -> None:
 
 def _dry_run(comm, particles, config, console) -> None:
     from mpirecon.batch.dry_run import dry_run
-    from mpirecon.batch.forecast import Task
+    from mpirecon.batch.forecast import GPUS_UNKNOWN, Task
     from mpirecon.io.particle_file import ParticleFile
     from mpirecon.parallel.comm import run_together
     from mpirecon.parallel.threads import default_memory, default_threads
@@ -204,6 +204,8 @@ def _dry_run(comm, particles, config, console) -> None:
         task = Task.of(file, config, default_memory(neighbours))
     for line in dry_run(comm, task, config.threads or default_threads(neighbours)):
         console.say(line)
+    if config.backend == "cuda":
+        console.warn(GPUS_UNKNOWN)
 
 
 def configure(*, score_band, mask, **options):
