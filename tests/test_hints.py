@@ -78,7 +78,7 @@ def _any(argument: click.Argument) -> str:
 @pytest.mark.parametrize(("args", "owners"), [
     (("reconstruct", "p.h5", "-o", "x", "--ranks", "4"), "job"), (("reconstruct", "p.h5", "-o", "x", "--plant-errors", "0.3"), "import"),
     (("import", "p.h5", "-o", "x", "--diameter", "3"), "reconstruct"), (("fsc", "a", "b", "--terminal"), "view"),
-    (("logs", "x", "--symmetry=C2"), "forecast and reconstruct"),
+    (("logs", "x", "--symmetry=C2"), "forecast and reconstruct"), (("report", "x", "--ranks", "2"), "job"),
 ])  # fmt: skip
 def test_options_of_other_commands_are_told_as_theirs(file, args, owners):
     text = error(*args)
@@ -86,7 +86,8 @@ def test_options_of_other_commands_are_told_as_theirs(file, args, owners):
     assert f"'{name}' is an option of" in text and f"not of {args[0]}" in text
     assert all(owner in text.split("is an option of")[1] for owner in owners.split(" and "))
     assert "null" not in text.split("is an option of")[1]  # it has all of reconstruct's
-    assert ("mpirun -n N mpirecon reconstruct" in text) == (name == "--ranks")
+    assert ("mpirun -n N mpirecon reconstruct" in text) == (args[0] == "reconstruct" and name == "--ranks")
+    assert "mpirecon report …" not in text  # which no launcher makes faster
 
 
 def test_options_of_reconstruct_in_a_job(file):

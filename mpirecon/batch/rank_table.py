@@ -12,13 +12,13 @@ from mpirecon.parallel.threads import MOST_KEPT
 #: most ranks that are asked about, and the gain in time below which more are not
 _MOST, _WORTH = 1024, 1.1
 
-#: work of several nodes that is lost to what each rank does alone, over that of the best row, above which they are no advice
+#: core hours over those of the best row above which several nodes are no advice
 _WASTE = 2.0
 
 
 @dataclass(frozen=True)
 class Size:
-    """How many particles of which box (pixels) there will be, for a forecast without a file; pixel_size in Å, where it matters."""
+    """How many particles of which box (pixels) there will be; pixel_size in Å, where it matters."""
 
     count: int
     box: int
@@ -39,7 +39,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Row:
-    """One way to start it. seconds of wall time, bytes a rank; nodes that it takes, None where a rank is too large for a node."""
+    """One way to start it: wall seconds, bytes a rank; nodes, None where a rank is larger than one."""
 
     ranks: int
     threads: int
@@ -77,7 +77,9 @@ def choose(rows: list[Row]) -> tuple[Row | None, Row | None]:
     """(the fastest on one node, the fastest on several that makes good use of them); None where there is none."""
     single = _fastest([row for row in rows if row.nodes == 1])
     least = min(row.seconds * row.ranks * row.threads for row in rows)
-    several = _fastest([row for row in rows if (row.nodes or 0) > 1 and row.seconds * row.ranks * row.threads <= _WASTE * least])
+    several = _fastest(
+        [row for row in rows if (row.nodes or 0) > 1 and row.seconds * row.ranks * row.threads <= _WASTE * least]
+    )
     if single and several and single.seconds < _WORTH * several.seconds:
         several = None
     return single, several
@@ -88,7 +90,9 @@ def _fastest(rows: list[Row]) -> Row | None:
     if not rows:
         return None
     best = min(row.seconds for row in rows)
-    return next(row for row in sorted(rows, key=lambda row: (row.ranks * row.threads, -row.ranks)) if row.seconds <= 1.03 * best)
+    return next(
+        row for row in sorted(rows, key=lambda row: (row.ranks * row.threads, -row.ranks)) if row.seconds <= 1.03 * best
+    )
 
 
 def _row(task_of: Callable[[float], Task], node: Node, ranks: int, threads: int, rate: float) -> Row:

@@ -14,8 +14,21 @@ from mpirecon.cli.terminal import fold, table_lines, width
 from mpirecon.errors import UserError
 
 #: options of reconstruct that memory or time depend on
-SHARED = ("loss", "keep", "solver", "iterations", "folds", "group_by", "max_resolution", "symmetry", "padding", "solve_iterations",
-          "memory", "half_precision", "deterministic")
+SHARED = (
+    "loss",
+    "keep",
+    "solver",
+    "iterations",
+    "folds",
+    "group_by",
+    "max_resolution",
+    "symmetry",
+    "padding",
+    "solve_iterations",
+    "memory",
+    "half_precision",
+    "deterministic",
+)
 
 
 class Amount(click.ParamType):
@@ -58,21 +71,35 @@ def _run(ctx, file, particles, box, pixel_size, threads, cores, ram, read_rate, 
 
 
 def _print(task, node, rows, chosen, commands, read_rate) -> None:
-    click.echo(fold(f"{task.particles} particles, box {task.box}, {task.rounds} iteration{'s' * (task.rounds > 1)}, {task.groups} groups; "
-               f"nodes of {node.cores} core{'s' * (node.cores > 1)} and {memory_words(node.memory)}"))
+    click.echo(
+        fold(
+            f"{task.particles} particles, box {task.box}, {task.rounds} iteration{'s' * (task.rounds > 1)}, "
+            f"{task.groups} groups; nodes of {node.cores} core{'s' * (node.cores > 1)} and {memory_words(node.memory)}"
+        )
+    )
     click.echo("\n".join(table_lines(_HEADER, [_cells(row) for row in rows], width())))
     for line in _advice(rows, *chosen, commands):
         click.echo(line)
-    click.echo(fold(f"Times are those of CPU cores like the ones in docs/scaling.md, with images read at {memory_words(read_rate)}/s a rank "
-               "(--read-rate); passes on GPUs are not modelled."))
+    click.echo(
+        fold(
+            "Times are those of CPU cores like the ones in docs/scaling.md, with images read at "
+            f"{memory_words(read_rate)}/s a rank (--read-rate); passes on GPUs are not modelled."
+        )
+    )
 
 
 _HEADER = ("ranks", "threads", "time", "a rank", "in all", "nodes")
 
 
 def _cells(row) -> list[str]:
-    return [str(row.ranks), str(row.threads), _time(row.seconds), memory_words(row.memory), memory_words(row.memory_in_all),
-            "-" if row.nodes is None else str(row.nodes)]
+    return [
+        str(row.ranks),
+        str(row.threads),
+        _time(row.seconds),
+        memory_words(row.memory),
+        memory_words(row.memory_in_all),
+        "-" if row.nodes is None else str(row.nodes),
+    ]
 
 
 def _time(seconds: float) -> str:
@@ -91,7 +118,9 @@ def _task(file, particles, box, pixel_size, options):
         raise UserError("give a particle file, or --particles N and --box N")
     if file is not None:
         if (particles, box, pixel_size) != (None, None, None):
-            raise UserError(f"{file} says how many particles of which box there are; leave out --particles, --box and --pixel-size")
+            raise UserError(
+                f"{file} says how many particles of which box there are; leave out --particles, --box and --pixel-size"
+            )
         with ParticleFile(file) as opened:
             config = config.settled(opened)
             size = Size(len(opened), opened.box, opened.pixel_size)
@@ -116,7 +145,19 @@ def _commands(ctx, file, node, single, several) -> list[str]:
         found.append(f"{start}{shlex.join(['mpirecon', 'reconstruct', str(file), '-o', 'run1', *threads, *given])}")
     if several:
         threads = ["--threads", str(several.threads)] if several.threads > 1 else []
-        words = ["mpirecon", "job", "slurm", str(file), "-o", "run1", "--nodes", str(several.nodes), "--ranks", str(several.ranks), *threads]
+        words = [
+            "mpirecon",
+            "job",
+            "slurm",
+            str(file),
+            "-o",
+            "run1",
+            "--nodes",
+            str(several.nodes),
+            "--ranks",
+            str(several.ranks),
+            *threads,
+        ]
         found.append(shlex.join(words) + (f" -- {options}" if given else "") + " > run1.sh")
     return found
 
@@ -127,7 +168,7 @@ def _given(ctx) -> list[str]:
     for param in ctx.command.params:
         if param.name in SHARED and ctx.get_parameter_source(param.name) == click.core.ParameterSource.COMMANDLINE:
             value = ctx.params[param.name]
-            value = f"{value // 2**20}M" if param.name == "memory" and value else value
+            value = f"{value // 2**10}K" if param.name == "memory" and value else value
             words += [param.opts[-1]] if param.is_flag else [param.opts[-1], str(value)]
     return words
 
@@ -136,14 +177,19 @@ def _advice(rows, single, several, commands):
     """What to start, and how it compares with threads alone."""
     if single is None:
         least = memory_words(min(row.memory for row in rows))
-        yield fold("It does not fit on one node." if several else
-                   f"No rank fits: each needs {least} at least. Nodes with more memory are needed, or a smaller box.")
+        yield fold(
+            "It does not fit on one node."
+            if several
+            else f"No rank fits: each needs {least} at least. Nodes with more memory are needed, or a smaller box."
+        )
     for row, command in zip([row for row in (single, several) if row], commands, strict=True):
         yield f"take ({_time(row.seconds)}): {command}"
     whole = next((row for row in rows if row.ranks == 1 and row.threads > 1), None)
     if single and whole and single.ranks > 1 and single.seconds < whole.seconds:
-        yield fold(f"{single.ranks} ranks are {whole.seconds / single.seconds:.1f} times as fast as 1 rank of {whole.threads} threads, in "
-               f"{memory_words(single.memory_in_all)} instead of {memory_words(whole.memory)}.")
+        yield fold(
+            f"{single.ranks} ranks are {whole.seconds / single.seconds:.1f} times as fast as 1 rank of {whole.threads} "
+            f"threads, in {memory_words(single.memory_in_all)} instead of {memory_words(whole.memory)}."
+        )
 
 
 def _print_json(task, node, rows, commands) -> None:
@@ -152,7 +198,8 @@ def _print_json(task, node, rows, commands) -> None:
     click.echo(json.dumps({
         "particles": task.particles, "box": task.box, "iterations": task.rounds, "groups": task.groups,
         "node": {"cores": node.cores, "memory": int(node.memory), "speed": node.speed},
-        "rows": [{"ranks": r.ranks, "threads": r.threads, "seconds": round(r.seconds, 1), "memory_per_rank": int(r.memory), "nodes": r.nodes}
+        "rows": [{"ranks": r.ranks, "threads": r.threads, "seconds": round(r.seconds, 1),
+                  "memory_per_rank": int(r.memory), "nodes": r.nodes}
                  for r in rows],
         "commands": commands,
     }))  # fmt: skip
@@ -160,8 +207,8 @@ def _print_json(task, node, rows, commands) -> None:
 
 _HELP = """Forecast time and memory of a reconstruction over the number of MPI ranks, and say what to start.
 
-Of --particles and --box alone, or of a particle FILE; with reconstruct's own options, as far as time and memory depend on
-them. "nodes" are the machines that so many ranks take: by default machines like this one, or those of the site file.
+Of --particles and --box alone, or of a particle FILE; with reconstruct's own options, as far as time and memory depend
+on them. "nodes" are the machines that so many ranks take: by default machines like this one, or those of the site file.
 
 \b
 Examples:
@@ -178,8 +225,10 @@ command = DocumentedCommand(
         click.Option(["--box"], type=Whole(4, 4096), metavar="N", help="Side of the images, pixels."),
         click.Option(["--pixel-size"], type=POSITIVE, metavar="Å", help="Pixel size, which --max-resolution counts in."),
         click.Option(["--threads"], type=COUNT, default=1, show_default=True, metavar="N", help="Threads of each rank."),
-        click.Option(["--cores"], type=COUNT, metavar="N", help="Cores of a node.  [default: the site file's, else those here]"),
-        click.Option(["--ram"], type=Amount(), metavar="64G", help="Memory of a node.  [default: the site file's, else what is free here]"),
+        click.Option(["--cores"], type=COUNT, metavar="N",
+                     help="Cores of a node.  [default: the site file's, else those here]"),
+        click.Option(["--ram"], type=Amount(), metavar="64G",
+                     help="Memory of a node.  [default: the site file's, else what is free here]"),
         click.Option(["--read-rate"], type=Amount(), default="100M", show_default=True, metavar="SIZE",
                      help="What each rank reads from the disk in a second."),
         *(p for p in reconstruct.command.params if p.name in SHARED),

@@ -123,7 +123,7 @@ def _divided(spelled: str, width: int) -> str:
 
 
 def _broken(block: str, width: int) -> str:
-    """Lines of commands that are no wider than that: comments go before their command, backslashes tell where it goes on."""
+    """Lines of commands no wider than that: comments go before their command, a backslash where it goes on."""
     lines = []
     for line in block.split("\n"):
         indent = " " * (len(line) - len(line.lstrip()))

@@ -17,18 +17,22 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def explain_option(error: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
     """The error about an option that this command has not, naming the commands that have it."""
+    from mpirecon.cli import COMMANDS
+
     owners = [name for name in _owners(error.option_name) if name != ctx.info_name]
     if not owners:
         return error
     text = f"No such option: '{error.option_name}' is an option of {_listed(owners)}, not of {ctx.info_name}."
     if ctx.info_name == "job" and "reconstruct" in owners:
         text += f" Options of reconstruct follow after --: mpirecon job … -- {error.option_name} …"
-    if error.option_name == "--ranks":
+    if error.option_name == "--ranks" and ctx.info_name in COMMANDS and COMMANDS[ctx.info_name].parallel:
         text += f" Ranks are started by the launcher: mpirun -n N mpirecon {ctx.info_name} …"
     return click.UsageError(text, ctx)
 
 
-def explain_value(error: click.BadParameter, command: click.Command, ctx: click.Context, args: list[str]) -> click.BadParameter:
+def explain_value(
+    error: click.BadParameter, command: click.Command, ctx: click.Context, args: list[str]
+) -> click.BadParameter:
     """The error about a value that is none of an option's or argument's choices, with those that are like it."""
     if not (error.param and isinstance(error.param.type, click.Choice)):
         return error

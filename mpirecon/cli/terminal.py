@@ -14,8 +14,8 @@ from mpirecon.parallel.launcher import find_launcher
 def is_terminal(stream) -> bool:
     """Whether someone looks at what this process writes there, at once and in place.
 
-    Under mpirun or srun nobody does, as far as a rank can know: launchers give ranks terminals of their own and write what comes
-    from them wherever they were told to, which may be a file.
+    Under mpirun or srun nobody does, as far as a rank can know: launchers give ranks terminals of their own and write
+    what comes from them wherever they were told to, which may be a file.
     """
     return stream.isatty() and find_launcher() is None
 
@@ -26,7 +26,7 @@ def uses_colours(stream) -> bool:
 
 
 def width(stream=None) -> int | None:
-    """Columns of the lines that are printed there (stdout): as COLUMNS says, else the terminal's; None: as many as it takes."""
+    """Columns of that stream (stdout): as COLUMNS says, else the terminal's; None: as many as it takes."""
     asked = os.environ.get("COLUMNS", "")
     if asked.isdigit() and int(asked) > 0:
         return int(asked)
@@ -47,8 +47,8 @@ def chart_width() -> int:
 def table_lines(header: Sequence[str], rows: Sequence[Sequence], columns: int | None = None) -> list[str]:
     """A table, its columns set to the right, no wider than `columns` where that can be had.
 
-    Where it would be wider, columns of one value are told once above the others; where that is still too wide, each row becomes a
-    block of lines.
+    Where it would be wider, columns of one value are told once above the others; where that is still too wide, each
+    row becomes a block of lines.
     """
     rows = [[str(cell) for cell in row] for row in rows]
     lines = _aligned([list(header), *rows])
