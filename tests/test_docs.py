@@ -156,3 +156,22 @@ def test_readme_opens_with_the_two_commands():
     assert commands[:2] == ["./tools/demo", "./tools/test"]
     for name in ("demo", "test", "figures"):
         assert (CHECKOUT / "tools" / name).stat().st_mode & 0o111
+
+
+def test_the_glossary_has_the_words_of_the_pages():
+    text = (CHECKOUT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^\*\*(.+?)\*\*", text, flags=re.MULTILINE)
+    assert entries == sorted(entries, key=str.lower)
+    bold = {word.lower() for found in re.findall(r"\*\*(.+?)\*\*", text) for word in re.split(r", | \(|\.$", found)}
+    wanted = {"slab", "fold", "half set", "distance", "explained", "score", "held out", "normal equations", "planted error",
+              "matched filter", "whitened", "posterior", "fsc", "ctf", "junk", "residual", "rank"}
+    assert wanted <= bold, wanted - bold
+    for page in ("README.md", "docs/tutorial.md", "docs/commands.md", "docs/method.md", "docs/report.md"):
+        assert "glossary.md" in (CHECKOUT / page).read_text(encoding="utf-8"), f"{page} does not lead to the glossary"
+
+
+def test_what_it_does_not_do_is_said():
+    text = (CHECKOUT / "docs" / "limits.md").read_text(encoding="utf-8").lower()
+    for word in ("helical symmetry", "local resolution", "multi-body", "3-d classification", "focused", "refining poses", "subtomograms"):
+        assert word in text, word
+    assert "# what it does not do" in text and "(docs/limits.md)" in (CHECKOUT / "README.md").read_text(encoding="utf-8")
