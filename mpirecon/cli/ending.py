@@ -36,8 +36,9 @@ def outcome(function: Callable[[], int]) -> Outcome:
         return Outcome(error.exit_code)
     except click.ClickException as error:
         return Outcome(error.exit_code, _click_text(error))
-    except (KeyboardInterrupt, click.Abort):
-        return Outcome(INTERRUPTED, "Interrupted.", urgent=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        told = error.__cause__ if isinstance(error, click.Abort) else error  # click makes the one of the other
+        return Outcome(INTERRUPTED, str(told or "") or "Interrupted.", urgent=True)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
         return Outcome(code, error.code if isinstance(error.code, str) else "")

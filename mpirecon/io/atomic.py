@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mpirecon.errors import UserError
+from mpirecon.io.inputs import Input, refuse_inputs
 
 _NO_SPACE = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
              errno.EFBIG: "the file size limit is reached"}
 
 
-def refuse_existing(path: str | os.PathLike, overwrite: bool) -> Path:
-    """The target as a Path; UserError when it exists (without overwrite), is a folder or has no parent folder."""
+def refuse_existing(path: str | os.PathLike, overwrite: bool, inputs: Iterable[Input] = ()) -> Path:
+    """The target as a Path; every command that writes a file asks this before it does anything else.
+
+    inputs : what the command reads, none of which may be replaced
+
+    Raises UserError when the target is an input (even with `overwrite`), exists (without), is a folder, or cannot be in its
+    parent folder.
+    """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of a file to write")
+    refuse_inputs([path], inputs)
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists already; choose another name, or pass --overwrite to replace it")
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+    refuse_unwritable(path, path.parent)
     return path
+
+
+def refuse_unwritable(target: Path, folder: Path) -> None:
+    """Raise UserError where nothing can be made in `folder`, which would hold `target`."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {target}: the folder {folder.resolve()} is read-only, or not yours to write in; write elsewhere")
 
 
 def write_failed(path: str | os.PathLike, error: Exception) -> UserError:
@@ -34,7 +49,10 @@ def write_failed(path: str | os.PathLike, error: Exception) -> UserError:
     reason = _NO_SPACE.get(number)
     if reason:
         return UserError(f"cannot write {path}: {reason}; nothing was left behind. Free some space or write elsewhere")
-    return UserError(f"cannot write {path}: {error}; nothing was left behind")
+    # the system's text alone: the error also has the name of a temporary file, which nobody gave
+    text = getattr(error, "strerror", None)
+    text = f"{text[0].lower()}{text[1:]}" if text and getattr(error, "filename", None) else error
+    return UserError(f"cannot write {path}: {text}; nothing was left behind")
 
 
 def temporary_name(path: Path) -> Path:
@@ -60,4 +78,5 @@ def atomic_path(path: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         raise write_failed(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only file system not even what is not there can be removed
+            temporary.unlink(missing_ok=True)

@@ -196,6 +196,7 @@ class _Export:
                 append(sign * file.images(batch))
                 if bar is not None:
                     bar.update(len(batch))
+            file.refuse_changed()
         self.section[rows] = 1 + np.arange(len(rows))
         self.report.files.append((path, f"{len(rows)} images"))
         if sign < 0:

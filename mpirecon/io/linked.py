@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,6 +129,17 @@ class LinkedImages:
             raise UserError(f"{path}: /link is damaged or incomplete ({error}); import again with --link") from error
         self._window = 0, [np.zeros(0, np.int64)]
         self._readers: OrderedDict[int, StackReader] = OrderedDict()
+        self._used: set[int] = set()  # stacks read since the last look at whether they are what they were
+
+    def paths(self) -> Iterator[Path]:
+        """Where each stack is, or was at the import."""
+        return (self._place(number)[0] for number in range(len(self._stacks["path"])))
+
+    def refuse_changed(self) -> None:
+        """Raise UserError where a stack that was read since the last call is not what it was at the import."""
+        for number in sorted(self._used):
+            self._checked(number)
+        self._used.clear()
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -164,22 +175,32 @@ class LinkedImages:
             if len(self._readers) > _OPEN:
                 self._readers.popitem(last=False)[1].close()
         self._readers.move_to_end(number)
+        self._used.add(number)
         return self._readers[number]
 
-    def _open(self, number: int) -> StackReader:
-        """A reader of a stack, after its size and time of change are found to be those of the import."""
-        row = {name: column[number] for name, column in self._stacks.items()}
-        recorded = Path(os.fsdecode(row["path"]))
-        moved = Path(os.path.normpath(self.path.resolve().parent / os.fsdecode(row["relative"])))
-        path = next((p for p in (recorded, moved) if p.is_file()), None)
-        if path is None:
+    def _place(self, number: int) -> tuple[Path, Path, Path]:
+        """(where a stack is, where it was at the import, where it is if all was moved)."""
+        recorded = Path(os.fsdecode(self._stacks["path"][number]))
+        moved = Path(os.path.normpath(self.path.resolve().parent / os.fsdecode(self._stacks["relative"][number])))
+        return next((p for p in (recorded, moved) if p.is_file()), recorded), recorded, moved
+
+    def _checked(self, number: int) -> Path:
+        """Where a stack is, after its size and time of change are found to be those of the import."""
+        path, recorded, moved = self._place(number)
+        size, changed = self._stacks["size"][number], self._stacks["changed"][number]
+        if not path.is_file():
             where = "" if moved == recorded else f" (nor {moved})"
             raise UserError(f"{self.path} refers to the stack {recorded}, which is not there{where}; put it back, or import "
                             "again")
         found = path.stat()
-        if found.st_size != row["size"] or found.st_mtime_ns != row["changed"]:
-            what = f"it has {found.st_size} bytes, and had {row['size']}" if found.st_size != row["size"] else "it was written anew"
+        if found.st_size != size or found.st_mtime_ns != changed:
+            what = f"it has {found.st_size} bytes, and had {size}" if found.st_size != size else "it was written anew"
             raise UserError(f"{self.path} refers to the stack {path}, which has changed since the import: {what}; import again")
+        return path
+
+    def _open(self, number: int) -> StackReader:
+        path = self._checked(number)
+        row = {name: column[number] for name, column in self._stacks.items()}
         shape = (int(row["sections"]), *self.shape[1:])
         header = MrcHeader(shape, np.dtype(row["type"].decode()), int(row["offset"]), (0.0, 0.0, 0.0), (1, 2, 3))
         return StackReader(path, header, keep_open=True)

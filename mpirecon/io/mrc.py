@@ -19,6 +19,7 @@ from mrcfile.utils import machine_stamp_from_byte_order
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, write_failed
+from mpirecon.io.fingerprint import Fingerprint, refuse_changed
 from mpirecon.io.packed import refuse_packed
 from mpirecon.model.arrays import Volume
 
@@ -131,6 +132,7 @@ class StackReader:
     def __init__(self, path: str | os.PathLike, header: MrcHeader | None = None, keep_open: bool = False) -> None:
         """header : what is known of it already; keep_open : until `close`, rather than for each reading."""
         self.path = Path(path)
+        self._seen = Fingerprint.of(path) if header is None and self.path.exists() else None
         self.header = header or read_header(path)
         _, rows, columns = self.header.shape
         if rows != columns:
@@ -147,6 +149,11 @@ class StackReader:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+    def refuse_changed(self) -> None:
+        """Raise UserError where the file is not what it was when its header was read."""
+        if self._seen is not None:
+            refuse_changed(self.path, self._seen)
 
     def read(self, indices) -> np.ndarray:
         """Images of the 0-based `indices` (any order), (k, n, n) in the machine's byte order; runs are read at once."""
@@ -210,13 +217,16 @@ def read_map(path: str | os.PathLike, pixel_size: float | None = None) -> Volume
     UserError
         naming the file when it is not a complete MRC map, not cubic, has unequal or no pixel sizes, or is not finite.
     """
+    seen = Fingerprint.of(path) if Path(path).exists() else None
     header = read_header(path)
     if len(set(header.shape)) > 1:
         raise UserError(f"{path}: a map must be a cube, this is {' x '.join(map(str, header.shape[::-1]))} voxels")
     if pixel_size is None:
         pixel_size = _isotropic(path, header.voxel_size)
     n = header.shape[0]
-    voxels = np.fromfile(path, header.dtype, n**3, offset=header.offset).astype(np.float32).reshape(header.shape)
+    voxels = np.fromfile(path, header.dtype, n**3, offset=header.offset)
+    refuse_changed(path, seen)
+    voxels = voxels.astype(np.float32).reshape(header.shape)
     if header.axes != (1, 2, 3):  # sections, rows, columns → z, y, x
         voxels = np.ascontiguousarray(voxels.transpose([header.axes[::-1].index(axis) for axis in (3, 2, 1)]))
     if not np.isfinite(voxels).all():

@@ -5,8 +5,10 @@ Any number of processes may read slabs of one file independently; ``ParticleWrit
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +16,14 @@ import h5py
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.io.fingerprint import Fingerprint, Seen, change_of, refuse_changed
+from mpirecon.io.inputs import Input
 from mpirecon.io.linked import LinkedImages
 from mpirecon.io.shared_hdf5 import rows_in_order
 from mpirecon.io.source_table import read_arrays, read_column, read_tables, tables_of
 from mpirecon.model import CTF_DTYPE, ParticleSet, Pose
 from mpirecon.model.aberrations import Aberrations
+from mpirecon.parallel.comm import Communicator, run_together
 
 if TYPE_CHECKING:  # slow to load, and most runs never look at the imported table
     import pandas as pd
@@ -59,10 +64,15 @@ class ParticleFile:
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         self._file = _open(self.path)
+        self._bytes = None
         try:
+            self._seen = Fingerprint.of(self._file.id.get_vfd_handle())
             self._validate()
             self._first_byte = None if self.linked else rows_in_order(self._images)
-            self._bytes = None if self._first_byte is None else open(self.path, "rb", buffering=0)
+            if self._first_byte is not None:
+                self._bytes = open(self.path, "rb", buffering=0)
+                if Fingerprint.of(self._bytes.fileno()) != self._seen:
+                    refuse_changed(self.path, self._seen)
         except BaseException:
             self._file.close()
             raise
@@ -114,6 +124,35 @@ class ParticleFile:
 
     def __len__(self) -> int:
         return int(self._images.shape[0])
+
+    def inputs(self) -> Iterator[Input]:
+        """The files that reading this one reads: itself, and the stacks that it refers to."""
+        yield Input("particle file", self.path)
+        if self.linked:
+            yield from (Input(f"stack of images that {self.path} refers to", path) for path in self._images.paths())
+
+    def refuse_changed(self) -> None:
+        """Raise UserError where this file, or a stack read since the last such look, is not what it was when it was opened."""
+        refuse_changed(self.path, self._seen)
+        if self.linked:
+            self._images.refuse_changed()
+
+    def change(self) -> str | None:
+        """What has become of the file since it was opened, in words; None where nothing has."""
+        return change_of(self.path, self._seen)
+
+    def state(self) -> str:
+        """A digest of which file this is, and of its stacks, and of when they were last written; of no content."""
+        seen = [tuple(self._seen[1:])]
+        if self.linked:
+            seen += [tuple(Fingerprint.of(path)[1:]) if path.is_file() else None for path in self._images.paths()]
+        return hashlib.sha256(repr(seen).encode()).hexdigest()
+
+    def summary_digest(self) -> str:
+        """A digest of attributes and half sets: whether two files can be the same set."""
+        found = hashlib.sha256(repr(sorted((name, str(value)) for name, value in self.attributes.items())).encode())
+        found.update(self.halves().tobytes())
+        return found.hexdigest()
 
     @property
     def has_truth(self) -> bool:
@@ -266,6 +305,19 @@ class ParticleFile:
         """The structured arrays of an imported .cs file; {} when none was imported."""
         group = self._file.get("source")
         return {} if group is None else read_arrays(group)
+
+
+def open_together(comm: Communicator, path: str | os.PathLike) -> ParticleFile:
+    """The particle file on every rank, found to be the same on all. Collective. Raises UserError."""
+    file = run_together(comm, lambda: ParticleFile(path))
+    try:
+        if comm.size > 1:
+            seen = run_together(comm, lambda: (Seen([file.path]), file.summary_digest()))
+            seen[0].agree(comm, seen[1])
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def _open(path: Path) -> h5py.File:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +85,7 @@ class ParticleWriter:
 
     def _create(self, attributes: dict, links: Links | None) -> None:
         with self._failures():
-            self._file = SharedHdf5(self._temporary, self.comm)
+            self._file = SharedHdf5(self._temporary, self.comm, self.path)
             if self._file.file is not None:
                 self._file.file.attrs.update(attributes)
             if links is not None:
@@ -190,7 +190,8 @@ class ParticleWriter:
         if self._file is not None:
             self._file.discard()
         if self.comm.rank == 0:
-            self._temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
 
 
 def _require_space(path: Path, wanted: int) -> None:

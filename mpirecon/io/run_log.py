@@ -37,7 +37,7 @@ class RankLog:
 
     Parameters
     ----------
-    folder : path, made if it is missing
+    folder : path, made if it is missing; None holds lines back until ``open(folder)``, and writes none if that is never called
     rank, size, local_rank : int
     hostname : str
     device : str
@@ -57,12 +57,13 @@ class RankLog:
             raise ValueError(f"particles is {particles!r}, expected 'none', 'last' or 'all'")
         self.rank = rank
         self.particles = particles
-        self.path = Path(folder) / f"rank{rank:04d}.jsonl"
-        self._start = time.monotonic()
+        self.path: Path | None = None
+        self._start = time.time()
         self._pending: list[dict] = []
         self._sorts = 0
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._attach(append)
+        self._attach(_Held(self))
+        if folder is not None:
+            self.open(folder, append)
         self.event(
             "start", argv=list(sys.argv if argv is None else argv), size=size, local_rank=local_rank, host=hostname,
             user=user_name(), pid=os.getpid(), device=device, cwd=os.getcwd(), cpus=_usable_cpus(), versions=_versions(),
@@ -73,6 +74,16 @@ class RankLog:
     def for_rank(cls, folder, comm, **options) -> RankLog:
         """The log of this rank of a communicator."""
         return cls(folder, comm.rank, comm.hostname, size=comm.size, local_rank=comm.local_rank, **options)
+
+    def open(self, folder, append: bool = False) -> None:
+        """Write into the folder's file from here on, and first what was held back."""
+        self.path = Path(folder) / f"rank{self.rank:04d}.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        held, self._handler = self._handler, _Handler(self, append)
+        self._logger.removeHandler(held)
+        self._logger.addHandler(self._handler)
+        for record in held.records:
+            self._handler.handle(record)
 
     def event(self, name: str, **fields) -> None:
         """Write one line. NumPy numbers and arrays become JSON; floats keep 9 digits."""
@@ -148,10 +159,10 @@ class RankLog:
             listed = {k: v[part] for k, v in record.items() if isinstance(v, (np.ndarray, list, tuple))}
             self.event("sort_particles", **{**record, **listed, "offset": offset, "total": total})
 
-    def _attach(self, append: bool) -> None:
+    def _attach(self, handler: logging.Handler) -> None:
         self._logger = logging.getLogger(LOGGER)
         self._restore = (self._logger.level, self._logger.propagate)
-        self._handler = _Handler(self, append)
+        self._handler = handler
         self._logger.addHandler(self._handler)
         self._logger.setLevel(min(self._logger.level or logging.INFO, logging.INFO))
         self._logger.propagate = False  # a root handler would print every particle list on the terminal
@@ -160,9 +171,21 @@ class RankLog:
         self._logger.removeHandler(self._handler)
         self._handler.close()
         self._handler = None
-        if not any(isinstance(handler, _Handler) for handler in self._logger.handlers):
+        if not any(isinstance(handler, (_Handler, _Held)) for handler in self._logger.handlers):
             self._logger.setLevel(self._restore[0])
             self._logger.propagate = self._restore[1]
+
+
+class _Held(logging.Handler):
+    """Keeps records until there is a file for them."""
+
+    def __init__(self, owner: RankLog) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+        self.addFilter(lambda record: getattr(record, "rank_log", owner) is owner)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
 
 
 class _Handler(logging.FileHandler):
@@ -182,7 +205,7 @@ class _Handler(logging.FileHandler):
         moment = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
         # the event comes first and the iteration second: who joins logs skips long lines by how they begin
         first = {"event": event} | ({"iteration": fields["iteration"]} if "iteration" in fields else {})
-        seconds = time.monotonic() - self._owner._start
+        seconds = record.created - self._owner._start
         tail = {"rank": self._owner.rank, "time": moment, "seconds": round(seconds, 3)}
         return json.dumps({**first, **{k: to_json(v) for k, v in fields.items()}, **tail}, allow_nan=False)
 

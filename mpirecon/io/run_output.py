@@ -1,4 +1,4 @@
-"""What a finished run leaves in its folder (DESIGN section 5). Each file is written under a temporary name.
+"""The files of a finished run (DESIGN section 5; io.run_folder puts them in their place). Each is written under a temporary name.
 
 summary.json comes last: a folder without it is not a finished run.
 """
@@ -15,45 +15,10 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, write_failed
-from mpirecon.io.checkpoint import NAME as CHECKPOINT
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.unfinished import UNFINISHED, state_of
 
 FORMAT = "mpirecon-run-particles"
-
-#: what an earlier run may have left, and --overwrite removes; nothing else in the folder is touched
-_OWN_FILES = (
-    "summary.json", "volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.csv", "fsc.png", "slices.png",
-    "particles.h5", "report.html", CHECKPOINT, "detection.csv", "discarded.mrc", "null.json", "sharpened.mrc", "views.csv", "fsc.svg",
-)  # fmt: skip
-
-
-def prepare_folder(folder: str | os.PathLike, overwrite: bool, resume: bool = False) -> Path:
-    """Make the output folder, or clear an earlier run out of it, or with `resume` leave one that was interrupted.
-
-    Raises UserError when it exists and holds anything, without `overwrite`, cannot be made, or has nothing to resume.
-    """
-    path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} exists and is not a folder; choose another name for -o")
-    if resume and (path / "summary.json").exists():
-        raise UserError(f"the run in {path} is finished; there is nothing to resume")
-    if resume and (path / CHECKPOINT).exists():
-        return path
-    # a run that was interrupted before its first checkpoint left its logs at most: begin it again
-    begun = resume and path.is_dir() and {entry.name for entry in path.iterdir()} <= {"logs"}
-    if path.is_dir() and any(path.iterdir()) and not begun:
-        if not overwrite:
-            raise UserError(f"the output folder {path} exists and is not empty; choose another, or pass --overwrite")
-        for name in _OWN_FILES:
-            (path / name).unlink(missing_ok=True)
-        for log in (path / "logs").glob("rank*.jsonl"):
-            log.unlink()
-    try:
-        (path / "logs").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_failed(path, error) from error
-    return path
-
 
 def write_particle_table(path: Path, columns: dict[str, np.ndarray], attributes: dict) -> None:
     """particles.h5 of a run: one dataset per column, one row per input particle. Raises UserError when it cannot."""
@@ -100,9 +65,10 @@ def open_particles(folder: Path, summary: dict, given: Path | None = None) -> Pa
 
 
 def write_summary(path: Path, summary: dict) -> None:
-    """summary.json; numbers that JSON cannot hold (NaN, infinity) become null."""
+    """summary.json, the last file of a run: with ``files``, the names of all; numbers that JSON cannot hold (NaN …) become null."""
+    files = sorted({entry.name for entry in path.parent.iterdir() if entry.is_file() and not entry.name.startswith(".")} | {path.name})
     with atomic_path(path, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(_plain({**summary, "files": files}), indent=2, allow_nan=False) + "\n")
 
 
 def read_summary(folder: str | os.PathLike) -> dict:
@@ -110,7 +76,9 @@ def read_summary(folder: str | os.PathLike) -> dict:
     path = Path(folder) / "summary.json"
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: {'a file, not a' if Path(folder).exists() else 'no such'} folder; name the one that reconstruct -o wrote")
-    if not path.is_file():
+    if not path.is_file() or (Path(folder) / UNFINISHED / path.name).is_file():
+        if (state := state_of(Path(folder))) is not None:
+            raise UserError(state)
         raise UserError(f"{folder}: no summary.json, so this is not the folder of a finished run")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from mpirecon.io.atomic import write_failed
 from mpirecon.io.hdf5_target import Hdf5Target
 from mpirecon.parallel.comm import Communicator, together
 
@@ -33,13 +34,17 @@ class SharedHdf5:
     Raises OSError or RuntimeError (HDF5's) where writing fails; `failure` holds what HDF5 itself met.
     """
 
-    def __init__(self, path: Path, comm: Communicator) -> None:
+    def __init__(self, path: Path, comm: Communicator, shown: Path | None = None) -> None:
+        """shown : the name for messages, where `path` is a temporary one."""
         self.path, self.comm = path, comm
         self.file = self._target = self._number = None
         self._places: dict[str, tuple[int, np.dtype, int]] = {}
         with together(comm):
             if comm.rank == 0:
-                self._target = Hdf5Target(path)
+                try:
+                    self._target = Hdf5Target(path)
+                except OSError as error:
+                    raise write_failed(shown or path, error) from error
                 self.file = h5py.File(
                     self._target, "w", libver=_FORMAT, alignment_threshold=_PAGE, alignment_interval=_PAGE
                 )

@@ -11,6 +11,7 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,14 +57,17 @@ class Watchdog:
     ----------
     comm : Communicator
         its ``activity`` is watched, its ``abort`` called
-    folder : path
-        where the ranks' pulse files go, seen by all ranks; removed at the end
+    folder : path or None
+        where the ranks' pulse files go, seen by all ranks; removed at the end. Without one, until ``share``, each rank watches
+        itself alone
     timeout : float
         seconds; 0 watches nothing
     """
 
-    def __init__(self, comm, folder: Path, timeout: float) -> None:
-        self._comm, self._folder, self._timeout = comm, Path(folder), timeout
+    def __init__(self, comm, folder: Path | None, timeout: float, advice: Callable[[], str] = str) -> None:
+        """advice : what a user should do next when the job was ended."""
+        self._comm, self._folder, self._timeout, self._advice = comm, None, timeout, advice
+        self._first = folder
         self._hosts = comm.allgather(comm.hostname)
         self._interval = min(timeout / _LOOKS, _LONGEST_LOOK)
         self._own, self._next = _Silence(), _Silence()
@@ -73,9 +77,16 @@ class Watchdog:
 
     def __enter__(self) -> Watchdog:
         if self._timeout > 0:
-            self._folder.mkdir(exist_ok=True)
+            if self._first is not None:
+                self.share(self._first)
             self._thread.start()
         return self
+
+    def share(self, folder: Path) -> None:
+        """Watch the next rank too, by pulse files in this folder."""
+        if self._timeout > 0:
+            Path(folder).mkdir(exist_ok=True)
+            self._folder = Path(folder)
 
     def __exit__(self, kind, *_) -> None:
         if self._timeout <= 0:
@@ -84,6 +95,8 @@ class Watchdog:
             self._comm.barrier()  # nobody is missed who has finished
         self._ended.set()
         self._thread.join(self._interval)
+        if self._folder is None:
+            return
         with contextlib.suppress(OSError):
             self._file(self._comm.rank).unlink(missing_ok=True)
             self._folder.rmdir()  # the last one can
@@ -96,7 +109,7 @@ class Watchdog:
             passed, last = min(now - last, 2 * self._interval), now
             stalled = self._look(passed)
             if stalled is not None and not self._ended.is_set():
-                self._comm.abort(f"Error: {stalled}; the job is ended (--stall-timeout {self._timeout:g})")
+                self._comm.abort(f"Error: {stalled}; the job is ended (--stall-timeout {self._timeout:g}){self._advice()}")
 
     def _look(self, passed: float) -> str | None:
         """What is wrong with this rank or the next one, in words; None when all is well."""
@@ -106,6 +119,8 @@ class Watchdog:
         if quiet and not waits:
             return (f"rank {rank} on host {self._comm.hostname} has stalled: no step for {self._timeout:g} s, "
                     f"in the phase '{activity.phase}'")
+        if self._folder is None:
+            return None
         self._beats += 1
         with contextlib.suppress(OSError):  # a file system that fails for a moment is no reason to end
             self._write(f"{self._beats} {_WAITS if quiet else activity.phase}")

@@ -36,26 +36,29 @@ class RunFiles:
     timelines: dict[int, dict] = field(default_factory=dict)
 
 
-def read_run_files(folder: Path, summary: dict, maps: dict[str, np.ndarray] | None = None) -> RunFiles:
+def read_run_files(
+    folder: Path, summary: dict, maps: dict[str, np.ndarray] | None = None, name: str | None = None, logs: Path | None = None
+) -> RunFiles:
     """Read what a report needs; UserError naming the file that is missing or wrong.
 
-    maps : by name, of the folder's, that need not be read because they are still in memory
+    maps : by name, of the folder's, that need not be read because they are still in memory · name, logs : of the run, and where
+    its ranks' logs are, where that is not the folder (yet)
     """
     maps = maps or {}
-    for name in ("fsc.csv", "particles.h5", "volume.mrc"):
-        if not (folder / name).is_file():
+    for needed in ("fsc.csv", "particles.h5", "volume.mrc"):
+        if not (folder / needed).is_file():
             raise UserError(
-                f"{folder}: {name} is missing; a report needs the folder of a finished run, as reconstruct left it"
+                f"{folder}: {needed} is missing; a report needs the folder of a finished run, as reconstruct left it"
             )
     curves = _read_table(folder / "fsc.csv", "FSC curves")
     return RunFiles(
-        folder.resolve().name, summary,
-        {name: values for name, values in curves.items() if name not in ("shell", "resolution")},
+        name or folder.resolve().name, summary,
+        {column: values for column, values in curves.items() if column not in ("shell", "resolution")},
         read_particle_table(folder / "particles.h5"),
-        {name: maps[name] if name in maps else read_map(folder / f"{name}.mrc").array
-         for name in MAPS if (folder / f"{name}.mrc").is_file()},
-        *(_read_table(folder / f"{name}.csv") if (folder / f"{name}.csv").is_file() else None for name in ("detection", "views")),
-        read_timelines(folder),
+        {which: maps[which] if which in maps else read_map(folder / f"{which}.mrc").array
+         for which in MAPS if (folder / f"{which}.mrc").is_file()},
+        *(_read_table(folder / f"{table}.csv") if (folder / f"{table}.csv").is_file() else None for table in ("detection", "views")),
+        read_timelines(folder / "logs" if logs is None else logs),
     )  # fmt: skip
 
 

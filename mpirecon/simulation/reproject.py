@@ -51,6 +51,7 @@ def reproject(
             images = model_images(forward, prepared, chunk, aberrations, use_ctf)
             append(images)
             progress(len(images))
+        particles.refuse_changed()
 
 
 def model_images(

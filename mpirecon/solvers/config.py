@@ -130,6 +130,11 @@ class Config:
         return 1 if self.loss == "l2" else 5
 
     @property
+    def masked_by_file(self) -> bool:
+        """Whether the mask is a file's."""
+        return self.mask not in (None, AUTO)
+
+    @property
     def mixes(self) -> bool:
         """Whether the mixture decides who is well posed."""
         return self.loss == "posterior" or self.keep == AUTO

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpirecon.errors import UserError
+from mpirecon.io.checkpoint import NAME
 from mpirecon.parallel.stopping import StopRequested, StopSignals, signal_number
 from mpirecon.solvers.resume import save
 
@@ -47,6 +48,14 @@ class Checkpoints:
     endurance: Endurance
     saved: int | None = None
     _last: float = field(default_factory=time.monotonic)
+
+    @property
+    def state(self) -> str:
+        """Where the run's state is, and how to go on from there; "" before anything was saved."""
+        if self.saved is None:
+            return ""
+        return (f"the state after iteration {self.saved}/{self.run.config.rounds} is in {self.folder / NAME}; go on with the same "
+                "command and --resume")
 
     def after(self, iteration: int, records: list[dict]) -> None:
         """Save if it is time to; raises StopRequested, on all ranks, if one of them was told to stop. Collective."""

@@ -8,21 +8,26 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from mpirecon import __version__
-from mpirecon.io.checkpoint import NAME as CHECKPOINT
-from mpirecon.io.particle_file import ParticleFile
+from mpirecon.errors import UserError
+from mpirecon.io.particle_file import ParticleFile, open_together
+from mpirecon.io.run_folder import RECONSTRUCTION
 from mpirecon.io.run_log import RankLog, launcher_environment, user_name
-from mpirecon.io.run_output import prepare_folder
-from mpirecon.parallel.comm import Communicator, run_together, together
+from mpirecon.io.run_output import read_summary
+from mpirecon.parallel.agree import RankFailed
+from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.stopping import StopRequested
 from mpirecon.parallel.watchdog import Watchdog
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.controls import check_selection
 from mpirecon.solvers.endurance import Checkpoints, Endurance
+from mpirecon.solvers.place import Place, inputs_of
 from mpirecon.solvers.results import write_results
 from mpirecon.solvers.run import Reconstruction
 
@@ -43,36 +48,60 @@ def reconstruct(
     and StopRequested after a signal to stop.
     """
     start = time.time()
-    file = run_together(comm, lambda: ParticleFile(particles))
-    with file:
-        with together(comm):
-            folder = prepare_folder(output, overwrite, resume) if comm.rank == 0 else Path(output)
-        comm.barrier()
-        resume = comm.bcast(resume and (folder / CHECKPOINT).exists())
-        log = run_together(comm, lambda: RankLog.for_rank(folder / "logs", comm, particles=log_particles, append=resume))
-        with log, endurance.signals() as stop, Watchdog(comm, folder / "logs" / ".pulse", endurance.stall_timeout):
+    checkpoints = None
+
+    def state() -> str:
+        return "" if checkpoints is None else checkpoints.state
+
+    with (
+        open_together(comm, particles) as file,
+        Place(comm, output, RECONSTRUCTION, inputs_of(file, config), overwrite=overwrite, resume=resume) as place,
+    ):  # fmt: skip
+        with (
+            RankLog.for_rank(None, comm, particles=log_particles) as log, endurance.signals() as stop, _telling(state),
+            Watchdog(comm, None, endurance.stall_timeout, lambda: f"; {state()}" if state() else "") as watchdog,
+        ):  # fmt: skip
             console.say(_opening(comm, file, config))
             run = Reconstruction(comm, file, config, log, console, start_weights)
             run.engine.stop = stop
-            checkpoints = Checkpoints(run, folder, endurance)
-            try:
-                outcome = run.run(checkpoints, resume)
-                found = check_selection(run, outcome, folder, controls)
-                summary = write_results(run, outcome, folder, about_run(start) | found, postprocessed=postprocess)
-            except StopRequested as told:
-                raise StopRequested(_stopped(str(told), checkpoints, config)) from told
-            if comm.rank == 0:
-                (folder / CHECKPOINT).unlink(missing_ok=True)
+            place.begin(log)  # all that a user can have got wrong is found by now: before, no folder is made
+            if place.complete:
+                console.say(f"the results of this run were complete; they are in their place in {place.path} now")
+                return read_summary(place.path) if comm.rank == 0 else {}
+            watchdog.share(place.logs / ".pulse")
+            checkpoints = Checkpoints(run, place.path, endurance)
+            outcome = run.run(checkpoints, place.resumes)
+            found = check_selection(run, outcome, place.staging, controls)
+            summary = write_results(run, outcome, place, about_run(start) | found, postprocessed=postprocess)
             log.event("finished", seconds=time.time() - start)
-    _conclude(console, folder, summary)
+        place.commit()
+        if comm.rank == 0 and (change := file.change()):
+            console.warn(f"{file.path} is not what it was when this run read it ({change}): the results are those of the file as it was")
+    _conclude(console, place.path, summary)
     return summary
 
 
-def _stopped(told: str, checkpoints: Checkpoints, config: Config) -> str:
-    if checkpoints.saved is None:
-        return f"Stopped by {told} before the first checkpoint: with --resume the run begins again."
-    return (f"Stopped by {told}: the state after iteration {checkpoints.saved}/{config.rounds} is in "
-            f"{checkpoints.folder / CHECKPOINT}; go on with --resume.")
+@contextmanager
+def _telling(state: Callable[[], str]) -> Iterator[None]:
+    """However a run ends early, say where its state is and how to go on; `state` is empty where there is none."""
+    try:
+        yield
+    except StopRequested as told:
+        how = f": {state()}" if state() else " before the first checkpoint: with --resume the run begins again"
+        raise StopRequested(f"Stopped by {told}{how}.") from told
+    except KeyboardInterrupt as error:
+        how = state() or "nothing was saved yet, the same command begins again"
+        raise KeyboardInterrupt(f"Interrupted: {how}.") from error
+    except RankFailed:
+        raise  # the rank that failed tells
+    except UserError as error:
+        if not state():
+            raise
+        raise UserError(f"{error}. {state()[0].upper()}{state()[1:]}") from error
+    except Exception as error:
+        if state():
+            error.add_note(f"{state()[0].upper()}{state()[1:]}.")
+        raise
 
 
 def _opening(comm: Communicator, file: ParticleFile, config: Config) -> str:

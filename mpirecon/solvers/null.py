@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.particle_file import open_together
+from mpirecon.io.run_folder import NULL
 from mpirecon.io.run_log import RankLog
-from mpirecon.io.run_output import prepare_folder, write_summary
-from mpirecon.parallel.comm import Communicator, run_together, together
+from mpirecon.io.run_output import write_summary
+from mpirecon.parallel.comm import Communicator, together
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.groups import half_map
 from mpirecon.solvers.main import about_run
+from mpirecon.solvers.place import Place, inputs_of
 from mpirecon.solvers.run import Reconstruction
 from mpirecon.validate.fsc import fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
@@ -29,23 +31,23 @@ def run_null(
     resolution. Raises UserError, on all ranks alike, for what a user can mend.
     """
     start = time.time()
-    file = run_together(comm, lambda: ParticleFile(particles))
-    with file:
-        with together(comm):
-            folder = prepare_folder(output, overwrite) if comm.rank == 0 else Path(output)
-        comm.barrier()
-        log = run_together(comm, lambda: RankLog.for_rank(folder / "logs", comm, particles="none"))
-        with log:
+    with (
+        open_together(comm, particles) as file,
+        Place(comm, output, NULL, inputs_of(file, config), overwrite=overwrite) as place,
+    ):  # fmt: skip
+        with RankLog.for_rank(None, comm, particles="none") as log:
             console.say(f"{file.path}: {len(file)} images replaced by noise of their own spectra, loss {config.loss}"
                         + (f" (keep {config.keep})" if config.keep else ""))
             run = Reconstruction(comm, NoiseFile(file, config.seed), config, log, console)
+            place.begin(log)
             result = _judged(run, run.run())
             with together(comm):
                 if comm.rank == 0:
-                    _write(folder, run, result, about_run(start))
+                    _write(place.staging, run, result, about_run(start))
+        place.commit()
     verdict = comm.bcast(result["verdict"] if comm.rank == 0 else None)
     console.say(verdict.sentence())
-    console.say(f"wrote {folder}: null.json, fsc.csv, logs/")
+    console.say(f"wrote {place.path}: null.json, fsc.csv, logs/")
     return verdict.passed
 
 

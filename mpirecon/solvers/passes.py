@@ -199,15 +199,22 @@ class Engine:
                     result.band_profile[:, b] = np.average(result.profile[:, members], axis=1, weights=weight)
 
     def _visit(self, rows: np.ndarray, first: bool = False):
-        """(rows, Batch) of consecutive pieces of local rows, as the backend brings them in."""
+        """(rows, Batch) of consecutive pieces of local rows, as the backend brings them in.
+
+        Raises UserError at the end where the files that images were read from are not what they were.
+        """
+        reads = []
 
         def read(part: np.ndarray) -> np.ndarray:
             images = self.slab.images(part)
+            reads.append(len(part))
             if first:
                 self.slab.survey(part, images, self.skip_bad)
             return images
 
-        return self.backend.visit(self.slab, rows, read, self.timings)
+        yield from self.backend.visit(self.slab, rows, read, self.timings)
+        if reads:
+            self.slab.file.refuse_changed()
 
     def _require_good_images(self) -> None:
         good = np.array([(self.slab.valid & (self.slab.metadata.half == h)).sum() for h in (1, 2)], np.int64)

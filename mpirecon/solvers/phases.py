@@ -77,6 +77,7 @@ def run_phases(
         start, stop = slab(len(file), comm.size, comm.rank)
         with together(comm), console.progress(stop - start, "comparing") as progress:
             compared.add(maps, start, stop, table, progress.update)
+            file.refuse_changed()
         found = summed_up(compared.fitted(comm), band, compared.premultiplied)
         with together(comm):
             found.advice = _advice(found, file)

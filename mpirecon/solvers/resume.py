@@ -23,6 +23,9 @@ from mpirecon.robust.statistics import Statistics
 #: what is kept of NearbyPoses, row by row
 _NEARBY = ("turn", "sums", "slope", "curvature")
 
+#: relative difference of two powers of one image, which are relative to the median of all
+_SAME_POWER = 1e-5
+
 
 def save(run, folder: Path, iteration: int, records: list[dict]) -> None:
     """Write the state after `iteration` to the run's folder; collective."""
@@ -46,7 +49,7 @@ def save(run, folder: Path, iteration: int, records: list[dict]) -> None:
     with together(comm):
         if comm.rank == 0:
             # sums are rounded as their terms come: a resumed run has its order, whatever the memory it finds
-            facts = {"iteration": iteration, "records": records, "by_view": run.slab.by_view, **identity}
+            facts = {"iteration": iteration, "rounds": run.config.rounds, "records": records, "by_view": run.slab.by_view, **identity}
             if run.nearby is not None:
                 arrays |= {name: getattr(run.nearby, name) for name in ("profile", "band_profile")}
             arrays |= {"noise_power": run.engine.noise_power, "samples": run.held_out.samples, "fsc": run.solver.fsc,
@@ -78,6 +81,9 @@ def load(run, folder: Path) -> list[dict]:
             run.solver.fsc, run.slab.by_view = checkpoint.array("fsc"), checkpoint.facts.get("by_view", False)
             saved = {name: checkpoint.array(name) for name in run.solver.state_names() if name in checkpoint}
             records = checkpoint.facts["records"]
+            written_since = checkpoint.facts.get("file") != now["file"]
+    if run.comm.allreduce_scalar(int(written_since), "max"):
+        _look_again(run, folder / NAME)
     run.solver.restore(saved, len(records))
     return records
 
@@ -95,12 +101,31 @@ def identify(run) -> dict:
     options.pop("transport")  # sums are the same whichever way they travel
     return run.comm.bcast({
         "options": json.loads(json.dumps(options)),
-        "particles": {"count": len(file), "box": file.box, "rows": f"{digest[0]:x}", "images": _sha(few)},
-        "mask": _sha(run.engine.mask),
+        "particles": {"count": len(file), "box": file.box, "rows": f"{digest[0]:x}", "images": digest_of(few)},
+        "mask": digest_of(run.engine.mask),
+        "file": file.state(),
     })  # fmt: skip
 
 
-def _sha(array: np.ndarray) -> str:
+def _look_again(run, checkpoint: Path) -> None:
+    """Compare every image with what the checkpoint knows of it: its power. For files that were written, moved or copied since;
+    they may hold the same. Collective; raises UserError where they do not."""
+    engine, before, valid = run.engine, run.power, run.slab.valid.copy()
+    noise_power, largest = engine.noise_power, engine.largest
+    run.console.say(f"{run.file.path} was written or moved since the checkpoint: its images are compared with what they were")
+    now = engine.survey()
+    changed = run.slab.ids[valid & ~np.isclose(now, before, rtol=_SAME_POWER, atol=0)]
+    counts = run.comm.allgather((len(changed), int(changed[0]) if len(changed) else -1))
+    if total := sum(count for count, _ in counts):
+        first = next(first for count, first in counts if count)
+        raise UserError(f"{checkpoint} was made from other particles than {run.file.path}: {total} images differ, the first of particle "
+                        f"{first}; resume with the same particle file, or start anew with --overwrite")
+    engine.noise_power, engine.largest = noise_power, largest
+    run.slab.valid[:] = valid
+
+
+def digest_of(array: np.ndarray) -> str:
+    """A hash of an array's bytes."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 

@@ -29,7 +29,7 @@ from mpirecon.robust.losses import is_m_estimator
 from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.pose_mixture import SLIGHT, PoseMixture
 from mpirecon.robust.schedule import mildness
-from mpirecon.robust.selection import AUTO, NOISY, Selection, loss_value, norms, particle_sigma, select
+from mpirecon.robust.selection import NOISY, Selection, loss_value, norms, particle_sigma, select
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.connect import connect
@@ -39,7 +39,7 @@ from mpirecon.solvers.groups import MapSet
 from mpirecon.solvers.looks import Looks
 from mpirecon.solvers.normal import NormalSolver
 from mpirecon.solvers.passes import Engine
-from mpirecon.solvers.resume import identify, load
+from mpirecon.solvers.resume import digest_of, identify, load
 from mpirecon.solvers.slab_data import ParticleSlab, folds_of_groups, uniform_hash
 from mpirecon.solvers.timing import Timings
 from mpirecon.validate.fsc import crossing
@@ -92,6 +92,7 @@ class Reconstruction:
         self.placement = place_ranks(comm, "cpu" if config.deterministic else config.backend)
         self._neighbours = comm.allgather(comm.hostname).count(comm.hostname)
         backend, mask = run_together(comm, self._set_up)
+        self._agree_on_mask(mask)
         compile_once(comm, backend, self.slab.metadata, config.loss == "posterior", config.deterministic)
         self.transport = connect(comm, backend, self.placement, config.transport, log, console)
         self.engine = Engine(
@@ -121,9 +122,6 @@ class Reconstruction:
         if not records:
             self.slab.by_view = self._keeps_all_images()
             self.power = self._survey()
-        elif len(records) >= self.config.rounds:
-            raise UserError(f"the checkpoint in {checkpoints.folder} is of iteration {len(records)}, and {self.config.rounds} are asked "
-                            "for; ask for more with --iterations, or start anew with --overwrite")
         for iteration in range(len(records) + 1, self.config.rounds + 1):
             records.append(self._iterate(iteration))
             self._announce(records[-1])
@@ -152,6 +150,9 @@ class Reconstruction:
 
     def _load(self, checkpoints: Checkpoints) -> list[dict]:
         records = load(self, checkpoints.folder)
+        if len(records) >= self.config.rounds:
+            raise UserError(f"the checkpoint in {checkpoints.folder} is of iteration {len(records)}, and {self.config.rounds} are asked "
+                            "for; ask for more with --iterations, or start anew with --overwrite")
         checkpoints.saved = len(records)
         return records
 
@@ -364,6 +365,7 @@ class Reconstruction:
             aberrations=file.aberrations(), space=config.space, interpolation=interpolation_for(file.box, config.padding),
             on_cpu=self._share_of_host(), **device,
         )
+        self._scored_shells(backend)
         return backend, self._make_mask()
 
     @property
@@ -382,13 +384,13 @@ class Reconstruction:
 
     @property
     def masked_by_user(self) -> bool:
-        return self.config.mask not in (None, AUTO) or self.config.diameter is not None
+        return self.config.masked_by_file or self.config.diameter is not None
 
     @property
     def mask_text(self) -> str:
         """The mask that particles are scored in, in words."""
         config, file = self.config, self.file
-        if config.mask not in (None, AUTO):
+        if config.masked_by_file:
             return Path(config.mask).name
         edge = min(_MASK_EDGE, file.box / 8)
         diameter = config.diameter or 2 * (file.box / 2 - edge) * file.pixel_size
@@ -398,7 +400,7 @@ class Reconstruction:
     def _make_mask(self) -> np.ndarray:
         """The user's mask, or a soft sphere: of the given diameter, or as large as the box allows."""
         file, config = self.file, self.config
-        if config.mask not in (None, AUTO):
+        if config.masked_by_file:
             mask = read_map(config.mask)
             if mask.box != file.box or abs(mask.pixel_size / file.pixel_size - 1) > 1e-3:
                 todo = "make a mask of that size"
@@ -424,14 +426,24 @@ class Reconstruction:
         return soft_sphere(file.box, radius, edge)
 
     def _bands(self, whitened: bool):
-        file, plane = self.file, self.engine.backend.plane
-        lowest, highest = min(_LOWEST_SCORE_SHELL, plane.shells - 1), plane.shells - 1
+        return self.engine.backend.bands(self.engine.noise_power, *self._scored_shells(self.engine.backend), whitened)
+
+    def _agree_on_mask(self, mask: np.ndarray) -> None:
+        """A mask file that is replaced while the ranks read it must not cut each one's maps in its own way. Collective."""
+        if self.config.masked_by_file and len(set(self.comm.allgather(digest_of(mask)))) > 1:
+            raise UserError(f"{self.config.mask} is not the same mask on all ranks: it was replaced while they read it, or the hosts' "
+                            "copies differ; start again when nothing writes to it")
+
+    def _scored_shells(self, backend) -> tuple[int, int]:
+        """(lowest, highest) Fourier shell that particles are scored on."""
+        file, last = self.file, backend.plane.shells - 1
+        lowest, highest = min(_LOWEST_SCORE_SHELL, last), last
         if self.config.score_resolution is not None:
             coarse, fine = (file.box * file.pixel_size / r for r in self.config.score_resolution)
             lowest, highest = max(1, int(np.ceil(coarse))), min(highest, int(np.floor(fine)))
             if lowest > highest:
                 raise UserError("--score-band holds no Fourier shell of this box; widen it")
-        return self.engine.backend.bands(self.engine.noise_power, lowest, highest, whitened)
+        return lowest, highest
 
     def _group_numbers(self) -> np.ndarray | None:
         """Number of each of this rank's particles' group (--group-by), (m,) int64; read by rank 0 for all.

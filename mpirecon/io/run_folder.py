@@ -1,0 +1,246 @@
+"""The output folder of a run: results are made aside, and take the place of older ones when all of them are there.
+
+While a run goes on, ``OUT/unfinished/`` holds what it has written of its results, and ``OUT/checkpoint.h5`` its state. Results
+of an earlier run stay what they are beside them, whole and of use, until the new ones are complete; a run that fails, or is
+killed, never touches them. Its logs are in ``OUT/logs/``, or, where that holds an earlier run's, in ``OUT/unfinished/logs/``.
+
+The marker (summary.json) is the last file that is written aside: from then on the results are complete, and whoever comes next
+can put them in their place if the run was killed before it had done so.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpirecon.errors import UserError
+from mpirecon.io import folder_lock
+from mpirecon.io.atomic import refuse_unwritable, temporary_name, write_failed
+from mpirecon.io.checkpoint import NAME as CHECKPOINT
+from mpirecon.io.inputs import Input, inputs_among
+from mpirecon.io.unfinished import UNFINISHED, state_of
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run: its name in messages, the file that a finished one ends with, and all files that it may leave."""
+
+    name: str
+    marker: str
+    files: tuple[str, ...]
+
+
+RECONSTRUCTION = Kind("reconstruction", "summary.json", (
+    "summary.json", "volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "sharpened.mrc", "discarded.mrc", "fsc.csv", "views.csv",
+    "detection.csv", "particles.h5", "report.html", CHECKPOINT,
+))  # fmt: skip
+
+NULL = Kind("null run", "null.json", ("null.json", "fsc.csv"))
+
+#: what a run leaves that was ended before it had anything to keep
+_LEFTOVERS = {"logs", UNFINISHED, folder_lock.NAME}
+
+
+class RunFolder:
+    """Where one run writes, a context manager that lets go of the folder at its end. Used by rank 0 alone.
+
+    Making one touches nothing: it finds out what is there. ``check()`` refuses what cannot be, ``begin()`` makes folders,
+    ``commit()`` puts the results in their place.
+
+    path : the folder · staging : where results are to be written · logs : where logs go · resumes : whether there is a
+    checkpoint to go on from
+    """
+
+    def __init__(self, path: str | os.PathLike, kind: Kind, inputs: Iterable[Input], *, overwrite: bool, resume: bool = False) -> None:
+        self.path, self.kind, self._inputs = Path(path), kind, list(inputs)
+        self._overwrite, self._resume = overwrite, resume
+        self.staging = self.path / UNFINISHED
+        self.logs = (self.staging if self.finished else self.path) / "logs"
+        self._lock = folder_lock.FolderLock(self.path)
+
+    @property
+    def finished(self) -> bool:
+        """Whether results of an earlier run are in the folder."""
+        return (self.path / self.kind.marker).exists()
+
+    @property
+    def resumes(self) -> bool:
+        """Whether there is a state to go on from, and it is asked for."""
+        return self._resume and (self.path / CHECKPOINT).exists()
+
+    @property
+    def _complete(self) -> bool:
+        """Whether an earlier run had all its results, and was ended before they were in their place."""
+        return (self.staging / self.kind.marker).exists()
+
+    def check(self) -> None:
+        """Raise UserError where this run must not, or cannot, write into the folder. Nothing is touched."""
+        path = self.path
+        if os.path.lexists(path) and not path.is_dir():
+            raise UserError(f"{path} exists and is not a folder; choose another name for -o")
+        self._refuse_inputs()
+        if not path.is_dir():
+            above = next(p for p in path.absolute().parents if p.exists())
+            if not above.is_dir():
+                raise UserError(f"cannot make the folder {path}: {above} is a file")
+            return refuse_unwritable(path, above)
+        refuse_unwritable(path, path)
+        if (holder := folder_lock.held_by(path)) is not None:
+            raise UserError(f"another run is writing into {path} ({holder}); wait for its end, or choose another folder")
+        self._refuse_content()
+
+    def _refuse_inputs(self) -> None:
+        """No file that the run reads may be one that it would write, but for a mask, which is kept as it is."""
+        for target, read in inputs_among([self.path / name for name in self.kind.files], self._inputs).items():
+            if not (read.what == "mask" and target.name == "mask.mrc"):
+                raise UserError(f"{target} is the {read.what} that this run reads, and a run writes a file of that name into its "
+                                "folder; choose another folder for -o")
+
+    def _refuse_content(self) -> None:
+        """What is in the folder must be what was asked to be replaced, or to be gone on with."""
+        path = self.path
+        content = {entry.name for entry in path.iterdir() if not _is_temporary(entry.name, self.kind)}
+        if self.resumes or (self._complete and (self._resume or self._overwrite)):
+            return
+        if self._resume and self.finished:
+            raise UserError(f"the run in {path} is finished; there is nothing to resume. For more iterations start anew, into another "
+                            "folder or with --overwrite")
+        if content <= _LEFTOVERS and not self._complete:
+            return
+        if not self._overwrite:
+            if CHECKPOINT in content or self._complete:
+                raise UserError(f"{state_of(path, self.kind.marker)}; or choose another folder, or start anew with --overwrite")
+            raise UserError(f"the output folder {path} exists and is not empty; choose another, or pass --overwrite")
+        for other in (RECONSTRUCTION, NULL):
+            if other is not self.kind and other.marker in content:
+                raise UserError(f"{path} holds a {other.name}, which a {self.kind.name} does not replace; choose another folder")
+        for name in self.kind.files:
+            if (path / name).is_dir():
+                raise UserError(f"{path / name} is a folder, and a run writes a file of that name; choose another folder for -o")
+
+    def begin(self, ranks: int) -> bool:
+        """Lock the folder and make what is in it; False where there is nothing left to do, as all results were there already.
+
+        Raises UserError where it cannot be made, or another run has begun here meanwhile.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            self._refuse_content()
+            if self._complete:
+                self.commit()
+                if self._resume:
+                    return False
+            self.logs = (self.staging if self.finished else self.path) / "logs"
+            if not self.resumes:
+                (self.path / CHECKPOINT).unlink(missing_ok=True)
+                self._clear(ranks)
+            for pulse in (self.logs / ".pulse").glob("rank*"):  # of ranks that were killed
+                pulse.unlink()
+            self.staging.mkdir(exist_ok=True)
+            self.logs.mkdir(exist_ok=True)
+        except OSError as error:
+            self.close()
+            raise write_failed(self.path, error) from error
+        except BaseException:
+            self.close()
+            raise
+        return True
+
+    def _clear(self, ranks: int) -> None:
+        """Take away what a run that had not finished left: of ours, and nothing else."""
+        for folder in (self.path, self.staging):
+            for entry in list(folder.iterdir()) if folder.is_dir() else []:
+                if _is_temporary(entry.name, self.kind):
+                    entry.unlink()
+        for name in self.kind.files:
+            (self.staging / name).unlink(missing_ok=True)
+        for logs in {self.logs, self.staging / "logs"}:
+            for log in logs.glob("rank*.jsonl"):
+                if logs != self.logs or int(log.stem[4:] or 0) >= ranks:  # those of this run's ranks are begun anew
+                    log.unlink()
+
+    def commit(self) -> None:
+        """Put complete results in the place of earlier ones. What the earlier run had and this one has not goes away.
+
+        Each step can be done again: a run that is killed here is put in its place by the next.
+        """
+        marker, path = self.kind.marker, self.path
+        new = self._listed(self.staging)
+        old = self._listed(path) if self.finished else []
+        kept = {target.name for target in inputs_among([path / name for name in self.kind.files], self._inputs)}
+        try:
+            for name in old:
+                if name not in new and name not in kept:
+                    (path / name).unlink(missing_ok=True)
+            if (self.staging / "logs").is_dir():
+                self._move_logs()
+            (path / marker).unlink(missing_ok=True)
+            for name in [*(name for name in new if name != marker), marker]:
+                if (self.staging / name).exists():
+                    if name in kept:  # a mask that was given is what the run would write
+                        (self.staging / name).unlink()
+                    else:
+                        _move(self.staging / name, path / name)
+            (path / CHECKPOINT).unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot put the results in {self.staging} in the place of those in {path}: {error.strerror.lower()}. They are "
+                            "complete: when that is mended, the same command with --resume does it") from error
+
+    def _listed(self, folder: Path) -> list[str]:
+        """The files that a finished run says it left; all that it may have left where it does not say."""
+        try:
+            names = json.loads((folder / self.kind.marker).read_text(encoding="utf-8"))["files"]
+        except (OSError, ValueError, KeyError, TypeError):
+            names = self.kind.files
+        return [name for name in self.kind.files if name in names]
+
+    def _move_logs(self) -> None:
+        ours, theirs = self.staging / "logs", self.path / "logs"
+        theirs.mkdir(exist_ok=True)
+        new = {log.name for log in ours.glob("rank*.jsonl")}
+        for log in theirs.glob("rank*.jsonl"):
+            if log.name not in new:
+                log.unlink()
+        for name in sorted(new):
+            _move(ours / name, theirs / name)
+
+    def close(self) -> None:
+        """Let go of the folder, and of what is empty in it; a second call does nothing."""
+        for folder in (self.staging / "logs", self.staging):
+            with suppress(OSError):
+                folder.rmdir()
+        with suppress(OSError):
+            self._lock.release()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _is_temporary(name: str, kind: Kind) -> bool:
+    """Whether a file is a half-written one of a run that was killed (io.atomic)."""
+    found = re.fullmatch(r"\.(.+)\.\d+\.tmp", name)
+    return bool(found) and found[1] in kind.files
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename, or where a link leads to another file system, copy and rename."""
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        temporary = temporary_name(target)
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+        source.unlink()
