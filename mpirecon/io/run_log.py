@@ -57,13 +57,11 @@ class RankLog:
             raise ValueError(f"particles is {particles!r}, expected 'none', 'last' or 'all'")
         self.rank = rank
         self.particles = particles
-        self.path: Path | None = None
+        self.path = None if folder is None else self._place(folder)
         self._start = time.time()
         self._pending: list[dict] = []
         self._sorts = 0
-        self._attach(_Held(self))
-        if folder is not None:
-            self.open(folder, append)
+        self._attach(append)
         self.event(
             "start", argv=list(sys.argv if argv is None else argv), size=size, local_rank=local_rank, host=hostname,
             user=user_name(), pid=os.getpid(), device=device, cwd=os.getcwd(), cpus=_usable_cpus(), versions=_versions(),
@@ -77,13 +75,17 @@ class RankLog:
 
     def open(self, folder, append: bool = False) -> None:
         """Write into the folder's file from here on, and first what was held back."""
-        self.path = Path(folder) / f"rank{self.rank:04d}.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = self._place(folder)
         held, self._handler = self._handler, _Handler(self, append)
         self._logger.removeHandler(held)
         self._logger.addHandler(self._handler)
         for record in held.records:
             self._handler.handle(record)
+
+    def _place(self, folder) -> Path:
+        path = Path(folder) / f"rank{self.rank:04d}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     def event(self, name: str, **fields) -> None:
         """Write one line. NumPy numbers and arrays become JSON; floats keep 9 digits."""
@@ -159,10 +161,10 @@ class RankLog:
             listed = {k: v[part] for k, v in record.items() if isinstance(v, (np.ndarray, list, tuple))}
             self.event("sort_particles", **{**record, **listed, "offset": offset, "total": total})
 
-    def _attach(self, handler: logging.Handler) -> None:
+    def _attach(self, append: bool) -> None:
         self._logger = logging.getLogger(LOGGER)
         self._restore = (self._logger.level, self._logger.propagate)
-        self._handler = handler
+        self._handler = _Held(self) if self.path is None else _Handler(self, append)
         self._logger.addHandler(self._handler)
         self._logger.setLevel(min(self._logger.level or logging.INFO, logging.INFO))
         self._logger.propagate = False  # a root handler would print every particle list on the terminal
