@@ -13,7 +13,7 @@ import numpy as np
 from mpirecon.api.maps import Volume, as_volume
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
-from mpirecon.io.atomic import atomic_path
+from mpirecon.io.atomic import atomic_path, refuse_existing
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model import CTF_DTYPE, ParticleSet, Pose, make_ctf
 from mpirecon.model.arrays import Stack
@@ -147,8 +147,11 @@ class Particles:
 
     def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> Particles:
         """Copy the particle file; returns the particles of the copy. UserError when `path` exists, without `overwrite`."""
-        with atomic_path(path, overwrite) as temporary:
-            shutil.copyfile(self.path, temporary)
+        with ParticleFile(self.path) as file:
+            refuse_existing(path, overwrite, file.inputs())
+            with atomic_path(path, overwrite) as temporary:
+                shutil.copyfile(self.path, temporary)
+                file.refuse_changed()
         return Particles._of_file(path, notes=self.notes, warnings=self.warnings)
 
     def with_poses(self, table: np.ndarray, path: str | os.PathLike | None = None, *, overwrite: bool = False) -> Particles:

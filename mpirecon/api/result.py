@@ -14,6 +14,8 @@ from mpirecon.api.maps import FSC, Volume, read_map
 from mpirecon.api.particles import structured
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
+from mpirecon.io.inputs import Input
+from mpirecon.io.run_folder import RECONSTRUCTION, RunFolder
 from mpirecon.io.run_output import read_particle_table, read_summary
 
 
@@ -116,11 +118,17 @@ class Result:
 
     def save(self, folder: str | os.PathLike, *, overwrite: bool = False) -> Result:
         """Copy the run's folder; returns the result there. UserError when `folder` exists and is not empty, without
-        `overwrite`, which replaces files of the same names and no others."""
+        `overwrite`, which replaces an earlier run's files, and no others."""
         target = Path(folder)
         if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
             raise UserError(f"{target} exists and is not empty; choose another folder, or pass overwrite=True")
-        shutil.copytree(self.folder, target, dirs_exist_ok=True)
+        read = [Input("particle file", self.summary["particles"]["file"]), *(Input("result", path) for path in self.folder.iterdir())]
+        with RunFolder(target, RECONSTRUCTION, read, overwrite=True) as place:
+            place.check()
+            place.begin(ranks=len(self.summary.get("ranks") or [0]))
+            shutil.copytree(self.folder, place.staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECONSTRUCTION.marker))
+            shutil.copyfile(self.folder / RECONSTRUCTION.marker, place.staging / RECONSTRUCTION.marker)  # last: all is there
+            place.commit()
         return Result(target)
 
     def plot(self):

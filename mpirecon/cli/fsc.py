@@ -40,6 +40,7 @@ def command(first, second, mask, phase_randomise, cones, plot, csv_path, as_json
 
     from mpirecon.errors import UserError
     from mpirecon.io.atomic import refuse_existing
+    from mpirecon.io.inputs import given, refuse_twice
     from mpirecon.report.figures import figure_suffixes
     from mpirecon.validate.compare import compare_maps, draw_comparison
     from mpirecon.validate.fsc_table import text_plot, write_fsc_csv
@@ -48,8 +49,9 @@ def command(first, second, mask, phase_randomise, cones, plot, csv_path, as_json
     ending = Path(plot or "").suffix.lower()
     if plot and ending not in figure_suffixes():
         raise UserError(f"--plot {plot}: cannot draw {ending or 'a file without an ending'}; use .png, .svg or .pdf")
+    refuse_twice([plot, csv_path])
     for target in filter(None, (plot, csv_path)):
-        refuse_existing(target, overwrite)
+        refuse_existing(target, overwrite, given(first_map=first, second_map=second, mask=None if mask == "auto" else mask))
     result = compare_maps(first, second, mask, randomise=phase_randomise, cones=cones, seed=seed)
     if as_json:
         click.echo(json.dumps(result.as_dict()))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from mpirecon.cli.console import Console
 from mpirecon.cli.help import DocumentedCommand
-from mpirecon.cli.options import ANY_PATH, json_option, overwrite_option, refuse_existing
+from mpirecon.cli.options import ANY_PATH, json_option, overwrite_option
 from mpirecon.cli.terminal import table_lines, width
 from mpirecon.errors import UserError
 
@@ -39,9 +37,11 @@ def command(folder, iteration, particle, csv_path, as_json, overwrite):
       mpirecon logs run1 --iteration last --csv sorts.csv
     """
     from mpirecon.io import log_join
+    from mpirecon.io.atomic import refuse_existing
+    from mpirecon.io.run_output import files_read
 
     if csv_path is not None:
-        refuse_existing(csv_path, overwrite)
+        refuse_existing(csv_path, overwrite, files_read(folder))
     logs = log_join.open_logs(folder)
     counts = log_join.count_iterations(logs)
     console = Console()
@@ -63,7 +63,7 @@ def command(folder, iteration, particle, csv_path, as_json, overwrite):
     for text in logs.warnings[told:]:
         console.warn(text)
     if csv_path is not None:
-        _write_csv(csv_path, rows)
+        _write_csv(csv_path, rows, overwrite)
         what = "sorts of one particle" if particle is not None else f"particles of iteration {rows['iteration'][0]}"
         console.say(f"wrote {csv_path}: {len(rows)} {what}")
     elif as_json:
@@ -142,23 +142,13 @@ def _print_json(value) -> None:
     click.echo(json.dumps(value, indent=1))
 
 
-def _write_csv(path: Path, rows) -> None:
+def _write_csv(path: Path, rows, overwrite: bool) -> None:
     """kept and pose_error as 0 and 1; an empty pose_error is one not known."""
-    with _renamed(path) as stream:
+    from mpirecon.io.atomic import atomic_path
+
+    with atomic_path(path, overwrite) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(_COLUMNS)
         for row in rows:
             truth = "" if row["pose_error"] < 0 else int(row["pose_error"])
             writer.writerow([*(row[name] for name in _COLUMNS[:6]), f"{row['distance']:.9g}", int(row["kept"]), truth])
-
-
-@contextmanager
-def _renamed(path: Path):
-    """A text file that takes its name only when it is complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(partial, "w", encoding="utf-8", newline="") as stream:
-            yield stream
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -42,11 +42,12 @@ def command(volume, output, half, resolution, lowpass, threshold, extend, edge, 
     import json
 
     from mpirecon.io.atomic import refuse_existing
+    from mpirecon.io.inputs import given
     from mpirecon.io.mrc import write_map
     from mpirecon.validate.automask import mask_of_files
 
     console = Console(quiet=quiet or as_json, verbose=verbose)
-    refuse_existing(output, overwrite)
+    refuse_existing(output, overwrite, given(map=volume, other_half_map=half))
     made, pixel_size = mask_of_files(
         volume, half, resolution=resolution, filter_to=lowpass, threshold=threshold, extend=extend, edge=edge
     )

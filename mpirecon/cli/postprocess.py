@@ -46,16 +46,17 @@ def command(half1, half2, output, mask, bfactor, lowpass, mtf, mtf_pixel_size, p
     import json
 
     from mpirecon.errors import UserError
+    from mpirecon.io.inputs import given
     from mpirecon.validate.fsc_table import text_plot
     from mpirecon.validate.half_maps import postprocess_files, refuse_targets, write_half_maps
 
     if mtf_pixel_size is not None and mtf is None:
         raise UserError("--mtf-pixel-size is the pixel size of an MTF: give that with --mtf FILE")
     console = Console(quiet=quiet or as_json, verbose=verbose)
-    refuse_targets(output, overwrite)
+    refuse_targets(output, overwrite, given(half_map=half1, mask=mask, MTF=mtf) + given(half_map=half2))
     made = postprocess_files(half1, half2, mask, bfactor=bfactor, lowpass=lowpass, mtf=mtf, mtf_pixel_size=mtf_pixel_size,
                              pixel_size=pixel_size, seed=seed)
-    written = write_half_maps(output, made, overwrite=overwrite)
+    written = write_half_maps(output, made)
     if as_json:
         click.echo(json.dumps(made.as_dict()))
     console.say(text_plot(made.found.fsc.true, made.comparison.box, made.comparison.pixel_size, chart_width()))

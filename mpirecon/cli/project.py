@@ -47,14 +47,16 @@ def command(map_path, particles, output, no_ctf, rows, overwrite, quiet, verbose
     """
     from mpirecon.errors import UserError
     from mpirecon.io.atomic import refuse_existing
+    from mpirecon.io.inputs import given
     from mpirecon.io.mrc import read_map
     from mpirecon.io.particle_file import ParticleFile
     from mpirecon.simulation.reproject import reproject
 
     console = Console(quiet=quiet, verbose=verbose)
-    refuse_existing(output, overwrite)
+    refuse_existing(output, overwrite, given(map=map_path, particle_file=particles))
     volume = read_map(map_path)
     with ParticleFile(particles) as file:
+        refuse_existing(output, overwrite, file.inputs())
         chosen = range(*rows.indices(len(file)))
         if not chosen:
             last = len(file) - 1

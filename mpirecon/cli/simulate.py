@@ -85,6 +85,7 @@ def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, tru
       mpirecon simulate --model 5ni1.cif --error-kind small:10 --error-rate 0.5 -o particles.h5
     """
     from mpirecon.io.atomic import refuse_existing
+    from mpirecon.io.inputs import given, refuse_twice
     from mpirecon.io.mrc import write_map
     from mpirecon.simulation.dataset import simulate
     from mpirecon.simulation.settings import SimulationSettings
@@ -92,8 +93,9 @@ def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, tru
 
     console = Console(quiet=quiet, verbose=verbose)
     settings = SimulationSettings(phase_shift=math.radians(phase_shift), **settings)
+    refuse_twice([output, truth_map])
     for target in filter(None, (output, truth_map)):
-        refuse_existing(target, overwrite)
+        refuse_existing(target, overwrite, given(map=map_path, model=model_path))
     source = load_source(map_path, model_path, use_phantom, box, pixel_size)
     console.say(source.description)
     with console.progress(settings.particles, "simulating") as progress:

@@ -37,6 +37,7 @@ def command(volume, output, terminal, level, size, open_it, overwrite, quiet, ve
 
     from mpirecon.errors import UserError
     from mpirecon.io.atomic import refuse_existing
+    from mpirecon.io.inputs import given
     from mpirecon.io.mrc import read_map
     from mpirecon.report.viewer import terminal_view, write_view
 
@@ -45,7 +46,7 @@ def command(volume, output, terminal, level, size, open_it, overwrite, quiet, ve
     if terminal and (output or open_it):
         raise UserError("--terminal writes no page; leave out --output and --open")
     if not terminal:
-        refuse_existing(target, overwrite)
+        refuse_existing(target, overwrite, given(map=volume))
     read = read_map(volume)
     if terminal:
         click.echo(terminal_view(read.array, read.pixel_size, colour=uses_colours(sys.stdout)))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +16,16 @@ from mpirecon.io.inputs import Input, refuse_inputs
 
 _NO_SPACE = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
              errno.EFBIG: "the file size limit is reached"}
+
+
+#: what temporary_name gives
+_TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")
+
+
+def hidden_name_of(name: str) -> str | None:
+    """The name of the file that a temporary name stands for; None where it is no temporary name."""
+    found = _TEMPORARY.fullmatch(name)
+    return None if found is None else found[1]
 
 
 def refuse_existing(path: str | os.PathLike, overwrite: bool, inputs: Iterable[Input] = ()) -> Path:
@@ -42,7 +55,9 @@ def refuse_unwritable(target: Path, folder: Path) -> None:
 
 
 def write_failed(path: str | os.PathLike, error: Exception) -> UserError:
-    """The UserError for an operating-system or HDF5 error while writing `path`."""
+    """The UserError for an operating-system or HDF5 error while writing `path`, which may be the temporary name of a file."""
+    path = Path(path)
+    path = path.with_name(hidden_name_of(path.name) or path.name)
     number = getattr(error, "errno", None)
     if number is None:  # h5py keeps the number in the text only
         number = next((n for n in _NO_SPACE if f"errno = {n}" in str(error)), None)
@@ -80,3 +95,25 @@ def atomic_path(path: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # on a read-only file system not even what is not there can be removed
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_files(folder: str | os.PathLike) -> Iterator[Path]:
+    """Yield a hidden folder within `folder`; at a clean exit the files in it take their places there, at any exception it goes.
+
+    Files that belong together are all of one run of a command so, whatever happens to it. Raises UserError when writing fails.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+    except OSError as error:
+        raise write_failed(folder, error) from error
+    try:
+        yield staging
+        for file in sorted(staging.iterdir()):
+            os.replace(file, folder / file.name)
+    except OSError as error:
+        raise write_failed(folder, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,11 +27,12 @@ from mpirecon.io.export_tables import (
     put_mtfs,
     put_poses,
 )
+from mpirecon.io.inputs import Input, refuse_inputs
 from mpirecon.io.mrc import write_stack
 from mpirecon.io.optics_table import read_mtf
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import particle_block
-from mpirecon.io.run_output import open_particles, read_particle_table, read_summary
+from mpirecon.io.run_output import files_read, open_particles, read_particle_table, read_summary
 from mpirecon.io.star import write_star
 from mpirecon.model import Pose
 
@@ -80,9 +81,11 @@ def export_run(
         when the folder is no finished run, its particle file is gone or another one, a target exists, or the format
         asked for cannot hold these particles.
     """
-    _check_targets(options)
+    targets = _check_targets(options)
+    refuse_inputs(targets, [*files_read(folder), *(Input("MTF", path) for _, path in options.mtf)])
     summary = read_summary(folder)
     with open_particles(Path(folder), summary, options.particles) as file:
+        refuse_inputs(targets, (*file.inputs(), *file.origins()))
         run = _read_run(Path(folder), file)
         kept = run["kept"].astype(bool)
         wanted = [(options.star, kept), (options.cs, kept), (options.discarded, ~kept)]
@@ -90,10 +93,12 @@ def export_run(
         export = _Export(file, run, options)
         export.check(wanted)
         rows = np.flatnonzero(np.logical_or.reduce([rows for _, rows in wanted]))
-        if options.stack is not None:
-            export.write_images(rows, progress)
-        for path, chosen in wanted:
-            export.write(path, chosen)
+        with ExitStack() as files:  # all appear or none: an older table beside a newer stack would name the images of others
+            temporary = {path: files.enter_context(atomic_path(path, options.overwrite)) for path in targets}
+            if options.stack is not None:
+                export.write_images(rows, progress, temporary[Path(options.stack)])
+            for path, chosen in wanted:
+                export.write(path, chosen, temporary[path])
     report = export.report
     symmetry = (summary.get("configuration") or {}).get("symmetry") or "C1"
     if symmetry.upper() != "C1":
@@ -102,8 +107,8 @@ def export_run(
     return report
 
 
-def _check_targets(options: ExportOptions) -> None:
-    """Refuse impossible and existing targets before anything is written."""
+def _check_targets(options: ExportOptions) -> list[Path]:
+    """The files to write; impossible and existing ones are refused before anything is written."""
     targets = [Path(t) for t in (options.star, options.cs, options.discarded, options.stack) if t is not None]
     if options.star is None and options.cs is None and options.discarded is None:
         raise UserError("nothing to export: give --star FILE, --cs FILE or --discarded FILE")
@@ -119,6 +124,7 @@ def _check_targets(options: ExportOptions) -> None:
         raise UserError(f"--stack {options.stack}: the name must end in .mrcs, by which RELION knows a stack of images")
     for target in targets:
         refuse_existing(target, options.overwrite)
+    return targets
 
 
 def _read_run(folder: Path, file: ParticleFile) -> dict[str, np.ndarray]:
@@ -152,10 +158,7 @@ class _Export:
 
     def check(self, wanted: list[tuple[Path, np.ndarray]]) -> None:
         """Refuse formats that cannot hold these particles, and an export of nobody; a file of nobody beside others is noted."""
-        taken = {self.file.path.resolve(), Path(self.source).resolve() if self.source else None}
         for path, rows in wanted:
-            if path.resolve() in taken:
-                raise UserError(f"{path}: the export would replace what it is made from; choose another name")
             if _is_cs(path) and not self.arrays:
                 raise UserError(f"{path}: the particles did not come from a .cs file; export --star, which cryoSPARC "
                                 "imports as a particle stack")
@@ -182,13 +185,13 @@ class _Export:
         about = json.loads(self.file.attributes.get("provenance") or "{}")
         return (about.get("options") or {}).get("rescale") is not None
 
-    def write_images(self, rows: np.ndarray, progress) -> None:
-        """--stack: the images of `rows`, protein bright, as float32 (RELION 3 reads no float16)."""
+    def write_images(self, rows: np.ndarray, progress, target: Path) -> None:
+        """--stack, as `target`: the images of `rows`, protein bright, as float32 (RELION 3 reads no float16)."""
         file, path = self.file, Path(self.options.stack)
         sign = -1 if file.attributes["contrast"] == "black" else 1
         size = max(1, _BATCH_BYTES // (4 * file.box**2))
         with (
-            write_stack(path, file.box, file.pixel_size, overwrite=self.options.overwrite) as append,
+            write_stack(target, file.box, file.pixel_size, overwrite=True) as append,
             progress(len(rows)) if progress else nullcontext() as bar,
         ):
             for start in range(0, len(rows), size):
@@ -202,15 +205,15 @@ class _Export:
         if sign < 0:
             self.report.notes.append("protein was dark in the images: the stack has them negated, as RELION expects")
 
-    def write(self, path: Path, rows: np.ndarray) -> None:
-        """One table of the particles of `rows`, (m,) bool."""
+    def write(self, path: Path, rows: np.ndarray, target: Path) -> None:
+        """One table of the particles of `rows`, (m,) bool, to be named `path`, as `target`."""
         if _is_cs(path):
             array = self._cs_array(path.parent)[rows]
-            with atomic_path(path, self.options.overwrite) as temporary, open(temporary, "wb") as file:
+            with open(target, "wb") as file:
                 np.save(file, array)
         else:
             tables, block = self._star_tables(path.parent)
-            write_star(path, {**tables, block: tables[block][rows]}, self.options.overwrite)
+            write_star(target, {**tables, block: tables[block][rows]}, overwrite=True)
         self.report.files.append((path, f"{int(rows.sum())} of {len(rows)} particles"))
 
     def _star_tables(self, folder: Path) -> tuple[dict[str, pd.DataFrame], str]:

@@ -13,6 +13,8 @@ import numpy as np
 from mpirecon import __version__
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
+from mpirecon.io.fingerprint import Seen
+from mpirecon.io.inputs import Input
 from mpirecon.io.cryosparc import read_cryosparc
 from mpirecon.io.cryosparc_optics import DEFAULT
 from mpirecon.io.linked import Links
@@ -120,7 +122,10 @@ def import_particles(
         naming file, line and remedy; no output is left behind.
     """
     comm = comm or SerialCommunicator()
-    output = run_together(comm, lambda: refuse_existing(output, options.overwrite))
+    tables = [Path(path), *map(Path, options.passthrough)]
+    output = run_together(comm, lambda: refuse_existing(output, options.overwrite, [Input("table", table) for table in tables]))
+    seen = run_together(comm, lambda: Seen(tables))
+    seen.agree(comm)
     if _is_cryosparc(Path(path)):  # the file is to say what was chosen, whatever the default comes to be
         choice = "none" if options.ignore_aberrations else options.cs_aberrations or DEFAULT
         options = replace(options, cs_aberrations=choice)
@@ -131,6 +136,7 @@ def import_particles(
     set_groups(comm, table)
     whole = gather(comm, table)
     stacks, notes = open_stacks(comm, table, whole, options)
+    run_together(comm, lambda: refuse_existing(output, options.overwrite, (Input("stack of images", stack.path) for stack in stacks)))
     rescaling, pixel_sizes, box = None, None, stacks[0].box
     if options.rescale is not None:
         rescaling = Rescaling(comm, table, np.array([stack.box for stack in stacks]), options.rescale)
@@ -159,7 +165,11 @@ def import_particles(
                              lambda n: bar and bar.update(n), rescaling)
         writer.write_metadata(particles)
         writer.write_optics(aberrations)
-        writer.write_source(path, *table.source(good), split=table.particle_block)
+        writer.write_source(path, *table.source(good), split=table.particle_block, files=[*tables, *(s.path for s in stacks)])
+        with together(comm):  # nothing was written to while it was read: else some rows would have the images of others
+            seen.refuse_changed()
+            for number in np.unique(table.stack).tolist():
+                stacks[number].refuse_changed()
     halves = comm.allreduce(np.array([(particles.half == half).sum() for half in (1, 2)], np.int64))
     planted = None if particles.pose_error is None else comm.allreduce_scalar(int(particles.pose_error.sum()))
     if options.link:

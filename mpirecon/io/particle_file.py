@@ -131,6 +131,14 @@ class ParticleFile:
         if self.linked:
             yield from (Input(f"stack of images that {self.path} refers to", path) for path in self._images.paths())
 
+    def origins(self) -> Iterator[Input]:
+        """The files that this one was imported from, as far as it tells: its table, those joined to it, and its stacks."""
+        if "source" not in self._file:
+            return
+        yield Input("table that these particles were imported from", str(self._file["source"].attrs["path"]))
+        for path in self._file["source/files"][...] if "source/files" in self._file else ():
+            yield Input("file that these particles were imported from", os.fsdecode(path))
+
     def refuse_changed(self) -> None:
         """Raise UserError where this file, or a stack read since the last such look, is not what it was when it was opened."""
         refuse_changed(self.path, self._seen)
@@ -311,13 +319,18 @@ def open_together(comm: Communicator, path: str | os.PathLike) -> ParticleFile:
     """The particle file on every rank, found to be the same on all. Collective. Raises UserError."""
     file = run_together(comm, lambda: ParticleFile(path))
     try:
-        if comm.size > 1:
-            seen = run_together(comm, lambda: (Seen([file.path]), file.summary_digest()))
-            seen[0].agree(comm, seen[1])
+        agree_on(comm, file)
     except BaseException:
         file.close()
         raise
     return file
+
+
+def agree_on(comm: Communicator, file: ParticleFile) -> None:
+    """Raise UserError, on all ranks, where they have opened different files under one name. Collective."""
+    if comm.size > 1:
+        seen, digest = run_together(comm, lambda: (Seen([file.path]), file.summary_digest()))
+        seen.agree(comm, digest)
 
 
 def _open(path: Path) -> h5py.File:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import h5py
 import numpy as np
 
 from mpirecon.errors import UserError
@@ -130,16 +131,20 @@ class ParticleWriter:
 
     def write_source(
         self, path: str | os.PathLike, tables: dict[str, pd.DataFrame], arrays: dict[str, np.ndarray] | None = None,
-        split: str | None = None,
+        split: str | None = None, files: Iterable[Path] = (),
     ) -> None:
-        """Store what was imported, and the path it came from: tables of text columns, structured arrays.
+        """Store what was imported, and the path it came from: tables of text columns, structured arrays, all files read.
 
         split : name of the table of which each rank has its rows; the others are whole on every rank, and of arrays
         each has its rows
         """
         with self._failures():
             if self._file.file is not None:
-                self._file.file.create_group("source").attrs["path"] = str(path)
+                group = self._file.file.create_group("source")
+                group.attrs["path"] = str(path)
+                if names := list(dict.fromkeys(os.fsencode(file.resolve()) for file in files)):
+                    cells = np.array(names, dtype=bytes)
+                    group["files"] = cells.astype(h5py.string_dtype("utf-8", cells.dtype.itemsize))
             write_tables(self._file, "source", tables, split, self.rows)
             write_arrays(self._file, "source", arrays or {}, self.rows)
 

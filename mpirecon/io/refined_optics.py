@@ -20,13 +20,11 @@ from mpirecon.model.aberrations import Aberrations
 
 def check_refined(path: Path, file: ParticleFile, overwrite: bool) -> None:
     """Raise UserError where `write_refined` could not do its work: before hours of other work are spent on it."""
-    refuse_existing(path, overwrite)
     source, tables = file.source()
+    refuse_existing(path, overwrite, (*file.inputs(), *file.origins()))
     arrays = file.source_arrays()
     if not tables and not arrays:
         raise UserError(f"{path}: the particles of {file.path} were not imported, so that no STAR file can name their images")
-    if path.resolve() in (file.path.resolve(), Path(source).resolve()):
-        raise UserError(f"{path}: this would replace what it is made from; choose another name")
     if tables:
         _optics_of(tables, source)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from mpirecon.errors import UserError
 from mpirecon.io import folder_lock
-from mpirecon.io.atomic import refuse_unwritable, temporary_name, write_failed
+from mpirecon.io.atomic import hidden_name_of, refuse_unwritable, temporary_name, write_failed
 from mpirecon.io.checkpoint import NAME as CHECKPOINT
 from mpirecon.io.inputs import Input, inputs_among
 from mpirecon.io.unfinished import UNFINISHED, state_of
@@ -229,8 +228,7 @@ class RunFolder:
 
 def _is_temporary(name: str, kind: Kind) -> bool:
     """Whether a file is a half-written one of a run that was killed (io.atomic)."""
-    found = re.fullmatch(r"\.(.+)\.\d+\.tmp", name)
-    return bool(found) and found[1] in kind.files
+    return hidden_name_of(name) in kind.files
 
 
 def _move(source: Path, target: Path) -> None:

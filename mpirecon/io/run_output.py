@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -15,6 +16,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, write_failed
+from mpirecon.io.inputs import Input
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.unfinished import UNFINISHED, state_of
 
@@ -42,6 +44,13 @@ def read_particle_table(path: str | os.PathLike) -> dict[str, np.ndarray]:
             return {name: dataset[...] for name, dataset in file.items()}
     except OSError as error:
         raise UserError(f"{path}: cannot be read as HDF5: {error}") from error
+
+
+def files_read(folder: str | os.PathLike) -> Iterator[Input]:
+    """The files of a run, of which a command that reads it must replace none."""
+    for place in (Path(folder), Path(folder) / "logs"):
+        entries = sorted(place.iterdir()) if place.is_dir() else []
+        yield from (Input(f"{entry.name} of the run", entry) for entry in entries if entry.is_file())
 
 
 def open_particles(folder: Path, summary: dict, given: Path | None = None) -> ParticleFile:

@@ -17,7 +17,6 @@ from mpirecon.robust.selection import AUTO
 from mpirecon.robust.statistics import matched_filter
 from mpirecon.solvers.controls import micrographs
 from mpirecon.solvers.groups import WHOLE, half_map
-from mpirecon.solvers.place import Place
 from mpirecon.solvers.run import Outcome, Reconstruction, describe
 from mpirecon.validate.detection import detection_report, write_detection_csv
 from mpirecon.validate.ewald import curvature_warning
@@ -28,12 +27,14 @@ from mpirecon.validate.postprocess import Postprocessed, postprocess
 
 
 def write_results(
-    run: Reconstruction, outcome: Outcome, place: Place, about: dict, *, postprocessed: bool = True
+    run: Reconstruction, outcome: Outcome, folder: Path, about: dict, *, postprocessed: bool = True, name: str | None = None,
+    logs: Path | None = None,
 ) -> dict:
-    """Write everything into ``place.staging`` from rank 0; returns the summary (on rank 0; empty elsewhere). Collective.
+    """Write everything into `folder` from rank 0; returns the summary (on rank 0; empty elsewhere). Collective.
 
     about : what the caller knows of the run (command line, versions, start time), put into the summary as it is ·
-    postprocessed : also write mask.mrc and sharpened.mrc, and correct the FSC for the mask
+    postprocessed : also write mask.mrc and sharpened.mrc, and correct the FSC for the mask · name, logs : of the run, and where
+    its ranks' logs are, where that is not `folder`
     """
     comm = run.comm
     maps = {name: outcome.maps.take(which) for name, which in _MAPS.items()}
@@ -50,7 +51,7 @@ def write_results(
     summary = {}
     with together(comm), scipy.fft.set_workers(run.threads):
         if comm.rank == 0:
-            summary = _write(run, outcome, place, about, maps, columns, ranks, postprocessed)
+            summary = _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, name, logs)
     return summary
 
 
@@ -69,10 +70,9 @@ _WORST = 5
 _MAPS = {"half1": half_map(1), "half2": half_map(2), "volume": WHOLE}
 
 
-def _write(run, outcome, place, about, maps, columns, ranks, postprocessed) -> dict:
+def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, name, logs) -> dict:
     from mpirecon.report.html import write_report
 
-    folder = place.staging
     file, pixel_size = run.file, run.file.pixel_size
     with run.engine.timings("postprocess"):
         curves = {"fsc": _scored(run, outcome, maps)}
@@ -85,8 +85,8 @@ def _write(run, outcome, place, about, maps, columns, ranks, postprocessed) -> d
         if run.config.mask == AUTO and more.mask is not None:
             maps["volume"] *= more.mask
         maps |= {name: volume for name, volume in (("mask", more.mask), ("sharpened", more.sharpened)) if volume is not None}
-    for name, volume in maps.items():
-        write_map(folder / f"{name}.mrc", volume, pixel_size, overwrite=True)
+    for which, volume in maps.items():
+        write_map(folder / f"{which}.mrc", volume, pixel_size, overwrite=True)
     write_fsc_csv(folder / "fsc.csv", curves, file.box, pixel_size, overwrite=True)
     write_particle_table(folder / "particles.h5", columns, {"particles": str(file.path)})
     found = None
@@ -98,7 +98,7 @@ def _write(run, outcome, place, about, maps, columns, ranks, postprocessed) -> d
     summary = _summary(run, outcome, about | {"detection": found}, _headline(run, curves, more), columns, ranks)
     more_to_warn_of = (_asymmetric_mask(run), _curvature(run, summary))
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
-    write_report(folder, summary, maps=maps, name=place.path.resolve().name, logs=place.logs)
+    write_report(folder, summary, maps=maps, name=name, logs=logs)
     write_summary(folder / "summary.json", summary)
     return summary
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.io.atomic import atomic_path, refuse_existing
+from mpirecon.io.atomic import atomic_files, refuse_existing
+from mpirecon.io.checkpoint import NAME as CHECKPOINT
+from mpirecon.io.inputs import Input
 from mpirecon.io.mrc import read_map, write_map
 from mpirecon.io.optics_table import read_mtf
 from mpirecon.validate.compare import Comparison
@@ -107,25 +110,25 @@ def _transfer(path, box: int, pixel_size: float, mtf_pixel_size: float) -> np.nd
     return np.interp(at, frequency, value)
 
 
-def write_half_maps(folder, made: HalfMaps, *, overwrite: bool) -> list[Path]:
-    """Write FILES into `folder`, each complete or not at all; returns their paths."""
+def write_half_maps(folder, made: HalfMaps) -> list[Path]:
+    """Write FILES into `folder`, all of them or none; returns their paths. `refuse_targets` comes before."""
     folder, found, size = Path(folder), made.found, made.comparison.pixel_size
-    refuse_targets(folder, overwrite)
-    folder.mkdir(parents=True, exist_ok=True)
     maps = {"sharpened": found.sharpened, "sharpened_masked": found.sharpened * found.mask, "mask": found.mask}
-    for name, array in maps.items():
-        write_map(folder / f"{name}.mrc", array.astype(np.float32), size, overwrite=overwrite)
-    write_fsc_csv(folder / "fsc.csv", made.comparison.curves, made.comparison.box, size, overwrite=overwrite)
-    with atomic_path(folder / "postprocess.json", overwrite) as temporary:
-        temporary.write_text(json.dumps(made.as_dict(), indent=1), encoding="utf-8")
+    with atomic_files(folder) as staging:
+        for name, array in maps.items():
+            write_map(staging / f"{name}.mrc", array.astype(np.float32), size, overwrite=False)
+        write_fsc_csv(staging / "fsc.csv", made.comparison.curves, made.comparison.box, size, overwrite=False)
+        (staging / "postprocess.json").write_text(json.dumps(made.as_dict(), indent=1), encoding="utf-8")
     return [folder / name for name in FILES]
 
 
-def refuse_targets(folder, overwrite: bool) -> None:
-    """Raise UserError before anything is computed, where a target exists and may not be replaced."""
+def refuse_targets(folder, overwrite: bool, inputs: Sequence[Input] = ()) -> None:
+    """Raise UserError before anything is computed, where a target exists and may not be replaced, or is one of `inputs`."""
     if not Path(folder).is_dir():
         refuse_existing(folder, overwrite=False)  # no file of that name, and the folder to make it in is there
         return
     for name in FILES:
-        refuse_existing(Path(folder) / name, overwrite)
+        refuse_existing(Path(folder) / name, overwrite, inputs)
+    if overwrite and any((Path(folder) / name).exists() for name in ("summary.json", CHECKPOINT)):
+        raise UserError(f"{folder} is the folder of a reconstruction, which has a map, a mask and an FSC of its own; choose another folder")
 
