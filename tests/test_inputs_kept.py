@@ -1,0 +1,226 @@
+"""No command destroys what it reads: every output option of every command, pointed at every input by every kind of name."""
+
+import hashlib
+import os
+import shutil
+
+import click
+import mrcfile
+import numpy as np
+import pandas as pd
+import pytest
+
+from mpirecon.cli import COMMANDS, group, run
+from mpirecon.errors import UserError
+from mpirecon.io.atomic import atomic_files, atomic_path, refuse_existing
+from mpirecon.io.inputs import Input, refuse_inputs, refuse_twice
+from mpirecon.io.star import write_star
+
+BOX, PIXEL, COUNT = 24, 6.0, 60
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    """A folder with a project: stack, table, particle files (copied and linked), a run of each, maps and masks."""
+    folder = tmp_path_factory.mktemp("inputs")
+    before = os.getcwd()
+    os.chdir(folder)
+    for words in (["simulate", "--phantom", "--particles", COUNT, "--box", BOX, "--pixel-size", PIXEL, "--snr", "2", "-o", "made.h5"],
+                  ["reconstruct", "made.h5", "-o", "first"], ["export", "first", "--star", "p.star", "--stack", "s.mrcs"]):  # fmt: skip
+        assert run([*map(str, words), "-q"]) == 0
+    write_star("mtf.star", {"": pd.DataFrame({"rlnResolutionInversePixel": ["0", "0.5"], "rlnMtfValue": ["1", "0.4"]})}, False)
+    for words in (["import", "p.star", "-o", "p.h5"], ["import", "p.star", "--link", "-o", "linked.h5"],
+                  ["reconstruct", "p.h5", "-o", "run", "--loss", "sorted", "--keep", "0.5", "--iterations", "2"],
+                  ["reconstruct", "linked.h5", "-o", "of_links"]):  # fmt: skip
+        assert run([*words, "-q"]) == 0
+    shutil.copy("run/mask.mrc", "mask.mrc")
+    os.chdir(before)
+    return folder
+
+
+def content(folder):
+    """Path → what every file holds, and where links lead."""
+    return {
+        path.relative_to(folder): os.readlink(path) if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"
+    }
+
+
+@pytest.fixture
+def project(ready, monkeypatch):
+    """The project itself, as files are recorded in it; what a test adds is removed."""
+    monkeypatch.chdir(ready)
+    there = set(ready.iterdir())
+    yield ready
+    for entry in set(ready.iterdir()) - there:
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+@pytest.fixture
+def copied(ready, tmp_path, monkeypatch):
+    """A copy, to be written into."""
+    shutil.copytree(ready, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
+
+
+#: (command, option that writes) → the command with {} for the file to write, and the files that it reads
+WRITERS = {
+    ("simulate", "output"): ("simulate --map run/volume.mrc --particles 8 --no-ctf -o {}", ["run/volume.mrc"]),
+    ("simulate", "truth_map"): ("simulate --map run/volume.mrc --particles 8 -o new.h5 --truth-map {}", ["run/volume.mrc"]),
+    ("import", "output"): ("import p.star -o {}", ["p.star", "s.mrcs"]),
+    ("fsc", "plot"): ("fsc run/half1.mrc run/half2.mrc --mask mask.mrc --plot {}", []),  # by its ending it cannot be a map
+    ("fsc", "csv_path"): ("fsc run/half1.mrc run/half2.mrc --mask mask.mrc --csv {}", ["run/half1.mrc", "run/half2.mrc", "mask.mrc"]),
+    ("mask", "output"): ("mask run/half1.mrc --half run/half2.mrc -o {}", ["run/half1.mrc", "run/half2.mrc"]),
+    ("view", "output"): ("view run/volume.mrc -o {}", ["run/volume.mrc"]),
+    ("project", "output"): ("project run/volume.mrc linked.h5 -o {}", ["run/volume.mrc", "linked.h5", "s.mrcs"]),
+    ("export", "star"): ("export run --star {}", ["p.h5", "p.star", "s.mrcs", "run/particles.h5", "run/summary.json", "run/logs/rank0000.jsonl"]),
+    ("export", "discarded"): ("export of_links --star new.star --stack new.mrcs --discarded {}", []),  # by its ending a table
+    ("export", "cs"): ("export run --cs {}", ["p.h5", "run/summary.json"]),
+    ("export", "stack"): ("export run --star new.star --stack {}", ["s.mrcs"]),
+    ("report", "output"): ("report run -o {}", ["run/summary.json", "run/particles.h5", "run/volume.mrc", "run/logs/rank0000.jsonl"]),
+    ("logs", "csv_path"): ("logs run --csv {}", ["run/logs/rank0000.jsonl", "run/summary.json"]),
+    ("aberrations", "star"): ("aberrations run --band 100:40 --star {}", ["p.star", "p.h5", "s.mrcs", "run/half1.mrc"]),
+}
+#: those that write folders, tried below, and what only tries whether a folder can be written
+FOLDERS = {("reconstruct", "output"), ("null", "output"), ("postprocess", "output"), ("check", "output"), ("job", "output")}
+
+
+def test_every_option_that_names_an_output_is_tried():
+    """A new command or option must be added above."""
+    found = set()
+    for name in COMMANDS:
+        for option in group.get_command(click.Context(group), name).params:
+            writes = isinstance(option, click.Option) and isinstance(option.type, click.Path) and not option.type.exists
+            if writes and option.name not in ("mask", "map_path", "model_path"):  # which are read
+                found.add((name, option.name))
+    assert found == set(WRITERS) | FOLDERS
+
+
+@pytest.mark.parametrize("kind", ["itself", "symbolic link", "hard link", "other spelling"])
+@pytest.mark.parametrize(("writer", "read"), [(writer, read) for writer, (_, reads) in WRITERS.items() for read in reads])
+def test_an_output_that_is_an_input_is_refused(project, capsys, writer, read, kind):
+    suffix = {"export.stack": ".mrcs", "fsc.plot": ".png"}.get(".".join(writer), "")
+    target = read
+    if kind in ("symbolic link", "hard link"):
+        target = f"another{suffix or os.path.splitext(read)[1]}"
+        (os.symlink if kind == "symbolic link" else os.link)(os.path.abspath(read), target)
+    elif kind == "other spelling":
+        target = f"run/../{read}"
+    before = content(project)
+    code = run([*WRITERS[writer][0].format(target).split(), "--overwrite", "-q"] if writer[0] != "logs" else
+               [*WRITERS[writer][0].format(target).split(), "--overwrite"])
+    said = capsys.readouterr().err
+    assert content(project) == before
+    assert code == 1 and "would replace what it is made from" in said and target in said, said
+
+
+@pytest.mark.parametrize("words", [
+    "reconstruct p.h5 -o {} --overwrite", "null p.h5 -o {} --overwrite", "reconstruct p.h5 -o {}",
+])
+@pytest.mark.parametrize("link", [os.symlink, os.link, shutil.copy])
+def test_a_run_refuses_a_folder_whose_files_are_its_particles(project, capsys, words, link):
+    os.mkdir("out")
+    name = "fsc.csv" if words.startswith("null") else "particles.h5"
+    link(os.path.abspath("p.h5"), f"out/{name}")
+    words = words.replace("p.h5", f"out/{name}")
+    before = content(project)
+    assert run(words.format("out").split()) == 1
+    assert content(project) == before and f"out/{name} is the particle file that this run reads" in capsys.readouterr().err
+
+
+def test_a_linked_stack_is_not_replaced_by_a_map(project, capsys):
+    os.mkdir("out")
+    os.link("s.mrcs", "out/volume.mrc")
+    before = content(project)
+    assert run(["reconstruct", "linked.h5", "-o", "out", "--overwrite"]) == 1
+    assert content(project) == before and "out/volume.mrc is the stack of images that linked.h5 refers to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["mask.mrc", "symbolic link", "half1.mrc"])
+def test_the_mask_of_the_run_before_is_kept(copied, capsys, how):
+    """The tutorial's next step: the same again with the mask that the first run made."""
+    mask = {"symbolic link": "mine.mrc"}.get(how, f"run/{how}")
+    if how == "symbolic link":
+        os.symlink("run/mask.mrc", mask)
+    given = open(mask, "rb").read()
+    before = content(copied)
+    code = run(["reconstruct", "p.h5", "-o", "run", "--mask", mask, "--overwrite", "-q"])
+    assert open(mask, "rb").read() == given
+    if how == "half1.mrc":  # a run writes one of its own
+        assert code == 1 and content(copied) == before and "run/half1.mrc is the mask that this run reads" in capsys.readouterr().err
+    else:
+        assert code == 0 and np.array_equal(mrcfile.read("run/mask.mrc"), mrcfile.read(mask))
+        assert sorted(os.listdir("run")) == sorted(set(os.listdir("of_links")) - {"detection.csv"})
+
+
+@pytest.mark.parametrize("words", [
+    "postprocess run/half1.mrc run/half2.mrc --mask out/mask.mrc -o out", "postprocess run/half1.mrc run/half2.mrc -o run",
+    "null p.h5 -o run", "postprocess out/mask.mrc run/half2.mrc -o out",
+])
+def test_folders_of_others_and_inputs_within_are_refused(project, capsys, words):
+    os.mkdir("out")
+    shutil.copy("mask.mrc", "out/mask.mrc")
+    before = content(project)
+    assert run([*words.split(), "--overwrite"]) == 1
+    assert content(project) == before and "choose another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [
+    "simulate --phantom --particles 4 -o a.h5 --truth-map ./a.h5", "fsc run/half1.mrc run/half2.mrc --csv a.svg --plot ./a.svg",
+])
+def test_two_outputs_of_one_name_are_refused(project, capsys, words):
+    before = content(project)
+    assert run(words.split()) == 1
+    assert content(project) == before and "name the same file to write" in capsys.readouterr().err
+
+
+def test_identity_is_the_files_not_the_names(tmp_path):
+    (tmp_path / "a").write_text("a")
+    os.link(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "c").write_text("a")
+    with pytest.raises(UserError, match="b is the table .*a.* that this command reads"):
+        refuse_inputs([tmp_path / "b"], [Input("table", tmp_path / "a")])
+    refuse_inputs([tmp_path / "c", tmp_path / "new"], [Input("table", tmp_path / "a"), Input("table", tmp_path / "gone")])
+    refuse_twice([tmp_path / "a", tmp_path / "b", None, None])
+    with pytest.raises(UserError, match="same file to write"):
+        refuse_twice([tmp_path / "a", None, tmp_path / "x" / ".." / "a"])
+
+
+def test_files_of_one_command_appear_together_or_not_at_all(tmp_path):
+    (tmp_path / "one").write_text("old")
+    with pytest.raises(KeyError), atomic_files(tmp_path) as staging:
+        (staging / "one").write_text("new")
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["one"] and (tmp_path / "one").read_text() == "old"
+    with atomic_files(tmp_path) as staging:
+        for name in ("one", "two"):
+            (staging / name).write_text("new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"one": "new", "two": "new"}
+
+
+def test_a_failed_export_leaves_the_older_table_and_its_stack(copied, capsys, monkeypatch):
+    from mpirecon.io import export
+
+    words = ["export", "run", "--star", "kept.star", "--stack", "kept.mrcs", "-q"]
+    assert run(words) == 0
+    before = content(copied)
+
+    def fails(*_, **__):
+        raise UserError("as if the disk were full")
+
+    monkeypatch.setattr(export, "write_star", fails)
+    assert run([*words, "--overwrite"]) == 1 and content(copied) == before
+
+
+def test_messages_name_what_was_asked_for(tmp_path):
+    with pytest.raises(UserError, match=r"cannot write .*/out\.h5: file too large; nothing") as met:
+        with atomic_path(tmp_path / "out.h5", overwrite=False) as temporary:
+            raise OSError(27 + 1000, "File too large", str(temporary))
+    assert ".tmp" not in str(met.value)
+
+
+def test_a_read_only_folder_is_refused_before_anything_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(UserError, match="a.mrc: the folder .* is read-only"):
+        refuse_existing(tmp_path / "a.mrc", overwrite=False)
