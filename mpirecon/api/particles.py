@@ -147,6 +147,7 @@ class Particles:
 
     def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> Particles:
         """Copy the particle file; returns the particles of the copy. UserError when `path` exists, without `overwrite`."""
+        refuse_existing(path, overwrite)
         with ParticleFile(self.path) as file:
             refuse_existing(path, overwrite, file.inputs())
             with atomic_path(path, overwrite) as temporary:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,8 +50,13 @@ def refuse_changed(path: str | os.PathLike, seen: Fingerprint) -> None:
 class Seen:
     """Files as they were when they were first looked at, on this rank."""
 
-    def __init__(self, paths: Iterable[str | os.PathLike]) -> None:
-        self._seen = [(Path(path), Fingerprint.of(path)) for path in paths]
+    def __init__(self, files: Mapping[str | os.PathLike, Fingerprint]) -> None:
+        self._seen = [(Path(path), seen) for path, seen in files.items()]
+
+    @classmethod
+    def now(cls, paths: Iterable[str | os.PathLike]) -> Seen:
+        """As they are now. Raises OSError."""
+        return cls({path: Fingerprint.of(path) for path in paths})
 
     def refuse_changed(self) -> None:
         """Raise UserError naming the first file that has changed since."""

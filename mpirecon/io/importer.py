@@ -124,7 +124,7 @@ def import_particles(
     comm = comm or SerialCommunicator()
     tables = [Path(path), *map(Path, options.passthrough)]
     output = run_together(comm, lambda: refuse_existing(output, options.overwrite, [Input("table", table) for table in tables]))
-    seen = run_together(comm, lambda: Seen(tables))
+    seen = run_together(comm, lambda: Seen.now(tables))
     seen.agree(comm)
     if _is_cryosparc(Path(path)):  # the file is to say what was chosen, whatever the default comes to be
         choice = "none" if options.ignore_aberrations else options.cs_aberrations or DEFAULT

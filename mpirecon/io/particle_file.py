@@ -145,15 +145,19 @@ class ParticleFile:
         if self.linked:
             self._images.refuse_changed()
 
+    @property
+    def seen(self) -> Seen:
+        """This file as it was when it was opened."""
+        return Seen({self.path: self._seen})
+
     def change(self) -> str | None:
         """What has become of the file since it was opened, in words; None where nothing has."""
         return change_of(self.path, self._seen)
 
     def state(self) -> str:
-        """A digest of which file this is, and of its stacks, and of when they were last written; of no content."""
-        seen = [tuple(self._seen[1:])]
-        if self.linked:
-            seen += [tuple(Fingerprint.of(path)[1:]) if path.is_file() else None for path in self._images.paths()]
+        """A digest of which file this is, and of its stacks, and of when anything of them changed last; of no content."""
+        found = [path.stat() for path in (self.path, *(self._images.paths() if self.linked else ())) if path.is_file()]
+        seen = [(file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in found]
         return hashlib.sha256(repr(seen).encode()).hexdigest()
 
     def summary_digest(self) -> str:
@@ -329,8 +333,7 @@ def open_together(comm: Communicator, path: str | os.PathLike) -> ParticleFile:
 def agree_on(comm: Communicator, file: ParticleFile) -> None:
     """Raise UserError, on all ranks, where they have opened different files under one name. Collective."""
     if comm.size > 1:
-        seen, digest = run_together(comm, lambda: (Seen([file.path]), file.summary_digest()))
-        seen.agree(comm, digest)
+        file.seen.agree(comm, run_together(comm, file.summary_digest))
 
 
 def _open(path: Path) -> h5py.File:

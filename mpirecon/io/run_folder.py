@@ -179,16 +179,16 @@ class RunFolder:
             for name in old:
                 if name not in new and name not in kept:
                     (path / name).unlink(missing_ok=True)
-            if (self.staging / "logs").is_dir():
-                self._move_logs()
+            self._move_logs()
             (path / marker).unlink(missing_ok=True)
-            for name in [*(name for name in new if name != marker), marker]:
-                if (self.staging / name).exists():
+            for name in new:
+                if name != marker and (self.staging / name).exists():
                     if name in kept:  # a mask that was given is what the run would write
                         (self.staging / name).unlink()
                     else:
                         _move(self.staging / name, path / name)
             (path / CHECKPOINT).unlink(missing_ok=True)
+            _move(self.staging / marker, path / marker)
         except OSError as error:
             raise UserError(f"cannot put the results in {self.staging} in the place of those in {path}: {error.strerror.lower()}. They are "
                             "complete: when that is mended, the same command with --resume does it") from error
@@ -202,18 +202,22 @@ class RunFolder:
         return [name for name in self.kind.files if name in names]
 
     def _move_logs(self) -> None:
-        ours, theirs = self.staging / "logs", self.path / "logs"
-        theirs.mkdir(exist_ok=True)
-        new = {log.name for log in ours.glob("rank*.jsonl")}
-        for log in theirs.glob("rank*.jsonl"):
-            if log.name not in new:
-                log.unlink()
-        for name in sorted(new):
-            _move(ours / name, theirs / name)
+        """Those of an earlier run's ranks go first; that this is done, the folder's other name says from then on."""
+        ours, moving, theirs = self.staging / "logs", self.staging / "logs-moving", self.path / "logs"
+        if ours.is_dir():
+            new = {log.name for log in ours.glob("rank*.jsonl")}
+            for log in theirs.glob("rank*.jsonl"):
+                if log.name not in new:
+                    log.unlink()
+            os.replace(ours, moving)
+        if moving.is_dir():
+            theirs.mkdir(exist_ok=True)
+            for log in sorted(moving.glob("rank*.jsonl")):
+                _move(log, theirs / log.name)
 
     def close(self) -> None:
         """Let go of the folder, and of what is empty in it; a second call does nothing."""
-        for folder in (self.staging / "logs", self.staging):
+        for folder in (self.staging / "logs", self.staging / "logs-moving", self.staging):
             with suppress(OSError):
                 folder.rmdir()
         with suppress(OSError):

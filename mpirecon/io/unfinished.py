@@ -21,6 +21,9 @@ _GO_ON = "the same command with --resume goes on from there"
 def state_of(folder: Path, marker: str = "summary.json") -> str | None:
     """A sentence about the unfinished run in a folder; None where there is no sign of one."""
     holder = folder_lock.held_by(folder)
+    if holder is None and (folder / UNFINISHED / marker).is_file():
+        return (f"the results of the run in {folder} are complete, but it was ended while they were put in their place; the same "
+                f"command with --resume does it{_command(folder)}")
     if (folder / CHECKPOINT).is_file():
         saved = f"{_progress(folder / CHECKPOINT)} was saved in {folder / CHECKPOINT} at {_moment(folder / CHECKPOINT)}"
         if holder is not None:
@@ -28,9 +31,6 @@ def state_of(folder: Path, marker: str = "summary.json") -> str | None:
         return f"the run in {folder} is not finished: {saved}; {_GO_ON}{_command(folder)}"
     if holder is not None:
         return f"the run in {folder} is going on ({holder}), and has saved nothing yet"
-    if (folder / UNFINISHED / marker).is_file():
-        return (f"the results of the run in {folder} are complete, but it was ended while they were put in their place; the same "
-                f"command with --resume does it{_command(folder)}")
     log = _log(folder)
     if log is not None and not (folder / marker).is_file():
         return (f"the run in {folder} was ended at {_moment(log)}, before it had saved anything; the same command begins "

@@ -15,6 +15,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.checkpoint import NAME, Checkpoint, write_checkpoint
 from mpirecon.parallel.comm import together
+from mpirecon.parallel.select import median
 from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.selection import RandomPoses
 from mpirecon.robust.statistics import Statistics
@@ -113,8 +114,12 @@ def _look_again(run, checkpoint: Path) -> None:
     engine, before, valid = run.engine, run.power, run.slab.valid.copy()
     noise_power, largest = engine.noise_power, engine.largest
     run.console.say(f"{run.file.path} was written or moved since the checkpoint: its images are compared with what they were")
-    now = engine.survey()
-    changed = run.slab.ids[valid & ~np.isclose(now, before, rtol=_SAME_POWER, atol=0)]
+    ratio = engine.survey() / np.where(before > 0, before, 1)
+    for group in range(run.slab.noise_groups):  # powers are relative to their group's median, which one image may have moved
+        member = valid & (run.slab.noise_group == group)
+        if run.comm.allreduce_scalar(int(member.sum())):
+            ratio[member] /= median(run.comm, ratio[member])
+    changed = run.slab.ids[valid & ~np.isclose(ratio, 1, rtol=_SAME_POWER, atol=0)]
     counts = run.comm.allgather((len(changed), int(changed[0]) if len(changed) else -1))
     if total := sum(count for count, _ in counts):
         first = next(first for count, first in counts if count)
