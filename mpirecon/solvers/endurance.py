@@ -65,6 +65,9 @@ class Checkpoints:
         if told or reports[0][1]:  # clocks differ: rank 0's decides
             with run.engine.timings("checkpoint"):
                 save(run, self.folder, iteration, records)
+            if self.saved is None:  # a rank that is killed, also by mpirun that was interrupted, has no time to say so
+                run.console.say(f"  the run's state is saved in {self.folder / NAME} from now on: should it end early, the same command with "
+                                "--resume goes on")
             self.saved, self._last = iteration, time.monotonic()
         if told:
             raise StopRequested(told)
