@@ -5,8 +5,8 @@ export OMP_NUM_THREADS=@{threads} OPENBLAS_NUM_THREADS=@{threads} NUMBA_NUM_THRE
 
 output=@{output}
 more=(@{overwrite})
-if [ -e "$output/checkpoint.h5" ]; then
-    more=(--resume)
+if [ -e "$output/checkpoint.h5" ] || [ -e "$output/unfinished/summary.json" ]; then
+    more=(--resume) # what was ended on its way to its place is put there
 elif restarted; then
     more=(--overwrite) # lost before its first checkpoint
 fi

@@ -224,3 +224,29 @@ def test_a_read_only_folder_is_refused_before_anything_is_done(tmp_path, monkeyp
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     with pytest.raises(UserError, match="a.mrc: the folder .* is read-only"):
         refuse_existing(tmp_path / "a.mrc", overwrite=False)
+
+
+def test_from_python_too(copied):
+    import mpirecon as mr
+
+    os.mkdir("out")
+    os.link("p.h5", "out/particles.h5")
+    before = content(copied)
+    with pytest.raises(UserError, match="is the particle file"):
+        mr.reconstruct("p.h5", "out", overwrite=True)
+    with pytest.raises(UserError, match="is the particle file"):
+        mr.Result("run").save("out", overwrite=True)
+    with pytest.raises(UserError, match="would replace what it is made from"):
+        mr.open("p.h5").save("out/particles.h5", overwrite=True)
+    assert content(copied) == before
+
+
+def test_saved_results_take_the_place_of_older_ones(copied):
+    import mpirecon as mr
+
+    mr.Result("run").save("saved")
+    for name in os.listdir("run"):
+        assert os.path.isdir(f"run/{name}") or open(f"run/{name}", "rb").read() == open(f"saved/{name}", "rb").read()
+    (copied / "saved" / "notes.txt").write_text("mine")
+    assert mr.Result("of_links").save("saved", overwrite=True).summary["configuration"]["loss"] == "l2"
+    assert set(os.listdir("saved")) == {*os.listdir("of_links"), "notes.txt"}

@@ -92,7 +92,7 @@ def test_a_killed_run_leaves_what_was_there_and_goes_on(particles, tmp_path, lat
     out, whole = tmp_path / "out", tmp_path / "whole"
     assert reconstruct(particles, out) == reconstruct(particles, whole, *SEVERAL) == 0
     before = files(out)
-    until = "unfinished/half1.mrc" if late else "checkpoint.h5"
+    until = "unfinished/volume.mrc" if late else "checkpoint.h5"
     program = ("import os, signal, sys, mpirecon.cli, mpirecon.io.atomic as atomic\n"
                "replace = os.replace\n"
                "def kills(source, target):\n"
@@ -228,10 +228,12 @@ def test_an_unfinished_run_says_how_far_it_came_and_how_to_go_on(particles, tmp_
         assert reconstruct(particles, out, *SEVERAL) == 130
     said = capsys.readouterr().err
     assert f"Interrupted: the state after iteration 2/3 is in {out}/checkpoint.h5; go on with the same command and --resume" in said
+    maps = [mrcfile.read(out / "unfinished" / f"half{half}.mrc") for half in (1, 2)]
+    assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.5, "the half maps of the iteration that was saved"
     for words in (["report", out], ["export", out, "--star", tmp_path / "k.star"], ["reconstruct", particles, "-o", out]):
         assert run([str(word) for word in words]) == 1
         said = capsys.readouterr().err
-        assert "iteration 2 of 3 was saved" in said and "--resume" in said, said
+        assert f"its half maps in {out}/unfinished" in said and "iteration 2 of 3 was saved" in said and "--resume" in said, said
     assert "start anew with --overwrite" in said and time.strftime("%Y-%m-%d") in said
     assert reconstruct(particles, out, "--resume", *SEVERAL, "--iterations", "4") == 0  # more than before
     assert len(json.loads((out / "summary.json").read_text())["iterations"]) == 4
@@ -302,6 +304,8 @@ def test_ranks_share_it(particles, mpirun, tmp_path):
     assert failed.returncode == 1 and failed.stderr.count("Error:") == 1 and not out.exists()
     assert mpirun(3, words).returncode == 0
     before = files(out)
+    again = mpirun(2, words)
+    assert again.returncode == 1 and f"Error: the output folder {out} exists" in again.stderr, "rank and host do not matter here"
     assert sorted(path.name for path in (out / "logs").iterdir()) == [f"rank000{rank}.jsonl" for rank in range(3)]
     bad = tmp_path / "bad.h5"
     bad.write_bytes(particles.read_bytes())
@@ -312,3 +316,13 @@ def test_ranks_share_it(particles, mpirun, tmp_path):
     assert mpirun(2, [*words, "--overwrite"]).returncode == 0
     assert sorted(path.name for path in (out / "logs").iterdir()) == [f"rank000{rank}.jsonl" for rank in range(2)]
     assert set(files(out)) == set(before) - {"logs/rank0002.jsonl"}
+
+
+def test_a_job_for_a_folder_that_holds_its_particles_is_refused(particles, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    os.link(particles, tmp_path / "out" / "particles.h5")
+    words = ["job", "slurm", str(particles), "-o", str(tmp_path / "out")]
+    assert run([*words, "--", "--overwrite"]) == 1 and "is the particle file that this run reads" in capsys.readouterr().err
+    (tmp_path / "out" / "particles.h5").unlink()
+    (tmp_path / "out" / "logs").mkdir()  # of a run that failed at once: the script begins again
+    assert run(words) == 0

@@ -14,7 +14,7 @@ from mpirecon.api.maps import FSC, Volume, read_map
 from mpirecon.api.particles import structured
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
-from mpirecon.io.inputs import Input
+from mpirecon.io.inputs import Input, given
 from mpirecon.io.run_folder import RECONSTRUCTION, RunFolder
 from mpirecon.io.run_output import read_particle_table, read_summary
 
@@ -122,7 +122,8 @@ class Result:
         target = Path(folder)
         if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
             raise UserError(f"{target} exists and is not empty; choose another folder, or pass overwrite=True")
-        read = [Input("particle file", self.summary["particles"]["file"]), *(Input("result", path) for path in self.folder.iterdir())]
+        read = [*given(particle_file=self.summary["particles"]["file"], mask=self.summary["configuration"].get("mask")),
+                *(Input("result", path) for path in self.folder.iterdir())]
         with RunFolder(target, RECONSTRUCTION, read, overwrite=True) as place:
             place.check()
             place.begin(ranks=len(self.summary.get("ranks") or [0]))

@@ -90,7 +90,9 @@ def _task(particles, output, options):
     """(what reconstruct will do, whether on GPUs), from the particle file and from its own reading of its options."""
     from mpirecon.batch.forecast import Task
     from mpirecon.cli.reconstruct import command as reconstruct
+    from mpirecon.io.inputs import given
     from mpirecon.io.particle_file import ParticleFile
+    from mpirecon.io.run_folder import RECONSTRUCTION, RunFolder
     from mpirecon.parallel.threads import MOST_KEPT
     from mpirecon.solvers.config import Config
 
@@ -103,13 +105,16 @@ def _task(particles, output, options):
     if asked["output"] != output or asked["particles"] != particles:
         raise UserError("give particles and output folder before --, the other options of reconstruct after it")
     config = Config(**{name: asked[name] for name in _CHANGES_SIZE if name in asked})
+    reads = given(particle_file=particles, mask=asked["mask"] if asked["mask"] != "auto" else None)
+    folder = RunFolder(output, RECONSTRUCTION, reads, overwrite=asked["overwrite"])
+    folder.refuse_inputs()
     if (output / "checkpoint.h5").exists():
         if asked["overwrite"]:
             raise UserError(
                 f"{output} holds the checkpoint of an unfinished run: leave out --overwrite to go on with "
                 "it, or remove the folder to start anew"
             )
-    else:
+    elif not folder.unused:
         refuse_existing(output, asked["overwrite"])
     with ParticleFile(particles) as file:
         return Task.of(file, config, MOST_KEPT), asked["backend"] == "cuda"

@@ -75,6 +75,14 @@ class RunFolder:
         return self._resume and (self.path / CHECKPOINT).exists()
 
     @property
+    def unused(self) -> bool:
+        """Whether the folder is not there, or holds no more than what a run leaves that was ended before it had anything."""
+        return not self.path.is_dir() or (self._content() <= _LEFTOVERS and not self._complete)
+
+    def _content(self) -> set[str]:
+        return {entry.name for entry in self.path.iterdir() if not _is_temporary(entry.name, self.kind)}
+
+    @property
     def _complete(self) -> bool:
         """Whether an earlier run had all its results, and was ended before they were in their place."""
         return (self.staging / self.kind.marker).exists()
@@ -84,7 +92,7 @@ class RunFolder:
         path = self.path
         if os.path.lexists(path) and not path.is_dir():
             raise UserError(f"{path} exists and is not a folder; choose another name for -o")
-        self._refuse_inputs()
+        self.refuse_inputs()
         if not path.is_dir():
             above = next(p for p in path.absolute().parents if p.exists())
             if not above.is_dir():
@@ -95,7 +103,7 @@ class RunFolder:
             raise UserError(f"another run is writing into {path} ({holder}); wait for its end, or choose another folder")
         self._refuse_content()
 
-    def _refuse_inputs(self) -> None:
+    def refuse_inputs(self) -> None:
         """No file that the run reads may be one that it would write, but for a mask, which is kept as it is."""
         for target, read in inputs_among([self.path / name for name in self.kind.files], self._inputs).items():
             if not (read.what == "mask" and target.name == "mask.mrc"):
@@ -105,13 +113,13 @@ class RunFolder:
     def _refuse_content(self) -> None:
         """What is in the folder must be what was asked to be replaced, or to be gone on with."""
         path = self.path
-        content = {entry.name for entry in path.iterdir() if not _is_temporary(entry.name, self.kind)}
+        content = self._content()
         if self.resumes or (self._complete and (self._resume or self._overwrite)):
             return
         if self._resume and self.finished:
             raise UserError(f"the run in {path} is finished; there is nothing to resume. For more iterations start anew, into another "
                             "folder or with --overwrite")
-        if content <= _LEFTOVERS and not self._complete:
+        if self.unused:
             return
         if not self._overwrite:
             if CHECKPOINT in content or self._complete:

@@ -26,6 +26,8 @@ def state_of(folder: Path, marker: str = "summary.json") -> str | None:
                 f"command with --resume does it{_command(folder)}")
     if (folder / CHECKPOINT).is_file():
         saved = f"{_progress(folder / CHECKPOINT)} was saved in {folder / CHECKPOINT} at {_moment(folder / CHECKPOINT)}"
+        if (folder / UNFINISHED / "half1.mrc").is_file():
+            saved += f", its half maps in {folder / UNFINISHED}"
         if holder is not None:
             return f"the run in {folder} is going on ({holder}): {saved}"
         return f"the run in {folder} is not finished: {saved}; {_GO_ON}{_command(folder)}"

@@ -54,6 +54,21 @@ def run_together(comm: Communicator, function: Callable[[], T]) -> T:
     return result
 
 
+def run_first(comm: Communicator, function: Callable[[], T]) -> T | None:
+    """``function()`` on rank 0 alone, for all: its result there, None elsewhere; or its UserError on all ranks, which is about the
+    job and not about rank 0 or its host."""
+    result, refused = None, None
+    with together(comm):
+        if comm.rank == 0:
+            try:
+                result = function()
+            except UserError as error:
+                refused = str(error)
+    if (refused := comm.bcast(refused)) is not None:
+        raise UserError(refused)
+    return result
+
+
 #: how a body ended, in the order in which one end outranks another
 _WELL, _STOPPED, _FAILED = range(3)
 

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from mpirecon.errors import UserError
 from mpirecon.io.checkpoint import NAME
+from mpirecon.io.mrc import write_map
+from mpirecon.io.unfinished import UNFINISHED
+from mpirecon.parallel.comm import together
 from mpirecon.parallel.stopping import StopRequested, StopSignals, signal_number
+from mpirecon.solvers.groups import half_map
 from mpirecon.solvers.resume import save
 
 
@@ -65,12 +69,23 @@ class Checkpoints:
         if told or reports[0][1]:  # clocks differ: rank 0's decides
             with run.engine.timings("checkpoint"):
                 save(run, self.folder, iteration, records)
+                self._save_maps()
             if self.saved is None:  # a rank that is killed, also by mpirun that was interrupted, has no time to say so
-                run.console.say(f"  the run's state is saved in {self.folder / NAME} from now on: should it end early, the same command with "
-                                "--resume goes on")
+                run.console.say(f"  the run's state is saved in {self.folder / NAME} from now on, and its half maps in "
+                                f"{self.folder / UNFINISHED}: should it end early, the same command with --resume goes on")
             self.saved, self._last = iteration, time.monotonic()
         if told:
             raise StopRequested(told)
+
+    def _save_maps(self) -> None:
+        """The half maps as they stand, to be looked at while the run goes on, and when it has ended early. Collective."""
+        run, folder = self.run, self.folder / UNFINISHED
+        for half in (1, 2):
+            volume = run.solver.compared.bring(half_map(half))
+            with together(run.comm):
+                if run.comm.rank == 0:
+                    folder.mkdir(exist_ok=True)
+                    write_map(folder / f"half{half}.mrc", volume, run.file.pixel_size, overwrite=True)
 
     def _due(self, iteration: int) -> bool:
         if self.endurance.every_seconds is not None:

@@ -9,7 +9,8 @@ from mpirecon.io.inputs import Input, given
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_folder import Kind, RunFolder
 from mpirecon.io.run_log import RankLog
-from mpirecon.parallel.comm import Communicator, run_together, together
+from mpirecon.parallel.agree import run_first
+from mpirecon.parallel.comm import Communicator, run_together
 from mpirecon.solvers.config import Config
 
 
@@ -22,19 +23,15 @@ class Place:
 
     def __init__(self, comm: Communicator, path: Path, kind: Kind, inputs: Iterable[Input], *, overwrite: bool, resume: bool = False):
         """Raises UserError, on all ranks, where the run must not or cannot write there. Nothing is touched."""
-        self._comm, self.path, self._folder = comm, Path(path), None
+        self._comm, self.path = comm, Path(path)
         self.complete = False
-        with together(comm):
-            if comm.rank == 0:
-                self._folder = RunFolder(path, kind, inputs, overwrite=overwrite, resume=resume)
-                self._folder.check()
+        self._folder = run_first(comm, lambda: RunFolder(path, kind, inputs, overwrite=overwrite, resume=resume))
+        run_first(comm, lambda: self._folder.check())
         self._tell()
 
     def begin(self, log: RankLog) -> None:
         """Make the folder, unless all that was to be done is done already, and let the ranks write their logs into it."""
-        with together(self._comm):
-            if self._comm.rank == 0:
-                self.complete = not self._folder.begin(self._comm.size)
+        self.complete = not run_first(self._comm, lambda: self._folder.begin(self._comm.size))
         self._tell()
         if not self.complete:
             run_together(self._comm, lambda: log.open(self.logs, append=self.resumes))
@@ -42,9 +39,7 @@ class Place:
     def commit(self) -> None:
         """Put the results, which are complete, in the place of those of an earlier run."""
         self._comm.barrier()  # a log that is still open must not be moved
-        with together(self._comm):
-            if self._comm.rank == 0:
-                self._folder.commit()
+        run_first(self._comm, lambda: self._folder.commit())
 
     def _tell(self) -> None:
         folder = self._folder
