@@ -326,3 +326,9 @@ def test_a_job_for_a_folder_that_holds_its_particles_is_refused(particles, tmp_p
     (tmp_path / "out" / "particles.h5").unlink()
     (tmp_path / "out" / "logs").mkdir()  # of a run that failed at once: the script begins again
     assert run(words) == 0
+
+
+def test_a_null_run_is_no_unfinished_one(particles, tmp_path, capsys):
+    assert run(["null", str(particles), "-o", str(tmp_path / "null"), "-q"]) == 0
+    assert run(["report", str(tmp_path / "null")]) == 1
+    assert "not the folder of a finished run" in capsys.readouterr().err

@@ -35,6 +35,6 @@ def command(folder, output, overwrite, quiet, verbose):
         refuse_existing(output, overwrite, (read for read in files_read(folder) if read.path.name != "report.html"))
     summary = read_summary(folder)
     if (state := state_of(folder)) is not None:
-        console.warn(f"the report is of the run that finished before: {state}")
+        console.warn(f"the report is of the run that finished before. {state[0].upper()}{state[1:]}")
     written = write_report(folder, summary, target=output, overwrite=overwrite or output is None)
     console.say(f"wrote {written}")

@@ -37,11 +37,14 @@ def number_of(path: str | os.PathLike) -> tuple[int, int] | None:
 
 def inputs_among(targets: Iterable[str | os.PathLike], inputs: Iterable[Input]) -> dict[Path, Input]:
     """Those of the targets that are the same file as an input, and which."""
-    existing = {number: Path(target) for target in targets if (number := number_of(target)) is not None}
+    existing: dict[tuple[int, int], list[Path]] = {}
+    for target in targets:
+        if (number := number_of(target)) is not None:
+            existing.setdefault(number, []).append(Path(target))
     if not existing:  # the usual case: nothing is there, and of a thousand stacks none need be looked up
         return {}
     found = ((number_of(read.path), read) for read in inputs)
-    return {existing[number]: read for number, read in found if number in existing}
+    return {target: read for number, read in found for target in existing.get(number, [])}
 
 
 def refuse_inputs(targets: Sequence[str | os.PathLike], inputs: Iterable[Input]) -> None:

@@ -24,7 +24,7 @@ from mpirecon.io import folder_lock
 from mpirecon.io.atomic import hidden_name_of, refuse_unwritable, temporary_name, write_failed
 from mpirecon.io.checkpoint import NAME as CHECKPOINT
 from mpirecon.io.inputs import Input, inputs_among
-from mpirecon.io.unfinished import UNFINISHED, state_of
+from mpirecon.io.unfinished import MARKERS, UNFINISHED, state_of
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Kind:
     files: tuple[str, ...]
 
 
-RECONSTRUCTION = Kind("reconstruction", "summary.json", (
+RECONSTRUCTION = Kind("reconstruction", MARKERS[0], (
     "summary.json", "volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "sharpened.mrc", "discarded.mrc", "fsc.csv", "views.csv",
     "detection.csv", "particles.h5", "report.html", CHECKPOINT,
 ))  # fmt: skip
 
-NULL = Kind("null run", "null.json", ("null.json", "fsc.csv"))
+NULL = Kind("null run", MARKERS[1], ("null.json", "fsc.csv"))
 
 #: what a run leaves that was ended before it had anything to keep
 _LEFTOVERS = {"logs", UNFINISHED, folder_lock.NAME}
@@ -123,7 +123,7 @@ class RunFolder:
             return
         if not self._overwrite:
             if CHECKPOINT in content or self._complete:
-                raise UserError(f"{state_of(path, self.kind.marker)}; or choose another folder, or start anew with --overwrite")
+                raise UserError(f"{state_of(path)}; or choose another folder, or start anew with --overwrite")
             raise UserError(f"the output folder {path} exists and is not empty; choose another, or pass --overwrite")
         for other in (RECONSTRUCTION, NULL):
             if other is not self.kind and other.marker in content:
@@ -167,7 +167,7 @@ class RunFolder:
             for entry in list(folder.iterdir()) if folder.is_dir() else []:
                 if _is_temporary(entry.name, self.kind):
                     entry.unlink()
-        for name in self.kind.files:
+        for name in (*self.kind.files, "replaced.json"):
             (self.staging / name).unlink(missing_ok=True)
         for logs in {self.logs, self.staging / "logs"}:
             for log in logs.glob("rank*.jsonl"):
@@ -180,15 +180,16 @@ class RunFolder:
         Each step can be done again: a run that is killed here is put in its place by the next.
         """
         marker, path = self.kind.marker, self.path
-        new = self._listed(self.staging)
-        old = self._listed(path) if self.finished else []
+        replaced = self.staging / "replaced.json"
+        new = self._listed(self.staging / marker)
         kept = {target.name for target in inputs_among([path / name for name in self.kind.files], self._inputs)}
         try:
-            for name in old:
+            if self.finished:  # from here on the folder holds no finished run, until it holds the new one
+                os.replace(path / marker, replaced)
+            for name in self._listed(replaced) if replaced.exists() else []:
                 if name not in new and name not in kept:
                     (path / name).unlink(missing_ok=True)
             self._move_logs()
-            (path / marker).unlink(missing_ok=True)
             for name in new:
                 if name != marker and (self.staging / name).exists():
                     if name in kept:  # a mask that was given is what the run would write
@@ -197,14 +198,15 @@ class RunFolder:
                         _move(self.staging / name, path / name)
             (path / CHECKPOINT).unlink(missing_ok=True)
             _move(self.staging / marker, path / marker)
+            replaced.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"cannot put the results in {self.staging} in the place of those in {path}: {error.strerror.lower()}. They are "
                             "complete: when that is mended, the same command with --resume does it") from error
 
-    def _listed(self, folder: Path) -> list[str]:
-        """The files that a finished run says it left; all that it may have left where it does not say."""
+    def _listed(self, marker: Path) -> list[str]:
+        """The files that a finished run says it left, in its marker; all that it may have left where it does not say."""
         try:
-            names = json.loads((folder / self.kind.marker).read_text(encoding="utf-8"))["files"]
+            names = json.loads(marker.read_text(encoding="utf-8"))["files"]
         except (OSError, ValueError, KeyError, TypeError):
             names = self.kind.files
         return [name for name in self.kind.files if name in names]

@@ -18,7 +18,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, write_failed
 from mpirecon.io.inputs import Input
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.io.unfinished import UNFINISHED, state_of
+from mpirecon.io.unfinished import state_of
 
 FORMAT = "mpirecon-run-particles"
 
@@ -85,7 +85,7 @@ def read_summary(folder: str | os.PathLike) -> dict:
     path = Path(folder) / "summary.json"
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: {'a file, not a' if Path(folder).exists() else 'no such'} folder; name the one that reconstruct -o wrote")
-    if not path.is_file() or (Path(folder) / UNFINISHED / path.name).is_file():
+    if not path.is_file():
         if (state := state_of(Path(folder))) is not None:
             raise UserError(state)
         raise UserError(f"{folder}: no summary.json, so this is not the folder of a finished run")

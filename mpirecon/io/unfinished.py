@@ -18,10 +18,14 @@ UNFINISHED = "unfinished"
 _GO_ON = "the same command with --resume goes on from there"
 
 
-def state_of(folder: Path, marker: str = "summary.json") -> str | None:
+#: the last files of finished runs: of a reconstruction, of a null run
+MARKERS = ("summary.json", "null.json")
+
+
+def state_of(folder: Path) -> str | None:
     """A sentence about the unfinished run in a folder; None where there is no sign of one."""
     holder = folder_lock.held_by(folder)
-    if holder is None and (folder / UNFINISHED / marker).is_file():
+    if holder is None and any((folder / UNFINISHED / marker).is_file() for marker in MARKERS):
         return (f"the results of the run in {folder} are complete, but it was ended while they were put in their place; the same "
                 f"command with --resume does it{_command(folder)}")
     if (folder / CHECKPOINT).is_file():
@@ -34,7 +38,7 @@ def state_of(folder: Path, marker: str = "summary.json") -> str | None:
     if holder is not None:
         return f"the run in {folder} is going on ({holder}), and has saved nothing yet"
     log = _log(folder)
-    if log is not None and not (folder / marker).is_file():
+    if log is not None and not any((folder / marker).is_file() for marker in MARKERS):
         return (f"the run in {folder} was ended at {_moment(log)}, before it had saved anything; the same command begins "
                 f"again{_command(folder)}")
     return None
