@@ -197,8 +197,8 @@ class RunFolder:
                     else:
                         _move(self.staging / name, path / name)
             (path / CHECKPOINT).unlink(missing_ok=True)
-            _move(self.staging / marker, path / marker)
             replaced.unlink(missing_ok=True)
+            _move(self.staging / marker, path / marker)
         except OSError as error:
             raise UserError(f"cannot put the results in {self.staging} in the place of those in {path}: {error.strerror.lower()}. They are "
                             "complete: when that is mended, the same command with --resume does it") from error
