@@ -12,7 +12,7 @@ import pytest
 
 from mpirecon.cli import COMMANDS, group, run
 from mpirecon.errors import UserError
-from mpirecon.io.atomic import atomic_files, atomic_path, refuse_existing
+from mpirecon.io.atomic import atomic_files, atomic_path, refuse_existing, write_failed
 from mpirecon.io.inputs import Input, refuse_inputs, refuse_twice
 from mpirecon.io.star import write_star
 
@@ -137,18 +137,21 @@ def test_a_linked_stack_is_not_replaced_by_a_map(project, capsys):
     assert content(project) == before and "out/volume.mrc is the stack of images that linked.h5 refers to" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("how", ["mask.mrc", "symbolic link", "half1.mrc"])
+@pytest.mark.parametrize("how", ["mask.mrc", "symbolic link", "half1.mrc", "unfinished/mask.mrc"])
 def test_the_mask_of_the_run_before_is_kept(copied, capsys, how):
     """The tutorial's next step: the same again with the mask that the first run made."""
     mask = {"symbolic link": "mine.mrc"}.get(how, f"run/{how}")
     if how == "symbolic link":
         os.symlink("run/mask.mrc", mask)
+    if how == "unfinished/mask.mrc":
+        os.mkdir("run/unfinished")
+        shutil.copy("mask.mrc", mask)
     given = open(mask, "rb").read()
     before = content(copied)
     code = run(["reconstruct", "p.h5", "-o", "run", "--mask", mask, "--overwrite", "-q"])
     assert open(mask, "rb").read() == given
-    if how == "half1.mrc":  # a run writes one of its own
-        assert code == 1 and content(copied) == before and "run/half1.mrc is the mask that this run reads" in capsys.readouterr().err
+    if how in ("half1.mrc", "unfinished/mask.mrc"):  # a run writes one of its own
+        assert code == 1 and content(copied) == before and f"run/{how} is the mask that this run reads" in capsys.readouterr().err
     else:
         assert code == 0 and np.array_equal(mrcfile.read("run/mask.mrc"), mrcfile.read(mask))
         assert sorted(os.listdir("run")) == sorted(set(os.listdir("of_links")) - {"detection.csv"})
@@ -197,6 +200,8 @@ def test_files_of_one_command_appear_together_or_not_at_all(tmp_path):
         for name in ("one", "two"):
             (staging / name).write_text("new")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"one": "new", "two": "new"}
+    with pytest.raises(UserError, match=f"cannot write {tmp_path}/two: the disk is full"), atomic_files(tmp_path) as staging:
+        raise write_failed(staging / ".two.1.tmp", OSError(28, "No space left"))
 
 
 def test_a_failed_export_leaves_the_older_table_and_its_stack(copied, capsys, monkeypatch):

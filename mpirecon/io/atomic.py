@@ -18,6 +18,9 @@ _NO_SPACE = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is 
              errno.EFBIG: "the file size limit is reached"}
 
 
+#: how the names of folders begin in which files are made that belong together
+_ASIDE = ".unfinished-"
+
 #: what temporary_name gives
 _TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")
 
@@ -58,6 +61,8 @@ def write_failed(path: str | os.PathLike, error: Exception) -> UserError:
     """The UserError for an operating-system or HDF5 error while writing `path`, which may be the temporary name of a file."""
     path = Path(path)
     path = path.with_name(hidden_name_of(path.name) or path.name)
+    if path.parent.name.startswith(_ASIDE):
+        path = path.parent.parent / path.name
     number = getattr(error, "errno", None)
     if number is None:  # h5py keeps the number in the text only
         number = next((n for n in _NO_SPACE if f"errno = {n}" in str(error)), None)
@@ -106,7 +111,7 @@ def atomic_files(folder: str | os.PathLike) -> Iterator[Path]:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+        staging = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder))
     except OSError as error:
         raise write_failed(folder, error) from error
     try:

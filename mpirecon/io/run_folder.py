@@ -105,8 +105,9 @@ class RunFolder:
 
     def refuse_inputs(self) -> None:
         """No file that the run reads may be one that it would write, but for a mask, which is kept as it is."""
-        for target, read in inputs_among([self.path / name for name in self.kind.files], self._inputs).items():
-            if not (read.what == "mask" and target.name == "mask.mrc"):
+        ours = [folder / name for folder in (self.path, self.staging) for name in self.kind.files]
+        for target, read in inputs_among(ours, self._inputs).items():
+            if not (read.what == "mask" and target == self.path / "mask.mrc"):
                 raise UserError(f"{target} is the {read.what} that this run reads, and a run writes a file of that name into its "
                                 "folder; choose another folder for -o")
 

@@ -67,13 +67,14 @@ class Checkpoints:
         reports = run.comm.allgather((run.engine.stop.received, self._due(iteration)))
         told = next((name for name, _ in reports if name), None)
         if told or reports[0][1]:  # clocks differ: rank 0's decides
+            first = self.saved is None
             with run.engine.timings("checkpoint"):
                 save(run, self.folder, iteration, records)
+                self.saved, self._last = iteration, time.monotonic()
                 self._save_maps()
-            if self.saved is None:  # a rank that is killed, also by mpirun that was interrupted, has no time to say so
+            if first:  # a rank that is killed, also by mpirun that was interrupted, has no time to say so
                 run.console.say(f"  the run's state is saved in {self.folder / NAME} from now on, and its half maps in "
                                 f"{self.folder / UNFINISHED}: should it end early, the same command with --resume goes on")
-            self.saved, self._last = iteration, time.monotonic()
         if told:
             raise StopRequested(told)
 
