@@ -111,16 +111,17 @@ def test_a_killed_run_leaves_what_was_there_and_goes_on(particles, tmp_path, lat
 
 def test_a_run_interrupted_at_the_keyboard(particles, tmp_path):
     program = ("import os, signal, mpirecon.cli\n"
-               "replace = os.replace\n"
+               "replace, seen = os.replace, []\n"
                "def interrupts(source, target):\n"
                "    replace(source, target)\n"
-               "    if str(target).endswith('half2.mrc'): os.kill(os.getpid(), signal.SIGINT)\n"
+               "    seen.extend([1] * str(target).endswith('half2.mrc'))\n"
+               "    if len(seen) == 2: os.kill(os.getpid(), signal.SIGINT)\n"
                "os.replace = interrupts\n"
                "mpirecon.cli.main()")
     words = ["reconstruct", str(particles), "-o", str(tmp_path / "out"), *SEVERAL]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
     assert done.returncode == 130 and "Traceback" not in done.stderr
-    assert f"Interrupted: the state after iteration 1/3 is in {tmp_path}/out/checkpoint.h5; go on with the same command and --resume." in done.stderr
+    assert f"Interrupted: the state after iteration 2/3 is in {tmp_path}/out/checkpoint.h5; go on with the same command and --resume." in done.stderr
     assert f"the run's state is saved in {tmp_path}/out/checkpoint.h5 from now on" in done.stdout
 
 
