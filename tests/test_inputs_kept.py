@@ -218,6 +218,11 @@ def test_a_failed_export_leaves_the_older_table_and_its_stack(copied, capsys, mo
     assert run([*words, "--overwrite"]) == 1 and content(copied) == before
 
 
+def test_tables_in_the_folder_of_a_run_are_written_again(copied):
+    for words in ("export run --star run/kept.star", "logs run --csv run/sorts.csv", "view run/volume.mrc", "report run -o run/page.html"):
+        assert run(words.split()) == 0 and run([*words.split(), "--overwrite"]) == 0
+
+
 def test_messages_name_what_was_asked_for(tmp_path):
     with pytest.raises(UserError, match=r"cannot write .*/out\.h5: file too large; nothing") as met:
         with atomic_path(tmp_path / "out.h5", overwrite=False) as temporary:

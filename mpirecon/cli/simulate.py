@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+from contextlib import nullcontext
 
 import click
 
@@ -84,7 +85,7 @@ def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, tru
       mpirecon simulate --map emd_3488.mrc --box 64 --pixel-size 1.64 --junk-rate 0.1 -o particles.h5
       mpirecon simulate --model 5ni1.cif --error-kind small:10 --error-rate 0.5 -o particles.h5
     """
-    from mpirecon.io.atomic import refuse_existing
+    from mpirecon.io.atomic import atomic_path, refuse_existing
     from mpirecon.io.inputs import given, refuse_twice
     from mpirecon.io.mrc import write_map
     from mpirecon.simulation.dataset import simulate
@@ -98,13 +99,15 @@ def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, tru
         refuse_existing(target, overwrite, given(map=map_path, model=model_path))
     source = load_source(map_path, model_path, use_phantom, box, pixel_size)
     console.say(source.description)
-    with console.progress(settings.particles, "simulating") as progress:
+    truth = nullcontext() if truth_map is None else atomic_path(truth_map, overwrite)
+    with truth as temporary, console.progress(settings.particles, "simulating") as progress:
+        if temporary is not None:  # it appears with the particles, or not at all
+            write_map(temporary, source.volume, source.pixel_size, overwrite=True)
         result = simulate(
             source.volume, source.pixel_size, settings, output, overwrite=overwrite, progress=progress.update,
             provenance={"command": shlex.join(["mpirecon", *sys.argv[1:]]), "source": source.description},
         )
     if truth_map:
-        write_map(truth_map, source.volume, source.pixel_size, overwrite=overwrite)
         console.say(f"wrote {truth_map}: the volume the images were made from")
     console.say(
         f"wrote {output}: {result.particles} particles, box {source.volume.shape[0]}, {source.pixel_size:g} Å/px, "

@@ -18,6 +18,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, write_failed
 from mpirecon.io.inputs import Input
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.run_folder import RECONSTRUCTION
 from mpirecon.io.unfinished import state_of
 
 FORMAT = "mpirecon-run-particles"
@@ -47,10 +48,10 @@ def read_particle_table(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def files_read(folder: str | os.PathLike) -> Iterator[Input]:
-    """The files of a run, of which a command that reads it must replace none."""
-    for place in (Path(folder), Path(folder) / "logs"):
-        entries = sorted(place.iterdir()) if place.is_dir() else []
-        yield from (Input(f"{entry.name} of the run", entry) for entry in entries if entry.is_file())
+    """The files of a run, of which a command that reads it must replace none; what else lies in its folder is not read."""
+    folder = Path(folder)
+    for path in (*(folder / name for name in RECONSTRUCTION.files), *sorted(folder.glob("logs/rank*.jsonl"))):
+        yield Input(f"{path.name} of the run", path)
 
 
 def open_particles(folder: Path, summary: dict, given: Path | None = None) -> ParticleFile:
