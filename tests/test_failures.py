@@ -134,3 +134,19 @@ def test_no_pulse_is_left_behind(tmp_path):
         time.sleep(0.2)
         assert [path.name for path in (tmp_path / "pulse").iterdir()] == ["rank0000"]
     assert not (tmp_path / "pulse").exists()
+
+
+def test_before_there_is_a_folder_each_rank_watches_itself(tmp_path):
+    comm = Alone(size=2)
+    with Watchdog(comm, None, 0.6, lambda: "; go on with --resume") as watchdog:
+        for _ in range(40):  # the next rank has written no pulse for longer than the timeout, nor can it
+            comm.activity.step("work")
+            time.sleep(0.03)
+        assert comm.said == []
+        watchdog.share(tmp_path / "pulse")
+        for _ in range(60):
+            comm.activity.step("work")
+            time.sleep(0.03)
+        assert "rank 1" in comm.said[0] and comm.said[0].endswith("(--stall-timeout 0.6); go on with --resume")
+    with Watchdog(Alone(), None, 0.3):
+        pass
