@@ -15,7 +15,7 @@ from mpirecon.api.particles import Particles, as_communicator, check_names, open
 from mpirecon.api.result import Result
 from mpirecon.api.scratch import Scratch
 from mpirecon.io import mrc
-from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.particle_file import open_together
 from mpirecon.io.run_log import RankLog
 from mpirecon.model.arrays import Volume as PlainVolume
 from mpirecon.parallel.comm import Communicator, get_communicator, run_together, together
@@ -139,7 +139,7 @@ class Reconstruction:
         self._scratch = Scratch(self._comm)
         self._output = output
         self.config = configuration(self.particles, self._scratch, self._comm, loss=loss, **options)
-        self._file = run_together(self._comm, lambda: ParticleFile(self.particles.path))
+        self._file = open_together(self._comm, self.particles.path)
         folder = self._scratch.path / "run"
         self._folder = folder
         self._log = run_together(self._comm, lambda: RankLog.for_rank(folder / "logs", self._comm))
