@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import codecs
 import io
+import logging
 import os
 import sys
 import unicodedata
+
+from mpirecon.parallel.lines import write_line
 
 #: the error handler of all text that leaves the command, where its encoding lacks a character
 SPELLED = "mpirecon-spelled"
@@ -44,6 +47,20 @@ def let_go(stream) -> None:
         os.close(nowhere)
     except (OSError, ValueError, AttributeError):
         pass  # a stream that is no file
+
+
+class _Warnings(logging.Handler):
+    """Warnings of the layers that know no console, as the console would say them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        write_line(f"Warning: {record.getMessage()}", sys.stderr)
+
+
+def show_warnings(first: bool) -> None:
+    """Print what is logged as a warning under ``mpirecon``, on the rank that is to speak; once a process."""
+    logger = logging.getLogger("mpirecon")
+    if not any(isinstance(handler, (_Warnings, logging.NullHandler)) for handler in logger.handlers):
+        logger.addHandler(_Warnings(logging.WARNING) if first else logging.NullHandler())
 
 
 def _safe(stream):
