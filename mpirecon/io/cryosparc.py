@@ -22,9 +22,11 @@ cryoSPARC's developers name in pyem's pull request 125.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -67,18 +69,33 @@ def read_cs(path: str | os.PathLike) -> np.ndarray:
             if not start.startswith(b"\x93NUMPY"):
                 raise UserError(f"{path} is not a .cs file: it is no NumPy array")
             file.seek(0)
-            array = np.lib.format.read_array(file, allow_pickle=False)
+            array = _read_array(file, path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        objects = "Object arrays" in str(error)
-        reason = "it holds Python objects" if objects else f"it is damaged or truncated ({error})"
-        raise UserError(f"{path} cannot be read as a .cs file: {reason}") from error
     if array.dtype.names is None or array.ndim != 1:
         raise UserError(f"{path} is not a .cs file: a table was expected, this is {array.dtype} {array.shape}")
     if not len(array):
         raise UserError(f"{path} has no particles")
     return array
+
+
+def _read_array(file: BinaryIO, path: Path) -> np.ndarray:
+    """The array of a .npy file that is open at its beginning; no more is read than the file has."""
+    try:  # NumPy parses the header as Python: what a changed byte may raise is any of Python's errors
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(file)
+        wanted = math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and wanted > (there := os.fstat(file.fileno()).st_size - file.tell()):
+            raise ValueError(f"{shape} rows of {dtype.itemsize} bytes are {wanted} bytes, and {there} are there")
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:
+        objects = "Object arrays" in str(error)
+        reason = "it holds Python objects" if objects else f"it is damaged or truncated ({str(error)[:120]})"
+        raise UserError(f"{path} cannot be read as a .cs file: {reason}") from error
 
 
 def join_passthrough(array: np.ndarray, path: Path, passthrough: str | os.PathLike) -> np.ndarray:

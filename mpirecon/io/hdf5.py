@@ -23,6 +23,9 @@ _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, SyntaxErro
 #: how many times smaller than what is in it a compressed dataset can be: deflate's limit
 _DENSEST = 1032
 
+#: bytes of a dataset that are believed without being in the file
+_UNWRITTEN = 2**28
+
 
 def open_hdf5(path: str | os.PathLike, what: str, remedy: str = "") -> h5py.File:
     """A file to read, without a lock where the file system has none to give.
@@ -87,7 +90,8 @@ def dataset_of(group: h5py.Group, name: str, path: Path) -> h5py.Dataset | None:
         found = group[name] if name in group else None
         if not isinstance(found, h5py.Dataset):
             return None
-        _refuse_impossible(found)
+        if found.dtype.hasobject:
+            raise ValueError("its values have no fixed size")
     return found
 
 
@@ -99,12 +103,11 @@ def read_all(dataset: h5py.Dataset) -> np.ndarray:
 
 def _refuse_impossible(dataset: h5py.Dataset) -> None:
     """Raise ValueError for a dataset that claims more than its file can hold, before memory is asked for."""
-    if dataset.dtype.hasobject:
-        raise ValueError("its values have no fixed size")
     properties = dataset.id.get_create_plist()
     elsewhere = dataset.is_virtual or properties.get_external_count()
     most = dataset.file.id.get_filesize() * (_DENSEST if properties.get_nfilters() else 1)
-    if not elsewhere and dataset.size * dataset.dtype.itemsize > most:
+    # one that was never written takes no room: those of any sensible size are let through
+    if not elsewhere and dataset.size * dataset.dtype.itemsize > most + _UNWRITTEN:
         raise ValueError(f"it claims {dataset.size} values of {dataset.dtype}, more than the file has")
 
 
