@@ -61,9 +61,9 @@ def read_run_files(folder: Path, summary: dict, maps: dict[str, np.ndarray] | No
 
 def _read_table(path: Path, what: str = "curves") -> dict[str, np.ndarray]:
     """Columns of a table of numbers."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
     try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
         return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
-    except (IndexError, TypeError, ValueError) as error:
+    except (IndexError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: not a table of {what} as reconstruct writes it") from error
