@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -137,7 +138,7 @@ def command(comm, particles: Path, output: Path, mapping, error_kind, quiet: boo
         raise UserError("--plant-by says which errors are planted together; give their share with --plant-errors RATE")
     if options["cs_aberrations"] is not None and options["ignore_aberrations"]:
         raise UserError("--cs-aberrations says what is corrected for, and --ignore-aberrations that nothing is; leave one out")
-    if particles.resolve() == output.resolve():
+    if os.path.realpath(particles) == os.path.realpath(output):
         raise UserError(f"{output}: the output would replace the input; choose another name")
 
     from mpirecon.io.importer import (  # slow to load (pandas, HDF5), and --help needs none

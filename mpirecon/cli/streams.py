@@ -33,8 +33,6 @@ def make_safe() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest that is free, which is this one
-    codecs.register_error(SPELLED, _spell)
-    codecs.register(_plain)
     sys.stdout = _safe(sys.stdout)
     sys.stderr = _safe(sys.stderr)
 
@@ -118,3 +116,7 @@ def _plain(name: str) -> codecs.CodecInfo | None:
         ascii_.encode, ascii_.decode, ascii_.streamreader, ascii_.streamwriter, ascii_.incrementalencoder,
         ascii_.incrementaldecoder, name="mpirecon-ascii",
     )  # fmt: skip
+
+
+codecs.register_error(SPELLED, _spell)
+codecs.register(_plain)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mpirecon.errors import UserError
+from mpirecon.io.file_names import refuse_odd_target
 
 _NO_SPACE = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
              errno.EFBIG: "the file size limit is reached"}
@@ -17,6 +18,7 @@ _NO_SPACE = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is 
 def refuse_existing(path: str | os.PathLike, overwrite: bool) -> Path:
     """The target as a Path; UserError when it exists (without overwrite), is a folder or has no parent folder."""
     path = Path(path)
+    refuse_odd_target(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of a file to write")
     if path.exists() and not overwrite:

@@ -27,6 +27,7 @@ from mpirecon.io.export_tables import (
     put_mtfs,
     put_poses,
 )
+from mpirecon.io.file_names import as_file_name
 from mpirecon.io.mrc import write_stack
 from mpirecon.io.optics_table import read_mtf
 from mpirecon.io.particle_file import ParticleFile
@@ -144,7 +145,8 @@ class _Export:
 
     def __init__(self, file: ParticleFile, run: dict[str, np.ndarray], options: ExportOptions) -> None:
         self.file, self.run, self.options = file, run, options
-        self.source, self.tables = file.source()
+        source, self.tables = file.source()
+        self.source = as_file_name(source)
         self.arrays = file.source_arrays()
         self.report = ExportReport()
         self.section = np.zeros(len(file), np.int64)  # of each particle in --stack, from 1

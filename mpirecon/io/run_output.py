@@ -15,6 +15,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, write_failed
 from mpirecon.io.checkpoint import NAME as CHECKPOINT
+from mpirecon.io.file_names import as_file_name
 from mpirecon.io.hdf5 import attributes_of, create_hdf5, open_hdf5, read_all, reading, store_checked
 from mpirecon.io.particle_file import ParticleFile
 
@@ -85,6 +86,7 @@ def open_particles(folder: Path, summary: dict, given: Path | None = None) -> Pa
     name = about.get("file")
     if given is None and not name:
         raise UserError(f"{folder}/summary.json does not name the run's particle file; give it with --particles FILE")
+    name = as_file_name(str(name))
     candidates = [Path(given)] if given is not None else [Path(name), folder.parent / name, folder / name]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from mpirecon.errors import UserError
 from mpirecon.io import star_scan
+from mpirecon.io.file_names import as_file_name
 from mpirecon.io.text_column import TextColumn, text_column
 
 _PARENTS = 3  # a STAR file is at most this deep in its RELION project, which its paths start from
@@ -75,7 +76,7 @@ def locate_stacks(
         when a stack is not found, a mapping matches nothing, or two stacks of one name but of different folders
         would become the same file.
     """
-    mapping = dict(mapping or {})
+    mapping, stacks = dict(mapping or {}), [as_file_name(stack) for stack in stacks]
     _refuse_unused(mapping, stacks)
     folder = Path(star).resolve().parent
     found, guessed, missing = [], [], []

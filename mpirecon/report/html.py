@@ -37,7 +37,7 @@ def write_report(
             f"({type(error).__name__}: {error}); run the reconstruction again"
         ) from error
     with atomic_path(target, overwrite) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return target
 
 
