@@ -116,7 +116,7 @@ def try_one(kind: Kind, good: Path, seed: int) -> str:
         expected = as_user_error(error)
         if expected is None or isinstance(error, MemoryError):
             raise
-        assert "\n" not in str(expected) and len(str(expected)) < 1500, "a sentence was expected"
+        assert 20 < len(str(expected)) < 1500, "a sentence was expected"
         return "refused"
     finally:
         good.write_bytes(data)

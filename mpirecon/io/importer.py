@@ -16,7 +16,7 @@ from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.cryosparc import read_cryosparc
 from mpirecon.io.cryosparc_optics import DEFAULT
 from mpirecon.io.linked import Links
-from mpirecon.io.mrc import StackReader
+from mpirecon.io.mrc import LARGEST, StackReader
 from mpirecon.io.optics_table import describe, mtf_curves, set_groups
 from mpirecon.io.particle_table import ParticleTable, agree, gather
 from mpirecon.io.particle_writer import ParticleWriter
@@ -367,6 +367,7 @@ def _faults(images: np.ndarray, dtype: str) -> dict[int, str]:
     low, high = images.min(axis=(1, 2)).astype(np.float64), images.max(axis=(1, 2)).astype(np.float64)
     reasons = {
         "has NaN or infinite pixels": ~(np.isfinite(low) & np.isfinite(high)),
+        f"has pixels beyond {LARGEST:g}, which no camera counts": np.maximum(-low, high) > LARGEST,
         "is constant": low == high,
         f"has pixels beyond the range of {dtype} (try another --dtype)": np.maximum(-low, high) > np.finfo(dtype).max,
     }

@@ -132,6 +132,8 @@ class ParticleFile:
         quaternion = self._read("quaternion", rows)
         try:
             _check_lengths(quaternion)
+            if truth["true_quaternion"] is not None:
+                _check_lengths(truth["true_quaternion"])
             return ParticleSet(
                 box=self.box,
                 pixel_size=self.pixel_size,

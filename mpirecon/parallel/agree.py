@@ -112,4 +112,6 @@ def _from_os_error(error: OSError) -> UserError | None:
         return UserError(f"{where}no space left on the disk or in the quota; free some, or write elsewhere")
     if error.errno is None or error.strerror is None:
         return None
+    if error.errno == errno.ENOENT and not where:  # of os.getcwd() alone
+        return UserError("the folder in which the command was started is there no more; change to one that is")
     return UserError(f"{where}{error.strerror[0].lower()}{error.strerror[1:]}")
