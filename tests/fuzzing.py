@@ -46,6 +46,10 @@ _NUMBERS = ["nan", "inf", "-inf", "-1", "0", "1e300", "-1e300", "1e-320", "99999
             '"x"', "[]", "{}", "0.5", "1e9"]  # fmt: skip
 
 
+#: what is changed, and how often
+_HOW = {"bit": 0.3, "byte": 0.18, "lost": 0.08, "blank": 0.08, "random": 0.06, "moved": 0.08, "end": 0.04, "number": 0.18}
+
+
 class Kind(NamedTuple):
     """make(folder) : writes a good file and returns it; read(path) : what must end well with a damaged one in its place;
     text : damaged as text is, too; weight : readings per seed, less than 1 for slow ones; head : bytes where most damage goes"""
@@ -58,26 +62,28 @@ class Kind(NamedTuple):
 
 
 def damage(data: bytes, rng: np.random.Generator, text: bool, head: int | None = None) -> bytes:
-    """One to four changes: of a bit, a byte, a number, a stretch that is lost, blanked, repeated or inserted, or the end."""
+    """One to four changes: of a bit, a byte, a number, a stretch that is lost, blank, random or a copy of another, or the end."""
     out = bytearray(data)
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
         if not out:
             break
         at = int(rng.integers(len(out) if head is None or rng.random() < 0.2 else min(head, len(out))))
         length = int(min(rng.geometric(0.05), len(out) - at))
-        how = rng.choice(["bit", "byte", "lost", "blank", "repeated", "inserted", "end", "number"], p=[.3, .2, .08, .08, .06, .06, .04, .18])
+        how = rng.choice(list(_HOW), p=list(_HOW.values()))
+        place = slice(at, at + length)
         if how == "bit":
-            out[at] ^= 1 << int(rng.integers(8))
+            out[at] ^= 1 << int(rng.integers(7 if text else 8))
         elif how == "byte":
             out[at] = int(rng.choice(_BYTES))
-        elif how == "lost":
-            del out[at : at + length]
         elif how == "blank":
-            out[at : at + length] = bytes([int(rng.choice([0, 32, 255]))]) * length
-        elif how == "repeated":
-            out[at:at] = out[at : at + length]
-        elif how == "inserted":
-            out[at:at] = rng.integers(0, 256, length, dtype=np.uint8).tobytes()
+            out[place] = bytes([int(rng.choice([0, 32, 255]))]) * length
+        elif how == "random":
+            out[place] = rng.integers(32 if text else 0, 127 if text else 256, length, dtype=np.uint8).tobytes()
+        elif how == "moved":  # a block of somewhere else, of the same length in binary files, in which nothing would be found else
+            other = int(rng.integers(len(out)))
+            out[place if not text else slice(at, at)] = out[other : other + length].ljust(0 if text else length, b"\0")
+        elif how == "lost" and (text or rng.random() < 0.2):
+            del out[place]
         elif how == "end":
             del out[at:]
         elif text:

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.io.hdf5_heap import check_heaps
 
 _LOCK = re.compile(r"unable to lock file, errno = (\d+)")
 
@@ -80,7 +81,8 @@ def reading(path: Path, what: str) -> Iterator[None]:
 
 def attributes_of(thing: h5py.HLObject, path: Path) -> dict:
     """All attributes of a file or group."""
-    with reading(path, "its attributes"):
+    with reading(path, f"the attributes of {thing.name}"):
+        check_heaps(thing, path)
         return dict(thing.attrs)
 
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.io.hdf5 import read_all, reading
+from mpirecon.io.hdf5 import attributes_of, read_all, reading
 from mpirecon.io.mrc import MODES, MrcHeader, StackReader
 from mpirecon.io.shared_hdf5 import SharedHdf5
 from mpirecon.parallel.comm import together
@@ -122,9 +122,10 @@ class LinkedImages:
         try:
             with reading(path, "/link"):
                 self._stack, self._section, self._negate = (group.get(name) for name in ("stack", "section", "negate"))
-                box = int(group.attrs["box"])
+                about = attributes_of(group, path)
+                box = int(about["box"])
                 self.shape = (len(self._stack), box, box)
-                self.dtype = np.dtype(group.attrs["dtype"])
+                self.dtype = np.dtype(about["dtype"])
                 columns = ("path", "relative", "size", "changed", "offset", "sections", "type")
                 self._stacks = {name: read_all(group[name]) for name in columns}
                 self._check()

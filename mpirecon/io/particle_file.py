@@ -250,7 +250,7 @@ class ParticleFile:
             return "", {}
         with reading(self.path, "/source"):
             group = self._file["source"]
-            return str(group.attrs["path"]), read_tables(group)
+            return str(attributes_of(group, self.path)["path"]), read_tables(group)
 
     def source_column(self, name: str) -> np.ndarray:
         """A column of the imported particle table, one text per particle, (m,) object; the prefix rln may be left out.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 
 from mpirecon.io.hdf5 import read_all
+from mpirecon.io.hdf5_heap import check_heaps
 from mpirecon.io.shared_hdf5 import SharedHdf5
 from mpirecon.parallel.comm import together
 
@@ -162,4 +164,7 @@ def _column_name(i: int, label: str) -> str:
 
 
 def _numbered(group: h5py.Group, prefix: str) -> list[h5py.Group]:
-    return [group[name] for name in sorted(group) if name.startswith(prefix)]
+    found = [group[name] for name in sorted(group) if name.startswith(prefix)]
+    for one in found:
+        check_heaps(one, Path(group.file.filename))
+    return found

@@ -31,7 +31,7 @@ def write_report(
     run = read_run_files(folder, summary, maps)
     try:
         page = report_page(run)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise UserError(
             f"{folder}: summary.json or particles.h5 is not what this version's reconstruct writes "
             f"({type(error).__name__}: {error}); run the reconstruction again"
