@@ -136,6 +136,8 @@ class LinkedImages:
 
     def _check(self) -> None:
         """Raise ValueError where columns cannot be those of one file."""
+        if self._section is None:
+            raise ValueError("there is no /link/section")
         lengths = {name: len(column) for name, column in self._stacks.items()}
         rows = [column.shape for column in (self._stack, self._section, self._negate) if column is not None]
         if len(set(lengths.values())) > 1 or set(rows) != {self.shape[:1]} or self.shape[1] < 1:
