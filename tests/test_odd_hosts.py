@@ -16,6 +16,7 @@ from mpirecon.cli.streams import SPELLED, ascii_of
 from mpirecon.errors import UserError
 from mpirecon.io import atomic, hdf5
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.relion import read_relion
 
 #: characters of tables and charts, and how they must read where there is ASCII alone
 SPELLINGS = {"4 Å/px": "4 A/px", "−1": "-1", "0…7": "0...7", "é": "e", "a → b": "a -> b", "10⁻³": "10-3", "x²": "x2", "½": "1/2", "σ ≥ 2 µm": "sigma >= 2 um",
@@ -174,3 +175,32 @@ def test_a_full_disk_leaves_what_was_there(folder, tmp_path):
                           capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("Error: cannot write p.h5: the file size limit is reached")
     assert "Traceback" not in done.stderr and (tmp_path / "p.h5").read_bytes() == before and os.listdir(tmp_path) == ["p.h5"]
+
+
+def test_whole_numbers_have_a_size(folder, tmp_path):
+    text = (folder / "p.star").read_text()
+    (folder / "big.star").write_text(text.replace("\n1 a ", "\n99999999999 a "))
+    with pytest.raises(UserError, match="rlnOpticsGroup is '99999999999', expected a whole number"):
+        read_relion(folder / "big.star")
+
+
+def test_a_heap_of_texts_without_end_is_refused(tmp_path):
+    """HDF5 itself never comes back from it."""
+    with hdf5.create_hdf5(tmp_path / "a.h5") as file:
+        file.attrs["text"] = "x" * 100
+        file["v"] = 1
+    hdf5.attributes_of(hdf5.open_hdf5(tmp_path / "a.h5", "table"), tmp_path / "a.h5")
+    data = bytearray((tmp_path / "a.h5").read_bytes())
+    heap = data.index(b"GCOL")
+    data[heap + 16 : heap + 32] = bytes(16)
+    (tmp_path / "b.h5").write_bytes(data)
+    with hdf5.open_hdf5(tmp_path / "b.h5", "table") as file, pytest.raises(UserError, match=r"b\.h5: the attributes of / cannot be read"):
+        hdf5.attributes_of(file, tmp_path / "b.h5")
+
+
+def test_quaternions_that_are_none_any_more_are_refused(folder, tmp_path):
+    code, out, err = run("import", folder / "p.star", "-o", "p.h5", cwd=tmp_path)
+    with h5py.File(tmp_path / "p.h5", "r+") as file:
+        file["quaternion"][3, 1] = 2.0
+    with ParticleFile(tmp_path / "p.h5") as file, pytest.raises(UserError, match=r"p\.h5.* quaternion of particle 3 .*length 1"):
+        file.metadata()

@@ -117,7 +117,7 @@ class _Columns:
 
     def _integers(self, table: pd.DataFrame, label: str) -> np.ndarray:
         values = self._numbers(table, label)
-        odd = values != np.rint(values)
+        odd = (values != np.rint(values)) | (np.abs(values) > np.iinfo(np.int32).max)
         if odd.any():
             row = int(np.flatnonzero(odd)[0])
             raise UserError(
