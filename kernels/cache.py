@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 def _choose_folder() -> str:
-    """Keep compiled kernels in a folder named by their sources, unless NUMBA_CACHE_DIR says where; returns the folder wanted.
+    """Keep compiled kernels in a folder named by their sources, unless NUMBA_CACHE_DIR says where; the folder wanted.
 
     Numba would notice a change of a kernel's own file, not of another file's function inlined into it: after an
     upgrade it could run the old one.
@@ -55,7 +55,8 @@ def njit(function=None, *, cache: bool = False, **options):
         try:
             made._cache = KernelCache(function)  # as its enable_caching() does with Numba's own
         except (OSError, RuntimeError):  # Numba finds no folder that can be written
-            tell_once(f"compiled kernels cannot be kept: neither {_FOLDER} nor {Path(function.__code__.co_filename).parent} can be written")
+            beside = Path(function.__code__.co_filename).parent
+            tell_once(f"compiled kernels cannot be kept: neither {_FOLDER} nor {beside} can be written")
     return made
 
 
@@ -112,8 +113,8 @@ def tell_once(fact: str) -> None:
     """Log one warning a process, whatever else fails alike."""
     if _Told.fact is None:
         _Told.fact = fact
-        _log.warning("%s; the program compiles them anew at each start, up to half a minute. Set %s to a folder that can be written and "
-                     "has 100 MB free", fact, VARIABLE)
+        _log.warning("%s; the program compiles them anew at each start, up to half a minute. Set %s to a folder that can "
+                     "be written and has 100 MB free", fact, VARIABLE)
 
 
 def _reason(error: Exception) -> str:

@@ -76,7 +76,8 @@ def reading(path: Path, what: str) -> Iterator[None]:
     except UserError:
         raise
     except _DAMAGE as error:
-        raise UserError(f"{path}: {what} cannot be read, the file is damaged ({_first_line(error)}); copy or make it again") from error
+        reason = f"the file is damaged ({_first_line(error)}); copy or make it again"
+        raise UserError(f"{path}: {what} cannot be read, {reason}") from error
 
 
 def attributes_of(thing: h5py.HLObject, path: Path) -> dict:

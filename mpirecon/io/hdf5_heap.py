@@ -42,7 +42,8 @@ def check_heaps(thing: h5py.HLObject, path: Path) -> None:
 
 def _addresses(header: bytes, size: int) -> set[int]:
     """All numbers of 8 bytes in a header that may be places in a file of `size` bytes."""
-    windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(header, np.uint8), 8) if len(header) >= 8 else np.zeros((0, 8), np.uint8)
+    header = header.ljust(8, b"\0")
+    windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(header, np.uint8), 8)
     numbers = np.ascontiguousarray(windows).view("<u8")[:, 0]
     return set(numbers[(numbers >= _HEAD) & (numbers < max(size - _HEAD, 0))].tolist())
 

@@ -223,8 +223,8 @@ def read_map(path: str | os.PathLike, pixel_size: float | None = None) -> Volume
         voxels = np.ascontiguousarray(voxels.transpose([header.axes[::-1].index(axis) for axis in (3, 2, 1)]))
     if not np.isfinite(voxels).all():
         raise UserError(f"{path}: the map holds NaN or infinite voxels")
-    if max(-voxels.min(), voxels.max()) > LARGEST:
-        raise UserError(f"{path}: the map holds voxels of {max(-voxels.min(), voxels.max()):.3g}, which no map has; it is damaged")
+    if (largest := max(-voxels.min(), voxels.max())) > LARGEST:
+        raise UserError(f"{path}: the map holds voxels of {largest:.3g}, which no map has; it is damaged")
     return Volume(voxels, pixel_size, source=str(path))
 
 

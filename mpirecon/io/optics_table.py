@@ -171,7 +171,7 @@ def read_mtf(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if table is None:
         raise UserError(f"{path} is no MTF: no table has the columns {' and '.join(labels)}")
     frequency, value = (pd.to_numeric(table[label], errors="coerce").to_numpy(np.float64) for label in labels)
-    sane = len(value) and (np.diff(frequency) > 0).all() and (np.abs(frequency) <= _HIGHEST).all() and (value > 0).all() and (value <= _LARGEST).all()
-    if not sane:
+    rising = len(frequency) and (np.diff(frequency) > 0).all() and (np.abs(frequency) <= _HIGHEST).all()
+    if not (rising and (value > 0).all() and (value <= _LARGEST).all()):
         raise UserError(f"{path}: an MTF needs rising frequencies (1/pixel) and positive values near 1 and below")
     return frequency, value
