@@ -105,9 +105,14 @@ def cones_chart(cones: Mapping, whole: np.ndarray, box: int, pixel_size: float) 
     return f"<div>{keys}{chart.svg('FSC in cones')}</div><div>{_directions(cones)}</div>"
 
 
+#: least range of the colours of directions, about their median: a difference of a few per cent is no matter of colour
+_COLOUR_RANGE = 1.25
+
+
 def _directions(cones: Mapping) -> str:
     direction, at = np.array(cones["direction"]), np.array(cones["resolution"])
-    low, high = float(at.min()), float(at.max())
+    middle = float(np.median(at))
+    low, high = min(float(at.min()), middle / _COLOUR_RANGE), max(float(at.max()), middle * _COLOUR_RANGE)
     disc = disc_points(direction, at, low, high, lambda v: f"{v:.2f} Å", "resolution along directions", reverse=True)
     return disc + scale_bar(f"{low:.2f} Å", f"{high:.2f} Å", reverse=True)
 
@@ -116,6 +121,7 @@ def guinier_chart(fit: Mapping) -> str:
     """ln amplitude against 1/d², plain and weighted, and the line through what was fitted."""
     x, plain = np.array(fit["inverse_d2"], float), np.array(fit["amplitude"], float)
     weighted = np.array([np.nan if v is None else v for v in fit["weighted"]], float)
+    weighted[np.isnan(weighted).cumsum() > 0] = np.nan  # what comes after the FSC first fell to zero is noise
     finite = np.concatenate([plain, weighted])
     finite = finite[np.isfinite(finite)]
     margin = 0.05 * np.ptp(finite) if finite.size else 1

@@ -22,6 +22,7 @@ from mpirecon.validate.detection import detection_report, write_detection_csv
 from mpirecon.validate.ewald import curvature_warning
 from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms
 from mpirecon.validate.fsc_table import write_fsc_csv
+from mpirecon.validate.map_warnings import anisotropy_warning, few_particles_warning, hard_mask_warning, tight_mask_warning
 from mpirecon.validate.masks import asymmetry, cut_to_sphere
 from mpirecon.validate.postprocess import Postprocessed, postprocess
 
@@ -94,7 +95,7 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed) -> 
     ranks[0] = _rank_facts(run)
     run.log.event("timeline", **run.engine.timings.timeline())
     summary = _summary(run, outcome, about | {"detection": found}, _headline(run, curves, more), columns, ranks)
-    more_to_warn_of = (_asymmetric_mask(run), _curvature(run, summary))
+    more_to_warn_of = (*_map_warnings(run, summary, columns), _asymmetric_mask(run), _curvature(run, summary))
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
     write_report(folder, summary, maps=maps)
     write_summary(folder / "summary.json", summary)
@@ -107,6 +108,17 @@ def _scored(run: Reconstruction, outcome: Outcome, maps: dict) -> np.ndarray:
     if outcome.fsc is not None and run.config.mask in (None, AUTO):
         return outcome.fsc
     return fsc(maps["half1"], maps["half2"], run.engine.mask)
+
+
+def _map_warnings(run: Reconstruction, summary: dict, columns: dict) -> list[str | None]:
+    """What to be wary of in the maps themselves, whoever built them."""
+    after, valid = summary["postprocess"] or {}, ~columns["skipped"]
+    told = [few_particles_warning(tuple(int((valid & (columns["half"] == half)).sum()) for half in (1, 2))),
+            anisotropy_warning(after.get("cones"))]
+    if run.config.mask in (None, AUTO):
+        return told
+    name = Path(run.config.mask).name
+    return [*told, hard_mask_warning(run.engine.mask, name), tight_mask_warning(after.get("randomised_at_resolution"), name)]
 
 
 def _asymmetric_mask(run: Reconstruction) -> str | None:
@@ -231,6 +243,7 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict,
     return {
         **about,
         "configuration": run.config.as_dict(),
+        "used": run.used,
         "particles": {
             "file": str(file.path), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,
             "ctf_premultiplied": bool(file.attributes["ctf_premultiplied"]), "skipped": np.flatnonzero(~valid).tolist(),

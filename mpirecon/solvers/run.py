@@ -371,13 +371,31 @@ class Reconstruction:
         """Threads of this rank."""
         return default_threads(self._neighbours) if self.config.threads is None else self.config.threads
 
+    @property
+    def memory(self) -> int:
+        """Bytes that this rank may keep images in."""
+        return default_memory(self._neighbours) if self.config.memory is None else self.config.memory
+
+    @property
+    def used(self) -> dict:
+        """What was used where an option left it to the program, by the option's name."""
+        file, config, plane = self.file, self.config, self.engine.backend.plane
+        side = file.box * file.pixel_size
+        return {
+            "padding": interpolation_for(file.box, config.padding)["padding"], "threads": self.threads, "memory": self.memory,
+            "mask": self.mask_text, "max_resolution": config.max_resolution or 2 * file.pixel_size,
+            "score_resolution": config.score_resolution or [side / min(_LOWEST_SCORE_SHELL, plane.shells - 1), side / (plane.shells - 1)],
+            "solve_iterations": config.solve_iterations if config.solve_iterations is not None else self.solver.final_steps(),
+            "backend": self.engine.backend.name, "transport": self.transport, "folds": config.scoring_folds,
+        }  # fmt: skip
+
     def _share_of_host(self) -> dict:
         """How this rank uses its host's cores and memory."""
         config = self.config
         return {
             "half_precision": config.half_precision,
             "threads": self.threads,
-            "memory": default_memory(self._neighbours) if config.memory is None else config.memory,
+            "memory": self.memory,
         }  # fmt: skip
 
     @property

@@ -41,12 +41,23 @@ class ConicalFSC:
     sphericity: float
     pixel_size: float
 
+    @property
+    def area_ratio(self) -> float:
+        """Least over largest area under the curves (below 0 counting as 0), up to the median direction's resolution, 0 … 1.
+
+        As cryoSPARC's conical FSC area ratio (cFAR), but without the shells beyond, which hold noise.
+        """
+        shells = self.curves.shape[1] - 1
+        last = int(np.clip(round(2 * shells * self.pixel_size / float(np.median(self.resolution))), 1, shells))
+        area = np.clip(self.curves[:, 1 : last + 1], 0, 1).sum(axis=1)
+        return float(area.min() / area.max()) if area.max() > 0 else 1.0
+
     def as_dict(self) -> dict:
         """Numbers and what a picture needs, for summary.json."""
         worst, best = int(self.resolution.argmax()), int(self.resolution.argmin())
         quantiles = np.quantile(self.curves, (0, 0.16, 0.5, 0.84, 1), axis=0)
         return {
-            "half_angle": HALF_ANGLE, "sphericity": self.sphericity, "threshold": 0.143,
+            "half_angle": HALF_ANGLE, "sphericity": self.sphericity, "area_ratio": self.area_ratio, "threshold": 0.143,
             "best": float(self.resolution[best]), "worst": float(self.resolution[worst]),
             "median": float(np.median(self.resolution)), "spread": float(self.resolution.std()),
             "worst_direction": [round(float(v), 4) for v in self.direction[worst]],

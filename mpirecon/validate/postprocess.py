@@ -42,12 +42,13 @@ class Postprocessed:
         """For summary.json."""
         if self.fsc is None:
             return {"mask": self.mask_text, "note": self.note}
-        shell = self.fsc.shell
+        shell, masked = self.fsc.shell, crossing(self.fsc.masked, 0.143, box, pixel_size)
         return {
             "mask": self.mask_text,
             "automatic_mask": self.auto.as_dict() if self.auto else None,
             "randomised_from": box * pixel_size / shell if shell else None,
-            "resolution_0143_masked": crossing(self.fsc.masked, 0.143, box, pixel_size),
+            "resolution_0143_masked": masked,
+            "randomised_at_resolution": self.fsc.at(None if masked is None else box * pixel_size / masked),
             "resolution_0143": self.resolution,
             "resolution_05": crossing(self.fsc.true, 0.5, box, pixel_size),
             "bfactor": self.guinier.bfactor,
