@@ -31,7 +31,7 @@ def resolution_ticks(highest: float) -> list[tuple[float, str]]:
 
 
 def fsc_chart(curves: Mapping[str, np.ndarray], box: int, pixel_size: float, *, styles: Mapping | None = None,
-              height: int = 330) -> str:
+              height: int = 315) -> str:
     """FSC curves over resolution with the usual thresholds, and their legend.
 
     curves : column → (box // 2 + 1,) · styles : column → (colour, dash, label), by default those of fsc.csv
@@ -73,7 +73,7 @@ def _by_iteration(records, title: str, series: Mapping[str, tuple], factor: floa
     middle = (low + high) / 2
     most = at[-1] if at else 1
     step = max(1, -(-most // 6))
-    chart = Chart((at[0] - 0.3, most + 0.3), (middle - half, middle + half), "iteration", width=200, height=215, left=50,
+    chart = Chart((at[0] - 0.3, most + 0.3), (middle - half, middle + half), "iteration", width=200, height=195, left=50,
                   right=6, top=26, x_ticks=[(i, str(i)) for i in range(at[0], most + 1, step)])
     chart.text(2, 13, title, size=12, colour="#1c2733")
     for name, (colour, dash, _) in series.items():

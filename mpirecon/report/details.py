@@ -187,6 +187,7 @@ def _configuration(summary: Mapping) -> str:
     pairs = {
         "particles": f"{particles['file']}: {particles['count']:,}"
         + (", CTF-premultiplied" if particles["ctf_premultiplied"] else ""),
+        "started in": summary.get("folder") or "–",
         "optics": "; ".join(particles.get("optics") or []) or "defocus, astigmatism and Cs alone",
         **{name.replace("_", " "): _setting(name, value, (summary.get("used") or {}).get(name))
            for name, value in summary["configuration"].items()},

@@ -140,8 +140,7 @@ def _particles(run: RunFiles) -> str:
     else:
         words += "drawn is what it expects of this one number, and where that would best divide as it did."
     if summary.get("keep_estimate") is not None and told_apart(summary):
-        words += (" The estimated fraction adds up the probabilities of all particles to be correct, against the final map; kept are "
-                  "those with 50 % or more before the last iteration.")
+        words += " The estimated fraction adds up all probabilities, against the final map; kept are those of 50 % before the last iteration."
     return pieces.section("Particles: score and mixture", pieces.figure(score_chart(run), words), wide=False, fact="score")
 
 
@@ -174,7 +173,7 @@ def _distance(run: RunFiles) -> str:
     if "pose_error" in table:
         words += " Planted errors are coloured; the reconstruction does not know them."
     if configuration["distance"] == "explained" and configuration["loss"] != "posterior":
-        words += " The more of an image the map explains, the further to the left it lies; 0 is an image of which it explains nothing."
+        words += " The more of an image the map explains, the further to the left; 0 is nothing."
     chart = particle_charts.histogram_chart(table, "distance", label, threshold=threshold, by_kept=bool(configuration.get("group_by")))
     return pieces.figure(chart, words)
 
@@ -199,10 +198,10 @@ def how_to_read(summary: Mapping) -> str:
     told += "Held out: each particle against a map made without it; by how much that is more is overfitting. "
     if summary["configuration"]["loss"] in SELECTING:
         return told + ("The loss being minimised counts the kept particles alone: a trimmed loss always falls when more is left "
-                       "out, and is no figure of quality. Quality is for the FSC to tell.")
+                       "out. Quality is for the FSC to tell.")
     if summary["configuration"]["loss"] == "posterior":
-        return told + ("The loss being minimised weighs each iteration's particles by its own beliefs, so that it moves when those do. "
-                       "Quality is for the half-map FSC to tell.")
+        return told + ("The loss being minimised weighs particles by what is believed of them, and moves when that does. Quality is "
+                       "for the half-map FSC to tell.")
     return told + "Losses of different kinds do not compare; quality is for the half-map FSC to tell."
 
 
@@ -256,10 +255,9 @@ def _command(run: RunFiles) -> str:
         devices[where] = devices.get(where, 0) + 1
     listed = [f"{many} × {where}" for where, many in devices.items()]
     shown = ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
-    started_in = f" Started in {summary['folder']}." if summary.get("folder") else ""
     return pieces.section(
         "Command", f"<pre>{escape(launched(summary))}</pre>"
-        + pieces.note(f"The run is in {run.folder}.{started_in} Ranks: {shown}. Made with "
+        + pieces.note(f"The run is in {run.folder}. Ranks: {shown}. Made with "
                       + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."),
         fact="command",
     )  # fmt: skip

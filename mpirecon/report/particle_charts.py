@@ -40,7 +40,7 @@ def _edges(values: np.ndarray, most: int = 56) -> np.ndarray:
 
 def histogram_chart(
     table: Mapping[str, np.ndarray], column: str, label: str, *, threshold: float | None = None, kept_is: str = "low",
-    keep: float | None = None, by_kept: bool = False, height: int = 290,
+    keep: float | None = None, by_kept: bool = False, height: int = 255,
 ) -> str:
     """Stacked histogram of a column by what is known of the particles, with the threshold of the run.
 
@@ -135,7 +135,7 @@ def roc_chart(curves: Mapping[str, np.ndarray], chosen: Mapping) -> str:
         ("false_positive_rate", "recall", ("correct ones left out", "wrong ones left out")),
         ("recall", "precision", ("wrong ones left out", "wrong among those left out")),
     ):
-        chart = Chart((0, 1), (0, 1.02), *labels, width=290, height=270, left=64, right=14,
+        chart = Chart((0, 1), (0, 1.02), *labels, width=290, height=245, left=64, right=14,
                       x_ticks=_PERCENT, y_ticks=_PERCENT)
         if up == "recall":
             chart.line([0, 1], [0, 1], GREY, dash="dotted", width=1.3)

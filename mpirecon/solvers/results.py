@@ -22,7 +22,7 @@ from mpirecon.validate.detection import detection_report, write_detection_csv
 from mpirecon.validate.ewald import curvature_warning
 from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms
 from mpirecon.validate.fsc_table import write_fsc_csv
-from mpirecon.validate.map_warnings import anisotropy_warning, few_particles_warning, hard_mask_warning, tight_mask_warning
+from mpirecon.validate.map_warnings import anisotropy_warning, few_particles_warning, mask_warnings
 from mpirecon.validate.masks import asymmetry, cut_to_sphere
 from mpirecon.validate.postprocess import Postprocessed, postprocess
 
@@ -118,7 +118,7 @@ def _map_warnings(run: Reconstruction, summary: dict, columns: dict) -> list[str
     if run.config.mask in (None, AUTO):
         return told
     name = Path(run.config.mask).name
-    return [*told, hard_mask_warning(run.engine.mask, name), tight_mask_warning(after.get("randomised_at_resolution"), name)]
+    return [*told, *mask_warnings(run.engine.mask, name, after.get("randomised_at_resolution"))]
 
 
 def _asymmetric_mask(run: Reconstruction) -> str | None:
@@ -129,7 +129,7 @@ def _asymmetric_mask(run: Reconstruction) -> str | None:
     outside = asymmetry(run.engine.mask, point_group(config.symmetry).matrices)
     if outside <= _ASYMMETRIC:
         return None
-    return (f"{config.mask} does not have the symmetry {config.symmetry}: a rotation of it takes {100 * outside:.0f} % of the mask's "
+    return (f"the mask {config.mask} does not have the symmetry {config.symmetry}: a rotation of it takes {100 * outside:.0f} % of the mask's "
             "inside to its outside. The map has the symmetry, and is scored and cut in that mask; take one of the whole particle")
 
 
