@@ -54,7 +54,8 @@ def _by_direction(summary: Mapping) -> tuple | None:
     cones = (summary.get("postprocess") or {}).get("cones")
     if not cones:
         return None
-    best, worst = (f"{cones[name]:.1f}" for name in ("best", "worst"))
+    digits = 0 if cones["best"] >= 10 else 1
+    best, worst = (f"{cones[name]:.{digits}f}" for name in ("best", "worst"))
     more = f"median {cones['median']:.1f} Å; sphericity {cones['sphericity']:.2f}"
     return ("by direction", f"{best} – {worst} Å" if best != worst else f"{best} Å", more, "")
 
@@ -169,7 +170,8 @@ def _distance(run: RunFiles) -> str:
         words += f" The {kept:,} smallest distances were kept."
     elif configuration["loss"] not in ("l2", "posterior"):
         low, middle, high = np.percentile(table["weight"][table["kept"]], (0, 50, 100)) if kept else (0, 0, 0)
-        words += f" Weights run from {low:.3g} to {high:.3g} (median {middle:.3g})."
+        if configuration["loss"] not in SELECTING:
+            words += f" Weights run from {low:.3g} to {high:.3g} (median {middle:.3g})."
     if "pose_error" in table:
         words += " Planted errors are coloured; the reconstruction does not know them."
     if configuration["distance"] == "explained" and configuration["loss"] != "posterior":
