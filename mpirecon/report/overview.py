@@ -46,7 +46,7 @@ def _other_resolutions(summary: Mapping) -> tuple | None:
         return ("without mask", pieces.angstrom(summary["resolution_0143_unmasked"], summary),
                 f"FSC 0.5 at {pieces.angstrom(summary['resolution_05'], summary)}", "")
     b = after.get("bfactor")
-    more = bare + (f"; B {b:.0f} Å²".replace("-", "−") if b is not None else "")
+    more = bare + (f"; B\u00a0{b:.0f}\u00a0Å²".replace("-", "−") if b is not None else "")
     return ("corrected for mask", pieces.angstrom(after["resolution_0143"], summary), more, "")
 
 
