@@ -186,8 +186,8 @@ def test_a_kept_fraction_outside_of_the_estimate_is_told():
 
 
 def test_an_interval_of_few_particles_is_not_called_one_of_95_percent():
-    assert interval_in_words(MIXTURE, 100) == "95 %: 70.0 – 90.0 %" == interval_in_words(MIXTURE, None)
-    assert interval_in_words(MIXTURE, 40) == "roughly 70.0 – 90.0 %, from 40 particles only"
+    assert interval_in_words(MIXTURE, 100) == "95 %: 70.0–90.0 %" == interval_in_words(MIXTURE, None)
+    assert interval_in_words(MIXTURE, 40) == "roughly 70.0–90.0 %, from 40 particles only"
 
 
 @pytest.mark.parametrize("options", [("posterior",), ("sorted", "--keep", "auto")])

@@ -8,6 +8,7 @@ from mpirecon.report import pieces
 from mpirecon.report.charts import fsc_chart
 from mpirecon.report.svg import BLUE, GREEN, ORANGE
 from mpirecon.validate.coverage import LARGEST_THINNED
+from mpirecon.validate.discarded import LARGEST_AMPLITUDE, LARGEST_RESIDUAL
 from mpirecon.validate.selection_bias import LARGEST
 
 _SETS = {
@@ -68,8 +69,8 @@ def _maps(summary: dict) -> str:
     words = (
         "Half-map FSC, masked, every particle counting alike: of those kept, of as many drawn at random, and of those "
         f"left out. These look like {found['looks_like']}: their map has the map's structure at "
-        f"{max(0, 100 * found['amplitude']):.0f} % of its amplitude, and what remains without it agrees between its halves by "
-        f"{found['residual_fsc']:.3f}. Wrong poses leave agreement at the lowest frequencies, where any pose gives the "
+        f"{max(0, 100 * found['amplitude']):.0f} % of its amplitude (a warning from {100 * LARGEST_AMPLITUDE:g} %), and what remains without it "
+        f"agrees between its halves by {found['residual_fsc']:.3f} (from {LARGEST_RESIDUAL:g}). Wrong poses leave agreement at the lowest frequencies, where any pose gives the "
         "overall shape. The map is discarded.mrc."
     )
     return pieces.figure(picture, words)
