@@ -92,7 +92,7 @@ def test_a_run_that_chose_nobody_has_no_choice_in_its_legend(tmp_path):
     assert "this run&#x27;s choice" in roc_chart(curves, {"recall": 0.5, "precision": 1.0, "false_positive_rate": 0.1})
     assert "choice" not in roc_chart(curves, {})
     source, _ = page_of(tmp_path, simulate=("--error-rate", 0.2))
-    assert "F1 (this run left nobody out)" in source and "0.0000 at" not in source
+    assert "at the best threshold. This run left nobody out." in source and "0.0000 at" not in source
 
 
 @pytest.mark.parametrize("names", [["defocus"], ["defocus", "sigma"], ["defocus", "sigma", "scale"],
@@ -194,14 +194,19 @@ def test_the_map_page_fits_a_phone(browser, tmp_path):
     assert told["wide"] <= 390 and told["cut"] == []
 
 
+#: frames are drawn when they are asked for: a busy machine's browser draws them when it likes
+BY_HAND = """<script>window.queue = []; window.requestAnimationFrame = function (f) { window.queue.push(f); };
+window.draw = function () { window.queue.splice(0).forEach(function (f) { f(); }); };</script>"""
+
 #: two fingers that move apart on the surface
 PINCH = """
-window.addEventListener("load", function () { window.requestAnimationFrame(function () {
+window.addEventListener("load", function () {
   var surface = document.getElementById("surface"), told = {errors: window.failed, note: document.getElementById("note").textContent};
   function covered() {
     var flat = document.createElement("canvas"), count = 0;
     flat.width = flat.height = 60;
     var paint = flat.getContext("2d");
+    window.draw();
     paint.drawImage(surface, 0, 0, 60, 60);
     var seen = paint.getImageData(0, 0, 60, 60).data;
     for (var i = 3; i < seen.length; i += 4) { if (seen[i] > 128) { count += 1; } }
@@ -214,8 +219,9 @@ window.addEventListener("load", function () { window.requestAnimationFrame(funct
   finger("pointerdown", 11, 100); finger("pointerdown", 12, 140);
   finger("pointermove", 11, 90); finger("pointermove", 12, 150);
   finger("pointerup", 11, 90); finger("pointerup", 12, 150);
-  window.requestAnimationFrame(function () { window.requestAnimationFrame(function () { told.after = covered(); window.tell(told); }); });
-}); });
+  told.after = covered();
+  window.tell(told);
+});
 """
 
 
@@ -224,7 +230,8 @@ def test_two_fingers_come_nearer(browser, tmp_path):
 
     z, y, x = np.mgrid[:24, :24, :24] - 12
     page = write_view(np.exp(-(x**2 + y**2 + z**2) / 12.0), 3.0, "m.mrc", tmp_path / "v.html")
-    page.write_text(page.read_text().replace('width="900" height="900"', 'width="120" height="120"'))
+    source = page.read_text(encoding="utf-8").replace('width="900" height="900"', 'width="60" height="60"')
+    page.write_text(source.replace("<head>", f"<head>{BY_HAND}", 1), encoding="utf-8")
     told = browser(page, PINCH, 1200, 900)
     assert told["errors"] == []
     if "no WebGL" not in told["note"]:

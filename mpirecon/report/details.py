@@ -58,7 +58,7 @@ def _confusion(run: RunFiles) -> str:
     }
     table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in found["confusion"]), text=("",))
     bars = pieces.figure(particle_charts.kept_bars(found["confusion"]), "Share that was kept. The curves are in detection.csv.")
-    return pieces.section("Who was kept, by kind of error", f'<div class="pairs-of">{bars}<div>{table}</div></div>')
+    return pieces.section("Who was kept, by kind of error", f'<div class="pairs-of">{bars}<div class="kinds">{table}</div></div>')
 
 
 def _cones(run: RunFiles) -> str:
@@ -207,4 +207,6 @@ def _setting(name: str, asked, used) -> str:
 
     if used is None or used == asked:
         return words(asked)
-    return f"{words(used)} ({'automatic' if asked in (None, 'auto') else f'asked: {words(asked)}'})"
+    if asked not in (None, "auto"):  # settled by the program already, as folds are
+        return words(used)
+    return f"{words(used)} (automatic)"

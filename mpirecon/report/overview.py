@@ -216,9 +216,9 @@ def _errors(run: RunFiles) -> str:
         words = "How strongly each particle shows the map, in standard deviations of its noise; noise alone scores 0 ± 1."
         return pieces.section("Particles: score", pieces.figure(score_chart(run), words), wide=False)
     chosen = _choice(run.summary, found)
-    words = f"AUC {found['auc']:.4f}, average precision {found['average_precision']:.4f}; F1 "
-    words += f"{found['f1']:.4f} at this run's choice, " if chosen else "(this run left nobody out) "
-    words += f"{found['best_f1']:.4f} at the best threshold."
+    words = f"AUC {found['auc']:.4f}, average precision {found['average_precision']:.4f}; "
+    best = f"{found['best_f1']:.4f} at the best threshold"
+    words += f"F1 {found['f1']:.4f} at this run's choice, {best}." if chosen else f"F1 {best}. This run left nobody out."
     return pieces.section("Planted errors found", pieces.figure(particle_charts.roc_chart(run.detection, chosen), words), wide=False)
 
 

@@ -12,6 +12,9 @@ from mpirecon.report.svg import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, Chart, l
 #: dots of a scatter plot at most
 _DOTS = 1500
 
+#: so few are drawn larger
+_FEW_DOTS = 200
+
 
 def kinds(table: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:
     """What is known of each particle: label → colour, rows (bool). All alike where no errors were planted."""
@@ -204,7 +207,7 @@ def _scatter(table: Mapping[str, np.ndarray], column: str, label: str, factor: f
     for colour, rows in groups.values():
         shown = np.flatnonzero(rows & valid)[::stride]
         shown = shown[(x[shown] >= x0) & (x[shown] <= x1) & (y[shown] >= y0) & (y[shown] <= y1)]
-        chart.points(x[shown], y[shown], colour, 1.5, 0.45)
+        chart.points(x[shown], y[shown], colour, *((1.5, 0.45) if len(x) > _FEW_DOTS else (3, 0.8)))
     return chart.svg(f"Score against {column}")
 
 
@@ -241,9 +244,9 @@ def kept_bars(confusion: Sequence[Mapping]) -> str:
 
 
 def kind_of(row: Mapping) -> str:
-    """A row of the confusion in words, which do not break: correct, wrong by so many degrees, junk."""
+    """A row of the confusion in words: correct, wrong by so many degrees, junk."""
     if row["degrees"] is not None:
-        return "{:g}–\u2060{:g}°\u00a0off".format(*row["degrees"])
+        return "{:g}–{:g}° off".format(*row["degrees"])
     return "correct" if row["kind"] == "right" else row["kind"]
 
 

@@ -91,7 +91,7 @@ def _particles(summary: dict) -> str:
     if not found:
         return text + "."
     among, wrong = found["wrong_among_kept"], found["wrong"]
-    if not selects and loss != "posterior":
+    if (not selects and loss != "posterior") or not told_apart(summary):
         return f"{text}; {wrong:,} of them ({percent(wrong, total)}) have a planted error."
     share = f"{among:,} of them ({percent(among, kept)})" if among else "none of them"
     text += f", {share} with a planted error; {wrong:,} errors were planted"
