@@ -41,8 +41,9 @@ def controls_section(summary: dict) -> str:
                  f"{coverage['evenness_before']:.3f} → {coverage['evenness_after']:.3f}", "about the same", "by the line above"))
     header = ("control", "found", "expected of a selection by pose", "a warning from")
     table = pieces.table(header, rows, text=("control",))
-    words = pieces.note("Correlations of being left out, −1 to 1 (rank-biserial; of groups, the root of the intraclass correlation). A warning "
-                        f"is given beyond {LARGEST:g}, and beyond what chance gives to so few: five standard deviations.")
+    words = pieces.note("Correlations of being left out, −1 to 1 (rank-biserial; of groups, the root of the intraclass "
+                        f"correlation). A warning is given beyond {LARGEST:g}, and beyond what chance gives to so few: five "
+                        "standard deviations.")
     maps = _maps(summary)
     if not maps.startswith("<figure"):
         return pieces.section("Controls of the selection", table + words + maps)

@@ -86,8 +86,8 @@ def _guinier(run: RunFiles) -> str:
     )
     words = words[:1].upper() + words[1:] + ("" if words.endswith(".") else ".")
     if fit["bfactor"] is not None and fit["used"][1] > _STEADY_FROM:
-        words += (f" A line through so short a range is uncertain: maps better than {_STEADY_FROM:g} Å give a steadier one. Look whether "
-                  "sharpened.mrc is grainy.")
+        words += (f" A line through so short a range is uncertain: maps better than {_STEADY_FROM:g} Å give a steadier one. "
+                  "Look whether sharpened.mrc is grainy.")
     return pieces.section("Guinier plot", pieces.figure(guinier_chart(fit), words), wide=False)
 
 
@@ -115,7 +115,8 @@ def _against(run: RunFiles) -> str:
     keys = legend([(colour, "dot", label) for label, (colour, _) in kinds(run.table).items()])
     words = "A clean image rightly scores higher than a noisy one."
     if "micrograph" in charts:
-        words += " Of micrographs, sorted by it, the line is the median score, and the band holds the middle half of each one's particles."
+        words += (" Of micrographs, sorted by it, the line is the median score, and the band holds the middle half of each one's "
+                  "particles.")
     if run.summary.get("selection_bias"):
         words += " Whether being left out goes with these is tested below."
     worst = (run.summary.get("micrographs") or {}).get("fewest_kept") or []
@@ -177,8 +178,10 @@ def _ranks(run: RunFiles) -> str:
     note += pieces.note(
         "Seconds of wall time by phase; those in MPI include waiting and are part of the phases. Memory is the peak."
     )
-    drawn = pieces.figure(f'<div class="scroll broad">{timeline_chart(run.timelines)}</div>', "What each rank did when; blank is waiting, files and start-up.") \
-        if run.timelines else ""
+    drawn = ""
+    if run.timelines:
+        chart = f'<div class="scroll broad">{timeline_chart(run.timelines)}</div>'
+        drawn = pieces.figure(chart, "What each rank did when; blank is waiting, files and start-up.")
     return pieces.section("Ranks", drawn + pieces.table(header, map(cells, shown), text=("host", "device"), dense=True) + note)
 
 

@@ -129,7 +129,8 @@ def _particles(run: RunFiles) -> str:
     summary = run.summary
     if not _shows_score(summary):
         return pieces.section("Particles: distance", _distance(run), wide=False, fact="score")
-    words = "How strongly each particle shows a map that it did not help to build. The mixture judges six bands of frequencies together; "
+    words = ("How strongly each particle shows a map that it did not help to build. The mixture judges six bands of frequencies "
+             "together; ")
     mixture = deciding_mixture(summary) or {}
     if not told_apart(summary):
         words += "here it could not tell correct from wrong particles, so nobody was left out."
@@ -141,7 +142,8 @@ def _particles(run: RunFiles) -> str:
     else:
         words += "drawn is what it expects of this one number, and where that would best divide as it did."
     if summary.get("keep_estimate") is not None and told_apart(summary):
-        words += " The estimated fraction adds up all probabilities, against the final map; kept are those of 50 % before the last iteration."
+        words += (" The estimated fraction adds up all probabilities, against the final map; kept are those of 50 % before the last "
+                  "iteration.")
     return pieces.section("Particles: score and mixture", pieces.figure(score_chart(run), words), wide=False, fact="score")
 
 

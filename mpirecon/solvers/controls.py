@@ -83,9 +83,10 @@ def _judged(run: Reconstruction, outcome: Outcome, columns: dict[str, np.ndarray
     independent = kept if group is None else kept[np.unique(group, return_index=True)[1]]
     decided = outcome.records[-1].get("mixture")
     unjudged = run.config.loss != "l2" and np.isnan(outcome.selection.keep_) and bool(kept.all())
+    blind = decided is not None and not decided["separable"]
     return Judged(
-        len(kept), int(kept.sum()), len(independent), float(independent.mean()), decided, None if last is None else describe(last), unjudged,
-        run.config.group_by, family_column(run.file) if decided is not None and not decided["separable"] else None,
+        len(kept), int(kept.sum()), len(independent), float(independent.mean()), decided,
+        None if last is None else describe(last), unjudged, run.config.group_by, family_column(run.file) if blind else None,
     )  # fmt: skip
 
 

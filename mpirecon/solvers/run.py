@@ -380,12 +380,12 @@ class Reconstruction:
     def used(self) -> dict:
         """What was used where an option left it to the program, by the option's name."""
         file, config, plane = self.file, self.config, self.engine.backend.plane
-        side = file.box * file.pixel_size
+        side, lowest = file.box * file.pixel_size, min(_LOWEST_SCORE_SHELL, plane.shells - 1)
         return {
             "padding": interpolation_for(file.box, config.padding)["padding"], "threads": self.threads, "memory": self.memory,
             "mask": self.mask_text, "max_resolution": config.max_resolution or 2 * file.pixel_size,
-            "score_resolution": config.score_resolution or [side / min(_LOWEST_SCORE_SHELL, plane.shells - 1), side / (plane.shells - 1)],
-            "solve_iterations": config.solve_iterations if config.solve_iterations is not None else self.solver.final_steps(),
+            "score_resolution": config.score_resolution or [side / lowest, side / (plane.shells - 1)],
+            "solve_iterations": self.solver.final_steps() if config.solve_iterations is None else config.solve_iterations,
             "backend": self.engine.backend.name, "transport": self.transport, "folds": config.scoring_folds,
         }  # fmt: skip
 

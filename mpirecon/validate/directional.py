@@ -60,7 +60,8 @@ class ConicalFSC:
         of a cone: the correlation F of n independent complex samples has the variance (1 − F²)² / 2n."""
         curves = self._curves_to_resolution
         area, shells = curves.sum(axis=1), np.arange(1, curves.shape[1] + 1)
-        samples = 2 * np.pi * shells**2 * (1 - np.cos(np.radians(self.half_angle))) * self.independent  # of one shell, Friedel's twins once
+        # of one shell, Friedel's twins counted once
+        samples = 2 * np.pi * shells**2 * (1 - np.cos(np.radians(self.half_angle))) * self.independent
         variance = np.where(shells < _COMMON, 0, (1 - np.median(curves, axis=0) ** 2) ** 2 / (2 * samples))
         return float((np.median(area) - area.min()) / max(np.sqrt(variance.sum()), 1e-9))
 
@@ -76,7 +77,8 @@ class ConicalFSC:
         worst, best = int(self.resolution.argmax()), int(self.resolution.argmin())
         quantiles = np.quantile(self.curves, (0, 0.16, 0.5, 0.84, 1), axis=0)
         return {
-            "half_angle": self.half_angle, "sphericity": self.sphericity, "area_ratio": self.area_ratio, "unevenness": self.unevenness, "threshold": 0.143,
+            "half_angle": self.half_angle, "sphericity": self.sphericity, "threshold": 0.143,
+            "area_ratio": self.area_ratio, "unevenness": self.unevenness,
             "best": float(self.resolution[best]), "worst": float(self.resolution[worst]),
             "median": float(np.median(self.resolution)), "spread": float(self.resolution.std()),
             "worst_direction": [round(float(v), 4) for v in self.direction[worst]],
@@ -123,7 +125,8 @@ def conical_fsc_of_transforms(
         nyquist = 2 * pixel_size
         return np.array([crossing(curve, threshold, box, pixel_size) or nyquist for curve in curves])
 
-    return ConicalFSC(direction, curves, at(0.143), sphericity(direction, 1 / at(SPHERICITY_AT)), pixel_size, half_angle, independent)
+    ball = sphericity(direction, 1 / at(SPHERICITY_AT))
+    return ConicalFSC(direction, curves, at(0.143), ball, pixel_size, half_angle, independent)
 
 
 def _curves(sums) -> np.ndarray:

@@ -34,9 +34,9 @@ def anisotropy_warning(cones: Mapping | None) -> str | None:
     if not uneven or cones["unevenness"] < _SIGNIFICANT:
         return None
     return (
-        f"the resolution depends on direction: {cones['best']:.1f} Å along the best and {cones['worst']:.1f} Å along the worst (median "
-        f"{cones['median']:.1f} Å; ratio of areas under the FSC curves {cones['area_ratio']:.2f}, sphericity {cones['sphericity']:.2f}). "
-        "Some views are probably missing, and the map is smeared along those directions"
+        f"the resolution depends on direction: {cones['best']:.1f} Å along the best and {cones['worst']:.1f} Å along the "
+        f"worst (median {cones['median']:.1f} Å; ratio of areas under the FSC curves {cones['area_ratio']:.2f}, sphericity "
+        f"{cones['sphericity']:.2f}). Some views are probably missing, and the map is smeared along those directions"
     )
 
 
@@ -44,8 +44,8 @@ def few_particles_warning(in_halves: tuple[int, int]) -> str | None:
     """A warning where half sets of these many particles are small."""
     if min(in_halves) >= FEWEST_IN_HALF:
         return None
-    return (f"half sets of {in_halves[0]} and {in_halves[1]} particles are small (a warning below {FEWEST_IN_HALF}): the FSC, the resolution and "
-            "fractions of particles are uncertain")
+    return (f"half sets of {in_halves[0]} and {in_halves[1]} particles are small (a warning below {FEWEST_IN_HALF}): the FSC, "
+            "the resolution and fractions of particles are uncertain")
 
 
 def hard_mask_warning(mask: np.ndarray, name: str) -> str | None:
@@ -59,9 +59,9 @@ def hard_mask_warning(mask: np.ndarray, name: str) -> str | None:
     steps = np.concatenate(steps)
     if not steps.size or np.median(steps) < _HARD_STEP * height:
         return None
-    return (f"the mask {name} has a hard edge: it falls from inside to outside within a voxel, which correlates the half maps and makes the "
-            "resolution look better than it is. Give it a soft edge of 3 voxels or more (relion_mask_create --width_soft_edge 5, or mpirecon "
-            "mask)")
+    return (f"the mask {name} has a hard edge: it falls from inside to outside within a voxel, which correlates the half "
+            "maps and makes the resolution look better than it is. Give it a soft edge of 3 voxels or more "
+            "(relion_mask_create --width_soft_edge 5, or mpirecon mask)")
 
 
 def tight_mask_warning(randomised: float | None, name: str) -> str | None:

@@ -36,8 +36,8 @@ class Judged:
     def warnings(self) -> list[str]:
         """A sentence or two for what the reader must know before quoting a fraction or a selection."""
         if self.unjudged:
-            return ["no particle was judged: a single iteration makes its map before any particle is scored, so that all count alike; "
-                    "take --iterations 2 or more"]
+            return ["no particle was judged: a single iteration makes its map before any particle is scored, so that all "
+                    "count alike; take --iterations 2 or more"]
         if self.last is None or self.decided is None:
             return []
         if not self.decided["separable"]:
@@ -51,8 +51,8 @@ class Judged:
         )
 
     def _remedy(self) -> str:
-        others = ("a mask that fits the particle (--diameter, --mask), --score-band, or --loss sorted --keep Q where the fraction of "
-                  "correct particles is known")
+        others = ("a mask that fits the particle (--diameter, --mask), --score-band, or --loss sorted --keep Q where the "
+                  "fraction of correct particles is known")
         if self.group_by:
             return f"What may help: {others}"
         if self.family:
@@ -64,8 +64,8 @@ class Judged:
         if self.last["separable"]:
             return None
         return ("against the final map, correct and wrong particles can no longer be told apart "
-                f"({self.last['separation']:.1f} standard deviations; {SMALLEST_SEPARATION:g} are needed): compare with --loss l2 before "
-                "trusting the selection")
+                f"({self.last['separation']:.1f} standard deviations; {SMALLEST_SEPARATION:g} are needed): compare with "
+                "--loss l2 before trusting the selection")
 
     def _contradiction(self) -> str | None:
         estimate, (low, high) = self.last["keep"], self.last["keep_interval"]
@@ -75,10 +75,10 @@ class Judged:
         what = "particles" if self.group_by is None else f"groups of {self.group_by}"
         probably = "correct particles were left out" if kept < low else "wrong particles were kept"
         return (
-            f"{100 * kept:.1f} % of the {what} were kept, which lies outside of the interval of the estimated fraction of correct ones, "
-            f"{100 * estimate:.1f} % ({100 * low:.1f}–{100 * high:.1f} %): probably {probably}. Kept are those whose pose was more likely "
-            "right than wrong before the last iteration; the estimate adds up probabilities against the final map. More --iterations may "
-            "bring them together"
+            f"{100 * kept:.1f} % of the {what} were kept, which lies outside of the interval of the estimated fraction of "
+            f"correct ones, {100 * estimate:.1f} % ({100 * low:.1f}–{100 * high:.1f} %): probably {probably}. Kept are those "
+            "whose pose was more likely right than wrong before the last iteration; the estimate adds up probabilities "
+            "against the final map. More --iterations may bring them together"
         )
 
 
