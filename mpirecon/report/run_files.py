@@ -21,12 +21,12 @@ MAPS = ("volume", "half1", "half2", "sharpened", "discarded")
 class RunFiles:
     """What the page is made of, read from the run's folder.
 
-    summary : summary.json · curves : column of fsc.csv → (box // 2 + 1,) · table : columns of particles.h5 ·
+    folder : where the run is · summary : summary.json · curves : column of fsc.csv → (box // 2 + 1,) · table : columns of particles.h5 ·
     maps : name → (n, n, n), those of MAPS that are there · detection, views : columns of their tables, None where there is
     none · timelines : rank → what it did when
     """
 
-    name: str
+    folder: Path
     summary: dict
     curves: dict[str, np.ndarray]
     table: dict[str, np.ndarray]
@@ -34,6 +34,10 @@ class RunFiles:
     detection: dict[str, np.ndarray] | None = None
     views: dict[str, np.ndarray] | None = None
     timelines: dict[int, dict] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
 
 
 def read_run_files(folder: Path, summary: dict, maps: dict[str, np.ndarray] | None = None) -> RunFiles:
@@ -49,7 +53,7 @@ def read_run_files(folder: Path, summary: dict, maps: dict[str, np.ndarray] | No
             )
     curves = _read_table(folder / "fsc.csv", "FSC curves")
     return RunFiles(
-        folder.resolve().name, summary,
+        folder.resolve(), summary,
         {name: values for name, values in curves.items() if name not in ("shell", "resolution")},
         read_particle_table(folder / "particles.h5"),
         {name: maps[name] if name in maps else read_map(folder / f"{name}.mrc").array

@@ -22,6 +22,7 @@ from mpirecon.validate.detection import detection_report, write_detection_csv
 from mpirecon.validate.ewald import curvature_warning
 from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms
 from mpirecon.validate.fsc_table import write_fsc_csv
+from mpirecon.validate.map_warnings import anisotropy_warning, few_particles_warning, mask_warnings
 from mpirecon.validate.masks import asymmetry, cut_to_sphere
 from mpirecon.validate.postprocess import Postprocessed, postprocess
 
@@ -94,7 +95,7 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed) -> 
     ranks[0] = _rank_facts(run)
     run.log.event("timeline", **run.engine.timings.timeline())
     summary = _summary(run, outcome, about | {"detection": found}, _headline(run, curves, more), columns, ranks)
-    more_to_warn_of = (_asymmetric_mask(run), _curvature(run, summary))
+    more_to_warn_of = (*_map_warnings(run, summary, columns), _asymmetric_mask(run), _curvature(run, summary))
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
     write_report(folder, summary, maps=maps)
     write_summary(folder / "summary.json", summary)
@@ -109,6 +110,17 @@ def _scored(run: Reconstruction, outcome: Outcome, maps: dict) -> np.ndarray:
     return fsc(maps["half1"], maps["half2"], run.engine.mask)
 
 
+def _map_warnings(run: Reconstruction, summary: dict, columns: dict) -> list[str | None]:
+    """What to be wary of in the maps themselves, whoever built them."""
+    after, valid = summary["postprocess"] or {}, ~columns["skipped"]
+    told = [few_particles_warning(tuple(int((valid & (columns["half"] == half)).sum()) for half in (1, 2))),
+            anisotropy_warning(after.get("cones"))]
+    if run.config.mask in (None, AUTO):
+        return told
+    name = Path(run.config.mask).name
+    return [*told, *mask_warnings(run.engine.mask, name, after.get("randomised_at_resolution"))]
+
+
 def _asymmetric_mask(run: Reconstruction) -> str | None:
     """A warning where a symmetric map is cut by a mask that is not."""
     config = run.config
@@ -117,7 +129,7 @@ def _asymmetric_mask(run: Reconstruction) -> str | None:
     outside = asymmetry(run.engine.mask, point_group(config.symmetry).matrices)
     if outside <= _ASYMMETRIC:
         return None
-    return (f"{config.mask} does not have the symmetry {config.symmetry}: a rotation of it takes {100 * outside:.0f} % of the mask's "
+    return (f"the mask {config.mask} does not have the symmetry {config.symmetry}: a rotation of it takes {100 * outside:.0f} % of the mask's "
             "inside to its outside. The map has the symmetry, and is scored and cut in that mask; take one of the whole particle")
 
 
@@ -231,6 +243,7 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict,
     return {
         **about,
         "configuration": run.config.as_dict(),
+        "used": run.used,
         "particles": {
             "file": str(file.path), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,
             "ctf_premultiplied": bool(file.attributes["ctf_premultiplied"]), "skipped": np.flatnonzero(~valid).tolist(),

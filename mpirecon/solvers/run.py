@@ -23,13 +23,13 @@ from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.placement import place_ranks
 from mpirecon.parallel.select import median
 from mpirecon.parallel.threads import default_memory, default_threads
-from mpirecon.robust.distances import WHITENED, get_distance
+from mpirecon.robust.distances import get_distance
 from mpirecon.robust.jointly import select_jointly
 from mpirecon.robust.losses import is_m_estimator
 from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.pose_mixture import SLIGHT, PoseMixture
 from mpirecon.robust.schedule import mildness
-from mpirecon.robust.selection import AUTO, NOISY, Selection, loss_value, norms, particle_sigma, select
+from mpirecon.robust.selection import AUTO, NOISY, Selection, particle_sigma, select
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.connect import connect
@@ -37,6 +37,7 @@ from mpirecon.solvers.endurance import Checkpoints
 from mpirecon.solvers.gradient import GradientSolver
 from mpirecon.solvers.groups import MapSet
 from mpirecon.solvers.looks import Looks
+from mpirecon.solvers.loss_report import reported_losses
 from mpirecon.solvers.normal import NormalSolver
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.resume import identify, load
@@ -51,6 +52,10 @@ _LOWEST_SCORE_SHELL = 2
 #: share of the particles that are scored at random orientations as well, to measure what a wrong pose looks like, and the
 #: least and most of them
 _RANDOM_SHARE, _RANDOM_POSES = 0.125, (500, 5000)
+
+#: what the losses of an iteration mean, said once
+_HOW_TO_READ = ("  losses: what the map leaves of the images, where a map of nothing leaves 1; held out: of each particle, against "
+                "maps made without it")
 
 #: width of the spherical mask's edge, pixels
 _MASK_EDGE = 4.0
@@ -103,6 +108,7 @@ class Reconstruction:
         self._selection: Selection | None = None  # of the particles that built the current maps
         self._scores: Statistics | None = None  # what the next selection is made from
         self.random_poses = self.nearby = None
+        self._explained = False
         able = Ability.NEARBY in backend.can and config.group_by is None and config.loss == "posterior"
         self.looks = Looks(config.rounds, able)
 
@@ -282,23 +288,14 @@ class Reconstruction:
     # reports
 
     def _record(self, iteration: int, inside: Statistics) -> dict:
-        """Losses per particle and Fourier sample, on the maps that this iteration made."""
+        """What the maps that this iteration made leave of the images (loss_report.py), who was kept, and how far halves agree."""
         comm, config, chosen, valid = self.comm, self.config, self._selection, self.slab.valid
-        distance = self.distance if self.distance.norm is not None else WHITENED
-        d_inside, d_outside = (
-            _root(s.residual) if config.loss in ("l2", "posterior") else norms(comm, distance, s, valid)
-            for s in (inside.inverted(chosen.contrast < 0), self.held_out.inverted(chosen.contrast < 0))
-        )
-        everybody = Selection.everybody(valid)
         if np.isnan(chosen.centre_) and is_m_estimator(config.loss):
             chosen = self._calibrated(chosen)
         file = self.file
         record = {
             "iteration": iteration,
-            "loss": loss_value(comm, config.loss, d_inside, chosen, valid),
-            "loss_l2": loss_value(comm, "l2", _root(inside.residual), everybody, valid),
-            "loss_heldout": loss_value(comm, config.loss, d_outside, chosen, valid),
-            "loss_l2_heldout": loss_value(comm, "l2", _root(self.held_out.residual), everybody, valid),
+            **reported_losses(comm, config.loss, self.distance, chosen, inside, self.held_out, valid),
             "kept": comm.allreduce_scalar(int(chosen.kept.sum())),
             "valid": comm.allreduce_scalar(int(valid.sum())),
             "resolution_0143": crossing(self.solver.fsc, 0.143, file.box, file.pixel_size),
@@ -325,13 +322,16 @@ class Reconstruction:
     def _announce(self, record: dict) -> None:
         r = record
         text = (
-            f"iteration {r['iteration']}/{self.config.rounds}: loss {r['loss']:.6g}, L2 over all {r['loss_l2']:.6g}, "
-            f"held out {r['loss_heldout']:.6g}, kept {100 * r['kept_fraction']:.1f} %"
+            f"iteration {r['iteration']}/{self.config.rounds}: loss {r['loss']:.5f}, L2 over all {r['loss_l2']:.5f}, "
+            f"held out {r['loss_heldout']:.5f}, kept {100 * r['kept_fraction']:.1f} %"
         )
         if "wrong" in r:
             text += f" ({100 * r['wrong_among_kept'] / max(r['kept'], 1):.1f} % of them planted wrong)"
         resolution = r["resolution_0143"]
         self.console.say(text + (f", FSC 0.143 at {resolution:.2f} Å" if resolution else ", FSC above 0.143 throughout"))
+        if not self._explained:
+            self.console.say(_HOW_TO_READ)
+            self._explained = True
 
     def _log_sort(self, rows: np.ndarray | None, chosen: Selection) -> None:
         """What this rank sorted, before and after (MISSION N9)."""
@@ -371,13 +371,31 @@ class Reconstruction:
         """Threads of this rank."""
         return default_threads(self._neighbours) if self.config.threads is None else self.config.threads
 
+    @property
+    def memory(self) -> int:
+        """Bytes that this rank may keep images in."""
+        return default_memory(self._neighbours) if self.config.memory is None else self.config.memory
+
+    @property
+    def used(self) -> dict:
+        """What was used where an option left it to the program, by the option's name."""
+        file, config, plane = self.file, self.config, self.engine.backend.plane
+        side, lowest = file.box * file.pixel_size, min(_LOWEST_SCORE_SHELL, plane.shells - 1)
+        return {
+            "padding": interpolation_for(file.box, config.padding)["padding"], "threads": self.threads, "memory": self.memory,
+            "mask": self.mask_text, "max_resolution": config.max_resolution or 2 * file.pixel_size,
+            "score_resolution": config.score_resolution or [side / lowest, side / (plane.shells - 1)],
+            "solve_iterations": self.solver.final_steps() if config.solve_iterations is None else config.solve_iterations,
+            "backend": self.engine.backend.name, "transport": self.transport, "folds": config.scoring_folds,
+        }  # fmt: skip
+
     def _share_of_host(self) -> dict:
         """How this rank uses its host's cores and memory."""
         config = self.config
         return {
             "half_precision": config.half_precision,
             "threads": self.threads,
-            "memory": default_memory(self._neighbours) if config.memory is None else config.memory,
+            "memory": self.memory,
         }  # fmt: skip
 
     @property
@@ -503,7 +521,3 @@ def describe(mixture: PoseMixture) -> dict:
 def _slight(selection: Selection) -> float:
     """Share of the particles whose poses are slightly wrong."""
     return float(selection.mixture_.shares_[SLIGHT:].sum())
-
-
-def _root(squared: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.maximum(squared, 0))
