@@ -94,7 +94,7 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed) -> 
     ranks[0] = _rank_facts(run)
     run.log.event("timeline", **run.engine.timings.timeline())
     summary = _summary(run, outcome, about | {"detection": found}, _headline(run, curves, more), columns, ranks)
-    more_to_warn_of = (_asymmetric_mask(run), _curvature(run, summary))
+    more_to_warn_of = (run.parted, _asymmetric_mask(run), _curvature(run, summary))
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
     write_report(folder, summary, maps=maps)
     write_summary(folder / "summary.json", summary)
