@@ -256,6 +256,8 @@ class _Export:
         tables = new_tables(particles, pose, names, self.file.aberrations())
         if array is not None and "uid" in array.dtype.names:
             put(tables["particles"], "mpireconUid", [str(uid) for uid in array["uid"].tolist()])
+        if array is not None and "sym_expand/src_uid" in array.dtype.names:
+            put(tables["particles"], "mpireconSourceUid", [str(uid) for uid in array["sym_expand/src_uid"].tolist()])
         if array is not None:
             put_micrographs(tables, *micrographs_of(array))
         self._put_coordinates(tables["particles"], array)

@@ -95,7 +95,9 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed) -> 
     ranks[0] = _rank_facts(run)
     run.log.event("timeline", **run.engine.timings.timeline())
     summary = _summary(run, outcome, about | {"detection": found}, _headline(run, curves, more), columns, ranks)
-    more_to_warn_of = (*_map_warnings(run, summary, columns), _asymmetric_mask(run), _curvature(run, summary))
+    more_to_warn_of = (
+        run.parted, *_map_warnings(run, summary, columns), _asymmetric_mask(run), _curvature(run, summary),
+    )  # fmt: skip
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
     write_report(folder, summary, maps=maps)
     write_summary(folder / "summary.json", summary)

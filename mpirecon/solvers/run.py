@@ -41,7 +41,12 @@ from mpirecon.solvers.loss_report import reported_losses
 from mpirecon.solvers.normal import NormalSolver
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.resume import identify, load
-from mpirecon.solvers.slab_data import ParticleSlab, folds_of_groups, uniform_hash
+from mpirecon.solvers.slab_data import (
+    ParticleSlab,
+    folds_of_groups,
+    groups_and_families,
+    uniform_hash,
+)
 from mpirecon.solvers.timing import Timings
 from mpirecon.validate.fsc import crossing
 from mpirecon.validate.masks import soft_sphere
@@ -93,6 +98,7 @@ class Reconstruction:
         self.slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed))
         self.slab.agree_on_noise_groups(comm)
         self._check_halves()
+        self.parted: str | None = None  # what is wrong with half sets that part groups
         self._groups = self._group_numbers()
         self.placement = place_ranks(comm, "cpu" if config.deterministic else config.backend)
         self._neighbours = comm.allgather(comm.hostname).count(comm.hostname)
@@ -452,19 +458,23 @@ class Reconstruction:
         return self.engine.backend.bands(self.engine.noise_power, lowest, highest, whitened)
 
     def _group_numbers(self) -> np.ndarray | None:
-        """Number of each of this rank's particles' group (--group-by), (m,) int64; read by rank 0 for all.
+        """Number of each of this rank's particles' group (--group-by), (m,) int64; read by rank 0 for all. Sets folds.
 
-        Rows of a group are in one fold: what shows one particle would judge itself by the others' map.
+        Rows of a group are in one fold: what shows one particle would judge itself by the others' map. So are rows that
+        the import found to show one particle, whatever is asked for.
         """
-        if self.config.group_by is None:
+        column = self.config.group_by
+        if column is None and self.file.extra("family", 0, 0) is None:
             return None
-        numbers = np.empty(len(self.file), np.int64)
+        numbers = np.empty((2, len(self.file)), np.int64)
         with together(self.comm):
             if self.comm.rank == 0:
-                _, numbers[:] = np.unique(self.file.source_column(self.config.group_by).astype(str), return_inverse=True)
-        groups = self.comm.bcast_array(numbers)[self.slab.start : self.slab.stop]
-        self.slab.fold = self._folds_of_groups(groups, 1 + int(numbers.max()))[groups]
-        return groups
+                names = None if column is None else self.file.source_column(column).astype(str)
+                numbers[:] = groups_and_families(len(self.file), names, self.file.extra("family"))
+        groups, joint = self.comm.bcast_array(numbers)[:, self.slab.start : self.slab.stop]
+        if (count := 1 + int(numbers[1].max())) < len(self.file) or column is not None:
+            self.slab.fold = self._folds_of_groups(joint, count)[joint]
+        return None if column is None else groups
 
     def _folds_of_groups(self, groups: np.ndarray, count: int) -> np.ndarray:
         """Fold of each group, (count,) int64, the same on all ranks."""
@@ -474,12 +484,15 @@ class Reconstruction:
         np.maximum.at(last, groups, self.slab.metadata.half)
         self.comm.allreduce(first, "min")
         self.comm.allreduce(last, "max")
+        what, where = ("particles", str(self.file.path)) if column is None else ("groups", f"--group-by {column}")
         if mixed := int((first != last).sum()):
-            self.console.warn(f"--group-by {column}: {mixed} of {count} groups have rows in both half sets, which judge each other "
-                              "so: their FSC is too good. Split the half sets by group")
+            remedy = "--new-halves" if column is None else f"--family {column} --new-halves"
+            self.parted = (f"{where}: {mixed} of {count} {what} have rows in both half sets, which judge each other so: their FSC is "
+                           f"too good. Import again with {remedy}")
+            self.console.warn(self.parted)  # at once, for the run may be long, and in the report
         for half, of_half in ((1, first), (2, last)):
             if (some := int((of_half == half).sum())) < folds:
-                raise UserError(f"--group-by {column}: half set {half} has {some} groups, fewer than --folds {folds}; each fold is "
+                raise UserError(f"{where}: half set {half} has {some} {what}, fewer than --folds {folds}; each fold is "
                                 f"scored against the map of the others. Use --folds {max(some, 1)} or fewer")
         return folds_of_groups(first, folds)
 
@@ -500,7 +513,7 @@ class Reconstruction:
             if count == 0:
                 raise UserError(
                     f"{self.file.path}: half set {half} is empty ({int(counts.sum())} particles in all); both half maps "
-                    "need particles. Split anew when importing, or add particles"
+                    "need particles. Import again with --new-halves, which draws half sets anew, or add particles"
                 )
             if count < self.config.scoring_folds:
                 raise UserError(
