@@ -7,8 +7,8 @@ values into the margins; ``fold`` is its exact transpose, plus the conjugate hal
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from mpirecon.kernels.cache import njit
 from mpirecon.kernels.gridding import MARGIN
 
 

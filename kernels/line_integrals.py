@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from mpirecon.kernels.cache import njit
 from mpirecon.kernels.rotate import turned_back
 from mpirecon.kernels.spline import add_at, value_at
 

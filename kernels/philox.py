@@ -6,7 +6,8 @@ Philox 4x64 with 10 rounds: Salmon, Moraes, Dror & Shaw 2011, "Parallel random n
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from mpirecon.kernels.cache import njit
 
 _M0, _M1 = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)
 _W0, _W1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)

@@ -7,7 +7,8 @@ take the last value. first, last : the rows ky to work on, all when left out; ar
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from mpirecon.kernels.cache import njit
 
 
 @njit(inline="always")

@@ -6,8 +6,8 @@ Shell s holds the samples whose integer radius |k| rounds to s, s = 0 … n // 2
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from mpirecon.kernels.cache import njit
 from mpirecon.kernels.ctf import sine_of_turns
 from mpirecon.kernels.radial import row_start, shell_limits
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.fft
-from numba import njit
+
+from mpirecon.kernels.cache import njit
 
 
 def coefficients(samples: np.ndarray, axes: tuple[int, ...], workers: int = 1) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 
+from mpirecon.kernels.cache import njit
 from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
 from mpirecon.kernels.project import frequencies, places
 from mpirecon.kernels.vectors import GROUP, gather, locate, prefetch

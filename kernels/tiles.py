@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 
+from mpirecon.kernels.cache import njit
 from mpirecon.kernels.gridding import first_tap
 
 #: columns of a run, int32: the image, its first sample, how many there are, −1 where they are turned round to −k and else 1,

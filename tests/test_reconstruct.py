@@ -108,7 +108,7 @@ def test_the_loss_is_the_mean_residual_of_the_images(reconstruct, particles):
     plane = HalfPlane.of(BOX, BOX * 5 / 11 + 0.5)
     model = ForwardModel(BOX, 5, plane=plane)
     band = plane.shell >= 2
-    total = count = 0.0
+    total = power = count = 0.0
     with ParticleFile(particles) as file:
         everything = file.metadata(0, len(file))
         for half in (1, 2):
@@ -118,9 +118,14 @@ def test_the_loss_is_the_mean_residual_of_the_images(reconstruct, particles):
             data = centred_samples(file.images(rows), some.pose.shift / 5, plane)
             residual = np.abs(data - model.samples(prepared, some.pose, some.ctf)) ** 2 / BOX**2
             total += (plane.multiplicity[band] * residual[:, band]).sum(dtype=float)
+            power += (plane.multiplicity[band] * np.abs(data[:, band]) ** 2).sum(dtype=float) / BOX**2
             count += plane.multiplicity[band].sum() * len(rows)
     # the run's own references are filtered and masked, the half maps are not: close, not equal
-    assert summary["iterations"][0]["loss_l2"] == pytest.approx(total / count, rel=0.03)
+    (record,) = summary["iterations"]
+    assert record["loss_l2"] * record["loss_l2_of_nothing"] == pytest.approx(total / count, rel=0.03)
+    # 1 is what a map of zeros leaves: all of the images' power
+    assert record["loss_l2_of_nothing"] == pytest.approx(power / count, rel=1e-4)
+    assert record["loss_l2"] == pytest.approx(total / power, rel=0.03)
 
 
 def test_gradient_descent_reaches_the_normal_equations_map(reconstruct, truth):

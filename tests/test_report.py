@@ -227,7 +227,7 @@ def test_fitted_components_are_those_of_the_score():
     score = np.where(good, 1.0, 0.1) * expected + rng.normal(size=m)
     table = {"score": score, "scale": score / expected, "posterior": good.astype(float)}
     found = components(table, keep)
-    assert list(found) == ["good, as fitted (60.0 %)", "bad, as fitted (40.0 %)"]
+    assert list(found) == ["correct, as fitted (60.0 %)", "wrong, as fitted (40.0 %)"]
     edges = np.linspace(-4, 14, 61)
     for density, rows in zip(found.values(), (good, ~good)):
         observed = np.histogram(score[rows], edges)[0] / m / (edges[1] - edges[0])
@@ -241,8 +241,8 @@ def test_a_mixture_that_tells_nothing_apart_shows_no_share(tmp_path):
     summary = make_summary("posterior", truth=False, keep_estimate=0.22,
                            mixture={"keep": 0.22, "keep_interval": [0.17, 0.27], "separable": False})
     page = make_page(tmp_path / "out", summary)
-    assert "could not tell good from bad" in page.text and "22.0 %" not in page.text and "too alike" in page.text
-    assert "as fitted" not in page.text and "for good and bad ones could not be told apart" in page.text
+    assert "could not tell correct from wrong particles" in page.text and "22.0 %" not in page.text and "too alike" in page.text
+    assert "as fitted" not in page.text and "for correct and wrong ones could not be told apart" in page.text
 
 
 def test_where_groups_decide_no_score_of_an_image_is_drawn_as_the_threshold(tmp_path):
@@ -327,7 +327,7 @@ def test_report_of_an_unfinished_run_is_refused(tmp_path, cli):
 #: what a reader looks for (docs/report.md), by the mark that the page gives it
 FACTS = {
     "resolution": "which resolution, in which mask", "fsc": "FSC curves", "map": "what the map looks like",
-    "kept": "particles kept", "errors": "planted errors found, or the estimated good share", "warnings": "what to be wary of",
+    "kept": "particles kept", "errors": "planted errors found, or the estimated fraction of correct particles", "warnings": "what to be wary of",
     "score": "histogram with threshold", "convergence": "whether it converged", "where time went": "time, and where it went",
     "command": "command, versions, devices",
 }  # fmt: skip

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib.util
+import logging
 import os
+import tempfile
 
 import numpy as np
 
@@ -13,6 +16,11 @@ from mpirecon.kernels.cuda_source import Settings, cuda_source
 
 #: blocks of kernels whose threads loop over all that there is to do: enough to fill any chip
 _BLOCKS = 4096
+
+#: bytes that must be free for CuPy to keep compiled kernels
+_ROOM = 2**20
+
+_log = logging.getLogger(__name__)
 
 _INSTALL = (
     "install it for the CUDA version that nvidia-smi shows: pip install 'mpirecon[cuda12]' or 'mpirecon[cuda13]'; "
@@ -30,6 +38,7 @@ def load_cupy():
     """
     if importlib.util.find_spec("cupy") is None:
         raise UserError(f"--backend cuda needs CuPy, which is not installed; {_INSTALL}")
+    keep_kernels()
     try:
         import cupy
     except Exception as error:  # whatever a half-installed CuPy may raise is what the user should read
@@ -42,6 +51,22 @@ def load_cupy():
         raise UserError("--backend cuda: no CUDA device is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES, ask the batch "
                         "system for a GPU, or use --backend cpu")
     return cupy
+
+
+@functools.lru_cache(maxsize=None)
+def keep_kernels() -> None:
+    """Have CuPy keep what it compiles in memory where its folder of compiled kernels cannot be written: it would fail."""
+    folder = os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache")
+    try:
+        if not os.path.isabs(folder):
+            raise FileNotFoundError(errno.ENOENT, "there is no home folder")
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as trial:
+            trial.write(bytes(_ROOM))
+    except OSError as error:
+        os.environ["CUPY_CACHE_IN_MEMORY"] = "1"
+        _log.warning("CuPy's compiled kernels cannot be kept in %s (%s); they are compiled anew at each start. Set CUPY_CACHE_DIR "
+                     "to a folder that can be written", folder, error.strerror)
 
 
 @functools.lru_cache(maxsize=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import numba
@@ -11,6 +12,7 @@ from numba.core.codegen import get_host_cpu_features
 
 from mpirecon.backend.cpu import CpuBackend
 from mpirecon.backend.protocol import Ability, Backend
+from mpirecon.kernels.cache import kept
 from mpirecon.model.particles import ParticleSet
 from mpirecon.operators.fixed_point import FixedPoint
 from mpirecon.parallel.comm import Communicator, run_together
@@ -31,7 +33,7 @@ def compile_once(comm: Communicator, backend: Backend, particles: ParticleSet, n
     if comm.size == 1 or Ability.COMPILED_BY_NUMBA not in backend.can:
         return
     mark = _mark(backend, nearby, exact)
-    leads = comm.local_rank == 0 and not (mark is not None and mark.exists())
+    leads = comm.local_rank == 0 and kept() and not (mark is not None and mark.exists())
     if not any(comm.allgather(leads)):
         return
 
@@ -43,8 +45,9 @@ def compile_once(comm: Communicator, backend: Backend, particles: ParticleSet, n
                 threads=min(backend.threads.count, 2),  # several take kernels of their own
             )  # fmt: skip
             _try_kernels(small, particles[:1], nearby, exact)
-            if mark is not None:
-                mark.touch()
+            if mark is not None and kept():
+                with suppress(OSError):  # a folder that filled up: the kernels are in it, or are not kept
+                    mark.touch()
 
     run_together(comm, compile_kernels)
 

@@ -96,12 +96,14 @@ def numba_cache() -> dict:
     try:
         from mpirecon.kernels.radial import radial_sum
 
+        if radial_sum.stats.cache_path is None:
+            return {"folder": "", "error": "neither a home nor the program's own folder can be written"}
         folder = Path(radial_sum.stats.cache_path)
         folder.mkdir(parents=True, exist_ok=True)
         trial = folder / f".trial-{os.getpid()}-{os.uname().nodename}"
         trial.write_bytes(b"x")
         trial.unlink()
-    except (OSError, RuntimeError) as error:  # Numba raises RuntimeError when it finds no folder at all
+    except OSError as error:
         return {"folder": str(getattr(error, "filename", "") or ""), "error": str(error)}
     return {"folder": str(folder), "error": None}
 

@@ -23,7 +23,7 @@ def site_file(environ: Mapping[str, str] = os.environ) -> Path | None:
     """``$MPIRECON_SITE``, else ``mpirecon/site.toml`` in the user's configuration folder if it exists, else None."""
     if environ.get("MPIRECON_SITE"):
         return Path(environ["MPIRECON_SITE"])
-    home = environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".config"
+    home = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".config")
     usual = Path(home) / "mpirecon" / "site.toml"
     return usual if usual.is_file() else None
 

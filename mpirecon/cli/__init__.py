@@ -15,6 +15,7 @@ import click
 from mpirecon import __version__
 from mpirecon.cli.hints import did_you_mean
 from mpirecon.cli.ending import end_alone, end_together, outcome
+from mpirecon.cli.streams import make_safe, show_warnings
 from mpirecon.errors import UserError
 from mpirecon.parallel.launcher import find_launcher
 from mpirecon.parallel.stopping import held_signals
@@ -89,6 +90,7 @@ def group() -> None:
 
 def main() -> None:
     """Entry point: run the command; errors become one message and the same non-zero exit code on all ranks."""
+    make_safe()
     gc.set_threshold(_GARBAGE)
     keep_freed_memory()
     sys.exit(run(sys.argv[1:]))
@@ -105,6 +107,7 @@ def _run(arguments: list[str]) -> int:
         for library in ("OPENBLAS", "MKL", "BLIS"):  # whose sums depend on their threads; read when NumPy is imported
             os.environ[f"{library}_NUM_THREADS"] = "1"
     launcher = find_launcher()
+    show_warnings(first=launcher is None or not launcher.rank)
     parallel = runs_on_all_ranks(arguments)
     if launcher is None or (launcher.size == 1 and not parallel):
         return end_alone(outcome(lambda: _invoke(arguments, None)))

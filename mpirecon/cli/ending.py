@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import click
 
+from mpirecon.cli.streams import let_go
 from mpirecon.parallel.agree import RankFailed, as_user_error
 from mpirecon.parallel.stopping import RESUME_EXIT_CODE, StopRequested
 
@@ -51,9 +52,9 @@ def outcome(function: Callable[[], int]) -> Outcome:
 
 
 def end_alone(result: Outcome) -> int:
-    """Tell the user how the only process ended; returns its exit code."""
-    _tell(result.text)
-    return result.code
+    """Tell the user how the only process ended; returns its exit code, which is not 0 where its output was lost."""
+    lost = _tell(result.text)
+    return result.code or int(lost)
 
 
 def end_together(comm, result: Outcome | None) -> int:
@@ -117,11 +118,21 @@ def _tagged(rank: int, host: str, text: str) -> str:
     return "\n".join(f"[rank {rank} {host}] {line}" for line in text.splitlines())
 
 
-def _tell(text: str) -> None:
-    """Print to stderr after all that is already under way to stdout."""
-    for stream, line in ((sys.stdout, ""), (sys.stderr, text and text + "\n")):
-        try:
-            stream.write(line)
-            stream.flush()
-        except (OSError, ValueError):
-            pass  # nobody is reading any more; the exit code still tells
+def _tell(text: str) -> bool:
+    """Print to stderr after all that is already under way to stdout; whether some of that could not be written."""
+    lost = _write(sys.stdout, "")
+    if lost:
+        text = text or f"Error: the output could not be written: {lost}"
+    _write(sys.stderr, text and text + "\n")
+    return bool(lost)
+
+
+def _write(stream, text: str) -> str:
+    """Write and flush; why that failed, if it did."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except (OSError, ValueError) as error:
+        let_go(stream)
+        return str(as_user_error(error) or error)
+    return ""

@@ -53,6 +53,8 @@ def command(first, second, mask, phase_randomise, cones, plot, csv_path, as_json
     for target in filter(None, (plot, csv_path)):
         refuse_existing(target, overwrite, given(first_map=first, second_map=second, mask=None if mask == "auto" else mask))
     result = compare_maps(first, second, mask, randomise=phase_randomise, cones=cones, seed=seed)
+    for text in result.warnings:
+        console.warn(text)
     if as_json:
         click.echo(json.dumps(result.as_dict()))
     else:

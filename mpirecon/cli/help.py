@@ -40,7 +40,8 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "What the table lacks or has wrong": ("--pixel-size", "--voltage", "--cs", "--amplitude-contrast", "--contrast",
                                               "--ignore-aberrations", "--cs-aberrations"),
         "Bad images": ("--skip-bad", "--max-bad"),
-        "Errors on purpose": ("--plant-errors", "--plant-by", "--error-kind", "--seed"),
+        "Which rows, and half sets": ("--select", "--new-halves", "--family", "--seed"),
+        "Errors on purpose": ("--plant-errors", "--plant-by", "--error-kind"),
         "Output": ("--output", "--dtype", "--overwrite"),
     },
     "forecast": {

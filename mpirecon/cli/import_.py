@@ -62,6 +62,22 @@ class Rescale(click.ParamType):
         return box, size
 
 
+class Selection(click.ParamType):
+    """``COLUMN=VALUES`` → (COLUMN, VALUES)."""
+
+    name = "COLUMN=VALUES"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        from mpirecon.io.row_selection import parse_selection  # NumPy is slow to load, and --help needs none
+
+        try:
+            return parse_selection(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 class CryosparcAberrations(click.ParamType):
     """A word of cryosparc_optics.PRESETS, or terms with commas between."""
 
@@ -109,6 +125,13 @@ class CryosparcAberrations(click.ParamType):
               help="Whether protein is bright or dark.  [default: white; of a .cs file what its blob/sign says]")
 @click.option("--passthrough", type=EXISTING_FILE, multiple=True, metavar="FILE.cs",
               help="Join the columns of this file to those of the .cs file, by uid; may be repeated.")
+@click.option("--select", type=Selection(), multiple=True, metavar="COLUMN=VALUES",
+              help="Import only the rows that have one of these VALUES (with commas between; LOW:HIGH for numbers; @FILE for a list) in "
+              "COLUMN, or whose number from 0 is among them (row=…); may be repeated, and all must hold.")
+@click.option("--new-halves", is_flag=True, help="Draw half sets with --seed, whatever the file says of them; rows that show one "
+              "particle stay together.")
+@click.option("--family", multiple=True, metavar="COLUMN|none", help="Rows of one value in COLUMN show one particle, beside the columns "
+              "that are known to say so; or none: only rows of one image do. May be repeated.")
 @click.option("--plant-errors", type=RATE, metavar="X", help="Replace this fraction of the poses by wrong ones and keep the truth.")
 @click.option("--plant-by", metavar="COLUMN", help="Rows with one value in this column (e.g. rlnTomoParticleName) are wrong "
               "together.")
@@ -124,13 +147,15 @@ class CryosparcAberrations(click.ParamType):
 def command(comm, particles: Path, output: Path, mapping, error_kind, quiet: bool, verbose: bool, **options) -> None:
     """Make a particle file from PARTICLES, a RELION STAR file (1.4 to 5) or a cryoSPARC .cs file, and its stacks.
 
-    Stacks are looked for relative to that file, to --data-dir and to the folders above that file (a project), then by
-    their last name in --data-dir and beside that file. Under mpirun/srun each rank copies a part of the particles.
+    Stacks are looked for relative to that file, to --data-dir, to the folders above that file (a project) and to the working
+    folder, then by their last name in --data-dir and beside that file. Under mpirun/srun each rank copies a part of the
+    particles.
 
     \b
     Examples:
       mpirecon import run_data.star --data-dir /path/to/project -o particles.h5
       mpirecon import J42_particles.cs --passthrough J42_passthrough.cs -o particles.h5
+      mpirecon import run_data.star --select rlnClassNumber=2 --new-halves -o class2.h5
       mpirecon import run_data.star --plant-errors 0.3 -o with-errors.h5
     """
     if options["plant_by"] and options["plant_errors"] is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -72,7 +73,7 @@ def command(scheduler, particles, output, reconstruct_options, site, **given):
     resources = plan(task, Wish(**_of(Wish, chosen)))
     names = {name: tuple(value) if isinstance(value, list) else value for name, value in _of(Job, chosen).items()}
     if "template" in names:
-        names["template"] = Path(names["template"]).expanduser()
+        names["template"] = Path(os.path.expanduser(names["template"]))
     job = Job(scheduler, particles, output, tuple(reconstruct_options), **names)
     script = write_script(job, resources, f"mpirecon {shlex.join(sys.argv[1:])}")
     click.echo(resources.forecast(), err=True)

@@ -10,6 +10,7 @@ import click
 
 from mpirecon.cli.hints import did_you_mean
 from mpirecon.errors import UserError
+from mpirecon.io.file_names import refuse_odd_target
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -197,6 +198,7 @@ def pass_communicator(function):
 def refuse_existing(target: Path, overwrite: bool) -> None:
     """Raise UserError when `target` exists (an empty folder does not count) and `overwrite` is not set."""
     target = Path(target)
+    refuse_odd_target(target)
     if overwrite or not (target.exists() or target.is_symlink()):
         return
     if target.is_dir() and not any(target.iterdir()):

@@ -56,6 +56,8 @@ def command(half1, half2, output, mask, bfactor, lowpass, mtf, mtf_pixel_size, p
     refuse_targets(output, overwrite, given(half_map=half1, mask=mask, MTF=mtf) + given(half_map=half2))
     made = postprocess_files(half1, half2, mask, bfactor=bfactor, lowpass=lowpass, mtf=mtf, mtf_pixel_size=mtf_pixel_size,
                              pixel_size=pixel_size, seed=seed)
+    for text in made.comparison.warnings:
+        console.warn(text)
     written = write_half_maps(output, made)
     if as_json:
         click.echo(json.dumps(made.as_dict()))

@@ -80,8 +80,9 @@ class Keep(click.ParamType):
 @click.argument("particles", type=EXISTING_FILE)
 @click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FOLDER", help="Folder for maps, FSC, logs and summary.")
 @click.option("--loss", type=click.Choice(LOSSES), default="l2", show_default=True,
-              help="How residuals count: all alike, only the smallest share, by robust weights, or by the calibrated "
-              "probability of being well posed.")
+              help="How residuals count: l2 all alike (clean sets), sorted only the smallest (the fraction of correct particles is "
+              "known), posterior by the probability of a correct pose (it is not known; tilt series: with --group-by), others by "
+              "robust weights. docs/robust.md says which for which data.")
 @click.option("--keep", type=Keep(), metavar="auto|X", help="Fraction of correct particles, e.g. 0.7: what --loss sorted keeps; or auto, to estimate it "
               "(posterior does so by itself).")
 @click.option("--distance", type=click.Choice(["raw", "whitened", "explained", "correlation"]), default="explained",

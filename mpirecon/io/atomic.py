@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mpirecon.errors import UserError
+from mpirecon.io.file_names import refuse_odd_target
 from mpirecon.io.inputs import Input, refuse_inputs
 
 _NO_SPACE = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
@@ -40,6 +41,7 @@ def refuse_existing(path: str | os.PathLike, overwrite: bool, inputs: Iterable[I
     parent folder.
     """
     path = Path(path)
+    refuse_odd_target(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of a file to write")
     refuse_inputs([path], inputs)

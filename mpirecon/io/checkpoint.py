@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, write_failed
+from mpirecon.io.hdf5 import attributes_of, create_hdf5, open_hdf5, read_all, reading, store_checked
 
 FORMAT = "mpirecon-checkpoint"
 VERSION = 2
@@ -24,10 +26,10 @@ def write_checkpoint(path: Path, facts: dict, arrays: dict[str, np.ndarray]) -> 
     """
     with atomic_path(path, overwrite=True) as temporary:
         try:
-            with h5py.File(temporary, "w") as file:
+            with create_hdf5(temporary) as file:
                 file.attrs.update(format=FORMAT, version=VERSION, facts=json.dumps(facts))
                 for name, values in arrays.items():
-                    file.create_dataset(name, data=values)
+                    store_checked(file, name, values)
                 file.flush()
             _flush_to_disk(temporary)  # else a host that goes down soon may keep the new name and lose what is in it
         except (OSError, RuntimeError) as error:
@@ -48,12 +50,15 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = h5py.File(path, "r", locking="best-effort")
-        except OSError as error:
-            raise UserError(f"{path} cannot be read as a checkpoint ({error}); start anew with --overwrite") from error
-        if self._file.attrs.get("format") != FORMAT or self._file.attrs.get("version") != VERSION:
-            raise UserError(f"{path} is not a checkpoint that this mpirecon reads; start anew with --overwrite")
-        self.facts: dict = json.loads(self._file.attrs["facts"])
+            self._file = open_hdf5(path, "checkpoint")
+            found = attributes_of(self._file, path)
+            if found.get("format") != FORMAT or found.get("version") != VERSION:
+                raise UserError(f"{path} is not a checkpoint that this mpirecon reads")
+            with reading(path, "its facts"):
+                self.facts: dict = dict(json.loads(found["facts"]))
+                self._there = set(self._file)
+        except UserError as error:
+            raise UserError(f"{error}; start anew with --overwrite") from error
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -62,10 +67,24 @@ class Checkpoint:
         self._file.close()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._file
+        return name in self._there
 
     def array(self, name: str) -> np.ndarray:
-        return self._file[name][...]
+        with self._reading(name):
+            return read_all(self._file[name])
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        return self._file[name][start:stop]
+        """Rows of a dataset that has one for each particle; UserError where it has fewer."""
+        with self._reading(name):
+            dataset = self._file[name]
+            if len(dataset) < stop:
+                raise ValueError(f"it has {len(dataset)} rows, {stop} were expected")
+            return read_all(dataset) if (start, stop) == (0, len(dataset)) else dataset[start:stop]
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        try:
+            with reading(self.path, f"/{name}"):
+                yield
+        except UserError as error:
+            raise UserError(f"{error}; start anew with --overwrite") from error

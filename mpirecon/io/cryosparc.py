@@ -22,9 +22,11 @@ cryoSPARC's developers name in pyem's pull request 125.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -32,6 +34,8 @@ import pandas as pd
 from mpirecon.errors import UserError
 from mpirecon.io.cryosparc_optics import DEFAULT, about, own_optics
 from mpirecon.io.particle_table import ParticleTable
+from mpirecon.io.relations import cs_relations
+from mpirecon.io.row_selection import ALL_ROWS, RowOptions, select_cs_rows
 from mpirecon.io.traps import unapplied_symmetry
 from mpirecon.model.optics import check_ctf, make_ctf
 from mpirecon.model.pose import Pose
@@ -67,18 +71,33 @@ def read_cs(path: str | os.PathLike) -> np.ndarray:
             if not start.startswith(b"\x93NUMPY"):
                 raise UserError(f"{path} is not a .cs file: it is no NumPy array")
             file.seek(0)
-            array = np.lib.format.read_array(file, allow_pickle=False)
+            array = _read_array(file, path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        objects = "Object arrays" in str(error)
-        reason = "it holds Python objects" if objects else f"it is damaged or truncated ({error})"
-        raise UserError(f"{path} cannot be read as a .cs file: {reason}") from error
     if array.dtype.names is None or array.ndim != 1:
         raise UserError(f"{path} is not a .cs file: a table was expected, this is {array.dtype} {array.shape}")
     if not len(array):
         raise UserError(f"{path} has no particles")
     return array
+
+
+def _read_array(file: BinaryIO, path: Path) -> np.ndarray:
+    """The array of a .npy file that is open at its beginning; no more is read than the file has."""
+    try:  # NumPy parses the header as Python: what a changed byte may raise is any of Python's errors
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(file)
+        wanted = math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and wanted > (there := os.fstat(file.fileno()).st_size - file.tell()):
+            raise ValueError(f"{shape} rows of {dtype.itemsize} bytes are {wanted} bytes, and {there} are there")
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:
+        objects = "Object arrays" in str(error)
+        reason = "it holds Python objects" if objects else f"it is damaged or truncated ({str(error)[:120]})"
+        raise UserError(f"{path} cannot be read as a .cs file: {reason}") from error
 
 
 def join_passthrough(array: np.ndarray, path: Path, passthrough: str | os.PathLike) -> np.ndarray:
@@ -121,7 +140,7 @@ def with_columns(array: np.ndarray, columns: dict[str, np.ndarray]) -> np.ndarra
 
 def read_cryosparc(
     path: str | os.PathLike, passthrough: Sequence[str | os.PathLike] = (), mixed: bool = False, aberrations: str = DEFAULT,
-    **supplied: float | None,
+    rows: RowOptions = ALL_ROWS, **supplied: float | None,
 ) -> ParticleTable:
     """Read a cryoSPARC particle file, joined with its passthrough files.
 
@@ -129,6 +148,7 @@ def read_cryosparc(
     ----------
     mixed : particles may differ in box and pixel size; the table then has pixel_sizes
     aberrations : which are corrected for and with which signs, cryosparc_optics.signs_of
+    rows : which rows are read, and what of half sets and families
     supplied : voltage (kV), cs (mm), amplitude_contrast, pixel_size (Å)
         used where the file lacks the column, and instead of the file's where it has it (noted)
 
@@ -141,26 +161,30 @@ def read_cryosparc(
     array = read_cs(path)
     for file in passthrough:
         array = join_passthrough(array, path, file)
+    selected = select_cs_rows(path, array, rows.select)
+    array = array if selected is None else array[selected.rows]
     columns = _Columns(path, array, supplied)
     _require(columns)
     remedy = "particles of one file need one pixel size: give --rescale common, or import them apart"
     pixel_size = columns.uniform("blob/psize_A", remedy, tolerance=np.inf if mixed else 1e-4)
-    half = _halves(columns)
+    half = np.zeros(len(array), np.uint8) if rows.new_halves else _halves(columns)
     image, stack, stacks = _images(columns)
     contrast, negate = _signs(columns)
+    pose, micrograph, classes = _pose(columns, pixel_size), _micrographs(array), _classes(array)
     found = ParticleTable(
-        path=path, lines=np.arange(len(array)), unit="row", pixel_size=pixel_size,
+        path=path, lines=np.arange(len(array)) if selected is None else selected.rows, unit="row", pixel_size=pixel_size,
         pixel_sizes=columns.number("blob/psize_A") if mixed else None, image_size=None if mixed else _image_size(columns),
         image_sizes=columns.number("blob/shape", width=(2,))[:, 0] if mixed and "blob/shape" in columns else None,
-        pose=_pose(columns, pixel_size), ctf=_ctf(columns), half=half, family=_families(array, image, stack),
+        pose=pose, ctf=_ctf(columns), half=half, rows=None if selected is None else selected.rows,
+        relations=cs_relations(array, _picks(path, array, micrograph, pixel_size), pose.shift, rows.family, path),
         optics_group=_optics_groups(columns), ctf_premultiplied=False, image=image, stack=stack, stacks=stacks,
         half_label=_SPLIT, arrays={"particles": array}, contrast=contrast, negate=negate,
-        micrograph=_micrographs(array),
+        micrograph=micrograph, classes=None if classes is None else classes[1], class_select="" if classes is None else classes[0],
         scores={name: columns.number(name) for name in _SCORES if name in array.dtype.names},
         own=own_optics(columns, aberrations),
     )
     check_ctf(found.ctf, found.describe)
-    found.notes = list(dict.fromkeys(columns.notes))
+    found.notes = [*([] if selected is None else selected.notes), *dict.fromkeys(columns.notes)]
     found.notes += unapplied_symmetry(array.dtype.names)
     found.warnings = about(columns, aberrations)
     return found
@@ -210,12 +234,12 @@ class _Columns:
 
 def _require(columns: _Columns) -> None:
     """Refuse a file without images, 3-D poses or CTF, saying what it seems to be and what helps."""
-    names, path = columns.array.dtype.names, columns.path
+    path = columns.path
     if "blob/path" not in columns or "blob/idx" not in columns:
         raise UserError(f"{path} names no images (blob/path, blob/idx); give the file that has them, or join it with "
                         "--passthrough")
     if _POSE not in columns or _SHIFT not in columns:
-        raise UserError(f"{path} has no 3-D poses ({_POSE}, {_SHIFT}): {_what_else(names)}; give the particles of a "
+        raise UserError(f"{path} has no 3-D poses ({_POSE}, {_SHIFT}): {_what_else(columns.array)}; give the particles of a "
                         "refinement, or join the file that has the poses with --passthrough")
     needed = {**dict.fromkeys(_DEFOCUS), **{SUPPLIED[option][0]: option for option in SUPPLIED}}
     missing = [name for name in needed if name not in columns and name not in columns.supplied]
@@ -227,12 +251,17 @@ def _require(columns: _Columns) -> None:
         )
 
 
-def _what_else(names: Sequence[str]) -> str:
+def _what_else(array: np.ndarray) -> str:
     """What alignments a file without alignments3D/pose has."""
+    names = array.dtype.names
     several = ("alignments_class", "alignments3D_multi")
     classes = sorted({name.split("/")[0] for name in names if name.startswith(several)})
     if classes:
-        return f"its poses are those of several classes ({', '.join(classes)})"
+        found = _classes(array)
+        counts = "" if found is None else "; " + ", ".join(f"class {k}: {n}" for k, n in zip(
+            *(part.tolist() for part in np.unique(found[1], return_counts=True)))) + " particles"
+        return (f"its poses are those of several classes ({', '.join(classes)}{counts}); cryoSPARC writes the particles of each class to a "
+                "file of its own")
     if any(name.startswith("alignments2D/") for name in names):
         return "it has 2-D alignments only (alignments2D, of a 2-D classification)"
     return "it has no alignments"
@@ -349,7 +378,8 @@ def _halves(columns: _Columns) -> np.ndarray:
     bad = ~np.isin(split, (0, 1))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise UserError(f"{columns.path}, row {row}: {_SPLIT} is {split[row]:g}, expected 0 or 1")
+        raise UserError(f"{columns.path}, row {row}: {_SPLIT} is {split[row]:g}, expected 0 or 1; --new-halves "
+                        "draws half sets whatever the file says")
     if (split == split[0]).all() and len(split) > 1:
         return np.zeros(len(split), np.uint8)
     return (split + 1).astype(np.uint8)
@@ -374,12 +404,31 @@ def _signs(columns: _Columns) -> tuple[str, np.ndarray | None]:
     return "white", dark
 
 
-def _families(array: np.ndarray, image: np.ndarray, stack: np.ndarray) -> np.ndarray:
-    """(m,) int64: rows of one number show the same object (one filament, one image twice)."""
-    if "filament/filament_uid" in array.dtype.names:
-        return pd.factorize(array["filament/filament_uid"])[0].astype(np.int64)
-    images = pd.DataFrame({"image": image, "stack": stack})
-    return images.groupby(["image", "stack"], sort=False).ngroup().to_numpy(np.int64)
+def _picks(
+    path: Path, array: np.ndarray, micrograph: np.ndarray | None, pixel_size: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """(micrograph, place (m, 2) on it in pixels, Å per pixel) of each particle; None where the file does not say."""
+    if micrograph is None or "location/center_x_frac" not in array.dtype.names:
+        return None
+    try:
+        x, y, _ = coordinates_of(path, array)
+    except UserError:
+        return None
+    sizes = micrographs_of(array)[1]
+    return micrograph + 1, np.stack([x, y], axis=1), np.full(len(array), pixel_size) if sizes is None else sizes
+
+
+def _classes(array: np.ndarray) -> tuple[str, np.ndarray] | None:
+    """(--select of a class, (m,) int64 3-D class of each particle, the most probable where only that is known); None without."""
+    names = array.dtype.names
+    for name in names:
+        if name.startswith("alignments") and not name.startswith("alignments2D") and name.endswith("/class"):
+            if not array.dtype[name].shape and array.dtype[name].kind in "iu":
+                return f"{name}={{}}", array[name].astype(np.int64)
+    for name in names:
+        if name.endswith("/class_posterior") and len(array.dtype[name].shape) == 1 and array.dtype[name].shape[0] > 1:
+            return f"{name}[{{}}]=0.5:", array[name].argmax(axis=1).astype(np.int64)
+    return None
 
 
 def _micrographs(array: np.ndarray) -> np.ndarray | None:

@@ -27,6 +27,7 @@ from mpirecon.io.export_tables import (
     put_mtfs,
     put_poses,
 )
+from mpirecon.io.file_names import as_file_name
 from mpirecon.io.inputs import Input, refuse_inputs
 from mpirecon.io.mrc import write_stack
 from mpirecon.io.optics_table import read_mtf
@@ -150,7 +151,8 @@ class _Export:
 
     def __init__(self, file: ParticleFile, run: dict[str, np.ndarray], options: ExportOptions) -> None:
         self.file, self.run, self.options = file, run, options
-        self.source, self.tables = file.source()
+        source, self.tables = file.source()
+        self.source = as_file_name(source)
         self.arrays = file.source_arrays()
         self.report = ExportReport()
         self.section = np.zeros(len(file), np.int64)  # of each particle in --stack, from 1
@@ -258,6 +260,8 @@ class _Export:
         tables = new_tables(particles, pose, names, self.file.aberrations())
         if array is not None and "uid" in array.dtype.names:
             put(tables["particles"], "mpireconUid", [str(uid) for uid in array["uid"].tolist()])
+        if array is not None and "sym_expand/src_uid" in array.dtype.names:
+            put(tables["particles"], "mpireconSourceUid", [str(uid) for uid in array["sym_expand/src_uid"].tolist()])
         if array is not None:
             put_micrographs(tables, *micrographs_of(array))
         self._put_coordinates(tables["particles"], array)

@@ -68,11 +68,14 @@ def add_halves(table: pd.DataFrame, half: np.ndarray) -> list[str]:
     if label not in table:
         put(table, label, text(half))
         return [f"the source named no half sets: those drawn at import are written as {label}"]
-    unset = pd.to_numeric(table[label], errors="coerce").to_numpy() == 0
-    if not unset.any():
+    named = pd.to_numeric(table[label], errors="coerce").to_numpy()
+    other = named != half
+    if not other.any():
         return []
-    put(table, label, [drawn if u else given for u, drawn, given in zip(unset, text(half), table[label])])
-    return [f"{label} was 0 for {int(unset.sum())} particles: the half sets drawn at import are written there"]
+    put(table, label, [used if o else given for o, used, given in zip(other, text(half), table[label])])
+    if (named[other] == 0).all():
+        return [f"{label} was 0 for {int(other.sum())} particles: the half sets drawn at import are written there"]
+    return [f"{label} is another than the source's for {int(other.sum())} particles: that of the import is written, which the run used"]
 
 
 def put_poses(table: pd.DataFrame, pose: Pose, rows: np.ndarray) -> None:
@@ -199,7 +202,9 @@ def cs_array(array: np.ndarray, run: dict[str, np.ndarray], half: np.ndarray) ->
     columns = {f"mpirecon/{name}": v.astype("u1" if v.dtype.kind == "b" else "f4")
                for name, v in {"weight": run["weight"], **found_columns(run)}.items()}
     notes, split = [], "alignments3D/split"
-    if split not in array.dtype.names or (array[split] == array[split][0]).all():
+    if split not in array.dtype.names or (array[split] != half - 1).any():
+        named = split in array.dtype.names and (array[split] != array[split][0]).any()
         columns[split] = (half - 1).astype("u4")
-        notes.append(f"the source named no half sets: those drawn at import are written as {split}")
+        notes.append(f"{split} is that of the import, which the run used, and another than the source's" if named else
+                     f"the source named no half sets: those drawn at import are written as {split}")
     return with_columns(array, columns), notes

@@ -17,19 +17,22 @@ from mpirecon.io.fingerprint import Seen
 from mpirecon.io.inputs import Input
 from mpirecon.io.cryosparc import read_cryosparc
 from mpirecon.io.cryosparc_optics import DEFAULT
+from mpirecon.io.families import find_families
+from mpirecon.io.half_sets import half_sets
 from mpirecon.io.linked import Links
-from mpirecon.io.mrc import StackReader
+from mpirecon.io.mrc import LARGEST, StackReader
 from mpirecon.io.optics_table import describe, mtf_curves, set_groups
 from mpirecon.io.particle_table import ParticleTable, agree, gather
 from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.io.relion import read_relion
 from mpirecon.io.rescale import Rescaling
+from mpirecon.io.row_selection import RowOptions, parse_selection
 from mpirecon.io.table_stacks import open_stacks
 from mpirecon.io.text_column import text_column
-from mpirecon.io.traps import find_traps
+from mpirecon.io.traps import repeated_images, several_classes, zeros
 from mpirecon.model import ParticleSet, Pose
 from mpirecon.model.aberrations import Aberrations
-from mpirecon.model.draws import plant_pose_errors, random_halves
+from mpirecon.model.draws import plant_pose_errors
 from mpirecon.parallel.comm import (
     Communicator,
     SerialCommunicator,
@@ -56,6 +59,9 @@ class ImportOptions:
     link : refer to the stacks instead of copying their images
     cs_aberrations : which aberrations of a .cs file are corrected for, and their signs (cryosparc_optics.signs_of); None: all
     ignore_aberrations : as if the file named no beam tilt, higher-order aberration or magnification matrix
+    select : COLUMN=VALUES of the rows to import, or (column, values), or several of them, row_selection.py; all must hold
+    new_halves : draw half sets whatever the file says
+    family : columns whose rows of one value show one particle, beside those that are known; ("none",): no column does
     seed : of half sets and planted errors; skip_bad : leave NaN and constant images out, up to the share max_bad
     """
 
@@ -76,6 +82,9 @@ class ImportOptions:
     link: bool = False
     cs_aberrations: str | None = None
     ignore_aberrations: bool = False
+    select: str | Sequence[str | tuple[str, str]] = ()
+    new_halves: bool = False
+    family: str | Sequence[str] = ()
     seed: int = 1
     skip_bad: bool = False
     max_bad: float = 0.1
@@ -135,7 +144,7 @@ def import_particles(
         _leave_out_aberrations(table)
     set_groups(comm, table)
     whole = gather(comm, table)
-    stacks, notes = open_stacks(comm, table, whole, options)
+    stacks, files, notes = open_stacks(comm, table, whole, options)
     run_together(comm, lambda: refuse_existing(output, options.overwrite, (Input("stack of images", stack.path) for stack in stacks)))
     rescaling, pixel_sizes, box = None, None, stacks[0].box
     if options.rescale is not None:
@@ -144,10 +153,10 @@ def import_particles(
         notes = [*notes, *rescaling.notes]
     dtype = _dtype(stacks, options)
     aberrations = _aberrations(comm, table, box, pixel_sizes, options)
-    half, found, warnings = _of_all_rows(comm, whole, table, options)
-    notes = [*table.notes, *notes, *found, *describe(aberrations)]
-    warnings = [*table.warnings, *warnings]
-    particles = _particle_set(comm, table, box, half, options)
+    compared = _of_all_rows(comm, whole, table, files, options)
+    notes = [*table.notes, *notes, *compared.notes, *describe(aberrations)]
+    warnings = [*table.warnings, *compared.warnings]
+    particles = _particle_set(comm, table, box, compared.half, options)
     good, skipped = np.ones(len(table), bool), []
     if options.skip_bad:  # who is left out must be known before rows have a place
         good, skipped = _look(comm, table, stacks, dtype, options, rescaling)
@@ -165,6 +174,8 @@ def import_particles(
                              lambda n: bar and bar.update(n), rescaling)
         writer.write_metadata(particles)
         writer.write_optics(aberrations)
+        if compared.family is not None:
+            writer.write_extra("family", compared.family[good])
         writer.write_source(path, *table.source(good), split=table.particle_block, files=[*tables, *(s.path for s in stacks)])
         with together(comm):  # nothing was written to while it was read: else some rows would have the images of others
             seen.refuse_changed()
@@ -185,14 +196,18 @@ def _is_cryosparc(path: Path) -> bool:
 def _read_table(path: Path, options: ImportOptions, comm: Communicator) -> ParticleTable:
     """This rank's slab of the particles."""
     supplied = {name: getattr(options, name) for name in ("voltage", "cs", "amplitude_contrast", "pixel_size")}
+    select = [options.select] if isinstance(options.select, str) else options.select
+    family = [options.family] if isinstance(options.family, str) else options.family
+    select = tuple(parse_selection(one) if isinstance(one, str) else tuple(one) for one in select)
+    rows = RowOptions(select, tuple(family), options.new_halves)
     if not _is_cryosparc(path):
         if options.passthrough:
             raise UserError(f"--passthrough is for cryoSPARC files, and {path} is not a .cs file")
         if options.cs_aberrations is not None:
             raise UserError(f"--cs-aberrations is for cryoSPARC files, and {path} is not a .cs file")
-        return read_relion(path, comm, options.rescale is not None, **supplied)
+        return read_relion(path, comm, options.rescale is not None, rows, **supplied)
     mixed = options.rescale is not None
-    whole = run_together(comm, lambda: read_cryosparc(path, options.passthrough, mixed, options.cs_aberrations, **supplied))
+    whole = run_together(comm, lambda: read_cryosparc(path, options.passthrough, mixed, options.cs_aberrations, rows, **supplied))
     if len(whole) < comm.size:
         raise UserError(f"{path}: {len(whole)} particles are too few for {comm.size} ranks; use {len(whole)} at most")
     return whole.slab(*slab(len(whole), comm.size, comm.rank))
@@ -222,19 +237,35 @@ def _dtype(stacks: list[StackReader], options: ImportOptions) -> str:
     return "float16" if all(stack.dtype.kind == "f" and stack.dtype.itemsize == 2 for stack in stacks) else "float32"
 
 
+@dataclass
+class _Compared:
+    """What is found by comparing all rows: half, family : (m,) of this rank's rows (family None: each row is its own)."""
+
+    half: np.ndarray
+    family: np.ndarray | None
+    notes: list[str]
+    warnings: list[str]
+
+
 def _of_all_rows(
-    comm: Communicator, whole: ParticleTable | None, table: ParticleTable, options: ImportOptions
-) -> tuple[np.ndarray, list[str], list[str]]:
-    """(this rank's half sets, notes, warnings): what is found by comparing all rows, by rank 0."""
+    comm: Communicator, whole: ParticleTable | None, table: ParticleTable, files: dict[str, int], options: ImportOptions
+) -> _Compared:
+    """Half sets, families, and what is suspicious about them; collective, by rank 0."""
+    families = find_families(comm, table, files)
     half, said = np.empty(table.total or len(table), np.uint8), None
     with together(comm):
         if comm.rank == 0:
-            notes: list[str] = []
-            found, warnings = find_traps(whole)
-            half[:] = split_halves(whole, options.seed, notes)
-            said = [*notes, *found], warnings
+            half[:], notes, warnings = half_sets(whole, families, options.seed, options.new_halves)
+            said = notes, [*zeros(whole), *warnings], families.any
     comm.bcast_array(half)
-    return half[table.first : table.first + len(table)], *comm.bcast(said)
+    again = repeated_images(comm, table, whole, families, half)
+    notes, warnings, related = comm.bcast(said)
+    mine = slice(table.first, table.first + len(table))
+    family = None
+    if related:
+        family = whole.numbers[families.number] if comm.rank == 0 else np.empty(len(half), np.int64)
+        family = comm.bcast_array(family)[mine]
+    return _Compared(half[mine], family, notes, [*warnings, *comm.bcast(again), *several_classes(comm, table)])
 
 
 def _aberrations(
@@ -254,8 +285,7 @@ def _aberrations(
 def _particle_set(
     comm: Communicator, table: ParticleTable, box: int, half: np.ndarray, options: ImportOptions
 ) -> ParticleSet:
-    rows = table.first + np.arange(len(table))
-    pose, flag, truth = table.pose, None, None
+    rows, pose, flag, truth = table.numbers, table.pose, None, None
     if options.plant_errors is not None:
         truth = pose.quaternion
         groups = None if options.plant_by is None else _group_numbers(comm, table, options.plant_by)
@@ -282,25 +312,6 @@ def _group_numbers(comm: Communicator, table: ParticleTable, column: str) -> np.
             return np.array([number[name] for name in mine], np.int64)[codes]
     known = "" if particles is None else f"; it has {', '.join(map(str, particles.columns))}"
     raise UserError(f"--plant-by {column}: {table.path} has no such column{known}")
-
-
-def split_halves(table: ParticleTable, seed: int, notes: list[str]) -> np.ndarray:
-    """Half sets, (m,) uint8: the file's; rows without one join their family, or are drawn with it."""
-    unset = table.half == 0
-    if not unset.any():
-        return table.half
-    family, first = np.unique(table.family, return_index=True)
-    of_family = np.zeros(len(family), np.uint8)
-    known = np.flatnonzero(~unset)[::-1]  # the first row of a family speaks for it
-    of_family[np.searchsorted(family, table.family[known])] = table.half[known]
-    draw = np.flatnonzero(of_family == 0)
-    of_family[draw] = random_halves(seed, first[draw])
-    notes.append(
-        f"half sets of {int(unset.sum())} of {len(table)} images were drawn with seed {seed} ({table.half_label} is "
-        "missing or not set)"
-        + (f"; images of one particle stay together ({len(family)} particles)" if len(family) < len(table) else "")
-    )
-    return np.where(unset, of_family[np.searchsorted(family, table.family)], table.half)
 
 
 def _look(
@@ -377,6 +388,7 @@ def _faults(images: np.ndarray, dtype: str) -> dict[int, str]:
     low, high = images.min(axis=(1, 2)).astype(np.float64), images.max(axis=(1, 2)).astype(np.float64)
     reasons = {
         "has NaN or infinite pixels": ~(np.isfinite(low) & np.isfinite(high)),
+        f"has pixels beyond {LARGEST:g}, which no camera counts": np.maximum(-low, high) > LARGEST,
         "is constant": low == high,
         f"has pixels beyond the range of {dtype} (try another --dtype)": np.maximum(-low, high) > np.finfo(dtype).max,
     }
@@ -399,7 +411,7 @@ def _report(
     output: Path, particles: ParticleSet, dtype: str, total: int, halves, planted: int | None, skipped, notes, warnings
 ) -> ImportReport:
     if 0 in halves:
-        warnings.append("one half set is empty; half maps and their FSC will not be possible")
+        warnings.append("one half set is empty; half maps and their FSC will not be possible; import with --new-halves draws half sets anew")
     return ImportReport(
         output=output, particles=total, box=particles.box, pixel_size=particles.pixel_size, dtype=dtype,
         halves=tuple(int(count) for count in halves), ctf_premultiplied=particles.ctf_premultiplied, skipped=skipped,

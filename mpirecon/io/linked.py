@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.io.mrc import MrcHeader, StackReader
+from mpirecon.io.hdf5 import attributes_of, read_all, reading
+from mpirecon.io.mrc import MODES, MrcHeader, StackReader
 from mpirecon.io.shared_hdf5 import SharedHdf5
 from mpirecon.parallel.comm import together
 from mpirecon.parallel.slab import slab
@@ -119,13 +120,16 @@ class LinkedImages:
     def __init__(self, group: h5py.Group, path: Path) -> None:
         self.path = path
         try:
-            self._stack, self._section, self._negate = (group.get(name) for name in ("stack", "section", "negate"))
-            box = int(group.attrs["box"])
-            self.shape = (len(self._stack), box, box)
-            self.dtype = np.dtype(group.attrs["dtype"])
-            columns = ("path", "relative", "size", "changed", "offset", "sections", "type")
-            self._stacks = {name: group[name][:] for name in columns}
-        except (KeyError, TypeError, AttributeError) as error:
+            with reading(path, "/link"):
+                self._stack, self._section, self._negate = (group.get(name) for name in ("stack", "section", "negate"))
+                about = attributes_of(group, path)
+                box = int(about["box"])
+                self.shape = (len(self._stack), box, box)
+                self.dtype = np.dtype(about["dtype"])
+                columns = ("path", "relative", "size", "changed", "offset", "sections", "type")
+                self._stacks = {name: read_all(group[name]) for name in columns}
+                self._check()
+        except (UserError, AttributeError) as error:
             raise UserError(f"{path}: /link is damaged or incomplete ({error}); import again with --link") from error
         self._window = 0, [np.zeros(0, np.int64)]
         self._readers: OrderedDict[int, StackReader] = OrderedDict()
@@ -140,6 +144,19 @@ class LinkedImages:
         for number in sorted(self._used):
             self._checked(number)
         self._used.clear()
+
+    def _check(self) -> None:
+        """Raise ValueError where columns cannot be those of one file."""
+        if self._section is None:
+            raise ValueError("there is no /link/section")
+        lengths = {name: len(column) for name, column in self._stacks.items()}
+        rows = [column.shape for column in (self._stack, self._section, self._negate) if column is not None]
+        if len(set(lengths.values())) > 1 or set(rows) != {self.shape[:1]} or self.shape[1] < 1:
+            raise ValueError(f"columns of {lengths} stacks and {rows} images")
+        if any(np.dtype(kind.decode()).str[1:] not in MODES.values() for kind in set(self._stacks["type"].tolist())):
+            raise ValueError(f"stacks of types {self._stacks['type']}")
+        if (self._stacks["offset"] < 0).any() or (self._stacks["sections"] < 0).any():
+            raise ValueError("stacks that begin before their file does")
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -164,8 +181,11 @@ class LinkedImages:
         start, columns = self._window
         if not (start <= first and last <= start + len(columns[0])):
             span = slice(first, max(last, first + _WINDOW))
-            columns = [None if c is None else c[span] for c in (self._stack, self._section, self._negate)]
-            columns = [c if c is None or c.dtype == bool else c.astype(np.int64) for c in columns]
+            with reading(self.path, f"/link, rows {span.start} to {span.stop - 1}"):
+                columns = [None if c is None else c[span] for c in (self._stack, self._section, self._negate)]
+                columns = [c if c is None or c.dtype == bool else c.astype(np.int64) for c in columns]
+                if (columns[0] < 0).any() or (columns[0] >= len(self._stacks["path"])).any():
+                    raise ValueError(f"images in a stack beyond the {len(self._stacks['path'])} that are named")
             self._window = start, columns = first, columns
         return tuple(None if column is None else column[rows - start] for column in columns)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.io.log_records import checked
 
 #: one row per particle of a sort; batch is text because solvers may name their sorts
 SORTED_DTYPE = np.dtype(
@@ -28,6 +31,7 @@ SORTED_DTYPE = np.dtype(
 )
 
 _PARTICLES = '{"event": "sort_particles", "iteration": '
+_LIST = re.compile(re.escape(_PARTICLES) + r"(\d{1,9}),")
 
 
 @dataclass
@@ -86,10 +90,11 @@ def open_logs(folder) -> RunLogs:
     if len(set(sizes.values())) > 1:
         runs = " and ".join(map(str, sorted(set(sizes.values()))))
         logs.warnings.append(f"{inner}: files of runs on {runs} ranks lie together; some are left from another run")
-    missing = [r for r in range(logs.size) if r not in logs.files]
+    missing = logs.size - len(logs.files)
     if missing:
-        logs.warnings.append(f"{inner}: the files of {len(missing)} of {logs.size} ranks are missing "
-                             f"({_name_ranks(missing)}); what follows lacks their particles")
+        first = list(itertools.islice((r for r in range(logs.size) if r not in logs.files), 5))
+        logs.warnings.append(f"{inner}: the files of {missing} of {logs.size} ranks are missing "
+                             f"({_name_ranks(first)}); what follows lacks their particles")
     return logs
 
 
@@ -147,7 +152,7 @@ def read_particle(logs: RunLogs, particle: int) -> np.ndarray:
     """One particle's place in every iteration whose particles were logged, (k,) SORTED_DTYPE in order."""
     iterations = set()
     for path in logs.files.values():
-        with open(path, encoding="utf-8") as lines:
+        with _opened(path) as lines:
             iterations |= {_iteration_of(line) for line in lines if _is_particle_list(line)}
     found = []
     for iteration in sorted(iterations):
@@ -160,27 +165,26 @@ def _join_sort(rank: int, records: list[dict]) -> np.ndarray:
     """The rows of one sort, from its lines."""
     records = sorted(records, key=lambda r: r["offset"])
 
-    def column(name, dtype):
-        return np.concatenate([np.array(r[name], dtype) for r in records])
+    def column(name):
+        return np.concatenate([r[name] for r in records])
 
-    ids_before, ids_after = column("ids_before", np.int64), column("ids_after", np.int64)
+    ids_before, ids_after = column("ids_before"), column("ids_after")
     rows = np.zeros(len(ids_after), SORTED_DTYPE)
     rows["iteration"], rows["rank"], rows["batch"] = records[0]["iteration"], rank, str(records[0]["batch"])
     rows["particle"] = ids_after
     rows["after"] = np.arange(len(ids_after))
     order = np.argsort(ids_before, kind="stable")
     rows["before"] = order[np.searchsorted(ids_before[order], ids_after).clip(max=max(len(order) - 1, 0))]
-    rows["distance"] = column("distances_after", np.float64)  # "inf" and null read as infinity and NaN
-    rows["kept"] = column("kept_after", bool)
-    known = records[0]["pose_error_after"] is not None
-    rows["pose_error"] = column("pose_error_after", np.int8) if known else -1
+    rows["distance"] = column("distances_after")
+    rows["kept"] = column("kept_after")
+    rows["pose_error"] = column("pose_error_after")
     return rows
 
 
 def _particle_records(path: Path, logs: RunLogs, iteration: int) -> Iterator[dict]:
     """The sort_particles records of an iteration; damaged lines are left out with a warning."""
     wanted = f"{_PARTICLES}{iteration},"
-    with open(path, encoding="utf-8", errors="replace") as lines:
+    with _opened(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.startswith(wanted):
                 record = _parse(path, number, line, logs)
@@ -190,7 +194,7 @@ def _particle_records(path: Path, logs: RunLogs, iteration: int) -> Iterator[dic
 
 def _read(path: Path, logs: RunLogs, *, skip_particles: bool = False, warn: bool = True) -> Iterator[tuple[str, dict]]:
     """(line, record) of a file; with `skip_particles` the record of a particle list is None, unparsed."""
-    with open(path, encoding="utf-8", errors="replace") as lines:
+    with _opened(path) as lines:
         for number, line in enumerate(lines, 1):
             if skip_particles and _is_particle_list(line):
                 yield line, None
@@ -200,22 +204,25 @@ def _read(path: Path, logs: RunLogs, *, skip_particles: bool = False, warn: bool
                 yield line, record
 
 
+def _opened(path: Path) -> TextIO:
+    """A log to read, whatever bytes are in it; it has no line ends but line feeds."""
+    return open(path, encoding="utf-8", errors="replace", newline="\n")
+
+
 def _is_particle_list(line: str) -> bool:
     """Whether a line is a whole sort_particles record, told without parsing its lists."""
-    return line.startswith(_PARTICLES) and line.endswith("}\n")
+    return _LIST.match(line) is not None and line.endswith("}\n")
 
 
 def _iteration_of(line: str) -> int:
-    return int(line[len(_PARTICLES) :].partition(",")[0])
+    return int(_LIST.match(line)[1])
 
 
 def _parse(path: Path, number: int, line: str, logs: RunLogs | None) -> dict | None:
     """A line's record; None, and a warning, for one that is cut or damaged."""
     try:
-        record = json.loads(line)
-        record["event"]
-        return record
-    except (json.JSONDecodeError, KeyError, TypeError):
+        return checked(json.loads(line))
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         text = f"{path}, line {number}: is cut or damaged and left out"
         if logs is not None and text not in logs.warnings:
             logs.warnings.append(text)

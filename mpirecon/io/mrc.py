@@ -25,6 +25,8 @@ from mpirecon.model.arrays import Volume
 
 #: MRC mode → type of a pixel
 MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+#: beyond this a pixel is a damaged number, and its square none that float32 has
+LARGEST = 1e18
 _MOST = 2**30  # bytes of one read; Linux ends reads at 2 GB
 _MODE_OF = {"float32": 2, "float16": 12}
 
@@ -231,6 +233,8 @@ def read_map(path: str | os.PathLike, pixel_size: float | None = None) -> Volume
         voxels = np.ascontiguousarray(voxels.transpose([header.axes[::-1].index(axis) for axis in (3, 2, 1)]))
     if not np.isfinite(voxels).all():
         raise UserError(f"{path}: the map holds NaN or infinite voxels")
+    if (largest := max(-voxels.min(), voxels.max())) > LARGEST:
+        raise UserError(f"{path}: the map holds voxels of {largest:.3g}, which no map has; it is damaged")
     return Volume(voxels, pixel_size, source=str(path))
 
 

@@ -24,6 +24,9 @@ TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 #: Zernike coefficients of a particle's own optics: odd ones first, even ones, and the magnification matrix row by row last
 ODD = 6
 
+#: of an MTF: beyond these it is a damaged number, whatever detector it is of
+_HIGHEST, _LARGEST = 10.0, 10.0
+
 #: more groups than this are one for each particle or nearly so, and each costs planes of an image's size
 _MOST_GROUPS = 1000
 
@@ -168,6 +171,7 @@ def read_mtf(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if table is None:
         raise UserError(f"{path} is no MTF: no table has the columns {' and '.join(labels)}")
     frequency, value = (pd.to_numeric(table[label], errors="coerce").to_numpy(np.float64) for label in labels)
-    if not (np.isfinite(frequency).all() and (value > 0).all() and (np.diff(frequency) > 0).all()):
-        raise UserError(f"{path}: an MTF needs rising frequencies and positive values")
+    rising = len(frequency) and (np.diff(frequency) > 0).all() and (np.abs(frequency) <= _HIGHEST).all()
+    if not (rising and (value > 0).all() and (value <= _LARGEST).all()):
+        raise UserError(f"{path}: an MTF needs rising frequencies (1/pixel) and positive values near 1 and below")
     return frequency, value

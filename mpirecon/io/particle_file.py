@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.io.hdf5 import attributes_of, dataset_of, open_hdf5, reading
 from mpirecon.io.fingerprint import Fingerprint, Seen, change_of, refuse_changed
 from mpirecon.io.inputs import Input
 from mpirecon.io.linked import LinkedImages
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # slow to load, and most runs never look at the imported tabl
 
 FORMAT = "mpirecon-particles"
 VERSION = 1
+_UNIT = 1e-3  # by which a stored quaternion's length may differ from 1
 _MOST = 2**30  # bytes of one read; Linux ends reads at 2 GB
 _LARGE = 16 * 1024  # bytes of an image that is better read by itself than with those between it and the next
 _SPAN_BYTES = 16 * 1024 * 1024  # most that one HDF5 read of scattered rows may span
@@ -63,12 +65,13 @@ class ParticleFile:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        self._file = _open(self.path)
+        self._file = open_hdf5(self.path, "particle file", "make one with mpirecon import or simulate")
         self._bytes = None
         try:
             self._seen = Fingerprint.of(self._file.id.get_vfd_handle())
             self._validate()
-            self._first_byte = None if self.linked else rows_in_order(self._images)
+            with reading(self.path, "/images"):
+                self._first_byte = None if self.linked else rows_in_order(self._images)
             if self._first_byte is not None:
                 self._bytes = open(self.path, "rb", buffering=0)
                 if Fingerprint.of(self._bytes.fileno()) != self._seen:
@@ -79,18 +82,16 @@ class ParticleFile:
 
     def _validate(self) -> None:
         self.attributes = _attributes(self._file, self.path)
-        self.pixel_size = float(self.attributes["pixel_size"])
-        if not (np.isfinite(self.pixel_size) and self.pixel_size > 0):
-            raise UserError(
-                f"{self.path}: the attribute pixel_size is {self.pixel_size}, expected a positive number of Å"
-            )
-        linked = isinstance(self._file.get("link"), h5py.Group)
+        self.pixel_size = _pixel_size(self.attributes["pixel_size"], self.path)
+        with reading(self.path, "its table of contents"):
+            linked = "link" in self._file and isinstance(self._file["link"], h5py.Group)
+            self._there = set(self._file)
         self._images = LinkedImages(self._file["link"], self.path) if linked else self._dataset("images")
         shape, dtype = self._images.shape, self._images.dtype
         if len(shape) != 3 or shape[1] != shape[2] or dtype not in (np.float16, np.float32):
             raise UserError(f"{self.path}: /images is {dtype} {shape}, expected float32 or float16 (particles, n, n)")
         self.box = int(shape[2])
-        present = {name: spec for name, spec in TRUTH.items() if name in self._file}
+        present = {name: spec for name, spec in TRUTH.items() if name in self._there}
         for name, (tail, wanted) in {**DATASETS, **present}.items():
             found = self._dataset(name)
             if found.shape != (shape[0], *tail) or found.dtype != wanted:
@@ -99,8 +100,8 @@ class ParticleFile:
                 )
 
     def _dataset(self, name: str) -> h5py.Dataset:
-        found = self._file.get(name)
-        if not isinstance(found, h5py.Dataset):
+        found = dataset_of(self._file, name, self.path)
+        if found is None:
             raise UserError(f"{self.path}: the dataset /{name} is missing; this particle file is incomplete")
         return found
 
@@ -169,7 +170,7 @@ class ParticleFile:
     @property
     def has_truth(self) -> bool:
         """Whether it is known which poses are wrong (they were planted)."""
-        return "pose_error" in self._file
+        return "pose_error" in self._there
 
     def halves(self) -> np.ndarray:
         """(m,) uint8, the half set (1 or 2) of every particle."""
@@ -178,12 +179,16 @@ class ParticleFile:
     def metadata(self, start: int = 0, stop: int | None = None) -> ParticleSet:
         """The particles of rows start:stop without their pixels; their ids are file rows."""
         rows = slice(*slice(start, stop).indices(len(self)))
-        truth = {name: self._read(name, rows) if name in self._file else None for name in TRUTH}
+        truth = {name: self._read(name, rows) if name in self._there else None for name in TRUTH}
+        quaternion = self._read("quaternion", rows)
         try:
+            _check_lengths(quaternion)
+            if truth["true_quaternion"] is not None:
+                _check_lengths(truth["true_quaternion"])
             return ParticleSet(
                 box=self.box,
                 pixel_size=self.pixel_size,
-                pose=Pose(self._read("quaternion", rows), self._read("shift", rows)),
+                pose=Pose(quaternion, self._read("shift", rows)),
                 ctf=self._read("ctf", rows),
                 half=self._read("half", rows),
                 optics_group=self._read("optics_group", rows),
@@ -199,7 +204,7 @@ class ParticleFile:
 
     def aberrations(self) -> Aberrations | None:
         """What the optics groups do beyond defocus and Cs (/optics); None where the file says nothing of it."""
-        if "optics" not in self._file:
+        if "optics" not in self._there:
             return None
         table = self._dataset("optics")
         fields = table.dtype.names or ()
@@ -215,6 +220,8 @@ class ParticleFile:
             found.rows(self._read("optics_group", slice(None)))
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from error
+        except (TypeError, ValueError) as error:  # fields of other types or shapes
+            raise UserError(f"{self.path}: /optics is {table.dtype}, which is no table of aberrations ({error})") from error
         return found
 
     def images(self, rows) -> np.ndarray:
@@ -277,24 +284,24 @@ class ParticleFile:
         return [(int(a), int(b)) for a, b in itertools.pairwise(edges) if b > a]
 
     def _read(self, name: str, rows: slice) -> np.ndarray:
-        try:
+        where = "" if rows == slice(None) else f", rows {rows.start} to {rows.stop - 1}"
+        with reading(self.path, f"/{name}{where}"):
             return self._file[name][rows]
-        except (OSError, RuntimeError, KeyError) as error:
-            where = "" if rows == slice(None) else f", rows {rows.start} to {rows.stop - 1}"
-            raise UserError(f"{self.path}: /{name}{where} cannot be read, the file is damaged ({error})") from error
 
     def extra(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray | None:
         """Rows start:stop of a dataset that not every particle file has, such as a simulation's truth; None without it."""
-        if not isinstance(self._file.get(name), h5py.Dataset) or self._file[name].shape[:1] != (len(self),):
+        found = dataset_of(self._file, name, self.path)
+        if found is None or found.shape[:1] != (len(self),):
             return None
         return self._read(name, slice(*slice(start, stop).indices(len(self))))
 
     def source(self) -> tuple[str, dict[str, pd.DataFrame]]:
         """(path of the imported file, its tables of text columns); ("", {}) when nothing was imported."""
-        group = self._file.get("source")
-        if group is None:
+        if "source" not in self._there:
             return "", {}
-        return str(group.attrs["path"]), read_tables(group)
+        with reading(self.path, "/source"):
+            group = self._file["source"]
+            return str(attributes_of(group, self.path)["path"]), read_tables(group)
 
     def source_column(self, name: str) -> np.ndarray:
         """A column of the imported particle table, one text per particle, (m,) object; the prefix rln may be left out.
@@ -302,21 +309,24 @@ class ParticleFile:
         Raises UserError when nothing was imported, or no table with a row per particle has that column.
         """
         known = set()
-        for group in ([] if "source" not in self._file else tables_of(self._file["source"])):
-            labels = [str(label) for label in group.attrs["columns"]]
-            if int(group.attrs["rows"]) != len(self):
-                continue
-            for label in (name, f"rln{name}", f"_{name}", f"_rln{name}"):
-                if label in labels:
-                    return np.asarray(read_column(group, labels.index(label), label))
-            known.update(labels)
+        with reading(self.path, "/source"):
+            for group in tables_of(self._file["source"]) if "source" in self._there else []:
+                labels = [str(label) for label in group.attrs["columns"]]
+                if int(group.attrs["rows"]) != len(self):
+                    continue
+                for label in (name, f"rln{name}", f"_{name}", f"_rln{name}"):
+                    if label in labels:
+                        return np.asarray(read_column(group, labels.index(label), label))
+                known.update(labels)
         what = f"it has {', '.join(sorted(known))}" if known else "it was not made from a table (mpirecon import)"
         raise UserError(f"{self.path}: there is no column {name}; {what}")
 
     def source_arrays(self) -> dict[str, np.ndarray]:
         """The structured arrays of an imported .cs file; {} when none was imported."""
-        group = self._file.get("source")
-        return {} if group is None else read_arrays(group)
+        if "source" not in self._there:
+            return {}
+        with reading(self.path, "/source"):
+            return read_arrays(self._file["source"])
 
 
 def open_together(comm: Communicator, path: str | os.PathLike) -> ParticleFile:
@@ -336,27 +346,22 @@ def agree_on(comm: Communicator, file: ParticleFile) -> None:
         file.seen.agree(comm, run_together(comm, file.summary_digest))
 
 
-def _open(path: Path) -> h5py.File:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; a particle file was expected")
-    try:
-        return h5py.File(path, "r", locking="best-effort")
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}") from error
-    except OSError as error:
-        if "truncated" in str(error):
-            raise UserError(
-                f"{path} is truncated: the file is shorter than its header says; copy or make it again"
-            ) from error
-        if "signature not found" in str(error):
-            raise UserError(
-                f"{path} is not a particle file (it is not HDF5); make one with mpirecon import or simulate"
-            ) from error
-        raise UserError(f"cannot read {path}: {error}") from error
+def _pixel_size(value, path: Path) -> float:
+    if np.ndim(value) or not np.issubdtype(np.asarray(value).dtype, np.number) or not (np.isfinite(value) and value > 0):
+        raise UserError(f"{path}: the attribute pixel_size is {value}, expected a positive number of Å")
+    return float(value)
+
+
+def _check_lengths(quaternion: np.ndarray) -> None:
+    """Refuse quaternions that were unit quaternions when they were stored."""
+    odd = ~(np.abs(np.linalg.norm(quaternion, axis=1) - 1) < _UNIT)
+    if odd.any():
+        row = int(np.flatnonzero(odd)[0])
+        raise UserError(f"the quaternion of particle {row} is {quaternion[row].tolist()}, which is not of length 1")
 
 
 def _attributes(file: h5py.File, path: Path) -> dict:
-    found = dict(file.attrs)
+    found = attributes_of(file, path)
     if found.get("format") != FORMAT:
         raise UserError(
             f"{path} is not a particle file: its attribute format is {found.get('format')!r}, expected {FORMAT!r}; "

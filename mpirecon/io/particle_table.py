@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.errors import UserError
+from mpirecon.io.relations import Relations
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.pose import Pose
 from mpirecon.parallel.comm import Communicator
@@ -24,7 +25,8 @@ class ParticleTable:
     pixel_sizes : (m,) float64 Å, where particles may differ; pixel_size is then the first's until they are rescaled
     image_sizes : (m,) float64 pixels a side, likewise, where the file says them
     pose : Pose (shift in Å); ctf : (m,) CTF_DTYPE
-    half : (m,) uint8, 0 where the file names none; family : (m,) int64, rows of one number belong into one half
+    rows : (m,) int64, their numbers in the file where only some of its rows were selected, else None
+    half : (m,) uint8, 0 where the file names none; relations : what the columns say of rows that show one particle
     optics_group : (m,) int32; ctf_premultiplied : bool
     image : (m,) int64, 0-based section; stack : (m,) int64, index into stacks; stacks : paths as written
     tables : all tables of a STAR file as text; particle_block : which of them has the particles
@@ -33,6 +35,7 @@ class ParticleTable:
     contrast : what the file says of it; negate : (m,) bool, images whose sign must be turned to that, or None
     micrograph : (m,) int64, or None where the file does not say
     scores : name → (m,) float64, columns whose zeros tell something
+    classes : (m,) int64, the 3-D class of each, or None; class_select : the --select that imports class {}
     aberrations : of all optics groups, or None; own : (m, ·) float64, particles' own optics: odd Zernike
     coefficients (6), even ones (any number), magnification matrix (4); or None
     mtf : optics group → (file as written, Å of the pixels that it counts in)
@@ -46,7 +49,7 @@ class ParticleTable:
     pose: Pose
     ctf: np.ndarray
     half: np.ndarray
-    family: np.ndarray
+    relations: Relations
     optics_group: np.ndarray
     ctf_premultiplied: bool
     image: np.ndarray
@@ -63,6 +66,9 @@ class ParticleTable:
     negate: np.ndarray | None = None
     micrograph: np.ndarray | None = None
     scores: dict[str, np.ndarray] = field(default_factory=dict)
+    rows: np.ndarray | None = None
+    classes: np.ndarray | None = None
+    class_select: str = ""
     aberrations: Aberrations | None = None
     own: np.ndarray | None = None
     pixel_sizes: np.ndarray | None = None
@@ -79,14 +85,19 @@ class ParticleTable:
         rows = slice(start, stop)
         pick = {
             name: getattr(self, name)[rows]
-            for name in ("lines", "pose", "ctf", "half", "family", "optics_group", "image", "stack", "negate", "micrograph",
-                         "own", "pixel_sizes", "image_sizes")
+            for name in ("lines", "pose", "ctf", "half", "relations", "optics_group", "image", "stack", "negate", "micrograph",
+                         "own", "pixel_sizes", "image_sizes", "rows", "classes")
             if getattr(self, name) is not None
         }
         return replace(
             self, **pick, first=start, total=len(self), arrays={name: array[rows] for name, array in self.arrays.items()},
             scores={name: values[rows] for name, values in self.scores.items()},
         )
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """(m,) int64, the number of each row in the file, from 0: what random draws go by."""
+        return self.first + np.arange(len(self)) if self.rows is None else self.rows
 
     def place(self, row: int) -> str:
         """Where a row came from: file and line."""
@@ -141,11 +152,12 @@ def gather(comm: Communicator, table: ParticleTable) -> ParticleTable | None:
     def collect(values: np.ndarray) -> np.ndarray | None:
         return comm.gather_slabs(np.ascontiguousarray(values), table.total)
 
-    found = {name: collect(getattr(table, name)) for name in ("lines", "half", "family", "image", "stack")}
+    found = {name: collect(getattr(table, name)) for name in ("lines", "half", "image", "stack")}
+    found["rows"] = None if table.rows is None else collect(table.rows)
     found["micrograph"] = None if table.micrograph is None else collect(table.micrograph)
     scores = {name: collect((values != 0).astype(np.uint8)) for name, values in table.scores.items()}
     scale = collect(table.ctf["scale"])
     if comm.rank:
         return None
     return replace(table, **found, scores=scores, ctf=scale.view([("scale", np.float64)]), pose=None, first=0, arrays={},
-                   tables={}, negate=None)
+                   tables={}, negate=None, relations=Relations(), classes=None)

@@ -22,6 +22,8 @@ import pandas as pd
 from mpirecon.errors import UserError
 from mpirecon.io.optics_table import MAGNIFICATION, TILT, coma_beside_tilt, relion_aberrations
 from mpirecon.io.particle_table import ParticleTable
+from mpirecon.io.relations import star_relations
+from mpirecon.io.row_selection import ALL_ROWS, RowOptions, select_star_rows
 from mpirecon.io.stack_paths import parse_image_names
 from mpirecon.io.star import read_star
 from mpirecon.io.text_column import text_column, to_numbers
@@ -117,7 +119,7 @@ class _Columns:
 
     def _integers(self, table: pd.DataFrame, label: str) -> np.ndarray:
         values = self._numbers(table, label)
-        odd = values != np.rint(values)
+        odd = (values != np.rint(values)) | (np.abs(values) > np.iinfo(np.int32).max)
         if odd.any():
             row = int(np.flatnonzero(odd)[0])
             raise UserError(
@@ -149,13 +151,15 @@ class _Columns:
 
 
 def read_relion(
-    path: str | os.PathLike, comm: Communicator | None = None, mixed: bool = False, **supplied: float | None
+    path: str | os.PathLike, comm: Communicator | None = None, mixed: bool = False, rows: RowOptions = ALL_ROWS,
+    **supplied: float | None,
 ) -> ParticleTable:
     """Read a RELION particle STAR file; with `comm`, of each rank's slab of the particles (collective).
 
     Parameters
     ----------
     mixed : particles may differ in box and pixel size; the table then has pixel_sizes
+    rows : which rows are read, and what of half sets and families
     supplied : voltage (kV), cs (mm), amplitude_contrast, pixel_size (Å)
         used where the file lacks the column, and instead of the file's where it has it (noted)
 
@@ -165,12 +169,19 @@ def read_relion(
         naming file and line when columns are missing or contradict each other or a value is out of range.
     """
     comm = comm or SerialCommunicator()
+    path, selected = Path(path), None
     tables = read_star(path, comm, "rlnImageName")
-    return run_together(comm, lambda: _particle_table(Path(path), tables, comm, supplied, mixed))
+    if rows.select:
+        tables, selected = select_star_rows(comm, path, tables, run_together(comm, lambda: particle_block(path, tables)), rows.select)
+    found = run_together(comm, lambda: _particle_table(path, tables, comm, supplied, mixed, rows))
+    if selected is not None:
+        found.rows = selected.rows
+        found.notes = [*selected.notes, *found.notes]
+    return found
 
 
 def _particle_table(
-    path: Path, tables: dict[str, pd.DataFrame], comm: Communicator, supplied: dict, mixed: bool
+    path: Path, tables: dict[str, pd.DataFrame], comm: Communicator, supplied: dict, mixed: bool, rows: RowOptions
 ) -> ParticleTable:
     block = particle_block(path, tables)
     particles, optics = tables[block], tables.get("optics")
@@ -186,6 +197,7 @@ def _particle_table(
     pixel_size = _pixel_size(columns)
     sizes = np.broadcast_to(pixel_size, len(particles)) if mixed else None
     image, stack, stacks = parse_image_names(particles["rlnImageName"], path)
+    pose = _pose(columns, pixel_size)
     found = ParticleTable(
         path=path,
         first=first,
@@ -197,17 +209,19 @@ def _particle_table(
         pixel_sizes=sizes,
         image_size=None if mixed else _image_size(columns),
         image_sizes=columns.number("rlnImageSize") if mixed and "rlnImageSize" in columns else None,
-        pose=_pose(columns, pixel_size),
+        pose=pose,
         ctf=_ctf(columns),
-        half=_halves(columns),
-        family=_families(particles, first),
+        half=np.zeros(len(particles), np.uint8) if rows.new_halves else _halves(columns),
+        relations=star_relations(particles, path, pose.shift, _micrograph_pixel(columns, pixel_size), rows.family),
         optics_group=columns.group.astype(np.int32),
         ctf_premultiplied=_premultiplied(columns),
         image=image,
         stack=stack,
         stacks=stacks,
         half_label="rlnRandomSubset",
-        micrograph=_codes(particles, ["rlnMicrographName"]),
+        micrograph=text_column(particles["rlnMicrographName"]).hashes() if "rlnMicrographName" in particles else None,
+        classes=_classes(particles),
+        class_select="rlnClassNumber={}",
         scores={label: columns.number(label) for label in _SCORES if label in particles},
     )
     check_ctf(found.ctf, found.describe)
@@ -341,31 +355,29 @@ def _halves(columns: _Columns) -> np.ndarray:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise UserError(
-            f"{columns.path}, line {columns.particles.index[row]}: rlnRandomSubset is {half[row]:g}, expected 1, 2 or 0"
+            f"{columns.path}, line {columns.particles.index[row]}: rlnRandomSubset is {half[row]:g}, expected 1, 2 or 0 "
+            "(not set); --new-halves draws half sets whatever the table says"
         )
     return half.astype(np.uint8)
 
 
-def _families(particles: pd.DataFrame, first: int) -> np.ndarray:
-    """(m,) int64: rows of one number show the same object (tilt images, one filament, one image twice)."""
-    for labels in (["rlnTomoParticleName"], ["rlnMicrographName", "rlnHelicalTubeID"], ["rlnImageName"]):
-        found = _codes(particles, labels)
-        if found is not None:
-            return found
-    return first + np.arange(len(particles))
+def _micrograph_pixel(columns: _Columns, pixel_size: float | np.ndarray) -> np.ndarray:
+    """(m,) Å per pixel that coordinates are counted in; that of the images where the table does not say."""
+    label = "rlnMicrographOriginalPixelSize"
+    if label in columns.particles:
+        size = to_numbers(columns.particles[label])
+    elif columns.optics is not None and label in columns.optics:
+        size = to_numbers(columns.optics[label])[columns.optics_row]
+    else:
+        size = np.zeros(len(columns.particles))
+    return np.where(size > 0, size, pixel_size)
 
 
-def _codes(particles: pd.DataFrame, labels: list[str]) -> np.ndarray | None:
-    """(m,) int64: one number for each combination of values of these columns; None when the table lacks one.
-
-    The numbers are hashes: those of one text are the same on all ranks, which need not exchange any text for that.
-    """
-    if not all(label in particles for label in labels):
+def _classes(particles: pd.DataFrame) -> np.ndarray | None:
+    """(m,) int64, the class of each particle, −1 where it is no number; None without a column."""
+    if "rlnClassNumber" not in particles:
         return None
-    first, *others = (text_column(particles[label]).hashes() for label in labels)
-    for other in others:
-        first = first * np.int64(0x9E3779B97F4A7C15 - 2**64) ^ other
-    return first
+    return np.nan_to_num(to_numbers(particles["rlnClassNumber"]), nan=-1).astype(np.int64)
 
 
 def _premultiplied(columns: _Columns) -> bool:

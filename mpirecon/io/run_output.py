@@ -11,11 +11,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, write_failed
+from mpirecon.io.file_names import as_file_name
+from mpirecon.io.hdf5 import attributes_of, create_hdf5, open_hdf5, read_all, reading, store_checked
 from mpirecon.io.inputs import Input
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_folder import RECONSTRUCTION
@@ -27,10 +28,10 @@ def write_particle_table(path: Path, columns: dict[str, np.ndarray], attributes:
     """particles.h5 of a run: one dataset per column, one row per input particle. Raises UserError when it cannot."""
     with atomic_path(path, overwrite=True) as temporary:
         try:
-            with h5py.File(temporary, "w") as file:
+            with create_hdf5(temporary) as file:
                 file.attrs.update({"format": FORMAT, "version": 1, **attributes})
                 for name, values in columns.items():
-                    file.create_dataset(name, data=values)
+                    store_checked(file, name, values)
                 file.flush()
         except (OSError, RuntimeError) as error:
             raise write_failed(path, error) from error
@@ -38,13 +39,13 @@ def write_particle_table(path: Path, columns: dict[str, np.ndarray], attributes:
 
 def read_particle_table(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The columns of a run's particles.h5. Raises UserError when it is not one."""
-    try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT:
-                raise UserError(f"{path}: not the particle table of a run (format {file.attrs.get('format')!r})")
-            return {name: dataset[...] for name, dataset in file.items()}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read as HDF5: {error}") from error
+    path = Path(path)
+    with open_hdf5(path, "particle table of a run") as file:
+        form = attributes_of(file, path).get("format")
+        if form != FORMAT:
+            raise UserError(f"{path}: not the particle table of a run (format {form!r})")
+        with reading(path, "a column"):
+            return {name: read_all(file[name]) for name in file}
 
 
 def files_read(folder: str | os.PathLike) -> Iterator[Input]:
@@ -60,6 +61,7 @@ def open_particles(folder: Path, summary: dict, given: Path | None = None) -> Pa
     name = about.get("file")
     if given is None and not name:
         raise UserError(f"{folder}/summary.json does not name the run's particle file; give it with --particles FILE")
+    name = as_file_name(str(name))
     candidates = [Path(given)] if given is not None else [Path(name), folder.parent / name, folder / name]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:

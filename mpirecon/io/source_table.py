@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 
+from mpirecon.io.hdf5 import read_all
+from mpirecon.io.hdf5_heap import check_heaps
 from mpirecon.io.shared_hdf5 import SharedHdf5
 from mpirecon.parallel.comm import together
 
@@ -117,7 +120,10 @@ def read_column(group: h5py.Group, i: int, label: str) -> TextColumn:
     """Column number i of a table."""
     from mpirecon.io.text_column import TextColumn
 
-    return TextColumn(group[_column_name(i, label)][:].astype(bytes, copy=False))
+    cells = read_all(group[_column_name(i, label)]).astype(bytes, copy=False)
+    if cells.shape != (int(group.attrs["rows"]),):
+        raise ValueError(f"column {label} is {cells.shape}, the table has {group.attrs['rows']} rows")
+    return TextColumn(cells)
 
 
 def _storable(array: np.ndarray, field: str) -> np.ndarray:
@@ -130,9 +136,12 @@ def _storable(array: np.ndarray, field: str) -> np.ndarray:
 
 def _read_array(group: h5py.Group) -> np.ndarray:
     dtype = np.lib.format.descr_to_dtype(ast.literal_eval(group.attrs["dtype"]))
-    array = np.zeros(int(group.attrs["rows"]), dtype)
-    for i, field in enumerate(dtype.names):
-        values = group[_column_name(i, field)][...]
+    rows = int(group.attrs["rows"])
+    columns = [read_all(group[_column_name(i, field)]) for i, field in enumerate(dtype.names)]
+    if any(len(values) != rows for values in columns):
+        raise ValueError(f"columns of {sorted(set(map(len, columns)))} rows in an array of {rows}")
+    array = np.zeros(rows, dtype)
+    for field, values in zip(dtype.names, columns):
         if not _native(dtype[field]):
             base, shape = dtype[field].base, array[field].shape
             values = np.frombuffer(values.tobytes(), base).reshape(shape) if base.itemsize else array[field]
@@ -155,4 +164,7 @@ def _column_name(i: int, label: str) -> str:
 
 
 def _numbered(group: h5py.Group, prefix: str) -> list[h5py.Group]:
-    return [group[name] for name in sorted(group) if name.startswith(prefix)]
+    found = [group[name] for name in sorted(group) if name.startswith(prefix)]
+    for one in found:
+        check_heaps(one, Path(group.file.filename))
+    return found

@@ -29,13 +29,16 @@ _TOKEN = re.compile(r"""#.*|"(?P<double>.*?)"(?=[ \t]|$)|'(?P<single>.*?)'(?=[ \
 _NEEDS_QUOTES = re.compile(r"""[ \t\r\0]|^["'#_;]|^(data_|loop_)|^$""", re.MULTILINE)
 
 
-def read_star(path: str | os.PathLike, comm: Communicator | None = None, split: str | None = None) -> dict[str, pd.DataFrame]:
+def read_star(
+    path: str | os.PathLike, comm: Communicator | None = None, split: str | None = None, rows: tuple[int, int] | None = None
+) -> dict[str, pd.DataFrame]:
     """Read all tables of a STAR file. With `comm`, its ranks do so together, each a part of the file; collective.
 
     Parameters
     ----------
     split : a label; of a table that has it, each rank gets only its slab of the rows, and ``table.attrs["rows"]`` is
         how many there are in all. Every other table is whole on every rank
+    rows : instead of that slab, the rows from the first of these to before the second
 
     Returns
     -------
@@ -53,16 +56,18 @@ def read_star(path: str | os.PathLike, comm: Communicator | None = None, split: 
     text = run_together(comm, lambda: StarText(path))
     with text:
         layout = scan(text, comm)
-        return run_together(comm, lambda: _read_tables(text, layout, comm, split))
+        return run_together(comm, lambda: _read_tables(text, layout, comm, split, rows))
 
 
-def _read_tables(text: StarText, layout: Layout, comm: Communicator, split: str | None) -> dict[str, pd.DataFrame]:
+def _read_tables(
+    text: StarText, layout: Layout, comm: Communicator, split: str | None, rows: tuple[int, int] | None = None
+) -> dict[str, pd.DataFrame]:
     tables: dict[str, pd.DataFrame] = {}
     for section in layout.sections:
         if section.name is None:
             raise UserError(f"{text.path}, line {section.line - 1}: loop_ before any data_ block; this is not a STAR file")
         if section.loop:
-            table = _read_loop(text, layout, section, comm, split)
+            table = _read_loop(text, layout, section, comm, split, rows)
         else:
             table = _read_pairs(text.decode(section.start, section.stop), section.line, text.path)
         if not len(table.columns):
@@ -114,15 +119,15 @@ def quote(value: str) -> str:
 
 
 def _read_loop(
-    text: StarText, layout: Layout, section: Section, comm: Communicator, split: str | None
+    text: StarText, layout: Layout, section: Section, comm: Communicator, split: str | None, rows: tuple[int, int] | None
 ) -> pd.DataFrame:
-    """A loop's rows; of a table with the column `split` only this rank's slab."""
+    """A loop's rows; of a table with the column `split` only this rank's slab, or `rows`."""
     labels, start, line = _read_labels(text, section)
     _check_labels(labels, line, text.path)
     if not labels:
         return pd.DataFrame()
     total = layout.count(start, section.stop)[1]
-    first, last = slab(total, comm.size, comm.rank) if split in labels else (0, total)
+    first, last = rows or slab(total, comm.size, comm.rank) if split in labels else (0, total)
     columns, lines = _read_rows(text, layout, (start, section.stop, line), len(labels), (first, last))
     columns = {label: TextColumn(cells) for label, cells in zip(labels, columns)}
     table = pd.DataFrame(columns, index=_line_index(lines), copy=False)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from mpirecon.kernels.cache import njit
+
 _TAB, _LF, _CR, _BLANK, _DOUBLE, _HASH, _SINGLE = 9, 10, 13, 32, 34, 35, 39
 _PLUS, _MINUS, _POINT, _AT, _ZERO, _NINE = 43, 45, 46, 64, 48, 57
 
@@ -17,7 +19,7 @@ _TENS = np.array([float(10**i) for i in range(23)])
 #: mantissas below this are exact in a float64
 _EXACT = np.uint64(2**53)
 
-_compiled = numba.njit(cache=True, nogil=True)
+_compiled = njit(cache=True, nogil=True)
 
 
 @_compiled

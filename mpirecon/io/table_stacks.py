@@ -10,15 +10,16 @@ import pandas as pd
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import StackReader
 from mpirecon.io.particle_table import ParticleTable
-from mpirecon.io.stack_paths import locate_stacks
+from mpirecon.io.stack_paths import find_stacks, locate_stacks, plain_path, same_files
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.slab import slab
 
 
 def open_stacks(
     comm: Communicator, table: ParticleTable, whole: ParticleTable | None, options
-) -> tuple[list[StackReader], list[str]]:
-    """A reader per stack of the table, with every row checked against its stack, and notes. Collective.
+) -> tuple[list[StackReader], dict[str, int], list[str]]:
+    """A reader per stack of the table, with every row checked against its stack, a number for each file that any column
+    names (stack_paths.same_files), and notes. Collective.
 
     table : this rank's rows · whole : all of them, on rank 0 · options : importer.ImportOptions
 
@@ -27,11 +28,14 @@ def open_stacks(
     UserError
         naming the row whose stack is not there, is no stack, or has not as many images of the same size as it should.
     """
-    located = None
+    located, others = None, comm.gather(sorted({name for names in table.relations.images.values() for name in names.stacks}))
     with together(comm):
         if comm.rank == 0:
-            located = _locate(whole, options)
-    paths, notes, places = comm.bcast(located)
+            paths, notes, places = _locate(whole, options)
+            named = dict(zip(table.stacks, paths))
+            named |= find_stacks(sorted({name for rank in others for name in rank} - set(named)), table.path, options.data_dir)
+            located = paths, same_files(named), notes, places
+    paths, files, notes, places = comm.bcast(located)
     mine = range(*slab(len(paths), comm.size, comm.rank))
     opened = run_together(comm, lambda: [_open_stack(paths[i], places[i]) for i in mine])
     stacks = [stack for rank in comm.allgather(opened) for stack in rank]
@@ -47,7 +51,7 @@ def open_stacks(
                 f"{table.place(row)}: image {table.image[row] + 1} is past the end of {stack.path}, which has "
                 f"{len(stack)} images ({int(past.sum())} such rows); is it the stack that belongs to this file?"
             )
-    return stacks, notes
+    return stacks, files, notes
 
 
 def _locate(table: ParticleTable, options) -> tuple[list[Path], list[str], list[str]]:
@@ -74,7 +78,8 @@ def _open_stack(path: Path, place: str) -> StackReader:
 
 def _refuse_one_stack(table: ParticleTable) -> None:
     """--stack with images of one number in several stacks would give them all the same pixels."""
-    images = pd.DataFrame({"image": table.image, "stack": table.stack}).drop_duplicates()
+    plain = pd.factorize(np.array([plain_path(stack) for stack in table.stacks], object))[0]
+    images = pd.DataFrame({"image": table.image, "stack": plain[table.stack]}).drop_duplicates()
     again = images.index[images["image"].duplicated()]
     if len(again):
         raise UserError(

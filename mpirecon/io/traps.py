@@ -7,17 +7,68 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from mpirecon.io.families import Families
 from mpirecon.io.particle_table import ParticleTable
+from mpirecon.model.pose import Pose
+from mpirecon.parallel.comm import Communicator, together
 
-_SURE = 10  # half sets by micrograph: a fair coin per particle would look so with probability below 2**-10
+_LISTED = 10  # classes that are named with their counts
 
 #: how the columns begin that RELION and cryoSPARC keep of helical segments
 _HELICAL = ("rlnHelical", "filament/")
 
 
-def find_traps(table: ParticleTable) -> tuple[list[str], list[str]]:
-    """(notes, warnings) about half sets that share or follow something, and scores of zero."""
-    return _halves_by_micrograph(table), [*_duplicates(table), *_zeros(table)]
+def repeated_images(
+    comm: Communicator, table: ParticleTable, whole: ParticleTable | None, families: Families | None, half: np.ndarray
+) -> list[str]:
+    """On rank 0, a warning of images that are in one half set more than once; collective.
+
+    table : this rank's rows; whole, families, half : of all rows, on rank 0 (half on all)
+    """
+    again, warnings = None, []
+    with together(comm):
+        if comm.rank == 0 and families.any:
+            shown = pd.DataFrame({"image": families.image, "half": half})
+            again = shown.duplicated()
+    if not comm.bcast(again is not None and bool(again.any())):
+        return []
+    pose = comm.gather_slabs(_pose_keys(table.pose), table.total or len(table))
+    with together(comm):
+        if comm.rank == 0:
+            count = int(again.sum())
+            same = int((shown.assign(pose=pose).duplicated() & again).sum())
+            warnings.append(
+                f"{count} of {len(whole)} rows repeat an image ({same} with the same pose, {count - same} with another, as symmetry "
+                f"expansion makes them; first: {whole.describe(int(again.idxmax()))}); each counts as a particle of its own"
+            )
+    return warnings
+
+
+def _pose_keys(pose: Pose) -> np.ndarray:
+    """(m,) int64, equal for poses that agree to 1e-5 in orientation and 1e-3 Å in shift."""
+    turn = np.rint(1e5 * pose.quaternion)
+    lead = turn[np.arange(len(turn)), np.abs(turn).argmax(axis=1)]  # q and −q are one orientation
+    columns = np.column_stack([turn * np.sign(lead)[:, None], np.rint(1e3 * pose.shift)])
+    return pd.util.hash_pandas_object(pd.DataFrame(columns + 0.0), index=False).to_numpy().view(np.int64)
+
+
+def several_classes(comm: Communicator, table: ParticleTable) -> list[str]:
+    """A warning where the rows are of several 3-D classes, whose poses are of different maps; collective."""
+    some = comm.allgather(table.classes is not None)
+    if not all(some):
+        return []
+    counts: dict[int, int] = {}
+    for rank in comm.allgather(list(zip(*(part.tolist() for part in np.unique(table.classes, return_counts=True))))):
+        for number, count in rank:
+            counts[number] = counts.get(number, 0) + count
+    if len(counts) < 2:
+        return []
+    listed = [f"class {number}: {counts[number]}" for number in sorted(counts)]
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    most = max(counts, key=counts.get)
+    column = table.class_select.split("=")[0].removesuffix("[{}]")
+    return [f"{column} tells of {len(counts)} classes ({', '.join(listed[:_LISTED])} particles{more}): poses of different classes are "
+            f"relative to different maps, and all go into one here; --select '{table.class_select.format(most)}' imports one class"]
 
 
 def unapplied_symmetry(columns: Iterable[str]) -> list[str]:
@@ -29,32 +80,7 @@ def unapplied_symmetry(columns: Iterable[str]) -> list[str]:
             "particle of the point group"]
 
 
-def _duplicates(table: ParticleTable) -> list[str]:
-    """A warning when the same image is in both halves: the half maps then share noise."""
-    rows = pd.DataFrame({"image": table.image, "stack": table.stack, "half": table.half})
-    halves = rows[rows["half"] > 0].drop_duplicates().duplicated(["image", "stack"])
-    if not halves.any():
-        return []
-    row = int(halves.index[halves][0])
-    warning = (f"{int(halves.sum())} images are in both half sets (first: {table.describe(row)}); the half maps share "
-               "their noise and the FSC will be too good")
-    return [warning]
-
-
-def _halves_by_micrograph(table: ParticleTable) -> list[str]:
-    """A note when the file's half sets were drawn by micrograph, not by particle."""
-    if table.micrograph is None or not (table.half > 0).any():
-        return []
-    rows = pd.DataFrame({"micrograph": table.micrograph, "half": table.half})[table.half > 0]
-    kinds = rows.groupby("micrograph")["half"].agg(["nunique", "size"])
-    if (kinds["nunique"] > 1).any() or len(kinds) < 2 or int((kinds["size"] - 1).sum()) < _SURE:
-        return []
-    note = (f"half sets are by micrograph: the particles of each of the {len(kinds)} micrographs are in one half "
-            f"({table.half_label})")
-    return [note]
-
-
-def _zeros(table: ParticleTable) -> list[str]:
+def zeros(table: ParticleTable) -> list[str]:
     """Warnings about columns in which some particles have a zero that says that they were never scored."""
     warnings = []
     for name, values in table.scores.items():

@@ -17,6 +17,9 @@ from mpirecon.model.devices import on_host, working_cupy
 #: width of a ring of views, radians
 _RING = 0.1
 
+#: Å: no image is as large as a shift beyond this, which is a damaged number
+_FARTHEST = 1e6
+
 
 @dataclass
 class Pose:
@@ -34,7 +37,7 @@ class Pose:
     Raises
     ------
     UserError
-        for a wrong shape, NaN, or a quaternion of length zero (the first bad row is named).
+        for a wrong shape, NaN, a quaternion of length zero or a shift beyond 0.1 mm (the first bad row is named).
     """
 
     quaternion: np.ndarray
@@ -48,11 +51,11 @@ class Pose:
         if t.shape != (len(q), 2):
             raise UserError(f"Pose: shift must have shape ({len(q)}, 2), got {t.shape}")
         norm = np.linalg.norm(q, axis=1)
-        bad = ~(np.isfinite(norm) & (norm > 1e-6) & np.isfinite(t).all(axis=1))
+        bad = ~(np.isfinite(norm) & (norm > 1e-6) & (np.abs(t) <= _FARTHEST).all(axis=1))
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             raise UserError(f"Pose: particle {row} has quaternion {q[row].tolist()} and shift {t[row].tolist()}; "
-                            "a quaternion needs a length above zero and all numbers must be finite")
+                            "a quaternion needs a length above zero, a shift at most 0.1 mm, and all numbers must be finite")
         self.quaternion = q / norm[:, None]
         self.shift = t
 

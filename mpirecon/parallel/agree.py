@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LOOP = "Symlink loop from "
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -112,6 +113,8 @@ def as_user_error(error: BaseException) -> UserError | None:
         return UserError(f"out of memory{detail}; use fewer ranks on each node, more memory, or a smaller box")
     if isinstance(error, OSError):
         return _from_os_error(error)
+    if isinstance(error, RuntimeError) and str(error).startswith(_LOOP):  # pathlib's, before Python 3.13
+        return UserError(f"{str(error).removeprefix(_LOOP)}: it links to itself; remove the link, or choose another name")
     if any(words in str(error) for words in OUT_OF_GPU_MEMORY):
         return UserError(f"the GPU ran out of memory ({error}); use one rank a GPU, a GPU with more memory, a smaller box, or --backend cpu")
     return None
@@ -124,4 +127,6 @@ def _from_os_error(error: OSError) -> UserError | None:
         return UserError(f"{where}no space left on the disk or in the quota; free some, or write elsewhere")
     if error.errno is None or error.strerror is None:
         return None
+    if error.errno == errno.ENOENT and not where:  # of os.getcwd() alone
+        return UserError("the folder in which the command was started is there no more; change to one that is")
     return UserError(f"{where}{error.strerror[0].lower()}{error.strerror[1:]}")

@@ -31,7 +31,7 @@ def resolution_ticks(highest: float) -> list[tuple[float, str]]:
 
 
 def fsc_chart(curves: Mapping[str, np.ndarray], box: int, pixel_size: float, *, styles: Mapping | None = None,
-              height: int = 330) -> str:
+              height: int = 315) -> str:
     """FSC curves over resolution with the usual thresholds, and their legend.
 
     curves : column → (box // 2 + 1,) · styles : column → (colour, dash, label), by default those of fsc.csv
@@ -73,7 +73,7 @@ def _by_iteration(records, title: str, series: Mapping[str, tuple], factor: floa
     middle = (low + high) / 2
     most = at[-1] if at else 1
     step = max(1, -(-most // 6))
-    chart = Chart((at[0] - 0.3, most + 0.3), (middle - half, middle + half), "iteration", width=200, height=215, left=50,
+    chart = Chart((at[0] - 0.3, most + 0.3), (middle - half, middle + half), "iteration", width=200, height=195, left=50,
                   right=6, top=26, x_ticks=[(i, str(i)) for i in range(at[0], most + 1, step)])
     chart.text(2, 13, title, size=12, colour="#1c2733")
     for name, (colour, dash, _) in series.items():
@@ -105,9 +105,14 @@ def cones_chart(cones: Mapping, whole: np.ndarray, box: int, pixel_size: float) 
     return f"<div>{keys}{chart.svg('FSC in cones')}</div><div>{_directions(cones)}</div>"
 
 
+#: least range of the colours of directions, about their median: a difference of a few per cent is no matter of colour
+_COLOUR_RANGE = 1.25
+
+
 def _directions(cones: Mapping) -> str:
     direction, at = np.array(cones["direction"]), np.array(cones["resolution"])
-    low, high = float(at.min()), float(at.max())
+    middle = float(np.median(at))
+    low, high = min(float(at.min()), middle / _COLOUR_RANGE), max(float(at.max()), middle * _COLOUR_RANGE)
     disc = disc_points(direction, at, low, high, lambda v: f"{v:.2f} Å", "resolution along directions", reverse=True)
     return disc + scale_bar(f"{low:.2f} Å", f"{high:.2f} Å", reverse=True)
 
@@ -116,6 +121,7 @@ def guinier_chart(fit: Mapping) -> str:
     """ln amplitude against 1/d², plain and weighted, and the line through what was fitted."""
     x, plain = np.array(fit["inverse_d2"], float), np.array(fit["amplitude"], float)
     weighted = np.array([np.nan if v is None else v for v in fit["weighted"]], float)
+    weighted[np.isnan(weighted).cumsum() > 0] = np.nan  # what comes after the FSC first fell to zero is noise
     finite = np.concatenate([plain, weighted])
     finite = finite[np.isfinite(finite)]
     margin = 0.05 * np.ptp(finite) if finite.size else 1

@@ -7,6 +7,9 @@ import numpy as np
 from mpirecon.report import pieces
 from mpirecon.report.charts import fsc_chart
 from mpirecon.report.svg import BLUE, GREEN, ORANGE
+from mpirecon.validate.coverage import LARGEST_THINNED
+from mpirecon.validate.discarded import LARGEST_AMPLITUDE, LARGEST_RESIDUAL
+from mpirecon.validate.selection_bias import LARGEST
 
 _SETS = {
     "selection": (BLUE, "solid", "kept by the selection"), "random_discard": (GREEN, "dashed", "as many kept at random"),
@@ -18,23 +21,37 @@ _BIAS = {
     "micrographs": "micrographs",
 }  # fmt: skip
 
+#: those that may be either way; of groups and contrasts only what is above counts
+_SIGNED = ("sigma", "defocus", "ctf_scale")
+
 
 def controls_section(summary: dict) -> str:
     """What being left out goes with, views before and after, and the maps of ``--controls``; "" without selection."""
     bias, coverage = summary.get("selection_bias"), summary.get("coverage")
     if not bias or not coverage:
         return ""
-    rows = [(f"being left out and {_BIAS.get(name, name)}", _number(value), "0") for name, value in bias.items()
-            if name != "contrast_left_out"]
-    contrast = _number(bias["contrast_left_out"])
-    rows.append(("contrast of the map in those left out, over that in those kept", contrast, "0"))
+    limits = summary.get("selection_limits") or {}
+    rows = [(f"being left out and {_BIAS.get(name, name)}", _number(value), "0", _limit(limits.get(name), both=name in _SIGNED))
+            for name, value in bias.items() if name != "contrast_left_out"]
+    rows.append(("contrast of the map in those left out, over that in those kept", _number(bias["contrast_left_out"]), "0",
+                 _limit(limits.get("contrast_left_out"))))
     rows.append(("views with less than half of the particles that they should have kept",
-                 f"{coverage['thinned']} of {coverage['bins']}", "0"))
+                 f"{coverage['thinned']} of {coverage['bins']}", "0", f"more than {100 * LARGEST_THINNED:g} %"))
     rows.append(("evenness of the views, before → after",
-                 f"{coverage['evenness_before']:.3f} → {coverage['evenness_after']:.3f}", "unchanged"))
-    header = ("control", "found", "expected of a selection by pose")
+                 f"{coverage['evenness_before']:.3f} → {coverage['evenness_after']:.3f}", "about the same", "by the line above"))
+    header = ("control", "found", "expected of a selection by pose", "a warning from")
     table = pieces.table(header, rows, text=("control",))
-    return pieces.section("Controls of the selection", f'<div class="pairs-of"><div>{table}</div><div>{_maps(summary)}</div></div>')
+    words = pieces.note("Correlations of being left out, −1 to 1 (rank-biserial; of groups, the root of the intraclass "
+                        f"correlation). A warning is given beyond {LARGEST:g}, and beyond what chance gives to so few: five "
+                        "standard deviations.")
+    maps = _maps(summary)
+    if not maps.startswith("<figure"):
+        return pieces.section("Controls of the selection", table + words + maps)
+    return pieces.section("Controls of the selection", f'<div class="pairs-of"><div>{table}{words}</div><div>{maps}</div></div>')
+
+
+def _limit(value: float | None, both: bool = False) -> str:
+    return "–" if value is None else f"{'±' if both else ''}{value:.2f}"
 
 
 def _maps(summary: dict) -> str:
@@ -53,8 +70,8 @@ def _maps(summary: dict) -> str:
     words = (
         "Half-map FSC, masked, every particle counting alike: of those kept, of as many drawn at random, and of those "
         f"left out. These look like {found['looks_like']}: their map has the map's structure at "
-        f"{max(0, 100 * found['amplitude']):.0f} % of its amplitude, and what remains without it agrees between its halves by "
-        f"{found['residual_fsc']:.3f}. Wrong poses leave agreement at the lowest frequencies, where any pose gives the "
+        f"{max(0, 100 * found['amplitude']):.0f} % of its amplitude (a warning from {100 * LARGEST_AMPLITUDE:g} %), and what remains without it "
+        f"agrees between its halves by {found['residual_fsc']:.3f} (from {LARGEST_RESIDUAL:g}). Wrong poses leave agreement at the lowest frequencies, where any pose gives the "
         "overall shape. The map is discarded.mrc."
     )
     return pieces.figure(picture, words)

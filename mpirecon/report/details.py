@@ -18,6 +18,9 @@ from mpirecon.report.verdict import percent
 #: with more ranks than this the table shows its extremes and the slowest ones
 _RANKS_SHOWN = 16
 
+#: Å that a B-factor's fit should reach: few shells lie between 10 Å and coarser resolutions
+_STEADY_FROM = 5.0
+
 _MAP_WORDS = {
     "half1": "half1.mrc, neither filtered nor masked", "half2": "half2.mrc, likewise",
     "sharpened": "sharpened.mrc, of both halves", "discarded": "discarded.mrc, of the particles left out",
@@ -38,7 +41,8 @@ def _maps(run: RunFiles) -> str:
     pixel_size = run.summary["particles"]["pixel_size"]
     shown = [pieces.figure(map_panel(volume, pixel_size, name), _MAP_WORDS.get(name, f"{name}.mrc"))
              for name, volume in run.maps.items() if name != "volume"]
-    return pieces.section("All maps", f'<div class="pairs-of">{"".join(shown)}</div>') if shown else ""
+    across = "triples-of" if len(shown) == 3 else "pairs-of"  # no empty quarter
+    return pieces.section("All maps", f'<div class="{across}">{"".join(shown)}</div>') if shown else ""
 
 
 def _confusion(run: RunFiles) -> str:
@@ -50,11 +54,11 @@ def _confusion(run: RunFiles) -> str:
         "particles": lambda r: f"{r['count']:,}",
         "kept": lambda r: f"{r['kept']:,} ({percent(r['kept'], r['count'])})",
         "mean posterior": lambda r: "–" if r["mean_posterior"] is None else f"{r['mean_posterior']:.3f}",
-        "AUC against right": lambda r: "–" if r["auc"] is None else f"{r['auc']:.4f}",
+        "AUC against correct": lambda r: "–" if r["auc"] is None else f"{r['auc']:.4f}",
     }
     table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in found["confusion"]), text=("",))
     bars = pieces.figure(particle_charts.kept_bars(found["confusion"]), "Share that was kept. The curves are in detection.csv.")
-    return pieces.section("Who was kept, by kind of error", f'<div class="pairs-of">{bars}<div>{table}</div></div>')
+    return pieces.section("Who was kept, by kind of error", f'<div class="pairs-of">{bars}<div class="kinds">{table}</div></div>')
 
 
 def _cones(run: RunFiles) -> str:
@@ -81,6 +85,9 @@ def _guinier(run: RunFiles) -> str:
         "maps in mask.mrc; sharpened.mrc is sharpened by it."
     )
     words = words[:1].upper() + words[1:] + ("" if words.endswith(".") else ".")
+    if fit["bfactor"] is not None and fit["used"][1] > _STEADY_FROM:
+        words += (f" A line through so short a range is uncertain: maps better than {_STEADY_FROM:g} Å give a steadier one. "
+                  "Look whether sharpened.mrc is grainy.")
     return pieces.section("Guinier plot", pieces.figure(guinier_chart(fit), words), wide=False)
 
 
@@ -93,7 +100,7 @@ def _views(run: RunFiles) -> str:
         words += f" Each particle counts at all poses that {symmetry} takes for the same."
     coverage = run.summary.get("coverage") or {}
     if coverage:
-        words += (f" Evenness {coverage['evenness_before']:.3f} before, {coverage['evenness_after']:.3f} after; "
+        words += (f" Evenness {coverage['evenness_before']:.3f} before particles were left out, {coverage['evenness_after']:.3f} after; "
                   f"{coverage['thinned']} of {coverage['bins']} views thinned out.")
     return pieces.section("Views", pieces.figure(f'<div class="two">{views_chart(run.views)}</div>', words), wide=False)
 
@@ -106,14 +113,21 @@ def _against(run: RunFiles) -> str:
     if not charts:
         return ""
     keys = legend([(colour, "dot", label) for label, (colour, _) in kinds(run.table).items()])
-    words = "A clean image rightly scores higher than a noisy one. Whether being left out goes with these is tested below."
+    words = "A clean image rightly scores higher than a noisy one."
+    if "micrograph" in charts:
+        words += (" Of micrographs, sorted by it, the line is the median score, and the band holds the middle half of each one's "
+                  "particles.")
+    if run.summary.get("selection_bias"):
+        words += " Whether being left out goes with these is tested below."
     worst = (run.summary.get("micrographs") or {}).get("fewest_kept") or []
     worst = [row for row in worst if row["kept"] < row["particles"]]
     if worst:
         listed = "; ".join(f"{row['name']} {row['kept']} of {row['particles']}" for row in worst[:3])
         words += f" Micrographs that kept least: {listed}."
-    drawn = f'{keys}<div class="{_ROW[len(charts)]}">{"".join(charts)}</div>'
-    return pieces.section("Score against defocus, noise, contrast and micrograph", pieces.figure(drawn, words))
+    drawn = f'{keys}<div class="{_ROW[len(charts)]} against">{"".join(charts.values())}</div>'
+    *before, last = charts
+    title = "Score against " + (f"{', '.join(before)} and {last}" if before else last)
+    return pieces.section(title, pieces.figure(drawn, words))
 
 
 def _iterations(summary: Mapping) -> str:
@@ -133,8 +147,9 @@ def _iterations(summary: Mapping) -> str:
     if not all("wrong_among_kept" in record for record in records):
         del columns["planted errors among kept"]
     table = pieces.table(columns, ([cell(record) for cell in columns.values()] for record in records))
+    unit = "1 is the loss that a map of nothing would leave. " if records and "loss_of_nothing" in records[-1] else ""
     return pieces.section("Iterations", table + pieces.note(
-        "Losses are per particle and Fourier sample. Each row is measured on the maps that its iteration made, before their "
+        unit + "Held out: each particle against a map made without it. Each row is measured on the maps that its iteration made, before their "
         "final refinement."))
 
 
@@ -163,8 +178,10 @@ def _ranks(run: RunFiles) -> str:
     note += pieces.note(
         "Seconds of wall time by phase; those in MPI include waiting and are part of the phases. Memory is the peak."
     )
-    drawn = pieces.figure(timeline_chart(run.timelines), "What each rank did when; blank is waiting, files and start-up.") \
-        if run.timelines else ""
+    drawn = ""
+    if run.timelines:
+        chart = f'<div class="scroll broad">{timeline_chart(run.timelines)}</div>'
+        drawn = pieces.figure(chart, "What each rank did when; blank is waiting, files and start-up.")
     return pieces.section("Ranks", drawn + pieces.table(header, map(cells, shown), text=("host", "device"), dense=True) + note)
 
 
@@ -173,8 +190,26 @@ def _configuration(summary: Mapping) -> str:
     pairs = {
         "particles": f"{particles['file']}: {particles['count']:,}"
         + (", CTF-premultiplied" if particles["ctf_premultiplied"] else ""),
+        "started in": summary.get("folder") or "–",
         "optics": "; ".join(particles.get("optics") or []) or "defocus, astigmatism and Cs alone",
-        **{name.replace("_", " "): pieces.value(value) for name, value in summary["configuration"].items()},
+        **{name.replace("_", " "): _setting(name, value, (summary.get("used") or {}).get(name))
+           for name, value in summary["configuration"].items()},
     }
     rows = "\n".join(f"<div><dt>{escape(k)}</dt><dd>{escape(str(v))}</dd></div>" for k, v in pairs.items())
     return pieces.section("Configuration", f'<dl class="pairs">\n{rows}\n</dl>')
+
+
+_UNITS = {"memory": pieces.size, "max_resolution": lambda at: f"{at:.4g} Å", "diameter": lambda at: f"{at:.4g} Å",
+          "score_resolution": lambda band: "{:.4g} to {:.4g} Å".format(*band)}
+
+
+def _setting(name: str, asked, used) -> str:
+    """What an option was, and what was used where that was for the program to choose."""
+    def words(value) -> str:
+        return _UNITS[name](value) if name in _UNITS and not isinstance(value, (str, type(None))) else pieces.value(value)
+
+    if used is None or used == asked:
+        return words(asked)
+    if asked not in (None, "auto"):  # settled by the program already, as folds are
+        return words(used)
+    return f"{words(used)} (automatic)"

@@ -20,25 +20,25 @@ from mpirecon.report.verdict import cautions, verdict
 
 def write_report(
     folder: Path, summary: dict, *, maps: dict | None = None, target: Path | None = None, overwrite: bool = True,
-    name: str | None = None, logs: Path | None = None,
+    place: Path | None = None, logs: Path | None = None,
 ) -> Path:
     """Write the page into the folder of a finished run, or as `target`; returns its path. Atomic.
 
-    summary : the content of summary.json, which itself need not be there yet · maps, name, logs : of ``read_run_files``.
+    summary : the content of summary.json, which itself need not be there yet · maps, place, logs : of ``read_run_files``.
     Raises UserError when a file it needs is missing or is not what a run writes, or when it cannot be written.
     """
     folder = Path(folder)
     target = folder / "report.html" if target is None else Path(target)
-    run = read_run_files(folder, summary, maps, name, logs)
+    run = read_run_files(folder, summary, maps, place, logs)
     try:
         page = report_page(run)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise UserError(
             f"{folder}: summary.json or particles.h5 is not what this version's reconstruct writes "
             f"({type(error).__name__}: {error}); run the reconstruction again"
         ) from error
     with atomic_path(target, overwrite) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return target
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from html import escape
 
 import numpy as np
 
@@ -11,7 +13,9 @@ from mpirecon.report.charts import FSC_STYLE, KIND_COLOURS, KINDS, fsc_chart, lo
 from mpirecon.report.pictures import map_panel
 from mpirecon.report.run_files import RunFiles
 from mpirecon.report.svg import GREY
-from mpirecon.report.verdict import SELECTING, counted, mask_in_words, percent, right_left_out
+from mpirecon.report.verdict import SELECTING, counted, deciding_mixture, mask_in_words, percent, right_left_out, told_apart
+from mpirecon.robust.pose_mixture import SMALLEST_SEPARATION
+from mpirecon.validate.told_apart import interval_in_words
 
 
 def facts(summary: Mapping) -> list[tuple[str, str, str, str]]:
@@ -21,11 +25,12 @@ def facts(summary: Mapping) -> list[tuple[str, str, str, str]]:
     told = [
         ("resolution", pieces.angstrom(summary["resolution_0143"], summary), mask_in_words(summary), "resolution"),
         _other_resolutions(summary),
+        _by_direction(summary),
         (
             "particles kept" if summary["configuration"]["loss"] in (*SELECTING, "posterior") else "particles used",
             f"{summary['kept']:,}", f"of {counted(summary):,}, {percent(summary['kept'], counted(summary))}", "kept",
         ),
-        _good_share(summary),
+        _correct(summary),
         _planted(summary),
         ("time", pieces.duration(summary["seconds"]),
          f"{many}, at most {pieces.size(summary['peak_memory_bytes'])} each", "time"),
@@ -41,19 +46,30 @@ def _other_resolutions(summary: Mapping) -> tuple | None:
         return ("without mask", pieces.angstrom(summary["resolution_0143_unmasked"], summary),
                 f"FSC 0.5 at {pieces.angstrom(summary['resolution_05'], summary)}", "")
     b = after.get("bfactor")
-    more = bare + (f"; B {b:.0f} Å²".replace("-", "−") if b is not None else "")
+    more = bare + (f"; B\u00a0{b:.0f}\u00a0Å²".replace("-", "−") if b is not None else "")
     return ("corrected for mask", pieces.angstrom(after["resolution_0143"], summary), more, "")
 
 
-def _good_share(summary: Mapping) -> tuple | None:
+def _by_direction(summary: Mapping) -> tuple | None:
+    cones = (summary.get("postprocess") or {}).get("cones")
+    if not cones:
+        return None
+    digits = 0 if cones["best"] >= 10 else 1
+    best, worst = (f"{cones[name]:.{digits}f}" for name in ("best", "worst"))
+    more = f"median {cones['median']:.1f} Å; sphericity {cones['sphericity']:.2f}"
+    return ("by direction", f"{best} – {worst} Å" if best != worst else f"{best} Å", more, "")
+
+
+def _correct(summary: Mapping) -> tuple | None:
+    """The fraction of correct particles as the mixture estimates it."""
     share, mixture = summary.get("keep_estimate"), summary.get("mixture") or {}
     if share is None:
         return None
-    if not mixture.get("separable", True):
-        return ("good share", "not known", "good and bad look too alike to be told apart", "good share")
-    low, high = mixture.get("keep_interval") or (None, None)
-    more = "from the mixture" if low is None else f"95 %: {100 * low:.1f} – {100 * high:.1f} %"
-    return ("estimated good share", f"{100 * share:.1f} %", more, "good share")
+    if not told_apart(summary):
+        apart = (deciding_mixture(summary) or {}).get("separation")
+        more = "correct and wrong ones look too alike to be told apart" + (f" ({apart:.1f} σ)" if apart is not None else "")
+        return ("fraction correct", "not known", more, "good share")
+    return ("fraction correct, estimated", f"{100 * share:.1f} %", interval_in_words(mixture, summary.get("judged")), "good share")
 
 
 def _planted(summary: Mapping) -> tuple | None:
@@ -64,13 +80,13 @@ def _planted(summary: Mapping) -> tuple | None:
     if not found.get("recall"):
         return ("planted errors", f"{found['wrong']:,}", ranked, "errors")
     lost = right_left_out(summary)
-    beside = f"; {lost:,} right left out too" if lost > 0 else ""
+    beside = f"; {lost:,} correct ones left out too" if lost > 0 else ""
     return ("planted errors found", f"{100 * found['recall']:.1f} %", f"of {found['wrong']:,}{beside}; {ranked}", "errors")
 
 
 def sections(run: RunFiles) -> list[str]:
     """The charts of the first two screens, two side by side."""
-    return [_fsc(run), _map(run), _particles(run), _losses(run), _errors(run), _time(run.summary), _command(run.summary)]
+    return [_fsc(run), _map(run), _particles(run), _losses(run), _errors(run), _time(run.summary), _command(run)]
 
 
 def _fsc(run: RunFiles) -> str:
@@ -82,7 +98,7 @@ def _fsc(run: RunFiles) -> str:
     words = "Half maps share no particle."
     if after.get("mask") and "fsc_true" in run.curves:
         words += f" mask.mrc is {after['mask'] if after['automatic_mask'] else 'the mask given'}."
-        words += " What it adds by itself (random phases) is taken off the corrected curve."
+        words += " The corrected curve is free of what the mask adds by itself (random phases)."
     elif after.get("note"):
         words += f" No {after['note']}."
     chart = fsc_chart(run.curves, particles["box"], particles["pixel_size"], styles=styles)
@@ -98,32 +114,43 @@ def mask_label(summary: Mapping) -> str:
 
 def _map(run: RunFiles) -> str:
     picture = map_panel(run.maps["volume"], run.summary["particles"]["pixel_size"], "volume.mrc")
-    words = "volume.mrc, filtered by the half-map FSC: central slices above, projections below."
+    words = ("volume.mrc, filtered by the half-map FSC: central slices above, projections below. To page through slices and turn its "
+             f"surface: mpirecon view {shlex.quote(str(run.folder / 'volume.mrc'))} --open")
     return pieces.section("Map", pieces.figure(picture, words), wide=False, fact="map")
+
+
+def _shows_score(summary: Mapping) -> bool:
+    """Whether the score and its mixture decided about the particles, rather than the distance."""
+    return summary["configuration"]["loss"] == "posterior" or summary["configuration"].get("keep") == "auto"
 
 
 def _particles(run: RunFiles) -> str:
     """What decided about the particles: the score and its mixture, or the distance and its threshold."""
     summary = run.summary
-    if summary["configuration"]["loss"] == "posterior" or summary["configuration"].get("keep") == "auto":
-        chart = score_chart(run)
-        words = ("How strongly each particle shows a map that it did not help to build. The mixture judges six bands of "
-                 "frequencies together; ")
-        if not (summary.get("mixture") or {}).get("separable", True):
-            words += "here it could not tell good from bad, so nobody was left out."
-        elif column := summary["configuration"].get("group_by"):
-            words += (f"drawn is what it expects of this one number. Rows of one {column} were judged together, so that no score of a "
-                      "single image divides kept from left out.")
-        else:
-            words += "drawn is what it expects of this one number, and where that would best divide as it did."
-        return pieces.section("Particles: score and mixture", pieces.figure(chart, words), wide=False, fact="score")
-    return pieces.section("Particles: distance", _distance(run), wide=False, fact="score")
+    if not _shows_score(summary):
+        return pieces.section("Particles: distance", _distance(run), wide=False, fact="score")
+    words = ("How strongly each particle shows a map that it did not help to build. The mixture judges six bands of frequencies "
+             "together; ")
+    mixture = deciding_mixture(summary) or {}
+    if not told_apart(summary):
+        words += "here it could not tell correct from wrong particles, so nobody was left out."
+        if "separation" in mixture:
+            words += f" They lie {mixture['separation']:.1f} standard deviations apart; {SMALLEST_SEPARATION:g} are needed."
+    elif column := summary["configuration"].get("group_by"):
+        words += (f"drawn is what it expects of this one number. Rows of one {column} were judged together, so that no score of a "
+                  "single image divides kept from left out.")
+    else:
+        words += "drawn is what it expects of this one number, and where that would best divide as it did."
+    if summary.get("keep_estimate") is not None and told_apart(summary):
+        words += (" The estimated fraction adds up all probabilities, against the final map; kept are those of 50 % before the last "
+                  "iteration.")
+    return pieces.section("Particles: score and mixture", pieces.figure(score_chart(run), words), wide=False, fact="score")
 
 
 def score_chart(run: RunFiles) -> str:
     """Histogram of the score, with the mixture where the run fitted one."""
     mixture = run.summary.get("mixture") or {}
-    mixes = mixture.get("separable", bool(mixture))
+    mixes = bool(mixture) and told_apart(run.summary)
     together = bool(run.summary["configuration"].get("group_by"))
     cut = particle_charts.boundary(run.table["score"], run.table["kept"]) if mixes and not together else None
     return particle_charts.histogram_chart(run.table, "score", "score (signal over noise)", threshold=cut, kept_is="high",
@@ -145,9 +172,12 @@ def _distance(run: RunFiles) -> str:
         words += f" The {kept:,} smallest distances were kept."
     elif configuration["loss"] not in ("l2", "posterior"):
         low, middle, high = np.percentile(table["weight"][table["kept"]], (0, 50, 100)) if kept else (0, 0, 0)
-        words += f" Weights run from {low:.3g} to {high:.3g} (median {middle:.3g})."
+        if configuration["loss"] not in SELECTING:
+            words += f" Weights run from {low:.3g} to {high:.3g} (median {middle:.3g})."
     if "pose_error" in table:
         words += " Planted errors are coloured; the reconstruction does not know them."
+    if configuration["distance"] == "explained" and configuration["loss"] != "posterior":
+        words += " The more of an image the map explains, the further to the left; 0 is nothing."
     chart = particle_charts.histogram_chart(table, "distance", label, threshold=threshold, by_kept=bool(configuration.get("group_by")))
     return pieces.figure(chart, words)
 
@@ -156,10 +186,10 @@ def _losses(run: RunFiles) -> str:
     records = run.summary["iterations"]
     if len(records) < 2:
         at = records[-1] if records else {}
-        rows = [(name, pieces.value(at.get(key))) for name, key in (
-            ("loss", "loss"), ("loss, held out", "loss_heldout"), ("L2 over all", "loss_l2"), ("L2, held out", "loss_l2_heldout"),
+        rows = [(name, pieces.value(at.get(key)), pieces.value(at.get(f"{key}_heldout"))) for name, key in (
+            ("loss being minimised", "loss"), ("L2 over all particles", "loss_l2"),
         )]  # fmt: skip
-        body = pieces.table(("one iteration", "per particle and Fourier sample"), rows, text=("one iteration",))
+        body = pieces.table(("one iteration", "on the maps made", "held out"), rows, text=("one iteration",))
         return pieces.section("Loss", body + pieces.note(how_to_read(run.summary)), wide=False, fact="convergence")
     return pieces.section("Loss by iteration", pieces.figure(loss_charts(records), how_to_read(run.summary)), wide=False,
                           fact="convergence")
@@ -167,29 +197,31 @@ def _losses(run: RunFiles) -> str:
 
 def how_to_read(summary: Mapping) -> str:
     """What each loss counts, and what it is no measure of."""
+    records = summary["iterations"]
+    told = "1 is what a map of nothing would leave. " if records and "loss_of_nothing" in records[-1] else ""
+    told += "Held out: each particle against a map made without it; by how much that is more is overfitting. "
     if summary["configuration"]["loss"] in SELECTING:
-        return (
-            "The loss being minimised counts the kept particles alone: a trimmed loss always falls when more is left "
-            "out, and is no figure of quality. Held out, minus on the maps made, is overfitting. Quality is for the FSC to tell."
-        )
-    return (
-        "Held out is against maps that a particle did not help to build; what it exceeds the loss by is overfitting. "
-        "Losses of different kinds do not compare; quality is for the half-map FSC to tell."
-    )
+        return told + ("The loss being minimised counts the kept particles alone: a trimmed loss always falls when more is left "
+                       "out. Quality is for the FSC to tell.")
+    if summary["configuration"]["loss"] == "posterior":
+        return told + ("The loss being minimised weighs particles by what is believed of them, and moves when that does. Quality is "
+                       "for the half-map FSC to tell.")
+    return told + "Losses of different kinds do not compare; quality is for the half-map FSC to tell."
 
 
 def _errors(run: RunFiles) -> str:
     """Planted errors found; without any, the other histogram."""
     found = run.summary.get("detection")
     if run.detection is None or not found or not found["wrong"] or found["auc"] is None:
-        if run.summary["configuration"]["loss"] == "posterior":
+        if _shows_score(run.summary):
             return pieces.section("Particles: distance", _distance(run), wide=False)
-        words = "How strongly each particle shows the map."
+        words = "How strongly each particle shows the map, in standard deviations of its noise; noise alone scores 0 ± 1."
         return pieces.section("Particles: score", pieces.figure(score_chart(run), words), wide=False)
-    words = (f"AUC {found['auc']:.4f}, average precision {found['average_precision']:.4f}; F1 {found['f1']:.4f} at this run's "
-             f"choice, {found['best_f1']:.4f} at the best threshold.")
-    drawn = particle_charts.roc_chart(run.detection, _choice(run.summary, found))
-    return pieces.section("Planted errors found", pieces.figure(drawn, words), wide=False)
+    chosen = _choice(run.summary, found)
+    words = f"AUC {found['auc']:.4f}, average precision {found['average_precision']:.4f}; "
+    best = f"{found['best_f1']:.4f} at the best threshold"
+    words += f"F1 {found['f1']:.4f} at this run's choice, {best}." if chosen else f"F1 {best}. This run left nobody out."
+    return pieces.section("Planted errors found", pieces.figure(particle_charts.roc_chart(run.detection, chosen), words), wide=False)
 
 
 def _choice(summary: Mapping, found: Mapping) -> dict:
@@ -217,9 +249,9 @@ def _time(summary: Mapping) -> str:
     return pieces.section("Where the time went", body, wide=False, fact="where time went")
 
 
-def _command(summary: Mapping) -> str:
-    from html import escape
-
+def _command(run: RunFiles) -> str:
+    """The command as it can be typed again, where it ran and what it left, and what it ran on."""
+    summary = run.summary
     versions = {summary["program"]: summary["version"], **summary["versions"]}
     devices: dict[str, int] = {}
     for rank in summary["ranks"]:
@@ -228,7 +260,18 @@ def _command(summary: Mapping) -> str:
     listed = [f"{many} × {where}" for where, many in devices.items()]
     shown = ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
     return pieces.section(
-        "Command", f"<pre>{escape(summary['command'])}</pre>"
-        + pieces.note(f"Ranks: {shown}. Made with " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."),
+        "Command", f"<pre>{escape(launched(summary))}</pre>"
+        + pieces.note(f"The run is in {run.folder}. Ranks: {shown}. Made with "
+                      + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."),
         fact="command",
     )  # fmt: skip
+
+
+def launched(summary: Mapping) -> str:
+    """The command line with the launcher that made its ranks: srun in a step of Slurm without another, else mpirun."""
+    ranks, environment = len(summary["ranks"]), summary.get("environment") or {}
+    if ranks == 1:
+        return summary["command"]
+    by_mpirun = any(name.startswith(("OMPI_", "HYDRA_", "MPI_LOCAL")) for name in environment)
+    program = "srun" if "SLURM_STEP_ID" in environment and not by_mpirun else "mpirun"
+    return f"{program} -n {ranks} {summary['command']}"

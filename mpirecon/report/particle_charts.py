@@ -12,6 +12,9 @@ from mpirecon.report.svg import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, Chart, l
 #: dots of a scatter plot at most
 _DOTS = 1500
 
+#: so few are drawn larger
+_FEW_DOTS = 200
+
 
 def kinds(table: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:
     """What is known of each particle: label → colour, rows (bool). All alike where no errors were planted."""
@@ -21,7 +24,7 @@ def kinds(table: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:
         return {"particles": (BLUE, valid)}
     junk = table.get("junk")
     junk = np.zeros_like(wrong) if junk is None else junk.astype(bool)
-    groups = {"right": (BLUE, valid & ~wrong & ~junk), "planted wrong pose": (ORANGE, valid & wrong & ~junk),
+    groups = {"correct": (BLUE, valid & ~wrong & ~junk), "planted wrong pose": (ORANGE, valid & wrong & ~junk),
               "planted junk": (PINK, valid & junk)}
     return {label: (colour, rows) for label, (colour, rows) in groups.items() if rows.any()}
 
@@ -40,12 +43,12 @@ def _edges(values: np.ndarray, most: int = 56) -> np.ndarray:
 
 def histogram_chart(
     table: Mapping[str, np.ndarray], column: str, label: str, *, threshold: float | None = None, kept_is: str = "low",
-    keep: float | None = None, by_kept: bool = False, height: int = 290,
+    keep: float | None = None, by_kept: bool = False, height: int = 255,
 ) -> str:
     """Stacked histogram of a column by what is known of the particles, with the threshold of the run.
 
     kept_is : the side of the threshold that was kept, "low" or "high" ·
-    keep : share of the good in the run's mixture, whose components are then drawn upon the bars (of the score) ·
+    keep : fraction of correct particles in the run's mixture, whose components are then drawn upon the bars (of the score) ·
     by_kept : tell kept and left out by colour, where no errors were planted to tell
     """
     groups = kinds(table)
@@ -70,7 +73,7 @@ def histogram_chart(
     reads = [(name, groups[name][0], [f"{c:,}" for c in counts[name]]) for name in groups]
     fine = np.linspace(edges[0], edges[-1], 8 * len(middle) + 1)
     for words, density in ({} if keep is None else components({k: v[valid] for k, v in table.items()}, keep)).items():
-        colour, dash = (BLACK, "solid") if words.startswith("good") else (GREEN, "dashed")
+        colour, dash = (BLACK, "solid") if words.startswith("correct") else (GREEN, "dashed")
         per_bin = valid.sum() * (edges[1] - edges[0])
         chart.line(fine, per_bin * density(fine), colour, dash=dash, width=1.8)
         keys.append((colour, dash, words))
@@ -83,7 +86,7 @@ def histogram_chart(
 
 
 def components(table: Mapping[str, np.ndarray], keep: float) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """The score's density by a run's mixture, of the good and of the others; label → function of the score.
+    """The score's density by a run's mixture, of the correct and of the others; label → function of the score.
 
     Of a component the score is normal about h·A, with A the signal that the particle's map and noise let expect (score over
     contrast). h and the variance are those that the posterior gives all particles of the component together; the share is
@@ -98,7 +101,7 @@ def components(table: Mapping[str, np.ndarray], keep: float) -> dict[str, Callab
     expected = np.abs(np.divide(score, contrast, out=np.ones(len(score)), where=contrast != 0)) if "scale" in table else contrast
     typical = np.quantile(expected, (np.arange(64) + 0.5) / 64)
     found = {}
-    for words, share, weight in (("good", keep, posterior), ("bad", 1 - keep, 1 - posterior)):
+    for words, share, weight in (("correct", keep, posterior), ("wrong", 1 - keep, 1 - posterior)):
         if not share > 0 or not weight.sum() > 1e-6:
             continue
         gain = (weight * score * expected).sum() / max((weight * expected**2).sum(), 1e-300)
@@ -132,10 +135,10 @@ def roc_chart(curves: Mapping[str, np.ndarray], chosen: Mapping) -> str:
     """ROC and precision over recall, with the run's own choice on both."""
     pictures = []
     for across, up, labels in (
-        ("false_positive_rate", "recall", ("right ones left out", "wrong ones left out")),
+        ("false_positive_rate", "recall", ("correct ones left out", "wrong ones left out")),
         ("recall", "precision", ("wrong ones left out", "wrong among those left out")),
     ):
-        chart = Chart((0, 1), (0, 1.02), *labels, width=280, height=270, left=64, right=14,
+        chart = Chart((0, 1), (0, 1.02), *labels, width=290, height=245, left=64, right=14,
                       x_ticks=_PERCENT, y_ticks=_PERCENT)
         if up == "recall":
             chart.line([0, 1], [0, 1], GREY, dash="dotted", width=1.3)
@@ -145,7 +148,8 @@ def roc_chart(curves: Mapping[str, np.ndarray], chosen: Mapping) -> str:
         chart.reads(curves[across], [f"{labels[0]}: {100 * v:.1f} %" for v in curves[across]],
                     [(labels[1], BLUE, [f"{100 * v:.1f} %" for v in curves[up]])])
         pictures.append(chart.svg(f"{labels[1]} over {labels[0]}"))
-    keys = legend([(BLUE, "solid", "all thresholds of the distance"), (ORANGE, "dot", "this run's choice")])
+    here = chosen.get("recall") is not None
+    keys = legend([(BLUE, "solid", "all thresholds of the distance")] + [(ORANGE, "dot", "this run's choice")] * here)
     return f'{keys}<div class="two">{"".join(pictures)}</div>'
 
 
@@ -158,31 +162,44 @@ def views_chart(views: Mapping[str, np.ndarray]) -> str:
     share = np.divide(after, before, out=np.full(len(before), np.nan), where=before > 0)
     most = float(before.max()) if len(before) else 1.0
     left = disc_cells(views, before, 0, most, lambda i: f"{before[i]:.0f} particles", "particles per view")
-    title = '<p class="small">particles per view, before</p>'
-    if np.array_equal(before, after):
+    everybody = np.array_equal(before, after)
+    title = f'<p class="small">particles per view{"" if everybody else ", before any were left out"}</p>'
+    if everybody:
         return f"<div>{title}{left}{scale_bar('0', f'{most:.0f}')}</div>"
     right = disc_cells(views, share, 0, 1, lambda i: f"{after[i]:.0f} of {before[i]:.0f} kept", "share kept per view")
     return (f"<div>{title}{left}{scale_bar('0', f'{most:.0f}')}</div>"
             f'<div><p class="small">share of each view that was kept</p>{right}{scale_bar("0 %", "100 %")}</div>')
 
 
-def against_charts(table: Mapping[str, np.ndarray]) -> list[str]:
-    """The score against defocus, noise level, contrast and micrograph."""
-    wanted = {"defocus": ("defocus (µm)", 1e-4), "sigma": ("noise level σ (relative)", 1.0),
-              "scale": ("contrast (relative)", 1.0)}
-    wide = 280 if "micrograph" in table else 370
-    charts = [_scatter(table, name, label, factor, wide) for name, (label, factor) in wanted.items() if name in table]
-    if "micrograph" in table:
-        charts.append(_by_micrograph(table, wide))
-    return [chart for chart in charts if chart]
+#: width of a chart that shares its row with so many, in the units of its letters: what it has on a wide page
+_WIDTHS = {1: 590, 2: 590, 3: 393, 4: 292}
+
+
+def against_charts(table: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The score against defocus, noise level, contrast and micrograph, of what is known and differs: name → chart."""
+    wanted = {"defocus": ("defocus", "defocus (µm)", 1e-4), "noise": ("sigma", "noise level σ (relative)", 1.0),
+              "contrast": ("scale", "contrast (relative)", 1.0)}
+    wanted = {name: of for name, of in wanted.items() if _differs(table, of[0], of[2])}
+    groups = _quartiles(table) if "micrograph" in table else None
+    wide = _WIDTHS.get(len(wanted) + (groups is not None), 590)
+    charts = {name: _scatter(table, *of, wide) for name, of in wanted.items()}
+    if groups is not None:
+        charts["micrograph"] = _by_micrograph(groups, wide)
+    return charts
+
+
+def _differs(table: Mapping[str, np.ndarray], column: str, factor: float) -> bool:
+    """Whether a column is there and has more than one value, where the score is known."""
+    if column not in table:
+        return False
+    values = table[column][np.isfinite(table[column]) & np.isfinite(table["score"])]
+    return len(values) > 0 and np.ptp(values * factor) > 0
 
 
 def _scatter(table: Mapping[str, np.ndarray], column: str, label: str, factor: float, width: int) -> str:
     groups = kinds(table)
     x, y = table[column] * factor, table["score"]
     valid = np.isfinite(x) & np.isfinite(y)
-    if not valid.any() or not np.ptp(x[valid]) > 0:
-        return ""
     limits = [np.percentile(v[valid], (0.3, 99.7)) for v in (x, y)]
     (x0, x1), (y0, y1) = ((low - 0.04 * (high - low), high + 0.04 * (high - low)) for low, high in limits)
     chart = Chart((x0, x1), (y0, y1), label, "score", width=width, height=240, left=50, right=10, top=8)
@@ -190,24 +207,29 @@ def _scatter(table: Mapping[str, np.ndarray], column: str, label: str, factor: f
     for colour, rows in groups.values():
         shown = np.flatnonzero(rows & valid)[::stride]
         shown = shown[(x[shown] >= x0) & (x[shown] <= x1) & (y[shown] >= y0) & (y[shown] <= y1)]
-        chart.points(x[shown], y[shown], colour, 1.5, 0.45)
+        chart.points(x[shown], y[shown], colour, *((1.5, 0.45) if len(x) > _FEW_DOTS else (3, 0.8)))
     return chart.svg(f"Score against {column}")
 
 
-def _by_micrograph(table: Mapping[str, np.ndarray], width: int) -> str:
-    """Median score of each micrograph, sorted, with the middle half of its particles."""
+def _quartiles(table: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Quartiles of the scores of each micrograph, (micrographs, 3), by their medians; None where there is but one."""
     number_, score = table["micrograph"], table["score"]
     valid = np.isfinite(score)
     order = np.lexsort((score[valid], number_[valid]))
     groups = np.split(score[valid][order], np.flatnonzero(np.diff(number_[valid][order])) + 1)
     if len(groups) < 2:
-        return ""
+        return None
     quartiles = np.array([np.percentile(g, (25, 50, 75)) for g in groups])
-    quartiles = quartiles[np.argsort(quartiles[:, 1])]
-    quartiles = quartiles[np.linspace(0, len(quartiles) - 1, min(len(quartiles), 300)).round().astype(int)]
-    x = np.linspace(1, len(groups), len(quartiles))
+    return quartiles[np.argsort(quartiles[:, 1])]
+
+
+def _by_micrograph(quartiles: np.ndarray, width: int) -> str:
+    """Median score of each micrograph, sorted, with the middle half of its particles."""
+    count = len(quartiles)
+    quartiles = quartiles[np.linspace(0, count - 1, min(count, 300)).round().astype(int)]
+    x = np.linspace(1, count, len(quartiles))
     low, high = quartiles.min(), quartiles.max()
-    chart = Chart((1, len(groups)), (low - 0.05 * (high - low), high + 0.05 * (high - low)), "micrographs, sorted", "score",
+    chart = Chart((1, count), (low - 0.05 * (high - low), high + 0.05 * (high - low)), "micrographs, sorted", "score",
                   width=width, height=240, left=50, right=10, top=8)
     chart.band(x, quartiles[:, 0], quartiles[:, 2], BLUE, 0.2)
     chart.line(x, quartiles[:, 1], BLUE)
@@ -222,8 +244,10 @@ def kept_bars(confusion: Sequence[Mapping]) -> str:
 
 
 def kind_of(row: Mapping) -> str:
-    """A row of the confusion in words: right, wrong by so many degrees, junk."""
-    return row["kind"] if row["degrees"] is None else "{:g}–{:g}° off".format(*row["degrees"])
+    """A row of the confusion in words: correct, wrong by so many degrees, junk."""
+    if row["degrees"] is not None:
+        return "{:g}–{:g}° off".format(*row["degrees"])
+    return "correct" if row["kind"] == "right" else row["kind"]
 
 
 def bars(rows: Sequence[tuple[str, float, str, str]]) -> str:

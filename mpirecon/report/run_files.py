@@ -21,12 +21,12 @@ MAPS = ("volume", "half1", "half2", "sharpened", "discarded")
 class RunFiles:
     """What the page is made of, read from the run's folder.
 
-    summary : summary.json · curves : column of fsc.csv → (box // 2 + 1,) · table : columns of particles.h5 ·
+    folder : where the run is · summary : summary.json · curves : column of fsc.csv → (box // 2 + 1,) · table : columns of particles.h5 ·
     maps : name → (n, n, n), those of MAPS that are there · detection, views : columns of their tables, None where there is
     none · timelines : rank → what it did when
     """
 
-    name: str
+    folder: Path
     summary: dict
     curves: dict[str, np.ndarray]
     table: dict[str, np.ndarray]
@@ -35,14 +35,18 @@ class RunFiles:
     views: dict[str, np.ndarray] | None = None
     timelines: dict[int, dict] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
 
 def read_run_files(
-    folder: Path, summary: dict, maps: dict[str, np.ndarray] | None = None, name: str | None = None, logs: Path | None = None
+    folder: Path, summary: dict, maps: dict[str, np.ndarray] | None = None, place: Path | None = None, logs: Path | None = None
 ) -> RunFiles:
     """Read what a report needs; UserError naming the file that is missing or wrong.
 
-    maps : by name, of the folder's, that need not be read because they are still in memory · name, logs : of the run, and where
-    its ranks' logs are, where that is not the folder (yet)
+    maps : by name, of the folder's, that need not be read because they are still in memory · place, logs : where the run's files
+    are to be, and where its ranks' logs are, where that is not the folder (yet)
     """
     maps = maps or {}
     for needed in ("fsc.csv", "particles.h5", "volume.mrc"):
@@ -52,7 +56,7 @@ def read_run_files(
             )
     curves = _read_table(folder / "fsc.csv", "FSC curves")
     return RunFiles(
-        name or folder.resolve().name, summary,
+        (place or folder).resolve(), summary,
         {column: values for column, values in curves.items() if column not in ("shell", "resolution")},
         read_particle_table(folder / "particles.h5"),
         {which: maps[which] if which in maps else read_map(folder / f"{which}.mrc").array
@@ -64,9 +68,9 @@ def read_run_files(
 
 def _read_table(path: Path, what: str = "curves") -> dict[str, np.ndarray]:
     """Columns of a table of numbers."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
     try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
         return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
-    except (IndexError, TypeError, ValueError) as error:
+    except (IndexError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: not a table of {what} as reconstruct writes it") from error

@@ -164,7 +164,7 @@ class Chart:
             data = json.dumps({"x": self._at, "heading": self._readings, "series": self._series}, ensure_ascii=False)
             hover = f' data-hover="{escape(data)}" data-top="{self.top}" data-bottom="{self.bottom}"'
         return (
-            f'<svg class="chart" viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(description)}"{hover}>'
+            f'<svg class="chart" style="--w:{self.width}" viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(description)}"{hover}>'
             f'{"".join(self._parts)}</svg>'
         )
 

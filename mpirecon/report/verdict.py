@@ -8,6 +8,9 @@ _POOR_AUC = 0.7
 #: share of the right particles that may be left out, and how much coarser than an earlier iteration a run may end, unsaid
 _RIGHT_LOST, _COARSER = 0.2, 1.1
 
+#: B-factors, Å², that maps of proteins have; others say more of the fit than of the map
+_BFACTORS = (-400.0, 0.0)
+
 #: losses that give some particles no weight at all
 SELECTING = ("sorted",)
 
@@ -23,8 +26,19 @@ def verdict(summary: dict) -> str:
 def cautions(summary: dict) -> list[str]:
     """What may be wrong with the run or with reading it, one sentence or two each; often none."""
     told = [_skipped(summary), _nyquist(summary), _raw(summary), _undetected(summary), _wrong_in_map(summary),
-            _right_left_out(summary), _better_before(summary)]
+            _right_left_out(summary), _better_before(summary), bfactor_caution(summary)]
     return [*(text for text in told if text), *(_sentence(text) for text in summary.get("warnings") or [])]
+
+
+def told_apart(summary: dict) -> bool:
+    """Whether the run that ended so could tell correct particles from wrong ones; of runs that did not try, too."""
+    return (deciding_mixture(summary) or {}).get("separable", True)
+
+
+def deciding_mixture(summary: dict) -> dict | None:
+    """The mixture by which the final map's particles were chosen: of the last iteration; else the one fitted afterwards."""
+    records = summary["iterations"]
+    return (records[-1].get("mixture") if records else None) or summary.get("mixture")
 
 
 def _sentence(text: str) -> str:
@@ -59,31 +73,30 @@ def _resolution(summary: dict) -> str:
     after = summary.get("postprocess") or {}
     corrected = after.get("resolution_0143")
     if corrected and not (summary.get("resolution_of") or {}).get("corrected"):
-        return f"The half maps agree to {at:.2f} Å ({how}), or {corrected:.2f} Å in mask.mrc with its own effect taken off."
+        return f"The half maps agree to {at:.2f} Å ({how}), or {corrected:.2f} Å in mask.mrc, corrected for the mask."
     return f"The half maps agree to {at:.2f} Å ({how})."
 
 
 def _particles(summary: dict) -> str:
     total, kept, loss = counted(summary), summary["kept"], summary["configuration"]["loss"]
-    if loss in SELECTING:
-        text = f"{kept:,} of {total:,} particles were kept"
+    selects = loss in SELECTING
+    verb, how = ("kept", "") if selects else ("used", f", {_HOW.get(loss, 'weighted by their distance')}")
+    if not told_apart(summary):
+        text = f"All {kept:,} particles were {verb}, for correct and wrong ones could not be told apart"
+    elif kept == total and not selects:
+        text = f"All {total:,} particles were {verb}{how}"
     else:
-        how = _HOW.get(loss, "weighted by their distance")
-        if loss == "posterior" and not (summary.get("mixture") or {}).get("separable", True):
-            how = "for good and bad ones could not be told apart"
-        text = (
-            f"All {total:,} particles were used, {how}"
-            if kept == total
-            else f"{kept:,} of {total:,} particles were used, {how}"
-        )
+        text = f"{kept:,} of {total:,} particles were {verb}{how}"
     found = summary.get("detection")
     if not found:
         return text + "."
     among, wrong = found["wrong_among_kept"], found["wrong"]
-    if loss in (*SELECTING, "posterior"):
-        share = f"{among:,} of them ({percent(among, kept)})" if among else "none of them"
-        return f"{text}, {share} with a planted error; {wrong:,} errors were planted."
-    return f"{text}; {wrong:,} of them ({percent(wrong, total)}) have a planted error."
+    if (not selects and loss != "posterior") or not told_apart(summary):
+        return f"{text}; {wrong:,} of them ({percent(wrong, total)}) have a planted error."
+    share = f"{among:,} of them ({percent(among, kept)})" if among else "none of them"
+    text += f", {share} with a planted error; {wrong:,} errors were planted"
+    lost = right_left_out(summary)
+    return text + (f", and {lost:,} of {total - wrong:,} correct particles were left out." if lost > 0 else ".")
 
 
 def _skipped(summary: dict) -> str | None:
@@ -119,7 +132,7 @@ def _undetected(summary: dict) -> str | None:
     if area is None or area >= _POOR_AUC:
         return None
     return (
-        "The distance hardly tells planted errors from right particles: a wrong one lies further away than a right one "
+        "The distance hardly tells planted errors from correct particles: a wrong one lies further away than a correct one "
         f"in {100 * area:.0f} % of pairs (AUC {area:.3f})."
     )
 
@@ -156,4 +169,18 @@ def _better_before(summary: dict) -> str | None:
     return (
         f"The half maps agreed to {at[best]:.2f} Å in iteration {summary['iterations'][best]['iteration']} and to "
         f"{at[-1]:.2f} Å in the last one: look at the table of iterations before trusting the end."
+    )
+
+
+def bfactor_caution(summary: dict) -> str | None:
+    """A B-factor that no map of a protein has: sharpened.mrc rests on it."""
+    fit = (summary.get("postprocess") or {}).get("guinier") or {}
+    found = fit.get("bfactor")
+    if found is None or _BFACTORS[0] <= found < _BFACTORS[1]:
+        return None
+    told = f"{found:.0f}".replace("-", "−")
+    return (
+        f"A B-factor of {told} Å² is outside of what maps of proteins have (0 to −400 Å²): fitted from {fit['used'][0]:.1f} to "
+        f"{fit['used'][1]:.1f} Å, it tells the shape of the spectrum rather than its fall-off. Do not trust the detail of "
+        "sharpened.mrc; mpirecon postprocess --bfactor sharpens by a value of your own."
     )

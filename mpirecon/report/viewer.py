@@ -54,7 +54,7 @@ def write_view(volume: np.ndarray, pixel_size: float, name: str, target: Path, *
         panel=map_panel(volume, pixel_size, name),
     )
     with atomic_path(target, overwrite) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return Path(target)
 
 

@@ -77,6 +77,10 @@ class Statistics:
         sums[rows, :, 1] *= -1
         return Statistics(sums, self.samples)
 
+    def of_nothing(self) -> Statistics:
+        """These, were the map one of zeros."""
+        return Statistics(self.sums * np.array([1.0, 0.0, 0.0]), self.samples)
+
     @property
     def contrast(self) -> np.ndarray:
         """Least-squares scale of the map in each image, yp / pp; 0 where there is no projection."""

@@ -43,6 +43,10 @@ class Solver(ABC):
     def finish(self) -> MapSet:
         """The half maps, unfiltered, and the Wiener-filtered map of all particles."""
 
+    def final_steps(self) -> dict[str, int]:
+        """Steps of conjugate gradients that refined the final maps, by map; empty where there are none to take."""
+        return {}
+
     def state(self) -> dict[str, np.ndarray]:
         """What a checkpoint must hold beside the particles' statistics, by name, on rank 0; collective."""
         return {}

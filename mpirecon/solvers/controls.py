@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.io.family import family_column
 from mpirecon.io.mrc import write_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.symmetry import point_group
@@ -15,13 +16,14 @@ from mpirecon.parallel.select import smallest_k
 from mpirecon.robust.contradiction import contradicting, looks_inverted
 from mpirecon.robust.selection import Selection
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
-from mpirecon.solvers.run import Outcome, Reconstruction
+from mpirecon.solvers.run import Outcome, Reconstruction, describe
 from mpirecon.solvers.slab_data import uniform_hash
 from mpirecon.solvers.wiener import ssnr_of_whole
 from mpirecon.validate.contradiction import Contradiction
 from mpirecon.validate.coverage import Coverage, view_coverage, write_views_csv
 from mpirecon.validate.discarded import Comparison
-from mpirecon.validate.selection_bias import contrast_left_out, warnings_of, with_group, with_number
+from mpirecon.validate.selection_bias import LARGEST_CONTRAST, contrast_left_out, warnings_of, with_group, with_number
+from mpirecon.validate.told_apart import Judged
 
 #: fewer particles than this in a half set make no map
 _FEWEST = 20
@@ -35,8 +37,9 @@ _RANDOM_DISCARD = 0xD15C
 def check_selection(run: Reconstruction, outcome: Outcome, folder: Path, costly: bool) -> dict:
     """Warnings and what they rest on, for summary.json, on rank 0 (elsewhere of no meaning). Collective.
 
-    ``warnings`` (sentences), ``contradicting``, ``selection_bias`` and ``coverage``; with `costly`, also ``controls`` and
-    discarded.mrc. Where nobody was left out there is no more to warn of than images that contradict the map.
+    ``warnings`` (sentences), ``contradicting``, ``judged``, ``selection_bias``, ``selection_limits`` and ``coverage``; with `costly`,
+    also ``controls`` and discarded.mrc. Where nobody was left out there is no more to warn of than images that contradict the
+    map, and that nobody could be told apart.
     """
     against = _contradicting(run, outcome)
     found = _cheap_controls(run, outcome, folder)
@@ -60,7 +63,8 @@ def _contradicting(run: Reconstruction, outcome: Outcome) -> dict:
 
 def _cheap_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict:
     columns = _columns(run, outcome)
-    found = {"warnings": [], "selection_bias": None, "coverage": None}
+    found = {"warnings": [], "selection_bias": None, "selection_limits": None, "coverage": None}
+    judged = None
     with together(run.comm):
         if run.comm.rank == 0:
             columns = {name: values[columns["valid"]] for name, values in columns.items()}
@@ -68,7 +72,22 @@ def _cheap_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict
             write_views_csv(folder / "views.csv", coverage)
             if not columns["kept"].all() and columns["kept"].any():
                 found = _check(columns, coverage)
-    return found
+            judged = _judged(run, outcome, columns)
+    told = [] if judged is None else judged.warnings()
+    return {**found, "judged": None if judged is None else judged.judged, "warnings": told + found["warnings"]}
+
+
+def _judged(run: Reconstruction, outcome: Outcome, columns: dict[str, np.ndarray]) -> Judged:
+    """What became of the valid particles, from their columns."""
+    kept, group, last = columns["kept"], columns.get("group"), outcome.selection.mixture_
+    independent = kept if group is None else kept[np.unique(group, return_index=True)[1]]
+    decided = outcome.records[-1].get("mixture")
+    unjudged = run.config.loss != "l2" and np.isnan(outcome.selection.keep_) and bool(kept.all())
+    blind = decided is not None and not decided["separable"]
+    return Judged(
+        len(kept), int(kept.sum()), len(independent), float(independent.mean()), decided,
+        None if last is None else describe(last), unjudged, run.config.group_by, family_column(run.file) if blind else None,
+    )  # fmt: skip
 
 
 def _check(columns: dict[str, np.ndarray], coverage: Coverage) -> dict:
@@ -83,6 +102,7 @@ def _check(columns: dict[str, np.ndarray], coverage: Coverage) -> dict:
     return {
         "warnings": [text for text in told if text],
         "selection_bias": {a.name: a.value for a in tested} | {"contrast_left_out": contrast},
+        "selection_limits": {a.name: a.limit for a in tested} | {"contrast_left_out": LARGEST_CONTRAST},
         "coverage": coverage.as_dict(),
     }
 

@@ -73,7 +73,7 @@ def reconstruct(
             outcome = run.run(checkpoints, place.resumes)
             found = check_selection(run, outcome, place.staging, controls)
             summary = write_results(run, outcome, place.staging, about_run(start) | found, postprocessed=postprocess,
-                                    name=place.path.resolve().name, logs=place.logs)
+                                    place=place.path, logs=place.logs)
             log.event("finished", seconds=time.time() - start)
         place.commit()
         if comm.rank == 0 and (change := file.change()):

@@ -65,6 +65,9 @@ class NormalSolver(Solver):
         self._store = None
         return maps
 
+    def final_steps(self) -> dict[str, int]:
+        return {"half maps": self._steps(half_map(1)), "map of all": self._steps(WHOLE)}
+
     def _steps(self, made_of: MapOf) -> int:
         """Steps of conjugate gradients on a final map: as asked, else more where there is less noise to hide their gain."""
         if self.config.solve_iterations is not None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import numpy as np
-
 from mpirecon.io.particle_file import open_together
 from mpirecon.io.run_folder import NULL
 from mpirecon.io.run_log import RankLog
@@ -19,6 +17,7 @@ from mpirecon.solvers.place import Place, inputs_of
 from mpirecon.solvers.run import Reconstruction
 from mpirecon.validate.fsc import fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
+from mpirecon.validate.masks import independent_share
 from mpirecon.validate.null import NoiseFile, judge
 
 
@@ -58,9 +57,8 @@ def _judged(run: Reconstruction, outcome) -> dict:
         return {}
     mask = run.engine.mask
     curves = {"fsc": fsc(first, second, mask), "fsc_unmasked": fsc(first, second)}
-    squared = np.square(mask, dtype=np.float64)
-    share = float(squared.mean() ** 2 / np.square(squared).mean())
-    verdict = judge(curves["fsc"], curves["fsc_unmasked"], run.file.box, share, run.engine.backend.plane.shells - 1)
+    shells = run.engine.backend.plane.shells
+    verdict = judge(curves["fsc"], curves["fsc_unmasked"], run.file.box, independent_share(mask), shells - 1)
     return {"verdict": verdict, "curves": curves, "iterations": outcome.records}
 
 

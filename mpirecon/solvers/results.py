@@ -22,19 +22,20 @@ from mpirecon.validate.detection import detection_report, write_detection_csv
 from mpirecon.validate.ewald import curvature_warning
 from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms
 from mpirecon.validate.fsc_table import write_fsc_csv
+from mpirecon.validate.map_warnings import anisotropy_warning, few_particles_warning, mask_warnings
 from mpirecon.validate.masks import asymmetry, cut_to_sphere
 from mpirecon.validate.postprocess import Postprocessed, postprocess
 
 
 def write_results(
-    run: Reconstruction, outcome: Outcome, folder: Path, about: dict, *, postprocessed: bool = True, name: str | None = None,
+    run: Reconstruction, outcome: Outcome, folder: Path, about: dict, *, postprocessed: bool = True, place: Path | None = None,
     logs: Path | None = None,
 ) -> dict:
     """Write everything into `folder` from rank 0; returns the summary (on rank 0; empty elsewhere). Collective.
 
     about : what the caller knows of the run (command line, versions, start time), put into the summary as it is ·
-    postprocessed : also write mask.mrc and sharpened.mrc, and correct the FSC for the mask · name, logs : of the run, and where
-    its ranks' logs are, where that is not `folder`
+    postprocessed : also write mask.mrc and sharpened.mrc, and correct the FSC for the mask · place, logs : where the files are to be
+    in the end, and where the ranks' logs are, where that is not `folder`
     """
     comm = run.comm
     maps = {name: outcome.maps.take(which) for name, which in _MAPS.items()}
@@ -51,7 +52,7 @@ def write_results(
     summary = {}
     with together(comm), scipy.fft.set_workers(run.threads):
         if comm.rank == 0:
-            summary = _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, name, logs)
+            summary = _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, place, logs)
     return summary
 
 
@@ -70,7 +71,7 @@ _WORST = 5
 _MAPS = {"half1": half_map(1), "half2": half_map(2), "volume": WHOLE}
 
 
-def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, name, logs) -> dict:
+def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, place, logs) -> dict:
     from mpirecon.report.html import write_report
 
     file, pixel_size = run.file, run.file.pixel_size
@@ -96,9 +97,11 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, nam
     ranks[0] = _rank_facts(run)
     run.log.event("timeline", **run.engine.timings.timeline())
     summary = _summary(run, outcome, about | {"detection": found}, _headline(run, curves, more), columns, ranks)
-    more_to_warn_of = (_asymmetric_mask(run), _curvature(run, summary))
+    more_to_warn_of = (
+        run.parted, *_map_warnings(run, summary, columns), _asymmetric_mask(run), _curvature(run, summary),
+    )  # fmt: skip
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
-    write_report(folder, summary, maps=maps, name=name, logs=logs)
+    write_report(folder, summary, maps=maps, place=place, logs=logs)
     write_summary(folder / "summary.json", summary)
     return summary
 
@@ -111,6 +114,17 @@ def _scored(run: Reconstruction, outcome: Outcome, maps: dict) -> np.ndarray:
     return fsc(maps["half1"], maps["half2"], run.engine.mask)
 
 
+def _map_warnings(run: Reconstruction, summary: dict, columns: dict) -> list[str | None]:
+    """What to be wary of in the maps themselves, whoever built them."""
+    after, valid = summary["postprocess"] or {}, ~columns["skipped"]
+    told = [few_particles_warning(tuple(int((valid & (columns["half"] == half)).sum()) for half in (1, 2))),
+            anisotropy_warning(after.get("cones"))]
+    if run.config.mask in (None, AUTO):
+        return told
+    name = Path(run.config.mask).name
+    return [*told, *mask_warnings(run.engine.mask, name, after.get("randomised_at_resolution"))]
+
+
 def _asymmetric_mask(run: Reconstruction) -> str | None:
     """A warning where a symmetric map is cut by a mask that is not."""
     config = run.config
@@ -119,7 +133,7 @@ def _asymmetric_mask(run: Reconstruction) -> str | None:
     outside = asymmetry(run.engine.mask, point_group(config.symmetry).matrices)
     if outside <= _ASYMMETRIC:
         return None
-    return (f"{config.mask} does not have the symmetry {config.symmetry}: a rotation of it takes {100 * outside:.0f} % of the mask's "
+    return (f"the mask {config.mask} does not have the symmetry {config.symmetry}: a rotation of it takes {100 * outside:.0f} % of the mask's "
             "inside to its outside. The map has the symmetry, and is scored and cut in that mask; take one of the whole particle")
 
 
@@ -233,6 +247,7 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict,
     return {
         **about,
         "configuration": run.config.as_dict(),
+        "used": run.used,
         "particles": {
             "file": str(file.path), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,
             "ctf_premultiplied": bool(file.attributes["ctf_premultiplied"]), "skipped": np.flatnonzero(~valid).tolist(),

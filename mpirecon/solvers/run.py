@@ -23,13 +23,13 @@ from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.placement import place_ranks
 from mpirecon.parallel.select import median
 from mpirecon.parallel.threads import default_memory, default_threads
-from mpirecon.robust.distances import WHITENED, get_distance
+from mpirecon.robust.distances import get_distance
 from mpirecon.robust.jointly import select_jointly
 from mpirecon.robust.losses import is_m_estimator
 from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.pose_mixture import SLIGHT, PoseMixture
 from mpirecon.robust.schedule import mildness
-from mpirecon.robust.selection import NOISY, Selection, loss_value, norms, particle_sigma, select
+from mpirecon.robust.selection import NOISY, Selection, particle_sigma, select
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.connect import connect
@@ -37,10 +37,16 @@ from mpirecon.solvers.endurance import Checkpoints
 from mpirecon.solvers.gradient import GradientSolver
 from mpirecon.solvers.groups import MapSet
 from mpirecon.solvers.looks import Looks
+from mpirecon.solvers.loss_report import reported_losses
 from mpirecon.solvers.normal import NormalSolver
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.resume import digest_of, identify, load
-from mpirecon.solvers.slab_data import ParticleSlab, folds_of_groups, uniform_hash
+from mpirecon.solvers.slab_data import (
+    ParticleSlab,
+    folds_of_groups,
+    groups_and_families,
+    uniform_hash,
+)
 from mpirecon.solvers.timing import Timings
 from mpirecon.validate.fsc import crossing
 from mpirecon.validate.masks import soft_sphere
@@ -51,6 +57,10 @@ _LOWEST_SCORE_SHELL = 2
 #: share of the particles that are scored at random orientations as well, to measure what a wrong pose looks like, and the
 #: least and most of them
 _RANDOM_SHARE, _RANDOM_POSES = 0.125, (500, 5000)
+
+#: what the losses of an iteration mean, said once
+_HOW_TO_READ = ("  losses: what the map leaves of the images, where a map of nothing leaves 1; held out: of each particle, against "
+                "maps made without it")
 
 #: width of the spherical mask's edge, pixels
 _MASK_EDGE = 4.0
@@ -88,6 +98,7 @@ class Reconstruction:
         self.slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed))
         self.slab.agree_on_noise_groups(comm)
         self._check_halves()
+        self.parted: str | None = None  # what is wrong with half sets that part groups
         self._groups = self._group_numbers()
         self.placement = place_ranks(comm, "cpu" if config.deterministic else config.backend)
         self._neighbours = comm.allgather(comm.hostname).count(comm.hostname)
@@ -104,6 +115,7 @@ class Reconstruction:
         self._selection: Selection | None = None  # of the particles that built the current maps
         self._scores: Statistics | None = None  # what the next selection is made from
         self.random_poses = self.nearby = None
+        self._explained = False
         able = Ability.NEARBY in backend.can and config.group_by is None and config.loss == "posterior"
         self.looks = Looks(config.rounds, able)
 
@@ -283,23 +295,14 @@ class Reconstruction:
     # reports
 
     def _record(self, iteration: int, inside: Statistics) -> dict:
-        """Losses per particle and Fourier sample, on the maps that this iteration made."""
+        """What the maps that this iteration made leave of the images (loss_report.py), who was kept, and how far halves agree."""
         comm, config, chosen, valid = self.comm, self.config, self._selection, self.slab.valid
-        distance = self.distance if self.distance.norm is not None else WHITENED
-        d_inside, d_outside = (
-            _root(s.residual) if config.loss in ("l2", "posterior") else norms(comm, distance, s, valid)
-            for s in (inside.inverted(chosen.contrast < 0), self.held_out.inverted(chosen.contrast < 0))
-        )
-        everybody = Selection.everybody(valid)
         if np.isnan(chosen.centre_) and is_m_estimator(config.loss):
             chosen = self._calibrated(chosen)
         file = self.file
         record = {
             "iteration": iteration,
-            "loss": loss_value(comm, config.loss, d_inside, chosen, valid),
-            "loss_l2": loss_value(comm, "l2", _root(inside.residual), everybody, valid),
-            "loss_heldout": loss_value(comm, config.loss, d_outside, chosen, valid),
-            "loss_l2_heldout": loss_value(comm, "l2", _root(self.held_out.residual), everybody, valid),
+            **reported_losses(comm, config.loss, self.distance, chosen, inside, self.held_out, valid),
             "kept": comm.allreduce_scalar(int(chosen.kept.sum())),
             "valid": comm.allreduce_scalar(int(valid.sum())),
             "resolution_0143": crossing(self.solver.fsc, 0.143, file.box, file.pixel_size),
@@ -326,13 +329,16 @@ class Reconstruction:
     def _announce(self, record: dict) -> None:
         r = record
         text = (
-            f"iteration {r['iteration']}/{self.config.rounds}: loss {r['loss']:.6g}, L2 over all {r['loss_l2']:.6g}, "
-            f"held out {r['loss_heldout']:.6g}, kept {100 * r['kept_fraction']:.1f} %"
+            f"iteration {r['iteration']}/{self.config.rounds}: loss {r['loss']:.5f}, L2 over all {r['loss_l2']:.5f}, "
+            f"held out {r['loss_heldout']:.5f}, kept {100 * r['kept_fraction']:.1f} %"
         )
         if "wrong" in r:
             text += f" ({100 * r['wrong_among_kept'] / max(r['kept'], 1):.1f} % of them planted wrong)"
         resolution = r["resolution_0143"]
         self.console.say(text + (f", FSC 0.143 at {resolution:.2f} Å" if resolution else ", FSC above 0.143 throughout"))
+        if not self._explained:
+            self.console.say(_HOW_TO_READ)
+            self._explained = True
 
     def _log_sort(self, rows: np.ndarray | None, chosen: Selection) -> None:
         """What this rank sorted, before and after (MISSION N9)."""
@@ -373,13 +379,31 @@ class Reconstruction:
         """Threads of this rank."""
         return default_threads(self._neighbours) if self.config.threads is None else self.config.threads
 
+    @property
+    def memory(self) -> int:
+        """Bytes that this rank may keep images in."""
+        return default_memory(self._neighbours) if self.config.memory is None else self.config.memory
+
+    @property
+    def used(self) -> dict:
+        """What was used where an option left it to the program, by the option's name."""
+        file, config, plane = self.file, self.config, self.engine.backend.plane
+        side, lowest = file.box * file.pixel_size, min(_LOWEST_SCORE_SHELL, plane.shells - 1)
+        return {
+            "padding": interpolation_for(file.box, config.padding)["padding"], "threads": self.threads, "memory": self.memory,
+            "mask": self.mask_text, "max_resolution": config.max_resolution or 2 * file.pixel_size,
+            "score_resolution": config.score_resolution or [side / lowest, side / (plane.shells - 1)],
+            "solve_iterations": self.solver.final_steps() if config.solve_iterations is None else config.solve_iterations,
+            "backend": self.engine.backend.name, "transport": self.transport, "folds": config.scoring_folds,
+        }  # fmt: skip
+
     def _share_of_host(self) -> dict:
         """How this rank uses its host's cores and memory."""
         config = self.config
         return {
             "half_precision": config.half_precision,
             "threads": self.threads,
-            "memory": default_memory(self._neighbours) if config.memory is None else config.memory,
+            "memory": self.memory,
         }  # fmt: skip
 
     @property
@@ -446,19 +470,23 @@ class Reconstruction:
         return lowest, highest
 
     def _group_numbers(self) -> np.ndarray | None:
-        """Number of each of this rank's particles' group (--group-by), (m,) int64; read by rank 0 for all.
+        """Number of each of this rank's particles' group (--group-by), (m,) int64; read by rank 0 for all. Sets folds.
 
-        Rows of a group are in one fold: what shows one particle would judge itself by the others' map.
+        Rows of a group are in one fold: what shows one particle would judge itself by the others' map. So are rows that
+        the import found to show one particle, whatever is asked for.
         """
-        if self.config.group_by is None:
+        column = self.config.group_by
+        if column is None and self.file.extra("family", 0, 0) is None:
             return None
-        numbers = np.empty(len(self.file), np.int64)
+        numbers = np.empty((2, len(self.file)), np.int64)
         with together(self.comm):
             if self.comm.rank == 0:
-                _, numbers[:] = np.unique(self.file.source_column(self.config.group_by).astype(str), return_inverse=True)
-        groups = self.comm.bcast_array(numbers)[self.slab.start : self.slab.stop]
-        self.slab.fold = self._folds_of_groups(groups, 1 + int(numbers.max()))[groups]
-        return groups
+                names = None if column is None else self.file.source_column(column).astype(str)
+                numbers[:] = groups_and_families(len(self.file), names, self.file.extra("family"))
+        groups, joint = self.comm.bcast_array(numbers)[:, self.slab.start : self.slab.stop]
+        if (count := 1 + int(numbers[1].max())) < len(self.file) or column is not None:
+            self.slab.fold = self._folds_of_groups(joint, count)[joint]
+        return None if column is None else groups
 
     def _folds_of_groups(self, groups: np.ndarray, count: int) -> np.ndarray:
         """Fold of each group, (count,) int64, the same on all ranks."""
@@ -468,12 +496,15 @@ class Reconstruction:
         np.maximum.at(last, groups, self.slab.metadata.half)
         self.comm.allreduce(first, "min")
         self.comm.allreduce(last, "max")
+        what, where = ("particles", str(self.file.path)) if column is None else ("groups", f"--group-by {column}")
         if mixed := int((first != last).sum()):
-            self.console.warn(f"--group-by {column}: {mixed} of {count} groups have rows in both half sets, which judge each other "
-                              "so: their FSC is too good. Split the half sets by group")
+            remedy = "--new-halves" if column is None else f"--family {column} --new-halves"
+            self.parted = (f"{where}: {mixed} of {count} {what} have rows in both half sets, which judge each other so: their FSC is "
+                           f"too good. Import again with {remedy}")
+            self.console.warn(self.parted)  # at once, for the run may be long, and in the report
         for half, of_half in ((1, first), (2, last)):
             if (some := int((of_half == half).sum())) < folds:
-                raise UserError(f"--group-by {column}: half set {half} has {some} groups, fewer than --folds {folds}; each fold is "
+                raise UserError(f"{where}: half set {half} has {some} {what}, fewer than --folds {folds}; each fold is "
                                 f"scored against the map of the others. Use --folds {max(some, 1)} or fewer")
         return folds_of_groups(first, folds)
 
@@ -494,7 +525,7 @@ class Reconstruction:
             if count == 0:
                 raise UserError(
                     f"{self.file.path}: half set {half} is empty ({int(counts.sum())} particles in all); both half maps "
-                    "need particles. Split anew when importing, or add particles"
+                    "need particles. Import again with --new-halves, which draws half sets anew, or add particles"
                 )
             if count < self.config.scoring_folds:
                 raise UserError(
@@ -515,7 +546,3 @@ def describe(mixture: PoseMixture) -> dict:
 def _slight(selection: Selection) -> float:
     """Share of the particles whose poses are slightly wrong."""
     return float(selection.mixture_.shares_[SLIGHT:].sum())
-
-
-def _root(squared: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.maximum(squared, 0))

@@ -9,6 +9,7 @@ from numpy.lib.recfunctions import structured_to_unstructured
 
 from mpirecon.errors import UserError
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.model.components import joined
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import view_order
 from mpirecon.parallel.comm import Communicator
@@ -50,6 +51,19 @@ def folds_of_groups(half: np.ndarray, folds: int) -> np.ndarray:
         members = np.flatnonzero(half == which)
         fold[members] = np.arange(len(members)) % folds
     return fold
+
+
+def groups_and_families(count: int, names: np.ndarray | None, family: np.ndarray | None) -> np.ndarray:
+    """(2, count) int64: the number of each row's group, and of what must be in one fold: groups that share a family are joined.
+
+    names : (count,) text of the groups, None where rows are their own · family : (count,) int64 of the particle file, or None
+    """
+    groups = np.arange(count) if names is None else np.unique(names, return_inverse=True)[1]
+    if family is None:
+        return np.stack([groups, groups])
+    links = [np.stack([first[number], np.arange(count)]) for first, number in (
+        np.unique(labels, return_index=True, return_inverse=True)[1:] for labels in (groups, family))]
+    return np.stack([groups, np.unique(joined(count, np.concatenate(links, axis=1)), return_inverse=True)[1]])
 
 
 class ParticleSlab:

@@ -16,6 +16,7 @@ from mpirecon.validate.automask import automatic_mask
 from mpirecon.validate.directional import ConicalFSC, conical_fsc
 from mpirecon.validate.fsc import crossing, fsc
 from mpirecon.validate.grids import check_same_grid
+from mpirecon.validate.map_warnings import mask_warnings
 from mpirecon.validate.randomised import phase_randomised_fsc
 
 _LABELS = {
@@ -28,7 +29,7 @@ class Comparison:
     """FSC curves of two maps, (box // 2 + 1,) float64 each.
 
     curves : ``"fsc"``; with a mask ``"fsc_masked"``; with random phases ``"fsc_randomised"`` and ``"fsc_true"`` ·
-    mask : where it comes from · cones : FSC by direction, when asked for · randomised_from : Å
+    mask : where it comes from · cones : FSC by direction, when asked for · randomised_from : Å · warnings : of the mask
     """
 
     first: str
@@ -39,6 +40,7 @@ class Comparison:
     mask: str | None = None
     cones: ConicalFSC | None = None
     randomised_from: float | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def best(self) -> str:
@@ -123,6 +125,7 @@ def compare_maps(first, second, mask=None, *, randomise: bool = False, cones: bo
     return Comparison(
         str(first), str(second), box, pixel_size, curves, text,
         conical_fsc(a.array, b.array, pixel_size, array) if cones else None, box * pixel_size / shell if shell else None,
+        mask_warnings(array, text),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import scipy.fft
 from mpirecon.kernels.shells import correlate_cells
 from mpirecon.validate.coverage import bin_centres, view_bins
 from mpirecon.validate.fsc import crossing
+from mpirecon.validate.masks import independent_share
 
 #: half the opening of a cone, degrees (Tan et al. 2017)
 HALF_ANGLE = 20.0
@@ -32,7 +33,8 @@ class ConicalFSC:
     """FSC along directions on the half sphere.
 
     direction : (m, 3) unit vectors (x, y, z) · curves : (m, n // 2 + 1) ·
-    resolution : (m,) Å where a curve falls below 0.143, Nyquist where it never does · sphericity : 0 … 1
+    resolution : (m,) Å where a curve falls below 0.143, Nyquist where it never does · sphericity : 0 … 1 ·
+    half_angle : of the cones, degrees · independent : share of the Fourier samples that are, in the mask
     """
 
     direction: np.ndarray
@@ -40,13 +42,43 @@ class ConicalFSC:
     resolution: np.ndarray
     sphericity: float
     pixel_size: float
+    half_angle: float = HALF_ANGLE
+    independent: float = 1.0
+
+    @property
+    def area_ratio(self) -> float:
+        """Least over largest area under the curves up to the median direction's resolution, 0 … 1.
+
+        As cryoSPARC's conical FSC area ratio (cFAR), but without the shells beyond, which hold noise.
+        """
+        area = self._curves_to_resolution.sum(axis=1)
+        return float(area.min() / area.max()) if area.max() > 0 else 1.0
+
+    @property
+    def unevenness(self) -> float:
+        """How far the least of these areas lies below the median one, in the standard deviations that noise gives to the area
+        of a cone: the correlation F of n independent complex samples has the variance (1 − F²)² / 2n."""
+        curves = self._curves_to_resolution
+        area, shells = curves.sum(axis=1), np.arange(1, curves.shape[1] + 1)
+        # of one shell, Friedel's twins counted once
+        samples = 2 * np.pi * shells**2 * (1 - np.cos(np.radians(self.half_angle))) * self.independent
+        variance = np.where(shells < _COMMON, 0, (1 - np.median(curves, axis=0) ** 2) ** 2 / (2 * samples))
+        return float((np.median(area) - area.min()) / max(np.sqrt(variance.sum()), 1e-9))
+
+    @property
+    def _curves_to_resolution(self) -> np.ndarray:
+        """The curves up to the median direction's resolution, below 0 counting as 0, without shell 0."""
+        shells = self.curves.shape[1] - 1
+        last = int(np.clip(round(2 * shells * self.pixel_size / float(np.median(self.resolution))), 1, shells))
+        return np.clip(self.curves[:, 1 : last + 1], 0, 1)
 
     def as_dict(self) -> dict:
         """Numbers and what a picture needs, for summary.json."""
         worst, best = int(self.resolution.argmax()), int(self.resolution.argmin())
         quantiles = np.quantile(self.curves, (0, 0.16, 0.5, 0.84, 1), axis=0)
         return {
-            "half_angle": HALF_ANGLE, "sphericity": self.sphericity, "threshold": 0.143,
+            "half_angle": self.half_angle, "sphericity": self.sphericity, "threshold": 0.143,
+            "area_ratio": self.area_ratio, "unevenness": self.unevenness,
             "best": float(self.resolution[best]), "worst": float(self.resolution[worst]),
             "median": float(np.median(self.resolution)), "spread": float(self.resolution.std()),
             "worst_direction": [round(float(v), 4) for v in self.direction[worst]],
@@ -70,13 +102,17 @@ def conical_fsc(
     """
     if mask is not None:
         a, b = a * mask, b * mask
-    return conical_fsc_of_transforms(scipy.fft.rfftn(a), scipy.fft.rfftn(b), pixel_size, half_angle=half_angle, directions=directions)
+    independent = 1.0 if mask is None else independent_share(mask)
+    return conical_fsc_of_transforms(
+        scipy.fft.rfftn(a), scipy.fft.rfftn(b), pixel_size, half_angle=half_angle, directions=directions, independent=independent
+    )
 
 
 def conical_fsc_of_transforms(
     fa: np.ndarray, fb: np.ndarray, pixel_size: float, *, half_angle: float = HALF_ANGLE, directions: int = DIRECTIONS,
+    independent: float = 1.0,
 ) -> ConicalFSC:
-    """As `conical_fsc`, of two half transforms (n, n, n // 2 + 1)."""
+    """As `conical_fsc`, of two half transforms (n, n, n // 2 + 1), of maps in a mask with this share of independent samples."""
     box = fa.shape[0]
     sums = _cell_sums(fa, fb, box)
     direction = bin_centres(*view_bins(directions))
@@ -89,7 +125,8 @@ def conical_fsc_of_transforms(
         nyquist = 2 * pixel_size
         return np.array([crossing(curve, threshold, box, pixel_size) or nyquist for curve in curves])
 
-    return ConicalFSC(direction, curves, at(0.143), sphericity(direction, 1 / at(SPHERICITY_AT)), pixel_size)
+    ball = sphericity(direction, 1 / at(SPHERICITY_AT))
+    return ConicalFSC(direction, curves, at(0.143), ball, pixel_size, half_angle, independent)
 
 
 def _curves(sums) -> np.ndarray:

@@ -19,6 +19,7 @@ from mpirecon.validate.compare import Comparison
 from mpirecon.validate.fsc import fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
 from mpirecon.validate.grids import check_same_grid
+from mpirecon.validate.map_warnings import mask_warnings
 from mpirecon.validate.postprocess import Postprocessed, postprocess
 
 #: what is written into the folder
@@ -95,7 +96,7 @@ def postprocess_files(
     shell = found.fsc.shell
     comparison = Comparison(
         str(first), str(second), box, size, {"fsc": unmasked, **found.curves()}, found.mask_text, found.cones,
-        box * size / shell if shell else None,
+        box * size / shell if shell else None, mask_warnings(array, str(mask), found.randomised_at_resolution),
     )  # fmt: skip
     return HalfMaps(found, comparison, bfactor, None if mtf is None else str(mtf))
 

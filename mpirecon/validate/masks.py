@@ -46,6 +46,13 @@ def soft_shell(box: int, inner: float, outer: float, edge: float = 6.0, ndim: in
     return cosine_edge(r - np.float32(outer), edge) * cosine_edge(np.float32(inner) - r, edge)
 
 
+def independent_share(mask: np.ndarray) -> float:
+    """Fourier samples of a map in a mask (n, n, n) that are independent, over all: (mean mask²)² / mean mask⁴, 0 … 1."""
+    squared = np.square(mask, dtype=np.float64)
+    most = np.square(squared).mean()
+    return float(squared.mean() ** 2 / most) if most > 0 else 1.0
+
+
 def asymmetry(mask: np.ndarray, rotations: np.ndarray) -> float:
     """Largest share of a mask's inside that any of the rotations about the origin takes to its outside, 0 … 1.
 

@@ -12,6 +12,7 @@ from mpirecon.validate.automask import AutoMask, mask_of_transform
 from mpirecon.validate.directional import ConicalFSC, conical_fsc_of_transforms
 from mpirecon.validate.fsc import crossing, filter_transform
 from mpirecon.validate.guinier import Guinier, guinier_of_transform, sharpen_transform
+from mpirecon.validate.masks import independent_share
 from mpirecon.validate.randomised import HalfTransforms, RandomisedFSC, phase_randomised_fsc
 
 
@@ -38,6 +39,15 @@ class Postprocessed:
             return {}
         return {"fsc_masked": self.fsc.masked, "fsc_randomised": self.fsc.randomised, "fsc_true": self.fsc.true}
 
+    @property
+    def randomised_at_resolution(self) -> float | None:
+        """FSC of random phases in this mask where the FSC in it, not corrected, falls below 0.143; None where it is not known."""
+        if self.fsc is None:
+            return None
+        box = 2 * (len(self.fsc.masked) - 1)
+        masked = crossing(self.fsc.masked, 0.143, box, 1.0)
+        return self.fsc.at(None if masked is None else box / masked)
+
     def as_dict(self, box: int, pixel_size: float) -> dict:
         """For summary.json."""
         if self.fsc is None:
@@ -48,6 +58,7 @@ class Postprocessed:
             "automatic_mask": self.auto.as_dict() if self.auto else None,
             "randomised_from": box * pixel_size / shell if shell else None,
             "resolution_0143_masked": crossing(self.fsc.masked, 0.143, box, pixel_size),
+            "randomised_at_resolution": self.randomised_at_resolution,
             "resolution_0143": self.resolution,
             "resolution_05": crossing(self.fsc.true, 0.5, box, pixel_size),
             "bfactor": self.guinier.bfactor,
@@ -96,5 +107,5 @@ def postprocess(
         mean, seen = scipy.fft.rfftn(volume), scipy.fft.rfftn(volume * mask)
     fit = guinier_of_transform(seen, pixel_size, curves.true, at)
     sharpened = sharpen_transform(mean, pixel_size, curves.true, fit.bfactor if bfactor is None else bfactor, lowpass or at)
-    cones = conical_fsc_of_transforms(*masked, pixel_size)
+    cones = conical_fsc_of_transforms(*masked, pixel_size, independent=independent_share(mask))
     return Postprocessed(mask, mask_text, auto, curves, cones, fit, sharpened, at)

@@ -34,6 +34,14 @@ class RandomisedFSC:
     true: np.ndarray
     shell: int | None
 
+    def at(self, place: float | None) -> float | None:
+        """FSC_n at a place on the axis of shells (None: the last), between shells linearly; None where phases are not random there."""
+        last = len(self.randomised) - 1
+        place = last if place is None else place
+        if self.shell is None or place < self.shell + _MARGIN + 1:
+            return None
+        return float(np.interp(place, np.arange(last + 1), self.randomised))
+
 
 @dataclass(frozen=True)
 class HalfTransforms:

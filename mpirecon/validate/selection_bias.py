@@ -33,8 +33,13 @@ class Association:
     chance: float
 
     @property
+    def limit(self) -> float:
+        """The value beyond which, either way, it is warned of."""
+        return max(LARGEST, _SIGNIFICANT * self.chance)
+
+    @property
     def alarming(self) -> bool:
-        return abs(self.value) > max(LARGEST, _SIGNIFICANT * self.chance)
+        return abs(self.value) > self.limit
 
 
 def with_number(

@@ -1,0 +1,35 @@
+"""Names of files: as tables spell them, and those under which nothing can be written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from mpirecon.errors import UserError
+
+_KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISBLK, "a device"), (stat.S_ISCHR, "a device"))
+
+
+def as_file_name(text: str) -> str:
+    """The name by which this system knows a file that a table names. Tables are UTF-8, whatever the locale is."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
+def refuse_odd_target(path: Path) -> None:
+    """Raise UserError for a target that is there and no file or folder, or cannot be looked at.
+
+    A file takes its place under its name when it is complete: a device or a pipe would be replaced by it.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"cannot write {path}: it links to itself; remove the link, or choose another name") from error
+        raise UserError(f"cannot write {path}: {os.strerror(error.errno).lower()}; choose another name") from error
+    kind = next((name for test, name in _KINDS if test(mode)), None)
+    if kind is not None:
+        raise UserError(f"cannot write {path}: it is {kind}; give the name of a file to write")

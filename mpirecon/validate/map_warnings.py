@@ -1,0 +1,78 @@
+"""What to be wary of in finished maps: directions, few particles, masks. Thresholds are listed in docs/report.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+#: a half set of fewer particles makes a map whose FSC, and what is measured of each particle, scatter
+FEWEST_IN_HALF = 100
+
+#: least over largest area under the FSC curves of all directions up to the map's resolution: cryoSPARC warns below it (cFAR) …
+LEAST_AREA_RATIO = 0.5
+
+#: … how much coarser than the median direction the worst may be …
+WORST_OVER_MEDIAN = 1.5
+
+#: … and by how many standard deviations of chance the worst direction must differ for either to count: in maps of few particles or
+#: few voxels the curve of a cone scatters
+_SIGNIFICANT = 3.0
+
+#: FSC of maps with random phases at the resolution: what the mask alone makes there
+LARGEST_RANDOMISED = 0.1
+
+#: step between neighbouring voxels at a mask's edge, of its height, from which it has no soft edge (a cosine over 2 voxels: 0.7)
+_HARD_STEP = 0.75
+
+
+def anisotropy_warning(cones: Mapping | None) -> str | None:
+    """A warning where the resolution depends on direction; cones : of ``postprocess`` in summary.json."""
+    if not cones or "unevenness" not in cones:
+        return None
+    uneven = cones["area_ratio"] < LEAST_AREA_RATIO or cones["worst"] > WORST_OVER_MEDIAN * cones["median"]
+    if not uneven or cones["unevenness"] < _SIGNIFICANT:
+        return None
+    return (
+        f"the resolution depends on direction: {cones['best']:.1f} Å along the best and {cones['worst']:.1f} Å along the "
+        f"worst (median {cones['median']:.1f} Å; ratio of areas under the FSC curves {cones['area_ratio']:.2f}, sphericity "
+        f"{cones['sphericity']:.2f}). Some views are probably missing, and the map is smeared along those directions"
+    )
+
+
+def few_particles_warning(in_halves: tuple[int, int]) -> str | None:
+    """A warning where half sets of these many particles are small."""
+    if min(in_halves) >= FEWEST_IN_HALF:
+        return None
+    return (f"half sets of {in_halves[0]} and {in_halves[1]} particles are small (a warning below {FEWEST_IN_HALF}): the FSC, "
+            "the resolution and fractions of particles are uncertain")
+
+
+def hard_mask_warning(mask: np.ndarray, name: str) -> str | None:
+    """A warning where a mask (n, n, n), 0 … 1, has no soft edge: the step across half of its height is nearly all of it."""
+    height = float(mask.max())
+    steps = []
+    for axis in range(3):
+        a = np.moveaxis(mask, axis, 0)
+        across = (a[1:] >= height / 2) != (a[:-1] >= height / 2)
+        steps.append(np.abs(a[1:] - a[:-1])[across])
+    steps = np.concatenate(steps)
+    if not steps.size or np.median(steps) < _HARD_STEP * height:
+        return None
+    return (f"the mask {name} has a hard edge: it falls from inside to outside within a voxel, which correlates the half "
+            "maps and makes the resolution look better than it is. Give it a soft edge of 3 voxels or more "
+            "(relion_mask_create --width_soft_edge 5, or mpirecon mask)")
+
+
+def tight_mask_warning(randomised: float | None, name: str) -> str | None:
+    """A warning where a mask makes half maps of random phases agree at the resolution; randomised : their FSC there."""
+    if randomised is None or randomised <= LARGEST_RANDOMISED:
+        return None
+    return (f"the mask {name} is tight: maps with random phases agree in it by {randomised:.2f} at the resolution (a warning above "
+            f"{LARGEST_RANDOMISED:g}). Quote the FSC corrected for the mask, or take a wider, softer one")
+
+
+def mask_warnings(mask: np.ndarray | None, name: str, randomised: float | None = None) -> tuple[str, ...]:
+    """Both warnings of a mask (n, n, n), where they apply; none without a mask."""
+    told = () if mask is None else (hard_mask_warning(mask, name), tight_mask_warning(randomised, name))
+    return tuple(text for text in told if text)

@@ -1,0 +1,94 @@
+"""Whether a run could tell correct particles from wrong ones, and whether what it kept agrees with what it estimates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpirecon.io.family import Family
+from mpirecon.robust.pose_mixture import SMALLEST_SEPARATION
+
+#: fewer independent particles than this make no interval of 95 % …
+FEW_JUDGED = 100
+
+#: … and a kept fraction nearer than this to the estimated one does not contradict it
+_ALIKE = 0.02
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of the particles of a run whose loss judges them.
+
+    particles, kept : those that took part, and those of them kept · judged : independent ones among them, groups of rows counting
+    once · kept_fraction : of those · decided : the mixture that chose who built the final map, None where none did · last : the
+    mixture fitted to the scores against the final map · group_by : the column of the groups · family : a column that could be one
+    """
+
+    particles: int
+    kept: int
+    judged: int
+    kept_fraction: float
+    decided: dict | None
+    last: dict | None
+    unjudged: bool = False
+    group_by: str | None = None
+    family: Family | None = None
+
+    def warnings(self) -> list[str]:
+        """A sentence or two for what the reader must know before quoting a fraction or a selection."""
+        if self.unjudged:
+            return ["no particle was judged: a single iteration makes its map before any particle is scored, so that all "
+                    "count alike; take --iterations 2 or more"]
+        if self.last is None or self.decided is None:
+            return []
+        if not self.decided["separable"]:
+            return [self._not_told_apart()]
+        return [text for text in (self._no_longer(), self._contradiction()) if text]
+
+    def _not_told_apart(self) -> str:
+        return (
+            f"correct and wrong particles could not be told apart ({self.decided['separation']:.1f} standard deviations; "
+            f"{SMALLEST_SEPARATION:g} are needed): all {self.kept:,} were kept, so this is the map of --loss l2. {self._remedy()}"
+        )
+
+    def _remedy(self) -> str:
+        others = ("a mask that fits the particle (--diameter, --mask), --score-band, or --loss sorted --keep Q where the "
+                  "fraction of correct particles is known")
+        if self.group_by:
+            return f"What may help: {others}"
+        if self.family:
+            return (f"Try --group-by {self.family.column}, which judges the rows of each particle together ({self.family.count:,} "
+                    f"particles of some {self.family.rows} rows). Else: {others}")
+        return f"What may help: {others}; for tilt images, --group-by and the column that names the particle"
+
+    def _no_longer(self) -> str | None:
+        if self.last["separable"]:
+            return None
+        return ("against the final map, correct and wrong particles can no longer be told apart "
+                f"({self.last['separation']:.1f} standard deviations; {SMALLEST_SEPARATION:g} are needed): compare with "
+                "--loss l2 before trusting the selection")
+
+    def _contradiction(self) -> str | None:
+        estimate, (low, high) = self.last["keep"], self.last["keep_interval"]
+        kept = self.kept_fraction
+        if low <= kept <= high or abs(kept - estimate) <= _ALIKE:
+            return None
+        what = "particles" if self.group_by is None else f"groups of {self.group_by}"
+        probably = "correct particles were left out" if kept < low else "wrong particles were kept"
+        return (
+            f"{100 * kept:.1f} % of the {what} were kept, which lies outside of the interval of the estimated fraction of "
+            f"correct ones, {100 * estimate:.1f} % ({100 * low:.1f}–{100 * high:.1f} %): probably {probably}. Kept are those "
+            "whose pose was more likely right than wrong before the last iteration; the estimate adds up probabilities "
+            "against the final map. More --iterations may bring them together"
+        )
+
+
+def interval_in_words(mixture: dict, judged: int | None) -> str:
+    """The interval of the estimated fraction of correct particles, and how far it can be believed.
+
+    judged : independent particles that it is from, None where a run did not record it
+    """
+    low, high = mixture.get("keep_interval") or (None, None)
+    if low is None:
+        return "from the mixture"
+    words = f"{100 * low:.1f}–{100 * high:.1f} %"
+    return f"95 %: {words}" if judged is None or judged >= FEW_JUDGED else f"roughly {words}, from {judged} particles only"

@@ -1,0 +1,276 @@
+"""What a run warns of in its maps and its selection, and that nothing is said where there is nothing to say."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import scipy.fft
+
+from mpirecon.cli import run
+from mpirecon.io.family import Family, family_column
+from mpirecon.io.mrc import read_map, write_map
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.report.verdict import bfactor_caution, verdict
+from mpirecon.validate import masks
+from mpirecon.validate.directional import conical_fsc
+from mpirecon.validate.map_warnings import anisotropy_warning, few_particles_warning, hard_mask_warning, tight_mask_warning
+from mpirecon.validate.randomised import phase_randomised_fsc
+from mpirecon.validate.told_apart import Judged, interval_in_words
+
+BOX, PIXEL = 28, 5.0
+
+
+def reconstruct(particles, out, *options):
+    assert run(["reconstruct", str(particles), "-o", str(out), "-q", *map(str, options)]) == 0
+    return json.loads((out / "summary.json").read_text())
+
+
+def simulate(path, *options):
+    assert run(["simulate", "--phantom", "--box", str(BOX), "--pixel-size", str(PIXEL), "-q", "-o", str(path), *map(str, options)]) == 0
+    return path
+
+
+# directions
+
+
+def half_maps(missing, seed, noise=1.0, box=40):
+    """Two half maps of a phantom with noise, which is all there is within `missing` degrees of the z axis."""
+    rng = np.random.default_rng(seed)
+    z, y, x = np.mgrid[:box, :box, :box] - box // 2
+    blobs = rng.uniform(-box / 6, box / 6, (40, 3))
+    volume = sum(np.exp(-((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) / 3) for a, b, c in blobs)
+    k = np.stack(np.meshgrid(*[scipy.fft.fftfreq(box)] * 3, indexing="ij"))
+    radius = np.sqrt((k**2).sum(axis=0))
+    wedge = np.abs(k[0]) > np.cos(np.radians(missing)) * np.maximum(radius, 1e-9)
+    wedge &= radius > 1.5 / box
+    kept = scipy.fft.ifftn(np.where(wedge, 0, scipy.fft.fftn(volume))).real
+    sigma = noise * kept.std()
+    return [kept + sigma * rng.standard_normal(volume.shape) for _ in range(2)]
+
+
+def cones_of(missing, seed, noise=1.0):
+    mask = masks.soft_sphere(40, 14, 4)
+    return conical_fsc(*half_maps(missing, seed, noise), 3.0, mask).as_dict()
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0, 3.0, 10.0, 20.0])
+def test_isotropic_maps_are_not_called_anisotropic_however_noisy(noise):
+    for seed in range(3):
+        cones = cones_of(0, seed, noise)
+        assert anisotropy_warning(cones) is None, cones["area_ratio"]
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
+def test_a_missing_cone_is_told_with_the_directions(noise):
+    for seed in range(2):
+        cones = cones_of(40, seed, noise)
+        text = anisotropy_warning(cones)
+        assert text and f"{cones['worst']:.1f} Å along the worst" in text and f"{cones['area_ratio']:.2f}" in text
+        assert abs(cones["worst_direction"][2]) > np.cos(np.radians(40))  # along z
+
+
+def test_the_ratio_of_areas_is_that_of_curves_up_to_the_resolution():
+    found = conical_fsc(*half_maps(30, 1), 3.0, masks.soft_sphere(40, 14, 4))
+    last = round(40 * 3.0 / float(np.median(found.resolution)))
+    area = np.array([sum(max(0.0, min(1.0, v)) for v in curve[1 : last + 1]) for curve in found.curves])
+    assert found.area_ratio == pytest.approx(area.min() / area.max()) and 0 < found.area_ratio < 0.6
+    # of maps that are alike in all directions, the worst of some hundred lies two to four standard deviations below the median
+    assert all(0.2 < conical_fsc(*half_maps(0, seed, 2.0), 3.0, masks.soft_sphere(40, 14, 4)).unevenness < 4.5 for seed in range(3))
+    assert anisotropy_warning(None) is None and anisotropy_warning({"sphericity": 0.1}) is None  # runs of before: not known
+
+
+# masks
+
+
+def test_masks_without_a_soft_edge_are_told():
+    ball = masks.soft_sphere(32, 9.3, 0)
+    for edge in (2.5, 3, 5, 8):
+        assert hard_mask_warning(masks.soft_sphere(32, 9.3, edge), "m.mrc") is None, edge
+    assert "m.mrc has a hard edge" in hard_mask_warning(ball, "m.mrc")
+    assert hard_mask_warning(0.5 * ball, "m.mrc") and hard_mask_warning(np.clip(ball, 0.02, 1), "m.mrc")  # not 0 and 1
+    assert hard_mask_warning(np.ones((8, 8, 8)), "m.mrc") is None  # no edge at all
+    odd = masks.soft_sphere(32, 9.3, 5)
+    odd[16, 16, 16] = 0  # a hole of a voxel is no hard edge
+    assert hard_mask_warning(odd, "m.mrc") is None
+
+
+def test_what_a_tight_mask_makes_at_the_resolution_is_told():
+    rng = np.random.default_rng(3)
+    a, b = (rng.standard_normal((40, 40, 40)).astype(np.float32) for _ in range(2))
+    wide, tight = masks.soft_sphere(40, 13, 5), masks.soft_sphere(40, 2.5, 0)
+    at = {name: phase_randomised_fsc(a, b, mask, draws=4).at(8.5) for name, mask in (("wide", wide), ("tight", tight))}
+    assert tight_mask_warning(at["wide"], "m.mrc") is None and "m.mrc is tight" in tight_mask_warning(at["tight"], "m.mrc")
+    found = phase_randomised_fsc(a, b, wide)
+    assert found.at(None) == found.randomised[-1] and found.at(7.5) == pytest.approx(found.randomised[7:9].mean())
+    assert found.at(found.shell + 2) is None  # where phases are hardly random yet, the curve is the maps' own
+    assert tight_mask_warning(None, "m.mrc") is None
+    assert "agree in it by 0.31 at the resolution" in tight_mask_warning(0.31, "m.mrc")
+
+
+@pytest.fixture(scope="module")
+def particles(tmp_path_factory):
+    return simulate(tmp_path_factory.mktemp("warnings") / "p.h5", "--particles", 400, "--snr", 0.3)
+
+
+def test_a_clean_set_has_nothing_to_warn_of_and_a_hard_mask_has(particles, tmp_path, capsys):
+    plain = reconstruct(particles, tmp_path / "plain")
+    assert plain["warnings"] == [] and capsys.readouterr().err == ""
+    assert "No warnings." in (tmp_path / "plain" / "report.html").read_text(encoding="utf-8")
+    write_map(tmp_path / "hard.mrc", masks.soft_sphere(BOX, 9, 0), PIXEL, overwrite=False)
+    hard = reconstruct(particles, tmp_path / "hard", "--mask", tmp_path / "hard.mrc")
+    told = capsys.readouterr().err
+    assert any("hard.mrc has a hard edge" in text for text in hard["warnings"]) and "hard.mrc has a hard edge" in told
+    page = (tmp_path / "hard" / "report.html").read_text(encoding="utf-8")
+    assert "hard.mrc has a hard edge" in page and "No warnings." not in page
+
+
+def test_few_particles_are_told():
+    assert few_particles_warning((100, 100)) is None
+    assert "half sets of 10 and 7 particles are small" in few_particles_warning((10, 7))
+    assert few_particles_warning((5000, 99))
+
+
+@pytest.mark.parametrize("mask", ["hard", "soft"])
+def test_commands_that_take_a_mask_tell_of_hard_ones(mask, particles, tmp_path, capsys):
+    out = tmp_path / "run"
+    reconstruct(particles, out, "--no-postprocess")
+    write_map(tmp_path / "m.mrc", masks.soft_sphere(BOX, 8, 4 * (mask == "soft")), PIXEL, overwrite=False)
+    capsys.readouterr()
+    halves = [str(out / "half1.mrc"), str(out / "half2.mrc")]
+    assert run(["fsc", *halves, "--mask", str(tmp_path / "m.mrc")]) == 0
+    first = capsys.readouterr().err
+    assert run(["postprocess", *halves, "--mask", str(tmp_path / "m.mrc"), "-o", str(tmp_path / "post"), "--json"]) == 0
+    second = capsys.readouterr().err
+    assert ("hard edge" in first) == ("hard edge" in second) == (mask == "hard")
+
+
+# selections
+
+
+MIXTURE = {"keep": 0.8, "keep_interval": [0.7, 0.9], "separable": True, "separation": 5.0}
+BLIND = {**MIXTURE, "separable": False, "separation": 1.36}
+
+
+def judged(**changed):
+    given = {"particles": 1000, "kept": 780, "judged": 1000, "kept_fraction": 0.78, "decided": MIXTURE, "last": MIXTURE}
+    return Judged(**{**given, **changed})
+
+
+def test_a_selection_that_agrees_with_its_estimate_is_not_warned_of():
+    assert judged().warnings() == [] and judged(decided=None, last=None).warnings() == []
+    narrow = {**MIXTURE, "keep": 0.79, "keep_interval": [0.785, 0.795]}
+    assert judged(last=narrow).warnings() == []  # a percent off, in a set so large that the interval is narrower
+
+
+def test_particles_that_cannot_be_told_apart_are_told_with_the_remedy():
+    (text,) = judged(kept=1000, kept_fraction=1.0, decided=BLIND, last=BLIND).warnings()
+    assert "could not be told apart (1.4 standard deviations; 2.5 are needed): all 1,000 were kept" in text
+    assert "the map of --loss l2" in text and "--group-by and the column" in text
+    family = Family("rlnTomoParticleName", 40, 36)
+    (text,) = judged(kept=1000, kept_fraction=1.0, decided=BLIND, last=MIXTURE, family=family).warnings()
+    assert "Try --group-by rlnTomoParticleName" in text and "40 particles of some 36 rows" in text
+    (text,) = judged(kept=1000, decided=BLIND, last=BLIND, group_by="rlnTomoParticleName").warnings()
+    assert "--group-by" not in text and "--diameter" in text
+    (text,) = judged(unjudged=True, last=MIXTURE, decided=None).warnings()
+    assert "no particle was judged" in text and "--iterations 2" in text
+
+
+def test_a_kept_fraction_outside_of_the_estimate_is_told():
+    (text,) = judged(kept=620, kept_fraction=0.62).warnings()
+    assert "62.0 % of the particles were kept" in text and "80.0 % (70.0–90.0 %): probably correct particles were left out" in text
+    (text,) = judged(kept=950, kept_fraction=0.95, group_by="name").warnings()
+    assert "95.0 % of the groups of name" in text and "wrong particles were kept" in text
+    told = judged(last=BLIND, kept_fraction=0.78).warnings()
+    assert len(told) == 1 and "can no longer be told apart" in told[0]
+
+
+def test_an_interval_of_few_particles_is_not_called_one_of_95_percent():
+    assert interval_in_words(MIXTURE, 100) == "95 %: 70.0–90.0 %" == interval_in_words(MIXTURE, None)
+    assert interval_in_words(MIXTURE, 40) == "roughly 70.0–90.0 %, from 40 particles only"
+
+
+@pytest.mark.parametrize("options", [("posterior",), ("sorted", "--keep", "auto")])
+def test_a_run_that_tells_nothing_apart_says_so_in_every_place(options, tmp_path, capsys):
+    path = simulate(tmp_path / "p.h5", "--particles", 300, "--snr", 0.001, "--error-rate", 0.3)
+    summary = reconstruct(path, tmp_path / "out", "--loss", *options)
+    assert summary["kept"] == 300 and not summary["iterations"][-1]["mixture"]["separable"]
+    told = [text for text in summary["warnings"] if "could not be told apart" in text]
+    assert len(told) == 1 and told[0] in capsys.readouterr().err
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert told[0][1:] in page and "not known" in page and "could not be told apart" in verdict(summary)
+    assert page.count("Histogram of score") == page.count("Histogram of distance") == 1 or summary["detection"]
+
+
+def test_one_iteration_of_a_robust_loss_judges_nobody(particles, tmp_path):
+    for options in (("posterior",), ("sorted", "--keep", 0.7), ("tukey",)):
+        summary = reconstruct(particles, tmp_path / "-".join(map(str, options)), "--loss", *options, "--iterations", 1)
+        assert [text for text in summary["warnings"] if "no particle was judged" in text], options
+
+
+class Table:
+    """Stands for a particle file with an imported table."""
+
+    def __init__(self, **columns):
+        self.columns = columns
+
+    def source_column(self, name):
+        from mpirecon.errors import UserError
+
+        if name not in self.columns:
+            raise UserError("no such column")
+        return np.array(self.columns[name], object)
+
+
+def test_the_column_of_families_is_found():
+    tilts = [f"{t}" for t in range(10)] * 4
+    names = np.repeat(["a", "b", "c", "d"], 10)
+    assert family_column(Table(rlnTomoParticleName=names)) == Family("rlnTomoParticleName", 4, 10)
+    assert family_column(Table(rlnGroupName=names, rlnMicrographName=tilts)) == Family("rlnGroupName", 4, 10)
+    assert family_column(Table(rlnGroupName=names, rlnMicrographName=names)) is None  # groups of a micrograph's particles
+    assert family_column(Table(rlnTomoParticleName=np.arange(40))) is None  # one row each
+    assert family_column(Table(rlnTomoParticleName=["a"] * 40)) is None and family_column(Table()) is None
+
+
+def test_tilt_series_are_recommended_their_column(shared_data, tmp_path):
+    table = shared_data / "ribo70s_real" / "particles.star"
+    assert run(["import", str(table), "-o", str(tmp_path / "p.h5"), "-q"]) == 0
+    with ParticleFile(tmp_path / "p.h5") as file:
+        assert family_column(file) == Family("rlnTomoParticleName", 40, 36)
+
+
+# losses
+
+
+@pytest.mark.parametrize("premultiplied", [False, True])
+@pytest.mark.parametrize("loss", ["l2", "sorted --keep 0.7", "l1", "huber", "tukey", "posterior", "l2 --distance raw"])
+def test_one_is_the_loss_that_a_map_of_nothing_leaves(loss, premultiplied, tmp_path):
+    """The images multiplied by any number, with noise that differs between them: noise alone leaves 1 or little less."""
+    path = simulate(tmp_path / "p.h5", "--particles", 240, "--snr", 0.2, "--noise-cv", 0.4, *["--ctf-premultiply"] * premultiplied)
+    noise = tmp_path / "noise.h5"
+    noise.write_bytes(path.read_bytes())
+    with h5py.File(noise, "r+") as file:
+        images = file["images"][...]
+        np.random.default_rng(1).shuffle(images)  # no pose is right
+        file["images"][...] = images * 1000
+    for name, source in (("signal", path), ("noise", noise)):
+        for record in reconstruct(source, tmp_path / name, "--loss", *loss.split(), "--no-postprocess")["iterations"]:
+            held_out = record["loss_heldout"], record["loss_l2_heldout"]
+            if name == "signal":
+                assert record["loss"] < held_out[0] < 0.99 and record["loss_l2"] < held_out[1] < 0.99
+            else:
+                assert all(0.97 < value < 1.03 for value in held_out)
+            assert record["loss_of_nothing"] > 0 and record["loss_l2_of_nothing"] > 0
+
+
+def test_a_bfactor_that_no_map_has_is_told():
+    def summary(b):
+        return {"postprocess": {"guinier": {"bfactor": b, "used": [9.6, 6.5]}}}
+
+    assert bfactor_caution(summary(-120.0)) is None and bfactor_caution(summary(None)) is None and bfactor_caution({}) is None
+    assert "−459 Å²" in bfactor_caution(summary(-459.2)) and "30 Å²" in bfactor_caution(summary(30.0))
+
+
+def test_the_mask_is_read_as_it_was_written(tmp_path):
+    write_map(tmp_path / "m.mrc", masks.soft_sphere(16, 5, 0), 2.0, overwrite=False)
+    assert hard_mask_warning(read_map(tmp_path / "m.mrc").array, "m.mrc")
