@@ -77,14 +77,14 @@ def _stopped(told: str, checkpoints: Checkpoints, config: Config) -> str:
 
 def _opening(comm: Communicator, file: ParticleFile, config: Config) -> str:
     ranks = "1 rank" if comm.size == 1 else f"{comm.size} ranks"
-    premultiplied = ', CTF-premultiplied' if file.attributes['ctf_premultiplied'] else ''
+    images = ', CTF-premultiplied' if file.attributes['ctf_premultiplied'] else ', phase-flipped' if file.phase_flipped else ''
     how = config.loss + (f" (keep {config.keep})" if config.keep else "")
     aberrations = file.aberrations()
     corrected = [] if aberrations is None else aberrations.corrected()
     optics = f"\n  corrected for: {'; '.join(corrected)}" if corrected else ""
     return (
         f"{file.path}: {len(file)} particles, box {file.box}, {file.pixel_size:g} Å/px"
-        f"{premultiplied}; {ranks}, loss {how}, "
+        f"{images}; {ranks}, loss {how}, "
         f"distance {config.distance}, solver {config.solver}{optics}"
     )
 
