@@ -181,7 +181,7 @@ def _ranks(run: RunFiles) -> str:
     drawn = ""
     if run.timelines:
         chart = f'<div class="scroll broad">{timeline_chart(run.timelines)}</div>'
-        drawn = pieces.figure(chart, "What each rank did when; blank is waiting, files and start-up.")
+        drawn = pieces.figure(chart, "What each rank did when; blank is waiting.")
     return pieces.section("Ranks", drawn + pieces.table(header, map(cells, shown), text=("host", "device"), dense=True) + note)
 
 

@@ -240,7 +240,7 @@ def _time(summary: Mapping) -> str:
     most = max([rest, *(seconds for _, seconds in spent)], default=1) or 1
     rows = [(phase, seconds / most, f"{seconds:.2f} s", KIND_COLOURS[KINDS.get(phase, "computing")])
             for phase, seconds in spent if seconds >= 0.002 * most]
-    rows.append(("start, files, waiting", rest / most, f"{rest:.2f} s", GREY))
+    rows.append(("waiting, small things", rest / most, f"{rest:.2f} s", GREY))
     words = f"Rank {busiest['rank']} ({busiest['host']}, {busiest['device']}), of {summary['seconds']:.1f} s in all"
     in_mpi = (busiest.get("traffic") or {}).get("seconds")
     if in_mpi and len(summary["ranks"]) > 1:

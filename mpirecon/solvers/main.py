@@ -30,7 +30,7 @@ from mpirecon.solvers.run import Reconstruction
 def reconstruct(
     comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool, log_particles: str,
     controls: bool = False, resume: bool = False, postprocess: bool = True, endurance: Endurance = Endurance(),
-    start_weights: np.ndarray | None = None,
+    start_weights: np.ndarray | None = None, began: float | None = None,
 ) -> dict:
     """Run a reconstruction on the ranks of `comm` and write its files.
 
@@ -38,11 +38,12 @@ def reconstruct(
     postprocess : also make mask.mrc, sharpened.mrc, and the FSC corrected for the mask
     resume : go on from the folder's checkpoint, if it has one
     start_weights : (m,) float, what the first map is made with, the same on all ranks
+    began : when the program did, Unix time, if it has done more than call this
 
     Returns the summary on rank 0, an empty dict elsewhere. Raises, on all ranks alike, UserError for what a user can mend
     and StopRequested after a signal to stop.
     """
-    start = time.time()
+    start = time.time() if began is None else began
     file = run_together(comm, lambda: ParticleFile(particles))
     with file:
         with together(comm):
@@ -52,7 +53,7 @@ def reconstruct(
         log = run_together(comm, lambda: RankLog.for_rank(folder / "logs", comm, particles=log_particles, append=resume))
         with log, endurance.signals() as stop, Watchdog(comm, folder / "logs" / ".pulse", endurance.stall_timeout):
             console.say(_opening(comm, file, config))
-            run = Reconstruction(comm, file, config, log, console, start_weights)
+            run = Reconstruction(comm, file, config, log, console, start_weights, start)
             run.engine.stop = stop
             checkpoints = Checkpoints(run, folder, endurance)
             try:

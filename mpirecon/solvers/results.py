@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -84,22 +85,27 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed) -> 
         if run.config.mask == AUTO and more.mask is not None:
             maps["volume"] *= more.mask
         maps |= {name: volume for name, volume in (("mask", more.mask), ("sharpened", more.sharpened)) if volume is not None}
-    for name, volume in maps.items():
-        write_map(folder / f"{name}.mrc", volume, pixel_size, overwrite=True)
-    write_fsc_csv(folder / "fsc.csv", curves, file.box, pixel_size, overwrite=True)
-    write_particle_table(folder / "particles.h5", columns, {"particles": str(file.path)})
     found = None
-    if "pose_error" in columns:
-        found, points = detection_report(columns)
-        write_detection_csv(folder / "detection.csv", points.thinned())
+    with run.engine.timings("write"):
+        for name, volume in maps.items():
+            write_map(folder / f"{name}.mrc", volume, pixel_size, overwrite=True)
+        write_fsc_csv(folder / "fsc.csv", curves, file.box, pixel_size, overwrite=True)
+        write_particle_table(folder / "particles.h5", columns, {"particles": str(file.path)})
+        if "pose_error" in columns:
+            found, points = detection_report(columns)
+            write_detection_csv(folder / "detection.csv", points.thinned())
     ranks[0] = _rank_facts(run)
     run.log.event("timeline", **run.engine.timings.timeline())
     summary = _summary(run, outcome, about | {"detection": found}, _headline(run, curves, more), columns, ranks)
+    summary |= _time(run, ranks)
     more_to_warn_of = (
         run.parted, *_map_warnings(run, summary, columns), _asymmetric_mask(run), _curvature(run, summary),
     )  # fmt: skip
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
-    write_report(folder, summary, maps=maps)
+    with run.engine.timings("report"):
+        write_report(folder, summary, maps=maps)
+    ranks[0]["seconds"] = _seconds(run)
+    summary |= _time(run, ranks)
     write_summary(folder / "summary.json", summary)
     return summary
 
@@ -219,9 +225,23 @@ def _rank_facts(run: Reconstruction) -> dict:
         "device": run.placement.uuid or run.engine.backend.name,
         "gpu": run.placement.name or None,
         "particles": len(run.slab),
-        "seconds": {phase: round(s, 4) for phase, s in run.engine.timings.seconds.items()},
+        "seconds": _seconds(run),
         "traffic": run.comm.traffic,
         "peak_memory_bytes": _peak_memory(),
+    }
+
+
+def _seconds(run: Reconstruction) -> dict[str, float]:
+    """What this rank has spent in each phase so far."""
+    return {phase: round(s, 4) for phase, s in run.engine.timings.seconds.items()}
+
+
+def _time(run: Reconstruction, ranks: list[dict]) -> dict:
+    """Seconds since the run began, and of each phase on the rank that spent most in it."""
+    phases = {phase for rank in ranks for phase in rank["seconds"]}
+    return {
+        "seconds": round(time.time() - run.engine.timings.origin, 3),
+        "timings": {phase: max(rank["seconds"].get(phase, 0.0) for rank in ranks) for phase in sorted(phases)},
     }
 
 
@@ -241,7 +261,6 @@ def _peak_memory() -> int:
 def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict, columns: dict, ranks: list) -> dict:
     file = run.file
     mixture, valid = outcome.selection.mixture_, ~columns["skipped"]
-    phases = {phase for rank in ranks for phase in rank["seconds"]}
     return {
         **about,
         "configuration": run.config.as_dict(),
@@ -261,7 +280,6 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict,
         "micrographs": _by_micrograph(run, columns),
         "keep_estimate": None if mixture is None else mixture.keep_,
         "mixture": None if mixture is None else describe(mixture),
-        "timings": {p: max(rank["seconds"].get(p, 0.0) for rank in ranks) for p in sorted(phases)},
         "bytes_moved": sum(rank["traffic"]["bytes_moved"] for rank in ranks),
         "peak_memory_bytes": max(rank["peak_memory_bytes"] for rank in ranks),
     }  # fmt: skip
