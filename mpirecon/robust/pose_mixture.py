@@ -277,16 +277,39 @@ class PoseMixture:
             self._fit_filter(s[:, None], s2[:, None], mean)
 
     def _share_out(self) -> None:
-        """Shares from the probabilities, and in turn: EM of the shares alone."""
-        for step in range(_SHARE_STEPS if self.n_iter_ > _SETTLED else 1):
-            if step:
-                self._attribute()
+        """Shares from the probabilities, and in turn: EM of the shares alone, or Newton's steps to where it ends."""
+        steps, nearest = _SHARE_STEPS if self.n_iter_ > _SETTLED else 1, np.inf
+        for _ in range(steps):
             before = self.shares_
-            counts = self._comm.allreduce(self._once @ self._responsibility)
-            counts[SLIGHT:] = np.maximum(counts[SLIGHT:] - _FEWEST, 0)
-            self.shares_ = self._pinned(counts / counts.sum())
-            if np.abs(self.shares_ - before).max() < _TOLERANCE / 10:
+            share = self._once / (self._relative @ before)
+            self.shares_ = self._reestimated(before * self._comm.allreduce(share @ self._relative))
+            change = np.abs(self.shares_ - before).max()
+            if change < _TOLERANCE / 10:
                 break
+            # of good, wrong and junk alone the likelihood has one maximum; slight errors may vanish or not
+            if change < nearest and steps > 1 and self.keep is None and not self.shares_[SLIGHT:].any():
+                nearest = change
+                self.shares_ = self._newton(before, self.shares_)
+        if steps > 1:
+            self._attribute()
+
+    def _reestimated(self, counts: np.ndarray) -> np.ndarray:
+        """Shares from the expected numbers of each kind."""
+        counts[SLIGHT:] = np.maximum(counts[SLIGHT:] - _FEWEST, 0)
+        return self._pinned(counts / counts.sum())
+
+    def _newton(self, shares: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """The shares that a step of EM leaves as they are, as Newton's method has it from those before and after a step; those
+        after it where some would not be positive."""
+        kinds = slice(SLIGHT)
+        relative = self._relative[:, kinds]
+        weighted = relative * (self._once / (self._relative @ shares) ** 2)[:, None]
+        curvature = self._comm.allreduce(weighted.T @ relative) / self._count
+        # ∂(after)/∂(shares); shares sum to one before and after
+        slope = np.diag(after[kinds] / shares[kinds]) - shares[kinds, None] * curvature
+        step = np.linalg.lstsq(np.eye(SLIGHT) - slope, (after - shares)[kinds], rcond=None)[0]
+        found = shares[kinds] + step - step.mean()
+        return self._pinned(np.concatenate([found, after[SLIGHT:]])) if found.min() > 0 else after
 
     def _fit_filter(self, s: np.ndarray, s2: np.ndarray, mean: float) -> None:
         """A step of Newton's method towards the γ that the good are most likely with. s, s2 : (m, 1), posterior times
