@@ -142,7 +142,7 @@ def guinier_chart(fit: Mapping) -> str:
 #: what a rank does in a phase; phases of other names are counted as computing
 KINDS = {
     "start": "starting", "compile": "compiling", "read": "reading", "reduce": "reducing", "checkpoint": "writing", "write": "writing",
-    "report": "writing", "postprocess": "after the solve",
+    "postprocess": "after the solve",
 }  # fmt: skip
 KIND_COLOURS = {"starting": GREY, "compiling": PINK, "reading": SKY, "computing": BLUE, "reducing": ORANGE, "writing": AMBER, "after the solve": GREEN}
 

@@ -319,20 +319,25 @@ class PoseMixture:
 
     def _share_out(self) -> None:
         """Shares from the probabilities, and in turn: EM of the shares alone, or Newton's steps to where it ends."""
-        steps, nearest = _SHARE_STEPS if self.n_iter_ > _SETTLED else 1, np.inf
-        for _ in range(steps):
+        steps = _SHARE_STEPS if self.n_iter_ > _SETTLED else 1
+        best, safe, newton = -np.inf, None, self.keep is None
+        for step in range(1, steps + 1):
             before = self.shares_
-            share = self._once / (self._relative @ before)
-            self.shares_ = self._reestimated(before * self._comm.allreduce(share @ self._relative))
-            change = np.abs(self.shares_ - before).max()
+            joint = self._relative @ before
+            *count, likelihood = self._comm.allreduce(np.append(self._once / joint @ self._relative, self._once @ np.log(joint)))
+            if safe is not None and likelihood < best:  # too long a step
+                self.shares_, safe, newton = safe, None, False
+                continue
+            best, safe = likelihood, None
+            self.shares_ = self._reestimated(before * count)
             if ((self.shares_ > 0) != (before > 0)).any():
                 self._compare()
-            if change < _TOLERANCE / 10:
+                best = -np.inf
+            if np.abs(self.shares_ - before).max() < _TOLERANCE / 10:
                 break
             # of good, wrong and junk alone the likelihood has one maximum; slight errors may vanish or not
-            if change < nearest and steps > 1 and self.keep is None and not self.shares_[SLIGHT:].any():
-                nearest = change
-                self.shares_ = self._newton(before, self.shares_)
+            if newton and step < steps and not self.shares_[SLIGHT:].any():
+                safe, self.shares_ = self.shares_, self._newton(before, self.shares_)
         if steps > 1:
             self._attribute()
 

@@ -102,10 +102,7 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed) -> 
         run.parted, *_map_warnings(run, summary, columns), _asymmetric_mask(run), _curvature(run, summary),
     )  # fmt: skip
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
-    with run.engine.timings("report"):
-        write_report(folder, summary, maps=maps)
-    ranks[0]["seconds"] = _seconds(run)
-    summary |= _time(run, ranks)
+    write_report(folder, summary, maps=maps)
     write_summary(folder / "summary.json", summary)
     return summary
 
@@ -225,19 +222,14 @@ def _rank_facts(run: Reconstruction) -> dict:
         "device": run.placement.uuid or run.engine.backend.name,
         "gpu": run.placement.name or None,
         "particles": len(run.slab),
-        "seconds": _seconds(run),
+        "seconds": {phase: round(s, 4) for phase, s in run.engine.timings.seconds.items()},
         "traffic": run.comm.traffic,
         "peak_memory_bytes": _peak_memory(),
     }
 
 
-def _seconds(run: Reconstruction) -> dict[str, float]:
-    """What this rank has spent in each phase so far."""
-    return {phase: round(s, 4) for phase, s in run.engine.timings.seconds.items()}
-
-
 def _time(run: Reconstruction, ranks: list[dict]) -> dict:
-    """Seconds since the run began, and of each phase on the rank that spent most in it."""
+    """Seconds from the run's beginning to the page about it, and of each phase on the rank that spent most in it."""
     phases = {phase for rank in ranks for phase in rank["seconds"]}
     return {
         "seconds": round(time.time() - run.engine.timings.origin, 3),
