@@ -162,3 +162,12 @@ def test_a_first_run_compiles_little_and_all_of_it_before_the_first_image(riboso
     assert 0.9 * summary["seconds"] < sum(summary["ranks"][0]["seconds"].values()) <= summary["seconds"] + 0.1
     said, counts, summary = first("again")
     assert not counts and not any("compiling" in line for line in said) and "compile" not in summary["timings"]
+
+
+def test_two_ranks_compile_a_part_each(ribosomes, tmp_path, mpirun, monkeypatch):
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = mpirun(2, ["-c", COUNTING, "reconstruct", ribosomes, "-o", tmp_path / "out", "-q"], env=environment)
+    assert done.returncode == 0, done.stderr
+    counts = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(counts) == 2 and all(set(some) == {"compile"} and some["compile"] <= 12 for some in counts)
