@@ -15,7 +15,11 @@ COMM = SerialCommunicator()
 def odd_evidence(rng, m, bands):
     """Signals of any strength, right, wrong or not there, with empty rows and bands and numbers at the ends of what floats hold."""
     a = 10 ** rng.uniform(*np.sort(rng.uniform(-4, 4, 2)), (m, bands))
-    a *= 10.0 ** rng.choice([0, 0, 0, -160, -310, 3, 30], (m, 1)) * rng.choice([1, 1, 1, 0], (m, 1)) * rng.choice([1, 1, 0], bands)
+    a *= (
+        10.0 ** rng.choice([0, 0, 0, -160, -310, 3, 30], (m, 1))
+        * rng.choice([1, 1, 1, 0], (m, 1))
+        * rng.choice([1, 1, 0], bands)
+    )
     t = rng.choice([1, 0.1, 0, -1], (m, 1)) * a + rng.normal(size=(m, bands)) * rng.choice([1, 1, 0, 1e8])
     return Evidence(np.where(a > 0, t, 0.0), a)
 

@@ -30,8 +30,14 @@ _BOX = 8
 
 
 def compile_once(
-    comm: Communicator, backend: Backend, particles: ParticleSet, nearby: bool, exact: bool, symmetry: Symmetry | None = None,
-    say: Callable[[str], None] = lambda text: None, phase: Callable[[str], AbstractContextManager] = lambda name: nullcontext(),
+    comm: Communicator,
+    backend: Backend,
+    particles: ParticleSet,
+    nearby: bool,
+    exact: bool,
+    symmetry: Symmetry | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    phase: Callable[[str], AbstractContextManager] = lambda name: nullcontext(),
 ) -> None:
     """Have the CPU's kernels in Numba's cache before every rank asks for them; collective.
 
@@ -111,7 +117,12 @@ def _steps(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: boo
     """The same, each by itself, whatever was or was not done before; those that take longest first."""
     one, plane = np.ones(1), backend.plane
     shells = plane.shells
-    batch = Batch(np.zeros((1, len(plane)), np.complex64), np.zeros((1, len(plane)), np.float32), np.eye(3)[None], np.zeros(1, np.int64))
+    batch = Batch(
+        np.zeros((1, len(plane)), np.complex64),
+        np.zeros((1, len(plane)), np.float32),
+        np.eye(3)[None],
+        np.zeros(1, np.int64),
+    )
     bands = backend.bands(np.ones((1, shells)), 1, shells - 1, True)
     half = np.zeros((_BOX, _BOX, _BOX // 2 + 1), np.complex64)
 
@@ -145,7 +156,16 @@ def _steps(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: boo
         turn_phases(half, 1, np.uint64(1))
         correlate_cells(half, half, np.ones(1), np.ones(1, np.int64), np.zeros((1, half.shape[2], 3)))
 
-    steps = [prepare, accumulate, lambda: backend.statistics(backend.pair(), batch, bands), solve, examine, compare, survey, extend]
+    steps = [
+        prepare,
+        accumulate,
+        lambda: backend.statistics(backend.pair(), batch, bands),
+        solve,
+        examine,
+        compare,
+        survey,
+        extend,
+    ]
     if nearby:
         grid = backend.projection.empty_grid()
         found = np.empty((1, 3)), np.empty((1, len(bands.samples), 2)), np.empty((1, 3)), np.empty((1, 6))
@@ -163,7 +183,9 @@ def _steps(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: boo
 def _try_aberrated(backend: CpuBackend) -> None:
     plane = backend.plane
     samples = np.zeros((1, len(plane)), np.float32)
-    evaluate_aberrated_ctf(np.zeros((1, 7)), plane.kx, plane.ky, np.zeros(1, np.int64), np.eye(2)[None], samples, samples.copy())
+    evaluate_aberrated_ctf(
+        np.zeros((1, 7)), plane.kx, plane.ky, np.zeros(1, np.int64), np.eye(2)[None], samples, samples.copy()
+    )
 
 
 def _try_symmetry(backend: CpuBackend, symmetry: Symmetry, exact: bool) -> None:

@@ -187,7 +187,8 @@ class PoseMixture:
         if self._log_noise is not None:
             left = self._left(exponent)
             own, random, best = own.filtered(left), random.filtered(left[self._rows]), best and best.filtered(left)
-        self._own, self._random, self._slight = own.limited(), random.limited(), slight and replace(slight, best=best.limited())
+        self._own, self._random = own.limited(), random.limited()
+        self._slight = slight and replace(slight, best=best.limited())
 
     def _left(self, exponent: float) -> np.ndarray:
         return np.exp(np.minimum(exponent * self._log_noise, 50.0))
@@ -297,7 +298,8 @@ class PoseMixture:
         self._wrong_mean = np.divide(*total, out=self._wrong_mean.copy(), where=total[1] > _NOBODY)
         excess = (t - self._wrong_mean * a) ** 2 - 1
         total = self._sum([w @ (excess * a**2), w @ a**4])
-        self._wrong_variance = np.maximum(np.divide(*total, out=self._wrong_variance.copy(), where=total[1] > _NOBODY), 0)
+        found = np.divide(*total, out=self._wrong_variance.copy(), where=total[1] > _NOBODY)
+        self._wrong_variance = np.maximum(found, 0)
 
     # M step
 
@@ -324,7 +326,8 @@ class PoseMixture:
         for step in range(1, steps + 1):
             before = self.shares_
             joint = self._relative @ before
-            *count, likelihood = self._comm.allreduce(np.append(self._once / joint @ self._relative, self._once @ np.log(joint)))
+            told = np.append(self._once / joint @ self._relative, self._once @ np.log(joint))
+            *count, likelihood = self._comm.allreduce(told)
             if safe is not None and likelihood < best:  # too long a step
                 self.shares_, safe, newton = safe, None, False
                 continue

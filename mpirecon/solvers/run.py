@@ -107,7 +107,10 @@ class Reconstruction:
         self._neighbours = comm.allgather(comm.hostname).count(comm.hostname)
         backend, mask = run_together(comm, self._set_up)
         symmetry = Symmetry(point_group(config.symmetry))
-        compile_once(comm, backend, self.slab.metadata, config.loss == "posterior", config.deterministic, symmetry, console.say, timings)
+        looks = config.loss == "posterior"
+        compile_once(
+            comm, backend, self.slab.metadata, looks, config.deterministic, symmetry, console.say, timings
+        )  # fmt: skip
         self.transport = connect(comm, backend, self.placement, config.transport, log, console)
         self.engine = Engine(
             comm, backend, self.slab, config.scoring_folds, mask, timings, log, config.skip_bad, symmetry,
@@ -188,7 +191,8 @@ class Reconstruction:
         self._start_selection()
         passes = 2 + (iteration == 1 and self.config.solver == "gradient")
         label, further = f"iteration {iteration} of {self.config.rounds}", self.config.rounds - iteration
-        with self.console.progress(passes * len(self.file), label, mine=passes * len(self.slab), further=further) as self.engine.progress:
+        work, mine = passes * len(self.file), passes * len(self.slab)
+        with self.console.progress(work, label, mine=mine, further=further) as self.engine.progress:
             self.solver.step(self._weigh)
             inside = self._score()
         with self.engine.timings("select"):
