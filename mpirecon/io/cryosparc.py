@@ -485,6 +485,10 @@ def _signs(columns: _Columns) -> tuple[str, np.ndarray | None]:
     return "white", dark
 
 
+#: units that fractions of an unknown micrograph are counted in, and Å of such a unit, which put no place near another
+_FINE, _FAR = 1e6, 1e3
+
+
 def _picks(
     path: Path, array: np.ndarray, micrograph: np.ndarray | None, pixel_size: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -493,8 +497,9 @@ def _picks(
         return None
     try:
         x, y, _ = coordinates_of(path, array)
-    except UserError:
-        return None
+    except UserError:  # without the micrograph's size: equal places are equal, and none is near another
+        x, y = (_FINE * array[f"location/center_{axis}_frac"].astype(np.float64) for axis in "xy")
+        return micrograph + 1, np.stack([x, y], axis=1), np.full(len(array), _FAR)
     sizes = micrographs_of(array)[1]
     return micrograph + 1, np.stack([x, y], axis=1), np.full(len(array), pixel_size) if sizes is None else sizes
 
