@@ -8,7 +8,7 @@ import numpy as np
 
 from mpirecon.kernels.cache import njit
 from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
-from mpirecon.kernels.project import frequencies, places
+from mpirecon.kernels.project import frequencies, places, powers_of
 from mpirecon.kernels.tiles import COUNT, FIRST, IMAGE, SIGN
 from mpirecon.kernels.vectors import GROUP, locate, prefetch, spread
 
@@ -41,9 +41,7 @@ def make_backproject(taps: int, exact: bool = False):
     single, pair = GROUP, 2 * GROUP  # floats of a group's weights, and of its complex numbers
 
     @njit(cache=True, nogil=True, fastmath=not exact, error_model="numpy")
-    def kernel(grid, table, rotation, ratio, kx, ky, numerator, weight, runs):
-        powers = table.T.copy()
-        k, q = frequencies(kx, ky)
+    def kernel(grid, powers, rotation, ratio, k, q, numerator, weight, runs):
         place = where, weights = places(taps)
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
@@ -85,6 +83,6 @@ def make_backproject(taps: int, exact: bool = False):
 
     def backproject(grid, table, rotation, ratio, kx, ky, numerator, weight, runs=None):
         runs = whole_slices(len(rotation), kx.size) if runs is None else runs
-        kernel(grid, table, rotation, ratio, kx, ky, numerator.view(np.float32), weight, runs)
+        kernel(grid, powers_of(table), rotation, ratio, *frequencies(kx, ky), numerator.view(np.float32), weight, runs)
 
     return backproject

@@ -183,7 +183,7 @@ struct Optics {
 };
 
 // c: 16 floats of a particle: turns per kx^2, kx ky, ky^2 and |k|^4, each high and low; constant turns, scale, exponent
-// per |k|^2; what a magnification adds to |k|^2 per kx^2, kx ky and ky^2; two unused
+// per |k|^2; what a magnification adds to |k|^2 per kx^2, kx ky and ky^2; 1 where the image's phases were flipped; one unused
 __device__ inline float ctf_at(const float* c, const Optics& optics, int i, int s, Frequency k)
 {
     const float x = k.x, y = k.y;
@@ -199,7 +199,8 @@ __device__ inline float ctf_at(const float* c, const Optics& optics, int i, int 
         magnified += more;
         transfer *= __ldg(optics.on_ctf + at);
     }
-    float value = transfer * sine_of_turns(turns);
+    const float sine = sine_of_turns(turns);
+    float value = transfer * (c[14] != 0.0f ? fabsf(sine) : sine);
     if (c[10] != 0.0f) value *= expf(c[10] * magnified);
     return value;
 }

@@ -30,8 +30,9 @@ def sine_of_turns(turns):
 def evaluate_ctf(coefficients, kx, ky, out):
     """out[i, s] = CTF of particle i at sample s.
 
-    coefficients : (m, 7) float64 per particle: turns per kx², kx·ky, ky², |k|⁴ (k in pixels of the image's
-    transform), constant turns, scale, envelope exponent per |k|² · kx, ky : (s,) int32 · out : (m, s) float32.
+    coefficients : (m, 8) float64 per particle: turns per kx², kx·ky, ky², |k|⁴ (k in pixels of the image's
+    transform), constant turns, scale, envelope exponent per |k|², 1 where the sine's sign was taken off the image (its
+    phases were flipped) · kx, ky : (s,) int32 · out : (m, s) float32.
     """
     for i in range(coefficients.shape[0]):
         a, b, c, d = coefficients[i, 0], coefficients[i, 1], coefficients[i, 2], coefficients[i, 3]
@@ -41,6 +42,9 @@ def evaluate_ctf(coefficients, kx, ky, out):
             k2 = x * x + y * y
             turns = a * x * x + b * x * y + c * y * y + d * k2 * k2 + constant
             out[i, s] = np.float32(scale) * sine_of_turns(turns)
+        if coefficients[i, 7] != 0.0:
+            for s in range(kx.size):
+                out[i, s] = np.float32(np.copysign(1.0, scale)) * abs(out[i, s])
         if envelope != 0.0:
             for s in range(kx.size):
                 k2 = float(kx[s]) * kx[s] + float(ky[s]) * ky[s]
@@ -62,7 +66,10 @@ def evaluate_aberrated_ctf(coefficients, kx, ky, row, magnification, turns, out)
             x = m[0, 0] * kx[s] + m[0, 1] * ky[s]
             y = m[1, 0] * kx[s] + m[1, 1] * ky[s]
             k2 = x * x + y * y
-            value = np.float32(scale) * sine_of_turns(a * x * x + b * x * y + c * y * y + d * k2 * k2 + constant + more[s])
+            value = sine_of_turns(a * x * x + b * x * y + c * y * y + d * k2 * k2 + constant + more[s])
+            if coefficients[i, 7] != 0.0:
+                value = abs(value)
+            value *= np.float32(scale)
             if envelope != 0.0:
                 value *= np.float32(np.exp(envelope * k2))
             out[i, s] = value

@@ -19,7 +19,7 @@ def rotation_arguments(rotation: np.ndarray, ratio: float) -> np.ndarray:
 
 
 def ctf_arguments(coefficients: np.ndarray, magnification: np.ndarray | None = None) -> np.ndarray:
-    """``ctf_coefficients`` (m, 7) float64 as ``ctf_at`` in common.cuh takes them, (m, 16) float32.
+    """``ctf_coefficients`` (m, 8) float64 as ``ctf_at`` in common.cuh takes them, (m, 16) float32.
 
     magnification : (m, 2, 2) float64 of the particles' optics groups: the CTF is that at the frequencies M·k.
     """
@@ -33,6 +33,7 @@ def ctf_arguments(coefficients: np.ndarray, magnification: np.ndarray | None = N
     out[:, 0:8:2], out[:, 1:8:2] = _in_two(c[:, :4])
     out[:, 8] = c[:, 4] - np.round(c[:, 4])  # whole turns change nothing
     out[:, 9:11] = c[:, 5:7]
+    out[:, 14] = c[:, 7]
     return out
 
 

@@ -11,6 +11,9 @@ import numpy as np
 from mpirecon.kernels.cache import njit
 from mpirecon.kernels.gridding import MARGIN
 
+#: numbers that are exchanged at a time
+_PIECE = 2**14
+
 
 def extended_shape(padded_box: int, components: int) -> tuple[int, int, int]:
     """Shape of an extended grid with `components` floats a point interleaved along x."""
@@ -98,16 +101,11 @@ def fold(grid, out, planes: tuple[int, int] | None = None) -> None:
     out holds (re, im, weight) of the sum over all samples and their Friedel mates, on the half grid.
     planes : first and last plane of `out` to fill, all when left out.
     """
-    _fold(grid, out.reshape(*out.shape[:2], -1), *(planes or (0, out.shape[0])))
+    for kz in range(*(planes or (0, out.shape[0]))):
+        _fold_plane(grid, kz, out[kz].reshape(len(out), -1))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _fold(grid, out, first, last):
-    for kz in range(first, last):
-        _fold_plane(grid, kz, out[kz])
-
-
-@njit(inline="always")
 def _fold_plane(grid, kz, out):
     """Plane kz of what is folded, (p, 3 (p//2 + 1))."""
     p = out.shape[0]
@@ -115,7 +113,8 @@ def _fold_plane(grid, kz, out):
     columns = grid.shape[2] // 3
     for ky in range(p):
         to = out[ky]
-        to[:] = 0
+        for j in range(to.size):
+            to[j] = 0
         # every point of the extended grid that is this row's, or its mate's, going round the period
         for z in range((kz + side // 2) % p, side, p):
             for y in range((ky + side // 2) % p, side, p):
@@ -153,7 +152,8 @@ def fold_in_place(grid, over=lambda length, part: part(0, length)):
     p = grid.shape[0] - 2 * MARGIN
     planes = grid.reshape(len(grid), -1)
     size = 3 * p * (p // 2 + 1)
-    over(p // 2 + 1, lambda first, last: _fold_pairs(grid, planes, first, last))
+    shape = 2, p, 3 * (p // 2 + 1)
+    over(p // 2 + 1, lambda first, last: _fold_pairs(grid, planes, np.empty(shape, grid.dtype), first, last))
     whole = grid.reshape(-1)
     _close_up(whole, planes.shape[1], size, p)
     halves = whole[: p * size].reshape(2, -1)
@@ -161,14 +161,12 @@ def fold_in_place(grid, over=lambda length, part: part(0, length)):
     return whole[: p * size].reshape(p, p, p // 2 + 1, 3)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _fold_pairs(grid, planes, first, last):
+def _fold_pairs(grid, planes, folded, first, last) -> None:
     """Fold planes ±kz, first ≤ kz < last, which are sums over the same planes of the grid, and put them where zero frequency is in
-    the middle: nothing else is read there."""
+    the middle: nothing else is read there. folded : (2, p, 3 (p//2 + 1)), room for two planes"""
     p = grid.shape[0] - 2 * MARGIN
     middle = grid.shape[0] // 2
-    shape = p, 3 * (p // 2 + 1)
-    one, other = np.empty(shape, grid.dtype), np.empty(shape, grid.dtype)
+    one, other = folded
     for kz in range(first, last):
         _fold_plane(grid, kz, one)
         if 0 < kz < p // 2:
@@ -179,16 +177,17 @@ def _fold_pairs(grid, planes, first, last):
             planes[middle - kz, : one.size] = one.reshape(-1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _close_up(values, stride, size, p):
+def _close_up(values, stride, size, p) -> None:
     """Move p planes of `size` numbers from MARGIN strides on to the beginning, one behind the other."""
     for j in range(p):
         at = (MARGIN + j) * stride
-        for i in range(size):
-            values[j * size + i] = values[at + i]
+        values[j * size : (j + 1) * size] = values[at : at + size]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _swap(a, b):
-    for i in range(a.size):
-        a[i], b[i] = b[i], a[i]
+def _swap(a, b) -> None:
+    """Exchange two arrays' numbers, a piece that stays in the cache at a time."""
+    for first in range(0, a.size, _PIECE):
+        piece = slice(first, first + _PIECE)
+        kept = a[piece].copy()
+        a[piece] = b[piece]
+        b[piece] = kept

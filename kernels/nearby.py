@@ -8,6 +8,7 @@ import numpy as np
 
 from mpirecon.kernels.cache import njit
 from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
+from mpirecon.kernels.project import powers_of
 from mpirecon.kernels.statistics import factors
 from mpirecon.kernels.vectors import GROUP, gather_gradient, prefetch
 
@@ -96,21 +97,23 @@ def make_nearby(taps: int):
     length = 2 * taps
 
     @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-    def nearby(
-        grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, highest, precision, turn, sums, slope, curvature
+    def kernel(
+        grid, powers, rotation, kx, ky, data, ctf, gain, band, mode, highest, precision, turn, sums, slope, curvature
     ):
-        powers = table.T.copy()
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
         origin = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 2 * (MARGIN - reach)
         r, q = np.empty((3, 3)), np.empty(4)
-        g, h = np.empty(3), np.empty(6)
         for i in range(rotation.shape[0]):
-            q[:] = turn[i] = 0.0
-            q[0] = 1.0
+            g, h = slope[i], curvature[i]
+            q[0], q[1], q[2], q[3] = 1.0, 0.0, 0.0, 0.0
             for step in range(highest.size):
-                turned(q, rotation[i] * ratio, r)
-                sums[i] = g[:] = h[:] = 0.0
+                turned(q, rotation[i], r)
+                for c in range(6):
+                    h[c] = 0.0
+                    g[c // 2] = 0.0
+                for b in range(sums.shape[1]):
+                    sums[i, b, 0] = sums[i, b, 1] = 0.0
                 for s in range(kx.size):
                     ahead = s + GROUP
                     if ahead < kx.size and 0 <= band[ahead] <= highest[step]:
@@ -166,7 +169,12 @@ def make_nearby(taps: int):
                     h[5] += on_model * (in_re * in_re + in_im * in_im)
                 if step < highest.size - 1:
                     newton_step(turn[i], g, h, precision, q)
-            slope[i] = g
-            curvature[i] = h
+
+    def nearby(
+        grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, highest, precision, turn, sums, slope, curvature
+    ):
+        turn[...] = 0.0
+        kernel(grid, powers_of(table), rotation * ratio, kx, ky, data, ctf, gain, band, mode, highest, precision, turn, sums, slope,
+               curvature)
 
     return nearby

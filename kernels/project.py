@@ -10,12 +10,17 @@ from mpirecon.kernels.cache import njit
 from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
 from mpirecon.kernels.vectors import GROUP, gather, locate, prefetch
 
-@njit(inline="always")
-def frequencies(kx, ky):
-    """kx and ky as ``locate`` takes them: float64, with zeros behind for the group after the last one."""
-    k, q = np.zeros(kx.size + 2 * GROUP), np.zeros(kx.size + 2 * GROUP)
-    k[: kx.size], q[: kx.size] = kx, ky
-    return k, q
+
+def frequencies(kx: np.ndarray, ky: np.ndarray) -> np.ndarray:
+    """kx and ky as ``locate`` takes them: (2, s + 2·GROUP) float64, with zeros behind for the group after the last one."""
+    out = np.zeros((2, kx.size + 2 * GROUP))
+    out[0, : kx.size], out[1, : kx.size] = kx, ky
+    return out
+
+
+def powers_of(table: np.ndarray) -> np.ndarray:
+    """A kernel's table as ``locate`` takes it, (degree + 1, taps)."""
+    return np.ascontiguousarray(table.T)
 
 
 @njit(inline="always")
@@ -37,9 +42,7 @@ def make_project(taps: int):
     length = 2 * taps
 
     @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-    def project(grid, table, rotation, ratio, kx, ky, out):
-        powers = table.T.copy()
-        k, q = frequencies(kx, ky)
+    def kernel(grid, powers, rotation, ratio, k, q, out):
         place = where, weights = places(taps)
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
@@ -49,14 +52,17 @@ def make_project(taps: int):
             yx, yy = rotation[i, 0, 1] * ratio, rotation[i, 1, 1] * ratio
             zx, zy = rotation[i, 0, 2] * ratio, rotation[i, 1, 2] * ratio
             locate(powers, k, q, 0, xx, xy, yx, yy, zx, zy, stride_z, stride_y, 2, 0.0, place, 0, taps, last_power)
-            for first in range(0, kx.size, GROUP):
+            for first in range(0, out.shape[1], GROUP):
                 slot, ahead = first & GROUP, (first & GROUP) ^ GROUP
                 locate(
                     powers, k, q, first + GROUP, xx, xy, yx, yy, zx, zy, stride_z, stride_y, 2, 0.0, place, ahead, taps, last_power
                 )
-                for j in range(min(GROUP, kx.size - first)):
+                for j in range(min(GROUP, out.shape[1] - first)):
                     prefetch(grid, origin + where[ahead + j], stride_z, stride_y, length, taps, 0)
                     re, im = gather(grid, origin + where[slot + j], stride_z, stride_y, weights, slot + j, 2, taps)
                     out[i, first + j] = complex(re, weights[3 * taps, slot + j] * im)  # the other half of the grid is the complex conjugate
+
+    def project(grid, table, rotation, ratio, kx, ky, out):
+        kernel(grid, powers_of(table), rotation, ratio, *frequencies(kx, ky), out)
 
     return project

@@ -11,13 +11,10 @@ import numpy as np
 from mpirecon.kernels.cache import njit
 
 
-@njit(inline="always")
-def shell_limits(shells, ratio):
+def shell_limits(shells: int, ratio: float) -> np.ndarray:
     """k² from which on each of the shells 0 … shells is left for the next, float64; the last is never left."""
-    out = np.empty(shells)
-    for s in range(shells):
-        out[s] = ((s + 0.5) * ratio) ** 2
-    out[shells - 1] = np.inf
+    out = ((np.arange(shells) + 0.5) * ratio) ** 2
+    out[-1] = np.inf
     return out
 
 
@@ -32,15 +29,19 @@ def row_start(kz, ky, p, limits):
     return k2, s
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def radial_sum(values, stride, component, ratio, total, count, first=0, last=-1):
+def radial_sum(values, stride, component, ratio, total, count, first=0, last=-1) -> None:
     """Add a (p, p, (p//2 + 1)·stride) float32 array's component into total[shell], count[shell] (float64).
 
     first, last : here the planes kz.
     """
+    last = len(values) if last < 0 else last
+    _radial_sum(values, stride, component, shell_limits(total.size, ratio), total, count, first, last)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _radial_sum(values, stride, component, limits, total, count, first, last):
     p = values.shape[0]
-    limits = shell_limits(total.size, ratio)
-    for kz in range(first, p if last < 0 else last):
+    for kz in range(first, last):
         for ky in range(p):
             k2, s = row_start(kz, ky, p, limits)
             for kx in range(p // 2 + 1):
@@ -51,13 +52,16 @@ def radial_sum(values, stride, component, ratio, total, count, first=0, last=-1)
                 count[s] += friedel
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def divide_regularised(folded, ridge, ratio, out, first=0, last=-1):
+def divide_regularised(folded, ridge, ratio, out, first=0, last=-1) -> None:
     """out = numerator / (weight + ridge[shell]) of a folded (p, p, p//2 + 1, 3) float32 accumulator; 0 where 0/0."""
+    _divide_regularised(folded, ridge, shell_limits(ridge.size, ratio), out, first, len(folded) if last < 0 else last)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _divide_regularised(folded, ridge, limits, out, first, last):
     p = folded.shape[0]
-    limits = shell_limits(ridge.size, ratio)
     for kz in range(p):
-        for ky in range(first, p if last < 0 else last):
+        for ky in range(first, last):
             k2, s = row_start(kz, ky, p, limits)
             for kx in range(p // 2 + 1):
                 while k2 + kx * kx >= limits[s]:
@@ -67,13 +71,16 @@ def divide_regularised(folded, ridge, ratio, out, first=0, last=-1):
                 out[kz, ky - first, kx] = complex(folded[kz, ky, kx, 0] * w, folded[kz, ky, kx, 1] * w)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def precondition(spectrum, folded, ridge, ratio, first=0, last=-1):
+def precondition(spectrum, folded, ridge, ratio, first=0, last=-1) -> None:
     """spectrum /= weight + ridge[shell], in place; zero where that is not positive."""
+    _precondition(spectrum, folded, ridge, shell_limits(ridge.size, ratio), first, len(folded) if last < 0 else last)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _precondition(spectrum, folded, ridge, limits, first, last):
     p = folded.shape[0]
-    limits = shell_limits(ridge.size, ratio)
     for kz in range(p):
-        for ky in range(first, p if last < 0 else last):
+        for ky in range(first, last):
             k2, s = row_start(kz, ky, p, limits)
             for kx in range(p // 2 + 1):
                 while k2 + kx * kx >= limits[s]:
@@ -82,13 +89,16 @@ def precondition(spectrum, folded, ridge, ratio, first=0, last=-1):
                 spectrum[kz, ky - first, kx] *= np.float32(1 / w if w > 0 else 0.0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def multiply_regularised(spectrum, transfer, ridge, ratio, first=0, last=-1):
+def multiply_regularised(spectrum, transfer, ridge, ratio, first=0, last=-1) -> None:
     """spectrum *= transfer + ridge[shell], in place; transfer : (p, p, p//2 + 1) float32."""
+    _multiply_regularised(spectrum, transfer, ridge, shell_limits(ridge.size, ratio), first, len(transfer) if last < 0 else last)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _multiply_regularised(spectrum, transfer, ridge, limits, first, last):
     p = transfer.shape[0]
-    limits = shell_limits(ridge.size, ratio)
     for kz in range(p):
-        for ky in range(first, p if last < 0 else last):
+        for ky in range(first, last):
             k2, s = row_start(kz, ky, p, limits)
             for kx in range(p // 2 + 1):
                 while k2 + kx * kx >= limits[s]:

@@ -12,11 +12,14 @@ from mpirecon.kernels.ctf import sine_of_turns
 from mpirecon.kernels.radial import row_start, shell_limits
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def correlate_shells(a, b, sums):
+def correlate_shells(a, b, sums) -> None:
     """Add Σ Re a b*, Σ|a|², Σ|b|² over the full transform into sums (3, n//2 + 1) float64; a, b : complex, or real."""
+    _correlate_shells(a, b, shell_limits(a.shape[2] + 1, 1.0), sums)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _correlate_shells(a, b, limits, sums):
     n, width = a.shape[0], a.shape[2]
-    limits = shell_limits(width + 1, 1.0)
     for kz in range(n):
         for ky in range(n):
             k2, s = row_start(kz, ky, n, limits)
@@ -32,11 +35,14 @@ def correlate_shells(a, b, sums):
                 sums[2, s] += friedel * (q.real * q.real + q.imag * q.imag)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def scale_shells(spectrum, gain):
+def scale_shells(spectrum, gain) -> None:
     """Multiply each shell by its gain, in place; gain : (n//2 + 2,) float32, the last that of everything beyond."""
+    _scale_shells(spectrum, gain, shell_limits(gain.size, 1.0))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _scale_shells(spectrum, gain, limits):
     n = spectrum.shape[0]
-    limits = shell_limits(gain.size, 1.0)
     for kz in range(n):
         for ky in range(n):
             k2, s = row_start(kz, ky, n, limits)
@@ -86,24 +92,29 @@ def _bin(x, y, z, top, first, cells):
     """``coverage.bin_of`` of one direction."""
     if z < 0:
         x, y, z = -x, -y, -z
-    ring = np.searchsorted(top, -z, side="right") - 1
-    ring = min(max(ring, 0), top.size - 1)
+    ring, beyond = 0, top.size  # the last whose top is not below z; top descends
+    while beyond - ring > 1:
+        middle = (ring + beyond) // 2
+        if top[middle] >= z:
+            ring = middle
+        else:
+            beyond = middle
     turn = np.arctan2(y, x) / (2 * np.pi)
     turn = turn + 1 if turn < 0 else turn
     return first[ring] + min(int(turn * cells[ring]), cells[ring] - 1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def correlate_cells(a, b, top, cells, sums):
+def correlate_cells(a, b, top, cells, sums) -> None:
     """As ``correlate_shells``, apart for each cell of the half sphere: sums (cells, n//2 + 1, 3) float64; shell 0 is left out.
 
     top, cells : of ``coverage.view_bins``
     """
+    _correlate_cells(a, b, shell_limits(a.shape[2] + 1, 1.0), top, cells.cumsum() - cells, cells, sums)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _correlate_cells(a, b, limits, top, first, cells, sums):
     n, width = a.shape[0], a.shape[2]
-    limits = shell_limits(width + 1, 1.0)
-    below = -top
-    first = np.zeros(cells.size, np.int64)
-    first[1:] = np.cumsum(cells)[:-1]
     for kz in range(n):
         z = kz - n if 2 * kz >= n else kz
         for ky in range(n):
@@ -118,7 +129,7 @@ def correlate_cells(a, b, top, cells, sums):
                     continue
                 friedel = 1.0 if kx == 0 or 2 * kx == n else 2.0
                 length = np.sqrt(k2 + kx * kx)
-                to = sums[_bin(kx / length, y / length, z / length, below, first, cells), s]
+                to = sums[_bin(kx / length, y / length, z / length, top, first, cells), s]
                 p, q = a[kz, ky, kx], b[kz, ky, kx]
                 to[0] += friedel * (p.real * q.real + p.imag * q.imag)
                 to[1] += friedel * (p.real * p.real + p.imag * p.imag)

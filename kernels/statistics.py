@@ -8,7 +8,7 @@ import numpy as np
 
 from mpirecon.kernels.cache import njit
 from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
-from mpirecon.kernels.project import frequencies, places
+from mpirecon.kernels.project import frequencies, places, powers_of
 from mpirecon.kernels.vectors import GROUP, gather, locate, prefetch
 
 #: how |ŷ|², Re conj(V̂)ŷ and |V̂|² are multiplied: for plain images, and for CTF-premultiplied ones by distance
@@ -37,10 +37,9 @@ def _add(out, band, yy, yp, pp, other_yp, other_pp):
         out[1, band, 2] += other_pp
 
 
-@njit(inline="always")
-def _others(some, size):
+def _others(some: np.ndarray, size: int) -> np.ndarray:
     """The numbers below `size` that are not among `some`."""
-    others = np.ones(size, np.bool_)
+    others = np.ones(size, bool)
     others[some] = False
     return np.flatnonzero(others)
 
@@ -65,10 +64,7 @@ def make_statistics(taps: int, maps: int = 1):
     length = components * taps
 
     @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-    def kernel(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, near, out):
-        powers = table.T.copy()
-        k, q = frequencies(kx[near], ky[near])
-        beyond = _others(near, kx.size)
+    def kernel(grid, powers, rotation, ratio, k, q, data, ctf, gain, band, mode, near, beyond, out):
         place = where, weights = places(taps)
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
@@ -78,7 +74,6 @@ def make_statistics(taps: int, maps: int = 1):
             xx, xy = rotation[i, 0, 0] * ratio, rotation[i, 1, 0] * ratio
             yx, yy = rotation[i, 0, 1] * ratio, rotation[i, 1, 1] * ratio
             zx, zy = rotation[i, 0, 2] * ratio, rotation[i, 1, 2] * ratio
-            out[i] = 0.0
             sum_yy = sum_yp = sum_pp = other_yp = other_pp = 0.0
             current = -1
             locate(powers, k, q, 0, xx, xy, yx, yy, zx, zy, stride_z, stride_y, components, 0.0, place, 0, taps, last_power)
@@ -117,7 +112,7 @@ def make_statistics(taps: int, maps: int = 1):
             if mode == PREMULTIPLIED_WHITENED:
                 for b in range(out.shape[2]):
                     flat = squared = 0.0  # Σ gain, and Σ gain C²
-                    for s in range(kx.size):
+                    for s in range(band.size):
                         if band[s] == b:
                             flat += gain[s]
                             squared += gain[s] * ctf[i, s] ** 2
@@ -128,7 +123,10 @@ def make_statistics(taps: int, maps: int = 1):
 
     def statistics(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, out, near=None):
         near = np.arange(len(kx)) if near is None else near
-        kernel(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, near, out if maps == 2 else out[:, None])
+        out = out if maps == 2 else out[:, None]
+        out[...] = 0.0
+        kernel(grid, powers_of(table), rotation, ratio, *frequencies(kx[near], ky[near]), data, ctf, gain, band, mode, near,
+               _others(near, len(kx)), out)
 
     return statistics
 

@@ -48,15 +48,10 @@ def _leaves(low, high, slope, inverse, start, k, last):
     return int(min(max(at, k + 1.0), last + 1.0))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def rows_of(kx, ky):
-    """Where rows of consecutive kx at one ky begin, and the end."""
-    out = [0]
-    for s in range(1, kx.size):
-        if ky[s] != ky[s - 1] or kx[s] != kx[s - 1] + 1:
-            out.append(s)
-    out.append(kx.size)
-    return np.array(out)
+def rows_of(kx: np.ndarray, ky: np.ndarray) -> np.ndarray:
+    """Where rows of consecutive kx at one ky begin, and the end, int64."""
+    begins = (ky[1:] != ky[:-1]) | (kx[1:] != kx[:-1] + 1)
+    return np.concatenate([[0], 1 + np.flatnonzero(begins), [kx.size]])
 
 
 @lru_cache(maxsize=None)

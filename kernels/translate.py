@@ -6,9 +6,10 @@ import numpy as np
 
 from mpirecon.kernels.cache import njit
 from mpirecon.kernels.ctf import sine_of_turns
+from mpirecon.kernels.tiles import rows_of
 
 
-@njit(inline="always")
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _ramp(position, box, first, out):
     """out[j] = exp(2πi (first + j) position / box), complex64."""
     for j in range(out.size):
@@ -16,32 +17,22 @@ def _ramp(position, box, first, out):
         out[j] = complex(sine_of_turns(turns + 0.25), sine_of_turns(turns))
 
 
-@njit(inline="always")
-def _runs(kx, ky):
-    """Bounds of the runs of samples that lie side by side in a row, (runs + 1,) int64."""
-    bounds = np.zeros(kx.size + 1, np.int64)
-    found = 0
-    for s in range(1, kx.size):
-        if ky[s] != ky[s - 1] or kx[s] != kx[s - 1] + 1:
-            found += 1
-            bounds[found] = s
-    bounds[found + 1] = kx.size
-    return bounds[: found + 2]
-
-
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def gather_translated(spectra, position, kx, ky, out, scale=1.0):
+def gather_translated(spectra, position, kx, ky, out, scale=1.0) -> None:
     """out[i, s] = scale · spectra[i](k_s) · exp(+2πi k·position_i / n): the image moved so that `position` is the origin.
 
     spectra : (m, n, n//2 + 1) complex64, rfft2 of the images with the origin at pixel 0 · position : (m, 2)
     float64, pixels (x, y), what becomes the origin · kx, ky : (s,) int32 · out : (m, s) complex64.
     """
+    _gather_translated(spectra, position, kx, ky, rows_of(kx, ky), scale, out)
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _gather_translated(spectra, position, kx, ky, bounds, scale, out):
     n = spectra.shape[1]
     ramp_x = np.empty(spectra.shape[2], np.complex64)
     ramp_y = np.empty(2 * n + 1, np.complex64)
-    bounds = _runs(kx, ky)
     for i in range(spectra.shape[0]):
-        _ramp(position[i, 0], n, 0, ramp_x)
+        _ramp(position[i, 0], n, np.int64(0), ramp_x)
         _ramp(position[i, 1], n, -n, ramp_y)
         for r in range(bounds.size - 1):
             first, x, y = bounds[r], kx[bounds[r]], ky[bounds[r]]
@@ -63,7 +54,7 @@ def scatter_translated(samples, position, kx, ky, spectra):
     ramp_y = np.empty(2 * n + 1, np.complex64)
     for i in range(spectra.shape[0]):
         spectra[i] = 0
-        _ramp(-position[i, 0], n, 0, ramp_x)
+        _ramp(-position[i, 0], n, np.int64(0), ramp_x)
         _ramp(-position[i, 1], n, -n, ramp_y)
         for s in range(kx.size):
             row = ky[s] if ky[s] >= 0 else ky[s] + n

@@ -164,6 +164,27 @@ def test_progress_is_a_few_lines_in_a_batch_log(capsys, monkeypatch):
     assert lines[-1].startswith("scoring: done in 3 min")
 
 
+def test_what_a_rank_has_done_stands_for_all(capsys, monkeypatch):
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with console.Console().progress(20_001, "survey", mine=10_000) as bar:
+        for n in (6814, 3186):
+            bar.update(n)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["survey: 68 % (13629/20001) after 10 s, about 5 s left", "survey: done in 30 s"]
+
+
+def test_an_iteration_says_how_long_all_will_take(capsys, monkeypatch):
+    clock = iter(range(0, 10_000, 15))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    for iteration in (1, 5):
+        with console.Console().progress(400, f"iteration {iteration} of 5", mine=200, further=5 - iteration) as bar:
+            bar.update(50)
+    first, _, last, _ = capsys.readouterr().err.splitlines()
+    assert first == "iteration 1 of 5: 25 % after 15 s, about 45 s left, 4 min 45 s of all iterations"
+    assert last == "iteration 5 of 5: 25 % after 15 s, about 45 s left"
+
+
 def test_short_or_quiet_work_shows_no_progress(capsys):
     for quiet in (False, True):
         with console.Console(quiet=quiet).progress(10, "quick") as bar:
@@ -179,6 +200,12 @@ def test_a_bar_is_drawn_on_a_terminal(monkeypatch, capsys):
         talk.say("a line")
     captured = capsys.readouterr()
     assert "scoring:" in captured.err and "5/10" in captured.err and captured.out == "a line\n"
+    with talk.progress(40, "iteration 1 of 2", mine=10, further=1) as bar:
+        for _ in range(10):
+            bar.update(1)
+        assert bar._bar.n == 40
+    drawn = capsys.readouterr().err
+    assert "iteration 1 of 2:" in drawn and "/40" not in drawn
 
 
 def test_shared_options_reach_the_command():

@@ -310,7 +310,7 @@ def test_bad_images_are_skipped_with_their_rows(tmp_path):
         ({"alignments3D__pose": None}, "has no 3-D poses .*: it has no alignments; give the particles of a refinement"),
         ({"alignments3D__pose": None, "alignments_class_0__pose": np.zeros((M, 3), "f4")},
          r"poses are those of several classes \(alignments_class_0\)"),
-        ({"ctf__df2_A": None}, "columns are missing: ctf/df2_A; join .*--passthrough$"),
+        ({"ctf__df1_A": None}, "columns are missing: ctf/df1_A; join .*--passthrough; --no-ctf where the images have no CTF$"),
         ({"ctf__cs_mm": None}, "columns are missing: ctf/cs_mm; .*options --cs"),
         ({"blob__psize_A": np.array([2.5] * 7 + [3], "f4")}, "row 7: blob/psize_A is 3, but 2.5 in row 0"),
         ({"blob__psize_A": np.zeros(M, "f4")}, "row 0: blob/psize_A is 0, expected a positive number"),

@@ -214,7 +214,7 @@ def test_a_column_that_the_user_names(tmp_path):
     refused(star, "--family yours: .* has no such column; it has rlnImageName", "--family", "yours")
 
 
-@pytest.mark.parametrize("kind", ["src_uid", "uid", "filament", "mixed", "pick", "mark"])
+@pytest.mark.parametrize("kind", ["src_uid", "uid", "filament", "mixed", "pick", "fraction", "mark"])
 def test_families_of_cs_files(tmp_path, kind):
     rng = np.random.default_rng(5)
     who = rng.permutation(np.tile(np.arange(M), 3))
@@ -231,9 +231,10 @@ def test_families_of_cs_files(tmp_path, kind):
         first = np.array([np.flatnonzero(who == i)[0] == k for k, i in enumerate(who)])
         given["uid"] = np.where(first, uid[who], given["uid"])
         given["sym_expand/src_uid"] = np.where(first, 0, uid[who])
-    elif kind == "pick":
+    elif kind in ("pick", "fraction"):
         given["location/micrograph_uid"] = (who % 4 + 1).astype("u8")
-        given["location/micrograph_shape"] = np.full((m, 2), 4000, "u4")
+        if kind == "pick":  # without it, fractions of the micrograph are all that is known
+            given["location/micrograph_shape"] = np.full((m, 2), 4000, "u4")
         given["location/center_x_frac"], given["location/center_y_frac"] = ((who + 1) / 70).astype("f4"), ((who * 7 % M) / 70).astype("f4")
     else:
         given["blob/idx"] = who.astype("u4")

@@ -364,7 +364,7 @@ def test_stacks_that_would_be_confused_are_refused(tmp_path):
     [
         ({"rlnAngleRot": None, "rlnAnglePsi": None}, "lacks rlnAngleRot, rlnAnglePsi; particles need images and poses"),
         ({"rlnImageName": None}, "lacks rlnImageName"),
-        ({"rlnDefocusV": None}, "CTF columns are missing: rlnDefocusV; give a STAR file with CTF estimates$"),
+        ({"rlnDefocusU": None}, "CTF columns are missing: rlnDefocusU; give a STAR file with CTF estimates, or --no-ctf where the images"),
         ({"rlnOriginYAngst": None}, "only one of rlnOriginXAngst and rlnOriginYAngst"),
         ({"rlnOpticsGroup": 3}, r"row 0: optics group 3 is not in the optics table \(groups 1\)"),
         ({"rlnAngleTilt": [1, 2, "x", 4, 5, 6, 7, 8]}, "row 2: rlnAngleTilt is 'x', expected a finite number"),

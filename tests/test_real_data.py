@@ -55,8 +55,8 @@ def naive_table(path) -> dict[str, list[str]]:
     return {label: [row[i] for row in rows] for i, label in enumerate(labels)}
 
 
-def check_against_naive(path, pose, ctf, pixel_size):
-    """Poses, shifts and defoci against the angles and numbers of the naive table."""
+def check_against_naive(path, pose, ctf, pixel_size, stretch=1.0):
+    """Poses, shifts (of Å times `stretch`) and defoci against the angles and numbers of the naive table."""
     raw = naive_table(path)
 
     def number(label):
@@ -71,7 +71,7 @@ def check_against_naive(path, pose, ctf, pixel_size):
                        -np.cos(psi) * np.sin(tilt)], axis=1)
     np.testing.assert_allclose(matrices[:, 0], x_axis, atol=1e-9)
     if "rlnOriginXAngst" in raw:
-        origin = np.stack([number("rlnOriginXAngst"), number("rlnOriginYAngst")], axis=1)
+        origin = stretch * np.stack([number("rlnOriginXAngst"), number("rlnOriginYAngst")], axis=1)
     else:
         origin = pixel_size * np.stack([number("rlnOriginX"), number("rlnOriginY")], axis=1)
     np.testing.assert_allclose(pose.shift, -origin, atol=1e-9)
@@ -142,8 +142,9 @@ def test_six_optics_groups_of_two_pixel_sizes(shared_data):
     with pytest.raises(UserError, match="pixel size .rlnImagePixelSize. is 1.24 .optics group 5., but 1.25 .*group 6"):
         read_relion(star)
     found = read_relion(star, pixel_size=1.25)
-    raw = check_against_naive(star, found.pose, found.ctf, 1.25)
     optics = read_star(star)["optics"].set_index("rlnOpticsGroup")
+    sizes = np.array([float(optics.loc[group, "rlnImagePixelSize"]) for group in naive_table(star)["rlnOpticsGroup"]])
+    raw = check_against_naive(star, found.pose, found.ctf, 1.25, 1.25 / sizes[:, None])  # as many pixels as before
     for i, group in enumerate(raw["rlnOpticsGroup"]):
         assert found.optics_group[i] == int(group)
         assert found.ctf["cs_mm"][i] == float(optics.loc[group, "rlnSphericalAberration"])

@@ -23,8 +23,8 @@ _BATCH_PIXELS = 2**22
 class ForwardModel:
     """A = C S P of some particles: project, shift, CTF, at their poses, as their images are stored.
 
-    Where the stored images are CTF-premultiplied the CTF is applied twice, and where their contrast is black the sign is
-    turned, so that ``forward`` and the images can be subtracted.
+    Where the stored images are CTF-premultiplied the CTF is applied twice, where they are phase-flipped its magnitude is, and where
+    their contrast is black the sign is turned, so that ``forward`` and the images can be subtracted.
 
     Parameters
     ----------

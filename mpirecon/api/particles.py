@@ -46,8 +46,8 @@ class Particles:
     half : (m,) int, optional
         half set of each, 1 or 2; drawn with `seed` when left out
     optics_group : (m,) int, optional
-    ctf_premultiplied : bool
-        the images are already multiplied by their CTF
+    ctf_premultiplied, ctf_phase_flipped : bool
+        the images are already multiplied by their CTF, or by its sign
     contrast : str
         ``"white"`` (particle bright) or ``"black"``
     seed : int
@@ -62,7 +62,7 @@ class Particles:
 
     def __init__(
         self, images, pose: Pose, ctf: np.ndarray | None = None, *, pixel_size: float, half=None, optics_group=None,
-        ctf_premultiplied: bool = False, contrast: str = "white", seed: int = 1, comm=None,
+        ctf_premultiplied: bool = False, ctf_phase_flipped: bool = False, contrast: str = "white", seed: int = 1, comm=None,
     ) -> None:
         comm = as_communicator(comm)
         scratch = Scratch(comm)
@@ -76,7 +76,7 @@ class Particles:
                     ctf=_no_ctf(m) if ctf is None else np.asarray(ctf, CTF_DTYPE),
                     half=random_halves(seed, np.arange(m)) if half is None else half,
                     optics_group=np.ones(m, np.int32) if optics_group is None else optics_group,
-                    ctf_premultiplied=ctf_premultiplied, contrast=contrast,
+                    ctf_premultiplied=ctf_premultiplied, ctf_phase_flipped=ctf_phase_flipped, contrast=contrast,
                 )
                 if len(pose) != m:
                     raise UserError(f"Particles: {m} images, but {len(pose)} poses")
@@ -335,7 +335,7 @@ def _write(path: Path, images: np.ndarray, about: ParticleSet) -> None:
     batch = max(1, _BATCH_BYTES // images[0].nbytes)
     with ParticleWriter(
         path, len(images), about.box, about.pixel_size, overwrite=False, dtype=dtype, contrast=about.contrast,
-        ctf_premultiplied=about.ctf_premultiplied, provenance={"command": "mpirecon.Particles"},
+        ctf_premultiplied=about.ctf_premultiplied, ctf_phase_flipped=about.ctf_phase_flipped, provenance={"command": "mpirecon.Particles"},
     ) as writer:
         writer.write_metadata(about)
         for start in range(0, len(images), batch):

@@ -129,7 +129,7 @@ class CpuBackend(Backend):
         ctf = np.empty(data.shape, np.float32)
         # once for all pieces: threads take turns at whatever is not a kernel or an FFT
         shift = particles.pose.shift / self.pixel_size
-        coefficients = ctf_coefficients(particles.ctf, self.plane.box, self.pixel_size)
+        coefficients = ctf_coefficients(particles.ctf, self.plane.box, self.pixel_size, particles.ctf_phase_flipped)
         optics_rows = np.zeros(len(images), np.int64) if self.optics is None else self.optics.rows(particles.optics_group)
 
         def some(a: int, b: int) -> None:

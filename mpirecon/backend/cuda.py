@@ -162,7 +162,8 @@ class CudaBackend(Backend):
         if self.optics is not None:
             optics_row = self.optics.rows(particles.optics_group)
             magnification = self.optics.magnification[optics_row]
-        ctf = ctf_arguments(ctf_coefficients(particles.ctf, box, self.pixel_size), magnification)
+        coefficients = ctf_coefficients(particles.ctf, box, self.pixel_size, particles.ctf_phase_flipped)
+        ctf = ctf_arguments(coefficients, magnification)
         shift = shift_arguments(particles.pose.shift / self.pixel_size, box)
         rotation = self.rotations(particles.pose.quaternion, particles.optics_group)
         row = self.gpu.to_device(np.arange(len(particles)), i4)

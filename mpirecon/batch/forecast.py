@@ -50,7 +50,8 @@ class Task:
     samples : Fourier samples of an image that are used; all below Nyquist when left out · copies : poses at which each image
     is summed, for the point group's sake · turns : rotations of the group that the grid itself is summed over · padding :
     Fourier grid over box · kept : bytes that a rank may keep images in · half_precision : as float16 · refining : steps of
-    conjugate gradients on the final maps · deterministic : accumulators of int64 while they are filled
+    conjugate gradients on the final maps · deterministic : accumulators of int64 while they are filled · mixes : whether a
+    mixture of right and wrong decides who counts
     """
 
     particles: int
@@ -66,6 +67,7 @@ class Task:
     half_precision: bool = False
     refining: int | None = None
     deterministic: bool = False
+    mixes: bool = False
 
     @classmethod
     def of(cls, file, config, kept: float) -> Task:
@@ -78,7 +80,7 @@ class Task:
         kept = kept if config.memory is None else config.memory
         config = config.settled(file)
         return cls(len(file), file.box, config.scoring_folds, config.rounds, config.solver, samples, copies, turns, config.padding, kept,
-                   config.half_precision, config.solve_iterations, config.deterministic)
+                   config.half_precision, config.solve_iterations, config.deterministic, config.mixes)
 
     @property
     def groups(self) -> int:
@@ -185,6 +187,7 @@ def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...
     images = math.ceil(task.particles / ranks)
     share = images / (1 + constants()["threads"] * (threads - 1))
     samples = task.samples_of_an_image
+    deciding = float(task.particles if task.deterministic else images)
     passes = task.rounds * (2 if task.solver == "normal" else 3)
     brought = 1 + passes * (1 - task.share_kept(ranks))  # the survey, and what is not in memory afterwards
     spread = math.log2(max(task.box, 32) / 32)  # larger volumes miss the caches more often
@@ -201,6 +204,10 @@ def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...
             (passes - task.rounds) * task.groups * p**3,
         ),
         "statistics": (task.rounds * share * samples, task.rounds * share * samples * spread),
+        # a mixture is fitted in steps; joint decisions are every rank's, over all particles
+        "select": tuple(task.rounds * amount for amount in (
+            (task.folds > 1) * deciding, task.mixes * deciding, float(task.mixes),
+        )),
         "solve": (
             (task.rounds * direct + finished) * fft, task.rounds * task.references * fft,
             task.rounds * fft if task.solver == "gradient" else 0.0,

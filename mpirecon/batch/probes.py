@@ -94,11 +94,11 @@ def _cupy_facts() -> dict:
 def numba_cache() -> dict:
     """``{"folder": where compiled kernels are kept, "error": why that does not work or None}``."""
     try:
-        from mpirecon.kernels.radial import radial_sum
+        from mpirecon.kernels.weigh import weigh
 
-        if radial_sum.stats.cache_path is None:
+        if weigh.stats.cache_path is None:
             return {"folder": "", "error": "neither a home nor the program's own folder can be written"}
-        folder = Path(radial_sum.stats.cache_path)
+        folder = Path(weigh.stats.cache_path)
         folder.mkdir(parents=True, exist_ok=True)
         trial = folder / f".trial-{os.getpid()}-{os.uname().nodename}"
         trial.write_bytes(b"x")

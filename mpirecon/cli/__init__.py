@@ -26,6 +26,10 @@ from mpirecon.parallel.threads import keep_freed_memory
 _GARBAGE = 50_000
 
 
+#: when the command line that runs was given, Unix time: imports are a part of what a run takes
+began = time.time()
+
+
 class Entry(NamedTuple):
     """Where a command lives, its one-line help, and whether all ranks run it (otherwise rank 0 does, alone)."""
 
@@ -98,6 +102,8 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command line on every rank that should, and return the exit code all ranks share."""
+    global began
+    began = time.time()
     with held_signals() if _command_of(arguments) == "reconstruct" else nullcontext():
         return _run(arguments)
 

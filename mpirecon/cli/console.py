@@ -14,6 +14,9 @@ _SHARE, _SECONDS = 0.1, 3.0
 #: … or after this long anyway, so that a slow job shows that it lives
 _HEARTBEAT = 30.0
 
+#: a bar of something that is gone through several times
+_WITHOUT_COUNTS = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+
 
 class Console:
     """Messages and progress of one command.
@@ -51,24 +54,34 @@ class Console:
             self._write(f"[rank {self.rank}] {text}" if self.size > 1 else text, sys.stderr)
 
     @contextmanager
-    def progress(self, total: int, label: str):
-        """Show how far a loop is; yields an object with ``update(n)``, which any rank may call.
+    def progress(self, total: int, label: str, *, mine: int | None = None, further: int | None = None):
+        """Show how far a loop is; yields an object with ``update(n)``, which any rank may call with what it did itself.
 
-        Rank 0 shows its own share of the work, which stands for that of all ranks.
+        Parameters
+        ----------
+        total : int
+            of all ranks together
+        mine : int, optional
+            this rank's share, when it is not all: what rank 0 has done of its own stands for that of all ranks
+        further : int, optional
+            loops like this one that follow: what they will take is told as well, and shares in place of counts
         """
         if self.rank > 0 or self.quiet:
             yield _Silent()
-        elif is_terminal(sys.stderr):
+            return
+        mine = total if mine is None else mine
+        if is_terminal(sys.stderr):
             from tqdm import tqdm  # only where a bar is drawn
 
-            with tqdm(total=total, desc=label, file=sys.stderr, leave=False, dynamic_ncols=True) as bar:
+            with tqdm(total=total, desc=label, file=sys.stderr, leave=False, dynamic_ncols=True,
+                      bar_format=None if further is None else _WITHOUT_COUNTS) as bar:
                 outer, self._bar = self._bar, bar
                 try:
-                    yield bar
+                    yield _Bar(bar, total / max(mine, 1), further)
                 finally:
                     self._bar = outer
         else:
-            lines = _Lines(total, label)
+            lines = _Lines(total, label, total / max(mine, 1), further)
             yield lines
             lines.close()
 
@@ -84,17 +97,35 @@ class _Silent:
         pass
 
 
-class _Lines:
-    """Progress as a few lines of text."""
+class _Bar:
+    """Progress as a bar; each step counts `worth` of the total."""
 
-    def __init__(self, total: int, label: str) -> None:
+    def __init__(self, bar, worth: float, further: int | None) -> None:
+        self._bar, self._worth, self._further, self._done = bar, worth, further, 0
+
+    def update(self, n: int = 1) -> None:
+        self._done += n
+        done = min(round(self._worth * self._done), self._bar.total)
+        elapsed = self._bar.format_dict["elapsed"]
+        if self._further and done:
+            left = elapsed * ((1 + self._further) * self._bar.total / done - 1)
+            self._bar.set_postfix_str(f"{_duration(left)} of all iterations left", refresh=False)
+        self._bar.update(done - self._bar.n)
+
+
+class _Lines:
+    """Progress as a few lines of text; each step counts `worth` of the total."""
+
+    def __init__(self, total: int, label: str, worth: float = 1.0, further: int | None = None) -> None:
         self.total, self.label = total, label
+        self._worth, self._further, self._steps = worth, further, 0
         self.done = self._told = 0
         self._start = self._last = time.monotonic()
         self._spoke = False
 
     def update(self, n: int = 1) -> None:
-        self.done += n
+        self._steps += n
+        self.done = min(round(self._worth * self._steps), self.total)
         now = time.monotonic()
         waited = now - self._last
         step = (self.done - self._told) >= _SHARE * self.total
@@ -110,8 +141,10 @@ class _Lines:
         self._last, self._told, self._spoke = now, self.done, True
         elapsed = now - self._start
         left = f", about {_duration(elapsed * (self.total - self.done) / self.done)} left" if self.done else ""
-        share = 100 * self.done // max(self.total, 1)
-        self._print(f"{self.label}: {share} % ({self.done}/{self.total}) after {_duration(elapsed)}{left}")
+        if self.done and self._further:
+            left += f", {_duration(elapsed * ((1 + self._further) * self.total / self.done - 1))} of all iterations"
+        counts = f" ({self.done}/{self.total})" if self._further is None else ""
+        self._print(f"{self.label}: {100 * self.done // max(self.total, 1)} %{counts} after {_duration(elapsed)}{left}")
 
     @staticmethod
     def _print(text: str) -> None:

@@ -98,6 +98,20 @@ class CryosparcAberrations(click.ParamType):
         return [CompletionItem(word) for word in ("all", "csparc2star", "none") if word.startswith(incomplete)]
 
 
+class Unit(click.ParamType):
+    """``defocus=um`` → (quantity, unit), see reading.parse_unit."""
+
+    name = "QUANTITY=UNIT"
+
+    def convert(self, value, param, ctx):
+        from mpirecon.io.reading import parse_unit  # NumPy is slow to load, and --help needs none
+
+        try:
+            return value if isinstance(value, tuple) else parse_unit(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 @click.command("import", cls=DocumentedCommand)
 @click.argument("particles", type=EXISTING_FILE)
 @click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FILE.h5", help="Particle file to write.")
@@ -107,10 +121,24 @@ class CryosparcAberrations(click.ParamType):
 @click.option("--map-stack", "mapping", type=StackMapping(), multiple=True,
               help="Read NEW where the STAR file names OLD (a path or its last part); may be repeated.")
 @click.option("--pixel-size", type=POSITIVE, metavar="Å",
-              help="Pixel size of the images, where the table lacks it or is wrong.")
+              help="Pixel size of the images, where the table lacks it or is wrong; shifts keep their length in pixels.")
+@click.option("--scale-defocus", is_flag=True, help="Defoci were estimated with the table's pixel size: multiply them by the square of "
+              "--pixel-size over it.")
 @click.option("--voltage", type=Number(20, 2000), metavar="kV", help="Acceleration voltage, likewise.")
 @click.option("--cs", type=Number(-50, 50), metavar="mm", help="Spherical aberration, likewise.")
 @click.option("--amplitude-contrast", type=Number(0, 1), metavar="X", help="Amplitude contrast, likewise.")
+@click.option("--unit", "units", type=Unit(), multiple=True, metavar="QUANTITY=UNIT",
+              help="Unit of the table's numbers where it is not the format's own: defocus=A|nm|um (with a minus where underfocus is "
+              "negative), angles=degree|radian, defocus-angle=…, phase-shift=…, shift=A|pixel, voltage=kV|V, "
+              "amplitude-contrast=fraction|percent; may be repeated.")
+@click.option("--no-ctf", is_flag=True, help="The images have no CTF: none is applied, and the table needs no CTF columns.")
+@click.option("--ctf-premultiplied", is_flag=True, help="The images are multiplied by their CTF, whatever the table says.")
+@click.option("--no-ctf-premultiplied", is_flag=True, help="They are not, whatever the table says.")
+@click.option("--ctf-phase-flipped", is_flag=True, help="The images are multiplied by the sign of their CTF, whatever the table says.")
+@click.option("--no-ctf-phase-flipped", is_flag=True, help="They are not, whatever the table says.")
+@click.option("--bfactor-sign", type=click.Choice(["auto", "relion", "warp"]), default="auto", show_default=True,
+              help="Which B factors of the table let the CTF fall with resolution: positive ones (relion), negative ones (warp, where "
+              "B is −4 times the dose); auto: negative ones where none is positive.")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "float16"]), default="auto", show_default=True,
               help="Type of the stored images; auto: float16 where all stacks are float16.")
 @click.option("--rescale", type=Rescale(), metavar="common|BOX:Å", help="Bring images of different boxes or pixel sizes to those of most particles, or "
@@ -144,7 +172,7 @@ class CryosparcAberrations(click.ParamType):
 @overwrite_option
 @verbosity_options
 @pass_communicator
-def command(comm, particles: Path, output: Path, mapping, error_kind, quiet: bool, verbose: bool, **options) -> None:
+def command(comm, particles: Path, output: Path, mapping, units, error_kind, quiet: bool, verbose: bool, **options) -> None:
     """Make a particle file from PARTICLES, a RELION STAR file (1.4 to 5) or a cryoSPARC .cs file, and its stacks.
 
     Stacks are looked for relative to that file, to --data-dir, to the folders above that file (a project) and to the working
@@ -160,6 +188,16 @@ def command(comm, particles: Path, output: Path, mapping, error_kind, quiet: boo
     """
     if options["plant_by"] and options["plant_errors"] is None:
         raise UserError("--plant-by says which errors are planted together; give their share with --plant-errors RATE")
+    for state in ("ctf_premultiplied", "ctf_phase_flipped"):
+        options[state] = _state(state, options[state], options.pop(f"no_{state}"))
+    if options["no_ctf"] and (options["ctf_premultiplied"] or options["ctf_phase_flipped"]):
+        raise UserError("--no-ctf says that the images have no CTF, which --ctf-premultiplied and --ctf-phase-flipped contradict; "
+                        "leave one out")
+    if options["ctf_premultiplied"] and options["ctf_phase_flipped"]:
+        raise UserError("--ctf-premultiplied and --ctf-phase-flipped: after multiplication by the CTF no sign is left to flip; leave "
+                        "one out")
+    if options["scale_defocus"] and options["pixel_size"] is None:
+        raise UserError("--scale-defocus scales defoci to the pixel size of --pixel-size; give that too")
     if options["cs_aberrations"] is not None and options["ignore_aberrations"]:
         raise UserError("--cs-aberrations says what is corrected for, and --ignore-aberrations that nothing is; leave one out")
 
@@ -169,10 +207,18 @@ def command(comm, particles: Path, output: Path, mapping, error_kind, quiet: boo
     )
 
     console = Console(comm, quiet=quiet, verbose=verbose)
-    chosen = ImportOptions(mapping=dict(mapping), small_degrees=error_kind, **options)
+    chosen = ImportOptions(mapping=dict(mapping), units=dict(units), small_degrees=error_kind, **options)
     report = import_particles(particles, output, chosen, lambda total: console.progress(total, "importing"),
                               comm)
     _print(console, report)
+
+
+def _state(name: str, is_so: bool, is_not: bool) -> bool | None:
+    """What a pair of options says; None where neither is given."""
+    if is_so and is_not:
+        option = name.replace("_", "-")
+        raise UserError(f"--{option} and --no-{option} contradict each other; leave one out")
+    return True if is_so else False if is_not else None
 
 
 def _print(console: Console, report) -> None:
@@ -180,7 +226,7 @@ def _print(console: Console, report) -> None:
         f"{report.output}: {report.particles} particles of {report.box} x {report.box} pixels, "
         f"{report.pixel_size:g} Å/px, "
         f"{report.dtype}, half sets of {report.halves[0]} and {report.halves[1]}"
-        f"{', CTF-premultiplied' if report.ctf_premultiplied else ''}"
+        f"{', CTF-premultiplied' if report.ctf_premultiplied else ', phase-flipped' if report.ctf_phase_flipped else ''}"
     )
     if report.planted is not None:
         console.say(f"  {report.planted} wrong poses were planted ({100 * report.planted / report.particles:.1f} %)")

@@ -39,7 +39,7 @@ def command(map_path, particles, output, no_ctf, rows, overwrite, quiet, verbose
     """Project MAP at the poses, shifts and CTFs of the particle file PARTICLES, without noise.
 
     The images compare with those in the file, one to one: where these are CTF-premultiplied the CTF is applied twice,
-    and where their contrast is black the sign is turned.
+    where they are phase-flipped its magnitude is applied, and where their contrast is black the sign is turned.
 
     \b
     Example:

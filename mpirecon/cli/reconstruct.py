@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from mpirecon import cli
 from mpirecon.batch.units import parse_memory, parse_time
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (
@@ -179,7 +180,7 @@ def command(comm, particles, output, log_particles, controls, postprocess, resum
     endurance = Endurance(**checkpoint_every, signal=checkpoint_signal, grace=grace, stall_timeout=stall_timeout)
     reconstruct(
         comm, particles, output, config, Console(comm, quiet, verbose), overwrite=overwrite, log_particles=log_particles,
-        controls=controls, resume=resume, postprocess=postprocess, endurance=endurance,
+        controls=controls, resume=resume, postprocess=postprocess, endurance=endurance, began=cli.began,
     )  # fmt: skip
 
 

@@ -62,6 +62,7 @@ class DefocusRange(click.ParamType):
 @click.option("--no-ctf", "use_ctf", is_flag=True, flag_value=False, default=True,
               help="Plain projections; the file then holds a CTF that is 1 everywhere.")
 @click.option("--ctf-premultiply", "ctf_premultiplied", is_flag=True, help="Multiply the noisy images by their CTF.")
+@click.option("--ctf-phase-flip", "ctf_phase_flipped", is_flag=True, help="Multiply the noisy images by the sign of their CTF.")
 @click.option("--shift-sigma", type=float, metavar="Å", default=3.0, show_default=True, help="Standard deviation of each shift, Å.")
 @click.option("--halves", type=click.Choice(["random", "alternate"]), default="random", show_default=True,
               help="How particles are dealt to the half sets.")

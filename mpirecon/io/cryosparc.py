@@ -34,6 +34,7 @@ import pandas as pd
 from mpirecon.errors import UserError
 from mpirecon.io.cryosparc_optics import DEFAULT, about, own_optics
 from mpirecon.io.particle_table import ParticleTable
+from mpirecon.io.reading import CTF_REMEDIES, Reading, settle_state
 from mpirecon.io.relations import cs_relations
 from mpirecon.io.row_selection import ALL_ROWS, RowOptions, select_cs_rows
 from mpirecon.io.traps import unapplied_symmetry
@@ -48,7 +49,24 @@ SUPPLIED = {
     "pixel_size": ("blob/psize_A", "Å"),
 }
 _POSE, _SHIFT, _SPLIT = "alignments3D/pose", "alignments3D/shift", "alignments3D/split"
-_DEFOCUS = ("ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad")
+_PIXEL = "alignments3D/psize_A"
+
+#: column → what it is a quantity of, and cryoSPARC's unit for it (reading.UNITS)
+_QUANTITIES = {
+    _POSE: ("angles", "radian"), "ctf/df1_A": ("defocus", "A"), "ctf/df2_A": ("defocus", "A"),
+    "ctf/df_angle_rad": ("defocus-angle", "radian"), "ctf/phase_shift_rad": ("phase-shift", "radian"), "ctf/accel_kv": ("voltage", "kV"),
+    "ctf/amp_contrast": ("amplitude-contrast", "fraction"),
+}
+
+#: a refinement's pixel is within this factor of that of the images, and no rotation vector is longer than this
+_LARGEST_BINNING = 50.0
+_LONGEST_VECTOR = 4 * np.pi
+
+#: what the rows are of a file without particle images: column → word
+_OTHER_ROWS = {
+    "movie_blob/path": "movies", "micrograph_blob/path": "micrographs", "map/path": "volumes", "volume/path": "volumes",
+    "location/center_x_frac": "picks on micrographs", "class2D/idx": "2-D classes", "templates/path": "templates",
+}
 _SCORES = ("alignments3D/cross_cor", "alignments3D/alpha")
 _STREAM = b"\x94CSDAT"  # how cryosparc-tools begins its other format
 
@@ -140,7 +158,7 @@ def with_columns(array: np.ndarray, columns: dict[str, np.ndarray]) -> np.ndarra
 
 def read_cryosparc(
     path: str | os.PathLike, passthrough: Sequence[str | os.PathLike] = (), mixed: bool = False, aberrations: str = DEFAULT,
-    rows: RowOptions = ALL_ROWS, **supplied: float | None,
+    rows: RowOptions = ALL_ROWS, reading: Reading = Reading(), **supplied: float | None,
 ) -> ParticleTable:
     """Read a cryoSPARC particle file, joined with its passthrough files.
 
@@ -149,6 +167,7 @@ def read_cryosparc(
     mixed : particles may differ in box and pixel size; the table then has pixel_sizes
     aberrations : which are corrected for and with which signs, cryosparc_optics.signs_of
     rows : which rows are read, and what of half sets and families
+    reading : units and state of the images, where the user named them
     supplied : voltage (kV), cs (mm), amplitude_contrast, pixel_size (Å)
         used where the file lacks the column, and instead of the file's where it has it (noted)
 
@@ -163,40 +182,44 @@ def read_cryosparc(
         array = join_passthrough(array, path, file)
     selected = select_cs_rows(path, array, rows.select)
     array = array if selected is None else array[selected.rows]
-    columns = _Columns(path, array, supplied)
+    columns = _Columns(path, array, supplied, reading)
     _require(columns)
     remedy = "particles of one file need one pixel size: give --rescale common, or import them apart"
     pixel_size = columns.uniform("blob/psize_A", remedy, tolerance=np.inf if mixed else 1e-4)
     half = np.zeros(len(array), np.uint8) if rows.new_halves else _halves(columns)
     image, stack, stacks = _images(columns)
     contrast, negate = _signs(columns)
-    pose, micrograph, classes = _pose(columns, pixel_size), _micrographs(array), _classes(array)
+    calibration = _calibration(columns)
+    premultiplied, phase_flipped = settle_state(bool(reading.premultiplied), bool(reading.phase_flipped), reading, columns.notes)
+    pose, micrograph, classes = _pose(columns), _micrographs(array), _classes(array)
     found = ParticleTable(
         path=path, lines=np.arange(len(array)) if selected is None else selected.rows, unit="row", pixel_size=pixel_size,
         pixel_sizes=columns.number("blob/psize_A") if mixed else None, image_size=None if mixed else _image_size(columns),
         image_sizes=columns.number("blob/shape", width=(2,))[:, 0] if mixed and "blob/shape" in columns else None,
-        pose=pose, ctf=_ctf(columns), half=half, rows=None if selected is None else selected.rows,
+        pose=pose, calibration=calibration, ctf=_ctf(columns), half=half, rows=None if selected is None else selected.rows,
         relations=cs_relations(array, _picks(path, array, micrograph, pixel_size), pose.shift, rows.family, path),
-        optics_group=_optics_groups(columns), ctf_premultiplied=False, image=image, stack=stack, stacks=stacks,
+        optics_group=_optics_groups(columns), ctf_premultiplied=premultiplied, ctf_phase_flipped=phase_flipped, image=image,
+        stack=stack, stacks=stacks,
         half_label=_SPLIT, arrays={"particles": array}, contrast=contrast, negate=negate,
         micrograph=micrograph, classes=None if classes is None else classes[1], class_select="" if classes is None else classes[0],
         scores={name: columns.number(name) for name in _SCORES if name in array.dtype.names},
-        own=own_optics(columns, aberrations),
+        own=own_optics(columns, "none" if reading.no_ctf else aberrations),
     )
-    check_ctf(found.ctf, found.describe)
+    check_ctf(found.ctf, found.describe, CTF_REMEDIES)
     found.notes = [*([] if selected is None else selected.notes), *dict.fromkeys(columns.notes)]
     found.notes += unapplied_symmetry(array.dtype.names)
-    found.warnings = about(columns, aberrations)
+    found.warnings = [*dict.fromkeys(columns.warnings), *about(columns, aberrations)]
     return found
 
 
 class _Columns:
     """Numeric columns of the array, with what the user supplied instead."""
 
-    def __init__(self, path: Path, array: np.ndarray, supplied: dict) -> None:
-        self.path, self.array = path, array
+    def __init__(self, path: Path, array: np.ndarray, supplied: dict, reading: Reading = Reading()) -> None:
+        self.path, self.array, self.reading = path, array, reading
         self.supplied = {SUPPLIED[o][0]: (o, float(v)) for o, v in supplied.items() if v is not None}
         self.notes: list[str] = []
+        self.warnings: list[str] = []
 
     def __contains__(self, name: str) -> bool:
         return name in self.array.dtype.names
@@ -209,6 +232,11 @@ class _Columns:
             if name in self:
                 self.notes.append(f"--{option.replace('_', '-')} {value:g} is used instead of {name} of the file")
             return np.full(shape, value)
+        return self.of_file(name, default, width)
+
+    def of_file(self, name: str, default: float = 0.0, width: tuple[int, ...] = ()) -> np.ndarray:
+        """(m, *width) float64, as `number`, but whatever was supplied."""
+        shape = (len(self.array), *width)
         if name not in self:
             return np.full(shape, default)
         values = self.array[name]
@@ -218,13 +246,17 @@ class _Columns:
         bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
-            raise UserError(f"{self.path}, row {row}: {name} is {values[row]}, expected finite numbers")
-        return values
+            option = next((option for option, (supplies, _) in SUPPLIED.items() if supplies == name), None)
+            remedy = "" if option is None else f"; --{option.replace('_', '-')} gives one for all"
+            raise UserError(f"{self.path}, row {row}: {name} is {values[row]}, expected finite numbers ({int(bad.sum())} such "
+                            f"rows){remedy}")
+        return values * self.reading.factor(*_QUANTITIES[name]) if name in _QUANTITIES else values
 
     def uniform(self, name: str, remedy: str, tolerance: float = 1e-4) -> float:
         """The one positive value that all particles share, within a relative tolerance."""
         values = self.number(name)
-        for bad, why in ((values <= 0, "expected a positive number"),
+        positive = f"expected a positive number ({int((values <= 0).sum())} such rows); --pixel-size gives one for all"
+        for bad, why in ((values <= 0, positive),
                          (np.abs(values - values[0]) > tolerance * values[0], f"but {values[0]:g} in row 0; {remedy}")):
             if bad.any():
                 row = int(np.flatnonzero(bad)[0])
@@ -236,18 +268,22 @@ def _require(columns: _Columns) -> None:
     """Refuse a file without images, 3-D poses or CTF, saying what it seems to be and what helps."""
     path = columns.path
     if "blob/path" not in columns or "blob/idx" not in columns:
-        raise UserError(f"{path} names no images (blob/path, blob/idx); give the file that has them, or join it with "
+        rows = next((f": its rows are {word} ({name})" for name, word in _OTHER_ROWS.items() if name in columns), "")
+        raise UserError(f"{path} names no images (blob/path, blob/idx){rows}; give the file that has them, or join it with "
                         "--passthrough")
     if _POSE not in columns or _SHIFT not in columns:
         raise UserError(f"{path} has no 3-D poses ({_POSE}, {_SHIFT}): {_what_else(columns.array)}; give the particles of a "
                         "refinement, or join the file that has the poses with --passthrough")
-    needed = {**dict.fromkeys(_DEFOCUS), **{SUPPLIED[option][0]: option for option in SUPPLIED}}
+    needed = {"ctf/df1_A": None, **{SUPPLIED[option][0]: option for option in SUPPLIED}}
+    if columns.reading.no_ctf:
+        needed = {"blob/psize_A": "pixel_size"}
     missing = [name for name in needed if name not in columns and name not in columns.supplied]
     options = ["--" + needed[name].replace("_", "-") for name in missing if needed[name]]
     if missing:
         raise UserError(
             f"{path}: columns are missing: {', '.join(missing)}; join the file that has them with --passthrough"
             + (f", or supply them (options {', '.join(options)})" if options else "")
+            + ("; --no-ctf where the images have no CTF" if "ctf/df1_A" in missing else "")
         )
 
 
@@ -337,30 +373,70 @@ def _image_size(columns: _Columns) -> int | None:
     return int(shape[0, 0])
 
 
-def _pose(columns: _Columns, pixel_size: float) -> Pose:
+def _calibration(columns: _Columns) -> np.ndarray | None:
+    """(m,) the supplied pixel size over the file's; None where nothing was supplied or the file says none."""
+    if "blob/psize_A" not in columns.supplied or "blob/psize_A" not in columns:
+        return None
+    stored = columns.array["blob/psize_A"].astype(np.float64)
+    return columns.number("blob/psize_A") / stored if (np.isfinite(stored) & (stored > 0)).all() else None
+
+
+def _pose(columns: _Columns) -> Pose:
     """Rotations are transposed: cryoSPARC's vector turns the map, R turns its coordinates."""
     vector = columns.number(_POSE, width=(3,))
     angle = np.linalg.norm(vector, axis=1, keepdims=True)
+    long = int((angle > _LONGEST_VECTOR).sum())
+    if 2 * long > len(vector) and "angles" not in columns.reading.units:
+        raise UserError(f"{columns.path}: {long} of {len(vector)} rotation vectors ({_POSE}) are longer than two turns, up to "
+                        f"{angle.max():.0f}: they are not in radians. Give --unit angles=degree")
     quaternion = np.concatenate([np.cos(angle / 2), -0.5 * np.sinc(angle / (2 * np.pi)) * vector], axis=1)
-    if "alignments3D/psize_A" not in columns:
-        columns.notes.append("there is no alignments3D/psize_A: shifts are taken in pixels of blob/psize_A")
-        pixels = np.ones(len(vector))
-    else:  # in pixels of the images, so that --pixel-size corrects shifts as well
-        stored = columns.array["blob/psize_A"] if "blob/psize_A" in columns else pixel_size
-        pixels = columns.number("alignments3D/psize_A") / np.asarray(stored, np.float64)
-    sizes = columns.number("blob/psize_A")
-    shift = columns.number(_SHIFT, width=(2,)) * (pixels * sizes)[:, None]
+    shift = columns.number(_SHIFT, width=(2,)) * _shift_unit(columns)[:, None]
     return Pose(quaternion, 0.0 - shift)
 
 
+def _shift_unit(columns: _Columns) -> np.ndarray:
+    """(m,) Å of alignments3D/shift's unit; shifts keep their length in pixels of the images when a pixel size is supplied."""
+    size, calibration, unit = columns.number("blob/psize_A"), _calibration(columns), columns.reading.units.get("shift")
+    if unit == "pixel":
+        return size
+    if unit == "A":
+        return np.ones(len(size)) if calibration is None else calibration
+    if _PIXEL not in columns:
+        columns.notes.append(f"there is no {_PIXEL}: shifts are taken in pixels of blob/psize_A")
+        return size
+    pixel = columns.array[_PIXEL].astype(np.float64).reshape(-1)
+    stored = size if calibration is None else columns.of_file("blob/psize_A")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bad = ~((pixel > 0) & (pixel / stored < _LARGEST_BINNING) & (stored / pixel < _LARGEST_BINNING))
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise UserError(
+            f"{columns.path}, row {row}: {_PIXEL}, the pixel that alignments3D/shift counts in, is {pixel[row]:g} Å where the images "
+            f"have {stored[row]:g} Å ({int(bad.sum())} such rows of {len(bad)}); where it was never filled in, give --unit "
+            "shift=pixel (shifts in pixels of the images) or --unit shift=A"
+        )
+    return pixel if calibration is None else pixel * calibration
+
+
 def _ctf(columns: _Columns) -> np.ndarray:
+    m = len(columns.array)
+    if columns.reading.no_ctf:
+        columns.notes.append("--no-ctf: no CTF is applied to the map's projections")
+        return make_ctf(m, voltage_kv=columns.number("ctf/accel_kv", 300.0), amplitude_contrast=1.0)
     if "alignments3D/alpha" in columns and (np.abs(columns.number("alignments3D/alpha") - 1) > 1e-6).any():
         columns.notes.append("alignments3D/alpha (each particle's contrast) is not 1 everywhere; it is not applied")
+    u = columns.number("ctf/df1_A")
+    v = columns.number("ctf/df2_A") if "ctf/df2_A" in columns else u
+    if "ctf/df2_A" not in columns:
+        columns.notes.append("there is no ctf/df2_A: the defocus is ctf/df1_A in all directions")
+    elif "ctf/df_angle_rad" not in columns and (u != v).any():
+        columns.warnings.append(f"there is no ctf/df_angle_rad: astigmatism of up to {np.abs(u - v).max():.0f} Å is taken as if "
+                                "ctf/df1_A were along x")
     return make_ctf(
-        len(columns.array),
+        m,
         voltage_kv=columns.number("ctf/accel_kv"),
-        defocus_u=columns.number("ctf/df1_A"),
-        defocus_v=columns.number("ctf/df2_A"),
+        defocus_u=u,
+        defocus_v=v,
         astigmatism=columns.number("ctf/df_angle_rad"),
         cs_mm=columns.number("ctf/cs_mm"),
         amplitude_contrast=columns.number("ctf/amp_contrast"),
@@ -396,12 +472,21 @@ def _optics_groups(columns: _Columns) -> np.ndarray:
 def _signs(columns: _Columns) -> tuple[str, np.ndarray | None]:
     """(contrast, images to negate): a file of both signs is made white throughout."""
     sign = columns.number("blob/sign", 1.0)
+    bad = ~np.isin(sign, (-1, 1))
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise UserError(f"{columns.path}, row {row}: blob/sign is {sign[row]:g}, expected 1 (protein bright) or -1 (dark) "
+                        f"({int(bad.sum())} such rows of {len(bad)})")
     dark = sign < 0
     if dark.all() or not dark.any():
         return ("black" if dark.all() else "white"), None
     columns.notes.append(f"blob/sign is -1 for {int(dark.sum())} of {len(dark)} images; these are negated, so that "
                          "protein is bright in all")
     return "white", dark
+
+
+#: units that fractions of an unknown micrograph are counted in, and Å of such a unit, which put no place near another
+_FINE, _FAR = 1e6, 1e3
 
 
 def _picks(
@@ -412,8 +497,9 @@ def _picks(
         return None
     try:
         x, y, _ = coordinates_of(path, array)
-    except UserError:
-        return None
+    except UserError:  # without the micrograph's size: equal places are equal, and none is near another
+        x, y = (_FINE * array[f"location/center_{axis}_frac"].astype(np.float64) for axis in "xy")
+        return micrograph + 1, np.stack([x, y], axis=1), np.full(len(array), _FAR)
     sizes = micrographs_of(array)[1]
     return micrograph + 1, np.stack([x, y], axis=1), np.full(len(array), pixel_size) if sizes is None else sizes
 

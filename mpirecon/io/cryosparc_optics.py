@@ -80,7 +80,7 @@ def own_optics(columns, choice: str) -> np.ndarray | None:
     # all 0 where it was never estimated; it is M − 1, but some programs write M
     matrix = np.where((matrix[:, [0, 3]] > 0.5).all(axis=1, keepdims=True), matrix, matrix + [1, 0, 0, 1])
     odd, even = np.zeros((len(matrix), ODD)), np.zeros((len(matrix), _EVEN))
-    wavelength = electron_wavelength(columns.number("ctf/accel_kv"))
+    wavelength = electron_wavelength(columns.number("ctf/accel_kv", 300.0))
     for term, values in lengths.items():
         _ADD[term](odd, even, wavelength, signs[term] * values)
     return np.column_stack([odd, even, np.round(matrix, 7)])

@@ -166,6 +166,8 @@ def new_tables(
     put(optics, "rlnImageDimensionality", ["2"] * len(groups))
     if particles.ctf_premultiplied:
         put(optics, "rlnCtfDataAreCtfPremultiplied", ["1"] * len(groups))
+    if particles.ctf_phase_flipped:
+        put(optics, "rlnCtfDataArePhaseFlipped", ["1"] * len(groups))
     if aberrations is not None:
         _put_aberrations(optics, aberrations, groups)
     for label, values in _particle_columns(particles, pose).items():

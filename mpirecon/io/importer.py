@@ -19,11 +19,14 @@ from mpirecon.io.cryosparc import read_cryosparc
 from mpirecon.io.cryosparc_optics import DEFAULT
 from mpirecon.io.families import find_families
 from mpirecon.io.half_sets import half_sets
+from mpirecon.io.image_kind import look_at_images, sampled_rows
 from mpirecon.io.linked import Links
 from mpirecon.io.mrc import LARGEST, StackReader
 from mpirecon.io.optics_table import describe, mtf_curves, set_groups
 from mpirecon.io.particle_table import ParticleTable, agree, gather
 from mpirecon.io.particle_writer import ParticleWriter
+from mpirecon.io.plausible import compare_with_stacks, settle
+from mpirecon.io.reading import Reading, parse_unit
 from mpirecon.io.relion import read_relion
 from mpirecon.io.rescale import Rescaling
 from mpirecon.io.row_selection import RowOptions, parse_selection
@@ -62,6 +65,8 @@ class ImportOptions:
     select : COLUMN=VALUES of the rows to import, or (column, values), or several of them, row_selection.py; all must hold
     new_halves : draw half sets whatever the file says
     family : columns whose rows of one value show one particle, beside those that are known; ("none",): no column does
+    units, no_ctf, ctf_premultiplied, ctf_phase_flipped : what the columns do not say, see reading.Reading
+    bfactor_sign : one of plausible.BFACTOR_SIGNS; scale_defocus : by the square of --pixel-size over the table's pixel size
     seed : of half sets and planted errors; skip_bad : leave NaN and constant images out, up to the share max_bad
     """
 
@@ -85,10 +90,24 @@ class ImportOptions:
     select: str | Sequence[str | tuple[str, str]] = ()
     new_halves: bool = False
     family: str | Sequence[str] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
+    no_ctf: bool = False
+    ctf_premultiplied: bool | None = None
+    ctf_phase_flipped: bool | None = None
+    bfactor_sign: str = "auto"
+    scale_defocus: bool = False
     seed: int = 1
     skip_bad: bool = False
     max_bad: float = 0.1
     overwrite: bool = False
+
+    @property
+    def reading(self) -> Reading:
+        try:
+            units = dict(parse_unit(f"{quantity}={unit}") for quantity, unit in self.units.items())
+        except ValueError as error:
+            raise UserError(f"--unit {error}") from error
+        return Reading(units, self.no_ctf, self.ctf_premultiplied, self.ctf_phase_flipped)
 
 
 @dataclass
@@ -102,6 +121,7 @@ class ImportReport:
     dtype: str
     halves: tuple[int, int]
     ctf_premultiplied: bool
+    ctf_phase_flipped: bool
     planted: int | None
     skipped: list[str]
     notes: list[str]
@@ -133,8 +153,8 @@ def import_particles(
     comm = comm or SerialCommunicator()
     tables = [Path(path), *map(Path, options.passthrough)]
     output = run_together(comm, lambda: refuse_existing(output, options.overwrite, [Input("table", table) for table in tables]))
-    seen = run_together(comm, lambda: Seen.now(tables))
-    seen.agree(comm)
+    unchanged = run_together(comm, lambda: Seen.now(tables))
+    unchanged.agree(comm)
     if _is_cryosparc(Path(path)):  # the file is to say what was chosen, whatever the default comes to be
         choice = "none" if options.ignore_aberrations else options.cs_aberrations or DEFAULT
         options = replace(options, cs_aberrations=choice)
@@ -146,6 +166,8 @@ def import_particles(
     whole = gather(comm, table)
     stacks, files, notes = open_stacks(comm, table, whole, options)
     run_together(comm, lambda: refuse_existing(output, options.overwrite, (Input("stack of images", stack.path) for stack in stacks)))
+    settle(comm, table, options.reading, options.bfactor_sign, options.scale_defocus)
+    compare_with_stacks(comm, table, stacks, options.reading, options.pixel_size is not None)
     rescaling, pixel_sizes, box = None, None, stacks[0].box
     if options.rescale is not None:
         rescaling = Rescaling(comm, table, np.array([stack.box for stack in stacks]), options.rescale)
@@ -155,7 +177,9 @@ def import_particles(
     aberrations = _aberrations(comm, table, box, pixel_sizes, options)
     compared = _of_all_rows(comm, whole, table, files, options)
     notes = [*table.notes, *notes, *compared.notes, *describe(aberrations)]
-    warnings = [*table.warnings, *compared.warnings]
+    sample = sampled_rows(table.total or len(table), box, table.first, len(table))
+    seen = look_at_images(comm, table, box, options.contrast or table.contrast, _batches(table, sample, stacks, rescaling))
+    warnings = [*table.warnings, *compared.warnings, *seen]
     particles = _particle_set(comm, table, box, compared.half, options)
     good, skipped = np.ones(len(table), bool), []
     if options.skip_bad:  # who is left out must be known before rows have a place
@@ -164,7 +188,7 @@ def import_particles(
     rows, total = _place(comm, len(particles))
     with ParticleWriter(
         output, total, box, table.pixel_size, overwrite=options.overwrite, dtype=dtype,
-        ctf_premultiplied=table.ctf_premultiplied, contrast=particles.contrast,
+        ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped, contrast=particles.contrast,
         provenance={"command": "import", "mpirecon": __version__, "source": str(path), "options": vars(options)},
         comm=comm, rows=rows, links=_links(table, np.flatnonzero(good), stacks, dtype) if options.link else None,
     ) as writer:
@@ -178,14 +202,14 @@ def import_particles(
             writer.write_extra("family", compared.family[good])
         writer.write_source(path, *table.source(good), split=table.particle_block, files=[*tables, *(s.path for s in stacks)])
         with together(comm):  # nothing was written to while it was read: else some rows would have the images of others
-            seen.refuse_changed()
+            unchanged.refuse_changed()
             for number in np.unique(table.stack).tolist():
                 stacks[number].refuse_changed()
     halves = comm.allreduce(np.array([(particles.half == half).sum() for half in (1, 2)], np.int64))
     planted = None if particles.pose_error is None else comm.allreduce_scalar(int(particles.pose_error.sum()))
     if options.link:
         notes.append(f"the images stay in their {len(stacks)} stacks, which must be there, unchanged, whenever they are read"
-                     + ("" if options.skip_bad else "; they were not looked at"))
+                     + ("" if options.skip_bad else "; they were not looked at, but for a sample"))
     return _report(output, particles, dtype, total, halves, planted, skipped, notes, warnings)
 
 
@@ -205,9 +229,10 @@ def _read_table(path: Path, options: ImportOptions, comm: Communicator) -> Parti
             raise UserError(f"--passthrough is for cryoSPARC files, and {path} is not a .cs file")
         if options.cs_aberrations is not None:
             raise UserError(f"--cs-aberrations is for cryoSPARC files, and {path} is not a .cs file")
-        return read_relion(path, comm, options.rescale is not None, rows, **supplied)
+        return read_relion(path, comm, options.rescale is not None, rows, options.reading, **supplied)
     mixed = options.rescale is not None
-    whole = run_together(comm, lambda: read_cryosparc(path, options.passthrough, mixed, options.cs_aberrations, rows, **supplied))
+    whole = run_together(comm, lambda: read_cryosparc(path, options.passthrough, mixed, options.cs_aberrations, rows,
+                                                      options.reading, **supplied))
     if len(whole) < comm.size:
         raise UserError(f"{path}: {len(whole)} particles are too few for {comm.size} ranks; use {len(whole)} at most")
     return whole.slab(*slab(len(whole), comm.size, comm.rank))
@@ -295,7 +320,7 @@ def _particle_set(
         pose = Pose(quaternion, pose.shift)
     return ParticleSet(
         box=box, pixel_size=table.pixel_size, pose=pose, ctf=table.ctf, half=half,
-        optics_group=table.optics_group, ctf_premultiplied=table.ctf_premultiplied,
+        optics_group=table.optics_group, ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped,
         contrast=options.contrast or table.contrast, pose_error=flag, true_quaternion=truth,
     )
 
@@ -414,6 +439,6 @@ def _report(
         warnings.append("one half set is empty; half maps and their FSC will not be possible; import with --new-halves draws half sets anew")
     return ImportReport(
         output=output, particles=total, box=particles.box, pixel_size=particles.pixel_size, dtype=dtype,
-        halves=tuple(int(count) for count in halves), ctf_premultiplied=particles.ctf_premultiplied, skipped=skipped,
-        notes=notes, warnings=warnings, planted=planted,
+        halves=tuple(int(count) for count in halves), ctf_premultiplied=particles.ctf_premultiplied,
+        ctf_phase_flipped=particles.ctf_phase_flipped, skipped=skipped, notes=notes, warnings=warnings, planted=planted,
     )

@@ -172,6 +172,11 @@ class ParticleFile:
         """Whether it is known which poses are wrong (they were planted)."""
         return "pose_error" in self._there
 
+    @property
+    def phase_flipped(self) -> bool:
+        """Whether the images were multiplied by the sign of their CTF; files of before this was known say nothing: no."""
+        return bool(self.attributes.get("ctf_phase_flipped", False))
+
     def halves(self) -> np.ndarray:
         """(m,) uint8, the half set (1 or 2) of every particle."""
         return self._read("half", slice(None))
@@ -193,6 +198,7 @@ class ParticleFile:
                 half=self._read("half", rows),
                 optics_group=self._read("optics_group", rows),
                 ctf_premultiplied=bool(self.attributes["ctf_premultiplied"]),
+                ctf_phase_flipped=self.phase_flipped,
                 contrast=self.attributes["contrast"],
                 ids=np.arange(rows.start, max(rows.start, rows.stop), dtype=np.int64),
                 **truth,

@@ -27,7 +27,7 @@ class ParticleTable:
     pose : Pose (shift in Å); ctf : (m,) CTF_DTYPE
     rows : (m,) int64, their numbers in the file where only some of its rows were selected, else None
     half : (m,) uint8, 0 where the file names none; relations : what the columns say of rows that show one particle
-    optics_group : (m,) int32; ctf_premultiplied : bool
+    optics_group : (m,) int32; ctf_premultiplied, ctf_phase_flipped : bool
     image : (m,) int64, 0-based section; stack : (m,) int64, index into stacks; stacks : paths as written
     tables : all tables of a STAR file as text; particle_block : which of them has the particles
     arrays : the structured arrays of a .cs file, (m,) each
@@ -39,6 +39,7 @@ class ParticleTable:
     aberrations : of all optics groups, or None; own : (m, ·) float64, particles' own optics: odd Zernike
     coefficients (6), even ones (any number), magnification matrix (4); or None
     mtf : optics group → (file as written, Å of the pixels that it counts in)
+    calibration : (m,) float64, the pixel size that the user gave over the table's, or None
     notes, warnings : sentences for the user
     """
 
@@ -74,6 +75,8 @@ class ParticleTable:
     pixel_sizes: np.ndarray | None = None
     image_sizes: np.ndarray | None = None
     mtf: dict[int, tuple[str, float]] = field(default_factory=dict)
+    calibration: np.ndarray | None = None
+    ctf_phase_flipped: bool = False
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -86,7 +89,7 @@ class ParticleTable:
         pick = {
             name: getattr(self, name)[rows]
             for name in ("lines", "pose", "ctf", "half", "relations", "optics_group", "image", "stack", "negate", "micrograph",
-                         "own", "pixel_sizes", "image_sizes", "rows", "classes")
+                         "own", "pixel_sizes", "image_sizes", "rows", "classes", "calibration")
             if getattr(self, name) is not None
         }
         return replace(
@@ -130,8 +133,9 @@ def agree(comm: Communicator, table: ParticleTable) -> None:
     number = {stack: i for i, stack in enumerate(stacks)}
     table.stack = np.array([number[stack] for stack in table.stacks], np.int64)[table.stack]
     table.stacks = stacks
-    shared = {"pixel size": table.pixel_size if table.pixel_sizes is None else 1.0, "box size": table.image_size, "contrast": table.contrast,
-              "CTF-premultiplied": table.ctf_premultiplied}
+    shared = {"pixel size": table.pixel_size if table.pixel_sizes is None else 1.0,
+              "box size": table.image_size, "contrast": table.contrast,
+              "CTF-premultiplied": table.ctf_premultiplied, "phase-flipped": table.ctf_phase_flipped}
     ranks = comm.allgather((shared, int(table.lines[0])))
     for values, line in ranks[1:]:
         for name, value in values.items():

@@ -42,7 +42,7 @@ class ParticleWriter:
     pixel_size : float, Å
     overwrite : bool, replace an existing file
     dtype : ``"float32"`` or ``"float16"``, of the images
-    ctf_premultiplied : bool, the images are already multiplied by their CTF
+    ctf_premultiplied, ctf_phase_flipped : bool, the images are already multiplied by their CTF, or by its sign
     contrast : ``"white"`` or ``"black"``
     source : (path, tables) as write_source takes, or None
     provenance : dict that JSON can hold, or None; how the file was made
@@ -57,7 +57,7 @@ class ParticleWriter:
 
     def __init__(
         self, path: str | os.PathLike, m: int, box: int, pixel_size: float, *, overwrite: bool, dtype: str = "float32",
-        ctf_premultiplied: bool = False, contrast: str = "white", source: tuple | None = None,
+        ctf_premultiplied: bool = False, ctf_phase_flipped: bool = False, contrast: str = "white", source: tuple | None = None,
         provenance: dict | None = None, comm: Communicator | None = None, rows: tuple[int, int] | None = None,
         links: Links | None = None,
     ) -> None:
@@ -75,6 +75,7 @@ class ParticleWriter:
         attributes = {
             "format": FORMAT, "version": VERSION, "provenance": json.dumps(provenance or {}, default=str),
             "pixel_size": float(pixel_size), "contrast": contrast, "ctf_premultiplied": bool(ctf_premultiplied),
+            "ctf_phase_flipped": bool(ctf_phase_flipped),
         }
         try:
             self._create(attributes, links)

@@ -22,13 +22,14 @@ import pandas as pd
 from mpirecon.errors import UserError
 from mpirecon.io.optics_table import MAGNIFICATION, TILT, coma_beside_tilt, relion_aberrations
 from mpirecon.io.particle_table import ParticleTable
+from mpirecon.io.reading import CTF_REMEDIES, STATE_OPTIONS, Reading, settle_state
 from mpirecon.io.relations import star_relations
 from mpirecon.io.row_selection import ALL_ROWS, RowOptions, select_star_rows
 from mpirecon.io.stack_paths import parse_image_names
 from mpirecon.io.star import read_star
 from mpirecon.io.text_column import text_column, to_numbers
 from mpirecon.io.traps import unapplied_symmetry
-from mpirecon.model.aberrations import tilt_coefficients
+from mpirecon.model.aberrations import Aberrations, tilt_coefficients
 from mpirecon.model.optics import check_ctf, make_ctf
 from mpirecon.model.pose import Pose
 from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together
@@ -42,7 +43,15 @@ SUPPLIED = {
     "pixel_size": ("rlnImagePixelSize", "Å"),
 }
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
-_DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
+_ORIGINS = {("rlnOriginXAngst", "rlnOriginYAngst"): "A", ("rlnOriginX", "rlnOriginY"): "pixel"}
+
+#: label → what it is a quantity of, and RELION's unit for it (reading.UNITS)
+_QUANTITIES = {
+    **dict.fromkeys(_ANGLES, ("angles", "degree")), "rlnDefocusU": ("defocus", "A"), "rlnDefocusV": ("defocus", "A"),
+    "rlnDefocusAngle": ("defocus-angle", "degree"), "rlnPhaseShift": ("phase-shift", "degree"), "rlnVoltage": ("voltage", "kV"),
+    "rlnAmplitudeContrast": ("amplitude-contrast", "fraction"),
+}
+_SUBTOMOGRAMS = "subtomograms are not supported, only 2-D images"
 _SCORES = ("rlnMaxValueProbDistribution", "rlnLogLikeliContribution", "rlnParticleFigureOfMerit")
 
 
@@ -54,10 +63,13 @@ class _Columns:
     """
 
     def __init__(
-        self, path: Path, particles: pd.DataFrame, optics: pd.DataFrame | None, supplied: dict, mixed: bool = False
+        self, path: Path, particles: pd.DataFrame, optics: pd.DataFrame | None, supplied: dict, mixed: bool = False,
+        reading: Reading = Reading(),
     ) -> None:
         self.path, self.particles, self.optics, self.supplied, self.mixed = path, particles, optics, supplied, mixed
+        self.reading = reading
         self.notes: list[str] = []
+        self.warnings: list[str] = []
         self.group = self._groups()
         self.optics_row = None if optics is None else self._optics_rows()
 
@@ -102,6 +114,10 @@ class _Columns:
             if label in self:
                 self.notes.append(f"--{option.replace('_', '-')} {value:g} is used instead of {label} of the table")
             return np.full(len(self.particles), float(value))
+        return self.of_table(label, default)
+
+    def of_table(self, label: str, default: float | None = None) -> np.ndarray:
+        """(m,) float64, as `number`, but whatever was supplied."""
         if label in self.particles:
             return self._numbers(self.particles, label)
         if label in self:
@@ -112,10 +128,13 @@ class _Columns:
         values = to_numbers(table[label])
         if not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values))[0])
+            option = next((name for name, (supplies, _) in SUPPLIED.items() if supplies == label), None)
+            remedy = "" if option is None else f"; --{option.replace('_', '-')} gives one for all"
             raise UserError(
-                f"{self.path}, line {table.index[row]}: {label} is {table[label].iloc[row]!r}, expected a finite number"
+                f"{self.path}, line {table.index[row]}: {label} is {table[label].iloc[row]!r}, expected a finite "
+                f"number{remedy}"
             )
-        return values
+        return values * self.reading.factor(*_QUANTITIES[label]) if label in _QUANTITIES else values
 
     def _integers(self, table: pd.DataFrame, label: str) -> np.ndarray:
         values = self._numbers(table, label)
@@ -152,6 +171,7 @@ class _Columns:
 
 def read_relion(
     path: str | os.PathLike, comm: Communicator | None = None, mixed: bool = False, rows: RowOptions = ALL_ROWS,
+    reading: Reading = Reading(),
     **supplied: float | None,
 ) -> ParticleTable:
     """Read a RELION particle STAR file; with `comm`, of each rank's slab of the particles (collective).
@@ -160,6 +180,7 @@ def read_relion(
     ----------
     mixed : particles may differ in box and pixel size; the table then has pixel_sizes
     rows : which rows are read, and what of half sets and families
+    reading : units and state of the images, where the user named them
     supplied : voltage (kV), cs (mm), amplitude_contrast, pixel_size (Å)
         used where the file lacks the column, and instead of the file's where it has it (noted)
 
@@ -173,7 +194,7 @@ def read_relion(
     tables = read_star(path, comm, "rlnImageName")
     if rows.select:
         tables, selected = select_star_rows(comm, path, tables, run_together(comm, lambda: particle_block(path, tables)), rows.select)
-    found = run_together(comm, lambda: _particle_table(path, tables, comm, supplied, mixed, rows))
+    found = run_together(comm, lambda: _particle_table(path, tables, comm, supplied, mixed, rows, reading))
     if selected is not None:
         found.rows = selected.rows
         found.notes = [*selected.notes, *found.notes]
@@ -181,7 +202,8 @@ def read_relion(
 
 
 def _particle_table(
-    path: Path, tables: dict[str, pd.DataFrame], comm: Communicator, supplied: dict, mixed: bool, rows: RowOptions
+    path: Path, tables: dict[str, pd.DataFrame], comm: Communicator, supplied: dict, mixed: bool, rows: RowOptions,
+    reading: Reading,
 ) -> ParticleTable:
     block = particle_block(path, tables)
     particles, optics = tables[block], tables.get("optics")
@@ -191,13 +213,15 @@ def _particle_table(
     if total < comm.size:
         raise UserError(f"{path}: {total} particles are too few for {comm.size} ranks; use {total} at most")
     first = slab(total, comm.size, comm.rank)[0]
-    columns = _Columns(path, particles, optics, supplied, mixed)
+    columns = _Columns(path, particles, optics, supplied, mixed, reading)
     _refuse_other_data(columns)
     _require(columns)
     pixel_size = _pixel_size(columns)
+    calibration = _calibration(columns)
+    premultiplied, phase_flipped = _state(columns)
     sizes = np.broadcast_to(pixel_size, len(particles)) if mixed else None
     image, stack, stacks = parse_image_names(particles["rlnImageName"], path)
-    pose = _pose(columns, pixel_size)
+    pose = _pose(columns, pixel_size, calibration)
     found = ParticleTable(
         path=path,
         first=first,
@@ -210,11 +234,13 @@ def _particle_table(
         image_size=None if mixed else _image_size(columns),
         image_sizes=columns.number("rlnImageSize") if mixed and "rlnImageSize" in columns else None,
         pose=pose,
+        calibration=calibration,
         ctf=_ctf(columns),
         half=np.zeros(len(particles), np.uint8) if rows.new_halves else _halves(columns),
         relations=star_relations(particles, path, pose.shift, _micrograph_pixel(columns, pixel_size), rows.family),
         optics_group=columns.group.astype(np.int32),
-        ctf_premultiplied=_premultiplied(columns),
+        ctf_premultiplied=premultiplied,
+        ctf_phase_flipped=phase_flipped,
         image=image,
         stack=stack,
         stacks=stacks,
@@ -224,8 +250,9 @@ def _particle_table(
         class_select="rlnClassNumber={}",
         scores={label: columns.number(label) for label in _SCORES if label in particles},
     )
-    check_ctf(found.ctf, found.describe)
+    check_ctf(found.ctf, found.describe, CTF_REMEDIES)
     found.notes = [*dict.fromkeys(columns.notes), *_notes(columns)]
+    found.warnings = list(dict.fromkeys(columns.warnings))
     _optics(columns, found)
     found.notes += unapplied_symmetry(particles.columns)
     return found
@@ -248,15 +275,19 @@ def _refuse_other_data(columns: _Columns) -> None:
     """Refuse tables whose rows are not single images with one full pose."""
     path = columns.path
     if "rlnImageDimensionality" in columns and (columns.number("rlnImageDimensionality") != 2).any():
-        raise UserError(f"{path}: rlnImageDimensionality is not 2; subtomograms are not supported, only 2-D images")
+        raise UserError(f"{path}: rlnImageDimensionality is not 2; {_SUBTOMOGRAMS}")
+    if "rlnCtfImage" in columns:
+        raise UserError(f"{path}: rlnCtfImage names a 3-D CTF for each row; {_SUBTOMOGRAMS}")
+    for label in ("rlnOriginZ", "rlnOriginZAngst"):
+        if label in columns and columns.number(label).any():
+            raise UserError(f"{path}: {label} is not zero, so that rows are volumes; {_SUBTOMOGRAMS}")
     if "rlnTomoVisibleFrames" in columns:
         raise UserError(f"{path}: rows with rlnTomoVisibleFrames hold many tilt images each; give one row per image")
     for label in ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi"):
         if label in columns and columns.number(label).any():
             raise UserError(f"{path}: {label} is not zero; the orientations are relative to it, which is not supported")
-    for label in ("rlnCtfDataArePhaseFlipped", "rlnIsFlip"):
-        if label in columns and columns.number(label).any():
-            raise UserError(f"{path}: {label} is not zero; such images are not supported, extract them without it")
+    if "rlnIsFlip" in columns and columns.number("rlnIsFlip").any():
+        raise UserError(f"{path}: rlnIsFlip is not zero; such images are not supported, extract them without it")
 
 
 def _require(columns: _Columns) -> None:
@@ -267,14 +298,16 @@ def _require(columns: _Columns) -> None:
             f"{columns.path}: the particle table lacks {', '.join(missing)}; particles need images and poses: give the "
             "STAR file of a refinement (run_data.star), not of an extraction or import"
         )
-    for x, y in (("rlnOriginXAngst", "rlnOriginYAngst"), ("rlnOriginX", "rlnOriginY")):
+    for x, y in _ORIGINS:
         if (x in columns) != (y in columns):
             raise UserError(f"{columns.path}: the particle table has only one of {x} and {y}")
-    missing = [label for label in _DEFOCUS if label not in columns]
+    if columns.reading.no_ctf:
+        return
+    missing = [label for label in ("rlnDefocusU",) if label not in columns]
     helped = [o for o, (label, _) in SUPPLIED.items() if o != "pixel_size" and label not in columns]
     helped = [option for option in helped if columns.supplied.get(option) is None]
     if missing or helped:
-        remedy = "give a STAR file with CTF estimates" if missing else "supply them"
+        remedy = "give a STAR file with CTF estimates, or --no-ctf where the images have no CTF" if missing else "supply them"
         options = ", ".join("--" + option.replace("_", "-") for option in helped)
         raise UserError(
             f"{columns.path}: CTF columns are missing: {', '.join(missing + [SUPPLIED[o][0] for o in helped])}; "
@@ -307,6 +340,22 @@ def _pixel_size(columns: _Columns) -> float | np.ndarray:
     return next(iter(found.values()))
 
 
+def _calibration(columns: _Columns) -> np.ndarray | None:
+    """(m,) the supplied pixel size over the table's; None where nothing was supplied or the table says none."""
+    given = columns.supplied.get("pixel_size")
+    if given is None:
+        return None
+    for labels in (("rlnImagePixelSize",), ("rlnPixelSize",), ("rlnDetectorPixelSize", "rlnMagnification")):
+        if all(label in columns for label in labels):
+            sizes = [columns.of_table(label) for label in labels]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                size = sizes[0] if len(sizes) == 1 else sizes[0] * 1e4 / sizes[1]
+                found = given / size
+            if (np.isfinite(found) & (found > 0)).all():
+                return found
+    return None
+
+
 def _positive(columns: _Columns, values: np.ndarray, name: str, remedy: str) -> float | np.ndarray:
     bad = ~(np.isfinite(values) & (values > 0))
     if bad.any():
@@ -323,30 +372,50 @@ def _image_size(columns: _Columns) -> int | None:
     return int(columns.uniform(columns.number("rlnImageSize"), "rlnImageSize", remedy))
 
 
-def _pose(columns: _Columns, pixel_size: float | np.ndarray) -> Pose:
-    if "rlnOriginXAngst" in columns:
-        origin = [columns.number("rlnOriginXAngst"), columns.number("rlnOriginYAngst")]
-    elif "rlnOriginX" in columns:
-        origin = [columns.number("rlnOriginX") * pixel_size, columns.number("rlnOriginY") * pixel_size]
-    else:
+def _pose(columns: _Columns, pixel_size: float | np.ndarray, calibration: np.ndarray | None) -> Pose:
+    """Shifts keep their length in pixels of the images when another pixel size is supplied, whatever their unit is."""
+    labels = next((pair for pair in _ORIGINS if pair[0] in columns), None)
+    if labels is None:
         columns.notes.append("the table has no rlnOriginX/Y(Angst): all particles are taken as centred")
-        origin = [np.zeros(len(columns.particles))] * 2
-    return Pose.from_euler(*(columns.number(label) for label in _ANGLES), shift=0.0 - np.stack(origin, axis=1))
+        origin = np.zeros((len(columns.particles), 2))
+    else:
+        in_pixels = columns.reading.units.get("shift", _ORIGINS[labels]) == "pixel"
+        factor = pixel_size if in_pixels else 1.0 if calibration is None else calibration
+        if not in_pixels and calibration is None and columns.supplied.get("pixel_size") is not None:
+            columns.notes.append(f"the table does not say at what pixel size {labels[0]} was measured: it is taken as it is")
+        origin = np.stack([columns.number(label) * factor for label in labels], axis=1)
+    return Pose.from_euler(*(columns.number(label) for label in _ANGLES), shift=0.0 - origin)
 
 
 def _ctf(columns: _Columns) -> np.ndarray:
+    if columns.reading.no_ctf:
+        columns.notes.append("--no-ctf: no CTF is applied to the map's projections")
+        return make_ctf(len(columns.particles), voltage_kv=columns.number("rlnVoltage", 300.0), amplitude_contrast=1.0)
+    u, v, angle = _defocus(columns)
     return make_ctf(
         len(columns.particles),
         voltage_kv=columns.number("rlnVoltage"),
-        defocus_u=columns.number("rlnDefocusU"),
-        defocus_v=columns.number("rlnDefocusV"),
-        astigmatism=np.radians(columns.number("rlnDefocusAngle")),
+        defocus_u=u,
+        defocus_v=v,
+        astigmatism=np.radians(angle),
         cs_mm=columns.number("rlnSphericalAberration"),
         amplitude_contrast=columns.number("rlnAmplitudeContrast"),
         phase_shift=np.radians(columns.number("rlnPhaseShift", 0.0)),
         bfactor=columns.number("rlnCtfBfactor", 0.0),
         scale=columns.number("rlnCtfScalefactor", 1.0),
     )
+
+
+def _defocus(columns: _Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """U, V [Å] and the angle of U [degrees], each (m,); V is U where the table has none, the angle 0."""
+    u = columns.number("rlnDefocusU")
+    v = columns.number("rlnDefocusV") if "rlnDefocusV" in columns else u
+    if "rlnDefocusV" not in columns:
+        columns.notes.append("the table has no rlnDefocusV: the defocus is rlnDefocusU in all directions")
+    elif "rlnDefocusAngle" not in columns and (u != v).any():
+        columns.warnings.append(f"the table has no rlnDefocusAngle: astigmatism of up to {np.abs(u - v).max():.0f} Å is taken as if "
+                                "rlnDefocusU were along x")
+    return u, v, columns.number("rlnDefocusAngle", 0.0)
 
 
 def _halves(columns: _Columns) -> np.ndarray:
@@ -380,10 +449,17 @@ def _classes(particles: pd.DataFrame) -> np.ndarray | None:
     return np.nan_to_num(to_numbers(particles["rlnClassNumber"]), nan=-1).astype(np.int64)
 
 
-def _premultiplied(columns: _Columns) -> bool:
-    remedy = "import the premultiplied and the plain images apart"
-    values = columns.number("rlnCtfDataAreCtfPremultiplied", 0)
-    return bool(columns.uniform(values, "rlnCtfDataAreCtfPremultiplied", remedy))
+def _state(columns: _Columns) -> tuple[bool, bool]:
+    """Whether the images are CTF-premultiplied and whether they are phase-flipped: as the user says, else as the table does."""
+    said = {}
+    for label, given in (("rlnCtfDataAreCtfPremultiplied", columns.reading.premultiplied),
+                         ("rlnCtfDataArePhaseFlipped", columns.reading.phase_flipped)):
+        if given is None:
+            remedy = f"import the images of each value apart, or say what holds for all with {STATE_OPTIONS[label]}"
+            said[label] = bool(columns.uniform(columns.number(label, 0), label, remedy))
+        else:
+            said[label] = given
+    return settle_state(*said.values(), columns.reading, columns.notes)
 
 
 def _notes(columns: _Columns) -> list[str]:
@@ -397,7 +473,7 @@ def _optics(columns: _Columns, found: ParticleTable) -> None:
     """Aberrations, magnification and MTFs: of the optics table, or before RELION 3.1 of the particles."""
     optics = columns.optics
     if optics is None:
-        if any(label in columns.particles and columns.number(label).any() for label in TILT):
+        if not columns.reading.no_ctf and any(label in columns.particles and columns.number(label).any() for label in TILT):
             tilt = np.stack([columns.number(label, 0.0) for label in TILT], axis=1)
             odd = tilt_coefficients(tilt, found.ctf["cs_mm"], found.ctf["voltage_kv"])
             found.own = np.column_stack([odd, *(np.full(len(found), value) for value in MAGNIFICATION.values())])
@@ -407,6 +483,11 @@ def _optics(columns: _Columns, found: ParticleTable) -> None:
     def number(label: str, default: float) -> np.ndarray:
         return columns.of_groups(label) if label in optics else np.full(len(optics), default)
 
+    if columns.reading.no_ctf:  # what images have none of, neither lens nor detector did
+        matrix = np.stack([number(label, value) for label, value in MAGNIFICATION.items()], axis=1)
+        order, none = np.argsort(group), np.zeros((len(group), 0))
+        found.aberrations = Aberrations(group[order], matrix[order].reshape(-1, 2, 2), none, none, none)
+        return
     found.aberrations = relion_aberrations(columns.path, optics, group, columns.supplied, number)
     found.warnings += coma_beside_tilt(columns.path, optics)
     if "rlnMtfFileName" in optics:

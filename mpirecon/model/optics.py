@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 
 from mpirecon.errors import UserError
@@ -50,8 +53,8 @@ def make_ctf(m: int, **fields) -> np.ndarray:
     return ctf
 
 
-def check_ctf(ctf: np.ndarray, describe_row=lambda row: f"particle {row}") -> None:
-    """Raise UserError naming the first row and field that is NaN or outside CTF_BOUNDS."""
+def check_ctf(ctf: np.ndarray, describe_row=lambda row: f"particle {row}", remedies: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Raise UserError naming the first row and field that is NaN or outside CTF_BOUNDS, and the field's remedy."""
     for field, (low, high, unit) in CTF_BOUNDS.items():
         values = ctf[field]
         bad = ~(np.isfinite(values) & (values >= low) & (values <= high))
@@ -59,5 +62,5 @@ def check_ctf(ctf: np.ndarray, describe_row=lambda row: f"particle {row}") -> No
             row = int(np.flatnonzero(bad)[0])
             raise UserError(
                 f"{describe_row(row)}: CTF {field} is {values[row]:g} {unit}, outside {low:g} … {high:g} {unit}; "
-                "check the column and its unit"
+                f"check the column and its unit{'; ' if field in remedies else ''}{remedies.get(field, '')}"
             )

@@ -25,6 +25,8 @@ class ParticleSet:
     optics_group : (m,) int32
     ctf_premultiplied : bool
         the images are already multiplied by their CTF
+    ctf_phase_flipped : bool
+        the images are already multiplied by the sign of their CTF, so that |CTF| is left in them
     contrast : str
         ``"white"`` (protein bright, RELION's convention) or ``"black"``
     pose_error : (m,) bool or None
@@ -46,6 +48,7 @@ class ParticleSet:
     half: np.ndarray
     optics_group: np.ndarray
     ctf_premultiplied: bool = False
+    ctf_phase_flipped: bool = False
     contrast: str = "white"
     pose_error: np.ndarray | None = None
     true_quaternion: np.ndarray | None = None
@@ -67,6 +70,9 @@ class ParticleSet:
             raise UserError(f"ParticleSet: half of particle {row} is {self.half[row]}, expected 1 or 2")
         if self.contrast not in ("white", "black"):
             raise UserError(f"ParticleSet: contrast is {self.contrast!r}, expected 'white' or 'black'")
+        if self.ctf_premultiplied and self.ctf_phase_flipped:
+            raise UserError("ParticleSet: images are ctf_premultiplied or ctf_phase_flipped, not both: after multiplication by "
+                            "the CTF no sign is left to flip")
         check_ctf(self.ctf)
 
     def __len__(self) -> int:

@@ -10,11 +10,12 @@ from mpirecon.operators.aberrations import OpticsPlanes
 from mpirecon.operators.half_plane import HalfPlane
 
 
-def ctf_coefficients(ctf: np.ndarray, box: int, pixel_size: float) -> np.ndarray:
-    """Per-particle polynomial of DESIGN section 1 in image-pixel frequencies, (m, 7) float64.
+def ctf_coefficients(ctf: np.ndarray, box: int, pixel_size: float, phase_flipped: bool = False) -> np.ndarray:
+    """Per-particle polynomial of DESIGN section 1 in image-pixel frequencies, (m, 8) float64.
 
-    ctf : (m,) CTF_DTYPE. Columns: turns (radians / 2π) per kx², kx·ky, ky², |k|⁴, constant turns, scale, and the
-    envelope's exponent per |k|².
+    ctf : (m,) CTF_DTYPE · phase_flipped : the images were multiplied by the sign of their CTF, whose magnitude is left.
+    Columns: turns (radians / 2π) per kx², kx·ky, ky², |k|⁴, constant turns, scale, the envelope's exponent per |k|², and
+    1 where phases were flipped.
     """
     wavelength = electron_wavelength(ctf["voltage_kv"])
     per_pixel = 1.0 / (box * pixel_size)
@@ -34,6 +35,7 @@ def ctf_coefficients(ctf: np.ndarray, box: int, pixel_size: float) -> np.ndarray
             constant,
             ctf["scale"],
             -ctf["bfactor"] / 4 * per_pixel**2,
+            np.full(len(ctf), float(phase_flipped)),
         ],
         axis=1,
     )
@@ -41,20 +43,23 @@ def ctf_coefficients(ctf: np.ndarray, box: int, pixel_size: float) -> np.ndarray
 
 def ctf_samples(
     ctf: np.ndarray, plane: HalfPlane, pixel_size: float, optics: OpticsPlanes | None = None,
-    optics_group: np.ndarray | None = None,
+    optics_group: np.ndarray | None = None, phase_flipped: bool = False,
 ) -> np.ndarray:
-    """CTF of each particle at each half-plane sample, (m, s) float32; with `optics` that of its (m,) optics group."""
-    return ctf_at(ctf, plane.kx, plane.ky, plane.box, pixel_size, optics, optics_group)
+    """CTF of each particle at each half-plane sample, (m, s) float32; with `optics` that of its (m,) optics group.
+
+    phase_flipped : its magnitude, as in images that were multiplied by its sign
+    """
+    return ctf_at(ctf, plane.kx, plane.ky, plane.box, pixel_size, optics, optics_group, phase_flipped)
 
 
 def ctf_at(
     ctf: np.ndarray, kx: np.ndarray, ky: np.ndarray, box: int, pixel_size: float, optics: OpticsPlanes | None = None,
-    optics_group: np.ndarray | None = None,
+    optics_group: np.ndarray | None = None, phase_flipped: bool = False,
 ) -> np.ndarray:
     """As ctf_samples, at any samples kx, ky (s,) int32; `optics` must have been made for them."""
     out = np.empty((len(ctf), kx.size), np.float32)
     rows = None if optics is None else optics.rows(optics_group)
-    evaluate(ctf_coefficients(ctf, box, pixel_size), kx, ky, optics, rows, out)
+    evaluate(ctf_coefficients(ctf, box, pixel_size, phase_flipped), kx, ky, optics, rows, out)
     return out
 
 

@@ -24,12 +24,17 @@ class Symmetry:
         self.group = group
         self._signed, self.copies = group.split()
 
+    @property
+    def sums_grid(self) -> bool:
+        """Whether ``finish`` has anything to do."""
+        return len(self._signed) > 1
+
     def finish(self, folded: np.ndarray) -> None:
         """Sum a folded accumulator, (p, p, p//2 + 1, 3) float32, over the rotations that need no images; in place.
 
         An accumulator on a device is summed on the host.
         """
-        if len(self._signed) == 1:
+        if not self.sums_grid:
             return
         on_device = hasattr(folded, "get")
         host = folded.get() if on_device else folded

@@ -101,6 +101,8 @@ def weighted_quantile(comm: Communicator, values: np.ndarray, weights: np.ndarra
 
 def _kth_key(comm: Communicator, keys: np.ndarray, k: int) -> int:
     """The k-th smallest int64 over all ranks, 1 <= k <= m."""
+    if comm.size == 1:
+        return int(np.partition(keys, k - 1)[k - 1])
     keys = np.sort(keys)
 
     def count(pivots: np.ndarray) -> np.ndarray:

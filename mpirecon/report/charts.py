@@ -141,9 +141,13 @@ def guinier_chart(fit: Mapping) -> str:
 
 #: what a rank does in a phase; phases of other names are counted as computing
 KINDS = {
-    "read": "reading", "reduce": "reducing", "checkpoint": "writing", "write": "writing", "postprocess": "after the solve",
+    "start": "starting", "compile": "compiling", "read": "reading", "reduce": "reducing", "checkpoint": "writing",
+    "write": "writing", "postprocess": "after the solve",
 }  # fmt: skip
-KIND_COLOURS = {"reading": SKY, "computing": BLUE, "reducing": ORANGE, "writing": AMBER, "after the solve": GREEN}
+KIND_COLOURS = {
+    "starting": GREY, "compiling": PINK, "reading": SKY, "computing": BLUE, "reducing": ORANGE, "writing": AMBER,
+    "after the solve": GREEN,
+}  # fmt: skip
 
 
 def by_kind(seconds: Mapping[str, float]) -> dict[str, float]:

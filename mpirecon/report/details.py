@@ -181,7 +181,7 @@ def _ranks(run: RunFiles) -> str:
     drawn = ""
     if run.timelines:
         chart = f'<div class="scroll broad">{timeline_chart(run.timelines)}</div>'
-        drawn = pieces.figure(chart, "What each rank did when; blank is waiting, files and start-up.")
+        drawn = pieces.figure(chart, "What each rank did when; blank is waiting.")
     return pieces.section("Ranks", drawn + pieces.table(header, map(cells, shown), text=("host", "device"), dense=True) + note)
 
 
@@ -189,7 +189,8 @@ def _configuration(summary: Mapping) -> str:
     particles = summary["particles"]
     pairs = {
         "particles": f"{particles['file']}: {particles['count']:,}"
-        + (", CTF-premultiplied" if particles["ctf_premultiplied"] else ""),
+        + (", CTF-premultiplied" if particles["ctf_premultiplied"] else "")
+        + (", phase-flipped" if particles.get("ctf_phase_flipped") else ""),
         "started in": summary.get("folder") or "–",
         "optics": "; ".join(particles.get("optics") or []) or "defocus, astigmatism and Cs alone",
         **{name.replace("_", " "): _setting(name, value, (summary.get("used") or {}).get(name))

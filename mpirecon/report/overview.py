@@ -232,15 +232,19 @@ def _choice(summary: Mapping, found: Mapping) -> dict:
     return {"recall": found["recall"], "precision": found["precision"], "false_positive_rate": left_out_right / max(right, 1)}
 
 
+#: phases that the page shows, the longest of all
+_MOST_PHASES = 8
+
+
 def _time(summary: Mapping) -> str:
-    """Seconds of the busiest rank by phase, and what no phase accounts for."""
+    """Seconds of the busiest rank in the longest phases, and the rest, most of it waiting."""
     busiest = max(summary["ranks"], key=lambda rank: sum(rank["seconds"].values()))
-    spent = sorted(busiest["seconds"].items(), key=lambda item: -item[1])
-    rest = max(0.0, summary["seconds"] - sum(busiest["seconds"].values()))
+    spent = sorted(busiest["seconds"].items(), key=lambda item: -item[1])[:_MOST_PHASES]
+    rest = max(0.0, summary["seconds"] - sum(seconds for _, seconds in spent))
     most = max([rest, *(seconds for _, seconds in spent)], default=1) or 1
     rows = [(phase, seconds / most, f"{seconds:.2f} s", KIND_COLOURS[KINDS.get(phase, "computing")])
             for phase, seconds in spent if seconds >= 0.002 * most]
-    rows.append(("start, files, waiting", rest / most, f"{rest:.2f} s", GREY))
+    rows.append(("waiting, small things", rest / most, f"{rest:.2f} s", GREY))
     words = f"Rank {busiest['rank']} ({busiest['host']}, {busiest['device']}), of {summary['seconds']:.1f} s in all"
     in_mpi = (busiest.get("traffic") or {}).get("seconds")
     if in_mpi and len(summary["ranks"]) > 1:

@@ -54,8 +54,18 @@ _CONTRAST_PRIOR = (5.0, 0.0225)
 #: log likelihood ratio beyond which nothing is left to doubt: e⁻³⁰ is far below rounding
 _SURE = 30.0
 
-#: least and largest γ
+#: least and largest γ, and those that EM may start from
 _FILTER = (0.0, 1.0)
+_FILTERS = np.linspace(*_FILTER, 11)
+
+#: expected signal below which a band tells nothing: a square of it is lost beside 1 in double precision
+_LEAST_SIGNAL = 1e-8
+
+#: signal over noise beyond which nobody can be surer, and sums of squares over particles and products over bands stay finite
+_SUREST = 1e6
+
+#: sums of probabilities below which nobody is meant
+_NOBODY = 1e-200
 
 #: turns between the mean and the variance of contrasts in a step, each of which is taken to its best
 _TURNS = 10
@@ -76,8 +86,17 @@ class Evidence:
     def of(cls, sums: np.ndarray, variance: np.ndarray) -> Evidence:
         """From statistics' sums (m, bands, 3) and the variance of the noise in their units, (m, bands)."""
         a = np.sqrt(np.maximum(sums[:, :, 2], 0) / variance)
+        a = np.where(a < _LEAST_SIGNAL, 0.0, a)
         t = np.divide(sums[:, :, 1] / variance, a, out=np.zeros_like(a), where=a > 0)
         return cls(t, a)
+
+    def limited(self) -> Evidence:
+        """The same, of particles that are surer than any can be only as much as that."""
+        largest = np.maximum(np.abs(self.t), self.a).max(axis=1, initial=0)
+        if not (largest > _SUREST).any():
+            return self
+        factor = np.where(largest > _SUREST, _SUREST / np.maximum(largest, _SUREST), 1.0)[:, None]
+        return Evidence(self.t * factor, self.a * factor)
 
     def filtered(self, left: np.ndarray) -> Evidence:
         """The same, where the signal to expect is the share `left` (m, bands) of the map's."""
@@ -133,13 +152,15 @@ class PoseMixture:
         """
         self._comm, self._rows, self._groups, self._log_noise = comm, random_rows, groups, log_noise
         self._whole = own, random, slight
-        self._take_filtered(0.0 if log_noise is None else 1.0)
+        self._require_numbers(own, random, slight, log_noise)
+        self._take_filtered(0.0 if log_noise is None else self._likeliest_filter())
         if groups is not None:
             self._group_count = 1 + comm.allreduce_scalar(int(groups.max(initial=-1)), "max")
         self._once = 1 / self._over_groups(np.ones(len(own.t)))  # each group counts once, whoever holds its rows
         self._count = comm.allreduce_scalar(float(self._once.sum()))
         self._require_evidence()
         bands = own.t.shape[1]
+        self._wrong_mean = self._wrong_variance = np.zeros(bands)
         self.gain_ = np.ones(bands)
         self._contrast_variance = 0.02
         kinds = 0 if slight is None else slight.kinds
@@ -161,20 +182,37 @@ class PoseMixture:
     def _take_filtered(self, exponent: float) -> None:
         """Expect of each image the signal that its filter leaves, v^exponent of the map's."""
         self.filter_ = exponent
-        self._own, self._random, self._slight = self._whole
-        if self._log_noise is None:
-            return
-        left = np.exp(exponent * self._log_noise)
-        self._own, self._random = self._own.filtered(left), self._random.filtered(left[self._rows])
-        if self._slight is not None:
-            self._slight = replace(self._slight, best=self._slight.best.filtered(left))
+        own, random, slight = self._whole
+        best = None if slight is None else slight.best
+        if self._log_noise is not None:
+            left = self._left(exponent)
+            own, random, best = own.filtered(left), random.filtered(left[self._rows]), best and best.filtered(left)
+        self._own, self._random = own.limited(), random.limited()
+        self._slight = slight and replace(slight, best=best.limited())
+
+    def _left(self, exponent: float) -> np.ndarray:
+        return np.exp(np.minimum(exponent * self._log_noise, 50.0))
+
+    def _likeliest_filter(self) -> float:
+        """The γ with which the map explains most of all particles' evidence, by least squares: from one far off, all that
+        have much to say would be thought wrong before it could be fitted."""
+        t, explained = self._whole[0].t, []
+        for exponent in _FILTERS:
+            a = self._whole[0].a * self._left(exponent)
+            along, power = self._sum([_sums(t.T, a.T), _sums(a.T, a.T)])
+            explained.append((along**2 / np.maximum(power, 1e-300)).sum())
+        return float(_FILTERS[np.argmax(explained)])
+
+    def _require_numbers(self, own: Evidence, random: Evidence, slight: SlightErrors | None, log_noise: np.ndarray | None) -> None:
+        more = [] if slight is None else [slight.best.t, slight.best.a, slight.log_integral, slight.left]
+        values = [own.t, own.a, random.t, random.a, *more, *([] if log_noise is None else [log_noise])]
+        if self._comm.allreduce_scalar(int(not all(np.isfinite(some).all() for some in values))):
+            raise UserError("the mixture cannot be fitted: the evidence of some particle is not a finite number")
 
     def _require_evidence(self) -> None:
         t, a = self._own.t, self._own.a
         if self._count == 0 or self._comm.allreduce_scalar(float(np.square(a).sum())) == 0:
             raise UserError("the mixture has nothing to fit: no particle has any signal to be compared with")
-        if self._comm.allreduce_scalar(int(not (np.isfinite(t).all() and np.isfinite(a).all()))):
-            raise UserError("the mixture cannot be fitted: the evidence of some particle is not a finite number")
         highest = self._comm.allreduce(np.stack([t, -t]).max(axis=1, initial=-np.inf), "max")
         if self._count > 1 and (highest[0] == -highest[1]).all():
             raise UserError("the mixture has nothing to tell apart: the evidence of all particles is the same")
@@ -186,9 +224,13 @@ class PoseMixture:
         wrong = self._over_groups(self._log_wrong())
         good, self.contrast_, self.contrast2_ = self._log_good(self._own)
         self._likelihood = np.column_stack([good, wrong, np.zeros(len(wrong)), *self._log_slight()])
-        alive = np.where(self.shares_ > 0, self._likelihood, -np.inf)  # kinds that were given up explain nobody
-        self._relative = np.exp(alive - alive.max(axis=1, keepdims=True))
+        self._compare()
         self._attribute()
+
+    def _compare(self) -> None:
+        """Likelihoods relative to the largest; kinds that were given up explain nobody."""
+        alive = np.where(self.shares_ > 0, self._likelihood, -np.inf)
+        self._relative = np.exp(alive - alive.max(axis=1, keepdims=True))
 
     def _attribute(self) -> None:
         """Probabilities of each kind, from the likelihoods and the shares."""
@@ -250,13 +292,14 @@ class PoseMixture:
         return (_sums(t, t) - _sums(beside, beside / variance) - np.log(variance.prod(axis=1))) / 2
 
     def _measure_wrong(self) -> None:
-        """r and v from random orientations of the particles that are thought good."""
+        """r and v from random orientations of the particles that are thought good; as they were where none is."""
         t, a, w = self._random.t, self._random.a, self.posterior_[self._rows]
         total = self._sum([w @ (t * a), w @ a**2])
-        self._wrong_mean = total[0] / np.maximum(total[1], 1e-300)
+        self._wrong_mean = np.divide(*total, out=self._wrong_mean.copy(), where=total[1] > _NOBODY)
         excess = (t - self._wrong_mean * a) ** 2 - 1
         total = self._sum([w @ (excess * a**2), w @ a**4])
-        self._wrong_variance = np.maximum(total[0] / np.maximum(total[1], 1e-300), 0)
+        found = np.divide(*total, out=self._wrong_variance.copy(), where=total[1] > _NOBODY)
+        self._wrong_variance = np.maximum(found, 0)
 
     # M step
 
@@ -271,22 +314,55 @@ class PoseMixture:
         # contrasts of any mean are fitted; then the gain takes up the mean, for contrast is between particles. A step so
         # taken never lowers the likelihood, and is longer (parameter-expanded EM: Liu, Rubin & Wu 1998, Biometrika 85:755)
         mean = self._spread_contrasts(total, contrast, squares)
-        gain = per_band[0] / np.maximum(per_band[1], 1e-300) * mean
-        self.gain_ = np.clip(np.where(per_band[1] > 0, gain, 1.0), *_GAIN)
+        gain = per_band[0] / np.maximum(per_band[1], _NOBODY) * mean
+        self.gain_ = np.clip(np.where(per_band[1] > _NOBODY, gain, self.gain_), *_GAIN)
         if self._log_noise is not None:
             self._fit_filter(s[:, None], s2[:, None], mean)
 
     def _share_out(self) -> None:
-        """Shares from the probabilities, and in turn: EM of the shares alone."""
-        for step in range(_SHARE_STEPS if self.n_iter_ > _SETTLED else 1):
-            if step:
-                self._attribute()
+        """Shares from the probabilities, and in turn: EM of the shares alone, or Newton's steps to where it ends."""
+        steps = _SHARE_STEPS if self.n_iter_ > _SETTLED else 1
+        best, safe, newton = -np.inf, None, self.keep is None
+        for step in range(1, steps + 1):
             before = self.shares_
-            counts = self._comm.allreduce(self._once @ self._responsibility)
-            counts[SLIGHT:] = np.maximum(counts[SLIGHT:] - _FEWEST, 0)
-            self.shares_ = self._pinned(counts / counts.sum())
+            joint = self._relative @ before
+            told = np.append(self._once / joint @ self._relative, self._once @ np.log(joint))
+            *count, likelihood = self._comm.allreduce(told)
+            if safe is not None and likelihood < best:  # too long a step
+                self.shares_, safe, newton = safe, None, False
+                continue
+            best, safe = likelihood, None
+            self.shares_ = self._reestimated(before * count)
+            if ((self.shares_ > 0) != (before > 0)).any():
+                self._compare()
+                best = -np.inf
             if np.abs(self.shares_ - before).max() < _TOLERANCE / 10:
                 break
+            # of good, wrong and junk alone the likelihood has one maximum; slight errors may vanish or not
+            if newton and step < steps and not self.shares_[SLIGHT:].any():
+                safe, self.shares_ = self.shares_, self._newton(before, self.shares_)
+        if steps > 1:
+            self._attribute()
+
+    def _reestimated(self, counts: np.ndarray) -> np.ndarray:
+        """Shares from the expected numbers of each kind."""
+        counts[SLIGHT:] = np.maximum(counts[SLIGHT:] - _FEWEST, 0)
+        if not counts.sum() > _NOBODY:  # so few that slight errors, which explain them all, are given up
+            counts = np.where(np.arange(len(counts)) < SLIGHT, self.shares_, 0.0)
+        return self._pinned(counts / counts.sum())
+
+    def _newton(self, shares: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """The shares that a step of EM leaves as they are, as Newton's method has it from those before and after a step; those
+        after it where some would not be positive."""
+        kinds = slice(SLIGHT)
+        relative = self._relative[:, kinds]
+        weighted = relative * (self._once / (self._relative @ shares) ** 2)[:, None]
+        curvature = self._comm.allreduce(weighted.T @ relative) / self._count
+        # ∂(after)/∂(shares); shares sum to one before and after
+        slope = np.diag(after[kinds] / shares[kinds]) - shares[kinds, None] * curvature
+        step = np.linalg.lstsq(np.eye(SLIGHT) - slope, (after - shares)[kinds], rcond=None)[0]
+        found = shares[kinds] + step - step.mean()
+        return self._pinned(np.concatenate([found, after[SLIGHT:]])) if found.min() > 0 else after
 
     def _fit_filter(self, s: np.ndarray, s2: np.ndarray, mean: float) -> None:
         """A step of Newton's method towards the γ that the good are most likely with. s, s2 : (m, 1), posterior times
@@ -302,9 +378,11 @@ class PoseMixture:
         """Set the variance of contrasts relative to their mean, and return the mean: the maximum, found in turns, of
         total·ln N(s; mean, variance·mean²) and the prior's logarithm. contrast, squares : sums of E[s] and E[s²]."""
         strength, typical = _CONTRAST_PRIOR
-        first, second = contrast / max(total, 1e-300), squares / max(total, 1e-300)
+        first, second = contrast / max(total, _NOBODY), squares / max(total, _NOBODY)
         mean, variance = first, self._contrast_variance
-        for _ in range(_TURNS if first > 0 else 0):
+        if not (total > _NOBODY and first > 0):  # nobody is good, or what are have no contrast: nothing is learned
+            return 1.0
+        for _ in range(_TURNS):
             mean = 2 * second / (first + np.sqrt(first**2 + 4 * variance * second))
             variance = (total * (second / mean**2 - 2 * first / mean + 1) + strength * typical) / (total + strength)
             variance = float(np.clip(variance, *_CONTRAST_VARIANCE))

@@ -81,6 +81,8 @@ class Simulator:
                 image += np.float32(self.noise_sigma * factor) * rng.standard_normal(image.shape, dtype=np.float32)
         if self.settings.ctf_premultiplied:
             images = multiply_by_ctf(images, drawn.particles.ctf, self.pixel_size)
+        if self.settings.ctf_phase_flipped:
+            images = multiply_by_ctf(images, drawn.particles.ctf, self.pixel_size, sign_only=True)
         return images
 
     def _signal(self, drawn: DrawnParticles) -> np.ndarray:
@@ -135,6 +137,7 @@ def simulate(
         overwrite=overwrite,
         dtype=settings.dtype,
         ctf_premultiplied=settings.ctf_premultiplied,
+        ctf_phase_flipped=settings.ctf_phase_flipped,
         provenance={**_provenance(simulator), **(provenance or {})},
     )
     with writer:
@@ -156,9 +159,10 @@ def simulate(
 
 
 def multiply_by_ctf(
-    images: np.ndarray, ctf: np.ndarray, pixel_size: float, aberrations=None, optics_group: np.ndarray | None = None
+    images: np.ndarray, ctf: np.ndarray, pixel_size: float, aberrations=None, optics_group: np.ndarray | None = None,
+    sign_only: bool = False,
 ) -> np.ndarray:
-    """Multiply (m, n, n) images by their CTFs over the whole transform, corners too; (m, n, n) float32.
+    """Multiply (m, n, n) images by their CTFs (or their signs) over the whole transform, corners too; (m, n, n) float32.
 
     aberrations : Aberrations of the images' optics groups (m,), whose even ones and magnification belong to the CTF
     """
@@ -169,6 +173,8 @@ def multiply_by_ctf(
     if aberrations is not None:  # a program that multiplies images knows nothing of the detector
         optics = OpticsPlanes.of(replace(aberrations, mtf=np.zeros((len(aberrations.group), 0))), kx, ky, n, pixel_size)
     values = ctf_at(ctf, kx, ky, n, pixel_size, optics, optics_group)
+    if sign_only:
+        values = np.where(values < 0, np.float32(-1), np.float32(1))
     transform = scipy.fft.rfft2(np.asarray(images, np.float32))
     transform *= values.reshape(transform.shape)
     return scipy.fft.irfft2(transform, s=(n, n)).astype(np.float32, copy=False)

@@ -66,6 +66,7 @@ def draw_particles(settings: SimulationSettings, box: int, pixel_size: float, id
         half=random_halves(settings.seed, ids) if settings.halves == "random" else 1 + ids % 2,
         optics_group=np.ones(m, np.int32),
         ctf_premultiplied=settings.ctf_premultiplied,
+        ctf_phase_flipped=settings.ctf_phase_flipped,
         pose_error=(flag | junk) if planted else None,
         true_quaternion=quaternion if planted else None,
         ids=ids,

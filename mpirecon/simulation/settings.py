@@ -30,7 +30,7 @@ class SimulationSettings:
     voltage : kV · cs : mm · amplitude_contrast · bfactor : Å² · phase_shift : radians
     shift_sigma : float, Å
         standard deviation of each shift component
-    use_ctf, ctf_premultiplied : bool
+    use_ctf, ctf_premultiplied, ctf_phase_flipped : bool
     halves : ``"random"`` (a fair coin per particle) or ``"alternate"``
     dtype : ``"float32"`` or ``"float16"``
 
@@ -58,6 +58,7 @@ class SimulationSettings:
     shift_sigma: float = 3.0
     use_ctf: bool = True
     ctf_premultiplied: bool = False
+    ctf_phase_flipped: bool = False
     halves: str = "random"
     dtype: str = "float32"
 
@@ -91,6 +92,9 @@ class SimulationSettings:
             raise UserError("--junk-rate: junk is pure noise, and there is none with --snr inf; give a finite --snr")
         if self.ctf_premultiplied and not self.use_ctf:
             raise UserError("--ctf-premultiply and --no-ctf exclude each other: there is no CTF to multiply by")
+        if self.ctf_phase_flipped and (self.ctf_premultiplied or not self.use_ctf):
+            other = "--ctf-premultiply" if self.ctf_premultiplied else "--no-ctf"
+            raise UserError(f"--ctf-phase-flip and {other} exclude each other: no sign of the CTF is left to flip")
         for option, value, allowed in (
             ("--halves", self.halves, ("random", "alternate")),
             ("--dtype", self.dtype, ("float32", "float16")),

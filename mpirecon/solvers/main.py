@@ -35,7 +35,7 @@ from mpirecon.solvers.run import Reconstruction
 def reconstruct(
     comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool, log_particles: str,
     controls: bool = False, resume: bool = False, postprocess: bool = True, endurance: Endurance = Endurance(),
-    start_weights: np.ndarray | None = None,
+    start_weights: np.ndarray | None = None, began: float | None = None,
 ) -> dict:
     """Run a reconstruction on the ranks of `comm` and write its files.
 
@@ -43,11 +43,12 @@ def reconstruct(
     postprocess : also make mask.mrc, sharpened.mrc, and the FSC corrected for the mask
     resume : go on from the folder's checkpoint, if it has one
     start_weights : (m,) float, what the first map is made with, the same on all ranks
+    began : when the program did, Unix time, if it has done more than call this
 
     Returns the summary on rank 0, an empty dict elsewhere. Raises, on all ranks alike, UserError for what a user can mend
     and StopRequested after a signal to stop.
     """
-    start = time.time()
+    start = time.time() if began is None else began
     checkpoints = None
 
     def state() -> str:
@@ -62,7 +63,7 @@ def reconstruct(
             Watchdog(comm, None, endurance.stall_timeout, lambda: f"; {state()}" if state() else "") as watchdog,
         ):  # fmt: skip
             console.say(_opening(comm, file, config))
-            run = Reconstruction(comm, file, config, log, console, start_weights)
+            run = Reconstruction(comm, file, config, log, console, start_weights, start)
             run.engine.stop = stop
             place.begin(log)  # all that a user can have got wrong is found by now: before, no folder is made
             if place.complete:
@@ -107,14 +108,14 @@ def _telling(state: Callable[[], str]) -> Iterator[None]:
 
 def _opening(comm: Communicator, file: ParticleFile, config: Config) -> str:
     ranks = "1 rank" if comm.size == 1 else f"{comm.size} ranks"
-    premultiplied = ', CTF-premultiplied' if file.attributes['ctf_premultiplied'] else ''
+    images = ', CTF-premultiplied' if file.attributes['ctf_premultiplied'] else ', phase-flipped' if file.phase_flipped else ''
     how = config.loss + (f" (keep {config.keep})" if config.keep else "")
     aberrations = file.aberrations()
     corrected = [] if aberrations is None else aberrations.corrected()
     optics = f"\n  corrected for: {'; '.join(corrected)}" if corrected else ""
     return (
         f"{file.path}: {len(file)} particles, box {file.box}, {file.pixel_size:g} Å/px"
-        f"{premultiplied}; {ranks}, loss {how}, "
+        f"{images}; {ranks}, loss {how}, "
         f"distance {config.distance}, solver {config.solver}{optics}"
     )
 

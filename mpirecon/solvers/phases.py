@@ -191,6 +191,7 @@ class _Comparison:
         # what is to be found out is left out, magnification and detector are not
         bare = replace(known, odd=known.odd[:, :0], even=known.even[:, :0])
         self.optics = OpticsPlanes.of(bare, plane.kx, plane.ky, file.box, file.pixel_size, self.premultiplied)
+        self.modelled = OpticsPlanes.of(known, plane.kx, plane.ky, file.box, file.pixel_size, self.premultiplied)
         k = np.stack([plane.kx, plane.ky]) / width
         self.at = np.einsum("gij,js->gis", known.magnification, k)
         self.projection = Projection(file.box, plane, threads=Threads(threads))
@@ -215,6 +216,8 @@ class _Comparison:
                             self.projection.workers)
         if particles.contrast == "black":
             y = -y
+        if particles.ctf_phase_flipped:  # a sign that is multiplied on once more is gone
+            y *= np.where(ctf_samples(particles.ctf, self.plane, self.file.pixel_size, self.modelled, particles.optics_group) < 0, -1, 1)
         group = self.known.rows(particles.optics_group)
         p, sine, cosine = self._model(grid, particles, group)
         if self.optics is not None:

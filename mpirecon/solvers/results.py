@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -86,17 +87,19 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
         if run.config.mask == AUTO and more.mask is not None:
             maps["volume"] *= more.mask
         maps |= {name: volume for name, volume in (("mask", more.mask), ("sharpened", more.sharpened)) if volume is not None}
-    for which, volume in maps.items():
-        write_map(folder / f"{which}.mrc", volume, pixel_size, overwrite=True)
-    write_fsc_csv(folder / "fsc.csv", curves, file.box, pixel_size, overwrite=True)
-    write_particle_table(folder / "particles.h5", columns, {"particles": str(file.path)})
     found = None
-    if "pose_error" in columns:
-        found, points = detection_report(columns)
-        write_detection_csv(folder / "detection.csv", points.thinned())
+    with run.engine.timings("write"):
+        for name, volume in maps.items():
+            write_map(folder / f"{name}.mrc", volume, pixel_size, overwrite=True)
+        write_fsc_csv(folder / "fsc.csv", curves, file.box, pixel_size, overwrite=True)
+        write_particle_table(folder / "particles.h5", columns, {"particles": str(file.path)})
+        if "pose_error" in columns:
+            found, points = detection_report(columns)
+            write_detection_csv(folder / "detection.csv", points.thinned())
     ranks[0] = _rank_facts(run)
     run.log.event("timeline", **run.engine.timings.timeline())
     summary = _summary(run, outcome, about | {"detection": found}, _headline(run, curves, more), columns, ranks)
+    summary |= _time(run, ranks)
     more_to_warn_of = (
         run.parted, *_map_warnings(run, summary, columns), _asymmetric_mask(run), _curvature(run, summary),
     )  # fmt: skip
@@ -227,6 +230,15 @@ def _rank_facts(run: Reconstruction) -> dict:
     }
 
 
+def _time(run: Reconstruction, ranks: list[dict]) -> dict:
+    """Seconds from the run's beginning to the page about it, and of each phase on the rank that spent most in it."""
+    phases = {phase for rank in ranks for phase in rank["seconds"]}
+    return {
+        "seconds": round(time.time() - run.engine.timings.origin, 3),
+        "timings": {phase: max(rank["seconds"].get(phase, 0.0) for rank in ranks) for phase in sorted(phases)},
+    }
+
+
 def _peak_memory() -> int:
     """Most bytes of memory this process has held.
 
@@ -243,14 +255,14 @@ def _peak_memory() -> int:
 def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict, columns: dict, ranks: list) -> dict:
     file = run.file
     mixture, valid = outcome.selection.mixture_, ~columns["skipped"]
-    phases = {phase for rank in ranks for phase in rank["seconds"]}
     return {
         **about,
         "configuration": run.config.as_dict(),
         "used": run.used,
         "particles": {
             "file": str(file.path), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,
-            "ctf_premultiplied": bool(file.attributes["ctf_premultiplied"]), "skipped": np.flatnonzero(~valid).tolist(),
+            "ctf_premultiplied": bool(file.attributes["ctf_premultiplied"]),
+            "ctf_phase_flipped": file.phase_flipped, "skipped": np.flatnonzero(~valid).tolist(),
             "optics": [] if (optics := file.aberrations()) is None else optics.corrected(),
         },
         "ranks": ranks,
@@ -262,7 +274,6 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict,
         "micrographs": _by_micrograph(run, columns),
         "keep_estimate": None if mixture is None else mixture.keep_,
         "mixture": None if mixture is None else describe(mixture),
-        "timings": {p: max(rank["seconds"].get(p, 0.0) for rank in ranks) for p in sorted(phases)},
         "bytes_moved": sum(rank["traffic"]["bytes_moved"] for rank in ranks),
         "peak_memory_bytes": max(rank["peak_memory_bytes"] for rank in ranks),
     }  # fmt: skip

@@ -84,12 +84,15 @@ class Outcome:
 class Reconstruction:
     """One run of ``mpirecon reconstruct`` on the ranks of `comm`; ``run()`` returns an Outcome.
 
-    start_weights : (m,) float, of all particles, what the first map is made with; None leaves that to the loss
+    start_weights : (m,) float, of all particles, what the first map is made with; None leaves that to the loss · began : when the
+    program did, Unix time, of which what has passed since is the phase "start"; now if left out
     """
 
     def __init__(
-        self, comm: Communicator, file: ParticleFile, config: Config, log, console, start_weights: np.ndarray | None = None
+        self, comm: Communicator, file: ParticleFile, config: Config, log, console, start_weights: np.ndarray | None = None,
+        began: float | None = None,
     ) -> None:
+        timings = Timings(comm.activity.step, began)
         with together(comm):
             config = config.settled(file) if comm.rank == 0 else None
         config = comm.bcast(config)
@@ -104,11 +107,15 @@ class Reconstruction:
         self._neighbours = comm.allgather(comm.hostname).count(comm.hostname)
         backend, mask = run_together(comm, self._set_up)
         self._agree_on_mask(mask)
-        compile_once(comm, backend, self.slab.metadata, config.loss == "posterior", config.deterministic)
+        symmetry = Symmetry(point_group(config.symmetry))
+        looks = config.loss == "posterior"
+        compile_once(
+            comm, backend, self.slab.metadata, looks, config.deterministic, symmetry, console.say, timings
+        )  # fmt: skip
         self.transport = connect(comm, backend, self.placement, config.transport, log, console)
         self.engine = Engine(
-            comm, backend, self.slab, config.scoring_folds, mask, Timings(comm.activity.step), log, config.skip_bad,
-            Symmetry(point_group(config.symmetry)), deterministic=config.deterministic,
+            comm, backend, self.slab, config.scoring_folds, mask, timings, log, config.skip_bad, symmetry,
+            deterministic=config.deterministic,
         )  # fmt: skip
         self.solver = (NormalSolver if config.solver == "normal" else GradientSolver)(self.engine, config)
         self._start = None if start_weights is None else self._checked_weights(start_weights)
@@ -118,6 +125,7 @@ class Reconstruction:
         self._explained = False
         able = Ability.NEARBY in backend.can and config.group_by is None and config.loss == "posterior"
         self.looks = Looks(config.rounds, able)
+        timings.fill("start")
 
     def run(self, checkpoints: Checkpoints | None = None, resume: bool = False) -> Outcome:
         """All iterations; saved as `checkpoints` has it, and continued from its folder when `resume`.
@@ -169,7 +177,7 @@ class Reconstruction:
         return records
 
     def _survey(self) -> np.ndarray:
-        with self.console.progress(len(self.slab), "survey") as self.engine.progress:
+        with self.console.progress(len(self.file), "survey", mine=len(self.slab)) as self.engine.progress:
             return self.engine.survey()
 
     @property
@@ -183,10 +191,13 @@ class Reconstruction:
         self._iteration, self._sorts = iteration, 0
         self._start_selection()
         passes = 2 + (iteration == 1 and self.config.solver == "gradient")
-        with self.console.progress(passes * len(self.slab), f"iteration {iteration}") as self.engine.progress:
+        label, further = f"iteration {iteration} of {self.config.rounds}", self.config.rounds - iteration
+        work, mine = passes * len(self.file), passes * len(self.slab)
+        with self.console.progress(work, label, mine=mine, further=further) as self.engine.progress:
             self.solver.step(self._weigh)
             inside = self._score()
-        return self._record(iteration, inside)
+        with self.engine.timings("select"):
+            return self._record(iteration, inside)
 
     def _score(self, rows: np.ndarray | None = None) -> Statistics:
         """Compare particles with the maps as they stand; what is held out is kept for the next selection."""
@@ -244,11 +255,12 @@ class Reconstruction:
         if self._scores is None or (self._sorts_batches and self._selection is None):
             self._selection = Selection.everybody(self.slab.valid, self._first_weight())
         elif not self._sorts_batches:
-            self._judge_looks()
-            self._selection = self._select(self._scores, self.slab.valid, self._mildness)
-            if self.nearby is not None:
-                self.looks.found(_slight(self._selection))
-            self._log_sort(None, self._selection)
+            with self.engine.timings("select"):
+                self._judge_looks()
+                self._selection = self._select(self._scores, self.slab.valid, self._mildness)
+                if self.nearby is not None:
+                    self.looks.found(_slight(self._selection))
+                self._log_sort(None, self._selection)
 
     def _first_weight(self) -> np.ndarray | None:
         """Before there is a map, all alike; but for robust losses no image of outlying power makes the first map."""
@@ -267,8 +279,9 @@ class Reconstruction:
         """What was decided about this rank's particles; with sorted batches, decided now, among the batch it holds."""
         if self._sorts_batches and self.solver.fsc is not None:
             self._score(rows)
-            chosen = self._select(self._scores, self.slab.valid & rows, self._mildness)
-            self._log_sort(rows, chosen)
+            with self.engine.timings("select"):
+                chosen = self._select(self._scores, self.slab.valid & rows, self._mildness)
+                self._log_sort(rows, chosen)
             for name in ("weight", "kept", "distance", "contrast", "contradicts"):
                 getattr(self._selection, name)[rows] = getattr(chosen, name)[rows]
         return self._selection
@@ -289,7 +302,8 @@ class Reconstruction:
     def _with_final_distance(self) -> Selection:
         """The selection that built the final map, beside the distances from that map (held out)."""
         # L2 selects nothing: its particles may be told their distance from the other half's map
-        final = self._select(self.held_out if self.config.loss == "l2" else self._scores, self.slab.valid)
+        with self.engine.timings("select"):
+            final = self._select(self.held_out if self.config.loss == "l2" else self._scores, self.slab.valid)
         return replace(self._selection, distance=final.distance, mixture_=final.mixture_)
 
     # reports

@@ -16,12 +16,13 @@ class Timings:
     seconds : phase → s · spans : of the outermost blocks, [start, end, {phase: s}] in seconds since `origin` (Unix time)
     """
 
-    def __init__(self, tell: Callable[[str], None] = lambda phase: None) -> None:
-        """tell : called with the phase whenever it changes"""
+    def __init__(self, tell: Callable[[str], None] = lambda phase: None, origin: float | None = None) -> None:
+        """tell : called with the phase whenever it changes · origin : when the first began, Unix time; now if left out"""
         self.seconds: dict[str, float] = {}
         self.spans: list[list] = []
-        self.origin = time.time()
-        self._zero = time.perf_counter()
+        now = time.time()
+        self.origin = now if origin is None else origin
+        self._zero = time.perf_counter() - (now - self.origin)
         self._inner: list[float] = []
         self._within: dict[str, float] = {}
         self._phases: list[str] = []
@@ -46,6 +47,16 @@ class Timings:
                 self._add_span(start - self._zero, end - self._zero)
             self._phases.pop()
             self._tell(self._phases[-1] if self._phases else "between phases")
+
+    def fill(self, phase: str) -> None:
+        """Count as this phase whatever has passed since `origin` outside of phases, none of which may be under way."""
+        end, gaps = 0.0, []
+        for span in [*self.spans, [time.perf_counter() - self._zero]]:
+            if span[0] > end:
+                gaps.append([end, span[0], {phase: span[0] - end}])
+            end = max(end, *span[:2])
+        self.spans = sorted([*self.spans, *gaps], key=lambda span: span[0])
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + sum(b - a for a, b, _ in gaps)
 
     def _add_span(self, start: float, end: float) -> None:
         self.spans.append([start, end, self._within])

@@ -59,6 +59,9 @@ def curvature_refusal(particles: ParticleSet) -> str:
     if particles.ctf_premultiplied:
         return ("curvature cannot be undone in CTF-premultiplied images: the product with the CTF has added the two sidebands; "
                 "extract the images without premultiplication")
+    if particles.ctf_phase_flipped:
+        return ("curvature is undone in images as they were taken, and the phases of these are flipped; extract the images without "
+                "phase flipping")
     voltage, edge = float(particles.ctf["voltage_kv"][0]), particles.box * particles.pixel_size
     limit = curvature_limit(edge, voltage, WORTH_A_WARNING)
     return (

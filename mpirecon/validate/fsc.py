@@ -11,6 +11,7 @@ import numpy as np
 import scipy.fft
 
 from mpirecon.errors import UserError
+from mpirecon.kernels.radial import radial_sum
 from mpirecon.kernels.shells import correlate_shells, scale_shells
 
 
@@ -65,10 +66,10 @@ def shell_count(box: int, ndim: int = 3) -> np.ndarray:
 
 
 def _sums_and_counts(values: np.ndarray) -> np.ndarray:
-    """Sums of a real half-transform array over each shell, and its samples, (2, n // 2 + 1): products with one, and with itself."""
-    sums = np.zeros((3, values.shape[2]))
-    correlate_shells(values, np.broadcast_to(np.float32(1), values.shape), sums)
-    return sums[::2]
+    """Sums of a real half-transform array over each shell, and its samples, (2, n // 2 + 1)."""
+    sums = np.zeros((2, values.shape[2] + 1))  # the last of what lies beyond
+    radial_sum(values, 1, 0, 1.0, *sums)
+    return sums[:, :-1]
 
 
 def fsc(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:

@@ -1,0 +1,301 @@
+"""What the images themselves say about their CTF: whether they were multiplied by it, or by its sign, and which way contrast goes.
+
+A sample of the images is compared with the CTFs and poses of the table, in NumPy and in seconds:
+
+- Noise. White noise has the same power at the zeros of the CTF as beside them; in CTF-premultiplied images it has none there.
+- Signal. Low-resolution maps of either half of the sample predict the images of the other half, as C·P (images as they were
+  taken), |C|·P (phase-flipped) or C²·P (premultiplied). What predicts best is what they are: signs tell where noise does not.
+- Contrast. The density of a particle stands out from the solvent to one side: that of protein must be the brighter one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+
+from mpirecon.io.particle_table import ParticleTable
+from mpirecon.operators.ctf import ctf_coefficients
+from mpirecon.parallel.comm import Communicator, together
+
+#: how images may carry their CTF
+UNTOUCHED, FLIPPED, PREMULTIPLIED = KINDS = ("untouched", "phase-flipped", "CTF-premultiplied")
+
+_FINEST = 8.0  # Å: maps of the sample reach no further
+_SHELLS = (12, 40)  # fewest and most shells of them
+_FIRST = 2  # shells below are background and what normalisation left
+_MIDDLE = 1  # shells up to here have the sign of a particle in the middle, however much of the box it fills
+_LOW, _HIGH = 0.03, 0.4  # squared sines that count as zeros of the CTF, and as far from them
+_ENOUGH = 100  # samples of a shell on either side
+
+
+_MOST_IMAGES, _MOST_BYTES = 1000, 128 * 2**20  # of the sample
+_MOST_SAMPLES = 2_000_000  # that a rank measures noise in
+_BATCH_PIXELS = 2**21  # transformed at a time
+
+#: power at the CTF's zeros below and above which images are, and are not, premultiplied
+_PREMULTIPLIED_FLOOR, _WHITE_FLOOR = 0.15, 0.6
+
+#: standard deviations that are no chance, and shares of predicted power that a misfit of CTFs does not reach
+_SURE = 5.0
+_FEW = 50  # fewer images than these do not tell by what they predict of each other
+_SMALLEST = 16  # pixels a side that tell anything
+_OPTIONS = {
+    UNTOUCHED: "--no-ctf-premultiplied --no-ctf-phase-flipped", FLIPPED: "--ctf-phase-flipped", PREMULTIPLIED: "--ctf-premultiplied",
+}
+
+
+@dataclass
+class Evidence:
+    """floor : power at the CTF's zeros over that beside them, 0 where it follows C², 1 where it does not care; nan: no zeros
+    images : how many · gains : of KINDS, share of the images' power that the other half's map predicts · sigmas : how surely each predicts better
+    than the kind that the table says, in standard deviations · brightness : of the middle of the images against their
+    surroundings, as the CTF has it, in standard deviations · skewness : of the map's density
+    """
+
+    images: int
+    floor: float
+    gains: dict[str, float]
+    sigmas: dict[str, float]
+    brightness: float
+    skewness: float
+
+    def verdict(self, told: str) -> tuple[str, str] | None:
+        """(kind that the images are by all appearance, why) where that is not what was told; None where nothing speaks
+        against it.
+
+        Where noise follows the CTF, images are premultiplied, unless signal alone is in them, whose signs then tell.
+        """
+        follows, white = self.floor < _PREMULTIPLIED_FLOOR, self.floor > _WHITE_FLOOR
+        noise = f"their power at the zeros of the CTF is {100 * max(self.floor, 0):.0f} % of that beside them"
+        if told == PREMULTIPLIED:
+            if white:
+                return (FLIPPED if self.gains[FLIPPED] > 1.03 * self.gains[UNTOUCHED] else UNTOUCHED), noise
+            return self._better(told, UNTOUCHED, 1.3) or (None if white else self._better(told, FLIPPED, 1.02, 10.0))
+        other = FLIPPED if told == UNTOUCHED else UNTOUCHED
+        no_worse = self.sigmas[PREMULTIPLIED] > -3.0 and not (
+            self.sigmas[other] > _SURE and self.gains[other] > self.gains[PREMULTIPLIED])
+        if follows and no_worse and self.images >= _FEW:
+            return PREMULTIPLIED, noise
+        return self._better(told, other, 1.03)
+
+    def _better(self, told: str, kind: str, ratio: float, sure: float = _SURE) -> tuple[str, str] | None:
+        """A kind that predicts one half of the images from the other much better than what was told."""
+        if self.images < _FEW or self.sigmas[kind] <= sure or self.gains[kind] <= ratio * self.gains[told]:
+            return None
+        more = f"{self.gains[kind] / self.gains[told]:.2f} times as much of" if self.gains[told] > 0 else "more of"
+        return kind, f"a map of one half of them made that way predicts {more} the other half ({self.sigmas[kind]:.0f} standard deviations)"
+
+    @property
+    def inverted(self) -> bool:
+        """Whether the particles are dark where bright ones were told."""
+        return self.brightness < -_SURE and self.skewness < 0
+
+
+def warnings_of(evidence: Evidence, told: str, contrast: str) -> list[str]:
+    """Sentences where images speak against the table, with the options that help."""
+    said = []
+    found = evidence.verdict(told)
+    if found is not None:
+        kind, why = found
+        said.append(f"the images look {kind}, and are taken as {told}: {why}. If so, give {_OPTIONS[kind]} (or the CTFs are not those of "
+                    "these images)")
+    if evidence.inverted:
+        other = "black" if contrast == "white" else "white"
+        shade = {"white": "bright", "black": "dark"}
+        said.append(f"the particles look {shade[other]} against their surroundings, and are taken as {shade[contrast]}: if protein is "
+                    f"{shade[other]} in these images, give --contrast {other}")
+    return said
+
+
+def sampled_rows(total: int, box: int, first: int, count: int) -> np.ndarray:
+    """Rows of a slab (first … first + count of `total`) that are in the sample, counted from its first; the same sample on
+    any number of ranks."""
+    most = min(total, _MOST_IMAGES, max(32, _MOST_BYTES // (4 * box * box)))
+    rows = np.sort(np.random.default_rng(0).choice(total, most, replace=False, shuffle=False))
+    return rows[(rows >= first) & (rows < first + count)] - first
+
+
+def look_at_images(comm: Communicator, table: ParticleTable, box: int, contrast: str, batches: Iterable) -> list[str]:
+    """Warnings of what a sample of images says against the table; collective.
+
+    batches : pairs of rows of the table and their images (m, n, n), no image twice · contrast : ``white`` or ``black``
+    """
+    if box < _SMALLEST:
+        return []
+    told = PREMULTIPLIED if table.ctf_premultiplied else FLIPPED if table.ctf_phase_flipped else UNTOUCHED
+    sample = ImageSample(comm, box, table.pixel_size, told)
+    with together(comm):
+        size = max(1, _BATCH_PIXELS // box**2)
+        for rows, images in batches:
+            for at in range(0, len(rows), size):
+                some = rows[at : at + size]
+                bright = images[at : at + size].astype(np.float32) * (-1 if contrast == "black" else 1)
+                if table.negate is not None:
+                    bright[table.negate[some]] *= -1
+                sample.add(bright, table.ctf[some], table.pose.shift[some], table.pose.matrices()[some])
+    return warnings_of(sample.evidence(), told, contrast)
+
+
+class ImageSample:
+    """Sums over sampled images of all ranks. box : pixels; pixel_size : Å; told : which of KINDS the table says."""
+
+    def __init__(self, comm: Communicator, box: int, pixel_size: float, told: str) -> None:
+        self.comm, self.box, self.pixel_size, self.told = comm, box, pixel_size, told
+        ky, kx = np.meshgrid(np.fft.fftfreq(box, 1 / box), np.arange(box // 2 + 1), indexing="ij")
+        radius = np.hypot(kx, ky)
+        inside = (radius < box // 2) & ((kx > 0) | (ky > 0))
+        self._inside = np.flatnonzero(inside)
+        self.kx, self.ky = kx.ravel()[self._inside], ky.ravel()[self._inside]
+        self.shell = np.rint(radius.ravel()[self._inside]).astype(np.int64)
+        shells = int(np.clip(box * pixel_size / _FINEST, *_SHELLS))
+        self.last = min(shells, box // 2 - 2)
+        self.near = np.flatnonzero((self.shell >= _FIRST) & (self.shell <= self.last))
+        self.middle = np.flatnonzero(self.shell <= _MIDDLE)
+        self.bright = np.zeros(2)  # sum and sum of squares over images
+        self.noise = np.zeros((4, box // 2 + 1))  # power and squared sine at zeros and beside them, per shell
+        self.counts = np.zeros((2, box // 2 + 1))
+        self.measured = 0
+        self.spectra, self.ctf, self.matrices = [], [], []
+
+    def add(self, images: np.ndarray, ctf: np.ndarray, shift: np.ndarray, matrices: np.ndarray) -> None:
+        """images (m, n, n), ctf (m,) CTF_DTYPE, shift (m, 2) Å, matrices (m, 3, 3)."""
+        images = np.asarray(images, np.float32)
+        level = images.std(axis=(1, 2), dtype=np.float64)
+        good = np.isfinite(level) & (level > 0)
+        images, ctf, shift, matrices = images[good], ctf[good], shift[good], matrices[good]
+        images = (images - images.mean(axis=(1, 2), keepdims=True)) / level[good, None, None]
+        spectra = scipy.fft.rfft2(images).reshape(len(images), -1)[:, self._inside] / self.box
+        sine, strength = self._ctf(ctf)
+        if self.measured < _MOST_SAMPLES:
+            self._add_noise(np.abs(spectra) ** 2, sine**2)
+            self.measured += spectra.size
+        self._add_brightness(self._centred(spectra, shift, self.middle), (sine * strength)[:, self.middle])
+        self.spectra.append(self._centred(spectra, shift, self.near).astype(np.complex64))
+        self.ctf.append((sine * strength)[:, self.near].astype(np.float32))
+        self.matrices.append(matrices)
+
+    def _ctf(self, ctf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(sine, scale times envelope) at all samples, (m, s) each."""
+        c = ctf_coefficients(ctf, self.box, self.pixel_size)[:, :, None]
+        x, y = self.kx, self.ky
+        k2 = x * x + y * y
+        turns = c[:, 0] * (x * x) + c[:, 1] * (x * y) + c[:, 2] * (y * y) + c[:, 3] * (k2 * k2) + c[:, 4]
+        return np.sin(2 * np.pi * turns), c[:, 5] * np.exp(c[:, 6] * k2)
+
+    def _centred(self, spectra: np.ndarray, shift: np.ndarray, some: np.ndarray) -> np.ndarray:
+        """Some samples with the particle, which sits `shift` from pixel box // 2, at the origin."""
+        at = shift / self.pixel_size + self.box // 2
+        return spectra[:, some] * np.exp(2j * np.pi / self.box * (at[:, :1] * self.kx[some] + at[:, 1:] * self.ky[some]))
+
+    def _add_brightness(self, y: np.ndarray, c: np.ndarray) -> None:
+        factor = {UNTOUCHED: c, FLIPPED: np.abs(c), PREMULTIPLIED: np.ones_like(c)}[self.told]
+        each = (factor * y.real).sum(axis=1)
+        self.bright += [each.sum(), (each**2).sum()]
+
+    def _add_noise(self, power: np.ndarray, squared: np.ndarray) -> None:
+        shells = self.noise.shape[1]
+        shell = np.broadcast_to(self.shell, power.shape)
+        for i, where in enumerate((squared < _LOW, squared > _HIGH)):
+            self.counts[i] += np.bincount(shell[where], minlength=shells)
+            self.noise[i] += np.bincount(shell[where], power[where], minlength=shells)
+            self.noise[2 + i] += np.bincount(shell[where], squared[where], minlength=shells)
+
+    def evidence(self) -> Evidence:
+        """What the sampled images say; collective."""
+        gains, sigmas, skewness = self._signal()
+        bright = self.comm.allreduce(self.bright)
+        images = self.comm.allreduce_scalar(sum(map(len, self.spectra)))
+        return Evidence(images, self._floor(), gains, sigmas, float(bright[0] / np.sqrt(max(bright[1], 1e-30))), skewness)
+
+    def _floor(self) -> float:
+        noise, counts = self.comm.allreduce(self.noise), self.comm.allreduce(self.counts)
+        use = (counts > _ENOUGH).all(axis=0) & (np.arange(noise.shape[1]) >= _FIRST)
+        if use.sum() < 3:
+            return np.nan
+        ratio, follows = ((a / counts[0, use]) / (b / counts[1, use]) for a, b in (noise[[0, 1]][:, use], noise[[2, 3]][:, use]))
+        return float(np.quantile((ratio - follows) / (1 - follows), 0.75))
+
+    def _signal(self) -> tuple[dict, dict, float]:
+        y = np.concatenate(self.spectra) if self.spectra else np.empty((0, len(self.near)), np.complex64)
+        c = np.concatenate(self.ctf) if self.ctf else np.empty(y.shape, np.float32)
+        matrices = np.concatenate(self.matrices) if self.matrices else np.empty((0, 3, 3))
+        voxel, conjugate = self._voxels(matrices)
+        y = np.where(conjugate, y.conj(), y)  # as the sample at the voxel in the half space
+        shell = self.shell[self.near]
+        power = self.comm.allreduce(np.bincount(shell, (np.abs(y) ** 2).sum(axis=0), minlength=self.last + 1).astype(np.float64))
+        count = self.comm.allreduce_scalar(len(y)) * np.bincount(shell, minlength=self.last + 1)
+        white = 1 / np.sqrt(np.maximum(power / np.maximum(count, 1), 1e-30))[shell]
+        half = np.arange(len(y)) % 2
+        each = {}
+        for kind in KINDS:
+            maps = self._maps(kind, y, c, voxel, half)
+            each[kind] = self._gains(kind, y, c, voxel, half, maps, shell, white)
+            if kind == self.told:
+                skewness = self._skewness(sum(m[0] for m in maps), sum(m[1] for m in maps))
+        total = self.comm.allreduce_scalar(len(y))
+        gains = {kind: self.comm.allreduce_scalar(float(each[kind].sum())) / max(total, 1) / len(shell) for kind in KINDS}
+        sigmas = {}
+        for kind in KINDS:
+            better = each[kind] - each[self.told]
+            sums = self.comm.allreduce(np.array([better.sum(), (better**2).sum()]))
+            spread = np.sqrt(max(sums[1] - sums[0] ** 2 / max(total, 1), 1e-30))
+            sigmas[kind] = float(sums[0] / spread)
+        return gains, sigmas, skewness
+
+    @property
+    def _side(self) -> int:
+        return 2 * self.last + 3
+
+    def _voxels(self, matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Nearest voxel of each sample, (m, s) int64, and whether it is that of −k."""
+        x, y = self.kx[self.near], self.ky[self.near]
+        k = matrices[:, 0, :, None] * x + matrices[:, 1, :, None] * y  # (m, 3, s) in x, y, z
+        conjugate = k[:, 0] < 0
+        k = np.rint(np.where(conjugate[:, None], -k, k)).astype(np.int64)
+        middle, side = self.last + 1, self._side
+        return (k[:, 2] + middle) * side * side + (k[:, 1] + middle) * side + k[:, 0], conjugate
+
+    def _maps(self, kind: str, y, c, voxel, half) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(numerator, weight) of the map that images of a kind give, for either half of the sample."""
+        factor = {UNTOUCHED: c, FLIPPED: np.abs(c), PREMULTIPLIED: np.ones_like(c)}[kind]
+        maps = []
+        for number in (0, 1):
+            some = half == number
+            at, value, size = voxel[some].ravel(), (factor[some] * y[some]).ravel(), self._side**3
+            sums = np.stack([np.bincount(at, part, minlength=size) for part in (value.real, value.imag, (c[some] ** 2).ravel())])
+            self.comm.allreduce(sums)
+            maps.append((sums[0] + 1j * sums[1], sums[2]))
+        return maps
+
+    def _gains(self, kind: str, y, c, voxel, half, maps, shell, white) -> np.ndarray:
+        """Whitened power of each image that the other half's map predicts, (m,)."""
+        on = {UNTOUCHED: c, FLIPPED: np.abs(c), PREMULTIPLIED: c * c}[kind]
+        model = np.empty_like(y)
+        for number, (numerator, weight) in enumerate(maps):
+            volume = numerator / (weight + 0.1 * weight[weight > 0].mean()) if weight.any() else numerator
+            some = half != number
+            model[some] = on[some] * volume[voxel[some]] * white
+        seen = y * white
+        cross, square = (seen * model.conj()).real, np.abs(model) ** 2
+        n = self.last + 1
+        sums = [np.bincount(shell, part.sum(axis=0), minlength=n) for part in (cross, square)]
+        sums = self.comm.allreduce(np.stack(sums).astype(np.float64))
+        scale = np.maximum(sums[0], 0) / np.maximum(sums[1], 1e-30)
+        return 2 * cross @ scale[shell] - square @ (scale**2)[shell]
+
+    def _skewness(self, numerator: np.ndarray, weight: np.ndarray) -> float:
+        if not weight.any():
+            return 0.0
+        side = self._side
+        half = (numerator / (weight + 0.1 * weight[weight > 0].mean())).reshape((side,) * 3)[:, :, : self.last + 2]
+        n = 2 * self.last + 2
+        grid = np.zeros((n, n, self.last + 2), np.complex128)
+        index = np.arange(-self.last - 1, self.last + 1)
+        grid[np.ix_(index % n, index % n)] = half[:-1, :-1]
+        density = scipy.fft.fftshift(scipy.fft.irfftn(grid, s=(n,) * 3))
+        z, yy, x = np.indices(density.shape) - n // 2
+        inside = density[x * x + yy * yy + z * z < (0.4 * n) ** 2]
+        return float(((inside - inside.mean()) ** 3).mean() / inside.std() ** 3)

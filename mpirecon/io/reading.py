@@ -1,0 +1,95 @@
+"""What the user says of a table that its columns do not: the units of its numbers, and what was done to its images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+_ANGLE = {"degree": np.pi / 180, "radian": 1.0}
+
+#: quantity → unit → its size; the unit that a format has its numbers in says what that is a multiple of
+UNITS: dict[str, dict[str, float]] = {
+    "defocus": {"A": 1.0, "nm": 10.0, "um": 1e4},
+    "angles": _ANGLE,
+    "defocus-angle": _ANGLE,
+    "phase-shift": _ANGLE,
+    "shift": {"A": 1.0, "pixel": np.nan},
+    "voltage": {"kV": 1.0, "V": 1e-3},
+    "amplitude-contrast": {"fraction": 1.0, "percent": 0.01},
+}
+_SPELLINGS = {"å": "A", "a": "A", "angstrom": "A", "µm": "um", "μm": "um", "micron": "um", "degrees": "degree", "deg": "degree",
+              "radians": "radian", "rad": "radian", "pixels": "pixel", "px": "pixel", "kv": "kV", "v": "V", "%": "percent"}
+
+#: field of the CTF → what to do about a value that no microscope has
+CTF_REMEDIES = {
+    "voltage_kv": "where it is in volts, give --unit voltage=V; the right one for all can be given with --voltage",
+    "defocus_u": "other units than Å can be named: --unit defocus=nm",
+    "defocus_v": "other units than Å can be named: --unit defocus=nm",
+    "astigmatism": "give the unit of the angle: --unit defocus-angle=degree or radian",
+    "cs_mm": "give the spherical aberration in mm with --cs",
+    "amplitude_contrast": "where it is in percent, give --unit amplitude-contrast=percent; the right one for all can be given with "
+                          "--amplitude-contrast",
+    "phase_shift": "give the unit of the angle: --unit phase-shift=degree or radian",
+    "bfactor": "--bfactor-sign says how it is meant",
+}
+
+#: RELION's columns about what was done to images → the options that speak instead of them
+STATE_OPTIONS = {
+    "rlnCtfDataAreCtfPremultiplied": "--ctf-premultiplied or --no-ctf-premultiplied",
+    "rlnCtfDataArePhaseFlipped": "--ctf-phase-flipped or --no-ctf-phase-flipped",
+}
+
+
+def parse_unit(text: str) -> tuple[str, str]:
+    """``defocus=um`` → (quantity, unit), a minus before the unit of a defocus kept.
+
+    Raises
+    ------
+    ValueError
+        saying what was expected.
+    """
+    quantity, _, unit = text.partition("=")
+    quantity, unit = quantity.strip().lower(), unit.strip()
+    minus, unit = ("-", unit[1:]) if unit.startswith(("-", "−")) else ("", unit)
+    unit = unit if unit in UNITS.get(quantity, {}) else _SPELLINGS.get(unit.lower(), unit.lower())
+    if unit not in UNITS.get(quantity, {}) or (minus and quantity != "defocus"):
+        known = "; ".join(f"{name}={'|'.join(units)}" for name, units in UNITS.items())
+        raise ValueError(f"{text!r}: expected QUANTITY=UNIT, one of {known}; defocus=-A (-nm, -um) where underfocus is negative")
+    return quantity, minus + unit
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a table is to be read.
+
+    units : quantity → unit (UNITS), where the user named it
+    no_ctf : the images have no CTF, or are not to be corrected for it: it is 1 everywhere
+    premultiplied, phase_flipped : whether images were multiplied by their CTF, or by its sign; None: what the table says
+    """
+
+    units: Mapping[str, str] = field(default_factory=dict)
+    no_ctf: bool = False
+    premultiplied: bool | None = None
+    phase_flipped: bool | None = None
+
+    def factor(self, quantity: str, own: str) -> float:
+        """What numbers of a format that has them in the unit `own` are to be multiplied by."""
+        unit = self.units.get(quantity, own)
+        sign = -1.0 if unit.startswith("-") else 1.0
+        return sign * UNITS[quantity][unit.lstrip("-")] / UNITS[quantity][own]
+
+
+def settle_state(premultiplied: bool, phase_flipped: bool, reading: Reading, notes: list[str]) -> tuple[bool, bool]:
+    """(CTF-premultiplied, phase-flipped) of images of which both may be said; adds to notes what the user should know.
+
+    Multiplied by the CTF, an image whose phases were flipped before is what it would have been without the flip.
+    """
+    if reading.no_ctf and (premultiplied or phase_flipped):
+        what = "CTF-premultiplied" if premultiplied else "phase-flipped"
+        notes.append(f"--no-ctf: that the images are {what} is not taken into account")
+        return False, False
+    if premultiplied and phase_flipped:
+        notes.append("the images are CTF-premultiplied: whether their phases were flipped before makes no difference")
+    return premultiplied, phase_flipped and not premultiplied
