@@ -8,9 +8,11 @@ from pathlib import Path
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import prepare_folder, write_summary
+from mpirecon.operators.background import Background
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.groups import half_map
+from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.main import about_run
 from mpirecon.solvers.run import Reconstruction
 from mpirecon.validate.fsc import fsc
@@ -37,7 +39,8 @@ def run_null(
         with log:
             console.say(f"{file.path}: {len(file)} images replaced by noise of their own spectra, loss {config.loss}"
                         + (f" (keep {config.keep})" if config.keep else ""))
-            run = Reconstruction(comm, NoiseFile(file, config.seed), config, log, console)
+            background = None if config.normalise == OFF else Background(file.box)
+            run = Reconstruction(comm, NoiseFile(file, config.seed, background), config, log, console)
             result = _judged(run, run.run())
             with together(comm):
                 if comm.rank == 0:

@@ -201,11 +201,11 @@ class Engine:
     def _visit(self, rows: np.ndarray, first: bool = False):
         """(rows, Batch) of consecutive pieces of local rows, as the backend brings them in."""
 
+        def survey(part: np.ndarray, images: np.ndarray) -> None:
+            self.slab.survey(part, images, self.skip_bad)
+
         def read(part: np.ndarray) -> np.ndarray:
-            images = self.slab.images(part)
-            if first:
-                self.slab.survey(part, images, self.skip_bad)
-            return images
+            return self.slab.images(part, survey if first else None)
 
         return self.backend.visit(self.slab, rows, read, self.timings)
 
