@@ -45,8 +45,8 @@ class Gains:
     """How images of a set are brought to one scale: each is multiplied by (typical / scale)^exponent.
 
     typical : median of the noise outside the particle · middle : median power of the middle of an image · spread : of the
-    logarithm of a scale, a robust standard deviation · exponent : 0 … 1, share of the differences that is gain · clean : 0 … 1,
-    how far the middle's power tells the scale rather than the noise. Images farther from the typical noise than the set's own
+    logarithm of a scale, a robust standard deviation · exponent : 0 … 1, share of the differences that is gain · by_middle :
+    0 … 1, how far the middle's power tells an image's scale rather than the noise outside. Images farther from the typical noise than the set's own
     spread can explain, their middles too, are brought to it entirely.
     """
 
@@ -54,7 +54,7 @@ class Gains:
     middle: float
     spread: float
     exponent: float
-    clean: float
+    by_middle: float
 
     @classmethod
     def of(cls, sigma: np.ndarray, halves: np.ndarray, middle: np.ndarray) -> Gains | None:
@@ -71,18 +71,19 @@ class Gains:
         clean = _between(np.log(of_middle / typical**2), *np.log(_CLEAN))
         exponent += clean * (_between(np.log(middle).std() / 2, *_SPREAD_OF_VIEWS) - exponent)
         least = max(_LEAST_SPREAD, min(spread, _spread(np.log(middle) / 2)))
-        return cls(typical, of_middle, least, float(exponent), float(clean))
+        by_middle = _weight_of_middle(log_halves, np.log(middle) / 2)
+        return cls(typical, of_middle, least, float(exponent), float(max(clean, by_middle)))
 
     def asks_middle(self, sigma: np.ndarray) -> np.ndarray:
         """(m,) bool, images of whose middle the power must be known: `factor` needs no other."""
-        return (np.abs(self._log(sigma)) > _ODD[0] * self.spread) | (self.clean > 0)
+        return (np.abs(self._log(sigma)) > _ODD[0] * self.spread) | (self.exponent > 0)
 
     def factor(self, sigma: np.ndarray, middle: np.ndarray) -> np.ndarray:
         """What each image is multiplied by, (m,) float64."""
         noise, power = self._log(sigma), np.log(np.where(middle > 0, middle, self.middle) / self.middle) / 2
         agreed = np.where(noise * power > 0, np.minimum(np.abs(noise), np.abs(power)), 0.0)
         odd = np.where(self.asks_middle(sigma), _between(agreed / self.spread, *_ODD), 0.0)
-        scale = (1 - self.clean) * noise + self.clean * power
+        scale = noise + self.by_middle * np.where(self.asks_middle(sigma), power - noise, 0.0)
         return np.exp(-(self.exponent + (1 - self.exponent) * odd) * scale)
 
     def _log(self, sigma: np.ndarray) -> np.ndarray:
@@ -99,6 +100,14 @@ def _seen(log_halves: np.ndarray) -> float:
     both, apart = _spread(log_halves.sum(axis=1)), _spread(log_halves[:, 0] - log_halves[:, 1])
     share = 1 - (apart / both) ** 2 if both > 0 else 0.0
     return float(np.clip((share - _UNSEEN) / (_SEEN - _UNSEEN), 0, 1))
+
+
+def _weight_of_middle(log_halves: np.ndarray, log_middle: np.ndarray) -> float:
+    """The weight of two estimates' mean that has the least variance: of the noise outside, by how its halves differ, and of the middle,
+    by how it differs from that, whose power also depends on the view."""
+    outside = (_spread(log_halves[:, 0] - log_halves[:, 1]) / 2) ** 2
+    middle = max(_spread(log_middle - log_halves.mean(axis=1)) ** 2 - outside, 1e-12)
+    return outside / (outside + middle)
 
 
 def _share_of_gain(log_halves: np.ndarray, excess: np.ndarray, spread: float) -> float:
