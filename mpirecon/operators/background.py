@@ -18,11 +18,17 @@ _FIRST = 24
 #: least distance from the axes, in halves of the box, of those pixels: slopes are differences over it
 _LEVER = 0.25
 
+#: boxes below which too few pixels lie outside to tell noise by
+SMALLEST_BOX = 16
+
 #: radius of the middle of the image, in halves of the box, whose power is compared with that outside
-_MIDDLE = 0.5
+_MIDDLE = 0.75
 
 #: times the typical square beyond which a pixel of the middle counts as that far: of dust, not of a particle
 _FAR = 1000.0
+
+#: every so many pixels tell what is typical
+_SAMPLE = 8
 
 
 @dataclass
@@ -93,6 +99,14 @@ class Background:
         factor = np.ones(len(images)) if factor is None else np.ascontiguousarray(factor, np.float64)
         take_background_off(images, np.ascontiguousarray(levels.plane), factor, self._axis)
 
+    def without(self, images: np.ndarray) -> np.ndarray:
+        """(m, n, n) images less their planes, float32; those that are not finite stay so, constant ones are zero."""
+        images = np.array(images, np.float32)
+        levels = self.measure(images)
+        levels.plane[~np.isfinite(levels.plane).all(axis=1)] = 0
+        self.take_off(images, levels)
+        return images
+
     def halves(self, images: np.ndarray, levels: Levels) -> np.ndarray:
         """Variance of the noise about the planes in either half of the pixels outside, like the fields of a chessboard, (m, 2)."""
         residual = _above(images, levels, self._outside, self._axis)
@@ -106,11 +120,14 @@ class Background:
     def middle(self, images: np.ndarray, levels: Levels) -> np.ndarray:
         """Mean square of the middle of the images, particle and noise, (m,)."""
         squares = np.square(_above(images, levels, self._middle, self._axis))
-        return np.minimum(squares, _FAR * np.median(squares, axis=1, keepdims=True)).mean(axis=1)
+        typical = np.median(squares[:, ::_SAMPLE], axis=1, keepdims=True)
+        return np.minimum(squares, np.float32(_FAR) * typical).mean(axis=1, dtype=np.float64)
 
 
 def _above(images: np.ndarray, levels: Levels, pixels: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """(m, p) float64: some pixels of images less their planes."""
+    """(m, p) float32: some pixels of images less their planes."""
     row, column = np.divmod(pixels, len(axis))
-    a, b, c = (values[:, None] for values in levels.plane.T)
-    return np.take(images.reshape(len(images), -1), pixels, axis=1) - (a + b * axis[column] + c * axis[row])
+    out = np.take(images.reshape(len(images), len(axis) ** 2), pixels, axis=1).astype(np.float64)
+    for slope, at in zip(levels.plane.T, (np.ones(len(pixels)), axis[column], axis[row])):
+        out -= slope[:, None] * at
+    return out.astype(np.float32)

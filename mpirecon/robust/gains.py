@@ -24,11 +24,16 @@ _SPREAD = 0.3, 0.6
 #: shares of the differences in noise that may be gain, and how sure the spread makes of one before the images are asked
 _EXPONENTS, _UNSURE = np.linspace(0, 1, 41), 0.3
 
+#: the middle's power, over the noise's, between which views come to differ by more than noise does; by how much there, and by how
+#: much more where there is next to no noise
+_BRIGHT, _VIEWS = (3.0, 30.0), (0.12, 0.15)
+
 #: spreads of the middles' power between which images of next to no noise are believed to differ in gain: views differ by less
 _SPREAD_OF_VIEWS = 0.25, 0.5
 
-#: shares found below and above which none and all of the differences are taken for gain
-_NONE, _ALL = 0.3, 0.7
+#: shares found below and above which none and all of the differences are taken for gain; and where particles are so bright that
+#: what they scatter to the border is part of its noise
+_BELIEVED, _BELIEVED_BRIGHT = np.array([0.3, 0.7]), np.array([0.6, 0.9])
 
 #: share of the variance of log σ that is not the error of σ: below, no differences are seen, above, all
 _UNSEEN, _SEEN = 0.3, 0.8
@@ -66,13 +71,14 @@ class Gains:
         typical, of_middle = float(np.median(sigma)), float(np.median(middle))
         log_halves = np.log(halves) / 2 - np.log(typical)
         spread = _spread(np.log(sigma))
-        found = _share_of_gain(log_halves, middle[:, None] / halves - 1, spread)
-        exponent = np.clip((found - _NONE) / (_ALL - _NONE), 0, 1) * _seen(log_halves)
-        clean = _between(np.log(of_middle / typical**2), *np.log(_CLEAN))
+        found = _share_of_gain(log_halves, np.log(middle) - 2 * np.log(typical), spread)
+        clean, bright = (_between(np.log(of_middle / typical**2), *np.log(bounds)) for bounds in (_CLEAN, _BRIGHT))
+        none, all_ = _BELIEVED + bright * (_BELIEVED_BRIGHT - _BELIEVED)
+        exponent = np.clip((found - none) / (all_ - none), 0, 1) * _seen(log_halves)
         exponent += clean * (_between(np.log(middle).std() / 2, *_SPREAD_OF_VIEWS) - exponent)
-        least = max(_LEAST_SPREAD, min(spread, _spread(np.log(middle) / 2)))
+        least = max(_LEAST_SPREAD + bright * _VIEWS[0] + clean * _VIEWS[1], min(spread, _spread(np.log(middle) / 2)))
         by_middle = _weight_of_middle(log_halves, np.log(middle) / 2)
-        return cls(typical, of_middle, least, float(exponent), float(max(clean, by_middle)))
+        return cls(typical, of_middle, float(least), float(exponent), float(max(clean, by_middle)))
 
     def asks_middle(self, sigma: np.ndarray) -> np.ndarray:
         """(m,) bool, images of whose middle the power must be known: `factor` needs no other."""
@@ -85,6 +91,10 @@ class Gains:
         odd = np.where(self.asks_middle(sigma), _between(agreed / self.spread, *_ODD), 0.0)
         scale = noise + self.by_middle * np.where(self.asks_middle(sigma), power - noise, 0.0)
         return np.exp(-(self.exponent + (1 - self.exponent) * odd) * scale)
+
+    def factor_by_noise(self, sigma: np.ndarray) -> np.ndarray:
+        """The same, were every middle as much brighter or fainter as the noise."""
+        return self.factor(sigma, self.middle * np.exp(2 * self._log(sigma)))
 
     def _log(self, sigma: np.ndarray) -> np.ndarray:
         return np.log(np.where(np.isfinite(sigma) & (sigma > 0), sigma, self.typical) / self.typical)
@@ -110,22 +120,23 @@ def _weight_of_middle(log_halves: np.ndarray, log_middle: np.ndarray) -> float:
     return outside / (outside + middle)
 
 
-def _share_of_gain(log_halves: np.ndarray, excess: np.ndarray, spread: float) -> float:
-    """The exponent's mean over its probability, given the excess of power in the middle, in units of the noise.
+def _share_of_gain(log_halves: np.ndarray, log_middle: np.ndarray, spread: float) -> float:
+    """The exponent's mean over its probability, given the power of the middles.
 
-    Were all the differences gain, that excess would be the same in all images; were none, it would fall with the noise's
-    variance. Noise and excess are taken from different halves of the pixels, so that an error of one is not seen in the other.
+    Over that of the noise they have 1 + S·σ^(−2(1 − exponent)): were all the differences gain, the particle's share S would be the
+    same in all images; were none, it would fall with the noise's variance. The noise that it is measured by and the noise that it
+    falls with are of different halves of the pixels, so that an error of one is not seen in the other.
     """
     prior = _between(spread, *_SPREAD)
     total = -np.square((_EXPONENTS - prior) / _UNSURE) / 2
     for one, other in ((0, 1), (1, 0)):
-        centre = np.median(excess[:, other])
-        deviation = max(_spread(excess[:, other]), 1e-6)
-        seen = np.clip(excess[:, other], centre - _FAR * deviation, centre + _FAR * deviation)
-        falls = np.exp(-2 * np.outer(1 - _EXPONENTS, np.clip(log_halves[:, one], -5, 5)))
-        height = np.maximum((falls * seen).sum(axis=1) / np.square(falls).sum(axis=1), 0)
+        seen = log_middle - 2 * log_halves[:, other]
+        falls = np.exp(-2 * np.outer(1 - _EXPONENTS, np.clip(log_halves[:, one], -7, 7)))
+        share = np.maximum(np.median(np.expm1(np.clip(seen, -20, 20)) / falls, axis=1), 0)
+        left = seen - np.log1p(share[:, None] * falls)
+        deviation = max(1.4826 * float(np.median(np.abs(left), axis=1).min()), 1e-6)
         # the two halves see the same middle: together they count once
-        total -= np.square((seen - height[:, None] * falls) / deviation).sum(axis=1) / 4
+        total -= np.square(np.clip(left / deviation, -_FAR, _FAR)).sum(axis=1) / 4
     weight = np.exp(total - total.max())
     return float((weight * _EXPONENTS).sum() / weight.sum())
 

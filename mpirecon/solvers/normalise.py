@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from mpirecon.operators.background import Background, Levels
+from mpirecon.io.image_levels import look_at
+from mpirecon.operators.background import SMALLEST_BOX, Background, Levels
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.slab import slab
 from mpirecon.robust.gains import Gains
@@ -16,8 +17,8 @@ AUTO, BACKGROUND, OFF = "auto", "background", "off"
 #: what --normalise may be: background and gains, backgrounds alone, neither
 NORMALISE = (AUTO, BACKGROUND, OFF)
 
-#: images of the whole set that are looked at before the first pass
-_LOOKED_AT = 512
+#: pixels of the whole set that are looked at before the first pass, and the fewest and most images
+_PIXELS, _FEWEST, _MOST = 2**23, 256, 4096
 
 #: of those, read at a time
 _BATCH = 64
@@ -39,12 +40,14 @@ class Normaliser:
         """For the images of a particle file, of which some are looked at, the same ones however many ranks there are. Collective."""
         background, total = Background(file.box), len(file)
         start, stop = slab(total, comm.size, comm.rank)
-        rows = np.unique(np.linspace(0, total - 1, min(total, _LOOKED_AT)).astype(np.int64))
+        some = min(total, int(np.clip(_PIXELS // file.box**2, _FEWEST, _MOST)))
+        rows = np.unique(np.linspace(0, total - 1, some).astype(np.int64))
         rows = rows[(rows >= start) & (rows < stop)]
         with together(comm):
-            seen = [_look(background, file.images(rows[first : first + _BATCH])) for first in range(0, len(rows), _BATCH)]
+            seen = [look_at(background, file.images(rows[first : first + _BATCH])) for first in range(0, len(rows), _BATCH)]
         seen = np.concatenate([np.zeros((0, 4)), *(some for rank in comm.allgather(seen) for some in rank)])
-        return cls(mode, background, Gains.of(seen[:, 0], seen[:, 1:3], seen[:, 3]))
+        gains = Gains.of(seen[:, 0], seen[:, 1:3], seen[:, 3]) if file.box >= SMALLEST_BOX else None
+        return cls(mode, background, gains)
 
     def levels(self, images: np.ndarray) -> tuple[Levels, np.ndarray]:
         """(levels of (m, n, n) float32 images, the factors (m,) that bring them to one gain)."""
@@ -73,10 +76,3 @@ class Normaliser:
     def of_dict(cls, known: dict, box: int) -> Normaliser:
         gains = known["gains"]
         return cls(known["mode"], Background(box), None if gains is None else Gains(**gains))
-
-
-def _look(background: Background, images: np.ndarray) -> np.ndarray:
-    """sigma, halves and middle of each image, (m, 4) float64; those that are not finite are left out."""
-    images = images[np.isfinite(images).all(axis=(1, 2))]
-    levels = background.measure(images)
-    return np.column_stack([levels.sigma, background.halves(images, levels), background.middle(images, levels)])

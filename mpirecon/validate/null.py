@@ -65,9 +65,7 @@ class NoiseFile:
         ctf = self._ctf(ids) if self._premultiplied else None
         good = np.isfinite(images).all(axis=(1, 2)) & (np.ptp(images, axis=(1, 2)) > 0)
         if self._background is not None:
-            levels = self._background.measure(images)
-            levels.plane[~good] = 0
-            self._background.take_off(images, levels)
+            images[good] = self._background.without(images[good])
         for number, particle in enumerate(ids):
             if good[number]:
                 images[number] = self._noise(images[number], int(particle), None if ctf is None else ctf[number])
