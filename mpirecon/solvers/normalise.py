@@ -69,10 +69,12 @@ class Normaliser:
         self.apply(images, *self.levels(images))
 
     def as_dict(self) -> dict:
-        """What `of_dict` makes the same of, for a summary."""
+        """What `of_summary` makes the same of."""
         return {"mode": self.mode, "gains": None if self.gains is None else asdict(self.gains)}
 
     @classmethod
-    def of_dict(cls, known: dict, box: int) -> Normaliser:
+    def of_summary(cls, summary: dict, box: int) -> Normaliser:
+        """What a finished run did to its images; nothing, where its summary is from when none were normalised."""
+        known = summary.get("normalisation") or {"mode": OFF, "gains": None}
         gains = known["gains"]
         return cls(known["mode"], Background(box), None if gains is None else Gains(**gains))

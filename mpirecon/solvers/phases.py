@@ -73,7 +73,7 @@ def run_phases(
         known = run_together(comm, lambda: file.aberrations() or Aberrations.none(_groups(file)))
         band = run_together(comm, lambda: band or _band(summary, file))
         band = band[0], max(band[1], 2 * file.pixel_size)
-        compared = _Comparison(file, known, band, threads, summary.get("normalisation"))
+        compared = _Comparison(file, known, band, threads, Normaliser.of_summary(summary, file.box))
         maps = run_together(comm, lambda: _maps(folder, file))
         start, stop = slab(len(file), comm.size, comm.rank)
         with together(comm), console.progress(stop - start, "comparing") as progress:
@@ -173,9 +173,9 @@ class _Comparison:
     """Images against projections at the Fourier samples within a band; `sums` holds a PhaseSums for each optics group."""
 
     def __init__(
-        self, file: ParticleFile, known: Aberrations, band: tuple[float, float], threads: int, normalisation: dict | None = None
+        self, file: ParticleFile, known: Aberrations, band: tuple[float, float], threads: int, normalise: Normaliser
     ) -> None:
-        self.normalise = (lambda images: None) if normalisation is None else Normaliser.of_dict(normalisation, file.box)
+        self.normalise = normalise
         self.file, self.known = file, known
         width = file.box * file.pixel_size
         coarsest, finest = width / band[0], width / band[1]
