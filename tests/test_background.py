@@ -147,6 +147,14 @@ def test_images_of_one_gain_stay_as_they_are():
         assert found.exponent == 0 and (factor == 1).mean() > 0.995
 
 
+def test_a_small_plane_of_a_bright_particle_may_be_its_own():
+    size = np.array([0.1, 0.4, 1.0, 1.6, 100.0])
+    noisy, _ = factors(particles(snr=0.1))
+    np.testing.assert_array_equal(noisy.of_background(size, np.ones(5)), 1)
+    bright, _ = factors(particles(snr=200.0))
+    np.testing.assert_allclose(bright.of_background(size, np.ones(5)), [0, 0, 0.5, 1, 1], atol=1e-9)
+
+
 def test_images_without_noise_outside_tell_no_gain():
     images = particles(snr=0.1, noise_level=0.0)
     images[:, outside(32)] = 0

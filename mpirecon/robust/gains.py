@@ -41,6 +41,9 @@ _UNSEEN, _SEEN = 0.3, 0.8
 #: the middle's power, over the noise's, between which images come to tell their scale by it: next to no noise is left to do so
 _CLEAN = 30.0, 300.0
 
+#: deviations at the border between which a plane that a bright particle may have made comes to be taken for background
+_OF_PARTICLE = 0.5, 1.5
+
 #: power of a middle beyond so many deviations counts as that far
 _FAR = 4.0
 
@@ -79,6 +82,15 @@ class Gains:
         least = max(_LEAST_SPREAD + bright * _VIEWS[0] + clean * _VIEWS[1], min(spread, _spread(np.log(middle) / 2)))
         by_middle = _weight_of_middle(log_halves, np.log(middle) / 2)
         return cls(typical, of_middle, float(least), float(exponent), float(max(clean, by_middle)))
+
+    def of_background(self, size: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        """Fraction of each image's plane that is background, (m,); size : (m,), how far it rises above zero.
+
+        All of it where images are noisy. Where the particle outweighs the noise, what it scatters to the border looks like a small
+        plane too: only planes that are large beside the deviation there are surely none of its own.
+        """
+        bright = _between(np.log(self.middle / self.typical**2), *np.log(_BRIGHT))
+        return 1 - bright * (1 - _between(size / np.where(sigma > 0, sigma, self.typical), *_OF_PARTICLE))
 
     def asks_middle(self, sigma: np.ndarray) -> np.ndarray:
         """(m,) bool, images of whose middle the power must be known: `factor` needs no other."""

@@ -53,6 +53,9 @@ class Normaliser:
         """(levels of (m, n, n) float32 images, the factors (m,) that bring them to one gain)."""
         levels = self.background.measure(images)
         factor = np.ones(len(images))
+        if self.gains is not None:
+            a, b, c = np.abs(levels.plane).T
+            levels.plane *= self.gains.of_background(a + np.hypot(b, c), levels.sigma)[:, None]
         if self.gains is not None and self.mode != BACKGROUND:
             middle, asked = np.zeros(len(images)), self.gains.asks_middle(levels.sigma)
             if asked.any():
