@@ -41,6 +41,9 @@ _UNSEEN, _SEEN = 0.3, 0.8
 #: the middle's power, over the noise's, between which images come to tell their scale by it: next to no noise is left to do so
 _CLEAN = 30.0, 300.0
 
+#: the middle's power, over the noise's, between which a bright particle's own light at the border comes to matter
+_OUTWEIGHS = 30.0, 80.0
+
 #: deviations at the border between which a plane that a bright particle may have made comes to be taken for background
 _OF_PARTICLE = 0.5, 1.5
 
@@ -89,7 +92,7 @@ class Gains:
         All of it where images are noisy. Where the particle outweighs the noise, what it scatters to the border looks like a small
         plane too: only planes that are large beside the deviation there are surely none of its own.
         """
-        bright = _between(np.log(self.middle / self.typical**2), *np.log(_BRIGHT))
+        bright = _between(np.log(self.middle / self.typical**2), *np.log(_OUTWEIGHS))
         return 1 - bright * (1 - _between(size / np.where(sigma > 0, sigma, self.typical), *_OF_PARTICLE))
 
     def asks_middle(self, sigma: np.ndarray) -> np.ndarray:
