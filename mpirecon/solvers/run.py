@@ -101,7 +101,6 @@ class Reconstruction:
         self.distance = get_distance(config.distance)
         self.slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed))
         self.slab.agree_on_noise_groups(comm)
-        self.slab.normalise(comm, config.normalise)
         self.levels: LevelsFound | None = None
         self._check_halves()
         self.parted: str | None = None  # what is wrong with half sets that part groups
@@ -114,6 +113,7 @@ class Reconstruction:
         compile_once(
             comm, backend, self.slab.metadata, looks, config.deterministic, symmetry, console.say, timings
         )  # fmt: skip
+        self.slab.normalise(comm, config.normalise)  # kernels look at images
         self.transport = connect(comm, backend, self.placement, config.transport, log, console)
         self.engine = Engine(
             comm, backend, self.slab, config.scoring_folds, mask, timings, log, config.skip_bad, symmetry,
