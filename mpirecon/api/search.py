@@ -12,6 +12,7 @@ from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.symmetry import point_group
 from mpirecon.search.believe import Amplitudes, log_evidence, probabilities, widths
 from mpirecon.search.pose_search import PoseSearch
+from mpirecon.solvers.normalise import Normaliser
 from mpirecon.validate.fsc import filter_shells
 from mpirecon.validate.masks import soft_sphere
 
@@ -103,6 +104,7 @@ class _Searcher:
             raise UserError(f"{particles.path}: optics groups have a magnification matrix, which the pose search does not know")
         premultiplied = self.about.ctf_premultiplied
         self.backend = CpuBackend(box, size, premultiplied=premultiplied, aberrations=aberrations)
+        self.normalise = Normaliser.of_summary(result.summary, box)
         self.group = point_group(result.summary["configuration"]["symmetry"])
         diameter = diameter or result.summary["configuration"]["diameter"] or 2 / 3 * box * size
         self.diameter = diameter / size
@@ -122,6 +124,7 @@ class _Searcher:
         for first in range(0, len(rows), _BATCH):
             part = rows[first : first + _BATCH]
             images = self.particles.images(part)
+            self.normalise(images)
             if self.about.contrast == "black":
                 images = -images
             yield part, self.backend.prepare(images, self.about[part])

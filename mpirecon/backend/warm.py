@@ -18,6 +18,7 @@ from mpirecon.kernels.ctf import evaluate_aberrated_ctf
 from mpirecon.kernels.nearby import make_nearby
 from mpirecon.kernels.shells import correlate_cells, correlate_shells, scale_shells, turn_phases
 from mpirecon.model.particles import ParticleSet
+from mpirecon.operators.background import Background
 from mpirecon.operators.fixed_point import FixedPoint
 from mpirecon.operators.fourier import SMALL_BOX
 from mpirecon.operators.half_plane import HalfPlane
@@ -127,7 +128,9 @@ def _steps(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: boo
     half = np.zeros((_BOX, _BOX, _BOX // 2 + 1), np.complex64)
 
     def prepare() -> None:
-        backend.prepare(np.zeros((1, _BOX, _BOX), np.float32), particles)
+        image, background = np.zeros((1, _BOX, _BOX), np.float32), Background(_BOX)
+        background.take_off(image, background.measure(image))
+        backend.prepare(image, particles)
 
     def survey() -> None:
         backend.power(batch)

@@ -18,7 +18,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
             "--loss", "--keep", "--schedule", "--distance", "--score-band", "--folds", "--group-by", "--sort-scope",
             "--skip-bad",
         ),
-        "Map": ("--symmetry", "--mask", "--diameter", "--max-resolution", "--padding", "--space"),
+        "Map": ("--normalise", "--symmetry", "--mask", "--diameter", "--max-resolution", "--padding", "--space"),
         "Solver": ("--solver", "--iterations", "--batch-size", "--step", "--momentum", "--solve-iterations", "--seed"),
         "Long runs": (
             "--dry-run", "--resume", "--checkpoint-every", "--checkpoint-signal", "--grace", "--stall-timeout",

@@ -31,6 +31,10 @@ from mpirecon.errors import UserError
 LOSSES = ["l2", "sorted", "l1", "huber", "cauchy", "geman-mcclure", "welsch", "tukey", "posterior"]
 
 
+#: those of solvers.normalise, likewise
+NORMALISE = ["auto", "background", "off"]
+
+
 class Every(click.ParamType):
     """``3`` → ``{"every": 3}``; ``30m`` → ``{"every_seconds": 1800.0}``."""
 
@@ -138,6 +142,9 @@ class Keep(click.ParamType):
 @click.option("--half-precision", is_flag=True, help="Keep prepared images as float16: twice as many fit.")
 @click.option("--dry-run", is_flag=True, help="Print memory, traffic and time that the run will take, and whether it fits; do "
               "nothing else.")
+@click.option("--normalise", type=click.Choice(NORMALISE), default="auto", show_default=True,
+              help="Take each image's background off, the plane through what is outside the particle, and bring images to one gain where "
+              "signal and noise together differ in scale; background: not the second; off: neither.")
 @click.option("--skip-bad", is_flag=True, help="Leave out images with NaN or without contrast, instead of ending.")
 @click.option("--log-particles", type=click.Choice(["none", "last", "all"]), default="all", show_default=True,
               help="Iterations whose sorted particles go to the rank logs.")

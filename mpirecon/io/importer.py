@@ -20,6 +20,7 @@ from mpirecon.io.cryosparc_optics import DEFAULT
 from mpirecon.io.families import find_families
 from mpirecon.io.half_sets import half_sets
 from mpirecon.io.image_kind import look_at_images, sampled_rows
+from mpirecon.io.image_levels import LevelsSurvey
 from mpirecon.io.linked import Links
 from mpirecon.io.mrc import LARGEST, StackReader
 from mpirecon.io.optics_table import describe, mtf_curves, set_groups
@@ -36,6 +37,7 @@ from mpirecon.io.traps import repeated_images, several_classes, zeros
 from mpirecon.model import ParticleSet, Pose
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.draws import plant_pose_errors
+from mpirecon.operators.background import Background
 from mpirecon.parallel.comm import (
     Communicator,
     SerialCommunicator,
@@ -45,6 +47,8 @@ from mpirecon.parallel.comm import (
 from mpirecon.parallel.slab import slab
 
 _BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
+_SAMPLE = 512  # images of a rank that are looked at when none are copied
+_STEPS = 200  # of float16's smallest numbers, that an image must span to be more than those
 
 
 @dataclass
@@ -186,6 +190,7 @@ def import_particles(
         good, skipped = _look(comm, table, stacks, dtype, options, rescaling)
         particles = particles if good.all() else particles[np.flatnonzero(good)]
     rows, total = _place(comm, len(particles))
+    levels = LevelsSurvey()
     with ParticleWriter(
         output, total, box, table.pixel_size, overwrite=options.overwrite, dtype=dtype,
         ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped, contrast=particles.contrast,
@@ -193,9 +198,11 @@ def import_particles(
         comm=comm, rows=rows, links=_links(table, np.flatnonzero(good), stacks, dtype) if options.link else None,
     ) as writer:
         with together(comm), progress(len(particles)) if progress else nullcontext() as bar:
-            if not options.link:
+            if options.link:
+                _sample_images(table, np.flatnonzero(good), stacks, levels)
+            else:
                 _copy_images(table, np.flatnonzero(good), stacks, writer, rows[0],
-                             lambda n: bar and bar.update(n), rescaling)
+                             lambda n: bar and bar.update(n), rescaling, levels)
         writer.write_metadata(particles)
         writer.write_optics(aberrations)
         if compared.family is not None:
@@ -205,6 +212,7 @@ def import_particles(
             unchanged.refuse_changed()
             for number in np.unique(table.stack).tolist():
                 stacks[number].refuse_changed()
+    warnings = [*warnings, *levels.warnings(comm, sampled=options.link)]
     halves = comm.allreduce(np.array([(particles.half == half).sum() for half in (1, 2)], np.int64))
     planted = None if particles.pose_error is None else comm.allreduce_scalar(int(particles.pose_error.sum()))
     if options.link:
@@ -348,7 +356,7 @@ def _look(
     total = table.total or len(table)
     with together(comm):
         for rows, images in _batches(table, np.arange(len(table)), stacks, rescaling):
-            for row, reason in _faults(images, dtype).items():
+            for row, reason in _faults(_fitted(images, dtype), dtype).items():
                 skipped.append(f"{table.describe(rows[row])} {reason}")
                 good[rows[row]] = False
             _refuse_too_many(skipped, total, options)
@@ -371,10 +379,11 @@ def _links(table: ParticleTable, rows: np.ndarray, stacks: list[StackReader], dt
 
 def _copy_images(
     table: ParticleTable, rows: np.ndarray, stacks: list[StackReader], writer: ParticleWriter, start: int,
-    update: Callable[[int], None], rescaling: Rescaling | None = None,
+    update: Callable[[int], None], rescaling: Rescaling | None = None, levels: LevelsSurvey | None = None,
 ) -> None:
     """Copy the images of these rows to the writer's rows from `start` on, in their order."""
-    for some, images in _batches(table, rows, stacks, rescaling):
+    for some, images in _batches(table, rows, stacks, rescaling, levels):
+        images = _fitted(images, writer.dtype)
         faults = _faults(images, writer.dtype)
         if faults:
             row, reason = next(iter(faults.items()))
@@ -388,10 +397,26 @@ def _copy_images(
         update(len(images))
 
 
+def _sample_images(table: ParticleTable, rows: np.ndarray, stacks: list[StackReader], levels: LevelsSurvey) -> None:
+    """Look at the levels of some of the images, which stay where they are."""
+    some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE)).astype(np.int64))
+    for _ in _batches(table, rows[some], stacks, levels=levels):
+        pass
+
+
+def _fitted(images: np.ndarray, dtype) -> np.ndarray:
+    """The images, or where this type would round them, the same without their backgrounds, which would cost them their digits."""
+    return images if np.can_cast(images.dtype, dtype) else Background(images.shape[-1]).without(images)
+
+
 def _batches(
-    table: ParticleTable, rows: np.ndarray, stacks: list[StackReader], rescaling: Rescaling | None = None
+    table: ParticleTable, rows: np.ndarray, stacks: list[StackReader], rescaling: Rescaling | None = None,
+    levels: LevelsSurvey | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(some of the rows, their images) in order, at the common size; within a batch each stack is read once."""
+    """(some of the rows, their images) in order, at the common size; within a batch each stack is read once.
+
+    levels : is shown all images as they are in their stacks
+    """
     box = stacks[0].box if rescaling is None else rescaling.box
     size = max(1, _BATCH_BYTES // (4 * max(box, *(stack.box for stack in stacks)) ** 2))
     for start in range(0, len(rows), size):
@@ -404,6 +429,8 @@ def _batches(
         batch = np.empty((len(image), box, box), types.pop() if len(types) == 1 and rescaling is None else np.float32)
         for members, reader, k in parts:
             found = reader.read(image[members])
+            if levels is not None:
+                levels.add(found)
             batch[members] = found if rescaling is None else rescaling.images(k, found)
         yield some, batch
 
@@ -416,6 +443,8 @@ def _faults(images: np.ndarray, dtype: str) -> dict[int, str]:
         f"has pixels beyond {LARGEST:g}, which no camera counts": np.maximum(-low, high) > LARGEST,
         "is constant": low == high,
         f"has pixels beyond the range of {dtype} (try another --dtype)": np.maximum(-low, high) > np.finfo(dtype).max,
+        f"differs from pixel to pixel by less than {dtype} can hold (try another --dtype)":
+            (np.dtype(dtype) == np.float16) & (high - low < _STEPS * np.finfo(np.float16).smallest_subnormal),
     }
     faults: dict[int, str] = {}
     for reason, rows in reasons.items():

@@ -15,6 +15,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.pose import Pose
+from mpirecon.operators.background import Background
 from mpirecon.operators.resample import resample
 from mpirecon.parallel.comm import Communicator, run_together
 
@@ -111,10 +112,11 @@ class Rescaling:
         return np.where(radius[None] <= np.array(reach)[:, None], 1.0, 0.0)
 
     def images(self, kind: int, images: np.ndarray) -> np.ndarray:
-        """Images of a kind → (m, box, box) float32; constant ones stay constant, so that they are found."""
+        """Images of a kind → (m, box, box) float32 without their backgrounds; constant ones stay constant, so that they are found."""
         if self.inner[kind] == self.kinds[kind][0] == self.box:
             return images
-        out = resample(images, self.inner[kind], self.box)
+        level = Background(images.shape[-1]).without(images)  # a ramp is a jump at the edge, which would ring
+        out = resample(level, self.inner[kind], self.box)
         flat = images.min(axis=(1, 2)) == images.max(axis=(1, 2))
         out[flat] = images[flat][:, :1, :1]
         return out

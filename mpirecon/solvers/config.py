@@ -13,6 +13,8 @@ from mpirecon.robust.distances import get_distance
 from mpirecon.robust.losses import is_m_estimator, loss_names
 from mpirecon.robust.schedule import SCHEDULES
 from mpirecon.robust.selection import AUTO
+from mpirecon.solvers.normalise import AUTO as NORMALISED
+from mpirecon.solvers.normalise import NORMALISE
 
 SOLVERS = ("normal", "gradient")
 SORT_SCOPES = ("global", "batch")
@@ -32,7 +34,8 @@ class Config:
     in RELION's setting · schedule : "plain", "graduated" or None (graduated where the mixture decides) · group_by : column
     of the imported table whose rows of one value are right or wrong together · solve_iterations : of the conjugate gradients that refine
     the final maps; None: as many as the noise leaves something to gain from · padding : Fourier grid over box, None: 2 in small boxes, else 1.5 · threads : of
-    a rank, memory : bytes that it may keep images in, None: what the host has for it · half_precision : keep them as float16.
+    a rank, memory : bytes that it may keep images in, None: what the host has for it · half_precision : keep them as float16 ·
+    normalise : take backgrounds and differences in gain off the images: "auto", "background" alone, or "off".
     """
 
     loss: str = "l2"
@@ -60,6 +63,7 @@ class Config:
     max_resolution: float | None = None
     score_resolution: tuple[float, float] | None = None
     group_by: str | None = None
+    normalise: str = NORMALISED
     skip_bad: bool = False
     seed: int = 0
     deterministic: bool = False
@@ -69,6 +73,7 @@ class Config:
         object.__setattr__(self, "symmetry", point_group(self.symmetry).name)
         _choice("solver", self.solver, SOLVERS)
         _choice("space", self.space, SPACES)
+        _choice("normalise", self.normalise, NORMALISE)
         if self.backend == "cpu" and self.transport != "auto":
             raise UserError(f"--transport {self.transport} is how GPU arrays travel; it needs --backend cuda")
         _choice("sort-scope", self.sort_scope, SORT_SCOPES)

@@ -9,9 +9,11 @@ from mpirecon.io.particle_file import open_together
 from mpirecon.io.run_folder import NULL
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import write_summary
+from mpirecon.operators.background import Background
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.groups import half_map
+from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.main import about_run
 from mpirecon.solvers.place import Place, inputs_of
 from mpirecon.solvers.run import Reconstruction
@@ -37,7 +39,8 @@ def run_null(
         with RankLog.for_rank(None, comm, particles="none") as log:
             console.say(f"{file.path}: {len(file)} images replaced by noise of their own spectra, loss {config.loss}"
                         + (f" (keep {config.keep})" if config.keep else ""))
-            run = Reconstruction(comm, NoiseFile(file, config.seed), config, log, console)
+            background = None if config.normalise == OFF else Background(file.box)
+            run = Reconstruction(comm, NoiseFile(file, config.seed, background), config, log, console)
             place.begin(log)
             result = _judged(run, run.run())
             with together(comm):

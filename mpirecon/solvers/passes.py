@@ -205,12 +205,12 @@ class Engine:
         """
         reads = []
 
+        def survey(part: np.ndarray, images: np.ndarray) -> None:
+            self.slab.survey(part, images, self.skip_bad)
+
         def read(part: np.ndarray) -> np.ndarray:
-            images = self.slab.images(part)
             reads.append(len(part))
-            if first:
-                self.slab.survey(part, images, self.skip_bad)
-            return images
+            return self.slab.images(part, survey if first else None)
 
         yield from self.backend.visit(self.slab, rows, read, self.timings)
         if reads:

@@ -30,6 +30,7 @@ from mpirecon.operators.shift import centred_samples
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.slab import slab
 from mpirecon.parallel.threads import Threads
+from mpirecon.solvers.normalise import Normaliser
 from mpirecon.validate.aberration_fit import measure_group
 from mpirecon.validate.found_aberrations import (
     ABSENT,
@@ -75,7 +76,7 @@ def run_phases(
         known = run_together(comm, lambda: file.aberrations() or Aberrations.none(_groups(file)))
         band = run_together(comm, lambda: band or _band(summary, file))
         band = band[0], max(band[1], 2 * file.pixel_size)
-        compared = _Comparison(file, known, band, threads)
+        compared = _Comparison(file, known, band, threads, Normaliser.of_summary(summary, file.box))
         maps = run_together(comm, lambda: _maps(folder, file))
         start, stop = slab(len(file), comm.size, comm.rank)
         with together(comm), console.progress(stop - start, "comparing") as progress:
@@ -175,7 +176,10 @@ def _words(signs: dict[str, int]) -> str:
 class _Comparison:
     """Images against projections at the Fourier samples within a band; `sums` holds a PhaseSums for each optics group."""
 
-    def __init__(self, file: ParticleFile, known: Aberrations, band: tuple[float, float], threads: int) -> None:
+    def __init__(
+        self, file: ParticleFile, known: Aberrations, band: tuple[float, float], threads: int, normalise: Normaliser
+    ) -> None:
+        self.normalise = normalise
         self.file, self.known = file, known
         width = file.box * file.pixel_size
         coarsest, finest = width / band[0], width / band[1]
@@ -212,7 +216,9 @@ class _Comparison:
     def _add_batch(self, grid: np.ndarray, rows: np.ndarray, weight: np.ndarray) -> None:
         span = self.file.metadata(int(rows[0]), int(rows[-1]) + 1)
         particles = span[rows - rows[0]]
-        y = centred_samples(self.file.images(rows), particles.pose.shift / self.file.pixel_size, self.plane,
+        images = self.file.images(rows)
+        self.normalise(images)
+        y = centred_samples(images, particles.pose.shift / self.file.pixel_size, self.plane,
                             self.projection.workers)
         if particles.contrast == "black":
             y = -y

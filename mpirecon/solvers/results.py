@@ -18,6 +18,7 @@ from mpirecon.robust.selection import AUTO
 from mpirecon.robust.statistics import matched_filter
 from mpirecon.solvers.controls import micrographs
 from mpirecon.solvers.groups import WHOLE, half_map
+from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.run import Outcome, Reconstruction, describe
 from mpirecon.validate.detection import detection_report, write_detection_csv
 from mpirecon.validate.ewald import curvature_warning
@@ -101,7 +102,7 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
     summary = _summary(run, outcome, about | {"detection": found}, _headline(run, curves, more), columns, ranks)
     summary |= _time(run, ranks)
     more_to_warn_of = (
-        run.parted, *_map_warnings(run, summary, columns), _asymmetric_mask(run), _curvature(run, summary),
+        run.parted, *_levels(run), *_map_warnings(run, summary, columns), _asymmetric_mask(run), _curvature(run, summary),
     )  # fmt: skip
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
     write_report(folder, summary, maps=maps, place=place, logs=logs)
@@ -126,6 +127,15 @@ def _map_warnings(run: Reconstruction, summary: dict, columns: dict) -> list[str
         return told
     name = Path(run.config.mask).name
     return [*told, *mask_warnings(run.engine.mask, name, after.get("randomised_at_resolution"))]
+
+
+def _levels(run: Reconstruction) -> list[str]:
+    """Warnings of images that are not normalised, and what was done about it."""
+    if run.levels is None:
+        return []
+    mode = run.slab.normaliser.mode
+    left = "it was left (--normalise off) and may spoil the map"
+    return run.levels.sentences(left if mode == OFF else "it was taken off", left if mode == OFF else "they were brought to one gain")
 
 
 def _asymmetric_mask(run: Reconstruction) -> str | None:
@@ -265,6 +275,7 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict,
             "ctf_phase_flipped": file.phase_flipped, "skipped": np.flatnonzero(~valid).tolist(),
             "optics": [] if (optics := file.aberrations()) is None else optics.corrected(),
         },
+        "normalisation": run.slab.normaliser.as_dict() | ({} if run.levels is None else run.levels.as_dict()),
         "ranks": ranks,
         "transport": run.transport,
         "iterations": outcome.records,

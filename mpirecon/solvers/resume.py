@@ -14,6 +14,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.checkpoint import NAME, Checkpoint, write_checkpoint
+from mpirecon.io.image_levels import LevelsFound
 from mpirecon.parallel.comm import together
 from mpirecon.parallel.select import median
 from mpirecon.robust.nearby import NearbyPoses
@@ -51,6 +52,7 @@ def save(run, folder: Path, iteration: int, records: list[dict]) -> None:
         if comm.rank == 0:
             # sums are rounded as their terms come: a resumed run has its order, whatever the memory it finds
             facts = {"iteration": iteration, "rounds": run.config.rounds, "records": records, "by_view": run.slab.by_view, **identity}
+            facts["levels"] = None if run.levels is None else run.levels.as_dict()
             if run.nearby is not None:
                 arrays |= {name: getattr(run.nearby, name) for name in ("profile", "band_profile")}
             arrays |= {"noise_power": run.engine.noise_power, "samples": run.held_out.samples, "fsc": run.solver.fsc,
@@ -81,7 +83,8 @@ def load(run, folder: Path) -> list[dict]:
                 run.nearby = NearbyPoses(*found, checkpoint.array("profile"), checkpoint.array("band_profile"))
             run.solver.fsc, run.slab.by_view = checkpoint.array("fsc"), checkpoint.facts.get("by_view", False)
             saved = {name: checkpoint.array(name) for name in run.solver.state_names() if name in checkpoint}
-            records = checkpoint.facts["records"]
+            records, levels = checkpoint.facts["records"], checkpoint.facts.get("levels")
+            run.levels = None if levels is None else LevelsFound.of_dict(levels)
             written_since = checkpoint.facts.get("file") != now["file"]
     if run.comm.allreduce_scalar(int(written_since), "max"):
         _look_again(run, folder / NAME)

@@ -14,6 +14,7 @@ from mpirecon.backend.bands import BANDS
 from mpirecon.backend.protocol import Ability
 from mpirecon.backend.warm import compile_once
 from mpirecon.errors import UserError
+from mpirecon.io.image_levels import LevelsFound
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.symmetry import point_group
@@ -100,6 +101,7 @@ class Reconstruction:
         self.distance = get_distance(config.distance)
         self.slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed))
         self.slab.agree_on_noise_groups(comm)
+        self.levels: LevelsFound | None = None
         self._check_halves()
         self.parted: str | None = None  # what is wrong with half sets that part groups
         self._groups = self._group_numbers()
@@ -112,6 +114,7 @@ class Reconstruction:
         compile_once(
             comm, backend, self.slab.metadata, looks, config.deterministic, symmetry, console.say, timings
         )  # fmt: skip
+        self.slab.normalise(comm, config.normalise)  # kernels look at images
         self.transport = connect(comm, backend, self.placement, config.transport, log, console)
         self.engine = Engine(
             comm, backend, self.slab, config.scoring_folds, mask, timings, log, config.skip_bad, symmetry,
@@ -178,7 +181,11 @@ class Reconstruction:
 
     def _survey(self) -> np.ndarray:
         with self.console.progress(len(self.file), "survey", mine=len(self.slab)) as self.engine.progress:
-            return self.engine.survey()
+            power = self.engine.survey()
+        slab, valid = self.slab, self.slab.valid
+        self.levels = LevelsFound.of(self.comm, slab.levels[valid], slab.factor[valid], slab.normaliser.gains)
+        self.log.event("image levels", **self.levels.as_dict(), normaliser=slab.normaliser.as_dict())
+        return power
 
     @property
     def selection(self) -> Selection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.lib.recfunctions import structured_to_unstructured
@@ -12,8 +12,10 @@ from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.components import joined
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import view_order
+from mpirecon.operators.background import Levels
 from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.slab import slab
+from mpirecon.solvers.normalise import Normaliser
 
 #: images, their transforms and CTFs held at a time
 _BATCH_BYTES = 64e6
@@ -82,6 +84,7 @@ class ParticleSlab:
         self.valid = np.ones(len(self), bool)
         self.by_view = False
         self.groups: list[Group] = [(half, fold) for half in (1, 2) for fold in range(folds)]
+        self.normaliser: Normaliser | None = None
         per_image = 4 * file.box**2 * 5
         self.batch_length = int(np.clip(_BATCH_BYTES / per_image, 1, 512))
 
@@ -94,6 +97,15 @@ class ParticleSlab:
         known = sorted({group for some in comm.allgather(mine) for group in some})
         self.noise_groups = len(known)
         self.noise_group = np.searchsorted(known, self.metadata.optics_group)
+
+    def normalise(self, comm: Communicator, mode: str) -> None:
+        """From now on take backgrounds and differences in gain off the images, as Normaliser has it. Collective.
+
+        levels : Levels, factor : (m,) float64, of the images that were read since
+        """
+        self.normaliser = Normaliser.of(comm, self.file, mode)
+        self.levels, self.factor = Levels.empty(len(self)), np.ones(len(self))
+        self._measured = np.zeros(len(self), bool)
 
     def digest(self) -> int:
         """A hash of what the file says of each particle (not its pixels), summed over this rank's rows modulo 2⁶⁴."""
@@ -121,8 +133,11 @@ class ParticleSlab:
         for first in range(0, len(rows), self.batch_length):
             yield rows[first : first + self.batch_length]
 
-    def images(self, rows: np.ndarray) -> np.ndarray:
-        """Images of local rows, (b, n, n) float32, the particle bright; those known to be bad are zero."""
+    def images(self, rows: np.ndarray, survey: Callable[[np.ndarray, np.ndarray], None] | None = None) -> np.ndarray:
+        """Images of local rows, (b, n, n) float32, the particle bright, normalised where asked for; those known to be bad are zero.
+
+        survey : called with the rows and the images as they were read
+        """
         rank = np.argsort(rows, kind="stable")  # a file is read from its beginning to its end
         images = self.file.images(self.start + rows[rank])
         if (np.diff(rank) < 0).any():
@@ -132,7 +147,19 @@ class ParticleSlab:
         bad = ~self.valid[rows]
         if bad.any():
             images[bad] = 0
+        if survey is not None:
+            survey(rows, images)
+        if self.normaliser is not None:
+            self._normalise(rows, images)
         return images
+
+    def _normalise(self, rows: np.ndarray, images: np.ndarray) -> None:
+        """What is found of an image at its first reading is used at the next ones."""
+        new = np.flatnonzero(~self._measured[rows])
+        if len(new):
+            self.levels[rows[new]], self.factor[rows[new]] = self.normaliser.levels(images if len(new) == len(rows) else images[new])
+            self._measured[rows[new]] = True
+        self.normaliser.apply(images, self.levels[rows], self.factor[rows])
 
     def survey(self, rows: np.ndarray, images: np.ndarray, skip_bad: bool) -> None:
         """Find images with NaN, infinity or no contrast; mark them, or refuse the first without `skip_bad`."""

@@ -11,6 +11,7 @@ from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.draws import particle_rng
 from mpirecon.model.particles import ParticleSet
 from mpirecon.operators.aberrations import OpticsPlanes
+from mpirecon.operators.background import Background
 from mpirecon.operators.ctf import ctf_at
 from mpirecon.validate.fsc import friedel_weight, shell_count, shell_index
 
@@ -37,8 +38,9 @@ class NoiseFile:
     Anything else is asked of the wrapped ParticleFile; nothing is known to be a planted error, for all is noise.
     """
 
-    def __init__(self, file: ParticleFile, seed: int) -> None:
-        self._wrapped, self._seed = file, seed
+    def __init__(self, file: ParticleFile, seed: int, background: Background | None = None) -> None:
+        """background : taken off the images before their power is measured, if given"""
+        self._wrapped, self._seed, self._background = file, seed, background
         n = file.box
         self._shell = shell_index(n, 2).astype(np.int64)
         self._multiplicity = np.broadcast_to(friedel_weight(n), self._shell.shape)
@@ -61,8 +63,11 @@ class NoiseFile:
         images = self._wrapped.images(rows)
         ids = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows, np.int64)
         ctf = self._ctf(ids) if self._premultiplied else None
+        good = np.isfinite(images).all(axis=(1, 2)) & (np.ptp(images, axis=(1, 2)) > 0)
+        if self._background is not None:
+            images[good] = self._background.without(images[good])
         for number, particle in enumerate(ids):
-            if np.isfinite(images[number]).all() and np.ptp(images[number]) > 0:
+            if good[number]:
                 images[number] = self._noise(images[number], int(particle), None if ctf is None else ctf[number])
         return images
 

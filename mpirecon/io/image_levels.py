@@ -1,0 +1,134 @@
+"""Backgrounds, ramps and gains of a set's images in words and numbers: how many images have them, and how large they are."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from mpirecon.operators.background import SMALLEST_BOX, Background, Levels
+from mpirecon.parallel.comm import Communicator
+from mpirecon.parallel.select import median
+from mpirecon.robust.gains import Gains
+
+#: noise deviations from which a background, and a ramp's rise across the image, are worth a word; and a factor between gains
+LARGE_BACKGROUND, LARGE_RAMP, LARGE_GAIN = 1.0, 2.0, 1.1
+
+#: images that an import looks at more closely, to tell gains by, and how many of a batch
+_LOOKED_AT, _OF_BATCH = 2048, 256
+
+#: where there is next to no noise, this share of the particle's own power is taken for its deviation
+_OF_PARTICLE = 0.1
+
+
+@dataclass(frozen=True)
+class Found:
+    """images : that have something · typical, largest : its size in these."""
+
+    images: int
+    typical: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class LevelsFound:
+    """What was found in `total` images that could be looked at: backgrounds and ramps in standard deviations of the noise, and
+    factors by which images are scaled."""
+
+    total: int
+    background: Found
+    ramp: Found
+    gain: Found
+
+    @classmethod
+    def of(cls, comm: Communicator, levels: Levels, factor: np.ndarray, gains: Gains | None) -> LevelsFound:
+        """Of all ranks' images: levels and factor are this rank's own (m,). Collective."""
+        usable = np.isfinite(levels.plane).all(axis=1) & (levels.sigma > 0)
+        plane, sigma, factor = levels.plane[usable], levels.sigma[usable], factor[usable]
+        least = 1.0 if gains is None else max(1.0, _OF_PARTICLE * gains.middle**0.5 / gains.typical)
+        level, ramp = np.abs(plane[:, 0]) / sigma, 2 * np.hypot(plane[:, 1], plane[:, 2]) / sigma
+        gain = np.exp(np.abs(np.log(factor)))
+        return cls(
+            comm.allreduce_scalar(len(sigma)),
+            *(_found(comm, sizes, large) for sizes, large in (
+                (level, LARGE_BACKGROUND * least), (ramp, LARGE_RAMP * least), (gain, LARGE_GAIN),
+            )),
+        )  # fmt: skip
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def of_dict(cls, known: dict) -> LevelsFound:
+        return cls(known["total"], *(Found(**known[name]) for name in ("background", "ramp", "gain")))
+
+    def sentences(self, what_becomes_of_it: str, of_gains: str, sampled: bool = False) -> list[str]:
+        """One for each kind that some images have; what is done about the first two, and about gains."""
+        told, of = [], f"of {self.total} images" + (" that were looked at" if sampled else "")
+        if (found := self.background).images:
+            told.append(f"{found.images} {of} are not normalised: outside the particle their mean lies {_size(found)} standard deviations "
+                        f"of the noise from zero; {what_becomes_of_it}")
+        if (found := self.ramp).images:
+            told.append(f"{found.images} {of} have a ramp: their background rises by {_size(found)} standard deviations of the noise across "
+                        f"the image; {what_becomes_of_it}")
+        if (found := self.gain).images:
+            told.append(f"{found.images} {of} differ in gain, signal and noise together, from the typical one by factors of "
+                        f"{_size(found)}; {of_gains}")
+        return told
+
+
+class LevelsSurvey:
+    """What an import learns of its images as it reads them: `add` each batch, then ask for the `warnings`."""
+
+    def __init__(self) -> None:
+        self._backgrounds: dict[int, Background] = {}
+        self._levels: list[Levels] = []
+        self._looked: list[np.ndarray] = []
+        self._count = 0
+
+    def add(self, images: np.ndarray) -> None:
+        """images : (m, n, n), as they are in their stack; sets may have several n. Of very small ones nothing is told."""
+        box = images.shape[-1]
+        if box < SMALLEST_BOX:
+            return
+        if box not in self._backgrounds:
+            self._backgrounds[box] = Background(box)
+        background = self._backgrounds[box]
+        levels = background.measure(images)
+        self._levels.append(levels)
+        room = max(0, _LOOKED_AT - self._count)
+        if room and len(images):
+            some = images[np.unique(np.linspace(0, len(images) - 1, min(room, _OF_BATCH)).astype(np.int64))]
+            self._looked.append(look_at(background, np.asarray(some, np.float32)))
+            self._count += len(some)
+
+    def warnings(self, comm: Communicator, sampled: bool = False) -> list[str]:
+        """Sentences about the images of all ranks; `sampled` : they are some of the set's. Collective."""
+        looked = np.concatenate([np.zeros((0, 4)), *(some for rank in comm.allgather(self._looked) for some in rank)])
+        gains = Gains.of(looked[:, 0], looked[:, 1:3], looked[:, 3])
+        levels = Levels(*(np.concatenate([empty, *(getattr(some, name) for some in self._levels)])
+                          for name, empty in (("plane", np.zeros((0, 3))), ("sigma", np.zeros(0)))))  # fmt: skip
+        factor = np.ones(len(levels)) if gains is None else gains.factor_by_noise(levels.sigma)
+        found = LevelsFound.of(comm, levels, factor, gains)
+        return found.sentences("reconstruct takes it off (--normalise)", "reconstruct brings them to one (--normalise)", sampled)
+
+
+def look_at(background: Background, images: np.ndarray) -> np.ndarray:
+    """What Gains is made of: sigma, both halves and the middle of each image, (m, 4) float64; images that are not finite are left
+    out."""
+    images = images[np.isfinite(images).all(axis=(1, 2))]
+    levels = background.measure(images)
+    return np.column_stack([levels.sigma, background.halves(images, levels), background.middle(images, levels)])
+
+
+def _found(comm: Communicator, sizes: np.ndarray, large: float) -> Found:
+    these = sizes[sizes > large]
+    count = comm.allreduce_scalar(len(these))
+    if not count:
+        return Found(0, 0.0, 0.0)
+    return Found(count, float(median(comm, these)), float(comm.allreduce_scalar(float(these.max(initial=0.0)), "max")))
+
+
+def _size(found: Found) -> str:
+    typical, largest = f"{found.typical:.3g}", f"{found.largest:.3g}"
+    return typical if typical == largest else f"{typical} (median; at most {largest})"
