@@ -189,7 +189,7 @@ class ParticleFile:
         try:
             _check_lengths(quaternion)
             if truth["true_quaternion"] is not None:
-                _check_lengths(truth["true_quaternion"])
+                Pose(truth["true_quaternion"], np.zeros((len(quaternion), 2)))  # finite, and rotations
             return ParticleSet(
                 box=self.box,
                 pixel_size=self.pixel_size,
