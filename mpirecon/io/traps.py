@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from mpirecon.errors import UserError
 from mpirecon.io.families import Families
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.model.pose import Pose
@@ -92,6 +93,9 @@ def zeros(table: ParticleTable) -> list[str]:
                 "ever aligned?"
             )
     zero = table.ctf["scale"] == 0
+    if len(zero) and zero.all():
+        raise UserError(f"{table.path}: the CTF's scale (rlnCtfScalefactor, ctf/scale) is 0 for all {len(table)} particles, so that no map "
+                        "would show in any image; remove that column, or give the file whose scales were estimated")
     if zero.any():
         warnings.append(f"the CTF's scale is 0 for {int(zero.sum())} of {len(table)} particles: they say nothing of "
                         f"the map (first: {table.place(int(np.flatnonzero(zero)[0]))})")
