@@ -1,5 +1,7 @@
 """Backgrounds and gains of images: estimates against brute force, and what no background, ramp or gain may change."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -153,6 +155,9 @@ def test_a_small_plane_of_a_bright_particle_may_be_its_own():
     np.testing.assert_array_equal(noisy.of_background(size, np.ones(5)), 1)
     bright, _ = factors(particles(snr=200.0))
     np.testing.assert_allclose(bright.of_background(size, np.ones(5)), [0, 0, 0.5, 1, 1], atol=1e-9)
+    # a CTF that was multiplied onto the images has spread the particle over the border
+    spread = replace(noisy, premultiplied=True)
+    np.testing.assert_allclose(spread.of_background(size, np.ones(5)), [0, 0, 0.5, 1, 1], atol=1e-9)
 
 
 def test_images_without_noise_outside_tell_no_gain():

@@ -56,7 +56,8 @@ class CpuBackend(Backend):
     """One box and pixel size on the CPU.
 
     padding : how much larger than the box the Fourier grid is · threads : of this rank · memory : bytes that prepared images
-    may take, kept for the next passes · half_precision : keep them as float16
+    may take, kept for the next passes · half_precision : keep them as float16 · level : whether k = 0 is
+    among the samples (HalfPlane)
     """
 
     name = "cpu"
@@ -65,11 +66,11 @@ class CpuBackend(Backend):
     def __init__(
         self, box: int, pixel_size: float, *, limit: float | None = None, taps: int = 4, premultiplied: bool = False,
         aberrations: Aberrations | None = None, padding: float = 2.0, threads: int = 1, memory: float = 0,
-        half_precision: bool = False,
+        half_precision: bool = False, level: bool = True,
     ) -> None:
         self.pixel_size = pixel_size
         self.premultiplied = premultiplied
-        self.plane = HalfPlane.of(box, limit, 1.0 if aberrations is None else aberrations.stretch)
+        self.plane = HalfPlane.of(box, limit, 1.0 if aberrations is None else aberrations.stretch, level)
         self.optics = OpticsPlanes.of(aberrations, self.plane.kx, self.plane.ky, box, pixel_size, premultiplied)
         self.threads = Threads(threads)
         self.projection = Projection(box, self.plane, taps, padding, self.threads)

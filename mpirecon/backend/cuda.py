@@ -75,12 +75,13 @@ class CudaBackend(Backend):
     def __init__(
         self, box: int, pixel_size: float, *, limit: float | None = None, taps: int = 4, padding: float = 2.0,
         premultiplied: bool = False, aberrations: Aberrations | None = None, device: int = 0, sharing: int = 1, log=None,
+        level: bool = True,
     ) -> None:
         if box > LARGEST_BOX:
             raise UserError(f"--backend cuda takes boxes up to {LARGEST_BOX}, got {box}; use --backend cpu")
         self.pixel_size = pixel_size
         self.premultiplied = premultiplied
-        self.plane = HalfPlane.of(box, limit, 1.0 if aberrations is None else aberrations.stretch)
+        self.plane = HalfPlane.of(box, limit, 1.0 if aberrations is None else aberrations.stretch, level)
         self.projection = Projection(box, self.plane, taps, padding)
         self.gpu = Gpu(device, sharing, settings_for(taps, self.projection.padding, BANDS))
         self._free = self.gpu.free_bytes()  # before anything is allocated, which the plan counts

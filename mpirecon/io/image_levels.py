@@ -102,10 +102,10 @@ class LevelsSurvey:
             self._looked.append(look_at(background, np.asarray(some, np.float32)))
             self._count += len(some)
 
-    def warnings(self, comm: Communicator, sampled: bool = False) -> list[str]:
-        """Sentences about the images of all ranks; `sampled` : they are some of the set's. Collective."""
+    def warnings(self, comm: Communicator, premultiplied: bool, sampled: bool = False) -> list[str]:
+        """Sentences about the images of all ranks; `premultiplied` : by their CTFs, `sampled` : they are some of the set's. Collective."""
         looked = np.concatenate([np.zeros((0, 4)), *(some for rank in comm.allgather(self._looked) for some in rank)])
-        gains = Gains.of(looked[:, 0], looked[:, 1:3], looked[:, 3])
+        gains = Gains.of(looked[:, 0], looked[:, 1:3], looked[:, 3], premultiplied)
         levels = Levels(*(np.concatenate([empty, *(getattr(some, name) for some in self._levels)])
                           for name, empty in (("plane", np.zeros((0, 3))), ("sigma", np.zeros(0)))))  # fmt: skip
         factor = np.ones(len(levels)) if gains is None else gains.factor_by_noise(levels.sigma)

@@ -212,7 +212,7 @@ def import_particles(
             unchanged.refuse_changed()
             for number in np.unique(table.stack).tolist():
                 stacks[number].refuse_changed()
-    warnings = [*warnings, *levels.warnings(comm, sampled=options.link)]
+    warnings = [*warnings, *levels.warnings(comm, table.ctf_premultiplied, sampled=options.link)]
     halves = comm.allreduce(np.array([(particles.half == half).sum() for half in (1, 2)], np.int64))
     planted = None if particles.pose_error is None else comm.allreduce_scalar(int(particles.pose_error.sum()))
     if options.link:

@@ -25,9 +25,11 @@ class HalfPlane:
     multiplicity: np.ndarray
 
     @classmethod
-    def of(cls, box: int, limit: float | None = None, stretch: float = 1.0) -> HalfPlane:
+    def of(cls, box: int, limit: float | None = None, stretch: float = 1.0, level: bool = True) -> HalfPlane:
         """All samples of a (box, box) image below `limit` pixels⁻¹ (Nyquist, box / 2, when left out).
 
+        level : whether k = 0 is among them. It holds the level of an image, which says nothing of the particle where the CTF is
+            near 0 there and images have backgrounds; in a sum over images it would spread to its neighbours
         stretch : the most that a magnification lengthens a frequency; what it would take beyond Nyquist is left out
         """
         limit = box / 2 / stretch if limit is None else min(float(limit), box / 2 / stretch)
@@ -36,7 +38,7 @@ class HalfPlane:
         reach = int(np.ceil(limit))
         ky, kx = np.meshgrid(np.arange(-reach, reach + 1), np.arange(0, reach + 1), indexing="ij")
         radius = np.hypot(kx, ky)
-        keep = (radius < limit) & ((kx > 0) | (ky >= 0))
+        keep = (radius < limit) & ((kx > 0) | (ky >= 0)) & (level | (radius > 0))
         kx, ky, radius = kx[keep], ky[keep], radius[keep]
         multiplicity = np.where(radius == 0, 1, 2).astype(np.float32)
         shell = np.floor(radius + 0.5).astype(np.int32)

@@ -31,6 +31,9 @@ _BRIGHT, _VIEWS = (3.0, 30.0), (0.12, 0.15)
 #: spreads of the middles' power between which images of next to no noise are believed to differ in gain: views differ by less
 _SPREAD_OF_VIEWS = 0.25, 0.5
 
+#: spreads of the noise between which images that were multiplied by CTFs and weights come to differ by more than these
+_SPREAD_OF_WEIGHTS = 0.6, 1.0
+
 #: shares found below and above which none and all of the differences are taken for gain; and where particles are so bright that
 #: what they scatter to the border is part of its noise
 _BELIEVED, _BELIEVED_BRIGHT = np.array([0.3, 0.7]), np.array([0.6, 0.9])
@@ -42,7 +45,7 @@ _UNSEEN, _SEEN = 0.3, 0.8
 _CLEAN = 30.0, 300.0
 
 #: the middle's power, over the noise's, between which a bright particle's own light at the border comes to matter
-_OUTWEIGHS = 30.0, 80.0
+_OUTWEIGHS = 3.0, 15.0
 
 #: deviations at the border between which a plane that a bright particle may have made comes to be taken for background
 _OF_PARTICLE = 0.5, 1.5
@@ -66,10 +69,15 @@ class Gains:
     spread: float
     exponent: float
     by_middle: float
+    premultiplied: bool = False
 
     @classmethod
-    def of(cls, sigma: np.ndarray, halves: np.ndarray, middle: np.ndarray) -> Gains | None:
-        """From some images: sigma (m,), halves (m, 2) and middle (m,) as Background has them; None where most have no noise."""
+    def of(cls, sigma: np.ndarray, halves: np.ndarray, middle: np.ndarray, premultiplied: bool = False) -> Gains | None:
+        """From some images: sigma (m,), halves (m, 2) and middle (m,) as Background has them; None where most have no noise.
+
+        premultiplied : the images were multiplied by their CTF, and maybe by weights of exposure and tilt: that scales signal
+            and noise together too, and is what they should count by
+        """
         usable = np.isfinite(sigma) & (sigma > 0) & (halves > 0).all(axis=1) & np.isfinite(middle) & (middle > 0)
         if usable.sum() < max(2, len(sigma) / 2):
             return None
@@ -82,18 +90,20 @@ class Gains:
         none, all_ = _BELIEVED + bright * (_BELIEVED_BRIGHT - _BELIEVED)
         exponent = np.clip((found - none) / (all_ - none), 0, 1) * _seen(log_halves)
         exponent += clean * (_between(np.log(middle).std() / 2, *_SPREAD_OF_VIEWS) - exponent)
+        if premultiplied:
+            exponent *= _between(spread, *_SPREAD_OF_WEIGHTS)
         least = max(_LEAST_SPREAD + bright * _VIEWS[0] + clean * _VIEWS[1], min(spread, _spread(np.log(middle) / 2)))
         by_middle = _weight_of_middle(log_halves, np.log(middle) / 2)
-        return cls(typical, of_middle, float(least), float(exponent), float(max(clean, by_middle)))
+        return cls(typical, of_middle, float(least), float(exponent), float(max(clean, by_middle)), premultiplied)
 
     def of_background(self, size: np.ndarray, sigma: np.ndarray) -> np.ndarray:
         """Fraction of each image's plane that is background, (m,); size : (m,), how far it rises above zero.
 
-        All of it where images are noisy. Where the particle outweighs the noise, what it scatters to the border looks like a small
-        plane too: only planes that are large beside the deviation there are surely none of its own.
+        All of it where images are noisy. Where the particle outweighs the noise, or a CTF has spread it, what it scatters to the
+        border looks like a small plane too: only planes that are large beside the deviation there are surely none of its own.
         """
-        bright = _between(np.log(self.middle / self.typical**2), *np.log(_OUTWEIGHS))
-        return 1 - bright * (1 - _between(size / np.where(sigma > 0, sigma, self.typical), *_OF_PARTICLE))
+        unsure = 1.0 if self.premultiplied else _between(np.log(self.middle / self.typical**2), *np.log(_OUTWEIGHS))
+        return 1 - unsure * (1 - _between(size / np.where(sigma > 0, sigma, self.typical), *_OF_PARTICLE))
 
     def asks_middle(self, sigma: np.ndarray) -> np.ndarray:
         """(m,) bool, images of whose middle the power must be known: `factor` needs no other."""

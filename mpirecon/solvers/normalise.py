@@ -46,7 +46,8 @@ class Normaliser:
         with together(comm):
             seen = [look_at(background, file.images(rows[first : first + _BATCH])) for first in range(0, len(rows), _BATCH)]
         seen = np.concatenate([np.zeros((0, 4)), *(some for rank in comm.allgather(seen) for some in rank)])
-        gains = Gains.of(seen[:, 0], seen[:, 1:3], seen[:, 3]) if file.box >= SMALLEST_BOX else None
+        premultiplied = bool(file.attributes["ctf_premultiplied"])
+        gains = Gains.of(seen[:, 0], seen[:, 1:3], seen[:, 3], premultiplied) if file.box >= SMALLEST_BOX else None
         return cls(mode, background, gains)
 
     def levels(self, images: np.ndarray) -> tuple[Levels, np.ndarray]:

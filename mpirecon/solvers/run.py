@@ -40,6 +40,7 @@ from mpirecon.solvers.groups import MapSet
 from mpirecon.solvers.looks import Looks
 from mpirecon.solvers.loss_report import reported_losses
 from mpirecon.solvers.normal import NormalSolver
+from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.resume import digest_of, identify, load
 from mpirecon.solvers.slab_data import (
@@ -390,7 +391,7 @@ class Reconstruction:
         backend = get_backend(
             place.backend, file.box, file.pixel_size, limit=limit, premultiplied=bool(file.attributes["ctf_premultiplied"]),
             aberrations=file.aberrations(), space=config.space, interpolation=interpolation_for(file.box, config.padding),
-            on_cpu=self._share_of_host(), **device,
+            on_cpu=self._share_of_host(), level=config.normalise == OFF, **device,
         )
         self._scored_shells(backend)
         return backend, self._make_mask()
