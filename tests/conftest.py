@@ -69,6 +69,12 @@ def find_mpirun() -> str | None:
     return str(beside) if beside.exists() else shutil.which("mpirun")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_width_of_the_test_runners():
+    """What runs tests side by side tells its workers how wide the terminal is; commands would fit their tables to it."""
+    os.environ.pop("COLUMNS", None)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real particle sets beside the checkout."""

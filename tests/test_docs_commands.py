@@ -151,7 +151,7 @@ def _relion_project(home: Path, count: int = 150) -> None:
     names = [f"{i + 1:06d}@Extract/job010/images.mrcs" for i in range(count)]
     tables = new_tables(particles, particles.pose, names)
     tables["particles"]["rlnMicrographName"] = [f"m{i % 7}.mrc" for i in range(count)]
-    tables["particles"]["rlnClassNumber"] = [str(1 + i % 2) for i in range(count)]
+    tables["particles"]["rlnClassNumber"] = [str(1 + i % 3) for i in range(count)]
     tables["particles"]["rlnTomoParticleName"] = [f"tomo/{i // 5}" for i in range(count)]
     for folder in ("Refine3D/job021", "MaskCreate/job012", "project"):
         (home / folder).mkdir(parents=True)
@@ -169,6 +169,7 @@ def _cryosparc_job(folder: Path) -> None:
     names = array.dtype.names
     first = [name for name in names if name == "uid" or name.startswith(("blob/", "alignments3D/"))]
     rest = [name for name in names if name == "uid" or name not in first]
+    (folder.parent / "uids.txt").write_text("\n".join(map(str, array["uid"][: len(array) // 2])))
     for name, columns in (("J42_particles.cs", first), ("J42_passthrough_particles.cs", rest)):
         with open(folder / name, "wb") as file:
             np.save(file, repack_fields(array[columns]))

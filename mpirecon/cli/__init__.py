@@ -15,7 +15,7 @@ import click
 from mpirecon import __version__
 from mpirecon.cli.hints import did_you_mean
 from mpirecon.cli.ending import end_alone, end_together, outcome
-from mpirecon.cli.streams import make_safe, show_warnings
+from mpirecon.cli.streams import make_safe, shown_warnings
 from mpirecon.errors import UserError
 from mpirecon.parallel.launcher import find_launcher
 from mpirecon.parallel.stopping import held_signals
@@ -113,7 +113,11 @@ def _run(arguments: list[str]) -> int:
         for library in ("OPENBLAS", "MKL", "BLIS"):  # whose sums depend on their threads; read when NumPy is imported
             os.environ[f"{library}_NUM_THREADS"] = "1"
     launcher = find_launcher()
-    show_warnings(first=launcher is None or not launcher.rank)
+    with shown_warnings(first=launcher is None or not launcher.rank):
+        return _run_on_ranks(arguments, launcher)
+
+
+def _run_on_ranks(arguments: list[str], launcher) -> int:
     parallel = runs_on_all_ranks(arguments)
     if launcher is None or (launcher.size == 1 and not parallel):
         return end_alone(outcome(lambda: _invoke(arguments, None)))

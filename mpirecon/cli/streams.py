@@ -8,6 +8,8 @@ import logging
 import os
 import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mpirecon.parallel.lines import write_line
 
@@ -54,11 +56,15 @@ class _Warnings(logging.Handler):
         write_line(f"Warning: {record.getMessage()}", sys.stderr)
 
 
-def show_warnings(first: bool) -> None:
-    """Print what is logged as a warning under ``mpirecon``, on the rank that is to speak; once a process."""
-    logger = logging.getLogger("mpirecon")
-    if not any(isinstance(handler, (_Warnings, logging.NullHandler)) for handler in logger.handlers):
-        logger.addHandler(_Warnings(logging.WARNING) if first else logging.NullHandler())
+@contextmanager
+def shown_warnings(first: bool) -> Iterator[None]:
+    """Meanwhile print what is logged as a warning under ``mpirecon``, on the rank that is to speak."""
+    logger, handler = logging.getLogger("mpirecon"), _Warnings(logging.WARNING) if first else logging.NullHandler()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _safe(stream):

@@ -155,6 +155,7 @@ def import_particles(
         naming file, line and remedy; no output is left behind.
     """
     comm = comm or SerialCommunicator()
+    run_together(comm, lambda: _refuse_options_of_others(Path(path), options))
     tables = [Path(path), *map(Path, options.passthrough)]
     output = run_together(comm, lambda: refuse_existing(output, options.overwrite, [Input("table", table) for table in tables]))
     unchanged = run_together(comm, lambda: Seen.now(tables))
@@ -225,6 +226,12 @@ def _is_cryosparc(path: Path) -> bool:
     return path.suffix.lower() == ".cs"
 
 
+def _refuse_options_of_others(path: Path, options: ImportOptions) -> None:
+    for option, given in (("passthrough", options.passthrough), ("cs-aberrations", options.cs_aberrations is not None)):
+        if given and not _is_cryosparc(path):
+            raise UserError(f"--{option} is for cryoSPARC files, and {path} is not a .cs file")
+
+
 def _read_table(path: Path, options: ImportOptions, comm: Communicator) -> ParticleTable:
     """This rank's slab of the particles."""
     supplied = {name: getattr(options, name) for name in ("voltage", "cs", "amplitude_contrast", "pixel_size")}
@@ -233,10 +240,6 @@ def _read_table(path: Path, options: ImportOptions, comm: Communicator) -> Parti
     select = tuple(parse_selection(one) if isinstance(one, str) else tuple(one) for one in select)
     rows = RowOptions(select, tuple(family), options.new_halves)
     if not _is_cryosparc(path):
-        if options.passthrough:
-            raise UserError(f"--passthrough is for cryoSPARC files, and {path} is not a .cs file")
-        if options.cs_aberrations is not None:
-            raise UserError(f"--cs-aberrations is for cryoSPARC files, and {path} is not a .cs file")
         return read_relion(path, comm, options.rescale is not None, rows, options.reading, **supplied)
     mixed = options.rescale is not None
     whole = run_together(comm, lambda: read_cryosparc(path, options.passthrough, mixed, options.cs_aberrations, rows,

@@ -27,6 +27,9 @@ LOGGER = "mpirecon"
 #: particles in one sort_particles line: keeps lines readable by tools that load them whole
 PARTICLES_PER_LINE = 50_000
 
+#: numbers as large as this may be seconds since 1970
+_TIMES = 1e9
+
 _ENVIRONMENT = ("SLURM_", "OMPI_COMM_", "PMIX_RANK", "PMI_", "PALS_", "PBS_", "LSB_", "MPI_LOCAL", "CUDA_VISIBLE",
                 "OMP_", "OPENBLAS_NUM", "MKL_NUM", "NUMBA_NUM", "MPIRECON_", "CONDA_DEFAULT_ENV", "VIRTUAL_ENV")
 _SECRET = ("TOKEN", "JWT", "SECRET", "PASSW", "KEY", "COOKIE")
@@ -216,7 +219,7 @@ class _Handler(logging.FileHandler):
 
 
 def to_json(value):
-    """NumPy and path values as JSON: floats to 9 digits, bool arrays as 0 and 1, NaN as null, infinity as "inf"."""
+    """NumPy and path values as JSON: floats to 9 digits (to milliseconds those that may be times since 1970), bool arrays as 0 and 1, NaN as null, infinity as "inf"."""
     if isinstance(value, np.ndarray):
         return to_json(value.astype(np.int8).tolist() if value.dtype == bool else value.tolist())
     if isinstance(value, dict):
@@ -227,7 +230,7 @@ def to_json(value):
         return to_json(value.item())
     if isinstance(value, float):
         if math.isfinite(value):
-            return float(f"{value:.9g}")
+            return float(f"{value:.9g}") if abs(value) < _TIMES else round(value, 3)
         return None if math.isnan(value) else str(value)
     if value is None or isinstance(value, (bool, int, str)):
         return value

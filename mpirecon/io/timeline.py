@@ -10,12 +10,13 @@ from pathlib import Path
 _TAIL = 1 << 18
 
 
-def read_timelines(logs, most: int = 16) -> dict[int, dict]:
-    """Rank → ``origin`` and ``spans`` of the ``timeline`` event of the ranks' logs in this folder; at most so many ranks, spread evenly.
+def read_timelines(folder, most: int = 16, logs=None) -> dict[int, dict]:
+    """Rank → ``origin`` and ``spans`` of the ``timeline`` event of ``folder/logs``, or of the logs in the folder `logs`; at most so many
+    ranks, spread evenly.
 
     Logs without one are left out: a report must not fail for want of a picture.
     """
-    logs = sorted(Path(logs).glob("rank*.jsonl"))
+    logs = sorted(Path(Path(folder) / "logs" if logs is None else logs).glob("rank*.jsonl"))
     if len(logs) > most:
         logs = [logs[round(i * (len(logs) - 1) / (most - 1))] for i in range(most)]
     found = {}

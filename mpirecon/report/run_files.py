@@ -62,7 +62,7 @@ def read_run_files(
         {which: maps[which] if which in maps else read_map(folder / f"{which}.mrc").array
          for which in MAPS if (folder / f"{which}.mrc").is_file()},
         *(_read_table(folder / f"{table}.csv") if (folder / f"{table}.csv").is_file() else None for table in ("detection", "views")),
-        read_timelines(folder / "logs" if logs is None else logs),
+        read_timelines(folder, logs=logs),
     )  # fmt: skip
 
 
