@@ -255,6 +255,15 @@ def test_import_tells_of_gains_and_not_of_normalised_images(tmp_path):
     assert "differ in gain" in run_import(star_of(tmp_path, images, "b.star"), output=tmp_path / "b.h5")[1]
 
 
+def test_import_tells_of_dust(tmp_path):
+    images = noise(24, 60) + planes(24, [[300, 40, 0]] * 60).astype(np.float32)
+    images[::20, 3, 4] += 1000
+    text = run_import(star_of(tmp_path, images))[1]
+    assert "3 of 60 images have pixels" in text and "--white_dust" in text
+    images[::20, 3, 4] -= 995  # of the noise, or of a bright particle
+    assert "--white_dust" not in run_import(star_of(tmp_path, images, "b.star"), output=tmp_path / "b.h5")[1]
+
+
 def test_float16_takes_the_background_off_before_it_rounds(tmp_path):
     images = noise(24, 20)
     tilted = (images + planes(24, [[20000, 1000, -3000]] * 20)).astype(np.float32)

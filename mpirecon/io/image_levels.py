@@ -14,6 +14,9 @@ from mpirecon.robust.gains import Gains
 #: noise deviations from which a background, and a ramp's rise across the image, are worth a word; and a factor between gains
 LARGE_BACKGROUND, LARGE_RAMP, LARGE_GAIN = 1.0, 2.0, 1.1
 
+#: pixels this far from the background, in deviations of the noise, and so many times as far as in the typical image, are dust
+_DUST, _TIMES_TYPICAL = 50.0, 8.0
+
 #: images that an import looks at more closely, to tell gains by, and how many of a batch
 _LOOKED_AT, _OF_BATCH = 2048, 256
 
@@ -84,6 +87,7 @@ class LevelsSurvey:
         self._backgrounds: dict[int, Background] = {}
         self._levels: list[Levels] = []
         self._looked: list[np.ndarray] = []
+        self._peaks: list[np.ndarray] = []
         self._count = 0
 
     def add(self, images: np.ndarray) -> None:
@@ -96,6 +100,7 @@ class LevelsSurvey:
         background = self._backgrounds[box]
         levels = background.measure(images)
         self._levels.append(levels)
+        self._peaks.append(_peaks(images, levels))
         room = max(0, _LOOKED_AT - self._count)
         if room and len(images):
             some = images[np.unique(np.linspace(0, len(images) - 1, min(room, _OF_BATCH)).astype(np.int64))]
@@ -110,7 +115,21 @@ class LevelsSurvey:
                           for name, empty in (("plane", np.zeros((0, 3))), ("sigma", np.zeros(0)))))  # fmt: skip
         factor = np.ones(len(levels)) if gains is None else gains.factor_by_noise(levels.sigma)
         found = LevelsFound.of(comm, levels, factor, gains)
-        return found.sentences("reconstruct takes it off (--normalise)", "reconstruct brings them to one (--normalise)", sampled)
+        told = found.sentences("reconstruct takes it off (--normalise)", "reconstruct brings them to one (--normalise)", sampled)
+        return told + self._dust(comm, sampled)
+
+    def _dust(self, comm: Communicator, sampled: bool) -> list[str]:
+        """A sentence where pixels of some images lie far outside of what the others have."""
+        peaks = np.concatenate([np.zeros(0), *self._peaks])
+        total = comm.allreduce_scalar(len(peaks))
+        if not total:
+            return []
+        found = _found(comm, peaks, max(_DUST, _TIMES_TYPICAL * median(comm, peaks)))
+        if not found.images:
+            return []
+        return [f"{found.images} of {total} images" + (" that were looked at" if sampled else "") + f" have pixels {_size(found)} standard "
+                "deviations of the noise from their background (dust, hot pixels); they stay as they are, and --loss l2 and sorted suffer: "
+                "replace them (relion_preprocess --white_dust 5 --black_dust 5), or take --loss posterior"]
 
 
 def look_at(background: Background, images: np.ndarray) -> np.ndarray:
@@ -119,6 +138,14 @@ def look_at(background: Background, images: np.ndarray) -> np.ndarray:
     images = images[np.isfinite(images).all(axis=(1, 2))]
     levels = background.measure(images)
     return np.column_stack([levels.sigma, background.halves(images, levels), background.middle(images, levels)])
+
+
+def _peaks(images: np.ndarray, levels: Levels) -> np.ndarray:
+    """How far the farthest pixel of each image lies from its background, in deviations of the noise, at least; of those that are finite."""
+    low, high = (pick(images, axis=(1, 2)).astype(np.float64) for pick in (np.min, np.max))
+    level, rise = levels.plane[:, 0], np.abs(levels.plane[:, 1:]).sum(axis=1)
+    used = np.isfinite(low) & np.isfinite(high) & np.isfinite(levels.plane).all(axis=1) & (levels.sigma > 0)
+    return (np.maximum(high - level, level - low)[used] - rise[used]) / levels.sigma[used]
 
 
 def _found(comm: Communicator, sizes: np.ndarray, large: float) -> Found:
