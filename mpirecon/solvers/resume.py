@@ -20,6 +20,7 @@ from mpirecon.parallel.select import median
 from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.selection import RandomPoses
 from mpirecon.robust.statistics import Statistics
+from mpirecon.solvers.normalise import Normaliser
 
 
 #: what is kept of NearbyPoses, row by row
@@ -53,6 +54,7 @@ def save(run, folder: Path, iteration: int, records: list[dict]) -> None:
             # sums are rounded as their terms come: a resumed run has its order, whatever the memory it finds
             facts = {"iteration": iteration, "rounds": run.config.rounds, "records": records, "by_view": run.slab.by_view, **identity}
             facts["levels"] = None if run.levels is None else run.levels.as_dict()
+            facts["normalisation"] = run.slab.normaliser.as_dict()
             if run.nearby is not None:
                 arrays |= {name: getattr(run.nearby, name) for name in ("profile", "band_profile")}
             arrays |= {"noise_power": run.engine.noise_power, "samples": run.held_out.samples, "fsc": run.solver.fsc,
@@ -85,6 +87,7 @@ def load(run, folder: Path) -> list[dict]:
             saved = {name: checkpoint.array(name) for name in run.solver.state_names() if name in checkpoint}
             records, levels = checkpoint.facts["records"], checkpoint.facts.get("levels")
             run.levels = None if levels is None else LevelsFound.of_dict(levels)
+            run.slab.normalise_as(Normaliser.of_summary(checkpoint.facts, run.file.box))
             written_since = checkpoint.facts.get("file") != now["file"]
     if run.comm.allreduce_scalar(int(written_since), "max"):
         _look_again(run, folder / NAME)

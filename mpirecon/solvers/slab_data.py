@@ -103,7 +103,11 @@ class ParticleSlab:
 
         levels : Levels, factor : (m,) float64, of the images that were read since
         """
-        self.normaliser = Normaliser.of(comm, self.file, mode)
+        self.normalise_as(Normaliser.of(comm, self.file, mode))
+
+    def normalise_as(self, normaliser: Normaliser) -> None:
+        """The same by a Normaliser that is there already; what was found of images is forgotten."""
+        self.normaliser = normaliser
         self.levels, self.factor = Levels.empty(len(self)), np.ones(len(self))
         self._measured = np.zeros(len(self), bool)
 
