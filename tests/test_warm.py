@@ -158,7 +158,7 @@ def test_a_first_run_compiles_little_and_all_of_it_before_the_first_image(riboso
     said, counts, summary = first("one")
     assert set(counts) == {"compile"} and counts["compile"] <= most
     assert said[1].startswith("compiling kernels, once; kept in ") and str(tmp_path / "cache") in said[1]
-    assert {"start", "compile", "select", "write"} <= set(summary["timings"])
+    assert {"setup", "compile", "select", "write"} <= set(summary["timings"])
     assert 0.9 * summary["seconds"] < sum(summary["ranks"][0]["seconds"].values()) <= summary["seconds"] + 0.1
     said, counts, summary = first("again")
     assert not counts and not any("compiling" in line for line in said) and "compile" not in summary["timings"]

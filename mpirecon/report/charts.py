@@ -141,7 +141,7 @@ def guinier_chart(fit: Mapping) -> str:
 
 #: what a rank does in a phase; phases of other names are counted as computing
 KINDS = {
-    "start": "starting", "compile": "compiling", "read": "reading", "reduce": "reducing", "checkpoint": "writing",
+    "setup": "starting", "compile": "compiling", "read": "reading", "reduce": "reducing", "checkpoint": "writing",
     "write": "writing", "postprocess": "after the solve",
 }  # fmt: skip
 KIND_COLOURS = {

@@ -87,7 +87,7 @@ class Reconstruction:
     """One run of ``mpirecon reconstruct`` on the ranks of `comm`; ``run()`` returns an Outcome.
 
     start_weights : (m,) float, of all particles, what the first map is made with; None leaves that to the loss · began : when the
-    program did, Unix time, of which what has passed since is the phase "start"; now if left out
+    program did, Unix time, of which what has passed since is the phase "setup"; now if left out
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Reconstruction:
         self._explained = False
         able = Ability.NEARBY in backend.can and config.group_by is None and config.loss == "posterior"
         self.looks = Looks(config.rounds, able)
-        timings.fill("start")
+        timings.fill("setup")
 
     def run(self, checkpoints: Checkpoints | None = None, resume: bool = False) -> Outcome:
         """All iterations; saved as `checkpoints` has it, and continued from its folder when `resume`.
