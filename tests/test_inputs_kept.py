@@ -78,7 +78,7 @@ WRITERS = {
     ("export", "discarded"): ("export of_links --star new.star --stack new.mrcs --discarded {}", []),  # by its ending a table
     ("export", "cs"): ("export run --cs {}", ["p.h5", "run/summary.json"]),
     ("export", "stack"): ("export run --star new.star --stack {}", ["s.mrcs"]),
-    ("report", "output"): ("report run -o {}", ["run/summary.json", "run/particles.h5", "run/volume.mrc", "run/logs/rank0000.jsonl"]),
+    ("report", "output"): ("report run -o {}", ["p.h5", "run/summary.json", "run/particles.h5", "run/volume.mrc", "run/logs/rank0000.jsonl"]),
     ("logs", "csv_path"): ("logs run --csv {}", ["run/logs/rank0000.jsonl", "run/summary.json"]),
     ("aberrations", "star"): ("aberrations run --band 100:40 --star {}", ["p.star", "p.h5", "s.mrcs", "run/half1.mrc"]),
 }
