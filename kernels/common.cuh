@@ -205,26 +205,33 @@ __device__ inline float ctf_at(const float* c, const Optics& optics, int i, int 
     return value;
 }
 
-// exp(2 pi i k.(n / 2 + shift) / n); shift: x and y over the box of n pixels, each high and low
+// exp(2 pi i k.shift / n); shift: x and y over the box of n pixels, each high and low · turns: to begin with
+__device__ inline float2 move_at(const float* shift, Frequency k, float turns = 0.0f)
+{
+    turns += part_of_turn(shift[0], shift[1], k.x) + part_of_turn(shift[2], shift[3], k.y);
+    return make_float2(sine_of_turns(turns + 0.25f), sine_of_turns(turns));
+}
+
+// exp(2 pi i k.(n / 2 + shift) / n)
 __device__ inline float2 ramp_at(const float* shift, Frequency k, int box)
 {
     const int whole = ((k.x + k.y) * (box / 2)) % box;
-    const float turns = (float)whole / (float)box + part_of_turn(shift[0], shift[1], k.x) +
-                        part_of_turn(shift[2], shift[3], k.y);
-    return make_float2(sine_of_turns(turns + 0.25f), sine_of_turns(turns));
+    return move_at(shift, k, (float)whole / (float)box);
 }
 
 // ---------------------------------------------------------------- images
 
 // Samples of images: either centred samples, (rows, s), odd phases undone; or the images' transforms as the FFT leaves
-// them, (rows, n, n / 2 + 1), of which nothing is undone yet. `shift` is null for the former.
+// them, (rows, n, n / 2 + 1), of which nothing is undone yet. A row's length tells which: the half plane has fewer samples.
 struct Images {
     const float2* data;
     const int* row;        // which row each particle of the batch has
-    const float* shift;    // (b, 4), in the order of the batch
+    const float* shift;    // (b, 4), in the order of the batch; of centred samples, from where they are: null where none moved
     long long stride;      // samples of a row
     float scale;
     int box;
+
+    __device__ bool transforms() const { return stride == (long long)box * (box / 2 + 1); }
 };
 
 __device__ inline float2 product(float2 a, float2 b)
@@ -245,8 +252,9 @@ __device__ inline float2 image_sample(const Images& images, const Optics& optics
 {
     const float2* row = images.data + (long long)images.row[i] * images.stride;
     float2 value;
-    if (images.shift == nullptr) {
+    if (!images.transforms()) {
         value = __ldg(row + s);
+        if (images.shift != nullptr) value = product(value, move_at(images.shift + 4 * i, k));
     } else {
         value = centred_sample(row, images.shift + 4 * i, images.box, k);
         if (optics.on_data != nullptr) value = product(value, __ldg(optics.on_data + (long long)optics.row[i] * optics.samples + s));

@@ -42,6 +42,31 @@ def _gather_translated(spectra, position, kx, ky, bounds, scale, out):
                 out[i, first + j] = row[x + j] * (ramp_x[x + j] * turn)
 
 
+def translate_samples(samples, shift, box, kx, ky, out) -> None:
+    """out[i, s] = samples[i, s] · exp(+2πi k·shift_i / n): centred samples with what lies `shift` off the centre moved there.
+
+    samples, out : (m, s) complex64, which may be one array · shift : (m, 2) float64, pixels (x, y); where it is zero, out is the
+    very samples · box : n · kx, ky : (s,) int32
+    """
+    _translate_samples(samples, shift, box, kx, ky, rows_of(kx, ky), out)
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _translate_samples(samples, shift, n, kx, ky, bounds, out):
+    ramp_x = np.empty(n // 2 + 1, np.complex64)
+    ramp_y = np.empty(2 * n + 1, np.complex64)
+    for i in range(samples.shape[0]):
+        if shift[i, 0] == 0 and shift[i, 1] == 0:
+            out[i] = samples[i]
+            continue
+        _ramp(shift[i, 0], n, np.int64(0), ramp_x)
+        _ramp(shift[i, 1], n, -n, ramp_y)
+        for r in range(bounds.size - 1):
+            first, x, turn = bounds[r], kx[bounds[r]], ramp_y[ky[bounds[r]] + n]
+            for j in range(bounds[r + 1] - first):
+                out[i, first + j] = samples[i, first + j] * (ramp_x[x + j] * turn)
+
+
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def scatter_translated(samples, position, kx, ky, spectra):
     """The transpose's twin: spectra[i](k_s) = samples[i, s] · exp(−2πi k·position_i / n), zero elsewhere.

@@ -152,6 +152,7 @@ class Slab:
 
     def __init__(self, m=50, box=12) -> None:
         self.metadata, self.pixels = particles(m, box, seed=2)
+        self.pose = self.metadata.pose
         self.noise_group = np.arange(m) % 2
         self.reads = []
 

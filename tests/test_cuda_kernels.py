@@ -30,7 +30,7 @@ from mpirecon.kernels.gridding import kernel_table
 from mpirecon.kernels.project import make_project
 from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, radial_sum
 from mpirecon.kernels.statistics import image_power, make_statistics, shell_power
-from mpirecon.kernels.translate import gather_translated, scatter_translated
+from mpirecon.kernels.translate import gather_translated, scatter_translated, translate_samples
 from mpirecon.model import make_ctf
 from mpirecon.operators.ctf import ctf_coefficients
 from mpirecon.operators.half_plane import HalfPlane
@@ -448,6 +448,18 @@ def test_gather_translated_is_a_phase_ramp(box):
         ramp = np.exp(2j * np.pi * (plane.kx * x + plane.ky * y) / box)
         np.testing.assert_allclose(out[row[i]], 0.5 * spectra[i, plane.ky % box, plane.kx] * ramp, atol=3e-6)
     assert np.isnan(out[1]).all()
+
+
+@runs_kernels
+@pytest.mark.parametrize("box, limit", [(8, None), (9, None), (48, 2.5)])
+def test_centred_samples_move_on_as_the_twins(box, limit):
+    plane = HalfPlane.of(box, limit)
+    samples, shift = random_like((3, len(plane)), np.complex64, 1), np.array([[0.0, 0.0], [1.25, -3.5], [-0.1, 20.7]])
+    twin, out = np.empty_like(samples), np.full_like(samples, np.nan)
+    translate_samples(samples, shift, box, plane.kx, plane.ky, twin)
+    run("gather_translated", 2, samples, np.arange(3, dtype=i4), shift_arguments(shift, box), i8(len(plane)), f4(1), i4(box),
+        *PLAIN_OPTICS, k_of(plane), i4(len(plane)), i4(3), np.arange(3, dtype=i4), out, threads=64)  # fmt: skip
+    np.testing.assert_allclose(out, twin, atol=3e-6)
 
 
 @runs_kernels

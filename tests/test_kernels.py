@@ -25,7 +25,7 @@ from mpirecon.kernels.statistics import (
     make_statistics,
     shell_power,
 )
-from mpirecon.kernels.translate import gather_translated, scatter_translated
+from mpirecon.kernels.translate import gather_translated, scatter_translated, translate_samples
 from mpirecon.model import make_ctf
 from mpirecon.operators.ctf import ctf_coefficients
 from mpirecon.operators.half_plane import HalfPlane
@@ -394,6 +394,22 @@ def test_gather_translated_is_a_phase_ramp(box, in_rows):
         for i, (x, y) in enumerate(position):
             ramp = (scale or (1,))[0] * np.exp(2j * np.pi * (kx * x + ky * y) / box)
             np.testing.assert_allclose(out[i], spectra[i, ky % box, kx] * ramp, atol=2e-6)
+
+
+@pytest.mark.parametrize("in_rows", [True, False])
+@pytest.mark.parametrize("box", [8, 9])
+def test_centred_samples_are_moved_on_by_a_phase_ramp(box, in_rows):
+    plane = HalfPlane.of(box)
+    order = np.arange(len(plane)) if in_rows else np.random.default_rng(2).permutation(len(plane))
+    kx, ky = plane.kx[order], plane.ky[order]
+    samples, shift = random_like((3, len(plane)), np.complex64, 1), np.array([[0.0, 0.0], [1.25, -3.5], [0.0, 40.7]])
+    out = np.empty_like(samples)
+    translate_samples(samples, shift, box, kx, ky, out)
+    np.testing.assert_array_equal(out[0], samples[0])
+    for i, (x, y) in enumerate(shift):
+        np.testing.assert_allclose(out[i], samples[i] * np.exp(2j * np.pi * (kx * x + ky * y) / box), atol=2e-6)
+    translate_samples(samples, shift, box, kx, ky, samples)
+    np.testing.assert_array_equal(samples, out)
 
 
 @pytest.mark.parametrize("box, limit", [(8, None), (9, None), (9, 2.5)])

@@ -17,6 +17,7 @@ from mpirecon.kernels.statistics import (
     make_statistics,
     shell_power,
 )
+from mpirecon.kernels.translate import translate_samples
 from mpirecon.kernels.weigh import weigh
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.particles import ParticleSet
@@ -114,14 +115,25 @@ class CpuBackend(Backend):
         return reader.submit(read, parts[number])
 
     def _bring(self, slab, part: np.ndarray, images: np.ndarray | None) -> Batch:
-        """The batch of images just read, or of those in memory."""
-        metadata, group = slab.metadata[part], slab.noise_group[part]
+        """The batch of images just read, or of those in memory, at the poses of now."""
+        given, group = slab.metadata[part], slab.noise_group[part]
         if images is None:
-            rotation = self.rotations(metadata.pose.quaternion, metadata.optics_group)
-            return Batch(*self._resident.get(part), rotation, group)
-        batch = self.prepare(images, metadata, group)
-        self._resident.keep(part, batch.data, batch.ctf)
-        return batch
+            data, ctf = self._resident.get(part)
+        else:
+            batch = self.prepare(images, given, group)
+            data, ctf = batch.data, batch.ctf
+            self._resident.keep(part, data, ctf)
+        pose = slab.pose[part]
+        rotation = self.rotations(pose.quaternion, given.optics_group)
+        return Batch(self._translated(data, pose.shift - given.pose.shift), ctf, rotation, group)
+
+    def _translated(self, data: np.ndarray, way: np.ndarray) -> np.ndarray:
+        """Samples of particles that have moved (b, 2) Å since they were centred; those in memory stay as they are."""
+        if not way.any():
+            return data
+        out, way, plane = np.empty_like(data), way / self.pixel_size, self.plane
+        self.threads.over(len(out), lambda a, b: translate_samples(data[a:b], way[a:b], plane.box, plane.kx, plane.ky, out[a:b]))
+        return out
 
     def prepare(self, images: np.ndarray, particles: ParticleSet, group: np.ndarray | None = None) -> Batch:
         """(b, n, n) float32 images and their metadata → Batch; group : (b,) int64, all of group 0 when left out."""

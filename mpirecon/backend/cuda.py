@@ -42,8 +42,9 @@ class Batch:
     """Images ready for the kernels.
 
     images : where they lie on the device · row : (b,) int32 there, which row each particle has · rotation : (b, 3, 3)
-    float64 · ctf, shift : (b, 16), (b, 4) float32 on the device, as the kernels take them · optics_row, group : (b,) int64,
-    the row of the optics planes, and whose noise spectrum each image has.
+    float64 · ctf, shift : (b, 16), (b, 4) float32 on the device, as the kernels take them; the shift is what is left to be
+    undone of it, None for nothing · optics_row, group : (b,) int64, the row of the optics planes, and whose noise spectrum
+    each image has.
     """
 
     images: DeviceImages
@@ -60,8 +61,9 @@ class Batch:
     def __getitem__(self, rows) -> Batch:
         rows = np.arange(len(self))[rows]
         on_device = self.images.gpu.to_device(rows, i4)
-        return Batch(self.images, self.row.take(on_device), self.rotation[rows], self.ctf.take(on_device, axis=0),
-                     self.shift.take(on_device, axis=0), self.optics_row[rows], self.group[rows])  # fmt: skip
+        shift = None if self.shift is None else self.shift.take(on_device, axis=0)
+        return Batch(self.images, self.row.take(on_device), self.rotation[rows], self.ctf.take(on_device, axis=0), shift,
+                     self.optics_row[rows], self.group[rows])  # fmt: skip
 
 
 class CudaBackend(Backend):
@@ -143,7 +145,7 @@ class CudaBackend(Backend):
                 continue
             start = part.stop
         images_on_device = DeviceImages(gpu, samples, transforms=False, scale=1.0)
-        return replace(metadata, images=images_on_device)
+        return replace(metadata, images=images_on_device, shift=None)
 
     def shorter(self, length: int, error: Exception) -> int:
         """Half the batch after the device ran out of memory; raises UserError when there is nothing left to halve."""
@@ -165,11 +167,14 @@ class CudaBackend(Backend):
             magnification = self.optics.magnification[optics_row]
         coefficients = ctf_coefficients(particles.ctf, box, self.pixel_size, particles.ctf_phase_flipped)
         ctf = ctf_arguments(coefficients, magnification)
-        shift = shift_arguments(particles.pose.shift / self.pixel_size, box)
         rotation = self.rotations(particles.pose.quaternion, particles.optics_group)
         row = self.gpu.to_device(np.arange(len(particles)), i4)
         return Batch(DeviceImages(self.gpu, None, False, 1.0), row, rotation, self.gpu.to_device(ctf),
-                     self.gpu.to_device(shift), optics_row, np.asarray(group, i8))  # fmt: skip
+                     self.shifts(particles.pose.shift), optics_row, np.asarray(group, i8))  # fmt: skip
+
+    def shifts(self, shift: np.ndarray):
+        """(b, 2) Å as the kernels take them, on the device."""
+        return self.gpu.to_device(shift_arguments(shift / self.pixel_size, self.plane.box))
 
     def transformed(self, pixels) -> DeviceImages:
         """rfft2 of images on the device; orthonormal by its scale: white noise keeps its pixel variance."""
@@ -323,8 +328,7 @@ class CudaBackend(Backend):
         images, planes = batch.images, self._planes
         optics = (None,) * 4 if planes is None else (*planes, self.gpu.to_device(batch.optics_row, i4))
         stride = int(np.prod(images.data.shape[1:]))
-        shift = batch.shift if images.transforms else None
-        return images.data, batch.row, shift, i8(stride), f4(images.scale), i4(self.plane.box), *optics
+        return images.data, batch.row, batch.shift, i8(stride), f4(images.scale), i4(self.plane.box), *optics
 
 
 def _insert(cupy, half, grid) -> None:

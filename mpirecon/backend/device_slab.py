@@ -73,7 +73,7 @@ class Loader:
             store = DeviceImages(self.gpu, self._samples, transforms=False, scale=1.0)
             for first in range(0, len(rows), RESIDENT_ROWS):
                 part = rows[first : first + RESIDENT_ROWS]
-                yield part, replace(self._metadata[part], images=store)
+                yield part, self._posed(replace(self._metadata[part], images=store), part)
             return
         for part, slot in self._stream(rows, read, timings):
             with timings("prepare"):
@@ -85,10 +85,20 @@ class Loader:
         images = self.backend.transformed(slot.pixels)  # all of it: each length would have a plan, and work space, of its own
         batch = self._metadata[part]
         if not self.resident:
-            return replace(batch, images=images, row=self.gpu.to_device(np.arange(len(part)), np.int32))
+            return self._posed(replace(batch, images=images, row=self.gpu.to_device(np.arange(len(part)), np.int32)), part)
         self.backend.pick(images, batch, part, self._samples)
         self._here[part] = True
-        return replace(batch, images=DeviceImages(self.gpu, self._samples, transforms=False, scale=1.0))
+        return self._posed(replace(batch, images=DeviceImages(self.gpu, self._samples, transforms=False, scale=1.0)), part)
+
+    def _posed(self, batch, part: np.ndarray):
+        """A batch of the given poses at those of now. What is kept was centred by the given shifts, and moves from there."""
+        slab, backend = self.slab, self.backend
+        pose, given = slab.pose[part], slab.metadata.pose.shift[part]
+        rotation = backend.rotations(pose.quaternion, slab.metadata.optics_group[part])
+        if batch.images.transforms:
+            return replace(batch, rotation=rotation, shift=backend.shifts(pose.shift))
+        moved = (pose.shift != given).any()
+        return replace(batch, rotation=rotation, shift=backend.shifts(pose.shift - given) if moved else None)
 
     def _stream(self, rows: np.ndarray, read, timings) -> Iterator[tuple[np.ndarray, _Slot]]:
         if not len(rows):

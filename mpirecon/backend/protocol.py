@@ -75,7 +75,11 @@ class Backend(ABC):
     def visit(
         self, slab, rows: np.ndarray, read: Callable[[np.ndarray], np.ndarray], timings
     ) -> Iterator[tuple[np.ndarray, object]]:
-        """(rows, batch) for consecutive pieces of a slab's local rows; ``read(rows)`` gives images that are not here yet."""
+        """(rows, batch) for consecutive pieces of a slab's local rows; ``read(rows)`` gives images that are not here yet.
+
+        Images that are kept are centred by the shifts of ``slab.metadata``; the batch has them at the poses of ``slab.pose``, as
+        they are at this visit.
+        """
 
     @abstractmethod
     def prepare(self, images: np.ndarray, particles: ParticleSet, group: np.ndarray | None = None):

@@ -17,6 +17,7 @@ from mpirecon.kernels.cache import kept
 from mpirecon.kernels.ctf import evaluate_aberrated_ctf
 from mpirecon.kernels.nearby import make_nearby
 from mpirecon.kernels.shells import correlate_cells, correlate_shells, scale_shells, turn_phases
+from mpirecon.kernels.translate import translate_samples
 from mpirecon.model.particles import ParticleSet
 from mpirecon.operators.background import Background
 from mpirecon.operators.fixed_point import FixedPoint
@@ -130,7 +131,8 @@ def _steps(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: boo
     def prepare() -> None:
         image, background = np.zeros((1, _BOX, _BOX), np.float32), Background(_BOX)
         background.take_off(image, background.measure(image))
-        backend.prepare(image, particles)
+        batch = backend.prepare(image, particles)
+        translate_samples(batch.data, np.ones((1, 2)), _BOX, plane.kx, plane.ky, batch.data)
 
     def survey() -> None:
         backend.power(batch)

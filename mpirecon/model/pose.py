@@ -6,6 +6,7 @@ R rows are the image's x, y and viewing axes in the volume's frame: the image's 
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,13 @@ class Pose:
 
     def __getitem__(self, rows) -> Pose:
         return Pose(self.quaternion[rows], self.shift[rows])
+
+    def replaced(self, rows: np.ndarray, pose: Pose) -> Pose:
+        """These poses with those of some rows (b,) replaced; what is not replaced keeps every bit."""
+        whole = copy(self)
+        whole.quaternion, whole.shift = self.quaternion.copy(), self.shift.copy()
+        whole.quaternion[rows], whole.shift[rows] = pose.quaternion, pose.shift
+        return whole
 
     @classmethod
     def from_euler(cls, rot, tilt, psi, shift=None) -> Pose:

@@ -11,7 +11,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.components import joined
 from mpirecon.model.particles import ParticleSet
-from mpirecon.model.pose import view_order
+from mpirecon.model.pose import Pose, view_order
 from mpirecon.operators.background import Levels
 from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.slab import slab
@@ -71,6 +71,7 @@ def groups_and_families(count: int, names: np.ndarray | None, family: np.ndarray
 class ParticleSlab:
     """Rows start:stop of a particle file, the ones this rank reads and no other.
 
+    metadata : ParticleSet, as the file has it, the given poses included · pose : Pose, as they are now; ``move`` replaces some ·
     valid : (m,) bool, False for particles whose image turned out to be bad and was skipped · by_view : whether rows are visited in
     the order of their views rather than in the file's: slices that lie close together share cache lines of the Fourier grid.
     """
@@ -79,6 +80,7 @@ class ParticleSlab:
         self.file = file
         self.start, self.stop = slab(len(file), comm.size, comm.rank)
         self.metadata: ParticleSet = file.metadata(self.start, self.stop)
+        self.pose: Pose = self.metadata.pose
         self.ids = self.metadata.ids
         self.fold = fold_of(self.ids, seed, folds)
         self.valid = np.ones(len(self), bool)
@@ -111,6 +113,28 @@ class ParticleSlab:
         self.levels, self.factor = Levels.empty(len(self)), np.ones(len(self))
         self._measured = np.zeros(len(self), bool)
 
+    def move(self, rows: np.ndarray, quaternion: np.ndarray, shift: np.ndarray) -> None:
+        """Give some particles other poses: whoever visits them from now on sees them there, and no image is read for it.
+
+        Images are kept as the given shifts centre them, and a particle's way from there is a phase taken at each visit: poses
+        may change as often as one likes, and back, without a trace.
+
+        Parameters
+        ----------
+        rows : (b,) int
+            local rows
+        quaternion : (b, 4) float
+            as in Pose
+        shift : (b, 2) float
+            Å, as in Pose
+
+        Raises
+        ------
+        UserError
+            for a pose that is none, as Pose does
+        """
+        self.pose = self.pose.replaced(rows, Pose(quaternion, shift))
+
     def digest(self) -> int:
         """A hash of what the file says of each particle (not its pixels), summed over this rank's rows modulo 2⁶⁴."""
         about, rows = self.metadata, self.ids.astype(np.uint64)
@@ -123,7 +147,7 @@ class ParticleSlab:
         return self.stop - self.start
 
     def rows(self, group: Group) -> np.ndarray:
-        """Local row numbers of a group, in the order they are visited in."""
+        """Local row numbers of a group, in the order they are visited in, which does not change when poses do."""
         half, fold = group
         rows = np.flatnonzero((self.metadata.half == half) & (self.fold == fold))
         return rows[view_order(self.metadata.pose.quaternion[rows])] if self.by_view else rows
