@@ -16,6 +16,7 @@ import pytest
 from mpirecon.cli.console import Console
 from mpirecon.errors import UserError
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.model import Pose
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.endurance import Checkpoints, Endurance
@@ -159,6 +160,48 @@ def test_every_loss_and_solver_goes_on_to_the_same_bits(particles, tmp_path, nam
     assert json.dumps(whole.records) == json.dumps(resumed.records)
     np.testing.assert_array_equal(whole.selection.weight, resumed.selection.weight)
     np.testing.assert_array_equal(whole.selection.distance, resumed.selection.distance)
+
+
+def test_poses_that_changed_are_in_the_checkpoint(particles, tmp_path):
+    """A resumed run goes on at the poses that the run before had moved its particles to."""
+    config, rng = Config(iterations=3, loss="sorted", keep=0.7), np.random.default_rng(1)
+    rows, pose = np.arange(0, 160, 3), Pose(rng.standard_normal((54, 4)), rng.uniform(-9, 9, (54, 2)))
+
+    class Moving(EndedAfter):
+        def after(self, iteration, records):
+            if iteration == 1:
+                self.run.slab.move(rows, pose.quaternion, pose.shift)
+            super().after(iteration, records)
+
+    with ParticleFile(particles) as file:
+        still = reconstruction(file, config, tmp_path).run()
+        first = reconstruction(file, config, tmp_path)
+        moving = Moving(first, tmp_path, Endurance())
+        moving.last = 99
+        whole = first.run(moving)
+        with pytest.raises(Ended):
+            run = reconstruction(file, config, tmp_path)
+            run.run(Moving(run, tmp_path, Endurance()))
+        second = reconstruction(file, config, tmp_path)
+        resumed = second.run(Checkpoints(second, tmp_path, Endurance()), resume=True)
+    for name in ("quaternion", "shift"):
+        np.testing.assert_array_equal(getattr(second.slab.pose, name), getattr(first.slab.pose, name))
+        np.testing.assert_allclose(getattr(second.slab.pose, name)[rows], getattr(pose, name), rtol=1e-14)
+    volumes = [outcome.maps.get(WHOLE) for outcome in (whole, resumed, still)]
+    np.testing.assert_array_equal(*volumes[:2])
+    assert np.linalg.norm(volumes[2] - volumes[0]) > 0.1 * np.linalg.norm(volumes[0])
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_by_name(particles, tmp_path):
+    config = Config(iterations=3, loss="sorted", keep=0.7)
+    with ParticleFile(particles) as file, pytest.raises(Ended):
+        run = reconstruction(file, config, tmp_path)
+        run.run(EndedAfter(run, tmp_path, Endurance()))
+    with h5py.File(tmp_path / "checkpoint.h5", "r+") as checkpoint:
+        checkpoint.attrs["version"] = 2
+    with ParticleFile(particles) as file, pytest.raises(UserError, match="checkpoint.h5 .*version 2; expected .*--overwrite"):
+        run = reconstruction(file, config, tmp_path)
+        run.run(Checkpoints(run, tmp_path, Endurance()), resume=True)
 
 
 @pytest.mark.parametrize(("name", "change"), [

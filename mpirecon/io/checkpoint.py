@@ -15,7 +15,7 @@ from mpirecon.io.atomic import atomic_path, write_failed
 from mpirecon.io.hdf5 import attributes_of, create_hdf5, open_hdf5, read_all, reading, store_checked
 
 FORMAT = "mpirecon-checkpoint"
-VERSION = 2
+VERSION = 3
 NAME = "checkpoint.h5"
 
 
@@ -53,7 +53,8 @@ class Checkpoint:
             self._file = open_hdf5(path, "checkpoint")
             found = attributes_of(self._file, path)
             if found.get("format") != FORMAT or found.get("version") != VERSION:
-                raise UserError(f"{path} is not a checkpoint that this mpirecon reads")
+                raise UserError(f"{path} is not a checkpoint that this mpirecon reads (format {found.get('format')!r}, version "
+                                f"{found.get('version')}; expected {FORMAT!r}, version {VERSION})")
             with reading(path, "its facts"):
                 self.facts: dict = dict(json.loads(found["facts"]))
                 self._there = set(self._file)

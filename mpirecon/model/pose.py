@@ -66,11 +66,11 @@ class Pose:
     def __getitem__(self, rows) -> Pose:
         return Pose(self.quaternion[rows], self.shift[rows])
 
-    def replaced(self, rows: np.ndarray, pose: Pose) -> Pose:
-        """These poses with those of some rows (b,) replaced; what is not replaced keeps every bit."""
+    def replaced(self, rows, quaternion: np.ndarray, shift: np.ndarray) -> Pose:
+        """These poses with those of some rows replaced, by what another Pose holds: every bit is kept, nothing checked again."""
         whole = copy(self)
         whole.quaternion, whole.shift = self.quaternion.copy(), self.shift.copy()
-        whole.quaternion[rows], whole.shift[rows] = pose.quaternion, pose.shift
+        whole.quaternion[rows], whole.shift[rows] = quaternion, shift
         return whole
 
     @classmethod

@@ -149,23 +149,23 @@ class Communicator(ABC):
         return out
 
     def gather_slabs(self, part: np.ndarray, total: int, root: int = 0) -> np.ndarray | None:
-        """The flat (total,) array whose slabs the ranks hold, on the root; None elsewhere."""
+        """The array of `total` rows whose slabs the ranks hold, on the root; None elsewhere."""
         return self._collect(part, total, root)
 
     def allgather_slabs(self, part: np.ndarray, total: int) -> np.ndarray:
-        """The flat (total,) array whose slabs the ranks hold, on every rank."""
+        """The array of `total` rows whose slabs the ranks hold, on every rank."""
         return self._collect(part, total, None)
 
     def _collect(self, part: np.ndarray, total: int, root: int | None) -> np.ndarray | None:
         bounds = slabs(total, self.size)
-        if part.shape != (_length(bounds[self.rank]),):
+        if part.shape[:1] != (_length(bounds[self.rank]),):
             raise ValueError(
                 f"rank {self.rank} owns rows {bounds[self.rank]} of {total}, got a slab of shape {part.shape}"
             )
-        out = np.empty(total, part.dtype) if root in (None, self.rank) else None
-        width = part.dtype.itemsize
+        out = np.empty((total, *part.shape[1:]), part.dtype) if root in (None, self.rank) else None
+        width = part.dtype.itemsize * int(np.prod(part.shape[1:]))
         send = _flat(part).view(np.uint8)
-        receive = None if out is None else out.view(np.uint8)
+        receive = None if out is None else out.reshape(-1).view(np.uint8)
         with self._clock():
             for window, counts, mine in self._windows(total * width, 1, [(a * width, b * width) for a, b in bounds]):
                 self._gather(send[mine], None if receive is None else receive[window], counts, root)

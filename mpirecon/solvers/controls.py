@@ -108,22 +108,21 @@ def _check(columns: dict[str, np.ndarray], coverage: Coverage) -> dict:
 
 
 def _columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray]:
-    """What the checks need of every particle, on rank 0: scalars only."""
+    """What the checks need of every particle, on rank 0: a few numbers each."""
     metadata, statistics = run.slab.metadata, outcome.statistics.inverted(outcome.selection.contrast < 0)
     ctf = metadata.ctf
     local = {
         "kept": outcome.selection.kept, "slight": outcome.selection.slight, "valid": run.slab.valid,
         "sigma": outcome.sigma, "yp": statistics.yp, "pp": statistics.pp, "defocus": (ctf["defocus_u"] + ctf["defocus_v"]) / 2, "ctf_scale": ctf["scale"],
-        "optics groups": metadata.optics_group, **{f"q{i}": metadata.pose.quaternion[:, i] for i in range(4)},
+        "optics groups": metadata.optics_group, "quaternion": run.slab.pose.quaternion,
     }  # fmt: skip
     whole = {name: run.comm.gather_slabs(np.ascontiguousarray(v), len(run.file)) for name, v in local.items()}
     if run.comm.rank:
         return {}
-    quaternion = np.stack([whole.pop(f"q{i}") for i in range(4)], axis=1)
     if run.config.group_by is not None:
         _, whole["group"] = np.unique(run.file.source_column(run.config.group_by).astype(str), return_inverse=True)
     places = micrographs(run.file)
-    return whole | {"quaternion": quaternion} | ({} if places is None else {"micrographs": places})
+    return whole | ({} if places is None else {"micrographs": places})
 
 
 def micrographs(file: ParticleFile) -> np.ndarray | None:

@@ -187,11 +187,13 @@ def _headline(run: Reconstruction, curves: dict, more: Postprocessed | None) -> 
 
 
 def _particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray] | None:
-    """One row per input particle, on rank 0: id, half, distance, score …; scalars only, so one rank can hold them."""
+    """One row per input particle, on rank 0: id, half, pose, distance, score …; few numbers each, so one rank can hold them."""
     slab, chosen, statistics = run.slab, outcome.selection, outcome.statistics
     local = {
         "id": slab.ids,
         "half": slab.metadata.half,
+        "quaternion": slab.pose.quaternion,
+        "shift": slab.pose.shift,
         "distance": np.where(slab.valid, chosen.distance, np.nan),
         "score": np.where(slab.valid, matched_filter(statistics, outcome.sigma), np.nan),
         "weight": chosen.weight,

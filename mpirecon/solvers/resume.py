@@ -1,7 +1,7 @@
 """Saving a run after an iteration, and going on from there, on as many ranks as one likes.
 
-Only what the next iteration is decided from is kept: each particle's statistics, the noise spectrum and, for gradients,
-the maps on their way. The normal equations are accumulated anew.
+Only what the next iteration is decided from is kept: each particle's pose and statistics, the noise spectrum and, for
+gradients, the maps on their way. The normal equations are accumulated anew.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ def save(run, folder: Path, iteration: int, records: list[dict]) -> None:
     local = {
         "power": run.power,
         "valid": run.slab.valid,
+        "quaternion": run.slab.pose.quaternion,
+        "shift": run.slab.pose.shift,
         "inside": run.inside.sums,
         "held_out": run.held_out.sums,
     }
@@ -47,7 +49,7 @@ def save(run, folder: Path, iteration: int, records: list[dict]) -> None:
         local |= {"random_rows": marked, "random": sums}
     if run.nearby is not None:
         local |= {f"nearby_{name}": getattr(run.nearby, name) for name in _NEARBY}
-    arrays = {name: _gather(comm, values, total) for name, values in local.items()}
+    arrays = {name: comm.gather_slabs(np.ascontiguousarray(values), total) for name, values in local.items()}
     arrays |= run.solver.state()
     with together(comm):
         if comm.rank == 0:
@@ -75,6 +77,7 @@ def load(run, folder: Path) -> list[dict]:
             samples = checkpoint.array("samples")
             run.power = checkpoint.rows("power", first, last)
             run.slab.valid[:] = checkpoint.rows("valid", first, last)
+            run.slab.restore_poses(*(checkpoint.rows(name, first, last) for name in ("quaternion", "shift")))
             run.engine.noise_power, run.engine.largest = checkpoint.array("noise_power"), checkpoint.array("largest")
             run.set_scores(*(Statistics(checkpoint.rows(n, first, last), samples) for n in ("inside", "held_out")))
             if "random" in checkpoint:
@@ -161,10 +164,3 @@ def _check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
 
 def _in_words(value) -> str:
     return "the default" if value is None else str(value)
-
-
-def _gather(comm, values: np.ndarray, total: int) -> np.ndarray | None:
-    """The rows of all ranks on rank 0, whatever their trailing shape."""
-    flat = np.ascontiguousarray(values).reshape(len(values), int(np.prod(values.shape[1:])))  # −1 fails for no rows
-    columns = [comm.gather_slabs(np.ascontiguousarray(flat[:, k]), total) for k in range(flat.shape[1])]
-    return None if columns[0] is None else np.stack(columns, axis=1).reshape(total, *values.shape[1:])

@@ -133,7 +133,12 @@ class ParticleSlab:
         UserError
             for a pose that is none, as Pose does
         """
-        self.pose = self.pose.replaced(rows, Pose(quaternion, shift))
+        checked = Pose(quaternion, shift)
+        self.pose = self.pose.replaced(rows, checked.quaternion, checked.shift)
+
+    def restore_poses(self, quaternion: np.ndarray, shift: np.ndarray) -> None:
+        """The poses of all rows as they were saved, to the bit."""
+        self.pose = self.pose.replaced(slice(None), quaternion, shift)
 
     def digest(self) -> int:
         """A hash of what the file says of each particle (not its pixels), summed over this rank's rows modulo 2⁶⁴."""

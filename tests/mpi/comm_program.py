@@ -56,6 +56,9 @@ def check_reductions(n, dtype):
     everywhere = comm.allgather_slabs(part, n)
     assert (everywhere[start:stop] == part).all()
     assert whole is None or (whole == everywhere).all()
+    rows = np.repeat(part, 6).reshape(-1, 2, 3) if len(part) else np.empty((0, 2, 3), dtype)
+    whole = comm.gather_slabs(rows, n, root=0)
+    assert whole is None or (whole.shape == (n, 2, 3) and (whole == everywhere[:, None, None]).all())
     if np.dtype(dtype).kind != "c":
         assert (comm.allreduce(every[comm.rank].copy(), "max") == np.max(every, axis=0)).all()
         assert (comm.allreduce(every[comm.rank].copy(), "min") == np.min(every, axis=0)).all()
