@@ -45,6 +45,13 @@ _TOLERANCE_OF_REST = 2e-4
 #: and the contrasts are about right
 _SHARE_STEPS, _SETTLED = 30, 5
 _GAIN = (0.05, 5.0)
+
+#: ratio of two steps beyond which nothing is extrapolated, and how much ratios may differ
+_SLOWEST, _ALIKE = 0.98, 0.05
+
+#: how much the logarithm of the likelihood may fall by an extrapolation where what a wrong pose looks like is measured anew,
+#: by which steps of EM lower it, too: as little as tells nothing apart
+_ALLOWED = 2.0
 _CONTRAST_VARIANCE = (1e-4, 0.5)
 
 #: what is known of contrasts beforehand: as much as so many particles of this variance (15 %) tell. Without it the spread
@@ -166,18 +173,46 @@ class PoseMixture:
         kinds = 0 if slight is None else slight.kinds
         self.shares_ = self._pinned(np.concatenate([[0.6, 0.3, 0.1], np.full(kinds, 0.02)]))
         self.posterior_ = np.full(len(own.t), 0.5)
+        steps: list[float] = []  # of the spread of contrasts since the last extrapolation
+        self._total, self._safe = -np.inf, None
         for self.n_iter_ in range(1, _ITERATIONS + 1):
             self._expect()
-            shares, contrast_cv = self.shares_, self._contrast_variance**0.5
+            before = self._parameters()
             self._maximise()
-            change = np.abs(self.shares_ - shares)
-            settled = change[WRONG], change[JUNK], abs(self._contrast_variance**0.5 - contrast_cv)
+            step = self._parameters() - before
+            steps.append(step[-1])
+            change = np.abs(step[: len(self.shares_)])
+            settled = change[WRONG], change[JUNK], abs(steps[-1])
             change[[WRONG, JUNK]] = 0
             if self.n_iter_ > _SETTLED and change.max() < _TOLERANCE and max(settled) < _TOLERANCE_OF_REST:
                 break
+            if self.n_iter_ > _SETTLED and self._extrapolate(step, steps[-3:]):
+                steps.clear()
         self._expect()
         self._conclude()
         return self
+
+    def _parameters(self) -> np.ndarray:
+        """Shares, gains and the spread of contrasts, that a step of EM changes."""
+        return np.concatenate([self.shares_, self.gain_, [self._contrast_variance**0.5]])
+
+    def _extrapolate(self, step: np.ndarray, spreads: list[float]) -> bool:
+        """Take the parameters to where steps lead that go on to shrink as the last ones of the spread of contrasts did, the
+        slowest to converge (Aitken's method); False where these do not shrink alike yet."""
+        if len(spreads) < 3 or 0 in spreads:
+            return False
+        before, ratio = spreads[-2] / spreads[-3], spreads[-1] / spreads[-2]
+        if not (0 < ratio < _SLOWEST and abs(ratio - before) < _ALIKE):
+            return False
+        shares, gain, (cv,) = np.split(
+            self._parameters() + step * ratio / (1 - ratio), np.cumsum([len(self.shares_), len(self.gain_)])
+        )  # fmt: skip
+        if shares.min() < 0 or not 0.5 * cv**2 < self._contrast_variance < 2 * cv**2:
+            return False
+        self._safe = self.shares_, self.gain_, self._contrast_variance
+        self.shares_, self.gain_ = self._pinned(shares), np.clip(gain, *_GAIN)
+        self._contrast_variance = float(np.clip(cv**2, *_CONTRAST_VARIANCE))
+        return True
 
     def _take_filtered(self, exponent: float) -> None:
         """Expect of each image the signal that its filter leaves, v^exponent of the map's."""
@@ -220,17 +255,37 @@ class PoseMixture:
     # E step
 
     def _expect(self) -> None:
+        """Probabilities with the parameters as they are, or as they were before an extrapolation that went too far."""
+        before, wrong = self._total, (self._wrong_mean, self._wrong_variance)
+        self._evaluate()
+        moved = not np.array_equal(wrong, (self._wrong_mean, self._wrong_variance))
+        if self._safe is not None and self._total < before - moved * _ALLOWED:
+            self.shares_, self.gain_, self._contrast_variance = self._safe
+            self._evaluate()
+        self._safe = None
+
+    def _evaluate(self) -> None:
         self._measure_wrong()
         wrong = self._over_groups(self._log_wrong())
         good, self.contrast_, self.contrast2_ = self._log_good(self._own)
         self._likelihood = np.column_stack([good, wrong, np.zeros(len(wrong)), *self._log_slight()])
         self._compare()
         self._attribute()
+        explained = self._largest + np.log(self._relative @ self.shares_)
+        self._total = self._comm.allreduce_scalar(float(self._once @ explained)) + self._log_prior()
+
+    def _log_prior(self) -> float:
+        """Of the spread of contrasts, and against kinds of slight errors."""
+        strength, typical = _CONTRAST_PRIOR
+        spread = -strength / 2 * (np.log(self._contrast_variance) + typical / self._contrast_variance)
+        slight = self.shares_[SLIGHT:]
+        return spread - _FEWEST * np.log(slight[slight > 0]).sum()
 
     def _compare(self) -> None:
         """Likelihoods relative to the largest; kinds that were given up explain nobody."""
         alive = np.where(self.shares_ > 0, self._likelihood, -np.inf)
-        self._relative = np.exp(alive - alive.max(axis=1, keepdims=True))
+        self._largest = alive.max(axis=1)
+        self._relative = np.exp(alive - self._largest[:, None])
 
     def _attribute(self) -> None:
         """Probabilities of each kind, from the likelihoods and the shares."""
