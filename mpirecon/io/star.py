@@ -3,6 +3,9 @@
 Written for RELION's dialects (1.4 to 5) and what other programs make of them: CRLF, comments, quotes, header lines
 with or without ``#1``, key-value blocks, blank lines. Particle tables have millions of rows: compiled loops split them
 (star_scan.py), and ranks share the work (star_layout.py).
+
+A CIF reader such as gemmi's does not do: in CIF a row need not be a line, so a truncated row takes its missing values from the
+next one and shifts every column after it without a word; letters beyond ASCII are refused, and rows have no line numbers.
 """
 
 from __future__ import annotations
