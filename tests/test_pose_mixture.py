@@ -168,6 +168,32 @@ def test_some_random_poses_are_enough(some):
     assert mixture.keep_ == pytest.approx(np.mean(drawn.kind == GOOD), abs=0.02)
 
 
+@pytest.mark.parametrize("keep", [None, 0.6])
+def test_a_sample_tells_what_all_particles_tell(keep):
+    drawn = draw(40_000, 0.3, strength=4, seed=7)  # weak ones: many are in doubt
+    rows = np.sort(np.random.default_rng(1).choice(40_000, 4000, replace=False))
+    sample = np.zeros(40_000, bool)
+    sample[rows] = True  # those looked at in random poses, and some more
+    sample |= np.random.default_rng(2).random(40_000) < 0.2
+    whole = PoseMixture(keep).fit(COMM, drawn.own, drawn[rows].random, rows)
+    begun = PoseMixture(keep).fit(COMM, drawn.own, drawn[rows].random, rows, sample=sample)
+    assert begun.keep_ == pytest.approx(whole.keep_, abs=0.003)
+    assert begun.keep_interval_ == pytest.approx(whole.keep_interval_, abs=0.006)
+    np.testing.assert_allclose(begun.posterior_, whole.posterior_, atol=0.025)
+    assert len(begun.posterior_) == 40_000 and 0.1 < np.mean((whole.posterior_ > 0.05) & (whole.posterior_ < 0.95))
+
+
+def test_a_sample_tells_slight_errors_too():
+    drawn, slight, _ = draw_slight(12_000, 0.2, 0.3, seed=3)
+    rows = np.arange(0, 12_000, 4)
+    sample = np.arange(12_000) % 4 < 2
+    whole = PoseMixture().fit(COMM, drawn.own, drawn[rows].random, rows, slight=slight)
+    begun = PoseMixture().fit(COMM, drawn.own, drawn[rows].random, rows, slight=slight, sample=sample)
+    np.testing.assert_allclose(begun.shares_[:3], whole.shares_[:3], atol=0.006)
+    assert begun.shares_[3:].sum() == pytest.approx(whole.shares_[3:].sum(), abs=0.006)
+    np.testing.assert_allclose(begun.posterior_, whole.posterior_, atol=0.05)
+
+
 # ---------------------------------------------------------------- EM
 
 

@@ -221,7 +221,10 @@ class _Handler(logging.FileHandler):
 def to_json(value):
     """NumPy and path values as JSON: floats to 9 digits (to milliseconds those that may be times since 1970), bool arrays as 0 and 1, NaN as null, infinity as "inf"."""
     if isinstance(value, np.ndarray):
-        return to_json(value.astype(np.int8).tolist() if value.dtype == bool else value.tolist())
+        if value.dtype.kind == "f" and (np.abs(value) < _TIMES).all():  # of a million particles
+            return [float(f"{v:.9g}") for v in value.tolist()] if value.ndim == 1 else [to_json(v) for v in value]
+        plain = value.astype(np.int8) if value.dtype == bool else value
+        return plain.tolist() if value.dtype.kind in "biu" else to_json(plain.tolist())
     if isinstance(value, dict):
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

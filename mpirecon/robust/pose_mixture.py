@@ -41,6 +41,9 @@ _ITERATIONS, _TOLERANCE = 100, 1e-5
 #: is slow where it is small: who is good hardly depends on either
 _TOLERANCE_OF_REST = 2e-4
 
+#: steps of EM with everybody where it began with a sample
+_LAST = 6
+
 #: steps of the shares alone in a step of EM, from its sixth on: they cost little, and no kind is given up before the gain
 #: and the contrasts are about right
 _SHARE_STEPS, _SETTLED = 30, 5
@@ -141,6 +144,7 @@ class PoseMixture:
     def fit(
         self, comm: Communicator, own: Evidence, random: Evidence, random_rows: np.ndarray,
         groups: np.ndarray | None = None, slight: SlightErrors | None = None, log_noise: np.ndarray | None = None,
+        sample: np.ndarray | None = None,
     ) -> PoseMixture:
         """EM over the particles of all ranks.
 
@@ -151,6 +155,8 @@ class PoseMixture:
         groups : (m,) int64, optional, numbers 0 … of the groups of rows that are right or wrong together
         slight : what the best poses nearby say of this rank's valid particles; without, errors are random or none
         log_noise : (m, bands), logarithm of each image's noise power over the typical one's, where that differs in shape
+        sample : (m,) bool, chosen at random, whole groups: who EM begins with, to end with a few steps of everybody; all if
+            left out
 
         Raises
         ------
@@ -166,16 +172,15 @@ class PoseMixture:
         self._once = 1 / self._over_groups(np.ones(len(own.t)))  # each group counts once, whoever holds its rows
         self._count = comm.allreduce_scalar(float(self._once.sum()))
         self._require_evidence()
-        bands = own.t.shape[1]
-        self._wrong_mean = self._wrong_variance = np.zeros(bands)
-        self.gain_ = np.ones(bands)
-        self._contrast_variance = 0.02
-        kinds = 0 if slight is None else slight.kinds
-        self.shares_ = self._pinned(np.concatenate([[0.6, 0.3, 0.1], np.full(kinds, 0.02)]))
-        self.posterior_ = np.full(len(own.t), 0.5)
+        most = _ITERATIONS
+        if sample is None:
+            self._begin(own.t.shape[1], 0 if slight is None else slight.kinds)
+        else:
+            self._begin_with(self._fitted_to(sample))
+            most = _LAST
         steps: list[float] = []  # of the spread of contrasts since the last extrapolation
         self._total, self._safe = -np.inf, None
-        for self.n_iter_ in range(1, _ITERATIONS + 1):
+        for self.n_iter_ in range(self.n_iter_ + 1, self.n_iter_ + most + 1):
             self._expect()
             before = self._parameters()
             self._maximise()
@@ -191,6 +196,36 @@ class PoseMixture:
         self._expect()
         self._conclude()
         return self
+
+    def _begin(self, bands: int, kinds: int) -> None:
+        """Where EM starts, with so many kinds of slight errors."""
+        self._wrong_mean = self._wrong_variance = np.zeros(bands)
+        self.gain_ = np.ones(bands)
+        self._contrast_variance = 0.02
+        self.shares_ = self._pinned(np.concatenate([[0.6, 0.3, 0.1], np.full(kinds, 0.02)]))
+        self.posterior_ = np.full(len(self._own.t), 0.5)
+        self.n_iter_ = 0
+
+    def _fitted_to(self, sample: np.ndarray) -> PoseMixture:
+        """The mixture of some particles alone."""
+        own, random, slight = self._whole
+        number = np.cumsum(sample) - 1
+        looked = sample[self._rows]
+        own, random = (Evidence(some.t[rows], some.a[rows]) for some, rows in ((own, sample), (random, looked)))
+        if slight is not None:
+            best = Evidence(slight.best.t[sample], slight.best.a[sample])
+            slight = replace(slight, best=best, log_integral=slight.log_integral[sample])
+        groups, log_noise = (None if some is None else some[sample] for some in (self._groups, self._log_noise))
+        return PoseMixture(self.keep).fit(self._comm, own, random, number[self._rows[looked]], groups, slight, log_noise)
+
+    def _begin_with(self, fitted: PoseMixture) -> None:
+        """EM goes on where it ended with other particles."""
+        self._wrong_mean, self._wrong_variance, self.gain_ = fitted._wrong_mean, fitted._wrong_variance, fitted.gain_
+        self._contrast_variance, self.shares_, self.n_iter_ = fitted._contrast_variance, fitted.shares_, fitted.n_iter_
+        if self._log_noise is not None:
+            self._take_filtered(fitted.filter_)
+        self._total = -np.inf
+        self._judge()
 
     def _parameters(self) -> np.ndarray:
         """Shares, gains and the spread of contrasts, that a step of EM changes."""
@@ -266,6 +301,9 @@ class PoseMixture:
 
     def _evaluate(self) -> None:
         self._measure_wrong()
+        self._judge()
+
+    def _judge(self) -> None:
         wrong = self._over_groups(self._log_wrong())
         good, self.contrast_, self.contrast2_ = self._log_good(self._own)
         self._likelihood = np.column_stack([good, wrong, np.zeros(len(wrong)), *self._log_slight()])

@@ -16,11 +16,12 @@ comm = get_communicator()
 ATTRIBUTES = ("keep_", "keep_interval_", "shares_", "gain_", "contrast_cv_", "separation_", "n_iter_")
 
 
-def compare(drawn, cuts, grouped, keep=None, slight=None):
+def compare(drawn, cuts, grouped, keep=None, slight=None, sample=None):
     m = len(drawn.kind)
     rows = np.arange(m)
     serial = PoseMixture(keep).fit(
-        SerialCommunicator(), drawn.own, drawn.random, rows, drawn.group if grouped else None, slight
+        SerialCommunicator(), drawn.own, drawn.random, rows, drawn.group if grouped else None, slight,
+        sample=sample,
     )
     mine = slice(cuts[comm.rank], cuts[comm.rank + 1])
     part = drawn[mine]
@@ -28,7 +29,7 @@ def compare(drawn, cuts, grouped, keep=None, slight=None):
         comm, part.own, part.random, np.arange(len(part.kind)), part.group if grouped else None,
         None if slight is None else SlightErrors(
             Evidence(slight.best.t[mine], slight.best.a[mine]), slight.log_integral[mine], slight.left
-        ),
+        ), sample=None if sample is None else sample[mine],
     )
     for name in ATTRIBUTES:
         np.testing.assert_allclose(getattr(parallel, name), getattr(serial, name), rtol=1e-6, atol=1e-9, err_msg=name)
@@ -49,6 +50,8 @@ compare(draw(1200, 0.4, strength=2, per_group=8, seed=4), one_has_all, grouped=T
 
 drawn, slight, _ = draw_slight(1200, 0.3, 0.3, seed=5)
 compare(drawn, even, grouped=False, slight=slight)
+compare(drawn, even, grouped=False, slight=slight, sample=np.arange(1200) % 2 == 0)
+compare(drawn, one_has_all, grouped=False, sample=np.arange(1200) % 2 == 0)
 
 # what one rank sees, all refuse
 drawn = draw(20, 0.3)[slice(0 if comm.rank else 20)]
