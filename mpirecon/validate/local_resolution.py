@@ -1,0 +1,289 @@
+"""Local resolution: the FSC of two half maps in soft windows all over the box (Cardone, Heymann & Steven 2013, J. Struct. Biol. 184,
+226), each corrected for its window by random phases (Chen et al. 2013), as relion_postprocess --locres does it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+
+from mpirecon.errors import UserError
+from mpirecon.kernels.shells import correlate_shells
+from mpirecon.parallel.comm import Communicator, SerialCommunicator, together
+from mpirecon.parallel.threads import Threads
+from mpirecon.validate.fsc import crossing, shell_count
+from mpirecon.validate.guinier import figure_of_merit
+from mpirecon.validate.masks import independent_share
+from mpirecon.validate.randomised import randomise_phases
+from mpirecon.validate.windows import WindowOptions, Windows
+
+#: random phases of each half map; all pairs of them are compared, so that 2 + 2 transforms give four curves
+_DRAWS = 2
+
+#: shells of the whole box above that of the random phases in which their edge still shows, as in RELION
+_MARGIN = 2
+
+#: standard deviations of chance by which the curve up to its crossing must differ from 0
+_SIGNIFICANT = 3.0
+
+#: lengths of the resolution that a window should hold: of fewer its curve scatters (Cardone et al. found windows of some 7 to do)
+_FEWEST_LENGTHS = 5.0
+
+#: the map of a window is weighted by its FSC up to where that falls below this, as in RELION
+_NOTHING = 1e-4
+
+
+@dataclass(frozen=True)
+class LocalResolution:
+    """What was found, and how.
+
+    map : (n, n, n) float32, Å; ``windows.options.min_resolution`` where there is none, 0 where no window reaches or the mask is 0 ·
+    filtered : (n, n, n) float32, the mean of the half maps, each place filtered (and weighted by the FSC) for what is there, in the
+    mask · mask : (n, n, n) or None · centres : (m, 3) voxels (z, y, x) of the windows · resolution : (m,) Å of each, NaN where there is
+    none · identical : whether the half maps are one map · seconds : it took · memory : bytes that its arrays took of each rank
+    """
+
+    map: np.ndarray
+    filtered: np.ndarray
+    mask: np.ndarray | None
+    windows: Windows
+    centres: np.ndarray
+    resolution: np.ndarray
+    identical: bool
+    seconds: float
+    memory: int
+
+    @property
+    def pixel_size(self) -> float:
+        """Å."""
+        return self.windows.pixel_size
+
+    @property
+    def inside(self) -> np.ndarray:
+        """Voxels that count, (n, n, n) bool: where the mask is at least one half, without one where a window reaches."""
+        return self.map > 0 if self.mask is None else (self.mask >= 0.5) & (self.map > 0)
+
+    @property
+    def values(self) -> np.ndarray:
+        """Å of the voxels inside that have a resolution, sorted."""
+        values = self.map[self.inside]
+        return np.sort(values[values < self._none])
+
+    @property
+    def without(self) -> float:
+        """Fraction of the voxels inside that have no resolution."""
+        return 1 - len(self.values) / max(int(self.inside.sum()), 1)
+
+    @property
+    def _none(self) -> float:
+        return self.windows.options.min_resolution * (1 - 1e-4)
+
+    def as_dict(self) -> dict:
+        """The numbers, for JSON."""
+        o, values = self.windows.options, self.values
+        quantiles = dict(zip(("best", "quartile_1", "median", "quartile_3", "worst"), np.quantile(values, (0.01, 0.25, 0.5, 0.75, 0.99)).tolist()
+                             if len(values) else (None,) * 5))
+        return {
+            **quantiles, "without_resolution": self.without, "windows": len(self.centres),
+            "windows_without_resolution": int(np.isnan(self.resolution).sum()), **vars(o), "window_voxels": self.windows.size,
+            "masked": self.mask is not None, "warnings": list(self.warnings), "seconds": self.seconds, "memory_bytes": self.memory,
+        }  # fmt: skip
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to be wary of."""
+        told, o, values = [], self.windows.options, self.values
+        if self.identical:
+            told.append("the two half maps are the same map: they agree everywhere, up to Nyquist, whatever they show")
+        if len(values) and (width := 2 * o.radius + o.edge) < _FEWEST_LENGTHS * (median := float(np.median(values))):
+            told.append(f"windows of {width:.3g} Å (at half height) hold less than {_FEWEST_LENGTHS:g} lengths of the median local resolution, "
+                        f"{median:.3g} Å: their curves are uncertain; larger windows (radius, edge) give steadier values")
+        return tuple(told)
+
+    def lines(self) -> list[str]:
+        """What a user wants to read, a line each."""
+        o, where = self.windows.options, "in the mask" if self.mask is not None else "in the box"
+        values = self.values
+        if not len(values):
+            found = f"local resolution: none {where}: the half maps agree in no window"
+        else:
+            q = np.quantile(values, (0.01, 0.25, 0.5, 0.75, 0.99))
+            found = (f"local resolution {where}: median {q[2]:.2f} Å, half of it between {q[1]:.2f} and {q[3]:.2f} Å, 98 % between "
+                     f"{q[0]:.2f} and {q[4]:.2f} Å (FSC {o.threshold:g})")
+            if self.without > 0:
+                found += f"; {100 * self.without:.2g} % has none, and is {o.min_resolution:g} Å in the map"
+        how = (f"{len(self.centres):,} windows of radius {o.radius:.4g} Å with an edge of {o.edge:.4g} Å, {o.sampling:.4g} Å apart, took "
+               f"{self.seconds:.1f} s and {self.memory / 1e6:.0f} MB")
+        return [found, how]
+
+
+def local_resolution(
+    half1: np.ndarray, half2: np.ndarray, pixel_size: float, *, mask: np.ndarray | None = None, options: WindowOptions = WindowOptions(),
+    gain: np.ndarray | None = None, seed: int = 1, threads: int = 1, comm: Communicator | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> LocalResolution:
+    """The FSC of two unmasked half maps in soft spherical windows, and where it falls below the threshold. Collective.
+
+    Each voxel's frequency is the mean of those of the windows over it, weighted by them, as in RELION. A window whose curve
+    up to its crossing is no more than chance, or that ends before ``options.min_resolution``, has no resolution.
+
+    Parameters
+    ----------
+    half1, half2 : (n, n, n) float
+    pixel_size : Å
+    mask : (n, n, n), 0 … 1; only windows that reach a voxel of it are looked at, which changes nothing inside
+    gain : (n // 2 + 1,) that the filtered map is multiplied by (B-factor, MTF); by default 1
+    seed : of the random phases · threads : of each rank · comm : whose ranks share the windows, each holding the maps ·
+    progress : called with how many windows this rank has done since the last call
+
+    Raises
+    ------
+    UserError
+        when the maps are no cubes of one size, not finite or constant, or the options make no sense for them.
+    """
+    began, comm = time.perf_counter(), comm or SerialCommunicator()
+    with together(comm):
+        pair = _checked(half1, half2, mask)
+        windows = Windows.of(len(pair[0]), pixel_size, options)
+        centres = windows.centres(mask)
+        if not len(centres):
+            raise UserError(f"local resolution: no window of radius {windows.options.radius:.4g} Å, {windows.options.sampling:.4g} Å apart, "
+                            f"{'reaches the mask' if mask is not None else 'fits the box'}; take a finer sampling or a smaller radius")
+        work = _Work(windows, pair, windows.total(centres), gain, seed)
+        resolution, filtered = _measured(work, centres, comm, Threads(threads), progress)
+    comm.allreduce(resolution)
+    comm.allreduce(filtered)
+    with together(comm):
+        found = _blended(windows, centres, resolution, work.total)
+        reached = (work.total > 0) if mask is None else (work.total > 0) & (mask > 0)
+        found[~reached] = 0
+        filtered = np.where(reached, filtered if mask is None else filtered * mask, 0).astype(np.float32)
+    seconds, memory = time.perf_counter() - began, work.memory(threads, mask)
+    return LocalResolution(found, filtered, mask, windows, centres, resolution, np.array_equal(*pair), seconds, memory)
+
+
+def _measured(
+    work: _Work, centres: np.ndarray, comm: Communicator, threads: Threads, progress: Callable[[int], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Å of the windows that are this rank's, 0 of the others, and their part of the filtered map; for `together`."""
+    mine = np.arange(comm.rank, len(centres), comm.size)
+    resolution, filtered = np.zeros(len(centres)), np.zeros_like(work.total)
+    for first in range(0, len(mine), threads.count):
+        batch = mine[first : first + threads.count]
+        found: dict[int, tuple] = {}
+        threads.run([lambda i=i, found=found: found.update({i: work.window(centres[i])}) for i in batch])
+        for i in batch:  # in the order of the windows, however many threads there are
+            resolution[i], piece = found[i]
+            filtered[work.windows.piece(centres[i])] += piece
+        comm.heed()
+        progress(len(batch))
+    return resolution, filtered
+
+
+def _blended(windows: Windows, centres: np.ndarray, resolution: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Å of each voxel: the weighted mean frequency of the windows over it; 0 where there is none."""
+    out, weight, worst = np.zeros_like(total), windows.weight(), windows.options.min_resolution
+    for at, (there, here) in zip(resolution, map(windows.overlap, centres)):
+        out[there] += weight[here] * np.float32(1 / (worst if np.isnan(at) else at))
+    return np.divide(total, out, out=np.zeros_like(out), where=out > 0)
+
+
+class _Work:
+    """What every window needs: the half maps, copies with random phases, and how a curve is read."""
+
+    def __init__(self, windows: Windows, pair: Sequence[np.ndarray], total: np.ndarray, gain: np.ndarray | None, seed: int) -> None:
+        box, self.size = windows.box, windows.size
+        self.windows, self.pair, self.total = windows, pair, total
+        shell = max(1, int(box * windows.pixel_size / windows.options.randomise_from))
+        rng = np.random.default_rng([seed, 0x10C])
+        self.random = [[randomise_phases(half, shell, rng) for _ in range(_DRAWS)] for half in pair]
+        #: first shell of a window's transform that is corrected
+        self.corrected = int(np.ceil((shell + _MARGIN) / box * self.size - 1e-9))
+        self.weight = windows.weight()
+        padded = np.zeros((self.size,) * 3, np.float32)
+        there, here = windows.overlap((box // 2,) * 3)
+        padded[tuple(slice(0, s.stop - s.start) for s in there)] = self.weight[here]
+        #: independent samples of each shell
+        self.samples = shell_count(self.size) * independent_share(padded)
+        k2 = [np.square(scipy.fft.fftfreq(self.size, 1 / self.size)) for _ in range(2)]
+        self.k = np.sqrt(k2[0][:, None, None] + k2[1][:, None] + np.arange(self.size // 2 + 1) ** 2.0).astype(np.float32)
+        at = np.arange(self.size // 2 + 1) * box / self.size
+        self.gain = np.ones(len(at)) if gain is None else np.interp(at, np.arange(len(gain)), gain)
+
+    def window(self, centre: np.ndarray) -> tuple[float, np.ndarray]:
+        """Å of one window, NaN where there is none, and its part of the filtered map, (size, size, size)."""
+        there, here = self.windows.overlap(centre)
+        piece = self.windows.piece(centre)
+        place = tuple(slice(t.start - p.start, t.stop - p.start) for t, p in zip(there, piece))
+        weight, buffer = self.weight[here], np.zeros((self.size,) * 3, np.float32)
+
+        def transform(volume: np.ndarray, w: np.ndarray = weight) -> np.ndarray:
+            np.multiply(volume[there], w, out=buffer[place])
+            return scipy.fft.rfftn(buffer)
+
+        masked = _curve(*map(transform, self.pair))
+        random = [[transform(volume) for volume in copies] for copies in self.random]
+        chance = np.mean([_curve(a, b) for a in random[0] for b in random[1]], axis=0)
+        true, s = masked.copy(), self.corrected
+        n = np.minimum(chance[s:], 1 - 1e-9)
+        true[s:] = (masked[s:] - n) / (1 - n)
+        at = self._resolution(true)
+        share = np.divide(weight, 2 * self.total[there], out=np.zeros_like(weight), where=weight > 0)
+        np.multiply(self.pair[0][there] + self.pair[1][there], share, out=buffer[place])
+        seen = scipy.fft.rfftn(buffer)
+        seen *= np.interp(self.k, np.arange(len(true)), self._filter(true, at), right=0).astype(np.float32)
+        return at, scipy.fft.irfftn(seen, s=buffer.shape, overwrite_x=True)
+
+    def _resolution(self, curve: np.ndarray) -> float:
+        options, pixel_size = self.windows.options, self.windows.pixel_size
+        at = crossing(curve, options.threshold, self.size, pixel_size)
+        last = len(curve) - 1 if at is None else int(self.size * pixel_size / at)
+        counted = self.samples[1 : last + 1]
+        chance = (curve[1 : last + 1] * counted).sum() / np.sqrt(max(counted.sum(), 1e-300))
+        at = 2 * pixel_size if at is None else max(at, 2 * pixel_size)
+        return at if at < options.min_resolution and chance > _SIGNIFICANT else np.nan
+
+    def _filter(self, curve: np.ndarray, at: float) -> np.ndarray:
+        """What shells of the window are multiplied by: C_ref, faded out at its resolution, and the gain of the whole map."""
+        below = np.flatnonzero(curve < _NOTHING)
+        weight = figure_of_merit(curve)
+        weight[0] = 1.0
+        weight[max(1, below[0]) if below.size else len(curve) :] = 0
+        last = self.size * self.windows.pixel_size / (self.windows.options.min_resolution if np.isnan(at) else at)
+        fade = 0.5 + 0.5 * np.cos(np.pi * np.clip((np.arange(len(curve)) - last) / 2 + 0.5, 0, 1))
+        return weight * fade * self.gain
+
+    def memory(self, threads: int, mask: np.ndarray | None) -> int:
+        """Bytes of its arrays: of whole maps, and of pieces in each thread."""
+        whole = len(self.pair) * (1 + _DRAWS) + 3 + (mask is not None)
+        return 4 * (whole * self.windows.box**3 + (1 + threads * (2 * _DRAWS + 4)) * self.size**3)
+
+
+def _curve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """FSC of two half transforms by shells; that of shell 0, which is the maps' mean, counts as 1."""
+    sums = np.zeros((3, a.shape[2]))
+    correlate_shells(a, b, sums)
+    norm = np.sqrt(sums[1] * sums[2])
+    curve = np.divide(sums[0], norm, out=np.zeros_like(norm), where=norm > 0)
+    curve[0] = 1.0
+    return curve
+
+
+def _checked(half1, half2, mask) -> list[np.ndarray]:
+    pair = [np.ascontiguousarray(half, np.float32) for half in (half1, half2)]
+    for name, half in zip(("half map 1", "half map 2"), pair):
+        if half.ndim != 3 or len(set(half.shape)) != 1:
+            raise UserError(f"local resolution: {name} must be a cube (n, n, n), got shape {half.shape}")
+        if not np.isfinite(half).all():
+            raise UserError(f"local resolution: {name} holds NaN or infinite voxels")
+        if not np.ptp(half) > 0:
+            raise UserError(f"local resolution: {name} is constant, there is nothing to correlate")
+    for name, other in (("half map 2", pair[1]), ("the mask", mask)):
+        if other is not None and other.shape != pair[0].shape:
+            raise UserError(f"local resolution: half map 1 has shape {pair[0].shape}, {name} {other.shape}; they must be the same")
+    if mask is not None and not np.any(mask > 0):
+        raise UserError("local resolution: the mask is zero everywhere")
+    return pair

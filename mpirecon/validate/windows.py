@@ -1,0 +1,157 @@
+"""Soft spherical windows all over a map, in which its half maps are compared piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+
+from mpirecon.errors import UserError
+from mpirecon.validate.masks import cosine_edge
+
+#: Å between windows where nobody said, as in RELION, and at most this share of the box
+_SAMPLING, _OF_BOX = 25.0, 1 / 4
+
+#: a window's transform is this much finer than the window itself needs, where the box allows for it
+_PAD = 1.1
+
+#: voxels from its centre that a window reaches at least: smaller ones hold no shells
+_LEAST_REACH = 4
+
+#: windows of one map at most; that many in a box of 256 take a day on one core
+MOST_WINDOWS = 500_000
+
+
+@dataclass(frozen=True)
+class WindowOptions:
+    """How windows lie and what is made of their curves; lengths in Å, None for the default.
+
+    sampling : between centres, by default 25, at most a quarter of the box · radius : where a window is 1, by default half the
+    sampling · edge : of its cosine edge, by default the sampling · randomise_from : phases are random from here on ·
+    min_resolution : what is coarser, or nothing but chance, counts as no resolution and is this in the map ·
+    threshold : of the FSC
+    """
+
+    sampling: float | None = None
+    radius: float | None = None
+    edge: float | None = None
+    randomise_from: float = 25.0
+    min_resolution: float = 50.0
+    threshold: float = 0.143
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of one map; lengths in voxels.
+
+    box, pixel_size : of the map · step : between centres · radius, edge : of each · options : with all defaults settled
+    """
+
+    box: int
+    pixel_size: float
+    step: int
+    radius: int
+    edge: int
+    options: WindowOptions
+
+    @classmethod
+    def of(cls, box: int, pixel_size: float, given: WindowOptions = WindowOptions()) -> Windows:
+        """Those of a map. Raises UserError, in one sentence, where the options make none, or no sense."""
+        extent = box * pixel_size
+        sampling = min(_SAMPLING, _OF_BOX * extent) if given.sampling is None else given.sampling
+        radius = sampling / 2 if given.radius is None else given.radius
+        edge = sampling if given.edge is None else given.edge
+        options = WindowOptions(sampling, radius, edge, given.randomise_from, given.min_resolution, given.threshold)
+        _check(options, box, pixel_size)
+        made = cls(box, pixel_size, *(_whole(length / pixel_size) for length in (sampling, radius, edge)), options)
+        if made.reach < _LEAST_REACH:
+            raise UserError(f"local resolution: windows of radius {radius:g} Å and edge {edge:g} Å reach {made.reach} voxels from their "
+                            f"centre, and need {_LEAST_REACH}; take a larger radius or edge")
+        if made.radius >= box // 2:
+            raise UserError(f"local resolution: a window of radius {radius:g} Å does not fit a box of {extent:.4g} Å; take a smaller radius")
+        if (count := (2 * (box // 2 - made.radius) / made.step) ** 3 * np.pi / 6) > MOST_WINDOWS:
+            raise UserError(f"local resolution: a sampling of {sampling:g} Å makes some {count:,.0f} windows in this box, and "
+                            f"{MOST_WINDOWS:,} are the most; take a coarser sampling")
+        return made
+
+    @property
+    def reach(self) -> int:
+        """Voxels from a window's centre to where it is 0."""
+        return self.radius + self.edge
+
+    @property
+    def size(self) -> int:
+        """Voxels a side of the piece of the map that is transformed for one window."""
+        return min(self.box, scipy.fft.next_fast_len(int(np.ceil(_PAD * (2 * self.reach + 1))), real=True))
+
+    def weight(self) -> np.ndarray:
+        """A window, 0 … 1, (2 reach + 1,) * 3 float32, its centre in the middle."""
+        x2 = np.arange(-self.reach, self.reach + 1, dtype=np.float32) ** 2
+        distance = np.sqrt(x2[:, None, None] + x2[:, None] + x2)
+        return cosine_edge(distance - np.float32(self.radius), self.edge)
+
+    def centres(self, mask: np.ndarray | None = None) -> np.ndarray:
+        """Voxels in the middle of the windows, (m, 3) int64, (z, y, x): on a grid, as RELION's, in the sphere whose windows' inner
+        parts lie within the box; with a mask (n, n, n) those that reach a voxel where it is not 0.
+        """
+        at = np.arange(0, self.box, self.step)
+        grid = np.stack(np.meshgrid(at, at, at, indexing="ij"), axis=-1).reshape(-1, 3)
+        away = np.sqrt(np.square(grid - self.box // 2).sum(axis=1))
+        grid = grid[away < self.box // 2 - self.radius]
+        if mask is None:
+            return grid
+        inside, weight = mask > 0, self.weight() > 0
+        reaching = [bool((inside[there] & weight[here]).any()) for there, here in map(self.overlap, grid)]
+        return grid[np.array(reaching, bool)]
+
+    def overlap(self, centre) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Where a window lies: (in the map, in the window itself), slices; what sticks out of the box is left out."""
+        first = [max(int(c) - self.reach, 0) for c in centre]
+        last = [min(int(c) + self.reach + 1, self.box) for c in centre]
+        there = tuple(slice(a, b) for a, b in zip(first, last))
+        return there, tuple(slice(a - int(c) + self.reach, b - int(c) + self.reach) for a, b, c in zip(first, last, centre))
+
+    def piece(self, centre) -> tuple[slice, ...]:
+        """The cube of `size` voxels, all within the box, that holds what of a window is within the box."""
+        starts = (min(max(int(c) - self.size // 2, 0), self.box - self.size) for c in centre)
+        return tuple(slice(start, start + self.size) for start in starts)
+
+    def total(self, centres: np.ndarray) -> np.ndarray:
+        """The windows' sum, (n, n, n) float32."""
+        out, weight = np.zeros((self.box,) * 3, np.float32), self.weight()
+        for there, here in map(self.overlap, centres):
+            out[there] += weight[here]
+        return out
+
+
+def _whole(voxels: float) -> int:
+    return int(np.floor(voxels + 0.5))
+
+
+def _check(options: WindowOptions, box: int, pixel_size: float) -> None:
+    """Raise UserError of the first option that makes no sense for the map."""
+    nyquist, extent = 2 * pixel_size, box * pixel_size
+    for name in ("sampling", "radius", "edge", "randomise_from", "min_resolution"):
+        value = getattr(options, name)
+        if not (np.isfinite(value) and value > 0):
+            raise UserError(f"local resolution: {_WORDS[name]} of {value:g} Å makes no sense; expected a positive length")
+    if not 0 < options.threshold < 1:
+        raise UserError(f"local resolution: an FSC threshold of {options.threshold:g} makes no sense; expected more than 0 and less than 1, "
+                        "usually 0.143 or 0.5")
+    if options.sampling < pixel_size:
+        raise UserError(f"local resolution: windows {options.sampling:g} Å apart are nearer to each other than voxels of {pixel_size:g} Å; "
+                        "take a coarser sampling")
+    for name in ("randomise_from", "min_resolution"):
+        if (value := getattr(options, name)) <= nyquist:
+            raise UserError(f"local resolution: {_WORDS[name]} of {value:g} Å is finer than Nyquist, {nyquist:.4g} Å; take a coarser one")
+    if options.randomise_from > extent:
+        raise UserError(f"local resolution: {_WORDS['randomise_from']} of {options.randomise_from:g} Å is longer than the box, "
+                        f"{extent:.4g} Å; take a finer one")
+
+
+_WORDS = {
+    "sampling": "a sampling", "radius": "a window radius", "edge": "a window edge", "randomise_from": "random phases from a resolution",
+    "min_resolution": "a minimum resolution",
+}  # fmt: skip
