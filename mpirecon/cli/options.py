@@ -14,6 +14,7 @@ from mpirecon.io.file_names import refuse_odd_target
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+EXISTING_PATH = click.Path(exists=True, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)
 
 

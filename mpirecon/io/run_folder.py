@@ -37,7 +37,8 @@ class Kind:
 
 
 RECONSTRUCTION = Kind("reconstruction", MARKERS[0], (
-    "summary.json", "volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "sharpened.mrc", "discarded.mrc", "fsc.csv", "views.csv",
+    "summary.json", "volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "sharpened.mrc", "discarded.mrc",
+    "locres.mrc", "locres_filtered.mrc", "fsc.csv", "views.csv",
     "detection.csv", "particles.h5", "report.html", CHECKPOINT,
 ))  # fmt: skip
 

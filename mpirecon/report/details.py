@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from mpirecon.report import particle_charts, pieces
+from mpirecon.report import local_resolution, particle_charts, pieces
 from mpirecon.report.charts import cones_chart, guinier_chart, timeline_chart
 from mpirecon.report.particle_charts import against_charts, kind_of, kinds, views_chart
 from mpirecon.report.pictures import map_panel
@@ -29,7 +29,7 @@ _MAP_WORDS = {
 
 def sections(run: RunFiles) -> list[str]:
     """What belongs to map and particles."""
-    return [_confusion(run), _maps(run), _cones(run), _guinier(run), _views(run), _against(run)]
+    return [_confusion(run), _maps(run), _local(run), _cones(run), _guinier(run), _views(run), _against(run)]
 
 
 def last_sections(run: RunFiles) -> list[str]:
@@ -43,6 +43,12 @@ def _maps(run: RunFiles) -> str:
              for name, volume in run.maps.items() if name != "volume"]
     across = "triples-of" if len(shown) == 3 else "pairs-of"  # no empty quarter
     return pieces.section("All maps", f'<div class="{across}">{"".join(shown)}</div>') if shown else ""
+
+
+def _local(run: RunFiles) -> str:
+    if not run.local:
+        return ""
+    return local_resolution.section(run.local, run.summary["local_resolution"], run.summary["particles"]["pixel_size"])
 
 
 def _confusion(run: RunFiles) -> str:

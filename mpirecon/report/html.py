@@ -51,7 +51,7 @@ def report_page(run: RunFiles) -> str:
     return template.substitute(
         generator=escape(program),
         title=escape(f"{run.name}: {Path(summary['particles']['file']).name}"),
-        started=escape(str(summary["started"]).replace("T", " ").replace("+00:00", " UTC")),
+        kind=escape("mpirecon reconstruct · " + str(summary["started"]).replace("T", " ").replace("+00:00", " UTC")),
         verdict=escape(verdict(summary)),
         cautions="\n".join(f'<p class="caution">{escape(text)}</p>' for text in told)
         or '<p class="calm">No warnings.</p>',

@@ -26,6 +26,7 @@ def facts(summary: Mapping) -> list[tuple[str, str, str, str]]:
         ("resolution", pieces.angstrom(summary["resolution_0143"], summary), mask_in_words(summary), "resolution"),
         _other_resolutions(summary),
         _by_direction(summary),
+        _local(summary),
         (
             "particles kept" if summary["configuration"]["loss"] in (*SELECTING, "posterior") else "particles used",
             f"{summary['kept']:,}", f"of {counted(summary):,}, {percent(summary['kept'], counted(summary))}", "kept",
@@ -58,6 +59,17 @@ def _by_direction(summary: Mapping) -> tuple | None:
     best, worst = (f"{cones[name]:.{digits}f}" for name in ("best", "worst"))
     more = f"median {cones['median']:.1f} Å; sphericity {cones['sphericity']:.2f}"
     return ("by direction", f"{best} – {worst} Å" if best != worst else f"{best} Å", more, "")
+
+
+def _local(summary: Mapping) -> tuple | None:
+    """The local resolution, where it was found."""
+    found = summary.get("local_resolution")
+    if not found:
+        return None
+    where = "of the mask" if found["masked"] else "of the box"
+    if found["median"] is None:
+        return ("local resolution", "none", f"the half maps agree in no window {where}", "local resolution")
+    return ("local resolution", f"{found['best']:.1f} – {found['worst']:.1f} Å", f"of 98 % {where}; median {found['median']:.2f} Å", "local resolution")
 
 
 def _correct(summary: Mapping) -> tuple | None:

@@ -18,16 +18,16 @@ _LARGEST = 320
 _PLANES = {0: ("x", "y"), 1: ("x", "z"), 2: ("y", "z")}
 
 
-def png(grey: np.ndarray) -> bytes:
-    """An (h, w) uint8 array as a PNG file."""
-    height, width = grey.shape
-    rows = np.zeros((height, width + 1), np.uint8)  # each row begins with its filter: none
-    rows[:, 1:] = grey
+def png(image: np.ndarray) -> bytes:
+    """An (h, w) uint8 array, or in colour (h, w, 3), as a PNG file."""
+    height, width = image.shape[:2]
+    rows = np.zeros((height, image.size // height + 1), np.uint8)  # each row begins with its filter: none
+    rows[:, 1:] = image.reshape(height, -1)
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if image.ndim == 3 else 0, 0, 0, 0)
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows.tobytes(), 6))
             + chunk(b"IEND", b""))
 
@@ -62,22 +62,33 @@ def map_panel(volume: np.ndarray, pixel_size: float, name: str) -> str:
 
 def row_of_pictures(images: list[np.ndarray], pixel_size: float, name: str) -> str:
     """Three pictures side by side as HTML that needs no style sheet, for a notebook."""
-    low, high = np.percentile(np.stack(images), (0.5, 99.7))
+    low, high = grey_range(images)
     cells = []
     for image, (across, up) in zip(images, _PLANES.values()):
-        data = base64.b64encode(png(grey(image, float(low), float(high)))).decode()
+        data = base64.b64encode(png(grey(image, low, high))).decode()
         cells.append(f'<img alt="central slice {across}{up}" title="{across}{up}" width="180" src="data:image/png;base64,{data}">')
     extent = images[0].shape[0] * pixel_size
     return f"<div>{''.join(cells)}<br><small>{escape(name)}, {extent:.4g} Å a side</small></div>"
 
 
-def _row(images: list[np.ndarray], pixel_size: float, what: str) -> str:
+def grey_range(images: list[np.ndarray]) -> tuple[float, float]:
+    """Values that are black and white in a row of pictures."""
     low, high = np.percentile(np.stack(images), (0.5, 99.7))
-    extent = images[0].shape[0] * pixel_size
+    return float(low), float(high)
+
+
+def _row(images: list[np.ndarray], pixel_size: float, what: str) -> str:
+    low, high = grey_range(images)
+    return row([grey(image, low, high) for image in images], pixel_size, images[0].shape[0], what)
+
+
+def row(pictures: list[np.ndarray], pixel_size: float, box: int, what: str) -> str:
+    """Three pictures, (h, w) or (h, w, 3) uint8, of planes of `box` voxels, with a scale bar."""
+    extent = box * pixel_size
     bar = max((v for v in ticks(0, extent / 3, 3) if v > 0), default=extent / 4)
     cells = []
-    for image, (across, up) in zip(images, _PLANES.values()):
-        data = base64.b64encode(png(grey(image, float(low), float(high)))).decode()
+    for picture, (across, up) in zip(pictures, _PLANES.values()):
+        data = base64.b64encode(png(picture)).decode()
         cells.append(
             f'<div class="map"><img alt="{escape(f"{what} {across}{up}")}" src="data:image/png;base64,{data}">'
             f'<i style="width:{100 * bar / extent:.1f}%"><b>{bar:g} Å</b></i><span>{across}{up}</span></div>'

@@ -16,6 +16,9 @@ from mpirecon.io.timeline import read_timelines
 #: maps that are shown, first the one that is always there
 MAPS = ("volume", "half1", "half2", "sharpened", "discarded")
 
+#: maps of the local resolution, where it was found
+LOCAL = ("locres", "locres_filtered")
+
 
 @dataclass(frozen=True)
 class RunFiles:
@@ -23,7 +26,7 @@ class RunFiles:
 
     folder : where the run is · summary : summary.json · curves : column of fsc.csv → (box // 2 + 1,) · table : columns of particles.h5 ·
     maps : name → (n, n, n), those of MAPS that are there · detection, views : columns of their tables, None where there is
-    none · timelines : rank → what it did when
+    none · timelines : rank → what it did when · local : those of LOCAL, where they and their summary are there
     """
 
     folder: Path
@@ -34,6 +37,7 @@ class RunFiles:
     detection: dict[str, np.ndarray] | None = None
     views: dict[str, np.ndarray] | None = None
     timelines: dict[int, dict] = field(default_factory=dict)
+    local: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -62,8 +66,15 @@ def read_run_files(
         {which: maps[which] if which in maps else read_map(folder / f"{which}.mrc").array
          for which in MAPS if (folder / f"{which}.mrc").is_file()},
         *(_read_table(folder / f"{table}.csv") if (folder / f"{table}.csv").is_file() else None for table in ("detection", "views")),
-        read_timelines(folder, logs=logs),
+        read_timelines(folder, logs=logs), _local(folder, summary, maps),
     )  # fmt: skip
+
+
+def _local(folder: Path, summary: dict, maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The maps of the local resolution; none where any of them, or what was found, is not there."""
+    if not summary.get("local_resolution") or not all(name in maps or (folder / f"{name}.mrc").is_file() for name in LOCAL):
+        return {}
+    return {name: maps[name] if name in maps else read_map(folder / f"{name}.mrc").array for name in LOCAL}
 
 
 def _read_table(path: Path, what: str = "curves") -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +19,50 @@ from mpirecon.validate.compare import Comparison
 from mpirecon.validate.fsc import fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
 from mpirecon.validate.grids import check_same_grid
+from mpirecon.validate.local_files import LOCAL_MAPS, LocalInput, read_mask, sharpening, write_local_maps
+from mpirecon.validate.local_resolution import LocalResolution
 from mpirecon.validate.map_warnings import mask_warnings
 from mpirecon.validate.postprocess import Postprocessed, postprocess
 
 #: what is written into the folder
 FILES = ("sharpened.mrc", "sharpened_masked.mrc", "mask.mrc", "fsc.csv", "postprocess.json")
 
+#: and with the local resolution
+LOCAL_FILES = (*LOCAL_MAPS, "locres.html")
+
 
 @dataclass(frozen=True)
 class HalfMaps:
-    """What was made of two half maps: found, and the curves in words and for JSON."""
+    """What was made of two half maps: found, and the curves in words and for JSON.
+
+    halves : (n, n, n) each · bfactor, mtf : as they were given · transfer : of the MTF, by shell · masked : False where no mask was
+    wanted · local : the local resolution, where it was found
+    """
 
     found: Postprocessed
     comparison: Comparison
+    halves: tuple[np.ndarray, np.ndarray]
     bfactor: float | None
     mtf: str | None
+    transfer: np.ndarray | None
+    masked: bool
+    local: LocalResolution | None = None
+
+    def local_input(self) -> LocalInput:
+        """What the local resolution is found of."""
+        bfactor = self.found.guinier.bfactor if self.bfactor is None else self.bfactor
+        size = self.comparison.pixel_size
+        return LocalInput(*self.halves, self.found.mask if self.masked else None, size,
+                          sharpening(self.comparison.box, size, bfactor, self.transfer))
+
+    def with_local(self, local: LocalResolution) -> HalfMaps:
+        """The same, and the local resolution."""
+        return replace(self, local=local)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to be wary of."""
+        return self.comparison.warnings + (() if self.local is None else self.local.warnings)
 
     def lines(self) -> list[str]:
         """What a user wants to read, a line each."""
@@ -48,14 +77,15 @@ class HalfMaps:
             said.append(f"sharpened by the {self.bfactor:g} Å² that were given")
         elif fit.bfactor is None:
             said.append("the map is weighted by its FSC, not sharpened")
-        return said
+        return said + (self.local.lines() if self.local is not None else [])
 
     def as_dict(self) -> dict:
         """For postprocess.json, and for --json."""
         box, pixel_size = self.comparison.box, self.comparison.pixel_size
         about = {"maps": [self.comparison.first, self.comparison.second], "box": box, "pixel_size": pixel_size}
         given = {"bfactor_given": self.bfactor, "mtf": self.mtf}
-        return {**about, **self.found.as_dict(box, pixel_size), **given}
+        local = {} if self.local is None else {"local_resolution": self.local.as_dict()}
+        return {**about, **self.found.as_dict(box, pixel_size), **given, **local}
 
 
 def postprocess_files(
@@ -64,7 +94,7 @@ def postprocess_files(
 ) -> HalfMaps:
     """Mask, corrected FSC, cones, B-factor and sharpened map of two unmasked half maps (MRC).
 
-    mask : a file, or None for one made of their mean · bfactor (Å², negative), lowpass (Å) : instead of what is found ·
+    mask : a file, "none", or None for one made of their mean · bfactor (Å², negative), lowpass (Å) : instead of what is found ·
     mtf : STAR file of the detector's transfer, of pixels of `mtf_pixel_size` Å (default: the maps') · pixel_size : Å, instead of
     that of the headers
 
@@ -79,26 +109,24 @@ def postprocess_files(
         if not np.ptp(volume.array) > 0:
             raise UserError(f"{path}: the map is constant, there is nothing to correlate")
     box, size = a.box, pixel_size or a.pixel_size
-    array = None
-    if mask is not None:
-        m = read_map(mask)
-        check_same_grid(a, str(first), m, f"the mask {mask}")
-        array = np.asarray(m.array, np.float32)
-        if array.min() < -1e-3 or array.max() > 1 + 1e-3 or array.max() <= 0:
-            raise UserError(f"{mask}: mask values run from {array.min():g} to {array.max():g}; expected 0 … 1")
+    masked = str(mask) != "none"
+    array = None if mask is None else read_mask(mask, a, str(first)) if masked else np.ones(a.shape, np.float32)
+    transfer = None if mtf is None else _transfer(mtf, box, size, mtf_pixel_size or size)
     unmasked = fsc(a.array, b.array)
     found = postprocess(
         np.asarray(a.array), np.asarray(b.array), size, unmasked=unmasked, mask=array, mask_text=str(mask), seed=seed, bfactor=bfactor,
-        lowpass=lowpass, mtf=None if mtf is None else _transfer(mtf, box, size, mtf_pixel_size or size),
+        lowpass=lowpass, mtf=transfer,
     )  # fmt: skip
     if found.fsc is None:
-        raise UserError(f"{found.note}; give a mask with --mask FILE")
+        raise UserError(f"{found.note}; give a mask with --mask FILE, or do without: --mask none")
     shell = found.fsc.shell
     comparison = Comparison(
         str(first), str(second), box, size, {"fsc": unmasked, **found.curves()}, found.mask_text, found.cones,
-        box * size / shell if shell else None, mask_warnings(array, str(mask), found.randomised_at_resolution),
+        box * size / shell if shell else None,
+        mask_warnings(array if masked else None, str(mask), found.randomised_at_resolution),
     )  # fmt: skip
-    return HalfMaps(found, comparison, bfactor, None if mtf is None else str(mtf))
+    halves = (np.asarray(a.array), np.asarray(b.array))
+    return HalfMaps(found, comparison, halves, bfactor, None if mtf is None else str(mtf), transfer, masked)
 
 
 def _transfer(path, box: int, pixel_size: float, mtf_pixel_size: float) -> np.ndarray:
@@ -112,15 +140,36 @@ def _transfer(path, box: int, pixel_size: float, mtf_pixel_size: float) -> np.nd
 
 
 def write_half_maps(folder, made: HalfMaps) -> list[Path]:
-    """Write FILES into `folder`, all of them or none; returns their paths. `refuse_targets` comes before."""
+    """Write FILES into `folder`, and LOCAL_FILES where made, all of them or none; returns their paths. `refuse_targets` comes before.
+
+    Without a mask there are no mask.mrc and sharpened_masked.mrc; those of an earlier command go.
+    """
     folder, found, size = Path(folder), made.found, made.comparison.pixel_size
-    maps = {"sharpened": found.sharpened, "sharpened_masked": found.sharpened * found.mask, "mask": found.mask}
+    maps = {"sharpened": found.sharpened}
+    if made.masked:
+        maps |= {"sharpened_masked": found.sharpened * found.mask, "mask": found.mask}
     with atomic_files(folder) as staging:
         for name, array in maps.items():
             write_map(staging / f"{name}.mrc", array.astype(np.float32), size, overwrite=False)
         write_fsc_csv(staging / "fsc.csv", made.comparison.curves, made.comparison.box, size, overwrite=False)
         (staging / "postprocess.json").write_text(json.dumps(made.as_dict(), indent=1), encoding="utf-8")
-    return [folder / name for name in FILES]
+        if made.local is not None:
+            write_local_maps(staging, made.local)
+            (staging / "locres.html").write_text(local_page(made), encoding="utf-8", errors="backslashreplace")
+        written = {file.name for file in staging.iterdir()}
+    for name in (*FILES, *LOCAL_FILES):
+        if name not in written:  # of other half maps, or of another mask: it would pass for what belongs to these
+            (folder / name).unlink(missing_ok=True)
+    return [folder / name for name in (*FILES, *LOCAL_FILES) if name in written]
+
+
+def local_page(made: HalfMaps) -> str:
+    """locres.html: the page about the local resolution of two half maps."""
+    from mpirecon.report.local_resolution import page
+
+    maps = dict(zip((Path(name).stem for name in LOCAL_MAPS), (made.local.map, made.local.filtered)))
+    comparison = made.comparison
+    return page([comparison.first, comparison.second], comparison.pixel_size, maps, made.local.as_dict(), made.lines(), made.warnings)
 
 
 def refuse_targets(folder, overwrite: bool, inputs: Sequence[Input] = ()) -> None:
@@ -128,7 +177,7 @@ def refuse_targets(folder, overwrite: bool, inputs: Sequence[Input] = ()) -> Non
     if not Path(folder).is_dir():
         refuse_existing(folder, overwrite=False)  # no file of that name, and the folder to make it in is there
         return
-    for name in FILES:
+    for name in (*FILES, *LOCAL_FILES):  # they are written, or taken away
         refuse_existing(Path(folder) / name, overwrite, inputs)
     if overwrite and any((Path(folder) / name).exists() for name in ("summary.json", CHECKPOINT)):
         raise UserError(f"{folder} is the folder of a reconstruction, which has a map, a mask and an FSC of its own; choose another folder")

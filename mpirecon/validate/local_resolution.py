@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +30,14 @@ _MARGIN = 2
 #: standard deviations of chance by which the curve up to its crossing must differ from 0
 _SIGNIFICANT = 3.0
 
-#: lengths of the resolution that a window should hold: of fewer its curve scatters (Cardone et al. found windows of some 7 to do)
-_FEWEST_LENGTHS = 5.0
+#: lengths of the resolution that a window should hold: of fewer its curve scatters
+_FEWEST_LENGTHS = 3.0
 
 #: the map of a window is weighted by its FSC up to where that falls below this, as in RELION
 _NOTHING = 1e-4
+
+
+Progress = Callable[[int, int], AbstractContextManager]
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,9 @@ class LocalResolution:
         o, values = self.windows.options, self.values
         quantiles = dict(zip(("best", "quartile_1", "median", "quartile_3", "worst"), np.quantile(values, (0.01, 0.25, 0.5, 0.75, 0.99)).tolist()
                              if len(values) else (None,) * 5))
+        counts, edges = np.histogram(values, 40, _range(values))
         return {
-            **quantiles, "without_resolution": self.without, "windows": len(self.centres),
+            **quantiles, "histogram": {"edges": edges.tolist(), "voxels": counts.tolist()}, "without_resolution": self.without, "windows": len(self.centres),
             "windows_without_resolution": int(np.isnan(self.resolution).sum()), **vars(o), "window_voxels": self.windows.size,
             "masked": self.mask is not None, "warnings": list(self.warnings), "seconds": self.seconds, "memory_bytes": self.memory,
         }  # fmt: skip
@@ -123,7 +128,7 @@ class LocalResolution:
 def local_resolution(
     half1: np.ndarray, half2: np.ndarray, pixel_size: float, *, mask: np.ndarray | None = None, options: WindowOptions = WindowOptions(),
     gain: np.ndarray | None = None, seed: int = 1, threads: int = 1, comm: Communicator | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress | None = None,
 ) -> LocalResolution:
     """The FSC of two unmasked half maps in soft spherical windows, and where it falls below the threshold. Collective.
 
@@ -137,7 +142,8 @@ def local_resolution(
     mask : (n, n, n), 0 … 1; only windows that reach a voxel of it are looked at, which changes nothing inside
     gain : (n // 2 + 1,) that the filtered map is multiplied by (B-factor, MTF); by default 1
     seed : of the random phases · threads : of each rank · comm : whose ranks share the windows, each holding the maps ·
-    progress : called with how many windows this rank has done since the last call
+    progress : called with how many windows there are, of all ranks and of this one; a context manager that gives something with
+    ``update(count)``
 
     Raises
     ------
@@ -166,21 +172,31 @@ def local_resolution(
 
 
 def _measured(
-    work: _Work, centres: np.ndarray, comm: Communicator, threads: Threads, progress: Callable[[int], None]
+    work: _Work, centres: np.ndarray, comm: Communicator, threads: Threads, progress: Progress | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Å of the windows that are this rank's, 0 of the others, and their part of the filtered map; for `together`."""
     mine = np.arange(comm.rank, len(centres), comm.size)
     resolution, filtered = np.zeros(len(centres)), np.zeros_like(work.total)
-    for first in range(0, len(mine), threads.count):
-        batch = mine[first : first + threads.count]
-        found: dict[int, tuple] = {}
-        threads.run([lambda i=i, found=found: found.update({i: work.window(centres[i])}) for i in batch])
-        for i in batch:  # in the order of the windows, however many threads there are
-            resolution[i], piece = found[i]
-            filtered[work.windows.piece(centres[i])] += piece
-        comm.heed()
-        progress(len(batch))
+    with nullcontext() if progress is None else progress(len(centres), len(mine)) as shown:
+        for first in range(0, len(mine), threads.count):
+            batch = mine[first : first + threads.count]
+            found: dict[int, tuple] = {}
+            threads.run([lambda i=i, found=found: found.update({i: work.window(centres[i])}) for i in batch])
+            for i in batch:  # in the order of the windows, however many threads there are
+                resolution[i], piece = found[i]
+                filtered[work.windows.piece(centres[i])] += piece
+            comm.heed()
+            if shown is not None:
+                shown.update(len(batch))
     return resolution, filtered
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """What a histogram of sorted values spans: all of them, and 10 % about one that is alone."""
+    if not len(values):
+        return 0.0, 1.0
+    low, high = float(values[0]), float(values[-1])
+    return (low, high) if high > 1.1 * low else (0.95 * low, 1.05 * high)
 
 
 def _blended(windows: Windows, centres: np.ndarray, resolution: np.ndarray, total: np.ndarray) -> np.ndarray:

@@ -14,6 +14,9 @@ from mpirecon.validate.masks import cosine_edge
 #: Å between windows where nobody said, as in RELION, and at most this share of the box
 _SAMPLING, _OF_BOX = 25.0, 1 / 4
 
+#: Å from which on phases are random where nobody said, as in RELION
+_RANDOMISE_FROM = 25.0
+
 #: a window's transform is this much finer than the window itself needs, where the box allows for it
 _PAD = 1.1
 
@@ -29,7 +32,8 @@ class WindowOptions:
     """How windows lie and what is made of their curves; lengths in Å, None for the default.
 
     sampling : between centres, by default 25, at most a quarter of the box · radius : where a window is 1, by default half the
-    sampling · edge : of its cosine edge, by default the sampling · randomise_from : phases are random from here on ·
+    sampling · edge : of its cosine edge, by default the sampling · randomise_from : phases are random from here on, by default 25, at most half
+    the box ·
     min_resolution : what is coarser, or nothing but chance, counts as no resolution and is this in the map ·
     threshold : of the FSC
     """
@@ -37,7 +41,7 @@ class WindowOptions:
     sampling: float | None = None
     radius: float | None = None
     edge: float | None = None
-    randomise_from: float = 25.0
+    randomise_from: float | None = None
     min_resolution: float = 50.0
     threshold: float = 0.143
 
@@ -63,7 +67,8 @@ class Windows:
         sampling = min(_SAMPLING, _OF_BOX * extent) if given.sampling is None else given.sampling
         radius = sampling / 2 if given.radius is None else given.radius
         edge = sampling if given.edge is None else given.edge
-        options = WindowOptions(sampling, radius, edge, given.randomise_from, given.min_resolution, given.threshold)
+        randomise = min(_RANDOMISE_FROM, extent / 2) if given.randomise_from is None else given.randomise_from
+        options = WindowOptions(sampling, radius, edge, randomise, given.min_resolution, given.threshold)
         _check(options, box, pixel_size)
         made = cls(box, pixel_size, *(_whole(length / pixel_size) for length in (sampling, radius, edge)), options)
         if made.reach < _LEAST_REACH:
