@@ -26,6 +26,7 @@ _NAMES = {
     "automatic_mask": "mpirecon.api.maps",
     "fsc": "mpirecon.api.maps",
     "postprocess": "mpirecon.api.maps",
+    "local_resolution": "mpirecon.api.local",
     "read_map": "mpirecon.api.maps",
     "ForwardModel": "mpirecon.api.forward",
     "project": "mpirecon.api.forward",

@@ -13,7 +13,7 @@ import numpy as np
 from mpirecon import __version__
 from mpirecon.report import pieces
 from mpirecon.report.colours import colour_of, scale_bar
-from mpirecon.report.pictures import grey, grey_range, row, slices
+from mpirecon.report.pictures import grey, grey_range, row, row_of_pngs, slices
 from mpirecon.report.svg import BLACK, BLUE, Chart, legend, number
 
 #: least range of the colours, about its middle: a difference of a few per cent is no matter of colour
@@ -29,16 +29,29 @@ def section(maps: Mapping[str, np.ndarray], found: Mapping, pixel_size: float) -
     maps : ``"locres"``, Å, 0 where it is not known, and ``"locres_filtered"``, (n, n, n) · found : ``LocalResolution.as_dict()``
     """
     low, high = colour_limits(found)
-    filtered, resolution = (slices(np.asarray(maps[name])) for name in ("locres_filtered", "locres"))
-    dark, bright = grey_range(filtered)
-    shades = [grey(image, dark, bright) for image in filtered]
-    colours = [_coloured(shade, at, low, high) for shade, at in zip(shades, resolution)]
-    rows = (row(shades, pixel_size, len(filtered[0]), "locres_filtered.mrc, central slice")
-            + row(colours, pixel_size, len(filtered[0]), "central slice, coloured by local resolution"))
+    shades, colours = _pictures(maps, low, high)
+    box = len(maps["locres"])
+    rows = (row(shades, pixel_size, box, "locres_filtered.mrc, central slice")
+            + row(colours, pixel_size, box, "central slice, coloured by local resolution"))
     pictures = pieces.figure(f'<div class="maps">{rows}</div>{scale_bar(f"{low:.2f} Å", f"{high:.2f} Å", reverse=True)}',
                              "Above: the mean of the half maps, each place filtered for the resolution there (locres_filtered.mrc). Below: "
                              "the same, coloured by the local resolution (locres.mrc); grey where it is not known, or none.")
     return pieces.section("Local resolution", f'<div class="pairs-of">{pictures}{pieces.figure(histogram(found), words(found))}</div>', fact="local")
+
+
+def _pictures(maps: Mapping[str, np.ndarray], low: float, high: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Central slices of the filtered map, (h, w) uint8, and the same coloured, (h, w, 3)."""
+    filtered, resolution = (slices(np.asarray(maps[name])) for name in ("locres_filtered", "locres"))
+    dark, bright = grey_range(filtered)
+    shades = [grey(image, dark, bright) for image in filtered]
+    return shades, [_coloured(shade, at, low, high) for shade, at in zip(shades, resolution)]
+
+
+def notebook(maps: Mapping[str, np.ndarray], found: Mapping, pixel_size: float) -> str:
+    """Coloured slices as HTML that needs no style sheet."""
+    low, high = colour_limits(found)
+    return (row_of_pngs(_pictures(maps, low, high)[1], f"yellow {low:.2f} Å, blue {high:.2f} Å. {words(found)} "
+                        f"{len(maps['locres']) * pixel_size:.4g} Å a side"))
 
 
 def words(found: Mapping) -> str:

@@ -63,12 +63,17 @@ def map_panel(volume: np.ndarray, pixel_size: float, name: str) -> str:
 def row_of_pictures(images: list[np.ndarray], pixel_size: float, name: str) -> str:
     """Three pictures side by side as HTML that needs no style sheet, for a notebook."""
     low, high = grey_range(images)
-    cells = []
-    for image, (across, up) in zip(images, _PLANES.values()):
-        data = base64.b64encode(png(grey(image, low, high))).decode()
-        cells.append(f'<img alt="central slice {across}{up}" title="{across}{up}" width="180" src="data:image/png;base64,{data}">')
     extent = images[0].shape[0] * pixel_size
-    return f"<div>{''.join(cells)}<br><small>{escape(name)}, {extent:.4g} Å a side</small></div>"
+    return row_of_pngs([grey(image, low, high) for image in images], f"{name}, {extent:.4g} Å a side")
+
+
+def row_of_pngs(pictures: list[np.ndarray], words: str) -> str:
+    """As `row_of_pictures`, of pictures (h, w) or (h, w, 3) uint8."""
+    cells = []
+    for picture, (across, up) in zip(pictures, _PLANES.values()):
+        data = base64.b64encode(png(picture)).decode()
+        cells.append(f'<img alt="central slice {across}{up}" title="{across}{up}" width="180" src="data:image/png;base64,{data}">')
+    return f"<div>{''.join(cells)}<br><small>{escape(words)}</small></div>"
 
 
 def grey_range(images: list[np.ndarray]) -> tuple[float, float]:

@@ -126,7 +126,11 @@ def read_mask(path, like, name: str) -> np.ndarray:
     """A mask file, (n, n, n) float32, of the grid of the map `like`, called `name`. Raises UserError where it is no mask for it."""
     mask = read_map(path)
     check_same_grid(like, name, mask, f"the mask {path}")
-    array = np.asarray(mask.array, np.float32)
-    if array.min() < -1e-3 or array.max() > 1 + 1e-3 or array.max() <= 0:
-        raise UserError(f"{path}: mask values run from {array.min():g} to {array.max():g}; expected 0 … 1")
+    return check_mask(np.asarray(mask.array, np.float32), str(path))
+
+
+def check_mask(array: np.ndarray, name: str) -> np.ndarray:
+    """The voxels of a mask. Raises UserError where they are none of 0 … 1, or all 0."""
+    if not np.isfinite(array).all() or array.min() < -1e-3 or array.max() > 1 + 1e-3 or array.max() <= 0:
+        raise UserError(f"{name}: mask values run from {array.min():g} to {array.max():g}; expected 0 … 1")
     return array

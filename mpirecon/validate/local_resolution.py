@@ -166,7 +166,7 @@ def local_resolution(
         found = _blended(windows, centres, resolution, work.total)
         reached = (work.total > 0) if mask is None else (work.total > 0) & (mask > 0)
         found[~reached] = 0
-        filtered = np.where(reached, filtered if mask is None else filtered * mask, 0).astype(np.float32)
+        filtered = np.divide(filtered if mask is None else filtered * mask, work.total, out=np.zeros_like(filtered), where=reached)
     seconds, memory = time.perf_counter() - began, work.memory(threads, mask)
     return LocalResolution(found, filtered, mask, windows, centres, resolution, np.array_equal(*pair), seconds, memory)
 
@@ -183,8 +183,8 @@ def _measured(
             found: dict[int, tuple] = {}
             threads.run([lambda i=i, found=found: found.update({i: work.window(centres[i])}) for i in batch])
             for i in batch:  # in the order of the windows, however many threads there are
-                resolution[i], piece = found[i]
-                filtered[work.windows.piece(centres[i])] += piece
+                resolution[i], part = found[i]
+                filtered[work.windows.overlap(centres[i])[0]] += part
             comm.heed()
             if shown is not None:
                 shown.update(len(batch))
@@ -218,7 +218,7 @@ class _Work:
         self.random = [[randomise_phases(half, shell, rng) for _ in range(_DRAWS)] for half in pair]
         #: first shell of a window's transform that is corrected
         self.corrected = int(np.ceil((shell + _MARGIN) / box * self.size - 1e-9))
-        self.weight = windows.weight()
+        self.weight, self.around = windows.weight(), windows.around()
         padded = np.zeros((self.size,) * 3, np.float32)
         there, here = windows.overlap((box // 2,) * 3)
         padded[tuple(slice(0, s.stop - s.start) for s in there)] = self.weight[here]
@@ -230,14 +230,14 @@ class _Work:
         self.gain = np.ones(len(at)) if gain is None else np.interp(at, np.arange(len(gain)), gain)
 
     def window(self, centre: np.ndarray) -> tuple[float, np.ndarray]:
-        """Å of one window, NaN where there is none, and its part of the filtered map, (size, size, size)."""
+        """Å of one window, NaN where there is none, and the filtered map in it times its weight, where it is within the box."""
         there, here = self.windows.overlap(centre)
         piece = self.windows.piece(centre)
-        place = tuple(slice(t.start - p.start, t.stop - p.start) for t, p in zip(there, piece))
         weight, buffer = self.weight[here], np.zeros((self.size,) * 3, np.float32)
+        place = _within(there, piece)
 
-        def transform(volume: np.ndarray, w: np.ndarray = weight) -> np.ndarray:
-            np.multiply(volume[there], w, out=buffer[place])
+        def transform(volume: np.ndarray) -> np.ndarray:
+            np.multiply(volume[there], weight, out=buffer[place])
             return scipy.fft.rfftn(buffer)
 
         masked = _curve(*map(transform, self.pair))
@@ -247,11 +247,19 @@ class _Work:
         n = np.minimum(chance[s:], 1 - 1e-9)
         true[s:] = (masked[s:] - n) / (1 - n)
         at = self._resolution(true)
-        share = np.divide(weight, 2 * self.total[there], out=np.zeros_like(weight), where=weight > 0)
-        np.multiply(self.pair[0][there] + self.pair[1][there], share, out=buffer[place])
+        filtered = self._filtered(centre, np.interp(self.k, np.arange(len(true)), self._filter(true, at), right=0))
+        return at, filtered[place] * weight
+
+    def _filtered(self, centre: np.ndarray, gain: np.ndarray) -> np.ndarray:
+        """The mean of the half maps about a window times a gain for each sample, (size, size, size)."""
+        there, here = self.windows.overlap(centre, self.windows.margin)
+        piece, buffer = self.windows.piece(centre), np.zeros((self.size,) * 3, np.float32)
+        inside = tuple(slice(max(t.start, p.start), min(t.stop, p.stop)) for t, p in zip(there, piece))
+        here = tuple(slice(h.start + i.start - t.start, h.stop + i.stop - t.stop) for h, i, t in zip(here, inside, there))
+        np.multiply(self.pair[0][inside] + self.pair[1][inside], self.around[here] / 2, out=buffer[_within(inside, piece)])
         seen = scipy.fft.rfftn(buffer)
-        seen *= np.interp(self.k, np.arange(len(true)), self._filter(true, at), right=0).astype(np.float32)
-        return at, scipy.fft.irfftn(seen, s=buffer.shape, overwrite_x=True)
+        seen *= gain.astype(np.float32)
+        return scipy.fft.irfftn(seen, s=buffer.shape, overwrite_x=True)
 
     def _resolution(self, curve: np.ndarray) -> float:
         options, pixel_size = self.windows.options, self.windows.pixel_size
@@ -276,6 +284,11 @@ class _Work:
         """Bytes of its arrays: of whole maps, and of pieces in each thread."""
         whole = len(self.pair) * (1 + _DRAWS) + 3 + (mask is not None)
         return 4 * (whole * self.windows.box**3 + (1 + threads * (2 * _DRAWS + 4)) * self.size**3)
+
+
+def _within(there: tuple[slice, ...], piece: tuple[slice, ...]) -> tuple[slice, ...]:
+    """Where in a piece what lies `there` in the map lies."""
+    return tuple(slice(t.start - p.start, t.stop - p.start) for t, p in zip(there, piece))
 
 
 def _curve(a: np.ndarray, b: np.ndarray) -> np.ndarray:

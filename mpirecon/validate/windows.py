@@ -17,8 +17,8 @@ _SAMPLING, _OF_BOX = 25.0, 1 / 4
 #: Å from which on phases are random where nobody said, as in RELION
 _RANDOMISE_FROM = 25.0
 
-#: a window's transform is this much finer than the window itself needs, where the box allows for it
-_PAD = 1.1
+#: a window lies in a piece of the map that reaches further by this share, and by so many voxels at least
+_MARGIN, _LEAST_MARGIN = 0.1, 2
 
 #: voxels from its centre that a window reaches at least: smaller ones hold no shells
 _LEAST_REACH = 4
@@ -74,6 +74,9 @@ class Windows:
         if made.reach < _LEAST_REACH:
             raise UserError(f"local resolution: windows of radius {radius:g} Å and edge {edge:g} Å reach {made.reach} voxels from their "
                             f"centre, and need {_LEAST_REACH}; take a larger radius or edge")
+        if made.reach <= np.sqrt(3) / 2 * made.step:
+            raise UserError(f"local resolution: windows {sampling:g} Å apart that reach {made.reach * pixel_size:.4g} Å leave gaps between "
+                            "them; take a finer sampling, or a larger radius or edge")
         if made.radius >= box // 2:
             raise UserError(f"local resolution: a window of radius {radius:g} Å does not fit a box of {extent:.4g} Å; take a smaller radius")
         if (count := (2 * (box // 2 - made.radius) / made.step) ** 3 * np.pi / 6) > MOST_WINDOWS:
@@ -89,13 +92,20 @@ class Windows:
     @property
     def size(self) -> int:
         """Voxels a side of the piece of the map that is transformed for one window."""
-        return min(self.box, scipy.fft.next_fast_len(int(np.ceil(_PAD * (2 * self.reach + 1))), real=True))
+        return min(self.box, scipy.fft.next_fast_len(2 * (self.reach + self.margin) + 1, real=True))
+
+    @property
+    def margin(self) -> int:
+        """Voxels by which the piece reaches further than the window."""
+        return max(_LEAST_MARGIN, int(np.ceil(_MARGIN * self.reach)))
 
     def weight(self) -> np.ndarray:
         """A window, 0 … 1, (2 reach + 1,) * 3 float32, its centre in the middle."""
-        x2 = np.arange(-self.reach, self.reach + 1, dtype=np.float32) ** 2
-        distance = np.sqrt(x2[:, None, None] + x2[:, None] + x2)
-        return cosine_edge(distance - np.float32(self.radius), self.edge)
+        return _ball(self.reach, self.radius, self.edge)
+
+    def around(self) -> np.ndarray:
+        """1 wherever the window is not 0, and fading out over the margin, (2 (reach + margin) + 1,) * 3 float32."""
+        return _ball(self.reach + self.margin, self.reach, self.margin)
 
     def centres(self, mask: np.ndarray | None = None) -> np.ndarray:
         """Voxels in the middle of the windows, (m, 3) int64, (z, y, x): on a grid, as RELION's, in the sphere whose windows' inner
@@ -111,12 +121,14 @@ class Windows:
         reaching = [bool((inside[there] & weight[here]).any()) for there, here in map(self.overlap, grid)]
         return grid[np.array(reaching, bool)]
 
-    def overlap(self, centre) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        """Where a window lies: (in the map, in the window itself), slices; what sticks out of the box is left out."""
-        first = [max(int(c) - self.reach, 0) for c in centre]
-        last = [min(int(c) + self.reach + 1, self.box) for c in centre]
+    def overlap(self, centre, margin: int = 0) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Where a window lies, with its margin if wanted: (in the map, in the window itself), slices; what sticks out of the box is
+        left out."""
+        reach = self.reach + margin
+        first = [max(int(c) - reach, 0) for c in centre]
+        last = [min(int(c) + reach + 1, self.box) for c in centre]
         there = tuple(slice(a, b) for a, b in zip(first, last))
-        return there, tuple(slice(a - int(c) + self.reach, b - int(c) + self.reach) for a, b, c in zip(first, last, centre))
+        return there, tuple(slice(a - int(c) + reach, b - int(c) + reach) for a, b, c in zip(first, last, centre))
 
     def piece(self, centre) -> tuple[slice, ...]:
         """The cube of `size` voxels, all within the box, that holds what of a window is within the box."""
@@ -131,6 +143,12 @@ class Windows:
         return out
 
 
+def _ball(half: int, radius: float, edge: float) -> np.ndarray:
+    """A soft ball in the middle of (2 half + 1,) * 3 voxels, float32."""
+    x2 = np.arange(-half, half + 1, dtype=np.float32) ** 2
+    return cosine_edge(np.sqrt(x2[:, None, None] + x2[:, None] + x2) - np.float32(radius), edge)
+
+
 def _whole(voxels: float) -> int:
     return int(np.floor(voxels + 0.5))
 
@@ -141,7 +159,7 @@ def _check(options: WindowOptions, box: int, pixel_size: float) -> None:
     for name in ("sampling", "radius", "edge", "randomise_from", "min_resolution"):
         value = getattr(options, name)
         if not (np.isfinite(value) and value > 0):
-            raise UserError(f"local resolution: {_WORDS[name]} of {value:g} Å makes no sense; expected a positive length")
+            raise UserError(f"local resolution: {_WORDS[name]} {value:g} Å makes no sense; expected a positive length")
     if not 0 < options.threshold < 1:
         raise UserError(f"local resolution: an FSC threshold of {options.threshold:g} makes no sense; expected more than 0 and less than 1, "
                         "usually 0.143 or 0.5")
@@ -150,13 +168,13 @@ def _check(options: WindowOptions, box: int, pixel_size: float) -> None:
                         "take a coarser sampling")
     for name in ("randomise_from", "min_resolution"):
         if (value := getattr(options, name)) <= nyquist:
-            raise UserError(f"local resolution: {_WORDS[name]} of {value:g} Å is finer than Nyquist, {nyquist:.4g} Å; take a coarser one")
+            raise UserError(f"local resolution: {_WORDS[name]} {value:g} Å is finer than Nyquist, {nyquist:.4g} Å; take a coarser one")
     if options.randomise_from > extent:
-        raise UserError(f"local resolution: {_WORDS['randomise_from']} of {options.randomise_from:g} Å is longer than the box, "
+        raise UserError(f"local resolution: {_WORDS['randomise_from']} {options.randomise_from:g} Å is longer than the box, "
                         f"{extent:.4g} Å; take a finer one")
 
 
 _WORDS = {
-    "sampling": "a sampling", "radius": "a window radius", "edge": "a window edge", "randomise_from": "random phases from a resolution",
-    "min_resolution": "a minimum resolution",
+    "sampling": "a sampling of", "radius": "a window radius of", "edge": "a window edge of",
+    "randomise_from": "a randomisation of phases from", "min_resolution": "a minimum resolution of",
 }  # fmt: skip

@@ -1,0 +1,367 @@
+"""Local resolution: against a brute-force definition, maps of known resolution, noise, and relion_postprocess --locres."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import scipy.fft
+
+import mpirecon as mr
+from mpirecon.cli import run
+from mpirecon.errors import UserError
+from mpirecon.io.mrc import read_map, write_map
+from mpirecon.validate.automask import automatic_mask
+from mpirecon.validate.fsc import fsc, shell_index
+from mpirecon.validate.local_resolution import local_resolution
+from mpirecon.validate.masks import radius_grid, soft_sphere
+from mpirecon.validate.randomised import randomise_phases
+from mpirecon.validate.windows import WindowOptions, Windows
+
+PIXEL = 2.0
+
+
+def noise(box: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((box,) * 3, np.float32)
+
+
+def below(volume: np.ndarray, resolution: float, pixel_size: float = PIXEL) -> np.ndarray:
+    """What of a map is coarser than a resolution, with a sharp end."""
+    keep = shell_index(len(volume)) <= len(volume) * pixel_size / resolution
+    return scipy.fft.irfftn(scipy.fft.rfftn(volume) * keep, s=volume.shape).astype(np.float32)
+
+
+def agreeing_to(box: int, resolution: float, seed: int = 0) -> list[np.ndarray]:
+    """Two half maps of white noise that is one and the same down to a resolution, and unrelated beyond."""
+    common = below(noise(box, seed), resolution)
+    return [common + other - below(other, resolution) for other in (noise(box, seed + 1), noise(box, seed + 2))]
+
+
+def two_regions(box: int, first: float, second: float) -> list[np.ndarray]:
+    """Half maps that agree to one resolution where z is low, and to another where it is high."""
+    high = 1 / (1 + np.exp(-(np.arange(box, dtype=np.float32) - box / 2)))[:, None, None]
+    return [(1 - high) * a + high * b for a, b in zip(agreeing_to(box, first), agreeing_to(box, second, 10))]
+
+
+# the definition
+
+
+def by_definition(a, b, options: WindowOptions, seed: int) -> tuple[list, np.ndarray]:
+    """Resolution of every window (centre, Å) and the map, in double precision over the whole box, voxel by voxel."""
+    n = len(a)
+    step, radius, edge = (int(np.floor(length / PIXEL + 0.5)) for length in (options.sampling, options.radius, options.edge))
+    shell = int(n * PIXEL / options.randomise_from)
+    rng = np.random.default_rng([seed, 0x10C])
+    copies = [[randomise_phases(half, shell, rng).astype(float) for _ in range(2)] for half in (a, b)]
+    at = [i for i in range(0, n, step)]
+    z, y, x = np.mgrid[:n, :n, :n]
+    k = np.fft.fftfreq(n, 1 / n)
+    shells = np.rint(np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k**2)).astype(int)
+    found, total, weights = [], np.zeros((n,) * 3), np.zeros((n,) * 3)
+    for cz, cy, cx in ((i, j, k) for i in at for j in at for k in at):
+        if (cz - n // 2) ** 2 + (cy - n // 2) ** 2 + (cx - n // 2) ** 2 >= (n // 2 - radius) ** 2:
+            continue
+        r = np.sqrt((z - cz) ** 2 + (y - cy) ** 2 + (x - cx) ** 2)
+        w = np.where(r <= radius, 1, np.where(r >= radius + edge, 0, 0.5 + 0.5 * np.cos(np.pi * (r - radius) / edge)))
+        plain = curve(np.fft.fftn(a * w), np.fft.fftn(b * w), shells)
+        first, second = ([np.fft.fftn(p * w) for p in of] for of in copies)
+        random = np.mean([curve(p, q, shells) for p in first for q in second], axis=0)
+        true = plain.copy()
+        true[shell + 2 :] = (plain[shell + 2 :] - random[shell + 2 :]) / (1 - random[shell + 2 :])
+        true[0] = 1
+        s = int(np.flatnonzero(true < options.threshold)[0])
+        resolution = n * PIXEL / (s - 1 + (true[s - 1] - options.threshold) / (true[s - 1] - true[s]))
+        found.append(((cz, cy, cx), resolution))
+        total += w / min(resolution, options.min_resolution)
+        weights += w
+    return found, np.divide(weights, total, out=np.zeros_like(total), where=total > 0)
+
+
+def curve(fa, fb, shells) -> np.ndarray:
+    """FSC by the full transforms' samples."""
+    values = ((fa * fb.conj()).real, np.abs(fa) ** 2, np.abs(fb) ** 2)
+    cross, pa, pb = (np.bincount(shells.ravel(), v.ravel())[: len(fa) // 2 + 1] for v in values)
+    return cross / np.sqrt(pa * pb)
+
+
+@pytest.mark.parametrize("box", [32, 33])
+def test_every_window_is_what_the_definition_says(box):
+    a, b = two_regions(box, 14.0, 8.0)
+    options = WindowOptions(10.0, 8.0, 22.0, 20.0, 50.0, 0.3)
+    assert Windows.of(box, PIXEL, options).size == box  # no piece of it
+    found = local_resolution(a, b, PIXEL, options=options, seed=5)
+    told, volume = by_definition(a, b, options, seed=5)
+    assert found.centres.tolist() == [list(centre) for centre, _ in told] and len(told) > 15
+    assert not np.isnan(found.resolution).any()
+    np.testing.assert_allclose(found.resolution, [at for _, at in told], rtol=1e-4)
+    np.testing.assert_allclose(found.map, volume, rtol=1e-4)
+
+
+def test_pieces_of_the_box_give_what_the_whole_box_gives():
+    """The transform of a small piece has fewer shells, between which curves are read."""
+    a, b = two_regions(54, 14.0, 8.0)
+    options = WindowOptions(20.0, 8.0, 14.0, 20.0, 50.0, 0.3)
+    found = local_resolution(a, b, PIXEL, options=options)
+    told, volume = by_definition(a, b, options, seed=1)
+    assert found.windows.size < 30
+    ratio = found.resolution / [at for _, at in told]
+    assert abs(np.median(ratio) - 1) < 0.03 and np.percentile(np.abs(ratio - 1), 90) < 0.12
+    inside = radius_grid(54) < 20
+    assert np.corrcoef(found.map[inside], volume[inside])[0, 1] > 0.98
+
+
+# maps of known resolution
+
+
+@pytest.mark.parametrize("box", [80, 81])
+def test_two_regions_have_their_resolutions(box):
+    """A sharp end is blurred by the window: half of it is left at the resolution itself, and 0.143 a little beyond."""
+    halves, middle, z = two_regions(box, 16.0, 8.0), radius_grid(box) < 25, np.arange(box) - box // 2
+    for threshold, finer in ((0.5, 1.0), (0.143, 1 / 1.12)):
+        found = local_resolution(*halves, PIXEL, options=WindowOptions(20.0, threshold=threshold))
+        assert found.without == 0 and not found.warnings
+        low, high = (np.median(found.map[there][middle[there]]) for there in (z < -15, z > 15))
+        assert low == pytest.approx(16.0 * finer, rel=0.09) and high == pytest.approx(8.0 * finer, rel=0.09)
+    profile = [np.median(found.map[i][middle[i]]) for i in range(box // 2 - 20, box // 2 + 20)]
+    assert (np.diff(profile) < 0.1).all()  # from one to the other without a way back
+
+
+def test_the_filtered_map_has_what_agrees_and_nothing_else():
+    a, b = two_regions(80, 16.0, 8.0)
+    found = local_resolution(a, b, PIXEL, options=WindowOptions(20.0))
+    for at, resolution in ((-18, 16.0), (18, 8.0)):
+        window = np.roll(soft_sphere(80, 6, 10), at, axis=0)
+        power = np.abs(scipy.fft.rfftn(found.filtered * window)) ** 2
+        whole = np.abs(scipy.fft.rfftn((a + b) / 2 * window)) ** 2
+        k = 80 * PIXEL / np.maximum(shell_index(80), 1)
+        kept = [power[band].sum() / whole[band].sum() for band in ((k > 1.3 * resolution) & (k < 100), k < resolution / 1.4)]
+        assert kept[0] > 0.85 and kept[1] < 0.02, (at, kept)
+    a = below(noise(80, 20), 5.0)
+    same = local_resolution(a, a, PIXEL)  # of what agrees everywhere nothing is taken away
+    inside = radius_grid(80) < 25
+    assert np.corrcoef(same.filtered[inside], a[inside])[0, 1] > 0.999
+
+
+@pytest.mark.parametrize(("box", "pixel_size", "sampling"), [(32, 4.0, None), (64, 2.0, None), (65, 1.2, 15.0), (96, 1.0, 20.0)])
+def test_noise_has_no_resolution(box, pixel_size, sampling):
+    for seed in range(3 if box < 96 else 1):
+        found = local_resolution(noise(box, seed), noise(box, 100 + seed), pixel_size, options=WindowOptions(sampling))
+        assert np.isnan(found.resolution).mean() > 0.98 and found.without > 0.9
+        assert not len(found.values) or found.values[0] > 12 * pixel_size
+    assert "none in the box" in found.lines()[0] or "has none" in found.lines()[0]
+
+
+def test_identical_half_maps_are_told_of():
+    a = noise(48, 0)
+    found = local_resolution(a, a.copy(), PIXEL)
+    assert np.unique(found.resolution) == pytest.approx([2 * PIXEL]) and "the same map" in found.warnings[0]
+    assert not local_resolution(a, noise(48, 1), PIXEL).warnings
+
+
+# how it is shared out
+
+
+def test_a_mask_changes_nothing_inside():
+    a, b = two_regions(72, 16.0, 8.0)
+    mask = np.roll(soft_sphere(72, 8, 4), 10, axis=2)
+    options = WindowOptions(14.0)
+    whole, part = local_resolution(a, b, PIXEL, options=options), local_resolution(a, b, PIXEL, mask=mask, options=options)
+    assert len(part.centres) < 0.5 * len(whole.centres)
+    inside = mask > 0
+    np.testing.assert_allclose(part.map[inside], whole.map[inside], rtol=1e-5)
+    np.testing.assert_allclose(part.filtered[inside], (whole.filtered * mask)[inside], atol=1e-5)
+    assert not part.map[~inside].any() and not part.filtered[~inside].any()
+
+
+def test_threads_change_no_bit():
+    a, b = two_regions(48, 16.0, 8.0)
+    one, three = (local_resolution(a, b, PIXEL, threads=count) for count in (1, 3))
+    assert np.array_equal(one.map, three.map) and np.array_equal(one.filtered, three.filtered)
+
+
+def test_ranks_share_the_windows(mpirun, tmp_path):
+    a, b = two_regions(48, 16.0, 8.0)
+    for name, array in (("a", a), ("b", b)):
+        write_map(tmp_path / f"{name}.mrc", array, PIXEL, overwrite=True)
+    done = mpirun(2, ["-m", "mpirecon", "postprocess", "a.mrc", "b.mrc", "-o", "two", "--mask", "none", "--bfactor", 0, "--locres"],
+                  cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("wrote ") == 1
+    alone = local_resolution(a, b, PIXEL)
+    for name, one in (("locres", alone.map), ("locres_filtered", alone.filtered)):
+        two = np.asarray(read_map(tmp_path / "two" / f"{name}.mrc").array)
+        np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-5 * np.abs(one).max())
+    done = mpirun(2, ["-m", "mpirecon", "postprocess", "a.mrc", "b.mrc", "-o", "no", "--mask", "none", "--locres", "--locres-sampling", "1"],
+                  cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 1 and done.stderr.count("nearer to each other than voxels") == 1 and not (tmp_path / "no").exists()
+
+
+# relion_postprocess
+
+
+@pytest.fixture(scope="module")
+def relion(tmp_path_factory, shared_data):
+    """Half maps of haemoglobin that fades out towards low z, and what relion_postprocess --locres makes of them."""
+    if shutil.which("relion_postprocess") is None:
+        pytest.skip("needs relion_postprocess: apt-get install relion")
+    folder = tmp_path_factory.mktemp("relion")
+    truth = read_map(shared_data / "maps" / "emd_3488.mrc")
+    clean, n, pixel_size = np.asarray(truth.array, np.float32), truth.box, truth.pixel_size
+    k2 = (shell_index(n) / (n * pixel_size)) ** 2
+    fine, coarse = (scipy.fft.irfftn(scipy.fft.rfftn(clean) * np.exp(-bfactor * k2 / 4), s=clean.shape) for bfactor in (100, 300))
+    high = 1 / (1 + np.exp(-(np.arange(n) - n // 2) / 4))[:, None, None]
+    volume = np.float32(high * fine + (1 - high) * coarse)
+    halves = [volume + np.float32(4 * volume.std()) * noise(n, seed) for seed in (1, 2)]
+    for name, array in zip(("h1", "h2"), halves):
+        write_map(folder / f"{name}.mrc", array, pixel_size, overwrite=True)
+    done = subprocess.run(["relion_postprocess", "--i", "h1.mrc", "--i2", "h2.mrc", "--locres", "--angpix", f"{pixel_size}", "--o", "r"],
+                          cwd=folder, capture_output=True, text=True, timeout=200, stdin=subprocess.DEVNULL)  # fmt: skip
+    assert (folder / "r_locres.mrc").is_file(), done.stdout + done.stderr
+    mask = automatic_mask((halves[0] + halves[1]) / 2, pixel_size, 4.0).mask
+    theirs = [np.asarray(read_map(folder / f"r_{name}.mrc").array) for name in ("locres", "locres_filtered")]
+    return halves, pixel_size, mask, theirs
+
+
+def test_the_map_agrees_with_relion_postprocess(relion):
+    """RELION tells the last shell above the threshold; here it is read between shells, half a shell finer on average."""
+    (a, b), pixel_size, mask, (theirs, filtered) = relion
+    found = local_resolution(a, b, pixel_size, threads=2)
+    inside = mask >= 0.5
+    assert ((found.map > 0) == (theirs > 0))[radius_grid(len(a)) < 45].all()
+    ours, theirs = found.map[inside], theirs[inside]
+    apart = np.median(np.abs(ours - theirs))
+    likeness = np.corrcoef(ours, theirs)[0, 1], np.corrcoef(found.filtered[inside], filtered[inside])[0, 1]
+    print(f"median {np.median(ours):.3f} Å, RELION {np.median(theirs):.3f} Å; median difference {apart:.3f} Å, correlation {likeness[0]:.4f}, "
+          f"of the filtered maps {likeness[1]:.5f}")
+    assert np.ptp(theirs) > 2.0
+    shell = np.median(theirs) ** 2 / (len(a) * pixel_size)  # Å between shells there
+    assert apart < shell and apart < 0.04 * np.median(theirs)
+    assert likeness[0] > 0.99 and likeness[1] > 0.995
+    assert fsc(found.filtered * mask, filtered * mask)[1 : int(len(a) * pixel_size / 4)].min() > 0.99
+
+
+# the command and the function
+
+
+@pytest.fixture()
+def half_maps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    a, b = two_regions(48, 16.0, 8.0)
+    ball = soft_sphere(48, 12, 4)
+    for name, array in (("a", a * ball + 0.3 * noise(48, 7)), ("b", b * ball + 0.3 * noise(48, 8)), ("flat", np.zeros_like(a))):
+        write_map(f"{name}.mrc", array, PIXEL, overwrite=True)
+    write_map("mask.mrc", soft_sphere(48, 12, 4), PIXEL, overwrite=True)
+    return tmp_path
+
+
+def command(capsys, *words):
+    code = run([str(w) for w in words])
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def test_the_command_writes_maps_and_a_page(half_maps, capsys):
+    words = ["postprocess", "a.mrc", "b.mrc", "-o", "post", "--mask", "mask.mrc", "--bfactor", "-50"]
+    code, out, err = command(capsys, *words, "--local-resolution", "--json")
+    assert code == 0, err
+    told = json.loads(out)["local_resolution"]
+    assert told == json.loads((half_maps / "post/postprocess.json").read_text())["local_resolution"]
+    local, filtered = (read_map(f"post/{name}.mrc") for name in ("locres", "locres_filtered"))
+    bare = mr.local_resolution("a.mrc", "b.mrc", "mask.mrc", bfactor=-50)
+    np.testing.assert_allclose(local.array, bare.volume.array, rtol=1e-5)
+    np.testing.assert_allclose(filtered.array, bare.filtered.array, atol=1e-5)
+    assert told["median"] == pytest.approx(bare.median) and told["masked"] and sum(told["histogram"]["voxels"]) > 1000
+    page = (half_maps / "post/locres.html").read_text()
+    assert page.count("data:image/png") == 6 and "Histogram of the local resolution" in page and f"{told['median']:.2f} Å" in page
+    code, _, err = command(capsys, *words, "--local-resolution")
+    assert code == 1 and "exists already" in err
+    # of other half maps, or another mask, nothing stays that would pass for theirs
+    code, out, _ = command(capsys, *words, "--overwrite")
+    assert code == 0 and not (half_maps / "post/locres.mrc").exists() and not (half_maps / "post/locres.html").exists()
+    code, out, _ = command(capsys, *words[:5], "--mask", "none", "--overwrite")
+    assert code == 0 and "mask: none" in out and sorted(p.name for p in (half_maps / "post").iterdir()) == [
+        "fsc.csv", "postprocess.json", "sharpened.mrc"]
+
+
+def test_a_page_about_nothing_but_noise(half_maps, capsys):
+    for name, seed in (("n1", 0), ("n2", 1)):
+        write_map(f"{name}.mrc", noise(48, seed), PIXEL, overwrite=True)
+    code, _, err = command(capsys, "postprocess", "n1.mrc", "n2.mrc", "-o", "post", "--locres")
+    assert code == 1 and "--mask none" in err
+    code, out, err = command(capsys, "postprocess", "n1.mrc", "n2.mrc", "-o", "post", "--locres", "--mask", "none")
+    assert code == 0 and "local resolution: none in the box: the half maps agree in no window" in out, err
+    assert "there is no resolution anywhere" in (half_maps / "post/locres.html").read_text()
+    values = np.unique(read_map("post/locres.mrc").array)
+    assert values == pytest.approx([0, 50], rel=1e-4) or (values[0] == 0 and values[1:] == pytest.approx(50, rel=1e-4))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a.mrc", "-o", "out"], "a.mrc is one half map: give the other one too"),
+        (["a.mrc", "b.mrc"], "-o FOLDER"),
+        ([".", "b.mrc", "-o", "out"], r"\. is a folder"),
+        (["."], "-o FOLDER"),
+        ([".", "--locres"], "no summary.json"),
+        ([".", "--locres", "--lowpass", "5"], "--lowpass: into the folder of a run goes its local resolution alone"),
+        (["flat.mrc", "b.mrc", "-o", "out", "--locres"], "flat.mrc: the map is constant"),
+        (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-sampling", "1"], "nearer to each other than voxels"),
+        (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-maskrad", "60"], "does not fit a box of 96 Å"),
+        (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-minres", "3"], "finer than Nyquist, 4 Å"),
+        (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-randomize-at", "97"], "longer than the box, 96 Å"),
+        (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-maskrad", "2", "--locres-edgwidth", "2"], "reach 2 voxels"),
+        (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-maskrad", "5", "--locres-edgwidth", "5"], "leave gaps between them"),
+        (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-threshold", "1"], "threshold of 1 makes no sense"),
+    ],
+)
+def test_what_is_refused(half_maps, capsys, words, message):
+    code, _, err = command(capsys, "postprocess", *words, *([] if "flat.mrc" in words else ["--mask", "mask.mrc"]))
+    assert code == 1 and re.search(message, err.replace("\n", " ")), err
+    assert err.count("Error") == 1 and not (half_maps / "out").exists()
+
+
+def test_too_many_windows_are_refused():
+    with pytest.raises(UserError, match="some .* windows in this box"):
+        Windows.of(512, 1.0, WindowOptions(2.0, 2.0, 4.0))
+
+
+def test_what_the_function_refuses():
+    a = noise(32, 0)
+    for words, message in (((a, a * 0), "half map 2 is constant"), ((a, a[:16, :16, :16]), "a box of 32"), ((a, a, a * 0), "mask values run"),
+                           ((a, np.where(a > 3, np.nan, a)), "NaN")):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            mr.local_resolution(*words, pixel_size=PIXEL)
+    for options in ({"sampling": -1.0}, {"threshold": 2.0}, {"threads": 0}, {"edge": float("nan")}):
+        with pytest.raises(UserError):
+            mr.local_resolution(a, noise(32, 1), pixel_size=PIXEL, **options)
+    found = mr.local_resolution(*agreeing_to(32, 12.0), pixel_size=PIXEL)
+    assert "data:image/png" in found._repr_html_() and found.volume.pixel_size == PIXEL and 9 < found.median < 15
+
+
+def test_a_finished_run_shows_its_local_resolution(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("simulate --phantom --particles 400 --box 32 --pixel-size 4 --snr 0.5 -o p.h5 -q".split()) == 0
+    assert run("reconstruct p.h5 -o run1 -q".split()) == 0
+    before = (tmp_path / "run1/report.html").read_text()
+    assert "Local resolution" not in before
+    code, out, err = command(capsys, "postprocess", "run1", "--local-resolution")
+    assert code == 0 and "wrote run1: locres.mrc, locres_filtered.mrc, summary.json, report.html" in out, err
+    summary = json.loads((tmp_path / "run1/summary.json").read_text())
+    assert summary["local_resolution"]["median"] > 8 and {"locres.mrc", "report.html", "half1.mrc"} <= set(summary["files"])
+    mask = np.asarray(read_map("run1/mask.mrc").array)
+    assert np.array_equal(np.asarray(read_map("run1/locres.mrc").array) > 0, mask > 0)
+    page = (tmp_path / "run1/report.html").read_text()
+    assert "<h2>Local resolution</h2>" in page and "Histogram of the local resolution" in page
+    assert run(["report", "run1", "-q"]) == 0 and (tmp_path / "run1/report.html").read_text() == page
+    code, _, err = command(capsys, "postprocess", "run1", "--local-resolution")
+    assert code == 1 and "run1/locres.mrc exists already" in err
+    assert command(capsys, "postprocess", "run1", "--local-resolution", "--overwrite", "--mask", "none")[0] == 0
+    assert not json.loads((tmp_path / "run1/summary.json").read_text())["local_resolution"]["masked"]
+    code, out, _ = command(capsys, "postprocess", "run1", "-o", "post", "--locres")  # its half maps, post-processed anew
+    assert code == 0 and (tmp_path / "post/sharpened.mrc").exists()
+    # another run in its place: no local resolution of maps that are gone
+    assert run("reconstruct p.h5 -o run1 --overwrite --seed 2 -q".split()) == 0
+    assert not (tmp_path / "run1/locres.mrc").exists() and not (tmp_path / "run1/locres_filtered.mrc").exists()
+    assert "Local resolution" not in (tmp_path / "run1/report.html").read_text()
