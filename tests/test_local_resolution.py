@@ -285,6 +285,12 @@ def test_the_command_writes_maps_and_a_page(half_maps, capsys):
         "fsc.csv", "postprocess.json", "sharpened.mrc"]
 
 
+def test_half_maps_that_are_one_map_are_warned_of(half_maps, capsys):
+    for words in (["--locres"], ["--overwrite"]):
+        code, _, err = command(capsys, "postprocess", "a.mrc", "a.mrc", "-o", "post", "--mask", "mask.mrc", *words)
+        assert code == 0 and err.count("the two half maps are the same map") == 1, err
+
+
 def test_a_page_about_nothing_but_noise(half_maps, capsys):
     for name, seed in (("n1", 0), ("n2", 1)):
         write_map(f"{name}.mrc", noise(48, seed), PIXEL, overwrite=True)

@@ -21,7 +21,7 @@ from mpirecon.validate.fsc_table import write_fsc_csv
 from mpirecon.validate.grids import check_same_grid
 from mpirecon.validate.local_files import LOCAL_MAPS, LocalInput, read_mask, sharpening, write_local_maps
 from mpirecon.validate.local_resolution import LocalResolution
-from mpirecon.validate.map_warnings import mask_warnings
+from mpirecon.validate.map_warnings import mask_warnings, same_map_warning
 from mpirecon.validate.postprocess import Postprocessed, postprocess
 
 #: what is written into the folder
@@ -62,7 +62,7 @@ class HalfMaps:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to be wary of."""
-        return self.comparison.warnings + (() if self.local is None else self.local.warnings)
+        return tuple(dict.fromkeys((*self.comparison.warnings, *(() if self.local is None else self.local.warnings))))
 
     def lines(self) -> list[str]:
         """What a user wants to read, a line each."""
@@ -120,10 +120,11 @@ def postprocess_files(
     if found.fsc is None:
         raise UserError(f"{found.note}; give a mask with --mask FILE, or do without: --mask none")
     shell = found.fsc.shell
+    warnings = (same_map_warning(a.array, b.array),
+                *mask_warnings(array if masked else None, str(mask), found.randomised_at_resolution))
     comparison = Comparison(
         str(first), str(second), box, size, {"fsc": unmasked, **found.curves()}, found.mask_text, found.cones,
-        box * size / shell if shell else None,
-        mask_warnings(array if masked else None, str(mask), found.randomised_at_resolution),
+        box * size / shell if shell else None, tuple(text for text in warnings if text),
     )  # fmt: skip
     halves = (np.asarray(a.array), np.asarray(b.array))
     return HalfMaps(found, comparison, halves, bfactor, None if mtf is None else str(mtf), transfer, masked)

@@ -17,6 +17,7 @@ from mpirecon.parallel.comm import Communicator, SerialCommunicator, together
 from mpirecon.parallel.threads import Threads
 from mpirecon.validate.fsc import crossing, shell_count
 from mpirecon.validate.guinier import figure_of_merit
+from mpirecon.validate.map_warnings import same_map_warning
 from mpirecon.validate.masks import independent_share
 from mpirecon.validate.randomised import randomise_phases
 from mpirecon.validate.windows import WindowOptions, Windows
@@ -47,7 +48,7 @@ class LocalResolution:
     map : (n, n, n) float32, Å; ``windows.options.min_resolution`` where there is none, 0 where no window reaches or the mask is 0 ·
     filtered : (n, n, n) float32, the mean of the half maps, each place filtered (and weighted by the FSC) for what is there, in the
     mask · mask : (n, n, n) or None · centres : (m, 3) voxels (z, y, x) of the windows · resolution : (m,) Å of each, NaN where there is
-    none · identical : whether the half maps are one map · seconds : it took · memory : bytes that its arrays took of each rank
+    none · same : a warning where the half maps are one map · seconds : it took · memory : bytes that its arrays took of each rank
     """
 
     map: np.ndarray
@@ -56,7 +57,7 @@ class LocalResolution:
     windows: Windows
     centres: np.ndarray
     resolution: np.ndarray
-    identical: bool
+    same: str | None
     seconds: float
     memory: int
 
@@ -101,8 +102,8 @@ class LocalResolution:
     def warnings(self) -> tuple[str, ...]:
         """What to be wary of."""
         told, o, values = [], self.windows.options, self.values
-        if self.identical:
-            told.append("the two half maps are the same map: they agree everywhere, up to Nyquist, whatever they show")
+        if self.same:
+            told.append(self.same)
         if len(values) and (width := 2 * o.radius + o.edge) < _FEWEST_LENGTHS * (median := float(np.median(values))):
             told.append(f"windows of {width:.3g} Å (at half height) hold less than {_FEWEST_LENGTHS:g} lengths of the median local resolution, "
                         f"{median:.3g} Å: their curves are uncertain; larger windows (radius, edge) give steadier values")
@@ -168,7 +169,7 @@ def local_resolution(
         found[~reached] = 0
         filtered = np.divide(filtered if mask is None else filtered * mask, work.total, out=np.zeros_like(filtered), where=reached)
     seconds, memory = time.perf_counter() - began, work.memory(threads, mask)
-    return LocalResolution(found, filtered, mask, windows, centres, resolution, np.array_equal(*pair), seconds, memory)
+    return LocalResolution(found, filtered, mask, windows, centres, resolution, same_map_warning(*pair), seconds, memory)
 
 
 def _measured(
@@ -282,7 +283,7 @@ class _Work:
 
     def memory(self, threads: int, mask: np.ndarray | None) -> int:
         """Bytes of its arrays: of whole maps, and of pieces in each thread."""
-        whole = len(self.pair) * (1 + _DRAWS) + 3 + (mask is not None)
+        whole = len(self.pair) * (1 + _DRAWS) + 5 + (mask is not None)  # two of them while phases are made random
         return 4 * (whole * self.windows.box**3 + (1 + threads * (2 * _DRAWS + 4)) * self.size**3)
 
 

@@ -40,6 +40,13 @@ def anisotropy_warning(cones: Mapping | None) -> str | None:
     )
 
 
+def same_map_warning(first: np.ndarray, second: np.ndarray) -> str | None:
+    """A warning where two half maps are one map, voxel by voxel."""
+    if not np.array_equal(first, second):
+        return None
+    return "the two half maps are the same map: they agree everywhere, up to Nyquist, whatever they show"
+
+
 def few_particles_warning(in_halves: tuple[int, int]) -> str | None:
     """A warning where half sets of these many particles are small."""
     if min(in_halves) >= FEWEST_IN_HALF:
