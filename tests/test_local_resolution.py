@@ -14,7 +14,8 @@ from mpirecon.cli import run
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map, write_map
 from mpirecon.validate.automask import automatic_mask
-from mpirecon.validate.fsc import fsc, shell_index
+from mpirecon.validate.fsc import fsc, shell_index, shell_sum
+from mpirecon.validate.local_files import sharpening
 from mpirecon.validate.local_resolution import local_resolution
 from mpirecon.validate.masks import radius_grid, soft_sphere
 from mpirecon.validate.randomised import randomise_phases
@@ -142,6 +143,30 @@ def test_the_filtered_map_has_what_agrees_and_nothing_else():
     same = local_resolution(a, a, PIXEL)  # of what agrees everywhere nothing is taken away
     inside = radius_grid(80) < 25
     assert np.corrcoef(same.filtered[inside], a[inside])[0, 1] > 0.999
+
+
+def test_the_filtered_map_ends_at_the_resolution():
+    """Half maps of FSC 0.4 at all frequencies have no resolution at 0.5: nothing finer than the minimum resolution is left."""
+    common = noise(64, 0)
+    halves = [common + np.float32(1.5**0.5) * noise(64, seed) for seed in (1, 2)]
+    k = 64 * PIXEL / np.maximum(shell_index(64), 1)
+    left = {}
+    for threshold in (0.5, 0.143):
+        found = local_resolution(*halves, PIXEL, options=WindowOptions(min_resolution=40.0, threshold=threshold))
+        power = np.abs(scipy.fft.rfftn(found.filtered)) ** 2
+        left[threshold] = power[k < 25].sum() / power.sum()
+        assert np.isnan(found.resolution).mean() > 0.9 or threshold < 0.5
+    assert left[0.5] < 0.1 and left[0.143] > 0.9, left
+
+
+def test_the_filtered_map_is_sharpened():
+    a = below(noise(64, 0), 4.5)
+    gain = sharpening(64, PIXEL, -100.0)
+    plain, sharp = (local_resolution(a, a, PIXEL, gain=by).filtered * soft_sphere(64, 12, 10) for by in (None, gain))
+    amplitude = [np.sqrt(shell_sum(np.abs(scipy.fft.rfftn(volume)) ** 2, 64)) for volume in (plain, sharp)]
+    shells = np.arange(3, 26)
+    expected = np.exp(100 * (shells / (64 * PIXEL)) ** 2 / 4)
+    np.testing.assert_allclose((amplitude[1] / amplitude[0])[shells], expected, rtol=0.06)
 
 
 @pytest.mark.parametrize(("box", "pixel_size", "sampling"), [(32, 4.0, None), (64, 2.0, None), (65, 1.2, 15.0), (96, 1.0, 20.0)])

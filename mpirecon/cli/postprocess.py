@@ -20,7 +20,7 @@ from mpirecon.cli.terminal import chart_width
 @click.argument("half1", metavar="HALF1|OUT", type=EXISTING_PATH)
 @click.argument("half2", metavar="[HALF2]", type=EXISTING_FILE, required=False)
 @click.option("-o", "--output", type=ANY_PATH, metavar="FOLDER", help="Folder for the sharpened map, with and without the mask, the "
-              "mask, FSC curves and what was found.  [default with OUT and --local-resolution: OUT itself, for the local resolution alone]")
+              "mask, FSC curves and what was found.  [default with OUT and --local-resolution: OUT, for the local resolution alone]")
 @click.option("--mask", type=FileOr("none"), metavar="FILE|none", help="Mask (MRC, 0 … 1, soft edge), or none.  [default: made from "
               "the mean of the maps; of OUT its mask.mrc]")
 @click.option("--bfactor", type=Number(-5000, 5000, metavar="Å²"), help="Sharpen by this (negative sharpens).  [default: fitted]")
@@ -68,7 +68,7 @@ def command(comm, half1, half2, output, local, threads, as_json, seed, overwrite
     from mpirecon.validate.half_maps import postprocess_files, write_half_maps
 
     console = Console(comm, quiet=quiet or as_json, verbose=verbose)
-    windows = {name: options.pop(f"locres_{name}") for name in ("sampling", "maskrad", "edgwidth", "randomize_at", "minres", "threshold")}
+    windows = [options.pop(f"locres_{name}") for name in ("sampling", "maskrad", "edgwidth", "randomize_at", "minres", "threshold")]
     _refuse(half1, half2, output, local, options | {"mtf": mtf})
     find = partial(_find, comm, console, windows, seed, threads)
     if output is None:
@@ -104,7 +104,8 @@ def _refuse(half1, half2, output, local, options) -> None:
         raise UserError(f"give a folder for what is made with -o FOLDER{also}")
     if output is None and (given := [name for name, value in options.items() if value is not None]):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UserError(f"{names}: into the folder of a run goes its local resolution alone; with -o FOLDER its half maps are post-processed anew")
+        raise UserError(f"{names}: into the folder of a run goes its local resolution alone; with -o FOLDER its half maps are "
+                        "post-processed anew")
 
 
 def _refuse_targets(output, overwrite, first, second, mask, mtf) -> None:
@@ -123,7 +124,7 @@ def _find(comm, console, windows, seed, threads, given):
 
     neighbours = comm.allgather(comm.hostname).count(comm.hostname)
     return shared_local_resolution(
-        comm, given, WindowOptions(*windows.values()), seed=seed, threads=threads or default_threads(neighbours),
+        comm, given, WindowOptions(*windows), seed=seed, threads=threads or default_threads(neighbours),
         progress=lambda total, mine: console.progress(total, "local resolution", mine=mine),
     )
 

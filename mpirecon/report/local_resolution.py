@@ -34,9 +34,11 @@ def section(maps: Mapping[str, np.ndarray], found: Mapping, pixel_size: float) -
     rows = (row(shades, pixel_size, box, "locres_filtered.mrc, central slice")
             + row(colours, pixel_size, box, "central slice, coloured by local resolution"))
     pictures = pieces.figure(f'<div class="maps">{rows}</div>{scale_bar(f"{low:.2f} Å", f"{high:.2f} Å", reverse=True)}',
-                             "Above: the mean of the half maps, each place filtered for the resolution there (locres_filtered.mrc). Below: "
-                             "the same, coloured by the local resolution (locres.mrc); grey where it is not known, or none.")
-    return pieces.section("Local resolution", f'<div class="pairs-of">{pictures}{pieces.figure(histogram(found), words(found))}</div>', fact="local")
+                             "Above: the mean of the half maps, each place filtered for the resolution there "
+                             "(locres_filtered.mrc). Below: the same, coloured by the local resolution (locres.mrc); grey where it is "
+                             "not known, or none.")
+    drawn = pieces.figure(histogram(found), words(found))
+    return pieces.section("Local resolution", f'<div class="pairs-of">{pictures}{drawn}</div>', fact="local")
 
 
 def _pictures(maps: Mapping[str, np.ndarray], low: float, high: float) -> tuple[list[np.ndarray], list[np.ndarray]]:

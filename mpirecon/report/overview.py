@@ -69,7 +69,8 @@ def _local(summary: Mapping) -> tuple | None:
     where = "of the mask" if found["masked"] else "of the box"
     if found["median"] is None:
         return ("local resolution", "none", f"the half maps agree in no window {where}", "local resolution")
-    return ("local resolution", f"{found['best']:.1f} – {found['worst']:.1f} Å", f"of 98 % {where}; median {found['median']:.2f} Å", "local resolution")
+    between = f"{found['best']:.1f} – {found['worst']:.1f} Å"
+    return ("local resolution", between, f"of 98 % {where}; median {found['median']:.2f} Å", "local resolution")
 
 
 def _correct(summary: Mapping) -> tuple | None:

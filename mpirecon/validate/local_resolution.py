@@ -38,6 +38,10 @@ _FEWEST_LENGTHS = 3.0
 _NOTHING = 1e-4
 
 
+#: of the voxels, that are told
+_QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
+
+#: how a loop over windows is shown: given their number, of all ranks and of this one, a context manager
 Progress = Callable[[int, int], AbstractContextManager]
 
 
@@ -45,10 +49,10 @@ Progress = Callable[[int, int], AbstractContextManager]
 class LocalResolution:
     """What was found, and how.
 
-    map : (n, n, n) float32, Å; ``windows.options.min_resolution`` where there is none, 0 where no window reaches or the mask is 0 ·
-    filtered : (n, n, n) float32, the mean of the half maps, each place filtered (and weighted by the FSC) for what is there, in the
-    mask · mask : (n, n, n) or None · centres : (m, 3) voxels (z, y, x) of the windows · resolution : (m,) Å of each, NaN where there is
-    none · same : a warning where the half maps are one map · seconds : it took · memory : bytes that its arrays took of each rank
+    map : (n, n, n) float32, Å; ``windows.options.min_resolution`` where there is none, 0 where no window reaches or the mask
+    is 0 · filtered : (n, n, n) float32, the mean of the half maps, each place filtered (and weighted by the FSC) for what is
+    there, in the mask · mask : (n, n, n) or None · centres : (m, 3) voxels (z, y, x) of the windows · resolution : (m,) Å of
+    each, NaN where there is none · same : a warning where the half maps are one map · seconds : it took · memory : bytes that its arrays took of each rank
     """
 
     map: np.ndarray
@@ -89,11 +93,12 @@ class LocalResolution:
     def as_dict(self) -> dict:
         """The numbers, for JSON."""
         o, values = self.windows.options, self.values
-        quantiles = dict(zip(("best", "quartile_1", "median", "quartile_3", "worst"), np.quantile(values, (0.01, 0.25, 0.5, 0.75, 0.99)).tolist()
-                             if len(values) else (None,) * 5))
+        at = np.quantile(values, _QUANTILES).tolist() if len(values) else (None,) * len(_QUANTILES)
         counts, edges = np.histogram(values, 40, _range(values))
         return {
-            **quantiles, "histogram": {"edges": edges.tolist(), "voxels": counts.tolist()}, "without_resolution": self.without, "windows": len(self.centres),
+            **dict(zip(("best", "quartile_1", "median", "quartile_3", "worst"), at)),
+            "histogram": {"edges": edges.tolist(), "voxels": counts.tolist()},
+            "without_resolution": self.without, "windows": len(self.centres),
             "windows_without_resolution": int(np.isnan(self.resolution).sum()), **vars(o), "window_voxels": self.windows.size,
             "masked": self.mask is not None, "warnings": list(self.warnings), "seconds": self.seconds, "memory_bytes": self.memory,
         }  # fmt: skip
@@ -105,8 +110,8 @@ class LocalResolution:
         if self.same:
             told.append(self.same)
         if len(values) and (width := 2 * o.radius + o.edge) < _FEWEST_LENGTHS * (median := float(np.median(values))):
-            told.append(f"windows of {width:.3g} Å (at half height) hold less than {_FEWEST_LENGTHS:g} lengths of the median local resolution, "
-                        f"{median:.3g} Å: their curves are uncertain; larger windows (radius, edge) give steadier values")
+            told.append(f"windows of {width:.3g} Å (at half height) hold less than {_FEWEST_LENGTHS:g} lengths of the median local "
+                        f"resolution, {median:.3g} Å: their curves are uncertain; larger windows (radius, edge) give steadier values")
         return tuple(told)
 
     def lines(self) -> list[str]:
@@ -116,19 +121,19 @@ class LocalResolution:
         if not len(values):
             found = f"local resolution: none {where}: the half maps agree in no window"
         else:
-            q = np.quantile(values, (0.01, 0.25, 0.5, 0.75, 0.99))
+            q = np.quantile(values, _QUANTILES)
             found = (f"local resolution {where}: median {q[2]:.2f} Å, half of it between {q[1]:.2f} and {q[3]:.2f} Å, 98 % between "
                      f"{q[0]:.2f} and {q[4]:.2f} Å (FSC {o.threshold:g})")
             if self.without > 0:
                 found += f"; {100 * self.without:.2g} % has none, and is {o.min_resolution:g} Å in the map"
-        how = (f"{len(self.centres):,} windows of radius {o.radius:.4g} Å with an edge of {o.edge:.4g} Å, {o.sampling:.4g} Å apart, took "
-               f"{self.seconds:.1f} s and {self.memory / 1e6:.0f} MB")
+        how = (f"{len(self.centres):,} windows of radius {o.radius:.4g} Å with an edge of {o.edge:.4g} Å, {o.sampling:.4g} Å apart, "
+               f"took {self.seconds:.1f} s and {self.memory / 1e6:.0f} MB")
         return [found, how]
 
 
 def local_resolution(
-    half1: np.ndarray, half2: np.ndarray, pixel_size: float, *, mask: np.ndarray | None = None, options: WindowOptions = WindowOptions(),
-    gain: np.ndarray | None = None, seed: int = 1, threads: int = 1, comm: Communicator | None = None,
+    half1: np.ndarray, half2: np.ndarray, pixel_size: float, *, mask: np.ndarray | None = None,
+    options: WindowOptions = WindowOptions(), gain: np.ndarray | None = None, seed: int = 1, threads: int = 1, comm: Communicator | None = None,
     progress: Progress | None = None,
 ) -> LocalResolution:
     """The FSC of two unmasked half maps in soft spherical windows, and where it falls below the threshold. Collective.
@@ -157,8 +162,9 @@ def local_resolution(
         windows = Windows.of(len(pair[0]), pixel_size, options)
         centres = windows.centres(mask)
         if not len(centres):
-            raise UserError(f"local resolution: no window of radius {windows.options.radius:.4g} Å, {windows.options.sampling:.4g} Å apart, "
-                            f"{'reaches the mask' if mask is not None else 'fits the box'}; take a finer sampling or a smaller radius")
+            where = "reaches the mask" if mask is not None else "fits the box"
+            raise UserError(f"local resolution: no window of radius {windows.options.radius:.4g} Å, {windows.options.sampling:.4g} Å "
+                            f"apart, {where}; take a finer sampling or a smaller radius")
         work = _Work(windows, pair, windows.total(centres), gain, seed)
         resolution, filtered = _measured(work, centres, comm, Threads(threads), progress)
     comm.allreduce(resolution)
