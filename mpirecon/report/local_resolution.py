@@ -66,7 +66,7 @@ def words(found: Mapping) -> str:
     told += (f" Of the voxels {where} half lie between {found['quartile_1']:.2f} and {found['quartile_3']:.2f} Å (median "
              f"{found['median']:.2f}), 98 % between {found['best']:.2f} and {found['worst']:.2f} Å")
     none = found["without_resolution"]
-    return told + (f"; {100 * none:.2g} % have none (locres.mrc is {found['min_resolution']:g} Å there)." if none > 0 else ".")
+    return told + (f"; {100 * none:.3g} % have none (locres.mrc is {found['min_resolution']:g} Å there)." if none > 0 else ".")
 
 
 def histogram(found: Mapping) -> str:

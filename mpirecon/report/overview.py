@@ -70,7 +70,8 @@ def _local(summary: Mapping) -> tuple | None:
     if found["median"] is None:
         return ("local resolution", "none", f"the half maps agree in no window {where}", "local resolution")
     between = f"{found['best']:.1f} – {found['worst']:.1f} Å"
-    return ("local resolution", between, f"of 98 % {where}; median {found['median']:.2f} Å", "local resolution")
+    none = f"; none in {100 * found['without_resolution']:.2g} %" if found["without_resolution"] >= 0.01 else ""
+    return ("local resolution", between, f"of 98 % {where}; median {found['median']:.2f} Å{none}", "local resolution")
 
 
 def _correct(summary: Mapping) -> tuple | None:

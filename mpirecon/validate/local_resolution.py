@@ -17,8 +17,8 @@ from mpirecon.parallel.comm import Communicator, SerialCommunicator, together
 from mpirecon.parallel.threads import Threads
 from mpirecon.validate.fsc import crossing, shell_count
 from mpirecon.validate.guinier import figure_of_merit
-from mpirecon.validate.map_warnings import same_map_warning
-from mpirecon.validate.masks import independent_share
+from mpirecon.validate.map_warnings import masked_halves_warning, same_map_warning
+from mpirecon.validate.masks import independent_share, radius_grid
 from mpirecon.validate.randomised import randomise_phases
 from mpirecon.validate.windows import WindowOptions, Windows
 
@@ -27,6 +27,9 @@ _DRAWS = 2
 
 #: shells of the whole box above that of the random phases in which their edge still shows, as in RELION
 _MARGIN = 2
+
+#: voxels at the edge of the sphere that the box holds, where maps may have been cut to it
+_BLANK_EDGE = 4
 
 #: standard deviations of chance by which the curve up to its crossing must differ from 0
 _SIGNIFICANT = 3.0
@@ -52,7 +55,7 @@ class LocalResolution:
     map : (n, n, n) float32, Å; ``windows.options.min_resolution`` where there is none, 0 where no window reaches or the mask
     is 0 · filtered : (n, n, n) float32, the mean of the half maps, each place filtered (and weighted by the FSC) for what is
     there, in the mask · mask : (n, n, n) or None · centres : (m, 3) voxels (z, y, x) of the windows · resolution : (m,) Å of
-    each, NaN where there is none · same : a warning where the half maps are one map · seconds : it took · memory : bytes that its arrays took of each rank
+    each, NaN where there is none · of_halves : what to be wary of in the half maps · seconds : it took · memory : bytes that its arrays took of each rank
     """
 
     map: np.ndarray
@@ -61,7 +64,7 @@ class LocalResolution:
     windows: Windows
     centres: np.ndarray
     resolution: np.ndarray
-    same: str | None
+    of_halves: tuple[str, ...]
     seconds: float
     memory: int
 
@@ -106,9 +109,7 @@ class LocalResolution:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to be wary of."""
-        told, o, values = [], self.windows.options, self.values
-        if self.same:
-            told.append(self.same)
+        told, o, values = list(self.of_halves), self.windows.options, self.values
         if len(values) and (width := 2 * o.radius + o.edge) < _FEWEST_LENGTHS * (median := float(np.median(values))):
             told.append(f"windows of {width:.3g} Å (at half height) hold less than {_FEWEST_LENGTHS:g} lengths of the median local "
                         f"resolution, {median:.3g} Å: their curves are uncertain; larger windows (radius, edge) give steadier values")
@@ -122,10 +123,11 @@ class LocalResolution:
             found = f"local resolution: none {where}: the half maps agree in no window"
         else:
             q = np.quantile(values, _QUANTILES)
-            found = (f"local resolution {where}: median {q[2]:.2f} Å, half of it between {q[1]:.2f} and {q[3]:.2f} Å, 98 % between "
+            none = f"none in {100 * self.without:.3g} % of it, which is {o.min_resolution:g} Å in the map; of the rest "
+            found = (f"local resolution {where}: {none if self.without > 0.5 else ''}median {q[2]:.2f} Å, half of it between {q[1]:.2f} and {q[3]:.2f} Å, 98 % between "
                      f"{q[0]:.2f} and {q[4]:.2f} Å (FSC {o.threshold:g})")
-            if self.without > 0:
-                found += f"; {100 * self.without:.2g} % has none, and is {o.min_resolution:g} Å in the map"
+            if 0 < self.without <= 0.5:
+                found += f"; {100 * self.without:.3g} % has none, and is {o.min_resolution:g} Å in the map"
         how = (f"{len(self.centres):,} windows of radius {o.radius:.4g} Å with an edge of {o.edge:.4g} Å, {o.sampling:.4g} Å apart, "
                f"took {self.seconds:.1f} s and {self.memory / 1e6:.0f} MB")
         return [found, how]
@@ -133,8 +135,8 @@ class LocalResolution:
 
 def local_resolution(
     half1: np.ndarray, half2: np.ndarray, pixel_size: float, *, mask: np.ndarray | None = None,
-    options: WindowOptions = WindowOptions(), gain: np.ndarray | None = None, seed: int = 1, threads: int = 1, comm: Communicator | None = None,
-    progress: Progress | None = None,
+    options: WindowOptions = WindowOptions(), gain: np.ndarray | None = None, seed: int = 1, threads: int = 1,
+    comm: Communicator | None = None, progress: Progress | None = None,
 ) -> LocalResolution:
     """The FSC of two unmasked half maps in soft spherical windows, and where it falls below the threshold. Collective.
 
@@ -173,9 +175,11 @@ def local_resolution(
         found = _blended(windows, centres, resolution, work.total)
         reached = (work.total > 0) if mask is None else (work.total > 0) & (mask > 0)
         found[~reached] = 0
-        filtered = np.divide(filtered if mask is None else filtered * mask, work.total, out=np.zeros_like(filtered), where=reached)
+        filtered = np.divide(filtered, work.total, out=np.zeros_like(filtered), where=reached)
+        if mask is not None:
+            filtered *= mask
     seconds, memory = time.perf_counter() - began, work.memory(threads, mask)
-    return LocalResolution(found, filtered, mask, windows, centres, resolution, same_map_warning(*pair), seconds, memory)
+    return LocalResolution(found, filtered, mask, windows, centres, resolution, _wary(pair), seconds, memory)
 
 
 def _measured(
@@ -243,8 +247,13 @@ class _Work:
         weight, buffer = self.weight[here], np.zeros((self.size,) * 3, np.float32)
         place = _within(there, piece)
 
+        total = weight.sum(dtype=np.float64)
+
         def transform(volume: np.ndarray) -> np.ndarray:
-            np.multiply(volume[there], weight, out=buffer[place])
+            seen = volume[there] * weight
+            # a level that both maps have is no structure, but the window would make a ball of it, on which they agree
+            seen -= weight * np.float32(seen.sum(dtype=np.float64) / total)
+            buffer[place] = seen
             return scipy.fft.rfftn(buffer)
 
         masked = _curve(*map(transform, self.pair))
@@ -306,6 +315,14 @@ def _curve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     curve = np.divide(sums[0], norm, out=np.zeros_like(norm), where=norm > 0)
     curve[0] = 1.0
     return curve
+
+
+def _wary(pair: list[np.ndarray]) -> tuple[str, ...]:
+    """What to be wary of in the half maps."""
+    box = len(pair[0])
+    inside = radius_grid(box) < box // 2 - _BLANK_EDGE
+    told = (same_map_warning(*pair), masked_halves_warning(*pair, inside))
+    return tuple(text for text in told if text)
 
 
 def _checked(half1, half2, mask) -> list[np.ndarray]:

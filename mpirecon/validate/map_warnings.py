@@ -22,6 +22,9 @@ _SIGNIFICANT = 3.0
 #: FSC of maps with random phases at the resolution: what the mask alone makes there
 LARGEST_RANDOMISED = 0.1
 
+#: share of voxels that are 0 in both half maps, from which on they were masked
+_BLANK = 0.25
+
 #: step between neighbouring voxels at a mask's edge, of its height, from which it has no soft edge (a cosine over 2 voxels: 0.7)
 _HARD_STEP = 0.75
 
@@ -45,6 +48,15 @@ def same_map_warning(first: np.ndarray, second: np.ndarray) -> str | None:
     if not np.array_equal(first, second):
         return None
     return "the two half maps are the same map: they agree everywhere, up to Nyquist, whatever they show"
+
+
+def masked_halves_warning(first: np.ndarray, second: np.ndarray, inside: np.ndarray) -> str | None:
+    """A warning where half maps were masked: both are 0 in many voxels `inside`, (n, n, n) bool, where there would be noise."""
+    blank = float(((first == 0) & (second == 0))[inside].mean())
+    if blank < _BLANK:
+        return None
+    return (f"both half maps are 0 in {100 * blank:.0f} % of the sphere that the box holds: they were masked, and agree at the edge of that "
+            "mask whatever they show. Take unmasked half maps")
 
 
 def few_particles_warning(in_halves: tuple[int, int]) -> str | None:

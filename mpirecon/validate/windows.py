@@ -10,8 +10,8 @@ import scipy.fft
 from mpirecon.errors import UserError
 from mpirecon.validate.masks import cosine_edge
 
-#: Å between windows where nobody said, as in RELION, and at most this share of the box
-_SAMPLING, _OF_BOX = 25.0, 1 / 4
+#: Å between windows where nobody said, as in RELION, and at most this share of the box, at least so many voxels
+_SAMPLING, _OF_BOX, _LEAST_STEP = 25.0, 1 / 4, 3
 
 #: Å from which on phases are random where nobody said, as in RELION
 _RANDOMISE_FROM = 25.0
@@ -30,7 +30,7 @@ MOST_WINDOWS = 500_000
 class WindowOptions:
     """How windows lie and what is made of their curves; lengths in Å, None for the default.
 
-    sampling : between centres, by default 25, at most a quarter of the box · radius : where a window is 1, by default half the
+    sampling : between centres, by default 25, at most a quarter of the box and at least 3 voxels · radius : where a window is 1, by default half the
     sampling · edge : of its cosine edge, by default the sampling · randomise_from : phases are random from here on, by default
     25, at most half the box · min_resolution : what is coarser, or nothing but chance, counts as no resolution and is this in the map ·
     threshold : of the FSC
@@ -62,7 +62,7 @@ class Windows:
     def of(cls, box: int, pixel_size: float, given: WindowOptions = WindowOptions()) -> Windows:
         """Those of a map. Raises UserError, in one sentence, where the options make none, or no sense."""
         extent = box * pixel_size
-        sampling = min(_SAMPLING, _OF_BOX * extent) if given.sampling is None else given.sampling
+        sampling = max(min(_SAMPLING, _OF_BOX * extent), _LEAST_STEP * pixel_size) if given.sampling is None else given.sampling
         radius = sampling / 2 if given.radius is None else given.radius
         edge = sampling if given.edge is None else given.edge
         randomise = min(_RANDOMISE_FROM, extent / 2) if given.randomise_from is None else given.randomise_from
