@@ -79,6 +79,13 @@ def test_half_maps_that_are_one_map_are_warned_of(half_maps, capsys):
         assert code == 0 and err.count("the two half maps are the same map") == 1, err
 
 
+def test_half_maps_that_were_masked_are_warned_of(half_maps, capsys):
+    for name in ("a", "b"):
+        write_map(f"m{name}.mrc", read_map(f"{name}.mrc").array * soft_sphere(48, 8, 4), PIXEL, overwrite=True)
+    code, _, err = command(capsys, "postprocess", "ma.mrc", "mb.mrc", "-o", "post", "--mask", "mask.mrc")
+    assert code == 0 and err.count("they were masked") == 1, err
+
+
 def test_a_page_about_nothing_but_noise(half_maps, capsys):
     for name, seed in (("n1", 0), ("n2", 1)):
         write_map(f"{name}.mrc", noise(48, seed), PIXEL, overwrite=True)

@@ -21,7 +21,7 @@ from mpirecon.validate.fsc_table import write_fsc_csv
 from mpirecon.validate.grids import check_same_grid
 from mpirecon.validate.local_files import LOCAL_MAPS, LocalInput, read_mask, sharpening, write_local_maps
 from mpirecon.validate.local_resolution import LocalResolution
-from mpirecon.validate.map_warnings import mask_warnings, same_map_warning
+from mpirecon.validate.map_warnings import half_map_warnings, mask_warnings
 from mpirecon.validate.postprocess import Postprocessed, postprocess
 
 #: what is written into the folder
@@ -120,11 +120,11 @@ def postprocess_files(
     if found.fsc is None:
         raise UserError(f"{found.note}; give a mask with --mask FILE, or do without: --mask none")
     shell = found.fsc.shell
-    warnings = (same_map_warning(a.array, b.array),
+    warnings = (*half_map_warnings(a.array, b.array),
                 *mask_warnings(array if masked else None, str(mask), found.randomised_at_resolution))
     comparison = Comparison(
         str(first), str(second), box, size, {"fsc": unmasked, **found.curves()}, found.mask_text, found.cones,
-        box * size / shell if shell else None, tuple(text for text in warnings if text),
+        box * size / shell if shell else None, warnings,
     )  # fmt: skip
     halves = (np.asarray(a.array), np.asarray(b.array))
     return HalfMaps(found, comparison, halves, bfactor, None if mtf is None else str(mtf), transfer, masked)

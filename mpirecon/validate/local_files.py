@@ -73,7 +73,7 @@ class FinishedRun:
     """
 
     def __init__(self, folder: Path, overwrite: bool, inputs: list[Input]) -> None:
-        self.folder, self.summary, self._overwrite = Path(folder), read_summary(folder), overwrite
+        self.folder, self.summary = Path(folder), read_summary(folder)
         if (state := state_of(self.folder)) is not None:
             raise UserError(f"{state}; its local resolution can be found when it is finished")
         for name in ("half1.mrc", "half2.mrc"):

@@ -17,8 +17,8 @@ from mpirecon.parallel.comm import Communicator, SerialCommunicator, together
 from mpirecon.parallel.threads import Threads
 from mpirecon.validate.fsc import crossing, shell_count
 from mpirecon.validate.guinier import figure_of_merit
-from mpirecon.validate.map_warnings import masked_halves_warning, same_map_warning
-from mpirecon.validate.masks import independent_share, radius_grid
+from mpirecon.validate.map_warnings import half_map_warnings
+from mpirecon.validate.masks import independent_share
 from mpirecon.validate.randomised import randomise_phases
 from mpirecon.validate.windows import WindowOptions, Windows
 
@@ -27,9 +27,6 @@ _DRAWS = 2
 
 #: shells of the whole box above that of the random phases in which their edge still shows, as in RELION
 _MARGIN = 2
-
-#: voxels at the edge of the sphere that the box holds, where maps may have been cut to it
-_BLANK_EDGE = 4
 
 #: standard deviations of chance by which the curve up to its crossing must differ from 0
 _SIGNIFICANT = 3.0
@@ -179,7 +176,7 @@ def local_resolution(
         if mask is not None:
             filtered *= mask
     seconds, memory = time.perf_counter() - began, work.memory(threads, mask)
-    return LocalResolution(found, filtered, mask, windows, centres, resolution, _wary(pair), seconds, memory)
+    return LocalResolution(found, filtered, mask, windows, centres, resolution, half_map_warnings(*pair), seconds, memory)
 
 
 def _measured(
@@ -315,14 +312,6 @@ def _curve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     curve = np.divide(sums[0], norm, out=np.zeros_like(norm), where=norm > 0)
     curve[0] = 1.0
     return curve
-
-
-def _wary(pair: list[np.ndarray]) -> tuple[str, ...]:
-    """What to be wary of in the half maps."""
-    box = len(pair[0])
-    inside = radius_grid(box) < box // 2 - _BLANK_EDGE
-    told = (same_map_warning(*pair), masked_halves_warning(*pair, inside))
-    return tuple(text for text in told if text)
 
 
 def _checked(half1, half2, mask) -> list[np.ndarray]:

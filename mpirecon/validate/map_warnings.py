@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mpirecon.validate.masks import radius_grid
+
 #: a half set of fewer particles makes a map whose FSC, and what is measured of each particle, scatter
 FEWEST_IN_HALF = 100
 
@@ -21,6 +23,9 @@ _SIGNIFICANT = 3.0
 
 #: FSC of maps with random phases at the resolution: what the mask alone makes there
 LARGEST_RANDOMISED = 0.1
+
+#: voxels at the edge of the sphere that the box holds, where maps may have been cut to it
+_SPHERE_EDGE = 4
 
 #: share of voxels that are 0 in both half maps, from which on they were masked
 _BLANK = 0.25
@@ -50,13 +55,20 @@ def same_map_warning(first: np.ndarray, second: np.ndarray) -> str | None:
     return "the two half maps are the same map: they agree everywhere, up to Nyquist, whatever they show"
 
 
-def masked_halves_warning(first: np.ndarray, second: np.ndarray, inside: np.ndarray) -> str | None:
-    """A warning where half maps were masked: both are 0 in many voxels `inside`, (n, n, n) bool, where there would be noise."""
-    blank = float(((first == 0) & (second == 0))[inside].mean())
+def masked_halves_warning(first: np.ndarray, second: np.ndarray) -> str | None:
+    """A warning where half maps, (n, n, n), were masked: both are 0 in many voxels of the sphere, where there would be noise."""
+    box = len(first)
+    inside = radius_grid(box) < box // 2 - _SPHERE_EDGE
+    blank = float(((first == 0) & (second == 0))[inside].mean()) if inside.any() else 0.0
     if blank < _BLANK:
         return None
     return (f"both half maps are 0 in {100 * blank:.0f} % of the sphere that the box holds: they were masked, and agree at the edge of that "
             "mask whatever they show. Take unmasked half maps")
+
+
+def half_map_warnings(first: np.ndarray, second: np.ndarray) -> tuple[str, ...]:
+    """Both warnings of half maps, where they apply."""
+    return tuple(text for text in (same_map_warning(first, second), masked_halves_warning(first, second)) if text)
 
 
 def few_particles_warning(in_halves: tuple[int, int]) -> str | None:
