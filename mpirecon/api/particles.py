@@ -14,7 +14,7 @@ from mpirecon.api.maps import Volume, as_volume
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, refuse_existing
-from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.particle_file import TRUTH, ParticleFile
 from mpirecon.model import CTF_DTYPE, ParticleSet, Pose, make_ctf
 from mpirecon.model.arrays import Stack
 from mpirecon.model.devices import on_host
@@ -26,6 +26,9 @@ _BATCH_BYTES = 64 * 2**20
 
 #: degrees from the truth beyond which a new pose counts as wrong
 _WRONG = 10.0
+
+#: pixels, likewise of an offset
+_WRONG_PIXELS = 2.0
 
 
 class Particles:
@@ -121,23 +124,24 @@ class Particles:
     @property
     def table(self) -> np.ndarray:
         """A structured array with a row per particle: quaternion, shift (Å), every CTF field, half, optics_group, and, where
-        errors were planted, pose_error and true_quaternion. ``pandas.DataFrame`` takes its scalar columns."""
+        errors were planted, what ``truth`` knows of poses. ``pandas.DataFrame`` takes its scalar columns."""
         about = self.metadata()
         columns = {"quaternion": about.pose.quaternion, "shift": about.pose.shift}
         columns |= {name: about.ctf[name] for name in CTF_DTYPE.names}
         columns |= {"half": about.half, "optics_group": about.optics_group}
-        columns |= {name: values for name, values in self.truth.items() if name in ("pose_error", "true_quaternion")}
+        columns |= {name: values for name, values in self.truth.items() if name in TRUTH}
         return structured(columns)
 
     @property
     def truth(self) -> dict[str, np.ndarray]:
-        """What is known of planted errors, by name (pose_error, true_quaternion, junk, true_scale, true_sigma); else {}."""
+        """What is known of planted errors, by the names of the particle file's datasets (pose_error, true_quaternion, true_shift,
+        planted_orientation, planted_offset, junk, true_scale, true_sigma); else {}."""
         found = {}
         with ParticleFile(self.path) as file:
-            for name in ("pose_error", "true_quaternion", "junk", "true_scale", "true_sigma"):
+            for name in (*TRUTH, "junk", "true_scale", "true_sigma"):
                 values = file.extra(name)
                 if values is not None:
-                    found[name] = values.astype(bool) if name in ("pose_error", "junk") else values
+                    found[name] = values.astype(bool) if name == "junk" or TRUTH.get(name) == ((), np.dtype("bool")) else values
         return found
 
     def column(self, name: str) -> np.ndarray:
@@ -167,7 +171,8 @@ class Particles:
 
         Notes
         -----
-        Where the truth is known, ``pose_error`` of these particles then says whether the new pose is more than 10° off.
+        Where the truth is known, ``pose_error`` of these particles then says whether the new pose is more than 10° or, where
+        offset errors were planted, 2 pixels off; the flags of each kind likewise.
         """
         ids = self._rows(table["id"])
         pose = Pose(table["quaternion"], table["shift"])
@@ -180,10 +185,20 @@ class Particles:
                 file["quaternion"][ids[order]] = pose.quaternion[order]
                 file["shift"][ids[order]] = pose.shift[order]
                 if "pose_error" in file and "true_quaternion" in file:
-                    off = angular_distance(pose.quaternion, file["true_quaternion"][...][ids])
-                    junk = file["junk"][...][ids] if "junk" in file else np.zeros(len(ids), bool)
-                    file["pose_error"][ids[order]] = ((off > _WRONG) | junk)[order]
+                    for name, flags in self._wrong(file, ids, pose).items():
+                        file[name][ids[order]] = flags[order]
         return Particles._of_file(target, scratch, self.notes, self.warnings)
+
+    def _wrong(self, file: h5py.File, ids: np.ndarray, pose: Pose) -> dict[str, np.ndarray]:
+        """The flags of particles that have these poses now, by the names of the file's datasets that hold them."""
+        junk = file["junk"][...][ids] if "junk" in file else np.zeros(len(ids), bool)
+        turned = (angular_distance(pose.quaternion, file["true_quaternion"][...][ids]) > _WRONG) & ~junk
+        moved = np.zeros_like(turned)
+        if "true_shift" in file:
+            off = np.linalg.norm(pose.shift - file["true_shift"][...][ids], axis=1)
+            moved = (off > _WRONG_PIXELS * self.pixel_size) & ~junk
+        flags = {"pose_error": turned | moved | junk, "planted_orientation": turned, "planted_offset": moved}
+        return {name: values for name, values in flags.items() if name in file}
 
     def _rows(self, rows) -> np.ndarray:
         rows = np.asarray(rows)
@@ -263,7 +278,7 @@ def simulate(
     path : path, optional
         where to write the particle file; a temporary one when left out
     **settings
-        fields of ``mpirecon.simulation.settings.SimulationSettings``: snr, error_rate, error_degrees, junk_rate, noise_cv,
+        fields of ``mpirecon.simulation.settings.SimulationSettings``: snr, error_rate, error_degrees, offset_error, offset_error_rate, junk_rate, noise_cv,
         scale_cv, seed, defocus, …
 
     Raises

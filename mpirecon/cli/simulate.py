@@ -11,7 +11,8 @@ import click
 
 from mpirecon.cli.console import Console
 from mpirecon.cli.help import DocumentedCommand
-from mpirecon.cli.options import ErrorKind, overwrite_option, seed_option, verbosity_options
+from mpirecon.cli.error_options import error_options, in_words
+from mpirecon.cli.options import overwrite_option, seed_option, verbosity_options
 
 
 class DefocusRange(click.ParamType):
@@ -46,11 +47,7 @@ class DefocusRange(click.ParamType):
 @click.option("--scale-cv", type=float, metavar="X", default=0.0, show_default=True,
               help="Spread of the contrast between particles (log-normal); a reconstruction is not told.")
 @click.option("--junk-rate", type=float, metavar="X", default=0.0, show_default=True, help="Fraction of images that are noise only.")
-@click.option("--error-rate", type=float, metavar="X", default=0.0, show_default=True,
-              help="Fraction of particles whose given pose is wrong; the truth is kept in the file.")
-@click.option("--error-kind", "error_degrees", type=ErrorKind(), default="random", show_default=True,
-              metavar="random|small:DEG",
-              help="Wrong poses: uniformly random, or turned about a random axis by a half-Gaussian angle of DEG.")
+@error_options("error_rate", "error_degrees", "--error-rate")
 @click.option("--defocus", type=DefocusRange(), default="0.8:2.5", show_default=True,
               help="Range of defocus, µm underfocus.")
 @click.option("--astigmatism", type=float, metavar="Å", default=300.0, show_default=True, help="Spread of defocus U − V, Å.")
@@ -82,9 +79,9 @@ def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, tru
 
     \b
     Examples:
-      mpirecon simulate --phantom --particles 5000 --snr 0.05 --error-rate 0.3 -o particles.h5
+      mpirecon simulate --phantom --particles 5000 --snr 0.05 --orientation-error-rate 0.3 --offset-error 5 -o particles.h5
       mpirecon simulate --map emd_3488.mrc --box 64 --pixel-size 1.64 --junk-rate 0.1 -o particles.h5
-      mpirecon simulate --model 5ni1.cif --error-kind small:10 --error-rate 0.5 -o particles.h5
+      mpirecon simulate --model 5ni1.cif --orientation-error 10 --orientation-error-rate 0.5 -o particles.h5
     """
     from mpirecon.io.atomic import atomic_path, refuse_existing
     from mpirecon.io.inputs import given, refuse_twice
@@ -112,6 +109,6 @@ def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, tru
         console.say(f"wrote {truth_map}: the volume the images were made from")
     console.say(
         f"wrote {output}: {result.particles} particles, box {source.volume.shape[0]}, {source.pixel_size:g} Å/px, "
-        f"{result.wrong_poses} with a wrong pose, {result.junk} junk; "
+        f"{result.wrong_poses} with a wrong pose{in_words(result.planted, result.wrong_poses)}, {result.junk} junk; "
         f"noise standard deviation {result.noise_sigma:.4g}, signal {math.sqrt(result.signal_variance):.4g} per pixel"
     )

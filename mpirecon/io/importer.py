@@ -34,9 +34,9 @@ from mpirecon.io.row_selection import RowOptions, parse_selection
 from mpirecon.io.table_stacks import open_stacks
 from mpirecon.io.text_column import text_column
 from mpirecon.io.traps import repeated_images, several_classes, zeros
-from mpirecon.model import ParticleSet, Pose
+from mpirecon.model import ParticleSet
 from mpirecon.model.aberrations import Aberrations
-from mpirecon.model.draws import plant_pose_errors
+from mpirecon.model.planted import ErrorSettings, count_kinds, plant
 from mpirecon.operators.background import Background
 from mpirecon.parallel.comm import (
     Communicator,
@@ -51,16 +51,16 @@ _SAMPLE = 512  # images of a rank that are looked at when none are copied
 _STEPS = 200  # of float16's smallest numbers, that an image must span to be more than those
 
 
-@dataclass
-class ImportOptions:
-    """What the user may say about an import.
+@dataclass(frozen=True)
+class ImportOptions(ErrorSettings):
+    """What the user may say about an import; the fields of ErrorSettings count too.
 
     data_dir : folder that the stack paths are relative to; mapping : stack path as written → file;
     stack : file that holds all images; pixel_size (Å), voltage (kV), cs (mm), amplitude_contrast : see read_relion
     dtype : ``"auto"`` (float16 where all stacks are), ``"float32"`` or ``"float16"``
     contrast : ``"white"``, ``"black"``, or None for what the file says (RELION: white; cryoSPARC: blob/sign)
     passthrough : .cs files whose columns are joined to a .cs file by uid
-    plant_errors : share of particles that get a wrong pose; small_degrees : by a small turn instead of a random pose
+    plant_errors : fraction of particles that get a wrong orientation; small_degrees : by a small turn instead of a random one
     plant_by : column of the particle table whose rows of one value are wrong together
     rescale : None, ``"common"`` (the box and pixel size of most particles) or (box, Å): bring all images to one size
     link : refer to the stacks instead of copying their images
@@ -84,7 +84,7 @@ class ImportOptions:
     dtype: str = "auto"
     contrast: str | None = None
     passthrough: Sequence[str | os.PathLike] = ()
-    plant_errors: float | None = None
+    plant_errors: float = 0.0
     plant_by: str | None = None
     small_degrees: float | None = None
     rescale: str | tuple[int, float] | None = None
@@ -105,6 +105,16 @@ class ImportOptions:
     max_bad: float = 0.1
     overwrite: bool = False
 
+    def __post_init__(self) -> None:
+        self.check_errors()
+        if self.plant_by is not None and not self.plants:
+            raise UserError(f"--plant-by {self.plant_by} says which errors are planted together; give their fraction with "
+                            "--orientation-error-rate or another rate")
+
+    @property
+    def orientation_errors(self) -> tuple[float, float | None]:
+        return self.plant_errors or 0.0, self.small_degrees
+
     @property
     def reading(self) -> Reading:
         try:
@@ -116,7 +126,7 @@ class ImportOptions:
 
 @dataclass
 class ImportReport:
-    """What was written: counts, and sentences the user should read."""
+    """What was written: counts (planted: wrong poses; kinds: particles with each kind of error), and sentences the user should read."""
 
     output: Path
     particles: int
@@ -127,6 +137,7 @@ class ImportReport:
     ctf_premultiplied: bool
     ctf_phase_flipped: bool
     planted: int | None
+    kinds: dict[str, int]
     skipped: list[str]
     notes: list[str]
     warnings: list[str]
@@ -219,7 +230,8 @@ def import_particles(
     if options.link:
         notes.append(f"the images stay in their {len(stacks)} stacks, which must be there, unchanged, whenever they are read"
                      + ("" if options.skip_bad else "; they were not looked at, but for a sample"))
-    return _report(output, particles, dtype, total, halves, planted, skipped, notes, warnings)
+    kinds = {kind: comm.allreduce_scalar(count) for kind, count in count_kinds(particles).items()}
+    return _report(output, particles, dtype, total, halves, planted, kinds, skipped, notes, warnings)
 
 
 def _is_cryosparc(path: Path) -> bool:
@@ -321,18 +333,15 @@ def _aberrations(
 def _particle_set(
     comm: Communicator, table: ParticleTable, box: int, half: np.ndarray, options: ImportOptions
 ) -> ParticleSet:
-    rows, pose, flag, truth = table.numbers, table.pose, None, None
-    if options.plant_errors is not None:
-        truth = pose.quaternion
+    pose, truth = table.pose, {}
+    if options.plants:
         groups = None if options.plant_by is None else _group_numbers(comm, table, options.plant_by)
-        quaternion, flag = plant_pose_errors(
-            options.seed, rows, truth, options.plant_errors, options.small_degrees, groups
-        )
-        pose = Pose(quaternion, pose.shift)
+        planted = plant(options, options.seed, table.numbers, pose, groups)
+        pose, truth = planted.pose, planted.truth
     return ParticleSet(
         box=box, pixel_size=table.pixel_size, pose=pose, ctf=table.ctf, half=half,
         optics_group=table.optics_group, ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped,
-        contrast=options.contrast or table.contrast, pose_error=flag, true_quaternion=truth,
+        contrast=options.contrast or table.contrast, **truth,
     )
 
 
@@ -465,12 +474,12 @@ def _refuse_too_many(skipped: list[str], total: int, options: ImportOptions) -> 
 
 
 def _report(
-    output: Path, particles: ParticleSet, dtype: str, total: int, halves, planted: int | None, skipped, notes, warnings
+    output: Path, particles: ParticleSet, dtype: str, total: int, halves, planted: int | None, kinds, skipped, notes, warnings
 ) -> ImportReport:
     if 0 in halves:
         warnings.append("one half set is empty; half maps and their FSC will not be possible; import with --new-halves draws half sets anew")
     return ImportReport(
         output=output, particles=total, box=particles.box, pixel_size=particles.pixel_size, dtype=dtype,
         halves=tuple(int(count) for count in halves), ctf_premultiplied=particles.ctf_premultiplied,
-        ctf_phase_flipped=particles.ctf_phase_flipped, skipped=skipped, notes=notes, warnings=warnings, planted=planted,
+        ctf_phase_flipped=particles.ctf_phase_flipped, skipped=skipped, notes=notes, warnings=warnings, planted=planted, kinds=kinds,
     )

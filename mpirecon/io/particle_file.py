@@ -44,7 +44,14 @@ DATASETS = {
     "half": ((), np.dtype("u1")),
     "optics_group": ((), np.dtype("i4")),
 }
-TRUTH = {"pose_error": ((), np.dtype("bool")), "true_quaternion": ((4,), np.dtype("f8"))}
+#: likewise, of the fields that tell of planted errors
+TRUTH = {
+    "pose_error": ((), np.dtype("bool")),
+    "true_quaternion": ((4,), np.dtype("f8")),
+    "true_shift": ((2,), np.dtype("f8")),
+    "planted_orientation": ((), np.dtype("bool")),
+    "planted_offset": ((), np.dtype("bool")),
+}
 
 
 class ParticleFile:
@@ -190,6 +197,8 @@ class ParticleFile:
             _check_lengths(quaternion)
             if truth["true_quaternion"] is not None:
                 Pose(truth["true_quaternion"], np.zeros((len(quaternion), 2)))  # finite, and rotations
+            if truth["true_shift"] is not None:
+                Pose(quaternion, truth["true_shift"])
             return ParticleSet(
                 box=self.box,
                 pixel_size=self.pixel_size,

@@ -11,6 +11,10 @@ from mpirecon.model.optics import CTF_DTYPE, check_ctf
 from mpirecon.model.pose import Pose
 
 
+#: fields that are there only where errors were planted on purpose, or junk
+TRUTH = ("pose_error", "true_quaternion", "true_shift", "planted_orientation", "planted_offset")
+
+
 @dataclass
 class ParticleSet:
     """Metadata of m particles of one box and pixel size.
@@ -32,6 +36,11 @@ class ParticleSet:
     pose_error : (m,) bool or None
         True where a wrong pose (or junk) was planted
     true_quaternion : (m, 4) float64 or None
+    true_shift : (m, 2) float64, Å, or None
+        None: the shifts are the true ones
+    planted_orientation, planted_offset : (m,) bool or None
+        which errors were planted; a particle may have several, junk has none of them. None: none of that kind (or, in
+        files of before kinds were told apart, not known)
     ids : (m,) int64
         row of each particle in the particle file
 
@@ -52,6 +61,9 @@ class ParticleSet:
     contrast: str = "white"
     pose_error: np.ndarray | None = None
     true_quaternion: np.ndarray | None = None
+    true_shift: np.ndarray | None = None
+    planted_orientation: np.ndarray | None = None
+    planted_offset: np.ndarray | None = None
     ids: np.ndarray = field(default=None)
 
     def __post_init__(self) -> None:
@@ -61,7 +73,7 @@ class ParticleSet:
         self.optics_group = np.asarray(self.optics_group, np.int32)
         if self.ctf.dtype != CTF_DTYPE:
             raise UserError(f"ParticleSet: ctf must have dtype CTF_DTYPE, got {self.ctf.dtype}")
-        for name in ("ctf", "half", "optics_group", "ids", "pose_error", "true_quaternion"):
+        for name in ("ctf", "half", "optics_group", "ids", *TRUTH):
             value = getattr(self, name)
             if value is not None and len(value) != m:
                 raise UserError(f"ParticleSet: {name} has {len(value)} rows for {m} poses")
@@ -81,16 +93,13 @@ class ParticleSet:
     def __getitem__(self, rows) -> ParticleSet:
         """The particles of an index array or slice, with their ids."""
 
-        def pick(value):
-            return None if value is None else value[rows]
-
+        known = {name: getattr(self, name) for name in TRUTH}
         return replace(
             self,
             pose=self.pose[rows],
             ctf=self.ctf[rows],
             half=self.half[rows],
             optics_group=self.optics_group[rows],
-            pose_error=pick(self.pose_error),
-            true_quaternion=pick(self.true_quaternion),
             ids=self.ids[rows],
+            **{name: None if values is None else values[rows] for name, values in known.items()},
         )

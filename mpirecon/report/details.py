@@ -29,7 +29,7 @@ _MAP_WORDS = {
 
 def sections(run: RunFiles) -> list[str]:
     """What belongs to map and particles."""
-    return [_confusion(run), _maps(run), _cones(run), _guinier(run), _views(run), _against(run)]
+    return [_confusion(run), _by_kind(run.summary), _maps(run), _cones(run), _guinier(run), _views(run), _against(run)]
 
 
 def last_sections(run: RunFiles) -> list[str]:
@@ -59,6 +59,26 @@ def _confusion(run: RunFiles) -> str:
     table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in found["confusion"]), text=("",))
     bars = pieces.figure(particle_charts.kept_bars(found["confusion"]), "Share that was kept. The curves are in detection.csv.")
     return pieces.section("Who was kept, by kind of error", f'<div class="pairs-of">{bars}<div class="kinds">{table}</div></div>')
+
+
+def _by_kind(summary: Mapping) -> str:
+    rows = (summary.get("detection") or {}).get("by_kind")
+    if not rows:
+        return ""
+    columns = {
+        "planted": lambda r: r["kind"],
+        "particles": lambda r: f"{r['count']:,}",
+        "of them with this error only": lambda r: f"{r['alone']:,}",
+        "size (rms)": lambda r: "–" if r["rms"] is None else f"{r['rms']:.3g}" + (f" {r['unit']}" if r["unit"] == "Å" else "°"),
+        "left out": lambda r: percent(r["count"] - r["kept"], r["count"]),
+        "precision": lambda r: "–" if r["precision"] is None else f"{r['precision']:.3f}",
+        "mean posterior": lambda r: "–" if r["mean_posterior"] is None else f"{r['mean_posterior']:.3f}",
+        "AUC against correct": lambda r: "–" if r["auc"] is None else f"{r['auc']:.4f}",
+    }
+    table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in rows), text=("planted",))
+    words = ("Each kind against the particles without any planted error. Precision: the fraction with this error among those left out that "
+             "have it or have none.")
+    return pieces.section("Planted errors, kind by kind", table + pieces.note(words))
 
 
 def _cones(run: RunFiles) -> str:

@@ -11,6 +11,7 @@ import scipy.fft
 
 from mpirecon.errors import UserError
 from mpirecon.model.draws import particle_rng
+from mpirecon.model.planted import count_kinds
 from mpirecon.operators.aberrations import OpticsPlanes
 from mpirecon.operators.ctf import ctf_at
 from mpirecon.operators.forward import ForwardModel
@@ -30,11 +31,12 @@ _BATCH_PIXELS = 2**22
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """What was made: counts, the mean noise standard deviation and the mean signal variance per pixel."""
+    """What was made: counts (planted: of each kind of error), the mean noise standard deviation and the mean signal variance per pixel."""
 
     particles: int
     junk: int
     wrong_poses: int
+    planted: dict[str, int]
     noise_sigma: float
     signal_variance: float
 
@@ -117,8 +119,8 @@ def simulate(
 ) -> SimulationResult:
     """Write a particle file of simulated images of a (n, n, n) volume; memory does not grow with the set's images.
 
-    ``/junk`` (bool), ``/true_scale`` and ``/true_sigma`` (float64) tell what each image was made with; ``/pose_error``
-    and ``/true_quaternion`` are there where errors or junk were planted. `progress` is told the images of each batch.
+    ``/junk`` (bool), ``/true_scale`` and ``/true_sigma`` (float64) tell what each image was made with; ``/pose_error``,
+    ``/true_quaternion`` and more of ParticleSet's TRUTH are there where errors or junk were planted. `progress` is told the images of each batch.
 
     Raises
     ------
@@ -153,6 +155,7 @@ def simulate(
         settings.particles,
         int(drawn.junk.sum()),
         int(drawn.wrong_pose.sum()),
+        count_kinds(drawn.particles),
         simulator.noise_sigma,
         simulator.signal_variance,
     )

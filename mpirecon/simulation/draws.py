@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpirecon.model.draws import particle_rng, plant_pose_errors, random_halves, random_quaternion
+from mpirecon.model.draws import particle_rng, random_halves, random_quaternion
 from mpirecon.model.optics import make_ctf
 from mpirecon.model.particles import ParticleSet
+from mpirecon.model.planted import plant
 from mpirecon.model.pose import Pose
 from mpirecon.simulation.settings import SimulationSettings
 
@@ -55,21 +56,21 @@ def draw_particles(settings: SimulationSettings, box: int, pixel_size: float, id
         uniform[row] = rng.random(3)
     true_pose = Pose(quaternion, settings.shift_sigma * normal[:, :2])
     junk = uniform[:, 2] < settings.junk_rate
-    given, flag = plant_pose_errors(settings.seed, ids, quaternion, settings.error_rate, settings.error_degrees)
-    given[junk] = quaternion[junk]
-    planted = settings.junk_rate > 0 or settings.error_rate > 0
+    given, truth = true_pose, {}
+    if settings.junk_rate > 0 or settings.plants:
+        planted = plant(settings, settings.seed, ids, true_pose, spared=junk)
+        given, truth = planted.pose, {**planted.truth, "pose_error": planted.truth["pose_error"] | junk}
     particles = ParticleSet(
         box=box,
         pixel_size=pixel_size,
-        pose=Pose(given, true_pose.shift),
+        pose=given,
         ctf=_draw_ctf(settings, normal[:, 2], uniform),
         half=random_halves(settings.seed, ids) if settings.halves == "random" else 1 + ids % 2,
         optics_group=np.ones(m, np.int32),
         ctf_premultiplied=settings.ctf_premultiplied,
         ctf_phase_flipped=settings.ctf_phase_flipped,
-        pose_error=(flag | junk) if planted else None,
-        true_quaternion=quaternion if planted else None,
         ids=ids,
+        **truth,
     )
     scale, noise = (_log_normal(normal[:, c], cv) for c, cv in ((3, settings.scale_cv), (4, settings.noise_cv)))
     return DrawnParticles(particles, true_pose, scale, noise, junk)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from mpirecon.errors import UserError
 from mpirecon.model.optics import CTF_BOUNDS
+from mpirecon.model.planted import ErrorSettings
 
 
 @dataclass(frozen=True)
-class SimulationSettings:
-    """Settings of ``simulate``; each is checked here and named as its command-line option in errors.
+class SimulationSettings(ErrorSettings):
+    """Settings of ``simulate``; each is checked here and named as its command-line option in errors. Those of ErrorSettings count too.
 
     Parameters
     ----------
@@ -21,9 +22,9 @@ class SimulationSettings:
     noise_cv, scale_cv : float
         coefficient of variation (spread over mean) of the noise level and of the contrast between particles
     junk_rate, error_rate : float, 0 … 1
-        share of images without a particle; share of the others whose given pose is wrong
+        fraction of images without a particle; fraction of the others whose given orientation is wrong
     error_degrees : float or None
-        standard deviation of small pose errors, degrees; None for uniformly random wrong poses
+        standard deviation of small orientation errors, degrees; None for uniformly random orientations
     defocus : (low, high), Å
     astigmatism : float, Å
         standard deviation of defocus_u − defocus_v
@@ -62,6 +63,10 @@ class SimulationSettings:
     halves: str = "random"
     dtype: str = "float32"
 
+    @property
+    def orientation_errors(self) -> tuple[float, float | None]:
+        return self.error_rate, self.error_degrees
+
     def __post_init__(self) -> None:
         self._within("--particles", self.particles, 1, 2**40)
         self._within("--seed", self.seed, 0, 2**63)
@@ -70,8 +75,7 @@ class SimulationSettings:
         self._within("--noise-cv", self.noise_cv, 0, 2)
         self._within("--scale-cv", self.scale_cv, 0, 2)
         self._within("--junk-rate", self.junk_rate, 0, 1)
-        self._within("--error-rate", self.error_rate, 0, 1)
-        self._within("--error-kind small:DEG", self.error_degrees or 0.0, 0, 180)
+        self.check_errors()
         self._within("--shift-sigma", self.shift_sigma, 0, 1e4)
         self._within("--astigmatism", self.astigmatism, 0, 1e5)
         for option, value, field in (

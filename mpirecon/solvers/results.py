@@ -12,6 +12,7 @@ import scipy.fft
 
 from mpirecon.io.mrc import write_map
 from mpirecon.io.run_output import write_particle_table, write_summary
+from mpirecon.model.particles import TRUTH
 from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.comm import together
 from mpirecon.robust.selection import AUTO
@@ -20,7 +21,7 @@ from mpirecon.solvers.controls import micrographs
 from mpirecon.solvers.groups import WHOLE, half_map
 from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.run import Outcome, Reconstruction, describe
-from mpirecon.validate.detection import detection_report, write_detection_csv
+from mpirecon.validate.detection import curves_by_kind, detection_report, write_detection_csv
 from mpirecon.validate.ewald import curvature_warning
 from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms
 from mpirecon.validate.fsc_table import write_fsc_csv
@@ -96,7 +97,8 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
         write_particle_table(folder / "particles.h5", columns, {"particles": str(file.path)})
         if "pose_error" in columns:
             found, points = detection_report(columns)
-            write_detection_csv(folder / "detection.csv", points.thinned())
+            points = points.thinned()
+            write_detection_csv(folder / "detection.csv", points, curves_by_kind(columns, points))
     ranks[0] = _rank_facts(run)
     run.log.event("timeline", **run.engine.timings.timeline())
     summary = _summary(run, outcome, about | {"detection": found}, _headline(run, curves, more), columns, ranks)
@@ -216,7 +218,7 @@ def _particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.nda
 
 
 def _truth_columns(run: Reconstruction) -> dict[str, np.ndarray]:
-    """Where errors were planted: who is wrong, by how many degrees, and who is junk where the file says so."""
+    """Where errors were planted: who is wrong, by how many degrees and Å, of which kind, and who is junk, as far as the file says."""
     slab, metadata = run.slab, run.slab.metadata
     if metadata.pose_error is None:
         return {}
@@ -224,6 +226,10 @@ def _truth_columns(run: Reconstruction) -> dict[str, np.ndarray]:
     if metadata.true_quaternion is not None:
         group = point_group(run.config.symmetry)  # a pose of a symmetric particle is as good as its copies
         columns["angular_error"] = group.angular_distance(metadata.pose.quaternion, metadata.true_quaternion)
+    if metadata.true_shift is not None:
+        columns["offset_error"] = np.linalg.norm(metadata.pose.shift - metadata.true_shift, axis=1)
+    flags = {name: getattr(metadata, name) for name in TRUTH if name.startswith("planted_")}
+    columns |= {name: values for name, values in flags.items() if values is not None}
     junk = run.file.extra("junk", slab.start, slab.stop)
     return columns if junk is None else {**columns, "junk": junk.astype(bool)}
 
