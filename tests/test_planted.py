@@ -5,20 +5,25 @@ import json
 import h5py
 import numpy as np
 import pytest
+from sources import explicit_ctf
 from test_import import make, table
 from test_import import run as run_import
+from test_import_mpi import same
 
 from mpirecon.cli import run
 from mpirecon.errors import UserError
 from mpirecon.io.importer import ImportOptions
+from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model import Pose
+from mpirecon.model.planted import of_other_hand
 from mpirecon.model.pose import angular_distance
 from mpirecon.operators.forward import ForwardModel
 from mpirecon.simulation.dataset import simulate
 from mpirecon.simulation.draws import draw_particles
 from mpirecon.simulation.phantom import phantom
 from mpirecon.simulation.settings import SimulationSettings
+from mpirecon.validate.planted_effects import with_effects
 
 
 def drawn(m=2000, **settings):
@@ -133,10 +138,15 @@ def test_a_file_of_before_kinds_were_told_apart_is_read_and_scored(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (dict(offset_error=-1.0), "--offset-error is -1 Å, expected 0 … 10000 Å"),
+        (dict(offset_error=-1.0), "--offset-error is -1 Å, expected 0 … 50000 Å"),
         (dict(offset_error=float("nan")), "--offset-error is nan Å"),
         (dict(offset_error=5.0, offset_error_rate=1.5), "--offset-error-rate is 1.5, expected 0 … 1"),
         (dict(offset_error_rate=0.5), "say by how much with --offset-error"),
+        (dict(defocus_error=-5.0), "--defocus-error is -5 Å, expected 0"),
+        (dict(defocus_error=5.0, defocus_error_kind="uniform"), "--defocus-error-kind is 'uniform', expected 'gaussian' or 'fixed'"),
+        (dict(defocus_error_rate=0.5), "say by how much with --defocus-error"),
+        (dict(inverted_hand_rate=2.0), "--inverted-hand-rate is 2, expected 0 … 1"),
+        (dict(duplicate_rate=-0.1), "--duplicate-rate is -0.1, expected 0 … 1"),
         (dict(offset_error=5.0), "give the fraction of particles with --offset-error-rate"),
     ],
 )
@@ -148,7 +158,172 @@ def test_settings_that_cannot_be_meant_are_refused(settings, said):
         ImportOptions(**settings)
 
 
+def test_a_defocus_error_needs_a_ctf():
+    for make_settings in (lambda: SimulationSettings(particles=5, defocus_error=9.0, use_ctf=False),
+                          lambda: ImportOptions(defocus_error=9.0, no_ctf=True)):
+        with pytest.raises(UserError, match="--defocus-error and --no-ctf exclude each other"):
+            make_settings()
+
+
+# ---------------------------------------------------------------- defocus
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "fixed"])
+def test_defocus_errors_have_the_size_and_fraction_asked_for(kind):
+    clean = drawn()
+    p = drawn(defocus_error=1000.0, defocus_error_kind=kind, defocus_error_rate=0.3)
+    added = p.ctf["defocus_u"] - p.true_defocus[:, 0]
+    np.testing.assert_array_equal(p.true_defocus, np.column_stack([clean.ctf["defocus_u"], clean.ctf["defocus_v"]]))
+    np.testing.assert_allclose(p.ctf["defocus_v"] - p.true_defocus[:, 1], added, atol=1e-9)
+    wrong = np.abs(added) > 0
+    np.testing.assert_array_equal(wrong, p.planted_defocus)
+    assert abs(wrong.mean() - 0.3) < 0.05 and not p.pose_error.any()
+    if kind == "fixed":
+        np.testing.assert_allclose(added[wrong], 1000, atol=1e-9)
+    else:
+        assert added[wrong].std() == pytest.approx(1000, rel=4 / np.sqrt(2 * wrong.sum())) and abs(added[wrong].mean()) < 170
+    assert drawn(defocus_error=-500.0, defocus_error_kind="fixed").planted_defocus.all()
+
+
+def test_images_show_the_true_defocus_and_are_multiplied_by_the_given_one(tmp_path):
+    """As those of a program that estimated it wrongly."""
+    settings = dict(snr=np.inf, particles=5, defocus_error=2000.0)
+    clean, data = written(tmp_path / "a.h5", snr=np.inf, particles=5)
+    images, spoilt = written(tmp_path / "b.h5", **settings)
+    np.testing.assert_array_equal(images, clean)
+    multiplied, _ = written(tmp_path / "c.h5", ctf_premultiplied=True, **settings)
+    k = np.fft.fftfreq(24, 4.0)
+    ky, kx = np.meshgrid(k, k, indexing="ij")
+    inside = np.hypot(kx, ky) < 0.499 / 4.0
+    for one, other, given, true in zip(images, multiplied, spoilt["ctf"], data["ctf"]):
+        expected = explicit_ctf(given, kx, ky) * np.fft.fft2(one)
+        np.testing.assert_allclose(np.fft.fft2(other)[inside], expected[inside], atol=1e-4 * np.abs(expected).max())
+        assert abs(given["defocus_u"] - true["defocus_u"]) > 1
+
+
+# ---------------------------------------------------------------- hand
+
+
+def test_poses_of_the_other_hand_project_the_mirrored_map_to_the_same_images():
+    forward = ForwardModel(33, 4.0)  # an odd box has its mirror image on its own voxels
+    volume, p = phantom(33), drawn(20)
+    other = Pose(of_other_hand(p.pose.quaternion), p.pose.shift)
+    there = forward.images(forward.prepare(volume), p.pose, p.ctf)
+    mirrored = np.ascontiguousarray(volume[::-1, ::-1, ::-1])
+    again = forward.images(forward.prepare(mirrored), other, p.ctf)
+    np.testing.assert_allclose(again, there, atol=1e-4 * np.abs(there).max())
+    rot, tilt, psi = (other.euler() - p.pose.euler()).T
+    turn = np.exp(1j * np.radians(np.stack([rot, tilt, psi])))
+    np.testing.assert_allclose(turn, np.array([1, 1, -1])[:, None] * np.ones(20), atol=1e-9)
+
+
+def test_a_set_of_poses_of_the_other_hand_gives_the_mirrored_map(tmp_path):
+    common = dict(particles=300, box=25, snr=5.0)
+    written(tmp_path / "right.h5", **common)
+    written(tmp_path / "left.h5", **common, inverted_hand_rate=1.0)
+    maps = {}
+    for name in ("right", "left"):
+        assert run(["reconstruct", str(tmp_path / f"{name}.h5"), "-o", str(tmp_path / name), "--loss", "l2", "-q"]) == 0
+        maps[name] = read_map(tmp_path / name / "volume.mrc").array
+    mirrored = maps["right"][::-1, ::-1, ::-1]
+    assert np.corrcoef(maps["left"].ravel(), mirrored.ravel())[0, 1] > 0.999
+    assert np.corrcoef(maps["left"].ravel(), maps["right"].ravel())[0, 1] < 0.95
+    row, = json.loads((tmp_path / "left" / "summary.json").read_text())["detection"]["by_kind"]
+    assert (row["kind"], row["count"], row["weight"], row["auc"]) == ("hand", 300, 1.0, None)
+    assert "the map is the mirror image" in (tmp_path / "left" / "report.html").read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- duplicates
+
+
+def test_duplicates_are_the_same_images_in_the_other_half(tmp_path):
+    clean, before = written(tmp_path / "a.h5", snr=0.1, noise_cv=0.2)
+    images, data = written(tmp_path / "b.h5", snr=0.1, noise_cv=0.2, duplicate_rate=0.3)
+    copy = data["duplicate_of"] >= 0
+    assert not copy[:60].any() and copy[60:].all() and 8 < copy.sum() < 30
+    np.testing.assert_array_equal(images[:60], clean)
+    of = data["duplicate_of"][copy]
+    np.testing.assert_array_equal(images[copy], images[of])
+    np.testing.assert_allclose(data["quaternion"][:60], before["quaternion"], rtol=1e-14)
+    np.testing.assert_allclose(data["quaternion"][copy], data["quaternion"][of], rtol=1e-14)
+    for name in ("shift", "ctf", "true_sigma"):
+        np.testing.assert_array_equal(data[name][:60], before[name])
+        np.testing.assert_array_equal(data[name][copy], data[name][of])
+    np.testing.assert_array_equal(data["half"][copy], 3 - data["half"][of])
+    np.testing.assert_array_equal(data["family"], np.append(np.arange(60), of))
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_import_adds_duplicates_behind_their_particles(tmp_path, link):
+    star = make(tmp_path, table(60))
+    clean = run_import(star)[0]
+    file, text = run_import(star, "--duplicate-rate", 0.3, "--overwrite", *["--link"] * link)
+    found, m = file.metadata(), len(file)
+    copy = np.flatnonzero(found.duplicate_of >= 0)
+    assert len(copy) == m - 60 > 5 and f"planted errors: {len(copy)} added as copies in the other half set" in text
+    np.testing.assert_array_equal(found.duplicate_of[copy], copy - 1)
+    original = np.setdiff1d(np.arange(m), copy)
+    np.testing.assert_array_equal(file.images(original), clean.images(slice(None)))
+    np.testing.assert_array_equal(file.images(copy), file.images(copy - 1))
+    np.testing.assert_array_equal(found.half[original], clean.halves())
+    np.testing.assert_array_equal(found.half[copy], 3 - found.half[copy - 1])
+    np.testing.assert_array_equal(file.extra("family")[copy], file.extra("family")[copy - 1])
+    names = file.source_column("rlnImageName")
+    assert (names[copy] == names[copy - 1]).all() and len(names) == m
+
+
+def test_duplicates_raise_the_fsc_of_the_half_maps_and_are_told(tmp_path):
+    """Pure noise, so that all agreement is the duplicates'; the correlation predicted from the weights is the one measured."""
+    images, data = written(tmp_path / "p.h5", particles=600, snr=1e-4, duplicate_rate=0.3)
+    out = tmp_path / "out"
+    assert run(["reconstruct", str(tmp_path / "p.h5"), "-o", str(out), "--loss", "l2", "-q"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    row, = summary["detection"]["by_kind"]
+    copies = (data["duplicate_of"] >= 0).sum()
+    in_half = np.bincount(data["half"])[1:]
+    assert row["kind"] == "duplicate" and row["pairs"] == copies == row["count"]
+    assert row["shared_noise"] == pytest.approx(copies / np.sqrt(in_half.prod()))
+    curve = np.genfromtxt(out / "fsc.csv", delimiter=",", names=True)["fsc_unmasked"]
+    assert curve[3:11].mean() == pytest.approx(row["shared_noise"], abs=0.06) and row["shared_noise"] > 0.4
+    parted = [text for text in summary["warnings"] if "rows in both half sets" in text]
+    assert len(parted) == 1 and f"{copies} of 600 particles" in parted[0] and "planted on purpose" in parted[0]
+    assert "which the FSC takes for signal" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_duplicates_and_errors_of_an_import_are_the_same_on_any_number_of_ranks(cli, mpirun, tmp_path):
+    star = make(tmp_path, table(40, rlnRandomSubset=None))
+    words = ["import", star, "--duplicate-rate", "0.3", "--orientation-error-rate", "0.3", "--offset-error", "4", "--defocus-error", "900",
+             "--inverted-hand-rate", "0.2"]
+    alone = cli(*words, "-o", tmp_path / "alone.h5")
+    together = mpirun(3, ["-m", "mpirecon", *words, "-o", tmp_path / "together.h5"])
+    assert alone.returncode == together.returncode == 0, alone.stderr + together.stderr
+    assert together.stdout.replace("together.h5", "alone.h5") == alone.stdout
+    assert same(tmp_path / "together.h5", tmp_path / "alone.h5")
+
+
 # ---------------------------------------------------------------- scored
+
+
+def test_the_signal_that_offset_and_defocus_errors_leave_is_that_of_the_images():
+    """Against a map's transform that is summed explicitly: images whose truth is 1 at one frequency, in all directions."""
+    rng = np.random.default_rng(1)
+    m, resolution, wavelength = 3000, 12.0, 0.0197
+    shift, change = rng.normal(0, 2.0, (m, 2)), rng.normal(0, 1500.0, m)
+    weight = rng.random(m)
+    columns = {
+        "weight": weight, "id": np.arange(m), "pose_error": np.ones(m, bool), "planted_offset": np.ones(m, bool),
+        "planted_defocus": np.ones(m, bool), "offset_error": np.linalg.norm(shift, axis=1), "defocus_error": np.abs(change),
+    }
+    rows = with_effects([{"kind": "offset"}, {"kind": "defocus"}], columns, resolution, wavelength)
+    angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
+    turned = np.exp(2j * np.pi / resolution * (shift @ np.stack([np.cos(angle), np.sin(angle)]))).mean(axis=1)
+    assert rows[0]["amplitude"] == pytest.approx((weight @ turned).real / weight.sum(), abs=1e-6)
+    phase = rng.uniform(0, 2 * np.pi, (400, 1))  # of the oscillating CTF
+    product = np.sin(phase) * np.sin(phase + np.pi * wavelength / resolution**2 * change)
+    assert rows[1]["amplitude"] == pytest.approx((product @ weight).sum() / ((np.sin(phase) ** 2).sum() * weight.sum()), abs=0.05)
+    assert rows[0]["weight"] == 1
+
+
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,9 @@ _BATCH_BYTES = 64 * 2**20
 #: degrees from the truth beyond which a new pose counts as wrong
 _WRONG = 10.0
 
+#: names that `simulate` gives settings of the import
+_AS_SIMULATED = {"error_rate": "plant_errors", "error_degrees": "small_degrees"}
+
 #: pixels, likewise of an offset
 _WRONG_PIXELS = 2.0
 
@@ -135,7 +138,7 @@ class Particles:
     @property
     def truth(self) -> dict[str, np.ndarray]:
         """What is known of planted errors, by the names of the particle file's datasets (pose_error, true_quaternion, true_shift,
-        planted_orientation, planted_offset, junk, true_scale, true_sigma); else {}."""
+        true_defocus, planted_orientation …, duplicate_of, junk, true_scale, true_sigma); else {}."""
         found = {}
         with ParticleFile(self.path) as file:
             for name in (*TRUTH, "junk", "true_scale", "true_sigma"):
@@ -198,6 +201,8 @@ class Particles:
             off = np.linalg.norm(pose.shift - file["true_shift"][...][ids], axis=1)
             moved = (off > _WRONG_PIXELS * self.pixel_size) & ~junk
         flags = {"pose_error": turned | moved | junk, "planted_orientation": turned, "planted_offset": moved}
+        if "planted_hand" in file:
+            flags["planted_hand"] = file["planted_hand"][...][ids] & turned
         return {name: values for name, values in flags.items() if name in file}
 
     def _rows(self, rows) -> np.ndarray:
@@ -249,6 +254,7 @@ def _imported(path, comm: Communicator, **options) -> Particles:
     from mpirecon.io.importer import ImportOptions, import_particles
 
     known = [field.name for field in fields(ImportOptions)]
+    options = {_AS_SIMULATED.get(name, name): value for name, value in options.items()}
     check_names("an import", options, known)
     options = {"link": options.get("rescale") is None, **options}
     scratch = Scratch(comm)
@@ -278,8 +284,8 @@ def simulate(
     path : path, optional
         where to write the particle file; a temporary one when left out
     **settings
-        fields of ``mpirecon.simulation.settings.SimulationSettings``: snr, error_rate, error_degrees, offset_error, offset_error_rate, junk_rate, noise_cv,
-        scale_cv, seed, defocus, …
+        fields of ``mpirecon.simulation.settings.SimulationSettings``: snr, error_rate, error_degrees, junk_rate, noise_cv,
+        scale_cv, seed, defocus, …, and of ``mpirecon.model.planted.ErrorSettings``: offset_error, defocus_error, duplicate_rate …
 
     Raises
     ------

@@ -26,6 +26,14 @@ def error_options(rate: str, degrees: str, old: str):
                help="Standard deviation of a Gaussian error of the offset, along x and along y."),
         number("--offset-error-rate", metavar="X",
                help="Fraction of particles whose offset is wrong.  [default: those whose orientation is]"),
+        number("--defocus-error", metavar="Å", default=0.0, show_default=True, help="Error of the defocus, U and V alike."),
+        click.option("--defocus-error-kind", type=click.Choice(["gaussian", "fixed"]), default="gaussian", show_default=True,
+                     help="Whether --defocus-error is the standard deviation of a Gaussian error, or the error itself."),
+        number("--defocus-error-rate", metavar="X", help="Fraction of particles whose defocus is wrong.  [default: all]"),
+        number("--inverted-hand-rate", metavar="X", default=0.0, show_default=True,
+               help="Fraction of particles with the pose that they have in the map of the other hand."),
+        number("--duplicate-rate", metavar="X", default=0.0, show_default=True,
+               help="Fraction of particles of which a copy is added, in the other half set: the half maps then share noise."),
     )
 
     def decorate(function):
@@ -42,5 +50,11 @@ def in_words(counts: dict[str, int], poses: int) -> str:
     return f" ({', '.join(parts)})" if parts and (len(parts) > 1 or counts.get("orientation") != poses) else ""
 
 
+def others_in_words(counts: dict[str, int]) -> str:
+    """How many have errors that are none of the pose; "" where none has."""
+    words = {"defocus": "with a wrong defocus", "duplicate": "added as copies in the other half set"}
+    return ", ".join(f"{counts[kind]} {text}" for kind, text in words.items() if kind in counts)
+
+
 #: of kinds that make a pose wrong
-_WORDS = {"orientation": "in orientation", "offset": "in offset"}
+_WORDS = {"orientation": "in orientation", "offset": "in offset", "hand": "of the other hand"}

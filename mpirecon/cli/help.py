@@ -11,7 +11,8 @@ import click
 from mpirecon.cli.hints import explain_option, explain_value
 
 #: what simulate and import plant
-_ERRORS = ("--orientation-error-rate", "--orientation-error", "--offset-error", "--offset-error-rate")
+_ERRORS = ("--orientation-error-rate", "--orientation-error", "--offset-error", "--offset-error-rate",
+           "--defocus-error", "--defocus-error-kind", "--defocus-error-rate", "--inverted-hand-rate", "--duplicate-rate")
 
 #: command → heading → its options; those of no heading come last, under "More options"
 GROUPS: dict[str, dict[str, tuple[str, ...]]] = {

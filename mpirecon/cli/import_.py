@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from mpirecon.cli.console import Console
-from mpirecon.cli.error_options import error_options, in_words
+from mpirecon.cli.error_options import error_options, in_words, others_in_words
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (
     ANY_PATH,
@@ -227,6 +227,8 @@ def _print(console: Console, report) -> None:
     if report.planted is not None:
         console.say(f"  {report.planted} wrong poses were planted ({100 * report.planted / report.particles:.1f} %)"
                     f"{in_words(report.kinds, report.planted)}")
+    if others := others_in_words(report.kinds):
+        console.say(f"  planted errors: {others}")
     for note in report.notes:
         console.say(f"  {note}")
     for warning in report.warnings:

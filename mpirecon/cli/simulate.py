@@ -11,7 +11,7 @@ import click
 
 from mpirecon.cli.console import Console
 from mpirecon.cli.help import DocumentedCommand
-from mpirecon.cli.error_options import error_options, in_words
+from mpirecon.cli.error_options import error_options, in_words, others_in_words
 from mpirecon.cli.options import overwrite_option, seed_option, verbosity_options
 
 
@@ -107,8 +107,10 @@ def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, tru
         )
     if truth_map:
         console.say(f"wrote {truth_map}: the volume the images were made from")
+    others = others_in_words(result.planted)
     console.say(
         f"wrote {output}: {result.particles} particles, box {source.volume.shape[0]}, {source.pixel_size:g} Å/px, "
-        f"{result.wrong_poses} with a wrong pose{in_words(result.planted, result.wrong_poses)}, {result.junk} junk; "
+        f"{result.wrong_poses} with a wrong pose{in_words(result.planted, result.wrong_poses)}, {result.junk} junk"
+        f"{others and ', '}{others}; "
         f"noise standard deviation {result.noise_sigma:.4g}, signal {math.sqrt(result.signal_variance):.4g} per pixel"
     )

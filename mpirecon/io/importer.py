@@ -36,7 +36,7 @@ from mpirecon.io.text_column import text_column
 from mpirecon.io.traps import repeated_images, several_classes, zeros
 from mpirecon.model import ParticleSet
 from mpirecon.model.aberrations import Aberrations
-from mpirecon.model.planted import ErrorSettings, count_kinds, plant
+from mpirecon.model.planted import ErrorSettings, copied, count_kinds, plant
 from mpirecon.operators.background import Background
 from mpirecon.parallel.comm import (
     Communicator,
@@ -107,6 +107,8 @@ class ImportOptions(ErrorSettings):
 
     def __post_init__(self) -> None:
         self.check_errors()
+        if self.defocus_error and self.no_ctf:
+            raise UserError("--defocus-error and --no-ctf exclude each other: there is no CTF whose defocus could be wrong")
         if self.plant_by is not None and not self.plants:
             raise UserError(f"--plant-by {self.plant_by} says which errors are planted together; give their fraction with "
                             "--orientation-error-rate or another rate")
@@ -200,26 +202,31 @@ def import_particles(
     good, skipped = np.ones(len(table), bool), []
     if options.skip_bad:  # who is left out must be known before rows have a place
         good, skipped = _look(comm, table, stacks, dtype, options, rescaling)
-        particles = particles if good.all() else particles[np.flatnonzero(good)]
+    chosen, again = _with_copies(comm, table, np.flatnonzero(good), options)
+    particles = particles if len(chosen) == len(table) and not again.any() else particles[chosen]
     rows, total = _place(comm, len(particles))
+    if options.duplicate_rate:
+        half = np.where(again, 3 - particles.half, particles.half)
+        particles = replace(particles, half=half, duplicate_of=np.where(again, rows[0] + np.arange(len(again)) - 1, -1))
     levels = LevelsSurvey()
     with ParticleWriter(
         output, total, box, table.pixel_size, overwrite=options.overwrite, dtype=dtype,
         ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped, contrast=particles.contrast,
         provenance={"command": "import", "mpirecon": __version__, "source": str(path), "options": vars(options)},
-        comm=comm, rows=rows, links=_links(table, np.flatnonzero(good), stacks, dtype) if options.link else None,
+        comm=comm, rows=rows, links=_links(table, chosen, stacks, dtype) if options.link else None,
     ) as writer:
         with together(comm), progress(len(particles)) if progress else nullcontext() as bar:
             if options.link:
-                _sample_images(table, np.flatnonzero(good), stacks, levels)
+                _sample_images(table, chosen, stacks, levels)
             else:
-                _copy_images(table, np.flatnonzero(good), stacks, writer, rows[0],
+                _copy_images(table, chosen, stacks, writer, rows[0],
                              lambda n: bar and bar.update(n), rescaling, levels)
         writer.write_metadata(particles)
         writer.write_optics(aberrations)
-        if compared.family is not None:
-            writer.write_extra("family", compared.family[good])
-        writer.write_source(path, *table.source(good), split=table.particle_block, files=[*tables, *(s.path for s in stacks)])
+        if compared.family is not None or options.duplicate_rate:
+            family = table.numbers if compared.family is None else compared.family
+            writer.write_extra("family", family[chosen])
+        writer.write_source(path, *table.source(chosen), split=table.particle_block, files=[*tables, *(s.path for s in stacks)])
         with together(comm):  # nothing was written to while it was read: else some rows would have the images of others
             unchanged.refuse_changed()
             for number in np.unique(table.stack).tolist():
@@ -230,6 +237,8 @@ def import_particles(
     if options.link:
         notes.append(f"the images stay in their {len(stacks)} stacks, which must be there, unchanged, whenever they are read"
                      + ("" if options.skip_bad else "; they were not looked at, but for a sample"))
+    if options.defocus_error and (table.ctf_premultiplied or table.ctf_phase_flipped):
+        notes.append("the images keep the CTF that they were multiplied by: the defocus errors are in what the reconstruction is told alone")
     kinds = {kind: comm.allreduce_scalar(count) for kind, count in count_kinds(particles).items()}
     return _report(output, particles, dtype, total, halves, planted, kinds, skipped, notes, warnings)
 
@@ -333,16 +342,28 @@ def _aberrations(
 def _particle_set(
     comm: Communicator, table: ParticleTable, box: int, half: np.ndarray, options: ImportOptions
 ) -> ParticleSet:
-    pose, truth = table.pose, {}
+    pose, ctf, truth = table.pose, table.ctf, {}
     if options.plants:
         groups = None if options.plant_by is None else _group_numbers(comm, table, options.plant_by)
-        planted = plant(options, options.seed, table.numbers, pose, groups)
-        pose, truth = planted.pose, planted.truth
+        planted = plant(options, options.seed, table.numbers, pose, ctf, groups)
+        pose, ctf, truth = planted.pose, planted.ctf, planted.truth
     return ParticleSet(
-        box=box, pixel_size=table.pixel_size, pose=pose, ctf=table.ctf, half=half,
+        box=box, pixel_size=table.pixel_size, pose=pose, ctf=ctf, half=half,
         optics_group=table.optics_group, ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped,
         contrast=options.contrast or table.contrast, **truth,
     )
+
+
+def _with_copies(
+    comm: Communicator, table: ParticleTable, rows: np.ndarray, options: ImportOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """These rows of the table with those of which a duplicate is planted twice, one behind the other; and which are the second."""
+    groups = None if options.plant_by is None or not options.duplicate_rate else _group_numbers(comm, table, options.plant_by)
+    times = 1 + copied(options, options.seed, table.numbers, groups)[rows]
+    chosen = np.repeat(rows, times)
+    again = np.zeros(len(chosen), bool)
+    again[np.cumsum(times)[times == 2] - 1] = True
+    return chosen, again
 
 
 def _group_numbers(comm: Communicator, table: ParticleTable, column: str) -> np.ndarray:

@@ -49,8 +49,12 @@ TRUTH = {
     "pose_error": ((), np.dtype("bool")),
     "true_quaternion": ((4,), np.dtype("f8")),
     "true_shift": ((2,), np.dtype("f8")),
+    "true_defocus": ((2,), np.dtype("f8")),
     "planted_orientation": ((), np.dtype("bool")),
     "planted_offset": ((), np.dtype("bool")),
+    "planted_defocus": ((), np.dtype("bool")),
+    "planted_hand": ((), np.dtype("bool")),
+    "duplicate_of": ((), np.dtype("i8")),
 }
 
 
@@ -178,6 +182,11 @@ class ParticleFile:
     def has_truth(self) -> bool:
         """Whether it is known which poses are wrong (they were planted)."""
         return "pose_error" in self._there
+
+    @property
+    def has_duplicates(self) -> bool:
+        """Whether copies of particles were planted in the other half set."""
+        return "duplicate_of" in self._there
 
     @property
     def phase_flipped(self) -> bool:

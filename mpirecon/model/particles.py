@@ -12,7 +12,10 @@ from mpirecon.model.pose import Pose
 
 
 #: fields that are there only where errors were planted on purpose, or junk
-TRUTH = ("pose_error", "true_quaternion", "true_shift", "planted_orientation", "planted_offset")
+TRUTH = (
+    "pose_error", "true_quaternion", "true_shift", "true_defocus",
+    "planted_orientation", "planted_offset", "planted_defocus", "planted_hand", "duplicate_of",
+)  # fmt: skip
 
 
 @dataclass
@@ -38,9 +41,13 @@ class ParticleSet:
     true_quaternion : (m, 4) float64 or None
     true_shift : (m, 2) float64, Å, or None
         None: the shifts are the true ones
-    planted_orientation, planted_offset : (m,) bool or None
+    true_defocus : (m, 2) float64, Å, U and V, or None
+        likewise
+    planted_orientation, planted_offset, planted_defocus, planted_hand : (m,) bool or None
         which errors were planted; a particle may have several, junk has none of them. None: none of that kind (or, in
         files of before kinds were told apart, not known)
+    duplicate_of : (m,) int64 or None
+        row of the file whose copy a particle is, or −1
     ids : (m,) int64
         row of each particle in the particle file
 
@@ -62,8 +69,12 @@ class ParticleSet:
     pose_error: np.ndarray | None = None
     true_quaternion: np.ndarray | None = None
     true_shift: np.ndarray | None = None
+    true_defocus: np.ndarray | None = None
     planted_orientation: np.ndarray | None = None
     planted_offset: np.ndarray | None = None
+    planted_defocus: np.ndarray | None = None
+    planted_hand: np.ndarray | None = None
+    duplicate_of: np.ndarray | None = None
     ids: np.ndarray = field(default=None)
 
     def __post_init__(self) -> None:

@@ -73,11 +73,19 @@ def _by_kind(summary: Mapping) -> str:
         "left out": lambda r: percent(r["count"] - r["kept"], r["count"]),
         "precision": lambda r: "–" if r["precision"] is None else f"{r['precision']:.3f}",
         "mean posterior": lambda r: "–" if r["mean_posterior"] is None else f"{r['mean_posterior']:.3f}",
-        "AUC against correct": lambda r: "–" if r["auc"] is None else f"{r['auc']:.4f}",
+        "AUC": lambda r: "–" if r["auc"] is None else f"{r['auc']:.4f}",
+        "fraction of the map's weight": lambda r: f"{r['weight']:.3f}",
+        "signal left": lambda r: "–" if r["amplitude"] is None else f"{r['amplitude']:.3f}",
     }
     table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in rows), text=("planted",))
-    words = ("Each kind against the particles without any planted error. Precision: the fraction with this error among those left out that "
-             "have it or have none.")
+    words = ("Each kind against the particles of right pose without this error. Precision: the fraction with this error among those left "
+             "out that have it or are such. Signal left: the map's amplitude at its resolution over that without these errors.")
+    for row in rows:
+        if row["kind"] == "hand" and row["weight"] > 0.5:
+            words += " Most of the map's weight has poses of the other hand: the map is the mirror image of the true one."
+        if row["kind"] == "duplicate" and row["shared_noise"]:
+            words += (f" {row['pairs']:,} particles are in both half maps: {100 * row['shared_noise']:.1f} % of their noise is the same, "
+                      "which the FSC takes for signal.")
     return pieces.section("Planted errors, kind by kind", table + pieces.note(words))
 
 

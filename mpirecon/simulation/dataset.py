@@ -11,7 +11,7 @@ import scipy.fft
 
 from mpirecon.errors import UserError
 from mpirecon.model.draws import particle_rng
-from mpirecon.model.planted import count_kinds
+from mpirecon.model.planted import copied, count_kinds
 from mpirecon.operators.aberrations import OpticsPlanes
 from mpirecon.operators.ctf import ctf_at
 from mpirecon.operators.forward import ForwardModel
@@ -88,7 +88,7 @@ class Simulator:
         return images
 
     def _signal(self, drawn: DrawnParticles) -> np.ndarray:
-        ctf = drawn.particles.ctf if self.settings.use_ctf else None
+        ctf = drawn.true_ctf if self.settings.use_ctf else None
         return self.forward.images(self.prepared, drawn.true_pose, ctf)
 
     def _calibrate(self) -> float:
@@ -130,10 +130,10 @@ def simulate(
     from mpirecon.io.particle_writer import ParticleWriter
 
     simulator = Simulator(volume, pixel_size, settings)
-    drawn = simulator.draw(np.arange(settings.particles))
+    drawn, family = _with_copies(simulator.draw(np.arange(settings.particles)), settings)
     writer = ParticleWriter(
         path,
-        settings.particles,
+        len(drawn),
         simulator.box,
         simulator.pixel_size,
         overwrite=overwrite,
@@ -147,18 +147,33 @@ def simulate(
         writer.write_extra("junk", drawn.junk)
         writer.write_extra("true_scale", np.where(drawn.junk, 0.0, drawn.scale))
         writer.write_extra("true_sigma", simulator.noise_sigma * drawn.noise_factor)
-        for start in range(0, settings.particles, simulator.batch):
+        if family is not None:
+            writer.write_extra("family", family)
+        for start in range(0, len(drawn), simulator.batch):
             images = simulator.images(drawn[start : start + simulator.batch])
             writer.write_images(start, images.astype(settings.dtype, copy=False))
             progress(len(images))
     return SimulationResult(
-        settings.particles,
+        len(drawn),
         int(drawn.junk.sum()),
         int(drawn.wrong_pose.sum()),
         count_kinds(drawn.particles),
         simulator.noise_sigma,
         simulator.signal_variance,
     )
+
+
+def _with_copies(drawn: DrawnParticles, settings: SimulationSettings) -> tuple[DrawnParticles, np.ndarray | None]:
+    """The particles 0 … m − 1 with the duplicates that are planted behind them, in the other half set; and every row's particle."""
+    if not settings.duplicate_rate:
+        return drawn, None
+    m, ids = len(drawn), drawn.particles.ids
+    family = np.append(ids, ids[copied(settings, settings.seed, ids)])
+    drawn = drawn[family]  # with their ids, by which their noise is drawn
+    again = np.arange(len(family)) >= m
+    half = np.where(again, 3 - drawn.particles.half, drawn.particles.half)
+    particles = replace(drawn.particles, half=half, duplicate_of=np.where(again, family, -1))
+    return replace(drawn, particles=particles), family
 
 
 def multiply_by_ctf(

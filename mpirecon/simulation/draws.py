@@ -18,13 +18,14 @@ from mpirecon.simulation.settings import SimulationSettings
 class DrawnParticles:
     """Simulated particles before they have pixels.
 
-    particles : ParticleSet, what a reconstruction is told · true_pose : Pose the images are made with ·
+    particles : ParticleSet, what a reconstruction is told · true_pose, true_ctf : Pose and (m,) CTF_DTYPE of the images ·
     scale : (m,) contrast factors, mean 1 · noise_factor : (m,) noise level over the set's mean level ·
     junk : (m,) bool, images without a particle
     """
 
     particles: ParticleSet
     true_pose: Pose
+    true_ctf: np.ndarray
     scale: np.ndarray
     noise_factor: np.ndarray
     junk: np.ndarray
@@ -33,7 +34,7 @@ class DrawnParticles:
         return len(self.particles)
 
     def __getitem__(self, rows) -> DrawnParticles:
-        parts = (self.particles, self.true_pose, self.scale, self.noise_factor, self.junk)
+        parts = (self.particles, self.true_pose, self.true_ctf, self.scale, self.noise_factor, self.junk)
         return DrawnParticles(*(part[rows] for part in parts))
 
     @property
@@ -56,15 +57,16 @@ def draw_particles(settings: SimulationSettings, box: int, pixel_size: float, id
         uniform[row] = rng.random(3)
     true_pose = Pose(quaternion, settings.shift_sigma * normal[:, :2])
     junk = uniform[:, 2] < settings.junk_rate
-    given, truth = true_pose, {}
+    ctf = _draw_ctf(settings, normal[:, 2], uniform)
+    pose, told, truth = true_pose, ctf, {}
     if settings.junk_rate > 0 or settings.plants:
-        planted = plant(settings, settings.seed, ids, true_pose, spared=junk)
-        given, truth = planted.pose, {**planted.truth, "pose_error": planted.truth["pose_error"] | junk}
+        planted = plant(settings, settings.seed, ids, true_pose, ctf, spared=junk)
+        pose, told, truth = planted.pose, planted.ctf, {**planted.truth, "pose_error": planted.truth["pose_error"] | junk}
     particles = ParticleSet(
         box=box,
         pixel_size=pixel_size,
-        pose=given,
-        ctf=_draw_ctf(settings, normal[:, 2], uniform),
+        pose=pose,
+        ctf=told,
         half=random_halves(settings.seed, ids) if settings.halves == "random" else 1 + ids % 2,
         optics_group=np.ones(m, np.int32),
         ctf_premultiplied=settings.ctf_premultiplied,
@@ -73,7 +75,7 @@ def draw_particles(settings: SimulationSettings, box: int, pixel_size: float, id
         **truth,
     )
     scale, noise = (_log_normal(normal[:, c], cv) for c, cv in ((3, settings.scale_cv), (4, settings.noise_cv)))
-    return DrawnParticles(particles, true_pose, scale, noise, junk)
+    return DrawnParticles(particles, true_pose, ctf, scale, noise, junk)
 
 
 def _draw_ctf(settings: SimulationSettings, normal: np.ndarray, uniform: np.ndarray) -> np.ndarray:

@@ -94,6 +94,8 @@ class SimulationSettings(ErrorSettings):
             raise UserError(f"--defocus: the lower end {low:g} Å is above the upper end {high:g} Å")
         if self.junk_rate and math.isinf(self.snr):
             raise UserError("--junk-rate: junk is pure noise, and there is none with --snr inf; give a finite --snr")
+        if self.defocus_error and not self.use_ctf:
+            raise UserError("--defocus-error and --no-ctf exclude each other: there is no CTF whose defocus could be wrong")
         if self.ctf_premultiplied and not self.use_ctf:
             raise UserError("--ctf-premultiply and --no-ctf exclude each other: there is no CTF to multiply by")
         if self.ctf_phase_flipped and (self.ctf_premultiplied or not self.use_ctf):

@@ -16,10 +16,13 @@ ANGLES = (0, 2, 5, 10, 20, 45, 180)
 OFFSETS = (0, 2, 5, 10, 20, np.inf)
 
 #: kind of planted error → its flags among a run's columns
-KINDS = {"orientation": "planted_orientation", "offset": "planted_offset", "junk": "junk"}
+KINDS = {
+    "orientation": "planted_orientation", "hand": "planted_hand", "offset": "planted_offset", "defocus": "planted_defocus",
+    "duplicate": "duplicate_of", "junk": "junk",
+}  # fmt: skip
 
 #: kind → the column of its size, and the unit
-SIZES = {"orientation": ("angular_error", "degrees"), "offset": ("offset_error", "Å")}
+SIZES = {"orientation": ("angular_error", "degrees"), "offset": ("offset_error", "Å"), "defocus": ("defocus_error", "Å")}
 
 #: points of the curves that are written; their areas are taken of all
 _POINTS = 1000
@@ -183,28 +186,35 @@ def _binned(size: np.ndarray, edges: tuple, of: np.ndarray) -> list[tuple[list, 
 
 def planted_kinds(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Kind of error → flags (m,) of the particles that have it, perhaps beside others; kinds that nobody has are left out."""
-    known = {kind: columns[name].astype(bool) for kind, name in KINDS.items() if name in columns}
-    if "orientation" not in known and "offset" not in known:  # files of before kinds were told apart
+    known = {kind: columns[name] >= 0 if name == "duplicate_of" else columns[name].astype(bool)
+             for kind, name in KINDS.items() if name in columns}
+    if not known.keys() & {"orientation", "offset", "hand"}:  # files of before kinds were told apart
         known["orientation"] = columns["pose_error"] & ~known.get("junk", np.zeros_like(columns["pose_error"]))
     return {kind: known[kind] for kind in KINDS if kind in known and known[kind].any()}
 
 
+def _turned(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """(m,) bool, whose orientation is wrong, by whatever error."""
+    kinds = planted_kinds(columns)
+    return np.any([np.zeros_like(columns["pose_error"]), *(kinds[kind] for kind in ("orientation", "hand") if kind in kinds)], axis=0)
+
+
 def by_kind(columns: dict[str, np.ndarray]) -> list[dict]:
-    """How well each kind of planted error was found, each against the particles without any planted error.
+    """How well each kind of planted error was found, each against the particles of right pose that have not this error.
 
     Returns
     -------
     list of dict
         ``kind``; ``count``, ``alone`` (those that have no other error), ``kept``; ``rms`` size in ``unit`` (None for kinds
         without a size); ``auc`` of the distance; ``recall``, the fraction of them that was left out, and ``precision``, the
-        fraction of them among what was left out of them and of the particles without error; ``mean_posterior``. None where
+        fraction of them among what was left out of them and of those; ``mean_posterior``. None where
         undefined.
     """
     kinds = planted_kinds(columns)
     errors = sum((flags.astype(int) for flags in kinds.values()), np.zeros(len(columns["kept"]), int))
-    correct, rows = errors == 0, []
+    rows = []
     for kind, flags in kinds.items():
-        against = flags | correct
+        against = flags | ~columns["pose_error"]
         score = detection(*(values[against] for values in (columns["distance"], ~columns["kept"], flags)))
         name, unit = SIZES.get(kind, (None, None))
         size = columns[name][flags] if name in columns else None
@@ -221,13 +231,11 @@ def by_kind(columns: dict[str, np.ndarray]) -> list[dict]:
 
 def curves_by_kind(columns: dict[str, np.ndarray], curves: DetectionCurves) -> dict[str, np.ndarray]:
     """``recall_KIND``, the fraction of a kind that leaving out from each threshold on finds, and ``precision_KIND``, the
-    fraction of that kind among those of it and of the particles without error that are left out; used ones alone count."""
+    fraction of that kind among those of it and of the others of right pose that are left out; used ones alone count."""
     used = _used(columns)
-    kinds = planted_kinds(used)
-    correct = ~np.any([np.zeros_like(used["kept"], bool), *kinds.values()], axis=0)
-    false = _beyond(used["distance"][correct], curves.threshold)
     out = {}
-    for kind, flags in kinds.items():
+    for kind, flags in planted_kinds(used).items():
+        false = _beyond(used["distance"][~used["pose_error"] & ~flags], curves.threshold)
         hits = _beyond(used["distance"][flags], curves.threshold)
         out[f"recall_{kind}"] = hits / max(int(flags.sum()), 1)
         out[f"precision_{kind}"] = np.divide(hits, hits + false, out=np.ones(len(hits)), where=hits + false > 0)
@@ -261,7 +269,7 @@ def detection_report(columns: dict[str, np.ndarray]) -> tuple[dict, DetectionCur
         "best_threshold": float(curves.threshold[curves.best]) if both else None,
         "confusion": confusion(
             distance, kept, used["posterior"], wrong, used.get("angular_error"), used.get("junk"), used.get("offset_error"),
-            planted_kinds(used).get("orientation", np.zeros_like(wrong)) if "planted_offset" in used else None,
+            _turned(used) if "planted_offset" in used else None,
         ),
         "by_kind": by_kind(used),
     }
