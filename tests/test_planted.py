@@ -6,6 +6,9 @@ import h5py
 import numpy as np
 import pytest
 from sources import explicit_ctf
+from test_cryosparc import make as make_cs
+from test_cryosparc import run as import_cs
+from test_export import export, finish
 from test_import import make, table
 from test_import import run as run_import
 from test_import_mpi import same
@@ -15,6 +18,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.importer import ImportOptions
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.star import read_star
 from mpirecon.model import Pose
 from mpirecon.model.planted import of_other_hand
 from mpirecon.model.pose import angular_distance
@@ -299,6 +303,58 @@ def test_duplicates_and_errors_of_an_import_are_the_same_on_any_number_of_ranks(
     assert alone.returncode == together.returncode == 0, alone.stderr + together.stderr
     assert together.stdout.replace("together.h5", "alone.h5") == alone.stdout
     assert same(tmp_path / "together.h5", tmp_path / "alone.h5")
+
+
+# ---------------------------------------------------------------- export
+
+
+ERRORS = ("--orientation-error-rate", 0.5, "--offset-error", 4, "--offset-error-rate", 0.4, "--defocus-error", 700, "--defocus-error-rate", 0.5)
+
+
+def source_in_pixels(folder):
+    return make(folder, table(20, rlnOriginXAngst=None, rlnOriginYAngst=None, rlnOriginX=np.arange(20) * 0.2, rlnOriginY=np.zeros(20)))
+
+
+@pytest.mark.parametrize("source", [lambda folder: make(folder, table(20)), source_in_pixels, make_cs], ids=["Å", "pixels", "cs"])
+def test_an_export_has_the_true_or_the_planted_values_in_the_units_of_the_source(tmp_path, source):
+    source = source(tmp_path)
+    kind = source.suffix[1:]
+    importer = import_cs if kind == "cs" else run_import
+    clean = importer(source)[0].metadata()
+    file, _ = importer(source, *ERRORS, output=tmp_path / "bad.h5")
+    bad = file.metadata()
+    m = len(bad)
+    flags = {name: getattr(bad, name) for name in ("pose_error", "planted_orientation", "planted_offset", "planted_defocus")}
+    assert all(0 < rows.sum() < m for rows in flags.values())
+    folder = finish(file.path, tmp_path / "out", np.ones(m, bool))
+    with h5py.File(folder / "particles.h5", "r+") as run_table:
+        for name in ("planted_orientation", "planted_offset", "planted_defocus"):
+            run_table[name] = flags[name]
+    text = export(folder, f"--{kind}", tmp_path / f"original.{kind}")
+    count = int(flags["planted_defocus"].sum())
+    assert f"{flags['pose_error'].sum()} wrong poses and {count} wrong defoci were planted: the original ones are written" in text
+    text = export(folder, f"--{kind}", tmp_path / f"used.{kind}", "--poses", "used")
+    assert f"and {count} planted wrong defoci are written, as the run used them" in text
+    for name, wanted in (("original", clean), ("used", bad)):
+        found = importer(tmp_path / f"{name}.{kind}", "--data-dir", tmp_path, output=tmp_path / f"{name}.h5")[0].metadata()
+        np.testing.assert_allclose(found.pose.matrices(), wanted.pose.matrices(), atol=1e-6)
+        np.testing.assert_allclose(found.pose.shift, wanted.pose.shift, atol=2e-6)
+        for field in ("defocus_u", "defocus_v"):
+            np.testing.assert_allclose(found.ctf[field], wanted.ctf[field], atol=2e-3)
+    if kind == "cs":
+        told = np.load(tmp_path / "used.cs")
+        np.testing.assert_allclose(told["mpirecon/true_shift_A"], clean.pose.shift, rtol=1e-6)
+        np.testing.assert_allclose(told["mpirecon/true_df1_A"], clean.ctf["defocus_u"], rtol=1e-6)
+        np.testing.assert_array_equal(told["mpirecon/planted_offset"], flags["planted_offset"])
+        return
+    told, first = read_star(tmp_path / "used.star")["particles"], read_star(source)["particles"]
+    np.testing.assert_allclose(-told["mpireconTrueOriginXAngst"].astype(float), clean.pose.shift[:, 0], atol=1e-9)
+    np.testing.assert_allclose(told["mpireconTrueDefocusU"].astype(float), clean.ctf["defocus_u"], atol=1e-6)
+    np.testing.assert_array_equal(told["mpireconPlantedDefocus"] == "1", flags["planted_defocus"])
+    for labels, rows in ((("rlnAngleRot", "rlnAngleTilt"), "planted_orientation"), (("rlnDefocusU",), "planted_defocus")):
+        for label in labels:  # the text of all others is untouched
+            np.testing.assert_array_equal(told[label].to_numpy(str) != first[label].to_numpy(str), flags[rows])
+    assert "mpireconTrueDefocusU" not in read_star(tmp_path / "original.star")["particles"]
 
 
 # ---------------------------------------------------------------- scored
