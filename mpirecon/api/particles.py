@@ -27,6 +27,9 @@ _BATCH_BYTES = 64 * 2**20
 #: degrees from the truth beyond which a new pose counts as wrong
 _WRONG = 10.0
 
+#: datasets that tell what simulated images were made with
+_SIMULATED = ("junk", "true_scale", "true_sigma", "conformation", "true_micrograph", "true_noise_colour", "neighbour", "true_background")
+
 #: names that `simulate` gives settings of the import
 _AS_SIMULATED = {"error_rate": "plant_errors", "error_degrees": "small_degrees"}
 
@@ -138,13 +141,15 @@ class Particles:
     @property
     def truth(self) -> dict[str, np.ndarray]:
         """What is known of planted errors, by the names of the particle file's datasets (pose_error, true_quaternion, true_shift,
-        true_defocus, planted_orientation …, duplicate_of, junk, true_scale, true_sigma); else {}."""
+        true_defocus, planted_orientation …, duplicate_of) and of what was simulated (junk, true_scale, true_sigma, conformation …);
+        else {}."""
         found = {}
         with ParticleFile(self.path) as file:
-            for name in (*TRUTH, "junk", "true_scale", "true_sigma"):
+            for name in (*TRUTH, *_SIMULATED):
                 values = file.extra(name)
                 if values is not None:
-                    found[name] = values.astype(bool) if name == "junk" or TRUTH.get(name) == ((), np.dtype("bool")) else values
+                    flags = name in ("junk", "neighbour") or TRUTH.get(name) == ((), np.dtype("bool"))
+                    found[name] = values.astype(bool) if flags else values
         return found
 
     def column(self, name: str) -> np.ndarray:
@@ -272,7 +277,7 @@ def phantom(box: int = 64, pixel_size: float = 3.0) -> Volume:
 
 def simulate(
     volume=None, particles: int = 5000, path: str | os.PathLike | None = None, *, pixel_size: float | None = None,
-    overwrite: bool = False, comm=None, **settings,
+    second=None, overwrite: bool = False, comm=None, **settings,
 ) -> Particles:
     """Simulated particles of a map, with known truth. Collective over `comm`.
 
@@ -283,6 +288,8 @@ def simulate(
     particles : int
     path : path, optional
         where to write the particle file; a temporary one when left out
+    second : Volume, path or (n, n, n) array, optional
+        the map of the second conformation that ``second_fraction`` of the particles are of; of the phantom its own when left out
     **settings
         fields of ``mpirecon.simulation.settings.SimulationSettings``: snr, error_rate, error_degrees, junk_rate, noise_cv,
         scale_cv, seed, defocus, …, and of ``mpirecon.model.planted.ErrorSettings``: offset_error, defocus_error, duplicate_rate …
@@ -294,16 +301,24 @@ def simulate(
     """
     from mpirecon.simulation.dataset import simulate as write
     from mpirecon.simulation.settings import SimulationSettings
+    from mpirecon.simulation.source import load_phantom
+    from mpirecon.validate.grids import check_same_grid
 
     check_names("a simulation", settings, [field.name for field in fields(SimulationSettings)])
     comm = as_communicator(comm)
     density = phantom() if volume is None else as_volume(volume, pixel_size, "the map")
+    if second is not None:
+        second = as_volume(second, density.pixel_size, "the second map")
+        check_same_grid(second, "the second map", density, "the map")
+        second = np.asarray(second.to_numpy(), np.float32)
+    elif volume is None and settings.get("second_fraction"):
+        second = load_phantom(density.box, second=True)
     scratch = Scratch(comm) if path is None else None
     target = scratch.path / "particles.h5" if path is None else path
     with together(comm):
         if comm.rank == 0:
             write(np.asarray(density.to_numpy(), np.float32), density.pixel_size,
-                  SimulationSettings(particles=particles, **settings), target, overwrite=overwrite)
+                  SimulationSettings(particles=particles, **settings), target, second=second, overwrite=overwrite)
     return run_together(comm, lambda: Particles._of_file(target, scratch))
 
 

@@ -32,8 +32,9 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "simulate": {
-        "What is imaged": ("--map", "--model", "--phantom", "--box", "--pixel-size"),
-        "Images": ("--particles", "--snr", "--noise-cv", "--scale-cv", "--shift-sigma", "--halves", "--dtype", "--seed"),
+        "What is imaged": ("--map", "--model", "--phantom", "--box", "--pixel-size", "--second-map", "--second-fraction"),
+        "Images": ("--particles", "--snr", "--noise-cv", "--scale-cv", "--shift-sigma", "--preferred-views", "--preferred-angle",
+                   "--noise-colour", "--micrographs", "--neighbour-rate", "--background", "--halves", "--dtype", "--seed"),
         "What is wrong with them": (*_ERRORS, "--junk-rate"),
         "Microscope": ("--defocus", "--astigmatism", "--voltage", "--cs", "--amplitude-contrast", "--phase-shift", "--bfactor",
                        "--no-ctf", "--ctf-premultiply", "--ctf-phase-flip"),

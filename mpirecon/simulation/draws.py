@@ -12,6 +12,7 @@ from mpirecon.model.particles import ParticleSet
 from mpirecon.model.planted import plant
 from mpirecon.model.pose import Pose
 from mpirecon.simulation.settings import SimulationSettings
+from mpirecon.simulation.surroundings import preferred_views
 
 
 @dataclass
@@ -55,6 +56,7 @@ def draw_particles(settings: SimulationSettings, box: int, pixel_size: float, id
         quaternion[row] = random_quaternion(rng)
         normal[row] = rng.standard_normal(5)
         uniform[row] = rng.random(3)
+    quaternion = preferred_views(settings, ids, quaternion)
     true_pose = Pose(quaternion, settings.shift_sigma * normal[:, :2])
     junk = uniform[:, 2] < settings.junk_rate
     ctf = _draw_ctf(settings, normal[:, 2], uniform)

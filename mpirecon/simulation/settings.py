@@ -31,6 +31,16 @@ class SimulationSettings(ErrorSettings):
     voltage : kV · cs : mm · amplitude_contrast · bfactor : Å² · phase_shift : radians
     shift_sigma : float, Å
         standard deviation of each shift component
+    preferred_views : float, 0 … 1; preferred_angle : degrees
+        fraction of the particles that are seen along the map's z axis, within this angle; the others from everywhere
+    second_fraction : float, 0 … 1
+        fraction of the particles that are of the second map
+    noise_colour : float; micrographs : int
+        the noise's amplitude rises towards low frequencies with an exponent between 0 and this, another for each micrograph
+    neighbour_rate : float, 0 … 1
+        fraction of images with a neighbour that reaches into the box
+    background : float
+        standard deviation of a level and of slopes (from the middle to the edge) under each image, over that of the noise
     use_ctf, ctf_premultiplied, ctf_phase_flipped : bool
     halves : ``"random"`` (a fair coin per particle) or ``"alternate"``
     dtype : ``"float32"`` or ``"float16"``
@@ -57,6 +67,13 @@ class SimulationSettings(ErrorSettings):
     bfactor: float = 0.0
     phase_shift: float = 0.0
     shift_sigma: float = 3.0
+    preferred_views: float = 0.0
+    preferred_angle: float = 20.0
+    second_fraction: float = 0.0
+    noise_colour: float = 0.0
+    micrographs: int = 20
+    neighbour_rate: float = 0.0
+    background: float = 0.0
     use_ctf: bool = True
     ctf_premultiplied: bool = False
     ctf_phase_flipped: bool = False
@@ -76,6 +93,15 @@ class SimulationSettings(ErrorSettings):
         self._within("--scale-cv", self.scale_cv, 0, 2)
         self._within("--junk-rate", self.junk_rate, 0, 1)
         self.check_errors()
+        self._within("--preferred-views", self.preferred_views, 0, 1)
+        self._within("--preferred-angle", self.preferred_angle, 0, 180, "degrees")
+        self._within("--second-fraction", self.second_fraction, 0, 1)
+        self._within("--noise-colour", self.noise_colour, 0, 5)
+        self._within("--micrographs", self.micrographs, 1, 2**31 - 1)
+        self._within("--neighbour-rate", self.neighbour_rate, 0, 1)
+        self._within("--background", self.background, 0, 1e4)
+        if self.background and math.isinf(self.snr):
+            raise UserError("--background is told in standard deviations of the noise, and there is none with --snr inf; give a finite --snr")
         self._within("--shift-sigma", self.shift_sigma, 0, 1e4)
         self._within("--astigmatism", self.astigmatism, 0, 1e5)
         for option, value, field in (
