@@ -13,6 +13,7 @@ from test_import import make, table
 from test_import import run as run_import
 from test_import_mpi import same
 
+import mpirecon
 from mpirecon.cli import run
 from mpirecon.errors import UserError
 from mpirecon.io.importer import ImportOptions
@@ -438,3 +439,24 @@ def test_the_report_tells_the_kinds_apart(scored):
     assert "<h2>Planted errors, kind by kind</h2>" in page and "offset 20 Å off or more" in page
 
 
+
+
+# ---------------------------------------------------------------- from Python
+
+
+def test_python_takes_the_same_errors_and_keeps_the_flags_of_new_poses(tmp_path):
+    errors = dict(error_rate=0.5, offset_error=20.0, inverted_hand_rate=0.3)
+    p = mpirecon.simulate(mpirecon.phantom(16, 3.0), 40, snr=1.0, **errors)
+    assert {"planted_orientation", "planted_offset", "planted_hand", "true_shift"} <= set(p.truth)
+    rows = np.flatnonzero(p.truth["pose_error"])
+    found = np.zeros(len(rows), [("id", "i8"), ("quaternion", "f8", 4), ("shift", "f8", 2)])
+    found["id"], found["quaternion"], found["shift"] = rows, p.truth["true_quaternion"][rows], p.truth["true_shift"][rows]
+    found["shift"][0] += 30.0  # still wrong, in its offset alone
+    now = p.with_poses(found).truth
+    assert not (now["planted_orientation"] | now["planted_hand"]).any()
+    np.testing.assert_array_equal(np.flatnonzero(now["pose_error"]), rows[:1])
+    np.testing.assert_array_equal(np.flatnonzero(now["planted_offset"]), rows[:1])
+    star = make(tmp_path, table(40))
+    imported = mpirecon.read_star(star, tmp_path, **errors)
+    np.testing.assert_array_equal(imported.truth["planted_offset"], p.truth["planted_offset"])
+    np.testing.assert_array_equal(imported.truth["planted_hand"], p.truth["planted_hand"])
