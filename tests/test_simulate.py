@@ -260,7 +260,7 @@ def test_an_existing_file_is_kept_unless_told_otherwise(command, tmp_path):
         (["--phantom", "--snr", 0], ["--snr is 0", "inf"]),
         (["--phantom", "--snr", "nan"], ["--snr is nan"]),
         (["--phantom", "--snr", -1], ["--snr is -1"]),
-        (["--phantom", "--error-rate", 1.5], ["--error-rate is 1.5", "0 … 1"]),
+        (["--phantom", "--error-rate", 1.5], ["--orientation-error-rate is 1.5", "0 … 1"]),
         (["--phantom", "--junk-rate", -0.1], ["--junk-rate is -0.1"]),
         (["--phantom", "--junk-rate", 0.1, "--snr", "inf"], ["--junk-rate", "finite --snr"]),
         (["--phantom", "--noise-cv", -1], ["--noise-cv is -1"]),

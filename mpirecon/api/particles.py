@@ -14,7 +14,7 @@ from mpirecon.api.maps import Volume, as_volume
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, refuse_existing
-from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.particle_file import TRUTH, ParticleFile
 from mpirecon.model import CTF_DTYPE, ParticleSet, Pose, make_ctf
 from mpirecon.model.arrays import Stack
 from mpirecon.model.devices import on_host
@@ -26,6 +26,15 @@ _BATCH_BYTES = 64 * 2**20
 
 #: degrees from the truth beyond which a new pose counts as wrong
 _WRONG = 10.0
+
+#: datasets that tell what simulated images were made with
+_SIMULATED = ("junk", "true_scale", "true_sigma", "conformation", "true_micrograph", "true_noise_colour", "neighbour", "true_background")
+
+#: names that `simulate` gives settings of the import
+_AS_SIMULATED = {"error_rate": "plant_errors", "error_degrees": "small_degrees"}
+
+#: pixels, likewise of an offset
+_WRONG_PIXELS = 2.0
 
 
 class Particles:
@@ -121,23 +130,26 @@ class Particles:
     @property
     def table(self) -> np.ndarray:
         """A structured array with a row per particle: quaternion, shift (Å), every CTF field, half, optics_group, and, where
-        errors were planted, pose_error and true_quaternion. ``pandas.DataFrame`` takes its scalar columns."""
+        errors were planted, what ``truth`` knows of poses. ``pandas.DataFrame`` takes its scalar columns."""
         about = self.metadata()
         columns = {"quaternion": about.pose.quaternion, "shift": about.pose.shift}
         columns |= {name: about.ctf[name] for name in CTF_DTYPE.names}
         columns |= {"half": about.half, "optics_group": about.optics_group}
-        columns |= {name: values for name, values in self.truth.items() if name in ("pose_error", "true_quaternion")}
+        columns |= {name: values for name, values in self.truth.items() if name in TRUTH}
         return structured(columns)
 
     @property
     def truth(self) -> dict[str, np.ndarray]:
-        """What is known of planted errors, by name (pose_error, true_quaternion, junk, true_scale, true_sigma); else {}."""
+        """What is known of planted errors, by the names of the particle file's datasets (pose_error, true_quaternion, true_shift,
+        true_defocus, planted_orientation …, duplicate_of) and of what was simulated (junk, true_scale, true_sigma, conformation …);
+        else {}."""
         found = {}
         with ParticleFile(self.path) as file:
-            for name in ("pose_error", "true_quaternion", "junk", "true_scale", "true_sigma"):
+            for name in (*TRUTH, *_SIMULATED):
                 values = file.extra(name)
                 if values is not None:
-                    found[name] = values.astype(bool) if name in ("pose_error", "junk") else values
+                    flags = name in ("junk", "neighbour") or TRUTH.get(name) == ((), np.dtype("bool"))
+                    found[name] = values.astype(bool) if flags else values
         return found
 
     def column(self, name: str) -> np.ndarray:
@@ -167,7 +179,8 @@ class Particles:
 
         Notes
         -----
-        Where the truth is known, ``pose_error`` of these particles then says whether the new pose is more than 10° off.
+        Where the truth is known, ``pose_error`` of these particles then says whether the new pose is more than 10° or, where
+        offset errors were planted, 2 pixels off; the flags of each kind likewise.
         """
         ids = self._rows(table["id"])
         pose = Pose(table["quaternion"], table["shift"])
@@ -180,10 +193,22 @@ class Particles:
                 file["quaternion"][ids[order]] = pose.quaternion[order]
                 file["shift"][ids[order]] = pose.shift[order]
                 if "pose_error" in file and "true_quaternion" in file:
-                    off = angular_distance(pose.quaternion, file["true_quaternion"][...][ids])
-                    junk = file["junk"][...][ids] if "junk" in file else np.zeros(len(ids), bool)
-                    file["pose_error"][ids[order]] = ((off > _WRONG) | junk)[order]
+                    for name, flags in self._wrong(file, ids, pose).items():
+                        file[name][ids[order]] = flags[order]
         return Particles._of_file(target, scratch, self.notes, self.warnings)
+
+    def _wrong(self, file: h5py.File, ids: np.ndarray, pose: Pose) -> dict[str, np.ndarray]:
+        """The flags of particles that have these poses now, by the names of the file's datasets that hold them."""
+        junk = file["junk"][...][ids] if "junk" in file else np.zeros(len(ids), bool)
+        turned = (angular_distance(pose.quaternion, file["true_quaternion"][...][ids]) > _WRONG) & ~junk
+        moved = np.zeros_like(turned)
+        if "true_shift" in file:
+            off = np.linalg.norm(pose.shift - file["true_shift"][...][ids], axis=1)
+            moved = (off > _WRONG_PIXELS * self.pixel_size) & ~junk
+        flags = {"pose_error": turned | moved | junk, "planted_orientation": turned, "planted_offset": moved}
+        if "planted_hand" in file:
+            flags["planted_hand"] = file["planted_hand"][...][ids] & turned
+        return {name: values for name, values in flags.items() if name in file}
 
     def _rows(self, rows) -> np.ndarray:
         rows = np.asarray(rows)
@@ -234,6 +259,7 @@ def _imported(path, comm: Communicator, **options) -> Particles:
     from mpirecon.io.importer import ImportOptions, import_particles
 
     known = [field.name for field in fields(ImportOptions)]
+    options = {_AS_SIMULATED.get(name, name): value for name, value in options.items()}
     check_names("an import", options, known)
     options = {"link": options.get("rescale") is None, **options}
     scratch = Scratch(comm)
@@ -251,7 +277,7 @@ def phantom(box: int = 64, pixel_size: float = 3.0) -> Volume:
 
 def simulate(
     volume=None, particles: int = 5000, path: str | os.PathLike | None = None, *, pixel_size: float | None = None,
-    overwrite: bool = False, comm=None, **settings,
+    second=None, overwrite: bool = False, comm=None, **settings,
 ) -> Particles:
     """Simulated particles of a map, with known truth. Collective over `comm`.
 
@@ -262,9 +288,11 @@ def simulate(
     particles : int
     path : path, optional
         where to write the particle file; a temporary one when left out
+    second : Volume, path or (n, n, n) array, optional
+        the map of the second conformation that ``second_fraction`` of the particles are of; of the phantom its own when left out
     **settings
         fields of ``mpirecon.simulation.settings.SimulationSettings``: snr, error_rate, error_degrees, junk_rate, noise_cv,
-        scale_cv, seed, defocus, …
+        scale_cv, seed, defocus, …, and of ``mpirecon.model.planted.ErrorSettings``: offset_error, defocus_error, duplicate_rate …
 
     Raises
     ------
@@ -273,16 +301,24 @@ def simulate(
     """
     from mpirecon.simulation.dataset import simulate as write
     from mpirecon.simulation.settings import SimulationSettings
+    from mpirecon.simulation.source import load_phantom
+    from mpirecon.validate.grids import check_same_grid
 
     check_names("a simulation", settings, [field.name for field in fields(SimulationSettings)])
     comm = as_communicator(comm)
     density = phantom() if volume is None else as_volume(volume, pixel_size, "the map")
+    if second is not None:
+        second = as_volume(second, density.pixel_size, "the second map")
+        check_same_grid(second, "the second map", density, "the map")
+        second = np.asarray(second.to_numpy(), np.float32)
+    elif volume is None and settings.get("second_fraction"):
+        second = load_phantom(density.box, second=True)
     scratch = Scratch(comm) if path is None else None
     target = scratch.path / "particles.h5" if path is None else path
     with together(comm):
         if comm.rank == 0:
             write(np.asarray(density.to_numpy(), np.float32), density.pixel_size,
-                  SimulationSettings(particles=particles, **settings), target, overwrite=overwrite)
+                  SimulationSettings(particles=particles, **settings), target, second=second, overwrite=overwrite)
     return run_together(comm, lambda: Particles._of_file(target, scratch))
 
 

@@ -34,7 +34,7 @@ class GroupFile(click.ParamType):
               help="Also write the images of these particles, and point to them; needed after simulate.")
 @click.option("--particles", type=EXISTING_FILE, help="The run's particle file, where it was moved.")
 @click.option("--poses", type=click.Choice(["original", "used"]), default="original", show_default=True,
-              help="Where wrong poses were planted: write those from before, or those that the run used.")
+              help="Where wrong poses or defoci were planted: write those from before, or those that the run used, with the true ones beside.")
 @click.option("--coordinates", type=click.Choice(["as-stored", "flipped"]), help="Of particles of a .cs file: also write where they are "
               "on RELION's micrographs, which are as cryoSPARC has them, or upside down.  [default: left out]")
 @click.option("--mtf", type=GroupFile(), multiple=True, metavar="[GROUP=]FILE", help="Name this MTF (RELION's STAR file) in the "

@@ -10,6 +10,10 @@ import click
 
 from mpirecon.cli.hints import explain_option, explain_value
 
+#: what simulate and import plant
+_ERRORS = ("--orientation-error-rate", "--orientation-error", "--offset-error", "--offset-error-rate",
+           "--defocus-error", "--defocus-error-kind", "--defocus-error-rate", "--inverted-hand-rate", "--duplicate-rate")
+
 #: command → heading → its options; those of no heading come last, under "More options"
 GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "reconstruct": {
@@ -28,9 +32,10 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "simulate": {
-        "What is imaged": ("--map", "--model", "--phantom", "--box", "--pixel-size"),
-        "Images": ("--particles", "--snr", "--noise-cv", "--scale-cv", "--shift-sigma", "--halves", "--dtype", "--seed"),
-        "What is wrong with them": ("--error-rate", "--error-kind", "--junk-rate"),
+        "What is imaged": ("--map", "--model", "--phantom", "--box", "--pixel-size", "--second-map", "--second-fraction"),
+        "Images": ("--particles", "--snr", "--noise-cv", "--scale-cv", "--shift-sigma", "--preferred-views", "--preferred-angle",
+                   "--noise-colour", "--micrographs", "--neighbour-rate", "--background", "--halves", "--dtype", "--seed"),
+        "What is wrong with them": (*_ERRORS, "--junk-rate"),
         "Microscope": ("--defocus", "--astigmatism", "--voltage", "--cs", "--amplitude-contrast", "--phase-shift", "--bfactor",
                        "--no-ctf", "--ctf-premultiply", "--ctf-phase-flip"),
         "Output": ("--output", "--truth-map", "--overwrite"),
@@ -43,7 +48,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
                                         "--no-ctf-phase-flipped"),
         "Bad images": ("--skip-bad", "--max-bad"),
         "Which rows, and half sets": ("--select", "--new-halves", "--family", "--seed"),
-        "Errors on purpose": ("--plant-errors", "--plant-by", "--error-kind"),
+        "Errors on purpose": (*_ERRORS, "--plant-by"),
         "Output": ("--output", "--dtype", "--overwrite"),
     },
     "forecast": {

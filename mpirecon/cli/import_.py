@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mpirecon.cli.console import Console
+from mpirecon.cli.error_options import error_options, in_words, others_in_words
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (
     ANY_PATH,
@@ -14,7 +15,6 @@ from mpirecon.cli.options import (
     EXISTING_FOLDER,
     POSITIVE,
     RATE,
-    ErrorKind,
     Number,
     overwrite_option,
     pass_communicator,
@@ -160,11 +160,9 @@ class Unit(click.ParamType):
               "particle stay together.")
 @click.option("--family", multiple=True, metavar="COLUMN|none", help="Rows of one value in COLUMN show one particle, beside the columns "
               "that are known to say so; or none: only rows of one image do. May be repeated.")
-@click.option("--plant-errors", type=RATE, metavar="X", help="Replace this fraction of the poses by wrong ones and keep the truth.")
+@error_options("plant_errors", "small_degrees", "--plant-errors")
 @click.option("--plant-by", metavar="COLUMN", help="Rows with one value in this column (e.g. rlnTomoParticleName) are wrong "
               "together.")
-@click.option("--error-kind", type=ErrorKind(), default="random", show_default=True, metavar="random|small:DEG",
-              help="Kind of wrong pose: any orientation, or a turn by about DEG degrees.")
 @click.option("--skip-bad", is_flag=True, help="Leave out NaN and constant images; they are counted and listed.")
 @click.option("--max-bad", type=RATE, metavar="X", default=0.1, show_default=True,
               help="Largest fraction of the images that --skip-bad may leave out.")
@@ -172,7 +170,7 @@ class Unit(click.ParamType):
 @overwrite_option
 @verbosity_options
 @pass_communicator
-def command(comm, particles: Path, output: Path, mapping, units, error_kind, quiet: bool, verbose: bool, **options) -> None:
+def command(comm, particles: Path, output: Path, mapping, units, quiet: bool, verbose: bool, **options) -> None:
     """Make a particle file from PARTICLES, a RELION STAR file (1.4 to 5) or a cryoSPARC .cs file, and its stacks.
 
     Stacks are looked for relative to that file, to --data-dir, to the folders above that file (a project) and to the working
@@ -184,10 +182,8 @@ def command(comm, particles: Path, output: Path, mapping, units, error_kind, qui
       mpirecon import run_data.star --data-dir /path/to/project -o particles.h5
       mpirecon import J42_particles.cs --passthrough J42_passthrough.cs -o particles.h5
       mpirecon import run_data.star --select rlnClassNumber=2 --new-halves -o class2.h5
-      mpirecon import run_data.star --plant-errors 0.3 -o with-errors.h5
+      mpirecon import run_data.star --orientation-error-rate 0.3 -o with-errors.h5
     """
-    if options["plant_by"] and options["plant_errors"] is None:
-        raise UserError("--plant-by says which errors are planted together; give their share with --plant-errors RATE")
     for state in ("ctf_premultiplied", "ctf_phase_flipped"):
         options[state] = _state(state, options[state], options.pop(f"no_{state}"))
     if options["no_ctf"] and (options["ctf_premultiplied"] or options["ctf_phase_flipped"]):
@@ -207,7 +203,7 @@ def command(comm, particles: Path, output: Path, mapping, units, error_kind, qui
     )
 
     console = Console(comm, quiet=quiet, verbose=verbose)
-    chosen = ImportOptions(mapping=dict(mapping), units=dict(units), small_degrees=error_kind, **options)
+    chosen = ImportOptions(mapping=dict(mapping), units=dict(units), **options)
     report = import_particles(particles, output, chosen, lambda total: console.progress(total, "importing"),
                               comm)
     _print(console, report)
@@ -229,7 +225,10 @@ def _print(console: Console, report) -> None:
         f"{', CTF-premultiplied' if report.ctf_premultiplied else ', phase-flipped' if report.ctf_phase_flipped else ''}"
     )
     if report.planted is not None:
-        console.say(f"  {report.planted} wrong poses were planted ({100 * report.planted / report.particles:.1f} %)")
+        console.say(f"  {report.planted} wrong poses were planted ({100 * report.planted / report.particles:.1f} %)"
+                    f"{in_words(report.kinds, report.planted)}")
+    if others := others_in_words(report.kinds):
+        console.say(f"  planted errors: {others}")
     for note in report.notes:
         console.say(f"  {note}")
     for warning in report.warnings:

@@ -120,19 +120,19 @@ class FileOr(click.ParamType):
 
 
 class ErrorKind(click.ParamType):
-    """``random`` → None; ``small:DEG`` → DEG: the `small_degrees` of `plant_pose_errors`."""
+    """``random`` → None; ``DEG`` or ``small:DEG`` → DEG: the `small_degrees` of `plant_pose_errors`."""
 
-    name = "random|small:DEG"
+    name = "random|DEG"
 
     def convert(self, value, param, ctx):
         if value is None or isinstance(value, float):
             return value
-        kind, _, degrees = str(value).partition(":")
-        if kind == "random" and not degrees:
+        if value == "random":
             return None
-        if kind == "small":
+        kind, colon, degrees = str(value).rpartition(":")
+        if kind == "small" or not colon and degrees[:1].isdigit():
             return Number(0, 180, low_open=True).convert(degrees or "nothing after the colon", param, ctx)
-        self.fail(f"{value!r} is not an error kind; expected 'random' or 'small:DEG', e.g. small:10", param, ctx)
+        self.fail(f"{value!r} is no kind of orientation error; expected 'random', or degrees, e.g. 10 (also spelled small:DEG)", param, ctx)
 
 
 def overwrite_option(function):

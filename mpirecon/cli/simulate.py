@@ -11,7 +11,8 @@ import click
 
 from mpirecon.cli.console import Console
 from mpirecon.cli.help import DocumentedCommand
-from mpirecon.cli.options import ErrorKind, overwrite_option, seed_option, verbosity_options
+from mpirecon.cli.error_options import error_options, in_words, others_in_words
+from mpirecon.cli.options import overwrite_option, seed_option, verbosity_options
 
 
 class DefocusRange(click.ParamType):
@@ -35,6 +36,14 @@ class DefocusRange(click.ParamType):
 @click.option("--model", "model_path", type=click.Path(), metavar="FILE",
               help="Atomic model (mmCIF or PDB), as electron-scattering density.")
 @click.option("--phantom", "use_phantom", is_flag=True, help="A built-in object without symmetry.")
+@click.option("--second-map", type=click.Path(), metavar="FILE", help="Map (MRC) or atomic model of a second conformation.  [default with "
+              "--phantom: its own]")
+@click.option("--second-fraction", type=float, metavar="X", default=0.0, show_default=True,
+              help="Fraction of particles of the second conformation.")
+@click.option("--preferred-views", type=float, metavar="X", default=0.0, show_default=True,
+              help="Fraction of particles that are seen along the map's z axis; the others from everywhere.")
+@click.option("--preferred-angle", type=float, metavar="DEG", default=20.0, show_default=True,
+              help="Largest angle between these views and that axis.")
 @click.option("--particles", type=int, metavar="N", default=5000, show_default=True, help="Number of images.")
 @click.option("--box", type=int, metavar="N", help="Side of the images, pixels.  [default: the map's, or 64]")
 @click.option("--pixel-size", type=float, metavar="Å", help="Å.  [default: the map's, or 3]")
@@ -45,12 +54,15 @@ class DefocusRange(click.ParamType):
               help="Spread of the noise level between particles (log-normal): standard deviation over mean.")
 @click.option("--scale-cv", type=float, metavar="X", default=0.0, show_default=True,
               help="Spread of the contrast between particles (log-normal); a reconstruction is not told.")
+@click.option("--noise-colour", type=float, metavar="X", default=0.0, show_default=True,
+              help="The noise rises towards low frequencies, with an exponent between 0 and X that each micrograph has for itself.")
+@click.option("--micrographs", type=int, metavar="N", default=20, show_default=True, help="Micrographs that the particles are dealt to.")
+@click.option("--neighbour-rate", type=float, metavar="X", default=0.0, show_default=True,
+              help="Fraction of images with a neighbour that reaches into the box.")
+@click.option("--background", type=float, metavar="X", default=0.0, show_default=True,
+              help="Level and slopes under each image, standard deviations of the noise.")
 @click.option("--junk-rate", type=float, metavar="X", default=0.0, show_default=True, help="Fraction of images that are noise only.")
-@click.option("--error-rate", type=float, metavar="X", default=0.0, show_default=True,
-              help="Fraction of particles whose given pose is wrong; the truth is kept in the file.")
-@click.option("--error-kind", "error_degrees", type=ErrorKind(), default="random", show_default=True,
-              metavar="random|small:DEG",
-              help="Wrong poses: uniformly random, or turned about a random axis by a half-Gaussian angle of DEG.")
+@error_options("error_rate", "error_degrees", "--error-rate")
 @click.option("--defocus", type=DefocusRange(), default="0.8:2.5", show_default=True,
               help="Range of defocus, µm underfocus.")
 @click.option("--astigmatism", type=float, metavar="Å", default=300.0, show_default=True, help="Spread of defocus U − V, Å.")
@@ -73,7 +85,7 @@ class DefocusRange(click.ParamType):
 @click.option("-o", "--output", type=click.Path(), metavar="FILE", required=True, help="Particle file to write (HDF5).")
 @overwrite_option
 @verbosity_options
-def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, truth_map, output, overwrite, quiet,
+def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, second_map, truth_map, output, overwrite, quiet,
             verbose, **settings):
     """Make a particle file with known truth from a map, an atomic model or a phantom.
 
@@ -82,36 +94,39 @@ def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, tru
 
     \b
     Examples:
-      mpirecon simulate --phantom --particles 5000 --snr 0.05 --error-rate 0.3 -o particles.h5
+      mpirecon simulate --phantom --particles 5000 --snr 0.05 --orientation-error-rate 0.3 --offset-error 5 -o particles.h5
       mpirecon simulate --map emd_3488.mrc --box 64 --pixel-size 1.64 --junk-rate 0.1 -o particles.h5
-      mpirecon simulate --model 5ni1.cif --error-kind small:10 --error-rate 0.5 -o particles.h5
+      mpirecon simulate --model 5ni1.cif --orientation-error 10 --orientation-error-rate 0.5 -o particles.h5
     """
     from mpirecon.io.atomic import atomic_path, refuse_existing
     from mpirecon.io.inputs import given, refuse_twice
     from mpirecon.io.mrc import write_map
     from mpirecon.simulation.dataset import simulate
     from mpirecon.simulation.settings import SimulationSettings
-    from mpirecon.simulation.source import load_source
+    from mpirecon.simulation.source import load_second, load_source
 
     console = Console(quiet=quiet, verbose=verbose)
     settings = SimulationSettings(phase_shift=math.radians(phase_shift), **settings)
     refuse_twice([output, truth_map])
     for target in filter(None, (output, truth_map)):
-        refuse_existing(target, overwrite, given(map=map_path, model=model_path))
+        refuse_existing(target, overwrite, given(map=map_path, model=model_path, second_map=second_map))
     source = load_source(map_path, model_path, use_phantom, box, pixel_size)
     console.say(source.description)
+    second = load_second(second_map, settings.second_fraction, use_phantom, source)
     truth = nullcontext() if truth_map is None else atomic_path(truth_map, overwrite)
     with truth as temporary, console.progress(settings.particles, "simulating") as progress:
         if temporary is not None:  # it appears with the particles, or not at all
             write_map(temporary, source.volume, source.pixel_size, overwrite=True)
         result = simulate(
-            source.volume, source.pixel_size, settings, output, overwrite=overwrite, progress=progress.update,
+            source.volume, source.pixel_size, settings, output, second=second, overwrite=overwrite, progress=progress.update,
             provenance={"command": shlex.join(["mpirecon", *sys.argv[1:]]), "source": source.description},
         )
     if truth_map:
         console.say(f"wrote {truth_map}: the volume the images were made from")
+    others = others_in_words(result.planted)
     console.say(
         f"wrote {output}: {result.particles} particles, box {source.volume.shape[0]}, {source.pixel_size:g} Å/px, "
-        f"{result.wrong_poses} with a wrong pose, {result.junk} junk; "
+        f"{result.wrong_poses} with a wrong pose{in_words(result.planted, result.wrong_poses)}, {result.junk} junk"
+        f"{others and ', '}{others}; "
         f"noise standard deviation {result.noise_sigma:.4g}, signal {math.sqrt(result.signal_variance):.4g} per pixel"
     )

@@ -15,6 +15,7 @@ import pandas as pd
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, refuse_existing
 from mpirecon.io.cryosparc import coordinates_of, micrographs_of, relion_image_names, with_columns
+from mpirecon.io.export_planted import cs_columns, planted_rows, put_truth, put_used, without_errors
 from mpirecon.io.export_tables import (
     add_found,
     add_halves,
@@ -25,7 +26,6 @@ from mpirecon.io.export_tables import (
     put_images,
     put_micrographs,
     put_mtfs,
-    put_poses,
 )
 from mpirecon.io.file_names import as_file_name
 from mpirecon.io.inputs import Input, refuse_inputs
@@ -35,7 +35,6 @@ from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import particle_block
 from mpirecon.io.run_output import files_read, open_particles, read_particle_table, read_summary
 from mpirecon.io.star import write_star
-from mpirecon.model import Pose
 
 _BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
 
@@ -48,7 +47,7 @@ class ExportOptions:
     particles : the particle file, where it is not where the run found it
     coordinates : of particles of a .cs file on micrographs, ``"as-stored"`` or ``"flipped"`` upside down; None leaves them out
     mtf : (optics group or None for all, MTF file), to be named in STAR files
-    poses : ``"original"`` (of the source; the true ones where errors were planted) or ``"used"`` (by the run)
+    poses : ``"original"`` (of the source; the true ones where errors were planted, and defoci) or ``"used"`` (by the run)
     """
 
     star: Path | None = None
@@ -243,21 +242,23 @@ class _Export:
         if len(table) != len(self.file):
             raise UserError(f"{self.file.path} is damaged: /source has {len(table)} particles, it has {len(self.file)}")
         notes += add_halves(table, self.run["half"])
-        planted = self._planted()
-        if len(planted) and not self._original_poses(len(planted)):  # else the text is the source's
-            put_poses(table, self.file.metadata().pose, planted)
+        if self._writes_errors():  # else the text is the source's
+            particles = self.file.metadata()
+            put_used(table, particles)
+            put_truth(table, particles)
         notes += add_found(table, self.run)
         return self.tables, block
 
     def _new_star(self) -> tuple[dict[str, pd.DataFrame], str]:
         """Tables in RELION 3.1's form, of a .cs file or a simulation."""
         particles = self.file.metadata()
-        pose, planted = particles.pose, self._planted()
-        if len(planted) and self._original_poses(len(planted)):
-            pose = Pose(particles.true_quaternion, pose.shift)
+        spoilt = self._writes_errors()
         array = self.arrays.get("particles")
         names = None if array is None else relion_image_names(self.file.path, array)
-        tables = new_tables(particles, pose, names, self.file.aberrations())
+        told = particles if spoilt else without_errors(particles)
+        tables = new_tables(told, told.pose, names, self.file.aberrations())
+        if spoilt:
+            put_truth(tables["particles"], particles)
         if array is not None and "uid" in array.dtype.names:
             put(tables["particles"], "mpireconUid", [str(uid) for uid in array["uid"].tolist()])
         if array is not None and "sym_expand/src_uid" in array.dtype.names:
@@ -282,11 +283,8 @@ class _Export:
         if self._cs is None:
             array, notes = cs_array(self.arrays["particles"], self.run, self.run["half"])
             self.report.notes += notes
-            planted = self._planted()
-            if len(planted) and not self._original_poses(len(planted)):
-                poses = array["alignments3D/pose"].copy()
-                poses[planted] = self.file.metadata().pose[planted].rotation_vectors()
-                array = with_columns(array, {"alignments3D/pose": poses})
+            if self._writes_errors():
+                array = with_columns(array, cs_columns(array, self.file.metadata()))
             self._cs = array
         if self.options.stack is None:
             return self._cs
@@ -296,18 +294,20 @@ class _Export:
         moved = with_columns(array[kept], {"blob/path": path, "blob/idx": (self.section - 1).astype("u4")})
         return moved
 
-    def _planted(self) -> np.ndarray:
-        """Rows whose poses were replaced by wrong ones."""
-        return np.flatnonzero(self.run.get("pose_error", np.zeros(0, bool)))
-
-    def _original_poses(self, planted: int) -> bool:
-        """Whether to write the poses from before errors were planted; says which."""
-        original = self.options.poses == "original"
+    def _writes_errors(self) -> bool:
+        """Whether to write planted errors, and not the poses and defoci from before; says which, where there are any."""
+        words = {"pose": "wrong poses", "defocus": "wrong defoci"}
+        counts = {words[name]: len(rows) for name, rows in planted_rows(self.file.metadata()).items() if len(rows)}
+        if not counts:
+            return False
+        used = self.options.poses == "used"
         self.report.notes.append(
-            f"{planted} wrong poses were planted: the original ones are written (--poses used writes the planted ones)"
-            if original else f"{planted} planted wrong poses are written, as the run used them"
+            f"{' and '.join(f'{count} planted {what}' for what, count in counts.items())} are written, as the run used them, and the "
+            "true ones as mpireconTrue…" if used else
+            f"{' and '.join(f'{count} {what}' for what, count in counts.items())} were planted: the original ones are written (--poses "
+            "used writes the planted ones)"
         )
-        return original
+        return used
 
 
 def _is_cs(path: Path) -> bool:

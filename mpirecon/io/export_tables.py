@@ -24,6 +24,8 @@ _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 EXTRAS = {
     "score": "mpireconScore", "distance": "mpireconDistance", "posterior": "mpireconPosterior",
     "sigma": "mpireconSigma", "scale": "mpireconScale", "pose_error": "mpireconPoseError",
+    "planted_orientation": "mpireconPlantedOrientation", "planted_offset": "mpireconPlantedOffset",
+    "planted_defocus": "mpireconPlantedDefocus", "planted_hand": "mpireconPlantedHand", "duplicate_of": "mpireconDuplicateOf",
 }
 _PER_GROUP = {
     "rlnVoltage": "voltage_kv", "rlnSphericalAberration": "cs_mm", "rlnAmplitudeContrast": "amplitude_contrast",

@@ -34,9 +34,9 @@ from mpirecon.io.row_selection import RowOptions, parse_selection
 from mpirecon.io.table_stacks import open_stacks
 from mpirecon.io.text_column import text_column
 from mpirecon.io.traps import repeated_images, several_classes, zeros
-from mpirecon.model import ParticleSet, Pose
+from mpirecon.model import ParticleSet
 from mpirecon.model.aberrations import Aberrations
-from mpirecon.model.draws import plant_pose_errors
+from mpirecon.model.planted import ErrorSettings, copied, count_kinds, plant
 from mpirecon.operators.background import Background
 from mpirecon.parallel.comm import (
     Communicator,
@@ -51,16 +51,16 @@ _SAMPLE = 512  # images of a rank that are looked at when none are copied
 _STEPS = 200  # of float16's smallest numbers, that an image must span to be more than those
 
 
-@dataclass
-class ImportOptions:
-    """What the user may say about an import.
+@dataclass(frozen=True)
+class ImportOptions(ErrorSettings):
+    """What the user may say about an import; the fields of ErrorSettings count too.
 
     data_dir : folder that the stack paths are relative to; mapping : stack path as written → file;
     stack : file that holds all images; pixel_size (Å), voltage (kV), cs (mm), amplitude_contrast : see read_relion
     dtype : ``"auto"`` (float16 where all stacks are), ``"float32"`` or ``"float16"``
     contrast : ``"white"``, ``"black"``, or None for what the file says (RELION: white; cryoSPARC: blob/sign)
     passthrough : .cs files whose columns are joined to a .cs file by uid
-    plant_errors : share of particles that get a wrong pose; small_degrees : by a small turn instead of a random pose
+    plant_errors : fraction of particles that get a wrong orientation; small_degrees : by a small turn instead of a random one
     plant_by : column of the particle table whose rows of one value are wrong together
     rescale : None, ``"common"`` (the box and pixel size of most particles) or (box, Å): bring all images to one size
     link : refer to the stacks instead of copying their images
@@ -84,7 +84,7 @@ class ImportOptions:
     dtype: str = "auto"
     contrast: str | None = None
     passthrough: Sequence[str | os.PathLike] = ()
-    plant_errors: float | None = None
+    plant_errors: float = 0.0
     plant_by: str | None = None
     small_degrees: float | None = None
     rescale: str | tuple[int, float] | None = None
@@ -105,6 +105,18 @@ class ImportOptions:
     max_bad: float = 0.1
     overwrite: bool = False
 
+    def __post_init__(self) -> None:
+        self.check_errors()
+        if self.defocus_error and self.no_ctf:
+            raise UserError("--defocus-error and --no-ctf exclude each other: there is no CTF whose defocus could be wrong")
+        if self.plant_by is not None and not self.plants:
+            raise UserError(f"--plant-by {self.plant_by} says which errors are planted together; give their fraction with "
+                            "--orientation-error-rate or another rate")
+
+    @property
+    def orientation_errors(self) -> tuple[float, float | None]:
+        return self.plant_errors or 0.0, self.small_degrees
+
     @property
     def reading(self) -> Reading:
         try:
@@ -116,7 +128,7 @@ class ImportOptions:
 
 @dataclass
 class ImportReport:
-    """What was written: counts, and sentences the user should read."""
+    """What was written: counts (planted: wrong poses; kinds: particles with each kind of error), and sentences the user should read."""
 
     output: Path
     particles: int
@@ -127,6 +139,7 @@ class ImportReport:
     ctf_premultiplied: bool
     ctf_phase_flipped: bool
     planted: int | None
+    kinds: dict[str, int]
     skipped: list[str]
     notes: list[str]
     warnings: list[str]
@@ -189,26 +202,31 @@ def import_particles(
     good, skipped = np.ones(len(table), bool), []
     if options.skip_bad:  # who is left out must be known before rows have a place
         good, skipped = _look(comm, table, stacks, dtype, options, rescaling)
-        particles = particles if good.all() else particles[np.flatnonzero(good)]
+    chosen, again = _with_copies(comm, table, np.flatnonzero(good), options)
+    particles = particles if len(chosen) == len(table) and not again.any() else particles[chosen]
     rows, total = _place(comm, len(particles))
+    if options.duplicate_rate:
+        half = np.where(again, 3 - particles.half, particles.half)
+        particles = replace(particles, half=half, duplicate_of=np.where(again, rows[0] + np.arange(len(again)) - 1, -1))
     levels = LevelsSurvey()
     with ParticleWriter(
         output, total, box, table.pixel_size, overwrite=options.overwrite, dtype=dtype,
         ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped, contrast=particles.contrast,
         provenance={"command": "import", "mpirecon": __version__, "source": str(path), "options": vars(options)},
-        comm=comm, rows=rows, links=_links(table, np.flatnonzero(good), stacks, dtype) if options.link else None,
+        comm=comm, rows=rows, links=_links(table, chosen, stacks, dtype) if options.link else None,
     ) as writer:
         with together(comm), progress(len(particles)) if progress else nullcontext() as bar:
             if options.link:
-                _sample_images(table, np.flatnonzero(good), stacks, levels)
+                _sample_images(table, chosen, stacks, levels)
             else:
-                _copy_images(table, np.flatnonzero(good), stacks, writer, rows[0],
+                _copy_images(table, chosen, stacks, writer, rows[0],
                              lambda n: bar and bar.update(n), rescaling, levels)
         writer.write_metadata(particles)
         writer.write_optics(aberrations)
-        if compared.family is not None:
-            writer.write_extra("family", compared.family[good])
-        writer.write_source(path, *table.source(good), split=table.particle_block, files=[*tables, *(s.path for s in stacks)])
+        if compared.family is not None or options.duplicate_rate:
+            family = table.numbers if compared.family is None else compared.family
+            writer.write_extra("family", family[chosen])
+        writer.write_source(path, *table.source(chosen), split=table.particle_block, files=[*tables, *(s.path for s in stacks)])
         with together(comm):  # nothing was written to while it was read: else some rows would have the images of others
             unchanged.refuse_changed()
             for number in np.unique(table.stack).tolist():
@@ -219,7 +237,10 @@ def import_particles(
     if options.link:
         notes.append(f"the images stay in their {len(stacks)} stacks, which must be there, unchanged, whenever they are read"
                      + ("" if options.skip_bad else "; they were not looked at, but for a sample"))
-    return _report(output, particles, dtype, total, halves, planted, skipped, notes, warnings)
+    if options.defocus_error and (table.ctf_premultiplied or table.ctf_phase_flipped):
+        notes.append("the images keep the CTF that they were multiplied by: the defocus errors are in what the reconstruction is told alone")
+    kinds = {kind: comm.allreduce_scalar(count) for kind, count in count_kinds(particles).items()}
+    return _report(output, particles, dtype, total, halves, planted, kinds, skipped, notes, warnings)
 
 
 def _is_cryosparc(path: Path) -> bool:
@@ -321,19 +342,28 @@ def _aberrations(
 def _particle_set(
     comm: Communicator, table: ParticleTable, box: int, half: np.ndarray, options: ImportOptions
 ) -> ParticleSet:
-    rows, pose, flag, truth = table.numbers, table.pose, None, None
-    if options.plant_errors is not None:
-        truth = pose.quaternion
+    pose, ctf, truth = table.pose, table.ctf, {}
+    if options.plants:
         groups = None if options.plant_by is None else _group_numbers(comm, table, options.plant_by)
-        quaternion, flag = plant_pose_errors(
-            options.seed, rows, truth, options.plant_errors, options.small_degrees, groups
-        )
-        pose = Pose(quaternion, pose.shift)
+        planted = plant(options, options.seed, table.numbers, pose, ctf, groups)
+        pose, ctf, truth = planted.pose, planted.ctf, planted.truth
     return ParticleSet(
-        box=box, pixel_size=table.pixel_size, pose=pose, ctf=table.ctf, half=half,
+        box=box, pixel_size=table.pixel_size, pose=pose, ctf=ctf, half=half,
         optics_group=table.optics_group, ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped,
-        contrast=options.contrast or table.contrast, pose_error=flag, true_quaternion=truth,
+        contrast=options.contrast or table.contrast, **truth,
     )
+
+
+def _with_copies(
+    comm: Communicator, table: ParticleTable, rows: np.ndarray, options: ImportOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """These rows of the table with those of which a duplicate is planted twice, one behind the other; and which are the second."""
+    groups = None if options.plant_by is None or not options.duplicate_rate else _group_numbers(comm, table, options.plant_by)
+    times = 1 + copied(options, options.seed, table.numbers, groups)[rows]
+    chosen = np.repeat(rows, times)
+    again = np.zeros(len(chosen), bool)
+    again[np.cumsum(times)[times == 2] - 1] = True
+    return chosen, again
 
 
 def _group_numbers(comm: Communicator, table: ParticleTable, column: str) -> np.ndarray:
@@ -465,12 +495,12 @@ def _refuse_too_many(skipped: list[str], total: int, options: ImportOptions) -> 
 
 
 def _report(
-    output: Path, particles: ParticleSet, dtype: str, total: int, halves, planted: int | None, skipped, notes, warnings
+    output: Path, particles: ParticleSet, dtype: str, total: int, halves, planted: int | None, kinds, skipped, notes, warnings
 ) -> ImportReport:
     if 0 in halves:
         warnings.append("one half set is empty; half maps and their FSC will not be possible; import with --new-halves draws half sets anew")
     return ImportReport(
         output=output, particles=total, box=particles.box, pixel_size=particles.pixel_size, dtype=dtype,
         halves=tuple(int(count) for count in halves), ctf_premultiplied=particles.ctf_premultiplied,
-        ctf_phase_flipped=particles.ctf_phase_flipped, skipped=skipped, notes=notes, warnings=warnings, planted=planted,
+        ctf_phase_flipped=particles.ctf_phase_flipped, skipped=skipped, notes=notes, warnings=warnings, planted=planted, kinds=kinds,
     )

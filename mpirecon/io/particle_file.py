@@ -44,7 +44,18 @@ DATASETS = {
     "half": ((), np.dtype("u1")),
     "optics_group": ((), np.dtype("i4")),
 }
-TRUTH = {"pose_error": ((), np.dtype("bool")), "true_quaternion": ((4,), np.dtype("f8"))}
+#: likewise, of the fields that tell of planted errors
+TRUTH = {
+    "pose_error": ((), np.dtype("bool")),
+    "true_quaternion": ((4,), np.dtype("f8")),
+    "true_shift": ((2,), np.dtype("f8")),
+    "true_defocus": ((2,), np.dtype("f8")),
+    "planted_orientation": ((), np.dtype("bool")),
+    "planted_offset": ((), np.dtype("bool")),
+    "planted_defocus": ((), np.dtype("bool")),
+    "planted_hand": ((), np.dtype("bool")),
+    "duplicate_of": ((), np.dtype("i8")),
+}
 
 
 class ParticleFile:
@@ -173,6 +184,11 @@ class ParticleFile:
         return "pose_error" in self._there
 
     @property
+    def has_duplicates(self) -> bool:
+        """Whether copies of particles were planted in the other half set."""
+        return "duplicate_of" in self._there
+
+    @property
     def phase_flipped(self) -> bool:
         """Whether the images were multiplied by the sign of their CTF; files of before this was known say nothing: no."""
         return bool(self.attributes.get("ctf_phase_flipped", False))
@@ -190,6 +206,8 @@ class ParticleFile:
             _check_lengths(quaternion)
             if truth["true_quaternion"] is not None:
                 Pose(truth["true_quaternion"], np.zeros((len(quaternion), 2)))  # finite, and rotations
+            if truth["true_shift"] is not None:
+                Pose(quaternion, truth["true_shift"])
             return ParticleSet(
                 box=self.box,
                 pixel_size=self.pixel_size,

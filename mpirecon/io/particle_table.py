@@ -110,12 +110,12 @@ class ParticleTable:
         """Where a row came from: file, line and image."""
         return f"{self.place(row)} (image {self.image[row] + 1}@{self.stacks[self.stack[row]]})"
 
-    def source(self, good: np.ndarray) -> tuple[dict[str, pd.DataFrame], dict[str, np.ndarray]]:
-        """(tables, arrays) of the file with only the particles where `good`, (m,) bool."""
+    def source(self, rows: np.ndarray) -> tuple[dict[str, pd.DataFrame], dict[str, np.ndarray]]:
+        """(tables, arrays) of the file with the particles `rows`, (k,) int64, alone."""
         tables = dict(self.tables)
-        if not good.all() and self.particle_block in tables:
-            tables[self.particle_block] = tables[self.particle_block][good]
-        return tables, {name: array[good] for name, array in self.arrays.items()}
+        if not np.array_equal(rows, np.arange(len(self))) and self.particle_block in tables:
+            tables[self.particle_block] = tables[self.particle_block].iloc[rows]
+        return tables, {name: array[rows] for name, array in self.arrays.items()}
 
 
 def agree(comm: Communicator, table: ParticleTable) -> None:

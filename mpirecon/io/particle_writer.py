@@ -111,7 +111,7 @@ class ParticleWriter:
         columns = {
             "quaternion": particles.pose.quaternion, "shift": particles.pose.shift, "ctf": particles.ctf,
             "half": particles.half, "optics_group": particles.optics_group,
-            "pose_error": particles.pose_error, "true_quaternion": particles.true_quaternion,
+            **{name: getattr(particles, name) for name in TRUTH},
         }
         kinds = {**DATASETS, **TRUTH}
         self._store({name: np.asarray(v, kinds[name][1]) for name, v in columns.items() if v is not None})

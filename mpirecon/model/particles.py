@@ -11,6 +11,13 @@ from mpirecon.model.optics import CTF_DTYPE, check_ctf
 from mpirecon.model.pose import Pose
 
 
+#: fields that are there only where errors were planted on purpose, or junk
+TRUTH = (
+    "pose_error", "true_quaternion", "true_shift", "true_defocus",
+    "planted_orientation", "planted_offset", "planted_defocus", "planted_hand", "duplicate_of",
+)  # fmt: skip
+
+
 @dataclass
 class ParticleSet:
     """Metadata of m particles of one box and pixel size.
@@ -32,6 +39,15 @@ class ParticleSet:
     pose_error : (m,) bool or None
         True where a wrong pose (or junk) was planted
     true_quaternion : (m, 4) float64 or None
+    true_shift : (m, 2) float64, Å, or None
+        None: the shifts are the true ones
+    true_defocus : (m, 2) float64, Å, U and V, or None
+        likewise
+    planted_orientation, planted_offset, planted_defocus, planted_hand : (m,) bool or None
+        which errors were planted; a particle may have several, junk has none of them. None: none of that kind (or, in
+        files of before kinds were told apart, not known)
+    duplicate_of : (m,) int64 or None
+        row of the file whose copy a particle is, or −1
     ids : (m,) int64
         row of each particle in the particle file
 
@@ -52,6 +68,13 @@ class ParticleSet:
     contrast: str = "white"
     pose_error: np.ndarray | None = None
     true_quaternion: np.ndarray | None = None
+    true_shift: np.ndarray | None = None
+    true_defocus: np.ndarray | None = None
+    planted_orientation: np.ndarray | None = None
+    planted_offset: np.ndarray | None = None
+    planted_defocus: np.ndarray | None = None
+    planted_hand: np.ndarray | None = None
+    duplicate_of: np.ndarray | None = None
     ids: np.ndarray = field(default=None)
 
     def __post_init__(self) -> None:
@@ -61,7 +84,7 @@ class ParticleSet:
         self.optics_group = np.asarray(self.optics_group, np.int32)
         if self.ctf.dtype != CTF_DTYPE:
             raise UserError(f"ParticleSet: ctf must have dtype CTF_DTYPE, got {self.ctf.dtype}")
-        for name in ("ctf", "half", "optics_group", "ids", "pose_error", "true_quaternion"):
+        for name in ("ctf", "half", "optics_group", "ids", *TRUTH):
             value = getattr(self, name)
             if value is not None and len(value) != m:
                 raise UserError(f"ParticleSet: {name} has {len(value)} rows for {m} poses")
@@ -81,16 +104,13 @@ class ParticleSet:
     def __getitem__(self, rows) -> ParticleSet:
         """The particles of an index array or slice, with their ids."""
 
-        def pick(value):
-            return None if value is None else value[rows]
-
+        known = {name: getattr(self, name) for name in TRUTH}
         return replace(
             self,
             pose=self.pose[rows],
             ctf=self.ctf[rows],
             half=self.half[rows],
             optics_group=self.optics_group[rows],
-            pose_error=pick(self.pose_error),
-            true_quaternion=pick(self.true_quaternion),
             ids=self.ids[rows],
+            **{name: None if values is None else values[rows] for name, values in known.items()},
         )

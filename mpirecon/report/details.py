@@ -29,7 +29,7 @@ _MAP_WORDS = {
 
 def sections(run: RunFiles) -> list[str]:
     """What belongs to map and particles."""
-    return [_confusion(run), _maps(run), _local(run), _cones(run), _guinier(run), _views(run), _against(run)]
+    return [_confusion(run), _by_kind(run.summary), _maps(run), _local(run), _cones(run), _guinier(run), _views(run), _against(run)]
 
 
 def last_sections(run: RunFiles) -> list[str]:
@@ -65,6 +65,34 @@ def _confusion(run: RunFiles) -> str:
     table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in found["confusion"]), text=("",))
     bars = pieces.figure(particle_charts.kept_bars(found["confusion"]), "Share that was kept. The curves are in detection.csv.")
     return pieces.section("Who was kept, by kind of error", f'<div class="pairs-of">{bars}<div class="kinds">{table}</div></div>')
+
+
+def _by_kind(summary: Mapping) -> str:
+    rows = (summary.get("detection") or {}).get("by_kind")
+    if not rows:
+        return ""
+    columns = {
+        "planted": lambda r: r["kind"],
+        "particles": lambda r: f"{r['count']:,}",
+        "of them with this error only": lambda r: f"{r['alone']:,}",
+        "size (rms)": lambda r: "–" if r["rms"] is None else f"{r['rms']:.3g}" + (f" {r['unit']}" if r["unit"] == "Å" else "°"),
+        "left out": lambda r: percent(r["count"] - r["kept"], r["count"]),
+        "precision": lambda r: "–" if r["precision"] is None else f"{r['precision']:.3f}",
+        "mean posterior": lambda r: "–" if r["mean_posterior"] is None else f"{r['mean_posterior']:.3f}",
+        "AUC": lambda r: "–" if r["auc"] is None else f"{r['auc']:.4f}",
+        "fraction of the map's weight": lambda r: f"{r['weight']:.3f}",
+        "signal left": lambda r: "–" if r["amplitude"] is None else f"{r['amplitude']:.3f}",
+    }
+    table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in rows), text=("planted",))
+    words = ("Each kind against the particles of right pose without this error. Precision: the fraction with this error among those left "
+             "out that have it or are such. Signal left: the map's amplitude at its resolution over that without these errors.")
+    for row in rows:
+        if row["kind"] == "hand" and row["weight"] > 0.5:
+            words += " Most of the map's weight has poses of the other hand: the map is the mirror image of the true one."
+        if row["kind"] == "duplicate" and row["shared_noise"]:
+            words += (f" {row['pairs']:,} particles are in both half maps: {100 * row['shared_noise']:.1f} % of their noise is the same, "
+                      "which the FSC takes for signal.")
+    return pieces.section("Planted errors, kind by kind", table + pieces.note(words))
 
 
 def _cones(run: RunFiles) -> str:

@@ -244,7 +244,10 @@ def kept_bars(confusion: Sequence[Mapping]) -> str:
 
 
 def kind_of(row: Mapping) -> str:
-    """A row of the confusion in words: correct, wrong by so many degrees, junk."""
+    """A row of the confusion in words: correct, wrong by so many degrees or Å, junk."""
+    if row.get("angstrom") is not None:
+        low, high = row["angstrom"]
+        return f"offset {low:g}–{high:g} Å off" if high is not None else f"offset {low:g} Å off or more"
     if row["degrees"] is not None:
         return "{:g}–{:g}° off".format(*row["degrees"])
     return "correct" if row["kind"] == "right" else row["kind"]

@@ -88,7 +88,7 @@ def _particles(summary: dict) -> str:
     else:
         text = f"{kept:,} of {total:,} particles were {verb}{how}"
     found = summary.get("detection")
-    if not found:
+    if not found or not found["wrong"]:
         return text + "."
     among, wrong = found["wrong_among_kept"], found["wrong"]
     if (not selects and loss != "posterior") or not told_apart(summary):

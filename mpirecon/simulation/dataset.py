@@ -11,11 +11,16 @@ import scipy.fft
 
 from mpirecon.errors import UserError
 from mpirecon.model.draws import particle_rng
+from mpirecon.model.planted import copied, count_kinds
+from mpirecon.model.pose import Pose
 from mpirecon.operators.aberrations import OpticsPlanes
 from mpirecon.operators.ctf import ctf_at
 from mpirecon.operators.forward import ForwardModel
 from mpirecon.simulation.draws import DrawnParticles, draw_particles
 from mpirecon.simulation.settings import SimulationSettings
+from mpirecon.simulation.surroundings import (
+    backgrounds, colour, conformations, micrographs, moved, neighbours, noise_exponents, plane,
+)  # fmt: skip
 
 SNR_DEFINITION = (
     "variance over all pixels of the noiseless images (CTF and contrast applied, before any CTF premultiplication), "
@@ -30,11 +35,12 @@ _BATCH_PIXELS = 2**22
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """What was made: counts, the mean noise standard deviation and the mean signal variance per pixel."""
+    """What was made: counts (planted: of each kind of error), the mean noise standard deviation and the mean signal variance per pixel."""
 
     particles: int
     junk: int
     wrong_poses: int
+    planted: dict[str, int]
     noise_sigma: float
     signal_variance: float
 
@@ -47,6 +53,7 @@ class Simulator:
     volume : (n, n, n) float32, band-limited below Nyquist
     pixel_size : float, Å
     settings : SimulationSettings
+    second : (n, n, n) float32, the map of the second conformation, where there is one
 
     Attributes
     ----------
@@ -56,10 +63,15 @@ class Simulator:
         mean standard deviation of the noise per pixel
     """
 
-    def __init__(self, volume: np.ndarray, pixel_size: float, settings: SimulationSettings) -> None:
+    def __init__(
+        self, volume: np.ndarray, pixel_size: float, settings: SimulationSettings, second: np.ndarray | None = None
+    ) -> None:
         self.box, self.pixel_size, self.settings = volume.shape[0], float(pixel_size), settings
         self.forward = ForwardModel(self.box, self.pixel_size, taps=6)
-        self.prepared = self.forward.prepare(volume)
+        if settings.second_fraction and second is None:
+            raise UserError("--second-fraction needs the map of the second conformation")
+        self.prepared = [self.forward.prepare(one) for one in (volume, second) if one is not None]
+        self._colours = [colour(self.box, exponent) for exponent in noise_exponents(settings)] if settings.noise_colour else None
         self.batch = max(1, _BATCH_PIXELS // self.box**2)
         self.signal_variance = self._calibrate()
         # the mean of f² is 1 + cv² for factors of mean 1
@@ -75,10 +87,15 @@ class Simulator:
         """(m, n, n) float32 images of drawn particles."""
         images = self._signal(drawn)
         images *= np.where(drawn.junk, 0, drawn.scale).astype(np.float32)[:, None, None]
+        self._add_neighbours(images, drawn)
         if self.noise_sigma > 0:
             for image, particle, factor in zip(images, drawn.particles.ids, drawn.noise_factor):
                 rng = particle_rng(self.settings.seed, int(particle), "noise")
-                image += np.float32(self.noise_sigma * factor) * rng.standard_normal(image.shape, dtype=np.float32)
+                white = rng.standard_normal(image.shape, dtype=np.float32)
+                image += np.float32(self.noise_sigma * factor) * self._coloured(white, int(particle))
+        if self.settings.background:
+            for image, values in zip(images, backgrounds(self.settings, drawn.particles.ids)):
+                image += np.float32(self.noise_sigma) * plane(self.box, *values)
         if self.settings.ctf_premultiplied:
             images = multiply_by_ctf(images, drawn.particles.ctf, self.pixel_size)
         if self.settings.ctf_phase_flipped:
@@ -86,8 +103,33 @@ class Simulator:
         return images
 
     def _signal(self, drawn: DrawnParticles) -> np.ndarray:
-        ctf = drawn.particles.ctf if self.settings.use_ctf else None
-        return self.forward.images(self.prepared, drawn.true_pose, ctf)
+        ctf = drawn.true_ctf if self.settings.use_ctf else None
+        which = conformations(self.settings, drawn.particles.ids) - 1
+        if not which.any():
+            return self.forward.images(self.prepared[0], drawn.true_pose, ctf)
+        images = np.empty((len(drawn), self.box, self.box), np.float32)
+        for number, prepared in enumerate(self.prepared):
+            rows = np.flatnonzero(which == number)
+            if len(rows):
+                images[rows] = self.forward.images(prepared, drawn.true_pose[rows], None if ctf is None else ctf[rows])
+        return images
+
+    def _add_neighbours(self, images: np.ndarray, drawn: DrawnParticles) -> None:
+        """Particles of the first map, cut off at the box, with the image's CTF and contrast."""
+        there, quaternion, centre = neighbours(self.settings, drawn.particles.ids, self.box)
+        rows = np.flatnonzero(there)
+        if not len(rows):
+            return
+        ctf = drawn.true_ctf[rows] if self.settings.use_ctf else None
+        shown = self.forward.images(self.prepared[0], Pose(quaternion[rows], np.zeros((len(rows), 2))), ctf)
+        for row, image in zip(rows, shown):
+            images[row] += np.float32(drawn.scale[row]) * moved(image, *centre[row])
+
+    def _coloured(self, white: np.ndarray, particle: int) -> np.ndarray:
+        if self._colours is None:
+            return white
+        factors = self._colours[particle % self.settings.micrographs]
+        return scipy.fft.irfft2(scipy.fft.rfft2(white) * factors, s=white.shape)
 
     def _calibrate(self) -> float:
         rows = np.array_split(_CALIBRATION, -(-len(_CALIBRATION) // self.batch))
@@ -111,14 +153,17 @@ def simulate(
     settings: SimulationSettings,
     path,
     *,
+    second: np.ndarray | None = None,
     overwrite: bool = False,
     provenance: dict | None = None,
     progress: Callable[[int], None] = lambda images: None,
 ) -> SimulationResult:
     """Write a particle file of simulated images of a (n, n, n) volume; memory does not grow with the set's images.
 
-    ``/junk`` (bool), ``/true_scale`` and ``/true_sigma`` (float64) tell what each image was made with; ``/pose_error``
-    and ``/true_quaternion`` are there where errors or junk were planted. `progress` is told the images of each batch.
+    second : the map of the second conformation, (n, n, n) float32, where one is asked for
+
+    ``/junk`` (bool), ``/true_scale`` and ``/true_sigma`` (float64) tell what each image was made with; ``/pose_error``,
+    ``/true_quaternion`` and more of ParticleSet's TRUTH are there where errors or junk were planted. `progress` is told the images of each batch.
 
     Raises
     ------
@@ -127,11 +172,11 @@ def simulate(
     """
     from mpirecon.io.particle_writer import ParticleWriter
 
-    simulator = Simulator(volume, pixel_size, settings)
-    drawn = simulator.draw(np.arange(settings.particles))
+    simulator = Simulator(volume, pixel_size, settings, second)
+    drawn, family = _with_copies(simulator.draw(np.arange(settings.particles)), settings)
     writer = ParticleWriter(
         path,
-        settings.particles,
+        len(drawn),
         simulator.box,
         simulator.pixel_size,
         overwrite=overwrite,
@@ -145,17 +190,50 @@ def simulate(
         writer.write_extra("junk", drawn.junk)
         writer.write_extra("true_scale", np.where(drawn.junk, 0.0, drawn.scale))
         writer.write_extra("true_sigma", simulator.noise_sigma * drawn.noise_factor)
-        for start in range(0, settings.particles, simulator.batch):
+        for name, values in _surroundings(simulator, drawn.particles.ids).items():
+            writer.write_extra(name, values)
+        if family is not None:
+            writer.write_extra("family", family)
+        for start in range(0, len(drawn), simulator.batch):
             images = simulator.images(drawn[start : start + simulator.batch])
             writer.write_images(start, images.astype(settings.dtype, copy=False))
             progress(len(images))
     return SimulationResult(
-        settings.particles,
+        len(drawn),
         int(drawn.junk.sum()),
         int(drawn.wrong_pose.sum()),
+        count_kinds(drawn.particles),
         simulator.noise_sigma,
         simulator.signal_variance,
     )
+
+
+def _surroundings(simulator: Simulator, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """What is known of what was asked for: names of datasets → values of these particles."""
+    settings, found = simulator.settings, {}
+    if settings.second_fraction:
+        found["conformation"] = conformations(settings, ids)
+    if settings.noise_colour:
+        found["true_micrograph"] = micrographs(settings, ids)
+        found["true_noise_colour"] = noise_exponents(settings)[found["true_micrograph"]]
+    if settings.neighbour_rate:
+        found["neighbour"] = neighbours(settings, ids, simulator.box)[0]
+    if settings.background:
+        found["true_background"] = simulator.noise_sigma * backgrounds(settings, ids)
+    return found
+
+
+def _with_copies(drawn: DrawnParticles, settings: SimulationSettings) -> tuple[DrawnParticles, np.ndarray | None]:
+    """The particles 0 … m − 1 with the duplicates that are planted behind them, in the other half set; and every row's particle."""
+    if not settings.duplicate_rate:
+        return drawn, None
+    m, ids = len(drawn), drawn.particles.ids
+    family = np.append(ids, ids[copied(settings, settings.seed, ids)])
+    drawn = drawn[family]  # with their ids, by which their noise is drawn
+    again = np.arange(len(family)) >= m
+    half = np.where(again, 3 - drawn.particles.half, drawn.particles.half)
+    particles = replace(drawn.particles, half=half, duplicate_of=np.where(again, family, -1))
+    return replace(drawn, particles=particles), family
 
 
 def multiply_by_ctf(

@@ -6,24 +6,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpirecon.model.draws import particle_rng, plant_pose_errors, random_halves, random_quaternion
+from mpirecon.model.draws import particle_rng, random_halves, random_quaternion
 from mpirecon.model.optics import make_ctf
 from mpirecon.model.particles import ParticleSet
+from mpirecon.model.planted import plant
 from mpirecon.model.pose import Pose
 from mpirecon.simulation.settings import SimulationSettings
+from mpirecon.simulation.surroundings import preferred_views
 
 
 @dataclass
 class DrawnParticles:
     """Simulated particles before they have pixels.
 
-    particles : ParticleSet, what a reconstruction is told · true_pose : Pose the images are made with ·
+    particles : ParticleSet, what a reconstruction is told · true_pose, true_ctf : Pose and (m,) CTF_DTYPE of the images ·
     scale : (m,) contrast factors, mean 1 · noise_factor : (m,) noise level over the set's mean level ·
     junk : (m,) bool, images without a particle
     """
 
     particles: ParticleSet
     true_pose: Pose
+    true_ctf: np.ndarray
     scale: np.ndarray
     noise_factor: np.ndarray
     junk: np.ndarray
@@ -32,7 +35,7 @@ class DrawnParticles:
         return len(self.particles)
 
     def __getitem__(self, rows) -> DrawnParticles:
-        parts = (self.particles, self.true_pose, self.scale, self.noise_factor, self.junk)
+        parts = (self.particles, self.true_pose, self.true_ctf, self.scale, self.noise_factor, self.junk)
         return DrawnParticles(*(part[rows] for part in parts))
 
     @property
@@ -53,26 +56,28 @@ def draw_particles(settings: SimulationSettings, box: int, pixel_size: float, id
         quaternion[row] = random_quaternion(rng)
         normal[row] = rng.standard_normal(5)
         uniform[row] = rng.random(3)
+    quaternion = preferred_views(settings, ids, quaternion)
     true_pose = Pose(quaternion, settings.shift_sigma * normal[:, :2])
     junk = uniform[:, 2] < settings.junk_rate
-    given, flag = plant_pose_errors(settings.seed, ids, quaternion, settings.error_rate, settings.error_degrees)
-    given[junk] = quaternion[junk]
-    planted = settings.junk_rate > 0 or settings.error_rate > 0
+    ctf = _draw_ctf(settings, normal[:, 2], uniform)
+    pose, told, truth = true_pose, ctf, {}
+    if settings.junk_rate > 0 or settings.plants:
+        planted = plant(settings, settings.seed, ids, true_pose, ctf, spared=junk)
+        pose, told, truth = planted.pose, planted.ctf, {**planted.truth, "pose_error": planted.truth["pose_error"] | junk}
     particles = ParticleSet(
         box=box,
         pixel_size=pixel_size,
-        pose=Pose(given, true_pose.shift),
-        ctf=_draw_ctf(settings, normal[:, 2], uniform),
+        pose=pose,
+        ctf=told,
         half=random_halves(settings.seed, ids) if settings.halves == "random" else 1 + ids % 2,
         optics_group=np.ones(m, np.int32),
         ctf_premultiplied=settings.ctf_premultiplied,
         ctf_phase_flipped=settings.ctf_phase_flipped,
-        pose_error=(flag | junk) if planted else None,
-        true_quaternion=quaternion if planted else None,
         ids=ids,
+        **truth,
     )
     scale, noise = (_log_normal(normal[:, c], cv) for c, cv in ((3, settings.scale_cv), (4, settings.noise_cv)))
-    return DrawnParticles(particles, true_pose, scale, noise, junk)
+    return DrawnParticles(particles, true_pose, ctf, scale, noise, junk)
 
 
 def _draw_ctf(settings: SimulationSettings, normal: np.ndarray, uniform: np.ndarray) -> np.ndarray:

@@ -20,13 +20,17 @@ _LOBES = np.array(
 )
 
 
-def phantom(box: int) -> np.ndarray:
-    """The phantom sampled in a box, (box, box, box) float32, positive up to ringing, zero near the box's faces.
+#: where the third lobe is in the second conformation: turned by 40° about the first one's z axis
+_SECOND = (-0.183, -0.251, 0.13)
+
+
+def phantom(box: int, second: bool = False) -> np.ndarray:
+    """The phantom, or its second conformation, sampled in a box, (box, box, box) float32, positive up to ringing, zero near the box's faces.
 
     It is the same object in every box: lengths are fractions of the box, and what a coarse grid cannot hold is
     cut off in Fourier space (``band_limit``), never aliased.
     """
-    centre, width, mass = _blobs()
+    centre, width, mass = _blobs(second)
     x, y, z = (_periodic_gaussians(centre[:, axis], width, box) for axis in range(3))
     volume = np.zeros((box * box, box), np.float32)
     for chunk in np.array_split(np.arange(_BLOBS), 1 + box**2 * _BLOBS // 2**24):
@@ -35,15 +39,16 @@ def phantom(box: int) -> np.ndarray:
     return band_limit(volume.reshape(box, box, box), edge=max(2.0, box / 8))
 
 
-def _blobs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _blobs(second: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centres (j, 3), widths (j,) and masses (j,) of all blobs, in box units."""
+    middle = np.array([*_LOBES[:2, 0], _SECOND]) if second else _LOBES[:, 0]
     lobe_volume = _LOBES[:, 1].prod(axis=1)
     lobe = np.searchsorted(np.cumsum(lobe_volume) / lobe_volume.sum(), (np.arange(_BLOBS) + 0.5) / _BLOBS)
     draws = np.array([particle_rng(0, j, "phantom").random(5) for j in range(_BLOBS)])
     cos_polar, azimuth, radius = 2 * draws[:, 0] - 1, 2 * np.pi * draws[:, 1], np.cbrt(draws[:, 2])
     sin_polar = np.sqrt(1 - cos_polar**2)
     direction = np.stack([sin_polar * np.cos(azimuth), sin_polar * np.sin(azimuth), cos_polar], axis=1)
-    centre = _LOBES[lobe, 0] + _LOBES[lobe, 1] * radius[:, None] * direction
+    centre = middle[lobe] + _LOBES[lobe, 1] * radius[:, None] * direction
     width = _WIDTHS[0] * (_WIDTHS[1] / _WIDTHS[0]) ** draws[:, 3]
     # light narrow blobs keep the spectrum from falling faster than a protein's; the constant makes the density about 1
     return centre, width, 4e-4 * (0.5 + draws[:, 4]) * np.sqrt(width)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from mpirecon.errors import UserError
 from mpirecon.model.optics import CTF_BOUNDS
+from mpirecon.model.planted import ErrorSettings
 
 
 @dataclass(frozen=True)
-class SimulationSettings:
-    """Settings of ``simulate``; each is checked here and named as its command-line option in errors.
+class SimulationSettings(ErrorSettings):
+    """Settings of ``simulate``; each is checked here and named as its command-line option in errors. Those of ErrorSettings count too.
 
     Parameters
     ----------
@@ -21,15 +22,25 @@ class SimulationSettings:
     noise_cv, scale_cv : float
         coefficient of variation (spread over mean) of the noise level and of the contrast between particles
     junk_rate, error_rate : float, 0 … 1
-        share of images without a particle; share of the others whose given pose is wrong
+        fraction of images without a particle; fraction of the others whose given orientation is wrong
     error_degrees : float or None
-        standard deviation of small pose errors, degrees; None for uniformly random wrong poses
+        standard deviation of small orientation errors, degrees; None for uniformly random orientations
     defocus : (low, high), Å
     astigmatism : float, Å
         standard deviation of defocus_u − defocus_v
     voltage : kV · cs : mm · amplitude_contrast · bfactor : Å² · phase_shift : radians
     shift_sigma : float, Å
         standard deviation of each shift component
+    preferred_views : float, 0 … 1; preferred_angle : degrees
+        fraction of the particles that are seen along the map's z axis, within this angle; the others from everywhere
+    second_fraction : float, 0 … 1
+        fraction of the particles that are of the second map
+    noise_colour : float; micrographs : int
+        the noise's amplitude rises towards low frequencies with an exponent between 0 and this, another for each micrograph
+    neighbour_rate : float, 0 … 1
+        fraction of images with a neighbour that reaches into the box
+    background : float
+        standard deviation of a level and of slopes (from the middle to the edge) under each image, over that of the noise
     use_ctf, ctf_premultiplied, ctf_phase_flipped : bool
     halves : ``"random"`` (a fair coin per particle) or ``"alternate"``
     dtype : ``"float32"`` or ``"float16"``
@@ -56,11 +67,22 @@ class SimulationSettings:
     bfactor: float = 0.0
     phase_shift: float = 0.0
     shift_sigma: float = 3.0
+    preferred_views: float = 0.0
+    preferred_angle: float = 20.0
+    second_fraction: float = 0.0
+    noise_colour: float = 0.0
+    micrographs: int = 20
+    neighbour_rate: float = 0.0
+    background: float = 0.0
     use_ctf: bool = True
     ctf_premultiplied: bool = False
     ctf_phase_flipped: bool = False
     halves: str = "random"
     dtype: str = "float32"
+
+    @property
+    def orientation_errors(self) -> tuple[float, float | None]:
+        return self.error_rate, self.error_degrees
 
     def __post_init__(self) -> None:
         self._within("--particles", self.particles, 1, 2**40)
@@ -70,8 +92,16 @@ class SimulationSettings:
         self._within("--noise-cv", self.noise_cv, 0, 2)
         self._within("--scale-cv", self.scale_cv, 0, 2)
         self._within("--junk-rate", self.junk_rate, 0, 1)
-        self._within("--error-rate", self.error_rate, 0, 1)
-        self._within("--error-kind small:DEG", self.error_degrees or 0.0, 0, 180)
+        self.check_errors()
+        self._within("--preferred-views", self.preferred_views, 0, 1)
+        self._within("--preferred-angle", self.preferred_angle, 0, 180, "degrees")
+        self._within("--second-fraction", self.second_fraction, 0, 1)
+        self._within("--noise-colour", self.noise_colour, 0, 5)
+        self._within("--micrographs", self.micrographs, 1, 2**31 - 1)
+        self._within("--neighbour-rate", self.neighbour_rate, 0, 1)
+        self._within("--background", self.background, 0, 1e4)
+        if self.background and math.isinf(self.snr):
+            raise UserError("--background is told in standard deviations of the noise, and there is none with --snr inf; give a finite --snr")
         self._within("--shift-sigma", self.shift_sigma, 0, 1e4)
         self._within("--astigmatism", self.astigmatism, 0, 1e5)
         for option, value, field in (
@@ -90,6 +120,8 @@ class SimulationSettings:
             raise UserError(f"--defocus: the lower end {low:g} Å is above the upper end {high:g} Å")
         if self.junk_rate and math.isinf(self.snr):
             raise UserError("--junk-rate: junk is pure noise, and there is none with --snr inf; give a finite --snr")
+        if self.defocus_error and not self.use_ctf:
+            raise UserError("--defocus-error and --no-ctf exclude each other: there is no CTF whose defocus could be wrong")
         if self.ctf_premultiplied and not self.use_ctf:
             raise UserError("--ctf-premultiply and --no-ctf exclude each other: there is no CTF to multiply by")
         if self.ctf_phase_flipped and (self.ctf_premultiplied or not self.use_ctf):

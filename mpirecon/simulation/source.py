@@ -43,9 +43,37 @@ def load_source(map_path, model_path, use_phantom: bool, box: int | None, pixel_
 
         volume = density_of_model(model_path, box, pixel_size)
         return Source(volume, pixel_size, f"atomic model {model_path}, {grid}")
+    return Source(load_phantom(box), pixel_size, f"phantom, {grid}")
+
+
+def load_second(path, fraction: float, of_phantom: bool, first: Source) -> np.ndarray | None:
+    """The volume of the second conformation on the grid of the first, (n, n, n) float32; None where none is asked for.
+
+    path : MRC file, or atomic model by its name; None: that of the phantom
+
+    Raises
+    ------
+    UserError
+        when only one of file and fraction is given, or the file cannot be used.
+    """
+    if not fraction:
+        if path:
+            raise UserError("--second-map: no particle is of it; give their fraction with --second-fraction")
+        return None
+    box = first.volume.shape[0]
+    if path:
+        model = str(path).lower().endswith((".cif", ".pdb", ".ent", ".cif.gz", ".pdb.gz"))
+        return load_source(None if model else path, path if model else None, False, box, first.pixel_size).volume
+    if not of_phantom:
+        raise UserError("--second-fraction: give the second conformation with --second-map FILE")
+    return load_phantom(box, second=True)
+
+
+def load_phantom(box: int, second: bool = False) -> np.ndarray:
+    """The built-in object, (box, box, box) float32, or its second conformation."""
     from mpirecon.simulation.phantom import phantom
 
-    return Source(phantom(box), pixel_size, f"phantom, {grid}")
+    return phantom(box, second)
 
 
 def _from_map(path, box: int | None, pixel_size: float | None) -> Source:

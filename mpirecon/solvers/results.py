@@ -12,6 +12,8 @@ import scipy.fft
 
 from mpirecon.io.mrc import write_map
 from mpirecon.io.run_output import write_particle_table, write_summary
+from mpirecon.model.optics import electron_wavelength
+from mpirecon.model.particles import TRUTH
 from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.comm import together
 from mpirecon.robust.selection import AUTO
@@ -20,12 +22,13 @@ from mpirecon.solvers.controls import micrographs
 from mpirecon.solvers.groups import WHOLE, half_map
 from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.run import Outcome, Reconstruction, describe
-from mpirecon.validate.detection import detection_report, write_detection_csv
+from mpirecon.validate.detection import curves_by_kind, detection_report, write_detection_csv
 from mpirecon.validate.ewald import curvature_warning
 from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms
 from mpirecon.validate.fsc_table import write_fsc_csv
 from mpirecon.validate.map_warnings import anisotropy_warning, few_particles_warning, mask_warnings
 from mpirecon.validate.masks import asymmetry, cut_to_sphere
+from mpirecon.validate.planted_effects import with_effects
 from mpirecon.validate.postprocess import Postprocessed, postprocess
 
 
@@ -96,10 +99,16 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
         write_particle_table(folder / "particles.h5", columns, {"particles": str(file.path)})
         if "pose_error" in columns:
             found, points = detection_report(columns)
-            write_detection_csv(folder / "detection.csv", points.thinned())
+            points = points.thinned()
+            write_detection_csv(folder / "detection.csv", points, curves_by_kind(columns, points))
     ranks[0] = _rank_facts(run)
     run.log.event("timeline", **run.engine.timings.timeline())
-    summary = _summary(run, outcome, about | {"detection": found}, _headline(run, curves, more), columns, ranks)
+    headline = _headline(run, curves, more)
+    if found is not None:
+        resolution = headline["resolution_0143"] or 2 * pixel_size
+        wavelength = float(electron_wavelength(run.slab.metadata.ctf["voltage_kv"][0]))
+        found["by_kind"] = with_effects(found["by_kind"], columns, resolution, wavelength)
+    summary = _summary(run, outcome, about | {"detection": found}, headline, columns, ranks)
     summary |= _time(run, ranks)
     more_to_warn_of = (
         run.parted, *_levels(run), *_map_warnings(run, summary, columns), _asymmetric_mask(run), _curvature(run, summary),
@@ -216,7 +225,7 @@ def _particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.nda
 
 
 def _truth_columns(run: Reconstruction) -> dict[str, np.ndarray]:
-    """Where errors were planted: who is wrong, by how many degrees, and who is junk where the file says so."""
+    """Where errors were planted: who is wrong, by how many degrees and Å, of which kind, and who is junk, as far as the file says."""
     slab, metadata = run.slab, run.slab.metadata
     if metadata.pose_error is None:
         return {}
@@ -224,6 +233,12 @@ def _truth_columns(run: Reconstruction) -> dict[str, np.ndarray]:
     if metadata.true_quaternion is not None:
         group = point_group(run.config.symmetry)  # a pose of a symmetric particle is as good as its copies
         columns["angular_error"] = group.angular_distance(metadata.pose.quaternion, metadata.true_quaternion)
+    if metadata.true_shift is not None:
+        columns["offset_error"] = np.linalg.norm(metadata.pose.shift - metadata.true_shift, axis=1)
+    if metadata.true_defocus is not None:
+        columns["defocus_error"] = np.abs(metadata.ctf["defocus_u"] - metadata.true_defocus[:, 0])
+    flags = {name: getattr(metadata, name) for name in TRUTH if name.startswith("planted_") or name == "duplicate_of"}
+    columns |= {name: values for name, values in flags.items() if values is not None}
     junk = run.file.extra("junk", slab.start, slab.stop)
     return columns if junk is None else {**columns, "junk": junk.astype(bool)}
 

@@ -521,6 +521,8 @@ class Reconstruction:
         what, where = ("particles", str(self.file.path)) if column is None else ("groups", f"--group-by {column}")
         if mixed := int((first != last).sum()):
             remedy = "--new-halves" if column is None else f"--family {column} --new-halves"
+            if self.file.has_duplicates:
+                remedy += ", or without --duplicate-rate: duplicates were planted on purpose"
             self.parted = (f"{where}: {mixed} of {count} {what} have rows in both half sets, which judge each other so: their FSC is "
                            f"too good. Import again with {remedy}")
             self.console.warn(self.parted)  # at once, for the run may be long, and in the report

@@ -12,6 +12,18 @@ from mpirecon.io.atomic import atomic_path
 #: edges of the bins of angular error, degrees
 ANGLES = (0, 2, 5, 10, 20, 45, 180)
 
+#: edges of the bins of a wrong offset, Å
+OFFSETS = (0, 2, 5, 10, 20, np.inf)
+
+#: kind of planted error → its flags among a run's columns
+KINDS = {
+    "orientation": "planted_orientation", "hand": "planted_hand", "offset": "planted_offset", "defocus": "planted_defocus",
+    "duplicate": "duplicate_of", "junk": "junk",
+}  # fmt: skip
+
+#: kind → the column of its size, and the unit
+SIZES = {"orientation": ("angular_error", "degrees"), "offset": ("offset_error", "Å"), "defocus": ("defocus_error", "Å")}
+
 #: points of the curves that are written; their areas are taken of all
 _POINTS = 1000
 
@@ -87,13 +99,13 @@ class DetectionCurves:
         return DetectionCurves(*(getattr(self, name)[some] for name in self.__dataclass_fields__))
 
 
-def write_detection_csv(path, curves: DetectionCurves) -> None:
-    """One row a threshold, the columns of DetectionCurves; atomic. Replaces an earlier one."""
-    names = list(curves.__dataclass_fields__)
+def write_detection_csv(path, curves: DetectionCurves, more: dict[str, np.ndarray] | None = None) -> None:
+    """One row a threshold, the columns of DetectionCurves and those of `more`; atomic. Replaces an earlier one."""
+    columns = {name: getattr(curves, name) for name in curves.__dataclass_fields__} | (more or {})
     with atomic_path(path, overwrite=True) as temporary, open(temporary, "w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(names)
-        for row in zip(*(getattr(curves, name) for name in names)):
+        table.writerow(columns)
+        for row in zip(*columns.values()):
             table.writerow([f"{value:.7g}" for value in row])
 
 
@@ -122,53 +134,131 @@ def detection(distance: np.ndarray, discarded: np.ndarray, wrong: np.ndarray) ->
 
 def confusion(
     distance: np.ndarray, kept: np.ndarray, posterior: np.ndarray, wrong: np.ndarray, angle: np.ndarray | None = None,
-    junk: np.ndarray | None = None,
+    junk: np.ndarray | None = None, offset: np.ndarray | None = None, turned: np.ndarray | None = None,
 ) -> list[dict]:
-    """How particles of each kind fared: the right, the wrong by angular error, junk.
+    """How particles of each kind fared: the right, the wrong by angular error, those wrong in their offset alone, junk.
 
     Parameters
     ----------
     posterior : (m,) float, NaN where the loss knows none
     angle : (m,) degrees between given and true pose; left out, all wrong poses are one kind
     junk : (m,) bool, images without a particle; left out, nobody knows
+    offset : (m,) Å between given and true offset; left out, none is wrong
+    turned : (m,) bool, whose orientation is wrong; left out, that of all wrong ones
 
     Returns
     -------
     list of dict
-        ``kind`` (right, wrong or junk), ``degrees`` [from, to] or None, ``count``, ``kept``, ``mean_posterior`` and
-        ``auc`` against the right ones (None where undefined); kinds without particles are left out.
+        ``kind`` (right, wrong, offset or junk), ``degrees`` [from, to] or None, ``angstrom`` [from, to] of the kind offset,
+        ``count``, ``kept``, ``mean_posterior`` and ``auc`` against the right ones (None where undefined); kinds without
+        particles are left out.
     """
     junk = np.zeros(len(wrong), bool) if junk is None else junk
     posed = wrong & ~junk
+    moved = np.zeros(len(wrong), bool) if offset is None or turned is None else posed & ~turned
     kinds = [("right", None, ~wrong)]
     if angle is None:
-        kinds.append(("wrong", None, posed))
+        kinds.append(("wrong", None, posed & ~moved))
     else:
-        bins = np.digitize(angle, ANGLES[1:-1])
-        kinds += [("wrong", list(ANGLES[b : b + 2]), posed & (bins == b)) for b in range(len(ANGLES) - 1)]
+        kinds += [("wrong", *some) for some in _binned(angle, ANGLES, posed & ~moved)]
+    kinds += [("offset", *some) for some in _binned(offset, OFFSETS, moved)] if moved.any() else []
     kinds.append(("junk", None, wrong & junk))
     rows = []
-    for kind, degrees, rows_of in kinds:
+    for kind, between, rows_of in kinds:
         if not rows_of.any():
             continue
         against = rows_of | ~wrong
         area = auc(distance[against], rows_of[against]) if kind != "right" else float("nan")
         known = posterior[rows_of][np.isfinite(posterior[rows_of])]
         rows.append({
-            "kind": kind, "degrees": degrees, "count": int(rows_of.sum()), "kept": int((rows_of & kept).sum()),
+            "kind": kind, "degrees": None if kind == "offset" else between, "count": int(rows_of.sum()), "kept": int((rows_of & kept).sum()),
             "mean_posterior": float(known.mean()) if len(known) else None, "auc": None if np.isnan(area) else area,
+            **({"angstrom": [low if np.isfinite(low) else None for low in between]} if kind == "offset" else {}),
         })  # fmt: skip
     return rows
+
+
+def _binned(size: np.ndarray, edges: tuple, of: np.ndarray) -> list[tuple[list, np.ndarray]]:
+    """([from, to], rows) of each bin of the errors' size, among the rows `of` (bool)."""
+    bins = np.digitize(size, edges[1:-1])
+    return [(list(edges[b : b + 2]), of & (bins == b)) for b in range(len(edges) - 1)]
+
+
+def planted_kinds(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Kind of error → flags (m,) of the particles that have it, perhaps beside others; kinds that nobody has are left out."""
+    known = {kind: columns[name] >= 0 if name == "duplicate_of" else columns[name].astype(bool)
+             for kind, name in KINDS.items() if name in columns}
+    if not known.keys() & {"orientation", "offset", "hand"}:  # files of before kinds were told apart
+        known["orientation"] = columns["pose_error"] & ~known.get("junk", np.zeros_like(columns["pose_error"]))
+    return {kind: known[kind] for kind in KINDS if kind in known and known[kind].any()}
+
+
+def _turned(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """(m,) bool, whose orientation is wrong, by whatever error."""
+    kinds = planted_kinds(columns)
+    return np.any([np.zeros_like(columns["pose_error"]), *(kinds[kind] for kind in ("orientation", "hand") if kind in kinds)], axis=0)
+
+
+def by_kind(columns: dict[str, np.ndarray]) -> list[dict]:
+    """How well each kind of planted error was found, each against the particles of right pose that have not this error.
+
+    Returns
+    -------
+    list of dict
+        ``kind``; ``count``, ``alone`` (those that have no other error), ``kept``; ``rms`` size in ``unit`` (None for kinds
+        without a size); ``auc`` of the distance; ``recall``, the fraction of them that was left out, and ``precision``, the
+        fraction of them among what was left out of them and of those; ``mean_posterior``. None where
+        undefined.
+    """
+    kinds = planted_kinds(columns)
+    errors = sum((flags.astype(int) for flags in kinds.values()), np.zeros(len(columns["kept"]), int))
+    rows = []
+    for kind, flags in kinds.items():
+        against = flags | ~columns["pose_error"]
+        score = detection(*(values[against] for values in (columns["distance"], ~columns["kept"], flags)))
+        name, unit = SIZES.get(kind, (None, None))
+        size = columns[name][flags] if name in columns else None
+        known = columns["posterior"][flags][np.isfinite(columns["posterior"][flags])]
+        rows.append({
+            "kind": kind, "count": score["wrong"], "alone": int((flags & (errors == 1)).sum()), "kept": score["wrong_among_kept"],
+            "rms": None if size is None else float(np.sqrt(np.mean(size.astype(np.float64) ** 2))),
+            "unit": None if size is None else unit,
+            **{key: score[key] for key in ("auc", "recall", "precision")},
+            "mean_posterior": float(known.mean()) if len(known) else None,
+        })  # fmt: skip
+    return rows
+
+
+def curves_by_kind(columns: dict[str, np.ndarray], curves: DetectionCurves) -> dict[str, np.ndarray]:
+    """``recall_KIND``, the fraction of a kind that leaving out from each threshold on finds, and ``precision_KIND``, the
+    fraction of that kind among those of it and of the others of right pose that are left out; used ones alone count."""
+    used = _used(columns)
+    out = {}
+    for kind, flags in planted_kinds(used).items():
+        false = _beyond(used["distance"][~used["pose_error"] & ~flags], curves.threshold)
+        hits = _beyond(used["distance"][flags], curves.threshold)
+        out[f"recall_{kind}"] = hits / max(int(flags.sum()), 1)
+        out[f"precision_{kind}"] = np.divide(hits, hits + false, out=np.ones(len(hits)), where=hits + false > 0)
+    return out
+
+
+def _beyond(distance: np.ndarray, threshold: np.ndarray) -> np.ndarray:
+    """How many lie at each threshold or further."""
+    return len(distance) - np.searchsorted(np.sort(distance), threshold, side="left")
+
+
+def _used(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: values[~columns["skipped"]] for name, values in columns.items()}
 
 
 def detection_report(columns: dict[str, np.ndarray]) -> tuple[dict, DetectionCurves]:
     """Everything about the planted errors of a run: ``detection``'s entries and more, and the curves.
 
-    columns : of a run's particles.h5, with ``pose_error``; ``angular_error`` and ``junk`` count where they exist.
-    Skipped particles do not count. Adds ``average_precision``, ``best_f1``, ``best_threshold`` (distance) and
-    ``confusion``.
+    columns : of a run's particles.h5, with ``pose_error``; the sizes and flags of errors (KINDS, SIZES) count where they exist.
+    Skipped particles do not count. Adds ``average_precision``, ``best_f1``, ``best_threshold`` (distance),
+    ``confusion`` and ``by_kind``.
     """
-    used = {name: values[~columns["skipped"]] for name, values in columns.items()}
+    used = _used(columns)
     distance, wrong, kept = used["distance"], used["pose_error"], used["kept"]
     curves = DetectionCurves.of(distance, wrong)
     both = bool(wrong.any())
@@ -177,6 +267,10 @@ def detection_report(columns: dict[str, np.ndarray]) -> tuple[dict, DetectionCur
         "average_precision": curves.average_precision if both else None,
         "best_f1": float(curves.f1[curves.best]) if both else None,
         "best_threshold": float(curves.threshold[curves.best]) if both else None,
-        "confusion": confusion(distance, kept, used["posterior"], wrong, used.get("angular_error"), used.get("junk")),
+        "confusion": confusion(
+            distance, kept, used["posterior"], wrong, used.get("angular_error"), used.get("junk"), used.get("offset_error"),
+            _turned(used) if "planted_offset" in used else None,
+        ),
+        "by_kind": by_kind(used),
     }
     return report, curves

@@ -9,7 +9,7 @@ import scipy.fft
 
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.draws import particle_rng
-from mpirecon.model.particles import ParticleSet
+from mpirecon.model.particles import TRUTH, ParticleSet
 from mpirecon.operators.aberrations import OpticsPlanes
 from mpirecon.operators.background import Background
 from mpirecon.operators.ctf import ctf_at
@@ -56,7 +56,7 @@ class NoiseFile:
 
     def metadata(self, start: int = 0, stop: int | None = None) -> ParticleSet:
         """As ParticleFile.metadata, without planted errors."""
-        return replace(self._wrapped.metadata(start, stop), pose_error=None, true_quaternion=None)
+        return replace(self._wrapped.metadata(start, stop), **dict.fromkeys(TRUTH))
 
     def images(self, rows) -> np.ndarray:
         """Noise for a slice or a sorted integer array of rows, (k, n, n) float32."""

@@ -1,0 +1,103 @@
+"""Planted errors in exported tables: what a run was given in place of what the source has, and the truth in columns of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from mpirecon.io.export_tables import put, put_poses, text
+from mpirecon.model.particles import ParticleSet
+from mpirecon.model.pose import Pose
+
+_ORIGINS = (("rlnOriginXAngst", "rlnOriginYAngst"), ("rlnOriginX", "rlnOriginY"))
+_DEFOCI = ("rlnDefocusU", "rlnDefocusV")
+_CS_DEFOCI = ("ctf/df1_A", "ctf/df2_A")
+
+
+def without_errors(particles: ParticleSet) -> ParticleSet:
+    """The particles with the poses and defoci from before errors were planted."""
+    quaternion, shift, ctf = particles.true_quaternion, particles.true_shift, particles.ctf
+    if particles.true_defocus is not None:
+        ctf = ctf.copy()
+        ctf["defocus_u"], ctf["defocus_v"] = particles.true_defocus.T
+    pose = Pose(particles.pose.quaternion if quaternion is None else quaternion, particles.pose.shift if shift is None else shift)
+    return replace(particles, pose=pose, ctf=ctf)
+
+
+def planted_rows(particles: ParticleSet) -> dict[str, np.ndarray]:
+    """``pose`` and ``defocus`` → rows whose pose or defocus was replaced, or is that of junk."""
+    flags = {"pose": particles.pose_error, "defocus": particles.planted_defocus}
+    return {name: np.flatnonzero(np.zeros(len(particles), bool) if rows is None else rows) for name, rows in flags.items()}
+
+
+def put_used(table: pd.DataFrame, particles: ParticleSet) -> None:
+    """Write into a source's STAR table what the run was given, in its units; rows without errors keep their text."""
+    true = without_errors(particles)
+    put_poses(table, particles.pose, np.flatnonzero(_turned(particles, true)))
+    if particles.true_shift is not None:
+        labels = next((pair for pair in _ORIGINS if pair[0] in table), _ORIGINS[0])
+        unit = -1.0 if labels == _ORIGINS[0] else -particles.pixel_size
+        for axis, label in enumerate(labels):
+            _put_changed(table, label, true.pose.shift[:, axis], particles.pose.shift[:, axis], particles.optics_group, unit)
+    if particles.true_defocus is not None:
+        for label, field in zip(_DEFOCI, ("defocus_u", "defocus_v")):
+            _put_changed(table, label, true.ctf[field], particles.ctf[field], particles.optics_group, 1.0)
+
+
+def put_truth(table: pd.DataFrame, particles: ParticleSet) -> None:
+    """Add what was true before errors were planted: Euler angles, origins and defoci in Å, as far as errors were planted in them."""
+    true = without_errors(particles)
+    for label, values in zip(("Rot", "Tilt", "Psi"), true.pose.euler().T):
+        put(table, f"mpireconTrueAngle{label}", text(values))
+    if particles.true_shift is not None:
+        for label, values in zip("XY", (0.0 - true.pose.shift).T):
+            put(table, f"mpireconTrueOrigin{label}Angst", text(values))
+    if particles.true_defocus is not None:
+        for label, values in zip("UV", particles.true_defocus.T):
+            put(table, f"mpireconTrueDefocus{label}", text(values))
+
+
+def cs_columns(array: np.ndarray, particles: ParticleSet) -> dict[str, np.ndarray]:
+    """Fields of a .cs array: what the run was given, in the source's units, and what was true (``mpirecon/true_…``, in Å)."""
+    true = without_errors(particles)
+    turned = _turned(particles, true)
+    poses = array["alignments3D/pose"].copy()
+    poses[turned] = particles.pose[turned].rotation_vectors()
+    columns = {"alignments3D/pose": poses, "mpirecon/true_pose": true.pose.rotation_vectors().astype("f4")}
+    if particles.true_shift is not None:
+        shift = array["alignments3D/shift"].copy()
+        for axis in range(2):
+            shift[:, axis] = _changed(shift[:, axis], true.pose.shift[:, axis], particles.pose.shift[:, axis], particles.optics_group,
+                                      -particles.pixel_size)
+        columns |= {"alignments3D/shift": shift, "mpirecon/true_shift_A": true.pose.shift.astype("f4")}
+    if particles.true_defocus is not None:
+        for number, (label, field) in enumerate(zip(_CS_DEFOCI, ("defocus_u", "defocus_v"))):
+            columns[label] = _changed(array[label], true.ctf[field], particles.ctf[field], particles.optics_group, 1.0)
+            columns[f"mpirecon/true_df{number + 1}_A"] = true.ctf[field].astype("f4")
+    return columns
+
+
+def _turned(particles: ParticleSet, true: ParticleSet) -> np.ndarray:
+    """(m,) bool, whose orientation is another than the true one, by more than rounding."""
+    return (np.abs(particles.pose.quaternion - true.pose.quaternion) > 1e-9).any(axis=1)
+
+
+def _put_changed(table: pd.DataFrame, label: str, true: np.ndarray, used: np.ndarray, group: np.ndarray, unit: float) -> None:
+    there = pd.to_numeric(table[label], errors="coerce").to_numpy(float) if label in table else np.zeros(len(table))
+    given = table[label].tolist() if label in table else ["0"] * len(table)
+    changed = text(_changed(there, true, used, group, unit))
+    put(table, label, [new if differs else old for new, old, differs in zip(changed, given, used != true)])
+
+
+def _changed(there: np.ndarray, true: np.ndarray, used: np.ndarray, group: np.ndarray, unit: float) -> np.ndarray:
+    """The source's numbers plus the error, in their unit: what one of them made at the import, else one of their optics group,
+    else `unit` for all that are 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = np.where(np.abs(there) > 1e-6, true / there, np.nan)
+    for number in np.unique(group):
+        rows = group == number
+        known = factor[rows & np.isfinite(factor)]
+        factor[rows & ~np.isfinite(factor)] = np.median(known) if len(known) else unit
+    return (there + (used - true) / factor).astype(there.dtype)
