@@ -48,6 +48,7 @@ NOT_RUN = {
     r"tools/(bench|gpu_check|scaling --keep|selection_table|robust_table|detectability|figures)\b": "measures for minutes, or on a GPU",
     r"tools/(slurm_local|make_star)\b|eval .*tools/slurm_local": "starts a batch system, or makes a large file; test_slurm and test_scaling_tool do",
     r"(srun|sbatch)\b": "needs Slurm; test_slurm has one",
+    r"tools/(docs|wheels)\b": "installs an environment of its own, or downloads; test_docs_site and test_offline_install do it",
     r"pip\b": "installs",
     r"(xdg-open|kill|scp|ssh)\b": "needs a browser, a process or a second machine",
     r"python3 -m http\.server\b": "serves until it is stopped",
