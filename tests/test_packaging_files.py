@@ -2,6 +2,7 @@
 
 import configparser
 import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -112,7 +113,8 @@ def test_easybuild_reads_the_easyconfigs(path, tmp_path):
     program = shutil.which("eb")
     if program is None:
         pytest.skip("needs EasyBuild: pip install easybuild pycodestyle")
-    done = subprocess.run([program, "--check-style", path], capture_output=True, text=True, cwd=tmp_path)
+    environment = {**os.environ, "EB_PYTHON": str(Path(program).with_name("python")), "EASYBUILD_PREFIX": str(tmp_path)}
+    done = subprocess.run([program, "--check-style", path], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0 and f"[PASS] {path}" in done.stdout, done.stdout + done.stderr
 
 
@@ -136,7 +138,7 @@ def test_apptainer_definitions(path):
             done = subprocess.run(["shellcheck", "-s", "sh", "-"], input=parts[section], text=True, capture_output=True)
             assert done.returncode == 0, done.stdout
     if shutil.which("spython"):
-        done = subprocess.run(["spython", "recipe", path], capture_output=True, text=True)
+        done = subprocess.run(["spython", "recipe", "--parser", "singularity", path], capture_output=True, text=True)
         assert done.returncode == 0 and "/opt/mpirecon/bin/pip install" in done.stdout, done.stdout + done.stderr
 
 
