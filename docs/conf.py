@@ -86,7 +86,8 @@ def fill_in(app, page: str, source: list[str]) -> None:
     made = {"index": more_pages, "api": api, "gallery": gallery}.get(page)
     if made:
         source[0] = made(source[0])
-    source[0] = source[0].replace("](../README.md)", "](index.md)")  # on the web, the first page is README's
+    for link, there in (("../README.md", "index.md"), ("../packaging/README.md", "packaging.rst")):
+        source[0] = source[0].replace(f"]({link})", f"]({there})")
 
 
 def setup(app) -> None:
