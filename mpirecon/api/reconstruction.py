@@ -32,7 +32,13 @@ _UNNAMED = "own"
 
 
 def world() -> Communicator:
-    """All ranks that mpirun or srun started; this process alone without a launcher."""
+    """All ranks that mpirun or srun started; this process alone without a launcher.
+
+    Returns
+    -------
+    Communicator
+        to be passed as ``comm``
+    """
     return get_communicator()
 
 
@@ -46,6 +52,7 @@ def reconstruct(
     Parameters
     ----------
     particles : Particles or path of a particle file
+        what the map is made of
     output : path, optional
         folder of the run, as ``mpirecon reconstruct -o`` writes it; a temporary one, gone with the Result, when left out
     loss : str, callable, or class of losses
@@ -55,8 +62,10 @@ def reconstruct(
         ``mpirecon.world()``, or a communicator of mpi4py; None: this process alone
     start_weights : (m,) float, optional
         what the first map is made with; L2 with one iteration keeps them
-    overwrite, resume, controls, postprocess, log_particles
+    overwrite, resume, controls, postprocess : bool
         as the options of the command
+    log_particles : str
+        ``"none"``, ``"last"`` or ``"all"`` iterations, as the option of the command
     verbose : bool
         print what the command prints
     **options
@@ -67,6 +76,7 @@ def reconstruct(
     Returns
     -------
     Result
+        of the finished run, the same on all ranks
 
     Raises
     ------

@@ -25,6 +25,7 @@ class Result:
     Parameters
     ----------
     folder : path
+        that ``mpirecon reconstruct -o`` wrote
 
     Attributes
     ----------
@@ -109,6 +110,7 @@ class Result:
 
     @property
     def warnings(self) -> list[str]:
+        """What the run warned of, a sentence each."""
         return self.summary["warnings"]
 
     @property
