@@ -34,7 +34,8 @@ def wheels(tmp_path_factory):
     return folder / "wheels"
 
 
-def test_source_distribution_and_wheel_hold_everything(wheels):
+def holds_everything(wheels) -> None:
+    """Whether the source distribution and the wheel have every file of the program."""
     wheel, = wheels.glob("mpirecon-*.whl")
     source, = wheels.glob("mpirecon-*.tar.gz")
     in_wheel = set(zipfile.ZipFile(wheel).namelist())
@@ -51,6 +52,7 @@ def test_source_distribution_and_wheel_hold_everything(wheels):
 
 
 def test_a_fresh_environment_installs_from_the_folder_alone(wheels, tmp_path):
+    holds_everything(wheels)  # in one test, so that workers side by side do not both download
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHONPATH", "VIRTUAL_ENV"))}
     environment |= {"PIP_CONFIG_FILE": os.devnull, "NUMBA_CACHE_DIR": str(tmp_path / "kernels")}
     alone = NO_NETWORK if run(*NO_NETWORK, "true", cwd=tmp_path)[0] == 0 else []
