@@ -66,7 +66,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 GROUPS["path"] = {
     "The path": ("--schedule", "--steps", "--random-draws", "--high-pass", "--no-null"),
-    **{title: options for title, options in GROUPS["reconstruct"].items()},
+    **{title: tuple(o for o in options if o != "--schedule") for title, options in GROUPS["reconstruct"].items()},
 }
 GROUPS["null"] = {title: options for title, options in GROUPS["reconstruct"].items()}
 

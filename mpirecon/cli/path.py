@@ -43,14 +43,10 @@ def _run(comm, particles, output, schedule, steps, random_draws, high_pass, null
          verbose, **options):
     from mpirecon.cli.console import Console
     from mpirecon.solvers.endurance import Endurance
-    from mpirecon.solvers.path import first_run, run_path
-    from mpirecon.solvers.walk import PathOptions
+    from mpirecon.solvers.path import checked_options, first_run, run_path
 
-    options = first_run(schedule, **options)
-    config = reconstruct.configure(**options)
-    if high_pass is not None and schedule != "sieve":
-        raise UserError("--high-pass applies to --schedule sieve")
-    chosen = PathOptions(schedule, steps, random_draws, **({} if high_pass is None else {"high_pass": high_pass}), null=null)
+    config = reconstruct.configure(**first_run(schedule, **options))
+    chosen = checked_options(schedule, steps, random_draws, high_pass, null)
     run_path(
         comm, particles, output, config, chosen, Console(comm, quiet, verbose), overwrite=overwrite, resume=resume,
         endurance=Endurance(signal=checkpoint_signal, grace=grace), began=cli.began,

@@ -24,10 +24,14 @@ from mpirecon.report.svg import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, Chart, l
 _CURVES = 6
 
 
-def write_path_page(folder: Path, summary: dict, volume: np.ndarray | None = None, *, target: Path | None = None, overwrite: bool = True) -> Path:
+def write_path_page(
+    folder: Path, summary: dict, volume: np.ndarray | None = None, *, target: Path | None = None, overwrite: bool = True,
+    place: Path | None = None,
+) -> Path:
     """Write the page into a path's folder, or as `target`; returns its place. Atomic.
 
-    summary : the content of summary.json · volume : the best step's map, (n, n, n), where it is in memory
+    summary : the content of summary.json · volume : the best step's map, (n, n, n), where it is in memory · place : where the path's files are to be, where
+    that is not the folder (yet)
 
     Raises
     ------
@@ -38,7 +42,7 @@ def write_path_page(folder: Path, summary: dict, volume: np.ndarray | None = Non
     target = folder / "report.html" if target is None else Path(target)
     volume = read_map(folder / "volume.mrc").array if volume is None else volume
     try:
-        page = path_page(folder, summary, volume)
+        page = path_page((place or folder).resolve().name, summary, volume)
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise UserError(f"{folder}: summary.json is not what this version's path writes ({type(error).__name__}: {error}); walk the path "
                         "again") from error
@@ -47,8 +51,8 @@ def write_path_page(folder: Path, summary: dict, volume: np.ndarray | None = Non
     return target
 
 
-def path_page(folder: Path, summary: dict, volume: np.ndarray) -> str:
-    """The page as text."""
+def path_page(name: str, summary: dict, volume: np.ndarray) -> str:
+    """The page as text, about the path of that name."""
     program = f"{summary['program']} {summary['version']}"
     template = Template(resources.files("mpirecon.report").joinpath("report.html").read_text(encoding="utf-8"))
     told = summary["warnings"]
@@ -56,7 +60,7 @@ def path_page(folder: Path, summary: dict, volume: np.ndarray) -> str:
     return template.substitute(
         generator=escape(program),
         kind=escape("mpirecon path · " + str(summary["started"]).replace("T", " ").replace("+00:00", " UTC")),
-        title=escape(f"{Path(folder).resolve().name}: {Path(summary['particles']['file']).name}"),
+        title=escape(f"{name}: {Path(summary['particles']['file']).name}"),
         verdict=escape(summary["verdict"]["sentence"]),
         cautions="\n".join([*(f'<p class="caution">{escape(text)}</p>' for text in told), *null]) or '<p class="calm">No warnings.</p>',
         facts="\n".join(pieces.fact(*fact) for fact in _facts(summary)),
@@ -71,15 +75,15 @@ def _facts(summary: dict) -> list[tuple[str, str, str, str]]:
     best, whole = _step(steps, verdict["best"]), steps[0]
     finest = _step(steps, verdict["best_resolution"])
     limit = "–" if verdict["limit"] is None else f"{verdict['limit']:+.4f}"
-    scored = "; ".join([summary["path"]["schedule"], f"loss {summary['configuration']['loss']}" if summary["path"]["schedule"] == "once"
-                        else f"distance {summary['configuration']['distance']}"])
+    schedule, configuration = summary["path"]["schedule"], summary["configuration"]
+    scored = f"by a first run, loss {configuration['loss']}" if schedule == "once" else f"at each step, distance {configuration['distance']}"
     facts = [
         ("half maps agree best", _share(best), f"{best['particles']} particles; mean FSC {best['mean_fsc']:.4f}, all {whole['mean_fsc']:.4f}", "best"),
         ("gain in mean FSC", number(verdict["gain"]), f"by chance up to {limit}", "gain"),
         ("best resolution", pieces.angstrom(finest["resolution_0143"], summary), f"at {_share(finest)}; all: {pieces.angstrom(whole['resolution_0143'], summary)}",
          "resolution"),
         ("B of random discards", _bfactor(verdict["bfactor"]), "ln N against 1/d² (Rosenthal & Henderson)", "bfactor"),
-        ("path", scored, f"{len(steps)} steps, {summary['path']['random_draws']} random discard(s) of each size", "path"),
+        ("scored", schedule, f"{scored}; {len(steps)} steps, random discards of each size: {summary['path']['random_draws']}", "path"),
     ]
     if summary["wrong_share"] is not None:
         facts.append(("planted wrong poses", f"{100 * summary['wrong_share']:.1f} %", f"{100 * best['wrong_share']:.1f} % of the best step's", "truth"))
@@ -203,7 +207,7 @@ def _null_chart(summary: dict) -> str:
     axis, steps = _axis(summary), summary["null"]["steps"]
     values, limit = np.array([s["mean_fsc"] for s in steps]), steps[0]["limit"]
     low, high = min(values.min(), -limit), max(values.max(), limit)
-    chart = Chart(axis["x"], (low - 0.2 * limit, high + 0.2 * limit), axis["xlabel"], "mean half-map FSC", height=260, right=44, x_ticks=axis["ticks"])
+    chart = Chart(axis["x"], (low - 0.2 * limit, high + 0.2 * limit), axis["xlabel"], "mean half-map FSC", height=260, left=64, right=44, x_ticks=axis["ticks"])
     chart.rule(y=limit, label="limit")
     chart.rule(y=0.0, dash="dotted")
     chart.line(axis["at"], values, PINK, marker=True)

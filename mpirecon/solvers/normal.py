@@ -72,6 +72,8 @@ class NormalSolver(Solver):
         self._store = None
 
     def final_steps(self) -> dict[str, int]:
+        if self.fsc is None:
+            return {}
         return {"half maps": self._steps(half_map(1)), "map of all": self._steps(WHOLE)}
 
     def _steps(self, made_of: MapOf) -> int:

@@ -18,6 +18,7 @@ from mpirecon.operators.background import Background
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.stopping import StopRequested
 from mpirecon.robust.nested import SCHEDULES
+from mpirecon.robust.selection import AUTO
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.endurance import Endurance
 from mpirecon.solvers.main import about_run, telling
@@ -65,7 +66,7 @@ def run_path(
                 return read_summary(place.path) if comm.rank == 0 else {}
             path = _Path(walk, place.path)
             path.go(place.resumes)
-            summary = write_path(walk, place.staging, about_run(start), path.steps, path.random, path.verdict, path.null)
+            summary = write_path(walk, place.staging, about_run(start), path.steps, path.random, path.verdict, path.null, place.path)
             log.event("finished", seconds=time.time() - start)
         place.commit()
     _conclude(console, place.path, summary)
@@ -296,6 +297,21 @@ def _restore(prefix: str, walked: Walked, checkpoint: Checkpoint) -> None:
 _OF_FIRST_RUN = {"loss": "--loss", "keep": "--keep", "iterations": "--iterations", "group_by": "--group-by"}
 
 
+def checked_options(
+    schedule: str, steps: tuple[float, ...] | None, random_draws: int, high_pass: tuple[float, float] | None, null: bool
+) -> PathOptions:
+    """The options of a path; UserError where they do not go together."""
+    if random_draws < 1:
+        raise UserError(f"--random-draws {random_draws}: at least 1 is needed, to see what chance does")
+    if high_pass is None:
+        return PathOptions(schedule, steps, random_draws, null=null)
+    if schedule != "sieve":
+        raise UserError("--high-pass applies to --schedule sieve")
+    if not 0 < high_pass[1] < high_pass[0]:
+        raise UserError(f"--high-pass {high_pass[0]:g}:{high_pass[1]:g}: expected the coarser resolution first, e.g. 50:3")
+    return PathOptions(schedule, steps, random_draws, tuple(map(float, high_pass)), null)
+
+
 def first_run(schedule: str, **options) -> dict:
     """Options of reconstruct as the first run of a path takes them: by default the posterior; all alike where particles are scored anew.
 
@@ -310,6 +326,9 @@ def first_run(schedule: str, **options) -> dict:
     if options.get("folds") == 1:
         raise UserError("--folds 1: particles would be scored against maps that they built, and the best-scored would be those that did so "
                         "most; a path needs 2 folds or more")
+    if options.get("mask") == AUTO:
+        raise UserError("--mask auto: a path compares all selections in one mask, which must be there before; make one with mpirecon mask, or "
+                        "leave it out for a sphere")
     if schedule != "once":
         given = [option for name, option in _OF_FIRST_RUN.items() if options.get(name) is not None]
         if given:

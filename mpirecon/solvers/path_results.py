@@ -32,18 +32,21 @@ COLUMNS = (
 
 
 def write_path(
-    walk: Walk, folder: Path, about: dict, steps: list[dict], random: list[dict], verdict: PathVerdict, null: dict | None
+    walk: Walk, folder: Path, about: dict, steps: list[dict], random: list[dict], verdict: PathVerdict, null: dict | None, place: Path
 ) -> dict:
-    """Write everything into `folder` from rank 0; returns the summary (on rank 0; empty elsewhere). Collective."""
+    """Write everything into `folder` from rank 0; returns the summary (on rank 0; empty elsewhere). Collective.
+
+    place : where the files are to be in the end
+    """
     comm, maps = walk.comm, walk.maps(verdict.best)
     summary = {}
     with together(comm):
         if comm.rank == 0:
-            summary = _write(walk, folder, about, steps, random, verdict, null, maps)
+            summary = _write(walk, folder, about, steps, random, verdict, null, maps, place)
     return summary
 
 
-def _write(walk, folder, about, steps, random, verdict, null, maps) -> dict:
+def _write(walk, folder, about, steps, random, verdict, null, maps, place) -> dict:
     from mpirecon.report.path_page import write_path_page
 
     file = walk.file
@@ -63,17 +66,19 @@ def _write(walk, folder, about, steps, random, verdict, null, maps) -> dict:
         "configuration": walk.run.config.as_dict(),
         "path": {"schedule": walk.options.schedule, "fractions": list(walk.fractions), "random_draws": walk.options.random_draws,
                  "high_pass": list(walk.options.high_pass) if walk.options.schedule == "sieve" else None},
-        "used": walk.run.used,
+        "used": walk.used,
         "particles": {"file": str(file.path), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,
                       "valid": int(walk.members.valid.sum())},
+        "normalisation": walk.run.slab.normaliser.as_dict() | ({} if walk.run.levels is None else walk.run.levels.as_dict()),
         "nyquist": 2 * file.pixel_size,
+        "resolution_0143": next(step["resolution_0143"] for step in steps if step["fraction"] == verdict.best),
         "verdict": verdict.as_dict(),
         "wrong_share": steps[0]["wrong_share"],
         "steps": steps, "random": random, "null": null,
         **controls,
-        "warnings": [*_warnings(null), *controls["warnings"]],
+        "warnings": [*_warnings(walk, null), *controls["warnings"]],
     }  # fmt: skip
-    write_path_page(folder, summary, maps["volume"])
+    write_path_page(folder, summary, maps["volume"], place=place)
     write_summary(folder / "summary.json", summary)
     return summary
 
@@ -120,8 +125,9 @@ def _controls(walk: Walk, folder: Path, best: float) -> dict:
     return none if columns["kept"].all() else selection_checks(columns, coverage)
 
 
-def _warnings(null: dict | None) -> list[str]:
+def _warnings(walk: Walk, null: dict | None) -> list[str]:
+    told = [walk.run.parted] if walk.run.parted else []
     if null is None or null["passed"]:
-        return []
-    return [f"{null['sentence'].rstrip('.')}. What this path gains may be made by the selection itself; compare it with another distance or "
+        return told
+    return [*told, f"{null['sentence'].rstrip('.')}. What this path gains may be made by the selection itself; compare it with another distance or "
             "more folds"]

@@ -80,7 +80,7 @@ class Walk:
         # whose references particles are scored against
         self._scoring = NormalSolver(self.engine, self.run.config)
         self.walked = Walked()
-        self.members: Members | None = None  # on rank 0
+        self.members = self._all_members()  # on rank 0, None elsewhere
 
     def prepare(self, walked: Walked | None = None) -> None:
         """Look at the images and, of a walk by one first run, make that run; or go on from what was walked."""
@@ -96,11 +96,7 @@ class Walk:
         if walked is not None:
             self.walked = walked
         self.engine.unexplained = self.comm.bcast(self.walked.unexplained)
-        self.members = self._all_members()
-        with together(self.comm):
-            if self.comm.rank == 0:
-                for fraction in self.fractions:
-                    self.members.refuse_few(fraction)
+        self.members = self._all_members()  # without the images that were found to be bad
 
     def _all_members(self) -> Members | None:
         slab, column = self.run.slab, self.run.config.group_by
@@ -110,9 +106,18 @@ class Walk:
             if self.comm.rank:
                 return None
             names = None if column is None else self.file.source_column(column).astype(str)
-            return Members(half, valid, groups_and_families(len(self.file), names, None)[0])
+            members = Members(half, valid, groups_and_families(len(self.file), names, None)[0])
+            for fraction in self.fractions:
+                members.refuse_few(fraction)
+            return members
 
         return run_together(self.comm, made)
+
+    @property
+    def used(self) -> dict:
+        """What was used where an option left it to the program, by the option's name."""
+        found = self.run.used
+        return found if self.run.config.solve_iterations is not None else {**found, "solve_iterations": self._alike.final_steps()}
 
     # steps
 
