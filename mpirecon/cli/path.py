@@ -83,7 +83,7 @@ command = DocumentedCommand(
         click.Option(["--schedule"], type=click.Choice(["once", "anew", "sieve"]), default="once", show_default=True,
                      help="Particles are scored by one first run, or anew at each step by the maps of those that are left; sieve: anew, above a "
                      "high-pass that moves from step to step, as CryoSieve does."),
-        click.Option(["--steps"], type=Fractions(), help="Fractions that are kept, e.g. 1,0.9,0.8.  [default: 1, 0.9 … 0.1; sieve: 1, 0.8, 0.64 … 0.107]"),
+        click.Option(["--steps"], type=Fractions(), help="Fractions that are kept, e.g. 1,0.9,0.8.  [default: 1, 0.9 … 0.1; sieve: 1, 0.8, 0.64 … 0.107, as far as 20 particles are left to a half map]"),
         click.Option(["--random-draws"], type=COUNT, default=1, show_default=True, metavar="N", help="Random discards of each size: more tell chance better."),
         click.Option(["--high-pass"], type=Band(), metavar="Å:Å", help="First and last high-pass of a sieve.  [default: 50:3]"),
         click.Option(["--no-null", "null"], is_flag=True, default=True, flag_value=False, help="Do not walk the same path on pure noise."),

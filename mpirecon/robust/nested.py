@@ -58,13 +58,24 @@ class Members:
     valid: np.ndarray
     unit: np.ndarray
 
+    def enough(self, fractions: Sequence[float]) -> tuple[float, ...]:
+        """Those of the fractions, from 1 down, that leave each half set enough to make a map; the first below 1 must."""
+        few = min(len(self._units(half)) for half in (1, 2))
+        there = tuple(fraction for fraction in fractions if fraction == 1 or _count(fraction, few) >= FEWEST)
+        if len(there) == 1:
+            self.refuse_few(fractions[1])
+        return there
+
     def refuse_few(self, fraction: float) -> None:
         """UserError where a half set would be left with too few to make a map."""
         for half in (1, 2):
-            there = len(np.unique(self.unit[self.valid & (self.half == half)]))
+            there = len(self._units(half))
             if (left := _count(fraction, there)) < FEWEST:
                 raise UserError(f"--steps {fraction:.3g}: of the {there} particles of half set {half}, {left} would be left, and a half "
                                 f"map needs {FEWEST}; give larger fractions, or more particles")
+
+    def _units(self, half: int) -> np.ndarray:
+        return np.unique(self.unit[self.valid & (self.half == half)])
 
     def best(self, distance: np.ndarray, fraction: float, within: np.ndarray) -> np.ndarray:
         """(m,) bool: of each half set the `fraction` of all its particles that has the smallest distances.
@@ -90,10 +101,10 @@ class Members:
     def _smallest(self, values: np.ndarray, fraction: float, within: np.ndarray) -> np.ndarray:
         kept = np.zeros(len(self.half), bool)
         for half in (1, 2):
-            there = np.unique(self.unit[self.valid & (self.half == half)])
-            units, first = np.unique(self.unit[within & self.valid & (self.half == half)], return_index=True)
-            value = values[np.flatnonzero(within & self.valid & (self.half == half))[first]]
-            chosen = units[np.lexsort((units, value))[: _count(fraction, len(there))]]
+            rows = within & self.valid & (self.half == half)
+            units, first = np.unique(self.unit[rows], return_index=True)
+            value = values[np.flatnonzero(rows)[first]]
+            chosen = units[np.lexsort((units, value))[: _count(fraction, len(self._units(half)))]]
             kept |= self.valid & (self.half == half) & np.isin(self.unit, chosen)
         return kept
 

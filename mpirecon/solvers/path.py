@@ -10,14 +10,14 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.checkpoint import NAME, Checkpoint, write_checkpoint
-from mpirecon.io.particle_file import ParticleFile, open_together
+from mpirecon.io.particle_file import open_together
 from mpirecon.io.run_folder import PATH
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import read_summary
 from mpirecon.operators.background import Background
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.stopping import StopRequested
-from mpirecon.robust.nested import SCHEDULES
+from mpirecon.robust.nested import FEWEST, SCHEDULES
 from mpirecon.robust.selection import AUTO
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.endurance import Endurance
@@ -57,8 +57,8 @@ def run_path(
         Place(comm, output, PATH, inputs_of(file, config), overwrite=overwrite, resume=resume) as place,
     ):  # fmt: skip
         with RankLog.for_rank(None, comm, particles="none") as log, endurance.signals() as stop, telling(state):
-            console.say(_opening(file, config, options))
             walk = Walk(comm, file, config, options, log, console, start)
+            console.say(_opening(walk))
             walk.engine.stop = stop
             place.begin(log)
             if place.complete:
@@ -73,12 +73,15 @@ def run_path(
     return summary
 
 
-def _opening(file: ParticleFile, config: Config, options: PathOptions) -> str:
-    shares = ", ".join(f"{100 * fraction:.3g}" for fraction in options.fractions)
+def _opening(walk: Walk) -> str:
+    file, config, options = walk.file, walk.run.config, walk.options
+    shares = ", ".join(f"{100 * fraction:.3g}" for fraction in walk.fractions)
+    few = "" if len(walk.fractions) == len(options.fractions) else (
+        f"; smaller ones would leave fewer than {FEWEST} particles to a half map")
     first = "" if options.anew else f", loss {config.loss}" + (f" (keep {config.keep})" if config.keep else "")
     return (f"{file.path}: {len(file)} particles, box {file.box}, {file.pixel_size:g} Å/px; path {options.schedule} "
             f"({SCHEDULES[options.schedule]}{first}) over {shares} % of them, {options.random_draws} random discard"
-            f"{'s' * (options.random_draws > 1)} of each size")
+            f"{'s' * (options.random_draws > 1)} of each size{few}")
 
 
 def _conclude(console, folder: Path, summary: dict) -> None:
@@ -111,8 +114,8 @@ class _Path:
 
     @property
     def total(self) -> int:
-        lots = (len(self.options.fractions) - 1) * self.options.random_draws
-        return len(self.options.fractions) * (1 + self.options.null) + lots
+        count = len(self.walk.fractions)
+        return count * (1 + self.options.null) + (count - 1) * self.options.random_draws
 
     @property
     def done(self) -> int:
@@ -145,8 +148,7 @@ class _Path:
         for draw, fraction in lots[len(self.random) :]:
             self._take(self.random, fraction, self.walk.by_lot(fraction, draw), draw=draw)
             self._save(self.walk.run.power)
-        if self.options.random_draws and len(fractions) > 1:
-            self._say_random()
+        self._say_random()
         self.null = self._walk_noise() if self.options.null else None
 
     # one item

@@ -8,7 +8,7 @@ import numpy as np
 
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.comm import Communicator, run_together, together
-from mpirecon.robust.nested import Members, checked_fractions, default_fractions, high_pass_of
+from mpirecon.robust.nested import Members, default_fractions, high_pass_of
 from mpirecon.robust.selection import Selection, particle_sigma
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.controls import micrographs
@@ -27,7 +27,8 @@ _SCORED_TO = 0.5
 class PathOptions:
     """What is asked of a path beside the Config of its first run.
 
-    schedule : of robust.nested.SCHEDULES · steps : fractions that are kept, None: those of the schedule · random_draws : random
+    schedule : of robust.nested.SCHEDULES · steps : fractions that are kept, from 1 down; None: those of the schedule that leave each
+    half set enough particles · random_draws : random
     discards of each size · high_pass : (first, last) Å of a sieve · null : also walk it on pure noise
     """
 
@@ -39,8 +40,8 @@ class PathOptions:
 
     @property
     def fractions(self) -> tuple[float, ...]:
-        """From 1 down."""
-        return default_fractions(self.schedule) if self.steps is None else checked_fractions(self.steps)
+        """Those that are asked for, from 1 down."""
+        return self.steps or default_fractions(self.schedule)
 
     @property
     def anew(self) -> bool:
@@ -72,7 +73,6 @@ class Walk:
 
     def __init__(self, comm: Communicator, file: ParticleFile, config: Config, options: PathOptions, log, console, start: float | None = None):
         self.comm, self.file, self.options, self.console, self.log = comm, file, options, console, log
-        self.fractions = options.fractions
         self.run = Reconstruction(comm, file, config, log, console, began=start)
         self.engine = self.run.engine
         alike = replace(self.run.config, loss="l2", keep=None, schedule=None, group_by=None)
@@ -81,6 +81,7 @@ class Walk:
         self._scoring = NormalSolver(self.engine, self.run.config)
         self.walked = Walked()
         self.members = self._all_members()  # on rank 0, None elsewhere
+        self.fractions = self._fractions()
 
     def prepare(self, walked: Walked | None = None) -> None:
         """Look at the images and, of a walk by one first run, make that run; or go on from what was walked."""
@@ -97,6 +98,18 @@ class Walk:
             self.walked = walked
         self.engine.unexplained = self.comm.bcast(self.walked.unexplained)
         self.members = self._all_members()  # without the images that were found to be bad
+        self._fractions(self.fractions)
+
+    def _fractions(self, asked: tuple[float, ...] | None = None) -> tuple[float, ...]:
+        """What is kept, from 1 down: as asked for, else what leaves enough particles."""
+        found = asked or self.options.steps
+        with together(self.comm):
+            if self.comm.rank == 0 and found is None:
+                found = self.members.enough(self.options.fractions)
+            elif self.comm.rank == 0:
+                for fraction in found:
+                    self.members.refuse_few(fraction)
+        return self.comm.bcast(found)
 
     def _all_members(self) -> Members | None:
         slab, column = self.run.slab, self.run.config.group_by
@@ -106,10 +119,7 @@ class Walk:
             if self.comm.rank:
                 return None
             names = None if column is None else self.file.source_column(column).astype(str)
-            members = Members(half, valid, groups_and_families(len(self.file), names, None)[0])
-            for fraction in self.fractions:
-                members.refuse_few(fraction)
-            return members
+            return Members(half, valid, groups_and_families(len(self.file), names, None)[0])
 
         return run_together(self.comm, made)
 
