@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mpirecon.api.maps import FSC, Volume, read_map
-from mpirecon.api.particles import Particles, as_communicator, open as open_particles, structured
+from mpirecon.api.particles import as_communicator, open as open_particles, structured
 from mpirecon.api.reconstruction import configuration
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError

@@ -299,6 +299,14 @@ def _restore(prefix: str, walked: Walked, checkpoint: Checkpoint) -> None:
 _OF_FIRST_RUN = {"loss": "--loss", "keep": "--keep", "iterations": "--iterations", "group_by": "--group-by"}
 
 
+#: options of reconstruct that a path leaves no choice of, and why
+_ONLY = {
+    "solver": ("normal", "the steps of a path are solved by their normal equations"),
+    "space": ("fourier", "a path is made in Fourier space"),
+    "sort_scope": ("global", "a path sorts all particles of all ranks"),
+}
+
+
 def checked_options(
     schedule: str, steps: tuple[float, ...] | None, random_draws: int, high_pass: tuple[float, float] | None, null: bool
 ) -> PathOptions:
@@ -331,6 +339,9 @@ def first_run(schedule: str, **options) -> dict:
     if options.get("mask") == AUTO:
         raise UserError("--mask auto: a path compares all selections in one mask, which must be there before; make one with mpirecon mask, or "
                         "leave it out for a sphere")
+    for name, (wanted, why) in _ONLY.items():
+        if options.get(name, wanted) != wanted:
+            raise UserError(f"--{name.replace('_', '-')} {options[name]}: {why}; leave it out")
     if schedule != "once":
         given = [option for name, option in _OF_FIRST_RUN.items() if options.get(name) is not None]
         if given:
