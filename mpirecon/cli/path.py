@@ -14,7 +14,7 @@ from mpirecon.errors import UserError
 
 #: options of reconstruct that are of no use here, or mean something else
 _NOT_SHARED = (
-    "output", "loss", "log_particles", "controls", "postprocess", "checkpoint_every", "stall_timeout", "dry_run", "ewald", "solver",
+    "output", "loss", "log_particles", "controls", "postprocess", "checkpoint_every", "dry_run", "ewald", "solver",
     "batch_size", "step", "momentum", "sort_scope", "space", "schedule",
 )  # fmt: skip
 
@@ -39,8 +39,8 @@ class Fractions(click.ParamType):
 
 
 @pass_communicator
-def _run(comm, particles, output, schedule, steps, random_draws, high_pass, null, resume, checkpoint_signal, grace, overwrite, quiet,
-         verbose, **options):
+def _run(comm, particles, output, schedule, steps, random_draws, high_pass, null, resume, checkpoint_signal, grace, stall_timeout, overwrite,
+         quiet, verbose, **options):
     from mpirecon.cli.console import Console
     from mpirecon.solvers.endurance import Endurance
     from mpirecon.solvers.path import checked_options, first_run, run_path
@@ -49,7 +49,7 @@ def _run(comm, particles, output, schedule, steps, random_draws, high_pass, null
     chosen = checked_options(schedule, steps, random_draws, high_pass, null)
     run_path(
         comm, particles, output, config, chosen, Console(comm, quiet, verbose), overwrite=overwrite, resume=resume,
-        endurance=Endurance(signal=checkpoint_signal, grace=grace), began=cli.began,
+        endurance=Endurance(signal=checkpoint_signal, grace=grace, stall_timeout=stall_timeout), began=cli.began,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from mpirecon.io.run_output import read_summary
 from mpirecon.operators.background import Background
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.stopping import StopRequested
+from mpirecon.parallel.watchdog import Watchdog
 from mpirecon.robust.nested import FEWEST, SCHEDULES
 from mpirecon.robust.selection import AUTO
 from mpirecon.solvers.config import Config
@@ -56,7 +57,10 @@ def run_path(
         open_together(comm, particles) as file,
         Place(comm, output, PATH, inputs_of(file, config), overwrite=overwrite, resume=resume) as place,
     ):  # fmt: skip
-        with RankLog.for_rank(None, comm, particles="none") as log, endurance.signals() as stop, telling(state):
+        with (
+            RankLog.for_rank(None, comm, particles="none") as log, endurance.signals() as stop, telling(state),
+            Watchdog(comm, None, endurance.stall_timeout, lambda: f"; {state()}" if state() else "") as watchdog,
+        ):  # fmt: skip
             walk = Walk(comm, file, config, options, log, console, start)
             console.say(_opening(walk))
             walk.engine.stop = stop
@@ -64,6 +68,7 @@ def run_path(
             if place.complete:
                 console.say(f"the results of this path were complete; they are in their place in {place.path} now")
                 return read_summary(place.path) if comm.rank == 0 else {}
+            watchdog.share(place.logs / ".pulse")
             path = _Path(walk, place.path)
             path.go(place.resumes)
             summary = write_path(walk, place.staging, about_run(start), path.steps, path.random, path.verdict, path.null, place.path)
@@ -99,7 +104,7 @@ def _conclude(console, folder: Path, summary: dict) -> None:
 class _Path:
     """The work of a path, item by item, and what a checkpoint keeps of it.
 
-    steps, random : records · null : what the same path made of noise, or None · done : items that are finished
+    steps, random : records of the selections and of the random discards · null : what the same path made of noise, or None
     """
 
     def __init__(self, walk: Walk, folder: Path) -> None:
@@ -108,7 +113,9 @@ class _Path:
         self.steps: list[dict] = []
         self.random: list[dict] = []
         self.noise = Walked()
+        self.null: dict | None = None
         self.saved = False
+        self._power: np.ndarray | None = None  # of this rank's images when the path began, where it is gone on with
         self._whole: np.ndarray | None = None  # transform of all particles' mean map, on rank 0
         self._identity: dict = {}
 
@@ -141,35 +148,32 @@ class _Path:
             self._refuse_changed_images()
         fractions = self.walk.fractions
         for number in range(len(self.steps), len(fractions)):
-            self._take(self.steps, fractions[number], self.walk.step(number))
+            self._take(self.steps, fractions[number], self.walk.step(number), self.walk.kept(fractions[number]))
             self._say_step()
-            self._save(self.walk.run.power)
+            self._save()
         lots = [(draw, fraction) for draw in range(self.options.random_draws) for fraction in fractions[1:]]
         for draw, fraction in lots[len(self.random) :]:
-            self._take(self.random, fraction, self.walk.by_lot(fraction, draw), draw=draw)
-            self._save(self.walk.run.power)
+            self._take(self.random, fraction, *self.walk.by_lot(fraction, draw), draw=draw)
+            self._save()
         self._say_random()
         self.null = self._walk_noise() if self.options.null else None
 
     # one item
 
-    def _take(self, records: list[dict], fraction: float, halves, **more) -> None:
-        """Add the record of half maps, which rank 0 has, on all ranks."""
+    def _take(self, records: list[dict], fraction: float, halves, kept: np.ndarray | None, **more) -> None:
+        """Add the record of half maps and of who is in them, which rank 0 has, on all ranks."""
         record = None
         with together(self.comm), self.walk.engine.timings("postprocess"):
             if self.comm.rank == 0:
                 last = self.walk.engine.backend.plane.shells - 1
                 record, mean = measured(halves, self.walk.engine.mask, self.file.pixel_size, last, self._whole)
+                record["particles"] = int(kept.sum())
                 if self._whole is None:
                     self._whole = mean
         record = self.comm.bcast(record)
         counted = self._count(fraction) if records is self.steps else {}
-        records.append({"fraction": fraction, **more, **record, "particles": self._particles(fraction), **counted})
+        records.append({"fraction": fraction, **more, **record, **counted})
         self.walk.log.event("path", **{k: v for k, v in records[-1].items() if not isinstance(v, list)})
-
-    def _particles(self, fraction: float) -> int:
-        kept = self.walk.kept(fraction)
-        return self.comm.bcast(None if kept is None else int(kept.sum()))
 
     def _count(self, fraction: float) -> dict:
         """What is known of those that a selection kept: planted errors, and whether those left out show the map."""
@@ -210,7 +214,7 @@ class _Path:
                 if self.comm.rank == 0:
                     record = self._judged(again, halves)
             self.noise.steps.append({"fraction": again.fractions[number], **self.comm.bcast(record)})
-            self._save(walk.run.power)
+            self._save()
         worst = max(self.noise.steps, key=lambda step: step["mean_fsc"] / step["limit"])
         passed = worst["mean_fsc"] <= worst["limit"]
         found = (f"on pure noise the mean half-map FSC beyond shell {worst['first_shell'] - 1} is at most {worst['mean_fsc']:+.4f} "
@@ -227,10 +231,10 @@ class _Path:
 
     # what is kept of it
 
-    def _save(self, power: np.ndarray) -> None:
+    def _save(self) -> None:
         """Write what is done; raises StopRequested, on all ranks, if one of them was told to stop. Collective."""
         told = next((name for name in self.comm.allgather(self.walk.engine.stop.received) if name), None)
-        whole = self.comm.gather_slabs(np.ascontiguousarray(power), len(self.file))
+        whole = self.comm.gather_slabs(np.ascontiguousarray(self.walk.run.power), len(self.file))
         with together(self.comm), self.walk.engine.timings("checkpoint"):
             if self.comm.rank == 0:
                 facts = {**self._identity, "iteration": self.done, "rounds": self.total, "steps": self.steps, "random": self.random,

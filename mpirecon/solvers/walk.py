@@ -71,7 +71,10 @@ class Walk:
     After ``prepare``, ``step(number)`` makes selection number 0, 1 … and the half maps of it, of all of its particles alike.
     """
 
-    def __init__(self, comm: Communicator, file: ParticleFile, config: Config, options: PathOptions, log, console, start: float | None = None):
+    def __init__(
+        self, comm: Communicator, file: ParticleFile, config: Config, options: PathOptions, log, console, start: float | None = None
+    ) -> None:
+        """start : when the program began, Unix time"""
         self.comm, self.file, self.options, self.console, self.log = comm, file, options, console, log
         self.run = Reconstruction(comm, file, config, log, console, began=start)
         self.engine = self.run.engine
@@ -153,14 +156,14 @@ class Walk:
             walked.kept_to = np.where(kept, fraction, kept_to)
         return halves
 
-    def by_lot(self, fraction: float, draw: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """The half maps of as many particles drawn by lot, on rank 0."""
+    def by_lot(self, fraction: float, draw: int) -> tuple[tuple[np.ndarray, np.ndarray] | None, np.ndarray | None]:
+        """The half maps of as many particles drawn by lot, and (m,) bool, which those are; on rank 0, else None."""
         kept = self.members.by_lot(fraction, self.run.config.seed, draw) if self.comm.rank == 0 else None
         rows = self._mine(kept)
         label = f"{100 * fraction:.3g} % at random"
         with self.console.progress(len(self.file), label, mine=len(rows)) as self.engine.progress:
             self._alike.step(lambda _: Selection.everybody(rows))
-        return self._halves(self._alike)
+        return self._halves(self._alike), kept
 
     def maps(self, fraction: float) -> dict[str, np.ndarray] | None:
         """Half maps and filtered map of a selection that was made, by name, on rank 0."""
