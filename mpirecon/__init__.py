@@ -21,6 +21,8 @@ _NAMES = {
     "State": "mpirecon.api.reconstruction",
     "world": "mpirecon.api.reconstruction",
     "Result": "mpirecon.api.result",
+    "path": "mpirecon.api.path",
+    "SelectionPath": "mpirecon.api.path",
     "FSC": "mpirecon.api.maps",
     "Volume": "mpirecon.api.maps",
     "automatic_mask": "mpirecon.api.maps",

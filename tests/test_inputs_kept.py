@@ -83,7 +83,7 @@ WRITERS = {
     ("aberrations", "star"): ("aberrations run --band 100:40 --star {}", ["p.star", "p.h5", "s.mrcs", "run/half1.mrc"]),
 }
 #: those that write folders, tried below, and what only tries whether a folder can be written
-FOLDERS = {("reconstruct", "output"), ("null", "output"), ("postprocess", "output"), ("check", "output"), ("job", "output")}
+FOLDERS = {(name, "output") for name in ("reconstruct", "null", "path", "postprocess", "check", "job")}
 
 
 def test_every_option_that_names_an_output_is_tried():
@@ -116,7 +116,7 @@ def test_an_output_that_is_an_input_is_refused(project, capsys, writer, read, ki
 
 
 @pytest.mark.parametrize("words", [
-    "reconstruct p.h5 -o {} --overwrite", "null p.h5 -o {} --overwrite", "reconstruct p.h5 -o {}",
+    "reconstruct p.h5 -o {} --overwrite", "null p.h5 -o {} --overwrite", "path p.h5 -o {} --overwrite", "reconstruct p.h5 -o {}",
 ])
 @pytest.mark.parametrize("link", [os.symlink, os.link, shutil.copy])
 def test_a_run_refuses_a_folder_whose_files_are_its_particles(project, capsys, words, link):

@@ -15,7 +15,7 @@ from mpirecon.api.particles import structured
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
 from mpirecon.io.inputs import Input, given
-from mpirecon.io.run_folder import RECONSTRUCTION, RunFolder
+from mpirecon.io.run_folder import PATH, RECONSTRUCTION, RunFolder
 from mpirecon.io.run_output import read_particle_table, read_summary
 
 
@@ -42,6 +42,8 @@ class Result:
     def __init__(self, folder: str | os.PathLike, *, _scratch: Scratch | None = None) -> None:
         self.folder, self._scratch = Path(folder), _scratch
         self.summary = read_summary(folder)
+        if self.summary.get("kind") == PATH.kind:
+            raise UserError(f"{folder} holds a path of selections, not a reconstruction; open it with mpirecon.SelectionPath")
 
     @cached_property
     def volume(self) -> Volume:

@@ -45,6 +45,7 @@ COMMANDS = {
                     parallel=True),
     "reconstruct": Entry("mpirecon.cli.reconstruct", "Reconstruct a map from a particle file.", parallel=True),
     "null": Entry("mpirecon.cli.null", "Reconstruct from noise: does this selection make resolution?", parallel=True),
+    "path": Entry("mpirecon.cli.path", "Keep 100, 90 … 10 % of the particles: where does leaving out pay?", parallel=True),
     "fsc": Entry("mpirecon.cli.fsc", "Fourier shell correlation of two maps."),
     "mask": Entry("mpirecon.cli.mask", "Make a soft mask from a map."),
     "postprocess": Entry("mpirecon.cli.postprocess", "Sharpen the mean of two half maps, and find its resolution, local too.",
@@ -105,7 +106,7 @@ def run(arguments: list[str]) -> int:
     """Run a command line on every rank that should, and return the exit code all ranks share."""
     global began
     began = time.time()
-    with held_signals() if _command_of(arguments) == "reconstruct" else nullcontext():
+    with held_signals() if _command_of(arguments) in ("reconstruct", "path") else nullcontext():
         return _run(arguments)
 
 

@@ -64,6 +64,10 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "Output": ("--output",),
     },
 }  # fmt: skip
+GROUPS["path"] = {
+    "The path": ("--schedule", "--steps", "--random-draws", "--high-pass", "--no-null"),
+    **{title: tuple(o for o in options if o != "--schedule") for title, options in GROUPS["reconstruct"].items()},
+}
 GROUPS["null"] = {title: options for title, options in GROUPS["reconstruct"].items()}
 
 #: columns for an option and what it takes

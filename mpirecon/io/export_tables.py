@@ -23,7 +23,7 @@ _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 #: column of the run's particles.h5 → its label in a STAR file; in a .cs file its field is mpirecon/…
 EXTRAS = {
     "score": "mpireconScore", "distance": "mpireconDistance", "posterior": "mpireconPosterior",
-    "sigma": "mpireconSigma", "scale": "mpireconScale", "pose_error": "mpireconPoseError",
+    "sigma": "mpireconSigma", "scale": "mpireconScale", "pose_error": "mpireconPoseError", "kept_to": "mpireconKeptTo",
     "planted_orientation": "mpireconPlantedOrientation", "planted_offset": "mpireconPlantedOffset",
     "planted_defocus": "mpireconPlantedDefocus", "planted_hand": "mpireconPlantedHand", "duplicate_of": "mpireconDuplicateOf",
 }

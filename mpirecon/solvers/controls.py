@@ -71,7 +71,7 @@ def _cheap_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict
             coverage = view_coverage(columns["quaternion"], columns["kept"], columns.get("group"), point_group(run.config.symmetry))
             write_views_csv(folder / "views.csv", coverage)
             if not columns["kept"].all() and columns["kept"].any():
-                found = _check(columns, coverage)
+                found = selection_checks(columns, coverage)
             judged = _judged(run, outcome, columns)
     told = [] if judged is None else judged.warnings()
     return {**found, "judged": None if judged is None else judged.judged, "warnings": told + found["warnings"]}
@@ -90,7 +90,11 @@ def _judged(run: Reconstruction, outcome: Outcome, columns: dict[str, np.ndarray
     )  # fmt: skip
 
 
-def _check(columns: dict[str, np.ndarray], coverage: Coverage) -> dict:
+def selection_checks(columns: dict[str, np.ndarray], coverage: Coverage) -> dict:
+    """``warnings`` and what they rest on, for summary.json: what being left out goes with other than a wrong pose.
+
+    columns : of the valid particles: kept, slight, sigma, defocus, ctf_scale, yp, pp; group, optics groups and micrographs where known
+    """
     kept, groups = columns["kept"], columns.get("group")
     tested = [
         *(with_number(name, kept, columns[name], groups) for name in ("sigma", "defocus", "ctf_scale")),

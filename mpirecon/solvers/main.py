@@ -59,7 +59,7 @@ def reconstruct(
         Place(comm, output, RECONSTRUCTION, inputs_of(file, config), overwrite=overwrite, resume=resume) as place,
     ):  # fmt: skip
         with (
-            RankLog.for_rank(None, comm, particles=log_particles) as log, endurance.signals() as stop, _telling(state),
+            RankLog.for_rank(None, comm, particles=log_particles) as log, endurance.signals() as stop, telling(state),
             Watchdog(comm, None, endurance.stall_timeout, lambda: f"; {state()}" if state() else "") as watchdog,
         ):  # fmt: skip
             console.say(_opening(comm, file, config))
@@ -84,7 +84,7 @@ def reconstruct(
 
 
 @contextmanager
-def _telling(state: Callable[[], str]) -> Iterator[None]:
+def telling(state: Callable[[], str]) -> Iterator[None]:
     """However a run ends early, say where its state is and how to go on; `state` is empty where there is none."""
     try:
         yield

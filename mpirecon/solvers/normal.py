@@ -57,15 +57,23 @@ class NormalSolver(Solver):
         self.references.box = self.engine.backend.coarse_box(finest_judged(ssnr_of_half(self.fsc)))
         return padded * self.references.box // box
 
-    def finish(self) -> MapSet:
-        maps, which = MapSet(self.engine.comm, self.engine.box), [half_map(1), half_map(2), WHOLE]
+    def finish(self, whole: bool = True) -> MapSet:
+        """whole : also the map of all particles"""
+        maps, which = MapSet(self.engine.comm, self.engine.box), [half_map(1), half_map(2)]
         if not self._steps(half_map(1)):
-            maps, which = self._halves, [WHOLE]  # the halves are there already
-        self.solve(maps, self._store, which, self._refined, last=True)
-        self._store = None
+            maps, which = self._halves, []  # the halves are there already
+        if which := [*which, WHOLE] if whole else which:
+            self.solve(maps, self._store, which, self._refined, last=True)
+        self.forget()
         return maps
 
+    def forget(self) -> None:
+        """Let go of the sums of an iteration, which no further map is to be made of."""
+        self._store = None
+
     def final_steps(self) -> dict[str, int]:
+        if self.fsc is None:
+            return {}
         return {"half maps": self._steps(half_map(1)), "map of all": self._steps(WHOLE)}
 
     def _steps(self, made_of: MapOf) -> int:

@@ -72,7 +72,7 @@ def load(run, folder: Path) -> list[dict]:
     now = run.identity
     with together(run.comm):
         with Checkpoint(folder / NAME) as checkpoint:
-            _check_identity(run, now, checkpoint)
+            check_identity(run, now, checkpoint)
             first, last = run.slab.start, run.slab.stop
             samples = checkpoint.array("samples")
             run.power = checkpoint.rows("power", first, last)
@@ -147,7 +147,11 @@ def digest_of(array: np.ndarray) -> str:
 _SPELLED = {"score_resolution": "score_band"}
 
 
-def _check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
+def check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
+    """Raise UserError where a checkpoint is not of what `now` identifies."""
+    if checkpoint.facts.get("kind") != now.get("kind"):
+        was, wanted = (facts.get("kind") or "reconstruction" for facts in (checkpoint.facts, now))
+        raise UserError(f"{checkpoint.path} is the state of a {was}, with which a {wanted} cannot go on; choose another folder")
     if checkpoint.facts["particles"] != now["particles"]:
         raise UserError(f"{checkpoint.path} was made from other particles than {run.file.path}; "
                         "resume with the same particle file, or start anew with --overwrite")

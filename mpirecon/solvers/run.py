@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mpirecon.backend import get_backend
-from mpirecon.backend.bands import BANDS
+from mpirecon.backend.bands import BANDS, Bands
 from mpirecon.backend.protocol import Ability
 from mpirecon.backend.warm import compile_once
 from mpirecon.errors import UserError
@@ -144,8 +144,7 @@ class Reconstruction:
         """Make one iteration after another, each when asked for; yields its record. Collective, as `run` is."""
         self.records = records = self._load(checkpoints) if resume else []
         if not records:
-            self.slab.by_view = self._keeps_all_images()
-            self.power = self._survey()
+            self.prepare()
         for iteration in range(len(records) + 1, self.config.rounds + 1):
             records.append(self._iterate(iteration))
             self._announce(records[-1])
@@ -153,15 +152,20 @@ class Reconstruction:
                 checkpoints.after(iteration, records)
             yield records[-1]
 
+    def prepare(self) -> None:
+        """The first look at the images, before any iteration: bad ones, noise spectra. Collective."""
+        self.slab.by_view = self._keeps_all_images()
+        self.power = self._survey()
+
     def finish(self) -> Outcome:
         """The final maps and what is known of the particles, after the last of `iterations`. Collective."""
-        self.engine.unexplained = self._unexplained()
+        self.engine.unexplained = self.unexplained()
         self.engine.backend.release_images()  # their memory is the solution's now
         self.slab.by_view = False
         maps = self.solver.finish()
         sigma = particle_sigma(self.comm, self.held_out, self.slab.valid)
         fsc = self.solver.fsc if self.solver.compared is maps else None
-        return Outcome(maps, self.records, self.held_out, self._with_final_distance(), sigma, fsc)
+        return Outcome(maps, self.records, self.held_out, self.judged(), sigma, fsc)
 
     @cached_property
     def identity(self) -> dict:
@@ -216,7 +220,7 @@ class Reconstruction:
             share = min(1.0, np.clip(_RANDOM_SHARE * m, *_RANDOM_POSES) / m)
             random = uniform_hash(self.slab.ids, self.config.seed + self._iteration) < share
         inside, outside, self.random_poses = self.engine.statistics(
-            self.solver.references, self._bands(self.distance.whitened), rows,
+            self.solver.references, self.bands(), rows,
             random=random, draw=self.config.seed + self._iteration, nearby=self._start_nearby(),
             looked=self._looked_first if self._iteration == self.looks.first else None,
         )  # fmt: skip
@@ -252,7 +256,7 @@ class Reconstruction:
         # with a single fold there is no map of the own half without the particle; the other half's would leak
         self._scores = inside if self.engine.folds == 1 else held_out
 
-    def _unexplained(self) -> float:
+    def unexplained(self) -> float:
         """Share of the images' power, over all ranks, that the maps of the own half leave."""
         sums = self.comm.allreduce(self.inside.sums[self.slab.valid].sum(axis=(0, 1)))
         return float((sums[0] - 2 * sums[1] + sums[2]) / max(sums[0], np.finfo(np.float64).tiny))
@@ -298,6 +302,11 @@ class Reconstruction:
     def _mildness(self) -> float:
         return mildness(self._iteration, self.config.rounds) if self.config.graduated else 0.0
 
+    def distances(self, statistics: Statistics, rows: np.ndarray) -> np.ndarray:
+        """By which some rows, (m,) bool, are sorted, (m,) float64; infinite where an image contradicts the map. Collective."""
+        chosen = self._select(statistics, rows)
+        return np.where(chosen.contradicts, np.inf, chosen.distance)
+
     def _select(self, statistics: Statistics, valid: np.ndarray, mild: float = 0.0) -> Selection:
         config = self.config
         decide = select_jointly if config.deterministic else select
@@ -307,7 +316,7 @@ class Reconstruction:
             random_poses=self.random_poses, groups=self._groups, nearby=self.nearby, mild=mild,
         )  # fmt: skip
 
-    def _with_final_distance(self) -> Selection:
+    def judged(self) -> Selection:
         """The selection that built the final map, beside the distances from that map (held out)."""
         # L2 selects nothing: its particles may be told their distance from the other half's map
         with self.engine.timings("select"):
@@ -471,8 +480,12 @@ class Reconstruction:
                             f"at most {2 * largest * file.pixel_size:.4g} Å")
         return soft_sphere(file.box, radius, edge)
 
-    def _bands(self, whitened: bool):
-        return self.engine.backend.bands(self.engine.noise_power, *self._scored_shells(self.engine.backend), whitened)
+    def bands(self, high_pass: float | None = None) -> Bands:
+        """The bands that particles are scored in; of those shells alone that are finer than `high_pass`, Å, if given."""
+        lowest, highest = self._scored_shells(self.engine.backend)
+        if high_pass is not None:
+            lowest = min(max(lowest, int(np.ceil(self.file.box * self.file.pixel_size / high_pass))), highest)
+        return self.engine.backend.bands(self.engine.noise_power, lowest, highest, self.distance.whitened)
 
     def _agree_on_mask(self, mask: np.ndarray) -> None:
         """A mask file that is replaced while the ranks read it must not cut each one's maps in its own way. Collective."""
