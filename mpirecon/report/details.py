@@ -227,11 +227,21 @@ def _configuration(summary: Mapping) -> str:
         + (", phase-flipped" if particles.get("ctf_phase_flipped") else ""),
         "started in": summary.get("folder") or "–",
         "optics": "; ".join(particles.get("optics") or []) or "defocus, astigmatism and Cs alone",
+        "weights given": weights_in_words(summary.get("weights")),
         **{name.replace("_", " "): _setting(name, value, (summary.get("used") or {}).get(name))
-           for name, value in summary["configuration"].items()},
+           for name, value in summary["configuration"].items() if name != "weights"},
     }
     rows = "\n".join(f"<div><dt>{escape(k)}</dt><dd>{escape(str(v))}</dd></div>" for k, v in pairs.items())
     return pieces.section("Configuration", f'<dl class="pairs">\n{rows}\n</dl>')
+
+
+def weights_in_words(given: Mapping | None) -> str:
+    """The weights that the particles were given, of summary.json."""
+    if given is None:
+        return "none: all count alike but for the loss"
+    words = (f"{given['source']}, {given['smallest']:.4g} to {given['largest']:.4g}, median {given['median']:.4g}, as many as "
+             f"{given['effective']:,.0f} equal ones")
+    return words + (f"; {given['zero']:,} of weight 0 are left out" if given["zero"] else "")
 
 
 _UNITS = {"memory": pieces.size, "max_resolution": lambda at: f"{at:.4g} Å", "diameter": lambda at: f"{at:.4g} Å",
