@@ -125,7 +125,7 @@ def test_weights_are_recorded_and_shown(smaller):
     np.testing.assert_array_equal(result.particles["given_weight"], given)
     page = result.report.read_text()
     assert "All 181 particles were used, with the weights of an array" in page
-    assert "an array, 0.25 to 1, median 0.5, as many as 179 equal ones; 19 of weight 0 are left out" in page
+    assert "an array, 0.25 to 1, median 0.5, as many as 180 equal ones; 19 of weight 0 are left out" in page
     assert "given_weight" not in mr.reconstruct(smaller).particles.dtype.names
 
 

@@ -82,12 +82,12 @@ def reconstruct(
     from mpirecon.solvers.main import reconstruct as whole_run
 
     comm = as_communicator(comm)
-    particles = _particles(particles)
+    particles = particles_of(particles)
     scratch = Scratch(comm)
     config = configuration(particles, scratch, comm, loss=loss, weights=weights, **options)
     folder = scratch.path / "run" if output is None else Path(output)
     whole_run(
-        comm, particles.path, folder, config, _console(comm, verbose), overwrite=overwrite,
+        comm, particles.path, folder, config, console_of(comm, verbose), overwrite=overwrite,
         log_particles=log_particles, controls=controls, resume=resume, postprocess=postprocess, start_weights=start_weights,
         weights=_array(weights),
     )  # fmt: skip
@@ -140,7 +140,7 @@ class Reconstruction:
         start_weights=None, verbose: bool = False, **options,
     ) -> None:
         self._start, self._comm = time.time(), as_communicator(comm)
-        self.particles = _particles(particles)
+        self.particles = particles_of(particles)
         self._scratch = Scratch(self._comm)
         self._output = output
         self.config = configuration(self.particles, self._scratch, self._comm, loss=loss, weights=weights, **options)
@@ -149,7 +149,7 @@ class Reconstruction:
         self._folder = folder
         self._log = run_together(self._comm, lambda: RankLog.for_rank(folder / "logs", self._comm))
         self._run = runs.Reconstruction(
-            self._comm, self._file, self.config, self._log, _console(self._comm, verbose), start_weights,
+            self._comm, self._file, self.config, self._log, console_of(self._comm, verbose), start_weights,
             weights=_array(weights),
         )
         self._iterations = self._run.iterations()
@@ -225,11 +225,13 @@ def _name_of(loss) -> str:
     return _UNNAMED if name == "<lambda>" or name in losses.LOSSES else name
 
 
-def _particles(given) -> Particles:
+def particles_of(given) -> Particles:
+    """Particles of what was given as such: their file's path will do."""
     return open_particles(given) if isinstance(given, (str, os.PathLike)) else given
 
 
-def _console(comm: Communicator, verbose: bool):
+def console_of(comm: Communicator, verbose: bool):
+    """What a command would print to, silent but for `verbose`."""
     from mpirecon.cli.console import Console
 
     return Console(comm, quiet=not verbose)

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.errors import UserError
-from mpirecon.io.cryosparc import with_columns
+from mpirecon.io.cryosparc import micrographs_of, relion_image_names, with_columns
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.relion import particle_block
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import Pose
@@ -30,6 +32,23 @@ EXTRAS = {
 _PER_GROUP = {
     "rlnVoltage": "voltage_kv", "rlnSphericalAberration": "cs_mm", "rlnAmplitudeContrast": "amplitude_contrast",
 }
+
+
+def tables_of_all(file: ParticleFile) -> tuple[dict[str, pd.DataFrame], str]:
+    """(STAR tables of all particles as they were imported, in their order, the name of the particles'); of a .cs file, RELION 3.1's.
+
+    Raises UserError where the particles were not imported, so that no table can name their images.
+    """
+    source, tables = file.source()
+    if tables:
+        return tables, particle_block(Path(source), tables)
+    array = file.source_arrays().get("particles")
+    if array is None:
+        raise UserError(f"the particles of {file.path} were not imported, so that no STAR file can name their images")
+    particles = file.metadata()
+    tables = new_tables(particles, particles.pose, relion_image_names(file.path, array), file.aberrations())
+    put_micrographs(tables, *micrographs_of(array))
+    return tables, "particles"
 
 
 def text(values: np.ndarray, digits: int = 12) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -67,3 +68,57 @@ def _texts(values: Iterable) -> np.ndarray:
     out = np.empty(len(listed), object)
     out[:] = listed
     return out
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Particles that two files have in common.
+
+    first, second : (k,) int64, their rows in either, in the order of the first · by : how they were told, in words
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    by: str
+
+
+def match_particles(first: ParticleFile, second: ParticleFile) -> Matched | None:
+    """Find the particles of one file in another: by cryoSPARC's uid, by the image, or by their row where the files hold the same images
+    in the same order. None where neither can be told."""
+    if os.path.samefile(first.path, second.path):
+        return same_rows(len(first), "row: both runs are of one particle file")
+    for names_of, by in ((uids, "uid"), (image_names, "image name")):
+        names = names_of(first), names_of(second)
+        if names[0] is not None and names[1] is not None:
+            matched = _matched(*names, by)
+            if by == "image name" and not len(matched.first):  # of one project seen from another folder
+                matched = _matched(*(_without_folders(some) for some in names), "image name, folders aside")
+            return matched
+    return same_rows(len(first), "row: the files hold the same images in the same order") if _same_images(first, second) else None
+
+
+def same_rows(count: int, by: str) -> Matched:
+    """Every particle is that of the same row."""
+    return Matched(np.arange(count), np.arange(count), by)
+
+
+def _matched(first: np.ndarray, second: np.ndarray, by: str) -> Matched:
+    keys = [pd.MultiIndex.from_arrays([names, occurrences(names)]) for names in (first, second)]
+    rows = keys[1].get_indexer(keys[0])
+    return Matched(np.flatnonzero(rows >= 0), rows[rows >= 0].astype(np.int64), by)
+
+
+def _without_folders(names: np.ndarray) -> np.ndarray:
+    """Image names by the stack's own name, where that still tells the stacks apart; else as they are."""
+    bare = _texts(f"{number}@{os.path.basename(stack)}" for number, _, stack in (name.partition("@") for name in names))
+    return bare if len(set(bare)) == len(set(names)) else names
+
+
+def _same_images(first: ParticleFile, second: ParticleFile) -> bool:
+    """Whether CTFs are the same row by row, and so are a few images; poses and half sets may be others."""
+    if (len(first), first.box) != (len(second), second.box):
+        return False
+    if not np.array_equal(first.metadata().ctf, second.metadata().ctf):
+        return False
+    rows = np.unique(np.linspace(0, len(first) - 1, 8).astype(np.int64))
+    return np.array_equal(first.images(rows), second.images(rows), equal_nan=True)

@@ -228,7 +228,7 @@ def _configuration(summary: Mapping) -> str:
         "started in": summary.get("folder") or "–",
         "optics": "; ".join(particles.get("optics") or []) or "defocus, astigmatism and Cs alone",
         "weights given": weights_in_words(summary.get("weights")),
-        **{name.replace("_", " "): _setting(name, value, (summary.get("used") or {}).get(name))
+        **{name.replace("_", " "): setting(name, value, (summary.get("used") or {}).get(name))
            for name, value in summary["configuration"].items() if name != "weights"},
     }
     rows = "\n".join(f"<div><dt>{escape(k)}</dt><dd>{escape(str(v))}</dd></div>" for k, v in pairs.items())
@@ -248,7 +248,7 @@ _UNITS = {"memory": pieces.size, "max_resolution": lambda at: f"{at:.4g} Å", "d
           "score_resolution": lambda band: "{:.4g} to {:.4g} Å".format(*band)}
 
 
-def _setting(name: str, asked, used) -> str:
+def setting(name: str, asked, used) -> str:
     """What an option was, and what was used where that was for the program to choose."""
     def words(value) -> str:
         return _UNITS[name](value) if name in _UNITS and not isinstance(value, (str, type(None))) else pieces.value(value)

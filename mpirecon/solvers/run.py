@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from mpirecon.robust.pose_mixture import SLIGHT, PoseMixture
 from mpirecon.robust.schedule import mildness
 from mpirecon.robust.selection import NOISY, Selection, particle_sigma, select
 from mpirecon.robust.statistics import Statistics
+from mpirecon.solvers.base import Solver
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.connect import connect
 from mpirecon.solvers.endurance import Checkpoints
@@ -65,6 +66,9 @@ _RANDOM_SHARE, _RANDOM_POSES = 0.125, (500, 5000)
 _HOW_TO_READ = ("  losses: what the map leaves of the images, where a map of nothing leaves 1; held out: of each particle, against "
                 "maps made without it")
 
+#: what makes the maps, by ``config.solver``
+_SOLVERS = {"normal": NormalSolver, "gradient": GradientSolver}
+
 #: width of the spherical mask's edge, pixels
 _MASK_EDGE = 4.0
 
@@ -88,13 +92,14 @@ class Reconstruction:
     """One run of ``mpirecon reconstruct`` on the ranks of `comm`; ``run()`` returns an Outcome.
 
     start_weights : (m,) float, of all particles, what the first map is made with; None leaves that to the loss · weights : (m,), of
-    all particles, in place of what ``config.weights`` names, rank 0's alone are looked at · began : when the
+    all particles, in place of what ``config.weights`` names, rank 0's alone are looked at · solver : of an engine and a Config, in
+    place of that which config.solver names · began : when the
     program did, Unix time, of which what has passed since is the phase "setup"; now if left out
     """
 
     def __init__(
         self, comm: Communicator, file: ParticleFile, config: Config, log, console, start_weights: np.ndarray | None = None,
-        began: float | None = None, weights: np.ndarray | None = None,
+        began: float | None = None, weights: np.ndarray | None = None, solver: Callable[[Engine, Config], Solver] | None = None,
     ) -> None:
         timings = Timings(comm.activity.step, began)
         self.given = _given_weights(comm, file, config, weights)
@@ -127,7 +132,7 @@ class Reconstruction:
             comm, backend, self.slab, config.scoring_folds, mask, timings, log, config.skip_bad, symmetry,
             deterministic=config.deterministic,
         )  # fmt: skip
-        self.solver = (NormalSolver if config.solver == "normal" else GradientSolver)(self.engine, config)
+        self.solver = (solver or _SOLVERS[config.solver])(self.engine, config)
         self._start = None if start_weights is None else self._checked_weights(start_weights)
         self._selection: Selection | None = None  # of the particles that built the current maps
         self._scores: Statistics | None = None  # what the next selection is made from
@@ -162,12 +167,24 @@ class Reconstruction:
     def finish(self) -> Outcome:
         """The final maps and what is known of the particles, after the last of `iterations`. Collective."""
         self.engine.unexplained = self._unexplained()
-        self.engine.backend.release_images()  # their memory is the solution's now
-        self.slab.by_view = False
+        again = self.config.loss == "l2" and self.solver.final_steps().get("half maps", 0) > 0
+        if not again:
+            self.engine.backend.release_images()  # their memory is the solution's now
+            self.slab.by_view = False
         maps = self.solver.finish()
+        if again:
+            self._score_refined(maps)
         sigma = particle_sigma(self.comm, self.held_out, self.slab.valid)
         fsc = self.solver.fsc if self.solver.compared is maps else None
         return Outcome(maps, self.records, self.held_out, self._with_final_distance(), sigma, fsc)
+
+    def _score_refined(self, maps: MapSet) -> None:
+        """Compare the particles with the half maps as they are in the end: of small boxes alone, whose half maps are refined."""
+        self.solver.refer_to(maps)
+        with self.console.progress(self.slab.total, "final maps", mine=self.slab.here) as self.engine.progress:
+            self._score()
+        self.engine.backend.release_images()
+        self.slab.by_view = False
 
     @cached_property
     def identity(self) -> dict:
