@@ -118,7 +118,7 @@ def test_files_that_tell_nothing_are_matched_by_their_images_or_not_at_all(folde
     assert found.matched is None and found.counts is None and "cannot be told: the particle files are different ones" in found.notes[0]
     assert found.as_dict()["particles"] is None and found.between
     page = found.write(tmp_path / "c.html").read_text()
-    assert "cannot be told" in page and "Who was kept" not in page
+    assert "cannot be told" in page and "<h2>Who was kept</h2>" not in page
 
 
 def test_a_particle_file_that_is_gone(folder, tmp_path):

@@ -220,11 +220,21 @@ def _particle_columns(particles: ParticleSet, pose: Pose) -> dict[str, np.ndarra
     }
 
 
+def _uid_notes(array: np.ndarray) -> list[str]:
+    """What keeps cryosparc-tools from finding these particles again in a job's output; it does so by uid."""
+    if "uid" not in array.dtype.names:
+        return ["the .cs file has no column uid, as its source: save_external_result cannot pass its particles through from a job"]
+    values, count = np.unique(array["uid"], return_counts=True)
+    if (count > 1).any():
+        return [f"the uid {values[count > 1][0]} comes twice, as in the source: save_external_result cannot tell such particles apart"]
+    return []
+
+
 def cs_array(array: np.ndarray, run: dict[str, np.ndarray], half: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """(array, notes): the imported .cs array with weight, scores and, where it had none, half sets."""
     columns = {f"mpirecon/{name}": v.astype("u1" if v.dtype.kind == "b" else "f4")
                for name, v in {"weight": run["weight"], **found_columns(run)}.items()}
-    notes, split = [], "alignments3D/split"
+    notes, split = _uid_notes(array), "alignments3D/split"
     if split not in array.dtype.names or (array[split] != half - 1).any():
         named = split in array.dtype.names and (array[split] != array[split][0]).any()
         columns[split] = (half - 1).astype("u4")

@@ -14,7 +14,7 @@ from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import read_summary
 from mpirecon.io.score_tables import check_tables, identities
 from mpirecon.model.arrays import Volume
-from mpirecon.parallel.comm import Communicator, run_together, together
+from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.select import median
 from mpirecon.robust.selection import particle_sigma
 from mpirecon.robust.statistics import Statistics, matched_filter
@@ -170,11 +170,16 @@ def _against_run(folder: Path, run: Reconstruction) -> list[str]:
         return []
     theirs, ours = summary.get("configuration") or {}, run.config.as_dict()
     other = [name for name in _SCORING if name in theirs and _plain(theirs[name]) != _plain(ours[name])]
-    notes = [f"the run in {folder} scored otherwise: its {name.replace('_', ' ')} is {theirs[name]}, here {ours[name]}" for name in other]
+    notes = [f"the run in {folder} scored otherwise: its {name.replace('_', ' ')} is {_words(theirs[name])}, here {_words(ours[name])}"
+             for name in other]
     if theirs.get("loss") != "l2":
         notes.append(f"the scores in {folder / 'particles.h5'} are of maps without each particle's fold, which its half maps do not tell: these "
                      "are others")
     return notes
+
+
+def _words(value) -> str:
+    return "the default" if value is None else str(value)
 
 
 def _plain(value):
