@@ -314,12 +314,12 @@ def _by_micrograph(run: Reconstruction, columns: dict) -> dict | None:
     """How many there are, and those that lost the largest share of their particles, by name; None when not known."""
     if "micrograph" not in columns:
         return None
-    number, kept = columns["micrograph"], columns["kept"]
-    count = np.bincount(number)
-    share = np.bincount(number, kept) / count
+    number, kept, took = columns["micrograph"], columns["kept"], took_part(columns)
+    count = np.bincount(number[took], minlength=1 + int(number.max()))
+    share = np.bincount(number[took], kept[took], minlength=len(count)) / np.maximum(count, 1)
     places = micrographs(run.file)
-    worst = np.lexsort((-count, share))[:_WORST]
-    return {"count": len(count), "fewest_kept": [
+    worst = [i for i in np.lexsort((-count, share)) if count[i]][:_WORST]
+    return {"count": int((count > 0).sum()), "fewest_kept": [
         {"name": _text(places[(number == i).argmax()]), "particles": int(count[i]), "kept": int(round(share[i] * count[i]))} for i in worst
     ]}  # fmt: skip
 
