@@ -146,8 +146,6 @@ def test_what_cannot_be_compared_is_refused_on_all_ranks(particles, tmp_path, mp
     for option, words in (("--star", "were not imported"), ("--cs", "did not come from a .cs file")):
         done = cli("score", folder / "half1.mrc", folder / "half2.mrc", particles.path, "-o", tmp_path / "s.csv", option, tmp_path / "t")
         assert done.returncode == 1 and words in done.stderr and not (tmp_path / "s.csv").exists()
-    done = cli("score", folder / "half1.mrc", folder / "half2.mrc", particles.path, "-o", tmp_path / "s.csv", "--mask", "auto")
-    assert done.returncode == 1 and "mpirecon mask makes a file" in done.stderr
 
 
 def test_scores_become_columns_of_the_imported_table(particles, tmp_path, cli):

@@ -10,7 +10,7 @@ from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, pass_communicator
 
 #: options of reconstruct that say how particles are compared with maps
 _SHARED = (
-    "distance", "max_resolution", "score_band", "mask", "diameter", "normalise", "skip_bad", "padding", "threads", "memory",
+    "max_resolution", "score_band", "diameter", "normalise", "skip_bad", "padding", "threads", "memory",
     "half_precision", "backend", "transport", "overwrite", "quiet", "verbose",
 )  # fmt: skip
 
@@ -19,7 +19,6 @@ _SHARED = (
 def _run(comm, map1, map2, particles, output, star, cs, no_filter, as_json, overwrite, quiet, verbose, **options):
     config = reconstruct.configure(**options)
     from mpirecon.cli.console import Console
-    from mpirecon.errors import UserError
     from mpirecon.io.atomic import refuse_existing
     from mpirecon.io.inputs import given, refuse_twice
     from mpirecon.io.particle_file import ParticleFile
@@ -28,8 +27,6 @@ def _run(comm, map1, map2, particles, output, star, cs, no_filter, as_json, over
     from mpirecon.solvers.score import score_particles
 
     console = Console(comm, quiet=quiet or as_json, verbose=verbose)
-    if config.mask == "auto":
-        raise UserError("--mask auto: particles are compared in a mask file, or in a sphere (--diameter); mpirecon mask makes a file")
 
     def refuse() -> None:
         refuse_twice([output, star, cs])
@@ -106,6 +103,9 @@ command = DocumentedCommand(
                      "mpirecon/score_own …"),
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of a table."),
         click.Option(["--no-filter"], is_flag=True, help="Compare with the maps as they are, in the mask."),
+        click.Option(["--mask"], type=EXISTING_FILE, metavar="FILE", help="Soft mask (MRC), 0 … 1, that multiplies the maps.  [default: a sphere]"),
+        click.Option(["--distance"], type=click.Choice(["raw", "whitened", "explained", "correlation"]), default="explained",
+                     show_default=True, help="What distance_own and distance_other are."),
         *(p for p in reconstruct.command.params if isinstance(p, click.Option) and p.name in _SHARED),
     ],
     callback=_run,
