@@ -10,7 +10,9 @@ import pytest
 import mpirecon as mr
 from mpirecon.io.given_weights import read_weights
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.solvers.config import Config
+from mpirecon.solvers.normalise import Normaliser
 
 COUNT, LEFT = 200, 230  # particles that take part, and those with whoever is given weight 0
 
@@ -41,7 +43,7 @@ def part_of(particles, rows, path):
     """A particle file with these rows, in their order, however often each."""
     with h5py.File(particles.path) as given, h5py.File(path, "w") as made:
         made.attrs.update(given.attrs)
-        for name in ("images", "quaternion", "shift", "ctf", "half", "optics_group", "pose_error", "true_quaternion"):
+        for name in set(given) - {"source"}:
             made[name] = given[name][...][rows]
     return mr.open(path)
 
@@ -60,7 +62,8 @@ def test_equal_weights_change_nothing(smaller, name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_particle_of_weight_0_is_as_if_it_were_not_there(larger, smaller, tmp_path, name):
+def test_a_particle_of_weight_0_is_as_if_it_were_not_there(larger, smaller, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("mpirecon.solvers.run._RANDOM_POSES", (40, 40))  # a part of the particles, as of large sets
     spoilt = larger.save(tmp_path / "spoilt.h5")
     with h5py.File(spoilt.path, "r+") as file:  # images that a run would refuse, or that would spoil noise, gains and scores
         file["images"][COUNT] = np.nan
@@ -79,6 +82,16 @@ def test_a_particle_of_weight_0_is_as_if_it_were_not_there(larger, smaller, tmp_
     assert np.isnan(zero.particles["score"][COUNT:]).all()
     assert zero.detection["auc"] == pytest.approx(absent.detection["auc"])
     assert zero.summary["weights"]["zero"] == LEFT - COUNT and zero.summary["kept"] == absent.summary["kept"]
+
+
+def test_images_of_weight_0_are_not_looked_at_for_gains(tmp_path):
+    particles = mr.simulate(mr.phantom(32, 5.0), 60, snr=0.3, noise_cv=0.3, seed=4)
+    few = part_of(particles, np.arange(40), tmp_path / "few.h5")
+    found = []
+    for path, present in ((particles.path, np.arange(60) < 40), (few.path, None)):
+        with ParticleFile(path) as file:
+            found.append(Normaliser.of(SerialCommunicator(), file, "auto", present).gains)
+    assert found[0] == found[1] is not None
 
 
 def test_a_particle_of_weight_2_counts_as_two(smaller, tmp_path):
@@ -350,7 +363,6 @@ def test_a_checkpoint_is_of_its_weights(imported, cli, tmp_path):
 def interrupt(path, folder, weights):
     """Leave a run's folder as it is in the third of its iterations, with the checkpoint of the second."""
     from mpirecon.io.run_log import RankLog
-    from mpirecon.parallel.comm import SerialCommunicator
     from mpirecon.cli.console import Console
     from mpirecon.solvers.endurance import Checkpoints, Endurance
     from mpirecon.solvers.run import Reconstruction
