@@ -314,9 +314,10 @@ def test_a_table_of_weights_is_kept_as_any_input(imported, cli):
 # ranks, checkpoints
 
 
-@pytest.mark.parametrize("n", [2, 3])
-@pytest.mark.parametrize("options", [("--loss", "posterior", "--iterations", "3"),
-                                     ("--loss", "sorted", "--keep", "0.7", "--solver", "gradient", "--iterations", "2", "--batch-size", "60")])
+@pytest.mark.parametrize(("n", "options"), [
+    (3, ("--loss", "posterior", "--iterations", "3")),
+    (2, ("--loss", "sorted", "--keep", "0.7", "--solver", "gradient", "--iterations", "2", "--batch-size", "60")),
+])  # fmt: skip
 def test_any_number_of_ranks_gives_the_serial_result(imported, cli, mpirun, tmp_path, n, options):
     folder, path, given = imported
     table = tmp_path / "w.csv"
