@@ -45,6 +45,16 @@ def test_scores_of_a_runs_own_half_maps_are_the_runs(particles, tmp_path, option
     np.testing.assert_allclose(turned["score_own"], found["score_other"], rtol=1e-5, atol=1e-5)
 
 
+def test_junk_finds_itself_in_its_own_halfs_map_alone():
+    """What the command says of leaks: noise scores above 0 against the map that it is in, and 0 against the other."""
+    particles = mr.simulate(mr.phantom(BOX, SIZE), 400, snr=0.1, junk_rate=0.5, seed=4)
+    found, junk = mr.score(*mr.reconstruct(particles).half_maps, particles), particles.truth["junk"]
+    error = 1 / np.sqrt(junk.sum())  # a score of noise has a standard deviation of 1
+    assert found["score_own"][junk].mean() > 0.5 > 5 * error
+    assert abs(found["score_other"][junk].mean()) < 3 * error
+    assert np.median(found["score_other"][~junk]) > 4
+
+
 def test_residuals_are_those_of_the_own_halfs_map(particles):
     """Against the losses that a run reports of the maps it made, which are averages over all."""
     run = mr.reconstruct(particles, solve_iterations=0)
