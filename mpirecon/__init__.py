@@ -32,6 +32,8 @@ _NAMES = {
     "read_map": "mpirecon.api.maps",
     "ForwardModel": "mpirecon.api.forward",
     "project": "mpirecon.api.forward",
+    "score": "mpirecon.api.scores",
+    "compare": "mpirecon.api.comparison",
     "search_poses": "mpirecon.api.search",
     "Pose": "mpirecon.model",
     "make_ctf": "mpirecon.model",

@@ -74,6 +74,11 @@ WRITERS = {
     ("mask", "output"): ("mask run/half1.mrc --half run/half2.mrc -o {}", ["run/half1.mrc", "run/half2.mrc"]),
     ("view", "output"): ("view run/volume.mrc -o {}", ["run/volume.mrc"]),
     ("project", "output"): ("project run/volume.mrc linked.h5 -o {}", ["run/volume.mrc", "linked.h5", "s.mrcs"]),
+    ("score", "output"): ("score run/half1.mrc run/half2.mrc linked.h5 --mask mask.mrc -o {}",
+                          ["run/half1.mrc", "run/half2.mrc", "linked.h5", "s.mrcs", "p.star", "mask.mrc"]),
+    ("score", "star"): ("score run/half1.mrc run/half2.mrc p.h5 -o new.csv --star {}", ["run/half1.mrc", "p.h5", "p.star"]),
+    ("score", "cs"): ("score run/half1.mrc run/half2.mrc p.h5 -o new.csv --cs {}", ["run/half2.mrc", "p.h5", "p.star"]),
+    ("compare", "output"): ("compare run of_links -o {}", ["p.h5", "run/summary.json", "of_links/particles.h5", "run/volume.mrc"]),
     ("export", "star"): ("export run --star {}", ["p.h5", "p.star", "s.mrcs", "run/particles.h5", "run/summary.json", "run/logs/rank0000.jsonl"]),
     ("export", "discarded"): ("export of_links --star new.star --stack new.mrcs --discarded {}", []),  # by its ending a table
     ("export", "cs"): ("export run --cs {}", ["p.h5", "run/summary.json"]),

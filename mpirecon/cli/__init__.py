@@ -52,6 +52,8 @@ COMMANDS = {
                          parallel=True),
     "view": Entry("mpirecon.cli.view", "Look at a map: a page with slices and a surface, or in the terminal."),
     "project": Entry("mpirecon.cli.project", "Reproject a map at the poses of a particle file."),
+    "score": Entry("mpirecon.cli.score", "Compare particles with half maps, and write the scores as a table.", parallel=True),
+    "compare": Entry("mpirecon.cli.compare", "Compare two runs: FSC, who was kept, settings that differ."),
     "aberrations": Entry("mpirecon.cli.aberrations", "Measure from a run's images whether the imported aberrations are right.",
                          parallel=True),
     "export": Entry("mpirecon.cli.export", "Write the kept and discarded particles of a run as STAR or .cs files."),

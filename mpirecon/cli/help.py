@@ -19,7 +19,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "reconstruct": {
         "Output": ("--output", "--overwrite", "--log-particles", "--no-postprocess", "--controls"),
         "Which particles count": (
-            "--loss", "--keep", "--schedule", "--distance", "--score-band", "--folds", "--group-by", "--sort-scope",
+            "--loss", "--keep", "--schedule", "--distance", "--score-band", "--folds", "--group-by", "--weights", "--sort-scope",
             "--skip-bad",
         ),
         "Map": ("--normalise", "--symmetry", "--mask", "--diameter", "--max-resolution", "--padding", "--space"),

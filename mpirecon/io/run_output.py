@@ -48,6 +48,12 @@ def read_particle_table(path: str | os.PathLike) -> dict[str, np.ndarray]:
             return {name: read_all(file[name]) for name in file}
 
 
+def took_part(table: dict[str, np.ndarray]) -> np.ndarray:
+    """(m,) bool of a run's particle table: whose images were not skipped, and who was given a weight above 0."""
+    given_weight = table.get("given_weight")
+    return ~table["skipped"] if given_weight is None else ~table["skipped"] & (given_weight > 0)
+
+
 def files_read(folder: str | os.PathLike) -> Iterator[Input]:
     """The files of a run, of which a command that reads it must replace none; what else lies in its folder is not read."""
     folder = Path(folder)

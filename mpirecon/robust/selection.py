@@ -419,19 +419,25 @@ def norms(comm: Communicator, distance: Distance, statistics: Statistics, valid:
     return distance.norm(statistics, typical)
 
 
-def loss_value(comm: Communicator, loss: str, d: np.ndarray, selection: Selection, valid: np.ndarray) -> float:
-    """The loss being minimised, per particle that it counts: mean 2ρ over the kept (sorted) or over all valid ones.
+def loss_value(
+    comm: Communicator, loss: str, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray | None = None
+) -> float:
+    """The loss being minimised, per particle that it counts: mean 2ρ over the kept (sorted) or over all valid ones, weighted by the
+    weights `given`, (m,), if there are any.
 
     2ρ, so that L2's value is the mean squared norm. `posterior` minimises Σ w d² with its weights fixed. A particle
     that an M-estimator gives no weight still adds its ρ, else the loss would fall when more are left out.
     """
+    given = np.ones(len(d)) if given is None else given
     if loss == "posterior":
-        total, weight = comm.allreduce(np.array([(selection.weight * d**2).sum(), selection.weight.sum()]))
+        weight = selection.weight * given
+        total, weight = comm.allreduce(np.array([(weight * d**2).sum(), weight.sum()]))
         return float(total / max(weight, 1e-300))
     rho = make_loss(loss, selection.centre_, selection.scale_).rho
     counted = valid if is_m_estimator(loss) else selection.kept
-    total = comm.allreduce_scalar(float(2 * rho(d[counted]).sum()))
-    return total / max(comm.allreduce_scalar(int(counted.sum())), 1)
+    given = given[counted]
+    total = comm.allreduce_scalar(float(2 * (given * rho(d[counted])).sum()))
+    return total / max(comm.allreduce_scalar(float(given.sum())), np.finfo(np.float64).tiny)
 
 
 def _median(comm: Communicator, values: np.ndarray) -> float:

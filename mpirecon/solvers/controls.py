@@ -147,7 +147,8 @@ def micrographs(file: ParticleFile) -> np.ndarray | None:
 def _costly_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict:
     """Maps of the kept, of the discarded alone and of all but as many drawn by lot; three more passes. Collective.
 
-    Every particle counts alike in them, so that they differ by who is in them alone. Writes discarded.mrc.
+    Every particle counts alike in them, or by the weight it was given, so that they differ by who is in them alone. Writes
+    discarded.mrc.
     Returns ``controls`` for summary.json (on rank 0) and ``warnings``.
     """
     comm, valid = run.comm, run.slab.valid
@@ -160,7 +161,7 @@ def _costly_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dic
     draw = uniform_hash(run.slab.ids, run.config.seed + _RANDOM_DISCARD)
     at_random = np.zeros(len(valid), bool)
     at_random[valid] = smallest_k(comm, draw[valid], run.slab.ids[valid], int(counts[2]))
-    with run.console.progress(3 * len(run.file), "controls", mine=3 * len(run.slab)) as run.engine.progress:
+    with run.console.progress(3 * run.slab.total, "controls", mine=3 * run.slab.here) as run.engine.progress:
         selection, lot = _half_maps(run, kept)[1], _half_maps(run, at_random)[1]
         store, thrown = _half_maps(run, discarded)
     judged = Comparison.of(thrown, selection, lot, run.engine.mask) if comm.rank == 0 else None

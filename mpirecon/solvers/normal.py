@@ -8,7 +8,6 @@ from mpirecon.operators.fourier import SMALL_BOX, TINY_BOX
 from mpirecon.operators.normal import NormalEquations
 from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
-from mpirecon.solvers.wiener import finest_judged, ssnr_of_half, wiener_filter
 
 #: mean of 1 − FSC of the half maps beyond which the direct solution will do: what it leaves unsolved is 1e-3 to 1e-2 of a
 #: shell's signal, which ten times as much noise hides
@@ -42,20 +41,13 @@ class NormalSolver(Solver):
         self._halves = MapSet(self.engine.comm, self.engine.box)
         self.solve(self._halves, self._store, [half_map(1), half_map(2)], self._unfiltered)
         transforms = self.compare_halves(self._halves)
-        side = self._coarsen_references()
+        side = self.coarsen_references()
         if self.config.loss == "l2":  # it selects nothing: what its particles are told is their distance from a filtered half map
-            self._filter_halves(transforms)
+            self.filter_halves(transforms)
             return
         del transforms
         self.solve(self.references, self._store, self.reference_maps, self._filtered, side=side)
         self.focus_references()
-
-    def _coarsen_references(self) -> int:
-        """Choose the box of the references: it holds the shells that particles can be judged by. Returns the side
-        of its grid."""
-        box, padded = self.engine.box, self.engine.backend.projection.padded
-        self.references.box = self.engine.backend.coarse_box(finest_judged(ssnr_of_half(self.fsc)))
-        return padded * self.references.box // box
 
     def finish(self, whole: bool = True) -> MapSet:
         """whole : also the map of all particles"""
@@ -99,15 +91,6 @@ class NormalSolver(Solver):
         volume = equations.direct(self._ridge(made_of, equations, self.ssnr(made_of)))
         volume *= self.reference_mask
         return volume
-
-    def _filter_halves(self, transforms: tuple[np.ndarray, np.ndarray] | None) -> None:
-        """References of the half transforms that rank 0 has compared, which are overwritten."""
-        for k, half in enumerate((1, 2)):
-            volume = None
-            if transforms is not None:
-                with self.engine.timings("solve"):
-                    volume = wiener_filter(transforms[k], self.ssnr(half_map(half)), self.references.box)
-            self.references.place(half_map(half), 0, volume)
 
     def _ridge(self, made_of: MapOf, equations: NormalEquations, ssnr: np.ndarray | None = None) -> np.ndarray:
         key = made_of, equations.shells

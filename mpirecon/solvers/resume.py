@@ -113,6 +113,7 @@ def identify(run) -> dict:
         "options": json.loads(json.dumps(options)),
         "particles": {"count": len(file), "box": file.box, "rows": f"{digest[0]:x}", "images": digest_of(few)},
         "mask": digest_of(run.engine.mask),
+        "weights": None if run.given is None else digest_of(run.given.values),
         "file": file.state(),
     })  # fmt: skip
 
@@ -164,6 +165,9 @@ def check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
     if checkpoint.facts["mask"] != now["mask"]:
         raise UserError(f"{checkpoint.path} was made with another mask than {run.config.mask} is now; resume with the same, "
                         "or start anew with --overwrite")
+    if checkpoint.facts.get("weights") != now["weights"]:
+        raise UserError(f"{checkpoint.path} was made with other weights of the particles than {run.given.source} has now; resume with the "
+                        "same, or start anew with --overwrite")
 
 
 def _in_words(value) -> str:

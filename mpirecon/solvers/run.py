@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from mpirecon.backend.bands import BANDS, Bands
 from mpirecon.backend.protocol import Ability
 from mpirecon.backend.warm import compile_once
 from mpirecon.errors import UserError
+from mpirecon.io.given_weights import GivenWeights, given_array, read_weights
 from mpirecon.io.image_levels import LevelsFound
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
@@ -32,6 +33,7 @@ from mpirecon.robust.pose_mixture import SLIGHT, PoseMixture
 from mpirecon.robust.schedule import mildness
 from mpirecon.robust.selection import NOISY, Selection, particle_sigma, select
 from mpirecon.robust.statistics import Statistics
+from mpirecon.solvers.base import Solver
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.connect import connect
 from mpirecon.solvers.endurance import Checkpoints
@@ -64,6 +66,9 @@ _RANDOM_SHARE, _RANDOM_POSES = 0.125, (500, 5000)
 _HOW_TO_READ = ("  losses: what the map leaves of the images, where a map of nothing leaves 1; held out: of each particle, against "
                 "maps made without it")
 
+#: what makes the maps, by ``config.solver``
+_SOLVERS = {"normal": NormalSolver, "gradient": GradientSolver}
+
 #: width of the spherical mask's edge, pixels
 _MASK_EDGE = 4.0
 
@@ -86,22 +91,28 @@ class Outcome:
 class Reconstruction:
     """One run of ``mpirecon reconstruct`` on the ranks of `comm`; ``run()`` returns an Outcome.
 
-    start_weights : (m,) float, of all particles, what the first map is made with; None leaves that to the loss · began : when the
+    start_weights : (m,) float, of all particles, what the first map is made with; None leaves that to the loss · weights : (m,), of
+    all particles, in place of what ``config.weights`` names, rank 0's alone are looked at · solver : of an engine and a Config, in
+    place of that which config.solver names · began : when the
     program did, Unix time, of which what has passed since is the phase "setup"; now if left out
     """
 
     def __init__(
         self, comm: Communicator, file: ParticleFile, config: Config, log, console, start_weights: np.ndarray | None = None,
-        began: float | None = None,
+        began: float | None = None, weights: np.ndarray | None = None, solver: Callable[[Engine, Config], Solver] | None = None,
     ) -> None:
         timings = Timings(comm.activity.step, began)
+        self.given = _given_weights(comm, file, config, weights)
+        relative = None if self.given is None else self.given.relative
         with together(comm):
-            config = config.settled(file) if comm.rank == 0 else None
+            config = config.settled(file, True if relative is None else relative > 0) if comm.rank == 0 else None
         config = comm.bcast(config)
         self.comm, self.file, self.config, self.log, self.console = comm, file, config, log, console
         self.distance = get_distance(config.distance)
-        self.slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed))
+        self.slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed, relative))
         self.slab.agree_on_noise_groups(comm)
+        if self.given is not None:
+            console.say(f"  {self.given.sentence()}")
         self.levels: LevelsFound | None = None
         self._check_halves()
         self.parted: str | None = None  # what is wrong with half sets that part groups
@@ -121,7 +132,7 @@ class Reconstruction:
             comm, backend, self.slab, config.scoring_folds, mask, timings, log, config.skip_bad, symmetry,
             deterministic=config.deterministic,
         )  # fmt: skip
-        self.solver = (NormalSolver if config.solver == "normal" else GradientSolver)(self.engine, config)
+        self.solver = (solver or _SOLVERS[config.solver])(self.engine, config)
         self._start = None if start_weights is None else self._checked_weights(start_weights)
         self._selection: Selection | None = None  # of the particles that built the current maps
         self._scores: Statistics | None = None  # what the next selection is made from
@@ -160,12 +171,24 @@ class Reconstruction:
     def finish(self) -> Outcome:
         """The final maps and what is known of the particles, after the last of `iterations`. Collective."""
         self.engine.unexplained = self.unexplained()
-        self.engine.backend.release_images()  # their memory is the solution's now
-        self.slab.by_view = False
+        again = self.config.loss == "l2" and self.solver.final_steps().get("half maps", 0) > 0
+        if not again:
+            self.engine.backend.release_images()  # their memory is the solution's now
+            self.slab.by_view = False
         maps = self.solver.finish()
+        if again:
+            self._score_refined(maps)
         sigma = particle_sigma(self.comm, self.held_out, self.slab.valid)
         fsc = self.solver.fsc if self.solver.compared is maps else None
         return Outcome(maps, self.records, self.held_out, self.judged(), sigma, fsc)
+
+    def _score_refined(self, maps: MapSet) -> None:
+        """Compare the particles with the half maps as they are in the end: of small boxes alone, whose half maps are refined."""
+        self.solver.refer_to(maps)
+        with self.console.progress(self.slab.total, "final maps", mine=self.slab.here) as self.engine.progress:
+            self._score()
+        self.engine.backend.release_images()
+        self.slab.by_view = False
 
     @cached_property
     def identity(self) -> dict:
@@ -185,7 +208,7 @@ class Reconstruction:
         return records
 
     def _survey(self) -> np.ndarray:
-        with self.console.progress(len(self.file), "survey", mine=len(self.slab)) as self.engine.progress:
+        with self.console.progress(self.slab.total, "survey", mine=self.slab.here) as self.engine.progress:
             power = self.engine.survey()
         slab, valid = self.slab, self.slab.valid
         self.levels = LevelsFound.of(self.comm, slab.levels[valid], slab.factor[valid], slab.normaliser.gains)
@@ -204,7 +227,7 @@ class Reconstruction:
         self._start_selection()
         passes = 2 + (iteration == 1 and self.config.solver == "gradient")
         label, further = f"iteration {iteration} of {self.config.rounds}", self.config.rounds - iteration
-        work, mine = passes * len(self.file), passes * len(self.slab)
+        work, mine = passes * self.slab.total, passes * self.slab.here
         with self.console.progress(work, label, mine=mine, further=further) as self.engine.progress:
             self.solver.step(self._weigh)
             inside = self._score()
@@ -216,7 +239,7 @@ class Reconstruction:
         random = None
         if self.config.mixes:
             # about this many particles of the whole set say what a wrong pose looks like
-            m = len(self.file)
+            m = self.slab.total
             share = min(1.0, np.clip(_RANDOM_SHARE * m, *_RANDOM_POSES) / m)
             random = uniform_hash(self.slab.ids, self.config.seed + self._iteration) < share
         inside, outside, self.random_poses = self.engine.statistics(
@@ -239,7 +262,7 @@ class Reconstruction:
 
     @property
     def _looked_first(self) -> np.ndarray:
-        return self.looks.at(self.slab.ids, len(self.file), self.config.seed)
+        return self.looks.at(self.slab.ids, self.slab.total, self.config.seed)
 
     def _judge_looks(self) -> None:
         """From the looks of the iteration before, whether there are slight errors to look for."""
@@ -333,7 +356,8 @@ class Reconstruction:
         file = self.file
         record = {
             "iteration": iteration,
-            **reported_losses(comm, config.loss, self.distance, chosen, inside, self.held_out, valid),
+            **reported_losses(comm, config.loss, self.distance, chosen, inside, self.held_out, valid,
+                              None if self.given is None else self.slab.given),
             "kept": comm.allreduce_scalar(int(chosen.kept.sum())),
             "valid": comm.allreduce_scalar(int(valid.sum())),
             "resolution_0143": crossing(self.solver.fsc, 0.143, file.box, file.pixel_size),
@@ -527,10 +551,12 @@ class Reconstruction:
         """Fold of each group, (count,) int64, the same on all ranks."""
         column, folds = self.config.group_by, self.config.scoring_folds
         first, last = np.full(count, 3), np.zeros(count, np.int64)
-        np.minimum.at(first, groups, self.slab.metadata.half)
-        np.maximum.at(last, groups, self.slab.metadata.half)
+        present = self.slab.present
+        np.minimum.at(first, groups[present], self.slab.metadata.half[present])
+        np.maximum.at(last, groups[present], self.slab.metadata.half[present])
         self.comm.allreduce(first, "min")
         self.comm.allreduce(last, "max")
+        first = np.where(last > 0, first, 0)  # of whom nobody takes part
         what, where = ("particles", str(self.file.path)) if column is None else ("groups", f"--group-by {column}")
         if mixed := int((first != last).sum()):
             remedy = "--new-halves" if column is None else f"--family {column} --new-halves"
@@ -556,7 +582,7 @@ class Reconstruction:
         return weights[self.slab.start : self.slab.stop]
 
     def _check_halves(self) -> None:
-        counts = np.array([(self.slab.metadata.half == h).sum() for h in (1, 2)], np.int64)
+        counts = np.array([(self.slab.present & (self.slab.metadata.half == h)).sum() for h in (1, 2)], np.int64)
         self.comm.allreduce(counts)
         for half, count in zip((1, 2), counts):
             if count == 0:
@@ -569,6 +595,17 @@ class Reconstruction:
                     f"{self.file.path}: half set {half} has {count} particles, fewer than --folds {self.config.folds}; each fold is "
                     f"scored against the map of the others. Use --folds {max(int(counts.min()), 1)} or fewer, or --loss l2"
                 )
+
+
+def _given_weights(comm: Communicator, file: ParticleFile, config: Config, weights) -> GivenWeights | None:
+    """The weights that the particles were given, the same on all ranks; None without. Rank 0 reads them. Collective."""
+    found = None
+    with together(comm):
+        if comm.rank == 0 and (weights is not None or config.weights is not None):
+            found = read_weights(file, config.weights) if weights is None else given_array(weights, file)
+    if (source := comm.bcast(None if found is None else found.source)) is None:
+        return None
+    return GivenWeights(source, comm.bcast_array(np.empty(len(file)) if found is None else found.values))
 
 
 def describe(mixture: PoseMixture) -> dict:
