@@ -8,12 +8,15 @@ import mpirecon as mr
 from mpirecon.model.pose import angular_distance, matrix_from_quaternion
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.half_plane import HalfPlane
-from mpirecon.search.believe import Amplitudes, log_evidence, probabilities
+from mpirecon.search.believe import Amplitudes, Belief, log_evidence, log_odds
+from mpirecon.search.decoy import decoy
 from mpirecon.search.fine import _matrix, _turned
 from mpirecon.search.orientations import distance, grid
 from mpirecon.search.peaks import pick
 from mpirecon.search.pose_search import Band, Peaks, PoseSearch
 from mpirecon.search.slices import cut, derivatives, slice_grid
+from mpirecon.validate.fsc import fsc, shell_index
+from mpirecon.validate.masks import soft_sphere
 
 
 def random_quaternions(m, seed=0):
@@ -97,7 +100,7 @@ def test_the_coarse_search_is_that_of_brute_force():
     plane, data, on_cross, on_model, _ = a_case(limit=15.0)
     search = PoseSearch(mr.phantom(32, 4.0).array, plane, 19.0, 12, point_group("C1"), 1.0)
     data, on_cross, on_model = (np.stack([a, a[::-1]])[:, search.band.order] for a in (data, on_cross, on_model))
-    where, offset = search._coarse(data, on_cross, on_model)
+    where, offset = search._coarse(data, on_cross, on_model, random_quaternions(2))
     k = search.band.kx[: search.band.coarse], search.band.ky[: search.band.coarse]
     slices = np.empty((len(search.orientations), search.band.coarse), np.complex64)
     cut(search._grid, matrix_from_quaternion(search.orientations), *k, slices)
@@ -146,14 +149,50 @@ def test_amplitudes_are_measured_without_the_noise():
     assert found.mean == pytest.approx(0.9, abs=0.02) and found.sigma == pytest.approx(0.2, abs=0.03)
 
 
-def test_probabilities_find_their_fraction():
+def test_odds_are_against_other_peaks_and_everything_else():
+    evidence, share = np.log(np.array([9.0, 9.0, 1e-6])), np.array([1.0, 2 / 3, 1.0])
+    np.testing.assert_allclose(log_odds(evidence, share), np.log([9.0, 6.0 / (1 + 3.0), 1e-6]), rtol=1e-9)
+    assert log_odds(np.array([-np.inf]), np.array([0.0]))[0] == -50
+
+
+def test_theory_is_believed_where_decoys_are_noise():
     rng = np.random.default_rng(0)
-    evidence = np.concatenate([rng.normal(8, 2, 300), rng.normal(-6, 1, 700)])
-    p, fraction = probabilities(evidence)
-    assert fraction == pytest.approx(0.3, abs=0.01) and (p[:300] > 0.5).mean() > 0.99 and p[300:].max() < 0.5
-    p, fraction = probabilities(np.full(50, -9.0))
-    assert p.max() < 1e-3 and fraction < 1e-3
-    assert len(probabilities(np.zeros(0))[0]) == 0
+    right = rng.random(2000) < 0.6
+    odds = np.where(right, rng.normal(9, 4, 2000), rng.normal(-6, 2.5, 2000))
+    belief = Belief.of(odds, rng.normal(-6, 2.5, 200))
+    np.testing.assert_allclose(belief(np.array([2.0, 5.0])), 1 / (1 + np.exp([-2.0, -5.0])), atol=0.02)
+
+
+def test_nobody_is_believed_where_decoys_fit_as_well():
+    rng = np.random.default_rng(1)
+    assert Belief.of(rng.normal(25, 8, 600), rng.normal(25, 8, 200))(np.array([10.0, 25.0, 40.0])).max() < 0.5
+    # half of them stand out above what decoys reach
+    odds = np.concatenate([rng.normal(20, 5, 500), rng.normal(60, 6, 500)])
+    p = Belief.of(odds, rng.normal(20, 5, 300))(odds)
+    assert p[500:].mean() > 0.95 and (p[:500] > 0.5).mean() < 0.05
+    assert (Belief.of(odds, np.zeros(3))(odds) > 0.9).all()  # too few decoys to say anything
+
+
+def test_control_particles_that_do_not_come_back_lower_the_probabilities():
+    rng = np.random.default_rng(2)
+    known = rng.uniform(-4, 12, 3000)
+    back = rng.random(3000) < 1 / (1 + np.exp(-(0.5 * known - 1)))
+    belief = Belief.of(known, np.full(100, -9.0), known, back)
+    p = belief(known)
+    for low, high in ((0.5, 0.7), (0.7, 0.9), (0.9, 0.99)):
+        some = (p >= low) & (p < high)
+        assert back[some].mean() == pytest.approx(p[some].mean(), abs=0.05)
+
+
+def test_a_decoy_has_the_power_of_the_map_in_its_mask_and_nothing_else_of_it():
+    volume, mask = mr.phantom(48, 4.0).array, soft_sphere(48, 16.0, 4.0)
+    volume = volume * mask
+    other = decoy(volume, mask, np.random.default_rng(0))
+    shell = shell_index(48, 3)
+    power = [np.bincount(shell.ravel(), (np.abs(np.fft.rfftn(v)) ** 2).ravel())[:20] for v in (volume, other)]
+    np.testing.assert_allclose(power[1], power[0], rtol=0.02)
+    assert (other[mask == 0] ** 2).sum() < 0.05 * (other**2).sum()
+    assert np.abs(fsc(volume, other)[3:20]).mean() < 0.25
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ V has the symmetry g when V(g r) = V(r). An image of pose R is then also one of 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -51,13 +52,17 @@ class PointGroup:
 
     def angular_distance(self, q1: np.ndarray, q2: np.ndarray) -> np.ndarray:
         """Degrees between poses given as (m, 4) unit quaternions, the smallest that the group allows."""
-        w, x, y, z = np.moveaxis(np.asarray(q2, np.float64), -1, 0)
-        closest = np.zeros(len(w))
-        for a, b, c, d in self.quaternions:  # |q1 · (q2 g)| is cos of half the angle
-            turned = [w * a - x * b - y * c - z * d, w * b + x * a + y * d - z * c,
-                      w * c - x * d + y * a + z * b, w * d + x * c - y * b + z * a]
-            closest = np.maximum(closest, np.abs(np.sum(q1 * np.stack(turned, axis=-1), axis=-1)))
+        closest = np.zeros(len(q2))
+        for copy in self.copies(q2):  # |q1 · (q2 g)| is cos of half the angle
+            closest = np.maximum(closest, np.abs(np.sum(q1 * copy, axis=-1)))
         return np.degrees(2 * np.arccos(np.clip(closest, 0, 1)))
+
+    def copies(self, q: np.ndarray) -> Iterator[np.ndarray]:
+        """(m, 4) unit quaternions times each rotation of the group: what images show as well."""
+        w, x, y, z = np.moveaxis(np.asarray(q, np.float64), -1, 0)
+        for a, b, c, d in self.quaternions:
+            yield np.stack([w * a - x * b - y * c - z * d, w * b + x * a + y * d - z * c,
+                            w * c - x * d + y * a + z * b, w * d + x * c - y * b + z * a], axis=-1)
 
     def split(self) -> tuple[np.ndarray, np.ndarray]:
         """(signed, rest): the rotations h that map a cubic grid onto itself, and c such that all are h c, each once.

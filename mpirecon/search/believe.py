@@ -1,11 +1,15 @@
-"""How far to believe what a search found: the evidence of its peaks against an image of noise alone.
+"""How far to believe what a search found: the evidence of its peaks against everything else that the image may be.
 
 Each peak's evidence is the likelihood ratio to no signal, integrated over poses (Laplace's method) and over the amplitude,
-whose distribution is that of well-posed particles against the other half set's map. The peaks of an image are added up.
-The probability that one of them is the pose follows with the fraction of images that have one, found by EM.
+whose distribution is that of well-posed particles. All poses that are in no peak, and no particle at all, have an evidence of 1
+on average, which is what any image of noise alone has. The odds of the best peak are its evidence over that of all the rest.
 
-The null is white noise in the whitened images: what else is in real images (neighbours, carbon, a background of low frequency)
-fits a map better than that, and probabilities are then too high.
+That holds for noise that is white once its spectrum is divided out, and for a map without errors. What is more in real images
+(neighbours, carbon, a structure of its own) is measured in two ways, and the lowest probability of all is taken:
+
+- decoys: the same images searched in maps of another structure with the same power in each shell, in the same mask, where no
+  pose is right (target-decoy competition; Elias & Gygi 2007, Nature Methods 4, 207, on mass spectra);
+- control: particles whose pose is known, for the run keeps them, searched as if it was not.
 """
 
 from __future__ import annotations
@@ -17,7 +21,16 @@ import numpy as np
 from mpirecon.search.pose_search import Peaks
 
 #: steps of EM
-_STEPS = 200
+_STEPS = 50
+
+#: log odds beyond which nothing is distinguished
+_CERTAIN = 50.0
+
+#: decoys or control particles that say anything
+FEWEST = 30
+
+#: what offset and slope may differ by from theory's 0 and 1 before there are data: standard deviations
+_SPREAD = (5.0, 0.3)
 
 
 @dataclass(frozen=True)
@@ -47,8 +60,16 @@ class Amplitudes:
         """The most probable amplitude."""
         return (cross + self.mean / self.sigma**2) / (power + 1 / self.sigma**2)
 
+    def moments(self, cross: np.ndarray, power: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The expected amplitude and its square."""
+        best = self.best(cross, power)
+        return best, best**2 + 1 / (power + 1 / self.sigma**2)
 
-def log_evidence(peaks: Peaks, amplitudes: Amplitudes, offset_sigma: float, copies: int) -> tuple[np.ndarray, np.ndarray]:
+
+def log_evidence(
+    peaks: Peaks, amplitudes: Amplitudes, offset_sigma: float, copies: int, turn_sigma: float = 0.0,
+    turned: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """(log evidence of each image, share that its best peak has in it), (m,) each.
 
     Parameters
@@ -57,10 +78,17 @@ def log_evidence(peaks: Peaks, amplitudes: Amplitudes, offset_sigma: float, copi
         pixels, of the prior of offsets on each axis; 0: they are known
     copies : int
         order of the point group
+    turn_sigma : float
+        radians, of the prior of turns from the given pose on each axis; 0: all orientations are alike
+    turned : (m, k) float
+        radians, of each peak from the given pose
     """
     size = 5 if offset_sigma else 3
     curvature = amplitudes.best(peaks.cross, peaks.power)[..., None, None] ** 2 * peaks.curvature[..., :size, :size]
     prior = -np.log(8 * np.pi**2 / copies)
+    if turn_sigma:
+        curvature = curvature + np.diag([1 / turn_sigma**2] * 3 + [0] * (size - 3))
+        prior = -1.5 * np.log(2 * np.pi * turn_sigma**2) - np.square(turned) / (2 * turn_sigma**2)
     if offset_sigma:
         curvature = curvature + np.diag([0, 0, 0, *(1 / offset_sigma**2,) * 2])
         prior = prior - np.log(2 * np.pi * offset_sigma**2) - (peaks.offset**2).sum(axis=-1) / (2 * offset_sigma**2)
@@ -72,17 +100,78 @@ def log_evidence(peaks: Peaks, amplitudes: Amplitudes, offset_sigma: float, copi
     return total, np.where(np.isfinite(total), share, 0.0)
 
 
-def probabilities(evidence: np.ndarray) -> tuple[np.ndarray, float]:
-    """(probability of each image to have a pose among its peaks (m,), the fraction that has one) by EM."""
-    fraction, odds = 0.5, np.exp(np.clip(evidence, -700, 700))
-    p = np.zeros(len(evidence))
+def log_odds(evidence: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Of each image's best peak against its other peaks, all other poses and no particle, (m,), from `log_evidence`."""
+    with np.errstate(divide="ignore"):
+        best = evidence + np.log(share)
+    rivals = np.where(share < 1, evidence + np.log1p(-np.minimum(share, 1 - 1e-16)), -np.inf)
+    return np.where(share > 0, best - np.logaddexp(0, rivals), -_CERTAIN)
+
+
+@dataclass(frozen=True)
+class Belief:
+    """Probability of log odds x: the least of the logistic functions of offset + slope · x, and of x itself.
+
+    laws : (offset, slope) by what they were measured with
+    """
+
+    laws: dict[str, tuple[float, float]]
+
+    def __call__(self, odds: np.ndarray) -> np.ndarray:
+        lines = [odds, *(offset + slope * odds for offset, slope in self.laws.values())]
+        return logistic(np.min(lines, axis=0))
+
+    @classmethod
+    def of(cls, odds: np.ndarray, decoys: np.ndarray, known: np.ndarray | None = None, back: np.ndarray | None = None) -> Belief:
+        """From the log odds of the images in question, (m,), and of some of them in decoys, (d,); `known` : (k,) log odds of control
+        particles, `back` : (k,) bool, whether their own pose came back. Too few of either say nothing."""
+        laws = {}
+        if len(decoys) >= FEWEST:
+            laws["decoys"] = _law_of_decoys(odds, decoys)
+        if known is not None and len(known) >= FEWEST:
+            laws["control"] = _logistic_law(known, back.astype(np.float64), np.ones(len(known)))
+        return cls(laws)
+
+
+def logistic(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(x, -_CERTAIN, _CERTAIN)))
+
+
+def _law_of_decoys(odds: np.ndarray, decoys: np.ndarray) -> tuple[float, float]:
+    """Images are right or like decoys; EM from the pessimistic end, where all that decoys reach is wrong."""
+    p = np.clip(1 - _share_above(decoys, odds) / _share_above(odds, odds), 0, 1)
+    law = (0.0, 1.0)
     for _ in range(_STEPS):
-        p = fraction * odds / (fraction * odds + 1 - fraction)
-        new = float(np.clip(p.mean(), 1e-6, 1 - 1e-6)) if len(p) else 0.0
-        if abs(new - fraction) < 1e-7:
+        wrong = max((1 - p).sum(), 1e-3)
+        x = np.concatenate([odds, decoys])
+        weight = np.concatenate([p, np.full(len(decoys), wrong / len(decoys))])
+        new = _logistic_law(x, np.concatenate([np.ones(len(odds)), np.zeros(len(decoys))]), weight)
+        p = logistic(new[0] + new[1] * odds)
+        if max(abs(a - b) for a, b in zip(new, law)) < 1e-3:
             break
-        fraction = new
-    return p, fraction
+        law = new
+    return new
+
+
+def _share_above(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    return 1 - np.searchsorted(np.sort(values), limits, "left") / len(values)
+
+
+def _logistic_law(x: np.ndarray, right: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    """(offset, slope) of the logistic regression that is nowhere surer than x is; few data leave it near (0, 1)."""
+    from scipy.optimize import minimize  # takes long to load, and most runs search nothing
+
+    x = np.clip(x, -_CERTAIN, _CERTAIN)
+
+    def loss(law):
+        line = law[0] + law[1] * x
+        p = logistic(line)
+        value = (weight * (np.logaddexp(0, line) - right * line)).sum() + (law[0] / _SPREAD[0]) ** 2 / 2 + ((law[1] - 1) / _SPREAD[1]) ** 2 / 2
+        slope = weight * (p - right)
+        return value, np.array([slope.sum() + law[0] / _SPREAD[0] ** 2, (slope * x).sum() + (law[1] - 1) / _SPREAD[1] ** 2])
+
+    found = minimize(loss, (0.0, 1.0), jac=True, bounds=((None, 0.0), (0.0, 1.0)), method="L-BFGS-B").x
+    return float(found[0]), float(found[1])
 
 
 def widths(peaks: Peaks, amplitudes: Amplitudes, moving: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.model.symmetry import PointGroup
+from mpirecon.parallel.threads import Threads
 from mpirecon.search.fine import climb
 from mpirecon.search.orientations import distance, grid
 from mpirecon.search.peaks import pick
@@ -24,8 +25,8 @@ _PERIODS = 9.5
 #: … whose orientations are this part of its finest period over the diameter apart, and its offsets half of it
 _ANGLE, _OFFSET = 1.5, 0.5
 
-#: offsets reach this many standard deviations
-_REACH = 3.0
+#: offsets reach this many standard deviations, and orientations near given ones; what lies a little further is climbed to
+_REACH, _REACH_TURNS = 2.0, 3.0
 
 #: candidates after the coarse search, with and without unknown offsets, and after each band of the fine one
 _COARSE, _COARSE_MOVING, _FINE = 12, 40, (10, 4)
@@ -106,12 +107,17 @@ class PoseSearch:
     group : PointGroup
     offset_sigma : float
         standard deviation of unknown offsets on each axis, pixels; 0: offsets are known
+    turn_sigma : float
+        standard deviation of the turns from the given poses on each axis, radians; 0: all orientations are searched
     """
 
-    def __init__(self, reference: np.ndarray, plane, diameter: float, finest: int, group: PointGroup, offset_sigma: float) -> None:
-        self.box, self.group, self.offset_sigma = plane.box, group, offset_sigma
-        self.band = Band.of(plane, diameter, finest)
-        self._grid = slice_grid(reference, int(np.hypot(self.band.kx, self.band.ky).max()) + 1)
+    def __init__(
+        self, reference: np.ndarray, plane, diameter: float, finest: int, group: PointGroup, offset_sigma: float,
+        turn_sigma: float = 0.0,
+    ) -> None:
+        self.box, self.group, self.offset_sigma, self.turn_sigma = plane.box, group, offset_sigma, turn_sigma
+        self.band = Band.of(plane, diameter, min(finest, len(reference) // 2 - 1))
+        self._grid = slice_grid(reference, int(np.hypot(self.band.kx, self.band.ky).max()) + 1, plane.box)
         period = plane.box / self.band.reach  # pixels, the finest of the coarse band
         self.step = _ANGLE * period / diameter
         self.orientations = grid(self.step, group)
@@ -126,7 +132,8 @@ class PoseSearch:
         self.batch = int(np.clip(_BLOCK // (len(self.offsets) * 1000), 16, 256))
 
     def search(
-        self, data: np.ndarray, on_cross: np.ndarray, on_model: np.ndarray, progress: Callable[[int], None] = lambda images: None
+        self, data: np.ndarray, on_cross: np.ndarray, on_model: np.ndarray, given: np.ndarray,
+        progress: Callable[[int], None] = lambda images: None, threads: Threads = Threads(1),
     ) -> Peaks:
         """The best poses of some images.
 
@@ -136,18 +143,25 @@ class PoseSearch:
             half-plane samples, the particle moved to the origin by the given shift
         on_cross, on_model : (m, s) float32
             what multiplies Re(conj(p) ŷ) and |p|², over the noise power: CTF and CTF², with the samples' multiplicity
+        given : (m, 4)
+            quaternions of the given poses, near which to search where `turn_sigma` is given
         """
         data, on_cross, on_model = (np.ascontiguousarray(a[:, self.band.order]) for a in (data, on_cross, on_model))
-        found = []
+        found: list[tuple] = [()] * len(data)
         for first in range(0, len(data), self.batch):
             rows = slice(first, first + self.batch)
-            where, offset = self._coarse(data[rows], on_cross[rows], on_model[rows])
-            for i, row in enumerate(range(first, first + len(where))):
-                found.append(self._fine(where[i], offset[i], data[row], on_cross[row], on_model[row]))
+            where, offset = self._coarse(data[rows], on_cross[rows], on_model[rows], given[rows])
+
+            def climb_some(a: int, b: int, first=first, where=where, offset=offset) -> None:
+                for i in range(a, b):
+                    row = first + i
+                    found[row] = self._fine(where[i], offset[i], data[row], on_cross[row], on_model[row])
+
+            threads.over(len(where), climb_some)
             progress(len(where))
         return Peaks(*(np.stack(column) for column in zip(*found)))
 
-    def _coarse(self, data, on_cross, on_model) -> tuple[np.ndarray, np.ndarray]:
+    def _coarse(self, data, on_cross, on_model, given) -> tuple[np.ndarray, np.ndarray]:
         """(candidates as numbers of orientations (b, k), their offsets (b, k, 2))."""
         b, p, n = len(data), self.band.coarse, len(self.orientations)
         weighted = data[:, :p] * on_cross[:, :p]
@@ -163,6 +177,10 @@ class PoseSearch:
                 np.copyto(best[:, some], cross, where=better)
                 np.copyto(which[:, some], np.int16(s), where=better)
         scores = np.divide(best, np.sqrt(power, out=power), out=np.zeros_like(best), where=power > 0)
+        if self.turn_sigma:
+            near = np.cos(max(_REACH_TURNS * self.turn_sigma, self.step) / 2)
+            closest = np.max([np.abs(copy @ self.orientations.T) for copy in self.group.copies(given)], axis=0)
+            scores[closest < near] = -np.inf
         chosen = np.empty((b, _COARSE_MOVING if len(self.offsets) > 1 else _COARSE), np.int64)
         pick(scores, self.orientations.astype(np.float32), np.cos(_WEEDED * self.step / 2), chosen)
         return chosen, self.offsets[np.take_along_axis(which, np.maximum(chosen, 0), axis=1)]
@@ -192,7 +210,7 @@ class PoseSearch:
         for i in order:
             if not kept or distance(q[i], q[kept]).min() > angle:
                 kept.append(int(i))
-        return np.array(kept)
+        return np.array(kept, np.int64)
 
     def _distinct(self, q: np.ndarray, sums: np.ndarray, hessian: np.ndarray) -> np.ndarray:
         distinct = sums[:, 1] > 0

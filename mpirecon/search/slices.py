@@ -9,7 +9,7 @@ from numba import njit
 PADDING = 2
 
 
-def slice_grid(volume: np.ndarray, limit: int) -> np.ndarray:
+def slice_grid(volume: np.ndarray, limit: int, box: int | None = None) -> np.ndarray:
     """The transform of a map at frequencies below `limit` pixels⁻¹, on a grid of half pixels with 0 in its middle.
 
     Parameters
@@ -17,6 +17,8 @@ def slice_grid(volume: np.ndarray, limit: int) -> np.ndarray:
     volume : (n, n, n) float32
     limit : int
         Fourier pixels, at most n / 2
+    box : int, optional
+        of the images, where the map has larger voxels than they have pixels
 
     Returns
     -------
@@ -26,7 +28,7 @@ def slice_grid(volume: np.ndarray, limit: int) -> np.ndarray:
     reach = 2 * limit + 2
     x = (np.arange(n) - n // 2) / (PADDING * n)
     damp = np.sinc(x) ** 2  # what linear interpolation does to the map
-    corrected = np.asarray(volume, np.float64) / (damp[:, None, None] * damp[:, None] * damp) / n
+    corrected = np.asarray(volume, np.float64) / (damp[:, None, None] * damp[:, None] * damp) / (box or n)
     k = np.arange(-reach, reach + 1)
     # separable sums: only the low frequencies are wanted
     wave = np.exp(-2j * np.pi * np.outer(k, np.arange(n) - n // 2) / (PADDING * n))

@@ -1,0 +1,85 @@
+"""Images of a particle file searched in maps: what multiplies them, and what is found as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpirecon.model.pose import Pose
+from mpirecon.model.symmetry import PointGroup
+from mpirecon.search.believe import Amplitudes, log_evidence, log_odds, widths
+from mpirecon.search.pose_search import PoseSearch
+from mpirecon.validate.masks import soft_sphere
+
+#: half-map FSC down to which shells are used, and in how many shells at least
+SUPPORTED, FEWEST_SHELLS = 0.3, 5
+
+#: pixels beyond the particle's radius where the mask begins to fall, and over which it falls
+_EDGE = 4.0
+
+#: what is found of an image: contrast and contrast2, the expected amplitude and its square at the best peak
+TABLE = np.dtype([
+    ("id", "i8"), ("quaternion", "f8", 4), ("shift", "f8", 2), ("odds", "f8"), ("score", "f8"), ("log_evidence", "f8"),
+    ("angle_sigma", "f8"), ("shift_sigma", "f8"), ("moved", "f8"), ("contrast", "f8"), ("contrast2", "f8"),
+])  # fmt: skip
+
+
+def finest_shell(fsc: np.ndarray) -> int:
+    """The last shell that half maps agree in well enough for a search, before the first that they do not."""
+    return int(np.flatnonzero(np.minimum.accumulate(fsc[1:]) > SUPPORTED).max(initial=-1)) + 1
+
+
+@dataclass(frozen=True)
+class Searcher:
+    """How images are searched.
+
+    plane : HalfPlane of the samples · pixel_size : Å · noise : (groups, shells), power of each noise group · group : PointGroup ·
+    diameter : of the particle, pixels · finest : highest shell that tells · offset_sigma : pixels, 0 for known offsets ·
+    turn_sigma : radians, 0 for all orientations · amplitudes : Amplitudes of well-posed particles
+    """
+
+    plane: object
+    pixel_size: float
+    premultiplied: bool
+    noise: np.ndarray
+    group: PointGroup
+    diameter: float
+    finest: int
+    offset_sigma: float
+    turn_sigma: float
+    amplitudes: Amplitudes
+
+    def mask(self, box: int) -> np.ndarray:
+        """Of the particle, in a map of this box, (n, n, n) float32."""
+        scale = box / self.plane.box
+        return soft_sphere(box, max(min((self.diameter / 2 + _EDGE) * scale, box / 2 - _EDGE), 1.0), _EDGE)
+
+    def search(self, reference: np.ndarray) -> PoseSearch:
+        """The search of a map."""
+        volume = np.ascontiguousarray(reference, np.float32)
+        return PoseSearch(volume, self.plane, self.diameter, self.finest, self.group, self.offset_sigma, self.turn_sigma)
+
+    def weights(self, batch, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What multiplies Re(conj(p) ŷ) and |p|², (b, s) float32; variance : (b,) noise power over that of the group."""
+        gain = self.plane.multiplicity / self.noise[batch.group][:, self.plane.shell] / np.maximum(variance, 1e-6)[:, None]
+        on_cross = gain if self.premultiplied else gain * batch.ctf
+        return on_cross.astype(np.float32), (gain * np.square(batch.ctf)).astype(np.float32)
+
+    def table(self, search: PoseSearch, rows: np.ndarray, batch, variance: np.ndarray, given: Pose, progress, threads) -> np.ndarray:
+        """What is found of the images of a batch, TABLE."""
+        peaks = search.search(batch.data, *self.weights(batch, variance), given.quaternion, progress, threads)
+        turned = np.radians(np.stack([self.group.angular_distance(q, given.quaternion) for q in peaks.quaternion.swapaxes(0, 1)], axis=1))
+        law = self.amplitudes
+        evidence, share = log_evidence(peaks, law, self.offset_sigma, len(self.group), self.turn_sigma, turned)
+        turn, offset = widths(peaks, law, self.offset_sigma > 0)
+        contrast, contrast2 = law.moments(peaks.cross[:, 0], peaks.power[:, 0])
+        out = np.empty(len(rows), TABLE)
+        columns = {
+            "id": rows, "quaternion": peaks.quaternion[:, 0], "shift": given.shift + self.pixel_size * peaks.offset[:, 0],
+            "odds": log_odds(evidence, share), "score": peaks.score[:, 0], "log_evidence": evidence, "angle_sigma": np.degrees(turn),
+            "shift_sigma": self.pixel_size * offset, "moved": np.degrees(turned[:, 0]), "contrast": contrast, "contrast2": contrast2,
+        }  # fmt: skip
+        for name, values in columns.items():
+            out[name] = values
+        return out
