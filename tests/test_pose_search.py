@@ -10,7 +10,7 @@ from mpirecon.model.symmetry import point_group
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.search.believe import Amplitudes, Belief, log_evidence, log_odds
 from mpirecon.search.decoy import decoy
-from mpirecon.search.fine import _matrix, _turned
+from mpirecon.search.fine import _matrix, turned
 from mpirecon.search.orientations import distance, grid
 from mpirecon.search.peaks import pick
 from mpirecon.search.pose_search import Band, Peaks, PoseSearch
@@ -89,7 +89,7 @@ def test_derivatives_are_those_of_finite_differences():
     step, numeric = 2e-4, np.empty((5, 2))
     for j in range(5):
         change = np.eye(5)[j] * step
-        numeric[j] = (at(_turned(q, change[:3]), shift + change[3:])[0] - at(_turned(q, -change[:3]), shift - change[3:])[0]) / (2 * step)
+        numeric[j] = (at(turned(q, change[:3]), shift + change[3:])[0] - at(turned(q, -change[:3]), shift - change[3:])[0]) / (2 * step)
     # the interpolation is linear in pieces: the derivative jumps at their bounds
     np.testing.assert_allclose(gradient, numeric[:, 0], atol=0.02 * np.abs(numeric[:3, 0]).max())
     np.testing.assert_allclose(2 * cross, numeric[:, 1], atol=0.02 * np.abs(numeric[:, 1]).max())
@@ -152,7 +152,7 @@ def test_amplitudes_are_measured_without_the_noise():
 def test_odds_are_against_other_peaks_and_everything_else():
     evidence, share = np.log(np.array([9.0, 9.0, 1e-6])), np.array([1.0, 2 / 3, 1.0])
     np.testing.assert_allclose(log_odds(evidence, share), np.log([9.0, 6.0 / (1 + 3.0), 1e-6]), rtol=1e-9)
-    assert log_odds(np.array([-np.inf]), np.array([0.0]))[0] == -50
+    assert log_odds(np.array([-np.inf]), np.array([0.0]))[0] == -30
 
 
 def test_theory_is_believed_where_decoys_are_noise():

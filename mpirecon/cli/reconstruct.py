@@ -31,6 +31,9 @@ from mpirecon.errors import UserError
 LOSSES = ["l2", "sorted", "l1", "huber", "cauchy", "geman-mcclure", "welsch", "tukey", "posterior"]
 
 
+#: those of solvers.config, likewise
+POSES = ["fixed", "rescue"]
+
 #: those of solvers.normalise, likewise
 NORMALISE = ["auto", "background", "off"]
 
@@ -147,6 +150,13 @@ class Keep(click.ParamType):
 @click.option("--normalise", type=click.Choice(NORMALISE), default="auto", show_default=True,
               help="Take each image's background off, the plane through what is outside the particle, and bring images to one gain where "
               "signal and noise together differ in scale; background: not the second; off: neither.")
+@click.option("--poses", type=click.Choice(POSES), default="fixed", show_default=True,
+              help="fixed: poses stay as given; rescue: those of particles that --loss posterior rejects are searched before the last two "
+              "iterations, and particles count again where evidence is found (docs/pose_search.md).")
+@click.option("--search-offset", type=NON_NEGATIVE, metavar="Å", help="How far a searched particle may be off its given place, on each "
+              "side; 0: offsets are right, which is three times as fast and finds more.  [default: 5 pixels]")
+@click.option("--search-sigma", type=POSITIVE, metavar="DEG", help="Search near the given orientations, for errors of this standard "
+              "deviation on each axis.  [default: all orientations]")
 @click.option("--skip-bad", is_flag=True, help="Leave out images with NaN or without contrast, instead of ending.")
 @click.option("--log-particles", type=click.Choice(["none", "last", "all"]), default="all", show_default=True,
               help="Iterations whose sorted particles go to the rank logs.")

@@ -15,6 +15,7 @@ import pandas as pd
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, refuse_existing
 from mpirecon.io.cryosparc import coordinates_of, micrographs_of, relion_image_names, with_columns
+from mpirecon.io.export_found import cs_found_poses, put_found_poses
 from mpirecon.io.export_planted import cs_columns, planted_rows, put_truth, put_used, without_errors
 from mpirecon.io.export_tables import (
     add_found,
@@ -35,6 +36,8 @@ from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import particle_block
 from mpirecon.io.run_output import files_read, open_particles, read_particle_table, read_summary
 from mpirecon.io.star import write_star
+from mpirecon.model import Pose
+from mpirecon.model.pose_state import FOUND, REFINED
 
 _BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
 _SAME_STEP = 5e-4  # fractions of a path that are told with three digits
@@ -264,6 +267,7 @@ class _Export:
             particles = self.file.metadata()
             put_used(table, particles)
             put_truth(table, particles)
+        self._put_found(table)
         notes += add_found(table, self.run)
         return self.tables, block
 
@@ -283,6 +287,7 @@ class _Export:
             put(tables["particles"], "mpireconSourceUid", [str(uid) for uid in array["sym_expand/src_uid"].tolist()])
         if array is not None:
             put_micrographs(tables, *micrographs_of(array))
+        self._put_found(tables["particles"])
         self._put_coordinates(tables["particles"], array)
         self.report.notes += add_found(tables["particles"], self.run)
         return tables, "particles"
@@ -303,7 +308,8 @@ class _Export:
             self.report.notes += notes
             if self._writes_errors():
                 array = with_columns(array, cs_columns(array, self.file.metadata()))
-            self._cs = array
+            found, rows = self._found()
+            self._cs = cs_found_poses(array, self.file.metadata(), found, rows) if len(rows) else array
         if self.options.stack is None:
             return self._cs
         path = np.array([os.path.relpath(self.options.stack, folder).encode()] * len(self._cs))
@@ -311,6 +317,21 @@ class _Export:
         kept = [name for name in array.dtype.names if name != "blob/path"]  # its width changes
         moved = with_columns(array[kept], {"blob/path": path, "blob/idx": (self.section - 1).astype("u4")})
         return moved
+
+    def _found(self) -> tuple[Pose | None, np.ndarray]:
+        """(poses that the run used, rows whose pose is another than the given one)."""
+        if "pose_state" not in self.run:
+            return None, np.zeros(0, np.int64)
+        rows = np.flatnonzero((self.run["pose_state"] == REFINED) | (self.run["pose_state"] == FOUND))
+        if len(rows):
+            self.report.notes.append(f"{len(rows)} poses are those that the run found; the given ones are kept in columns of their own "
+                                     "(mpireconGiven…, mpirecon/given_…)")
+        return Pose(self.run["quaternion"], self.run["shift"]), rows
+
+    def _put_found(self, table: pd.DataFrame) -> None:
+        found, rows = self._found()
+        if len(rows):
+            put_found_poses(table, self.file.metadata(), found, rows)
 
     def _writes_errors(self) -> bool:
         """Whether to write planted errors, and not the poses and defoci from before; says which, where there are any."""

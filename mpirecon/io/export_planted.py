@@ -26,6 +26,11 @@ def without_errors(particles: ParticleSet) -> ParticleSet:
     return replace(particles, pose=pose, ctf=ctf)
 
 
+def origin_labels(table: pd.DataFrame) -> tuple[str, str]:
+    """The columns of origins that a table has; RELION 3.1's where it has none."""
+    return next((pair for pair in _ORIGINS if pair[0] in table), _ORIGINS[0])
+
+
 def planted_rows(particles: ParticleSet) -> dict[str, np.ndarray]:
     """``pose`` and ``defocus`` → rows whose pose or defocus was replaced, or is that of junk."""
     flags = {"pose": particles.pose_error, "defocus": particles.planted_defocus}
@@ -37,7 +42,7 @@ def put_used(table: pd.DataFrame, particles: ParticleSet) -> None:
     true = without_errors(particles)
     put_poses(table, particles.pose, np.flatnonzero(_turned(particles, true)))
     if particles.true_shift is not None:
-        labels = next((pair for pair in _ORIGINS if pair[0] in table), _ORIGINS[0])
+        labels = origin_labels(table)
         unit = -1.0 if labels == _ORIGINS[0] else -particles.pixel_size
         for axis, label in enumerate(labels):
             _put_changed(table, label, true.pose.shift[:, axis], particles.pose.shift[:, axis], particles.optics_group, unit)
@@ -69,12 +74,12 @@ def cs_columns(array: np.ndarray, particles: ParticleSet) -> dict[str, np.ndarra
     if particles.true_shift is not None:
         shift = array["alignments3D/shift"].copy()
         for axis in range(2):
-            shift[:, axis] = _changed(shift[:, axis], true.pose.shift[:, axis], particles.pose.shift[:, axis], particles.optics_group,
+            shift[:, axis] = changed(shift[:, axis], true.pose.shift[:, axis], particles.pose.shift[:, axis], particles.optics_group,
                                       -particles.pixel_size)
         columns |= {"alignments3D/shift": shift, "mpirecon/true_shift_A": true.pose.shift.astype("f4")}
     if particles.true_defocus is not None:
         for number, (label, field) in enumerate(zip(_CS_DEFOCI, ("defocus_u", "defocus_v"))):
-            columns[label] = _changed(array[label], true.ctf[field], particles.ctf[field], particles.optics_group, 1.0)
+            columns[label] = changed(array[label], true.ctf[field], particles.ctf[field], particles.optics_group, 1.0)
             columns[f"mpirecon/true_df{number + 1}_A"] = true.ctf[field].astype("f4")
     return columns
 
@@ -87,11 +92,11 @@ def _turned(particles: ParticleSet, true: ParticleSet) -> np.ndarray:
 def _put_changed(table: pd.DataFrame, label: str, true: np.ndarray, used: np.ndarray, group: np.ndarray, unit: float) -> None:
     there = pd.to_numeric(table[label], errors="coerce").to_numpy(float) if label in table else np.zeros(len(table))
     given = table[label].tolist() if label in table else ["0"] * len(table)
-    changed = text(_changed(there, true, used, group, unit))
-    put(table, label, [new if differs else old for new, old, differs in zip(changed, given, used != true)])
+    new = text(changed(there, true, used, group, unit))
+    put(table, label, [now if differs else old for now, old, differs in zip(new, given, used != true)])
 
 
-def _changed(there: np.ndarray, true: np.ndarray, used: np.ndarray, group: np.ndarray, unit: float) -> np.ndarray:
+def changed(there: np.ndarray, true: np.ndarray, used: np.ndarray, group: np.ndarray, unit: float) -> np.ndarray:
     """The source's numbers plus the error, in their unit: what one of them made at the import, else one of their optics group,
     else `unit` for all that are 0."""
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -28,6 +28,8 @@ EXTRAS = {
     "sigma": "mpireconSigma", "scale": "mpireconScale", "pose_error": "mpireconPoseError", "kept_to": "mpireconKeptTo",
     "planted_orientation": "mpireconPlantedOrientation", "planted_offset": "mpireconPlantedOffset",
     "planted_defocus": "mpireconPlantedDefocus", "planted_hand": "mpireconPlantedHand", "duplicate_of": "mpireconDuplicateOf",
+    "pose_state": "mpireconPoseState", "pose_sigma": "mpireconPoseSigma", "offset_sigma": "mpireconOffsetSigma",
+    "search_score": "mpireconSearchScore",
 }
 _PER_GROUP = {
     "rlnVoltage": "voltage_kv", "rlnSphericalAberration": "cs_mm", "rlnAmplitudeContrast": "amplitude_contrast",

@@ -24,10 +24,13 @@ from mpirecon.search.pose_search import Peaks
 _STEPS = 50
 
 #: log odds beyond which nothing is distinguished
-_CERTAIN = 50.0
+_CERTAIN = 30.0
 
 #: decoys or control particles that say anything
 FEWEST = 30
+
+#: fraction of control particles whose given pose is wrong after all
+_LAPSES = 0.02
 
 #: what offset and slope may differ by from theory's 0 and 1 before there are data: standard deviations
 _SPREAD = (5.0, 0.3)
@@ -129,7 +132,7 @@ class Belief:
         if len(decoys) >= FEWEST:
             laws["decoys"] = _law_of_decoys(odds, decoys)
         if known is not None and len(known) >= FEWEST:
-            laws["control"] = _logistic_law(known, back.astype(np.float64), np.ones(len(known)))
+            laws["control"] = _logistic_law(known, back.astype(np.float64), np.ones(len(known)), _LAPSES)
         return cls(laws)
 
 
@@ -157,20 +160,22 @@ def _share_above(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
     return 1 - np.searchsorted(np.sort(values), limits, "left") / len(values)
 
 
-def _logistic_law(x: np.ndarray, right: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
-    """(offset, slope) of the logistic regression that is nowhere surer than x is; few data leave it near (0, 1)."""
+def _logistic_law(x: np.ndarray, right: np.ndarray, weight: np.ndarray, lapses: float = 0.0) -> tuple[float, float]:
+    """(offset, slope) of the logistic regression that is nowhere surer than x is; few data leave it near (0, 1).
+
+    lapses : fraction of the right ones that are taken for wrong whatever their odds
+    """
     from scipy.optimize import minimize  # takes long to load, and most runs search nothing
 
     x = np.clip(x, -_CERTAIN, _CERTAIN)
 
     def loss(law):
         line = law[0] + law[1] * x
-        p = logistic(line)
-        value = (weight * (np.logaddexp(0, line) - right * line)).sum() + (law[0] / _SPREAD[0]) ** 2 / 2 + ((law[1] - 1) / _SPREAD[1]) ** 2 / 2
-        slope = weight * (p - right)
-        return value, np.array([slope.sum() + law[0] / _SPREAD[0] ** 2, (slope * x).sum() + (law[1] - 1) / _SPREAD[1] ** 2])
+        p = (1 - lapses) * logistic(line)
+        seen = weight * (right * np.log(p) + (1 - right) * np.log1p(-p))
+        return -seen.sum() + (law[0] / _SPREAD[0]) ** 2 / 2 + ((law[1] - 1) / _SPREAD[1]) ** 2 / 2
 
-    found = minimize(loss, (0.0, 1.0), jac=True, bounds=((None, 0.0), (0.0, 1.0)), method="L-BFGS-B").x
+    found = minimize(loss, (-0.1, 0.9), bounds=((None, 0.0), (0.0, 1.0)), method="L-BFGS-B").x
     return float(found[0]), float(found[1])
 
 

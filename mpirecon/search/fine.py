@@ -12,7 +12,7 @@ _STEPS, _FARTHEST_TURN, _FARTHEST_MOVE = 8, 0.15, 2.0
 
 
 @njit(cache=True, nogil=True)
-def _turned(q, w):
+def turned(q, w):
     """q of exp([w]) R: with R's rows as in model.pose, the quaternion of the turn stands first."""
     angle = np.sqrt(w[0] ** 2 + w[1] ** 2 + w[2] ** 2)
     s = 0.5 if angle < 1e-9 else np.sin(angle / 2) / angle
@@ -67,7 +67,7 @@ def climb(grid, box, kx, ky, count, data, on_cross, on_model, moves, precision, 
             if moves:
                 scale = min(scale, _FARTHEST_MOVE / max(np.sqrt((step[3:] ** 2).sum()), 1e-12))
             step *= scale
-            q2, shift2 = _turned(q[i], step[:3]), shift[i].copy()
+            q2, shift2 = turned(q[i], step[:3]), shift[i].copy()
             if moves:
                 shift2 += step[3:]
             derivatives(grid, _matrix(q2), shift2, box, kx, ky, count, data, on_cross, on_model, there, gradient2, cross2, h2)

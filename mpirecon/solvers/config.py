@@ -19,6 +19,13 @@ from mpirecon.solvers.normalise import NORMALISE
 SOLVERS = ("normal", "gradient")
 SORT_SCOPES = ("global", "batch")
 
+#: what becomes of the given poses
+FIXED, RESCUE = "fixed", "rescue"
+POSES = (FIXED, RESCUE)
+
+#: with a search of poses, iterations after which there is one: all but the last of those that are added for it
+SEARCHES = 2
+
 #: folds where none are asked for, and where a half set has fewer groups (--group-by) than this
 _FOLDS, _FOLDS_OF_FEW, _FEW_GROUPS = 4, 8, 64
 
@@ -36,7 +43,9 @@ class Config:
     of the imported table whose rows of one value are right or wrong together · solve_iterations : of the conjugate gradients that refine
     the final maps; None: as many as the noise leaves something to gain from · padding : Fourier grid over box, None: 2 in small boxes, else 1.5 · threads : of
     a rank, memory : bytes that it may keep images in, None: what the host has for it · half_precision : keep them as float16 ·
-    normalise : take backgrounds and differences in gain off the images: "auto", "background" alone, or "off".
+    normalise : take backgrounds and differences in gain off the images: "auto", "background" alone, or "off" · poses : "fixed", or
+    "rescue" to search those of rejected particles · search_offset : Å, how far their offsets may be off on each side, None: 5 pixels, 0: they
+    are right · search_sigma : degrees, standard deviation of the errors on each axis that are searched for, None: any.
     """
 
     loss: str = "l2"
@@ -66,6 +75,9 @@ class Config:
     score_resolution: tuple[float, float] | None = None
     group_by: str | None = None
     normalise: str = NORMALISED
+    poses: str = FIXED
+    search_offset: float | None = None
+    search_sigma: float | None = None
     skip_bad: bool = False
     seed: int = 0
     deterministic: bool = False
@@ -113,6 +125,7 @@ class Config:
             raise UserError("--schedule graduated applies to robust losses; --loss l2 counts all particles alike")
         if self.group_by and not self.mixes:
             raise UserError("--group-by applies where the mixture decides: --loss posterior or --keep auto")
+        self._check_search()
         if self.batch_size < 0:
             raise UserError(f"--batch-size {self.batch_size}: expected 0 (all particles) or more")
         if self.batch_size and self.solver != "gradient":
@@ -129,14 +142,51 @@ class Config:
         if not 0 <= self.momentum < 1:
             raise UserError(f"--momentum {self.momentum:g}: expected 0 or more and below 1")
 
+    def _check_search(self) -> None:
+        _choice("poses", self.poses, POSES)
+        for option, value in (("--search-offset", self.search_offset), ("--search-sigma", self.search_sigma)):
+            if value is not None and not self.searches:
+                raise UserError(f"{option} applies to --poses {RESCUE}; --poses {FIXED} searches nothing")
+        if not self.searches:
+            return
+        if self.loss != "posterior":
+            raise UserError(f"--poses {self.poses} needs the probabilities of --loss posterior; --loss {self.loss} gives none")
+        if self.group_by:
+            raise UserError(f"--poses {self.poses} searches particle by particle, and rows of a group (--group-by {self.group_by}) share one "
+                            "orientation: use --poses fixed")
+        if self.deterministic:
+            raise UserError(f"--poses {self.poses} cannot be had with --deterministic: its matrix products depend in their last bits on how "
+                            "many images are multiplied at once")
+        if self.folds == 1:
+            raise UserError(f"--poses {self.poses} compares particles with maps that they did not build: --folds 2 or more")
+        if self.rounds <= SEARCHES:
+            raise UserError(f"--iterations {self.iterations}: --poses {self.poses} searches before the last {SEARCHES}; at least {SEARCHES + 1}")
+        if self.search_offset is not None and not 0 <= self.search_offset < np.inf:
+            raise UserError(f"--search-offset {self.search_offset:g} Å: expected 0 or more")
+        if self.search_sigma is not None and not 0 < self.search_sigma <= 60:
+            raise UserError(f"--search-sigma {self.search_sigma:g}: expected above 0 and at most 60 degrees; without it all orientations are "
+                            "searched")
+
+    @property
+    def searches(self) -> bool:
+        """Whether poses are searched."""
+        return self.poses != FIXED
+
     @property
     def rounds(self) -> int:
-        """Outer iterations: as asked, else 1 for L2's closed form, 5 for losses that need several, 10 for gradients."""
+        """Outer iterations: as asked, else 1 for L2's closed form, 5 for losses that need several, 10 for gradients; 2 more where
+        poses are searched."""
         if self.iterations is not None:
             return self.iterations
+        more = SEARCHES if self.searches else 0
         if self.solver == "gradient":
-            return 10
-        return 1 if self.loss == "l2" else 5
+            return 10 + more
+        return 1 if self.loss == "l2" else 5 + more
+
+    @property
+    def settling(self) -> int:
+        """Iterations by whose end the selection is settled."""
+        return self.rounds - (SEARCHES if self.searches else 0)
 
     @property
     def masked_by_file(self) -> bool:

@@ -79,7 +79,8 @@ def _cheap_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict
 
 def _judged(run: Reconstruction, outcome: Outcome, columns: dict[str, np.ndarray]) -> Judged:
     """What became of the valid particles, from their columns."""
-    kept, group, last = columns["kept"], columns.get("group"), outcome.selection.mixture_
+    # estimates and what is compared with them are of given poses
+    kept, group, last = columns["kept"] & ~columns["moved"], columns.get("group"), outcome.selection.mixture_
     independent = kept if group is None else kept[np.unique(group, return_index=True)[1]]
     decided = outcome.records[-1].get("mixture")
     unjudged = run.config.loss != "l2" and np.isnan(outcome.selection.keep_) and bool(kept.all())
@@ -116,7 +117,7 @@ def _columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray]:
     metadata, statistics = run.slab.metadata, outcome.statistics.inverted(outcome.selection.contrast < 0)
     ctf = metadata.ctf
     local = {
-        "kept": outcome.selection.kept, "slight": outcome.selection.slight, "valid": run.slab.valid,
+        "kept": outcome.selection.kept, "moved": run.poses.moved, "slight": outcome.selection.slight, "valid": run.slab.valid,
         "sigma": outcome.sigma, "yp": statistics.yp, "pp": statistics.pp, "defocus": (ctf["defocus_u"] + ctf["defocus_v"]) / 2, "ctf_scale": ctf["scale"],
         "optics groups": metadata.optics_group, "quaternion": run.slab.pose.quaternion,
     }  # fmt: skip

@@ -14,6 +14,7 @@ from mpirecon.io.mrc import write_map
 from mpirecon.io.run_output import took_part, write_particle_table, write_summary
 from mpirecon.model.optics import electron_wavelength
 from mpirecon.model.particles import TRUTH
+from mpirecon.model.pose_state import GIVEN
 from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.comm import together
 from mpirecon.robust.selection import AUTO
@@ -21,6 +22,7 @@ from mpirecon.robust.statistics import matched_filter
 from mpirecon.solvers.controls import micrographs
 from mpirecon.solvers.groups import WHOLE, half_map
 from mpirecon.solvers.normalise import OFF
+from mpirecon.solvers.resume import gathered_rows
 from mpirecon.solvers.run import Outcome, Reconstruction, describe
 from mpirecon.validate.detection import curves_by_kind, detection_report, write_detection_csv
 from mpirecon.validate.ewald import curvature_warning
@@ -98,9 +100,10 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
         write_fsc_csv(folder / "fsc.csv", curves, file.box, pixel_size, overwrite=True)
         write_particle_table(folder / "particles.h5", columns, {"particles": str(file.path)})
         if "pose_error" in columns:
-            found, points = detection_report(columns)
+            at_given = _at_given_poses(columns)
+            found, points = detection_report(at_given)
             points = points.thinned()
-            write_detection_csv(folder / "detection.csv", points, curves_by_kind(columns, points))
+            write_detection_csv(folder / "detection.csv", points, curves_by_kind(at_given, points))
     ranks[0] = _rank_facts(run)
     run.log.event("timeline", **run.engine.timings.timeline())
     headline = _headline(run, curves, more)
@@ -215,15 +218,22 @@ def _particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.nda
     }
     if run.given is not None:
         local["given_weight"] = run.given.values[slab.start : slab.stop]
-    local |= _truth_columns(run)
+    local |= _truth_columns(run) | run.poses.columns(chosen.kept)
     total = len(run.file)
-    gathered = {name: run.comm.gather_slabs(np.ascontiguousarray(v), total) for name, v in local.items()}
+    gathered = {name: gathered_rows(run.comm, v, total) for name, v in local.items()}
     if run.comm.rank:
         return None
     places = micrographs(run.file)
     if places is not None:
         gathered["micrograph"] = np.unique(places, return_inverse=True)[1].astype(np.int32)
     return gathered
+
+
+def _at_given_poses(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The columns, with those not kept who count at another pose: it is given poses that errors were planted in."""
+    if "pose_state" not in columns:
+        return columns
+    return columns | {"kept": columns["kept"] & (columns["pose_state"] == GIVEN)}
 
 
 def _truth_columns(run: Reconstruction) -> dict[str, np.ndarray]:
@@ -299,6 +309,7 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict,
         "ranks": ranks,
         "transport": run.transport,
         "iterations": outcome.records,
+        "search": run.poses.facts,
         **headline,
         "nyquist": 2 * file.pixel_size,
         "kept": int(columns["kept"].sum()),

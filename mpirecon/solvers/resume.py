@@ -40,7 +40,9 @@ def save(run, folder: Path, iteration: int, records: list[dict]) -> None:
         "shift": run.slab.pose.shift,
         "inside": run.inside.sums,
         "held_out": run.held_out.sums,
-    }
+    } | run.poses.state()
+    if run.poses.searches:
+        local["at_given"] = run.scores.sums
     if run.random_poses is not None:
         marked = np.zeros(len(run.slab), bool)
         marked[run.random_poses.rows] = True
@@ -55,6 +57,7 @@ def save(run, folder: Path, iteration: int, records: list[dict]) -> None:
         if comm.rank == 0:
             # sums are rounded as their terms come: a resumed run has its order, whatever the memory it finds
             facts = {"iteration": iteration, "rounds": run.config.rounds, "records": records, "by_view": run.slab.by_view, **identity}
+            facts["search"] = run.poses.facts
             facts["levels"] = None if run.levels is None else run.levels.as_dict()
             facts["normalisation"] = run.slab.normaliser.as_dict()
             if run.nearby is not None:
@@ -79,7 +82,9 @@ def load(run, folder: Path) -> list[dict]:
             run.slab.valid[:] = checkpoint.rows("valid", first, last)
             run.slab.restore_poses(*(checkpoint.rows(name, first, last) for name in ("quaternion", "shift")))
             run.engine.noise_power, run.engine.largest = checkpoint.array("noise_power"), checkpoint.array("largest")
-            run.set_scores(*(Statistics(checkpoint.rows(n, first, last), samples) for n in ("inside", "held_out")))
+            names = ("inside", "held_out", *(["at_given"] if run.poses.searches else []))
+            run.set_scores(*(Statistics(checkpoint.rows(n, first, last), samples) for n in names))
+            run.poses.restore(lambda name: checkpoint.rows(name, first, last), checkpoint.facts.get("search"))
             if "random" in checkpoint:
                 rows = np.flatnonzero(checkpoint.rows("random_rows", first, last))
                 run.random_poses = RandomPoses(rows, Statistics(checkpoint.rows("random", first, last)[rows], samples))

@@ -44,6 +44,7 @@ from mpirecon.solvers.loss_report import reported_losses
 from mpirecon.solvers.normal import NormalSolver
 from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.passes import Engine
+from mpirecon.solvers.rescue import FixedPoses, Rescue
 from mpirecon.solvers.resume import digest_of, identify, load
 from mpirecon.solvers.slab_data import (
     ParticleSlab,
@@ -139,7 +140,8 @@ class Reconstruction:
         self.random_poses = self.nearby = None
         self._explained = False
         able = Ability.NEARBY in backend.can and config.group_by is None and config.loss == "posterior"
-        self.looks = Looks(config.rounds, able)
+        self.looks = Looks(config.settling, able)
+        self.poses = Rescue(self.engine, config, console, self.threads) if config.searches else FixedPoses(self.slab)
         timings.fill("setup")
 
     def run(self, checkpoints: Checkpoints | None = None, resume: bool = False) -> Outcome:
@@ -227,10 +229,13 @@ class Reconstruction:
         self._start_selection()
         passes = 2 + (iteration == 1 and self.config.solver == "gradient")
         label, further = f"iteration {iteration} of {self.config.rounds}", self.config.rounds - iteration
-        work, mine = passes * self.slab.total, passes * self.slab.here
+        moved = int(self.poses.moved.sum())  # compared at the given poses as well
+        work, mine = passes * self.slab.total + self.comm.allreduce_scalar(moved), passes * self.slab.here + moved
         with self.console.progress(work, label, mine=mine, further=further) as self.engine.progress:
             self.solver.step(self._weigh)
             inside = self._score()
+        if self.poses.due(iteration):
+            self._search()
         with self.engine.timings("select"):
             return self._record(iteration, inside)
 
@@ -247,8 +252,25 @@ class Reconstruction:
             random=random, draw=self.config.seed + self._iteration, nearby=self._start_nearby(),
             looked=self._looked_first if self._iteration == self.looks.first else None,
         )  # fmt: skip
-        self.set_scores(inside, outside)
+        self.set_scores(inside, outside, self._at_given_poses(outside))
         return inside
+
+    def _at_given_poses(self, outside: Statistics) -> Statistics:
+        """What the selection goes by, whatever the poses are that now build the map."""
+        moved = self.poses.moved
+        if not self.comm.allreduce_scalar(int(moved.any()), "max"):
+            return outside
+        with self.poses.given():
+            _, given, _ = self.engine.statistics(
+                self.solver.references, self._bands(self.distance.whitened), moved, in_sample=False, nearby=self.nearby)
+        return Statistics(np.where(moved[:, None, None], given.sums, outside.sums), outside.samples)
+
+    def _search(self) -> None:
+        """Look for the poses of those that the next iteration would leave out."""
+        with self.engine.timings("select"):
+            chosen = self._select(self._scores, self.slab.valid, self._mildness(self._iteration + 1))
+        solver = self.solver
+        self.poses.search(chosen, self._selection.weight, self._scores, solver.references, solver.fsc)
 
     def _start_nearby(self) -> NearbyPoses | None:
         """Room for the poses near every particle's own, where they are looked at after this iteration.
@@ -273,11 +295,17 @@ class Reconstruction:
             self.looks.found(_slight(self._select(self._scores, self.slab.valid & self._looked_first)))
             self.nearby = None
 
-    def set_scores(self, inside: Statistics, held_out: Statistics) -> None:
-        """What the next selection is made from: held out of the own half, or within it where there are no folds."""
+    def set_scores(self, inside: Statistics, held_out: Statistics, at_given: Statistics | None = None) -> None:
+        """What the next selection is made from: held out of the own half, or within it where there are no folds; at the given
+        poses, where those of now are others."""
         self.inside, self.held_out = inside, held_out
         # with a single fold there is no map of the own half without the particle; the other half's would leak
-        self._scores = inside if self.engine.folds == 1 else held_out
+        self._scores = inside if self.engine.folds == 1 else held_out if at_given is None else at_given
+
+    @property
+    def scores(self) -> Statistics | None:
+        """What the next selection is made from."""
+        return self._scores
 
     def unexplained(self) -> float:
         """Share of the images' power, over all ranks, that the maps of the own half leave."""
@@ -292,10 +320,11 @@ class Reconstruction:
         elif not self._sorts_batches:
             with self.engine.timings("select"):
                 self._judge_looks()
-                self._selection = self._select(self._scores, self.slab.valid, self._mildness)
+                chosen = self._select(self._scores, self.slab.valid, self._mildness(self._iteration))
                 if self.nearby is not None:
-                    self.looks.found(_slight(self._selection))
-                self._log_sort(None, self._selection)
+                    self.looks.found(_slight(chosen))
+                self._log_sort(None, chosen)
+                self._selection = self.poses.place(chosen, self._scores)
 
     def _first_weight(self) -> np.ndarray | None:
         """Before there is a map, all alike; but for robust losses no image of outlying power makes the first map."""
@@ -315,15 +344,15 @@ class Reconstruction:
         if self._sorts_batches and self.solver.fsc is not None:
             self._score(rows)
             with self.engine.timings("select"):
-                chosen = self._select(self._scores, self.slab.valid & rows, self._mildness)
+                chosen = self._select(self._scores, self.slab.valid & rows, self._mildness(self._iteration))
                 self._log_sort(rows, chosen)
             for name in ("weight", "kept", "distance", "contrast", "contradicts"):
                 getattr(self._selection, name)[rows] = getattr(chosen, name)[rows]
         return self._selection
 
-    @property
-    def _mildness(self) -> float:
-        return mildness(self._iteration, self.config.rounds) if self.config.graduated else 0.0
+    def _mildness(self, iteration: int) -> float:
+        last = self.config.settling
+        return mildness(min(iteration, last), last) if self.config.graduated else 0.0
 
     def distances(self, statistics: Statistics, rows: np.ndarray) -> np.ndarray:
         """By which some rows, (m,) bool, are sorted, (m,) float64; infinite where an image contradicts the map. Collective."""
@@ -364,12 +393,14 @@ class Reconstruction:
             "resolution_05": crossing(self.solver.fsc, 0.5, file.box, file.pixel_size),
         }
         record["kept_fraction"] = record["kept"] / max(record["valid"], 1)
-        if self.slab.metadata.pose_error is not None:
-            wrong = self.slab.metadata.pose_error & valid
+        if (wrong := self.poses.wrong()) is not None:
+            wrong = wrong & valid
             record["wrong"] = comm.allreduce_scalar(int(wrong.sum()))
             record["wrong_among_kept"] = comm.allreduce_scalar(int((wrong & chosen.kept).sum()))
         if chosen.mixture_ is not None:
             record["mixture"] = describe(chosen.mixture_)
+        if self.poses.due(iteration):
+            record["search"] = dict(self.poses.facts)
         self.log.event("iteration", **record)
         if not np.isfinite(record["loss_l2"]):
             raise UserError(f"the loss is not finite after iteration {iteration}: the steps were too long; "

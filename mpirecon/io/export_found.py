@@ -1,0 +1,58 @@
+"""Poses that a run found in exported tables; those that it was given are kept in columns of their own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from mpirecon.io.cryosparc import with_columns
+from mpirecon.io.export_planted import changed, origin_labels, without_errors
+from mpirecon.io.export_tables import put, put_poses, text
+from mpirecon.model.particles import ParticleSet
+from mpirecon.model.pose import Pose
+
+
+def put_found_poses(table: pd.DataFrame, particles: ParticleSet, found: Pose, rows: np.ndarray) -> None:
+    """Write the poses found of `rows` in the source's columns, in its units, and the given ones as mpireconGiven….
+
+    found : Pose of all particles
+    """
+    given, origins = particles.pose, origin_labels(table)
+    for label, values in zip(("Rot", "Tilt", "Psi"), given.euler().T):
+        put(table, f"mpireconGivenAngle{label}", text(values))
+    for label, values in zip("XY", (0.0 - given.shift).T):
+        put(table, f"mpireconGivenOrigin{label}Angst", text(values))
+    put_poses(table, found, rows)
+    default = -1.0 if origins[0].endswith("Angst") else -particles.pixel_size
+    for axis, label in enumerate(origins):
+        there = pd.to_numeric(table[label], errors="coerce").to_numpy(float) if label in table else np.zeros(len(table))
+        column = table[label].tolist() if label in table else ["0"] * len(table)
+        new = text(_in_units_of(there, particles, found, axis, default))
+        for row in rows.tolist():
+            column[row] = new[row]
+        put(table, label, column)
+
+
+def cs_found_poses(array: np.ndarray, particles: ParticleSet, found: Pose, rows: np.ndarray) -> np.ndarray:
+    """A .cs array with the poses found of `rows`, and the given ones as mpirecon/given_pose and mpirecon/given_shift_A."""
+    pose, shift = array["alignments3D/pose"].copy(), array["alignments3D/shift"].copy()
+    pose[rows] = found[rows].rotation_vectors()
+    for axis in range(2):
+        shift[rows, axis] = _in_units_of(shift[:, axis], particles, found, axis, -particles.pixel_size)[rows]
+    given = {"mpirecon/given_pose": particles.pose.rotation_vectors().astype("f4"),
+             "mpirecon/given_shift_A": particles.pose.shift.astype("f4")}
+    return with_columns(array, {"alignments3D/pose": pose, "alignments3D/shift": shift, **given})
+
+
+def _in_units_of(there: np.ndarray, particles: ParticleSet, found: Pose, axis: int, default: float) -> np.ndarray:
+    """Found shifts as the numbers of a source's column, which hold the shifts with or without planted errors."""
+    true, given = without_errors(particles).pose.shift[:, axis], particles.pose.shift[:, axis]
+    column_has = given if _fits(there, given) else true
+    return changed(there, column_has, found.shift[:, axis], particles.optics_group, default)
+
+
+def _fits(there: np.ndarray, values: np.ndarray) -> bool:
+    """Whether a column is proportional to these values, where it is not 0."""
+    some = np.abs(there) > 1e-6
+    ratio = values[some] / there[some]
+    return not some.any() or bool(np.allclose(ratio, np.median(ratio), rtol=1e-3, atol=1e-6))

@@ -1,0 +1,447 @@
+"""Rejected particles found again: between iterations their poses are searched, and believed on evidence (--poses rescue).
+
+A particle that builds no map is compared with the map of its own half set, one that does with that of the other folds of its half,
+never with the other half's: what is found is not what was put in. Each search begins anew: the given pose, the found pose or
+neither is believed, and who was found may be dropped again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mpirecon.backend.cpu import CpuBackend
+from mpirecon.errors import UserError
+from mpirecon.model.draws import particle_rng
+from mpirecon.model.pose import Pose
+from mpirecon.model.pose_state import FOUND, GIVEN, IN_VAIN, NOT_SEARCHED
+from mpirecon.parallel.comm import together
+from mpirecon.parallel.slab import slab as part_of
+from mpirecon.robust.selection import Selection, particle_sigma
+from mpirecon.robust.statistics import Statistics
+from mpirecon.search.believe import FEWEST, Amplitudes, Belief
+from mpirecon.search.decoy import decoy
+from mpirecon.search.fine import turned
+from mpirecon.search.searcher import FEWEST_SHELLS, SUPPORTED, TABLE, Searcher, finest_shell
+from mpirecon.solvers.groups import MapSet, half_map, held_out_map
+from mpirecon.solvers.slab_data import uniform_hash
+
+#: half the range of unknown offsets where nobody said it, pixels
+_OFFSET = 5.0
+
+#: standard deviations that the range of offsets holds on each side
+_RANGE = 2.0
+
+#: largest part of the box that offsets are searched in, on each side
+_LARGEST = 0.25
+
+#: diameter of a particle over its box, where nobody said
+_DIAMETER = 2 / 3
+
+#: weight over that of a typical particle below which an image has no part in a map
+_NO_PART = 1e-3
+
+#: particles that are searched in decoys, and of kept ones whose own pose is searched as a control, in all
+_DECOYS, _CONTROLS = 300, 300
+
+#: kept particles that tell the distribution of amplitudes, at most
+_SAMPLE = 2000
+
+#: degrees from the own pose within which a control particle came back, at least
+_BACK = 6.0
+
+#: degrees from the truth within which a planted error was found, and beyond which a believed pose is wrong
+_RIGHT, _WRONG = 5.0, 10.0
+
+#: images prepared at a time
+_BATCH = 256
+
+#: sets draws apart from the others of the seed
+_CONTROL, _DECOY = 0xC0117, 0xDEC0
+
+_ASK = np.dtype([("id", "i8"), ("half", "i1"), ("fold", "i2"), ("variance", "f8"), ("control", "?")])
+
+
+class FixedPoses:
+    """Poses stay as they were given."""
+
+    facts: dict | None = None
+    searches = False
+
+    def __init__(self, slab) -> None:
+        self.slab = slab
+        self.moved = np.zeros(len(slab), bool)
+
+    def due(self, iteration: int) -> bool:
+        """Whether poses are searched after this iteration."""
+        return False
+
+    def search(self, chosen: Selection, weight: np.ndarray, scores: Statistics, references: MapSet, fsc: np.ndarray) -> None:
+        """Search the poses of the particles that `chosen` does not believe at the given ones. Collective.
+
+        weight : (m,), with which particles built the references · scores : Statistics at the given poses · fsc : of the half maps
+        """
+
+    def place(self, chosen: Selection, scores: Statistics) -> Selection:
+        """Bring each particle to the pose that is believed of it, by what was chosen at the given poses. Collective."""
+        return chosen
+
+    @contextmanager
+    def given(self) -> Iterator[None]:
+        """All particles at their given poses, for as long as it lasts."""
+        yield
+
+    def wrong(self) -> np.ndarray | None:
+        """(m,) bool, whether the pose of now is wrong, or the image junk; None where the truth is not known."""
+        return self.slab.metadata.pose_error
+
+    def columns(self, kept: np.ndarray) -> dict[str, np.ndarray]:
+        """What a run's particle table gets of poses, a row each."""
+        return {}
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a checkpoint must hold, rows of this rank's particles."""
+        return {}
+
+    def restore(self, rows: Callable[[str], np.ndarray], facts: dict | None) -> None:
+        """Go on from a state: ``rows(name)`` gives what `state` has by that name."""
+
+
+@dataclass
+class _Found:
+    """table : (m,) TABLE of this rank's particles, `id` −1 of those that were not searched · probability : (m,) that this is the
+    pose."""
+
+    table: np.ndarray
+    probability: np.ndarray
+
+    @classmethod
+    def nothing(cls, m: int) -> _Found:
+        table = np.zeros(m, TABLE)
+        table["id"] = -1
+        return cls(table, np.zeros(m))
+
+    @property
+    def searched(self) -> np.ndarray:
+        return self.table["id"] >= 0
+
+
+class Rescue(FixedPoses):
+    """Poses of the particles that are not believed at the given ones are searched after the last iterations but one."""
+
+    searches = True
+
+    def __init__(self, engine, config, console, threads: int) -> None:
+        super().__init__(engine.slab)
+        self.engine, self.config, self.console, self.comm = engine, config, console, engine.comm
+        slab, file, comm = engine.slab, engine.slab.file, engine.comm
+        size = file.pixel_size
+        self.offset = _OFFSET if config.search_offset is None else config.search_offset / size
+        aberrations = file.aberrations()
+        _check(file, self.offset, aberrations)
+        self.backend = CpuBackend(
+            file.box, size, limit=engine.backend.plane.limit, premultiplied=bool(file.attributes["ctf_premultiplied"]),
+            aberrations=aberrations, threads=threads,
+        )  # fmt: skip
+        self.optics = sorted({g for some in comm.allgather(np.unique(slab.metadata.optics_group).tolist()) for g in some})
+        self.found = _Found.nothing(len(slab))
+        self.used = np.zeros(len(slab), bool)
+
+    def due(self, iteration: int) -> bool:
+        return self.config.settling <= iteration < self.config.rounds
+
+    # the search
+
+    def search(self, chosen: Selection, weight: np.ndarray, scores: Statistics, references: MapSet, fsc: np.ndarray) -> None:
+        comm, slab = self.comm, self.slab
+        self.facts, self.found = {"searched": 0, "found": 0}, _Found.nothing(len(slab))
+        sigma = particle_sigma(comm, scores, slab.valid)
+        kept = slab.valid & chosen.kept & (chosen.contrast > 0)
+        asked = slab.valid & ~chosen.kept & (chosen.contrast >= 0)
+        counts = comm.allreduce(np.array([asked.sum(), kept.sum()], np.int64))
+        finest = finest_shell(fsc)
+        if (reason := self._cannot(finest, *counts)) is not None:
+            self.facts["reason"] = reason
+            return
+        control = kept & (uniform_hash(slab.ids, self.config.seed + _CONTROL) < _CONTROLS / counts[1])
+        law = self._amplitudes(scores, sigma, kept)
+        searcher = Searcher(
+            self.backend.plane, slab.file.pixel_size, self.backend.premultiplied, self.engine.noise_power, self.engine.symmetry.group,
+            self._diameter, finest, self.offset / _RANGE, np.radians(self.config.search_sigma or 0.0), law,
+        )  # fmt: skip
+        asks = self._asks(asked, control, weight, sigma)
+        table = self._searched(searcher, asks, references)
+        decoys = self._in_decoys(searcher, asks[~asks["control"]], references)
+        of_control = asks["control"][np.searchsorted(asks["id"], table["id"])]
+        known, table = table[of_control], table[~of_control]
+        back = known["moved"] < np.maximum(_BACK, 3 * known["angle_sigma"])
+        belief = Belief.of(table["odds"], decoys["odds"], known["odds"], back)
+        self._take(table, belief(table["odds"]))
+        self.facts |= self._outcome(self._believed(chosen)[0]) | {
+            "searched": len(table), "offset": self.offset * slab.file.pixel_size, "finest_shell": finest,
+            "amplitude": [law.mean, law.sigma], "decoys": len(decoys), "laws": belief.laws,
+            "control": {"searched": len(known), "came_back": int(back.sum())},
+        }  # fmt: skip
+
+    def _cannot(self, finest: int, asked: int, kept: int) -> str | None:
+        """Why there is no search; None where there is one."""
+        if not asked:
+            return "every particle is believed at its given pose"
+        if kept < FEWEST:
+            return f"{kept} particles are believed at their given poses; {FEWEST} are needed to know what a right pose looks like"
+        if finest < FEWEST_SHELLS:
+            return (f"the half maps agree (FSC above {SUPPORTED}) in {finest} shells; {FEWEST_SHELLS} are needed: what fits such maps "
+                    "best says nothing of poses")
+        return None
+
+    @property
+    def _diameter(self) -> float:
+        """Of the particle, pixels."""
+        file = self.slab.file
+        return _DIAMETER * file.box if self.config.diameter is None else self.config.diameter / file.pixel_size
+
+    def _amplitudes(self, scores: Statistics, sigma: np.ndarray, kept: np.ndarray) -> Amplitudes:
+        """Of kept particles at their given poses, against maps that they did not build."""
+        some = np.flatnonzero(kept)
+        total = self.comm.allreduce_scalar(len(some))
+        some = some[uniform_hash(self.slab.ids[some], self.config.seed) < _SAMPLE / total]
+        sums = scores.sums[some].sum(axis=1) / np.square(sigma[some])[:, None]
+        sums = np.concatenate(self.comm.allgather(sums))
+        return Amplitudes.of(sums[:, 1], sums[:, 2])
+
+    def _asks(self, asked: np.ndarray, control: np.ndarray, weight: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        """Who is to be searched in which map, of all ranks, in the order of the file; fold −1: in that of the whole half."""
+        slab = self.slab
+        typical = self.comm.allreduce(np.array([weight.sum(), (weight > 0).sum()], np.float64))
+        no_part = weight <= _NO_PART * typical[0] / max(typical[1], 1)
+        rows = np.flatnonzero(asked | control)
+        mine = np.empty(len(rows), _ASK)
+        mine["id"], mine["half"], mine["variance"] = slab.ids[rows], slab.metadata.half[rows], np.square(sigma[rows])
+        mine["fold"], mine["control"] = np.where(no_part[rows], -1, slab.fold[rows]), control[rows]
+        return np.sort(np.concatenate(self.comm.allgather(mine)), order="id")
+
+    def _searched(self, searcher: Searcher, asks: np.ndarray, references: MapSet) -> np.ndarray:
+        """What is found, of all ranks, in the order of the file: each searches its share of every map's particles."""
+        tables = []
+        share = [len(self._share(asks[self._of(asks, half, fold)])) for half, fold in _keys(asks)]
+        with self.console.progress(len(asks), "search", mine=sum(share)) as progress:
+            for half, fold in _keys(asks):
+                made_of = half_map(half) if fold < 0 else held_out_map((half, fold))
+                mine = self._share(asks[self._of(asks, half, fold)])
+                tables.append(self._in_map(searcher, references.get(made_of), mine, progress))
+        return self._all_of(tables)
+
+    def _in_decoys(self, searcher: Searcher, asks: np.ndarray, references: MapSet) -> np.ndarray:
+        """What is found of some particles in maps in which there is nothing of them to be found."""
+        asks = asks[uniform_hash(asks["id"], self.config.seed + _DECOY) < _DECOYS / len(asks)]
+        tables = []
+        with self.console.progress(len(asks), "search in decoys") as progress:
+            for half in (1, 2):
+                volume = references.get(half_map(half))
+                with together(self.comm):
+                    mask = searcher.mask(len(volume))
+                    volume = decoy(volume * mask, mask, np.random.default_rng([self.config.seed, half, _DECOY]))
+                tables.append(self._in_map(searcher, volume, self._share(asks[asks["half"] == half]), progress))
+        return self._all_of(tables)
+
+    def _all_of(self, tables: list[np.ndarray]) -> np.ndarray:
+        table = np.concatenate(self.comm.allgather(np.concatenate([np.zeros(0, TABLE), *tables])))
+        return table[np.argsort(table["id"], kind="stable")]
+
+    @staticmethod
+    def _of(asks: np.ndarray, half: int, fold: int) -> np.ndarray:
+        return (asks["half"] == half) & (asks["fold"] == fold)
+
+    def _share(self, asks: np.ndarray) -> np.ndarray:
+        return asks[slice(*part_of(len(asks), self.comm.size, self.comm.rank))]
+
+    def _in_map(self, searcher: Searcher, volume: np.ndarray, asks: np.ndarray, progress) -> np.ndarray:
+        """What this rank finds of some particles in a map. Collective."""
+
+        def advance(images: int) -> None:
+            self.engine.safe_point()
+            progress.update(images)
+
+        tables = [np.zeros(0, TABLE)]
+        with together(self.comm), self.engine.timings("search"):
+            if len(asks):
+                search = searcher.search(volume * searcher.mask(len(volume)))
+                for part, batch, own, hidden in self._images(asks, searcher):
+                    table = searcher.table(search, part["id"], batch, part["variance"], hidden, advance, self.backend.threads)
+                    table["moved"] = searcher.group.angular_distance(table["quaternion"], own.quaternion)
+                    tables.append(table)
+        return np.concatenate(tables)
+
+    def _images(self, asks: np.ndarray, searcher: Searcher) -> Iterator[tuple]:
+        """(asks, Batch, given Pose, Pose that is searched from) of images that any rank may have, read from the file and prepared as
+        a run prepares its own."""
+        file, normaliser = self.slab.file, self.slab.normaliser
+        for first in range(0, len(asks), _BATCH):
+            part = asks[first : first + _BATCH]
+            start = int(part["id"][0])
+            about = file.metadata(start, int(part["id"][-1]) + 1)[part["id"] - start]
+            images = file.images(part["id"])
+            if about.contrast == "black":
+                images *= np.float32(-1)
+            normaliser(images)
+            hidden = self._hidden(about.pose, part, searcher)
+            group = np.searchsorted(self.optics, about.optics_group)
+            yield part, self.backend.prepare(images, replace(about, pose=hidden), group), about.pose, hidden
+        file.refuse_changed()
+
+    def _hidden(self, pose: Pose, asks: np.ndarray, searcher: Searcher) -> Pose:
+        """The given poses; those of the control moved by errors such as are searched for."""
+        q, shift = pose.quaternion.copy(), pose.shift.copy()
+        for row in np.flatnonzero(asks["control"]):
+            rng = particle_rng(self.config.seed, int(asks["id"][row]), "control")
+            shift[row] += searcher.offset_sigma * searcher.pixel_size * rng.standard_normal(2)
+            q[row] = turned(q[row], searcher.turn_sigma * rng.standard_normal(3))
+        return Pose(q, shift)
+
+    def _take(self, table: np.ndarray, probability: np.ndarray) -> None:
+        """Keep what was found of this rank's particles."""
+        first, last = np.searchsorted(table["id"], [self.slab.start, self.slab.stop])
+        rows = table["id"][first:last] - self.slab.start
+        self.found.table[rows], self.found.probability[rows] = table[first:last], probability[first:last]
+
+    # what becomes of it
+
+    def place(self, chosen: Selection, scores: Statistics) -> Selection:
+        given, found = self.slab.metadata.pose, self.found
+        if self.facts is None:
+            return chosen
+        sigma = particle_sigma(self.comm, scores, self.slab.valid)
+        self.used, posterior = self._believed(chosen)
+        before, rows = np.flatnonzero(self.moved & ~self.used), np.flatnonzero(self.used)
+        self.slab.move(before, given.quaternion[before], given.shift[before])
+        self.slab.move(rows, found.table["quaternion"][rows], found.table["shift"][rows])
+        self.moved = self.used
+        return _with_found(chosen, rows, posterior[rows], sigma[rows], found.table[rows])
+
+    def _believed(self, chosen: Selection) -> tuple[np.ndarray, np.ndarray]:
+        """(whether the found pose is believed rather than the given one or none (m,) bool, its probability (m,))."""
+        found = self.found
+        same = found.table["moved"] < _BACK  # the given pose, found again
+        posterior = (1 - chosen.posterior) * found.probability + np.where(same, chosen.posterior, 0.0)
+        return found.searched & ~chosen.kept & (posterior >= 0.5), posterior
+
+    def _outcome(self, used: np.ndarray) -> dict:
+        """How many were found, how far from the given poses, and, where errors were planted, how well. Collective."""
+        comm, table = self.comm, self.found.table
+        moved = np.concatenate(comm.allgather(np.column_stack([table["moved"], self._offset_moved])[used]))
+        out = {"found": len(moved), "median_angle": None, "median_offset": None}
+        if len(moved):
+            out |= {"median_angle": float(np.median(moved[:, 0])), "median_offset": float(np.median(moved[:, 1]))}
+        if (truth := self._truth()) is not None:
+            junk, wrong = truth
+            error = self._error_of(table["quaternion"])
+            searched = self.found.searched
+            sums = [(wrong & ~junk).sum(), (wrong & ~junk & searched & (error < _RIGHT)).sum(), (wrong & ~junk & used).sum(),
+                    (used & (junk | (error > _WRONG))).sum(), (used & junk).sum()]
+            sums = comm.allreduce(np.array(sums, np.int64)).tolist()
+            names = "planted", "found_within_5_degrees", "planted_believed", "believed_and_wrong", "junk_believed"
+            out["planted"] = dict(zip(names, sums))
+        return out
+
+    @property
+    def _offset_moved(self) -> np.ndarray:
+        return np.hypot(*(self.found.table["shift"] - self.slab.metadata.pose.shift).T)
+
+    def _error_of(self, quaternion: np.ndarray) -> np.ndarray:
+        """Degrees of poses from the true ones, (m,)."""
+        return self.engine.symmetry.group.angular_distance(quaternion, self.slab.metadata.true_quaternion)
+
+    def _truth(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(junk, whether the given pose is wrong), (m,) bool each; None where that is not known."""
+        about = self.slab.metadata
+        if about.pose_error is None or about.true_quaternion is None:
+            return None
+        junk = self.slab.file.extra("junk", self.slab.start, self.slab.stop)
+        return np.zeros(len(self.slab), bool) if junk is None else junk.astype(bool), about.pose_error
+
+    @contextmanager
+    def given(self) -> Iterator[None]:
+        rows, slab = np.flatnonzero(self.moved), self.slab
+        now, given = slab.pose[rows], slab.metadata.pose[rows]
+        slab.move(rows, given.quaternion, given.shift)
+        try:
+            yield
+        finally:
+            slab.move(rows, now.quaternion, now.shift)
+
+    def wrong(self) -> np.ndarray | None:
+        given, truth = self.slab.metadata.pose_error, self._truth()
+        if given is None or truth is None:
+            return given
+        return np.where(self.used, truth[0] | (self._error_of(self.slab.pose.quaternion) > _WRONG), given)
+
+    def columns(self, kept: np.ndarray) -> dict[str, np.ndarray]:
+        """pose_state as GIVEN … NOT_SEARCHED; pose_sigma (degrees) and offset_sigma (Å) are NaN where the pose is the given one."""
+        slab, found = self.slab, self.found
+        state = np.select([self.used, kept, found.searched], [FOUND, GIVEN, IN_VAIN], NOT_SEARCHED)
+
+        def of_found(name):
+            return np.where(self.used, found.table[name], np.nan)
+
+        used, given = self.used[:, None], slab.metadata.pose
+        columns = {
+            "quaternion": np.where(used, slab.pose.quaternion, given.quaternion),
+            "shift": np.where(used, slab.pose.shift, given.shift), "pose_state": state.astype(np.uint8),
+            "pose_sigma": of_found("angle_sigma"), "offset_sigma": of_found("shift_sigma"),
+            "search_score": np.where(found.searched, found.table["score"], np.nan),
+        }  # fmt: skip
+        if slab.metadata.true_quaternion is not None:
+            columns["final_angular_error"] = self._error_of(slab.pose.quaternion)
+        return columns
+
+    def state(self) -> dict[str, np.ndarray]:
+        table = self.found.table
+        return {f"search_{name}": table[name].astype(np.float64) for name in TABLE.names} | {
+            "search_probability": self.found.probability,
+        }
+
+    def restore(self, rows: Callable[[str], np.ndarray], facts: dict | None) -> None:
+        self.facts = facts
+        for name in TABLE.names:
+            self.found.table[name] = rows(f"search_{name}")
+        self.found.probability[:] = rows("search_probability")  # the next iteration moves them there
+
+
+def _keys(asks: np.ndarray) -> list[tuple[int, int]]:
+    """(half, fold) of the maps that are searched in."""
+    return sorted({(int(half), int(fold)) for half, fold in zip(asks["half"], asks["fold"])})
+
+
+def _check(file, offset: float, aberrations) -> None:
+    """Refuse what a search cannot do."""
+    if offset > _LARGEST * file.box:
+        raise UserError(f"--search-offset {offset * file.pixel_size:.4g} Å is beyond a quarter of the box, "
+                        f"{_LARGEST * file.box * file.pixel_size:.4g} Å for {file.path}: a particle that far off has left its image")
+    if len(file) < 4 * FEWEST:
+        raise UserError(f"{file.path}: --poses rescue measures what chance finds on particles of the set, and {len(file)} are too few for "
+                        f"that; at least {4 * FEWEST} are needed")
+    if aberrations is not None and (aberrations.magnification != np.eye(2)).any():
+        raise UserError(f"{file.path}: optics groups have a magnification matrix, which the pose search does not know; use --poses fixed")
+
+
+def _with_found(chosen: Selection, rows: np.ndarray, posterior: np.ndarray, sigma: np.ndarray, found: np.ndarray) -> Selection:
+    """A selection in which these rows count at found poses."""
+
+    def put(values: np.ndarray, new) -> np.ndarray:
+        out = values.copy()
+        out[rows] = new
+        return out
+
+    attenuation = chosen.attenuation
+    if attenuation is not None:
+        whole = np.eye(1, attenuation.contrast.shape[1])  # a right pose leaves all of the signal
+        attenuation = replace(attenuation, contrast=put(attenuation.contrast, found["contrast"][:, None] * whole),
+                              contrast2=put(attenuation.contrast2, found["contrast2"][:, None] * whole))
+    return replace(
+        chosen, weight=put(chosen.weight, posterior / sigma**2), kept=put(chosen.kept, True), posterior=put(chosen.posterior, posterior),
+        contrast=put(chosen.contrast, found["contrast"]), contrast2=put(chosen.contrast2, found["contrast2"]), attenuation=attenuation,
+        contradicts=put(chosen.contradicts, False), slight=put(chosen.slight, False),
+    )  # fmt: skip

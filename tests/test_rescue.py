@@ -1,0 +1,198 @@
+"""--poses rescue: particles whose poses were wrong are found again, within a run, and nobody else is believed."""
+
+import json
+import shutil
+import subprocess
+
+import h5py
+import mrcfile
+import numpy as np
+import pytest
+
+import mpirecon as mr
+from mpirecon.io.relion import read_relion
+from mpirecon.model.pose import Pose, angular_distance
+from mpirecon.model.pose_state import FOUND, GIVEN, IN_VAIN, NOT_SEARCHED
+from mpirecon.model.symmetry import point_group
+from mpirecon.solvers.config import Config
+
+TRUTH = mr.phantom(24, 6.0)
+OFFSET = 9.0  # Å, 1.5 pixels
+
+
+def with_wrong_offsets(particles, path=None):
+    """Those of wrong orientation are displaced as well; returns the particles, and the true shifts."""
+    truth, table = particles.truth, particles.table
+    rows = np.flatnonzero(truth["pose_error"])
+    wrong = np.zeros(len(rows), [("id", "i8"), ("quaternion", "f8", 4), ("shift", "f8", 2)])
+    wrong["id"], wrong["quaternion"] = rows, table["quaternion"][rows]
+    wrong["shift"] = table["shift"][rows] + np.random.default_rng(0).normal(0, OFFSET / 2, (len(rows), 2))
+    return particles.with_poses(wrong, path), table["shift"]
+
+
+@pytest.fixture(scope="module")
+def particles(tmp_path_factory):
+    simulated = mr.simulate(TRUTH, 400, snr=0.7, error_rate=0.3, junk_rate=0.1, noise_cv=0.15, seed=2)
+    return with_wrong_offsets(simulated, tmp_path_factory.mktemp("rescue") / "particles.h5")
+
+
+@pytest.fixture(scope="module")
+def rescued(particles, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rescued") / "run"
+    return mr.reconstruct(particles[0], folder, loss="posterior", poses="rescue", search_offset=OFFSET, log_particles="last")
+
+
+def error(particles, q):
+    return angular_distance(q, particles.truth["true_quaternion"])
+
+
+def test_wrong_poses_are_found_again_and_junk_is_not(particles, rescued):
+    (particles, true_shift), table = particles, rescued.particles
+    junk = particles.truth["junk"]
+    wrong, found = particles.truth["pose_error"] & ~junk, table["pose_state"] == FOUND
+    right = error(particles, table["quaternion"]) < 8
+    assert (right & found)[wrong].mean() > 0.9
+    assert right[found].mean() > 0.97 and not (found & junk).any()
+    assert table["kept"][found].all() and (table["posterior"][found] >= 0.5).all() and (table["weight"][found] > 0).all()
+    off = np.hypot(*(table["shift"] - true_shift)[right & found].T)
+    assert np.median(off) < 0.25 * OFFSET
+    scatter = (table["shift"] - true_shift)[right & found] / table["offset_sigma"][right & found, None]
+    assert 0.5 < np.sqrt((scatter**2).mean()) < 2
+    assert 0.5 < np.median(error(particles, table["quaternion"])[right & found] / table["pose_sigma"][right & found]) < 3
+
+
+def test_states_say_what_became_of_each_pose(particles, rescued):
+    particles, table = particles[0], rescued.particles
+    state, given = table["pose_state"], particles.table
+    assert (state[table["kept"]] != IN_VAIN).all() and set(state[~table["kept"]]) <= {IN_VAIN, NOT_SEARCHED}
+    assert (state == GIVEN).sum() > 200
+    stayed = state != FOUND
+    np.testing.assert_array_equal(table["quaternion"][stayed], given["quaternion"][stayed])
+    np.testing.assert_array_equal(table["shift"][stayed], given["shift"][stayed])
+    assert np.isfinite(table["search_score"][(state == FOUND) | (state == IN_VAIN)]).all()
+    assert np.isnan(table["pose_sigma"][stayed]).all()
+
+
+def test_the_map_is_better_than_that_of_rejecting(particles, rescued):
+    rejecting = mr.reconstruct(particles[0], loss="posterior")
+    assert rescued.kept.sum() > rejecting.kept.sum() + 60
+    gain = mr.fsc(rescued.volume, TRUTH).values[1:].mean() - mr.fsc(rejecting.volume, TRUTH).values[1:].mean()
+    assert gain > 0.005
+    # the selection at given poses is that of a run that leaves them
+    given = rescued.particles["pose_state"] == GIVEN
+    assert (given != rejecting.kept).mean() < 0.02
+
+
+def test_summary_logs_and_records_count_what_the_table_holds(particles, rescued):
+    particles, table, search = particles[0], rescued.particles, rescued.summary["search"]
+    junk = particles.truth["junk"]
+    wrong, found = particles.truth["pose_error"] & ~junk, table["pose_state"] == FOUND
+    assert search["found"] == found.sum() and search["searched"] == (found | (table["pose_state"] == IN_VAIN)).sum()
+    off, bad = error(particles, table["quaternion"]), search["planted"]
+    assert bad["planted"] == wrong.sum() and bad["planted_believed"] == (wrong & found).sum()
+    assert bad["found_within_5_degrees"] >= (wrong & found & (off < 5)).sum()
+    assert bad["believed_and_wrong"] == (found & (junk | (off > 10))).sum()
+    assert search["control"]["came_back"] > 0.9 * search["control"]["searched"] > 90
+    assert search["median_angle"] > 20 and search["decoys"] > 50
+    records = [record["search"] for record in rescued.iterations if "search" in record]
+    assert [record["iteration"] for record in rescued.iterations if "search" in record] == [5, 6]
+    assert records[-1] == search
+    assert rescued.iterations[-1]["wrong_among_kept"] <= 0.03 * table["kept"].sum()
+    events = [json.loads(line) for line in (rescued.folder / "logs" / "rank0000.jsonl").read_text().splitlines()]
+    assert [event["search"]["found"] for event in events if event["event"] == "iteration" and "search" in event] == [
+        record["found"] for record in records]
+    # what was planted is in the given poses: found ones count as rejected there
+    assert rescued.detection["recall"] > 0.97
+
+
+def test_the_exported_star_makes_the_map_in_relion(particles, rescued, cli, tmp_path):
+    result = cli("export", rescued.folder, "--star", tmp_path / "kept.star", "--stack", tmp_path / "kept.mrcs", "--poses", "used")
+    assert result.returncode == 0, result.stderr
+    table, given = rescued.particles, particles[0].table
+    kept = table["kept"]
+    star = read_relion(tmp_path / "kept.star")
+    np.testing.assert_allclose(angular_distance(star.pose.quaternion, table["quaternion"][kept]), 0, atol=1e-4)
+    np.testing.assert_allclose(star.pose.shift, table["shift"][kept], atol=1e-6)
+    column = {name: star.tables[star.particle_block][name].to_numpy(float) for name in star.tables[star.particle_block] if name.startswith("mpirecon")}
+    before = Pose.from_euler(*(column[f"mpireconGivenAngle{axis}"] for axis in ("Rot", "Tilt", "Psi")))
+    np.testing.assert_allclose(angular_distance(before.quaternion, given["quaternion"][kept]), 0, atol=1e-4)
+    np.testing.assert_allclose(-column["mpireconGivenOriginXAngst"], given["shift"][kept, 0], atol=1e-6)
+    np.testing.assert_array_equal(column["mpireconPoseState"], table["pose_state"][kept])
+    if shutil.which("relion_reconstruct") is None:
+        pytest.skip("needs relion_reconstruct")
+    done = subprocess.run(["relion_reconstruct", "--i", "kept.star", "--o", "relion.mrc", "--ctf", "--fom_weighting"], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    both = mr.fsc(mrcfile.read(tmp_path / "relion.mrc"), rescued.volume.to_numpy(), pixel_size=6.0).values
+    assert both[1:9].min() > 0.97
+
+
+def test_ranks_find_the_same(particles, rescued, mpirun, tmp_path):
+    out = tmp_path / "out"
+    result = mpirun(3, ["-m", "mpirecon", "reconstruct", particles[0].path, "-o", out, "--loss", "posterior", "--poses", "rescue",
+                        "--search-offset", OFFSET, "--seed", 1])
+    assert result.returncode == 0, result.stderr
+    with h5py.File(out / "particles.h5") as file:
+        np.testing.assert_array_equal(file["pose_state"], rescued.particles["pose_state"])
+        np.testing.assert_allclose(file["posterior"], rescued.particles["posterior"], atol=2e-3)
+        assert angular_distance(file["quaternion"][...], rescued.particles["quaternion"]).max() < 0.1
+    x, y = mrcfile.read(out / "volume.mrc").astype(float), rescued.volume.to_numpy()
+    assert np.linalg.norm(x - y) <= 1e-3 * np.linalg.norm(y)
+
+
+def test_errors_of_a_known_size_are_searched_near_the_given_poses():
+    particles = mr.simulate(TRUTH, 300, snr=0.7, error_rate=0.3, error_degrees=20, seed=4)
+    run = mr.reconstruct(particles, loss="posterior", poses="rescue", search_offset=0, search_sigma=15)
+    wrong, table = particles.truth["pose_error"], run.particles
+    found = table["pose_state"] == FOUND
+    assert found[wrong].mean() > 0.7 and (error(particles, table["quaternion"])[found] < 8).mean() > 0.95
+    assert angular_distance(table["quaternion"], particles.table["quaternion"])[found].max() < 75
+
+
+def test_symmetric_premultiplied_images_of_an_odd_box_and_several_optics_groups():
+    half = mr.phantom(25, 6.0).array
+    both = mr.Volume(half + half[:, ::-1, ::-1], 6.0)
+    simulated = mr.simulate(both, 400, snr=1.0, error_rate=0.3, ctf_premultiplied=True, seed=3)
+    about = simulated.metadata()
+    groups = np.where(np.arange(400) % 3 == 0, 7, 3)
+    images = simulated.images() * np.where(groups == 7, 2, 1)[:, None, None].astype(np.float32)
+    particles = mr.Particles(images, about.pose, about.ctf, pixel_size=6.0, half=about.half, optics_group=groups, ctf_premultiplied=True)
+    run = mr.reconstruct(particles, loss="posterior", poses="rescue", symmetry="C2", search_offset=0, normalise="background")
+    wrong, table = simulated.truth["pose_error"], run.particles
+    off = point_group("C2").angular_distance(table["quaternion"], simulated.truth["true_quaternion"])
+    found = table["pose_state"] == FOUND
+    assert (found & (off < 10))[wrong].mean() > 0.8 and (off[found] < 10).mean() > 0.95
+
+
+def test_noise_makes_no_resolution(particles, cli, tmp_path):
+    result = cli("null", particles[0].path, "-o", tmp_path / "null", "--loss", "posterior", "--poses", "rescue")
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = json.loads((tmp_path / "null" / "null.json").read_text())
+    assert abs(found["mean_fsc"]) < 0.1
+    searches = [record["search"] for record in found["iterations"] if "search" in record]
+    assert len(searches) == 2 and all(search["found"] == 0 and search["reason"] for search in searches)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"loss": "huber"}, "--poses rescue needs the probabilities of --loss posterior; --loss huber gives none"),
+    ({"poses": "fixed", "search_offset": 5.0}, "--search-offset applies to --poses rescue"),
+    ({"group_by": "rlnTomoParticleName"}, "rows of a group .* share one orientation"),
+    ({"deterministic": True}, "--poses rescue cannot be had with --deterministic"),
+    ({"iterations": 2}, "--iterations 2: --poses rescue searches before the last 2; at least 3"),
+    ({"folds": 1}, "--folds 2 or more"),
+    ({"search_offset": -1.0}, "--search-offset -1 Å: expected 0 or more"),
+    ({"search_sigma": 90.0}, "--search-sigma 90: expected above 0 and at most 60 degrees"),
+    ({"space": "real"}, "--space real"),
+    ({"poses": "local"}, "--poses local: choose one of fixed, rescue"),
+])
+def test_what_cannot_be_searched_is_refused(options, message):
+    with pytest.raises(mr.UserError, match=message):
+        Config(**{"loss": "posterior", "poses": "rescue", **options})
+
+
+def test_what_these_particles_cannot_be_searched_for_is_refused(particles):
+    with pytest.raises(mr.UserError, match="--search-offset 60 Å is beyond a quarter of the box, 36 Å"):
+        mr.reconstruct(particles[0], loss="posterior", poses="rescue", search_offset=60.0)
+    few = mr.simulate(TRUTH, 60, snr=1.0)
+    with pytest.raises(mr.UserError, match="60 are too few for that; at least 120 are needed"):
+        mr.reconstruct(few, loss="posterior", poses="rescue")
