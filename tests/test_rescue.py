@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 
-import h5py
 import mrcfile
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from mpirecon.model.pose import Pose, angular_distance
 from mpirecon.model.pose_state import FOUND, GIVEN, IN_VAIN, NOT_SEARCHED
 from mpirecon.model.symmetry import point_group
 from mpirecon.solvers.config import Config
+from mpirecon.validate.coverage import pile_up
 
 TRUTH = mr.phantom(24, 6.0)
 OFFSET = 9.0  # Å, 1.5 pixels
@@ -67,7 +67,7 @@ def test_states_say_what_became_of_each_pose(particles, rescued):
     assert (state[table["kept"]] != IN_VAIN).all() and set(state[~table["kept"]]) <= {IN_VAIN, NOT_SEARCHED}
     assert (state == GIVEN).sum() > 200
     stayed = state != FOUND
-    np.testing.assert_array_equal(table["quaternion"][stayed], given["quaternion"][stayed])
+    np.testing.assert_allclose(table["quaternion"][stayed], given["quaternion"][stayed], rtol=1e-14)
     np.testing.assert_array_equal(table["shift"][stayed], given["shift"][stayed])
     assert np.isfinite(table["search_score"][(state == FOUND) | (state == IN_VAIN)]).all()
     assert np.isnan(table["pose_sigma"][stayed]).all()
@@ -92,7 +92,7 @@ def test_summary_logs_and_records_count_what_the_table_holds(particles, rescued)
     assert bad["planted"] == wrong.sum() and bad["planted_believed"] == (wrong & found).sum()
     assert bad["found_within_5_degrees"] >= (wrong & found & (off < 5)).sum()
     assert bad["believed_and_wrong"] == (found & (junk | (off > 10))).sum()
-    assert search["control"]["came_back"] > 0.9 * search["control"]["searched"] > 90
+    assert search["control"]["came_back"] > 0.9 * search["control"]["searched"] > 30
     assert search["median_angle"] > 20 and search["decoys"] > 50
     records = [record["search"] for record in rescued.iterations if "search" in record]
     assert [record["iteration"] for record in rescued.iterations if "search" in record] == [5, 6]
@@ -127,16 +127,23 @@ def test_the_exported_star_makes_the_map_in_relion(particles, rescued, cli, tmp_
     assert both[1:9].min() > 0.97
 
 
-def test_ranks_find_the_same(particles, rescued, mpirun, tmp_path):
-    out = tmp_path / "out"
-    result = mpirun(3, ["-m", "mpirecon", "reconstruct", particles[0].path, "-o", out, "--loss", "posterior", "--poses", "rescue",
-                        "--search-offset", OFFSET, "--seed", 1])
+def test_ranks_find_the_same(mpirun, tmp_path):
+    quarter = mr.phantom(20, 7.0).array
+    half = quarter + np.roll(quarter[:, ::-1, ::-1], (1, 1), axis=(1, 2))
+    whole = mr.Volume(half + np.roll(half[::-1, :, ::-1], (1, 1), axis=(0, 2)), 7.0)  # D2: a quarter of the orientations
+    particles = mr.simulate(whole, 201, tmp_path / "p.h5", snr=1.0, error_rate=0.3, seed=6)
+    options = dict(loss="posterior", poses="rescue", search_offset=0.0, iterations=4, symmetry="D2")
+    alone = mr.reconstruct(particles, **options)
+    named = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", value)]
+    result = mpirun(2, ["-m", "mpirecon", "reconstruct", particles.path, "-o", tmp_path / "out", *named])
     assert result.returncode == 0, result.stderr
-    with h5py.File(out / "particles.h5") as file:
-        np.testing.assert_array_equal(file["pose_state"], rescued.particles["pose_state"])
-        np.testing.assert_allclose(file["posterior"], rescued.particles["posterior"], atol=2e-3)
-        assert angular_distance(file["quaternion"][...], rescued.particles["quaternion"]).max() < 0.1
-    x, y = mrcfile.read(out / "volume.mrc").astype(float), rescued.volume.to_numpy()
+    together = mr.Result(tmp_path / "out")
+    table = together.particles
+    assert (table["pose_state"] == FOUND).sum() > 30
+    np.testing.assert_array_equal(table["pose_state"], alone.particles["pose_state"])
+    np.testing.assert_allclose(table["posterior"], alone.particles["posterior"], atol=2e-3)
+    assert angular_distance(table["quaternion"], alone.particles["quaternion"]).max() < 0.1
+    x, y = together.volume.to_numpy().astype(float), alone.volume.to_numpy()
     assert np.linalg.norm(x - y) <= 1e-3 * np.linalg.norm(y)
 
 
@@ -196,3 +203,15 @@ def test_what_these_particles_cannot_be_searched_for_is_refused(particles):
     few = mr.simulate(TRUTH, 60, snr=1.0)
     with pytest.raises(mr.UserError, match="60 are too few for that; at least 120 are needed"):
         mr.reconstruct(few, loss="posterior", poses="rescue")
+
+
+def test_found_poses_that_pile_up_in_a_view_are_warned_of():
+    rng = np.random.default_rng(0)
+    unit = lambda v: v / np.linalg.norm(v, axis=1, keepdims=True)
+    others, even = unit(rng.standard_normal((500, 3))), unit(rng.standard_normal((100, 3)))
+    piled = unit(np.array([0, 0, 1]) + 0.05 * rng.standard_normal((40, 3)))
+    one, two = np.eye(3)[None], np.stack([np.eye(3), np.diag([-1.0, -1.0, 1.0])])
+    assert pile_up(even, others, one) is None and pile_up(even, others, two) is None
+    assert "within 15° of one direction" in pile_up(np.concatenate([even, piled]), others, one)
+    assert pile_up(piled, np.concatenate([others[:20], piled, piled]), one) is None  # the others see it from there too
+    assert pile_up(even[:0], others, one) is None

@@ -84,9 +84,9 @@ def search_poses(
             found.append(search.of_half(half, mine, progress))
             some = mine[:: max(1, -(-len(mine) // _DECOYS))]
             decoys.append(search.of_half(half, some, lambda images: None, decoy_of=half))
-    table = np.concatenate(found)
-    belief = Belief.of(table["odds"], np.concatenate(decoys)["odds"])
-    return _published(table[np.argsort(table["id"], kind="stable")], belief)
+    table, decoys = np.concatenate(found), np.concatenate(decoys)
+    table = table[np.argsort(table["id"], kind="stable")]
+    return _published(table, Belief.of(table["odds"], decoys["odds"], np.searchsorted(table["id"], decoys["id"])))
 
 
 def _left_out(result: Result) -> np.ndarray:

@@ -22,6 +22,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
             "--loss", "--keep", "--schedule", "--distance", "--score-band", "--folds", "--group-by", "--weights", "--sort-scope",
             "--skip-bad",
         ),
+        "Wrong poses": ("--poses", "--search-offset", "--search-sigma"),
         "Map": ("--normalise", "--symmetry", "--mask", "--diameter", "--max-resolution", "--padding", "--space"),
         "Solver": ("--solver", "--iterations", "--batch-size", "--step", "--momentum", "--solve-iterations", "--seed"),
         "Long runs": (

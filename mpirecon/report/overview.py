@@ -33,6 +33,7 @@ def facts(summary: Mapping) -> list[tuple[str, str, str, str]]:
         ),
         _correct(summary),
         _planted(summary),
+        _found_again(summary),
         ("time", pieces.duration(summary["seconds"]),
          f"{many}, at most {pieces.size(summary['peak_memory_bytes'])} each", "time"),
         ("box", f"{particles['box']}", f"{particles['pixel_size']:.4g} Å/px, Nyquist {summary['nyquist']:.4g} Å", ""),
@@ -96,6 +97,23 @@ def _planted(summary: Mapping) -> tuple | None:
     lost = right_left_out(summary)
     beside = f"; {lost:,} correct ones left out too" if lost > 0 else ""
     return ("planted errors found", f"{100 * found['recall']:.1f} %", f"of {found['wrong']:,}{beside}; {ranked}", "errors")
+
+
+def _found_again(summary: Mapping) -> tuple | None:
+    """What the search of poses brought."""
+    search = summary.get("search")
+    if search is None:
+        return None
+    if search.get("reason"):
+        return ("poses found again", "0", f"nothing was searched: {search['reason']}", "")
+    control = search["control"]
+    more = f"of {search['searched']:,} searched"
+    if search["median_angle"] is not None:
+        more += f"; median {search['median_angle']:.3g}° and {search['median_offset']:.3g} Å from the given ones"
+    more += f"; own pose came back of {control['came_back']} of {control['searched']} kept ones"
+    if (planted := search.get("planted")) is not None:
+        more += f"; of {planted['planted']:,} planted {planted['planted_believed']:,}, and {planted['believed_and_wrong']} wrong"
+    return ("poses found again", f"{search['found']:,}", more, "")
 
 
 def sections(run: RunFiles) -> list[str]:

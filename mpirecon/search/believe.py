@@ -32,6 +32,9 @@ FEWEST = 30
 #: fraction of control particles whose given pose is wrong after all
 _LAPSES = 0.02
 
+#: standard deviations by which images must stand out among decoys for any of them to be believed
+_SURELY = 4.0
+
 #: what offset and slope may differ by from theory's 0 and 1 before there are data: standard deviations
 _SPREAD = (5.0, 0.3)
 
@@ -125,12 +128,23 @@ class Belief:
         return logistic(np.min(lines, axis=0))
 
     @classmethod
-    def of(cls, odds: np.ndarray, decoys: np.ndarray, known: np.ndarray | None = None, back: np.ndarray | None = None) -> Belief:
-        """From the log odds of the images in question, (m,), and of some of them in decoys, (d,); `known` : (k,) log odds of control
-        particles, `back` : (k,) bool, whether their own pose came back. Too few of either say nothing."""
+    def of(
+        cls, odds: np.ndarray, decoys: np.ndarray, image: np.ndarray, known: np.ndarray | None = None, back: np.ndarray | None = None
+    ) -> Belief:
+        """From log odds; too few of either kind of measurement say nothing.
+
+        Parameters
+        ----------
+        odds : (m,)
+            of the images in question
+        decoys, image : (d,)
+            of some of them in decoys, and which of the m they are
+        known, back : (k,) float and bool
+            of control particles, and whether their own pose came back
+        """
         laws = {}
         if len(decoys) >= FEWEST:
-            laws["decoys"] = _law_of_decoys(odds, decoys)
+            laws["decoys"] = _law_of_decoys(odds, decoys, image)
         if known is not None and len(known) >= FEWEST:
             laws["control"] = _logistic_law(known, back.astype(np.float64), np.ones(len(known)), _LAPSES)
         return cls(laws)
@@ -140,15 +154,27 @@ def logistic(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(x, -_CERTAIN, _CERTAIN)))
 
 
-def _law_of_decoys(odds: np.ndarray, decoys: np.ndarray) -> tuple[float, float]:
-    """Images are right or like decoys; EM from the pessimistic end, where all that decoys reach is wrong."""
-    p = np.clip(1 - _share_above(decoys, odds) / _share_above(odds, odds), 0, 1)
-    law = (0.0, 1.0)
+def _law_of_decoys(odds: np.ndarray, decoys: np.ndarray, image: np.ndarray) -> tuple[float, float]:
+    """Images are right, or what is found of them is like what is found of such images in decoys; by EM. No more of them are right
+    than stand out, were all the others like decoys: where nothing stands out, right and wrong are one to EM."""
+    above, everywhere = len(odds) * _share_above(odds, odds), np.ones(len(decoys))
+
+    def stand_out(weight: np.ndarray, scatters: float) -> float:
+        """The most that are above what decoys so weighted are, by chance alone with so many standard deviations."""
+        chance = len(odds) * _share_above(decoys, odds, weight)
+        return float((above - chance + scatters * np.sqrt(above + len(odds) / len(decoys) * chance)).max())
+
+    if stand_out(everywhere, -_SURELY) <= 0:
+        return -2 * _CERTAIN, 1.0
+    p = np.clip(1 - _share_above(decoys, odds) * len(odds) / above, 0, 1)
+    x = np.concatenate([odds, decoys])
+    right, law = np.concatenate([np.ones(len(odds)), np.zeros(len(decoys))]), (0.0, 1.0)
     for _ in range(_STEPS):
-        wrong = max((1 - p).sum(), 1e-3)
-        x = np.concatenate([odds, decoys])
-        weight = np.concatenate([p, np.full(len(decoys), wrong / len(decoys))])
-        new = _logistic_law(x, np.concatenate([np.ones(len(odds)), np.zeros(len(decoys))]), weight)
+        wrong = np.maximum(1 - p[image], 1e-9)
+        weight = np.concatenate([p, wrong * (1 - p).sum() / wrong.sum()])
+        new = _logistic_law(x, right, weight)
+        if logistic(new[0] + new[1] * odds).sum() > stand_out(wrong, 1.0):
+            new = _lowered(new, odds, max(stand_out(wrong, -1.0), 0.0))
         p = logistic(new[0] + new[1] * odds)
         if max(abs(a - b) for a, b in zip(new, law)) < 1e-3:
             break
@@ -156,8 +182,23 @@ def _law_of_decoys(odds: np.ndarray, decoys: np.ndarray) -> tuple[float, float]:
     return new
 
 
-def _share_above(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    return 1 - np.searchsorted(np.sort(values), limits, "left") / len(values)
+def _share_above(values: np.ndarray, limits: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+    """Share of the values, weighted, that are not below each limit."""
+    order = np.argsort(values, kind="stable")
+    weight = np.ones(len(values)) if weight is None else weight
+    below = np.concatenate([[0.0], np.cumsum(weight[order])])
+    return 1 - below[np.searchsorted(values[order], limits, "left")] / below[-1]
+
+
+def _lowered(law: tuple[float, float], odds: np.ndarray, most: float) -> tuple[float, float]:
+    """A law with an offset so low that probabilities add up to no more than `most`."""
+    low, high = law[0] - 2 * _CERTAIN, law[0]
+    if logistic(high + law[1] * odds).sum() <= most:
+        return law
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if logistic(middle + law[1] * odds).sum() > most else (middle, high)
+    return low, law[1]
 
 
 def _logistic_law(x: np.ndarray, right: np.ndarray, weight: np.ndarray, lapses: float = 0.0) -> tuple[float, float]:

@@ -225,12 +225,12 @@ def _disc(step: float, radius: float) -> np.ndarray:
     """Offsets (x, y) on a square lattice within a disc, 0 first, (s, 2) float64."""
     if radius <= 0:
         return np.zeros((1, 2))
-    reach = int(np.ceil(radius / step))
+    reach = int(np.ceil(radius / step)) + 1
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1] * step
     found = np.column_stack([x.ravel(), y.ravel()])
     length = np.hypot(*found.T)
     order = np.argsort(length, kind="stable")
-    return found[order][length[order] <= max(radius, step) + 1e-9]
+    return found[order][length[order] <= radius + step / 2]  # to the rim, every offset is half a step from one of these
 
 
 def _padded(values: np.ndarray, length: int) -> np.ndarray:

@@ -12,22 +12,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
-
 from mpirecon.backend.cpu import CpuBackend
 from mpirecon.errors import UserError
-from mpirecon.model.draws import particle_rng
-from mpirecon.model.pose import Pose
 from mpirecon.model.pose_state import FOUND, GIVEN, IN_VAIN, NOT_SEARCHED
-from mpirecon.parallel.comm import together
-from mpirecon.parallel.slab import slab as part_of
 from mpirecon.robust.selection import Selection, particle_sigma
 from mpirecon.robust.statistics import Statistics
 from mpirecon.search.believe import FEWEST, Amplitudes, Belief
-from mpirecon.search.decoy import decoy
-from mpirecon.search.fine import turned
-from mpirecon.search.searcher import FEWEST_SHELLS, SUPPORTED, TABLE, Searcher, finest_shell
-from mpirecon.solvers.groups import MapSet, half_map, held_out_map
+from mpirecon.search.searcher import (
+    FEWEST_SHELLS,
+    SUPPORTED,
+    TABLE,
+    Searcher,
+    finest_shell,
+)
+from mpirecon.solvers.groups import MapSet
+from mpirecon.solvers.pose_round import PoseRound, asks_of
 from mpirecon.solvers.slab_data import uniform_hash
+from mpirecon.validate.coverage import pile_up
 
 #: half the range of unknown offsets where nobody said it, pixels
 _OFFSET = 5.0
@@ -41,11 +42,8 @@ _LARGEST = 0.25
 #: diameter of a particle over its box, where nobody said
 _DIAMETER = 2 / 3
 
-#: weight over that of a typical particle below which an image has no part in a map
-_NO_PART = 1e-3
-
-#: particles that are searched in decoys, and of kept ones whose own pose is searched as a control, in all
-_DECOYS, _CONTROLS = 300, 300
+#: kept particles whose own pose is searched as a control, in all
+_CONTROLS = 300
 
 #: kept particles that tell the distribution of amplitudes, at most
 _SAMPLE = 2000
@@ -56,13 +54,8 @@ _BACK = 6.0
 #: degrees from the truth within which a planted error was found, and beyond which a believed pose is wrong
 _RIGHT, _WRONG = 5.0, 10.0
 
-#: images prepared at a time
-_BATCH = 256
-
-#: sets draws apart from the others of the seed
-_CONTROL, _DECOY = 0xC0117, 0xDEC0
-
-_ASK = np.dtype([("id", "i8"), ("half", "i1"), ("fold", "i2"), ("variance", "f8"), ("control", "?")])
+#: sets the draw of the control apart from the others of the seed
+_CONTROL = 0xC0117
 
 
 class FixedPoses:
@@ -97,6 +90,10 @@ class FixedPoses:
     def wrong(self) -> np.ndarray | None:
         """(m,) bool, whether the pose of now is wrong, or the image junk; None where the truth is not known."""
         return self.slab.metadata.pose_error
+
+    def warnings(self, kept: np.ndarray) -> list[str]:
+        """What to be wary of in found poses, on rank 0; collective."""
+        return []
 
     def columns(self, kept: np.ndarray) -> dict[str, np.ndarray]:
         """What a run's particle table gets of poses, a row each."""
@@ -166,25 +163,33 @@ class Rescue(FixedPoses):
         if (reason := self._cannot(finest, *counts)) is not None:
             self.facts["reason"] = reason
             return
-        control = kept & (uniform_hash(slab.ids, self.config.seed + _CONTROL) < _CONTROLS / counts[1])
+        control = self._control(kept)
         law = self._amplitudes(scores, sigma, kept)
         searcher = Searcher(
             self.backend.plane, slab.file.pixel_size, self.backend.premultiplied, self.engine.noise_power, self.engine.symmetry.group,
             self._diameter, finest, self.offset / _RANGE, np.radians(self.config.search_sigma or 0.0), law,
         )  # fmt: skip
-        asks = self._asks(asked, control, weight, sigma)
-        table = self._searched(searcher, asks, references)
-        decoys = self._in_decoys(searcher, asks[~asks["control"]], references)
+        asks = asks_of(comm, slab, asked, control, weight, sigma)
+        this = PoseRound(self.engine, self.backend, self.optics, searcher, self.console, self.config.seed)
+        table = this.in_maps(asks, references)
+        decoys = this.in_decoys(asks[~asks["control"]], references)
         of_control = asks["control"][np.searchsorted(asks["id"], table["id"])]
         known, table = table[of_control], table[~of_control]
         back = known["moved"] < np.maximum(_BACK, 3 * known["angle_sigma"])
-        belief = Belief.of(table["odds"], decoys["odds"], known["odds"], back)
+        belief = Belief.of(table["odds"], decoys["odds"], np.searchsorted(table["id"], decoys["id"]), known["odds"], back)
         self._take(table, belief(table["odds"]))
         self.facts |= self._outcome(self._believed(chosen)[0]) | {
             "searched": len(table), "offset": self.offset * slab.file.pixel_size, "finest_shell": finest,
             "amplitude": [law.mean, law.sigma], "decoys": len(decoys), "laws": belief.laws,
             "control": {"searched": len(known), "came_back": int(back.sum())},
         }  # fmt: skip
+
+    def _control(self, kept: np.ndarray) -> np.ndarray:
+        """Kept particles of the first folds, whose maps serve for all of them; (m,) bool. Collective."""
+        slab = self.slab
+        candidates = kept & (slab.fold == 0)
+        total = self.comm.allreduce_scalar(int(candidates.sum()))
+        return candidates & (uniform_hash(slab.ids, self.config.seed + _CONTROL) < _CONTROLS / max(total, 1))
 
     def _cannot(self, finest: int, asked: int, kept: int) -> str | None:
         """Why there is no search; None where there is one."""
@@ -211,95 +216,6 @@ class Rescue(FixedPoses):
         sums = scores.sums[some].sum(axis=1) / np.square(sigma[some])[:, None]
         sums = np.concatenate(self.comm.allgather(sums))
         return Amplitudes.of(sums[:, 1], sums[:, 2])
-
-    def _asks(self, asked: np.ndarray, control: np.ndarray, weight: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-        """Who is to be searched in which map, of all ranks, in the order of the file; fold −1: in that of the whole half."""
-        slab = self.slab
-        typical = self.comm.allreduce(np.array([weight.sum(), (weight > 0).sum()], np.float64))
-        no_part = weight <= _NO_PART * typical[0] / max(typical[1], 1)
-        rows = np.flatnonzero(asked | control)
-        mine = np.empty(len(rows), _ASK)
-        mine["id"], mine["half"], mine["variance"] = slab.ids[rows], slab.metadata.half[rows], np.square(sigma[rows])
-        mine["fold"], mine["control"] = np.where(no_part[rows], -1, slab.fold[rows]), control[rows]
-        return np.sort(np.concatenate(self.comm.allgather(mine)), order="id")
-
-    def _searched(self, searcher: Searcher, asks: np.ndarray, references: MapSet) -> np.ndarray:
-        """What is found, of all ranks, in the order of the file: each searches its share of every map's particles."""
-        tables = []
-        share = [len(self._share(asks[self._of(asks, half, fold)])) for half, fold in _keys(asks)]
-        with self.console.progress(len(asks), "search", mine=sum(share)) as progress:
-            for half, fold in _keys(asks):
-                made_of = half_map(half) if fold < 0 else held_out_map((half, fold))
-                mine = self._share(asks[self._of(asks, half, fold)])
-                tables.append(self._in_map(searcher, references.get(made_of), mine, progress))
-        return self._all_of(tables)
-
-    def _in_decoys(self, searcher: Searcher, asks: np.ndarray, references: MapSet) -> np.ndarray:
-        """What is found of some particles in maps in which there is nothing of them to be found."""
-        asks = asks[uniform_hash(asks["id"], self.config.seed + _DECOY) < _DECOYS / len(asks)]
-        tables = []
-        with self.console.progress(len(asks), "search in decoys") as progress:
-            for half in (1, 2):
-                volume = references.get(half_map(half))
-                with together(self.comm):
-                    mask = searcher.mask(len(volume))
-                    volume = decoy(volume * mask, mask, np.random.default_rng([self.config.seed, half, _DECOY]))
-                tables.append(self._in_map(searcher, volume, self._share(asks[asks["half"] == half]), progress))
-        return self._all_of(tables)
-
-    def _all_of(self, tables: list[np.ndarray]) -> np.ndarray:
-        table = np.concatenate(self.comm.allgather(np.concatenate([np.zeros(0, TABLE), *tables])))
-        return table[np.argsort(table["id"], kind="stable")]
-
-    @staticmethod
-    def _of(asks: np.ndarray, half: int, fold: int) -> np.ndarray:
-        return (asks["half"] == half) & (asks["fold"] == fold)
-
-    def _share(self, asks: np.ndarray) -> np.ndarray:
-        return asks[slice(*part_of(len(asks), self.comm.size, self.comm.rank))]
-
-    def _in_map(self, searcher: Searcher, volume: np.ndarray, asks: np.ndarray, progress) -> np.ndarray:
-        """What this rank finds of some particles in a map. Collective."""
-
-        def advance(images: int) -> None:
-            self.engine.safe_point()
-            progress.update(images)
-
-        tables = [np.zeros(0, TABLE)]
-        with together(self.comm), self.engine.timings("search"):
-            if len(asks):
-                search = searcher.search(volume * searcher.mask(len(volume)))
-                for part, batch, own, hidden in self._images(asks, searcher):
-                    table = searcher.table(search, part["id"], batch, part["variance"], hidden, advance, self.backend.threads)
-                    table["moved"] = searcher.group.angular_distance(table["quaternion"], own.quaternion)
-                    tables.append(table)
-        return np.concatenate(tables)
-
-    def _images(self, asks: np.ndarray, searcher: Searcher) -> Iterator[tuple]:
-        """(asks, Batch, given Pose, Pose that is searched from) of images that any rank may have, read from the file and prepared as
-        a run prepares its own."""
-        file, normaliser = self.slab.file, self.slab.normaliser
-        for first in range(0, len(asks), _BATCH):
-            part = asks[first : first + _BATCH]
-            start = int(part["id"][0])
-            about = file.metadata(start, int(part["id"][-1]) + 1)[part["id"] - start]
-            images = file.images(part["id"])
-            if about.contrast == "black":
-                images *= np.float32(-1)
-            normaliser(images)
-            hidden = self._hidden(about.pose, part, searcher)
-            group = np.searchsorted(self.optics, about.optics_group)
-            yield part, self.backend.prepare(images, replace(about, pose=hidden), group), about.pose, hidden
-        file.refuse_changed()
-
-    def _hidden(self, pose: Pose, asks: np.ndarray, searcher: Searcher) -> Pose:
-        """The given poses; those of the control moved by errors such as are searched for."""
-        q, shift = pose.quaternion.copy(), pose.shift.copy()
-        for row in np.flatnonzero(asks["control"]):
-            rng = particle_rng(self.config.seed, int(asks["id"][row]), "control")
-            shift[row] += searcher.offset_sigma * searcher.pixel_size * rng.standard_normal(2)
-            q[row] = turned(q[row], searcher.turn_sigma * rng.standard_normal(3))
-        return Pose(q, shift)
 
     def _take(self, table: np.ndarray, probability: np.ndarray) -> None:
         """Keep what was found of this rank's particles."""
@@ -378,6 +294,22 @@ class Rescue(FixedPoses):
             return given
         return np.where(self.used, truth[0] | (self._error_of(self.slab.pose.quaternion) > _WRONG), given)
 
+    def warnings(self, kept: np.ndarray) -> list[str]:
+        facts = self.facts or {}
+        if reason := facts.get("reason"):
+            return [f"--poses {self.config.poses} searched nothing: {reason}"] if "believed at its given pose" not in reason else []
+        if not facts:
+            return []
+        told, control = [], facts["control"]
+        if 2 * control["came_back"] < control["searched"]:
+            told.append(f"of {control['searched']} kept particles that were searched blindly, {control['came_back']} came back to their own "
+                        "pose: most of what this search finds is chance, and few found poses are believed. Better maps, a tighter --diameter "
+                        "or a smaller --search-offset may help")
+        views = self.slab.pose.matrices()[:, 2]
+        parts = zip(*self.comm.allgather((views[self.used], views[kept & ~self.used])))
+        piled = pile_up(*(np.concatenate(part) for part in parts), self.engine.symmetry.group.matrices)
+        return [*told, piled] if piled else told
+
     def columns(self, kept: np.ndarray) -> dict[str, np.ndarray]:
         """pose_state as GIVEN … NOT_SEARCHED; pose_sigma (degrees) and offset_sigma (Å) are NaN where the pose is the given one."""
         slab, found = self.slab, self.found
@@ -408,11 +340,6 @@ class Rescue(FixedPoses):
         for name in TABLE.names:
             self.found.table[name] = rows(f"search_{name}")
         self.found.probability[:] = rows("search_probability")  # the next iteration moves them there
-
-
-def _keys(asks: np.ndarray) -> list[tuple[int, int]]:
-    """(half, fold) of the maps that are searched in."""
-    return sorted({(int(half), int(fold)) for half, fold in zip(asks["half"], asks["fold"])})
 
 
 def _check(file, offset: float, aberrations) -> None:

@@ -53,6 +53,7 @@ def write_results(
             if run.masked_by_user:
                 maps["volume"] *= run.engine.mask
     columns = _particle_columns(run, outcome)
+    about = about | {"warnings": [*about["warnings"], *run.poses.warnings(outcome.selection.kept)]}
     if comm.rank:  # rank 0 is not through yet
         run.log.event("timeline", **run.engine.timings.timeline())
     ranks = comm.gather(_rank_facts(run))

@@ -166,3 +166,28 @@ def evenness(counts: np.ndarray) -> float:
     """e to the entropy of the counts over their number, 0 … 1: 1 when all views are seen alike."""
     p = counts[counts > 0] / max(counts.sum(), 1)
     return float(np.exp(-(p * np.log(p)).sum()) / len(counts)) if len(p) else 0.0
+
+
+#: degrees around a view, the fewest found poses there, and how many times as many as of the others, that are a pile
+_CAP, _FEWEST_PILED, _PILE = 15.0, 10, 4.0
+
+#: views that are compared, at most
+_VIEWS = 2000
+
+
+def pile_up(found: np.ndarray, others: np.ndarray, group: np.ndarray) -> str | None:
+    """A warning where found poses come from few views that the others do not come from: there the map attracts noise.
+
+    found, others : (·, 3) viewing directions in the map's frame · group : (order, 3, 3) rotations of the point group
+    """
+    found, others = (views[:: max(1, len(views) // _VIEWS)] for views in (found, others))
+    if len(found) < _FEWEST_PILED or not len(others):
+        return None
+    near = np.cos(np.radians(_CAP))
+    here, there = (sum(((found @ g.T @ views.T) > near).sum(axis=1) for g in group) for views in (found, others))
+    expected = len(found) * (there + 1) / (len(others) + 1)
+    worst = int(np.argmax(here / expected))
+    if here[worst] < _FEWEST_PILED or here[worst] < _PILE * expected[worst]:
+        return None
+    return (f"{here[worst]} of {len(found)} found poses view the particle within {_CAP:g}° of one direction, where {expected[worst]:.0f} would "
+            "be expected of the kept ones' views: the map may attract noise there. Look at these particles before their poses are used")

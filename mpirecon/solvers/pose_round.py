@@ -1,0 +1,146 @@
+"""One search of poses in a run: who is searched in which map, dealt evenly to all ranks, wherever the particles are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from mpirecon.backend.cpu import CpuBackend
+from mpirecon.model.draws import particle_rng
+from mpirecon.model.pose import Pose
+from mpirecon.parallel.comm import Communicator, together
+from mpirecon.parallel.slab import slab as part_of
+from mpirecon.search.decoy import decoy
+from mpirecon.search.fine import turned
+from mpirecon.search.searcher import TABLE, Searcher
+from mpirecon.solvers.groups import MapSet, half_map, held_out_map
+from mpirecon.solvers.passes import Engine
+from mpirecon.solvers.slab_data import uniform_hash
+
+#: weight over that of a typical particle below which an image has no part in a map
+_NO_PART = 1e-3
+
+#: particles that are searched in decoys, in all
+_DECOYS = 300
+
+#: images prepared at a time, and their pixels
+_BATCH, _PIXELS = 256, 2**22
+
+#: sets draws apart from the others of the seed
+_DECOY = 0xDEC0
+
+#: a row for each particle to be searched; fold −1: in the map of its whole half set · variance : its noise power over the typical
+#: one · control : a particle whose own pose is known
+ASK = np.dtype([("id", "i8"), ("half", "i1"), ("fold", "i2"), ("variance", "f8"), ("control", "?")])
+
+
+def asks_of(comm: Communicator, slab, asked: np.ndarray, control: np.ndarray, weight: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Who is to be searched in which map, of all ranks, in the order of the file; fold −1: in that of the whole half."""
+    typical = comm.allreduce(np.array([weight.sum(), (weight > 0).sum()], np.float64))
+    no_part = weight <= _NO_PART * typical[0] / max(typical[1], 1)
+    rows = np.flatnonzero(asked | control)
+    mine = np.empty(len(rows), ASK)
+    mine["id"], mine["half"], mine["variance"] = slab.ids[rows], slab.metadata.half[rows], np.square(sigma[rows])
+    mine["fold"], mine["control"] = np.where(no_part[rows], -1, slab.fold[rows]), control[rows]
+    return np.sort(np.concatenate(comm.allgather(mine)), order="id")
+
+
+@dataclass
+class PoseRound:
+    """backend : of the searched images · optics : optics groups of all ranks, sorted · searcher : Searcher"""
+
+    engine: Engine
+    backend: CpuBackend
+    optics: list[int]
+    searcher: Searcher
+    console: object
+    seed: int
+
+    @property
+    def comm(self) -> Communicator:
+        return self.engine.comm
+
+    def in_maps(self, asks: np.ndarray, references: MapSet) -> np.ndarray:
+        """What is found, of all ranks, in the order of the file: each searches its share of every map's particles."""
+        tables = []
+        share = [len(self._share(asks[self._of(asks, half, fold)])) for half, fold in _keys(asks)]
+        with self.console.progress(len(asks), "search", mine=sum(share)) as progress:
+            for half, fold in _keys(asks):
+                made_of = half_map(half) if fold < 0 else held_out_map((half, fold))
+                mine = self._share(asks[self._of(asks, half, fold)])
+                tables.append(self._in_map(references.get(made_of), mine, progress))
+        return self._all_of(tables)
+
+    def in_decoys(self, asks: np.ndarray, references: MapSet) -> np.ndarray:
+        """What is found of some particles in maps in which there is nothing of them to be found."""
+        asks = asks[uniform_hash(asks["id"], self.seed + _DECOY) < _DECOYS / len(asks)]
+        tables = []
+        with self.console.progress(len(asks), "search in decoys") as progress:
+            for half in (1, 2):
+                volume = references.get(half_map(half))
+                with together(self.comm):
+                    mask = self.searcher.mask(len(volume))
+                    volume = decoy(volume * mask, mask, np.random.default_rng([self.seed, half, _DECOY]))
+                tables.append(self._in_map(volume, self._share(asks[asks["half"] == half]), progress))
+        return self._all_of(tables)
+
+    def _all_of(self, tables: list[np.ndarray]) -> np.ndarray:
+        table = np.concatenate(self.comm.allgather(np.concatenate([np.zeros(0, TABLE), *tables])))
+        return table[np.argsort(table["id"], kind="stable")]
+
+    @staticmethod
+    def _of(asks: np.ndarray, half: int, fold: int) -> np.ndarray:
+        return (asks["half"] == half) & (asks["fold"] == fold)
+
+    def _share(self, asks: np.ndarray) -> np.ndarray:
+        return asks[slice(*part_of(len(asks), self.comm.size, self.comm.rank))]
+
+    def _in_map(self, volume: np.ndarray, asks: np.ndarray, progress) -> np.ndarray:
+        """What this rank finds of some particles in a map. Collective."""
+
+        def advance(images: int) -> None:
+            self.engine.safe_point()
+            progress.update(images)
+
+        tables = [np.zeros(0, TABLE)]
+        with together(self.comm), self.engine.timings("search"):
+            if len(asks):
+                search = self.searcher.search(volume * self.searcher.mask(len(volume)))
+                for part, batch, own, hidden in self._images(asks):
+                    table = self.searcher.table(search, part["id"], batch, part["variance"], hidden, advance, self.backend.threads)
+                    table["moved"] = self.searcher.group.angular_distance(table["quaternion"], own.quaternion)
+                    tables.append(table)
+        return np.concatenate(tables)
+
+    def _images(self, asks: np.ndarray) -> Iterator[tuple]:
+        """(asks, Batch, given Pose, Pose that is searched from) of images that any rank may have, read from the file and prepared as
+        a run prepares its own."""
+        file, normaliser = self.engine.slab.file, self.engine.slab.normaliser
+        length = int(np.clip(_PIXELS // file.box**2, 1, _BATCH))
+        for first in range(0, len(asks), length):
+            part = asks[first : first + length]
+            start = int(part["id"][0])
+            about = file.metadata(start, int(part["id"][-1]) + 1)[part["id"] - start]
+            images = file.images(part["id"])
+            if about.contrast == "black":
+                images *= np.float32(-1)
+            normaliser(images)
+            hidden = self._hidden(about.pose, part)
+            group = np.searchsorted(self.optics, about.optics_group)
+            yield part, self.backend.prepare(images, replace(about, pose=hidden), group), about.pose, hidden
+        file.refuse_changed()
+
+    def _hidden(self, pose: Pose, asks: np.ndarray) -> Pose:
+        """The given poses; those of the control moved by errors such as are searched for."""
+        q, shift = pose.quaternion.copy(), pose.shift.copy()
+        for row in np.flatnonzero(asks["control"]):
+            rng = particle_rng(self.seed, int(asks["id"][row]), "control")
+            shift[row] += self.searcher.offset_sigma * self.searcher.pixel_size * rng.standard_normal(2)
+            q[row] = turned(q[row], self.searcher.turn_sigma * rng.standard_normal(3))
+        return Pose(q, shift)
+
+
+def _keys(asks: np.ndarray) -> list[tuple[int, int]]:
+    """(half, fold) of the maps that are searched in."""
+    return sorted({(int(half), int(fold)) for half, fold in zip(asks["half"], asks["fold"])})
