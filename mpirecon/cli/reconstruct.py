@@ -97,7 +97,7 @@ class Keep(click.ParamType):
               show_default=True, help="What particles are sorted or weighted by. 'raw' sorts them by their noise.")
 @click.option("--solver", type=click.Choice(["normal", "gradient"]), default="normal", show_default=True,
               help="Normal equations, or preconditioned gradient descent.")
-@click.option("--iterations", type=COUNT, help="Outer iterations.  [default: 1 for l2, 5 for robust losses, 10 gradient; 2 more with --poses rescue]")
+@click.option("--iterations", type=COUNT, help="Outer iterations.  [default: 1 for l2, 5 for robust losses, 10 gradient; 2 more where poses are searched]")
 @click.option("--folds", type=COUNT,
               help="Parts of each half set; each is scored against the map of the others. 1: score inside the half.  [default: "
               "4; 8 with --group-by where a half set has fewer than 64 groups]")
