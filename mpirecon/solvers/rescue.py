@@ -231,8 +231,8 @@ class Rescue(FixedPoses):
             return chosen
         sigma = particle_sigma(self.comm, scores, self.slab.valid)
         self.used, posterior = self._believed(chosen)
-        before, rows = np.flatnonzero(self.moved & ~self.used), np.flatnonzero(self.used)
-        self.slab.move(before, given.quaternion[before], given.shift[before])
+        rows = np.flatnonzero(self.used)
+        self.slab.restore_poses(given.quaternion, given.shift)
         self.slab.move(rows, found.table["quaternion"][rows], found.table["shift"][rows])
         self.moved = self.used
         return _with_found(chosen, rows, posterior[rows], sigma[rows], found.table[rows])
@@ -280,13 +280,12 @@ class Rescue(FixedPoses):
 
     @contextmanager
     def given(self) -> Iterator[None]:
-        rows, slab = np.flatnonzero(self.moved), self.slab
-        now, given = slab.pose[rows], slab.metadata.pose[rows]
-        slab.move(rows, given.quaternion, given.shift)
+        now, given = self.slab.pose, self.slab.metadata.pose
+        self.slab.restore_poses(given.quaternion, given.shift)
         try:
             yield
         finally:
-            slab.move(rows, now.quaternion, now.shift)
+            self.slab.restore_poses(now.quaternion, now.shift)
 
     def wrong(self) -> np.ndarray | None:
         given, truth = self.slab.metadata.pose_error, self._truth()
@@ -318,10 +317,8 @@ class Rescue(FixedPoses):
         def of_found(name):
             return np.where(self.used, found.table[name], np.nan)
 
-        used, given = self.used[:, None], slab.metadata.pose
         columns = {
-            "quaternion": np.where(used, slab.pose.quaternion, given.quaternion),
-            "shift": np.where(used, slab.pose.shift, given.shift), "pose_state": state.astype(np.uint8),
+            "pose_state": state.astype(np.uint8),
             "pose_sigma": of_found("angle_sigma"), "offset_sigma": of_found("shift_sigma"),
             "search_score": np.where(found.searched, found.table["score"], np.nan),
         }  # fmt: skip
@@ -339,7 +336,9 @@ class Rescue(FixedPoses):
         self.facts = facts
         for name in TABLE.names:
             self.found.table[name] = rows(f"search_{name}")
-        self.found.probability[:] = rows("search_probability")  # the next iteration moves them there
+        self.found.probability[:] = rows("search_probability")
+        now, given = self.slab.pose, self.slab.metadata.pose
+        self.moved = (now.quaternion != given.quaternion).any(axis=1) | (now.shift != given.shift).any(axis=1)
 
 
 def _check(file, offset: float, aberrations) -> None:

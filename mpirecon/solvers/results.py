@@ -22,7 +22,6 @@ from mpirecon.robust.statistics import matched_filter
 from mpirecon.solvers.controls import micrographs
 from mpirecon.solvers.groups import WHOLE, half_map
 from mpirecon.solvers.normalise import OFF
-from mpirecon.solvers.resume import gathered_rows
 from mpirecon.solvers.run import Outcome, Reconstruction, describe
 from mpirecon.validate.detection import curves_by_kind, detection_report, write_detection_csv
 from mpirecon.validate.ewald import curvature_warning
@@ -221,7 +220,7 @@ def _particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.nda
         local["given_weight"] = run.given.values[slab.start : slab.stop]
     local |= _truth_columns(run) | run.poses.columns(chosen.kept)
     total = len(run.file)
-    gathered = {name: gathered_rows(run.comm, v, total) for name, v in local.items()}
+    gathered = {name: run.comm.gather_slabs(np.ascontiguousarray(v), total) for name, v in local.items()}
     if run.comm.rank:
         return None
     places = micrographs(run.file)
