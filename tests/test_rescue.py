@@ -20,26 +20,16 @@ TRUTH = mr.phantom(24, 6.0)
 OFFSET = 9.0  # Å, 1.5 pixels
 
 
-def with_wrong_offsets(particles, path=None):
-    """Those of wrong orientation are displaced as well; returns the particles, and the true shifts."""
-    truth, table = particles.truth, particles.table
-    rows = np.flatnonzero(truth["pose_error"])
-    wrong = np.zeros(len(rows), [("id", "i8"), ("quaternion", "f8", 4), ("shift", "f8", 2)])
-    wrong["id"], wrong["quaternion"] = rows, table["quaternion"][rows]
-    wrong["shift"] = table["shift"][rows] + np.random.default_rng(0).normal(0, OFFSET / 2, (len(rows), 2))
-    return particles.with_poses(wrong, path), table["shift"]
-
-
 @pytest.fixture(scope="module")
 def particles(tmp_path_factory):
-    simulated = mr.simulate(TRUTH, 400, snr=0.7, error_rate=0.3, junk_rate=0.1, noise_cv=0.15, seed=2)
-    return with_wrong_offsets(simulated, tmp_path_factory.mktemp("rescue") / "particles.h5")
+    path = tmp_path_factory.mktemp("rescue") / "particles.h5"
+    return mr.simulate(TRUTH, 400, path, snr=0.7, error_rate=0.3, offset_error=OFFSET / 2, junk_rate=0.1, noise_cv=0.15, seed=2)
 
 
 @pytest.fixture(scope="module")
 def rescued(particles, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rescued") / "run"
-    return mr.reconstruct(particles[0], folder, loss="posterior", poses="rescue", search_offset=OFFSET, log_particles="last")
+    return mr.reconstruct(particles, folder, loss="posterior", poses="rescue", search_offset=OFFSET, log_particles="last")
 
 
 def error(particles, q):
@@ -47,7 +37,7 @@ def error(particles, q):
 
 
 def test_wrong_poses_are_found_again_and_junk_is_not(particles, rescued):
-    (particles, true_shift), table = particles, rescued.particles
+    table, true_shift = rescued.particles, particles.metadata().true_shift
     junk = particles.truth["junk"]
     wrong, found = particles.truth["pose_error"] & ~junk, table["pose_state"] == FOUND
     right = error(particles, table["quaternion"]) < 8
@@ -62,7 +52,7 @@ def test_wrong_poses_are_found_again_and_junk_is_not(particles, rescued):
 
 
 def test_states_say_what_became_of_each_pose(particles, rescued):
-    particles, table = particles[0], rescued.particles
+    table = rescued.particles
     state, given = table["pose_state"], particles.table
     assert (state[table["kept"]] != IN_VAIN).all() and set(state[~table["kept"]]) <= {IN_VAIN, NOT_SEARCHED}
     assert (state == GIVEN).sum() > 200
@@ -74,7 +64,7 @@ def test_states_say_what_became_of_each_pose(particles, rescued):
 
 
 def test_the_map_is_better_than_that_of_rejecting(particles, rescued):
-    rejecting = mr.reconstruct(particles[0], loss="posterior")
+    rejecting = mr.reconstruct(particles, loss="posterior")
     assert rescued.kept.sum() > rejecting.kept.sum() + 60
     gain = mr.fsc(rescued.volume, TRUTH).values[1:].mean() - mr.fsc(rejecting.volume, TRUTH).values[1:].mean()
     assert gain > 0.005
@@ -84,7 +74,7 @@ def test_the_map_is_better_than_that_of_rejecting(particles, rescued):
 
 
 def test_summary_logs_and_records_count_what_the_table_holds(particles, rescued):
-    particles, table, search = particles[0], rescued.particles, rescued.summary["search"]
+    table, search = rescued.particles, rescued.summary["search"]
     junk = particles.truth["junk"]
     wrong, found = particles.truth["pose_error"] & ~junk, table["pose_state"] == FOUND
     assert search["found"] == found.sum() and search["searched"] == (found | (table["pose_state"] == IN_VAIN)).sum()
@@ -108,7 +98,7 @@ def test_summary_logs_and_records_count_what_the_table_holds(particles, rescued)
 def test_the_exported_star_makes_the_map_in_relion(particles, rescued, cli, tmp_path):
     result = cli("export", rescued.folder, "--star", tmp_path / "kept.star", "--stack", tmp_path / "kept.mrcs", "--poses", "used")
     assert result.returncode == 0, result.stderr
-    table, given = rescued.particles, particles[0].table
+    table, given = rescued.particles, particles.table
     kept = table["kept"]
     star = read_relion(tmp_path / "kept.star")
     np.testing.assert_allclose(angular_distance(star.pose.quaternion, table["quaternion"][kept]), 0, atol=1e-4)
@@ -172,7 +162,7 @@ def test_symmetric_premultiplied_images_of_an_odd_box_and_several_optics_groups(
 
 
 def test_noise_makes_no_resolution(particles, cli, tmp_path):
-    result = cli("null", particles[0].path, "-o", tmp_path / "null", "--loss", "posterior", "--poses", "rescue")
+    result = cli("null", particles.path, "-o", tmp_path / "null", "--loss", "posterior", "--poses", "rescue")
     assert result.returncode == 0, result.stdout + result.stderr
     found = json.loads((tmp_path / "null" / "null.json").read_text())
     assert abs(found["mean_fsc"]) < 0.1
@@ -199,7 +189,7 @@ def test_what_cannot_be_searched_is_refused(options, message):
 
 def test_what_these_particles_cannot_be_searched_for_is_refused(particles):
     with pytest.raises(mr.UserError, match="--search-offset 60 Å is beyond a quarter of the box, 36 Å"):
-        mr.reconstruct(particles[0], loss="posterior", poses="rescue", search_offset=60.0)
+        mr.reconstruct(particles, loss="posterior", poses="rescue", search_offset=60.0)
     few = mr.simulate(TRUTH, 60, snr=1.0)
     with pytest.raises(mr.UserError, match="60 are too few for that; at least 120 are needed"):
         mr.reconstruct(few, loss="posterior", poses="rescue")

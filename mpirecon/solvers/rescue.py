@@ -324,6 +324,8 @@ class Rescue(FixedPoses):
         }  # fmt: skip
         if slab.metadata.true_quaternion is not None:
             columns["final_angular_error"] = self._error_of(slab.pose.quaternion)
+        if slab.metadata.true_shift is not None:
+            columns["final_offset_error"] = np.hypot(*(slab.pose.shift - slab.metadata.true_shift).T)
         return columns
 
     def state(self) -> dict[str, np.ndarray]:
