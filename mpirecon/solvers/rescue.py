@@ -54,6 +54,10 @@ _BACK = 6.0
 #: degrees from the truth within which a planted error was found, and beyond which a believed pose is wrong
 _RIGHT, _WRONG = 5.0, 10.0
 
+#: why nothing is searched, where that is no reason to worry, or has a warning of its own
+_ALIKE = "correct and wrong particles could not be told apart, and all are kept at their given poses"
+_NOBODY = "every particle is believed at its given pose"
+
 #: sets the draw of the control apart from the others of the seed
 _CONTROL = 0xC0117
 
@@ -160,7 +164,7 @@ class Rescue(FixedPoses):
         asked = slab.valid & ~chosen.kept & (chosen.contrast >= 0)
         counts = comm.allreduce(np.array([asked.sum(), kept.sum()], np.int64))
         finest = finest_shell(fsc)
-        if (reason := self._cannot(finest, *counts)) is not None:
+        if (reason := self._cannot(chosen, finest, *counts)) is not None:
             self.facts["reason"] = reason
             return
         control = self._control(kept)
@@ -191,10 +195,12 @@ class Rescue(FixedPoses):
         total = self.comm.allreduce_scalar(int(candidates.sum()))
         return candidates & (uniform_hash(slab.ids, self.config.seed + _CONTROL) < _CONTROLS / max(total, 1))
 
-    def _cannot(self, finest: int, asked: int, kept: int) -> str | None:
+    def _cannot(self, chosen: Selection, finest: int, asked: int, kept: int) -> str | None:
         """Why there is no search; None where there is one."""
+        if not chosen.mixture_.separable_:
+            return _ALIKE
         if not asked:
-            return "every particle is believed at its given pose"
+            return _NOBODY
         if kept < FEWEST:
             return f"{kept} particles are believed at their given poses; {FEWEST} are needed to know what a right pose looks like"
         if finest < FEWEST_SHELLS:
@@ -296,7 +302,7 @@ class Rescue(FixedPoses):
     def warnings(self, kept: np.ndarray) -> list[str]:
         facts = self.facts or {}
         if reason := facts.get("reason"):
-            return [f"--poses {self.config.poses} searched nothing: {reason}"] if "believed at its given pose" not in reason else []
+            return [] if reason in (_ALIKE, _NOBODY) else [f"--poses {self.config.poses} searched nothing: {reason}"]
         if not facts:
             return []
         told, control = [], facts["control"]
