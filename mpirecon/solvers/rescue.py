@@ -142,7 +142,7 @@ class Rescue(FixedPoses):
         size = file.pixel_size
         self.offset = _OFFSET if config.search_offset is None else config.search_offset / size
         aberrations = file.aberrations()
-        _check(file, self.offset, aberrations)
+        _check(file, slab.total, self.offset, aberrations)
         self.backend = CpuBackend(
             file.box, size, limit=engine.backend.plane.limit, premultiplied=bool(file.attributes["ctf_premultiplied"]),
             aberrations=aberrations, threads=threads,
@@ -173,6 +173,8 @@ class Rescue(FixedPoses):
             self.backend.plane, slab.file.pixel_size, self.backend.premultiplied, self.engine.noise_power, self.engine.symmetry.group,
             self._diameter, finest, self.offset / _RANGE, np.radians(self.config.search_sigma or 0.0), law,
         )  # fmt: skip
+        # rows of one particle are in one fold: where there are such, nobody is compared with the map of the whole half
+        weight = weight if slab.file.extra("family", 0, 0) is None else np.ones(len(slab))
         asks = asks_of(comm, slab, asked, control, weight, sigma)
         this = PoseRound(self.engine, self.backend, self.optics, searcher, self.console, self.config.seed)
         table = this.in_maps(asks, references)
@@ -349,13 +351,13 @@ class Rescue(FixedPoses):
         self.moved = (now.quaternion != given.quaternion).any(axis=1) | (now.shift != given.shift).any(axis=1)
 
 
-def _check(file, offset: float, aberrations) -> None:
+def _check(file, count: int, offset: float, aberrations) -> None:
     """Refuse what a search cannot do."""
     if offset > _LARGEST * file.box:
         raise UserError(f"--search-offset {offset * file.pixel_size:.4g} Å is beyond a quarter of the box, "
                         f"{_LARGEST * file.box * file.pixel_size:.4g} Å for {file.path}: a particle that far off has left its image")
-    if len(file) < 4 * FEWEST:
-        raise UserError(f"{file.path}: --poses rescue measures what chance finds on particles of the set, and {len(file)} are too few for "
+    if count < 4 * FEWEST:
+        raise UserError(f"{file.path}: --poses rescue measures what chance finds on particles of the set, and {count} are too few for "
                         f"that; at least {4 * FEWEST} are needed")
     if aberrations is not None and (aberrations.magnification != np.eye(2)).any():
         raise UserError(f"{file.path}: optics groups have a magnification matrix, which the pose search does not know; use --poses fixed")

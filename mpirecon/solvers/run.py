@@ -262,7 +262,7 @@ class Reconstruction:
             return outside
         with self.poses.given():
             _, given, _ = self.engine.statistics(
-                self.solver.references, self._bands(self.distance.whitened), moved, in_sample=False, nearby=self.nearby)
+                self.solver.references, self.bands(), moved, in_sample=False, nearby=self.nearby)
         return Statistics(np.where(moved[:, None, None], given.sums, outside.sums), outside.samples)
 
     def _search(self) -> None:
