@@ -18,6 +18,7 @@ from mpirecon.io import mrc
 from mpirecon.io.particle_file import open_together
 from mpirecon.io.run_log import RankLog
 from mpirecon.model.arrays import Volume as PlainVolume
+from mpirecon.model.pose import Pose
 from mpirecon.parallel.comm import Communicator, get_communicator, run_together, together
 from mpirecon.robust import distances, losses
 from mpirecon.solvers import run as runs
@@ -26,6 +27,7 @@ from mpirecon.solvers.controls import check_selection
 from mpirecon.solvers.groups import half_map
 from mpirecon.solvers.main import about_run
 from mpirecon.solvers.results import write_results
+from mpirecon.solvers.state import State as RunState
 
 #: name under which a loss without a usable name of its own is known
 _UNNAMED = "own"
@@ -106,8 +108,10 @@ class State:
         of the half maps, in the mask that particles are scored in
     ids : (m,) int64
         rows of this rank's particles in the particle file
-    weights : (m,) float64
+    pose : Pose
         that these maps were made with
+    weights : (m,) float64
+        likewise
     kept : (m,) bool
     residual, explained : (m,) float64
         ‖y − Ax‖² and ‖Ax‖² − 2⟨Ax, y⟩ of each particle per Fourier sample, against the map that it was held out of
@@ -118,6 +122,7 @@ class State:
     half_maps: tuple[Volume, Volume]
     fsc: FSC
     ids: np.ndarray
+    pose: Pose
     weights: np.ndarray
     kept: np.ndarray
     residual: np.ndarray
@@ -150,8 +155,8 @@ class Reconstruction:
         self._result: Result | None = None
 
     def __iter__(self) -> Iterator[State]:
-        for record in self._iterations:
-            yield self._state(record)
+        for state in self._iterations:
+            yield self._state(state)
 
     def result(self, *, postprocess: bool = True) -> Result:
         """The finished run, after the iterations that are left. Collective."""
@@ -178,13 +183,13 @@ class Reconstruction:
         self._log.close()
         self._file.close()
 
-    def _state(self, record: dict) -> State:
-        run, size = self._run, self.particles.pixel_size
-        halves = tuple(Volume(np.array(run.solver.compared.get(half_map(half))), size) for half in (1, 2))
-        held, chosen = run.held_out, run.selection
+    def _state(self, state: RunState) -> State:
+        size, held, chosen = self.particles.pixel_size, state.scores.held_out, state.selection
+        halves = tuple(Volume(np.array(state.maps.get(half_map(half))), size) for half in (1, 2))
         return State(
-            record["iteration"], dict(record), halves, FSC(np.array(run.solver.fsc), self.particles.box, size),
-            run.slab.ids.copy(), chosen.weight.copy(), chosen.kept.copy(), held.residual.copy(), (held.pp - 2 * held.yp).copy(),
+            state.iteration, dict(state.record), halves, FSC(np.array(state.fsc), self.particles.box, size), self._run.slab.ids.copy(),
+            Pose(state.pose.quaternion, state.pose.shift), chosen.weight.copy(), chosen.kept.copy(), held.residual.copy(),
+            (held.pp - 2 * held.yp).copy(),
         )
 
 

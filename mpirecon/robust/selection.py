@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -117,6 +117,11 @@ class Selection:
         if self.attenuation is None:
             return self.contrast[rows], self.contrast2[rows]
         return self.attenuation.expected(rows)
+
+    def replaced(self, rows: np.ndarray, chosen: Selection) -> Selection:
+        """This one, and of some rows, (m,) bool, what another has decided."""
+        names = ("weight", "kept", "distance", "contrast", "contradicts")
+        return replace(self, **{name: np.where(rows, getattr(chosen, name), getattr(self, name)) for name in names})
 
     def invert(self, rows: np.ndarray) -> None:
         """Let the images of some rows, (m,) bool, count with the other sign."""

@@ -36,12 +36,15 @@ class Solver(ABC):
         self._coarse_mask: np.ndarray | None = None
 
     @abstractmethod
-    def step(self, weigh: Weigh) -> None:
-        """One outer iteration: new maps from particles weighted by ``weigh(rows)``."""
+    def step(self, weigh: Weigh) -> Selection:
+        """One outer iteration: new maps from particles weighted by ``weigh(rows)``. Returns what it last gave."""
 
     @abstractmethod
-    def finish(self) -> MapSet:
-        """The half maps, unfiltered, and the Wiener-filtered map of all particles."""
+    def finish(self, unexplained: float = 1.0) -> MapSet:
+        """The half maps, unfiltered, and the Wiener-filtered map of all particles.
+
+        unexplained : share of the images' power that the maps leave
+        """
 
     def final_steps(self) -> dict[str, int]:
         """Steps of conjugate gradients that refined the final maps, by map; empty where there are none to take."""
@@ -55,8 +58,9 @@ class Solver(ABC):
         """Names that `state` uses."""
         return []
 
-    def restore(self, saved: dict[str, np.ndarray], iterations: int) -> None:
-        """Go on from a `state`, after so many iterations; collective."""
+    def restore(self, saved: dict[str, np.ndarray], iterations: int, fsc: np.ndarray) -> None:
+        """Go on from a `state`, after so many iterations, with the FSC of the last half maps; collective."""
+        self.fsc = fsc
 
     @property
     def reference_maps(self) -> list[MapOf]:

@@ -156,7 +156,7 @@ def _costly_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dic
     draw = uniform_hash(run.slab.ids, run.config.seed + _RANDOM_DISCARD)
     at_random = np.zeros(len(valid), bool)
     at_random[valid] = smallest_k(comm, draw[valid], run.slab.ids[valid], int(counts[2]))
-    with run.console.progress(3 * len(run.file), "controls", mine=3 * len(run.slab)) as run.engine.progress:
+    with run.engine.pace.showing(3 * len(run.file), "controls", mine=3 * len(run.slab)):
         selection, lot = _half_maps(run, kept)[1], _half_maps(run, at_random)[1]
         store, thrown = _half_maps(run, discarded)
     judged = Comparison.of(thrown, selection, lot, run.engine.mask) if comm.rank == 0 else None

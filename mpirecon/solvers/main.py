@@ -63,8 +63,7 @@ def reconstruct(
             Watchdog(comm, None, endurance.stall_timeout, lambda: f"; {state()}" if state() else "") as watchdog,
         ):  # fmt: skip
             console.say(_opening(comm, file, config))
-            run = Reconstruction(comm, file, config, log, console, start_weights, start)
-            run.engine.stop = stop
+            run = Reconstruction(comm, file, config, log, console, start_weights, start, stop)
             place.begin(log)  # all that a user can have got wrong is found by now: before, no folder is made
             if place.complete:
                 console.say(f"the results of this run were complete; they are in their place in {place.path} now")

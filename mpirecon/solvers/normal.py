@@ -6,6 +6,7 @@ import numpy as np
 
 from mpirecon.operators.fourier import SMALL_BOX, TINY_BOX
 from mpirecon.operators.normal import NormalEquations
+from mpirecon.robust.selection import Selection
 from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
 from mpirecon.solvers.wiener import finest_judged, ssnr_of_half, wiener_filter
@@ -33,11 +34,13 @@ class NormalSolver(Solver):
         super().__init__(engine, config)
         self._store: GroupStore | None = None
         self._halves: MapSet | None = None
+        self._unexplained = 1.0
         self._mean_weights: dict[tuple[MapOf, int], np.ndarray] = {}  # of this iteration's maps that this rank has solved once
 
-    def step(self, weigh: Weigh) -> None:
+    def step(self, weigh: Weigh) -> Selection:
         self._store = None  # before the next is filled: two would double the memory
-        self._store = self.engine.accumulate(weigh(None))
+        selection = weigh(None)
+        self._store = self.engine.accumulate(selection)
         self._mean_weights.clear()
         self._halves = MapSet(self.engine.comm, self.engine.box)
         self.solve(self._halves, self._store, [half_map(1), half_map(2)], self._unfiltered)
@@ -45,19 +48,21 @@ class NormalSolver(Solver):
         side = self._coarsen_references()
         if self.config.loss == "l2":  # it selects nothing: what its particles are told is their distance from a filtered half map
             self._filter_halves(transforms)
-            return
+            return selection
         del transforms
         self.solve(self.references, self._store, self.reference_maps, self._filtered, side=side)
         self.focus_references()
+        return selection
 
     def _coarsen_references(self) -> int:
         """Choose the box of the references: it holds the shells that particles can be judged by. Returns the side
         of its grid."""
         box, padded = self.engine.box, self.engine.backend.projection.padded
-        self.references.box = self.engine.backend.coarse_box(finest_judged(ssnr_of_half(self.fsc)))
+        self.references = MapSet(self.engine.comm, self.engine.backend.coarse_box(finest_judged(ssnr_of_half(self.fsc))))
         return padded * self.references.box // box
 
-    def finish(self) -> MapSet:
+    def finish(self, unexplained: float = 1.0) -> MapSet:
+        self._unexplained = unexplained
         maps, which = MapSet(self.engine.comm, self.engine.box), [half_map(1), half_map(2), WHOLE]
         if not self._steps(half_map(1)):
             maps, which = self._halves, [WHOLE]  # the halves are there already
@@ -74,7 +79,7 @@ class NormalSolver(Solver):
             return self.config.solve_iterations
         small = self.engine.box <= SMALL_BOX
         disagreement = float(np.mean(1 - self.fsc[1 : self.engine.backend.plane.shells]))
-        if disagreement > _NOISY and self.engine.unexplained > _MOSTLY_NOISE:
+        if disagreement > _NOISY and self._unexplained > _MOSTLY_NOISE:
             if made_of != WHOLE:  # it gains where views are uneven, whatever the noise, and decides what resolution is told
                 return _STEPS_SMALL if self.engine.box <= TINY_BOX else 0
             return _STEPS_BY_NOISE if small else 0
@@ -113,6 +118,6 @@ class NormalSolver(Solver):
         steps = self._steps(made_of)
         if not steps:
             return equations.direct(ridge)
-        volume, residuals = equations.solve(ridge, steps, each=self.engine.safe_point)
+        volume, residuals = equations.solve(ridge, steps, each=self.engine.pace.safe_point)
         self.engine.log.event("solve", map=str(made_of), residuals=residuals)
         return volume
