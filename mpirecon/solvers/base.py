@@ -93,7 +93,7 @@ class Solver(ABC):
 
         Its level is from the difference of the half maps, a number like their FSC; where it is, each map tells alone.
         """
-        if self.config.loss == "l2":  # selects nothing
+        if not self.config.rule.judges:  # selects nothing
             return
         references, folds, mask = self.references, self.engine.folds, self.reference_mask
         difference = references.get(half_map(1)) - references.get(half_map(2))

@@ -46,7 +46,7 @@ class NormalSolver(Solver):
         self.solve(self._halves, self._store, [half_map(1), half_map(2)], self._unfiltered)
         transforms = self.compare_halves(self._halves)
         side = self._coarsen_references()
-        if self.config.loss == "l2":  # it selects nothing: what its particles are told is their distance from a filtered half map
+        if not self.config.rule.judges:  # it selects nothing: what its particles are told is their distance from a filtered half map
             self._filter_halves(transforms)
             return selection
         del transforms

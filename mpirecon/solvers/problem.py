@@ -95,7 +95,7 @@ class Problem:
         backend, mask = run_together(comm, lambda: (_backend(file, config, placement, neighbours, log), make_mask(file, config)))
         _agree_on_mask(comm, config, mask)
         symmetry = Symmetry(point_group(config.symmetry))
-        compile_once(comm, backend, slab.metadata, config.loss == "posterior", config.deterministic, symmetry, console.say, timings)
+        compile_once(comm, backend, slab.metadata, config.rule.looks, config.deterministic, symmetry, console.say, timings)
         slab.normalise(comm, config.normalise)  # kernels look at images
         transport = connect(comm, backend, placement, config.transport, log, console)
         return cls(comm, file, config, log, console, timings, get_distance(config.distance), slab, groups, parted, placement,

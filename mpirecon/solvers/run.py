@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,6 @@ from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.select import median
 from mpirecon.parallel.stopping import StopSignals
 from mpirecon.robust.jointly import select_jointly
-from mpirecon.robust.losses import is_m_estimator
 from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.pose_mixture import SLIGHT, PoseMixture
 from mpirecon.robust.schedule import mildness
@@ -94,8 +94,7 @@ class Reconstruction:
 
         Raises StopRequested, on all ranks, after a signal that its StopSignals received.
         """
-        for _ in self.iterations(checkpoints, resume):
-            pass
+        deque(self.iterations(checkpoints, resume), maxlen=0)  # a loop's variable would hold on to the last maps
         return self.finish()
 
     def iterations(self, checkpoints: Checkpoints | None = None, resume: bool = False) -> Iterator[State]:
@@ -103,6 +102,7 @@ class Reconstruction:
         self.state = checkpoints.load() if resume else self._survey()
         observers = [*self._observers, *([] if checkpoints is None else [checkpoints])]
         while self.state.iteration < self.config.rounds:
+            self.state = replace(self.state, maps=None)  # the next are as large: not both at once
             self.state = self._iterate(self.state)
             for observer in observers:
                 observer.after(self.state)
@@ -160,7 +160,7 @@ class Reconstruction:
         levels = LevelsFound.of(self.comm, slab.levels[slab.valid], slab.factor[slab.valid], slab.normaliser.gains)
         self.log.event("image levels", **levels.as_dict(), normaliser=slab.normaliser.as_dict())
         self.begin(replace(survey, levels=levels, by_view=by_view))
-        able = Ability.NEARBY in self.engine.backend.can and self.config.group_by is None and self.config.loss == "posterior"
+        able = Ability.NEARBY in self.engine.backend.can and self.config.group_by is None and self.config.rule.looks
         return State(0, self.engine.found, slab.valid, slab.pose, able)
 
     # selecting
@@ -208,7 +208,7 @@ class Reconstruction:
         """Before there is a map, all alike; but for robust losses no image of outlying power makes the first map."""
         if self._start is not None:
             return self._start
-        if self.config.loss == "l2":
+        if not self.config.rule.judges:
             return None
         power = state.survey.power / median(self.comm, state.survey.power[self.slab.valid])
         return np.where(power > NOISY**2, 1 / np.maximum(power, NOISY**2), 1.0)
@@ -235,7 +235,7 @@ class Reconstruction:
         # L2 selects nothing: its particles may be told their distance from the other half's map
         with self.engine.timings("select"):
             final = self._select(state.scores, self.slab.valid,
-                                 statistics=state.scores.held_out if self.config.loss == "l2" else None)  # fmt: skip
+                                 statistics=None if self.config.rule.judges else state.scores.held_out)  # fmt: skip
         return replace(state.selection, distance=final.distance, mixture_=final.mixture_)
 
     # scoring
@@ -274,7 +274,7 @@ class Reconstruction:
     def _record(self, state: State) -> dict:
         """What the maps that an iteration made leave of the images (loss_report.py), who was kept, and how far halves agree."""
         comm, config, chosen, valid, file = self.comm, self.config, state.selection, self.slab.valid, self.file
-        if np.isnan(chosen.centre_) and is_m_estimator(config.loss):
+        if np.isnan(chosen.centre_) and config.rule.length:
             # the first iteration weighs everybody alike; its loss is still the one asked for, calibrated afterwards
             now = self._select(state.scores, valid)
             chosen = replace(chosen, centre_=now.centre_, scale_=now.scale_)
@@ -297,7 +297,7 @@ class Reconstruction:
 
     def _log_sort(self, iteration: int, sort: int, rows: np.ndarray, chosen: Selection) -> None:
         """What this rank sorted, before and after."""
-        if self.config.loss == "l2":
+        if not self.config.rule.judges:
             return
         mine = np.flatnonzero(rows)
         order = mine[np.argsort(chosen.distance[mine], kind="stable")]
