@@ -27,7 +27,7 @@ def options(name: str) -> list[click.Option]:
 
 def is_reconstructs(name: str, option: click.Option) -> bool:
     """Whether a command shares this very option with reconstruct, whose section then explains it."""
-    return name in ("null", "forecast") and any(option is other for other in options("reconstruct"))
+    return name in ("null", "forecast", "path") and any(option is other for other in options("reconstruct"))
 
 
 def sections() -> dict[str, str]:

@@ -74,6 +74,11 @@ WRITERS = {
     ("mask", "output"): ("mask run/half1.mrc --half run/half2.mrc -o {}", ["run/half1.mrc", "run/half2.mrc"]),
     ("view", "output"): ("view run/volume.mrc -o {}", ["run/volume.mrc"]),
     ("project", "output"): ("project run/volume.mrc linked.h5 -o {}", ["run/volume.mrc", "linked.h5", "s.mrcs"]),
+    ("score", "output"): ("score run/half1.mrc run/half2.mrc linked.h5 --mask mask.mrc -o {}",
+                          ["run/half1.mrc", "run/half2.mrc", "linked.h5", "s.mrcs", "p.star", "mask.mrc"]),
+    ("score", "star"): ("score run/half1.mrc run/half2.mrc p.h5 -o new.csv --star {}", ["run/half1.mrc", "p.h5", "p.star"]),
+    ("score", "cs"): ("score run/half1.mrc run/half2.mrc p.h5 -o new.csv --cs {}", ["run/half2.mrc", "p.h5", "p.star"]),
+    ("compare", "output"): ("compare run of_links -o {}", ["p.h5", "run/summary.json", "of_links/particles.h5", "run/volume.mrc"]),
     ("export", "star"): ("export run --star {}", ["p.h5", "p.star", "s.mrcs", "run/particles.h5", "run/summary.json", "run/logs/rank0000.jsonl"]),
     ("export", "discarded"): ("export of_links --star new.star --stack new.mrcs --discarded {}", []),  # by its ending a table
     ("export", "cs"): ("export run --cs {}", ["p.h5", "run/summary.json"]),
@@ -83,7 +88,7 @@ WRITERS = {
     ("aberrations", "star"): ("aberrations run --band 100:40 --star {}", ["p.star", "p.h5", "s.mrcs", "run/half1.mrc"]),
 }
 #: those that write folders, tried below, and what only tries whether a folder can be written
-FOLDERS = {("reconstruct", "output"), ("null", "output"), ("postprocess", "output"), ("check", "output"), ("job", "output")}
+FOLDERS = {(name, "output") for name in ("reconstruct", "null", "path", "postprocess", "check", "job")}
 
 
 def test_every_option_that_names_an_output_is_tried():
@@ -116,7 +121,7 @@ def test_an_output_that_is_an_input_is_refused(project, capsys, writer, read, ki
 
 
 @pytest.mark.parametrize("words", [
-    "reconstruct p.h5 -o {} --overwrite", "null p.h5 -o {} --overwrite", "reconstruct p.h5 -o {}",
+    "reconstruct p.h5 -o {} --overwrite", "null p.h5 -o {} --overwrite", "path p.h5 -o {} --overwrite", "reconstruct p.h5 -o {}",
 ])
 @pytest.mark.parametrize("link", [os.symlink, os.link, shutil.copy])
 def test_a_run_refuses_a_folder_whose_files_are_its_particles(project, capsys, words, link):

@@ -29,6 +29,7 @@ class ForwardModel:
     Parameters
     ----------
     particles : Particles
+        whose poses and CTFs are used
     rows : slice or index array, optional
         the particles that are meant; all when left out
     use_ctf : bool
@@ -53,6 +54,12 @@ class ForwardModel:
         Parameters
         ----------
         volume : Volume, path or (n, n, n) array
+            the map x
+
+        Returns
+        -------
+        Stack
+            (m, n, n) float32
 
         Raises
         ------
@@ -120,5 +127,22 @@ class ForwardModel:
 
 
 def project(volume, particles: Particles, rows=slice(None), *, use_ctf: bool = True) -> Stack:
-    """Images of a map at the poses of particles, comparable to theirs: ``ForwardModel(particles, rows).forward(volume)``."""
+    """Images of a map at the poses of particles, comparable to theirs: ``ForwardModel(particles, rows).forward(volume)``.
+
+    Parameters
+    ----------
+    volume : Volume, path or (n, n, n) array
+        of the particles' box and pixel size
+    particles : Particles
+        whose poses and CTFs are used
+    rows : slice or index array, optional
+        the particles that are meant; all when left out
+    use_ctf : bool
+        False: plain projections
+
+    Returns
+    -------
+    Stack
+        (m, n, n) float32
+    """
     return ForwardModel(particles, rows, use_ctf=use_ctf).forward(volume)

@@ -83,6 +83,11 @@ def local_resolution(
     comm : Communicator or mpi4py communicator
         whose ranks share the spheres; all of them call this, with the same maps
 
+    Returns
+    -------
+    LocalResolution
+        map, filtered map, and a value for each window
+
     Raises
     ------
     UserError

@@ -20,6 +20,7 @@ class Volume(arrays.Volume):
     Parameters
     ----------
     array : (n, n, n) float16, float32 or float64
+        ``[z, y, x]``, origin at voxel n//2
     pixel_size : float
         Å
 
@@ -40,7 +41,23 @@ class Volume(arrays.Volume):
 
 
 def read_map(path: str | os.PathLike) -> Volume:
-    """A map from an MRC file; UserError naming the file when it is none."""
+    """Read a map from an MRC file.
+
+    Parameters
+    ----------
+    path : path
+        of the map
+
+    Returns
+    -------
+    Volume
+        (n, n, n) float32 with the file's pixel size
+
+    Raises
+    ------
+    UserError
+        naming the file when it is no map.
+    """
     found = mrc.read_map(path)
     return Volume(found.array, found.pixel_size)
 
@@ -116,6 +133,11 @@ def fsc(a, b, mask=None, pixel_size: float | None = None) -> FSC:
     pixel_size : float
         Å, where neither map has one
 
+    Returns
+    -------
+    FSC
+        a value for each shell, (n // 2 + 1,)
+
     Raises
     ------
     UserError
@@ -134,10 +156,18 @@ def automatic_mask(volume, half_maps=None, *, resolution: float | None = None, p
     Parameters
     ----------
     volume : Volume, path or (n, n, n) array
+        the map
     half_maps : pair of the same, optional
         their FSC gives the resolution where none is given
     resolution : float
         Å, decides how far the map is low-passed; without it and half maps, three pixels
+    pixel_size : float, optional
+        Å, of maps that are arrays
+
+    Returns
+    -------
+    Volume
+        (n, n, n) float32 between 0 and 1
 
     Raises
     ------
@@ -160,6 +190,8 @@ def postprocess(half1, half2, mask=None, *, seed: int = 1, pixel_size: float | N
         without a mask one is made from the maps
     seed : int
         of the random phases
+    pixel_size : float, optional
+        Å, of maps that are arrays
 
     Returns
     -------

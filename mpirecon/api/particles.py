@@ -55,11 +55,13 @@ class Particles:
     half : (m,) int, optional
         half set of each, 1 or 2; drawn with `seed` when left out
     optics_group : (m,) int, optional
+        number of the optics group of each; 1 when left out
     ctf_premultiplied, ctf_phase_flipped : bool
         the images are already multiplied by their CTF, or by its sign
     contrast : str
         ``"white"`` (particle bright) or ``"black"``
     seed : int
+        of the draw of half sets
     comm : communicator, optional
         collective: the arrays are rank 0's, the other ranks' are not looked at
 
@@ -220,7 +222,23 @@ class Particles:
 
 
 def open(path: str | os.PathLike) -> Particles:
-    """The particles of a particle file; UserError naming the file when it is none."""
+    """Open a particle file.
+
+    Parameters
+    ----------
+    path : path
+        of a file that ``import`` or ``simulate`` wrote
+
+    Returns
+    -------
+    Particles
+        whose images stay in the file
+
+    Raises
+    ------
+    UserError
+        naming the file when it is none.
+    """
     return Particles._of_file(path)
 
 
@@ -232,8 +250,11 @@ def read_star(path: str | os.PathLike, data_dir: str | os.PathLike | None = None
     Parameters
     ----------
     path : path
+        of the STAR file
     data_dir : path, optional
         folder that the paths of the stacks are relative to
+    comm : communicator, optional
+        ``mpirecon.world()`` or one of mpi4py; None: this process alone
     **options
         fields of ``mpirecon.io.importer.ImportOptions``, named as the options of ``mpirecon import``
 
@@ -251,7 +272,33 @@ def read_star(path: str | os.PathLike, data_dir: str | os.PathLike | None = None
 
 
 def read_cs(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, passthrough=(), *, comm=None, **options) -> Particles:
-    """The particles of a cryoSPARC .cs file and its passthrough files; otherwise as `read_star`."""
+    """The particles of a cryoSPARC .cs file and its passthrough files; their images stay in their stacks.
+
+    Collective over `comm`.
+
+    Parameters
+    ----------
+    path : path
+        of the .cs file
+    data_dir : path, optional
+        folder that the paths of the stacks are relative to
+    passthrough : sequence of paths
+        files with the columns that the .cs file lacks
+    comm : communicator, optional
+        ``mpirecon.world()`` or one of mpi4py; None: this process alone
+    **options
+        fields of ``mpirecon.io.importer.ImportOptions``, named as the options of ``mpirecon import``
+
+    Returns
+    -------
+    Particles
+        ``notes`` and ``warnings`` hold what the import has to say
+
+    Raises
+    ------
+    UserError
+        naming file, column and remedy.
+    """
     return _imported(path, as_communicator(comm), data_dir=data_dir, passthrough=passthrough, **options)
 
 
@@ -269,7 +316,20 @@ def _imported(path, comm: Communicator, **options) -> Particles:
 
 
 def phantom(box: int = 64, pixel_size: float = 3.0) -> Volume:
-    """The built-in object without symmetry, the same in every box."""
+    """The built-in object without symmetry, the same in every box.
+
+    Parameters
+    ----------
+    box : int
+        voxels a side
+    pixel_size : float
+        Å
+
+    Returns
+    -------
+    Volume
+        (box, box, box) float32, protein bright
+    """
     from mpirecon.simulation.phantom import phantom as density
 
     return Volume(density(box), pixel_size)
@@ -286,13 +346,25 @@ def simulate(
     volume : Volume, path or (n, n, n) array
         band-limited below Nyquist; the phantom when left out
     particles : int
+        number of images
     path : path, optional
         where to write the particle file; a temporary one when left out
+    pixel_size : float, optional
+        Å, of a map that is an array
     second : Volume, path or (n, n, n) array, optional
         the map of the second conformation that ``second_fraction`` of the particles are of; of the phantom its own when left out
+    overwrite : bool
+        replace an existing particle file
+    comm : communicator, optional
+        ``mpirecon.world()`` or one of mpi4py; None: this process alone
     **settings
         fields of ``mpirecon.simulation.settings.SimulationSettings``: snr, error_rate, error_degrees, junk_rate, noise_cv,
         scale_cv, seed, defocus, …, and of ``mpirecon.model.planted.ErrorSettings``: offset_error, defocus_error, duplicate_rate …
+
+    Returns
+    -------
+    Particles
+        with the truth in ``truth``
 
     Raises
     ------

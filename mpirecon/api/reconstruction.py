@@ -15,6 +15,7 @@ from mpirecon.api.particles import Particles, as_communicator, check_names, open
 from mpirecon.api.result import Result
 from mpirecon.api.scratch import Scratch
 from mpirecon.io import mrc
+from mpirecon.io.given_weights import ARRAY
 from mpirecon.io.particle_file import open_together
 from mpirecon.io.run_log import RankLog
 from mpirecon.model.arrays import Volume as PlainVolume
@@ -34,13 +35,19 @@ _UNNAMED = "own"
 
 
 def world() -> Communicator:
-    """All ranks that mpirun or srun started; this process alone without a launcher."""
+    """All ranks that mpirun or srun started; this process alone without a launcher.
+
+    Returns
+    -------
+    Communicator
+        to be passed as ``comm``
+    """
     return get_communicator()
 
 
 def reconstruct(
-    particles, output: str | os.PathLike | None = None, *, loss="l2", comm=None, start_weights=None, overwrite: bool = False,
-    resume: bool = False, controls: bool = False, postprocess: bool = True, log_particles: str = "none",
+    particles, output: str | os.PathLike | None = None, *, loss="l2", comm=None, weights=None, start_weights=None,
+    overwrite: bool = False, resume: bool = False, controls: bool = False, postprocess: bool = True, log_particles: str = "none",
     verbose: bool = False, **options,
 ) -> Result:
     """Reconstruct a map. Collective over `comm`.
@@ -48,6 +55,7 @@ def reconstruct(
     Parameters
     ----------
     particles : Particles or path of a particle file
+        what the map is made of
     output : path, optional
         folder of the run, as ``mpirecon reconstruct -o`` writes it; a temporary one, gone with the Result, when left out
     loss : str, callable, or class of losses
@@ -55,10 +63,15 @@ def reconstruct(
         a function of the distances, (m,) → (m,) weights: see ``mpirecon.losses.register``
     comm : optional
         ``mpirecon.world()``, or a communicator of mpi4py; None: this process alone
+    weights : (m,) float, or str, optional
+        of the particles, finite and not negative, multiplied with those of the loss in every iteration; 0: as if the particle were
+        not there. A str names a column of the imported table, or ``"FILE:COLUMN"``, as ``--weights`` does
     start_weights : (m,) float, optional
-        what the first map is made with; L2 with one iteration keeps them
-    overwrite, resume, controls, postprocess, log_particles
+        what the first map is made with, and no other; L2 with one iteration keeps them
+    overwrite, resume, controls, postprocess : bool
         as the options of the command
+    log_particles : str
+        ``"none"``, ``"last"`` or ``"all"`` iterations, as the option of the command
     verbose : bool
         print what the command prints
     **options
@@ -69,6 +82,7 @@ def reconstruct(
     Returns
     -------
     Result
+        of the finished run, the same on all ranks
 
     Raises
     ------
@@ -80,13 +94,14 @@ def reconstruct(
     from mpirecon.solvers.main import reconstruct as whole_run
 
     comm = as_communicator(comm)
-    particles = _particles(particles)
+    particles = particles_of(particles)
     scratch = Scratch(comm)
-    config = configuration(particles, scratch, comm, loss=loss, **options)
+    config = configuration(particles, scratch, comm, loss=loss, weights=weights, **options)
     folder = scratch.path / "run" if output is None else Path(output)
     whole_run(
-        comm, particles.path, folder, config, _console(comm, verbose), overwrite=overwrite,
+        comm, particles.path, folder, config, console_of(comm, verbose), overwrite=overwrite,
         log_particles=log_particles, controls=controls, resume=resume, postprocess=postprocess, start_weights=start_weights,
+        weights=_array(weights),
     )  # fmt: skip
     comm.barrier()
     return run_together(comm, lambda: Result(folder, _scratch=scratch if output is None else None))
@@ -136,20 +151,21 @@ class Reconstruction:
     """
 
     def __init__(
-        self, particles, output: str | os.PathLike | None = None, *, loss="l2", comm=None, start_weights=None,
-        verbose: bool = False, **options,
+        self, particles, output: str | os.PathLike | None = None, *, loss="l2", comm=None, weights=None,
+        start_weights=None, verbose: bool = False, **options,
     ) -> None:
         self._start, self._comm = time.time(), as_communicator(comm)
-        self.particles = _particles(particles)
+        self.particles = particles_of(particles)
         self._scratch = Scratch(self._comm)
         self._output = output
-        self.config = configuration(self.particles, self._scratch, self._comm, loss=loss, **options)
+        self.config = configuration(self.particles, self._scratch, self._comm, loss=loss, weights=weights, **options)
         self._file = open_together(self._comm, self.particles.path)
         folder = self._scratch.path / "run"
         self._folder = folder
         self._log = run_together(self._comm, lambda: RankLog.for_rank(folder / "logs", self._comm))
         self._run = runs.Reconstruction(
-            self._comm, self._file, self.config, self._log, _console(self._comm, verbose), start_weights
+            self._comm, self._file, self.config, self._log, console_of(self._comm, verbose), start_weights,
+            weights=_array(weights),
         )
         self._iterations = self._run.iterations()
         self._result: Result | None = None
@@ -188,13 +204,13 @@ class Reconstruction:
         halves = tuple(Volume(np.array(state.maps.get(half_map(half))), size) for half in (1, 2))
         return State(
             state.iteration, dict(state.record), halves, FSC(np.array(state.fsc), self.particles.box, size), self._run.slab.ids.copy(),
-            Pose(state.pose.quaternion, state.pose.shift), chosen.weight.copy(), chosen.kept.copy(), held.residual.copy(),
+            Pose(state.pose.quaternion, state.pose.shift), chosen.weight * self._run.slab.given, chosen.kept.copy(), held.residual.copy(),
             (held.pp - 2 * held.yp).copy(),
         )
 
 
-def configuration(particles: Particles, scratch: Scratch, comm: Communicator, *, loss, mask=None, distance="explained",
-                  **options) -> Config:
+def configuration(particles: Particles, scratch: Scratch, comm: Communicator, *, loss, mask=None, weights=None,
+                  distance="explained", **options) -> Config:
     """The Config of a script's options; a mask that is no file is written to one."""
     check_names("a reconstruction", options, [field.name for field in fields(Config)])
     if isinstance(mask, (PlainVolume, np.ndarray)):
@@ -202,7 +218,13 @@ def configuration(particles: Particles, scratch: Scratch, comm: Communicator, *,
     if isinstance(distance, distances.Distance):
         distance = distances.register(distance)
     name = loss if isinstance(loss, str) else losses.register(_name_of(loss), loss)
-    return Config(**{"seed": 1, "loss": name, "distance": distance, "mask": None if mask is None else str(mask), **options})
+    named = weights if weights is None or isinstance(weights, str) else ARRAY
+    return Config(**{"seed": 1, "loss": name, "weights": named, "distance": distance, "mask": None if mask is None else str(mask), **options})
+
+
+def _array(weights) -> np.ndarray | None:
+    """Weights that are none by name."""
+    return None if isinstance(weights, str) else weights
 
 
 def _mask_file(mask: Volume, scratch: Scratch, comm: Communicator) -> Path:
@@ -218,11 +240,13 @@ def _name_of(loss) -> str:
     return _UNNAMED if name == "<lambda>" or name in losses.LOSSES else name
 
 
-def _particles(given) -> Particles:
+def particles_of(given) -> Particles:
+    """Particles of what was given as such: their file's path will do."""
     return open_particles(given) if isinstance(given, (str, os.PathLike)) else given
 
 
-def _console(comm: Communicator, verbose: bool):
+def console_of(comm: Communicator, verbose: bool):
+    """What a command would print to, silent but for `verbose`."""
     from mpirecon.cli.console import Console
 
     return Console(comm, quiet=not verbose)

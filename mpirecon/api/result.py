@@ -15,7 +15,7 @@ from mpirecon.api.particles import structured
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
 from mpirecon.io.inputs import Input, given
-from mpirecon.io.run_folder import RECONSTRUCTION, RunFolder
+from mpirecon.io.run_folder import PATH, RECONSTRUCTION, RunFolder
 from mpirecon.io.run_output import read_particle_table, read_summary
 
 
@@ -25,6 +25,7 @@ class Result:
     Parameters
     ----------
     folder : path
+        that ``mpirecon reconstruct -o`` wrote
 
     Attributes
     ----------
@@ -41,6 +42,8 @@ class Result:
     def __init__(self, folder: str | os.PathLike, *, _scratch: Scratch | None = None) -> None:
         self.folder, self._scratch = Path(folder), _scratch
         self.summary = read_summary(folder)
+        if self.summary.get("kind") == PATH.kind:
+            raise UserError(f"{folder} holds a path of selections, not a reconstruction; open it with mpirecon.SelectionPath")
 
     @cached_property
     def volume(self) -> Volume:
@@ -109,6 +112,7 @@ class Result:
 
     @property
     def warnings(self) -> list[str]:
+        """What the run warned of, a sentence each."""
         return self.summary["warnings"]
 
     @property

@@ -9,6 +9,7 @@ from mpirecon.api.result import Result
 from mpirecon.backend.cpu import CpuBackend
 from mpirecon.errors import UserError
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.run_output import took_part
 from mpirecon.model.symmetry import point_group
 from mpirecon.search.believe import Amplitudes, log_evidence, probabilities, widths
 from mpirecon.search.pose_search import PoseSearch
@@ -43,7 +44,7 @@ def search_poses(
     result : Result
         of a run that selects; its half maps and their FSC are used
     rows : index array or (m,) bool, optional
-        particles to search; those that were not kept when left out
+        particles to search; when left out those that were not kept, but for skipped images and particles that were given weight 0
     offset_sigma : float
         Å, standard deviation of the error of the given shifts on each axis; 0: shifts are right
     diameter : float, optional
@@ -66,7 +67,7 @@ def search_poses(
     -----
     Probabilities hold for noise that is white once its spectrum is divided out. On real images they are upper bounds.
     """
-    rows = np.flatnonzero(~result.kept) if rows is None else particles.metadata(rows).ids
+    rows = _left_out(result) if rows is None else particles.metadata(rows).ids
     if offset_sigma < 0 or not np.isfinite(offset_sigma):
         raise UserError(f"offset_sigma is {offset_sigma:g} Å, expected 0 or more")
     if len(result.kept) != len(particles):
@@ -83,6 +84,12 @@ def search_poses(
     table = np.concatenate(found)
     table["probability"] *= probabilities(table["log_evidence"])[0]
     return table[np.argsort(table["id"], kind="stable")]
+
+
+def _left_out(result: Result) -> np.ndarray:
+    """Rows of the particles that took part and were not kept."""
+    table = result.particles
+    return np.flatnonzero(~result.kept & took_part({name: table[name] for name in table.dtype.names}))
 
 
 _TABLE = np.dtype([

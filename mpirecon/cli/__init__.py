@@ -45,12 +45,15 @@ COMMANDS = {
                     parallel=True),
     "reconstruct": Entry("mpirecon.cli.reconstruct", "Reconstruct a map from a particle file.", parallel=True),
     "null": Entry("mpirecon.cli.null", "Reconstruct from noise: does this selection make resolution?", parallel=True),
+    "path": Entry("mpirecon.cli.path", "Keep 100, 90 … 10 % of the particles: where does leaving out pay?", parallel=True),
     "fsc": Entry("mpirecon.cli.fsc", "Fourier shell correlation of two maps."),
     "mask": Entry("mpirecon.cli.mask", "Make a soft mask from a map."),
     "postprocess": Entry("mpirecon.cli.postprocess", "Sharpen the mean of two half maps, and find its resolution, local too.",
                          parallel=True),
     "view": Entry("mpirecon.cli.view", "Look at a map: a page with slices and a surface, or in the terminal."),
     "project": Entry("mpirecon.cli.project", "Reproject a map at the poses of a particle file."),
+    "score": Entry("mpirecon.cli.score", "Compare particles with half maps, and write the scores as a table.", parallel=True),
+    "compare": Entry("mpirecon.cli.compare", "Compare two runs: FSC, who was kept, settings that differ."),
     "aberrations": Entry("mpirecon.cli.aberrations", "Measure from a run's images whether the imported aberrations are right.",
                          parallel=True),
     "export": Entry("mpirecon.cli.export", "Write the kept and discarded particles of a run as STAR or .cs files."),
@@ -105,7 +108,7 @@ def run(arguments: list[str]) -> int:
     """Run a command line on every rank that should, and return the exit code all ranks share."""
     global began
     began = time.time()
-    with held_signals() if _command_of(arguments) == "reconstruct" else nullcontext():
+    with held_signals() if _command_of(arguments) in ("reconstruct", "path") else nullcontext():
         return _run(arguments)
 
 

@@ -6,7 +6,7 @@ import click
 
 from mpirecon.cli.console import Console
 from mpirecon.cli.help import DocumentedCommand
-from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, overwrite_option, verbosity_options
+from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, FRACTION, overwrite_option, verbosity_options
 
 
 class GroupFile(click.ParamType):
@@ -35,6 +35,7 @@ class GroupFile(click.ParamType):
 @click.option("--particles", type=EXISTING_FILE, help="The run's particle file, where it was moved.")
 @click.option("--poses", type=click.Choice(["original", "used"]), default="original", show_default=True,
               help="Where wrong poses or defoci were planted: write those from before, or those that the run used, with the true ones beside.")
+@click.option("--step", type=FRACTION, metavar="X", help="Of a path: the particles of this step, e.g. 0.8.  [default: the best step's]")
 @click.option("--coordinates", type=click.Choice(["as-stored", "flipped"]), help="Of particles of a .cs file: also write where they are "
               "on RELION's micrographs, which are as cryoSPARC has them, or upside down.  [default: left out]")
 @click.option("--mtf", type=GroupFile(), multiple=True, metavar="[GROUP=]FILE", help="Name this MTF (RELION's STAR file) in the "

@@ -19,7 +19,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "reconstruct": {
         "Output": ("--output", "--overwrite", "--log-particles", "--no-postprocess", "--controls"),
         "Which particles count": (
-            "--loss", "--keep", "--schedule", "--distance", "--score-band", "--folds", "--group-by", "--sort-scope",
+            "--loss", "--keep", "--schedule", "--distance", "--score-band", "--folds", "--group-by", "--weights", "--sort-scope",
             "--skip-bad",
         ),
         "Map": ("--normalise", "--symmetry", "--mask", "--diameter", "--max-resolution", "--padding", "--space"),
@@ -64,6 +64,10 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "Output": ("--output",),
     },
 }  # fmt: skip
+GROUPS["path"] = {
+    "The path": ("--schedule", "--steps", "--random-draws", "--high-pass", "--no-null"),
+    **{title: tuple(o for o in options if o != "--schedule") for title, options in GROUPS["reconstruct"].items()},
+}
 GROUPS["null"] = {title: options for title, options in GROUPS["reconstruct"].items()}
 
 #: columns for an option and what it takes

@@ -100,6 +100,8 @@ class Keep(click.ParamType):
               "4; 8 with --group-by where a half set has fewer than 64 groups]")
 @click.option("--group-by", metavar="COLUMN", help="Column of the imported table (e.g. rlnTomoParticleName): rows with one "
               "value are right or wrong together, and are judged together.")
+@click.option("--weights", metavar="COLUMN|FILE:COLUMN", help="Weights of the particles, multiplied with those of the loss; 0 leaves a "
+              "particle out: a column of the imported table (e.g. rlnParticleFigureOfMerit), or of a CSV file or a run's particles.h5.")
 @click.option("--sort-scope", type=click.Choice(["global", "batch"]), default="global", show_default=True,
               help="Sort all particles of all ranks, or those of the batch a rank holds.")
 @click.option("--schedule", type=click.Choice(["plain", "graduated"]), help="Whether selection begins mild, so that a poor "

@@ -18,7 +18,7 @@ from mpirecon.cli.options import ANY_PATH, overwrite_option, verbosity_options
 def command(folder, output, overwrite, quiet, verbose):
     """Write the report of the finished run in folder OUT: one page with everything in it, to look at or to send.
 
-    It is made of the files that reconstruct left in OUT and of nothing else; reconstruct writes it at its end.
+    It is made of the files that reconstruct or path left in OUT and of nothing else; they write it at their end.
 
     \b
     Examples:
@@ -27,9 +27,11 @@ def command(folder, output, overwrite, quiet, verbose):
     """
     from mpirecon.io.atomic import refuse_existing
     from mpirecon.io.inputs import given
+    from mpirecon.io.run_folder import PATH
     from mpirecon.io.run_output import files_read, read_summary
     from mpirecon.io.unfinished import state_of
     from mpirecon.report.html import write_report
+    from mpirecon.report.path_page import write_path_page
 
     console = Console(quiet=quiet, verbose=verbose)
     summary = read_summary(folder)
@@ -40,5 +42,6 @@ def command(folder, output, overwrite, quiet, verbose):
         refuse_existing(output, overwrite, [*made_from, *(read for read in files_read(folder) if read.path.name != "report.html")])
     if (state := state_of(folder)) is not None:
         console.warn(f"the report is of the run that finished before. {state[0].upper()}{state[1:]}")
-    written = write_report(folder, summary, target=output, overwrite=overwrite or output is None)
+    write = write_path_page if summary.get("kind") == PATH.kind else write_report
+    written = write(folder, summary, target=output, overwrite=overwrite or output is None)
     console.say(f"wrote {written}")

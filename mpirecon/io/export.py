@@ -37,6 +37,7 @@ from mpirecon.io.run_output import files_read, open_particles, read_particle_tab
 from mpirecon.io.star import write_star
 
 _BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
+_SAME_STEP = 5e-4  # fractions of a path that are told with three digits
 
 
 @dataclass
@@ -47,6 +48,7 @@ class ExportOptions:
     particles : the particle file, where it is not where the run found it
     coordinates : of particles of a .cs file on micrographs, ``"as-stored"`` or ``"flipped"`` upside down; None leaves them out
     mtf : (optics group or None for all, MTF file), to be named in STAR files
+    step : of a path, the fraction whose particles count as kept; None: the best step's
     poses : ``"original"`` (of the source; the true ones where errors were planted, and defoci) or ``"used"`` (by the run)
     """
 
@@ -56,6 +58,7 @@ class ExportOptions:
     stack: Path | None = None
     particles: Path | None = None
     poses: str = "original"
+    step: float | None = None
     coordinates: str | None = None
     mtf: Sequence[tuple[int | None, Path]] = ()
     overwrite: bool = False
@@ -87,6 +90,8 @@ def export_run(
     with open_particles(Path(folder), summary, options.particles) as file:
         refuse_inputs(targets, (*file.inputs(), *file.origins()))
         run = _read_run(Path(folder), file)
+        if options.step is not None:
+            run |= _of_step(Path(folder), run, options.step)
         kept = run["kept"].astype(bool)
         wanted = [(options.star, kept), (options.cs, kept), (options.discarded, ~kept)]
         wanted = [(Path(path), rows) for path, rows in wanted if path is not None]
@@ -143,6 +148,19 @@ def _read_run(folder: Path, file: ParticleFile) -> dict[str, np.ndarray]:
                         "others; give the right one with --particles FILE")
     run["weight"] = np.nan_to_num(run["weight"], nan=0.0, posinf=0.0, neginf=0.0)
     return run
+
+
+def _of_step(folder: Path, run: dict[str, np.ndarray], step: float) -> dict[str, np.ndarray]:
+    """The columns kept and weight of another step of a path."""
+    kept_to = run.get("kept_to")
+    if kept_to is None:
+        raise UserError(f"--step {step:g}: {folder} holds no path, whose steps those would be (mpirecon path)")
+    there = np.unique(kept_to[kept_to > 0])[::-1]
+    chosen = there[np.abs(there - step) <= _SAME_STEP]
+    if not len(chosen):
+        raise UserError(f"--step {step:g}: the path in {folder} has the steps {', '.join(f'{x:.3g}' for x in there)}")
+    kept = (kept_to > 0) & (kept_to <= chosen[0])
+    return {"kept": kept, "weight": kept.astype(np.float64)}
 
 
 class _Export:

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.errors import UserError
-from mpirecon.io.cryosparc import with_columns
+from mpirecon.io.cryosparc import micrographs_of, relion_image_names, with_columns
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.relion import particle_block
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import Pose
@@ -23,13 +25,30 @@ _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 #: column of the run's particles.h5 → its label in a STAR file; in a .cs file its field is mpirecon/…
 EXTRAS = {
     "score": "mpireconScore", "distance": "mpireconDistance", "posterior": "mpireconPosterior",
-    "sigma": "mpireconSigma", "scale": "mpireconScale", "pose_error": "mpireconPoseError",
+    "sigma": "mpireconSigma", "scale": "mpireconScale", "pose_error": "mpireconPoseError", "kept_to": "mpireconKeptTo",
     "planted_orientation": "mpireconPlantedOrientation", "planted_offset": "mpireconPlantedOffset",
     "planted_defocus": "mpireconPlantedDefocus", "planted_hand": "mpireconPlantedHand", "duplicate_of": "mpireconDuplicateOf",
 }
 _PER_GROUP = {
     "rlnVoltage": "voltage_kv", "rlnSphericalAberration": "cs_mm", "rlnAmplitudeContrast": "amplitude_contrast",
 }
+
+
+def tables_of_all(file: ParticleFile) -> tuple[dict[str, pd.DataFrame], str]:
+    """(STAR tables of all particles as they were imported, in their order, the name of the particles'); of a .cs file, RELION 3.1's.
+
+    Raises UserError where the particles were not imported, so that no table can name their images.
+    """
+    source, tables = file.source()
+    if tables:
+        return tables, particle_block(Path(source), tables)
+    array = file.source_arrays().get("particles")
+    if array is None:
+        raise UserError(f"the particles of {file.path} were not imported, so that no STAR file can name their images")
+    particles = file.metadata()
+    tables = new_tables(particles, particles.pose, relion_image_names(file.path, array), file.aberrations())
+    put_micrographs(tables, *micrographs_of(array))
+    return tables, "particles"
 
 
 def text(values: np.ndarray, digits: int = 12) -> list[str]:
@@ -201,11 +220,21 @@ def _particle_columns(particles: ParticleSet, pose: Pose) -> dict[str, np.ndarra
     }
 
 
+def _uid_notes(array: np.ndarray) -> list[str]:
+    """What keeps cryosparc-tools from finding these particles again in a job's output; it does so by uid."""
+    if "uid" not in array.dtype.names:
+        return ["the .cs file has no column uid, as its source: save_external_result cannot pass its particles through from a job"]
+    values, count = np.unique(array["uid"], return_counts=True)
+    if (count > 1).any():
+        return [f"the uid {values[count > 1][0]} comes twice, as in the source: save_external_result cannot tell such particles apart"]
+    return []
+
+
 def cs_array(array: np.ndarray, run: dict[str, np.ndarray], half: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """(array, notes): the imported .cs array with weight, scores and, where it had none, half sets."""
     columns = {f"mpirecon/{name}": v.astype("u1" if v.dtype.kind == "b" else "f4")
                for name, v in {"weight": run["weight"], **found_columns(run)}.items()}
-    notes, split = [], "alignments3D/split"
+    notes, split = _uid_notes(array), "alignments3D/split"
     if split not in array.dtype.names or (array[split] != half - 1).any():
         named = split in array.dtype.names and (array[split] != array[split][0]).any()
         columns[split] = (half - 1).astype("u4")

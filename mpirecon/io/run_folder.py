@@ -29,11 +29,28 @@ from mpirecon.io.unfinished import MARKERS, UNFINISHED, state_of
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of run: its name in messages, the file that a finished one ends with, and all files that it may leave."""
+    """A kind of run: its name in messages, the file that a finished one ends with, and all files that it may leave.
+
+    kind : what the marker says under this name, by which kinds of one marker are told apart
+    """
 
     name: str
     marker: str
     files: tuple[str, ...]
+    kind: str | None = None
+
+    def finished_in(self, folder: Path) -> bool:
+        """Whether results of this kind are in a folder, all of them."""
+        path = folder / self.marker
+        if not path.exists():
+            return False
+        if all(other is self or other.marker != self.marker for other in KINDS):
+            return True
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")).get("kind")
+        except (OSError, ValueError, AttributeError):
+            found = None
+        return found == self.kind
 
 
 RECONSTRUCTION = Kind("reconstruction", MARKERS[0], (
@@ -43,6 +60,12 @@ RECONSTRUCTION = Kind("reconstruction", MARKERS[0], (
 ))  # fmt: skip
 
 NULL = Kind("null run", MARKERS[1], ("null.json", "fsc.csv"))
+
+PATH = Kind("path", MARKERS[0], (
+    "summary.json", "path.csv", "fsc.csv", "views.csv", "volume.mrc", "half1.mrc", "half2.mrc", "particles.h5", "report.html", CHECKPOINT,
+), kind="path")  # fmt: skip
+
+KINDS = (RECONSTRUCTION, NULL, PATH)
 
 #: what a run leaves that was ended before it had anything to keep
 _LEFTOVERS = {"logs", UNFINISHED, folder_lock.NAME}
@@ -68,7 +91,7 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether results of an earlier run are in the folder."""
-        return (self.path / self.kind.marker).exists()
+        return self.kind.finished_in(self.path)
 
     @property
     def resumes(self) -> bool:
@@ -78,7 +101,7 @@ class RunFolder:
     @property
     def unused(self) -> bool:
         """Whether the folder is not there, or holds no more than what a run leaves that was ended before it had anything."""
-        return not self.path.is_dir() or (self._content() <= _LEFTOVERS and not self._complete)
+        return not self.path.is_dir() or (self._content() <= _LEFTOVERS and not any(kind.finished_in(self.staging) for kind in KINDS))
 
     def _content(self) -> set[str]:
         return {entry.name for entry in self.path.iterdir() if not _is_temporary(entry.name, self.kind)}
@@ -86,7 +109,7 @@ class RunFolder:
     @property
     def _complete(self) -> bool:
         """Whether an earlier run had all its results, and was ended before they were in their place."""
-        return (self.staging / self.kind.marker).exists()
+        return self.kind.finished_in(self.staging)
 
     def check(self) -> None:
         """Raise UserError where this run must not, or cannot, write into the folder. Nothing is touched."""
@@ -127,8 +150,8 @@ class RunFolder:
             if CHECKPOINT in content or self._complete:
                 raise UserError(f"{state_of(path)}; or choose another folder, or start anew with --overwrite")
             raise UserError(f"the output folder {path} exists and is not empty; choose another, or pass --overwrite")
-        for other in (RECONSTRUCTION, NULL):
-            if other is not self.kind and other.marker in content:
+        for other in KINDS:
+            if other is not self.kind and (other.finished_in(path) or other.finished_in(self.staging)):
                 raise UserError(f"{path} holds a {other.name}, which a {self.kind.name} does not replace; choose another folder")
         for name in self.kind.files:
             if (path / name).is_dir():

@@ -19,7 +19,7 @@ from mpirecon.io.file_names import as_file_name
 from mpirecon.io.hdf5 import attributes_of, create_hdf5, open_hdf5, read_all, reading, store_checked
 from mpirecon.io.inputs import Input
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.io.run_folder import RECONSTRUCTION
+from mpirecon.io.run_folder import KINDS
 from mpirecon.io.unfinished import state_of
 
 FORMAT = "mpirecon-run-particles"
@@ -48,10 +48,17 @@ def read_particle_table(path: str | os.PathLike) -> dict[str, np.ndarray]:
             return {name: read_all(file[name]) for name in file}
 
 
+def took_part(table: dict[str, np.ndarray]) -> np.ndarray:
+    """(m,) bool of a run's particle table: whose images were not skipped, and who was given a weight above 0."""
+    given_weight = table.get("given_weight")
+    return ~table["skipped"] if given_weight is None else ~table["skipped"] & (given_weight > 0)
+
+
 def files_read(folder: str | os.PathLike) -> Iterator[Input]:
     """The files of a run, of which a command that reads it must replace none; what else lies in its folder is not read."""
     folder = Path(folder)
-    for path in (*(folder / name for name in RECONSTRUCTION.files), *sorted(folder.glob("logs/rank*.jsonl"))):
+    names = dict.fromkeys(name for kind in KINDS for name in kind.files)
+    for path in (*(folder / name for name in names), *sorted(folder.glob("logs/rank*.jsonl"))):
         yield Input(f"{path.name} of the run", path)
 
 

@@ -50,8 +50,8 @@ def _progress(checkpoint: Path) -> str:
             facts = found.facts
     except UserError:
         return "a state that cannot be read"
-    rounds = facts.get("rounds")
-    return f"iteration {facts['iteration']}" + (f" of {rounds}" if rounds else "")
+    rounds, what = facts.get("rounds"), "step" if facts.get("kind") else "iteration"
+    return f"{what} {facts['iteration']}" + (f" of {rounds}" if rounds else "")
 
 
 def _moment(path: Path) -> str:

@@ -227,18 +227,28 @@ def _configuration(summary: Mapping) -> str:
         + (", phase-flipped" if particles.get("ctf_phase_flipped") else ""),
         "started in": summary.get("folder") or "–",
         "optics": "; ".join(particles.get("optics") or []) or "defocus, astigmatism and Cs alone",
-        **{name.replace("_", " "): _setting(name, value, (summary.get("used") or {}).get(name))
-           for name, value in summary["configuration"].items()},
+        "weights given": weights_in_words(summary.get("weights")),
+        **{name.replace("_", " "): setting(name, value, (summary.get("used") or {}).get(name))
+           for name, value in summary["configuration"].items() if name != "weights"},
     }
     rows = "\n".join(f"<div><dt>{escape(k)}</dt><dd>{escape(str(v))}</dd></div>" for k, v in pairs.items())
     return pieces.section("Configuration", f'<dl class="pairs">\n{rows}\n</dl>')
+
+
+def weights_in_words(given: Mapping | None) -> str:
+    """The weights that the particles were given, of summary.json."""
+    if given is None:
+        return "none: all count alike but for the loss"
+    words = (f"{given['source']}, {given['smallest']:.4g} to {given['largest']:.4g}, median {given['median']:.4g}, as many as "
+             f"{given['effective']:,.0f} equal ones")
+    return words + (f"; {given['zero']:,} of weight 0 are left out" if given["zero"] else "")
 
 
 _UNITS = {"memory": pieces.size, "max_resolution": lambda at: f"{at:.4g} Å", "diameter": lambda at: f"{at:.4g} Å",
           "score_resolution": lambda band: "{:.4g} to {:.4g} Å".format(*band)}
 
 
-def _setting(name: str, asked, used) -> str:
+def setting(name: str, asked, used) -> str:
     """What an option was, and what was used where that was for the program to choose."""
     def words(value) -> str:
         return _UNITS[name](value) if name in _UNITS and not isinstance(value, (str, type(None))) else pieces.value(value)

@@ -42,19 +42,22 @@ def write_report(
     return target
 
 
+def fill_page(**parts: str) -> str:
+    """The house's page with these parts, HTML each: kind, generator, title, verdict, cautions, facts, overview, details, footer."""
+    return Template(resources.files("mpirecon.report").joinpath("report.html").read_text(encoding="utf-8")).substitute(parts)
+
+
 def report_page(run: RunFiles) -> str:
     """The page as text."""
     summary = run.summary
     program = f"{summary['program']} {summary['version']}"
     told = cautions(summary)
-    template = Template(resources.files("mpirecon.report").joinpath("report.html").read_text(encoding="utf-8"))
-    return template.substitute(
+    return fill_page(
         generator=escape(program),
         title=escape(f"{run.name}: {Path(summary['particles']['file']).name}"),
         kind=escape("mpirecon reconstruct · " + str(summary["started"]).replace("T", " ").replace("+00:00", " UTC")),
         verdict=escape(verdict(summary)),
-        cautions="\n".join(f'<p class="caution">{escape(text)}</p>' for text in told)
-        or '<p class="calm">No warnings.</p>',
+        cautions=pieces.cautions(told),
         facts="\n".join(pieces.fact(*fact) for fact in overview.facts(summary)),
         overview="\n".join(part for part in overview.sections(run) if part),
         details="\n".join(part for part in (*details.sections(run), controls_section(summary),

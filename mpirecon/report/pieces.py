@@ -29,6 +29,11 @@ def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
+def cautions(told: Iterable[str]) -> str:
+    """Warnings at the top, or that there are none."""
+    return "\n".join(f'<p class="caution">{escape(text)}</p>' for text in told) or '<p class="calm">No warnings.</p>'
+
+
 def table(header: Iterable[str], rows: Iterable[Sequence[str]], text: Sequence[str] = (), dense: bool = False) -> str:
     """Rows of cells under a header; the columns named in `text` are no numbers."""
     names = list(header)

@@ -46,9 +46,9 @@ def _sentence(text: str) -> str:
 
 
 def counted(summary: dict) -> int:
-    """Particles that took part: all but those whose images were skipped."""
+    """Particles that took part: all but those whose images were skipped, and those that were given no weight."""
     particles = summary["particles"]
-    return particles["count"] - len(particles["skipped"])
+    return particles["count"] - len(particles["skipped"]) - (summary.get("weights") or {}).get("zero", 0)
 
 
 def percent(part: int, whole: int) -> str:
@@ -80,7 +80,7 @@ def _resolution(summary: dict) -> str:
 def _particles(summary: dict) -> str:
     total, kept, loss = counted(summary), summary["kept"], summary["configuration"]["loss"]
     selects = loss in SELECTING
-    verb, how = ("kept", "") if selects else ("used", f", {_HOW.get(loss, 'weighted by their distance')}")
+    verb, how = ("kept", "") if selects else ("used", f", {_how(summary)}")
     if not told_apart(summary):
         text = f"All {kept:,} particles were {verb}, for correct and wrong ones could not be told apart"
     elif kept == total and not selects:
@@ -97,6 +97,15 @@ def _particles(summary: dict) -> str:
     text += f", {share} with a planted error; {wrong:,} errors were planted"
     lost = right_left_out(summary)
     return text + (f", and {lost:,} of {total - wrong:,} correct particles were left out." if lost > 0 else ".")
+
+
+def _how(summary: dict) -> str:
+    """How particles count that are used."""
+    loss, given = summary["configuration"]["loss"], summary.get("weights")
+    if given is None:
+        return _HOW.get(loss, "weighted by their distance")
+    theirs = f"the weights of {given['source']}"
+    return f"with {theirs}" if loss == "l2" else f"{_HOW.get(loss, 'weighted by their distance')} and {theirs}"
 
 
 def _skipped(summary: dict) -> str | None:

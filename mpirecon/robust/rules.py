@@ -104,5 +104,6 @@ class Rule(ABC):
         """Weights of the case's particles; collective over its communicator."""
 
     @abstractmethod
-    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray) -> float:
-        """The loss being minimised, per particle that it counts; collective. d : (m,) norms."""
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
+        """The loss being minimised, per particle that it counts; collective. d : (m,) norms · given : (m,) weights that the particles
+        came with"""

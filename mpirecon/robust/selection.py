@@ -411,8 +411,8 @@ class LeastSquares(Rule):
     def decide(self, case: Case) -> Selection:
         return Selection(case.valid.astype(np.float64), case.valid.copy(), sorting_score(case), keep_=1.0)
 
-    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray) -> float:
-        return _mean_rho(comm, self.name, d, selection, selection.kept)
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
+        return _mean_rho(comm, self.name, d, selection, selection.kept, given)
 
 
 class Trimmed(Rule):
@@ -429,8 +429,8 @@ class Trimmed(Rule):
         scope = case.comm if case.sort_scope == "global" else SerialCommunicator()
         return _sorted(scope, score, case.ids, case.valid, keep, case.mixture)
 
-    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray) -> float:
-        return _mean_rho(comm, self.name, d, selection, selection.kept)
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
+        return _mean_rho(comm, self.name, d, selection, selection.kept, given)
 
 
 class Posterior(Rule):
@@ -441,9 +441,10 @@ class Posterior(Rule):
     def decide(self, case: Case) -> Selection:
         return _by_posterior(case.mixture, case.sigma, case.valid, case.slight, case.followed)
 
-    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray) -> float:
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
         """Σ w d² / Σ w with the weights as they are."""
-        total, weight = comm.allreduce(np.array([(selection.weight * d**2).sum(), selection.weight.sum()]))
+        weight = selection.weight * given
+        total, weight = comm.allreduce(np.array([(weight * d**2).sum(), weight.sum()]))
         return float(total / max(weight, 1e-300))
 
 
@@ -466,9 +467,9 @@ class ByNorm(Rule):
         weight = np.where(valid, weight / (typical if typical > 0 else 1), 0.0)
         return Selection(weight, weight > 0, score, centre_=centre, scale_=scale)
 
-    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray) -> float:
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
         """A particle without weight still adds its ρ, else the loss would fall when more are left out."""
-        return _mean_rho(comm, self.name, d, selection, valid)
+        return _mean_rho(comm, self.name, d, selection, valid, given)
 
 
 _RULES: dict[str, Rule] = {rule.name: rule for rule in (LeastSquares(), Trimmed(), Posterior())}
@@ -502,18 +503,21 @@ def norms(comm: Communicator, distance: Distance, statistics: Statistics, valid:
     return distance.norm(statistics, typical)
 
 
-def loss_value(comm: Communicator, loss: str, d: np.ndarray, selection: Selection, valid: np.ndarray) -> float:
-    """The loss being minimised, per particle that it counts: mean 2ρ over the kept (sorted) or over all valid ones.
+def loss_value(
+    comm: Communicator, loss: str, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray | None = None
+) -> float:
+    """The loss being minimised, per particle that it counts: mean 2ρ over the kept (sorted) or over all valid ones, weighted by the
+    weights `given`, (m,), if there are any.
 
     2ρ, so that L2's value is the mean squared norm. `posterior` minimises Σ w d² with its weights fixed.
     """
-    return rule_of(loss).value(comm, d, selection, valid)
+    return rule_of(loss).value(comm, d, selection, valid, np.ones(len(d)) if given is None else given)
 
 
-def _mean_rho(comm: Communicator, loss: str, d: np.ndarray, selection: Selection, counted: np.ndarray) -> float:
-    rho = make_loss(loss, selection.centre_, selection.scale_).rho
-    total = comm.allreduce_scalar(float(2 * rho(d[counted]).sum()))
-    return total / max(comm.allreduce_scalar(int(counted.sum())), 1)
+def _mean_rho(comm: Communicator, loss: str, d: np.ndarray, selection: Selection, counted: np.ndarray, given: np.ndarray) -> float:
+    rho, given = make_loss(loss, selection.centre_, selection.scale_).rho, given[counted]
+    total = comm.allreduce_scalar(float(2 * (given * rho(d[counted])).sum()))
+    return total / max(comm.allreduce_scalar(float(given.sum())), np.finfo(np.float64).tiny)
 
 
 def _median(comm: Communicator, values: np.ndarray) -> float:

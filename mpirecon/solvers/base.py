@@ -13,7 +13,7 @@ from mpirecon.robust.selection import Selection
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map, held_out_map
 from mpirecon.solvers.passes import Engine
-from mpirecon.solvers.wiener import local_wiener, ssnr_of_half, ssnr_of_whole
+from mpirecon.solvers.wiener import finest_judged, local_wiener, ssnr_of_half, ssnr_of_whole, wiener_filter
 from mpirecon.validate.fsc import fsc_of_transforms, masked_transforms
 
 #: what was decided about this rank's particles in an iteration, given the rows of a mini-batch (None: all)
@@ -34,17 +34,19 @@ class Solver(ABC):
         self.fsc: np.ndarray | None = None
         self.compared: MapSet | None = None  # whose half maps `fsc` is of
         self._coarse_mask: np.ndarray | None = None
+        self._unexplained = 1.0
 
     @abstractmethod
     def step(self, weigh: Weigh) -> Selection:
         """One outer iteration: new maps from particles weighted by ``weigh(rows)``. Returns what it last gave."""
 
     @abstractmethod
-    def finish(self, unexplained: float = 1.0) -> MapSet:
-        """The half maps, unfiltered, and the Wiener-filtered map of all particles.
+    def finish(self) -> MapSet:
+        """The half maps, unfiltered, and the Wiener-filtered map of all particles."""
 
-        unexplained : share of the images' power that the maps leave
-        """
+    def note(self, unexplained: float) -> None:
+        """Take note of the share of the images' power that the maps leave, before the final ones are made."""
+        self._unexplained = unexplained
 
     def final_steps(self) -> dict[str, int]:
         """Steps of conjugate gradients that refined the final maps, by map; empty where there are none to take."""
@@ -87,6 +89,28 @@ class Solver(ABC):
                 curve = fsc_of_transforms(*transforms, self.engine.box)
         self.fsc, self.compared = self.engine.comm.bcast(curve), maps
         return transforms
+
+    def coarsen_references(self) -> int:
+        """Choose the box of the references: it holds the shells that particles can be judged by. Returns the side
+        of its grid."""
+        box, padded = self.engine.box, self.engine.backend.projection.padded
+        self.references = MapSet(self.engine.comm, self.engine.backend.coarse_box(finest_judged(ssnr_of_half(self.fsc))))
+        return padded * self.references.box // box
+
+    def filter_halves(self, transforms: tuple[np.ndarray, np.ndarray] | None) -> None:
+        """Make references of the half transforms that rank 0 has compared, which are overwritten."""
+        for k, half in enumerate((1, 2)):
+            volume = None
+            if transforms is not None:
+                with self.engine.timings("solve"):
+                    volume = wiener_filter(transforms[k], self.ssnr(half_map(half)), self.references.box)
+            self.references.place(half_map(half), 0, volume)
+
+    def refer_to(self, maps: MapSet) -> None:
+        """Compare the half maps among these, and make references of them, filtered by their FSC in the mask; collective."""
+        transforms = self.compare_halves(maps)
+        self.coarsen_references()
+        self.filter_halves(transforms)
 
     def focus_references(self) -> None:
         """Take from the references the noise about the particle; collective.

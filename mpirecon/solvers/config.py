@@ -31,7 +31,8 @@ class Config:
     map of the others; 1 scores inside the half, None: as many as ``settled`` finds best · batch_size : particles per gradient step over all ranks, 0 for all ·
     mask : a file, or "auto" for a sphere and, of the final map, a mask made from itself · max_resolution : Å, finest used ·
     score_resolution : (coarsest, finest) Å used for distances · diameter : Å of the spherical mask · symmetry : point group
-    in RELION's setting · schedule : "plain", "graduated" or None (graduated where the mixture decides) · group_by : column
+    in RELION's setting · weights : of the particles, multiplied with those of the loss: a column of the imported table, or
+    "FILE:COLUMN" · schedule : "plain", "graduated" or None (graduated where the mixture decides) · group_by : column
     of the imported table whose rows of one value are right or wrong together · solve_iterations : of the conjugate gradients that refine
     the final maps; None: as many as the noise leaves something to gain from · padding : Fourier grid over box, None: 2 in small boxes, else 1.5 · threads : of
     a rank, memory : bytes that it may keep images in, None: what the host has for it · half_precision : keep them as float16 ·
@@ -56,6 +57,7 @@ class Config:
     half_precision: bool = False
     backend: str = "auto"
     symmetry: str = "C1"
+    weights: str | None = None
     transport: str = "auto"
     space: str = "fourier"
     mask: str | None = None
@@ -98,6 +100,8 @@ class Config:
         if rule.length and distance.norm is None:
             raise UserError(f"--loss {self.loss} needs a distance that is a length; --distance {self.distance} is not: "
                             "use explained, whitened or raw")
+        if self.weights is not None and not self.weights.strip():
+            raise UserError("--weights: expected COLUMN of the imported table, or FILE:COLUMN")
         if self.iterations is not None and self.iterations < 1:
             raise UserError(f"--iterations {self.iterations}: at least 1 is needed")
         if self.padding is not None and not 1.25 <= self.padding <= 2:
@@ -160,22 +164,22 @@ class Config:
         """Folds really used: L2 selects nothing, so its half maps can judge each other and no folds are needed."""
         return self.folds or _FOLDS if self.rule.judges else 1
 
-    def settled(self, file) -> Config:
+    def settled(self, file, present: np.ndarray | bool = True) -> Config:
         """With the folds of this ParticleFile where none were asked for: more where groups are few, to leave more of them to
-        score against."""
+        score against. present : (m,) bool, particles that take part; True: all."""
         if self.folds is not None:
             return self
-        few = self.group_by is not None and _fewest_groups(file, self.group_by) < _FEW_GROUPS
+        few = self.group_by is not None and _fewest_groups(file, self.group_by, present) < _FEW_GROUPS
         return replace(self, folds=_FOLDS_OF_FEW if few else _FOLDS)
 
     def as_dict(self) -> dict:
         return asdict(self) | {"iterations": self.rounds, "schedule": SCHEDULES[self.graduated]}
 
 
-def _fewest_groups(file, column: str) -> int:
-    """Groups of rows in the half set that has fewer."""
+def _fewest_groups(file, column: str, present: np.ndarray | bool) -> int:
+    """Groups of rows that take part, in the half set that has fewer."""
     names, half = file.source_column(column).astype(str), file.halves()
-    return min(len(np.unique(names[half == which])) for which in (1, 2))
+    return min(len(np.unique(names[present & (half == which)])) for which in (1, 2))
 
 
 def _choice(option: str, value: str, choices: tuple[str, ...]) -> None:

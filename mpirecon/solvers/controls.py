@@ -71,7 +71,7 @@ def _cheap_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict
             coverage = view_coverage(columns["quaternion"], columns["kept"], columns.get("group"), point_group(run.config.symmetry))
             write_views_csv(folder / "views.csv", coverage)
             if not columns["kept"].all() and columns["kept"].any():
-                found = _check(columns, coverage)
+                found = selection_checks(columns, coverage)
             judged = _judged(run, outcome, columns)
     told = [] if judged is None else judged.warnings()
     return {**found, "judged": None if judged is None else judged.judged, "warnings": told + found["warnings"]}
@@ -90,7 +90,11 @@ def _judged(run: Reconstruction, outcome: Outcome, columns: dict[str, np.ndarray
     )  # fmt: skip
 
 
-def _check(columns: dict[str, np.ndarray], coverage: Coverage) -> dict:
+def selection_checks(columns: dict[str, np.ndarray], coverage: Coverage) -> dict:
+    """``warnings`` and what they rest on, for summary.json: what being left out goes with other than a wrong pose.
+
+    columns : of the valid particles: kept, slight, sigma, defocus, ctf_scale, yp, pp; group, optics groups and micrographs where known
+    """
     kept, groups = columns["kept"], columns.get("group")
     tested = [
         *(with_number(name, kept, columns[name], groups) for name in ("sigma", "defocus", "ctf_scale")),
@@ -143,7 +147,8 @@ def micrographs(file: ParticleFile) -> np.ndarray | None:
 def _costly_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict:
     """Maps of the kept, of the discarded alone and of all but as many drawn by lot; three more passes. Collective.
 
-    Every particle counts alike in them, so that they differ by who is in them alone. Writes discarded.mrc.
+    Every particle counts alike in them, or by the weight it was given, so that they differ by who is in them alone. Writes
+    discarded.mrc.
     Returns ``controls`` for summary.json (on rank 0) and ``warnings``.
     """
     comm, valid = run.comm, run.slab.valid
@@ -156,7 +161,7 @@ def _costly_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dic
     draw = uniform_hash(run.slab.ids, run.config.seed + _RANDOM_DISCARD)
     at_random = np.zeros(len(valid), bool)
     at_random[valid] = smallest_k(comm, draw[valid], run.slab.ids[valid], int(counts[2]))
-    with run.engine.pace.showing(3 * len(run.file), "controls", mine=3 * len(run.slab)):
+    with run.engine.pace.showing(3 * run.slab.total, "controls", mine=3 * run.slab.here):
         selection, lot = _half_maps(run, kept)[1], _half_maps(run, at_random)[1]
         store, thrown = _half_maps(run, discarded)
     judged = Comparison.of(thrown, selection, lot, run.engine.mask) if comm.rank == 0 else None

@@ -75,13 +75,13 @@ class GradientSolver(Solver):
         self._epoch = iterations
         self._refresh()
 
-    def finish(self, unexplained: float = 1.0) -> MapSet:
+    def finish(self) -> MapSet:
         return self._state
 
     def _batches(self) -> list[np.ndarray | None]:
         """Rows of this rank in each mini-batch of the epoch; a particle's batch depends on seed and epoch alone."""
         size, slab = self.config.batch_size, self.engine.slab
-        total = len(slab.file)
+        total = slab.total
         if not size or size >= total:
             return [None]
         count = -(-total // size)
@@ -89,6 +89,9 @@ class GradientSolver(Solver):
         order = particle_rng(self.config.seed, self._epoch, "mini-batches").permutation(total)
         batch = np.empty(total, np.int64)
         batch[order] = np.arange(total) % count
+        if slab.everywhere is not None:
+            batch, dealt = np.full(len(slab.file), -1), batch
+            batch[slab.everywhere] = dealt
         mine = batch[slab.start : slab.stop]
         return [mine == b for b in range(count)]
 

@@ -12,7 +12,7 @@ from mpirecon.robust.statistics import Statistics
 
 def reported_losses(
     comm: Communicator, loss: str, distance: Distance, chosen: Selection, inside: Statistics, held_out: Statistics,
-    valid: np.ndarray,
+    valid: np.ndarray, given: np.ndarray | None = None,
 ) -> dict[str, float]:
     """``loss``, ``loss_l2``, ``loss_heldout`` and ``loss_l2_heldout`` of the maps of an iteration; collective.
 
@@ -24,7 +24,8 @@ def reported_losses(
     Parameters
     ----------
     chosen : who built the maps · inside, held_out : statistics of the m particles of this rank against the maps of their half,
-    and against maps that they did not build · valid : (m,) bool
+    and against maps that they did not build · valid : (m,) bool · given : (m,) weights that the particles were given, which
+    ``loss`` counts by, and the regular L2 loss does not
     """
     distance = distance if distance.norm is not None else WHITENED  # what is no length is told of by its residual
     turned = chosen.contrast < 0
@@ -33,7 +34,7 @@ def reported_losses(
     def of(statistics: Statistics) -> float:
         statistics = statistics.inverted(turned)
         d = _root(statistics.residual) if squared else norms(comm, distance, statistics, valid)
-        return loss_value(comm, loss, d, chosen, valid)
+        return loss_value(comm, loss, d, chosen, valid, given)
 
     def of_l2(statistics: Statistics) -> float:
         return loss_value(comm, "l2", _root(statistics.residual), Selection.everybody(valid), valid)

@@ -35,7 +35,7 @@ from mpirecon.solvers.run import Reconstruction
 def reconstruct(
     comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool, log_particles: str,
     controls: bool = False, resume: bool = False, postprocess: bool = True, endurance: Endurance = Endurance(),
-    start_weights: np.ndarray | None = None, began: float | None = None,
+    start_weights: np.ndarray | None = None, weights: np.ndarray | None = None, began: float | None = None,
 ) -> dict:
     """Run a reconstruction on the ranks of `comm` and write its files.
 
@@ -43,6 +43,7 @@ def reconstruct(
     postprocess : also make mask.mrc, sharpened.mrc, and the FSC corrected for the mask
     resume : go on from the folder's checkpoint, if it has one
     start_weights : (m,) float, what the first map is made with, the same on all ranks
+    weights : (m,) float, in place of those that `config` names; rank 0's are taken
     began : when the program did, Unix time, if it has done more than call this
 
     Returns the summary on rank 0, an empty dict elsewhere. Raises, on all ranks alike, UserError for what a user can mend
@@ -59,11 +60,11 @@ def reconstruct(
         Place(comm, output, RECONSTRUCTION, inputs_of(file, config), overwrite=overwrite, resume=resume) as place,
     ):  # fmt: skip
         with (
-            RankLog.for_rank(None, comm, particles=log_particles) as log, endurance.signals() as stop, _telling(state),
+            RankLog.for_rank(None, comm, particles=log_particles) as log, endurance.signals() as stop, telling(state),
             Watchdog(comm, None, endurance.stall_timeout, lambda: f"; {state()}" if state() else "") as watchdog,
         ):  # fmt: skip
             console.say(_opening(comm, file, config))
-            run = Reconstruction(comm, file, config, log, console, start_weights, start, stop)
+            run = Reconstruction(comm, file, config, log, console, start_weights, start, weights, stop=stop)
             place.begin(log)  # all that a user can have got wrong is found by now: before, no folder is made
             if place.complete:
                 console.say(f"the results of this run were complete; they are in their place in {place.path} now")
@@ -83,7 +84,7 @@ def reconstruct(
 
 
 @contextmanager
-def _telling(state: Callable[[], str]) -> Iterator[None]:
+def telling(state: Callable[[], str]) -> Iterator[None]:
     """However a run ends early, say where its state is and how to go on; `state` is empty where there is none."""
     try:
         yield

@@ -9,7 +9,6 @@ from mpirecon.operators.normal import NormalEquations
 from mpirecon.robust.selection import Selection
 from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
-from mpirecon.solvers.wiener import finest_judged, ssnr_of_half, wiener_filter
 
 #: mean of 1 − FSC of the half maps beyond which the direct solution will do: what it leaves unsolved is 1e-3 to 1e-2 of a
 #: shell's signal, which ten times as much noise hides
@@ -34,7 +33,6 @@ class NormalSolver(Solver):
         super().__init__(engine, config)
         self._store: GroupStore | None = None
         self._halves: MapSet | None = None
-        self._unexplained = 1.0
         self._mean_weights: dict[tuple[MapOf, int], np.ndarray] = {}  # of this iteration's maps that this rank has solved once
 
     def step(self, weigh: Weigh) -> Selection:
@@ -45,32 +43,32 @@ class NormalSolver(Solver):
         self._halves = MapSet(self.engine.comm, self.engine.box)
         self.solve(self._halves, self._store, [half_map(1), half_map(2)], self._unfiltered)
         transforms = self.compare_halves(self._halves)
-        side = self._coarsen_references()
+        side = self.coarsen_references()
         if not self.config.rule.judges:  # it selects nothing: what its particles are told is their distance from a filtered half map
-            self._filter_halves(transforms)
+            self.filter_halves(transforms)
             return selection
         del transforms
         self.solve(self.references, self._store, self.reference_maps, self._filtered, side=side)
         self.focus_references()
         return selection
 
-    def _coarsen_references(self) -> int:
-        """Choose the box of the references: it holds the shells that particles can be judged by. Returns the side
-        of its grid."""
-        box, padded = self.engine.box, self.engine.backend.projection.padded
-        self.references = MapSet(self.engine.comm, self.engine.backend.coarse_box(finest_judged(ssnr_of_half(self.fsc))))
-        return padded * self.references.box // box
-
-    def finish(self, unexplained: float = 1.0) -> MapSet:
-        self._unexplained = unexplained
-        maps, which = MapSet(self.engine.comm, self.engine.box), [half_map(1), half_map(2), WHOLE]
+    def finish(self, whole: bool = True) -> MapSet:
+        """whole : also the map of all particles"""
+        maps, which = MapSet(self.engine.comm, self.engine.box), [half_map(1), half_map(2)]
         if not self._steps(half_map(1)):
-            maps, which = self._halves, [WHOLE]  # the halves are there already
-        self.solve(maps, self._store, which, self._refined, last=True)
-        self._store = None
+            maps, which = self._halves, []  # the halves are there already
+        if which := [*which, WHOLE] if whole else which:
+            self.solve(maps, self._store, which, self._refined, last=True)
+        self.forget()
         return maps
 
+    def forget(self) -> None:
+        """Let go of the sums of an iteration, which no further map is to be made of."""
+        self._store = None
+
     def final_steps(self) -> dict[str, int]:
+        if self.fsc is None:
+            return {}
         return {"half maps": self._steps(half_map(1)), "map of all": self._steps(WHOLE)}
 
     def _steps(self, made_of: MapOf) -> int:
@@ -96,15 +94,6 @@ class NormalSolver(Solver):
         volume = equations.direct(self._ridge(made_of, equations, self.ssnr(made_of)))
         volume *= self.reference_mask
         return volume
-
-    def _filter_halves(self, transforms: tuple[np.ndarray, np.ndarray] | None) -> None:
-        """References of the half transforms that rank 0 has compared, which are overwritten."""
-        for k, half in enumerate((1, 2)):
-            volume = None
-            if transforms is not None:
-                with self.engine.timings("solve"):
-                    volume = wiener_filter(transforms[k], self.ssnr(half_map(half)), self.references.box)
-            self.references.place(half_map(half), 0, volume)
 
     def _ridge(self, made_of: MapOf, equations: NormalEquations, ssnr: np.ndarray | None = None) -> np.ndarray:
         key = made_of, equations.shells

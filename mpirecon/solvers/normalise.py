@@ -36,12 +36,17 @@ class Normaliser:
     gains: Gains | None = None
 
     @classmethod
-    def of(cls, comm: Communicator, file, mode: str) -> Normaliser:
-        """For the images of a particle file, of which some are looked at, the same ones however many ranks there are. Collective."""
-        background, total = Background(file.box), len(file)
-        start, stop = slab(total, comm.size, comm.rank)
+    def of(cls, comm: Communicator, file, mode: str, present: np.ndarray | None = None) -> Normaliser:
+        """For the images of a particle file, of which some are looked at, the same ones however many ranks there are. Collective.
+
+        present : (all particles,) bool, those that take part; None: all
+        """
+        background, there = Background(file.box), None if present is None else np.flatnonzero(present)
+        total = len(file) if there is None else len(there)
+        start, stop = slab(len(file), comm.size, comm.rank)
         some = min(total, int(np.clip(_PIXELS // file.box**2, _FEWEST, _MOST)))
         rows = np.unique(np.linspace(0, total - 1, some).astype(np.int64))
+        rows = rows if there is None else there[rows]
         rows = rows[(rows >= start) & (rows < stop)]
         with together(comm):
             seen = [look_at(background, file.images(rows[first : first + _BATCH])) for first in range(0, len(rows), _BATCH)]

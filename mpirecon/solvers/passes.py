@@ -55,7 +55,7 @@ class Engine:
         """
         shape = self.slab.noise_groups, self.backend.plane.shells
         power, count, own = np.zeros(shape), np.zeros(shape), np.zeros(len(self.slab))
-        exactly = ExactSpectrum(shape, self.box, len(self.slab.file)) if self.deterministic else None
+        exactly = ExactSpectrum(shape, self.box, self.slab.total) if self.deterministic else None
         largest = np.zeros(2)
         with together(self.comm), self.timings("survey"):
             for rows, batch in self._first_visit():
@@ -80,11 +80,12 @@ class Engine:
         return Survey(own, np.maximum(spectrum, 1e-12 * max(spectrum.max(), np.finfo(np.float32).tiny)), largest)
 
     def accumulate(self, selection: Selection, rows: np.ndarray | None = None) -> GroupStore:
-        """Σ w s C ŷ and Σ w s² C² of every group, reduced over the ranks; each image at all poses of the symmetry.
+        """Σ w s C ŷ and Σ w s² C² of every group, reduced over the ranks; each image at all poses of the symmetry. The w are those of
+        the selection times those that the particles were given.
 
         rows : (m,) bool, those to visit (a mini-batch); all of positive weight when left out.
         """
-        backend, weight = self.backend, selection.weight
+        backend, weight = self.backend, selection.weight * self.slab.given
         p = backend.projection.padded
         fixed_point = self._units(selection) if self.deterministic else None
         backend.use_units(fixed_point)
@@ -114,9 +115,9 @@ class Engine:
         largest = np.zeros(2)
         for rows in self.slab.batches(np.arange(len(self.slab))):
             for k, contrast in enumerate(selection.expected_contrast(rows)):
-                weighted = np.abs(contrast).reshape(len(rows), -1).max(axis=1) * selection.weight[rows]
+                weighted = np.abs(contrast).reshape(len(rows), -1).max(axis=1) * selection.weight[rows] * self.slab.given[rows]
                 largest[k] = max(largest[k], weighted.max())
-        images = len(self.slab.file) * len(self.symmetry.group)
+        images = self.slab.total * len(self.symmetry.group)
         return FixedPoint.of(*(self.comm.allreduce(largest, "max") * self.found.largest), images)
 
     def statistics(

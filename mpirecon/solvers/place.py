@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from mpirecon.io.given_weights import weights_inputs
 from mpirecon.io.inputs import Input, given
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_folder import Kind, RunFolder
@@ -58,3 +59,4 @@ def inputs_of(file: ParticleFile, config: Config) -> Iterable[Input]:
     """What a run of these options reads."""
     yield from file.inputs()
     yield from given(mask=config.mask if config.masked_by_file else None)
+    yield from weights_inputs(config.weights)

@@ -13,6 +13,7 @@ from mpirecon.backend.bands import Bands
 from mpirecon.backend.protocol import Backend
 from mpirecon.backend.warm import compile_once
 from mpirecon.errors import UserError
+from mpirecon.io.given_weights import GivenWeights, given_array, read_weights
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.symmetry import point_group
@@ -45,6 +46,8 @@ class Problem:
     comm, file, config, log, console, timings
         as the run was given them; the Config is in force for this file
     distance : Distance
+    given : GivenWeights or None
+        weights that the particles were given
     slab : ParticleSlab
         this rank's particles
     groups : (m,) int64 or None
@@ -68,6 +71,7 @@ class Problem:
     console: object
     timings: Timings
     distance: Distance
+    given: GivenWeights | None
     slab: ParticleSlab
     groups: np.ndarray | None
     parted: str | None
@@ -79,12 +83,19 @@ class Problem:
     symmetry: Symmetry
 
     @classmethod
-    def of(cls, comm: Communicator, file: ParticleFile, config: Config, log, console, timings: Timings) -> Problem:
-        """Set a run up; collective. Raises UserError, on all ranks, for what a user can mend."""
+    def of(cls, comm: Communicator, file: ParticleFile, config: Config, log, console, timings: Timings, weights=None) -> Problem:
+        """Set a run up; collective. Raises UserError, on all ranks, for what a user can mend.
+
+        weights : (m,) float, of all particles, in place of what ``config.weights`` names
+        """
+        given = _given_weights(comm, file, config, weights)
+        relative = None if given is None else given.relative
         with together(comm):
-            config = config.settled(file) if comm.rank == 0 else None
+            config = config.settled(file, True if relative is None else relative > 0) if comm.rank == 0 else None
         config = comm.bcast(config)
-        slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed))
+        slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed, relative))
+        if given is not None:
+            console.say(f"  {given.sentence()}")
         slab.agree_on_noise_groups(comm)
         _check_halves(comm, file, config, slab)
         groups, parted = _groups(comm, file, config, slab)
@@ -98,7 +109,7 @@ class Problem:
         compile_once(comm, backend, slab.metadata, config.rule.looks, config.deterministic, symmetry, console.say, timings)
         slab.normalise(comm, config.normalise)  # kernels look at images
         transport = connect(comm, backend, placement, config.transport, log, console)
-        return cls(comm, file, config, log, console, timings, get_distance(config.distance), slab, groups, parted, placement,
+        return cls(comm, file, config, log, console, timings, get_distance(config.distance), given, slab, groups, parted, placement,
                    neighbours, backend, transport, mask, symmetry)  # fmt: skip
 
     @property
@@ -126,9 +137,12 @@ class Problem:
         largest = "" if config.diameter else ", the largest that the box holds,"
         return f"sphere of {diameter:.4g} Å{largest} with a soft edge of {edge:.3g} pixels"
 
-    def bands(self, noise_power: np.ndarray) -> Bands:
-        """Bands of the shells that particles are scored on."""
-        return self.backend.bands(noise_power, *_scored_shells(self.file, self.config, self.backend), self.distance.whitened)
+    def bands(self, noise_power: np.ndarray, high_pass: float | None = None) -> Bands:
+        """Bands of the shells that particles are scored on; of those alone that are finer than `high_pass`, Å, if given."""
+        lowest, highest = _scored_shells(self.file, self.config, self.backend)
+        if high_pass is not None:
+            lowest = min(max(lowest, int(np.ceil(self.file.box * self.file.pixel_size / high_pass))), highest)
+        return self.backend.bands(noise_power, lowest, highest, self.distance.whitened)
 
     @property
     def used(self) -> dict:
@@ -153,6 +167,17 @@ class Problem:
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
             raise UserError("starting weights must be finite and not negative, and not all 0")
         return weights[self.slab.start : self.slab.stop]
+
+
+def _given_weights(comm: Communicator, file: ParticleFile, config: Config, weights) -> GivenWeights | None:
+    """The weights that the particles were given, the same on all ranks; None without. Rank 0 reads them. Collective."""
+    found = None
+    with together(comm):
+        if comm.rank == 0 and (weights is not None or config.weights is not None):
+            found = read_weights(file, config.weights) if weights is None else given_array(weights, file)
+    if (source := comm.bcast(None if found is None else found.source)) is None:
+        return None
+    return GivenWeights(source, comm.bcast_array(np.empty(len(file)) if found is None else found.values))
 
 
 def _threads(config: Config, neighbours: int) -> int:
@@ -262,10 +287,12 @@ def _folds_of_groups(
     """Fold of each group, (count,) int64, the same on all ranks; and what is wrong where half sets part groups."""
     column, folds, parted = config.group_by, config.scoring_folds, None
     first, last = np.full(count, 3), np.zeros(count, np.int64)
-    np.minimum.at(first, groups, slab.metadata.half)
-    np.maximum.at(last, groups, slab.metadata.half)
+    present = slab.present
+    np.minimum.at(first, groups[present], slab.metadata.half[present])
+    np.maximum.at(last, groups[present], slab.metadata.half[present])
     comm.allreduce(first, "min")
     comm.allreduce(last, "max")
+    first = np.where(last > 0, first, 0)  # of whom nobody takes part
     what, where = ("particles", str(file.path)) if column is None else ("groups", f"--group-by {column}")
     if mixed := int((first != last).sum()):
         remedy = "--new-halves" if column is None else f"--family {column} --new-halves"
@@ -281,7 +308,7 @@ def _folds_of_groups(
 
 
 def _check_halves(comm: Communicator, file: ParticleFile, config: Config, slab: ParticleSlab) -> None:
-    counts = np.array([(slab.metadata.half == h).sum() for h in (1, 2)], np.int64)
+    counts = np.array([(slab.present & (slab.metadata.half == h)).sum() for h in (1, 2)], np.int64)
     comm.allreduce(counts)
     for half, count in zip((1, 2), counts):
         if count == 0:

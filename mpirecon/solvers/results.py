@@ -11,7 +11,7 @@ import numpy as np
 import scipy.fft
 
 from mpirecon.io.mrc import write_map
-from mpirecon.io.run_output import write_particle_table, write_summary
+from mpirecon.io.run_output import took_part, write_particle_table, write_summary
 from mpirecon.model.optics import electron_wavelength
 from mpirecon.model.particles import TRUTH
 from mpirecon.model.symmetry import point_group
@@ -129,7 +129,7 @@ def _scored(run: Reconstruction, outcome: Outcome, maps: dict) -> np.ndarray:
 
 def _map_warnings(run: Reconstruction, summary: dict, columns: dict) -> list[str | None]:
     """What to be wary of in the maps themselves, whoever built them."""
-    after, valid = summary["postprocess"] or {}, ~columns["skipped"]
+    after, valid = summary["postprocess"] or {}, took_part(columns)
     told = [few_particles_warning(tuple(int((valid & (columns["half"] == half)).sum()) for half in (1, 2))),
             anisotropy_warning(after.get("cones"))]
     if run.config.mask in (None, AUTO):
@@ -205,14 +205,16 @@ def _particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.nda
         "shift": slab.pose.shift,
         "distance": np.where(slab.valid, chosen.distance, np.nan),
         "score": np.where(slab.valid, matched_filter(statistics, outcome.sigma), np.nan),
-        "weight": chosen.weight,
+        "weight": chosen.weight * slab.given,
         "kept": chosen.kept,
         "posterior": chosen.posterior,
         "sigma": np.where(slab.valid, outcome.sigma, np.nan),
         "scale": np.where(slab.valid, statistics.contrast, np.nan),
-        "skipped": ~slab.valid,
+        "skipped": slab.present & ~slab.valid,
         "defocus": (slab.metadata.ctf["defocus_u"] + slab.metadata.ctf["defocus_v"]) / 2,
     }
+    if run.given is not None:
+        local["given_weight"] = run.given.values[slab.start : slab.stop]
     local |= _truth_columns(run)
     total = len(run.file)
     gathered = {name: run.comm.gather_slabs(np.ascontiguousarray(v), total) for name, v in local.items()}
@@ -281,7 +283,7 @@ def _peak_memory() -> int:
 
 def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict, columns: dict, ranks: list) -> dict:
     file = run.file
-    mixture, valid = outcome.selection.mixture_, ~columns["skipped"]
+    mixture = outcome.selection.mixture_
     return {
         **about,
         "configuration": run.config.as_dict(),
@@ -289,9 +291,10 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict,
         "particles": {
             "file": str(file.path), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,
             "ctf_premultiplied": bool(file.attributes["ctf_premultiplied"]),
-            "ctf_phase_flipped": file.phase_flipped, "skipped": np.flatnonzero(~valid).tolist(),
+            "ctf_phase_flipped": file.phase_flipped, "skipped": np.flatnonzero(columns["skipped"]).tolist(),
             "optics": [] if (optics := file.aberrations()) is None else optics.corrected(),
         },
+        "weights": None if run.given is None else run.given.as_dict(),
         "normalisation": run.slab.normaliser.as_dict() | ({} if run.state.survey.levels is None else run.state.survey.levels.as_dict()),
         "ranks": ranks,
         "transport": run.problem.transport,
@@ -311,12 +314,12 @@ def _by_micrograph(run: Reconstruction, columns: dict) -> dict | None:
     """How many there are, and those that lost the largest share of their particles, by name; None when not known."""
     if "micrograph" not in columns:
         return None
-    number, kept = columns["micrograph"], columns["kept"]
-    count = np.bincount(number)
-    share = np.bincount(number, kept) / count
+    number, kept, took = columns["micrograph"], columns["kept"], took_part(columns)
+    count = np.bincount(number[took], minlength=1 + int(number.max()))
+    share = np.bincount(number[took], kept[took], minlength=len(count)) / np.maximum(count, 1)
     places = micrographs(run.file)
-    worst = np.lexsort((-count, share))[:_WORST]
-    return {"count": len(count), "fewest_kept": [
+    worst = [i for i in np.lexsort((-count, share)) if count[i]][:_WORST]
+    return {"count": int((count > 0).sum()), "fewest_kept": [
         {"name": _text(places[(number == i).argmax()]), "particles": int(count[i]), "kept": int(round(share[i] * count[i]))} for i in worst
     ]}  # fmt: skip
 

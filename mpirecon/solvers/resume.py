@@ -69,7 +69,7 @@ def load(run, folder: Path) -> State:
     now = run.identity
     with together(run.comm):
         with Checkpoint(folder / NAME) as checkpoint:
-            _check_identity(run, now, checkpoint)
+            check_identity(run, now, checkpoint)
             first, last = run.slab.start, run.slab.stop
             facts, levels = checkpoint.facts, checkpoint.facts["levels"]
             survey = Survey(checkpoint.rows("power", first, last), checkpoint.array("noise_power"), checkpoint.array("largest"),
@@ -113,6 +113,7 @@ def identify(run) -> dict:
         "options": json.loads(json.dumps(options)),
         "particles": {"count": len(file), "box": file.box, "rows": f"{digest[0]:x}", "images": digest_of(few)},
         "mask": digest_of(run.engine.mask),
+        "weights": None if run.given is None else digest_of(run.given.values),
         "file": file.state(),
     })  # fmt: skip
 
@@ -140,7 +141,11 @@ def _look_again(run, state: State, checkpoint: Path) -> None:
 _SPELLED = {"score_resolution": "score_band"}
 
 
-def _check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
+def check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
+    """Raise UserError where a checkpoint is not of what `now` identifies."""
+    if checkpoint.facts.get("kind") != now.get("kind"):
+        was, wanted = (facts.get("kind") or "reconstruction" for facts in (checkpoint.facts, now))
+        raise UserError(f"{checkpoint.path} is the state of a {was}, with which a {wanted} cannot go on; choose another folder")
     if checkpoint.facts["particles"] != now["particles"]:
         raise UserError(f"{checkpoint.path} was made from other particles than {run.file.path}; "
                         "resume with the same particle file, or start anew with --overwrite")
@@ -153,6 +158,9 @@ def _check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
     if checkpoint.facts["mask"] != now["mask"]:
         raise UserError(f"{checkpoint.path} was made with another mask than {run.config.mask} is now; resume with the same, "
                         "or start anew with --overwrite")
+    if checkpoint.facts.get("weights") != now["weights"]:
+        raise UserError(f"{checkpoint.path} was made with other weights of the particles than {run.given.source} has now; resume with the "
+                        "same, or start anew with --overwrite")
 
 
 def _in_words(value) -> str:

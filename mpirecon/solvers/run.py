@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from mpirecon.backend.bands import BANDS
+from mpirecon.backend.bands import BANDS, Bands
 from mpirecon.backend.protocol import Ability
 from mpirecon.io.image_levels import LevelsFound
 from mpirecon.io.particle_file import ParticleFile
@@ -65,28 +65,32 @@ class Outcome:
 class Reconstruction:
     """One run of ``mpirecon reconstruct`` on the ranks of `comm`; ``run()`` returns an Outcome.
 
-    start_weights : (m,) float, of all particles, what the first map is made with; None leaves that to the loss · began : when the
-    program did, Unix time, of which what has passed since is the phase "setup"; now if left out · stop : signals to end
+    start_weights : (m,) float, of all particles, what the first map is made with; None leaves that to the loss · weights : (m,), of
+    all particles, in place of what ``config.weights`` names, rank 0's alone are looked at · solver : of an engine and a Config, in
+    place of that which config.solver names · began : when the program did, Unix time, of which what has passed since is the phase
+    "setup"; now if left out · stop : signals to end
 
     ``problem`` is what was asked, ``state`` what is known so far (None before the first iteration).
     """
 
     def __init__(
         self, comm: Communicator, file: ParticleFile, config: Config, log, console, start_weights: np.ndarray | None = None,
-        began: float | None = None, stop: StopSignals | None = None,
+        began: float | None = None, weights: np.ndarray | None = None, solver: Callable[[Engine, Config], Solver] | None = None,
+        stop: StopSignals | None = None,
     ) -> None:
         timings = Timings(comm.activity.step, began)
-        self.problem = p = Problem.of(comm, file, config, log, console, timings)
+        self.problem = p = Problem.of(comm, file, config, log, console, timings, weights)
         self.comm, self.file, self.config, self.log, self.console, self.slab = comm, file, p.config, log, console, p.slab
+        self.given = p.given
         self._start = p.starting_weights(start_weights)
         self.engine = Engine(
             comm, p.backend, p.slab, p.config.scoring_folds, p.mask, timings, log, Pace(comm, console, stop), p.config.skip_bad,
             p.symmetry, deterministic=p.config.deterministic,
         )  # fmt: skip
+        self._make_solver = solver or _SOLVERS[p.config.solver]
         self.solver: Solver | None = None  # once the images were surveyed
         self.state: State | None = None
         self._looks = Looks(p.config.rounds)
-        self._observers: list[Observer] = [RankRecords(log), Announcer(console, p.config.rounds)]
         timings.fill("setup")
 
     def run(self, checkpoints: Checkpoints | None = None, resume: bool = False) -> Outcome:
@@ -99,8 +103,11 @@ class Reconstruction:
 
     def iterations(self, checkpoints: Checkpoints | None = None, resume: bool = False) -> Iterator[State]:
         """Make one iteration after another, each when asked for; yields what is known then. Collective, as `run` is."""
-        self.state = checkpoints.load() if resume else self._survey()
-        observers = [*self._observers, *([] if checkpoints is None else [checkpoints])]
+        if resume:
+            self.state = checkpoints.load()
+        else:
+            self.prepare()
+        observers = [RankRecords(self.log), *self._announcers(), *([] if checkpoints is None else [checkpoints])]
         while self.state.iteration < self.config.rounds:
             self.state = replace(self.state, maps=None)  # the next are as large: not both at once
             self.state = self._iterate(self.state)
@@ -108,11 +115,18 @@ class Reconstruction:
                 observer.after(self.state)
             yield self.state
 
+    def _announcers(self) -> list[Observer]:
+        return [Announcer(self.console, self.config.rounds)]
+
+    def prepare(self) -> None:
+        """The first look at the images, before any iteration: bad ones, noise spectra. Collective."""
+        self.state = self._survey()
+
     def begin(self, survey: Survey) -> None:
         """Have the solver ready for images that were surveyed, in this run or in the one that it goes on from."""
         self.slab.visit_by_view(survey.by_view)
         self.engine = replace(self.engine, found=survey)
-        self.solver = _SOLVERS[self.config.solver](self.engine, self.config)
+        self.solver = self._make_solver(self.engine, self.config)
 
     def _iterate(self, state: State) -> State:
         """One iteration: from what is known, who builds the next maps; the maps; what is known by them."""
@@ -120,7 +134,7 @@ class Reconstruction:
         passes = 2 + (number == 1 and self.config.solver == "gradient")
         selection, looking = self._select_all(state)  # w, s of each particle
         weigh = self._in_batches(number, selection) if self._sorts_batches else lambda rows: selection
-        with self.engine.pace.showing(passes * len(self.file), f"iteration {number} of {rounds}", mine=passes * len(self.slab),
+        with self.engine.pace.showing(passes * self.slab.total, f"iteration {number} of {rounds}", mine=passes * self.slab.here,
                                       further=rounds - number):  # fmt: skip
             selection = self.solver.step(weigh)  # Σ w s Aᴴŷ and Σ w s² AᴴA, maps of halves and folds, their FSC
             scores = self._score(number, looking)  # yy, yp, pp of each particle against maps that it did not build
@@ -131,14 +145,28 @@ class Reconstruction:
 
     def finish(self) -> Outcome:
         """The final maps and what is known of the particles, after the last of `iterations`. Collective."""
-        state, scores = self.state, self.state.scores
-        unexplained = self._unexplained(scores.inside)
-        self.engine.backend.release_images()  # their memory is the solution's now
-        self.slab.visit_by_view(False)
-        maps = self.solver.finish(unexplained)
-        sigma = particle_sigma(self.comm, scores.held_out, self.slab.valid)
+        self.solver.note(self.unexplained())
+        again = not self.config.rule.judges and self.solver.final_steps().get("half maps", 0) > 0
+        if not again:
+            self._release_images()  # their memory is the solution's now
+        maps = self.solver.finish()
+        if again:
+            self._score_refined(maps)
+        held_out = self.state.scores.held_out
+        sigma = particle_sigma(self.comm, held_out, self.slab.valid)
         fsc = self.solver.fsc if self.solver.compared is maps else None
-        return Outcome(maps, list(state.records), scores.held_out, self._with_final_distance(state), sigma, fsc)
+        return Outcome(maps, list(self.state.records), held_out, self.judged(), sigma, fsc)
+
+    def _release_images(self) -> None:
+        self.engine.backend.release_images()
+        self.slab.visit_by_view(False)
+
+    def _score_refined(self, maps: MapSet) -> None:
+        """Compare the particles with the half maps as they are in the end: of small boxes alone, whose half maps are refined."""
+        self.solver.refer_to(maps)
+        with self.engine.pace.showing(self.slab.total, "final maps", mine=self.slab.here):
+            self.state = replace(self.state, scores=self._score(self.state.iteration, False))
+        self._release_images()
 
     @cached_property
     def identity(self) -> dict:
@@ -155,7 +183,7 @@ class Reconstruction:
         slab = self.slab
         # where all ranks have all of their images in memory any order of visits is free
         by_view = self.comm.allreduce_scalar(int(self.engine.backend.keeps_all(slab)), "min") > 0
-        with self.engine.pace.showing(len(self.file), "survey", mine=len(slab)):
+        with self.engine.pace.showing(slab.total, "survey", mine=slab.here):
             survey = self.engine.survey()
         levels = LevelsFound.of(self.comm, slab.levels[slab.valid], slab.factor[slab.valid], slab.normaliser.gains)
         self.log.event("image levels", **levels.as_dict(), normaliser=slab.normaliser.as_dict())
@@ -230,8 +258,14 @@ class Reconstruction:
             random_poses=scores.random_poses, groups=self.problem.groups, nearby=scores.nearby, mild=mild,
         )  # fmt: skip
 
-    def _with_final_distance(self, state: State) -> Selection:
+    def distances(self, statistics: Statistics, rows: np.ndarray) -> np.ndarray:
+        """By which some rows, (m,) bool, are sorted, (m,) float64; infinite where an image contradicts the map. Collective."""
+        chosen = self._select(self.state.scores or Scores(statistics, statistics), rows, statistics=statistics)
+        return np.where(chosen.contradicts, np.inf, chosen.distance)
+
+    def judged(self) -> Selection:
         """The selection that built the final map, beside the distances from that map (held out)."""
+        state = self.state
         # L2 selects nothing: its particles may be told their distance from the other half's map
         with self.engine.timings("select"):
             final = self._select(state.scores, self.slab.valid,
@@ -249,24 +283,28 @@ class Reconstruction:
         random, seed = None, self.config.seed + iteration
         if self.config.mixes:
             # about this many particles of the whole set say what a wrong pose looks like
-            m = len(self.file)
+            m = self.slab.total
             share = min(1.0, np.clip(_RANDOM_SHARE * m, *_RANDOM_POSES) / m)
             random = uniform_hash(self.slab.ids, seed) < share
         due = looking and self._looks.due(iteration)
         nearby = NearbyPoses.empty(len(self.slab), BANDS, self.engine.backend.plane.shells) if due else None
         inside, outside, random_poses = self.engine.statistics(
-            self.solver.references, self.problem.bands(self.engine.found.noise_power), rows, random=random, draw=seed, nearby=nearby,
+            self.solver.references, self.bands(), rows, random=random, draw=seed, nearby=nearby,
             looked=self._looked_first if iteration == self._looks.first else None,
         )  # fmt: skip
         return Scores(inside, outside, random_poses, nearby)
 
     @property
     def _looked_first(self) -> np.ndarray:
-        return self._looks.at(self.slab.ids, len(self.file), self.config.seed)
+        return self._looks.at(self.slab.ids, self.slab.total, self.config.seed)
 
-    def _unexplained(self, inside: Statistics) -> float:
+    def bands(self, high_pass: float | None = None) -> Bands:
+        """The bands that particles are scored in; of those shells alone that are finer than `high_pass`, Å, if given."""
+        return self.problem.bands(self.engine.found.noise_power, high_pass)
+
+    def unexplained(self) -> float:
         """Share of the images' power, over all ranks, that the maps of the own half leave."""
-        sums = self.comm.allreduce(inside.sums[self.slab.valid].sum(axis=(0, 1)))
+        sums = self.comm.allreduce(self.state.scores.inside.sums[self.slab.valid].sum(axis=(0, 1)))
         return float((sums[0] - 2 * sums[1] + sums[2]) / max(sums[0], np.finfo(np.float64).tiny))
 
     # what is told
@@ -280,7 +318,8 @@ class Reconstruction:
             chosen = replace(chosen, centre_=now.centre_, scale_=now.scale_)
         record = {
             "iteration": state.iteration,
-            **reported_losses(comm, config.loss, self.problem.distance, chosen, state.scores.inside, state.scores.held_out, valid),
+            **reported_losses(comm, config.loss, self.problem.distance, chosen, state.scores.inside, state.scores.held_out, valid,
+                              None if self.given is None else self.slab.given),
             "kept": comm.allreduce_scalar(int(chosen.kept.sum())),
             "valid": comm.allreduce_scalar(int(valid.sum())),
             "resolution_0143": crossing(state.fsc, 0.143, file.box, file.pixel_size),

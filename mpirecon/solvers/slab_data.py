@@ -72,18 +72,27 @@ class ParticleSlab:
     """Rows start:stop of a particle file, the ones this rank reads and no other.
 
     metadata : ParticleSet, as the file has it, the given poses included · pose : Pose, as they are now; ``move`` replaces some ·
-    valid : (m,) bool, False for particles whose image turned out to be bad and was skipped · by_view : whether rows are visited in
+    given : (m,) float64, weights that the particles were given, 1 without · present : (m,) bool, those above 0; the others are
+    as if they were not in the file: no pass visits them · valid : (m,) bool, False for these, and for particles whose image
+    turned out to be bad and was skipped · total : particles that are present, of all ranks · by_view : whether rows are visited in
     the order of their views rather than in the file's: slices that lie close together share cache lines of the Fourier grid.
     """
 
-    def __init__(self, comm: Communicator, file: ParticleFile, folds: int, seed: int) -> None:
+    def __init__(
+        self, comm: Communicator, file: ParticleFile, folds: int, seed: int, weights: np.ndarray | None = None
+    ) -> None:
+        """weights : (all particles,) float64, the same on all ranks; None: all 1"""
         self.file = file
         self.start, self.stop = slab(len(file), comm.size, comm.rank)
         self.metadata: ParticleSet = file.metadata(self.start, self.stop)
         self.pose: Pose = self.metadata.pose
         self.ids = self.metadata.ids
         self.fold = fold_of(self.ids, seed, folds)
-        self.valid = np.ones(len(self), bool)
+        self.given = np.ones(len(self)) if weights is None else weights[self.start : self.stop]
+        self.everywhere = None if weights is None or weights.all() else weights > 0  # of all ranks' particles, who is present
+        self.present = self.given > 0
+        self.total = len(file) if self.everywhere is None else int(self.everywhere.sum())
+        self.valid = self.present.copy()
         self.by_view = False
         self.groups: list[Group] = [(half, fold) for half in (1, 2) for fold in range(folds)]
         self.normaliser: Normaliser | None = None
@@ -95,7 +104,7 @@ class ParticleSlab:
 
         noise_groups : int · noise_group : (m,) int64, that of each particle, 0 …
         """
-        mine = np.unique(self.metadata.optics_group).tolist()
+        mine = np.unique(self.metadata.optics_group).tolist()  # also of who is absent: a group without images is never asked for
         known = sorted({group for some in comm.allgather(mine) for group in some})
         self.noise_groups = len(known)
         self.noise_group = np.searchsorted(known, self.metadata.optics_group)
@@ -105,7 +114,7 @@ class ParticleSlab:
 
         levels : Levels, factor : (m,) float64, of the images that were read since
         """
-        self.normalise_as(Normaliser.of(comm, self.file, mode))
+        self.normalise_as(Normaliser.of(comm, self.file, mode, self.everywhere))
 
     def normalise_as(self, normaliser: Normaliser) -> None:
         """The same by a Normaliser that is there already; what was found of images is forgotten."""
@@ -160,15 +169,20 @@ class ParticleSlab:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    @property
+    def here(self) -> int:
+        """Particles of this rank that are present."""
+        return int(self.present.sum())
+
     def rows(self, group: Group) -> np.ndarray:
         """Local row numbers of a group, in the order they are visited in, which does not change when poses do."""
         half, fold = group
-        rows = np.flatnonzero((self.metadata.half == half) & (self.fold == fold))
+        rows = np.flatnonzero((self.metadata.half == half) & (self.fold == fold) & self.present)
         return rows[view_order(self.metadata.pose.quaternion[rows])] if self.by_view else rows
 
     def order(self) -> np.ndarray:
-        """All local rows, group by group, as they are visited; (m,) int64."""
-        return np.concatenate([self.rows(group) for group in self.groups])
+        """All local rows, group by group, as they are visited, then those that are not; (m,) int64."""
+        return np.concatenate([*(self.rows(group) for group in self.groups), np.flatnonzero(~self.present)])
 
     def batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """`rows` in pieces that fit the batch memory."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.io.atomic import atomic_path
+from mpirecon.io.run_output import took_part
 
 #: edges of the bins of angular error, degrees
 ANGLES = (0, 2, 5, 10, 20, 45, 180)
@@ -248,7 +249,7 @@ def _beyond(distance: np.ndarray, threshold: np.ndarray) -> np.ndarray:
 
 
 def _used(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: values[~columns["skipped"]] for name, values in columns.items()}
+    return {name: values[took_part(columns)] for name, values in columns.items()}
 
 
 def detection_report(columns: dict[str, np.ndarray]) -> tuple[dict, DetectionCurves]:

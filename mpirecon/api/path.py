@@ -1,0 +1,202 @@
+"""Paths of nested selections in scripts: walked, and looked at afterwards."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mpirecon.api.maps import FSC, Volume, read_map
+from mpirecon.api.particles import as_communicator, open as open_particles, structured
+from mpirecon.api.reconstruction import configuration
+from mpirecon.api.scratch import Scratch
+from mpirecon.errors import UserError
+from mpirecon.io.run_folder import PATH
+from mpirecon.io.run_output import read_particle_table, read_summary
+from mpirecon.parallel.comm import run_together
+from mpirecon.robust.nested import checked_fractions
+
+
+def path(
+    particles, output: str | os.PathLike | None = None, *, schedule: str = "once", steps=None, random_draws: int = 1,
+    high_pass: tuple[float, float] | None = None, null: bool = True, comm=None, overwrite: bool = False, resume: bool = False,
+    verbose: bool = False, **options,
+) -> SelectionPath:
+    """Maps of the best-scored 100, 90 … 10 % of the particles beside random discards: where does leaving out pay? Collective.
+
+    Particles are scored against maps that they did not build: those of the other folds of their own half set.
+
+    Parameters
+    ----------
+    particles : Particles or path of a particle file
+    output : path, optional
+        folder, as ``mpirecon path -o`` writes it; a temporary one, gone with the result, when left out
+    schedule : {"once", "anew", "sieve"}
+        scored by one first run; anew at each step; anew above a high-pass that moves, as CryoSieve (Zhu et al. 2023) does
+    steps : sequence of float, optional
+        fractions that are kept, in (0, 1]; 1, 0.9 … 0.1 (of a sieve 0.8ᵏ) when left out
+    random_draws : int
+        random discards of each size, 1 or more
+    high_pass : (float, float), optional
+        first and last high-pass of a sieve, Å; 50 and 3 when left out
+    null : bool
+        also walk the path on pure noise of the same spectra, poses and CTFs
+    comm : optional
+        ``mpirecon.world()``, or a communicator of mpi4py; None: this process alone
+    overwrite, resume
+        as the options of the command
+    verbose : bool
+        print what the command prints
+    **options
+        those of ``mpirecon.reconstruct`` that concern its result: loss (of the first run, ``"posterior"`` when left out), keep, distance,
+        folds, symmetry, mask, diameter, seed …
+
+    Returns
+    -------
+    SelectionPath
+
+    Raises
+    ------
+    UserError
+        on all ranks, for what the caller can mend.
+    """
+    from mpirecon.cli.console import Console
+    from mpirecon.solvers.path import checked_options, first_run, run_path
+
+    comm = as_communicator(comm)
+    particles = open_particles(particles) if isinstance(particles, (str, os.PathLike)) else particles
+    scratch = Scratch(comm)
+    chosen = checked_options(schedule, None if steps is None else checked_fractions(steps), random_draws, high_pass, null)
+    config = configuration(particles, scratch, comm, **first_run(schedule, **options))
+    folder = scratch.path / "path" if output is None else Path(output)
+    run_path(comm, particles.path, folder, config, chosen, Console(comm, quiet=not verbose), overwrite=overwrite, resume=resume)
+    comm.barrier()
+    return run_together(comm, lambda: SelectionPath(folder, _scratch=scratch if output is None else None))
+
+
+class SelectionPath:
+    """A finished path, from the folder that ``mpirecon.path`` or the command wrote.
+
+    Parameters
+    ----------
+    folder : path
+
+    Attributes
+    ----------
+    folder : Path
+    summary : dict
+        summary.json: the steps and random discards with their FSC curves, the verdict, the path on noise …
+
+    Raises
+    ------
+    UserError
+        when the folder does not hold a finished path.
+    """
+
+    def __init__(self, folder: str | os.PathLike, *, _scratch: Scratch | None = None) -> None:
+        self.folder, self._scratch = Path(folder), _scratch
+        self.summary = read_summary(folder)
+        if self.summary.get("kind") != PATH.kind:
+            raise UserError(f"{folder} holds a reconstruction, not a path; open it with mpirecon.Result")
+
+    @property
+    def verdict(self) -> dict:
+        """``best`` and ``best_resolution`` (fractions), ``pays``, ``gain`` and ``limit`` of the mean half-map FSC, ``bfactor`` (Å²), and the
+        ``sentence`` that says so."""
+        return self.summary["verdict"]
+
+    @property
+    def best(self) -> float:
+        """Fraction of the particles whose half maps agree best."""
+        return self.verdict["best"]
+
+    @property
+    def pays(self) -> bool:
+        """Whether the best step is better than all particles, beyond what random discards reach by chance."""
+        return self.verdict["pays"]
+
+    @property
+    def sentence(self) -> str:
+        """Where leaving out pays, in words."""
+        return self.verdict["sentence"]
+
+    @property
+    def fractions(self) -> list[float]:
+        """Fractions that were kept, from 1 down."""
+        return [step["fraction"] for step in self.summary["steps"]]
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """path.csv as a structured array, which ``pandas.DataFrame`` takes: fraction, particles, chosen ("score" or "random"), draw,
+        resolution_0143 and resolution_05 (Å), mean_fsc, fsc_to_all, bfactor (Å²), area_ratio, sphericity …; NaN where not known."""
+        return np.genfromtxt(self.folder / "path.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
+
+    def fsc(self, fraction: float) -> FSC:
+        """Half-map FSC of a step, in the mask; UserError for a fraction that is no step."""
+        about = self.summary["particles"]
+        return FSC(np.array(self._step(fraction)["fsc"]), about["box"], about["pixel_size"])
+
+    @cached_property
+    def particles(self) -> np.ndarray:
+        """A structured array with a row per particle: id, half, kept (at the best step), kept_to (the smallest fraction that it is kept
+        in), distance, score …"""
+        return structured(read_particle_table(self.folder / "particles.h5"))
+
+    def kept(self, fraction: float | None = None) -> np.ndarray:
+        """(m,) bool, the particles of a step, of the best one when left out; UserError for a fraction that is no step."""
+        step = self._step(self.best if fraction is None else fraction)["fraction"]
+        kept_to = self.particles["kept_to"]
+        return (kept_to > 0) & (kept_to <= step)
+
+    @cached_property
+    def volume(self) -> Volume:
+        """The filtered map of the best step."""
+        return read_map(self.folder / "volume.mrc")
+
+    @cached_property
+    def half_maps(self) -> tuple[Volume, Volume]:
+        """The half maps of the best step, unfiltered."""
+        return read_map(self.folder / "half1.mrc"), read_map(self.folder / "half2.mrc")
+
+    @property
+    def report(self) -> Path:
+        """The page about the path."""
+        return self.folder / "report.html"
+
+    @property
+    def warnings(self) -> list[str]:
+        return self.summary["warnings"]
+
+    def plot(self):
+        """Resolution, mean half-map FSC, FSC to the map of all and anisotropy over the share that is kept, as a matplotlib Figure."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(15, 3.4), layout="constrained")
+        named = {"resolution_0143": "FSC 0.143 (Å)", "mean_fsc": "mean half-map FSC", "fsc_to_all": "mean FSC to the map of all",
+                 "area_ratio": "ratio of areas of conical FSCs"}
+        for axes, (name, label) in zip(figure.subplots(1, len(named)), named.items()):
+            for records, style, what in ((self.summary["steps"], "-o", "best-scored"), (self.summary["random"], "o", "at random")):
+                values = [self.summary["nyquist"] if r[name] is None else r[name] for r in records]
+                axes.plot([100 * r["fraction"] for r in records], values, style, label=what, markersize=4)
+            axes.axvline(100 * self.best, color="grey", linestyle=":", linewidth=1)
+            axes.set(xlabel="kept (%)", ylabel=label)
+            if name == "resolution_0143":
+                axes.invert_yaxis()
+                axes.legend(frameon=False)
+        return figure
+
+    def _repr_png_(self) -> bytes:
+        from mpirecon.report.figures import png_bytes
+
+        return png_bytes(self.plot(), dpi=90)
+
+    def __repr__(self) -> str:
+        return f"SelectionPath({self.folder}: {self.sentence})"
+
+    def _step(self, fraction: float) -> dict:
+        found = [step for step in self.summary["steps"] if abs(step["fraction"] - fraction) < 5e-4]
+        if not found:
+            raise UserError(f"{fraction:g} is no step of the path in {self.folder}: those are {', '.join(f'{x:.3g}' for x in self.fractions)}")
+        return found[0]

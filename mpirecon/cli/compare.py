@@ -1,0 +1,59 @@
+"""``mpirecon compare``: two runs beside each other."""
+
+from __future__ import annotations
+
+import click
+
+from mpirecon.cli.console import Console
+from mpirecon.cli.help import DocumentedCommand
+from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, json_option, overwrite_option, verbosity_options
+
+
+@click.command("compare", cls=DocumentedCommand)
+@click.argument("run1", type=ANY_PATH)
+@click.argument("run2", type=ANY_PATH)
+@click.option("-o", "--output", type=ANY_PATH, metavar="FILE.html", help="Write a page with all of it.")
+@click.option("--particles1", type=EXISTING_FILE, help="The particle file of RUN1, where it was moved.")
+@click.option("--particles2", type=EXISTING_FILE, help="The particle file of RUN2, where it was moved.")
+@json_option
+@overwrite_option
+@verbosity_options
+def command(run1, run2, output, particles1, particles2, as_json, overwrite, quiet, verbose):
+    """Compare the finished runs in the folders RUN1 and RUN2.
+
+    Told are the resolution of both, how far their maps agree, which particles were kept by both, by one or by neither, and the settings
+    that differ. Particles of different files are matched by cryoSPARC's uid or by the name of the image, not by their row.
+
+    \b
+    Example:
+      mpirecon compare run1 run2 -o compare.html
+    """
+    import json
+
+    from mpirecon.io.atomic import refuse_existing
+    from mpirecon.io.inputs import given
+    from mpirecon.io.run_output import files_read, read_summary
+    from mpirecon.report.comparison import compare_runs
+    from mpirecon.report.comparison_page import sentences, write_comparison
+
+    console = Console(quiet=quiet or as_json, verbose=verbose)
+    if output is not None:
+        read = [*files_read(run1), *files_read(run2)]
+        for folder, path in ((run1, particles1), (run2, particles2)):
+            about = read_summary(folder).get("particles")
+            read += given(particle_file=path or (str(about["file"]) if isinstance(about, dict) and about.get("file") else None))
+        refuse_existing(output, overwrite, read)
+    compared = compare_runs((run1, run2), (particles1, particles2))
+    if as_json:
+        click.echo(json.dumps(compared.as_dict()))
+    for text in compared.notes:
+        console.warn(text)
+    for text in sentences(compared):
+        console.say(text)
+    if compared.settings:
+        console.say("Settings that differ:")
+        wide = max(len(name) for name, _, _ in compared.settings)
+        for name, first, second in compared.settings:
+            console.say(f"  {name:{wide}}  {first} | {second}")
+    if output is not None:
+        console.say(f"wrote {write_comparison(compared, output, overwrite)}")

@@ -1,0 +1,358 @@
+"""``path``: maps of nested selections beside random discards of the same sizes and the same path on noise; into a folder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.io.checkpoint import NAME, Checkpoint, write_checkpoint
+from mpirecon.io.particle_file import open_together
+from mpirecon.io.run_folder import PATH
+from mpirecon.io.run_log import RankLog
+from mpirecon.io.run_output import read_summary
+from mpirecon.operators.background import Background
+from mpirecon.parallel.comm import Communicator, together
+from mpirecon.parallel.stopping import StopRequested
+from mpirecon.parallel.watchdog import Watchdog
+from mpirecon.robust.nested import FEWEST, SCHEDULES
+from mpirecon.robust.selection import AUTO
+from mpirecon.solvers.config import Config
+from mpirecon.solvers.endurance import Endurance
+from mpirecon.solvers.main import about_run, telling
+from mpirecon.solvers.normalise import OFF
+from mpirecon.solvers.path_results import write_path
+from mpirecon.solvers.place import Place, inputs_of
+from mpirecon.solvers.resume import check_identity
+from mpirecon.solvers.walk import PathOptions, Walk, Walked
+from mpirecon.validate.fsc import fsc
+from mpirecon.validate.masks import independent_share
+from mpirecon.validate.nested import PathVerdict, judge, measured
+from mpirecon.validate.null import NoiseFile
+from mpirecon.validate.null import judge as judge_null
+
+#: relative difference of two powers of one image: of the file that was walked before, and of the one that is walked on
+_SAME_POWER = 1e-4
+
+
+def run_path(
+    comm: Communicator, particles: Path, output: Path, config: Config, options: PathOptions, console, *, overwrite: bool,
+    resume: bool = False, endurance: Endurance = Endurance(), began: float | None = None,
+) -> dict:
+    """Walk a path on the ranks of `comm` and write its files; with `resume` from the last step that is done.
+
+    Returns the summary on rank 0, an empty dict elsewhere. Raises, on all ranks alike, UserError for what a user can mend and
+    StopRequested after a signal to stop.
+    """
+    start = time.time() if began is None else began
+    path = None
+
+    def state() -> str:
+        return "" if path is None else path.state
+
+    with (
+        open_together(comm, particles) as file,
+        Place(comm, output, PATH, inputs_of(file, config), overwrite=overwrite, resume=resume) as place,
+    ):  # fmt: skip
+        with (
+            RankLog.for_rank(None, comm, particles="none") as log, endurance.signals() as stop, telling(state),
+            Watchdog(comm, None, endurance.stall_timeout, lambda: f"; {state()}" if state() else "") as watchdog,
+        ):  # fmt: skip
+            walk = Walk(comm, file, config, options, log, console, start, stop)
+            console.say(_opening(walk))
+            place.begin(log)
+            if place.complete:
+                console.say(f"the results of this path were complete; they are in their place in {place.path} now")
+                return read_summary(place.path) if comm.rank == 0 else {}
+            watchdog.share(place.logs / ".pulse")
+            path = _Path(walk, place.path)
+            path.go(place.resumes)
+            summary = write_path(walk, place.staging, about_run(start), path.steps, path.random, path.verdict, path.null, place.path)
+            log.event("finished", seconds=time.time() - start)
+        place.commit()
+    _conclude(console, place.path, summary)
+    return summary
+
+
+def _opening(walk: Walk) -> str:
+    file, config, options = walk.file, walk.run.config, walk.options
+    shares = ", ".join(f"{100 * fraction:.3g}" for fraction in walk.fractions)
+    few = "" if len(walk.fractions) == len(options.fractions) else (
+        f"; smaller ones would leave fewer than {FEWEST} particles to a half map")
+    first = "" if options.anew else f", loss {config.loss}" + (f" (keep {config.keep})" if config.keep else "")
+    return (f"{file.path}: {len(file)} particles, box {file.box}, {file.pixel_size:g} Å/px; path {options.schedule} "
+            f"({SCHEDULES[options.schedule]}{first}) over {shares} % of them, {options.random_draws} random discard"
+            f"{'s' * (options.random_draws > 1)} of each size{few}")
+
+
+def _conclude(console, folder: Path, summary: dict) -> None:
+    if not summary:
+        return
+    console.say(summary["verdict"]["sentence"])
+    if summary["null"]:
+        console.say(summary["null"]["sentence"])
+    for text in summary["warnings"]:
+        console.warn(text)
+    console.say(f"wrote {folder}: path.csv, particles.h5, volume.mrc, half1.mrc and half2.mrc of the best step, fsc.csv, summary.json, "
+                "report.html, logs/")
+
+
+class _Path:
+    """The work of a path, item by item, and what a checkpoint keeps of it.
+
+    steps, random : records of the selections and of the random discards · null : what the same path made of noise, or None
+    """
+
+    def __init__(self, walk: Walk, folder: Path) -> None:
+        self.walk, self.folder, self.options = walk, folder, walk.options
+        self.comm, self.file, self.console = walk.comm, walk.file, walk.console
+        self.steps: list[dict] = []
+        self.random: list[dict] = []
+        self.noise = Walked()
+        self.null: dict | None = None
+        self.saved = False
+        self._power: np.ndarray | None = None  # of this rank's images when the path began, where it is gone on with
+        self._whole: np.ndarray | None = None  # transform of all particles' mean map, on rank 0
+        self._identity: dict = {}
+
+    @property
+    def total(self) -> int:
+        count = len(self.walk.fractions)
+        return count * (1 + self.options.null) + (count - 1) * self.options.random_draws
+
+    @property
+    def done(self) -> int:
+        return len(self.steps) + len(self.random) + len(self.noise.steps)
+
+    @property
+    def state(self) -> str:
+        """Where the path's state is, and how to go on from there; "" before anything was saved."""
+        if not self.saved:
+            return ""
+        return (f"the state after step {self.done}/{self.total} is in {self.folder / NAME}; go on with the same command and --resume")
+
+    @property
+    def verdict(self) -> PathVerdict:
+        return judge(self.steps, self.random, 2 * self.file.pixel_size)
+
+    def go(self, resume: bool) -> None:
+        """Do what is not done yet. Collective."""
+        self._identity = _identity(self.walk)
+        walked = self._load() if resume else None
+        self.walk.prepare(walked)
+        if walked is not None:
+            self._refuse_changed_images()
+        fractions = self.walk.fractions
+        for number in range(len(self.steps), len(fractions)):
+            self._take(self.steps, fractions[number], self.walk.step(number), self.walk.kept(fractions[number]))
+            self._say_step()
+            self._save()
+        lots = [(draw, fraction) for draw in range(self.options.random_draws) for fraction in fractions[1:]]
+        for draw, fraction in lots[len(self.random) :]:
+            self._take(self.random, fraction, *self.walk.by_lot(fraction, draw), draw=draw)
+            self._save()
+        self._say_random()
+        self.null = self._walk_noise() if self.options.null else None
+
+    # one item
+
+    def _take(self, records: list[dict], fraction: float, halves, kept: np.ndarray | None, **more) -> None:
+        """Add the record of half maps and of who is in them, which rank 0 has, on all ranks."""
+        record = None
+        with together(self.comm), self.walk.engine.timings("postprocess"):
+            if self.comm.rank == 0:
+                last = self.walk.engine.backend.plane.shells - 1
+                record, mean = measured(halves, self.walk.engine.mask, self.file.pixel_size, last, self._whole)
+                record["particles"] = int(kept.sum())
+                if self._whole is None:
+                    self._whole = mean
+        record = self.comm.bcast(record)
+        counted = self._count(fraction) if records is self.steps else {}
+        records.append({"fraction": fraction, **more, **record, **counted})
+        self.walk.log.event("path", **{k: v for k, v in records[-1].items() if not isinstance(v, list)})
+
+    def _count(self, fraction: float) -> dict:
+        """What is known of those that a selection kept: planted errors, and whether those left out show the map."""
+        found = {}
+        with together(self.comm):
+            if self.comm.rank == 0:
+                found = self.walk.told_of(fraction)
+        return self.comm.bcast(found)
+
+    def _say_step(self) -> None:
+        r = self.steps[-1]
+        at = f"{r['resolution_0143']:.2f} Å" if r["resolution_0143"] else "Nyquist"
+        wrong = f", {100 * r['wrong_share']:.1f} % of them planted wrong" if r.get("wrong_share") is not None else ""
+        self.console.say(f"{100 * r['fraction']:.3g} % ({r['particles']} particles{wrong}): FSC 0.143 at {at}, mean FSC {r['mean_fsc']:.4f}")
+
+    def _say_random(self) -> None:
+        told = [f"{100 * r['fraction']:.3g} %: " + (f"{r['resolution_0143']:.2f} Å" if r["resolution_0143"] else "Nyquist")
+                for r in self.random if r["draw"] == 0]
+        self.console.say(f"at random: {', '.join(told)}")
+
+    # the same on noise
+
+    def _walk_noise(self) -> dict:
+        """The path on pure noise of the same spectra, poses and CTFs: its half maps must agree in no selection."""
+        walk = self.walk
+        self.console.say("the same path on pure noise:")
+        walk.engine.backend.release_images()
+        background = None if walk.run.config.normalise == OFF else Background(self.file.box)
+        noise = NoiseFile(self.file, walk.run.config.seed, background)
+        again = Walk(self.comm, noise, walk.run.config, self.options, walk.log, self.console, stop=walk.engine.pace.stop)
+        again.prepare(self.noise if self.noise.steps else None)
+        self.noise = again.walked
+        for number in range(len(self.noise.steps), len(again.fractions)):
+            halves = again.step(number)
+            record = None
+            with together(self.comm):
+                if self.comm.rank == 0:
+                    record = self._judged(again, halves)
+            self.noise.steps.append({"fraction": again.fractions[number], **self.comm.bcast(record)})
+            self._save()
+        worst = max(self.noise.steps, key=lambda step: step["mean_fsc"] / step["limit"])
+        passed = worst["mean_fsc"] <= worst["limit"]
+        found = (f"on pure noise the mean half-map FSC beyond shell {worst['first_shell'] - 1} is at most {worst['mean_fsc']:+.4f} "
+                 f"(at {100 * worst['fraction']:.3g} %)").replace("+-", "−")
+        sentence = (f"{found}, within +{worst['limit']:.3g}: selecting like this makes no resolution" if passed else
+                    f"{found}, beyond +{worst['limit']:.3g}: selecting like this makes resolution out of nothing")
+        return {"steps": self.noise.steps, "passed": passed, "sentence": sentence[0].upper() + sentence[1:] + "."}
+
+    def _judged(self, walk: Walk, halves) -> dict:
+        mask = walk.engine.mask
+        curve = fsc(*halves, mask)
+        verdict = judge_null(curve, fsc(*halves), self.file.box, independent_share(mask), walk.engine.backend.plane.shells - 1)
+        return {"mean_fsc": verdict.mean, "limit": verdict.limit, "chance": verdict.chance, "first_shell": verdict.first, "fsc": curve.tolist()}
+
+    # what is kept of it
+
+    def _save(self) -> None:
+        """Write what is done; raises StopRequested, on all ranks, if one of them was told to stop. Collective."""
+        told = next((name for name in self.comm.allgather(self.walk.engine.pace.stop.received) if name), None)
+        whole = self.comm.gather_slabs(np.ascontiguousarray(self.walk.run.state.survey.power), len(self.file))
+        with together(self.comm), self.walk.engine.timings("checkpoint"):
+            if self.comm.rank == 0:
+                facts = {**self._identity, "iteration": self.done, "rounds": self.total, "steps": self.steps, "random": self.random,
+                         "noise": self.noise.steps, "unexplained": self.walk.walked.unexplained, "noise_unexplained": self.noise.unexplained}
+                arrays = {"power": whole, "whole": self._whole, **_arrays("", self.walk.walked), **_arrays("noise_", self.noise)}
+                write_checkpoint(self.folder / NAME, facts, arrays)
+        self.saved = True
+        if told:
+            raise StopRequested(told)
+
+    def _load(self) -> Walked:
+        """What was walked, from the folder; raises UserError where that was another path. Collective."""
+        walked = Walked()
+        with together(self.comm):
+            with Checkpoint(self.folder / NAME) as checkpoint:
+                facts = checkpoint.facts
+                check_identity(self.walk.run, self._identity, checkpoint)
+                self.steps, self.random, self.noise.steps = facts["steps"], facts["random"], facts["noise"]
+                walked.unexplained, self.noise.unexplained = facts["unexplained"], facts["noise_unexplained"]
+                self._power = checkpoint.rows("power", self.walk.run.slab.start, self.walk.run.slab.stop)
+                if self.comm.rank == 0:
+                    self._whole = checkpoint.array("whole")
+                    _restore("", walked, checkpoint)
+                    _restore("noise_", self.noise, checkpoint)
+        self.saved = True
+        self.console.say(f"going on after step {self.done} of {self.total}")
+        return walked
+
+    def _refuse_changed_images(self) -> None:
+        """UserError where images have another power than when the path began. Collective."""
+        run = self.walk.run
+        with together(self.comm):
+            valid = run.slab.valid & (self._power > 0)
+            changed = run.slab.ids[valid & ~np.isclose(run.state.survey.power, self._power, rtol=_SAME_POWER, atol=0)]
+            if len(changed):
+                raise UserError(f"{self.folder / NAME} was made from other particles than {self.file.path}: {len(changed)} images differ, the "
+                                f"first of particle {changed[0]}; resume with the same particle file, or start anew with --overwrite")
+
+
+def _identity(walk: Walk) -> dict:
+    """What must be the same for a path to be gone on with. Collective."""
+    found = walk.run.identity
+    options = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(walk.options).items()}
+    options["steps"] = list(walk.fractions)
+    return {**found, "kind": PATH.kind, "options": {**found["options"], **{_SPELLED.get(n, n): v for n, v in options.items()}}}
+
+
+#: options of a path whose names a Config has for something else
+_SPELLED = {"schedule": "path_schedule"}
+
+
+def _arrays(prefix: str, walked: Walked) -> dict[str, np.ndarray]:
+    """What is kept of a walk, by name."""
+    found = {"distance": walked.distance, "kept_to": walked.kept_to, **{f"found_{name}": v for name, v in walked.found.items()}}
+    return {prefix + name: values for name, values in found.items() if values is not None}
+
+
+def _restore(prefix: str, walked: Walked, checkpoint: Checkpoint) -> None:
+    if f"{prefix}kept_to" not in checkpoint:
+        return
+    walked.kept_to, walked.distance = checkpoint.array(f"{prefix}kept_to"), checkpoint.array(f"{prefix}distance")
+    walked.found = {name: checkpoint.array(f"{prefix}found_{name}") for name in ("distance", "sigma", "yp", "pp")}
+
+
+#: options that choose the first run, which the schedules that score anew do without
+_OF_FIRST_RUN = {"loss": "--loss", "keep": "--keep", "iterations": "--iterations", "group_by": "--group-by"}
+
+
+#: options of reconstruct that a path leaves no choice of, and why
+_ONLY = {
+    "solver": ("normal", "the steps of a path are solved by their normal equations"),
+    "space": ("fourier", "a path is made in Fourier space"),
+    "sort_scope": ("global", "a path sorts all particles of all ranks"),
+}
+
+
+def checked_options(
+    schedule: str, steps: tuple[float, ...] | None, random_draws: int, high_pass: tuple[float, float] | None, null: bool
+) -> PathOptions:
+    """The options of a path; UserError where they do not go together."""
+    if random_draws < 1:
+        raise UserError(f"--random-draws {random_draws}: at least 1 is needed, to see what chance does")
+    if high_pass is None:
+        return PathOptions(schedule, steps, random_draws, null=null)
+    if schedule != "sieve":
+        raise UserError("--high-pass applies to --schedule sieve")
+    if not 0 < high_pass[1] < high_pass[0]:
+        raise UserError(f"--high-pass {high_pass[0]:g}:{high_pass[1]:g}: expected the coarser resolution first, e.g. 50:3")
+    return PathOptions(schedule, steps, random_draws, tuple(map(float, high_pass)), null)
+
+
+def first_run(schedule: str, **options) -> dict:
+    """Options of reconstruct as the first run of a path takes them: by default the posterior; all alike where particles are scored anew.
+
+    Raises
+    ------
+    UserError
+        for a schedule that does not exist, for options that a schedule does without, and for a single fold, where particles would be
+        scored by maps that they built.
+    """
+    if schedule not in SCHEDULES:
+        raise UserError(f"--schedule {schedule}: choose one of {', '.join(SCHEDULES)}")
+    if options.get("folds") == 1:
+        raise UserError("--folds 1: particles would be scored against maps that they built, and the best-scored would be those that did so "
+                        "most; a path needs 2 folds or more")
+    if options.get("mask") == AUTO:
+        raise UserError("--mask auto: a path compares all selections in one mask, which must be there before; make one with mpirecon mask, or "
+                        "leave it out for a sphere")
+    for name, (wanted, why) in _ONLY.items():
+        if options.get(name, wanted) != wanted:
+            raise UserError(f"--{name.replace('_', '-')} {options[name]}: {why}; leave it out")
+    if schedule != "once":
+        given = [option for name, option in _OF_FIRST_RUN.items() if options.get(name) is not None]
+        if given:
+            raise UserError(f"{given[0]} is of a first run, and --schedule {schedule} has none: particles are scored anew at each step; use "
+                            "--schedule once, or leave it out")
+    loss = options.get("loss") or ("posterior" if schedule == "once" else "l2")
+    if loss != "l2":
+        return {**options, "loss": loss}
+    if options.get("keep") is not None:
+        raise UserError("--keep applies to --loss sorted and posterior; --loss l2 counts all particles alike")
+    # all particles alike, but in folds, as l2 does not need them to be
+    return {**options, "loss": "sorted", "keep": 1.0, "iterations": options.get("iterations") or 1}

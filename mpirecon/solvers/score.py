@@ -1,0 +1,196 @@
+"""``score``: particles compared with half maps that are given, each with the map of its own half set, and with the other's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.io.mrc import read_map
+from mpirecon.io.particle_file import open_together
+from mpirecon.io.run_log import RankLog
+from mpirecon.io.run_output import read_summary
+from mpirecon.io.score_tables import check_tables, identities
+from mpirecon.model.arrays import Volume
+from mpirecon.parallel.comm import Communicator, together
+from mpirecon.parallel.select import median
+from mpirecon.robust.selection import particle_sigma
+from mpirecon.robust.statistics import Statistics, matched_filter
+from mpirecon.solvers.config import Config
+from mpirecon.solvers.given_maps import GivenMaps
+from mpirecon.solvers.observers import Observer
+from mpirecon.solvers.run import Reconstruction
+from mpirecon.validate.grids import check_same_grid
+
+#: factors between which the grey scale of maps is that of the images: more is another program's convention
+_OWN_SCALE = 0.5, 2.0
+
+#: options of a run that its scores depend on
+_SCORING = ("distance", "mask", "diameter", "max_resolution", "score_resolution", "normalise", "padding")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Particles against two half maps.
+
+    columns : by name, (m,) each, on rank 0: id, half, what tells a particle (uid, rlnImageName), and score, distance, residual, scale
+    and sigma against the map of the ``_own`` half set and of the ``_other``; NaN of images that were skipped · fsc : of the maps in the
+    mask, (n // 2 + 1,) · resolution : Å where it falls below 0.143, None where it never does · grey_scale : what the maps were
+    multiplied by · notes, warnings : sentences
+    """
+
+    columns: dict[str, np.ndarray]
+    fsc: np.ndarray
+    resolution: float | None
+    grey_scale: float
+    notes: list[str]
+    warnings: list[str]
+
+    def as_dict(self) -> dict:
+        """For JSON: what there is to say of all particles together."""
+        def typical(name: str) -> float | None:
+            values = self.columns[name][np.isfinite(self.columns[name])]
+            return float(np.median(values)) if len(values) else None
+
+        names = ("score_own", "score_other", "distance_own", "distance_other", "residual_own", "residual_other")
+        return {
+            "particles": len(self.columns["id"]), "skipped": int((~np.isfinite(self.columns["score_own"])).sum()),
+            "resolution_0143": self.resolution, "grey_scale": self.grey_scale, "median": {name: typical(name) for name in names},
+            "notes": self.notes, "warnings": self.warnings,
+        }  # fmt: skip
+
+
+class Scoring(Reconstruction):
+    """A run that makes no maps: one iteration, of which the statistics are all there is."""
+
+    def _announcers(self) -> list[Observer]:
+        """There is no iteration to tell of."""
+        return []
+
+
+def score_particles(
+    comm: Communicator, half1, half2, particles: Path, config: Config, console, *, filtered: bool = True, star: Path | None = None,
+    cs: Path | None = None,
+) -> Scores:
+    """Compare the particles of a file with two half maps. Collective.
+
+    Parameters
+    ----------
+    half1, half2 : Volume, or path of a map
+    config : of an L2 run: mask, bands and distance count, nothing else does
+    filtered : whether the maps are filtered by their FSC in the mask, as a run's are before particles are compared with them
+    star, cs : tables that are to be written afterwards: what cannot be is refused before any image is read
+
+    Returns
+    -------
+    Scores
+        columns on rank 0, none elsewhere
+
+    Raises
+    ------
+    UserError
+        on all ranks, where maps and particles differ in box or pixel size, or a file cannot be read.
+    """
+    with open_together(comm, particles) as file, RankLog.for_rank(None, comm, particles="none") as log:
+        halves, names = None, None
+        with together(comm):
+            if comm.rank == 0:
+                check_tables(file, star, cs)
+                maps = [given if isinstance(given, Volume) else read_map(given) for given in (half1, half2)]
+                names = [f"map {h + 1}" if isinstance(given, Volume) else str(given) for h, given in enumerate((half1, half2))]
+                for volume, name in zip(maps, names):
+                    check_same_grid(volume, name, file, f"the particles of {file.path}")
+                halves = tuple(_finite(volume, name) for volume, name in zip(maps, names))
+        run = Scoring(comm, file, config, log, console, solver=lambda engine, settled: GivenMaps(engine, settled, halves, filtered))
+        (state,) = run.iterations()
+        scale = _grey_scale(run)
+        local = {"id": run.slab.ids, "half": run.slab.metadata.half}
+        for which, statistics in (("own", state.scores.inside), ("other", state.scores.held_out)):
+            local |= {f"{name}_{which}": values for name, values in _columns(run, _scaled(statistics, scale)).items()}
+        columns = {name: comm.gather_slabs(np.ascontiguousarray(values), len(file)) for name, values in local.items()}
+        notes, warnings = [], []
+        with together(comm):
+            if comm.rank == 0:
+                columns = {"id": columns.pop("id"), "half": columns.pop("half"), **identities(file), **columns}
+                notes, warnings = _told(half1, half2, run, scale), _doubts(columns)
+                file.refuse_changed()
+        return Scores({} if comm.rank else columns, state.fsc, state.record["resolution_0143"], scale, notes, warnings)
+
+
+def _finite(volume: Volume, name: str) -> np.ndarray:
+    array = np.asarray(volume.to_numpy(), np.float32)
+    if not np.isfinite(array).all():
+        raise UserError(f"{name} holds NaN or infinity; particles cannot be compared with it")
+    if not array.any():
+        raise UserError(f"{name} is 0 everywhere; particles cannot be compared with it")
+    return array
+
+
+def _grey_scale(run: Reconstruction) -> float:
+    """What the maps must be multiplied by to be of the images' scale; 1 where they are, but for noise. Collective."""
+    sums = run.comm.allreduce(run.state.scores.held_out.sums[run.slab.valid].sum(axis=(0, 1)))
+    fitted = float(sums[1] / sums[2]) if sums[2] > 0 else 0.0
+    return 1.0 if fitted <= 0 or _OWN_SCALE[0] <= fitted <= _OWN_SCALE[1] else fitted
+
+
+def _scaled(statistics: Statistics, scale: float) -> Statistics:
+    return statistics if scale == 1 else Statistics(statistics.sums * np.array([1.0, scale, scale**2]), statistics.samples)
+
+
+def _columns(run: Reconstruction, statistics: Statistics) -> dict[str, np.ndarray]:
+    """What a run's table has of its particles, against one map each. Collective."""
+    comm, valid = run.comm, run.slab.valid
+    sigma = particle_sigma(comm, statistics, valid)
+    columns = {
+        "score": matched_filter(statistics, sigma),
+        "distance": run.problem.distance.score(statistics, sigma, median(comm, statistics.yy[valid])),
+        "residual": statistics.residual, "scale": statistics.contrast, "sigma": sigma,
+    }  # fmt: skip
+    return {name: np.where(valid, values, np.nan) for name, values in columns.items()}
+
+
+def _told(half1, half2, run: Reconstruction, scale: float) -> list[str]:
+    """What a reader of the numbers should know."""
+    notes = []
+    if scale != 1:
+        notes.append(f"the maps were multiplied by {scale:.4g}: their grey scale is not the images'")
+    if isinstance(half1, Volume) or isinstance(half2, Volume):
+        return notes
+    first, second = Path(half1), Path(half2)
+    if first.parent.resolve() == second.parent.resolve() and (first.name, second.name) == ("half1.mrc", "half2.mrc"):
+        notes += _against_run(first.parent, run)
+    return notes
+
+
+def _against_run(folder: Path, run: Reconstruction) -> list[str]:
+    """How these numbers compare with those of the run whose half maps they are of."""
+    try:
+        summary = read_summary(folder)
+    except UserError:
+        return []
+    theirs, ours = summary.get("configuration") or {}, run.config.as_dict()
+    other = [name for name in _SCORING if name in theirs and _plain(theirs[name]) != _plain(ours[name])]
+    notes = [f"the run in {folder} scored otherwise: its {name.replace('_', ' ')} is {_words(theirs[name])}, here {_words(ours[name])}"
+             for name in other]
+    if theirs.get("loss") != "l2":
+        notes.append(f"the scores in {folder / 'particles.h5'} are of maps without each particle's fold, which its half maps do not tell: these "
+                     "are others")
+    return notes
+
+
+def _words(value) -> str:
+    return "the default" if value is None else str(value)
+
+
+def _plain(value):
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def _doubts(columns: dict[str, np.ndarray]) -> list[str]:
+    score = columns["score_other"][np.isfinite(columns["score_other"])]
+    if len(score) and np.median(score) <= 0:
+        return ["half of the particles or more do not show the other half's map at all: are the maps of these particles, of the same hand and "
+                "contrast (protein bright), and in the order of the half sets?"]
+    return []

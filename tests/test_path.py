@@ -1,0 +1,442 @@
+"""Paths of nested selections: who is in which, what their maps are worth, and what is said of it."""
+
+import csv
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+import mpirecon as mr
+from mpirecon.cli import run
+from mpirecon.errors import UserError
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.parallel.stopping import StopRequested
+from mpirecon.robust.nested import Members, checked_fractions, default_fractions, high_pass_of
+from mpirecon.solvers.passes import Engine
+from mpirecon.solvers.references import References
+from mpirecon.solvers.walk import Walk
+from mpirecon.validate.nested import judge, rosenthal_henderson
+
+COUNT, BOX = 700, 32
+
+
+def simulate(folder, error_rate, count=COUNT, box=BOX):
+    path = folder / "particles.h5"
+    assert run(["simulate", "--phantom", "--particles", str(count), "--box", str(box), "--pixel-size", "4", "--snr", "0.08", "--noise-cv",
+                "0.15", "--error-rate", str(error_rate), "-o", str(path), "-q"]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def particles(tmp_path_factory):
+    return simulate(tmp_path_factory.mktemp("wrong"), 0.3)
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    return simulate(tmp_path_factory.mktemp("clean"), 0)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """For what does not depend on how good the maps are."""
+    return simulate(tmp_path_factory.mktemp("few"), 0.3, count=200, box=24)
+
+
+@pytest.fixture(scope="module")
+def walked(particles, tmp_path_factory):
+    out = tmp_path_factory.mktemp("path") / "out"
+    assert run(["path", str(particles), "-o", str(out), "--random-draws", "2", "-q"]) == 0
+    return mr.SelectionPath(out)
+
+
+# what it says
+
+
+def test_the_best_step_is_the_fraction_of_correct_particles(walked, particles):
+    correct = 1 - ParticleFile(particles).metadata().pose_error.mean()
+    assert abs(walked.best - correct) <= 0.1 and abs(walked.verdict["best_resolution"] - correct) <= 0.1
+    assert walked.pays and walked.sentence.startswith(f"It pays to keep the best-scored {100 * walked.best:.3g} %")
+    assert walked.verdict["gain"] > walked.verdict["limit"] > 0
+    wrong = [step["wrong_share"] for step in walked.summary["steps"]]
+    assert wrong[0] == pytest.approx(1 - correct) and wrong[-1] < 0.02 and (np.diff(wrong) <= 0.01).all()
+
+
+@pytest.mark.parametrize("schedule", ["once", "anew", "sieve"])
+def test_on_a_clean_set_nothing_is_gained(clean, schedule):
+    options = {"loss": "l2"} if schedule == "once" else {}
+    found = mr.path(clean, schedule=schedule, steps=(0.9, 0.8, 0.6, 0.4), null=False, **options)
+    assert not found.pays and found.sentence.startswith("Nothing is gained")
+
+
+@pytest.mark.parametrize("schedule", ["anew", "sieve"])
+def test_particles_scored_anew_leave_out_the_wrong_ones(particles, schedule):
+    found = mr.path(particles, schedule=schedule, steps=(0.9, 0.8, 0.7, 0.6), null=False)
+    assert found.pays and found.best in (0.6, 0.7, 0.8)
+    wrong = ParticleFile(particles).metadata().pose_error
+    assert wrong[found.kept(0.7)].mean() < (0.05 if schedule == "anew" else 0.12)
+
+
+# who is in which
+
+
+def test_selections_are_nested_and_cut_each_half_by_itself(walked, particles):
+    half, before = ParticleFile(particles).halves(), np.ones(COUNT, bool)
+    for step in walked.summary["steps"]:
+        kept = walked.kept(step["fraction"])
+        assert not (kept & ~before).any() and kept.sum() == step["particles"]
+        for which in (1, 2):
+            assert (kept & (half == which)).sum() == round(step["fraction"] * (half == which).sum())
+        before = kept
+    with pytest.raises(UserError, match="0.55 is no step"):
+        walked.kept(0.55)
+
+
+def test_the_best_scored_are_those_of_the_smallest_distances(walked):
+    table = walked.particles
+    for half in (1, 2):
+        mine = table["half"] == half
+        kept = walked.kept(0.4)
+        assert table["distance"][mine & kept].max() <= table["distance"][mine & ~kept].min()
+
+
+def test_members_against_a_plain_definition():
+    rng = np.random.default_rng(3)
+    m = 400
+    half, valid = rng.integers(1, 3, m).astype(np.uint8), rng.random(m) > 0.1
+    members, distance = Members(half, valid, np.arange(m)), rng.normal(size=m)
+    within = members.best(distance, 0.8, valid)
+    kept = members.best(distance[::-1].copy(), 0.5, within)
+    for which in (1, 2):
+        pool = [i for i in range(m) if within[i] and valid[i] and half[i] == which]
+        count = round(0.5 * sum(valid[i] and half[i] == which for i in range(m)))
+        assert set(np.flatnonzero(kept & (half == which))) == set(sorted(pool, key=lambda i: distance[::-1][i])[:count])
+    lots = [members.by_lot(q, 1, draw) for q in (0.8, 0.5) for draw in (0, 1)]
+    assert [lot.sum() for lot in lots] == [within.sum()] * 2 + [kept.sum()] * 2 and not (lots[0] & ~valid).any()
+    assert (lots[0] != lots[1]).any() and (lots[2] & ~lots[0]).any()  # draws of their own, not nested in each other
+
+
+def test_rows_of_one_unit_are_kept_together():
+    unit, half = np.repeat(np.arange(100), 3), np.repeat(np.tile([1, 2], 50), 3)
+    distance = np.random.default_rng(0).normal(size=300)
+    members = Members(half, np.ones(300, bool), unit)
+    for kept in (members.best(distance, 0.6, np.ones(300, bool)), members.by_lot(0.6, 1, 0)):
+        assert kept.sum() == 180 and (kept.reshape(100, 3).std(axis=1) == 0).all()
+    best = members.best(distance, 0.6, np.ones(300, bool)).reshape(100, 3)[:, 0]
+    mean = distance.reshape(100, 3).mean(axis=1)
+    assert mean[best][::1].size == 60 and mean[::2][best[::2]].max() <= mean[::2][~best[::2]].min()
+
+
+def test_fractions_and_high_pass_of_a_sieve_are_cryosieves():
+    assert default_fractions("once") == pytest.approx(np.arange(10, 0, -1) / 10)
+    assert default_fractions("sieve")[-1] == pytest.approx(0.107, abs=5e-4) and len(default_fractions("sieve")) == 11
+    inverse = [1 / high_pass_of(k, 10, (50, 3)) for k in range(10)]
+    assert inverse[0] == pytest.approx(1 / 50) and inverse[-1] == pytest.approx(1 / 3) and np.ptp(np.diff(inverse)) < 1e-12
+    assert checked_fractions([0.5, 0.9]) == (1.0, 0.9, 0.5)
+
+
+def test_a_sieve_scores_above_its_high_pass(particles, monkeypatch):
+    shells, statistics = [], Engine.statistics
+
+    def watched(engine, maps, bands, *args, **options):
+        used = engine.backend.plane.shell[bands.band >= 0]
+        shells.append((used.min(), used.max()))
+        return statistics(engine, maps, bands, *args, **options)
+
+    monkeypatch.setattr(Engine, "statistics", watched)
+    mr.path(particles, schedule="sieve", high_pass=(64, 16), steps=(0.9, 0.8, 0.7, 0.6), null=False)
+    assert [low for low, _ in shells] == [2, 4, 6, 8]  # linear in 1/Å, of 128 Å a side
+    assert {high for _, high in shells} == {BOX // 2}
+
+
+# the maps of a step
+
+
+def test_a_step_is_the_l2_reconstruction_of_its_particles(walked, particles):
+    for fraction in (1.0, 0.6):
+        alone = mr.reconstruct(particles, loss="l2", start_weights=walked.kept(fraction).astype(float), postprocess=False)
+        np.testing.assert_allclose(walked.fsc(fraction).values, alone.fsc.values, atol=2e-3)
+    best = mr.reconstruct(particles, loss="l2", start_weights=walked.kept().astype(float), postprocess=False)
+    for ours, theirs in zip((walked.volume, *walked.half_maps), (best.volume, *best.half_maps)):
+        assert mr.fsc(ours, theirs).values[1:14].min() > 0.999
+
+
+def test_fsc_to_all_is_that_of_the_mean_half_maps(walked):
+    steps = walked.summary["steps"]
+    assert steps[0]["fsc_to_all"] == pytest.approx(1, abs=1e-6)
+    values = [step["fsc_to_all"] for step in steps]
+    assert (np.diff(values) < 0).all() and 0.3 < values[-1] < 0.9
+
+
+# scores that leak, and noise
+
+
+@pytest.mark.parametrize("schedule", ["once", "anew", "sieve"])
+def test_no_particle_is_scored_by_a_map_that_it_built(few, schedule, monkeypatch):
+    """Of all scores only those against the other folds of the own half set are used: the others are made nonsense here."""
+    options = {"loss": "l2"} if schedule == "once" else {}
+    found = mr.path(few, schedule=schedule, steps=(0.8, 0.6), null=False, deterministic=True, **options)
+    compare = References.compare
+
+    def spoilt(references, wanted, batch, *args, **more):
+        values = compare(references, wanted, batch, *args, **more)
+        held_out = [made_of.without is not None and len(made_of.halves) == 1 for made_of in wanted]
+        return [value if honest else np.full_like(value, 1.0) for value, honest in zip(values, held_out)]
+
+    monkeypatch.setattr(References, "compare", spoilt)
+    again = mr.path(few, schedule=schedule, steps=(0.8, 0.6), null=False, deterministic=True, **options)
+    assert (found.particles["kept_to"] == again.particles["kept_to"]).all()
+
+
+def test_noise_gets_no_resolution_and_a_leak_is_told(walked, particles, tmp_path, monkeypatch, capsys):
+    null = walked.summary["null"]
+    assert null["passed"] and len(null["steps"]) == 10 and not walked.warnings
+    assert max(abs(step["mean_fsc"]) for step in null["steps"]) <= null["steps"][0]["limit"]
+    statistics = Engine.statistics
+
+    def leak(engine, maps, bands, rows=None, **options):  # against the other half's map, as without folds
+        folds, engine.folds = engine.folds, 1
+        groups = engine.slab.groups
+        engine.slab.fold, fold = np.zeros_like(engine.slab.fold), engine.slab.fold
+        try:
+            return statistics(engine, maps, bands, rows, in_sample=False)
+        finally:
+            engine.folds, engine.slab.groups, engine.slab.fold = folds, groups, fold
+
+    monkeypatch.setattr(Engine, "statistics", leak)
+    monkeypatch.setattr("mpirecon.solvers.base.Solver.focus_references", lambda solver: None)
+    out = tmp_path / "leak"
+    assert run(["path", str(particles), "-o", str(out), "--schedule", "anew", "--steps", "0.7,0.5,0.35,0.25,0.15", "-q"]) == 0
+    found = json.loads((out / "summary.json").read_text())
+    assert not found["null"]["passed"] and "makes resolution out of nothing" in found["warnings"][0]
+    assert "makes resolution out of nothing" in capsys.readouterr().err
+
+
+def test_scores_need_folds(few, tmp_path, capsys):
+    assert run(["path", str(few), "-o", str(tmp_path / "out"), "--folds", "1"]) == 1
+    assert "maps that they built" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+# the verdict
+
+
+def records(values, draws=2, seed=0, scatter=0.003, fall=0.05):
+    """Steps with these mean FSCs, and random discards that fall by ln q and scatter as subsets do."""
+    rng = np.random.default_rng(seed)
+    q = np.arange(10, 0, -1) / 10
+    steps = [{"fraction": f, "particles": int(1000 * f), "resolution_0143": 10 - v, "mean_fsc": v} for f, v in zip(q, values)]
+    random = [{"fraction": f, "particles": int(1000 * f), "resolution_0143": 10.0,
+               "mean_fsc": values[0] + fall * np.log(f) + scatter * np.sqrt(1 / f - 1) * rng.normal()} for f in q[1:] for _ in range(draws)]
+    return steps, random
+
+
+def test_a_gain_is_told_from_chance():
+    fall = 0.5 + 0.05 * np.log(np.arange(10, 0, -1) / 10)
+    nothing = judge(*records(fall), 8.0)
+    assert nothing.best == 1 and not nothing.pays and nothing.sentence.startswith("Nothing is gained by leaving particles out")
+    raised = fall.copy()
+    raised[3] = 0.53
+    real = judge(*records(raised), 8.0)
+    assert real.pays and real.best == 0.7 and "It pays to keep the best-scored 70 % (700 of 1000 particles)" in real.sentence
+    raised[3] = 0.503
+    slight = judge(*records(raised), 8.0)
+    assert not slight.pays and slight.best == 0.7 and slight.sentence.startswith("Nothing is gained beyond chance")
+    few = judge(*(part[:3] if k == 0 else part[:2] for k, part in enumerate(records(raised[[0, 3, 4, 5, 6, 7, 8, 9, 9, 9]]))), 8.0)
+    assert not few.pays and "--random-draws" in few.sentence
+
+
+def test_selections_at_random_are_seldom_told_to_pay():
+    """Paths that are random discards themselves, and would be found to pay by a looser limit."""
+    paid = 0
+    for seed in range(300):
+        _, random = records(np.full(10, 0.5), draws=2, seed=seed, fall=0.0)
+        own = [0.5] + [record["mean_fsc"] for record in random[::2]]
+        steps, _ = records(own)
+        paid += judge(steps, random[1::2], 8.0).pays
+    assert paid <= 0.08 * 300
+    assert paid > 0  # a limit that nothing reaches would tell nothing
+
+
+def test_bfactor_of_random_discards():
+    n = np.array([1000, 500, 200, 100])
+    resolution = (2 / 120.0 * np.log(n / 20)) ** -0.5
+    bfactor, intercept = rosenthal_henderson([{"particles": int(a), "resolution_0143": d} for a, d in zip(n, resolution)])
+    assert bfactor == pytest.approx(120) and intercept == pytest.approx(np.log(20))
+    assert rosenthal_henderson([{"particles": 10, "resolution_0143": None}] * 9) is None
+
+
+# files
+
+
+def test_what_a_path_leaves(walked):
+    names = {"summary.json", "path.csv", "fsc.csv", "views.csv", "volume.mrc", "half1.mrc", "half2.mrc", "particles.h5", "report.html", "logs"}
+    assert {entry.name for entry in walked.folder.iterdir()} == names
+    with open(walked.folder / "path.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["chosen"] for row in rows] == ["score"] * 10 + ["random"] * 18
+    for row, step in zip(rows, [*walked.summary["steps"], *walked.summary["random"]]):
+        assert float(row["mean_fsc"]) == pytest.approx(step["mean_fsc"], rel=1e-5)
+        assert int(row["particles"]) == step["particles"]
+    sizes = {row["fraction"]: row["particles"] for row in rows if row["chosen"] == "score"}
+    assert all(sizes[row["fraction"]] == row["particles"] for row in rows)
+    assert len(walked.table) == 28 and walked.table["resolution_0143"][0] == pytest.approx(walked.summary["steps"][0]["resolution_0143"], rel=1e-5)
+    with h5py.File(walked.folder / "particles.h5") as file:
+        assert (file["kept"][:].astype(bool) == walked.kept()).all() and (file["weight"][:] == file["kept"][:]).all()
+    assert len(walked.plot().axes) == 4
+
+
+def test_the_page_stands_alone_and_is_written_anew(walked, capsys):
+    page = walked.report.read_text()
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "") and walked.sentence in page
+    for title in ("Resolution", "FSC to the map of all particles", "Directions", "The same on pure noise", "Steps and random discards"):
+        assert f"<h2>{title}</h2>" in page
+    assert walked.summary["null"]["sentence"] in page
+    assert run(["report", str(walked.folder)]) == 0
+    assert walked.report.read_text() == page
+
+
+def test_each_step_can_be_exported_and_imported(walked, tmp_path, capsys):
+    out, star = str(walked.folder), str(tmp_path / "all.star")
+    assert run(["export", out, "--step", "1", "--star", star, "--stack", str(tmp_path / "all.mrcs")]) == 0
+    assert run(["import", star, "--select", "mpireconKeptTo=:0.5", "-o", str(tmp_path / "half.h5")]) == 0
+    assert len(ParticleFile(tmp_path / "half.h5")) == walked.kept(0.5).sum()
+    with ParticleFile(tmp_path / "half.h5") as file, ParticleFile(walked.summary["particles"]["file"]) as all_of_them:
+        np.testing.assert_allclose(file.images(slice(None)), all_of_them.images(np.flatnonzero(walked.kept(0.5))), rtol=1e-6)
+    assert run(["export", out, "--star", str(tmp_path / "best.star"), "--discarded", str(tmp_path / "rest.star"), "--stack",
+                str(tmp_path / "some.mrcs")]) == 0
+    assert f"best.star: {walked.kept().sum()} of {COUNT} particles" in capsys.readouterr().out
+    assert run(["export", out, "--step", "0.55", "--star", str(tmp_path / "no.star"), "--stack", str(tmp_path / "no.mrcs")]) == 1
+    assert "has the steps 1, 0.9, 0.8" in capsys.readouterr().err
+
+
+def test_folders_of_others_are_refused_and_paths_replaced(few, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["path", str(few), "-o", str(out), "--loss", "l2", "--steps", "0.5", "--no-null", "-q"]
+    assert run(command) == 0 and run(command) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    before = (out / "summary.json").read_bytes()
+    assert run([*command[:-2], "--max-resolution", "1", "--overwrite"]) == 1 and (out / "summary.json").read_bytes() == before
+    assert run([*command, "--overwrite"]) == 0
+    capsys.readouterr()
+    assert run(["reconstruct", str(few), "-o", str(out), "--overwrite"]) == 1
+    assert "holds a path, which a reconstruction does not replace" in capsys.readouterr().err
+    assert run(["reconstruct", str(few), "-o", str(tmp_path / "run"), "-q"]) == 0
+    assert run([*command[:3], str(tmp_path / "run"), "--overwrite"]) == 1
+    assert "holds a reconstruction, which a path does not replace" in capsys.readouterr().err
+    with pytest.raises(UserError, match="not a path"):
+        mr.SelectionPath(tmp_path / "run")
+    with pytest.raises(UserError, match="SelectionPath"):
+        mr.Result(out)
+
+
+# going on
+
+
+@pytest.mark.parametrize("schedule", ["once", "anew"])
+def test_finished_steps_are_not_redone(few, tmp_path, monkeypatch, schedule, capsys):
+    first = ["--loss", "l2"] if schedule == "once" else []
+    command = ["path", str(few), "--schedule", schedule, "--steps", "0.8,0.6,0.4", "--deterministic", "-q", *first]
+    assert run([*command, "-o", str(tmp_path / "whole")]) == 0
+    made, ended = [], []
+    step, by_lot = Walk.step, Walk.by_lot
+
+    def watched(walk, number, *args):
+        if len(made) in (2, 5, 9) and len(made) not in ended:  # in the selections, the random discards, and on noise
+            ended.append(len(made))
+            raise StopRequested("SIGTERM")
+        made.append((isinstance(walk.file, ParticleFile), number, *args))
+        return (by_lot if args else step)(walk, number, *args)
+
+    monkeypatch.setattr(Walk, "step", watched)
+    monkeypatch.setattr(Walk, "by_lot", watched)
+    out = str(tmp_path / "parts")
+    assert run([*command, "-o", out]) == 75
+    assert "the state after step 2/11" in capsys.readouterr().err
+    assert run([*command, "-o", out]) == 1
+    assert "step 2 of 11 was saved" in capsys.readouterr().err
+    assert run([*command, "-o", out, "--resume"]) == run([*command, "-o", out, "--resume"]) == 75
+    assert run([*command, "-o", out, "--resume"]) == 0
+    assert len(made) == len(set(made)) == 11
+    one, parts = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "parts"))
+    for name in ("steps", "random", "null", "verdict"):
+        assert one[name] == parts[name]
+    assert (tmp_path / "whole" / "half1.mrc").read_bytes()[1024:] == (tmp_path / "parts" / "half1.mrc").read_bytes()[1024:]
+    assert not (tmp_path / "parts" / "checkpoint.h5").exists() and not (tmp_path / "parts" / "unfinished").exists()
+
+
+def test_a_path_goes_on_as_it_began_or_not_at_all(few, clean, tmp_path, monkeypatch, capsys):
+    def ended(walk, *args):
+        raise StopRequested("SIGTERM")
+
+    command = ["path", str(few), "-o", str(tmp_path / "out"), "--loss", "l2", "--steps", "0.6", "-q"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Walk, "by_lot", ended)
+        assert run(command) == 75
+    for other, words in ((["--seed", "3"], "--seed was 1 and is 3"), (["--steps", "0.5"], "--steps was")):
+        assert run([*command, *other, "--resume"]) == 1
+        assert words in capsys.readouterr().err
+    assert run(["path", str(clean), *command[2:], "--resume"]) == 1
+    assert "other particles" in capsys.readouterr().err
+    assert run(["reconstruct", str(few), "-o", str(tmp_path / "out"), "--resume"]) == 1
+    assert "is the state of a path" in capsys.readouterr().err
+    assert run([*command, "--resume"]) == 0
+
+
+def test_ranks_walk_one_path(mpirun, few, tmp_path):
+    command = ["path", str(few), "--loss", "l2", "--steps", "0.8,0.6", "--deterministic", "-q"]
+    result = mpirun(3, ["-m", "mpirecon", *command, "-o", tmp_path / "three"])
+    assert result.returncode == 0, result.stderr
+    assert run([*command, "-o", str(tmp_path / "one")]) == 0
+    one, three = (mr.SelectionPath(tmp_path / name) for name in ("one", "three"))
+    assert (one.particles["kept_to"] == three.particles["kept_to"]).all()
+    assert one.verdict == three.verdict and one.summary["null"] == three.summary["null"]
+    np.testing.assert_array_equal(one.volume.to_numpy(), three.volume.to_numpy())
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (["--schedule", "anew", "--loss", "sorted"], "--loss is of a first run"),
+    (["--schedule", "sieve", "--group-by", "rlnX"], "--group-by is of a first run"),
+    (["--high-pass", "50:3"], "--high-pass applies to --schedule sieve"),
+    (["--steps", "0.9,0.01"], "half set"),
+    (["--mask", "auto"], "mpirecon mask"),
+    (["--loss", "l2", "--keep", "0.5"], "counts all particles alike"),
+])  # fmt: skip
+def test_what_cannot_be_walked_is_refused_before_anything_is_written(few, tmp_path, options, words, capsys):
+    assert run(["path", str(few), "-o", str(tmp_path / "out"), *options]) == 1
+    assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [{"solver": "gradient"}, {"space": "real"}, {"sort_scope": "batch"}, {"random_draws": 0},
+                                     {"schedule": "sieve", "high_pass": (3, 50)}, {"steps": [1.5]}, {"schedule": "twice"}])
+def test_scripts_are_told_what_a_path_does_not_do(few, options):
+    with pytest.raises(UserError, match=f"--{next(iter({k: 0 for k in options if k != 'schedule'} or options)).replace('_', '-')}"):
+        mr.path(few, null=False, **options)
+    with pytest.raises(TypeError, match="fold"):
+        mr.path(few, fold=3)
+
+
+@pytest.mark.parametrize("steps", ["2", "0", "x", "1"])
+def test_steps_are_fractions(few, tmp_path, steps, capsys):
+    assert run(["path", str(few), "-o", str(tmp_path / "out"), "--steps", steps]) == 2
+    assert "--steps" in capsys.readouterr().err
+
+
+def test_small_sets_are_walked_as_far_as_they_reach(tmp_path, capsys):
+    path = simulate(tmp_path, 0, count=120)
+    half = min(np.bincount(ParticleFile(path).halves())[1:])
+    assert run(["path", str(path), "-o", str(tmp_path / "out"), "--loss", "l2", "--no-null"]) == 0
+    assert "smaller ones would leave fewer than 20 particles" in capsys.readouterr().out
+    found = mr.SelectionPath(tmp_path / "out")
+    assert found.fractions == [k / 10 for k in range(10, 0, -1) if round(k / 10 * half) >= 20]
+
+
+def test_bad_images_are_in_no_selection(tmp_path):
+    path = simulate(tmp_path, 0, count=200)
+    with h5py.File(path, "r+") as file:
+        file["images"][7, 3, 4] = np.nan
+    found = mr.path(path, steps=(0.5,), loss="l2", null=False, skip_bad=True)
+    assert not found.kept(1.0)[7] and found.kept(1.0).sum() == 199 and found.summary["steps"][0]["particles"] == 199
