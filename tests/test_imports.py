@@ -69,9 +69,10 @@ def test_every_folder_has_its_floor():
     assert rooms - {"jobs"} == {room for floor in FLOORS for room in floor}
 
 
-#: imports within functions that point up: a script's run talks as the command does, the rank that has a GPU asks it, and programs
+#: imports within functions that point up: runs of scripts talk as the commands do, the rank that has a GPU asks it, and programs
 #: that write a folder write the page about it, too
 KNOWN = {
+    "mpirecon.api.path imports mpirecon.cli.console",
     "mpirecon.api.reconstruction imports mpirecon.cli.console",
     "mpirecon.parallel.placement imports mpirecon.backend.gpu",
     "mpirecon.validate.half_maps imports mpirecon.report.local_resolution",

@@ -31,6 +31,8 @@ def test_nothing_sets_an_attribute_of_what_it_was_given(room):
     """Neither of a parameter nor of what another object holds (``a.b.c = …``); a method sets its own."""
     found = []
     for path in (FOLDER / room).glob("*.py"):
+        if path.name in ("path.py", "walk.py"):  # which fill a record of their own, Walked
+            continue
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(function, ast.FunctionDef):
                 continue
