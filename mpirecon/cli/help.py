@@ -61,6 +61,11 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
                                "--padding", "--solve-iterations", "--memory", "--half-precision", "--deterministic"),
         **{title: tuple(o for o in options if o != "--pixel-size") for title, options in _READING.items()},
     },
+    "relion": {
+        "Of RELION": ("--o", "--in_parts", "--in_mask", "--in_3dref", "--in_movies", "--in_mics", "--in_coords", "--j", "--pipeline_control",
+                      "--job-star"),
+        "How it runs": ("--ranks", "--launcher", "--overwrite"),
+    },
     "job": {
         "What it needs": ("--nodes", "--ranks", "--threads", "--gpus", "--memory", "--time", "--warning"),
         "Whose it is": ("--name", "--account", "--partition", "--email"),
@@ -72,6 +77,7 @@ GROUPS["path"] = {
     "The path": ("--schedule", "--steps", "--random-draws", "--high-pass", "--no-null"),
     **{title: tuple(o for o in options if o != "--schedule") for title, options in GROUPS["reconstruct"].items()},
 }
+GROUPS["relion"] |= {title: tuple(o for o in options if o not in ("--overwrite", "--threads")) for title, options in GROUPS["reconstruct"].items()}
 GROUPS["null"] = {title: options for title, options in GROUPS["reconstruct"].items()}
 
 #: columns for an option and what it takes
