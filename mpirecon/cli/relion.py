@@ -35,9 +35,10 @@ class JobCommand(DocumentedCommand):
             if folder is not None:
                 from mpirecon.batch.external_job import FAILURE, ExternalJob
 
-                job = ExternalJob(folder)
-                job.begin()
-                job.end(FAILURE)
+                with suppress(OSError):  # it is no folder: that is what the error is about
+                    job = ExternalJob(folder)
+                    job.begin()
+                    job.end(FAILURE)
             raise
 
     def parse_args(self, ctx, args):
@@ -203,14 +204,14 @@ command = JobCommand(
         click.Option(["--o"], type=ANY_PATH, required=True, metavar="FOLDER", help="Folder of the job, External/jobNNN/."),
         click.Option(["--in_parts"], type=EXISTING_FILE, required=True, metavar="FILE", help="STAR file of the particles."),
         click.Option(["--in_mask"], type=EXISTING_FILE, metavar="FILE", help="Soft mask (MRC), 0 … 1.  [default: a sphere]"),
-        click.Option(["--in_3dref"], type=ANY_PATH, metavar="FILE", help="Accepted and not used: poses are given, no reference is needed."),
-        *(click.Option([f"--{name}"], type=ANY_PATH, metavar="FILE", help="Accepted and not used.") for name in ("in_movies", "in_mics", "in_coords")),
+        click.Option(["--in_3dref"], metavar="FILE", help="Accepted and not used: poses are given, no reference is needed."),
+        *(click.Option([f"--{name}"], metavar="FILE", help="Accepted and not used.") for name in ("in_movies", "in_mics", "in_coords")),
         click.Option(["--ranks"], type=COUNT, default=1, show_default=True, metavar="N", help="MPI ranks, which the job starts itself."),
         click.Option(["--j"], type=COUNT, default=1, show_default=True, metavar="N", help="Cores of the job, divided among the ranks as threads."),
         click.Option(["--launcher"], type=click.Choice(["mpirun", "mpiexec", "srun"]),
                      help="What starts the ranks.  [default: the first of them that is there]"),
         click.Option(["--overwrite"], is_flag=True, help="Start anew instead of going on with the run in the job's folder."),
-        click.Option(["--pipeline_control"], type=ANY_PATH, metavar="FOLDER", help="Accepted, as RELION adds it; the folder is that of --o."),
+        click.Option(["--pipeline_control"], metavar="FOLDER", help="Accepted, as RELION adds it; the folder is that of --o."),
         click.Option(["--job-star"], is_flag=True, is_eager=True, expose_value=False, callback=_template,
                      help="Print a job.star of this job, for relion_pipeliner --addJobFromStar or RELION's form, and end."),
         *PASSED,
