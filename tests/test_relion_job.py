@@ -151,6 +151,13 @@ def test_bad_input_leaves_failure(project, words, message):
     assert not (JOB / NODES).exists()
 
 
+def test_a_job_whose_folder_is_a_file_says_so(project, cli):
+    Path("file").write_text("kept")
+    done = cli("relion", "--o", "file", *OPTIONS)
+    assert done.returncode == 1 and "--o file: the folder of the job cannot be made (file exists)" in done.stderr
+    assert Path("file").read_text() == "kept"
+
+
 def test_what_the_job_reads_is_not_replaced_by_what_it_writes(project):
     shutil.copy("Refine3D/job010/run_data.star", JOB / "particles.star")
     before = (JOB / "particles.star").read_bytes()

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, temporary_name, write_failed
 
 SUCCESS, FAILURE, ABORTED = (f"RELION_JOB_EXIT_{end}" for end in ("SUCCESS", "FAILURE", "ABORTED"))
@@ -67,7 +68,11 @@ class ExternalJob:
 
     def begin(self) -> None:
         """Take away the markers of an earlier end, and a request to abort that came before it: what is asked since stays."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--o {self.folder}: the folder of the job cannot be made ({error.strerror.lower()}); RELION gives External/jobNNN/, "
+                            "from the project's folder") from error
         ends = [_changed(self.folder / name) for name in (SUCCESS, FAILURE, ABORTED)]
         ended, asked = max((when for when in ends if when is not None), default=None), _changed(self.folder / ABORT_NOW)
         if ended is not None and asked is not None and asked <= ended:

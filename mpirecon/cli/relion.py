@@ -35,7 +35,7 @@ class JobCommand(DocumentedCommand):
             if folder is not None:
                 from mpirecon.batch.external_job import FAILURE, ExternalJob
 
-                with suppress(OSError):  # it is no folder: that is what the error is about
+                with suppress(OSError, UserError):  # it is no folder: that is what the error is about
                     job = ExternalJob(folder)
                     job.begin()
                     job.end(FAILURE)
