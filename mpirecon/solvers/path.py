@@ -306,6 +306,7 @@ _ONLY = {
     "solver": ("normal", "the steps of a path are solved by their normal equations"),
     "space": ("fourier", "a path is made in Fourier space"),
     "sort_scope": ("global", "a path sorts all particles of all ranks"),
+    "weights": (None, "a path takes particles whole or not at all"),
 }
 
 
