@@ -15,6 +15,7 @@ from mpirecon.backend import get_backend
 from mpirecon.backend.cpu import CpuBackend
 from mpirecon.backend.memory import Plan
 from mpirecon.backend.protocol import Ability, Backend
+from mpirecon.backend.real_space import RealSpaceCpuBackend
 from mpirecon.errors import UserError
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.particle_writer import ParticleWriter
@@ -48,6 +49,8 @@ def backend(request):
         request.getfixturevalue("fake_cupy")()
     elif request.param.startswith("gpu"):
         pytest.importorskip("cupy")
+    if request.param == "real space":  # a run gives it no memory for images, which would save it nothing
+        return lambda on_cpu={}, **options: RealSpaceCpuBackend(BOX, 2.0, **options, **on_cpu)
     return lambda **options: get_backend(name, BOX, 2.0, space=space, **options)
 
 

@@ -25,9 +25,11 @@ def options(name: str) -> list[click.Option]:
     return [parameter for parameter in command(name).params if isinstance(parameter, click.Option) and not parameter.hidden]
 
 
-def is_reconstructs(name: str, option: click.Option) -> bool:
-    """Whether a command shares this very option with reconstruct, whose section then explains it."""
-    return name in ("null", "forecast", "path") and any(option is other for other in options("reconstruct"))
+def explained_in(name: str, option: click.Option) -> str:
+    """The command whose section explains an option: that of the first from which others have this very option."""
+    sharing = {"reconstruct": ["import"], "null": ["import", "reconstruct"], "forecast": ["import", "reconstruct"],
+               "relion": ["import", "reconstruct"], "path": ["reconstruct"]}
+    return next((owner for owner in sharing.get(name, []) if any(option is other for other in options(owner))), name)
 
 
 def sections() -> dict[str, str]:
@@ -100,7 +102,7 @@ def test_every_command_is_documented_with_an_example(name):
 def test_every_option_is_documented_with_its_default(name):
     shared = sections()[""]
     for option in options(name):
-        text = sections().get("reconstruct" if is_reconstructs(name, option) else name, "")
+        text = sections().get(explained_in(name, option), "")
         for spelling in (word for word in option.opts if word.startswith("--")):
             assert re.search(rf"`{spelling}[` ]", text), f"docs/commands.md does not explain {name} {spelling}"
             rows = [line for line in (text + shared).splitlines() if re.match(rf"\| .*`{spelling}[` ].*\|", line)]

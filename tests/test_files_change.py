@@ -98,10 +98,10 @@ def test_images_in_memory_are_of_one_set(project, monkeypatch, capsys):
 
     iterate = Reconstruction._iterate
 
-    def changes(self, iteration):
-        if iteration == 3:
+    def changes(self, state):
+        if state.iteration == 2:
             replaced("p.h5")
-        return iterate(self, iteration)
+        return iterate(self, state)
 
     words = ["--loss", "sorted", "--keep", "0.7", "--iterations", "3", "-q"]
     assert run(["reconstruct", "p.h5", "-o", "whole", *words]) == 0

@@ -16,7 +16,7 @@ from mpirecon.cli import COMMANDS, group
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import write_map
 from mpirecon.solvers.config import Config
-from mpirecon.solvers.resume import _check_identity
+from mpirecon.solvers.resume import check_identity
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_resume_names_the_options_that_differ():
     now = Config(diameter=100.0, score_resolution=(60.0, 12.0), loss="huber").as_dict()
     checkpoint = SimpleNamespace(path="run/checkpoint.h5", facts={"particles": 1, "options": before, "mask": "a"})
     with pytest.raises(UserError) as caught:
-        _check_identity(SimpleNamespace(), {"particles": 1, "options": now, "mask": "a"}, checkpoint)
+        check_identity(SimpleNamespace(), {"particles": 1, "options": now, "mask": "a"}, checkpoint)
     text = str(caught.value)
     assert "--diameter was the default and is 100.0" in text and "--score-band was the default and is (60.0, 12.0)" in text
     assert "--loss was l2 and is huber" in text and "None" not in text

@@ -88,7 +88,7 @@ WRITERS = {
     ("aberrations", "star"): ("aberrations run --band 100:40 --star {}", ["p.star", "p.h5", "s.mrcs", "run/half1.mrc"]),
 }
 #: those that write folders, tried below, and what only tries whether a folder can be written
-FOLDERS = {(name, "output") for name in ("reconstruct", "null", "path", "postprocess", "check", "job")}
+FOLDERS = {*((name, "output") for name in ("reconstruct", "null", "path", "postprocess", "check", "job")), ("relion", "o")}
 
 
 def test_every_option_that_names_an_output_is_tried():

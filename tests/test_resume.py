@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import h5py
 import mrcfile
@@ -127,9 +128,9 @@ class EndedAfter(Checkpoints):
 
     last = 2
 
-    def after(self, iteration, records):
-        super().after(iteration, records)
-        if iteration == self.last:
+    def after(self, state):
+        super().after(state)
+        if state.iteration == self.last:
             raise Ended
 
 
@@ -169,10 +170,11 @@ def test_poses_that_changed_are_in_the_checkpoint(particles, tmp_path):
     rows, pose = np.arange(0, 160, 3), Pose(rng.standard_normal((54, 4)), rng.uniform(-9, 9, (54, 2)))
 
     class Moving(EndedAfter):
-        def after(self, iteration, records):
-            if iteration == 1:
+        def after(self, state):
+            if state.iteration == 1:
                 self.run.slab.move(rows, pose.quaternion, pose.shift)
-            super().after(iteration, records)
+                state = replace(state, pose=self.run.slab.pose)
+            super().after(state)
 
     with ParticleFile(particles) as file:
         still = reconstruction(file, config, tmp_path).run()
@@ -228,12 +230,12 @@ def test_checkpoints_are_as_rare_as_asked(particles, tmp_path):
     saved = []
 
     class Noting(Checkpoints):
-        def after(self, iteration, records):
-            super().after(iteration, records)
+        def after(self, state):
+            super().after(state)
             saved.append(self.saved)
 
     with ParticleFile(particles) as file:
         for endurance in (Endurance(every=2), Endurance(every_seconds=3600)):
             run = reconstruction(file, config, tmp_path)
             run.run(Noting(run, tmp_path, endurance))
-    assert saved == [None, 2, 2, 4, None, None, None, None]
+    assert saved == [None, 2, 2, 4, 4, None, None, None, None, None], "after the last iteration there is nothing to go on with"

@@ -268,7 +268,7 @@ def read_star(path: str | os.PathLike, data_dir: str | os.PathLike | None = None
     UserError
         naming file, line and remedy.
     """
-    return _imported(path, as_communicator(comm), data_dir=data_dir, **options)
+    return imported(path, as_communicator(comm), data_dir=data_dir, **options)
 
 
 def read_cs(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, passthrough=(), *, comm=None, **options) -> Particles:
@@ -299,10 +299,11 @@ def read_cs(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, 
     UserError
         naming file, column and remedy.
     """
-    return _imported(path, as_communicator(comm), data_dir=data_dir, passthrough=passthrough, **options)
+    return imported(path, as_communicator(comm), data_dir=data_dir, passthrough=passthrough, **options)
 
 
-def _imported(path, comm: Communicator, **options) -> Particles:
+def imported(path, comm: Communicator, **options) -> Particles:
+    """The particles of a STAR or .cs file, in a temporary particle file that refers to their stacks. Collective."""
     from mpirecon.io.importer import ImportOptions, import_particles
 
     known = [field.name for field in fields(ImportOptions)]

@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from mpirecon.api.maps import FSC, Volume, as_volume
-from mpirecon.api.particles import Particles, as_communicator, check_names, open as open_particles
+from mpirecon.api.particles import Particles, as_communicator, check_names, imported, open as open_particles
 from mpirecon.api.result import Result
 from mpirecon.api.scratch import Scratch
 from mpirecon.io import mrc
 from mpirecon.io.given_weights import ARRAY
-from mpirecon.io.particle_file import open_together
+from mpirecon.io.particle_file import is_table, open_together
+from mpirecon.io.reading import READING, refuse_reading
 from mpirecon.io.run_log import RankLog
 from mpirecon.model.arrays import Volume as PlainVolume
+from mpirecon.model.pose import Pose
 from mpirecon.parallel.comm import Communicator, get_communicator, run_together, together
 from mpirecon.robust import distances, losses
 from mpirecon.solvers import run as runs
@@ -27,6 +29,7 @@ from mpirecon.solvers.controls import check_selection
 from mpirecon.solvers.groups import half_map
 from mpirecon.solvers.main import about_run
 from mpirecon.solvers.results import write_results
+from mpirecon.solvers.state import State as RunState
 
 #: name under which a loss without a usable name of its own is known
 _UNNAMED = "own"
@@ -52,8 +55,8 @@ def reconstruct(
 
     Parameters
     ----------
-    particles : Particles or path of a particle file
-        what the map is made of
+    particles : Particles, or path of a particle file, of a RELION STAR file or of a cryoSPARC .cs file
+        images of a STAR or .cs file stay in their stacks, which ``linked.h5`` in the run's folder refers to
     output : path, optional
         folder of the run, as ``mpirecon reconstruct -o`` writes it; a temporary one, gone with the Result, when left out
     loss : str, callable, or class of losses
@@ -75,7 +78,8 @@ def reconstruct(
     **options
         fields of ``mpirecon.solvers.config.Config``, named as the options of the command: keep, distance, solver, iterations,
         folds, diameter, symmetry, max_resolution, group_by, backend, threads, seed (1 when left out) …
-        ``mask`` may also be a Volume or an array
+        ``mask`` may also be a Volume or an array; for a STAR or .cs file also how it is read, as ``read_star`` takes it: select, first,
+        new_halves, data_dir, pixel_size, units …
 
     Returns
     -------
@@ -92,14 +96,13 @@ def reconstruct(
     from mpirecon.solvers.main import reconstruct as whole_run
 
     comm = as_communicator(comm)
-    particles = particles_of(particles)
+    path, reading, opened = _source(particles, options)
     scratch = Scratch(comm)
-    config = configuration(particles, scratch, comm, loss=loss, weights=weights, **options)
+    config = configuration(opened, scratch, comm, loss=loss, weights=weights, **options)
     folder = scratch.path / "run" if output is None else Path(output)
     whole_run(
-        comm, particles.path, folder, config, console_of(comm, verbose), overwrite=overwrite,
-        log_particles=log_particles, controls=controls, resume=resume, postprocess=postprocess, start_weights=start_weights,
-        weights=_array(weights),
+        comm, path, folder, config, console_of(comm, verbose), overwrite=overwrite, log_particles=log_particles,
+        controls=controls, resume=resume, postprocess=postprocess, start_weights=start_weights, weights=_array(weights), reading=reading,
     )  # fmt: skip
     comm.barrier()
     return run_together(comm, lambda: Result(folder, _scratch=scratch if output is None else None))
@@ -121,8 +124,10 @@ class State:
         of the half maps, in the mask that particles are scored in
     ids : (m,) int64
         rows of this rank's particles in the particle file
-    weights : (m,) float64
+    pose : Pose
         that these maps were made with
+    weights : (m,) float64
+        likewise
     kept : (m,) bool
     residual, explained : (m,) float64
         ‖y − Ax‖² and ‖Ax‖² − 2⟨Ax, y⟩ of each particle per Fourier sample, against the map that it was held out of
@@ -133,6 +138,7 @@ class State:
     half_maps: tuple[Volume, Volume]
     fsc: FSC
     ids: np.ndarray
+    pose: Pose
     weights: np.ndarray
     kept: np.ndarray
     residual: np.ndarray
@@ -150,7 +156,7 @@ class Reconstruction:
         start_weights=None, verbose: bool = False, **options,
     ) -> None:
         self._start, self._comm = time.time(), as_communicator(comm)
-        self.particles = particles_of(particles)
+        self.particles = _particles(particles, self._comm, options)
         self._scratch = Scratch(self._comm)
         self._output = output
         self.config = configuration(self.particles, self._scratch, self._comm, loss=loss, weights=weights, **options)
@@ -166,8 +172,8 @@ class Reconstruction:
         self._result: Result | None = None
 
     def __iter__(self) -> Iterator[State]:
-        for record in self._iterations:
-            yield self._state(record)
+        for state in self._iterations:
+            yield self._state(state)
 
     def result(self, *, postprocess: bool = True) -> Result:
         """The finished run, after the iterations that are left. Collective."""
@@ -194,22 +200,23 @@ class Reconstruction:
         self._log.close()
         self._file.close()
 
-    def _state(self, record: dict) -> State:
-        run, size = self._run, self.particles.pixel_size
-        halves = tuple(Volume(np.array(run.solver.compared.get(half_map(half))), size) for half in (1, 2))
-        held, chosen = run.held_out, run.selection
+    def _state(self, state: RunState) -> State:
+        size, held, chosen = self.particles.pixel_size, state.scores.held_out, state.selection
+        halves = tuple(Volume(np.array(state.maps.get(half_map(half))), size) for half in (1, 2))
         return State(
-            record["iteration"], dict(record), halves, FSC(np.array(run.solver.fsc), self.particles.box, size),
-            run.slab.ids.copy(), chosen.weight * run.slab.given, chosen.kept.copy(), held.residual.copy(), (held.pp - 2 * held.yp).copy(),
+            state.iteration, dict(state.record), halves, FSC(np.array(state.fsc), self.particles.box, size), self._run.slab.ids.copy(),
+            Pose(state.pose.quaternion, state.pose.shift), chosen.weight * self._run.slab.given, chosen.kept.copy(), held.residual.copy(),
+            (held.pp - 2 * held.yp).copy(),
         )
 
 
-def configuration(particles: Particles, scratch: Scratch, comm: Communicator, *, loss, mask=None, weights=None,
+def configuration(particles: Particles | None, scratch: Scratch, comm: Communicator, *, loss, mask=None, weights=None,
                   distance="explained", **options) -> Config:
-    """The Config of a script's options; a mask that is no file is written to one."""
+    """The Config of a script's options; a mask that is no file is written to one. An array's voxels are the pixels of the particles,
+    if those are known."""
     check_names("a reconstruction", options, [field.name for field in fields(Config)])
     if isinstance(mask, (PlainVolume, np.ndarray)):
-        mask = _mask_file(as_volume(mask, particles.pixel_size, "the mask"), scratch, comm)
+        mask = _mask_file(as_volume(mask, None if particles is None else particles.pixel_size, "the mask"), scratch, comm)
     if isinstance(distance, distances.Distance):
         distance = distances.register(distance)
     name = loss if isinstance(loss, str) else losses.register(_name_of(loss), loss)
@@ -238,6 +245,24 @@ def _name_of(loss) -> str:
 def particles_of(given) -> Particles:
     """Particles of what was given as such: their file's path will do."""
     return open_particles(given) if isinstance(given, (str, os.PathLike)) else given
+
+
+def _source(given, options: dict) -> tuple[Path, dict, Particles | None]:
+    """(file of the particles, how it is read if it is a table, the particles if it is none); takes the second out of `options`."""
+    reading = {name: options.pop(name) for name in READING if name in options}
+    if isinstance(given, (str, os.PathLike)) and is_table(given):
+        return Path(given), reading, None
+    particles = particles_of(given)
+    return particles.path, reading, particles
+
+
+def _particles(given, comm: Communicator, options: dict) -> Particles:
+    """Those that a script gave; of a table linked, in a temporary file. Takes how it is read out of `options`."""
+    path, reading, particles = _source(given, options)
+    if particles is None:
+        return imported(path, comm, **{"seed": options.get("seed", 1), **reading})
+    refuse_reading(path, reading)
+    return particles
 
 
 def console_of(comm: Communicator, verbose: bool):

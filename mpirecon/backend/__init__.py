@@ -20,7 +20,7 @@ def get_backend(
     """The backend of that name for one box; ``auto`` is the CPU's (parallel.placement decides where GPUs are used).
 
     space : "fourier" for central slices, "real" for line integrals · interpolation : padding and taps of
-    central slices · on_cpu : options that the CPU's backends alone take
+    central slices · on_cpu : options that the CPU's alone takes
 
     Raises
     ------
@@ -37,7 +37,7 @@ def get_backend(
         else:
             from mpirecon.backend.real_space import RealSpaceCpuBackend as RealSpaceBackend
 
-        return RealSpaceBackend(box, pixel_size, **options, **(on_cpu or {} if name != "cuda" else {}))
+        return RealSpaceBackend(box, pixel_size, **options)
     if name == "cuda":
         from mpirecon.backend.cuda import CudaBackend
 

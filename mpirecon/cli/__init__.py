@@ -43,7 +43,7 @@ COMMANDS = {
     "simulate": Entry("mpirecon.cli.simulate", "Make a particle file from a map, an atomic model or a phantom."),
     "import": Entry("mpirecon.cli.import_", "Make a particle file from a RELION STAR or cryoSPARC file and its stacks.",
                     parallel=True),
-    "reconstruct": Entry("mpirecon.cli.reconstruct", "Reconstruct a map from a particle file.", parallel=True),
+    "reconstruct": Entry("mpirecon.cli.reconstruct", "Reconstruct a map from particles.", parallel=True),
     "null": Entry("mpirecon.cli.null", "Reconstruct from noise: does this selection make resolution?", parallel=True),
     "path": Entry("mpirecon.cli.path", "Keep 100, 90 … 10 % of the particles: where does leaving out pay?", parallel=True),
     "fsc": Entry("mpirecon.cli.fsc", "Fourier shell correlation of two maps."),
@@ -60,6 +60,7 @@ COMMANDS = {
     "report": Entry("mpirecon.cli.report", "Write the page about a finished run anew."),
     "logs": Entry("mpirecon.cli.logs", "Join the ranks' logs of a run: what was sorted where, and kept."),
     "forecast": Entry("mpirecon.cli.forecast", "Forecast time and memory over the number of ranks."),
+    "relion": Entry("mpirecon.cli.relion", "Run as an External job of a RELION project."),
     "job": Entry("mpirecon.cli.job", "Print a batch script for a reconstruction: Slurm, PBS, LSF or SGE."),
     "completion": Entry("mpirecon.cli.completion", "Print what makes a shell complete commands and options."),
     "check": Entry("mpirecon.cli.check", "Report what works here: MPI, threads, GPUs, files.", parallel=True),
@@ -108,7 +109,7 @@ def run(arguments: list[str]) -> int:
     """Run a command line on every rank that should, and return the exit code all ranks share."""
     global began
     began = time.time()
-    with held_signals() if _command_of(arguments) in ("reconstruct", "path") else nullcontext():
+    with held_signals() if _command_of(arguments) in ("reconstruct", "path", "relion") else nullcontext():
         return _run(arguments)
 
 

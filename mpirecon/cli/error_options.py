@@ -42,19 +42,3 @@ def error_options(rate: str, degrees: str, old: str):
         return function
 
     return decorate
-
-
-def in_words(counts: dict[str, int], poses: int) -> str:
-    """How many of so many wrong poses are wrong in what, in brackets; "" where nothing tells more than their number."""
-    parts = [f"{count} {_WORDS[kind]}" for kind, count in counts.items() if kind in _WORDS]
-    return f" ({', '.join(parts)})" if parts and (len(parts) > 1 or counts.get("orientation") != poses) else ""
-
-
-def others_in_words(counts: dict[str, int]) -> str:
-    """How many have errors that are none of the pose; "" where none has."""
-    words = {"defocus": "with a wrong defocus", "duplicate": "added as copies in the other half set"}
-    return ", ".join(f"{counts[kind]} {text}" for kind, text in words.items() if kind in counts)
-
-
-#: of kinds that make a pose wrong
-_WORDS = {"orientation": "in orientation", "offset": "in offset", "hand": "of the other hand"}

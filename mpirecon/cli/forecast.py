@@ -10,6 +10,7 @@ from mpirecon.batch.units import clock, memory_words, parse_memory
 from mpirecon.cli import reconstruct
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import COUNT, EXISTING_FILE, POSITIVE, Whole
+from mpirecon.cli.reading import READING, glance, reading_of
 from mpirecon.cli.terminal import fold, table_lines, width
 from mpirecon.errors import UserError
 
@@ -48,8 +49,11 @@ def _run(ctx, file, particles, box, pixel_size, threads, cores, ram, read_rate, 
     from mpirecon.batch.dry_run import available_memory
     from mpirecon.batch.rank_table import Node, choose, rank_table
     from mpirecon.batch.site import read_site, site_file
+    from mpirecon.io.particle_file import is_table
     from mpirecon.parallel.threads import available_cores
 
+    reading = reading_of({**options, "pixel_size": pixel_size} if file is not None and is_table(file) else options)
+    options = {name: value for name, value in options.items() if name in SHARED}
     site = read_site(site_file())
     there = site.get("memory_per_node")
     node = Node(
@@ -58,7 +62,7 @@ def _run(ctx, file, particles, box, pixel_size, threads, cores, ram, read_rate, 
     )  # fmt: skip
     if threads > node.cores:
         raise UserError(f"--threads {threads}: the machine has {node.cores} cores; give --cores for another")
-    task_of = _task(file, particles, box, pixel_size, options)
+    task_of = _task(file, particles, box, pixel_size, options, reading)
     rows = rank_table(task_of, node, threads, read_rate)
     single, several = choose(rows)
     if single and not (cores or ram or site):
@@ -106,22 +110,21 @@ def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else clock(round(seconds))
 
 
-def _task(file, particles, box, pixel_size, options):
-    """Bytes that a rank may keep images in → the Task, of a particle file or of the numbers given."""
+def _task(file, particles, box, pixel_size, options, reading):
+    """Bytes that a rank may keep images in → the Task, of a particle file or table, or of the numbers given."""
     from mpirecon.batch.forecast import Task
     from mpirecon.batch.rank_table import Size
-    from mpirecon.io.particle_file import ParticleFile
     from mpirecon.solvers.config import Config
 
     config = Config(**options)
     if file is None and (particles is None or box is None):
         raise UserError("give a particle file, or --particles N and --box N")
     if file is not None:
-        if (particles, box, pixel_size) != (None, None, None):
+        if (particles, box, None if "pixel_size" in reading else pixel_size) != (None, None, None):
             raise UserError(
                 f"{file} says how many particles of which box there are; leave out --particles, --box and --pixel-size"
             )
-        with ParticleFile(file) as opened:
+        with glance(file, reading) as opened:
             config = config.settled(opened)
             size = Size(len(opened), opened.box, opened.pixel_size)
     else:
@@ -166,10 +169,12 @@ def _given(ctx) -> list[str]:
     """The options of reconstruct that were given, as words of its command line."""
     words = []
     for param in ctx.command.params:
-        if param.name in SHARED and ctx.get_parameter_source(param.name) == click.core.ParameterSource.COMMANDLINE:
+        of_table = param in READING or (param.name == "pixel_size" and ctx.params["file"] is not None)
+        if (param.name in SHARED or of_table) and ctx.get_parameter_source(param.name) == click.core.ParameterSource.COMMANDLINE:
             value = ctx.params[param.name]
             value = f"{value // 2**10}K" if param.name == "memory" and value else value
-            words += [param.opts[-1]] if param.is_flag else [param.opts[-1], str(value)]
+            for one in value if param.multiple else [value]:
+                words += [param.opts[0]] if param.is_flag else [param.opts[0], "=".join(one) if isinstance(one, tuple) else str(one)]
     return words
 
 
@@ -207,7 +212,7 @@ def _print_json(task, node, rows, commands) -> None:
 
 _HELP = """Forecast time and memory of a reconstruction over the number of MPI ranks, and say what to start.
 
-Of --particles and --box alone, or of a particle FILE; with reconstruct's own options, as far as time and memory depend
+Of --particles and --box alone, or of a FILE (particle file, STAR or .cs); with reconstruct's own options, as far as time and memory depend
 on them. "nodes" are the machines that so many ranks take: by default machines like this one, or those of the site file.
 
 \b
@@ -232,6 +237,7 @@ command = DocumentedCommand(
         click.Option(["--read-rate"], type=Amount(), default="100M", show_default=True, metavar="SIZE",
                      help="What each rank reads from the disk in a second."),
         *(p for p in reconstruct.command.params if p.name in SHARED),
+        *(p for p in READING if p.name != "pixel_size"),
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of a table."),
     ],
     callback=_run,

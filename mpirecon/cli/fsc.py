@@ -41,8 +41,8 @@ def command(first, second, mask, phase_randomise, cones, plot, csv_path, as_json
     from mpirecon.errors import UserError
     from mpirecon.io.atomic import refuse_existing
     from mpirecon.io.inputs import given, refuse_twice
-    from mpirecon.report.figures import figure_suffixes
-    from mpirecon.validate.compare import compare_maps, draw_comparison
+    from mpirecon.report.figures import draw_comparison, figure_suffixes
+    from mpirecon.validate.compare import compare_maps
     from mpirecon.validate.fsc_table import text_plot, write_fsc_csv
 
     console = Console(quiet=quiet or as_json, verbose=verbose)

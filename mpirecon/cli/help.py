@@ -9,6 +9,12 @@ import textwrap
 import click
 
 from mpirecon.cli.hints import explain_option, explain_value
+from mpirecon.cli.reading import READING_GROUPS
+
+#: how a table is read, in commands that take particle files too
+_READING = {f"{title} (STAR, .cs)": options for title, options in READING_GROUPS.items()}
+
+_ROWS = "Which rows, and half sets"
 
 #: what simulate and import plant
 _ERRORS = ("--orientation-error-rate", "--orientation-error", "--offset-error", "--offset-error-rate",
@@ -31,6 +37,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "Where it runs": (
             "--backend", "--threads", "--memory", "--half-precision", "--transport", "--deterministic",
         ),
+        **_READING,
     },
     "simulate": {
         "What is imaged": ("--map", "--model", "--phantom", "--box", "--pixel-size", "--second-map", "--second-fraction"),
@@ -42,21 +49,23 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "Output": ("--output", "--truth-map", "--overwrite"),
     },
     "import": {
-        "Where the images are": ("--data-dir", "--stack", "--map-stack", "--passthrough", "--link", "--rescale"),
-        "What the table lacks or has wrong": ("--pixel-size", "--voltage", "--cs", "--amplitude-contrast", "--contrast",
-                                              "--unit", "--scale-defocus", "--bfactor-sign", "--ignore-aberrations", "--cs-aberrations"),
-        "What was done to the images": ("--no-ctf", "--ctf-premultiplied", "--no-ctf-premultiplied", "--ctf-phase-flipped",
-                                        "--no-ctf-phase-flipped"),
+        **READING_GROUPS, _ROWS: (*READING_GROUPS[_ROWS], "--seed"),
+        "Images": ("--link", "--rescale", "--dtype"),
         "Bad images": ("--skip-bad", "--max-bad"),
-        "Which rows, and half sets": ("--select", "--new-halves", "--family", "--seed"),
         "Errors on purpose": (*_ERRORS, "--plant-by"),
-        "Output": ("--output", "--dtype", "--overwrite"),
+        "Output": ("--output", "--overwrite"),
     },
     "forecast": {
         "What is to be reconstructed": ("--particles", "--box", "--pixel-size"),
         "Where": ("--cores", "--ram", "--threads", "--read-rate"),
         "As for reconstruct": ("--loss", "--keep", "--solver", "--iterations", "--folds", "--group-by", "--symmetry", "--max-resolution",
                                "--padding", "--solve-iterations", "--memory", "--half-precision", "--deterministic"),
+        **{title: tuple(o for o in options if o != "--pixel-size") for title, options in _READING.items()},
+    },
+    "relion": {
+        "Of RELION": ("--o", "--in_parts", "--in_mask", "--in_3dref", "--in_movies", "--in_mics", "--in_coords", "--j", "--pipeline_control",
+                      "--job-star"),
+        "How it runs": ("--ranks", "--launcher", "--overwrite"),
     },
     "job": {
         "What it needs": ("--nodes", "--ranks", "--threads", "--gpus", "--memory", "--time", "--warning"),
@@ -69,6 +78,7 @@ GROUPS["path"] = {
     "The path": ("--schedule", "--steps", "--random-draws", "--high-pass", "--no-null"),
     **{title: tuple(o for o in options if o != "--schedule") for title, options in GROUPS["reconstruct"].items()},
 }
+GROUPS["relion"] |= {title: tuple(o for o in options if o not in ("--overwrite", "--threads")) for title, options in GROUPS["reconstruct"].items()}
 GROUPS["null"] = {title: options for title, options in GROUPS["reconstruct"].items()}
 
 #: columns for an option and what it takes

@@ -12,6 +12,7 @@ import click
 
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, COUNT, EXISTING_FILE, refuse_existing
+from mpirecon.cli.reading import glance, reading_of
 from mpirecon.errors import UserError
 
 
@@ -88,11 +89,10 @@ def _of(kind, chosen: dict) -> dict:
 
 
 def _task(particles, output, options):
-    """(what reconstruct will do, whether on GPUs), from the particle file and from its own reading of its options."""
+    """(what reconstruct will do, whether on GPUs), from the particles and from its own reading of its options."""
     from mpirecon.batch.forecast import Task
     from mpirecon.cli.reconstruct import command as reconstruct
     from mpirecon.io.inputs import given
-    from mpirecon.io.particle_file import ParticleFile
     from mpirecon.io.run_folder import RECONSTRUCTION, RunFolder
     from mpirecon.parallel.threads import MOST_KEPT
     from mpirecon.solvers.config import Config
@@ -105,6 +105,7 @@ def _task(particles, output, options):
         raise UserError("after -- only options that change the reconstruction are of use") from None
     if asked["output"] != output or asked["particles"] != particles:
         raise UserError("give particles and output folder before --, the other options of reconstruct after it")
+    reading = reading_of(asked)
     config = Config(**{name: asked[name] for name in _CHANGES_SIZE if name in asked})
     reads = given(particle_file=particles, mask=asked["mask"] if asked["mask"] != "auto" else None)
     folder = RunFolder(output, RECONSTRUCTION, reads, overwrite=asked["overwrite"])
@@ -117,7 +118,7 @@ def _task(particles, output, options):
             )
     elif not folder.unused:
         refuse_existing(output, asked["overwrite"])
-    with ParticleFile(particles) as file:
+    with glance(particles, reading) as file:
         return Task.of(file, config, MOST_KEPT), asked["backend"] == "cuda"
 
 

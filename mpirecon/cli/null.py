@@ -7,6 +7,7 @@ import click
 from mpirecon.cli import reconstruct
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, pass_communicator
+from mpirecon.cli.reading import reading_of
 
 #: options of reconstruct that say what is written rather than how it is reconstructed
 _NOT_SHARED = (
@@ -17,11 +18,12 @@ _NOT_SHARED = (
 
 @pass_communicator
 def _run(comm, particles, output, overwrite, quiet, verbose, **options):
+    reading = reading_of(options)
     config = reconstruct.configure(**options)
     from mpirecon.cli.console import Console
     from mpirecon.solvers.null import run_null
 
-    passed = run_null(comm, particles, output, config, Console(comm, quiet, verbose), overwrite=overwrite)
+    passed = run_null(comm, particles, output, config, Console(comm, quiet, verbose), overwrite=overwrite, reading=reading)
     return 0 if passed else 1
 
 

@@ -10,6 +10,7 @@ from mpirecon import cli
 from mpirecon.cli import reconstruct
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, COUNT, Band, pass_communicator
+from mpirecon.cli.reading import READING
 from mpirecon.errors import UserError
 
 #: options of reconstruct that are of no use here, or mean something else
@@ -67,7 +68,7 @@ Examples:
 
 
 def _shared() -> list[click.Option]:
-    found = [p for p in reconstruct.command.params if isinstance(p, click.Option) and p.name not in _NOT_SHARED]
+    found = [p for p in reconstruct.command.params if isinstance(p, click.Option) and p.name not in _NOT_SHARED and p not in READING]
     for place, option in enumerate(found):
         if option.name == "resume":
             found[place] = copy.copy(option)

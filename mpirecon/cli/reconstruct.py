@@ -25,6 +25,7 @@ from mpirecon.cli.options import (
     transport_option,
     verbosity_options,
 )
+from mpirecon.cli.reading import READING, glance, reading_of
 from mpirecon.errors import UserError
 
 #: those of robust.losses, which is not imported before it is needed
@@ -84,7 +85,7 @@ class Keep(click.ParamType):
             self.fail(f"{error.message}, or auto", param, ctx)
 
 
-@click.command("reconstruct", short_help="Reconstruct a map from a particle file.", cls=DocumentedCommand)
+@click.command("reconstruct", short_help="Reconstruct a map from particles.", cls=DocumentedCommand)
 @click.argument("particles", type=EXISTING_FILE)
 @click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FOLDER", help="Folder for maps, FSC, logs and summary.")
 @click.option("--loss", type=click.Choice(LOSSES), default="l2", show_default=True,
@@ -175,54 +176,65 @@ class Keep(click.ParamType):
 @pass_communicator
 def command(comm, particles, output, log_particles, controls, postprocess, resume, dry_run, checkpoint_every, checkpoint_signal, grace,
             stall_timeout, ewald, overwrite, quiet, verbose, **options):
-    """Reconstruct a map from PARTICLES (a particle file made by simulate or import).
+    """Reconstruct a map from PARTICLES: a particle file made by simulate or import, a RELION STAR file or a cryoSPARC .cs file.
 
-    Runs alone or under mpirun/srun on any number of ranks; each reads a part of the particles (its slab).
+    Runs alone or under mpirun/srun on any number of ranks; each reads a part of the particles (its slab). Images of a STAR
+    or .cs file are read from their stacks, which FOLDER/linked.h5 refers to; options that say how such a file is read come
+    last below, and are those of import.
 
     \b
     Examples:
       mpirecon reconstruct particles.h5 -o run1
       mpirun -n 4 mpirecon reconstruct particles.h5 -o run2 --loss sorted --keep 0.7
+      mpirecon reconstruct run_data.star -o run3 --select rlnClassNumber=2 --new-halves
     """
+    reading = reading_of(options)
     config = configure(**options)
     if config.mask == "auto" and not postprocess:
         raise UserError("--mask auto makes its mask after the reconstruction, which --no-postprocess leaves out")
     if ewald:
-        _refuse_curvature(comm, particles)
+        _refuse_curvature(comm, particles, reading)
     from mpirecon.cli.console import Console
 
     if dry_run:
-        return _dry_run(comm, particles, config, Console(comm, quiet, verbose))
+        return _dry_run(comm, particles, reading, config, Console(comm, quiet, verbose))
     from mpirecon.solvers.endurance import Endurance
     from mpirecon.solvers.main import reconstruct
 
     endurance = Endurance(**checkpoint_every, signal=checkpoint_signal, grace=grace, stall_timeout=stall_timeout)
     reconstruct(
         comm, particles, output, config, Console(comm, quiet, verbose), overwrite=overwrite, log_particles=log_particles,
-        controls=controls, resume=resume, postprocess=postprocess, endurance=endurance, began=cli.began,
+        controls=controls, resume=resume, postprocess=postprocess, endurance=endurance, began=cli.began, reading=reading,
     )  # fmt: skip
 
 
-def _refuse_curvature(comm, particles) -> None:
-    from mpirecon.io.particle_file import ParticleFile
-    from mpirecon.parallel.comm import run_together
+command.params += READING
+
+
+def _refuse_curvature(comm, particles, reading) -> None:
+    from mpirecon.parallel.agree import run_first
     from mpirecon.validate.ewald import curvature_refusal
 
-    with run_together(comm, lambda: ParticleFile(particles)) as file:
-        first = file.metadata(0, 1)
-        raise UserError(f"--ewald: {file.path}: {curvature_refusal(first)}")
+    def refuse():
+        with glance(particles, reading) as file:
+            raise UserError(f"--ewald: {file.path}: {curvature_refusal(file.metadata(0, 1))}")
+
+    run_first(comm, refuse)
 
 
-def _dry_run(comm, particles, config, console) -> None:
+def _dry_run(comm, particles, reading, config, console) -> None:
     from mpirecon.batch.dry_run import dry_run
     from mpirecon.batch.forecast import GPUS_UNKNOWN, Task
-    from mpirecon.io.particle_file import ParticleFile
-    from mpirecon.parallel.comm import run_together
+    from mpirecon.parallel.agree import run_first
     from mpirecon.parallel.threads import default_memory, default_threads
 
-    with run_together(comm, lambda: ParticleFile(particles)) as file:
-        neighbours = comm.allgather(comm.hostname).count(comm.hostname)
-        task = Task.of(file, config, default_memory(neighbours))
+    neighbours = comm.allgather(comm.hostname).count(comm.hostname)
+
+    def plan():
+        with glance(particles, reading, console) as file:
+            return Task.of(file, config, default_memory(neighbours))
+
+    task = comm.bcast(run_first(comm, plan))
     for line in dry_run(comm, task, config.threads or default_threads(neighbours)):
         console.say(line)
     if config.backend == "cuda":

@@ -11,7 +11,7 @@ import click
 
 from mpirecon.cli.console import Console
 from mpirecon.cli.help import DocumentedCommand
-from mpirecon.cli.error_options import error_options, in_words, others_in_words
+from mpirecon.cli.error_options import error_options
 from mpirecon.cli.options import overwrite_option, seed_option, verbosity_options
 
 
@@ -123,6 +123,8 @@ def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, sec
         )
     if truth_map:
         console.say(f"wrote {truth_map}: the volume the images were made from")
+    from mpirecon.model.planted import in_words, others_in_words
+
     others = others_in_words(result.planted)
     console.say(
         f"wrote {output}: {result.particles} particles, box {source.volume.shape[0]}, {source.pixel_size:g} Å/px, "

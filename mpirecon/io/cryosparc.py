@@ -180,7 +180,7 @@ def read_cryosparc(
     array = read_cs(path)
     for file in passthrough:
         array = join_passthrough(array, path, file)
-    selected = select_cs_rows(path, array, rows.select)
+    selected = select_cs_rows(path, array, rows)
     array = array if selected is None else array[selected.rows]
     columns = _Columns(path, array, supplied, reading)
     _require(columns)

@@ -28,7 +28,9 @@ class FolderLock:
         self._folder, self._path, self._number = folder, folder / NAME, None
 
     def acquire(self) -> None:
-        """Take the lock. Raises UserError, naming who holds it, where another process does."""
+        """Take the lock, if it is not held already. Raises UserError, naming who holds it, where another process does."""
+        if self._number is not None:
+            return
         for attempt in range(_TRIES):
             number = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
             try:

@@ -21,6 +21,7 @@ from mpirecon.io.families import find_families
 from mpirecon.io.half_sets import half_sets
 from mpirecon.io.image_kind import look_at_images, sampled_rows
 from mpirecon.io.image_levels import LevelsSurvey
+from mpirecon.io.import_report import ImportReport
 from mpirecon.io.linked import Links
 from mpirecon.io.mrc import LARGEST, StackReader
 from mpirecon.io.optics_table import describe, mtf_curves, set_groups
@@ -67,6 +68,7 @@ class ImportOptions(ErrorSettings):
     cs_aberrations : which aberrations of a .cs file are corrected for, and their signs (cryosparc_optics.signs_of); None: all
     ignore_aberrations : as if the file named no beam tilt, higher-order aberration or magnification matrix
     select : COLUMN=VALUES of the rows to import, or (column, values), or several of them, row_selection.py; all must hold
+    first : import at most so many rows, the first of those selected
     new_halves : draw half sets whatever the file says
     family : columns whose rows of one value show one particle, beside those that are known; ("none",): no column does
     units, no_ctf, ctf_premultiplied, ctf_phase_flipped : what the columns do not say, see reading.Reading
@@ -92,6 +94,7 @@ class ImportOptions(ErrorSettings):
     cs_aberrations: str | None = None
     ignore_aberrations: bool = False
     select: str | Sequence[str | tuple[str, str]] = ()
+    first: int | None = None
     new_halves: bool = False
     family: str | Sequence[str] = ()
     units: Mapping[str, str] = field(default_factory=dict)
@@ -125,24 +128,17 @@ class ImportOptions(ErrorSettings):
             raise UserError(f"--unit {error}") from error
         return Reading(units, self.no_ctf, self.ctf_premultiplied, self.ctf_phase_flipped)
 
+    @property
+    def selections(self) -> tuple[tuple[str, str], ...]:
+        """`select` as (column, values)."""
+        select = [self.select] if isinstance(self.select, str) else self.select
+        return tuple(parse_selection(one) if isinstance(one, str) else tuple(one) for one in select)
 
-@dataclass
-class ImportReport:
-    """What was written: counts (planted: wrong poses; kinds: particles with each kind of error), and sentences the user should read."""
-
-    output: Path
-    particles: int
-    box: int
-    pixel_size: float
-    dtype: str
-    halves: tuple[int, int]
-    ctf_premultiplied: bool
-    ctf_phase_flipped: bool
-    planted: int | None
-    kinds: dict[str, int]
-    skipped: list[str]
-    notes: list[str]
-    warnings: list[str]
+    def of(self, table: Path) -> ImportOptions:
+        """These options as a file is to record them: with what was chosen, whatever the default comes to be."""
+        if not is_cryosparc(table):
+            return self
+        return replace(self, cs_aberrations="none" if self.ignore_aberrations else self.cs_aberrations or DEFAULT)
 
 
 def import_particles(
@@ -151,6 +147,7 @@ def import_particles(
     options: ImportOptions,
     progress: Callable[[int], AbstractContextManager] | None = None,
     comm: Communicator | None = None,
+    home: Path | None = None,
 ) -> ImportReport:
     """Read a RELION STAR file, or a cryoSPARC file (.cs), and its stacks, and write a particle file. Collective.
 
@@ -161,6 +158,7 @@ def import_particles(
     Parameters
     ----------
     progress : called with the number of images; a context manager of something with ``update(n)``
+    home : folder that the output will be in, where it is not written there; linked stacks are found from there too
 
     Raises
     ------
@@ -173,9 +171,8 @@ def import_particles(
     output = run_together(comm, lambda: refuse_existing(output, options.overwrite, [Input("table", table) for table in tables]))
     unchanged = run_together(comm, lambda: Seen.now(tables))
     unchanged.agree(comm)
-    if _is_cryosparc(Path(path)):  # the file is to say what was chosen, whatever the default comes to be
-        choice = "none" if options.ignore_aberrations else options.cs_aberrations or DEFAULT
-        options = replace(options, cs_aberrations=choice)
+    options = options.of(Path(path))
+    provenance = run_together(comm, lambda: provenance_of(Path(path), options))
     table = _read_table(Path(path), options, comm)
     agree(comm, table)
     if options.ignore_aberrations:
@@ -212,8 +209,7 @@ def import_particles(
     with ParticleWriter(
         output, total, box, table.pixel_size, overwrite=options.overwrite, dtype=dtype,
         ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped, contrast=particles.contrast,
-        provenance={"command": "import", "mpirecon": __version__, "source": str(path), "options": vars(options)},
-        comm=comm, rows=rows, links=_links(table, chosen, stacks, dtype) if options.link else None,
+        provenance=provenance, comm=comm, rows=rows, links=_links(table, chosen, stacks, dtype, home) if options.link else None,
     ) as writer:
         with together(comm), progress(len(particles)) if progress else nullcontext() as bar:
             if options.link:
@@ -243,24 +239,32 @@ def import_particles(
     return _report(output, particles, dtype, total, halves, planted, kinds, skipped, notes, warnings)
 
 
-def _is_cryosparc(path: Path) -> bool:
+def is_cryosparc(path: Path) -> bool:
+    """Whether a table is cryoSPARC's, as its name says."""
     return path.suffix.lower() == ".cs"
+
+
+def provenance_of(path: Path, options: ImportOptions) -> dict:
+    """What a particle file says of how it was imported; the tables by their size and time of change, which tell another apart."""
+    tables = [os.stat(table) for table in (path, *options.passthrough)]
+    return {"command": "import", "mpirecon": __version__, "source": str(path), "options": vars(options),
+            "tables": [(found.st_size, found.st_mtime_ns) for found in tables]}
 
 
 def _refuse_options_of_others(path: Path, options: ImportOptions) -> None:
     for option, given in (("passthrough", options.passthrough), ("cs-aberrations", options.cs_aberrations is not None)):
-        if given and not _is_cryosparc(path):
+        if given and not is_cryosparc(path):
             raise UserError(f"--{option} is for cryoSPARC files, and {path} is not a .cs file")
 
 
 def _read_table(path: Path, options: ImportOptions, comm: Communicator) -> ParticleTable:
     """This rank's slab of the particles."""
     supplied = {name: getattr(options, name) for name in ("voltage", "cs", "amplitude_contrast", "pixel_size")}
-    select = [options.select] if isinstance(options.select, str) else options.select
     family = [options.family] if isinstance(options.family, str) else options.family
-    select = tuple(parse_selection(one) if isinstance(one, str) else tuple(one) for one in select)
-    rows = RowOptions(select, tuple(family), options.new_halves)
-    if not _is_cryosparc(path):
+    if options.first is not None and options.first < 1:
+        raise UserError(f"--first {options.first}: at least 1 row is needed")
+    rows = RowOptions(options.selections, tuple(family), options.new_halves, options.first)
+    if not is_cryosparc(path):
         return read_relion(path, comm, options.rescale is not None, rows, options.reading, **supplied)
     mixed = options.rescale is not None
     whole = run_together(comm, lambda: read_cryosparc(path, options.passthrough, mixed, options.cs_aberrations, rows,
@@ -405,9 +409,9 @@ def _place(comm: Communicator, count: int) -> tuple[tuple[int, int], int]:
     return (start, start + count), sum(counts)
 
 
-def _links(table: ParticleTable, rows: np.ndarray, stacks: list[StackReader], dtype: str) -> Links:
+def _links(table: ParticleTable, rows: np.ndarray, stacks: list[StackReader], dtype: str, home: Path | None) -> Links:
     negate = None if table.negate is None else table.negate[rows]
-    return Links(stacks, table.stack[rows], table.image[rows], negate, np.dtype(dtype))
+    return Links(stacks, table.stack[rows], table.image[rows], negate, np.dtype(dtype), home)
 
 
 def _copy_images(

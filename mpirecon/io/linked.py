@@ -34,7 +34,8 @@ class Links:
     """Where the images of a rank's particles are.
 
     stacks : all stacks of the file; stack, section : (m,) int64, of each particle; negate : (m,) bool, images whose sign must
-    be turned, or None; dtype : of the images as they are read, float16 where all stacks are, else float32
+    be turned, or None; dtype : of the images as they are read, float16 where all stacks are, else float32; home : folder that
+    the file will be in, where it is written elsewhere: what is moved with it is found from there
     """
 
     stacks: Sequence[StackReader]
@@ -42,13 +43,14 @@ class Links:
     section: np.ndarray
     negate: np.ndarray | None
     dtype: np.dtype
+    home: Path | None = None
 
 
 def write_links(file: SharedHdf5, links: Links, rows: slice, total: int) -> None:
     """Store `/link`, and `/images` as a virtual dataset where few enough pieces make it up. Collective."""
     comm, box = file.comm, links.stacks[0].box
     with together(comm):
-        mine = [_describe(stack.path, file.path.parent) for stack in links.stacks[slice(*slab(len(links.stacks), comm.size, comm.rank))]]
+        mine = [_describe(stack.path, links.home or file.path.parent) for stack in links.stacks[slice(*slab(len(links.stacks), comm.size, comm.rank))]]
     described = [row for rank in comm.allgather(mine) for row in rank]
     with together(comm):
         if file.file is not None:
@@ -138,6 +140,11 @@ class LinkedImages:
     def paths(self) -> Iterator[Path]:
         """Where each stack is, or was at the import."""
         return (self._place(number)[0] for number in range(len(self._stacks["path"])))
+
+    def refuse_missing(self) -> None:
+        """Raise UserError where any stack is not there, or not what it was at the import."""
+        for number in range(len(self._stacks["path"])):
+            self._checked(number)
 
     def refuse_changed(self) -> None:
         """Raise UserError where a stack that was read since the last call is not what it was at the import."""

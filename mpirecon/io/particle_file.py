@@ -61,8 +61,19 @@ TRUTH = {
 class ParticleFile:
     """Read access to a particle file; a context manager. Opening reads no particle.
 
+    Parameters
+    ----------
+    path : path
+    shown : path, optional
+        what messages call it: the table, where the file was made of one on the way
+    home : path, optional
+        the folder that it will be moved to
+
     Attributes
     ----------
+    path : Path, for messages
+    location : Path, of the file that is read
+    lasting : Path, where it is to be found later
     box : int, pixels a side
     pixel_size : float, Å
     attributes : dict, the attributes of the file
@@ -74,9 +85,11 @@ class ParticleFile:
         missing or has the wrong shape or type.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
-        self.path = Path(path)
-        self._file = open_hdf5(self.path, "particle file", "make one with mpirecon import or simulate")
+    def __init__(self, path: str | os.PathLike, shown: Path | None = None, home: Path | None = None) -> None:
+        self.location = Path(path)
+        self.path = self.location if shown is None else Path(shown)
+        self.lasting = self.location if home is None else home / self.location.name
+        self._file = open_hdf5(self.location, "particle file", "make one with mpirecon import or simulate")
         self._bytes = None
         try:
             self._seen = Fingerprint.of(self._file.id.get_vfd_handle())
@@ -84,9 +97,9 @@ class ParticleFile:
             with reading(self.path, "/images"):
                 self._first_byte = None if self.linked else rows_in_order(self._images)
             if self._first_byte is not None:
-                self._bytes = open(self.path, "rb", buffering=0)
+                self._bytes = open(self.location, "rb", buffering=0)
                 if Fingerprint.of(self._bytes.fileno()) != self._seen:
-                    refuse_changed(self.path, self._seen)
+                    refuse_changed(self.location, self._seen)
         except BaseException:
             self._file.close()
             raise
@@ -97,7 +110,7 @@ class ParticleFile:
         with reading(self.path, "its table of contents"):
             linked = "link" in self._file and isinstance(self._file["link"], h5py.Group)
             self._there = set(self._file)
-        self._images = LinkedImages(self._file["link"], self.path) if linked else self._dataset("images")
+        self._images = LinkedImages(self._file["link"], self.location) if linked else self._dataset("images")
         shape, dtype = self._images.shape, self._images.dtype
         if len(shape) != 3 or shape[1] != shape[2] or dtype not in (np.float16, np.float32):
             raise UserError(f"{self.path}: /images is {dtype} {shape}, expected float32 or float16 (particles, n, n)")
@@ -139,7 +152,7 @@ class ParticleFile:
 
     def inputs(self) -> Iterator[Input]:
         """The files that reading this one reads: itself, and the stacks that it refers to."""
-        yield Input("particle file", self.path)
+        yield Input("particle file", self.location)
         if self.linked:
             yield from (Input(f"stack of images that {self.path} refers to", path) for path in self._images.paths())
 
@@ -151,24 +164,29 @@ class ParticleFile:
         for path in self._file["source/files"][...] if "source/files" in self._file else ():
             yield Input("file that these particles were imported from", os.fsdecode(path))
 
+    def refuse_missing(self) -> None:
+        """Raise UserError where a stack that this file refers to is not there, or not what it was at the import."""
+        if self.linked:
+            self._images.refuse_missing()
+
     def refuse_changed(self) -> None:
         """Raise UserError where this file, or a stack read since the last such look, is not what it was when it was opened."""
-        refuse_changed(self.path, self._seen)
+        refuse_changed(self.location, self._seen)
         if self.linked:
             self._images.refuse_changed()
 
     @property
     def seen(self) -> Seen:
         """This file as it was when it was opened."""
-        return Seen({self.path: self._seen})
+        return Seen({self.location: self._seen})
 
     def change(self) -> str | None:
         """What has become of the file since it was opened, in words; None where nothing has."""
-        return change_of(self.path, self._seen)
+        return change_of(self.location, self._seen)
 
     def state(self) -> str:
         """A digest of which file this is, and of its stacks, and of when anything of them changed last; of no content."""
-        found = [path.stat() for path in (self.path, *(self._images.paths() if self.linked else ())) if path.is_file()]
+        found = [path.stat() for path in (self.location, *(self._images.paths() if self.linked else ())) if path.is_file()]
         seen = [(file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in found]
         return hashlib.sha256(repr(seen).encode()).hexdigest()
 
@@ -353,9 +371,17 @@ class ParticleFile:
             return read_arrays(self._file["source"])
 
 
-def open_together(comm: Communicator, path: str | os.PathLike) -> ParticleFile:
-    """The particle file on every rank, found to be the same on all. Collective. Raises UserError."""
-    file = run_together(comm, lambda: ParticleFile(path))
+def is_table(path: str | os.PathLike) -> bool:
+    """Whether a file is a table of particles to be imported, by its name, and no particle file: those are HDF5, whatever their name."""
+    path = Path(path)
+    return path.suffix.lower() in (".star", ".cs") and not (path.is_file() and h5py.is_hdf5(path))
+
+
+def open_together(
+    comm: Communicator, path: str | os.PathLike, shown: Path | None = None, home: Path | None = None
+) -> ParticleFile:
+    """The particle file on every rank, found to be the same on all; shown, home : as of ParticleFile. Collective. Raises UserError."""
+    file = run_together(comm, lambda: ParticleFile(path, shown, home))
     try:
         agree_on(comm, file)
     except BaseException:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from mpirecon.errors import UserError
 
 _ANGLE = {"degree": np.pi / 180, "radian": 1.0}
 
@@ -40,6 +43,21 @@ STATE_OPTIONS = {
     "rlnCtfDataAreCtfPremultiplied": "--ctf-premultiplied or --no-ctf-premultiplied",
     "rlnCtfDataArePhaseFlipped": "--ctf-phase-flipped or --no-ctf-phase-flipped",
 }
+
+
+#: fields of ImportOptions that decide how a table is read, whatever is made of its images
+READING = ("data_dir", "stack", "mapping", "passthrough", "pixel_size", "scale_defocus", "voltage", "cs", "amplitude_contrast", "units",
+           "contrast", "bfactor_sign", "no_ctf", "ctf_premultiplied", "ctf_phase_flipped", "ignore_aberrations", "cs_aberrations",
+           "select", "first", "new_halves", "family")
+
+
+def refuse_reading(particles: str | os.PathLike, reading: Mapping) -> None:
+    """Raise UserError where options of reading a table were given for a particle file."""
+    if reading:
+        spelled = {"mapping": "map-stack", "units": "unit"}
+        named = ", ".join(f"--{spelled.get(name, name.replace('_', '-'))}" for name in reading)
+        raise UserError(f"{particles} is a particle file: {named} would say how its table was to be read, which its import decided. Give "
+                        "the STAR or .cs file itself, or import it anew")
 
 
 def parse_unit(text: str) -> tuple[str, str]:

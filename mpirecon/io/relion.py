@@ -192,8 +192,8 @@ def read_relion(
     comm = comm or SerialCommunicator()
     path, selected = Path(path), None
     tables = read_star(path, comm, "rlnImageName")
-    if rows.select:
-        tables, selected = select_star_rows(comm, path, tables, run_together(comm, lambda: particle_block(path, tables)), rows.select)
+    if not rows.all:
+        tables, selected = select_star_rows(comm, path, tables, run_together(comm, lambda: particle_block(path, tables)), rows)
     found = run_together(comm, lambda: _particle_table(path, tables, comm, supplied, mixed, rows, reading))
     if selected is not None:
         found.rows = selected.rows

@@ -15,7 +15,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +36,18 @@ _RANGE = re.compile(r"(?P<low>[^:]*):(?P<high>[^:]*)")
 
 @dataclass(frozen=True)
 class RowOptions:
-    """Which rows are read: select : (column, values); and what shows one particle: family, new_halves as ImportOptions."""
+    """Which rows are read: select : (column, values), first : at most so many of those; and what shows one particle: family,
+    new_halves as ImportOptions."""
 
     select: tuple[tuple[str, str], ...] = ()
     family: tuple[str, ...] = ()
     new_halves: bool = False
+    first: int | None = None
+
+    @property
+    def all(self) -> bool:
+        """Whether every row is read."""
+        return not self.select and self.first is None
 
 
 ALL_ROWS = RowOptions()
@@ -64,7 +70,7 @@ def parse_selection(text: str) -> tuple[str, str]:
 
 
 def select_star_rows(
-    comm: Communicator, path: Path, tables: dict[str, pd.DataFrame], block: str, select: Sequence[tuple[str, str]]
+    comm: Communicator, path: Path, tables: dict[str, pd.DataFrame], block: str, options: RowOptions
 ) -> tuple[dict[str, pd.DataFrame], Selected]:
     """The tables with this rank's slab of the rows that are selected from the table `block`; collective.
 
@@ -78,24 +84,34 @@ def select_star_rows(
     particles = tables[block]
     total = particles.attrs.get("rows", len(particles))
     first = slab(total, comm.size, comm.rank)[0]
-    mask, notes = _mask(comm, path, select, _StarValues(path, particles, tables.get("optics"), first), len(particles), total)
+    mask, notes = _mask(comm, path, options.select, _StarValues(path, particles, tables.get("optics"), first), len(particles), total)
     kept = np.flatnonzero(np.concatenate([np.unpackbits(bits, count=count).astype(bool)
                                           for bits, count in comm.allgather((np.packbits(mask), len(mask)))]))
+    kept = _first(kept, options, notes)
     mine = kept[slice(*slab(len(kept), comm.size, comm.rank))]
     window = (int(mine[0]), int(mine[-1]) + 1) if len(mine) else (0, 0)
     if comm.size > 1:
         particles = read_star(path, comm, "rlnImageName", window)[block]
-    particles = particles[np.isin(np.arange(*window), mine)] if comm.size > 1 else particles[mask]
+    particles = particles[np.isin(np.arange(*window), mine)] if comm.size > 1 else particles.iloc[mine]
     particles.attrs["rows"] = len(kept)
     return {**tables, block: particles}, Selected(mine, notes)
 
 
-def select_cs_rows(path: Path, array: np.ndarray, select: Sequence[tuple[str, str]]) -> Selected | None:
+def select_cs_rows(path: Path, array: np.ndarray, options: RowOptions) -> Selected | None:
     """The rows that are selected from the array of a .cs file, all of it; None where all are."""
-    if not select:
+    if options.all:
         return None
-    mask, notes = _mask(SerialCommunicator(), path, select, _CsValues(path, array), len(array), len(array))
-    return Selected(np.flatnonzero(mask), notes)
+    mask, notes = _mask(SerialCommunicator(), path, options.select, _CsValues(path, array), len(array), len(array))
+    return Selected(_first(np.flatnonzero(mask), options, notes), notes)
+
+
+def _first(kept: np.ndarray, options: RowOptions, notes: list[str]) -> np.ndarray:
+    """Those of the selected rows that --first takes, in the order of the file."""
+    if options.first is None:
+        return kept
+    taken = kept[: options.first]
+    notes.append(f"--first {options.first}: {len(taken)} of {len(kept)} {'selected ' if options.select else ''}rows")
+    return taken
 
 
 def _mask(comm: Communicator, path: Path, select, values: _StarValues | _CsValues, count: int, total: int) -> tuple[np.ndarray, list[str]]:

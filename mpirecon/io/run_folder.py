@@ -27,6 +27,10 @@ from mpirecon.io.inputs import Input, inputs_among
 from mpirecon.io.unfinished import MARKERS, UNFINISHED, state_of
 
 
+#: the particle file that a run makes of a table: it refers to the table's stacks
+LINKED = "linked.h5"
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of run: its name in messages, the file that a finished one ends with, and all files that it may leave.
@@ -56,10 +60,10 @@ class Kind:
 RECONSTRUCTION = Kind("reconstruction", MARKERS[0], (
     "summary.json", "volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "sharpened.mrc", "discarded.mrc",
     "locres.mrc", "locres_filtered.mrc", "fsc.csv", "views.csv",
-    "detection.csv", "particles.h5", "report.html", CHECKPOINT,
+    "detection.csv", "particles.h5", "report.html", LINKED, CHECKPOINT,
 ))  # fmt: skip
 
-NULL = Kind("null run", MARKERS[1], ("null.json", "fsc.csv"))
+NULL = Kind("null run", MARKERS[1], ("null.json", "fsc.csv", LINKED))
 
 PATH = Kind("path", MARKERS[0], (
     "summary.json", "path.csv", "fsc.csv", "views.csv", "volume.mrc", "half1.mrc", "half2.mrc", "particles.h5", "report.html", CHECKPOINT,
@@ -75,7 +79,7 @@ class RunFolder:
     """Where one run writes, a context manager that lets go of the folder at its end. Used by rank 0 alone.
 
     Making one touches nothing: it finds out what is there. ``check()`` refuses what cannot be, ``begin()`` makes folders,
-    ``commit()`` puts the results in their place.
+    ``commit()`` puts the results in their place. ``claim()`` makes the folder before that, for a file that the run reads itself.
 
     path : the folder · staging : where results are to be written · logs : where logs go · resumes : whether there is a
     checkpoint to go on from
@@ -87,6 +91,7 @@ class RunFolder:
         self.staging = self.path / UNFINISHED
         self.logs = (self.staging if self.finished else self.path) / "logs"
         self._lock = folder_lock.FolderLock(self.path)
+        self._claimed = self._made = False
 
     @property
     def finished(self) -> bool:
@@ -157,6 +162,35 @@ class RunFolder:
             if (path / name).is_dir():
                 raise UserError(f"{path / name} is a folder, and a run writes a file of that name; choose another folder for -o")
 
+    def claim(self) -> Path | None:
+        """Lock the folder, and make room in it for LINKED, whose path is returned; what was made goes again unless the run begins.
+
+        None where there is nothing left to do, as of `begin`.
+        """
+        try:
+            self._made = not self.path.is_dir()
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            self._claimed = True
+            self._refuse_content()
+            if self._complete:
+                self.commit()
+                if self._resume:
+                    return None
+            self.staging.mkdir(exist_ok=True)
+        except OSError as error:
+            self.close()
+            raise write_failed(self.path, error) from error
+        except BaseException:
+            self.close()
+            raise
+        return self.staging / LINKED
+
+    def also_reads(self, inputs: Iterable[Input]) -> None:
+        """More that the run reads, as soon as it is known. Raises UserError where it would write over any of it."""
+        self._inputs += inputs
+        self.refuse_inputs()
+
     def begin(self, ranks: int) -> bool:
         """Lock the folder and make what is in it; False where there is nothing left to do, as all results were there already.
 
@@ -174,6 +208,7 @@ class RunFolder:
             if not self.resumes:
                 (self.path / CHECKPOINT).unlink(missing_ok=True)
                 self._clear(ranks)
+            self._claimed = False  # what was made stays from here on, for --resume
             for pulse in (self.logs / ".pulse").glob("rank*"):  # of ranks that were killed
                 pulse.unlink()
             self.staging.mkdir(exist_ok=True)
@@ -192,7 +227,7 @@ class RunFolder:
             for entry in list(folder.iterdir()) if folder.is_dir() else []:
                 if _is_temporary(entry.name, self.kind):
                     entry.unlink()
-        for name in (*self.kind.files, "replaced.json"):
+        for name in {*self.kind.files, "replaced.json"} - ({LINKED} if self._claimed else set()):
             (self.staging / name).unlink(missing_ok=True)
         for logs in {self.logs, self.staging / "logs"}:
             for log in logs.glob("rank*.jsonl"):
@@ -252,11 +287,17 @@ class RunFolder:
 
     def close(self) -> None:
         """Let go of the folder, and of what is empty in it; a second call does nothing."""
+        if self._claimed and not (self.path / CHECKPOINT).exists():
+            with suppress(OSError):
+                (self.staging / LINKED).unlink(missing_ok=True)
         for folder in (self.staging / "logs", self.staging / "logs-moving", self.staging):
             with suppress(OSError):
                 folder.rmdir()
         with suppress(OSError):
             self._lock.release()
+        if self._claimed and self._made:
+            with suppress(OSError):
+                self.path.rmdir()
 
     def __enter__(self) -> RunFolder:
         return self

@@ -19,7 +19,7 @@ from mpirecon.io.file_names import as_file_name
 from mpirecon.io.hdf5 import attributes_of, create_hdf5, open_hdf5, read_all, reading, store_checked
 from mpirecon.io.inputs import Input
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.io.run_folder import KINDS
+from mpirecon.io.run_folder import KINDS, LINKED
 from mpirecon.io.unfinished import state_of
 
 FORMAT = "mpirecon-run-particles"
@@ -70,6 +70,8 @@ def open_particles(folder: Path, summary: dict, given: Path | None = None) -> Pa
         raise UserError(f"{folder}/summary.json does not name the run's particle file; give it with --particles FILE")
     name = as_file_name(str(name))
     candidates = [Path(given)] if given is not None else [Path(name), folder.parent / name, folder / name]
+    if given is None and Path(name).name == LINKED:  # the run's own, wherever its folder is now
+        candidates.append(folder / LINKED)
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
         raise UserError(f"the particle file of this run, {candidates[0]}, is not there; was it moved? Give it with "

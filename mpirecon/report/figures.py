@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-THRESHOLDS = (0.5, 0.143)
+from mpirecon.io.atomic import atomic_path
+from mpirecon.validate.compare import LABELS, Comparison, distinct_names
+from mpirecon.validate.fsc import THRESHOLDS
 
 #: losses that every iteration reports: key in summary.json → what it is
 LOSSES = {
@@ -149,6 +152,17 @@ def figure_suffixes() -> list[str]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     return sorted(f".{kind}" for kind in FigureCanvasAgg.get_supported_filetypes())
+
+
+def draw_comparison(comparison: Comparison, path, *, overwrite: bool) -> None:
+    """The FSC figure of two maps as a file, format by its ending; atomic."""
+    labels = LABELS if len(comparison.curves) > 1 else {"fsc": "FSC"}
+    curves = {labels[name]: curve for name, curve in comparison.curves.items()}
+    resolutions = {labels[name]: comparison.resolution(name, 0.143) for name in comparison.curves if name != "fsc_randomised"}
+    title = " and ".join(distinct_names(comparison.first, comparison.second))
+    figure = fsc_figure(curves, comparison.box, comparison.pixel_size, resolutions, title)
+    with atomic_path(path, overwrite) as temporary:
+        save_figure(figure, temporary, Path(path).suffix)
 
 
 def _at_least_a_permille(axes, values: np.ndarray) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from mpirecon.errors import UserError
 from mpirecon.model.draws import uniform_draws
 from mpirecon.parallel.comm import Communicator, SerialCommunicator
 from mpirecon.parallel.select import median, smallest_k
 from mpirecon.robust.contradiction import contradicting, looks_inverted
 from mpirecon.robust.distances import Distance
-from mpirecon.robust.losses import MAD_TO_SIGMA, is_m_estimator, make_loss
+from mpirecon.robust.losses import MAD_TO_SIGMA, is_m_estimator, loss_names, make_loss
 from mpirecon.robust.nearby import ANGLES, NearbyPoses, between_angles
 from mpirecon.robust.pose_mixture import Evidence, PoseMixture, SlightErrors
+from mpirecon.robust.rules import Case, Rule
 from mpirecon.robust.schedule import loosened, widened
 from mpirecon.robust.statistics import Statistics
 
@@ -118,6 +120,11 @@ class Selection:
             return self.contrast[rows], self.contrast2[rows]
         return self.attenuation.expected(rows)
 
+    def replaced(self, rows: np.ndarray, chosen: Selection) -> Selection:
+        """This one, and of some rows, (m,) bool, what another has decided."""
+        names = ("weight", "kept", "distance", "contrast", "contradicts")
+        return replace(self, **{name: np.where(rows, getattr(chosen, name), getattr(self, name)) for name in names})
+
     def invert(self, rows: np.ndarray) -> None:
         """Let the images of some rows, (m,) bool, count with the other sign."""
         self.contrast = np.where(rows, -self.contrast, self.contrast)
@@ -218,37 +225,26 @@ def select(
     sign turned, whatever the loss; any other has a wrong pose, and no weight with an M-estimator, whose weights of noisy
     images are nearly alike.
     """
-    if loss == "l2":
-        score = distance.score(statistics, particle_sigma(comm, statistics, valid), _median(comm, statistics.yy[valid]))
-        return Selection(valid.astype(np.float64), valid.copy(), score, keep_=1.0)
+    rule = rule_of(loss)
+    if not rule.judges:
+        return rule.decide(Case(comm, statistics, particle_sigma(comm, statistics, valid), ids, valid, valid, distance))
     against = contradicting(comm, statistics, valid)
     inverted = against & looks_inverted(statistics)
     statistics = statistics.inverted(inverted)
     sigma = particle_sigma(comm, statistics, valid)
-    mixture = None
-    if loss == "posterior" or keep == AUTO:
+    mixture = slight = None
+    if rule.mixture or keep == AUTO:
         given = None if keep in (None, AUTO) else keep
         random_poses = RandomPoses(random_poses.rows, random_poses.statistics.inverted(inverted[random_poses.rows]))
         typical = noise_variance(comm, statistics, sigma, valid)
         log_noise = noise_shapes(comm, statistics, valid)
         variance = typical if log_noise is None else typical * np.exp(log_noise)
-        slight = None
         if nearby is not None:
             slight = SlightPoses.of(comm, nearby.at_own(inverted, statistics), variance, np.median(typical, axis=1), valid)
         mixture = fit_mixture(comm, statistics, ids, variance, valid, random_poses, given, groups, slight, log_noise)
-    if loss == "posterior":
-        selection = _by_posterior(mixture, sigma, valid, slight, _followed(comm, mixture, mild))
-    else:
-        score = distance.score(statistics, sigma, _median(comm, statistics.yy[valid]))
-        if loss == "sorted":
-            if mixture is None:
-                keep = loosened(keep, mild)
-            else:
-                keep = mixture.keep_ if _followed(comm, mixture, mild) else 1.0
-            scope = comm if sort_scope == "global" else SerialCommunicator()
-            selection = _sorted(scope, score, ids, valid, keep, mixture)
-        else:
-            selection = _by_influence(comm, loss, distance, statistics, score, valid & (inverted | ~against), mild)
+    followed = mixture is not None and _followed(comm, mixture, mild)
+    selection = rule.decide(Case(comm, statistics, sigma, ids, valid, valid & (inverted | ~against), distance, keep, sort_scope, mild,
+                                 mixture, followed, slight))  # fmt: skip
     selection.invert(inverted)
     selection.contradicts = against
     kept, total = (comm.allreduce_scalar(int(rows.sum())) for rows in (selection.kept, valid))
@@ -402,15 +398,103 @@ def _sorted(scope, score, ids, valid, keep, mixture) -> Selection:
     return Selection(kept.astype(np.float64), kept, score, mixture_=mixture)
 
 
-def _by_influence(comm, loss, distance, statistics, score, valid, mild) -> Selection:
-    """Weights of an M-estimator, relative to the typical particle's, so that Λ means the same for every loss."""
-    norm = norms(comm, distance, statistics, valid)
-    centre = _median(comm, norm[valid])
-    scale = widened(MAD_TO_SIGMA * _median(comm, np.abs(norm[valid] - centre)), mild)
-    weight = make_loss(loss, centre, scale).weight(norm)
-    typical = _median(comm, weight[valid])
-    weight = np.where(valid, weight / (typical if typical > 0 else 1), 0.0)
-    return Selection(weight, weight > 0, score, centre_=centre, scale_=scale)
+def sorting_score(case: Case) -> np.ndarray:
+    """The distance by which a case's particles are sorted, (m,) float64, smaller is better; collective."""
+    return case.distance.score(case.statistics, case.sigma, _median(case.comm, case.statistics.yy[case.valid]))
+
+
+class LeastSquares(Rule):
+    """Everybody alike, in closed form."""
+
+    name, judges, squares, rounds = "l2", False, True, 1
+
+    def decide(self, case: Case) -> Selection:
+        return Selection(case.valid.astype(np.float64), case.valid.copy(), sorting_score(case), keep_=1.0)
+
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
+        return _mean_rho(comm, self.name, d, selection, selection.kept, given)
+
+
+class Trimmed(Rule):
+    """Least trimmed squares: the nearest, as many as ``--keep`` or the mixture says."""
+
+    name, keeps, must_keep = "sorted", True, True
+
+    def decide(self, case: Case) -> Selection:
+        score, keep = sorting_score(case), 1.0
+        if case.mixture is None:
+            keep = loosened(case.keep, case.mild)
+        elif case.followed:
+            keep = case.mixture.keep_
+        scope = case.comm if case.sort_scope == "global" else SerialCommunicator()
+        return _sorted(scope, score, case.ids, case.valid, keep, case.mixture)
+
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
+        return _mean_rho(comm, self.name, d, selection, selection.kept, given)
+
+
+class Posterior(Rule):
+    """By the probability of being well posed."""
+
+    name, mixture, looks, keeps, squares = "posterior", True, True, True, True
+
+    def decide(self, case: Case) -> Selection:
+        return _by_posterior(case.mixture, case.sigma, case.valid, case.slight, case.followed)
+
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
+        """Σ w d² / Σ w with the weights as they are."""
+        weight = selection.weight * given
+        total, weight = comm.allreduce(np.array([(weight * d**2).sum(), weight.sum()]))
+        return float(total / max(weight, 1e-300))
+
+
+class ByNorm(Rule):
+    """By a function of the norm: an M-estimator."""
+
+    length = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def decide(self, case: Case) -> Selection:
+        """Weights relative to the typical particle's, so that Λ means the same for every loss."""
+        comm, valid, score = case.comm, case.credible, sorting_score(case)
+        norm = norms(comm, case.distance, case.statistics, valid)
+        centre = _median(comm, norm[valid])
+        scale = widened(MAD_TO_SIGMA * _median(comm, np.abs(norm[valid] - centre)), case.mild)
+        weight = make_loss(self.name, centre, scale).weight(norm)
+        typical = _median(comm, weight[valid])
+        weight = np.where(valid, weight / (typical if typical > 0 else 1), 0.0)
+        return Selection(weight, weight > 0, score, centre_=centre, scale_=scale)
+
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
+        """A particle without weight still adds its ρ, else the loss would fall when more are left out."""
+        return _mean_rho(comm, self.name, d, selection, valid, given)
+
+
+_RULES: dict[str, Rule] = {rule.name: rule for rule in (LeastSquares(), Trimmed(), Posterior())}
+
+
+def add_rule(rule: Rule) -> str:
+    """Have runs know a rule by its name; returns the name. UserError for the name of another loss."""
+    if rule.name in rule_names():
+        raise UserError(f"loss {rule.name}: there is one of this name already; choose another")
+    _RULES[rule.name] = rule
+    return rule.name
+
+
+def rule_names() -> tuple[str, ...]:
+    """Names of all losses, those that were added last."""
+    return tuple(dict.fromkeys((*loss_names(), *_RULES)))
+
+
+def rule_of(loss: str) -> Rule:
+    """The rule of the loss of that name; UserError listing them all when there is none."""
+    if loss in _RULES:
+        return _RULES[loss]
+    if not is_m_estimator(loss):
+        raise UserError(f"unknown loss {loss!r}; choose one of {', '.join(rule_names())}")
+    return ByNorm(loss)
 
 
 def norms(comm: Communicator, distance: Distance, statistics: Statistics, valid: np.ndarray) -> np.ndarray:
@@ -425,17 +509,13 @@ def loss_value(
     """The loss being minimised, per particle that it counts: mean 2ρ over the kept (sorted) or over all valid ones, weighted by the
     weights `given`, (m,), if there are any.
 
-    2ρ, so that L2's value is the mean squared norm. `posterior` minimises Σ w d² with its weights fixed. A particle
-    that an M-estimator gives no weight still adds its ρ, else the loss would fall when more are left out.
+    2ρ, so that L2's value is the mean squared norm. `posterior` minimises Σ w d² with its weights fixed.
     """
-    given = np.ones(len(d)) if given is None else given
-    if loss == "posterior":
-        weight = selection.weight * given
-        total, weight = comm.allreduce(np.array([(weight * d**2).sum(), weight.sum()]))
-        return float(total / max(weight, 1e-300))
-    rho = make_loss(loss, selection.centre_, selection.scale_).rho
-    counted = valid if is_m_estimator(loss) else selection.kept
-    given = given[counted]
+    return rule_of(loss).value(comm, d, selection, valid, np.ones(len(d)) if given is None else given)
+
+
+def _mean_rho(comm: Communicator, loss: str, d: np.ndarray, selection: Selection, counted: np.ndarray, given: np.ndarray) -> float:
+    rho, given = make_loss(loss, selection.centre_, selection.scale_).rho, given[counted]
     total = comm.allreduce_scalar(float(2 * (given * rho(d[counted])).sum()))
     return total / max(comm.allreduce_scalar(float(given.sum())), np.finfo(np.float64).tiny)
 

@@ -34,14 +34,19 @@ class Solver(ABC):
         self.fsc: np.ndarray | None = None
         self.compared: MapSet | None = None  # whose half maps `fsc` is of
         self._coarse_mask: np.ndarray | None = None
+        self._unexplained = 1.0
 
     @abstractmethod
-    def step(self, weigh: Weigh) -> None:
-        """One outer iteration: new maps from particles weighted by ``weigh(rows)``."""
+    def step(self, weigh: Weigh) -> Selection:
+        """One outer iteration: new maps from particles weighted by ``weigh(rows)``. Returns what it last gave."""
 
     @abstractmethod
     def finish(self) -> MapSet:
         """The half maps, unfiltered, and the Wiener-filtered map of all particles."""
+
+    def note(self, unexplained: float) -> None:
+        """Take note of the share of the images' power that the maps leave, before the final ones are made."""
+        self._unexplained = unexplained
 
     def final_steps(self) -> dict[str, int]:
         """Steps of conjugate gradients that refined the final maps, by map; empty where there are none to take."""
@@ -55,8 +60,9 @@ class Solver(ABC):
         """Names that `state` uses."""
         return []
 
-    def restore(self, saved: dict[str, np.ndarray], iterations: int) -> None:
-        """Go on from a `state`, after so many iterations; collective."""
+    def restore(self, saved: dict[str, np.ndarray], iterations: int, fsc: np.ndarray) -> None:
+        """Go on from a `state`, after so many iterations, with the FSC of the last half maps; collective."""
+        self.fsc = fsc
 
     @property
     def reference_maps(self) -> list[MapOf]:
@@ -88,7 +94,7 @@ class Solver(ABC):
         """Choose the box of the references: it holds the shells that particles can be judged by. Returns the side
         of its grid."""
         box, padded = self.engine.box, self.engine.backend.projection.padded
-        self.references.box = self.engine.backend.coarse_box(finest_judged(ssnr_of_half(self.fsc)))
+        self.references = MapSet(self.engine.comm, self.engine.backend.coarse_box(finest_judged(ssnr_of_half(self.fsc))))
         return padded * self.references.box // box
 
     def filter_halves(self, transforms: tuple[np.ndarray, np.ndarray] | None) -> None:
@@ -111,7 +117,7 @@ class Solver(ABC):
 
         Its level is from the difference of the half maps, a number like their FSC; where it is, each map tells alone.
         """
-        if self.config.loss == "l2":  # selects nothing
+        if not self.config.rule.judges:  # selects nothing
             return
         references, folds, mask = self.references, self.engine.folds, self.reference_mask
         difference = references.get(half_map(1)) - references.get(half_map(2))

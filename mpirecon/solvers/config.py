@@ -10,9 +10,9 @@ from mpirecon.backend import SPACES
 from mpirecon.errors import UserError
 from mpirecon.model.symmetry import point_group
 from mpirecon.robust.distances import get_distance
-from mpirecon.robust.losses import is_m_estimator, loss_names
+from mpirecon.robust.rules import Rule
 from mpirecon.robust.schedule import SCHEDULES
-from mpirecon.robust.selection import AUTO
+from mpirecon.robust.selection import AUTO, rule_names, rule_of
 from mpirecon.solvers.normalise import AUTO as NORMALISED
 from mpirecon.solvers.normalise import NORMALISE
 
@@ -83,7 +83,7 @@ class Config:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        _choice("loss", self.loss, loss_names())
+        _choice("loss", self.loss, rule_names())
         object.__setattr__(self, "symmetry", point_group(self.symmetry).name)
         _choice("solver", self.solver, SOLVERS)
         _choice("space", self.space, SPACES)
@@ -94,21 +94,22 @@ class Config:
         if self.schedule is not None:
             _choice("schedule", self.schedule, SCHEDULES)
         distance = get_distance(self.distance)
-        if self.loss == "sorted" and self.keep is None:
-            raise UserError("--loss sorted needs --keep Q, the share of particles to keep, e.g. --keep 0.7, or --keep auto")
+        rule = self.rule
+        if rule.must_keep and self.keep is None:
+            raise UserError(f"--loss {self.loss} needs --keep Q, the share of particles to keep, e.g. --keep 0.7, or --keep auto")
         if self.keep not in (None, AUTO) and not 0 < self.keep <= 1:
             raise UserError(f"--keep {self.keep:g}: expected a share above 0 and at most 1")
-        if self.space == "real" and (self.loss == "posterior" or self.keep == AUTO):
+        if self.space == "real" and self.mixes:
             raise UserError("--space real has no better poses close by, which --loss posterior and --keep auto look for; use "
                             "--space fourier, or another loss")
-        if self.keep is not None and self.loss not in ("sorted", "posterior"):
+        if self.keep is not None and not rule.keeps:
             raise UserError(f"--keep applies to --loss sorted and posterior; --loss {self.loss} weighs all particles")
         if self.mixes and not distance.whitened:
             raise UserError(f"--distance {self.distance} cannot be used with --loss posterior or --keep auto, which need "
                             "whitened statistics: use explained, whitened or correlation")
         if self.keep == AUTO and self.sort_scope == "batch":
             raise UserError("--keep auto fits all particles of all ranks; use --sort-scope global, or give --keep a share")
-        if is_m_estimator(self.loss) and distance.norm is None:
+        if rule.length and distance.norm is None:
             raise UserError(f"--loss {self.loss} needs a distance that is a length; --distance {self.distance} is not: "
                             "use explained, whitened or raw")
         if self.weights is not None and not self.weights.strip():
@@ -119,9 +120,9 @@ class Config:
             raise UserError(f"--padding {self.padding:g}: expected 1.25 to 2")
         if self.folds is not None and self.folds < 1:
             raise UserError(f"--folds {self.folds}: at least 1 is needed (1 scores inside the half set)")
-        if self.sort_scope == "batch" and self.loss != "sorted":
+        if self.sort_scope == "batch" and not rule.must_keep:
             raise UserError("--sort-scope batch applies to --loss sorted")
-        if self.schedule == "graduated" and self.loss == "l2":
+        if self.schedule == "graduated" and not rule.judges:
             raise UserError("--schedule graduated applies to robust losses; --loss l2 counts all particles alike")
         if self.group_by and not self.mixes:
             raise UserError("--group-by applies where the mixture decides: --loss posterior or --keep auto")
@@ -173,6 +174,11 @@ class Config:
         return self.poses != FIXED
 
     @property
+    def rule(self) -> Rule:
+        """What the loss asks of a run."""
+        return rule_of(self.loss)
+
+    @property
     def rounds(self) -> int:
         """Outer iterations: as asked, else 1 for L2's closed form, 5 for losses that need several, 10 for gradients; 2 more where
         poses are searched."""
@@ -181,7 +187,7 @@ class Config:
         more = SEARCHES if self.searches else 0
         if self.solver == "gradient":
             return 10 + more
-        return 1 if self.loss == "l2" else 5 + more
+        return self.rule.rounds + more
 
     @property
     def settling(self) -> int:
@@ -196,7 +202,7 @@ class Config:
     @property
     def mixes(self) -> bool:
         """Whether the mixture decides who is well posed."""
-        return self.loss == "posterior" or self.keep == AUTO
+        return self.rule.mixture or self.keep == AUTO
 
     @property
     def graduated(self) -> bool:
@@ -206,7 +212,7 @@ class Config:
     @property
     def scoring_folds(self) -> int:
         """Folds really used: L2 selects nothing, so its half maps can judge each other and no folds are needed."""
-        return 1 if self.loss == "l2" else self.folds or _FOLDS
+        return self.folds or _FOLDS if self.rule.judges else 1
 
     def settled(self, file, present: np.ndarray | bool = True) -> Config:
         """With the folds of this ParticleFile where none were asked for: more where groups are few, to leave more of them to

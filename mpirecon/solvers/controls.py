@@ -50,7 +50,7 @@ def check_selection(run: Reconstruction, outcome: Outcome, folder: Path, costly:
 def _contradicting(run: Reconstruction, outcome: Outcome) -> dict:
     """``contradicting`` for summary.json, and warnings; robust losses have gone by it."""
     against, inverted = outcome.selection.contradicts, outcome.selection.contrast < 0
-    if run.config.loss == "l2":
+    if not run.config.rule.judges:
         against = contradicting(run.comm, outcome.statistics, run.slab.valid)
         inverted = against & looks_inverted(outcome.statistics)
     columns = {"wrong": against & ~inverted, "inverted": inverted}
@@ -83,7 +83,7 @@ def _judged(run: Reconstruction, outcome: Outcome, columns: dict[str, np.ndarray
     kept, group, last = columns["kept"] & ~columns["moved"], columns.get("group"), outcome.selection.mixture_
     independent = kept if group is None else kept[np.unique(group, return_index=True)[1]]
     decided = outcome.records[-1].get("mixture")
-    unjudged = run.config.loss != "l2" and np.isnan(outcome.selection.keep_) and bool(kept.all())
+    unjudged = run.config.rule.judges and np.isnan(outcome.selection.keep_) and bool(kept.all())
     blind = decided is not None and not decided["separable"]
     return Judged(
         len(kept), int(kept.sum()), len(independent), float(independent.mean()), decided,
@@ -162,7 +162,7 @@ def _costly_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dic
     draw = uniform_hash(run.slab.ids, run.config.seed + _RANDOM_DISCARD)
     at_random = np.zeros(len(valid), bool)
     at_random[valid] = smallest_k(comm, draw[valid], run.slab.ids[valid], int(counts[2]))
-    with run.console.progress(3 * run.slab.total, "controls", mine=3 * run.slab.here) as run.engine.progress:
+    with run.engine.pace.showing(3 * run.slab.total, "controls", mine=3 * run.slab.here):
         selection, lot = _half_maps(run, kept)[1], _half_maps(run, at_random)[1]
         store, thrown = _half_maps(run, discarded)
     judged = Comparison.of(thrown, selection, lot, run.engine.mask) if comm.rank == 0 else None

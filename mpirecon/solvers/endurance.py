@@ -13,7 +13,8 @@ from mpirecon.io.unfinished import UNFINISHED
 from mpirecon.parallel.comm import together
 from mpirecon.parallel.stopping import StopRequested, StopSignals, signal_number
 from mpirecon.solvers.groups import half_map
-from mpirecon.solvers.resume import save
+from mpirecon.solvers.resume import load, save
+from mpirecon.solvers.state import State
 
 
 @dataclass(frozen=True)
@@ -61,28 +62,40 @@ class Checkpoints:
         return (f"the state after iteration {self.saved}/{self.run.config.rounds} is in {self.folder / NAME}; go on with the same "
                 "command and --resume")
 
-    def after(self, iteration: int, records: list[dict]) -> None:
-        """Save if it is time to; raises StopRequested, on all ranks, if one of them was told to stop. Collective."""
-        run = self.run
-        reports = run.comm.allgather((run.engine.stop.received, self._due(iteration)))
+    def load(self) -> State:
+        """What the run goes on from. Collective; raises UserError, on all ranks, where it is not to go on from there."""
+        state, rounds = load(self.run, self.folder), self.run.config.rounds
+        if state.iteration >= rounds:
+            raise UserError(f"the checkpoint in {self.folder} is of iteration {state.iteration}, and {rounds} are asked "
+                            "for; ask for more with --iterations, or start anew with --overwrite")
+        self.saved = state.iteration
+        return state
+
+    def after(self, state: State) -> None:
+        """Save if it is time to; raises StopRequested, on all ranks, if one of them was told to stop. Collective. After the last
+        iteration there is nothing to go on with."""
+        run, iteration = self.run, state.iteration
+        if iteration == run.config.rounds:
+            return
+        reports = run.comm.allgather((run.engine.pace.stop.received, self._due(iteration)))
         told = next((name for name, _ in reports if name), None)
         if told or reports[0][1]:  # clocks differ: rank 0's decides
             first = self.saved is None
             with run.engine.timings("checkpoint"):
-                save(run, self.folder, iteration, records)
+                save(run, self.folder, state)
                 self.saved, self._last = iteration, time.monotonic()
-                self._save_maps()
+                self._save_maps(state)
             if first:  # a rank that is killed, also by mpirun that was interrupted, has no time to say so
                 run.console.say(f"  the run's state is saved in {self.folder / NAME} from now on, and its half maps in "
                                 f"{self.folder / UNFINISHED}: should it end early, the same command with --resume goes on")
         if told:
             raise StopRequested(told)
 
-    def _save_maps(self) -> None:
+    def _save_maps(self, state: State) -> None:
         """The half maps as they stand, to be looked at while the run goes on, and when it has ended early. Collective."""
         run, folder = self.run, self.folder / UNFINISHED
         for half in (1, 2):
-            volume = run.solver.compared.bring(half_map(half))
+            volume = state.maps.bring(half_map(half))
             with together(run.comm):
                 if run.comm.rank == 0:
                     folder.mkdir(exist_ok=True)

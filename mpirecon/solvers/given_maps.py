@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mpirecon.robust.selection import Selection
 from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.groups import MapSet, half_map
@@ -23,15 +24,16 @@ class GivenMaps(Solver):
         for half in (1, 2):
             self._maps.place(half_map(half), 0, None if engine.comm.rank else halves[half - 1])
 
-    def step(self, weigh: Weigh) -> None:
+    def step(self, weigh: Weigh) -> Selection:
         """There is nothing to weigh: the maps are compared with each other, and made ready."""
         if self._filtered:
             self.refer_to(self._maps)
-            return
+            return weigh(None)
         self.compare_halves(self._maps)
         for half in (1, 2):
             volume = self._maps.owned(half_map(half))
             self.references.place(half_map(half), 0, None if volume is None else volume * self.engine.mask)
+        return weigh(None)
 
     def finish(self) -> MapSet:
         """The half maps as they were given; there is no map of all."""

@@ -32,16 +32,18 @@ class GradientSolver(Solver):
         self._all: GroupStore | None = None
         self._epoch = 0
 
-    def step(self, weigh: Weigh) -> None:
+    def step(self, weigh: Weigh) -> Selection:
         if self._all is None:
             self._begin()
         batches = self._batches()
         for number, rows in enumerate(batches):
             # with several batches, shrinking steps average their noise out
             step = self.config.step if len(batches) == 1 else self.config.step / (1 + self._epoch + number / len(batches))
-            self._descend(self.engine.accumulate(weigh(rows), rows), step)
+            selection = weigh(rows)
+            self._descend(self.engine.accumulate(selection, rows), step)
             self._refresh()
         self._epoch += 1
+        return selection
 
     def _begin(self) -> None:
         """M's normal equations, of everybody, and maps of zero."""
@@ -63,7 +65,8 @@ class GradientSolver(Solver):
     def state_names(self) -> list[str]:
         return [f"{what} {made_of}" for made_of in self._maps for what in ("map", "velocity")]
 
-    def restore(self, saved: dict[str, np.ndarray], iterations: int) -> None:
+    def restore(self, saved: dict[str, np.ndarray], iterations: int, fsc: np.ndarray) -> None:
+        super().restore(saved, iterations, fsc)
         self._begin()
         for made_of in self._maps:
             if self._state.owned(made_of) is not None:

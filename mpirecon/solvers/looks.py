@@ -18,31 +18,25 @@ class Looks:
     """It takes a good map to judge small errors: looks come in the last iterations. One at some of the particles comes before, and
     where it finds hardly any slight errors, there is no other.
 
-    first : the iteration after which some of the particles are looked at; None where it would be the first, by L2's map ·
-    worthwhile : until a look finds hardly any
+    first : the iteration after which some of the particles are looked at; None where it would be the first, by L2's map
     """
 
-    def __init__(self, rounds: int, able: bool) -> None:
-        """rounds : iterations of the run · able : whether poses nearby can be looked at in it"""
+    def __init__(self, rounds: int) -> None:
+        """rounds : iterations of the run"""
         before = rounds - _LOOKS
         self.first = before if before > 1 else None
         self._begin = self.first or max(1, rounds - _LOOKS + 1)
-        self.worthwhile = able
 
     def due(self, iteration: int) -> bool:
-        """Whether there is a look after this iteration."""
-        return self.worthwhile and iteration >= self._begin
+        """Whether there is a look after this iteration, if it is worthwhile."""
+        return iteration >= self._begin
 
     def at(self, ids: np.ndarray, count: int, seed: int) -> np.ndarray:
         """Which of the particles of these ids, of `count` in all, are looked at first, (m,) bool; those that are scored at random
         orientations are among them."""
         return uniform_hash(ids, seed + self.first) < max(_FIRST_LOOK, _FIRST_LOOK_AT / count)
 
-    def found(self, share: float) -> None:
-        """Take note of the share of the particles looked at that are slightly wrong."""
-        self.worthwhile = share >= _FEW_SLIGHT
-
-    def resumed(self, iteration: int) -> None:
-        """Take note that a run goes on after this iteration with no look of it to go by."""
-        if iteration >= self._begin:
-            self.worthwhile = False
+    @staticmethod
+    def worthwhile(slight: float) -> bool:
+        """Whether to look on where a look found this share of the particles slightly wrong."""
+        return slight >= _FEW_SLIGHT

@@ -6,8 +6,7 @@ import numpy as np
 
 from mpirecon.parallel.comm import Communicator
 from mpirecon.robust.distances import WHITENED, Distance
-from mpirecon.robust.losses import is_m_estimator
-from mpirecon.robust.selection import Selection, loss_value, norms
+from mpirecon.robust.selection import Selection, loss_value, norms, rule_of
 from mpirecon.robust.statistics import Statistics
 
 
@@ -30,7 +29,7 @@ def reported_losses(
     """
     distance = distance if distance.norm is not None else WHITENED  # what is no length is told of by its residual
     turned = chosen.contrast < 0
-    squared = loss != "sorted" and not is_m_estimator(loss)  # l2 and posterior minimise weighted squares of the residual
+    squared = rule_of(loss).squares
 
     def of(statistics: Statistics) -> float:
         statistics = statistics.inverted(turned)

@@ -8,7 +8,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,8 +16,8 @@ import numpy as np
 
 from mpirecon import __version__
 from mpirecon.errors import UserError
-from mpirecon.io.particle_file import ParticleFile, open_together
-from mpirecon.io.run_folder import RECONSTRUCTION
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.run_folder import LINKED, RECONSTRUCTION
 from mpirecon.io.run_log import RankLog, launcher_environment, user_name
 from mpirecon.io.run_output import read_summary
 from mpirecon.parallel.agree import RankFailed
@@ -27,24 +27,26 @@ from mpirecon.parallel.watchdog import Watchdog
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.controls import check_selection
 from mpirecon.solvers.endurance import Checkpoints, Endurance
-from mpirecon.solvers.place import Place, inputs_of
+from mpirecon.solvers.place import Place, open_run
 from mpirecon.solvers.results import write_results
 from mpirecon.solvers.run import Reconstruction
-
 
 def reconstruct(
     comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool, log_particles: str,
     controls: bool = False, resume: bool = False, postprocess: bool = True, endurance: Endurance = Endurance(),
     start_weights: np.ndarray | None = None, weights: np.ndarray | None = None, began: float | None = None,
+    reading: Mapping | None = None,
 ) -> dict:
     """Run a reconstruction on the ranks of `comm` and write its files.
 
+    particles : a particle file, or a table of RELION or cryoSPARC, whose stacks the run's own particle file then refers to
     controls : also make the maps that show what the selection left out, and what leaving out at random does
     postprocess : also make mask.mrc, sharpened.mrc, and the FSC corrected for the mask
     resume : go on from the folder's checkpoint, if it has one
     start_weights : (m,) float, what the first map is made with, the same on all ranks
     weights : (m,) float, in place of those that `config` names; rank 0's are taken
     began : when the program did, Unix time, if it has done more than call this
+    reading : how a table is read, fields of ImportOptions
 
     Returns the summary on rank 0, an empty dict elsewhere. Raises, on all ranks alike, UserError for what a user can mend
     and StopRequested after a signal to stop.
@@ -55,21 +57,20 @@ def reconstruct(
     def state() -> str:
         return "" if checkpoints is None else checkpoints.state
 
-    with (
-        open_together(comm, particles) as file,
-        Place(comm, output, RECONSTRUCTION, inputs_of(file, config), overwrite=overwrite, resume=resume) as place,
-    ):  # fmt: skip
+    with open_run(
+        comm, particles, output, RECONSTRUCTION, config, console, reading, overwrite=overwrite, resume=resume
+    ) as (file, place):  # fmt: skip
+        if place.complete:
+            return _put_in_place(comm, console, place)
         with (
             RankLog.for_rank(None, comm, particles=log_particles) as log, endurance.signals() as stop, telling(state),
             Watchdog(comm, None, endurance.stall_timeout, lambda: f"; {state()}" if state() else "") as watchdog,
         ):  # fmt: skip
             console.say(_opening(comm, file, config))
-            run = Reconstruction(comm, file, config, log, console, start_weights, start, weights)
-            run.engine.stop = stop
+            run = Reconstruction(comm, file, config, log, console, start_weights, start, weights, stop=stop)
             place.begin(log)  # all that a user can have got wrong is found by now: before, no folder is made
             if place.complete:
-                console.say(f"the results of this run were complete; they are in their place in {place.path} now")
-                return read_summary(place.path) if comm.rank == 0 else {}
+                return _put_in_place(comm, console, place)
             watchdog.share(place.logs / ".pulse")
             checkpoints = Checkpoints(run, place.path, endurance)
             outcome = run.run(checkpoints, place.resumes)
@@ -77,11 +78,17 @@ def reconstruct(
             summary = write_results(run, outcome, place.staging, about_run(start) | found, postprocessed=postprocess,
                                     place=place.path, logs=place.logs)
             log.event("finished", seconds=time.time() - start)
+        change = file.change() if comm.rank == 0 else None
         place.commit()
-        if comm.rank == 0 and (change := file.change()):
+        if change:
             console.warn(f"{file.path} is not what it was when this run read it ({change}): the results are those of the file as it was")
     _conclude(console, place.path, summary)
     return summary
+
+
+def _put_in_place(comm: Communicator, console, place: Place) -> dict:
+    console.say(f"the results of this run were complete; they are in their place in {place.path} now")
+    return read_summary(place.path) if comm.rank == 0 else {}
 
 
 @contextmanager
@@ -167,6 +174,6 @@ def _conclude(console, folder: Path, summary: dict) -> None:
         console.warn(f"{len(skipped)} bad images were skipped: particles {shown}")
     for text in summary["warnings"]:
         console.warn(text)
-    made = ", ".join(name for name in ("mask.mrc", "sharpened.mrc", "discarded.mrc") if (folder / name).exists())
+    made = ", ".join(name for name in ("mask.mrc", "sharpened.mrc", "discarded.mrc", LINKED) if (folder / name).exists())
     console.say(f"wrote {folder}: volume.mrc, half1.mrc, half2.mrc, {made + ', ' if made else ''}fsc.csv, views.csv, "
                 "particles.h5, summary.json, report.html, logs/")

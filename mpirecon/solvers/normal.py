@@ -6,6 +6,7 @@ import numpy as np
 
 from mpirecon.operators.fourier import SMALL_BOX, TINY_BOX
 from mpirecon.operators.normal import NormalEquations
+from mpirecon.robust.selection import Selection
 from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
 
@@ -34,20 +35,22 @@ class NormalSolver(Solver):
         self._halves: MapSet | None = None
         self._mean_weights: dict[tuple[MapOf, int], np.ndarray] = {}  # of this iteration's maps that this rank has solved once
 
-    def step(self, weigh: Weigh) -> None:
+    def step(self, weigh: Weigh) -> Selection:
         self._store = None  # before the next is filled: two would double the memory
-        self._store = self.engine.accumulate(weigh(None))
+        selection = weigh(None)
+        self._store = self.engine.accumulate(selection)
         self._mean_weights.clear()
         self._halves = MapSet(self.engine.comm, self.engine.box)
         self.solve(self._halves, self._store, [half_map(1), half_map(2)], self._unfiltered)
         transforms = self.compare_halves(self._halves)
         side = self.coarsen_references()
-        if self.config.loss == "l2":  # it selects nothing: what its particles are told is their distance from a filtered half map
+        if not self.config.rule.judges:  # it selects nothing: what its particles are told is their distance from a filtered half map
             self.filter_halves(transforms)
-            return
+            return selection
         del transforms
         self.solve(self.references, self._store, self.reference_maps, self._filtered, side=side)
         self.focus_references()
+        return selection
 
     def finish(self, whole: bool = True) -> MapSet:
         """whole : also the map of all particles"""
@@ -74,7 +77,7 @@ class NormalSolver(Solver):
             return self.config.solve_iterations
         small = self.engine.box <= SMALL_BOX
         disagreement = float(np.mean(1 - self.fsc[1 : self.engine.backend.plane.shells]))
-        if disagreement > _NOISY and self.engine.unexplained > _MOSTLY_NOISE:
+        if disagreement > _NOISY and self._unexplained > _MOSTLY_NOISE:
             if made_of != WHOLE:  # it gains where views are uneven, whatever the noise, and decides what resolution is told
                 return _STEPS_SMALL if self.engine.box <= TINY_BOX else 0
             return _STEPS_BY_NOISE if small else 0
@@ -104,6 +107,6 @@ class NormalSolver(Solver):
         steps = self._steps(made_of)
         if not steps:
             return equations.direct(ridge)
-        volume, residuals = equations.solve(ridge, steps, each=self.engine.safe_point)
+        volume, residuals = equations.solve(ridge, steps, each=self.engine.pace.safe_point)
         self.engine.log.event("solve", map=str(made_of), residuals=residuals)
         return volume

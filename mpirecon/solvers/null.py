@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from mpirecon.io.particle_file import open_together
-from mpirecon.io.run_folder import NULL
+from mpirecon.io.run_folder import LINKED, NULL
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import write_summary
 from mpirecon.operators.background import Background
@@ -15,7 +15,7 @@ from mpirecon.solvers.config import Config
 from mpirecon.solvers.groups import half_map
 from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.main import about_run
-from mpirecon.solvers.place import Place, inputs_of
+from mpirecon.solvers.place import open_run
 from mpirecon.solvers.run import Reconstruction
 from mpirecon.validate.fsc import fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
@@ -24,7 +24,7 @@ from mpirecon.validate.null import NoiseFile, judge
 
 
 def run_null(
-    comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool
+    comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool, reading: Mapping | None = None
 ) -> bool:
     """Reconstruct from noise with the spectra of the set's own images, and judge the half-map FSC.
 
@@ -32,10 +32,7 @@ def run_null(
     resolution. Raises UserError, on all ranks alike, for what a user can mend.
     """
     start = time.time()
-    with (
-        open_together(comm, particles) as file,
-        Place(comm, output, NULL, inputs_of(file, config), overwrite=overwrite) as place,
-    ):  # fmt: skip
+    with open_run(comm, particles, output, NULL, config, console, reading, overwrite=overwrite) as (file, place):
         with RankLog.for_rank(None, comm, particles="none") as log:
             console.say(f"{file.path}: {len(file)} images replaced by noise of their own spectra, loss {config.loss}"
                         + (f" (keep {config.keep})" if config.keep else ""))
@@ -49,7 +46,8 @@ def run_null(
         place.commit()
     verdict = comm.bcast(result["verdict"] if comm.rank == 0 else None)
     console.say(verdict.sentence())
-    console.say(f"wrote {place.path}: null.json, fsc.csv, logs/")
+    linked = f"{LINKED}, " if (place.path / LINKED).exists() else ""
+    console.say(f"wrote {place.path}: null.json, fsc.csv, {linked}logs/")
     return verdict.passed
 
 
@@ -71,7 +69,7 @@ def _write(folder: Path, run: Reconstruction, result: dict, about: dict) -> None
     write_summary(folder / "null.json", {
         **about,
         "configuration": run.config.as_dict(),
-        "particles": {"file": str(run.file.path), "count": len(run.file), "box": run.file.box,
+        "particles": {"file": str(run.file.lasting), "count": len(run.file), "box": run.file.box,
                       "pixel_size": run.file.pixel_size},
         "passed": verdict.passed,
         "verdict": verdict.sentence(),

@@ -15,20 +15,21 @@ from mpirecon.operators.fixed_point import FixedPoint
 from mpirecon.operators.symmetry import Symmetry
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.select import median
-from mpirecon.parallel.stopping import StopSignals
 from mpirecon.robust.nearby import SEARCH_BANDS, SEARCH_PRIOR, NearbyPoses, attenuation_profile
 from mpirecon.robust.selection import RandomPoses, Selection
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.exact_spectrum import ExactSpectrum
 from mpirecon.solvers.groups import GroupStore, MapSet, half_map, held_out_map
+from mpirecon.solvers.pace import Pace
 from mpirecon.solvers.references import References
 from mpirecon.solvers.slab_data import ParticleSlab
+from mpirecon.solvers.state import Survey
 from mpirecon.solvers.timing import Timings
 
 
-@dataclass
+@dataclass(frozen=True)
 class Engine:
-    """What a pass needs, handed from the run to the solver: who, what, where."""
+    """What a pass needs, handed from the run to the solver: who, what, where. `found` is there once ``survey`` has been made."""
 
     comm: Communicator
     backend: Backend
@@ -37,41 +38,37 @@ class Engine:
     mask: np.ndarray
     timings: Timings
     log: object
+    pace: Pace
     skip_bad: bool = False
     symmetry: Symmetry = field(default_factory=lambda: Symmetry(point_group("C1")))
-    progress: object = None
-    stop: StopSignals = field(default_factory=StopSignals)
-    noise_power: np.ndarray = field(default=None)
     deterministic: bool = False
-    largest: np.ndarray = field(default=None)  # bounds of all ranks' samples, where sums must not depend on their order
-    unexplained: float = 1.0  # share of the images' power that is not in the maps
+    found: Survey | None = None
 
     @property
     def box(self) -> int:
         return self.slab.file.box
 
-    def survey(self) -> np.ndarray:
-        """First look at the images: finds bad ones and sets each optics group's noise spectrum ν²; returns each image's
-        power relative to its group's typical one, (m,).
+    def survey(self) -> Survey:
+        """First look at the images: finds bad ones, each optics group's noise spectrum ν², and each image's power.
 
         Each image's spectrum counts by its own power, so that no single bright image decides what noise looks like.
         """
         shape = self.slab.noise_groups, self.backend.plane.shells
         power, count, own = np.zeros(shape), np.zeros(shape), np.zeros(len(self.slab))
         exactly = ExactSpectrum(shape, self.box, self.slab.total) if self.deterministic else None
-        self.largest = np.zeros(2)
+        largest = np.zeros(2)
         with together(self.comm), self.timings("survey"):
             for rows, batch in self._first_visit():
                 own[rows] = self.backend.power(batch)
                 weight = np.divide(1, own[rows], out=np.zeros(len(rows)), where=self.slab.valid[rows] & (own[rows] > 0))
                 if exactly:
                     exactly.add(self.backend, batch, weight)
-                    self.largest = np.maximum(self.largest, self.backend.largest(batch))
+                    largest = np.maximum(largest, self.backend.largest(batch))
                 for group in () if exactly else np.unique(batch.group):
                     self.backend.add_spectrum(batch, weight * (batch.group == group), power[group], count[group])
-                self._advance(len(rows))
+                self.pace.advance(len(rows))
         self._require_good_images()
-        self.comm.allreduce(self.largest, "max")
+        self.comm.allreduce(largest, "max")
         power, count = exactly.total(self.comm) if exactly else (self.comm.allreduce(power), self.comm.allreduce(count))
         spectrum = power / np.maximum(count, 1)
         for group in range(self.slab.noise_groups):
@@ -80,8 +77,7 @@ class Engine:
                 typical = median(self.comm, own[member])
                 spectrum[group] *= typical
                 own[member] /= typical if typical > 0 else 1.0
-        self.noise_power = np.maximum(spectrum, 1e-12 * max(spectrum.max(), np.finfo(np.float32).tiny))
-        return own
+        return Survey(own, np.maximum(spectrum, 1e-12 * max(spectrum.max(), np.finfo(np.float32).tiny)), largest)
 
     def accumulate(self, selection: Selection, rows: np.ndarray | None = None) -> GroupStore:
         """Σ w s C ŷ and Σ w s² C² of every group, reduced over the ranks; each image at all poses of the symmetry. The w are those of
@@ -105,8 +101,8 @@ class Engine:
                     for copy in self.symmetry.copies:
                         turned = backend.turned(batch, copy) if len(self.symmetry.copies) > 1 else batch
                         backend.accumulate(accumulator, turned, weight[part], *selection.expected_contrast(part))
-                    self._advance(len(part))
-                self._advance(skipped - len(visit) if rows is None else 0)
+                    self.pace.advance(len(part))
+                self.pace.advance(skipped - len(visit) if rows is None else 0)
                 folded = backend.folded(accumulator)
                 del accumulator
                 self.symmetry.finish(folded)
@@ -122,7 +118,7 @@ class Engine:
                 weighted = np.abs(contrast).reshape(len(rows), -1).max(axis=1) * selection.weight[rows] * self.slab.given[rows]
                 largest[k] = max(largest[k], weighted.max())
         images = self.slab.total * len(self.symmetry.group)
-        return FixedPoint.of(*(self.comm.allreduce(largest, "max") * self.largest), images)
+        return FixedPoint.of(*(self.comm.allreduce(largest, "max") * self.found.largest), images)
 
     def statistics(
         self, maps: MapSet, bands: Bands, rows: np.ndarray | None = None, *, in_sample: bool = True,
@@ -163,7 +159,7 @@ class Engine:
                             grid = references.grid(own if single else held_out)
                             some = slice(None) if looked is None else np.flatnonzero(looked[part])
                             self._look_nearby(nearby, part[some], batch if looked is None else batch[some], grid, bands)
-                        self._advance(len(part))
+                        self.pace.advance(len(part))
         chosen = None if random is None else np.flatnonzero(random & self.slab.valid)
         if chosen is None:
             return inside, outside, None
@@ -222,14 +218,3 @@ class Engine:
         for half, count in zip((1, 2), self.comm.allreduce(good)):
             if count == 0:
                 raise UserError(f"{self.slab.file.path}: half set {half} has no good image left after skipping the bad ones")
-
-    def _advance(self, particles: int) -> None:
-        self.safe_point()
-        if self.progress is not None:
-            self.progress.update(particles)
-
-    def safe_point(self) -> None:
-        """Where the ranks' work may end early, inside `together`: raises StopRequested when it should."""
-        self.comm.activity.step()
-        self.stop.check()
-        self.comm.heed()

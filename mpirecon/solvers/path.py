@@ -61,9 +61,8 @@ def run_path(
             RankLog.for_rank(None, comm, particles="none") as log, endurance.signals() as stop, telling(state),
             Watchdog(comm, None, endurance.stall_timeout, lambda: f"; {state()}" if state() else "") as watchdog,
         ):  # fmt: skip
-            walk = Walk(comm, file, config, options, log, console, start)
+            walk = Walk(comm, file, config, options, log, console, start, stop)
             console.say(_opening(walk))
-            walk.engine.stop = stop
             place.begin(log)
             if place.complete:
                 console.say(f"the results of this path were complete; they are in their place in {place.path} now")
@@ -203,8 +202,7 @@ class _Path:
         walk.engine.backend.release_images()
         background = None if walk.run.config.normalise == OFF else Background(self.file.box)
         noise = NoiseFile(self.file, walk.run.config.seed, background)
-        again = Walk(self.comm, noise, walk.run.config, self.options, walk.log, self.console)
-        again.engine.stop = walk.engine.stop
+        again = Walk(self.comm, noise, walk.run.config, self.options, walk.log, self.console, stop=walk.engine.pace.stop)
         again.prepare(self.noise if self.noise.steps else None)
         self.noise = again.walked
         for number in range(len(self.noise.steps), len(again.fractions)):
@@ -233,8 +231,8 @@ class _Path:
 
     def _save(self) -> None:
         """Write what is done; raises StopRequested, on all ranks, if one of them was told to stop. Collective."""
-        told = next((name for name in self.comm.allgather(self.walk.engine.stop.received) if name), None)
-        whole = self.comm.gather_slabs(np.ascontiguousarray(self.walk.run.power), len(self.file))
+        told = next((name for name in self.comm.allgather(self.walk.engine.pace.stop.received) if name), None)
+        whole = self.comm.gather_slabs(np.ascontiguousarray(self.walk.run.state.survey.power), len(self.file))
         with together(self.comm), self.walk.engine.timings("checkpoint"):
             if self.comm.rank == 0:
                 facts = {**self._identity, "iteration": self.done, "rounds": self.total, "steps": self.steps, "random": self.random,
@@ -268,7 +266,7 @@ class _Path:
         run = self.walk.run
         with together(self.comm):
             valid = run.slab.valid & (self._power > 0)
-            changed = run.slab.ids[valid & ~np.isclose(run.power, self._power, rtol=_SAME_POWER, atol=0)]
+            changed = run.slab.ids[valid & ~np.isclose(run.state.survey.power, self._power, rtol=_SAME_POWER, atol=0)]
             if len(changed):
                 raise UserError(f"{self.folder / NAME} was made from other particles than {self.file.path}: {len(changed)} images differ, the "
                                 f"first of particle {changed[0]}; resume with the same particle file, or start anew with --overwrite")

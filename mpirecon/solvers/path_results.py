@@ -52,7 +52,7 @@ def _write(walk, folder, about, steps, random, verdict, null, maps, place) -> di
     file = walk.file
     for name, volume in maps.items():
         cut_to_sphere(volume, file.box / 2, _CORNER_EDGE)
-        if name == "volume" and walk.run.masked_by_user:
+        if name == "volume" and walk.run.problem.masked_by_user:
             volume *= walk.run.engine.mask
         write_map(folder / f"{name}.mrc", volume, file.pixel_size, overwrite=True)
     write_path_csv(folder / "path.csv", steps, random)
@@ -69,7 +69,7 @@ def _write(walk, folder, about, steps, random, verdict, null, maps, place) -> di
         "used": walk.used,
         "particles": {"file": str(file.path), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,
                       "valid": int(walk.members.valid.sum())},
-        "normalisation": walk.run.slab.normaliser.as_dict() | ({} if walk.run.levels is None else walk.run.levels.as_dict()),
+        "normalisation": walk.run.slab.normaliser.as_dict() | ({} if walk.run.state.survey.levels is None else walk.run.state.survey.levels.as_dict()),
         "nyquist": 2 * file.pixel_size,
         "resolution_0143": next(step["resolution_0143"] for step in steps if step["fraction"] == verdict.best),
         "verdict": verdict.as_dict(),
@@ -126,7 +126,7 @@ def _controls(walk: Walk, folder: Path, best: float) -> dict:
 
 
 def _warnings(walk: Walk, null: dict | None) -> list[str]:
-    told = [walk.run.parted] if walk.run.parted else []
+    told = [walk.run.problem.parted] if walk.run.problem.parted else []
     if null is None or null["passed"]:
         return told
     return [*told, f"{null['sentence'].rstrip('.')}. What this path gains may be made by the selection itself; compare it with another distance or "

@@ -100,7 +100,7 @@ class PoseRound:
         """What this rank finds of some particles in a map. Collective."""
 
         def advance(images: int) -> None:
-            self.engine.safe_point()
+            self.engine.pace.safe_point()
             progress.update(images)
 
         tables = [np.zeros(0, TABLE)]

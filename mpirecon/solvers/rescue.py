@@ -140,9 +140,8 @@ class Rescue(FixedPoses):
         self.engine, self.config, self.console, self.comm = engine, config, console, engine.comm
         slab, file, comm = engine.slab, engine.slab.file, engine.comm
         size = file.pixel_size
-        self.offset = _OFFSET if config.search_offset is None else config.search_offset / size
+        self.offset = _offset(file, config)
         aberrations = file.aberrations()
-        _check(file, slab.total, self.offset, aberrations)
         self.backend = CpuBackend(
             file.box, size, limit=engine.backend.plane.limit, premultiplied=bool(file.attributes["ctf_premultiplied"]),
             aberrations=aberrations, threads=threads,
@@ -170,7 +169,7 @@ class Rescue(FixedPoses):
         control = self._control(kept)
         law = self._amplitudes(scores, sigma, kept)
         searcher = Searcher(
-            self.backend.plane, slab.file.pixel_size, self.backend.premultiplied, self.engine.noise_power, self.engine.symmetry.group,
+            self.backend.plane, slab.file.pixel_size, self.backend.premultiplied, self.engine.found.noise_power, self.engine.symmetry.group,
             self._diameter, finest, self.offset / _RANGE, np.radians(self.config.search_sigma or 0.0), law,
         )  # fmt: skip
         # rows of one particle are in one fold: where there are such, nobody is compared with the map of the whole half
@@ -240,7 +239,7 @@ class Rescue(FixedPoses):
         sigma = particle_sigma(self.comm, scores, self.slab.valid)
         self.used, posterior = self._believed(chosen)
         rows = np.flatnonzero(self.used)
-        self.slab.restore_poses(given.quaternion, given.shift)
+        self.slab.restore(self.slab.valid, given.quaternion, given.shift)
         self.slab.move(rows, found.table["quaternion"][rows], found.table["shift"][rows])
         self.moved = self.used
         return _with_found(chosen, rows, posterior[rows], sigma[rows], found.table[rows])
@@ -289,11 +288,11 @@ class Rescue(FixedPoses):
     @contextmanager
     def given(self) -> Iterator[None]:
         now, given = self.slab.pose, self.slab.metadata.pose
-        self.slab.restore_poses(given.quaternion, given.shift)
+        self.slab.restore(self.slab.valid, given.quaternion, given.shift)
         try:
             yield
         finally:
-            self.slab.restore_poses(now.quaternion, now.shift)
+            self.slab.restore(self.slab.valid, now.quaternion, now.shift)
 
     def wrong(self) -> np.ndarray | None:
         given, truth = self.slab.metadata.pose_error, self._truth()
@@ -351,8 +350,14 @@ class Rescue(FixedPoses):
         self.moved = (now.quaternion != given.quaternion).any(axis=1) | (now.shift != given.shift).any(axis=1)
 
 
-def _check(file, count: int, offset: float, aberrations) -> None:
-    """Refuse what a search cannot do."""
+def _offset(file, config) -> float:
+    """How far particles may be off, pixels."""
+    return _OFFSET if config.search_offset is None else config.search_offset / file.pixel_size
+
+
+def check_search(slab, config) -> None:
+    """Refuse what a search cannot do with these particles."""
+    file, count, offset, aberrations = slab.file, slab.total, _offset(slab.file, config), slab.file.aberrations()
     if offset > _LARGEST * file.box:
         raise UserError(f"--search-offset {offset * file.pixel_size:.4g} Å is beyond a quarter of the box, "
                         f"{_LARGEST * file.box * file.pixel_size:.4g} Å for {file.path}: a particle that far off has left its image")

@@ -49,7 +49,7 @@ def write_results(
         if comm.rank == 0:
             for volume in maps.values():  # outside the sphere that fits the box no voxel is in every view; RELION blanks those corners too
                 cut_to_sphere(volume, run.file.box / 2, _CORNER_EDGE)
-            if run.masked_by_user:
+            if run.problem.masked_by_user:
                 maps["volume"] *= run.engine.mask
     columns = _particle_columns(run, outcome)
     about = about | {"warnings": [*about["warnings"], *run.poses.warnings(outcome.selection.kept)]}
@@ -57,7 +57,7 @@ def write_results(
         run.log.event("timeline", **run.engine.timings.timeline())
     ranks = comm.gather(_rank_facts(run))
     summary = {}
-    with together(comm), scipy.fft.set_workers(run.threads):
+    with together(comm), scipy.fft.set_workers(run.problem.threads):
         if comm.rank == 0:
             summary = _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, place, logs)
     return summary
@@ -98,7 +98,7 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
         for name, volume in maps.items():
             write_map(folder / f"{name}.mrc", volume, pixel_size, overwrite=True)
         write_fsc_csv(folder / "fsc.csv", curves, file.box, pixel_size, overwrite=True)
-        write_particle_table(folder / "particles.h5", columns, {"particles": str(file.path)})
+        write_particle_table(folder / "particles.h5", columns, {"particles": str(file.lasting)})
         if "pose_error" in columns:
             at_given = _at_given_poses(columns)
             found, points = detection_report(at_given)
@@ -114,7 +114,7 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
     summary = _summary(run, outcome, about | {"detection": found}, headline, columns, ranks)
     summary |= _time(run, ranks)
     more_to_warn_of = (
-        run.parted, *_levels(run), *_map_warnings(run, summary, columns), _asymmetric_mask(run), _curvature(run, summary),
+        run.problem.parted, *_levels(run), *_map_warnings(run, summary, columns), _asymmetric_mask(run), _curvature(run, summary),
     )  # fmt: skip
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
     write_report(folder, summary, maps=maps, place=place, logs=logs)
@@ -143,11 +143,11 @@ def _map_warnings(run: Reconstruction, summary: dict, columns: dict) -> list[str
 
 def _levels(run: Reconstruction) -> list[str]:
     """Warnings of images that are not normalised, and what was done about it."""
-    if run.levels is None:
+    if run.state.survey.levels is None:
         return []
     mode = run.slab.normaliser.mode
     left = "it was left (--normalise off) and may spoil the map"
-    return run.levels.sentences(left if mode == OFF else "it was taken off", left if mode == OFF else "they were brought to one gain")
+    return run.state.survey.levels.sentences(left if mode == OFF else "it was taken off", left if mode == OFF else "they were brought to one gain")
 
 
 def _asymmetric_mask(run: Reconstruction) -> str | None:
@@ -176,7 +176,7 @@ def _postprocess(run: Reconstruction, maps: dict, curves: dict, transforms: tupl
     return postprocess(
         maps["half1"], maps["half2"], pixel_size, unmasked=curves["fsc_unmasked"], seed=run.config.seed,
         resolution=crossing(curves["fsc"], 0.143, run.file.box, pixel_size),
-        mask=run.engine.mask if given else None, mask_text=run.mask_text if given else "", transforms=transforms,
+        mask=run.engine.mask if given else None, mask_text=run.problem.mask_text if given else "", transforms=transforms,
     )  # fmt: skip
 
 
@@ -191,7 +191,7 @@ def _headline(run: Reconstruction, curves: dict, more: Postprocessed | None) -> 
         "resolution_0143_unmasked": crossing(curves["fsc_unmasked"], 0.143, box, pixel_size),
         "resolution_of": {
             "curve": "fsc_true" if corrected else "fsc",
-            "mask": more.mask_text if corrected else run.mask_text,
+            "mask": more.mask_text if corrected else run.problem.mask_text,
             "corrected": corrected,
         },
         "postprocess": None if more is None else more.as_dict(box, pixel_size),
@@ -260,8 +260,8 @@ def _rank_facts(run: Reconstruction) -> dict:
     return {
         "rank": run.comm.rank,
         "host": run.comm.hostname,
-        "device": run.placement.uuid or run.engine.backend.name,
-        "gpu": run.placement.name or None,
+        "device": run.problem.placement.uuid or run.engine.backend.name,
+        "gpu": run.problem.placement.name or None,
         "particles": len(run.slab),
         "seconds": {phase: round(s, 4) for phase, s in run.engine.timings.seconds.items()},
         "traffic": run.comm.traffic,
@@ -299,15 +299,15 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict,
         "configuration": run.config.as_dict(),
         "used": run.used,
         "particles": {
-            "file": str(file.path), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,
+            "file": str(file.lasting), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,
             "ctf_premultiplied": bool(file.attributes["ctf_premultiplied"]),
             "ctf_phase_flipped": file.phase_flipped, "skipped": np.flatnonzero(columns["skipped"]).tolist(),
             "optics": [] if (optics := file.aberrations()) is None else optics.corrected(),
         },
         "weights": None if run.given is None else run.given.as_dict(),
-        "normalisation": run.slab.normaliser.as_dict() | ({} if run.levels is None else run.levels.as_dict()),
+        "normalisation": run.slab.normaliser.as_dict() | ({} if run.state.survey.levels is None else run.state.survey.levels.as_dict()),
         "ranks": ranks,
-        "transport": run.transport,
+        "transport": run.problem.transport,
         "iterations": outcome.records,
         "search": run.poses.facts,
         **headline,

@@ -6,7 +6,6 @@ gradients, the maps on their way. The normal equations are accumulated anew.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.selection import RandomPoses
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.normalise import Normaliser
+from mpirecon.solvers.problem import digest_of
+from mpirecon.solvers.state import Scores, State, Survey
 
 
 #: what is kept of NearbyPoses, row by row
@@ -30,45 +31,40 @@ _NEARBY = ("turn", "sums", "slope", "curvature")
 _SAME_POWER = 1e-5
 
 
-def save(run, folder: Path, iteration: int, records: list[dict]) -> None:
-    """Write the state after `iteration` to the run's folder; collective."""
-    total, comm, identity = len(run.file), run.comm, run.identity
+def save(run, folder: Path, state: State) -> None:
+    """Write a run's state to its folder; collective."""
+    total, comm, identity, survey, scores = len(run.file), run.comm, run.identity, state.survey, state.scores
+    nearby, random_poses = scores.nearby, scores.random_poses
     local = {
-        "power": run.power,
-        "valid": run.slab.valid,
-        "quaternion": run.slab.pose.quaternion,
-        "shift": run.slab.pose.shift,
-        "inside": run.inside.sums,
-        "held_out": run.held_out.sums,
-    } | run.poses.state()
-    if run.poses.searches:
-        local["at_given"] = run.scores.sums
-    if run.random_poses is not None:
-        marked = np.zeros(len(run.slab), bool)
-        marked[run.random_poses.rows] = True
-        sums = np.zeros_like(run.held_out.sums)
-        sums[run.random_poses.rows] = run.random_poses.statistics.sums
+        "power": survey.power, "valid": state.valid, "quaternion": state.pose.quaternion, "shift": state.pose.shift,
+        "inside": scores.inside.sums, "held_out": scores.held_out.sums, **run.poses.state(),
+    }  # fmt: skip
+    if scores.at_given is not None:
+        local["at_given"] = scores.at_given.sums
+    if random_poses is not None:
+        marked = np.zeros(len(state.valid), bool)
+        marked[random_poses.rows] = True
+        sums = np.zeros_like(scores.held_out.sums)
+        sums[random_poses.rows] = random_poses.statistics.sums
         local |= {"random_rows": marked, "random": sums}
-    if run.nearby is not None:
-        local |= {f"nearby_{name}": getattr(run.nearby, name) for name in _NEARBY}
+    if nearby is not None:
+        local |= {f"nearby_{name}": getattr(nearby, name) for name in _NEARBY}
     arrays = {name: comm.gather_slabs(np.ascontiguousarray(values), total) for name, values in local.items()}
     arrays |= run.solver.state()
     with together(comm):
         if comm.rank == 0:
             # sums are rounded as their terms come: a resumed run has its order, whatever the memory it finds
-            facts = {"iteration": iteration, "rounds": run.config.rounds, "records": records, "by_view": run.slab.by_view, **identity}
-            facts["search"] = run.poses.facts
-            facts["levels"] = None if run.levels is None else run.levels.as_dict()
-            facts["normalisation"] = run.slab.normaliser.as_dict()
-            if run.nearby is not None:
-                arrays |= {name: getattr(run.nearby, name) for name in ("profile", "band_profile")}
-            arrays |= {"noise_power": run.engine.noise_power, "samples": run.held_out.samples, "fsc": run.solver.fsc,
-                       "largest": run.engine.largest}
+            facts = {"iteration": state.iteration, "rounds": run.config.rounds, "records": state.records, "looking": state.looking,
+                     "by_view": survey.by_view, "levels": None if survey.levels is None else survey.levels.as_dict(),
+                     "normalisation": run.slab.normaliser.as_dict(), "search": run.poses.facts, **identity}  # fmt: skip
+            if nearby is not None:
+                arrays |= {name: getattr(nearby, name) for name in ("profile", "band_profile")}
+            arrays |= {"noise_power": survey.noise_power, "samples": scores.held_out.samples, "fsc": state.fsc, "largest": survey.largest}
             write_checkpoint(folder / NAME, facts, arrays)
 
 
-def load(run, folder: Path) -> list[dict]:
-    """Bring a run to the state that was saved in `folder`; returns the records of the iterations done. Collective.
+def load(run, folder: Path) -> State:
+    """The state that was saved in `folder`, with the run's slab and solver ready to go on from it. Collective.
 
     Raises UserError, on all ranks, for a checkpoint of other particles or other options, which it names.
     """
@@ -77,30 +73,34 @@ def load(run, folder: Path) -> list[dict]:
         with Checkpoint(folder / NAME) as checkpoint:
             check_identity(run, now, checkpoint)
             first, last = run.slab.start, run.slab.stop
-            samples = checkpoint.array("samples")
-            run.power = checkpoint.rows("power", first, last)
-            run.slab.valid[:] = checkpoint.rows("valid", first, last)
-            run.slab.restore_poses(*(checkpoint.rows(name, first, last) for name in ("quaternion", "shift")))
-            run.engine.noise_power, run.engine.largest = checkpoint.array("noise_power"), checkpoint.array("largest")
-            names = ("inside", "held_out", *(["at_given"] if run.poses.searches else []))
-            run.set_scores(*(Statistics(checkpoint.rows(n, first, last), samples) for n in names))
-            run.poses.restore(lambda name: checkpoint.rows(name, first, last), checkpoint.facts.get("search"))
-            if "random" in checkpoint:
-                rows = np.flatnonzero(checkpoint.rows("random_rows", first, last))
-                run.random_poses = RandomPoses(rows, Statistics(checkpoint.rows("random", first, last)[rows], samples))
-            if "profile" in checkpoint:
-                found = (checkpoint.rows(f"nearby_{name}", first, last) for name in _NEARBY)
-                run.nearby = NearbyPoses(*found, checkpoint.array("profile"), checkpoint.array("band_profile"))
-            run.solver.fsc, run.slab.by_view = checkpoint.array("fsc"), checkpoint.facts.get("by_view", False)
+            facts, levels = checkpoint.facts, checkpoint.facts["levels"]
+            survey = Survey(checkpoint.rows("power", first, last), checkpoint.array("noise_power"), checkpoint.array("largest"),
+                            None if levels is None else LevelsFound.of_dict(levels), facts["by_view"])  # fmt: skip
+            run.slab.restore(*(checkpoint.rows(name, first, last) for name in ("valid", "quaternion", "shift")))
+            run.slab.normalise_as(Normaliser.of_summary(facts, run.file.box))
+            run.begin(survey)
+            run.poses.restore(lambda name: checkpoint.rows(name, first, last), facts.get("search"))
+            state = State(facts["iteration"], survey, run.slab.valid, run.slab.pose, facts["looking"], fsc=checkpoint.array("fsc"),
+                          scores=_scores(checkpoint, first, last), records=tuple(facts["records"]))  # fmt: skip
             saved = {name: checkpoint.array(name) for name in run.solver.state_names() if name in checkpoint}
-            records, levels = checkpoint.facts["records"], checkpoint.facts.get("levels")
-            run.levels = None if levels is None else LevelsFound.of_dict(levels)
-            run.slab.normalise_as(Normaliser.of_summary(checkpoint.facts, run.file.box))
-            written_since = checkpoint.facts.get("file") != now["file"]
+            written_since = facts["file"] != now["file"]
     if run.comm.allreduce_scalar(int(written_since), "max"):
-        _look_again(run, folder / NAME)
-    run.solver.restore(saved, len(records))
-    return records
+        _look_again(run, state, folder / NAME)
+    run.solver.restore(saved, state.iteration, state.fsc)
+    return state
+
+
+def _scores(checkpoint: Checkpoint, first: int, last: int) -> Scores:
+    samples, random_poses, nearby = checkpoint.array("samples"), None, None
+    if "random" in checkpoint:
+        rows = np.flatnonzero(checkpoint.rows("random_rows", first, last))
+        random_poses = RandomPoses(rows, Statistics(checkpoint.rows("random", first, last)[rows], samples))
+    if "profile" in checkpoint:
+        found = (checkpoint.rows(f"nearby_{name}", first, last) for name in _NEARBY)
+        nearby = NearbyPoses(*found, checkpoint.array("profile"), checkpoint.array("band_profile"))
+    names = ("inside", "held_out", *(["at_given"] if "at_given" in checkpoint else []))
+    inside, held_out, *given = (Statistics(checkpoint.rows(n, first, last), samples) for n in names)
+    return Scores(inside, held_out, random_poses, nearby, *given)
 
 
 def identify(run) -> dict:
@@ -123,13 +123,12 @@ def identify(run) -> dict:
     })  # fmt: skip
 
 
-def _look_again(run, checkpoint: Path) -> None:
+def _look_again(run, state: State, checkpoint: Path) -> None:
     """Compare every image with what the checkpoint knows of it: its power. For files that were written, moved or copied since;
     they may hold the same. Collective; raises UserError where they do not."""
-    engine, before, valid = run.engine, run.power, run.slab.valid.copy()
-    noise_power, largest = engine.noise_power, engine.largest
+    before, valid = state.survey.power, state.valid.copy()
     run.console.say(f"{run.file.path} was written or moved since the checkpoint: its images are compared with what they were")
-    ratio = engine.survey() / np.where(before > 0, before, 1)
+    ratio = run.engine.survey().power / np.where(before > 0, before, 1)
     for group in range(run.slab.noise_groups):  # powers are relative to their group's median, which one image may have moved
         member = valid & (run.slab.noise_group == group)
         if run.comm.allreduce_scalar(int(member.sum())):
@@ -140,13 +139,7 @@ def _look_again(run, checkpoint: Path) -> None:
         first = next(first for count, first in counts if count)
         raise UserError(f"{checkpoint} was made from other particles than {run.file.path}: {total} images differ, the first of particle "
                         f"{first}; resume with the same particle file, or start anew with --overwrite")
-    engine.noise_power, engine.largest = noise_power, largest
-    run.slab.valid[:] = valid
-
-
-def digest_of(array: np.ndarray) -> str:
-    """A hash of an array's bytes."""
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    run.slab.restore(valid, state.pose.quaternion, state.pose.shift)
 
 
 #: options that are called otherwise in a Config

@@ -20,6 +20,7 @@ from mpirecon.robust.selection import particle_sigma
 from mpirecon.robust.statistics import Statistics, matched_filter
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.given_maps import GivenMaps
+from mpirecon.solvers.observers import Observer
 from mpirecon.solvers.run import Reconstruction
 from mpirecon.validate.grids import check_same_grid
 
@@ -64,8 +65,9 @@ class Scores:
 class Scoring(Reconstruction):
     """A run that makes no maps: one iteration, of which the statistics are all there is."""
 
-    def _announce(self, record: dict) -> None:
+    def _announcers(self) -> list[Observer]:
         """There is no iteration to tell of."""
+        return []
 
 
 def score_particles(
@@ -102,10 +104,10 @@ def score_particles(
                     check_same_grid(volume, name, file, f"the particles of {file.path}")
                 halves = tuple(_finite(volume, name) for volume, name in zip(maps, names))
         run = Scoring(comm, file, config, log, console, solver=lambda engine, settled: GivenMaps(engine, settled, halves, filtered))
-        (record,) = list(run.iterations())
+        (state,) = run.iterations()
         scale = _grey_scale(run)
         local = {"id": run.slab.ids, "half": run.slab.metadata.half}
-        for which, statistics in (("own", run.inside), ("other", run.held_out)):
+        for which, statistics in (("own", state.scores.inside), ("other", state.scores.held_out)):
             local |= {f"{name}_{which}": values for name, values in _columns(run, _scaled(statistics, scale)).items()}
         columns = {name: comm.gather_slabs(np.ascontiguousarray(values), len(file)) for name, values in local.items()}
         notes, warnings = [], []
@@ -114,7 +116,7 @@ def score_particles(
                 columns = {"id": columns.pop("id"), "half": columns.pop("half"), **identities(file), **columns}
                 notes, warnings = _told(half1, half2, run, scale), _doubts(columns)
                 file.refuse_changed()
-        return Scores({} if comm.rank else columns, run.solver.fsc, record["resolution_0143"], scale, notes, warnings)
+        return Scores({} if comm.rank else columns, state.fsc, state.record["resolution_0143"], scale, notes, warnings)
 
 
 def _finite(volume: Volume, name: str) -> np.ndarray:
@@ -128,7 +130,7 @@ def _finite(volume: Volume, name: str) -> np.ndarray:
 
 def _grey_scale(run: Reconstruction) -> float:
     """What the maps must be multiplied by to be of the images' scale; 1 where they are, but for noise. Collective."""
-    sums = run.comm.allreduce(run.held_out.sums[run.slab.valid].sum(axis=(0, 1)))
+    sums = run.comm.allreduce(run.state.scores.held_out.sums[run.slab.valid].sum(axis=(0, 1)))
     fitted = float(sums[1] / sums[2]) if sums[2] > 0 else 0.0
     return 1.0 if fitted <= 0 or _OWN_SCALE[0] <= fitted <= _OWN_SCALE[1] else fitted
 
@@ -143,7 +145,7 @@ def _columns(run: Reconstruction, statistics: Statistics) -> dict[str, np.ndarra
     sigma = particle_sigma(comm, statistics, valid)
     columns = {
         "score": matched_filter(statistics, sigma),
-        "distance": run.distance.score(statistics, sigma, median(comm, statistics.yy[valid])),
+        "distance": run.problem.distance.score(statistics, sigma, median(comm, statistics.yy[valid])),
         "residual": statistics.residual, "scale": statistics.contrast, "sigma": sigma,
     }  # fmt: skip
     return {name: np.where(valid, values, np.nan) for name, values in columns.items()}

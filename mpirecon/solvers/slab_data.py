@@ -145,9 +145,18 @@ class ParticleSlab:
         checked = Pose(quaternion, shift)
         self.pose = self.pose.replaced(rows, checked.quaternion, checked.shift)
 
-    def restore_poses(self, quaternion: np.ndarray, shift: np.ndarray) -> None:
-        """The poses of all rows as they were saved, to the bit."""
+    def restore(self, valid: np.ndarray, quaternion: np.ndarray, shift: np.ndarray) -> None:
+        """Which rows are valid, and the poses of all, as they were saved, to the bit."""
+        self.valid = valid.copy()
         self.pose = self.pose.replaced(slice(None), quaternion, shift)
+
+    def visit_by_view(self, by_view: bool) -> None:
+        """Visit rows from now on in the order of their views, or in the file's."""
+        self.by_view = by_view
+
+    def deal(self, fold: np.ndarray) -> None:
+        """Put each row into this fold (m,) int64, instead of into one drawn for it."""
+        self.fold = fold
 
     def digest(self) -> int:
         """A hash of what the file says of each particle (not its pixels), summed over this rank's rows modulo 2⁶⁴."""

@@ -8,12 +8,14 @@ import numpy as np
 
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.comm import Communicator, run_together, together
+from mpirecon.parallel.stopping import StopSignals
 from mpirecon.robust.nested import Members, default_fractions, high_pass_of
 from mpirecon.robust.selection import Selection, particle_sigma
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.controls import micrographs
 from mpirecon.solvers.groups import WHOLE, MapSet, half_map
 from mpirecon.solvers.normal import NormalSolver
+from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.run import Reconstruction
 from mpirecon.solvers.slab_data import groups_and_families
 from mpirecon.validate.fsc import crossing
@@ -72,16 +74,12 @@ class Walk:
     """
 
     def __init__(
-        self, comm: Communicator, file: ParticleFile, config: Config, options: PathOptions, log, console, start: float | None = None
+        self, comm: Communicator, file: ParticleFile, config: Config, options: PathOptions, log, console, start: float | None = None,
+        stop: StopSignals | None = None,
     ) -> None:
         """start : when the program began, Unix time"""
         self.comm, self.file, self.options, self.console, self.log = comm, file, options, console, log
-        self.run = Reconstruction(comm, file, config, log, console, began=start)
-        self.engine = self.run.engine
-        alike = replace(self.run.config, loss="l2", keep=None, schedule=None, group_by=None)
-        self._alike = NormalSolver(self.engine, alike)
-        # whose references particles are scored against
-        self._scoring = NormalSolver(self.engine, self.run.config)
+        self.run = Reconstruction(comm, file, config, log, console, began=start, stop=stop)
         self.walked = Walked()
         self.members = self._all_members()  # on rank 0, None elsewhere
         self.fractions = self._fractions()
@@ -93,15 +91,26 @@ class Walk:
             for _ in run.iterations():
                 pass
             chosen = run.judged()
-            self._keep_scores(run.held_out, np.where(chosen.contradicts, np.inf, chosen.distance), run.unexplained())
+            self._keep_scores(run.state.scores.held_out, np.where(chosen.contradicts, np.inf, chosen.distance), run.unexplained())
             run.solver.forget()
         else:
             run.prepare()
         if walked is not None:
             self.walked = walked
-        self.engine.unexplained = self.comm.bcast(self.walked.unexplained)
+        self._alike = NormalSolver(self.engine, replace(run.config, loss="l2", keep=None, schedule=None, group_by=None))
+        self._scoring = NormalSolver(self.engine, run.config)  # whose references particles are scored against
+        self._note()
         self.members = self._all_members()  # without the images that were found to be bad
         self._fractions(self.fractions)
+
+    @property
+    def engine(self) -> Engine:
+        return self.run.engine
+
+    def _note(self) -> None:
+        unexplained = self.comm.bcast(self.walked.unexplained)
+        for solver in (self._alike, self._scoring):
+            solver.note(unexplained)
 
     def _fractions(self, asked: tuple[float, ...] | None = None) -> tuple[float, ...]:
         """What is kept, from 1 down: as asked for, else what leaves enough particles."""
@@ -146,7 +155,7 @@ class Walk:
         scores = self.options.anew and number + 1 < len(self.fractions)
         solver = self._scoring if scores else self._alike
         label, work = self._label(number), 1 + scores
-        with self.console.progress(work * len(self.file), label, mine=work * len(rows)) as self.engine.progress:
+        with self.engine.pace.showing(work * len(self.file), label, mine=work * len(rows)):
             solver.step(lambda _: Selection.everybody(rows))
             if scores:
                 self._score(solver, rows, number)
@@ -161,7 +170,7 @@ class Walk:
         kept = self.members.by_lot(fraction, self.run.config.seed, draw) if self.comm.rank == 0 else None
         rows = self._mine(kept)
         label = f"{100 * fraction:.3g} % at random"
-        with self.console.progress(len(self.file), label, mine=len(rows)) as self.engine.progress:
+        with self.engine.pace.showing(len(self.file), label, mine=len(rows)):
             self._alike.step(lambda _: Selection.everybody(rows))
         return self._halves(self._alike), kept
 
@@ -169,7 +178,7 @@ class Walk:
         """Half maps and filtered map of a selection that was made, by name, on rank 0."""
         kept = self.kept(fraction)
         rows = self._mine(kept)
-        with self.console.progress(len(self.file), f"maps of {100 * fraction:.3g} %", mine=len(rows)) as self.engine.progress:
+        with self.engine.pace.showing(len(self.file), f"maps of {100 * fraction:.3g} %", mine=len(rows)):
             self._alike.step(lambda _: Selection.everybody(rows))
         maps = self._alike.finish()
         found = {name: maps.take(which) for name, which in (("half1", half_map(1)), ("half2", half_map(2)), ("volume", WHOLE))}
@@ -205,7 +214,7 @@ class Walk:
             sums = self.comm.allreduce(statistics.sums[rows].sum(axis=(0, 1)))
             left = float((sums[0] - 2 * sums[1] + sums[2]) / max(sums[0], np.finfo(np.float64).tiny))
             self._keep_scores(statistics, distance, left)
-            self.engine.unexplained = self.comm.bcast(self.walked.unexplained)
+            self._note()
             return
         whole = self.comm.gather_slabs(np.ascontiguousarray(distance), len(self.file))
         if self.comm.rank == 0:

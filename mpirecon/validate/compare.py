@@ -9,17 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.io.atomic import atomic_path
 from mpirecon.io.mrc import read_map
-from mpirecon.report.figures import THRESHOLDS, fsc_figure, save_figure
 from mpirecon.validate.automask import automatic_mask
 from mpirecon.validate.directional import ConicalFSC, conical_fsc
-from mpirecon.validate.fsc import crossing, fsc
+from mpirecon.validate.fsc import THRESHOLDS, crossing, fsc
 from mpirecon.validate.grids import check_same_grid
 from mpirecon.validate.map_warnings import mask_warnings
 from mpirecon.validate.randomised import phase_randomised_fsc
 
-_LABELS = {
+LABELS = {
     "fsc": "unmasked", "fsc_masked": "masked", "fsc_randomised": "masked, random phases", "fsc_true": "corrected for the mask",
 }  # fmt: skip
 
@@ -57,10 +55,10 @@ class Comparison:
         for name in self.curves:
             if name == "fsc_randomised":
                 from_ = f"from {self.randomised_from:.1f} Å on" if self.randomised_from else "of no shell"
-                out.append(f"{_LABELS[name]} {from_}: mean FSC {self._beyond():.3f} there is the mask's doing")
+                out.append(f"{LABELS[name]} {from_}: mean FSC {self._beyond():.3f} there is the mask's doing")
                 continue
             told = [f"FSC {t:g} at {self._in_words(self.resolution(name, t))}" for t in THRESHOLDS]
-            out.append(f"{_LABELS[name]}: {', '.join(told)}")
+            out.append(f"{LABELS[name]}: {', '.join(told)}")
         if self.cones is not None:
             c = self.cones.as_dict()
             out.append(f"in cones of {c['half_angle']:g}°: FSC 0.143 between {c['best']:.2f} and {c['worst']:.2f} Å, median "
@@ -149,14 +147,3 @@ def distinct_names(first: str, second: str) -> tuple[str, str]:
     same = takewhile(lambda pair: pair[0] == pair[1], zip(*(reversed(p) for p in parts)))
     needed = 1 + sum(1 for _ in same)
     return tuple("/".join(p[-needed:]) for p in parts)
-
-
-def draw_comparison(comparison: Comparison, path, *, overwrite: bool) -> None:
-    """The FSC figure as a file, format by its ending; atomic."""
-    labels = _LABELS if len(comparison.curves) > 1 else {"fsc": "FSC"}
-    curves = {labels[name]: curve for name, curve in comparison.curves.items()}
-    resolutions = {labels[name]: comparison.resolution(name, 0.143) for name in comparison.curves if name != "fsc_randomised"}
-    title = " and ".join(distinct_names(comparison.first, comparison.second))
-    figure = fsc_figure(curves, comparison.box, comparison.pixel_size, resolutions, title)
-    with atomic_path(path, overwrite) as temporary:
-        save_figure(figure, temporary, Path(path).suffix)

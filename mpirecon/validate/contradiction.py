@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpirecon.robust.losses import is_m_estimator
+from mpirecon.robust.selection import rule_of
 
 #: particles that a warning names
 _NAMED = 10
@@ -26,19 +26,19 @@ class Contradiction:
 
     def as_dict(self) -> dict:
         """``contradicting`` of summary.json."""
-        return {"wrong": self.wrong.tolist(), "inverted": self.inverted.tolist(), "turned": self.loss != "l2",
-                "without_weight": is_m_estimator(self.loss)}  # fmt: skip
+        return {"wrong": self.wrong.tolist(), "inverted": self.inverted.tolist(), "turned": rule_of(self.loss).judges,
+                "without_weight": rule_of(self.loss).length}  # fmt: skip
 
     def warnings(self) -> list[str]:
         """What a rule did to whom; that some poses are wrong is no news to losses that judge each image anyway."""
         told = []
         if len(self.inverted):
             what = "images show the map upside down, as of inverted contrast"
-            if self.loss == "l2":
+            if not rule_of(self.loss).judges:
                 told.append(f"{what}: {_named(self.inverted)}. They are in it; turn their sign, or choose a robust --loss")
             else:
                 told.append(f"{what}, and were counted with their sign turned: {_named(self.inverted)}")
-        if len(self.wrong) and is_m_estimator(self.loss):
+        if len(self.wrong) and rule_of(self.loss).length:
             told.append("images that contradict the map made without them (significantly negative correlation) got no "
                         f"weight: {_named(self.wrong)}")
         return told

@@ -15,6 +15,10 @@ from mpirecon.kernels.radial import radial_sum
 from mpirecon.kernels.shells import correlate_shells, scale_shells
 
 
+#: at which resolutions are told
+THRESHOLDS = (0.5, 0.143)
+
+
 @lru_cache(maxsize=8)
 def shell_index(box: int, ndim: int = 3) -> np.ndarray:
     """Shell of every sample of a half transform (``scipy.fft.rfftn`` order), read-only.

@@ -1,0 +1,109 @@
+"""Rules by which losses select: what each asks of a run, and what it decides from the particles' statistics.
+
+A run knows a loss by its rule alone: code asks what the rule declares and never compares names. A new rule is a subclass
+that ``selection.add_rule`` is told of; a loss that is a function of the distance needs none of its own (``losses.register``).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from mpirecon.parallel.comm import Communicator
+from mpirecon.robust.distances import Distance
+from mpirecon.robust.statistics import Statistics
+
+if TYPE_CHECKING:
+    from mpirecon.robust.pose_mixture import PoseMixture
+    from mpirecon.robust.selection import Selection, SlightPoses
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What a rule decides from; arrays over this rank's m particles.
+
+    Attributes
+    ----------
+    comm : Communicator
+    statistics : Statistics
+        held out, of images whose sign was turned where they show the map upside down
+    sigma : (m,) float64
+        noise of each image over the typical one's
+    ids : (m,) int64
+    valid : (m,) bool
+        all that may be selected
+    credible : (m,) bool
+        those of them that do not contradict the map
+    distance : Distance
+    keep : float, str or None
+        ``--keep``
+    sort_scope : str
+        ``"global"`` or ``"batch"``
+    mild : float
+        0 … 1, how far from its end a graduated schedule is
+    mixture : PoseMixture or None
+        where it was fitted
+    followed : bool
+        whether to go by the mixture
+    slight : SlightPoses or None
+        slight errors of poses, where they were looked for
+    """
+
+    comm: Communicator
+    statistics: Statistics
+    sigma: np.ndarray
+    ids: np.ndarray
+    valid: np.ndarray
+    credible: np.ndarray
+    distance: Distance
+    keep: float | str | None = None
+    sort_scope: str = "global"
+    mild: float = 0.0
+    mixture: PoseMixture | None = None
+    followed: bool = False
+    slight: SlightPoses | None = None
+
+
+class Rule(ABC):
+    """What a loss asks of a run, as attributes, and what it decides.
+
+    Attributes
+    ----------
+    name : str
+    judges : bool
+        it tells particles apart: they are scored held out, in folds, against maps freed of the noise about the particle
+    mixture : bool
+        the mixture of well and wrongly posed particles decides: random poses are scored as well
+    looks : bool
+        it makes something of the best poses near the given ones
+    keeps, must_keep : bool
+        ``--keep`` applies to it, and must be given
+    length : bool
+        it needs a distance that is a length, and weighs by it
+    squares : bool
+        what it minimises are weighted squares of the residual, whatever the distance
+    rounds : int
+        iterations of the normal equations that it takes
+    """
+
+    name: str
+    judges: ClassVar[bool] = True
+    mixture: ClassVar[bool] = False
+    looks: ClassVar[bool] = False
+    keeps: ClassVar[bool] = False
+    must_keep: ClassVar[bool] = False
+    length: ClassVar[bool] = False
+    squares: ClassVar[bool] = False
+    rounds: ClassVar[int] = 5
+
+    @abstractmethod
+    def decide(self, case: Case) -> Selection:
+        """Weights of the case's particles; collective over its communicator."""
+
+    @abstractmethod
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
+        """The loss being minimised, per particle that it counts; collective. d : (m,) norms · given : (m,) weights that the particles
+        came with"""

@@ -1,0 +1,56 @@
+"""What looks on after each iteration: the ranks' logs, the console. The iteration knows none of them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.solvers.state import State
+
+#: what the losses of an iteration mean, said once
+_HOW_TO_READ = ("  losses: what the map leaves of the images, where a map of nothing leaves 1; held out: of each particle, against "
+                "maps made without it")
+
+
+class Observer(Protocol):
+    """Called on all ranks, in step."""
+
+    def after(self, state: State) -> None:
+        """An iteration has made this. What is raised here ends the run, on all ranks."""
+
+
+class RankRecords:
+    """The record of each iteration in the rank's log; ends a run whose loss is no number any more."""
+
+    def __init__(self, log) -> None:
+        self._log = log
+
+    def after(self, state: State) -> None:
+        self._log.event("iteration", **state.record)
+        if not np.isfinite(state.record["loss_l2"]):
+            raise UserError(f"the loss is not finite after iteration {state.iteration}: the steps were too long; "
+                            "try a smaller --step or --momentum, or --solver normal")
+
+
+class Announcer:
+    """A line on the console for each iteration."""
+
+    def __init__(self, console, rounds: int) -> None:
+        """rounds : iterations of the run"""
+        self._console, self._rounds, self._explained = console, rounds, False
+
+    def after(self, state: State) -> None:
+        r = state.record
+        text = (
+            f"iteration {r['iteration']}/{self._rounds}: loss {r['loss']:.5f}, L2 over all {r['loss_l2']:.5f}, "
+            f"held out {r['loss_heldout']:.5f}, kept {100 * r['kept_fraction']:.1f} %"
+        )
+        if "wrong" in r:
+            text += f" ({100 * r['wrong_among_kept'] / max(r['kept'], 1):.1f} % of them planted wrong)"
+        resolution = r["resolution_0143"]
+        self._console.say(text + (f", FSC 0.143 at {resolution:.2f} Å" if resolution else ", FSC above 0.143 throughout"))
+        if not self._explained:
+            self._console.say(_HOW_TO_READ)
+            self._explained = True

@@ -1,0 +1,323 @@
+"""What a run was asked, and what with: nothing of it changes once it is set up."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mpirecon.backend import get_backend
+from mpirecon.backend.bands import Bands
+from mpirecon.backend.protocol import Backend
+from mpirecon.backend.warm import compile_once
+from mpirecon.errors import UserError
+from mpirecon.io.given_weights import GivenWeights, given_array, read_weights
+from mpirecon.io.mrc import read_map
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.model.symmetry import point_group
+from mpirecon.operators.fourier import interpolation_for
+from mpirecon.operators.symmetry import Symmetry
+from mpirecon.parallel.comm import Communicator, run_together, together
+from mpirecon.parallel.placement import Placement, place_ranks
+from mpirecon.parallel.threads import default_memory, default_threads
+from mpirecon.robust.distances import Distance, get_distance
+from mpirecon.solvers.config import Config
+from mpirecon.solvers.connect import connect
+from mpirecon.solvers.normalise import OFF
+from mpirecon.solvers.slab_data import ParticleSlab, folds_of_groups, groups_and_families
+from mpirecon.solvers.timing import Timings
+from mpirecon.validate.masks import soft_sphere
+
+#: shells 0 and 1 hold offsets and gradients of the background rather than the particle
+_LOWEST_SCORE_SHELL = 2
+
+#: width of the spherical mask's edge, pixels
+_MASK_EDGE = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A reconstruction that is set up on the ranks of a communicator.
+
+    Attributes
+    ----------
+    comm, file, config, log, console, timings
+        as the run was given them; the Config is in force for this file
+    distance : Distance
+    given : GivenWeights or None
+        weights that the particles were given
+    slab : ParticleSlab
+        this rank's particles
+    groups : (m,) int64 or None
+        number of each one's group (--group-by)
+    parted : str or None
+        what is wrong with half sets that part groups
+    placement : Placement
+    neighbours : int
+        ranks of this host
+    backend : Backend
+    transport : str or None
+    mask : (n, n, n) float32
+        that particles are scored in
+    symmetry : Symmetry
+    """
+
+    comm: Communicator
+    file: ParticleFile
+    config: Config
+    log: object
+    console: object
+    timings: Timings
+    distance: Distance
+    given: GivenWeights | None
+    slab: ParticleSlab
+    groups: np.ndarray | None
+    parted: str | None
+    placement: Placement
+    neighbours: int
+    backend: Backend
+    transport: str | None
+    mask: np.ndarray
+    symmetry: Symmetry
+
+    @classmethod
+    def of(cls, comm: Communicator, file: ParticleFile, config: Config, log, console, timings: Timings, weights=None) -> Problem:
+        """Set a run up; collective. Raises UserError, on all ranks, for what a user can mend.
+
+        weights : (m,) float, of all particles, in place of what ``config.weights`` names
+        """
+        given = _given_weights(comm, file, config, weights)
+        relative = None if given is None else given.relative
+        with together(comm):
+            config = config.settled(file, True if relative is None else relative > 0) if comm.rank == 0 else None
+        config = comm.bcast(config)
+        slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed, relative))
+        if given is not None:
+            console.say(f"  {given.sentence()}")
+        slab.agree_on_noise_groups(comm)
+        _check_halves(comm, file, config, slab)
+        groups, parted = _groups(comm, file, config, slab)
+        if parted:
+            console.warn(parted)  # at once, for the run may be long, and in the report
+        placement = place_ranks(comm, "cpu" if config.deterministic else config.backend)
+        neighbours = comm.allgather(comm.hostname).count(comm.hostname)
+        backend, mask = run_together(comm, lambda: (_backend(file, config, placement, neighbours, log), make_mask(file, config)))
+        _agree_on_mask(comm, config, mask)
+        symmetry = Symmetry(point_group(config.symmetry))
+        compile_once(comm, backend, slab.metadata, config.rule.looks, config.deterministic, symmetry, console.say, timings)
+        slab.normalise(comm, config.normalise)  # kernels look at images
+        transport = connect(comm, backend, placement, config.transport, log, console)
+        return cls(comm, file, config, log, console, timings, get_distance(config.distance), given, slab, groups, parted, placement,
+                   neighbours, backend, transport, mask, symmetry)  # fmt: skip
+
+    @property
+    def threads(self) -> int:
+        """Threads of this rank."""
+        return _threads(self.config, self.neighbours)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that this rank may keep images in."""
+        return _memory(self.config, self.neighbours)
+
+    @property
+    def masked_by_user(self) -> bool:
+        return self.config.masked_by_file or self.config.diameter is not None
+
+    @property
+    def mask_text(self) -> str:
+        """The mask that particles are scored in, in words."""
+        config, file = self.config, self.file
+        if config.masked_by_file:
+            return Path(config.mask).name
+        edge = min(_MASK_EDGE, file.box / 8)
+        diameter = config.diameter or 2 * (file.box / 2 - edge) * file.pixel_size
+        largest = "" if config.diameter else ", the largest that the box holds,"
+        return f"sphere of {diameter:.4g} Å{largest} with a soft edge of {edge:.3g} pixels"
+
+    def bands(self, noise_power: np.ndarray, high_pass: float | None = None) -> Bands:
+        """Bands of the shells that particles are scored on; of those alone that are finer than `high_pass`, Å, if given."""
+        lowest, highest = _scored_shells(self.file, self.config, self.backend)
+        if high_pass is not None:
+            lowest = min(max(lowest, int(np.ceil(self.file.box * self.file.pixel_size / high_pass))), highest)
+        return self.backend.bands(noise_power, lowest, highest, self.distance.whitened)
+
+    @property
+    def used(self) -> dict:
+        """What was used where an option left it to the program, by the option's name."""
+        file, config, plane = self.file, self.config, self.backend.plane
+        side, lowest = file.box * file.pixel_size, min(_LOWEST_SCORE_SHELL, plane.shells - 1)
+        return {
+            "padding": interpolation_for(file.box, config.padding)["padding"], "threads": self.threads, "memory": self.memory,
+            "mask": self.mask_text, "max_resolution": config.max_resolution or 2 * file.pixel_size,
+            "score_resolution": config.score_resolution or [side / lowest, side / (plane.shells - 1)],
+            "backend": self.backend.name, "transport": self.transport, "folds": config.scoring_folds,
+        }  # fmt: skip
+
+    def starting_weights(self, weights: np.ndarray | None) -> np.ndarray | None:
+        """This rank's of the starting weights of all particles."""
+        if weights is None:
+            return None
+        weights = np.asarray(weights, np.float64)
+        if weights.shape != (len(self.file),):
+            raise UserError(f"starting weights have the shape {weights.shape}, expected ({len(self.file)},): one for each particle "
+                            f"of {self.file.path}")
+        if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+            raise UserError("starting weights must be finite and not negative, and not all 0")
+        return weights[self.slab.start : self.slab.stop]
+
+
+def _given_weights(comm: Communicator, file: ParticleFile, config: Config, weights) -> GivenWeights | None:
+    """The weights that the particles were given, the same on all ranks; None without. Rank 0 reads them. Collective."""
+    found = None
+    with together(comm):
+        if comm.rank == 0 and (weights is not None or config.weights is not None):
+            found = read_weights(file, config.weights) if weights is None else given_array(weights, file)
+    if (source := comm.bcast(None if found is None else found.source)) is None:
+        return None
+    return GivenWeights(source, comm.bcast_array(np.empty(len(file)) if found is None else found.values))
+
+
+def _threads(config: Config, neighbours: int) -> int:
+    return default_threads(neighbours) if config.threads is None else config.threads
+
+
+def _memory(config: Config, neighbours: int) -> int:
+    return default_memory(neighbours) if config.memory is None else config.memory
+
+
+def _backend(file: ParticleFile, config: Config, place: Placement, neighbours: int, log) -> Backend:
+    limit = None
+    if config.max_resolution is not None:
+        if config.max_resolution < 2 * file.pixel_size:
+            raise UserError(f"--max-resolution {config.max_resolution:g} Å is beyond Nyquist, "
+                            f"{2 * file.pixel_size:g} Å for {file.path}")
+        limit = file.box * file.pixel_size / config.max_resolution + 0.5
+    device = {"device": place.index, "sharing": place.sharing, "log": log} if place.backend == "cuda" else {}
+    on_cpu = {"half_precision": config.half_precision, "threads": _threads(config, neighbours), "memory": _memory(config, neighbours)}
+    backend = get_backend(
+        place.backend, file.box, file.pixel_size, limit=limit, premultiplied=bool(file.attributes["ctf_premultiplied"]),
+        aberrations=file.aberrations(), space=config.space, interpolation=interpolation_for(file.box, config.padding),
+        on_cpu=on_cpu, level=config.normalise == OFF, **device,
+    )
+    _scored_shells(file, config, backend)
+    return backend
+
+
+def _scored_shells(file: ParticleFile, config: Config, backend: Backend) -> tuple[int, int]:
+    """(lowest, highest) Fourier shell that particles are scored on."""
+    last = backend.plane.shells - 1
+    lowest, highest = min(_LOWEST_SCORE_SHELL, last), last
+    if config.score_resolution is not None:
+        coarse, fine = (file.box * file.pixel_size / r for r in config.score_resolution)
+        lowest, highest = max(1, int(np.ceil(coarse))), min(highest, int(np.floor(fine)))
+        if lowest > highest:
+            raise UserError("--score-band holds no Fourier shell of this box; widen it")
+    return lowest, highest
+
+
+def make_mask(file: ParticleFile, config: Config) -> np.ndarray:
+    """The user's mask, or a soft sphere: of the given diameter, or as large as the box allows."""
+    if config.masked_by_file:
+        mask = read_map(config.mask)
+        if mask.box != file.box or abs(mask.pixel_size / file.pixel_size - 1) > 1e-3:
+            todo = "make a mask of that size"
+            if mask.box == file.box:
+                todo = (
+                    "its box is right, so perhaps only the pixel size in its header is wrong: relion_image_handler "
+                    f"--i {config.mask} --o mask_right.mrc --force_header_angpix {file.pixel_size:g} sets it"
+                )
+            raise UserError(
+                f"{config.mask}: the mask has box {mask.box} and, in its header, pixels of {mask.pixel_size:g} Å; "
+                f"{file.path} has box {file.box} and pixels of {file.pixel_size:g} Å; {todo}"
+            )
+        array = np.asarray(mask.array, np.float32)
+        if array.min() < -1e-3 or array.max() > 1 + 1e-3 or array.max() <= 0:
+            raise UserError(f"{config.mask}: mask values run from {array.min():g} to {array.max():g}; expected 0 … 1")
+        return array
+    edge = min(_MASK_EDGE, file.box / 8)
+    largest = file.box / 2 - edge
+    radius = largest if config.diameter is None else config.diameter / 2 / file.pixel_size
+    if not 0 < radius <= largest + 1e-6:
+        raise UserError(f"--diameter {config.diameter:g} Å: with its soft edge the mask must fit the box; "
+                        f"at most {2 * largest * file.pixel_size:.4g} Å")
+    return soft_sphere(file.box, radius, edge)
+
+
+def digest_of(array: np.ndarray) -> str:
+    """A hash of an array's bytes."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _agree_on_mask(comm: Communicator, config: Config, mask: np.ndarray) -> None:
+    """A mask file that is replaced while the ranks read it must not cut each one's maps in its own way. Collective."""
+    if config.masked_by_file and len(set(comm.allgather(digest_of(mask)))) > 1:
+        raise UserError(f"{config.mask} is not the same mask on all ranks: it was replaced while they read it, or the hosts' "
+                        "copies differ; start again when nothing writes to it")
+
+
+def _groups(comm: Communicator, file: ParticleFile, config: Config, slab: ParticleSlab) -> tuple[np.ndarray | None, str | None]:
+    """Number of each of this rank's particles' group (--group-by), (m,) int64, read by rank 0 for all; and what is wrong with half
+    sets that part groups. Deals the slab's folds.
+
+    Rows of a group are in one fold: what shows one particle would judge itself by the others' map. So are rows that
+    the import found to show one particle, whatever is asked for.
+    """
+    column = config.group_by
+    if column is None and file.extra("family", 0, 0) is None:
+        return None, None
+    numbers = np.empty((2, len(file)), np.int64)
+    with together(comm):
+        if comm.rank == 0:
+            names = None if column is None else file.source_column(column).astype(str)
+            numbers[:] = groups_and_families(len(file), names, file.extra("family"))
+    groups, joint = comm.bcast_array(numbers)[:, slab.start : slab.stop]
+    parted = None
+    if (count := 1 + int(numbers[1].max())) < len(file) or column is not None:
+        fold, parted = _folds_of_groups(comm, file, config, slab, joint, count)
+        slab.deal(fold[joint])
+    return (None if column is None else groups), parted
+
+
+def _folds_of_groups(
+    comm: Communicator, file: ParticleFile, config: Config, slab: ParticleSlab, groups: np.ndarray, count: int
+) -> tuple[np.ndarray, str | None]:
+    """Fold of each group, (count,) int64, the same on all ranks; and what is wrong where half sets part groups."""
+    column, folds, parted = config.group_by, config.scoring_folds, None
+    first, last = np.full(count, 3), np.zeros(count, np.int64)
+    present = slab.present
+    np.minimum.at(first, groups[present], slab.metadata.half[present])
+    np.maximum.at(last, groups[present], slab.metadata.half[present])
+    comm.allreduce(first, "min")
+    comm.allreduce(last, "max")
+    first = np.where(last > 0, first, 0)  # of whom nobody takes part
+    what, where = ("particles", str(file.path)) if column is None else ("groups", f"--group-by {column}")
+    if mixed := int((first != last).sum()):
+        remedy = "--new-halves" if column is None else f"--family {column} --new-halves"
+        if file.has_duplicates:
+            remedy += ", or without --duplicate-rate: duplicates were planted on purpose"
+        parted = (f"{where}: {mixed} of {count} {what} have rows in both half sets, which judge each other so: their FSC is "
+                  f"too good. Import again with {remedy}")
+    for half, of_half in ((1, first), (2, last)):
+        if (some := int((of_half == half).sum())) < folds:
+            raise UserError(f"{where}: half set {half} has {some} {what}, fewer than --folds {folds}; each fold is "
+                            f"scored against the map of the others. Use --folds {max(some, 1)} or fewer")
+    return folds_of_groups(first, folds), parted
+
+
+def _check_halves(comm: Communicator, file: ParticleFile, config: Config, slab: ParticleSlab) -> None:
+    counts = np.array([(slab.present & (slab.metadata.half == h)).sum() for h in (1, 2)], np.int64)
+    comm.allreduce(counts)
+    for half, count in zip((1, 2), counts):
+        if count == 0:
+            raise UserError(
+                f"{file.path}: half set {half} is empty ({int(counts.sum())} particles in all); both half maps "
+                "need particles. Import again with --new-halves, which draws half sets anew, or add particles"
+            )
+        if count < config.scoring_folds:
+            raise UserError(
+                f"{file.path}: half set {half} has {count} particles, fewer than --folds {config.folds}; each fold is "
+                f"scored against the map of the others. Use --folds {max(int(counts.min()), 1)} or fewer, or --loss l2"
+            )
