@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import mrcfile
 import numpy as np
@@ -13,7 +14,9 @@ from mpirecon.io.relion import read_relion
 from mpirecon.model.pose import Pose, angular_distance
 from mpirecon.model.pose_state import FOUND, GIVEN, IN_VAIN, NOT_SEARCHED
 from mpirecon.model.symmetry import point_group
+from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.solvers.config import Config
+from mpirecon.solvers.pose_round import asks_of
 from mpirecon.validate.coverage import pile_up
 
 TRUTH = mr.phantom(24, 6.0)
@@ -205,3 +208,15 @@ def test_found_poses_that_pile_up_in_a_view_are_warned_of():
     assert "within 15° of one direction" in pile_up(np.concatenate([even, piled]), others, one)
     assert pile_up(piled, np.concatenate([others[:20], piled, piled]), one) is None  # the others see it from there too
     assert pile_up(even[:0], others, one) is None
+
+
+def test_who_has_a_part_in_a_map_is_compared_with_that_of_other_folds():
+    ids, fold, half = np.arange(6), np.array([0, 1, 2, 3, 0, 1]), np.array([1, 1, 1, 2, 2, 2])
+    slab = SimpleNamespace(ids=ids, fold=fold, metadata=SimpleNamespace(half=half))
+    weight = np.array([0, 1.0, 1e-6, 0.5, 0, 1.0])
+    asked, control = ids != 1, ids == 5
+    asks = asks_of(SerialCommunicator(), slab, asked, control, weight, np.full(6, 2.0))
+    assert asks["id"].tolist() == [0, 2, 3, 4, 5] and asks["fold"].tolist() == [-1, -1, 3, -1, 1]
+    assert asks["control"].tolist() == [False] * 4 + [True] and (asks["variance"] == 4).all()
+    # where rows show one particle, everybody counts as having a part
+    assert asks_of(SerialCommunicator(), slab, asked, control, np.ones(6), np.ones(6))["fold"].tolist() == [0, 2, 3, 0, 1]
