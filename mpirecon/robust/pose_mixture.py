@@ -484,12 +484,16 @@ class PoseMixture:
 
     def _pinned(self, shares: np.ndarray) -> np.ndarray:
         """Shares that sum to one, hold the good one where the user gave it, and are never zero but for slight errors."""
-        shares = np.concatenate([np.maximum(shares[:SLIGHT], 1e-4), shares[SLIGHT:]])
-        if self.keep is not None:
-            good = min(max(self.keep, 1e-4), 1 - 2e-4)
-            shares = shares * (1 - good) / shares[1:].sum()
-            shares[GOOD] = good
-        return shares / shares.sum()
+        least = np.where(np.arange(len(shares)) < SLIGHT, 1e-4, 0.0)
+        shares = np.maximum(self._with_given(shares), least)  # after the others were brought to their sum: their scale is changed there
+        return self._with_given(shares)
+
+    def _with_given(self, shares: np.ndarray) -> np.ndarray:
+        """The share of the good as the user gave it, if so, the others in proportion."""
+        if self.keep is None:
+            return shares / shares.sum()
+        good = min(max(self.keep, 1e-4), 1 - 2e-4)
+        return np.concatenate([[good], shares[1:] * (1 - good) / max(shares[1:].sum(), _NOBODY)])
 
     # results
 
