@@ -29,7 +29,8 @@ def compare(run1, run2, *, particles1: str | os.PathLike | None = None, particle
 
     Parameters
     ----------
-    run1, run2 : Result, or folder of a run
+    run1, run2 : Result, or path
+        finished runs, or their folders
     particles1, particles2 : path, optional
         the runs' particle files, where they were moved
 

@@ -30,7 +30,8 @@ def path(
 
     Parameters
     ----------
-    particles : Particles or path of a particle file
+    particles : Particles, or path
+        of a particle file
     output : path, optional
         folder, as ``mpirecon path -o`` writes it; a temporary one, gone with the result, when left out
     schedule : {"once", "anew", "sieve"}
@@ -45,7 +46,7 @@ def path(
         also walk the path on pure noise of the same spectra, poses and CTFs
     comm : optional
         ``mpirecon.world()``, or a communicator of mpi4py; None: this process alone
-    overwrite, resume
+    overwrite, resume : bool
         as the options of the command
     verbose : bool
         print what the command prints
@@ -56,6 +57,7 @@ def path(
     Returns
     -------
     SelectionPath
+        the finished path, from its folder
 
     Raises
     ------
@@ -82,6 +84,7 @@ class SelectionPath:
     Parameters
     ----------
     folder : path
+        that a path was written to
 
     Attributes
     ----------
@@ -167,6 +170,7 @@ class SelectionPath:
 
     @property
     def warnings(self) -> list[str]:
+        """What the path warned of."""
         return self.summary["warnings"]
 
     def plot(self):

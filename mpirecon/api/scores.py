@@ -19,11 +19,14 @@ def score(half1, half2, particles, *, comm=None, filtered: bool = True, verbose:
     ----------
     half1, half2 : Volume, path, or (n, n, n) array
         maps of half sets 1 and 2
-    particles : Particles or path of a particle file
+    particles : Particles, or path
+        of a particle file
     comm : optional
         ``mpirecon.world()``, or a communicator of mpi4py; None: this process alone
     filtered : bool
         filter the maps by their FSC in the mask, as a run does before particles are compared with its half maps
+    verbose : bool
+        print what the command prints
     **options
         of `reconstruct`: distance, mask, diameter, max_resolution, score_resolution (Å, Å), normalise, skip_bad, threads …
 

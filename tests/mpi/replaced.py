@@ -11,14 +11,14 @@ from pathlib import Path
 
 import mpirecon.cli
 import mpirecon.io.particle_file
-import mpirecon.solvers.run
+import mpirecon.solvers.problem
 from mpirecon.parallel.launcher import find_launcher
 
 if __name__ == "__main__":
     what, folder = sys.argv[1], Path(sys.argv[2])
     del sys.argv[1:3]
     first = find_launcher().rank == 0
-    module, name = (mpirecon.io.particle_file, "ParticleFile") if what == "particles" else (mpirecon.solvers.run, "read_map")
+    module, name = (mpirecon.io.particle_file, "ParticleFile") if what == "particles" else (mpirecon.solvers.problem, "read_map")
     read = getattr(module, name)
 
     def reads(path, *arguments):
