@@ -40,6 +40,7 @@ def compile_once(
     symmetry: Symmetry | None = None,
     say: Callable[[str], None] = lambda text: None,
     phase: Callable[[str], AbstractContextManager] = lambda name: nullcontext(),
+    moved: bool = False,
 ) -> None:
     """Have the CPU's kernels in Numba's cache before every rank asks for them; collective.
 
@@ -56,10 +57,11 @@ def compile_once(
     symmetry : of the map
     say : told that there is something to compile, before it begins
     phase : ``Timings``, for the time that it takes
+    moved : whether particles' poses will be changed
     """
     if Ability.COMPILED_BY_NUMBA not in backend.can:
         return
-    mark = _mark(backend, nearby, exact, symmetry) if kept() else None
+    mark = _mark(backend, nearby, exact, symmetry, moved) if kept() else None
     missing = not (mark is not None and mark.exists())
     mates = [host for host, lacks in comm.allgather((comm.hostname, missing)) if lacks]
     if not mates:
@@ -77,6 +79,8 @@ def compile_once(
                 steps.append(lambda: _try_aberrated(small))
             if symmetry is not None:
                 steps.append(lambda: _try_symmetry(small, symmetry, exact))
+            if moved:
+                steps.append(lambda: _try_moved(small))
             if backend.plane.box > SMALL_BOX:
                 steps.append(lambda: _try_coarse(small))
             for step in steps if mark is None else _part(steps, comm.local_rank, mates.count(comm.hostname)):
@@ -98,13 +102,13 @@ def _part(steps: list, rank: int, ranks: int) -> list:
     return [some[rank] for some in dealt if rank < len(some)]
 
 
-def _mark(backend: CpuBackend, nearby: bool, exact: bool, symmetry: Symmetry | None = None) -> Path | None:
+def _mark(backend: CpuBackend, nearby: bool, exact: bool, symmetry: Symmetry | None = None, moved: bool = False) -> Path | None:
     """The file that says that kernels like these were compiled for this kind of processor; None where Numba chose the cache."""
     if not numba.config.CACHE_DIR:
         return None
     facts = (
         get_host_cpu_features(), backend.projection.taps, nearby, exact, backend.threads.count > 1, backend.optics is not None,
-        symmetry is not None and symmetry.sums_grid, backend.plane.box > SMALL_BOX,
+        symmetry is not None and symmetry.sums_grid, backend.plane.box > SMALL_BOX, moved,
     )  # fmt: skip
     return Path(numba.config.CACHE_DIR, f"compiled-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}")
 
@@ -131,8 +135,7 @@ def _steps(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: boo
     def prepare() -> None:
         image, background = np.zeros((1, _BOX, _BOX), np.float32), Background(_BOX)
         background.take_off(image, background.measure(image))
-        batch = backend.prepare(image, particles)
-        translate_samples(batch.data, np.ones((1, 2)), _BOX, plane.kx, plane.ky, batch.data)
+        backend.prepare(image, particles)
 
     def survey() -> None:
         backend.power(batch)
@@ -191,6 +194,12 @@ def _try_aberrated(backend: CpuBackend) -> None:
     evaluate_aberrated_ctf(
         np.zeros((1, 7)), plane.kx, plane.ky, np.zeros(1, np.int64), np.eye(2)[None], samples, samples.copy()
     )
+
+
+def _try_moved(backend: CpuBackend) -> None:
+    plane = backend.plane
+    samples = np.zeros((1, len(plane)), np.complex64)
+    translate_samples(samples, np.ones((1, 2)), _BOX, plane.kx, plane.ky, samples)
 
 
 def _try_symmetry(backend: CpuBackend, symmetry: Symmetry, exact: bool) -> None:

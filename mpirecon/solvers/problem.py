@@ -23,7 +23,7 @@ from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.placement import Placement, place_ranks
 from mpirecon.parallel.threads import default_memory, default_threads
 from mpirecon.robust.distances import Distance, get_distance
-from mpirecon.solvers.config import Config
+from mpirecon.solvers.config import FIXED, Config
 from mpirecon.solvers.connect import connect
 from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.slab_data import ParticleSlab, folds_of_groups, groups_and_families
@@ -106,7 +106,9 @@ class Problem:
         backend, mask = run_together(comm, lambda: (_backend(file, config, placement, neighbours, log), make_mask(file, config)))
         _agree_on_mask(comm, config, mask)
         symmetry = Symmetry(point_group(config.symmetry))
-        compile_once(comm, backend, slab.metadata, config.rule.looks, config.deterministic, symmetry, console.say, timings)
+        compile_once(
+            comm, backend, slab.metadata, config.rule.looks, config.deterministic, symmetry, console.say, timings, config.poses != FIXED,
+        )  # fmt: skip
         slab.normalise(comm, config.normalise)  # kernels look at images
         transport = connect(comm, backend, placement, config.transport, log, console)
         return cls(comm, file, config, log, console, timings, get_distance(config.distance), given, slab, groups, parted, placement,
