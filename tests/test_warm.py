@@ -15,6 +15,7 @@ from mpirecon.model import make_ctf
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import Pose
 from mpirecon.parallel.comm import SerialCommunicator
+from mpirecon.parallel.threads import available_cores
 
 BOX = 12
 
@@ -171,3 +172,44 @@ def test_two_ranks_compile_a_part_each(ribosomes, tmp_path, mpirun, monkeypatch)
     assert done.returncode == 0, done.stderr
     counts = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(counts) == 2 and all(set(some) == {"compile"} and some["compile"] <= 12 for some in counts)
+
+
+@pytest.mark.skipif(available_cores() < 2, reason="needs two cores")
+def test_a_rank_with_several_cores_has_help(ribosomes, tmp_path):
+    """What another process compiles is not compiled again: it is the same, of the same types."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "2"}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    command = [sys.executable, "-c", COUNTING, "reconstruct", str(ribosomes), "-o", str(tmp_path / "out"), "--loss", "posterior", "-q"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    counts = json.loads(done.stdout.splitlines()[-1])
+    assert set(counts) == {"compile"} and counts["compile"] <= 16
+
+
+def test_help_that_fails_is_done_without(monkeypatch, tmp_path):
+    """A process that could not be started, or died, leaves its part to the one that asked."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    done = []
+    monkeypatch.setattr(warm, "_steps", lambda *arguments: [lambda step=step: done.append(step) for step in range(5)])
+    for helper in ("import sys; sys.exit(1)", "import time; time.sleep(0.1)"):
+        monkeypatch.setattr(warm, "_HELP", helper)
+        warm.compile_once(SerialCommunicator(), CpuBackend(BOX, 1.0), particles(), False, False, helpers=2)
+        assert set(done) == set(range(5))
+        for mark in tmp_path.iterdir():
+            mark.unlink()
+        done.clear()
+
+
+def test_help_ends_with_what_it_was_for(monkeypatch, tmp_path):
+    """An error or Ctrl-C while kernels are compiled leaves no process behind."""
+    monkeypatch.setattr(warm, "_HELP", "import time; time.sleep(60)")
+    started, popen = [], subprocess.Popen
+
+    def start(*arguments, **options):
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(warm.subprocess, "Popen", start)
+    wanted = warm.Wanted(4, 2.0, False, 1, False, False, False, None, False, False)
+    with pytest.raises(KeyboardInterrupt), warm._helped(wanted, 2):
+        raise KeyboardInterrupt
+    assert len(started) == 2 and all(process.returncode is not None for process in started)

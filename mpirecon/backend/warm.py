@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numba
@@ -18,7 +22,10 @@ from mpirecon.kernels.ctf import evaluate_aberrated_ctf
 from mpirecon.kernels.nearby import make_nearby
 from mpirecon.kernels.shells import correlate_cells, correlate_shells, scale_shells, turn_phases
 from mpirecon.kernels.translate import translate_samples
+from mpirecon.model.optics import make_ctf
 from mpirecon.model.particles import ParticleSet
+from mpirecon.model.pose import Pose
+from mpirecon.model.symmetry import point_group
 from mpirecon.operators.background import Background
 from mpirecon.operators.fixed_point import FixedPoint
 from mpirecon.operators.fourier import SMALL_BOX
@@ -41,6 +48,7 @@ def compile_once(
     say: Callable[[str], None] = lambda text: None,
     phase: Callable[[str], AbstractContextManager] = lambda name: nullcontext(),
     moved: bool = False,
+    helpers: int = 0,
 ) -> None:
     """Have the CPU's kernels in Numba's cache before every rank asks for them; collective.
 
@@ -58,6 +66,7 @@ def compile_once(
     say : told that there is something to compile, before it begins
     phase : ``Timings``, for the time that it takes
     moved : whether particles' poses will be changed
+    helpers : processes that may take a part each where there is one rank: Numba compiles one kernel at a time in a process
     """
     if Ability.COMPILED_BY_NUMBA not in backend.can:
         return
@@ -68,24 +77,22 @@ def compile_once(
         return
 
     def compile_kernels() -> None:
-        if missing and len(particles):
-            interpolation = backend.projection
-            small = CpuBackend(
-                _BOX, 1.0, taps=interpolation.taps, padding=interpolation.padding, premultiplied=backend.premultiplied,
-                threads=min(backend.threads.count, 2),  # several take kernels of their own
-            )  # fmt: skip
-            steps = _steps(small, particles[:1], nearby, exact)
-            if backend.optics is not None:
-                steps.append(lambda: _try_aberrated(small))
-            if symmetry is not None:
-                steps.append(lambda: _try_symmetry(small, symmetry, exact))
-            if moved:
-                steps.append(lambda: _try_moved(small))
-            if backend.plane.box > SMALL_BOX:
-                steps.append(lambda: _try_coarse(small))
-            for step in steps if mark is None else _part(steps, comm.local_rank, mates.count(comm.hostname)):
-                comm.activity.step()
-                step()
+        if not (missing and len(particles)):
+            return
+        interpolation = backend.projection
+        wanted = Wanted(
+            interpolation.taps, interpolation.padding, backend.premultiplied, min(backend.threads.count, 2), nearby, exact,
+            backend.optics is not None, symmetry.group.name if symmetry is not None else None, moved, backend.plane.box > SMALL_BOX,
+        )  # fmt: skip
+        steps = wanted.steps(particles[:1])
+        if mark is None:
+            _work(comm, steps)
+        elif comm.size > 1 or not helpers:
+            _work(comm, _part(steps, comm.local_rank, mates.count(comm.hostname)))
+        else:
+            with _helped(wanted, helpers):
+                _work(comm, _part(steps, 0, 1 + helpers))
+            _work(comm, steps)  # theirs are in the cache, or else are compiled now
 
     say("compiling kernels, once; " + ("not kept" if mark is None else f"kept in {mark.parent}"))
     with phase("compile"):
@@ -93,6 +100,76 @@ def compile_once(
     if mark is not None and missing and comm.local_rank == 0 and kept():
         with suppress(OSError):  # no room: the next run tries again
             mark.touch()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which kernels a run takes: all that decides their types. threads : several take kernels of their own"""
+
+    taps: int
+    padding: float
+    premultiplied: bool
+    threads: int
+    nearby: bool
+    exact: bool
+    aberrated: bool
+    symmetry: str | None
+    moved: bool
+    coarse: bool
+
+    def steps(self, particle: ParticleSet) -> list[Callable[[], None]]:
+        """What compiles them, part by part, on images of one particle."""
+        small = CpuBackend(
+            _BOX, 1.0, taps=self.taps, padding=self.padding, premultiplied=self.premultiplied, threads=self.threads,
+        )  # fmt: skip
+        steps = _steps(small, particle, self.nearby, self.exact)
+        if self.aberrated:
+            steps.append(lambda: _try_aberrated(small))
+        if self.symmetry is not None:
+            steps.append(lambda: _try_symmetry(small, Symmetry(point_group(self.symmetry)), self.exact))
+        if self.moved:
+            steps.append(lambda: _try_moved(small))
+        if self.coarse:
+            steps.append(lambda: _try_coarse(small))
+        return steps
+
+
+def _work(comm: Communicator, steps: list[Callable[[], None]]) -> None:
+    for step in steps:
+        comm.activity.step()
+        step()
+
+
+#: what a helper runs: it finds modules where this process does
+_HELP = "import sys, json; told = json.loads(sys.argv[1]); sys.path[:] = told['path']; from mpirecon.backend.warm import help_with; help_with(told)"
+
+
+@contextmanager
+def _helped(wanted: Wanted, helpers: int) -> Iterator[None]:
+    """Other processes compile all parts but the first meanwhile; they have ended when this ends. What they do not manage is left undone."""
+    running = []
+    try:
+        with suppress(OSError):  # no more processes
+            for part in range(1, 1 + helpers):
+                told = json.dumps({"path": sys.path, "wanted": asdict(wanted), "part": part, "parts": 1 + helpers})
+                running.append(subprocess.Popen([sys.executable, "-c", _HELP, told], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                                stderr=subprocess.DEVNULL))  # fmt: skip
+        yield
+        for process in running:
+            process.wait()
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def help_with(told: dict) -> None:
+    """Compile a part of the kernels for another process, which finds them in the cache."""
+    pose = Pose(np.array([[1.0, 0, 0, 0]]), np.zeros((1, 2)))
+    ctf = make_ctf(1, voltage_kv=300.0, defocus_u=1e4, defocus_v=1e4)
+    particle = ParticleSet(_BOX, 1.0, pose, ctf, np.ones(1, np.uint8), np.ones(1, np.int32))
+    for step in _part(Wanted(**told["wanted"]).steps(particle), told["part"], told["parts"]):
+        step()
 
 
 def _part(steps: list, rank: int, ranks: int) -> list:

@@ -21,7 +21,7 @@ from mpirecon.operators.fourier import interpolation_for
 from mpirecon.operators.symmetry import Symmetry
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.placement import Placement, place_ranks
-from mpirecon.parallel.threads import default_memory, default_threads
+from mpirecon.parallel.threads import available_cores, default_memory, default_threads
 from mpirecon.robust.distances import Distance, get_distance
 from mpirecon.solvers.config import FIXED, Config
 from mpirecon.solvers.connect import connect
@@ -32,6 +32,9 @@ from mpirecon.validate.masks import soft_sphere
 
 #: shells 0 and 1 hold offsets and gradients of the background rather than the particle
 _LOWEST_SCORE_SHELL = 2
+
+#: processes that compile kernels, where one rank has so many cores: each begins with most of a second of imports
+_MOST_COMPILING = 4
 
 #: width of the spherical mask's edge, pixels
 _MASK_EDGE = 4.0
@@ -108,6 +111,7 @@ class Problem:
         symmetry = Symmetry(point_group(config.symmetry))
         compile_once(
             comm, backend, slab.metadata, config.rule.looks, config.deterministic, symmetry, console.say, timings, config.poses != FIXED,
+            helpers=min(_threads(config, neighbours), available_cores(), _MOST_COMPILING) - 1,
         )  # fmt: skip
         slab.normalise(comm, config.normalise)  # kernels look at images
         transport = connect(comm, backend, placement, config.transport, log, console)
