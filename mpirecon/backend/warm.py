@@ -254,7 +254,7 @@ def _steps(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: boo
     if nearby:
         grid = backend.projection.empty_grid()
         found = np.empty((1, 3)), np.empty((1, len(bands.samples), 2)), np.empty((1, 3)), np.empty((1, 6))
-        steps.insert(0, lambda: make_nearby(backend.projection.taps)(
+        steps.insert(1, lambda: make_nearby(backend.projection.taps)(
             grid, backend.projection.table, batch.rotation, 1.0, plane.kx, plane.ky, batch.data, batch.ctf, bands.gain[0], bands.band, 0,
             np.zeros(1, np.int64), 1.0, *found,
         ))  # fmt: skip
