@@ -231,3 +231,11 @@ def test_a_line_and_its_end_are_one_write():
     with ours_, its:
         subprocess.run([sys.executable, "-c", program], stderr=its, check=True)
         assert ours_.recv(1000) == b"Warning: careful\n"
+
+
+def test_a_warning_is_printed_once(capsys):
+    """One that a run gives at once, for it may be long, is not given again in the end."""
+    talk = console.Console()
+    for text in ("halves share images", "few particles", "halves share images"):
+        talk.warn(text)
+    assert capsys.readouterr().err == "Warning: halves share images\nWarning: few particles\n"

@@ -37,6 +37,7 @@ class Console:
         self.quiet = quiet
         self.verbose = verbose and not quiet
         self._bar = None
+        self._warned: set[str] = set()
 
     def say(self, text: str) -> None:
         """Print a line of the command's result or story: rank 0, to stdout."""
@@ -44,8 +45,9 @@ class Console:
             self._write(text, sys.stdout)
 
     def warn(self, text: str) -> None:
-        """Print a warning, even when quiet: rank 0, to stderr."""
-        if self.rank == 0:
+        """Print a warning, even when quiet: rank 0, to stderr; once, though it be given again at the end."""
+        if self.rank == 0 and text not in self._warned:
+            self._warned.add(text)
             self._write(f"Warning: {text}", sys.stderr)
 
     def detail(self, text: str) -> None:
