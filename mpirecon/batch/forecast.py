@@ -51,7 +51,7 @@ class Task:
     is summed, for the point group's sake · turns : rotations of the group that the grid itself is summed over · padding :
     Fourier grid over box · kept : bytes that a rank may keep images in · half_precision : as float16 · refining : steps of
     conjugate gradients on the final maps · deterministic : accumulators of int64 while they are filled · mixes : whether a
-    mixture of right and wrong decides who counts
+    mixture of right and wrong decides who counts · compared : particles that are compared with the maps, None: all
     """
 
     particles: int
@@ -68,6 +68,7 @@ class Task:
     refining: int | None = None
     deterministic: bool = False
     mixes: bool = False
+    compared: int | None = None
 
     @classmethod
     def of(cls, file, config, kept: float) -> Task:
@@ -80,7 +81,7 @@ class Task:
         kept = kept if config.memory is None else config.memory
         config = config.settled(file)
         return cls(len(file), file.box, config.scoring_folds, config.rounds, config.solver, samples, copies, turns, config.padding, kept,
-                   config.half_precision, config.solve_iterations, config.deterministic, config.mixes)
+                   config.half_precision, config.solve_iterations, config.deterministic, config.mixes, config.compared(len(file), file.has_truth))
 
     @property
     def groups(self) -> int:
@@ -189,7 +190,8 @@ def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...
     samples = task.samples_of_an_image
     deciding = float(task.particles if task.deterministic else images)
     passes = task.rounds * (2 if task.solver == "normal" else 3)
-    brought = 1 + passes * (1 - task.share_kept(ranks))  # the survey, and what is not in memory afterwards
+    comparing = task.rounds * (1 if task.compared is None else task.compared / task.particles)
+    brought = 1 + (passes - task.rounds + comparing) * (1 - task.share_kept(ranks))  # the survey, and what is not in memory afterwards
     spread = math.log2(max(task.box, 32) / 32)  # larger volumes miss the caches more often
     direct = math.ceil(2 / ranks) + math.ceil(task.references_solved / ranks)
     final_maps, steps = task.finishing
@@ -203,7 +205,7 @@ def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...
             task.copies * (passes - task.rounds) * share * samples * spread,
             (passes - task.rounds) * task.groups * p**3,
         ),
-        "statistics": (task.rounds * share * samples, task.rounds * share * samples * spread),
+        "statistics": (comparing * share * samples, comparing * share * samples * spread),
         # a mixture is fitted in steps; joint decisions are every rank's, over all particles
         "select": tuple(task.rounds * amount for amount in (
             (task.folds > 1) * deciding, task.mixes * deciding, float(task.mixes),

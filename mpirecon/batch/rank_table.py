@@ -18,11 +18,12 @@ _WASTE = 2.0
 
 @dataclass(frozen=True)
 class Size:
-    """How many particles of which box (pixels) there will be; pixel_size in Å, where it matters."""
+    """How many particles of which box (pixels) there will be; pixel_size in Å, where it matters; has_truth : whether errors were planted."""
 
     count: int
     box: int
     pixel_size: float | None = None
+    has_truth: bool = False
 
     def __len__(self) -> int:
         return self.count

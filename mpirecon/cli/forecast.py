@@ -126,7 +126,7 @@ def _task(file, particles, box, pixel_size, options, reading):
             )
         with glance(file, reading) as opened:
             config = config.settled(opened)
-            size = Size(len(opened), opened.box, opened.pixel_size)
+            size = Size(len(opened), opened.box, opened.pixel_size, opened.has_truth)
     else:
         size = Size(particles, box, pixel_size)
         if config.max_resolution is not None and pixel_size is None:

@@ -35,7 +35,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
             "--dry-run", "--resume", "--checkpoint-every", "--checkpoint-signal", "--grace", "--stall-timeout",
         ),
         "Where it runs": (
-            "--backend", "--threads", "--memory", "--half-precision", "--transport", "--deterministic",
+            "--backend", "--threads", "--memory", "--half-precision", "--particle-scores", "--transport", "--deterministic",
         ),
         **_READING,
     },

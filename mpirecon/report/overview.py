@@ -194,6 +194,8 @@ def _distance(run: RunFiles) -> str:
     configuration, kept = summary["configuration"], summary["kept"]
     distance = np.sort(table["distance"][np.isfinite(table["distance"])])
     threshold, words = None, "From maps that the particle did not help to build."
+    if (last := summary["iterations"][-1]).get("scored", last["valid"]) < last["valid"]:
+        words += f" Of {last['scored']:,} particles, drawn at random; --particle-scores compares all."
     label = f"distance ({configuration['distance']})"
     if configuration["loss"] == "posterior":
         label = "distance (log likelihood, wrong over right)"

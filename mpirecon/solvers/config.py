@@ -26,6 +26,10 @@ POSES = (FIXED, RESCUE)
 #: with a search of poses, iterations after which there is one: all but the last of those that are added for it
 SEARCHES = 2
 
+#: particles that are compared with the maps where nothing is selected by it and nobody asked for all: of as many, losses are known
+#: to some 3e-4 of themselves
+SAMPLE = 4000
+
 #: folds where none are asked for, and where a half set has fewer groups (--group-by) than this
 _FOLDS, _FOLDS_OF_FEW, _FEW_GROUPS = 4, 8, 64
 
@@ -45,7 +49,8 @@ class Config:
     a rank, memory : bytes that it may keep images in, None: what the host has for it · half_precision : keep them as float16 ·
     normalise : take backgrounds and differences in gain off the images: "auto", "background" alone, or "off" · poses : "fixed", or
     "rescue" to search those of rejected particles · search_offset : Å, how far their offsets may be off on each side, None: 5 pixels, 0: they
-    are right · search_sigma : degrees, standard deviation of the errors on each axis that are searched for, None: any.
+    are right · search_sigma : degrees, standard deviation of the errors on each axis that are searched for, None: any · particle_scores :
+    compare every particle with the maps, also where nothing is selected by it.
     """
 
     loss: str = "l2"
@@ -78,6 +83,7 @@ class Config:
     poses: str = FIXED
     search_offset: float | None = None
     search_sigma: float | None = None
+    particle_scores: bool = False
     skip_bad: bool = False
     seed: int = 0
     deterministic: bool = False
@@ -188,6 +194,10 @@ class Config:
         if self.solver == "gradient":
             return 10 + more
         return self.rule.rounds + more
+
+    def compared(self, particles: int, planted: bool) -> int:
+        """How many of so many particles are compared with the maps. planted : whether errors were, whose detection is scored"""
+        return particles if self.rule.judges or self.particle_scores or planted else min(particles, SAMPLE)
 
     @property
     def settling(self) -> int:

@@ -51,13 +51,15 @@ def _contradicting(run: Reconstruction, outcome: Outcome) -> dict:
     """``contradicting`` for summary.json, and warnings; robust losses have gone by it."""
     against, inverted = outcome.selection.contradicts, outcome.selection.contrast < 0
     if not run.config.rule.judges:
-        against = contradicting(run.comm, outcome.statistics, run.slab.valid)
+        against = contradicting(run.comm, outcome.statistics, outcome.scored)
         inverted = against & looks_inverted(outcome.statistics)
     columns = {"wrong": against & ~inverted, "inverted": inverted}
     whole = {name: run.comm.gather_slabs(flags, len(run.file)) for name, flags in columns.items()}
     if run.comm.rank:
         return {"contradicting": None, "warnings": []}
-    found = Contradiction(*(np.flatnonzero(flags) for flags in whole.values()), run.config.loss)
+    scored = outcome.records[-1]["scored"]
+    sample = scored if scored < outcome.records[-1]["valid"] else None
+    found = Contradiction(*(np.flatnonzero(flags) for flags in whole.values()), run.config.loss, sample)
     return {"contradicting": found.as_dict(), "warnings": found.warnings()}
 
 

@@ -52,5 +52,6 @@ class Announcer:
         resolution = r["resolution_0143"]
         self._console.say(text + (f", FSC 0.143 at {resolution:.2f} Å" if resolution else ", FSC above 0.143 throughout"))
         if not self._explained:
-            self._console.say(_HOW_TO_READ)
+            sample = "" if r["scored"] >= r["valid"] else f"; of {r['scored']:,} particles, drawn at random: --particle-scores compares all"
+            self._console.say(_HOW_TO_READ + sample)
             self._explained = True

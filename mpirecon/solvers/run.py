@@ -45,6 +45,9 @@ from mpirecon.validate.fsc import crossing
 #: least and most of them
 _RANDOM_SHARE, _RANDOM_POSES = 0.125, (500, 5000)
 
+#: sets the draw of particles that are compared with the maps apart from the others of the seed
+_COMPARED = 0x5C0
+
 _SOLVERS = {"normal": NormalSolver, "gradient": GradientSolver}
 
 
@@ -52,7 +55,7 @@ _SOLVERS = {"normal": NormalSolver, "gradient": GradientSolver}
 class Outcome:
     """What a finished run knows. Arrays over particles are this rank's slab.
 
-    fsc : of the half maps, in the mask that particles are scored in, where it is known
+    fsc : of the half maps, in the mask that particles are scored in, where it is known · scored : (m,) bool, whom `statistics` know
     """
 
     maps: MapSet
@@ -60,6 +63,7 @@ class Outcome:
     statistics: Statistics
     selection: Selection
     sigma: np.ndarray
+    scored: np.ndarray
     fsc: np.ndarray | None = None
 
 
@@ -141,10 +145,11 @@ class Reconstruction:
         selection, looking = self._select_all(state)  # w, s of each particle
         weigh = self._in_batches(number, selection) if self._sorts_batches else lambda rows: selection
         moved = int(self.poses.moved.sum())  # compared at the given poses as well
-        total, mine = passes * self.slab.total + self.comm.allreduce_scalar(moved), passes * self.slab.here + moved
+        some = self._sample_size - (self.slab.total, self.slab.here)  # who is not compared with the maps
+        total, mine = passes * self.slab.total + self.comm.allreduce_scalar(moved) + some[0], passes * self.slab.here + moved + some[1]
         with self.engine.pace.showing(total, f"iteration {number} of {rounds}", mine=mine, further=rounds - number):
             selection = self.solver.step(weigh)  # Σ w s Aᴴŷ and Σ w s² AᴴA, maps of halves and folds, their FSC
-            scores = self._score(number, looking)  # yy, yp, pp of each particle against maps that it did not build
+            scores = self._score(number, looking, self._sample)  # yy, yp, pp of each particle against maps that it did not build
         made = State(number, state.survey, self.slab.valid, self.slab.pose, looking, selection, self.solver.compared, self.solver.fsc,
                      scores)  # fmt: skip
         if self.poses.due(number):
@@ -162,9 +167,9 @@ class Reconstruction:
         if again:
             self._score_refined(maps)
         held_out = self.state.scores.held_out
-        sigma = particle_sigma(self.comm, held_out, self.slab.valid)
+        sigma = particle_sigma(self.comm, held_out, self.scored)
         fsc = self.solver.fsc if self.solver.compared is maps else None
-        return Outcome(maps, list(self.state.records), held_out, self.judged(), sigma, fsc)
+        return Outcome(maps, list(self.state.records), held_out, self.judged(), sigma, self.scored, fsc)
 
     def _release_images(self) -> None:
         self.engine.backend.release_images()
@@ -173,8 +178,9 @@ class Reconstruction:
     def _score_refined(self, maps: MapSet) -> None:
         """Compare the particles with the half maps as they are in the end: of small boxes alone, whose half maps are refined."""
         self.solver.refer_to(maps)
-        with self.engine.pace.showing(self.slab.total, "final maps", mine=self.slab.here):
-            self.state = replace(self.state, scores=self._score(self.state.iteration, False))
+        total, mine = self._sample_size
+        with self.engine.pace.showing(total, "final maps", mine=mine):
+            self.state = replace(self.state, scores=self._score(self.state.iteration, False, self._sample))
         self._release_images()
 
     @cached_property
@@ -279,11 +285,32 @@ class Reconstruction:
         state = self.state
         # L2 selects nothing: its particles may be told their distance from the other half's map
         with self.engine.timings("select"):
-            final = self._select(state.scores, self.slab.valid,
+            final = self._select(state.scores, self.scored,
                                  statistics=None if self.config.rule.judges else state.scores.held_out)  # fmt: skip
         return replace(state.selection, distance=final.distance, mixture_=final.mixture_)
 
     # scoring
+
+    @cached_property
+    def _sample(self) -> np.ndarray | None:
+        """(m,) bool, who is compared with the maps; None: everybody."""
+        wanted = self.config.compared(self.slab.total, self.file.has_truth)
+        if wanted == self.slab.total:
+            return None
+        return uniform_hash(self.slab.ids, self.config.seed + _COMPARED) < wanted / self.slab.total
+
+    @cached_property
+    def _sample_size(self) -> np.ndarray:
+        """How many these are, of all ranks and of this one. The first use is collective."""
+        if self._sample is None:
+            return np.array([self.slab.total, self.slab.here])
+        mine = int(self.scored.sum())
+        return np.array([self.comm.allreduce_scalar(mine), mine])
+
+    @property
+    def scored(self) -> np.ndarray:
+        """(m,) bool, whose statistics are known."""
+        return self.slab.valid if self._sample is None else self.slab.valid & self._sample
 
     def _score(self, iteration: int, looking: bool, rows: np.ndarray | None = None) -> Scores:
         """Compare particles with the maps as they stand.
@@ -341,14 +368,15 @@ class Reconstruction:
         comm, config, chosen, valid, file = self.comm, self.config, state.selection, self.slab.valid, self.file
         if np.isnan(chosen.centre_) and config.rule.length:
             # the first iteration weighs everybody alike; its loss is still the one asked for, calibrated afterwards
-            now = self._select(state.scores, valid)
+            now = self._select(state.scores, self.scored)
             chosen = replace(chosen, centre_=now.centre_, scale_=now.scale_)
         record = {
             "iteration": state.iteration,
-            **reported_losses(comm, config.loss, self.problem.distance, chosen, state.scores.inside, state.scores.held_out, valid,
+            **reported_losses(comm, config.loss, self.problem.distance, replace(chosen, kept=chosen.kept & self.scored), state.scores.inside, state.scores.held_out, self.scored,
                               None if self.given is None else self.slab.given),
             "kept": comm.allreduce_scalar(int(chosen.kept.sum())),
             "valid": comm.allreduce_scalar(int(valid.sum())),
+            "scored": comm.allreduce_scalar(int(self.scored.sum())),
             "resolution_0143": crossing(state.fsc, 0.143, file.box, file.pixel_size),
             "resolution_05": crossing(state.fsc, 0.5, file.box, file.pixel_size),
         }

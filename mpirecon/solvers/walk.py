@@ -79,6 +79,7 @@ class Walk:
     ) -> None:
         """start : when the program began, Unix time"""
         self.comm, self.file, self.options, self.console, self.log = comm, file, options, console, log
+        config = replace(config, particle_scores=True)  # steps are made of them
         self.run = Reconstruction(comm, file, config, log, console, began=start, stop=stop)
         self.walked = Walked()
         self.members = self._all_members()  # on rank 0, None elsewhere

@@ -17,12 +17,13 @@ class Contradiction:
     """Images that contradict a map they did not build (robust/contradiction.py), and what `loss` made of them.
 
     wrong : ids of those that do not show it upside down: M-estimators give them no weight · inverted : ids of those that do:
-    all losses but l2 turn their sign
+    all losses but l2 turn their sign · looked_at : how many particles were, where that is a sample
     """
 
     wrong: np.ndarray
     inverted: np.ndarray
     loss: str
+    looked_at: int | None = None
 
     def as_dict(self) -> dict:
         """``contradicting`` of summary.json."""
@@ -35,13 +36,17 @@ class Contradiction:
         if len(self.inverted):
             what = "images show the map upside down, as of inverted contrast"
             if not rule_of(self.loss).judges:
-                told.append(f"{what}: {_named(self.inverted)}. They are in it; turn their sign, or choose a robust --loss")
+                told.append(f"{what}: {_named(self.inverted)}{self._sample}. They are in it; turn their sign, or choose a robust --loss")
             else:
                 told.append(f"{what}, and were counted with their sign turned: {_named(self.inverted)}")
         if len(self.wrong) and rule_of(self.loss).length:
             told.append("images that contradict the map made without them (significantly negative correlation) got no "
                         f"weight: {_named(self.wrong)}")
         return told
+
+    @property
+    def _sample(self) -> str:
+        return "" if self.looked_at is None else f" of {self.looked_at:,} that were looked at (--particle-scores looks at all)"
 
 
 def _named(ids: np.ndarray) -> str:
