@@ -49,7 +49,7 @@ def test_round_trip(tmp_path, dtype, truth):
     path = write(tmp_path / "p.h5", dtype=dtype, truth=truth, ctf_premultiplied=True, contrast="black")
     wanted = particles(truth=truth)
     with ParticleFile(path) as file:
-        assert (file.box, file.pixel_size, len(file), file.has_truth) == (N, 1.5, M, truth)
+        assert (file.box, file.pixel_size, len(file), file.metadata().pose_error is not None) == (N, 1.5, M, truth)
         assert file.attributes["ctf_premultiplied"] and file.attributes["contrast"] == "black"
         images = file.images(slice(None))
         assert images.dtype == np.float32
@@ -128,7 +128,7 @@ def test_existing_targets_are_kept(tmp_path):
     assert path.read_bytes() == before
     write(path, truth=True, overwrite=True)
     with ParticleFile(path) as file:
-        assert file.has_truth
+        assert file.metadata().pose_error is not None
     for target, message in [(tmp_path, "is a folder"), (tmp_path / "no" / "p.h5", "folder .*no does not exist")]:
         with pytest.raises(UserError, match=message):
             write(target)

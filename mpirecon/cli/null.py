@@ -12,7 +12,7 @@ from mpirecon.cli.reading import reading_of
 #: options of reconstruct that say what is written rather than how it is reconstructed
 _NOT_SHARED = (
     "output", "log_particles", "controls", "postprocess", "resume", "checkpoint_every", "checkpoint_signal", "grace",
-    "stall_timeout", "dry_run", "ewald",
+    "stall_timeout", "dry_run",
 )  # fmt: skip
 
 

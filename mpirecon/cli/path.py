@@ -15,7 +15,7 @@ from mpirecon.errors import UserError
 
 #: options of reconstruct that are of no use here, or mean something else
 _NOT_SHARED = (
-    "output", "loss", "log_particles", "controls", "postprocess", "checkpoint_every", "dry_run", "ewald", "solver",
+    "output", "loss", "log_particles", "controls", "postprocess", "checkpoint_every", "dry_run", "solver",
     "batch_size", "step", "momentum", "sort_scope", "space", "schedule", "weights",
 )  # fmt: skip
 
