@@ -16,6 +16,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.run_folder import PATH
 from mpirecon.io.run_output import read_particle_table, read_summary
 from mpirecon.parallel.comm import run_together
+from mpirecon.parallel.console import Console
 from mpirecon.robust.nested import checked_fractions
 
 
@@ -64,7 +65,6 @@ def path(
     UserError
         on all ranks, for what the caller can mend.
     """
-    from mpirecon.cli.console import Console
     from mpirecon.solvers.path import checked_options, first_run, run_path
 
     comm = as_communicator(comm)

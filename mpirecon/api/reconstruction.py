@@ -22,6 +22,7 @@ from mpirecon.io.run_log import RankLog
 from mpirecon.model.arrays import Volume as PlainVolume
 from mpirecon.model.pose import Pose
 from mpirecon.parallel.comm import Communicator, get_communicator, run_together, together
+from mpirecon.parallel.console import Console
 from mpirecon.robust import distances, losses
 from mpirecon.solvers import run as runs
 from mpirecon.solvers.config import Config
@@ -267,6 +268,4 @@ def _particles(given, comm: Communicator, options: dict) -> Particles:
 
 def console_of(comm: Communicator, verbose: bool):
     """What a command would print to, silent but for `verbose`."""
-    from mpirecon.cli.console import Console
-
     return Console(comm, quiet=not verbose)

@@ -20,7 +20,7 @@ _NOT_SHARED = (
 def _run(comm, particles, output, overwrite, quiet, verbose, **options):
     reading = reading_of(options)
     config = reconstruct.configure(**options)
-    from mpirecon.cli.console import Console
+    from mpirecon.parallel.console import Console
     from mpirecon.solvers.null import run_null
 
     passed = run_null(comm, particles, output, config, Console(comm, quiet, verbose), overwrite=overwrite, reading=reading)

@@ -42,7 +42,7 @@ class Fractions(click.ParamType):
 @pass_communicator
 def _run(comm, particles, output, schedule, steps, random_draws, high_pass, null, resume, checkpoint_signal, grace, stall_timeout, overwrite,
          quiet, verbose, **options):
-    from mpirecon.cli.console import Console
+    from mpirecon.parallel.console import Console
     from mpirecon.solvers.endurance import Endurance
     from mpirecon.solvers.path import checked_options, first_run, run_path
 

@@ -191,7 +191,7 @@ def command(comm, particles, output, log_particles, controls, postprocess, resum
     config = configure(**options)
     if config.mask == "auto" and not postprocess:
         raise UserError("--mask auto makes its mask after the reconstruction, which --no-postprocess leaves out")
-    from mpirecon.cli.console import Console
+    from mpirecon.parallel.console import Console
 
     if dry_run:
         return _dry_run(comm, particles, reading, config, Console(comm, quiet, verbose))
