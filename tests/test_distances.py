@@ -12,9 +12,7 @@ from mpirecon.model.draws import particle_rng, random_quaternion
 from mpirecon.operators.forward import ForwardModel
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.robust.distances import CORRELATION, DISTANCES, EXPLAINED, RAW, WHITENED, get_distance
-from mpirecon.robust.selection import (
-    particle_sigma,
-)
+from mpirecon.robust.particle_noise import particle_sigma
 from mpirecon.robust.statistics import Statistics, matched_filter
 from mpirecon.simulation.dataset import multiply_by_ctf
 from mpirecon.simulation.phantom import phantom

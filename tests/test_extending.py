@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mpirecon.errors import UserError
-from mpirecon.robust.selection import add_rule, rule_names, rule_of
+from mpirecon.robust.known_rules import add_rule, rule_names, rule_of
 from mpirecon.solvers.config import Config
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "extending.md"

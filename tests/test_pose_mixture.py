@@ -22,7 +22,8 @@ from mpirecon.robust.pose_mixture import (
     Evidence,
     PoseMixture,
 )
-from mpirecon.robust.selection import AUTO, RandomPoses, _followed, select
+from mpirecon.robust.select import _followed, select
+from mpirecon.robust.selection import AUTO, RandomPoses
 from mpirecon.robust.statistics import Statistics
 from mpirecon.validate.detection import auc
 

@@ -27,6 +27,7 @@ from mpirecon.cli.options import (
 )
 from mpirecon.cli.reading import READING, glance, reading_of
 from mpirecon.errors import UserError
+from mpirecon.solvers.kinds import solver_names
 
 #: those of robust.losses, which is not imported before it is needed
 LOSSES = ["l2", "sorted", "l1", "huber", "cauchy", "geman-mcclure", "welsch", "tukey", "posterior"]
@@ -96,7 +97,7 @@ class Keep(click.ParamType):
               "(posterior does so by itself).")
 @click.option("--distance", type=click.Choice(["raw", "whitened", "explained", "correlation"]), default="explained",
               show_default=True, help="What particles are sorted or weighted by. 'raw' sorts them by their noise.")
-@click.option("--solver", type=click.Choice(["normal", "gradient"]), default="normal", show_default=True,
+@click.option("--solver", type=click.Choice(solver_names()), default="normal", show_default=True,
               help="Normal equations, or preconditioned gradient descent.")
 @click.option("--iterations", type=COUNT, help="Outer iterations.  [default: 1 for l2, 5 for robust losses, 10 gradient; 2 more where poses are searched]")
 @click.option("--folds", type=COUNT,

@@ -10,13 +10,14 @@ from mpirecon.backend import SPACES
 from mpirecon.errors import UserError
 from mpirecon.model.symmetry import point_group
 from mpirecon.robust.distances import get_distance
+from mpirecon.robust.known_rules import rule_names, rule_of
 from mpirecon.robust.rules import Rule
 from mpirecon.robust.schedule import SCHEDULES
-from mpirecon.robust.selection import AUTO, rule_names, rule_of
+from mpirecon.robust.selection import AUTO
+from mpirecon.solvers.kinds import SolverKind, solver_kind, solver_names
 from mpirecon.solvers.normalise import AUTO as NORMALISED
 from mpirecon.solvers.normalise import NORMALISE
 
-SOLVERS = ("normal", "gradient")
 SORT_SCOPES = ("global", "batch")
 
 #: what becomes of the given poses
@@ -85,7 +86,6 @@ class Config:
     def __post_init__(self) -> None:
         _choice("loss", self.loss, rule_names())
         object.__setattr__(self, "symmetry", point_group(self.symmetry).name)
-        _choice("solver", self.solver, SOLVERS)
         _choice("space", self.space, SPACES)
         _choice("normalise", self.normalise, NORMALISE)
         if self.backend == "cpu" and self.transport != "auto":
@@ -129,8 +129,9 @@ class Config:
         self._check_search()
         if self.batch_size < 0:
             raise UserError(f"--batch-size {self.batch_size}: expected 0 (all particles) or more")
-        if self.batch_size and self.solver != "gradient":
-            raise UserError("--batch-size applies to --solver gradient; the normal equations use all particles at once")
+        if self.batch_size and not self.solver_kind.batches:
+            batched = " and ".join(name for name in solver_names() if solver_kind(name).batches)
+            raise UserError(f"--batch-size applies to --solver {batched}; --solver {self.solver} uses all particles at once")
         if self.deterministic and (self.backend == "cuda" or self.space == "real" or self.sort_scope == "batch"):
             what = "--backend cuda" if self.backend == "cuda" else "--space real" if self.space == "real" else "--sort-scope batch"
             raise UserError(f"--deterministic cannot be had with {what}: it works on CPUs, in Fourier space, with particles "
@@ -179,15 +180,17 @@ class Config:
         return rule_of(self.loss)
 
     @property
+    def solver_kind(self) -> SolverKind:
+        """What the solver asks of a run."""
+        return solver_kind(self.solver)
+
+    @property
     def rounds(self) -> int:
-        """Outer iterations: as asked, else 1 for L2's closed form, 5 for losses that need several, 10 for gradients; 2 more where
-        poses are searched."""
+        """Outer iterations: as asked, else as many as the solver or the loss takes; 2 more where poses are searched."""
         if self.iterations is not None:
             return self.iterations
         more = SEARCHES if self.searches else 0
-        if self.solver == "gradient":
-            return 10 + more
-        return self.rule.rounds + more
+        return (self.solver_kind.rounds or self.rule.rounds) + more
 
     @property
     def settling(self) -> int:

@@ -22,7 +22,9 @@ from mpirecon.robust.statistics import matched_filter
 from mpirecon.solvers.controls import micrographs
 from mpirecon.solvers.groups import WHOLE, half_map
 from mpirecon.solvers.normalise import OFF
-from mpirecon.solvers.run import Outcome, Reconstruction, describe
+from mpirecon.solvers.record import describe
+from mpirecon.solvers.run import Reconstruction
+from mpirecon.solvers.state import Outcome
 from mpirecon.validate.detection import curves_by_kind, detection_report, write_detection_csv
 from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms
 from mpirecon.validate.fsc_table import write_fsc_csv

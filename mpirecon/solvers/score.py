@@ -16,7 +16,7 @@ from mpirecon.io.score_tables import check_tables, identities
 from mpirecon.model.arrays import Volume
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.select import median
-from mpirecon.robust.selection import particle_sigma
+from mpirecon.robust.particle_noise import particle_sigma
 from mpirecon.robust.statistics import Statistics, matched_filter
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.given_maps import GivenMaps
