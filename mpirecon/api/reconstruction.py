@@ -16,7 +16,8 @@ from mpirecon.api.result import Result
 from mpirecon.api.scratch import Scratch
 from mpirecon.io import mrc
 from mpirecon.io.given_weights import ARRAY
-from mpirecon.io.particle_file import is_table, open_together
+from mpirecon.io.formats import is_table
+from mpirecon.io.particle_file import open_together
 from mpirecon.io.reading import READING, refuse_reading
 from mpirecon.io.run_log import RankLog
 from mpirecon.model.arrays import Volume as PlainVolume

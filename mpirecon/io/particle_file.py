@@ -366,12 +366,6 @@ class ParticleFile:
             return read_arrays(self._file["source"])
 
 
-def is_table(path: str | os.PathLike) -> bool:
-    """Whether a file is a table of particles to be imported, by its name, and no particle file: those are HDF5, whatever their name."""
-    path = Path(path)
-    return path.suffix.lower() in (".star", ".cs") and not (path.is_file() and h5py.is_hdf5(path))
-
-
 def open_together(
     comm: Communicator, path: str | os.PathLike, shown: Path | None = None, home: Path | None = None
 ) -> ParticleFile:

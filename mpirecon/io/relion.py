@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,9 @@ from mpirecon.model.optics import check_ctf, make_ctf
 from mpirecon.model.pose import Pose
 from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together
 from mpirecon.parallel.slab import slab
+
+if TYPE_CHECKING:
+    from mpirecon.io.importer import ImportOptions
 
 #: option → (label it supplies, unit)
 SUPPLIED = {
@@ -199,6 +203,20 @@ def read_relion(
         found.rows = selected.rows
         found.notes = [*selected.notes, *found.notes]
     return found
+
+
+def whole_table(path: Path, particles: pd.DataFrame, comm: Communicator, options: ImportOptions) -> ParticleTable:
+    """This rank's slab of a table with RELION's labels that another format holds: texts, in a table that every rank has read whole.
+
+    Its optics are columns of the particles, as in RELION before 3.1. Rows cannot be selected. Collective.
+    """
+    if not options.rows.all:
+        raise UserError(f"{path}: rows of it cannot be selected; leave --select and --first out")
+    mine = particles.iloc[slice(*slab(len(particles), comm.size, comm.rank))].astype(str)
+    mine.attrs["rows"] = len(particles)
+    return run_together(comm, lambda: _particle_table(
+        path, {"particles": mine}, comm, options.supplied, options.rescale is not None, options.rows, options.reading
+    ))  # fmt: skip
 
 
 def _particle_table(

@@ -86,6 +86,7 @@ class Config:
     def __post_init__(self) -> None:
         _choice("loss", self.loss, rule_names())
         object.__setattr__(self, "symmetry", point_group(self.symmetry).name)
+        _choice("solver", self.solver, solver_names())
         _choice("space", self.space, SPACES)
         _choice("normalise", self.normalise, NORMALISE)
         if self.backend == "cpu" and self.transport != "auto":
@@ -103,7 +104,7 @@ class Config:
             raise UserError("--space real has no better poses close by, which --loss posterior and --keep auto look for; use "
                             "--space fourier, or another loss")
         if self.keep is not None and not rule.keeps:
-            raise UserError(f"--keep applies to --loss sorted and posterior; --loss {self.loss} weighs all particles")
+            raise UserError(f"--keep applies to --loss {_losses('keeps')}; --loss {self.loss} weighs all particles")
         if self.mixes and not distance.whitened:
             raise UserError(f"--distance {self.distance} cannot be used with --loss posterior or --keep auto, which need "
                             "whitened statistics: use explained, whitened or correlation")
@@ -151,8 +152,8 @@ class Config:
                 raise UserError(f"{option} applies to --poses {RESCUE}; --poses {FIXED} searches nothing")
         if not self.searches:
             return
-        if self.loss != "posterior":
-            raise UserError(f"--poses {self.poses} needs the probabilities of --loss posterior; --loss {self.loss} gives none")
+        if not self.rule.mixture:
+            raise UserError(f"--poses {self.poses} needs the probabilities of --loss {_losses('mixture')}; --loss {self.loss} gives none")
         if self.group_by:
             raise UserError(f"--poses {self.poses} searches particle by particle, and rows of a group (--group-by {self.group_by}) share one "
                             "orientation: use --poses fixed")
@@ -238,3 +239,8 @@ def _fewest_groups(file, column: str, present: np.ndarray | bool) -> int:
 def _choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UserError(f"--{option} {value}: choose one of {', '.join(choices)}")
+
+
+def _losses(declare: str) -> str:
+    """The losses that declare something, for messages."""
+    return " and ".join(name for name in rule_names() if getattr(rule_of(name), declare))

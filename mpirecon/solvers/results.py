@@ -299,6 +299,7 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict,
     return {
         **about,
         "configuration": run.config.as_dict(),
+        "rule": run.config.rule.declared(),
         "used": run.used,
         "particles": {
             "file": str(file.lasting), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,
