@@ -15,7 +15,8 @@ from test_import import N, pixels, save_stack
 
 from mpirecon.cli.import_ import command
 from mpirecon.errors import UserError
-from mpirecon.io.cryosparc import read_cryosparc, read_cs, with_columns
+from mpirecon.io.cryosparc import read_cryosparc
+from mpirecon.io.cs_file import read_cs, with_columns
 from mpirecon.io.importer import ImportOptions, import_particles
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import read_relion

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.io.cryosparc import with_columns
+from mpirecon.io.cs_file import with_columns
 from mpirecon.io.export import Export
 from mpirecon.io.export_found import cs_found_poses
 from mpirecon.io.export_planted import cs_columns

@@ -21,6 +21,7 @@ from mpirecon.io.half_sets import half_sets
 from mpirecon.io.image_kind import look_at_images, sampled_rows
 from mpirecon.io.image_levels import LevelsSurvey
 from mpirecon.io.import_images import copy_images, fit_images, image_batches, sample_images
+from mpirecon.io.import_planted import particle_set, with_copies
 from mpirecon.io.import_report import ImportReport
 from mpirecon.io.linked import Links
 from mpirecon.io.mrc import StackReader
@@ -32,11 +33,10 @@ from mpirecon.io.reading import Reading, parse_unit
 from mpirecon.io.rescale import Rescaling
 from mpirecon.io.row_selection import RowOptions, parse_selection
 from mpirecon.io.table_stacks import open_stacks
-from mpirecon.io.text_column import text_column
 from mpirecon.io.traps import repeated_images, several_classes, zeros
 from mpirecon.model import ParticleSet
 from mpirecon.model.aberrations import Aberrations
-from mpirecon.model.planted import ErrorSettings, copied, count_kinds, plant
+from mpirecon.model.planted import ErrorSettings, count_kinds
 from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together, together
 
 
@@ -190,11 +190,11 @@ def import_particles(
     sample = sampled_rows(table.total or len(table), box, table.first, len(table))
     seen = look_at_images(comm, table, box, options.contrast or table.contrast, image_batches(table, sample, stacks, rescaling))
     warnings = [*table.warnings, *compared.warnings, *seen]
-    particles = _particle_set(comm, table, box, compared.half, options)
+    particles = particle_set(comm, table, box, compared.half, options)
     good, skipped = np.ones(len(table), bool), []
     if options.skip_bad:  # who is left out must be known before rows have a place
         good, skipped = fit_images(comm, table, stacks, dtype, options, rescaling)
-    chosen, again = _with_copies(comm, table, np.flatnonzero(good), options)
+    chosen, again = with_copies(comm, table, np.flatnonzero(good), options)
     particles = particles if len(chosen) == len(table) and not again.any() else particles[chosen]
     rows, total = _place(comm, len(particles))
     if options.duplicate_rate:
@@ -318,47 +318,6 @@ def _aberrations(
     if mtf is None:
         return found
     return replace(found, mtf=mtf * found.mtf if found.mtf.shape[1] else mtf)  # what is there ends a rescaled image
-
-
-def _particle_set(
-    comm: Communicator, table: ParticleTable, box: int, half: np.ndarray, options: ImportOptions
-) -> ParticleSet:
-    pose, ctf, truth = table.pose, table.ctf, {}
-    if options.plants:
-        groups = None if options.plant_by is None else _group_numbers(comm, table, options.plant_by)
-        planted = plant(options, options.seed, table.numbers, pose, ctf, groups)
-        pose, ctf, truth = planted.pose, planted.ctf, planted.truth
-    return ParticleSet(
-        box=box, pixel_size=table.pixel_size, pose=pose, ctf=ctf, half=half,
-        optics_group=table.optics_group, ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped,
-        contrast=options.contrast or table.contrast, **truth,
-    )
-
-
-def _with_copies(
-    comm: Communicator, table: ParticleTable, rows: np.ndarray, options: ImportOptions
-) -> tuple[np.ndarray, np.ndarray]:
-    """These rows of the table with those of which a duplicate is planted twice, one behind the other; and which are the second."""
-    groups = None if options.plant_by is None or not options.duplicate_rate else _group_numbers(comm, table, options.plant_by)
-    times = 1 + copied(options, options.seed, table.numbers, groups)[rows]
-    chosen = np.repeat(rows, times)
-    again = np.zeros(len(chosen), bool)
-    again[np.cumsum(times)[times == 2] - 1] = True
-    return chosen, again
-
-
-def _group_numbers(comm: Communicator, table: ParticleTable, column: str) -> np.ndarray:
-    """Number of each row's value in a column of the particle table, (m,) int64; UserError when there is none."""
-    particles = table.tables.get(table.particle_block) if table.tables else None
-    for label in (column, f"rln{column}", f"_{column}", f"_rln{column}"):
-        if particles is not None and label in particles.columns:
-            names = text_column(particles[label])
-            codes, first = names.codes()
-            mine = list(names[first])
-            number = {name: i for i, name in enumerate(sorted({n for rank in comm.allgather(mine) for n in rank}))}
-            return np.array([number[name] for name in mine], np.int64)[codes]
-    known = "" if particles is None else f"; it has {', '.join(map(str, particles.columns))}"
-    raise UserError(f"--plant-by {column}: {table.path} has no such column{known}")
 
 
 def _place(comm: Communicator, count: int) -> tuple[tuple[int, int], int]:

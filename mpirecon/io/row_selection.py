@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.errors import UserError
+from mpirecon.io.cs_file import read_cs
 from mpirecon.io.formats import format_of
 from mpirecon.io.row_values import Cells, CsValues, StarValues
 from mpirecon.io.star import read_star
@@ -192,8 +193,6 @@ def values_of_star(path: Path, column: str) -> list[str]:
 
 def values_of_cs(path: Path, column: str) -> list[str]:
     """The different values of a column of a .cs file."""
-    from mpirecon.io.cryosparc import read_cs  # it selects rows itself
-
     return CsValues(path, read_cs(path)).column(column).distinct()
 
 

@@ -8,10 +8,11 @@ from mpirecon.model.draws import uniform_draws
 from mpirecon.parallel.comm import Communicator
 from mpirecon.robust.contradiction import contradicting, looks_inverted
 from mpirecon.robust.distances import Distance
+from mpirecon.robust.evidence import Evidence
 from mpirecon.robust.known_rules import rule_of
 from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.particle_noise import noise_shapes, noise_variance, particle_sigma
-from mpirecon.robust.pose_mixture import Evidence, PoseMixture
+from mpirecon.robust.pose_mixture import PoseMixture
 from mpirecon.robust.rules import Case
 from mpirecon.robust.selection import AUTO, RandomPoses, Selection
 from mpirecon.robust.slight_poses import SlightPoses

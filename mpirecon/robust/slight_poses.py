@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.parallel.comm import Communicator
+from mpirecon.robust.evidence import Evidence, SlightErrors
 from mpirecon.robust.nearby import ANGLES, NearbyPoses, between_angles
 from mpirecon.robust.particle_noise import median_of
-from mpirecon.robust.pose_mixture import Evidence, PoseMixture, SlightErrors
+from mpirecon.robust.pose_mixture import PoseMixture
 from mpirecon.robust.selection import Attenuation
 
 #: scales of slight errors, in units of the angle that a typical image can tell by itself …

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpirecon.robust.pose_mixture import SLIGHT, PoseMixture
+from mpirecon.robust.mixture_model import SLIGHT
+from mpirecon.robust.pose_mixture import PoseMixture
 from mpirecon.robust.selection import Selection
 from mpirecon.solvers.loss_report import reported_losses
 from mpirecon.solvers.state import State
