@@ -35,6 +35,14 @@ _SMALL_MACHINE = {
 }
 
 
+@pytest.fixture
+def project(made, tmp_path, monkeypatch):
+    """A copy of the folder that a module's fixture `made` has made, which is the current one."""
+    shutil.copytree(made, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
+
+
 def radial_power(array):
     """Mean power per shell of an image (n, n) or map, in an orthonormal transform: white noise of variance v has v in every shell."""
     import numpy as np

@@ -60,13 +60,6 @@ def made(tmp_path_factory):
     return home
 
 
-@pytest.fixture
-def project(made, tmp_path, monkeypatch):
-    shutil.copytree(made, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
-    return tmp_path / "project"
-
-
 def run(*words) -> int:
     return command_line.run([*map(str, words)])
 

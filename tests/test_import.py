@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from importing import run
 
 from mpirecon.cli.import_ import command
 from mpirecon.errors import UserError
 from mpirecon.io import import_images, importer
-from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.star import read_star, write_star
 from mpirecon.model.pose import matrix_from_quaternion
 
@@ -60,15 +60,6 @@ def make(tmp_path, particles=None, optics=OPTICS, stacks=None, name="p.star"):
     blocks = {"particles": particles} if optics is None else {"optics": pd.DataFrame(optics), "particles": particles}
     write_star(tmp_path / name, blocks, overwrite=True)
     return tmp_path / name
-
-
-def run(star, *args, output=None):
-    """Import by the command; returns (ParticleFile, what was printed)."""
-    output = output or star.parent / "out.h5"
-    result = CliRunner().invoke(command, [str(star), "-o", str(output), *map(str, args)])
-    if result.exception:
-        raise result.exception
-    return ParticleFile(output), result.output
 
 
 def refused(star, message, *args):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mpirecon.api.arguments import as_communicator, structured
 from mpirecon.api.maps import FSC, Volume, read_map
-from mpirecon.api.particles import as_communicator, open as open_particles, structured
+from mpirecon.api.particles import open as open_particles
 from mpirecon.api.reconstruction import configuration
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError

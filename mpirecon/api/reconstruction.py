@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mpirecon.api.arguments import as_communicator, check_names
 from mpirecon.api.maps import FSC, Volume, as_volume
-from mpirecon.api.particles import Particles, as_communicator, check_names, imported, open as open_particles
+from mpirecon.api.particles import Particles, imported, open as open_particles
 from mpirecon.api.result import Result
 from mpirecon.api.scratch import Scratch
 from mpirecon.io import mrc
