@@ -34,6 +34,24 @@ _SMALL_MACHINE = {
     "NUMBA_NUM_THREADS": "1",
 }
 
+
+@pytest.fixture
+def project(made, tmp_path, monkeypatch):
+    """A copy of the folder that a module's fixture `made` has made, which is the current one."""
+    shutil.copytree(made, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
+
+
+def radial_power(array):
+    """Mean power per shell of an image (n, n) or map, in an orthonormal transform: white noise of variance v has v in every shell."""
+    import numpy as np
+    from mpirecon.validate.fsc import shell_count, shell_sum
+
+    transform = np.fft.rfftn(array, norm="ortho")
+    return shell_sum(np.abs(transform) ** 2, array.shape[-1]) / shell_count(array.shape[-1], array.ndim)
+
+
 #: a file system in memory, where there is one
 _SHARED_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 

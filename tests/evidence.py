@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpirecon.robust.pose_mixture import GOOD, JUNK, Evidence, SlightErrors
+from mpirecon.robust.evidence import Evidence, SlightErrors
+from mpirecon.robust.mixture_model import GOOD, JUNK
 
 #: signal in each band of frequencies, relative
 SHAPE = np.array([1.0, 0.8, 0.5, 0.3, 0.15, 0.05])

@@ -3,9 +3,7 @@
 import numpy as np
 
 from mpirecon.parallel.comm import SerialCommunicator
-from mpirecon.robust.selection import (
-    RandomPoses,
-)
+from mpirecon.robust.selection import RandomPoses
 from mpirecon.robust.statistics import Statistics
 
 COMM = SerialCommunicator()

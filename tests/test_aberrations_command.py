@@ -14,7 +14,7 @@ from test_cryosparc import columns, save_cs
 
 from mpirecon.cli import run as mpirecon
 from mpirecon.cli.aberrations import command
-from mpirecon.cli.console import Console
+from mpirecon.parallel.console import Console
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map, write_stack
 from mpirecon.io.particle_file import ParticleFile

@@ -10,8 +10,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from mpirecon.cli import COMMANDS, console, options, runs_on_all_ranks
+from mpirecon.cli import COMMANDS, options, runs_on_all_ranks
 from mpirecon.errors import UserError
+from mpirecon.parallel import console
 
 TROUBLE = Path(__file__).parent / "mpi" / "trouble.py"
 BAD_ROW = "row 7 of particles.star is bad; mend it"
@@ -227,7 +228,7 @@ def test_shared_options_reach_the_command():
 def test_a_line_and_its_end_are_one_write():
     """Launchers pass on what a write brings: what comes in two pieces is torn by other ranks' lines."""
     ours_, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    program = "from mpirecon.cli.console import Console; Console().warn('careful')"
+    program = "from mpirecon.parallel.console import Console; Console().warn('careful')"
     with ours_, its:
         subprocess.run([sys.executable, "-c", program], stderr=its, check=True)
         assert ours_.recv(1000) == b"Warning: careful\n"

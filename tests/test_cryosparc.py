@@ -10,16 +10,22 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from importing import run
 from scipy.spatial.transform import Rotation
 from test_import import N, pixels, save_stack
 
 from mpirecon.cli.import_ import command
 from mpirecon.errors import UserError
-from mpirecon.io.cryosparc import read_cryosparc, read_cs, with_columns
+from mpirecon.io.cryosparc import read_cryosparc
+from mpirecon.io.cs_file import read_cs, with_columns
 from mpirecon.io.importer import ImportOptions, import_particles
-from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import read_relion
-from mpirecon.model.aberrations import even_order, odd_order, tilt_coefficients, zernike_sum
+from mpirecon.model.aberrations import (
+    even_order,
+    odd_order,
+    tilt_coefficients,
+    zernike_sum,
+)
 from mpirecon.model.optics import electron_wavelength
 
 M = 8
@@ -65,14 +71,6 @@ def make(tmp_path, images=None, **changes):
     return save_cs(tmp_path / "p.cs", columns(**changes))
 
 
-def run(path, *args, output=None):
-    output = output or path.parent / "out.h5"
-    result = CliRunner().invoke(command, [str(path), "-o", str(output), *map(str, args)])
-    if result.exception:
-        raise result.exception
-    return ParticleFile(output), result.output
-
-
 def rotation_matrix(vector) -> np.ndarray:
     """exp([w]x) by SciPy, transposed: the R of csparc2star and cryoDRGN."""
     return Rotation.from_rotvec(np.asarray(vector, np.float64)).as_matrix().swapaxes(-1, -2)
@@ -108,8 +106,9 @@ def test_rotation_vectors_of_any_length(tmp_path_factory, vectors):
 
 def test_the_star_twin_agrees(tmp_path):
     """The same particles as csparc2star would write them: Euler angles of R by SciPy, origins in Å, degrees."""
-    from mpirecon.io.star import write_star
     from test_import import table
+
+    from mpirecon.io.star import write_star
 
     given = columns()
     angles = Rotation.from_rotvec(given["alignments3D/pose"].astype(float)).as_euler("ZYZ", degrees=True)

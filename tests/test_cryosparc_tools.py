@@ -11,7 +11,7 @@ import pytest
 from test_cryosparc import M, columns, make
 from test_export import export, finish, import_cs
 
-from mpirecon.io.cryosparc import read_cs
+from mpirecon.io.cs_file import read_cs
 
 dataset = pytest.importorskip("cryosparc.dataset", reason="needs cryosparc-tools: pip install 'mpirecon[test]'")
 

@@ -12,12 +12,13 @@ from conftest import MPI_PROGRAMS
 from test_cuda_backend import TESTS, fake_cupy, fake_environment, gpu_check, needs_compiler  # noqa: F401 - a fixture among them
 
 from mpirecon.backend import get_backend
-from mpirecon.backend.gpu import Gpu, device_facts, try_out
+from mpirecon.backend.gpu import Gpu
 from mpirecon.errors import UserError
 from mpirecon.operators.normal import NormalEquations
 from mpirecon.parallel import cuda_support
 from mpirecon.parallel.agree import as_user_error
 from mpirecon.parallel.comm import SerialCommunicator
+from mpirecon.parallel.gpus import device_facts, try_out
 from mpirecon.parallel.launcher import without_launcher
 from mpirecon.parallel.placement import place_ranks
 from mpirecon.parallel.transport import StagedTransport

@@ -20,7 +20,8 @@ from test_real_data import SETS, STACKS
 
 from mpirecon.cli.export import command
 from mpirecon.errors import UserError
-from mpirecon.io.cryosparc import read_cryosparc, read_cs
+from mpirecon.io.cryosparc import read_cryosparc
+from mpirecon.io.cs_file import read_cs
 from mpirecon.io.importer import ImportOptions, import_particles
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import read_relion

@@ -6,9 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import mpirecon as mr
+from mpirecon.batch.forecast import Task, memory_per_rank
 from mpirecon.errors import UserError
-from mpirecon.robust.selection import add_rule, rule_names, rule_of
+from mpirecon.io.export import ExportOptions, export_run
+from mpirecon.io.formats import add_format
+from mpirecon.io.star import read_star
+from mpirecon.robust.known_rules import add_rule, rule_names, rule_of
 from mpirecon.solvers.config import Config
+from mpirecon.solvers.kinds import SolverKind, add_solver, solver_kind, solver_names
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "extending.md"
 
@@ -53,3 +59,50 @@ def test_rules_declare_what_runs_ask():
     assert [name for name, rule in declared.items() if rule.mixture or rule.looks] == ["posterior"]
     assert [name for name, rule in declared.items() if rule.length] == ["huber"]
     assert [name for name, rule in declared.items() if rule.keeps] == ["sorted", "posterior"]
+
+
+def test_a_solver_of_ones_own_makes_the_maps(names):
+    ours, theirs = names["direct"], mr.reconstruct(names["particles"], loss="sorted", keep=0.8, iterations=2, solve_iterations=0)
+    assert ours.summary["configuration"]["solver"] == "direct" in solver_names() and len(ours.iterations) == 2
+    for a, b in zip((*ours.half_maps, ours.volume), (*theirs.half_maps, theirs.volume)):  # of which it is the direct part
+        np.testing.assert_allclose(a.array, b.array, atol=1e-4 * np.abs(b.array).max())
+    np.testing.assert_array_equal(ours.kept, theirs.kept)
+
+
+def test_solvers_declare_what_runs_and_forecasts_ask(names):
+    declared = {name: solver_kind(name) for name in solver_names()}
+    assert [name for name, kind in declared.items() if kind.batches] == ["gradient"]
+    assert Config(solver="direct").rounds == 1 and Config(solver="gradient").rounds == 10 and Config(solver="direct", loss="huber").rounds == 5
+    with pytest.raises(UserError, match="--batch-size applies to --solver gradient; --solver direct"):
+        Config(solver="direct", batch_size=10)
+    with pytest.raises(UserError, match="--solver newton: choose one of normal, gradient"):
+        Config(solver="newton")
+    with pytest.raises(UserError, match="choose another"):
+        add_solver(SolverKind("gradient", names["Direct"]))
+    direct, normal = (memory_per_rank(Task(1000, 64, solver=name), 1) for name in ("direct", "normal"))
+    assert normal <= direct < memory_per_rank(Task(1000, 64, solver="gradient"), 1)  # a solver that nobody has measured
+
+
+def test_a_format_of_ones_own_is_read(names, tmp_path, monkeypatch):
+    """The same particles as a STAR file and in the page's format give the same map; rows are named in errors."""
+    monkeypatch.chdir(tmp_path)
+    mr.reconstruct(names["particles"]).save("first")
+    export_run("first", ExportOptions(star="p.star", stack="p.mrcs"))
+    tables = read_star("p.star")
+    table = tables["particles"].drop(columns="rlnOpticsGroup").assign(**{name: tables["optics"][name].iloc[0] for name in (
+        "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnImagePixelSize", "rlnImageSize")})  # fmt: skip
+    table.to_csv("p.csv", index=False)
+    star, csv = (mr.reconstruct(f"p.{ending}", loss="huber", iterations=2) for ending in ("star", "csv"))
+    np.testing.assert_array_equal(csv.volume.array, star.volume.array)
+    np.testing.assert_array_equal(csv.kept, star.kept)
+    some = mr.reconstruct("p.star", select=["rlnImageName=@p.csv"])
+    assert len(some.kept) == len(star.kept)
+    table.assign(rlnDefocusU="deep").to_csv("bad.csv", index=False)
+    with pytest.raises(UserError, match="bad.csv, line 2: rlnDefocusU is 'deep'"):
+        mr.reconstruct("bad.csv")
+    with pytest.raises(UserError, match="--passthrough is for cryoSPARC files, and p.csv is not a .cs file"):
+        mr.reconstruct("p.csv", passthrough=["p.star"])
+    with pytest.raises(UserError, match="written as a CSV file"):
+        export_run("first", ExportOptions(star="kept.csv", stack="kept.mrcs"))
+    with pytest.raises(UserError, match="choose another"):
+        add_format(type("Other", (names["Csv"],), {"suffix": ".cs"})())

@@ -154,13 +154,13 @@ def test_between_checkpoint_and_resume(project, monkeypatch, capsys, change, cod
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("which", ["s.mrcs", "p.star"])
 def test_an_import_ends_when_what_it_reads_changes(project, monkeypatch, capsys, which, change):
-    copy = importer._copy_images
+    copy = importer.copy_images
 
     def changes(*arguments, **options):
         copy(*arguments, **options)
         change(which)
 
-    monkeypatch.setattr(importer, "_copy_images", changes)
+    monkeypatch.setattr(importer, "copy_images", changes)
     assert run(["import", "p.star", "-o", "q.h5", "-q"]) == 1
     said = capsys.readouterr().err
     assert f"{which} has changed while it was read" in said and said.count("Error:") == 1, said

@@ -78,7 +78,7 @@ def test_copies_of_one_image_are_in_one_fold(cli, mpirun, tmp_path, group_by):
     program = ("import sys, numpy as np\n"
                "from mpirecon.parallel.comm import get_communicator\nfrom mpirecon.io.particle_file import ParticleFile\n"
                "from mpirecon.solvers.config import Config\nfrom mpirecon.solvers.run import Reconstruction\n"
-               "from mpirecon.cli.console import Console\n"
+               "from mpirecon.parallel.console import Console\n"
                "class NoLog:\n    def event(self, *_, **__): pass\n"
                "comm = get_communicator()\n"
                "with ParticleFile(sys.argv[1]) as file:\n"

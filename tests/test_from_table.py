@@ -60,13 +60,6 @@ def made(tmp_path_factory):
     return home
 
 
-@pytest.fixture
-def project(made, tmp_path, monkeypatch):
-    shutil.copytree(made, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
-    return tmp_path / "project"
-
-
 def run(*words) -> int:
     return command_line.run([*map(str, words)])
 
@@ -262,7 +255,6 @@ def test_commands_that_ask_for_sizes_take_tables(project, capsys, monkeypatch):
     assert run("job", "slurm", "run_data.star", "-o", "out", "--", "--first", 60, "--loss", "posterior") == 0
     script = capsys.readouterr()
     assert "run_data.star -o" in script.out and "--first 60" in script.out
-    assert run("reconstruct", "run_data.star", "-o", "out", "--ewald") == 1 and "--ewald: run_data.star" in capsys.readouterr().err
     assert run("null", "run_data.star", "-o", "null", "--first", 80, "--family", "none") in (0, 1)
     assert read_summary_of_null()["particles"] == {"file": "null/linked.h5", "count": 80, "box": N, "pixel_size": 8.0}
 

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from importing import run
 
 from mpirecon.cli.import_ import command
 from mpirecon.errors import UserError
-from mpirecon.io import importer
-from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io import import_images, importer
 from mpirecon.io.star import read_star, write_star
 from mpirecon.model.pose import matrix_from_quaternion
 
@@ -62,15 +62,6 @@ def make(tmp_path, particles=None, optics=OPTICS, stacks=None, name="p.star"):
     return tmp_path / name
 
 
-def run(star, *args, output=None):
-    """Import by the command; returns (ParticleFile, what was printed)."""
-    output = output or star.parent / "out.h5"
-    result = CliRunner().invoke(command, [str(star), "-o", str(output), *map(str, args)])
-    if result.exception:
-        raise result.exception
-    return ParticleFile(output), result.output
-
-
 def refused(star, message, *args):
     """The import must fail with a UserError that matches, and leave no output."""
     before = sorted(star.parent.rglob("*"))
@@ -111,7 +102,7 @@ def test_poses_ctf_and_images(tmp_path):
             (300, 10000 + i, 9000 + i, np.radians(45 + i), 2.7, 0.1, 0, 0, 1))
     np.testing.assert_array_equal(file.images(slice(None)), pixels(range(8)))
     np.testing.assert_array_equal(found.half, [1, 2] * 4)
-    assert found.pixel_size == 2.5 and not found.ctf_premultiplied and not file.has_truth
+    assert found.pixel_size == 2.5 and not found.ctf_premultiplied and found.pose_error is None
 
 
 def test_optional_ctf_columns(tmp_path):
@@ -138,7 +129,7 @@ def test_interleaved_optics_groups_keep_the_rows(tmp_path):
 
 
 def test_rows_in_any_order_over_several_stacks(tmp_path, monkeypatch):
-    monkeypatch.setattr(importer, "_BATCH_BYTES", 4 * N * N * 3)  # batches of 3 images
+    monkeypatch.setattr(import_images, "_BATCH_BYTES", 4 * N * N * 3)  # batches of 3 images
     names = ["5@b.mrcs", "2@a.mrcs", "1@b.mrcs", "2@b.mrcs", "1@a.mrcs", "5@b.mrcs", "3@a.mrcs", "4@b.mrcs"]
     stacks = {"a.mrcs": pixels([11, 12, 13]), "b.mrcs": pixels([21, 22, 23, 24, 25])}
     file, _ = run(make(tmp_path, table(rlnImageName=names, rlnRandomSubset=1), stacks=stacks))
@@ -148,7 +139,7 @@ def test_rows_in_any_order_over_several_stacks(tmp_path, monkeypatch):
 @pytest.mark.parametrize("chunk", [1, 3, 8])
 def test_a_batch_holds_few_images(tmp_path, monkeypatch, chunk):
     """Memory does not grow with the stack: no read is larger than a batch."""
-    monkeypatch.setattr(importer, "_BATCH_BYTES", 4 * N * N * chunk)
+    monkeypatch.setattr(import_images, "_BATCH_BYTES", 4 * N * N * chunk)
     sizes = []
     read = importer.StackReader.read
     monkeypatch.setattr(importer.StackReader, "read", lambda self, rows: sizes.append(len(rows)) or read(self, rows))
@@ -288,7 +279,7 @@ def test_source_tables_are_lossless(tmp_path):
 @pytest.mark.filterwarnings("ignore:Data array contains NaN")
 @pytest.mark.parametrize("batch", [1, 5, 100])
 def test_skipped_images_are_listed_and_left_out_everywhere(tmp_path, monkeypatch, batch):
-    monkeypatch.setattr(importer, "_BATCH_BYTES", 4 * N * N * batch)
+    monkeypatch.setattr(import_images, "_BATCH_BYTES", 4 * N * N * batch)
     images = pixels(range(40))
     images[7, 2, 3], images[11], images[30, 0, 1] = np.nan, 4.0, np.inf
     particles = table(40, rlnRandomSubset=None)

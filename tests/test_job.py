@@ -23,7 +23,7 @@ from mpirecon.cli.job import command
 from mpirecon.errors import UserError
 from mpirecon.model import CTF_DTYPE
 
-SCHEDULERS = script.SCHEDULERS
+SCHEDULERS = command.params[0].type.choices
 BASH = shutil.which("bash")
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mpirecon.backend import gpu
+from mpirecon.parallel import gpus
 
 PROGRAM = """
 import logging, sys
@@ -105,8 +105,8 @@ def test_cupy_keeps_kernels_in_memory_where_it_has_no_folder(monkeypatch, tmp_pa
     monkeypatch.delenv("CUPY_CACHE_DIR", raising=False)
     monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", "0")
     monkeypatch.setenv("HOME", str(tmp_path / home))
-    gpu.keep_kernels.cache_clear()
-    gpu.keep_kernels()
-    gpu.keep_kernels.cache_clear()
+    gpus.keep_kernels.cache_clear()
+    gpus.keep_kernels()
+    gpus.keep_kernels.cache_clear()
     assert os.environ["CUPY_CACHE_IN_MEMORY"] == ("1" if home == "file" else "0")
     assert ("CUPY_CACHE_DIR" in caplog.text) == (home == "file")

@@ -5,12 +5,13 @@ import json
 import h5py
 import numpy as np
 import pytest
+from conftest import radial_power
 
 from mpirecon.cli import run
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.solvers.base import Solver
 from mpirecon.solvers.passes import Engine
-from mpirecon.validate.fsc import fsc, radial_power
+from mpirecon.validate.fsc import fsc
 from mpirecon.validate.masks import soft_sphere
 from mpirecon.validate.null import LARGEST_MEAN, NoiseFile, judge
 

@@ -49,7 +49,7 @@ def test_round_trip(tmp_path, dtype, truth):
     path = write(tmp_path / "p.h5", dtype=dtype, truth=truth, ctf_premultiplied=True, contrast="black")
     wanted = particles(truth=truth)
     with ParticleFile(path) as file:
-        assert (file.box, file.pixel_size, len(file), file.has_truth) == (N, 1.5, M, truth)
+        assert (file.box, file.pixel_size, len(file), file.metadata().pose_error is not None) == (N, 1.5, M, truth)
         assert file.attributes["ctf_premultiplied"] and file.attributes["contrast"] == "black"
         images = file.images(slice(None))
         assert images.dtype == np.float32
@@ -81,8 +81,8 @@ def test_rows_far_apart_do_not_read_what_lies_between(tmp_path):
     with ParticleFile(path) as file:
         chunk = file._images.chunks[0]
         assert 3000 > 2 * chunk
-        assert file._runs(np.array([0, 1, 2999])) == [(0, 2), (2, 3)]
-        assert file._runs(np.array([chunk - 1, chunk])) == [(0, 2)]
+        assert file._images.runs(np.array([0, 1, 2999])) == [(0, 2), (2, 3)]
+        assert file._images.runs(np.array([chunk - 1, chunk])) == [(0, 2)]
         np.testing.assert_array_equal(file.images(np.array([0, 1, 2999])), pixels(3000, N)[[0, 1, 2999]])
         np.testing.assert_array_equal(file.images(slice(5, 3000, 500)), pixels(3000, N)[5:3000:500])
         for rows in ([-1], [3000], [5, 4]):
@@ -128,7 +128,7 @@ def test_existing_targets_are_kept(tmp_path):
     assert path.read_bytes() == before
     write(path, truth=True, overwrite=True)
     with ParticleFile(path) as file:
-        assert file.has_truth
+        assert file.metadata().pose_error is not None
     for target, message in [(tmp_path, "is a folder"), (tmp_path / "no" / "p.h5", "folder .*no does not exist")]:
         with pytest.raises(UserError, match=message):
             write(target)
@@ -250,7 +250,7 @@ def other_layout(path, **layout):
 def test_images_in_any_layout_are_read(tmp_path, layout):
     path = other_layout(write(tmp_path / "p.h5", 12, 8), **layout)
     with ParticleFile(path) as file:
-        assert (file._first_byte is None) == bool(layout)  # only contiguous images are read past HDF5
+        assert file._images.past_hdf5 != bool(layout)  # only contiguous images are read past HDF5
         np.testing.assert_array_equal(file.images(slice(3, 11)), pixels(12, 8)[3:11])
 
 
@@ -258,7 +258,7 @@ def test_images_in_any_layout_are_read(tmp_path, layout):
 def test_written_images_lie_in_the_file_one_after_another(tmp_path, m):
     path = write(tmp_path / "p.h5", m, 8)
     with ParticleFile(path) as file:
-        first = file._first_byte
+        first = file._images._first_byte
         assert first % 4096 == 0 or m == 1
         assert np.fromfile(path, "f4", m * 64, offset=first).tobytes() == pixels(m, 8).tobytes()
 

@@ -11,18 +11,12 @@ from hypothesis import strategies as st
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.robust.distances import EXPLAINED
+from mpirecon.robust.evidence import Evidence
+from mpirecon.robust.mixture_model import CONTRAST_PRIOR, GOOD, JUNK, SLIGHT, WRONG
 from mpirecon.robust.nearby import ANGLES, NearbyPoses
-from mpirecon.robust.pose_mixture import (
-    _CONTRAST_PRIOR,
-    GOOD,
-    JUNK,
-    SLIGHT,
-    SMALLEST_SEPARATION,
-    WRONG,
-    Evidence,
-    PoseMixture,
-)
-from mpirecon.robust.selection import AUTO, RandomPoses, _followed, select
+from mpirecon.robust.pose_mixture import SMALLEST_SEPARATION, PoseMixture
+from mpirecon.robust.select import _followed, select
+from mpirecon.robust.selection import AUTO, RandomPoses
 from mpirecon.robust.statistics import Statistics
 from mpirecon.validate.detection import auc
 
@@ -209,7 +203,7 @@ class Watched(PoseMixture):
 
     def total(self):
         """Log likelihood, and the log prior of the contrasts' variance."""
-        strength, typical = _CONTRAST_PRIOR
+        strength, typical = CONTRAST_PRIOR
         prior = -strength / 2 * (np.log(self._contrast_variance) + typical / self._contrast_variance)
         return float(np.logaddexp.reduce(self._likelihood + np.log(self.shares_), axis=1).sum() + prior)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mpirecon.cli import run
-from mpirecon.cli.console import Console
+from mpirecon.parallel.console import Console
 from mpirecon.errors import UserError
 from mpirecon.io.importer import ImportOptions, import_particles
 from mpirecon.io.mrc import read_map

@@ -17,7 +17,14 @@ import pytest
 from conftest import _SMALL_MACHINE, _clean_environment
 
 from mpirecon import cli as command_line
-from mpirecon.batch.external_job import ABORT_NOW, ABORTED, FAILURE, NODES, SUCCESS, ExternalJob
+from mpirecon.batch.external_job import (
+    ABORT_NOW,
+    ABORTED,
+    FAILURE,
+    NODES,
+    SUCCESS,
+    ExternalJob,
+)
 from mpirecon.io.export_tables import new_tables
 from mpirecon.io.mrc import write_map, write_stack
 from mpirecon.io.particle_file import ParticleFile
@@ -47,13 +54,6 @@ def made(tmp_path_factory):
     write_map(home / "MaskCreate/job011/mask.mrc", np.clip((9 - np.sqrt(x**2 + y**2 + z**2)) / 3, 0, 1), 8.0, overwrite=False)
     source.unlink()
     return home
-
-
-@pytest.fixture
-def project(made, tmp_path, monkeypatch):
-    shutil.copytree(made, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
-    return tmp_path / "project"
 
 
 def start(*words) -> subprocess.Popen:

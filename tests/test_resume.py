@@ -14,7 +14,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from mpirecon.cli.console import Console
+from mpirecon.parallel.console import Console
 from mpirecon.errors import UserError
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model import Pose

@@ -10,7 +10,7 @@ import pytest
 from test_weights import star_file
 
 import mpirecon as mr
-from mpirecon.io.cryosparc import read_cs
+from mpirecon.io.cs_file import read_cs
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.star import read_star
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import SerialCommunicator
-from mpirecon.parallel.select import kth_smallest, median, smallest_k, weighted_quantile
+from mpirecon.parallel.select import kth_smallest, median, smallest_k
 
 COMM = SerialCommunicator()
 FLOATS = st.lists(st.floats(allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0, np.inf, -np.inf, 5e-324]), max_size=40)
@@ -34,13 +34,6 @@ def test_kth_smallest(values, data):
 @given(st.lists(st.floats(-1e100, 1e100), min_size=1, max_size=40))
 def test_median(values):
     assert median(COMM, values) == pytest.approx(np.median(values), rel=1e-12, abs=1e-300)
-
-
-def test_weighted_quantile():
-    values, weights = [3.0, 1.0, 2.0, 9.0], [1.0, 1.0, 2.0, 0.0]
-    assert [weighted_quantile(COMM, values, weights, q) for q in (0.1, 0.25, 0.3, 0.75, 0.8, 1.0)] == [1, 1, 2, 2, 3, 3]
-    with pytest.raises(UserError, match="every weight is zero"):
-        weighted_quantile(COMM, values, np.zeros(4), 0.5)
 
 
 def test_errors_say_what_is_wrong():

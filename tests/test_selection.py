@@ -15,17 +15,11 @@ from mpirecon.robust.losses import (
     M_ESTIMATORS,
     REDESCENDING,
 )
+from mpirecon.robust.known_rules import loss_value, norms
+from mpirecon.robust.particle_noise import particle_sigma
 from mpirecon.robust.schedule import loosened, mildness, widened
-from mpirecon.robust.selection import (
-    Attenuation,
-    RandomPoses,
-    Selection,
-    keep_count,
-    loss_value,
-    norms,
-    particle_sigma,
-    select,
-)
+from mpirecon.robust.select import select
+from mpirecon.robust.selection import Attenuation, RandomPoses, Selection, keep_count
 from mpirecon.robust.statistics import Statistics
 from mpirecon.validate.contradiction import Contradiction
 

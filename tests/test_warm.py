@@ -95,7 +95,8 @@ def test_a_failure_leaves_no_mark(tried, monkeypatch, tmp_path):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_step_can_be_tried(taps, premultiplied, threads):
     backend = CpuBackend(warm._BOX, 1.0, taps=taps, premultiplied=premultiplied, threads=threads)
-    warm._try_kernels(backend, particles(), True, True)
+    for step in warm._steps(backend, particles(), True, True):
+        step()
 
 
 #: a run that counts what is compiled in each of its phases, with the functions of Numba's own that it takes

@@ -1,20 +1,29 @@
 """What a run warns of in its maps and its selection, and that nothing is said where there is nothing to say."""
 
+import html
 import json
 
 import h5py
 import numpy as np
 import pytest
 import scipy.fft
+from scipy.special import j0
 
 from mpirecon.cli import run
 from mpirecon.io.family import Family, family_column
 from mpirecon.io.mrc import read_map, write_map
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.model.optics import curvature_resolution, electron_wavelength
 from mpirecon.report.verdict import bfactor_caution, verdict
 from mpirecon.validate import masks
 from mpirecon.validate.directional import conical_fsc
-from mpirecon.validate.map_warnings import anisotropy_warning, few_particles_warning, hard_mask_warning, tight_mask_warning
+from mpirecon.validate.map_warnings import (
+    anisotropy_warning,
+    curvature_warning,
+    few_particles_warning,
+    hard_mask_warning,
+    tight_mask_warning,
+)
 from mpirecon.validate.randomised import phase_randomised_fsc
 from mpirecon.validate.told_apart import Judged, interval_in_words
 
@@ -274,3 +283,30 @@ def test_a_bfactor_that_no_map_has_is_told():
 def test_the_mask_is_read_as_it_was_written(tmp_path):
     write_map(tmp_path / "m.mrc", masks.soft_sphere(16, 5, 0), 2.0, overwrite=False)
     assert hard_mask_warning(read_map(tmp_path / "m.mrc").array, "m.mrc")
+
+
+# curvature of the Ewald sphere
+
+
+def test_the_limit_is_where_flat_slices_of_a_ball_agree_by_an_fsc_of_095():
+    """J0(πλ|q|²ρ) is what flat slices leave of density at the distance ρ from the axis along q: drawn, not integrated."""
+    diameter, voltage = 300.0, 200.0
+    points = np.random.default_rng(1).standard_normal((400_000, 3))
+    points *= (diameter / 2 * np.random.default_rng(2).random(len(points)) ** (1 / 3) / np.linalg.norm(points, axis=1))[:, None]
+    at = curvature_resolution(diameter, voltage)
+    left = j0(np.pi * electron_wavelength(voltage) / at**2 * np.hypot(points[:, 0], points[:, 1]))
+    assert left.mean() / np.sqrt((left**2).mean()) == pytest.approx(0.95, abs=1e-3)
+    assert curvature_resolution(2 * diameter, voltage) == pytest.approx(at * 2**0.5)
+
+
+def test_the_report_names_the_limit_and_a_finer_map_warns(tmp_path):
+    assert run(f"simulate --phantom --particles 60 --box 24 --pixel-size 3 --snr inf -q -o {tmp_path / 'p.h5'}".split()) == 0
+    summary = reconstruct(tmp_path / "p.h5", tmp_path / "out")
+    # λ·D/d² = 1.287 with 0.6 of 72 Å at 300 kV
+    assert summary["ewald_sphere"]["resolution"] == pytest.approx(np.sqrt(0.0196875 * 43.2 / 1.287), rel=1e-4)
+    page = html.unescape((tmp_path / "out" / "report.html").read_text())
+    line = "the curvature of the Ewald sphere matters beyond 0.81 Å for a particle of 43 Å at 300 kV"
+    assert page.count(line) == 1 and not any("Ewald" in text for text in summary["warnings"])
+    finer = summary | {"resolution_0143": 0.8}
+    assert f"reaches 0.80 Å, and {line}" in curvature_warning(finer) and "relion_reconstruct --ewald" in curvature_warning(finer)
+    assert curvature_warning(summary | {"resolution_0143": None, "nyquist": 0.82}) is None

@@ -364,7 +364,7 @@ def test_a_checkpoint_is_of_its_weights(imported, cli, tmp_path):
 def interrupt(path, folder, weights):
     """Leave a run's folder as it is in the third of its iterations, with the checkpoint of the second."""
     from mpirecon.io.run_log import RankLog
-    from mpirecon.cli.console import Console
+    from mpirecon.parallel.console import Console
     from mpirecon.solvers.endurance import Checkpoints, Endurance
     from mpirecon.solvers.run import Reconstruction
 

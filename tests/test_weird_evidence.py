@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import SerialCommunicator
-from mpirecon.robust.pose_mixture import GOOD, Evidence, PoseMixture, SlightErrors
+from mpirecon.robust.evidence import Evidence, SlightErrors
+from mpirecon.robust.mixture_model import GOOD
+from mpirecon.robust.pose_mixture import PoseMixture
 
 COMM = SerialCommunicator()
 

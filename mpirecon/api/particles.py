@@ -1,4 +1,4 @@
-"""Particle sets in scripts: opened, read from other programs' tables, simulated, or made of arrays."""
+"""Particle sets in scripts: opened, read from other programs' tables, or made of arrays."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mpirecon.api.maps import Volume, as_volume
+from mpirecon.api.arguments import as_communicator, check_names, structured
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, refuse_existing
-from mpirecon.io.particle_file import TRUTH, ParticleFile
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.particle_layout import TRUTH
 from mpirecon.model import CTF_DTYPE, ParticleSet, Pose, make_ctf
 from mpirecon.model.arrays import Stack
 from mpirecon.model.devices import on_host
 from mpirecon.model.draws import random_halves
 from mpirecon.model.pose import angular_distance
-from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together, together
+from mpirecon.parallel.comm import Communicator, SerialCommunicator, together
 
 _BATCH_BYTES = 64 * 2**20
 
@@ -281,18 +282,18 @@ def read_cs(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, 
     path : path
         of the .cs file
     data_dir : path, optional
-        folder that the paths of the stacks are relative to
+        as of `read_star`
     passthrough : sequence of paths
         files with the columns that the .cs file lacks
     comm : communicator, optional
-        ``mpirecon.world()`` or one of mpi4py; None: this process alone
+        as of `read_star`
     **options
-        fields of ``mpirecon.io.importer.ImportOptions``, named as the options of ``mpirecon import``
+        as of `read_star`
 
     Returns
     -------
     Particles
-        ``notes`` and ``warnings`` hold what the import has to say
+        as of `read_star`
 
     Raises
     ------
@@ -314,122 +315,6 @@ def imported(path, comm: Communicator, **options) -> Particles:
     target = scratch.path / "particles.h5"
     report = import_particles(path, target, ImportOptions(**options), comm=comm)
     return Particles._of_file(target, scratch, report.notes, report.warnings)
-
-
-def phantom(box: int = 64, pixel_size: float = 3.0) -> Volume:
-    """The built-in object without symmetry, the same in every box.
-
-    Parameters
-    ----------
-    box : int
-        voxels a side
-    pixel_size : float
-        Å
-
-    Returns
-    -------
-    Volume
-        (box, box, box) float32, protein bright
-    """
-    from mpirecon.simulation.phantom import phantom as density
-
-    return Volume(density(box), pixel_size)
-
-
-def simulate(
-    volume=None, particles: int = 5000, path: str | os.PathLike | None = None, *, pixel_size: float | None = None,
-    second=None, overwrite: bool = False, comm=None, **settings,
-) -> Particles:
-    """Simulated particles of a map, with known truth. Collective over `comm`.
-
-    Parameters
-    ----------
-    volume : Volume, path or (n, n, n) array
-        band-limited below Nyquist; the phantom when left out
-    particles : int
-        number of images
-    path : path, optional
-        where to write the particle file; a temporary one when left out
-    pixel_size : float, optional
-        Å, of a map that is an array
-    second : Volume, path or (n, n, n) array, optional
-        the map of the second conformation that ``second_fraction`` of the particles are of; of the phantom its own when left out
-    overwrite : bool
-        replace an existing particle file
-    comm : communicator, optional
-        ``mpirecon.world()`` or one of mpi4py; None: this process alone
-    **settings
-        fields of ``mpirecon.simulation.settings.SimulationSettings``: snr, error_rate, error_degrees, junk_rate, noise_cv,
-        scale_cv, seed, defocus, …, and of ``mpirecon.model.planted.ErrorSettings``: offset_error, defocus_error, duplicate_rate …
-
-    Returns
-    -------
-    Particles
-        with the truth in ``truth``
-
-    Raises
-    ------
-    UserError
-        naming the setting, its value and what it must be.
-    """
-    from mpirecon.simulation.dataset import simulate as write
-    from mpirecon.simulation.settings import SimulationSettings
-    from mpirecon.simulation.source import load_phantom
-    from mpirecon.validate.grids import check_same_grid
-
-    check_names("a simulation", settings, [field.name for field in fields(SimulationSettings)])
-    comm = as_communicator(comm)
-    density = phantom() if volume is None else as_volume(volume, pixel_size, "the map")
-    if second is not None:
-        second = as_volume(second, density.pixel_size, "the second map")
-        check_same_grid(second, "the second map", density, "the map")
-        second = np.asarray(second.to_numpy(), np.float32)
-    elif volume is None and settings.get("second_fraction"):
-        second = load_phantom(density.box, second=True)
-    scratch = Scratch(comm) if path is None else None
-    target = scratch.path / "particles.h5" if path is None else path
-    with together(comm):
-        if comm.rank == 0:
-            write(np.asarray(density.to_numpy(), np.float32), density.pixel_size,
-                  SimulationSettings(particles=particles, **settings), target, second=second, overwrite=overwrite)
-    return run_together(comm, lambda: Particles._of_file(target, scratch))
-
-
-def as_communicator(comm) -> Communicator:
-    """What was given as `comm`: None is this process alone; mpi4py's communicators are taken too."""
-    if comm is None:
-        return SerialCommunicator()
-    if isinstance(comm, Communicator):
-        return comm
-    try:
-        from mpi4py import MPI
-    except ImportError:
-        MPI = None
-    if MPI is None or not isinstance(comm, MPI.Comm):
-        raise UserError(f"comm: expected a communicator of mpi4py or mpirecon.world(), got {type(comm).__name__}")
-    from mpirecon.parallel.mpi import MpiCommunicator
-
-    return MpiCommunicator(world=comm)
-
-
-def check_names(what: str, given, known) -> None:
-    """TypeError for names that are no settings, with the nearest one that is."""
-    import difflib
-
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise TypeError(f"{what} has no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else
-                            f"; it has {', '.join(known)}"))
-
-
-def structured(columns: dict[str, np.ndarray]) -> np.ndarray:
-    """Columns of one length as a structured array."""
-    length = len(next(iter(columns.values())))
-    table = np.empty(length, [(name, values.dtype, values.shape[1:]) for name, values in columns.items()])
-    for name, values in columns.items():
-        table[name] = values
-    return table
 
 
 def _no_ctf(m: int) -> np.ndarray:

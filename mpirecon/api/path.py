@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from mpirecon.api.arguments import as_communicator, structured
 from mpirecon.api.maps import FSC, Volume, read_map
-from mpirecon.api.particles import as_communicator, open as open_particles, structured
+from mpirecon.api.particles import open as open_particles
 from mpirecon.api.reconstruction import configuration
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
 from mpirecon.io.run_folder import PATH
 from mpirecon.io.run_output import read_particle_table, read_summary
 from mpirecon.parallel.comm import run_together
+from mpirecon.parallel.console import Console
 from mpirecon.robust.nested import checked_fractions
 
 
@@ -64,7 +66,6 @@ def path(
     UserError
         on all ranks, for what the caller can mend.
     """
-    from mpirecon.cli.console import Console
     from mpirecon.solvers.path import checked_options, first_run, run_path
 
     comm = as_communicator(comm)

@@ -10,18 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
+from mpirecon.api.arguments import as_communicator, check_names
 from mpirecon.api.maps import FSC, Volume, as_volume
-from mpirecon.api.particles import Particles, as_communicator, check_names, imported, open as open_particles
+from mpirecon.api.particles import Particles, imported, open as open_particles
 from mpirecon.api.result import Result
 from mpirecon.api.scratch import Scratch
 from mpirecon.io import mrc
 from mpirecon.io.given_weights import ARRAY
-from mpirecon.io.particle_file import is_table, open_together
+from mpirecon.io.formats import is_table
+from mpirecon.io.particle_file import open_together
 from mpirecon.io.reading import READING, refuse_reading
 from mpirecon.io.run_log import RankLog
 from mpirecon.model.arrays import Volume as PlainVolume
 from mpirecon.model.pose import Pose
 from mpirecon.parallel.comm import Communicator, get_communicator, run_together, together
+from mpirecon.parallel.console import Console
 from mpirecon.robust import distances, losses
 from mpirecon.solvers import run as runs
 from mpirecon.solvers.config import Config
@@ -267,6 +270,4 @@ def _particles(given, comm: Communicator, options: dict) -> Particles:
 
 def console_of(comm: Communicator, verbose: bool):
     """What a command would print to, silent but for `verbose`."""
-    from mpirecon.cli.console import Console
-
     return Console(comm, quiet=not verbose)

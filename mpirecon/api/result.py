@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mpirecon.api.maps import FSC, Volume, read_map
-from mpirecon.api.particles import structured
+from mpirecon.api.arguments import structured
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
 from mpirecon.io.inputs import Input, given

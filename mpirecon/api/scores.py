@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from mpirecon.api.maps import as_volume
-from mpirecon.api.particles import as_communicator, structured
+from mpirecon.api.arguments import as_communicator, structured
 from mpirecon.api.reconstruction import configuration, console_of, particles_of
 from mpirecon.api.scratch import Scratch
 

@@ -190,14 +190,8 @@ def _mark(backend: CpuBackend, nearby: bool, exact: bool, symmetry: Symmetry | N
     return Path(numba.config.CACHE_DIR, f"compiled-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}")
 
 
-def _try_kernels(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: bool) -> None:
-    """Every step of a reconstruction, on one empty image."""
-    for step in _steps(backend, particles, nearby, exact):
-        step()
-
-
 def _steps(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: bool) -> list[Callable[[], None]]:
-    """The same, each by itself, whatever was or was not done before; those that take longest first."""
+    """Every step of a reconstruction, on one empty image, each by itself, whatever was or was not done before; those that take longest first."""
     one, plane = np.ones(1), backend.plane
     shells = plane.shells
     batch = Batch(

@@ -16,6 +16,7 @@ from importlib import resources
 
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.fourier import SMALL_BOX, TINY_BOX, padded_size, padding_for
+from mpirecon.solvers.kinds import SolverKind, solver_kind
 
 #: what a forecast is multiplied by before it becomes a request, and what starting a job takes, seconds
 _MARGIN, _START_UP = 2.0, 300.0
@@ -93,9 +94,14 @@ class Task:
         return 2 + (self.groups if self.folds > 1 else 0)
 
     @property
+    def kind(self) -> SolverKind:
+        """What the solver asks of a run."""
+        return solver_kind(self.solver)
+
+    @property
     def references_solved(self) -> int:
         """Those that are maps of their own: without folds and by normal equations, they are filtered half maps, made on rank 0."""
-        return 0 if self.folds == 1 and self.solver == "normal" else self.references
+        return 0 if self.folds == 1 and self.kind.filters_halves else self.references
 
     @property
     def samples_of_an_image(self) -> int:
@@ -139,11 +145,11 @@ def memory_parts(task: Task, ranks: int, threads: int = 1) -> dict[str, float]:
     """Bytes of a rank at its worst moment, by what they are for."""
     known = constants()["memory"]
     folded, extended = folded_bytes(task.padded), extended_bytes(task.padded)
-    stores = 2 if task.solver == "gradient" else 1
+    stores = 1 + task.kind.begins
     # one rank keeps the sums of a group where they were made; several send them from a buffer, and keep a slab each
     alone = ranks == 1 and not task.deterministic
     kept = task.groups * (extended if alone else folded / ranks)
-    solving = known["solve"][task.solver] * folded
+    solving = known["solve"].get(task.solver, max(known["solve"].values())) * folded
     filling = 0 if alone else (extended + (folded if ranks > 1 else 0)) * (2 if task.deterministic else 1)
     comparing = 2 * extended * 2 / 3 + 8 / 12 * folded  # two grids of complex numbers, one just transformed
     images = math.ceil(task.particles / ranks)
@@ -171,10 +177,10 @@ def reduced_bytes(task: Task, ranks: int) -> float:
         return 0.0
     folded, volume = folded_bytes(task.padded), 4 * task.box**3
     maps = 2 + task.references_solved  # unfiltered halves, and what particles are compared with
-    sums = task.groups if task.solver == "normal" else task.groups + 2
+    sums = task.groups + 2 * task.kind.begins
     fetched = 1 + task.references  # of the halves that are compared, one is on rank 0 already
     per_round = sums * folded + maps * folded + fetched * volume
-    begin = (task.groups + task.references_solved + 1) * folded if task.solver == "gradient" else 0.0
+    begin = (task.groups + task.references_solved + 1) * folded if task.kind.begins else 0.0
     return begin + task.rounds * per_round + task.finishing[0] * folded + (1 if task.finishing[0] == 1 else 2) * volume
 
 
@@ -189,7 +195,7 @@ def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...
     share = images / (1 + constants()["threads"] * (threads - 1))
     samples = task.samples_of_an_image
     deciding = float(task.particles if task.deterministic else images)
-    passes = task.rounds * (2 if task.solver == "normal" else 3)
+    passes = task.rounds * task.kind.passes
     comparing = task.rounds * (1 if task.compared is None else task.compared / task.particles)
     brought = 1 + (passes - task.rounds + comparing) * (1 - task.share_kept(ranks))  # the survey, and what is not in memory afterwards
     spread = math.log2(max(task.box, 32) / 32)  # larger volumes miss the caches more often
@@ -212,7 +218,7 @@ def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...
         )),
         "solve": (
             (task.rounds * direct + finished) * fft, task.rounds * task.references * fft,
-            task.rounds * fft if task.solver == "gradient" else 0.0,
+            task.rounds * fft * task.kind.begins,
             # references of robust losses are freed of the noise about the particle
             task.rounds * math.ceil(task.references / ranks) * fft if task.folds > 1 else 0.0, 1.0,
         ),
@@ -239,7 +245,7 @@ def seconds_by_phase(
     }
     summing = 0.0
     if task.turns > 1:
-        sums = task.rounds * (1 if task.solver == "normal" else 2) * task.groups
+        sums = task.rounds * (task.kind.passes - 1) * task.groups
         summing = sums * task.padded**3 * (_TURNS[0] + _TURNS[1] * task.turns) / speed
     return found | {"read": found["read"] + waiting, "accumulate": found["accumulate"] + summing}
 

@@ -77,7 +77,7 @@ def gpu_facts() -> dict:
 
 
 def _cupy_facts() -> dict:
-    from mpirecon.backend.gpu import device_facts, load_cupy
+    from mpirecon.parallel.gpus import device_facts, load_cupy
     from mpirecon.errors import UserError
     from mpirecon.parallel.cuda_support import what_mpi_says
 

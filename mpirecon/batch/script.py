@@ -16,9 +16,6 @@ from mpirecon.batch.units import clock
 from mpirecon.errors import UserError
 from mpirecon.parallel.stopping import RESUME_EXIT_CODE
 
-SCHEDULERS = ("slurm", "pbs", "lsf", "sge")
-LAUNCHERS = ("srun", "mpirun", "mpiexec")
-
 #: folders whose place on the PATH is not ours to change: a module's mpirun would be hidden behind theirs
 _SYSTEM_FOLDERS = {"/bin", "/usr/bin", "/usr/local/bin"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mpirecon.cli.console import Console
+from mpirecon.parallel.console import Console
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (
     ANY_PATH, COUNT, EXISTING_FILE, Band, json_option, overwrite_option, pass_communicator, verbosity_options,

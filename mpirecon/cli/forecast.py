@@ -49,7 +49,7 @@ def _run(ctx, file, particles, box, pixel_size, threads, cores, ram, read_rate, 
     from mpirecon.batch.dry_run import available_memory
     from mpirecon.batch.rank_table import Node, choose, rank_table
     from mpirecon.batch.site import read_site, site_file
-    from mpirecon.io.particle_file import is_table
+    from mpirecon.io.formats import is_table
     from mpirecon.parallel.threads import available_cores
 
     reading = reading_of({**options, "pixel_size": pixel_size} if file is not None and is_table(file) else options)

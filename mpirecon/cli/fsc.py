@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mpirecon.cli.console import Console
+from mpirecon.parallel.console import Console
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import json_option, overwrite_option, map_seed_option, verbosity_options
 from mpirecon.cli.terminal import chart_width

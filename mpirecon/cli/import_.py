@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mpirecon.cli.console import Console
+from mpirecon.parallel.console import Console
 from mpirecon.cli.error_options import error_options
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mpirecon.cli.console import Console
+from mpirecon.parallel.console import Console
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, json_option, overwrite_option
 from mpirecon.cli.terminal import table_lines, width

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mpirecon.cli.console import Console
+from mpirecon.parallel.console import Console
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (
     ANY_PATH, EXISTING_FILE, NON_NEGATIVE, POSITIVE, Number, json_option, overwrite_option, verbosity_options,

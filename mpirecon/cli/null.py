@@ -12,7 +12,7 @@ from mpirecon.cli.reading import reading_of
 #: options of reconstruct that say what is written rather than how it is reconstructed
 _NOT_SHARED = (
     "output", "log_particles", "controls", "postprocess", "resume", "checkpoint_every", "checkpoint_signal", "grace",
-    "stall_timeout", "dry_run", "ewald",
+    "stall_timeout", "dry_run",
 )  # fmt: skip
 
 
@@ -20,7 +20,7 @@ _NOT_SHARED = (
 def _run(comm, particles, output, overwrite, quiet, verbose, **options):
     reading = reading_of(options)
     config = reconstruct.configure(**options)
-    from mpirecon.cli.console import Console
+    from mpirecon.parallel.console import Console
     from mpirecon.solvers.null import run_null
 
     passed = run_null(comm, particles, output, config, Console(comm, quiet, verbose), overwrite=overwrite, reading=reading)

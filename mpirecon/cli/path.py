@@ -15,7 +15,7 @@ from mpirecon.errors import UserError
 
 #: options of reconstruct that are of no use here, or mean something else
 _NOT_SHARED = (
-    "output", "loss", "log_particles", "controls", "particle_scores", "postprocess", "checkpoint_every", "dry_run", "ewald", "solver",
+    "output", "loss", "log_particles", "controls", "particle_scores", "postprocess", "checkpoint_every", "dry_run", "solver",
     "batch_size", "step", "momentum", "sort_scope", "space", "schedule", "weights",
 )  # fmt: skip
 
@@ -42,7 +42,7 @@ class Fractions(click.ParamType):
 @pass_communicator
 def _run(comm, particles, output, schedule, steps, random_draws, high_pass, null, resume, checkpoint_signal, grace, stall_timeout, overwrite,
          quiet, verbose, **options):
-    from mpirecon.cli.console import Console
+    from mpirecon.parallel.console import Console
     from mpirecon.solvers.endurance import Endurance
     from mpirecon.solvers.path import checked_options, first_run, run_path
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import click
 
-from mpirecon.cli.console import Console
+from mpirecon.parallel.console import Console
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (
     ANY_PATH, COUNT, EXISTING_FILE, EXISTING_PATH, POSITIVE, FileOr, Number, json_option, overwrite_option, map_seed_option,
@@ -65,7 +65,7 @@ def command(comm, half1, half2, output, local, threads, as_json, seed, overwrite
       mpirecon postprocess run1 --local-resolution
     """
     from mpirecon.parallel.agree import run_first
-    from mpirecon.validate.half_maps import postprocess_files, write_half_maps
+    from mpirecon.api.half_maps import postprocess_files, write_half_maps
 
     console = Console(comm, quiet=quiet or as_json, verbose=verbose)
     windows = [options.pop(f"locres_{name}") for name in ("sampling", "maskrad", "edgwidth", "randomize_at", "minres", "threshold")]
@@ -110,7 +110,7 @@ def _refuse(half1, half2, output, local, options) -> None:
 
 def _refuse_targets(output, overwrite, first, second, mask, mtf) -> None:
     from mpirecon.io.inputs import given
-    from mpirecon.validate.half_maps import refuse_targets
+    from mpirecon.api.half_maps import refuse_targets
 
     mask_file = None if str(mask) == "none" else mask
     refuse_targets(output, overwrite, given(half_map=first, mask=mask_file, MTF=mtf) + given(half_map=second))
@@ -133,7 +133,7 @@ def _of_run(comm, console, folder, mask, bfactor, overwrite, as_json, find) -> N
     """The local resolution of a finished run, into its folder. Collective."""
     from mpirecon.io.inputs import given
     from mpirecon.parallel.agree import run_first
-    from mpirecon.validate.local_files import FinishedRun
+    from mpirecon.api.finished_run import FinishedRun
 
     def opened():
         run = FinishedRun(folder, overwrite, given(mask=None if str(mask) == "none" else mask))

@@ -167,7 +167,8 @@ def reading_of(values: dict) -> dict:
 @contextmanager
 def glance(particles: Path, reading: dict, console=None) -> Iterator[ParticleFile]:
     """A particle file to ask for sizes, or one made of a table for as long; by one rank. What the import says goes to the console."""
-    from mpirecon.io.particle_file import ParticleFile, is_table
+    from mpirecon.io.formats import is_table
+    from mpirecon.io.particle_file import ParticleFile
     from mpirecon.io.reading import refuse_reading
     from mpirecon.io.table_link import link_table
 

@@ -27,6 +27,7 @@ from mpirecon.cli.options import (
 )
 from mpirecon.cli.reading import READING, glance, reading_of
 from mpirecon.errors import UserError
+from mpirecon.solvers.kinds import solver_names
 
 #: those of robust.losses, which is not imported before it is needed
 LOSSES = ["l2", "sorted", "l1", "huber", "cauchy", "geman-mcclure", "welsch", "tukey", "posterior"]
@@ -96,7 +97,7 @@ class Keep(click.ParamType):
               "(posterior does so by itself).")
 @click.option("--distance", type=click.Choice(["raw", "whitened", "explained", "correlation"]), default="explained",
               show_default=True, help="What particles are sorted or weighted by. 'raw' sorts them by their noise.")
-@click.option("--solver", type=click.Choice(["normal", "gradient"]), default="normal", show_default=True,
+@click.option("--solver", type=click.Choice(solver_names()), default="normal", show_default=True,
               help="Normal equations, or preconditioned gradient descent.")
 @click.option("--iterations", type=COUNT, help="Outer iterations.  [default: 1 for l2, 5 for robust losses, 10 gradient; 2 more where poses are searched]")
 @click.option("--folds", type=COUNT,
@@ -121,7 +122,6 @@ class Keep(click.ParamType):
 @click.option("--diameter", type=POSITIVE, metavar="Å", help="Diameter of the spherical mask.  [default: fits the box]")
 @click.option("--symmetry", default="C1", show_default=True, metavar="GROUP",
               help="Point group in RELION's setting: C1, C2 …, D1, D2 …, T, O, I (I2), I1, I2, I3 or I4.")
-@click.option("--ewald", is_flag=True, hidden=True)  # relion_reconstruct's: refused, with what curvature costs in this box
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint that an interrupted run left in the output folder; "
               "begin if there is none.")
 @click.option("--deterministic", is_flag=True, help="The same bits on any number of ranks and threads: sums in whole "
@@ -177,7 +177,7 @@ class Keep(click.ParamType):
 @verbosity_options
 @pass_communicator
 def command(comm, particles, output, log_particles, controls, postprocess, resume, dry_run, checkpoint_every, checkpoint_signal, grace,
-            stall_timeout, ewald, overwrite, quiet, verbose, **options):
+            stall_timeout, overwrite, quiet, verbose, **options):
     """Reconstruct a map from PARTICLES: a particle file made by simulate or import, a RELION STAR file or a cryoSPARC .cs file.
 
     Runs alone or under mpirun/srun on any number of ranks; each reads a part of the particles (its slab). Images of a STAR
@@ -194,9 +194,7 @@ def command(comm, particles, output, log_particles, controls, postprocess, resum
     config = configure(**options)
     if config.mask == "auto" and not postprocess:
         raise UserError("--mask auto makes its mask after the reconstruction, which --no-postprocess leaves out")
-    if ewald:
-        _refuse_curvature(comm, particles, reading)
-    from mpirecon.cli.console import Console
+    from mpirecon.parallel.console import Console
 
     if dry_run:
         return _dry_run(comm, particles, reading, config, Console(comm, quiet, verbose))
@@ -211,17 +209,6 @@ def command(comm, particles, output, log_particles, controls, postprocess, resum
 
 
 command.params += READING
-
-
-def _refuse_curvature(comm, particles, reading) -> None:
-    from mpirecon.parallel.agree import run_first
-    from mpirecon.validate.ewald import curvature_refusal
-
-    def refuse():
-        with glance(particles, reading) as file:
-            raise UserError(f"--ewald: {file.path}: {curvature_refusal(file.metadata(0, 1))}")
-
-    run_first(comm, refuse)
 
 
 def _dry_run(comm, particles, reading, config, console) -> None:

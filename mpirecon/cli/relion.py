@@ -17,7 +17,7 @@ from mpirecon.cli.options import COUNT, EXISTING_FILE, ANY_PATH
 from mpirecon.errors import UserError
 
 #: options of reconstruct that the job gives itself, or has no use for
-_NOT_PASSED = {"particles", "output", "overwrite", "resume", "threads", "dry_run", "checkpoint_signal", "ewald"}
+_NOT_PASSED = {"particles", "output", "overwrite", "resume", "threads", "dry_run", "checkpoint_signal"}
 
 #: what RELION's form may say of an option that takes no value
 _YES, _NO = {"yes", "true", "1"}, {"no", "false", "0"}

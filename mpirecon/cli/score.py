@@ -18,7 +18,7 @@ _SHARED = (
 @pass_communicator
 def _run(comm, map1, map2, particles, output, star, cs, no_filter, as_json, overwrite, quiet, verbose, **options):
     config = reconstruct.configure(**options)
-    from mpirecon.cli.console import Console
+    from mpirecon.parallel.console import Console
     from mpirecon.io.atomic import refuse_existing
     from mpirecon.io.inputs import given, refuse_twice
     from mpirecon.io.particle_file import ParticleFile

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 
 import click
 
-from mpirecon.cli.console import Console
+from mpirecon.parallel.console import Console
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.error_options import error_options
 from mpirecon.cli.options import overwrite_option, seed_option, verbosity_options

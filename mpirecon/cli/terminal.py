@@ -8,16 +8,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from mpirecon.parallel.launcher import find_launcher
-
-
-def is_terminal(stream) -> bool:
-    """Whether someone looks at what this process writes there, at once and in place.
-
-    Under mpirun or srun nobody does, as far as a rank can know: launchers give ranks terminals of their own and write
-    what comes from them wherever they were told to, which may be a file.
-    """
-    return stream.isatty() and find_launcher() is None
+from mpirecon.parallel.lines import is_terminal
 
 
 def uses_colours(stream) -> bool:

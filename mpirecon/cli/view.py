@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mpirecon.cli.console import Console
+from mpirecon.parallel.console import Console
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, Number, Whole, overwrite_option, verbosity_options
 from mpirecon.cli.terminal import uses_colours

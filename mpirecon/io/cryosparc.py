@@ -22,16 +22,16 @@ cryoSPARC's developers name in pyem's pull request 125.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
 
 from mpirecon.errors import UserError
+from mpirecon.io.cs_file import SUPPLIED, CsColumns, join_passthrough, read_cs
+from mpirecon.io.cs_places import micrograph_numbers, picks_of
 from mpirecon.io.cryosparc_optics import DEFAULT, about, own_optics
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.reading import CTF_REMEDIES, Reading, settle_state
@@ -41,22 +41,8 @@ from mpirecon.io.traps import unapplied_symmetry
 from mpirecon.model.optics import check_ctf, make_ctf
 from mpirecon.model.pose import Pose
 
-#: option → (column it supplies, unit)
-SUPPLIED = {
-    "voltage": ("ctf/accel_kv", "kV"),
-    "cs": ("ctf/cs_mm", "mm"),
-    "amplitude_contrast": ("ctf/amp_contrast", "fraction"),
-    "pixel_size": ("blob/psize_A", "Å"),
-}
 _POSE, _SHIFT, _SPLIT = "alignments3D/pose", "alignments3D/shift", "alignments3D/split"
 _PIXEL = "alignments3D/psize_A"
-
-#: column → what it is a quantity of, and cryoSPARC's unit for it (reading.UNITS)
-_QUANTITIES = {
-    _POSE: ("angles", "radian"), "ctf/df1_A": ("defocus", "A"), "ctf/df2_A": ("defocus", "A"),
-    "ctf/df_angle_rad": ("defocus-angle", "radian"), "ctf/phase_shift_rad": ("phase-shift", "radian"), "ctf/accel_kv": ("voltage", "kV"),
-    "ctf/amp_contrast": ("amplitude-contrast", "fraction"),
-}
 
 #: a refinement's pixel is within this factor of that of the images, and no rotation vector is longer than this
 _LARGEST_BINNING = 50.0
@@ -68,93 +54,6 @@ _OTHER_ROWS = {
     "location/center_x_frac": "picks on micrographs", "class2D/idx": "2-D classes", "templates/path": "templates",
 }
 _SCORES = ("alignments3D/cross_cor", "alignments3D/alpha")
-_STREAM = b"\x94CSDAT"  # how cryosparc-tools begins its other format
-
-
-def read_cs(path: str | os.PathLike) -> np.ndarray:
-    """The structured array (m,) of a .cs file.
-
-    Raises
-    ------
-    UserError
-        naming the file when it is missing, of another format, damaged, or holds no particles.
-    """
-    path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            start = file.read(len(_STREAM))
-            if start == _STREAM:
-                raise UserError(f"{path} is in cryoSPARC's stream format (CSDAT); save it as NumPy, for example with "
-                                "cryosparc-tools: Dataset.load(…).save(…)")
-            if not start.startswith(b"\x93NUMPY"):
-                raise UserError(f"{path} is not a .cs file: it is no NumPy array")
-            file.seek(0)
-            array = _read_array(file, path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    if array.dtype.names is None or array.ndim != 1:
-        raise UserError(f"{path} is not a .cs file: a table was expected, this is {array.dtype} {array.shape}")
-    if not len(array):
-        raise UserError(f"{path} has no particles")
-    return array
-
-
-def _read_array(file: BinaryIO, path: Path) -> np.ndarray:
-    """The array of a .npy file that is open at its beginning; no more is read than the file has."""
-    try:  # NumPy parses the header as Python: what a changed byte may raise is any of Python's errors
-        version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = header(file)
-        wanted = math.prod(shape) * dtype.itemsize
-        if not dtype.hasobject and wanted > (there := os.fstat(file.fileno()).st_size - file.tell()):
-            raise ValueError(f"{shape} rows of {dtype.itemsize} bytes are {wanted} bytes, and {there} are there")
-        file.seek(0)
-        return np.lib.format.read_array(file, allow_pickle=False)
-    except OSError:
-        raise
-    except Exception as error:
-        objects = "Object arrays" in str(error)
-        reason = "it holds Python objects" if objects else f"it is damaged or truncated ({str(error)[:120]})"
-        raise UserError(f"{path} cannot be read as a .cs file: {reason}") from error
-
-
-def join_passthrough(array: np.ndarray, path: Path, passthrough: str | os.PathLike) -> np.ndarray:
-    """`array` with the columns that only the passthrough file has, row by row of the same uid.
-
-    Rows keep their order and their own columns; the passthrough's other rows are left out.
-
-    Raises
-    ------
-    UserError
-        when either lacks a column uid, a uid occurs twice in the passthrough, or a particle is not in it.
-    """
-    other = read_cs(passthrough)
-    for file, table in ((path, array), (passthrough, other)):
-        if "uid" not in table.dtype.names:
-            raise UserError(f"{file} has no column uid, by which --passthrough joins its files")
-    index = pd.Index(other["uid"])
-    if index.has_duplicates:
-        raise UserError(f"{passthrough}: the uid {index[index.duplicated()][0]} occurs twice")
-    rows = index.get_indexer(array["uid"])
-    if (rows < 0).any():
-        row = int(np.flatnonzero(rows < 0)[0])
-        raise UserError(
-            f"{passthrough} lacks {int((rows < 0).sum())} of the {len(array)} particles of {path} (first: row {row}, "
-            f"uid {array['uid'][row]}); is it the passthrough of the same job?"
-        )
-    new = {name: other[name][rows] for name in other.dtype.names if name not in array.dtype.names}
-    return with_columns(array, new)
-
-
-def with_columns(array: np.ndarray, columns: dict[str, np.ndarray]) -> np.ndarray:
-    """A structured array with these columns replaced, or added at the end in the type they come in."""
-    added = [name for name in columns if name not in array.dtype.names]
-    kept = [(name, array.dtype[name]) for name in array.dtype.names]
-    out = np.empty(len(array), kept + [(name, columns[name].dtype, columns[name].shape[1:]) for name in added])
-    for name in out.dtype.names:
-        out[name] = columns[name] if name in columns else array[name]
-    return out
-
 
 def read_cryosparc(
     path: str | os.PathLike, passthrough: Sequence[str | os.PathLike] = (), mixed: bool = False, aberrations: str = DEFAULT,
@@ -182,7 +81,7 @@ def read_cryosparc(
         array = join_passthrough(array, path, file)
     selected = select_cs_rows(path, array, rows)
     array = array if selected is None else array[selected.rows]
-    columns = _Columns(path, array, supplied, reading)
+    columns = CsColumns(path, array, supplied, reading)
     _require(columns)
     remedy = "particles of one file need one pixel size: give --rescale common, or import them apart"
     pixel_size = columns.uniform("blob/psize_A", remedy, tolerance=np.inf if mixed else 1e-4)
@@ -191,13 +90,13 @@ def read_cryosparc(
     contrast, negate = _signs(columns)
     calibration = _calibration(columns)
     premultiplied, phase_flipped = settle_state(bool(reading.premultiplied), bool(reading.phase_flipped), reading, columns.notes)
-    pose, micrograph, classes = _pose(columns), _micrographs(array), _classes(array)
+    pose, micrograph, classes = _pose(columns), micrograph_numbers(array), _classes(array)
     found = ParticleTable(
         path=path, lines=np.arange(len(array)) if selected is None else selected.rows, unit="row", pixel_size=pixel_size,
         pixel_sizes=columns.number("blob/psize_A") if mixed else None, image_size=None if mixed else _image_size(columns),
         image_sizes=columns.number("blob/shape", width=(2,))[:, 0] if mixed and "blob/shape" in columns else None,
         pose=pose, calibration=calibration, ctf=_ctf(columns), half=half, rows=None if selected is None else selected.rows,
-        relations=cs_relations(array, _picks(path, array, micrograph, pixel_size), pose.shift, rows.family, path),
+        relations=cs_relations(array, picks_of(path, array, micrograph, pixel_size), pose.shift, rows.family, path),
         optics_group=_optics_groups(columns), ctf_premultiplied=premultiplied, ctf_phase_flipped=phase_flipped, image=image,
         stack=stack, stacks=stacks,
         half_label=_SPLIT, arrays={"particles": array}, contrast=contrast, negate=negate,
@@ -212,59 +111,7 @@ def read_cryosparc(
     return found
 
 
-class _Columns:
-    """Numeric columns of the array, with what the user supplied instead."""
-
-    def __init__(self, path: Path, array: np.ndarray, supplied: dict, reading: Reading = Reading()) -> None:
-        self.path, self.array, self.reading = path, array, reading
-        self.supplied = {SUPPLIED[o][0]: (o, float(v)) for o, v in supplied.items() if v is not None}
-        self.notes: list[str] = []
-        self.warnings: list[str] = []
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.array.dtype.names
-
-    def number(self, name: str, default: float = 0.0, width: tuple[int, ...] = ()) -> np.ndarray:
-        """(m, *width) float64: supplied, of the file, or the default."""
-        shape = (len(self.array), *width)
-        if name in self.supplied:
-            option, value = self.supplied[name]
-            if name in self:
-                self.notes.append(f"--{option.replace('_', '-')} {value:g} is used instead of {name} of the file")
-            return np.full(shape, value)
-        return self.of_file(name, default, width)
-
-    def of_file(self, name: str, default: float = 0.0, width: tuple[int, ...] = ()) -> np.ndarray:
-        """(m, *width) float64, as `number`, but whatever was supplied."""
-        shape = (len(self.array), *width)
-        if name not in self:
-            return np.full(shape, default)
-        values = self.array[name]
-        if values.shape != shape or values.dtype.kind not in "iufb":
-            raise UserError(f"{self.path}: {name} is {values.dtype} {values.shape}, expected numbers of shape {shape}")
-        values = values.astype(np.float64)
-        bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            option = next((option for option, (supplies, _) in SUPPLIED.items() if supplies == name), None)
-            remedy = "" if option is None else f"; --{option.replace('_', '-')} gives one for all"
-            raise UserError(f"{self.path}, row {row}: {name} is {values[row]}, expected finite numbers ({int(bad.sum())} such "
-                            f"rows){remedy}")
-        return values * self.reading.factor(*_QUANTITIES[name]) if name in _QUANTITIES else values
-
-    def uniform(self, name: str, remedy: str, tolerance: float = 1e-4) -> float:
-        """The one positive value that all particles share, within a relative tolerance."""
-        values = self.number(name)
-        positive = f"expected a positive number ({int((values <= 0).sum())} such rows); --pixel-size gives one for all"
-        for bad, why in ((values <= 0, positive),
-                         (np.abs(values - values[0]) > tolerance * values[0], f"but {values[0]:g} in row 0; {remedy}")):
-            if bad.any():
-                row = int(np.flatnonzero(bad)[0])
-                raise UserError(f"{self.path}, row {row}: {name} is {values[row]:g}, {why}")
-        return float(values[0])
-
-
-def _require(columns: _Columns) -> None:
+def _require(columns: CsColumns) -> None:
     """Refuse a file without images, 3-D poses or CTF, saying what it seems to be and what helps."""
     path = columns.path
     if "blob/path" not in columns or "blob/idx" not in columns:
@@ -303,7 +150,7 @@ def _what_else(array: np.ndarray) -> str:
     return "it has no alignments"
 
 
-def _images(columns: _Columns) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _images(columns: CsColumns) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """(section, index into paths, paths); a leading > marks paths of an exported job."""
     number, paths = columns.number("blob/idx"), columns.array["blob/path"]
     if paths.dtype.kind not in "SU":
@@ -323,44 +170,12 @@ def _images(columns: _Columns) -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 def relion_image_names(path: Path, array: np.ndarray) -> list[str]:
     """``000001@folder/stack.mrcs`` of each particle. RELION takes a .mrc file for a map unless told: ``….mrc:mrcs``."""
-    image, stack, stacks = _images(_Columns(path, array, {}))
+    image, stack, stacks = _images(CsColumns(path, array, {}))
     stacks = [name if name.endswith(".mrcs") else f"{name}:mrcs" for name in stacks]
     return [f"{i + 1:06d}@{stacks[s]}" for i, s in zip(image.tolist(), stack.tolist())]
 
 
-def micrographs_of(array: np.ndarray) -> tuple[list[str] | None, np.ndarray | None]:
-    """(path of each particle's micrograph, its Å per pixel (m,) float64), each None where the file does not tell."""
-    names = array.dtype.names
-    path = next((name for name in ("location/micrograph_path", "micrograph_blob/path") if name in names), None)
-    size = next((name for name in ("location/micrograph_psize_A", "micrograph_blob/psize_A") if name in names), None)
-    paths = None
-    if path is not None and array.dtype[path].kind in "SU":
-        known = {name: (name.decode(errors="replace") if isinstance(name, bytes) else str(name)).lstrip(">")
-                 for name in np.unique(array[path]).tolist()}
-        paths = [known[name] for name in array[path].tolist()]
-    sizes = None if size is None else array[size].astype(np.float64)
-    return paths, sizes if sizes is not None and (sizes > 0).all() else None
-
-
-def coordinates_of(path: Path, array: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(x, y, rows of the micrograph), each (m,) float64 in the pixels of the micrograph that the .cs file names.
-
-    Raises
-    ------
-    UserError
-        naming the columns that are missing.
-    """
-    shape = next((name for name in ("location/micrograph_shape", "micrograph_blob/shape") if name in array.dtype.names), None)
-    fraction = ("location/center_x_frac", "location/center_y_frac")
-    if shape is None or any(name not in array.dtype.names for name in fraction):
-        raise UserError(f"{path} knows no places on micrographs (location/center_x_frac, center_y_frac, micrograph_shape); import "
-                        "with the --passthrough that has them")
-    size = array[shape].astype(np.float64)  # rows, columns
-    x, y = (array[name].astype(np.float64) for name in fraction)
-    return x * size[:, 1], y * size[:, 0], size[:, 0]
-
-
-def _image_size(columns: _Columns) -> int | None:
+def _image_size(columns: CsColumns) -> int | None:
     if "blob/shape" not in columns:
         return None
     shape = columns.number("blob/shape", width=(2,))
@@ -373,7 +188,7 @@ def _image_size(columns: _Columns) -> int | None:
     return int(shape[0, 0])
 
 
-def _calibration(columns: _Columns) -> np.ndarray | None:
+def _calibration(columns: CsColumns) -> np.ndarray | None:
     """(m,) the supplied pixel size over the file's; None where nothing was supplied or the file says none."""
     if "blob/psize_A" not in columns.supplied or "blob/psize_A" not in columns:
         return None
@@ -381,7 +196,7 @@ def _calibration(columns: _Columns) -> np.ndarray | None:
     return columns.number("blob/psize_A") / stored if (np.isfinite(stored) & (stored > 0)).all() else None
 
 
-def _pose(columns: _Columns) -> Pose:
+def _pose(columns: CsColumns) -> Pose:
     """Rotations are transposed: cryoSPARC's vector turns the map, R turns its coordinates."""
     vector = columns.number(_POSE, width=(3,))
     angle = np.linalg.norm(vector, axis=1, keepdims=True)
@@ -394,7 +209,7 @@ def _pose(columns: _Columns) -> Pose:
     return Pose(quaternion, 0.0 - shift)
 
 
-def _shift_unit(columns: _Columns) -> np.ndarray:
+def _shift_unit(columns: CsColumns) -> np.ndarray:
     """(m,) Å of alignments3D/shift's unit; shifts keep their length in pixels of the images when a pixel size is supplied."""
     size, calibration, unit = columns.number("blob/psize_A"), _calibration(columns), columns.reading.units.get("shift")
     if unit == "pixel":
@@ -418,7 +233,7 @@ def _shift_unit(columns: _Columns) -> np.ndarray:
     return pixel if calibration is None else pixel * calibration
 
 
-def _ctf(columns: _Columns) -> np.ndarray:
+def _ctf(columns: CsColumns) -> np.ndarray:
     m = len(columns.array)
     if columns.reading.no_ctf:
         columns.notes.append("--no-ctf: no CTF is applied to the map's projections")
@@ -446,7 +261,7 @@ def _ctf(columns: _Columns) -> np.ndarray:
     )
 
 
-def _halves(columns: _Columns) -> np.ndarray:
+def _halves(columns: CsColumns) -> np.ndarray:
     """(m,) uint8; 0 for all where every particle is in one split, as before any refinement."""
     if _SPLIT not in columns:
         return np.zeros(len(columns.array), np.uint8)
@@ -461,7 +276,7 @@ def _halves(columns: _Columns) -> np.ndarray:
     return (split + 1).astype(np.uint8)
 
 
-def _optics_groups(columns: _Columns) -> np.ndarray:
+def _optics_groups(columns: CsColumns) -> np.ndarray:
     """(m,) int32: exposure groups count from 0, RELION's optics groups from 1."""
     group = columns.number("ctf/exp_group_id")
     if group.max() >= 2**31 - 1:
@@ -469,7 +284,7 @@ def _optics_groups(columns: _Columns) -> np.ndarray:
     return (group + 1).astype(np.int32)
 
 
-def _signs(columns: _Columns) -> tuple[str, np.ndarray | None]:
+def _signs(columns: CsColumns) -> tuple[str, np.ndarray | None]:
     """(contrast, images to negate): a file of both signs is made white throughout."""
     sign = columns.number("blob/sign", 1.0)
     bad = ~np.isin(sign, (-1, 1))
@@ -485,25 +300,6 @@ def _signs(columns: _Columns) -> tuple[str, np.ndarray | None]:
     return "white", dark
 
 
-#: units that fractions of an unknown micrograph are counted in, and Å of such a unit, which put no place near another
-_FINE, _FAR = 1e6, 1e3
-
-
-def _picks(
-    path: Path, array: np.ndarray, micrograph: np.ndarray | None, pixel_size: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """(micrograph, place (m, 2) on it in pixels, Å per pixel) of each particle; None where the file does not say."""
-    if micrograph is None or "location/center_x_frac" not in array.dtype.names:
-        return None
-    try:
-        x, y, _ = coordinates_of(path, array)
-    except UserError:  # without the micrograph's size: equal places are equal, and none is near another
-        x, y = (_FINE * array[f"location/center_{axis}_frac"].astype(np.float64) for axis in "xy")
-        return micrograph + 1, np.stack([x, y], axis=1), np.full(len(array), _FAR)
-    sizes = micrographs_of(array)[1]
-    return micrograph + 1, np.stack([x, y], axis=1), np.full(len(array), pixel_size) if sizes is None else sizes
-
-
 def _classes(array: np.ndarray) -> tuple[str, np.ndarray] | None:
     """(--select of a class, (m,) int64 3-D class of each particle, the most probable where only that is known); None without."""
     names = array.dtype.names
@@ -514,11 +310,4 @@ def _classes(array: np.ndarray) -> tuple[str, np.ndarray] | None:
     for name in names:
         if name.endswith("/class_posterior") and len(array.dtype[name].shape) == 1 and array.dtype[name].shape[0] > 1:
             return f"{name}[{{}}]=0.5:", array[name].argmax(axis=1).astype(np.int64)
-    return None
-
-
-def _micrographs(array: np.ndarray) -> np.ndarray | None:
-    for name in ("location/micrograph_uid", "location/micrograph_path"):
-        if name in array.dtype.names:
-            return pd.factorize(array[name])[0].astype(np.int64)
     return None

@@ -65,7 +65,7 @@ def signs_of(choice: str) -> dict[str, int]:
 def own_optics(columns, choice: str) -> np.ndarray | None:
     """(m, 19) float64 of each particle, as ParticleTable.own; None where there is nothing to correct.
 
-    columns : cryosparc._Columns · choice : which terms with which signs, see signs_of
+    columns : cs_file.CsColumns · choice : which terms with which signs, see signs_of
 
     Raises
     ------

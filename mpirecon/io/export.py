@@ -10,32 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, refuse_existing
-from mpirecon.io.cryosparc import coordinates_of, micrographs_of, relion_image_names, with_columns
-from mpirecon.io.export_found import cs_found_poses, put_found_poses
-from mpirecon.io.export_planted import cs_columns, planted_rows, put_truth, put_used, without_errors
-from mpirecon.io.export_tables import (
-    add_found,
-    add_halves,
-    cs_array,
-    new_tables,
-    put,
-    put_coordinates,
-    put_images,
-    put_micrographs,
-    put_mtfs,
-)
+from mpirecon.io.export_planted import planted_rows
 from mpirecon.io.file_names import as_file_name
+from mpirecon.io.formats import STAR, TableFormat, TableWriter, format_of, formats
 from mpirecon.io.inputs import Input, refuse_inputs
 from mpirecon.io.mrc import write_stack
 from mpirecon.io.optics_table import read_mtf
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.io.relion import particle_block
 from mpirecon.io.run_output import files_read, open_particles, read_particle_table, read_summary
-from mpirecon.io.star import write_star
 from mpirecon.model import Pose
 from mpirecon.model.pose_state import FOUND, REFINED
 
@@ -98,7 +83,7 @@ def export_run(
         kept = run["kept"].astype(bool)
         wanted = [(options.star, kept), (options.cs, kept), (options.discarded, ~kept)]
         wanted = [(Path(path), rows) for path, rows in wanted if path is not None]
-        export = _Export(file, run, options)
+        export = Export(file, run, options)
         export.check(wanted)
         rows = np.flatnonzero(np.logical_or.reduce([rows for _, rows in wanted]))
         with ExitStack() as files:  # all appear or none: an older table beside a newer stack would name the images of others
@@ -120,14 +105,17 @@ def _check_targets(options: ExportOptions) -> list[Path]:
     targets = [Path(t) for t in (options.star, options.cs, options.discarded, options.stack) if t is not None]
     if options.star is None and options.cs is None and options.discarded is None:
         raise UserError("nothing to export: give --star FILE, --cs FILE or --discarded FILE")
-    if (options.coordinates or options.mtf) and options.star is None and not str(options.discarded).endswith(".star"):
-        raise UserError("--coordinates and --mtf are for STAR files; give --star FILE")
+    chosen = {_format(Path(path)) for path in (options.star, options.cs, options.discarded) if path is not None}
+    for other in formats():
+        given = [name for name in other.export_options if getattr(options, name)]
+        if given and other not in chosen:
+            raise UserError(f"{' and '.join(f'--{name}' for name in other.export_options)} are for {other.name}s; give --star FILE")
     for _, path in options.mtf:
         read_mtf(path)
     if len({target.resolve() for target in targets}) < len(targets):
         raise UserError("two of --star, --cs, --discarded and --stack name the same file; each needs its own")
-    if options.discarded is not None and Path(options.discarded).suffix.lower() not in (".star", ".cs"):
-        raise UserError(f"--discarded {options.discarded}: the name must end in .star or .cs, which tells the format")
+    if options.discarded is not None and format_of(options.discarded) is None:
+        raise UserError(f"--discarded {options.discarded}: the name must end in {' or '.join(f.suffix for f in formats())}, which tells the format")
     if options.stack is not None and Path(options.stack).suffix != ".mrcs":
         raise UserError(f"--stack {options.stack}: the name must end in .mrcs, by which RELION knows a stack of images")
     for target in targets:
@@ -166,7 +154,7 @@ def _of_step(folder: Path, run: dict[str, np.ndarray], step: float) -> dict[str,
     return {"kept": kept, "weight": kept.astype(np.float64)}
 
 
-class _Export:
+class Export:
     """One export: the particle file, what the run found, and the tables made of both when they are needed."""
 
     def __init__(self, file: ParticleFile, run: dict[str, np.ndarray], options: ExportOptions) -> None:
@@ -176,36 +164,41 @@ class _Export:
         self.arrays = file.source_arrays()
         self.report = ExportReport()
         self.section = np.zeros(len(file), np.int64)  # of each particle in --stack, from 1
-        self._star = self._cs = None
+        self._writers: dict[TableFormat, TableWriter] = {}
 
     def check(self, wanted: list[tuple[Path, np.ndarray]]) -> None:
         """Refuse formats that cannot hold these particles, and an export of nobody; a file of nobody beside others is noted."""
-        for path, rows in wanted:
-            if _is_cs(path) and not self.arrays:
-                raise UserError(f"{path}: the particles did not come from a .cs file; export --star, which cryoSPARC "
-                                "imports as a particle stack")
         kept = f"the run kept {int(self.run['kept'].sum())} of {len(self.run['kept'])}"
         nobody = [path for path, rows in wanted if not rows.any()]
         if len(nobody) == len(wanted):
             raise UserError(f"{nobody[0]}: there are no such particles ({kept})")
         self.report.notes += [f"{path} has no rows: {kept}" for path in nobody]
-        if self._rescaled:
-            if self.options.stack is not None:
-                raise UserError(f"--stack: the images of {self.file.path} were rescaled at import, and their table tells of the "
-                                "original ones; export without --stack")
-            if not self.tables and any(not _is_cs(path) for path, _ in wanted):
-                raise UserError(f"{self.file.path}: these particles of different pixel sizes came from a .cs file; export --cs")
-        if self.options.coordinates and self.tables:
-            raise UserError(f"--coordinates is for particles of a .cs file; {self.source} is a STAR file, whose own come back")
+        if self.rescaled and self.options.stack is not None:
+            raise UserError(f"--stack: the images of {self.file.path} were rescaled at import, and their table tells of the "
+                            "original ones; export without --stack")
         if not (self.tables or self.arrays or self.options.stack):
             raise UserError(f"{self.file.path} was not imported, so its images are in no stack; give --stack FILE.mrcs "
                             "to write them beside the STAR file")
+        for path, _ in wanted:
+            self._writer(path).check(path)
 
     @property
-    def _rescaled(self) -> bool:
+    def rescaled(self) -> bool:
         """Whether the images in the file are not those that the source tells of."""
         about = json.loads(self.file.attributes.get("provenance") or "{}")
         return (about.get("options") or {}).get("rescale") is not None
+
+    def write(self, path: Path, rows: np.ndarray, target: Path) -> None:
+        """One table of the particles of `rows`, (m,) bool, to be named `path`, as `target`."""
+        self._writer(path).write(path, rows, target)
+        self.report.files.append((path, f"{int(rows.sum())} of {len(rows)} particles"))
+
+    def _writer(self, path: Path) -> TableWriter:
+        """One for all files of a format: its tables are made once."""
+        form = _format(path)
+        if form not in self._writers:
+            self._writers[form] = form.writer(self)
+        return self._writers[form]
 
     def write_images(self, rows: np.ndarray, progress, target: Path) -> None:
         """--stack, as `target`: the images of `rows`, protein bright, as float32 (RELION 3 reads no float16)."""
@@ -227,98 +220,7 @@ class _Export:
         if sign < 0:
             self.report.notes.append("protein was dark in the images: the stack has them negated, as RELION expects")
 
-    def write(self, path: Path, rows: np.ndarray, target: Path) -> None:
-        """One table of the particles of `rows`, (m,) bool, to be named `path`, as `target`."""
-        if _is_cs(path):
-            array = self._cs_array(path.parent)[rows]
-            with open(target, "wb") as file:
-                np.save(file, array)
-        else:
-            tables, block = self._star_tables(path.parent)
-            write_star(target, {**tables, block: tables[block][rows]}, overwrite=True)
-        self.report.files.append((path, f"{int(rows.sum())} of {len(rows)} particles"))
-
-    def _star_tables(self, folder: Path) -> tuple[dict[str, pd.DataFrame], str]:
-        if self._star is None:
-            self._star = self._imported_star() if self.tables else self._new_star()
-            if self.options.mtf:
-                self.report.notes += put_mtfs(self._optics(), self.options.mtf)
-        tables, block = dict(self._star[0]), self._star[1]
-        if self.options.stack is not None:
-            tables[block] = tables[block].copy()
-            stack = os.path.relpath(self.options.stack, folder)
-            put_images(tables[block], [f"{section:06d}@{stack}" for section in self.section])
-        return tables, block
-
-    def _optics(self) -> pd.DataFrame:
-        found = next((table for table in self._star[0].values() if "rlnOpticsGroup" in table and "rlnImageName" not in table), None)
-        if found is None:
-            raise UserError(f"--mtf: {self.source} has no table of optics groups (RELION 3.1 and later), which name MTFs")
-        return found
-
-    def _imported_star(self) -> tuple[dict[str, pd.DataFrame], str]:
-        """The source's tables: text as it was, in its order, with the run's columns at the end."""
-        block = particle_block(Path(self.source), self.tables)
-        table, notes = self.tables[block], self.report.notes
-        if len(table) != len(self.file):
-            raise UserError(f"{self.file.path} is damaged: /source has {len(table)} particles, it has {len(self.file)}")
-        notes += add_halves(table, self.run["half"])
-        if self._writes_errors():  # else the text is the source's
-            particles = self.file.metadata()
-            put_used(table, particles)
-            put_truth(table, particles)
-        self._put_found(table)
-        notes += add_found(table, self.run)
-        return self.tables, block
-
-    def _new_star(self) -> tuple[dict[str, pd.DataFrame], str]:
-        """Tables in RELION 3.1's form, of a .cs file or a simulation."""
-        particles = self.file.metadata()
-        spoilt = self._writes_errors()
-        array = self.arrays.get("particles")
-        names = None if array is None else relion_image_names(self.file.path, array)
-        told = particles if spoilt else without_errors(particles)
-        tables = new_tables(told, told.pose, names, self.file.aberrations())
-        if spoilt:
-            put_truth(tables["particles"], particles)
-        if array is not None and "uid" in array.dtype.names:
-            put(tables["particles"], "mpireconUid", [str(uid) for uid in array["uid"].tolist()])
-        if array is not None and "sym_expand/src_uid" in array.dtype.names:
-            put(tables["particles"], "mpireconSourceUid", [str(uid) for uid in array["sym_expand/src_uid"].tolist()])
-        if array is not None:
-            put_micrographs(tables, *micrographs_of(array))
-        self._put_found(tables["particles"])
-        self._put_coordinates(tables["particles"], array)
-        self.report.notes += add_found(tables["particles"], self.run)
-        return tables, "particles"
-
-    def _put_coordinates(self, table: pd.DataFrame, array: np.ndarray | None) -> None:
-        chosen = self.options.coordinates
-        if chosen is not None:
-            if array is None:
-                raise UserError("--coordinates: simulated particles are on no micrographs")
-            put_coordinates(table, *coordinates_of(self.file.path, array), chosen == "flipped")
-        elif array is not None and "location/center_x_frac" in array.dtype.names:
-            self.report.notes.append("places on micrographs are left out: --coordinates as-stored or flipped writes them, which of the "
-                                     "two depends on RELION's micrographs")
-
-    def _cs_array(self, folder: Path) -> np.ndarray:
-        if self._cs is None:
-            array, notes = cs_array(self.arrays["particles"], self.run, self.run["half"])
-            self.report.notes += notes
-            if self._writes_errors():
-                array = with_columns(array, cs_columns(array, self.file.metadata()))
-            found, rows = self._found()
-            self._cs = cs_found_poses(array, self.file.metadata(), found, rows) if len(rows) else array
-        if self.options.stack is None:
-            return self._cs
-        path = np.array([os.path.relpath(self.options.stack, folder).encode()] * len(self._cs))
-        array = with_columns(self._cs, {"blob/sign": np.ones(len(path), "f4")})
-        kept = [name for name in array.dtype.names if name != "blob/path"]  # its width changes
-        moved = with_columns(array[kept], {"blob/path": path, "blob/idx": (self.section - 1).astype("u4")})
-        return moved
-
-    def _found(self) -> tuple[Pose | None, np.ndarray]:
+    def found(self) -> tuple[Pose | None, np.ndarray]:
         """(poses that the run used, rows whose pose is another than the given one)."""
         if "pose_state" not in self.run:
             return None, np.zeros(0, np.int64)
@@ -328,12 +230,7 @@ class _Export:
                                      "(mpireconGiven…, mpirecon/given_…)")
         return Pose(self.run["quaternion"], self.run["shift"]), rows
 
-    def _put_found(self, table: pd.DataFrame) -> None:
-        found, rows = self._found()
-        if len(rows):
-            put_found_poses(table, self.file.metadata(), found, rows)
-
-    def _writes_errors(self) -> bool:
+    def writes_errors(self) -> bool:
         """Whether to write planted errors, and not the poses and defoci from before; says which, where there are any."""
         words = {"pose": "wrong poses", "defocus": "wrong defoci"}
         counts = {words[name]: len(rows) for name, rows in planted_rows(self.file.metadata()).items() if len(rows)}
@@ -349,5 +246,6 @@ class _Export:
         return used
 
 
-def _is_cs(path: Path) -> bool:
-    return path.suffix.lower() == ".cs"
+def _format(path: Path) -> TableFormat:
+    """The format of a file to be written; RELION's where its name tells none."""
+    return format_of(path) or STAR

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mpirecon.io.cryosparc import with_columns
+from mpirecon.io.cs_file import with_columns
 from mpirecon.io.export_planted import changed, origin_labels, without_errors
 from mpirecon.io.export_tables import put, put_poses, text
 from mpirecon.model.particles import ParticleSet

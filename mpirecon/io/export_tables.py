@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.errors import UserError
-from mpirecon.io.cryosparc import micrographs_of, relion_image_names, with_columns
+from mpirecon.io.cryosparc import relion_image_names
+from mpirecon.io.cs_file import with_columns
+from mpirecon.io.cs_places import micrographs_of
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.io.relion import particle_block
+from mpirecon.io.star_columns import particle_block
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import Pose

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,41 +15,29 @@ from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.fingerprint import Seen
 from mpirecon.io.inputs import Input
-from mpirecon.io.cryosparc import read_cryosparc
-from mpirecon.io.cryosparc_optics import DEFAULT
 from mpirecon.io.families import find_families
+from mpirecon.io.formats import STAR, TableFormat, format_of, formats
 from mpirecon.io.half_sets import half_sets
 from mpirecon.io.image_kind import look_at_images, sampled_rows
 from mpirecon.io.image_levels import LevelsSurvey
+from mpirecon.io.import_images import copy_images, fit_images, image_batches, sample_images
+from mpirecon.io.import_planted import particle_set, with_copies
 from mpirecon.io.import_report import ImportReport
 from mpirecon.io.linked import Links
-from mpirecon.io.mrc import LARGEST, StackReader
+from mpirecon.io.mrc import StackReader
 from mpirecon.io.optics_table import describe, mtf_curves, set_groups
 from mpirecon.io.particle_table import ParticleTable, agree, gather
 from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.io.plausible import compare_with_stacks, settle
 from mpirecon.io.reading import Reading, parse_unit
-from mpirecon.io.relion import read_relion
 from mpirecon.io.rescale import Rescaling
 from mpirecon.io.row_selection import RowOptions, parse_selection
 from mpirecon.io.table_stacks import open_stacks
-from mpirecon.io.text_column import text_column
 from mpirecon.io.traps import repeated_images, several_classes, zeros
 from mpirecon.model import ParticleSet
 from mpirecon.model.aberrations import Aberrations
-from mpirecon.model.planted import ErrorSettings, copied, count_kinds, plant
-from mpirecon.operators.background import Background
-from mpirecon.parallel.comm import (
-    Communicator,
-    SerialCommunicator,
-    run_together,
-    together,
-)
-from mpirecon.parallel.slab import slab
-
-_BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
-_SAMPLE = 512  # images of a rank that are looked at when none are copied
-_STEPS = 200  # of float16's smallest numbers, that an image must span to be more than those
+from mpirecon.model.planted import ErrorSettings, count_kinds
+from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together, together
 
 
 @dataclass(frozen=True)
@@ -134,11 +122,18 @@ class ImportOptions(ErrorSettings):
         select = [self.select] if isinstance(self.select, str) else self.select
         return tuple(parse_selection(one) if isinstance(one, str) else tuple(one) for one in select)
 
-    def of(self, table: Path) -> ImportOptions:
-        """These options as a file is to record them: with what was chosen, whatever the default comes to be."""
-        if not is_cryosparc(table):
-            return self
-        return replace(self, cs_aberrations="none" if self.ignore_aberrations else self.cs_aberrations or DEFAULT)
+    @property
+    def rows(self) -> RowOptions:
+        """Which rows are read, and what shows one particle."""
+        if self.first is not None and self.first < 1:
+            raise UserError(f"--first {self.first}: at least 1 row is needed")
+        family = (self.family,) if isinstance(self.family, str) else tuple(self.family)
+        return RowOptions(self.selections, family, self.new_halves, self.first)
+
+    @property
+    def supplied(self) -> dict[str, float | None]:
+        """What is used in place of columns."""
+        return {name: getattr(self, name) for name in ("voltage", "cs", "amplitude_contrast", "pixel_size")}
 
 
 def import_particles(
@@ -166,14 +161,14 @@ def import_particles(
         naming file, line and remedy; no output is left behind.
     """
     comm = comm or SerialCommunicator()
-    run_together(comm, lambda: _refuse_options_of_others(Path(path), options))
+    form = run_together(comm, lambda: _format(Path(path), options))
     tables = [Path(path), *map(Path, options.passthrough)]
     output = run_together(comm, lambda: refuse_existing(output, options.overwrite, [Input("table", table) for table in tables]))
     unchanged = run_together(comm, lambda: Seen.now(tables))
     unchanged.agree(comm)
-    options = options.of(Path(path))
+    options = form.settled(options)
     provenance = run_together(comm, lambda: provenance_of(Path(path), options))
-    table = _read_table(Path(path), options, comm)
+    table = form.read(Path(path), comm, options)
     agree(comm, table)
     if options.ignore_aberrations:
         _leave_out_aberrations(table)
@@ -193,13 +188,13 @@ def import_particles(
     compared = _of_all_rows(comm, whole, table, files, options)
     notes = [*table.notes, *notes, *compared.notes, *describe(aberrations)]
     sample = sampled_rows(table.total or len(table), box, table.first, len(table))
-    seen = look_at_images(comm, table, box, options.contrast or table.contrast, _batches(table, sample, stacks, rescaling))
+    seen = look_at_images(comm, table, box, options.contrast or table.contrast, image_batches(table, sample, stacks, rescaling))
     warnings = [*table.warnings, *compared.warnings, *seen]
-    particles = _particle_set(comm, table, box, compared.half, options)
+    particles = particle_set(comm, table, box, compared.half, options)
     good, skipped = np.ones(len(table), bool), []
     if options.skip_bad:  # who is left out must be known before rows have a place
-        good, skipped = _look(comm, table, stacks, dtype, options, rescaling)
-    chosen, again = _with_copies(comm, table, np.flatnonzero(good), options)
+        good, skipped = fit_images(comm, table, stacks, dtype, options, rescaling)
+    chosen, again = with_copies(comm, table, np.flatnonzero(good), options)
     particles = particles if len(chosen) == len(table) and not again.any() else particles[chosen]
     rows, total = _place(comm, len(particles))
     if options.duplicate_rate:
@@ -213,9 +208,9 @@ def import_particles(
     ) as writer:
         with together(comm), progress(len(particles)) if progress else nullcontext() as bar:
             if options.link:
-                _sample_images(table, chosen, stacks, levels)
+                sample_images(table, chosen, stacks, levels)
             else:
-                _copy_images(table, chosen, stacks, writer, rows[0],
+                copy_images(table, chosen, stacks, writer, rows[0],
                              lambda n: bar and bar.update(n), rescaling, levels)
         writer.write_metadata(particles)
         writer.write_optics(aberrations)
@@ -239,11 +234,6 @@ def import_particles(
     return _report(output, particles, dtype, total, halves, planted, kinds, skipped, notes, warnings)
 
 
-def is_cryosparc(path: Path) -> bool:
-    """Whether a table is cryoSPARC's, as its name says."""
-    return path.suffix.lower() == ".cs"
-
-
 def provenance_of(path: Path, options: ImportOptions) -> dict:
     """What a particle file says of how it was imported; the tables by their size and time of change, which tell another apart."""
     tables = [os.stat(table) for table in (path, *options.passthrough)]
@@ -251,27 +241,14 @@ def provenance_of(path: Path, options: ImportOptions) -> dict:
             "tables": [(found.st_size, found.st_mtime_ns) for found in tables]}
 
 
-def _refuse_options_of_others(path: Path, options: ImportOptions) -> None:
-    for option, given in (("passthrough", options.passthrough), ("cs-aberrations", options.cs_aberrations is not None)):
-        if given and not is_cryosparc(path):
-            raise UserError(f"--{option} is for cryoSPARC files, and {path} is not a .cs file")
-
-
-def _read_table(path: Path, options: ImportOptions, comm: Communicator) -> ParticleTable:
-    """This rank's slab of the particles."""
-    supplied = {name: getattr(options, name) for name in ("voltage", "cs", "amplitude_contrast", "pixel_size")}
-    family = [options.family] if isinstance(options.family, str) else options.family
-    if options.first is not None and options.first < 1:
-        raise UserError(f"--first {options.first}: at least 1 row is needed")
-    rows = RowOptions(options.selections, tuple(family), options.new_halves, options.first)
-    if not is_cryosparc(path):
-        return read_relion(path, comm, options.rescale is not None, rows, options.reading, **supplied)
-    mixed = options.rescale is not None
-    whole = run_together(comm, lambda: read_cryosparc(path, options.passthrough, mixed, options.cs_aberrations, rows,
-                                                      options.reading, **supplied))
-    if len(whole) < comm.size:
-        raise UserError(f"{path}: {len(whole)} particles are too few for {comm.size} ranks; use {len(whole)} at most")
-    return whole.slab(*slab(len(whole), comm.size, comm.rank))
+def _format(path: Path, options: ImportOptions) -> TableFormat:
+    """The table's format, RELION's where its name tells none. UserError for options that are for another format."""
+    found = format_of(path) or STAR
+    for other in formats():
+        for name in other.options:
+            if getattr(options, name) and name not in found.options:
+                raise UserError(f"--{name.replace('_', '-')} is for {other.name}s, and {path} is not a {other.suffix} file")
+    return found
 
 
 def _leave_out_aberrations(table: ParticleTable) -> None:
@@ -343,65 +320,6 @@ def _aberrations(
     return replace(found, mtf=mtf * found.mtf if found.mtf.shape[1] else mtf)  # what is there ends a rescaled image
 
 
-def _particle_set(
-    comm: Communicator, table: ParticleTable, box: int, half: np.ndarray, options: ImportOptions
-) -> ParticleSet:
-    pose, ctf, truth = table.pose, table.ctf, {}
-    if options.plants:
-        groups = None if options.plant_by is None else _group_numbers(comm, table, options.plant_by)
-        planted = plant(options, options.seed, table.numbers, pose, ctf, groups)
-        pose, ctf, truth = planted.pose, planted.ctf, planted.truth
-    return ParticleSet(
-        box=box, pixel_size=table.pixel_size, pose=pose, ctf=ctf, half=half,
-        optics_group=table.optics_group, ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped,
-        contrast=options.contrast or table.contrast, **truth,
-    )
-
-
-def _with_copies(
-    comm: Communicator, table: ParticleTable, rows: np.ndarray, options: ImportOptions
-) -> tuple[np.ndarray, np.ndarray]:
-    """These rows of the table with those of which a duplicate is planted twice, one behind the other; and which are the second."""
-    groups = None if options.plant_by is None or not options.duplicate_rate else _group_numbers(comm, table, options.plant_by)
-    times = 1 + copied(options, options.seed, table.numbers, groups)[rows]
-    chosen = np.repeat(rows, times)
-    again = np.zeros(len(chosen), bool)
-    again[np.cumsum(times)[times == 2] - 1] = True
-    return chosen, again
-
-
-def _group_numbers(comm: Communicator, table: ParticleTable, column: str) -> np.ndarray:
-    """Number of each row's value in a column of the particle table, (m,) int64; UserError when there is none."""
-    particles = table.tables.get(table.particle_block) if table.tables else None
-    for label in (column, f"rln{column}", f"_{column}", f"_rln{column}"):
-        if particles is not None and label in particles.columns:
-            names = text_column(particles[label])
-            codes, first = names.codes()
-            mine = list(names[first])
-            number = {name: i for i, name in enumerate(sorted({n for rank in comm.allgather(mine) for n in rank}))}
-            return np.array([number[name] for name in mine], np.int64)[codes]
-    known = "" if particles is None else f"; it has {', '.join(map(str, particles.columns))}"
-    raise UserError(f"--plant-by {column}: {table.path} has no such column{known}")
-
-
-def _look(
-    comm: Communicator, table: ParticleTable, stacks: list[StackReader], dtype: str, options: ImportOptions,
-    rescaling: Rescaling | None = None,
-) -> tuple[np.ndarray, list[str]]:
-    """(m,) bool, this rank's images that are fit to be written, and what is wrong with all that are not. Collective."""
-    good, skipped = np.ones(len(table), bool), []
-    total = table.total or len(table)
-    with together(comm):
-        for rows, images in _batches(table, np.arange(len(table)), stacks, rescaling):
-            for row, reason in _faults(_fitted(images, dtype), dtype).items():
-                skipped.append(f"{table.describe(rows[row])} {reason}")
-                good[rows[row]] = False
-            _refuse_too_many(skipped, total, options)
-    skipped = [text for rank in comm.allgather(skipped) for text in rank]
-    _refuse_too_many(skipped, total, options)
-    return good, skipped
-
-
 def _place(comm: Communicator, count: int) -> tuple[tuple[int, int], int]:
     """((first row, row after the last) of this rank in the output, rows in all)."""
     counts = comm.allgather(count)
@@ -412,90 +330,6 @@ def _place(comm: Communicator, count: int) -> tuple[tuple[int, int], int]:
 def _links(table: ParticleTable, rows: np.ndarray, stacks: list[StackReader], dtype: str, home: Path | None) -> Links:
     negate = None if table.negate is None else table.negate[rows]
     return Links(stacks, table.stack[rows], table.image[rows], negate, np.dtype(dtype), home)
-
-
-def _copy_images(
-    table: ParticleTable, rows: np.ndarray, stacks: list[StackReader], writer: ParticleWriter, start: int,
-    update: Callable[[int], None], rescaling: Rescaling | None = None, levels: LevelsSurvey | None = None,
-) -> None:
-    """Copy the images of these rows to the writer's rows from `start` on, in their order."""
-    for some, images in _batches(table, rows, stacks, rescaling, levels):
-        images = _fitted(images, writer.dtype)
-        faults = _faults(images, writer.dtype)
-        if faults:
-            row, reason = next(iter(faults.items()))
-            raise UserError(f"{table.describe(some[row])} {reason}; repair the stack, remove the row, or leave such images "
-                            "out with --skip-bad")
-        if table.negate is not None:
-            images = images.astype(np.result_type(images, np.float16), copy=False)  # unsigned pixels have no sign
-            images[table.negate[some]] *= -1
-        writer.write_images(start, images)
-        start += len(images)
-        update(len(images))
-
-
-def _sample_images(table: ParticleTable, rows: np.ndarray, stacks: list[StackReader], levels: LevelsSurvey) -> None:
-    """Look at the levels of some of the images, which stay where they are."""
-    some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE)).astype(np.int64))
-    for _ in _batches(table, rows[some], stacks, levels=levels):
-        pass
-
-
-def _fitted(images: np.ndarray, dtype) -> np.ndarray:
-    """The images, or where this type would round them, the same without their backgrounds, which would cost them their digits."""
-    return images if np.can_cast(images.dtype, dtype) else Background(images.shape[-1]).without(images)
-
-
-def _batches(
-    table: ParticleTable, rows: np.ndarray, stacks: list[StackReader], rescaling: Rescaling | None = None,
-    levels: LevelsSurvey | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(some of the rows, their images) in order, at the common size; within a batch each stack is read once.
-
-    levels : is shown all images as they are in their stacks
-    """
-    box = stacks[0].box if rescaling is None else rescaling.box
-    size = max(1, _BATCH_BYTES // (4 * max(box, *(stack.box for stack in stacks)) ** 2))
-    for start in range(0, len(rows), size):
-        some = rows[start : start + size]
-        image, stack = table.image[some], table.stack[some]
-        kind = np.zeros(len(some), np.int64) if rescaling is None else rescaling.kind[some]
-        parts = [(np.flatnonzero((stack == number) & (kind == k)), stacks[number], k)
-                 for number, k in np.unique(np.column_stack([stack, kind]), axis=0)]
-        types = {reader.dtype.newbyteorder("=") for _, reader, _ in parts}
-        batch = np.empty((len(image), box, box), types.pop() if len(types) == 1 and rescaling is None else np.float32)
-        for members, reader, k in parts:
-            found = reader.read(image[members])
-            if levels is not None:
-                levels.add(found)
-            batch[members] = found if rescaling is None else rescaling.images(k, found)
-        yield some, batch
-
-
-def _faults(images: np.ndarray, dtype: str) -> dict[int, str]:
-    """Row within the batch → what is wrong with its pixels."""
-    low, high = images.min(axis=(1, 2)).astype(np.float64), images.max(axis=(1, 2)).astype(np.float64)
-    reasons = {
-        "has NaN or infinite pixels": ~(np.isfinite(low) & np.isfinite(high)),
-        f"has pixels beyond {LARGEST:g}, which no camera counts": np.maximum(-low, high) > LARGEST,
-        "is constant": low == high,
-        f"has pixels beyond the range of {dtype} (try another --dtype)": np.maximum(-low, high) > np.finfo(dtype).max,
-        f"differs from pixel to pixel by less than {dtype} can hold (try another --dtype)":
-            (np.dtype(dtype) == np.float16) & (high - low < _STEPS * np.finfo(np.float16).smallest_subnormal),
-    }
-    faults: dict[int, str] = {}
-    for reason, rows in reasons.items():
-        for row in np.flatnonzero(rows):
-            faults.setdefault(int(row), reason)
-    return dict(sorted(faults.items()))
-
-
-def _refuse_too_many(skipped: list[str], total: int, options: ImportOptions) -> None:
-    if len(skipped) > options.max_bad * total:
-        raise UserError(
-            f"{len(skipped)} of {total} images are bad, more than --max-bad {options.max_bad:g} allows: so many point to a "
-            f"damaged stack or a wrong one. The first: {skipped[0]}"
-        )
 
 
 def _report(

@@ -232,6 +232,10 @@ class LinkedImages:
         header = MrcHeader(shape, np.dtype(row["type"].decode()), int(row["offset"]), (0.0, 0.0, 0.0), (1, 2, 3))
         return StackReader(path, header, keep_open=True)
 
+    def between(self, start: int, stop: int) -> np.ndarray:
+        """Images start … stop, as they are in their stacks."""
+        return self.read(np.arange(start, stop))
+
     def close(self) -> None:
         for reader in self._readers.values():
             reader.close()

@@ -15,6 +15,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.stack_paths import locate_stacks
 from mpirecon.io.star import read_star
+from mpirecon.io.star_columns import StarColumns
 from mpirecon.model.aberrations import Aberrations, tilt_coefficients
 from mpirecon.parallel.comm import Communicator, together
 
@@ -119,6 +120,36 @@ def set_groups(comm: Communicator, table: ParticleTable) -> None:
                            "each combination")
     odd, even = (part if part.any() else part[:, :0] for part in np.split(known[:, 1:-4], [ODD], axis=1))
     table.aberrations = Aberrations(number, known[:, -4:].reshape(-1, 2, 2), odd, even, np.zeros((len(known), 0)))
+
+
+def put_optics(columns: StarColumns, found: ParticleTable) -> None:
+    """Aberrations, magnification and MTFs: of the optics table, or before RELION 3.1 of the particles."""
+    optics = columns.optics
+    if optics is None:
+        if not columns.reading.no_ctf and any(label in columns.particles and columns.number(label).any() for label in TILT):
+            tilt = np.stack([columns.number(label, 0.0) for label in TILT], axis=1)
+            odd = tilt_coefficients(tilt, found.ctf["cs_mm"], found.ctf["voltage_kv"])
+            found.own = np.column_stack([odd, *(np.full(len(found), value) for value in MAGNIFICATION.values())])
+        return
+    group = columns.optics_groups()
+
+    def number(label: str, default: float) -> np.ndarray:
+        return columns.of_groups(label) if label in optics else np.full(len(optics), default)
+
+    if columns.reading.no_ctf:  # what images have none of, neither lens nor detector did
+        matrix = np.stack([number(label, value) for label, value in MAGNIFICATION.items()], axis=1)
+        order, none = np.argsort(group), np.zeros((len(group), 0))
+        found.aberrations = Aberrations(group[order], matrix[order].reshape(-1, 2, 2), none, none, none)
+        return
+    found.aberrations = relion_aberrations(columns.path, optics, group, columns.supplied, number)
+    found.warnings += coma_beside_tilt(columns.path, optics)
+    if "rlnMtfFileName" in optics:
+        if "rlnMicrographOriginalPixelSize" not in optics:
+            if optics["rlnMtfFileName"].nunique() > 1:
+                raise UserError(f"{columns.path}: rlnMtfFileName needs rlnMicrographOriginalPixelSize in the optics table")
+            return
+        original = columns.of_groups("rlnMicrographOriginalPixelSize").tolist()
+        found.mtf = dict(zip(group.tolist(), zip(map(str, optics["rlnMtfFileName"]), original)))
 
 
 def describe(aberrations: Aberrations | None) -> list[str]:

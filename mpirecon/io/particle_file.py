@@ -6,7 +6,6 @@ Any number of processes may read slabs of one file independently; ``ParticleWrit
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,42 +19,15 @@ from mpirecon.io.hdf5 import attributes_of, dataset_of, open_hdf5, reading
 from mpirecon.io.fingerprint import Fingerprint, Seen, change_of, refuse_changed
 from mpirecon.io.inputs import Input
 from mpirecon.io.linked import LinkedImages
-from mpirecon.io.shared_hdf5 import rows_in_order
+from mpirecon.io.particle_layout import DATASETS, TRUTH, check_lengths, checked_attributes, checked_pixel_size
 from mpirecon.io.source_table import read_arrays, read_column, read_tables, tables_of
-from mpirecon.model import CTF_DTYPE, ParticleSet, Pose
+from mpirecon.io.stored_images import StoredImages
+from mpirecon.model import ParticleSet, Pose
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.parallel.comm import Communicator, run_together
 
 if TYPE_CHECKING:  # slow to load, and most runs never look at the imported table
     import pandas as pd
-
-FORMAT = "mpirecon-particles"
-VERSION = 1
-_UNIT = 1e-3  # by which a stored quaternion's length may differ from 1
-_MOST = 2**30  # bytes of one read; Linux ends reads at 2 GB
-_LARGE = 16 * 1024  # bytes of an image that is better read by itself than with those between it and the next
-_SPAN_BYTES = 16 * 1024 * 1024  # most that one HDF5 read of scattered rows may span
-
-#: dataset → (shape after the particle axis, type); images and the optional ones are checked apart
-DATASETS = {
-    "quaternion": ((4,), np.dtype("f8")),
-    "shift": ((2,), np.dtype("f8")),
-    "ctf": ((), CTF_DTYPE),
-    "half": ((), np.dtype("u1")),
-    "optics_group": ((), np.dtype("i4")),
-}
-#: likewise, of the fields that tell of planted errors
-TRUTH = {
-    "pose_error": ((), np.dtype("bool")),
-    "true_quaternion": ((4,), np.dtype("f8")),
-    "true_shift": ((2,), np.dtype("f8")),
-    "true_defocus": ((2,), np.dtype("f8")),
-    "planted_orientation": ((), np.dtype("bool")),
-    "planted_offset": ((), np.dtype("bool")),
-    "planted_defocus": ((), np.dtype("bool")),
-    "planted_hand": ((), np.dtype("bool")),
-    "duplicate_of": ((), np.dtype("i8")),
-}
 
 
 class ParticleFile:
@@ -90,23 +62,18 @@ class ParticleFile:
         self.path = self.location if shown is None else Path(shown)
         self.lasting = self.location if home is None else home / self.location.name
         self._file = open_hdf5(self.location, "particle file", "make one with mpirecon import or simulate")
-        self._bytes = None
         try:
             self._seen = Fingerprint.of(self._file.id.get_vfd_handle())
             self._validate()
-            with reading(self.path, "/images"):
-                self._first_byte = None if self.linked else rows_in_order(self._images)
-            if self._first_byte is not None:
-                self._bytes = open(self.location, "rb", buffering=0)
-                if Fingerprint.of(self._bytes.fileno()) != self._seen:
-                    refuse_changed(self.location, self._seen)
+            if not self.linked:
+                self._images = StoredImages(self._images, self.location, self.path, self._seen)
         except BaseException:
             self._file.close()
             raise
 
     def _validate(self) -> None:
-        self.attributes = _attributes(self._file, self.path)
-        self.pixel_size = _pixel_size(self.attributes["pixel_size"], self.path)
+        self.attributes = checked_attributes(self._file, self.path)
+        self.pixel_size = checked_pixel_size(self.attributes["pixel_size"], self.path)
         with reading(self.path, "its table of contents"):
             linked = "link" in self._file and isinstance(self._file["link"], h5py.Group)
             self._there = set(self._file)
@@ -141,11 +108,8 @@ class ParticleFile:
         return isinstance(self._images, LinkedImages)
 
     def close(self) -> None:
-        if self.linked:
-            self._images.close()
+        self._images.close()
         self._file.close()
-        if self._bytes is not None:
-            self._bytes.close()
 
     def __len__(self) -> int:
         return int(self._images.shape[0])
@@ -197,11 +161,6 @@ class ParticleFile:
         return found.hexdigest()
 
     @property
-    def has_truth(self) -> bool:
-        """Whether it is known which poses are wrong (they were planted)."""
-        return "pose_error" in self._there
-
-    @property
     def has_duplicates(self) -> bool:
         """Whether copies of particles were planted in the other half set."""
         return "duplicate_of" in self._there
@@ -221,7 +180,7 @@ class ParticleFile:
         truth = {name: self._read(name, rows) if name in self._there else None for name in TRUTH}
         quaternion = self._read("quaternion", rows)
         try:
-            _check_lengths(quaternion)
+            check_lengths(quaternion)
             if truth["true_quaternion"] is not None:
                 Pose(truth["true_quaternion"], np.zeros((len(quaternion), 2)))  # finite, and rotations
             if truth["true_shift"] is not None:
@@ -274,56 +233,12 @@ class ParticleFile:
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step == 1:
-                return self._pixels(start, max(start, stop)).astype(np.float32, copy=False)
+                return self._images.between(start, max(start, stop)).astype(np.float32, copy=False)
             rows = np.arange(start, stop, step)
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) and (rows[0] < 0 or rows[-1] >= len(self) or (np.diff(rows) < 0).any()):
             raise ValueError(f"rows must be sorted and within 0 to {len(self) - 1}")
-        if self.linked:
-            return self._images.read(rows).astype(np.float32, copy=False)
-        out = np.empty((len(rows), self.box, self.box), np.float32)
-        for first, last in self._runs(rows):
-            start, stop = int(rows[first]), int(rows[last - 1]) + 1
-            if stop - start == last - first:
-                self._pixels(start, stop, out[first:last])
-            else:
-                out[first:last] = self._pixels(start, stop)[rows[first:last] - start]
-        return out
-
-    def _pixels(self, start: int, stop: int, into: np.ndarray | None = None) -> np.ndarray:
-        """Images start … stop as they are stored, (k, n, n), or in `into`; past HDF5 where they lie in the file one after
-        another."""
-        if into is not None and (self._bytes is None or into.dtype != self._images.dtype):
-            into[...] = self._pixels(start, stop)
-            return into
-        if self.linked:
-            return self._images.read(np.arange(start, stop))
-        if self._bytes is None:
-            return self._read("images", slice(start, stop))
-        out = np.empty((stop - start, self.box, self.box), self._images.dtype) if into is None else into
-        left = memoryview(out.reshape(-1).view(np.uint8))
-        at = self._first_byte + start * self.box * self.box * out.itemsize
-        try:
-            while len(left) and (done := os.preadv(self._bytes.fileno(), [left[:_MOST]], at)):
-                left, at = left[done:], at + done
-        except OSError as error:
-            raise UserError(f"{self.path}: /images, rows {start} to {stop - 1} cannot be read: {error.strerror}") from error
-        if len(left):
-            raise UserError(f"{self.path}: /images, rows {start} to {stop - 1} cannot be read, the file ends before; was it "
-                            "truncated while it was read?")
-        return out
-
-    def _runs(self, rows: np.ndarray):
-        """(first, last) positions in `rows` that one read serves: no gap of a whole chunk, no span too large. Past HDF5, no
-        gap at all unless images are small."""
-        if self._bytes is not None and self.box**2 * self._images.dtype.itemsize >= _LARGE:
-            edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
-            return list(itertools.pairwise(edges)) if len(rows) else []
-        chunk = self._images.chunks[0] if self._images.chunks else 1
-        most = max(chunk, _SPAN_BYTES // (self.box * self.box * self._images.dtype.itemsize))
-        block = np.diff(rows // chunk, prepend=rows[:1] // chunk)
-        edges = [0, *np.flatnonzero((block > 1) | (np.diff(rows // most, prepend=rows[:1] // most) > 0)), len(rows)]
-        return [(int(a), int(b)) for a, b in itertools.pairwise(edges) if b > a]
+        return self._images.read(rows).astype(np.float32, copy=False)
 
     def _read(self, name: str, rows: slice) -> np.ndarray:
         where = "" if rows == slice(None) else f", rows {rows.start} to {rows.stop - 1}"
@@ -371,12 +286,6 @@ class ParticleFile:
             return read_arrays(self._file["source"])
 
 
-def is_table(path: str | os.PathLike) -> bool:
-    """Whether a file is a table of particles to be imported, by its name, and no particle file: those are HDF5, whatever their name."""
-    path = Path(path)
-    return path.suffix.lower() in (".star", ".cs") and not (path.is_file() and h5py.is_hdf5(path))
-
-
 def open_together(
     comm: Communicator, path: str | os.PathLike, shown: Path | None = None, home: Path | None = None
 ) -> ParticleFile:
@@ -394,34 +303,3 @@ def agree_on(comm: Communicator, file: ParticleFile) -> None:
     """Raise UserError, on all ranks, where they have opened different files under one name. Collective."""
     if comm.size > 1:
         file.seen.agree(comm, run_together(comm, file.summary_digest))
-
-
-def _pixel_size(value, path: Path) -> float:
-    if np.ndim(value) or not np.issubdtype(np.asarray(value).dtype, np.number) or not (np.isfinite(value) and value > 0):
-        raise UserError(f"{path}: the attribute pixel_size is {value}, expected a positive number of Å")
-    return float(value)
-
-
-def _check_lengths(quaternion: np.ndarray) -> None:
-    """Refuse quaternions that were unit quaternions when they were stored."""
-    odd = ~(np.abs(np.linalg.norm(quaternion, axis=1) - 1) < _UNIT)
-    if odd.any():
-        row = int(np.flatnonzero(odd)[0])
-        raise UserError(f"the quaternion of particle {row} is {quaternion[row].tolist()}, which is not of length 1")
-
-
-def _attributes(file: h5py.File, path: Path) -> dict:
-    found = attributes_of(file, path)
-    if found.get("format") != FORMAT:
-        raise UserError(
-            f"{path} is not a particle file: its attribute format is {found.get('format')!r}, expected {FORMAT!r}; "
-            "make one with mpirecon import or simulate"
-        )
-    if found.get("version") != VERSION:
-        raise UserError(
-            f"{path} has version {found.get('version')}, this mpirecon reads version {VERSION}; make it again"
-        )
-    for name in ("pixel_size", "ctf_premultiplied", "contrast"):
-        if name not in found:
-            raise UserError(f"{path}: the attribute {name} is missing; this particle file is incomplete")
-    return found

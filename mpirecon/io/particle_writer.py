@@ -16,7 +16,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing, temporary_name, write_failed
 from mpirecon.io.linked import Links, write_links
-from mpirecon.io.particle_file import DATASETS, FORMAT, TRUTH, VERSION
+from mpirecon.io.particle_layout import DATASETS, FORMAT, TRUTH, VERSION
 from mpirecon.io.shared_hdf5 import SharedHdf5
 from mpirecon.io.source_table import write_arrays, write_tables
 from mpirecon.model import ParticleSet

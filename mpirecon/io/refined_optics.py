@@ -9,11 +9,12 @@ import pandas as pd
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
-from mpirecon.io.cryosparc import micrographs_of, relion_image_names
+from mpirecon.io.cryosparc import relion_image_names
+from mpirecon.io.cs_places import micrographs_of
 from mpirecon.io.export_tables import new_tables, put, put_micrographs, text
 from mpirecon.io.optics_table import TILT
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.io.relion import particle_block
+from mpirecon.io.star_columns import particle_block
 from mpirecon.io.star import write_star
 from mpirecon.model.aberrations import Aberrations
 

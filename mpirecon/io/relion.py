@@ -15,158 +15,34 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from mpirecon.errors import UserError
-from mpirecon.io.optics_table import MAGNIFICATION, TILT, coma_beside_tilt, relion_aberrations
+from mpirecon.io.optics_table import put_optics
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.reading import CTF_REMEDIES, STATE_OPTIONS, Reading, settle_state
 from mpirecon.io.relations import star_relations
 from mpirecon.io.row_selection import ALL_ROWS, RowOptions, select_star_rows
 from mpirecon.io.stack_paths import parse_image_names
 from mpirecon.io.star import read_star
+from mpirecon.io.star_columns import ANGLES, SUPPLIED, StarColumns, particle_block
 from mpirecon.io.text_column import text_column, to_numbers
 from mpirecon.io.traps import unapplied_symmetry
-from mpirecon.model.aberrations import Aberrations, tilt_coefficients
 from mpirecon.model.optics import check_ctf, make_ctf
 from mpirecon.model.pose import Pose
 from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together
 from mpirecon.parallel.slab import slab
 
-#: option → (label it supplies, unit)
-SUPPLIED = {
-    "voltage": ("rlnVoltage", "kV"),
-    "cs": ("rlnSphericalAberration", "mm"),
-    "amplitude_contrast": ("rlnAmplitudeContrast", "fraction"),
-    "pixel_size": ("rlnImagePixelSize", "Å"),
-}
-_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+if TYPE_CHECKING:
+    from mpirecon.io.importer import ImportOptions
+
 _ORIGINS = {("rlnOriginXAngst", "rlnOriginYAngst"): "A", ("rlnOriginX", "rlnOriginY"): "pixel"}
 
-#: label → what it is a quantity of, and RELION's unit for it (reading.UNITS)
-_QUANTITIES = {
-    **dict.fromkeys(_ANGLES, ("angles", "degree")), "rlnDefocusU": ("defocus", "A"), "rlnDefocusV": ("defocus", "A"),
-    "rlnDefocusAngle": ("defocus-angle", "degree"), "rlnPhaseShift": ("phase-shift", "degree"), "rlnVoltage": ("voltage", "kV"),
-    "rlnAmplitudeContrast": ("amplitude-contrast", "fraction"),
-}
 _SUBTOMOGRAMS = "subtomograms are not supported, only 2-D images"
 _SCORES = ("rlnMaxValueProbDistribution", "rlnLogLikeliContribution", "rlnParticleFigureOfMerit")
-
-
-class _Columns:
-    """Numeric columns of the particle table, each joined with its optics group where the particles lack it.
-
-    The join looks each particle's group up and keeps the order of the particles, however the groups are
-    numbered or interleaved.
-    """
-
-    def __init__(
-        self, path: Path, particles: pd.DataFrame, optics: pd.DataFrame | None, supplied: dict, mixed: bool = False,
-        reading: Reading = Reading(),
-    ) -> None:
-        self.path, self.particles, self.optics, self.supplied, self.mixed = path, particles, optics, supplied, mixed
-        self.reading = reading
-        self.notes: list[str] = []
-        self.warnings: list[str] = []
-        self.group = self._groups()
-        self.optics_row = None if optics is None else self._optics_rows()
-
-    def _groups(self) -> np.ndarray:
-        if "rlnOpticsGroup" in self.particles:
-            return self._integers(self.particles, "rlnOpticsGroup")
-        if self.optics is not None and len(self.optics) == 1 and "rlnOpticsGroup" in self.optics:
-            return np.repeat(self._integers(self.optics, "rlnOpticsGroup"), len(self.particles))
-        if self.optics is not None and len(self.optics) != 1:
-            raise UserError(
-                f"{self.path}: the particle table has no column rlnOpticsGroup, and the optics table has "
-                f"{len(self.optics)} groups; add the column"
-            )
-        return np.ones(len(self.particles), np.int64)
-
-    def _optics_rows(self) -> np.ndarray:
-        if "rlnOpticsGroup" not in self.optics:
-            if len(self.optics) == 1:
-                return np.zeros(len(self.particles), np.int64)
-            raise UserError(f"{self.path}: the optics table has no column rlnOpticsGroup")
-        numbers = pd.Index(self._integers(self.optics, "rlnOpticsGroup"))
-        if numbers.has_duplicates:
-            twice = numbers[numbers.duplicated()][0]
-            raise UserError(f"{self.path}: the optics table has group {twice} twice; merge or renumber the groups")
-        rows = numbers.get_indexer(self.group)
-        if (rows < 0).any():
-            row = int(np.flatnonzero(rows < 0)[0])
-            raise UserError(
-                f"{self.path}, line {self.particles.index[row]}: optics group {self.group[row]} is not in the optics "
-                f"table (groups {', '.join(map(str, numbers))})"
-            )
-        return rows
-
-    def __contains__(self, label: str) -> bool:
-        return label in self.particles or (self.optics is not None and label in self.optics)
-
-    def number(self, label: str, default: float | None = None) -> np.ndarray:
-        """(m,) float64; the particle's own value, else its optics group's, else what was supplied or the default."""
-        option = next((name for name, (supplies, _) in SUPPLIED.items() if supplies == label), None)
-        value = self.supplied.get(option)
-        if value is not None:
-            if label in self:
-                self.notes.append(f"--{option.replace('_', '-')} {value:g} is used instead of {label} of the table")
-            return np.full(len(self.particles), float(value))
-        return self.of_table(label, default)
-
-    def of_table(self, label: str, default: float | None = None) -> np.ndarray:
-        """(m,) float64, as `number`, but whatever was supplied."""
-        if label in self.particles:
-            return self._numbers(self.particles, label)
-        if label in self:
-            return self._numbers(self.optics, label)[self.optics_row]
-        return np.full(len(self.particles), float(default))
-
-    def _numbers(self, table: pd.DataFrame, label: str) -> np.ndarray:
-        values = to_numbers(table[label])
-        if not np.isfinite(values).all():
-            row = int(np.flatnonzero(~np.isfinite(values))[0])
-            option = next((name for name, (supplies, _) in SUPPLIED.items() if supplies == label), None)
-            remedy = "" if option is None else f"; --{option.replace('_', '-')} gives one for all"
-            raise UserError(
-                f"{self.path}, line {table.index[row]}: {label} is {table[label].iloc[row]!r}, expected a finite "
-                f"number{remedy}"
-            )
-        return values * self.reading.factor(*_QUANTITIES[label]) if label in _QUANTITIES else values
-
-    def _integers(self, table: pd.DataFrame, label: str) -> np.ndarray:
-        values = self._numbers(table, label)
-        odd = (values != np.rint(values)) | (np.abs(values) > np.iinfo(np.int32).max)
-        if odd.any():
-            row = int(np.flatnonzero(odd)[0])
-            raise UserError(
-                f"{self.path}, line {table.index[row]}: {label} is {table[label].iloc[row]!r}, expected a whole number"
-            )
-        return values.astype(np.int64)
-
-    def optics_groups(self) -> np.ndarray:
-        """(g,) int64, the number of each row of the optics table."""
-        if "rlnOpticsGroup" in self.optics:
-            return self._integers(self.optics, "rlnOpticsGroup")
-        return np.ones(1, np.int64)
-
-    def of_groups(self, label: str) -> np.ndarray:
-        """(g,) float64, a column of the optics table."""
-        return self._numbers(self.optics, label)
-
-    def uniform(self, values: np.ndarray, what: str, remedy: str, tolerance: float = 0.0) -> float:
-        """The one value all particles share; UserError naming the first row that differs."""
-        differ = np.abs(values - values[0]) > tolerance * abs(values[0])
-        if differ.any():
-            row = int(np.flatnonzero(differ)[0])
-            raise UserError(
-                f"{self.path}, line {self.particles.index[row]}: {what} is {values[row]:g} (optics group "
-                f"{self.group[row]}), but {values[0]:g} in line {self.particles.index[0]} (group "
-                f"{self.group[0]}); {remedy}"
-            )
-        return float(values[0])
 
 
 def read_relion(
@@ -201,6 +77,20 @@ def read_relion(
     return found
 
 
+def whole_table(path: Path, particles: pd.DataFrame, comm: Communicator, options: ImportOptions) -> ParticleTable:
+    """This rank's slab of a table with RELION's labels that another format holds: texts, in a table that every rank has read whole.
+
+    Its optics are columns of the particles, as in RELION before 3.1. Rows cannot be selected. Collective.
+    """
+    if not options.rows.all:
+        raise UserError(f"{path}: rows of it cannot be selected; leave --select and --first out")
+    mine = particles.iloc[slice(*slab(len(particles), comm.size, comm.rank))].astype(str)
+    mine.attrs["rows"] = len(particles)
+    return run_together(comm, lambda: _particle_table(
+        path, {"particles": mine}, comm, options.supplied, options.rescale is not None, options.rows, options.reading
+    ))  # fmt: skip
+
+
 def _particle_table(
     path: Path, tables: dict[str, pd.DataFrame], comm: Communicator, supplied: dict, mixed: bool, rows: RowOptions,
     reading: Reading,
@@ -213,7 +103,7 @@ def _particle_table(
     if total < comm.size:
         raise UserError(f"{path}: {total} particles are too few for {comm.size} ranks; use {total} at most")
     first = slab(total, comm.size, comm.rank)[0]
-    columns = _Columns(path, particles, optics, supplied, mixed, reading)
+    columns = StarColumns(path, particles, optics, supplied, mixed, reading)
     _refuse_other_data(columns)
     _require(columns)
     pixel_size = _pixel_size(columns)
@@ -253,25 +143,12 @@ def _particle_table(
     check_ctf(found.ctf, found.describe, CTF_REMEDIES)
     found.notes = [*dict.fromkeys(columns.notes), *_notes(columns)]
     found.warnings = list(dict.fromkeys(columns.warnings))
-    _optics(columns, found)
+    put_optics(columns, found)
     found.notes += unapplied_symmetry(particles.columns)
     return found
 
 
-def particle_block(path: Path, tables: dict[str, pd.DataFrame]) -> str:
-    """Name of the table that lists particle images; UserError when none or several do."""
-    if "particles" in tables:
-        return "particles"
-    named = [name for name, table in tables.items() if "rlnImageName" in table]
-    if len(named) == 1:
-        return named[0]
-    if named:
-        raise UserError(f"{path}: several tables list images ({', '.join('data_' + n for n in named)}); keep one")
-    listed = ", ".join("data_" + name for name in tables) or "none"
-    raise UserError(f"{path}: no table lists particle images (a column rlnImageName); the tables are: {listed}")
-
-
-def _refuse_other_data(columns: _Columns) -> None:
+def _refuse_other_data(columns: StarColumns) -> None:
     """Refuse tables whose rows are not single images with one full pose."""
     path = columns.path
     if "rlnImageDimensionality" in columns and (columns.number("rlnImageDimensionality") != 2).any():
@@ -290,9 +167,9 @@ def _refuse_other_data(columns: _Columns) -> None:
         raise UserError(f"{path}: rlnIsFlip is not zero; such images are not supported, extract them without it")
 
 
-def _require(columns: _Columns) -> None:
+def _require(columns: StarColumns) -> None:
     """Refuse a table without poses, CTF or images, naming all missing columns and the options that help."""
-    missing = [label for label in ("rlnImageName", *_ANGLES) if label not in columns.particles]
+    missing = [label for label in ("rlnImageName", *ANGLES) if label not in columns.particles]
     if missing:
         raise UserError(
             f"{columns.path}: the particle table lacks {', '.join(missing)}; particles need images and poses: give the "
@@ -315,7 +192,7 @@ def _require(columns: _Columns) -> None:
         )
 
 
-def _pixel_size(columns: _Columns) -> float | np.ndarray:
+def _pixel_size(columns: StarColumns) -> float | np.ndarray:
     """Å per pixel of the images, one for all particles; (m,) where they may differ."""
     remedy = "particles of one file need one pixel size: give --rescale common, or import them apart"
     if columns.supplied.get("pixel_size") is not None or "rlnImagePixelSize" in columns:
@@ -340,7 +217,7 @@ def _pixel_size(columns: _Columns) -> float | np.ndarray:
     return next(iter(found.values()))
 
 
-def _calibration(columns: _Columns) -> np.ndarray | None:
+def _calibration(columns: StarColumns) -> np.ndarray | None:
     """(m,) the supplied pixel size over the table's; None where nothing was supplied or the table says none."""
     given = columns.supplied.get("pixel_size")
     if given is None:
@@ -356,7 +233,7 @@ def _calibration(columns: _Columns) -> np.ndarray | None:
     return None
 
 
-def _positive(columns: _Columns, values: np.ndarray, name: str, remedy: str) -> float | np.ndarray:
+def _positive(columns: StarColumns, values: np.ndarray, name: str, remedy: str) -> float | np.ndarray:
     bad = ~(np.isfinite(values) & (values > 0))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
@@ -365,14 +242,14 @@ def _positive(columns: _Columns, values: np.ndarray, name: str, remedy: str) -> 
     return values if columns.mixed else columns.uniform(values, f"the pixel size ({name})", remedy, tolerance=1e-4)
 
 
-def _image_size(columns: _Columns) -> int | None:
+def _image_size(columns: StarColumns) -> int | None:
     if "rlnImageSize" not in columns:
         return None
     remedy = "particles of one file need one box size: give --rescale common, or import them apart"
     return int(columns.uniform(columns.number("rlnImageSize"), "rlnImageSize", remedy))
 
 
-def _pose(columns: _Columns, pixel_size: float | np.ndarray, calibration: np.ndarray | None) -> Pose:
+def _pose(columns: StarColumns, pixel_size: float | np.ndarray, calibration: np.ndarray | None) -> Pose:
     """Shifts keep their length in pixels of the images when another pixel size is supplied, whatever their unit is."""
     labels = next((pair for pair in _ORIGINS if pair[0] in columns), None)
     if labels is None:
@@ -384,10 +261,10 @@ def _pose(columns: _Columns, pixel_size: float | np.ndarray, calibration: np.nda
         if not in_pixels and calibration is None and columns.supplied.get("pixel_size") is not None:
             columns.notes.append(f"the table does not say at what pixel size {labels[0]} was measured: it is taken as it is")
         origin = np.stack([columns.number(label) * factor for label in labels], axis=1)
-    return Pose.from_euler(*(columns.number(label) for label in _ANGLES), shift=0.0 - origin)
+    return Pose.from_euler(*(columns.number(label) for label in ANGLES), shift=0.0 - origin)
 
 
-def _ctf(columns: _Columns) -> np.ndarray:
+def _ctf(columns: StarColumns) -> np.ndarray:
     if columns.reading.no_ctf:
         columns.notes.append("--no-ctf: no CTF is applied to the map's projections")
         return make_ctf(len(columns.particles), voltage_kv=columns.number("rlnVoltage", 300.0), amplitude_contrast=1.0)
@@ -406,7 +283,7 @@ def _ctf(columns: _Columns) -> np.ndarray:
     )
 
 
-def _defocus(columns: _Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _defocus(columns: StarColumns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """U, V [Å] and the angle of U [degrees], each (m,); V is U where the table has none, the angle 0."""
     u = columns.number("rlnDefocusU")
     v = columns.number("rlnDefocusV") if "rlnDefocusV" in columns else u
@@ -418,7 +295,7 @@ def _defocus(columns: _Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return u, v, columns.number("rlnDefocusAngle", 0.0)
 
 
-def _halves(columns: _Columns) -> np.ndarray:
+def _halves(columns: StarColumns) -> np.ndarray:
     half = columns.number("rlnRandomSubset", 0)
     bad = ~np.isin(half, (0, 1, 2))
     if bad.any():
@@ -430,7 +307,7 @@ def _halves(columns: _Columns) -> np.ndarray:
     return half.astype(np.uint8)
 
 
-def _micrograph_pixel(columns: _Columns, pixel_size: float | np.ndarray) -> np.ndarray:
+def _micrograph_pixel(columns: StarColumns, pixel_size: float | np.ndarray) -> np.ndarray:
     """(m,) Å per pixel that coordinates are counted in; that of the images where the table does not say."""
     label = "rlnMicrographOriginalPixelSize"
     if label in columns.particles:
@@ -449,7 +326,7 @@ def _classes(particles: pd.DataFrame) -> np.ndarray | None:
     return np.nan_to_num(to_numbers(particles["rlnClassNumber"]), nan=-1).astype(np.int64)
 
 
-def _state(columns: _Columns) -> tuple[bool, bool]:
+def _state(columns: StarColumns) -> tuple[bool, bool]:
     """Whether the images are CTF-premultiplied and whether they are phase-flipped: as the user says, else as the table does."""
     said = {}
     for label, given in (("rlnCtfDataAreCtfPremultiplied", columns.reading.premultiplied),
@@ -462,38 +339,8 @@ def _state(columns: _Columns) -> tuple[bool, bool]:
     return settle_state(*said.values(), columns.reading, columns.notes)
 
 
-def _notes(columns: _Columns) -> list[str]:
+def _notes(columns: StarColumns) -> list[str]:
     notes = []
     if "rlnNormCorrection" in columns and (columns.number("rlnNormCorrection") != 1).any():
         notes.append("rlnNormCorrection is not 1 everywhere; it is not applied to the images")
     return notes
-
-
-def _optics(columns: _Columns, found: ParticleTable) -> None:
-    """Aberrations, magnification and MTFs: of the optics table, or before RELION 3.1 of the particles."""
-    optics = columns.optics
-    if optics is None:
-        if not columns.reading.no_ctf and any(label in columns.particles and columns.number(label).any() for label in TILT):
-            tilt = np.stack([columns.number(label, 0.0) for label in TILT], axis=1)
-            odd = tilt_coefficients(tilt, found.ctf["cs_mm"], found.ctf["voltage_kv"])
-            found.own = np.column_stack([odd, *(np.full(len(found), value) for value in MAGNIFICATION.values())])
-        return
-    group = columns.optics_groups()
-
-    def number(label: str, default: float) -> np.ndarray:
-        return columns.of_groups(label) if label in optics else np.full(len(optics), default)
-
-    if columns.reading.no_ctf:  # what images have none of, neither lens nor detector did
-        matrix = np.stack([number(label, value) for label, value in MAGNIFICATION.items()], axis=1)
-        order, none = np.argsort(group), np.zeros((len(group), 0))
-        found.aberrations = Aberrations(group[order], matrix[order].reshape(-1, 2, 2), none, none, none)
-        return
-    found.aberrations = relion_aberrations(columns.path, optics, group, columns.supplied, number)
-    found.warnings += coma_beside_tilt(columns.path, optics)
-    if "rlnMtfFileName" in optics:
-        if "rlnMicrographOriginalPixelSize" not in optics:
-            if optics["rlnMtfFileName"].nunique() > 1:
-                raise UserError(f"{columns.path}: rlnMtfFileName needs rlnMicrographOriginalPixelSize in the optics table")
-            return
-        original = columns.of_groups("rlnMicrographOriginalPixelSize").tolist()
-        found.mtf = dict(zip(group.tolist(), zip(map(str, optics["rlnMtfFileName"]), original)))

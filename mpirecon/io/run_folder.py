@@ -14,18 +14,22 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from mpirecon.errors import UserError
 from mpirecon.io import folder_lock
-from mpirecon.io.atomic import hidden_name_of, refuse_unwritable, temporary_name, write_failed
+from mpirecon.io.atomic import (
+    hidden_name_of,
+    refuse_unwritable,
+    temporary_name,
+    write_failed,
+)
 from mpirecon.io.checkpoint import NAME as CHECKPOINT
 from mpirecon.io.inputs import Input, inputs_among
 from mpirecon.io.unfinished import MARKERS, UNFINISHED, state_of
-
 
 #: the particle file that a run makes of a table: it refers to the table's stacks
 LINKED = "linked.h5"
@@ -167,23 +171,11 @@ class RunFolder:
 
         None where there is nothing left to do, as of `begin`.
         """
-        try:
-            self._made = not self.path.is_dir()
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-            self._claimed = True
-            self._refuse_content()
-            if self._complete:
-                self.commit()
-                if self._resume:
-                    return None
+        self._made = not self.path.is_dir()
+        with self._closed_on_failure():
+            if not self._occupy(claim=True):
+                return None
             self.staging.mkdir(exist_ok=True)
-        except OSError as error:
-            self.close()
-            raise write_failed(self.path, error) from error
-        except BaseException:
-            self.close()
-            raise
         return self.staging / LINKED
 
     def also_reads(self, inputs: Iterable[Input]) -> None:
@@ -196,14 +188,9 @@ class RunFolder:
 
         Raises UserError where it cannot be made, or another run has begun here meanwhile.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-            self._refuse_content()
-            if self._complete:
-                self.commit()
-                if self._resume:
-                    return False
+        with self._closed_on_failure():
+            if not self._occupy():
+                return False
             self.logs = (self.staging if self.finished else self.path) / "logs"
             if not self.resumes:
                 (self.path / CHECKPOINT).unlink(missing_ok=True)
@@ -213,13 +200,33 @@ class RunFolder:
                 pulse.unlink()
             self.staging.mkdir(exist_ok=True)
             self.logs.mkdir(exist_ok=True)
+        return True
+
+    def _occupy(self, claim: bool = False) -> bool:
+        """Make and lock the folder, and put complete results in their place; False where nothing is left to do then.
+
+        claim : what is made goes again when the folder is let go of
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+        self._claimed |= claim
+        self._refuse_content()
+        if self._complete:
+            self.commit()
+            return not self._resume
+        return True
+
+    @contextmanager
+    def _closed_on_failure(self) -> Iterator[None]:
+        """Lets go of the folder when the block fails; what the system refuses is a UserError."""
+        try:
+            yield
         except OSError as error:
             self.close()
             raise write_failed(self.path, error) from error
         except BaseException:
             self.close()
             raise
-        return True
 
     def _clear(self, ranks: int) -> None:
         """Take away what a run that had not finished left: of ours, and nothing else."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path
-from mpirecon.io.cryosparc import with_columns
+from mpirecon.io.cs_file import with_columns
 from mpirecon.io.export_tables import put, tables_of_all, text
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.particle_identity import image_names, uids

@@ -68,18 +68,6 @@ class _Pixels:
         kind, index = self.__dlpack_device__()
         return "cpu" if kind in (1, 3) else f"cuda:{index}"
 
-    def require_cpu(self) -> np.ndarray:
-        """The array if it is in host memory; raise UserError naming the device if not."""
-        if self.device != "cpu":
-            raise UserError(f"{type(self).__name__}: expected an array in host memory, got one on {self.device}")
-        return np.asarray(self.array)
-
-    def require_cuda(self):
-        """The CuPy array if it is on a GPU; raise UserError naming the device if not."""
-        if not self.device.startswith("cuda"):
-            raise UserError(f"{type(self).__name__}: expected an array on a GPU, got one on {self.device}; move it with to_cupy()")
-        return working_cupy().asarray(self.array)
-
     def to_cupy(self):
         """The data as a CuPy array: the same memory on its GPU, a copy on the current one from the host.
 

@@ -44,6 +44,14 @@ def electron_wavelength(voltage_kv) -> np.ndarray:
     return 12.2642598 / np.sqrt(volts * (1.0 + volts * 0.978475598e-6))
 
 
+def curvature_resolution(diameter: float, voltage_kv: float) -> float:
+    """Resolution in Å beyond which flat slices through a particle of that diameter (Å) suffer from the curvature of the Ewald sphere.
+
+    Up to there the FSC of a noiseless map with the truth is above 0.95, for density spread evenly through a ball (docs/method.md).
+    """
+    return float(np.sqrt(electron_wavelength(voltage_kv) * diameter / 1.287))
+
+
 def make_ctf(m: int, **fields) -> np.ndarray:
     """(m,) CTF_DTYPE with scale 1 and the given fields (scalars or (m,)); fields left out are 0."""
     ctf = np.zeros(m, CTF_DTYPE)

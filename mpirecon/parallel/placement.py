@@ -1,4 +1,4 @@
-"""Which GPU each rank takes: its number among the ranks of its host, modulo the devices it sees (DESIGN section 4)."""
+"""Which GPU each rank takes: its number among the ranks of its host, modulo the devices it sees."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import Communicator, together
+from mpirecon.parallel.gpus import device_facts, load_cupy, try_out
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,6 @@ def place_ranks(comm: Communicator, backend: str) -> Placement:
 
 def _find(local_rank: int) -> tuple[dict, UserError | None]:
     """This rank's device, or why it has none."""
-    from mpirecon.backend.gpu import device_facts, load_cupy, try_out  # CuPy is not touched where GPUs are not asked for
-
     try:
         cupy = load_cupy()
         index = local_rank % cupy.cuda.runtime.getDeviceCount()

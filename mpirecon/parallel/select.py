@@ -78,27 +78,6 @@ def median(comm: Communicator, values: np.ndarray) -> float:
     return low if low == high else low + (high - low) / 2
 
 
-def weighted_quantile(comm: Communicator, values: np.ndarray, weights: np.ndarray, q: float) -> float:
-    """The smallest value whose share of the total weight, with all smaller values, reaches q (0 < q <= 1).
-
-    Weights are sums of floats: where q falls on a step exactly, rounding decides.
-    """
-    values, weights = np.asarray(values, np.float64), np.asarray(weights, np.float64)
-    _refuse_nan(comm, values)
-    positive = weights > 0
-    order = np.argsort(values[positive], kind="stable")
-    keys = _to_key(values[positive])[order]
-    cumulative = np.concatenate([[0.0], np.cumsum(weights[positive][order])])
-    total = comm.allreduce_scalar(float(cumulative[-1]))
-    if total <= 0:
-        raise UserError("a weighted quantile was asked for, but every weight is zero: no particle is left")
-
-    def share(pivots: np.ndarray) -> np.ndarray:
-        return comm.allreduce(cumulative[np.searchsorted(keys, pivots, side="right")])
-
-    return _from_key(_narrow(comm, keys, share, q * total))
-
-
 def _kth_key(comm: Communicator, keys: np.ndarray, k: int) -> int:
     """The k-th smallest int64 over all ranks, 1 <= k <= m."""
     if comm.size == 1:

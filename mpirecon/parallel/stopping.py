@@ -59,11 +59,6 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    @property
-    def requested(self) -> bool:
-        """Whether this rank was told to stop, at once or after the iteration."""
-        return self.received is not None
-
     def check(self) -> None:
         """Raise StopRequested when the time to stop has come; for safe points."""
         if time.monotonic() >= self._deadline:

@@ -17,8 +17,6 @@ from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.placement import Placement
 from mpirecon.parallel.slab import slab, slabs
 
-TRANSPORTS = ("auto", "cuda-aware", "staged", "nccl")
-
 #: most bytes of a message that goes through a pinned buffer: pinned memory is dear
 _STAGE_BYTES = 128 * 2**20
 

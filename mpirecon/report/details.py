@@ -14,6 +14,7 @@ from mpirecon.report.pictures import map_panel
 from mpirecon.report.run_files import RunFiles
 from mpirecon.report.svg import legend
 from mpirecon.report.verdict import percent
+from mpirecon.validate.map_warnings import curvature_in_words
 
 #: with more ranks than this the table shows its extremes and the slowest ones
 _RANKS_SHOWN = 16
@@ -227,6 +228,7 @@ def _configuration(summary: Mapping) -> str:
         + (", phase-flipped" if particles.get("ctf_phase_flipped") else ""),
         "started in": summary.get("folder") or "–",
         "optics": "; ".join(particles.get("optics") or []) or "defocus, astigmatism and Cs alone",
+        **({"Ewald sphere": curvature_in_words(summary["ewald_sphere"])} if "ewald_sphere" in summary else {}),
         "weights given": weights_in_words(summary.get("weights")),
         **{name.replace("_", " "): setting(name, value, (summary.get("used") or {}).get(name))
            for name, value in summary["configuration"].items() if name != "weights"},

@@ -13,7 +13,7 @@ from mpirecon.report.charts import FSC_STYLE, KIND_COLOURS, KINDS, fsc_chart, lo
 from mpirecon.report.pictures import map_panel
 from mpirecon.report.run_files import RunFiles
 from mpirecon.report.svg import GREY
-from mpirecon.report.verdict import SELECTING, counted, deciding_mixture, mask_in_words, percent, right_left_out, told_apart
+from mpirecon.report.verdict import counted, deciding_mixture, declared, mask_in_words, percent, right_left_out, told_apart
 from mpirecon.robust.pose_mixture import SMALLEST_SEPARATION
 from mpirecon.validate.told_apart import interval_in_words
 
@@ -28,7 +28,7 @@ def facts(summary: Mapping) -> list[tuple[str, str, str, str]]:
         _by_direction(summary),
         _local(summary),
         (
-            "particles kept" if summary["configuration"]["loss"] in (*SELECTING, "posterior") else "particles used",
+            "particles kept" if declared(summary)["selects"] or declared(summary)["mixture"] else "particles used",
             f"{summary['kept']:,}", f"of {counted(summary):,}, {percent(summary['kept'], counted(summary))}", "kept",
         ),
         _correct(summary),
@@ -153,7 +153,7 @@ def _map(run: RunFiles) -> str:
 
 def _shows_score(summary: Mapping) -> bool:
     """Whether the score and its mixture decided about the particles, rather than the distance."""
-    return summary["configuration"]["loss"] == "posterior" or summary["configuration"].get("keep") == "auto"
+    return declared(summary)["mixture"] or summary["configuration"].get("keep") == "auto"
 
 
 def _particles(run: RunFiles) -> str:
@@ -191,26 +191,26 @@ def score_chart(run: RunFiles) -> str:
 
 def _distance(run: RunFiles) -> str:
     summary, table = run.summary, run.table
-    configuration, kept = summary["configuration"], summary["kept"]
+    configuration, kept, rule = summary["configuration"], summary["kept"], declared(summary)
     distance = np.sort(table["distance"][np.isfinite(table["distance"])])
     threshold, words = None, "From maps that the particle did not help to build."
     if (last := summary["iterations"][-1]).get("scored", last["valid"]) < last["valid"]:
         words += f" Of {last['scored']:,} particles, drawn at random; --particle-scores compares all."
     label = f"distance ({configuration['distance']})"
-    if configuration["loss"] == "posterior":
+    if rule["mixture"]:
         label = "distance (log likelihood, wrong over right)"
         if column := configuration.get("group_by"):
             words += f" Rows of one {column} share it."
-    if configuration["loss"] in SELECTING and 0 < kept < len(distance):
+    if rule["selects"] and 0 < kept < len(distance):
         threshold = float(distance[kept - 1 : kept + 1].mean())
         words += f" The {kept:,} smallest distances were kept."
-    elif configuration["loss"] not in ("l2", "posterior"):
+    elif rule["judges"] and not rule["mixture"]:
         low, middle, high = np.percentile(table["weight"][table["kept"]], (0, 50, 100)) if kept else (0, 0, 0)
-        if configuration["loss"] not in SELECTING:
+        if not rule["selects"]:
             words += f" Weights run from {low:.3g} to {high:.3g} (median {middle:.3g})."
     if "pose_error" in table:
         words += " Planted errors are coloured; the reconstruction does not know them."
-    if configuration["distance"] == "explained" and configuration["loss"] != "posterior":
+    if configuration["distance"] == "explained" and not rule["mixture"]:
         words += " The more of an image the map explains, the further to the left; 0 is nothing."
     chart = particle_charts.histogram_chart(table, "distance", label, threshold=threshold, by_kept=bool(configuration.get("group_by")))
     return pieces.figure(chart, words)
@@ -234,10 +234,10 @@ def how_to_read(summary: Mapping) -> str:
     records = summary["iterations"]
     told = "1 is what a map of nothing would leave. " if records and "loss_of_nothing" in records[-1] else ""
     told += "Held out: each particle against a map made without it; by how much that is more is overfitting. "
-    if summary["configuration"]["loss"] in SELECTING:
+    if declared(summary)["selects"]:
         return told + ("The loss being minimised counts the kept particles alone: a trimmed loss always falls when more is left "
                        "out. Quality is for the FSC to tell.")
-    if summary["configuration"]["loss"] == "posterior":
+    if declared(summary)["mixture"]:
         return told + ("The loss being minimised weighs particles by what is believed of them, and moves when that does. Quality is "
                        "for the half-map FSC to tell.")
     return told + "Losses of different kinds do not compare; quality is for the half-map FSC to tell."

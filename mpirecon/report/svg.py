@@ -14,7 +14,6 @@ import numpy as np
 
 #: told apart in grey and by colour-blind eyes, dark enough on white (Okabe & Ito 2008)
 BLUE, ORANGE, GREEN, PINK, SKY, AMBER, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#1c2733"
-COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER, BLACK)
 GREY = "#8a96a3"
 
 _SOLID, _DASHED, _DOTTED = "", "6 4", "2 3"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mpirecon.robust.known_rules import rule_of
+
 #: below this chance of ranking a wrong particle behind a right one, sorting them is close to drawing lots
 _POOR_AUC = 0.7
 
@@ -10,12 +12,6 @@ _RIGHT_LOST, _COARSER = 0.2, 1.1
 
 #: B-factors, Å², that maps of proteins have; others say more of the fit than of the map
 _BFACTORS = (-400.0, 0.0)
-
-#: losses that give some particles no weight at all
-SELECTING = ("sorted",)
-
-
-_HOW = {"l2": "alike", "posterior": "weighted by the probability that their pose is right"}
 
 
 def verdict(summary: dict) -> str:
@@ -39,6 +35,11 @@ def deciding_mixture(summary: dict) -> dict | None:
     """The mixture by which the final map's particles were chosen: of the last iteration; else the one fitted afterwards."""
     records = summary["iterations"]
     return (records[-1].get("mixture") if records else None) or summary.get("mixture")
+
+
+def declared(summary: dict) -> dict:
+    """What the run's loss declares (``Rule.declared``): as it was recorded, for scripts add losses of their own."""
+    return summary.get("rule") or rule_of(summary["configuration"]["loss"]).declared()
 
 
 def _sentence(text: str) -> str:
@@ -78,8 +79,7 @@ def _resolution(summary: dict) -> str:
 
 
 def _particles(summary: dict) -> str:
-    total, kept, loss = counted(summary), summary["kept"], summary["configuration"]["loss"]
-    selects = loss in SELECTING
+    total, kept, selects = counted(summary), summary["kept"], declared(summary)["selects"]
     verb, how = ("kept", "") if selects else ("used", f", {_how(summary)}")
     if not told_apart(summary):
         text = f"All {kept:,} particles were {verb}, for correct and wrong ones could not be told apart"
@@ -91,7 +91,7 @@ def _particles(summary: dict) -> str:
     if not found or not found["wrong"]:
         return text + "."
     among, wrong = found["wrong_among_kept"], found["wrong"]
-    if (not selects and loss != "posterior") or not told_apart(summary):
+    if not (selects or declared(summary)["mixture"]) or not told_apart(summary):
         return f"{text}; {wrong:,} of them ({percent(wrong, total)}) have a planted error."
     share = f"{among:,} of them ({percent(among, kept)})" if among else "none of them"
     text += f", {share} with a planted error; {wrong:,} errors were planted"
@@ -101,11 +101,11 @@ def _particles(summary: dict) -> str:
 
 def _how(summary: dict) -> str:
     """How particles count that are used."""
-    loss, given = summary["configuration"]["loss"], summary.get("weights")
+    rule, given = declared(summary), summary.get("weights")
     if given is None:
-        return _HOW.get(loss, "weighted by their distance")
+        return rule["how"]
     theirs = f"the weights of {given['source']}"
-    return f"with {theirs}" if loss == "l2" else f"{_HOW.get(loss, 'weighted by their distance')} and {theirs}"
+    return f"{rule['how']} and {theirs}" if rule["judges"] else f"with {theirs}"
 
 
 def _skipped(summary: dict) -> str | None:
@@ -130,8 +130,7 @@ def _nyquist(summary: dict) -> str | None:
 
 
 def _raw(summary: dict) -> str | None:
-    configuration = summary["configuration"]
-    if configuration["distance"] != "raw" or configuration["loss"] == "l2":
+    if summary["configuration"]["distance"] != "raw" or not declared(summary)["judges"]:
         return None
     return "The distance is the raw residual, which sorts particles by their noise; --distance explained does not."
 
@@ -148,7 +147,7 @@ def _undetected(summary: dict) -> str | None:
 
 def _wrong_in_map(summary: dict) -> str | None:
     found = summary.get("detection")
-    if not found or summary["configuration"]["loss"] != "l2" or not found["wrong"]:
+    if not found or declared(summary)["judges"] or not found["wrong"]:
         return None
     return "L2 leaves nobody out: the particles with planted errors are in the map. --loss sorted --keep Q selects."
 

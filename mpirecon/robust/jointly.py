@@ -13,7 +13,8 @@ import numpy as np
 from mpirecon.parallel.comm import Communicator, SerialCommunicator
 from mpirecon.parallel.slab import slab
 from mpirecon.robust.nearby import NearbyPoses
-from mpirecon.robust.selection import RandomPoses, Selection, select
+from mpirecon.robust.select import select
+from mpirecon.robust.selection import RandomPoses, Selection
 from mpirecon.robust.statistics import Statistics
 
 

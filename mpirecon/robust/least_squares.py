@@ -10,7 +10,8 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.parallel.select import smallest_k
-from mpirecon.robust.losses import MAD_TO_SIGMA, loss_names, make_loss
+from mpirecon.robust.known_rules import rule_names, rule_of
+from mpirecon.robust.losses import MAD_TO_SIGMA
 from mpirecon.robust.schedule import SCHEDULES, loosened, mildness, widened
 from mpirecon.robust.selection import keep_count
 
@@ -21,7 +22,7 @@ _GRADUATED = 10
 class RobustLeastSquares:
     """min Σρ(‖y_i − A_i x‖) by reweighting; with `sorted`, over the k = ⌈keep·m⌉ smallest, by C-steps.
 
-    loss : any of loss_names() but posterior · keep : share that `sorted` keeps · schedule : "plain", or "graduated": a loss close
+    loss : any that is a function of norms · keep : share that `sorted` keeps · schedule : "plain", or "graduated": a loss close
     to L2 that becomes the loss itself over ten iterations · iterations : at most · tolerance : stop when a step is shorter
     than this times x
 
@@ -35,10 +36,13 @@ class RobustLeastSquares:
         self, loss: str = "l1", keep: float | None = None, schedule: str = "plain", iterations: int = 100,
         tolerance: float = 1e-9,
     ) -> None:
-        if loss == "posterior" or loss not in loss_names():
-            raise UserError(f"loss {loss!r}: choose one of {', '.join(name for name in loss_names() if name != 'posterior')}")
-        if (loss == "sorted") != (keep is not None) or (keep is not None and not 0 < keep <= 1):
-            raise UserError(f"loss {loss!r} with keep {keep}: sorted needs the share to keep, above 0 and at most 1; no other does")
+        able = [name for name in rule_names() if rule_of(name).of_norms() is not None]
+        if loss not in able:
+            raise UserError(f"loss {loss!r}: choose one of {', '.join(able)}")
+        self.rule = rule_of(loss)
+        if self.rule.must_keep != (keep is not None) or (keep is not None and not 0 < keep <= 1):
+            trimmed = " and ".join(name for name in able if rule_of(name).must_keep)
+            raise UserError(f"loss {loss!r} with keep {keep}: {trimmed} needs the share to keep, above 0 and at most 1; no other does")
         if schedule not in SCHEDULES:
             raise UserError(f"schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")
         self.loss, self.keep, self.schedule, self.iterations, self.tolerance = loss, keep, schedule, iterations, tolerance
@@ -75,8 +79,8 @@ class RobustLeastSquares:
         """What a step minimises, as a function of norms, and the weights (m,) that do it."""
         self.centre_ = float(np.median(d))
         self.scale_ = float(widened(MAD_TO_SIGMA * np.median(np.abs(d - self.centre_)), mild))
-        loss = make_loss(self.loss, self.centre_, self.scale_)
-        if self.loss != "sorted":
+        loss = self.rule.of_norms(self.centre_, self.scale_)
+        if not self.rule.must_keep:
             return lambda norms: float(loss.rho(norms).sum()), loss.weight(d)
         k = keep_count(loosened(self.keep, mild), len(d))
         kept = smallest_k(SerialCommunicator(), d, np.arange(len(d)), k)

@@ -196,15 +196,18 @@ REDESCENDING = {
     "tukey": (Tukey, TUKEY_TUNING),
 }
 
-#: losses that weigh by a function of d, calibrated on the typical d and its spread
-M_ESTIMATORS = ("l1", "huber", *REDESCENDING)
+#: losses that weigh by a function of d: name → what makes one for norms around a centre with a spread; scripts add theirs
+_MAKERS: dict[str, Callable[[float, float], Loss]] = {
+    "l1": lambda centre, scale: L1(epsilon=max(1e-6 * centre, 1e-300)),
+    "huber": lambda centre, scale: Huber(delta=centre + HUBER_TUNING * scale),
+    # where all are alike there is no spread: what differs at all is far
+    **{name: lambda centre, scale, kind=kind, tuning=tuning: kind(centre, max(tuning * scale, 1e-9 * centre, 1e-100))
+       for name, (kind, tuning) in REDESCENDING.items()},
+}  # fmt: skip
+M_ESTIMATORS = tuple(_MAKERS)
 
-#: losses of ``reconstruct``; ``sorted`` and ``posterior`` have no weight function of d alone, see selection.py
+#: losses of ``reconstruct``; those without a weight function of d alone are rules of their own, see known_rules.py
 LOSSES = ("l2", "sorted", *M_ESTIMATORS, "posterior")
-
-
-#: losses that a script has added: name → what makes one for norms around a centre with a spread
-_ADDED: dict[str, Callable[[float, float], Loss]] = {}
 
 #: norms between which the integral of a plain weight function is tabulated
 _STEPS = 4096
@@ -274,7 +277,7 @@ def register(name: str, loss: Callable) -> str:
     if not callable(loss):
         raise UserError(f"loss {name}: expected a function of the distances or a class of losses, got {type(loss).__name__}")
     calibrates = isinstance(loss, Calibrated) or (isinstance(loss, type) and issubclass(loss, Loss))
-    _ADDED[name] = loss if calibrates else lambda centre, scale: FunctionLoss(loss, name)
+    _MAKERS[name] = loss if calibrates else lambda centre, scale: FunctionLoss(loss, name)
     return name
 
 
@@ -318,30 +321,20 @@ def of_excess(weight: Callable[[np.ndarray], np.ndarray], tuning: float = 1.0) -
 
 def loss_names() -> tuple[str, ...]:
     """Names of all losses, those that were added last."""
-    return (*LOSSES, *_ADDED)
+    return tuple(dict.fromkeys((*LOSSES, *_MAKERS)))
 
 
 def is_m_estimator(name: str) -> bool:
     """Whether a loss weighs by a function of the norm."""
-    return name in M_ESTIMATORS or name in _ADDED
+    return name in _MAKERS
 
 
 def make_loss(name: str, centre: float, scale: float) -> Loss:
-    """The loss of that name for norms around `centre` with spread `scale` (1.4826 · MAD).
+    """The M-estimator of that name for norms around `centre` with spread `scale` (1.4826 · MAD).
 
     Huber's δ is centre + 1.345 · scale, so that what lies within the bulk keeps its weight, as it does with the
-    redescending losses. `l2` and `sorted` share L2's ρ.
+    redescending losses.
     """
-    if name in ("l2", "sorted"):
-        return L2()
-    if name == "l1":
-        return L1(epsilon=max(1e-6 * centre, 1e-300))
-    if name == "huber":
-        return Huber(delta=centre + HUBER_TUNING * scale)
-    if name in _ADDED:
-        return _ADDED[name](centre, scale)
-    if name in REDESCENDING:
-        kind, tuning = REDESCENDING[name]
-        # where all are alike there is no spread: what differs at all is far
-        return kind(centre, max(tuning * scale, 1e-9 * centre, 1e-100))
-    raise UserError(f"unknown loss {name!r}; choose one of {', '.join(loss_names())}")
+    if name not in _MAKERS:
+        raise UserError(f"unknown loss {name!r}; choose one of {', '.join(loss_names())}")
+    return _MAKERS[name](centre, scale)

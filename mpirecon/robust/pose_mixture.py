@@ -1,35 +1,25 @@
-"""Which particles are well posed: a calibrated mixture, fitted to what each particle says of a map it did not build.
-
-A particle's evidence is t_b = yp_b / (σ √pp_b) in each band b of frequencies: pure noise makes it a standard normal
-number. Three kinds of particles differ in its mean and variance, with a_b = √pp_b / σ the expected signal:
-
-* well posed, of contrast s:  t ~ N(s·h·a, 1), s ~ N(1, τ²) between particles
-* wrongly posed:              t ~ N(r·a, 1 + v·a²), r and v measured by scoring particles at random orientations
-* junk (no particle):         t ~ N(0, 1)
-* slightly wrong, where nearby poses were looked at: as well posed, but at the best pose nearby, times an integral over
-  the errors of a scale (mpirecon/robust/nearby.py); a few scales. Errors too large for the search to mend show at the own
-  pose: t ~ N(s·h·c·a, 1 + (1 − c²)·v·a²), where an error of an angle leaves the share c of the amplitude; a few angles
-
-The gain h_b says how much of the map's amplitude the data confirm. Only the shares, h and τ are fitted (EM); what a
-wrong pose looks like is measured, so that a set without wrong poses is not split in two, as a free mixture would.
-
-Images that were filtered each in its own way (dose-weighted tilt images) differ in the shape of their noise spectrum, and
-what is left of their signal differs along with it: where an image's noise power is v times the typical, its signal is taken
-to be v^γ times the map's, γ fitted. γ = 0 is noise of another shape and signal like anybody's, γ = 1/2 a filter, and γ = 1
-a filter by what radiation left of the signal (Grant & Grigorieff 2015, eLife 4:e06980).
-"""
+"""Which particles are well posed: the mixture of mixture_model.py, fitted to the particles of all ranks by EM."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from mpirecon.errors import UserError
 from mpirecon.parallel.comm import Communicator
-
-#: kinds of particles; SLIGHT and beyond are slight errors
-GOOD, WRONG, JUNK, SLIGHT = 0, 1, 2, 3
+from mpirecon.robust.evidence import Evidence, SlightErrors
+from mpirecon.robust.mixture_model import (
+    CONTRAST_PRIOR,
+    FEWEST,
+    FILTER,
+    GOOD,
+    JUNK,
+    NOBODY,
+    SLIGHT,
+    WRONG,
+    MixtureModel,
+    band_sums,
+)
 
 #: distance of the good from the wrong, in standard deviations, below which nobody is thrown out. The AUC it promises
 #: is 0.96; real images keep less than they promise (measured: 0.67 for a promised 1.9 standard deviations)
@@ -57,78 +47,14 @@ _SLOWEST, _ALIKE = 0.98, 0.05
 _ALLOWED = 2.0
 _CONTRAST_VARIANCE = (1e-4, 0.5)
 
-#: what is known of contrasts beforehand: as much as so many particles of this variance (15 %) tell. Without it the spread
-#: drifts for hundreds of steps along a ridge: wider, it makes good what is wrong
-_CONTRAST_PRIOR = (5.0, 0.0225)
-
 #: log likelihood ratio beyond which nothing is left to doubt: e⁻³⁰ is far below rounding
 _SURE = 30.0
-
-#: least and largest γ, and those that EM may start from
-_FILTER = (0.0, 1.0)
-_FILTERS = np.linspace(*_FILTER, 11)
-
-#: expected signal below which a band tells nothing: a square of it is lost beside 1 in double precision
-_LEAST_SIGNAL = 1e-8
-
-#: signal over noise beyond which nobody can be surer, and sums of squares over particles and products over bands stay finite
-_SUREST = 1e6
-
-#: sums of probabilities below which nobody is meant
-_NOBODY = 1e-200
 
 #: turns between the mean and the variance of contrasts in a step, each of which is taken to its best
 _TURNS = 10
 
-#: particles that a kind of slight errors must explain better than anything else does, else it is given up: the prior
-#: of Figueiredo & Jain (2002, IEEE Trans. Pattern Anal. 24:381), by which needless components vanish
-_FEWEST = 3.0
 
-
-@dataclass
-class Evidence:
-    """t and a, (m, bands) float64 each, of this rank's particles; bands without signal have a = t = 0."""
-
-    t: np.ndarray
-    a: np.ndarray
-
-    @classmethod
-    def of(cls, sums: np.ndarray, variance: np.ndarray) -> Evidence:
-        """From statistics' sums (m, bands, 3) and the variance of the noise in their units, (m, bands)."""
-        a = np.sqrt(np.maximum(sums[:, :, 2], 0) / variance)
-        a = np.where(a < _LEAST_SIGNAL, 0.0, a)
-        t = np.divide(sums[:, :, 1] / variance, a, out=np.zeros_like(a), where=a > 0)
-        return cls(t, a)
-
-    def limited(self) -> Evidence:
-        """The same, of particles that are surer than any can be only as much as that."""
-        largest = np.maximum(np.abs(self.t), self.a).max(axis=1, initial=0)
-        if not (largest > _SUREST).any():
-            return self
-        factor = np.where(largest > _SUREST, _SUREST / np.maximum(largest, _SUREST), 1.0)[:, None]
-        return Evidence(self.t * factor, self.a * factor)
-
-    def filtered(self, left: np.ndarray) -> Evidence:
-        """The same, where the signal to expect is the share `left` (m, bands) of the map's."""
-        return Evidence(self.t, self.a * left)
-
-
-@dataclass
-class SlightErrors:
-    """best : Evidence at the best pose near each particle's own · log_integral : (m, scales), the logarithm of the
-    likelihood of errors of each scale over that at the best pose · left : (angles, bands), what errors of some angles leave of
-    the amplitude at the own pose. The kinds are the scales, then the angles."""
-
-    best: Evidence
-    log_integral: np.ndarray
-    left: np.ndarray
-
-    @property
-    def kinds(self) -> int:
-        return self.log_integral.shape[1] + len(self.left)
-
-
-class PoseMixture:
+class PoseMixture(MixtureModel):
     """Fit by ``fit``; the attributes with a trailing underscore hold the result, per-particle ones of this rank.
 
     keep_ : share of the well posed · keep_interval_ : its 95 % likelihood interval · shares_ : good, wrong, junk, and
@@ -163,15 +89,7 @@ class PoseMixture:
         UserError
             when there are no particles, none has any evidence (a map of zeros), all have the same, or it is not finite.
         """
-        self._comm, self._rows, self._groups, self._log_noise = comm, random_rows, groups, log_noise
-        self._whole = own, random, slight
-        self._require_numbers(own, random, slight, log_noise)
-        self._take_filtered(0.0 if log_noise is None else self._likeliest_filter())
-        if groups is not None:
-            self._group_count = 1 + comm.allreduce_scalar(int(groups.max(initial=-1)), "max")
-        self._once = 1 / self._over_groups(np.ones(len(own.t)))  # each group counts once, whoever holds its rows
-        self._count = comm.allreduce_scalar(float(self._once.sum()))
-        self._require_evidence()
+        self._hold(comm, own, random, random_rows, groups, slight, log_noise)
         most = _ITERATIONS
         if sample is None:
             self._begin(own.t.shape[1], 0 if slight is None else slight.kinds)
@@ -249,46 +167,6 @@ class PoseMixture:
         self._contrast_variance = float(np.clip(cv**2, *_CONTRAST_VARIANCE))
         return True
 
-    def _take_filtered(self, exponent: float) -> None:
-        """Expect of each image the signal that its filter leaves, v^exponent of the map's."""
-        self.filter_ = exponent
-        own, random, slight = self._whole
-        best = None if slight is None else slight.best
-        if self._log_noise is not None:
-            left = self._left(exponent)
-            own, random, best = own.filtered(left), random.filtered(left[self._rows]), best and best.filtered(left)
-        self._own, self._random = own.limited(), random.limited()
-        self._slight = slight and replace(slight, best=best.limited())
-
-    def _left(self, exponent: float) -> np.ndarray:
-        return np.exp(np.minimum(exponent * self._log_noise, 50.0))
-
-    def _likeliest_filter(self) -> float:
-        """The γ with which the map explains most of all particles' evidence, by least squares: from one far off, all that
-        have much to say would be thought wrong before it could be fitted."""
-        t, explained = self._whole[0].t, []
-        for exponent in _FILTERS:
-            a = self._whole[0].a * self._left(exponent)
-            along, power = self._sum([_sums(t.T, a.T), _sums(a.T, a.T)])
-            explained.append((along**2 / np.maximum(power, 1e-300)).sum())
-        return float(_FILTERS[np.argmax(explained)])
-
-    def _require_numbers(self, own: Evidence, random: Evidence, slight: SlightErrors | None, log_noise: np.ndarray | None) -> None:
-        more = [] if slight is None else [slight.best.t, slight.best.a, slight.log_integral, slight.left]
-        values = [own.t, own.a, random.t, random.a, *more, *([] if log_noise is None else [log_noise])]
-        if self._comm.allreduce_scalar(int(not all(np.isfinite(some).all() for some in values))):
-            raise UserError("the mixture cannot be fitted: the evidence of some particle is not a finite number")
-
-    def _require_evidence(self) -> None:
-        t, a = self._own.t, self._own.a
-        if self._count == 0 or self._comm.allreduce_scalar(float(np.square(a).sum())) == 0:
-            raise UserError("the mixture has nothing to fit: no particle has any signal to be compared with")
-        highest = self._comm.allreduce(np.stack([t, -t]).max(axis=1, initial=-np.inf), "max")
-        if self._count > 1 and (highest[0] == -highest[1]).all():
-            raise UserError("the mixture has nothing to tell apart: the evidence of all particles is the same")
-
-    # E step
-
     def _expect(self) -> None:
         """Probabilities with the parameters as they are, or as they were before an extrapolation that went too far."""
         before, wrong = self._total, (self._wrong_mean, self._wrong_variance)
@@ -298,103 +176,6 @@ class PoseMixture:
             self.shares_, self.gain_, self._contrast_variance = self._safe
             self._evaluate()
         self._safe = None
-
-    def _evaluate(self) -> None:
-        self._measure_wrong()
-        self._judge()
-
-    def _judge(self) -> None:
-        wrong = self._over_groups(self._log_wrong())
-        good, self.contrast_, self.contrast2_ = self._log_good(self._own)
-        self._likelihood = np.column_stack([good, wrong, np.zeros(len(wrong)), *self._log_slight()])
-        self._compare()
-        self._attribute()
-        explained = self._largest + np.log(self._relative @ self.shares_)
-        self._total = self._comm.allreduce_scalar(float(self._once @ explained)) + self._log_prior()
-
-    def _log_prior(self) -> float:
-        """Of the spread of contrasts, and against kinds of slight errors."""
-        strength, typical = _CONTRAST_PRIOR
-        spread = -strength / 2 * (np.log(self._contrast_variance) + typical / self._contrast_variance)
-        slight = self.shares_[SLIGHT:]
-        return spread - _FEWEST * np.log(slight[slight > 0]).sum()
-
-    def _compare(self) -> None:
-        """Likelihoods relative to the largest; kinds that were given up explain nobody."""
-        alive = np.where(self.shares_ > 0, self._likelihood, -np.inf)
-        self._largest = alive.max(axis=1)
-        self._relative = np.exp(alive - self._largest[:, None])
-
-    def _attribute(self) -> None:
-        """Probabilities of each kind, from the likelihoods and the shares."""
-        joint = self._relative * self.shares_
-        self._responsibility = joint / (joint @ np.ones(joint.shape[1]))[:, None]
-        self.posterior_ = self._responsibility[:, GOOD]
-        self.slight_ = self._responsibility[:, SLIGHT:]
-
-    def _over_groups(self, values: np.ndarray) -> np.ndarray:
-        """Sums of (m, …) values over the rows of each group, given back to every row; the values without groups."""
-        if self._groups is None:
-            return values
-        total = np.zeros((self._group_count, *values.shape[1:]))
-        np.add.at(total, self._groups, values)
-        return self._comm.allreduce(total)[self._groups]
-
-    def _log_good(self, evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Log likelihood ratio to junk, the contrast integrated out (a Gaussian prior times a Gaussian likelihood); and
-        the expected contrast and its square.
-
-        Rows of a group show one particle: they share one contrast.
-        """
-        signal = evidence.a * self.gain_
-        return self._over_contrast(_sums(signal, signal), _sums(signal, evidence.t))
-
-    def _over_contrast(self, v: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """∫ N(s; 1, τ²) exp(s·u − s²·v/2) ds: its logarithm, and the expected s and s²."""
-        v, u = self._over_groups(np.stack([v, u], axis=1)).T
-        prior = 1 / self._contrast_variance
-        precision = v + prior
-        contrast = (u + prior) / precision
-        log = (contrast**2 * precision - prior + np.log(prior / precision)) / 2
-        return log, contrast, contrast**2 + 1 / precision
-
-    def _log_slight(self) -> np.ndarray:
-        """Log likelihood ratio of slight errors to junk, (kinds, m); keeps their contrasts."""
-        if self._slight is None:
-            return np.zeros((0, len(self._own.t)))
-        best, contrast, contrast2 = self._log_good(self._slight.best)
-        found = [(best + log, contrast, contrast2) for log in self._over_groups(self._slight.log_integral).T]
-        found += [self._log_left(share) for share in self._slight.left]
-        log, self.slight_contrast_, self.slight_contrast2_ = (np.stack(values) for values in zip(*found))
-        return log
-
-    def _log_left(self, left: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As _log_good, where the share `left` (bands,) of the amplitude is right and the rest as for a wrong pose."""
-        t, a = self._own.t, self._own.a
-        variance = 1 + (1 - left**2) * self._wrong_variance * a**2
-        signal = a * self.gain_ * left
-        weighted = signal / variance
-        log, contrast, contrast2 = self._over_contrast(_sums(signal, weighted), _sums(t, weighted))
-        by_variance = (_sums(t, t * (1 - 1 / variance)) - np.log(variance.prod(axis=1))) / 2
-        return log + self._over_groups(by_variance), contrast, contrast2
-
-    def _log_wrong(self) -> np.ndarray:
-        t, a = self._own.t, self._own.a
-        variance = 1 + self._wrong_variance * a**2
-        beside = t - self._wrong_mean * a
-        return (_sums(t, t) - _sums(beside, beside / variance) - np.log(variance.prod(axis=1))) / 2
-
-    def _measure_wrong(self) -> None:
-        """r and v from random orientations of the particles that are thought good; as they were where none is."""
-        t, a, w = self._random.t, self._random.a, self.posterior_[self._rows]
-        total = self._sum([w @ (t * a), w @ a**2])
-        self._wrong_mean = np.divide(*total, out=self._wrong_mean.copy(), where=total[1] > _NOBODY)
-        excess = (t - self._wrong_mean * a) ** 2 - 1
-        total = self._sum([w @ (excess * a**2), w @ a**4])
-        found = np.divide(*total, out=self._wrong_variance.copy(), where=total[1] > _NOBODY)
-        self._wrong_variance = np.maximum(found, 0)
-
-    # M step
 
     def _maximise(self) -> None:
         self._share_out()
@@ -407,8 +188,8 @@ class PoseMixture:
         # contrasts of any mean are fitted; then the gain takes up the mean, for contrast is between particles. A step so
         # taken never lowers the likelihood, and is longer (parameter-expanded EM: Liu, Rubin & Wu 1998, Biometrika 85:755)
         mean = self._spread_contrasts(total, contrast, squares)
-        gain = per_band[0] / np.maximum(per_band[1], _NOBODY) * mean
-        self.gain_ = np.clip(np.where(per_band[1] > _NOBODY, gain, self.gain_), *_GAIN)
+        gain = per_band[0] / np.maximum(per_band[1], NOBODY) * mean
+        self.gain_ = np.clip(np.where(per_band[1] > NOBODY, gain, self.gain_), *_GAIN)
         if self._log_noise is not None:
             self._fit_filter(s[:, None], s2[:, None], mean)
 
@@ -439,8 +220,8 @@ class PoseMixture:
 
     def _reestimated(self, counts: np.ndarray) -> np.ndarray:
         """Shares from the expected numbers of each kind."""
-        counts[SLIGHT:] = np.maximum(counts[SLIGHT:] - _FEWEST, 0)
-        if not counts.sum() > _NOBODY:  # so few that slight errors, which explain them all, are given up
+        counts[SLIGHT:] = np.maximum(counts[SLIGHT:] - FEWEST, 0)
+        if not counts.sum() > NOBODY:  # so few that slight errors, which explain them all, are given up
             counts = np.where(np.arange(len(counts)) < SLIGHT, self.shares_, 0.0)
         return self._pinned(counts / counts.sum())
 
@@ -465,15 +246,15 @@ class PoseMixture:
         curvature = (self._log_noise**2 * s2 * signal**2).sum()
         slope, curvature = self._comm.allreduce(np.array([slope, curvature]))
         step = slope / max(curvature, 1e-300)
-        self._take_filtered(float(np.clip(self.filter_ + np.clip(step, -0.2, 0.2), *_FILTER)))
+        self._take_filtered(float(np.clip(self.filter_ + np.clip(step, -0.2, 0.2), *FILTER)))
 
     def _spread_contrasts(self, total: float, contrast: float, squares: float) -> float:
         """Set the variance of contrasts relative to their mean, and return the mean: the maximum, found in turns, of
         total·ln N(s; mean, variance·mean²) and the prior's logarithm. contrast, squares : sums of E[s] and E[s²]."""
-        strength, typical = _CONTRAST_PRIOR
-        first, second = contrast / max(total, _NOBODY), squares / max(total, _NOBODY)
+        strength, typical = CONTRAST_PRIOR
+        first, second = contrast / max(total, NOBODY), squares / max(total, NOBODY)
         mean, variance = first, self._contrast_variance
-        if not (total > _NOBODY and first > 0):  # nobody is good, or what are have no contrast: nothing is learned
+        if not (total > NOBODY and first > 0):  # nobody is good, or what are have no contrast: nothing is learned
             return 1.0
         for _ in range(_TURNS):
             mean = 2 * second / (first + np.sqrt(first**2 + 4 * variance * second))
@@ -493,9 +274,7 @@ class PoseMixture:
         if self.keep is None:
             return shares / shares.sum()
         good = min(max(self.keep, 1e-4), 1 - 2e-4)
-        return np.concatenate([[good], shares[1:] * (1 - good) / max(shares[1:].sum(), _NOBODY)])
-
-    # results
+        return np.concatenate([[good], shares[1:] * (1 - good) / max(shares[1:].sum(), NOBODY)])
 
     def _conclude(self) -> None:
         with np.errstate(divide="ignore"):
@@ -505,7 +284,7 @@ class PoseMixture:
         self.keep_ = float(self.shares_[GOOD])
         self.contrast_cv_ = float(np.sqrt(self._contrast_variance))
         apart = (self.gain_ - self._wrong_mean) * self._own.a
-        apart = self._over_groups(_sums(apart, apart))
+        apart = self._over_groups(band_sums(apart, apart))
         total = self._comm.allreduce(np.array([(self.posterior_ * apart).sum(), self.posterior_.sum()]))
         self.separation_ = float(np.sqrt(total[0] / max(total[1], 1e-300)))
         self.keep_interval_ = self._interval()
@@ -527,11 +306,3 @@ class PoseMixture:
         self._comm.allreduce(likelihood)
         inside = grid[likelihood >= likelihood.max() - 1.92]
         return float(inside.min()), float(inside.max())
-
-    def _sum(self, parts: list[np.ndarray]) -> np.ndarray:
-        return self._comm.allreduce(np.ascontiguousarray(np.stack(parts)))
-
-
-def _sums(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Σ x·y over bands, (m, bands) each → (m,); much faster than a sum along a short axis."""
-    return np.einsum("mb,mb->m", x, y)

@@ -1,7 +1,7 @@
 """Rules by which losses select: what each asks of a run, and what it decides from the particles' statistics.
 
 A run knows a loss by its rule alone: code asks what the rule declares and never compares names. A new rule is a subclass
-that ``selection.add_rule`` is told of; a loss that is a function of the distance needs none of its own (``losses.register``).
+that ``known_rules.add_rule`` is told of; a loss that is a function of the distance needs none of its own (``losses.register``).
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import numpy as np
 
 from mpirecon.parallel.comm import Communicator
 from mpirecon.robust.distances import Distance
+from mpirecon.robust.losses import Loss
 from mpirecon.robust.statistics import Statistics
 
 if TYPE_CHECKING:
     from mpirecon.robust.pose_mixture import PoseMixture
-    from mpirecon.robust.selection import Selection, SlightPoses
+    from mpirecon.robust.selection import Selection
+    from mpirecon.robust.slight_poses import SlightPoses
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +87,12 @@ class Rule(ABC):
         it needs a distance that is a length, and weighs by it
     squares : bool
         what it minimises are weighted squares of the residual, whatever the distance
+    selects : bool
+        the kept count alike, and the others not at all
     rounds : int
         iterations of the normal equations that it takes
+    how : str
+        how particles count that are used, for reports
     """
 
     name: str
@@ -97,7 +103,9 @@ class Rule(ABC):
     must_keep: ClassVar[bool] = False
     length: ClassVar[bool] = False
     squares: ClassVar[bool] = False
+    selects: ClassVar[bool] = False
     rounds: ClassVar[int] = 5
+    how: ClassVar[str] = "weighted by their distance"
 
     @abstractmethod
     def decide(self, case: Case) -> Selection:
@@ -107,3 +115,11 @@ class Rule(ABC):
     def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
         """The loss being minimised, per particle that it counts; collective. d : (m,) norms · given : (m,) weights that the particles
         came with"""
+
+    def of_norms(self, centre: float = 0.0, scale: float = 1.0) -> Loss | None:
+        """The loss as a function of a norm, for norms around `centre` with spread `scale`; None where it is none."""
+        return None
+
+    def declared(self) -> dict:
+        """What reports say of a run by, for summary.json."""
+        return {name: getattr(self, name) for name in ("judges", "mixture", "keeps", "selects", "how")}

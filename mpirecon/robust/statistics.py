@@ -57,10 +57,6 @@ class Statistics:
         total = self.sums[:, bands].sum(axis=1)
         return np.maximum(total[:, 0] - total[:, 2], self._residual(total) / 4) / max(self.samples[bands].sum(), 1)
 
-    def residual_of(self, bands: slice) -> np.ndarray:
-        """Residual of some bands per sample, (m,) float64."""
-        return self._residual(self.sums[:, bands].sum(axis=1)) / max(self.samples[bands].sum(), 1)
-
     @staticmethod
     def _residual(total: np.ndarray) -> np.ndarray:
         return total[:, 0] - 2 * total[:, 1] + total[:, 2]

@@ -10,13 +10,14 @@ from mpirecon.backend import SPACES
 from mpirecon.errors import UserError
 from mpirecon.model.symmetry import point_group
 from mpirecon.robust.distances import get_distance
+from mpirecon.robust.known_rules import rule_names, rule_of
 from mpirecon.robust.rules import Rule
 from mpirecon.robust.schedule import SCHEDULES
-from mpirecon.robust.selection import AUTO, rule_names, rule_of
+from mpirecon.robust.selection import AUTO
+from mpirecon.solvers.kinds import SolverKind, solver_kind, solver_names
 from mpirecon.solvers.normalise import AUTO as NORMALISED
 from mpirecon.solvers.normalise import NORMALISE
 
-SOLVERS = ("normal", "gradient")
 SORT_SCOPES = ("global", "batch")
 
 #: what becomes of the given poses
@@ -91,7 +92,7 @@ class Config:
     def __post_init__(self) -> None:
         _choice("loss", self.loss, rule_names())
         object.__setattr__(self, "symmetry", point_group(self.symmetry).name)
-        _choice("solver", self.solver, SOLVERS)
+        _choice("solver", self.solver, solver_names())
         _choice("space", self.space, SPACES)
         _choice("normalise", self.normalise, NORMALISE)
         if self.backend == "cpu" and self.transport != "auto":
@@ -109,7 +110,7 @@ class Config:
             raise UserError("--space real has no better poses close by, which --loss posterior and --keep auto look for; use "
                             "--space fourier, or another loss")
         if self.keep is not None and not rule.keeps:
-            raise UserError(f"--keep applies to --loss sorted and posterior; --loss {self.loss} weighs all particles")
+            raise UserError(f"--keep applies to --loss {_losses('keeps')}; --loss {self.loss} weighs all particles")
         if self.mixes and not distance.whitened:
             raise UserError(f"--distance {self.distance} cannot be used with --loss posterior or --keep auto, which need "
                             "whitened statistics: use explained, whitened or correlation")
@@ -135,8 +136,9 @@ class Config:
         self._check_search()
         if self.batch_size < 0:
             raise UserError(f"--batch-size {self.batch_size}: expected 0 (all particles) or more")
-        if self.batch_size and self.solver != "gradient":
-            raise UserError("--batch-size applies to --solver gradient; the normal equations use all particles at once")
+        if self.batch_size and not self.solver_kind.batches:
+            batched = " and ".join(name for name in solver_names() if solver_kind(name).batches)
+            raise UserError(f"--batch-size applies to --solver {batched}; --solver {self.solver} uses all particles at once")
         if self.deterministic and (self.backend == "cuda" or self.space == "real" or self.sort_scope == "batch"):
             what = "--backend cuda" if self.backend == "cuda" else "--space real" if self.space == "real" else "--sort-scope batch"
             raise UserError(f"--deterministic cannot be had with {what}: it works on CPUs, in Fourier space, with particles "
@@ -156,8 +158,8 @@ class Config:
                 raise UserError(f"{option} applies to --poses {RESCUE}; --poses {FIXED} searches nothing")
         if not self.searches:
             return
-        if self.loss != "posterior":
-            raise UserError(f"--poses {self.poses} needs the probabilities of --loss posterior; --loss {self.loss} gives none")
+        if not self.rule.mixture:
+            raise UserError(f"--poses {self.poses} needs the probabilities of --loss {_losses('mixture')}; --loss {self.loss} gives none")
         if self.group_by:
             raise UserError(f"--poses {self.poses} searches particle by particle, and rows of a group (--group-by {self.group_by}) share one "
                             "orientation: use --poses fixed")
@@ -185,15 +187,17 @@ class Config:
         return rule_of(self.loss)
 
     @property
+    def solver_kind(self) -> SolverKind:
+        """What the solver asks of a run."""
+        return solver_kind(self.solver)
+
+    @property
     def rounds(self) -> int:
-        """Outer iterations: as asked, else 1 for L2's closed form, 5 for losses that need several, 10 for gradients; 2 more where
-        poses are searched."""
+        """Outer iterations: as asked, else as many as the solver or the loss takes; 2 more where poses are searched."""
         if self.iterations is not None:
             return self.iterations
         more = SEARCHES if self.searches else 0
-        if self.solver == "gradient":
-            return 10 + more
-        return self.rule.rounds + more
+        return (self.solver_kind.rounds or self.rule.rounds) + more
 
     def compared(self, particles: int, planted: bool) -> int:
         """How many of so many particles are compared with the maps. planted : whether errors were, whose detection is scored"""
@@ -245,3 +249,8 @@ def _fewest_groups(file, column: str, present: np.ndarray | bool) -> int:
 def _choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UserError(f"--{option} {value}: choose one of {', '.join(choices)}")
+
+
+def _losses(declare: str) -> str:
+    """The losses that declare something, for messages."""
+    return " and ".join(name for name in rule_names() if getattr(rule_of(name), declare))

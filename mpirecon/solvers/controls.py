@@ -16,7 +16,9 @@ from mpirecon.parallel.select import smallest_k
 from mpirecon.robust.contradiction import contradicting, looks_inverted
 from mpirecon.robust.selection import Selection
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
-from mpirecon.solvers.run import Outcome, Reconstruction, describe
+from mpirecon.solvers.record import describe
+from mpirecon.solvers.run import Reconstruction
+from mpirecon.solvers.state import Outcome
 from mpirecon.solvers.slab_data import uniform_hash
 from mpirecon.solvers.wiener import ssnr_of_whole
 from mpirecon.validate.contradiction import Contradiction

@@ -6,7 +6,8 @@ import numpy as np
 
 from mpirecon.parallel.comm import Communicator
 from mpirecon.robust.distances import WHITENED, Distance
-from mpirecon.robust.selection import Selection, loss_value, norms, rule_of
+from mpirecon.robust.known_rules import loss_value, norms, rule_of
+from mpirecon.robust.selection import Selection
 from mpirecon.robust.statistics import Statistics
 
 

@@ -19,6 +19,7 @@ from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.stopping import StopRequested
 from mpirecon.parallel.watchdog import Watchdog
 from mpirecon.robust.nested import FEWEST, SCHEDULES
+from mpirecon.robust.known_rules import rule_of
 from mpirecon.robust.selection import AUTO
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.endurance import Endurance
@@ -351,9 +352,9 @@ def first_run(schedule: str, **options) -> dict:
             raise UserError(f"{given[0]} is of a first run, and --schedule {schedule} has none: particles are scored anew at each step; use "
                             "--schedule once, or leave it out")
     loss = options.get("loss") or ("posterior" if schedule == "once" else "l2")
-    if loss != "l2":
+    if not isinstance(loss, str) or rule_of(loss).judges:
         return {**options, "loss": loss}
     if options.get("keep") is not None:
-        raise UserError("--keep applies to --loss sorted and posterior; --loss l2 counts all particles alike")
+        raise UserError(f"--keep applies to losses that select; --loss {loss} counts all particles alike")
     # all particles alike, but in folds, as l2 does not need them to be
     return {**options, "loss": "sorted", "keep": 1.0, "iterations": options.get("iterations") or 1}

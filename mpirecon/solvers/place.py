@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mpirecon.io.given_weights import weights_inputs
 from mpirecon.io.inputs import Input, given
-from mpirecon.io.particle_file import ParticleFile, is_table, open_together
+from mpirecon.io.formats import is_table
+from mpirecon.io.particle_file import ParticleFile, open_together
 from mpirecon.io.reading import refuse_reading
 from mpirecon.io.run_folder import Kind, RunFolder
 from mpirecon.io.run_log import RankLog

@@ -15,7 +15,8 @@ import numpy as np
 from mpirecon.backend.cpu import CpuBackend
 from mpirecon.errors import UserError
 from mpirecon.model.pose_state import FOUND, GIVEN, IN_VAIN, NOT_SEARCHED
-from mpirecon.robust.selection import Selection, particle_sigma
+from mpirecon.robust.particle_noise import particle_sigma
+from mpirecon.robust.selection import Selection
 from mpirecon.robust.statistics import Statistics
 from mpirecon.search.believe import FEWEST, Amplitudes, Belief
 from mpirecon.search.searcher import (

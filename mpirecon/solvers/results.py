@@ -12,7 +12,7 @@ import scipy.fft
 
 from mpirecon.io.mrc import write_map
 from mpirecon.io.run_output import took_part, write_particle_table, write_summary
-from mpirecon.model.optics import electron_wavelength
+from mpirecon.model.optics import curvature_resolution, electron_wavelength
 from mpirecon.model.particles import TRUTH
 from mpirecon.model.pose_state import GIVEN
 from mpirecon.model.symmetry import point_group
@@ -22,12 +22,13 @@ from mpirecon.robust.statistics import matched_filter
 from mpirecon.solvers.controls import micrographs
 from mpirecon.solvers.groups import WHOLE, half_map
 from mpirecon.solvers.normalise import OFF
-from mpirecon.solvers.run import Outcome, Reconstruction, describe
+from mpirecon.solvers.record import describe
+from mpirecon.solvers.run import Reconstruction
+from mpirecon.solvers.state import Outcome
 from mpirecon.validate.detection import curves_by_kind, detection_report, write_detection_csv
-from mpirecon.validate.ewald import curvature_warning
 from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms
 from mpirecon.validate.fsc_table import write_fsc_csv
-from mpirecon.validate.map_warnings import anisotropy_warning, few_particles_warning, mask_warnings
+from mpirecon.validate.map_warnings import anisotropy_warning, curvature_warning, few_particles_warning, mask_warnings
 from mpirecon.validate.masks import asymmetry, cut_to_sphere
 from mpirecon.validate.planted_effects import with_effects
 from mpirecon.validate.postprocess import Postprocessed, postprocess
@@ -114,7 +115,7 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
     summary = _summary(run, outcome, about | {"detection": found}, headline, columns, ranks)
     summary |= _time(run, ranks)
     more_to_warn_of = (
-        run.problem.parted, *_levels(run), *_map_warnings(run, summary, columns), _asymmetric_mask(run), _curvature(run, summary),
+        run.problem.parted, *_levels(run), *_map_warnings(run, summary, columns), _asymmetric_mask(run), curvature_warning(summary),
     )  # fmt: skip
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
     write_report(folder, summary, maps=maps, place=place, logs=logs)
@@ -162,11 +163,11 @@ def _asymmetric_mask(run: Reconstruction) -> str | None:
             "inside to its outside. The map has the symmetry, and is scored and cut in that mask; take one of the whole particle")
 
 
-def _curvature(run: Reconstruction, summary: dict) -> str | None:
-    """A warning where the map is finer than flat slices allow for a particle that fills the mask."""
+def _curvature(run: Reconstruction) -> dict:
+    """Å beyond which the curvature of the Ewald sphere matters, for a particle that fills the mask."""
     diameter = run.config.diameter or _TYPICAL_DIAMETER * run.file.box * run.file.pixel_size
     voltage = float(run.slab.metadata.ctf["voltage_kv"][0])
-    return curvature_warning(summary["resolution_0143"], diameter, voltage)
+    return {"resolution": curvature_resolution(diameter, voltage), "diameter": diameter, "voltage_kv": voltage}
 
 
 def _postprocess(run: Reconstruction, maps: dict, curves: dict, transforms: tuple) -> Postprocessed:
@@ -195,6 +196,7 @@ def _headline(run: Reconstruction, curves: dict, more: Postprocessed | None) -> 
             "corrected": corrected,
         },
         "postprocess": None if more is None else more.as_dict(box, pixel_size),
+        "ewald_sphere": _curvature(run),
     }  # fmt: skip
 
 
@@ -297,6 +299,7 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict,
     return {
         **about,
         "configuration": run.config.as_dict(),
+        "rule": run.config.rule.declared(),
         "used": run.used,
         "particles": {
             "file": str(file.lasting), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -18,28 +18,27 @@ from mpirecon.parallel.select import median
 from mpirecon.parallel.stopping import StopSignals
 from mpirecon.robust.jointly import select_jointly
 from mpirecon.robust.nearby import NearbyPoses
-from mpirecon.robust.pose_mixture import SLIGHT, PoseMixture
+from mpirecon.robust.particle_noise import NOISY, particle_sigma
+from mpirecon.robust.mixture_model import SLIGHT
 from mpirecon.robust.schedule import mildness
-from mpirecon.robust.selection import NOISY, Selection, particle_sigma, select
+from mpirecon.robust.select import select
+from mpirecon.robust.selection import Selection
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.endurance import Checkpoints
-from mpirecon.solvers.gradient import GradientSolver
 from mpirecon.solvers.groups import MapSet
 from mpirecon.solvers.looks import Looks
-from mpirecon.solvers.loss_report import reported_losses
-from mpirecon.solvers.normal import NormalSolver
 from mpirecon.solvers.observers import Announcer, Observer, RankRecords
 from mpirecon.solvers.pace import Pace
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.problem import Problem
+from mpirecon.solvers.record import iteration_record
 from mpirecon.solvers.rescue import FixedPoses, Rescue, check_search
 from mpirecon.solvers.resume import identify
 from mpirecon.solvers.slab_data import uniform_hash
-from mpirecon.solvers.state import Scores, State, Survey
+from mpirecon.solvers.state import Outcome, Scores, State, Survey
 from mpirecon.solvers.timing import Timings
-from mpirecon.validate.fsc import crossing
 
 #: share of the particles that are scored at random orientations as well, to measure what a wrong pose looks like, and the
 #: least and most of them
@@ -47,24 +46,6 @@ _RANDOM_SHARE, _RANDOM_POSES = 0.125, (500, 5000)
 
 #: sets the draw of particles that are compared with the maps apart from the others of the seed
 _COMPARED = 0x5C0
-
-_SOLVERS = {"normal": NormalSolver, "gradient": GradientSolver}
-
-
-@dataclass
-class Outcome:
-    """What a finished run knows. Arrays over particles are this rank's slab.
-
-    fsc : of the half maps, in the mask that particles are scored in, where it is known · scored : (m,) bool, whom `statistics` know
-    """
-
-    maps: MapSet
-    records: list[dict]
-    statistics: Statistics
-    selection: Selection
-    sigma: np.ndarray
-    scored: np.ndarray
-    fsc: np.ndarray | None = None
 
 
 class Reconstruction:
@@ -92,7 +73,7 @@ class Reconstruction:
             comm, p.backend, p.slab, p.config.scoring_folds, p.mask, timings, log, Pace(comm, console, stop), p.config.skip_bad,
             p.symmetry, deterministic=p.config.deterministic,
         )  # fmt: skip
-        self._make_solver = solver or _SOLVERS[p.config.solver]
+        self._make_solver = solver or p.config.solver_kind.make
         self.solver: Solver | None = None  # once the images were surveyed
         self.state: State | None = None
         self._looks = Looks(p.config.settling)
@@ -141,7 +122,7 @@ class Reconstruction:
     def _iterate(self, state: State) -> State:
         """One iteration: from what is known, who builds the next maps; the maps; what is known by them."""
         number, rounds, p = state.iteration + 1, self.config.rounds, self.problem
-        passes = 2 + (number == 1 and self.config.solver == "gradient")
+        passes = 2 + (number == 1 and self.config.solver_kind.begins)
         selection, looking = self._select_all(state)  # w, s of each particle
         weigh = self._in_batches(number, selection) if self._sorts_batches else lambda rows: selection
         moved = int(self.poses.moved.sum())  # compared at the given poses as well
@@ -364,32 +345,12 @@ class Reconstruction:
     # what is told
 
     def _record(self, state: State) -> dict:
-        """What the maps that an iteration made leave of the images (loss_report.py), who was kept, and how far halves agree."""
-        comm, config, chosen, valid, file = self.comm, self.config, state.selection, self.slab.valid, self.file
-        if np.isnan(chosen.centre_) and config.rule.length:
+        chosen = state.selection
+        if np.isnan(chosen.centre_) and self.config.rule.length:
             # the first iteration weighs everybody alike; its loss is still the one asked for, calibrated afterwards
             now = self._select(state.scores, self.scored)
             chosen = replace(chosen, centre_=now.centre_, scale_=now.scale_)
-        record = {
-            "iteration": state.iteration,
-            **reported_losses(comm, config.loss, self.problem.distance, replace(chosen, kept=chosen.kept & self.scored), state.scores.inside, state.scores.held_out, self.scored,
-                              None if self.given is None else self.slab.given),
-            "kept": comm.allreduce_scalar(int(chosen.kept.sum())),
-            "valid": comm.allreduce_scalar(int(valid.sum())),
-            "scored": comm.allreduce_scalar(int(self.scored.sum())),
-            "resolution_0143": crossing(state.fsc, 0.143, file.box, file.pixel_size),
-            "resolution_05": crossing(state.fsc, 0.5, file.box, file.pixel_size),
-        }
-        record["kept_fraction"] = record["kept"] / max(record["valid"], 1)
-        if (wrong := self.poses.wrong()) is not None:
-            wrong = wrong & valid
-            record["wrong"] = comm.allreduce_scalar(int(wrong.sum()))
-            record["wrong_among_kept"] = comm.allreduce_scalar(int((wrong & chosen.kept).sum()))
-        if chosen.mixture_ is not None:
-            record["mixture"] = describe(chosen.mixture_)
-        if self.poses.due(state.iteration):
-            record["search"] = dict(self.poses.facts)
-        return record
+        return iteration_record(self, state, chosen)
 
     def _log_sort(self, iteration: int, sort: int, rows: np.ndarray, chosen: Selection) -> None:
         """What this rank sorted, before and after."""
@@ -403,15 +364,6 @@ class Reconstruction:
             ids[mine], chosen.distance[mine], ids[order], chosen.distance[order], chosen.kept[order],
             None if flags is None else flags[order],
         )  # fmt: skip
-
-
-def describe(mixture: PoseMixture) -> dict:
-    """The mixture's numbers, for records and summaries."""
-    return {
-        "keep": mixture.keep_, "keep_interval": mixture.keep_interval_, "shares": mixture.shares_.tolist(),
-        "separation": mixture.separation_, "separable": bool(mixture.separable_), "gain": mixture.gain_.tolist(), "filter": mixture.filter_,
-        "contrast_cv": mixture.contrast_cv_, "n_iter": mixture.n_iter_, "slight": float(mixture.shares_[SLIGHT:].sum()),
-    }  # fmt: skip
 
 
 def _slight(selection: Selection) -> float:

@@ -16,7 +16,8 @@ from mpirecon.io.score_tables import check_tables, identities
 from mpirecon.model.arrays import Volume
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.select import median
-from mpirecon.robust.selection import particle_sigma
+from mpirecon.report.verdict import declared
+from mpirecon.robust.particle_noise import particle_sigma
 from mpirecon.robust.statistics import Statistics, matched_filter
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.given_maps import GivenMaps
@@ -174,7 +175,7 @@ def _against_run(folder: Path, run: Reconstruction) -> list[str]:
     other = [name for name in _SCORING if name in theirs and _plain(theirs[name]) != _plain(ours[name])]
     notes = [f"the run in {folder} scored otherwise: its {name.replace('_', ' ')} is {_words(theirs[name])}, here {_words(ours[name])}"
              for name in other]
-    if theirs.get("loss") != "l2":
+    if not theirs or declared(summary)["judges"]:
         notes.append(f"the scores in {folder / 'particles.h5'} are of maps without each particle's fold, which its half maps do not tell: these "
                      "are others")
     return notes

@@ -109,3 +109,19 @@ class State:
     def record(self) -> dict:
         """Of this iteration."""
         return self.records[-1]
+
+
+@dataclass
+class Outcome:
+    """What a finished run knows. Arrays over particles are this rank's slab.
+
+    fsc : of the half maps, in the mask that particles are scored in, where it is known · scored : (m,) bool, whom `statistics` know
+    """
+
+    maps: MapSet
+    records: list[dict]
+    statistics: Statistics
+    selection: Selection
+    sigma: np.ndarray
+    scored: np.ndarray
+    fsc: np.ndarray | None = None

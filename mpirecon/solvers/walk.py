@@ -10,7 +10,8 @@ from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.stopping import StopSignals
 from mpirecon.robust.nested import Members, default_fractions, high_pass_of
-from mpirecon.robust.selection import Selection, particle_sigma
+from mpirecon.robust.particle_noise import particle_sigma
+from mpirecon.robust.selection import Selection
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.controls import micrographs
 from mpirecon.solvers.groups import WHOLE, MapSet, half_map

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpirecon.robust.selection import rule_of
+from mpirecon.robust.known_rules import rule_of
 
 #: particles that a warning names
 _NAMED = 10

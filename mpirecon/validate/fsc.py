@@ -148,16 +148,6 @@ def filter_shells(volume: np.ndarray, gain: np.ndarray) -> np.ndarray:
     return filter_transform(scipy.fft.rfftn(np.asarray(volume, np.float32)), gain)
 
 
-def radial_power(array: np.ndarray) -> np.ndarray:
-    """Mean power per shell of a map (n, n, n) or image (n, n), (n // 2 + 1,) float64.
-
-    The transform is orthonormal: white noise of variance v has v in every shell.
-    """
-    array = np.asarray(array)
-    box = array.shape[-1]
-    return shell_sum(_abs2(scipy.fft.rfftn(array, norm="ortho")), box) / shell_count(box, array.ndim)
-
-
 def crossing(curve: np.ndarray, threshold: float, box: int, pixel_size: float) -> float | None:
     """Resolution in Å where an FSC curve first falls below `threshold`, linear between shells.
 

@@ -88,22 +88,14 @@ def guinier_of_transform(transform: np.ndarray, pixel_size: float, fsc: np.ndarr
     return Guinier(*curves, None, None, None, None, note)
 
 
-def sharpen(
-    volume: np.ndarray, pixel_size: float, fsc: np.ndarray, bfactor: float | None, resolution: float | None
-) -> np.ndarray:
-    """The map weighted by C_ref and exp(−B k²/4), faded out over two shells at its resolution; float32.
-
-    volume : (n, n, n) mean of the half maps · bfactor : Å², negative sharpens; None does not ·
-    resolution : Å; None is Nyquist
-    """
-    transform = scipy.fft.rfftn(np.asarray(volume, np.float32))
-    return sharpen_transform(transform, pixel_size, fsc, bfactor, resolution)
-
-
 def sharpen_transform(
     transform: np.ndarray, pixel_size: float, fsc: np.ndarray, bfactor: float | None, resolution: float | None
 ) -> np.ndarray:
-    """As `sharpen`, of the map's half transform (n, n, n // 2 + 1), which is overwritten."""
+    """The map weighted by C_ref and exp(−B k²/4), faded out over two shells at its resolution, (n, n, n) float32.
+
+    transform : (n, n, n // 2 + 1) half transform of the mean of the half maps, overwritten · bfactor : Å², negative sharpens; None
+    does not · resolution : Å; None is Nyquist
+    """
     box = transform.shape[0]
     shells = np.arange(box // 2 + 1)
     k2 = (shells / (box * pixel_size)) ** 2

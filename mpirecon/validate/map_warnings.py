@@ -48,6 +48,20 @@ def anisotropy_warning(cones: Mapping | None) -> str | None:
     )
 
 
+def curvature_warning(summary: Mapping) -> str | None:
+    """A warning where a run's map is finer than flat slices allow."""
+    at, curvature = summary["resolution_0143"] or summary["nyquist"], summary["ewald_sphere"]
+    if at >= curvature["resolution"]:
+        return None
+    return (f"the map reaches {at:.2f} Å, and {curvature_in_words(curvature)}: export the particles and use relion_reconstruct --ewald")
+
+
+def curvature_in_words(curvature: Mapping) -> str:
+    """From which resolution on curvature matters; curvature : ``ewald_sphere`` in summary.json."""
+    return (f"the curvature of the Ewald sphere matters beyond {curvature['resolution']:.2f} Å for a particle of {curvature['diameter']:.0f} Å at "
+            f"{curvature['voltage_kv']:g} kV, where slices are taken for flat")
+
+
 def same_map_warning(first: np.ndarray, second: np.ndarray) -> str | None:
     """A warning where two half maps are one map, voxel by voxel."""
     if not np.array_equal(first, second):

@@ -40,12 +40,6 @@ def cut_to_sphere(volume: np.ndarray, radius: float, edge: float = 6.0) -> np.nd
     return volume
 
 
-def soft_shell(box: int, inner: float, outer: float, edge: float = 6.0, ndim: int = 3) -> np.ndarray:
-    """Spherical shell, 1 between radii `inner` and `outer` voxels, 0 below inner − edge and beyond outer + edge."""
-    r = radius_grid(box, ndim)
-    return cosine_edge(r - np.float32(outer), edge) * cosine_edge(np.float32(inner) - r, edge)
-
-
 def independent_share(mask: np.ndarray) -> float:
     """Fourier samples of a map in a mask (n, n, n) that are independent, over all: (mean mask²)² / mean mask⁴, 0 … 1."""
     squared = np.square(mask, dtype=np.float64)

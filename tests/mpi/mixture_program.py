@@ -7,7 +7,8 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import SerialCommunicator, get_communicator
-from mpirecon.robust.pose_mixture import Evidence, PoseMixture, SlightErrors
+from mpirecon.robust.evidence import Evidence, SlightErrors
+from mpirecon.robust.pose_mixture import PoseMixture
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from evidence import draw, draw_slight  # noqa: E402

@@ -4,7 +4,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import get_communicator
-from mpirecon.parallel.select import kth_smallest, median, smallest_k, weighted_quantile
+from mpirecon.parallel.select import kth_smallest, median, smallest_k
 
 comm = get_communicator()
 
@@ -29,9 +29,6 @@ def check(values, rng):
             assert np.array_equal(median(comm, mine), np.median(values), equal_nan=True) or abs(
                 median(comm, mine) - np.median(values)
             ) <= 1e-12 * np.abs(values[np.isfinite(values)]).max(initial=0)
-        weights = rng.integers(1, 9, m).astype(float)
-        found = weighted_quantile(comm, mine, spread(weights, cuts), 0.4)
-        assert found == values[order][np.searchsorted(np.cumsum(weights[order]), 0.4 * weights.sum())]
 
 
 rng = np.random.default_rng(3)  # the same on every rank

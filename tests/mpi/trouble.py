@@ -10,7 +10,7 @@ import numpy as np
 
 import mpirecon.cli
 from mpirecon.cli import ending
-from mpirecon.cli.console import Console
+from mpirecon.parallel.console import Console
 from mpirecon.cli.options import pass_communicator, verbosity_options
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import get_communicator, run_together

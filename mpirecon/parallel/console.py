@@ -6,8 +6,7 @@ import sys
 import time
 from contextlib import contextmanager
 
-from mpirecon.cli.terminal import is_terminal
-from mpirecon.parallel.lines import write_line
+from mpirecon.parallel.lines import is_terminal, write_line
 
 #: a batch log gets a progress line when this share more is done and these seconds have passed, …
 _SHARE, _SECONDS = 0.1, 3.0

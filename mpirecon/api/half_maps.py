@@ -15,6 +15,7 @@ from mpirecon.io.checkpoint import NAME as CHECKPOINT
 from mpirecon.io.inputs import Input
 from mpirecon.io.mrc import read_map, write_map
 from mpirecon.io.optics_table import read_mtf
+from mpirecon.report.local_resolution import page
 from mpirecon.validate.compare import Comparison
 from mpirecon.validate.fsc import fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
@@ -166,8 +167,6 @@ def write_half_maps(folder, made: HalfMaps) -> list[Path]:
 
 def local_page(made: HalfMaps) -> str:
     """locres.html: the page about the local resolution of two half maps."""
-    from mpirecon.report.local_resolution import page
-
     maps = dict(zip((Path(name).stem for name in LOCAL_MAPS), (made.local.map, made.local.filtered)))
     comparison = made.comparison
     return page([comparison.first, comparison.second], comparison.pixel_size, maps, made.local.as_dict(), made.lines(), made.warnings)

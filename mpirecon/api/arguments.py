@@ -1,0 +1,45 @@
+"""What scripts hand over and are handed: communicators, names of settings, structured arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.parallel.comm import Communicator, SerialCommunicator
+
+
+def as_communicator(comm) -> Communicator:
+    """What was given as `comm`: None is this process alone; mpi4py's communicators are taken too."""
+    if comm is None:
+        return SerialCommunicator()
+    if isinstance(comm, Communicator):
+        return comm
+    try:
+        from mpi4py import MPI
+    except ImportError:
+        MPI = None
+    if MPI is None or not isinstance(comm, MPI.Comm):
+        raise UserError(f"comm: expected a communicator of mpi4py or mpirecon.world(), got {type(comm).__name__}")
+    from mpirecon.parallel.mpi import MpiCommunicator
+
+    return MpiCommunicator(world=comm)
+
+
+def check_names(what: str, given, known) -> None:
+    """TypeError for names that are no settings, with the nearest one that is."""
+    import difflib
+
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise TypeError(f"{what} has no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else
+                            f"; it has {', '.join(known)}"))
+
+
+def structured(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Columns of one length as a structured array."""
+    length = len(next(iter(columns.values())))
+    table = np.empty(length, [(name, values.dtype, values.shape[1:]) for name, values in columns.items()])
+    for name, values in columns.items():
+        table[name] = values
+    return table

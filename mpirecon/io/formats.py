@@ -1,0 +1,164 @@
+"""Formats of particle tables, by the ending of the name: how each is read, and how particles of a run are written in it.
+
+A format that is added (``add_format``) is known to import, to reconstructions of a table itself, to ``--select COLUMN=@FILE`` and, where it
+has a writer, to export. What reads and writes a format is loaded when a file of it is met.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from mpirecon.errors import UserError
+from mpirecon.parallel.comm import Communicator, run_together
+from mpirecon.parallel.slab import slab
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mpirecon.io.export import Export
+    from mpirecon.io.importer import ImportOptions
+    from mpirecon.io.particle_table import ParticleTable
+
+
+class TableFormat(ABC):
+    """A format of particle tables.
+
+    Attributes
+    ----------
+    name : str
+        what a file of it is called in messages
+    suffix : str
+        how names of its files end, in lower case
+    options : tuple of str
+        fields of ImportOptions that are for it alone
+    export_options : tuple of str
+        fields of ExportOptions that are for it alone
+    """
+
+    name: ClassVar[str]
+    suffix: ClassVar[str]
+    options: ClassVar[tuple[str, ...]] = ()
+    export_options: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def read(self, path: Path, comm: Communicator, options: ImportOptions) -> ParticleTable:
+        """This rank's slab of the particles that the options select; collective. UserError naming file and row."""
+
+    def settled(self, options: ImportOptions) -> ImportOptions:
+        """Options as a file is to record them: with what was chosen, whatever the default comes to be."""
+        return options
+
+    def values(self, path: Path, column: str) -> list[str]:
+        """The different values of a column. UserError where it has none of that name."""
+        raise UserError(f"{path}: values of a {self.name} cannot be listed; give them in a text file, one a line")
+
+    def writer(self, export: Export) -> TableWriter:
+        """What writes particles of a run. UserError where this format cannot be written."""
+        raise UserError(f"particles cannot be written as a {self.name}")
+
+
+class TableWriter(ABC):
+    """What writes particles of one export in one format."""
+
+    def __init__(self, export: Export) -> None:
+        self.export = export
+
+    @abstractmethod
+    def check(self, path: Path) -> None:
+        """Raise UserError where the format cannot hold these particles."""
+
+    @abstractmethod
+    def write(self, path: Path, rows: np.ndarray, target: Path) -> None:
+        """One table of the particles of `rows`, (m,) bool, to be named `path`, as `target`."""
+
+
+class Star(TableFormat):
+    """RELION's."""
+
+    name, suffix, export_options = "STAR file", ".star", ("coordinates", "mtf")
+
+    def read(self, path: Path, comm: Communicator, options: ImportOptions) -> ParticleTable:
+        from mpirecon.io.relion import read_relion
+
+        return read_relion(path, comm, options.rescale is not None, options.rows, options.reading, **options.supplied)
+
+    def values(self, path: Path, column: str) -> list[str]:
+        from mpirecon.io.row_selection import values_of_star
+
+        return values_of_star(path, column)
+
+    def writer(self, export: Export) -> TableWriter:
+        from mpirecon.io.export_star import StarWriter
+
+        return StarWriter(export)
+
+
+class CryoSparc(TableFormat):
+    """cryoSPARC's, which every rank reads whole: it is one array on the disk."""
+
+    name, suffix, options = "cryoSPARC file", ".cs", ("passthrough", "cs_aberrations")
+
+    def read(self, path: Path, comm: Communicator, options: ImportOptions) -> ParticleTable:
+        from mpirecon.io.cryosparc import read_cryosparc
+
+        whole = run_together(comm, lambda: read_cryosparc(
+            path, options.passthrough, options.rescale is not None, options.cs_aberrations, options.rows, options.reading, **options.supplied
+        ))  # fmt: skip
+        return slab_of(whole, comm)
+
+    def settled(self, options: ImportOptions) -> ImportOptions:
+        from mpirecon.io.cryosparc_optics import DEFAULT
+
+        return replace(options, cs_aberrations="none" if options.ignore_aberrations else options.cs_aberrations or DEFAULT)
+
+    def values(self, path: Path, column: str) -> list[str]:
+        from mpirecon.io.row_selection import values_of_cs
+
+        return values_of_cs(path, column)
+
+    def writer(self, export: Export) -> TableWriter:
+        from mpirecon.io.export_cs import CsWriter
+
+        return CsWriter(export)
+
+
+STAR = Star()
+
+_FORMATS: list[TableFormat] = [STAR, CryoSparc()]
+
+
+def add_format(table_format: TableFormat) -> str:
+    """Have imports know a format by the ending of its files' names; returns that. UserError for the ending of another."""
+    if any(known.suffix == table_format.suffix for known in _FORMATS):
+        raise UserError(f"format {table_format.suffix}: there is one of files that end so already; choose another")
+    _FORMATS.append(table_format)
+    return table_format.suffix
+
+
+def formats() -> tuple[TableFormat, ...]:
+    """All formats, those that were added last."""
+    return tuple(_FORMATS)
+
+
+def format_of(path: str | os.PathLike) -> TableFormat | None:
+    """The format of a table, by its name; None where none has such files."""
+    suffix = Path(path).suffix.lower()
+    return next((known for known in _FORMATS if known.suffix == suffix), None)
+
+
+def is_table(path: str | os.PathLike) -> bool:
+    """Whether a file is a table of particles to be imported, by its name, and no particle file: those are HDF5, whatever their name."""
+    import h5py  # slow to load
+
+    return format_of(path) is not None and not (Path(path).is_file() and h5py.is_hdf5(path))
+
+
+def slab_of(whole: ParticleTable, comm: Communicator) -> ParticleTable:
+    """This rank's part of a table that every rank has read whole. UserError where there are more ranks than particles."""
+    if len(whole) < comm.size:
+        raise UserError(f"{whole.path}: {len(whole)} particles are too few for {comm.size} ranks; use {len(whole)} at most")
+    return whole.slab(*slab(len(whole), comm.size, comm.rank))

@@ -1,0 +1,55 @@
+"""Errors that an import plants in the particles of a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.io.particle_table import ParticleTable
+from mpirecon.io.text_column import text_column
+from mpirecon.model import ParticleSet
+from mpirecon.model.planted import copied, plant
+from mpirecon.parallel.comm import Communicator
+
+if TYPE_CHECKING:
+    from mpirecon.io.importer import ImportOptions
+
+
+def particle_set(comm: Communicator, table: ParticleTable, box: int, half: np.ndarray, options: ImportOptions) -> ParticleSet:
+    """Everything but the pixels of this rank's rows, with the errors that are planted in them. Collective."""
+    pose, ctf, truth = table.pose, table.ctf, {}
+    if options.plants:
+        groups = None if options.plant_by is None else _group_numbers(comm, table, options.plant_by)
+        planted = plant(options, options.seed, table.numbers, pose, ctf, groups)
+        pose, ctf, truth = planted.pose, planted.ctf, planted.truth
+    return ParticleSet(
+        box=box, pixel_size=table.pixel_size, pose=pose, ctf=ctf, half=half,
+        optics_group=table.optics_group, ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped,
+        contrast=options.contrast or table.contrast, **truth,
+    )
+
+
+def with_copies(comm: Communicator, table: ParticleTable, rows: np.ndarray, options: ImportOptions) -> tuple[np.ndarray, np.ndarray]:
+    """These rows of the table with those of which a duplicate is planted twice, one behind the other; and which are the second."""
+    groups = None if options.plant_by is None or not options.duplicate_rate else _group_numbers(comm, table, options.plant_by)
+    times = 1 + copied(options, options.seed, table.numbers, groups)[rows]
+    chosen = np.repeat(rows, times)
+    again = np.zeros(len(chosen), bool)
+    again[np.cumsum(times)[times == 2] - 1] = True
+    return chosen, again
+
+
+def _group_numbers(comm: Communicator, table: ParticleTable, column: str) -> np.ndarray:
+    """Number of each row's value in a column of the particle table, (m,) int64; UserError when there is none."""
+    particles = table.tables.get(table.particle_block) if table.tables else None
+    for label in (column, f"rln{column}", f"_{column}", f"_rln{column}"):
+        if particles is not None and label in particles.columns:
+            names = text_column(particles[label])
+            codes, first = names.codes()
+            mine = list(names[first])
+            number = {name: i for i, name in enumerate(sorted({n for rank in comm.allgather(mine) for n in rank}))}
+            return np.array([number[name] for name in mine], np.int64)[codes]
+    known = "" if particles is None else f"; it has {', '.join(map(str, particles.columns))}"
+    raise UserError(f"--plant-by {column}: {table.path} has no such column{known}")

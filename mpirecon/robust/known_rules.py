@@ -1,0 +1,192 @@
+"""The rules that runs know: least squares, trimmed least squares, the posterior, any function of the norm, and those that are added."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.parallel.comm import Communicator, SerialCommunicator
+from mpirecon.parallel.select import smallest_k
+from mpirecon.robust.distances import Distance
+from mpirecon.robust.losses import L2, MAD_TO_SIGMA, Loss, is_m_estimator, loss_names, make_loss
+from mpirecon.robust.particle_noise import NOISY, median_of
+from mpirecon.robust.pose_mixture import PoseMixture
+from mpirecon.robust.rules import Case, Rule
+from mpirecon.robust.schedule import loosened, widened
+from mpirecon.robust.selection import Selection, keep_count
+from mpirecon.robust.slight_poses import SlightPoses, attenuation
+from mpirecon.robust.statistics import Statistics
+
+#: belief in a particle below which it need not be added to the map at all: a million such count as one. Much more would leave out
+#: slightly wrong ones, of which little counts
+_NEGLIGIBLE = 1e-6
+
+
+def sorting_score(case: Case) -> np.ndarray:
+    """The distance by which a case's particles are sorted, (m,) float64, smaller is better; collective."""
+    return case.distance.score(case.statistics, case.sigma, median_of(case.comm, case.statistics.yy[case.valid]))
+
+
+def norms(comm: Communicator, distance: Distance, statistics: Statistics, valid: np.ndarray) -> np.ndarray:
+    """The unsquared distance d of every particle, (m,) float64; collective, for the typical image power."""
+    return distance.norm(statistics, median_of(comm, statistics.yy[valid]))
+
+
+def mean_rho(comm: Communicator, loss: Loss, d: np.ndarray, counted: np.ndarray, given: np.ndarray) -> float:
+    """Mean 2ρ of the counted, (m,) bool, of norms d, weighted by `given`; collective."""
+    rho, given = loss.rho, given[counted]
+    total = comm.allreduce_scalar(float(2 * (given * rho(d[counted])).sum()))
+    return total / max(comm.allreduce_scalar(float(given.sum())), np.finfo(np.float64).tiny)
+
+
+def _sorted(scope, score, ids, valid, keep, mixture) -> Selection:
+    kept = np.zeros(len(score), bool)
+    total = scope.allreduce_scalar(int(valid.sum()))
+    if total:
+        kept[valid] = smallest_k(scope, score[valid], ids[valid], keep_count(keep, total))
+    return Selection(kept.astype(np.float64), kept, score, mixture_=mixture)
+
+
+def _by_posterior(
+    mixture: PoseMixture, sigma: np.ndarray, valid: np.ndarray, slight: SlightPoses | None, told_apart: bool
+) -> Selection:
+    """w = posterior / σ², slight errors counted by what they leave of the signal, and the contrast of each image; everybody
+    alike when good and wrong are not told apart."""
+    weight, posterior, score = np.zeros(len(valid)), np.zeros(len(valid)), np.full(len(valid), -np.inf)
+    contrast, contrast2 = np.ones(len(valid)), np.ones(len(valid))
+    left, slightly_wrong = None, np.zeros(len(valid), bool)
+    score[valid] = mixture.score_
+    if told_apart:
+        posterior[valid] = mixture.posterior_
+        # an image of negative contrast would be added upside down: it has nothing to say
+        contrast[valid] = np.maximum(mixture.contrast_, 0)
+        contrast2[valid] = mixture.contrast2_
+        noise = sigma
+    else:
+        posterior[valid] = 1.0
+        noise = np.where(sigma > NOISY, sigma, 1.0)  # plain L2, but for images of outlying power
+    believed = posterior
+    if told_apart and mixture.slight_.size:
+        believed, left = attenuation(mixture, slight, valid)
+        slightly_wrong[valid] = mixture.slight_.sum(axis=1) >= 0.5
+    believed = np.where(believed < _NEGLIGIBLE, 0.0, believed)
+    weight[valid] = believed[valid] / noise[valid] ** 2
+    return Selection(
+        weight, valid & (posterior >= 0.5), -score, contrast, contrast2, posterior, left, slight=slightly_wrong,
+        mixture_=mixture,
+    )  # fmt: skip
+
+
+class LeastSquares(Rule):
+    """Everybody alike, in closed form."""
+
+    name, judges, squares, rounds, how = "l2", False, True, 1, "alike"
+
+    def of_norms(self, centre: float = 0.0, scale: float = 1.0) -> Loss:
+        return L2()
+
+    def decide(self, case: Case) -> Selection:
+        return Selection(case.valid.astype(np.float64), case.valid.copy(), sorting_score(case), keep_=1.0)
+
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
+        return mean_rho(comm, self.of_norms(), d, selection.kept, given)
+
+
+class Trimmed(Rule):
+    """Least trimmed squares: the nearest, as many as ``--keep`` or the mixture says."""
+
+    name, keeps, must_keep, selects = "sorted", True, True, True
+
+    def of_norms(self, centre: float = 0.0, scale: float = 1.0) -> Loss:
+        return L2()
+
+    def decide(self, case: Case) -> Selection:
+        score, keep = sorting_score(case), 1.0
+        if case.mixture is None:
+            keep = loosened(case.keep, case.mild)
+        elif case.followed:
+            keep = case.mixture.keep_
+        scope = case.comm if case.sort_scope == "global" else SerialCommunicator()
+        return _sorted(scope, score, case.ids, case.valid, keep, case.mixture)
+
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
+        return mean_rho(comm, self.of_norms(), d, selection.kept, given)
+
+
+class Posterior(Rule):
+    """By the probability of being well posed."""
+
+    name, mixture, looks, keeps, squares = "posterior", True, True, True, True
+    how = "weighted by the probability that their pose is right"
+
+    def decide(self, case: Case) -> Selection:
+        return _by_posterior(case.mixture, case.sigma, case.valid, case.slight, case.followed)
+
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
+        """Σ w d² / Σ w with the weights as they are."""
+        weight = selection.weight * given
+        total, weight = comm.allreduce(np.array([(weight * d**2).sum(), weight.sum()]))
+        return float(total / max(weight, 1e-300))
+
+
+class ByNorm(Rule):
+    """By a function of the norm: an M-estimator."""
+
+    length = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def of_norms(self, centre: float = 0.0, scale: float = 1.0) -> Loss:
+        return make_loss(self.name, centre, scale)
+
+    def decide(self, case: Case) -> Selection:
+        """Weights relative to the typical particle's, so that Λ means the same for every loss."""
+        comm, valid, score = case.comm, case.credible, sorting_score(case)
+        norm = norms(comm, case.distance, case.statistics, valid)
+        centre = median_of(comm, norm[valid])
+        scale = widened(MAD_TO_SIGMA * median_of(comm, np.abs(norm[valid] - centre)), case.mild)
+        weight = self.of_norms(centre, scale).weight(norm)
+        typical = median_of(comm, weight[valid])
+        weight = np.where(valid, weight / (typical if typical > 0 else 1), 0.0)
+        return Selection(weight, weight > 0, score, centre_=centre, scale_=scale)
+
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
+        """A particle without weight still adds its ρ, else the loss would fall when more are left out."""
+        return mean_rho(comm, self.of_norms(selection.centre_, selection.scale_), d, valid, given)
+
+
+_RULES: dict[str, Rule] = {rule.name: rule for rule in (LeastSquares(), Trimmed(), Posterior())}
+
+
+def add_rule(rule: Rule) -> str:
+    """Have runs know a rule by its name; returns the name. UserError for the name of another loss."""
+    if rule.name in rule_names():
+        raise UserError(f"loss {rule.name}: there is one of this name already; choose another")
+    _RULES[rule.name] = rule
+    return rule.name
+
+
+def rule_names() -> tuple[str, ...]:
+    """Names of all losses, those that were added last."""
+    return tuple(dict.fromkeys((*loss_names(), *_RULES)))
+
+
+def rule_of(loss: str) -> Rule:
+    """The rule of the loss of that name; UserError listing them all when there is none."""
+    if loss in _RULES:
+        return _RULES[loss]
+    if not is_m_estimator(loss):
+        raise UserError(f"unknown loss {loss!r}; choose one of {', '.join(rule_names())}")
+    return ByNorm(loss)
+
+
+def loss_value(
+    comm: Communicator, loss: str, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray | None = None
+) -> float:
+    """The loss being minimised, per particle that it counts: mean 2ρ over the kept (sorted) or over all valid ones, weighted by the
+    weights `given`, (m,), if there are any.
+
+    2ρ, so that L2's value is the mean squared norm. `posterior` minimises Σ w d² with its weights fixed.
+    """
+    return rule_of(loss).value(comm, d, selection, valid, np.ones(len(d)) if given is None else given)
