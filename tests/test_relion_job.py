@@ -17,14 +17,7 @@ import pytest
 from conftest import _SMALL_MACHINE, _clean_environment
 
 from mpirecon import cli as command_line
-from mpirecon.batch.external_job import (
-    ABORT_NOW,
-    ABORTED,
-    FAILURE,
-    NODES,
-    SUCCESS,
-    ExternalJob,
-)
+from mpirecon.batch.external_job import ABORT_NOW, ABORTED, FAILURE, NODES, SUCCESS, ExternalJob
 from mpirecon.io.export_tables import new_tables
 from mpirecon.io.mrc import write_map, write_stack
 from mpirecon.io.particle_file import ParticleFile

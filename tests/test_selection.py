@@ -10,12 +10,8 @@ from mpirecon.errors import UserError
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.robust.contradiction import FALSE_DISCOVERY_RATE, contradicting, looks_inverted, significance
 from mpirecon.robust.distances import DISTANCES, EXPLAINED, RAW, WHITENED
-from mpirecon.robust.losses import (
-    LOSSES,
-    M_ESTIMATORS,
-    REDESCENDING,
-)
 from mpirecon.robust.known_rules import loss_value, norms
+from mpirecon.robust.losses import LOSSES, M_ESTIMATORS, REDESCENDING
 from mpirecon.robust.particle_noise import particle_sigma
 from mpirecon.robust.schedule import loosened, mildness, widened
 from mpirecon.robust.select import select

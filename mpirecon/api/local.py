@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mpirecon.api.maps import Volume, as_volume
 from mpirecon.api.arguments import as_communicator
+from mpirecon.api.maps import Volume, as_volume
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import Communicator, run_together
 from mpirecon.validate import local_resolution as local

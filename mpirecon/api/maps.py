@@ -10,7 +10,9 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io import mrc
 from mpirecon.model import arrays
-from mpirecon.validate import automask, fsc as curves, postprocess as after
+from mpirecon.validate import automask
+from mpirecon.validate import fsc as curves
+from mpirecon.validate import postprocess as after
 from mpirecon.validate.grids import check_same_grid
 
 

@@ -12,12 +12,13 @@ import numpy as np
 
 from mpirecon.api.arguments import as_communicator, check_names
 from mpirecon.api.maps import FSC, Volume, as_volume
-from mpirecon.api.particles import Particles, imported, open as open_particles
+from mpirecon.api.particles import Particles, imported
+from mpirecon.api.particles import open as open_particles
 from mpirecon.api.result import Result
 from mpirecon.api.scratch import Scratch
 from mpirecon.io import mrc
-from mpirecon.io.given_weights import ARRAY
 from mpirecon.io.formats import is_table
+from mpirecon.io.given_weights import ARRAY
 from mpirecon.io.particle_file import open_together
 from mpirecon.io.reading import READING, refuse_reading
 from mpirecon.io.run_log import RankLog

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mpirecon.api.maps import FSC, Volume, read_map
 from mpirecon.api.arguments import structured
+from mpirecon.api.maps import FSC, Volume, read_map
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
 from mpirecon.io.inputs import Input, given

@@ -6,8 +6,8 @@ import os
 
 import numpy as np
 
-from mpirecon.api.maps import as_volume
 from mpirecon.api.arguments import as_communicator, structured
+from mpirecon.api.maps import as_volume
 from mpirecon.api.reconstruction import configuration, console_of, particles_of
 from mpirecon.api.scratch import Scratch
 

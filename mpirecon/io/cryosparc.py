@@ -30,9 +30,9 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.errors import UserError
+from mpirecon.io.cryosparc_optics import DEFAULT, about, own_optics
 from mpirecon.io.cs_file import SUPPLIED, CsColumns, join_passthrough, read_cs
 from mpirecon.io.cs_places import micrograph_numbers, picks_of
-from mpirecon.io.cryosparc_optics import DEFAULT, about, own_optics
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.reading import CTF_REMEDIES, Reading, settle_state
 from mpirecon.io.relations import cs_relations

@@ -13,9 +13,8 @@ import numpy as np
 from mpirecon import __version__
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
-from mpirecon.io.fingerprint import Seen
-from mpirecon.io.inputs import Input
 from mpirecon.io.families import find_families
+from mpirecon.io.fingerprint import Seen
 from mpirecon.io.formats import STAR, TableFormat, format_of, formats
 from mpirecon.io.half_sets import half_sets
 from mpirecon.io.image_kind import look_at_images, sampled_rows
@@ -23,6 +22,7 @@ from mpirecon.io.image_levels import LevelsSurvey
 from mpirecon.io.import_images import copy_images, fit_images, image_batches, sample_images
 from mpirecon.io.import_planted import particle_set, with_copies
 from mpirecon.io.import_report import ImportReport
+from mpirecon.io.inputs import Input
 from mpirecon.io.linked import Links
 from mpirecon.io.mrc import StackReader
 from mpirecon.io.optics_table import describe, mtf_curves, set_groups

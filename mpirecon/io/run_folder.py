@@ -21,12 +21,7 @@ from pathlib import Path
 
 from mpirecon.errors import UserError
 from mpirecon.io import folder_lock
-from mpirecon.io.atomic import (
-    hidden_name_of,
-    refuse_unwritable,
-    temporary_name,
-    write_failed,
-)
+from mpirecon.io.atomic import hidden_name_of, refuse_unwritable, temporary_name, write_failed
 from mpirecon.io.checkpoint import NAME as CHECKPOINT
 from mpirecon.io.inputs import Input, inputs_among
 from mpirecon.io.unfinished import MARKERS, UNFINISHED, state_of

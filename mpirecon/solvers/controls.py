@@ -18,8 +18,8 @@ from mpirecon.robust.selection import Selection
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
 from mpirecon.solvers.record import describe
 from mpirecon.solvers.run import Reconstruction
-from mpirecon.solvers.state import Outcome
 from mpirecon.solvers.slab_data import uniform_hash
+from mpirecon.solvers.state import Outcome
 from mpirecon.solvers.wiener import ssnr_of_whole
 from mpirecon.validate.contradiction import Contradiction
 from mpirecon.validate.coverage import Coverage, view_coverage, write_views_csv

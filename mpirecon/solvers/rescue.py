@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
+
 from mpirecon.backend.cpu import CpuBackend
 from mpirecon.errors import UserError
 from mpirecon.model.pose_state import FOUND, GIVEN, IN_VAIN, NOT_SEARCHED
@@ -19,13 +20,7 @@ from mpirecon.robust.particle_noise import particle_sigma
 from mpirecon.robust.selection import Selection
 from mpirecon.robust.statistics import Statistics
 from mpirecon.search.believe import FEWEST, Amplitudes, Belief
-from mpirecon.search.searcher import (
-    FEWEST_SHELLS,
-    SUPPORTED,
-    TABLE,
-    Searcher,
-    finest_shell,
-)
+from mpirecon.search.searcher import FEWEST_SHELLS, SUPPORTED, TABLE, Searcher, finest_shell
 from mpirecon.solvers.groups import MapSet
 from mpirecon.solvers.pose_round import PoseRound, asks_of
 from mpirecon.solvers.slab_data import uniform_hash

@@ -17,9 +17,9 @@ from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.select import median
 from mpirecon.parallel.stopping import StopSignals
 from mpirecon.robust.jointly import select_jointly
+from mpirecon.robust.mixture_model import SLIGHT
 from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.particle_noise import NOISY, particle_sigma
-from mpirecon.robust.mixture_model import SLIGHT
 from mpirecon.robust.schedule import mildness
 from mpirecon.robust.select import select
 from mpirecon.robust.selection import Selection
