@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpirecon.errors import UserError
-from mpirecon.robust import RobustLeastSquares, weiszfeld
+from mpirecon.robust.least_squares import RobustLeastSquares, weiszfeld
 from mpirecon.robust.losses import LOSSES, M_ESTIMATORS
 
 WAYS = [(loss, 0.6 if loss == "sorted" else None) for loss in LOSSES if loss != "posterior"]
