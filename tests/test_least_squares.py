@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpirecon.errors import UserError
-from mpirecon.robust.least_squares import RobustLeastSquares, weiszfeld
+from mpirecon.robust.least_squares import RobustLeastSquares
 from mpirecon.robust.losses import LOSSES, M_ESTIMATORS
+from mpirecon.robust.weiszfeld import weiszfeld
 
 WAYS = [(loss, 0.6 if loss == "sorted" else None) for loss in LOSSES if loss != "posterior"]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize
 
-import mpirecon.robust
+import mpirecon
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.robust.losses import (
@@ -116,7 +116,7 @@ def test_weights_count_points():
 @settings(max_examples=50, deadline=None)
 @given(points_of(2, least=3), st.floats(0.01, 100), COORDINATE)
 def test_the_median_moves_and_scales_with_its_points(points, factor, shift):
-    assert mpirecon.robust.weiszfeld is weiszfeld
+    assert mpirecon.weiszfeld is weiszfeld
     a, b = weiszfeld(points, iterations=20000), weiszfeld(factor * points + shift, iterations=20000)
     moved = factor * points + shift
     assert total_distance(b, moved) == pytest.approx(total_distance(factor * a + shift, moved), rel=1e-6, abs=1e-9)
