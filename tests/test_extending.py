@@ -1,5 +1,6 @@
 """What docs/extending.md shows works as it stands."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import mpirecon as mr
 from mpirecon.batch.forecast import Task, memory_per_rank
 from mpirecon.errors import UserError
 from mpirecon.io.export import ExportOptions, export_run
-from mpirecon.io.formats import add_format
+from mpirecon.io.formats import STAR, CryoSparc, add_format
 from mpirecon.io.star import read_star
 from mpirecon.robust.known_rules import add_rule, rule_names, rule_of
+from mpirecon.robust.losses import LOSSES
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.kinds import SolverKind, add_solver, solver_kind, solver_names
 
@@ -106,3 +108,15 @@ def test_a_format_of_ones_own_is_read(names, tmp_path, monkeypatch):
         export_run("first", ExportOptions(star="kept.csv", stack="kept.mrcs"))
     with pytest.raises(UserError, match="choose another"):
         add_format(type("Other", (names["Csv"],), {"suffix": ".cs"})())
+
+
+def test_no_code_compares_the_names_of_losses_solvers_or_formats():
+    """What differs between them is declared: a comparison with a name is a place that a new one would have to know."""
+    known = {*LOSSES, "normal", "gradient", *(one.suffix for one in (STAR, CryoSparc()))}
+    found = []
+    for path in Path(mr.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            compared = isinstance(node, ast.Compare) or isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "endswith"
+            names = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)} if compared else set()
+            found += [f"{path.name}, line {node.lineno}: {ast.unparse(node)}"] if names & known else []
+    assert not found, "\n".join(found)
