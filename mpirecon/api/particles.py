@@ -31,10 +31,7 @@ _WRONG = 10.0
 #: datasets that tell what simulated images were made with
 _SIMULATED = ("junk", "true_scale", "true_sigma", "conformation", "true_micrograph", "true_noise_colour", "neighbour", "true_background")
 
-#: names that `simulate` gives settings of the import
-_AS_SIMULATED = {"error_rate": "plant_errors", "error_degrees": "small_degrees"}
-
-#: pixels, likewise of an offset
+#: pixels from the truth beyond which a new offset counts as wrong
 _WRONG_PIXELS = 2.0
 
 
@@ -308,7 +305,6 @@ def imported(path, comm: Communicator, **options) -> Particles:
     from mpirecon.io.importer import ImportOptions, import_particles
 
     known = [field.name for field in fields(ImportOptions)]
-    options = {_AS_SIMULATED.get(name, name): value for name, value in options.items()}
     check_names("an import", options, known)
     options = {"link": options.get("rescale") is None, **options}
     scratch = Scratch(comm)

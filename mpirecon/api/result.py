@@ -152,7 +152,7 @@ class Result:
         if columns == 3:
             score, used = table["score"], np.isfinite(table["score"])
             bins = np.histogram_bin_edges(score[used], 40)
-            for chosen, label in ((self.kept, "kept"), (~self.kept, "left out")):
+            for chosen, label in ((self.kept, "kept"), (~self.kept, "rejected")):
                 axes[2].hist(score[used & chosen], bins, alpha=0.7, label=label)
             axes[2].set(xlabel="score", ylabel="particles")
             axes[2].legend(frameon=False)
