@@ -214,9 +214,9 @@ def _missing_message(stacks, star, lines, missing: list[int], mapping, data_dir,
     folder = Path(star).resolve().parent
     broken = next((said for c in _candidates(stack, folder, data_dir) if (said := _dangling(c.path)) is not None), None)
     if broken is not None:
-        return f"{place} does not exist: {broken}{more}; restore it, or {remedy}"
+        return f"{place} is not there: {broken}{more}; put that back, or {remedy}"
     return (
-        f"{place} does not exist, neither relative to the {'STAR' if unit == 'line' else '.cs'} file{where}, a folder above it or the "
+        f"{place} is not there, neither relative to the {'STAR' if unit == 'line' else '.cs'} file{where}, a folder above it or the "
         f"working folder {Path.cwd()}, nor beside it{more}; {remedy}"
     )
 
