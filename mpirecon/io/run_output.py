@@ -1,4 +1,4 @@
-"""The files of a finished run (DESIGN section 5; io.run_folder puts them in their place). Each is written under a temporary name.
+"""The files of a finished run (io.run_folder moves them to their place). Each is written under a temporary name.
 
 summary.json comes last: a folder without it is not a finished run.
 """

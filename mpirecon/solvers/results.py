@@ -1,4 +1,4 @@
-"""From a finished run to its files: maps, FSC, particle table, summary (DESIGN section 5)."""
+"""From a finished run to its files: maps, FSC, particle table, summary."""
 
 from __future__ import annotations
 
