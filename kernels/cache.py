@@ -56,7 +56,7 @@ def njit(function=None, *, cache: bool = False, **options):
             made._cache = KernelCache(function)  # as its enable_caching() does with Numba's own
         except (OSError, RuntimeError):  # Numba finds no folder that can be written
             beside = Path(function.__code__.co_filename).parent
-            tell_once(f"compiled kernels cannot be kept: neither {_FOLDER} nor {beside} can be written")
+            tell_once(f"compiled kernels cannot be stored: neither {_FOLDER} nor {beside} can be written")
     return made
 
 
@@ -113,7 +113,7 @@ def tell_once(fact: str) -> None:
     """Log one warning a process, whatever else fails alike."""
     if _Told.fact is None:
         _Told.fact = fact
-        _log.warning("%s; the program compiles them anew at each start, up to half a minute. Set %s to a folder that can "
+        _log.warning("%s; they are compiled at each start, which takes up to half a minute. Set %s to a folder that can "
                      "be written and has 100 MB free", fact, VARIABLE)
 
 

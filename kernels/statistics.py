@@ -1,4 +1,4 @@
-"""Statistics: yy, yp and pp of every particle in one pass that never stores a projection (DESIGN section 2)."""
+"""Statistics: yy, yp and pp of every particle in one pass that never stores a projection."""
 
 from __future__ import annotations
 

@@ -235,7 +235,7 @@ def _mtf(folder: Path) -> Path:
 
 
 def _particle_file(folder: Path, link: bool = False, of: Callable[[Path], Path] = _star) -> Path:
-    options = ImportOptions(overwrite=True, link=link, plant_errors=0.3)
+    options = ImportOptions(overwrite=True, link=link, error_rate=0.3)
     import_particles(of(folder), folder / "good.h5", options)
     return folder / "good.h5"
 

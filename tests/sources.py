@@ -24,7 +24,7 @@ def write_pdb(path, atoms):
 
 
 def explicit_ctf(ctf, kx, ky):
-    """DESIGN's formula, written out; k in 1/Å."""
+    """The formula of docs/files.md and of the CTF, written out; k in 1/Å."""
     volts = ctf["voltage_kv"] * 1e3
     wavelength = 12.2642598 / math.sqrt(volts * (1 + volts * 0.978475598e-6))
     k2, angle = kx**2 + ky**2, np.arctan2(ky, kx)

@@ -115,7 +115,7 @@ def test_files_that_tell_nothing_are_matched_by_their_images_or_not_at_all(folde
     other = mr.simulate(mr.phantom(BOX, SIZE), COUNT, tmp_path / "other.h5", snr=0.3, seed=5)
     mr.reconstruct(other, tmp_path / "other")
     found = mr.compare(folder / "made", tmp_path / "other")
-    assert found.matched is None and found.counts is None and "cannot be told: the particle files are different ones" in found.notes[0]
+    assert found.matched is None and found.counts is None and "cannot be matched: the particle files differ" in found.notes[0]
     assert found.as_dict()["particles"] is None and found.between
     page = found.write(tmp_path / "c.html").read_text()
     assert "cannot be told" in page and "<h2>Who was kept</h2>" not in page
@@ -127,7 +127,7 @@ def test_a_particle_file_that_is_gone(folder, tmp_path):
     mr.reconstruct(tmp_path / "p.h5", tmp_path / "b", diameter=90.0)
     (tmp_path / "p.h5").rename(tmp_path / "q.h5")
     found = mr.compare(tmp_path / "a", tmp_path / "b")
-    assert found.counts["both"] == COUNT and "not there any more" in found.matched.by
+    assert found.counts["both"] == COUNT and "no longer exists" in found.matched.by
     found = mr.compare(folder / "made", tmp_path / "b")
     assert found.counts is None and "--particles1 or --particles2" in found.notes[0]
     assert mr.compare(folder / "made", tmp_path / "b", particles2=tmp_path / "q.h5").counts["both"] == COUNT
@@ -140,7 +140,7 @@ def test_maps_of_other_boxes_are_not_compared(folder, tmp_path):
     mr.reconstruct(mr.simulate(mr.phantom(32, SIZE), 100, tmp_path / "p.h5", snr=1.0), tmp_path / "large")
     found = mr.compare(folder / "made", tmp_path / "large")
     assert found.between == {} and "24 pixels of 5 Å and 32 pixels of 5 Å" in found.notes[-1] and found.as_dict()["between_05"] is None
-    assert found.write(tmp_path / "c.html").read_text().count("Half-map FSC of either run") == 2
+    assert found.write(tmp_path / "c.html").read_text().count("Half-map FSC of both runs") == 2
 
 
 def test_the_command_tells_and_writes_one_page(folder, tmp_path, cli):
@@ -174,4 +174,4 @@ def test_planted_errors_are_counted_by_who_kept_them(folder, tmp_path):
     found = mr.compare(folder / "made", tmp_path / "sorted")
     wrong, right = mr.open(folder / "made.h5").truth["pose_error"], kept(tmp_path / "sorted")
     assert found.wrong == {"both": (wrong & right).sum(), "first": (wrong & ~right).sum(), "second": 0, "neither": 0}
-    assert f"{(wrong & ~right).sum()} with a planted error" in found.write(tmp_path / "c.html").read_text()
+    assert f"{(wrong & ~right).sum()} with a simulated error" in found.write(tmp_path / "c.html").read_text()

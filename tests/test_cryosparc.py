@@ -195,7 +195,7 @@ def test_a_passthrough_that_does_not_fit_is_refused(tmp_path):
 
 def test_half_sets_and_planted_errors(tmp_path):
     constant = make(tmp_path, alignments3D__split=np.zeros(M, "u4"))
-    file, text = run(constant, "--seed", 3, "--plant-errors", 0.5)
+    file, text = run(constant, "--seed", 3, "--orientation-error-rate", 0.5)
     assert "half sets of 8 of 8 images were drawn with seed 3 (alignments3D/split is missing or not set)" in text
     assert set(file.halves()) == {1, 2} and file.metadata().pose_error.any()
     np.testing.assert_allclose(
@@ -268,7 +268,7 @@ def test_aberrations_have_the_phases_asked_for(tmp_path, choice, signs):
     for row in range(len(found.group)):
         np.testing.assert_allclose(zernike_sum(found.odd[row], odd_order, x, y), odd, atol=1e-5)
         np.testing.assert_allclose(-zernike_sum(found.even[row], even_order, x, y), even, atol=1e-5)
-    assert "mpirecon aberrations OUT tells" in text
+    assert "mpirecon aberrations OUT checks" in text
     assert ("not corrected for" in text) == (choice not in (None, "all"))
 
 

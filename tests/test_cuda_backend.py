@@ -364,7 +364,7 @@ def test_a_transport_without_gpus_is_refused(cli, particle_file, tmp_path):
 
 def test_real_space_and_the_posterior_do_not_go_together(cli, particle_file, tmp_path):
     result = cli("reconstruct", particle_file, "-o", tmp_path / "run", "--space", "real", "--loss", "posterior")
-    assert result.returncode == 1 and "--space real has no better poses close by" in result.stderr
+    assert result.returncode == 1 and "--space real has no local pose search" in result.stderr
 
 
 def test_settings_from_the_environment_that_no_kernel_has(fake_cupy, monkeypatch):

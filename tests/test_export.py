@@ -194,19 +194,19 @@ def test_planted_errors(tmp_path, kind):
     """The poses of the source by default, those of the run on demand; both say so."""
     if kind == "star":
         source = make(tmp_path)
-        clean, file = run(source)[0], run(source, "--plant-errors", 0.5, output=tmp_path / "bad.h5")[0]
+        clean, file = run(source)[0], run(source, "--orientation-error-rate", 0.5, output=tmp_path / "bad.h5")[0]
     else:
         source = make_cs(tmp_path)
-        clean, file = import_cs(source)[0], import_cs(source, "--plant-errors", 0.5, output=tmp_path / "bad.h5")[0]
+        clean, file = import_cs(source)[0], import_cs(source, "--orientation-error-rate", 0.5, output=tmp_path / "bad.h5")[0]
     read = {"star": read_relion, "cs": read_cryosparc}
     folder, flag = finish(file.path, tmp_path / "out", np.ones(8, bool)), file.metadata().pose_error
     for target in ("star", "cs") if kind == "cs" else ("star",):
         text = export(folder, f"--{target}", tmp_path / f"o.{target}")
-        assert f"{flag.sum()} wrong poses were planted: the original ones are written" in text
+        assert f"{flag.sum()} wrong poses were simulated: the original ones are written" in text
         found = read[target](tmp_path / f"o.{target}").pose.matrices()
         np.testing.assert_allclose(found, clean.metadata().pose.matrices(), atol=1e-6)
         text = export(folder, f"--{target}", tmp_path / f"u.{target}", "--poses", "used")
-        assert "planted wrong poses are written, as the run used them" in text
+        assert "simulated wrong poses are written, as used by the run" in text
         found = read[target](tmp_path / f"u.{target}").pose.matrices()
         np.testing.assert_allclose(found, file.metadata().pose.matrices(), atol=1e-6)
     if kind == "star":
@@ -277,7 +277,7 @@ def test_places_on_micrographs_are_written_as_asked(tmp_path):
     refused(folder, "are for STAR files", "--cs", tmp_path / "l.cs", "--coordinates", "flipped")
     (tmp_path / "star").mkdir()
     folder = finish(run(make(tmp_path / "star"))[0].path, tmp_path / "out2")
-    refused(folder, "is a STAR file, whose own come back", "--star", tmp_path / "l.star", "--coordinates", "flipped")
+    refused(folder, "is a STAR file, whose own coordinates are written", "--star", tmp_path / "l.star", "--coordinates", "flipped")
 
 
 def test_mtfs_are_named_group_by_group(tmp_path):

@@ -253,14 +253,14 @@ def test_an_image_in_both_halves_is_a_warning(tmp_path):
 def test_planted_errors_keep_the_truth(tmp_path):
     star = make(tmp_path, table(200))
     clean = run(star)[0].metadata(0, 200)
-    file, text = run(star, "--plant-errors", 0.3, "--seed", 5, "--overwrite")
+    file, text = run(star, "--orientation-error-rate", 0.3, "--seed", 5, "--overwrite")
     found = file.metadata(0, 200)
     flag = found.pose_error
-    assert 35 < flag.sum() < 85 and f"{flag.sum()} wrong poses were planted" in text
+    assert 35 < flag.sum() < 85 and f"simulated errors: {flag.sum()} wrong poses" in text
     np.testing.assert_allclose(found.true_quaternion, clean.pose.quaternion, rtol=1e-14)
     wrong = np.abs((found.pose.quaternion * clean.pose.quaternion).sum(axis=1)) < 0.99999
     np.testing.assert_array_equal(wrong, flag)
-    small = run(star, "--plant-errors", 0.3, "--error-kind", "small:3", "--seed", 5, "--overwrite")[0].metadata(0, 200)
+    small = run(star, "--orientation-error-rate", 0.3, "--error-kind", "small:3", "--seed", 5, "--overwrite")[0].metadata(0, 200)
     np.testing.assert_array_equal(small.pose_error, flag)
     cosine = np.abs((small.pose.quaternion * clean.pose.quaternion).sum(axis=1))
     angle = 2 * np.degrees(np.arccos(np.clip(cosine, 0, 1)))
@@ -286,10 +286,10 @@ def test_skipped_images_are_listed_and_left_out_everywhere(tmp_path, monkeypatch
     star = make(tmp_path, particles, stacks={"stacks/a.mrcs": images})
     whole = make(tmp_path, particles, stacks={"stacks/b.mrcs": pixels(range(40))}, name="whole.star")
     whole.write_text(whole.read_text().replace("a.mrcs", "b.mrcs"))
-    complete = run(whole, "--plant-errors", 0.5, output=tmp_path / "whole.h5")[0].metadata(0, 40)
-    file, text = run(star, "--skip-bad", "--plant-errors", 0.5)
+    complete = run(whole, "--orientation-error-rate", 0.5, output=tmp_path / "whole.h5")[0].metadata(0, 40)
+    file, text = run(star, "--skip-bad", "--orientation-error-rate", 0.5)
     kept = np.setdiff1d(np.arange(40), [7, 11, 30])
-    assert "37 particles" in text and "Warning: 3 bad images were left out" in text
+    assert "37 particles" in text and "Warning: 3 bad images were skipped" in text
     for row, reason in ((7, "NaN"), (11, "is constant"), (30, "infinite")):
         assert any(f"line {line_of(star, f'{row + 1:06d}@')} (image {row + 1}@stacks/a.mrcs)" in line and reason in line
                    for line in text.split("\n"))

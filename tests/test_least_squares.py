@@ -98,7 +98,7 @@ def test_a_schedule_ends_where_the_loss_itself_is_minimised(loss):
         (("sorted",), "share to keep"),
         (("sorted", 0.0), "above 0"),
         (("sorted", 1.5), "at most 1"),
-        (("huber", 0.5), "no other does"),
+        (("huber", 0.5), "other losses take none"),
         (("l1", None, "slow"), "plain, graduated"),
     ],
 )

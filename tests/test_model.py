@@ -109,7 +109,7 @@ def test_cupy_arrays_stay_on_their_device():
 
 
 def relion_matrix(rot, tilt, psi):
-    """R row by row as DESIGN's conventions write it."""
+    """R row by row in RELION's convention."""
     phi, theta, psi = np.radians([rot, tilt, psi])
     cp, sp, ct, st_, cs, ss = np.cos(phi), np.sin(phi), np.cos(theta), np.sin(theta), np.cos(psi), np.sin(psi)
     return np.array(

@@ -244,7 +244,7 @@ def test_import_tells_of_counts(tmp_path, dtype, link):
     images = np.rint(low + step * noise(24, 50))
     images[:5] += step * planes(24, [[0, 15, 0]] * 5) if dtype != "i1" else 0
     file, text = run_import(star_of(tmp_path, images.astype(dtype)), *(["--link"] if link else []))
-    assert "50 of 50 images" + (" that were looked at" if link else "") + " are not normalised" in text
+    assert "50 of 50 images" + (" that were checked" if link else "") + " are not normalised" in text
     assert ("5 of 50 images" in text and "have a ramp" in text) == (dtype != "i1") and "gain" not in text
     np.testing.assert_array_equal(file.images(slice(None)), images.astype(dtype))  # what is copied stays what it is
 

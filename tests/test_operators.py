@@ -1,4 +1,4 @@
-"""P, S, C and A = C S P: exact slices, exact adjoints, DESIGN section 1's conventions on densities in closed form."""
+"""P, S, C and A = C S P: exact slices, exact adjoints, the conventions on densities in closed form."""
 
 import numpy as np
 import pytest

@@ -157,7 +157,7 @@ def test_aberrations_can_be_left_out(tmp_path):
     optics = two_groups(rlnBeamTiltX=[0.0, 0.5], rlnOddZernike=["[0,0,3]", "[1]"], rlnMagMat00=[1.01, 1])
     star = make(tmp_path, table(rlnOpticsGroup=[1, 3] * 4), optics)
     file, text = run(star, "--ignore-aberrations")
-    assert file.aberrations() is None and "magnification matrices of the file are left out" in text
+    assert file.aberrations() is None and "magnification matrices of the file are ignored" in text
     assert "corrected for" not in text and set(file.metadata().optics_group) == {1, 3}
     _, text = run(make(tmp_path, table()), "--ignore-aberrations", "--overwrite")
     assert "--ignore-aberrations: the file names none" in text

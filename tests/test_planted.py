@@ -107,12 +107,12 @@ def test_import_plants_the_same_offset_errors(tmp_path):
     np.testing.assert_allclose(found.pose.shift - found.true_shift, p.pose.shift - p.true_shift, atol=1e-12)
     np.testing.assert_array_equal(found.true_shift, clean.pose.shift)
     count = int(p.planted_offset.sum())
-    assert f"{count} wrong poses were planted ({100 * count / 60:.1f} %) ({count} in orientation, {count} in offset)" in text
+    assert f"simulated errors: {count} wrong poses ({100 * count / 60:.1f} %) ({count} in orientation, {count} in offset)" in text
 
 
 def test_groups_are_wrong_together_by_offsets_of_their_own(tmp_path):
     star = make(tmp_path, table(60, rlnTomoParticleName=[f"p{i // 3}" for i in range(60)]))
-    found = run_import(star, "--offset-error", 5, "--offset-error-rate", 0.4, "--plant-by", "rlnTomoParticleName")[0].metadata()
+    found = run_import(star, "--offset-error", 5, "--offset-error-rate", 0.4, "--error-by", "rlnTomoParticleName")[0].metadata()
     by_group = found.planted_offset.reshape(20, 3)
     assert (by_group == by_group[:, :1]).all() and 0 < by_group.mean() < 1
     added = (found.pose.shift - found.true_shift)[found.planted_offset]
@@ -146,10 +146,10 @@ def test_a_file_of_before_kinds_were_told_apart_is_read_and_scored(tmp_path):
         (dict(offset_error=-1.0), "--offset-error is -1 Å, expected 0 … 50000 Å"),
         (dict(offset_error=float("nan")), "--offset-error is nan Å"),
         (dict(offset_error=5.0, offset_error_rate=1.5), "--offset-error-rate is 1.5, expected 0 … 1"),
-        (dict(offset_error_rate=0.5), "say by how much with --offset-error"),
+        (dict(offset_error_rate=0.5), "give the size of the error with --offset-error"),
         (dict(defocus_error=-5.0), "--defocus-error is -5 Å, expected 0"),
         (dict(defocus_error=5.0, defocus_error_kind="uniform"), "--defocus-error-kind is 'uniform', expected 'gaussian' or 'fixed'"),
-        (dict(defocus_error_rate=0.5), "say by how much with --defocus-error"),
+        (dict(defocus_error_rate=0.5), "give the size of the error with --defocus-error"),
         (dict(inverted_hand_rate=2.0), "--inverted-hand-rate is 2, expected 0 … 1"),
         (dict(duplicate_rate=-0.1), "--duplicate-rate is -0.1, expected 0 … 1"),
         (dict(offset_error=5.0), "give the fraction of particles with --offset-error-rate"),
@@ -265,7 +265,7 @@ def test_import_adds_duplicates_behind_their_particles(tmp_path, link):
     file, text = run_import(star, "--duplicate-rate", 0.3, "--overwrite", *["--link"] * link)
     found, m = file.metadata(), len(file)
     copy = np.flatnonzero(found.duplicate_of >= 0)
-    assert len(copy) == m - 60 > 5 and f"planted errors: {len(copy)} added as copies in the other half set" in text
+    assert len(copy) == m - 60 > 5 and f"simulated errors: {len(copy)} added as copies in the other half set" in text
     np.testing.assert_array_equal(found.duplicate_of[copy], copy - 1)
     original = np.setdiff1d(np.arange(m), copy)
     np.testing.assert_array_equal(file.images(original), clean.images(slice(None)))
@@ -291,8 +291,8 @@ def test_duplicates_raise_the_fsc_of_the_half_maps_and_are_told(tmp_path):
     curve = np.genfromtxt(out / "fsc.csv", delimiter=",", names=True)["fsc_unmasked"]
     assert curve[3:11].mean() == pytest.approx(row["shared_noise"], abs=0.06) and row["shared_noise"] > 0.4
     parted = [text for text in summary["warnings"] if "rows in both half sets" in text]
-    assert len(parted) == 1 and f"{copies} of 600 particles" in parted[0] and "planted on purpose" in parted[0]
-    assert "which the FSC takes for signal" in (out / "report.html").read_text(encoding="utf-8")
+    assert len(parted) == 1 and f"{copies} of 600 particles" in parted[0] and "duplicates were simulated" in parted[0]
+    assert "which inflates the FSC" in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_duplicates_and_errors_of_an_import_are_the_same_on_any_number_of_ranks(cli, mpirun, tmp_path):
@@ -335,7 +335,7 @@ def test_an_export_has_the_true_or_the_planted_values_in_the_units_of_the_source
     count = int(flags["planted_defocus"].sum())
     assert f"{flags['pose_error'].sum()} wrong poses and {count} wrong defoci were planted: the original ones are written" in text
     text = export(folder, f"--{kind}", tmp_path / f"used.{kind}", "--poses", "used")
-    assert f"and {count} planted wrong defoci are written, as the run used them" in text
+    assert f"and {count} simulated wrong defoci are written, as used by the run" in text
     for name, wanted in (("original", clean), ("used", bad)):
         found = importer(tmp_path / f"{name}.{kind}", "--data-dir", tmp_path, output=tmp_path / f"{name}.h5")[0].metadata()
         np.testing.assert_allclose(found.pose.matrices(), wanted.pose.matrices(), atol=1e-6)

@@ -114,7 +114,7 @@ def test_the_trpv1_stack_must_be_named(shared_data, tmp_path):
 
 def test_planting_errors_on_real_particles(shared_data, tmp_path):
     star = shared_data / "ribo70s_real" / "particles.star"
-    report = import_particles(star, tmp_path / "p.h5", ImportOptions(plant_errors=0.3))
+    report = import_particles(star, tmp_path / "p.h5", ImportOptions(error_rate=0.3))
     assert abs(report.planted - 0.3 * 1430) < 4 * np.sqrt(1430 * 0.3 * 0.7)
     with ParticleFile(tmp_path / "p.h5") as file:
         found = file.metadata(0, 1430)
@@ -162,7 +162,7 @@ def test_errors_planted_by_particle_are_found_by_particle(shared_data, cli, tmp_
     import json
 
     star = shared_data / "ribo70s_real" / "particles.star"
-    planted = ("--plant-errors", 0.3, "--plant-by", "rlnTomoParticleName", "--seed", 3)
+    planted = ("--orientation-error-rate", 0.3, "--error-by", "rlnTomoParticleName", "--seed", 3)
     assert cli("import", star, "-o", tmp_path / "ribo.h5", *planted).returncode == 0
     with ParticleFile(tmp_path / "ribo.h5") as file:
         name, wrong = file.source_column("TomoParticleName"), file.metadata().pose_error

@@ -221,7 +221,7 @@ def test_logs_say_who_was_sorted_where(sorted_run, particles):
 
 
 def test_noiseless_images_give_the_density_back_to_scale(folder, cli):
-    """3,000 particles, box 64, CTF on: what DESIGN asks of an accurate reconstruction."""
+    """3,000 particles, box 64, CTF on: what an accurate reconstruction must reach."""
     cli("simulate", "--phantom", "--particles", 3000, "--box", 64, "--pixel-size", 3, "--snr", "inf",
         "--truth-map", folder / "clean.mrc", "-o", folder / "clean.h5")
     result = cli("reconstruct", folder / "clean.h5", "-o", folder / "clean")

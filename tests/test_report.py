@@ -107,8 +107,8 @@ def test_the_page_has_every_fact_and_needs_nothing_else(tmp_path):
     page = make_page(tmp_path / "out", make_summary())
     assert len(page.loads) == page.tags.count("img") == 6  # three slices, three projections
     for fact in (
-        "The half maps agree to 12.34 Å", "70 of 100 particles were kept, 1 of them (1.4 %) with a planted error",
-        "30 errors were planted", "without mask 15.00 Å", "a trimmed loss always falls", "0.95", "node", "5 MB", "400 MB",
+        "The half maps agree to 12.34 Å", "70 of 100 particles were kept, 1 of them (1.4 %) with a simulated error",
+        "30 particles have one", "without mask 15.00 Å", "a trimmed loss always falls", "0.95", "node", "5 MB", "400 MB",
         "mpirecon reconstruct p.h5 -o out", "numpy 9.8.7", "explained", "2026-01-02 03:04:05 UTC", "AUC 0.990",
     ):  # fmt: skip
         assert fact in page.text, fact
@@ -121,11 +121,11 @@ def test_the_page_has_every_fact_and_needs_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("summary", "said", "unsaid", "charts"),
     [
-        (make_summary(truth=False), "70 of 100 particles were kept.", "planted", 6),
-        (make_summary("l2", truth=False, kept=100, iterations=1), "All 100 particles were used, alike.", "planted", 3),
-        (make_summary("l2", kept=100, iterations=1), "30 of them (30.0 %) have a planted error", "were kept", 3),
-        (make_summary("huber", truth=False, kept=97, skipped=[3, 4, 50]), "Weights run from 1 to 1", "planted", 6),
-        (make_summary(kept=1, count=1, truth=False), "1 of 1 particles were kept", "planted", 6),
+        (make_summary(truth=False), "70 of 100 particles were kept.", "simulated", 6),
+        (make_summary("l2", truth=False, kept=100, iterations=1), "All 100 particles were used, alike.", "simulated", 3),
+        (make_summary("l2", kept=100, iterations=1), "30 of them (30.0 %) have a simulated error", "were kept", 3),
+        (make_summary("huber", truth=False, kept=97, skipped=[3, 4, 50]), "Weights run from 1 to 1", "simulated", 6),
+        (make_summary(kept=1, count=1, truth=False), "1 of 1 particles were kept", "simulated", 6),
         (make_summary(ranks=40), "The 16 busiest of 40 ranks", "1 rank,", 6),
     ],
 )  # fmt: skip
@@ -141,7 +141,7 @@ def test_runs_of_every_kind(tmp_path, summary, said, unsaid, charts):
         (make_summary(skipped=[7]), "1 image was skipped, with NaN or without contrast: particle 7."),
         (make_summary(skipped=list(range(20)), kept=50), "20 images were skipped"),
         (make_summary(resolution_0143=None), "limited by the pixel size (8 Å)"),
-        (make_summary("l2", kept=100), "the particles with planted errors are in the map"),
+        (make_summary("l2", kept=100), "those with simulated errors are in the map"),
     ],
 )
 def test_cautions(summary, said):
@@ -163,7 +163,7 @@ def test_cautions_about_distances_and_none_without_reason():
 def test_right_particles_left_out_and_better_iterations_before_are_told():
     summary = make_summary(kept=30)
     summary["detection"]["kept"] = 30  # of 70 right ones
-    assert any("41 of 70 particles without a planted error were left out as well (58.6 %)" in t for t in cautions(summary))
+    assert any("41 of 70 particles without a simulated error were rejected, too (58.6 %)" in t for t in cautions(summary))
     summary = make_summary()
     summary["iterations"][1]["resolution_0143"] = 10.0
     assert any("agreed to 10.00 Å in iteration 2 and to 12.50 Å in the last one" in text for text in cautions(summary))
@@ -241,19 +241,19 @@ def test_a_mixture_that_tells_nothing_apart_shows_no_share(tmp_path):
     summary = make_summary("posterior", truth=False, keep_estimate=0.22,
                            mixture={"keep": 0.22, "keep_interval": [0.17, 0.27], "separable": False})
     page = make_page(tmp_path / "out", summary)
-    assert "could not tell correct from wrong particles" in page.text and "22.0 %" not in page.text and "too alike" in page.text
-    assert "as fitted" not in page.text and "for correct and wrong ones could not be told apart" in page.text
+    assert "cannot distinguish correct from incorrect particles" in page.text and "22.0 %" not in page.text and "are not separable" in page.text
+    assert "as fitted" not in page.text and "because correct and incorrect ones are not separable" in page.text
 
 
 def test_where_groups_decide_no_score_of_an_image_is_drawn_as_the_threshold(tmp_path):
     summary = make_summary("posterior", truth=False, mixture={"keep": 0.7, "separable": True})
     alone = make_page(tmp_path / "alone", summary).text
-    assert "kept →" in alone and "left out (30)" not in alone
+    assert "kept →" in alone and "rejected (30)" not in alone
     summary["configuration"] = {**summary["configuration"], "group_by": "rlnTomoParticleName"}
     page = make_page(tmp_path / "groups", summary).text
-    assert "kept →" not in page and "kept (70)" in page and "left out (30)" in page
-    assert "Rows of one rlnTomoParticleName were judged together" in page and "Rows of one rlnTomoParticleName share it" in page
-    assert "distance (log likelihood, wrong over right)" in page and "distance (explained)" not in page
+    assert "kept →" not in page and "kept (70)" in page and "rejected (30)" in page
+    assert "Rows with the same rlnTomoParticleName are scored as a unit" in page and "Rows with the same rlnTomoParticleName have the same value" in page
+    assert "distance (log likelihood ratio, wrong over correct)" in page and "distance (explained)" not in page
 
 
 def test_the_boundary_divides_kept_from_left_out():
@@ -278,7 +278,7 @@ def test_pictures_are_png_that_another_reader_reads():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, cli):
-    """A real sorted run with planted errors and one bad image."""
+    """A real sorted run with simulated errors and one bad image."""
     folder = tmp_path_factory.mktemp("report")
     result = cli("simulate", "--phantom", "--particles", 200, "--box", BOX, "--pixel-size", 6, "--snr", 0.3,
                  "--error-rate", 0.2, "-o", folder / "p.h5")  # fmt: skip
@@ -327,7 +327,7 @@ def test_report_of_an_unfinished_run_is_refused(tmp_path, cli):
 #: what a reader looks for (docs/report.md), by the mark that the page gives it
 FACTS = {
     "resolution": "which resolution, in which mask", "fsc": "FSC curves", "map": "what the map looks like",
-    "kept": "particles kept", "errors": "planted errors found, or the estimated fraction of correct particles", "warnings": "what to be wary of",
+    "kept": "particles kept", "errors": "simulated errors detected, or the estimated fraction of correct particles", "warnings": "warnings",
     "score": "histogram with threshold", "convergence": "whether it converged", "where time went": "time, and where it went",
     "command": "command, versions, devices",
 }  # fmt: skip

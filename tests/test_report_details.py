@@ -43,9 +43,9 @@ def test_no_histogram_is_drawn_twice(plain, tmp_path):
 
 
 def test_nothing_refers_to_what_is_not_there(plain, selected):
-    assert "tested below" not in plain[0] and "Controls of the selection" not in plain[0]
-    assert "tested below" in selected[0] and "Controls of the selection" in selected[0]
-    assert "before any were left out" in selected[0] and "view, before" not in plain[0] and "particles per view<" in plain[0]
+    assert "selection below test" not in plain[0] and "Controls of the selection" not in plain[0]
+    assert "selection below test" in selected[0] and "Controls of the selection" in selected[0]
+    assert "before the selection" in selected[0] and "view, before" not in plain[0] and "particles per view<" in plain[0]
     assert "Score against defocus and contrast<" in plain[0]  # noise is even, and there are no micrographs
     assert "Score against defocus, noise and contrast<" in selected[0]
 
@@ -54,7 +54,7 @@ def test_correct_particles_that_were_left_out_are_in_the_first_sentence(selected
     summary = selected[1]
     found = summary["detection"]
     lost = 240 - found["wrong"] - found["kept"] + found["wrong_among_kept"]
-    assert lost > 40 and f"and {lost} of {240 - found['wrong']} correct particles were left out." in verdict(summary)
+    assert lost > 40 and f"and {lost} of {240 - found['wrong']} correct particles were rejected." in verdict(summary)
     assert html.escape(verdict(summary)) in selected[0]
 
 
@@ -62,7 +62,7 @@ def test_controls_show_from_which_value_they_are_warned_of(selected):
     summary = selected[1]
     assert set(summary["selection_limits"]) == set(summary["selection_bias"])
     section = controls_section(summary)
-    assert "a warning from" in section and f"±{summary['selection_limits']['sigma']:.2f}" in section
+    assert "warning threshold" in section and f"±{summary['selection_limits']['sigma']:.2f}" in section
     few = {**summary, "selection_limits": {**summary["selection_limits"], "sigma": 0.43}}
     assert "±0.43" in controls_section(few)
     assert controls_section({**summary, "selection_limits": None})  # of a run before they were recorded
@@ -89,10 +89,10 @@ def test_the_command_has_its_launcher_and_the_page_its_place(plain, tmp_path):
 
 def test_a_run_that_chose_nobody_has_no_choice_in_its_legend(tmp_path):
     curves = {name: np.linspace(0, 1, 5) for name in ("false_positive_rate", "recall", "precision")}
-    assert "this run&#x27;s choice" in roc_chart(curves, {"recall": 0.5, "precision": 1.0, "false_positive_rate": 0.1})
-    assert "choice" not in roc_chart(curves, {})
+    assert "this run&#x27;s selection" in roc_chart(curves, {"recall": 0.5, "precision": 1.0, "false_positive_rate": 0.1})
+    assert "selection" not in roc_chart(curves, {})
     source, _ = page_of(tmp_path, simulate=("--error-rate", 0.2))
-    assert "at the best threshold. This run left nobody out." in source and "0.0000 at" not in source
+    assert "at the best threshold. This run rejected no particle." in source and "0.0000 at" not in source
 
 
 @pytest.mark.parametrize("names", [["defocus"], ["defocus", "sigma"], ["defocus", "sigma", "scale"],
@@ -118,7 +118,7 @@ def test_views_before_are_told_only_where_there_is_an_after():
     views = {name: np.array(v, float) for name, v in {**edges, "before": [5, 9], "after": [5, 9]}.items()}
     assert "before" not in views_chart(views) and "kept" not in views_chart(views)
     views["after"] = np.array([5.0, 3.0])
-    assert "before any were left out" in views_chart(views) and "3 of 9 kept" in views_chart(views)
+    assert "before the selection" in views_chart(views) and "3 of 9 kept" in views_chart(views)
 
 
 def test_noise_beyond_the_resolution_is_no_piece_of_the_guinier_plot():

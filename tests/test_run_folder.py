@@ -283,7 +283,7 @@ def test_a_second_run_into_a_folder_is_refused(particles, tmp_path, capsys):
             for options in ([], ["--overwrite"]):
                 assert run([kind, str(particles), "-o", str(tmp_path / "out"), *options]) == 1
                 assert f"process {os.getpid()}" in capsys.readouterr().err
-        assert run(["report", str(tmp_path / "out")]) == 1 and "is going on" in capsys.readouterr().err
+        assert run(["report", str(tmp_path / "out")]) == 1 and "is in progress" in capsys.readouterr().err
         late = RunFolder(tmp_path / "out", NULL, [], overwrite=True)  # it looked before the other began
         with pytest.raises(UserError, match="another run is writing"):
             late.begin(1)

@@ -296,7 +296,7 @@ def test_those_that_contradict_are_named():
     assert warnings([], [], "huber") == warnings([4], [], "sorted") == warnings([4], [], "l2") == []
     inverted, wrong = warnings(range(12), [3], "huber")
     assert inverted.endswith("sign turned: 1 particle (3)")
-    assert "got no weight" in wrong and wrong.endswith("12 particles (0, 1, 2, 3, 4, 5, 6, 7, 8, 9 …)")
+    assert "have weight 0" in wrong and wrong.endswith("12 particles (0, 1, 2, 3, 4, 5, 6, 7, 8, 9 …)")
     assert "choose a robust --loss" in warnings([], [5, 6], "l2")[0]
     assert warnings([5], [5], "posterior") == [inverted.replace("3", "5")]
     told = Contradiction(np.array([1]), np.array([2, 3]), "cauchy").as_dict()

@@ -159,7 +159,7 @@ def test_the_command_and_python_take_the_second_map(tmp_path, monkeypatch, capsy
         (dict(noise_colour=-1.0), "--noise-colour is -1"),
         (dict(micrographs=0), "--micrographs is 0"),
         (dict(neighbour_rate=float("nan")), "--neighbour-rate is nan"),
-        (dict(background=1.0, snr=math.inf), "--background is told in standard deviations of the noise"),
+        (dict(background=1.0, snr=math.inf), "--background is in standard deviations of the noise"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, said):

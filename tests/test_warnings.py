@@ -174,24 +174,24 @@ def test_a_selection_that_agrees_with_its_estimate_is_not_warned_of():
 
 def test_particles_that_cannot_be_told_apart_are_told_with_the_remedy():
     (text,) = judged(kept=1000, kept_fraction=1.0, decided=BLIND, last=BLIND).warnings()
-    assert "could not be told apart (1.4 standard deviations; 2.5 are needed): all 1,000 were kept" in text
-    assert "the map of --loss l2" in text and "--group-by and the column" in text
+    assert "are not separable (1.4 standard deviations; 2.5 are required): all 1,000 were kept" in text
+    assert "the map of --loss l2" in text and "--group-by with the column" in text
     family = Family("rlnTomoParticleName", 40, 36)
     (text,) = judged(kept=1000, kept_fraction=1.0, decided=BLIND, last=MIXTURE, family=family).warnings()
     assert "Try --group-by rlnTomoParticleName" in text and "40 particles of some 36 rows" in text
     (text,) = judged(kept=1000, decided=BLIND, last=BLIND, group_by="rlnTomoParticleName").warnings()
     assert "--group-by" not in text and "--diameter" in text
     (text,) = judged(unjudged=True, last=MIXTURE, decided=None).warnings()
-    assert "no particle was judged" in text and "--iterations 2" in text
+    assert "no particle was scored" in text and "--iterations 2" in text
 
 
 def test_a_kept_fraction_outside_of_the_estimate_is_told():
     (text,) = judged(kept=620, kept_fraction=0.62).warnings()
-    assert "62.0 % of the particles were kept" in text and "80.0 % (70.0–90.0 %): probably correct particles were left out" in text
+    assert "62.0 % of the particles were kept" in text and "80.0 % (70.0–90.0 %): probably correct particles were rejected" in text
     (text,) = judged(kept=950, kept_fraction=0.95, group_by="name").warnings()
-    assert "95.0 % of the groups of name" in text and "wrong particles were kept" in text
+    assert "95.0 % of the groups of name" in text and "incorrect particles were kept" in text
     told = judged(last=BLIND, kept_fraction=0.78).warnings()
-    assert len(told) == 1 and "can no longer be told apart" in told[0]
+    assert len(told) == 1 and "are no longer separable" in told[0]
 
 
 def test_an_interval_of_few_particles_is_not_called_one_of_95_percent():
@@ -204,17 +204,17 @@ def test_a_run_that_tells_nothing_apart_says_so_in_every_place(options, tmp_path
     path = simulate(tmp_path / "p.h5", "--particles", 300, "--snr", 0.001, "--error-rate", 0.3)
     summary = reconstruct(path, tmp_path / "out", "--loss", *options)
     assert summary["kept"] == 300 and not summary["iterations"][-1]["mixture"]["separable"]
-    told = [text for text in summary["warnings"] if "could not be told apart" in text]
+    told = [text for text in summary["warnings"] if "are not separable" in text]
     assert len(told) == 1 and told[0] in capsys.readouterr().err
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert told[0][1:] in page and "not known" in page and "could not be told apart" in verdict(summary)
+    assert told[0][1:] in page and "not known" in page and "are not separable" in verdict(summary)
     assert page.count("Histogram of score") == page.count("Histogram of distance") == 1 or summary["detection"]
 
 
 def test_one_iteration_of_a_robust_loss_judges_nobody(particles, tmp_path):
     for options in (("posterior",), ("sorted", "--keep", 0.7), ("tukey",)):
         summary = reconstruct(particles, tmp_path / "-".join(map(str, options)), "--loss", *options, "--iterations", 1)
-        assert [text for text in summary["warnings"] if "no particle was judged" in text], options
+        assert [text for text in summary["warnings"] if "no particle was scored" in text], options
 
 
 class Table:

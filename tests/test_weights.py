@@ -138,7 +138,7 @@ def test_weights_are_recorded_and_shown(smaller):
     np.testing.assert_array_equal(result.particles["given_weight"], given)
     page = result.report.read_text()
     assert "All 181 particles were used, with the weights of an array" in page
-    assert "an array, 0.25 to 1, median 0.5, as many as 180 equal ones; 19 of weight 0 are left out" in page
+    assert "an array, 0.25 to 1, median 0.5, effective number 180; 19 of weight 0 are ignored" in page
     assert "given_weight" not in mr.reconstruct(smaller).particles.dtype.names
 
 
@@ -222,7 +222,7 @@ def test_a_column_of_the_imported_table_is_the_array(imported, cli):
     folder, path, given = imported
     done = cli("reconstruct", path, "-o", folder / "run", "--weights", "rlnParticleFigureOfMerit", "--seed", 1)
     assert done.returncode == 0, done.stderr
-    assert "weights of rlnParticleFigureOfMerit, from " in done.stdout and "1 particles of weight 0 are left out" in done.stdout
+    assert "weights of rlnParticleFigureOfMerit, from " in done.stdout and "1 particles of weight 0 are ignored" in done.stdout
     run = mr.Result(folder / "run")
     np.testing.assert_array_equal(run.volume.array, mr.reconstruct(path, weights=given).volume.array)
     assert run.summary["configuration"]["weights"] == run.summary["weights"]["source"] == "rlnParticleFigureOfMerit"

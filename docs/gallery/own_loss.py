@@ -1,4 +1,4 @@
-"""A loss of one's own: a plain function of the distance, beside built-in ones."""
+"""A user-defined loss (a plain function of the distance), compared with built-in ones."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ for name, loss in losses.items():
     result = mr.reconstruct(particles, loss=loss)
     curve = mr.fsc(result.volume, truth)
     weight, wrong = result.particles["weight"], particles.truth["pose_error"]
-    print(f"{name:6} FSC with the truth, mean {curve.values[1:].mean():.4f}; share of the weight that wrong poses have: "
+    print(f"{name:6} FSC with the truth, mean {curve.values[1:].mean():.4f}; fraction of the weight of wrong poses: "
           f"{weight[wrong].sum() / weight.sum():.3f}")
     axes.plot(curve.frequency[1:], curve.values[1:], label=name)
 axes.set(xlabel="spatial frequency (1/Å)", ylabel="FSC with the truth")

@@ -1,4 +1,4 @@
-"""Weights of one's own: the map of the particles that someone who knows the truth would take, and three others."""
+"""User-defined weights: those of the known truth, and three others."""
 
 import numpy as np
 from matplotlib.figure import Figure

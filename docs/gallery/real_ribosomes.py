@@ -1,4 +1,4 @@
-"""Real ribosomes with some poses spoilt on purpose: python real_ribosomes.py ribo70s_real/particles.star"""
+"""Real ribosomes with simulated errors in some poses: python real_ribosomes.py ribo70s_real/particles.star"""
 
 import sys
 
@@ -7,7 +7,7 @@ import numpy as np
 import mpirecon as mr
 
 # every fifth ribosome gets a wrong pose, the same for all of its tilt images; RELION's poses are kept as the truth
-particles = mr.read_star(sys.argv[1], plant_errors=0.2, plant_by="rlnTomoParticleName", seed=2)
+particles = mr.read_star(sys.argv[1], error_rate=0.2, error_by="rlnTomoParticleName", seed=2)
 print(particles)
 plain = mr.reconstruct(particles, diameter=270)
 robust = mr.reconstruct(particles, diameter=270, loss="posterior", group_by="rlnTomoParticleName")

@@ -73,7 +73,18 @@ class ForwardModel:
         return Stack(images, self.particles.pixel_size)
 
     def adjoint(self, images) -> Volume:
-        """Aᴴ of images (m, n, n) of these particles: ⟨A x, y⟩ = ⟨x, Aᴴ y⟩."""
+        """Aᴴ y, so that ⟨A x, y⟩ = ⟨x, Aᴴ y⟩.
+
+        Parameters
+        ----------
+        images : (m, n, n) float32
+            one for each particle
+
+        Returns
+        -------
+        Volume
+            (n, n, n) float32
+        """
         images = np.asarray(images, np.float32)
         shape = len(self), self.particles.box, self.particles.box
         if images.shape != shape:
@@ -87,18 +98,51 @@ class ForwardModel:
         return Volume(total, self.particles.pixel_size)
 
     def residuals(self, volume) -> Stack:
-        """The images minus A x, a Stack of (m, n, n) float32."""
+        """The particles' images minus A x.
+
+        Parameters
+        ----------
+        volume : Volume or path
+            x, (n, n, n)
+
+        Returns
+        -------
+        Stack
+            (m, n, n) float32
+        """
         model = self.forward(volume)
         for rows in self._batches():
             model.array[rows] = self.particles.images(self.about.ids[rows]) - model.array[rows]
         return model
 
     def residual_power(self, volume) -> np.ndarray:
-        """Mean power of each image's residual in each Fourier shell, (m, n // 2 + 1) float64; white noise of variance v has v."""
+        """Power of the residuals (images minus A x) by particle and Fourier shell.
+
+        Parameters
+        ----------
+        volume : Volume or path
+            x, (n, n, n)
+
+        Returns
+        -------
+        (m, n // 2 + 1) float64
+            mean over the samples of a shell; white noise of variance v per pixel has v
+        """
         return self._power(volume, residual=True)
 
     def power(self, volume) -> np.ndarray:
-        """The same of the model's images A x."""
+        """Power of the model's images A x by particle and Fourier shell.
+
+        Parameters
+        ----------
+        volume : Volume or path
+            x, (n, n, n)
+
+        Returns
+        -------
+        (m, n // 2 + 1) float64
+            mean over the samples of a shell
+        """
         return self._power(volume, residual=False)
 
     def _power(self, volume, residual: bool) -> np.ndarray:

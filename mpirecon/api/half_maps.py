@@ -180,5 +180,5 @@ def refuse_targets(folder, overwrite: bool, inputs: Sequence[Input] = ()) -> Non
     for name in (*FILES, *LOCAL_FILES):  # they are written, or taken away
         refuse_existing(Path(folder) / name, overwrite, inputs)
     if overwrite and any((Path(folder) / name).exists() for name in ("summary.json", CHECKPOINT)):
-        raise UserError(f"{folder} is the folder of a reconstruction, which has a map, a mask and an FSC of its own; choose another folder")
+        raise UserError(f"{folder} is the folder of a reconstruction, which already has a map, a mask and an FSC; choose another folder")
 

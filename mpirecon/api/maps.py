@@ -33,7 +33,19 @@ class Volume(arrays.Volume):
     """
 
     def write(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
-        """Write the map as MRC; UserError when the file exists (without `overwrite`) or cannot be written."""
+        """Write the map as MRC (float32).
+
+        Parameters
+        ----------
+        path : path
+        overwrite : bool
+            replace an existing file
+
+        Raises
+        ------
+        UserError
+            if the file exists (without `overwrite`) or cannot be written.
+        """
         mrc.write_map(path, np.asarray(self.to_numpy(), np.float32), self.pixel_size, overwrite=overwrite)
 
     def _repr_html_(self) -> str:
@@ -101,7 +113,17 @@ class FSC:
         return np.arange(len(self.values)) / (self.box * self.pixel_size)
 
     def crossing(self, threshold: float = 0.143) -> float | None:
-        """Resolution in Å where the curve first falls below `threshold`; None when it never does."""
+        """Resolution at which the curve first falls below a threshold.
+
+        Parameters
+        ----------
+        threshold : float
+
+        Returns
+        -------
+        float or None
+            Å; None if the curve stays above
+        """
         return curves.crossing(self.values, threshold, self.box, self.pixel_size)
 
     @property
@@ -110,7 +132,17 @@ class FSC:
         return self.crossing()
 
     def plot(self, axes=None):
-        """Draw the curve on matplotlib `axes`, new ones if None; returns the axes."""
+        """Draw the curve.
+
+        Parameters
+        ----------
+        axes : matplotlib Axes, optional
+            new ones by default
+
+        Returns
+        -------
+        matplotlib Axes
+        """
         if axes is None:
             from matplotlib.figure import Figure
 

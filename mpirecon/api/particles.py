@@ -31,10 +31,7 @@ _WRONG = 10.0
 #: datasets that tell what simulated images were made with
 _SIMULATED = ("junk", "true_scale", "true_sigma", "conformation", "true_micrograph", "true_noise_colour", "neighbour", "true_background")
 
-#: names that `simulate` gives settings of the import
-_AS_SIMULATED = {"error_rate": "plant_errors", "error_degrees": "small_degrees"}
-
-#: pixels, likewise of an offset
+#: pixels from the truth beyond which a new offset counts as wrong
 _WRONG_PIXELS = 2.0
 
 
@@ -115,7 +112,17 @@ class Particles:
         return f"Particles({len(self)} of box {self.box}, {self.pixel_size:g} Å/px, {self.path})"
 
     def images(self, rows=slice(None)) -> np.ndarray:
-        """Images of a slice, an index array or one row, as they are stored, (k, n, n) float32 (one row: (n, n))."""
+        """Images as they are stored.
+
+        Parameters
+        ----------
+        rows : slice, (k,) int or int
+            of the particles; all by default
+
+        Returns
+        -------
+        (k, n, n) float32, or (n, n) for one row
+        """
         with ParticleFile(self.path) as file:
             if isinstance(rows, (int, np.integer)):
                 return file.images(self._rows([rows]))[0]
@@ -126,7 +133,18 @@ class Particles:
             return file.images(wanted)[place]
 
     def metadata(self, rows=slice(None)) -> ParticleSet:
-        """Everything but the pixels, as a ParticleSet: ``pose``, ``ctf``, ``half``, ``optics_group``, ``ids`` …"""
+        """Everything but the pixels.
+
+        Parameters
+        ----------
+        rows : slice or (k,) int
+            of the particles; all by default
+
+        Returns
+        -------
+        ParticleSet
+            ``pose``, ``ctf``, ``half``, ``optics_group``, ``ids`` … of k particles
+        """
         with ParticleFile(self.path) as file:
             return file.metadata()[rows if isinstance(rows, slice) else self._rows(rows)]
 
@@ -156,12 +174,45 @@ class Particles:
         return found
 
     def column(self, name: str) -> np.ndarray:
-        """A column of the imported table, as text, (m,); UserError listing the columns when it has no such column."""
+        """A column of the imported table.
+
+        Parameters
+        ----------
+        name : str
+            STAR label (``rln`` may be omitted) or field of a .cs file
+
+        Returns
+        -------
+        (m,) str
+
+        Raises
+        ------
+        UserError
+            listing the columns, if there is no such column.
+        """
         with ParticleFile(self.path) as file:
             return file.source_column(name).astype(str)
 
     def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> Particles:
-        """Copy the particle file; returns the particles of the copy. UserError when `path` exists, without `overwrite`."""
+        """Copy the particle file.
+
+        Parameters
+        ----------
+        path : path
+            of the copy (HDF5)
+        overwrite : bool
+            replace an existing file
+
+        Returns
+        -------
+        Particles
+            those of the copy
+
+        Raises
+        ------
+        UserError
+            if `path` exists, without `overwrite`.
+        """
         refuse_existing(path, overwrite)
         with ParticleFile(self.path) as file:
             refuse_existing(path, overwrite, file.inputs())
@@ -176,14 +227,21 @@ class Particles:
         Parameters
         ----------
         table : structured array
-            ``id``, ``quaternion`` (4,) and ``shift`` (2,) Å of the particles to change, as ``search_poses`` returns it
+            ``id``, ``quaternion`` (4,) and ``shift`` (2,) [Å] of the particles to change, as ``search_poses`` returns it
         path : path, optional
-            of the copy; a temporary file when left out
+            of the copy; a temporary file by default
+        overwrite : bool
+            replace an existing file
+
+        Returns
+        -------
+        Particles
+            those of the copy
 
         Notes
         -----
-        Where the truth is known, ``pose_error`` of these particles then says whether the new pose is more than 10° or, where
-        offset errors were planted, 2 pixels off; the flags of each kind likewise.
+        If the truth is known, ``pose_error`` of these particles then says whether the new pose is wrong by more than 10° or, with
+        simulated offset errors, by more than 2 pixels; likewise the flags of each kind of error.
         """
         ids = self._rows(table["id"])
         pose = Pose(table["quaternion"], table["shift"])
@@ -308,7 +366,6 @@ def imported(path, comm: Communicator, **options) -> Particles:
     from mpirecon.io.importer import ImportOptions, import_particles
 
     known = [field.name for field in fields(ImportOptions)]
-    options = {_AS_SIMULATED.get(name, name): value for name, value in options.items()}
     check_names("an import", options, known)
     options = {"link": options.get("rescale") is None, **options}
     scratch = Scratch(comm)

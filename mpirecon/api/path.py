@@ -138,7 +138,22 @@ class SelectionPath:
         return np.genfromtxt(self.folder / "path.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
 
     def fsc(self, fraction: float) -> FSC:
-        """Half-map FSC of a step, in the mask; UserError for a fraction that is no step."""
+        """Half-map FSC of a step, in the mask.
+
+        Parameters
+        ----------
+        fraction : float
+            of the step
+
+        Returns
+        -------
+        FSC
+
+        Raises
+        ------
+        UserError
+            if no step has this fraction.
+        """
         about = self.summary["particles"]
         return FSC(np.array(self._step(fraction)["fsc"]), about["box"], about["pixel_size"])
 
@@ -149,7 +164,22 @@ class SelectionPath:
         return structured(read_particle_table(self.folder / "particles.h5"))
 
     def kept(self, fraction: float | None = None) -> np.ndarray:
-        """(m,) bool, the particles of a step, of the best one when left out; UserError for a fraction that is no step."""
+        """The particles of a step.
+
+        Parameters
+        ----------
+        fraction : float, optional
+            of the step; the best one by default
+
+        Returns
+        -------
+        (m,) bool
+
+        Raises
+        ------
+        UserError
+            if no step has this fraction.
+        """
         step = self._step(self.best if fraction is None else fraction)["fraction"]
         kept_to = self.particles["kept_to"]
         return (kept_to > 0) & (kept_to <= step)

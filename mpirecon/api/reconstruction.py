@@ -152,7 +152,26 @@ class State:
 class Reconstruction:
     """A reconstruction iteration by iteration: ``for state in run: …``, then ``run.result()``. Collective over `comm`.
 
-    Parameters are those of `reconstruct`; a run that is stepped through keeps no checkpoints and cannot be resumed.
+    A run that is stepped through keeps no checkpoints and cannot be resumed.
+
+    Parameters
+    ----------
+    particles : Particles or path
+        as for `reconstruct`
+    output : path, optional
+        folder of the run; a temporary one by default
+    loss : str, callable or losses.Loss
+        as for `reconstruct`
+    comm : communicator, optional
+        of mpi4py, or ``mpirecon.world()``; one process by default
+    weights : (m,) float or str, optional
+        multiplied with the weights of the loss in every iteration
+    start_weights : (m,) float, optional
+        weights of the first map alone
+    verbose : bool
+        print what the command line prints
+    **options
+        as for `reconstruct`
     """
 
     def __init__(
@@ -180,7 +199,17 @@ class Reconstruction:
             yield self._state(state)
 
     def result(self, *, postprocess: bool = True) -> Result:
-        """The finished run, after the iterations that are left. Collective."""
+        """The finished run, after the remaining iterations. Collective.
+
+        Parameters
+        ----------
+        postprocess : bool
+            also compute mask, corrected FSC, FSC in cones, B-factor and sharpened map
+
+        Returns
+        -------
+        Result
+        """
         if self._result is not None:
             return self._result
         for _ in self._iterations:

@@ -71,7 +71,17 @@ class Result:
         return self.curve((self.summary.get("resolution_of") or {}).get("curve", "fsc"))
 
     def curve(self, name: str) -> FSC:
-        """A column of fsc.csv: fsc, fsc_unmasked, fsc_masked, fsc_randomised or fsc_true."""
+        """A column of fsc.csv.
+
+        Parameters
+        ----------
+        name : str
+            ``fsc``, ``fsc_unmasked``, ``fsc_masked``, ``fsc_randomised`` or ``fsc_true``
+
+        Returns
+        -------
+        FSC
+        """
         with open(self.folder / "fsc.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         if name not in rows[0]:
@@ -121,8 +131,24 @@ class Result:
         return self.folder / "report.html"
 
     def save(self, folder: str | os.PathLike, *, overwrite: bool = False) -> Result:
-        """Copy the run's folder; returns the result there. UserError when `folder` exists and is not empty, without
-        `overwrite`, which replaces an earlier run's files, and no others."""
+        """Copy the run's folder.
+
+        Parameters
+        ----------
+        folder : path
+        overwrite : bool
+            replace the files of an earlier run in `folder`, and no others
+
+        Returns
+        -------
+        Result
+            that of the copy
+
+        Raises
+        ------
+        UserError
+            if `folder` exists and is not empty, without `overwrite`.
+        """
         target = Path(folder)
         if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
             raise UserError(f"{target} exists and is not empty; choose another folder, or pass overwrite=True")
@@ -152,7 +178,7 @@ class Result:
         if columns == 3:
             score, used = table["score"], np.isfinite(table["score"])
             bins = np.histogram_bin_edges(score[used], 40)
-            for chosen, label in ((self.kept, "kept"), (~self.kept, "left out")):
+            for chosen, label in ((self.kept, "kept"), (~self.kept, "rejected")):
                 axes[2].hist(score[used & chosen], bins, alpha=0.7, label=label)
             axes[2].set(xlabel="score", ylabel="particles")
             axes[2].legend(frameon=False)

@@ -123,8 +123,7 @@ class _Searcher:
         fsc = np.minimum.accumulate(np.clip(result.fsc.values, 0, None))
         finest = finest_shell(fsc)
         if finest < FEWEST_SHELLS:
-            raise UserError(f"the half maps of {result.folder} agree (FSC above {SUPPORTED}) in {finest} shells; a search "
-                            f"needs {FEWEST_SHELLS}: what fits such maps best says nothing of poses")
+            raise UserError(f"the half maps of {result.folder} agree (FSC above {SUPPORTED}) in {finest} shells; a pose search needs {FEWEST_SHELLS}, because poses that fit such maps best are meaningless")
         kept = np.flatnonzero(result.kept)
         self.sample = kept[:: max(1, len(kept) // _SAMPLE)]
         group = point_group(result.summary["configuration"]["symmetry"])

@@ -20,8 +20,7 @@ _LISTED = 20  # optics groups that the table lists
 @click.option("--star", type=ANY_PATH, metavar="FILE.star", help="Also write all particles with the aberrations found, as RELION's "
               "CtfRefine does, to be imported again.")
 @click.option("--particles", type=EXISTING_FILE, help="The run's particle file, where it was moved.")
-@click.option("--threads", type=COUNT, metavar="N", help="Threads of each rank.  [default: OMP_NUM_THREADS, else its share of the "
-              "cores]")
+@click.option("--threads", type=COUNT, metavar="N", help="Threads of each rank.  [default: OMP_NUM_THREADS, else the cores divided by the ranks of the host]")
 @json_option
 @overwrite_option
 @verbosity_options

@@ -34,16 +34,16 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "Long runs": (
             "--dry-run", "--resume", "--checkpoint-every", "--checkpoint-signal", "--grace", "--stall-timeout",
         ),
-        "Where it runs": (
+        "Hardware": (
             "--backend", "--threads", "--memory", "--half-precision", "--particle-scores", "--transport", "--deterministic",
         ),
         **_READING,
     },
     "simulate": {
-        "What is imaged": ("--map", "--model", "--phantom", "--box", "--pixel-size", "--second-map", "--second-fraction"),
+        "Specimen": ("--map", "--model", "--phantom", "--box", "--pixel-size", "--second-map", "--second-fraction"),
         "Images": ("--particles", "--snr", "--noise-cv", "--scale-cv", "--shift-sigma", "--preferred-views", "--preferred-angle",
                    "--noise-colour", "--micrographs", "--neighbour-rate", "--background", "--halves", "--dtype", "--seed"),
-        "What is wrong with them": (*_ERRORS, "--junk-rate"),
+        "Simulated errors": (*_ERRORS, "--junk-rate"),
         "Microscope": ("--defocus", "--astigmatism", "--voltage", "--cs", "--amplitude-contrast", "--phase-shift", "--bfactor",
                        "--no-ctf", "--ctf-premultiply", "--ctf-phase-flip"),
         "Output": ("--output", "--truth-map", "--overwrite"),
@@ -52,18 +52,18 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         **READING_GROUPS, _ROWS: (*READING_GROUPS[_ROWS], "--seed"),
         "Images": ("--link", "--rescale", "--dtype"),
         "Bad images": ("--skip-bad", "--max-bad"),
-        "Errors on purpose": (*_ERRORS, "--plant-by"),
+        "Simulated errors": (*_ERRORS, "--error-by"),
         "Output": ("--output", "--overwrite"),
     },
     "forecast": {
-        "What is to be reconstructed": ("--particles", "--box", "--pixel-size"),
-        "Where": ("--cores", "--ram", "--threads", "--read-rate"),
+        "Particles": ("--particles", "--box", "--pixel-size"),
+        "Machine": ("--cores", "--ram", "--threads", "--read-rate"),
         "As for reconstruct": ("--loss", "--keep", "--solver", "--iterations", "--folds", "--group-by", "--symmetry", "--max-resolution",
                                "--padding", "--solve-iterations", "--memory", "--half-precision", "--deterministic"),
         **{title: tuple(o for o in options if o != "--pixel-size") for title, options in _READING.items()},
     },
     "relion": {
-        "Of RELION": ("--o", "--in_parts", "--in_mask", "--in_3dref", "--in_movies", "--in_mics", "--in_coords", "--j", "--pipeline_control",
+        "RELION's options": ("--o", "--in_parts", "--in_mask", "--in_3dref", "--in_movies", "--in_mics", "--in_coords", "--j", "--pipeline_control",
                       "--job-star"),
         "How it runs": ("--ranks", "--launcher", "--overwrite"),
     },

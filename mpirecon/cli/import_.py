@@ -43,16 +43,16 @@ class Rescale(click.ParamType):
 @click.argument("particles", type=EXISTING_FILE)
 @click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FILE.h5", help="Particle file to write.")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "float16"]), default="auto", show_default=True,
-              help="Type of the stored images; auto: float16 where all stacks are float16.")
-@click.option("--rescale", type=Rescale(), metavar="common|BOX:Å", help="Bring images of different boxes or pixel sizes to those of most particles, or "
-              "all images to BOX pixels of Å.")
+              help="Type of the stored images; auto: float16 if all stacks are float16.")
+@click.option("--rescale", type=Rescale(), metavar="common|BOX:Å", help="Rescale images to the box and pixel size of most particles, or all images "
+              "to BOX pixels of Å.")
 @click.option("--link", is_flag=True, help="Refer to the stacks instead of copying their images.")
-@error_options("plant_errors", "small_degrees", "--plant-errors")
-@click.option("--plant-by", metavar="COLUMN", help="Rows with one value in this column (e.g. rlnTomoParticleName) are wrong "
-              "together.")
-@click.option("--skip-bad", is_flag=True, help="Leave out NaN and constant images; they are counted and listed.")
+@error_options("error_rate", "error_degrees", "--plant-errors")
+@click.option("--error-by", "--plant-by", metavar="COLUMN", help="Rows with the same value in this column (e.g. "
+              "rlnTomoParticleName) are wrong together.")
+@click.option("--skip-bad", is_flag=True, help="Skip NaN and constant images; they are counted and listed.")
 @click.option("--max-bad", type=RATE, metavar="X", default=0.1, show_default=True,
-              help="Largest fraction of the images that --skip-bad may leave out.")
+              help="Largest fraction of images that --skip-bad may skip.")
 @seed_option
 @overwrite_option
 @verbosity_options
@@ -60,9 +60,9 @@ class Rescale(click.ParamType):
 def command(comm, particles: Path, output: Path, quiet: bool, verbose: bool, **options) -> None:
     """Make a particle file from PARTICLES, a RELION STAR file (1.4 to 5) or a cryoSPARC .cs file, and its stacks.
 
-    Stacks are looked for relative to that file, to --data-dir, to the folders above that file (a project) and to the working
-    folder, then by their last name in --data-dir and beside that file. Under mpirun/srun each rank copies a part of the
-    particles.
+    Stacks are searched relative to that file, to --data-dir, to the folders above that file (a project) and to the working
+    folder, then by their file name in --data-dir and in the folder of that file. Under mpirun/srun each rank copies a part of
+    the particles.
 
     \b
     Examples:

@@ -31,7 +31,7 @@ from mpirecon.errors import UserError
     "--warning",
     type=COUNT,
     metavar="SECONDS",
-    help="How long before the end the job is told to save its state.  [default: 300, at most a third]",
+    help="How long before the time limit the job is signalled to save its state.  [default: 300, at most a third]",
 )
 @click.option("--name", metavar="NAME", help="Name of the job.  [default: from the output folder]")
 @click.option("--account", metavar="NAME", help="Account or project that pays.")
@@ -113,8 +113,7 @@ def _task(particles, output, options):
     if (output / "checkpoint.h5").exists():
         if asked["overwrite"]:
             raise UserError(
-                f"{output} holds the checkpoint of an unfinished run: leave out --overwrite to go on with "
-                "it, or remove the folder to start anew"
+                f"{output} holds the checkpoint of an unfinished run: omit --overwrite to resume it, or remove the folder to start a new run"
             )
     elif not folder.unused:
         refuse_existing(output, asked["overwrite"])

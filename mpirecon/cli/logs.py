@@ -28,7 +28,7 @@ _COLUMNS = ("iteration", "particle", "rank", "batch", "before", "after", "distan
 def command(folder, iteration, particle, csv_path, as_json, overwrite):
     """Join the logs that the ranks of a run wrote under OUT/logs.
 
-    Without options: a table of what each iteration sorted and kept, and how many of those had a planted wrong pose.
+    Without options: a table of what each iteration sorted and kept, and how many of the kept particles have simulated errors.
     Particles are listed only as far as reconstruct --log-particles recorded them.
 
     \b
@@ -89,7 +89,7 @@ def _choose_iteration(text: str | None, counts, folder) -> int:
 
 def _print_table(counts, size: int) -> None:
     if not counts:
-        click.echo("no particles were sorted: the loss of this run (l2) weighs all alike and leaves nobody out")
+        click.echo("no particles were sorted: the loss of this run (l2) weights all particles equally and rejects none")
         return
     header = ["iteration", "scope", "sorted", "kept", "wrong among kept", "wrong among all", "kept by rank"]
     rows = [[c.iteration, c.scope, c.sorted, _share(c.kept, c.sorted), _share(c.wrong_kept, c.kept), _share(c.wrong, c.sorted),

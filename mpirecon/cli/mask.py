@@ -14,8 +14,7 @@ from mpirecon.cli.options import (
 @click.command("mask", cls=DocumentedCommand)
 @click.argument("volume", metavar="MAP", type=EXISTING_FILE)
 @click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FILE", help="Mask to write (MRC, 0 … 1).")
-@click.option("--half", type=EXISTING_FILE, metavar="FILE", help="The other half map: the mask is made of their mean, for "
-              "the resolution at which they agree.")
+@click.option("--half", type=EXISTING_FILE, metavar="FILE", help="The other half map: the mask is made from their mean, for their resolution.")
 @click.option("--resolution", type=POSITIVE, metavar="Å", help="Resolution of the map, which sets what follows.  [default: "
               "of the half maps, else 3 pixels]")
 @click.option("--lowpass", type=POSITIVE, metavar="Å", help="Filter the map to this before it is cut.  [default: 1.5 × "

@@ -29,9 +29,9 @@ def _run(comm, particles, output, overwrite, quiet, verbose, **options):
 
 _HELP = """Replace the images of PARTICLES by noise and reconstruct: the half maps must not agree.
 
-Each image becomes pure noise of its own power per shell; poses, CTFs and half sets stay. All options of reconstruct
-that change its result apply, so that the selection of a run is tried on the set it is for. Half maps that agree
-nevertheless agree because the selection made them: the exit code is 1 when their mean FSC beyond shell 5 exceeds 0.02.
+Each image is replaced by pure noise with the same power spectrum; poses, CTFs and half sets stay. All options of reconstruct
+that change its result apply, so that the selection of a run is tested on its own set. If the half maps agree
+nevertheless, the selection has created spurious resolution: the exit code is 1 if their mean FSC beyond shell 5 exceeds 0.02.
 
 \b
 Example:

@@ -40,8 +40,7 @@ from mpirecon.cli.terminal import chart_width
               "resolution, and has this value in the map.")
 @click.option("--locres-threshold", type=Number(0, 1, metavar="FSC"), default=0.143, show_default=True,
               help="Where a window's FSC falls below this is its resolution.")
-@click.option("--threads", type=COUNT, help="Threads of each rank for the local resolution.  [default: OMP_NUM_THREADS, else its share "
-              "of the cores]")
+@click.option("--threads", type=COUNT, help="Threads of each rank for the local resolution.  [default: OMP_NUM_THREADS, else the cores divided by the ranks of the host]")
 @json_option
 @map_seed_option
 @overwrite_option
@@ -104,8 +103,7 @@ def _refuse(half1, half2, output, local, options) -> None:
         raise UserError(f"give a folder for what is made with -o FOLDER{also}")
     if output is None and (given := [name for name, value in options.items() if value is not None]):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UserError(f"{names}: into the folder of a run goes its local resolution alone; with -o FOLDER its half maps are "
-                        "post-processed anew")
+        raise UserError(f"{names}: only the local resolution is added to the folder of a run; with -o FOLDER its half maps are post-processed again")
 
 
 def _refuse_targets(output, overwrite, first, second, mask, mtf) -> None:

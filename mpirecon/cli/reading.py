@@ -121,13 +121,10 @@ READING = [
                  help="What of a .cs file's aberrations is corrected for: all (with the signs of cryoSPARC's code), csparc2star (beam "
                  "tilt alone, as that program writes it), none, or terms such as tilt,-trefoil.  [default: all]"),
     click.Option(["--select"], type=Selection(), multiple=True, metavar="COLUMN=VALUES",
-                 help="Only the rows that have one of these VALUES (with commas between; LOW:HIGH for numbers; @FILE for a list) in "
-                 "COLUMN, or whose number from 0 is among them (row=…); may be repeated, and all must hold."),
+                 help="Import only rows with one of these VALUES in COLUMN (separated by commas; LOW:HIGH for a range; @FILE for a list), or with these row numbers, from 0 (row=…). May be repeated; all conditions must hold."),
     click.Option(["--first"], type=COUNT, metavar="N", help="Only the first N rows of those selected."),
-    click.Option(["--new-halves"], is_flag=True, help="Draw half sets with --seed, whatever the file says of them; rows that show one "
-                 "particle stay together."),
-    click.Option(["--family"], multiple=True, metavar="COLUMN|none", help="Rows of one value in COLUMN show one particle, beside the columns "
-                 "that are known to say so; or none: only rows of one image do. May be repeated."),
+    click.Option(["--new-halves"], is_flag=True, help="Draw new half sets with --seed and ignore those of the file; rows that show one particle stay together."),
+    click.Option(["--family"], multiple=True, metavar="COLUMN|none", help="Rows with the same value in COLUMN show one particle, in addition to the known columns; none: only rows with the same image do. May be repeated."),
 ]
 
 #: heading in the help → options

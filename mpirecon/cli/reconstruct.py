@@ -90,27 +90,21 @@ class Keep(click.ParamType):
 @click.argument("particles", type=EXISTING_FILE)
 @click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FOLDER", help="Folder for maps, FSC, logs and summary.")
 @click.option("--loss", type=click.Choice(LOSSES), default="l2", show_default=True,
-              help="How residuals count: l2 all alike (clean sets), sorted only the smallest (the fraction of correct particles is "
-              "known), posterior by the probability of a correct pose (it is not known; tilt series: with --group-by), others by "
-              "robust weights. docs/robust.md says which for which data.")
-@click.option("--keep", type=Keep(), metavar="auto|X", help="Fraction of correct particles, e.g. 0.7: what --loss sorted keeps; or auto, to estimate it "
-              "(posterior does so by itself).")
+              help="How particles are weighted: l2 all alike (clean sets); sorted keeps those with the smallest distances (if the fraction of correct particles is known); posterior by the probability of a correct pose (if it is not known; for tilt series with --group-by); the others by robust weights. See docs/robust.md.")
+@click.option("--keep", type=Keep(), metavar="auto|X", help="Fraction of particles that --loss sorted keeps, e.g. 0.7; or auto, to estimate it (posterior always estimates it).")
 @click.option("--distance", type=click.Choice(["raw", "whitened", "explained", "correlation"]), default="explained",
-              show_default=True, help="What particles are sorted or weighted by. 'raw' sorts them by their noise.")
+              show_default=True, help="The distance by which particles are sorted or weighted. 'raw' sorts them by their noise.")
 @click.option("--solver", type=click.Choice(solver_names()), default="normal", show_default=True,
               help="Normal equations, or preconditioned gradient descent.")
 @click.option("--iterations", type=COUNT, help="Outer iterations.  [default: 1 for l2, 5 for robust losses, 10 gradient; 2 more where poses are searched]")
 @click.option("--folds", type=COUNT,
               help="Parts of each half set; each is scored against the map of the others. 1: score inside the half.  [default: "
               "4; 8 with --group-by where a half set has fewer than 64 groups]")
-@click.option("--group-by", metavar="COLUMN", help="Column of the imported table (e.g. rlnTomoParticleName): rows with one "
-              "value are right or wrong together, and are judged together.")
-@click.option("--weights", metavar="COLUMN|FILE:COLUMN", help="Weights of the particles, multiplied with those of the loss; 0 leaves a "
-              "particle out: a column of the imported table (e.g. rlnParticleFigureOfMerit), or of a CSV file or a run's particles.h5.")
+@click.option("--group-by", metavar="COLUMN", help="Column of the imported table (e.g. rlnTomoParticleName): rows with the same value are correct or incorrect together, and are scored as a unit.")
+@click.option("--weights", metavar="COLUMN|FILE:COLUMN", help="Weights of the particles, multiplied with those of the loss; particles of weight 0 are ignored: a column of the imported table (e.g. rlnParticleFigureOfMerit), or of a CSV file or a run's particles.h5.")
 @click.option("--sort-scope", type=click.Choice(["global", "batch"]), default="global", show_default=True,
               help="Sort all particles of all ranks, or those of the batch a rank holds.")
-@click.option("--schedule", type=click.Choice(["plain", "graduated"]), help="Whether selection begins mild, so that a poor "
-              "first map does not decide.  [default: graduated for posterior and --keep auto, else plain]")
+@click.option("--schedule", type=click.Choice(["plain", "graduated"]), help="graduated: the selection starts relaxed, so that a poor initial map does not lock in a poor selection.  [default: graduated for posterior and --keep auto, else plain]")
 @click.option("--batch-size", type=Whole(min=0), metavar="N", default=0, show_default=True,
               help="Particles per gradient step over all ranks; 0 takes all.")
 @click.option("--step", type=POSITIVE, default=1.0, show_default=True, help="Gradient step; 1 is a full Newton-like step.")
@@ -122,8 +116,7 @@ class Keep(click.ParamType):
 @click.option("--diameter", type=POSITIVE, metavar="Å", help="Diameter of the spherical mask.  [default: fits the box]")
 @click.option("--symmetry", default="C1", show_default=True, metavar="GROUP",
               help="Point group in RELION's setting: C1, C2 …, D1, D2 …, T, O, I (I2), I1, I2, I3 or I4.")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint that an interrupted run left in the output folder; "
-              "begin if there is none.")
+@click.option("--resume", is_flag=True, help="Continue from the checkpoint that an interrupted run left in the output folder; start a new run if there is none.")
 @click.option("--deterministic", is_flag=True, help="The same bits on any number of ranks and threads: sums in whole "
               "numbers. CPUs only; twice the memory for accumulators.")
 @click.option("--checkpoint-every", type=Every(), metavar="N|TIME", default="1", show_default=True,
@@ -142,7 +135,7 @@ class Keep(click.ParamType):
               "[default: 2 up to box 96, else 1.5]")
 @click.option("--solve-iterations", type=Whole(min=0), metavar="N",
               help="Conjugate-gradient steps on the final maps.  [default: as many as the noise leaves a use for]")
-@click.option("--threads", type=COUNT, help="Threads of each rank.  [default: OMP_NUM_THREADS, else its share of the cores]")
+@click.option("--threads", type=COUNT, help="Threads of each rank.  [default: OMP_NUM_THREADS, else the cores divided by the ranks of the host]")
 @click.option("--memory", type=Memory(), help="Memory that each rank may keep prepared images in, e.g. 8G; 0 reads them in "
               "each pass.  [default: 1 GB, at most a quarter of what is free]")
 @click.option("--particle-scores", is_flag=True, help="With --loss l2, compare every particle with the maps; else a sample of 4,000 of a "
@@ -154,17 +147,15 @@ class Keep(click.ParamType):
               help="Take each image's background off, the plane through what is outside the particle, and bring images to one gain where "
               "signal and noise together differ in scale; background: not the second; off: neither.")
 @click.option("--poses", type=click.Choice(POSES), default="fixed", show_default=True,
-              help="fixed: poses stay as given; rescue: those of particles that --loss posterior rejects are searched before the last two "
-              "iterations, and particles count again where evidence is found (docs/pose_search.md).")
+              help="fixed: use the given poses; rescue: search new poses for particles that --loss posterior rejects, before the last two iterations, and use those with sufficient evidence (docs/pose_search.md).")
 @click.option("--search-offset", type=NON_NEGATIVE, metavar="Å", help="How far a searched particle may be off its given place, on each "
               "side; 0: offsets are right, which is three times as fast and finds more.  [default: 5 pixels]")
 @click.option("--search-sigma", type=POSITIVE, metavar="DEG", help="Search near the given orientations, for errors of this standard "
               "deviation on each axis.  [default: all orientations]")
 @click.option("--skip-bad", is_flag=True, help="Leave out images with NaN or without contrast, instead of ending.")
 @click.option("--log-particles", type=click.Choice(["none", "last", "all"]), default="all", show_default=True,
-              help="Iterations whose sorted particles go to the rank logs.")
-@click.option("--controls", is_flag=True, help="Also make the map of the particles left out, and leave out as many at "
-              "random: three more passes over the data.")
+              help="Iterations for which the rank logs list each sorted particle.")
+@click.option("--controls", is_flag=True, help="Also reconstruct the rejected particles alone, and a random selection of the same size as the kept ones: three more passes over the data.")
 @click.option("--no-postprocess", "postprocess", is_flag=True, default=True, flag_value=False,
               help="Leave out what follows from the half maps: automatic mask, phase-randomised FSC, FSC in cones, B-factor "
               "and sharpened map.")

@@ -53,10 +53,10 @@ class DefocusRange(click.ParamType):
 @click.option("--noise-cv", type=float, metavar="X", default=0.0, show_default=True,
               help="Spread of the noise level between particles (log-normal): standard deviation over mean.")
 @click.option("--scale-cv", type=float, metavar="X", default=0.0, show_default=True,
-              help="Spread of the contrast between particles (log-normal); a reconstruction is not told.")
+              help="Spread of the contrast between particles (log-normal); it is not given to a reconstruction.")
 @click.option("--noise-colour", type=float, metavar="X", default=0.0, show_default=True,
               help="The noise rises towards low frequencies, with an exponent between 0 and X that each micrograph has for itself.")
-@click.option("--micrographs", type=int, metavar="N", default=20, show_default=True, help="Micrographs that the particles are dealt to.")
+@click.option("--micrographs", type=int, metavar="N", default=20, show_default=True, help="Number of micrographs that the particles are assigned to.")
 @click.option("--neighbour-rate", type=float, metavar="X", default=0.0, show_default=True,
               help="Fraction of images with a neighbour that reaches into the box.")
 @click.option("--background", type=float, metavar="X", default=0.0, show_default=True,
@@ -77,7 +77,7 @@ class DefocusRange(click.ParamType):
 @click.option("--ctf-phase-flip", "ctf_phase_flipped", is_flag=True, help="Multiply the noisy images by the sign of their CTF.")
 @click.option("--shift-sigma", type=float, metavar="Å", default=3.0, show_default=True, help="Standard deviation of each shift, Å.")
 @click.option("--halves", type=click.Choice(["random", "alternate"]), default="random", show_default=True,
-              help="How particles are dealt to the half sets.")
+              help="How particles are assigned to half sets.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True,
               help="Type of the stored pixels.")
 @seed_option

@@ -59,7 +59,7 @@ class Checkpoint:
                 self.facts: dict = dict(json.loads(found["facts"]))
                 self._there = set(self._file)
         except UserError as error:
-            raise UserError(f"{error}; start anew with --overwrite") from error
+            raise UserError(f"{error}; start a new run with --overwrite") from error
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -88,4 +88,4 @@ class Checkpoint:
             with reading(self.path, f"/{name}"):
                 yield
         except UserError as error:
-            raise UserError(f"{error}; start anew with --overwrite") from error
+            raise UserError(f"{error}; start a new run with --overwrite") from error

@@ -143,8 +143,7 @@ def _what_else(array: np.ndarray) -> str:
         found = _classes(array)
         counts = "" if found is None else "; " + ", ".join(f"class {k}: {n}" for k, n in zip(
             *(part.tolist() for part in np.unique(found[1], return_counts=True)))) + " particles"
-        return (f"its poses are those of several classes ({', '.join(classes)}{counts}); cryoSPARC writes the particles of each class to a "
-                "file of its own")
+        return (f"its poses are those of several classes ({', '.join(classes)}{counts}); cryoSPARC also writes the particles of each class to a separate file")
     if any(name.startswith("alignments2D/") for name in names):
         return "it has 2-D alignments only (alignments2D, of a 2-D classification)"
     return "it has no alignments"

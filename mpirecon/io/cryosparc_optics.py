@@ -92,7 +92,7 @@ def _lengths(columns, term: str) -> np.ndarray:
     beyond = (np.abs(values) > most).any(axis=1)
     if beyond.any():
         row = int(np.flatnonzero(beyond)[0])
-        raise UserError(f"{columns.path}, row {row}: {name} is {values[row]} Å, more than any lens has ({most:g} Å); was the "
+        raise UserError(f"{columns.path}, row {row}: {name} is {values[row]} Å, larger than for any microscope ({most:g} Å); was the "
                         "column misread?")
     return values
 
@@ -140,7 +140,7 @@ def about(columns, choice: str) -> list[str]:
         found.append(f"not corrected for: {', '.join(left_out)}; --cs-aberrations all corrects for everything in the file")
     if not applied:
         return found
-    tells = "cryoSPARC does not document it: after reconstruct, mpirecon aberrations OUT tells from the images whether it is right"
+    tells = "cryoSPARC does not document it: after reconstruct, mpirecon aberrations OUT checks it against the images"
     if choice == "csparc2star":
         found.append(f"ctf/tilt_A is corrected for with the sign that csparc2star gives it, the opposite of --cs-aberrations all; {tells}")
     else:

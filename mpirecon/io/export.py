@@ -95,7 +95,7 @@ def export_run(
     report = export.report
     symmetry = (summary.get("configuration") or {}).get("symmetry") or "C1"
     if symmetry.upper() != "C1":
-        report.notes.append(f"the run imposed {symmetry}, which no particle file tells: relion_reconstruct needs --sym {symmetry}")
+        report.notes.append(f"the run imposed {symmetry}, which is not recorded in particle files: relion_reconstruct needs --sym {symmetry}")
     report.notes = list(dict.fromkeys(report.notes))
     return report
 
@@ -115,7 +115,7 @@ def _check_targets(options: ExportOptions) -> list[Path]:
     if len({target.resolve() for target in targets}) < len(targets):
         raise UserError("two of --star, --cs, --discarded and --stack name the same file; each needs its own")
     if options.discarded is not None and format_of(options.discarded) is None:
-        raise UserError(f"--discarded {options.discarded}: the name must end in {' or '.join(f.suffix for f in formats())}, which tells the format")
+        raise UserError(f"--discarded {options.discarded}: the name must end in {' or '.join(f.suffix for f in formats())}, for the format")
     if options.stack is not None and Path(options.stack).suffix != ".mrcs":
         raise UserError(f"--stack {options.stack}: the name must end in .mrcs, by which RELION knows a stack of images")
     for target in targets:
@@ -145,7 +145,7 @@ def _of_step(folder: Path, run: dict[str, np.ndarray], step: float) -> dict[str,
     """The columns kept and weight of another step of a path."""
     kept_to = run.get("kept_to")
     if kept_to is None:
-        raise UserError(f"--step {step:g}: {folder} holds no path, whose steps those would be (mpirecon path)")
+        raise UserError(f"--step {step:g}: {folder} is not the folder of a path (mpirecon path), which has steps")
     there = np.unique(kept_to[kept_to > 0])[::-1]
     chosen = there[np.abs(there - step) <= _SAME_STEP]
     if not len(chosen):
@@ -174,11 +174,10 @@ class Export:
             raise UserError(f"{nobody[0]}: there are no such particles ({kept})")
         self.report.notes += [f"{path} has no rows: {kept}" for path in nobody]
         if self.rescaled and self.options.stack is not None:
-            raise UserError(f"--stack: the images of {self.file.path} were rescaled at import, and their table tells of the "
-                            "original ones; export without --stack")
+            raise UserError(f"--stack: the images of {self.file.path} were rescaled at import, and the table refers to the original ones; export without --stack")
         if not (self.tables or self.arrays or self.options.stack):
             raise UserError(f"{self.file.path} was not imported, so its images are in no stack; give --stack FILE.mrcs "
-                            "to write them beside the STAR file")
+                            "to write them together with the STAR file")
         for path, _ in wanted:
             self._writer(path).check(path)
 
@@ -231,17 +230,17 @@ class Export:
         return Pose(self.run["quaternion"], self.run["shift"]), rows
 
     def writes_errors(self) -> bool:
-        """Whether to write planted errors, and not the poses and defoci from before; says which, where there are any."""
+        """Whether to write simulated errors instead of the original poses and defoci; notes which, if there are any."""
         words = {"pose": "wrong poses", "defocus": "wrong defoci"}
         counts = {words[name]: len(rows) for name, rows in planted_rows(self.file.metadata()).items() if len(rows)}
         if not counts:
             return False
         used = self.options.poses == "used"
         self.report.notes.append(
-            f"{' and '.join(f'{count} planted {what}' for what, count in counts.items())} are written, as the run used them, and the "
-            "true ones as mpireconTrue…" if used else
-            f"{' and '.join(f'{count} {what}' for what, count in counts.items())} were planted: the original ones are written (--poses "
-            "used writes the planted ones)"
+            f"{' and '.join(f'{count} simulated {what}' for what, count in counts.items())} are written, as used by the run, and the "
+            "true values as mpireconTrue…" if used else
+            f"{' and '.join(f'{count} {what}' for what, count in counts.items())} were simulated: the original ones are written "
+            "(--poses used writes the simulated ones)"
         )
         return used
 

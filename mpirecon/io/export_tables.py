@@ -230,7 +230,7 @@ def _uid_notes(array: np.ndarray) -> list[str]:
         return ["the .cs file has no column uid, as its source: save_external_result cannot pass its particles through from a job"]
     values, count = np.unique(array["uid"], return_counts=True)
     if (count > 1).any():
-        return [f"the uid {values[count > 1][0]} comes twice, as in the source: save_external_result cannot tell such particles apart"]
+        return [f"the uid {values[count > 1][0]} occurs twice, as in the source: save_external_result cannot distinguish such particles"]
     return []
 
 

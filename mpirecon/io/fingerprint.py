@@ -31,7 +31,7 @@ def change_of(path: str | os.PathLike, seen: Fingerprint) -> str | None:
     try:
         now = Fingerprint.of(path)
     except OSError as error:
-        return f"it is not there any more ({error.strerror.lower()})"
+        return f"it no longer exists ({error.strerror.lower()})"
     if now.size != seen.size:
         return f"it has {now.size} bytes, and had {seen.size}"
     if now[:2] != seen[:2]:

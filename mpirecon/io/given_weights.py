@@ -44,7 +44,7 @@ class GivenWeights:
         bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
         if len(bad):
             more = f" ({len(bad)} such particles)" if len(bad) > 1 else ""
-            raise UserError(f"{where(int(bad[0]))} is no weight{more}; weights are finite and not negative, and 0 leaves a particle out")
+            raise UserError(f"{where(int(bad[0]))} is not a weight{more}; weights must be finite and not negative, and particles of weight 0 are ignored")
         halves = file.halves()
         for half in (1, 2):
             if (halves == half).any() and not values[halves == half].any():
@@ -68,11 +68,10 @@ class GivenWeights:
     def sentence(self) -> str:
         """What the weights are, in words."""
         about = self.as_dict()
-        zero = f"; {about['zero']} particles of weight 0 are left out" if about["zero"] else ""
+        zero = f"; {about['zero']} particles of weight 0 are ignored" if about["zero"] else ""
         if about["smallest"] == about["largest"]:
             return f"weights of {self.source} are all {about['largest']:.4g}: they change nothing{zero}"
-        return (f"weights of {self.source}, from {about['smallest']:.4g} to {about['largest']:.4g}, median {about['median']:.4g}, as many "
-                f"as {about['effective']:.1f} equal ones{zero}")
+        return (f"weights of {self.source}, from {about['smallest']:.4g} to {about['largest']:.4g}, median {about['median']:.4g}, effective number of particles {about['effective']:.1f}{zero}")
 
 
 def given_array(values, file: ParticleFile) -> GivenWeights:
@@ -115,7 +114,7 @@ def read_weights(file: ParticleFile, text: str) -> GivenWeights:
         return _of_source(file, text)
     path, column = named
     if not path.is_file():
-        raise UserError(f"--weights {text}: there is no file {path}; expected COLUMN of the imported table, or FILE:COLUMN")
+        raise UserError(f"--weights {text}: no such file: {path}; expected COLUMN of the imported table, or FILE:COLUMN")
     read = _read_run_table if path.suffix.lower() in (".h5", ".hdf5") else _read_text_table
     table = read(path, column)
     rows = _places(file, path, table)
@@ -254,10 +253,10 @@ def _rows_of(file: ParticleFile, path: Path, table: _Table) -> np.ndarray:
         return np.where(whole, numbers, -1).astype(np.int64)
     names = uids(file) if table.key in UID_COLUMNS else image_names(file)
     if names is None:
-        raise UserError(f"{path} tells particles by {table.key}, which {file.path} does not know of its own; use a column id, the "
+        raise UserError(f"{path} identifies particles by {table.key}, which is not unique in {file.path}; use a column id, the "
                         "particle's row from 0")
     index = pd.Index(names)
     if index.has_duplicates:
-        raise UserError(f"{path} tells particles by {table.key}, which several rows of {file.path} share; use a column id, the "
+        raise UserError(f"{path} identifies particles by {table.key}, which several rows of {file.path} share; use a column id, the "
                         "particle's row from 0")
     return index.get_indexer(table.keys if table.key in UID_COLUMNS else plain_image_names(table.keys))

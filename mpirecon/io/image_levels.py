@@ -67,7 +67,7 @@ class LevelsFound:
 
     def sentences(self, what_becomes_of_it: str, of_gains: str, sampled: bool = False) -> list[str]:
         """One for each kind that some images have; what is done about the first two, and about gains."""
-        told, of = [], f"of {self.total} images" + (" that were looked at" if sampled else "")
+        told, of = [], f"of {self.total} images" + (" that were checked" if sampled else "")
         if (found := self.background).images:
             told.append(f"{found.images} {of} are not normalised: outside the particle their mean lies {_size(found)} standard deviations "
                         f"of the noise from zero; {what_becomes_of_it}")
@@ -127,9 +127,8 @@ class LevelsSurvey:
         found = _found(comm, peaks, max(_DUST, _TIMES_TYPICAL * median(comm, peaks)))
         if not found.images:
             return []
-        return [f"{found.images} of {total} images" + (" that were looked at" if sampled else "") + f" have pixels {_size(found)} standard "
-                "deviations of the noise from their background (dust, hot pixels); they stay as they are, and --loss l2 and sorted suffer: "
-                "replace them (relion_preprocess --white_dust 5 --black_dust 5), or take --loss posterior"]
+        return [f"{found.images} of {total} images" + (" that were checked" if sampled else "") + f" have pixels {_size(found)} standard "
+                "deviations of the noise from their background (dust, hot pixels); they are not corrected, and affect --loss l2 and sorted: replace them (relion_preprocess --white_dust 5 --black_dust 5), or use --loss posterior"]
 
 
 def look_at(background: Background, images: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ def particle_set(comm: Communicator, table: ParticleTable, box: int, half: np.nd
     """Everything but the pixels of this rank's rows, with the errors that are planted in them. Collective."""
     pose, ctf, truth = table.pose, table.ctf, {}
     if options.plants:
-        groups = None if options.plant_by is None else _group_numbers(comm, table, options.plant_by)
+        groups = None if options.error_by is None else _group_numbers(comm, table, options.error_by)
         planted = plant(options, options.seed, table.numbers, pose, ctf, groups)
         pose, ctf, truth = planted.pose, planted.ctf, planted.truth
     return ParticleSet(
@@ -32,8 +32,8 @@ def particle_set(comm: Communicator, table: ParticleTable, box: int, half: np.nd
 
 
 def with_copies(comm: Communicator, table: ParticleTable, rows: np.ndarray, options: ImportOptions) -> tuple[np.ndarray, np.ndarray]:
-    """These rows of the table with those of which a duplicate is planted twice, one behind the other; and which are the second."""
-    groups = None if options.plant_by is None or not options.duplicate_rate else _group_numbers(comm, table, options.plant_by)
+    """These rows of the table with those of which a duplicate is simulated twice, one behind the other; and which are the second."""
+    groups = None if options.error_by is None or not options.duplicate_rate else _group_numbers(comm, table, options.error_by)
     times = 1 + copied(options, options.seed, table.numbers, groups)[rows]
     chosen = np.repeat(rows, times)
     again = np.zeros(len(chosen), bool)
@@ -52,4 +52,4 @@ def _group_numbers(comm: Communicator, table: ParticleTable, column: str) -> np.
             number = {name: i for i, name in enumerate(sorted({n for rank in comm.allgather(mine) for n in rank}))}
             return np.array([number[name] for name in mine], np.int64)[codes]
     known = "" if particles is None else f"; it has {', '.join(map(str, particles.columns))}"
-    raise UserError(f"--plant-by {column}: {table.path} has no such column{known}")
+    raise UserError(f"--error-by {column}: {table.path} has no such column{known}")

@@ -35,16 +35,16 @@ class ImportReport:
         console.say(f"{name or self.output}: {self.particles} particles of {self.box} x {self.box} pixels, {self.pixel_size:g} Å/px, "
                     f"{self.dtype}, half sets of {self.halves[0]} and {self.halves[1]}{state}")
         if self.planted is not None:
-            console.say(f"  {self.planted} wrong poses were planted ({100 * self.planted / self.particles:.1f} %)"
+            console.say(f"  simulated errors: {self.planted} wrong poses ({100 * self.planted / self.particles:.1f} %)"
                         f"{in_words(self.kinds, self.planted)}")
         if others := others_in_words(self.kinds):
-            console.say(f"  planted errors: {others}")
+            console.say(f"  simulated errors: {others}")
         for note in self.notes:
             console.say(f"  {note}")
         for warning in self.warnings:
             console.warn(warning)
         if self.skipped:
-            console.warn(f"{len(self.skipped)} bad images were left out:")
+            console.warn(f"{len(self.skipped)} bad images were skipped:")
             listed = self.skipped if console.verbose else self.skipped[:_LISTED]
             for line in listed:
                 console.warn(f"  {line}")

@@ -49,8 +49,8 @@ class ImportOptions(ErrorSettings):
     dtype : ``"auto"`` (float16 where all stacks are), ``"float32"`` or ``"float16"``
     contrast : ``"white"``, ``"black"``, or None for what the file says (RELION: white; cryoSPARC: blob/sign)
     passthrough : .cs files whose columns are joined to a .cs file by uid
-    plant_errors : fraction of particles that get a wrong orientation; small_degrees : by a small turn instead of a random one
-    plant_by : column of the particle table whose rows of one value are wrong together
+    error_rate : fraction of particles that get a wrong orientation; error_degrees : by a small rotation instead of a random one
+    error_by : column of the particle table; rows with the same value are wrong together
     rescale : None, ``"common"`` (the box and pixel size of most particles) or (box, Å): bring all images to one size
     link : refer to the stacks instead of copying their images
     cs_aberrations : which aberrations of a .cs file are corrected for, and their signs (cryosparc_optics.signs_of); None: all
@@ -74,9 +74,9 @@ class ImportOptions(ErrorSettings):
     dtype: str = "auto"
     contrast: str | None = None
     passthrough: Sequence[str | os.PathLike] = ()
-    plant_errors: float = 0.0
-    plant_by: str | None = None
-    small_degrees: float | None = None
+    error_rate: float = 0.0
+    error_degrees: float | None = None
+    error_by: str | None = None
     rescale: str | tuple[int, float] | None = None
     link: bool = False
     cs_aberrations: str | None = None
@@ -100,13 +100,13 @@ class ImportOptions(ErrorSettings):
         self.check_errors()
         if self.defocus_error and self.no_ctf:
             raise UserError("--defocus-error and --no-ctf exclude each other: there is no CTF whose defocus could be wrong")
-        if self.plant_by is not None and not self.plants:
-            raise UserError(f"--plant-by {self.plant_by} says which errors are planted together; give their fraction with "
+        if self.error_by is not None and not self.plants:
+            raise UserError(f"--error-by {self.error_by} says which rows are wrong together; give the fraction of wrong ones with "
                             "--orientation-error-rate or another rate")
 
     @property
     def orientation_errors(self) -> tuple[float, float | None]:
-        return self.plant_errors or 0.0, self.small_degrees
+        return self.error_rate or 0.0, self.error_degrees
 
     @property
     def reading(self) -> Reading:
@@ -226,10 +226,10 @@ def import_particles(
     halves = comm.allreduce(np.array([(particles.half == half).sum() for half in (1, 2)], np.int64))
     planted = None if particles.pose_error is None else comm.allreduce_scalar(int(particles.pose_error.sum()))
     if options.link:
-        notes.append(f"the images stay in their {len(stacks)} stacks, which must be there, unchanged, whenever they are read"
-                     + ("" if options.skip_bad else "; they were not looked at, but for a sample"))
+        notes.append(f"the images stay in their {len(stacks)} stacks, which must stay available and unchanged"
+                     + ("" if options.skip_bad else "; only a sample of them was checked"))
     if options.defocus_error and (table.ctf_premultiplied or table.ctf_phase_flipped):
-        notes.append("the images keep the CTF that they were multiplied by: the defocus errors are in what the reconstruction is told alone")
+        notes.append("the images keep the CTF that they were multiplied by: only the defocus values in the particle file are wrong")
     kinds = {kind: comm.allreduce_scalar(count) for kind, count in count_kinds(particles).items()}
     return _report(output, particles, dtype, total, halves, planted, kinds, skipped, notes, warnings)
 
@@ -260,12 +260,12 @@ def _leave_out_aberrations(table: ParticleTable) -> None:
     table.own = None
     table.aberrations = None if known is None else Aberrations.none(known.group)
     table.warnings = [text for text in table.warnings if text not in unsure]
-    table.notes.append("--ignore-aberrations: beam tilt, aberrations and magnification matrices of the file are left out")
+    table.notes.append("--ignore-aberrations: beam tilt, aberrations and magnification matrices of the file are ignored")
 
 
 def _dtype(stacks: list[StackReader], options: ImportOptions) -> str:
     if options.link and options.dtype != "auto":
-        raise UserError(f"--dtype {options.dtype} with --link: the images stay what they are in their stacks; leave one out")
+        raise UserError(f"--dtype {options.dtype} with --link: linked images keep the type of their stacks; omit one of the two options")
     if options.link and options.rescale is not None:
         raise UserError("--rescale makes other images of those in the stacks, which --link leaves where they are; leave one out")
     if options.dtype != "auto":
@@ -336,7 +336,7 @@ def _report(
     output: Path, particles: ParticleSet, dtype: str, total: int, halves, planted: int | None, kinds, skipped, notes, warnings
 ) -> ImportReport:
     if 0 in halves:
-        warnings.append("one half set is empty; half maps and their FSC will not be possible; import with --new-halves draws half sets anew")
+        warnings.append("one half set is empty; half maps and their FSC will not be possible; import with --new-halves draws new half sets")
     return ImportReport(
         output=output, particles=total, box=particles.box, pixel_size=particles.pixel_size, dtype=dtype,
         halves=tuple(int(count) for count in halves), ctf_premultiplied=particles.ctf_premultiplied,

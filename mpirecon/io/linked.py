@@ -217,11 +217,11 @@ class LinkedImages:
         size, changed = self._stacks["size"][number], self._stacks["changed"][number]
         if not path.is_file():
             where = "" if moved == recorded else f" (nor {moved})"
-            raise UserError(f"{self.path} refers to the stack {recorded}, which is not there{where}; put it back, or import "
+            raise UserError(f"{self.path} refers to the stack {recorded}, which does not exist{where}; put it back, or import "
                             "again")
         found = path.stat()
         if found.st_size != size or found.st_mtime_ns != changed:
-            what = f"it has {found.st_size} bytes, and had {size}" if found.st_size != size else "it was written anew"
+            what = f"it has {found.st_size} bytes, and had {size}" if found.st_size != size else "it was written again"
             raise UserError(f"{self.path} refers to the stack {path}, which has changed since the import: {what}; import again")
         return path
 

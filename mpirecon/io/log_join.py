@@ -1,4 +1,4 @@
-"""Joining the ranks' logs of a run: what was sorted where, what was kept, and how much of that was planted wrong."""
+"""Joining the ranks' logs of a run: what was sorted where, what was kept, and how many of the kept have simulated errors."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def count_iterations(logs: RunLogs) -> list[IterationCounts]:
             # a resumed run goes on behind the end of the one before
             ended = record is not None and record["event"] == "end"
         if not ended:
-            logs.warnings.append(f"{path}: has no end record; the run is still going on, or rank {rank} was cut off")
+            logs.warnings.append(f"{path}: has no end record; the run is still in progress, or rank {rank} was cut off")
     for counts in table.values():
         counts.has_particles = counts.iteration in listed
     return [table[key] for key in sorted(table)]
@@ -139,7 +139,7 @@ def read_iteration(logs: RunLogs, iteration: int) -> np.ndarray:
             scopes.add(record["scope"])
         for records in sorts.values():
             if sum(len(r["ids_after"]) for r in records) < records[0]["total"]:
-                logs.warnings.append(f"{path}: a sort of iteration {iteration} is incomplete and left out")
+                logs.warnings.append(f"{path}: a sort of iteration {iteration} is incomplete, and is ignored")
             else:
                 parts.append(_join_sort(rank, records))
     rows = np.concatenate(parts) if parts else np.empty(0, SORTED_DTYPE)
@@ -223,7 +223,7 @@ def _parse(path: Path, number: int, line: str, logs: RunLogs | None) -> dict | N
     try:
         return checked(json.loads(line))
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
-        text = f"{path}, line {number}: is cut or damaged and left out"
+        text = f"{path}, line {number}: is cut or damaged, and is ignored"
         if logs is not None and text not in logs.warnings:
             logs.warnings.append(text)
         return None

@@ -192,7 +192,7 @@ class StackReader:
         another type or byte order. The file must be open."""
         for image in (first, first + len(out) - 1):
             if not 0 <= image < len(self):
-                raise UserError(f"{self.path}: image {image + 1} was asked for, the stack has {len(self)}")
+                raise UserError(f"{self.path}: image {image + 1} was requested, but the stack has {len(self)}")
         run = out if out.dtype == self.dtype else np.empty(out.shape, self.dtype)
         at = self.header.offset + first * self.box * self.box * self.dtype.itemsize
         left = memoryview(run.reshape(-1).view(np.uint8))

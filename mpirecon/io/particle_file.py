@@ -161,6 +161,11 @@ class ParticleFile:
         return found.hexdigest()
 
     @property
+    def has_truth(self) -> bool:
+        """Whether it is known which poses are wrong (they were planted)."""
+        return "pose_error" in self._there
+
+    @property
     def has_duplicates(self) -> bool:
         """Whether copies of particles were planted in the other half set."""
         return "duplicate_of" in self._there

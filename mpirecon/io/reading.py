@@ -56,8 +56,7 @@ def refuse_reading(particles: str | os.PathLike, reading: Mapping) -> None:
     if reading:
         spelled = {"mapping": "map-stack", "units": "unit"}
         named = ", ".join(f"--{spelled.get(name, name.replace('_', '-'))}" for name in reading)
-        raise UserError(f"{particles} is a particle file: {named} would say how its table was to be read, which its import decided. Give "
-                        "the STAR or .cs file itself, or import it anew")
+        raise UserError(f"{particles} is a particle file: {named} must be given when a table is imported. Give the STAR or .cs file itself, or import it again")
 
 
 def parse_unit(text: str) -> tuple[str, str]:

@@ -259,7 +259,7 @@ def _pose(columns: StarColumns, pixel_size: float | np.ndarray, calibration: np.
         in_pixels = columns.reading.units.get("shift", _ORIGINS[labels]) == "pixel"
         factor = pixel_size if in_pixels else 1.0 if calibration is None else calibration
         if not in_pixels and calibration is None and columns.supplied.get("pixel_size") is not None:
-            columns.notes.append(f"the table does not say at what pixel size {labels[0]} was measured: it is taken as it is")
+            columns.notes.append(f"the table does not say at what pixel size {labels[0]} was measured: it is used unchanged")
         origin = np.stack([columns.number(label) * factor for label in labels], axis=1)
     return Pose.from_euler(*(columns.number(label) for label in ANGLES), shift=0.0 - origin)
 

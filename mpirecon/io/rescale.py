@@ -67,7 +67,7 @@ class Rescaling:
         if (box, inner) == (self.box, self.box) and abs(self.factor[i] - 1) < 1e-9:
             return None
         how = f"padded to {inner} pixels and " if inner > box else f"cut to {inner} pixels and " if inner < box else ""
-        how += f"resampled to {self.box}" if inner != self.box else "kept as they are"
+        how += f"resampled to {self.box}" if inner != self.box else "kept unchanged"
         told = f"{count} images of {box} pixels of {size:g} Å are {how}; scaled by {self.factor[i]:.5f} in their slices"
         if inner < self.box:
             told += (f"; they say nothing beyond their Nyquist, {2 * size:g} Å (scores of all images compare fairly with "
@@ -82,7 +82,7 @@ class Rescaling:
             if found.setdefault(group, kind) != kind:
                 (a, b), (c, d) = self.kinds[found[group]], self.kinds[kind]
                 raise UserError(f"{table.path}: optics group {group} has images of {a} pixels of {b:g} Å and of {c} pixels of "
-                                f"{d:g} Å; give each size a group of its own")
+                                f"{d:g} Å; each size needs its own group")
         return found
 
     def apply(self, table: ParticleTable) -> np.ndarray:

@@ -146,13 +146,12 @@ class RunFolder:
         if self.resumes or (self._complete and (self._resume or self._overwrite)):
             return
         if self._resume and self.finished:
-            raise UserError(f"the run in {path} is finished; there is nothing to resume. For more iterations start anew, into another "
-                            "folder or with --overwrite")
+            raise UserError(f"the run in {path} is finished; there is nothing to resume. For more iterations start a new run, in another folder or with --overwrite")
         if self.unused:
             return
         if not self._overwrite:
             if CHECKPOINT in content or self._complete:
-                raise UserError(f"{state_of(path)}; or choose another folder, or start anew with --overwrite")
+                raise UserError(f"{state_of(path)}; or choose another folder, or start a new run with --overwrite")
             raise UserError(f"the output folder {path} exists and is not empty; choose another, or pass --overwrite")
         for other in KINDS:
             if other is not self.kind and (other.finished_in(path) or other.finished_in(self.staging)):
@@ -262,8 +261,7 @@ class RunFolder:
             replaced.unlink(missing_ok=True)
             _move(self.staging / marker, path / marker)
         except OSError as error:
-            raise UserError(f"cannot put the results in {self.staging} in the place of those in {path}: {error.strerror.lower()}. They are "
-                            "complete: when that is mended, the same command with --resume does it") from error
+            raise UserError(f"cannot put the results in {self.staging} in the place of those in {path}: {error.strerror.lower()}. They are complete: when the cause is corrected, the same command with --resume moves them") from error
 
     def _listed(self, marker: Path) -> list[str]:
         """The files that a finished run says it left, in its marker; all that it may have left where it does not say."""

@@ -1,4 +1,4 @@
-"""The files of a finished run (DESIGN section 5; io.run_folder puts them in their place). Each is written under a temporary name.
+"""The files of a finished run (io.run_folder moves them to their place). Each is written under a temporary name.
 
 summary.json comes last: a folder without it is not a finished run.
 """
@@ -74,7 +74,7 @@ def open_particles(folder: Path, summary: dict, given: Path | None = None) -> Pa
         candidates.append(folder / LINKED)
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
-        raise UserError(f"the particle file of this run, {candidates[0]}, is not there; was it moved? Give it with "
+        raise UserError(f"the particle file of this run, {candidates[0]}, does not exist; was it moved? Give it with "
                         "--particles FILE")
     file = ParticleFile(found)
     for what, has in (("count", len(file)), ("box", file.box), ("pixel_size", file.pixel_size)):

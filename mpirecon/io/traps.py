@@ -40,7 +40,7 @@ def repeated_images(
             same = int((shown.assign(pose=pose).duplicated() & again).sum())
             warnings.append(
                 f"{count} of {len(whole)} rows repeat an image ({same} with the same pose, {count - same} with another, as symmetry "
-                f"expansion makes them; first: {whole.describe(int(again.idxmax()))}); each counts as a particle of its own"
+                f"expansion makes them; first: {whole.describe(int(again.idxmax()))}); each counts as a separate particle"
             )
     return warnings
 
@@ -68,7 +68,7 @@ def several_classes(comm: Communicator, table: ParticleTable) -> list[str]:
     more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
     most = max(counts, key=counts.get)
     column = table.class_select.split("=")[0].removesuffix("[{}]")
-    return [f"{column} tells of {len(counts)} classes ({', '.join(listed[:_LISTED])} particles{more}): poses of different classes are "
+    return [f"{column} has {len(counts)} classes ({', '.join(listed[:_LISTED])} particles{more}): poses of different classes are "
             f"relative to different maps, and all go into one here; --select '{table.class_select.format(most)}' imports one class"]
 
 
@@ -94,9 +94,7 @@ def zeros(table: ParticleTable) -> list[str]:
             )
     zero = table.ctf["scale"] == 0
     if len(zero) and zero.all():
-        raise UserError(f"{table.path}: the CTF's scale (rlnCtfScalefactor, ctf/scale) is 0 for all {len(table)} particles, so that no map "
-                        "would show in any image; remove that column, or give the file whose scales were estimated")
+        raise UserError(f"{table.path}: the CTF's scale (rlnCtfScalefactor, ctf/scale) is 0 for all {len(table)} particles, so the images would contain no signal; remove that column, or give the file whose scales were estimated")
     if zero.any():
-        warnings.append(f"the CTF's scale is 0 for {int(zero.sum())} of {len(table)} particles: they say nothing of "
-                        f"the map (first: {table.place(int(np.flatnonzero(zero)[0]))})")
+        warnings.append(f"the CTF's scale is 0 for {int(zero.sum())} of {len(table)} particles: they do not contribute to the map (first: {table.place(int(np.flatnonzero(zero)[0]))})")
     return warnings

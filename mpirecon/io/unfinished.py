@@ -15,7 +15,7 @@ from mpirecon.io.checkpoint import Checkpoint
 #: folder, within the output folder, of results that are not complete
 UNFINISHED = "unfinished"
 
-_GO_ON = "the same command with --resume goes on from there"
+_GO_ON = "the same command with --resume continues from there"
 
 
 #: the last files of finished runs: of a reconstruction, of a null run
@@ -33,10 +33,10 @@ def state_of(folder: Path) -> str | None:
         if (folder / UNFINISHED / "half1.mrc").is_file():
             saved += f", its half maps in {folder / UNFINISHED}"
         if holder is not None:
-            return f"the run in {folder} is going on ({holder}): {saved}"
+            return f"the run in {folder} is in progress ({holder}): {saved}"
         return f"the run in {folder} is not finished: {saved}; {_GO_ON}{_command(folder)}"
     if holder is not None:
-        return f"the run in {folder} is going on ({holder}), and has saved nothing yet"
+        return f"the run in {folder} is in progress ({holder}), and has saved nothing yet"
     log = _log(folder)
     if log is not None and not any((folder / marker).is_file() for marker in MARKERS):
         return (f"the run in {folder} was ended at {_moment(log)}, before it had saved anything; the same command begins "

@@ -53,7 +53,20 @@ def curvature_resolution(diameter: float, voltage_kv: float) -> float:
 
 
 def make_ctf(m: int, **fields) -> np.ndarray:
-    """(m,) CTF_DTYPE with scale 1 and the given fields (scalars or (m,)); fields left out are 0."""
+    """CTF parameters of m particles.
+
+    Parameters
+    ----------
+    m : int
+        number of particles
+    **fields : float or (m,) float
+        fields of CTF_DTYPE: ``voltage_kv`` [kV], ``defocus_u``, ``defocus_v`` [Å, positive is underfocus], ``astigmatism`` [rad],
+        ``cs_mm`` [mm], ``amplitude_contrast``, ``phase_shift`` [rad], ``bfactor`` [Å²], ``scale``; the default is 0, of ``scale`` 1
+
+    Returns
+    -------
+    (m,) CTF_DTYPE
+    """
     ctf = np.zeros(m, CTF_DTYPE)
     ctf["scale"] = 1.0
     for name, value in fields.items():

@@ -1,4 +1,4 @@
-"""Errors planted on purpose into poses and CTFs, with the truth kept: by seed and particle id, never by ranks or order."""
+"""Simulated errors of poses and CTFs, with the truth recorded: drawn by seed and particle id, never by ranks or order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FARTHEST = 50_000.0
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorSettings:
-    """Which errors are planted, beside wrong orientations, into simulated and imported particles alike.
+    """Which errors are simulated, in addition to wrong orientations, for simulated and imported particles alike.
 
     Parameters
     ----------
@@ -26,14 +26,14 @@ class ErrorSettings:
     offset_error_rate : float or None, 0 … 1
         fraction of particles whose offset is wrong; None: those whose orientation is
     defocus_error : float, Å
-        what is added to defocus U and V alike: a normal number of this standard deviation (defocus_error_kind
-        ``"gaussian"``), or this (``"fixed"``), which may be negative
+        added to defocus U and V alike: a normal number of this standard deviation (defocus_error_kind
+        ``"gaussian"``), or this value (``"fixed"``), which may be negative
     defocus_error_rate : float or None, 0 … 1
         fraction of particles whose defocus is wrong; None: all
     inverted_hand_rate : float, 0 … 1
-        fraction of particles with the pose that they have in the map of the other hand, V(−r)
+        fraction of particles with the pose that they have in the map of opposite hand, V(−r)
     duplicate_rate : float, 0 … 1
-        fraction of particles of which a copy is added, in the other half set
+        fraction of particles of which a copy is added to the other half set
 
     Raises
     ------
@@ -56,12 +56,12 @@ class ErrorSettings:
 
     @property
     def plants(self) -> bool:
-        """Whether any error is asked for."""
+        """Whether any error is requested."""
         asked = (self.orientation_errors[0], self.offset_error, self.defocus_error, self.inverted_hand_rate, self.duplicate_rate)
         return any(asked)
 
     def check_errors(self) -> None:
-        """Raise UserError for values out of range, and for those that would silently plant nothing."""
+        """Raise UserError for values out of range, and for those that would silently have no effect."""
         rate, degrees = self.orientation_errors
         _within("--orientation-error-rate", rate, 0, 1)
         _within("--orientation-error", degrees or 0.0, 0, 180, "degrees")
@@ -77,9 +77,9 @@ class ErrorSettings:
             if share is not None:
                 _within(f"--{what}-error-rate", share, 0, 1)
                 if not error:
-                    raise UserError(f"--{what}-error-rate says how many are wrong; say by how much with --{what}-error Å")
+                    raise UserError(f"--{what}-error-rate is the fraction of wrong ones; give the size of the error with --{what}-error Å")
         if self.offset_error_rate is None and self.offset_error and not rate:
-            raise UserError(f"--offset-error {self.offset_error:g}: no orientation errors are planted, whose particles it would go with; "
+            raise UserError(f"--offset-error {self.offset_error:g} applies to particles with wrong orientations, and there are none; "
                             "give the fraction of particles with --offset-error-rate")
 
 
@@ -96,14 +96,14 @@ def plant(
     settings: ErrorSettings, seed: int, ids: np.ndarray, pose: Pose, ctf: np.ndarray, groups: np.ndarray | None = None,
     spared: np.ndarray | None = None,
 ) -> Planted:
-    """Plant what `settings` ask for, but for duplicates (`copied`).
+    """Simulate the errors of `settings`, except duplicates (`copied`).
 
     Parameters
     ----------
     ids : (m,) int64, by which errors are drawn
     pose, ctf : Pose and (m,) CTF_DTYPE, the true ones
     groups : (m,) int64 or None
-        rows of one group are wrong together, each by an error of its own
+        rows of one group are wrong together, each by a different error
     spared : (m,) bool or None
         particles that get no error (junk has no pose to be wrong)
     """
@@ -135,7 +135,7 @@ def plant(
 def of_other_hand(quaternion: np.ndarray) -> np.ndarray:
     """(m, 4) orientations in which V(−r) projects as V(r) does in these: psi + 180°.
 
-    V(−r) is the map of the other hand (relion_image_handler --invert_hand mirrors at a plane instead, which is the same map
+    V(−r) is the map of opposite hand (relion_image_handler --invert_hand mirrors at a plane instead, which is the same map
     turned). Its transform is V̂(−k), so that the slice at Rᵀ(kx, ky, 0) is that of V at Rᵀ(−kx, −ky, 0): R' = Rz(180°) R.
     The inversion commutes with all rotations, so that this holds in every setting of every point group.
     """
@@ -164,7 +164,7 @@ def copied(settings: ErrorSettings, seed: int, ids: np.ndarray, groups: np.ndarr
 
 
 def count_kinds(particles: ParticleSet) -> dict[str, int]:
-    """Kind of error (orientation, offset …) → how many of these particles have it, of the kinds that were planted."""
+    """Kind of error (orientation, offset …) → how many of these particles have it, of the kinds that were simulated."""
     flags = {name.removeprefix("planted_"): getattr(particles, name) for name in TRUTH if name.startswith("planted_")}
     if particles.duplicate_of is not None:
         flags["duplicate"] = particles.duplicate_of >= 0
@@ -191,16 +191,16 @@ def _within(option: str, value: float, low: float, high: float, unit: str = "") 
 
 
 def in_words(counts: dict[str, int], poses: int) -> str:
-    """How many of so many wrong poses are wrong in what, in brackets; "" where nothing tells more than their number."""
+    """How many of so many wrong poses are wrong in what, in brackets; "" if it would only repeat their number."""
     parts = [f"{count} {_WORDS[kind]}" for kind, count in counts.items() if kind in _WORDS]
     return f" ({', '.join(parts)})" if parts and (len(parts) > 1 or counts.get("orientation") != poses) else ""
 
 
 def others_in_words(counts: dict[str, int]) -> str:
-    """How many have errors that are none of the pose; "" where none has."""
+    """How many have errors other than of the pose; "" if none has."""
     words = {"defocus": "with a wrong defocus", "duplicate": "added as copies in the other half set"}
     return ", ".join(f"{counts[kind]} {text}" for kind, text in words.items() if kind in counts)
 
 
 #: of kinds that make a pose wrong
-_WORDS = {"orientation": "in orientation", "offset": "in offset", "hand": "of the other hand"}
+_WORDS = {"orientation": "in orientation", "offset": "in offset", "hand": "of opposite hand"}

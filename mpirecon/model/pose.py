@@ -67,7 +67,20 @@ class Pose:
         return Pose(self.quaternion[rows], self.shift[rows])
 
     def replaced(self, rows, quaternion: np.ndarray, shift: np.ndarray) -> Pose:
-        """These poses with those of some rows replaced, by what another Pose holds: every bit is kept, nothing checked again."""
+        """A copy with the poses of some rows replaced by those of another Pose, bit for bit and without checks.
+
+        Parameters
+        ----------
+        rows : (k,) int or bool
+        quaternion : (k, 4) float64
+            unit quaternions (w, x, y, z)
+        shift : (k, 2) float64
+            Å
+
+        Returns
+        -------
+        Pose
+        """
         whole = copy(self)
         whole.quaternion, whole.shift = self.quaternion.copy(), self.shift.copy()
         whole.quaternion[rows], whole.shift[rows] = quaternion, shift
@@ -75,7 +88,19 @@ class Pose:
 
     @classmethod
     def from_euler(cls, rot, tilt, psi, shift=None) -> Pose:
-        """From RELION's Euler angles, degrees, each (m,); shift (m, 2) Å, zero when left out."""
+        """Poses from RELION's Euler angles.
+
+        Parameters
+        ----------
+        rot, tilt, psi : (m,) float
+            degrees
+        shift : (m, 2) float, optional
+            Å, minus RELION's origin; zero by default
+
+        Returns
+        -------
+        Pose
+        """
         q = quaternion_from_euler(rot, tilt, psi)
         return cls(q, np.zeros((len(q), 2)) if shift is None else shift)
 

@@ -11,7 +11,7 @@ from mpirecon.operators.half_plane import HalfPlane
 
 
 def ctf_coefficients(ctf: np.ndarray, box: int, pixel_size: float, phase_flipped: bool = False) -> np.ndarray:
-    """Per-particle polynomial of DESIGN section 1 in image-pixel frequencies, (m, 8) float64.
+    """Per-particle polynomial in image-pixel frequencies, (m, 8) float64.
 
     ctf : (m,) CTF_DTYPE · phase_flipped : the images were multiplied by the sign of their CTF, whose magnitude is left.
     Columns: turns (radians / 2π) per kx², kx·ky, ky², |k|⁴, constant turns, scale, the envelope's exponent per |k|², and

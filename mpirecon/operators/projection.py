@@ -1,4 +1,4 @@
-"""P: central slices of a volume's transform, and its adjoint (DESIGN section 1: image k is V̂(Rᵀ(kx, ky, 0)))."""
+"""P: central slices of a volume's transform, and its adjoint (image k is V̂(Rᵀ(kx, ky, 0)))."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def keep_kernels() -> None:
             trial.write(bytes(_ROOM))
     except OSError as error:
         os.environ["CUPY_CACHE_IN_MEMORY"] = "1"
-        _log.warning("CuPy's compiled kernels cannot be kept in %s (%s); they are compiled anew at each start. Set CUPY_CACHE_DIR "
+        _log.warning("CuPy's compiled kernels cannot be stored in %s (%s); they are compiled at each start. Set CUPY_CACHE_DIR "
                      "to a folder that can be written", folder, error.strerror)
 
 
@@ -76,7 +76,7 @@ def try_out(cupy, index: int) -> None:
             found = cupy.fft.rfft(cupy.asarray(np.arange(8, dtype=np.float32))).get()
     except Exception as error:
         raise UserError(f"--backend cuda: device {index} does not work with this CuPy ({type(error).__name__}: {_first_line(error)}); "
-                        f"it needs CUDA's libraries beside CuPy, or a CuPy for this device: {_INSTALL}") from error
+                        f"CuPy also needs CUDA's libraries, or a CuPy for this device: {_INSTALL}") from error
     if abs(found[0] - 28) > 1e-3:
         raise UserError(f"--backend cuda: device {index} gets the sum of 0 … 7 as {found[0].real:g}; use --backend cpu")
 

@@ -111,6 +111,6 @@ def alone(launcher: Launcher, library: str) -> str:
     return (
         f"{launcher.name} started {launcher.size} processes, but MPI sees only one: mpi4py uses another MPI "
         f"({library}) than the launcher, so each process would run the whole job alone.\n"
-        "Use the mpirun or mpiexec of that MPI (the one beside this Python, if it came from PyPI), or rebuild mpi4py "
+        "Use the mpirun or mpiexec of that MPI (the one next to this Python, if it came from PyPI), or rebuild mpi4py "
         f"against the launcher's MPI: pip install --no-binary mpi4py --force-reinstall --no-deps mpi4py{srun}."
     )

@@ -173,11 +173,11 @@ def choose_transport(comm: Communicator, gpu, placement: Placement, wanted: str 
             return CudaAwareTransport(comm, gpu), "this MPI takes GPU memory, and summed it rightly on trial"
         if wanted == "cuda-aware":
             raise UserError(
-                f"--transport cuda-aware: this MPI ({comm.library}) does not take GPU memory: {refused}; load the site's "
+                f"--transport cuda-aware: this MPI ({comm.library}) does not accept GPU memory: {refused}; load the site's "
                 "CUDA-aware MPI and build mpi4py against it (pip install --no-binary mpi4py 'mpirecon[mpi]'), or use "
                 "--transport staged or nccl"
             )
-        reasons.append(f"MPI does not take GPU memory ({refused})")
+        reasons.append(f"MPI does not accept GPU memory ({refused})")
     if wanted in ("auto", "nccl"):
         made, refused = _try_nccl(comm, gpu, placement)
         if made is not None:
@@ -211,7 +211,7 @@ def _wrong_sum(transport: Transport) -> str | None:
 
 def _try_nccl(comm: Communicator, gpu, placement: Placement) -> tuple[NcclTransport | None, str]:
     if not placement.one_gpu_a_rank:
-        return None, "NCCL wants a GPU of its own for each rank, and ranks share one"
+        return None, "NCCL needs a separate GPU for each rank, but ranks share one"
     try:
         from cupy.cuda import nccl
 

@@ -154,16 +154,15 @@ def _match(folders, runs, given) -> tuple[Matched | None, list[str]]:
         if missing is None:
             found = match_particles(*opened)
             if found is None:
-                return None, ["who was kept by both cannot be told: the particle files are different ones, and no uid or image name tells which of "
-                              "their particles are the same"]
+                return None, ["particles cannot be matched: the particle files differ, and no uid or image name identifies the same particles"]
             return found, ([] if len(found.first) else [f"the runs have no particle in common (by {found.by})"])
     finally:
         for file in opened:
             file.close()
     paths = [os.path.normpath(os.path.join(run.summary.get("folder") or "", run.summary["particles"]["file"])) for run in runs]
     if paths[0] == paths[1] and np.array_equal(runs[0].table["half"], runs[1].table["half"]):
-        return same_rows(len(runs[0].table["id"]), "row: both runs name one particle file, which is not there any more"), []
-    return None, [f"who was kept by both cannot be told: {missing.replace('--particles FILE', '--particles1 or --particles2')}"]
+        return same_rows(len(runs[0].table["id"]), "row: both runs name the same particle file, which no longer exists"), []
+    return None, [f"particles cannot be matched: {missing.replace('--particles FILE', '--particles1 or --particles2')}"]
 
 
 def _between(folders, runs) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -90,7 +90,7 @@ def _facts(compared: Comparison) -> list[tuple[str, str, str, str]]:
 
 def _fsc(compared: Comparison) -> str:
     """Half-map FSC of both runs; those of different boxes in charts of their own."""
-    words = "Half-map FSC of either run, as its resolution is told; dotted: without a mask."
+    words = "Half-map FSC of both runs, with the curve of the quoted resolution; dotted: without a mask."
     grids = [(run.summary["particles"]["box"], run.summary["particles"]["pixel_size"]) for run in compared.runs]
     curves, styles, drawn = {}, {}, []
     for number, (name, run, colour) in enumerate(zip(compared.names, compared.runs, (BLUE, ORANGE))):
@@ -128,13 +128,13 @@ def _kept(compared: Comparison) -> str:
     for label, name, colour in zip(_labels(compared), GROUPS, _COLOURS):
         words = f"{counts[name]:,} ({percent(counts[name], shared)})"
         if wrong is not None:
-            words += f", {wrong[name]:,} with a planted error"
+            words += f", {wrong[name]:,} with a simulated error"
         rows.append((label, counts[name] / shared, words, colour))
     words = f"Particles that both runs had, matched by {compared.matched.by}."
     if compared.same_half is not None and compared.same_half < 1:
         words += (f" {100 * compared.same_half:.1f} % of them are in the same half set: the half maps of one run are no independent check of the "
                   "other's.")
-    return pieces.section("Who was kept", pieces.figure(bars(rows), words), wide=False, fact="kept")
+    return pieces.section("Kept particles", pieces.figure(bars(rows), words), wide=False, fact="kept")
 
 
 def _scores(compared: Comparison) -> str:
@@ -157,7 +157,7 @@ def _scores(compared: Comparison) -> str:
 
 def _settings(compared: Comparison) -> str:
     body = pieces.table(("setting", *compared.names), compared.settings, text=("setting", *compared.names)) if compared.settings else \
-        pieces.note("None: both runs were asked the same of the same particles.")
+        pieces.note("None: both runs have the same options and particles.")
     return pieces.section("Settings that differ", body, fact="settings")
 
 

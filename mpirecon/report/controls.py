@@ -13,7 +13,7 @@ from mpirecon.validate.selection_bias import LARGEST
 
 _SETS = {
     "selection": (BLUE, "solid", "kept by the selection"), "random_discard": (GREEN, "dashed", "as many kept at random"),
-    "discarded": (ORANGE, "solid", "left out, alone"),
+    "discarded": (ORANGE, "solid", "rejected particles only"),
 }  # fmt: skip
 
 _BIAS = {
@@ -26,24 +26,24 @@ _SIGNED = ("sigma", "defocus", "ctf_scale")
 
 
 def controls_section(summary: dict) -> str:
-    """What being left out goes with, views before and after, and the maps of ``--controls``; "" without selection."""
+    """What rejection correlates with, views before and after, and the maps of ``--controls``; "" without selection."""
     bias, coverage = summary.get("selection_bias"), summary.get("coverage")
     if not bias or not coverage:
         return ""
     limits = summary.get("selection_limits") or {}
-    rows = [(f"being left out and {_BIAS.get(name, name)}", _number(value), "0", _limit(limits.get(name), both=name in _SIGNED))
+    rows = [(f"rejection and {_BIAS.get(name, name)}", _number(value), "0", _limit(limits.get(name), both=name in _SIGNED))
             for name, value in bias.items() if name != "contrast_left_out"]
-    rows.append(("contrast of the map in those left out, over that in those kept", _number(bias["contrast_left_out"]), "0",
+    rows.append(("contrast of the map in rejected particles, relative to kept ones", _number(bias["contrast_left_out"]), "0",
                  _limit(limits.get("contrast_left_out"))))
-    rows.append(("views with less than half of the particles that they should have kept",
+    rows.append(("views that kept less than half of the expected number of particles",
                  f"{coverage['thinned']} of {coverage['bins']}", "0", f"more than {100 * LARGEST_THINNED:g} %"))
     rows.append(("evenness of the views, before → after",
-                 f"{coverage['evenness_before']:.3f} → {coverage['evenness_after']:.3f}", "about the same", "by the line above"))
-    header = ("control", "found", "expected of a selection by pose", "a warning from")
+                 f"{coverage['evenness_before']:.3f} → {coverage['evenness_after']:.3f}", "about the same", "see the line above"))
+    header = ("control", "measured", "expected for a selection by pose", "warning threshold")
     table = pieces.table(header, rows, text=("control",))
-    words = pieces.note("Correlations of being left out, −1 to 1 (rank-biserial; of groups, the root of the intraclass "
-                        f"correlation). A warning is given beyond {LARGEST:g}, and beyond what chance gives to so few: five "
-                        "standard deviations.")
+    words = pieces.note("Correlations of rejection, −1 to 1 (rank-biserial; for groups, the root of the intraclass "
+                        f"correlation). A warning is given above {LARGEST:g}, or five standard deviations of chance if that is "
+                        "larger.")
     maps = _maps(summary)
     if not maps.startswith("<figure"):
         return pieces.section("Controls of the selection", table + words + maps)
@@ -57,9 +57,9 @@ def _limit(value: float | None, both: bool = False) -> str:
 def _maps(summary: dict) -> str:
     controls = summary.get("controls")
     if not controls:
-        return pieces.note("reconstruct --controls adds the map of the particles left out, and a discard at random.")
+        return pieces.note("reconstruct --controls adds the map of the rejected particles, and a random selection.")
     if "selection" not in controls:
-        return pieces.note(f"The map of the particles left out was {controls['note']}.")
+        return pieces.note(f"The map of the rejected particles was {controls['note']}.")
     particles = summary["particles"]
     curves = {name: np.array(controls[name]["fsc"], float) for name in _SETS}
     at = [(label, controls[name]["resolution_0143"]) for name, (_, _, label) in _SETS.items()]
@@ -68,11 +68,11 @@ def _maps(summary: dict) -> str:
     picture = fsc_chart(curves, particles["box"], particles["pixel_size"], styles=styles)
     found = controls["discarded"]
     words = (
-        "Half-map FSC, masked, every particle counting alike: of those kept, of as many drawn at random, and of those "
-        f"left out. These look like {found['looks_like']}: their map has the map's structure at "
-        f"{max(0, 100 * found['amplitude']):.0f} % of its amplitude (a warning from {100 * LARGEST_AMPLITUDE:g} %), and what remains without it "
-        f"agrees between its halves by {found['residual_fsc']:.3f} (from {LARGEST_RESIDUAL:g}). Wrong poses leave agreement at the lowest frequencies, where any pose gives the "
-        "overall shape. The map is discarded.mrc."
+        "Masked half-map FSC with equal weights: of the kept particles, of as many drawn at random, and of the rejected "
+        f"ones. These look like {found['looks_like']}: their map has the map's structure at "
+        f"{max(0, 100 * found['amplitude']):.0f} % of its amplitude (warning above {100 * LARGEST_AMPLITUDE:g} %). After subtraction of that, its half maps have a "
+        f"mean FSC of {found['residual_fsc']:.3f} (warning above {LARGEST_RESIDUAL:g}). Even wrong poses give agreement at the lowest frequencies, where "
+        "any pose gives the overall shape. The map is discarded.mrc."
     )
     return pieces.figure(picture, words)
 

@@ -24,7 +24,7 @@ _STEADY_FROM = 5.0
 
 _MAP_WORDS = {
     "half1": "half1.mrc, neither filtered nor masked", "half2": "half2.mrc, likewise",
-    "sharpened": "sharpened.mrc, of both halves", "discarded": "discarded.mrc, of the particles left out",
+    "sharpened": "sharpened.mrc, of both halves", "discarded": "discarded.mrc, of the rejected particles",
 }  # fmt: skip
 
 
@@ -64,8 +64,8 @@ def _confusion(run: RunFiles) -> str:
         "AUC against correct": lambda r: "–" if r["auc"] is None else f"{r['auc']:.4f}",
     }
     table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in found["confusion"]), text=("",))
-    bars = pieces.figure(particle_charts.kept_bars(found["confusion"]), "Share that was kept. The curves are in detection.csv.")
-    return pieces.section("Who was kept, by kind of error", f'<div class="pairs-of">{bars}<div class="kinds">{table}</div></div>')
+    bars = pieces.figure(particle_charts.kept_bars(found["confusion"]), "Fraction kept. The curves are in detection.csv.")
+    return pieces.section("Kept particles by kind of error", f'<div class="pairs-of">{bars}<div class="kinds">{table}</div></div>')
 
 
 def _by_kind(summary: Mapping) -> str:
@@ -73,27 +73,27 @@ def _by_kind(summary: Mapping) -> str:
     if not rows:
         return ""
     columns = {
-        "planted": lambda r: r["kind"],
+        "simulated error": lambda r: r["kind"],
         "particles": lambda r: f"{r['count']:,}",
-        "of them with this error only": lambda r: f"{r['alone']:,}",
+        "with this error only": lambda r: f"{r['alone']:,}",
         "size (rms)": lambda r: "–" if r["rms"] is None else f"{r['rms']:.3g}" + (f" {r['unit']}" if r["unit"] == "Å" else "°"),
-        "left out": lambda r: percent(r["count"] - r["kept"], r["count"]),
+        "rejected": lambda r: percent(r["count"] - r["kept"], r["count"]),
         "precision": lambda r: "–" if r["precision"] is None else f"{r['precision']:.3f}",
         "mean posterior": lambda r: "–" if r["mean_posterior"] is None else f"{r['mean_posterior']:.3f}",
         "AUC": lambda r: "–" if r["auc"] is None else f"{r['auc']:.4f}",
         "fraction of the map's weight": lambda r: f"{r['weight']:.3f}",
         "signal left": lambda r: "–" if r["amplitude"] is None else f"{r['amplitude']:.3f}",
     }
-    table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in rows), text=("planted",))
-    words = ("Each kind against the particles of right pose without this error. Precision: the fraction with this error among those left "
-             "out that have it or are such. Signal left: the map's amplitude at its resolution over that without these errors.")
+    table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in rows), text=("simulated error",))
+    words = ("Each kind compared with the particles of correct pose without this error. Precision: the fraction with this error among the "
+             "rejected ones of both. Signal left: the map's amplitude at its resolution relative to that without these errors.")
     for row in rows:
         if row["kind"] == "hand" and row["weight"] > 0.5:
-            words += " Most of the map's weight has poses of the other hand: the map is the mirror image of the true one."
+            words += " Most of the map's weight comes from poses of opposite hand: the map is the mirror image of the true one."
         if row["kind"] == "duplicate" and row["shared_noise"]:
             words += (f" {row['pairs']:,} particles are in both half maps: {100 * row['shared_noise']:.1f} % of their noise is the same, "
-                      "which the FSC takes for signal.")
-    return pieces.section("Planted errors, kind by kind", table + pieces.note(words))
+                      "which inflates the FSC.")
+    return pieces.section("Simulated errors, kind by kind", table + pieces.note(words))
 
 
 def _cones(run: RunFiles) -> str:
@@ -104,8 +104,8 @@ def _cones(run: RunFiles) -> str:
     words = (
         f"FSC along {len(cones['resolution'])} directions, in cones of {cones['half_angle']:g}°, in mask.mrc: it falls below "
         f"0.143 between {cones['best']:.2f} and {cones['worst']:.2f} Å (median {cones['median']:.2f}, standard deviation "
-        f"{cones['spread']:.2f} Å). Sphericity {cones['sphericity']:.3f}; 1 is alike in all directions. A cone holds few "
-        "samples of the innermost shells, which all directions share here."
+        f"{cones['spread']:.2f} Å). Sphericity {cones['sphericity']:.3f}; 1 means isotropic. A cone contains few "
+        "samples of the innermost shells, which are therefore common to all directions."
     )
     drawn = cones_chart(cones, run.curves["fsc_masked"], particles["box"], particles["pixel_size"])
     return pieces.section("Resolution by direction", pieces.figure(f'<div class="chart-and-disc">{drawn}</div>', words))
@@ -121,8 +121,8 @@ def _guinier(run: RunFiles) -> str:
     )
     words = words[:1].upper() + words[1:] + ("" if words.endswith(".") else ".")
     if fit["bfactor"] is not None and fit["used"][1] > _STEADY_FROM:
-        words += (f" A line through so short a range is uncertain: maps better than {_STEADY_FROM:g} Å give a steadier one. "
-                  "Look whether sharpened.mrc is grainy.")
+        words += (f" A fit over such a short range is uncertain: maps better than {_STEADY_FROM:g} Å give a more reliable one. "
+                  "Check whether sharpened.mrc looks grainy.")
     return pieces.section("Guinier plot", pieces.figure(guinier_chart(fit), words), wide=False)
 
 
@@ -132,10 +132,10 @@ def _views(run: RunFiles) -> str:
     words = "Viewing directions on the half sphere, in bins of equal area; opposite views are mirror images and share a bin."
     symmetry = run.summary["configuration"].get("symmetry") or "C1"
     if symmetry != "C1":
-        words += f" Each particle counts at all poses that {symmetry} takes for the same."
+        words += f" Each particle counts at all poses related by {symmetry}."
     coverage = run.summary.get("coverage") or {}
     if coverage:
-        words += (f" Evenness {coverage['evenness_before']:.3f} before particles were left out, {coverage['evenness_after']:.3f} after; "
+        words += (f" Evenness {coverage['evenness_before']:.3f} before the selection, {coverage['evenness_after']:.3f} after; "
                   f"{coverage['thinned']} of {coverage['bins']} views thinned out.")
     return pieces.section("Views", pieces.figure(f'<div class="two">{views_chart(run.views)}</div>', words), wide=False)
 
@@ -148,17 +148,17 @@ def _against(run: RunFiles) -> str:
     if not charts:
         return ""
     keys = legend([(colour, "dot", label) for label, (colour, _) in kinds(run.table).items()])
-    words = "A clean image rightly scores higher than a noisy one."
+    words = "A clean image correctly has a higher score than a noisy one."
     if "micrograph" in charts:
-        words += (" Of micrographs, sorted by it, the line is the median score, and the band holds the middle half of each one's "
+        words += (" Micrographs are sorted by their median score (line); the band contains the middle half of each one's "
                   "particles.")
     if run.summary.get("selection_bias"):
-        words += " Whether being left out goes with these is tested below."
+        words += " The controls of the selection below test whether rejection correlates with these."
     worst = (run.summary.get("micrographs") or {}).get("fewest_kept") or []
     worst = [row for row in worst if row["kept"] < row["particles"]]
     if worst:
         listed = "; ".join(f"{row['name']} {row['kept']} of {row['particles']}" for row in worst[:3])
-        words += f" Micrographs that kept least: {listed}."
+        words += f" Micrographs with the smallest kept fraction: {listed}."
     drawn = f'{keys}<div class="{_ROW[len(charts)]} against">{"".join(charts.values())}</div>'
     *before, last = charts
     title = "Score against " + (f"{', '.join(before)} and {last}" if before else last)
@@ -174,17 +174,17 @@ def _iterations(summary: Mapping) -> str:
         "L2 over all": lambda r: pieces.value(r["loss_l2"]),
         "L2, held out": lambda r: pieces.value(r["loss_l2_heldout"]),
         "kept": lambda r: f"{r['kept']:,} ({percent(r['kept'], r['valid'])})",
-        "planted errors among kept": lambda r: (
+        "simulated errors among kept": lambda r: (
             f"{r['wrong_among_kept']:,} ({percent(r['wrong_among_kept'], r['kept'])})"
         ),
         "FSC 0.143": lambda r: pieces.angstrom(r["resolution_0143"], summary),
     }
     if not all("wrong_among_kept" in record for record in records):
-        del columns["planted errors among kept"]
+        del columns["simulated errors among kept"]
     table = pieces.table(columns, ([cell(record) for cell in columns.values()] for record in records))
-    unit = "1 is the loss that a map of nothing would leave. " if records and "loss_of_nothing" in records[-1] else ""
+    unit = "An empty map has a loss of 1. " if records and "loss_of_nothing" in records[-1] else ""
     return pieces.section("Iterations", table + pieces.note(
-        unit + "Held out: each particle against a map made without it. Each row is measured on the maps that its iteration made, before their "
+        unit + "Held out: each particle against a map made without it. Each row refers to the maps of its iteration, before their "
         "final refinement."))
 
 
@@ -216,7 +216,7 @@ def _ranks(run: RunFiles) -> str:
     drawn = ""
     if run.timelines:
         chart = f'<div class="scroll broad">{timeline_chart(run.timelines)}</div>'
-        drawn = pieces.figure(chart, "What each rank did when; blank is waiting.")
+        drawn = pieces.figure(chart, "Activity of each rank; gaps are waiting.")
     return pieces.section("Ranks", drawn + pieces.table(header, map(cells, shown), text=("host", "device"), dense=True) + note)
 
 
@@ -227,9 +227,9 @@ def _configuration(summary: Mapping) -> str:
         + (", CTF-premultiplied" if particles["ctf_premultiplied"] else "")
         + (", phase-flipped" if particles.get("ctf_phase_flipped") else ""),
         "started in": summary.get("folder") or "–",
-        "optics": "; ".join(particles.get("optics") or []) or "defocus, astigmatism and Cs alone",
+        "optics": "; ".join(particles.get("optics") or []) or "only defocus, astigmatism and Cs",
         **({"Ewald sphere": curvature_in_words(summary["ewald_sphere"])} if "ewald_sphere" in summary else {}),
-        "weights given": weights_in_words(summary.get("weights")),
+        "given weights": weights_in_words(summary.get("weights")),
         **{name.replace("_", " "): setting(name, value, (summary.get("used") or {}).get(name))
            for name, value in summary["configuration"].items() if name != "weights"},
     }
@@ -240,10 +240,10 @@ def _configuration(summary: Mapping) -> str:
 def weights_in_words(given: Mapping | None) -> str:
     """The weights that the particles were given, of summary.json."""
     if given is None:
-        return "none: all count alike but for the loss"
-    words = (f"{given['source']}, {given['smallest']:.4g} to {given['largest']:.4g}, median {given['median']:.4g}, as many as "
-             f"{given['effective']:,.0f} equal ones")
-    return words + (f"; {given['zero']:,} of weight 0 are left out" if given["zero"] else "")
+        return "none: only those of the loss"
+    words = (f"{given['source']}, {given['smallest']:.4g} to {given['largest']:.4g}, median {given['median']:.4g}, "
+             f"effective number {given['effective']:,.0f}")
+    return words + (f"; {given['zero']:,} of weight 0 are ignored" if given["zero"] else "")
 
 
 _UNITS = {"memory": pieces.size, "max_resolution": lambda at: f"{at:.4g} Å", "diameter": lambda at: f"{at:.4g} Å",

@@ -62,5 +62,5 @@ def report_page(run: RunFiles) -> str:
         overview="\n".join(part for part in overview.sections(run) if part),
         details="\n".join(part for part in (*details.sections(run), controls_section(summary),
                                             *details.last_sections(run)) if part),
-        footer=escape(f"Written by {program} from the files in this folder; mpirecon report writes it anew."),
+        footer=escape(f"Written by {program} from the files in this folder; mpirecon report writes it again."),
     )

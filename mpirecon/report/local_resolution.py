@@ -62,7 +62,7 @@ def words(found: Mapping) -> str:
     told = (f"FSC of the half maps in {found['windows']:,} soft spheres of radius {found['radius']:.4g} Å, edge {found['edge']:.4g} Å, "
             f"{found['sampling']:.4g} Å apart, each corrected by random phases; where it falls below {found['threshold']:g}.")
     if found["median"] is None:
-        return f"{told} The half maps agree in no window: there is no resolution anywhere."
+        return f"{told} The half maps do not agree in any window: no local resolution could be determined."
     told += (f" Of the voxels {where} half lie between {found['quartile_1']:.2f} and {found['quartile_3']:.2f} Å (median "
              f"{found['median']:.2f}), 98 % between {found['best']:.2f} and {found['worst']:.2f} Å")
     none = found["without_resolution"]

@@ -82,7 +82,7 @@ def _correct(summary: Mapping) -> tuple | None:
         return None
     if not told_apart(summary):
         apart = (deciding_mixture(summary) or {}).get("separation")
-        more = "correct and wrong ones look too alike to be told apart" + (f" ({apart:.1f} σ)" if apart is not None else "")
+        more = "correct and incorrect ones are not separable" + (f" ({apart:.1f} σ)" if apart is not None else "")
         return ("fraction correct", "not known", more, "good share")
     return ("fraction correct, estimated", f"{100 * share:.1f} %", interval_in_words(mixture, summary.get("judged")), "good share")
 
@@ -93,10 +93,10 @@ def _planted(summary: Mapping) -> tuple | None:
         return None
     ranked = f"AUC {found['auc']:.4f}"
     if not found.get("recall"):
-        return ("planted errors", f"{found['wrong']:,}", ranked, "errors")
+        return ("simulated errors", f"{found['wrong']:,}", ranked, "errors")
     lost = right_left_out(summary)
-    beside = f"; {lost:,} correct ones left out too" if lost > 0 else ""
-    return ("planted errors found", f"{100 * found['recall']:.1f} %", f"of {found['wrong']:,}{beside}; {ranked}", "errors")
+    beside = f"; {lost:,} correct ones rejected, too" if lost > 0 else ""
+    return ("simulated errors detected", f"{100 * found['recall']:.1f} %", f"of {found['wrong']:,}{beside}; {ranked}", "errors")
 
 
 def _found_again(summary: Mapping) -> tuple | None:
@@ -127,10 +127,10 @@ def _fsc(run: RunFiles) -> str:
     styles["fsc"] = (*styles["fsc"][:2], mask_label(run.summary))
     if "fsc_masked" in run.curves and np.allclose(run.curves["fsc"], run.curves["fsc_masked"], atol=1e-5):
         del styles["fsc_masked"]
-    words = "Half maps share no particle."
+    words = "The half maps have no particles in common."
     if after.get("mask") and "fsc_true" in run.curves:
-        words += f" mask.mrc is {after['mask'] if after['automatic_mask'] else 'the mask given'}."
-        words += " The corrected curve is free of what the mask adds by itself (random phases)."
+        words += f" mask.mrc is {after['mask'] if after['automatic_mask'] else 'the given mask'}."
+        words += " The corrected curve excludes the artefact of the mask, measured with random phases."
     elif after.get("note"):
         words += f" No {after['note']}."
     chart = fsc_chart(run.curves, particles["box"], particles["pixel_size"], styles=styles)
@@ -146,7 +146,7 @@ def mask_label(summary: Mapping) -> str:
 
 def _map(run: RunFiles) -> str:
     picture = map_panel(run.maps["volume"], run.summary["particles"]["pixel_size"], "volume.mrc")
-    words = ("volume.mrc, filtered by the half-map FSC: central slices above, projections below. To page through slices and turn its "
+    words = ("volume.mrc, filtered by the half-map FSC: central slices above, projections below. To page through slices and rotate its "
              f"surface: mpirecon view {shlex.quote(str(run.folder / 'volume.mrc'))} --open")
     return pieces.section("Map", pieces.figure(picture, words), wide=False, fact="map")
 
@@ -161,21 +161,21 @@ def _particles(run: RunFiles) -> str:
     summary = run.summary
     if not _shows_score(summary):
         return pieces.section("Particles: distance", _distance(run), wide=False, fact="score")
-    words = ("How strongly each particle shows a map that it did not help to build. The mixture judges six bands of frequencies "
+    words = ("How strongly each particle shows a map that it was not used for. The mixture uses six frequency bands "
              "together; ")
     mixture = deciding_mixture(summary) or {}
     if not told_apart(summary):
-        words += "here it could not tell correct from wrong particles, so nobody was left out."
+        words += "here it cannot distinguish correct from incorrect particles, so none was rejected."
         if "separation" in mixture:
-            words += f" They lie {mixture['separation']:.1f} standard deviations apart; {SMALLEST_SEPARATION:g} are needed."
+            words += f" They lie {mixture['separation']:.1f} standard deviations apart; {SMALLEST_SEPARATION:g} are required."
     elif column := summary["configuration"].get("group_by"):
-        words += (f"drawn is what it expects of this one number. Rows of one {column} were judged together, so that no score of a "
-                  "single image divides kept from left out.")
+        words += (f"the curves show its expectation for this score. Rows with the same {column} are scored as a unit, so no threshold "
+                  "on single images separates kept from rejected ones.")
     else:
-        words += "drawn is what it expects of this one number, and where that would best divide as it did."
+        words += "the curves show its expectation for this score, and the line the threshold that best reproduces the selection."
     if summary.get("keep_estimate") is not None and told_apart(summary):
-        words += (" The estimated fraction adds up all probabilities, against the final map; kept are those of 50 % before the last "
-                  "iteration.")
+        words += (" The estimated fraction is the mean probability against the final map; particles above 50 % before the last "
+                  "iteration were kept.")
     return pieces.section("Particles: score and mixture", pieces.figure(score_chart(run), words), wide=False, fact="score")
 
 
@@ -193,14 +193,14 @@ def _distance(run: RunFiles) -> str:
     summary, table = run.summary, run.table
     configuration, kept, rule = summary["configuration"], summary["kept"], declared(summary)
     distance = np.sort(table["distance"][np.isfinite(table["distance"])])
-    threshold, words = None, "From maps that the particle did not help to build."
+    threshold, words = None, "From maps that the particle was not used for."
     if (last := summary["iterations"][-1]).get("scored", last["valid"]) < last["valid"]:
-        words += f" Of {last['scored']:,} particles, drawn at random; --particle-scores compares all."
+        words += f" Only a random sample of {last['scored']:,} particles was compared; --particle-scores compares all."
     label = f"distance ({configuration['distance']})"
     if rule["mixture"]:
-        label = "distance (log likelihood, wrong over right)"
+        label = "distance (log likelihood ratio, wrong over correct)"
         if column := configuration.get("group_by"):
-            words += f" Rows of one {column} share it."
+            words += f" Rows with the same {column} have the same value."
     if rule["selects"] and 0 < kept < len(distance):
         threshold = float(distance[kept - 1 : kept + 1].mean())
         words += f" The {kept:,} smallest distances were kept."
@@ -209,9 +209,9 @@ def _distance(run: RunFiles) -> str:
         if not rule["selects"]:
             words += f" Weights run from {low:.3g} to {high:.3g} (median {middle:.3g})."
     if "pose_error" in table:
-        words += " Planted errors are coloured; the reconstruction does not know them."
+        words += " Simulated errors are coloured; the reconstruction does not use this information."
     if configuration["distance"] == "explained" and not rule["mixture"]:
-        words += " The more of an image the map explains, the further to the left; 0 is nothing."
+        words += " Images that the map explains better are further to the left; 0 means that it explains nothing."
     chart = particle_charts.histogram_chart(table, "distance", label, threshold=threshold, by_kept=bool(configuration.get("group_by")))
     return pieces.figure(chart, words)
 
@@ -221,7 +221,7 @@ def _losses(run: RunFiles) -> str:
     if len(records) < 2:
         at = records[-1] if records else {}
         rows = [(name, pieces.value(at.get(key)), pieces.value(at.get(f"{key}_heldout"))) for name, key in (
-            ("loss being minimised", "loss"), ("L2 over all particles", "loss_l2"),
+            ("minimised loss", "loss"), ("L2 over all particles", "loss_l2"),
         )]  # fmt: skip
         body = pieces.table(("one iteration", "on the maps made", "held out"), rows, text=("one iteration",))
         return pieces.section("Loss", body + pieces.note(how_to_read(run.summary)), wide=False, fact="convergence")
@@ -232,30 +232,28 @@ def _losses(run: RunFiles) -> str:
 def how_to_read(summary: Mapping) -> str:
     """What each loss counts, and what it is no measure of."""
     records = summary["iterations"]
-    told = "1 is what a map of nothing would leave. " if records and "loss_of_nothing" in records[-1] else ""
-    told += "Held out: each particle against a map made without it; by how much that is more is overfitting. "
+    told = "An empty map has a loss of 1. " if records and "loss_of_nothing" in records[-1] else ""
+    told += "Held out: each particle against a map made without it; the difference is overfitting. "
     if declared(summary)["selects"]:
-        return told + ("The loss being minimised counts the kept particles alone: a trimmed loss always falls when more is left "
-                       "out. Quality is for the FSC to tell.")
+        return told + ("The minimised loss includes only the kept particles: a trimmed loss always falls when more are rejected. Use the FSC to judge quality.")
     if declared(summary)["mixture"]:
-        return told + ("The loss being minimised weighs particles by what is believed of them, and moves when that does. Quality is "
-                       "for the half-map FSC to tell.")
-    return told + "Losses of different kinds do not compare; quality is for the half-map FSC to tell."
+        return told + ("The minimised loss is weighted by the probabilities, and changes with them. Use the half-map FSC to judge quality.")
+    return told + "Losses of different kinds cannot be compared; use the half-map FSC to judge quality."
 
 
 def _errors(run: RunFiles) -> str:
-    """Planted errors found; without any, the other histogram."""
+    """Detection of simulated errors; without any, the other histogram."""
     found = run.summary.get("detection")
     if run.detection is None or not found or not found["wrong"] or found["auc"] is None:
         if _shows_score(run.summary):
             return pieces.section("Particles: distance", _distance(run), wide=False)
-        words = "How strongly each particle shows the map, in standard deviations of its noise; noise alone scores 0 ± 1."
+        words = "How strongly each particle shows the map, in standard deviations of its noise; pure noise has 0 ± 1."
         return pieces.section("Particles: score", pieces.figure(score_chart(run), words), wide=False)
     chosen = _choice(run.summary, found)
     words = f"AUC {found['auc']:.4f}, average precision {found['average_precision']:.4f}; "
     best = f"{found['best_f1']:.4f} at the best threshold"
-    words += f"F1 {found['f1']:.4f} at this run's choice, {best}." if chosen else f"F1 {best}. This run left nobody out."
-    return pieces.section("Planted errors found", pieces.figure(particle_charts.roc_chart(run.detection, chosen), words), wide=False)
+    words += f"F1 {found['f1']:.4f} of this run's selection, {best}." if chosen else f"F1 {best}. This run rejected no particle."
+    return pieces.section("Simulated errors detected", pieces.figure(particle_charts.roc_chart(run.detection, chosen), words), wide=False)
 
 
 def _choice(summary: Mapping, found: Mapping) -> dict:

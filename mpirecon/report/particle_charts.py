@@ -17,15 +17,15 @@ _FEW_DOTS = 200
 
 
 def kinds(table: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:
-    """What is known of each particle: label → colour, rows (bool). All alike where no errors were planted."""
+    """What is known of each particle: label → colour, rows (bool). One group without simulated errors."""
     valid = np.isfinite(table["distance"]) & np.isfinite(table["score"])
     wrong = table.get("pose_error")
     if wrong is None:
         return {"particles": (BLUE, valid)}
     junk = table.get("junk")
     junk = np.zeros_like(wrong) if junk is None else junk.astype(bool)
-    groups = {"correct": (BLUE, valid & ~wrong & ~junk), "planted wrong pose": (ORANGE, valid & wrong & ~junk),
-              "planted junk": (PINK, valid & junk)}
+    groups = {"correct": (BLUE, valid & ~wrong & ~junk), "simulated wrong pose": (ORANGE, valid & wrong & ~junk),
+              "simulated junk": (PINK, valid & junk)}
     return {label: (colour, rows) for label, (colour, rows) in groups.items() if rows.any()}
 
 
@@ -55,7 +55,7 @@ def histogram_chart(
     if by_kept and len(groups) == 1:
         (colour, valid), = groups.values()
         kept = table["kept"].astype(bool)
-        groups = {"kept": (colour, valid & kept), "left out": (GREY, valid & ~kept)}
+        groups = {"kept": (colour, valid & kept), "rejected": (GREY, valid & ~kept)}
         groups = {name: of for name, of in groups.items() if of[1].any()}
     values = table[column]
     valid = np.any([rows for _, rows in groups.values()], axis=0) if groups else np.zeros(len(values), bool)
@@ -132,11 +132,11 @@ def boundary(values: np.ndarray, kept: np.ndarray) -> float | None:
 
 
 def roc_chart(curves: Mapping[str, np.ndarray], chosen: Mapping) -> str:
-    """ROC and precision over recall, with the run's own choice on both."""
+    """ROC and precision over recall, with the run's selection on both."""
     pictures = []
     for across, up, labels in (
-        ("false_positive_rate", "recall", ("correct ones left out", "wrong ones left out")),
-        ("recall", "precision", ("wrong ones left out", "wrong among those left out")),
+        ("false_positive_rate", "recall", ("correct particles rejected", "incorrect particles rejected")),
+        ("recall", "precision", ("incorrect particles rejected", "incorrect among rejected")),
     ):
         chart = Chart((0, 1), (0, 1.02), *labels, width=290, height=245, left=64, right=14,
                       x_ticks=_PERCENT, y_ticks=_PERCENT)
@@ -149,7 +149,7 @@ def roc_chart(curves: Mapping[str, np.ndarray], chosen: Mapping) -> str:
                     [(labels[1], BLUE, [f"{100 * v:.1f} %" for v in curves[up]])])
         pictures.append(chart.svg(f"{labels[1]} over {labels[0]}"))
     here = chosen.get("recall") is not None
-    keys = legend([(BLUE, "solid", "all thresholds of the distance")] + [(ORANGE, "dot", "this run's choice")] * here)
+    keys = legend([(BLUE, "solid", "all thresholds of the distance")] + [(ORANGE, "dot", "this run's selection")] * here)
     return f'{keys}<div class="two">{"".join(pictures)}</div>'
 
 
@@ -162,13 +162,13 @@ def views_chart(views: Mapping[str, np.ndarray]) -> str:
     share = np.divide(after, before, out=np.full(len(before), np.nan), where=before > 0)
     most = float(before.max()) if len(before) else 1.0
     left = disc_cells(views, before, 0, most, lambda i: f"{before[i]:.0f} particles", "particles per view")
-    everybody = np.array_equal(before, after)
-    title = f'<p class="small">particles per view{"" if everybody else ", before any were left out"}</p>'
-    if everybody:
+    unchanged = np.array_equal(before, after)
+    title = f'<p class="small">particles per view{"" if unchanged else ", before the selection"}</p>'
+    if unchanged:
         return f"<div>{title}{left}{scale_bar('0', f'{most:.0f}')}</div>"
-    right = disc_cells(views, share, 0, 1, lambda i: f"{after[i]:.0f} of {before[i]:.0f} kept", "share kept per view")
+    right = disc_cells(views, share, 0, 1, lambda i: f"{after[i]:.0f} of {before[i]:.0f} kept", "fraction kept per view")
     return (f"<div>{title}{left}{scale_bar('0', f'{most:.0f}')}</div>"
-            f'<div><p class="small">share of each view that was kept</p>{right}{scale_bar("0 %", "100 %")}</div>')
+            f'<div><p class="small">fraction of each view that was kept</p>{right}{scale_bar("0 %", "100 %")}</div>')
 
 
 #: width of a chart that shares its row with so many, in the units of its letters: what it has on a wide page

@@ -44,8 +44,7 @@ def write_path_page(
     try:
         page = path_page((place or folder).resolve().name, summary, volume)
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-        raise UserError(f"{folder}: summary.json is not what this version's path writes ({type(error).__name__}: {error}); walk the path "
-                        "again") from error
+        raise UserError(f"{folder}: summary.json was not written by a path of this version ({type(error).__name__}: {error}); run mpirecon path again") from error
     with atomic_path(target, overwrite) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return target
@@ -66,7 +65,7 @@ def path_page(name: str, summary: dict, volume: np.ndarray) -> str:
         facts="\n".join(pieces.fact(*fact) for fact in _facts(summary)),
         overview="\n".join(_overview(summary)),
         details="\n".join(part for part in _details(summary, volume) if part),
-        footer=escape(f"Written by {program} from the files in this folder; mpirecon report writes it anew."),
+        footer=escape(f"Written by {program} from the files in this folder; mpirecon report writes it again."),
     )
 
 
@@ -86,7 +85,7 @@ def _facts(summary: dict) -> list[tuple[str, str, str, str]]:
         ("scored", schedule, f"{scored}; {len(steps)} steps, random discards of each size: {summary['path']['random_draws']}", "path"),
     ]
     if summary["wrong_share"] is not None:
-        facts.append(("planted wrong poses", f"{100 * summary['wrong_share']:.1f} %", f"{100 * best['wrong_share']:.1f} % of the best step's", "truth"))
+        facts.append(("simulated errors", f"{100 * summary['wrong_share']:.1f} %", f"{100 * best['wrong_share']:.1f} % of the best step's", "truth"))
     return facts
 
 
@@ -105,8 +104,7 @@ def _overview(summary: dict) -> list[str]:
     if any(record["bfactor"] is not None for record in (*steps, *random)):
         drawn.append(("B-factor", _by_share(summary, "bfactor", "B (Å²)"), "Of each map, from the Guinier plot between 10 Å and its resolution."))
     if summary["null"]:
-        drawn.append(("The same on pure noise", _null_chart(summary), "Mean half-map FSC beyond the innermost shells of the same path over noise of the "
-                      "images' own spectra, with the same poses and CTFs: it must stay below the limit."))
+        drawn.append(("The same on pure noise", _null_chart(summary), "Mean half-map FSC beyond the innermost shells of the same path on noise with the spectra of the images, and the same poses and CTFs: it must stay below the limit."))
     return [pieces.section(title, pieces.figure(picture, words), wide=False) for title, picture, words in drawn]
 
 
@@ -159,7 +157,7 @@ def _resolution_chart(summary: dict) -> str:
     chart.line(axis["at"], frequency(steps), BLUE, marker=True)
     _reads(chart, summary, "resolution_0143", lambda v: pieces.angstrom(v, summary))
     keys = [(BLUE, "solid", "best-scored"), (ORANGE, "dot", "at random")]
-    return legend(keys + ([(GREY, "dashed", f"B = {_bfactor(summary['verdict']['bfactor'])}")] if fitted else [])) + chart.svg("Resolution by share kept")
+    return legend(keys + ([(GREY, "dashed", f"B = {_bfactor(summary['verdict']['bfactor'])}")] if fitted else [])) + chart.svg("Resolution by fraction kept")
 
 
 def _fitted_line(summary: dict):
@@ -200,7 +198,7 @@ def _by_share(summary: dict, name: str, ylabel: str, more: tuple[str, str] | Non
     keys = [(BLUE, "solid", "best-scored" if more is None else f"best-scored, {ylabel}"), (ORANGE, "dot", "at random" if more is None else f"at random, {ylabel}")]
     if more is not None:
         keys += [(more[1], "solid", f"best-scored, {more[0]}"), (AMBER, "dot", f"at random, {more[0]}")]
-    return legend(keys) + chart.svg(f"{ylabel} by share kept")
+    return legend(keys) + chart.svg(f"{ylabel} by fraction kept")
 
 
 def _null_chart(summary: dict) -> str:
@@ -212,7 +210,7 @@ def _null_chart(summary: dict) -> str:
     chart.rule(y=0.0, dash="dotted")
     chart.line(axis["at"], values, PINK, marker=True)
     chart.reads(axis["at"], [f"{100 * s['fraction']:.3g} %" for s in steps], [("noise", PINK, values)])
-    return legend([(PINK, "solid", "best-scored of pure noise")]) + chart.svg("Mean half-map FSC of noise by share kept")
+    return legend([(PINK, "solid", "best-scored of pure noise")]) + chart.svg("Mean half-map FSC of noise by fraction kept")
 
 
 def _reads(chart: Chart, summary: dict, name: str, words) -> None:
@@ -238,7 +236,7 @@ def _curves(summary: dict) -> str:
 
 
 def _table(summary: dict) -> str:
-    header = ["kept", "particles", "chosen", "FSC 0.143", "FSC 0.5", "mean FSC", "FSC to all", "B (Å²)", "area ratio", "sphericity", "contrast of those left out"]
+    header = ["kept", "particles", "chosen", "FSC 0.143", "FSC 0.5", "mean FSC", "FSC to all", "B (Å²)", "area ratio", "sphericity", "contrast of rejected particles"]
     truth = summary["wrong_share"] is not None
     rows = []
     for chosen, records in (("best-scored", summary["steps"]), ("at random", summary["random"])):
@@ -247,7 +245,7 @@ def _table(summary: dict) -> str:
                      f"{r['mean_fsc']:.4f}", f"{r['fsc_to_all']:.4f}", "–" if r["bfactor"] is None else f"{r['bfactor']:.0f}".replace("-", "−"),
                      f"{r['area_ratio']:.3f}", f"{r['sphericity']:.3f}", _optional(r.get("contrast_left_out"))]
             rows.append(cells + ([_optional(r.get("wrong_share"))] if truth else []))
-    return pieces.table(header + (["planted wrong"] if truth else []), rows, text=("chosen",), dense=True)
+    return pieces.table(header + (["simulated errors"] if truth else []), rows, text=("chosen",), dense=True)
 
 
 def _optional(value: float | None) -> str:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from mpirecon.robust.known_rules import rule_of
 
-#: below this chance of ranking a wrong particle behind a right one, sorting them is close to drawing lots
+#: below this probability of ranking an incorrect particle behind a correct one, sorting is close to chance
 _POOR_AUC = 0.7
 
-#: share of the right particles that may be left out, and how much coarser than an earlier iteration a run may end, unsaid
+#: fraction of correct particles that may be rejected, and factor by which the final resolution may be worse than an earlier one, without a caution
 _RIGHT_LOST, _COARSER = 0.2, 1.1
 
-#: B-factors, Å², that maps of proteins have; others say more of the fit than of the map
+#: B-factors, Å², that maps of proteins have; others are more likely due to the fit
 _BFACTORS = (-400.0, 0.0)
 
 
 def verdict(summary: dict) -> str:
-    """One or two sentences: resolution, particles kept, planted errors found where they are known."""
+    """One or two sentences: resolution, particles kept, simulated errors detected."""
     return " ".join([_resolution(summary), _particles(summary)])
 
 
@@ -82,7 +82,7 @@ def _particles(summary: dict) -> str:
     total, kept, selects = counted(summary), summary["kept"], declared(summary)["selects"]
     verb, how = ("kept", "") if selects else ("used", f", {_how(summary)}")
     if not told_apart(summary):
-        text = f"All {kept:,} particles were {verb}, for correct and wrong ones could not be told apart"
+        text = f"All {kept:,} particles were {verb}, because correct and incorrect ones are not separable"
     elif kept == total and not selects:
         text = f"All {total:,} particles were {verb}{how}"
     else:
@@ -92,15 +92,15 @@ def _particles(summary: dict) -> str:
         return text + "."
     among, wrong = found["wrong_among_kept"], found["wrong"]
     if not (selects or declared(summary)["mixture"]) or not told_apart(summary):
-        return f"{text}; {wrong:,} of them ({percent(wrong, total)}) have a planted error."
+        return f"{text}; {wrong:,} of them ({percent(wrong, total)}) have a simulated error."
     share = f"{among:,} of them ({percent(among, kept)})" if among else "none of them"
-    text += f", {share} with a planted error; {wrong:,} errors were planted"
+    text += f", {share} with a simulated error; {wrong:,} particles have one"
     lost = right_left_out(summary)
-    return text + (f", and {lost:,} of {total - wrong:,} correct particles were left out." if lost > 0 else ".")
+    return text + (f", and {lost:,} of {total - wrong:,} correct particles were rejected." if lost > 0 else ".")
 
 
 def _how(summary: dict) -> str:
-    """How particles count that are used."""
+    """How the used particles are weighted."""
     rule, given = declared(summary), summary.get("weights")
     if given is None:
         return rule["how"]
@@ -140,7 +140,7 @@ def _undetected(summary: dict) -> str | None:
     if area is None or area >= _POOR_AUC:
         return None
     return (
-        "The distance hardly tells planted errors from correct particles: a wrong one lies further away than a correct one "
+        "The distance hardly distinguishes simulated errors from correct particles: an incorrect one has the larger distance "
         f"in {100 * area:.0f} % of pairs (AUC {area:.3f})."
     )
 
@@ -149,11 +149,11 @@ def _wrong_in_map(summary: dict) -> str | None:
     found = summary.get("detection")
     if not found or declared(summary)["judges"] or not found["wrong"]:
         return None
-    return "L2 leaves nobody out: the particles with planted errors are in the map. --loss sorted --keep Q selects."
+    return "L2 rejects no particle: those with simulated errors are in the map. Use --loss posterior, or --loss sorted --keep Q."
 
 
 def right_left_out(summary: dict) -> int:
-    """How many particles without a planted error were left out, where the truth is known."""
+    """How many particles without a simulated error were rejected."""
     found = summary["detection"]
     return counted(summary) - found["wrong"] - (found["kept"] - found["wrong_among_kept"])
 
@@ -165,7 +165,7 @@ def _right_left_out(summary: dict) -> str | None:
     lost, right = right_left_out(summary), counted(summary) - found["wrong"]
     if not lost > _RIGHT_LOST * right:
         return None
-    return f"{lost:,} of {right:,} particles without a planted error were left out as well ({percent(lost, right)})."
+    return f"{lost:,} of {right:,} particles without a simulated error were rejected, too ({percent(lost, right)})."
 
 
 def _better_before(summary: dict) -> str | None:
@@ -176,7 +176,7 @@ def _better_before(summary: dict) -> str | None:
     best = min(range(len(at)), key=at.__getitem__)
     return (
         f"The half maps agreed to {at[best]:.2f} Å in iteration {summary['iterations'][best]['iteration']} and to "
-        f"{at[-1]:.2f} Å in the last one: look at the table of iterations before trusting the end."
+        f"{at[-1]:.2f} Å in the last one: check the table of iterations before using the final map."
     )
 
 
@@ -188,7 +188,7 @@ def bfactor_caution(summary: dict) -> str | None:
         return None
     told = f"{found:.0f}".replace("-", "−")
     return (
-        f"A B-factor of {told} Å² is outside of what maps of proteins have (0 to −400 Å²): fitted from {fit['used'][0]:.1f} to "
-        f"{fit['used'][1]:.1f} Å, it tells the shape of the spectrum rather than its fall-off. Do not trust the detail of "
-        "sharpened.mrc; mpirecon postprocess --bfactor sharpens by a value of your own."
+        f"A B-factor of {told} Å² is outside the usual range for proteins (0 to −400 Å²). It was fitted from {fit['used'][0]:.1f} to "
+        f"{fit['used'][1]:.1f} Å, and probably reflects the shape of the spectrum rather than its decay. Do not trust details of "
+        "sharpened.mrc; mpirecon postprocess --bfactor sharpens by a given value."
     )

@@ -1,4 +1,4 @@
-"""Distances of a particle from a map: what particles are sorted and weighted by (DESIGN section 2).
+"""Distances of a particle from a map: what particles are sorted and weighted by.
 
 ``score`` sorts: smaller is better. ``norm`` is the unsquared length that the M-estimators weigh, never negative.
 Distances that need whitened statistics say so with ``whitened``.

@@ -117,7 +117,7 @@ class Posterior(Rule):
     """By the probability of being well posed."""
 
     name, mixture, looks, keeps, squares = "posterior", True, True, True, True
-    how = "weighted by the probability that their pose is right"
+    how = "weighted by the probability that their pose is correct"
 
     def decide(self, case: Case) -> Selection:
         return _by_posterior(case.mixture, case.sigma, case.valid, case.slight, case.followed)

@@ -42,7 +42,7 @@ class RobustLeastSquares:
         self.rule = rule_of(loss)
         if self.rule.must_keep != (keep is not None) or (keep is not None and not 0 < keep <= 1):
             trimmed = " and ".join(name for name in able if rule_of(name).must_keep)
-            raise UserError(f"loss {loss!r} with keep {keep}: {trimmed} needs the share to keep, above 0 and at most 1; no other does")
+            raise UserError(f"loss {loss!r} with keep {keep}: {trimmed} needs the fraction to keep, above 0 and at most 1; other losses take none")
         if schedule not in SCHEDULES:
             raise UserError(f"schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")
         self.loss, self.keep, self.schedule, self.iterations, self.tolerance = loss, keep, schedule, iterations, tolerance

@@ -102,7 +102,7 @@ class MixtureModel:
             raise UserError("the mixture has nothing to fit: no particle has any signal to be compared with")
         highest = self._comm.allreduce(np.stack([t, -t]).max(axis=1, initial=-np.inf), "max")
         if self._count > 1 and (highest[0] == -highest[1]).all():
-            raise UserError("the mixture has nothing to tell apart: the evidence of all particles is the same")
+            raise UserError("the mixture cannot be fitted: the evidence of all particles is the same")
 
     def _evaluate(self) -> None:
         self._measure_wrong()

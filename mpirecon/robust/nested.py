@@ -18,8 +18,8 @@ _SIEVED, _SIEVINGS = 0.8, 10
 
 SCHEDULES = {
     "once": "by the scores of one first run",
-    "anew": "scored anew at each step",
-    "sieve": "scored anew at each step above a high-pass that moves, as CryoSieve does",
+    "anew": "scored again at each step",
+    "sieve": "scored again at each step, above a moving high-pass as in CryoSieve",
 }
 
 

@@ -1,4 +1,4 @@
-"""The three numbers per particle and band that every distance is made of (DESIGN section 2)."""
+"""The three numbers per particle and band that every distance is made of."""
 
 from __future__ import annotations
 

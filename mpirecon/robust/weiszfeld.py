@@ -13,14 +13,17 @@ from mpirecon.errors import UserError
 def weiszfeld(
     points: np.ndarray, weights: np.ndarray | None = None, tolerance: float = 1e-10, iterations: int = 1000
 ) -> np.ndarray:
-    """The point x that minimises Σ w_i ‖x − p_i‖.
+    """The geometric median: the point x that minimises Σ w_i ‖x − p_i‖.
 
     Parameters
     ----------
     points : (m, d) or (m,) float
-    weights : (m,) float, optional, non-negative
+    weights : (m,) float, optional
+        not negative; all 1 by default
     tolerance : float
         stop when a step is shorter than this times the points' spread
+    iterations : int
+        maximum number of steps
 
     Returns
     -------
@@ -28,8 +31,8 @@ def weiszfeld(
 
     Notes
     -----
-    x ← Σ w y / Σ w with w = 1/d (Weiszfeld 1937), with the step of Vardi & Zhang (2000, PNAS 97:1423) where x meets a
-    point, at which 1/d is infinite.
+    x ← Σ w y / Σ w with w = 1/d (Weiszfeld 1937), with the step of Vardi & Zhang (2000, PNAS 97:1423) if x coincides with a
+    point, where 1/d is infinite.
     """
     p = np.asarray(points, np.float64)
     flat = p.ndim == 1

@@ -101,7 +101,7 @@ class SimulationSettings(ErrorSettings):
         self._within("--neighbour-rate", self.neighbour_rate, 0, 1)
         self._within("--background", self.background, 0, 1e4)
         if self.background and math.isinf(self.snr):
-            raise UserError("--background is told in standard deviations of the noise, and there is none with --snr inf; give a finite --snr")
+            raise UserError("--background is in standard deviations of the noise, and there is no noise with --snr inf; give a finite --snr")
         self._within("--shift-sigma", self.shift_sigma, 0, 1e4)
         self._within("--astigmatism", self.astigmatism, 0, 1e5)
         for option, value, field in (

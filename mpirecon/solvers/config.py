@@ -103,14 +103,14 @@ class Config:
         distance = get_distance(self.distance)
         rule = self.rule
         if rule.must_keep and self.keep is None:
-            raise UserError(f"--loss {self.loss} needs --keep Q, the share of particles to keep, e.g. --keep 0.7, or --keep auto")
+            raise UserError(f"--loss {self.loss} needs --keep Q, the fraction of particles to keep, e.g. --keep 0.7, or --keep auto")
         if self.keep not in (None, AUTO) and not 0 < self.keep <= 1:
             raise UserError(f"--keep {self.keep:g}: expected a share above 0 and at most 1")
         if self.space == "real" and self.mixes:
-            raise UserError("--space real has no better poses close by, which --loss posterior and --keep auto look for; use "
+            raise UserError("--space real has no local pose search, which --loss posterior and --keep auto need; use "
                             "--space fourier, or another loss")
         if self.keep is not None and not rule.keeps:
-            raise UserError(f"--keep applies to --loss {_losses('keeps')}; --loss {self.loss} weighs all particles")
+            raise UserError(f"--keep applies to --loss {_losses('keeps')}; --loss {self.loss} weights all particles")
         if self.mixes and not distance.whitened:
             raise UserError(f"--distance {self.distance} cannot be used with --loss posterior or --keep auto, which need "
                             "whitened statistics: use explained, whitened or correlation")

@@ -161,7 +161,7 @@ def _costly_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dic
     in_halves = [int((discarded & (run.slab.metadata.half == h)).sum()) for h in (1, 2)]
     counts = comm.allreduce(np.array([*in_halves, int(kept.sum())], np.int64))
     if counts.min() < _FEWEST:
-        note = f"not made: {counts[:2].sum()} particles were left out, too few for half maps of their own"
+        note = f"not made: {counts[:2].sum()} particles were rejected, too few for half maps"
         return {"controls": {"note": note}, "warnings": []}
     draw = uniform_hash(run.slab.ids, run.config.seed + _RANDOM_DISCARD)
     at_random = np.zeros(len(valid), bool)

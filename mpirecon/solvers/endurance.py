@@ -59,15 +59,13 @@ class Checkpoints:
         """Where the run's state is, and how to go on from there; "" before anything was saved."""
         if self.saved is None:
             return ""
-        return (f"the state after iteration {self.saved}/{self.run.config.rounds} is in {self.folder / NAME}; go on with the same "
-                "command and --resume")
+        return (f"the state after iteration {self.saved}/{self.run.config.rounds} is in {self.folder / NAME}; continue with the same command and --resume")
 
     def load(self) -> State:
         """What the run goes on from. Collective; raises UserError, on all ranks, where it is not to go on from there."""
         state, rounds = load(self.run, self.folder), self.run.config.rounds
         if state.iteration >= rounds:
-            raise UserError(f"the checkpoint in {self.folder} is of iteration {state.iteration}, and {rounds} are asked "
-                            "for; ask for more with --iterations, or start anew with --overwrite")
+            raise UserError(f"the checkpoint in {self.folder} is of iteration {state.iteration}, and {rounds} iterations are requested; request more with --iterations, or start a new run with --overwrite")
         self.saved = state.iteration
         return state
 
@@ -86,8 +84,7 @@ class Checkpoints:
                 self.saved, self._last = iteration, time.monotonic()
                 self._save_maps(state)
             if first:  # a rank that is killed, also by mpirun that was interrupted, has no time to say so
-                run.console.say(f"  the run's state is saved in {self.folder / NAME} from now on, and its half maps in "
-                                f"{self.folder / UNFINISHED}: should it end early, the same command with --resume goes on")
+                run.console.say(f"  the run's state is saved in {self.folder / NAME} from now on, and its half maps in {self.folder / UNFINISHED}: if it ends early, the same command with --resume continues it")
         if told:
             raise StopRequested(told)
 

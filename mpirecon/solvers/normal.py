@@ -1,4 +1,4 @@
-"""Normal equations: (Σ w AᴴA + Λ) x = Σ w Aᴴŷ, solved anew for the weights of every outer iteration (DESIGN section 2)."""
+"""Normal equations: (Σ w AᴴA + Λ) x = Σ w Aᴴŷ, solved anew for the weights of every outer iteration."""
 
 from __future__ import annotations
 

@@ -10,8 +10,7 @@ from mpirecon.errors import UserError
 from mpirecon.solvers.state import State
 
 #: what the losses of an iteration mean, said once
-_HOW_TO_READ = ("  losses: what the map leaves of the images, where a map of nothing leaves 1; held out: of each particle, against "
-                "maps made without it")
+_HOW_TO_READ = ("  losses: relative to an empty map, whose loss is 1; held out: each particle against maps made without it")
 
 
 class Observer(Protocol):
@@ -48,7 +47,7 @@ class Announcer:
             f"held out {r['loss_heldout']:.5f}, kept {100 * r['kept_fraction']:.1f} %"
         )
         if "wrong" in r:
-            text += f" ({100 * r['wrong_among_kept'] / max(r['kept'], 1):.1f} % of them planted wrong)"
+            text += f" ({100 * r['wrong_among_kept'] / max(r['kept'], 1):.1f} % of them with simulated errors)"
         resolution = r["resolution_0143"]
         self._console.say(text + (f", FSC 0.143 at {resolution:.2f} Å" if resolution else ", FSC above 0.143 throughout"))
         if not self._explained:

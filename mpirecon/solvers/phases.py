@@ -144,7 +144,7 @@ def _left_out(found: FoundAberrations, signs: dict[str, int], array: np.ndarray)
     if not columns:
         return []
     words = _words({**signs, **dict.fromkeys(columns, signs.get("tilt", 1))})
-    return [f"{', '.join(columns.values())} of the .cs file were left out: import again with --cs-aberrations={words}, and reconstruct "
+    return [f"{', '.join(columns.values())} of the .cs file were ignored: import again with --cs-aberrations={words}, and reconstruct "
             "again"]
 
 
@@ -187,7 +187,7 @@ class _Comparison:
         chosen = np.hypot(plane.kx, plane.ky) >= coarsest
         if chosen.sum() < 20:
             raise UserError(f"from {band[0]:g} to {band[1]:g} Å these images of {file.box} pixels of {file.pixel_size:g} Å have "
-                            f"{int(chosen.sum())} Fourier samples: too few to tell phases by; give a wider --band")
+                            f"{int(chosen.sum())} Fourier samples: too few to measure phases; give a wider --band")
         plane = replace(plane, kx=plane.kx[chosen], ky=plane.ky[chosen], shell=plane.shell[chosen],
                         multiplicity=plane.multiplicity[chosen])
         self.plane, self.shell = plane, plane.shell - plane.shell.min()

@@ -303,9 +303,8 @@ def _folds_of_groups(
     if mixed := int((first != last).sum()):
         remedy = "--new-halves" if column is None else f"--family {column} --new-halves"
         if file.has_duplicates:
-            remedy += ", or without --duplicate-rate: duplicates were planted on purpose"
-        parted = (f"{where}: {mixed} of {count} {what} have rows in both half sets, which judge each other so: their FSC is "
-                  f"too good. Import again with {remedy}")
+            remedy += ", or without --duplicate-rate: the duplicates were simulated"
+        parted = (f"{where}: {mixed} of {count} {what} have rows in both half sets, which are then not independent: the FSC is inflated. Import again with {remedy}")
     for half, of_half in ((1, first), (2, last)):
         if (some := int((of_half == half).sum())) < folds:
             raise UserError(f"{where}: half set {half} has {some} {what}, fewer than --folds {folds}; each fold is "
@@ -320,7 +319,7 @@ def _check_halves(comm: Communicator, file: ParticleFile, config: Config, slab: 
         if count == 0:
             raise UserError(
                 f"{file.path}: half set {half} is empty ({int(counts.sum())} particles in all); both half maps "
-                "need particles. Import again with --new-halves, which draws half sets anew, or add particles"
+                "need particles. Import again with --new-halves, which draws new half sets, or add particles"
             )
         if count < config.scoring_folds:
             raise UserError(

@@ -1,4 +1,4 @@
-"""From a finished run to its files: maps, FSC, particle table, summary (DESIGN section 5)."""
+"""From a finished run to its files: maps, FSC, particle table, summary."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def _levels(run: Reconstruction) -> list[str]:
     if run.state.survey.levels is None:
         return []
     mode = run.slab.normaliser.mode
-    left = "it was left (--normalise off) and may spoil the map"
+    left = "it was not subtracted (--normalise off) and may degrade the map"
     return run.state.survey.levels.sentences(left if mode == OFF else "it was taken off", left if mode == OFF else "they were brought to one gain")
 
 

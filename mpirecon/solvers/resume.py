@@ -138,7 +138,7 @@ def _look_again(run, state: State, checkpoint: Path) -> None:
     if total := sum(count for count, _ in counts):
         first = next(first for count, first in counts if count)
         raise UserError(f"{checkpoint} was made from other particles than {run.file.path}: {total} images differ, the first of particle "
-                        f"{first}; resume with the same particle file, or start anew with --overwrite")
+                        f"{first}; resume with the same particle file, or start a new run with --overwrite")
     run.slab.restore(valid, state.pose.quaternion, state.pose.shift)
 
 
@@ -150,10 +150,10 @@ def check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
     """Raise UserError where a checkpoint is not of what `now` identifies."""
     if checkpoint.facts.get("kind") != now.get("kind"):
         was, wanted = (facts.get("kind") or "reconstruction" for facts in (checkpoint.facts, now))
-        raise UserError(f"{checkpoint.path} is the state of a {was}, with which a {wanted} cannot go on; choose another folder")
+        raise UserError(f"{checkpoint.path} is the state of a {was} and cannot be resumed by a {wanted}; choose another folder")
     if checkpoint.facts["particles"] != now["particles"]:
         raise UserError(f"{checkpoint.path} was made from other particles than {run.file.path}; "
-                        "resume with the same particle file, or start anew with --overwrite")
+                        "resume with the same particle file, or start a new run with --overwrite")
     before = checkpoint.facts["options"]
     changed = [name for name in now["options"] if before.get(name) != now["options"][name]]
     if changed:
@@ -162,10 +162,10 @@ def check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
                         "with --overwrite")
     if checkpoint.facts["mask"] != now["mask"]:
         raise UserError(f"{checkpoint.path} was made with another mask than {run.config.mask} is now; resume with the same, "
-                        "or start anew with --overwrite")
+                        "or start a new run with --overwrite")
     if checkpoint.facts.get("weights") != now["weights"]:
         raise UserError(f"{checkpoint.path} was made with other weights of the particles than {run.given.source} has now; resume with the "
-                        "same, or start anew with --overwrite")
+                        "same, or start a new run with --overwrite")
 
 
 def _in_words(value) -> str:

@@ -176,8 +176,7 @@ def _against_run(folder: Path, run: Reconstruction) -> list[str]:
     notes = [f"the run in {folder} scored otherwise: its {name.replace('_', ' ')} is {_words(theirs[name])}, here {_words(ours[name])}"
              for name in other]
     if not theirs or declared(summary)["judges"]:
-        notes.append(f"the scores in {folder / 'particles.h5'} are of maps without each particle's fold, which its half maps do not tell: these "
-                     "are others")
+        notes.append(f"the scores in {folder / 'particles.h5'} were computed against maps without each particle's fold, and cannot be reproduced from its half maps")
     return notes
 
 

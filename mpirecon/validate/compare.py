@@ -55,7 +55,7 @@ class Comparison:
         for name in self.curves:
             if name == "fsc_randomised":
                 from_ = f"from {self.randomised_from:.1f} Å on" if self.randomised_from else "of no shell"
-                out.append(f"{LABELS[name]} {from_}: mean FSC {self._beyond():.3f} there is the mask's doing")
+                out.append(f"{LABELS[name]} {from_}: mean FSC {self._beyond():.3f} there is an artefact of the mask")
                 continue
             told = [f"FSC {t:g} at {self._in_words(self.resolution(name, t))}" for t in THRESHOLDS]
             out.append(f"{LABELS[name]}: {', '.join(told)}")

@@ -34,14 +34,13 @@ class Contradiction:
         """What a rule did to whom; that some poses are wrong is no news to losses that judge each image anyway."""
         told = []
         if len(self.inverted):
-            what = "images show the map upside down, as of inverted contrast"
+            what = "images have inverted contrast"
             if not rule_of(self.loss).judges:
                 told.append(f"{what}: {_named(self.inverted)}{self._sample}. They are in it; turn their sign, or choose a robust --loss")
             else:
                 told.append(f"{what}, and were counted with their sign turned: {_named(self.inverted)}")
         if len(self.wrong) and rule_of(self.loss).length:
-            told.append("images that contradict the map made without them (significantly negative correlation) got no "
-                        f"weight: {_named(self.wrong)}")
+            told.append(f"images that contradict the map made without them (significantly negative correlation) have weight 0: {_named(self.wrong)}")
         return told
 
     @property

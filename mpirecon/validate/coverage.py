@@ -72,7 +72,7 @@ class Coverage:
         tilt, rot = np.degrees(np.arccos(np.clip(axis[2], -1, 1))), np.degrees(np.arctan2(axis[1], axis[0]))
         return (
             f"selection thinned out {100 * self.thinned.mean():.0f} % of the views: of {self.there[0]} particles "
-            f"there {self.there[1]} were kept, less than half of the share kept overall, mostly around rot "
+            f"there {self.there[1]} were kept, less than half of the overall fraction, mostly around rot "
             f"{rot:.0f}°, tilt {tilt:.0f}°. The map may be worse along them; compare it with --loss l2"
         )
 
@@ -190,4 +190,4 @@ def pile_up(found: np.ndarray, others: np.ndarray, group: np.ndarray) -> str | N
     if here[worst] < _FEWEST_PILED or here[worst] < _PILE * expected[worst]:
         return None
     return (f"{here[worst]} of {len(found)} found poses view the particle within {_CAP:g}° of one direction, where {expected[worst]:.0f} would "
-            "be expected of the kept ones' views: the map may attract noise there. Look at these particles before their poses are used")
+            "be expected of the kept ones' views: the map may attract noise there. Inspect these particles before using their poses")

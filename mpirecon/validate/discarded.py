@@ -92,7 +92,7 @@ class Comparison:
         if self.finding == "good particles":
             told.append(
                 "the map of the discarded particles alone (discarded.mrc) shows the map, at "
-                f"{100 * self.amplitude:.0f} % of its amplitude: good particles, or a state much like it, were left out"
+                f"{100 * self.amplitude:.0f} % of its amplitude: correct particles, or a similar state, were rejected"
             )
         elif self.finding == "something else":
             told.append(

@@ -164,7 +164,7 @@ class FoundAberrations:
                 said += [f"{term.name}: in {_listed(groups)} what was imported {_WORDS[verdict]}"
                          for verdict, groups in self._of_groups(term.name).items()]
             if unnamed := self.unnamed(term):
-                said.append(f"{term.name}: in the images of {_listed(unnamed)}, where nothing of it was imported")
+                said.append(f"{term.name}: in the images of {_listed(unnamed)}, where none was imported")
         return said or ["none were imported, and the images show none beyond the errors above"]
 
     def unnamed(self, term: Term) -> list[int]:

@@ -151,8 +151,7 @@ def _sentence(found: PathVerdict, whole: dict, best: dict, by_lot: float | None,
         return (f"Nothing is gained by leaving particles out: the half maps of all {whole['particles']} particles agree best "
                 f"({at(whole)}, mean FSC {whole['mean_fsc']:.4f}).")
     if found.limit is None:
-        return (f"The half maps of the best-scored {share} ({some}) agree best, {at(best)} against {at(whole)} of all{lot}; {change}, and "
-                "whether that is chance cannot be told from so few random discards: ask for more with --random-draws.")
+        return (f"The half maps of the best-scored {share} ({some}) agree best, {at(best)} against {at(whole)} of all{lot}; {change}, but so few random discards cannot show whether this is chance: use more with --random-draws.")
     if found.pays:
         return (f"It pays to keep the best-scored {share} ({some}): {at(best)} instead of {at(whole)} of all{lot}; {change}, beyond what "
                 f"random discards of this size reach by chance (+{found.limit:.4f}).")

@@ -1,4 +1,4 @@
-"""Whether particles were left out for what they show, or for their noise, defocus or micrograph."""
+"""Whether particles were rejected for their pose, or for their noise, defocus or micrograph."""
 
 from __future__ import annotations
 
@@ -8,24 +8,31 @@ import numpy as np
 
 from mpirecon.validate.detection import auc
 
-#: weakest association of being left out with anything else that is worth a warning (rank-biserial correlation) …
+#: weakest association of rejection with anything else that is worth a warning (rank-biserial correlation) …
 LARGEST = 0.2
 
 #: … if it is this many standard deviations from none
 _SIGNIFICANT = 5.0
 
-#: left-out particles that show the map by more than this share of what the kept ones do are not junk
+#: rejected particles that show the map with more than this fraction of the contrast of kept ones are not junk
 LARGEST_CONTRAST = 0.5
 
-#: fewer particles than this on a side tell nothing
+#: fewer kept or rejected particles than this are not tested
 _FEWEST = 20
 
 
 @dataclass(frozen=True)
 class Association:
-    """How much being left out goes with something else, from −1 to 1; 0 is not at all.
+    """Correlation of rejection with something else.
 
-    name : str · value : float · chance : float, its standard deviation for particles left out by lot
+    Parameters
+    ----------
+    name : str
+        the other quantity
+    value : float
+        −1 … 1; 0 is none
+    chance : float
+        standard deviation of the value for a random selection
     """
 
     name: str
@@ -34,7 +41,7 @@ class Association:
 
     @property
     def limit(self) -> float:
-        """The value beyond which, either way, it is warned of."""
+        """The absolute value above which a warning is given."""
         return max(LARGEST, _SIGNIFICANT * self.chance)
 
     @property
@@ -45,11 +52,11 @@ class Association:
 def with_number(
     name: str, kept: np.ndarray, values: np.ndarray, together: np.ndarray | None = None
 ) -> Association | None:
-    """Rank-biserial correlation of being left out with a number of each particle (Cureton 1956); None without spread.
+    """Rank-biserial correlation of rejection with a number of each particle (Cureton 1956); None without spread.
 
-    Of all pairs of a left-out and a kept particle, the share in which the left-out one has the larger number, minus the
-    share in which it has the smaller: ranks, so that no outlier decides. `together` : (m,) group of each row, when rows
-    are kept or left out group by group; each group then counts once, with its mean.
+    Of all pairs of a rejected and a kept particle, the fraction in which the rejected one has the larger number, minus the
+    fraction in which it has the smaller: a rank statistic, robust to outliers. `together` : (m,) group of each row, if
+    rows are selected group by group; each group then counts once, with its mean.
     """
     if together is not None:
         _, first, number = np.unique(together, return_index=True, return_inverse=True)
@@ -67,8 +74,8 @@ def with_group(
 ) -> Association | None:
     """Root of the intraclass correlation of being kept within groups such as micrographs; None with one group.
 
-    The variance of the groups' kept counts beyond that of a binomial draw: 0 when groups fare alike, 1 when each is
-    kept or left out as a whole. `together` as for with_number; each of its groups counts once in a micrograph.
+    The variance of the groups' kept counts beyond that of a binomial draw: 0 if all groups are alike, 1 if each is
+    kept or rejected as a whole. `together` as for with_number; each of its groups counts once in a micrograph.
     """
     _, number = np.unique(group, return_inverse=True)
     if together is not None:
@@ -91,9 +98,9 @@ def once(where: np.ndarray, kept: np.ndarray, together: np.ndarray) -> tuple[np.
 
 
 def contrast_left_out(kept: np.ndarray, yp: np.ndarray, pp: np.ndarray, slight: np.ndarray | None = None) -> float | None:
-    """Contrast of the map in the left-out particles over that in the kept ones, Σyp/Σpp each; None when undefined.
+    """Contrast of the map in the rejected particles relative to the kept ones, Σyp/Σpp each; None when undefined.
 
-    slight : (m,) bool, not kept but not left out either: slightly wrong poses, which count where they are right.
+    slight : (m,) bool, neither kept nor rejected: small pose errors, used at low frequencies.
     """
     left_out = ~kept if slight is None else ~kept & ~slight
     if min(left_out.sum(), kept.sum()) < _FEWEST:
@@ -103,25 +110,25 @@ def contrast_left_out(kept: np.ndarray, yp: np.ndarray, pp: np.ndarray, slight: 
 
 
 def warnings_of(associations: list[Association], contrast: float | None) -> list[str]:
-    """A sentence or two for each thing that is not as it should be."""
+    """A sentence or two for each problem found."""
     told = []
     for a in (a for a in associations if a.alarming):
         if a.name in _NUMBERS:
             more = "higher" if a.value > 0 else "lower"
             told.append(
-                f"selection goes with {_NUMBERS[a.name]}: of a left-out and a kept particle, the left-out one has the "
+                f"the selection correlates with {_NUMBERS[a.name]}: comparing a rejected with a kept particle, the rejected one has the "
                 f"{more} one in {50 * (1 + abs(a.value)):.0f} % of pairs (50 % by chance). Particles may have been "
-                "left out for that rather than for a wrong pose"
+                "rejected for this reason rather than for a wrong pose"
             )
         else:
             told.append(
-                f"selection differs between {a.name} more than chance lets it (intraclass correlation "
-                f"{a.value**2:.2f}): look whether some of them are bad, or were treated differently"
+                f"the selection differs between {a.name} more than by chance (intraclass correlation "
+                f"{a.value**2:.2f}): check whether some of them are bad, or were processed differently"
             )
     if contrast is not None and contrast > LARGEST_CONTRAST:
         told.append(
-            f"the particles left out show the map with {100 * contrast:.0f} % of the contrast of the kept ones: many "
-            "of them seem to be well posed. Keep more"
+            f"the rejected particles show the map with {100 * contrast:.0f} % of the contrast of the kept ones: many "
+            "of them probably have correct poses. Keep more"
         )
     return told
 

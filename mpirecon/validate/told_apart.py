@@ -1,4 +1,4 @@
-"""Whether a run could tell correct particles from wrong ones, and whether what it kept agrees with what it estimates."""
+"""Whether correct and incorrect particles of a run are separable, and whether the kept fraction agrees with the estimate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ALIKE = 0.02
 
 @dataclass(frozen=True)
 class Judged:
-    """What became of the particles of a run whose loss judges them.
+    """Selection of the particles in a run whose loss scores them.
 
     particles, kept : those that took part, and those of them kept · judged : independent ones among them, groups of rows counting
     once · kept_fraction : of those · decided : the mixture that chose who built the final map, None where none did · last : the
@@ -36,8 +36,8 @@ class Judged:
     def warnings(self) -> list[str]:
         """A sentence or two for what the reader must know before quoting a fraction or a selection."""
         if self.unjudged:
-            return ["no particle was judged: a single iteration makes its map before any particle is scored, so that all "
-                    "count alike; take --iterations 2 or more"]
+            return ["no particle was scored: with a single iteration the map is made before any particle is scored, so all "
+                    "particles count alike; use --iterations 2 or more"]
         if self.last is None or self.decided is None:
             return []
         if not self.decided["separable"]:
@@ -46,25 +46,25 @@ class Judged:
 
     def _not_told_apart(self) -> str:
         return (
-            f"correct and wrong particles could not be told apart ({self.decided['separation']:.1f} standard deviations; "
-            f"{SMALLEST_SEPARATION:g} are needed): all {self.kept:,} were kept, so this is the map of --loss l2. {self._remedy()}"
+            f"correct and incorrect particles are not separable ({self.decided['separation']:.1f} standard deviations; "
+            f"{SMALLEST_SEPARATION:g} are required): all {self.kept:,} were kept, so this is the map of --loss l2. {self._remedy()}"
         )
 
     def _remedy(self) -> str:
-        others = ("a mask that fits the particle (--diameter, --mask), --score-band, or --loss sorted --keep Q where the "
+        others = ("a mask that fits the particle (--diameter, --mask), --score-band, or --loss sorted --keep Q if the "
                   "fraction of correct particles is known")
         if self.group_by:
-            return f"What may help: {others}"
+            return f"Try {others}"
         if self.family:
-            return (f"Try --group-by {self.family.column}, which judges the rows of each particle together ({self.family.count:,} "
-                    f"particles of some {self.family.rows} rows). Else: {others}")
-        return f"What may help: {others}; for tilt images, --group-by and the column that names the particle"
+            return (f"Try --group-by {self.family.column}, which scores the rows of each particle as a unit ({self.family.count:,} "
+                    f"particles of about {self.family.rows} rows). Alternatives: {others}")
+        return f"Try {others}; for tilt images, --group-by with the column that identifies the particle"
 
     def _no_longer(self) -> str | None:
         if self.last["separable"]:
             return None
-        return ("against the final map, correct and wrong particles can no longer be told apart "
-                f"({self.last['separation']:.1f} standard deviations; {SMALLEST_SEPARATION:g} are needed): compare with "
+        return ("against the final map, correct and incorrect particles are no longer separable "
+                f"({self.last['separation']:.1f} standard deviations; {SMALLEST_SEPARATION:g} are required): compare with "
                 "--loss l2 before trusting the selection")
 
     def _contradiction(self) -> str | None:
@@ -73,17 +73,17 @@ class Judged:
         if low <= kept <= high or abs(kept - estimate) <= _ALIKE:
             return None
         what = "particles" if self.group_by is None else f"groups of {self.group_by}"
-        probably = "correct particles were left out" if kept < low else "wrong particles were kept"
+        probably = "correct particles were rejected" if kept < low else "incorrect particles were kept"
         return (
-            f"{100 * kept:.1f} % of the {what} were kept, which lies outside of the interval of the estimated fraction of "
-            f"correct ones, {100 * estimate:.1f} % ({100 * low:.1f}–{100 * high:.1f} %): probably {probably}. Kept are those "
-            "whose pose was more likely right than wrong before the last iteration; the estimate adds up probabilities "
-            "against the final map. More --iterations may bring them together"
+            f"{100 * kept:.1f} % of the {what} were kept, which is outside the interval of the estimated fraction of "
+            f"correct ones, {100 * estimate:.1f} % ({100 * low:.1f}–{100 * high:.1f} %): probably {probably}. Particles were "
+            "kept if their pose was more likely correct than wrong before the last iteration; the estimate is the mean "
+            "probability against the final map. More --iterations may reduce the difference"
         )
 
 
 def interval_in_words(mixture: dict, judged: int | None) -> str:
-    """The interval of the estimated fraction of correct particles, and how far it can be believed.
+    """The interval of the estimated fraction of correct particles, and its reliability.
 
     judged : independent particles that it is from, None where a run did not record it
     """

@@ -13,7 +13,7 @@ assert all(f"shared by {comm.size} ranks" in line for line in placement.lines) a
 gpu = Gpu(placement.index, placement.sharing)
 assert gpu.free_bytes() * comm.size <= gpu.cupy.cuda.runtime.memGetInfo()[1]
 transport, why = choose_transport(comm, gpu, placement, "auto")
-assert transport.name == "staged" and "NCCL wants a GPU of its own" in why, why
+assert transport.name == "staged" and "NCCL needs a separate GPU" in why, why
 try:
     choose_transport(comm, gpu, placement, "nccl")
 except UserError as error:

@@ -48,7 +48,7 @@ assert np.array_equal(parts["staged"], parts["nccl"])  # the same order of addit
 
 # this MPI says that it is not CUDA-aware, or does not say and dies in the trial
 transport, why = choose_transport(comm, gpu, placement, "auto")
-assert transport.name == "nccl" and "does not take GPU memory" in why, (transport.name, why)
+assert transport.name == "nccl" and "does not accept GPU memory" in why, (transport.name, why)
 try:
     choose_transport(comm, gpu, placement, "cuda-aware")
 except UserError as error:
