@@ -176,8 +176,7 @@ def test_noise_makes_no_resolution(particles, cli, tmp_path):
 @pytest.mark.parametrize(("options", "message"), [
     ({"loss": "huber"}, "--poses rescue needs the probabilities of --loss posterior; --loss huber gives none"),
     ({"poses": "fixed", "search_offset": 5.0}, "--search-offset applies to --poses rescue"),
-    ({"group_by": "rlnTomoParticleName"}, "rows of a group .* share one orientation"),
-    ({"deterministic": True}, "--poses rescue cannot be had with --deterministic"),
+    ({"group_by": "rlnTomoParticleName", "poses": "refine"}, "rows of a group .* share one orientation: use --poses rescue"),
     ({"iterations": 2}, "--iterations 2: --poses rescue searches before the last 2; at least 3"),
     ({"folds": 1}, "--folds 2 or more"),
     ({"search_offset": -1.0}, "--search-offset -1 Å: expected 0 or more"),

@@ -112,6 +112,7 @@ EVERY = {
     "first-look": {"loss": "posterior", "iterations": 5},
     "looked-before": {"loss": "posterior", "iterations": 5, "ended": 3},
     "rescue": {"loss": "posterior", "poses": "rescue", "iterations": 4, "ended": 3, "search_offset": 0.0},
+    "refine": {"loss": "posterior", "poses": "refine", "iterations": 4, "ended": 3, "search_offset": 0.0},
     "gradient": {"solver": "gradient", "momentum": 0.6},
     "gradient-huber": {"solver": "gradient", "loss": "huber", "momentum": 0.5},
     "gradient-posterior": {"solver": "gradient", "loss": "posterior"},

@@ -34,7 +34,7 @@ LOSSES = ["l2", "sorted", "l1", "huber", "cauchy", "geman-mcclure", "welsch", "t
 
 
 #: those of solvers.config, likewise
-POSES = ["fixed", "rescue"]
+POSES = ["fixed", "rescue", "refine"]
 
 #: those of solvers.normalise, likewise
 NORMALISE = ["auto", "background", "off"]
@@ -147,7 +147,9 @@ class Keep(click.ParamType):
               help="Take each image's background off, the plane through what is outside the particle, and bring images to one gain where "
               "signal and noise together differ in scale; background: not the second; off: neither.")
 @click.option("--poses", type=click.Choice(POSES), default="fixed", show_default=True,
-              help="fixed: use the given poses; rescue: search new poses for particles that --loss posterior rejects, before the last two iterations, and use those with sufficient evidence (docs/pose_search.md).")
+              help="fixed: use the given poses; rescue: search new poses for particles that --loss posterior rejects, before the last two "
+              "iterations, and use those with sufficient evidence; refine: also move the other poses locally, by as much as the data show "
+              "that given poses are wrong (docs/pose_search.md).")
 @click.option("--search-offset", type=NON_NEGATIVE, metavar="Å", help="How far a searched particle may be off its given place, on each "
               "side; 0: offsets are right, which is three times as fast and finds more.  [default: 5 pixels]")
 @click.option("--search-sigma", type=POSITIVE, metavar="DEG", help="Search near the given orientations, for errors of this standard "

@@ -34,6 +34,7 @@ def facts(summary: Mapping) -> list[tuple[str, str, str, str]]:
         _correct(summary),
         _planted(summary),
         _found_again(summary),
+        _refined(summary),
         ("time", pieces.duration(summary["seconds"]),
          f"{many}, at most {pieces.size(summary['peak_memory_bytes'])} each", "time"),
         ("box", f"{particles['box']}", f"{particles['pixel_size']:.4g} Å/px, Nyquist {summary['nyquist']:.4g} Å", ""),
@@ -97,6 +98,17 @@ def _planted(summary: Mapping) -> tuple | None:
     lost = right_left_out(summary)
     beside = f"; {lost:,} correct ones rejected, too" if lost > 0 else ""
     return ("simulated errors detected", f"{100 * found['recall']:.1f} %", f"of {found['wrong']:,}{beside}; {ranked}", "errors")
+
+
+def _refined(summary: Mapping) -> tuple | None:
+    """How many poses were moved near where they were given, and how far given poses are off."""
+    found = (summary.get("search") or {}).get("refinement")
+    if found is None:
+        return None
+    if not found["moved"]:
+        return ("poses refined", "0", f"of {found['particles']:,}: noise explains how far the best poses lie from the given ones", "")
+    return ("poses refined", f"{found['moved']:,}", f"of {found['particles']:,}; {100 * found['fraction']:.0f} % of given poses are off, which makes "
+            f"{found['angle_sigma']:.2g}° and {found['offset_sigma']:.2g} Å on each axis over all", "")
 
 
 def _found_again(summary: Mapping) -> tuple | None:

@@ -7,8 +7,8 @@ from numba import njit
 
 from mpirecon.search.slices import derivatives
 
-#: steps at most in one band, and how far a step may turn (radians) and move (pixels)
-_STEPS, _FARTHEST_TURN, _FARTHEST_MOVE = 8, 0.15, 2.0
+#: how far a step may turn (radians) and move (pixels)
+_FARTHEST_TURN, _FARTHEST_MOVE = 0.15, 2.0
 
 
 @njit(cache=True, nogil=True)
@@ -35,12 +35,46 @@ def _matrix(q):
     return r
 
 
+def displacement(q: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """The w, (…, 3) radians, at most a half turn long, of which ``turned(q, w)`` is r."""
+    w, x, y, z = np.moveaxis(q, -1, 0)
+    a, b, c, d = np.moveaxis(r, -1, 0)
+    # r q⁻¹, in the signs that `turned` has
+    real = a * w + b * x + c * y + d * z
+    vector = np.stack([b * w - a * x + d * y - c * z, c * w - a * y + b * z - d * x, d * w - a * z + c * x - b * y], axis=-1)
+    vector = np.where(np.asarray(real)[..., None] < 0, -vector, vector)
+    sine = np.linalg.norm(vector, axis=-1, keepdims=True)
+    angle = 2 * np.arctan2(sine, np.abs(real)[..., None])
+    return vector * np.where(sine > 1e-12, angle / np.maximum(sine, 1e-12), 2.0)
+
+
+def sums_at(grid, box, kx, ky, data, on_cross, on_model, q, shift) -> tuple:
+    """``derivatives`` of one image at one pose: (yp and pp (2,), gradient (5,), cross (5,), hessian (5, 5))."""
+    out = np.empty(2), np.empty(5), np.empty(5), np.empty((5, 5))
+    derivatives(grid, _matrix(q), shift, box, kx, ky, len(kx), data, on_cross, on_model, *out)
+    return out
+
+
 @njit(cache=True, nogil=True)
-def climb(grid, box, kx, ky, count, data, on_cross, on_model, moves, precision, q, shift, sums, hessian):
+def _step(here, gradient, cross, h, size, damping, precision):
+    """By the residual's normal equations, with the amplitude that fits best; a poor match must not turn it over."""
+    amplitude = max(here[0] / here[1], 0.2)
+    a = np.empty((size, size))
+    b = np.empty(size)
+    for j in range(size):
+        b[j] = amplitude * gradient[j] - amplitude**2 * cross[j]
+        for k in range(size):
+            a[j, k] = amplitude**2 * h[j, k]
+        a[j, j] += amplitude**2 * damping * h[j, j] + precision[j]
+    return np.linalg.solve(a, b)
+
+
+@njit(cache=True, nogil=True)
+def climb(grid, box, kx, ky, count, data, on_cross, on_model, moves, precision, q, shift, sums, hessian, steps=8):
     """Climb from poses of one image to the nearest peaks of z, over the first `count` samples.
 
     q : (k, 4), shift : (k, 2) pixels, in place · moves : whether offsets change · precision : (5,) of a prior about turn 0 and
-    offset 0 that keeps steps short · sums : (k, 2) yp, pp there · hessian : (k, 5, 5)
+    offset 0 that keeps steps short · steps : at most · sums : (k, 2) yp, pp there · hessian : (k, 5, 5)
     """
     size = 5 if moves else 3
     here, there = np.empty(2), np.empty(2)
@@ -49,19 +83,10 @@ def climb(grid, box, kx, ky, count, data, on_cross, on_model, moves, precision, 
     for i in range(q.shape[0]):
         derivatives(grid, _matrix(q[i]), shift[i], box, kx, ky, count, data, on_cross, on_model, here, gradient, cross, h)
         damping = 1e-3
-        for _ in range(_STEPS):
+        for _ in range(steps):
             if here[1] <= 0:
                 break
-            # with the amplitude that fits best, the residual's normal equations; a poor match must not turn it over
-            amplitude = max(here[0] / here[1], 0.2)
-            a = np.empty((size, size))
-            b = np.empty(size)
-            for j in range(size):
-                b[j] = amplitude * gradient[j] - amplitude**2 * cross[j]
-                for k in range(size):
-                    a[j, k] = amplitude**2 * h[j, k]
-                a[j, j] += amplitude**2 * damping * h[j, j] + precision[j]
-            step = np.linalg.solve(a, b)
+            step = _step(here, gradient, cross, h, size, damping, precision)
             turn = np.sqrt((step[:3] ** 2).sum())
             scale = min(1.0, _FARTHEST_TURN / max(turn, 1e-12))
             if moves:
@@ -74,6 +99,64 @@ def climb(grid, box, kx, ky, count, data, on_cross, on_model, moves, precision, 
             if there[0] / np.sqrt(max(there[1], 1e-30)) > here[0] / np.sqrt(here[1]):
                 gain = there[0] / np.sqrt(there[1]) - here[0] / np.sqrt(here[1])
                 q[i], shift[i] = q2, shift2
+                here[:], gradient[:], cross[:], h[:] = there, gradient2, cross2, h2
+                damping *= 0.3
+                if gain < 1e-3:
+                    break
+            else:
+                damping = max(10 * damping, 0.05)
+                if damping > 50:
+                    break
+        sums[i], hessian[i] = here, h
+
+
+@njit(cache=True, nogil=True)
+def _of_group(grid, box, kx, ky, count, data, on_cross, on_model, relation, turn, move, out, gradient, cross, hessian):
+    """``derivatives`` summed over the images of a group: image i has the orientation relation[i] · turn, and is moved by the x and y of
+    relation[i] · move; by a turn after `turn`, and by `move`, (6,) and (6, 6)."""
+    out[:], gradient[:], cross[:], hessian[:] = 0, 0, 0, 0
+    one, g, c, h = np.empty(2), np.empty(5), np.empty(5), np.empty((5, 5))
+    by = np.zeros((5, 6))
+    for i in range(len(relation)):
+        r = relation[i]
+        shift = np.array([(r[0] * move).sum(), (r[1] * move).sum()])
+        derivatives(grid, np.dot(r, turn), shift, box, kx, ky, count, data[i], on_cross[i], on_model[i], one, g, c, h)
+        by[:3, :3], by[3:, 3:] = r, r[:2]
+        out += one
+        gradient += np.dot(by.T, g)
+        cross += np.dot(by.T, c)
+        hessian += np.dot(by.T, np.dot(h, by))
+
+
+@njit(cache=True, nogil=True)
+def climb_together(grid, box, kx, ky, count, data, on_cross, on_model, relation, moves, precision, q, move, sums, hessian, steps):
+    """As ``climb``, of images that share a turn and a move in three dimensions, as ``_of_group`` has it.
+
+    data, on_cross, on_model : (k, s) · relation : (k, 3, 3) · q : (c, 4), turns, and move : (c, 3) pixels, in place · precision :
+    (6,) · hessian : (c, 6, 6)
+    """
+    size = 6 if moves else 3
+    here, there = np.empty(2), np.empty(2)
+    gradient, cross, h = np.empty(6), np.empty(6), np.empty((6, 6))
+    gradient2, cross2, h2 = np.empty(6), np.empty(6), np.empty((6, 6))
+    for i in range(q.shape[0]):
+        _of_group(grid, box, kx, ky, count, data, on_cross, on_model, relation, _matrix(q[i]), move[i], here, gradient, cross, h)
+        damping = 1e-3
+        for _ in range(steps):
+            if here[1] <= 0:
+                break
+            step = _step(here, gradient, cross, h, size, damping, precision)
+            scale = min(1.0, _FARTHEST_TURN / max(np.sqrt((step[:3] ** 2).sum()), 1e-12))
+            if moves:
+                scale = min(scale, _FARTHEST_MOVE / max(np.sqrt((step[3:] ** 2).sum()), 1e-12))
+            step *= scale
+            q2, move2 = turned(q[i], step[:3]), move[i].copy()
+            if moves:
+                move2 += step[3:]
+            _of_group(grid, box, kx, ky, count, data, on_cross, on_model, relation, _matrix(q2), move2, there, gradient2, cross2, h2)
+            gain = there[0] / np.sqrt(max(there[1], 1e-30)) - here[0] / np.sqrt(here[1])
+            if gain > 0:
+                q[i], move[i] = q2, move2
                 here[:], gradient[:], cross[:], h[:] = there, gradient2, cross2, h2
                 damping *= 0.3
                 if gain < 1e-3:

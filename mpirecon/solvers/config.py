@@ -21,8 +21,8 @@ from mpirecon.solvers.normalise import NORMALISE
 SORT_SCOPES = ("global", "batch")
 
 #: what becomes of the given poses
-FIXED, RESCUE = "fixed", "rescue"
-POSES = (FIXED, RESCUE)
+FIXED, RESCUE, REFINE = "fixed", "rescue", "refine"
+POSES = (FIXED, RESCUE, REFINE)
 
 #: with a search of poses, iterations after which there is one: all but the last of those that are added for it
 SEARCHES = 2
@@ -48,9 +48,9 @@ class Config:
     of the imported table whose rows of one value are right or wrong together · solve_iterations : of the conjugate gradients that refine
     the final maps; None: as many as the noise leaves something to gain from · padding : Fourier grid over box, None: 2 in small boxes, else 1.5 · threads : of
     a rank, memory : bytes that it may keep images in, None: what the host has for it · half_precision : keep them as float16 ·
-    normalise : take backgrounds and differences in gain off the images: "auto", "background" alone, or "off" · poses : "fixed", or
-    "rescue" to search those of rejected particles · search_offset : Å, how far their offsets may be off on each side, None: 5 pixels, 0: they
-    are right · search_sigma : degrees, standard deviation of the errors on each axis that are searched for, None: any · particle_scores :
+    normalise : take backgrounds and differences in gain off the images: "auto", "background" alone, or "off" · poses : "fixed",
+    "rescue" to search those of rejected particles, or "refine" to move those of the others as well · search_offset : Å, how far their
+    offsets may be off on each side, None: 5 pixels, 0: they are right · search_sigma : degrees, standard deviation of the errors on each axis that are searched for, None: any · particle_scores :
     compare every particle with the maps, also where nothing is selected by it.
     """
 
@@ -155,17 +155,14 @@ class Config:
         _choice("poses", self.poses, POSES)
         for option, value in (("--search-offset", self.search_offset), ("--search-sigma", self.search_sigma)):
             if value is not None and not self.searches:
-                raise UserError(f"{option} applies to --poses {RESCUE}; --poses {FIXED} searches nothing")
+                raise UserError(f"{option} applies to --poses {RESCUE} and {REFINE}; --poses {FIXED} searches nothing")
         if not self.searches:
             return
         if not self.rule.mixture:
             raise UserError(f"--poses {self.poses} needs the probabilities of --loss {_losses('mixture')}; --loss {self.loss} gives none")
-        if self.group_by:
-            raise UserError(f"--poses {self.poses} searches particle by particle, and rows of a group (--group-by {self.group_by}) share one "
-                            "orientation: use --poses fixed")
-        if self.deterministic:
-            raise UserError(f"--poses {self.poses} cannot be had with --deterministic: its matrix products depend in their last bits on how "
-                            "many images are multiplied at once")
+        if self.group_by and self.refines:
+            raise UserError(f"--poses {self.poses} moves particle by particle, and rows of a group (--group-by {self.group_by}) share one "
+                            f"orientation: use --poses {RESCUE}, which searches them together")
         if self.folds == 1:
             raise UserError(f"--poses {self.poses} compares particles with maps that they did not build: --folds 2 or more")
         if self.rounds <= SEARCHES:
@@ -180,6 +177,11 @@ class Config:
     def searches(self) -> bool:
         """Whether poses are searched."""
         return self.poses != FIXED
+
+    @property
+    def refines(self) -> bool:
+        """Whether poses of particles that are believed at the given ones are moved."""
+        return self.poses == REFINE
 
     @property
     def rule(self) -> Rule:

@@ -27,6 +27,7 @@ from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.endurance import Checkpoints
+from mpirecon.solvers.fixed_poses import FixedPoses
 from mpirecon.solvers.groups import MapSet
 from mpirecon.solvers.looks import Looks
 from mpirecon.solvers.observers import Announcer, Observer, RankRecords
@@ -34,8 +35,9 @@ from mpirecon.solvers.pace import Pace
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.problem import Problem
 from mpirecon.solvers.record import iteration_record
-from mpirecon.solvers.rescue import FixedPoses, Rescue, check_search
+from mpirecon.solvers.rescue import Rescue
 from mpirecon.solvers.resume import identify
+from mpirecon.solvers.searchable import check_search
 from mpirecon.solvers.slab_data import uniform_hash
 from mpirecon.solvers.state import Outcome, Scores, State, Survey
 from mpirecon.solvers.timing import Timings
@@ -79,7 +81,7 @@ class Reconstruction:
         self._looks = Looks(p.config.settling)
         self.poses = FixedPoses(p.slab)
         if p.config.searches:
-            check_search(p.slab, p.config)
+            check_search(comm, p.slab, p.config, p.groups)
         timings.fill("setup")
 
     def run(self, checkpoints: Checkpoints | None = None, resume: bool = False) -> Outcome:
@@ -117,7 +119,7 @@ class Reconstruction:
         self.engine = replace(self.engine, found=survey)
         self.solver = self._make_solver(self.engine, self.config)
         if self.config.searches:
-            self.poses = Rescue(self.engine, self.config, self.console, self.problem.threads)
+            self.poses = Rescue(self.engine, self.config, self.console, self.problem.threads, self.problem.groups)
 
     def _iterate(self, state: State) -> State:
         """One iteration: from what is known, who builds the next maps; the maps; what is known by them."""

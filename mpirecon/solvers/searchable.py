@@ -1,0 +1,38 @@
+"""What a search of poses asks of particles."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpirecon.errors import UserError
+from mpirecon.search.believe import FEWEST
+
+#: half the range of unknown offsets where nobody said it, pixels
+OFFSET = 5.0
+
+#: largest part of the box that offsets are searched in, on each side
+_LARGEST = 0.25
+
+#: groups of images that are searched in, at least
+_FEWEST_GROUPS = 16
+
+
+def offset_range(file, config) -> float:
+    """How far particles may be off, pixels."""
+    return OFFSET if config.search_offset is None else config.search_offset / file.pixel_size
+
+
+def check_search(comm, slab, config, groups: np.ndarray | None) -> None:
+    """Refuse what a search cannot do with these particles. Collective."""
+    file, count, offset, aberrations = slab.file, slab.total, offset_range(slab.file, config), slab.file.aberrations()
+    if offset > _LARGEST * file.box:
+        raise UserError(f"--search-offset {offset * file.pixel_size:.4g} Å is beyond a quarter of the box, "
+                        f"{_LARGEST * file.box * file.pixel_size:.4g} Å for {file.path}: a particle that far off has left its image")
+    if count < 4 * FEWEST:
+        raise UserError(f"{file.path}: --poses {config.poses} measures what chance finds on particles of the set, and {count} are too few for "
+                        f"that; at least {4 * FEWEST} are needed")
+    if groups is not None and (number := 1 + comm.allreduce_scalar(int(groups.max(initial=-1)), "max")) < _FEWEST_GROUPS:
+        raise UserError(f"{file.path}: --group-by {config.group_by} makes {number} groups, too few to measure what chance finds of one; at "
+                        f"least {_FEWEST_GROUPS} are needed")
+    if aberrations is not None and (aberrations.magnification != np.eye(2)).any():
+        raise UserError(f"{file.path}: optics groups have a magnification matrix, which the pose search does not know; use --poses fixed")
