@@ -6,17 +6,17 @@ neighbouring grid points.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mpirecon.backend.bands import BANDS, Bands
 from mpirecon.backend.device_normal import DeviceNormalEquations, WhileMemoryLasts
-from mpirecon.backend.device_slab import DeviceImages, Loader
+from mpirecon.backend.device_slab import DeviceImages, DeviceMemory
 from mpirecon.backend.gpu import Gpu, settings_for
 from mpirecon.backend.memory import Plan, memory_words, plan, solving_bytes
 from mpirecon.backend.protocol import Ability, Backend
+from mpirecon.backend.store import Slab
 from mpirecon.errors import UserError
 from mpirecon.kernels.cuda_arguments import LARGEST_BOX, ctf_arguments, frequencies, rotation_arguments, shift_arguments
 from mpirecon.kernels.fold import extended_shape
@@ -89,7 +89,6 @@ class CudaBackend(Backend):
         self._free = self.gpu.free_bytes()  # before anything is allocated, which the plan counts
         self.plan: Plan | None = None
         self._log = log
-        self._loader: Loader | None = None
         self._bands: tuple[Bands, tuple] | None = None
         self._place_samples(aberrations)
 
@@ -112,20 +111,11 @@ class CudaBackend(Backend):
 
     # images
 
-    def visit(self, slab, rows: np.ndarray, read: Callable[[np.ndarray], np.ndarray], timings) -> Iterator[tuple]:
-        """(local rows, Batch) for consecutive pieces of `rows`. Images that are not on the device yet are brought there,
-        the next ones read and copied while the kernels work on these.
-        """
-        if self._loader is None or self._loader.slab is not slab:
-            self._loader = None  # first let go of the old one's memory
-            self._loader = self._make_loader(slab)
-        yield from self._loader.visit(rows, read, timings)
-
-    def _make_loader(self, slab) -> Loader:
+    def image_memory(self, slab: Slab) -> DeviceMemory:
         self.plan = plan(self._free, self.plane.box, self.projection.padded, len(self.plane), len(slab))
         if self._log is not None:
             self._log.event("device memory", plan=self.plan.words(), resident=self.plan.resident, rows=self.plan.rows)
-        return Loader(self, slab, self.plan)
+        return DeviceMemory(self, slab, self.plan)
 
     def prepare(self, images: np.ndarray, particles: ParticleSet, group: np.ndarray | None = None) -> Batch:
         gpu, b = self.gpu, len(images)
@@ -136,8 +126,10 @@ class CudaBackend(Backend):
         while start < b:
             part = slice(start, min(start + length, b))
             try:
-                pixels = gpu.to_device(images[part], f4)
-                self.pick(self.transformed(pixels), metadata[part], np.arange(part.start, part.stop), samples)
+                to = np.arange(part.start, part.stop)
+                transforms = self.transformed(gpu.to_device(images[part], f4))
+                self.pick(replace(metadata[part], images=transforms, row=self.rows(to - part.start)), to, samples)
+                del transforms
             except Exception as error:
                 if not gpu.ran_out(error):
                     raise
@@ -168,7 +160,7 @@ class CudaBackend(Backend):
         coefficients = ctf_coefficients(particles.ctf, box, self.pixel_size, particles.ctf_phase_flipped)
         ctf = ctf_arguments(coefficients, magnification)
         rotation = self.rotations(particles.pose.quaternion, particles.optics_group)
-        row = self.gpu.to_device(np.arange(len(particles)), i4)
+        row = self.rows(np.arange(len(particles)))
         return Batch(DeviceImages(self.gpu, None, False, 1.0), row, rotation, self.gpu.to_device(ctf),
                      self.shifts(particles.pose.shift), optics_row, np.asarray(group, i8))  # fmt: skip
 
@@ -180,13 +172,14 @@ class CudaBackend(Backend):
         """rfft2 of images on the device; orthonormal by its scale: white noise keeps its pixel variance."""
         return DeviceImages(self.gpu, self.gpu.cupy.fft.rfft2(pixels), transforms=True, scale=1 / self.plane.box)
 
-    def pick(self, images: DeviceImages, batch: Batch, to: np.ndarray, samples) -> None:
-        """Centred samples of images, whose row i is particle i of the batch, into rows `to` of samples."""
-        b = len(batch)
-        source = replace(batch, images=images, row=self.gpu.to_device(np.arange(b), i4))
+    def rows(self, rows: np.ndarray):
+        """Rows of images, as batches have them, on the device."""
+        return self.gpu.to_device(rows, i4)
+
+    def pick(self, batch: Batch, to: np.ndarray, samples) -> None:
+        """Centred samples of a batch's images into rows `to` of samples."""
         self.gpu.launch(
-            "gather_translated", None, *self._images(source), self._k, i4(len(self.plane)), i4(b), self.gpu.to_device(to, i4),
-            samples,
+            "gather_translated", None, *self._images(batch), self._k, i4(len(self.plane)), i4(len(batch)), self.rows(to), samples,
         )  # fmt: skip
 
     def turned(self, batch: Batch, matrix: np.ndarray) -> Batch:

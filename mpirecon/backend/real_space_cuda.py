@@ -65,9 +65,9 @@ class RealSpaceCudaBackend(CudaBackend):
             gpu.launch("project_real", None, reference, gpu.to_device(real_space_rotation(rotation[rows])), i4(n), i4(b),
                        images)  # fmt: skip
             model, found = gpu.cupy.empty((b, samples), np.complex64), gpu.cupy.empty((b, BANDS, 3), np.float64)
-            still = replace(part, shift=self._still, optics_row=np.zeros(b, np.int64))
-            centred = replace(self.transformed(images), scale=1.0)
-            self.pick(centred, still, np.arange(b), model)
+            centred, own = replace(self.transformed(images), scale=1.0), np.arange(b)
+            still = replace(part, images=centred, row=self.rows(own), shift=self._still, optics_row=0 * own)
+            self.pick(still, own, model)
             gpu.launch(
                 "statistics_of", b, model, part.ctf, *self._images(part), self._k, i4(samples), index, first, gain,
                 gpu.to_device(part.group, i4), i4(index.size), i4(self._mode(bands)), found,
