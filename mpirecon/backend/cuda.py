@@ -97,17 +97,17 @@ class CudaBackend(Backend):
         plane, to_device = self.plane, self.gpu.to_device
         self.order = in_tiles(plane.kx, plane.ky)
         kx, ky = plane.kx[self.order], plane.ky[self.order]
-        self._k = to_device(frequencies(kx, ky))
+        self._samples = {"k": to_device(frequencies(kx, ky)), "samples": len(plane)}
         self._shell = to_device(plane.shell[self.order], i4)
         self._multiplicity = to_device(plane.multiplicity[self.order], f4)
         by_shell = np.argsort(plane.shell[self.order], kind="stable")
         first = np.searchsorted(plane.shell[self.order][by_shell], np.arange(plane.shells + 1))
-        self._by_shell = to_device(by_shell, i4), to_device(first, i4)
+        self._by_shell = {"shell_index": to_device(by_shell, i4), "first": to_device(first, i4)}
         self.optics = OpticsPlanes.of(aberrations, kx, ky, plane.box, self.pixel_size, self.premultiplied)
-        self._planes = None
+        self._planes = dict.fromkeys(("on_data", "turns", "on_ctf"))
         if self.optics is not None:
             o = self.optics
-            self._planes = to_device(o.on_data, np.complex64), to_device(o.turns, f4), to_device(o.on_ctf, f4)
+            self._planes = {"on_data": to_device(o.on_data, np.complex64), "turns": to_device(o.turns, f4), "on_ctf": to_device(o.on_ctf, f4)}
 
     # images
 
@@ -179,7 +179,7 @@ class CudaBackend(Backend):
     def pick(self, batch: Batch, to: np.ndarray, samples) -> None:
         """Centred samples of a batch's images into rows `to` of samples."""
         self.gpu.launch(
-            "gather_translated", None, *self._images(batch), self._k, i4(len(self.plane)), i4(len(batch)), self.rows(to), samples,
+            "gather_translated", None, **self._images(batch), **self._samples, particles=len(batch), to=self.rows(to), out=samples,
         )  # fmt: skip
 
     def turned(self, batch: Batch, matrix: np.ndarray) -> Batch:
@@ -188,17 +188,17 @@ class CudaBackend(Backend):
     def power(self, batch: Batch) -> np.ndarray:
         out = self.gpu.cupy.empty(len(batch), f8)
         self.gpu.launch(
-            "image_power", len(batch), batch.ctf, *self._images(batch), self._k, i4(len(self.plane)), self._multiplicity,
-            i4(self.premultiplied), out,
+            "image_power", len(batch), ctf=batch.ctf, **self._images(batch), **self._samples, multiplicity=self._multiplicity,
+            premultiplied=self.premultiplied, out=out,
         )  # fmt: skip
         return out.get()
 
     def add_spectrum(self, batch: Batch, weight: np.ndarray, power: np.ndarray, count: np.ndarray) -> None:
         sums = self.gpu.cupy.zeros((2, self.plane.shells), f8)
         self.gpu.launch(
-            "shell_power", self.plane.shells, batch.ctf, *self._images(batch), self._k, i4(len(self.plane)),
-            self._multiplicity, *self._by_shell, self.gpu.to_device(weight, f8), i4(len(batch)), i4(self.premultiplied),
-            sums[0], sums[1],
+            "shell_power", self.plane.shells, ctf=batch.ctf, **self._images(batch), **self._samples,
+            multiplicity=self._multiplicity, **self._by_shell, weight=self.gpu.to_device(weight, f8), particles=len(batch),
+            premultiplied=self.premultiplied, power=sums[0], count=sums[1],
         )  # fmt: skip
         found = sums.get()
         power += found[0]
@@ -214,10 +214,10 @@ class CudaBackend(Backend):
         projection = self.projection if whole else coarse_projection(self.projection, len(volume))
         half = DeviceNormalEquations(self.gpu, projection, None).spectrum_of(volume * f4(1 / self.plane.box))
         if whole:
-            grid = self.gpu.cupy.empty(self._extent(as_shape=True), np.complex64)
-            self.gpu.launch("extend", None, half, i4(self.projection.padded), *self._extent(), grid)
+            grid = self.gpu.cupy.empty(self.extent, np.complex64)
+            self.gpu.launch("extend", None, half=half, p=self.projection.padded, **self._extent(), out=grid)
             return grid
-        grid = self.gpu.cupy.zeros(self._extent(as_shape=True), np.complex64)
+        grid = self.gpu.cupy.zeros(self.extent, np.complex64)
         _insert(self.gpu.cupy, half, grid)
         return grid
 
@@ -226,12 +226,10 @@ class CudaBackend(Backend):
         rotation = batch.rotation if rotation is None else rotation
         if b and batch.group.max() >= len(bands.gain):  # the kernel would read beyond the gains
             raise IndexError(f"noise group {batch.group.max()} of {len(bands.gain)}")
-        index, first, gain = self._bands_on_device(bands)
         out = self.gpu.cupy.empty((b, BANDS, 3), f8)
         self.gpu.launch(
-            "statistics", b, reference, *self._extent(), self._rotation(rotation), batch.ctf, *self._images(batch), self._k,
-            i4(len(self.plane)), index, first, gain, self.gpu.to_device(batch.group, i4), i4(index.size),
-            i4(self._mode(bands)), out,
+            "statistics", b, grid=reference, **self._extent(), rotation=self._rotation(rotation), ctf=batch.ctf,
+            **self._images(batch), **self._samples, **self._in_bands(bands, batch), out=out,
         )  # fmt: skip
         return out.get()
 
@@ -239,17 +237,16 @@ class CudaBackend(Backend):
         self, reference, batch: Batch, bands: Bands, highest: np.ndarray, precision: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         b, ratio = len(batch), self.projection.ratio
-        index, first, gain = self._bands_on_device(bands)
-        common = (batch.ctf, *self._images(batch), self._k, i4(len(self.plane)), index, first, gain,
-                  self.gpu.to_device(batch.group, i4), i4(index.size), i4(self._mode(bands)))  # fmt: skip
+        common = {"grid": reference, "ctf": batch.ctf, **self._extent(), **self._images(batch), **self._samples,
+                  **self._in_bands(bands, batch)}  # fmt: skip
         found = self.gpu.cupy.empty((b, 2 * BANDS + 9), f8)
         turn, q, matrix = np.zeros((b, 3)), np.zeros((b, 4)), np.empty((b, 3, 3))
         q[:, 0] = 1
         for look, band in enumerate(highest):
             turn_all(q, np.ascontiguousarray(batch.rotation), matrix)
             self.gpu.launch(
-                "look_nearby", b, reference, *self._extent(), self._rotation(matrix),
-                self.gpu.to_device((ratio * matrix).reshape(b, 9), f4), *common, i4(band + 1), found,
+                "look_nearby", b, **common, rotation=self._rotation(matrix),
+                matrix=self.gpu.to_device((ratio * matrix).reshape(b, 9), f4), used=band + 1, out=found,
             )  # fmt: skip
             host = found.get()
             sums, slope, curvature = np.split(host, [2 * BANDS, 2 * BANDS + 3], axis=1)
@@ -257,34 +254,32 @@ class CudaBackend(Backend):
                 step_all(turn, slope.copy(), curvature.copy(), float(precision), q)
         return turn, sums.reshape(b, BANDS, 2), slope, curvature
 
-    def _bands_on_device(self, bands: Bands) -> tuple:
-        """Samples in the order of their band, where each band begins, and the gains in that order; kept for the next call."""
+    def _in_bands(self, bands: Bands, batch: Batch) -> dict:
+        """Samples in the order of their band, where each band begins, and the gains in that order, kept for the next call; and
+        whose gains each particle has."""
         if self._bands is None or self._bands[0] is not bands:
             band = bands.band[self.order]
             index = np.concatenate([np.flatnonzero(band == b) for b in range(BANDS)])
             first = np.concatenate([[0], np.cumsum([np.count_nonzero(band == b) for b in range(BANDS)])])
             gain = bands.gain[:, self.order][:, index]
             to_device = self.gpu.to_device
-            self._bands = bands, (to_device(index, i4), to_device(first, i4), to_device(gain, f4))
-        return self._bands[1]
+            self._bands = bands, {"index": to_device(index, i4), "first": to_device(first, i4), "gain": to_device(gain, f4),
+                                  "count": index.size}  # fmt: skip
+        return {**self._bands[1], "group": self.gpu.to_device(batch.group, i4), "mode": self._mode(bands)}
 
     # normal equations
 
     def accumulator(self):
-        return self.gpu.cupy.zeros((*self._extent(as_shape=True), 4), f4)
+        return self.gpu.cupy.zeros((*self.extent, 4), f4)
 
     def accumulate(
         self, accumulator, batch: Batch, weight: np.ndarray, contrast: np.ndarray, contrast2: np.ndarray
     ) -> None:
         if not (weight > 0).any():
             return
-        per_shell = np.ndim(contrast) == 2
-        to_device = self.gpu.to_device
         self.gpu.launch(
-            "accumulate", len(batch), accumulator, *self._extent(), self._rotation(batch.rotation), batch.ctf,
-            *self._images(batch), self._k, self._shell, i4(len(self.plane)), to_device(weight, f4), to_device(contrast, f4),
-            to_device(contrast2, f4), i4(np.shape(contrast)[1] if per_shell else 1), i4(per_shell), f4(self.plane.box),
-            i4(self.premultiplied),
+            "accumulate", len(batch), grid=accumulator, **self._extent(), rotation=self._rotation(batch.rotation),
+            **self._counted(batch, weight, contrast), contrast2=self.gpu.to_device(contrast2, f4),
         )  # fmt: skip
 
     def join(self, transport) -> None:
@@ -293,7 +288,7 @@ class CudaBackend(Backend):
     def folded(self, accumulator):
         p = self.projection.padded
         out = self.gpu.cupy.empty((p, p, p // 2 + 1, 3), f4)
-        self.gpu.launch("fold", None, accumulator, *self._extent(), i4(p), out)
+        self.gpu.launch("fold", None, grid=accumulator, **self._extent(), p=p, out=out)
         return out if self.reducer is not None and self.reducer.on_device else out.get()
 
     def normal_equations(self, folded: np.ndarray):
@@ -308,20 +303,35 @@ class CudaBackend(Backend):
         on_device = self.equations_on_device(self.gpu, projection, folded)
         return WhileMemoryLasts(on_device, lambda: self.equations_on_host(projection, folded), self._log)
 
-    # words of the kernels
+    # arguments of the kernels, by name
 
-    def _extent(self, as_shape: bool = False) -> tuple:
-        side, _, columns = extended_shape(self.projection.padded, 1)
-        return (side, side, columns) if as_shape else (i4(side), i4(side), i4(columns))
+    @property
+    def extent(self) -> tuple[int, int, int]:
+        """Shape of the extended grid, in points."""
+        return extended_shape(self.projection.padded, 1)
+
+    def _extent(self) -> dict:
+        return dict(zip(("nz", "ny", "nx"), self.extent))
+
+    def _counted(self, batch: Batch, weight: np.ndarray, contrast: np.ndarray) -> dict:
+        """Images, and what each counts."""
+        per_shell = np.ndim(contrast) == 2
+        return {
+            "ctf": batch.ctf, **self._images(batch), **self._samples, "shell": self._shell, "weight": self.gpu.to_device(weight, f4),
+            "contrast": self.gpu.to_device(contrast, f4), "per_particle": np.shape(contrast)[1] if per_shell else 1,
+            "per_shell": per_shell, "scale": self.plane.box, "premultiplied": self.premultiplied,
+        }  # fmt: skip
 
     def _rotation(self, rotation: np.ndarray):
         return self.gpu.to_device(rotation_arguments(rotation, self.projection.ratio))
 
-    def _images(self, batch: Batch) -> tuple:
-        images, planes = batch.images, self._planes
-        optics = (None,) * 4 if planes is None else (*planes, self.gpu.to_device(batch.optics_row, i4))
-        stride = int(np.prod(images.data.shape[1:]))
-        return images.data, batch.row, batch.shift, i8(stride), f4(images.scale), i4(self.plane.box), *optics
+    def _images(self, batch: Batch) -> dict:
+        images = batch.images
+        return {
+            "data": images.data, "row": batch.row, "shift": batch.shift, "stride": int(np.prod(images.data.shape[1:])),
+            "data_scale": images.scale, "box": self.plane.box, **self._planes,
+            "optics_row": None if self.optics is None else self.gpu.to_device(batch.optics_row, i4),
+        }  # fmt: skip
 
 
 def _insert(cupy, half, grid) -> None:

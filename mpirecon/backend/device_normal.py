@@ -10,7 +10,7 @@ from mpirecon.kernels.gridding import kernel_transform
 from mpirecon.operators.normal import SMALLEST_APODISATION, NormalEquations
 from mpirecon.operators.projection import Projection
 
-i4, f4, f8 = np.int32, np.float32, np.float64
+f4, f8 = np.float32, np.float64
 
 
 class DeviceNormalEquations(NormalEquations):
@@ -30,8 +30,8 @@ class DeviceNormalEquations(NormalEquations):
     def _mean_weights(self) -> np.ndarray:
         shells, p = self.shells + 1, self.projection.padded
         total, count = self.cupy.empty((2, p, shells), f8)
-        self.gpu.launch("radial_sum", p, self._on_device(), i4(3), i4(2), i4(p), f8(self.projection.ratio), i4(shells), total,
-                        count, shared=16 * shells)  # fmt: skip
+        self.gpu.launch("radial_sum", p, values=self._on_device(), stride=3, component=2, p=p, ratio=self.projection.ratio,
+                        shells=shells, total=total, count=count, shared=16 * shells)  # fmt: skip
         return total.get().sum(axis=0) / np.maximum(count.get().sum(axis=0), 1)
 
     def direct(self, ridge: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ class DeviceNormalEquations(NormalEquations):
 
     def _direct(self, ridge: np.ndarray):
         spectrum = self._empty_spectrum()
-        self.gpu.launch("divide_regularised", None, self._on_device(), *self._radial(ridge), spectrum)
+        self.gpu.launch("divide_regularised", None, folded=self._on_device(), **self._radial(ridge), out=spectrum)
         return self._deapodise(self._transform_cropped(spectrum) / f4(self.projection.padded) ** 3)
 
     def solve(self, ridge: np.ndarray, iterations: int = 12, tolerance: float = 1e-5, each=lambda: None):
@@ -60,12 +60,12 @@ class DeviceNormalEquations(NormalEquations):
 
     def apply(self, volume, ridge: np.ndarray):
         spectrum = self._transform_padded(self.cupy.asarray(volume))
-        self.gpu.launch("multiply_regularised", None, spectrum, self.transfer(), *self._radial(ridge))
+        self.gpu.launch("multiply_regularised", None, spectrum=spectrum, transfer=self.transfer(), **self._radial(ridge))
         return self._as(volume, self._transform_cropped(spectrum))
 
     def precondition(self, volume, ridge: np.ndarray):
         spectrum = self._transform_padded(self.cupy.asarray(volume))
-        self.gpu.launch("precondition", None, spectrum, self._on_device(), *self._radial(ridge))
+        self.gpu.launch("precondition", None, spectrum=spectrum, folded=self._on_device(), **self._radial(ridge))
         return self._as(volume, self._transform_cropped(spectrum) / f4(self.projection.padded) ** 6)
 
     def transfer(self):
@@ -99,8 +99,9 @@ class DeviceNormalEquations(NormalEquations):
     def _as(self, given, result):
         return result.get() if isinstance(given, np.ndarray) else result
 
-    def _radial(self, ridge: np.ndarray) -> tuple:
-        return self.gpu.to_device(ridge, f8), i4(len(ridge)), i4(self.projection.padded), f8(self.projection.ratio)
+    def _radial(self, ridge: np.ndarray) -> dict:
+        projection = self.projection
+        return {"ridge": self.gpu.to_device(ridge, f8), "shells": len(ridge), "p": projection.padded, "ratio": projection.ratio}
 
     def _empty_spectrum(self):
         p = self.projection.padded
