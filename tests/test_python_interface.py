@@ -58,7 +58,8 @@ def test_noise_in_a_script_is_that_of_the_command(particles, tmp_path, cli):
     ours = mr.null(particles, loss="sorted", keep=0.7, iterations=1)
     done = cli("null", particles.path, "-o", tmp_path / "null", "--loss", "sorted", "--keep", 0.7, "--iterations", 1)
     theirs = mr.NullTest(tmp_path / "null")
-    assert done.returncode == (0 if ours.passed else 1) and theirs.passed == ours.passed == (ours.mean_fsc <= ours.limit)
+    assert done.returncode == (0 if ours.passed else 1) and theirs.passed == ours.passed
+    assert ours.passed or ours.mean_fsc > ours.limit
     np.testing.assert_array_equal(ours.fsc.values, theirs.fsc.values)
     assert ours.folder.is_dir() and ours.summary["verdict"] in repr(ours)
     with pytest.raises(mr.UserError, match="no null.json"):

@@ -95,11 +95,12 @@ class NullTest:
 
     @property
     def mean_fsc(self) -> float:
-        """Mean FSC of the half maps beyond shell 5; more than ``limit`` is not passed."""
+        """Mean FSC of the half maps beyond shell 5, over the shells that ``summary`` names."""
         return float(self.summary["mean_fsc"])
 
     @property
     def limit(self) -> float:
+        """Mean FSC beyond which a selection has made resolution, where it is also more than chance."""
         return float(self.summary["limit"])
 
     @property
