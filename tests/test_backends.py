@@ -14,7 +14,10 @@ from mpirecon.backend import get_backend
 from mpirecon.backend.protocol import Ability, Backend
 from mpirecon.backend.real_space import RealSpaceCpuBackend
 from mpirecon.model import ParticleSet, Pose, make_ctf
+from mpirecon.model.symmetry import point_group
+from mpirecon.operators.equations import Equations
 from mpirecon.operators.fixed_point import FixedPoint
+from mpirecon.operators.symmetry import Symmetry
 
 BOX = 12
 
@@ -187,6 +190,40 @@ def test_a_shift_is_taken_out(backend):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(a).max())
 
 
+class OnDevice:
+    """A transport that sums accumulators where they are."""
+
+    on_device = True
+
+
+@pytest.mark.parametrize("reduced", ["on the host", "on the device"])
+def test_an_accumulator_is_summed_over_a_point_group_wherever_it_is(backend, reduced):
+    made, symmetry, m = backend(), Symmetry(point_group("D2")), 6
+    if reduced == "on the device" and made.name != "cuda":
+        with pytest.raises(TypeError, match="summed by the communicator"):
+            made.join(OnDevice())
+        return
+    if reduced == "on the device":
+        made.join(OnDevice())
+    accumulator, one = made.accumulator(), np.ones(m)
+    made.accumulate(accumulator, made.prepare(images(m), particles(m)), one, one, one)
+    folded = made.folded(accumulator)
+    assert isinstance(folded, np.ndarray) == (reduced == "on the host")
+    expected = folded.copy() if reduced == "on the host" else folded.get()
+    symmetry.finish(expected)
+    made.symmetrise(folded, symmetry)
+    np.testing.assert_array_equal(folded if reduced == "on the host" else folded.get(), expected)
+
+
+def test_equations_keep_their_signatures(backend):
+    made = backend()
+    equations = made.normal_equations(made.folded(made.accumulator()))
+    assert isinstance(equations, Equations)
+    for name in Equations.__abstractmethods__ - {"shells"}:
+        theirs = list(inspect.signature(getattr(type(equations), name)).parameters)
+        assert theirs == list(inspect.signature(getattr(Equations, name)).parameters), name
+
+
 def test_nobody_asks_a_backend_what_it_is():
     """Abilities are declared; no code looks for attributes of a backend or compares its type."""
     import re
@@ -198,6 +235,9 @@ def test_nobody_asks_a_backend_what_it_is():
     asked = re.compile(r"(hasattr|getattr|type|isinstance)\([^)]*\bbackend\b")
     found = [f"{path.relative_to(folder)}: {line.strip()}" for path in folder.rglob("*.py")
              for line in path.read_text(encoding="utf-8").splitlines() if asked.search(line)]  # fmt: skip
+    rooms = [folder / room for room in ("backend", "operators", "solvers")]
+    found += [f"{path.name}: {word}" for room in rooms for path in room.rglob("*.py") for word in ("hasattr(", "__getattr__")
+              if word in path.read_text(encoding="utf-8")]
     assert not found, found
 
 

@@ -6,13 +6,13 @@ neighbouring grid points.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from mpirecon.backend.bands import BANDS, Bands
 from mpirecon.backend.device_normal import DeviceNormalEquations, WhileMemoryLasts
-from mpirecon.backend.device_slab import DeviceImages, DeviceMemory
+from mpirecon.backend.device_slab import Batch, DeviceImages, DeviceMemory
 from mpirecon.backend.gpu import Gpu, settings_for
 from mpirecon.backend.memory import Plan, memory_words, plan, solving_bytes
 from mpirecon.backend.protocol import Ability, Backend
@@ -30,40 +30,12 @@ from mpirecon.operators.ctf import ctf_coefficients
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.normal import NormalEquations
 from mpirecon.operators.projection import Projection
+from mpirecon.operators.symmetry import Symmetry
 
 #: sides of the tiles in which samples are ordered, along kx and ky: 32 samples, one for each thread of a warp
 _TILE = 8, 4
 
 i4, i8, f4, f8 = np.int32, np.int64, np.float32, np.float64
-
-
-@dataclass
-class Batch:
-    """Images ready for the kernels.
-
-    images : where they lie on the device · row : (b,) int32 there, which row each particle has · rotation : (b, 3, 3)
-    float64 · ctf, shift : (b, 16), (b, 4) float32 on the device, as the kernels take them; the shift is what is left to be
-    undone of it, None for nothing · optics_row, group : (b,) int64, the row of the optics planes, and whose noise spectrum
-    each image has.
-    """
-
-    images: DeviceImages
-    row: object
-    rotation: np.ndarray
-    ctf: object
-    shift: object
-    optics_row: np.ndarray
-    group: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.group)
-
-    def __getitem__(self, rows) -> Batch:
-        rows = np.arange(len(self))[rows]
-        on_device = self.images.gpu.to_device(rows, i4)
-        shift = None if self.shift is None else self.shift.take(on_device, axis=0)
-        return Batch(self.images, self.row.take(on_device), self.rotation[rows], self.ctf.take(on_device, axis=0), shift,
-                     self.optics_row[rows], self.group[rows])  # fmt: skip
 
 
 class CudaBackend(Backend):
@@ -289,7 +261,20 @@ class CudaBackend(Backend):
         p = self.projection.padded
         out = self.gpu.cupy.empty((p, p, p // 2 + 1, 3), f4)
         self.gpu.launch("fold", None, grid=accumulator, **self._extent(), p=p, out=out)
-        return out if self.reducer is not None and self.reducer.on_device else out.get()
+        return out if self.sums_stay else out.get()
+
+    @property
+    def sums_stay(self) -> bool:
+        """Whether folded accumulators are reduced, and therefore handed out, on the device."""
+        return self.reducer is not None and self.reducer.on_device
+
+    def symmetrise(self, folded, symmetry: Symmetry) -> None:
+        if not self.sums_stay:
+            symmetry.finish(folded)
+        elif symmetry.sums_grid:
+            host = folded.get()
+            symmetry.finish(host)
+            folded.set(host)
 
     def normal_equations(self, folded: np.ndarray):
         projection, p = self.projection, len(folded)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mpirecon.kernels.gridding import kernel_transform
+from mpirecon.operators.equations import Equations
 from mpirecon.operators.normal import SMALLEST_APODISATION, NormalEquations
 from mpirecon.operators.projection import Projection
 
@@ -144,27 +145,50 @@ class DeviceNormalEquations(NormalEquations):
         return self.cupy.concatenate(parts, axis=axis)
 
 
-class WhileMemoryLasts:
+class WhileMemoryLasts(Equations):
     """A device's equations, and the host's in their place from the first call on for which the device lacks memory."""
 
     def __init__(self, on_device: DeviceNormalEquations, on_host: Callable[[], NormalEquations], log=None) -> None:
         self._equations, self._gpu, self._on_host, self._log = on_device, on_device.gpu, on_host, log
 
-    def __getattr__(self, name: str):
-        value = getattr(self._equations, name)
-        if not callable(value) or self._on_host is None:
-            return value
+    @property
+    def shells(self) -> int:
+        return self._equations.shells
 
-        def call(*arguments, **options):
-            try:
-                return value(*arguments, **options)
-            except Exception as error:
-                if not self._gpu.ran_out(error):
-                    raise
-                if self._log is not None:
-                    self._log.event("solve on the host", error=str(error))
-            self._equations, self._on_host = self._on_host(), None
-            self._gpu.cupy.get_default_memory_pool().free_all_blocks()
-            return getattr(self._equations, name)(*arguments, **options)
+    def shell_weight(self) -> np.ndarray:
+        return self._done(lambda equations: equations.shell_weight())
 
-        return call
+    def ridge(self, ssnr: np.ndarray | None = None, floor: float = 1e-3, shell_weight: np.ndarray | None = None) -> np.ndarray:
+        return self._done(lambda equations: equations.ridge(ssnr, floor, shell_weight))
+
+    def direct(self, ridge: np.ndarray) -> np.ndarray:
+        return self._done(lambda equations: equations.direct(ridge))
+
+    def solve(self, ridge: np.ndarray, iterations: int = 12, tolerance: float = 1e-5, each=lambda: None):
+        return self._done(lambda equations: equations.solve(ridge, iterations, tolerance, each))
+
+    def right_hand_side(self) -> np.ndarray:
+        return self._done(lambda equations: equations.right_hand_side())
+
+    def apply(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+        return self._done(lambda equations: equations.apply(volume, ridge))
+
+    def gradient(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+        return self._done(lambda equations: equations.gradient(volume, ridge))
+
+    def precondition(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+        return self._done(lambda equations: equations.precondition(volume, ridge))
+
+    def _done(self, work: Callable[[NormalEquations], object]):
+        if self._on_host is None:
+            return work(self._equations)
+        try:
+            return work(self._equations)
+        except Exception as error:
+            if not self._gpu.ran_out(error):
+                raise
+            if self._log is not None:
+                self._log.event("solve on the host", error=str(error))
+        self._equations, self._on_host = self._on_host(), None
+        self._gpu.cupy.get_default_memory_pool().free_all_blocks()
+        return work(self._equations)

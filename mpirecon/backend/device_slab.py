@@ -24,6 +24,35 @@ class DeviceImages:
     scale: float
 
 
+@dataclass
+class Batch:
+    """Images ready for the kernels.
+
+    images : where they lie on the device · row : (b,) int32 there, which row each particle has · rotation : (b, 3, 3)
+    float64 · ctf, shift : (b, 16), (b, 4) float32 on the device, as the kernels take them; the shift is what is left to be
+    undone of it, None for nothing · optics_row, group : (b,) int64, the row of the optics planes, and whose noise spectrum
+    each image has.
+    """
+
+    images: DeviceImages
+    row: object
+    rotation: np.ndarray
+    ctf: object
+    shift: object
+    optics_row: np.ndarray
+    group: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def __getitem__(self, rows) -> Batch:
+        rows = np.arange(len(self))[rows]
+        on_device = self.images.gpu.to_device(rows, np.int32)
+        shift = None if self.shift is None else self.shift.take(on_device, axis=0)
+        return Batch(self.images, self.row.take(on_device), self.rotation[rows], self.ctf.take(on_device, axis=0), shift,
+                     self.optics_row[rows], self.group[rows])  # fmt: skip
+
+
 class _Slot:
     """One of two buffers: pinned host memory, device memory, and the events that say when each may be used again."""
 
@@ -84,7 +113,7 @@ class DeviceMemory(ImageMemory):
             slot.copied.record(self._copies)
         return slot
 
-    def prepare(self, part: np.ndarray, staged: _Slot):
+    def prepare(self, part: np.ndarray, staged: _Slot) -> Batch:
         stream = self._gpu.cupy.cuda.get_current_stream()
         stream.wait_event(staged.copied)
         # all of the slot: each length would have a plan, and work space, of its own
@@ -92,15 +121,15 @@ class DeviceMemory(ImageMemory):
         staged.used.record(stream)
         return replace(self._about[part], images=images, row=self._backend.rows(np.arange(len(part))))
 
-    def keep(self, part: np.ndarray, prepared, some: np.ndarray, places: np.ndarray):
+    def keep(self, part: np.ndarray, prepared: Batch, some: np.ndarray, places: np.ndarray) -> Batch:
         self._backend.pick(prepared[some], places, self._samples)
         return self.get(part, places) if len(some) == len(part) else prepared
 
-    def get(self, part: np.ndarray, places: np.ndarray):
+    def get(self, part: np.ndarray, places: np.ndarray) -> Batch:
         here = DeviceImages(self._gpu, self._samples, transforms=False, scale=1.0)
         return replace(self._about[part], images=here, row=self._backend.rows(places))
 
-    def posed(self, part: np.ndarray, prepared, pose: Pose):
+    def posed(self, part: np.ndarray, prepared: Batch, pose: Pose) -> Batch:
         about, backend = self._slab.metadata[part], self._backend
         rotation = backend.rotations(pose.quaternion, about.optics_group)
         if prepared.images.transforms:  # nothing is centred yet

@@ -19,9 +19,11 @@ from mpirecon.kernels.statistics import PLAIN, PREMULTIPLIED_RAW, PREMULTIPLIED_
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.operators.aberrations import OpticsPlanes
+from mpirecon.operators.equations import Equations
 from mpirecon.operators.fixed_point import FixedPoint
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.projection import Projection
+from mpirecon.operators.symmetry import Symmetry
 
 
 class Ability(Enum):
@@ -178,8 +180,12 @@ class Backend(ABC):
         """The accumulator on the half-complex grid, ready to be reduced, (p, p, p//2 + 1, 3) float32: on the device where
         ``reducer`` sums there, else on the host."""
 
+    def symmetrise(self, folded, symmetry: Symmetry) -> None:
+        """Sum a folded accumulator over the rotations of a point group that need no images, in place."""
+        symmetry.finish(folded)
+
     @abstractmethod
-    def normal_equations(self, folded):
+    def normal_equations(self, folded) -> Equations:
         """The normal equations of a reduced accumulator, or of its middle, which is a ``coarse_box``'s."""
 
     def join(self, transport) -> None:

@@ -96,7 +96,6 @@ class RealSpaceCudaBackend(CudaBackend):
 
     def folded(self, accumulator: Accumulator):
         out = super().folded(accumulator.grid)
-        on_device = not isinstance(out, np.ndarray)
-        host = out.get() if on_device else out
+        host = out.get() if self.sums_stay else out
         put_numerator(host, numerator_of(self.projection, self._coefficients(accumulator.volume).get()))
-        return self.gpu.to_device(host) if on_device else host
+        return self.gpu.to_device(host) if self.sums_stay else host

@@ -107,7 +107,7 @@ class Engine:
                 self.pace.advance(skipped - len(visit) if rows is None else 0)
                 folded = backend.folded(accumulator)
                 del accumulator
-                self.symmetry.finish(folded)
+                backend.symmetrise(folded, self.symmetry)
             with self.timings("reduce"):
                 store.put(group, folded)
         return store
