@@ -44,8 +44,7 @@ __device__ inline void spread(float4* grid, Extent n, const Place& place, const 
 
 // One block a particle: numerator (m, s) complex and weight (m, s) onto the grid.
 extern "C" __global__ void __launch_bounds__(THREADS)
-backproject(float4* grid, int nz, int ny, int nx, const float* rotation, const Frequency* k, int samples,
-            const float2* numerator, const float* weight)
+backproject(ARGUMENTS_backproject)
 {
     const Extent n = {nz, ny, nx};
     const int lane = threadIdx.x % LANES, member = threadIdx.x / LANES;
@@ -61,11 +60,7 @@ backproject(float4* grid, int nz, int ny, int nx, const float* rotation, const F
 // contrast, contrast2: E[s] and E[s^2], at [i * per_particle + shell * per_shell] · scale: box, back from orthonormal ·
 // the sample k = 0 is its own Friedel mate; folding would count it twice, so it is halved.
 extern "C" __global__ void __launch_bounds__(THREADS)
-accumulate(float4* grid, int nz, int ny, int nx, const float* rotation, const float* ctf, const float2* data,
-           const int* row, const float* shift, long long stride, float data_scale, int box,
-           const float2* on_data, const float* turns, const float* on_ctf, const int* optics_row, const Frequency* k,
-           const int* shell, int samples, const float* weight, const float* contrast, const float* contrast2,
-           int per_particle, int per_shell, float scale, int premultiplied)
+accumulate(ARGUMENTS_accumulate)
 {
     const int i = blockIdx.x;
     const float w = weight[i];
@@ -93,12 +88,7 @@ accumulate(float4* grid, int nz, int ny, int nx, const float* rotation, const fl
 }
 
 // What real space backprojects: out[i, s] = w s C y of every image, as `accumulate` spreads it.
-extern "C" __global__ void weighted_samples(const float* ctf, const float2* data, const int* row, const float* shift,
-                                            long long stride, float data_scale, int box, const float2* on_data,
-                                            const float* turns, const float* on_ctf, const int* optics_row,
-                                            const Frequency* k, const int* shell, int samples, int particles,
-                                            const float* weight, const float* contrast, int per_particle, int per_shell,
-                                            float scale, int premultiplied, float2* out)
+extern "C" __global__ void weighted_samples(ARGUMENTS_weighted_samples)
 {
     const Images images = {data, row, shift, stride, data_scale, box};
     const Optics optics = {on_data, turns, on_ctf, optics_row, samples};

@@ -2,8 +2,7 @@
 #include "common.cuh"
 
 // out[i, s] = CTF of particle i at sample s; coefficients: (m, 16) as ctf_at takes them.
-extern "C" __global__ void evaluate_ctf(const float* coefficients, const float2* on_data, const float* turns, const float* on_ctf,
-                                        const int* optics_row, const Frequency* k, int samples, int particles, float* out)
+extern "C" __global__ void evaluate_ctf(ARGUMENTS_evaluate_ctf)
 {
     const Optics optics = {on_data, turns, on_ctf, optics_row, samples};
     const long long total = (long long)particles * samples;

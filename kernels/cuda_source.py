@@ -1,6 +1,7 @@
-"""The text of the .cu files as a compiler takes it: settings and tap table in front, includes put in, lines still numbered.
+"""The text of the .cu files as a compiler takes it: settings, tap table and parameter lists in front, includes put in, lines still
+numbered.
 
-No GPU and no CuPy are needed to put it together; mpirecon.backend.modules compiles it.
+No GPU and no CuPy are needed to put it together; mpirecon.backend.gpu compiles it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from importlib.resources import files
 
 import numpy as np
 
+from mpirecon.kernels.arguments import Kernel
 from mpirecon.kernels.gridding import DEGREE, MARGIN, kernel_table
+from mpirecon.kernels.tables import KERNELS
 
 #: files in this folder that hold kernels
 SOURCES = ("project", "backproject", "statistics", "nearby", "ctf", "translate", "fold", "radial", "rotate", "line_integrals")
@@ -43,14 +46,20 @@ class Settings:
             raise ValueError(f"threads must be a multiple of 32 up to 1024 and at least the bands, got {self.threads}")
 
 
-@lru_cache(maxsize=None)
 def cuda_source(settings: Settings = Settings()) -> str:
     """All kernels in one text, ready to be compiled; ``#line`` lets an error name the file it is in."""
+    return _source_of(settings, tuple(KERNELS.values()))
+
+
+@lru_cache(maxsize=None)
+def _source_of(settings: Settings, kernels: tuple[Kernel, ...]) -> str:
     seen: set[str] = set()
-    return _prologue(settings) + "".join(_with_includes(f"{name}.cu", seen) for name in SOURCES)
+    files_here = "".join(_with_includes(f"{name}.cu", seen) for name in SOURCES)
+    added = "".join(f'#line 1 "{kernel.name}"\n{kernel.source}\n' for kernel in kernels if kernel.source)
+    return _prologue(settings, kernels) + files_here + added
 
 
-def _prologue(s: Settings) -> str:
+def _prologue(s: Settings, kernels: tuple[Kernel, ...]) -> str:
     table = kernel_table(s.taps, s.padding)
     filled = np.vstack([table, np.zeros((-s.taps % s.lanes, table.shape[1]), table.dtype)])
     rows = ", ".join("{" + ", ".join(f"{value:.9e}f" for value in row) + "}" for row in filled)
@@ -58,7 +67,7 @@ def _prologue(s: Settings) -> str:
         f"#define TAPS {s.taps}\n#define DEGREE {DEGREE[s.taps]}\n#define MARGIN {MARGIN}\n#define LANES {s.lanes}\n"
         f"#define THREADS {s.threads}\n#define BANDS {s.bands}\n"
         f"__constant__ const float TABLE[{len(filled)}][DEGREE + 1] = {{{rows}}};\n"
-    )
+    ) + "".join(f"#define ARGUMENTS_{kernel.name} {kernel.parameters}\n" for kernel in kernels)
 
 
 def _with_includes(name: str, seen: set[str]) -> str:

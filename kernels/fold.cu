@@ -8,7 +8,7 @@ __device__ inline int wrapped(int k, int p)
 
 // half: (p, p, p / 2 + 1) complex -> out: extended grid of complex numbers, zero frequency in the middle. A point of the
 // half grid's conjugate half is found at -k.
-extern "C" __global__ void extend(const float2* half, int p, int nz, int ny, int nx, float2* out)
+extern "C" __global__ void extend(ARGUMENTS_extend)
 {
     const long long total = (long long)nz * ny * nx;
     for (long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x; j < total; j += (long long)gridDim.x * blockDim.x) {
@@ -28,7 +28,7 @@ extern "C" __global__ void extend(const float2* half, int p, int nz, int ny, int
 
 // grid: extended grid of (re, im, weight, unused) -> out: (p, p, p / 2 + 1, 3), the sum over all samples and their Friedel
 // mates. Each point gathers its at most 27 periodic copies and those of its mate: no atomics, a fixed order.
-extern "C" __global__ void fold(const float4* grid, int nz, int ny, int nx, int p, float* out)
+extern "C" __global__ void fold(ARGUMENTS_fold)
 {
     const long long total = (long long)p * p * (p / 2 + 1);
     for (long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x; j < total; j += (long long)gridDim.x * blockDim.x) {

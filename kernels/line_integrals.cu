@@ -3,7 +3,7 @@
 
 // out[i](x, y) = sum over t of V(R^T (x, y, t)); coefficients: (n, n, n); rotation: (m, 9); out: (m, n, n). A line's terms
 // are added in float64: hundreds of them, of both signs.
-extern "C" __global__ void project_real(const float* coefficients, const float* rotation, int n, int images, float* out)
+extern "C" __global__ void project_real(ARGUMENTS_project_real)
 {
     const long long points = (long long)n * n, total = points * images;
     for (long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x; j < total; j += (long long)gridDim.x * blockDim.x) {
@@ -21,7 +21,7 @@ extern "C" __global__ void project_real(const float* coefficients, const float* 
 }
 
 // images (m, n, n) added along their lines onto coefficients (n, n, n)
-extern "C" __global__ void backproject_real(float* coefficients, const float* rotation, int n, int images, const float* values)
+extern "C" __global__ void backproject_real(ARGUMENTS_backproject_real)
 {
     const long long points = (long long)n * n, total = points * images;
     for (long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x; j < total; j += (long long)gridDim.x * blockDim.x) {

@@ -70,11 +70,7 @@ __device__ inline Slopes gather_slopes(const float2* grid, Extent n, const Place
 // One block a particle. rotation: (m, 12) of the turned poses, as for `statistics`; matrix: (m, 9), their ratio * R ·
 // used: bands that this look uses · out: (m, 2 BANDS + 9) float64, overwritten: yp and pp of each band, slope, curvature
 extern "C" __global__ void __launch_bounds__(THREADS)
-look_nearby(const float2* grid, int nz, int ny, int nx, const float* rotation, const float* matrix, const float* ctf,
-            const float2* data, const int* row, const float* shift, long long stride, float data_scale, int box,
-            const float2* on_data, const float* turns, const float* on_ctf, const int* optics_row, const Frequency* k,
-            int samples, const int* index, const int* first, const float* gain, const int* group, int count, int mode,
-            int used, double* out)
+look_nearby(ARGUMENTS_look_nearby)
 {
     __shared__ double found[WARPS][LOOK];
     const int i = blockIdx.x, warp = threadIdx.x / 32;

@@ -3,7 +3,7 @@
 
 // One block a particle. grid: extended half grid of complex numbers. out: (m, s), overwritten.
 extern "C" __global__ void __launch_bounds__(THREADS)
-project(const float2* grid, int nz, int ny, int nx, const float* rotation, const Frequency* k, int samples, float2* out)
+project(ARGUMENTS_project)
 {
     const Extent n = {nz, ny, nx};
     const int lane = threadIdx.x % LANES, member = threadIdx.x / LANES;

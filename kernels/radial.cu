@@ -14,8 +14,7 @@ __device__ inline int shell_of(long long j, int p, double ratio, int last)
 
 // total, count: (p, shells) float64, overwritten: the sums of a component of (p, p, p / 2 + 1, stride) over each plane kz,
 // one block a plane; dynamic shared memory holds 2 * shells float64
-extern "C" __global__ void radial_sum(const float* values, int stride, int component, int p, double ratio, int shells,
-                                      double* total, double* count)
+extern "C" __global__ void radial_sum(ARGUMENTS_radial_sum)
 {
     extern __shared__ double sums[];
     for (int s = threadIdx.x; s < 2 * shells; s += blockDim.x) sums[s] = 0.0;
@@ -37,7 +36,7 @@ extern "C" __global__ void radial_sum(const float* values, int stride, int compo
 }
 
 // out = numerator / (weight + ridge[shell]) of a folded (p, p, p / 2 + 1, 3) accumulator; 0 where 0 / 0
-extern "C" __global__ void divide_regularised(const float* folded, const double* ridge, int shells, int p, double ratio, float2* out)
+extern "C" __global__ void divide_regularised(ARGUMENTS_divide_regularised)
 {
     const long long total = (long long)p * p * (p / 2 + 1);
     for (long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x; j < total; j += (long long)gridDim.x * blockDim.x) {
@@ -47,7 +46,7 @@ extern "C" __global__ void divide_regularised(const float* folded, const double*
 }
 
 // spectrum /= weight + ridge[shell], in place; zero where that is not positive
-extern "C" __global__ void precondition(float2* spectrum, const float* folded, const double* ridge, int shells, int p, double ratio)
+extern "C" __global__ void precondition(ARGUMENTS_precondition)
 {
     const long long total = (long long)p * p * (p / 2 + 1);
     for (long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x; j < total; j += (long long)gridDim.x * blockDim.x) {
@@ -58,7 +57,7 @@ extern "C" __global__ void precondition(float2* spectrum, const float* folded, c
 }
 
 // spectrum *= transfer + ridge[shell], in place; transfer: (p, p, p / 2 + 1)
-extern "C" __global__ void multiply_regularised(float2* spectrum, const float* transfer, const double* ridge, int shells, int p, double ratio)
+extern "C" __global__ void multiply_regularised(ARGUMENTS_multiply_regularised)
 {
     const long long total = (long long)p * p * (p / 2 + 1);
     for (long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x; j < total; j += (long long)gridDim.x * blockDim.x) {

@@ -2,7 +2,7 @@
 #include "spline.cuh"
 
 // out[i](r) = V(R^T r); coefficients: (n, n, n) spline coefficients; rotation: (m, 9); out: (m, n, n, n)
-extern "C" __global__ void rotate_volumes(const float* coefficients, const float* rotation, int n, int volumes, float* out)
+extern "C" __global__ void rotate_volumes(ARGUMENTS_rotate_volumes)
 {
     const long long points = (long long)n * n * n, total = points * volumes;
     for (long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x; j < total; j += (long long)gridDim.x * blockDim.x) {
@@ -16,7 +16,7 @@ extern "C" __global__ void rotate_volumes(const float* coefficients, const float
 }
 
 // out[i](r) = I[i](turned back by the angle, of r - shift); motion: (m, 4) cosine, sine, shift x, shift y
-extern "C" __global__ void move_images(const float* coefficients, const float* motion, int n, int images, float* out)
+extern "C" __global__ void move_images(ARGUMENTS_move_images)
 {
     const long long points = (long long)n * n, total = points * images;
     for (long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x; j < total; j += (long long)gridDim.x * blockDim.x) {

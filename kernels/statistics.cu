@@ -66,10 +66,7 @@ __device__ inline void compare(const float2* grid, const Extent& n, const float*
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-statistics(const float2* grid, int nz, int ny, int nx, const float* rotation, const float* ctf, const float2* data,
-           const int* row, const float* shift, long long stride, float data_scale, int box,
-           const float2* on_data, const float* turns, const float* on_ctf, const int* optics_row, const Frequency* k,
-           int samples, const int* index, const int* first, const float* gain, const int* group, int count, int mode, double* out)
+statistics(ARGUMENTS_statistics)
 {
     compare<false>(grid, Extent{nz, ny, nx}, rotation, ctf, Images{data, row, shift, stride, data_scale, box},
                    Optics{on_data, turns, on_ctf, optics_row, samples}, k, index, first, gain, group, count, mode, out);
@@ -77,10 +74,7 @@ statistics(const float2* grid, int nz, int ny, int nx, const float* rotation, co
 
 // As `statistics`, of projections that real space made: model (m, samples).
 extern "C" __global__ void __launch_bounds__(THREADS)
-statistics_of(const float2* model, const float* ctf, const float2* data, const int* row, const float* shift, long long stride,
-              float data_scale, int box, const float2* on_data, const float* turns, const float* on_ctf,
-              const int* optics_row, const Frequency* k, int samples, const int* index, const int* first, const float* gain,
-              const int* group, int count, int mode, double* out)
+statistics_of(ARGUMENTS_statistics_of)
 {
     compare<true>(model, Extent{0, 0, 0}, ctf, ctf, Images{data, row, shift, stride, data_scale, box},
                   Optics{on_data, turns, on_ctf, optics_row, samples}, k, index, first, gain, group, count, mode, out);
@@ -89,9 +83,7 @@ statistics_of(const float2* model, const float* ctf, const float2* data, const i
 // out[i] = mean power of image i over its samples, (m,) float64. Of premultiplied images, whose noise has the variance
 // C^2, the mean is over the sum of C^2.
 extern "C" __global__ void __launch_bounds__(THREADS)
-image_power(const float* ctf, const float2* data, const int* row, const float* shift, long long stride, float data_scale, int box,
-            const float2* on_data, const float* turns, const float* on_ctf, const int* optics_row, const Frequency* k,
-            int samples, const float* multiplicity, int premultiplied, double* out)
+image_power(ARGUMENTS_image_power)
 {
     __shared__ double found[WARPS][2];
     const int i = blockIdx.x;
@@ -124,10 +116,7 @@ image_power(const float* ctf, const float2* data, const int* row, const float* s
 // shell, in a fixed order. shell_index: samples by shell, those of shell b at first[b] .. first[b + 1] · weight: (m,)
 // float64, an image of weight 0 is left out · worth 1, or C^2 where premultiplied; multiplicities count.
 extern "C" __global__ void __launch_bounds__(THREADS)
-shell_power(const float* ctf, const float2* data, const int* row, const float* shift, long long stride, float data_scale, int box,
-            const float2* on_data, const float* turns, const float* on_ctf, const int* optics_row, const Frequency* k,
-            int samples, const float* multiplicity, const int* shell_index, const int* first, const double* weight,
-            int particles, int premultiplied, double* power, double* count)
+shell_power(ARGUMENTS_shell_power)
 {
     __shared__ double found[WARPS][2];
     const Images images = {data, row, shift, stride, data_scale, box};

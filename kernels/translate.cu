@@ -3,10 +3,7 @@
 
 // out[to[i], s] = image i's sample s as image_sample gives it: moved so that its position, pixel n / 2 plus the shift,
 // becomes the origin, odd phases undone, scaled. data: transforms (rows, n, n / 2 + 1) · shift: (m, 4) as ramp_at takes it
-extern "C" __global__ void gather_translated(const float2* data, const int* row, const float* shift, long long stride,
-                                             float data_scale, int box, const float2* on_data, const float* turns,
-                                             const float* on_ctf, const int* optics_row, const Frequency* k, int samples,
-                                             int particles, const int* to, float2* out)
+extern "C" __global__ void gather_translated(ARGUMENTS_gather_translated)
 {
     const Images images = {data, row, shift, stride, data_scale, box};
     const Optics optics = {on_data, turns, on_ctf, optics_row, samples};
@@ -19,8 +16,7 @@ extern "C" __global__ void gather_translated(const float2* data, const int* row,
 
 // The transpose's twin: spectra[i](k_s) = samples[i, s] * exp(-2 pi i k.position_i / n); spectra are zero before. On the
 // column kx = 0 the mirrored sample is written as well, so that an inverse real FFT gives the real image.
-extern "C" __global__ void scatter_translated(const float2* samples_in, const float* shift, int box, const Frequency* k,
-                                              int samples, int particles, float2* spectra)
+extern "C" __global__ void scatter_translated(ARGUMENTS_scatter_translated)
 {
     const long long total = (long long)particles * samples;
     for (long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x; j < total; j += (long long)gridDim.x * blockDim.x) {

@@ -21,6 +21,8 @@ _NAMES = {
     "State": "mpirecon.api.reconstruction",
     "world": "mpirecon.api.reconstruction",
     "Result": "mpirecon.api.result",
+    "null": "mpirecon.api.null",
+    "NullTest": "mpirecon.api.null",
     "path": "mpirecon.api.path",
     "SelectionPath": "mpirecon.api.path",
     "FSC": "mpirecon.api.maps",

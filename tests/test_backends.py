@@ -1,10 +1,9 @@
-"""What every backend owes, whichever device it computes on: one contract, asked of all of them.
+"""What every backend owes, whichever device it computes on: one contract, asked of all of them. Of their images, see test_image_store.py.
 
 The CUDA backends run on the host through the stand-in for CuPy, or, marked `gpu`, on a GPU.
 """
 
 import inspect
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,19 +11,13 @@ from adjoint import random_like
 from test_cuda_backend import fake_cupy, needs_compiler  # noqa: F401 (a fixture)
 
 from mpirecon.backend import get_backend
-from mpirecon.backend.cpu import CpuBackend
-from mpirecon.backend.memory import Plan
 from mpirecon.backend.protocol import Ability, Backend
 from mpirecon.backend.real_space import RealSpaceCpuBackend
-from mpirecon.errors import UserError
-from mpirecon.io.particle_file import ParticleFile
-from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.model import ParticleSet, Pose, make_ctf
-from mpirecon.model.aberrations import Aberrations
+from mpirecon.model.symmetry import point_group
+from mpirecon.operators.equations import Equations
 from mpirecon.operators.fixed_point import FixedPoint
-from mpirecon.parallel.comm import SerialCommunicator
-from mpirecon.solvers.slab_data import ParticleSlab
-from mpirecon.solvers.timing import Timings
+from mpirecon.operators.symmetry import Symmetry
 
 BOX = 12
 
@@ -197,175 +190,38 @@ def test_a_shift_is_taken_out(backend):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(a).max())
 
 
-class Slab:
-    """Twenty particles as a backend visits them; counts what is read."""
+class OnDevice:
+    """A transport that sums accumulators where they are."""
 
-    def __init__(self, m=20):
-        self.metadata, self.pixels, self.noise_group, self.reads = particles(m), images(m), np.zeros(m, np.int64), []
-        self.pose = self.metadata.pose
-
-    def __len__(self):
-        return len(self.metadata)
-
-    def order(self):
-        return np.arange(len(self))
-
-    def batches(self, rows):
-        return (rows[first : first + 7] for first in range(0, len(rows), 7))
-
-    def read(self, rows):
-        self.reads.extend(rows.tolist())
-        return self.pixels[rows]
+    on_device = True
 
 
-def test_a_visit_brings_every_row_once_and_in_order(backend):
-    made, slab = backend(), Slab()
-    rows = np.array([3, 4, 5, 9, 11, 12, 13, 17, 19])
-    reference, bands = made.reference(volume()), plain_bands(made)
-    parts, sums = [], []
-    for part, batch in made.visit(slab, rows, slab.read, Timings()):
-        parts.append(part)
-        sums.append(made.statistics(reference, batch, bands))
-    np.testing.assert_array_equal(np.concatenate(parts), rows)
-    directly = made.statistics(reference, made.prepare(slab.pixels[rows], slab.metadata[rows]), bands)
-    np.testing.assert_allclose(np.concatenate(sums), directly, rtol=1e-5, atol=1e-6 * np.abs(directly).max())
-    made.release_images()
-    assert sum(len(part) for part, _ in made.visit(slab, rows, slab.read, Timings())) == len(rows)
-
-
-def test_images_that_are_kept_are_read_once():
-    made, slab = CpuBackend(BOX, 2.0, memory=1e9), Slab()
-    assert made.keeps_all(slab) and not CpuBackend(BOX, 2.0).keeps_all(slab)
-    for _ in range(2):
-        list(made.visit(slab, np.arange(20), slab.read, Timings()))
-    assert sorted(slab.reads) == list(range(20))
-    made.release_images()
-    list(made.visit(slab, np.arange(20), slab.read, Timings()))
-    assert len(slab.reads) == 40
-
-
-# poses that change: what a ParticleSlab's move owes, over every backend
-
-
-@pytest.fixture
-def slab(tmp_path):
-    """A ParticleSlab of twenty particles of optics groups 3 and 7."""
-    about = particles(20)
-    about.optics_group[:] = 3 + 4 * (np.arange(20) % 2)
-    with ParticleWriter(tmp_path / "p.h5", 20, BOX, 2.0, overwrite=False) as writer:
-        writer.write_metadata(about)
-        writer.write_images(0, images(20))
-    with ParticleFile(tmp_path / "p.h5") as file:
-        found = ParticleSlab(SerialCommunicator(), file, 2, 0)
-        found.agree_on_noise_groups(SerialCommunicator())
-        yield found
-
-
-def seen(made, slab, rows=np.arange(20), reads=None):
-    """All that a visit's batches give: statistics, power and, with all rows, the sums."""
-    reference, bands = made.reference(volume()), made.bands(np.ones((2, made.plane.shells)), 0, made.plane.shells - 1, True)
-    accumulator, sums, power = made.accumulator(), [], []
-
-    def read(part):
-        if reads is not None:
-            reads.extend(part.tolist())
-        return slab.images(part)
-
-    for part, batch in made.visit(slab, rows, read, Timings()):
-        one = np.ones(len(part))
-        sums.append(made.statistics(reference, batch, bands))
-        power.append(made.power(batch))
-        made.accumulate(accumulator, batch, one, one, one)
-    return np.concatenate(sums), np.concatenate(power), np.asarray(made.folded(accumulator))
-
-
-def seen_from_the_start(made, slab, rows=np.arange(20)):
-    """The same of images that were prepared at the slab's poses of now."""
-    at = replace(slab.metadata, pose=slab.pose)[rows]
-    reference, bands = made.reference(volume()), made.bands(np.ones((2, made.plane.shells)), 0, made.plane.shells - 1, True)
-    batch, accumulator, one = made.prepare(slab.images(rows), at, slab.noise_group[rows]), made.accumulator(), np.ones(len(rows))
-    made.accumulate(accumulator, batch, one, one, one)
-    return made.statistics(reference, batch, bands), made.power(batch), np.asarray(made.folded(accumulator))
-
-
-def assert_same(found, expected, close):
-    for a, b in zip(found, expected):
-        np.testing.assert_allclose(a, b, rtol=0, atol=close * np.abs(b).max())
-
-
-def somewhere_else(m, seed):
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal((m, 4)), rng.uniform(-9, 9, (m, 2))
-
-
-SOME = np.array([0, 3, 4, 11, 17, 19])
-
-
-def optics():
-    """Of groups 3 and 7: magnification, odd and even phases, a detector."""
-    rng = np.random.default_rng(5)
-    return Aberrations([3, 7], np.eye(2) + rng.uniform(-0.02, 0.02, (2, 2, 2)), rng.uniform(-3, 3, (2, 6)),
-                       rng.uniform(-3, 3, (2, 9)), np.linspace(1, [0.5, 0.8], 8).T)  # fmt: skip
-
-
-@pytest.mark.parametrize("options", [{}, {"premultiplied": True}, {"aberrations": optics()}], ids=["plain", "premultiplied", "aberrations"])
-@pytest.mark.parametrize("kept", [True, False], ids=["kept", "read anew"])
-def test_moving_particles_is_preparing_them_at_their_new_poses(backend, slab, options, kept, monkeypatch):
-    if not kept:  # a GPU that has room for one batch alone
-        monkeypatch.setattr("mpirecon.backend.cuda.plan", lambda *_: Plan(False, 7, 0, 0))
-    try:
-        made, reads = backend(**options, on_cpu={"memory": 1e9 if kept else 0}), []
-    except UserError as error:
-        assert "aberrations" in options and "--space real" in str(error)
+@pytest.mark.parametrize("reduced", ["on the host", "on the device"])
+def test_an_accumulator_is_summed_over_a_point_group_wherever_it_is(backend, reduced):
+    made, symmetry, m = backend(), Symmetry(point_group("D2")), 6
+    if reduced == "on the device" and made.name != "cuda":
+        with pytest.raises(TypeError, match="summed by the communicator"):
+            made.join(OnDevice())
         return
-    at_home = seen(made, slab, reads=reads)
-    assert_same(at_home, seen_from_the_start(made, slab), 3e-6)
-    slab.move(SOME, *somewhere_else(6, seed=8))
-    moved = seen(made, slab, reads=reads)
-    assert sorted(reads) == sorted([*range(20)] * (1 if kept else 2)), "a move costs no reading"
-    assert_same(moved, seen_from_the_start(made, slab), 3e-6)
-    others = np.setdiff1d(np.arange(20), SOME)
-    assert_same([moved[0][others]], [at_home[0][others]], 3e-6)
-    assert all(np.abs(moved[0][i] - at_home[0][i]).max() > 1e-3 * np.abs(at_home[0]).max() for i in SOME)
-    # again, others among them, and all the way back
-    slab.move(np.array([4, 5]), *somewhere_else(2, seed=9))
-    assert_same(seen(made, slab), seen_from_the_start(made, slab), 3e-6)
-    assert_same(seen(made, slab, SOME), seen_from_the_start(made, slab, SOME), 3e-6)
-    given = slab.metadata.pose
-    slab.move(np.arange(20), given.quaternion, given.shift)
-    assert_same(seen(made, slab)[:2], at_home[:2], 1e-15)
+    if reduced == "on the device":
+        made.join(OnDevice())
+    accumulator, one = made.accumulator(), np.ones(m)
+    made.accumulate(accumulator, made.prepare(images(m), particles(m)), one, one, one)
+    folded = made.folded(accumulator)
+    assert isinstance(folded, np.ndarray) == (reduced == "on the host")
+    expected = folded.copy() if reduced == "on the host" else folded.get()
+    symmetry.finish(expected)
+    made.symmetrise(folded, symmetry)
+    np.testing.assert_array_equal(folded if reduced == "on the host" else folded.get(), expected)
 
 
-def test_particles_that_move_before_they_are_first_visited(backend, slab):
-    made = backend(on_cpu={"memory": 1e9})
-    slab.move(SOME, *somewhere_else(6, seed=8))
-    assert_same(seen(made, slab), seen_from_the_start(made, slab), 3e-6)
-    assert_same(seen(made, slab, SOME), seen_from_the_start(made, slab, SOME), 3e-6)
-
-
-def test_images_of_half_precision_move_as_often_as_one_likes(slab):
-    made = CpuBackend(BOX, 2.0, memory=1e9, half_precision=True)
-    seen(made, slab)  # the first visit is of what was read; the next are of what is kept
-    at_home = seen(made, slab)
-    for seed in range(8):
-        slab.move(SOME, *somewhere_else(6, seed=seed))
-        assert_same(seen(made, slab), seen_from_the_start(made, slab), 1e-3)
-    slab.move(SOME, slab.metadata.pose.quaternion[SOME], slab.metadata.pose.shift[SOME])
-    for a, b in zip(seen(made, slab), at_home):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_kept_or_read_anew_moved_images_are_the_same_bits(slab):
-    slab.move(SOME, *somewhere_else(6, seed=8))
-    for a, b in zip(*(seen(CpuBackend(BOX, 2.0, memory=memory), slab) for memory in (1e9, 0))):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_a_move_to_nowhere_is_refused(slab):
-    for quaternion, shift in (([[0.0, 0, 0, 0]], [[0.0, 0]]), ([[1.0, 0, 0, 0]], [[np.nan, 0]]), ([[1.0, 0, 0]], [[0.0, 0]])):
-        with pytest.raises(UserError, match="Pose"):
-            slab.move(np.array([3]), np.array(quaternion), np.array(shift))
-    assert slab.pose is slab.metadata.pose
+def test_equations_keep_their_signatures(backend):
+    made = backend()
+    equations = made.normal_equations(made.folded(made.accumulator()))
+    assert isinstance(equations, Equations)
+    for name in Equations.__abstractmethods__ - {"shells"}:
+        theirs = list(inspect.signature(getattr(type(equations), name)).parameters)
+        assert theirs == list(inspect.signature(getattr(Equations, name)).parameters), name
 
 
 def test_nobody_asks_a_backend_what_it_is():
@@ -379,6 +235,9 @@ def test_nobody_asks_a_backend_what_it_is():
     asked = re.compile(r"(hasattr|getattr|type|isinstance)\([^)]*\bbackend\b")
     found = [f"{path.relative_to(folder)}: {line.strip()}" for path in folder.rglob("*.py")
              for line in path.read_text(encoding="utf-8").splitlines() if asked.search(line)]  # fmt: skip
+    rooms = [folder / room for room in ("backend", "operators", "solvers")]
+    found += [f"{path.name}: {word}" for room in rooms for path in room.rglob("*.py") for word in ("hasattr(", "__getattr__")
+              if word in path.read_text(encoding="utf-8")]
     assert not found, found
 
 

@@ -19,6 +19,7 @@ from adjoint import random_like
 
 from mpirecon.backend import get_backend
 from mpirecon.backend.memory import Plan, comparing_bytes, plan, stream_bytes_per_image
+from mpirecon.backend.store import ImageStore
 from mpirecon.errors import UserError
 from mpirecon.model import ParticleSet, Pose, make_ctf
 from mpirecon.model.aberrations import Aberrations
@@ -148,7 +149,7 @@ def test_raw_premultiplied_statistics_agree_too(fake_cupy):
 
 
 class Slab:
-    """What a Loader needs of a ParticleSlab."""
+    """What an ImageStore needs of a ParticleSlab."""
 
     def __init__(self, m=50, box=12) -> None:
         self.metadata, self.pixels = particles(m, box, seed=2)
@@ -159,17 +160,21 @@ class Slab:
     def __len__(self) -> int:
         return len(self.metadata)
 
+    def order(self):
+        return np.arange(len(self))
+
     def read(self, rows):
         self.reads.append(rows.copy())
         return self.pixels[rows]
 
 
-def visited(backend, slab, rows):
+def visited(store, rows):
     """Statistics of rows, as the pieces come, and how long these were."""
+    backend, slab = store.backend, store.slab
     bands = backend.bands(np.ones((2, backend.plane.shells)), 2, backend.plane.shells - 1, True)
     reference = backend.reference(random_like((12, 12, 12), np.float32, 3))
     out, lengths = np.full((len(slab), 6, 3), np.nan), []
-    for part, batch in backend.visit(slab, rows, slab.read, Timings()):
+    for part, batch in store.visit(rows, slab.read, Timings()):
         out[part] = backend.statistics(reference, batch, bands)
         lengths.append(len(part))
     return out[rows], lengths
@@ -189,10 +194,11 @@ ROWS = np.array([3, 4, 10, 11, 12, 30, 44, 49])
 def test_a_slab_that_fits_is_read_once(fake_cupy):
     fake_cupy()
     backend, slab = get_backend("cuda", 12, 2.0), Slab()
-    found, _ = visited(backend, slab, np.arange(50))
+    store = ImageStore(backend, slab)
+    found, _ = visited(store, np.arange(50))
     assert backend.plan.resident and sum(map(len, slab.reads)) == 50
     np.testing.assert_allclose(found, expected_of(slab, np.arange(50)), rtol=1e-5, atol=1e-4)
-    found, lengths = visited(backend, slab, ROWS)
+    found, lengths = visited(store, ROWS)
     assert sum(map(len, slab.reads)) == 50 and lengths == [8]
     np.testing.assert_allclose(found, expected_of(slab, ROWS), rtol=1e-5, atol=1e-4)
 
@@ -207,8 +213,9 @@ def test_a_slab_that_does_not_fit_is_streamed_in_short_batches(fake_cupy):
     fake_cupy(memory=memory_for(7, 3000) + 5000)
     backend, slab = get_backend("cuda", 12, 2.0), Slab(3000)
     rows = np.sort(np.random.default_rng(0).permutation(3000)[:40])
+    store = ImageStore(backend, slab)
     for _ in range(2):
-        found, lengths = visited(backend, slab, rows)
+        found, lengths = visited(store, rows)
         np.testing.assert_allclose(found, expected_of(slab, rows), rtol=1e-5, atol=1e-4)
     assert not backend.plan.resident and max(lengths) <= 10 < len(rows)
     assert sum(map(len, slab.reads)) == 80 and np.array_equal(np.concatenate(slab.reads[: len(slab.reads) // 2]), rows)
@@ -218,22 +225,24 @@ def test_a_slab_that_does_not_fit_is_streamed_in_short_batches(fake_cupy):
 def test_a_forecast_that_was_too_bold_is_met_by_shorter_batches(fake_cupy, monkeypatch):
     cupy = fake_cupy()
     backend, slab = get_backend("cuda", 12, 2.0), Slab()
+    store = ImageStore(backend, slab)
     monkeypatch.setattr("mpirecon.backend.cuda.plan", lambda *_: Plan(True, 50, 0, 0))
     # room for the metadata and a few images, not for the slab's samples
     cupy.SETTINGS["memory"] = cupy._memory.used + 50 * 84 + 20_000
-    loader = backend._make_loader(slab)
-    parts = [part for part, _ in loader.visit(np.arange(50), slab.read, Timings())]
-    assert not loader.resident and len(parts) > 1 and np.array_equal(np.concatenate(parts), np.arange(50))
+    for _ in range(2):
+        parts = [part for part, _ in store.visit(np.arange(50), slab.read, Timings())]
+    assert sum(map(len, slab.reads)) == 100 and len(parts) > 1 and np.array_equal(np.concatenate(parts), np.arange(50))
 
 
 @needs_compiler
 def test_not_even_one_image_is_an_error_with_a_remedy(fake_cupy):
     cupy = fake_cupy()
     backend, slab = get_backend("cuda", 12, 2.0), Slab()
-    loader = backend._make_loader(slab)
+    store = ImageStore(backend, slab)
+    list(store.visit(np.arange(0), slab.read, Timings()))  # whose memory for what is beside the images is taken then
     cupy.SETTINGS["memory"] = cupy._memory.used + 600
     with pytest.raises(UserError, match="ran out of memory with a batch of one image.*--backend cpu"):
-        list(loader.visit(np.arange(50), slab.read, Timings()))
+        list(store.visit(np.arange(50), slab.read, Timings()))
 
 
 @needs_compiler
@@ -245,7 +254,7 @@ def test_an_error_in_the_reading_thread_arrives(fake_cupy):
         raise UserError("the image of particle 3 contains NaN")
 
     with pytest.raises(UserError, match="particle 3"):
-        list(backend.visit(slab, ROWS, read, Timings()))
+        list(ImageStore(backend, slab).visit(ROWS, read, Timings()))
 
 
 def test_plans():

@@ -1,9 +1,11 @@
 """What docs/extending.md shows works as it stands."""
 
 import ast
+import inspect
 import re
 from pathlib import Path
 
+import host_cuda
 import numpy as np
 import pytest
 
@@ -13,6 +15,9 @@ from mpirecon.errors import UserError
 from mpirecon.io.export import ExportOptions, export_run
 from mpirecon.io.formats import STAR, CryoSparc, add_format
 from mpirecon.io.star import read_star
+from mpirecon.kernels.arguments import Kernel
+from mpirecon.kernels.cuda_source import Settings, cuda_source
+from mpirecon.kernels.tables import KERNELS, add_kernel
 from mpirecon.robust.known_rules import add_rule, rule_names, rule_of
 from mpirecon.robust.losses import LOSSES
 from mpirecon.solvers.config import Config
@@ -27,7 +32,8 @@ def names():
     found: dict = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S):
         exec(compile(block, "docs/extending.md", "exec"), found)
-    return found
+    yield found
+    del KERNELS["peak"]
 
 
 def test_a_rule_of_ones_own_selects(names):
@@ -120,3 +126,24 @@ def test_no_code_compares_the_names_of_losses_solvers_or_formats():
             names = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)} if compared else set()
             found += [f"{path.name}, line {node.lineno}: {ast.unparse(node)}"] if names & known else []
     assert not found, "\n".join(found)
+
+
+def test_a_kernel_of_ones_own_is_declared_once(names):
+    table, values = names["PEAK"], names["values"]
+    assert list(inspect.signature(names["peak"].py_func).parameters) == [argument.name for argument in table.arguments]
+    np.testing.assert_allclose(values["out"], np.abs(values["data"]).max(axis=1), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"peak: out has the shape \(4,\), expected \(images = 5\)"):
+        table.arranged({**values, "out": np.empty(4, np.float32)})
+    add_kernel(table)  # again
+    with pytest.raises(ValueError, match="another kernel named statistics"):
+        add_kernel(Kernel("statistics", table.arguments, table.source))
+
+
+@pytest.mark.skipif(host_cuda.compiler() is None, reason="needs a C++ compiler: install g++")
+def test_its_cuda_twin_does_the_same(names):
+    table, values = names["PEAK"], {**names["values"], "out": np.full(5, np.nan, np.float32)}
+    module = host_cuda.compile_source(cuda_source(Settings(threads=64)))
+    for blocks, threads in ((1, 2), (3, 64)):
+        module.launch("peak", blocks, threads, table.arranged(values))
+        np.testing.assert_allclose(values["out"], names["values"]["out"], rtol=1e-6)
+        values["out"][:] = np.nan

@@ -54,6 +54,18 @@ def test_unknown_names_and_options_are_named(particles):
         mr.recontruct
 
 
+def test_noise_in_a_script_is_that_of_the_command(particles, tmp_path, cli):
+    ours = mr.null(particles, loss="sorted", keep=0.7, iterations=1)
+    done = cli("null", particles.path, "-o", tmp_path / "null", "--loss", "sorted", "--keep", 0.7, "--iterations", 1)
+    theirs = mr.NullTest(tmp_path / "null")
+    assert done.returncode == (0 if ours.passed else 1) and theirs.passed == ours.passed
+    assert ours.passed or ours.mean_fsc > ours.limit
+    np.testing.assert_array_equal(ours.fsc.values, theirs.fsc.values)
+    assert ours.folder.is_dir() and ours.summary["verdict"] in repr(ours)
+    with pytest.raises(mr.UserError, match="no null.json"):
+        mr.NullTest(tmp_path)
+
+
 def test_a_run_in_a_script_is_the_run_of_the_command(particles, tmp_path, cli):
     ours = mr.reconstruct(particles, loss="sorted", keep=0.7, iterations=2, diameter=80)
     done = cli("reconstruct", particles.path, "-o", tmp_path / "run", "--loss", "sorted", "--keep", 0.7, "--iterations", 2,

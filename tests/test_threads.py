@@ -10,7 +10,6 @@ import mrcfile
 import numpy as np
 import pytest
 
-from mpirecon.backend.resident import ResidentImages
 from mpirecon.cli import run
 from mpirecon.errors import UserError
 from mpirecon.io.run_output import read_particle_table
@@ -169,44 +168,6 @@ def test_freed_memory_is_used_again_without_new_pages():
         for how in ("give back", "keep")
     )
     assert kept < given_back / 5
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("half_precision", [False, True])
-def test_images_kept_in_pieces_are_those_that_came(threads, half_precision):
-    rng = np.random.default_rng(4)
-    data, ctf = rng.standard_normal((40, 10)).astype("f4").view("c8"), rng.random((40, 5)).astype("f4")
-    kept = ResidentImages(40, 5, 1e6, half_precision, order=rng.permutation(40), threads=Threads(threads))
-    parts = np.array_split(rng.permutation(40), 3)
-    for rows in (*parts, np.arange(0, 40, 3), np.arange(40)):  # some of them, or all, are here already
-        kept.keep(rows, data[rows], ctf[rows])
-    some = ResidentImages(40, 5, 17 * 5 * 3 * (2 if half_precision else 4), half_precision, threads=Threads(threads))
-    some.keep(parts[0], data[parts[0]], ctf[parts[0]])
-    some.keep(np.concatenate(parts[:2]), data[np.concatenate(parts[:2])], ctf[np.concatenate(parts[:2])])
-    close = {"rtol": 0, "atol": 2e-3} if half_precision else {"rtol": 0}
-    for images, rows in ((kept, np.arange(40)), (kept, parts[1]), (some, np.concatenate(parts[:2])[:17])):
-        found, also = images.get(rows)
-        np.testing.assert_allclose(found, data[rows], **close)
-        np.testing.assert_allclose(also, ctf[rows], **close)
-    assert not some.holds(parts[1])
-
-
-def test_images_kept_in_another_order_are_those_that_came():
-    rng = np.random.default_rng(3)
-    data, ctf = rng.standard_normal((6, 10)).astype("f4").view("c8"), rng.random((6, 5)).astype("f4")
-    order = np.array([4, 0, 5, 2, 1, 3])
-    kept = ResidentImages(6, 5, 1e6, order=order)
-    for rows in ([1, 3], [0, 2, 4], [5]):
-        kept.keep(np.array(rows), data[rows], ctf[rows])
-    found, also = kept.get(order[1:4])
-    assert np.shares_memory(found, kept._data)  # they lie side by side, and are not copied
-    np.testing.assert_array_equal(found, data[order[1:4]])
-    np.testing.assert_array_equal(also, ctf[order[1:4]])
-    np.testing.assert_array_equal(kept.get(np.arange(6))[0], data)
-    few = ResidentImages(6, 5, 3 * 60, order=order)  # three fit: those that come first
-    few.keep(np.array([5, 2, 1, 0]), data[[5, 2, 1, 0]], ctf[[5, 2, 1, 0]])
-    assert few.holds(np.array([5, 2, 1])) and not few.holds(np.array([0]))
-    np.testing.assert_array_equal(few.get(np.array([2, 1]))[0], data[[2, 1]])
 
 
 def test_neighbours_in_the_order_of_views_look_from_close_by():

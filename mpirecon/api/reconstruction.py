@@ -16,20 +16,25 @@ from mpirecon.api.particles import Particles, imported
 from mpirecon.api.particles import open as open_particles
 from mpirecon.api.result import Result
 from mpirecon.api.scratch import Scratch
+from mpirecon.batch.units import parse_time
+from mpirecon.errors import UserError
 from mpirecon.io import mrc
 from mpirecon.io.formats import is_table
 from mpirecon.io.given_weights import ARRAY
 from mpirecon.io.particle_file import open_together
 from mpirecon.io.reading import READING, refuse_reading
 from mpirecon.io.run_log import RankLog
+from mpirecon.io.run_output import read_summary
 from mpirecon.model.arrays import Volume as PlainVolume
 from mpirecon.model.pose import Pose
+from mpirecon.parallel.agree import run_first
 from mpirecon.parallel.comm import Communicator, get_communicator, run_together, together
 from mpirecon.parallel.console import Console
 from mpirecon.robust import distances, losses
 from mpirecon.solvers import run as runs
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.controls import check_selection
+from mpirecon.solvers.endurance import Endurance
 from mpirecon.solvers.groups import half_map
 from mpirecon.solvers.main import about_run
 from mpirecon.solvers.results import write_results
@@ -53,7 +58,8 @@ def world() -> Communicator:
 def reconstruct(
     particles, output: str | os.PathLike | None = None, *, loss="l2", comm=None, weights=None, start_weights=None,
     overwrite: bool = False, resume: bool = False, controls: bool = False, postprocess: bool = True, log_particles: str = "none",
-    verbose: bool = False, **options,
+    checkpoint_every: int | str = 1, checkpoint_signal: str = "USR1", grace: float = 240.0, stall_timeout: float = 1800.0,
+    began: float | None = None, verbose: bool | int = False, **options,
 ) -> Result:
     """Reconstruct a map. Collective over `comm`.
 
@@ -77,8 +83,14 @@ def reconstruct(
         as the options of the command
     log_particles : str
         ``"none"``, ``"last"`` or ``"all"`` iterations, as the option of the command
-    verbose : bool
-        print what the command prints
+    checkpoint_every : int or str
+        iterations, or a time such as ``"30m"``, between checkpoints
+    checkpoint_signal, grace, stall_timeout : str, float, float
+        as the options of the command; seconds
+    began : float, optional
+        when the program began, Unix time, of which the phase "setup" is counted; now when left out
+    verbose : bool or int
+        print what the command prints; 2: also what it prints with ``--verbose``
     **options
         fields of ``mpirecon.solvers.config.Config``, named as the options of the command: keep, distance, solver, iterations,
         folds, diameter, symmetry, max_resolution, group_by, backend, threads, seed (1 when left out) …
@@ -100,16 +112,19 @@ def reconstruct(
     from mpirecon.solvers.main import reconstruct as whole_run
 
     comm = as_communicator(comm)
-    path, reading, opened = _source(particles, options)
+    path, reading = source_of(particles, options)
     scratch = Scratch(comm)
-    config = configuration(opened, scratch, comm, loss=loss, weights=weights, **options)
+    config = configuration(known_particles(particles, options), scratch, comm, loss=loss, weights=weights, **options)
+    refuse_unmade_mask(config, postprocess)
+    endurance = _endurance(checkpoint_every, signal=checkpoint_signal, grace=grace, stall_timeout=stall_timeout)
     folder = scratch.path / "run" if output is None else Path(output)
     whole_run(
         comm, path, folder, config, console_of(comm, verbose), overwrite=overwrite, log_particles=log_particles,
-        controls=controls, resume=resume, postprocess=postprocess, start_weights=start_weights, weights=_array(weights), reading=reading,
+        controls=controls, resume=resume, postprocess=postprocess, endurance=endurance, start_weights=start_weights,
+        weights=_array(weights), began=began, reading=reading,
     )  # fmt: skip
-    comm.barrier()
-    return run_together(comm, lambda: Result(folder, _scratch=scratch if output is None else None))
+    summary = comm.bcast(run_first(comm, lambda: read_summary(folder)))
+    return Result(folder, _scratch=scratch if output is None else None, _summary=summary)
 
 
 @dataclass(frozen=True)
@@ -257,6 +272,12 @@ def configuration(particles: Particles | None, scratch: Scratch, comm: Communica
     return Config(**{"seed": 1, "loss": name, "weights": named, "distance": distance, "mask": None if mask is None else str(mask), **options})
 
 
+def refuse_unmade_mask(config: Config, postprocess: bool) -> None:
+    """Raise UserError where the final map's mask is to be made of itself, and nothing is to be made of it."""
+    if config.mask == "auto" and not postprocess:
+        raise UserError("--mask auto makes its mask after the reconstruction, which --no-postprocess leaves out")
+
+
 def _array(weights) -> np.ndarray | None:
     """Weights that are none by name."""
     return None if isinstance(weights, str) else weights
@@ -280,24 +301,35 @@ def particles_of(given) -> Particles:
     return open_particles(given) if isinstance(given, (str, os.PathLike)) else given
 
 
-def _source(given, options: dict) -> tuple[Path, dict, Particles | None]:
-    """(file of the particles, how it is read if it is a table, the particles if it is none); takes the second out of `options`."""
+def source_of(given, options: dict) -> tuple[Path, dict]:
+    """(file of the particles, how it is read if it is a table); takes the second out of `options`."""
     reading = {name: options.pop(name) for name in READING if name in options}
-    if isinstance(given, (str, os.PathLike)) and is_table(given):
-        return Path(given), reading, None
-    particles = particles_of(given)
-    return particles.path, reading, particles
+    return Path(given) if isinstance(given, (str, os.PathLike)) else given.path, reading
+
+
+def known_particles(given, options: dict) -> Particles | None:
+    """Particles whose pixel size a mask without one has; None where nobody asks, and for a table, which says it itself."""
+    if isinstance(given, Particles):
+        return given
+    return particles_of(given) if isinstance(options.get("mask"), np.ndarray) and not is_table(given) else None
 
 
 def _particles(given, comm: Communicator, options: dict) -> Particles:
     """Those that a script gave; of a table linked, in a temporary file. Takes how it is read out of `options`."""
-    path, reading, particles = _source(given, options)
-    if particles is None:
+    path, reading = source_of(given, options)
+    if isinstance(given, (str, os.PathLike)) and is_table(given):
         return imported(path, comm, **{"seed": options.get("seed", 1), **reading})
     refuse_reading(path, reading)
-    return particles
+    return particles_of(given)
 
 
-def console_of(comm: Communicator, verbose: bool):
-    """What a command would print to, silent but for `verbose`."""
-    return Console(comm, quiet=not verbose)
+def _endurance(every: int | str, **options) -> Endurance:
+    """How a run lives on, from the options of a script or a command."""
+    if isinstance(every, str):
+        return Endurance(every_seconds=float(parse_time(every, "--checkpoint-every")), **options)
+    return Endurance(every, **options)
+
+
+def console_of(comm: Communicator, verbose: bool | int):
+    """What a command would print to, silent but for `verbose`; 2 is the command's --verbose."""
+    return Console(comm, quiet=not verbose, verbose=verbose > 1)

@@ -39,9 +39,9 @@ class Result:
         when the folder does not hold a finished run.
     """
 
-    def __init__(self, folder: str | os.PathLike, *, _scratch: Scratch | None = None) -> None:
+    def __init__(self, folder: str | os.PathLike, *, _scratch: Scratch | None = None, _summary: dict | None = None) -> None:
         self.folder, self._scratch = Path(folder), _scratch
-        self.summary = read_summary(folder)
+        self.summary = read_summary(folder) if _summary is None else _summary
         if self.summary.get("kind") == PATH.kind:
             raise UserError(f"{folder} holds a path of selections, not a reconstruction; open it with mpirecon.SelectionPath")
 

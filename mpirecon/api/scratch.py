@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from functools import cached_property
 from pathlib import Path
 
 from mpirecon.parallel.comm import Communicator, together
@@ -18,13 +19,19 @@ class Scratch:
     Attributes
     ----------
     path : Path
+        made when it is first asked for, by all ranks
     """
 
     def __init__(self, comm: Communicator) -> None:
+        self._comm = comm
+
+    @cached_property
+    def path(self) -> Path:
         made = None
-        with together(comm):
-            if comm.rank == 0:
+        with together(self._comm):
+            if self._comm.rank == 0:
                 made = tempfile.mkdtemp(prefix="mpirecon-")
-        self.path = Path(comm.bcast(made))
-        if comm.rank == 0:
-            self._remove = weakref.finalize(self, shutil.rmtree, self.path, True)
+        path = Path(self._comm.bcast(made))
+        if self._comm.rank == 0:
+            self._remove = weakref.finalize(self, shutil.rmtree, path, True)
+        return path

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from mpirecon.backend.bands import Bands
 from mpirecon.backend.protocol import Ability, Backend
-from mpirecon.backend.resident import ResidentImages, fitting
+from mpirecon.backend.resident import Batch, ResidentImages, fitting
+from mpirecon.backend.store import Slab
 from mpirecon.kernels.nearby import make_nearby
 from mpirecon.kernels.statistics import (
     image_power,
     make_statistics,
     shell_power,
 )
-from mpirecon.kernels.translate import translate_samples
 from mpirecon.kernels.weigh import weigh
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.particles import ParticleSet
@@ -31,26 +29,8 @@ from mpirecon.operators.projection import Projection
 from mpirecon.operators.shift import centred_samples
 from mpirecon.parallel.threads import Threads
 
-
 #: bytes of images that are transformed at once: they and their transforms stay in a cache
 _CACHE = 1_000_000
-
-
-@dataclass
-class Batch:
-    """Images ready for the kernels: transformed, centred, with their CTF.
-
-    data : (b, s) complex64 · ctf : (b, s) float32 · rotation : (b, 3, 3) float64 · group : (b,) int64, whose noise
-    spectrum each image has.
-    """
-
-    data: np.ndarray
-    ctf: np.ndarray
-    rotation: np.ndarray
-    group: np.ndarray
-
-    def __getitem__(self, rows) -> Batch:
-        return Batch(self.data[rows], self.ctf[rows], self.rotation[rows], self.group[rows])
 
 
 class CpuBackend(Backend):
@@ -76,64 +56,13 @@ class CpuBackend(Backend):
         self.threads = Threads(threads)
         self.projection = Projection(box, self.plane, taps, padding, self.threads)
         self._memory, self._half_precision = memory, half_precision
-        self._resident: ResidentImages | None = None
-        self._slab = None
         self._fixed_point: FixedPoint | None = None
 
-    def visit(
-        self, slab, rows: np.ndarray, read: Callable[[np.ndarray], np.ndarray], timings
-    ) -> Iterator[tuple[np.ndarray, Batch]]:
-        """(rows, Batch) for consecutive pieces of a slab's local rows; ``read(rows)`` gives their images.
+    def image_memory(self, slab: Slab) -> ResidentImages:
+        return ResidentImages(self, slab, self._memory, self._half_precision)
 
-        What is not in memory yet is read ahead while the caller works on the piece before.
-        """
-        if self._slab is not slab:
-            self._slab = slab
-            self._resident = ResidentImages(
-                len(slab), len(self.plane), self._memory, self._half_precision, slab.order(), self.threads
-            )
-        parts = list(slab.batches(rows))
-        with ThreadPoolExecutor(1) as reader:
-            coming = self._read_ahead(reader, read, parts, 0)
-            for number, part in enumerate(parts):
-                with timings("read"):
-                    images = None if coming is None else coming.result()
-                coming = self._read_ahead(reader, read, parts, number + 1)
-                with timings("prepare"):
-                    batch = self._bring(slab, part, images)
-                yield part, batch
-
-    def keeps_all(self, slab) -> bool:
+    def keeps_all(self, slab: Slab) -> bool:
         return fitting(len(slab), len(self.plane), self._memory, self._half_precision) == len(slab)
-
-    def release_images(self) -> None:
-        self._slab = self._resident = None
-
-    def _read_ahead(self, reader, read, parts: list[np.ndarray], number: int):
-        if number == len(parts) or self._resident.holds(parts[number]):
-            return None
-        return reader.submit(read, parts[number])
-
-    def _bring(self, slab, part: np.ndarray, images: np.ndarray | None) -> Batch:
-        """The batch of images just read, or of those in memory, at the poses of now."""
-        given, group = slab.metadata[part], slab.noise_group[part]
-        if images is None:
-            data, ctf = self._resident.get(part)
-        else:
-            batch = self.prepare(images, given, group)
-            data, ctf = batch.data, batch.ctf
-            self._resident.keep(part, data, ctf)
-        pose = slab.pose[part]
-        rotation = self.rotations(pose.quaternion, given.optics_group)
-        return Batch(self._translated(data, pose.shift - given.pose.shift), ctf, rotation, group)
-
-    def _translated(self, data: np.ndarray, way: np.ndarray) -> np.ndarray:
-        """Samples of particles that have moved (b, 2) Å since they were centred; those in memory stay as they are."""
-        if not way.any():
-            return data
-        out, way, plane = np.empty_like(data), way / self.pixel_size, self.plane
-        self.threads.over(len(out), lambda a, b: translate_samples(data[a:b], way[a:b], plane.box, plane.kx, plane.ky, out[a:b]))
-        return out
 
     def prepare(self, images: np.ndarray, particles: ParticleSet, group: np.ndarray | None = None) -> Batch:
         """(b, n, n) float32 images and their metadata → Batch; group : (b,) int64, all of group 0 when left out."""

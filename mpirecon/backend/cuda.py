@@ -6,17 +6,17 @@ neighbouring grid points.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from mpirecon.backend.bands import BANDS, Bands
 from mpirecon.backend.device_normal import DeviceNormalEquations, WhileMemoryLasts
-from mpirecon.backend.device_slab import DeviceImages, Loader
+from mpirecon.backend.device_slab import Batch, DeviceImages, DeviceMemory
 from mpirecon.backend.gpu import Gpu, settings_for
 from mpirecon.backend.memory import Plan, memory_words, plan, solving_bytes
 from mpirecon.backend.protocol import Ability, Backend
+from mpirecon.backend.store import Slab
 from mpirecon.errors import UserError
 from mpirecon.kernels.cuda_arguments import LARGEST_BOX, ctf_arguments, frequencies, rotation_arguments, shift_arguments
 from mpirecon.kernels.fold import extended_shape
@@ -30,40 +30,12 @@ from mpirecon.operators.ctf import ctf_coefficients
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.normal import NormalEquations
 from mpirecon.operators.projection import Projection
+from mpirecon.operators.symmetry import Symmetry
 
 #: sides of the tiles in which samples are ordered, along kx and ky: 32 samples, one for each thread of a warp
 _TILE = 8, 4
 
 i4, i8, f4, f8 = np.int32, np.int64, np.float32, np.float64
-
-
-@dataclass
-class Batch:
-    """Images ready for the kernels.
-
-    images : where they lie on the device · row : (b,) int32 there, which row each particle has · rotation : (b, 3, 3)
-    float64 · ctf, shift : (b, 16), (b, 4) float32 on the device, as the kernels take them; the shift is what is left to be
-    undone of it, None for nothing · optics_row, group : (b,) int64, the row of the optics planes, and whose noise spectrum
-    each image has.
-    """
-
-    images: DeviceImages
-    row: object
-    rotation: np.ndarray
-    ctf: object
-    shift: object
-    optics_row: np.ndarray
-    group: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.group)
-
-    def __getitem__(self, rows) -> Batch:
-        rows = np.arange(len(self))[rows]
-        on_device = self.images.gpu.to_device(rows, i4)
-        shift = None if self.shift is None else self.shift.take(on_device, axis=0)
-        return Batch(self.images, self.row.take(on_device), self.rotation[rows], self.ctf.take(on_device, axis=0), shift,
-                     self.optics_row[rows], self.group[rows])  # fmt: skip
 
 
 class CudaBackend(Backend):
@@ -89,7 +61,6 @@ class CudaBackend(Backend):
         self._free = self.gpu.free_bytes()  # before anything is allocated, which the plan counts
         self.plan: Plan | None = None
         self._log = log
-        self._loader: Loader | None = None
         self._bands: tuple[Bands, tuple] | None = None
         self._place_samples(aberrations)
 
@@ -98,34 +69,25 @@ class CudaBackend(Backend):
         plane, to_device = self.plane, self.gpu.to_device
         self.order = in_tiles(plane.kx, plane.ky)
         kx, ky = plane.kx[self.order], plane.ky[self.order]
-        self._k = to_device(frequencies(kx, ky))
+        self._samples = {"k": to_device(frequencies(kx, ky)), "samples": len(plane)}
         self._shell = to_device(plane.shell[self.order], i4)
         self._multiplicity = to_device(plane.multiplicity[self.order], f4)
         by_shell = np.argsort(plane.shell[self.order], kind="stable")
         first = np.searchsorted(plane.shell[self.order][by_shell], np.arange(plane.shells + 1))
-        self._by_shell = to_device(by_shell, i4), to_device(first, i4)
+        self._by_shell = {"shell_index": to_device(by_shell, i4), "first": to_device(first, i4)}
         self.optics = OpticsPlanes.of(aberrations, kx, ky, plane.box, self.pixel_size, self.premultiplied)
-        self._planes = None
+        self._planes = dict.fromkeys(("on_data", "turns", "on_ctf"))
         if self.optics is not None:
             o = self.optics
-            self._planes = to_device(o.on_data, np.complex64), to_device(o.turns, f4), to_device(o.on_ctf, f4)
+            self._planes = {"on_data": to_device(o.on_data, np.complex64), "turns": to_device(o.turns, f4), "on_ctf": to_device(o.on_ctf, f4)}
 
     # images
 
-    def visit(self, slab, rows: np.ndarray, read: Callable[[np.ndarray], np.ndarray], timings) -> Iterator[tuple]:
-        """(local rows, Batch) for consecutive pieces of `rows`. Images that are not on the device yet are brought there,
-        the next ones read and copied while the kernels work on these.
-        """
-        if self._loader is None or self._loader.slab is not slab:
-            self._loader = None  # first let go of the old one's memory
-            self._loader = self._make_loader(slab)
-        yield from self._loader.visit(rows, read, timings)
-
-    def _make_loader(self, slab) -> Loader:
+    def image_memory(self, slab: Slab) -> DeviceMemory:
         self.plan = plan(self._free, self.plane.box, self.projection.padded, len(self.plane), len(slab))
         if self._log is not None:
             self._log.event("device memory", plan=self.plan.words(), resident=self.plan.resident, rows=self.plan.rows)
-        return Loader(self, slab, self.plan)
+        return DeviceMemory(self, slab, self.plan)
 
     def prepare(self, images: np.ndarray, particles: ParticleSet, group: np.ndarray | None = None) -> Batch:
         gpu, b = self.gpu, len(images)
@@ -136,8 +98,10 @@ class CudaBackend(Backend):
         while start < b:
             part = slice(start, min(start + length, b))
             try:
-                pixels = gpu.to_device(images[part], f4)
-                self.pick(self.transformed(pixels), metadata[part], np.arange(part.start, part.stop), samples)
+                to = np.arange(part.start, part.stop)
+                transforms = self.transformed(gpu.to_device(images[part], f4))
+                self.pick(replace(metadata[part], images=transforms, row=self.rows(to - part.start)), to, samples)
+                del transforms
             except Exception as error:
                 if not gpu.ran_out(error):
                     raise
@@ -168,7 +132,7 @@ class CudaBackend(Backend):
         coefficients = ctf_coefficients(particles.ctf, box, self.pixel_size, particles.ctf_phase_flipped)
         ctf = ctf_arguments(coefficients, magnification)
         rotation = self.rotations(particles.pose.quaternion, particles.optics_group)
-        row = self.gpu.to_device(np.arange(len(particles)), i4)
+        row = self.rows(np.arange(len(particles)))
         return Batch(DeviceImages(self.gpu, None, False, 1.0), row, rotation, self.gpu.to_device(ctf),
                      self.shifts(particles.pose.shift), optics_row, np.asarray(group, i8))  # fmt: skip
 
@@ -180,13 +144,14 @@ class CudaBackend(Backend):
         """rfft2 of images on the device; orthonormal by its scale: white noise keeps its pixel variance."""
         return DeviceImages(self.gpu, self.gpu.cupy.fft.rfft2(pixels), transforms=True, scale=1 / self.plane.box)
 
-    def pick(self, images: DeviceImages, batch: Batch, to: np.ndarray, samples) -> None:
-        """Centred samples of images, whose row i is particle i of the batch, into rows `to` of samples."""
-        b = len(batch)
-        source = replace(batch, images=images, row=self.gpu.to_device(np.arange(b), i4))
+    def rows(self, rows: np.ndarray):
+        """Rows of images, as batches have them, on the device."""
+        return self.gpu.to_device(rows, i4)
+
+    def pick(self, batch: Batch, to: np.ndarray, samples) -> None:
+        """Centred samples of a batch's images into rows `to` of samples."""
         self.gpu.launch(
-            "gather_translated", None, *self._images(source), self._k, i4(len(self.plane)), i4(b), self.gpu.to_device(to, i4),
-            samples,
+            "gather_translated", None, **self._images(batch), **self._samples, particles=len(batch), to=self.rows(to), out=samples,
         )  # fmt: skip
 
     def turned(self, batch: Batch, matrix: np.ndarray) -> Batch:
@@ -195,17 +160,17 @@ class CudaBackend(Backend):
     def power(self, batch: Batch) -> np.ndarray:
         out = self.gpu.cupy.empty(len(batch), f8)
         self.gpu.launch(
-            "image_power", len(batch), batch.ctf, *self._images(batch), self._k, i4(len(self.plane)), self._multiplicity,
-            i4(self.premultiplied), out,
+            "image_power", len(batch), ctf=batch.ctf, **self._images(batch), **self._samples, multiplicity=self._multiplicity,
+            premultiplied=self.premultiplied, out=out,
         )  # fmt: skip
         return out.get()
 
     def add_spectrum(self, batch: Batch, weight: np.ndarray, power: np.ndarray, count: np.ndarray) -> None:
         sums = self.gpu.cupy.zeros((2, self.plane.shells), f8)
         self.gpu.launch(
-            "shell_power", self.plane.shells, batch.ctf, *self._images(batch), self._k, i4(len(self.plane)),
-            self._multiplicity, *self._by_shell, self.gpu.to_device(weight, f8), i4(len(batch)), i4(self.premultiplied),
-            sums[0], sums[1],
+            "shell_power", self.plane.shells, ctf=batch.ctf, **self._images(batch), **self._samples,
+            multiplicity=self._multiplicity, **self._by_shell, weight=self.gpu.to_device(weight, f8), particles=len(batch),
+            premultiplied=self.premultiplied, power=sums[0], count=sums[1],
         )  # fmt: skip
         found = sums.get()
         power += found[0]
@@ -221,10 +186,10 @@ class CudaBackend(Backend):
         projection = self.projection if whole else coarse_projection(self.projection, len(volume))
         half = DeviceNormalEquations(self.gpu, projection, None).spectrum_of(volume * f4(1 / self.plane.box))
         if whole:
-            grid = self.gpu.cupy.empty(self._extent(as_shape=True), np.complex64)
-            self.gpu.launch("extend", None, half, i4(self.projection.padded), *self._extent(), grid)
+            grid = self.gpu.cupy.empty(self.extent, np.complex64)
+            self.gpu.launch("extend", None, half=half, p=self.projection.padded, **self._extent(), out=grid)
             return grid
-        grid = self.gpu.cupy.zeros(self._extent(as_shape=True), np.complex64)
+        grid = self.gpu.cupy.zeros(self.extent, np.complex64)
         _insert(self.gpu.cupy, half, grid)
         return grid
 
@@ -233,12 +198,10 @@ class CudaBackend(Backend):
         rotation = batch.rotation if rotation is None else rotation
         if b and batch.group.max() >= len(bands.gain):  # the kernel would read beyond the gains
             raise IndexError(f"noise group {batch.group.max()} of {len(bands.gain)}")
-        index, first, gain = self._bands_on_device(bands)
         out = self.gpu.cupy.empty((b, BANDS, 3), f8)
         self.gpu.launch(
-            "statistics", b, reference, *self._extent(), self._rotation(rotation), batch.ctf, *self._images(batch), self._k,
-            i4(len(self.plane)), index, first, gain, self.gpu.to_device(batch.group, i4), i4(index.size),
-            i4(self._mode(bands)), out,
+            "statistics", b, grid=reference, **self._extent(), rotation=self._rotation(rotation), ctf=batch.ctf,
+            **self._images(batch), **self._samples, **self._in_bands(bands, batch), out=out,
         )  # fmt: skip
         return out.get()
 
@@ -246,17 +209,16 @@ class CudaBackend(Backend):
         self, reference, batch: Batch, bands: Bands, highest: np.ndarray, precision: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         b, ratio = len(batch), self.projection.ratio
-        index, first, gain = self._bands_on_device(bands)
-        common = (batch.ctf, *self._images(batch), self._k, i4(len(self.plane)), index, first, gain,
-                  self.gpu.to_device(batch.group, i4), i4(index.size), i4(self._mode(bands)))  # fmt: skip
+        common = {"grid": reference, "ctf": batch.ctf, **self._extent(), **self._images(batch), **self._samples,
+                  **self._in_bands(bands, batch)}  # fmt: skip
         found = self.gpu.cupy.empty((b, 2 * BANDS + 9), f8)
         turn, q, matrix = np.zeros((b, 3)), np.zeros((b, 4)), np.empty((b, 3, 3))
         q[:, 0] = 1
         for look, band in enumerate(highest):
             turn_all(q, np.ascontiguousarray(batch.rotation), matrix)
             self.gpu.launch(
-                "look_nearby", b, reference, *self._extent(), self._rotation(matrix),
-                self.gpu.to_device((ratio * matrix).reshape(b, 9), f4), *common, i4(band + 1), found,
+                "look_nearby", b, **common, rotation=self._rotation(matrix),
+                matrix=self.gpu.to_device((ratio * matrix).reshape(b, 9), f4), used=band + 1, out=found,
             )  # fmt: skip
             host = found.get()
             sums, slope, curvature = np.split(host, [2 * BANDS, 2 * BANDS + 3], axis=1)
@@ -264,34 +226,32 @@ class CudaBackend(Backend):
                 step_all(turn, slope.copy(), curvature.copy(), float(precision), q)
         return turn, sums.reshape(b, BANDS, 2), slope, curvature
 
-    def _bands_on_device(self, bands: Bands) -> tuple:
-        """Samples in the order of their band, where each band begins, and the gains in that order; kept for the next call."""
+    def _in_bands(self, bands: Bands, batch: Batch) -> dict:
+        """Samples in the order of their band, where each band begins, and the gains in that order, kept for the next call; and
+        whose gains each particle has."""
         if self._bands is None or self._bands[0] is not bands:
             band = bands.band[self.order]
             index = np.concatenate([np.flatnonzero(band == b) for b in range(BANDS)])
             first = np.concatenate([[0], np.cumsum([np.count_nonzero(band == b) for b in range(BANDS)])])
             gain = bands.gain[:, self.order][:, index]
             to_device = self.gpu.to_device
-            self._bands = bands, (to_device(index, i4), to_device(first, i4), to_device(gain, f4))
-        return self._bands[1]
+            self._bands = bands, {"index": to_device(index, i4), "first": to_device(first, i4), "gain": to_device(gain, f4),
+                                  "count": index.size}  # fmt: skip
+        return {**self._bands[1], "group": self.gpu.to_device(batch.group, i4), "mode": self._mode(bands)}
 
     # normal equations
 
     def accumulator(self):
-        return self.gpu.cupy.zeros((*self._extent(as_shape=True), 4), f4)
+        return self.gpu.cupy.zeros((*self.extent, 4), f4)
 
     def accumulate(
         self, accumulator, batch: Batch, weight: np.ndarray, contrast: np.ndarray, contrast2: np.ndarray
     ) -> None:
         if not (weight > 0).any():
             return
-        per_shell = np.ndim(contrast) == 2
-        to_device = self.gpu.to_device
         self.gpu.launch(
-            "accumulate", len(batch), accumulator, *self._extent(), self._rotation(batch.rotation), batch.ctf,
-            *self._images(batch), self._k, self._shell, i4(len(self.plane)), to_device(weight, f4), to_device(contrast, f4),
-            to_device(contrast2, f4), i4(np.shape(contrast)[1] if per_shell else 1), i4(per_shell), f4(self.plane.box),
-            i4(self.premultiplied),
+            "accumulate", len(batch), grid=accumulator, **self._extent(), rotation=self._rotation(batch.rotation),
+            **self._counted(batch, weight, contrast), contrast2=self.gpu.to_device(contrast2, f4),
         )  # fmt: skip
 
     def join(self, transport) -> None:
@@ -300,8 +260,21 @@ class CudaBackend(Backend):
     def folded(self, accumulator):
         p = self.projection.padded
         out = self.gpu.cupy.empty((p, p, p // 2 + 1, 3), f4)
-        self.gpu.launch("fold", None, accumulator, *self._extent(), i4(p), out)
-        return out if self.reducer is not None and self.reducer.on_device else out.get()
+        self.gpu.launch("fold", None, grid=accumulator, **self._extent(), p=p, out=out)
+        return out if self.sums_stay else out.get()
+
+    @property
+    def sums_stay(self) -> bool:
+        """Whether folded accumulators are reduced, and therefore handed out, on the device."""
+        return self.reducer is not None and self.reducer.on_device
+
+    def symmetrise(self, folded, symmetry: Symmetry) -> None:
+        if not self.sums_stay:
+            symmetry.finish(folded)
+        elif symmetry.sums_grid:
+            host = folded.get()
+            symmetry.finish(host)
+            folded.set(host)
 
     def normal_equations(self, folded: np.ndarray):
         projection, p = self.projection, len(folded)
@@ -315,20 +288,35 @@ class CudaBackend(Backend):
         on_device = self.equations_on_device(self.gpu, projection, folded)
         return WhileMemoryLasts(on_device, lambda: self.equations_on_host(projection, folded), self._log)
 
-    # words of the kernels
+    # arguments of the kernels, by name
 
-    def _extent(self, as_shape: bool = False) -> tuple:
-        side, _, columns = extended_shape(self.projection.padded, 1)
-        return (side, side, columns) if as_shape else (i4(side), i4(side), i4(columns))
+    @property
+    def extent(self) -> tuple[int, int, int]:
+        """Shape of the extended grid, in points."""
+        return extended_shape(self.projection.padded, 1)
+
+    def _extent(self) -> dict:
+        return dict(zip(("nz", "ny", "nx"), self.extent))
+
+    def _counted(self, batch: Batch, weight: np.ndarray, contrast: np.ndarray) -> dict:
+        """Images, and what each counts."""
+        per_shell = np.ndim(contrast) == 2
+        return {
+            "ctf": batch.ctf, **self._images(batch), **self._samples, "shell": self._shell, "weight": self.gpu.to_device(weight, f4),
+            "contrast": self.gpu.to_device(contrast, f4), "per_particle": np.shape(contrast)[1] if per_shell else 1,
+            "per_shell": per_shell, "scale": self.plane.box, "premultiplied": self.premultiplied,
+        }  # fmt: skip
 
     def _rotation(self, rotation: np.ndarray):
         return self.gpu.to_device(rotation_arguments(rotation, self.projection.ratio))
 
-    def _images(self, batch: Batch) -> tuple:
-        images, planes = batch.images, self._planes
-        optics = (None,) * 4 if planes is None else (*planes, self.gpu.to_device(batch.optics_row, i4))
-        stride = int(np.prod(images.data.shape[1:]))
-        return images.data, batch.row, batch.shift, i8(stride), f4(images.scale), i4(self.plane.box), *optics
+    def _images(self, batch: Batch) -> dict:
+        images = batch.images
+        return {
+            "data": images.data, "row": batch.row, "shift": batch.shift, "stride": int(np.prod(images.data.shape[1:])),
+            "data_scale": images.scale, "box": self.plane.box, **self._planes,
+            "optics_row": None if self.optics is None else self.gpu.to_device(batch.optics_row, i4),
+        }  # fmt: skip
 
 
 def _insert(cupy, half, grid) -> None:

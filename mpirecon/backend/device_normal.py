@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 from mpirecon.kernels.gridding import kernel_transform
+from mpirecon.operators.equations import Equations
 from mpirecon.operators.normal import SMALLEST_APODISATION, NormalEquations
 from mpirecon.operators.projection import Projection
 
-i4, f4, f8 = np.int32, np.float32, np.float64
+f4, f8 = np.float32, np.float64
 
 
 class DeviceNormalEquations(NormalEquations):
@@ -30,8 +31,8 @@ class DeviceNormalEquations(NormalEquations):
     def _mean_weights(self) -> np.ndarray:
         shells, p = self.shells + 1, self.projection.padded
         total, count = self.cupy.empty((2, p, shells), f8)
-        self.gpu.launch("radial_sum", p, self._on_device(), i4(3), i4(2), i4(p), f8(self.projection.ratio), i4(shells), total,
-                        count, shared=16 * shells)  # fmt: skip
+        self.gpu.launch("radial_sum", p, values=self._on_device(), stride=3, component=2, p=p, ratio=self.projection.ratio,
+                        shells=shells, total=total, count=count, shared=16 * shells)  # fmt: skip
         return total.get().sum(axis=0) / np.maximum(count.get().sum(axis=0), 1)
 
     def direct(self, ridge: np.ndarray) -> np.ndarray:
@@ -39,7 +40,7 @@ class DeviceNormalEquations(NormalEquations):
 
     def _direct(self, ridge: np.ndarray):
         spectrum = self._empty_spectrum()
-        self.gpu.launch("divide_regularised", None, self._on_device(), *self._radial(ridge), spectrum)
+        self.gpu.launch("divide_regularised", None, folded=self._on_device(), **self._radial(ridge), out=spectrum)
         return self._deapodise(self._transform_cropped(spectrum) / f4(self.projection.padded) ** 3)
 
     def solve(self, ridge: np.ndarray, iterations: int = 12, tolerance: float = 1e-5, each=lambda: None):
@@ -60,12 +61,12 @@ class DeviceNormalEquations(NormalEquations):
 
     def apply(self, volume, ridge: np.ndarray):
         spectrum = self._transform_padded(self.cupy.asarray(volume))
-        self.gpu.launch("multiply_regularised", None, spectrum, self.transfer(), *self._radial(ridge))
+        self.gpu.launch("multiply_regularised", None, spectrum=spectrum, transfer=self.transfer(), **self._radial(ridge))
         return self._as(volume, self._transform_cropped(spectrum))
 
     def precondition(self, volume, ridge: np.ndarray):
         spectrum = self._transform_padded(self.cupy.asarray(volume))
-        self.gpu.launch("precondition", None, spectrum, self._on_device(), *self._radial(ridge))
+        self.gpu.launch("precondition", None, spectrum=spectrum, folded=self._on_device(), **self._radial(ridge))
         return self._as(volume, self._transform_cropped(spectrum) / f4(self.projection.padded) ** 6)
 
     def transfer(self):
@@ -99,8 +100,9 @@ class DeviceNormalEquations(NormalEquations):
     def _as(self, given, result):
         return result.get() if isinstance(given, np.ndarray) else result
 
-    def _radial(self, ridge: np.ndarray) -> tuple:
-        return self.gpu.to_device(ridge, f8), i4(len(ridge)), i4(self.projection.padded), f8(self.projection.ratio)
+    def _radial(self, ridge: np.ndarray) -> dict:
+        projection = self.projection
+        return {"ridge": self.gpu.to_device(ridge, f8), "shells": len(ridge), "p": projection.padded, "ratio": projection.ratio}
 
     def _empty_spectrum(self):
         p = self.projection.padded
@@ -143,27 +145,50 @@ class DeviceNormalEquations(NormalEquations):
         return self.cupy.concatenate(parts, axis=axis)
 
 
-class WhileMemoryLasts:
+class WhileMemoryLasts(Equations):
     """A device's equations, and the host's in their place from the first call on for which the device lacks memory."""
 
     def __init__(self, on_device: DeviceNormalEquations, on_host: Callable[[], NormalEquations], log=None) -> None:
         self._equations, self._gpu, self._on_host, self._log = on_device, on_device.gpu, on_host, log
 
-    def __getattr__(self, name: str):
-        value = getattr(self._equations, name)
-        if not callable(value) or self._on_host is None:
-            return value
+    @property
+    def shells(self) -> int:
+        return self._equations.shells
 
-        def call(*arguments, **options):
-            try:
-                return value(*arguments, **options)
-            except Exception as error:
-                if not self._gpu.ran_out(error):
-                    raise
-                if self._log is not None:
-                    self._log.event("solve on the host", error=str(error))
-            self._equations, self._on_host = self._on_host(), None
-            self._gpu.cupy.get_default_memory_pool().free_all_blocks()
-            return getattr(self._equations, name)(*arguments, **options)
+    def shell_weight(self) -> np.ndarray:
+        return self._done(lambda equations: equations.shell_weight())
 
-        return call
+    def ridge(self, ssnr: np.ndarray | None = None, floor: float = 1e-3, shell_weight: np.ndarray | None = None) -> np.ndarray:
+        return self._done(lambda equations: equations.ridge(ssnr, floor, shell_weight))
+
+    def direct(self, ridge: np.ndarray) -> np.ndarray:
+        return self._done(lambda equations: equations.direct(ridge))
+
+    def solve(self, ridge: np.ndarray, iterations: int = 12, tolerance: float = 1e-5, each=lambda: None):
+        return self._done(lambda equations: equations.solve(ridge, iterations, tolerance, each))
+
+    def right_hand_side(self) -> np.ndarray:
+        return self._done(lambda equations: equations.right_hand_side())
+
+    def apply(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+        return self._done(lambda equations: equations.apply(volume, ridge))
+
+    def gradient(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+        return self._done(lambda equations: equations.gradient(volume, ridge))
+
+    def precondition(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+        return self._done(lambda equations: equations.precondition(volume, ridge))
+
+    def _done(self, work: Callable[[NormalEquations], object]):
+        if self._on_host is None:
+            return work(self._equations)
+        try:
+            return work(self._equations)
+        except Exception as error:
+            if not self._gpu.ran_out(error):
+                raise
+            if self._log is not None:
+                self._log.event("solve on the host", error=str(error))
+        self._equations, self._on_host = self._on_host(), None
+        self._gpu.cupy.get_default_memory_pool().free_all_blocks()
+        return work(self._equations)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mpirecon.backend.memory import RESIDENT_ROWS, Plan
+from mpirecon.backend.store import ImageMemory, Slab
+from mpirecon.model.pose import Pose
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,35 @@ class DeviceImages:
     scale: float
 
 
+@dataclass
+class Batch:
+    """Images ready for the kernels.
+
+    images : where they lie on the device · row : (b,) int32 there, which row each particle has · rotation : (b, 3, 3)
+    float64 · ctf, shift : (b, 16), (b, 4) float32 on the device, as the kernels take them; the shift is what is left to be
+    undone of it, None for nothing · optics_row, group : (b,) int64, the row of the optics planes, and whose noise spectrum
+    each image has.
+    """
+
+    images: DeviceImages
+    row: object
+    rotation: np.ndarray
+    ctf: object
+    shift: object
+    optics_row: np.ndarray
+    group: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def __getitem__(self, rows) -> Batch:
+        rows = np.arange(len(self))[rows]
+        on_device = self.images.gpu.to_device(rows, np.int32)
+        shift = None if self.shift is None else self.shift.take(on_device, axis=0)
+        return Batch(self.images, self.row.take(on_device), self.rotation[rows], self.ctf.take(on_device, axis=0), shift,
+                     self.optics_row[rows], self.group[rows])  # fmt: skip
+
+
 class _Slot:
     """One of two buffers: pinned host memory, device memory, and the events that say when each may be used again."""
 
@@ -35,110 +65,89 @@ class _Slot:
         self.used = cupy.cuda.Event(disable_timing=True)
 
 
-class Loader:
-    """Brings a slab's images to the device, in any order, as often as asked.
+class DeviceMemory(ImageMemory):
+    """The images of a slab on a GPU, all of them where the plan has room for them.
 
-    A thread reads the next images, copies them into pinned memory and starts their copy to the device on a stream of its
-    own, while kernels work on the last ones.
+    Images on their way go through two pinned buffers: the reading thread fills one, and starts its copy to the device on a
+    stream of its own, while kernels work on what came through the other.
+
+    backend : CudaBackend, whose they are · plan : of the device's memory, with which there is room for a solution as well
     """
 
-    def __init__(self, backend, slab, plan: Plan) -> None:
-        self.backend, self.slab, self.plan = backend, slab, plan
-        self.gpu = backend.gpu
-        self._metadata = backend.metadata(slab.metadata, slab.noise_group)
+    stays_while_solving = True
+
+    def __init__(self, backend, slab: Slab, plan: Plan) -> None:
+        self._backend, self._slab, self._gpu = backend, slab, backend.gpu
+        self._about = backend.metadata(slab.metadata, slab.noise_group)
         self._rows = plan.rows
         self._slots: list[_Slot] = []
-        self._copies = self.gpu.cupy.cuda.Stream(non_blocking=True)
-        self._samples = None
-        self._here = np.zeros(len(slab), bool)
-        if plan.resident:
-            self._keep()
+        self._turn = 0
+        self._copies = self._gpu.cupy.cuda.Stream(non_blocking=True)
+        self._samples = self._allocated() if plan.resident else None
+        self.capacity = 0 if self._samples is None else len(slab)
 
-    def _keep(self) -> None:
-        """Make room for the whole slab; when the forecast was wrong, images are streamed after all."""
+    def _allocated(self):
+        """Room for the whole slab; None where the forecast was wrong: images are streamed after all."""
         try:
-            self._samples = self.gpu.cupy.empty((len(self.slab), len(self.backend.plane)), np.complex64)
+            return self._gpu.cupy.empty((len(self._slab), len(self._backend.plane)), np.complex64)
         except Exception as error:
-            if not self.gpu.ran_out(error):
+            if not self._gpu.ran_out(error):
                 raise
-            self.gpu.cupy.get_default_memory_pool().free_all_blocks()
+            self._gpu.cupy.get_default_memory_pool().free_all_blocks()
+            return None
 
-    @property
-    def resident(self) -> bool:
-        return self._samples is not None
+    def pieces(self, rows: np.ndarray, kept: bool) -> Iterator[np.ndarray]:
+        if not kept and len(rows):
+            self._make_slots()
+        length = RESIDENT_ROWS if kept else self._rows
+        return (rows[first : first + length] for first in range(0, len(rows), length))
 
-    def visit(self, rows: np.ndarray, read: Callable[[np.ndarray], np.ndarray], timings) -> Iterator[tuple]:
-        """(rows, Batch) of consecutive pieces of local rows; ``read(rows)`` gives images that are not on the device."""
-        if self.resident and self._here[rows].all():
-            store = DeviceImages(self.gpu, self._samples, transforms=False, scale=1.0)
-            for first in range(0, len(rows), RESIDENT_ROWS):
-                part = rows[first : first + RESIDENT_ROWS]
-                yield part, self._posed(replace(self._metadata[part], images=store), part)
-            return
-        for part, slot in self._stream(rows, read, timings):
-            with timings("prepare"):
-                batch = self._batch(part, slot)
-            yield part, batch
-
-    def _batch(self, part: np.ndarray, slot: _Slot):
-        """The batch of images that a slot holds; from now on it is in the store, if there is one."""
-        images = self.backend.transformed(slot.pixels)  # all of it: each length would have a plan, and work space, of its own
-        batch = self._metadata[part]
-        if not self.resident:
-            return self._posed(replace(batch, images=images, row=self.gpu.to_device(np.arange(len(part)), np.int32)), part)
-        self.backend.pick(images, batch, part, self._samples)
-        self._here[part] = True
-        return self._posed(replace(batch, images=DeviceImages(self.gpu, self._samples, transforms=False, scale=1.0)), part)
-
-    def _posed(self, batch, part: np.ndarray):
-        """A batch of the given poses at those of now. What is kept was centred by the given shifts, and moves from there."""
-        slab, backend = self.slab, self.backend
-        pose, given = slab.pose[part], slab.metadata.pose.shift[part]
-        rotation = backend.rotations(pose.quaternion, slab.metadata.optics_group[part])
-        if batch.images.transforms:
-            return replace(batch, rotation=rotation, shift=backend.shifts(pose.shift))
-        moved = (pose.shift != given).any()
-        return replace(batch, rotation=rotation, shift=backend.shifts(pose.shift - given) if moved else None)
-
-    def _stream(self, rows: np.ndarray, read, timings) -> Iterator[tuple[np.ndarray, _Slot]]:
-        if not len(rows):
-            return
-        self._make_slots()
-        parts = [rows[first : first + self._rows] for first in range(0, len(rows), self._rows)]
-        with ThreadPoolExecutor(1, "mpirecon-read") as reader:
-            coming = reader.submit(self._load, parts[0], self._slots[0], read)
-            for i, part in enumerate(parts):
-                with timings("read"):
-                    coming.result()
-                slot = self._slots[i % 2]
-                if i + 1 < len(parts):
-                    coming = reader.submit(self._load, parts[i + 1], self._slots[(i + 1) % 2], read)
-                stream = self.gpu.cupy.cuda.get_current_stream()
-                stream.wait_event(slot.copied)
-                yield part, slot
-                slot.used.record(stream)
-
-    def _load(self, part: np.ndarray, slot: _Slot, read) -> None:
-        """In the reading thread: the part's images into the slot, on their way to the device."""
-        self.gpu.use()
+    def stage(self, images: np.ndarray) -> _Slot:
+        self._gpu.use()
+        slot = self._slots[self._turn]
+        self._turn = 1 - self._turn
         slot.used.synchronize()
-        images = read(part)
-        slot.host[: len(part)] = images
+        slot.host[: len(images)] = images
         with self._copies:
-            slot.pixels[: len(part)].set(slot.host[: len(part)])
+            slot.pixels[: len(images)].set(slot.host[: len(images)])
             slot.copied.record(self._copies)
+        return slot
+
+    def prepare(self, part: np.ndarray, staged: _Slot) -> Batch:
+        stream = self._gpu.cupy.cuda.get_current_stream()
+        stream.wait_event(staged.copied)
+        # all of the slot: each length would have a plan, and work space, of its own
+        images = self._backend.transformed(staged.pixels)
+        staged.used.record(stream)
+        return replace(self._about[part], images=images, row=self._backend.rows(np.arange(len(part))))
+
+    def keep(self, part: np.ndarray, prepared: Batch, some: np.ndarray, places: np.ndarray) -> Batch:
+        self._backend.pick(prepared[some], places, self._samples)
+        return self.get(part, places) if len(some) == len(part) else prepared
+
+    def get(self, part: np.ndarray, places: np.ndarray) -> Batch:
+        here = DeviceImages(self._gpu, self._samples, transforms=False, scale=1.0)
+        return replace(self._about[part], images=here, row=self._backend.rows(places))
+
+    def posed(self, part: np.ndarray, prepared: Batch, pose: Pose) -> Batch:
+        about, backend = self._slab.metadata[part], self._backend
+        rotation = backend.rotations(pose.quaternion, about.optics_group)
+        if prepared.images.transforms:  # nothing is centred yet
+            return replace(prepared, rotation=rotation, shift=backend.shifts(pose.shift))
+        way = pose.shift - about.pose.shift
+        return replace(prepared, rotation=rotation, shift=backend.shifts(way) if way.any() else None)
 
     def _make_slots(self) -> None:
         """Two buffers of the planned length, or shorter ones where the device cannot hold those and a transform."""
         while not self._slots:
             try:
-                slots = [_Slot(self.gpu, self._rows, self.backend.plane.box) for _ in range(2)]
+                slots = [_Slot(self._gpu, self._rows, self._backend.plane.box) for _ in range(2)]
                 slots[0].pixels.fill(0)
-                self.backend.transformed(slots[0].pixels)  # on trial: its memory, and cuFFT's, is then the pool's
-                self.gpu.synchronize()  # the first copy is on a stream of its own, and would not wait for the trial
+                self._backend.transformed(slots[0].pixels)  # on trial: its memory, and cuFFT's, is then the pool's
+                self._gpu.synchronize()  # the first copy is on a stream of its own, and would not wait for the trial
                 self._slots = slots
             except Exception as error:
-                if not self.gpu.ran_out(error):
+                if not self._gpu.ran_out(error):
                     raise
                 slots = None
-                self._rows = self.backend.shorter(self._rows, error)
+                self._rows = self._backend.shorter(self._rows, error)

@@ -9,15 +9,16 @@ import numpy as np
 
 from mpirecon.errors import OUT_OF_GPU_MEMORY, UserError
 from mpirecon.kernels.cuda_source import Settings, cuda_source
+from mpirecon.kernels.tables import KERNELS
 from mpirecon.parallel.gpus import load_cupy
 
 #: blocks of kernels whose threads loop over all that there is to do: enough to fill any chip
 _BLOCKS = 4096
 
 @functools.lru_cache(maxsize=None)
-def _module(cupy, index: int, settings: Settings):
+def _module(cupy, index: int, code: str):
     """The kernels compiled for device `index`, which is the current one. CuPy keeps the binary on disk as well."""
-    return cupy.RawModule(code=cuda_source(settings), options=("-std=c++17",), backend="nvrtc")
+    return cupy.RawModule(code=code, options=("-std=c++17",), backend="nvrtc")
 
 
 def settings_for(taps: int, padding: float, bands: int) -> Settings:
@@ -61,14 +62,18 @@ class Gpu:
         """A copy on the device, C-contiguous."""
         return self.cupy.asarray(np.ascontiguousarray(array, dtype))
 
-    def launch(self, name: str, blocks: int | None, *arguments, threads: int | None = None, shared: int = 0) -> None:
-        """Start a kernel on the current stream; without `blocks`, one whose threads loop over all there is to do."""
+    def launch(self, kernel: str, blocks: int | None, /, *, threads: int | None = None, shared: int = 0, **arguments) -> None:
+        """Start a kernel on the current stream; without `blocks`, one whose threads loop over all there is to do.
+
+        arguments : by the names of its table (kernels/tables.py), which they are checked by
+        """
         if blocks == 0:
             return
-        kernel = _module(self.cupy, self.index, self.settings).get_function(name)
+        ordered = KERNELS[kernel].arranged(arguments)
+        function = _module(self.cupy, self.index, cuda_source(self.settings)).get_function(kernel)
         # CuPy takes no null pointer but an address of zero
-        arguments = tuple(np.intp(0) if a is None else a for a in arguments)
-        kernel((blocks or _BLOCKS,), (threads or self.settings.threads,), arguments, shared_mem=shared)
+        ordered = tuple(np.intp(0) if a is None else a for a in ordered)
+        function((blocks or _BLOCKS,), (threads or self.settings.threads,), ordered, shared_mem=shared)
 
     def synchronize(self) -> None:
         """Wait until the current stream has done all that it was given."""

@@ -8,20 +8,22 @@ passes tests/test_backends.py.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from typing import ClassVar
 
 import numpy as np
 
 from mpirecon.backend.bands import Bands
+from mpirecon.backend.store import ImageMemory, Slab
 from mpirecon.kernels.statistics import PLAIN, PREMULTIPLIED_RAW, PREMULTIPLIED_WHITENED
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.operators.aberrations import OpticsPlanes
+from mpirecon.operators.equations import Equations
 from mpirecon.operators.fixed_point import FixedPoint
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.projection import Projection
+from mpirecon.operators.symmetry import Symmetry
 
 
 class Ability(Enum):
@@ -72,25 +74,16 @@ class Backend(ABC):
     # images
 
     @abstractmethod
-    def visit(
-        self, slab, rows: np.ndarray, read: Callable[[np.ndarray], np.ndarray], timings
-    ) -> Iterator[tuple[np.ndarray, object]]:
-        """(rows, batch) for consecutive pieces of a slab's local rows; ``read(rows)`` gives images that are not here yet.
+    def image_memory(self, slab: Slab) -> ImageMemory:
+        """Room for prepared images of a slab, as much as there is; an ImageStore fills it, and gives batches of it."""
 
-        Images that are kept are centred by the shifts of ``slab.metadata``; the batch has them at the poses of ``slab.pose``, as
-        they are at this visit.
-        """
+    def keeps_all(self, slab: Slab) -> bool:
+        """Whether the images of all of a slab's particles will stay in host memory, where any order of visits is free."""
+        return False
 
     @abstractmethod
     def prepare(self, images: np.ndarray, particles: ParticleSet, group: np.ndarray | None = None):
         """A batch of (b, n, n) float32 images and their metadata; group : (b,) int64 whose noise spectrum each has, all 0 if None."""
-
-    def keeps_all(self, slab) -> bool:
-        """Whether the images of all of a slab's particles stay in host memory, where any order of visits is free."""
-        return False
-
-    def release_images(self) -> None:
-        """Let go of images kept in host memory; a further visit reads them anew."""
 
     def rotations(self, quaternion: np.ndarray, optics_group: np.ndarray) -> np.ndarray:
         """What kernels take for rotation matrices, (b, 3, 3) float64: their optics groups' magnification included."""
@@ -187,8 +180,12 @@ class Backend(ABC):
         """The accumulator on the half-complex grid, ready to be reduced, (p, p, p//2 + 1, 3) float32: on the device where
         ``reducer`` sums there, else on the host."""
 
+    def symmetrise(self, folded, symmetry: Symmetry) -> None:
+        """Sum a folded accumulator over the rotations of a point group that need no images, in place."""
+        symmetry.finish(folded)
+
     @abstractmethod
-    def normal_equations(self, folded):
+    def normal_equations(self, folded) -> Equations:
         """The normal equations of a reduced accumulator, or of its middle, which is a ``coarse_box``'s."""
 
     def join(self, transport) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from mpirecon.backend.bands import BANDS, Bands
-from mpirecon.backend.cuda import CudaBackend, f4, i4
+from mpirecon.backend.cuda import CudaBackend, f4
 from mpirecon.backend.device_normal import DeviceNormalEquations
 from mpirecon.backend.protocol import Backend
 from mpirecon.backend.real_space import (
@@ -57,20 +57,19 @@ class RealSpaceCudaBackend(CudaBackend):
     def statistics(self, reference, batch, bands: Bands, rotation: np.ndarray | None = None) -> np.ndarray:
         rotation = batch.rotation if rotation is None else rotation
         n, gpu, samples = self.plane.box, self.gpu, len(self.plane)
-        index, first, gain = self._bands_on_device(bands)
         out = np.empty((len(batch), BANDS, 3))
         for rows in self._pieces(len(batch)):
             b, part = len(rows), batch[rows]
             images = gpu.cupy.empty((b, n, n), f4)
-            gpu.launch("project_real", None, reference, gpu.to_device(real_space_rotation(rotation[rows])), i4(n), i4(b),
-                       images)  # fmt: skip
+            turn = gpu.to_device(real_space_rotation(rotation[rows]))
+            gpu.launch("project_real", None, coefficients=reference, rotation=turn, n=n, images=b, out=images)
             model, found = gpu.cupy.empty((b, samples), np.complex64), gpu.cupy.empty((b, BANDS, 3), np.float64)
-            still = replace(part, shift=self._still, optics_row=np.zeros(b, np.int64))
-            centred = replace(self.transformed(images), scale=1.0)
-            self.pick(centred, still, np.arange(b), model)
+            centred, own = replace(self.transformed(images), scale=1.0), np.arange(b)
+            still = replace(part, images=centred, row=self.rows(own), shift=self._still[:b], optics_row=0 * own)
+            self.pick(still, own, model)
             gpu.launch(
-                "statistics_of", b, model, part.ctf, *self._images(part), self._k, i4(samples), index, first, gain,
-                gpu.to_device(part.group, i4), i4(index.size), i4(self._mode(bands)), found,
+                "statistics_of", b, model=model, ctf=part.ctf, **self._images(part), **self._samples,
+                **self._in_bands(bands, part), out=found,
             )  # fmt: skip
             out[rows] = found.get()
         return out
@@ -81,24 +80,22 @@ class RealSpaceCudaBackend(CudaBackend):
     def accumulate(self, accumulator: Accumulator, batch, weight, contrast, contrast2) -> None:
         super().accumulate(accumulator.grid, batch, weight, 0 * contrast, contrast2)
         n, gpu, samples = self.plane.box, self.gpu, len(self.plane)
-        per_shell = np.ndim(contrast) == 2
         for rows in self._pieces(len(batch)):
             b, part = len(rows), batch[rows]
             weighted = gpu.cupy.empty((b, samples), np.complex64)
             gpu.launch(
-                "weighted_samples", None, part.ctf, *self._images(part), self._k, self._shell, i4(samples), i4(b),
-                gpu.to_device(weight[rows], f4), gpu.to_device(contrast[rows], f4),
-                i4(np.shape(contrast)[1] if per_shell else 1), i4(per_shell), f4(n), i4(self.premultiplied), weighted,
+                "weighted_samples", None, **self._counted(part, weight[rows], contrast[rows]), particles=b, out=weighted,
             )  # fmt: skip
             spectra = gpu.cupy.zeros((b, n, n // 2 + 1), np.complex64)
-            gpu.launch("scatter_translated", None, weighted, self._still, i4(n), self._k, i4(samples), i4(b), spectra)
+            gpu.launch("scatter_translated", None, samples_in=weighted, shift=self._still[:b], box=n, **self._samples, particles=b,
+                       spectra=spectra)  # fmt: skip
             images = gpu.cupy.fft.irfft2(spectra, s=(n, n)) * f4(n * n)
-            gpu.launch("backproject_real", None, accumulator.volume, gpu.to_device(real_space_rotation(batch.rotation[rows])),
-                       i4(n), i4(b), gpu.cupy.ascontiguousarray(images))  # fmt: skip
+            turn = gpu.to_device(real_space_rotation(batch.rotation[rows]))
+            gpu.launch("backproject_real", None, coefficients=accumulator.volume, rotation=turn, n=n, images=b,
+                       values=gpu.cupy.ascontiguousarray(images))  # fmt: skip
 
     def folded(self, accumulator: Accumulator):
         out = super().folded(accumulator.grid)
-        on_device = not isinstance(out, np.ndarray)
-        host = out.get() if on_device else out
+        host = out.get() if self.sums_stay else out
         put_numerator(host, numerator_of(self.projection, self._coefficients(accumulator.volume).get()))
-        return self.gpu.to_device(host) if on_device else host
+        return self.gpu.to_device(host) if self.sums_stay else host

@@ -141,9 +141,9 @@ def extended_bytes(p: int) -> int:
     return 12 * (p + 8) ** 2 * (p // 2 + 9)
 
 
-def memory_parts(task: Task, ranks: int, threads: int = 1) -> dict[str, float]:
-    """Bytes of a rank at its worst moment, by what they are for."""
-    known = constants()["memory"]
+def memory_parts(task: Task, ranks: int, threads: int = 1, known: dict | None = None) -> dict[str, float]:
+    """Bytes of a rank at its worst moment, by what they are for; known : in place of `constants`."""
+    known = (known or constants())["memory"]
     folded, extended = folded_bytes(task.padded), extended_bytes(task.padded)
     stores = 1 + task.kind.begins
     # one rank keeps the sums of a group where they were made; several send them from a buffer, and keep a slab each
@@ -166,9 +166,9 @@ def memory_parts(task: Task, ranks: int, threads: int = 1) -> dict[str, float]:
     }
 
 
-def memory_per_rank(task: Task, ranks: int, threads: int = 1) -> float:
+def memory_per_rank(task: Task, ranks: int, threads: int = 1, known: dict | None = None) -> float:
     """Most bytes one of `ranks` ranks will hold at a time."""
-    return sum(memory_parts(task, ranks, threads).values())
+    return sum(memory_parts(task, ranks, threads, known).values())
 
 
 def reduced_bytes(task: Task, ranks: int) -> float:
@@ -184,7 +184,7 @@ def reduced_bytes(task: Task, ranks: int) -> float:
     return begin + task.rounds * per_round + task.finishing[0] * folded + (1 if task.finishing[0] == 1 else 2) * volume
 
 
-def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...]]:
+def work(task: Task, ranks: int, threads: int = 1, known: dict | None = None) -> dict[str, tuple[float, ...]]:
     """Phase → amounts of work of a rank, each of which a constant of model.json turns into seconds.
 
     Particles are shared by ranks and their threads; maps are solved on one rank each, and transformed on all.
@@ -192,7 +192,7 @@ def work(task: Task, ranks: int, threads: int = 1) -> dict[str, tuple[float, ...
     p = task.padded
     fft = p**3 * math.log2(p**3)
     images = math.ceil(task.particles / ranks)
-    share = images / (1 + constants()["threads"] * (threads - 1))
+    share = images / (1 + {**constants(), **(known or {})}["threads"] * (threads - 1))
     samples = task.samples_of_an_image
     deciding = float(task.particles if task.deterministic else images)
     passes = task.rounds * task.kind.passes
@@ -235,8 +235,8 @@ def seconds_by_phase(
 
     rate : bytes a second that a rank gets from the disk; infinite where the file is in the host's cache, as when measured
     """
+    amounts = work(task, ranks, threads, known)
     known = (known or constants())["seconds"]
-    amounts = work(task, ranks, threads)
     waiting = 4 * amounts["read"][0] / rate
     network = ("reduce", "read")
     found = {

@@ -6,7 +6,7 @@ import click
 
 from mpirecon.cli import reconstruct
 from mpirecon.cli.help import DocumentedCommand
-from mpirecon.cli.options import ANY_PATH, pass_communicator
+from mpirecon.cli.options import ANY_PATH, pass_communicator, verbosity
 from mpirecon.cli.reading import reading_of
 
 #: options of reconstruct that say what is written rather than how it is reconstructed
@@ -19,12 +19,12 @@ _NOT_SHARED = (
 @pass_communicator
 def _run(comm, particles, output, overwrite, quiet, verbose, **options):
     reading = reading_of(options)
-    config = reconstruct.configure(**options)
-    from mpirecon.parallel.console import Console
-    from mpirecon.solvers.null import run_null
+    import mpirecon
 
-    passed = run_null(comm, particles, output, config, Console(comm, quiet, verbose), overwrite=overwrite, reading=reading)
-    return 0 if passed else 1
+    found = mpirecon.null(
+        particles, output, comm=comm, overwrite=overwrite, verbose=verbosity(quiet, verbose), **reconstruct.named(options), **reading,
+    )  # fmt: skip
+    return 0 if found.passed else 1
 
 
 _HELP = """Replace the images of PARTICLES by noise and reconstruct: the half maps must not agree.

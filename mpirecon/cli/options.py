@@ -160,6 +160,11 @@ def verbosity_options(function):
     return click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings only.")(function)
 
 
+def verbosity(quiet: bool, verbose: bool) -> int:
+    """How much is printed, as ``verbose`` of the public interface has it."""
+    return 0 if quiet else 1 + verbose
+
+
 def backend_option(function):
     """``--backend``, passed as `backend`."""
     return click.option(

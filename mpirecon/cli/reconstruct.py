@@ -23,6 +23,7 @@ from mpirecon.cli.options import (
     pass_communicator,
     seed_option,
     transport_option,
+    verbosity,
     verbosity_options,
 )
 from mpirecon.cli.reading import READING, glance, reading_of
@@ -41,19 +42,20 @@ NORMALISE = ["auto", "background", "off"]
 
 
 class Every(click.ParamType):
-    """``3`` → ``{"every": 3}``; ``30m`` → ``{"every_seconds": 1800.0}``."""
+    """``3`` → 3; a time such as ``30m`` stays as it is."""
 
     name = "N|time"
 
     def convert(self, value, param, ctx):
-        if isinstance(value, dict):
+        if isinstance(value, int):
             return value
         if value.isdecimal() and int(value):
-            return {"every": int(value)}
+            return int(value)
         try:
-            return {"every_seconds": float(parse_time(value))}
+            parse_time(value)
         except UserError:
             self.fail(f"{value!r}: expected iterations, e.g. 2, or a time, e.g. 30m", param, ctx)
+        return value
 
 
 class Memory(click.ParamType):
@@ -184,20 +186,19 @@ def command(comm, particles, output, log_particles, controls, postprocess, resum
       mpirecon reconstruct run_data.star -o run3 --select rlnClassNumber=2 --new-halves
     """
     reading = reading_of(options)
-    config = configure(**options)
-    if config.mask == "auto" and not postprocess:
-        raise UserError("--mask auto makes its mask after the reconstruction, which --no-postprocess leaves out")
-    from mpirecon.parallel.console import Console
-
     if dry_run:
-        return _dry_run(comm, particles, reading, config, Console(comm, quiet, verbose))
-    from mpirecon.solvers.endurance import Endurance
-    from mpirecon.solvers.main import reconstruct
+        from mpirecon.api.reconstruction import refuse_unmade_mask
+        from mpirecon.parallel.console import Console
 
-    endurance = Endurance(**checkpoint_every, signal=checkpoint_signal, grace=grace, stall_timeout=stall_timeout)
-    reconstruct(
-        comm, particles, output, config, Console(comm, quiet, verbose), overwrite=overwrite, log_particles=log_particles,
-        controls=controls, resume=resume, postprocess=postprocess, endurance=endurance, began=cli.began, reading=reading,
+        config = configure(**options)
+        refuse_unmade_mask(config, postprocess)
+        return _dry_run(comm, particles, reading, config, Console(comm, quiet, verbose))
+    import mpirecon
+
+    mpirecon.reconstruct(
+        particles, output, comm=comm, overwrite=overwrite, resume=resume, controls=controls, postprocess=postprocess,
+        log_particles=log_particles, checkpoint_every=checkpoint_every, checkpoint_signal=checkpoint_signal, grace=grace,
+        stall_timeout=stall_timeout, began=cli.began, verbose=verbosity(quiet, verbose), **named(options), **reading,
     )  # fmt: skip
 
 
@@ -223,8 +224,15 @@ def _dry_run(comm, particles, reading, config, console) -> None:
         console.warn(GPUS_UNKNOWN)
 
 
-def configure(*, score_band, mask, **options):
+def named(options: dict) -> dict:
+    """Values of the options that change a reconstruction's result, by the names of ``mpirecon.reconstruct``."""
+    options = dict(options)
+    return {"score_resolution": options.pop("score_band"), **options}
+
+
+def configure(**options):
     """The Config of the options that change a reconstruction's result."""
     from mpirecon.solvers.config import Config
 
-    return Config(score_resolution=score_band, mask=str(mask) if mask else None, **options)
+    options = named(options)
+    return Config(**{**options, "mask": str(options["mask"]) if options["mask"] else None})

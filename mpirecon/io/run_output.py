@@ -94,15 +94,15 @@ def write_summary(path: Path, summary: dict, place: Path | None = None) -> None:
         temporary.write_text(json.dumps(_plain({**summary, "files": files}), indent=2, allow_nan=False) + "\n")
 
 
-def read_summary(folder: str | os.PathLike) -> dict:
-    """summary.json of a finished run. Raises UserError when the folder holds none."""
-    path = Path(folder) / "summary.json"
+def read_summary(folder: str | os.PathLike, marker: str = "summary.json") -> dict:
+    """summary.json of a finished run, or what else a kind of run ends with. Raises UserError when the folder holds none."""
+    path = Path(folder) / marker
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: {'a file, not a' if Path(folder).exists() else 'no such'} folder; name the one that reconstruct -o wrote")
     if not path.is_file():
         if (state := state_of(Path(folder))) is not None:
             raise UserError(state)
-        raise UserError(f"{folder}: no summary.json, so this is not the folder of a finished run")
+        raise UserError(f"{folder}: no {marker}, so this is not the folder of a finished run")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -12,6 +12,7 @@ import scipy.fft
 
 from mpirecon.kernels.gridding import kernel_transform
 from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, radial_sum
+from mpirecon.operators.equations import Equations
 from mpirecon.operators.fourier import change_spectrum, planes_of, volume_of, write_spectrum
 from mpirecon.operators.projection import Projection
 
@@ -22,7 +23,7 @@ SMALLEST_APODISATION = 0.02
 SMALLEST_SSNR = 0.01
 
 
-class NormalEquations:
+class NormalEquations(Equations):
     """One set of normal equations on a folded accumulator, (p, p, p//2 + 1, 3) float32."""
 
     def __init__(self, projection: Projection, folded: np.ndarray) -> None:

@@ -30,14 +30,6 @@ class Symmetry:
         return len(self._signed) > 1
 
     def finish(self, folded: np.ndarray) -> None:
-        """Sum a folded accumulator, (p, p, p//2 + 1, 3) float32, over the rotations that need no images; in place.
-
-        An accumulator on a device is summed on the host.
-        """
-        if not self.sums_grid:
-            return
-        on_device = hasattr(folded, "get")
-        host = folded.get() if on_device else folded
-        symmetrise(host, self._signed)
-        if on_device:
-            folded.set(host)
+        """Sum a folded accumulator, (p, p, p//2 + 1, 3) float32, over the rotations that need no images; in place."""
+        if self.sums_grid:
+            symmetrise(folded, self._signed)

@@ -8,6 +8,7 @@ import numpy as np
 
 from mpirecon.backend.bands import Bands
 from mpirecon.backend.protocol import Backend
+from mpirecon.backend.store import ImageStore
 from mpirecon.errors import UserError
 from mpirecon.model.draws import particle_rng, random_quaternion
 from mpirecon.model.symmetry import point_group
@@ -34,6 +35,7 @@ class Engine:
     comm: Communicator
     backend: Backend
     slab: ParticleSlab
+    store: ImageStore
     folds: int
     mask: np.ndarray
     timings: Timings
@@ -105,7 +107,7 @@ class Engine:
                 self.pace.advance(skipped - len(visit) if rows is None else 0)
                 folded = backend.folded(accumulator)
                 del accumulator
-                self.symmetry.finish(folded)
+                backend.symmetrise(folded, self.symmetry)
             with self.timings("reduce"):
                 store.put(group, folded)
         return store
@@ -196,7 +198,7 @@ class Engine:
                     result.band_profile[:, b] = np.average(result.profile[:, members], axis=1, weights=weight)
 
     def _visit(self, rows: np.ndarray, first: bool = False):
-        """(rows, Batch) of consecutive pieces of local rows, as the backend brings them in.
+        """(rows, Batch) of consecutive pieces of local rows, from memory or from the file.
 
         Raises UserError at the end where the files that images were read from are not what they were.
         """
@@ -209,7 +211,7 @@ class Engine:
             reads.append(len(part))
             return self.slab.images(part, survey if first else None)
 
-        yield from self.backend.visit(self.slab, rows, read, self.timings)
+        yield from self.store.visit(rows, read, self.timings)
         if reads:
             self.slab.file.refuse_changed()
 

@@ -200,7 +200,7 @@ class _Path:
         """The path on pure noise of the same spectra, poses and CTFs: its half maps must agree in no selection."""
         walk = self.walk
         self.console.say("the same path on pure noise:")
-        walk.engine.backend.release_images()
+        walk.engine.store.make_room()
         background = None if walk.run.config.normalise == OFF else Background(self.file.box)
         noise = NoiseFile(self.file, walk.run.config.seed, background)
         again = Walk(self.comm, noise, walk.run.config, self.options, walk.log, self.console, stop=walk.engine.pace.stop)

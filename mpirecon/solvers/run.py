@@ -11,6 +11,7 @@ import numpy as np
 
 from mpirecon.backend.bands import BANDS, Bands
 from mpirecon.backend.protocol import Ability
+from mpirecon.backend.store import ImageStore
 from mpirecon.io.image_levels import LevelsFound
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.comm import Communicator
@@ -72,8 +73,8 @@ class Reconstruction:
         self.given = p.given
         self._start = p.starting_weights(start_weights)
         self.engine = Engine(
-            comm, p.backend, p.slab, p.config.scoring_folds, p.mask, timings, log, Pace(comm, console, stop), p.config.skip_bad,
-            p.symmetry, deterministic=p.config.deterministic,
+            comm, p.backend, p.slab, ImageStore(p.backend, p.slab), p.config.scoring_folds, p.mask, timings, log,
+            Pace(comm, console, stop), p.config.skip_bad, p.symmetry, deterministic=p.config.deterministic,
         )  # fmt: skip
         self._make_solver = solver or p.config.solver_kind.make
         self.solver: Solver | None = None  # once the images were surveyed
@@ -145,7 +146,7 @@ class Reconstruction:
         self.solver.note(self.unexplained())
         again = not self.config.rule.judges and self.solver.final_steps().get("half maps", 0) > 0
         if not again:
-            self._release_images()  # their memory is the solution's now
+            self._make_room()  # their memory is the solution's now
         maps = self.solver.finish()
         if again:
             self._score_refined(maps)
@@ -154,8 +155,8 @@ class Reconstruction:
         fsc = self.solver.fsc if self.solver.compared is maps else None
         return Outcome(maps, list(self.state.records), held_out, self.judged(), sigma, self.scored, fsc)
 
-    def _release_images(self) -> None:
-        self.engine.backend.release_images()
+    def _make_room(self) -> None:
+        self.engine.store.make_room()
         self.slab.visit_by_view(False)
 
     def _score_refined(self, maps: MapSet) -> None:
@@ -164,7 +165,7 @@ class Reconstruction:
         total, mine = self._sample_size
         with self.engine.pace.showing(total, "final maps", mine=mine):
             self.state = replace(self.state, scores=self._score(self.state.iteration, False, self._sample))
-        self._release_images()
+        self._make_room()
 
     @cached_property
     def identity(self) -> dict:
@@ -180,7 +181,8 @@ class Reconstruction:
     def _survey(self) -> State:
         slab = self.slab
         # where all ranks have all of their images in memory any order of visits is free
-        by_view = self.comm.allreduce_scalar(int(self.engine.backend.keeps_all(slab)), "min") > 0
+        by_view = self.comm.allreduce_scalar(int(self.engine.store.keeps_all), "min") > 0
+        slab.visit_by_view(by_view)  # before the first visit, so that images are kept in that order
         with self.engine.pace.showing(slab.total, "survey", mine=slab.here):
             survey = self.engine.survey()
         levels = LevelsFound.of(self.comm, slab.levels[slab.valid], slab.factor[slab.valid], slab.normaliser.gains)

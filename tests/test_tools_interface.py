@@ -1,0 +1,92 @@
+"""Tools and commands keep to interfaces: no private names of the package, and nothing of it replaced or set from outside."""
+
+import ast
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mpirecon as mr
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = [*sorted(p for p in (ROOT / "tools").iterdir() if p.is_file() and "python" in p.read_text(encoding="utf-8")[:40] or p.suffix == ".py"),
+            *sorted((ROOT / "mpirecon" / "cli").glob("*.py"))]  # fmt: skip
+
+#: of the standard library, where they are public for all that
+PUBLIC = {"_asdict", "_exit", "_replace"}
+
+
+def private_names(tree: ast.AST) -> list[str]:
+    """Private names that are imported, or asked of another object."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("mpirecon"):
+            found += [f"{node.module}.{alias.name}" for alias in node.names if alias.name.startswith("_") and not alias.name.startswith("__")]
+        elif isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr) and node.attr not in PUBLIC:
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                found.append(ast.unparse(node))
+    return found
+
+
+def imported_names(tree: ast.AST) -> set[str]:
+    """Names under which something of the package is known."""
+    return {(alias.asname or alias.name).split(".")[0] for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))
+            for alias in node.names if "mpirecon" in (getattr(node, "module", None) or alias.name)}  # fmt: skip
+
+
+def set_from_outside(tree: ast.AST) -> list[str]:
+    """Attributes of the package's own modules and classes that are set."""
+    own = imported_names(tree)
+    targets = [t for node in ast.walk(tree) if isinstance(node, ast.Assign) for t in node.targets]
+    return [ast.unparse(t) for t in targets if isinstance(t, ast.Attribute) and ast.unparse(t).split(".")[0] in own]
+
+
+def programs_within(tree: ast.AST):
+    """Programs that a tool hands to other processes, as strings."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            text = "".join(part.value if isinstance(part, ast.Constant) else "0" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+        else:
+            continue
+        if "import mpirecon" in text or "from mpirecon" in text:
+            try:
+                yield ast.parse(text.strip())
+            except SyntaxError:  # prose
+                continue
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_programs_keep_to_interfaces(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for program in (tree, *programs_within(tree)):
+        assert private_names(program) == [] == set_from_outside(program)
+
+
+@pytest.mark.parametrize("text, found", [
+    ("import mpirecon as mr\nmr.run._score()", (["mr.run._score"], [])),
+    ("from mpirecon.solvers.run import _slight", (["mpirecon.solvers.run._slight"], [])),
+    ("from mpirecon.io.particle_file import ParticleFile\nParticleFile.images = print", ([], ["ParticleFile.images"])),
+    ("from mpirecon.batch import forecast\nforecast.constants = lambda: 3", ([], ["forecast.constants"])),
+    ("import os\nself._own = os._exit", ([], [])),
+])  # fmt: skip
+def test_what_does_not_is_found(text, found):
+    assert (private_names(ast.parse(text)), set_from_outside(ast.parse(text))) == found
+
+
+def test_tools_of_tables_run_through_the_public_interface(tmp_path):
+    """What tools/selection_table and tools/robust_table measure, on a small set."""
+    particles = mr.simulate(mr.phantom(24, 5.0), 160, snr=0.3, error_rate=0.3, scale_cv=0.3, seed=4, path=tmp_path / "p.h5")
+    selection = runpy.run_path(str(ROOT / "tools" / "selection_table"), run_name="tool")
+    found = selection["Result"](particles.path, "--loss sorted --keep auto --iterations 2")
+    assert found.iteration > 0 and found.volume.shape == (24,) * 3 and found.halves.shape == (13,)
+    assert 0.5 < found.auc <= 1 and 0 < found.mixture["keep"] <= 1 and found.kept.shape == found.wrong.shape == (160,)
+    robust = runpy.run_path(str(ROOT / "tools" / "robust_table"), run_name="tool")
+    everybody = robust["with_weights"](particles.path, np.ones(160), np.ones(160))
+    np.testing.assert_allclose(everybody, mr.reconstruct(particles).volume.to_numpy(), rtol=0, atol=1e-6 * np.abs(everybody).max())
+    # of particles of half the contrast the map is twice as strong
+    faint = robust["with_weights"](particles.path, np.ones(160), np.full(160, 0.5))
+    assert np.vdot(faint, everybody) / np.vdot(everybody, everybody) == pytest.approx(2, rel=0.05)
