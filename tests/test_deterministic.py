@@ -135,8 +135,8 @@ def test_the_same_bits_on_any_number_of_ranks_and_threads(particles, cli, mpirun
     assert result.returncode == 0, result.stderr
     for n, threads in ((2, 2), (3, 1), (4, 1)) if "posterior" in options else ((3, 1),):
         out = tmp_path / f"on-{n}"
-        env = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
-        result = mpirun(n, ["-m", "mpirecon", *command, out], env=env, timeout=150)
+        env = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)} if threads > 1 else None
+        result = mpirun(n, ["-m", "mpirecon", *command, out], env=env)
         assert result.returncode == 0, result.stderr
         for name in ("volume", "half1", "half2"):
             np.testing.assert_array_equal(mrcfile.read(tmp_path / "one" / f"{name}.mrc"), mrcfile.read(out / f"{name}.mrc"))

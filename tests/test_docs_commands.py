@@ -248,6 +248,8 @@ def shell_words(command: str) -> tuple[list[str], str | None]:
             if option in words:
                 at = words.index(option) + 1
                 words[at] = str(min(int(words[at]), most))
+    if words[0] == "tools/planted_table":
+        words += ["--particles", "150", "--box", "32"]
     return words, target
 
 
