@@ -514,7 +514,7 @@ def test_a_particle_file_that_moved_or_changed(tmp_path):
     file, _ = run(make(tmp_path))
     folder = finish(file.path, tmp_path / "out")
     moved = file.path.rename(tmp_path / "moved.h5")
-    refused(folder, r"out.h5, is not there; was it moved\? Give it with --particles", "--star", tmp_path / "k.star")
+    refused(folder, r"out.h5, does not exist; was it moved\? Give it with --particles", "--star", tmp_path / "k.star")
     export(folder, "--star", tmp_path / "k.star", "--particles", moved)
     other, _ = run(make(tmp_path, table(7)), output=tmp_path / "other.h5")
     refused(folder, "other.h5 is not the particle file of the run .*its count is 7, the run's 8", "--star",

@@ -250,7 +250,7 @@ def test_an_unfinished_run_says_how_far_it_came_and_how_to_go_on(particles, tmp_
         assert run([str(word) for word in words]) == 1
         said = capsys.readouterr().err
         assert f"its half maps in {out}/unfinished" in said and "iteration 2 of 3 was saved" in said and "--resume" in said, said
-    assert "start anew with --overwrite" in said and time.strftime("%Y-%m-%d") in said
+    assert "start a new run with --overwrite" in said and time.strftime("%Y-%m-%d") in said
     assert reconstruct(particles, out, "--resume", *SEVERAL, "--iterations", "4") == 0  # more than before
     assert len(json.loads((out / "summary.json").read_text())["iterations"]) == 4
 

@@ -32,7 +32,7 @@ class StarWriter(TableWriter):
         if export.rescaled and not export.tables:
             raise UserError(f"{export.file.path}: these particles of different pixel sizes came from a .cs file; export --cs")
         if export.options.coordinates and export.tables:
-            raise UserError(f"--coordinates is for particles of a .cs file; {export.source} is a STAR file, whose own come back")
+            raise UserError(f"--coordinates is for particles of a .cs file; {export.source} is a STAR file, whose own coordinates are written")
 
     def write(self, path: Path, rows: np.ndarray, target: Path) -> None:
         tables, block = self._tables(path.parent)

@@ -158,7 +158,7 @@ def check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
     changed = [name for name in now["options"] if before.get(name) != now["options"][name]]
     if changed:
         told = ", ".join(f"--{_SPELLED.get(n, n).replace('_', '-')} was {_in_words(before.get(n))} and is {_in_words(now['options'][n])}" for n in changed)
-        raise UserError(f"{checkpoint.path} was made with other options: {told}; resume with the same, or start anew "
+        raise UserError(f"{checkpoint.path} was made with other options: {told}; resume with the same, or start a new run "
                         "with --overwrite")
     if checkpoint.facts["mask"] != now["mask"]:
         raise UserError(f"{checkpoint.path} was made with another mask than {run.config.mask} is now; resume with the same, "
