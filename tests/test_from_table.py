@@ -1,4 +1,5 @@
-"""A table of RELION or cryoSPARC is reconstructed as it is: as its import with --link would be, whatever ends the run."""
+"""A table of RELION or cryoSPARC is reconstructed as it is: as its import with --link would be, whatever ends the
+run."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ M, N = 90, 24
 def made(tmp_path_factory):
     """run_data.star and particles.cs of the same simulated particles, in a stack; and simulated.h5."""
     home = tmp_path_factory.mktemp("made")
-    words = ["simulate", "--phantom", "--particles", M, "--box", N, "--pixel-size", 8, "--snr", 1, "-o", home / "simulated.h5", "-q"]
+    words = ["simulate", "--phantom", "--particles", M, "--box", N, "--pixel-size", 8, "--snr", 1, "-o",
+             home / "simulated.h5", "-q"]
     assert command_line.run(list(map(str, words))) == 0
     with ParticleFile(home / "simulated.h5") as file:
         particles = file.metadata()
@@ -47,9 +49,11 @@ def made(tmp_path_factory):
     write_star(home / "run_data.star", tables, overwrite=False)
     ctf = particles.ctf
     fields = {
-        "uid": np.arange(M, dtype="u8") + 9, "blob/path": np.array([b"Extract/a.mrcs"] * M), "blob/idx": np.arange(M, dtype="u4"),
+        "uid": np.arange(M, dtype="u8") + 9, "blob/path": np.array([b"Extract/a.mrcs"] * M),
+        "blob/idx": np.arange(M, dtype="u4"),
         "blob/shape": np.full((M, 2), N, "u4"), "blob/psize_A": np.full(M, 8, "f4"), "blob/sign": np.ones(M, "f4"),
-        "alignments3D/pose": particles.pose.rotation_vectors().astype("f4"), "alignments3D/shift": (-particles.pose.shift / 8).astype("f4"),
+        "alignments3D/pose": particles.pose.rotation_vectors().astype("f4"),
+        "alignments3D/shift": (-particles.pose.shift / 8).astype("f4"),
         "alignments3D/split": (np.arange(M) // 2 % 2).astype("u4"), "ctf/accel_kv": ctf["voltage_kv"].astype("f4"),
         "ctf/cs_mm": ctf["cs_mm"].astype("f4"), "ctf/amp_contrast": ctf["amplitude_contrast"].astype("f4"),
         "ctf/df1_A": ctf["defocus_u"].astype("f4"), "ctf/df2_A": ctf["defocus_v"].astype("f4"),
@@ -128,7 +132,8 @@ def test_the_first_rows_of_those_selected_are_read(project, mpirun):
 
 
 def test_ranks_share_one_linked_file_and_end_together(project, mpirun):
-    words = ["--loss", "sorted", "--keep", "0.8", "--iterations", "2", "--no-postprocess", "--select", "rlnClassNumber=1,2"]
+    words = ["--loss", "sorted", "--keep", "0.8", "--iterations", "2", "--no-postprocess", "--select",
+             "rlnClassNumber=1,2"]
     assert run("reconstruct", "run_data.star", "-o", "a", "-q", *words) == 0
     done = mpirun(2, ["-m", "mpirecon", "reconstruct", "run_data.star", "-o", "b", *words])
     assert done.returncode == 0, done.stderr
@@ -148,7 +153,8 @@ def test_ranks_share_one_linked_file_and_end_together(project, mpirun):
     (["run_data.star", "--passthrough", "particles.cs"], "--passthrough is for cryoSPARC files"),
     (["run_data.star", "--scale-defocus"], "give that too"),
     (["particles.cs", "--ctf-premultiplied", "--no-ctf-premultiplied"], "contradict each other"),
-    (["simulated.h5", "--first", "8", "--unit", "defocus=um"], "--unit, --first would say how its table was to be read"),
+    (["simulated.h5", "--first", "8", "--unit", "defocus=um"],
+     "--unit, --first would say how its table was to be read"),
 ])
 def test_what_fails_leaves_no_folder(project, capsys, words, message):
     assert run("reconstruct", *words, "-o", "out/run") == 1
@@ -183,7 +189,8 @@ def test_a_run_never_writes_over_its_table(project, capsys):
 def stopped(*words) -> None:
     """A run that was told to stop after it had saved its state."""
     command = [sys.executable, "-m", "mpirecon", "reconstruct", "run_data.star", "-o", "out", *words]
-    process = subprocess.Popen(command, env=_clean_environment(**_SMALL_MACHINE), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=_clean_environment(**_SMALL_MACHINE), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 90
     while not Path("out/checkpoint.h5").exists():
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
@@ -201,7 +208,8 @@ def test_a_run_goes_on_with_the_file_that_it_had_made(project, capsys):
     assert run("reconstruct", "run_data.star", "-o", "whole", *words) == 0
     assert run("reconstruct", "run_data.star", "-o", "out", *words, "--resume") == 0
     np.testing.assert_allclose(maps("out"), maps("whole"), atol=1e-5 * np.abs(maps("whole")).max())
-    assert not Path("out/unfinished").exists() and Path("out/linked.h5").stat().st_mtime_ns > made.st_mtime_ns  # the refused try made another
+    # the refused try made another
+    assert not Path("out/unfinished").exists() and Path("out/linked.h5").stat().st_mtime_ns > made.st_mtime_ns
 
     shutil.rmtree("out")
     stopped(*words)
@@ -228,7 +236,8 @@ def test_a_run_is_exported_where_it_was_moved_to_with_its_stacks(project, tmp_pa
 
 
 def test_python_takes_tables_too(project):
-    assert run("reconstruct", "run_data.star", "-o", "a", "--no-postprocess", "-q", "--select", "rlnClassNumber=1,2", "--new-halves") == 0
+    assert run("reconstruct", "run_data.star", "-o", "a", "--no-postprocess", "-q", "--select", "rlnClassNumber=1,2",
+               "--new-halves") == 0
     result = mpirecon.reconstruct("run_data.star", "b", select="rlnClassNumber=1,2", new_halves=True, postprocess=False)
     np.testing.assert_array_equal(maps("a"), maps("b"))
     assert len(result.particles) == 60 and Path("b/linked.h5").exists()

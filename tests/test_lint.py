@@ -15,7 +15,8 @@ def test_every_name_is_known_and_used():
     if ruff is None:
         pytest.skip("needs ruff: pip install ruff")
     tools = [path for path in (CHECKOUT / "tools").iterdir() if path.is_file() and "python" in path.open().readline()]
-    command = [ruff, "check", "--isolated", "--no-cache", "--select", "F,E9", "--ignore", "F811", "--output-format", "concise"]
+    command = [ruff, "check", "--isolated", "--no-cache", "--select", "F,E9", "--ignore", "F811", "--output-format",
+               "concise"]
     folders = [CHECKOUT / name for name in ("mpirecon", "kernels", "tests")]
     found = subprocess.run([*command, *folders, *tools], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr

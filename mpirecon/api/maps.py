@@ -184,7 +184,8 @@ def fsc(a, b, mask=None, pixel_size: float | None = None) -> FSC:
     return FSC(curves.fsc(first.to_numpy(), second.to_numpy(), mask), first.box, first.pixel_size)
 
 
-def automatic_mask(volume, half_maps=None, *, resolution: float | None = None, pixel_size: float | None = None) -> Volume:
+def automatic_mask(volume, half_maps=None, *, resolution: float | None = None,
+                   pixel_size: float | None = None) -> Volume:
     """A soft mask made from a map.
 
     Parameters

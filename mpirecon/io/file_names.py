@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mpirecon.errors import UserError
 
-_KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISBLK, "a device"), (stat.S_ISCHR, "a device"))
+_KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISBLK, "a device"),
+          (stat.S_ISCHR, "a device"))
 
 
 def as_file_name(text: str) -> str:

@@ -1,8 +1,8 @@
 """An HDF5 file that all ranks fill at once, without parallel HDF5.
 
-Rank 0 lays the file out. A dataset is allocated when it is created, and neither filtered nor resizable: its rows then lie
-one after another in the file (HDF5 calls it contiguous, or chunks with an implicit index), and each rank writes its rows
-at their place. Any HDF5 reads the result.
+Rank 0 lays the file out. A dataset is allocated when it is created, and neither filtered nor resizable: its rows then
+lie one after another in the file (HDF5 calls it contiguous, or chunks with an implicit index), and each rank writes its
+rows at their place. Any HDF5 reads the result.
 """
 
 from __future__ import annotations
