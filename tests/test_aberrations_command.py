@@ -287,7 +287,8 @@ def test_a_cryosparc_file_whose_signs_are_told_by_its_images(tmp_path):
     assert mpirecon(["reconstruct", str(tmp_path / "q.h5"), "-o", str(tmp_path / "run"), "-q", "--overwrite",
                      "--no-postprocess"]) == 0
     result, code = tell(tmp_path / "run")
-    assert code == 0 and "--cs-aberrations=tilt,trefoil, and" in result["advice"][0] and "ctf/trefoil_A of" in result["advice"][0]
+    assert (code == 0 and "--cs-aberrations=tilt,trefoil, and" in result["advice"][0]
+            and "ctf/trefoil_A of" in result["advice"][0])
     refined = tmp_path / "refined.star"  # what the run with the wrong sign found, and from there once more
     with ParticleFile(tmp_path / "p.h5") as file:
         wanted = file.aberrations()

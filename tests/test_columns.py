@@ -287,7 +287,8 @@ def test_negative_b_factors_are_the_falloff_with_exposure(tmp_path, sign, factor
     dose = np.linspace(3, 120, M)
     file, text = run(star(tmp_path, rlnCtfBfactor=-4 * dose), *sign)
     np.testing.assert_allclose(file.metadata().ctf["bfactor"], factor * -4 * dose, rtol=1e-5)
-    assert ("rlnCtfBfactor is negative for 40 of 40 particles (-480 to -12 Å²): it is taken as the falloff" in text) == (not sign)
+    assert ("rlnCtfBfactor is negative for 40 of 40 particles (-480 to -12 Å²): it is taken as the "
+            "falloff" in text) == (not sign)
     assert ("grows with resolution, up to 122 times at Nyquist" in text) == (factor > 0)
 
 

@@ -36,7 +36,8 @@ def test_runs_of_one_file_are_compared_row_by_row(folder):
     assert found.counts == {"both": (a & b).sum(), "first": (a & ~b).sum(), "second": (b & ~a).sum(),
                             "neither": (~a & ~b).sum(),
                             "in_first_alone": 0, "in_second_alone": 0}
-    assert found.counts["both"] == 80 and found.same_half == 1 and "both runs are of one particle file" in found.matched.by
+    assert (found.counts["both"] == 80 and found.same_half == 1
+            and "both runs are of one particle file" in found.matched.by)
     assert [row[0] for row in found.settings] == ["keep", "mask", "diameter"] or [row[0]
                                                                                   for row in found.settings] == ["keep",
                                                                                                                  "diameter"]
@@ -55,7 +56,8 @@ def test_runs_of_one_file_are_compared_row_by_row(folder):
 def test_a_run_beside_itself_has_nothing_to_tell(folder, tmp_path):
     shutil.copytree(folder / "one", tmp_path / "copy")
     found = mr.compare(mr.Result(folder / "one"), tmp_path / "copy")
-    assert found.settings == [] and found.correlation == pytest.approx(1) and found.counts["both"] == 128 and found.counts["first"] == 0
+    assert (found.settings == [] and found.correlation == pytest.approx(1) and found.counts["both"] == 128
+            and found.counts["first"] == 0)
     assert found.between["fsc_unmasked"] == pytest.approx(1) and found.crossing(0.5) is None
     assert "No setting differs." in repr(found) and "The two maps agree up to Nyquist" in repr(found)
 
@@ -125,7 +127,7 @@ def test_files_that_tell_nothing_are_matched_by_their_images_or_not_at_all(folde
     assert found.matched is None and found.counts is None and "cannot be matched: the particle files differ" in found.notes[0]
     assert found.as_dict()["particles"] is None and found.between
     page = found.write(tmp_path / "c.html").read_text()
-    assert "cannot be told" in page and "<h2>Who was kept</h2>" not in page
+    assert "cannot be matched" in page and "<h2>Kept particles</h2>" not in page
 
 
 def test_a_particle_file_that_is_gone(folder, tmp_path):
@@ -146,7 +148,8 @@ def test_a_particle_file_that_is_gone(folder, tmp_path):
 def test_maps_of_other_boxes_are_not_compared(folder, tmp_path):
     mr.reconstruct(mr.simulate(mr.phantom(32, SIZE), 100, tmp_path / "p.h5", snr=1.0), tmp_path / "large")
     found = mr.compare(folder / "made", tmp_path / "large")
-    assert found.between == {} and "24 pixels of 5 Å and 32 pixels of 5 Å" in found.notes[-1] and found.as_dict()["between_05"] is None
+    assert (found.between == {} and "24 pixels of 5 Å and 32 pixels of 5 Å" in found.notes[-1]
+            and found.as_dict()["between_05"] is None)
     assert found.write(tmp_path / "c.html").read_text().count("Half-map FSC of both runs") == 2
 
 
@@ -158,7 +161,7 @@ def test_the_command_tells_and_writes_one_page(folder, tmp_path, cli):
     assert f"Of 160 particles that both had, both kept 80, only one {counts['first']}, only two {counts['second']}, neither" in done.stdout
     assert "keep" in done.stdout and "0.8 | 0.5" in done.stdout
     text = page.read_text()
-    for title in ("Half-map FSC", "FSC between the maps", "Who was kept", "Scores of both runs", "Settings that differ",
+    for title in ("Half-map FSC", "FSC between the maps", "Kept particles", "Scores of both runs", "Settings that differ",
                   "The runs", "Maps"):
         assert f"<h2>{title}</h2>" in text, title
     assert "http" not in text.replace("http://www.w3.org/2000/svg",

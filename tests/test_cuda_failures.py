@@ -160,13 +160,15 @@ def test_a_reference_is_let_go_before_the_next_is_made():
 def test_gpu_check_sums_over_two_gpus_where_there_are_two(tmp_path):
     result, report = gpu_check(tmp_path, "--only", "transports", devices=2)
     found = report["transports"]
-    assert result.returncode == 0 and found["ranks"] == 2 and found["right"] and found["bit_for_bit"], result.stdout + result.stderr
+    assert (result.returncode == 0 and found["ranks"] == 2 and found["right"]
+            and found["bit_for_bit"]), result.stdout + result.stderr
     assert found["staged"]["seconds"] > 0 and found["nccl"]["seconds"] > 0
 
 
 def test_gpu_check_fails_where_a_transport_does(tmp_path):
     result, report = gpu_check(tmp_path, "--only", "transports", memory=1000)  # bytes
-    assert result.returncode == 1 and report["transports"]["failed"] and "OutOfMemoryError" in report["transports"]["staged"]["text"]
+    assert (result.returncode == 1 and report["transports"]["failed"]
+            and "OutOfMemoryError" in report["transports"]["staged"]["text"])
 
 
 def test_the_kernels_own_tests_can_run_through_cupy():

@@ -19,7 +19,8 @@ import on_gpu
 import pytest
 from adjoint import inner, random_like
 from sources import explicit_ctf
-from test_kernels import CTF_CASES, SUM_ERROR, TYPICAL, extended, half, hermitian_grid, interleaved, mirrored, problem, rotations
+from test_kernels import (CTF_CASES, SUM_ERROR, TYPICAL, extended, half, hermitian_grid, interleaved, mirrored, problem,
+                          rotations)
 
 import mpirecon.kernels
 from mpirecon.kernels.backproject import make_backproject

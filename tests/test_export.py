@@ -267,7 +267,8 @@ def test_places_on_micrographs_are_written_as_asked(tmp_path):
     file, _ = import_cs(make_cs(tmp_path, **places()))
     folder, star = finish(file.path, tmp_path / "out"), tmp_path / "k.star"
     text = export(folder, "--star", star)
-    assert "rlnCoordinateX" not in read_star(star)["particles"] and "--coordinates as-stored or flipped writes them" in text
+    assert ("rlnCoordinateX" not in read_star(star)["particles"]
+            and "--coordinates as-stored or flipped writes them" in text)
     for choice, y in (("as-stored", 750), ("flipped", 2250)):
         text = export(folder, "--star", star, "--coordinates", choice, "--overwrite")
         table_ = read_star(star)["particles"]
@@ -493,7 +494,8 @@ def test_a_file_of_nobody_beside_one_of_somebody(tmp_path):
         text = export(folder, "--star", paths["kept"], "--discarded", paths["rest"], "--overwrite")
         assert f"{full}.star: 8 of 8 particles" in text and f"{empty}.star has no rows: the run kept {kept.sum()} of 8" in text
         text = paths[empty].read_text()
-        assert "stale" not in text and "_rlnImageName" in text and "@stacks" not in text and paths[full].read_text().count("@stacks") == 8
+        assert ("stale" not in text and "_rlnImageName" in text and "@stacks" not in text
+                and paths[full].read_text().count("@stacks") == 8)
         refused(folder, rf"there are no such particles \(the run kept {kept.sum()} of 8\)",
                 *(("--star", tmp_path / "x.star") if empty == "kept" else ("--discarded", tmp_path / "x.star")))
         with pytest.raises(UserError, match="no particles"):

@@ -148,7 +148,8 @@ def test_repeated_images_in_one_half_are_counted(tmp_path):
     same["rlnAngleRot"][35:] += 90
     half = 1 + np.arange(40) % 30 % 2
     _, _, text = read(make(tmp_path, table(40, rlnImageName=names, rlnRandomSubset=half, **same)))
-    assert "Warning: 10 of 40 rows repeat an image (5 with the same pose, 5 with another" in text and "both half sets" not in text
+    assert ("Warning: 10 of 40 rows repeat an image (5 with the same pose, 5 with another" in text
+            and "both half sets" not in text)
 
 
 def test_a_copy_of_an_original_that_is_there_is_its_family(tmp_path):

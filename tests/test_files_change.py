@@ -243,6 +243,7 @@ def test_a_file_that_is_replaced_between_two_ranks(ready, mpirun, tmp_path, what
     result = mpirun(2, [MPI_PROGRAMS / "replaced.py", what, tmp_path, "reconstruct", tmp_path / "p.h5", "-o",
                         tmp_path / "out", "--mask",
                         tmp_path / "mask.mrc"])
-    assert result.returncode == 1 and result.stderr.count("Error:") == 1 and "Traceback" not in result.stderr, result.stderr
+    assert (result.returncode == 1 and result.stderr.count("Error:") == 1
+            and "Traceback" not in result.stderr), result.stderr
     assert ("p.h5 is not the same file" if what == "particles" else "mask.mrc is not the same mask") in result.stderr
     assert not (tmp_path / "out").exists()

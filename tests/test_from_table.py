@@ -90,7 +90,7 @@ def test_a_table_gives_the_map_of_its_import_and_says_what_import_says(project, 
         assert line.replace("p.h5", "run_data.star") in said.out
     for line in imported.err.splitlines():
         assert not line.startswith("Warning") or line in said.err
-    assert imported.err.count("Warning: rlnClassNumber tells of 2 classes") == 1  # there is a warning to compare
+    assert imported.err.count("Warning: rlnClassNumber has 2 classes") == 1  # there is a warning to compare
     np.testing.assert_array_equal(maps("a"), maps("b"))
     with ParticleFile("b/linked.h5") as linked, ParticleFile("p.h5") as wanted:
         assert linked.linked and len(linked) == 50
@@ -137,7 +137,8 @@ def test_ranks_share_one_linked_file_and_end_together(project, mpirun):
     assert run("reconstruct", "run_data.star", "-o", "a", "-q", *words) == 0
     done = mpirun(2, ["-m", "mpirecon", "reconstruct", "run_data.star", "-o", "b", *words])
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("run_data.star: 60 particles of 24 x 24") == 1 and done.stderr.count("tells of 2 classes") == 1
+    assert done.stdout.count("run_data.star: 60 particles of 24 x "
+                             "24") == 1 and done.stderr.count("has 2 classes") == 1
     a, b = maps("a"), maps("b")
     assert np.abs(a - b).max() < 1e-4 * np.abs(a).max()
     assert sorted(os.listdir("b")) == sorted(os.listdir("a"))
@@ -204,7 +205,8 @@ def test_a_run_goes_on_with_the_file_that_it_had_made(project, capsys):
     stopped(*words)
     made = Path("out/unfinished/linked.h5").stat()
     assert run("reconstruct", "run_data.star", "-o", "out", *words, "--first", 70, "--resume") == 1
-    assert "made from other particles than run_data.star" in capsys.readouterr().err and Path("out/checkpoint.h5").exists()
+    assert ("made from other particles than run_data.star" in capsys.readouterr().err
+            and Path("out/checkpoint.h5").exists())
     assert run("reconstruct", "run_data.star", "-o", "whole", *words) == 0
     assert run("reconstruct", "run_data.star", "-o", "out", *words, "--resume") == 0
     np.testing.assert_allclose(maps("out"), maps("whole"), atol=1e-5 * np.abs(maps("whole")).max())
@@ -257,7 +259,8 @@ def test_commands_that_ask_for_sizes_take_tables(project, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["mpirecon", "job"])
     assert run("forecast", "run_data.star", "--first", 60, "--pixel-size", 7, "--max-resolution", 30) == 0
     said = capsys.readouterr().out.replace("\n", " ")
-    assert said.startswith("60 particles, box 24") and "reconstruct run_data.star -o run1" in said and "--pixel-size 7.0 " in said
+    assert (said.startswith("60 particles, box 24") and "reconstruct run_data.star -o run1" in said
+            and "--pixel-size 7.0 " in said)
     assert "--first 60" in said and "--max-resolution 30.0" in said
     assert run("reconstruct", "particles.cs", "-o", "out", "--dry-run", "--first", 60) == 0
     assert "60 particles, box 24, 1 iteration" in capsys.readouterr().out and not Path("out").exists()

@@ -139,7 +139,8 @@ def test_resume_names_the_options_that_differ():
     with pytest.raises(UserError) as caught:
         check_identity(SimpleNamespace(), {"particles": 1, "options": now, "mask": "a"}, checkpoint)
     text = str(caught.value)
-    assert "--diameter was the default and is 100.0" in text and "--score-band was the default and is (60.0, 12.0)" in text
+    assert ("--diameter was the default and is 100.0" in text
+            and "--score-band was the default and is (60.0, 12.0)" in text)
     assert "--loss was l2 and is huber" in text and "None" not in text
     options = {spelling for param in group.get_command(click.Context(group), "reconstruct").params
                for spelling in param.opts}

@@ -32,7 +32,8 @@ def test_ranks_share_the_windows(mpirun, tmp_path):
     done = mpirun(2, ["-m", "mpirecon", "postprocess", "a.mrc", "b.mrc", "-o", "no", "--mask", "none", "--locres",
                       "--locres-sampling", "1"],
                   cwd=tmp_path)  # fmt: skip
-    assert done.returncode == 1 and done.stderr.count("nearer to each other than voxels") == 1 and not (tmp_path / "no").exists()
+    assert done.returncode == 1 and done.stderr.count("nearer to each other than "
+                                                      "voxels") == 1 and not (tmp_path / "no").exists()
 
 
 @pytest.fixture()
@@ -65,7 +66,8 @@ def test_the_command_writes_maps_and_a_page(half_maps, capsys):
     np.testing.assert_allclose(filtered.array, bare.filtered.array, atol=1e-5)
     assert told["median"] == pytest.approx(bare.median) and told["masked"] and sum(told["histogram"]["voxels"]) > 1000
     page = (half_maps / "post/locres.html").read_text()
-    assert page.count("data:image/png") == 6 and "Histogram of the local resolution" in page and f"{told['median']:.2f} Å" in page
+    assert (page.count("data:image/png") == 6 and "Histogram of the local resolution" in page
+            and f"{told['median']:.2f} Å" in page)
     code, _, err = command(capsys, *words, "--local-resolution")
     assert code == 1 and "exists already" in err
     # of other half maps, or another mask, nothing stays that would pass for theirs

@@ -206,7 +206,8 @@ def test_a_run_goes_on_only_as_it_was_normalised(sets, tmp_path):
         second = reconstruction(file, config, tmp_path)
         resumed = second.run(Checkpoints(second, tmp_path, Endurance()), resume=True).maps
     np.testing.assert_array_equal(resumed.get(WHOLE), maps.get(WHOLE))
-    assert second.state.survey.levels == whole.state.survey.levels and second.slab.normaliser.gains == whole.slab.normaliser.gains
+    assert (second.state.survey.levels == whole.state.survey.levels
+            and second.slab.normaliser.gains == whole.slab.normaliser.gains)
 
 
 class Quiet:

@@ -183,7 +183,8 @@ def test_a_full_disk_leaves_what_was_there(folder, tmp_path):
                           capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("Error: cannot write p.h5: the file size "
                                                                             "limit is reached")
-    assert "Traceback" not in done.stderr and (tmp_path / "p.h5").read_bytes() == before and os.listdir(tmp_path) == ["p.h5"]
+    assert ("Traceback" not in done.stderr and (tmp_path / "p.h5").read_bytes() == before
+            and os.listdir(tmp_path) == ["p.h5"])
 
 
 def test_whole_numbers_have_a_size(folder, tmp_path):

@@ -55,7 +55,8 @@ def test_a_sample_says_what_all_say(particles, tmp_path, visits, options):
         assert len(visits) > 1 and (set(visits) == {COUNT} if more else max(visits) < 0.35 * COUNT)
         visits.clear()
     some, everybody = (summary(tmp_path / name)["iterations"][-1] for name in ("some", "all"))
-    assert everybody["scored"] == everybody["valid"] == some["valid"] == some["kept"] == COUNT and 35 < some["scored"] < 90
+    assert (everybody["scored"] == everybody["valid"] == some["valid"] == some["kept"] == COUNT
+            and 35 < some["scored"] < 90)
     for loss in ("loss", "loss_l2", "loss_heldout", "loss_l2_heldout"):
         assert some[loss] == pytest.approx(everybody[loss], rel=0.03) and some[loss] != everybody[loss]
     with h5py.File(tmp_path / "some" / "particles.h5") as one, h5py.File(tmp_path / "all" / "particles.h5") as other:

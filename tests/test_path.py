@@ -134,7 +134,8 @@ def test_fractions_and_high_pass_of_a_sieve_are_cryosieves():
     assert default_fractions("once") == pytest.approx(np.arange(10, 0, -1) / 10)
     assert default_fractions("sieve")[-1] == pytest.approx(0.107, abs=5e-4) and len(default_fractions("sieve")) == 11
     inverse = [1 / high_pass_of(k, 10, (50, 3)) for k in range(10)]
-    assert inverse[0] == pytest.approx(1 / 50) and inverse[-1] == pytest.approx(1 / 3) and np.ptp(np.diff(inverse)) < 1e-12
+    assert (inverse[0] == pytest.approx(1 / 50) and inverse[-1] == pytest.approx(1 / 3)
+            and np.ptp(np.diff(inverse)) < 1e-12)
     assert checked_fractions([0.5, 0.9]) == (1.0, 0.9, 0.5)
 
 

@@ -346,7 +346,7 @@ def test_an_export_has_the_true_or_the_planted_values_in_the_units_of_the_source
             run_table[name] = flags[name]
     text = export(folder, f"--{kind}", tmp_path / f"original.{kind}")
     count = int(flags["planted_defocus"].sum())
-    assert f"{flags['pose_error'].sum()} wrong poses and {count} wrong defoci were planted: the original ones are written" in text
+    assert f"{flags['pose_error'].sum()} wrong poses and {count} wrong defoci were simulated: the original ones are written" in text
     text = export(folder, f"--{kind}", tmp_path / f"used.{kind}", "--poses", "used")
     assert f"and {count} simulated wrong defoci are written, as used by the run" in text
     for name, wanted in (("original", clean), ("used", bad)):
@@ -458,7 +458,7 @@ def test_the_curves_have_a_column_for_each_kind(scored):
 
 def test_the_report_tells_the_kinds_apart(scored):
     page = (scored / "out" / "report.html").read_text(encoding="utf-8")
-    assert "<h2>Planted errors, kind by kind</h2>" in page and "offset 20 Å off or more" in page
+    assert "<h2>Simulated errors, kind by kind</h2>" in page and "offset 20 Å off or more" in page
 
 
 

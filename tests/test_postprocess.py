@@ -237,7 +237,8 @@ def test_the_bfactor_agrees_with_relion_postprocess(relion, shared_data):
     bare, masked = (guinier((a + b) / 2 * m, pixel_size, true, at).bfactor for m in (1, mask))
     clean = np.asarray(read_map(shared_data / "maps" / "emd_3488.mrc").array, np.float32)
     known = guinier(fall_off(clean, 100, pixel_size), pixel_size, true, at).bfactor
-    print(f"B-factors: RELION {theirs:.1f}, here unmasked {bare:.1f}, masked {masked:.1f}, without noise {known:.1f} Å²")
+    print(f"B-factors: RELION {theirs:.1f}, here unmasked {bare:.1f}, masked {masked:.1f}, without noise {known:.1f} "
+          f"Å²")
     assert bare == pytest.approx(theirs, rel=0.05)
     assert abs(masked - known) < abs(bare - known)
 
@@ -285,7 +286,8 @@ def test_reconstruct_tells_which_mask_its_resolution_is_of(tmp_path, cli):
         result = cli("reconstruct", tmp_path / "p.h5", "-o", tmp_path / name, *words)
         assert result.returncode == 0, result.stderr
         runs[name] = json.loads((tmp_path / name / "summary.json").read_text())
-    assert runs["sphere"]["resolution_of"]["mask"].startswith("sphere of") and not runs["sphere"]["resolution_of"]["corrected"]
+    assert (runs["sphere"]["resolution_of"]["mask"].startswith("sphere of")
+            and not runs["sphere"]["resolution_of"]["corrected"])
     assert runs["auto"]["resolution_of"]["mask"].startswith("automatic") and runs["auto"]["resolution_of"]["corrected"]
     assert runs["auto"]["resolution_0143"] == runs["sphere"]["postprocess"]["resolution_0143"]
     assert runs["none"]["postprocess"] is None and runs["none"]["resolution_0143"] == runs["sphere"]["resolution_0143"]
@@ -304,10 +306,12 @@ def test_the_postprocess_command_writes_what_reconstruct_does(tmp_path, monkeypa
     for name, array in (("a", a), ("b", b)):
         write_map(f"{name}.mrc", array, PIXEL, overwrite=True)
     code, out, _ = command(capsys, "postprocess", "a.mrc", "b.mrc", "-o", "post")
-    assert code == 0 and "corrected for the mask: FSC 0.5 at" in out and "B-factor" in out and "sharpened_masked.mrc" in out
+    assert (code == 0 and "corrected for the mask: FSC 0.5 at" in out and "B-factor" in out
+            and "sharpened_masked.mrc" in out)
     told = json.load(open("post/postprocess.json"))
     bare = postprocess(a, b, PIXEL, unmasked=fsc(a, b))
-    assert told["bfactor"] == pytest.approx(bare.guinier.bfactor) and told["resolution_0143"] == pytest.approx(bare.resolution)
+    assert (told["bfactor"] == pytest.approx(bare.guinier.bfactor)
+            and told["resolution_0143"] == pytest.approx(bare.resolution))
     sharpened, mask = (np.asarray(read_map(f"post/{n}.mrc").array) for n in ("sharpened", "mask"))
     np.testing.assert_allclose(sharpened, bare.sharpened, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(read_map("post/sharpened_masked.mrc").array, sharpened * mask, rtol=1e-5, atol=1e-6)

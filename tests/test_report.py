@@ -245,7 +245,8 @@ def test_a_mixture_that_tells_nothing_apart_shows_no_share(tmp_path):
     summary = make_summary("posterior", truth=False, keep_estimate=0.22,
                            mixture={"keep": 0.22, "keep_interval": [0.17, 0.27], "separable": False})
     page = make_page(tmp_path / "out", summary)
-    assert "cannot distinguish correct from incorrect particles" in page.text and "22.0 %" not in page.text and "are not separable" in page.text
+    assert ("cannot distinguish correct from incorrect particles" in page.text and "22.0 %" not in page.text
+            and "are not separable" in page.text)
     assert "as fitted" not in page.text and "because correct and incorrect ones are not separable" in page.text
 
 
@@ -256,7 +257,8 @@ def test_where_groups_decide_no_score_of_an_image_is_drawn_as_the_threshold(tmp_
     summary["configuration"] = {**summary["configuration"], "group_by": "rlnTomoParticleName"}
     page = make_page(tmp_path / "groups", summary).text
     assert "kept →" not in page and "kept (70)" in page and "rejected (30)" in page
-    assert "Rows with the same rlnTomoParticleName are scored as a unit" in page and "Rows with the same rlnTomoParticleName have the same value" in page
+    assert ("Rows with the same rlnTomoParticleName are scored as a unit" in page
+            and "Rows with the same rlnTomoParticleName have the same value" in page)
     assert "distance (log likelihood ratio, wrong over correct)" in page and "distance (explained)" not in page
 
 

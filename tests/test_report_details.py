@@ -39,14 +39,16 @@ def test_no_histogram_is_drawn_twice(plain, tmp_path):
                              simulate=("--snr", 0.0005))
     assert not summary["iterations"][-1]["mixture"]["separable"]
     for source in (plain[0], blind):
-        assert source.count('aria-label="Histogram of score"') == source.count('aria-label="Histogram of distance"') == 1
+        assert source.count('aria-label="Histogram of score"') == source.count('aria-label="Histogram of '
+                                                                               'distance"') == 1
     assert "Weights run" not in blind
 
 
 def test_nothing_refers_to_what_is_not_there(plain, selected):
     assert "selection below test" not in plain[0] and "Controls of the selection" not in plain[0]
     assert "selection below test" in selected[0] and "Controls of the selection" in selected[0]
-    assert "before the selection" in selected[0] and "view, before" not in plain[0] and "particles per view<" in plain[0]
+    assert ("before the selection" in selected[0] and "view, before" not in plain[0]
+            and "particles per view<" in plain[0])
     assert "Score against defocus and contrast<" in plain[0]  # noise is even, and there are no micrographs
     assert "Score against defocus, noise and contrast<" in selected[0]
 

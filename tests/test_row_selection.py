@@ -113,10 +113,10 @@ def test_selections_that_exclude_each_other(tmp_path):
 def test_several_classes_are_told_with_the_option(tmp_path):
     star, _ = made(tmp_path)
     _, text = run(star)
-    assert ("Warning: rlnClassNumber tells of 3 classes (class 1: 14, class 2: 13, class 3: 13 particles): poses of "
+    assert ("Warning: rlnClassNumber has 3 classes (class 1: 14, class 2: 13, class 3: 13 particles): poses of "
             "different classes "
             "are relative to different maps" in text.replace("\n", " ")) and "--select 'rlnClassNumber=1'" in text
-    assert "tells of" not in run(star, "--select", "rlnClassNumber=1", "--overwrite")[1]
+    assert "classes (" not in run(star, "--select", "rlnClassNumber=1", "--overwrite")[1]
 
 
 def test_a_group_of_another_pixel_size_can_be_left_out(tmp_path):
@@ -189,10 +189,10 @@ def test_cs_files_by_passthrough_uids_and_classes(tmp_path):
     through = save_cs(tmp_path / "through.cs", {"uid": given["uid"], "extra/number": ROW.astype("f4") / 4})
     file, text = run_cs(cs, "--passthrough", through, "--select", "extra/number=2:3", "--overwrite")
     np.testing.assert_array_equal(file.images(slice(None))[:, 0, 0], ROW[8:13])
-    assert "Warning: alignments3D/class tells of 3 classes" in text and "--select 'alignments3D/class=" in text
+    assert "Warning: alignments3D/class has 3 classes" in text and "--select 'alignments3D/class=" in text
     del given["alignments3D/class"]
     _, text = run_cs(save_cs(cs, given), "--overwrite")
-    assert "alignments3D_multi/class_posterior tells of 2 classes (class 0: 20, class 1: 20 particles)" in text
+    assert "alignments3D_multi/class_posterior has 2 classes (class 0: 20, class 1: 20 particles)" in text
     assert "--select 'alignments3D_multi/class_posterior[0]=0.5:'" in text
     for value, message in (("blob/shape=6", r"blob/shape .* has 2 numbers a row; pick one with blob/shape\[0\]"),
                            ("alignments3D/pose[3]=1", "has 3 numbers a row"), ("clas=1", "no such column"),

@@ -124,7 +124,7 @@ def test_a_run_interrupted_at_the_keyboard(particles, tmp_path):
     words = ["reconstruct", str(particles), "-o", str(tmp_path / "out"), *SEVERAL]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
     assert done.returncode == 130 and "Traceback" not in done.stderr
-    assert f"Interrupted: the state after iteration 2/3 is in {tmp_path}/out/checkpoint.h5; go on with the same command and --resume." in done.stderr
+    assert f"Interrupted: the state after iteration 2/3 is in {tmp_path}/out/checkpoint.h5; continue with the same command and --resume." in done.stderr
     assert f"the run's state is saved in {tmp_path}/out/checkpoint.h5 from now on" in done.stdout
 
 
@@ -248,14 +248,15 @@ def test_an_unfinished_run_says_how_far_it_came_and_how_to_go_on(particles, tmp_
         is_interrupted(patched)
         assert reconstruct(particles, out, *SEVERAL) == 130
     said = capsys.readouterr().err
-    assert f"Interrupted: the state after iteration 2/3 is in {out}/checkpoint.h5; go on with the same command and --resume" in said
+    assert f"Interrupted: the state after iteration 2/3 is in {out}/checkpoint.h5; continue with the same command and --resume" in said
     maps = [mrcfile.read(out / "unfinished" / f"half{half}.mrc") for half in (1, 2)]
     assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.5, "the half maps of the iteration that was saved"
     for words in (["report", out], ["export", out, "--star", tmp_path / "k.star"],
                   ["reconstruct", particles, "-o", out]):
         assert run([str(word) for word in words]) == 1
         said = capsys.readouterr().err
-        assert f"its half maps in {out}/unfinished" in said and "iteration 2 of 3 was saved" in said and "--resume" in said, said
+        assert (f"its half maps in {out}/unfinished" in said and "iteration 2 of 3 was saved" in said
+                and "--resume" in said), said
     assert "start a new run with --overwrite" in said and time.strftime("%Y-%m-%d") in said
     assert reconstruct(particles, out, "--resume", *SEVERAL, "--iterations", "4") == 0  # more than before
     assert len(json.loads((out / "summary.json").read_text())["iterations"]) == 4

@@ -284,7 +284,8 @@ def test_a_bfactor_that_no_map_has_is_told():
     def summary(b):
         return {"postprocess": {"guinier": {"bfactor": b, "used": [9.6, 6.5]}}}
 
-    assert bfactor_caution(summary(-120.0)) is None and bfactor_caution(summary(None)) is None and bfactor_caution({}) is None
+    assert (bfactor_caution(summary(-120.0)) is None and bfactor_caution(summary(None)) is None
+            and bfactor_caution({}) is None)
     assert "−459 Å²" in bfactor_caution(summary(-459.2)) and "30 Å²" in bfactor_caution(summary(30.0))
 
 
@@ -310,7 +311,8 @@ def test_the_limit_is_where_flat_slices_of_a_ball_agree_by_an_fsc_of_095():
 
 
 def test_the_report_names_the_limit_and_a_finer_map_warns(tmp_path):
-    assert run(f"simulate --phantom --particles 60 --box 24 --pixel-size 3 --snr inf -q -o {tmp_path / 'p.h5'}".split()) == 0
+    assert run(f"simulate --phantom --particles 60 --box 24 --pixel-size 3 --snr inf -q -o "
+               f"{tmp_path / 'p.h5'}".split()) == 0
     summary = reconstruct(tmp_path / "p.h5", tmp_path / "out")
     # λ·D/d² = 1.287 with 0.6 of 72 Å at 300 kV
     assert summary["ewald_sphere"]["resolution"] == pytest.approx(np.sqrt(0.0196875 * 43.2 / 1.287), rel=1e-4)
@@ -318,5 +320,6 @@ def test_the_report_names_the_limit_and_a_finer_map_warns(tmp_path):
     line = "the curvature of the Ewald sphere matters beyond 0.81 Å for a particle of 43 Å at 300 kV"
     assert page.count(line) == 1 and not any("Ewald" in text for text in summary["warnings"])
     finer = summary | {"resolution_0143": 0.8}
-    assert f"reaches 0.80 Å, and {line}" in curvature_warning(finer) and "relion_reconstruct --ewald" in curvature_warning(finer)
+    assert (f"reaches 0.80 Å, and {line}" in curvature_warning(finer)
+            and "relion_reconstruct --ewald" in curvature_warning(finer))
     assert curvature_warning(summary | {"resolution_0143": None, "nyquist": 0.82}) is None

@@ -152,9 +152,9 @@ def test_weights_that_are_none_are_refused(smaller):
     for weights, words in (
         (np.ones(COUNT - 1), rf"weights have the shape \({COUNT - 1},\), expected \({COUNT},\)"),
         (np.where(np.arange(COUNT) == 7, -1.0, 1.0),
-         r"weights: -1 of particle 7 is no weight; weights are finite and not negative"),
+         r"weights: -1 of particle 7 is not a weight; weights must be finite and not negative"),
         (np.where(np.arange(COUNT) > 7, np.nan, 1.0),
-         rf"weights: nan of particle 8 is no weight \({COUNT - 8} such particles\)"),
+         rf"weights: nan of particle 8 is not a weight \({COUNT - 8} such particles\)"),
         (np.zeros(COUNT), r"an array: all \d+ particles of half set 1 have weight 0; both half maps need particles"),
         (smaller.metadata().half == 1, r"an array: all \d+ particles of half set 2 have weight 0"),
         (["much"] * COUNT, "weights: expected an array of numbers"),
@@ -231,7 +231,8 @@ def test_a_column_of_the_imported_table_is_the_array(imported, cli):
     folder, path, given = imported
     done = cli("reconstruct", path, "-o", folder / "run", "--weights", "rlnParticleFigureOfMerit", "--seed", 1)
     assert done.returncode == 0, done.stderr
-    assert "weights of rlnParticleFigureOfMerit, from " in done.stdout and "1 particles of weight 0 are ignored" in done.stdout
+    assert ("weights of rlnParticleFigureOfMerit, from " in done.stdout
+            and "1 particles of weight 0 are ignored" in done.stdout)
     run = mr.Result(folder / "run")
     np.testing.assert_array_equal(run.volume.array, mr.reconstruct(path, weights=given).volume.array)
     assert run.summary["configuration"]["weights"] == run.summary["weights"]["source"] == "rlnParticleFigureOfMerit"
@@ -263,10 +264,10 @@ def test_tables_by_particle_are_found_by_id_image_or_order(imported, tmp_path):
 
 
 @pytest.mark.parametrize(("lines", "words"), [
-    (["id,w", "0,1", "1,-2"], "{path}, line 3: w -2 is no weight"),
-    (["id,w", "0,1", "", "1,much"], "{path}, line 4: w 'much' is no weight"),
-    (["id,w", "0,1", "1,inf"], "line 3: w inf is no weight"),
-    (["id,w", "0,1", "1,"], "line 3: w '' is no weight"),
+    (["id,w", "0,1", "1,-2"], "{path}, line 3: w -2 is not a weight"),
+    (["id,w", "0,1", "", "1,much"], "{path}, line 4: w 'much' is not a weight"),
+    (["id,w", "0,1", "1,inf"], "line 3: w inf is not a weight"),
+    (["id,w", "0,1", "1,"], "line 3: w '' is not a weight"),
     (["id,w", "0,1", "0,1"], r"line 3: id 0 has a weight already \(line 2\)"),
     (["id,w", "0,1", "900,1"], r"line 3: .*has no particle of id 900 \(1 such rows of 200\)"),
     (["id,w", "0,1", "1.5,1"], r"line 3: .*has no particle of id 1.5"),
@@ -298,7 +299,7 @@ def test_values_of_the_imported_table_that_are_none_name_file_and_row(imported, 
     weights = ["0.5"] * COUNT
     weights[11] = "none"
     path = star_file(tmp_path, smaller, weights, label="rlnOwnWeight")
-    with pytest.raises(mr.UserError, match=rf"{path}: rlnOwnWeight of .*set.star, none, of particle 11, is no weight"):
+    with pytest.raises(mr.UserError, match=rf"{path}: rlnOwnWeight of .*set.star, none, of particle 11, is not a weight"):
         of_file(path, "rlnOwnWeight")
     with pytest.raises(mr.UserError, match="there is no column rlnFigure; it has .*rlnOwnWeight.*FILE:COLUMN reads a "
                        "table"):
@@ -350,7 +351,8 @@ def test_all_ranks_end_with_one_message(imported, mpirun, tmp_path):
     table = tmp_path / "w.csv"
     table.write_text("id,w\n0,-1\n" + "".join(f"{i},1\n" for i in range(1, COUNT)))
     done = mpirun(2, ["-m", "mpirecon", "reconstruct", imported[1], "-o", tmp_path / "run", "--weights", f"{table}:w"])
-    assert done.returncode == 1 and done.stderr.count("line 2: w -1 is no weight") == 1 and "Traceback" not in done.stderr
+    assert done.returncode == 1 and done.stderr.count("line 2: w -1 is no "
+                                                      "weight") == 1 and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 

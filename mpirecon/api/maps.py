@@ -154,7 +154,8 @@ class FSC:
 
     def __repr__(self) -> str:
         at = self.resolution
-        return f"FSC({len(self.values)} shells, 0.143 at {at:.2f} Å)" if at else f"FSC({len(self.values)} shells, above 0.143)"
+        return (f"FSC({len(self.values)} shells, 0.143 at {at:.2f} Å)" if at
+                else f"FSC({len(self.values)} shells, above 0.143)")
 
 
 def fsc(a, b, mask=None, pixel_size: float | None = None) -> FSC:

@@ -33,7 +33,8 @@ def error_options(rate: str, degrees: str, old: str):
                help="Error of the defocus, U and V alike."),
         click.option("--defocus-error-kind", type=click.Choice(["gaussian", "fixed"]), default="gaussian",
                      show_default=True,
-                     help="Whether --defocus-error is the standard deviation of a Gaussian error, or the error itself."),
+                     help="Whether --defocus-error is the standard deviation of a Gaussian error, or the error "
+                     "itself."),
         number("--defocus-error-rate", metavar="X",
                help="Fraction of particles whose defocus is wrong.  [default: all]"),
         number("--inverted-hand-rate", metavar="X", default=0.0, show_default=True,

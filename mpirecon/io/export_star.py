@@ -14,7 +14,8 @@ from mpirecon.io.cs_places import coordinates_of, micrographs_of
 from mpirecon.io.export import Export
 from mpirecon.io.export_found import put_found_poses
 from mpirecon.io.export_planted import put_truth, put_used, without_errors
-from mpirecon.io.export_tables import add_found, add_halves, new_tables, put, put_coordinates, put_images, put_micrographs, put_mtfs
+from mpirecon.io.export_tables import (add_found, add_halves, new_tables, put, put_coordinates, put_images,
+                                       put_micrographs, put_mtfs)
 from mpirecon.io.formats import TableWriter
 from mpirecon.io.star import write_star
 from mpirecon.io.star_columns import particle_block

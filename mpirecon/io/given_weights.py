@@ -124,7 +124,8 @@ def read_weights(file: ParticleFile, text: str) -> GivenWeights:
         return _of_source(file, text)
     path, column = named
     if not path.is_file():
-        raise UserError(f"--weights {text}: no such file: {path}; expected COLUMN of the imported table, or FILE:COLUMN")
+        raise UserError(f"--weights {text}: no such file: {path}; expected COLUMN of the imported table, or "
+                        f"FILE:COLUMN")
     read = _read_run_table if path.suffix.lower() in (".h5", ".hdf5") else _read_text_table
     table = read(path, column)
     rows = _places(file, path, table)

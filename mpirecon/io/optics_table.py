@@ -79,7 +79,8 @@ def _lists(path: Path, optics: pd.DataFrame, label: str) -> np.ndarray:
         try:
             rows.append([float(part) for part in str(text).strip("[]").split(",") if part.strip()])
         except ValueError:
-            raise UserError(f"{path}, line {line}: {label} is {text!r}, expected a list of numbers such as [0.1,0,0]") from None
+            raise UserError(f"{path}, line {line}: {label} is {text!r}, expected a list of numbers such as "
+                            f"[0.1,0,0]") from None
     out = np.zeros((len(rows), max(map(len, rows), default=0)))
     for row, values in zip(out, rows):
         row[: len(values)] = values

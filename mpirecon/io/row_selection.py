@@ -154,8 +154,10 @@ def _rows_with(comm: Communicator, path: Path, column: str, wanted: str, values:
             found |= again
         absent = np.flatnonzero(hit == 0)
         none = len(absent) == len(texts) if source is not None else len(absent) > 0
-        hint = " (ranges are written LOW:HIGH)" if none and source is None and _HYPHEN.fullmatch(texts[absent[0]]) else ""
-        what = f"any of the {len(texts)} values of {source}" if source is not None else f"the value {texts[absent[0]] if none else ''}"
+        hint = (" (ranges are written LOW:HIGH)" if none and source is None and _HYPHEN.fullmatch(texts[absent[0]])
+                else "")
+        what = (f"any of the {len(texts)} values of {source}" if source is not None
+                else f"the value {texts[absent[0]] if none else ''}")
         _refuse(comm, none, f"{path}: no row has {what} in {cells.name}; "
                 f"{_what_is_there(comm, cells) if none else ''}{hint}")
         mask |= found

@@ -155,7 +155,8 @@ class CsValues:
             return _TextCells(name, TextColumn(np.char.encode(values, "utf-8") if values.dtype.kind == "U"
                                                else values.astype(bytes)))
         if values.dtype.kind not in "iufb":
-            raise UserError(f"--select {name}: {label} of {self.path} is neither numbers nor text, it is {values.dtype}")
+            raise UserError(f"--select {name}: {label} of {self.path} is neither numbers nor text, it is "
+                            f"{values.dtype}")
         return _NumberCells(name, values.astype(np.uint8) if values.dtype.kind == "b" else values)
 
 

@@ -72,7 +72,8 @@ class StoredImages:
             while len(left) and (done := os.preadv(self._bytes.fileno(), [left[:_MOST]], at)):
                 left, at = left[done:], at + done
         except OSError as error:
-            raise UserError(f"{self._path}: /images, rows {start} to {stop - 1} cannot be read: {error.strerror}") from error
+            raise UserError(f"{self._path}: /images, rows {start} to {stop - 1} cannot be read: "
+                            f"{error.strerror}") from error
         if len(left):
             raise UserError(f"{self._path}: /images, rows {start} to {stop - 1} cannot be read, the file ends before; "
                             f"was it "

@@ -99,4 +99,5 @@ def interval_in_words(mixture: dict, judged: int | None) -> str:
     if low is None:
         return "from the mixture"
     words = f"{100 * low:.1f}–{100 * high:.1f} %"
-    return f"95 %: {words}" if judged is None or judged >= FEW_JUDGED else f"roughly {words}, from {judged} particles only"
+    return (f"95 %: {words}" if judged is None or judged >= FEW_JUDGED
+            else f"roughly {words}, from {judged} particles only")

@@ -94,7 +94,8 @@ def _argument(name: str, i: int, letter: str, value):
     what = f"{name}, argument {i}"
     if letter in _SCALARS:
         if not isinstance(value, np.generic) or value.dtype != _SCALARS[letter]:
-            raise TypeError(f"{what}: expected {np.dtype(_SCALARS[letter])}, got {getattr(value, 'dtype', type(value))}")
+            raise TypeError(f"{what}: expected {np.dtype(_SCALARS[letter])}, got "
+                            f"{getattr(value, 'dtype', type(value))}")
         return np.ctypeslib.as_ctypes_type(value.dtype)(value.item())
     if value is None or (isinstance(value, np.intp) and value == 0):
         return ctypes.c_void_p(None)
