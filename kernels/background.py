@@ -1,7 +1,7 @@
 """The background of an image: the plane a + b·u + c·v through the pixels outside the particle, and the noise about it.
 
-First from medians, which a few pixels cannot move however far off they are: of means of opposite pixels, where ramps cancel,
-and of differences of mirrored ones. Then by least squares through all pixels that lie near that plane.
+First from medians, which a few pixels cannot move however far off they are: of means of opposite pixels, where ramps
+cancel, and of differences of mirrored ones. Then by least squares through all pixels that lie near that plane.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-#: share of a normal distribution within so many standard deviations, and that number: it tells the first estimate's spread
+#: share of a normal distribution within so many standard deviations, and that number: it tells the first estimate's
+#: spread
 _MOST, _WITHIN = 0.8, 1.2816
 
 #: pixels farther off than so many deviations do not count: of the first estimate, of the second
@@ -43,7 +44,8 @@ def _select(values, k):
 
 @njit(nogil=True, fastmath=_FAST, error_model="numpy")
 def _first(flat, four, four_u, four_v, pairs, spread):
-    """(a, b, c, spread about them) of pixels ++, −+, +−, −− in u and v, (4, q); pairs (2q,) and spread (4q,) are room to work in."""
+    """(a, b, c, spread about them) of pixels ++, −+, +−, −− in u and v, (4, q); pairs (2q,) and spread (4q,) are room
+    to work in."""
     q, middle = four_u.size, four_u.size
     for p in range(q):
         pairs[2 * p] = (np.float64(flat[four[0, p]]) + flat[four[3, p]]) / 2
@@ -65,7 +67,8 @@ def _first(flat, four, four_u, four_v, pairs, spread):
             spread[4 * p + corner] = abs(flat[four[corner, p]] - (a + b * u + c * v))
             total += spread[4 * p + corner] ** 2
     typical = _select(spread, min(4 * q - 1, int(_MOST * 4 * q))) / _WITHIN
-    return a, b, c, typical if typical > 0 else np.sqrt(total / (4 * q))  # of a border that is all but constant, what there is
+    # of a border that is all but constant, what there is
+    return a, b, c, typical if typical > 0 else np.sqrt(total / (4 * q))
 
 
 @njit(nogil=True, fastmath=_FAST, error_model="numpy")
@@ -100,10 +103,11 @@ def _plane_through(residual, u, v, limit):
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 def measure_background(images, outside, u, v, four, four_u, four_v, out):
-    """a, b, c and the standard deviation of the noise of each image, (m, 4) float64; each summed in an order of its own, whatever
-    images are beside it.
+    """a, b, c and the standard deviation of the noise of each image, (m, 4) float64; each summed in an order of its
+    own, whatever images are beside it.
 
-    images : (m, n·n) float32 · outside : (p,) int64, pixels outside the particle, at u, v (p,) float32 · four : (4, q) int64,
+    images : (m, n·n) float32 · outside : (p,) int64, pixels outside the particle, at u, v (p,) float32 · four : (4, q)
+        int64,
     pixels of one quarter, at four_u, four_v (q,) float64, and their mirror images in u, in v, and in both.
     """
     q, p = four_u.size, outside.size
@@ -135,7 +139,8 @@ def measure_background(images, outside, u, v, four, four_u, four_v, out):
 def take_background_off(images, plane, factor, axis):
     """images = (images − plane) · factor, in place; in float64, for a level may be a thousand deviations.
 
-    images : (m, n, n) float32 · plane : (m, 3) float64 · factor : (m,) float64 · axis : (n,) float64, u and v of the pixels
+    images : (m, n, n) float32 · plane : (m, 3) float64 · factor : (m,) float64 · axis : (n,) float64, u and v of the
+        pixels
     """
     for i in range(images.shape[0]):
         for y in range(images.shape[1]):

@@ -17,7 +17,8 @@ _NEVER = -1e300
 
 
 def whole_slices(images: int, samples: int) -> np.ndarray:
-    """The runs of everything: each image's samples in one, those of negative x turned round one by one. (images, 5) int32."""
+    """The runs of everything: each image's samples in one, those of negative x turned round one by one. (images, 5)
+    int32."""
     runs = np.zeros((images, 5), np.int32)
     runs[:, IMAGE], runs[:, COUNT], runs[:, SIGN] = np.arange(images), samples, 0
     return runs
@@ -30,7 +31,8 @@ def make_backproject(taps: int, exact: bool = False):
     grid : (nz, ny, 3·nx) float32, (re, im, weight) interleaved along x so that one vector access updates the
     three, zero frequency at [nz//2, ny//2, 3·MARGIN], added to in place · rotation : (m, 3, 3) float64 · ratio :
     padded box / box · kx, ky : (s,) int32, kx ≥ 0 · numerator : (m, s) complex64 · weight : (m, s) float32 ·
-    runs : (n, 5) int32, which samples, as ``tiles.make_cut`` writes them; all, when left out. Runs of tiles that are far enough
+    runs : (n, 5) int32, which samples, as ``tiles.make_cut`` writes them; all, when left out. Runs of tiles that are
+        far enough
     apart may be added by several threads at once.
     An `exact` one adds the nearest whole numbers to a grid of int64, the same whatever the runs and their order.
     It is the transpose of ``project`` for (re, im), and spreads the weight with the same taps.
@@ -45,8 +47,10 @@ def make_backproject(taps: int, exact: bool = False):
         place = where, weights = places(taps)
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
-        origin = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 3 * (MARGIN - reach)
-        run = i = -1  # of the samples to be added, and those ahead of them to be located: the next of the run, or the next run's
+        origin = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 3 * (MARGIN
+                                                                                                          - reach)
+        # of the samples to be added, and those ahead of them to be located: the next of the run, or the next run's
+        run = i = -1
         first = stop = slot = 0
         sign = np.float32(1)
         while run < runs.shape[0]:
@@ -62,7 +66,8 @@ def make_backproject(taps: int, exact: bool = False):
                 by, least = ratio * ahead_sign, 0.0 if runs[ahead_run, SIGN] == 0 else _NEVER
                 r = rotation[ahead_i]
                 locate(
-                    powers, k, q, ahead_first, r[0, 0] * by, r[1, 0] * by, r[0, 1] * by, r[1, 1] * by, r[0, 2] * by, r[1, 2] * by,
+                    powers, k, q, ahead_first, r[0, 0] * by, r[1, 0] * by, r[0, 1] * by, r[1, 1] * by, r[0, 2] * by,
+                    r[1, 2] * by,
                     stride_z, stride_y, 3, least, place, ahead, taps, last_power,
                 )  # fmt: skip
                 # runs that follow each other are of different images

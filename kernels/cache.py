@@ -61,8 +61,8 @@ def njit(function=None, *, cache: bool = False, **options):
 
 
 class _Places(CompileResultCacheImpl):
-    """Numba's two first places: the folder that is configured, and beside the sources. Its third would be a folder named ~ here
-    for a user without a home."""
+    """Numba's two first places: the folder that is configured, and beside the sources. Its third would be a folder
+    named ~ here for a user without a home."""
 
     _locator_classes = [UserProvidedCacheLocator, InTreeCacheLocator]
 
@@ -113,7 +113,8 @@ def tell_once(fact: str) -> None:
     """Log one warning a process, whatever else fails alike."""
     if _Told.fact is None:
         _Told.fact = fact
-        _log.warning("%s; they are compiled at each start, which takes up to half a minute. Set %s to a folder that can "
+        _log.warning("%s; they are compiled at each start, which takes up to half a minute. Set %s to a folder that "
+                     "can "
                      "be written and has 100 MB free", fact, VARIABLE)
 
 

@@ -24,7 +24,8 @@ def extended_shape(padded_box: int, components: int) -> tuple[int, int, int]:
 def extend(half, out, which: int = 0, maps: int = 1, rows: tuple[int, int] | None = None) -> None:
     """half : (p, p, p//2 + 1) complex64 → out : extended_shape(p, 2·maps) float32, zero frequency in the middle.
 
-    which : the map of those interleaved in `out` · rows : first and last row ky, which `half` then holds alone, (p, last − first,
+    which : the map of those interleaved in `out` · rows : first and last row ky, which `half` then holds alone, (p,
+        last − first,
     p//2 + 1); all when left out. Every point of `out` comes from one row.
     """
     _extend(half, out, which, maps, *(rows or (0, half.shape[1])))
@@ -146,8 +147,8 @@ def _fold_plane(grid, kz, out):
 def fold_in_place(grid, over=lambda length, part: part(0, length)):
     """As ``fold``, into the first bytes of `grid`, which is overwritten: (p, p, p//2 + 1, 3), p even.
 
-    New memory of that size can cost more time than the sums. over(length, part) : calls ``part(first, last)`` of pieces of
-    range(length), at once if it likes
+    New memory of that size can cost more time than the sums. over(length, part) : calls ``part(first, last)`` of pieces
+    of range(length), at once if it likes
     """
     p = grid.shape[0] - 2 * MARGIN
     planes = grid.reshape(len(grid), -1)
@@ -157,13 +158,14 @@ def fold_in_place(grid, over=lambda length, part: part(0, length)):
     whole = grid.reshape(-1)
     _close_up(whole, planes.shape[1], size, p)
     halves = whole[: p * size].reshape(2, -1)
-    over(p // 2, lambda first, last: _swap(halves[0, first * size : last * size], halves[1, first * size : last * size]))
+    over(p // 2, lambda first, last: _swap(halves[0, first * size : last * size],
+                                           halves[1, first * size : last * size]))
     return whole[: p * size].reshape(p, p, p // 2 + 1, 3)
 
 
 def _fold_pairs(grid, planes, folded, first, last) -> None:
-    """Fold planes ±kz, first ≤ kz < last, which are sums over the same planes of the grid, and put them where zero frequency is in
-    the middle: nothing else is read there. folded : (2, p, 3 (p//2 + 1)), room for two planes"""
+    """Fold planes ±kz, first ≤ kz < last, which are sums over the same planes of the grid, and put them where zero
+    frequency is in the middle: nothing else is read there. folded : (2, p, 3 (p//2 + 1)), room for two planes"""
     p = grid.shape[0] - 2 * MARGIN
     middle = grid.shape[0] // 2
     one, other = folded

@@ -19,8 +19,8 @@ DEGREE = {2: 6, 3: 6, 4: 6, 6: 8}
 
 
 def first_tap(taps: int) -> tuple[int, float]:
-    """(reach, beside): the first of `taps` points about a coordinate u is floor(u + beside) − reach; an odd number of them
-    lies about the nearest grid point, an even one about the nearest middle between two."""
+    """(reach, beside): the first of `taps` points about a coordinate u is floor(u + beside) − reach; an odd number of
+    them lies about the nearest grid point, an even one about the nearest middle between two."""
     return (taps - 1) // 2, 0.5 * (taps % 2)
 
 
@@ -43,8 +43,8 @@ def kernel_transform(x: np.ndarray, taps: int, oversampling: float = 2.0) -> np.
 def kernel_table(taps: int, oversampling: float = 2.0) -> np.ndarray:
     """Polynomial coefficients of each tap, (taps, degree + 1) float32, lowest power first.
 
-    Tap j of a coordinate u sits at grid point floor(u + beside) − reach + j (``first_tap``); its weight is the polynomial j
-    at t = u + beside − floor(u + beside) − 1/2.
+    Tap j of a coordinate u sits at grid point floor(u + beside) − reach + j (``first_tap``); its weight is the
+    polynomial j at t = u + beside − floor(u + beside) − 1/2.
     """
     if taps not in DEGREE:
         raise ValueError(f"taps must be one of {sorted(DEGREE)}, got {taps}")

@@ -33,7 +33,8 @@ def project_real(coefficients, rotation, out):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def backproject_real(coefficients, rotation, images):
-    """Add images (m, n, n) float32 along their lines onto coefficients (n, n, n) float32: the transpose of project_real."""
+    """Add images (m, n, n) float32 along their lines onto coefficients (n, n, n) float32: the transpose of
+    project_real."""
     n, o = coefficients.shape[0], coefficients.shape[0] // 2
     wz, wy, wx = np.empty(4, np.float32), np.empty(4, np.float32), np.empty(4, np.float32)
     for i in range(rotation.shape[0]):

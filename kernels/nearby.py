@@ -66,7 +66,8 @@ def newton_step(turn, slope, curvature, precision, q):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def turn_all(q, rotation, out):
-    """out[i] = rotation[i] (m, 3, 3) followed by the turn of the unit quaternion q[i] (m, 4), for a kernel elsewhere."""
+    """out[i] = rotation[i] (m, 3, 3) followed by the turn of the unit quaternion q[i] (m, 4), for a kernel
+    elsewhere."""
     for i in range(rotation.shape[0]):
         turned(q[i], rotation[i], out[i])
 
@@ -102,7 +103,8 @@ def make_nearby(taps: int):
     ):
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
-        origin = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 2 * (MARGIN - reach)
+        origin = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 2 * (MARGIN
+                                                                                                          - reach)
         r, q = np.empty((3, 3)), np.empty(4)
         for i in range(rotation.shape[0]):
             g, h = slope[i], curvature[i]
@@ -123,7 +125,8 @@ def make_nearby(taps: int):
                         z = r[0, 2] * u + r[1, 2] * v
                         if x < 0:
                             x, y, z = -x, -y, -z
-                        where = int(np.floor(z + beside)) * stride_z + int(np.floor(y + beside)) * stride_y + 2 * int(np.floor(x + beside))
+                        where = int(np.floor(z + beside)) * stride_z + int(np.floor(y
+                                                                                    + beside)) * stride_y + 2 * int(np.floor(x + beside))
                         prefetch(grid, origin + where, stride_z, stride_y, length, taps, 0)
                     b = band[s]
                     if b < 0 or b > highest[step]:
@@ -141,7 +144,8 @@ def make_nearby(taps: int):
                         grid, powers, origin + where, stride_z, stride_y, np.float32(x - floor_x - 0.5),
                         np.float32(y - floor_y - 0.5), np.float32(z - floor_z - 0.5), taps, last_power,
                     )  # fmt: skip
-                    # the other half is the complex conjugate: its real part's slope changes sign, the imaginary's does not
+                    # the other half is the complex conjugate: its real part's slope changes sign, the imaginary's does
+                    # not
                     im *= sign
                     out_re = sign * (r[2, 0] * x_re + r[2, 1] * y_re + r[2, 2] * z_re)
                     out_im = r[2, 0] * x_im + r[2, 1] * y_im + r[2, 2] * z_im
@@ -171,10 +175,12 @@ def make_nearby(taps: int):
                     newton_step(turn[i], g, h, precision, q)
 
     def nearby(
-        grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, highest, precision, turn, sums, slope, curvature
+        grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, highest, precision, turn, sums, slope,
+        curvature
     ):
         turn[...] = 0.0
-        kernel(grid, powers_of(table), rotation * ratio, kx, ky, data, ctf, gain, band, mode, highest, precision, turn, sums, slope,
+        kernel(grid, powers_of(table), rotation * ratio, kx, ky, data, ctf, gain, band, mode, highest, precision, turn,
+               sums, slope,
                curvature)
 
     return nearby

@@ -12,7 +12,8 @@ from mpirecon.kernels.vectors import GROUP, gather, locate, prefetch
 
 
 def frequencies(kx: np.ndarray, ky: np.ndarray) -> np.ndarray:
-    """kx and ky as ``locate`` takes them: (2, s + 2·GROUP) float64, with zeros behind for the group after the last one."""
+    """kx and ky as ``locate`` takes them: (2, s + 2·GROUP) float64, with zeros behind for the group after the last
+    one."""
     out = np.zeros((2, kx.size + 2 * GROUP))
     out[0, : kx.size], out[1, : kx.size] = kx, ky
     return out
@@ -46,7 +47,8 @@ def make_project(taps: int):
         place = where, weights = places(taps)
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
-        origin = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 2 * (MARGIN - reach)
+        origin = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 2 * (MARGIN
+                                                                                                          - reach)
         for i in range(rotation.shape[0]):
             xx, xy = rotation[i, 0, 0] * ratio, rotation[i, 1, 0] * ratio
             yx, yy = rotation[i, 0, 1] * ratio, rotation[i, 1, 1] * ratio
@@ -55,12 +57,14 @@ def make_project(taps: int):
             for first in range(0, out.shape[1], GROUP):
                 slot, ahead = first & GROUP, (first & GROUP) ^ GROUP
                 locate(
-                    powers, k, q, first + GROUP, xx, xy, yx, yy, zx, zy, stride_z, stride_y, 2, 0.0, place, ahead, taps, last_power
+                    powers, k, q, first + GROUP, xx, xy, yx, yy, zx, zy, stride_z, stride_y, 2, 0.0, place, ahead, taps,
+                    last_power
                 )
                 for j in range(min(GROUP, out.shape[1] - first)):
                     prefetch(grid, origin + where[ahead + j], stride_z, stride_y, length, taps, 0)
                     re, im = gather(grid, origin + where[slot + j], stride_z, stride_y, weights, slot + j, 2, taps)
-                    out[i, first + j] = complex(re, weights[3 * taps, slot + j] * im)  # the other half of the grid is the complex conjugate
+                    # the other half of the grid is the complex conjugate
+                    out[i, first + j] = complex(re, weights[3 * taps, slot + j] * im)
 
     def project(grid, table, rotation, ratio, kx, ky, out):
         kernel(grid, powers_of(table), rotation, ratio, *frequencies(kx, ky), out)

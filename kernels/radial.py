@@ -91,7 +91,8 @@ def _precondition(spectrum, folded, ridge, limits, first, last):
 
 def multiply_regularised(spectrum, transfer, ridge, ratio, first=0, last=-1) -> None:
     """spectrum *= transfer + ridge[shell], in place; transfer : (p, p, p//2 + 1) float32."""
-    _multiply_regularised(spectrum, transfer, ridge, shell_limits(ridge.size, ratio), first, len(transfer) if last < 0 else last)
+    _multiply_regularised(spectrum, transfer, ridge, shell_limits(ridge.size, ratio), first,
+                          len(transfer) if last < 0 else last)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

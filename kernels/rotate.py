@@ -52,5 +52,6 @@ def move_images(coefficients, angle, shift, out):
             for x in range(n):
                 a, b = x - o - shift[i, 0], y - o - shift[i, 1]
                 # one plane: its value between planes is that at the plane, where a spline weighs 4/6
-                value = value_at(coefficients[i : i + 1], 0.0, cosine * b - sine * a + o, cosine * a + sine * b + o, wz, wy, wx)
+                value = value_at(coefficients[i : i + 1], 0.0, cosine * b - sine * a + o, cosine * a + sine * b + o, wz,
+                                 wy, wx)
                 out[i, y, x] = np.float32(1.5) * value

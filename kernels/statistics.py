@@ -28,7 +28,8 @@ def factors(mode, gain, c):
 
 @njit(inline="always")
 def _add(out, band, yy, yp, pp, other_yp, other_pp):
-    """Add the sums over some samples of a particle, and those of another map if there is one, into out (maps, bands, 3)."""
+    """Add the sums over some samples of a particle, and those of another map if there is one, into out (maps, bands,
+    3)."""
     out[0, band, 0] += yy
     out[0, band, 1] += yp
     out[0, band, 2] += pp
@@ -52,8 +53,8 @@ def make_statistics(taps: int, maps: int = 1):
     the same data at the cost of little more than one · data : (m, s) complex64, shift already undone · ctf : (m, s)
     float32 · gain : (s,) float32, multiplicity over noise power · band : (s,) int8, the band that a sample counts in,
     negative for none · mode : PLAIN or one of the premultiplied · out : (m, bands, 3) float64 for one map, (m, 2,
-    bands, 3) for two, overwritten with yy, yp, pp of each band; particles first, so that a part of them is an array of the
-    same kind as all: Numba compiles for each kind apart, and sums in the order that suits it.
+    bands, 3) for two, overwritten with yy, yp, pp of each band; particles first, so that a part of them is an array of
+    the same kind as all: Numba compiles for each kind apart, and sums in the order that suits it.
 
     Whitening premultiplied data would divide |ŷ|² by C², and what little is left at the zeros of C would drown the
     rest. Σ|ŷ|²/(C²ν²) is replaced by Σ|ŷ|²/ν² · Σ1/ΣC² over the band, which has the same mean for noise.
@@ -76,11 +77,13 @@ def make_statistics(taps: int, maps: int = 1):
             zx, zy = rotation[i, 0, 2] * ratio, rotation[i, 1, 2] * ratio
             sum_yy = sum_yp = sum_pp = other_yp = other_pp = 0.0
             current = -1
-            locate(powers, k, q, 0, xx, xy, yx, yy, zx, zy, stride_z, stride_y, components, 0.0, place, 0, taps, last_power)
+            locate(powers, k, q, 0, xx, xy, yx, yy, zx, zy, stride_z, stride_y, components, 0.0, place, 0, taps,
+                   last_power)
             for first in range(0, near.size, GROUP):
                 slot, ahead = first & GROUP, (first & GROUP) ^ GROUP
                 locate(
-                    powers, k, q, first + GROUP, xx, xy, yx, yy, zx, zy, stride_z, stride_y, components, 0.0, place, ahead, taps,
+                    powers, k, q, first + GROUP, xx, xy, yx, yy, zx, zy, stride_z, stride_y, components, 0.0, place,
+                    ahead, taps,
                     last_power,
                 )  # fmt: skip
                 for j in range(min(GROUP, near.size - first)):
@@ -97,7 +100,8 @@ def make_statistics(taps: int, maps: int = 1):
                     on_data, on_cross, on_model = factors(mode, gain[s], ctf[i, s])
                     # the other half of the grid is the complex conjugate
                     yre, yim = data[i, s].real, weights[3 * taps, slot + j] * data[i, s].imag
-                    values = gather(grid, origin + where[slot + j], stride_z, stride_y, weights, slot + j, components, taps)
+                    values = gather(grid, origin + where[slot + j], stride_z, stride_y, weights, slot + j, components,
+                                    taps)
                     sum_yy += on_data * (yre * yre + yim * yim)
                     sum_yp += on_cross * (values[0] * yre + values[1] * yim)
                     sum_pp += on_model * (values[0] * values[0] + values[1] * values[1])
@@ -108,7 +112,8 @@ def make_statistics(taps: int, maps: int = 1):
                 _add(out[i], current, sum_yy, sum_yp, sum_pp, other_yp, other_pp)
             for s in beyond:
                 if band[s] >= 0:
-                    out[i, 0, band[s], 0] += factors(mode, gain[s], ctf[i, s])[0] * (data[i, s].real ** 2 + data[i, s].imag ** 2)
+                    out[i, 0, band[s], 0] += factors(mode, gain[s], ctf[i, s])[0] * (data[i, s].real ** 2
+                                                                                     + data[i, s].imag ** 2)
             if mode == PREMULTIPLIED_WHITENED:
                 for b in range(out.shape[2]):
                     flat = squared = 0.0  # Σ gain, and Σ gain C²
@@ -125,7 +130,8 @@ def make_statistics(taps: int, maps: int = 1):
         near = np.arange(len(kx)) if near is None else near
         out = out if maps == 2 else out[:, None]
         out[...] = 0.0
-        kernel(grid, powers_of(table), rotation, ratio, *frequencies(kx[near], ky[near]), data, ctf, gain, band, mode, near,
+        kernel(grid, powers_of(table), rotation, ratio, *frequencies(kx[near], ky[near]), data, ctf, gain, band, mode,
+               near,
                _others(near, len(kx)), out)
 
     return statistics

@@ -18,7 +18,8 @@ def _ramp(position, box, first, out):
 
 
 def gather_translated(spectra, position, kx, ky, out, scale=1.0) -> None:
-    """out[i, s] = scale · spectra[i](k_s) · exp(+2πi k·position_i / n): the image moved so that `position` is the origin.
+    """out[i, s] = scale · spectra[i](k_s) · exp(+2πi k·position_i / n): the image moved so that `position` is the
+    origin.
 
     spectra : (m, n, n//2 + 1) complex64, rfft2 of the images with the origin at pixel 0 · position : (m, 2)
     float64, pixels (x, y), what becomes the origin · kx, ky : (s,) int32 · out : (m, s) complex64.
@@ -43,9 +44,11 @@ def _gather_translated(spectra, position, kx, ky, bounds, scale, out):
 
 
 def translate_samples(samples, shift, box, kx, ky, out) -> None:
-    """out[i, s] = samples[i, s] · exp(+2πi k·shift_i / n): centred samples with what lies `shift` off the centre moved there.
+    """out[i, s] = samples[i, s] · exp(+2πi k·shift_i / n): centred samples with what lies `shift` off the centre moved
+    there.
 
-    samples, out : (m, s) complex64, which may be one array · shift : (m, 2) float64, pixels (x, y); where it is zero, out is the
+    samples, out : (m, s) complex64, which may be one array · shift : (m, 2) float64, pixels (x, y); where it is zero,
+        out is the
     very samples · box : n · kx, ky : (s,) int32
     """
     _translate_samples(samples, shift, box, kx, ky, rows_of(kx, ky), out)

@@ -1,8 +1,8 @@
 """Spreading and gathering one sample with explicit SIMD vectors, inlined into the kernels that need it.
 
 Numba's loops over taps are not vectorised reliably; written as LLVM vectors they are. Each of these is one sample: taps
-on three axes by Horner's rule, taps at a time, then taps² rows of the grid as one vector each. Offsets and strides count
-floats; the table is (degree + 1, taps) float32, lowest power first.
+on three axes by Horner's rule, taps at a time, then taps² rows of the grid as one vector each. Offsets and strides
+count floats; the table is (degree + 1, taps) float32, lowest power first.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numba.extending import intrinsic
 _FLOAT, _INT32, _INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _BYTES, _DOUBLE = ir.IntType(8).as_pointer(), ir.DoubleType()
 
-#: samples whose places are computed together, and ahead of which the cache lines of the next are asked for: enough to hide the
-#: memory's latency, few enough for the lines to be there still
+#: samples whose places are computed together, and ahead of which the cache lines of the next are asked for: enough to
+#: hide the memory's latency, few enough for the lines to be there still
 GROUP = 8
 
 #: 1.5 · 2⁵², and the bits of that double
@@ -29,8 +29,10 @@ def locate(
 ):
     """Where the GROUP samples from `first` on lie on the grid, into columns slot … slot + GROUP − 1 of `place`.
 
-    k, q : float64, frequencies, readable GROUP beyond the last sample · x = xx k + xy q, … · least : samples of smaller x are
-    turned round, to −k · place : a tuple of where (2·GROUP,) int64, step_z ⌊z⌋ + step_y ⌊y⌋ + step_x ⌊x⌋, whole numbers below
+    k, q : float64, frequencies, readable GROUP beyond the last sample · x = xx k + xy q, … · least : samples of smaller
+        x are
+    turned round, to −k · place : a tuple of where (2·GROUP,) int64, step_z ⌊z⌋ + step_y ⌊y⌋ + step_x ⌊x⌋, whole numbers
+    below
     2⁵¹, and weights (3·taps + 1, 2·GROUP) float32: rows of the taps on x, y and z, and −1 where turned round, else 1.
     Coordinates are taken beside the grid points for an odd number of taps (``gridding.first_tap``).
     """
@@ -41,8 +43,10 @@ def locate(
     def codegen(context, builder, _, args):
         build = _Builder(context, builder)
         first, slot = args[3], args[15]
-        where, weights = (build.data(kind, a) for kind, a in zip(place.types, cgutils.unpack_tuple(builder, args[14], 2)))
-        u, v = (build.load(builder.gep(build.data(kind, a), [first]), GROUP, _DOUBLE) for kind, a in ((k, args[1]), (q, args[2])))
+        where, weights = (build.data(kind, a) for kind, a in zip(place.types,
+                                                                 cgutils.unpack_tuple(builder, args[14], 2)))
+        u, v = (build.load(builder.gep(build.data(kind, a), [first]), GROUP, _DOUBLE) for kind,
+                a in ((k, args[1]), (q, args[2])))
         xx, xy, yx, yy, zx, zy, step_z, step_y, step_x, least = (build.splat(value, GROUP) for value in args[4:14])
         x, y, z = (build.add(build.times(a, u), build.times(b, v)) for a, b in ((xx, xy), (yx, yy), (zx, zy)))
         turned = builder.fcmp_ordered("<", x, least)
@@ -73,7 +77,8 @@ def locate(
 def spread(typing, grid, offset, stride_z, stride_y, weights, column, re, im, weight, taps):
     """grid[offset + jz·stride_z + jy·stride_y + 3·jx + (0, 1, 2)] += wz[jz] wy[jy] wx[jx] (re, im, weight).
 
-    weights, column : of ``locate``. To a grid of int64 the nearest whole numbers are added, so that their sum does not depend
+    weights, column : of ``locate``. To a grid of int64 the nearest whole numbers are added, so that their sum does not
+        depend
     on the order; then no product may exceed 2⁵¹.
     """
     n = taps.literal_value
@@ -84,7 +89,8 @@ def spread(typing, grid, offset, stride_z, stride_y, weights, column, re, im, we
         build = _Builder(context, builder, grid, args[0], args[1], args[2], args[3], flags=() if exact else ("fast",))
         wx, wy, wz = build.weights(build.data(weights, args[4]), args[5], n)
         values = build.pack(args[6:9])
-        row = build.times(build.pick(build.pack(wx), [j // 3 for j in range(3 * n)]), build.pick(values, [j % 3 for j in range(3 * n)]))
+        row = build.times(build.pick(build.pack(wx), [j // 3 for j in range(3 * n)]),
+                          build.pick(values, [j % 3 for j in range(3 * n)]))
         for jz in range(n):
             plane = build.times(build.splat(wz[jz], 3 * n), row)
             for jy in range(n):
@@ -101,7 +107,8 @@ def spread(typing, grid, offset, stride_z, stride_y, weights, column, re, im, we
 
 @intrinsic(prefer_literal=True)
 def gather(typing, grid, offset, stride_z, stride_y, weights, column, components, taps):
-    """Σ wz[jz] wy[jy] wx[jx] grid[offset + jz·stride_z + jy·stride_y + components·jx + c] for each c, floats in a tuple.
+    """Σ wz[jz] wy[jy] wx[jx] grid[offset + jz·stride_z + jy·stride_y + components·jx + c] for each c, floats in a
+    tuple.
 
     weights, column : of ``locate``.
     """

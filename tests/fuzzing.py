@@ -1,6 +1,7 @@
 """Files of every kind that mpirecon reads, damaged by chance from a seed, and how each is read.
 
-A reading must end in a UserError or in a sane result: all numbers finite where they must be, in bounded time and memory.
+A reading must end in a UserError or in a sane result: all numbers finite where they must be, in bounded time and
+memory.
 """
 
 from __future__ import annotations
@@ -42,17 +43,21 @@ BOX, COUNT = 16, 12
 SECONDS, BYTES = 20, 2 * 2**30
 
 _BYTES = [0, 255, 32, 10, 13, 45, 46, 48, 57, 34, 35, 39, 95, 64, 91, 93, 123, 125]
-_NUMBERS = ["nan", "inf", "-inf", "-1", "0", "1e300", "-1e300", "1e-320", "99999999999999999999", "2147483648", "", "null", "true",
+_NUMBERS = ["nan", "inf", "-inf", "-1", "0", "1e300", "-1e300", "1e-320", "99999999999999999999", "2147483648", "",
+            "null", "true",
             '"x"', "[]", "{}", "0.5", "1e9"]  # fmt: skip
 
 
 #: what is changed, and how often
-_HOW = {"bit": 0.3, "byte": 0.18, "lost": 0.08, "blank": 0.08, "random": 0.06, "moved": 0.08, "end": 0.04, "number": 0.18}
+_HOW = {"bit": 0.3, "byte": 0.18, "lost": 0.08, "blank": 0.08, "random": 0.06, "moved": 0.08, "end": 0.04,
+        "number": 0.18}
 
 
 class Kind(NamedTuple):
-    """make(folder) : writes a good file and returns it; read(path) : what must end well with a damaged one in its place;
-    text : damaged as text is, too; weight : readings per seed, less than 1 for slow ones; head : bytes where most damage goes"""
+    """make(folder) : writes a good file and returns it; read(path) : what must end well with a damaged one in its
+    place;
+    text : damaged as text is, too; weight : readings per seed, less than 1 for slow ones; head : bytes where most
+        damage goes"""
 
     make: Callable[[Path], Path]
     read: Callable[[Path], object]
@@ -62,7 +67,8 @@ class Kind(NamedTuple):
 
 
 def damage(data: bytes, rng: np.random.Generator, text: bool, head: int | None = None) -> bytes:
-    """One to four changes: of a bit, a byte, a number, a stretch that is lost, blank, random or a copy of another, or the end."""
+    """One to four changes: of a bit, a byte, a number, a stretch that is lost, blank, random or a copy of another, or
+    the end."""
     out = bytearray(data)
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
         if not out:
@@ -79,7 +85,8 @@ def damage(data: bytes, rng: np.random.Generator, text: bool, head: int | None =
             out[place] = bytes([int(rng.choice([0, 32, 255]))]) * length
         elif how == "random":
             out[place] = rng.integers(32 if text else 0, 127 if text else 256, length, dtype=np.uint8).tobytes()
-        elif how == "moved":  # a block of somewhere else, of the same length in binary files, in which nothing would be found else
+        # a block of somewhere else, of the same length in binary files, in which nothing would be found else
+        elif how == "moved":
             other = int(rng.integers(len(out)))
             out[place if not text else slice(at, at)] = out[other : other + length].ljust(0 if text else length, b"\0")
         elif how == "lost" and (text or rng.random() < 0.2):
@@ -181,7 +188,8 @@ def _save_stack(path: Path) -> Path:
 
 
 def _save_map(path: Path) -> Path:
-    with mrcfile.new(path, data=np.random.default_rng(2).normal(size=(BOX,) * 3).astype(np.float32), overwrite=True) as file:
+    with mrcfile.new(path, data=np.random.default_rng(2).normal(size=(BOX,) * 3).astype(np.float32),
+                     overwrite=True) as file:
         file.voxel_size = 2.5
     return path
 
@@ -192,20 +200,23 @@ def _star(folder: Path) -> Path:
     rng = np.random.default_rng(3)
     optics = pd.DataFrame({
         "rlnOpticsGroup": ["1", "2"], "rlnOpticsGroupName": ["a", "b"], "rlnVoltage": ["300.0", "200.0"],
-        "rlnSphericalAberration": ["2.7", "2.7"], "rlnAmplitudeContrast": ["0.1", "0.1"], "rlnImagePixelSize": ["2.5", "2.5"],
+        "rlnSphericalAberration": ["2.7", "2.7"], "rlnAmplitudeContrast": ["0.1", "0.1"],
+        "rlnImagePixelSize": ["2.5", "2.5"],
         "rlnImageSize": [str(BOX)] * 2, "rlnImageDimensionality": ["2", "2"], "rlnBeamTiltX": ["0.1", "0"],
         "rlnBeamTiltY": ["0", "-0.2"], "rlnOddZernike": ["[0,0,0.5,0,0,0]", "[0,0,0,0,0,0]"],
         "rlnEvenZernike": ["[0,0,0,0,0,0,0.1,0,0]", "[0,0,0,0,0,0,0,0,0]"], "rlnMagMat00": ["1.01", "1"],
         "rlnMagMat01": ["0", "0"], "rlnMagMat10": ["0", "0"], "rlnMagMat11": ["1", "0.99"],
     })  # fmt: skip
     particles = pd.DataFrame({
-        "rlnImageName": [f"{i + 1:06d}@s.mrcs" for i in range(COUNT)], "rlnMicrographName": [f"m{i // 4}.mrc" for i in range(COUNT)],
+        "rlnImageName": [f"{i + 1:06d}@s.mrcs" for i in range(COUNT)], "rlnMicrographName": [f"m{i // 4}.mrc"
+                                                                                             for i in range(COUNT)],
         **{f"rlnAngle{name}": [f"{v:.3f}" for v in rng.uniform(0, 180, COUNT)] for name in ("Rot", "Tilt", "Psi")},
         **{f"rlnOrigin{x}Angst": [f"{v:.3f}" for v in rng.normal(0, 4, COUNT)] for x in "XY"},
         "rlnDefocusU": [f"{v:.1f}" for v in rng.uniform(8000, 20000, COUNT)],
         "rlnDefocusV": [f"{v:.1f}" for v in rng.uniform(8000, 20000, COUNT)], "rlnDefocusAngle": ["30.0"] * COUNT,
         "rlnPhaseShift": ["0"] * COUNT, "rlnCtfBfactor": ["10"] * COUNT, "rlnCtfScalefactor": ["1"] * COUNT,
-        "rlnOpticsGroup": [str(1 + i % 2) for i in range(COUNT)], "rlnRandomSubset": [str(1 + i // 2 % 2) for i in range(COUNT)],
+        "rlnOpticsGroup": [str(1 + i % 2) for i in range(COUNT)], "rlnRandomSubset": [str(1 + i // 2 % 2)
+                                                                                      for i in range(COUNT)],
         "rlnMaxValueProbDistribution": ["0.5"] * COUNT, "rlnGroupNumber": ["1"] * COUNT,
     })  # fmt: skip
     write_star(folder / "p.star", {"optics": optics, "particles": particles}, overwrite=True)
@@ -221,7 +232,8 @@ def _cs(folder: Path) -> Path:
                    "location/micrograph_path": np.array([f"m{i // 4}.mrc".encode() for i in range(COUNT)]),
                    "location/center_x_frac": np.linspace(0.1, 0.9, COUNT).astype("f4"),
                    "location/center_y_frac": np.linspace(0.1, 0.9, COUNT).astype("f4"),
-                   "location/micrograph_shape": np.full((COUNT, 2), 4000, "u4"), "location/micrograph_psize_A": np.full(COUNT, 1, "f4")}
+                   "location/micrograph_shape": np.full((COUNT, 2), 4000, "u4"),
+                   "location/micrograph_psize_A": np.full(COUNT, 1, "f4")}
     save_cs(folder / "through.cs", passthrough)
     return save_cs(folder / "p.cs", found)
 
@@ -259,7 +271,8 @@ def _run_folder(folder: Path) -> Path:
     """A finished run of simulated particles, with logs that list them."""
     if not (folder / "out").exists():
         particles, out = str(folder / "particles.h5"), str(folder / "out")
-        simulate = ["simulate", "--phantom", "--particles", "60", "--box", str(BOX), "--pixel-size", "7", "--snr", "0.5", "--error-rate", "0.3"]
+        simulate = ["simulate", "--phantom", "--particles", "60", "--box", str(BOX), "--pixel-size", "7", "--snr",
+                    "0.5", "--error-rate", "0.3"]
         assert command_line([*simulate, "-o", particles, "--quiet"]) == 0
         options = ["--loss", "posterior", "--iterations", "3", "--log-particles", "all", "--quiet"]
         assert command_line(["reconstruct", particles, "-o", out, *options]) == 0
@@ -289,8 +302,10 @@ def _logs(path: Path) -> None:
 
 def _site(folder: Path) -> Path:
     (folder / "site.toml").write_text(
-        'account = "p123"\npartition = "long"\nmodules = ["gcc/12", "openmpi"]\nsetup = ["source env"]\nlauncher = "srun"\n'
-        'cores_per_node = 64\nmemory_per_node = "256G"\ngpus_per_node = 4\nmax_time = "2-00:00:00"\nwarning = 300\nspeed = 1.25\n'
+        'account = "p123"\npartition = "long"\nmodules = ["gcc/12", "openmpi"]\nsetup = ["source env"]\nlauncher = '
+        '"srun"\n'
+        'cores_per_node = 64\nmemory_per_node = "256G"\ngpus_per_node = 4\nmax_time = "2-00:00:00"\nwarning = '
+        '300\nspeed = 1.25\n'
         '[gpu]\npartition = "gpu"\n'
     )
     _particle_file(folder)
@@ -299,7 +314,8 @@ def _site(folder: Path) -> Path:
 
 def _job(path: Path) -> None:
     for more in ([], ["--gpus", "2"]):
-        _invoke(job_command, ["slurm", str(path.with_name("good.h5")), "-o", "out", "--nodes", "2", "--site", str(path), *more])
+        _invoke(job_command, ["slurm", str(path.with_name("good.h5")), "-o", "out", "--nodes", "2", "--site", str(path),
+                              *more])
 
 
 def _invoke(command, arguments: list[str]) -> None:

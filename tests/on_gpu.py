@@ -25,7 +25,8 @@ def launch(name: str, blocks: int, threads: int, arguments: tuple, settings, sha
     """As host_cuda's: arrays of the host, which hold what the kernel has written when this returns."""
     import cupy
 
-    held = [(a, cupy.asarray(np.ascontiguousarray(a))) if isinstance(a, np.ndarray) else (None, np.intp(0) if a is None else a)
+    held = [(a, cupy.asarray(np.ascontiguousarray(a))) if isinstance(a, np.ndarray)
+            else (None, np.intp(0) if a is None else a)
             for a in arguments]  # fmt: skip
     _module(settings).get_function(name)((blocks,), (threads,), tuple(there for _, there in held), shared_mem=shared)
     for here, there in held:

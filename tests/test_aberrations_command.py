@@ -1,4 +1,5 @@
-"""``mpirecon aberrations``: planted aberrations of either sign are told from the images, and never from the map's own noise."""
+"""``mpirecon aberrations``: planted aberrations of either sign are told from the images, and never from the map's own
+noise."""
 
 import json
 import os
@@ -56,7 +57,8 @@ def particles():
     ctf = make_ctf(M, voltage_kv=300, defocus_u=u, defocus_v=u - 500, astigmatism=rng.uniform(-3, 3, M), cs_mm=2.7,
                    amplitude_contrast=0.1)
     group = (1 + np.arange(M) % 2).astype(np.int32)
-    return ParticleSet(BOX, PIXEL_SIZE, Pose(q, rng.normal(0, 3, (M, 2))), ctf, (1 + np.arange(M) // 2 % 2).astype(np.uint8), group)
+    return ParticleSet(BOX, PIXEL_SIZE, Pose(q, rng.normal(0, 3, (M, 2))), ctf,
+                       (1 + np.arange(M) // 2 % 2).astype(np.uint8), group)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,8 @@ def reconstruct(folder, images, known, premultiplied=False, **changes):
         writer.write_images(0, images)
         writer.write_metadata(p)
         writer.write_optics(known)
-    assert mpirecon(["reconstruct", str(folder / "p.h5"), "-o", str(folder / "run"), "-q", "--overwrite", "--no-postprocess"]) == 0
+    assert mpirecon(["reconstruct", str(folder / "p.h5"), "-o", str(folder / "run"), "-q", "--overwrite",
+                     "--no-postprocess"]) == 0
     return folder / "run"
 
 
@@ -98,7 +101,8 @@ def test_each_sign_is_told(tmp_path, images):
         by_name = {term["name"]: term for term in group["terms"]}
         assert by_name["tetrafoil"]["coefficient"] == pytest.approx(sign, abs=0.35)
         np.testing.assert_allclose(by_name["beam tilt"]["found"], tilt, atol=4 * by_name["beam tilt"]["error"])
-        assert by_name["beam tilt"]["imported"] == pytest.approx(tilt.tolist(), rel=1e-6) and by_name["beam tilt"]["error"] < 0.6
+        assert by_name["beam tilt"]["imported"] == pytest.approx(tilt.tolist(),
+                                                                 rel=1e-6) and by_name["beam tilt"]["error"] < 0.6
     assert terms["tetrafoil"]["verdict"] == MIXED
     assert "tetrafoil: in optics group 2 what was imported has the wrong sign" in found["sentences"]
     assert "rlnOddZernike" in found["advice"][0]
@@ -124,7 +128,8 @@ def test_what_the_file_does_not_name_is_found_and_all_wrong_is_told(tmp_path, im
 
 
 def test_noise_confirms_nothing(tmp_path):
-    """A map of the own half holds the particle's noise, turned as the file says: compared with that, noise would agree."""
+    """A map of the own half holds the particle's noise, turned as the file says: compared with that, noise would
+    agree."""
     noise = np.random.default_rng(2).normal(0, 1, (M, BOX, BOX)).astype(np.float32)
     folder = reconstruct(tmp_path, noise, planted())
     with pytest.raises(UserError, match="half maps of this run agree .*--band"):
@@ -173,12 +178,15 @@ def test_ctf_refine_finds_the_same(tmp_path, monkeypatch):
     noise = np.random.default_rng(1).normal(0, clean.std() / np.sqrt(0.3), clean.shape)
     with write_stack("s.mrcs", BOX, PIXEL_SIZE, overwrite=True) as append:
         append((clean + noise).astype(np.float32))
-    optics = {"rlnOpticsGroup": [1, 2], "rlnOpticsGroupName": ["a", "b"], "rlnVoltage": 300, "rlnSphericalAberration": 2.7,
-              "rlnAmplitudeContrast": 0.1, "rlnImagePixelSize": PIXEL_SIZE, "rlnImageSize": BOX, "rlnImageDimensionality": 2}
+    optics = {"rlnOpticsGroup": [1, 2], "rlnOpticsGroupName": ["a", "b"], "rlnVoltage": 300,
+              "rlnSphericalAberration": 2.7,
+              "rlnAmplitudeContrast": 0.1, "rlnImagePixelSize": PIXEL_SIZE, "rlnImageSize": BOX,
+              "rlnImageDimensionality": 2}
     rows = {"rlnImageName": [f"{i + 1:06d}@s.mrcs" for i in range(M)],
             "rlnMicrographName": [f"{group}_{i // 100}.mrc" for i, group in enumerate(p.optics_group)],
             **dict(zip(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), p.pose.euler().T)),
-            "rlnOriginXAngst": -p.pose.shift[:, 0], "rlnOriginYAngst": -p.pose.shift[:, 1], "rlnDefocusU": p.ctf["defocus_u"],
+            "rlnOriginXAngst": -p.pose.shift[:, 0], "rlnOriginYAngst": -p.pose.shift[:, 1],
+            "rlnDefocusU": p.ctf["defocus_u"],
             "rlnDefocusV": p.ctf["defocus_v"], "rlnDefocusAngle": np.degrees(p.ctf["astigmatism"]),
             "rlnOpticsGroup": p.optics_group, "rlnRandomSubset": p.half}
     tables = {"optics": pd.DataFrame(optics).astype(str), "particles": pd.DataFrame(rows).astype(str)}
@@ -191,20 +199,24 @@ def test_ctf_refine_finds_the_same(tmp_path, monkeypatch):
         shutil.copy(f"run/half{half}.mrc", name)
     relion("relion_postprocess", "--i", halves[0], "--o", "post", "--angpix", PIXEL_SIZE, "--mask", "run/mask.mrc")
     os.mkdir("theirs")
-    relion("relion_ctf_refine", "--i", "p.star", "--f", "post.star", "--o", "theirs/", "--m1", halves[0], "--m2", halves[1],
-           "--mask", "run/mask.mrc", "--angpix_ref", PIXEL_SIZE, "--fit_beamtilt", "--odd_aberr_max_n", 3, "--kmin_tilt", 30,
+    relion("relion_ctf_refine", "--i", "p.star", "--f", "post.star", "--o", "theirs/", "--m1", halves[0], "--m2",
+           halves[1],
+           "--mask", "run/mask.mrc", "--angpix_ref", PIXEL_SIZE, "--fit_beamtilt", "--odd_aberr_max_n", 3,
+           "--kmin_tilt", 30,
            "--fit_aberr", "--kmin_aberr", 30)
     theirs, ours = (read_star(name)["optics"] for name in ("theirs/particles_ctf_refine.star", "ours.star"))
     for row, group in enumerate(found["groups"]):
         by_name = {term["name"]: term for term in group["terms"]}
         tilt = by_name["beam tilt"]
-        np.testing.assert_allclose(theirs[["rlnBeamTiltX", "rlnBeamTiltY"]].iloc[row].astype(float), tilt["found"], atol=2 * tilt["error"])
+        np.testing.assert_allclose(theirs[["rlnBeamTiltX", "rlnBeamTiltY"]].iloc[row].astype(float), tilt["found"],
+                                   atol=2 * tilt["error"])
         for label, name, at in (("rlnOddZernike", "trefoil", [5, 2]), ("rlnEvenZernike", "tetrafoil", [8, 4])):
             both = [np.array(json.loads(table[label].iloc[row]))[at] for table in (theirs, ours)]
             np.testing.assert_allclose(both[0], both[1], atol=2 * by_name[name]["error"])
             np.testing.assert_allclose(both[1], by_name[name]["found"], rtol=1e-6)
     # what CtfRefine wrote is read, and what is written of it RELION reads
-    assert mpirecon(["import", "theirs/particles_ctf_refine.star", "--data-dir", ".", "-o", "p.h5", "--overwrite", "-q"]) == 0
+    assert mpirecon(["import", "theirs/particles_ctf_refine.star", "--data-dir", ".", "-o", "p.h5", "--overwrite",
+                     "-q"]) == 0
     assert mpirecon(["reconstruct", "p.h5", "-o", "run", "--overwrite", "-q", "--no-postprocess"]) == 0
     found, code = tell("run", "--star", "again.star")
     assert code == 0 and {found["terms"][name]["verdict"] for name in ("beam tilt", "trefoil", "tetrafoil")} == {RIGHT}
@@ -232,13 +244,16 @@ def test_ranks_agree(tmp_path, images, mpirun):
 
 
 def test_a_cryosparc_file_whose_signs_are_told_by_its_images(tmp_path):
-    """Images as cryoSPARC's own code would have them: the other sign is found out, and what is then advised is right."""
+    """Images as cryoSPARC's own code would have them: the other sign is found out, and what is then advised is
+    right."""
     p, rows = particles(), {"ctf/tilt_A": (80000.0, -30000.0), "ctf/trefoil_A": (90000.0, 60000.0)}
     turned = Pose(p.pose.quaternion * [1, -1, -1, -1], p.pose.shift).rotation_vectors()  # .cs files hold the transpose
-    found = columns(M, alignments3D__pose=turned.astype("f4"), alignments3D__shift=(-p.pose.shift / PIXEL_SIZE).astype("f4"),
+    found = columns(M, alignments3D__pose=turned.astype("f4"),
+                    alignments3D__shift=(-p.pose.shift / PIXEL_SIZE).astype("f4"),
                     alignments3D__psize_A=np.full(M, PIXEL_SIZE, "f4"), alignments3D__split=(p.half - 1).astype("u4"))
     found |= {"ctf/phase_shift_rad": np.zeros(M, "f4"), "ctf/bfactor": np.zeros(M, "f4"), "ctf/scale": np.ones(M, "f4")}
-    found |= {"ctf/df1_A": p.ctf["defocus_u"], "ctf/df2_A": p.ctf["defocus_v"], "ctf/df_angle_rad": p.ctf["astigmatism"]}
+    found |= {"ctf/df1_A": p.ctf["defocus_u"], "ctf/df2_A": p.ctf["defocus_v"],
+              "ctf/df_angle_rad": p.ctf["astigmatism"]}
     found |= {"ctf/exp_group_id": np.zeros(M, "u4"), "blob/psize_A": np.full(M, PIXEL_SIZE, "f4")}
     found |= {"blob/shape": np.full((M, 2), BOX, "u4"), "blob/path": np.array([b"a.mrcs"] * M)}
     found |= {name: np.tile(np.array(values, "f4"), (M, 1)) for name, values in rows.items()}
@@ -261,14 +276,19 @@ def test_a_cryosparc_file_whose_signs_are_told_by_its_images(tmp_path):
             assert code == 2 - round_
             assert verdicts == ({"beam tilt": WRONG_SIGN} if code else {"beam tilt": RIGHT, "trefoil": RIGHT})
             if code:
-                assert mpirecon(["aberrations", str(tmp_path / "run"), "--star", str(tmp_path / "refined.star"), "-q"]) == 1
-            assert result["advice"] == (["import again with --cs-aberrations=all, and reconstruct again"] if code else [])
+                assert mpirecon(["aberrations", str(tmp_path / "run"), "--star", str(tmp_path / "refined.star"),
+                                 "-q"]) == 1
+            assert result["advice"] == (["import again with --cs-aberrations=all, and reconstruct again"] if code
+                                        else [])
 
 
-    assert mpirecon(["import", str(tmp_path / "p.cs"), "-o", str(tmp_path / "q.h5"), "--cs-aberrations", "tilt", "-q"]) == 0
-    assert mpirecon(["reconstruct", str(tmp_path / "q.h5"), "-o", str(tmp_path / "run"), "-q", "--overwrite", "--no-postprocess"]) == 0
+    assert mpirecon(["import", str(tmp_path / "p.cs"), "-o", str(tmp_path / "q.h5"), "--cs-aberrations", "tilt",
+                     "-q"]) == 0
+    assert mpirecon(["reconstruct", str(tmp_path / "q.h5"), "-o", str(tmp_path / "run"), "-q", "--overwrite",
+                     "--no-postprocess"]) == 0
     result, code = tell(tmp_path / "run")
-    assert code == 0 and "--cs-aberrations=tilt,trefoil, and" in result["advice"][0] and "ctf/trefoil_A of" in result["advice"][0]
+    assert (code == 0 and "--cs-aberrations=tilt,trefoil, and" in result["advice"][0]
+            and "ctf/trefoil_A of" in result["advice"][0])
     refined = tmp_path / "refined.star"  # what the run with the wrong sign found, and from there once more
     with ParticleFile(tmp_path / "p.h5") as file:
         wanted = file.aberrations()
@@ -290,12 +310,15 @@ def test_a_cryosparc_file_whose_signs_are_told_by_its_images(tmp_path):
     [
         ({"beam tilt": WRONG_SIGN}, {"tilt": -1}, "--cs-aberrations=all,"),
         ({"beam tilt": WRONG_SIGN}, {"tilt": -1, "trefoil": 1}, "--cs-aberrations=tilt,trefoil,"),
-        ({"beam tilt": RIGHT, "trefoil": WRONG_SIGN}, dict.fromkeys(("tilt", "trefoil"), 1), "--cs-aberrations=tilt,-trefoil,"),
+        ({"beam tilt": RIGHT, "trefoil": WRONG_SIGN}, dict.fromkeys(("tilt", "trefoil"), 1),
+         "--cs-aberrations=tilt,-trefoil,"),
         ({"beam tilt": WRONG_SIGN, "trefoil": WRONG_SIGN, "tetrafoil": UNTOLD},
-         dict.fromkeys(("tilt", "trefoil", "tetrafoil", "shift"), 1), "--cs-aberrations=-tilt,-trefoil,tetrafoil,-shift,"),
+         dict.fromkeys(("tilt", "trefoil", "tetrafoil", "shift"), 1),
+         "--cs-aberrations=-tilt,-trefoil,tetrafoil,-shift,"),
         ({"beam tilt": ABSENT}, {"tilt": 1, "shift": 1}, "--cs-aberrations=none,"),
         ({"beam tilt": WRONG_SIGN}, {"tilt": 1}, "--cs-aberrations=csparc2star,"),
-        ({"tetrafoil": WRONG_SIGN, "two-fold of fourth order": WRONG_SIGN}, {"tetrafoil": 1}, "--cs-aberrations=-tetrafoil,"),
+        ({"tetrafoil": WRONG_SIGN, "two-fold of fourth order": WRONG_SIGN}, {"tetrafoil": 1},
+         "--cs-aberrations=-tetrafoil,"),
         ({"tetrafoil": WRONG_SIGN, "two-fold of fourth order": RIGHT}, {"tetrafoil": 1}, "--star FILE writes"),
         ({"beam tilt": OTHER}, {"tilt": 1}, "--star FILE writes"),
     ],

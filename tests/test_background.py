@@ -44,7 +44,8 @@ def test_planes_of_a_thousand_deviations_leave_what_was_there_without(box):
     added = np.random.default_rng(1).uniform(-1000, 1000, (len(images), 3))
     tilted = (images + planes(box, added)).astype(np.float32)
     plain, found = background.measure(images), background.measure(tilted)
-    np.testing.assert_allclose(found.plane - added, plain.plane, atol=1e-4)  # images were rounded when planes were added
+    # images were rounded when planes were added
+    np.testing.assert_allclose(found.plane - added, plain.plane, atol=1e-4)
     np.testing.assert_allclose(found.sigma, plain.sigma, rtol=2e-5)
     background.take_off(images, plain)
     background.take_off(tilted, found)
@@ -127,7 +128,8 @@ def log_normal(spread, m=1000):
 @pytest.mark.parametrize("snr", (0.03, 0.1, 4.0))
 @pytest.mark.parametrize("spread", (0.15, 0.3, 1.2))
 def test_gains_are_told_from_noise(snr, spread):
-    """Of signal and noise scaled alike every image is brought to one scale; where the noise alone differs, nothing is done."""
+    """Of signal and noise scaled alike every image is brought to one scale; where the noise alone differs, nothing is
+    done."""
     level = log_normal(spread)
     found, factor = factors(particles(snr=snr, scale=level))
     assert found.exponent > 0.9 and np.std(np.log(level * factor)) < 0.06

@@ -124,7 +124,8 @@ def test_kernel_cache(monkeypatch):
     bad = rank(1, numba_cache={"folder": "/ro", "error": "Read-only file system"})
     line = checks.judge_cache([rank(0), bad])
     assert line.status == WARN and "rank 1 on a" in line.text and "NUMBA_CACHE_DIR" in line.todo
-    assert checks.judge_cache([rank(0, numba_cache={"folder": "", "error": "no folder"})]).status == WARN  # it runs without
+    # it runs without
+    assert checks.judge_cache([rank(0, numba_cache={"folder": "", "error": "no folder"})]).status == WARN
     assert probes.numba_cache()["error"] is None
 
 

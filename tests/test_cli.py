@@ -19,8 +19,8 @@ BAD_ROW = "row 7 of particles.star is bad; mend it"
 
 
 def ours(stderr: str) -> str:
-    """stderr without what mpirun adds when ranks fail: blocks between lines of dashes, its libraries' errors and warnings,
-    and stray null characters."""
+    """stderr without what mpirun adds when ranks fail: blocks between lines of dashes, its libraries' errors and
+    warnings, and stray null characters."""
     kept, inside = [], False
     for line in stderr.replace("\0", "").splitlines():
         if line.startswith("-----"):

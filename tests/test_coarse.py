@@ -72,7 +72,8 @@ def test_slices_of_a_coarse_map_are_the_fine_ones(backend, maps):
     grids = [grid.values if maps == 2 else grid for grid in grids]
     parts = [g.reshape(*g.shape[:2], -1, 2 * maps)[..., 2 * maps - 2 :].reshape(*g.shape[:2], -1).copy() for g in grids]
     exact, found = (backend.projection.forward(part, rotation) for part in parts)
-    assert np.linalg.norm(found - exact) < 1.5e-3 * np.linalg.norm(exact)  # beyond its shells is what the sphere's edge adds
+    # beyond its shells is what the sphere's edge adds
+    assert np.linalg.norm(found - exact) < 1.5e-3 * np.linalg.norm(exact)
     beyond = np.maximum(np.abs(backend.plane.kx), np.abs(backend.plane.ky)) > COARSE // 2 + 2
     assert beyond.any() and not backend.projection.forward(parts[1], np.eye(3)[None])[:, beyond].any()
 
@@ -98,7 +99,8 @@ def test_a_coarse_pair_holds_all_that_statistics_need(box, taps, premultiplied, 
         for pair in (small, whole):
             backend.set_reference(pair, which, volume)
     batch = images_of(backend)
-    bands = backend.bands(np.random.default_rng(2).uniform(0.5, 2, (2, backend.plane.shells)), 1, backend.plane.shells - 1, whitened)
+    bands = backend.bands(np.random.default_rng(2).uniform(0.5, 2, (2, backend.plane.shells)), 1,
+                          backend.plane.shells - 1, whitened)
     found, expected = (backend.statistics(pair, batch, bands) for pair in (small, whole))
     reached = np.array([backend.plane.shell[bands.band == b].max() < box / 2 for b in range(len(bands.samples))])
     assert reached.any() and not reached.all() and (expected[:, :, reached, 2] > 0).all()
@@ -112,7 +114,8 @@ def test_a_pair_has_room_for_maps_of_its_box(backend):
 
 
 def test_frequencies_that_magnification_moves_need_the_whole_grid():
-    stretched = Aberrations(np.array([1]), np.array([[[1.02, 0.0], [0.0, 0.97]]]), *(np.zeros((1, 0)) for _ in range(3)))
+    stretched = Aberrations(np.array([1]), np.array([[[1.02, 0.0], [0.0, 0.97]]]),
+                            *(np.zeros((1, 0)) for _ in range(3)))
     pair = CpuBackend(BOX, 2.0, taps=3, padding=1.5, aberrations=stretched).pair(COARSE)
     assert len(pair.near) == len(HalfPlane.of(BOX, None, stretched.stretch)) and pair.values.shape == CpuBackend(
         BOX, 2.0, taps=3, padding=1.5).pair().values.shape  # fmt: skip
@@ -122,7 +125,8 @@ def test_frequencies_that_magnification_moves_need_the_whole_grid():
 def test_a_filtered_map_of_fewer_frequencies_has_the_same_slices(backend, box):
     volume, rotation = smooth(shells=16), special_ortho_group.rvs(3, size=4, random_state=2)
     ssnr = np.where(np.arange(51) < 16, np.exp(2 - np.arange(51) / 4), 0)  # what is beyond is silenced
-    maps = [wiener_filter(rfftn(volume), ssnr, size) * soft_sphere(size, 0.36 * size, 0.12 * size) for size in (BOX, box)]
+    maps = [wiener_filter(rfftn(volume), ssnr, size) * soft_sphere(size, 0.36 * size, 0.12 * size)
+            for size in (BOX, box)]
     fine, coarse = (backend.projection.forward(backend.reference(map_), rotation) for map_ in maps)
     assert np.linalg.norm(fine) > 0 and np.linalg.norm(coarse - fine) < 4e-3 * np.linalg.norm(fine)
 
@@ -140,12 +144,15 @@ def test_the_lowest_frequencies_of_a_map_keep_its_origin(box, size):
 
 @pytest.mark.parametrize("box", [128, 123])
 def test_losses_of_l2_do_not_depend_on_the_references_box(box, tmp_path, monkeypatch):
-    simulate = ["simulate", "--phantom", "--box", box, "--particles", 120, "--pixel-size", 3, "--snr", 0.1, "--seed", 5, "-q"]
+    simulate = ["simulate", "--phantom", "--box", box, "--particles", 120, "--pixel-size", 3, "--snr", 0.1, "--seed", 5,
+                "-q"]
     assert mpirecon([*map(str, simulate), "-o", str(tmp_path / "p.h5")]) == 0
     boxes, found = [], []
     for coarse in (CpuBackend.coarse_box, lambda self, reach: self.plane.box):
-        monkeypatch.setattr(CpuBackend, "coarse_box", lambda self, reach, coarse=coarse: boxes.append(coarse(self, reach)) or boxes[-1])
-        command = ["reconstruct", str(tmp_path / "p.h5"), "-o", str(tmp_path / f"run{len(found)}"), "--loss", "l2", "-q", "--no-postprocess"]
+        monkeypatch.setattr(CpuBackend, "coarse_box", lambda self, reach,
+                            coarse=coarse: boxes.append(coarse(self, reach)) or boxes[-1])
+        command = ["reconstruct", str(tmp_path / "p.h5"), "-o", str(tmp_path / f"run{len(found)}"), "--loss", "l2",
+                   "-q", "--no-postprocess"]
         assert mpirecon(command) == 0
         (record,) = json.loads((tmp_path / f"run{len(found)}" / "summary.json").read_text())["iterations"]
         found.append(record)

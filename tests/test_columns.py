@@ -1,5 +1,5 @@
-"""Columns that cannot be what they seem: refused or reported with counts, the first row and the option that helps, whose
-use gives what was meant."""
+"""Columns that cannot be what they seem: refused or reported with counts, the first row and the option that helps,
+whose use gives what was meant."""
 
 from __future__ import annotations
 
@@ -24,19 +24,23 @@ def views(m=M) -> dict:
     """Poses all over the sphere, and defoci that a microscope has."""
     rng = np.random.default_rng(2)
     return {"rlnAngleRot": rng.uniform(-180, 180, m), "rlnAngleTilt": np.degrees(np.arccos(rng.uniform(-1, 1, m))),
-            "rlnAnglePsi": rng.uniform(-180, 180, m), "rlnDefocusU": rng.uniform(8000, 20000, m), "rlnDefocusV": rng.uniform(8000, 20000, m),
-            "rlnDefocusAngle": rng.uniform(0, 180, m), "rlnOriginXAngst": rng.uniform(-9, 9, m), "rlnOriginYAngst": rng.uniform(-9, 9, m)}
+            "rlnAnglePsi": rng.uniform(-180, 180, m), "rlnDefocusU": rng.uniform(8000, 20000, m),
+            "rlnDefocusV": rng.uniform(8000, 20000, m),
+            "rlnDefocusAngle": rng.uniform(0, 180, m), "rlnOriginXAngst": rng.uniform(-9, 9, m),
+            "rlnOriginYAngst": rng.uniform(-9, 9, m)}
 
 
 def star(tmp_path, optics=None, stacks=None, **changes):
     particles = table(M, **{**views(), **changes})
-    return make(tmp_path, particles, {**OPTICS, "rlnImageSize": [N], **(optics or {})}, stacks or {"stacks/a.mrcs": images()})
+    return make(tmp_path, particles, {**OPTICS, "rlnImageSize": [N], **(optics or {})},
+                stacks or {"stacks/a.mrcs": images()})
 
 
 def cryosparc(tmp_path, **changes):
     save_stack(tmp_path / "J1" / "imported" / "a.mrcs", images())
     shift = cs.columns(M)["alignments3D/shift"] / 4
-    return cs.save_cs(tmp_path / "p.cs", cs.columns(M, blob__shape=np.full((M, 2), N, "u4"), alignments3D__shift=shift, **changes))
+    return cs.save_cs(tmp_path / "p.cs", cs.columns(M, blob__shape=np.full((M, 2), N, "u4"), alignments3D__shift=shift,
+                                                    **changes))
 
 
 def same_particles(one, other):
@@ -67,16 +71,20 @@ def test_a_refinements_pixel_that_cannot_be(tmp_path, size):
     np.testing.assert_allclose(run(path, "--unit", "shift=A", "--overwrite")[0].metadata().pose.shift, -raw)
 
 
-@pytest.mark.parametrize("size, words", [(0.0, "expected a positive number"), (-2.5, "expected a positive number"), (np.nan, "finite numbers"),
-                                         (1e-10, "outside 0.05 … 200 Å"), (2500.0, "outside 0.05 … 200 Å")])  # fmt: skip
+@pytest.mark.parametrize("size, words", [(0.0, "expected a positive number"), (-2.5, "expected a positive number"),
+                                         (np.nan, "finite numbers"),
+                                         (1e-10, "outside 0.05 … 200 Å"),
+                                         (2500.0, "outside 0.05 … 200 Å")])  # fmt: skip
 def test_a_pixel_size_that_cannot_be(tmp_path, size, words):
-    path = cryosparc(tmp_path, blob__psize_A=np.full(M, size, "f4"), alignments3D__psize_A=np.full(M, 2.5 if size != 2500 else size, "f4"))
+    path = cryosparc(tmp_path, blob__psize_A=np.full(M, size, "f4"), alignments3D__psize_A=np.full(M,
+                                                                                                   2.5 if size != 2500 else size, "f4"))
     if np.isfinite(size) and size > 1:
         refused(path, f"{words}.*--pixel-size")
         return
     assert "--pixel-size" in refused(path, words, *(() if size != 1e-10 else ("--unit", "shift=pixel")))
     same_particles(run(path, "--pixel-size", 2.5, "--unit", "shift=pixel")[0],
-                   run(cryosparc(tmp_path, alignments3D__psize_A=np.full(M, 2.5, "f4")), output=tmp_path / "good.h5")[0])  # fmt: skip
+                   run(cryosparc(tmp_path, alignments3D__psize_A=np.full(M, 2.5, "f4")),
+                       output=tmp_path / "good.h5")[0])  # fmt: skip
 
 
 @pytest.mark.parametrize("dialect", ["angstroms", "pixels", "cryosparc", "binned", "no optics"])
@@ -89,7 +97,8 @@ def test_a_calibrated_pixel_size_keeps_shifts_in_pixels(tmp_path, dialect):
         path = star(tmp_path)
     else:
         origin = {"rlnOriginX": before["rlnOriginXAngst"] / 2.5, "rlnOriginY": before["rlnOriginYAngst"] / 2.5}
-        one = {label: values * M for label, values in OPTICS.items() if label != "rlnOpticsGroup"} | {"rlnImageSize": [N] * M}
+        one = {label: values * M for label,
+               values in OPTICS.items() if label != "rlnOpticsGroup"} | {"rlnImageSize": [N] * M}
         one = {} if dialect == "pixels" else one
         path = star(tmp_path, **origin, **one, rlnOriginXAngst=None, rlnOriginYAngst=None)
     old = run(path)[0].metadata()
@@ -136,8 +145,10 @@ def test_shifts_beyond_the_images(tmp_path):
     path = star(tmp_path, rlnOriginXAngst=far + 100)
     refused(path, "puts 40 of 40 particles outside their images.*--unit shift=A or --unit shift=pixel")
     assert run(path, "--unit", "shift=A", "--overwrite")[0].metadata().pose.shift[5, 0] == pytest.approx(-131)
-    near = star(tmp_path, rlnOriginXAngst=views()["rlnOriginXAngst"] / 2.5, rlnOriginYAngst=views()["rlnOriginYAngst"] / 2.5)
-    same_particles(run(near, "--unit", "shift=pixel", "--overwrite")[0], run(star(tmp_path), output=tmp_path / "good.h5")[0])
+    near = star(tmp_path, rlnOriginXAngst=views()["rlnOriginXAngst"] / 2.5,
+                rlnOriginYAngst=views()["rlnOriginYAngst"] / 2.5)
+    same_particles(run(near, "--unit", "shift=pixel", "--overwrite")[0],
+                   run(star(tmp_path), output=tmp_path / "good.h5")[0])
 
 
 # ------------------------------------------------------------ units
@@ -147,7 +158,8 @@ def scaled(columns: dict, factor: float, *labels) -> dict:
     return {label: columns[label] * factor for label in labels}
 
 
-@pytest.mark.parametrize("unit, factor, refusal", [("um", 1e-4, True), ("nm", 0.1, False), ("-A", -1.0, False), ("-um", -1e-4, True)])
+@pytest.mark.parametrize("unit, factor, refusal", [("um", 1e-4, True), ("nm", 0.1, False), ("-A", -1.0, False),
+                                                   ("-um", -1e-4, True)])
 def test_defoci_in_other_units(tmp_path, unit, factor, refusal):
     path = star(tmp_path, **scaled(views(), factor, "rlnDefocusU", "rlnDefocusV"))
     if refusal:
@@ -155,7 +167,8 @@ def test_defoci_in_other_units(tmp_path, unit, factor, refusal):
         assert "--unit defocus=um, or --unit defocus=A" in words and f"line {line_of(path, '000001@')}" in words
         assert "negative for 40 of 40" in run(path, "--unit", "defocus=A")[1] or factor > 0
     elif unit == "nm":
-        assert "nearly all defoci are below 5000 Å" in run(path)[1] and "--unit defocus=nm" in run(path, "--overwrite")[1]
+        assert "nearly all defoci are below 5000 Å" in run(path)[1] and "--unit defocus=nm" in run(path,
+                                                                                                   "--overwrite")[1]
     else:
         text = run(path)[1]
         assert "the defocus is negative for 40 of 40 particles" in text and "give --unit defocus=-A" in text
@@ -182,7 +195,8 @@ def test_defoci_of_zero_are_reported_unless_the_ctf_is_one(tmp_path):
     assert "Warning" not in run(path, "--overwrite")[1]
 
 
-@pytest.mark.parametrize("labels, quantity", [(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), "angles"), (("rlnDefocusAngle",), "defocus-angle"),
+@pytest.mark.parametrize("labels, quantity", [(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), "angles"),
+                                              (("rlnDefocusAngle",), "defocus-angle"),
                                               (("rlnPhaseShift",), "phase-shift")])  # fmt: skip
 def test_angles_in_radians(tmp_path, labels, quantity):
     good = views() | {"rlnPhaseShift": np.random.default_rng(0).uniform(40, 120, M)}
@@ -209,15 +223,19 @@ def test_rotation_vectors_and_angles_in_degrees(tmp_path):
     path = cryosparc(tmp_path, alignments3D__pose=np.degrees(good["alignments3D/pose"]))
     refused(path, r"rotation vectors \(alignments3D/pose\) are longer than two turns.*--unit angles=degree")
     file, _ = run(path, "--unit", "angles=degree")
-    np.testing.assert_allclose(file.metadata().pose.matrices(), cs.rotation_matrix(good["alignments3D/pose"]), atol=1e-5)
+    np.testing.assert_allclose(file.metadata().pose.matrices(), cs.rotation_matrix(good["alignments3D/pose"]),
+                               atol=1e-5)
     path = cryosparc(tmp_path, ctf__phase_shift_rad=np.full(M, 90, "f4"))
     refused(path, "phase_shift is 90 rad.*--unit phase-shift=degree")
-    assert run(path, "--unit", "phase-shift=degree", "--overwrite")[0].metadata().ctf["phase_shift"] == pytest.approx(np.full(M, np.pi / 2))
+    assert run(path, "--unit", "phase-shift=degree",
+               "--overwrite")[0].metadata().ctf["phase_shift"] == pytest.approx(np.full(M, np.pi / 2))
     text = run(cryosparc(tmp_path, ctf__df_angle_rad=np.linspace(-90, 90, M).astype("f4")), "--overwrite")[1]
     assert "ctf/df_angle_rad is taken in radians, but is -90 to 90" in text and "--unit defocus-angle=degree" in text
 
 
-@pytest.mark.parametrize("label, value, unit, wanted", [("rlnVoltage", 300000.0, "voltage=V", 300), ("rlnAmplitudeContrast", 10.0, "amplitude-contrast=percent", 0.1)])
+@pytest.mark.parametrize("label, value, unit, wanted", [("rlnVoltage", 300000.0, "voltage=V", 300),
+                                                        ("rlnAmplitudeContrast", 10.0, "amplitude-contrast=percent",
+                                                         0.1)])
 def test_volts_and_percent(tmp_path, label, value, unit, wanted):
     path = star(tmp_path, {label: [value]})
     refused(path, f"outside .*check the column and its unit; .*--unit {unit}")
@@ -229,13 +247,16 @@ def test_other_ctf_values_that_no_microscope_has(tmp_path):
     refused(star(tmp_path, {"rlnSphericalAberration": [2.7e7]}), "cs_mm is .*--cs")
     assert "rlnAmplitudeContrast is 0 for 40 of 40" in run(star(tmp_path, {"rlnAmplitudeContrast": [0.0]}))[1]
     scale = np.where(np.arange(M) == 2, -1.0, 1.0)
-    assert "rlnCtfScalefactor is negative for 1 of 40 particles" in run(star(tmp_path, rlnCtfScalefactor=scale), "--overwrite")[1]
+    assert "rlnCtfScalefactor is negative for 1 of 40 particles" in run(star(tmp_path, rlnCtfScalefactor=scale),
+                                                                        "--overwrite")[1]
     for word in ("nan", "None", "inf"):
         path = star(tmp_path, rlnDefocusU=[word if i == 3 else 9000 for i in range(M)])
         refused(path, f"line {line_of(path, '000004@')}: rlnDefocusU is '{word}', expected a finite number")
-    refused(star(tmp_path, {"rlnVoltage": ["None"]}), "rlnVoltage is 'None', expected a finite number; --voltage gives one for all")
+    refused(star(tmp_path, {"rlnVoltage": ["None"]}), "rlnVoltage is 'None', expected a finite number; --voltage gives "
+            "one for all")
     refused(cryosparc(tmp_path, ctf__accel_kv=np.full(M, np.nan, "f4")), "ctf/accel_kv is nan.*40 such rows.*--voltage")
-    refused(cryosparc(tmp_path, blob__sign=np.zeros(M, "f4")), r"row 0: blob/sign is 0, expected 1 .* \(40 such rows of 40\)")
+    refused(cryosparc(tmp_path, blob__sign=np.zeros(M, "f4")),
+            r"row 0: blob/sign is 0, expected 1 .* \(40 such rows of 40\)")
 
 
 def test_units_are_parsed_or_explained():
@@ -260,12 +281,14 @@ def test_options_of_a_script_are_checked_too(tmp_path):
 # ------------------------------------------------------------ B factors
 
 
-@pytest.mark.parametrize("sign, factor", [((), -1), (("--bfactor-sign", "relion"), 1), (("--bfactor-sign", "warp"), -1)])
+@pytest.mark.parametrize("sign, factor", [((), -1), (("--bfactor-sign", "relion"), 1),
+                                          (("--bfactor-sign", "warp"), -1)])
 def test_negative_b_factors_are_the_falloff_with_exposure(tmp_path, sign, factor):
     dose = np.linspace(3, 120, M)
     file, text = run(star(tmp_path, rlnCtfBfactor=-4 * dose), *sign)
     np.testing.assert_allclose(file.metadata().ctf["bfactor"], factor * -4 * dose, rtol=1e-5)
-    assert ("rlnCtfBfactor is negative for 40 of 40 particles (-480 to -12 Å²): it is taken as the falloff" in text) == (not sign)
+    assert ("rlnCtfBfactor is negative for 40 of 40 particles (-480 to -12 Å²): it is taken as the "
+            "falloff" in text) == (not sign)
     assert ("grows with resolution, up to 122 times at Nyquist" in text) == (factor > 0)
 
 
@@ -282,15 +305,18 @@ def test_b_factors_of_both_signs_are_relions(tmp_path):
 
 def test_poses_that_were_never_found(tmp_path):
     none = np.arange(M) % 3 == 1
-    changes = {label: np.where(none, 0, views()[label]) for label in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst")}
+    changes = {label: np.where(none, 0, views()[label]) for label in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi",
+                                                                      "rlnOriginXAngst", "rlnOriginYAngst")}
     path = star(tmp_path, **changes)
     assert ("are exactly 0 for 13 of 40 particles, the shift too for 13 of them (first: "
             f"{tmp_path}/p.star, line {line_of(path, '000002@')}); were they ever aligned?") in run(path)[1]
     poses = cs.columns(M)["alignments3D/pose"]
     poses[none] = 0
-    assert "alignments3D/pose is exactly 0 for 13 of 40 particles" in run(cryosparc(tmp_path, alignments3D__pose=poses), "--overwrite")[1]
+    assert "alignments3D/pose is exactly 0 for 13 of 40 particles" in run(cryosparc(tmp_path, alignments3D__pose=poses),
+                                                                          "--overwrite")[1]
     poses[none] = (0.3, -0.2, 1.0)
-    assert "13 of 40 particles have the very same pose (first:" in run(cryosparc(tmp_path, alignments3D__pose=poses), "--overwrite")[1]
+    assert "13 of 40 particles have the very same pose (first:" in run(cryosparc(tmp_path, alignments3D__pose=poses),
+                                                                       "--overwrite")[1]
 
 
 def test_one_view_makes_no_map(tmp_path):
@@ -302,7 +328,8 @@ def test_one_view_makes_no_map(tmp_path):
     in_plane[:, 2] = np.linspace(-3, 3, M)
     refused(cryosparc(tmp_path, alignments3D__pose=in_plane), words)
     assert "Warning" not in run(star(tmp_path, rlnAngleTilt=90))[1]  # a filament: all of Fourier space is there
-    near = run(star(tmp_path, rlnAngleTilt=45 + views()["rlnAngleTilt"] / 30, rlnAngleRot=views()["rlnAngleRot"] / 30), "--overwrite")[1]
+    near = run(star(tmp_path, rlnAngleTilt=45 + views()["rlnAngleTilt"] / 30, rlnAngleRot=views()["rlnAngleRot"] / 30),
+               "--overwrite")[1]
     assert "all 40 particles are seen from nearly one direction" in near
 
 
@@ -324,7 +351,8 @@ def test_subtomograms_are_refused_by_that_name(tmp_path):
     run(make(tmp_path, table(3, rlnImageName=list(single)), {**OPTICS, "rlnImageSize": [12]}, single), "--overwrite")
 
 
-@pytest.mark.parametrize("column, word", [("movie_blob/path", "movies"), ("micrograph_blob/path", "micrographs"), ("map/path", "volumes"),
+@pytest.mark.parametrize("column, word", [("movie_blob/path", "movies"), ("micrograph_blob/path", "micrographs"),
+                                          ("map/path", "volumes"),
                                           ("location/center_x_frac", "picks on micrographs")])  # fmt: skip
 def test_files_of_other_jobs_are_named(tmp_path, column, word):
     path = cs.save_cs(tmp_path / "p.cs", {"uid": np.arange(1, 4, dtype=np.uint64), column: np.array([b"x"] * 3)})
@@ -349,7 +377,8 @@ def test_defocus_without_astigmatism(tmp_path):
 
 
 def test_images_without_ctf(tmp_path):
-    bare = star(tmp_path, {"rlnBeamTiltX": [1.0], "rlnBeamTiltY": [0.5]}, rlnDefocusU=None, rlnDefocusV=None, rlnDefocusAngle=None)
+    bare = star(tmp_path, {"rlnBeamTiltX": [1.0], "rlnBeamTiltY": [0.5]}, rlnDefocusU=None, rlnDefocusV=None,
+                rlnDefocusAngle=None)
     refused(bare, "CTF columns are missing: rlnDefocusU.*--no-ctf where the images have no CTF")
     file, text = run(bare, "--no-ctf")
     assert "--no-ctf: no CTF is applied" in text and file.aberrations() is None
@@ -357,7 +386,8 @@ def test_images_without_ctf(tmp_path):
     from mpirecon.operators.half_plane import HalfPlane
 
     np.testing.assert_allclose(ctf_samples(file.metadata().ctf, HalfPlane.of(N), 2.5), 1, atol=1e-6)
-    gone = {name.replace("/", "__"): None for name in cs.columns(M) if name.startswith("ctf/") and name != "ctf/exp_group_id"}
+    gone = {name.replace("/", "__"): None for name in cs.columns(M) if name.startswith("ctf/")
+            and name != "ctf/exp_group_id"}
     refused(cryosparc(tmp_path, **gone), "ctf/df1_A.*--no-ctf where the images have no CTF")
     file, _ = run(cryosparc(tmp_path, **gone), "--no-ctf", "--overwrite")
     np.testing.assert_allclose(ctf_samples(file.metadata().ctf, HalfPlane.of(N), 2.5), 1, atol=1e-6)
@@ -383,9 +413,12 @@ def test_what_was_done_to_the_images(tmp_path):
         assert state(star(tmp_path), option) == state(cryosparc(tmp_path), option) == wanted
     refused(star(tmp_path), "leave one out", "--ctf-premultiplied", "--ctf-phase-flipped")
     refused(star(tmp_path), "contradict each other", "--ctf-premultiplied", "--no-ctf-premultiplied")
-    two = {label: values * 2 for label, values in OPTICS.items()} | {"rlnOpticsGroup": [1, 2], "rlnCtfDataArePhaseFlipped": [1, 0], "rlnImageSize": [N] * 2}
+    two = {label: values * 2 for label, values in OPTICS.items()} | {"rlnOpticsGroup": [1, 2],
+                                                                     "rlnCtfDataArePhaseFlipped": [1, 0],
+                                                                     "rlnImageSize": [N] * 2}
     mixed = star(tmp_path, two, rlnOpticsGroup=1 + np.arange(M) % 2)
-    refused(mixed, "rlnCtfDataArePhaseFlipped is 0 .*import the images of each value apart, or say .*--ctf-phase-flipped")
+    refused(mixed, "rlnCtfDataArePhaseFlipped is 0 .*import the images of each value apart, or say "
+            ".*--ctf-phase-flipped")
 
 
 # ------------------------------------------------------------ ranks
@@ -395,7 +428,8 @@ def test_ranks_say_what_one_rank_says(tmp_path, cli, mpirun):
     none = np.arange(M) > 30
     changes = {label: np.where(none, 0, views()[label]) for label in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")}
     u = np.where(np.arange(M) == 37, -12000, views()["rlnDefocusU"])
-    path = star(tmp_path, **changes, rlnDefocusU=u, rlnCtfBfactor=-4.0 * np.arange(M), rlnCtfScalefactor=np.where(np.arange(M) == 38, -1, 1))
+    path = star(tmp_path, **changes, rlnDefocusU=u, rlnCtfBfactor=-4.0 * np.arange(M),
+                rlnCtfScalefactor=np.where(np.arange(M) == 38, -1, 1))
     options = ["--pixel-size", 2.75, "--scale-defocus"]
     alone = cli("import", path, "-o", tmp_path / "a.h5", *options)
     together = mpirun(2, ["-m", "mpirecon", "import", path, "-o", tmp_path / "b.h5", *map(str, options)])

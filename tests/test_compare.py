@@ -33,10 +33,14 @@ def kept(folder):
 
 def test_runs_of_one_file_are_compared_row_by_row(folder):
     found, a, b = mr.compare(folder / "one", folder / "two"), kept(folder / "one"), kept(folder / "two")
-    assert found.counts == {"both": (a & b).sum(), "first": (a & ~b).sum(), "second": (b & ~a).sum(), "neither": (~a & ~b).sum(),
+    assert found.counts == {"both": (a & b).sum(), "first": (a & ~b).sum(), "second": (b & ~a).sum(),
+                            "neither": (~a & ~b).sum(),
                             "in_first_alone": 0, "in_second_alone": 0}
-    assert found.counts["both"] == 80 and found.same_half == 1 and "both runs are of one particle file" in found.matched.by
-    assert [row[0] for row in found.settings] == ["keep", "mask", "diameter"] or [row[0] for row in found.settings] == ["keep", "diameter"]
+    assert (found.counts["both"] == 80 and found.same_half == 1
+            and "both runs are of one particle file" in found.matched.by)
+    assert [row[0] for row in found.settings] == ["keep", "mask", "diameter"] or [row[0]
+                                                                                  for row in found.settings] == ["keep",
+                                                                                                                 "diameter"]
     assert found.settings[0] == ("keep", "0.8", "0.5")
     scores = [mr.Result(folder / name).particles["score"] for name in ("one", "two")]
     assert found.correlation == pytest.approx(np.corrcoef(*scores)[0, 1])
@@ -44,14 +48,16 @@ def test_runs_of_one_file_are_compared_row_by_row(folder):
     means = [np.mean([half.array for half in mr.Result(folder / name).half_maps], axis=0) for name in ("one", "two")]
     np.testing.assert_allclose(found.between["fsc_unmasked"], mr.fsc(*means, pixel_size=SIZE).values, atol=1e-6)
     mask = mr.Result(folder / "one").mask.array * mr.Result(folder / "two").mask.array
-    np.testing.assert_allclose(found.between["fsc_masked"], mr.fsc(*means, mask=mask, pixel_size=SIZE).values, atol=1e-6)
+    np.testing.assert_allclose(found.between["fsc_masked"], mr.fsc(*means, mask=mask, pixel_size=SIZE).values,
+                               atol=1e-6)
     assert found.between["fsc_masked"][3:6].mean() > 0.9 and found.notes == []
 
 
 def test_a_run_beside_itself_has_nothing_to_tell(folder, tmp_path):
     shutil.copytree(folder / "one", tmp_path / "copy")
     found = mr.compare(mr.Result(folder / "one"), tmp_path / "copy")
-    assert found.settings == [] and found.correlation == pytest.approx(1) and found.counts["both"] == 128 and found.counts["first"] == 0
+    assert (found.settings == [] and found.correlation == pytest.approx(1) and found.counts["both"] == 128
+            and found.counts["first"] == 0)
     assert found.between["fsc_unmasked"] == pytest.approx(1) and found.crossing(0.5) is None
     assert "No setting differs." in repr(found) and "The two maps agree up to Nyquist" in repr(found)
 
@@ -70,7 +76,8 @@ def test_particles_of_another_file_are_found_by_their_image(folder, tmp_path):
     assert found.matched.by == "image name"
     np.testing.assert_array_equal(order[found.matched.second], found.matched.first)
     c = a[order]
-    assert found.counts == {"both": (c & b).sum(), "first": (c & ~b).sum(), "second": (b & ~c).sum(), "neither": (~c & ~b).sum(),
+    assert found.counts == {"both": (c & b).sum(), "first": (c & ~b).sum(), "second": (b & ~c).sum(),
+                            "neither": (~c & ~b).sum(),
                             "in_first_alone": 40, "in_second_alone": 0}
     assert found.correlation > 0.8  # matched by row it would be none
     assert ("particles", "160", "120") in found.settings
@@ -93,7 +100,8 @@ def test_particles_of_cryosparc_are_found_by_uid(tmp_path):
 def test_rows_of_one_image_are_told_apart_by_their_order(folder, tmp_path):
     lines = (folder / "set.star").read_text().splitlines()
     first = next(i for i, line in enumerate(lines) if "@" in line)
-    (tmp_path / "twice.star").write_text("\n".join([*lines[:first], *(line for line in lines[first:] for _ in range(2))]) + "\n")
+    (tmp_path / "twice.star").write_text("\n".join([*lines[:first], *(line for line in lines[first:]
+                                                                      for _ in range(2))]) + "\n")
     mr.read_star(tmp_path / "twice.star", folder).save(tmp_path / "twice.h5")
     with ParticleFile(tmp_path / "twice.h5") as twice, ParticleFile(folder / "set.h5") as once:
         matched = match_particles(twice, once)
@@ -109,7 +117,8 @@ def test_image_names_are_compared_as_what_they_mean():
 
 def test_files_that_tell_nothing_are_matched_by_their_images_or_not_at_all(folder, tmp_path):
     copy = mr.open(folder / "made.h5").save(tmp_path / "copy.h5")
-    moved = copy.with_poses(np.zeros(0, [("id", "i8"), ("quaternion", "f8", 4), ("shift", "f8", 2)]), tmp_path / "moved.h5")
+    moved = copy.with_poses(np.zeros(0, [("id", "i8"), ("quaternion", "f8", 4), ("shift", "f8", 2)]),
+                            tmp_path / "moved.h5")
     mr.reconstruct(moved, tmp_path / "moved")
     assert "the same images in the same order" in mr.compare(folder / "made", tmp_path / "moved").matched.by
     other = mr.simulate(mr.phantom(BOX, SIZE), COUNT, tmp_path / "other.h5", snr=0.3, seed=5)
@@ -118,7 +127,7 @@ def test_files_that_tell_nothing_are_matched_by_their_images_or_not_at_all(folde
     assert found.matched is None and found.counts is None and "cannot be matched: the particle files differ" in found.notes[0]
     assert found.as_dict()["particles"] is None and found.between
     page = found.write(tmp_path / "c.html").read_text()
-    assert "cannot be told" in page and "<h2>Who was kept</h2>" not in page
+    assert "cannot be matched" in page and "<h2>Kept particles</h2>" not in page
 
 
 def test_a_particle_file_that_is_gone(folder, tmp_path):
@@ -139,7 +148,8 @@ def test_a_particle_file_that_is_gone(folder, tmp_path):
 def test_maps_of_other_boxes_are_not_compared(folder, tmp_path):
     mr.reconstruct(mr.simulate(mr.phantom(32, SIZE), 100, tmp_path / "p.h5", snr=1.0), tmp_path / "large")
     found = mr.compare(folder / "made", tmp_path / "large")
-    assert found.between == {} and "24 pixels of 5 Å and 32 pixels of 5 Å" in found.notes[-1] and found.as_dict()["between_05"] is None
+    assert (found.between == {} and "24 pixels of 5 Å and 32 pixels of 5 Å" in found.notes[-1]
+            and found.as_dict()["between_05"] is None)
     assert found.write(tmp_path / "c.html").read_text().count("Half-map FSC of both runs") == 2
 
 
@@ -151,9 +161,11 @@ def test_the_command_tells_and_writes_one_page(folder, tmp_path, cli):
     assert f"Of 160 particles that both had, both kept 80, only one {counts['first']}, only two {counts['second']}, neither" in done.stdout
     assert "keep" in done.stdout and "0.8 | 0.5" in done.stdout
     text = page.read_text()
-    for title in ("Half-map FSC", "FSC between the maps", "Who was kept", "Scores of both runs", "Settings that differ", "The runs", "Maps"):
+    for title in ("Half-map FSC", "FSC between the maps", "Kept particles", "Scores of both runs", "Settings that differ",
+                  "The runs", "Maps"):
         assert f"<h2>{title}</h2>" in text, title
-    assert "http" not in text.replace("http://www.w3.org/2000/svg", "") and "kept by both" in text and "mpirecon compare ·" in text
+    assert "http" not in text.replace("http://www.w3.org/2000/svg",
+                                      "") and "kept by both" in text and "mpirecon compare ·" in text
     done = cli("compare", folder / "one", folder / "two", "-o", page)
     assert done.returncode == 1 and "exists already" in done.stderr
     told = json.loads(cli("compare", folder / "one", folder / "two", "--json").stdout)
@@ -165,7 +177,8 @@ def test_the_command_tells_and_writes_one_page(folder, tmp_path, cli):
 
 def test_the_page_has_no_trouble(folder, tmp_path, browser):
     mr.compare(folder / "one", folder / "two").write(tmp_path / "c.html")
-    told = browser(tmp_path / "c.html", "tell({failed: window.failed, wide: document.documentElement.scrollWidth});", 1200, 900)
+    told = browser(tmp_path / "c.html", "tell({failed: window.failed, wide: document.documentElement.scrollWidth});",
+                   1200, 900)
     assert told["failed"] == [] and told["wide"] <= 1200
 
 

@@ -86,7 +86,8 @@ def test_views_of_a_symmetric_particle_count_at_all_copies(name):
     assert coverage.evenness(found.before) > 0.97
     orbit = np.abs(np.einsum("gij,mj->gmi", group.matrices, view) @ centre).max(axis=0) > np.cos(np.radians(15))
     found = coverage.view_coverage(q, ~(orbit & (rng.random(m) < 0.95)), symmetry=group)
-    near = np.abs(np.einsum("gij,bj->gbi", group.matrices, found.direction) @ centre).max(axis=0) > np.cos(np.radians(8))
+    near = np.abs(np.einsum("gij,bj->gbi", group.matrices,
+                            found.direction) @ centre).max(axis=0) > np.cos(np.radians(8))
     assert found.thinned[near].all() and found.there[0] >= found.there[1] > 0 and found.there[0] < m
     assert found.there[0] > 0.4 * orbit.sum() and "around rot" in found.warning()
 

@@ -218,7 +218,8 @@ def test_tilt_and_magnification_make_optics_groups(tmp_path):
     np.testing.assert_array_equal(found.magnification[row[2:]], [np.eye(2)] * (M - 2))
     assert not found.odd[row[:4]].any()
     angle = 1e3 * np.arcsin(2000.0 / (1e7 * file.metadata().ctf["cs_mm"][0]))
-    np.testing.assert_allclose(found.odd[row[4:]], np.repeat(tilt_coefficients([[0, angle]], [2.7], [300.0]), 4, axis=0),
+    np.testing.assert_allclose(found.odd[row[4:]], np.repeat(tilt_coefficients([[0, angle]], [2.7], [300.0]), 4,
+                                                             axis=0),
                                rtol=1e-5)
     file, text = run(given, "--ignore-aberrations", "--overwrite")
     assert file.aberrations() is None and set(file.metadata().optics_group) == {1} and "are left out" in text
@@ -241,8 +242,8 @@ def lens(**changes):
 
 
 def phases(tilt=0, trefoil=0, shift=0, tetrafoil=0):
-    """(phase of the transform, phase added to the CTF) of `lens` at some frequencies, by the formulas of docs/files.md, with
-    each term times a sign; and the frequencies."""
+    """(phase of the transform, phase added to the CTF) of `lens` at some frequencies, by the formulas of docs/files.md,
+    with each term times a sign; and the frequencies."""
     x, y = np.random.default_rng(0).normal(0, 0.15, (2, 50))
     k, angle, w = np.hypot(x, y), np.arctan2(y, x), electron_wavelength(300.0)
     odd = tilt * 2 * np.pi * w**2 * (900 * x - 400 * y) * k**2 - shift * 2 * np.pi * (3 * x - 2 * y)
@@ -304,7 +305,8 @@ def test_bad_images_are_skipped_with_their_rows(tmp_path):
         ({"alignments3D__pose": None}, "has no 3-D poses .*: it has no alignments; give the particles of a refinement"),
         ({"alignments3D__pose": None, "alignments_class_0__pose": np.zeros((M, 3), "f4")},
          r"poses are those of several classes \(alignments_class_0\)"),
-        ({"ctf__df1_A": None}, "columns are missing: ctf/df1_A; join .*--passthrough; --no-ctf where the images have no CTF$"),
+        ({"ctf__df1_A": None}, "columns are missing: ctf/df1_A; join .*--passthrough; --no-ctf where the images have "
+         "no CTF$"),
         ({"ctf__cs_mm": None}, "columns are missing: ctf/cs_mm; .*options --cs"),
         ({"blob__psize_A": np.array([2.5] * 7 + [3], "f4")}, "row 7: blob/psize_A is 3, but 2.5 in row 0"),
         ({"blob__psize_A": np.zeros(M, "f4")}, "row 0: blob/psize_A is 0, expected a positive number"),

@@ -1,4 +1,5 @@
-"""What `export --cs` writes, as cryosparc-tools takes it: its own Dataset class reads it, and `save_external_result` accepts it."""
+"""What `export --cs` writes, as cryosparc-tools takes it: its own Dataset class reads it, and `save_external_result`
+accepts it."""
 
 from __future__ import annotations
 
@@ -97,9 +98,11 @@ def test_save_external_result_takes_the_kept_particles(exported, monkeypatch):
     source, kept, _ = exported
     loaded = dataset.Dataset.load(str(kept))
     # a selection: uids alone, all the rest is passed through from the job
-    calls = saved(monkeypatch, loaded.filter_fields(["uid"], copy=True), name="kept", slots=[], passthrough=("J12", "particles"), title="mpirecon: kept")
+    calls = saved(monkeypatch, loaded.filter_fields(["uid"], copy=True), name="kept", slots=[],
+                  passthrough=("J12", "particles"), title="mpirecon: kept")
     assert calls["dataset"].fields() == ["uid"] and set(calls["dataset"]["uid"]) == set(source["uid"][KEPT])
-    assert calls["spec"].spec.slots == [] and calls["spec"].connection.job_uid == "J12" and calls["spec"].connection.output == "particles"
+    assert (calls["spec"].spec.slots == [] and calls["spec"].connection.job_uid == "J12"
+            and calls["spec"].connection.output == "particles")
     # everything, as a result that stands for itself
     slots = slots_of(kept)
     assert sorted(slots) == ["alignments3D", "blob", "ctf"]

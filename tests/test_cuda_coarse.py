@@ -46,11 +46,13 @@ def test_the_solution_of_the_middle_of_a_grid_is_that_of_the_cpu(backends):
 
 @needs_compiler
 def test_a_run_that_selects_is_that_of_the_cpu_in_boxes_with_coarse_references(cli, tmp_path):
-    cli("simulate", "--phantom", "--particles", 16, "--box", BOX, "--pixel-size", 3, "--snr", 0.1, "--seed", 3, "-o", tmp_path / "p.h5")
+    cli("simulate", "--phantom", "--particles", 16, "--box", BOX, "--pixel-size", 3, "--snr", 0.1, "--seed", 3, "-o",
+        tmp_path / "p.h5")
     found = {}
     for name in ("cpu", "cuda"):
         out = tmp_path / name
-        result = cli("reconstruct", tmp_path / "p.h5", "-o", out, "--loss", "sorted", "--keep", 0.8, "--iterations", 1, "--folds", 2,
+        result = cli("reconstruct", tmp_path / "p.h5", "-o", out, "--loss", "sorted", "--keep", 0.8, "--iterations", 1,
+                     "--folds", 2,
                      "--backend", name, "--no-postprocess", env=fake_environment(), timeout=600)  # fmt: skip
         assert result.returncode == 0, result.stderr
         (record,) = json.loads((out / "summary.json").read_text())["iterations"]

@@ -59,14 +59,16 @@ def test_a_host_may_be_called_shared(fake_cupy):  # noqa: F811
 def test_a_uuid_that_cupy_cut_short_is_not_told(fake_cupy, monkeypatch):  # noqa: F811
     cupy = fake_cupy()
     known = cupy.cuda.runtime.getDeviceProperties(0)
-    for raw, told in ((bytes(range(1, 17)), "GPU-01020304-0506-0708-090a-0b0c0d0e0f10"), (b"\1\2\3", "GPU at 0000:00:00.0")):
+    for raw, told in ((bytes(range(1, 17)), "GPU-01020304-0506-0708-090a-0b0c0d0e0f10"),
+                      (b"\1\2\3", "GPU at 0000:00:00.0")):
         monkeypatch.setattr(cupy.cuda.runtime, "getDeviceProperties", lambda device, raw=raw: known | {"uuid": raw})
         assert device_facts(cupy, 0)["uuid"] == told
 
 
 def test_memory_that_ran_out_is_told_whichever_library_says_so(fake_cupy):  # noqa: F811
     cupy, gpu = fake_cupy(), Gpu(0)
-    said = [RuntimeError("CUFFT_ALLOC_FAILED"), cupy.cuda.runtime.CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")]
+    said = [RuntimeError("CUFFT_ALLOC_FAILED"), cupy.cuda.runtime.CUDARuntimeError("cudaErrorMemoryAllocation: out of "
+                                                                                   "memory")]
     for error in said:
         assert gpu.ran_out(error) and "the GPU ran out of memory" in str(as_user_error(error))
     assert gpu.ran_out(cupy.cuda.memory.OutOfMemoryError(4000, 0))
@@ -93,7 +95,8 @@ def test_a_solution_for_which_the_device_lacks_memory_is_made_on_the_host(fake_c
     folded = np.abs(random_like((p, p, p // 2 + 1, 3), np.float32, 1)) + 0.1
     expected, equations = (backend.normal_equations(folded) for backend in backends)
     ridge = expected.ridge()
-    np.testing.assert_allclose(equations.direct(ridge), expected.direct(ridge), rtol=1e-4, atol=1e-6)  # while there is enough
+    # while there is enough
+    np.testing.assert_allclose(equations.direct(ridge), expected.direct(ridge), rtol=1e-4, atol=1e-6)
     monkeypatch.setitem(cupy.SETTINGS, "memory", cupy._memory.used + folded.nbytes)
     volume, residuals = equations.solve(ridge, 3)
     again, known = expected.solve(ridge, 3)
@@ -108,8 +111,10 @@ def test_an_nccl_that_fails_is_told_and_another_way_taken(mpirun, n):
 
 
 def test_a_trial_keeps_the_settings_of_mpi_and_loses_the_launcher():
-    kept = {"OMPI_MCA_opal_cuda_support": "1", "OMPI_MCA_pml": "ucx", "MV2_USE_CUDA": "1", "MPICH_GPU_SUPPORT_ENABLED": "1", "HOME": "/h"}
-    lost = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_MCA_ess": "env", "PMIX_RANK": "0", "MV2_COMM_WORLD_RANK": "1", "SLURM_PROCID": "0"}
+    kept = {"OMPI_MCA_opal_cuda_support": "1", "OMPI_MCA_pml": "ucx", "MV2_USE_CUDA": "1",
+            "MPICH_GPU_SUPPORT_ENABLED": "1", "HOME": "/h"}
+    lost = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_MCA_ess": "env", "PMIX_RANK": "0", "MV2_COMM_WORLD_RANK": "1",
+            "SLURM_PROCID": "0"}
     assert without_launcher(kept | lost) == kept
 
 
@@ -155,21 +160,26 @@ def test_a_reference_is_let_go_before_the_next_is_made():
 def test_gpu_check_sums_over_two_gpus_where_there_are_two(tmp_path):
     result, report = gpu_check(tmp_path, "--only", "transports", devices=2)
     found = report["transports"]
-    assert result.returncode == 0 and found["ranks"] == 2 and found["right"] and found["bit_for_bit"], result.stdout + result.stderr
+    assert (result.returncode == 0 and found["ranks"] == 2 and found["right"]
+            and found["bit_for_bit"]), result.stdout + result.stderr
     assert found["staged"]["seconds"] > 0 and found["nccl"]["seconds"] > 0
 
 
 def test_gpu_check_fails_where_a_transport_does(tmp_path):
     result, report = gpu_check(tmp_path, "--only", "transports", memory=1000)  # bytes
-    assert result.returncode == 1 and report["transports"]["failed"] and "OutOfMemoryError" in report["transports"]["staged"]["text"]
+    assert (result.returncode == 1 and report["transports"]["failed"]
+            and "OutOfMemoryError" in report["transports"]["staged"]["text"])
 
 
 def test_the_kernels_own_tests_can_run_through_cupy():
     """As gpu_check runs them on a GPU."""
     chosen = "tests/test_cuda_kernels.py", "-k", "project or radial or powers", "-q"
-    result = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *chosen], cwd=TESTS.parent, capture_output=True,
-                            text=True, env={**os.environ, **fake_environment(), "MPIRECON_KERNELS_ON": "gpu"})  # fmt: skip
+    result = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *chosen], cwd=TESTS.parent,
+                            capture_output=True,
+                            text=True, env={**os.environ, **fake_environment(),
+                                            "MPIRECON_KERNELS_ON": "gpu"})  # fmt: skip
     assert result.returncode == 0 and "passed" in result.stdout, result.stdout
     broken = "import on_gpu, numpy as np; on_gpu.launch('project', 1, 64, (np.zeros(2),), __import__('test_cuda_kernels').small(4, 1), 0)"
-    result = subprocess.run([sys.executable, "-c", broken], cwd=TESTS, capture_output=True, text=True, env={**os.environ, **fake_environment()})
+    result = subprocess.run([sys.executable, "-c", broken], cwd=TESTS, capture_output=True, text=True,
+                            env={**os.environ, **fake_environment()})
     assert result.returncode and "takes" in result.stderr

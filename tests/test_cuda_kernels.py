@@ -1,4 +1,5 @@
-"""The CUDA sources, run on the host by g++ (tests/host_cuda): against definitions in float64 and against their CPU twins.
+"""The CUDA sources, run on the host by g++ (tests/host_cuda): against definitions in float64 and against their CPU
+twins.
 
 With MPIRECON_KERNELS_ON=gpu the same tests run them on a GPU, through CuPy; tools/gpu_check does that.
 """
@@ -18,7 +19,8 @@ import on_gpu
 import pytest
 from adjoint import inner, random_like
 from sources import explicit_ctf
-from test_kernels import CTF_CASES, SUM_ERROR, TYPICAL, extended, half, hermitian_grid, interleaved, mirrored, problem, rotations
+from test_kernels import (CTF_CASES, SUM_ERROR, TYPICAL, extended, half, hermitian_grid, interleaved, mirrored, problem,
+                          rotations)
 
 import mpirecon.kernels
 from mpirecon.kernels.backproject import make_backproject
@@ -36,7 +38,8 @@ from mpirecon.operators.ctf import ctf_coefficients
 from mpirecon.operators.half_plane import HalfPlane
 
 needs_compiler = pytest.mark.skipif(host_cuda.compiler() is None, reason="needs a C++ compiler: install g++")
-runs_kernels = pytest.mark.skipif(not on_gpu.wanted() and host_cuda.compiler() is None, reason="needs a C++ compiler: install g++")
+runs_kernels = pytest.mark.skipif(not on_gpu.wanted() and host_cuda.compiler() is None,
+                                  reason="needs a C++ compiler: install g++")
 
 #: taps and how many threads share a sample
 VARIANTS = [(2, 1), (3, 4), (4, 1), (4, 4), (6, 2)]
@@ -85,12 +88,14 @@ def test_every_line_is_numbered_as_in_its_file():
 
 @needs_compiler
 def test_a_compiler_error_names_the_file_and_line():
-    broken = cuda_source().replace("const Extent n = {nz, ny, nx};\n    const int lane", "const Extend n;\n    const int lane", 1)
+    broken = cuda_source().replace("const Extent n = {nz, ny, nx};\n    const int lane",
+                                   "const Extend n;\n    const int lane", 1)
     with pytest.raises(host_cuda.CompileError, match=r"project\.cu:\d+:.*Extend"):
         host_cuda.compile_source(broken)
 
 
-@pytest.mark.parametrize("given", [dict(taps=5), dict(lanes=3), dict(taps=2, lanes=4), dict(threads=100), dict(threads=2048)])
+@pytest.mark.parametrize("given", [dict(taps=5), dict(lanes=3), dict(taps=2, lanes=4), dict(threads=100),
+                                   dict(threads=2048)])
 def test_settings_that_no_kernel_has_are_refused(given):
     with pytest.raises(ValueError, match="taps|lanes|threads"):
         Settings(**given)
@@ -148,7 +153,8 @@ def test_project_is_a_weighted_sum_of_grid_points(box, p, taps, lanes):
 
 
 def test_coordinates_keep_their_digits_in_large_boxes():
-    """Plain float32 coordinates would be off by 2e-5 of a grid point here: high parts are exact, low parts bring the rest."""
+    """Plain float32 coordinates would be off by 2e-5 of a grid point here: high parts are exact, low parts bring the
+    rest."""
     k = np.arange(-1023, 1024, 31)
     rotation = rotations(20, 4)
     high, low = np.split(rotation_arguments(rotation, 2.0), 2, axis=1)
@@ -280,7 +286,8 @@ def test_statistics_are_the_twins(kind, mode, taps, lanes, box):
     grid = interleaved(extended(full))
     expected = np.empty((m, 6, 3))
     for i in range(m):
-        make_statistics(taps)(grid, kernel_table(taps), rotation[i : i + 1], p / box, plane.kx, plane.ky, data[i : i + 1],
+        make_statistics(taps)(grid, kernel_table(taps), rotation[i : i + 1], p / box, plane.kx, plane.ky,
+                              data[i : i + 1],
                               ctfs[i : i + 1], gain[group[i]], band, mode, expected[i : i + 1])  # fmt: skip
     index, first = by_band(band)
     row = rng.permutation(m + 3)[:m].astype(i4)
@@ -289,7 +296,8 @@ def test_statistics_are_the_twins(kind, mode, taps, lanes, box):
         out = np.full((m, 6, 3), np.nan)
         run("statistics", m, grid.view(np.complex64), *size_of(p), rotation_arguments(rotation, p / box),
             ctf_arguments(ctf_coefficients(ctf, box, pixel_size)), *image_arguments(kind, spectra, shift, data, row),
-            k_of(plane), i4(len(plane)), index, first, np.ascontiguousarray(gain[:, index]), group, i4(len(index)), i4(mode), out,
+            k_of(plane), i4(len(plane)), index, first, np.ascontiguousarray(gain[:, index]), group, i4(len(index)),
+            i4(mode), out,
             settings=small(taps, lanes), backwards=backwards)  # fmt: skip
         results.append(out)
     size = np.sqrt(expected[:, :, :1] * expected[:, :, 2:])  # of yp, by Cauchy and Schwarz
@@ -316,8 +324,10 @@ def test_statistics_lose_no_digits_in_many_samples():
     out = np.empty((m, 6, 3))
     row = np.arange(m, dtype=i4)
     run("statistics", m, grid, *size_of(2 * box), arguments,
-        ctf_arguments(ctf_coefficients(ctf, box, 1.3)), *image_arguments("samples", spectra, shift, data, row), k_of(plane),
-        i4(len(plane)), index, first, np.ones((1, len(plane)), f4), np.zeros(m, i4), i4(len(index)), i4(0), out, settings=settings)  # fmt: skip
+        ctf_arguments(ctf_coefficients(ctf, box, 1.3)), *image_arguments("samples", spectra, shift, data, row),
+        k_of(plane),
+        i4(len(plane)), index, first, np.ones((1, len(plane)), f4), np.zeros(m, i4), i4(len(index)), i4(0), out,
+        settings=settings)  # fmt: skip
     model = slices.astype(complex) * ctfs
     exact = [inner(a, b) for i in range(m) for a, b in ((data[i], data[i]), (model[i], data[i]), (model[i], model[i]))]
     error = np.abs(out[:, 0].ravel() - exact) / np.repeat(np.sqrt(out[:, 0, 0] * out[:, 0, 2]), 3)
@@ -349,7 +359,8 @@ def test_accumulate_is_the_twins(kind, per_shell, premultiplied, taps, lanes):
     grid = np.zeros((side, side, floats // 4, 4), f4)
     row = np.arange(m, dtype=i4)[::-1].copy()
     run("accumulate", m, grid, *size_of(p), rotation_arguments(rotation, p / box),
-        ctf_arguments(ctf_coefficients(ctf, box, pixel_size)), *image_arguments(kind, spectra, shift, data, row), k_of(plane),
+        ctf_arguments(ctf_coefficients(ctf, box, pixel_size)), *image_arguments(kind, spectra, shift, data, row),
+        k_of(plane),
         plane.shell.astype(i4), i4(len(plane)), weight, contrast, contrast2, i4(plane.shells if per_shell else 1),
         i4(per_shell), f4(box), i4(premultiplied), settings=small(taps, lanes))  # fmt: skip
     error = np.abs(grid[..., :3] - twin.reshape(grid[..., :3].shape)).max(axis=(0, 1, 2))
@@ -378,7 +389,8 @@ def test_powers_are_the_twins(kind, premultiplied):
     index = np.argsort(plane.shell, kind="stable").astype(i4)
     first = np.searchsorted(plane.shell[index], np.arange(plane.shells + 1)).astype(i4)
     mine = np.ones((2, plane.shells))
-    run("shell_power", plane.shells, *common, index, first, weight, i4(m), i4(premultiplied), *mine, settings=small(4, 1))
+    run("shell_power", plane.shells, *common, index, first, weight, i4(m), i4(premultiplied), *mine,
+        settings=small(4, 1))
     np.testing.assert_allclose(mine, [power, count], rtol=1e-6)
 
 
@@ -400,19 +412,22 @@ def test_ctf_is_the_formula(case, box, pixel_size):
 @runs_kernels
 @pytest.mark.parametrize("bfactor", [0.0, 30.0])
 def test_ctf_with_aberrations_is_the_twins(bfactor):
-    """Magnified frequencies, more phase and a detector, of two groups; a large box, where phases are hundreds of turns."""
+    """Magnified frequencies, more phase and a detector, of two groups; a large box, where phases are hundreds of
+    turns."""
     box, pixel_size, m = 320, 0.7, 3
     plane = HalfPlane.of(box)
     some = np.random.default_rng(0).permutation(len(plane))[:500]
     kx, ky = plane.kx[some], plane.ky[some]
-    ctf = make_ctf(m, **{**TYPICAL, "defocus_v": [9000.0, 20000.0, 12000.0], "astigmatism": [0.3, -1.0, 2.0], "bfactor": bfactor})
+    ctf = make_ctf(m, **{**TYPICAL, "defocus_v": [9000.0, 20000.0, 12000.0], "astigmatism": [0.3, -1.0, 2.0],
+                         "bfactor": bfactor})
     row = np.array([1, 0, 1])
     magnification = np.eye(2) + np.random.default_rng(1).uniform(-0.02, 0.02, (2, 2, 2))
     turns, on_ctf = np.random.default_rng(2).uniform(-2, 2, (2, 2, len(some))).astype(f4)
     coefficients = ctf_coefficients(ctf, box, pixel_size)
     twin, out = np.full((2, m, len(some)), np.nan, f4)
     evaluate_aberrated_ctf(coefficients, kx, ky, row, magnification, turns, twin)
-    run("evaluate_ctf", 3, ctf_arguments(coefficients, magnification[row]), np.ones((2, len(some)), np.complex64), turns,
+    run("evaluate_ctf", 3, ctf_arguments(coefficients, magnification[row]), np.ones((2, len(some)), np.complex64),
+        turns,
         on_ctf, row.astype(i4), frequencies(kx, ky), i4(len(some)), i4(m), out, threads=32)  # fmt: skip
     np.testing.assert_allclose(out, twin * on_ctf[row], atol=1e-5)
 
@@ -429,7 +444,8 @@ def test_odd_phases_are_undone_once(kind):
     optics = (phase, np.zeros(phase.shape, f4), np.ones(phase.shape, f4), group)
     out = np.full((m, len(plane)), np.nan, np.complex64)
     data *= phase[group]
-    run("gather_translated", 2, *image_arguments(kind, spectra, shift, data, row, optics), k_of(plane), i4(len(plane)), i4(m),
+    run("gather_translated", 2, *image_arguments(kind, spectra, shift, data, row, optics), k_of(plane), i4(len(plane)),
+        i4(m),
         row, out, threads=64)  # fmt: skip
     np.testing.assert_allclose(out, data, atol=2e-6)
 
@@ -442,7 +458,8 @@ def test_gather_translated_is_a_phase_ramp(box):
     shift = np.array([[0.0, 0.0], [1.25, -3.5], [0.1, 140.7]])
     out = np.full((4, len(plane)), np.nan, np.complex64)
     row = np.array([3, 0, 2], i4)
-    run("gather_translated", 2, spectra, np.arange(3, dtype=i4), shift_arguments(shift, box), i8(spectra[0].size), f4(0.5),
+    run("gather_translated", 2, spectra, np.arange(3, dtype=i4), shift_arguments(shift, box), i8(spectra[0].size),
+        f4(0.5),
         i4(box), *PLAIN_OPTICS, k_of(plane), i4(len(plane)), i4(3), row, out, threads=64)  # fmt: skip
     for i, (x, y) in enumerate(shift + box // 2):
         ramp = np.exp(2j * np.pi * (plane.kx * x + plane.ky * y) / box)
@@ -457,7 +474,8 @@ def test_centred_samples_move_on_as_the_twins(box, limit):
     samples, shift = random_like((3, len(plane)), np.complex64, 1), np.array([[0.0, 0.0], [1.25, -3.5], [-0.1, 20.7]])
     twin, out = np.empty_like(samples), np.full_like(samples, np.nan)
     translate_samples(samples, shift, box, plane.kx, plane.ky, twin)
-    run("gather_translated", 2, samples, np.arange(3, dtype=i4), shift_arguments(shift, box), i8(len(plane)), f4(1), i4(box),
+    run("gather_translated", 2, samples, np.arange(3, dtype=i4), shift_arguments(shift, box), i8(len(plane)), f4(1),
+        i4(box),
         *PLAIN_OPTICS, k_of(plane), i4(len(plane)), i4(3), np.arange(3, dtype=i4), out, threads=64)  # fmt: skip
     np.testing.assert_allclose(out, twin, atol=3e-6)
 
@@ -545,8 +563,10 @@ def test_the_shim_finds_races_by_running_threads_backwards():
 
 
 @needs_compiler
-@pytest.mark.parametrize("arguments, said", [((), "takes 2 arguments"), ((np.zeros(2), i4(1)), "expected an array of float32"),
-                                             ((np.zeros(2, f4), 1), "expected int32"), ((f4(1), i4(1)), "expected an array"),
+@pytest.mark.parametrize("arguments, said", [((), "takes 2 arguments"),
+                                             ((np.zeros(2), i4(1)), "expected an array of float32"),
+                                             ((np.zeros(2, f4), 1), "expected int32"),
+                                             ((f4(1), i4(1)), "expected an array"),
                                              ((np.zeros((2, 2), f4)[:, 0], i4(1)), "not C-contiguous")])  # fmt: skip
 def test_the_shim_refuses_arguments_a_gpu_would_misread(arguments, said):
     module = host_cuda.compile_source('extern "C" __global__ void set(float* out, int n) { out[0] = n; }')

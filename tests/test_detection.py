@@ -1,4 +1,4 @@
-"""Planted errors against what a run left out: curves, areas, confusion by angular error."""
+"""Simulated errors against the rejected particles: curves, areas, confusion by angular error."""
 
 import csv
 import json
@@ -121,7 +121,8 @@ def test_a_run_writes_what_it_found(finished):
 
 def test_the_report_shows_it(finished):
     page = (finished / "out" / "report.html").read_text(encoding="utf-8")
-    assert "<h2>Planted errors found</h2>" in page and "average precision" in page and "20–45° off" in page and "junk" in page
+    assert ("<h2>Simulated errors detected</h2>" in page and "average precision" in page and "20–45° off" in page
+            and "junk" in page)
     assert run(["report", str(finished / "out"), "-q"]) == 0
     assert (finished / "out" / "report.html").read_text(encoding="utf-8") == page
 
@@ -131,4 +132,4 @@ def test_nothing_is_reported_where_nothing_was_planted(tmp_path):
     assert run(["reconstruct", str(tmp_path / "p.h5"), "-o", str(tmp_path / "out"), "-q"]) == 0
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["detection"] is None
     assert not (tmp_path / "out" / "detection.csv").exists()
-    assert "Planted errors" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Simulated errors" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

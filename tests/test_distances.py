@@ -31,8 +31,10 @@ def test_statistics_are_sums_over_bands_per_sample():
     np.testing.assert_allclose(statistics.pp, [(2 + 5 + 8) / 19, (11 + 14 + 17) / 19])
     np.testing.assert_allclose(statistics.residual, (statistics.yy - 2 * statistics.yp + statistics.pp))
     sums[:, 2, 0] += 7
-    np.testing.assert_allclose(statistics.noise, [max(13 - 8, (13 - 14 + 8) / 4) / 4, max(22 - 17, (22 - 32 + 17) / 4) / 4])
-    sums[:, 2, 0] = sums[:, 2, 2]  # an image all signal: noise is what the difference leaves, or a quarter of the residual
+    np.testing.assert_allclose(statistics.noise, [max(13 - 8, (13 - 14 + 8) / 4) / 4,
+                                                  max(22 - 17, (22 - 32 + 17) / 4) / 4])
+    # an image all signal: noise is what the difference leaves, or a quarter of the residual
+    sums[:, 2, 0] = sums[:, 2, 2]
     np.testing.assert_allclose(statistics.noise, np.maximum(0, 2 * sums[:, 2, 2] - 2 * sums[:, 2, 1]) / 4 / 4)
     empty = Statistics.empty(4, statistics.samples)
     assert empty.sums.shape == (4, 3, 3) and not empty.sums.any() and not empty.residual.any()

@@ -22,7 +22,8 @@ def command(name: str) -> click.Command:
 
 def options(name: str) -> list[click.Option]:
     """Those that the command offers; hidden ones are answers to what users of other programs type."""
-    return [parameter for parameter in command(name).params if isinstance(parameter, click.Option) and not parameter.hidden]
+    return [parameter for parameter in command(name).params if isinstance(parameter, click.Option)
+            and not parameter.hidden]
 
 
 def explained_in(name: str, option: click.Option) -> str:
@@ -165,7 +166,8 @@ def test_the_glossary_has_the_words_of_the_pages():
     entries = re.findall(r"^\*\*(.+?)\*\*", text, flags=re.MULTILINE)
     assert entries == sorted(entries, key=str.lower)
     bold = {word.lower() for found in re.findall(r"\*\*(.+?)\*\*", text) for word in re.split(r", | \(|\.$", found)}
-    wanted = {"slab", "fold", "half set", "distance", "explained", "score", "held out", "normal equations", "simulated error",
+    wanted = {"slab", "fold", "half set", "distance", "explained", "score", "held out", "normal equations",
+              "simulated error",
               "matched filter", "whitened", "posterior", "fsc", "ctf", "junk", "residual", "rank"}
     assert wanted <= bold, wanted - bold
     for page in ("README.md", "docs/tutorial.md", "docs/commands.md", "docs/method.md", "docs/report.md"):
@@ -174,6 +176,7 @@ def test_the_glossary_has_the_words_of_the_pages():
 
 def test_what_it_does_not_do_is_said():
     text = (CHECKOUT / "docs" / "limits.md").read_text(encoding="utf-8").lower()
-    for word in ("helical symmetry", "local resolution", "multi-body", "3-d classification", "focused", "refining poses", "subtomograms"):
+    for word in ("helical symmetry", "local resolution", "multi-body", "3-d classification", "focused",
+                 "refining poses", "subtomograms"):
         assert word in text, word
     assert "# what it does not do" in text and "(docs/limits.md)" in (CHECKOUT / "README.md").read_text(encoding="utf-8")

@@ -1,7 +1,8 @@
 """The commands of README and docs run as written, in order, in a folder that holds the inputs they name.
 
-Only sizes are cut: simulated sets to 150 images of 32², mpirun to 2 ranks in README's and the tutorial's first, to one process in the
-others. What needs a cluster, a second machine, a browser, the network or many minutes is in NOT_RUN, and its options are checked.
+Only sizes are cut: simulated sets to 150 images of 32², mpirun to 2 ranks in README's and the tutorial's first, to one
+process in the others. What needs a cluster, a second machine, a browser, the network or many minutes is in NOT_RUN, and
+its options are checked.
 """
 
 from __future__ import annotations
@@ -46,9 +47,11 @@ FIRST = re.compile(r"(\./)?tools/\w+$|relion_\w+$|(mpirecon|mpirun|srun|sbatch|p
 NOT_RUN = {
     r"(\./)?tools/(demo|test)\b": "installs environments of their own; test_packaging and the tests themselves do it",
     r"tools/(bench|gpu_check|scaling --keep|selection_table|robust_table|detectability|figures)\b": "measures for minutes, or on a GPU",
-    r"tools/(slurm_local|make_star)\b|eval .*tools/slurm_local": "starts a batch system, or makes a large file; test_slurm and test_scaling_tool do",
+    r"tools/(slurm_local|make_star)\b|eval .*tools/slurm_local": "starts a batch system, or makes a large file; "
+    "test_slurm and test_scaling_tool do",
     r"(srun|sbatch)\b": "needs Slurm; test_slurm has one",
-    r"tools/(docs|wheels)\b": "installs an environment of its own, or downloads; test_docs_site and test_offline_install do it",
+    r"tools/(docs|wheels)\b": "installs an environment of its own, or downloads; test_docs_site and "
+    "test_offline_install do it",
     r"pip\b|python3 -m venv\b": "installs",
     r"mpirun .* apptainer exec\b": "needs Apptainer and an image",
     r"(xdg-open|kill|scp|ssh)\b": "needs a browser, a process or a second machine",
@@ -82,12 +85,14 @@ def blocks(page: Path) -> list[tuple[str, list[str]]]:
 
 
 def scripts(page: Path) -> list[str]:
-    """The blocks of Python that are whole scripts; those of python.md are excerpts, which test_python_interface has whole."""
+    """The blocks of Python that are whole scripts; those of python.md are excerpts, which test_python_interface has
+    whole."""
     if page.name == "python.md":
         return []
     text = page.read_text(encoding="utf-8")
     fenced = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    return fenced + ["\n".join(lines) for _, lines in blocks(page) if re.match(r"(from|import) mpirecon", "\n".join(lines))]
+    return fenced + ["\n".join(lines) for _, lines in blocks(page) if re.match(r"(from|import) mpirecon",
+                                                                               "\n".join(lines))]
 
 
 def commands(lines: list[str]) -> list[str]:
@@ -127,7 +132,8 @@ def inputs(tmp_path_factory):
         (home / "J42").mkdir()
         _cryosparc_job(home / "J42")
         assert run(["import", "run_data.star", "-o", "particles.h5"]) == 0
-        assert run(["reconstruct", "particles.h5", "-o", "run1", "--loss", "sorted", "--keep", "0.7", "--iterations", "2"]) == 0
+        assert run(["reconstruct", "particles.h5", "-o", "run1", "--loss", "sorted", "--keep", "0.7", "--iterations",
+                    "2"]) == 0
         shutil.copytree("run1", "run2")
     return home
 
@@ -138,15 +144,19 @@ def run(words: list[str]) -> int:
 
 def _blob(box: int) -> np.ndarray:
     z, y, x = np.mgrid[:box, :box, :box] - box // 2
-    return (np.exp(-((x - 3) ** 2 + 2 * y**2 + z**2) / 20) + np.exp(-((x + 5) ** 2 + y**2 + (z - 3) ** 2) / 8)).astype(np.float32)
+    return (np.exp(-((x - 3) ** 2 + 2 * y**2 + z**2) / 20) + np.exp(-((x + 5) ** 2 + y**2
+                                                                      + (z - 3) ** 2) / 8)).astype(np.float32)
 
 
 def _relion_project(home: Path, count: int = 150) -> None:
-    """Simulated particles as a RELION project has them; tables of the same particles stand in for those of other names."""
-    assert run(["simulate", "--phantom", "--particles", count, "--box", 32, "--pixel-size", 8, "--snr", 0.3, "-o", "simulated.h5"]) == 0
+    """Simulated particles as a RELION project has them; tables of the same particles stand in for those of other
+    names."""
+    assert run(["simulate", "--phantom", "--particles", count, "--box", 32, "--pixel-size", 8, "--snr", 0.3, "-o",
+                "simulated.h5"]) == 0
     with ParticleFile("simulated.h5") as file:
         particles, images = file.metadata(), file.images(slice(None))
-        for folder, name in (("Extract/job010", "images.mrcs"), (".", "trpv1_small_stack.mrcs"), ("ribo70s_real", "particles.mrcs")):
+        for folder, name in (("Extract/job010", "images.mrcs"), (".", "trpv1_small_stack.mrcs"),
+                             ("ribo70s_real", "particles.mrcs")):
             (home / folder).mkdir(parents=True, exist_ok=True)
             with write_stack(home / folder / name, file.box, file.pixel_size, overwrite=False) as append:
                 append(images)
@@ -157,11 +167,13 @@ def _relion_project(home: Path, count: int = 150) -> None:
     tables["particles"]["rlnTomoParticleName"] = [f"tomo/{i // 5}" for i in range(count)]
     for folder in ("Refine3D/job021", "MaskCreate/job012", "project"):
         (home / folder).mkdir(parents=True)
-    for path in ("run_data.star", "Refine3D/job021/run_data.star", "trpv1_small_stack.star", "ribo70s_real/particles.star"):
+    for path in ("run_data.star", "Refine3D/job021/run_data.star", "trpv1_small_stack.star",
+                 "ribo70s_real/particles.star"):
         write_star(home / path, tables, overwrite=False)
     (home / "project" / "Extract").symlink_to(home / "Extract")
     z, y, x = np.mgrid[:32, :32, :32] - 16
-    write_map(home / "MaskCreate/job012/mask.mrc", np.clip((12 - np.sqrt(x**2 + y**2 + z**2)) / 3, 0, 1), 8.0, overwrite=False)
+    write_map(home / "MaskCreate/job012/mask.mrc", np.clip((12 - np.sqrt(x**2 + y**2 + z**2)) / 3, 0, 1), 8.0,
+              overwrite=False)
 
 
 def _cryosparc_job(folder: Path) -> None:
@@ -201,7 +213,8 @@ def shared_ribosomes():
     return folder if folder.is_dir() else None
 
 
-@pytest.mark.parametrize(("page", "heading"), SECTIONS, ids=[f"{page.stem}: {heading}"[:60] for page, heading in SECTIONS])
+@pytest.mark.parametrize(("page", "heading"), SECTIONS, ids=[f"{page.stem}: {heading}"[:60] for page,
+                                                             heading in SECTIONS])
 def test_commands_run_as_written(page, heading, scratch, mpirun):
     if page.name in STORIES:  # which make everything but real particles themselves
         for path in scratch.iterdir():
@@ -210,10 +223,12 @@ def test_commands_run_as_written(page, heading, scratch, mpirun):
     given, launched_before = {path.name for path in scratch.iterdir()}, False
     if "Maps and masks" in heading:  # a B-factor needs what is finer than 10 Å
         shutil.rmtree("run1")
-        assert run(["simulate", "--phantom", "--particles", 150, "--box", 32, "--pixel-size", 2, "--snr", 1, "-o", "fine.h5", "-q"]) == 0
+        assert run(["simulate", "--phantom", "--particles", 150, "--box", 32, "--pixel-size", 2, "--snr", 1, "-o",
+                    "fine.h5", "-q"]) == 0
         assert run(["reconstruct", "fine.h5", "-o", "run1", "-q"]) == 0
     if heading == "Exporting particles":
-        assert run(["import", "J42/J42_particles.cs", "--passthrough", "J42/J42_passthrough_particles.cs", "-o", "j42.h5", "-q"]) == 0
+        assert run(["import", "J42/J42_particles.cs", "--passthrough", "J42/J42_passthrough_particles.cs", "-o",
+                    "j42.h5", "-q"]) == 0
         shutil.rmtree("run2")
         finish(Path("j42.h5").resolve(), scratch / "run2")
     for command in sections(page)[heading]:
@@ -224,14 +239,16 @@ def test_commands_run_as_written(page, heading, scratch, mpirun):
         words, target = shell_words(command)
         launcher = mpirun if words[0] == "mpirun" and page.name in UNDER_MPI and not launched_before else None
         launched_before = launched_before or launcher is not None
-        if page.name not in STORIES and words[:2] == ["mpirecon", "import"] and words[2].endswith(".star") and not Path(words[2]).exists():
+        if page.name not in STORIES and words[:2] == ["mpirecon",
+                                                      "import"] and words[2].endswith(".star") and not Path(words[2]).exists():
             shutil.copy("run_data.star", words[2])  # a table of the reader's own
         with room_for(words, given):
             code, text = execute(words, target, launcher)
         assert code == 0, f"{page.name}: {command}\n{text}"
 
 
-@pytest.mark.parametrize(("page", "number"), [(page, i) for page in PAGES if page.stem != "extending" for i in range(len(scripts(page)))], ids=lambda x: getattr(x, "stem", x))
+@pytest.mark.parametrize(("page", "number"), [(page, i) for page in PAGES if page.stem != "extending"
+                                              for i in range(len(scripts(page)))], ids=lambda x: getattr(x, "stem", x))
 def test_scripts_run_as_written(page, number, scratch, capsys):
     """Each by itself; those of docs/extending.md go on from each other: test_extending.py."""
     exec(compile(scripts(page)[number], page.name, "exec"), {})
@@ -287,7 +304,8 @@ def execute(words: list[str], target: str | None, mpirun) -> tuple[int, str]:
         return code, out.getvalue() + err.getvalue()
     if words[0] == "eval":
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        result = subprocess.run(["bash", "-c", f'eval "{words[-1]}" && complete -p mpirecon'], capture_output=True, text=True,
+        result = subprocess.run(["bash", "-c", f'eval "{words[-1]}" && complete -p mpirecon'], capture_output=True,
+                                text=True,
                                 env={**os.environ, "PATH": path})
         return result.returncode, result.stdout + result.stderr
     if words[0].startswith("tools/"):
@@ -310,10 +328,12 @@ def check_options(command: str) -> None:
     """Of a command that is not run: its program, files and options exist."""
     words = shlex.split(command.removeprefix('eval "$(').rstrip(')"') if "$(tools" in command else command)
     if "mpirecon" in words and words[0] != "pip":
-        assert words[0] != "srun" or any(word.startswith("--mpi=") for word in words), f"{command}: PyPI's Open MPI needs --mpi=pmix"
+        assert words[0] != "srun" or any(word.startswith("--mpi=")
+                                         for word in words), f"{command}: PyPI's Open MPI needs --mpi=pmix"
         words = words[words.index("mpirecon") + 1 :]
         words = words[: words.index(">")] if ">" in words else words
-        own, _, after = (words, None, []) if "--" not in words else (words[: words.index("--")], None, words[words.index("--") + 1 :])
+        own, _, after = (words, None, []) if "--" not in words else (words[: words.index("--")], None,
+                                                                     words[words.index("--") + 1 :])
         parsed = group.get_command(click.Context(group), words[0])
         parsed.make_context(words[0], [*own[1:], *(["--", *after] if after else [])])
     elif "tools/" in words[0]:
@@ -348,11 +368,13 @@ def test_what_is_not_run_is_in_the_docs():
 
 
 def test_a_wrong_command_would_be_noticed(scratch):
-    for command in ("mpirecon export run1 --star k.star --discards d.star", "mpirecon reconstruct ribo.h5 -o x", "mpirecon logs run7"):
+    for command in ("mpirecon export run1 --star k.star --discards d.star", "mpirecon reconstruct ribo.h5 -o x",
+                    "mpirecon logs run7"):
         assert execute(*shell_words(command), None)[0] != 0
     with pytest.raises(click.ClickException):
         check_options("srun -n 4 --mpi=pmix mpirecon check --outputs run1")
-    for command in ("tools/bench --partz peers", "srun -n 4 mpirecon check -o run1", "pip install '.[openmpy]'", "xdg-open run7/report.html"):
+    for command in ("tools/bench --partz peers", "srun -n 4 mpirecon check -o run1", "pip install '.[openmpy]'",
+                    "xdg-open run7/report.html"):
         with pytest.raises(AssertionError):
             check_options(command)
     assert read_map("emd_3488.mrc").box == 32

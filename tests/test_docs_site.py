@@ -1,4 +1,5 @@
-"""The HTML documentation: builds without a warning, every page is reached from the first, every link leads somewhere."""
+"""The HTML documentation: builds without a warning, every page is reached from the first, every link leads
+somewhere."""
 
 import re
 import subprocess
@@ -110,7 +111,8 @@ def test_every_script_is_in_the_gallery_with_its_picture(site):
     page = site[first(site).parent / "gallery.html"]
     for script in (DOCS / "gallery").glob("*.py"):
         assert any(link.endswith(f"gallery_{script.stem}.png") for link in page.links), script.name
-        assert re.search(r"import mpirecon as mr", page.text) and script.read_text(encoding="utf-8").splitlines()[-1] in page.text
+        assert re.search(r"import mpirecon as mr",
+                         page.text) and script.read_text(encoding="utf-8").splitlines()[-1] in page.text
 
 
 def test_versions_are_listed_newest_first(site):

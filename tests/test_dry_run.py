@@ -16,12 +16,14 @@ from mpirecon.parallel.comm import SerialCommunicator
 
 def test_it_tells_and_writes_nothing_and_traffic_is_that_of_the_run(cli, mpirun, tmp_path):
     assert cli("simulate", "--phantom", "--particles", 60, "--box", 24, "-o", tmp_path / "p.h5").returncode == 0
-    arguments = ["-m", "mpirecon", "reconstruct", tmp_path / "p.h5", "-o", tmp_path / "run", "--loss", "sorted", "--keep", "0.7",
+    arguments = ["-m", "mpirecon", "reconstruct", tmp_path / "p.h5", "-o", tmp_path / "run", "--loss", "sorted",
+                 "--keep", "0.7",
                  "--iterations", "2", "--folds", "3"]
     told = mpirun(2, [*arguments, "--dry-run"])
     assert told.returncode == 0, told.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.h5"]
-    for word in ("60 particles, box 24, 2 iterations, 6 groups; 2 ranks", "MB per rank", "reduced between ranks", "time: about"):
+    for word in ("60 particles, box 24, 2 iterations, 6 groups; 2 ranks", "MB per rank", "reduced between ranks",
+                 "time: about"):
         assert word in told.stdout, told.stdout
     assert mpirun(2, arguments).returncode == 0
     moved = json.loads((tmp_path / "run" / "summary.json").read_text())["ranks"][0]["traffic"]["bytes_moved"]

@@ -90,7 +90,8 @@ def same_particles(a, b, rows=slice(None)):
 def test_aberrations_survive(tmp_path):
     """STAR to STAR, .cs to .cs, and .cs to STAR, where beam tilt becomes Zernike coefficients."""
     optics = {**{label: values * 2 for label, values in OPTICS.items()}, "rlnOpticsGroup": [2, 1],
-              "rlnBeamTiltX": [0.31, 0], "rlnOddZernike": ["[0.1,0,-3.25]", "[]"], "rlnEvenZernike": ["[0,1.5,0,2]", "[0.5]"],
+              "rlnBeamTiltX": [0.31, 0], "rlnOddZernike": ["[0.1,0,-3.25]", "[]"],
+              "rlnEvenZernike": ["[0,1.5,0,2]", "[0.5]"],
               "rlnMagMat00": [1.01, 1], "rlnMagMat01": [0.002, 0], "rlnMagMat10": [0.003, 0], "rlnMagMat11": [0.98, 1]}
     (tmp_path / "star").mkdir()
     file, _ = run(make(tmp_path / "star", table(rlnOpticsGroup=[1, 2] * 4), optics))
@@ -197,7 +198,8 @@ def test_planted_errors(tmp_path, kind):
         clean, file = run(source)[0], run(source, "--orientation-error-rate", 0.5, output=tmp_path / "bad.h5")[0]
     else:
         source = make_cs(tmp_path)
-        clean, file = import_cs(source)[0], import_cs(source, "--orientation-error-rate", 0.5, output=tmp_path / "bad.h5")[0]
+        clean, file = import_cs(source)[0], import_cs(source, "--orientation-error-rate", 0.5,
+                                                      output=tmp_path / "bad.h5")[0]
     read = {"star": read_relion, "cs": read_cryosparc}
     folder, flag = finish(file.path, tmp_path / "out", np.ones(8, bool)), file.metadata().pose_error
     for target in ("star", "cs") if kind == "cs" else ("star",):
@@ -265,7 +267,8 @@ def test_places_on_micrographs_are_written_as_asked(tmp_path):
     file, _ = import_cs(make_cs(tmp_path, **places()))
     folder, star = finish(file.path, tmp_path / "out"), tmp_path / "k.star"
     text = export(folder, "--star", star)
-    assert "rlnCoordinateX" not in read_star(star)["particles"] and "--coordinates as-stored or flipped writes them" in text
+    assert ("rlnCoordinateX" not in read_star(star)["particles"]
+            and "--coordinates as-stored or flipped writes them" in text)
     for choice, y in (("as-stored", 750), ("flipped", 2250)):
         text = export(folder, "--star", star, "--coordinates", choice, "--overwrite")
         table_ = read_star(star)["particles"]
@@ -273,11 +276,13 @@ def test_places_on_micrographs_are_written_as_asked(tmp_path):
         np.testing.assert_allclose(table_["rlnCoordinateY"].astype(float), y)
         assert "left out" not in text
     file, _ = import_cs(make_cs(tmp_path), "--overwrite")
-    refused(finish(file.path, tmp_path / "out"), "knows no places on micrographs", "--star", tmp_path / "l.star", "--coordinates", "flipped")
+    refused(finish(file.path, tmp_path / "out"), "knows no places on micrographs", "--star", tmp_path / "l.star",
+            "--coordinates", "flipped")
     refused(folder, "are for STAR files", "--cs", tmp_path / "l.cs", "--coordinates", "flipped")
     (tmp_path / "star").mkdir()
     folder = finish(run(make(tmp_path / "star"))[0].path, tmp_path / "out2")
-    refused(folder, "is a STAR file, whose own coordinates are written", "--star", tmp_path / "l.star", "--coordinates", "flipped")
+    refused(folder, "is a STAR file, whose own coordinates are written", "--star", tmp_path / "l.star", "--coordinates",
+            "flipped")
 
 
 def test_mtfs_are_named_group_by_group(tmp_path):
@@ -290,15 +295,18 @@ def test_mtfs_are_named_group_by_group(tmp_path):
     export(folder, "--star", star, "--mtf", mtf[0], "--mtf", f"2={mtf[1]}")
     assert read_star(star)["optics"]["rlnMtfFileName"].tolist() == [str(mtf[0]), str(mtf[1]), str(mtf[0])]
     refused(folder, "optics group 7; there are 1, 2, 3", "--star", tmp_path / "l.star", "--mtf", f"7={mtf[1]}")
-    refused(folder, "every optics group or of none; 1, 3 got none", "--star", tmp_path / "l.star", "--mtf", f"2={mtf[1]}")
+    refused(folder, "every optics group or of none; 1, 3 got none", "--star", tmp_path / "l.star", "--mtf",
+            f"2={mtf[1]}")
     refused(folder, "k.star is no MTF", "--star", tmp_path / "l.star", "--mtf", star)
     file, _ = import_cs(make_cs(tmp_path), "--overwrite")
-    refused(finish(file.path, tmp_path / "out"), "rlnMicrographOriginalPixelSize, which is not known", "--star", tmp_path / "l.star",
+    refused(finish(file.path, tmp_path / "out"), "rlnMicrographOriginalPixelSize, which is not known", "--star",
+            tmp_path / "l.star",
             "--mtf", mtf[0])
     optics = {**OPTICS, "rlnMtfFileName": ["old.star"], "rlnMicrographOriginalPixelSize": [1.25]}
     (tmp_path / "star").mkdir()
     folder = finish(run(make(tmp_path / "star", optics=optics))[0].path, tmp_path / "out2")
-    assert "rlnMtfFileName of 1 optics groups is replaced" in export(folder, "--star", star, "--mtf", mtf[0], "--overwrite")
+    assert "rlnMtfFileName of 1 optics groups is replaced" in export(folder, "--star", star, "--mtf", mtf[0],
+                                                                     "--overwrite")
     assert read_star(star)["optics"]["rlnMtfFileName"].tolist() == [str(mtf[0])]
 
 
@@ -476,7 +484,8 @@ def test_nothing_kept_or_discarded(tmp_path):
 
 
 def test_a_file_of_nobody_beside_one_of_somebody(tmp_path):
-    """Whoever scripts --star and --discarded gets both, though nobody, or everybody, was left out; stale files are replaced."""
+    """Whoever scripts --star and --discarded gets both, though nobody, or everybody, was left out; stale files are
+    replaced."""
     particles = run(make(tmp_path))[0].path
     for kept, full, empty in ((np.ones(8, bool), "kept", "rest"), (np.zeros(8, bool), "rest", "kept")):
         folder = finish(particles, tmp_path / f"all-{full}", kept)
@@ -485,7 +494,8 @@ def test_a_file_of_nobody_beside_one_of_somebody(tmp_path):
         text = export(folder, "--star", paths["kept"], "--discarded", paths["rest"], "--overwrite")
         assert f"{full}.star: 8 of 8 particles" in text and f"{empty}.star has no rows: the run kept {kept.sum()} of 8" in text
         text = paths[empty].read_text()
-        assert "stale" not in text and "_rlnImageName" in text and "@stacks" not in text and paths[full].read_text().count("@stacks") == 8
+        assert ("stale" not in text and "_rlnImageName" in text and "@stacks" not in text
+                and paths[full].read_text().count("@stacks") == 8)
         refused(folder, rf"there are no such particles \(the run kept {kept.sum()} of 8\)",
                 *(("--star", tmp_path / "x.star") if empty == "kept" else ("--discarded", tmp_path / "x.star")))
         with pytest.raises(UserError, match="no particles"):
@@ -514,7 +524,7 @@ def test_a_particle_file_that_moved_or_changed(tmp_path):
     file, _ = run(make(tmp_path))
     folder = finish(file.path, tmp_path / "out")
     moved = file.path.rename(tmp_path / "moved.h5")
-    refused(folder, r"out.h5, is not there; was it moved\? Give it with --particles", "--star", tmp_path / "k.star")
+    refused(folder, r"out.h5, does not exist; was it moved\? Give it with --particles", "--star", tmp_path / "k.star")
     export(folder, "--star", tmp_path / "k.star", "--particles", moved)
     other, _ = run(make(tmp_path, table(7)), output=tmp_path / "other.h5")
     refused(folder, "other.h5 is not the particle file of the run .*its count is 7, the run's 8", "--star",

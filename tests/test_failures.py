@@ -31,7 +31,8 @@ def failing(mpirun, particles, tmp_path):
 
     def call(kind, rank=1, stall=15):
         program = [MPI_PROGRAMS / "failing.py", kind, rank, tmp_path]
-        result = mpirun(2, [*program, "reconstruct", particles, "-o", tmp_path / "out", *OPTIONS, "--stall-timeout", stall],
+        result = mpirun(2, [*program, "reconstruct", particles, "-o", tmp_path / "out", *OPTIONS, "--stall-timeout",
+                            stall],
                         timeout=150)
         assert result.returncode != 0
         assert time.time() - (tmp_path / "failed").stat().st_mtime < BOUND

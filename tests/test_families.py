@@ -1,4 +1,5 @@
-"""Which rows show one particle: by the file of the image and every column that says so, never by chance or by a micrograph's name."""
+"""Which rows show one particle: by the file of the image and every column that says so, never by chance or by a
+micrograph's name."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ SCHEME = np.array([-12.0, -24, -36, -48])
 KINDS = {
     "tomo particle name": dict(rlnTomoParticleName=lambda who: [f"TS_1/{i}" for i in who]),
     "tomo particle id": dict(rlnTomoParticleId=lambda who: who + 1),
-    "id within a tomogram": dict(rlnTomoParticleId=lambda who: who // 2, rlnTomoName=lambda who: [f"TS_{i % 2}" for i in who]),
+    "id within a tomogram": dict(rlnTomoParticleId=lambda who: who // 2,
+                                 rlnTomoName=lambda who: [f"TS_{i % 2}" for i in who]),
     "original image": dict(rlnImageOriginalName=lambda who: [f"{i + 1:06d}@Extract/gone.mrcs" for i in who]),
     "original image, spelled": dict(rlnImageOriginalName=lambda who: [
         f"{i + 1:06d}@{'./' if k % 2 else ''}Extract/{'/' if k % 3 else ''}gone.mrcs" for k, i in enumerate(who)]),
@@ -55,9 +57,11 @@ KINDS = {
     "tilts by group number": dict(rlnGroupNumber=lambda who: who, rlnTiltIndex=lambda who: order_within(who)),
     "pick": dict(rlnMicrographName=lambda who: [f"m{i % 3}.mrc" for i in who],
                  rlnCoordinateX=lambda who: 37.0 * who, rlnCoordinateY=lambda who: 5000 - 41.0 * who),
-    "place in a tomogram": dict(rlnTomoName=lambda who: [f"TS_{i % 2}" for i in who], rlnCoordinateZ=lambda who: 3.5 * (who % 7),
+    "place in a tomogram": dict(rlnTomoName=lambda who: [f"TS_{i % 2}" for i in who],
+                                rlnCoordinateZ=lambda who: 3.5 * (who % 7),
                                 rlnCoordinateX=lambda who: 100.0 + who // 7, rlnCoordinateY=lambda who: 50.0 + who % 2),
-    "filament": dict(rlnMicrographName=lambda who: [f"m{i % 3}.mrc" for i in who], rlnHelicalTubeID=lambda who: who // 3),
+    "filament": dict(rlnMicrographName=lambda who: [f"m{i % 3}.mrc" for i in who],
+                     rlnHelicalTubeID=lambda who: who // 3),
 }
 
 
@@ -78,14 +82,16 @@ def test_micrograph_groups_of_single_particles_are_no_families(tmp_path):
     rng = np.random.default_rng(2)
     group = np.repeat(np.arange(20), 15)
     for values in (np.zeros(300), 10.0 * group, rng.uniform(0, 100, 300), rng.integers(0, 30, 300)):
-        names = dict(rlnGroupName=[f"group_{i}" for i in group], rlnGroupNumber=group, rlnCtfBfactor=values, rlnCtfScalefactor=1.0)
+        names = dict(rlnGroupName=[f"group_{i}" for i in group], rlnGroupNumber=group, rlnCtfBfactor=values,
+                     rlnCtfScalefactor=1.0)
         halves, family, text = read(make(tmp_path, table(300, rlnRandomSubset=None, **names)))
         assert family is None and "stay together" not in text
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_tilt_series_are_told_from_chance(seed):
-    """Every image of a series has an exposure of its own, the same in all; some are missing, and copies are no pairs."""
+    """Every image of a series has an exposure of its own, the same in all; some are missing, and copies are no
+    pairs."""
     rng = np.random.default_rng(seed)
     group, dose = np.repeat(np.arange(1, 41), 30), np.tile(np.arange(30.0), 40)
     image = np.arange(len(group))
@@ -107,7 +113,8 @@ def spellings(tmp_path) -> dict[str, str]:
     os.symlink(stack, tmp_path / "stacks" / "soft.mrcs")
     os.link(stack, tmp_path / "stacks" / "hard.mrcs")
     os.symlink(tmp_path / "real", tmp_path / "folder")
-    return {"plain": "real/a.mrcs", "dots": "./real/../real//a.mrcs", "absolute": str(stack), "soft": "stacks/soft.mrcs",
+    return {"plain": "real/a.mrcs", "dots": "./real/../real//a.mrcs", "absolute": str(stack),
+            "soft": "stacks/soft.mrcs",
             "hard": "stacks/hard.mrcs", "folder": "folder/a.mrcs", "format": "real/a.mrcs:mrcs"}
 
 
@@ -141,7 +148,8 @@ def test_repeated_images_in_one_half_are_counted(tmp_path):
     same["rlnAngleRot"][35:] += 90
     half = 1 + np.arange(40) % 30 % 2
     _, _, text = read(make(tmp_path, table(40, rlnImageName=names, rlnRandomSubset=half, **same)))
-    assert "Warning: 10 of 40 rows repeat an image (5 with the same pose, 5 with another" in text and "both half sets" not in text
+    assert ("Warning: 10 of 40 rows repeat an image (5 with the same pose, 5 with another" in text
+            and "both half sets" not in text)
 
 
 def test_a_copy_of_an_original_that_is_there_is_its_family(tmp_path):
@@ -186,7 +194,8 @@ def test_recentred_copies_are_one_particle(tmp_path):
 
 def test_tilt_images_that_lie_behind_each_other_are_other_particles(tmp_path):
     """Places on a tilted image, without a depth, are no identity."""
-    particles, who = copies(4, rlnTomoParticleName=lambda who: [f"TS_1/{i}" for i in who], rlnMicrographName=lambda who: "TS_1",
+    particles, who = copies(4, rlnTomoParticleName=lambda who: [f"TS_1/{i}" for i in who],
+                            rlnMicrographName=lambda who: "TS_1",
                             rlnCoordinateX=lambda who: who // 6 + 1.0, rlnCoordinateY=lambda who: 5.0)
     _, family, text = read(make(tmp_path, particles))
     assert len(set(family)) == M and "places" not in text
@@ -235,7 +244,8 @@ def test_families_of_cs_files(tmp_path, kind):
         given["location/micrograph_uid"] = (who % 4 + 1).astype("u8")
         if kind == "pick":  # without it, fractions of the micrograph are all that is known
             given["location/micrograph_shape"] = np.full((m, 2), 4000, "u4")
-        given["location/center_x_frac"], given["location/center_y_frac"] = ((who + 1) / 70).astype("f4"), ((who * 7 % M) / 70).astype("f4")
+        given["location/center_x_frac"], given["location/center_y_frac"] = ((who
+                                                                             + 1) / 70).astype("f4"), ((who * 7 % M) / 70).astype("f4")
     else:
         given["blob/idx"] = who.astype("u4")
         given["blob/path"] = np.where(rng.random(m) < 0.5, b">J1/a.mrcs", b"./J1//a.mrcs")
@@ -292,7 +302,8 @@ def test_components_against_a_walk():
 @pytest.mark.parametrize("kind", ["tilts by group name", "everything"])
 def test_ranks_find_the_families_that_one_rank_finds(cli, mpirun, tmp_path, kind):
     """Relations that cross the ranks' slabs, of columns that some slabs know nothing of."""
-    kinds = {label: value for name in (["original image", "uid", "pick", "filament"] if kind == "everything" else [kind])
+    kinds = {label: value for name in (["original image", "uid", "pick", "filament"] if kind == "everything"
+                                       else [kind])
              for label, value in KINDS[name].items()}
     particles, who = copies(4, **kinds)
     m, rng = len(particles), np.random.default_rng(8)

@@ -1,4 +1,5 @@
-"""Files that change, shrink or are replaced while they are read: one message that names the file, never a map of two sets."""
+"""Files that change, shrink or are replaced while they are read: one message that names the file, never a map of two
+sets."""
 
 import os
 import shutil
@@ -47,8 +48,10 @@ def ready(tmp_path_factory):
     folder = tmp_path_factory.mktemp("changes")
     before = os.getcwd()
     os.chdir(folder)
-    for words in (["simulate", "--phantom", "--particles", "80", "--box", "20", "--pixel-size", "7", "--snr", "1", "-o", "p.h5"],
-                  ["reconstruct", "p.h5", "-o", "run"], ["export", "run", "--star", "p.star", "--stack", "s.mrcs"]):  # fmt: skip
+    for words in (["simulate", "--phantom", "--particles", "80", "--box", "20", "--pixel-size", "7", "--snr", "1", "-o",
+                   "p.h5"],
+                  ["reconstruct", "p.h5", "-o", "run"], ["export", "run", "--star", "p.star", "--stack",
+                                                         "s.mrcs"]):  # fmt: skip
         assert run([*words, "-q"]) == 0
     os.chdir(before)
     return folder
@@ -193,7 +196,8 @@ def test_a_map_that_changes_while_it_is_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    (written_to, "was written to"), (shrunk, "bytes, and had"), (replaced, "another file has taken its place"), (removed, "not there"),
+    (written_to, "was written to"), (shrunk, "bytes, and had"), (replaced, "another file has taken its place"),
+    (removed, "not there"),
 ])
 def test_a_change_in_words(tmp_path, change, words):
     with write_stack(tmp_path / "s.mrcs", 4, 1.0, overwrite=False) as append:
@@ -222,7 +226,8 @@ def test_ranks_that_see_different_files(tmp_path):
     later = [(str(tmp_path / "a"), Fingerprint(1, 2, 1, 7))]
     seen.agree(Pair(lambda host, files, digest: (host, files, digest)), "x")
     seen.agree(Pair(lambda host, files, digest: ("another host", later, digest)), "x")  # its own copy of the same
-    for other in (lambda host, files, digest: (host, later, digest), lambda host, files, digest: ("another host", files, "y")):
+    for other in (lambda host, files, digest: (host, later, digest), lambda host, files,
+                  digest: ("another host", files, "y")):
         with pytest.raises(UserError, match="not the same file on rank 0 .* and on rank 1"):
             seen.agree(Pair(other), "x")
 
@@ -235,8 +240,10 @@ def test_a_file_that_is_replaced_between_two_ranks(ready, mpirun, tmp_path, what
         mask = np.zeros((20, 20, 20))
         mask[width:-width, width:-width, width:-width] = 1
         write_map(tmp_path / name, mask, 7.0, overwrite=False)
-    result = mpirun(2, [MPI_PROGRAMS / "replaced.py", what, tmp_path, "reconstruct", tmp_path / "p.h5", "-o", tmp_path / "out", "--mask",
+    result = mpirun(2, [MPI_PROGRAMS / "replaced.py", what, tmp_path, "reconstruct", tmp_path / "p.h5", "-o",
+                        tmp_path / "out", "--mask",
                         tmp_path / "mask.mrc"])
-    assert result.returncode == 1 and result.stderr.count("Error:") == 1 and "Traceback" not in result.stderr, result.stderr
+    assert (result.returncode == 1 and result.stderr.count("Error:") == 1
+            and "Traceback" not in result.stderr), result.stderr
     assert ("p.h5 is not the same file" if what == "particles" else "mask.mrc is not the same mask") in result.stderr
     assert not (tmp_path / "out").exists()

@@ -40,8 +40,10 @@ def told(*args):
     return json.loads(run(*args, "--json").output)
 
 
-@pytest.mark.parametrize("options", [(), ("--loss", "posterior"), ("--loss", "sorted", "--keep", "0.7", "--folds", "3", "--symmetry", "D2"),
-                                     ("--solver", "gradient", "--iterations", "4", "--max-resolution", "9", "--memory", "128M")])
+@pytest.mark.parametrize("options", [(), ("--loss", "posterior"), ("--loss", "sorted", "--keep", "0.7", "--folds", "3",
+                                                                   "--symmetry", "D2"),
+                                     ("--solver", "gradient", "--iterations", "4", "--max-resolution", "9", "--memory",
+                                      "128M")])
 def test_numbers_say_what_the_file_says_and_what_job_asks_for(tmp_path, options):
     file = write(tmp_path / "p.h5", 40, 24)
     from mpirecon.io.particle_file import ParticleFile
@@ -51,7 +53,8 @@ def test_numbers_say_what_the_file_says_and_what_job_asks_for(tmp_path, options)
     numbers = told("--particles", 40, "--box", 24, "--pixel-size", pixel, *HERE, *options)
     assert numbers["rows"] == told(file, *HERE, *options)["rows"]
     for row in (r for r in numbers["rows"] if r["threads"] == 1):
-        job = CliRunner().invoke(group, ["job", "slurm", str(file), "-o", str(tmp_path / "run"), "--ranks", str(row["ranks"]), "--", *options])
+        job = CliRunner().invoke(group, ["job", "slurm", str(file), "-o", str(tmp_path / "run"), "--ranks",
+                                         str(row["ranks"]), "--", *options])
         line = re.search(r"forecast: (.*) on .*, about (.*?);", job.stderr)
         assert line[1] == memory_words(row["memory_per_rank"])
         assert 0 <= parse_time(line[2]) - row["seconds"] + 0.05 <= 1.1  # whole seconds, rounded up
@@ -78,7 +81,8 @@ def brute_force(particles, box, cores, ram, options):
     return found
 
 
-@pytest.mark.parametrize(("box", "cores", "ram"), [(360, 2, 24), (360, 16, 64), (256, 12, 32), (512, 32, 64), (64, 6, 8)])
+@pytest.mark.parametrize(("box", "cores", "ram"), [(360, 2, 24), (360, 16, 64), (256, 12, 32), (512, 32, 64),
+                                                   (64, 6, 8)])
 def test_the_command_to_take_is_the_fastest_that_fits(box, cores, ram):
     answer = told("--particles", 300_000, "--box", box, "--cores", cores, "--ram", f"{ram}G", "--loss", "posterior")
     words = shlex.split(answer["commands"][0])
@@ -91,7 +95,8 @@ def test_the_command_to_take_is_the_fastest_that_fits(box, cores, ram):
 
 
 def test_a_workstation_learns_that_ranks_are_faster_than_threads():
-    lines = run("--particles", 300_000, "--box", 360, "--loss", "posterior", "--cores", 2, "--ram", "24G", "--read-rate", "2G").output.splitlines()
+    lines = run("--particles", 300_000, "--box", 360, "--loss", "posterior", "--cores", 2, "--ram", "24G",
+                "--read-rate", "2G").output.splitlines()
     assert [line.split()[:2] for line in lines[2:5]] == [["1", "1"], ["1", "2"], ["2", "1"]]
     text = "\n".join(lines)
     factor = float(re.search(r"2 ranks are (\d\.\d) times as fast as 1 rank of 2 threads", text)[1])
@@ -160,4 +165,5 @@ def test_the_site_file_says_what_nodes_are(tmp_path, monkeypatch):
 def test_it_fits_a_narrow_screen(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     lines = run("--particles", 300_000, "--box", 360, "--loss", "posterior", *HERE).output.splitlines()
-    assert len(lines) > 12 and max(len(line) for line in lines if not line.startswith("take")) <= 60  # commands stay whole
+    # commands stay whole
+    assert len(lines) > 12 and max(len(line) for line in lines if not line.startswith("take")) <= 60

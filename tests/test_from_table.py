@@ -1,4 +1,5 @@
-"""A table of RELION or cryoSPARC is reconstructed as it is: as its import with --link would be, whatever ends the run."""
+"""A table of RELION or cryoSPARC is reconstructed as it is: as its import with --link would be, whatever ends the
+run."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ M, N = 90, 24
 def made(tmp_path_factory):
     """run_data.star and particles.cs of the same simulated particles, in a stack; and simulated.h5."""
     home = tmp_path_factory.mktemp("made")
-    words = ["simulate", "--phantom", "--particles", M, "--box", N, "--pixel-size", 8, "--snr", 1, "-o", home / "simulated.h5", "-q"]
+    words = ["simulate", "--phantom", "--particles", M, "--box", N, "--pixel-size", 8, "--snr", 1, "-o",
+             home / "simulated.h5", "-q"]
     assert command_line.run(list(map(str, words))) == 0
     with ParticleFile(home / "simulated.h5") as file:
         particles = file.metadata()
@@ -47,9 +49,11 @@ def made(tmp_path_factory):
     write_star(home / "run_data.star", tables, overwrite=False)
     ctf = particles.ctf
     fields = {
-        "uid": np.arange(M, dtype="u8") + 9, "blob/path": np.array([b"Extract/a.mrcs"] * M), "blob/idx": np.arange(M, dtype="u4"),
+        "uid": np.arange(M, dtype="u8") + 9, "blob/path": np.array([b"Extract/a.mrcs"] * M),
+        "blob/idx": np.arange(M, dtype="u4"),
         "blob/shape": np.full((M, 2), N, "u4"), "blob/psize_A": np.full(M, 8, "f4"), "blob/sign": np.ones(M, "f4"),
-        "alignments3D/pose": particles.pose.rotation_vectors().astype("f4"), "alignments3D/shift": (-particles.pose.shift / 8).astype("f4"),
+        "alignments3D/pose": particles.pose.rotation_vectors().astype("f4"),
+        "alignments3D/shift": (-particles.pose.shift / 8).astype("f4"),
         "alignments3D/split": (np.arange(M) // 2 % 2).astype("u4"), "ctf/accel_kv": ctf["voltage_kv"].astype("f4"),
         "ctf/cs_mm": ctf["cs_mm"].astype("f4"), "ctf/amp_contrast": ctf["amplitude_contrast"].astype("f4"),
         "ctf/df1_A": ctf["defocus_u"].astype("f4"), "ctf/df2_A": ctf["defocus_v"].astype("f4"),
@@ -86,7 +90,7 @@ def test_a_table_gives_the_map_of_its_import_and_says_what_import_says(project, 
         assert line.replace("p.h5", "run_data.star") in said.out
     for line in imported.err.splitlines():
         assert not line.startswith("Warning") or line in said.err
-    assert imported.err.count("Warning: rlnClassNumber tells of 2 classes") == 1  # there is a warning to compare
+    assert imported.err.count("Warning: rlnClassNumber has 2 classes") == 1  # there is a warning to compare
     np.testing.assert_array_equal(maps("a"), maps("b"))
     with ParticleFile("b/linked.h5") as linked, ParticleFile("p.h5") as wanted:
         assert linked.linked and len(linked) == 50
@@ -128,11 +132,13 @@ def test_the_first_rows_of_those_selected_are_read(project, mpirun):
 
 
 def test_ranks_share_one_linked_file_and_end_together(project, mpirun):
-    words = ["--loss", "sorted", "--keep", "0.8", "--iterations", "2", "--no-postprocess", "--select", "rlnClassNumber=1,2"]
+    words = ["--loss", "sorted", "--keep", "0.8", "--iterations", "2", "--no-postprocess", "--select",
+             "rlnClassNumber=1,2"]
     assert run("reconstruct", "run_data.star", "-o", "a", "-q", *words) == 0
     done = mpirun(2, ["-m", "mpirecon", "reconstruct", "run_data.star", "-o", "b", *words])
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("run_data.star: 60 particles of 24 x 24") == 1 and done.stderr.count("tells of 2 classes") == 1
+    assert done.stdout.count("run_data.star: 60 particles of 24 x "
+                             "24") == 1 and done.stderr.count("has 2 classes") == 1
     a, b = maps("a"), maps("b")
     assert np.abs(a - b).max() < 1e-4 * np.abs(a).max()
     assert sorted(os.listdir("b")) == sorted(os.listdir("a"))
@@ -148,7 +154,8 @@ def test_ranks_share_one_linked_file_and_end_together(project, mpirun):
     (["run_data.star", "--passthrough", "particles.cs"], "--passthrough is for cryoSPARC files"),
     (["run_data.star", "--scale-defocus"], "give that too"),
     (["particles.cs", "--ctf-premultiplied", "--no-ctf-premultiplied"], "contradict each other"),
-    (["simulated.h5", "--first", "8", "--unit", "defocus=um"], "--unit, --first would say how its table was to be read"),
+    (["simulated.h5", "--first", "8", "--unit", "defocus=um"],
+     "--unit, --first would say how its table was to be read"),
 ])
 def test_what_fails_leaves_no_folder(project, capsys, words, message):
     assert run("reconstruct", *words, "-o", "out/run") == 1
@@ -183,7 +190,8 @@ def test_a_run_never_writes_over_its_table(project, capsys):
 def stopped(*words) -> None:
     """A run that was told to stop after it had saved its state."""
     command = [sys.executable, "-m", "mpirecon", "reconstruct", "run_data.star", "-o", "out", *words]
-    process = subprocess.Popen(command, env=_clean_environment(**_SMALL_MACHINE), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=_clean_environment(**_SMALL_MACHINE), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 90
     while not Path("out/checkpoint.h5").exists():
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
@@ -197,11 +205,13 @@ def test_a_run_goes_on_with_the_file_that_it_had_made(project, capsys):
     stopped(*words)
     made = Path("out/unfinished/linked.h5").stat()
     assert run("reconstruct", "run_data.star", "-o", "out", *words, "--first", 70, "--resume") == 1
-    assert "made from other particles than run_data.star" in capsys.readouterr().err and Path("out/checkpoint.h5").exists()
+    assert ("made from other particles than run_data.star" in capsys.readouterr().err
+            and Path("out/checkpoint.h5").exists())
     assert run("reconstruct", "run_data.star", "-o", "whole", *words) == 0
     assert run("reconstruct", "run_data.star", "-o", "out", *words, "--resume") == 0
     np.testing.assert_allclose(maps("out"), maps("whole"), atol=1e-5 * np.abs(maps("whole")).max())
-    assert not Path("out/unfinished").exists() and Path("out/linked.h5").stat().st_mtime_ns > made.st_mtime_ns  # the refused try made another
+    # the refused try made another
+    assert not Path("out/unfinished").exists() and Path("out/linked.h5").stat().st_mtime_ns > made.st_mtime_ns
 
     shutil.rmtree("out")
     stopped(*words)
@@ -228,7 +238,8 @@ def test_a_run_is_exported_where_it_was_moved_to_with_its_stacks(project, tmp_pa
 
 
 def test_python_takes_tables_too(project):
-    assert run("reconstruct", "run_data.star", "-o", "a", "--no-postprocess", "-q", "--select", "rlnClassNumber=1,2", "--new-halves") == 0
+    assert run("reconstruct", "run_data.star", "-o", "a", "--no-postprocess", "-q", "--select", "rlnClassNumber=1,2",
+               "--new-halves") == 0
     result = mpirecon.reconstruct("run_data.star", "b", select="rlnClassNumber=1,2", new_halves=True, postprocess=False)
     np.testing.assert_array_equal(maps("a"), maps("b"))
     assert len(result.particles) == 60 and Path("b/linked.h5").exists()
@@ -248,7 +259,8 @@ def test_commands_that_ask_for_sizes_take_tables(project, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["mpirecon", "job"])
     assert run("forecast", "run_data.star", "--first", 60, "--pixel-size", 7, "--max-resolution", 30) == 0
     said = capsys.readouterr().out.replace("\n", " ")
-    assert said.startswith("60 particles, box 24") and "reconstruct run_data.star -o run1" in said and "--pixel-size 7.0 " in said
+    assert (said.startswith("60 particles, box 24") and "reconstruct run_data.star -o run1" in said
+            and "--pixel-size 7.0 " in said)
     assert "--first 60" in said and "--max-resolution 30.0" in said
     assert run("reconstruct", "particles.cs", "-o", "out", "--dry-run", "--first", 60) == 0
     assert "60 particles, box 24, 1 iteration" in capsys.readouterr().out and not Path("out").exists()

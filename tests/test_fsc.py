@@ -136,7 +136,8 @@ def test_sums_by_shell_and_by_cell_are_those_of_the_samples(box):
     top, cells = view_bins(40)
     by_cell = np.zeros((cells.sum(), box // 2 + 1, 3))
     correlate_cells(a, b, top, cells, by_cell)
-    k = np.stack(np.meshgrid(*[scipy.fft.fftfreq(box, 1 / box)] * 2, np.arange(box // 2 + 1), indexing="ij")[::-1], axis=-1)
+    k = np.stack(np.meshgrid(*[scipy.fft.fftfreq(box, 1 / box)] * 2, np.arange(box // 2 + 1), indexing="ij")[::-1],
+                 axis=-1)
     use = (shell > 0) & (shell <= box // 2)
     where = bin_of(k[use] / np.linalg.norm(k[use], axis=1, keepdims=True), top, cells)
     expected = np.zeros_like(by_cell)
@@ -153,7 +154,8 @@ def test_turned_phases_are_those_of_a_real_map(box):
     again = scipy.fft.rfftn(scipy.fft.irfftn(turned, s=(box,) * 3))  # a real map: mates that disagree would be averaged
     np.testing.assert_allclose(again, turned, atol=1e-9)
     np.testing.assert_allclose(np.abs(turned), np.abs(k), rtol=5e-7)  # the turn has float32's digits
-    beyond = np.linalg.norm(np.stack(np.meshgrid(*[scipy.fft.fftfreq(box, 1 / box)] * 2, np.arange(box // 2 + 1), indexing="ij")), axis=0) >= 2
+    beyond = np.linalg.norm(np.stack(np.meshgrid(*[scipy.fft.fftfreq(box, 1 / box)] * 2, np.arange(box // 2 + 1),
+                                                 indexing="ij")), axis=0) >= 2
     np.testing.assert_array_equal(turned[~beyond], k[~beyond])
     turns = np.angle(turned / k)[beyond]
     assert abs(np.exp(1j * turns).mean()) < 3 / np.sqrt(beyond.sum()) and turns.std() > 1.5

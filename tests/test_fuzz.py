@@ -1,4 +1,5 @@
-"""Whatever damage a file has: one sentence that names it, or a right result; never a traceback, a hang, or giant memory.
+"""Whatever damage a file has: one sentence that names it, or a right result; never a traceback, a hang, or giant
+memory.
 
 MPIRECON_FUZZ=2000 tries so many seeds of each kind, and MPIRECON_FUZZ_FROM begins at another seed.
 """
@@ -35,7 +36,8 @@ def test_damaged_files_end_in_a_sentence_or_a_right_result(name, shared, tmp_pat
             if isinstance(error, KeyboardInterrupt):
                 raise
             last = traceback.extract_tb(error.__traceback__)
-            where = [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in last if "mpirecon" in frame.filename][-2:]
+            where = [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in last
+                     if "mpirecon" in frame.filename][-2:]
             failed.setdefault(f"{type(error).__name__}: {str(error)[:160]} at {' > '.join(where)}", []).append(seed)
     print(name, dict(ends))
     told = "\n".join(f"{text}: {len(seeds)} seeds, {seeds[:3]}" for text, seeds in failed.items())

@@ -40,8 +40,10 @@ def seed() -> int:
 )
 def test_everything_agrees_with_the_cpu_backend(cupy, seed, taps, padding, box, premultiplied, contrast, aberrated):
     particle_set, images = particles(40, box, seed)
-    options = {"interpolation": {"taps": taps, "padding": padding}, "premultiplied": premultiplied, "aberrations": aberrations() if aberrated else None}
-    cpu, cuda = (measure(get_backend(name, box, 2.0, **options), images, particle_set, contrast) for name in ("cpu", "cuda"))
+    options = {"interpolation": {"taps": taps, "padding": padding}, "premultiplied": premultiplied,
+               "aberrations": aberrations() if aberrated else None}
+    cpu, cuda = (measure(get_backend(name, box, 2.0, **options), images, particle_set, contrast)
+                 for name in ("cpu", "cuda"))
     for name, expected in cpu.items():
         error = np.abs(cuda[name] - expected).max() / np.abs(expected).max()
         assert error < max(1e-5, TOLERANCE.get(name, 0)), f"{name}: {error:.2g}"
@@ -64,7 +66,8 @@ def test_two_runs_agree_to_rounding_and_statistics_to_the_bit(cupy, seed):
 
 
 def test_backprojection_is_the_adjoint_of_projection(cupy, seed):
-    """⟨P x, y⟩ = ⟨x, Pᴴ y⟩ through the fused kernels: yp is that inner product, by statistics and by the right-hand side."""
+    """⟨P x, y⟩ = ⟨x, Pᴴ y⟩ through the fused kernels: yp is that inner product, by statistics and by the right-hand
+    side."""
     box, m = 64, 50
     particle_set, images = particles(m, box, seed)
     backend = get_backend("cuda", box, 2.0)
@@ -97,10 +100,12 @@ def test_real_space_agrees_with_the_cpu(cupy, seed):
 @pytest.mark.parametrize("kind", RUNS)
 def test_reconstruct_on_cuda_is_that_on_cpu(cupy, kind, cli, tmp_path):
     path = tmp_path / "particles.h5"
-    made = cli("simulate", "--phantom", "--particles", 600, "--box", 48, "--pixel-size", 4, "--snr", 0.2, "--error-rate", 0.2, "-o", path)
+    made = cli("simulate", "--phantom", "--particles", 600, "--box", 48, "--pixel-size", 4, "--snr", 0.2,
+               "--error-rate", 0.2, "-o", path)
     assert made.returncode == 0, made.stderr
     for backend in ("cpu", "cuda"):
-        result = cli("reconstruct", path, "-o", tmp_path / backend, "--backend", backend, *RUNS[kind], "--no-postprocess", timeout=300)
+        result = cli("reconstruct", path, "-o", tmp_path / backend, "--backend", backend, *RUNS[kind],
+                     "--no-postprocess", timeout=300)
         assert result.returncode == 0, result.stderr
     assert_same_run(outcome(tmp_path / "cpu"), outcome(tmp_path / "cuda"))
 

@@ -1,4 +1,5 @@
-"""What unknown words are answered with: the word that was meant, the command that has the option, the option's place."""
+"""What unknown words are answered with: the word that was meant, the command that has the option, the option's
+place."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def error(*args):
 
 
 @pytest.mark.parametrize(("typed", "meant"), [
-    ("reconstrct", "reconstruct"), ("Reconstruct", "reconstruct"), ("reports", "report"), ("post-process", "postprocess"), ("exprot", "export"),
+    ("reconstrct", "reconstruct"), ("Reconstruct", "reconstruct"), ("reports", "report"),
+    ("post-process", "postprocess"), ("exprot", "export"),
 ])  # fmt: skip
 def test_unknown_commands(typed, meant):
     text = error(typed)
@@ -45,9 +47,11 @@ def test_what_is_like_nothing_gets_no_guess():
 
 
 @pytest.mark.parametrize(("args", "meant"), [
-    (("reconstruct", "p.h5", "-o", "x", "--loss", "tuckey"), "tukey"), (("reconstruct", "p.h5", "-o", "x", "--loss", "Tukey"), "tukey"),
+    (("reconstruct", "p.h5", "-o", "x", "--loss", "tuckey"), "tukey"), (("reconstruct", "p.h5", "-o", "x", "--loss",
+                                                                         "Tukey"), "tukey"),
     (("null", "p.h5", "-o", "x", "--loss", "posterier"), "posterior"), (("job", "slrum", "p.h5", "-o", "x"), "slurm"),
-    (("reconstruct", "p.h5", "-o", "x", "--backend", "cude"), "cuda"), (("import", "p.h5", "-o", "x", "--dtype", "float-16"), "float16"),
+    (("reconstruct", "p.h5", "-o", "x", "--backend", "cude"), "cuda"), (("import", "p.h5", "-o", "x", "--dtype",
+                                                                         "float-16"), "float16"),
     (("simulate", "-o", "x", "--halves", "alternating"), "alternate"), (("completion", "bsh"), "bash"),
     (("export", "x", "--poses", "orignal"), "original"),
 ])  # fmt: skip
@@ -76,7 +80,8 @@ def _any(argument: click.Argument) -> str:
 
 
 @pytest.mark.parametrize(("args", "owners"), [
-    (("reconstruct", "p.h5", "-o", "x", "--ranks", "4"), "job"), (("reconstruct", "p.h5", "-o", "x", "--plant-errors", "0.3"), "import"),
+    (("reconstruct", "p.h5", "-o", "x", "--ranks", "4"), "job"), (("reconstruct", "p.h5", "-o", "x", "--plant-errors",
+                                                                   "0.3"), "import"),
     (("import", "p.h5", "-o", "x", "--diameter", "3"), "reconstruct"), (("fsc", "a", "b", "--terminal"), "view"),
     (("logs", "x", "--symmetry=C2"), "forecast and reconstruct"), (("report", "x", "--ranks", "2"), "job"),
 ])  # fmt: skip
@@ -134,19 +139,24 @@ def test_resume_names_the_options_that_differ():
     with pytest.raises(UserError) as caught:
         check_identity(SimpleNamespace(), {"particles": 1, "options": now, "mask": "a"}, checkpoint)
     text = str(caught.value)
-    assert "--diameter was the default and is 100.0" in text and "--score-band was the default and is (60.0, 12.0)" in text
+    assert ("--diameter was the default and is 100.0" in text
+            and "--score-band was the default and is (60.0, 12.0)" in text)
     assert "--loss was l2 and is huber" in text and "None" not in text
-    options = {spelling for param in group.get_command(click.Context(group), "reconstruct").params for spelling in param.opts}
+    options = {spelling for param in group.get_command(click.Context(group), "reconstruct").params
+               for spelling in param.opts}
     assert set(re.findall(r"--[a-z-]+", text)) <= options | {"--overwrite"}
 
 
 @pytest.mark.parametrize(("box", "pixel", "words"), [
-    (16, 1.0, ("in its header, pixels of 1 Å", "only the pixel size in its header is wrong", "--force_header_angpix 3.5")),
+    (16, 1.0, ("in its header, pixels of 1 Å", "only the pixel size in its header is wrong",
+               "--force_header_angpix 3.5")),
     (20, 3.5, ("the mask has box 20", "make a mask of that size")),
 ])  # fmt: skip
 def test_a_mask_of_another_pixel_size_may_only_say_so(tmp_path, cli, box, pixel, words):
-    """A mask program that leaves 1 Å in the header: the box is right, and the message says what to do about the rest."""
-    assert cli("simulate", "--phantom", "--particles", 8, "--box", 16, "--pixel-size", 3.5, "-o", tmp_path / "p.h5").returncode == 0
+    """A mask program that leaves 1 Å in the header: the box is right, and the message says what to do about the
+    rest."""
+    assert cli("simulate", "--phantom", "--particles", 8, "--box", 16, "--pixel-size", 3.5, "-o",
+               tmp_path / "p.h5").returncode == 0
     write_map(tmp_path / "m.mrc", np.ones((box,) * 3, np.float32), pixel, overwrite=False)
     result = cli("reconstruct", tmp_path / "p.h5", "-o", tmp_path / "out", "--mask", tmp_path / "m.mrc")
     assert result.returncode == 1 and all(word in result.stderr for word in words), result.stderr

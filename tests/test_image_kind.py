@@ -1,5 +1,5 @@
-"""What images say of their CTF against what a table says: premultiplied, phase-flipped and dark ones are found out at any SNR,
-and nothing is said of images that are what the table says."""
+"""What images say of their CTF against what a table says: premultiplied, phase-flipped and dark ones are found out at
+any SNR, and nothing is said of images that are what the table says."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def test_no_false_alarm_at_any_snr(kind, snr):
 
 def test_no_false_alarm_of_wrong_poses_junk_and_uneven_particles():
     for kind in KINDS:
-        found = evidence(kind, snr=0.05, error_rate=0.4, junk_rate=0.2, noise_cv=0.4, scale_cv=0.3, bfactor=80.0, **MADE[kind])
+        found = evidence(kind, snr=0.05, error_rate=0.4, junk_rate=0.2, noise_cv=0.4, scale_cv=0.3, bfactor=80.0,
+                         **MADE[kind])
         assert found.verdict(kind) is None and not found.inverted
     found = evidence(UNTOUCHED, snr=0.05, error_rate=1.0)  # no map at all: noise alone speaks
     assert found.verdict(UNTOUCHED) is None
@@ -83,7 +84,8 @@ def test_the_sample_is_the_same_on_any_number_of_ranks():
 def star(tmp_path_factory):
     """Premultiplied images, and the same turned dark, whose tables say neither."""
     folder = tmp_path_factory.mktemp("kinds")
-    assert run(f"simulate --phantom --pixel-size 3.5 --box 48 --particles 400 --snr 0.1 --ctf-premultiply -q -o {folder}/p.h5".split()) == 0
+    assert run(f"simulate --phantom --pixel-size 3.5 --box 48 --particles 400 --snr 0.1 --ctf-premultiply -q -o "
+               f"{folder}/p.h5".split()) == 0
     export(folder / "p.h5", folder / "p.star", folder / "s.mrcs")
     (folder / "p.star").write_text((folder / "p.star").read_text().replace(" 2 1\n\ndata_", " 2 0\n\ndata_"))
     return folder / "p.star"
@@ -92,7 +94,8 @@ def star(tmp_path_factory):
 def test_the_import_says_so_and_names_the_option_that_helps(star, cli, mpirun):
     done = cli("import", star, "-o", star.parent / "a.h5")
     assert done.returncode == 0
-    assert ("the images look CTF-premultiplied, and are taken as untouched: their power at the zeros of the CTF is 0 % of that beside "
+    assert ("the images look CTF-premultiplied, and are taken as untouched: their power at the zeros of the CTF is 0 % "
+            "of that beside "
             "them. If so, give --ctf-premultiplied") in done.stderr
     together = mpirun(2, ["-m", "mpirecon", "import", star, "-o", star.parent / "b.h5"])
     assert together.returncode == 0 and together.stderr == done.stderr

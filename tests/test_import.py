@@ -260,7 +260,8 @@ def test_planted_errors_keep_the_truth(tmp_path):
     np.testing.assert_allclose(found.true_quaternion, clean.pose.quaternion, rtol=1e-14)
     wrong = np.abs((found.pose.quaternion * clean.pose.quaternion).sum(axis=1)) < 0.99999
     np.testing.assert_array_equal(wrong, flag)
-    small = run(star, "--orientation-error-rate", 0.3, "--error-kind", "small:3", "--seed", 5, "--overwrite")[0].metadata(0, 200)
+    small = run(star, "--orientation-error-rate", 0.3, "--error-kind", "small:3", "--seed", 5,
+                "--overwrite")[0].metadata(0, 200)
     np.testing.assert_array_equal(small.pose_error, flag)
     cosine = np.abs((small.pose.quaternion * clean.pose.quaternion).sum(axis=1))
     angle = 2 * np.degrees(np.arccos(np.clip(cosine, 0, 1)))
@@ -355,7 +356,8 @@ def test_stacks_that_would_be_confused_are_refused(tmp_path):
     [
         ({"rlnAngleRot": None, "rlnAnglePsi": None}, "lacks rlnAngleRot, rlnAnglePsi; particles need images and poses"),
         ({"rlnImageName": None}, "lacks rlnImageName"),
-        ({"rlnDefocusU": None}, "CTF columns are missing: rlnDefocusU; give a STAR file with CTF estimates, or --no-ctf where the images"),
+        ({"rlnDefocusU": None}, "CTF columns are missing: rlnDefocusU; give a STAR file with CTF estimates, or "
+         "--no-ctf where the images"),
         ({"rlnOriginYAngst": None}, "only one of rlnOriginXAngst and rlnOriginYAngst"),
         ({"rlnOpticsGroup": 3}, r"row 0: optics group 3 is not in the optics table \(groups 1\)"),
         ({"rlnAngleTilt": [1, 2, "x", 4, 5, 6, 7, 8]}, "row 2: rlnAngleTilt is 'x', expected a finite number"),

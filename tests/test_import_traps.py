@@ -73,7 +73,8 @@ def test_unicode_and_blanks_in_paths_crlf_and_no_last_line_break(tmp_path):
 @pytest.mark.parametrize("column", ["rlnHelicalTubeID", "rlnHelicalTrackLengthAngst"])
 def test_helical_segments_are_told_that_their_symmetry_is_not_applied(tmp_path, column):
     file, text = run(make(tmp_path, table(**{column: 1.0 + np.arange(8) // 4})))
-    assert len(file) == 8 and f"{column}: these are helical segments; helical symmetry" in text and "not applied" in text
+    assert (len(file) == 8 and f"{column}: these are helical segments; helical symmetry" in text
+            and "not applied" in text)
     assert "helical segments" not in run(make(tmp_path), "--overwrite")[1]
 
 

@@ -1,4 +1,5 @@
-"""No command destroys what it reads: every output option of every command, pointed at every input by every kind of name."""
+"""No command destroys what it reads: every output option of every command, pointed at every input by every kind of
+name."""
 
 import hashlib
 import os
@@ -25,10 +26,13 @@ def ready(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
     before = os.getcwd()
     os.chdir(folder)
-    for words in (["simulate", "--phantom", "--particles", COUNT, "--box", BOX, "--pixel-size", PIXEL, "--snr", "2", "-o", "made.h5"],
-                  ["reconstruct", "made.h5", "-o", "first"], ["export", "first", "--star", "p.star", "--stack", "s.mrcs"]):  # fmt: skip
+    for words in (["simulate", "--phantom", "--particles", COUNT, "--box", BOX, "--pixel-size", PIXEL, "--snr", "2",
+                   "-o", "made.h5"],
+                  ["reconstruct", "made.h5", "-o", "first"], ["export", "first", "--star", "p.star", "--stack",
+                                                              "s.mrcs"]):  # fmt: skip
         assert run([*map(str, words), "-q"]) == 0
-    write_star("mtf.star", {"": pd.DataFrame({"rlnResolutionInversePixel": ["0", "0.5"], "rlnMtfValue": ["1", "0.4"]})}, False)
+    write_star("mtf.star", {"": pd.DataFrame({"rlnResolutionInversePixel": ["0", "0.5"], "rlnMtfValue": ["1", "0.4"]})},
+               False)
     for words in (["import", "p.star", "-o", "p.h5"], ["import", "p.star", "--link", "-o", "linked.h5"],
                   ["reconstruct", "p.h5", "-o", "run", "--loss", "sorted", "--keep", "0.5", "--iterations", "2"],
                   ["reconstruct", "linked.h5", "-o", "of_links"]):  # fmt: skip
@@ -41,7 +45,8 @@ def ready(tmp_path_factory):
 def content(folder):
     """Path → what every file holds, and where links lead."""
     return {
-        path.relative_to(folder): os.readlink(path) if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest()
+        path.relative_to(folder): os.readlink(path) if path.is_symlink()
+        else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"
     }
 
@@ -67,28 +72,37 @@ def copied(ready, tmp_path, monkeypatch):
 #: (command, option that writes) → the command with {} for the file to write, and the files that it reads
 WRITERS = {
     ("simulate", "output"): ("simulate --map run/volume.mrc --particles 8 --no-ctf -o {}", ["run/volume.mrc"]),
-    ("simulate", "truth_map"): ("simulate --map run/volume.mrc --particles 8 -o new.h5 --truth-map {}", ["run/volume.mrc"]),
+    ("simulate", "truth_map"): ("simulate --map run/volume.mrc --particles 8 -o new.h5 --truth-map {}",
+                                ["run/volume.mrc"]),
     ("import", "output"): ("import p.star -o {}", ["p.star", "s.mrcs"]),
-    ("fsc", "plot"): ("fsc run/half1.mrc run/half2.mrc --mask mask.mrc --plot {}", []),  # by its ending it cannot be a map
-    ("fsc", "csv_path"): ("fsc run/half1.mrc run/half2.mrc --mask mask.mrc --csv {}", ["run/half1.mrc", "run/half2.mrc", "mask.mrc"]),
+    # by its ending it cannot be a map
+    ("fsc", "plot"): ("fsc run/half1.mrc run/half2.mrc --mask mask.mrc --plot {}", []),
+    ("fsc", "csv_path"): ("fsc run/half1.mrc run/half2.mrc --mask mask.mrc --csv {}",
+                          ["run/half1.mrc", "run/half2.mrc", "mask.mrc"]),
     ("mask", "output"): ("mask run/half1.mrc --half run/half2.mrc -o {}", ["run/half1.mrc", "run/half2.mrc"]),
     ("view", "output"): ("view run/volume.mrc -o {}", ["run/volume.mrc"]),
     ("project", "output"): ("project run/volume.mrc linked.h5 -o {}", ["run/volume.mrc", "linked.h5", "s.mrcs"]),
     ("score", "output"): ("score run/half1.mrc run/half2.mrc linked.h5 --mask mask.mrc -o {}",
                           ["run/half1.mrc", "run/half2.mrc", "linked.h5", "s.mrcs", "p.star", "mask.mrc"]),
-    ("score", "star"): ("score run/half1.mrc run/half2.mrc p.h5 -o new.csv --star {}", ["run/half1.mrc", "p.h5", "p.star"]),
+    ("score", "star"): ("score run/half1.mrc run/half2.mrc p.h5 -o new.csv --star {}",
+                        ["run/half1.mrc", "p.h5", "p.star"]),
     ("score", "cs"): ("score run/half1.mrc run/half2.mrc p.h5 -o new.csv --cs {}", ["run/half2.mrc", "p.h5", "p.star"]),
-    ("compare", "output"): ("compare run of_links -o {}", ["p.h5", "run/summary.json", "of_links/particles.h5", "run/volume.mrc"]),
-    ("export", "star"): ("export run --star {}", ["p.h5", "p.star", "s.mrcs", "run/particles.h5", "run/summary.json", "run/logs/rank0000.jsonl"]),
-    ("export", "discarded"): ("export of_links --star new.star --stack new.mrcs --discarded {}", []),  # by its ending a table
+    ("compare", "output"): ("compare run of_links -o {}", ["p.h5", "run/summary.json", "of_links/particles.h5",
+                                                           "run/volume.mrc"]),
+    ("export", "star"): ("export run --star {}", ["p.h5", "p.star", "s.mrcs", "run/particles.h5", "run/summary.json",
+                                                  "run/logs/rank0000.jsonl"]),
+    # by its ending a table
+    ("export", "discarded"): ("export of_links --star new.star --stack new.mrcs --discarded {}", []),
     ("export", "cs"): ("export run --cs {}", ["p.h5", "run/summary.json"]),
     ("export", "stack"): ("export run --star new.star --stack {}", ["s.mrcs"]),
-    ("report", "output"): ("report run -o {}", ["p.h5", "run/summary.json", "run/particles.h5", "run/volume.mrc", "run/logs/rank0000.jsonl"]),
+    ("report", "output"): ("report run -o {}", ["p.h5", "run/summary.json", "run/particles.h5", "run/volume.mrc",
+                                                "run/logs/rank0000.jsonl"]),
     ("logs", "csv_path"): ("logs run --csv {}", ["run/logs/rank0000.jsonl", "run/summary.json"]),
     ("aberrations", "star"): ("aberrations run --band 100:40 --star {}", ["p.star", "p.h5", "s.mrcs", "run/half1.mrc"]),
 }
 #: those that write folders, tried below, and what only tries whether a folder can be written
-FOLDERS = {*((name, "output") for name in ("reconstruct", "null", "path", "postprocess", "check", "job")), ("relion", "o")}
+FOLDERS = {*((name, "output") for name in ("reconstruct", "null", "path", "postprocess", "check", "job")),
+           ("relion", "o")}
 
 
 def test_every_option_that_names_an_output_is_tried():
@@ -103,7 +117,8 @@ def test_every_option_that_names_an_output_is_tried():
 
 
 @pytest.mark.parametrize("kind", ["itself", "symbolic link", "hard link", "other spelling"])
-@pytest.mark.parametrize(("writer", "read"), [(writer, read) for writer, (_, reads) in WRITERS.items() for read in reads])
+@pytest.mark.parametrize(("writer", "read"), [(writer, read) for writer,
+                                              (_, reads) in WRITERS.items() for read in reads])
 def test_an_output_that_is_an_input_is_refused(project, capsys, writer, read, kind):
     suffix = {"export.stack": ".mrcs", "fsc.plot": ".png"}.get(".".join(writer), "")
     target = read
@@ -121,7 +136,8 @@ def test_an_output_that_is_an_input_is_refused(project, capsys, writer, read, ki
 
 
 @pytest.mark.parametrize("words", [
-    "reconstruct p.h5 -o {} --overwrite", "null p.h5 -o {} --overwrite", "path p.h5 -o {} --overwrite", "reconstruct p.h5 -o {}",
+    "reconstruct p.h5 -o {} --overwrite", "null p.h5 -o {} --overwrite", "path p.h5 -o {} --overwrite",
+    "reconstruct p.h5 -o {}",
 ])
 @pytest.mark.parametrize("link", [os.symlink, os.link, shutil.copy])
 def test_a_run_refuses_a_folder_whose_files_are_its_particles(project, capsys, words, link):
@@ -163,7 +179,8 @@ def test_the_mask_of_the_run_before_is_kept(copied, capsys, how):
 
 
 @pytest.mark.parametrize("words", [
-    "postprocess run/half1.mrc run/half2.mrc --mask out/mask.mrc -o out", "postprocess run/half1.mrc run/half2.mrc -o run",
+    "postprocess run/half1.mrc run/half2.mrc --mask out/mask.mrc -o out",
+    "postprocess run/half1.mrc run/half2.mrc -o run",
     "null p.h5 -o run", "postprocess out/mask.mrc run/half2.mrc -o out",
 ])
 def test_folders_of_others_and_inputs_within_are_refused(project, capsys, words):
@@ -175,7 +192,8 @@ def test_folders_of_others_and_inputs_within_are_refused(project, capsys, words)
 
 
 @pytest.mark.parametrize("words", [
-    "simulate --phantom --particles 4 -o a.h5 --truth-map ./a.h5", "fsc run/half1.mrc run/half2.mrc --csv a.svg --plot ./a.svg",
+    "simulate --phantom --particles 4 -o a.h5 --truth-map ./a.h5", "fsc run/half1.mrc run/half2.mrc --csv a.svg --plot "
+    "./a.svg",
 ])
 def test_two_outputs_of_one_name_are_refused(project, capsys, words):
     before = content(project)
@@ -189,7 +207,8 @@ def test_identity_is_the_files_not_the_names(tmp_path):
     (tmp_path / "c").write_text("a")
     with pytest.raises(UserError, match="b is the table .*a.* that this command reads"):
         refuse_inputs([tmp_path / "b"], [Input("table", tmp_path / "a")])
-    refuse_inputs([tmp_path / "c", tmp_path / "new"], [Input("table", tmp_path / "a"), Input("table", tmp_path / "gone")])
+    refuse_inputs([tmp_path / "c", tmp_path / "new"], [Input("table", tmp_path / "a"),
+                                                       Input("table", tmp_path / "gone")])
     refuse_twice([tmp_path / "a", tmp_path / "b", None, None])
     with pytest.raises(UserError, match="same file to write"):
         refuse_twice([tmp_path / "a", None, tmp_path / "x" / ".." / "a"])
@@ -205,7 +224,8 @@ def test_files_of_one_command_appear_together_or_not_at_all(tmp_path):
         for name in ("one", "two"):
             (staging / name).write_text("new")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"one": "new", "two": "new"}
-    with pytest.raises(UserError, match=f"cannot write {tmp_path}/two: the disk is full"), atomic_files(tmp_path) as staging:
+    with pytest.raises(UserError,
+                       match=f"cannot write {tmp_path}/two: the disk is full"), atomic_files(tmp_path) as staging:
         raise write_failed(staging / ".two.1.tmp", OSError(28, "No space left"))
 
 
@@ -224,7 +244,8 @@ def test_a_failed_export_leaves_the_older_table_and_its_stack(copied, capsys, mo
 
 
 def test_tables_in_the_folder_of_a_run_are_written_again(copied):
-    for words in ("export run --star run/kept.star", "logs run --csv run/sorts.csv", "view run/volume.mrc", "report run -o run/page.html"):
+    for words in ("export run --star run/kept.star", "logs run --csv run/sorts.csv", "view run/volume.mrc",
+                  "report run -o run/page.html"):
         assert run(words.split()) == 0 and run([*words.split(), "--overwrite"]) == 0
 
 

@@ -1,4 +1,5 @@
-"""Kernels run where compiled ones have no place, no room, or were damaged; one warning says so and what moves the cache."""
+"""Kernels run where compiled ones have no place, no room, or were damaged; one warning says so and what moves the
+cache."""
 
 import os
 import subprocess
@@ -41,7 +42,8 @@ def run(tmp_path):
 
     def call(**environment):
         env = {k: v for k, v in os.environ.items() if k not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
-        done = subprocess.run([sys.executable, "-c", PROGRAM, folder], capture_output=True, text=True, env={**env, **environment})
+        done = subprocess.run([sys.executable, "-c", PROGRAM, folder], capture_output=True, text=True,
+                              env={**env, **environment})
         assert done.returncode == 0, done.stderr
         return done.stdout.split(), done.stderr.strip().splitlines()
 

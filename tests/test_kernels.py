@@ -285,7 +285,8 @@ def test_zeros_of_the_ctf_do_not_blow_up_premultiplied_statistics():
     data += 0.01 * random_like(ctf.shape, np.complex64, 6)
     out = np.empty((m, 1, 3))
     make_statistics(taps)(
-        interleaved(extended(full)), kernel_table(taps), np.repeat(rotation, m, axis=0), ratio, plane.kx, plane.ky, data,
+        interleaved(extended(full)), kernel_table(taps), np.repeat(rotation, m, axis=0), ratio, plane.kx, plane.ky,
+        data,
         ctf, np.ones(len(plane), np.float32), np.zeros(len(plane), np.int8), PREMULTIPLIED_WHITENED, out,
     )  # fmt: skip
     assert out[0, 0, 0] == 0 and np.isfinite(out).all()

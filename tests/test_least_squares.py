@@ -24,7 +24,8 @@ def problem(seed, m=100, wrong=0.3, noise=0.05):
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.sampled_from(WAYS), st.integers(0, 10**6), st.sampled_from([0.0, 0.3, 0.6]), st.sampled_from(["plain", "graduated"]))
+@given(st.sampled_from(WAYS), st.integers(0, 10**6), st.sampled_from([0.0, 0.3, 0.6]),
+       st.sampled_from(["plain", "graduated"]))
 def test_no_step_raises_the_loss_it_minimises(way, seed, wrong, schedule):
     a, y, _, _ = problem(seed, m=40, wrong=wrong)
     before, after = RobustLeastSquares(*way, schedule, iterations=30).fit(a, y).objective_.T

@@ -68,7 +68,8 @@ def test_few_stacks_are_kept_open(tmp_path, monkeypatch):
     ("harm", "message"),
     [
         (lambda stack: stack.unlink(), r"refers to the stack .*stacks/a.mrcs, which is not there; put it back"),
-        (lambda stack: stack.write_bytes(stack.read_bytes() + b"x"), r"a.mrcs, which has changed .* it has \d+ bytes, and had \d+"),
+        (lambda stack: stack.write_bytes(stack.read_bytes() + b"x"),
+         r"a.mrcs, which has changed .* it has \d+ bytes, and had \d+"),
         (lambda stack: os.utime(stack), r"a.mrcs, which has changed since the import: it was written anew"),
     ],
 )
@@ -122,12 +123,14 @@ def test_damaged_links_are_refused(tmp_path):
 
 def test_ranks_link_and_reconstruct_as_copies_do(cli, mpirun, tmp_path):
     """The maps of linked particles, imported by several ranks, are bit for bit those of copied ones."""
-    assert cli("simulate", "--phantom", "--particles", 40, "--box", 16, "--snr", 1, "-o", tmp_path / "p.h5").returncode == 0
+    assert cli("simulate", "--phantom", "--particles", 40, "--box", 16, "--snr", 1, "-o",
+               tmp_path / "p.h5").returncode == 0
     empty = tmp_path / "run"
     assert cli("reconstruct", tmp_path / "p.h5", "-o", empty).returncode == 0
     exported = cli("export", empty, "--star", tmp_path / "p.star", "--stack", tmp_path / "p.mrcs")
     assert exported.returncode == 0, exported.stderr
-    assert mpirun(3, ["-m", "mpirecon", "import", tmp_path / "p.star", "--link", "-o", tmp_path / "links.h5"]).returncode == 0
+    assert mpirun(3, ["-m", "mpirecon", "import", tmp_path / "p.star", "--link", "-o",
+                      tmp_path / "links.h5"]).returncode == 0
     assert cli("import", tmp_path / "p.star", "-o", tmp_path / "copies.h5").returncode == 0
     for name in ("links", "copies"):
         done = mpirun(2, ["-m", "mpirecon", "reconstruct", tmp_path / f"{name}.h5", "-o", tmp_path / name])

@@ -20,7 +20,8 @@ def test_ranks_share_the_windows(mpirun, tmp_path):
     a, b = two_regions(48, 16.0, 8.0)
     for name, array in (("a", a), ("b", b)):
         write_map(tmp_path / f"{name}.mrc", array, PIXEL, overwrite=True)
-    done = mpirun(2, ["-m", "mpirecon", "postprocess", "a.mrc", "b.mrc", "-o", "two", "--mask", "none", "--bfactor", 0, "--locres"],
+    done = mpirun(2, ["-m", "mpirecon", "postprocess", "a.mrc", "b.mrc", "-o", "two", "--mask", "none", "--bfactor", 0,
+                      "--locres"],
                   cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("wrote ") == 1
@@ -28,9 +29,11 @@ def test_ranks_share_the_windows(mpirun, tmp_path):
     for name, one in (("locres", alone.map), ("locres_filtered", alone.filtered)):
         two = np.asarray(read_map(tmp_path / "two" / f"{name}.mrc").array)
         np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-5 * np.abs(one).max())
-    done = mpirun(2, ["-m", "mpirecon", "postprocess", "a.mrc", "b.mrc", "-o", "no", "--mask", "none", "--locres", "--locres-sampling", "1"],
+    done = mpirun(2, ["-m", "mpirecon", "postprocess", "a.mrc", "b.mrc", "-o", "no", "--mask", "none", "--locres",
+                      "--locres-sampling", "1"],
                   cwd=tmp_path)  # fmt: skip
-    assert done.returncode == 1 and done.stderr.count("nearer to each other than voxels") == 1 and not (tmp_path / "no").exists()
+    assert done.returncode == 1 and done.stderr.count("nearer to each other than "
+                                                      "voxels") == 1 and not (tmp_path / "no").exists()
 
 
 @pytest.fixture()
@@ -38,7 +41,8 @@ def half_maps(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     a, b = two_regions(48, 16.0, 8.0)
     ball = soft_sphere(48, 12, 4)
-    for name, array in (("a", a * ball + 0.3 * noise(48, 7)), ("b", b * ball + 0.3 * noise(48, 8)), ("flat", np.zeros_like(a))):
+    for name, array in (("a", a * ball + 0.3 * noise(48, 7)), ("b", b * ball + 0.3 * noise(48, 8)),
+                        ("flat", np.zeros_like(a))):
         write_map(f"{name}.mrc", array, PIXEL, overwrite=True)
     write_map("mask.mrc", soft_sphere(48, 12, 4), PIXEL, overwrite=True)
     return tmp_path
@@ -62,7 +66,8 @@ def test_the_command_writes_maps_and_a_page(half_maps, capsys):
     np.testing.assert_allclose(filtered.array, bare.filtered.array, atol=1e-5)
     assert told["median"] == pytest.approx(bare.median) and told["masked"] and sum(told["histogram"]["voxels"]) > 1000
     page = (half_maps / "post/locres.html").read_text()
-    assert page.count("data:image/png") == 6 and "Histogram of the local resolution" in page and f"{told['median']:.2f} Å" in page
+    assert (page.count("data:image/png") == 6 and "Histogram of the local resolution" in page
+            and f"{told['median']:.2f} Å" in page)
     code, _, err = command(capsys, *words, "--local-resolution")
     assert code == 1 and "exists already" in err
     # of other half maps, or another mask, nothing stays that would pass for theirs
@@ -112,8 +117,10 @@ def test_a_page_about_nothing_but_noise(half_maps, capsys):
         (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-maskrad", "60"], "does not fit a box of 96 Å"),
         (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-minres", "3"], "finer than Nyquist, 4 Å"),
         (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-randomize-at", "97"], "longer than the box, 96 Å"),
-        (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-maskrad", "2", "--locres-edgwidth", "2"], "reach 2 voxels"),
-        (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-maskrad", "5", "--locres-edgwidth", "5"], "leave gaps between them"),
+        (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-maskrad", "2", "--locres-edgwidth", "2"],
+         "reach 2 voxels"),
+        (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-maskrad", "5", "--locres-edgwidth", "5"],
+         "leave gaps between them"),
         (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-threshold", "1"], "threshold of 1 makes no sense"),
     ],
 )
@@ -130,7 +137,8 @@ def test_too_many_windows_are_refused():
 
 def test_what_the_function_refuses():
     a = noise(32, 0)
-    for words, message in (((a, a * 0), "half map 2 is constant"), ((a, a[:16, :16, :16]), "a box of 32"), ((a, a, a * 0), "mask values run"),
+    for words, message in (((a, a * 0), "half map 2 is constant"), ((a, a[:16, :16, :16]), "a box of 32"),
+                           ((a, a, a * 0), "mask values run"),
                            ((a, np.where(a > 3, np.nan, a)), "NaN")):  # fmt: skip
         with pytest.raises(UserError, match=message):
             mr.local_resolution(*words, pixel_size=PIXEL)
@@ -150,7 +158,8 @@ def test_a_finished_run_shows_its_local_resolution(tmp_path, monkeypatch, capsys
     code, out, err = command(capsys, "postprocess", "run1", "--local-resolution")
     assert code == 0 and "wrote run1: locres.mrc, locres_filtered.mrc, summary.json, report.html" in out, err
     summary = json.loads((tmp_path / "run1/summary.json").read_text())
-    assert summary["local_resolution"]["median"] > 8 and {"locres.mrc", "report.html", "half1.mrc"} <= set(summary["files"])
+    assert summary["local_resolution"]["median"] > 8 and {"locres.mrc", "report.html",
+                                                          "half1.mrc"} <= set(summary["files"])
     mask = np.asarray(read_map("run1/mask.mrc").array)
     assert np.array_equal(np.asarray(read_map("run1/locres.mrc").array) > 0, mask > 0)
     page = (tmp_path / "run1/report.html").read_text()
@@ -160,7 +169,8 @@ def test_a_finished_run_shows_its_local_resolution(tmp_path, monkeypatch, capsys
     assert code == 1 and "run1/locres.mrc exists already" in err
     assert command(capsys, "postprocess", "run1", "--local-resolution", "--overwrite", "--mask", "none")[0] == 0
     assert not json.loads((tmp_path / "run1/summary.json").read_text())["local_resolution"]["masked"]
-    code, out, _ = command(capsys, "postprocess", "run1", "-o", "post", "--locres")  # its half maps, post-processed anew
+    # its half maps, post-processed anew
+    code, out, _ = command(capsys, "postprocess", "run1", "-o", "post", "--locres")
     assert code == 0 and (tmp_path / "post/sharpened.mrc").exists()
     # another run in its place: no local resolution of maps that are gone
     assert run("reconstruct p.h5 -o run1 --overwrite --seed 2 -q".split()) == 0

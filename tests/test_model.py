@@ -293,7 +293,8 @@ def test_small_errors_are_half_gaussian():
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**63 - 1), st.lists(st.integers(0, 2**63 - 1), max_size=5), st.sampled_from(["half", "error-flag", "junk"]))
+@given(st.integers(0, 2**63 - 1), st.lists(st.integers(0, 2**63 - 1), max_size=5),
+       st.sampled_from(["half", "error-flag", "junk"]))
 def test_many_draws_are_the_first_of_each_generator(seed, particles, purpose):
     wanted = [particle_rng(seed, particle, purpose).random() for particle in particles]
     assert uniform_draws(seed, np.array(particles, np.int64), purpose).tolist() == wanted

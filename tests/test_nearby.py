@@ -79,7 +79,8 @@ def test_a_look_at_the_given_pose(premultiplied, whitened):
         numeric = (at(backend, batch, reference, bands, e) - at(backend, batch, reference, bands, -e)) / (2 * step)
         np.testing.assert_allclose(slope[:, axis], numeric, atol=0.01 * np.abs(slope).max())
     c2 = batch.ctf.astype(float) ** 2
-    factor = bands.gain[0] * (c2 if whitened else c2**2) * (bands.band >= 0)  # what multiplies |V̂|², in all three modes
+    # what multiplies |V̂|², in all three modes
+    factor = bands.gain[0] * (c2 if whitened else c2**2) * (bands.band >= 0)
     slices = [
         [backend.projection.forward(reference, Rotation.from_rotvec(s * step * e).as_matrix() @ batch.rotation)
          for s in (1, -1)] for e in np.eye(3)
@@ -95,7 +96,8 @@ def test_fewer_bands_are_looked_at_when_asked():
     bands = bands_of(backend)
     sums = look(backend, batch, reference, bands, 2)[1]
     assert not sums[:, 3:].any()
-    np.testing.assert_allclose(sums[:, :3], backend.statistics(reference, batch, bands)[:, :3, 1:], rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(sums[:, :3], backend.statistics(reference, batch, bands)[:, :3, 1:], rtol=1e-4,
+                               atol=1e-2)
 
 
 @pytest.mark.parametrize("premultiplied", [False, True])
@@ -191,7 +193,8 @@ def test_what_an_error_leaves_beyond_a_coarse_map_goes_with_angle_times_frequenc
 # ---------------------------------------------------------------- a whole run
 
 
-@pytest.mark.parametrize(("errors", "looks"), [((), [0.25]), (("--error-rate", "0.4", "--error-kind", "small:12"), [0.25, 1, 1, 1])])
+@pytest.mark.parametrize(("errors", "looks"), [((), [0.25]), (("--error-rate", "0.4", "--error-kind", "small:12"),
+                                                              [0.25, 1, 1, 1])])
 def test_some_are_looked_at_first_and_all_where_errors_are_found(tmp_path, monkeypatch, errors, looks):
     looked, statistics, nearby = [], Engine.statistics, CpuBackend.nearby
 
@@ -207,7 +210,8 @@ def test_some_are_looked_at_first_and_all_where_errors_are_found(tmp_path, monke
     monkeypatch.setattr(CpuBackend, "nearby", look)
     monkeypatch.setattr("mpirecon.solvers.looks._FIRST_LOOK_AT", 100)
     particles = tmp_path / "particles.h5"
-    assert run(["simulate", "--phantom", "--particles", "600", "--box", "24", "--pixel-size", "8", "--snr", "0.15", "-q", *errors,
+    assert run(["simulate", "--phantom", "--particles", "600", "--box", "24", "--pixel-size", "8", "--snr", "0.15",
+                "-q", *errors,
                 "-o", str(particles)]) == 0
     assert run(["reconstruct", str(particles), "-o", str(tmp_path / "out"), "--loss", "posterior", "-q"]) == 0
     assert [count / 600 for count in looked if count] == pytest.approx(looks, abs=0.06)
@@ -217,8 +221,10 @@ def test_some_are_looked_at_first_and_all_where_errors_are_found(tmp_path, monke
 def test_small_errors_are_found_and_make_a_better_map(tmp_path):
     """12° (half-Gaussian) on 40 % of the poses: a single pose's score tells them with an AUC of 0.74."""
     particles, truth = tmp_path / "particles.h5", tmp_path / "truth.mrc"
-    assert run(["simulate", "--phantom", "--particles", "1000", "--box", "32", "--pixel-size", "6", "--snr", "0.1", "-q",
-                "--error-rate", "0.4", "--error-kind", "small:12", "--truth-map", str(truth), "-o", str(particles)]) == 0
+    assert run(["simulate", "--phantom", "--particles", "1000", "--box", "32", "--pixel-size", "6", "--snr", "0.1",
+                "-q",
+                "--error-rate", "0.4", "--error-kind", "small:12", "--truth-map", str(truth), "-o",
+                str(particles)]) == 0
     quality, summary = {}, {}
     for loss in ("l2", "posterior"):
         out = tmp_path / loss

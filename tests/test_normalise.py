@@ -1,4 +1,5 @@
-"""Reconstructions from images with backgrounds, ramps and gains are those from the same images without, on every path."""
+"""Reconstructions from images with backgrounds, ramps and gains are those from the same images without, on every
+path."""
 
 import json
 from contextlib import nullcontext
@@ -43,7 +44,8 @@ def sets(folder):
         path = folder / f"{name}.h5"
         if not path.exists():
             simulate = f"simulate --phantom --particles {m} --box {box} --pixel-size 6 --snr 0.2 --error-rate 0.2 --seed 8 -q"
-            assert run([*simulate.split(), "--truth-map", str(folder / "truth.mrc"), "--overwrite", "-o", str(path), *options]) == 0
+            assert run([*simulate.split(), "--truth-map", str(folder / "truth.mrc"), "--overwrite", "-o", str(path),
+                        *options]) == 0
             with h5py.File(path, "r+") as file:
                 images = file["images"][:].astype(float)
                 changed = change(images, np.median(images[:, :3, :3].std(axis=(1, 2)))).astype("f4")
@@ -71,9 +73,11 @@ def differ(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
-LOSSES = ["l2", "sorted --keep 0.8", "sorted --keep auto", "l1", "huber", "cauchy", "geman-mcclure", "welsch", "tukey", "posterior",
+LOSSES = ["l2", "sorted --keep 0.8", "sorted --keep auto", "l1", "huber", "cauchy", "geman-mcclure", "welsch", "tukey",
+          "posterior",
           "tukey --distance raw", "l2 --solver gradient", "sorted --keep 0.8 --solver gradient --batch-size 90",
-          "l2 --half-precision", "l2 --memory 0", "l2 --deterministic", "l2 --space real", "l1 --max-resolution 15"]  # fmt: skip
+          "l2 --half-precision", "l2 --memory 0", "l2 --deterministic", "l2 --space real",
+          "l1 --max-resolution 15"]  # fmt: skip
 
 
 @pytest.mark.parametrize("options", LOSSES)
@@ -100,13 +104,15 @@ def test_premultiplied_images_too(sets):
     plain, _ = reconstruct(sets("pre", "--ctf-premultiply"), "a")
     found, _ = reconstruct(sets("pre messy", "--ctf-premultiply", change=messy), "b")
     # small planes are left where a CTF may have spread the particle: the map's lowest frequencies differ, and no more
-    curves = [fsc(volume, mrcfile.read(sets("pre", "--ctf-premultiply").parent / "truth.mrc"))[1:] for volume in (found, plain)]
+    curves = [fsc(volume, mrcfile.read(sets("pre", "--ctf-premultiply").parent / "truth.mrc"))[1:]
+              for volume in (found, plain)]
     assert abs(curves[0].mean() - curves[1].mean()) < 1e-3
 
 
 @pytest.mark.parametrize("loss", ("l2", "posterior"))
 def test_gains_and_counts(sets, folder, loss):
-    """Gains of 0.1 … 10, and counts that are rounded, of all images or a part: the FSC with the truth is that of the images before."""
+    """Gains of 0.1 … 10, and counts that are rounded, of all images or a part: the FSC with the truth is that of the
+    images before."""
     def curve(volume):
         return fsc(volume, mrcfile.read(folder / "truth.mrc"))[1 : BOX // 2]
 
@@ -166,10 +172,12 @@ def test_on_cuda(sets, cli, tmp_path):
     path = sets("messy small", change=messy, m=60, box=16)
     expected, _ = reconstruct(path, "cpu", folder=tmp_path)
     for space in ("fourier", "real"):
-        result = cli("reconstruct", path, "-o", tmp_path / space, "--backend", "cuda", "--space", space, "--no-postprocess", "-q",
+        result = cli("reconstruct", path, "-o", tmp_path / space, "--backend", "cuda", "--space", space,
+                     "--no-postprocess", "-q",
                      env=fake_environment())
         assert result.returncode == 0, result.stderr
-        wanted = expected if space == "fourier" else reconstruct(path, "real-cpu", "--space", "real", folder=tmp_path)[0]
+        wanted = expected if space == "fourier" else reconstruct(path, "real-cpu", "--space", "real",
+                                                                 folder=tmp_path)[0]
         assert differ(mrcfile.read(tmp_path / space / "volume.mrc"), wanted) < 1e-3
 
 
@@ -198,7 +206,8 @@ def test_a_run_goes_on_only_as_it_was_normalised(sets, tmp_path):
         second = reconstruction(file, config, tmp_path)
         resumed = second.run(Checkpoints(second, tmp_path, Endurance()), resume=True).maps
     np.testing.assert_array_equal(resumed.get(WHOLE), maps.get(WHOLE))
-    assert second.state.survey.levels == whole.state.survey.levels and second.slab.normaliser.gains == whole.slab.normaliser.gains
+    assert (second.state.survey.levels == whole.state.survey.levels
+            and second.slab.normaliser.gains == whole.slab.normaliser.gains)
 
 
 class Quiet:
@@ -228,10 +237,13 @@ def star_of(tmp_path, images, name="p.star"):
     save_stack(tmp_path / f"{name}.mrcs", images)
     rng = np.random.default_rng(6)
     particles = {"rlnImageName": [f"{i + 1}@{name}.mrcs" for i in range(m)], "rlnAngleRot": rng.uniform(-180, 180, m),
-                 "rlnAngleTilt": rng.uniform(0, 180, m), "rlnAnglePsi": rng.uniform(-180, 180, m), "rlnOriginXAngst": 0.0,
-                 "rlnOriginYAngst": 0.0, "rlnDefocusU": rng.uniform(9000, 20000, m), "rlnDefocusV": 9000.0, "rlnDefocusAngle": 0.0,
+                 "rlnAngleTilt": rng.uniform(0, 180, m), "rlnAnglePsi": rng.uniform(-180, 180, m),
+                 "rlnOriginXAngst": 0.0,
+                 "rlnOriginYAngst": 0.0, "rlnDefocusU": rng.uniform(9000, 20000, m), "rlnDefocusV": 9000.0,
+                 "rlnDefocusAngle": 0.0,
                  "rlnOpticsGroup": 1, "rlnRandomSubset": 1 + np.arange(m) % 2}
-    optics = {"rlnOpticsGroup": [1], "rlnVoltage": [300], "rlnSphericalAberration": [2.7], "rlnAmplitudeContrast": [0.1],
+    optics = {"rlnOpticsGroup": [1], "rlnVoltage": [300], "rlnSphericalAberration": [2.7],
+              "rlnAmplitudeContrast": [0.1],
               "rlnImagePixelSize": [2.5], "rlnImageSize": [n]}
     write_star(tmp_path / name, {"optics": pd.DataFrame(optics), "particles": pd.DataFrame(particles)}, overwrite=True)
     return tmp_path / name
@@ -269,8 +281,10 @@ def test_float16_takes_the_background_off_before_it_rounds(tmp_path):
     tilted = (images + planes(24, [[20000, 1000, -3000]] * 20)).astype(np.float32)
     file, _ = run_import(star_of(tmp_path, tilted), "--dtype", "float16")
     stored = file.images(slice(None))
-    np.testing.assert_allclose(stored, Background(24).without(images), atol=4e-3)  # float32's own steps at 20,000 are 2e-3
-    refused(star_of(tmp_path, images * 1e-7, "faint.star"), "differs from pixel to pixel by less than float16", "--dtype", "float16")
+    # float32's own steps at 20,000 are 2e-3
+    np.testing.assert_allclose(stored, Background(24).without(images), atol=4e-3)
+    refused(star_of(tmp_path, images * 1e-7, "faint.star"), "differs from pixel to pixel by less than float16",
+            "--dtype", "float16")
 
 
 def test_rescaling_does_not_ring_at_a_ramps_edge(tmp_path):

@@ -55,7 +55,8 @@ def test_no_loss_makes_resolution_of_noise(particles, tmp_path, loss, capsys):
 def test_half_maps_that_do_not_agree_at_all_are_nothing_to_fail_of(particles, tmp_path, monkeypatch, solver):
     """Noise happens to agree negatively at the lowest shells: then no shell has any signal."""
     monkeypatch.setattr("mpirecon.solvers.base.ssnr_of_half", np.zeros_like)
-    assert run(["null", str(particles), "-o", str(tmp_path / "out"), "--loss", "posterior", "--solver", solver, "--iterations", "2"]) == 0
+    assert run(["null", str(particles), "-o", str(tmp_path / "out"), "--loss", "posterior", "--solver", solver,
+                "--iterations", "2"]) == 0
 
 
 def test_selection_by_the_other_half_is_caught(particles, tmp_path, monkeypatch, capsys):

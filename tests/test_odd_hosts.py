@@ -19,7 +19,8 @@ from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import read_relion
 
 #: characters of tables and charts, and how they must read where there is ASCII alone
-SPELLINGS = {"4 Å/px": "4 A/px", "−1": "-1", "0…7": "0...7", "é": "e", "a → b": "a -> b", "10⁻³": "10-3", "x²": "x2", "½": "1/2", "σ ≥ 2 µm": "sigma >= 2 um",
+SPELLINGS = {"4 Å/px": "4 A/px", "−1": "-1", "0…7": "0...7", "é": "e", "a → b": "a -> b", "10⁻³": "10-3", "x²": "x2",
+             "½": "1/2", "σ ≥ 2 µm": "sigma >= 2 um",
              "Müller": "Muller", "日": "?"}  # fmt: skip
 
 
@@ -37,7 +38,8 @@ def run(*arguments, cwd, **environment):
     """The command in a process of its own: exit code, output as bytes."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "PYTHON"))}
     command = [sys.executable, "-m", "mpirecon", *arguments]
-    done = subprocess.run(command, cwd=cwd, env={**env, **environment}, capture_output=True, stdin=subprocess.DEVNULL, timeout=120)
+    done = subprocess.run(command, cwd=cwd, env={**env, **environment}, capture_output=True, stdin=subprocess.DEVNULL,
+                          timeout=120)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -99,7 +101,8 @@ def test_no_standard_streams_at_all(folder, tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_output_that_is_lost_is_a_failure(tmp_path):
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "mpirecon", "--help"], stdout=full, stderr=subprocess.PIPE, timeout=60)
+        done = subprocess.run([sys.executable, "-m", "mpirecon", "--help"], stdout=full, stderr=subprocess.PIPE,
+                              timeout=60)
     assert done.returncode == 1 and done.stderr.startswith(b"Error: ") and b"no space left" in done.stderr
 
 
@@ -109,13 +112,15 @@ def test_output_that_is_lost_is_a_failure(tmp_path):
 def refusing(number, real):
     def File(path, mode="r", **options):
         if options.get("locking") is not False:
-            raise OSError(number, f"Unable to synchronously open file (unable to lock file, errno = {number}, error message = 'x')")
+            raise OSError(number, f"Unable to synchronously open file (unable to lock file, errno = {number}, error "
+                          f"message = 'x')")
         return real(path, mode, **options)
 
     return File
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EIO, errno.EROFS, errno.EACCES, errno.EBADF, 524])
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EIO, errno.EROFS, errno.EACCES,
+                                    errno.EBADF, 524])
 def test_files_are_read_and_written_without_locks_where_there_are_none(tmp_path, monkeypatch, number):
     monkeypatch.setattr(h5py, "File", refusing(number, h5py.File))
     with hdf5.create_hdf5(tmp_path / "a.h5") as file:
@@ -142,7 +147,8 @@ def test_damage_of_stored_values_is_met(tmp_path):
     at = data.index(values[400:410].tobytes())
     data[at + 3] ^= 1
     (tmp_path / "a.h5").write_bytes(data)
-    with hdf5.open_hdf5(tmp_path / "a.h5", "table") as file, pytest.raises(UserError, match=r"a\.h5: x cannot be read, the file is damaged"):
+    with hdf5.open_hdf5(tmp_path / "a.h5", "table") as file, pytest.raises(UserError,
+                                                                           match=r"a\.h5: x cannot be read, the file is damaged"):
         with hdf5.reading(tmp_path / "a.h5", "x"):
             hdf5.read_all(file["x"])
 
@@ -154,7 +160,8 @@ def test_odd_targets_are_refused(folder, tmp_path):
     os.symlink("self", tmp_path / "self")
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "folder").mkdir()
-    why = {"self": "links to itself", "fifo": "is a pipe", "folder": "is a folder", "/dev/null": "is a device", "self/x": "links to itself"}
+    why = {"self": "links to itself", "fifo": "is a pipe", "folder": "is a folder", "/dev/null": "is a device",
+           "self/x": "links to itself"}
     for refuse in (atomic.refuse_existing, options.refuse_existing):
         for name, told in why.items():
             for overwrite in (False, True):
@@ -171,10 +178,13 @@ def test_a_full_disk_leaves_what_was_there(folder, tmp_path):
     code, out, err = run("import", folder / "p.star", "-o", "p.h5", cwd=tmp_path)
     before = (tmp_path / "p.h5").read_bytes()
     limit = f'ulimit -f 8; trap "" XFSZ; exec "{sys.executable}" -m mpirecon "$@"'
-    done = subprocess.run(["bash", "-c", limit, "bash", "import", str(folder / "p.star"), "-o", "p.h5", "--overwrite"], cwd=tmp_path,
+    done = subprocess.run(["bash", "-c", limit, "bash", "import", str(folder / "p.star"), "-o", "p.h5", "--overwrite"],
+                          cwd=tmp_path,
                           capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("Error: cannot write p.h5: the file size limit is reached")
-    assert "Traceback" not in done.stderr and (tmp_path / "p.h5").read_bytes() == before and os.listdir(tmp_path) == ["p.h5"]
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("Error: cannot write p.h5: the file size "
+                                                                            "limit is reached")
+    assert ("Traceback" not in done.stderr and (tmp_path / "p.h5").read_bytes() == before
+            and os.listdir(tmp_path) == ["p.h5"])
 
 
 def test_whole_numbers_have_a_size(folder, tmp_path):
@@ -194,7 +204,8 @@ def test_a_heap_of_texts_without_end_is_refused(tmp_path):
     heap = data.index(b"GCOL")
     data[heap + 16 : heap + 32] = bytes(16)
     (tmp_path / "b.h5").write_bytes(data)
-    with hdf5.open_hdf5(tmp_path / "b.h5", "table") as file, pytest.raises(UserError, match=r"b\.h5: the attributes of / cannot be read"):
+    with hdf5.open_hdf5(tmp_path / "b.h5", "table") as file, pytest.raises(UserError,
+                                                                           match=r"b\.h5: the attributes of / cannot be read"):
         hdf5.attributes_of(file, tmp_path / "b.h5")
 
 
@@ -202,5 +213,6 @@ def test_quaternions_that_are_none_any_more_are_refused(folder, tmp_path):
     code, out, err = run("import", folder / "p.star", "-o", "p.h5", cwd=tmp_path)
     with h5py.File(tmp_path / "p.h5", "r+") as file:
         file["quaternion"][3, 1] = 2.0
-    with ParticleFile(tmp_path / "p.h5") as file, pytest.raises(UserError, match=r"p\.h5.* quaternion of particle 3 .*length 1"):
+    with ParticleFile(tmp_path / "p.h5") as file, pytest.raises(UserError,
+                                                                match=r"p\.h5.* quaternion of particle 3 .*length 1"):
         file.metadata()

@@ -1,4 +1,5 @@
-"""tools/wheels fills a folder; from that alone, without a network or an index, a fresh environment gets a mpirecon that works."""
+"""tools/wheels fills a folder; from that alone, without a network or an index, a fresh environment gets a mpirecon that
+works."""
 
 import os
 import shutil
@@ -53,7 +54,8 @@ def holds_everything(wheels) -> None:
 
 def test_a_fresh_environment_installs_from_the_folder_alone(wheels, tmp_path):
     holds_everything(wheels)  # in one test, so that workers side by side do not both download
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHONPATH", "VIRTUAL_ENV"))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHONPATH",
+                                                                                             "VIRTUAL_ENV"))}
     environment |= {"PIP_CONFIG_FILE": os.devnull, "NUMBA_CACHE_DIR": str(tmp_path / "kernels")}
     alone = NO_NETWORK if run(*NO_NETWORK, "true", cwd=tmp_path)[0] == 0 else []
     code, said = run(sys.executable, "-m", "venv", "--without-pip", "env", cwd=tmp_path)
@@ -62,10 +64,12 @@ def test_a_fresh_environment_installs_from_the_folder_alone(wheels, tmp_path):
     code, said = run(*alone, *pip, "--find-links", wheels, "mpirecon[mpi]", cwd=tmp_path, environment=environment)
     assert code == 0, said
     program = tmp_path / "env" / "bin" / "mpirecon"
-    code, said = run(*alone, program, "simulate", "--phantom", "--particles", 20, "--box", 16, "-o", "p.h5", cwd=tmp_path,
+    code, said = run(*alone, program, "simulate", "--phantom", "--particles", 20, "--box", 16, "-o", "p.h5",
+                     cwd=tmp_path,
                      environment=environment)
     assert code == 0 and (tmp_path / "p.h5").exists(), said
-    code, said = run(*alone, tmp_path / "env/bin/python", "-c", "import mpirecon.kernels, mpirecon.jobs; print(mpirecon.__file__)",
+    code, said = run(*alone, tmp_path / "env/bin/python", "-c", "import mpirecon.kernels, mpirecon.jobs; "
+                     "print(mpirecon.__file__)",
                      cwd=tmp_path, environment=environment)
     assert code == 0 and said.startswith(str(tmp_path / "env")), said
 

@@ -1,4 +1,5 @@
-"""Aberrations, magnification and MTF of RELION's tables: read as RELION reads them, and corrected as it corrects them."""
+"""Aberrations, magnification and MTF of RELION's tables: read as RELION reads them, and corrected as it corrects
+them."""
 
 import shutil
 import subprocess
@@ -25,7 +26,8 @@ def two_groups(**optics):
 
 
 def test_the_optics_table_is_read(tmp_path):
-    optics = two_groups(rlnBeamTiltX=[0.0, 0.5], rlnBeamTiltY=[0.0, -1.0], rlnOddZernike=["[0,0,3,0,0,-4]", "[1,0,0,0,0,0]"],
+    optics = two_groups(rlnBeamTiltX=[0.0, 0.5], rlnBeamTiltY=[0.0, -1.0],
+                        rlnOddZernike=["[0,0,3,0,0,-4]", "[1,0,0,0,0,0]"],
                         rlnEvenZernike=["[0,1]", "[0,0,0,2]"], rlnMagMat00=[1.01, 1], rlnMagMat01=[0.02, 0],
                         rlnMagMat10=[-0.03, 0], rlnMagMat11=[0.99, 1])
     file, text = run(make(tmp_path, table(rlnOpticsGroup=[1, 3] * 4), optics))
@@ -48,7 +50,8 @@ def test_the_optics_table_is_read(tmp_path):
 def test_tilt_of_particles_before_optics_groups(tmp_path):
     """RELION 3.0: each particle has its own; those that share it are one group, on any number of ranks."""
     tilt = [0.5, 0.5, 0.0, 0.0, -1.0, -1.0, 0.0, 0.5]
-    old = table(rlnBeamTiltX=tilt, rlnBeamTiltY=0.25, rlnVoltage=300, rlnSphericalAberration=2.7, rlnAmplitudeContrast=0.1,
+    old = table(rlnBeamTiltX=tilt, rlnBeamTiltY=0.25, rlnVoltage=300, rlnSphericalAberration=2.7,
+                rlnAmplitudeContrast=0.1,
                 rlnPixelSize=2.5, rlnOpticsGroup=None)
     file, text = run(make(tmp_path, old, optics=None))
     assert "3 groups are made" in text
@@ -59,7 +62,8 @@ def test_tilt_of_particles_before_optics_groups(tmp_path):
 
 
 def test_ranks_make_the_same_groups(tmp_path, mpirun):
-    old = table(rlnBeamTiltX=[0.0, 0.0, 0.0, 0.5, -1.0, -1.0, 0.25, 0.5], rlnBeamTiltY=0.0, rlnVoltage=300,  # none on rank 0
+    # none on rank 0
+    old = table(rlnBeamTiltX=[0.0, 0.0, 0.0, 0.5, -1.0, -1.0, 0.25, 0.5], rlnBeamTiltY=0.0, rlnVoltage=300,
                 rlnSphericalAberration=2.7, rlnAmplitudeContrast=0.1, rlnPixelSize=2.5, rlnOpticsGroup=None)
     star = make(tmp_path, old, optics=None)
     files = []
@@ -118,22 +122,27 @@ def test_they_are_corrected_as_relion_does(tmp_path, monkeypatch):
     ctf = make_ctf(m, voltage_kv=300, defocus_u=u, defocus_v=u - 700, astigmatism=rng.uniform(-3, 3, m), cs_mm=2.7,
                    amplitude_contrast=0.1)
     tilt = np.array([[2.5, -1.2], [-0.7, 0.3]])
-    odd = np.array([[0.5, -1, 30, 0, 0, 20], [0, 0, -14, 0, 0, 9.0]])  # RELION 3.1 overwrites the coma of a tilted group
+    # RELION 3.1 overwrites the coma of a tilted group
+    odd = np.array([[0.5, -1, 30, 0, 0, 20], [0, 0, -14, 0, 0, 9.0]])
     even = np.array([[0.2, 3, -2, 4, 100, -60, 40, 30, -80], [0, 0, 0, 0, -60, 0, 0, 0, 50.0]])
     matrix = np.array([[[1.02, 0.013], [-0.007, 0.97]], [[0.99, 0.01], [0.01, 1.01]]])
-    table_ = Aberrations(np.array([1, 2]), matrix, odd + tilt_coefficients(tilt, np.full(2, 2.7), np.full(2, 300.0)), even,
+    table_ = Aberrations(np.array([1, 2]), matrix, odd + tilt_coefficients(tilt, np.full(2, 2.7), np.full(2, 300.0)),
+                         even,
                          np.zeros((2, 0)))
     model = ForwardModel(box, pixel_size, aberrations=table_)
     with write_stack("s.mrcs", box, pixel_size, overwrite=True) as append:
         append(model.images(model.prepare(truth), pose, ctf, group))
     write_map("truth.mrc", truth, pixel_size, overwrite=True)
-    optics = {"rlnOpticsGroup": [1, 2], "rlnOpticsGroupName": ["a", "b"], "rlnVoltage": 300, "rlnSphericalAberration": 2.7,
-              "rlnAmplitudeContrast": 0.1, "rlnImagePixelSize": pixel_size, "rlnImageSize": box, "rlnImageDimensionality": 2,
+    optics = {"rlnOpticsGroup": [1, 2], "rlnOpticsGroupName": ["a", "b"], "rlnVoltage": 300,
+              "rlnSphericalAberration": 2.7,
+              "rlnAmplitudeContrast": 0.1, "rlnImagePixelSize": pixel_size, "rlnImageSize": box,
+              "rlnImageDimensionality": 2,
               "rlnBeamTiltX": tilt[:, 0], "rlnBeamTiltY": tilt[:, 1], "rlnOddZernike": list(map(as_list, odd)),
               "rlnEvenZernike": list(map(as_list, even)),
               **{f"rlnMagMat{i}{j}": matrix[:, i, j] for i in range(2) for j in range(2)}}
     rot, tilt_angle, psi = pose.euler().T
-    particles = {"rlnImageName": [f"{i + 1:06d}@s.mrcs" for i in range(m)], "rlnAngleRot": rot, "rlnAngleTilt": tilt_angle,
+    particles = {"rlnImageName": [f"{i + 1:06d}@s.mrcs" for i in range(m)], "rlnAngleRot": rot,
+                 "rlnAngleTilt": tilt_angle,
                  "rlnAnglePsi": psi, "rlnOriginXAngst": -pose.shift[:, 0], "rlnOriginYAngst": -pose.shift[:, 1],
                  "rlnDefocusU": ctf["defocus_u"], "rlnDefocusV": ctf["defocus_v"],
                  "rlnDefocusAngle": np.degrees(ctf["astigmatism"]), "rlnOpticsGroup": group,

@@ -1,4 +1,5 @@
-"""What clusters install from (packaging/) says what setup.cfg says: this version, these dependencies, these lower bounds."""
+"""What clusters install from (packaging/) says what setup.cfg says: this version, these dependencies, these lower
+bounds."""
 
 import configparser
 import contextlib
@@ -83,7 +84,8 @@ def test_spack_needs_what_setup_needs(monkeypatch):
     exec(compile(recipe.read_text(encoding="utf-8"), recipe, "exec"), {"__name__": "package"})
     said = [(kind, a[0]) for kind, a, _ in language.said]
     assert ("version", mpirecon.__version__) in said and ("license", "BSD-3-Clause") in said
-    needs = dict(re.match(r"(?:py-)?([\w-]+)(?:@([\d.]+):)?$", what).groups() for kind, what in said if kind == "depends_on")
+    needs = dict(re.match(r"(?:py-)?([\w-]+)(?:@([\d.]+):)?$", what).groups() for kind,
+                 what in said if kind == "depends_on")
     expected = {**required(), "mpi4py": mpi(), "python": "3.10"}
     assert {name: needs.get(name) for name in expected} == expected
     assert set(needs) - set(expected) == {"setuptools", "wheel", "cupy"}
@@ -114,7 +116,8 @@ def test_easybuild_reads_the_easyconfigs(path, tmp_path):
     if program is None:
         pytest.skip("needs EasyBuild: pip install easybuild pycodestyle")
     environment = {**os.environ, "EB_PYTHON": str(Path(program).with_name("python")), "EASYBUILD_PREFIX": str(tmp_path)}
-    done = subprocess.run([program, "--check-style", path], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    done = subprocess.run([program, "--check-style", path], capture_output=True, text=True, cwd=tmp_path,
+                          env=environment)
     assert done.returncode == 0 and f"[PASS] {path}" in done.stdout, done.stdout + done.stderr
 
 
@@ -147,15 +150,18 @@ def test_the_citation_is_of_this_version():
     assert citation["cff-version"] == "1.2.0" and {"message", "title", "authors"} <= set(citation)
     assert citation["version"] == mpirecon.__version__ and citation["license"] == "BSD-3-Clause"
     if shutil.which("cffconvert"):
-        done = subprocess.run(["cffconvert", "--validate", "-i", CHECKOUT / "CITATION.cff"], capture_output=True, text=True)
+        done = subprocess.run(["cffconvert", "--validate", "-i", CHECKOUT / "CITATION.cff"], capture_output=True,
+                              text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_release_checklist_names_every_file_with_the_version():
     checklist = (PACKAGING / "RELEASE.md").read_text(encoding="utf-8")
-    holders = [path for path in [*PACKAGING.rglob("*"), CHECKOUT / "CITATION.cff", CHECKOUT / "mpirecon" / "__init__.py"]
+    holders = [path for path in [*PACKAGING.rglob("*"), CHECKOUT / "CITATION.cff",
+                                 CHECKOUT / "mpirecon" / "__init__.py"]
                if path.is_file() and path.suffix in (".eb", ".def", ".py", ".yaml", ".cff")
-               and re.search(rf"(?<![\d.]){re.escape(mpirecon.__version__)}(?![\d.])", path.read_text(encoding="utf-8"))]
+               and re.search(rf"(?<![\d.]){re.escape(mpirecon.__version__)}(?![\d.])",
+                             path.read_text(encoding="utf-8"))]
     assert len(holders) >= 8
     for path in holders:
         name = path.relative_to(CHECKOUT)

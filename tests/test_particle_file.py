@@ -245,7 +245,8 @@ def other_layout(path, **layout):
 
 
 @pytest.mark.parametrize(
-    "layout", [{}, {"chunks": (1, 8, 8)}, {"chunks": (5, 8, 8), "compression": "gzip"}, {"chunks": (4, 4, 8)}, {"maxshape": (None, 8, 8)}]
+    "layout", [{}, {"chunks": (1, 8, 8)}, {"chunks": (5, 8, 8), "compression": "gzip"}, {"chunks": (4, 4, 8)},
+               {"maxshape": (None, 8, 8)}]
 )
 def test_images_in_any_layout_are_read(tmp_path, layout):
     path = other_layout(write(tmp_path / "p.h5", 12, 8), **layout)

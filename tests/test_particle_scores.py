@@ -1,4 +1,5 @@
-"""--loss l2 compares a sample of a large set with its maps: the same maps, the same losses but for chance, one pass less."""
+"""--loss l2 compares a sample of a large set with its maps: the same maps, the same losses but for chance, one pass
+less."""
 
 import json
 
@@ -24,7 +25,8 @@ def few(monkeypatch):
 @pytest.fixture(scope="module")
 def particles(tmp_path_factory):
     path = tmp_path_factory.mktemp("scores") / "particles.h5"
-    assert run(["simulate", "--phantom", "--particles", str(COUNT), "--box", str(BOX), "--pixel-size", "5", "--snr", "0.2", "-q", "-o", str(path)]) == 0
+    assert run(["simulate", "--phantom", "--particles", str(COUNT), "--box", str(BOX), "--pixel-size", "5", "--snr",
+                "0.2", "-q", "-o", str(path)]) == 0
     return path
 
 
@@ -45,14 +47,16 @@ def summary(folder):
     return json.loads((folder / "summary.json").read_text())
 
 
-@pytest.mark.parametrize("options", [(), ("--solver", "gradient", "--iterations", "3"), ("--deterministic",), ("--iterations", "2")])
+@pytest.mark.parametrize("options", [(), ("--solver", "gradient", "--iterations", "3"), ("--deterministic",),
+                                     ("--iterations", "2")])
 def test_a_sample_says_what_all_say(particles, tmp_path, visits, options):
     for name, more in (("some", ()), ("all", ("--particle-scores",))):
         assert run(["reconstruct", str(particles), "-o", str(tmp_path / name), "-q", *options, *more]) == 0
         assert len(visits) > 1 and (set(visits) == {COUNT} if more else max(visits) < 0.35 * COUNT)
         visits.clear()
     some, everybody = (summary(tmp_path / name)["iterations"][-1] for name in ("some", "all"))
-    assert everybody["scored"] == everybody["valid"] == some["valid"] == some["kept"] == COUNT and 35 < some["scored"] < 90
+    assert (everybody["scored"] == everybody["valid"] == some["valid"] == some["kept"] == COUNT
+            and 35 < some["scored"] < 90)
     for loss in ("loss", "loss_l2", "loss_heldout", "loss_l2_heldout"):
         assert some[loss] == pytest.approx(everybody[loss], rel=0.03) and some[loss] != everybody[loss]
     with h5py.File(tmp_path / "some" / "particles.h5") as one, h5py.File(tmp_path / "all" / "particles.h5") as other:
@@ -79,7 +83,8 @@ def test_the_loss_is_the_samples(particles, tmp_path):
 
 
 def test_ranks_draw_the_same_sample(particles, tmp_path, mpirun):
-    program = ("import sys; from mpirecon.solvers import config; config.SAMPLE = 60; from mpirecon.cli import run; sys.exit(run(sys.argv[1:]))")
+    program = ("import sys; from mpirecon.solvers import config; config.SAMPLE = 60; from mpirecon.cli import run; "
+               "sys.exit(run(sys.argv[1:]))")
     assert run(["reconstruct", str(particles), "-o", str(tmp_path / "one"), "-q", "--deterministic"]) == 0
     done = mpirun(3, ["-c", program, "reconstruct", particles, "-o", tmp_path / "three", "-q", "--deterministic"])
     assert done.returncode == 0, done.stderr
@@ -114,4 +119,5 @@ def test_images_upside_down_are_found_in_the_sample(tmp_path):
         about = file.metadata()
     turned = mr.Particles(images, about.pose, about.ctf, pixel_size=5.0)
     told = mr.reconstruct(turned).summary["warnings"]
-    assert any("that were looked at (--particle-scores looks at all)" in text and "upside down" in text for text in told)
+    assert any("that were looked at (--particle-scores looks at all)" in text and "upside down" in text
+               for text in told)

@@ -24,7 +24,8 @@ COUNT, BOX = 700, 32
 
 def simulate(folder, error_rate, count=COUNT, box=BOX):
     path = folder / "particles.h5"
-    assert run(["simulate", "--phantom", "--particles", str(count), "--box", str(box), "--pixel-size", "4", "--snr", "0.08", "--noise-cv",
+    assert run(["simulate", "--phantom", "--particles", str(count), "--box", str(box), "--pixel-size", "4", "--snr",
+                "0.08", "--noise-cv",
                 "0.15", "--error-rate", str(error_rate), "-o", str(path), "-q"]) == 0
     return path
 
@@ -133,7 +134,8 @@ def test_fractions_and_high_pass_of_a_sieve_are_cryosieves():
     assert default_fractions("once") == pytest.approx(np.arange(10, 0, -1) / 10)
     assert default_fractions("sieve")[-1] == pytest.approx(0.107, abs=5e-4) and len(default_fractions("sieve")) == 11
     inverse = [1 / high_pass_of(k, 10, (50, 3)) for k in range(10)]
-    assert inverse[0] == pytest.approx(1 / 50) and inverse[-1] == pytest.approx(1 / 3) and np.ptp(np.diff(inverse)) < 1e-12
+    assert (inverse[0] == pytest.approx(1 / 50) and inverse[-1] == pytest.approx(1 / 3)
+            and np.ptp(np.diff(inverse)) < 1e-12)
     assert checked_fractions([0.5, 0.9]) == (1.0, 0.9, 0.5)
 
 
@@ -156,7 +158,8 @@ def test_a_sieve_scores_above_its_high_pass(particles, monkeypatch):
 
 def test_a_step_is_the_l2_reconstruction_of_its_particles(walked, particles):
     for fraction in (1.0, 0.6):
-        alone = mr.reconstruct(particles, loss="l2", start_weights=walked.kept(fraction).astype(float), postprocess=False)
+        alone = mr.reconstruct(particles, loss="l2", start_weights=walked.kept(fraction).astype(float),
+                               postprocess=False)
         np.testing.assert_allclose(walked.fsc(fraction).values, alone.fsc.values, atol=2e-3)
     best = mr.reconstruct(particles, loss="l2", start_weights=walked.kept().astype(float), postprocess=False)
     for ours, theirs in zip((walked.volume, *walked.half_maps), (best.volume, *best.half_maps)):
@@ -175,7 +178,8 @@ def test_fsc_to_all_is_that_of_the_mean_half_maps(walked):
 
 @pytest.mark.parametrize("schedule", ["once", "anew", "sieve"])
 def test_no_particle_is_scored_by_a_map_that_it_built(few, schedule, monkeypatch):
-    """Of all scores only those against the other folds of the own half set are used: the others are made nonsense here."""
+    """Of all scores only those against the other folds of the own half set are used: the others are made nonsense
+    here."""
     options = {"loss": "l2"} if schedule == "once" else {}
     found = mr.path(few, schedule=schedule, steps=(0.8, 0.6), null=False, deterministic=True, **options)
     compare = References.compare
@@ -208,7 +212,8 @@ def test_noise_gets_no_resolution_and_a_leak_is_told(walked, particles, tmp_path
     monkeypatch.setattr(Engine, "statistics", leak)
     monkeypatch.setattr("mpirecon.solvers.base.Solver.focus_references", lambda solver: None)
     out = tmp_path / "leak"
-    assert run(["path", str(particles), "-o", str(out), "--schedule", "anew", "--steps", "0.7,0.5,0.35,0.25,0.15", "-q"]) == 0
+    assert run(["path", str(particles), "-o", str(out), "--schedule", "anew", "--steps", "0.7,0.5,0.35,0.25,0.15",
+                "-q"]) == 0
     found = json.loads((out / "summary.json").read_text())
     assert not found["null"]["passed"] and "makes resolution out of nothing" in found["warnings"][0]
     assert "makes resolution out of nothing" in capsys.readouterr().err
@@ -226,16 +231,19 @@ def records(values, draws=2, seed=0, scatter=0.003, fall=0.05):
     """Steps with these mean FSCs, and random discards that fall by ln q and scatter as subsets do."""
     rng = np.random.default_rng(seed)
     q = np.arange(10, 0, -1) / 10
-    steps = [{"fraction": f, "particles": int(1000 * f), "resolution_0143": 10 - v, "mean_fsc": v} for f, v in zip(q, values)]
+    steps = [{"fraction": f, "particles": int(1000 * f), "resolution_0143": 10 - v, "mean_fsc": v} for f,
+             v in zip(q, values)]
     random = [{"fraction": f, "particles": int(1000 * f), "resolution_0143": 10.0,
-               "mean_fsc": values[0] + fall * np.log(f) + scatter * np.sqrt(1 / f - 1) * rng.normal()} for f in q[1:] for _ in range(draws)]
+               "mean_fsc": values[0] + fall * np.log(f) + scatter * np.sqrt(1 / f - 1) * rng.normal()} for f in q[1:]
+               for _ in range(draws)]
     return steps, random
 
 
 def test_a_gain_is_told_from_chance():
     fall = 0.5 + 0.05 * np.log(np.arange(10, 0, -1) / 10)
     nothing = judge(*records(fall), 8.0)
-    assert nothing.best == 1 and not nothing.pays and nothing.sentence.startswith("Nothing is gained by leaving particles out")
+    assert nothing.best == 1 and not nothing.pays and nothing.sentence.startswith("Nothing is gained by leaving "
+                                                                                  "particles out")
     raised = fall.copy()
     raised[3] = 0.53
     real = judge(*records(raised), 8.0)
@@ -243,7 +251,8 @@ def test_a_gain_is_told_from_chance():
     raised[3] = 0.503
     slight = judge(*records(raised), 8.0)
     assert not slight.pays and slight.best == 0.7 and slight.sentence.startswith("Nothing is gained beyond chance")
-    few = judge(*(part[:3] if k == 0 else part[:2] for k, part in enumerate(records(raised[[0, 3, 4, 5, 6, 7, 8, 9, 9, 9]]))), 8.0)
+    few = judge(*(part[:3] if k == 0 else part[:2] for k, part in enumerate(records(raised[[0, 3, 4, 5, 6, 7, 8, 9, 9,
+                                                                                            9]]))), 8.0)
     assert not few.pays and "--random-draws" in few.sentence
 
 
@@ -262,7 +271,8 @@ def test_selections_at_random_are_seldom_told_to_pay():
 def test_bfactor_of_random_discards():
     n = np.array([1000, 500, 200, 100])
     resolution = (2 / 120.0 * np.log(n / 20)) ** -0.5
-    bfactor, intercept = rosenthal_henderson([{"particles": int(a), "resolution_0143": d} for a, d in zip(n, resolution)])
+    bfactor, intercept = rosenthal_henderson([{"particles": int(a), "resolution_0143": d} for a,
+                                              d in zip(n, resolution)])
     assert bfactor == pytest.approx(120) and intercept == pytest.approx(np.log(20))
     assert rosenthal_henderson([{"particles": 10, "resolution_0143": None}] * 9) is None
 
@@ -271,7 +281,8 @@ def test_bfactor_of_random_discards():
 
 
 def test_what_a_path_leaves(walked):
-    names = {"summary.json", "path.csv", "fsc.csv", "views.csv", "volume.mrc", "half1.mrc", "half2.mrc", "particles.h5", "report.html", "logs"}
+    names = {"summary.json", "path.csv", "fsc.csv", "views.csv", "volume.mrc", "half1.mrc", "half2.mrc", "particles.h5",
+             "report.html", "logs"}
     assert {entry.name for entry in walked.folder.iterdir()} == names
     with open(walked.folder / "path.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -290,7 +301,8 @@ def test_what_a_path_leaves(walked):
 def test_the_page_stands_alone_and_is_written_anew(walked, capsys):
     page = walked.report.read_text()
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "") and walked.sentence in page
-    for title in ("Resolution", "FSC to the map of all particles", "Directions", "The same on pure noise", "Steps and random discards"):
+    for title in ("Resolution", "FSC to the map of all particles", "Directions", "The same on pure noise",
+                  "Steps and random discards"):
         assert f"<h2>{title}</h2>" in page
     assert walked.summary["null"]["sentence"] in page
     assert run(["report", str(walked.folder)]) == 0
@@ -303,11 +315,14 @@ def test_each_step_can_be_exported_and_imported(walked, tmp_path, capsys):
     assert run(["import", star, "--select", "mpireconKeptTo=:0.5", "-o", str(tmp_path / "half.h5")]) == 0
     assert len(ParticleFile(tmp_path / "half.h5")) == walked.kept(0.5).sum()
     with ParticleFile(tmp_path / "half.h5") as file, ParticleFile(walked.summary["particles"]["file"]) as all_of_them:
-        np.testing.assert_allclose(file.images(slice(None)), all_of_them.images(np.flatnonzero(walked.kept(0.5))), rtol=1e-6)
-    assert run(["export", out, "--star", str(tmp_path / "best.star"), "--discarded", str(tmp_path / "rest.star"), "--stack",
+        np.testing.assert_allclose(file.images(slice(None)), all_of_them.images(np.flatnonzero(walked.kept(0.5))),
+                                   rtol=1e-6)
+    assert run(["export", out, "--star", str(tmp_path / "best.star"), "--discarded", str(tmp_path / "rest.star"),
+                "--stack",
                 str(tmp_path / "some.mrcs")]) == 0
     assert f"best.star: {walked.kept().sum()} of {COUNT} particles" in capsys.readouterr().out
-    assert run(["export", out, "--step", "0.55", "--star", str(tmp_path / "no.star"), "--stack", str(tmp_path / "no.mrcs")]) == 1
+    assert run(["export", out, "--step", "0.55", "--star", str(tmp_path / "no.star"), "--stack",
+                str(tmp_path / "no.mrcs")]) == 1
     assert "has the steps 1, 0.9, 0.8" in capsys.readouterr().err
 
 
@@ -317,7 +332,8 @@ def test_folders_of_others_are_refused_and_paths_replaced(few, tmp_path, capsys)
     assert run(command) == 0 and run(command) == 1
     assert "--overwrite" in capsys.readouterr().err
     before = (out / "summary.json").read_bytes()
-    assert run([*command[:-2], "--max-resolution", "1", "--overwrite"]) == 1 and (out / "summary.json").read_bytes() == before
+    assert run([*command[:-2], "--max-resolution", "1",
+                "--overwrite"]) == 1 and (out / "summary.json").read_bytes() == before
     assert run([*command, "--overwrite"]) == 0
     capsys.readouterr()
     assert run(["reconstruct", str(few), "-o", str(out), "--overwrite"]) == 1
@@ -411,10 +427,13 @@ def test_what_cannot_be_walked_is_refused_before_anything_is_written(few, tmp_pa
     assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("options", [{"solver": "gradient"}, {"space": "real"}, {"sort_scope": "batch"}, {"random_draws": 0},
-                                     {"schedule": "sieve", "high_pass": (3, 50)}, {"steps": [1.5]}, {"schedule": "twice"}])
+@pytest.mark.parametrize("options", [{"solver": "gradient"}, {"space": "real"}, {"sort_scope": "batch"},
+                                     {"random_draws": 0},
+                                     {"schedule": "sieve", "high_pass": (3, 50)}, {"steps": [1.5]},
+                                     {"schedule": "twice"}])
 def test_scripts_are_told_what_a_path_does_not_do(few, options):
-    with pytest.raises(UserError, match=f"--{next(iter({k: 0 for k in options if k != 'schedule'} or options)).replace('_', '-')}"):
+    with pytest.raises(UserError,
+                       match=f"--{next(iter({k: 0 for k in options if k != 'schedule'} or options)).replace('_', '-')}"):
         mr.path(few, null=False, **options)
     with pytest.raises(TypeError, match="fold"):
         mr.path(few, fold=3)

@@ -1,4 +1,5 @@
-"""Images that were multiplied by the sign of their CTF: |CTF| is modelled on every path, and the map is that of the others."""
+"""Images that were multiplied by the sign of their CTF: |CTF| is modelled on every path, and the map is that of the
+others."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.simulation.dataset import multiply_by_ctf
 from mpirecon.simulation.phantom import phantom
 
-CTF = dict(voltage_kv=300, defocus_u=[9000.0, 20000.0, 12000.0], defocus_v=[8000.0, 21000.0, 12000.0], cs_mm=2.7, amplitude_contrast=0.1,
+CTF = dict(voltage_kv=300, defocus_u=[9000.0, 20000.0, 12000.0], defocus_v=[8000.0, 21000.0, 12000.0], cs_mm=2.7,
+           amplitude_contrast=0.1,
            astigmatism=[0.3, -1.0, 2.0], bfactor=[0.0, 30.0, 60.0], scale=[1.0, 0.7, -0.5])
 
 
@@ -41,7 +43,8 @@ def test_the_sign_of_the_sine_is_taken_off_and_nothing_else(aberrated):
     plane = HalfPlane.of(24)
     ctf, group = make_ctf(3, **CTF), np.array([3, 7, 3], np.int32)
     optics = OpticsPlanes.of(aberrations(), plane.kx, plane.ky, 24, ABERRATED_PIXEL) if aberrated else None
-    plain, flipped = (ctf_samples(ctf, plane, ABERRATED_PIXEL, optics, group, phase_flipped=one) for one in (False, True))
+    plain, flipped = (ctf_samples(ctf, plane, ABERRATED_PIXEL, optics, group, phase_flipped=one)
+                      for one in (False, True))
     assert (plain < 0).any(axis=1).all() and (plain > 0).any(axis=1).all()
     np.testing.assert_allclose(flipped, np.sign(ctf["scale"])[:, None] * np.abs(plain), atol=1e-7)
 
@@ -51,10 +54,12 @@ def test_the_cuda_kernel_is_the_twin():
     box, pixel_size = 32, 1.3
     plane = HalfPlane.of(box)
     ctf = make_ctf(3, **CTF)
-    optics = (np.zeros((1, len(plane)), np.complex64), np.zeros((1, len(plane)), f4), np.ones((1, len(plane)), f4), np.zeros(3, i4))
+    optics = (np.zeros((1, len(plane)), np.complex64), np.zeros((1, len(plane)), f4), np.ones((1, len(plane)), f4),
+              np.zeros(3, i4))
     for flipped in (False, True):
         out = np.full((3, len(plane)), np.nan, f4)
-        launch("evaluate_ctf", 3, ctf_arguments(ctf_coefficients(ctf, box, pixel_size, flipped), np.broadcast_to(np.eye(2), (3, 2, 2))),
+        launch("evaluate_ctf", 3, ctf_arguments(ctf_coefficients(ctf, box, pixel_size, flipped),
+                                                np.broadcast_to(np.eye(2), (3, 2, 2))),
                *optics, frequencies(plane.kx, plane.ky), i4(len(plane)), i4(3), out, threads=32)  # fmt: skip
         np.testing.assert_allclose(out, ctf_samples(ctf, plane, pixel_size, phase_flipped=flipped), atol=1e-5)
 
@@ -87,12 +92,14 @@ def sets(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("options", [(), ("--space", "real", "--solver", "gradient", "--iterations", "3"), ("--loss", "posterior")])
+@pytest.mark.parametrize("options", [(), ("--space", "real", "--solver", "gradient", "--iterations", "3"),
+                                     ("--loss", "posterior")])
 def test_maps_and_scores_are_those_of_untouched_images(sets, options):
-    """A sign multiplied onto data and model alike changes no inner product. What lies at the border of an image does change, and
-    so would what is taken for its background."""
+    """A sign multiplied onto data and model alike changes no inner product. What lies at the border of an image does
+    change, and so would what is taken for its background."""
     for name in ("plain", "flip"):
-        assert run(["reconstruct", str(sets / f"{name}.h5"), "-o", str(sets / name), "-q", "--overwrite", "--no-postprocess", "--normalise", "off", *options]) == 0
+        assert run(["reconstruct", str(sets / f"{name}.h5"), "-o", str(sets / name), "-q", "--overwrite",
+                    "--no-postprocess", "--normalise", "off", *options]) == 0
     one, other = (density(sets / name / "volume.mrc") for name in ("plain", "flip"))
     assert np.abs(one - other).max() < 1e-3 * np.abs(one).max()
 
@@ -100,8 +107,10 @@ def test_maps_and_scores_are_those_of_untouched_images(sets, options):
 @pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="needs relion_reconstruct (package relion)")
 def test_the_map_is_that_of_relion_told_so(sets):
     """A table that does not say so is imported with the option, and RELION is given its own."""
-    assert run(["import", str(sets / "p.star"), "-o", str(sets / "told.h5"), "-q", "--overwrite", "--ctf-phase-flipped"]) == 0
-    assert run(["reconstruct", str(sets / "told.h5"), "-o", str(sets / "told"), "-q", "--overwrite", "--no-postprocess"]) == 0
+    assert run(["import", str(sets / "p.star"), "-o", str(sets / "told.h5"), "-q", "--overwrite",
+                "--ctf-phase-flipped"]) == 0
+    assert run(["reconstruct", str(sets / "told.h5"), "-o", str(sets / "told"), "-q", "--overwrite",
+                "--no-postprocess"]) == 0
     ours = density(sets / "told" / "volume.mrc")
     theirs = relion_reconstruct(sets, sets / "p.star", "--ctf_phase_flipped")
     untold = relion_reconstruct(sets, sets / "p.star")
@@ -110,7 +119,8 @@ def test_the_map_is_that_of_relion_told_so(sets):
 
 def test_projections_stand_in_the_place_of_the_images(sets):
     assert run([*SIMULATE, str(sets / "clean.h5"), "--ctf-phase-flip", "--snr", "inf", "--overwrite"]) == 0
-    assert run(["project", str(sets / "truth.mrc"), str(sets / "clean.h5"), "-o", str(sets / "q.mrcs"), "-q", "--overwrite"]) == 0
+    assert run(["project", str(sets / "truth.mrc"), str(sets / "clean.h5"), "-o", str(sets / "q.mrcs"), "-q",
+                "--overwrite"]) == 0
     projected = StackReader(sets / "q.mrcs").read(np.arange(50))
     with ParticleFile(sets / "clean.h5") as file:
         images = file.images(slice(0, 50))
@@ -119,7 +129,8 @@ def test_projections_stand_in_the_place_of_the_images(sets):
 
 def test_exported_tables_say_so_and_files_from_before_are_read(sets, tmp_path):
     run(["reconstruct", str(sets / "flip.h5"), "-o", str(tmp_path / "run"), "-q", "--no-postprocess"])
-    assert run(["export", str(tmp_path / "run"), "--star", str(tmp_path / "e.star"), "--stack", str(tmp_path / "e.mrcs"), "-q"]) == 0
+    assert run(["export", str(tmp_path / "run"), "--star", str(tmp_path / "e.star"), "--stack",
+                str(tmp_path / "e.mrcs"), "-q"]) == 0
     assert run(["import", str(tmp_path / "e.star"), "-o", str(tmp_path / "again.h5"), "-q"]) == 0
     with ParticleFile(tmp_path / "again.h5") as file:
         assert file.metadata().ctf_phase_flipped and not file.metadata().ctf_premultiplied

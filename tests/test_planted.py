@@ -1,4 +1,5 @@
-"""Errors planted on purpose, in simulated and imported particles: as large and as many as asked for, the truth kept and scored."""
+"""Errors planted on purpose, in simulated and imported particles: as large and as many as asked for, the truth kept and
+scored."""
 
 import json
 
@@ -82,7 +83,8 @@ def test_errors_depend_on_the_particle_alone_and_change_nothing_else():
     without = drawn(300, error_rate=0.3, seed=4)
     np.testing.assert_array_equal(whole.pose.quaternion, without.pose.quaternion)
     double = drawn(300, **{**settings, "offset_error": 10.0})
-    np.testing.assert_allclose(double.pose.shift - double.true_shift, 2 * (whole.pose.shift - whole.true_shift), atol=1e-12)
+    np.testing.assert_allclose(double.pose.shift - double.true_shift, 2 * (whole.pose.shift - whole.true_shift),
+                               atol=1e-12)
 
 
 def test_images_show_the_true_offsets(tmp_path):
@@ -112,7 +114,8 @@ def test_import_plants_the_same_offset_errors(tmp_path):
 
 def test_groups_are_wrong_together_by_offsets_of_their_own(tmp_path):
     star = make(tmp_path, table(60, rlnTomoParticleName=[f"p{i // 3}" for i in range(60)]))
-    found = run_import(star, "--offset-error", 5, "--offset-error-rate", 0.4, "--error-by", "rlnTomoParticleName")[0].metadata()
+    found = run_import(star, "--offset-error", 5, "--offset-error-rate", 0.4, "--error-by",
+                       "rlnTomoParticleName")[0].metadata()
     by_group = found.planted_offset.reshape(20, 3)
     assert (by_group == by_group[:, :1]).all() and 0 < by_group.mean() < 1
     added = (found.pose.shift - found.true_shift)[found.planted_offset]
@@ -123,7 +126,8 @@ def test_old_names_of_the_options_still_work(tmp_path):
     new = ("--orientation-error-rate", "0.5", "--orientation-error", "10")
     old = ("--error-rate", "0.5", "--error-kind", "small:10")
     for name, words in (("new", new), ("old", old)):
-        assert run(["simulate", "--phantom", "--box", "16", "--particles", "30", *words, "-q", "-o", str(tmp_path / f"{name}.h5")]) == 0
+        assert run(["simulate", "--phantom", "--box", "16", "--particles", "30", *words, "-q", "-o",
+                    str(tmp_path / f"{name}.h5")]) == 0
     one, other = (ParticleFile(tmp_path / f"{name}.h5").metadata() for name in ("new", "old"))
     np.testing.assert_array_equal(one.pose.quaternion, other.pose.quaternion)
     assert one.pose_error.any()
@@ -133,7 +137,8 @@ def test_a_file_of_before_kinds_were_told_apart_is_read_and_scored(tmp_path):
     written(tmp_path / "p.h5", error_rate=0.4, snr=0.5)
     with h5py.File(tmp_path / "p.h5", "r+") as file:
         del file["planted_orientation"]
-    assert run(["reconstruct", str(tmp_path / "p.h5"), "-o", str(tmp_path / "out"), "--loss", "sorted", "--keep", "0.6", "-q"]) == 0
+    assert run(["reconstruct", str(tmp_path / "p.h5"), "-o", str(tmp_path / "out"), "--loss", "sorted", "--keep", "0.6",
+                "-q"]) == 0
     found = json.loads((tmp_path / "out" / "summary.json").read_text())["detection"]
     row, = found["by_kind"]
     assert row["kind"] == "orientation" and row["count"] == found["wrong"]
@@ -148,7 +153,8 @@ def test_a_file_of_before_kinds_were_told_apart_is_read_and_scored(tmp_path):
         (dict(offset_error=5.0, offset_error_rate=1.5), "--offset-error-rate is 1.5, expected 0 … 1"),
         (dict(offset_error_rate=0.5), "give the size of the error with --offset-error"),
         (dict(defocus_error=-5.0), "--defocus-error is -5 Å, expected 0"),
-        (dict(defocus_error=5.0, defocus_error_kind="uniform"), "--defocus-error-kind is 'uniform', expected 'gaussian' or 'fixed'"),
+        (dict(defocus_error=5.0, defocus_error_kind="uniform"), "--defocus-error-kind is 'uniform', expected "
+         "'gaussian' or 'fixed'"),
         (dict(defocus_error_rate=0.5), "give the size of the error with --defocus-error"),
         (dict(inverted_hand_rate=2.0), "--inverted-hand-rate is 2, expected 0 … 1"),
         (dict(duplicate_rate=-0.1), "--duplicate-rate is -0.1, expected 0 … 1"),
@@ -186,7 +192,8 @@ def test_defocus_errors_have_the_size_and_fraction_asked_for(kind):
     if kind == "fixed":
         np.testing.assert_allclose(added[wrong], 1000, atol=1e-9)
     else:
-        assert added[wrong].std() == pytest.approx(1000, rel=4 / np.sqrt(2 * wrong.sum())) and abs(added[wrong].mean()) < 170
+        assert added[wrong].std() == pytest.approx(1000,
+                                                   rel=4 / np.sqrt(2 * wrong.sum())) and abs(added[wrong].mean()) < 170
     assert drawn(defocus_error=-500.0, defocus_error_kind="fixed").planted_defocus.all()
 
 
@@ -278,7 +285,8 @@ def test_import_adds_duplicates_behind_their_particles(tmp_path, link):
 
 
 def test_duplicates_raise_the_fsc_of_the_half_maps_and_are_told(tmp_path):
-    """Pure noise, so that all agreement is the duplicates'; the correlation predicted from the weights is the one measured."""
+    """Pure noise, so that all agreement is the duplicates'; the correlation predicted from the weights is the one
+    measured."""
     images, data = written(tmp_path / "p.h5", particles=600, snr=1e-4, duplicate_rate=0.3)
     out = tmp_path / "out"
     assert run(["reconstruct", str(tmp_path / "p.h5"), "-o", str(out), "--loss", "l2", "-q"]) == 0
@@ -297,7 +305,8 @@ def test_duplicates_raise_the_fsc_of_the_half_maps_and_are_told(tmp_path):
 
 def test_duplicates_and_errors_of_an_import_are_the_same_on_any_number_of_ranks(cli, mpirun, tmp_path):
     star = make(tmp_path, table(40, rlnRandomSubset=None))
-    words = ["import", star, "--duplicate-rate", "0.3", "--orientation-error-rate", "0.3", "--offset-error", "4", "--defocus-error", "900",
+    words = ["import", star, "--duplicate-rate", "0.3", "--orientation-error-rate", "0.3", "--offset-error", "4",
+             "--defocus-error", "900",
              "--inverted-hand-rate", "0.2"]
     alone = cli(*words, "-o", tmp_path / "alone.h5")
     together = mpirun(3, ["-m", "mpirecon", *words, "-o", tmp_path / "together.h5"])
@@ -309,14 +318,17 @@ def test_duplicates_and_errors_of_an_import_are_the_same_on_any_number_of_ranks(
 # ---------------------------------------------------------------- export
 
 
-ERRORS = ("--orientation-error-rate", 0.5, "--offset-error", 4, "--offset-error-rate", 0.4, "--defocus-error", 700, "--defocus-error-rate", 0.5)
+ERRORS = ("--orientation-error-rate", 0.5, "--offset-error", 4, "--offset-error-rate", 0.4, "--defocus-error", 700,
+          "--defocus-error-rate", 0.5)
 
 
 def source_in_pixels(folder):
-    return make(folder, table(20, rlnOriginXAngst=None, rlnOriginYAngst=None, rlnOriginX=np.arange(20) * 0.2, rlnOriginY=np.zeros(20)))
+    return make(folder, table(20, rlnOriginXAngst=None, rlnOriginYAngst=None, rlnOriginX=np.arange(20) * 0.2,
+                              rlnOriginY=np.zeros(20)))
 
 
-@pytest.mark.parametrize("source", [lambda folder: make(folder, table(20)), source_in_pixels, make_cs], ids=["Å", "pixels", "cs"])
+@pytest.mark.parametrize("source", [lambda folder: make(folder, table(20)), source_in_pixels, make_cs],
+                         ids=["Å", "pixels", "cs"])
 def test_an_export_has_the_true_or_the_planted_values_in_the_units_of_the_source(tmp_path, source):
     source = source(tmp_path)
     kind = source.suffix[1:]
@@ -325,7 +337,8 @@ def test_an_export_has_the_true_or_the_planted_values_in_the_units_of_the_source
     file, _ = importer(source, *ERRORS, output=tmp_path / "bad.h5")
     bad = file.metadata()
     m = len(bad)
-    flags = {name: getattr(bad, name) for name in ("pose_error", "planted_orientation", "planted_offset", "planted_defocus")}
+    flags = {name: getattr(bad, name) for name in ("pose_error", "planted_orientation", "planted_offset",
+                                                   "planted_defocus")}
     assert all(0 < rows.sum() < m for rows in flags.values())
     folder = finish(file.path, tmp_path / "out", np.ones(m, bool))
     with h5py.File(folder / "particles.h5", "r+") as run_table:
@@ -333,11 +346,12 @@ def test_an_export_has_the_true_or_the_planted_values_in_the_units_of_the_source
             run_table[name] = flags[name]
     text = export(folder, f"--{kind}", tmp_path / f"original.{kind}")
     count = int(flags["planted_defocus"].sum())
-    assert f"{flags['pose_error'].sum()} wrong poses and {count} wrong defoci were planted: the original ones are written" in text
+    assert f"{flags['pose_error'].sum()} wrong poses and {count} wrong defoci were simulated: the original ones are written" in text
     text = export(folder, f"--{kind}", tmp_path / f"used.{kind}", "--poses", "used")
     assert f"and {count} simulated wrong defoci are written, as used by the run" in text
     for name, wanted in (("original", clean), ("used", bad)):
-        found = importer(tmp_path / f"{name}.{kind}", "--data-dir", tmp_path, output=tmp_path / f"{name}.h5")[0].metadata()
+        found = importer(tmp_path / f"{name}.{kind}", "--data-dir", tmp_path,
+                         output=tmp_path / f"{name}.h5")[0].metadata()
         np.testing.assert_allclose(found.pose.matrices(), wanted.pose.matrices(), atol=1e-6)
         np.testing.assert_allclose(found.pose.shift, wanted.pose.shift, atol=2e-6)
         for field in ("defocus_u", "defocus_v"):
@@ -352,7 +366,8 @@ def test_an_export_has_the_true_or_the_planted_values_in_the_units_of_the_source
     np.testing.assert_allclose(-told["mpireconTrueOriginXAngst"].astype(float), clean.pose.shift[:, 0], atol=1e-9)
     np.testing.assert_allclose(told["mpireconTrueDefocusU"].astype(float), clean.ctf["defocus_u"], atol=1e-6)
     np.testing.assert_array_equal(told["mpireconPlantedDefocus"] == "1", flags["planted_defocus"])
-    for labels, rows in ((("rlnAngleRot", "rlnAngleTilt"), "planted_orientation"), (("rlnDefocusU",), "planted_defocus")):
+    for labels, rows in ((("rlnAngleRot", "rlnAngleTilt"), "planted_orientation"),
+                         (("rlnDefocusU",), "planted_defocus")):
         for label in labels:  # the text of all others is untouched
             np.testing.assert_array_equal(told[label].to_numpy(str) != first[label].to_numpy(str), flags[rows])
     assert "mpireconTrueDefocusU" not in read_star(tmp_path / "original.star")["particles"]
@@ -362,14 +377,16 @@ def test_an_export_has_the_true_or_the_planted_values_in_the_units_of_the_source
 
 
 def test_the_signal_that_offset_and_defocus_errors_leave_is_that_of_the_images():
-    """Against a map's transform that is summed explicitly: images whose truth is 1 at one frequency, in all directions."""
+    """Against a map's transform that is summed explicitly: images whose truth is 1 at one frequency, in all
+    directions."""
     rng = np.random.default_rng(1)
     m, resolution, wavelength = 3000, 12.0, 0.0197
     shift, change = rng.normal(0, 2.0, (m, 2)), rng.normal(0, 1500.0, m)
     weight = rng.random(m)
     columns = {
         "weight": weight, "id": np.arange(m), "pose_error": np.ones(m, bool), "planted_offset": np.ones(m, bool),
-        "planted_defocus": np.ones(m, bool), "offset_error": np.linalg.norm(shift, axis=1), "defocus_error": np.abs(change),
+        "planted_defocus": np.ones(m, bool), "offset_error": np.linalg.norm(shift, axis=1),
+        "defocus_error": np.abs(change),
     }
     rows = with_effects([{"kind": "offset"}, {"kind": "defocus"}], columns, resolution, wavelength)
     angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
@@ -377,7 +394,8 @@ def test_the_signal_that_offset_and_defocus_errors_leave_is_that_of_the_images()
     assert rows[0]["amplitude"] == pytest.approx((weight @ turned).real / weight.sum(), abs=1e-6)
     phase = rng.uniform(0, 2 * np.pi, (400, 1))  # of the oscillating CTF
     product = np.sin(phase) * np.sin(phase + np.pi * wavelength / resolution**2 * change)
-    assert rows[1]["amplitude"] == pytest.approx((product @ weight).sum() / ((np.sin(phase) ** 2).sum() * weight.sum()), abs=0.05)
+    assert rows[1]["amplitude"] == pytest.approx((product @ weight).sum() / ((np.sin(phase) ** 2).sum() * weight.sum()),
+                                                 abs=0.05)
     assert rows[0]["weight"] == 1
 
 
@@ -386,7 +404,8 @@ def test_the_signal_that_offset_and_defocus_errors_leave_is_that_of_the_images()
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scored")
-    assert run(["simulate", "--phantom", "--particles", "500", "--box", "24", "--pixel-size", "6", "--snr", "0.5", "--junk-rate", "0.1",
+    assert run(["simulate", "--phantom", "--particles", "500", "--box", "24", "--pixel-size", "6", "--snr", "0.5",
+                "--junk-rate", "0.1",
                 "--orientation-error-rate", "0.2", "--offset-error", "20", "--offset-error-rate", "0.2", "-q",
                 "-o", str(folder / "p.h5")]) == 0
     assert run(["reconstruct", str(folder / "p.h5"), "-o", str(folder / "out"), "--loss", "sorted", "--keep", "0.6",
@@ -399,7 +418,8 @@ def test_each_kind_is_scored_against_the_particles_without_error(scored):
     found = json.loads((scored / "out" / "summary.json").read_text())["detection"]
     with h5py.File(scored / "out" / "particles.h5") as file, h5py.File(scored / "p.h5") as truth:
         run_table = {name: file[name][...] for name in file}
-        flags = {"orientation": truth["planted_orientation"][...], "offset": truth["planted_offset"][...], "junk": truth["junk"][...]}
+        flags = {"orientation": truth["planted_orientation"][...], "offset": truth["planted_offset"][...],
+                 "junk": truth["junk"][...]}
         off = np.linalg.norm(truth["shift"][...] - truth["true_shift"][...], axis=1)
     np.testing.assert_allclose(run_table["offset_error"], off, atol=1e-12)
     errors = np.sum(list(flags.values()), axis=0)
@@ -410,11 +430,13 @@ def test_each_kind_is_scored_against_the_particles_without_error(scored):
         far = run_table["distance"][mine][:, None]
         assert row["auc"] == pytest.approx(((far > correct).mean() + (far == correct).mean() / 2))
         left = mine & ~run_table["kept"]
-        assert (row["count"], row["alone"], row["kept"]) == (mine.sum(), (mine & (errors == 1)).sum(), (mine & run_table["kept"]).sum())
+        assert (row["count"], row["alone"], row["kept"]) == (mine.sum(), (mine & (errors == 1)).sum(),
+                                                             (mine & run_table["kept"]).sum())
         assert row["recall"] == pytest.approx(left.sum() / mine.sum())
         assert row["precision"] == pytest.approx(left.sum() / (left.sum() + ((errors == 0) & ~run_table["kept"]).sum()))
     size = {row["kind"]: (row["rms"], row["unit"]) for row in found["by_kind"]}
-    assert size["offset"] == (pytest.approx(np.sqrt(np.mean(off[flags["offset"]] ** 2))), "Å") and size["junk"] == (None, None)
+    assert size["offset"] == (pytest.approx(np.sqrt(np.mean(off[flags["offset"]] ** 2))),
+                              "Å") and size["junk"] == (None, None)
     assert sum(row["count"] for row in found["confusion"]) == 500
     offsets = [row for row in found["confusion"] if row["kind"] == "offset"]
     assert sum(row["count"] for row in offsets) == (flags["offset"] & ~flags["orientation"]).sum()
@@ -436,7 +458,7 @@ def test_the_curves_have_a_column_for_each_kind(scored):
 
 def test_the_report_tells_the_kinds_apart(scored):
     page = (scored / "out" / "report.html").read_text(encoding="utf-8")
-    assert "<h2>Planted errors, kind by kind</h2>" in page and "offset 20 Å off or more" in page
+    assert "<h2>Simulated errors, kind by kind</h2>" in page and "offset 20 Å off or more" in page
 
 
 

@@ -1,4 +1,5 @@
-"""The mixture of well posed, wrongly posed and junk: what it finds in evidence of its own making, and when it declines."""
+"""The mixture of well posed, wrongly posed and junk: what it finds in evidence of its own making, and when it
+declines."""
 
 from functools import lru_cache
 
@@ -45,7 +46,8 @@ def test_the_share_of_the_good_is_found_within_two_points(bad, contrast_cv):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.floats(0, 0.8), st.floats(0, 1), st.floats(7, 20), st.floats(0.02, 0.3), st.floats(0.6, 1.4), st.integers(0, 10**6),
+    st.floats(0, 0.8), st.floats(0, 1), st.floats(7, 20), st.floats(0.02, 0.3), st.floats(0.6, 1.4),
+    st.integers(0, 10**6),
 )
 def test_the_share_is_found_whatever_the_rest(bad, junk, strength, contrast_cv, gain, seed):
     drawn = draw(3000, bad, junk=junk, strength=strength / gain, contrast_cv=contrast_cv, gain=gain, seed=seed)
@@ -513,7 +515,8 @@ def test_slight_errors_count_at_the_frequencies_where_they_are_right():
     good = (drawn.kind == GOOD) & ~turned
     assert np.median(chosen.posterior[far]) < 0.01 and (chosen.weight[far] > 0).all()
     # like the profile of their angles: e^(-k·angle), 0.2 to 0.3 of the amplitude at k = 8, all of it at k = 0
-    assert np.median(first[far, 8] / first[far, 0]) == pytest.approx(np.exp(-8 * np.median(np.sqrt(squared[far]))), abs=0.05)
+    assert np.median(first[far, 8] / first[far, 0]) == pytest.approx(np.exp(-8 * np.median(np.sqrt(squared[far]))),
+                                                                     abs=0.05)
     assert np.median(first[far, 0]) == pytest.approx(1, abs=0.15)
     assert np.median(first[good, 8]) > 0.85 and np.median(first[drawn.kind == JUNK]) < 0.05
     # and their weight says how much of them counts

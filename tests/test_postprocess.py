@@ -194,7 +194,8 @@ def relion(tmp_path_factory, shared_data):
     found = []
     for seed in range(6):
         done = subprocess.run(
-            ["relion_postprocess", "--i", "h1.mrc", "--i2", "h2.mrc", "--mask", "mask.mrc", "--auto_bfac", "--random_seed",
+            ["relion_postprocess", "--i", "h1.mrc", "--i2", "h2.mrc", "--mask", "mask.mrc", "--auto_bfac",
+             "--random_seed",
              f"{seed}", "--autob_highres", f"{at}", "--angpix", f"{truth.pixel_size}", "--o", f"pp{seed}"],
             cwd=folder, capture_output=True, text=True, timeout=200, stdin=subprocess.DEVNULL,
         )  # fmt: skip
@@ -212,7 +213,8 @@ def table(star: str) -> dict[str, np.ndarray]:
 
 
 def test_curves_agree_with_relion_postprocess(relion):
-    """RELION draws random phases once, which scatters its curve by 0.02 in the worst shell: its mean over seeds is taken."""
+    """RELION draws random phases once, which scatters its curve by 0.02 in the worst shell: its mean over seeds is
+    taken."""
     _, a, b, mask, _, stars = relion
     tables, ours = [table(star) for star in stars], phase_randomised_fsc(a, b, mask, draws=8)
     theirs = {label: np.mean([t[label] for t in tables], axis=0) for label in tables[0]}
@@ -235,7 +237,8 @@ def test_the_bfactor_agrees_with_relion_postprocess(relion, shared_data):
     bare, masked = (guinier((a + b) / 2 * m, pixel_size, true, at).bfactor for m in (1, mask))
     clean = np.asarray(read_map(shared_data / "maps" / "emd_3488.mrc").array, np.float32)
     known = guinier(fall_off(clean, 100, pixel_size), pixel_size, true, at).bfactor
-    print(f"B-factors: RELION {theirs:.1f}, here unmasked {bare:.1f}, masked {masked:.1f}, without noise {known:.1f} Å²")
+    print(f"B-factors: RELION {theirs:.1f}, here unmasked {bare:.1f}, masked {masked:.1f}, without noise {known:.1f} "
+          f"Å²")
     assert bare == pytest.approx(theirs, rel=0.05)
     assert abs(masked - known) < abs(bare - known)
 
@@ -283,7 +286,8 @@ def test_reconstruct_tells_which_mask_its_resolution_is_of(tmp_path, cli):
         result = cli("reconstruct", tmp_path / "p.h5", "-o", tmp_path / name, *words)
         assert result.returncode == 0, result.stderr
         runs[name] = json.loads((tmp_path / name / "summary.json").read_text())
-    assert runs["sphere"]["resolution_of"]["mask"].startswith("sphere of") and not runs["sphere"]["resolution_of"]["corrected"]
+    assert (runs["sphere"]["resolution_of"]["mask"].startswith("sphere of")
+            and not runs["sphere"]["resolution_of"]["corrected"])
     assert runs["auto"]["resolution_of"]["mask"].startswith("automatic") and runs["auto"]["resolution_of"]["corrected"]
     assert runs["auto"]["resolution_0143"] == runs["sphere"]["postprocess"]["resolution_0143"]
     assert runs["none"]["postprocess"] is None and runs["none"]["resolution_0143"] == runs["sphere"]["resolution_0143"]
@@ -292,7 +296,8 @@ def test_reconstruct_tells_which_mask_its_resolution_is_of(tmp_path, cli):
     assert not np.asarray(read_map(tmp_path / "auto" / "volume.mrc").array)[mask == 0].any()
     half = np.asarray(read_map(tmp_path / "auto" / "half1.mrc").array)
     assert half[(mask == 0) & (radius_grid(32) < 15)].any()  # half maps stay unmasked
-    assert cli("reconstruct", tmp_path / "p.h5", "-o", tmp_path / "no", "--mask", "auto", "--no-postprocess").returncode == 1
+    assert cli("reconstruct", tmp_path / "p.h5", "-o", tmp_path / "no", "--mask", "auto",
+               "--no-postprocess").returncode == 1
 
 
 def test_the_postprocess_command_writes_what_reconstruct_does(tmp_path, monkeypatch, capsys):
@@ -301,16 +306,19 @@ def test_the_postprocess_command_writes_what_reconstruct_does(tmp_path, monkeypa
     for name, array in (("a", a), ("b", b)):
         write_map(f"{name}.mrc", array, PIXEL, overwrite=True)
     code, out, _ = command(capsys, "postprocess", "a.mrc", "b.mrc", "-o", "post")
-    assert code == 0 and "corrected for the mask: FSC 0.5 at" in out and "B-factor" in out and "sharpened_masked.mrc" in out
+    assert (code == 0 and "corrected for the mask: FSC 0.5 at" in out and "B-factor" in out
+            and "sharpened_masked.mrc" in out)
     told = json.load(open("post/postprocess.json"))
     bare = postprocess(a, b, PIXEL, unmasked=fsc(a, b))
-    assert told["bfactor"] == pytest.approx(bare.guinier.bfactor) and told["resolution_0143"] == pytest.approx(bare.resolution)
+    assert (told["bfactor"] == pytest.approx(bare.guinier.bfactor)
+            and told["resolution_0143"] == pytest.approx(bare.resolution))
     sharpened, mask = (np.asarray(read_map(f"post/{n}.mrc").array) for n in ("sharpened", "mask"))
     np.testing.assert_allclose(sharpened, bare.sharpened, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(read_map("post/sharpened_masked.mrc").array, sharpened * mask, rtol=1e-5, atol=1e-6)
     header = open("post/fsc.csv").readline()
     assert header == "shell,resolution,fsc,fsc_masked,fsc_randomised,fsc_true\n"
-    code, out, _ = command(capsys, "postprocess", "a.mrc", "b.mrc", "-o", "mine", "--mask", "post/mask.mrc", "--bfactor", "-50",
+    code, out, _ = command(capsys, "postprocess", "a.mrc", "b.mrc", "-o", "mine", "--mask", "post/mask.mrc",
+                           "--bfactor", "-50",
                            "--lowpass", 6, "--json")
     assert code == 0 and json.loads(out)["bfactor_given"] == -50 and json.loads(out)["mask"] == "post/mask.mrc"
     k = np.abs(scipy.fft.rfftn(np.asarray(read_map("mine/sharpened.mrc").array)))
@@ -323,7 +331,8 @@ def test_the_postprocess_command_writes_what_reconstruct_does(tmp_path, monkeypa
         (["a.mrc", "small.mrc"], "a box of 48 pixels, small.mrc 24"),
         (["a.mrc", "b.mrc", "--mask", "a.mrc"], "a.mrc: mask values run from"),
         (["a.mrc", "b.mrc", "--mtf-pixel-size", "1"], "give that with --mtf FILE"),
-        (["a.mrc", "b.mrc", "--mtf", "mtf.star", "--mtf-pixel-size", "9"], "mtf.star ends at 0.5 .*--mtf-pixel-size, 9 Å"),
+        (["a.mrc", "b.mrc", "--mtf", "mtf.star", "--mtf-pixel-size", "9"],
+         "mtf.star ends at 0.5 .*--mtf-pixel-size, 9 Å"),
         (["a.mrc", "b.mrc", "--mtf", "bad.star"], "bad.star is no MTF"),
         (["n1.mrc", "n2.mrc"], "stands out from the solvent.*--mask FILE"),
         (["flat.mrc", "b.mrc"], "flat.mrc: the map is constant"),
@@ -338,7 +347,8 @@ def test_what_postprocess_refuses(tmp_path, monkeypatch, capsys, words, message)
     maps |= {name: rng.standard_normal((48,) * 3, np.float32) for name in ("n1", "n2")}
     for name, array in maps.items():
         write_map(f"{name}.mrc", array, PIXEL, overwrite=True)
-    write_star("mtf.star", {"": pd.DataFrame({"rlnResolutionInversePixel": ["0", "0.5"], "rlnMtfValue": ["1", "0.4"]})}, False)
+    write_star("mtf.star", {"": pd.DataFrame({"rlnResolutionInversePixel": ["0", "0.5"], "rlnMtfValue": ["1", "0.4"]})},
+               False)
     write_star("bad.star", {"": pd.DataFrame({"rlnOther": ["0", "0.5"]})}, False)
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "fsc.csv").touch()
@@ -355,10 +365,13 @@ def test_the_sharpened_map_is_that_of_relion_postprocess(relion, monkeypatch):
     at = np.linspace(0, 0.5, 501)  # as densely as curves of detectors are: RELION looks shells up
     curve = pd.DataFrame({"rlnResolutionInversePixel": at, "rlnMtfValue": 1 - 1.2 * at}).astype(str)
     write_star("mtf.star", {"": curve}, True)
-    subprocess.run(["relion_postprocess", "--i", "h1.mrc", "--i2", "h2.mrc", "--mask", "mask.mrc", "--adhoc_bfac", "-60", "--low_pass",
-                    "4", "--angpix", f"{pixel_size}", "--mtf", "mtf.star", "--mtf_angpix", f"{pixel_size}", "--o", "sharp"],
+    subprocess.run(["relion_postprocess", "--i", "h1.mrc", "--i2", "h2.mrc", "--mask", "mask.mrc", "--adhoc_bfac",
+                    "-60", "--low_pass",
+                    "4", "--angpix", f"{pixel_size}", "--mtf", "mtf.star", "--mtf_angpix", f"{pixel_size}", "--o",
+                    "sharp"],
                    capture_output=True, timeout=200, stdin=subprocess.DEVNULL)  # fmt: skip
-    words = ["postprocess", "h1.mrc", "h2.mrc", "--mask", "mask.mrc", "--bfactor", -60, "--lowpass", 4, "--mtf", "mtf.star", "-o", "ours"]
+    words = ["postprocess", "h1.mrc", "h2.mrc", "--mask", "mask.mrc", "--bfactor", -60, "--lowpass", 4, "--mtf",
+             "mtf.star", "-o", "ours"]
     assert run([str(word) for word in words] + ["-q", "--overwrite"]) == 0
     theirs, ours = (np.asarray(read_map(name).array) for name in ("sharp.mrc", "ours/sharpened.mrc"))
     last = int(len(a) * pixel_size / 4) - 2

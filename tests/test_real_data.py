@@ -194,7 +194,8 @@ def test_images_of_one_particle_share_a_fold(shared_data, tmp_path):
     console = Console(comm, quiet=True)
     ours, name = slab("rlnTomoParticleName", console)
     for half in (1, 2):
-        folds = {n: set(ours.fold[(name == n) & (ours.metadata.half == half)]) for n in name[ours.metadata.half == half]}
+        folds = {n: set(ours.fold[(name == n) & (ours.metadata.half == half)])
+                 for n in name[ours.metadata.half == half]}
         assert all(len(of_particle) == 1 for of_particle in folds.values())
         sizes = np.bincount([next(iter(of_particle)) for of_particle in folds.values()], minlength=8)
         assert np.ptp(sizes) <= 1

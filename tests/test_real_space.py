@@ -1,4 +1,5 @@
-"""Kernels of real space: against definitions in float64, by the dot test, against the Fourier kernels, CUDA against CPU."""
+"""Kernels of real space: against definitions in float64, by the dot test, against the Fourier kernels, CUDA against
+CPU."""
 
 import mrcfile
 import numpy as np
@@ -96,7 +97,8 @@ def test_rotations_turn_what_was_there():
     assert np.linalg.norm(back[0] - volume) < 0.02 * np.linalg.norm(volume)
     quarter = np.array([[[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]])
     rotate_volumes(c, quarter, back)  # x to y: what was at (x, 0) is at (0, x); the row that wraps round is empty
-    np.testing.assert_allclose(back[0][:, 1:, 1:], np.rot90(volume[:, 1:, 1:], -1, axes=(1, 2)), atol=3e-4 * volume.max())
+    np.testing.assert_allclose(back[0][:, 1:, 1:], np.rot90(volume[:, 1:, 1:], -1, axes=(1, 2)),
+                               atol=3e-4 * volume.max())
 
 
 def test_images_are_turned_then_moved():
@@ -162,7 +164,8 @@ def smooth_problem(n=20, m=9):
     rng = np.random.default_rng(3)
     truth = blob(n)
     pose = Pose(rng.standard_normal((m, 4)), rng.uniform(-4, 4, (m, 2)))
-    ctf = make_ctf(m, voltage_kv=300, defocus_u=rng.uniform(5e3, 2e4, m), defocus_v=1e4, cs_mm=2.7, amplitude_contrast=0.1)
+    ctf = make_ctf(m, voltage_kv=300, defocus_u=rng.uniform(5e3, 2e4, m), defocus_v=1e4, cs_mm=2.7,
+                   amplitude_contrast=0.1)
     model = ForwardModel(n, 2.0)
     images = model.images(model.prepare(truth), pose, ctf)
     images += 0.1 * images.std() * random_like(images.shape, np.float32, 4)
@@ -226,11 +229,13 @@ def test_real_space_on_cuda_is_that_on_cpu(fake_cupy, premultiplied):
 
 def test_reconstruct_in_real_space_gives_the_map_of_fourier_space(cli, tmp_path):
     particles = tmp_path / "particles.h5"
-    made = cli("simulate", "--phantom", "--particles", 150, "--box", 16, "--pixel-size", 6, "--snr", 1, "--seed", 3, "-o", particles)
+    made = cli("simulate", "--phantom", "--particles", 150, "--box", 16, "--pixel-size", 6, "--snr", 1, "--seed", 3,
+               "-o", particles)
     assert made.returncode == 0, made.stderr
     maps = {}
     for space in ("fourier", "real"):
-        result = cli("reconstruct", particles, "-o", tmp_path / space, "--space", space, "--no-postprocess", "--backend", "cpu",
+        result = cli("reconstruct", particles, "-o", tmp_path / space, "--space", space, "--no-postprocess",
+                     "--backend", "cpu",
                      "--max-resolution", 20)  # fmt: skip
         assert result.returncode == 0, result.stderr
         maps[space] = mrcfile.read(tmp_path / space / "volume.mrc").astype(float).ravel()

@@ -24,7 +24,8 @@ def particles(tmp_path_factory, cli):
 RUNS = {
     "sorted": ("--loss", "sorted", "--keep", "0.7", "--iterations", "3"),
     "huber": ("--loss", "huber", "--iterations", "2"),
-    "gradient": ("--solver", "gradient", "--loss", "sorted", "--keep", "0.7", "--iterations", "3", "--batch-size", "150"),
+    "gradient": ("--solver", "gradient", "--loss", "sorted", "--keep", "0.7", "--iterations", "3", "--batch-size",
+                 "150"),
 }
 
 

@@ -108,7 +108,8 @@ def test_the_page_has_every_fact_and_needs_nothing_else(tmp_path):
     assert len(page.loads) == page.tags.count("img") == 6  # three slices, three projections
     for fact in (
         "The half maps agree to 12.34 Å", "70 of 100 particles were kept, 1 of them (1.4 %) with a simulated error",
-        "30 particles have one", "without mask 15.00 Å", "a trimmed loss always falls", "0.95", "node", "5 MB", "400 MB",
+        "30 particles have one", "without mask 15.00 Å", "a trimmed loss always falls", "0.95", "node", "5 MB",
+        "400 MB",
         "mpirecon reconstruct p.h5 -o out", "numpy 9.8.7", "explained", "2026-01-02 03:04:05 UTC", "AUC 0.990",
     ):  # fmt: skip
         assert fact in page.text, fact
@@ -122,7 +123,8 @@ def test_the_page_has_every_fact_and_needs_nothing_else(tmp_path):
     ("summary", "said", "unsaid", "charts"),
     [
         (make_summary(truth=False), "70 of 100 particles were kept.", "simulated", 6),
-        (make_summary("l2", truth=False, kept=100, iterations=1), "All 100 particles were used, alike.", "simulated", 3),
+        (make_summary("l2", truth=False, kept=100, iterations=1), "All 100 particles were used, alike.", "simulated",
+         3),
         (make_summary("l2", kept=100, iterations=1), "30 of them (30.0 %) have a simulated error", "were kept", 3),
         (make_summary("huber", truth=False, kept=97, skipped=[3, 4, 50]), "Weights run from 1 to 1", "simulated", 6),
         (make_summary(kept=1, count=1, truth=False), "1 of 1 particles were kept", "simulated", 6),
@@ -163,7 +165,8 @@ def test_cautions_about_distances_and_none_without_reason():
 def test_right_particles_left_out_and_better_iterations_before_are_told():
     summary = make_summary(kept=30)
     summary["detection"]["kept"] = 30  # of 70 right ones
-    assert any("41 of 70 particles without a simulated error were rejected, too (58.6 %)" in t for t in cautions(summary))
+    assert any("41 of 70 particles without a simulated error were rejected, too (58.6 %)" in t
+               for t in cautions(summary))
     summary = make_summary()
     summary["iterations"][1]["resolution_0143"] = 10.0
     assert any("agreed to 10.00 Å in iteration 2 and to 12.50 Å in the last one" in text for text in cautions(summary))
@@ -215,7 +218,8 @@ def test_summary_is_read_back_or_refused(tmp_path):
 
 def test_histograms_survive_constant_values():
     table = {"distance": np.zeros(5), "score": np.full(5, 3.0), "posterior": np.ones(5)}
-    assert "<svg" in histogram_chart(table, "distance", "d") and "<svg" in histogram_chart(table, "score", "s", keep=0.5)
+    assert "<svg" in histogram_chart(table, "distance", "d") and "<svg" in histogram_chart(table, "score", "s",
+                                                                                           keep=0.5)
     nothing = {"distance": np.full(4, np.nan), "score": np.full(4, np.nan), "pose_error": np.ones(4, bool)}
     assert "<svg" in histogram_chart(nothing, "distance", "d")
 
@@ -241,7 +245,8 @@ def test_a_mixture_that_tells_nothing_apart_shows_no_share(tmp_path):
     summary = make_summary("posterior", truth=False, keep_estimate=0.22,
                            mixture={"keep": 0.22, "keep_interval": [0.17, 0.27], "separable": False})
     page = make_page(tmp_path / "out", summary)
-    assert "cannot distinguish correct from incorrect particles" in page.text and "22.0 %" not in page.text and "are not separable" in page.text
+    assert ("cannot distinguish correct from incorrect particles" in page.text and "22.0 %" not in page.text
+            and "are not separable" in page.text)
     assert "as fitted" not in page.text and "because correct and incorrect ones are not separable" in page.text
 
 
@@ -252,7 +257,8 @@ def test_where_groups_decide_no_score_of_an_image_is_drawn_as_the_threshold(tmp_
     summary["configuration"] = {**summary["configuration"], "group_by": "rlnTomoParticleName"}
     page = make_page(tmp_path / "groups", summary).text
     assert "kept →" not in page and "kept (70)" in page and "rejected (30)" in page
-    assert "Rows with the same rlnTomoParticleName are scored as a unit" in page and "Rows with the same rlnTomoParticleName have the same value" in page
+    assert ("Rows with the same rlnTomoParticleName are scored as a unit" in page
+            and "Rows with the same rlnTomoParticleName have the same value" in page)
     assert "distance (log likelihood ratio, wrong over correct)" in page and "distance (explained)" not in page
 
 
@@ -300,7 +306,8 @@ def test_reconstruct_leaves_a_report_and_the_command_writes_it_anew(run, cli, tm
     (run / "report.html").unlink()
     result = cli("report", run)
     assert result.returncode == 0 and str(run / "report.html") in result.stdout
-    assert (run / "report.html").read_text(encoding="utf-8") == source  # pictures too: maps in memory are those of the files
+    # pictures too: maps in memory are those of the files
+    assert (run / "report.html").read_text(encoding="utf-8") == source
     elsewhere = tmp_path / "r.html"
     elsewhere.touch()
     result = cli("report", run, "-o", elsewhere)
@@ -327,8 +334,10 @@ def test_report_of_an_unfinished_run_is_refused(tmp_path, cli):
 #: what a reader looks for (docs/report.md), by the mark that the page gives it
 FACTS = {
     "resolution": "which resolution, in which mask", "fsc": "FSC curves", "map": "what the map looks like",
-    "kept": "particles kept", "errors": "simulated errors detected, or the estimated fraction of correct particles", "warnings": "warnings",
-    "score": "histogram with threshold", "convergence": "whether it converged", "where time went": "time, and where it went",
+    "kept": "particles kept", "errors": "simulated errors detected, or the estimated fraction of correct particles",
+    "warnings": "warnings",
+    "score": "histogram with threshold", "convergence": "whether it converged",
+    "where time went": "time, and where it went",
     "command": "command, versions, devices",
 }  # fmt: skip
 

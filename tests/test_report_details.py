@@ -35,17 +35,20 @@ def selected(tmp_path_factory):
 
 
 def test_no_histogram_is_drawn_twice(plain, tmp_path):
-    blind, summary = page_of(tmp_path, "--loss", "sorted", "--keep", "auto", "--iterations", 2, simulate=("--snr", 0.0005))
+    blind, summary = page_of(tmp_path, "--loss", "sorted", "--keep", "auto", "--iterations", 2,
+                             simulate=("--snr", 0.0005))
     assert not summary["iterations"][-1]["mixture"]["separable"]
     for source in (plain[0], blind):
-        assert source.count('aria-label="Histogram of score"') == source.count('aria-label="Histogram of distance"') == 1
+        assert source.count('aria-label="Histogram of score"') == source.count('aria-label="Histogram of '
+                                                                               'distance"') == 1
     assert "Weights run" not in blind
 
 
 def test_nothing_refers_to_what_is_not_there(plain, selected):
     assert "selection below test" not in plain[0] and "Controls of the selection" not in plain[0]
     assert "selection below test" in selected[0] and "Controls of the selection" in selected[0]
-    assert "before the selection" in selected[0] and "view, before" not in plain[0] and "particles per view<" in plain[0]
+    assert ("before the selection" in selected[0] and "view, before" not in plain[0]
+            and "particles per view<" in plain[0])
     assert "Score against defocus and contrast<" in plain[0]  # noise is even, and there are no micrographs
     assert "Score against defocus, noise and contrast<" in selected[0]
 
@@ -73,7 +76,8 @@ def test_the_configuration_shows_what_was_used(plain):
     used = summary["used"]
     assert used["padding"] == 2 and used["threads"] >= 1 and used["folds"] == 1 and used["max_resolution"] == 12
     assert set(used["solve_iterations"]) == {"half maps", "map of all"}
-    for words in ("2 (automatic)", "12 Å (automatic)", used["mask"], "cpu (automatic)", f"half maps {used['solve_iterations']['half maps']}"):
+    for words in ("2 (automatic)", "12 Å (automatic)", used["mask"], "cpu (automatic)",
+                  f"half maps {used['solve_iterations']['half maps']}"):
         assert words in source, words
 
 
@@ -84,12 +88,14 @@ def test_the_command_has_its_launcher_and_the_page_its_place(plain, tmp_path):
     many = {**summary, "ranks": summary["ranks"] * 3, "command": "mpirecon reconstruct p.h5", "environment": {}}
     assert launched(many) == "mpirun -n 3 mpirecon reconstruct p.h5"
     assert launched({**many, "environment": {"SLURM_STEP_ID": "0"}}) == "srun -n 3 mpirecon reconstruct p.h5"
-    assert launched({**many, "environment": {"SLURM_STEP_ID": "0", "OMPI_COMM_WORLD_SIZE": "3"}}).startswith("mpirun -n 3 ")
+    assert launched({**many,
+                     "environment": {"SLURM_STEP_ID": "0", "OMPI_COMM_WORLD_SIZE": "3"}}).startswith("mpirun -n 3 ")
 
 
 def test_a_run_that_chose_nobody_has_no_choice_in_its_legend(tmp_path):
     curves = {name: np.linspace(0, 1, 5) for name in ("false_positive_rate", "recall", "precision")}
-    assert "this run&#x27;s selection" in roc_chart(curves, {"recall": 0.5, "precision": 1.0, "false_positive_rate": 0.1})
+    assert "this run&#x27;s selection" in roc_chart(curves, {"recall": 0.5, "precision": 1.0,
+                                                             "false_positive_rate": 0.1})
     assert "selection" not in roc_chart(curves, {})
     source, _ = page_of(tmp_path, simulate=("--error-rate", 0.2))
     assert "at the best threshold. This run rejected no particle." in source and "0.0000 at" not in source
@@ -98,7 +104,8 @@ def test_a_run_that_chose_nobody_has_no_choice_in_its_legend(tmp_path):
 @pytest.mark.parametrize("names", [["defocus"], ["defocus", "sigma"], ["defocus", "sigma", "scale"],
                                    ["defocus", "sigma", "scale", "micrograph"]])
 def test_charts_of_a_row_have_letters_of_one_size(names):
-    """What a chart's unit measures on a page of 1216 pixels: 12 of them are a letter, beside that of a chart of half the page."""
+    """What a chart's unit measures on a page of 1216 pixels: 12 of them are a letter, beside that of a chart of half
+    the page."""
     rng = np.random.default_rng(1)
     table = {"score": rng.random(60), "distance": rng.random(60), **{name: rng.random(60) for name in names}}
     if "micrograph" in names:
@@ -138,7 +145,8 @@ def test_colours_of_directions_do_not_stretch_over_a_twentieth(at, shades, ends)
     direction[:, 2] = np.abs(direction[:, 2])
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     curve = np.linspace(1, 0, 13).tolist()
-    cones = {"direction": direction.tolist(), "resolution": at.tolist(), "quantiles": dict.fromkeys(("least", "low", "median", "high", "most"), curve)}
+    cones = {"direction": direction.tolist(), "resolution": at.tolist(),
+             "quantiles": dict.fromkeys(("least", "low", "median", "high", "most"), curve)}
     source = cones_chart(cones, np.array(curve), 24, 3.0)
     greens = [int(colour[3:5], 16) for colour in re.findall(r'<circle cx=[^>]*fill="(#\w{6})"', source)]
     assert len(greens) == 40 and (np.ptp(greens) < 60 if shades == 20 else np.ptp(greens) > 180)
@@ -188,7 +196,8 @@ def test_the_map_page_fits_a_phone(browser, tmp_path):
     from mpirecon.report.viewer import write_view
 
     z, y, x = np.mgrid[:16, :16, :16] - 8
-    page = write_view(np.exp(-(x**2 + y**2 + z**2) / 10.0), 3.0, "m.mrc", tmp_path / "v.html").read_text(encoding="utf-8")
+    page = write_view(np.exp(-(x**2 + y**2 + z**2) / 10.0), 3.0, "m.mrc",
+                      tmp_path / "v.html").read_text(encoding="utf-8")
     assert "Upwards" not in page and page.count("x →") == 2 and page.count("z ↑") == 2
     told = on_a_phone(browser, page, tmp_path)
     assert told["wide"] <= 390 and told["cut"] == []

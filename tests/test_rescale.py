@@ -59,7 +59,8 @@ def mixed(tmp_path):
         }))  # fmt: skip
     ctf = p.ctf[0]
     optics = {"rlnOpticsGroup": [1, 2], "rlnVoltage": ctf["voltage_kv"], "rlnSphericalAberration": ctf["cs_mm"],
-              "rlnAmplitudeContrast": ctf["amplitude_contrast"], "rlnImagePixelSize": [2.5, 3.17], "rlnImageSize": [40, 36]}
+              "rlnAmplitudeContrast": ctf["amplitude_contrast"], "rlnImagePixelSize": [2.5, 3.17],
+              "rlnImageSize": [40, 36]}
     write_star("p.star", {"optics": pd.DataFrame(optics).astype(str), "particles": pd.concat(blocks).astype(str)},
                overwrite=False)
     return tmp_path / "p.star"
@@ -109,7 +110,8 @@ def test_coarse_images_do_not_damp_what_they_do_not_hold(tmp_path, monkeypatch):
     found = equations.solve(equations.ridge(), 20)[0]
     power = np.abs(np.fft.fftn(found))
     radius = np.sqrt(sum(np.meshgrid(*[np.fft.fftfreq(box, 1 / box) ** 2] * 3)))
-    assert power[(radius > 17) & (radius < 19)].mean() == pytest.approx(power[(radius > 8) & (radius < 13)].mean(), rel=0.05)
+    assert power[(radius > 17) & (radius < 19)].mean() == pytest.approx(power[(radius > 8) & (radius < 13)].mean(),
+                                                                        rel=0.05)
 
 
 def test_ranks_rescale_alike(tmp_path, monkeypatch, mpirun):

@@ -1,4 +1,5 @@
-"""Imports of some rows (--select): the right ones, with all their columns, on any number of ranks; and what is refused."""
+"""Imports of some rows (--select): the right ones, with all their columns, on any number of ranks; and what is
+refused."""
 
 from __future__ import annotations
 
@@ -20,20 +21,23 @@ from mpirecon.io.star import read_star, write_star
 
 M = 40
 ROW = np.arange(M)
-TWO = {**{label: values * 2 for label, values in OPTICS.items()}, "rlnOpticsGroup": [1, 2], "rlnOpticsGroupName": ["old", "new"]}
+TWO = {**{label: values * 2 for label, values in OPTICS.items()}, "rlnOpticsGroup": [1, 2],
+       "rlnOpticsGroupName": ["old", "new"]}
 
 
 def made(tmp_path):
     """Classes 1, 2, 3 in turn, two optics groups, ten micrographs, uids of 64 bits."""
     particles = table(
-        M, rlnClassNumber=1 + ROW % 3, rlnOpticsGroup=1 + ROW // 25, rlnMicrographName=[f"MotionCorr/job2/m{i // 4}.mrc" for i in ROW],
+        M, rlnClassNumber=1 + ROW % 3, rlnOpticsGroup=1 + ROW // 25, rlnMicrographName=[f"MotionCorr/job2/m{i // 4}.mrc"
+                                                                                        for i in ROW],
         ucsfUid=[str(2**63 + int(i)) for i in ROW], rlnRandomSubset=None, rlnFigure=[f"{x:.3f}" for x in ROW / 40],
     )
     return make(tmp_path, particles, TWO), particles
 
 
 def kept(file) -> np.ndarray:
-    """The rows of the table that a file has, by the first pixel of their images; checked against poses, CTF and source."""
+    """The rows of the table that a file has, by the first pixel of their images; checked against poses, CTF and
+    source."""
     rows = file.images(slice(None))[:, 0, 0].astype(int)
     found = file.metadata()
     np.testing.assert_array_equal(found.ctf["defocus_u"], 10000 + rows)
@@ -77,7 +81,8 @@ def test_values_from_files(tmp_path):
     np.save(tmp_path / "rows.npy", [3, 30])
     np.testing.assert_array_equal(kept(run(star, "--select", f"row=@{tmp_path}/rows.npy", "--overwrite")[0]), [3, 30])
     write_star(tmp_path / "some.star", {"particles": particles.iloc[[4, 8]]}, False)
-    np.testing.assert_array_equal(kept(run(star, "--select", f"rlnImageName=@{tmp_path}/some.star", "--overwrite")[0]), [4, 8])
+    np.testing.assert_array_equal(kept(run(star, "--select", f"rlnImageName=@{tmp_path}/some.star", "--overwrite")[0]),
+                                  [4, 8])
     (tmp_path / "none.txt").write_text("x\ny\n")
     refused(star, "no row has any of the 2 values of .*none.txt in rlnMicrographName; there are .*m0.mrc .4 rows",
             "--select", f"rlnMicrographName=@{tmp_path}/none.txt")
@@ -108,9 +113,10 @@ def test_selections_that_exclude_each_other(tmp_path):
 def test_several_classes_are_told_with_the_option(tmp_path):
     star, _ = made(tmp_path)
     _, text = run(star)
-    assert ("Warning: rlnClassNumber tells of 3 classes (class 1: 14, class 2: 13, class 3: 13 particles): poses of different classes "
+    assert ("Warning: rlnClassNumber has 3 classes (class 1: 14, class 2: 13, class 3: 13 particles): poses of "
+            "different classes "
             "are relative to different maps" in text.replace("\n", " ")) and "--select 'rlnClassNumber=1'" in text
-    assert "tells of" not in run(star, "--select", "rlnClassNumber=1", "--overwrite")[1]
+    assert "classes (" not in run(star, "--select", "rlnClassNumber=1", "--overwrite")[1]
 
 
 def test_a_group_of_another_pixel_size_can_be_left_out(tmp_path):
@@ -126,7 +132,8 @@ def test_exports_have_the_selected_rows_and_the_half_sets_that_were_used(tmp_pat
     wanted = ROW % 3 == 1
     file, _ = run(star, "--select", "rlnClassNumber=2", "--new-halves")
     good = np.arange(wanted.sum()) % 4 > 0
-    text = export(finish(file.path, tmp_path / "out", good), "--star", tmp_path / "k.star", "--discarded", tmp_path / "d.star")
+    text = export(finish(file.path, tmp_path / "out", good), "--star", tmp_path / "k.star", "--discarded",
+                  tmp_path / "d.star")
     assert "rlnRandomSubset is another than the source's" in text
     for name, some in (("k", good), ("d", ~good)):
         back = read_star(tmp_path / f"{name}.star")["particles"]
@@ -182,10 +189,10 @@ def test_cs_files_by_passthrough_uids_and_classes(tmp_path):
     through = save_cs(tmp_path / "through.cs", {"uid": given["uid"], "extra/number": ROW.astype("f4") / 4})
     file, text = run_cs(cs, "--passthrough", through, "--select", "extra/number=2:3", "--overwrite")
     np.testing.assert_array_equal(file.images(slice(None))[:, 0, 0], ROW[8:13])
-    assert "Warning: alignments3D/class tells of 3 classes" in text and "--select 'alignments3D/class=" in text
+    assert "Warning: alignments3D/class has 3 classes" in text and "--select 'alignments3D/class=" in text
     del given["alignments3D/class"]
     _, text = run_cs(save_cs(cs, given), "--overwrite")
-    assert "alignments3D_multi/class_posterior tells of 2 classes (class 0: 20, class 1: 20 particles)" in text
+    assert "alignments3D_multi/class_posterior has 2 classes (class 0: 20, class 1: 20 particles)" in text
     assert "--select 'alignments3D_multi/class_posterior[0]=0.5:'" in text
     for value, message in (("blob/shape=6", r"blob/shape .* has 2 numbers a row; pick one with blob/shape\[0\]"),
                            ("alignments3D/pose[3]=1", "has 3 numbers a row"), ("clas=1", "no such column"),
@@ -197,7 +204,8 @@ def test_cs_files_by_passthrough_uids_and_classes(tmp_path):
 def test_poses_of_several_classes_are_refused_with_their_counts(tmp_path):
     cs, given = cs_of(tmp_path, alignments3D__pose=None)
     del given["alignments3D/class"]
-    with pytest.raises(Exception, match=r"several classes \(alignments3D_multi; class 0: 20, class 1: 20 particles\); cryoSPARC writes"):
+    with pytest.raises(Exception,
+                       match=r"several classes \(alignments3D_multi; class 0: 20, class 1: 20 particles\); cryoSPARC writes"):
         run_cs(save_cs(cs, given))
 
 
@@ -211,7 +219,8 @@ def test_scripts_select_as_the_command_does(tmp_path):
 
 
 @pytest.mark.parametrize(("ranks", "options"), [
-    (3, ["--select", "rlnClassNumber=1", "--select", "row=:30"]), (4, ["--select", "rlnMicrographName=m3.mrc,m9.mrc", "--new-halves"]),
+    (3, ["--select", "rlnClassNumber=1", "--select", "row=:30"]), (4, ["--select", "rlnMicrographName=m3.mrc,m9.mrc",
+                                                                       "--new-halves"]),
     (2, ["--select", "row=35:", "--family", "rlnMicrographName"]),
 ])
 def test_ranks_select_what_one_rank_does(cli, mpirun, tmp_path, ranks, options):

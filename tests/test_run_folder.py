@@ -1,4 +1,5 @@
-"""The output folder: what was there stays whole and of use until the new results are complete, whatever ends the run."""
+"""The output folder: what was there stays whole and of use until the new results are complete, whatever ends the
+run."""
 
 import json
 import os
@@ -27,7 +28,8 @@ SEVERAL = ("--loss", "sorted", "--keep", "0.7", "--iterations", "3", "--memory",
 @pytest.fixture(scope="module")
 def particles(tmp_path_factory):
     path = tmp_path_factory.mktemp("folder") / "particles.h5"
-    assert run(["simulate", "--phantom", "--particles", "120", "--box", "20", "--pixel-size", "7", "--snr", "1", "-q", "-o", str(path)]) == 0
+    assert run(["simulate", "--phantom", "--particles", "120", "--box", "20", "--pixel-size", "7", "--snr", "1", "-q",
+                "-o", str(path)]) == 0
     return path
 
 
@@ -41,7 +43,8 @@ def files(folder):
 
 def results(folder):
     """What a finished run left, without anything of a later one."""
-    return {name: content for name, content in files(folder).items() if not name.startswith("unfinished/") and name != "checkpoint.h5"}
+    return {name: content for name, content in files(folder).items() if not name.startswith("unfinished/")
+            and name != "checkpoint.h5"}
 
 
 # a run that fails
@@ -121,7 +124,7 @@ def test_a_run_interrupted_at_the_keyboard(particles, tmp_path):
     words = ["reconstruct", str(particles), "-o", str(tmp_path / "out"), *SEVERAL]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
     assert done.returncode == 130 and "Traceback" not in done.stderr
-    assert f"Interrupted: the state after iteration 2/3 is in {tmp_path}/out/checkpoint.h5; go on with the same command and --resume." in done.stderr
+    assert f"Interrupted: the state after iteration 2/3 is in {tmp_path}/out/checkpoint.h5; continue with the same command and --resume." in done.stderr
     assert f"the run's state is saved in {tmp_path}/out/checkpoint.h5 from now on" in done.stdout
 
 
@@ -207,8 +210,10 @@ def test_a_link_to_another_file_system_is_followed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("options", "words"), [
-    (("--mask", "mask.mrc"), "the mask has box"), (("--diameter", "1000"), "must fit the box"), (("--max-resolution", "2"), "beyond Nyquist"),
-    (("--backend", "cuda"), "cuda"), (("--loss", "posterior", "--folds", "70"), "fewer than --folds"), (("--score-band", "9:8"), "--score-band"),
+    (("--mask", "mask.mrc"), "the mask has box"), (("--diameter", "1000"), "must fit the box"),
+    (("--max-resolution", "2"), "beyond Nyquist"),
+    (("--backend", "cuda"), "cuda"), (("--loss", "posterior", "--folds", "70"), "fewer than --folds"),
+    (("--score-band", "9:8"), "--score-band"),
     (("--loss", "posterior", "--group-by", "rlnMicrographName"), "no column"), (("--mask", "bad.mrc"), "mask values"),
 ])  # fmt: skip
 def test_a_corrected_command_just_runs(particles, tmp_path, monkeypatch, capsys, options, words):
@@ -243,20 +248,23 @@ def test_an_unfinished_run_says_how_far_it_came_and_how_to_go_on(particles, tmp_
         is_interrupted(patched)
         assert reconstruct(particles, out, *SEVERAL) == 130
     said = capsys.readouterr().err
-    assert f"Interrupted: the state after iteration 2/3 is in {out}/checkpoint.h5; go on with the same command and --resume" in said
+    assert f"Interrupted: the state after iteration 2/3 is in {out}/checkpoint.h5; continue with the same command and --resume" in said
     maps = [mrcfile.read(out / "unfinished" / f"half{half}.mrc") for half in (1, 2)]
     assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.5, "the half maps of the iteration that was saved"
-    for words in (["report", out], ["export", out, "--star", tmp_path / "k.star"], ["reconstruct", particles, "-o", out]):
+    for words in (["report", out], ["export", out, "--star", tmp_path / "k.star"],
+                  ["reconstruct", particles, "-o", out]):
         assert run([str(word) for word in words]) == 1
         said = capsys.readouterr().err
-        assert f"its half maps in {out}/unfinished" in said and "iteration 2 of 3 was saved" in said and "--resume" in said, said
-    assert "start anew with --overwrite" in said and time.strftime("%Y-%m-%d") in said
+        assert (f"its half maps in {out}/unfinished" in said and "iteration 2 of 3 was saved" in said
+                and "--resume" in said), said
+    assert "start a new run with --overwrite" in said and time.strftime("%Y-%m-%d") in said
     assert reconstruct(particles, out, "--resume", *SEVERAL, "--iterations", "4") == 0  # more than before
     assert len(json.loads((out / "summary.json").read_text())["iterations"]) == 4
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    ({"volume.mrc/x": ""}, "is a folder, and a run writes a file of that name"), ({"null.json": "{}"}, "holds a null run"),
+    ({"volume.mrc/x": ""}, "is a folder, and a run writes a file of that name"),
+    ({"null.json": "{}"}, "holds a null run"),
     ({"mine.txt": ""}, None),
 ])  # fmt: skip
 def test_folders_that_must_not_be_replaced(particles, tmp_path, capsys, content, words):
@@ -338,7 +346,8 @@ def test_a_job_for_a_folder_that_holds_its_particles_is_refused(particles, tmp_p
     (tmp_path / "out").mkdir()
     os.link(particles, tmp_path / "out" / "particles.h5")
     words = ["job", "slurm", str(particles), "-o", str(tmp_path / "out")]
-    assert run([*words, "--", "--overwrite"]) == 1 and "is the particle file that this run reads" in capsys.readouterr().err
+    assert run([*words, "--",
+                "--overwrite"]) == 1 and "is the particle file that this run reads" in capsys.readouterr().err
     (tmp_path / "out" / "particles.h5").unlink()
     (tmp_path / "out" / "logs").mkdir()  # of a run that failed at once: the script begins again
     assert run(words) == 0

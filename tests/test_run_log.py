@@ -241,7 +241,8 @@ def test_a_run_that_sorts_nothing_says_so_and_is_no_error(tmp_path):
     result = invoke(tmp_path)
     assert result.exit_code == 0 and "no particles were sorted" in result.output and "l2" in result.output
     assert json.loads(invoke(tmp_path, "--json").output)["iterations"] == []
-    for asked in (("--iteration", "last"), ("--particle", "0"), ("--csv", tmp_path / "x.csv")):  # what cannot be had is an error
+    # what cannot be had is an error
+    for asked in (("--iteration", "last"), ("--particle", "0"), ("--csv", tmp_path / "x.csv")):
         with pytest.raises(UserError, match="no sort was recorded"):
             invoke(tmp_path, *asked)
     assert not (tmp_path / "x.csv").exists()

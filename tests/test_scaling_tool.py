@@ -31,7 +31,8 @@ def test_the_fit_predicts_the_runs_that_made_it(scaling):
     found = []
     for run in scaling.RUNS + scaling.LARGE:
         phases = forecast.seconds_by_phase(scaling.task_of(run), run[5], known=known)
-        found.append({"run": list(run), "phases": {p: s for p, s in phases.items() if p != "rest"}, "wall": sum(phases.values())})
+        found.append({"run": list(run), "phases": {p: s for p, s in phases.items() if p != "rest"},
+                      "wall": sum(phases.values())})
     fitted = {"seconds": scaling.fit_seconds(found)}
     for particles, box, ranks in ((10**6, 512, 64), (5000, 100, 1)):
         task = forecast.Task(particles, box)
@@ -40,7 +41,8 @@ def test_the_fit_predicts_the_runs_that_made_it(scaling):
 
 
 def test_a_made_table_is_read(cli, tmp_path):
-    made = subprocess.run([sys.executable, CHECKOUT / "tools" / "make_star", "--particles", "450", "-o", tmp_path / "p.star"])
+    made = subprocess.run([sys.executable, CHECKOUT / "tools" / "make_star", "--particles", "450", "-o",
+                           tmp_path / "p.star"])
     assert made.returncode == 0
     table = read_relion(tmp_path / "p.star")
     assert len(table) == 450 and len(table.stacks) == 3 and table.tables["particles"].shape == (450, 26)

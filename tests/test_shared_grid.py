@@ -39,7 +39,8 @@ def turned_by(angle, axis):
 def views():
     """Slices at random, along every axis and plane of the grid, and out of those by next to nothing: (m, 3, 3)."""
     signed = [np.array(signs)[:, None] * np.eye(3)[list(order)]
-              for order in itertools.permutations(range(3)) for signs in itertools.product([1, -1], repeat=3)]  # fmt: skip
+              for order in itertools.permutations(range(3)) for signs in itertools.product([1, -1],
+                                                                                           repeat=3)]  # fmt: skip
     along = [matrix for matrix in signed if np.linalg.det(matrix) > 0]
     close = [along[k] @ turned_by(angle, axis) for k, axis, angle in
              itertools.product((0, 3, 5, 8), range(3), (1e-12, -5e-10, 3e-9, -1e-6))]  # fmt: skip
@@ -69,7 +70,8 @@ def places(projection, rotation, shape):
     flip = x < 0
     sign = np.where(flip, -1, 1)
     middle = shape[0] // 2, shape[1] // 2, MARGIN
-    return flip, [axis_weights(sign * u + m, n, projection.taps, projection.padding) for u, m, n in zip((z, y, x), middle, shape)]
+    return flip, [axis_weights(sign * u + m, n, projection.taps, projection.padding) for u, m,
+                  n in zip((z, y, x), middle, shape)]
 
 
 def points_of(grid, components):
@@ -140,7 +142,8 @@ def test_a_view_alone_is_whole_wherever_tiles_cut_it(taps, box, padding):
         kernel(whole, *about, *some)
         shape, middle = whole.shape, whole.shape[0] // 2
         for cut in (*range(middle - 4, middle + 3), 6, whole.shape[0] - 8):
-            for edges in (([0, cut, shape[0]], [0, shape[1]]), ([0, shape[0]], [0, cut, shape[1]]), ([0, cut, shape[0]], [0, cut, shape[1]])):
+            for edges in (([0, cut, shape[0]], [0, shape[1]]), ([0, shape[0]], [0, cut, shape[1]]),
+                          ([0, cut, shape[0]], [0, cut, shape[1]])):
                 parts = projection.accumulator()
                 for runs in tiles_of(*edges).shares(Slices(rotation, projection.ratio, plane, shape, taps), Threads(1)):
                     for part in runs:
@@ -156,8 +159,8 @@ def test_a_view_alone_is_whole_wherever_tiles_cut_it(taps, box, padding):
 
 
 def test_threads_never_write_to_the_same_points():
-    """What each thread's runs write, by the kernel itself, is apart from what the others' of the same list do; together they are all
-    samples, once each."""
+    """What each thread's runs write, by the kernel itself, is apart from what the others' of the same list do; together
+    they are all samples, once each."""
     for taps, count, seed in itertools.product((3, 4), (2, 3, 8, 20), range(4)):
         box = 40
         projection, kernel = Projection(box, None, taps, 1.5, Threads(count)), make_backproject(taps)
@@ -196,8 +199,10 @@ def test_tiles_hold_about_as_many_samples_each(count):
 
 def particles(box, m, seed=0):
     rng = np.random.default_rng(seed)
-    ctf = make_ctf(m, voltage_kv=300, defocus_u=rng.uniform(5e3, 2e4, m), defocus_v=1e4, cs_mm=2.7, amplitude_contrast=0.1)
-    found = ParticleSet(box, 4.0, Pose(rng.standard_normal((m, 4)), rng.uniform(-6, 6, (m, 2))), ctf, np.ones(m), np.ones(m))
+    ctf = make_ctf(m, voltage_kv=300, defocus_u=rng.uniform(5e3, 2e4, m), defocus_v=1e4, cs_mm=2.7,
+                   amplitude_contrast=0.1)
+    found = ParticleSet(box, 4.0, Pose(rng.standard_normal((m, 4)), rng.uniform(-6, 6, (m, 2))), ctf, np.ones(m),
+                        np.ones(m))
     return found, random_like((m, box, box), np.float32, seed + 1), np.arange(m) % 3 % 2
 
 
@@ -223,7 +228,8 @@ def test_accumulated_contrasts_are_the_definition_on_any_number_of_threads(per_s
         backend.accumulate(grid, batch, weight, contrast, contrast2)
         for part in (np.s_[..., :2], np.s_[..., 2]):
             allowed = TABULATED * np.abs(expected[part]).max()
-            np.testing.assert_allclose(points_of(grid, 3)[part], expected[part], atol=allowed, err_msg=f"{count} threads")
+            np.testing.assert_allclose(points_of(grid, 3)[part], expected[part], atol=allowed,
+                                       err_msg=f"{count} threads")
 
 
 @pytest.mark.parametrize("premultiplied", [False, True])
@@ -261,10 +267,12 @@ def test_two_maps_are_compared_as_each_alone_and_by_the_definition(box, padding,
         assert together.shape == (2, 5, len(bands.samples), 3)
         for which in (0, 1):
             alone = backend.reference(volumes[which])
-            np.testing.assert_array_equal(points_of(pair.values, 4)[..., 2 * which : 2 * which + 2], points_of(alone, 2))
+            np.testing.assert_array_equal(points_of(pair.values, 4)[..., 2 * which : 2 * which + 2],
+                                          points_of(alone, 2))
             np.testing.assert_allclose(together[which], backend.statistics(alone, batch, bands), rtol=1e-5, atol=1e-7)
             np.testing.assert_allclose(backend.statistics(pair, batch, bands, elsewhere)[which],
-                                       backend.statistics(alone, batch, bands, elsewhere), rtol=1e-5, atol=1e-7)  # fmt: skip
+                                       backend.statistics(alone, batch, bands, elsewhere), rtol=1e-5,
+                                       atol=1e-7)  # fmt: skip
             expected = by_definition(backend, points_of(alone, 2), batch, bands, noise)
             np.testing.assert_allclose(together[which], expected, rtol=2e-4, atol=2e-5 * np.abs(expected).max())
 
@@ -282,7 +290,8 @@ def by_definition(backend, points, batch, bands, noise):
             g = gain[inside]
             if backend.premultiplied and bands.whitened and len(g):  # the noise has the variance C²ν²
                 on_data = np.full(len(g), g.sum() / np.sum(g * c[inside] ** 2))
-                out[i, b] = [np.sum(g * on_data * terms[0, inside]), *np.sum(g * terms[1:, inside] / c[inside] ** 2, axis=1)]
+                out[i, b] = [np.sum(g * on_data * terms[0, inside]), *np.sum(g * terms[1:, inside] / c[inside] ** 2,
+                                                                             axis=1)]
             else:
                 out[i, b] = np.sum(g * terms[:, inside], axis=1)
     return out

@@ -73,7 +73,8 @@ def slurm(tmp_path_factory):
     def start(*command):
         """The command, running, as a process; what it prints is dropped."""
         words = [str(c) for c in command]
-        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(**{name: value}))
+        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                env=environment(**{name: value}))
 
     call.tool, call.state, call.start = tool, state, start
     yield call
@@ -170,7 +171,8 @@ def test_srun_steps_check_and_errors(slurm, tmp_path):
 def test_job_goes_back_into_the_queue_after_the_warning_and_goes_on(slurm, particles, tmp_path):
     options = ("--", "--loss", "sorted", "--keep", "0.7", "--iterations", 15)
     text = slurm(
-        sys.executable, "-m", "mpirecon", "job", "slurm", particles, "-o", tmp_path / "run", "--name", "trial", "--ranks", 2,
+        sys.executable, "-m", "mpirecon", "job", "slurm", particles, "-o", tmp_path / "run", "--name", "trial",
+        "--ranks", 2,
         *options,
     )  # fmt: skip
     (tmp_path / "run.sh").write_text(text)
@@ -188,13 +190,15 @@ def test_job_goes_back_into_the_queue_after_the_warning_and_goes_on(slurm, parti
     assert said.count("iteration 1/15") == 1 and said.count("iteration 15/15") == 1, said
     assert (tmp_path / "run" / "volume.mrc").exists()
     # the second start went on where the first had stopped
-    starts = [json.loads(line)["argv"] for line in (tmp_path / "run" / "logs" / "rank0001.jsonl").open() if '"start"' in line]
+    starts = [json.loads(line)["argv"] for line in (tmp_path / "run" / "logs" / "rank0001.jsonl").open()
+              if '"start"' in line]
     assert ["--resume" in words for words in starts] == [False, True]
 
 
 def test_a_killed_srun_leaves_a_checkpoint_that_resumes(slurm, particles, tmp_path):
     """srun answers SIGTERM by killing its tasks; what it passes on is USR1 and USR2."""
-    command = ["srun", "-n", "2", "--mpi=pmix", sys.executable, "-m", "mpirecon", "reconstruct", particles, "-o", tmp_path / "run"]
+    command = ["srun", "-n", "2", "--mpi=pmix", sys.executable, "-m", "mpirecon", "reconstruct", particles, "-o",
+               tmp_path / "run"]
     options = ["--loss", "sorted", "--keep", "0.7", "--iterations", "12"]
     for number, code in ((signal.SIGTERM, 137), (signal.SIGUSR1, 75)):
         with slurm.start(*command, *options, *(["--resume"] if number == signal.SIGUSR1 else [])) as srun:

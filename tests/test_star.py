@@ -119,14 +119,16 @@ def by_hand(text: str) -> tuple[list[list[str]], list[int]]:
 
 
 # pieces that make what STAR treats specially likely, in lines of two fields or of any number
-PIECE = st.one_of(st.sampled_from(["a", '"', "'", "#", '" ', "' ", "é", "it's", "data_x", "loop_", "_a", ";", "x y"]), FIELD)
+PIECE = st.one_of(st.sampled_from(["a", '"', "'", "#", '" ', "' ", "é", "it's", "data_x", "loop_", "_a", ";", "x y"]),
+                  FIELD)
 ODD_LINE = st.lists(PIECE, max_size=5).map(" ".join)
 TWO_FIELDS = st.tuples(BARE, BARE, st.sampled_from(["", " ", " # note", "\t"])).map(lambda t: f"{t[0]}  {t[1]}{t[2]}")
 END = st.sampled_from(["\n", "\r\n", "\r", "\n\n", "\n \t\n", "\n#\n"])
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.lists(st.tuples(st.one_of(TWO_FIELDS, ODD_LINE), END), max_size=12), st.sampled_from([1, 7, 50, 10**6]), st.booleans())
+@given(st.lists(st.tuples(st.one_of(TWO_FIELDS, ODD_LINE), END), max_size=12), st.sampled_from([1, 7, 50, 10**6]),
+       st.booleans())
 def test_blocks_of_bytes_read_what_lines_read(tmp_path_factory, lines, block, last):
     """However a file is cut into blocks, values and line numbers are those of its lines read one by one."""
     text = LOOP + "".join(line + end for line, end in lines) + ("last row" if last else "")
@@ -147,11 +149,13 @@ def test_blocks_of_bytes_read_what_lines_read(tmp_path_factory, lines, block, la
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(BARE, st.sampled_from(["", "\n", "# c\n"])), max_size=9), st.sampled_from([3, 20]), st.integers(1, 5))
+@given(st.lists(st.tuples(BARE, st.sampled_from(["", "\n", "# c\n"])), max_size=9), st.sampled_from([3, 20]),
+       st.integers(1, 5))
 def test_slabs_of_a_table_are_the_table(tmp_path_factory, values, block, size):
     """What each of several ranks reads of a split table, put together, is the table."""
     path = tmp_path_factory.mktemp("star") / "t.star"
-    path.write_text("data_o\nloop_\n_A\n1\n" + LOOP + "".join(f"{v} {i}\n{between}" for i, (v, between) in enumerate(values)))
+    path.write_text("data_o\nloop_\n_A\n1\n" + LOOP + "".join(f"{v} {i}\n{between}" for i,
+                                                              (v, between) in enumerate(values)))
     whole = read_star(path)["particles"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(star_layout, "BLOCK", block)
@@ -169,8 +173,10 @@ def test_slabs_of_a_table_are_the_table(tmp_path_factory, values, block, size):
 
 
 NUMBER = st.one_of(
-    st.floats().map(repr), st.floats(-1e5, 1e5).map("{:.6f}".format), st.integers().map(str), st.floats().map("{:.3e}".format),
-    st.text("0123456789.eE+-", max_size=9), st.sampled_from(["", "inf", "-nan", "1e400", "0x10", " 1 ", "1_0", "١", "1e", ".", "+.5"]),
+    st.floats().map(repr), st.floats(-1e5, 1e5).map("{:.6f}".format), st.integers().map(str),
+    st.floats().map("{:.3e}".format),
+    st.text("0123456789.eE+-", max_size=9), st.sampled_from(["", "inf", "-nan", "1e400", "0x10", " 1 ", "1_0", "١",
+                                                             "1e", ".", "+.5"]),
 )
 
 

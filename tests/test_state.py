@@ -18,7 +18,8 @@ FOLDER = Path(mr.__file__).parent
 def assigned(function: ast.AST):
     """Targets of a function's assignments, with blocks and loops."""
     for node in ast.walk(function):
-        targets = {ast.Assign: "targets", ast.AugAssign: "target", ast.AnnAssign: "target", ast.For: "target"}.get(type(node))
+        targets = {ast.Assign: "targets", ast.AugAssign: "target", ast.AnnAssign: "target",
+                   ast.For: "target"}.get(type(node))
         if targets:
             found = getattr(node, targets)
             yield from found if isinstance(found, list) else [found]
@@ -36,7 +37,8 @@ def test_nothing_sets_an_attribute_of_what_it_was_given(room):
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(function, ast.FunctionDef):
                 continue
-            given = {a.arg for a in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)} - {"self"}
+            given = {a.arg for a in (*function.args.posonlyargs, *function.args.args,
+                                     *function.args.kwonlyargs)} - {"self"}
             for target in (t for whole in assigned(function) for t in ast.walk(whole) if isinstance(t, ast.Attribute)):
                 held = isinstance(target.ctx, ast.Store) and (
                     isinstance(target.value, ast.Attribute) or getattr(target.value, "id", None) in given)  # fmt: skip

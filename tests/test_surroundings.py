@@ -1,4 +1,5 @@
-"""Hard simulated data: coloured noise, neighbours, backgrounds, a second conformation, preferred views; each as asked for, by itself."""
+"""Hard simulated data: coloured noise, neighbours, backgrounds, a second conformation, preferred views; each as asked
+for, by itself."""
 
 import math
 
@@ -96,7 +97,8 @@ def test_backgrounds_are_the_planes_that_the_file_tells(tmp_path):
     images, data, result = written(tmp_path / "b.h5", particles=400, background=2.0)
     x = (np.arange(BOX) - BOX // 2) / (BOX / 2)
     level, along_x, along_y = data["true_background"].T[:, :, None, None]
-    np.testing.assert_allclose(images - plain, level + along_x * x[None, None] + along_y * x[None, :, None], atol=1e-4 * images.max())
+    np.testing.assert_allclose(images - plain, level + along_x * x[None, None] + along_y * x[None, :, None],
+                               atol=1e-4 * images.max())
     np.testing.assert_allclose(data["true_background"].std(axis=0), 2 * result.noise_sigma, rtol=0.15)
 
 
@@ -111,12 +113,14 @@ def test_a_fraction_shows_the_second_conformation(tmp_path):
     forward = ForwardModel(BOX, 4.0)
     for number, volume in ((1, first), (2, second)):
         rows = which == number
-        expected = forward.images(forward.prepare(volume), Pose(data["quaternion"][rows], data["shift"][rows]), data["ctf"][rows])
+        expected = forward.images(forward.prepare(volume), Pose(data["quaternion"][rows], data["shift"][rows]),
+                                  data["ctf"][rows])
         np.testing.assert_allclose(images[rows], expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_all_of_it_depends_on_the_particle_alone(tmp_path):
-    options = dict(noise_colour=1.0, neighbour_rate=0.5, background=1.0, second_fraction=0.3, preferred_views=0.5, duplicate_rate=0.2,
+    options = dict(noise_colour=1.0, neighbour_rate=0.5, background=1.0, second_fraction=0.3, preferred_views=0.5,
+                   duplicate_rate=0.2,
                    second=phantom(BOX, second=True))
     whole, data, _ = written(tmp_path / "a.h5", particles=50, **options)
     part, some, _ = written(tmp_path / "b.h5", particles=20, **options)
@@ -131,14 +135,16 @@ def test_the_command_and_python_take_the_second_map(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     write_map("second.mrc", phantom(32, second=True), 3.0, overwrite=False)
     write_map("first.mrc", phantom(32), 3.0, overwrite=False)
-    words = ["simulate", "--particles", "30", "--box", "32", "--pixel-size", "3", "--snr", "inf", "--second-fraction", "0.5", "-q"]
+    words = ["simulate", "--particles", "30", "--box", "32", "--pixel-size", "3", "--snr", "inf", "--second-fraction",
+             "0.5", "-q"]
     assert run([*words, "--map", "first.mrc", "--second-map", "second.mrc", "-o", "a.h5"]) == 0
     assert run([*words, "--phantom", "-o", "b.h5"]) == 0
     with h5py.File("a.h5") as one, h5py.File("b.h5") as other:
         np.testing.assert_array_equal(one["conformation"], other["conformation"])
         likeness = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(one["images"][:], other["images"][:])]
         assert min(likeness) > 0.99  # a map loses its solvent level and its corners
-    made = mpirecon.simulate(mpirecon.phantom(32, 3.0), 30, second=phantom(32, second=True), second_fraction=0.5, snr=math.inf)
+    made = mpirecon.simulate(mpirecon.phantom(32, 3.0), 30, second=phantom(32, second=True), second_fraction=0.5,
+                             snr=math.inf)
     with h5py.File("b.h5") as other:
         np.testing.assert_allclose(made.images(), other["images"][:], atol=1e-5 * other["images"][:].max())
         np.testing.assert_array_equal(made.truth["conformation"], other["conformation"])

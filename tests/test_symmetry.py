@@ -1,4 +1,5 @@
-"""Point groups: their rotations against RELION's, exact sums in the accumulation, and maps against relion_reconstruct."""
+"""Point groups: their rotations against RELION's, exact sums in the accumulation, and maps against
+relion_reconstruct."""
 
 import json
 import re
@@ -23,11 +24,13 @@ from mpirecon.model.symmetry import point_group
 from mpirecon.operators.symmetry import Symmetry
 from mpirecon.validate.masks import asymmetry, soft_sphere
 
-ORDERS = {"C1": 1, "C2": 2, "C5": 5, "C12": 12, "D1": 2, "D2": 4, "D7": 14, "T": 12, "O": 24, "I": 60, "I1": 60, "I2": 60,
+ORDERS = {"C1": 1, "C2": 2, "C5": 5, "C12": 12, "D1": 2, "D2": 4, "D7": 14, "T": 12, "O": 24, "I": 60, "I1": 60,
+          "I2": 60,
           "I3": 60, "I4": 60}
 
 #: rotations that the grid is summed over, times copies of each image
-SPLITS = {"C1": (1, 1), "C2": (2, 1), "C4": (4, 1), "C6": (2, 3), "D2": (4, 1), "D4": (8, 1), "D7": (2, 7), "T": (1, 12),
+SPLITS = {"C1": (1, 1), "C2": (2, 1), "C4": (4, 1), "C6": (2, 3), "D2": (4, 1), "D4": (8, 1), "D7": (2, 7),
+          "T": (1, 12),
           "O": (24, 1), "I1": (12, 5), "I2": (12, 5), "I3": (2, 30), "I4": (2, 30)}
 
 
@@ -40,7 +43,8 @@ def test_a_group_is_one(name):
     group = point_group(name)
     assert len(group) == ORDERS[name]
     np.testing.assert_allclose(group.matrices[0], np.eye(3))
-    np.testing.assert_allclose(group.matrices @ np.swapaxes(group.matrices, 1, 2), np.tile(np.eye(3), (len(group), 1, 1)),
+    np.testing.assert_allclose(group.matrices @ np.swapaxes(group.matrices, 1, 2),
+                               np.tile(np.eye(3), (len(group), 1, 1)),
                                atol=1e-12)
     np.testing.assert_allclose(np.linalg.det(group.matrices), 1)
     products = (group.matrices[:, None] @ group.matrices[None]).reshape(-1, 9)
@@ -134,7 +138,8 @@ def test_maps_are_those_of_relion_reconstruct(tmp_path, monkeypatch, name, parti
     assert run(simulate.split()) == 0
     export(tmp_path / "p.h5", tmp_path / "p.star", tmp_path / "stack.mrcs")
     assert run(["reconstruct", "p.h5", "-o", "ours", "--symmetry", name, "-q"]) == 0
-    command = ["relion_reconstruct", "--i", "p.star", "--o", "theirs.mrc", "--ctf", "--angpix", str(pixel_size), "--sym", name]
+    command = ["relion_reconstruct", "--i", "p.star", "--o", "theirs.mrc", "--ctf", "--angpix", str(pixel_size),
+               "--sym", name]
     subprocess.run(command, check=True, capture_output=True, timeout=200)
     ours, theirs, truth = density("ours/volume.mrc"), density("theirs.mrc"), density("truth.mrc")
     lowest, correlation, _ = compare(ours, theirs, 0.8)
@@ -167,7 +172,8 @@ def test_ranks_make_the_same_map(tmp_path, monkeypatch, mpirun):
     monkeypatch.chdir(tmp_path)
     assert run("simulate --phantom --box 24 --particles 60 --snr 0.5 --seed 5 -o p.h5 -q".split()) == 0
     for n in (1, 2):
-        command = ["-m", "mpirecon", "reconstruct", "p.h5", "-o", f"on{n}", "--symmetry", "D3", "--no-postprocess", "-q"]
+        command = ["-m", "mpirecon", "reconstruct", "p.h5", "-o", f"on{n}", "--symmetry", "D3", "--no-postprocess",
+                   "-q"]
         assert mpirun(n, command, timeout=180).returncode == 0
     one, two = density("on1/volume.mrc"), density("on2/volume.mrc")
     assert np.linalg.norm(one - two) < 1e-4 * np.linalg.norm(one)

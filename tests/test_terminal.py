@@ -99,7 +99,8 @@ def test_broken_examples_are_what_they_were(name):
     def words(columns):
         text = CliRunner().invoke(group, [name, "--help"], terminal_width=columns, max_content_width=200).output
         examples = text[text.index("Example") :].split("\n\n")[0].split(":", 1)[1]
-        commands = [line.split("  #")[0] for line in examples.replace("\\\n", " ").splitlines() if line.strip()[:1] != "#"]
+        commands = [line.split("  #")[0] for line in examples.replace("\\\n", " ").splitlines()
+                    if line.strip()[:1] != "#"]
         return [line.split() for line in commands if line.strip()]
 
     assert words(40) == words(200)
@@ -122,16 +123,20 @@ def test_tables_fit():
     wide = table_lines(header, rows)
     assert len(wide) == 13 and wide[0].split() == header and table_lines(header, rows, len(wide[0])) == wide
     narrow = table_lines(header, rows, len(wide[0]) - 1)
-    assert narrow[:2] == ["iteration: 3", "rank: 0"] and narrow[2].split() == ["particle", "distance"] and len(narrow) == 15
+    assert narrow[:2] == ["iteration: 3", "rank: 0"] and narrow[2].split() == ["particle",
+                                                                               "distance"] and len(narrow) == 15
     blocks = table_lines(header, rows, 15)
-    assert blocks[:5] == ["iteration  3", "particle   0", "rank       0", "distance   0.000000000", ""] and len(blocks) == 59
+    assert blocks[:5] == ["iteration  3", "particle   0", "rank       0", "distance   0.000000000",
+                          ""] and len(blocks) == 59
     for lines in (wide, narrow, blocks):
         assert all(row[3] in "\n".join(lines) for row in rows)
 
 
 @pytest.mark.parametrize(("first", "second", "names"), [
-    ("run1/volume.mrc", "run2/volume.mrc", ("run1/volume.mrc", "run2/volume.mrc")), ("a.mrc", "b.mrc", ("a.mrc", "b.mrc")),
-    ("x/run/half1.mrc", "y/run/half1.mrc", ("x/run/half1.mrc", "y/run/half1.mrc")), ("m/half1.mrc", "m/half2.mrc", ("half1.mrc", "half2.mrc")),
+    ("run1/volume.mrc", "run2/volume.mrc", ("run1/volume.mrc", "run2/volume.mrc")),
+    ("a.mrc", "b.mrc", ("a.mrc", "b.mrc")),
+    ("x/run/half1.mrc", "y/run/half1.mrc", ("x/run/half1.mrc", "y/run/half1.mrc")),
+    ("m/half1.mrc", "m/half2.mrc", ("half1.mrc", "half2.mrc")),
 ])  # fmt: skip
 def test_titles_tell_two_files_apart(first, second, names):
     assert distinct_names(first, second) == names

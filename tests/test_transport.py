@@ -27,7 +27,8 @@ def test_ranks_that_share_a_gpu(mpirun):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("variable, value, said", [("MPICH_GPU_SUPPORT_ENABLED", "1", True), ("MV2_USE_CUDA", "0", False)])
+@pytest.mark.parametrize("variable, value, said", [("MPICH_GPU_SUPPORT_ENABLED", "1", True),
+                                                   ("MV2_USE_CUDA", "0", False)])
 def test_mpis_that_are_told_by_a_variable(monkeypatch, variable, value, said):
     monkeypatch.setattr(cuda_support, "_loaded_library", object)
     assert cuda_support.what_mpi_says() == (None, "it does not say")

@@ -1,4 +1,5 @@
-"""Kernels are compiled once, before a run asks for them: announced, in a phase of its own, a part by each rank of a host."""
+"""Kernels are compiled once, before a run asks for them: announced, in a phase of its own, a part by each rank of a
+host."""
 
 import json
 import os
@@ -22,7 +23,8 @@ BOX = 12
 
 def particles(m=1):
     pose = Pose(np.tile([1.0, 0, 0, 0], (m, 1)), np.zeros((m, 2)))
-    return ParticleSet(BOX, 1.0, pose, make_ctf(m, voltage_kv=300.0, defocus_u=1e4, defocus_v=1e4), np.ones(m), np.ones(m))
+    return ParticleSet(BOX, 1.0, pose, make_ctf(m, voltage_kv=300.0, defocus_u=1e4, defocus_v=1e4), np.ones(m),
+                       np.ones(m))
 
 
 class OneOf(SerialCommunicator):
@@ -60,7 +62,8 @@ def test_kernels_are_compiled_once_for_each_kind_of_run(tried):
     assert start() == start() == 1
     assert start(taps=3) == start(taps=3) == 2
     assert start(exact=True) == 3
-    assert start(threads=2) == start(threads=5) == 4 and tried[-1][1].threads.count > 1  # which take kernels of their own
+    # which take kernels of their own
+    assert start(threads=2) == start(threads=5) == 4 and tried[-1][1].threads.count > 1
     assert len(said) == 4 and said[0] == f"compiling kernels, once; kept in {numba.config.CACHE_DIR}"
 
 
@@ -141,13 +144,15 @@ def ribosomes(tmp_path_factory):
     from mpirecon.cli import run
 
     path = tmp_path_factory.mktemp("first") / "particles.h5"
-    assert run(["simulate", "--phantom", "--particles", "200", "--box", "24", "--pixel-size", "8", "--snr", "0.2", "-q", "-o", str(path)]) == 0
+    assert run(["simulate", "--phantom", "--particles", "200", "--box", "24", "--pixel-size", "8", "--snr", "0.2", "-q",
+                "-o", str(path)]) == 0
     return path
 
 
 @pytest.mark.parametrize("options, most", [(("--loss", "l2"), 22), (("--loss", "posterior"), 27)])
 def test_a_first_run_compiles_little_and_all_of_it_before_the_first_image(ribosomes, tmp_path, options, most):
-    """Each kernel costs a fifth of a second and more; one that the phase does not know would wreck estimates of time."""
+    """Each kernel costs a fifth of a second and more; one that the phase does not know would wreck estimates of
+    time."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     environment.pop("NUMBA_CACHE_DIR", None)
 
@@ -180,7 +185,8 @@ def test_a_rank_with_several_cores_has_help(ribosomes, tmp_path):
     """What another process compiles is not compiled again: it is the same, of the same types."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "2"}
     environment.pop("NUMBA_CACHE_DIR", None)
-    command = [sys.executable, "-c", COUNTING, "reconstruct", str(ribosomes), "-o", str(tmp_path / "out"), "--loss", "posterior", "-q"]
+    command = [sys.executable, "-c", COUNTING, "reconstruct", str(ribosomes), "-o", str(tmp_path / "out"), "--loss",
+               "posterior", "-q"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     counts = json.loads(done.stdout.splitlines()[-1])
     assert set(counts) == {"compile"} and counts["compile"] <= 16

@@ -36,7 +36,8 @@ def reconstruct(particles, out, *options):
 
 
 def simulate(path, *options):
-    assert run(["simulate", "--phantom", "--box", str(BOX), "--pixel-size", str(PIXEL), "-q", "-o", str(path), *map(str, options)]) == 0
+    assert run(["simulate", "--phantom", "--box", str(BOX), "--pixel-size", str(PIXEL), "-q", "-o", str(path),
+                *map(str, options)]) == 0
     return path
 
 
@@ -84,9 +85,12 @@ def test_the_ratio_of_areas_is_that_of_curves_up_to_the_resolution():
     last = round(40 * 3.0 / float(np.median(found.resolution)))
     area = np.array([sum(max(0.0, min(1.0, v)) for v in curve[1 : last + 1]) for curve in found.curves])
     assert found.area_ratio == pytest.approx(area.min() / area.max()) and 0 < found.area_ratio < 0.6
-    # of maps that are alike in all directions, the worst of some hundred lies two to four standard deviations below the median
-    assert all(0.2 < conical_fsc(*half_maps(0, seed, 2.0), 3.0, masks.soft_sphere(40, 14, 4)).unevenness < 4.5 for seed in range(3))
-    assert anisotropy_warning(None) is None and anisotropy_warning({"sphericity": 0.1}) is None  # runs of before: not known
+    # of maps that are alike in all directions, the worst of some hundred lies two to four standard deviations below the
+    # median
+    assert all(0.2 < conical_fsc(*half_maps(0, seed, 2.0), 3.0, masks.soft_sphere(40, 14, 4)).unevenness < 4.5
+               for seed in range(3))
+    # runs of before: not known
+    assert anisotropy_warning(None) is None and anisotropy_warning({"sphericity": 0.1}) is None
 
 
 # masks
@@ -109,7 +113,8 @@ def test_what_a_tight_mask_makes_at_the_resolution_is_told():
     a, b = (rng.standard_normal((40, 40, 40)).astype(np.float32) for _ in range(2))
     wide, tight = masks.soft_sphere(40, 13, 5), masks.soft_sphere(40, 2.5, 0)
     at = {name: phase_randomised_fsc(a, b, mask, draws=4).at(8.5) for name, mask in (("wide", wide), ("tight", tight))}
-    assert tight_mask_warning(at["wide"], "m.mrc") is None and "m.mrc is tight" in tight_mask_warning(at["tight"], "m.mrc")
+    assert tight_mask_warning(at["wide"], "m.mrc") is None and "m.mrc is tight" in tight_mask_warning(at["tight"],
+                                                                                                      "m.mrc")
     found = phase_randomised_fsc(a, b, wide)
     assert found.at(None) == found.randomised[-1] and found.at(7.5) == pytest.approx(found.randomised[7:9].mean())
     assert found.at(found.shell + 2) is None  # where phases are hardly random yet, the curve is the maps' own
@@ -236,7 +241,8 @@ def test_the_column_of_families_is_found():
     names = np.repeat(["a", "b", "c", "d"], 10)
     assert family_column(Table(rlnTomoParticleName=names)) == Family("rlnTomoParticleName", 4, 10)
     assert family_column(Table(rlnGroupName=names, rlnMicrographName=tilts)) == Family("rlnGroupName", 4, 10)
-    assert family_column(Table(rlnGroupName=names, rlnMicrographName=names)) is None  # groups of a micrograph's particles
+    # groups of a micrograph's particles
+    assert family_column(Table(rlnGroupName=names, rlnMicrographName=names)) is None
     assert family_column(Table(rlnTomoParticleName=np.arange(40))) is None  # one row each
     assert family_column(Table(rlnTomoParticleName=["a"] * 40)) is None and family_column(Table()) is None
 
@@ -254,8 +260,10 @@ def test_tilt_series_are_recommended_their_column(shared_data, tmp_path):
 @pytest.mark.parametrize("premultiplied", [False, True])
 @pytest.mark.parametrize("loss", ["l2", "sorted --keep 0.7", "l1", "huber", "tukey", "posterior", "l2 --distance raw"])
 def test_one_is_the_loss_that_a_map_of_nothing_leaves(loss, premultiplied, tmp_path):
-    """The images multiplied by any number, with noise that differs between them: noise alone leaves 1 or little less."""
-    path = simulate(tmp_path / "p.h5", "--particles", 240, "--snr", 0.2, "--noise-cv", 0.4, *["--ctf-premultiply"] * premultiplied)
+    """The images multiplied by any number, with noise that differs between them: noise alone leaves 1 or little
+    less."""
+    path = simulate(tmp_path / "p.h5", "--particles", 240, "--snr", 0.2, "--noise-cv", 0.4,
+                    *["--ctf-premultiply"] * premultiplied)
     noise = tmp_path / "noise.h5"
     noise.write_bytes(path.read_bytes())
     with h5py.File(noise, "r+") as file:
@@ -276,7 +284,8 @@ def test_a_bfactor_that_no_map_has_is_told():
     def summary(b):
         return {"postprocess": {"guinier": {"bfactor": b, "used": [9.6, 6.5]}}}
 
-    assert bfactor_caution(summary(-120.0)) is None and bfactor_caution(summary(None)) is None and bfactor_caution({}) is None
+    assert (bfactor_caution(summary(-120.0)) is None and bfactor_caution(summary(None)) is None
+            and bfactor_caution({}) is None)
     assert "−459 Å²" in bfactor_caution(summary(-459.2)) and "30 Å²" in bfactor_caution(summary(30.0))
 
 
@@ -289,10 +298,12 @@ def test_the_mask_is_read_as_it_was_written(tmp_path):
 
 
 def test_the_limit_is_where_flat_slices_of_a_ball_agree_by_an_fsc_of_095():
-    """J0(πλ|q|²ρ) is what flat slices leave of density at the distance ρ from the axis along q: drawn, not integrated."""
+    """J0(πλ|q|²ρ) is what flat slices leave of density at the distance ρ from the axis along q: drawn, not
+    integrated."""
     diameter, voltage = 300.0, 200.0
     points = np.random.default_rng(1).standard_normal((400_000, 3))
-    points *= (diameter / 2 * np.random.default_rng(2).random(len(points)) ** (1 / 3) / np.linalg.norm(points, axis=1))[:, None]
+    points *= (diameter / 2 * np.random.default_rng(2).random(len(points)) ** (1 / 3) / np.linalg.norm(points,
+                                                                                                       axis=1))[:, None]
     at = curvature_resolution(diameter, voltage)
     left = j0(np.pi * electron_wavelength(voltage) / at**2 * np.hypot(points[:, 0], points[:, 1]))
     assert left.mean() / np.sqrt((left**2).mean()) == pytest.approx(0.95, abs=1e-3)
@@ -300,7 +311,8 @@ def test_the_limit_is_where_flat_slices_of_a_ball_agree_by_an_fsc_of_095():
 
 
 def test_the_report_names_the_limit_and_a_finer_map_warns(tmp_path):
-    assert run(f"simulate --phantom --particles 60 --box 24 --pixel-size 3 --snr inf -q -o {tmp_path / 'p.h5'}".split()) == 0
+    assert run(f"simulate --phantom --particles 60 --box 24 --pixel-size 3 --snr inf -q -o "
+               f"{tmp_path / 'p.h5'}".split()) == 0
     summary = reconstruct(tmp_path / "p.h5", tmp_path / "out")
     # λ·D/d² = 1.287 with 0.6 of 72 Å at 300 kV
     assert summary["ewald_sphere"]["resolution"] == pytest.approx(np.sqrt(0.0196875 * 43.2 / 1.287), rel=1e-4)
@@ -308,5 +320,6 @@ def test_the_report_names_the_limit_and_a_finer_map_warns(tmp_path):
     line = "the curvature of the Ewald sphere matters beyond 0.81 Å for a particle of 43 Å at 300 kV"
     assert page.count(line) == 1 and not any("Ewald" in text for text in summary["warnings"])
     finer = summary | {"resolution_0143": 0.8}
-    assert f"reaches 0.80 Å, and {line}" in curvature_warning(finer) and "relion_reconstruct --ewald" in curvature_warning(finer)
+    assert (f"reaches 0.80 Å, and {line}" in curvature_warning(finer)
+            and "relion_reconstruct --ewald" in curvature_warning(finer))
     assert curvature_warning(summary | {"resolution_0143": None, "nyquist": 0.82}) is None

@@ -1,4 +1,5 @@
-"""Weights that particles are given (`reconstruct --weights`): multiplied with those of every loss, and 0 is not being there."""
+"""Weights that particles are given (`reconstruct --weights`): multiplied with those of every loss, and 0 is not being
+there."""
 
 import json
 import shutil
@@ -23,7 +24,8 @@ LOSSES = {
     "posterior": {"loss": "posterior", "iterations": 4},
     "auto": {"loss": "sorted", "keep": "auto", "iterations": 2, "folds": 2},
     "gradient": {"loss": "sorted", "keep": 0.7, "solver": "gradient", "iterations": 3},
-    "mini-batches": {"loss": "sorted", "keep": 0.7, "solver": "gradient", "iterations": 2, "batch_size": 60, "sort_scope": "batch"},
+    "mini-batches": {"loss": "sorted", "keep": 0.7, "solver": "gradient", "iterations": 2, "batch_size": 60,
+                     "sort_scope": "batch"},
     "deterministic": {"loss": "sorted", "keep": 0.7, "iterations": 2, "deterministic": True},
 }
 
@@ -65,7 +67,8 @@ def test_equal_weights_change_nothing(smaller, name):
 def test_a_particle_of_weight_0_is_as_if_it_were_not_there(larger, smaller, tmp_path, monkeypatch, name):
     monkeypatch.setattr("mpirecon.solvers.run._RANDOM_POSES", (40, 40))  # a part of the particles, as of large sets
     spoilt = larger.save(tmp_path / "spoilt.h5")
-    with h5py.File(spoilt.path, "r+") as file:  # images that a run would refuse, or that would spoil noise, gains and scores
+    # images that a run would refuse, or that would spoil noise, gains and scores
+    with h5py.File(spoilt.path, "r+") as file:
         file["images"][COUNT] = np.nan
         file["images"][COUNT + 1 :] *= 1000
         if name != "auto":
@@ -74,7 +77,9 @@ def test_a_particle_of_weight_0_is_as_if_it_were_not_there(larger, smaller, tmp_
     absent = mr.reconstruct(smaller, **LOSSES[name])
     assert difference(zero, absent) < 1e-6
     for a, b in zip(zero.iterations, absent.iterations, strict=True):
-        assert {k: v for k, v in a.items() if k != "mixture"} == pytest.approx({k: v for k, v in b.items() if k != "mixture"}, rel=1e-6)
+        assert {k: v for k, v in a.items() if k != "mixture"} == pytest.approx({k: v for k,
+                                                                                v in b.items() if k != "mixture"},
+                                                                                rel=1e-6)
     for column in ("weight", "kept", "score", "distance"):
         np.testing.assert_allclose(zero.particles[column][:COUNT], absent.particles[column], rtol=1e-4, atol=1e-5)
     assert not zero.kept[COUNT:].any() and not zero.particles["weight"][COUNT:].any()
@@ -104,7 +109,8 @@ def test_a_particle_of_weight_2_counts_as_two(smaller, tmp_path):
     assert difference(mr.reconstruct(smaller, **options), doubled) > 1e-2
     # the loss that is minimised counts them so, the regular L2 loss does not
     at, reference = weighted.iterations[0], doubled.iterations[0]
-    assert at["loss"] == pytest.approx(reference["loss"], rel=5e-3) and at["loss"] != pytest.approx(at["loss_l2"], rel=1e-4)
+    assert at["loss"] == pytest.approx(reference["loss"], rel=5e-3) and at["loss"] != pytest.approx(at["loss_l2"],
+                                                                                                    rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["sorted", "huber", "posterior", "gradient", "mini-batches"])
@@ -145,8 +151,10 @@ def test_weights_are_recorded_and_shown(smaller):
 def test_weights_that_are_none_are_refused(smaller):
     for weights, words in (
         (np.ones(COUNT - 1), rf"weights have the shape \({COUNT - 1},\), expected \({COUNT},\)"),
-        (np.where(np.arange(COUNT) == 7, -1.0, 1.0), r"weights: -1 of particle 7 is no weight; weights are finite and not negative"),
-        (np.where(np.arange(COUNT) > 7, np.nan, 1.0), rf"weights: nan of particle 8 is no weight \({COUNT - 8} such particles\)"),
+        (np.where(np.arange(COUNT) == 7, -1.0, 1.0),
+         r"weights: -1 of particle 7 is not a weight; weights must be finite and not negative"),
+        (np.where(np.arange(COUNT) > 7, np.nan, 1.0),
+         rf"weights: nan of particle 8 is not a weight \({COUNT - 8} such particles\)"),
         (np.zeros(COUNT), r"an array: all \d+ particles of half set 1 have weight 0; both half maps need particles"),
         (smaller.metadata().half == 1, r"an array: all \d+ particles of half set 2 have weight 0"),
         (["much"] * COUNT, "weights: expected an array of numbers"),
@@ -210,7 +218,8 @@ def star_file(folder, particles, weights, name="set", label="rlnParticleFigureOf
     about, lines = particles.metadata(), []
     for i, (angles, ctf) in enumerate(zip(about.pose.euler(), about.ctf)):
         x, y = -about.pose.shift[i]
-        lines.append(f"{i + 1:06d}@{name}.mrcs {angles[0]:.6f} {angles[1]:.6f} {angles[2]:.6f} {x:.6f} {y:.6f} {ctf['defocus_u']:.2f} "
+        lines.append(f"{i + 1:06d}@{name}.mrcs {angles[0]:.6f} {angles[1]:.6f} {angles[2]:.6f} {x:.6f} {y:.6f} "
+                     f"{ctf['defocus_u']:.2f} "
                      f"{ctf['defocus_v']:.2f} {np.degrees(ctf['astigmatism']):.5f} {about.half[i]} 1 {weights[i]}")
     (folder / f"{name}.star").write_text(STAR.replace("rlnParticleFigureOfMerit", label) + "\n".join(lines) + "\n")
     target = folder / f"{name}.h5"
@@ -222,7 +231,8 @@ def test_a_column_of_the_imported_table_is_the_array(imported, cli):
     folder, path, given = imported
     done = cli("reconstruct", path, "-o", folder / "run", "--weights", "rlnParticleFigureOfMerit", "--seed", 1)
     assert done.returncode == 0, done.stderr
-    assert "weights of rlnParticleFigureOfMerit, from " in done.stdout and "1 particles of weight 0 are ignored" in done.stdout
+    assert ("weights of rlnParticleFigureOfMerit, from " in done.stdout
+            and "1 particles of weight 0 are ignored" in done.stdout)
     run = mr.Result(folder / "run")
     np.testing.assert_array_equal(run.volume.array, mr.reconstruct(path, weights=given).volume.array)
     assert run.summary["configuration"]["weights"] == run.summary["weights"]["source"] == "rlnParticleFigureOfMerit"
@@ -254,10 +264,10 @@ def test_tables_by_particle_are_found_by_id_image_or_order(imported, tmp_path):
 
 
 @pytest.mark.parametrize(("lines", "words"), [
-    (["id,w", "0,1", "1,-2"], "{path}, line 3: w -2 is no weight"),
-    (["id,w", "0,1", "", "1,much"], "{path}, line 4: w 'much' is no weight"),
-    (["id,w", "0,1", "1,inf"], "line 3: w inf is no weight"),
-    (["id,w", "0,1", "1,"], "line 3: w '' is no weight"),
+    (["id,w", "0,1", "1,-2"], "{path}, line 3: w -2 is not a weight"),
+    (["id,w", "0,1", "", "1,much"], "{path}, line 4: w 'much' is not a weight"),
+    (["id,w", "0,1", "1,inf"], "line 3: w inf is not a weight"),
+    (["id,w", "0,1", "1,"], "line 3: w '' is not a weight"),
     (["id,w", "0,1", "0,1"], r"line 3: id 0 has a weight already \(line 2\)"),
     (["id,w", "0,1", "900,1"], r"line 3: .*has no particle of id 900 \(1 such rows of 200\)"),
     (["id,w", "0,1", "1.5,1"], r"line 3: .*has no particle of id 1.5"),
@@ -280,7 +290,8 @@ def test_tables_that_are_wrong_name_file_and_line(imported, tmp_path, lines, wor
 def test_a_particle_that_the_table_leaves_out_is_named(imported, tmp_path):
     path = tmp_path / "w.csv"
     path.write_text("id,w\n" + "".join(f"{i},1\n" for i in range(COUNT) if i not in (5, 8)))
-    with pytest.raises(mr.UserError, match="has no w for 2 of the 200 particles of .*, the first of them particle 5; give each one, 0"):
+    with pytest.raises(mr.UserError, match="has no w for 2 of the 200 particles of .*, the first of them particle 5; "
+                       "give each one, 0"):
         of_file(imported[1], f"{path}:w")
 
 
@@ -288,11 +299,13 @@ def test_values_of_the_imported_table_that_are_none_name_file_and_row(imported, 
     weights = ["0.5"] * COUNT
     weights[11] = "none"
     path = star_file(tmp_path, smaller, weights, label="rlnOwnWeight")
-    with pytest.raises(mr.UserError, match=rf"{path}: rlnOwnWeight of .*set.star, none, of particle 11, is no weight"):
+    with pytest.raises(mr.UserError, match=rf"{path}: rlnOwnWeight of .*set.star, none, of particle 11, is not a weight"):
         of_file(path, "rlnOwnWeight")
-    with pytest.raises(mr.UserError, match="there is no column rlnFigure; it has .*rlnOwnWeight.*FILE:COLUMN reads a table"):
+    with pytest.raises(mr.UserError, match="there is no column rlnFigure; it has .*rlnOwnWeight.*FILE:COLUMN reads a "
+                       "table"):
         of_file(path, "rlnFigure")
-    with pytest.raises(mr.UserError, match="there is no file nothing.csv; expected COLUMN of the imported table, or FILE:COLUMN"):
+    with pytest.raises(mr.UserError, match="there is no file nothing.csv; expected COLUMN of the imported table, or "
+                       "FILE:COLUMN"):
         of_file(path, "nothing.csv:w")
     with pytest.raises(mr.UserError, match="it was not made from a table .*FILE:COLUMN reads a table by particle"):
         of_file(smaller.path, "rlnParticleFigureOfMerit")
@@ -338,7 +351,8 @@ def test_all_ranks_end_with_one_message(imported, mpirun, tmp_path):
     table = tmp_path / "w.csv"
     table.write_text("id,w\n0,-1\n" + "".join(f"{i},1\n" for i in range(1, COUNT)))
     done = mpirun(2, ["-m", "mpirecon", "reconstruct", imported[1], "-o", tmp_path / "run", "--weights", f"{table}:w"])
-    assert done.returncode == 1 and done.stderr.count("line 2: w -1 is no weight") == 1 and "Traceback" not in done.stderr
+    assert done.returncode == 1 and done.stderr.count("line 2: w -1 is no "
+                                                      "weight") == 1 and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -14,7 +14,8 @@ BOX = 32
 
 @pytest.fixture(scope="module")
 def noisy():
-    """Two halves of the phantom with white noise, filtered as references are: truth, halves, noise power, SSNR, mask."""
+    """Two halves of the phantom with white noise, filtered as references are: truth, halves, noise power, SSNR,
+    mask."""
     truth, mask, rng = phantom(BOX), soft_sphere(BOX, 12, 4), np.random.default_rng(0)
     sigma = 0.6 * truth.std()
     halves = [(truth + sigma * rng.standard_normal(truth.shape).astype(np.float32)) for _ in range(2)]
@@ -27,7 +28,8 @@ def noisy():
 def test_shells_are_multiplied_by_their_gain(noisy):
     volume = noisy[1]
     np.testing.assert_allclose(filter_shells(volume, np.ones(BOX // 2 + 1))[8:24, 8:24, 8:24],
-                               filter_shells(volume, np.full(BOX // 2 + 1, 3.0))[8:24, 8:24, 8:24] / 3, rtol=1e-4, atol=1e-6)
+                               filter_shells(volume, np.full(BOX // 2 + 1, 3.0))[8:24, 8:24, 8:24] / 3, rtol=1e-4,
+                               atol=1e-6)
     ssnr = np.linspace(9, 0, BOX // 2 + 1)
     np.testing.assert_array_equal(wiener_filter(rfftn(volume), ssnr), filter_shells(volume, ssnr / (1 + ssnr)))
 
@@ -56,5 +58,6 @@ def test_noise_alone_gives_nothing_and_no_nan():
 def test_without_noise_a_reference_stays_as_it_is(noisy):
     truth, *_, mask = noisy
     ssnr = np.full(BOX // 2 + 1, 1e6)
-    np.testing.assert_allclose(local_wiener(truth * mask, 0.0, ssnr, mask), filter_shells(truth * mask, 0 * ssnr + 1) * (mask > 0),
+    np.testing.assert_allclose(local_wiener(truth * mask, 0.0, ssnr, mask),
+                               filter_shells(truth * mask, 0 * ssnr + 1) * (mask > 0),
                                atol=1e-3 * truth.max())

@@ -44,11 +44,13 @@ def measure(command: list, folder: Path, threads: int = 1) -> dict:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{' '.join(map(str, command))}\n{said}\nthe command failed")
-    return {"cpu": usage.ru_utime + usage.ru_stime, "wall": wall, "memory": max(peaks.values(), default=0), "said": said}
+    return {"cpu": usage.ru_utime + usage.ru_stime, "wall": wall, "memory": max(peaks.values(), default=0),
+            "said": said}
 
 
 def _watch(leader: int, peaks: dict[int, int], ended: threading.Event) -> None:
-    """Note the most memory that each process of a session has held. (A parent's usage counts what it held before exec.)"""
+    """Note the most memory that each process of a session has held. (A parent's usage counts what it held before
+    exec.)"""
     while not ended.wait(0.02):
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():

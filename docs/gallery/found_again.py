@@ -14,7 +14,8 @@ table = mr.search_poses(particles, first)
 believed = table["probability"] > 0.9
 error = angular_distance(table["quaternion"], particles.truth["true_quaternion"][table["id"]])
 junk = particles.truth["junk"][table["id"]]
-print(f"{len(table)} searched, {believed.sum()} believed, of them right (6°) {(error[believed & ~junk] < 6).sum()}, junk {(believed & junk).sum()}")
+print(f"{len(table)} searched, {believed.sum()} believed, of them right (6°) {(error[believed & ~junk] < 6).sum()}, "
+      f"junk {(believed & junk).sum()}")
 
 found = particles.with_poses(table[believed])
 second = mr.reconstruct(found, loss="posterior")

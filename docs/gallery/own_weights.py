@@ -11,7 +11,8 @@ correct = ~particles.truth["pose_error"]
 noise = particles.truth["true_sigma"] / particles.truth["true_sigma"].mean()
 random = np.random.default_rng(0).permutation(correct)
 
-weights = {"all": np.ones(len(particles)), "as many at random": random, "correct": correct, "correct / σ²": correct / noise**2}
+weights = {"all": np.ones(len(particles)), "as many at random": random, "correct": correct,
+           "correct / σ²": correct / noise**2}
 axes = Figure(figsize=(5, 3.4), layout="constrained").subplots()
 for name, weight in weights.items():
     curve = mr.fsc(mr.reconstruct(particles, start_weights=weight.astype(float)).volume, truth)

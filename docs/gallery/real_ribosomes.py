@@ -12,7 +12,8 @@ print(particles)
 plain = mr.reconstruct(particles, diameter=270)
 robust = mr.reconstruct(particles, diameter=270, loss="posterior", group_by="rlnTomoParticleName")
 wrong = particles.truth["pose_error"]
-print(f"kept {robust.kept.sum()} of {len(particles)}; wrong ones among them {(robust.kept & wrong).sum()} of {wrong.sum()}")
+print(f"kept {robust.kept.sum()} of {len(particles)}; wrong ones among them {(robust.kept & wrong).sum()} of "
+      f"{wrong.sum()}")
 print(f"half-map FSC 0.143: L2 {plain.resolution:.1f} Å, posterior {robust.resolution:.1f} Å")
 names, which = np.unique(particles.column("rlnTomoParticleName"), return_inverse=True)
 print(f"{len(names)} ribosomes; estimated fraction of correct images {robust.keep:.2f}, truly {1 - wrong.mean():.2f}")

@@ -24,7 +24,8 @@ class Comparison(runs.Comparison):
         return comparison_page(self)
 
 
-def compare(run1, run2, *, particles1: str | os.PathLike | None = None, particles2: str | os.PathLike | None = None) -> Comparison:
+def compare(run1, run2, *, particles1: str | os.PathLike | None = None,
+            particles2: str | os.PathLike | None = None) -> Comparison:
     """Set two finished runs beside each other.
 
     Parameters
@@ -37,9 +38,11 @@ def compare(run1, run2, *, particles1: str | os.PathLike | None = None, particle
     Returns
     -------
     Comparison
-        ``between`` (FSC between the maps), ``counts`` (kept by both, by the first or second alone, by neither), ``matched`` (rows of the
-        particles that both had), ``wrong``, ``correlation`` of the scores, ``settings`` that differ, ``notes``, ``as_dict()`` and
-        ``write(path)``. Particles are matched by cryoSPARC's uid or the image's name where the particle files differ, not by their row
+        ``between`` (FSC between the maps), ``counts`` (kept by both, by the first or second alone, by neither),
+        ``matched`` (rows of the particles that both had), ``wrong``, ``correlation`` of the scores, ``settings`` that
+        differ, ``notes``, ``as_dict()`` and
+        ``write(path)``. Particles are matched by cryoSPARC's uid or the image's name where the particle files differ,
+        not by their row
 
     Raises
     ------

@@ -23,7 +23,8 @@ from mpirecon.validate.local_resolution import LocalResolution
 class FinishedRun:
     """A finished run's half maps, whose local resolution becomes a part of its folder; for rank 0.
 
-    Raises UserError where the folder is none of a finished run, another run is writing into it, it has a local resolution already
+    Raises UserError where the folder is none of a finished run, another run is writing into it, it has a local
+    resolution already
     (without `overwrite`), or that would replace one of `inputs`.
     """
 
@@ -33,14 +34,15 @@ class FinishedRun:
             raise UserError(f"{state}; its local resolution can be found when it is finished")
         for name in ("half1.mrc", "half2.mrc"):
             if not (self.folder / name).is_file():
-                raise UserError(f"{self.folder}: {name} is missing; local resolution is found of both half maps of a run")
+                raise UserError(f"{self.folder}: {name} is missing; local resolution is found of both half maps of a "
+                                f"run")
         for name in LOCAL_MAPS:
             refuse_existing(self.folder / name, overwrite, inputs)
         self._seen = {name: Fingerprint.of(self.folder / name) for name in ("summary.json", "half1.mrc", "half2.mrc")}
 
     def read(self, mask: Path | str | None, bfactor: float | None) -> LocalInput:
-        """Half maps and mask: a file, the run's own mask.mrc for None (none where it made none), or "none" · bfactor : Å², by default
-        the one that the run found."""
+        """Half maps and mask: a file, the run's own mask.mrc for None (none where it made none), or "none" · bfactor :
+        Å², by default the one that the run found."""
         first, second = (read_map(self.folder / name) for name in ("half1.mrc", "half2.mrc"))
         check_same_grid(first, "half1.mrc", second, "half2.mrc")
         if mask is None:

@@ -23,8 +23,8 @@ _BATCH_PIXELS = 2**22
 class ForwardModel:
     """A = C S P of some particles: project, shift, CTF, at their poses, as their images are stored.
 
-    Where the stored images are CTF-premultiplied the CTF is applied twice, where they are phase-flipped its magnitude is, and where
-    their contrast is black the sign is turned, so that ``forward`` and the images can be subtracted.
+    Where the stored images are CTF-premultiplied the CTF is applied twice, where they are phase-flipped its magnitude
+    is, and where their contrast is black the sign is turned, so that ``forward`` and the images can be subtracted.
 
     Parameters
     ----------
@@ -171,7 +171,8 @@ class ForwardModel:
 
 
 def project(volume, particles: Particles, rows=slice(None), *, use_ctf: bool = True) -> Stack:
-    """Images of a map at the poses of particles, comparable to theirs: ``ForwardModel(particles, rows).forward(volume)``.
+    """Images of a map at the poses of particles, comparable to theirs:
+    ``ForwardModel(particles, rows).forward(volume)``.
 
     Parameters
     ----------

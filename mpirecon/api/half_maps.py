@@ -1,4 +1,5 @@
-"""Two half-map files as relion_postprocess takes them: mask, corrected FSC, B-factor and sharpened map, into a folder."""
+"""Two half-map files as relion_postprocess takes them: mask, corrected FSC, B-factor and sharpened map, into a
+folder."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ LOCAL_FILES = (*LOCAL_MAPS, "locres.html")
 class HalfMaps:
     """What was made of two half maps: found, and the curves in words and for JSON.
 
-    halves : (n, n, n) each · bfactor, mtf : as they were given · transfer : of the MTF, by shell · masked : False where no mask was
+    halves : (n, n, n) each · bfactor, mtf : as they were given · transfer : of the MTF, by shell · masked : False where
+        no mask was
     wanted · local : the local resolution, where it was found
     """
 
@@ -95,8 +97,10 @@ def postprocess_files(
 ) -> HalfMaps:
     """Mask, corrected FSC, cones, B-factor and sharpened map of two unmasked half maps (MRC).
 
-    mask : a file, "none", or None for one made of their mean · bfactor (Å², negative), lowpass (Å) : instead of what is found ·
-    mtf : STAR file of the detector's transfer, of pixels of `mtf_pixel_size` Å (default: the maps') · pixel_size : Å, instead of
+    mask : a file, "none", or None for one made of their mean · bfactor (Å², negative), lowpass (Å) : instead of what is
+        found ·
+    mtf : STAR file of the detector's transfer, of pixels of `mtf_pixel_size` Å (default: the maps') · pixel_size : Å,
+        instead of
     that of the headers
 
     Raises
@@ -115,7 +119,8 @@ def postprocess_files(
     transfer = None if mtf is None else _transfer(mtf, box, size, mtf_pixel_size or size)
     unmasked = fsc(a.array, b.array)
     found = postprocess(
-        np.asarray(a.array), np.asarray(b.array), size, unmasked=unmasked, mask=array, mask_text=str(mask), seed=seed, bfactor=bfactor,
+        np.asarray(a.array), np.asarray(b.array), size, unmasked=unmasked, mask=array, mask_text=str(mask), seed=seed,
+        bfactor=bfactor,
         lowpass=lowpass, mtf=transfer,
     )  # fmt: skip
     if found.fsc is None:
@@ -136,13 +141,15 @@ def _transfer(path, box: int, pixel_size: float, mtf_pixel_size: float) -> np.nd
     frequency, value = read_mtf(Path(path))
     at = np.arange(box // 2 + 1) / (box * pixel_size) * mtf_pixel_size
     if at[-1] > frequency[-1] + 1e-6:
-        raise UserError(f"{path} ends at {frequency[-1]:g} of its pixels' frequency, the map needs it up to {at[-1]:.3g}; is "
+        raise UserError(f"{path} ends at {frequency[-1]:g} of its pixels' frequency, the map needs it up to "
+                        f"{at[-1]:.3g}; is "
                         f"--mtf-pixel-size, {mtf_pixel_size:g} Å, that of the detector?")
     return np.interp(at, frequency, value)
 
 
 def write_half_maps(folder, made: HalfMaps) -> list[Path]:
-    """Write FILES into `folder`, and LOCAL_FILES where made, all of them or none; returns their paths. `refuse_targets` comes before.
+    """Write FILES into `folder`, and LOCAL_FILES where made, all of them or none; returns their paths. `refuse_targets`
+    comes before.
 
     Without a mask there are no mask.mrc and sharpened_masked.mrc; those of an earlier command go.
     """
@@ -169,16 +176,19 @@ def local_page(made: HalfMaps) -> str:
     """locres.html: the page about the local resolution of two half maps."""
     maps = dict(zip((Path(name).stem for name in LOCAL_MAPS), (made.local.map, made.local.filtered)))
     comparison = made.comparison
-    return page([comparison.first, comparison.second], comparison.pixel_size, maps, made.local.as_dict(), made.lines(), made.warnings)
+    return page([comparison.first, comparison.second], comparison.pixel_size, maps, made.local.as_dict(), made.lines(),
+                made.warnings)
 
 
 def refuse_targets(folder, overwrite: bool, inputs: Sequence[Input] = ()) -> None:
-    """Raise UserError before anything is computed, where a target exists and may not be replaced, or is one of `inputs`."""
+    """Raise UserError before anything is computed, where a target exists and may not be replaced, or is one of
+    `inputs`."""
     if not Path(folder).is_dir():
         refuse_existing(folder, overwrite=False)  # no file of that name, and the folder to make it in is there
         return
     for name in (*FILES, *LOCAL_FILES):  # they are written, or taken away
         refuse_existing(Path(folder) / name, overwrite, inputs)
     if overwrite and any((Path(folder) / name).exists() for name in ("summary.json", CHECKPOINT)):
-        raise UserError(f"{folder} is the folder of a reconstruction, which already has a map, a mask and an FSC; choose another folder")
+        raise UserError(f"{folder} is the folder of a reconstruction, which already has a map, a mask and an FSC; "
+                        f"choose another folder")
 

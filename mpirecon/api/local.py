@@ -27,7 +27,8 @@ class LocalResolution:
     filtered : Volume
         mean of the half maps, filtered place by place for the resolution there
     median : float or None
-        Å, of the voxels where the mask is at least one half (without a mask: that a window reaches); None where there is none
+        Å, of the voxels where the mask is at least one half (without a mask: that a window reaches); None where there
+        is none
     centres : (m, 3) int64
         voxels (z, y, x) in the middle of the windows
     resolution : (m,) float64
@@ -54,17 +55,20 @@ class LocalResolution:
 
 def local_resolution(
     half1, half2, mask=None, *, sampling: float | None = None, radius: float | None = None, edge: float | None = None,
-    randomise_from: float | None = None, min_resolution: float = 50.0, threshold: float = 0.143, bfactor: float | None = None,
+    randomise_from: float | None = None, min_resolution: float = 50.0, threshold: float = 0.143,
+    bfactor: float | None = None,
     pixel_size: float | None = None, seed: int = 1, threads: int = 1, comm: Communicator | None = None,
 ) -> LocalResolution:
-    """FSC of two unmasked half maps in soft spheres all over the box (Cardone, Heymann & Steven 2013), as relion_postprocess --locres.
+    """FSC of two unmasked half maps in soft spheres all over the box (Cardone, Heymann & Steven 2013), as
+    relion_postprocess --locres.
 
     Parameters
     ----------
     half1, half2, mask : Volume, path or (n, n, n) array
         without a mask the whole sphere that the box holds is looked at
     sampling, radius, edge : float
-        Å: between spheres (default 25, at most a quarter of the box), of each (default half the sampling), of its soft edge
+        Å: between spheres (default 25, at most a quarter of the box), of each (default half the sampling), of its soft
+        edge
         (default the sampling)
     randomise_from : float
         Å from which on phases are random in the maps that correct for the sphere (default 25, at most half the box)
@@ -97,10 +101,12 @@ def local_resolution(
     first, second, given = run_together(comm, lambda: _given(half1, half2, mask, pixel_size, threads))
     options = WindowOptions(sampling, radius, edge, randomise_from, min_resolution, threshold)
     gain = None if bfactor is None else sharpening(first.box, first.pixel_size, bfactor)
-    found = local.local_resolution(first.to_numpy(), second.to_numpy(), first.pixel_size, mask=given, options=options, gain=gain, seed=seed,
+    found = local.local_resolution(first.to_numpy(), second.to_numpy(), first.pixel_size, mask=given, options=options,
+                                   gain=gain, seed=seed,
                                    threads=threads, comm=comm)  # fmt: skip
     told = found.as_dict()
-    return LocalResolution(Volume(found.map, found.pixel_size), Volume(found.filtered, found.pixel_size), told["median"], found.centres,
+    return LocalResolution(Volume(found.map, found.pixel_size), Volume(found.filtered, found.pixel_size),
+                           told["median"], found.centres,
                            found.resolution, told, found.warnings)  # fmt: skip
 
 

@@ -154,7 +154,8 @@ class FSC:
 
     def __repr__(self) -> str:
         at = self.resolution
-        return f"FSC({len(self.values)} shells, 0.143 at {at:.2f} Å)" if at else f"FSC({len(self.values)} shells, above 0.143)"
+        return (f"FSC({len(self.values)} shells, 0.143 at {at:.2f} Å)" if at
+                else f"FSC({len(self.values)} shells, above 0.143)")
 
 
 def fsc(a, b, mask=None, pixel_size: float | None = None) -> FSC:
@@ -184,7 +185,8 @@ def fsc(a, b, mask=None, pixel_size: float | None = None) -> FSC:
     return FSC(curves.fsc(first.to_numpy(), second.to_numpy(), mask), first.box, first.pixel_size)
 
 
-def automatic_mask(volume, half_maps=None, *, resolution: float | None = None, pixel_size: float | None = None) -> Volume:
+def automatic_mask(volume, half_maps=None, *, resolution: float | None = None,
+                   pixel_size: float | None = None) -> Volume:
     """A soft mask made from a map.
 
     Parameters

@@ -29,7 +29,8 @@ _BATCH_BYTES = 64 * 2**20
 _WRONG = 10.0
 
 #: datasets that tell what simulated images were made with
-_SIMULATED = ("junk", "true_scale", "true_sigma", "conformation", "true_micrograph", "true_noise_colour", "neighbour", "true_background")
+_SIMULATED = ("junk", "true_scale", "true_sigma", "conformation", "true_micrograph", "true_noise_colour", "neighbour",
+              "true_background")
 
 #: pixels from the truth beyond which a new offset counts as wrong
 _WRONG_PIXELS = 2.0
@@ -71,7 +72,8 @@ class Particles:
 
     def __init__(
         self, images, pose: Pose, ctf: np.ndarray | None = None, *, pixel_size: float, half=None, optics_group=None,
-        ctf_premultiplied: bool = False, ctf_phase_flipped: bool = False, contrast: str = "white", seed: int = 1, comm=None,
+        ctf_premultiplied: bool = False, ctf_phase_flipped: bool = False, contrast: str = "white", seed: int = 1,
+        comm=None,
     ) -> None:
         comm = as_communicator(comm)
         scratch = Scratch(comm)
@@ -150,8 +152,8 @@ class Particles:
 
     @property
     def table(self) -> np.ndarray:
-        """A structured array with a row per particle: quaternion, shift (Å), every CTF field, half, optics_group, and, where
-        errors were planted, what ``truth`` knows of poses. ``pandas.DataFrame`` takes its scalar columns."""
+        """A structured array with a row per particle: quaternion, shift (Å), every CTF field, half, optics_group, and,
+        where errors were planted, what ``truth`` knows of poses. ``pandas.DataFrame`` takes its scalar columns."""
         about = self.metadata()
         columns = {"quaternion": about.pose.quaternion, "shift": about.pose.shift}
         columns |= {name: about.ctf[name] for name in CTF_DTYPE.names}
@@ -161,9 +163,9 @@ class Particles:
 
     @property
     def truth(self) -> dict[str, np.ndarray]:
-        """What is known of planted errors, by the names of the particle file's datasets (pose_error, true_quaternion, true_shift,
-        true_defocus, planted_orientation …, duplicate_of) and of what was simulated (junk, true_scale, true_sigma, conformation …);
-        else {}."""
+        """What is known of planted errors, by the names of the particle file's datasets (pose_error, true_quaternion,
+        true_shift, true_defocus, planted_orientation …, duplicate_of) and of what was simulated (junk, true_scale,
+        true_sigma, conformation …); else {}."""
         found = {}
         with ParticleFile(self.path) as file:
             for name in (*TRUTH, *_SIMULATED):
@@ -221,13 +223,15 @@ class Particles:
                 file.refuse_changed()
         return Particles._of_file(path, notes=self.notes, warnings=self.warnings)
 
-    def with_poses(self, table: np.ndarray, path: str | os.PathLike | None = None, *, overwrite: bool = False) -> Particles:
+    def with_poses(self, table: np.ndarray, path: str | os.PathLike | None = None, *,
+                   overwrite: bool = False) -> Particles:
         """A copy in which some particles have other poses.
 
         Parameters
         ----------
         table : structured array
-            ``id``, ``quaternion`` (4,) and ``shift`` (2,) [Å] of the particles to change, as ``search_poses`` returns it
+            ``id``, ``quaternion`` (4,) and ``shift`` (2,) [Å] of the particles to change, as ``search_poses`` returns
+            it
         path : path, optional
             of the copy; a temporary file by default
         overwrite : bool
@@ -240,8 +244,8 @@ class Particles:
 
         Notes
         -----
-        If the truth is known, ``pose_error`` of these particles then says whether the new pose is wrong by more than 10° or, with
-        simulated offset errors, by more than 2 pixels; likewise the flags of each kind of error.
+        If the truth is known, ``pose_error`` of these particles then says whether the new pose is wrong by more than
+        10° or, with simulated offset errors, by more than 2 pixels; likewise the flags of each kind of error.
         """
         ids = self._rows(table["id"])
         pose = Pose(table["quaternion"], table["shift"])
@@ -330,7 +334,8 @@ def read_star(path: str | os.PathLike, data_dir: str | os.PathLike | None = None
     return imported(path, as_communicator(comm), data_dir=data_dir, **options)
 
 
-def read_cs(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, passthrough=(), *, comm=None, **options) -> Particles:
+def read_cs(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, passthrough=(), *, comm=None,
+            **options) -> Particles:
     """The particles of a cryoSPARC .cs file and its passthrough files; their images stay in their stacks.
 
     Collective over `comm`.
@@ -386,7 +391,8 @@ def _write(path: Path, images: np.ndarray, about: ParticleSet) -> None:
     batch = max(1, _BATCH_BYTES // images[0].nbytes)
     with ParticleWriter(
         path, len(images), about.box, about.pixel_size, overwrite=False, dtype=dtype, contrast=about.contrast,
-        ctf_premultiplied=about.ctf_premultiplied, ctf_phase_flipped=about.ctf_phase_flipped, provenance={"command": "mpirecon.Particles"},
+        ctf_premultiplied=about.ctf_premultiplied, ctf_phase_flipped=about.ctf_phase_flipped,
+        provenance={"command": "mpirecon.Particles"},
     ) as writer:
         writer.write_metadata(about)
         for start in range(0, len(images), batch):

@@ -47,7 +47,8 @@ def search_poses(
     result : Result
         of a run that selects; its half maps and their FSC are used
     rows : index array or (m,) bool, optional
-        particles to search; when left out those that were not kept, but for skipped images and particles that were given weight 0
+        particles to search; when left out those that were not kept, but for skipped images and particles that were
+        given weight 0
     offset_sigma : float
         Å, standard deviation of the error of the given shifts on each axis; 0: shifts are right
     diameter : float, optional
@@ -58,7 +59,8 @@ def search_poses(
     Returns
     -------
     structured array
-        a row each: ``id``, ``quaternion`` (4,), ``shift`` (2,) Å, ``probability`` that this is the pose, ``score`` (matched filter),
+        a row each: ``id``, ``quaternion`` (4,), ``shift`` (2,) Å, ``probability`` that this is the pose, ``score``
+        (matched filter),
         ``log_evidence``, ``angle_sigma`` (degrees), ``shift_sigma`` (Å), ``moved`` (degrees from the given pose)
 
     Raises
@@ -74,7 +76,8 @@ def search_poses(
     if offset_sigma < 0 or not np.isfinite(offset_sigma):
         raise UserError(f"offset_sigma is {offset_sigma:g} Å, expected 0 or more")
     if len(result.kept) != len(particles):
-        raise UserError(f"the run in {result.folder} has {len(result.kept)} particles, {particles.path} {len(particles)}")
+        raise UserError(f"the run in {result.folder} has {len(result.kept)} particles, {particles.path} "
+                        f"{len(particles)}")
     search = _Searcher(particles, result, offset_sigma / particles.pixel_size, diameter)
     about = particles.metadata()
     found, decoys = [np.zeros(0, TABLE)], [np.zeros(0, TABLE)]
@@ -95,7 +98,8 @@ def _left_out(result: Result) -> np.ndarray:
     return np.flatnonzero(~result.kept & took_part({name: table[name] for name in table.dtype.names}))
 
 
-_PUBLISHED = ("id", "quaternion", "shift", "probability", "score", "log_evidence", "angle_sigma", "shift_sigma", "moved")
+_PUBLISHED = ("id", "quaternion", "shift", "probability", "score", "log_evidence", "angle_sigma", "shift_sigma",
+              "moved")
 
 
 def _published(table: np.ndarray, belief: Belief) -> np.ndarray:
@@ -115,7 +119,8 @@ class _Searcher:
         with ParticleFile(particles.path) as file:
             aberrations = file.aberrations()
         if aberrations is not None and (aberrations.magnification != np.eye(2)).any():
-            raise UserError(f"{particles.path}: optics groups have a magnification matrix, which the pose search does not know")
+            raise UserError(f"{particles.path}: optics groups have a magnification matrix, which the pose search does "
+                            f"not know")
         premultiplied = self.about.ctf_premultiplied
         self.backend = CpuBackend(box, size, premultiplied=premultiplied, aberrations=aberrations)
         self.normalise = Normaliser.of_summary(result.summary, box)
@@ -123,11 +128,13 @@ class _Searcher:
         fsc = np.minimum.accumulate(np.clip(result.fsc.values, 0, None))
         finest = finest_shell(fsc)
         if finest < FEWEST_SHELLS:
-            raise UserError(f"the half maps of {result.folder} agree (FSC above {SUPPORTED}) in {finest} shells; a pose search needs {FEWEST_SHELLS}, because poses that fit such maps best are meaningless")
+            raise UserError(f"the half maps of {result.folder} agree (FSC above {SUPPORTED}) in {finest} shells; a "
+                            f"pose search needs {FEWEST_SHELLS}, because poses that fit such maps best are meaningless")
         kept = np.flatnonzero(result.kept)
         self.sample = kept[:: max(1, len(kept) // _SAMPLE)]
         group = point_group(result.summary["configuration"]["symmetry"])
-        self.searcher = Searcher(self.backend.plane, size, premultiplied, self._noise()[None], group, diameter, finest, offset_sigma, 0.0,
+        self.searcher = Searcher(self.backend.plane, size, premultiplied, self._noise()[None], group, diameter, finest,
+                                 offset_sigma, 0.0,
                                  Amplitudes(1.0, 0.2))
         self.mask = self.searcher.mask(box)
         self.references = [filter_shells(half.to_numpy() * self.mask, fsc) * self.mask for half in result.half_maps]

@@ -14,7 +14,8 @@ SPACES = ("fourier", "real")
 
 
 def get_backend(
-    name: str, box: int, pixel_size: float, *, space: str = "fourier", interpolation: dict | None = None, on_cpu: dict | None = None,
+    name: str, box: int, pixel_size: float, *, space: str = "fourier", interpolation: dict | None = None,
+    on_cpu: dict | None = None,
     **options,
 ) -> Backend:
     """The backend of that name for one box; ``auto`` is the CPU's (parallel.placement decides where GPUs are used).

@@ -1,10 +1,11 @@
 """Backends whose projections are made in real space: line integrals of cubic splines, and their exact adjoint.
 
-The model image is projected, transformed and multiplied by the CTF, so residuals over all frequencies are those over all
-pixels (Parseval), and can still be told by band. The right-hand side Σ w Aᴴŷ is backprojected in real space; the weights
+The model image is projected, transformed and multiplied by the CTF, so residuals over all frequencies are those over
+all pixels (Parseval), and can still be told by band. The right-hand side Σ w Aᴴŷ is backprojected in real space; the
+weights
 Σ w C², from which the normal equations' convolution is made, are spread in Fourier space as ever. Splines damp what is
-near Nyquist (by 4 % at 0.35 and by half at 0.5 of the sampling frequency, along each axis): the two spaces agree on what
-the sampling resolves, and each checks the other.
+near Nyquist (by 4 % at 0.35 and by half at 0.5 of the sampling frequency, along each axis): the two spaces agree on
+what the sampling resolves, and each checks the other.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ ROWS = 64
 def refuse_optics(optics) -> None:
     """Magnification and aberrations of optics groups are known in Fourier space alone."""
     if optics is not None:
-        raise UserError("--space real does not know the magnification and aberrations of optics groups; use --space fourier")
+        raise UserError("--space real does not know the magnification and aberrations of optics groups; use --space "
+                        "fourier")
 
 
 #: share of a shell's mean weight added to the preconditioner, as the gradient solver does: what real space backprojects
@@ -91,7 +93,8 @@ class RealSpaceCpuBackend(CpuBackend):
         project_real(reference, np.ascontiguousarray(rotation, np.float64), out)
         return out
 
-    def residuals(self, reference: np.ndarray, images: np.ndarray, batch: Batch, shift_pixels: np.ndarray) -> np.ndarray:
+    def residuals(self, reference: np.ndarray, images: np.ndarray, batch: Batch,
+                  shift_pixels: np.ndarray) -> np.ndarray:
         """‖y − A x‖² of each image over its pixels, (b,) float64, relative to the image of the band-limited data.
 
         images : (b, n, n) float32, y · shift_pixels : (b, 2) float64
@@ -127,7 +130,8 @@ class RealSpaceCpuBackend(CpuBackend):
         sums = np.stack([term.astype(np.float64) @ member for term in terms], axis=-1)
         if self.premultiplied and bands.whitened:
             squared = (gain * c2) @ member
-            sums[..., 0] *= np.divide(gain.astype(np.float64) @ member, squared, out=np.zeros_like(squared), where=squared > 0)
+            sums[..., 0] *= np.divide(gain.astype(np.float64) @ member, squared, out=np.zeros_like(squared),
+                                      where=squared > 0)
         return sums
 
     def accumulator(self) -> Accumulator:

@@ -52,9 +52,9 @@ def compile_once(
 ) -> None:
     """Have the CPU's kernels in Numba's cache before every rank asks for them; collective.
 
-    The ranks of a host where that was not done before share the work, a part each; the others of all hosts wait. Nothing is
-    locked: files of the cache appear whole, by renaming, whichever of several hosts that share it is first. Where nothing says
-    what the cache holds, every rank tries all kernels.
+    The ranks of a host where that was not done before share the work, a part each; the others of all hosts wait.
+    Nothing is locked: files of the cache appear whole, by renaming, whichever of several hosts that share it is first.
+    Where nothing says what the cache holds, every rank tries all kernels.
 
     Parameters
     ----------
@@ -66,7 +66,8 @@ def compile_once(
     say : told that there is something to compile, before it begins
     phase : ``Timings``, for the time that it takes
     moved : whether particles' poses will be changed
-    helpers : processes that may take a part each where there is one rank: Numba compiles one kernel at a time in a process
+    helpers : processes that may take a part each where there is one rank: Numba compiles one kernel at a time in a
+        process
     """
     if Ability.COMPILED_BY_NUMBA not in backend.can:
         return
@@ -81,8 +82,10 @@ def compile_once(
             return
         interpolation = backend.projection
         wanted = Wanted(
-            interpolation.taps, interpolation.padding, backend.premultiplied, min(backend.threads.count, 2), nearby, exact,
-            backend.optics is not None, symmetry.group.name if symmetry is not None else None, moved, backend.plane.box > SMALL_BOX,
+            interpolation.taps, interpolation.padding, backend.premultiplied, min(backend.threads.count, 2), nearby,
+            exact,
+            backend.optics is not None, symmetry.group.name if symmetry is not None else None, moved,
+            backend.plane.box > SMALL_BOX,
         )  # fmt: skip
         steps = wanted.steps(particles[:1])
         if mark is None:
@@ -146,13 +149,15 @@ _HELP = "import sys, json; told = json.loads(sys.argv[1]); sys.path[:] = told['p
 
 @contextmanager
 def _helped(wanted: Wanted, helpers: int) -> Iterator[None]:
-    """Other processes compile all parts but the first meanwhile; they have ended when this ends. What they do not manage is left undone."""
+    """Other processes compile all parts but the first meanwhile; they have ended when this ends. What they do not
+    manage is left undone."""
     running = []
     try:
         with suppress(OSError):  # no more processes
             for part in range(1, 1 + helpers):
                 told = json.dumps({"path": sys.path, "wanted": asdict(wanted), "part": part, "parts": 1 + helpers})
-                running.append(subprocess.Popen([sys.executable, "-c", _HELP, told], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                running.append(subprocess.Popen([sys.executable, "-c", _HELP, told], stdin=subprocess.DEVNULL,
+                                                stdout=subprocess.DEVNULL,
                                                 stderr=subprocess.DEVNULL))  # fmt: skip
         yield
         for process in running:
@@ -179,19 +184,23 @@ def _part(steps: list, rank: int, ranks: int) -> list:
     return [some[rank] for some in dealt if rank < len(some)]
 
 
-def _mark(backend: CpuBackend, nearby: bool, exact: bool, symmetry: Symmetry | None = None, moved: bool = False) -> Path | None:
-    """The file that says that kernels like these were compiled for this kind of processor; None where Numba chose the cache."""
+def _mark(backend: CpuBackend, nearby: bool, exact: bool, symmetry: Symmetry | None = None,
+          moved: bool = False) -> Path | None:
+    """The file that says that kernels like these were compiled for this kind of processor; None where Numba chose the
+    cache."""
     if not numba.config.CACHE_DIR:
         return None
     facts = (
-        get_host_cpu_features(), backend.projection.taps, nearby, exact, backend.threads.count > 1, backend.optics is not None,
+        get_host_cpu_features(), backend.projection.taps, nearby, exact, backend.threads.count > 1,
+        backend.optics is not None,
         symmetry is not None and symmetry.sums_grid, backend.plane.box > SMALL_BOX, moved,
     )  # fmt: skip
     return Path(numba.config.CACHE_DIR, f"compiled-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}")
 
 
 def _steps(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: bool) -> list[Callable[[], None]]:
-    """Every step of a reconstruction, on one empty image, each by itself, whatever was or was not done before; those that take longest first."""
+    """Every step of a reconstruction, on one empty image, each by itself, whatever was or was not done before; those
+    that take longest first."""
     one, plane = np.ones(1), backend.plane
     shells = plane.shells
     batch = Batch(
@@ -249,7 +258,8 @@ def _steps(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: boo
         grid = backend.projection.empty_grid()
         found = np.empty((1, 3)), np.empty((1, len(bands.samples), 2)), np.empty((1, 3)), np.empty((1, 6))
         steps.insert(1, lambda: make_nearby(backend.projection.taps)(
-            grid, backend.projection.table, batch.rotation, 1.0, plane.kx, plane.ky, batch.data, batch.ctf, bands.gain[0], bands.band, 0,
+            grid, backend.projection.table, batch.rotation, 1.0, plane.kx, plane.ky, batch.data, batch.ctf,
+            bands.gain[0], bands.band, 0,
             np.zeros(1, np.int64), 1.0, *found,
         ))  # fmt: skip
         steps.insert(3, lambda: backend.statistics(grid, batch, bands))

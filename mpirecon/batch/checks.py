@@ -138,7 +138,8 @@ def judge_gpus(ranks: list[dict]) -> Line:
         return Line(WARN, "GPUs", f"{text}; {why}", todo)
     first = with_gpu[0]["gpus"]
     if first.get("driver"):
-        text += (f"; driver CUDA {first['driver']}, CuPy {first['cupy']} for CUDA {first['runtime']}; does MPI take GPU memory: "
+        text += (f"; driver CUDA {first['driver']}, CuPy {first['cupy']} for CUDA {first['runtime']}; does MPI take "
+                 f"GPU memory: "
                  f"{first['mpi']}")
     if max(taken.values()) > 1:
         return Line(WARN, "GPUs", f"{text}; some ranks share one", "start one rank for each GPU")

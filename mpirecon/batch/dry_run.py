@@ -37,8 +37,10 @@ def dry_run(comm: Communicator, task: Task, threads: int = 1) -> list[str]:
     for host, count in ranks.items():
         if count * needed > there[host]:
             raise UserError(
-                f"{host} has {memory_words(there[host])} of memory left for {count} ranks that need {memory_words(needed)} each "
-                f"(box {task.box}, {task.particles} particles, {task.folds} folds). {what_fits(task, comm.size, ranks, there, threads)}"
+                f"{host} has {memory_words(there[host])} of memory left for {count} ranks that need "
+                f"{memory_words(needed)} each "
+                f"(box {task.box}, {task.particles} particles, {task.folds} folds). "
+                f"{what_fits(task, comm.size, ranks, there, threads)}"
             )
     return describe(task, comm.size, threads, dict(ranks), there)
 
@@ -46,11 +48,13 @@ def dry_run(comm: Communicator, task: Task, threads: int = 1) -> list[str]:
 def describe(task: Task, ranks: int, threads: int, hosts: dict[str, int], there: dict[str, int]) -> list[str]:
     """The forecast in words."""
     parts = {name: amount for name, amount in memory_parts(task, ranks, threads).items() if amount}
-    phases = {phase: amount for phase, amount in seconds_by_phase(task, ranks, threads=threads).items() if amount >= 0.005}
+    phases = {phase: amount for phase, amount in seconds_by_phase(task, ranks, threads=threads).items()
+              if amount >= 0.005}
     total = sum(phases.values())
     fullest = max(hosts, key=lambda host: hosts[host] * sum(parts.values()) / there[host])
     return [
-        f"{task.particles} particles, box {task.box}, {task.rounds} iteration{'s' * (task.rounds > 1)}, {task.groups} groups; "
+        f"{task.particles} particles, box {task.box}, {task.rounds} iteration{'s' * (task.rounds > 1)}, {task.groups} "
+        f"groups; "
         f"{ranks} rank{'s' * (ranks > 1)} of {threads} thread{'s' * (threads > 1)}",
         f"memory: {memory_words(sum(parts.values()))} per rank ("
         + ", ".join(f"{name} {memory_words(amount)}" for name, amount in parts.items())
@@ -79,7 +83,8 @@ def what_fits(task: Task, ranks: int, hosts: dict[str, int], there: dict[str, in
     more = next((n for n in (2, 4, 8, 16, 32, 64, 128) if fits(task, 1, n * len(hosts) * most)), None)
     if more and most == 1:
         choices.append(f"{more * ranks} ranks, one a host")
-    folds = next((f for f in range(task.folds - 1, 1, -1) if fits(Task(**vars(task) | {"folds": f}), most, ranks)), None)
+    folds = next((f for f in range(task.folds - 1, 1, -1) if fits(Task(**vars(task) | {"folds": f}), most, ranks)),
+                 None)
     if folds:
         choices.append(f"--folds {folds}")
     box = next((b for b in range(task.box - 2, 15, -2) if fits(Task(**vars(task) | {"box": b}), most, ranks)), None)

@@ -18,7 +18,8 @@ _WASTE = 2.0
 
 @dataclass(frozen=True)
 class Size:
-    """How many particles of which box (pixels) there will be; pixel_size in Å, where it matters; has_truth : whether errors were planted."""
+    """How many particles of which box (pixels) there will be; pixel_size in Å, where it matters; has_truth : whether
+    errors were planted."""
 
     count: int
     box: int

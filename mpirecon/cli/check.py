@@ -16,7 +16,8 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command("check", cls=DocumentedCommand)
-@click.option("-o", "--output", type=ANY_PATH, metavar="FOLDER", help="Also try to write in this folder, from every rank.")
+@click.option("-o", "--output", type=ANY_PATH, metavar="FOLDER", help="Also try to write in this folder, from every "
+              "rank.")
 @click.option(
     "--timeout",
     type=COUNT,

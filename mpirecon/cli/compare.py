@@ -21,8 +21,9 @@ from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, json_option, overwrite
 def command(run1, run2, output, particles1, particles2, as_json, overwrite, quiet, verbose):
     """Compare the finished runs in the folders RUN1 and RUN2.
 
-    Told are the resolution of both, how far their maps agree, which particles were kept by both, by one or by neither, and the settings
-    that differ. Particles of different files are matched by cryoSPARC's uid or by the name of the image, not by their row.
+    Told are the resolution of both, how far their maps agree, which particles were kept by both, by one or by neither,
+    and the settings that differ. Particles of different files are matched by cryoSPARC's uid or by the name of the
+    image, not by their row.
 
     \b
     Example:
@@ -41,7 +42,8 @@ def command(run1, run2, output, particles1, particles2, as_json, overwrite, quie
         read = [*files_read(run1), *files_read(run2)]
         for folder, path in ((run1, particles1), (run2, particles2)):
             about = read_summary(folder).get("particles")
-            read += given(particle_file=path or (str(about["file"]) if isinstance(about, dict) and about.get("file") else None))
+            read += given(particle_file=path or (str(about["file"]) if isinstance(about, dict) and about.get("file")
+                                                 else None))
         refuse_existing(output, overwrite, read)
     compared = compare_runs((run1, run2), (particles1, particles2))
     if as_json:

@@ -34,10 +34,15 @@ class GroupFile(click.ParamType):
               help="Also write the images of these particles, and point to them; needed after simulate.")
 @click.option("--particles", type=EXISTING_FILE, help="The run's particle file, where it was moved.")
 @click.option("--poses", type=click.Choice(["original", "used"]), default="original", show_default=True,
-              help="With simulated errors: write the original poses and defoci, or the wrong ones that the run used, with the true ones in further columns.")
-@click.option("--step", type=FRACTION, metavar="X", help="Of a path: the particles of this step, e.g. 0.8.  [default: the best step's]")
-@click.option("--coordinates", type=click.Choice(["as-stored", "flipped"]), help="For particles of a .cs file: also write their coordinates on RELION's micrographs, which are oriented as in cryoSPARC, or flipped in y.  [default: no coordinates]")
-@click.option("--mtf", type=GroupFile(), multiple=True, metavar="[GROUP=]FILE", help="Name this MTF (RELION's STAR file) in the "
+              help="With simulated errors: write the original poses and defoci, or the wrong ones that the run used, "
+              "with the true ones in further columns.")
+@click.option("--step", type=FRACTION, metavar="X", help="Of a path: the particles of this step, e.g. 0.8.  [default: "
+              "the best step's]")
+@click.option("--coordinates", type=click.Choice(["as-stored", "flipped"]), help="For particles of a .cs file: also "
+              "write their coordinates on RELION's micrographs, which are oriented as in cryoSPARC, or flipped in y.  "
+              "[default: no coordinates]")
+@click.option("--mtf", type=GroupFile(), multiple=True, metavar="[GROUP=]FILE",
+              help="Name this MTF (RELION's STAR file) in the "
               "optics table, of all groups or of one; may be repeated.")
 @overwrite_option
 @verbosity_options

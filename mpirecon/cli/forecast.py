@@ -170,11 +170,13 @@ def _given(ctx) -> list[str]:
     words = []
     for param in ctx.command.params:
         of_table = param in READING or (param.name == "pixel_size" and ctx.params["file"] is not None)
-        if (param.name in SHARED or of_table) and ctx.get_parameter_source(param.name) == click.core.ParameterSource.COMMANDLINE:
+        if (param.name in SHARED
+            or of_table) and ctx.get_parameter_source(param.name) == click.core.ParameterSource.COMMANDLINE:
             value = ctx.params[param.name]
             value = f"{value // 2**10}K" if param.name == "memory" and value else value
             for one in value if param.multiple else [value]:
-                words += [param.opts[0]] if param.is_flag else [param.opts[0], "=".join(one) if isinstance(one, tuple) else str(one)]
+                words += [param.opts[0]] if param.is_flag else [param.opts[0],
+                                                                "=".join(one) if isinstance(one, tuple) else str(one)]
     return words
 
 
@@ -228,8 +230,10 @@ command = DocumentedCommand(
         click.Argument(["file"], metavar="[FILE]", required=False, type=EXISTING_FILE),
         click.Option(["--particles"], type=COUNT, metavar="N", help="Number of particle images."),
         click.Option(["--box"], type=Whole(4, 4096), metavar="N", help="Side of the images, pixels."),
-        click.Option(["--pixel-size"], type=POSITIVE, metavar="Å", help="Pixel size, which --max-resolution counts in."),
-        click.Option(["--threads"], type=COUNT, default=1, show_default=True, metavar="N", help="Threads of each rank."),
+        click.Option(["--pixel-size"], type=POSITIVE, metavar="Å",
+                     help="Pixel size, which --max-resolution counts in."),
+        click.Option(["--threads"], type=COUNT, default=1, show_default=True, metavar="N",
+                     help="Threads of each rank."),
         click.Option(["--cores"], type=COUNT, metavar="N",
                      help="Cores of a node.  [default: the site file's, else those here]"),
         click.Option(["--ram"], type=Amount(), metavar="64G",

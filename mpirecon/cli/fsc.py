@@ -14,11 +14,14 @@ from mpirecon.cli.terminal import chart_width
 @click.command("fsc", cls=DocumentedCommand)
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())
-@click.option("--mask", type=click.Path(), metavar="FILE|auto", help="Mask (MRC, soft edge) that multiplies both maps for a "
+@click.option("--mask", type=click.Path(), metavar="FILE|auto", help="Mask (MRC, soft edge) that multiplies both maps "
+              "for a "
               "second curve; auto makes one from the mean of the maps.")
-@click.option("--phase-randomise", is_flag=True, help="Also measure what the mask adds, on maps with random phases, and "
+@click.option("--phase-randomise", is_flag=True, help="Also measure what the mask adds, on maps with random phases, "
+              "and "
               "take it off.")
-@click.option("--cones", is_flag=True, help="Also report the resolution by direction, in cones of 20°, and the sphericity.")
+@click.option("--cones", is_flag=True, help="Also report the resolution by direction, in cones of 20°, and the "
+              "sphericity.")
 @click.option("--plot", type=click.Path(), metavar="FILE", help="Draw the curves into this file (.png, .svg, .pdf).")
 @click.option("--csv", "csv_path", type=click.Path(), metavar="FILE", help="Write the curves as a table.")
 @json_option
@@ -51,7 +54,8 @@ def command(first, second, mask, phase_randomise, cones, plot, csv_path, as_json
         raise UserError(f"--plot {plot}: cannot draw {ending or 'a file without an ending'}; use .png, .svg or .pdf")
     refuse_twice([plot, csv_path])
     for target in filter(None, (plot, csv_path)):
-        refuse_existing(target, overwrite, given(first_map=first, second_map=second, mask=None if mask == "auto" else mask))
+        refuse_existing(target, overwrite, given(first_map=first, second_map=second,
+                                                 mask=None if mask == "auto" else mask))
     result = compare_maps(first, second, mask, randomise=phase_randomise, cones=cones, seed=seed)
     for text in result.warnings:
         console.warn(text)

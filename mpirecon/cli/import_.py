@@ -44,7 +44,8 @@ class Rescale(click.ParamType):
 @click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FILE.h5", help="Particle file to write.")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "float16"]), default="auto", show_default=True,
               help="Type of the stored images; auto: float16 if all stacks are float16.")
-@click.option("--rescale", type=Rescale(), metavar="common|BOX:Å", help="Rescale images to the box and pixel size of most particles, or all images "
+@click.option("--rescale", type=Rescale(), metavar="common|BOX:Å", help="Rescale images to the box and pixel size of "
+              "most particles, or all images "
               "to BOX pixels of Å.")
 @click.option("--link", is_flag=True, help="Refer to the stacks instead of copying their images.")
 @error_options("error_rate", "error_degrees", "--plant-errors")
@@ -60,9 +61,9 @@ class Rescale(click.ParamType):
 def command(comm, particles: Path, output: Path, quiet: bool, verbose: bool, **options) -> None:
     """Make a particle file from PARTICLES, a RELION STAR file (1.4 to 5) or a cryoSPARC .cs file, and its stacks.
 
-    Stacks are searched relative to that file, to --data-dir, to the folders above that file (a project) and to the working
-    folder, then by their file name in --data-dir and in the folder of that file. Under mpirun/srun each rank copies a part of
-    the particles.
+    Stacks are searched relative to that file, to --data-dir, to the folders above that file (a project) and to the
+    working folder, then by their file name in --data-dir and in the folder of that file. Under mpirun/srun each rank
+    copies a part of the particles.
 
     \b
     Examples:

@@ -20,7 +20,8 @@ from mpirecon.errors import UserError
 @click.argument("scheduler", type=click.Choice(["slurm", "pbs", "lsf", "sge"]))
 @click.argument("particles", type=EXISTING_FILE)
 @click.argument("reconstruct_options", metavar="[-- RECONSTRUCT OPTIONS]", nargs=-1, type=click.UNPROCESSED)
-@click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FOLDER", help="The folder that reconstruct will write.")
+@click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FOLDER",
+              help="The folder that reconstruct will write.")
 @click.option("--nodes", type=COUNT, default=1, show_default=True, help="Nodes.")
 @click.option("--ranks", type=COUNT, help="MPI ranks in all.  [default: one a GPU, or what nodes hold]")
 @click.option("--threads", type=COUNT, help="Cores of a rank.  [default: 1]")
@@ -113,7 +114,8 @@ def _task(particles, output, options):
     if (output / "checkpoint.h5").exists():
         if asked["overwrite"]:
             raise UserError(
-                f"{output} holds the checkpoint of an unfinished run: omit --overwrite to resume it, or remove the folder to start a new run"
+                f"{output} holds the checkpoint of an unfinished run: omit --overwrite to resume it, or remove the "
+                f"folder to start a new run"
             )
     elif not folder.unused:
         refuse_existing(output, asked["overwrite"])

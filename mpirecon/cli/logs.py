@@ -28,7 +28,8 @@ _COLUMNS = ("iteration", "particle", "rank", "batch", "before", "after", "distan
 def command(folder, iteration, particle, csv_path, as_json, overwrite):
     """Join the logs that the ranks of a run wrote under OUT/logs.
 
-    Without options: a table of what each iteration sorted and kept, and how many of the kept particles have simulated errors.
+    Without options: a table of what each iteration sorted and kept, and how many of the kept particles have simulated
+    errors.
     Particles are listed only as far as reconstruct --log-particles recorded them.
 
     \b
@@ -92,7 +93,8 @@ def _print_table(counts, size: int) -> None:
         click.echo("no particles were sorted: the loss of this run (l2) weights all particles equally and rejects none")
         return
     header = ["iteration", "scope", "sorted", "kept", "wrong among kept", "wrong among all", "kept by rank"]
-    rows = [[c.iteration, c.scope, c.sorted, _share(c.kept, c.sorted), _share(c.wrong_kept, c.kept), _share(c.wrong, c.sorted),
+    rows = [[c.iteration, c.scope, c.sorted, _share(c.kept, c.sorted), _share(c.wrong_kept, c.kept),
+             _share(c.wrong, c.sorted),
              _by_rank(c, size)] for c in counts]
     click.echo("\n".join(table_lines(header, rows, width())))
 

@@ -14,15 +14,19 @@ from mpirecon.cli.options import (
 @click.command("mask", cls=DocumentedCommand)
 @click.argument("volume", metavar="MAP", type=EXISTING_FILE)
 @click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FILE", help="Mask to write (MRC, 0 … 1).")
-@click.option("--half", type=EXISTING_FILE, metavar="FILE", help="The other half map: the mask is made from their mean, for their resolution.")
-@click.option("--resolution", type=POSITIVE, metavar="Å", help="Resolution of the map, which sets what follows.  [default: "
+@click.option("--half", type=EXISTING_FILE, metavar="FILE", help="The other half map: the mask is made from their "
+              "mean, for their resolution.")
+@click.option("--resolution", type=POSITIVE, metavar="Å", help="Resolution of the map, which sets what follows.  "
+              "[default: "
               "of the half maps, else 3 pixels]")
 @click.option("--lowpass", type=POSITIVE, metavar="Å", help="Filter the map to this before it is cut.  [default: 1.5 × "
               "resolution, at least 10 Å and 3 pixels]")
 @click.option("--threshold", type=Number(), help="Density of the filtered map at which it is cut.  [default: found]")
-@click.option("--extend", type=NON_NEGATIVE, metavar="Å", help="Grow the mask by this.  [default: half the resolution, at "
+@click.option("--extend", type=NON_NEGATIVE, metavar="Å", help="Grow the mask by this.  [default: half the resolution, "
+              "at "
               "least 2 pixels, at most box / 16]")
-@click.option("--edge", type=NON_NEGATIVE, metavar="Å", help="Width of the soft edge.  [default: the resolution, at least 4 "
+@click.option("--edge", type=NON_NEGATIVE, metavar="Å", help="Width of the soft edge.  [default: the resolution, at "
+              "least 4 "
               "pixels, at most box / 8]")
 @json_option
 @overwrite_option
@@ -30,8 +34,8 @@ from mpirecon.cli.options import (
 def command(volume, output, half, resolution, lowpass, threshold, extend, edge, as_json, overwrite, quiet, verbose):
     """Make a soft mask around the particle in MAP (MRC, particle bright).
 
-    The map is low-passed, cut above the solvent's noise, reduced to its large connected pieces, extended, and given a soft
-    edge. Use an unsharpened map, best the two half maps. reconstruct makes such a mask itself at its end.
+    The map is low-passed, cut above the solvent's noise, reduced to its large connected pieces, extended, and given a
+    soft edge. Use an unsharpened map, best the two half maps. reconstruct makes such a mask itself at its end.
 
     \b
     Examples:

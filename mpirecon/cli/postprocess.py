@@ -10,7 +10,8 @@ import click
 from mpirecon.parallel.console import Console
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (
-    ANY_PATH, COUNT, EXISTING_FILE, EXISTING_PATH, POSITIVE, FileOr, Number, json_option, overwrite_option, map_seed_option,
+    ANY_PATH, COUNT, EXISTING_FILE, EXISTING_PATH, POSITIVE, FileOr, Number, json_option, overwrite_option,
+    map_seed_option,
     pass_communicator, verbosity_options,
 )  # fmt: skip
 from mpirecon.cli.terminal import chart_width
@@ -19,43 +20,57 @@ from mpirecon.cli.terminal import chart_width
 @click.command("postprocess", cls=DocumentedCommand)
 @click.argument("half1", metavar="HALF1|OUT", type=EXISTING_PATH)
 @click.argument("half2", metavar="[HALF2]", type=EXISTING_FILE, required=False)
-@click.option("-o", "--output", type=ANY_PATH, metavar="FOLDER", help="Folder for the sharpened map, with and without the mask, the "
-              "mask, FSC curves and what was found.  [default with OUT and --local-resolution: OUT, for the local resolution alone]")
-@click.option("--mask", type=FileOr("none"), metavar="FILE|none", help="Mask (MRC, 0 … 1, soft edge), or none.  [default: made from "
+@click.option("-o", "--output", type=ANY_PATH, metavar="FOLDER", help="Folder for the sharpened map, with and without "
+              "the mask, the "
+              "mask, FSC curves and what was found.  [default with OUT and --local-resolution: OUT, for the local "
+              "resolution alone]")
+@click.option("--mask", type=FileOr("none"), metavar="FILE|none", help="Mask (MRC, 0 … 1, soft edge), or none.  "
+              "[default: made from "
               "the mean of the maps; of OUT its mask.mrc]")
-@click.option("--bfactor", type=Number(-5000, 5000, metavar="Å²"), help="Sharpen by this (negative sharpens).  [default: fitted]")
-@click.option("--lowpass", type=POSITIVE, metavar="Å", help="Where the sharpened map ends.  [default: where the corrected FSC "
+@click.option("--bfactor", type=Number(-5000, 5000, metavar="Å²"), help="Sharpen by this (negative sharpens).  "
+              "[default: fitted]")
+@click.option("--lowpass", type=POSITIVE, metavar="Å", help="Where the sharpened map ends.  [default: where the "
+              "corrected FSC "
               "falls below 0.143]")
-@click.option("--mtf", type=EXISTING_FILE, metavar="FILE.star", help="Divide by the detector's MTF (RELION's STAR file).")
-@click.option("--mtf-pixel-size", type=POSITIVE, metavar="Å", help="Pixel size of the detector that it counts in.  [default: the "
+@click.option("--mtf", type=EXISTING_FILE, metavar="FILE.star", help="Divide by the detector's MTF (RELION's STAR "
+              "file).")
+@click.option("--mtf-pixel-size", type=POSITIVE, metavar="Å", help="Pixel size of the detector that it counts in.  "
+              "[default: the "
               "maps']")
 @click.option("--pixel-size", type=POSITIVE, metavar="Å", help="Pixel size of the maps, where their headers are wrong.")
-@click.option("--local-resolution", "--locres", "local", is_flag=True, help="Also find the local resolution, and filter the map by it.")
-@click.option("--locres-sampling", type=POSITIVE, metavar="Å", help="Distance between windows.  [default: 25, at most a quarter of the box]")
+@click.option("--local-resolution", "--locres", "local", is_flag=True, help="Also find the local resolution, and "
+              "filter the map by it.")
+@click.option("--locres-sampling", type=POSITIVE, metavar="Å", help="Distance between windows.  [default: 25, at most "
+              "a quarter of the box]")
 @click.option("--locres-maskrad", type=POSITIVE, metavar="Å", help="Radius of a window.  [default: half the sampling]")
-@click.option("--locres-edgwidth", type=POSITIVE, metavar="Å", help="Width of a window's soft edge.  [default: the sampling]")
-@click.option("--locres-randomize-at", type=POSITIVE, metavar="Å", help="Random phases, which correct for the window, begin here.  "
+@click.option("--locres-edgwidth", type=POSITIVE, metavar="Å", help="Width of a window's soft edge.  [default: the "
+              "sampling]")
+@click.option("--locres-randomize-at", type=POSITIVE, metavar="Å", help="Random phases, which correct for the window, "
+              "begin here.  "
               "[default: 25, at most half the box]")
-@click.option("--locres-minres", type=POSITIVE, default=50.0, show_default=True, metavar="Å", help="What is coarser counts as no "
+@click.option("--locres-minres", type=POSITIVE, default=50.0, show_default=True, metavar="Å",
+              help="What is coarser counts as no "
               "resolution, and has this value in the map.")
 @click.option("--locres-threshold", type=Number(0, 1, metavar="FSC"), default=0.143, show_default=True,
               help="Where a window's FSC falls below this is its resolution.")
-@click.option("--threads", type=COUNT, help="Threads of each rank for the local resolution.  [default: OMP_NUM_THREADS, else the cores divided by the ranks of the host]")
+@click.option("--threads", type=COUNT, help="Threads of each rank for the local resolution.  [default: "
+              "OMP_NUM_THREADS, else the cores divided by the ranks of the host]")
 @json_option
 @map_seed_option
 @overwrite_option
 @verbosity_options
 @pass_communicator
-def command(comm, half1, half2, output, local, threads, as_json, seed, overwrite, quiet, verbose, mask, bfactor, mtf, **options):
+def command(comm, half1, half2, output, local, threads, as_json, seed, overwrite, quiet, verbose, mask, bfactor, mtf,
+            **options):
     """Sharpen the mean of the half maps HALF1 and HALF2 (MRC, unmasked, unfiltered), and find its resolution.
 
-    As relion_postprocess does: the FSC in a mask, corrected for the mask by random phases; the B-factor of the Guinier plot;
-    the mean of the maps weighted by the FSC, sharpened, and filtered at its resolution. reconstruct does all of this at its
-    end; this is for the half maps of other programs, another mask, or a B-factor of your own.
+    As relion_postprocess does: the FSC in a mask, corrected for the mask by random phases; the B-factor of the Guinier
+    plot; the mean of the maps weighted by the FSC, sharpened, and filtered at its resolution. reconstruct does all of
+    this at its end; this is for the half maps of other programs, another mask, or a B-factor of your own.
 
-    With --local-resolution also, as relion_postprocess --locres: the FSC in soft spheres all over the map (locres.mrc, in Å), and the
-    map filtered place by place (locres_filtered.mrc). Given the folder OUT of a finished run and no -o, these two go there and
-    onto its report. Starts under mpirun as well, whose ranks share the spheres.
+    With --local-resolution also, as relion_postprocess --locres: the FSC in soft spheres all over the map (locres.mrc,
+    in Å), and the map filtered place by place (locres_filtered.mrc). Given the folder OUT of a finished run and no -o,
+    these two go there and onto its report. Starts under mpirun as well, whose ranks share the spheres.
 
     \b
     Examples:
@@ -67,7 +82,8 @@ def command(comm, half1, half2, output, local, threads, as_json, seed, overwrite
     from mpirecon.api.half_maps import postprocess_files, write_half_maps
 
     console = Console(comm, quiet=quiet or as_json, verbose=verbose)
-    windows = [options.pop(f"locres_{name}") for name in ("sampling", "maskrad", "edgwidth", "randomize_at", "minres", "threshold")]
+    windows = [options.pop(f"locres_{name}") for name in ("sampling", "maskrad", "edgwidth", "randomize_at", "minres",
+                                                          "threshold")]
     _refuse(half1, half2, output, local, options | {"mtf": mtf})
     find = partial(_find, comm, console, windows, seed, threads)
     if output is None:
@@ -103,7 +119,8 @@ def _refuse(half1, half2, output, local, options) -> None:
         raise UserError(f"give a folder for what is made with -o FOLDER{also}")
     if output is None and (given := [name for name, value in options.items() if value is not None]):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UserError(f"{names}: only the local resolution is added to the folder of a run; with -o FOLDER its half maps are post-processed again")
+        raise UserError(f"{names}: only the local resolution is added to the folder of a run; with -o FOLDER its half "
+                        f"maps are post-processed again")
 
 
 def _refuse_targets(output, overwrite, first, second, mask, mtf) -> None:

@@ -39,7 +39,8 @@ def command(folder, output, overwrite, quiet, verbose):
         about = summary.get("particles")
         # it is not read, but nobody means to replace it by a page
         made_from = given(particle_file=str(about["file"]) if isinstance(about, dict) and about.get("file") else None)
-        refuse_existing(output, overwrite, [*made_from, *(read for read in files_read(folder) if read.path.name != "report.html")])
+        refuse_existing(output, overwrite, [*made_from, *(read for read in files_read(folder)
+                                                          if read.path.name != "report.html")])
     if (state := state_of(folder)) is not None:
         console.warn(f"the report is of the run that finished before. {state[0].upper()}{state[1:]}")
     write = write_path_page if summary.get("kind") == PATH.kind else write_report

@@ -36,7 +36,8 @@ class DefocusRange(click.ParamType):
 @click.option("--model", "model_path", type=click.Path(), metavar="FILE",
               help="Atomic model (mmCIF or PDB), as electron-scattering density.")
 @click.option("--phantom", "use_phantom", is_flag=True, help="A built-in object without symmetry.")
-@click.option("--second-map", type=click.Path(), metavar="FILE", help="Map (MRC) or atomic model of a second conformation.  [default with "
+@click.option("--second-map", type=click.Path(), metavar="FILE", help="Map (MRC) or atomic model of a second "
+              "conformation.  [default with "
               "--phantom: its own]")
 @click.option("--second-fraction", type=float, metavar="X", default=0.0, show_default=True,
               help="Fraction of particles of the second conformation.")
@@ -55,37 +56,46 @@ class DefocusRange(click.ParamType):
 @click.option("--scale-cv", type=float, metavar="X", default=0.0, show_default=True,
               help="Spread of the contrast between particles (log-normal); it is not given to a reconstruction.")
 @click.option("--noise-colour", type=float, metavar="X", default=0.0, show_default=True,
-              help="The noise rises towards low frequencies, with an exponent between 0 and X that each micrograph has for itself.")
-@click.option("--micrographs", type=int, metavar="N", default=20, show_default=True, help="Number of micrographs that the particles are assigned to.")
+              help="The noise rises towards low frequencies, with an exponent between 0 and X that each micrograph has "
+              "for itself.")
+@click.option("--micrographs", type=int, metavar="N", default=20, show_default=True,
+              help="Number of micrographs that the particles are assigned to.")
 @click.option("--neighbour-rate", type=float, metavar="X", default=0.0, show_default=True,
               help="Fraction of images with a neighbour that reaches into the box.")
 @click.option("--background", type=float, metavar="X", default=0.0, show_default=True,
               help="Level and slopes under each image, standard deviations of the noise.")
-@click.option("--junk-rate", type=float, metavar="X", default=0.0, show_default=True, help="Fraction of images that are noise only.")
+@click.option("--junk-rate", type=float, metavar="X", default=0.0, show_default=True,
+              help="Fraction of images that are noise only.")
 @error_options("error_rate", "error_degrees", "--error-rate")
 @click.option("--defocus", type=DefocusRange(), default="0.8:2.5", show_default=True,
               help="Range of defocus, µm underfocus.")
-@click.option("--astigmatism", type=float, metavar="Å", default=300.0, show_default=True, help="Spread of defocus U − V, Å.")
+@click.option("--astigmatism", type=float, metavar="Å", default=300.0, show_default=True,
+              help="Spread of defocus U − V, Å.")
 @click.option("--voltage", type=float, metavar="kV", default=300.0, show_default=True, help="kV.")
 @click.option("--cs", type=float, metavar="mm", default=2.7, show_default=True, help="Spherical aberration, mm.")
 @click.option("--amplitude-contrast", type=float, metavar="X", default=0.1, show_default=True, help="Fraction.")
-@click.option("--phase-shift", type=float, metavar="DEGREES", default=0.0, show_default=True, help="Phase plate, degrees.")
+@click.option("--phase-shift", type=float, metavar="DEGREES", default=0.0, show_default=True,
+              help="Phase plate, degrees.")
 @click.option("--bfactor", type=float, metavar="Å²", default=0.0, show_default=True, help="Envelope exp(−B k²/4), Å².")
 @click.option("--no-ctf", "use_ctf", is_flag=True, flag_value=False, default=True,
               help="Plain projections; the file then holds a CTF that is 1 everywhere.")
 @click.option("--ctf-premultiply", "ctf_premultiplied", is_flag=True, help="Multiply the noisy images by their CTF.")
-@click.option("--ctf-phase-flip", "ctf_phase_flipped", is_flag=True, help="Multiply the noisy images by the sign of their CTF.")
-@click.option("--shift-sigma", type=float, metavar="Å", default=3.0, show_default=True, help="Standard deviation of each shift, Å.")
+@click.option("--ctf-phase-flip", "ctf_phase_flipped", is_flag=True, help="Multiply the noisy images by the sign of "
+              "their CTF.")
+@click.option("--shift-sigma", type=float, metavar="Å", default=3.0, show_default=True,
+              help="Standard deviation of each shift, Å.")
 @click.option("--halves", type=click.Choice(["random", "alternate"]), default="random", show_default=True,
               help="How particles are assigned to half sets.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True,
               help="Type of the stored pixels.")
 @seed_option
-@click.option("--truth-map", type=click.Path(), metavar="FILE", help="Also write the volume the images are made from (MRC).")
+@click.option("--truth-map", type=click.Path(), metavar="FILE", help="Also write the volume the images are made from "
+              "(MRC).")
 @click.option("-o", "--output", type=click.Path(), metavar="FILE", required=True, help="Particle file to write (HDF5).")
 @overwrite_option
 @verbosity_options
-def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, second_map, truth_map, output, overwrite, quiet,
+def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, second_map, truth_map, output, overwrite,
+            quiet,
             verbose, **settings):
     """Make a particle file with known truth from a map, an atomic model or a phantom.
 
@@ -94,8 +104,8 @@ def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, sec
 
     \b
     Examples:
-      mpirecon simulate --phantom --particles 5000 --snr 0.05 --orientation-error-rate 0.3 --offset-error 5 -o particles.h5
-      mpirecon simulate --map emd_3488.mrc --box 64 --pixel-size 1.64 --junk-rate 0.1 -o particles.h5
+      mpirecon simulate --phantom --particles 5000 --snr 0.05 --orientation-error-rate 0.3 --offset-error 5 -o
+      particles.h5 mpirecon simulate --map emd_3488.mrc --box 64 --pixel-size 1.64 --junk-rate 0.1 -o particles.h5
       mpirecon simulate --model 5ni1.cif --orientation-error 10 --orientation-error-rate 0.5 -o particles.h5
     """
     from mpirecon.io.atomic import atomic_path, refuse_existing
@@ -118,7 +128,8 @@ def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, sec
         if temporary is not None:  # it appears with the particles, or not at all
             write_map(temporary, source.volume, source.pixel_size, overwrite=True)
         result = simulate(
-            source.volume, source.pixel_size, settings, output, second=second, overwrite=overwrite, progress=progress.update,
+            source.volume, source.pixel_size, settings, output, second=second, overwrite=overwrite,
+            progress=progress.update,
             provenance={"command": shlex.join(["mpirecon", *sys.argv[1:]]), "source": source.description},
         )
     if truth_map:

@@ -1,4 +1,5 @@
-"""The command's output streams, made so that no text fails on them: whatever they can spell, and whoever still reads."""
+"""The command's output streams, made so that no text fails on them: whatever they can spell, and whoever still
+reads."""
 
 from __future__ import annotations
 
@@ -18,9 +19,12 @@ SPELLED = "mpirecon-spelled"
 
 #: what a character becomes that neither the encoding has nor Unicode takes apart
 _ASCII = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "·": "*", "×": "x", "÷": "/", "→": "->", "←": "<-", "≥": ">=", "≤": "<=", "±": "+-",
-    "≈": "~", "≠": "!=", "°": " deg", "µ": "u", "μ": "u", "σ": "sigma", "π": "pi", "λ": "lambda", "χ": "chi", "ρ": "rho", "Σ": "sum",
-    "√": "sqrt", "‖": "||", "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'", "█": "#", "▀": "^", "▄": "_", "•": "*", "✓": "ok",
+    "−": "-", "–": "-", "—": "-", "‐": "-", "·": "*", "×": "x", "÷": "/", "→": "->", "←": "<-", "≥": ">=", "≤": "<=",
+    "±": "+-",
+    "≈": "~", "≠": "!=", "°": " deg", "µ": "u", "μ": "u", "σ": "sigma", "π": "pi", "λ": "lambda", "χ": "chi",
+    "ρ": "rho", "Σ": "sum",
+    "√": "sqrt", "‖": "||", "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'", "█": "#", "▀": "^", "▄": "_", "•": "*",
+    "✓": "ok",
     "⁻": "-", "∞": "inf", "⁄": "/", "∘": "o",
 }  # fmt: skip
 

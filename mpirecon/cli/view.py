@@ -14,7 +14,8 @@ from mpirecon.cli.terminal import uses_colours
 
 @click.command("view", cls=DocumentedCommand)
 @click.argument("volume", metavar="MAP", type=EXISTING_FILE)
-@click.option("-o", "--output", type=ANY_PATH, metavar="FILE.html", help="Page to write.  [default: MAP with the ending .html]")
+@click.option("-o", "--output", type=ANY_PATH, metavar="FILE.html", help="Page to write.  [default: MAP with the "
+              "ending .html]")
 @click.option("--terminal", is_flag=True, help="Draw slices and projections in the terminal, and write nothing.")
 @click.option("--level", type=Number(), help="Density of the surface first shown.  [default: well above the solvent]")
 @click.option("--size", type=Whole(16, 256), default=96, show_default=True, metavar="N",
@@ -25,8 +26,8 @@ from mpirecon.cli.terminal import uses_colours
 def command(volume, output, terminal, level, size, open_it, overwrite, quiet, verbose):
     """Look at MAP (MRC) without other software.
 
-    Writes one page that needs no network: slices to slide through, a surface to turn (WebGL), projections. With --terminal,
-    slices and projections are drawn in characters instead, e.g. over ssh.
+    Writes one page that needs no network: slices to slide through, a surface to turn (WebGL), projections. With
+    --terminal, slices and projections are drawn in characters instead, e.g. over ssh.
 
     \b
     Examples:

@@ -53,7 +53,8 @@ class Checkpoint:
             self._file = open_hdf5(path, "checkpoint")
             found = attributes_of(self._file, path)
             if found.get("format") != FORMAT or found.get("version") != VERSION:
-                raise UserError(f"{path} is not a checkpoint that this mpirecon reads (format {found.get('format')!r}, version "
+                raise UserError(f"{path} is not a checkpoint that this mpirecon reads (format {found.get('format')!r}, "
+                                f"version "
                                 f"{found.get('version')}; expected {FORMAT!r}, version {VERSION})")
             with reading(path, "its facts"):
                 self.facts: dict = dict(json.loads(found["facts"]))

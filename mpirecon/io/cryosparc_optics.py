@@ -1,7 +1,7 @@
 """What a .cs file says of lenses beyond defocus and Cs, in the Zernike coefficients that RELION's tables have.
 
-cryoSPARC names its columns lengths in Å and documents neither signs nor factors. Those here are what the simulator SPECTER
-derives from cryoSPARC's own code. With T a column, λ the wavelength, and
+cryoSPARC names its columns lengths in Å and documents neither signs nor factors. Those here are what the simulator
+SPECTER derives from cryoSPARC's own code. With T a column, λ the wavelength, and
 k, φ the length and angle from x of a frequency in the specimen:
 
 =============  ===============================================================================================
@@ -13,8 +13,9 @@ ctf/shift_A    of the image's transform: −2π T·k
 ctf/tetra_A    added to the CTF's: −λ³ k⁴ (2π (T₀ cos 2φ + T₁ sin 2φ) + (π/2) (T₂ cos 4φ + T₃ sin 4φ))
 =============  ===============================================================================================
 
-csparc2star and those that follow it write a beam tilt +arcsin(T/Cs), whose phase in RELION is the opposite of the first, and leave
-the rest out. SPECTER is the one source that says how it knows, so that it is believed unless the user says otherwise.
+csparc2star and those that follow it write a beam tilt +arcsin(T/Cs), whose phase in RELION is the opposite of the
+first, and leave the rest out. SPECTER is the one source that says how it knows, so that it is believed unless the user
+says otherwise.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def signs_of(choice: str) -> dict[str, int]:
     for word in choice.split(","):
         term = word.strip().lstrip("+-")
         if term not in TERMS or term in chosen or len(word.strip()) > len(term) + 1:
-            raise ValueError(f"{choice!r}: expected {', '.join(PRESETS)}, or some of {', '.join(TERMS)} with commas between, each "
+            raise ValueError(f"{choice!r}: expected {', '.join(PRESETS)}, or some of {', '.join(TERMS)} with commas "
+                             f"between, each "
                              "with a minus where its sign is to be turned, e.g. tilt,-trefoil")
         chosen[term] = -1 if word.strip().startswith("-") else 1
     return chosen
@@ -92,13 +94,15 @@ def _lengths(columns, term: str) -> np.ndarray:
     beyond = (np.abs(values) > most).any(axis=1)
     if beyond.any():
         row = int(np.flatnonzero(beyond)[0])
-        raise UserError(f"{columns.path}, row {row}: {name} is {values[row]} Å, larger than for any microscope ({most:g} Å); was the "
+        raise UserError(f"{columns.path}, row {row}: {name} is {values[row]} Å, larger than for any microscope "
+                        f"({most:g} Å); was the "
                         "column misread?")
     return values
 
 
 # Coefficients stand in the order of model/aberrations.py: (1, −1), (1, 1), (3, −3), (3, −1), (3, 1), (3, 3), and
-# (0, 0), (2, −2), (2, 0), (2, 2), (4, −4), (4, −2), (4, 0), (4, 2), (4, 4); the even ones count from the CTF's phase down.
+# (0, 0), (2, −2), (2, 0), (2, 2), (4, −4), (4, −2), (4, 0), (4, 2), (4, 4); the even ones count from the CTF's phase
+# down.
 
 
 def _add_tilt(odd: np.ndarray, even: np.ndarray, wavelength: np.ndarray, length: np.ndarray) -> None:
@@ -137,14 +141,17 @@ def about(columns, choice: str) -> list[str]:
     applied = {term: name for term, name in there.items() if term in signs}
     found = []
     if left_out:
-        found.append(f"not corrected for: {', '.join(left_out)}; --cs-aberrations all corrects for everything in the file")
+        found.append(f"not corrected for: {', '.join(left_out)}; --cs-aberrations all corrects for everything in the "
+                     f"file")
     if not applied:
         return found
     tells = "cryoSPARC does not document it: after reconstruct, mpirecon aberrations OUT checks it against the images"
     if choice == "csparc2star":
-        found.append(f"ctf/tilt_A is corrected for with the sign that csparc2star gives it, the opposite of --cs-aberrations all; {tells}")
+        found.append(f"ctf/tilt_A is corrected for with the sign that csparc2star gives it, the opposite of "
+                     f"--cs-aberrations all; {tells}")
     else:
         turned = [name for term, name in applied.items() if signs[term] < 0]
         words = f" ({', '.join(turned)} turned)" if turned else ""
-        found.append(f"{', '.join(applied.values())}: corrected for with the signs that SPECTER finds in cryoSPARC's code{words}; {tells}")
+        found.append(f"{', '.join(applied.values())}: corrected for with the signs that SPECTER finds in cryoSPARC's "
+                     f"code{words}; {tells}")
     return found

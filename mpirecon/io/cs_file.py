@@ -1,4 +1,5 @@
-"""A .cs file: a NumPy structured array, joined with others by uid, and its columns as numbers in the program's units."""
+"""A .cs file: a NumPy structured array, joined with others by uid, and its columns as numbers in the program's
+units."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ SUPPLIED = {
 #: column → what it is a quantity of, and cryoSPARC's unit for it (reading.UNITS)
 _QUANTITIES = {
     "alignments3D/pose": ("angles", "radian"), "ctf/df1_A": ("defocus", "A"), "ctf/df2_A": ("defocus", "A"),
-    "ctf/df_angle_rad": ("defocus-angle", "radian"), "ctf/phase_shift_rad": ("phase-shift", "radian"), "ctf/accel_kv": ("voltage", "kV"),
+    "ctf/df_angle_rad": ("defocus-angle", "radian"), "ctf/phase_shift_rad": ("phase-shift", "radian"),
+    "ctf/accel_kv": ("voltage", "kV"),
     "ctf/amp_contrast": ("amplitude-contrast", "fraction"),
 }
 
@@ -152,7 +154,8 @@ class CsColumns:
             row = int(np.flatnonzero(bad)[0])
             option = next((option for option, (supplies, _) in SUPPLIED.items() if supplies == name), None)
             remedy = "" if option is None else f"; --{option.replace('_', '-')} gives one for all"
-            raise UserError(f"{self.path}, row {row}: {name} is {values[row]}, expected finite numbers ({int(bad.sum())} such "
+            raise UserError(f"{self.path}, row {row}: {name} is {values[row]}, expected finite numbers "
+                            f"({int(bad.sum())} such "
                             f"rows){remedy}")
         return values * self.reading.factor(*_QUANTITIES[name]) if name in _QUANTITIES else values
 

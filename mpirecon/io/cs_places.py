@@ -35,10 +35,12 @@ def coordinates_of(path: Path, array: np.ndarray) -> tuple[np.ndarray, np.ndarra
     UserError
         naming the columns that are missing.
     """
-    shape = next((name for name in ("location/micrograph_shape", "micrograph_blob/shape") if name in array.dtype.names), None)
+    shape = next((name for name in ("location/micrograph_shape", "micrograph_blob/shape") if name in array.dtype.names),
+                 None)
     fraction = ("location/center_x_frac", "location/center_y_frac")
     if shape is None or any(name not in array.dtype.names for name in fraction):
-        raise UserError(f"{path} knows no places on micrographs (location/center_x_frac, center_y_frac, micrograph_shape); import "
+        raise UserError(f"{path} knows no places on micrographs (location/center_x_frac, center_y_frac, "
+                        f"micrograph_shape); import "
                         "with the --passthrough that has them")
     size = array[shape].astype(np.float64)  # rows, columns
     x, y = (array[name].astype(np.float64) for name in fraction)

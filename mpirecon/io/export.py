@@ -34,10 +34,12 @@ class ExportOptions:
 
     star, cs : of the kept particles; discarded : of the others, .star or .cs; stack : .mrcs for the images of all these
     particles : the particle file, where it is not where the run found it
-    coordinates : of particles of a .cs file on micrographs, ``"as-stored"`` or ``"flipped"`` upside down; None leaves them out
+    coordinates : of particles of a .cs file on micrographs, ``"as-stored"`` or ``"flipped"`` upside down; None leaves
+        them out
     mtf : (optics group or None for all, MTF file), to be named in STAR files
     step : of a path, the fraction whose particles count as kept; None: the best step's
-    poses : ``"original"`` (of the source; the true ones where errors were planted, and defoci) or ``"used"`` (by the run)
+    poses : ``"original"`` (of the source; the true ones where errors were planted, and defoci) or ``"used"`` (by the
+        run)
     """
 
     star: Path | None = None
@@ -86,7 +88,8 @@ def export_run(
         export = Export(file, run, options)
         export.check(wanted)
         rows = np.flatnonzero(np.logical_or.reduce([rows for _, rows in wanted]))
-        with ExitStack() as files:  # all appear or none: an older table beside a newer stack would name the images of others
+        # all appear or none: an older table beside a newer stack would name the images of others
+        with ExitStack() as files:
             temporary = {path: files.enter_context(atomic_path(path, options.overwrite)) for path in targets}
             if options.stack is not None:
                 export.write_images(rows, progress, temporary[Path(options.stack)])
@@ -95,7 +98,8 @@ def export_run(
     report = export.report
     symmetry = (summary.get("configuration") or {}).get("symmetry") or "C1"
     if symmetry.upper() != "C1":
-        report.notes.append(f"the run imposed {symmetry}, which is not recorded in particle files: relion_reconstruct needs --sym {symmetry}")
+        report.notes.append(f"the run imposed {symmetry}, which is not recorded in particle files: relion_reconstruct "
+                            f"needs --sym {symmetry}")
     report.notes = list(dict.fromkeys(report.notes))
     return report
 
@@ -109,13 +113,15 @@ def _check_targets(options: ExportOptions) -> list[Path]:
     for other in formats():
         given = [name for name in other.export_options if getattr(options, name)]
         if given and other not in chosen:
-            raise UserError(f"{' and '.join(f'--{name}' for name in other.export_options)} are for {other.name}s; give --star FILE")
+            raise UserError(f"{' and '.join(f'--{name}' for name in other.export_options)} are for {other.name}s; give "
+                            f"--star FILE")
     for _, path in options.mtf:
         read_mtf(path)
     if len({target.resolve() for target in targets}) < len(targets):
         raise UserError("two of --star, --cs, --discarded and --stack name the same file; each needs its own")
     if options.discarded is not None and format_of(options.discarded) is None:
-        raise UserError(f"--discarded {options.discarded}: the name must end in {' or '.join(f.suffix for f in formats())}, for the format")
+        raise UserError(f"--discarded {options.discarded}: the name must end in "
+                        f"{' or '.join(f.suffix for f in formats())}, for the format")
     if options.stack is not None and Path(options.stack).suffix != ".mrcs":
         raise UserError(f"--stack {options.stack}: the name must end in .mrcs, by which RELION knows a stack of images")
     for target in targets:
@@ -167,14 +173,16 @@ class Export:
         self._writers: dict[TableFormat, TableWriter] = {}
 
     def check(self, wanted: list[tuple[Path, np.ndarray]]) -> None:
-        """Refuse formats that cannot hold these particles, and an export of nobody; a file of nobody beside others is noted."""
+        """Refuse formats that cannot hold these particles, and an export of nobody; a file of nobody beside others is
+        noted."""
         kept = f"the run kept {int(self.run['kept'].sum())} of {len(self.run['kept'])}"
         nobody = [path for path, rows in wanted if not rows.any()]
         if len(nobody) == len(wanted):
             raise UserError(f"{nobody[0]}: there are no such particles ({kept})")
         self.report.notes += [f"{path} has no rows: {kept}" for path in nobody]
         if self.rescaled and self.options.stack is not None:
-            raise UserError(f"--stack: the images of {self.file.path} were rescaled at import, and the table refers to the original ones; export without --stack")
+            raise UserError(f"--stack: the images of {self.file.path} were rescaled at import, and the table refers to "
+                            f"the original ones; export without --stack")
         if not (self.tables or self.arrays or self.options.stack):
             raise UserError(f"{self.file.path} was not imported, so its images are in no stack; give --stack FILE.mrcs "
                             "to write them together with the STAR file")
@@ -225,7 +233,8 @@ class Export:
             return None, np.zeros(0, np.int64)
         rows = np.flatnonzero((self.run["pose_state"] == REFINED) | (self.run["pose_state"] == FOUND))
         if len(rows):
-            self.report.notes.append(f"{len(rows)} poses are those that the run found; the given ones are kept in columns of their own "
+            self.report.notes.append(f"{len(rows)} poses are those that the run found; the given ones are kept in "
+                                     f"columns of their own "
                                      "(mpireconGiven…, mpirecon/given_…)")
         return Pose(self.run["quaternion"], self.run["shift"]), rows
 
@@ -237,9 +246,11 @@ class Export:
             return False
         used = self.options.poses == "used"
         self.report.notes.append(
-            f"{' and '.join(f'{count} simulated {what}' for what, count in counts.items())} are written, as used by the run, and the "
+            f"{' and '.join(f'{count} simulated {what}' for what, count in counts.items())} are written, as used by "
+            f"the run, and the "
             "true values as mpireconTrue…" if used else
-            f"{' and '.join(f'{count} {what}' for what, count in counts.items())} were simulated: the original ones are written "
+            f"{' and '.join(f'{count} {what}' for what, count in counts.items())} were simulated: the original ones "
+            f"are written "
             "(--poses used writes the simulated ones)"
         )
         return used

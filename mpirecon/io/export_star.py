@@ -14,7 +14,8 @@ from mpirecon.io.cs_places import coordinates_of, micrographs_of
 from mpirecon.io.export import Export
 from mpirecon.io.export_found import put_found_poses
 from mpirecon.io.export_planted import put_truth, put_used, without_errors
-from mpirecon.io.export_tables import add_found, add_halves, new_tables, put, put_coordinates, put_images, put_micrographs, put_mtfs
+from mpirecon.io.export_tables import (add_found, add_halves, new_tables, put, put_coordinates, put_images,
+                                       put_micrographs, put_mtfs)
 from mpirecon.io.formats import TableWriter
 from mpirecon.io.star import write_star
 from mpirecon.io.star_columns import particle_block
@@ -30,9 +31,11 @@ class StarWriter(TableWriter):
     def check(self, path: Path) -> None:
         export = self.export
         if export.rescaled and not export.tables:
-            raise UserError(f"{export.file.path}: these particles of different pixel sizes came from a .cs file; export --cs")
+            raise UserError(f"{export.file.path}: these particles of different pixel sizes came from a .cs file; "
+                            f"export --cs")
         if export.options.coordinates and export.tables:
-            raise UserError(f"--coordinates is for particles of a .cs file; {export.source} is a STAR file, whose own come back")
+            raise UserError(f"--coordinates is for particles of a .cs file; {export.source} is a STAR file, whose own "
+                            f"coordinates are written")
 
     def write(self, path: Path, rows: np.ndarray, target: Path) -> None:
         tables, block = self._tables(path.parent)
@@ -51,9 +54,11 @@ class StarWriter(TableWriter):
         return tables, block
 
     def _optics(self) -> pd.DataFrame:
-        found = next((table for table in self._star[0].values() if "rlnOpticsGroup" in table and "rlnImageName" not in table), None)
+        found = next((table for table in self._star[0].values() if "rlnOpticsGroup" in table
+                      and "rlnImageName" not in table), None)
         if found is None:
-            raise UserError(f"--mtf: {self.export.source} has no table of optics groups (RELION 3.1 and later), which name MTFs")
+            raise UserError(f"--mtf: {self.export.source} has no table of optics groups (RELION 3.1 and later), which "
+                            f"name MTFs")
         return found
 
     def _imported_star(self) -> tuple[dict[str, pd.DataFrame], str]:
@@ -61,7 +66,8 @@ class StarWriter(TableWriter):
         block = particle_block(Path(self.export.source), self.export.tables)
         table, notes = self.export.tables[block], self.export.report.notes
         if len(table) != len(self.export.file):
-            raise UserError(f"{self.export.file.path} is damaged: /source has {len(table)} particles, it has {len(self.export.file)}")
+            raise UserError(f"{self.export.file.path} is damaged: /source has {len(table)} particles, it has "
+                            f"{len(self.export.file)}")
         notes += add_halves(table, self.export.run["half"])
         if self.export.writes_errors():  # else the text is the source's
             particles = self.export.file.metadata()
@@ -99,7 +105,8 @@ class StarWriter(TableWriter):
                 raise UserError("--coordinates: simulated particles are on no micrographs")
             put_coordinates(table, *coordinates_of(self.export.file.path, array), chosen == "flipped")
         elif array is not None and "location/center_x_frac" in array.dtype.names:
-            self.export.report.notes.append("coordinates on micrographs are not written: --coordinates as-stored or flipped writes them, which of the "
+            self.export.report.notes.append("coordinates on micrographs are not written: --coordinates as-stored or "
+                                            "flipped writes them, which of the "
                                      "two depends on RELION's micrographs")
 
     def _put_found(self, table: pd.DataFrame) -> None:

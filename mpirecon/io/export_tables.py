@@ -29,7 +29,8 @@ EXTRAS = {
     "score": "mpireconScore", "distance": "mpireconDistance", "posterior": "mpireconPosterior",
     "sigma": "mpireconSigma", "scale": "mpireconScale", "pose_error": "mpireconPoseError", "kept_to": "mpireconKeptTo",
     "planted_orientation": "mpireconPlantedOrientation", "planted_offset": "mpireconPlantedOffset",
-    "planted_defocus": "mpireconPlantedDefocus", "planted_hand": "mpireconPlantedHand", "duplicate_of": "mpireconDuplicateOf",
+    "planted_defocus": "mpireconPlantedDefocus", "planted_hand": "mpireconPlantedHand",
+    "duplicate_of": "mpireconDuplicateOf",
     "pose_state": "mpireconPoseState", "pose_sigma": "mpireconPoseSigma", "offset_sigma": "mpireconOffsetSigma",
     "search_score": "mpireconSearchScore",
 }
@@ -39,7 +40,8 @@ _PER_GROUP = {
 
 
 def tables_of_all(file: ParticleFile) -> tuple[dict[str, pd.DataFrame], str]:
-    """(STAR tables of all particles as they were imported, in their order, the name of the particles'); of a .cs file, RELION 3.1's.
+    """(STAR tables of all particles as they were imported, in their order, the name of the particles'); of a .cs file,
+    RELION 3.1's.
 
     Raises UserError where the particles were not imported, so that no table can name their images.
     """
@@ -100,7 +102,8 @@ def add_halves(table: pd.DataFrame, half: np.ndarray) -> list[str]:
     put(table, label, [used if o else given for o, used, given in zip(other, text(half), table[label])])
     if (named[other] == 0).all():
         return [f"{label} was 0 for {int(other.sum())} particles: the half sets drawn at import are written there"]
-    return [f"{label} is another than the source's for {int(other.sum())} particles: that of the import is written, which the run used"]
+    return [f"{label} is another than the source's for {int(other.sum())} particles: that of the import is written, "
+            f"which the run used"]
 
 
 def put_poses(table: pd.DataFrame, pose: Pose, rows: np.ndarray) -> None:
@@ -146,14 +149,16 @@ def put_mtfs(optics: pd.DataFrame, chosen: Sequence[tuple[int | None, Path]]) ->
         for a group that is not there, or a table that does not tell the pixel which MTFs count in.
     """
     if "rlnMicrographOriginalPixelSize" not in optics:
-        raise UserError("--mtf: RELION takes MTFs by rlnMicrographOriginalPixelSize, which is not known of these particles; import "
+        raise UserError("--mtf: RELION takes MTFs by rlnMicrographOriginalPixelSize, which is not known of these "
+                        "particles; import "
                         "with the --passthrough that has location/micrograph_psize_A")
     label, groups = "rlnMtfFileName", [int(group) for group in optics["rlnOpticsGroup"]]
     files = dict.fromkeys(groups, "") if label not in optics else dict(zip(groups, optics[label].tolist()))
     replaced = 0
     for group, path in chosen:
         if group is not None and group not in files:
-            raise UserError(f"--mtf {group}={path}: there is no optics group {group}; there are {', '.join(map(str, groups))}")
+            raise UserError(f"--mtf {group}={path}: there is no optics group {group}; there are "
+                            f"{', '.join(map(str, groups))}")
         for one in groups if group is None else [group]:
             replaced += bool(files[one]) and label in optics
             files[one] = str(path)
@@ -227,10 +232,12 @@ def _particle_columns(particles: ParticleSet, pose: Pose) -> dict[str, np.ndarra
 def _uid_notes(array: np.ndarray) -> list[str]:
     """What keeps cryosparc-tools from finding these particles again in a job's output; it does so by uid."""
     if "uid" not in array.dtype.names:
-        return ["the .cs file has no column uid, as its source: save_external_result cannot pass its particles through from a job"]
+        return ["the .cs file has no column uid, as its source: save_external_result cannot pass its particles through "
+                "from a job"]
     values, count = np.unique(array["uid"], return_counts=True)
     if (count > 1).any():
-        return [f"the uid {values[count > 1][0]} occurs twice, as in the source: save_external_result cannot distinguish such particles"]
+        return [f"the uid {values[count > 1][0]} occurs twice, as in the source: save_external_result cannot "
+                f"distinguish such particles"]
     return []
 
 

@@ -1,18 +1,19 @@
 """Families: rows that show one particle, by everything that the table and its stacks say of it.
 
-Copies of an image share its noise, and images of one particle its pose and its errors: a family belongs into one half set
-and into one fold of it, or maps that should not know each other do.
+Copies of an image share its noise, and images of one particle its pose and its errors: a family belongs into one half
+set and into one fold of it, or maps that should not know each other do.
 
 Two rows are of one family when any of these is the same for both, and when a chain of such rows joins them:
 
 - the image: the file it lies in (device and inode, whatever its path is written like) and its section there;
-- the image it was made from (rlnImageOriginalName, rlnOriginalParticleName, rlnReconstructImageName), as is or as another row's;
+- the image it was made from (rlnImageOriginalName, rlnOriginalParticleName, rlnReconstructImageName), as is or as
+  another row's;
 - a column that names particles (relations.py), of STAR and .cs files;
 - the place on the micrograph: the pick, or the refined centre within 2 Å;
-- rlnGroupName or rlnGroupNumber, where its rows are tilt images and not the particles of a micrograph. Each image of a tilt
-  series has an exposure of its own, and all series have the same ones: equal values (rlnCtfBfactor, which Warp and M set to −4 times
-  the dose, or another column that tells tilts apart) within groups are then far fewer than if they were dealt out to the
-  rows by chance. The particles of a micrograph have a value in common, or values by chance.
+- rlnGroupName or rlnGroupNumber, where its rows are tilt images and not the particles of a micrograph. Each image of a
+  tilt series has an exposure of its own, and all series have the same ones: equal values (rlnCtfBfactor, which Warp and
+  M set to −4 times the dose, or another column that tells tilts apart) within groups are then far fewer than if they
+  were dealt out to the rows by chance. The particles of a micrograph have a value in common, or values by chance.
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ def _across(key: np.ndarray, other: np.ndarray) -> np.ndarray:
 def tilt_series(group: np.ndarray, value: np.ndarray, image: np.ndarray) -> bool:
     """Whether the rows of each group are tilt images: of different values, which recur from group to group.
 
-    group : (m,) keys · value : (m,) float64, such as the exposure · image : (m,) keys; rows of one group and image count once
+    group : (m,) keys · value : (m,) float64, such as the exposure · image : (m,) keys; rows of one group and image
+        count once
 
     The pairs of rows of one group that have equal values are compared with how many there would be if the values were
     dealt out by chance: Σ_g n_g(n_g − 1)/2 · Σ_v c_v(c_v − 1) / (m(m − 1)). Of a large table a part of

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mpirecon.errors import UserError
 
-_KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISBLK, "a device"), (stat.S_ISCHR, "a device"))
+_KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISBLK, "a device"),
+          (stat.S_ISCHR, "a device"))
 
 
 def as_file_name(text: str) -> str:
@@ -28,7 +29,8 @@ def refuse_odd_target(path: Path) -> None:
         return
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise UserError(f"cannot write {path}: it links to itself; remove the link, or choose another name") from error
+            raise UserError(f"cannot write {path}: it links to itself; remove the link, or choose another "
+                            f"name") from error
         raise UserError(f"cannot write {path}: {os.strerror(error.errno).lower()}; choose another name") from error
     kind = next((name for test, name in _KINDS if test(mode)), None)
     if kind is not None:

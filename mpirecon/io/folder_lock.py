@@ -28,7 +28,8 @@ class FolderLock:
         self._folder, self._path, self._number = folder, folder / NAME, None
 
     def acquire(self) -> None:
-        """Take the lock, if it is not held already. Raises UserError, naming who holds it, where another process does."""
+        """Take the lock, if it is not held already. Raises UserError, naming who holds it, where another process
+        does."""
         if self._number is not None:
             return
         for attempt in range(_TRIES):
@@ -40,7 +41,8 @@ class FolderLock:
                 if error.errno not in _HELD:
                     return
                 if attempt == _TRIES - 1:
-                    raise UserError(f"another run is writing into {self._folder} ({_who(self._path)}); wait for its end, or choose "
+                    raise UserError(f"another run is writing into {self._folder} ({_who(self._path)}); wait for its "
+                                    f"end, or choose "
                                     "another folder") from error
                 time.sleep(_PAUSE)
                 continue

@@ -1,7 +1,9 @@
-"""Formats of particle tables, by the ending of the name: how each is read, and how particles of a run are written in it.
+"""Formats of particle tables, by the ending of the name: how each is read, and how particles of a run are written in
+it.
 
-A format that is added (``add_format``) is known to import, to reconstructions of a table itself, to ``--select COLUMN=@FILE`` and, where it
-has a writer, to export. What reads and writes a format is loaded when a file of it is met.
+A format that is added (``add_format``) is known to import, to reconstructions of a table itself, to
+``--select COLUMN=@FILE`` and, where it has a writer, to export. What reads and writes a format is loaded when a file of
+it is met.
 """
 
 from __future__ import annotations
@@ -106,14 +108,16 @@ class CryoSparc(TableFormat):
         from mpirecon.io.cryosparc import read_cryosparc
 
         whole = run_together(comm, lambda: read_cryosparc(
-            path, options.passthrough, options.rescale is not None, options.cs_aberrations, options.rows, options.reading, **options.supplied
+            path, options.passthrough, options.rescale is not None, options.cs_aberrations, options.rows,
+            options.reading, **options.supplied
         ))  # fmt: skip
         return slab_of(whole, comm)
 
     def settled(self, options: ImportOptions) -> ImportOptions:
         from mpirecon.io.cryosparc_optics import DEFAULT
 
-        return replace(options, cs_aberrations="none" if options.ignore_aberrations else options.cs_aberrations or DEFAULT)
+        return replace(options, cs_aberrations="none" if options.ignore_aberrations else options.cs_aberrations
+                       or DEFAULT)
 
     def values(self, path: Path, column: str) -> list[str]:
         from mpirecon.io.row_selection import values_of_cs
@@ -132,7 +136,8 @@ _FORMATS: list[TableFormat] = [STAR, CryoSparc()]
 
 
 def add_format(table_format: TableFormat) -> str:
-    """Have imports know a format by the ending of its files' names; returns that. UserError for the ending of another."""
+    """Have imports know a format by the ending of its files' names; returns that. UserError for the ending of
+    another."""
     if any(known.suffix == table_format.suffix for known in _FORMATS):
         raise UserError(f"format {table_format.suffix}: there is one of files that end so already; choose another")
     _FORMATS.append(table_format)
@@ -151,14 +156,17 @@ def format_of(path: str | os.PathLike) -> TableFormat | None:
 
 
 def is_table(path: str | os.PathLike) -> bool:
-    """Whether a file is a table of particles to be imported, by its name, and no particle file: those are HDF5, whatever their name."""
+    """Whether a file is a table of particles to be imported, by its name, and no particle file: those are HDF5,
+    whatever their name."""
     import h5py  # slow to load
 
     return format_of(path) is not None and not (Path(path).is_file() and h5py.is_hdf5(path))
 
 
 def slab_of(whole: ParticleTable, comm: Communicator) -> ParticleTable:
-    """This rank's part of a table that every rank has read whole. UserError where there are more ranks than particles."""
+    """This rank's part of a table that every rank has read whole. UserError where there are more ranks than
+    particles."""
     if len(whole) < comm.size:
-        raise UserError(f"{whole.path}: {len(whole)} particles are too few for {comm.size} ranks; use {len(whole)} at most")
+        raise UserError(f"{whole.path}: {len(whole)} particles are too few for {comm.size} ranks; use {len(whole)} at "
+                        f"most")
     return whole.slab(*slab(len(whole), comm.size, comm.rank))

@@ -1,7 +1,10 @@
-"""Weights of particles that a user gives (``reconstruct --weights``): a column of the imported table, or of a table by particle.
+"""Weights of particles that a user gives (``reconstruct --weights``): a column of the imported table, or of a table by
+particle.
 
-A table by particle is a CSV (TSV) file whose first line names its columns, or the particles.h5 of a run. Its rows are found by ``id``
-(the particle's row in the particle file, from 0), ``uid``, or ``rlnImageName``; without any of these its rows are the particles in order.
+A table by particle is a CSV (TSV) file whose first line names its columns, or the particles.h5 of a run. Its rows are
+found by ``id``
+(the particle's row in the particle file, from 0), ``uid``, or ``rlnImageName``; without any of these its rows are the
+particles in order.
 """
 
 from __future__ import annotations
@@ -40,15 +43,18 @@ class GivenWeights:
 
     @classmethod
     def of(cls, source: str, values: np.ndarray, where: Callable[[int], str], file: ParticleFile) -> GivenWeights:
-        """Checked: UserError naming the first particle whose weight is none, by where(row), and a half set without any."""
+        """Checked: UserError naming the first particle whose weight is none, by where(row), and a half set without
+        any."""
         bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
         if len(bad):
             more = f" ({len(bad)} such particles)" if len(bad) > 1 else ""
-            raise UserError(f"{where(int(bad[0]))} is not a weight{more}; weights must be finite and not negative, and particles of weight 0 are ignored")
+            raise UserError(f"{where(int(bad[0]))} is not a weight{more}; weights must be finite and not negative, and "
+                            f"particles of weight 0 are ignored")
         halves = file.halves()
         for half in (1, 2):
             if (halves == half).any() and not values[halves == half].any():
-                raise UserError(f"{source}: all {int((halves == half).sum())} particles of half set {half} have weight 0; both half maps "
+                raise UserError(f"{source}: all {int((halves == half).sum())} particles of half set {half} have weight "
+                                f"0; both half maps "
                                 "need particles")
         return cls(source, values)
 
@@ -61,7 +67,8 @@ class GivenWeights:
         """For summary.json; ``effective``: how many particles of equal weight would be as many, (Σw)²/Σw²."""
         used = self.values[self.values > 0]
         return {
-            "source": self.source, "smallest": float(used.min()), "median": float(np.median(used)), "largest": float(used.max()),
+            "source": self.source, "smallest": float(used.min()), "median": float(np.median(used)),
+            "largest": float(used.max()),
             "zero": int(len(self.values) - len(used)), "effective": float(used.sum() ** 2 / (used**2).sum()),
         }  # fmt: skip
 
@@ -71,7 +78,8 @@ class GivenWeights:
         zero = f"; {about['zero']} particles of weight 0 are ignored" if about["zero"] else ""
         if about["smallest"] == about["largest"]:
             return f"weights of {self.source} are all {about['largest']:.4g}: they change nothing{zero}"
-        return (f"weights of {self.source}, from {about['smallest']:.4g} to {about['largest']:.4g}, median {about['median']:.4g}, effective number of particles {about['effective']:.1f}{zero}")
+        return (f"weights of {self.source}, from {about['smallest']:.4g} to {about['largest']:.4g}, median "
+                f"{about['median']:.4g}, effective number of particles {about['effective']:.1f}{zero}")
 
 
 def given_array(values, file: ParticleFile) -> GivenWeights:
@@ -81,7 +89,8 @@ def given_array(values, file: ParticleFile) -> GivenWeights:
     except (TypeError, ValueError) as error:
         raise UserError(f"weights: expected an array of numbers ({error})") from error
     if values.shape != (len(file),):
-        raise UserError(f"weights have the shape {values.shape}, expected ({len(file)},): one for each particle of {file.path}")
+        raise UserError(f"weights have the shape {values.shape}, expected ({len(file)},): one for each particle of "
+                        f"{file.path}")
     return GivenWeights.of(ARRAY, values, lambda row: f"weights: {values[row]:g} of particle {row}", file)
 
 
@@ -107,14 +116,16 @@ def read_weights(file: ParticleFile, text: str) -> GivenWeights:
     Raises
     ------
     UserError
-        naming file and row, for a value that is no weight, a particle without one or with two, and columns that are not there.
+        naming file and row, for a value that is no weight, a particle without one or with two, and columns that are not
+        there.
     """
     named = weights_file(text)
     if named is None:
         return _of_source(file, text)
     path, column = named
     if not path.is_file():
-        raise UserError(f"--weights {text}: no such file: {path}; expected COLUMN of the imported table, or FILE:COLUMN")
+        raise UserError(f"--weights {text}: no such file: {path}; expected COLUMN of the imported table, or "
+                        f"FILE:COLUMN")
     read = _read_run_table if path.suffix.lower() in (".h5", ".hdf5") else _read_text_table
     table = read(path, column)
     rows = _places(file, path, table)
@@ -132,10 +143,12 @@ def _of_source(file: ParticleFile, column: str) -> GivenWeights:
     if array_ is not None and column in array_.dtype.names:
         cells = array_[column]
         if cells.ndim != 1 or cells.dtype.kind not in "iufb":
-            raise UserError(f"--weights {column}: {column} of {source} is {cells.dtype} {cells.shape[1:]}, expected a number a row")
+            raise UserError(f"--weights {column}: {column} of {source} is {cells.dtype} {cells.shape[1:]}, expected a "
+                            f"number a row")
         values = cells.astype(np.float64)
     elif array_ is not None:
-        raise UserError(f"--weights {column}: {file.path} was imported from {source}, which has no column {column}; it has "
+        raise UserError(f"--weights {column}: {file.path} was imported from {source}, which has no column {column}; it "
+                        f"has "
                         f"{', '.join(array_.dtype.names)}. FILE:COLUMN reads a table by particle")
     else:
         try:
@@ -143,7 +156,8 @@ def _of_source(file: ParticleFile, column: str) -> GivenWeights:
         except UserError as error:
             raise UserError(f"--weights {column}: {error}. FILE:COLUMN reads a table by particle") from error
         values = to_numbers(pd.Series(text_column(pd.Series(cells))))
-    return GivenWeights.of(column, values, lambda row: f"{file.path}: {column} of {source}, {cells[row]!s}, of particle {row},", file)
+    return GivenWeights.of(column, values, lambda row: f"{file.path}: {column} of {source}, {cells[row]!s}, of "
+                           f"particle {row},", file)
 
 
 @dataclass(frozen=True)
@@ -199,7 +213,8 @@ def _columns_of(path: Path, labels: list[str], column: str) -> tuple[str | None,
     for label in labels:
         if labels.count(label) > 1 and label in (column, *_ROW_COLUMNS, *UID_COLUMNS, *IMAGE_COLUMNS):
             raise UserError(f"{path} has {labels.count(label)} columns {label}; each needs its own name")
-    key = next((name for name in (*_ROW_COLUMNS, *UID_COLUMNS, *IMAGE_COLUMNS) if name in labels and name != column), None)
+    key = next((name for name in (*_ROW_COLUMNS, *UID_COLUMNS, *IMAGE_COLUMNS) if name in labels and name != column),
+               None)
     return key, labels.index(column), None if key is None else labels.index(key)
 
 
@@ -224,7 +239,8 @@ def _places(file: ParticleFile, path: Path, table: _Table) -> np.ndarray:
     total = len(file)
     if table.key is None:
         if len(table.values) != total:
-            raise UserError(f"{path}: {len(table.values)} rows for the {total} particles of {file.path}; name the particles in a column id, "
+            raise UserError(f"{path}: {len(table.values)} rows for the {total} particles of {file.path}; name the "
+                            f"particles in a column id, "
                             "uid or rlnImageName, or give a row for each in their order")
         return np.arange(total)
     rows = _rows_of(file, path, table)
@@ -240,7 +256,8 @@ def _places(file: ParticleFile, path: Path, table: _Table) -> np.ndarray:
                         f"({int((~known).sum())} such rows of {len(rows)})")
     if not count.all():
         missing = int((count == 0).argmax())
-        raise UserError(f"{path} has no {table.column} for {int((count == 0).sum())} of the {total} particles of {file.path}, the first of "
+        raise UserError(f"{path} has no {table.column} for {int((count == 0).sum())} of the {total} particles of "
+                        f"{file.path}, the first of "
                         f"them particle {missing}; give each one, 0 to leave it out")
     return rows
 
@@ -253,10 +270,12 @@ def _rows_of(file: ParticleFile, path: Path, table: _Table) -> np.ndarray:
         return np.where(whole, numbers, -1).astype(np.int64)
     names = uids(file) if table.key in UID_COLUMNS else image_names(file)
     if names is None:
-        raise UserError(f"{path} identifies particles by {table.key}, which is not unique in {file.path}; use a column id, the "
+        raise UserError(f"{path} identifies particles by {table.key}, which is not unique in {file.path}; use a column "
+                        f"id, the "
                         "particle's row from 0")
     index = pd.Index(names)
     if index.has_duplicates:
-        raise UserError(f"{path} identifies particles by {table.key}, which several rows of {file.path} share; use a column id, the "
+        raise UserError(f"{path} identifies particles by {table.key}, which several rows of {file.path} share; use a "
+                        f"column id, the "
                         "particle's row from 0")
     return index.get_indexer(table.keys if table.key in UID_COLUMNS else plain_image_names(table.keys))

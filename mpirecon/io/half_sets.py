@@ -1,4 +1,5 @@
-"""Half sets at import: those of the table, or drawn so that what shows one particle stays together; and what is wrong with them."""
+"""Half sets at import: those of the table, or drawn so that what shows one particle stays together; and what is wrong
+with them."""
 
 from __future__ import annotations
 
@@ -33,14 +34,17 @@ def half_sets(
     half[family[known]] = given[known]
     draw = np.flatnonzero(half == 0)
     sizes = np.bincount(family, minlength=len(first))
-    half[draw] = _drawn(seed, table.numbers[first[draw]], sizes[draw], np.bincount(half, weights=sizes, minlength=3)[1:3])
+    half[draw] = _drawn(seed, table.numbers[first[draw]], sizes[draw], np.bincount(half, weights=sizes,
+                                                                                   minlength=3)[1:3])
     out = np.where(unset, half[family], given)
     why = "--new-halves" if anew else f"{table.half_label} is missing or not set"
     notes = [f"half sets of {int(unset.sum())} of {len(table)} images were drawn with seed {seed} ({why})"
-             + (f"; images of one particle{_by(families)} stay together ({len(first)} particles)" if len(first) < len(table) else ""),
+             + (f"; images of one particle{_by(families)} stay together ({len(first)} particles)"
+                if len(first) < len(table) else ""),
              *notes]
     if len(first) == 1:
-        warnings.append(f"all {len(table)} images show one particle{_by(families)}, so there are no two half sets; if it is not so, "
+        warnings.append(f"all {len(table)} images show one particle{_by(families)}, so there are no two half sets; if "
+                        f"it is not so, "
                         "import with --family none")
     return out, notes, [*warnings, *_parted(table, families, given), *_uneven(out, table.half_label)]
 
@@ -50,9 +54,11 @@ def _by(families: Families) -> str:
 
 
 def _drawn(seed: int, numbers: np.ndarray, sizes: np.ndarray, already: np.ndarray) -> np.ndarray:
-    """(f,) half set of each family: a fair coin, unless it leaves a half with too little, as it may do with few families.
+    """(f,) half set of each family: a fair coin, unless it leaves a half with too little, as it may do with few
+    families.
 
-    numbers : what the draws go by · sizes : rows of each · already : (2,) rows that are in either half. Few families are
+    numbers : what the draws go by · sizes : rows of each · already : (2,) rows that are in either half. Few families
+        are
     dealt to the smaller half, larger ones first.
     """
     half = random_halves(seed, numbers)
@@ -72,23 +78,28 @@ def _from_zero(table: ParticleTable) -> tuple[np.ndarray, list[str]]:
     if not zero.any() or (table.half == 2).any() or zero.all():
         return table.half, []
     if _EVEN[0] <= share <= _EVEN[1] and len(table) > 1:
-        return table.half + np.uint8(1), [f"{table.half_label} is 0 for {int(zero.sum())} and 1 for {int((~zero).sum())} images, and never 2: "
+        return table.half + np.uint8(1), [f"{table.half_label} is 0 for {int(zero.sum())} and 1 for "
+                                          f"{int((~zero).sum())} images, and never 2: "
                                           f"they are taken as half sets counted from 0; {NEW_HALVES}"]
-    return table.half, [f"{table.half_label} is 0 for {int(zero.sum())} of {len(table)} images and never 2: 0 is taken as not set, and "
+    return table.half, [f"{table.half_label} is 0 for {int(zero.sum())} of {len(table)} images and never 2: 0 is taken "
+                        f"as not set, and "
                         f"those images are drawn; {NEW_HALVES} for all"]
 
 
 def _parted(table: ParticleTable, families: Families, given: np.ndarray) -> list[str]:
-    """Warnings of images and of families that the table puts into both half sets: the half maps then know each other."""
+    """Warnings of images and of families that the table puts into both half sets: the half maps then know each
+    other."""
     rows = np.flatnonzero(given)
     if not len(rows) or not families.any:
         return []
-    known = pd.DataFrame({"image": families.image[rows], "family": families.number[rows], "half": given[rows]}, index=rows)
+    known = pd.DataFrame({"image": families.image[rows], "family": families.number[rows], "half": given[rows]},
+                         index=rows)
     once = known.drop_duplicates(["image", "half"])
     again = once.index[once.duplicated("image")]
     warnings = []
     if len(again):
-        warnings.append(f"{len(again)} images are in both half sets (first: {table.describe(int(again[0]))}); the half maps share "
+        warnings.append(f"{len(again)} images are in both half sets (first: {table.describe(int(again[0]))}); the half "
+                        f"maps share "
                         f"their noise and the FSC will be too good; {NEW_HALVES} that keep them together")
     mixed = known.groupby("family")["half"].nunique()
     parted = known[known["family"].isin(mixed.index[mixed > 1])]
@@ -97,8 +108,10 @@ def _parted(table: ParticleTable, families: Families, given: np.ndarray) -> list
     if len(others):
         row = int(others.index[0])
         warnings.append(
-            f"{others['family'].nunique()} particles{_by(families)} have rows in both half sets ({len(others)} of {len(table)} rows; first: "
-            f"{table.place(row)}); the half maps know each other and the FSC will be too good; {NEW_HALVES} that keep each "
+            f"{others['family'].nunique()} particles{_by(families)} have rows in both half sets ({len(others)} of "
+            f"{len(table)} rows; first: "
+            f"{table.place(row)}); the half maps know each other and the FSC will be too good; {NEW_HALVES} that keep "
+            f"each "
             "particle's rows together"
         )
     return warnings
@@ -109,7 +122,8 @@ def _uneven(half: np.ndarray, label: str) -> list[str]:
     counts = np.bincount(half, minlength=3)[1:3]
     if not counts.all() or counts.min() >= _UNEVEN * counts.sum():
         return []
-    return [f"the half sets have {counts[0]} and {counts[1]} images ({label}): the map of the smaller one limits the FSC; {NEW_HALVES}"]
+    return [f"the half sets have {counts[0]} and {counts[1]} images ({label}): the map of the smaller one limits the "
+            f"FSC; {NEW_HALVES}"]
 
 
 def _by_micrograph(table: ParticleTable, half: np.ndarray) -> list[str]:

@@ -1,7 +1,8 @@
-"""The one kind of HDF5's metadata without a checksum, texts of attributes: HDF5 goes through them without end where a size is 0.
+"""The one kind of HDF5's metadata without a checksum, texts of attributes: HDF5 goes through them without end where a
+size is 0.
 
-A text is kept in a "global heap", and the attribute has the heap's address (HDF5 File Format Specification, III.E). A walk
-through the heap as HDF5 does it, before HDF5 does, tells whether it would end.
+A text is kept in a "global heap", and the attribute has the heap's address (HDF5 File Format Specification, III.E). A
+walk through the heap as HDF5 does it, before HDF5 does, tells whether it would end.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def _addresses(header: bytes, size: int) -> set[int]:
 
 
 def _walk(number: int, address: int, size: int) -> None:
-    """Go through the objects of a heap: number (2 bytes), references (2), reserved (4), size (8), and that many bytes, in eights."""
+    """Go through the objects of a heap: number (2 bytes), references (2), reserved (4), size (8), and that many bytes,
+    in eights."""
     whole = int.from_bytes(os.pread(number, 8, address + 8), "little")
     if not _SMALLEST <= whole <= size - address:
         raise ValueError("a heap of texts is larger than the file")
@@ -57,7 +59,8 @@ def _walk(number: int, address: int, size: int) -> None:
     at = _HEAD
     while at + _HEAD <= whole:
         length = int.from_bytes(heap[at + 8 : at + 16], "little")
-        taken = _HEAD + -(-length // 8) * 8 if heap[at : at + 2] != b"\0\0" else length  # the last is free space, head included
+        # the last is free space, head included
+        taken = _HEAD + -(-length // 8) * 8 if heap[at : at + 2] != b"\0\0" else length
         if taken < _HEAD or at + taken > whole:
             raise ValueError("a heap of texts has an object of no size, or beyond its end")
         at += taken

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from mpirecon.io.importer import ImportOptions
 
 
-def particle_set(comm: Communicator, table: ParticleTable, box: int, half: np.ndarray, options: ImportOptions) -> ParticleSet:
+def particle_set(comm: Communicator, table: ParticleTable, box: int, half: np.ndarray,
+                 options: ImportOptions) -> ParticleSet:
     """Everything but the pixels of this rank's rows, with the errors that are planted in them. Collective."""
     pose, ctf, truth = table.pose, table.ctf, {}
     if options.plants:
@@ -26,14 +27,18 @@ def particle_set(comm: Communicator, table: ParticleTable, box: int, half: np.nd
         pose, ctf, truth = planted.pose, planted.ctf, planted.truth
     return ParticleSet(
         box=box, pixel_size=table.pixel_size, pose=pose, ctf=ctf, half=half,
-        optics_group=table.optics_group, ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped,
+        optics_group=table.optics_group, ctf_premultiplied=table.ctf_premultiplied,
+        ctf_phase_flipped=table.ctf_phase_flipped,
         contrast=options.contrast or table.contrast, **truth,
     )
 
 
-def with_copies(comm: Communicator, table: ParticleTable, rows: np.ndarray, options: ImportOptions) -> tuple[np.ndarray, np.ndarray]:
-    """These rows of the table with those of which a duplicate is simulated twice, one behind the other; and which are the second."""
-    groups = None if options.error_by is None or not options.duplicate_rate else _group_numbers(comm, table, options.error_by)
+def with_copies(comm: Communicator, table: ParticleTable, rows: np.ndarray,
+                options: ImportOptions) -> tuple[np.ndarray, np.ndarray]:
+    """These rows of the table with those of which a duplicate is simulated twice, one behind the other; and which are
+    the second."""
+    groups = None if options.error_by is None or not options.duplicate_rate else _group_numbers(comm, table,
+                                                                                                options.error_by)
     times = 1 + copied(options, options.seed, table.numbers, groups)[rows]
     chosen = np.repeat(rows, times)
     again = np.zeros(len(chosen), bool)

@@ -51,7 +51,8 @@ def refuse_inputs(targets: Sequence[str | os.PathLike], inputs: Iterable[Input])
     """Raise UserError where writing one of `targets` would replace a file that the command reads, by whatever name."""
     for target, read in inputs_among(targets, inputs).items():
         also = "" if os.fspath(read.path) == os.fspath(target) else f" ({read.path})"
-        raise UserError(f"{target} is the {read.what}{also} that this command reads, and would replace what it is made from; "
+        raise UserError(f"{target} is the {read.what}{also} that this command reads, and would replace what it is made "
+                        f"from; "
                         "choose another name to write")
 
 

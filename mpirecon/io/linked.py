@@ -1,4 +1,5 @@
-"""Particle files that refer to the original stacks instead of holding the images (`/link`; the layout is in docs/files.md)."""
+"""Particle files that refer to the original stacks instead of holding the images (`/link`; the layout is in
+docs/files.md)."""
 
 from __future__ import annotations
 
@@ -33,9 +34,10 @@ _WINDOW = 65536
 class Links:
     """Where the images of a rank's particles are.
 
-    stacks : all stacks of the file; stack, section : (m,) int64, of each particle; negate : (m,) bool, images whose sign must
-    be turned, or None; dtype : of the images as they are read, float16 where all stacks are, else float32; home : folder that
-    the file will be in, where it is written elsewhere: what is moved with it is found from there
+    stacks : all stacks of the file; stack, section : (m,) int64, of each particle; negate : (m,) bool, images whose
+        sign must
+    be turned, or None; dtype : of the images as they are read, float16 where all stacks are, else float32; home :
+    folder that the file will be in, where it is written elsewhere: what is moved with it is found from there
     """
 
     stacks: Sequence[StackReader]
@@ -50,7 +52,8 @@ def write_links(file: SharedHdf5, links: Links, rows: slice, total: int) -> None
     """Store `/link`, and `/images` as a virtual dataset where few enough pieces make it up. Collective."""
     comm, box = file.comm, links.stacks[0].box
     with together(comm):
-        mine = [_describe(stack.path, links.home or file.path.parent) for stack in links.stacks[slice(*slab(len(links.stacks), comm.size, comm.rank))]]
+        mine = [_describe(stack.path, links.home or file.path.parent)
+                for stack in links.stacks[slice(*slab(len(links.stacks), comm.size, comm.rank))]]
     described = [row for rank in comm.allgather(mine) for row in rank]
     with together(comm):
         if file.file is not None:
@@ -94,7 +97,8 @@ def _pieces(links: Links, start: int) -> list[tuple[int, int, int, int]]:
         return []
     breaks = np.flatnonzero((np.diff(links.stack) != 0) | (np.diff(links.section) != 1)) + 1
     edges = np.concatenate([[0], breaks[: _PIECES + 1], [len(links.stack)]])
-    return [(start + a, int(links.stack[a]), int(links.section[a]), b - a) for a, b in zip(edges.tolist(), edges[1:].tolist())]
+    return [(start + a, int(links.stack[a]), int(links.section[a]), b - a) for a,
+            b in zip(edges.tolist(), edges[1:].tolist())]
 
 
 def _write_virtual(file: h5py.File, links: Links, pieces: list[tuple], total: int) -> None:
@@ -217,12 +221,14 @@ class LinkedImages:
         size, changed = self._stacks["size"][number], self._stacks["changed"][number]
         if not path.is_file():
             where = "" if moved == recorded else f" (nor {moved})"
-            raise UserError(f"{self.path} refers to the stack {recorded}, which does not exist{where}; put it back, or import "
+            raise UserError(f"{self.path} refers to the stack {recorded}, which does not exist{where}; put it back, or "
+                            f"import "
                             "again")
         found = path.stat()
         if found.st_size != size or found.st_mtime_ns != changed:
             what = f"it has {found.st_size} bytes, and had {size}" if found.st_size != size else "it was written again"
-            raise UserError(f"{self.path} refers to the stack {path}, which has changed since the import: {what}; import again")
+            raise UserError(f"{self.path} refers to the stack {path}, which has changed since the import: {what}; "
+                            f"import again")
         return path
 
     def _open(self, number: int) -> StackReader:

@@ -1,4 +1,5 @@
-"""Joining the ranks' logs of a run: what was sorted where, what was kept, and how many of the kept have simulated errors."""
+"""Joining the ranks' logs of a run: what was sorted where, what was kept, and how many of the kept have simulated
+errors."""
 
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ def open_logs(folder) -> RunLogs:
     """Find the log files under an output folder (or its ``logs``); UserError where there are none."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: {'a file, not a' if folder.exists() else 'no such'} folder; expected the output folder of mpirecon reconstruct")
+        raise UserError(f"{folder}: {'a file, not a' if folder.exists() else 'no such'} folder; expected the output "
+                        f"folder of mpirecon reconstruct")
     inner = folder / "logs" if (folder / "logs").is_dir() else folder
     found = {int(m[1]): p for p in inner.iterdir() if (m := re.fullmatch(r"rank(\d+)\.jsonl", p.name))}
     if not found:
@@ -121,7 +123,8 @@ def count_iterations(logs: RunLogs) -> list[IterationCounts]:
 
 def sorts_nothing(logs: RunLogs) -> bool:
     """Whether the run came through an iteration and sorted no particles in it: its loss selects none."""
-    events = {record["event"] for path in logs.files.values() for _, record in _read(path, logs, skip_particles=True, warn=False) if record}
+    events = {record["event"] for path in logs.files.values() for _, record in _read(path, logs, skip_particles=True,
+                                                                                     warn=False) if record}
     return "iteration" in events and "sort" not in events
 
 

@@ -188,8 +188,8 @@ class StackReader:
             self._file = None
 
     def read_run(self, first: int, out: np.ndarray) -> None:
-        """Successive images from the 0-based `first` on into out (k, n, n), which is contiguous; converted where out has
-        another type or byte order. The file must be open."""
+        """Successive images from the 0-based `first` on into out (k, n, n), which is contiguous; converted where out
+        has another type or byte order. The file must be open."""
         for image in (first, first + len(out) - 1):
             if not 0 <= image < len(self):
                 raise UserError(f"{self.path}: image {image + 1} was requested, but the stack has {len(self)}")

@@ -1,7 +1,7 @@
 """Aberrations, magnification and MTF of optics groups, from RELION's optics table or particle by particle.
 
-RELION 3.1 and later name them in the optics table. Before, and in cryoSPARC files, every particle has its own; particles
-that share all of them are then one optics group.
+RELION 3.1 and later name them in the optics table. Before, and in cryoSPARC files, every particle has its own;
+particles that share all of them are then one optics group.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from mpirecon.parallel.comm import Communicator, together
 MAGNIFICATION = {"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0}
 TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 
-#: Zernike coefficients of a particle's own optics: odd ones first, even ones, and the magnification matrix row by row last
+#: Zernike coefficients of a particle's own optics: odd ones first, even ones, and the magnification matrix row by row
+#: last
 ODD = 6
 
 #: of an MTF: beyond these it is a damaged number, whatever detector it is of
@@ -49,7 +50,8 @@ def relion_aberrations(path: Path, optics: pd.DataFrame, group: np.ndarray, supp
         parts = {}
         for option, label in (("cs", "rlnSphericalAberration"), ("voltage", "rlnVoltage")):
             if supplied.get(option) is None and label not in optics:
-                raise UserError(f"{path}: the beam tilt of the optics table needs {label}, which it lacks; give --{option}")
+                raise UserError(f"{path}: the beam tilt of the optics table needs {label}, which it lacks; give "
+                                f"--{option}")
             given = supplied.get(option)
             parts[option] = number(label, 0.0) if given is None else np.full(len(group), float(given))
         odd = _add(odd, tilt_coefficients(tilt, parts["cs"], parts["voltage"]))
@@ -63,7 +65,8 @@ def coma_beside_tilt(path: Path, optics: pd.DataFrame) -> list[str]:
     """A warning where coma is named both as a beam tilt and in rlnOddZernike: RELION then takes the tilt's alone."""
     if not any(label in optics for label in TILT) or not _lists(path, optics, "rlnOddZernike")[:, 3:5].any():
         return []
-    return ["rlnOddZernike names coma, and rlnBeamTiltX and rlnBeamTiltY are there as well: both are corrected for here, but RELION puts "
+    return ["rlnOddZernike names coma, and rlnBeamTiltX and rlnBeamTiltY are there as well: both are corrected for "
+            "here, but RELION puts "
             "the beam tilt, even of 0, in place of the coma"]
 
 
@@ -76,7 +79,8 @@ def _lists(path: Path, optics: pd.DataFrame, label: str) -> np.ndarray:
         try:
             rows.append([float(part) for part in str(text).strip("[]").split(",") if part.strip()])
         except ValueError:
-            raise UserError(f"{path}, line {line}: {label} is {text!r}, expected a list of numbers such as [0.1,0,0]") from None
+            raise UserError(f"{path}, line {line}: {label} is {text!r}, expected a list of numbers such as "
+                            f"[0.1,0,0]") from None
     out = np.zeros((len(rows), max(map(len, rows), default=0)))
     for row, values in zip(out, rows):
         row[: len(values)] = values
@@ -116,7 +120,8 @@ def set_groups(comm: Communicator, table: ParticleTable) -> None:
     local = np.array([np.flatnonzero((known == row).all(axis=1))[0] for row in mine])
     table.optics_group = number[local[which]].astype(np.int32)
     if anew:
-        table.notes.append(f"aberrations or magnification differ within optics groups: {len(known)} groups are made, one for "
+        table.notes.append(f"aberrations or magnification differ within optics groups: {len(known)} groups are made, "
+                           f"one for "
                            "each combination")
     odd, even = (part if part.any() else part[:, :0] for part in np.split(known[:, 1:-4], [ODD], axis=1))
     table.aberrations = Aberrations(number, known[:, -4:].reshape(-1, 2, 2), odd, even, np.zeros((len(known), 0)))
@@ -126,7 +131,8 @@ def put_optics(columns: StarColumns, found: ParticleTable) -> None:
     """Aberrations, magnification and MTFs: of the optics table, or before RELION 3.1 of the particles."""
     optics = columns.optics
     if optics is None:
-        if not columns.reading.no_ctf and any(label in columns.particles and columns.number(label).any() for label in TILT):
+        if not columns.reading.no_ctf and any(label in columns.particles and columns.number(label).any()
+                                              for label in TILT):
             tilt = np.stack([columns.number(label, 0.0) for label in TILT], axis=1)
             odd = tilt_coefficients(tilt, found.ctf["cs_mm"], found.ctf["voltage_kv"])
             found.own = np.column_stack([odd, *(np.full(len(found), value) for value in MAGNIFICATION.values())])
@@ -146,7 +152,8 @@ def put_optics(columns: StarColumns, found: ParticleTable) -> None:
     if "rlnMtfFileName" in optics:
         if "rlnMicrographOriginalPixelSize" not in optics:
             if optics["rlnMtfFileName"].nunique() > 1:
-                raise UserError(f"{columns.path}: rlnMtfFileName needs rlnMicrographOriginalPixelSize in the optics table")
+                raise UserError(f"{columns.path}: rlnMtfFileName needs rlnMicrographOriginalPixelSize in the optics "
+                                f"table")
             return
         original = columns.of_groups("rlnMicrographOriginalPixelSize").tolist()
         found.mtf = dict(zip(group.tolist(), zip(map(str, optics["rlnMtfFileName"]), original)))
@@ -163,7 +170,8 @@ def mtf_curves(
 ) -> np.ndarray | None:
     """The detector's transfer of each group over the mean of all, (g, box // 2 + 2) at 0, 1, 2 … Fourier pixels.
 
-    pixel_size : (g,) Å of each group's images as they will be stored. None where all groups share one MTF: as in RELION,
+    pixel_size : (g,) Å of each group's images as they will be stored. None where all groups share one MTF: as in
+        RELION,
     nothing is relative then. Adds a warning and returns None where a file is missing. Collective.
     """
     if len(set(table.mtf.values())) < 2:

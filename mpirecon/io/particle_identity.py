@@ -16,7 +16,8 @@ from mpirecon.io.particle_file import ParticleFile
 #: columns of imported tables, and of tables of numbers by particle, that hold cryoSPARC's uid
 UID_COLUMNS = ("uid", "mpireconUid")
 
-#: likewise the name of an image, ``000001@stack.mrcs``; an export with a stack of its own keeps the first name in the first of these
+#: likewise the name of an image, ``000001@stack.mrcs``; an export with a stack of its own keeps the first name in the
+#: first of these
 IMAGE_COLUMNS = ("rlnImageOriginalName", "rlnImageName", "image")
 
 
@@ -83,8 +84,8 @@ class Matched:
 
 
 def match_particles(first: ParticleFile, second: ParticleFile) -> Matched | None:
-    """Find the particles of one file in another: by cryoSPARC's uid, by the image, or by their row where the files hold the same images
-    in the same order. None where neither can be told."""
+    """Find the particles of one file in another: by cryoSPARC's uid, by the image, or by their row where the files hold
+    the same images in the same order. None where neither can be told."""
     if os.path.samefile(first.path, second.path):
         return same_rows(len(first), "row: both runs are of one particle file")
     for names_of, by in ((uids, "uid"), (image_names, "image name")):
@@ -94,7 +95,8 @@ def match_particles(first: ParticleFile, second: ParticleFile) -> Matched | None
             if by == "image name" and not len(matched.first):  # of one project seen from another folder
                 matched = _matched(*(_without_folders(some) for some in names), "image name, folders aside")
             return matched
-    return same_rows(len(first), "row: the files hold the same images in the same order") if _same_images(first, second) else None
+    return same_rows(len(first), "row: the files hold the same images in the same order") if _same_images(first,
+                                                                                                          second) else None
 
 
 def same_rows(count: int, by: str) -> Matched:

@@ -88,12 +88,14 @@ class ParticleTable:
         rows = slice(start, stop)
         pick = {
             name: getattr(self, name)[rows]
-            for name in ("lines", "pose", "ctf", "half", "relations", "optics_group", "image", "stack", "negate", "micrograph",
+            for name in ("lines", "pose", "ctf", "half", "relations", "optics_group", "image", "stack", "negate",
+                         "micrograph",
                          "own", "pixel_sizes", "image_sizes", "rows", "classes", "calibration")
             if getattr(self, name) is not None
         }
         return replace(
-            self, **pick, first=start, total=len(self), arrays={name: array[rows] for name, array in self.arrays.items()},
+            self, **pick, first=start, total=len(self), arrays={name: array[rows] for name,
+                                                                array in self.arrays.items()},
             scores={name: values[rows] for name, values in self.scores.items()},
         )
 
@@ -149,7 +151,8 @@ def agree(comm: Communicator, table: ParticleTable) -> None:
 
 
 def gather(comm: Communicator, table: ParticleTable) -> ParticleTable | None:
-    """On rank 0 the whole table as far as particles depend on each other: neither poses nor texts, about 50 bytes a row."""
+    """On rank 0 the whole table as far as particles depend on each other: neither poses nor texts, about 50 bytes a
+    row."""
     if comm.size == 1:
         return table
 
@@ -163,5 +166,6 @@ def gather(comm: Communicator, table: ParticleTable) -> ParticleTable | None:
     scale = collect(table.ctf["scale"])
     if comm.rank:
         return None
-    return replace(table, **found, scores=scores, ctf=scale.view([("scale", np.float64)]), pose=None, first=0, arrays={},
+    return replace(table, **found, scores=scores, ctf=scale.view([("scale", np.float64)]), pose=None, first=0,
+                   arrays={},
                    tables={}, negate=None, relations=Relations(), classes=None)

@@ -57,7 +57,8 @@ class ParticleWriter:
 
     def __init__(
         self, path: str | os.PathLike, m: int, box: int, pixel_size: float, *, overwrite: bool, dtype: str = "float32",
-        ctf_premultiplied: bool = False, ctf_phase_flipped: bool = False, contrast: str = "white", source: tuple | None = None,
+        ctf_premultiplied: bool = False, ctf_phase_flipped: bool = False, contrast: str = "white",
+        source: tuple | None = None,
         provenance: dict | None = None, comm: Communicator | None = None, rows: tuple[int, int] | None = None,
         links: Links | None = None,
     ) -> None:
@@ -134,7 +135,8 @@ class ParticleWriter:
         self, path: str | os.PathLike, tables: dict[str, pd.DataFrame], arrays: dict[str, np.ndarray] | None = None,
         split: str | None = None, files: Iterable[Path] = (),
     ) -> None:
-        """Store what was imported, and the path it came from: tables of text columns, structured arrays, all files read.
+        """Store what was imported, and the path it came from: tables of text columns, structured arrays, all files
+        read.
 
         split : name of the table of which each rank has its rows; the others are whole on every rank, and of arrays
         each has its rows
@@ -151,7 +153,8 @@ class ParticleWriter:
 
     def write_extra(self, name: str, values: np.ndarray) -> None:
         """Store one more dataset with a row per particle, such as what a simulation knows; readers ignore it."""
-        if len(values) != self.rows.stop - self.rows.start or name in (*DATASETS, *TRUTH, "images", "source", "optics", "link"):
+        if len(values) != self.rows.stop - self.rows.start or name in (*DATASETS, *TRUTH, "images", "source", "optics",
+                                                                       "link"):
             raise ValueError(f"extra dataset {name!r} with {len(values)} rows in a file of {self.m} particles")
         self._store({name: np.asarray(values)})
 

@@ -1,4 +1,5 @@
-"""The particles of a particle file as a STAR file whose optics groups have other aberrations than they were imported with."""
+"""The particles of a particle file as a STAR file whose optics groups have other aberrations than they were imported
+with."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def check_refined(path: Path, file: ParticleFile, overwrite: bool) -> None:
     refuse_existing(path, overwrite, (*file.inputs(), *file.origins()))
     arrays = file.source_arrays()
     if not tables and not arrays:
-        raise UserError(f"{path}: the particles of {file.path} were not imported, so that no STAR file can name their images")
+        raise UserError(f"{path}: the particles of {file.path} were not imported, so that no STAR file can name their "
+                        f"images")
     if tables:
         _optics_of(tables, source)
 
@@ -33,8 +35,8 @@ def check_refined(path: Path, file: ParticleFile, overwrite: bool) -> None:
 def write_refined(path: Path, file: ParticleFile, aberrations: Aberrations, overwrite: bool) -> None:
     """All particles as they were imported, in their order, with these aberrations in the optics table.
 
-    Beam tilt is among the odd coefficients, and has no columns of its own, not even of zeros: RELION would put these in place of
-    the coma. Particles of a .cs file get RELION 3.1's tables.
+    Beam tilt is among the odd coefficients, and has no columns of its own, not even of zeros: RELION would put these in
+    place of the coma. Particles of a .cs file get RELION 3.1's tables.
     """
     source, tables = file.source()
     if tables:
@@ -59,5 +61,6 @@ def _optics_of(tables: dict[str, pd.DataFrame], source: str) -> pd.DataFrame:
     for name, table in tables.items():
         if name != particles and "rlnOpticsGroup" in table:
             return table
-    raise UserError(f"{source} has no table of optics groups (RELION 3.1 and later), which could hold aberrations; convert it with RELION "
+    raise UserError(f"{source} has no table of optics groups (RELION 3.1 and later), which could hold aberrations; "
+                    f"convert it with RELION "
                     "first")

@@ -1,4 +1,5 @@
-"""What the columns of a particle table say of rows that show one particle: tilt images, copies of one image, one filament.
+"""What the columns of a particle table say of rows that show one particle: tilt images, copies of one image, one
+filament.
 
 Which of them hold, and what they amount to, is found from all rows together (families.py).
 """
@@ -18,14 +19,16 @@ from mpirecon.io.text_column import text_column, to_numbers
 #: STAR columns whose equal values name one particle; those of a tuple together, as far as the table has the later ones
 _NAMED = (
     ("rlnTomoParticleName",), ("rlnTomoParticleId", "rlnTomoName"), ("rlnParticleName", "rlnMicrographName"),
-    ("rlnHelicalTubeID", "rlnMicrographName"), ("ucsfUid",), ("ucsfParticleUid",), ("mpireconUid",), ("mpireconSourceUid",),
+    ("rlnHelicalTubeID", "rlnMicrographName"), ("ucsfUid",), ("ucsfParticleUid",), ("mpireconUid",),
+    ("mpireconSourceUid",),
 )
 #: STAR columns that name images, this one or the one that it was made from
 _IMAGES = ("rlnImageOriginalName", "rlnOriginalParticleName", "rlnReconstructImageName")
 #: STAR columns that number either the tilt images of one particle (Warp, M, nextPYP) or the particles of a micrograph
 _GROUPS = ("rlnGroupName", "rlnGroupNumber")
 #: STAR columns of which every image of a tilt series has a value of its own, and every series the same ones
-_SCHEME = ("rlnCtfBfactor", "rlnMicrographPreExposure", "rlnTiltIndex", "rlnTomoNominalStageTiltAngle", "rlnCtfScalefactor")
+_SCHEME = ("rlnCtfBfactor", "rlnMicrographPreExposure", "rlnTiltIndex", "rlnTomoNominalStageTiltAngle",
+           "rlnCtfScalefactor")
 #: columns that only tilt images have
 _TILTS = ("rlnTomoParticleName", "rlnTomoParticleId", "rlnTomoName", "rlnTiltIndex", "rlnTomoNominalStageTiltAngle")
 #: what cryoSPARC calls the particle that another was made from
@@ -56,13 +59,13 @@ class ImageNames:
 class Relations:
     """Of m rows. A key is an int64 that rows of one particle share; 0 says nothing.
 
-    keys : column → (m,) keys · parents : of these, columns with the keys of particles that rows were made from → the column that
-        has the rows' own
+    keys : column → (m,) keys · parents : of these, columns with the keys of particles that rows were made from → the
+        column that has the rows' own
     images : column → ImageNames, of images that the row's was made from
     groups : column → (m,) keys, which name a particle only if its rows are a tilt series' images
     scheme : column → (m,) float64, what tells that
-    places : what → (m,) keys of places on micrographs, several of which are looked at to find neighbours; these say nothing
-        of the images of tilt series, in which many particles lie behind each other
+    places : what → (m,) keys of places on micrographs, several of which are looked at to find neighbours; these say
+        nothing of the images of tilt series, in which many particles lie behind each other
     tilts : whether the table is known to hold tilt images
     """
 
@@ -117,7 +120,8 @@ def star_relations(
 
 
 def cs_relations(
-    array: np.ndarray, picks: tuple[np.ndarray, np.ndarray, np.ndarray] | None, shift: np.ndarray, asked: Sequence[str], path
+    array: np.ndarray, picks: tuple[np.ndarray, np.ndarray, np.ndarray] | None, shift: np.ndarray, asked: Sequence[str],
+    path
 ) -> Relations:
     """Of a .cs file. picks : (micrograph (m,) int64, place (m, 2) pixels, Å per pixel (m,)), or None."""
     found, names = Relations(), array.dtype.names
@@ -141,7 +145,8 @@ def cs_relations(
 def places(micrograph: np.ndarray, pick: np.ndarray, shift: np.ndarray, pixel: np.ndarray) -> dict[str, np.ndarray]:
     """Keys of where particles were picked, and of where they are found to sit; 0 where the table has no place.
 
-    pick : (m, 2 or 3) pixels of `pixel` (m,) Å · shift : (m, 2) Å. The second lie in four grids of cells that are twice as
+    pick : (m, 2 or 3) pixels of `pixel` (m,) Å · shift : (m, 2) Å. The second lie in four grids of cells that are twice
+        as
     wide as particles of one place may lie apart: two that are near share a cell of at least one of them.
     """
     unset = ~pick.any(axis=1)
@@ -195,7 +200,8 @@ def _label(particles: pd.DataFrame, name: str, path) -> str:
 
 
 def _image_names(particles: pd.DataFrame, label: str) -> ImageNames | None:
-    """The images that a column names (image −1: none is, or only the micrograph is); None where some value is no such name."""
+    """The images that a column names (image −1: none is, or only the micrograph is); None where some value is no such
+    name."""
     column = particles[label]
     unknown = np.isin(text_column(column).cells, _EMPTY)
     if "rlnMicrographName" in particles:

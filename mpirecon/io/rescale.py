@@ -1,8 +1,9 @@
 """Particles of different boxes and pixel sizes in one file: how each image becomes one of a common box and pixel size.
 
-An image is cut or padded to nearly the common field of view (an even number of pixels), then resampled to the common box.
-What is left of the difference in pixel size, at most half a pixel of the field of view, is not interpolated: it goes into
-the magnification of the optics group, where slices and CTFs take it up exactly.
+An image is cut or padded to nearly the common field of view (an even number of pixels), then resampled to the common
+box.
+What is left of the difference in pixel size, at most half a pixel of the field of view, is not interpolated: it goes
+into the magnification of the optics group, where slices and CTFs take it up exactly.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Rescaling:
 
     wanted : COMMON or (box, Å) · stack_boxes : pixels a side of each stack. Collective.
 
-    box : int · pixel_size : Å · kinds : (box, Å) of the images there are · inner, factor : of each kind, the pixels that
+    box : int · pixel_size : Å · kinds : (box, Å) of the images there are · inner, factor : of each kind, the pixels
+        that
     are resampled to `box`, and the common pixel over the one that results · notes : sentences for the user
     """
 
@@ -70,7 +72,8 @@ class Rescaling:
         how += f"resampled to {self.box}" if inner != self.box else "kept unchanged"
         told = f"{count} images of {box} pixels of {size:g} Å are {how}; scaled by {self.factor[i]:.5f} in their slices"
         if inner < self.box:
-            told += (f"; they say nothing beyond their Nyquist, {2 * size:g} Å (scores of all images compare fairly with "
+            told += (f"; they say nothing beyond their Nyquist, {2 * size:g} Å (scores of all images compare fairly "
+                     f"with "
                      f"reconstruct --max-resolution {2 * size:g})")
         return told
 
@@ -81,7 +84,8 @@ class Rescaling:
         for group, kind in sorted(pair for rank in comm.allgather(mine) for pair in rank):
             if found.setdefault(group, kind) != kind:
                 (a, b), (c, d) = self.kinds[found[group]], self.kinds[kind]
-                raise UserError(f"{table.path}: optics group {group} has images of {a} pixels of {b:g} Å and of {c} pixels of "
+                raise UserError(f"{table.path}: optics group {group} has images of {a} pixels of {b:g} Å and of {c} "
+                                f"pixels of "
                                 f"{d:g} Å; each size needs its own group")
         return found
 
@@ -90,9 +94,11 @@ class Rescaling:
         the table's optics groups before the last factor, (g,).
         """
         factor = self.factor[self.kind][:, None]
-        table.pose = Pose(table.pose.quaternion, table.pose.shift * factor)  # in pixels of the image, told in common ones
+        # in pixels of the image, told in common ones
+        table.pose = Pose(table.pose.quaternion, table.pose.shift * factor)
         known = table.aberrations or Aberrations.none(np.array(sorted(self._of_group), np.int32))
-        of_group = np.array([self.factor[self._of_group[g]] if g in self._of_group else 1.0 for g in known.group.tolist()])
+        of_group = np.array([self.factor[self._of_group[g]] if g in self._of_group else 1.0
+                             for g in known.group.tolist()])
         table.aberrations = replace(
             known, magnification=known.magnification * of_group[:, None, None], mtf=self._ends(known.group)
         )
@@ -100,7 +106,8 @@ class Rescaling:
         return self.pixel_size / of_group
 
     def _ends(self, groups: np.ndarray) -> np.ndarray:
-        """(g, ·) float64, 1 at the Fourier pixels that each group's images hold, and 0 beyond; empty where all hold all.
+        """(g, ·) float64, 1 at the Fourier pixels that each group's images hold, and 0 beyond; empty where all hold
+        all.
 
         Without it a finer map would be told by coarser images that it has no signal there.
         """
@@ -112,7 +119,8 @@ class Rescaling:
         return np.where(radius[None] <= np.array(reach)[:, None], 1.0, 0.0)
 
     def images(self, kind: int, images: np.ndarray) -> np.ndarray:
-        """Images of a kind → (m, box, box) float32 without their backgrounds; constant ones stay constant, so that they are found."""
+        """Images of a kind → (m, box, box) float32 without their backgrounds; constant ones stay constant, so that they
+        are found."""
         if self.inner[kind] == self.kinds[kind][0] == self.box:
             return images
         level = Background(images.shape[-1]).without(images)  # a ramp is a jump at the edge, which would ring
@@ -129,5 +137,6 @@ def _check_sizes(table: ParticleTable, stack_boxes: np.ndarray) -> None:
     wrong = table.image_sizes != stack_boxes[table.stack]
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise UserError(f"{table.describe(row)}: the table says {table.image_sizes[row]:g} pixels a side, the stack has "
+        raise UserError(f"{table.describe(row)}: the table says {table.image_sizes[row]:g} pixels a side, the stack "
+                        f"has "
                         f"{stack_boxes[table.stack[row]]}; is it the stack that belongs to this file?")

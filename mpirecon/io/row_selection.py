@@ -1,7 +1,8 @@
 """``--select COLUMN=VALUES``: which rows of a particle table are imported.
 
-COLUMN is any column of the particle table (of a STAR file also of its optics table; ``rln`` may be left out; ``[K]`` picks a
-number of a column that has several a row), or ``row``: the number of the row, from 0. VALUES has commas between:
+COLUMN is any column of the particle table (of a STAR file also of its optics table; ``rln`` may be left out; ``[K]``
+picks a number of a column that has several a row), or ``row``: the number of the row, from 0. VALUES has commas
+between:
 
 - a value: a text as it stands in the table, or its number (1 is also 1.000), or the last part of a path
 - LOW:HIGH, LOW: or :HIGH: numbers in between, both ends included (in columns of numbers)
@@ -34,8 +35,8 @@ _RANGE = re.compile(r"(?P<low>[^:]*):(?P<high>[^:]*)")
 
 @dataclass(frozen=True)
 class RowOptions:
-    """Which rows are read: select : (column, values), first : at most so many of those; and what shows one particle: family,
-    new_halves as ImportOptions."""
+    """Which rows are read: select : (column, values), first : at most so many of those; and what shows one particle:
+    family, new_halves as ImportOptions."""
 
     select: tuple[tuple[str, str], ...] = ()
     family: tuple[str, ...] = ()
@@ -82,7 +83,8 @@ def select_star_rows(
     particles = tables[block]
     total = particles.attrs.get("rows", len(particles))
     first = slab(total, comm.size, comm.rank)[0]
-    mask, notes = _mask(comm, path, options.select, StarValues(path, particles, tables.get("optics"), first), len(particles), total)
+    mask, notes = _mask(comm, path, options.select, StarValues(path, particles, tables.get("optics"), first),
+                        len(particles), total)
     kept = np.flatnonzero(np.concatenate([np.unpackbits(bits, count=count).astype(bool)
                                           for bits, count in comm.allgather((np.packbits(mask), len(mask)))]))
     kept = _first(kept, options, notes)
@@ -112,7 +114,8 @@ def _first(kept: np.ndarray, options: RowOptions, notes: list[str]) -> np.ndarra
     return taken
 
 
-def _mask(comm: Communicator, path: Path, select, values: StarValues | CsValues, count: int, total: int) -> tuple[np.ndarray, list[str]]:
+def _mask(comm: Communicator, path: Path, select, values: StarValues | CsValues, count: int,
+          total: int) -> tuple[np.ndarray, list[str]]:
     """((count,) bool, this rank's rows that all selections keep; what each keeps of the `total` rows). Collective."""
     mask, notes = np.ones(count, bool), []
     for column, wanted in select:
@@ -121,7 +124,8 @@ def _mask(comm: Communicator, path: Path, select, values: StarValues | CsValues,
         notes.append(f"--select {column}={wanted}: {kept} of {total} rows")
         mask &= found
     kept = comm.allreduce_scalar(int(mask.sum()))
-    _refuse(comm, not kept, f"{path}: no row is left by all of --select {' --select '.join('='.join(pair) for pair in select)}")
+    _refuse(comm, not kept, f"{path}: no row is left by all of --select "
+            f"{' --select '.join('='.join(pair) for pair in select)}")
     if len(select) > 1:
         notes.append(f"{kept} of {total} rows are kept by all of them")
     return mask, notes
@@ -137,7 +141,8 @@ def _rows_with(comm: Communicator, path: Path, column: str, wanted: str, values:
     for low, high in ranges:
         inside = (cells.numbers >= low) & (cells.numbers <= high)
         missing = not comm.allreduce_scalar(int(inside.any()))
-        _refuse(comm, missing, f"{path}: no row has {column} from {low:g} to {high:g}; {_what_is_there(comm, cells) if missing else ''}")
+        _refuse(comm, missing, f"{path}: no row has {column} from {low:g} to {high:g}; "
+                f"{_what_is_there(comm, cells) if missing else ''}")
         mask |= inside
     if texts:
         found, hit = cells.equal(texts)
@@ -149,9 +154,12 @@ def _rows_with(comm: Communicator, path: Path, column: str, wanted: str, values:
             found |= again
         absent = np.flatnonzero(hit == 0)
         none = len(absent) == len(texts) if source is not None else len(absent) > 0
-        hint = " (ranges are written LOW:HIGH)" if none and source is None and _HYPHEN.fullmatch(texts[absent[0]]) else ""
-        what = f"any of the {len(texts)} values of {source}" if source is not None else f"the value {texts[absent[0]] if none else ''}"
-        _refuse(comm, none, f"{path}: no row has {what} in {cells.name}; {_what_is_there(comm, cells) if none else ''}{hint}")
+        hint = (" (ranges are written LOW:HIGH)" if none and source is None and _HYPHEN.fullmatch(texts[absent[0]])
+                else "")
+        what = (f"any of the {len(texts)} values of {source}" if source is not None
+                else f"the value {texts[absent[0]] if none else ''}")
+        _refuse(comm, none, f"{path}: no row has {what} in {cells.name}; "
+                f"{_what_is_there(comm, cells) if none else ''}{hint}")
         mask |= found
     return mask
 
@@ -214,7 +222,8 @@ def _what_is_there(comm: Communicator, cells: Cells) -> str:
         counts = counts.add(rank, fill_value=0)
     if len(counts) > _LISTED and not comm.allreduce_scalar(int(np.isnan(cells.numbers).any())):
         low, high = (comm.allreduce_scalar(float(edge), op) for edge, op in ((cells.numbers.min(initial=np.inf), "min"),
-                                                                            (cells.numbers.max(initial=-np.inf), "max")))
+                                                                            (cells.numbers.max(initial=-np.inf),
+                                                                             "max")))
         return f"its values run from {low:g} to {high:g}"
     counts = counts.sort_values(ascending=False, kind="stable")
     listed = ", ".join(f"{value} ({int(rows)} rows)" for value, rows in counts.iloc[:_LISTED].items())

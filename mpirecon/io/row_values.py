@@ -97,7 +97,8 @@ class _NumberCells(Cells):
 
     def counts(self) -> pd.Series:
         values, rows = np.unique(self._values, return_counts=True)
-        return pd.Series(rows, index=[f"{value:g}" if values.dtype.kind == "f" else str(value) for value in values.tolist()]).nlargest(_MOST)
+        return pd.Series(rows, index=[f"{value:g}" if values.dtype.kind == "f" else str(value)
+                                      for value in values.tolist()]).nlargest(_MOST)
 
 
 class StarValues:
@@ -144,21 +145,26 @@ class CsValues:
         values = self.array[label]
         if index:
             if values.ndim != 2 or not index.isdigit() or int(index) >= values.shape[1]:
-                raise UserError(f"--select {name}: {label} of {self.path} has {values.shape[1] if values.ndim == 2 else 1} numbers a row")
+                raise UserError(f"--select {name}: {label} of {self.path} has "
+                                f"{values.shape[1] if values.ndim == 2 else 1} numbers a row")
             values = values[:, int(index)]
         if values.ndim > 1:
-            raise UserError(f"--select {name}: {label} of {self.path} has {values.shape[1]} numbers a row; pick one with {label}[0]")
+            raise UserError(f"--select {name}: {label} of {self.path} has {values.shape[1]} numbers a row; pick one "
+                            f"with {label}[0]")
         if values.dtype.kind in "SU":
-            return _TextCells(name, TextColumn(np.char.encode(values, "utf-8") if values.dtype.kind == "U" else values.astype(bytes)))
+            return _TextCells(name, TextColumn(np.char.encode(values, "utf-8") if values.dtype.kind == "U"
+                                               else values.astype(bytes)))
         if values.dtype.kind not in "iufb":
-            raise UserError(f"--select {name}: {label} of {self.path} is neither numbers nor text, it is {values.dtype}")
+            raise UserError(f"--select {name}: {label} of {self.path} is neither numbers nor text, it is "
+                            f"{values.dtype}")
         return _NumberCells(name, values.astype(np.uint8) if values.dtype.kind == "b" else values)
 
 
 def _unknown(name: str, path: Path, known: list[str]) -> UserError:
     close = difflib.get_close_matches(name, [*known, *(label.removeprefix("rln") for label in known)], 1)
     hint = f" (did you mean {close[0]}?)" if close else ""
-    return UserError(f"--select {name}: {path} has no such column{hint}; it has {', '.join(known)}, and row, the row's number from 0")
+    return UserError(f"--select {name}: {path} has no such column{hint}; it has {', '.join(known)}, and row, the row's "
+                     f"number from 0")
 
 
 def _number(text: str) -> float:

@@ -40,7 +40,8 @@ class RankLog:
 
     Parameters
     ----------
-    folder : path, made if it is missing; None holds lines back until ``open(folder)``, and writes none if that is never called
+    folder : path, made if it is missing; None holds lines back until ``open(folder)``, and writes none if that is never
+        called
     rank, size, local_rank : int
     hostname : str
     device : str
@@ -67,7 +68,8 @@ class RankLog:
         self._attach(append)
         self.event(
             "start", argv=list(sys.argv if argv is None else argv), size=size, local_rank=local_rank, host=hostname,
-            user=user_name(), pid=os.getpid(), device=device, cwd=os.getcwd(), cpus=_usable_cpus(), versions=_versions(),
+            user=user_name(), pid=os.getpid(), device=device, cwd=os.getcwd(), cpus=_usable_cpus(),
+            versions=_versions(),
             environment=launcher_environment(),
         )
 
@@ -219,7 +221,8 @@ class _Handler(logging.FileHandler):
 
 
 def to_json(value):
-    """NumPy and path values as JSON: floats to 9 digits (to milliseconds those that may be times since 1970), bool arrays as 0 and 1, NaN as null, infinity as "inf"."""
+    """NumPy and path values as JSON: floats to 9 digits (to milliseconds those that may be times since 1970), bool
+    arrays as 0 and 1, NaN as null, infinity as "inf"."""
     if isinstance(value, np.ndarray):
         if value.dtype.kind == "f" and (np.abs(value) < _TIMES).all():  # of a million particles
             return [float(f"{v:.9g}") for v in value.tolist()] if value.ndim == 1 else [to_json(v) for v in value]

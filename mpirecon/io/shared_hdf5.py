@@ -1,8 +1,8 @@
 """An HDF5 file that all ranks fill at once, without parallel HDF5.
 
-Rank 0 lays the file out. A dataset is allocated when it is created, and neither filtered nor resizable: its rows then lie
-one after another in the file (HDF5 calls it contiguous, or chunks with an implicit index), and each rank writes its rows
-at their place. Any HDF5 reads the result.
+Rank 0 lays the file out. A dataset is allocated when it is created, and neither filtered nor resizable: its rows then
+lie one after another in the file (HDF5 calls it contiguous, or chunks with an implicit index), and each rank writes its
+rows at their place. Any HDF5 reads the result.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class SharedHdf5:
         last_chunk = (shape[0] - 1) // chunk
         last = created.get_chunk_info_by_coord((last_chunk * chunk,) + (0,) * (len(shape) - 1))
         if last.byte_offset - first.byte_offset != last_chunk * first.size:
-            raise RuntimeError(f"HDF5 {h5py.version.hdf5_version} did not place the chunks of /{name} one after another")
+            raise RuntimeError(f"HDF5 {h5py.version.hdf5_version} did not place the chunks of /{name} one after "
+                               f"another")
         return first.byte_offset
 
     def put(self, name: str, start: int, rows: np.ndarray) -> None:

@@ -53,8 +53,8 @@ def tables_of(group: h5py.Group) -> list[h5py.Group]:
 
 
 def write_arrays(file: SharedHdf5, group: str, arrays: dict[str, np.ndarray], rows: slice) -> None:
-    """Store structured arrays, of which each rank has the rows `rows`, as groups ``array_000`` … with a dataset per field, bit
-    for bit. Collective."""
+    """Store structured arrays, of which each rank has the rows `rows`, as groups ``array_000`` … with a dataset per
+    field, bit for bit. Collective."""
     total = file.comm.allreduce_scalar(rows.stop, "max")
     for number, (name, array) in enumerate(arrays.items()):
         place = f"{group}/array_{number:03d}"
@@ -62,7 +62,8 @@ def write_arrays(file: SharedHdf5, group: str, arrays: dict[str, np.ndarray], ro
             if file.file is not None:
                 made = file.file.create_group(place)
                 made.attrs.update(name=name, rows=total, dtype=repr(np.lib.format.dtype_to_descr(array.dtype)))
-        columns = {f"{place}/{_column_name(i, field)}": _storable(array, field) for i, field in enumerate(array.dtype.names)}
+        columns = {f"{place}/{_column_name(i, field)}": _storable(array, field) for i,
+                   field in enumerate(array.dtype.names)}
         file.create({column: (values.dtype, (total, *values.shape[1:])) for column, values in columns.items()})
         with together(file.comm):
             for column, values in columns.items():
@@ -85,7 +86,8 @@ def _write_columns(group: h5py.Group, table: pd.DataFrame) -> None:
 
     for i, label in enumerate(table.columns):
         cells = text_column(table[label]).cells
-        group.create_dataset(_column_name(i, label), data=cells.astype(_text_type(cells.dtype.itemsize)), **_layout(len(cells)))
+        group.create_dataset(_column_name(i, label), data=cells.astype(_text_type(cells.dtype.itemsize)),
+                             **_layout(len(cells)))
 
 
 def _share_columns(file: SharedHdf5, place: str, table: pd.DataFrame, rows: slice, total: int) -> None:

@@ -37,7 +37,8 @@ def parse_image_names(names: pd.Series, path: str | os.PathLike = "") -> tuple[n
     bad = star_scan.split_image_names(column.letters, number, letters)
     if bad >= 0:
         raise UserError(
-            f"{path}, line {names.index[bad]}: image name {names.iloc[bad]!r}, expected NUMBER@STACK with a number from 1"
+            f"{path}, line {names.index[bad]}: image name {names.iloc[bad]!r}, expected NUMBER@STACK with a number "
+            f"from 1"
         )
     paths = TextColumn(letters.view(column.cells.dtype)[:, 0])
     stack, first = paths.codes()
@@ -57,8 +58,8 @@ def locate_stacks(
 
     Tried in order: `mapping` (by the path as written, or its last part); the path as it is or relative to the STAR
     file's folder; relative to data_dir; relative to the folders above the STAR file (RELION writes paths from its
-    project folder) and to the working folder (which RELION resolves them from); the last part in data_dir; the last part
-    beside the STAR file.
+    project folder) and to the working folder (which RELION resolves them from); the last part in data_dir; the last
+    part beside the STAR file.
 
     Parameters
     ----------
@@ -68,13 +69,14 @@ def locate_stacks(
     Returns
     -------
     paths : one per stack; several may be one file, under other spellings or by links
-    notes : sentences, when files were found elsewhere than relative to the STAR file, or where there are two of one name
+    notes : sentences, when files were found elsewhere than relative to the STAR file, or where there are two of one
+        name
 
     Raises
     ------
     UserError
-        when a stack is not found, a mapping matches nothing, or two stacks of different names would become the same file
-        by their last part alone.
+        when a stack is not found, a mapping matches nothing, or two stacks of different names would become the same
+        file by their last part alone.
     """
     mapping, stacks = dict(mapping or {}), [as_file_name(stack) for stack in stacks]
     _refuse_unused(mapping, stacks)
@@ -125,7 +127,8 @@ def same_files(named: Mapping[str, Path | None]) -> dict[str, int]:
     return out
 
 
-def find_stacks(stacks: Sequence[str], star: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> dict[str, Path | None]:
+def find_stacks(stacks: Sequence[str], star: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> dict[str,
+                                                                                                                   Path | None]:
     """The file of each path as written, where it is found without a guess by its last part alone; else None."""
     folder, found = Path(star).resolve().parent, {}
     places: dict[str, list[Path]] = {}  # there may be thousands of stacks, in few folders
@@ -177,7 +180,8 @@ def _twins(stacks: Sequence[str], found: Sequence[Path], mapping: Mapping) -> li
         seen.add(parent)
         here = Path(stack).absolute()
         if os.path.isfile(here) and not os.path.samefile(here, path):
-            return [f"{stack} is read from {path}; the working folder has another file of that path, {here}, which RELION would read: "
+            return [f"{stack} is read from {path}; the working folder has another file of that path, {here}, which "
+                    f"RELION would read: "
                     "--map-stack OLD=NEW takes it"]
     return []
 
@@ -198,7 +202,8 @@ def _refuse_collisions(stacks: Sequence[str], found: Sequence[Path], by_name: se
         if one_name and {i, other} & by_name and plain_path(stacks[i]) != plain_path(stacks[other]):
             raise UserError(
                 f"{star}, {unit}s {lines[other]} and {lines[i]}: the stacks {stacks[other]} and {stacks[i]} would "
-                f"both be read from {path}; name each with --map-stack OLD=NEW, or give the folder that holds both paths "
+                f"both be read from {path}; name each with --map-stack OLD=NEW, or give the folder that holds both "
+                f"paths "
                 "with --data-dir"
             )
 
@@ -216,7 +221,8 @@ def _missing_message(stacks, star, lines, missing: list[int], mapping, data_dir,
     if broken is not None:
         return f"{place} is not there: {broken}{more}; put that back, or {remedy}"
     return (
-        f"{place} is not there, neither relative to the {'STAR' if unit == 'line' else '.cs'} file{where}, a folder above it or the "
+        f"{place} is not there, neither relative to the {'STAR' if unit == 'line' else '.cs'} file{where}, a folder "
+        f"above it or the "
         f"working folder {Path.cwd()}, nor beside it{more}; {remedy}"
     )
 

@@ -4,8 +4,9 @@ Written for RELION's dialects (1.4 to 5) and what other programs make of them: C
 with or without ``#1``, key-value blocks, blank lines. Particle tables have millions of rows: compiled loops split them
 (star_scan.py), and ranks share the work (star_layout.py).
 
-A CIF reader such as gemmi's does not do: in CIF a row need not be a line, so a truncated row takes its missing values from the
-next one and shifts every column after it without a word; letters beyond ASCII are refused, and rows have no line numbers.
+A CIF reader such as gemmi's does not do: in CIF a row need not be a line, so a truncated row takes its missing values
+from the next one and shifts every column after it without a word; letters beyond ASCII are refused, and rows have no
+line numbers.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _NEEDS_QUOTES = re.compile(r"""[ \t\r\0]|^["'#_;]|^(data_|loop_)|^$""", re.MULTI
 
 
 def read_star(
-    path: str | os.PathLike, comm: Communicator | None = None, split: str | None = None, rows: tuple[int, int] | None = None
+    path: str | os.PathLike, comm: Communicator | None = None, split: str | None = None,
+    rows: tuple[int, int] | None = None
 ) -> dict[str, pd.DataFrame]:
     """Read all tables of a STAR file. With `comm`, its ranks do so together, each a part of the file; collective.
 
@@ -68,7 +70,8 @@ def _read_tables(
     tables: dict[str, pd.DataFrame] = {}
     for section in layout.sections:
         if section.name is None:
-            raise UserError(f"{text.path}, line {section.line - 1}: loop_ before any data_ block; this is not a STAR file")
+            raise UserError(f"{text.path}, line {section.line - 1}: loop_ before any data_ block; this is not a STAR "
+                            f"file")
         if section.loop:
             table = _read_loop(text, layout, section, comm, split, rows)
         else:
@@ -76,7 +79,8 @@ def _read_tables(
         if not len(table.columns):
             continue
         if section.name in tables:
-            raise UserError(f"{text.path}, line {section.line - 1}: a second table in block data_{section.name}; give each "
+            raise UserError(f"{text.path}, line {section.line - 1}: a second table in block data_{section.name}; give "
+                            f"each "
                             "table its own block")
         tables[section.name] = table
     return tables
@@ -122,7 +126,8 @@ def quote(value: str) -> str:
 
 
 def _read_loop(
-    text: StarText, layout: Layout, section: Section, comm: Communicator, split: str | None, rows: tuple[int, int] | None
+    text: StarText, layout: Layout, section: Section, comm: Communicator, split: str | None,
+    rows: tuple[int, int] | None
 ) -> pd.DataFrame:
     """A loop's rows; of a table with the column `split` only this rank's slab, or `rows`."""
     labels, start, line = _read_labels(text, section)
@@ -178,7 +183,8 @@ def _read_rows(
         bad, fields = star_scan.split_lines(data, where, lengths, numbers)
         if bad >= 0:
             raise UserError(
-                f"{text.path}, line {line + numbers[bad]}: {fields} fields in a table of {columns} columns; the file may be "
+                f"{text.path}, line {line + numbers[bad]}: {fields} fields in a table of {columns} columns; the file "
+                f"may be "
                 "truncated, or a value with blanks may lack its quotes"
             )
         for part, start_of, length_of in zip(parts, where, lengths):

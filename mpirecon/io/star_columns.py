@@ -23,7 +23,8 @@ ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 #: label → what it is a quantity of, and RELION's unit for it (reading.UNITS)
 _QUANTITIES = {
     **dict.fromkeys(ANGLES, ("angles", "degree")), "rlnDefocusU": ("defocus", "A"), "rlnDefocusV": ("defocus", "A"),
-    "rlnDefocusAngle": ("defocus-angle", "degree"), "rlnPhaseShift": ("phase-shift", "degree"), "rlnVoltage": ("voltage", "kV"),
+    "rlnDefocusAngle": ("defocus-angle", "degree"), "rlnPhaseShift": ("phase-shift", "degree"),
+    "rlnVoltage": ("voltage", "kV"),
     "rlnAmplitudeContrast": ("amplitude-contrast", "fraction"),
 }
 

@@ -99,7 +99,8 @@ class StarText:
 
 @dataclass(frozen=True)
 class Section:
-    """What follows a keyword. name : of its block; loop : whether loop_ is the keyword; start, stop : bytes; line of start."""
+    """What follows a keyword. name : of its block; loop : whether loop_ is the keyword; start, stop : bytes; line of
+    start."""
 
     name: str | None
     loop: bool
@@ -155,7 +156,8 @@ def scan(text: StarText, comm: Communicator) -> Layout:
     mine = run_together(comm, lambda: [_scan_block(text, i) for i in range(*slab(blocks, comm.size, comm.rank))])
     found = [block for rank in comm.allgather(mine) for block in rank]
     starts = np.array([block.start for block in found] + [text.size], np.int64)
-    lines, rows = (np.concatenate([[0], np.cumsum([getattr(b, what) for b in found])]).astype(int) for what in ("lines", "rows"))
+    lines, rows = (np.concatenate([[0], np.cumsum([getattr(b, what) for b in found])]).astype(int)
+                   for what in ("lines", "rows"))
     layout = Layout(text, [], starts, lines, rows)
     keywords = sorted(keyword for block in found for keyword in block.keywords)
     return run_together(comm, lambda: _with_sections(layout, keywords, found))
@@ -163,8 +165,8 @@ def scan(text: StarText, comm: Communicator) -> Layout:
 
 @dataclass(frozen=True)
 class _Block:
-    """A block of lines. keywords : (byte of the line, its name or None for loop_, byte after the line); bad : first line that is
-    not UTF-8, counted within the block, or None; binary : whether it has a zero byte."""
+    """A block of lines. keywords : (byte of the line, its name or None for loop_, byte after the line); bad : first
+    line that is not UTF-8, counted within the block, or None; binary : whether it has a zero byte."""
 
     start: int
     lines: int
@@ -205,7 +207,8 @@ def _with_sections(layout: Layout, keywords: list[tuple], blocks: list[_Block]) 
     bad = next((number for number, block in enumerate(blocks) if block.bad is not None), None)
     if bad is not None:
         raise UserError(
-            f"{path}, line {layout.lines[bad] + blocks[bad].bad + 1}: not UTF-8 text; convert it first, for example with "
+            f"{path}, line {layout.lines[bad] + blocks[bad].bad + 1}: not UTF-8 text; convert it first, for example "
+            f"with "
             "iconv -f latin1 -t utf8"
         )
     if all(name is None for _, name, _ in keywords):

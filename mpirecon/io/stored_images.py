@@ -45,8 +45,8 @@ class StoredImages:
             self._bytes.close()
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Images of sorted rows, (k, n, n) float32. Rows in neighbouring chunks are read together: sparse ones cost no more than their
-        chunks."""
+        """Images of sorted rows, (k, n, n) float32. Rows in neighbouring chunks are read together: sparse ones cost no
+        more than their chunks."""
         out = np.empty((len(rows), *self.shape[1:]), np.float32)
         for first, last in self.runs(rows):
             start, stop = int(rows[first]), int(rows[last - 1]) + 1
@@ -57,8 +57,8 @@ class StoredImages:
         return out
 
     def between(self, start: int, stop: int, into: np.ndarray | None = None) -> np.ndarray:
-        """Images start … stop as they are stored, (k, n, n), or in `into`; past HDF5 where they lie in the file one after
-        another."""
+        """Images start … stop as they are stored, (k, n, n), or in `into`; past HDF5 where they lie in the file one
+        after another."""
         if into is not None and (self._bytes is None or into.dtype != self.dtype):
             into[...] = self.between(start, stop)
             return into
@@ -72,15 +72,17 @@ class StoredImages:
             while len(left) and (done := os.preadv(self._bytes.fileno(), [left[:_MOST]], at)):
                 left, at = left[done:], at + done
         except OSError as error:
-            raise UserError(f"{self._path}: /images, rows {start} to {stop - 1} cannot be read: {error.strerror}") from error
+            raise UserError(f"{self._path}: /images, rows {start} to {stop - 1} cannot be read: "
+                            f"{error.strerror}") from error
         if len(left):
-            raise UserError(f"{self._path}: /images, rows {start} to {stop - 1} cannot be read, the file ends before; was it "
+            raise UserError(f"{self._path}: /images, rows {start} to {stop - 1} cannot be read, the file ends before; "
+                            f"was it "
                             "truncated while it was read?")
         return out
 
     def runs(self, rows: np.ndarray):
-        """(first, last) positions in `rows` that one read serves: no gap of a whole chunk, no span too large. Past HDF5, no
-        gap at all unless images are small."""
+        """(first, last) positions in `rows` that one read serves: no gap of a whole chunk, no span too large. Past
+        HDF5, no gap at all unless images are small."""
         if self._bytes is not None and self._image_bytes >= _LARGE:
             edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
             return list(itertools.pairwise(edges)) if len(rows) else []

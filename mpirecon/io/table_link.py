@@ -1,4 +1,5 @@
-"""Tables that are reconstructed without an import of their own: a particle file that refers to their stacks is made on the way."""
+"""Tables that are reconstructed without an import of their own: a particle file that refers to their stacks is made on
+the way."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def tables_of(path: str | os.PathLike, options: ImportOptions) -> list[Input]:
 
 
 def link_table(
-    comm: Communicator, path: Path, target: Path, options: ImportOptions, *, again: bool = False, home: Path | None = None,
+    comm: Communicator, path: Path, target: Path, options: ImportOptions, *, again: bool = False,
+    home: Path | None = None,
     progress: Callable[[int], AbstractContextManager] | None = None,
 ) -> ImportReport | None:
     """Make `target`, a particle file that refers to the stacks of the table `path`. Collective.
@@ -34,7 +36,8 @@ def link_table(
     Raises UserError, on all ranks, for what a user can mend; an earlier target stays what it was then.
     """
     if options.rescale is not None or options.dtype != "auto":
-        raise UserError(f"{path}: --rescale and --dtype make other images; mpirecon import makes a particle file of them")
+        raise UserError(f"{path}: --rescale and --dtype make other images; mpirecon import makes a particle file of "
+                        f"them")
     options = replace(options, link=True, overwrite=True)
     if again and comm.bcast(run_first(comm, lambda: _is_of(target, path, options))):
         return None
@@ -42,7 +45,8 @@ def link_table(
 
 
 def _is_of(target: Path, path: Path, options: ImportOptions) -> bool:
-    """Whether a particle file was linked to this table, as it is now, by these options, and its stacks are where they were."""
+    """Whether a particle file was linked to this table, as it is now, by these options, and its stacks are where they
+    were."""
     if any(values.startswith("@") for _, values in options.selections):  # what a list holds is not recorded
         return False
     try:

@@ -28,12 +28,14 @@ def open_stacks(
     UserError
         naming the row whose stack is not there, is no stack, or has not as many images of the same size as it should.
     """
-    located, others = None, comm.gather(sorted({name for names in table.relations.images.values() for name in names.stacks}))
+    located, others = None, comm.gather(sorted({name for names in table.relations.images.values()
+                                                for name in names.stacks}))
     with together(comm):
         if comm.rank == 0:
             paths, notes, places = _locate(whole, options)
             named = dict(zip(table.stacks, paths))
-            named |= find_stacks(sorted({name for rank in others for name in rank} - set(named)), table.path, options.data_dir)
+            named |= find_stacks(sorted({name for rank in others for name in rank} - set(named)), table.path,
+                                 options.data_dir)
             located = paths, same_files(named), notes, places
     paths, files, notes, places = comm.bcast(located)
     mine = range(*slab(len(paths), comm.size, comm.rank))

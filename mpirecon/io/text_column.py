@@ -1,4 +1,5 @@
-"""Columns of text as pandas takes them, each value in as many bytes as the longest needs rather than in a Python object."""
+"""Columns of text as pandas takes them, each value in as many bytes as the longest needs rather than in a Python
+object."""
 
 from __future__ import annotations
 

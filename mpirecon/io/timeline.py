@@ -11,8 +11,8 @@ _TAIL = 1 << 18
 
 
 def read_timelines(folder, most: int = 16, logs=None) -> dict[int, dict]:
-    """Rank → ``origin`` and ``spans`` of the ``timeline`` event of ``folder/logs``, or of the logs in the folder `logs`; at most so many
-    ranks, spread evenly.
+    """Rank → ``origin`` and ``spans`` of the ``timeline`` event of ``folder/logs``, or of the logs in the folder
+    `logs`; at most so many ranks, spread evenly.
 
     Logs without one are left out: a report must not fail for want of a picture.
     """

@@ -39,8 +39,10 @@ def repeated_images(
             count = int(again.sum())
             same = int((shown.assign(pose=pose).duplicated() & again).sum())
             warnings.append(
-                f"{count} of {len(whole)} rows repeat an image ({same} with the same pose, {count - same} with another, as symmetry "
-                f"expansion makes them; first: {whole.describe(int(again.idxmax()))}); each counts as a separate particle"
+                f"{count} of {len(whole)} rows repeat an image ({same} with the same pose, {count - same} with "
+                f"another, as symmetry "
+                f"expansion makes them; first: {whole.describe(int(again.idxmax()))}); each counts as a separate "
+                f"particle"
             )
     return warnings
 
@@ -68,8 +70,10 @@ def several_classes(comm: Communicator, table: ParticleTable) -> list[str]:
     more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
     most = max(counts, key=counts.get)
     column = table.class_select.split("=")[0].removesuffix("[{}]")
-    return [f"{column} has {len(counts)} classes ({', '.join(listed[:_LISTED])} particles{more}): poses of different classes are "
-            f"relative to different maps, and all go into one here; --select '{table.class_select.format(most)}' imports one class"]
+    return [f"{column} has {len(counts)} classes ({', '.join(listed[:_LISTED])} particles{more}): poses of different "
+            f"classes are "
+            f"relative to different maps, and all go into one here; --select '{table.class_select.format(most)}' "
+            f"imports one class"]
 
 
 def unapplied_symmetry(columns: Iterable[str]) -> list[str]:
@@ -77,7 +81,8 @@ def unapplied_symmetry(columns: Iterable[str]) -> list[str]:
     found = next((name for name in columns if name.startswith(_HELICAL)), None)
     if found is None:
         return []
-    return [f"{found}: these are helical segments; helical symmetry (rise and twist) is not applied, each segment counts as a single "
+    return [f"{found}: these are helical segments; helical symmetry (rise and twist) is not applied, each segment "
+            f"counts as a single "
             "particle of the point group"]
 
 
@@ -94,7 +99,10 @@ def zeros(table: ParticleTable) -> list[str]:
             )
     zero = table.ctf["scale"] == 0
     if len(zero) and zero.all():
-        raise UserError(f"{table.path}: the CTF's scale (rlnCtfScalefactor, ctf/scale) is 0 for all {len(table)} particles, so the images would contain no signal; remove that column, or give the file whose scales were estimated")
+        raise UserError(f"{table.path}: the CTF's scale (rlnCtfScalefactor, ctf/scale) is 0 for all {len(table)} "
+                        f"particles, so the images would contain no signal; remove that column, or give the file whose "
+                        f"scales were estimated")
     if zero.any():
-        warnings.append(f"the CTF's scale is 0 for {int(zero.sum())} of {len(table)} particles: they do not contribute to the map (first: {table.place(int(np.flatnonzero(zero)[0]))})")
+        warnings.append(f"the CTF's scale is 0 for {int(zero.sum())} of {len(table)} particles: they do not contribute "
+                        f"to the map (first: {table.place(int(np.flatnonzero(zero)[0]))})")
     return warnings

@@ -26,7 +26,8 @@ def state_of(folder: Path) -> str | None:
     """A sentence about the unfinished run in a folder; None where there is no sign of one."""
     holder = folder_lock.held_by(folder)
     if holder is None and any((folder / UNFINISHED / marker).is_file() for marker in MARKERS):
-        return (f"the results of the run in {folder} are complete, but it was ended while they were put in their place; the same "
+        return (f"the results of the run in {folder} are complete, but it was ended while they were put in their "
+                f"place; the same "
                 f"command with --resume does it{_command(folder)}")
     if (folder / CHECKPOINT).is_file():
         saved = f"{_progress(folder / CHECKPOINT)} was saved in {folder / CHECKPOINT} at {_moment(folder / CHECKPOINT)}"
@@ -39,7 +40,8 @@ def state_of(folder: Path) -> str | None:
         return f"the run in {folder} is in progress ({holder}), and has saved nothing yet"
     log = _log(folder)
     if log is not None and not any((folder / marker).is_file() for marker in MARKERS):
-        return (f"the run in {folder} was ended at {_moment(log)}, before it had saved anything; the same command begins "
+        return (f"the run in {folder} was ended at {_moment(log)}, before it had saved anything; the same command "
+                f"begins "
                 f"again{_command(folder)}")
     return None
 

@@ -56,7 +56,8 @@ class Aberrations:
         bad = (stretch.max(axis=1) > _LARGEST_STRETCH) | (stretch.min(axis=1) < 1 / _LARGEST_STRETCH)
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
-            raise UserError(f"optics group {self.group[row]}: the magnification matrix {self.magnification[row].tolist()} is "
+            raise UserError(f"optics group {self.group[row]}: the magnification matrix "
+                            f"{self.magnification[row].tolist()} is "
                             "far from the identity; check the columns")
         if (self.mtf < 0).any() or (self.mtf[:, :1] == 0).any():
             raise UserError("optics: the detector's transfer (MTF) must be positive, or zero from some frequency on")
@@ -82,7 +83,8 @@ class Aberrations:
             "anisotropic magnification": (self.magnification != np.eye(2)).any(axis=(1, 2)),
             "the detector's MTF relative to the mean of the groups": ((self.mtf != 1) & (self.mtf != 0)).any(axis=1),
         }
-        return [f"{name} in {int(rows.sum())} of {len(rows)} optics groups" for name, rows in there.items() if rows.any()]
+        return [f"{name} in {int(rows.sum())} of {len(rows)} optics groups" for name,
+                rows in there.items() if rows.any()]
 
     @property
     def stretch(self) -> float:
@@ -94,7 +96,8 @@ class Aberrations:
         row = np.minimum(np.searchsorted(self.group, optics_group), len(self.group) - 1)
         unknown = self.group[row] != optics_group
         if unknown.any():
-            raise UserError(f"optics group {optics_group[np.flatnonzero(unknown)[0]]} is not in the table of optics groups")
+            raise UserError(f"optics group {optics_group[np.flatnonzero(unknown)[0]]} is not in the table of optics "
+                            f"groups")
         return row
 
 
@@ -130,7 +133,8 @@ def zernike(n: int, m: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Z(n, m) at frequencies x, y in Å⁻¹: radial polynomial times cos mφ, or sin |m|φ where m < 0."""
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     radial = sum(
-        (-1) ** k * factorial(n - k) / (factorial(k) * factorial((n + abs(m)) // 2 - k) * factorial((n - abs(m)) // 2 - k))
+        (-1) ** k * factorial(n - k) / (factorial(k) * factorial((n + abs(m)) // 2 - k) * factorial((n - abs(m)) // 2
+                                                                                                    - k))
         * radius ** (n - 2 * k)
         for k in range((n - abs(m)) // 2 + 1)
     )

@@ -30,7 +30,8 @@ def uniform_draws(seed: int, particles: np.ndarray, purpose: str) -> np.ndarray:
     from mpirecon.kernels.philox import first_uniform  # Numba takes time to load, and other draws need none
 
     out = np.empty(len(particles))
-    first_uniform(np.uint64(seed), np.asarray(particles).astype(np.uint64), np.uint64(zlib.crc32(purpose.encode())), out)
+    first_uniform(np.uint64(seed), np.asarray(particles).astype(np.uint64), np.uint64(zlib.crc32(purpose.encode())),
+                  out)
     return out
 
 

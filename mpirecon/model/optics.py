@@ -45,9 +45,11 @@ def electron_wavelength(voltage_kv) -> np.ndarray:
 
 
 def curvature_resolution(diameter: float, voltage_kv: float) -> float:
-    """Resolution in Å beyond which flat slices through a particle of that diameter (Å) suffer from the curvature of the Ewald sphere.
+    """Resolution in Å beyond which flat slices through a particle of that diameter (Å) suffer from the curvature of the
+    Ewald sphere.
 
-    Up to there the FSC of a noiseless map with the truth is above 0.95, for density spread evenly through a ball (docs/method.md).
+    Up to there the FSC of a noiseless map with the truth is above 0.95, for density spread evenly through a ball
+    (docs/method.md).
     """
     return float(np.sqrt(electron_wavelength(voltage_kv) * diameter / 1.287))
 
@@ -60,8 +62,10 @@ def make_ctf(m: int, **fields) -> np.ndarray:
     m : int
         number of particles
     **fields : float or (m,) float
-        fields of CTF_DTYPE: ``voltage_kv`` [kV], ``defocus_u``, ``defocus_v`` [Å, positive is underfocus], ``astigmatism`` [rad],
-        ``cs_mm`` [mm], ``amplitude_contrast``, ``phase_shift`` [rad], ``bfactor`` [Å²], ``scale``; the default is 0, of ``scale`` 1
+        fields of CTF_DTYPE: ``voltage_kv`` [kV], ``defocus_u``, ``defocus_v`` [Å, positive is underfocus],
+        ``astigmatism`` [rad],
+        ``cs_mm`` [mm], ``amplitude_contrast``, ``phase_shift`` [rad], ``bfactor`` [Å²], ``scale``; the default is 0, of
+        ``scale`` 1
 
     Returns
     -------
@@ -74,7 +78,8 @@ def make_ctf(m: int, **fields) -> np.ndarray:
     return ctf
 
 
-def check_ctf(ctf: np.ndarray, describe_row=lambda row: f"particle {row}", remedies: Mapping[str, str] = MappingProxyType({})) -> None:
+def check_ctf(ctf: np.ndarray, describe_row=lambda row: f"particle {row}",
+              remedies: Mapping[str, str] = MappingProxyType({})) -> None:
     """Raise UserError naming the first row and field that is NaN or outside CTF_BOUNDS, and the field's remedy."""
     for field, (low, high, unit) in CTF_BOUNDS.items():
         values = ctf[field]

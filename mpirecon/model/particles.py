@@ -94,7 +94,8 @@ class ParticleSet:
         if self.contrast not in ("white", "black"):
             raise UserError(f"ParticleSet: contrast is {self.contrast!r}, expected 'white' or 'black'")
         if self.ctf_premultiplied and self.ctf_phase_flipped:
-            raise UserError("ParticleSet: images are ctf_premultiplied or ctf_phase_flipped, not both: after multiplication by "
+            raise UserError("ParticleSet: images are ctf_premultiplied or ctf_phase_flipped, not both: after "
+                            "multiplication by "
                             "the CTF no sign is left to flip")
         check_ctf(self.ctf)
 

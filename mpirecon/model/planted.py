@@ -1,4 +1,5 @@
-"""Simulated errors of poses and CTFs, with the truth recorded: drawn by seed and particle id, never by ranks or order."""
+"""Simulated errors of poses and CTFs, with the truth recorded: drawn by seed and particle id, never by ranks or
+order."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ class ErrorSettings:
     @property
     def plants(self) -> bool:
         """Whether any error is requested."""
-        asked = (self.orientation_errors[0], self.offset_error, self.defocus_error, self.inverted_hand_rate, self.duplicate_rate)
+        asked = (self.orientation_errors[0], self.offset_error, self.defocus_error, self.inverted_hand_rate,
+                 self.duplicate_rate)
         return any(asked)
 
     def check_errors(self) -> None:
@@ -77,15 +79,18 @@ class ErrorSettings:
             if share is not None:
                 _within(f"--{what}-error-rate", share, 0, 1)
                 if not error:
-                    raise UserError(f"--{what}-error-rate is the fraction of wrong ones; give the size of the error with --{what}-error Å")
+                    raise UserError(f"--{what}-error-rate is the fraction of wrong ones; give the size of the error "
+                                    f"with --{what}-error Å")
         if self.offset_error_rate is None and self.offset_error and not rate:
-            raise UserError(f"--offset-error {self.offset_error:g} applies to particles with wrong orientations, and there are none; "
+            raise UserError(f"--offset-error {self.offset_error:g} applies to particles with wrong orientations, and "
+                            f"there are none; "
                             "give the fraction of particles with --offset-error-rate")
 
 
 @dataclass(frozen=True)
 class Planted:
-    """Poses and CTFs with errors in them, and what is known of these: names of ParticleSet's fields → values of m particles."""
+    """Poses and CTFs with errors in them, and what is known of these: names of ParticleSet's fields → values of m
+    particles."""
 
     pose: Pose
     ctf: np.ndarray
@@ -135,8 +140,9 @@ def plant(
 def of_other_hand(quaternion: np.ndarray) -> np.ndarray:
     """(m, 4) orientations in which V(−r) projects as V(r) does in these: psi + 180°.
 
-    V(−r) is the map of opposite hand (relion_image_handler --invert_hand mirrors at a plane instead, which is the same map
-    turned). Its transform is V̂(−k), so that the slice at Rᵀ(kx, ky, 0) is that of V at Rᵀ(−kx, −ky, 0): R' = Rz(180°) R.
+    V(−r) is the map of opposite hand (relion_image_handler --invert_hand mirrors at a plane instead, which is the same
+    map turned). Its transform is V̂(−k), so that the slice at Rᵀ(kx, ky, 0) is that of V at Rᵀ(−kx, −ky, 0): R' =
+    Rz(180°) R.
     The inversion commutes with all rotations, so that this holds in every setting of every point group.
     """
     w, x, y, z = quaternion.T

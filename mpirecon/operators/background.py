@@ -35,7 +35,8 @@ _SAMPLE = 8
 class Levels:
     """What was found of m images.
 
-    plane : (m, 3) float64, a, b, c of a + b·u + c·v, with u and v from −1 to 1 across the image · sigma : (m,) float64, standard
+    plane : (m, 3) float64, a, b, c of a + b·u + c·v, with u and v from −1 to 1 across the image · sigma : (m,) float64,
+        standard
     deviation of the noise about it
     """
 
@@ -59,8 +60,8 @@ class Levels:
 class Background:
     """Finds and takes off the backgrounds of images of one box.
 
-    Outside the particle is what lies outside the circle that the box holds, a fifth of all pixels: a diameter or a mask that the
-    user gives may be that of a part of the particle.
+    Outside the particle is what lies outside the circle that the box holds, a fifth of all pixels: a diameter or a mask
+    that the user gives may be that of a part of the particle.
     """
 
     def __init__(self, box: int) -> None:
@@ -95,7 +96,8 @@ class Background:
         return Levels(out[:, :3], out[:, 3])
 
     def take_off(self, images: np.ndarray, levels: Levels, factor: np.ndarray | None = None) -> None:
-        """Subtract the planes from (m, n, n) float32 images, in place, and multiply each by its `factor` (m,), if given."""
+        """Subtract the planes from (m, n, n) float32 images, in place, and multiply each by its `factor` (m,), if
+        given."""
         factor = np.ones(len(images)) if factor is None else np.ascontiguousarray(factor, np.float64)
         take_background_off(images, np.ascontiguousarray(levels.plane), factor, self._axis)
 
@@ -108,7 +110,8 @@ class Background:
         return images
 
     def halves(self, images: np.ndarray, levels: Levels) -> np.ndarray:
-        """Variance of the noise about the planes in either half of the pixels outside, like the fields of a chessboard, (m, 2)."""
+        """Variance of the noise about the planes in either half of the pixels outside, like the fields of a chessboard,
+        (m, 2)."""
         residual = _above(images, levels, self._outside, self._axis)
         out = np.empty((len(images), 2))
         for which, field in enumerate(self._fields):

@@ -1,4 +1,5 @@
-"""A map of fewer frequencies in a box of larger voxels: all that costs FFTs of a map costs less, and slices stay where they are.
+"""A map of fewer frequencies in a box of larger voxels: all that costs FFTs of a map costs less, and slices stay where
+they are.
 
 The smaller box shows the same field of view, so that its Fourier grid is the middle of the larger one's.
 """
@@ -15,7 +16,8 @@ from mpirecon.operators.projection import Projection
 #: shells that a box must hold beyond those that are asked for: the interpolation kernel reaches there
 _BEYOND = 2
 
-#: grid points between a sample and the farthest that its taps touch, and room for these on each side of a coarse map's grid
+#: grid points between a sample and the farthest that its taps touch, and room for these on each side of a coarse map's
+#: grid
 _REACH, _AROUND = 3.5, 4
 
 #: smallest share of the box: with fewer voxels there is nothing left to gain
@@ -23,8 +25,8 @@ _SMALLEST = 0.25
 
 
 def coarse_box(projection: Projection, reach: int) -> int:
-    """The smallest even box that holds shells 0 … reach and whose grid is padded exactly alike; the projection's own where
-    none does. Small boxes stay as they are: their maps cost little."""
+    """The smallest even box that holds shells 0 … reach and whose grid is padded exactly alike; the projection's own
+    where none does. Small boxes stay as they are: their maps cost little."""
     box, padded = projection.box, projection.padded
     first = max(2 * (reach + _BEYOND), 2 * int(np.ceil(_SMALLEST * box / 2)))
     for n in range(first, box if box > SMALL_BOX else 0, 2):
@@ -42,24 +44,26 @@ def coarse_projection(projection: Projection, box: int) -> Projection:
 class PairGrid:
     """Two maps of one box, point by point on an extended grid no larger than their frequencies need.
 
-    values : extended_shape(side, 4) float32 · near : (r,) int64, the samples of a slice that lie on it; where it is smaller than
+    values : extended_shape(side, 4) float32 · near : (r,) int64, the samples of a slice that lie on it; where it is
+        smaller than
     the projection's own grid, the maps hold nothing beyond those
     """
 
     def __init__(self, projection: Projection, box: int, magnified: bool = False) -> None:
-        """box : of the maps, the projection's or a ``coarse_box`` · magnified : whether rotations lengthen frequencies, which may
-        then lie anywhere on the projection's grid"""
+        """box : of the maps, the projection's or a ``coarse_box`` · magnified : whether rotations lengthen frequencies,
+        which may then lie anywhere on the projection's grid"""
         plane, side = projection.plane, projection.padded
         self._projection, self._box = projection, box
         self.near = np.arange(len(plane))
         if box < projection.box and not magnified:
-            self.near = np.flatnonzero(np.hypot(plane.kx, plane.ky) * projection.ratio < side * box / projection.box / 2 + _REACH)
+            self.near = np.flatnonzero(np.hypot(plane.kx, plane.ky) * projection.ratio < side * box / projection.box / 2
+                                       + _REACH)
             side = min(side, side * box // projection.box + 2 * _AROUND)
         self.values = np.zeros(extended_shape(side, 4), np.float32)
 
     def put(self, which: int, volume: np.ndarray, scale: float) -> None:
-        """Make `scale` times a map number `which`; the other stays. A map of a smaller box than the pair's own takes only the
-        place of another such."""
+        """Make `scale` times a map number `which`; the other stays. A map of a smaller box than the pair's own takes
+        only the place of another such."""
         projection = self._projection
         if len(volume) > self._box:
             raise ValueError(f"a map of box {len(volume)} for a pair of box {self._box}")
@@ -78,8 +82,10 @@ def add_middle(folded: np.ndarray, out: np.ndarray, sign: int = 1) -> None:
             (np.add if sign > 0 else np.subtract)(out[z, y], folded[z, y, : q // 2 + 1], out=out[z, y])
 
 
-def set_middle(projection: Projection, volume: np.ndarray, out: np.ndarray, which: int, maps: int, scale: float) -> None:
-    """Make a map of a smaller box number `which` of an extended grid's maps, as ``Projection.grid`` does of one of its own box.
+def set_middle(projection: Projection, volume: np.ndarray, out: np.ndarray, which: int, maps: int,
+               scale: float) -> None:
+    """Make a map of a smaller box number `which` of an extended grid's maps, as ``Projection.grid`` does of one of its
+    own box.
 
     What is beyond the map's frequencies stays: zero, unless a finer map was there.
     """

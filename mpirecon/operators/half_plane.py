@@ -28,8 +28,8 @@ class HalfPlane:
     def of(cls, box: int, limit: float | None = None, stretch: float = 1.0, level: bool = True) -> HalfPlane:
         """All samples of a (box, box) image below `limit` pixels⁻¹ (Nyquist, box / 2, when left out).
 
-        level : whether k = 0 is among them. It holds the level of an image, which says nothing of the particle where the CTF is
-            near 0 there and images have backgrounds; in a sum over images it would spread to its neighbours
+        level : whether k = 0 is among them. It holds the level of an image, which says nothing of the particle where
+            the CTF is near 0 there and images have backgrounds; in a sum over images it would spread to its neighbours
         stretch : the most that a magnification lengthens a frequency; what it would take beyond Nyquist is left out
         """
         limit = box / 2 / stretch if limit is None else min(float(limit), box / 2 / stretch)

@@ -17,14 +17,16 @@ from mpirecon.parallel.threads import Threads
 
 
 class Projection:
-    """Slices of (box,)³ volumes on a `padding` times padded grid, interpolated with a Kaiser-Bessel kernel of `taps` points.
+    """Slices of (box,)³ volumes on a `padding` times padded grid, interpolated with a Kaiser-Bessel kernel of `taps`
+    points.
 
     ``grid(volume)`` is done once a volume, ``forward(grid, rotation)`` once a batch. ``accumulator()``,
     ``adjoint_add(...)`` and ``adjoint_volume(...)`` are the transpose, in the same two steps.
     """
 
     def __init__(
-        self, box: int, plane: HalfPlane | None = None, taps: int = 4, padding: float = 2.0, threads: Threads | None = None
+        self, box: int, plane: HalfPlane | None = None, taps: int = 4, padding: float = 2.0,
+        threads: Threads | None = None
     ) -> None:
         self.box = box
         self.plane = plane or HalfPlane.of(box)
@@ -52,7 +54,8 @@ class Projection:
     ) -> np.ndarray:
         """(n, n, n) volume → the extended Fourier grid that ``forward`` reads, float32, of `scale` times the volume.
 
-        With maps = 2 the grid holds two volumes, point by point; this one becomes its number `which` and the other is kept.
+        With maps = 2 the grid holds two volumes, point by point; this one becomes its number `which` and the other is
+        kept.
         """
         out = self.empty_grid(maps) if out is None else out
         planes = planes_of(volume, self.padded, self.threads, np.float32(np.cbrt(scale)) / self.apodisation)
@@ -98,15 +101,16 @@ class Projection:
         weight[:, zero] *= 2
 
     def _shares(self, rotation: np.ndarray, shape: tuple[int, ...]) -> Iterator[list[np.ndarray]]:
-        """Runs of samples for each thread, list by list: threads with runs of one list never write to the same points."""
+        """Runs of samples for each thread, list by list: threads with runs of one list never write to the same
+        points."""
         if self.threads.count == 1:
             return iter([[whole_slices(len(rotation), len(self.plane))]])
         slices = Slices(rotation, self.ratio, self.plane, shape, self.taps)
         return Tiles.of(slices, self.threads.count).shares(slices, self.threads)
 
     def folded(self, accumulator: np.ndarray) -> np.ndarray:
-        """The accumulator on the half grid with Friedel mates added, (p, p, p//2 + 1, 3): in the accumulator's own memory, which is
-        overwritten."""
+        """The accumulator on the half grid with Friedel mates added, (p, p, p//2 + 1, 3): in the accumulator's own
+        memory, which is overwritten."""
         return fold_in_place(accumulator, self.threads.over)
 
     def adjoint_volume(self, numerator: np.ndarray) -> np.ndarray:

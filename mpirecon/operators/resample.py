@@ -7,11 +7,12 @@ import scipy.fft
 
 
 def resample(images: np.ndarray, inner: int, box: int, workers: int = 1) -> np.ndarray:
-    """(m, n, n) → (m, box, box) float32, pixel n // 2 going to pixel box // 2: cut or padded around the centre, then cropped or
-    padded in Fourier space.
+    """(m, n, n) → (m, box, box) float32, pixel n // 2 going to pixel box // 2: cut or padded around the centre, then
+    cropped or padded in Fourier space.
 
     The `inner` pixels in the middle (with more than n, padded by the mean of each image's rim) become `box`, so that a
-    pixel is inner / box times as large. White noise keeps its variance. Frequencies at or beyond either Nyquist are zero.
+    pixel is inner / box times as large. White noise keeps its variance. Frequencies at or beyond either Nyquist are
+    zero.
     """
     images = _cut(np.asarray(images, np.float32), inner)
     spectrum = scipy.fft.rfft2(np.roll(images, (-(inner // 2),) * 2, axis=(1, 2)), norm="ortho", workers=workers)
@@ -24,8 +25,8 @@ def resample(images: np.ndarray, inner: int, box: int, workers: int = 1) -> np.n
 
 
 def linearly(field: np.ndarray, box: int) -> np.ndarray:
-    """A smooth (n, n, n) float32 field on a grid of `box` voxels a side of the same field of view and origin, linear between its
-    voxels and constant beyond them; itself where the grid is its own."""
+    """A smooth (n, n, n) float32 field on a grid of `box` voxels a side of the same field of view and origin, linear
+    between its voxels and constant beyond them; itself where the grid is its own."""
     n = field.shape[0]
     if n == box:
         return field

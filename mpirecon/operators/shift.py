@@ -24,7 +24,8 @@ def centred_samples(
     return out
 
 
-def images_from_samples(samples: np.ndarray, shift_pixels: np.ndarray, plane: HalfPlane, workers: int = 1) -> np.ndarray:
+def images_from_samples(samples: np.ndarray, shift_pixels: np.ndarray, plane: HalfPlane,
+                        workers: int = 1) -> np.ndarray:
     """S of samples, as images: (m, s) complex64 → (m, n, n) float32, the particle `shift_pixels` off pixel n // 2."""
     n = plane.box
     spectra = np.empty((len(samples), n, n // 2 + 1), np.complex64)

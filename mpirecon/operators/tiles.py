@@ -15,7 +15,8 @@ from mpirecon.parallel.threads import Threads
 #: tiles of a colour for each thread, where they are cut along both axes: some hold more samples than others
 _A_THREAD = 2
 
-#: points that a slab should be wide at least, so that runs of a row's samples in it are as long as those that kernels take at once
+#: points that a slab should be wide at least, so that runs of a row's samples in it are as long as those that kernels
+#: take at once
 _WIDE = 16
 
 #: grid points beside its tile where a sample may lie by rounding, on both sides
@@ -29,7 +30,8 @@ _LOOKED_AT = 64, 64
 class Slices:
     """Slices and the extended grid that they are added to.
 
-    rotation : (m, 3, 3) float64 · ratio : padded box / box · plane : of their samples · shape : of the grid · taps : points that a
+    rotation : (m, 3, 3) float64 · ratio : padded box / box · plane : of their samples · shape : of the grid · taps :
+        points that a
     sample is spread to on each axis
     """
 
@@ -44,7 +46,8 @@ class Slices:
 class Tiles:
     """Ranges of z and y of an extended grid, for the first taps of one batch's samples.
 
-    edges : (tiles + 1,) int64 on z, and on y, from 0 to the grid's end · number : (tiles on z, tiles on y) int32, colour by
+    edges : (tiles + 1,) int64 on z, and on y, from 0 to the grid's end · number : (tiles on z, tiles on y) int32,
+        colour by
     colour · colours : int64, the first tile of each colour, and the end
     """
 
@@ -71,7 +74,8 @@ class Tiles:
         return cls(tuple(edges), number.reshape(colour.shape), colours)
 
     def shares(self, slices: Slices, threads: Threads) -> Iterator[list[np.ndarray]]:
-        """Runs of the slices' samples for each thread, colour by colour; (n, 5) int32 each, see ``kernels/tiles.py``."""
+        """Runs of the slices' samples for each thread, colour by colour; (n, 5) int32 each, see
+        ``kernels/tiles.py``."""
         runs, starts, samples = self._runs(slices, threads)
         for first, stop in zip(self.colours[:-1], self.colours[1:]):
             load = samples[first:stop]
@@ -86,12 +90,14 @@ class Tiles:
         plane, rotation = slices.plane, slices.rotation
         cut, rows = make_cut(slices.taps), rows_of(plane.kx, plane.ky)
         centre = np.array(slices.shape[:2], np.float64) // 2 - first_tap(slices.taps)[0]
-        most = min(len(plane), 2 * (len(rows) - 1) * sum(self.number.shape))  # of an image: a row crosses each edge once at most
+        # of an image: a row crosses each edge once at most
+        most = min(len(plane), 2 * (len(rows) - 1) * sum(self.number.shape))
         parts = {}  # of the images, each on a thread: its runs, and each tile's runs and samples
 
         def find(a: int, b: int) -> None:
             runs, counts = np.empty(((b - a) * most, 5), np.int32), np.zeros((2, self.number.size), np.int64)
-            n = cut(rotation[a:b], slices.ratio, plane.kx, plane.ky, rows, centre, *self.edges, self.number, a, runs, counts)
+            n = cut(rotation[a:b], slices.ratio, plane.kx, plane.ky, rows, centre, *self.edges, self.number, a, runs,
+                    counts)
             parts[a] = runs[:n], counts
 
         threads.over(len(rotation), find)
@@ -106,7 +112,8 @@ class Tiles:
 def _first_taps(slices: Slices) -> list[np.ndarray]:
     """Where the first taps of some samples lie on z, and on y, in ascending order."""
     plane, rotation = slices.plane, slices.rotation
-    images, some = (np.linspace(0, many - 1, most).astype(int) for many, most in zip((len(rotation), len(plane)), _LOOKED_AT))
+    images, some = (np.linspace(0, many - 1, most).astype(int) for many,
+                    most in zip((len(rotation), len(plane)), _LOOKED_AT))
     k = slices.ratio * np.stack([plane.kx[some], plane.ky[some]]).astype(np.float64)
     reach, beside = first_tap(slices.taps)
     x, y, z = (rotation[images, :2, axis] @ k for axis in range(3))
@@ -115,7 +122,8 @@ def _first_taps(slices: Slices) -> list[np.ndarray]:
 
 
 def _edges(where: np.ndarray, wanted: int, size: int, least: int) -> np.ndarray:
-    """Edges of at most `wanted` ranges of as many samples each, at least so many points wide but for the first and last."""
+    """Edges of at most `wanted` ranges of as many samples each, at least so many points wide but for the first and
+    last."""
     edges = [0]
     for cut in where[np.arange(1, wanted) * len(where) // wanted].astype(np.int64):
         if cut - edges[-1] >= least and cut < size:

@@ -56,8 +56,8 @@ def run_together(comm: Communicator, function: Callable[[], T]) -> T:
 
 
 def run_first(comm: Communicator, function: Callable[[], T]) -> T | None:
-    """``function()`` on rank 0 alone, for all: its result there, None elsewhere; or its UserError on all ranks, which is about the
-    job and not about rank 0 or its host."""
+    """``function()`` on rank 0 alone, for all: its result there, None elsewhere; or its UserError on all ranks, which
+    is about the job and not about rank 0 or its host."""
     result, refused = None, None
     with together(comm):
         if comm.rank == 0:
@@ -114,9 +114,11 @@ def as_user_error(error: BaseException) -> UserError | None:
     if isinstance(error, OSError):
         return _from_os_error(error)
     if isinstance(error, RuntimeError) and str(error).startswith(_LOOP):  # pathlib's, before Python 3.13
-        return UserError(f"{str(error).removeprefix(_LOOP)}: it links to itself; remove the link, or choose another name")
+        return UserError(f"{str(error).removeprefix(_LOOP)}: it links to itself; remove the link, or choose another "
+                         f"name")
     if any(words in str(error) for words in OUT_OF_GPU_MEMORY):
-        return UserError(f"the GPU ran out of memory ({error}); use one rank a GPU, a GPU with more memory, a smaller box, or --backend cpu")
+        return UserError(f"the GPU ran out of memory ({error}); use one rank a GPU, a GPU with more memory, a smaller "
+                         f"box, or --backend cpu")
     return None
 
 

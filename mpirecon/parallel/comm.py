@@ -136,7 +136,8 @@ class Communicator(ABC):
                 self._reduce_scatter(flat[window], _flat_real(out)[mine], counts)
         return out
 
-    def hand_over(self, array: np.ndarray | None, shape: tuple[int, ...], dtype, owner: int, root: int = 0) -> np.ndarray | None:
+    def hand_over(self, array: np.ndarray | None, shape: tuple[int, ...], dtype, owner: int,
+                  root: int = 0) -> np.ndarray | None:
         """The owner's array of that shape and type on the root, another rank; None elsewhere. Collective."""
         total, width = int(np.prod(shape)), np.dtype(dtype).itemsize
         bounds = [(0, total * width if rank == owner else 0) for rank in range(self.size)]

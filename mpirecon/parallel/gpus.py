@@ -44,14 +44,16 @@ def load_cupy():
     except Exception as error:
         raise UserError(f"--backend cuda: {_why_no_device(cupy, error)}") from error
     if count == 0:
-        raise UserError("--backend cuda: no CUDA device is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES, ask the batch "
+        raise UserError("--backend cuda: no CUDA device is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES, ask the "
+                        "batch "
                         "system for a GPU, or use --backend cpu")
     return cupy
 
 
 @functools.lru_cache(maxsize=None)
 def keep_kernels() -> None:
-    """Have CuPy keep what it compiles in memory where its folder of compiled kernels cannot be written: it would fail."""
+    """Have CuPy keep what it compiles in memory where its folder of compiled kernels cannot be written: it would
+    fail."""
     folder = os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache")
     try:
         if not os.path.isabs(folder):
@@ -61,7 +63,8 @@ def keep_kernels() -> None:
             trial.write(bytes(_ROOM))
     except OSError as error:
         os.environ["CUPY_CACHE_IN_MEMORY"] = "1"
-        _log.warning("CuPy's compiled kernels cannot be stored in %s (%s); they are compiled at each start. Set CUPY_CACHE_DIR "
+        _log.warning("CuPy's compiled kernels cannot be stored in %s (%s); they are compiled at each start. Set "
+                     "CUPY_CACHE_DIR "
                      "to a folder that can be written", folder, error.strerror)
 
 
@@ -75,7 +78,8 @@ def try_out(cupy, index: int) -> None:
         with cupy.cuda.Device(index):
             found = cupy.fft.rfft(cupy.asarray(np.arange(8, dtype=np.float32))).get()
     except Exception as error:
-        raise UserError(f"--backend cuda: device {index} does not work with this CuPy ({type(error).__name__}: {_first_line(error)}); "
+        raise UserError(f"--backend cuda: device {index} does not work with this CuPy ({type(error).__name__}: "
+                        f"{_first_line(error)}); "
                         f"CuPy also needs CUDA's libraries, or a CuPy for this device: {_INSTALL}") from error
     if abs(found[0] - 28) > 1e-3:
         raise UserError(f"--backend cuda: device {index} gets the sum of 0 … 7 as {found[0].real:g}; use --backend cpu")
@@ -87,9 +91,11 @@ def _why_no_device(cupy, error: Exception) -> str:
     if "InsufficientDriver" in text:
         driver, runtime = (_version(cupy, ask) for ask in ("driverGetVersion", "runtimeGetVersion"))
         if driver in (None, "0.0"):
-            return (f"no CUDA driver works here ({text}); run on a host with an NVIDIA GPU and driver (check nvidia-smi), "
+            return (f"no CUDA driver works here ({text}); run on a host with an NVIDIA GPU and driver (check "
+                    f"nvidia-smi), "
                     "or use --backend cpu")
-        return (f"the driver knows CUDA {driver}, CuPy {cupy.__version__} is built for CUDA {runtime}; update the driver, or "
+        return (f"the driver knows CUDA {driver}, CuPy {cupy.__version__} is built for CUDA {runtime}; update the "
+                f"driver, or "
                 f"install the CuPy of an older CUDA, e.g. pip install 'mpirecon[cuda12]', or use --backend cpu")
     if "NoDevice" in text:
         return f"no CUDA device is visible ({text}); check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --backend cpu"

@@ -38,8 +38,10 @@ _LOCAL_RANK = (
 #: how the variables begin by which launchers tell processes about themselves
 LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "MV2_", "MPI_LOCAL", "PALS_", "JSM_", "ALPS_")
 
-#: … and those among them that a user or a site sets, of how MPI moves data; MVAPICH2's are all of that kind but those of its launcher
-_SETTING_PREFIXES = ("OMPI_MCA_opal_", "OMPI_MCA_mpi_", "OMPI_MCA_mca_", "OMPI_MCA_accelerator", "OMPI_MCA_pml", "OMPI_MCA_btl",
+#: … and those among them that a user or a site sets, of how MPI moves data; MVAPICH2's are all of that kind but those
+#: of its launcher
+_SETTING_PREFIXES = ("OMPI_MCA_opal_", "OMPI_MCA_mpi_", "OMPI_MCA_mca_", "OMPI_MCA_accelerator", "OMPI_MCA_pml",
+                     "OMPI_MCA_btl",
                      "OMPI_MCA_mtl", "OMPI_MCA_coll", "OMPI_MCA_smsc", "MV2_")  # fmt: skip
 _MVAPICH_LAUNCHER = "MV2_COMM_WORLD_"
 
@@ -51,7 +53,8 @@ def without_launcher(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment of a process that no launcher started, with the same settings of MPI."""
     return {
         name: value for name, value in environ.items()
-        if not name.startswith(LAUNCHER_PREFIXES) or (name.startswith(_SETTING_PREFIXES) and not name.startswith(_MVAPICH_LAUNCHER))
+        if not name.startswith(LAUNCHER_PREFIXES) or (name.startswith(_SETTING_PREFIXES)
+                                                      and not name.startswith(_MVAPICH_LAUNCHER))
     }  # fmt: skip
 
 

@@ -15,7 +15,8 @@ class Placement:
     """What this rank computes on, agreed with the others.
 
     backend : "cpu" or "cuda" · index : device of this process, None on the CPU · name : of the device, "" on the CPU ·
-    uuid : its identity · sharing : ranks that use it · crowded : whether any ranks share one · lines : "rank 0 → host → GPU-…" of all ranks · reason : why
+    uuid : its identity · sharing : ranks that use it · crowded : whether any ranks share one · lines : "rank 0 → host →
+        GPU-…" of all ranks · reason : why
     ``auto`` did not take GPUs, or ""
     """
 
@@ -63,11 +64,13 @@ def place_ranks(comm: Communicator, backend: str) -> Placement:
     ranks = comm.allgather((comm.rank, comm.hostname, facts["uuid"], facts["name"]))
     users = Counter((host, uuid) for _, host, uuid, _ in ranks)
     lines = tuple(
-        f"rank {rank} → {host} → {uuid} ({name})" + (f", shared by {users[host, uuid]} ranks" if users[host, uuid] > 1 else "")
+        f"rank {rank} → {host} → {uuid} ({name})" + (f", shared by {users[host, uuid]} ranks" if users[host, uuid] > 1
+                                                     else "")
         for rank, host, uuid, name in ranks
     )
     crowded = max(users.values()) > 1
-    return Placement("cuda", facts["index"], facts["name"], facts["uuid"], users[comm.hostname, facts["uuid"]], crowded, lines)
+    return Placement("cuda", facts["index"], facts["name"], facts["uuid"], users[comm.hostname, facts["uuid"]], crowded,
+                     lines)
 
 
 def _find(local_rank: int) -> tuple[dict, UserError | None]:

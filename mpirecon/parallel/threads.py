@@ -1,4 +1,5 @@
-"""What a rank takes of its host: threads (kernels and FFTs release the interpreter, so plain ones share its arrays), memory."""
+"""What a rank takes of its host: threads (kernels and FFTs release the interpreter, so plain ones share its arrays),
+memory."""
 
 from __future__ import annotations
 
@@ -50,16 +51,16 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-#: glibc's names for what ``mallopt`` sets: blocks from which on memory is the system's own, as large as it lets them be; freed
-#: memory that is kept; and heaps
+#: glibc's names for what ``mallopt`` sets: blocks from which on memory is the system's own, as large as it lets them
+#: be; freed memory that is kept; and heaps
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = (-3, 2**25), (-1, 2**28), (-8, 1)
 
 
 def keep_freed_memory() -> None:
     """Let this process use the memory again that arrays of up to 32 MB had, rather than give it back and ask for new.
 
-    New pages are zeroed by the system one by one: of a batch's arrays, made anew for each batch, that can take longer than
-    what is computed in them. At most 256 MB lie idle so. Without glibc nothing happens.
+    New pages are zeroed by the system one by one: of a batch's arrays, made anew for each batch, that can take longer
+    than what is computed in them. At most 256 MB lie idle so. Without glibc nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
@@ -72,7 +73,8 @@ MOST_KEPT = 2**30
 
 
 def default_memory(ranks_on_host: int) -> int:
-    """Bytes of images that a rank which was not told keeps between passes: 1 GB, or a quarter of its share of what is free."""
+    """Bytes of images that a rank which was not told keeps between passes: 1 GB, or a quarter of its share of what is
+    free."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

@@ -154,7 +154,8 @@ class NcclTransport(Transport):
         return {"float32": self._nccl.NCCL_FLOAT32, "float64": self._nccl.NCCL_FLOAT64}[str(part.dtype)]
 
 
-def choose_transport(comm: Communicator, gpu, placement: Placement, wanted: str = "auto") -> tuple[Transport | None, str]:
+def choose_transport(comm: Communicator, gpu, placement: Placement, wanted: str = "auto") -> tuple[Transport | None,
+                                                                                                   str]:
     """(the transport, why it was chosen); None for one rank, which has nothing to send. Collective.
 
     ``auto`` takes a CUDA-aware MPI where it proves itself, else NCCL where each rank has a GPU of its own, else staged.
@@ -173,7 +174,8 @@ def choose_transport(comm: Communicator, gpu, placement: Placement, wanted: str 
             return CudaAwareTransport(comm, gpu), "this MPI takes GPU memory, and summed it rightly on trial"
         if wanted == "cuda-aware":
             raise UserError(
-                f"--transport cuda-aware: this MPI ({comm.library}) does not accept GPU memory: {refused}; load the site's "
+                f"--transport cuda-aware: this MPI ({comm.library}) does not accept GPU memory: {refused}; load the "
+                f"site's "
                 "CUDA-aware MPI and build mpi4py against it (pip install --no-binary mpi4py 'mpirecon[mpi]'), or use "
                 "--transport staged or nccl"
             )
@@ -234,7 +236,8 @@ def _try_nccl(comm: Communicator, gpu, placement: Placement) -> tuple[NcclTransp
 
 
 def _guarded(function) -> tuple[object, str | None]:
-    """(what it returns, None), or (None, what a library says that fails): another transport is then taken, by all ranks."""
+    """(what it returns, None), or (None, what a library says that fails): another transport is then taken, by all
+    ranks."""
     try:
         return function(), None
     except Exception as error:

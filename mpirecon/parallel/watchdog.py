@@ -51,15 +51,16 @@ class Activity:
 
 
 class Watchdog:
-    """A context manager: while it lasts, a rank that stalls for `timeout` seconds ends the job with a message naming it.
+    """A context manager: while it lasts, a rank that stalls for `timeout` seconds ends the job with a message naming
+    it.
 
     Parameters
     ----------
     comm : Communicator
         its ``activity`` is watched, its ``abort`` called
     folder : path or None
-        where the ranks' pulse files go, seen by all ranks; removed at the end. Without one, until ``share``, each rank watches
-        itself alone
+        where the ranks' pulse files go, seen by all ranks; removed at the end. Without one, until ``share``, each rank
+        watches itself alone
     timeout : float
         seconds; 0 watches nothing
     """
@@ -109,7 +110,8 @@ class Watchdog:
             passed, last = min(now - last, 2 * self._interval), now
             stalled = self._look(passed)
             if stalled is not None and not self._ended.is_set():
-                self._comm.abort(f"Error: {stalled}; the job is ended (--stall-timeout {self._timeout:g}){self._advice()}")
+                self._comm.abort(f"Error: {stalled}; the job is ended (--stall-timeout "
+                                 f"{self._timeout:g}){self._advice()}")
 
     def _look(self, passed: float) -> str | None:
         """What is wrong with this rank or the next one, in words; None when all is well."""
@@ -127,14 +129,16 @@ class Watchdog:
         if self._comm.size == 1:
             return None
         if quiet and rank == 0 and all(_WAITS in (self._read(r) or "") for r in range(self._comm.size)):
-            return (f"all ranks wait for each other since {self._timeout:g} s, in the phase '{activity.phase}' on rank 0: "
+            return (f"all ranks wait for each other since {self._timeout:g} s, in the phase '{activity.phase}' on rank "
+                    f"0: "
                     "messages between them do not arrive")
         other = (rank + 1) % self._comm.size
         heard = self._read(other)
         if self._next.lasts(heard, passed) < self._timeout:
             return None
         phase = f"; its last phase was '{heard.partition(' ')[2]}'" if heard else ""
-        return (f"rank {other} on host {self._hosts[other]} has stalled: no sign of life for {self._timeout:g} s, it is "
+        return (f"rank {other} on host {self._hosts[other]} has stalled: no sign of life for {self._timeout:g} s, it "
+                f"is "
                 f"stopped, stuck or gone{phase}")
 
     def _file(self, rank: int) -> Path:

@@ -25,7 +25,8 @@ def scale_bar(low: str, high: str, reverse: bool = False) -> str:
     """The scale with words at its ends."""
     stops = [colour_of(i / 8) for i in range(9)]
     stops = stops[::-1] if reverse else stops
-    return (f'<p class="scale"><span>{escape(low)}</span><i style="background:linear-gradient(90deg,{",".join(stops)})"></i>'
+    return (f'<p class="scale"><span>{escape(low)}</span><i '
+            f'style="background:linear-gradient(90deg,{",".join(stops)})"></i>'
             f"<span>{escape(high)}</span></p>")
 
 

@@ -1,4 +1,5 @@
-"""Two finished runs beside each other: their FSC curves, their maps, who was kept by either, and what they were asked."""
+"""Two finished runs beside each other: their FSC curves, their maps, who was kept by either, and what they were
+asked."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Comparison:
     runs : (RunFiles, RunFiles)
         what either left
     between : dict of (n // 2 + 1,) arrays
-        FSC between the maps of the two runs (the means of their half maps): ``fsc_unmasked``, and in the product of their masks
+        FSC between the maps of the two runs (the means of their half maps): ``fsc_unmasked``, and in the product of
+        their masks
         ``fsc_masked``; empty where the maps differ in box or pixel size
     matched : Matched or None
         the particles that both had; None where nothing tells which these are
@@ -65,12 +67,14 @@ class Comparison:
 
     @property
     def counts(self) -> dict[str, int] | None:
-        """Particles that were kept by both runs, by the first or the second alone, by neither; and those that one of them did not have."""
+        """Particles that were kept by both runs, by the first or the second alone, by neither; and those that one of
+        them did not have."""
         if self.matched is None:
             return None
         counted = np.bincount(self.group, minlength=len(GROUPS))
         return {**{name: int(count) for name, count in zip(GROUPS, counted)},
-                **{f"in_{name}_alone": len(run.table["id"]) - len(rows) for name, (run, rows) in zip(GROUPS[1:3], self._with_rows())}}
+                **{f"in_{name}_alone": len(run.table["id"]) - len(rows) for name,
+                   (run, rows) in zip(GROUPS[1:3], self._with_rows())}}
 
     @property
     def wrong(self) -> dict[str, int] | None:
@@ -107,7 +111,8 @@ class Comparison:
     def crossing(self, threshold: float, curve: str = "fsc_unmasked") -> float | None:
         """Å where the maps of the two runs stop agreeing; None where they never do, or are not compared."""
         about = self.runs[0].summary["particles"]
-        return crossing(self.between[curve], threshold, about["box"], about["pixel_size"]) if curve in self.between else None
+        return crossing(self.between[curve], threshold, about["box"],
+                        about["pixel_size"]) if curve in self.between else None
 
     def as_dict(self) -> dict:
         """For JSON."""
@@ -116,9 +121,11 @@ class Comparison:
             "runs": [_about(run) for run in self.runs],
             "between": {name: values.tolist() for name, values in self.between.items()} or None,
             "between_05": self.crossing(0.5, curve), "between_0143": self.crossing(0.143, curve),
-            "matched_by": None if self.matched is None else self.matched.by, "particles": self.counts, "wrong": self.wrong,
+            "matched_by": None if self.matched is None else self.matched.by, "particles": self.counts,
+            "wrong": self.wrong,
             "same_half": self.same_half, "score_correlation": self.correlation,
-            "settings": [{"name": name, "first": first, "second": second} for name, first, second in self.settings], "notes": self.notes,
+            "settings": [{"name": name, "first": first, "second": second} for name, first, second in self.settings],
+            "notes": self.notes,
         }  # fmt: skip
 
     def _with_rows(self) -> tuple[tuple[RunFiles, np.ndarray], tuple[RunFiles, np.ndarray]]:
@@ -154,14 +161,17 @@ def _match(folders, runs, given) -> tuple[Matched | None, list[str]]:
         if missing is None:
             found = match_particles(*opened)
             if found is None:
-                return None, ["particles cannot be matched: the particle files differ, and no uid or image name identifies the same particles"]
+                return None, ["particles cannot be matched: the particle files differ, and no uid or image name "
+                              "identifies the same particles"]
             return found, ([] if len(found.first) else [f"the runs have no particle in common (by {found.by})"])
     finally:
         for file in opened:
             file.close()
-    paths = [os.path.normpath(os.path.join(run.summary.get("folder") or "", run.summary["particles"]["file"])) for run in runs]
+    paths = [os.path.normpath(os.path.join(run.summary.get("folder") or "", run.summary["particles"]["file"]))
+             for run in runs]
     if paths[0] == paths[1] and np.array_equal(runs[0].table["half"], runs[1].table["half"]):
-        return same_rows(len(runs[0].table["id"]), "row: both runs name the same particle file, which no longer exists"), []
+        return same_rows(len(runs[0].table["id"]),
+                         "row: both runs name the same particle file, which no longer exists"), []
     return None, [f"particles cannot be matched: {missing.replace('--particles FILE', '--particles1 or --particles2')}"]
 
 
@@ -195,7 +205,8 @@ def _settings(first: Mapping, second: Mapping) -> list[tuple[str, str, str]]:
                      for options, summary in zip(asked, (first, second))]
         if words[0] != words[1]:
             found.append((name.replace("_", " "), *words))
-    for name, of in (("particle file", lambda s: s["particles"]["file"]), ("particles", lambda s: f"{s['particles']['count']:,}"),
+    for name, of in (("particle file", lambda s: s["particles"]["file"]),
+                     ("particles", lambda s: f"{s['particles']['count']:,}"),
                      ("version", lambda s: s["version"]), ("ranks", lambda s: str(len(s["ranks"])))):
         if of(first) != of(second):
             found.append((name, str(of(first)), str(of(second))))
@@ -205,7 +216,9 @@ def _settings(first: Mapping, second: Mapping) -> list[tuple[str, str, str]]:
 def _about(run: RunFiles) -> dict:
     summary = run.summary
     return {
-        "folder": str(run.folder), "resolution_0143": summary["resolution_0143"], "resolution_05": summary["resolution_05"],
-        "particles": summary["particles"]["count"], "took_part": int(took_part(run.table).sum()), "kept": summary["kept"],
+        "folder": str(run.folder), "resolution_0143": summary["resolution_0143"],
+        "resolution_05": summary["resolution_05"],
+        "particles": summary["particles"]["count"], "took_part": int(took_part(run.table).sum()),
+        "kept": summary["kept"],
         "keep_estimate": summary["keep_estimate"], "warnings": len(summary["warnings"]),
     }  # fmt: skip

@@ -39,11 +39,15 @@ def comparison_page(compared: Comparison) -> str:
     first, second = compared.names
     return fill_page(
         kind=escape("mpirecon compare · " + ", ".join(str(run.summary["started"])[:10] for run in compared.runs)),
-        generator=escape(f"mpirecon {__version__}"), title=escape(f"{first} and {second}"), verdict=escape(" ".join(sentences(compared))),
-        cautions=pieces.cautions(_sentence(text) for text in compared.notes), facts="\n".join(pieces.fact(*fact) for fact in _facts(compared)),
-        overview="\n".join(part for part in (_fsc(compared), _between(compared), _kept(compared), _scores(compared)) if part),
+        generator=escape(f"mpirecon {__version__}"), title=escape(f"{first} and {second}"),
+        verdict=escape(" ".join(sentences(compared))),
+        cautions=pieces.cautions(_sentence(text) for text in compared.notes),
+        facts="\n".join(pieces.fact(*fact) for fact in _facts(compared)),
+        overview="\n".join(part for part in (_fsc(compared), _between(compared), _kept(compared), _scores(compared))
+                           if part),
         details="\n".join((_settings(compared), _runs(compared), _maps(compared))),
-        footer=escape(f"Written by mpirecon {__version__} from the folders {compared.runs[0].folder} and {compared.runs[1].folder}."),
+        footer=escape(f"Written by mpirecon {__version__} from the folders {compared.runs[0].folder} and "
+                      f"{compared.runs[1].folder}."),
     )  # fmt: skip
 
 
@@ -56,13 +60,16 @@ def sentences(compared: Comparison) -> list[str]:
     if compared.between:
         half = compared.crossing(0.5, curve)
         where = "in both masks" if curve == "fsc_masked" else "without a mask"
-        told.append(f"The two maps agree (FSC 0.5, {where}) to {half:.2f} Å." if half else f"The two maps agree up to Nyquist ({where}).")
+        told.append(f"The two maps agree (FSC 0.5, {where}) to {half:.2f} Å." if half
+                    else f"The two maps agree up to Nyquist ({where}).")
     counts = compared.counts
     if counts is not None:
         shared = sum(counts[name] for name in GROUPS)
-        told.append(f"Of {shared:,} particles that both had, both kept {counts['both']:,}, only {names[0]} {counts['first']:,}, only "
+        told.append(f"Of {shared:,} particles that both had, both kept {counts['both']:,}, only {names[0]} "
+                    f"{counts['first']:,}, only "
                     f"{names[1]} {counts['second']:,}, neither {counts['neither']:,}.")
-        alone = [f"{counts[f'in_{which}_alone']:,} particles are in {name} alone" for which, name in zip(("first", "second"), names)
+        alone = [f"{counts[f'in_{which}_alone']:,} particles are in {name} alone" for which,
+                 name in zip(("first", "second"), names)
                  if counts[f"in_{which}_alone"]]
         told += [f"{'; '.join(alone)}."] if alone else []
     if not compared.settings:
@@ -75,14 +82,16 @@ def _sentence(text: str) -> str:
 
 
 def _facts(compared: Comparison) -> list[tuple[str, str, str, str]]:
-    facts = [(f"resolution, {name}", pieces.angstrom(run.summary["resolution_0143"], run.summary), mask_in_words(run.summary), f"resolution{n}")
+    facts = [(f"resolution, {name}", pieces.angstrom(run.summary["resolution_0143"], run.summary),
+              mask_in_words(run.summary), f"resolution{n}")
              for n, (name, run) in enumerate(zip(compared.names, compared.runs), 1)]
     facts += [(f"kept, {name}", f"{run.summary['kept']:,}", f"of {run.summary['particles']['count']:,}", f"kept{n}")
               for n, (name, run) in enumerate(zip(compared.names, compared.runs), 1)]
     counts = compared.counts
     if counts is not None:
         shared = sum(counts[name] for name in GROUPS)
-        facts.append(("kept by both", f"{counts['both']:,}", f"of {shared:,} that both had, {percent(counts['both'], shared)}", "both"))
+        facts.append(("kept by both", f"{counts['both']:,}", f"of {shared:,} that both had, "
+                      f"{percent(counts['both'], shared)}", "both"))
     if compared.correlation is not None:
         facts.append(("scores", f"{compared.correlation:.3f}", "correlation of the two scores of a particle", "scores"))
     return facts
@@ -96,19 +105,23 @@ def _fsc(compared: Comparison) -> str:
     for number, (name, run, colour) in enumerate(zip(compared.names, compared.runs, (BLUE, ORANGE))):
         told = (run.summary.get("resolution_of") or {}).get("curve", "fsc")
         curves |= {f"{number} {told}": run.curves[told], f"{number} unmasked": run.curves["fsc_unmasked"]}
-        styles |= {f"{number} unmasked": (colour, "dotted", f"{name}, no mask"), f"{number} {told}": (colour, "solid", name)}
+        styles |= {f"{number} unmasked": (colour, "dotted", f"{name}, no mask"),
+                   f"{number} {told}": (colour, "solid", name)}
         if grids[0] != grids[1]:
             drawn.append(fsc_chart(curves, *grids[number], styles=styles))
             curves, styles = {}, {}
     drawn = drawn or [fsc_chart(curves, *grids[0], styles=styles)]
-    return pieces.section("Half-map FSC", "".join(pieces.figure(chart, words) for chart in drawn), wide=False, fact="fsc")
+    return pieces.section("Half-map FSC", "".join(pieces.figure(chart, words) for chart in drawn), wide=False,
+                          fact="fsc")
 
 
 def _between(compared: Comparison) -> str:
     if not compared.between:
         return ""
-    about, styles = compared.runs[0].summary["particles"], {"fsc_unmasked": (GREY, "solid", "no mask"), "fsc_masked": (BLUE, "solid", "in both masks")}
-    words = ("Between the two maps, each the mean of its half maps. They share particles, and noise with them: this says how much alike the "
+    about, styles = compared.runs[0].summary["particles"], {"fsc_unmasked": (GREY, "solid", "no mask"),
+                                                            "fsc_masked": (BLUE, "solid", "in both masks")}
+    words = ("Between the two maps, each the mean of its half maps. They share particles, and noise with them: this "
+             "says how much alike the "
              "maps are, not how good either is.")
     chart = fsc_chart(compared.between, about["box"], about["pixel_size"], styles=styles)
     return pieces.section("FSC between the maps", pieces.figure(chart, words), wide=False, fact="between")
@@ -132,7 +145,8 @@ def _kept(compared: Comparison) -> str:
         rows.append((label, counts[name] / shared, words, colour))
     words = f"Particles that both runs had, matched by {compared.matched.by}."
     if compared.same_half is not None and compared.same_half < 1:
-        words += (f" {100 * compared.same_half:.1f} % of them are in the same half set: the half maps of one run are no independent check of the "
+        words += (f" {100 * compared.same_half:.1f} % of them are in the same half set: the half maps of one run are "
+                  f"no independent check of the "
                   "other's.")
     return pieces.section("Kept particles", pieces.figure(bars(rows), words), wide=False, fact="kept")
 
@@ -152,11 +166,13 @@ def _scores(compared: Comparison) -> str:
         chart.points(x[some], y[some], colour, 2.2, 0.6)
     keys = legend([(colour, "dot", label) for colour, label in zip(_COLOURS, _labels(compared))])
     words = f"Up: score in {compared.names[1]}. How strongly a particle shows a map that it did not help to build."
-    return pieces.section("Scores of both runs", pieces.figure(keys + chart.svg("Scores of both runs"), words), wide=False, fact="scores")
+    return pieces.section("Scores of both runs", pieces.figure(keys + chart.svg("Scores of both runs"), words),
+                          wide=False, fact="scores")
 
 
 def _settings(compared: Comparison) -> str:
-    body = pieces.table(("setting", *compared.names), compared.settings, text=("setting", *compared.names)) if compared.settings else \
+    body = pieces.table(("setting", *compared.names), compared.settings,
+                        text=("setting", *compared.names)) if compared.settings else \
         pieces.note("None: both runs have the same options and particles.")
     return pieces.section("Settings that differ", body, fact="settings")
 
@@ -174,6 +190,7 @@ def _share(value: float | None) -> str:
 
 
 def _maps(compared: Comparison) -> str:
-    shown = [pieces.figure(map_panel(run.maps["volume"], run.summary["particles"]["pixel_size"], name), f"volume.mrc of {name}")
+    shown = [pieces.figure(map_panel(run.maps["volume"], run.summary["particles"]["pixel_size"], name),
+                           f"volume.mrc of {name}")
              for run, name in zip(compared.runs, compared.names)]
     return pieces.section("Maps", f'<div class="pairs-of">{"".join(shown)}</div>')

@@ -12,7 +12,8 @@ from mpirecon.validate.discarded import LARGEST_AMPLITUDE, LARGEST_RESIDUAL
 from mpirecon.validate.selection_bias import LARGEST
 
 _SETS = {
-    "selection": (BLUE, "solid", "kept by the selection"), "random_discard": (GREEN, "dashed", "as many kept at random"),
+    "selection": (BLUE, "solid", "kept by the selection"), "random_discard": (GREEN, "dashed",
+                                                                              "as many kept at random"),
     "discarded": (ORANGE, "solid", "rejected particles only"),
 }  # fmt: skip
 
@@ -31,23 +32,28 @@ def controls_section(summary: dict) -> str:
     if not bias or not coverage:
         return ""
     limits = summary.get("selection_limits") or {}
-    rows = [(f"rejection and {_BIAS.get(name, name)}", _number(value), "0", _limit(limits.get(name), both=name in _SIGNED))
+    rows = [(f"rejection and {_BIAS.get(name, name)}", _number(value), "0",
+             _limit(limits.get(name), both=name in _SIGNED))
             for name, value in bias.items() if name != "contrast_left_out"]
-    rows.append(("contrast of the map in rejected particles, relative to kept ones", _number(bias["contrast_left_out"]), "0",
+    rows.append(("contrast of the map in rejected particles, relative to kept ones", _number(bias["contrast_left_out"]),
+                 "0",
                  _limit(limits.get("contrast_left_out"))))
     rows.append(("views that kept less than half of the expected number of particles",
                  f"{coverage['thinned']} of {coverage['bins']}", "0", f"more than {100 * LARGEST_THINNED:g} %"))
     rows.append(("evenness of the views, before → after",
-                 f"{coverage['evenness_before']:.3f} → {coverage['evenness_after']:.3f}", "about the same", "see the line above"))
+                 f"{coverage['evenness_before']:.3f} → {coverage['evenness_after']:.3f}", "about the same",
+                 "see the line above"))
     header = ("control", "measured", "expected for a selection by pose", "warning threshold")
     table = pieces.table(header, rows, text=("control",))
     words = pieces.note("Correlations of rejection, −1 to 1 (rank-biserial; for groups, the root of the intraclass "
-                        f"correlation). A warning is given above {LARGEST:g}, or five standard deviations of chance if that is "
+                        f"correlation). A warning is given above {LARGEST:g}, or five standard deviations of chance if "
+                        f"that is "
                         "larger.")
     maps = _maps(summary)
     if not maps.startswith("<figure"):
         return pieces.section("Controls of the selection", table + words + maps)
-    return pieces.section("Controls of the selection", f'<div class="pairs-of"><div>{table}{words}</div><div>{maps}</div></div>')
+    return pieces.section("Controls of the selection",
+                          f'<div class="pairs-of"><div>{table}{words}</div><div>{maps}</div></div>')
 
 
 def _limit(value: float | None, both: bool = False) -> str:
@@ -68,10 +74,13 @@ def _maps(summary: dict) -> str:
     picture = fsc_chart(curves, particles["box"], particles["pixel_size"], styles=styles)
     found = controls["discarded"]
     words = (
-        "Masked half-map FSC with equal weights: of the kept particles, of as many drawn at random, and of the rejected "
+        "Masked half-map FSC with equal weights: of the kept particles, of as many drawn at random, and of the "
+        "rejected "
         f"ones. These look like {found['looks_like']}: their map has the map's structure at "
-        f"{max(0, 100 * found['amplitude']):.0f} % of its amplitude (warning above {100 * LARGEST_AMPLITUDE:g} %). After subtraction of that, its half maps have a "
-        f"mean FSC of {found['residual_fsc']:.3f} (warning above {LARGEST_RESIDUAL:g}). Even wrong poses give agreement at the lowest frequencies, where "
+        f"{max(0, 100 * found['amplitude']):.0f} % of its amplitude (warning above {100 * LARGEST_AMPLITUDE:g} %). "
+        f"After subtraction of that, its half maps have a "
+        f"mean FSC of {found['residual_fsc']:.3f} (warning above {LARGEST_RESIDUAL:g}). Even wrong poses give "
+        f"agreement at the lowest frequencies, where "
         "any pose gives the overall shape. The map is discarded.mrc."
     )
     return pieces.figure(picture, words)

@@ -51,7 +51,8 @@ def fsc_figure(
     axes.set(xlabel="spatial frequency (1/Å)", ylabel="Fourier shell correlation")
     _resolution_axis(axes, frequency[-1])
     # below the axes: within them there is no place that no curve may need
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=min(len(curves), 2), edgecolor="none", fontsize=9)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=min(len(curves), 2), edgecolor="none",
+                fontsize=9)
     if title:
         axes.set_title(title, fontsize=11, pad=8)
     return figure
@@ -158,7 +159,8 @@ def draw_comparison(comparison: Comparison, path, *, overwrite: bool) -> None:
     """The FSC figure of two maps as a file, format by its ending; atomic."""
     labels = LABELS if len(comparison.curves) > 1 else {"fsc": "FSC"}
     curves = {labels[name]: curve for name, curve in comparison.curves.items()}
-    resolutions = {labels[name]: comparison.resolution(name, 0.143) for name in comparison.curves if name != "fsc_randomised"}
+    resolutions = {labels[name]: comparison.resolution(name, 0.143) for name in comparison.curves
+                   if name != "fsc_randomised"}
     title = " and ".join(distinct_names(comparison.first, comparison.second))
     figure = fsc_figure(curves, comparison.box, comparison.pixel_size, resolutions, title)
     with atomic_path(path, overwrite) as temporary:

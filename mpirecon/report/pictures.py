@@ -72,7 +72,8 @@ def row_of_pngs(pictures: list[np.ndarray], words: str) -> str:
     cells = []
     for picture, (across, up) in zip(pictures, _PLANES.values()):
         data = base64.b64encode(png(picture)).decode()
-        cells.append(f'<img alt="central slice {across}{up}" title="{across}{up}" width="180" src="data:image/png;base64,{data}">')
+        cells.append(f'<img alt="central slice {across}{up}" title="{across}{up}" width="180" '
+                     f'src="data:image/png;base64,{data}">')
     return f"<div>{''.join(cells)}<br><small>{escape(words)}</small></div>"
 
 

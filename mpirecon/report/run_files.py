@@ -24,8 +24,10 @@ LOCAL = ("locres", "locres_filtered")
 class RunFiles:
     """What the page is made of, read from the run's folder.
 
-    folder : where the run is · summary : summary.json · curves : column of fsc.csv → (box // 2 + 1,) · table : columns of particles.h5 ·
-    maps : name → (n, n, n), those of MAPS that are there · detection, views : columns of their tables, None where there is
+    folder : where the run is · summary : summary.json · curves : column of fsc.csv → (box // 2 + 1,) · table : columns
+        of particles.h5 ·
+    maps : name → (n, n, n), those of MAPS that are there · detection, views : columns of their tables, None where there
+        is
     none · timelines : rank → what it did when · local : those of LOCAL, where they and their summary are there
     """
 
@@ -45,11 +47,13 @@ class RunFiles:
 
 
 def read_run_files(
-    folder: Path, summary: dict, maps: dict[str, np.ndarray] | None = None, place: Path | None = None, logs: Path | None = None
+    folder: Path, summary: dict, maps: dict[str, np.ndarray] | None = None, place: Path | None = None,
+    logs: Path | None = None
 ) -> RunFiles:
     """Read what a report needs; UserError naming the file that is missing or wrong.
 
-    maps : by name, of the folder's, that need not be read because they are still in memory · place, logs : where the run's files
+    maps : by name, of the folder's, that need not be read because they are still in memory · place, logs : where the
+        run's files
     are to be, and where its ranks' logs are, where that is not the folder (yet)
     """
     maps = maps or {}
@@ -65,14 +69,16 @@ def read_run_files(
         read_particle_table(folder / "particles.h5"),
         {which: maps[which] if which in maps else read_map(folder / f"{which}.mrc").array
          for which in MAPS if (folder / f"{which}.mrc").is_file()},
-        *(_read_table(folder / f"{table}.csv") if (folder / f"{table}.csv").is_file() else None for table in ("detection", "views")),
+        *(_read_table(folder / f"{table}.csv") if (folder / f"{table}.csv").is_file() else None
+          for table in ("detection", "views")),
         read_timelines(folder, logs=logs), _local(folder, summary, maps),
     )  # fmt: skip
 
 
 def _local(folder: Path, summary: dict, maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The maps of the local resolution; none where any of them, or what was found, is not there."""
-    if not summary.get("local_resolution") or not all(name in maps or (folder / f"{name}.mrc").is_file() for name in LOCAL):
+    if not summary.get("local_resolution") or not all(name in maps or (folder / f"{name}.mrc").is_file()
+                                                      for name in LOCAL):
         return {}
     return {name: maps[name] if name in maps else read_map(folder / f"{name}.mrc").array for name in LOCAL}
 

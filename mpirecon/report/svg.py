@@ -1,4 +1,5 @@
-"""Charts as SVG text: lines, bands, histograms and points over two axes, with what a pointer should read written beside them.
+"""Charts as SVG text: lines, bands, histograms and points over two axes, with what a pointer should read written beside
+them.
 
 No library draws them, so that a report costs milliseconds and its pictures stay sharp in print.
 """
@@ -80,7 +81,8 @@ class Chart:
 
     # what is drawn
 
-    def line(self, x, y, colour: str, label: str = "", dash: str = "solid", width: float = 2, marker: bool = False) -> None:
+    def line(self, x, y, colour: str, label: str = "", dash: str = "solid", width: float = 2,
+             marker: bool = False) -> None:
         """A curve; gaps where a value is not finite."""
         pieces, pen = [], "M"
         for at, up in zip(self.px(x), self.py(np.clip(y, *self.y))):
@@ -154,7 +156,8 @@ class Chart:
         self._at = [round(float(v), 1) for v in self.px(x)]
         self._readings = list(heading)
         self._series = [{"label": label, "colour": colour, "values": [v if isinstance(v, str) else number(float(v))
-                                                                      for v in values]} for label, colour, values in series]
+                                                                      for v in values]} for label, colour,
+                                                                      values in series]
 
     def svg(self, description: str) -> str:
         """The picture."""
@@ -163,7 +166,8 @@ class Chart:
             data = json.dumps({"x": self._at, "heading": self._readings, "series": self._series}, ensure_ascii=False)
             hover = f' data-hover="{escape(data)}" data-top="{self.top}" data-bottom="{self.bottom}"'
         return (
-            f'<svg class="chart" style="--w:{self.width}" viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(description)}"{hover}>'
+            f'<svg class="chart" style="--w:{self.width}" viewBox="0 0 {self.width} {self.height}" role="img" '
+            f'aria-label="{escape(description)}"{hover}>'
             f'{"".join(self._parts)}</svg>'
         )
 
@@ -187,7 +191,8 @@ class Chart:
             words.append(f'<text x="13" y="{up:.1f}" text-anchor="middle" transform="rotate(-90 13 {up:.1f})">'
                          f"{escape(ylabel)}</text>")
         self._parts.append(f'<g stroke="#e3e8ed" stroke-width="1">{"".join(grid)}</g>'
-                           f'<line x1="{self.left}" x2="{self.right}" y1="{self.bottom}" y2="{self.bottom}" stroke="#9aa6b2"/>'
+                           f'<line x1="{self.left}" x2="{self.right}" y1="{self.bottom}" y2="{self.bottom}" '
+                           f'stroke="#9aa6b2"/>'
                            f'<g font-size="12" fill="#4a5866">{"".join(words)}</g>')
 
 

@@ -23,7 +23,8 @@ _RAMP = " .:-=+*#%@"
 _FIRST_GREY, _GREYS = 232, 24
 
 
-def write_view(volume: np.ndarray, pixel_size: float, name: str, target: Path, *, size: int = 96, level: float | None = None,
+def write_view(volume: np.ndarray, pixel_size: float, name: str, target: Path, *, size: int = 96,
+               level: float | None = None,
                overwrite: bool = False) -> Path:
     """The page about a map: slices to slide through, projections, a surface to turn; returns its path. Atomic.
 
@@ -83,7 +84,8 @@ def surface_level(volume: np.ndarray) -> float:
 
 
 def terminal_view(volume: np.ndarray, pixel_size: float, *, colour: bool, columns: int | None = None) -> str:
-    """Central slices and, below, projections as text; two rows of pixels a line, as half blocks, where colours may be used."""
+    """Central slices and, below, projections as text; two rows of pixels a line, as half blocks, where colours may be
+    used."""
     columns = columns or shutil.get_terminal_size((80, 24)).columns
     n = volume.shape[0]
     width = int(max(8, min(n, (columns - 4) // 3)))
@@ -94,7 +96,8 @@ def terminal_view(volume: np.ndarray, pixel_size: float, *, colour: bool, column
         lines.append("  ".join(f"{f'{what} {plane}':<{width}.{width}}" for plane in ("xy", "xz", "yz")))
         draw = _half_blocks if colour else _characters
         lines += ["  ".join(row) for row in zip(*(draw(image) for image in shown))]
-    lines.append(f"{n * pixel_size:.4g} Å across, {n} voxels of {pixel_size:.4g} Å; density {volume.min():.4g} … {volume.max():.4g}")
+    lines.append(f"{n * pixel_size:.4g} Å across, {n} voxels of {pixel_size:.4g} Å; density {volume.min():.4g} … "
+                 f"{volume.max():.4g}")
     return "\n".join(lines)
 
 
@@ -115,5 +118,6 @@ def _half_blocks(image: np.ndarray) -> list[str]:
 
 
 def _characters(image: np.ndarray) -> list[str]:
-    rows = (image[: len(image) // 2 * 2].reshape(-1, 2, image.shape[1]).mean(axis=1) * (len(_RAMP) - 1)).round().astype(int)
+    rows = (image[: len(image) // 2 * 2].reshape(-1, 2, image.shape[1]).mean(axis=1) * (len(_RAMP)
+                                                                                        - 1)).round().astype(int)
     return ["".join(_RAMP[v] for v in row) for row in rows]

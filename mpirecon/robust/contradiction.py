@@ -1,8 +1,8 @@
 """Images that contradict the map: their correlation with a map they did not build is significantly negative.
 
-A wrong pose or junk leaves a correlation near zero. An image that shows the map upside down (protein dark, in a set where
-it is bright) has that of a good one with the other sign. Losses that weigh by a distance hardly see the difference: in a
-noisy image all distances are nearly the same.
+A wrong pose or junk leaves a correlation near zero. An image that shows the map upside down (protein dark, in a set
+where it is bright) has that of a good one with the other sign. Losses that weigh by a distance hardly see the
+difference: in a noisy image all distances are nearly the same.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from mpirecon.robust.statistics import Statistics
 #: expected share of false alarms among those that contradict the map, and the probability of any where none does
 FALSE_DISCOVERY_RATE = 0.01
 
-#: share of the map's own contrast, upside down, from which on an image that contradicts it looks inverted rather than wrong
+#: share of the map's own contrast, upside down, from which on an image that contradicts it looks inverted rather than
+#: wrong
 INVERTED_CONTRAST = 0.5
 
 
 def significance(statistics: Statistics) -> np.ndarray:
     """Correlation of each image with its projection in standard deviations of chance, (m,) float64; 0 without either.
 
-    z = Σ yp / √(Σ pp·yy/n) over the bands of n samples: the correlation coefficient times √n, but for noise that differs
-    between bands. The image's own power is its noise level, so that neither brightness nor whitening matters.
+    z = Σ yp / √(Σ pp·yy/n) over the bands of n samples: the correlation coefficient times √n, but for noise that
+    differs between bands. The image's own power is its noise level, so that neither brightness nor whitening matters.
     """
     samples = np.maximum(statistics.samples, 1)
     variance = (statistics.sums[:, :, 2] * statistics.sums[:, :, 0] / samples).sum(axis=1)

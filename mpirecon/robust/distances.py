@@ -53,7 +53,8 @@ WHITENED = Distance("whitened", True, lambda s, sigma, typical: s.residual, lamb
 #: explained: residual minus what no map at all would leave; the particle's own noise power cancels. Its norm is the
 #: residual that the particle would have if its image had the typical power.
 EXPLAINED = Distance(
-    "explained", True, lambda s, sigma, typical: _explained(s, typical), lambda s, typical: _root(_explained(s, typical) + typical)
+    "explained", True, lambda s, sigma, typical: _explained(s, typical), lambda s,
+    typical: _root(_explained(s, typical) + typical)
 )
 
 #: correlation: matched filter, minus yp / (σ_i √pp), σ_i from the particle's own residual at high frequency.

@@ -9,7 +9,8 @@ import numpy as np
 #: expected signal below which a band tells nothing: a square of it is lost beside 1 in double precision
 _LEAST_SIGNAL = 1e-8
 
-#: signal over noise beyond which nobody can be surer, and sums of squares over particles and products over bands stay finite
+#: signal over noise beyond which nobody can be surer, and sums of squares over particles and products over bands stay
+#: finite
 _SUREST = 1e6
 
 
@@ -44,8 +45,8 @@ class Evidence:
 @dataclass
 class SlightErrors:
     """best : Evidence at the best pose near each particle's own · log_integral : (m, scales), the logarithm of the
-    likelihood of errors of each scale over that at the best pose · left : (angles, bands), what errors of some angles leave of
-    the amplitude at the own pose. The kinds are the scales, then the angles."""
+    likelihood of errors of each scale over that at the best pose · left : (angles, bands), what errors of some angles
+    leave of the amplitude at the own pose. The kinds are the scales, then the angles."""
 
     best: Evidence
     log_integral: np.ndarray

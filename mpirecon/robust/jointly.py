@@ -1,7 +1,8 @@
 """One decision over all particles, made by every rank for itself, for --deterministic.
 
 A mixture is fitted by sums over particles, whose rounding depends on how particles are spread over ranks. So every
-rank gathers what is known of all of them (a few hundred bytes each), decides as a single rank would, and keeps its part.
+rank gathers what is known of all of them (a few hundred bytes each), decides as a single rank would, and keeps its
+part.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from mpirecon.robust.statistics import Statistics
 
 
 def select_jointly(
-    comm: Communicator, statistics: Statistics, ids: np.ndarray, valid: np.ndarray, *, random_poses: RandomPoses | None = None,
+    comm: Communicator, statistics: Statistics, ids: np.ndarray, valid: np.ndarray, *,
+    random_poses: RandomPoses | None = None,
     groups: np.ndarray | None = None, nearby: NearbyPoses | None = None, **options,
 ) -> Selection:
     """``select`` with the result that a single rank would have, bit for bit, whatever the number of ranks. Collective.
@@ -39,7 +41,8 @@ def select_jointly(
             parts = (nearby.turn, nearby.sums, nearby.slope, nearby.curvature)
             nearby = NearbyPoses(*(whole(part) for part in parts), nearby.profile, nearby.band_profile)
     decided = select(
-        SerialCommunicator(), statistics, whole(ids), whole(valid), random_poses=random_poses, groups=groups, nearby=nearby,
+        SerialCommunicator(), statistics, whole(ids), whole(valid), random_poses=random_poses, groups=groups,
+        nearby=nearby,
         **options,
     )  # fmt: skip
     return _part(decided, slice(*slab(total, comm.size, comm.rank)), total)

@@ -1,4 +1,5 @@
-"""The rules that runs know: least squares, trimmed least squares, the posterior, any function of the norm, and those that are added."""
+"""The rules that runs know: least squares, trimmed least squares, the posterior, any function of the norm, and those
+that are added."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from mpirecon.robust.selection import Selection, keep_count
 from mpirecon.robust.slight_poses import SlightPoses, attenuation
 from mpirecon.robust.statistics import Statistics
 
-#: belief in a particle below which it need not be added to the map at all: a million such count as one. Much more would leave out
-#: slightly wrong ones, of which little counts
+#: belief in a particle below which it need not be added to the map at all: a million such count as one. Much more would
+#: leave out slightly wrong ones, of which little counts
 _NEGLIGIBLE = 1e-6
 
 
@@ -50,8 +51,8 @@ def _sorted(scope, score, ids, valid, keep, mixture) -> Selection:
 def _by_posterior(
     mixture: PoseMixture, sigma: np.ndarray, valid: np.ndarray, slight: SlightPoses | None, told_apart: bool
 ) -> Selection:
-    """w = posterior / σ², slight errors counted by what they leave of the signal, and the contrast of each image; everybody
-    alike when good and wrong are not told apart."""
+    """w = posterior / σ², slight errors counted by what they leave of the signal, and the contrast of each image;
+    everybody alike when good and wrong are not told apart."""
     weight, posterior, score = np.zeros(len(valid)), np.zeros(len(valid)), np.full(len(valid), -np.inf)
     contrast, contrast2 = np.ones(len(valid)), np.ones(len(valid))
     left, slightly_wrong = None, np.zeros(len(valid), bool)
@@ -88,7 +89,8 @@ class LeastSquares(Rule):
     def decide(self, case: Case) -> Selection:
         return Selection(case.valid.astype(np.float64), case.valid.copy(), sorting_score(case), keep_=1.0)
 
-    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray,
+              given: np.ndarray) -> float:
         return mean_rho(comm, self.of_norms(), d, selection.kept, given)
 
 
@@ -109,7 +111,8 @@ class Trimmed(Rule):
         scope = case.comm if case.sort_scope == "global" else SerialCommunicator()
         return _sorted(scope, score, case.ids, case.valid, keep, case.mixture)
 
-    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray,
+              given: np.ndarray) -> float:
         return mean_rho(comm, self.of_norms(), d, selection.kept, given)
 
 
@@ -122,7 +125,8 @@ class Posterior(Rule):
     def decide(self, case: Case) -> Selection:
         return _by_posterior(case.mixture, case.sigma, case.valid, case.slight, case.followed)
 
-    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray,
+              given: np.ndarray) -> float:
         """Σ w d² / Σ w with the weights as they are."""
         weight = selection.weight * given
         total, weight = comm.allreduce(np.array([(weight * d**2).sum(), weight.sum()]))
@@ -151,7 +155,8 @@ class ByNorm(Rule):
         weight = np.where(valid, weight / (typical if typical > 0 else 1), 0.0)
         return Selection(weight, weight > 0, score, centre_=centre, scale_=scale)
 
-    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray,
+              given: np.ndarray) -> float:
         """A particle without weight still adds its ρ, else the loss would fall when more are left out."""
         return mean_rho(comm, self.of_norms(selection.centre_, selection.scale_), d, valid, given)
 
@@ -182,10 +187,11 @@ def rule_of(loss: str) -> Rule:
 
 
 def loss_value(
-    comm: Communicator, loss: str, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray | None = None
+    comm: Communicator, loss: str, d: np.ndarray, selection: Selection, valid: np.ndarray,
+    given: np.ndarray | None = None
 ) -> float:
-    """The loss being minimised, per particle that it counts: mean 2ρ over the kept (sorted) or over all valid ones, weighted by the
-    weights `given`, (m,), if there are any.
+    """The loss being minimised, per particle that it counts: mean 2ρ over the kept (sorted) or over all valid ones,
+    weighted by the weights `given`, (m,), if there are any.
 
     2ρ, so that L2's value is the mean squared norm. `posterior` minimises Σ w d² with its weights fixed.
     """

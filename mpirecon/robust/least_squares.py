@@ -22,14 +22,19 @@ _GRADUATED = 10
 class RobustLeastSquares:
     """min Σρ(‖y_i − A_i x‖) by reweighting; with `sorted`, over the k = ⌈keep·m⌉ smallest, by C-steps.
 
-    loss : any that is a function of norms · keep : share that `sorted` keeps · schedule : "plain", or "graduated": a loss close
-    to L2 that becomes the loss itself over ten iterations · iterations : at most · tolerance : stop when a step is shorter
-    than this times x
+    loss : any that is a function of norms · keep : share that `sorted` keeps · schedule : "plain", or "graduated": a
+        loss close
+    to L2 that becomes the loss itself over ten iterations · iterations : at most · tolerance : stop when a step is
+    shorter than this times x
 
-    ``fit`` sets x_ : (n,) · weight_ : (m,), as x_ was solved with · kept_ : (m,) bool, weight above 0 · centre_, scale_ :
-    typical norm and its spread, on which the loss was calibrated last · keep_ : share of weight above 0 · n_iter_ : int ·
-    objective_ : (n_iter_, 2), the loss before and after each step, as that step was calibrated: the second is never larger
-    (M-estimators: ρ is concave in d², Holland & Welsch 1977; C-steps: Rousseeuw & Van Driessen 1999, Technometrics 41:212).
+    ``fit`` sets x_ : (n,) · weight_ : (m,), as x_ was solved with · kept_ : (m,) bool, weight above 0 · centre_, scale_
+        :
+    typical norm and its spread, on which the loss was calibrated last · keep_ : share of weight above 0 · n_iter_ : int
+    ·
+    objective_ : (n_iter_, 2), the loss before and after each step, as that step was calibrated: the second is never
+        larger
+    (M-estimators: ρ is concave in d², Holland & Welsch 1977; C-steps: Rousseeuw & Van Driessen 1999, Technometrics
+    41:212).
     """
 
     def __init__(
@@ -42,16 +47,19 @@ class RobustLeastSquares:
         self.rule = rule_of(loss)
         if self.rule.must_keep != (keep is not None) or (keep is not None and not 0 < keep <= 1):
             trimmed = " and ".join(name for name in able if rule_of(name).must_keep)
-            raise UserError(f"loss {loss!r} with keep {keep}: {trimmed} needs the fraction to keep, above 0 and at most 1; other losses take none")
+            raise UserError(f"loss {loss!r} with keep {keep}: {trimmed} needs the fraction to keep, above 0 and at "
+                            f"most 1; other losses take none")
         if schedule not in SCHEDULES:
             raise UserError(f"schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")
         self.loss, self.keep, self.schedule, self.iterations, self.tolerance = loss, keep, schedule, iterations, tolerance
 
     def fit(self, design: np.ndarray, observed: np.ndarray) -> RobustLeastSquares:
-        """design : (m, k, n) float, the A_i · observed : (m, k) float, the y_i. UserError where the shapes do not fit."""
+        """design : (m, k, n) float, the A_i · observed : (m, k) float, the y_i. UserError where the shapes do not
+        fit."""
         a, y = np.asarray(design, np.float64), np.asarray(observed, np.float64)
         if a.ndim != 3 or y.shape != a.shape[:2] or not len(y) or not (np.isfinite(a).all() and np.isfinite(y).all()):
-            raise UserError(f"expected finite A of shape (m, k, n) and y of shape (m, k) with m ≥ 1, got {a.shape} and {y.shape}")
+            raise UserError(f"expected finite A of shape (m, k, n) and y of shape (m, k) with m ≥ 1, got {a.shape} and "
+                            f"{y.shape}")
         self.x_, history = _solve(a, y, np.ones(len(y))), []
         start = 1 if self.schedule == "graduated" else _GRADUATED
         for self.n_iter_ in range(1, self.iterations + 1):

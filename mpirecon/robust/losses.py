@@ -196,7 +196,8 @@ REDESCENDING = {
     "tukey": (Tukey, TUKEY_TUNING),
 }
 
-#: losses that weigh by a function of d: name → what makes one for norms around a centre with a spread; scripts add theirs
+#: losses that weigh by a function of d: name → what makes one for norms around a centre with a spread; scripts add
+#: theirs
 _MAKERS: dict[str, Callable[[float, float], Loss]] = {
     "l1": lambda centre, scale: L1(epsilon=max(1e-6 * centre, 1e-300)),
     "huber": lambda centre, scale: Huber(delta=centre + HUBER_TUNING * scale),
@@ -231,7 +232,8 @@ class FunctionLoss(Loss):
         d = np.asarray(d, np.float64)
         weight = np.asarray(self.function(d), np.float64)
         if weight.shape not in ((), d.shape):
-            raise UserError(f"loss {self.name}: the function returned an array of shape {weight.shape} for {d.shape[0]} "
+            raise UserError(f"loss {self.name}: the function returned an array of shape {weight.shape} for "
+                            f"{d.shape[0]} "
                             "distances; it must return one weight for each")
         weight = np.broadcast_to(weight, d.shape).copy()
         bad = ~(np.isfinite(weight) & (weight >= 0))
@@ -275,7 +277,8 @@ def register(name: str, loss: Callable) -> str:
     if name in LOSSES:
         raise UserError(f"loss {name}: a built-in loss has this name; choose another")
     if not callable(loss):
-        raise UserError(f"loss {name}: expected a function of the distances or a class of losses, got {type(loss).__name__}")
+        raise UserError(f"loss {name}: expected a function of the distances or a class of losses, got "
+                        f"{type(loss).__name__}")
     calibrates = isinstance(loss, Calibrated) or (isinstance(loss, type) and issubclass(loss, Loss))
     _MAKERS[name] = loss if calibrates else lambda centre, scale: FunctionLoss(loss, name)
     return name

@@ -7,16 +7,17 @@ number. Three kinds of particles differ in its mean and variance, with a_b = √
 * wrongly posed:              t ~ N(r·a, 1 + v·a²), r and v measured by scoring particles at random orientations
 * junk (no particle):         t ~ N(0, 1)
 * slightly wrong, where nearby poses were looked at: as well posed, but at the best pose nearby, times an integral over
-  the errors of a scale (mpirecon/robust/nearby.py); a few scales. Errors too large for the search to mend show at the own
-  pose: t ~ N(s·h·c·a, 1 + (1 − c²)·v·a²), where an error of an angle leaves the share c of the amplitude; a few angles
+  the errors of a scale (mpirecon/robust/nearby.py); a few scales. Errors too large for the search to mend show at the
+  own pose: t ~ N(s·h·c·a, 1 + (1 − c²)·v·a²), where an error of an angle leaves the share c of the amplitude; a few
+  angles
 
 The gain h_b says how much of the map's amplitude the data confirm. Only the shares, h and τ are fitted (EM); what a
 wrong pose looks like is measured, so that a set without wrong poses is not split in two, as a free mixture would.
 
-Images that were filtered each in its own way (dose-weighted tilt images) differ in the shape of their noise spectrum, and
-what is left of their signal differs along with it: where an image's noise power is v times the typical, its signal is taken
-to be v^γ times the map's, γ fitted. γ = 0 is noise of another shape and signal like anybody's, γ = 1/2 a filter, and γ = 1
-a filter by what radiation left of the signal (Grant & Grigorieff 2015, eLife 4:e06980).
+Images that were filtered each in its own way (dose-weighted tilt images) differ in the shape of their noise spectrum,
+and what is left of their signal differs along with it: where an image's noise power is v times the typical, its signal
+is taken to be v^γ times the map's, γ fitted. γ = 0 is noise of another shape and signal like anybody's, γ = 1/2 a
+filter, and γ = 1 a filter by what radiation left of the signal (Grant & Grigorieff 2015, eLife 4:e06980).
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from mpirecon.robust.evidence import Evidence, SlightErrors
 #: kinds of particles; SLIGHT and beyond are slight errors
 GOOD, WRONG, JUNK, SLIGHT = 0, 1, 2, 3
 
-#: what is known of contrasts beforehand: as much as so many particles of this variance (15 %) tell. Without it the spread
-#: drifts for hundreds of steps along a ridge: wider, it makes good what is wrong
+#: what is known of contrasts beforehand: as much as so many particles of this variance (15 %) tell. Without it the
+#: spread drifts for hundreds of steps along a ridge: wider, it makes good what is wrong
 CONTRAST_PRIOR = (5.0, 0.0225)
 
 #: least and largest γ, and those that EM may start from
@@ -81,8 +82,8 @@ class MixtureModel:
         return np.exp(np.minimum(exponent * self._log_noise, 50.0))
 
     def _likeliest_filter(self) -> float:
-        """The γ with which the map explains most of all particles' evidence, by least squares: from one far off, all that
-        have much to say would be thought wrong before it could be fitted."""
+        """The γ with which the map explains most of all particles' evidence, by least squares: from one far off, all
+        that have much to say would be thought wrong before it could be fitted."""
         t, explained = self._whole[0].t, []
         for exponent in _FILTERS:
             a = self._whole[0].a * self._left(exponent)
@@ -90,7 +91,8 @@ class MixtureModel:
             explained.append((along**2 / np.maximum(power, 1e-300)).sum())
         return float(_FILTERS[np.argmax(explained)])
 
-    def _require_numbers(self, own: Evidence, random: Evidence, slight: SlightErrors | None, log_noise: np.ndarray | None) -> None:
+    def _require_numbers(self, own: Evidence, random: Evidence, slight: SlightErrors | None,
+                         log_noise: np.ndarray | None) -> None:
         more = [] if slight is None else [slight.best.t, slight.best.a, slight.log_integral, slight.left]
         values = [own.t, own.a, random.t, random.a, *more, *([] if log_noise is None else [log_noise])]
         if self._comm.allreduce_scalar(int(not all(np.isfinite(some).all() for some in values))):

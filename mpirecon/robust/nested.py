@@ -37,7 +37,8 @@ def checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
         raise UserError(f"--steps {wrong[0]:g}: expected fractions above 0 and at most 1, e.g. 1,0.9,0.8")
     found = tuple(sorted({1.0, *map(float, fractions)}, reverse=True))
     if len(found) < 2:
-        raise UserError("--steps 1: all particles are the first step; give at least one fraction below 1, e.g. --steps 0.9,0.8")
+        raise UserError("--steps 1: all particles are the first step; give at least one fraction below 1, e.g. --steps "
+                        "0.9,0.8")
     return found
 
 
@@ -59,7 +60,8 @@ class Members:
     unit: np.ndarray
 
     def enough(self, fractions: Sequence[float]) -> tuple[float, ...]:
-        """Those of the fractions, from 1 down, that leave each half set enough to make a map; the first below 1 must."""
+        """Those of the fractions, from 1 down, that leave each half set enough to make a map; the first below 1
+        must."""
         few = min(len(self._units(half)) for half in (1, 2))
         there = tuple(fraction for fraction in fractions if fraction == 1 or _count(fraction, few) >= FEWEST)
         if len(there) == 1:
@@ -71,7 +73,8 @@ class Members:
         for half in (1, 2):
             there = len(self._units(half))
             if (left := _count(fraction, there)) < FEWEST:
-                raise UserError(f"--steps {fraction:.3g}: of the {there} particles of half set {half}, {left} would be left, and a half "
+                raise UserError(f"--steps {fraction:.3g}: of the {there} particles of half set {half}, {left} would be "
+                                f"left, and a half "
                                 f"map needs {FEWEST}; give larger fractions, or more particles")
 
     def _units(self, half: int) -> np.ndarray:

@@ -16,23 +16,23 @@ SMALLEST_SEPARATION = 2.5
 
 _ITERATIONS, _TOLERANCE = 100, 1e-5
 
-#: wrong poses and junk can look so much alike that it takes EM long to tell how many are which, and the spread of contrasts
-#: is slow where it is small: who is good hardly depends on either
+#: wrong poses and junk can look so much alike that it takes EM long to tell how many are which, and the spread of
+#: contrasts is slow where it is small: who is good hardly depends on either
 _TOLERANCE_OF_REST = 2e-4
 
 #: steps of EM with everybody where it began with a sample
 _LAST = 6
 
-#: steps of the shares alone in a step of EM, from its sixth on: they cost little, and no kind is given up before the gain
-#: and the contrasts are about right
+#: steps of the shares alone in a step of EM, from its sixth on: they cost little, and no kind is given up before the
+#: gain and the contrasts are about right
 _SHARE_STEPS, _SETTLED = 30, 5
 _GAIN = (0.05, 5.0)
 
 #: ratio of two steps beyond which nothing is extrapolated, and how much ratios may differ
 _SLOWEST, _ALIKE = 0.98, 0.05
 
-#: how much the logarithm of the likelihood may fall by an extrapolation where what a wrong pose looks like is measured anew,
-#: by which steps of EM lower it, too: as little as tells nothing apart
+#: how much the logarithm of the likelihood may fall by an extrapolation where what a wrong pose looks like is measured
+#: anew, by which steps of EM lower it, too: as little as tells nothing apart
 _ALLOWED = 2.0
 _CONTRAST_VARIANCE = (1e-4, 0.5)
 
@@ -47,10 +47,11 @@ class PoseMixture(MixtureModel):
     """Fit by ``fit``; the attributes with a trailing underscore hold the result, per-particle ones of this rank.
 
     keep_ : share of the well posed · keep_interval_ : its 95 % likelihood interval · shares_ : good, wrong, junk, and
-    each kind of slight errors where they were looked for · gain_ : (bands,) h · filter_ : γ, 0 where noise has one shape · contrast_cv_ : τ · separation_ : standard deviations between good and wrong · separable_ : bool
-    · n_iter_ : int · posterior_ : (m,) probability of being well posed · score_ : (m,) log likelihood ratio of well posed
-    against not · contrast_, contrast2_ : (m,) expected s and s² if well posed · slight_ : (m, kinds) probability of each kind
-    of slight error · slight_contrast_, slight_contrast2_ : (kinds, m) expected s and s² then.
+    each kind of slight errors where they were looked for · gain_ : (bands,) h · filter_ : γ, 0 where noise has one
+    shape · contrast_cv_ : τ · separation_ : standard deviations between good and wrong · separable_ : bool
+    · n_iter_ : int · posterior_ : (m,) probability of being well posed · score_ : (m,) log likelihood ratio of well
+    posed against not · contrast_, contrast2_ : (m,) expected s and s² if well posed · slight_ : (m, kinds) probability
+    of each kind of slight error · slight_contrast_, slight_contrast2_ : (kinds, m) expected s and s² then.
     """
 
     def __init__(self, keep: float | None = None) -> None:
@@ -69,9 +70,10 @@ class PoseMixture(MixtureModel):
         random : evidence of some of them, `random_rows` (indices into `own`), at random orientations
         groups : (m,) int64, optional, numbers 0 … of the groups of rows that are right or wrong together
         slight : what the best poses nearby say of this rank's valid particles; without, errors are random or none
-        log_noise : (m, bands), logarithm of each image's noise power over the typical one's, where that differs in shape
-        sample : (m,) bool, chosen at random, whole groups: who EM begins with, to end with a few steps of everybody; all if
-            left out
+        log_noise : (m, bands), logarithm of each image's noise power over the typical one's, where that differs in
+            shape
+        sample : (m,) bool, chosen at random, whole groups: who EM begins with, to end with a few steps of everybody;
+            all if left out
 
         Raises
         ------
@@ -123,7 +125,8 @@ class PoseMixture(MixtureModel):
             best = Evidence(slight.best.t[sample], slight.best.a[sample])
             slight = replace(slight, best=best, log_integral=slight.log_integral[sample])
         groups, log_noise = (None if some is None else some[sample] for some in (self._groups, self._log_noise))
-        return PoseMixture(self.keep).fit(self._comm, own, random, number[self._rows[looked]], groups, slight, log_noise)
+        return PoseMixture(self.keep).fit(self._comm, own, random, number[self._rows[looked]], groups, slight,
+                                          log_noise)
 
     def _begin_with(self, fitted: PoseMixture) -> None:
         """EM goes on where it ended with other particles."""
@@ -139,8 +142,8 @@ class PoseMixture(MixtureModel):
         return np.concatenate([self.shares_, self.gain_, [self._contrast_variance**0.5]])
 
     def _extrapolate(self, step: np.ndarray, spreads: list[float]) -> bool:
-        """Take the parameters to where steps lead that go on to shrink as the last ones of the spread of contrasts did, the
-        slowest to converge (Aitken's method); False where these do not shrink alike yet."""
+        """Take the parameters to where steps lead that go on to shrink as the last ones of the spread of contrasts did,
+        the slowest to converge (Aitken's method); False where these do not shrink alike yet."""
         if len(spreads) < 3 or 0 in spreads:
             return False
         before, ratio = spreads[-2] / spreads[-3], spreads[-1] / spreads[-2]
@@ -174,8 +177,9 @@ class PoseMixture(MixtureModel):
         scalars = np.array([once.sum(), (once * self.contrast_).sum(), (once * self.contrast2_).sum()])
         per_band = self._sum([s @ (t * a), s2 @ a**2])
         total, contrast, squares = self._comm.allreduce(scalars)
-        # contrasts of any mean are fitted; then the gain takes up the mean, for contrast is between particles. A step so
-        # taken never lowers the likelihood, and is longer (parameter-expanded EM: Liu, Rubin & Wu 1998, Biometrika 85:755)
+        # contrasts of any mean are fitted; then the gain takes up the mean, for contrast is between particles. A step
+        # so taken never lowers the likelihood, and is longer (parameter-expanded EM: Liu, Rubin & Wu 1998, Biometrika
+        # 85:755)
         mean = self._spread_contrasts(total, contrast, squares)
         gain = per_band[0] / np.maximum(per_band[1], NOBODY) * mean
         self.gain_ = np.clip(np.where(per_band[1] > NOBODY, gain, self.gain_), *_GAIN)
@@ -215,8 +219,8 @@ class PoseMixture(MixtureModel):
         return self._pinned(counts / counts.sum())
 
     def _newton(self, shares: np.ndarray, after: np.ndarray) -> np.ndarray:
-        """The shares that a step of EM leaves as they are, as Newton's method has it from those before and after a step; those
-        after it where some would not be positive."""
+        """The shares that a step of EM leaves as they are, as Newton's method has it from those before and after a
+        step; those after it where some would not be positive."""
         kinds = slice(SLIGHT)
         relative = self._relative[:, kinds]
         weighted = relative * (self._once / (self._relative @ shares) ** 2)[:, None]
@@ -253,9 +257,11 @@ class PoseMixture(MixtureModel):
         return mean
 
     def _pinned(self, shares: np.ndarray) -> np.ndarray:
-        """Shares that sum to one, hold the good one where the user gave it, and are never zero but for slight errors."""
+        """Shares that sum to one, hold the good one where the user gave it, and are never zero but for slight
+        errors."""
         least = np.where(np.arange(len(shares)) < SLIGHT, 1e-4, 0.0)
-        shares = np.maximum(self._with_given(shares), least)  # after the others were brought to their sum: their scale is changed there
+        # after the others were brought to their sum: their scale is changed there
+        shares = np.maximum(self._with_given(shares), least)
         return self._with_given(shares)
 
     def _with_given(self, shares: np.ndarray) -> np.ndarray:
@@ -288,7 +294,8 @@ class PoseMixture(MixtureModel):
         ratio, once = np.exp(self.score_[~sure]), self._once[~sure]
         with np.errstate(divide="ignore", invalid="ignore"):  # none and all are shares, too
             both = [self._once[sure & side].sum() for side in (self.score_ > 0, self.score_ < 0)]
-            likelihood = sum(count * np.log(share) if count else 0 * grid for count, share in zip(both, (grid, 1 - grid)))
+            likelihood = sum(count * np.log(share) if count else 0 * grid for count,
+                             share in zip(both, (grid, 1 - grid)))
         for start in range(0, len(ratio), 4096):  # the table of particles × shares stays small
             part = slice(start, start + 4096)
             likelihood += once[part] @ np.log1p((ratio[part, None] - 1) * grid)

@@ -1,7 +1,8 @@
 """Rules by which losses select: what each asks of a run, and what it decides from the particles' statistics.
 
-A run knows a loss by its rule alone: code asks what the rule declares and never compares names. A new rule is a subclass
-that ``known_rules.add_rule`` is told of; a loss that is a function of the distance needs none of its own (``losses.register``).
+A run knows a loss by its rule alone: code asks what the rule declares and never compares names. A new rule is a
+subclass that ``known_rules.add_rule`` is told of; a loss that is a function of the distance needs none of its own
+(``losses.register``).
 """
 
 from __future__ import annotations
@@ -112,9 +113,10 @@ class Rule(ABC):
         """Weights of the case's particles; collective over its communicator."""
 
     @abstractmethod
-    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray, given: np.ndarray) -> float:
-        """The loss being minimised, per particle that it counts; collective. d : (m,) norms · given : (m,) weights that the particles
-        came with"""
+    def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray,
+              given: np.ndarray) -> float:
+        """The loss being minimised, per particle that it counts; collective. d : (m,) norms · given : (m,) weights that
+        the particles came with"""
 
     def of_norms(self, centre: float = 0.0, scale: float = 1.0) -> Loss | None:
         """The loss as a function of a norm, for norms around `centre` with spread `scale`; None where it is none."""

@@ -1,7 +1,7 @@
 """Graduated schedules: a selection that begins mild, so that a poor first map does not decide who makes the next.
 
-Deterministic annealing in the manner of graduated non-convexity (Blake & Zisserman 1987, Visual Reconstruction): the first
-iterations minimise a loss close to L2, the last one the loss itself.
+Deterministic annealing in the manner of graduated non-convexity (Blake & Zisserman 1987, Visual Reconstruction): the
+first iterations minimise a loss close to L2, the last one the loss itself.
 """
 
 from __future__ import annotations

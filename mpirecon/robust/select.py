@@ -49,14 +49,14 @@ def select(
     random_poses : needed wherever the mixture decides
     groups : (m,) int64, numbers of the groups of rows that are right or wrong together, for the mixture
     nearby : the best poses near the particles' own, for the mixture to find slight errors by
-    mild : 0 … 1, how far from its end a graduated schedule is (schedule.py); above 0 the mixture is followed even where good
-        and wrong cannot be told apart yet
+    mild : 0 … 1, how far from its end a graduated schedule is (schedule.py); above 0 the mixture is followed even where
+        good and wrong cannot be told apart yet
 
     Notes
     -----
     Images that contradict the map (contradiction.py) are looked at first: one that shows it upside down counts with its
-    sign turned, whatever the loss; any other has a wrong pose, and no weight with an M-estimator, whose weights of noisy
-    images are nearly alike.
+    sign turned, whatever the loss; any other has a wrong pose, and no weight with an M-estimator, whose weights of
+    noisy images are nearly alike.
     """
     rule = rule_of(loss)
     if not rule.judges:
@@ -73,10 +73,12 @@ def select(
         log_noise = noise_shapes(comm, statistics, valid)
         variance = typical if log_noise is None else typical * np.exp(log_noise)
         if nearby is not None:
-            slight = SlightPoses.of(comm, nearby.at_own(inverted, statistics), variance, np.median(typical, axis=1), valid)
+            slight = SlightPoses.of(comm, nearby.at_own(inverted, statistics), variance, np.median(typical, axis=1),
+                                    valid)
         mixture = fit_mixture(comm, statistics, ids, variance, valid, random_poses, given, groups, slight, log_noise)
     followed = mixture is not None and _followed(comm, mixture, mild)
-    selection = rule.decide(Case(comm, statistics, sigma, ids, valid, valid & (inverted | ~against), distance, keep, sort_scope, mild,
+    selection = rule.decide(Case(comm, statistics, sigma, ids, valid, valid & (inverted | ~against), distance, keep,
+                                 sort_scope, mild,
                                  mixture, followed, slight))  # fmt: skip
     selection.invert(inverted)
     selection.contradicts = against
@@ -86,7 +88,8 @@ def select(
 
 
 def fit_mixture(
-    comm: Communicator, statistics: Statistics, ids: np.ndarray, variance: np.ndarray, valid: np.ndarray, random_poses: RandomPoses,
+    comm: Communicator, statistics: Statistics, ids: np.ndarray, variance: np.ndarray, valid: np.ndarray,
+    random_poses: RandomPoses,
     keep: float | None, groups: np.ndarray | None = None, slight: SlightPoses | None = None,
     log_noise: np.ndarray | None = None,
 ) -> PoseMixture:
@@ -104,8 +107,8 @@ def fit_mixture(
 
 
 def _sample(comm: Communicator, ids: np.ndarray, looked: np.ndarray) -> np.ndarray | None:
-    """(m,) bool, about _SAMPLE of all ranks' particles, drawn by their ids, and those looked at in random poses, which were drawn
-    by them, too; None where there are not many more."""
+    """(m,) bool, about _SAMPLE of all ranks' particles, drawn by their ids, and those looked at in random poses, which
+    were drawn by them, too; None where there are not many more."""
     total = comm.allreduce_scalar(len(ids))
     if total < 2 * _SAMPLE:
         return None

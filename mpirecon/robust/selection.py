@@ -18,9 +18,10 @@ AUTO = "auto"
 class Attenuation:
     """What slight errors of the pose leave of each particle's signal at each frequency: a mixture of few profiles.
 
-    profile : (components, shells) float64, the share h of the amplitude that is left · contrast, contrast2 : (m, components)
-    float64, the probability of the component times the expected s and s² of the particle in it, over the share of the signal
-    that the particle's weight holds already.
+    profile : (components, shells) float64, the share h of the amplitude that is left · contrast, contrast2 : (m,
+        components)
+    float64, the probability of the component times the expected s and s² of the particle in it, over the share of the
+    signal that the particle's weight holds already.
     """
 
     profile: np.ndarray
@@ -34,7 +35,8 @@ class Attenuation:
     @staticmethod
     def _mean(share: np.ndarray, profile: np.ndarray) -> np.ndarray:
         # not by a matrix product, whose last bits depend on how many particles there are
-        return sum((share[:, c, None] * profile[c] for c in range(len(profile))), np.zeros((len(share), profile.shape[1])))
+        return sum((share[:, c, None] * profile[c] for c in range(len(profile))),
+                   np.zeros((len(share), profile.shape[1])))
 
 
 @dataclass
@@ -42,10 +44,13 @@ class Selection:
     """What a rank decided about its particles.
 
     weight : (m,) float64 · kept : (m,) bool · distance : (m,) float64, what was sorted, smaller is better · contrast,
-    contrast2 : (m,) float64, expected s and s² of each image, 1 where the loss does not know · posterior : (m,) float64,
-    probability of being well posed, NaN where the loss does not know · attenuation : Attenuation, or None where a particle's
-    contrast is the same at all frequencies · contradicts : (m,) bool, images that contradict the map (contradiction.py) ·
-    slight : (m,) bool, poses that are slightly wrong, not kept but counting in part · centre_, scale_ : typical norm and its spread over all ranks, on which the loss was calibrated · keep_ : share of the valid
+    contrast2 : (m,) float64, expected s and s² of each image, 1 where the loss does not know · posterior : (m,)
+        float64,
+    probability of being well posed, NaN where the loss does not know · attenuation : Attenuation, or None where a
+    particle's contrast is the same at all frequencies · contradicts : (m,) bool, images that contradict the map
+    (contradiction.py) ·
+    slight : (m,) bool, poses that are slightly wrong, not kept but counting in part · centre_, scale_ : typical norm
+        and its spread over all ranks, on which the loss was calibrated · keep_ : share of the valid
     of all ranks that is kept · mixture_ : PoseMixture or None · n_iter_ : steps of EM that it took, 0 without.
     """
 

@@ -51,7 +51,8 @@ class Statistics:
     def noise_of(self, bands: slice) -> np.ndarray:
         """Noise power of some bands per sample, (m,) float64: yy − pp, the power that is not the signal's.
 
-        Of a wrong pose the residual holds the signal twice, the image's and the map's; this holds as much as of a right one.
+        Of a wrong pose the residual holds the signal twice, the image's and the map's; this holds as much as of a right
+        one.
         Where noise is little beside the signal, the difference is uncertain, and a quarter of the residual the least.
         """
         total = self.sums[:, bands].sum(axis=1)

@@ -31,8 +31,8 @@ def weiszfeld(
 
     Notes
     -----
-    x ← Σ w y / Σ w with w = 1/d (Weiszfeld 1937), with the step of Vardi & Zhang (2000, PNAS 97:1423) if x coincides with a
-    point, where 1/d is infinite.
+    x ← Σ w y / Σ w with w = 1/d (Weiszfeld 1937), with the step of Vardi & Zhang (2000, PNAS 97:1423) if x coincides
+    with a point, where 1/d is infinite.
     """
     p = np.asarray(points, np.float64)
     flat = p.ndim == 1

@@ -1,14 +1,16 @@
 """How far to believe what a search found: the evidence of its peaks against everything else that the image may be.
 
-Each peak's evidence is the likelihood ratio to no signal, integrated over poses (Laplace's method) and over the amplitude,
-whose distribution is that of well-posed particles. All poses that are in no peak, and no particle at all, have an evidence of 1
-on average, which is what any image of noise alone has. The odds of the best peak are its evidence over that of all the rest.
+Each peak's evidence is the likelihood ratio to no signal, integrated over poses (Laplace's method) and over the
+amplitude, whose distribution is that of well-posed particles. All poses that are in no peak, and no particle at all,
+have an evidence of 1 on average, which is what any image of noise alone has. The odds of the best peak are its evidence
+over that of all the rest.
 
-That holds for noise that is white once its spectrum is divided out, and for a map without errors. What is more in real images
+That holds for noise that is white once its spectrum is divided out, and for a map without errors. What is more in real
+images
 (neighbours, carbon, a structure of its own) is measured in two ways, and the lowest probability of all is taken:
 
-- decoys: the same images searched in maps of another structure with the same power in each shell, in the same mask, where no
-  pose is right (target-decoy competition; Elias & Gygi 2007, Nature Methods 4, 207, on mass spectra);
+- decoys: the same images searched in maps of another structure with the same power in each shell, in the same mask,
+  where no pose is right (target-decoy competition; Elias & Gygi 2007, Nature Methods 4, 207, on mass spectra);
 - control: particles whose pose is known, for the run keeps them, searched as if it was not.
 """
 
@@ -129,7 +131,8 @@ class Belief:
 
     @classmethod
     def of(
-        cls, odds: np.ndarray, decoys: np.ndarray, image: np.ndarray, known: np.ndarray | None = None, back: np.ndarray | None = None
+        cls, odds: np.ndarray, decoys: np.ndarray, image: np.ndarray, known: np.ndarray | None = None,
+        back: np.ndarray | None = None
     ) -> Belief:
         """From log odds; too few of either kind of measurement say nothing.
 
@@ -155,8 +158,9 @@ def logistic(x: np.ndarray) -> np.ndarray:
 
 
 def _law_of_decoys(odds: np.ndarray, decoys: np.ndarray, image: np.ndarray) -> tuple[float, float]:
-    """Images are right, or what is found of them is like what is found of such images in decoys; by EM. No more of them are right
-    than stand out, were all the others like decoys: where nothing stands out, right and wrong are one to EM."""
+    """Images are right, or what is found of them is like what is found of such images in decoys; by EM. No more of them
+    are right than stand out, were all the others like decoys: where nothing stands out, right and wrong are one to
+    EM."""
     above, everywhere = len(odds) * _share_above(odds, odds), np.ones(len(decoys))
 
     def stand_out(weight: np.ndarray, scatters: float) -> float:
@@ -221,7 +225,8 @@ def _logistic_law(x: np.ndarray, right: np.ndarray, weight: np.ndarray, lapses: 
 
 
 def widths(peaks: Peaks, amplitudes: Amplitudes, moving: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Standard deviation of the best peak's turn, radians (mean of the three axes), and offset, pixels (of the two); (m,) each."""
+    """Standard deviation of the best peak's turn, radians (mean of the three axes), and offset, pixels (of the two);
+    (m,) each."""
     size = 5 if moving else 3
     amplitude = amplitudes.best(peaks.cross[:, 0], peaks.power[:, 0])
     precision = amplitude[:, None, None] ** 2 * peaks.curvature[:, 0, :size, :size] + 1e-9 * np.eye(size)

@@ -34,8 +34,10 @@ def finest_shell(fsc: np.ndarray) -> int:
 class Searcher:
     """How images are searched.
 
-    plane : HalfPlane of the samples · pixel_size : Å · noise : (groups, shells), power of each noise group · group : PointGroup ·
-    diameter : of the particle, pixels · finest : highest shell that tells · offset_sigma : pixels, 0 for known offsets ·
+    plane : HalfPlane of the samples · pixel_size : Å · noise : (groups, shells), power of each noise group · group :
+        PointGroup ·
+    diameter : of the particle, pixels · finest : highest shell that tells · offset_sigma : pixels, 0 for known offsets
+        ·
     turn_sigma : radians, 0 for all orientations · amplitudes : Amplitudes of well-posed particles
     """
 
@@ -58,27 +60,35 @@ class Searcher:
     def search(self, reference: np.ndarray) -> PoseSearch:
         """The search of a map."""
         volume = np.ascontiguousarray(reference, np.float32)
-        return PoseSearch(volume, self.plane, self.diameter, self.finest, self.group, self.offset_sigma, self.turn_sigma)
+        return PoseSearch(volume, self.plane, self.diameter, self.finest, self.group, self.offset_sigma,
+                          self.turn_sigma)
 
     def weights(self, batch, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What multiplies Re(conj(p) ŷ) and |p|², (b, s) float32; variance : (b,) noise power over that of the group."""
-        gain = self.plane.multiplicity / self.noise[batch.group][:, self.plane.shell] / np.maximum(variance, 1e-6)[:, None]
+        """What multiplies Re(conj(p) ŷ) and |p|², (b, s) float32; variance : (b,) noise power over that of the
+        group."""
+        gain = self.plane.multiplicity / self.noise[batch.group][:, self.plane.shell] / np.maximum(variance, 1e-6)[:,
+                                                                                                                   None]
         on_cross = gain if self.premultiplied else gain * batch.ctf
         return on_cross.astype(np.float32), (gain * np.square(batch.ctf)).astype(np.float32)
 
-    def table(self, search: PoseSearch, rows: np.ndarray, batch, variance: np.ndarray, given: Pose, progress, threads) -> np.ndarray:
+    def table(self, search: PoseSearch, rows: np.ndarray, batch, variance: np.ndarray, given: Pose, progress,
+              threads) -> np.ndarray:
         """What is found of the images of a batch, TABLE."""
         peaks = search.search(batch.data, *self.weights(batch, variance), given.quaternion, progress, threads)
-        turned = np.radians(np.stack([self.group.angular_distance(q, given.quaternion) for q in peaks.quaternion.swapaxes(0, 1)], axis=1))
+        turned = np.radians(np.stack([self.group.angular_distance(q, given.quaternion)
+                                      for q in peaks.quaternion.swapaxes(0, 1)], axis=1))
         law = self.amplitudes
         evidence, share = log_evidence(peaks, law, self.offset_sigma, len(self.group), self.turn_sigma, turned)
         turn, offset = widths(peaks, law, self.offset_sigma > 0)
         contrast, contrast2 = law.moments(peaks.cross[:, 0], peaks.power[:, 0])
         out = np.empty(len(rows), TABLE)
         columns = {
-            "id": rows, "quaternion": peaks.quaternion[:, 0], "shift": given.shift + self.pixel_size * peaks.offset[:, 0],
-            "odds": log_odds(evidence, share), "score": peaks.score[:, 0], "log_evidence": evidence, "angle_sigma": np.degrees(turn),
-            "shift_sigma": self.pixel_size * offset, "moved": np.degrees(turned[:, 0]), "contrast": contrast, "contrast2": contrast2,
+            "id": rows, "quaternion": peaks.quaternion[:, 0], "shift": given.shift
+            + self.pixel_size * peaks.offset[:, 0],
+            "odds": log_odds(evidence, share), "score": peaks.score[:, 0], "log_evidence": evidence,
+            "angle_sigma": np.degrees(turn),
+            "shift_sigma": self.pixel_size * offset, "moved": np.degrees(turned[:, 0]), "contrast": contrast,
+            "contrast2": contrast2,
         }  # fmt: skip
         for name, values in columns.items():
             out[name] = values

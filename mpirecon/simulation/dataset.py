@@ -35,7 +35,8 @@ _BATCH_PIXELS = 2**22
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """What was made: counts (planted: of each kind of error), the mean noise standard deviation and the mean signal variance per pixel."""
+    """What was made: counts (planted: of each kind of error), the mean noise standard deviation and the mean signal
+    variance per pixel."""
 
     particles: int
     junk: int
@@ -71,7 +72,8 @@ class Simulator:
         if settings.second_fraction and second is None:
             raise UserError("--second-fraction needs the map of the second conformation")
         self.prepared = [self.forward.prepare(one) for one in (volume, second) if one is not None]
-        self._colours = [colour(self.box, exponent) for exponent in noise_exponents(settings)] if settings.noise_colour else None
+        self._colours = [colour(self.box, exponent)
+                         for exponent in noise_exponents(settings)] if settings.noise_colour else None
         self.batch = max(1, _BATCH_PIXELS // self.box**2)
         self.signal_variance = self._calibrate()
         # the mean of f² is 1 + cv² for factors of mean 1
@@ -163,7 +165,8 @@ def simulate(
     second : the map of the second conformation, (n, n, n) float32, where one is asked for
 
     ``/junk`` (bool), ``/true_scale`` and ``/true_sigma`` (float64) tell what each image was made with; ``/pose_error``,
-    ``/true_quaternion`` and more of ParticleSet's TRUTH are there where errors or junk were planted. `progress` is told the images of each batch.
+    ``/true_quaternion`` and more of ParticleSet's TRUTH are there where errors or junk were planted. `progress` is told
+    the images of each batch.
 
     Raises
     ------
@@ -224,7 +227,8 @@ def _surroundings(simulator: Simulator, ids: np.ndarray) -> dict[str, np.ndarray
 
 
 def _with_copies(drawn: DrawnParticles, settings: SimulationSettings) -> tuple[DrawnParticles, np.ndarray | None]:
-    """The particles 0 … m − 1 with the duplicates that are planted behind them, in the other half set; and every row's particle."""
+    """The particles 0 … m − 1 with the duplicates that are planted behind them, in the other half set; and every row's
+    particle."""
     if not settings.duplicate_rate:
         return drawn, None
     m, ids = len(drawn), drawn.particles.ids
@@ -240,7 +244,8 @@ def multiply_by_ctf(
     images: np.ndarray, ctf: np.ndarray, pixel_size: float, aberrations=None, optics_group: np.ndarray | None = None,
     sign_only: bool = False,
 ) -> np.ndarray:
-    """Multiply (m, n, n) images by their CTFs (or their signs) over the whole transform, corners too; (m, n, n) float32.
+    """Multiply (m, n, n) images by their CTFs (or their signs) over the whole transform, corners too; (m, n, n)
+    float32.
 
     aberrations : Aberrations of the images' optics groups (m,), whose even ones and magnification belong to the CTF
     """

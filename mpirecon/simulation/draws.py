@@ -19,7 +19,8 @@ from mpirecon.simulation.surroundings import preferred_views
 class DrawnParticles:
     """Simulated particles before they have pixels.
 
-    particles : ParticleSet, what a reconstruction is told · true_pose, true_ctf : Pose and (m,) CTF_DTYPE of the images ·
+    particles : ParticleSet, what a reconstruction is told · true_pose, true_ctf : Pose and (m,) CTF_DTYPE of the images
+        ·
     scale : (m,) contrast factors, mean 1 · noise_factor : (m,) noise level over the set's mean level ·
     junk : (m,) bool, images without a particle
     """
@@ -63,7 +64,8 @@ def draw_particles(settings: SimulationSettings, box: int, pixel_size: float, id
     pose, told, truth = true_pose, ctf, {}
     if settings.junk_rate > 0 or settings.plants:
         planted = plant(settings, settings.seed, ids, true_pose, ctf, spared=junk)
-        pose, told, truth = planted.pose, planted.ctf, {**planted.truth, "pose_error": planted.truth["pose_error"] | junk}
+        pose, told, truth = planted.pose, planted.ctf, {**planted.truth,
+                                                        "pose_error": planted.truth["pose_error"] | junk}
     particles = ParticleSet(
         box=box,
         pixel_size=pixel_size,

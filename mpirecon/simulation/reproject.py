@@ -31,7 +31,8 @@ def reproject(
     """Write an .mrcs stack of A x for the given rows (all when None), one batch in memory at a time.
 
     The images stand in the place of those in the file: where these are CTF-premultiplied the CTF is applied twice,
-    C·(C S P x), where their phases are flipped the CTF's sign is taken off, and where their contrast is black the sign is turned. Without `use_ctf` they are plain projections,
+    C·(C S P x), where their phases are flipped the CTF's sign is taken off, and where their contrast is black the sign
+    is turned. Without `use_ctf` they are plain projections,
     S P x, protein white.
 
     Raises
@@ -55,7 +56,8 @@ def reproject(
 
 
 def model_images(
-    forward: ForwardModel, prepared: np.ndarray, particles: ParticleSet, aberrations: Aberrations | None, use_ctf: bool = True
+    forward: ForwardModel, prepared: np.ndarray, particles: ParticleSet, aberrations: Aberrations | None,
+    use_ctf: bool = True
 ) -> np.ndarray:
     """A x of some particles as their images are stored, (m, n, n) float32: see `reproject`."""
     images = forward.images(prepared, particles.pose, particles.ctf if use_ctf else None, particles.optics_group)
@@ -63,10 +65,11 @@ def model_images(
 
 
 def as_stored(images: np.ndarray, particles: ParticleSet, aberrations: Aberrations | None) -> np.ndarray:
-    """Model images with what was done to the stored ones: another CTF where these are premultiplied, its sign where their
-    phases are flipped, the other sign where they are black. It is its own transpose."""
+    """Model images with what was done to the stored ones: another CTF where these are premultiplied, its sign where
+    their phases are flipped, the other sign where they are black. It is its own transpose."""
     if particles.ctf_premultiplied:
         images = multiply_by_ctf(images, particles.ctf, particles.pixel_size, aberrations, particles.optics_group)
     if particles.ctf_phase_flipped:
-        images = multiply_by_ctf(images, particles.ctf, particles.pixel_size, aberrations, particles.optics_group, sign_only=True)
+        images = multiply_by_ctf(images, particles.ctf, particles.pixel_size, aberrations, particles.optics_group,
+                                 sign_only=True)
     return -images if particles.contrast == "black" else images

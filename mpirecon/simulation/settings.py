@@ -12,7 +12,8 @@ from mpirecon.model.planted import ErrorSettings
 
 @dataclass(frozen=True)
 class SimulationSettings(ErrorSettings):
-    """Settings of ``simulate``; each is checked here and named as its command-line option in errors. Those of ErrorSettings count too.
+    """Settings of ``simulate``; each is checked here and named as its command-line option in errors. Those of
+    ErrorSettings count too.
 
     Parameters
     ----------
@@ -36,11 +37,13 @@ class SimulationSettings(ErrorSettings):
     second_fraction : float, 0 … 1
         fraction of the particles that are of the second map
     noise_colour : float; micrographs : int
-        the noise's amplitude rises towards low frequencies with an exponent between 0 and this, another for each micrograph
+        the noise's amplitude rises towards low frequencies with an exponent between 0 and this, another for each
+        micrograph
     neighbour_rate : float, 0 … 1
         fraction of images with a neighbour that reaches into the box
     background : float
-        standard deviation of a level and of slopes (from the middle to the edge) under each image, over that of the noise
+        standard deviation of a level and of slopes (from the middle to the edge) under each image, over that of the
+        noise
     use_ctf, ctf_premultiplied, ctf_phase_flipped : bool
     halves : ``"random"`` (a fair coin per particle) or ``"alternate"``
     dtype : ``"float32"`` or ``"float16"``
@@ -101,7 +104,8 @@ class SimulationSettings(ErrorSettings):
         self._within("--neighbour-rate", self.neighbour_rate, 0, 1)
         self._within("--background", self.background, 0, 1e4)
         if self.background and math.isinf(self.snr):
-            raise UserError("--background is in standard deviations of the noise, and there is no noise with --snr inf; give a finite --snr")
+            raise UserError("--background is in standard deviations of the noise, and there is no noise with --snr "
+                            "inf; give a finite --snr")
         self._within("--shift-sigma", self.shift_sigma, 0, 1e4)
         self._within("--astigmatism", self.astigmatism, 0, 1e5)
         for option, value, field in (
@@ -121,7 +125,8 @@ class SimulationSettings(ErrorSettings):
         if self.junk_rate and math.isinf(self.snr):
             raise UserError("--junk-rate: junk is pure noise, and there is none with --snr inf; give a finite --snr")
         if self.defocus_error and not self.use_ctf:
-            raise UserError("--defocus-error and --no-ctf exclude each other: there is no CTF whose defocus could be wrong")
+            raise UserError("--defocus-error and --no-ctf exclude each other: there is no CTF whose defocus could be "
+                            "wrong")
         if self.ctf_premultiplied and not self.use_ctf:
             raise UserError("--ctf-premultiply and --no-ctf exclude each other: there is no CTF to multiply by")
         if self.ctf_phase_flipped and (self.ctf_premultiplied or not self.use_ctf):

@@ -1,4 +1,5 @@
-"""What makes real images hard beside wrong poses: coloured noise, neighbours, backgrounds, a second conformation, preferred views.
+"""What makes real images hard beside wrong poses: coloured noise, neighbours, backgrounds, a second conformation,
+preferred views.
 
 Each is a function of (seed, particle id) and its own settings, so that it changes nothing else of the set.
 """
@@ -25,7 +26,8 @@ def preferred_views(settings: SimulationSettings, ids: np.ndarray, quaternion: n
     if not settings.preferred_views:
         return out
     rows = np.flatnonzero(uniform_draws(settings.seed, ids, "preferred-view") < settings.preferred_views)
-    draws = np.array([particle_rng(settings.seed, int(ids[row]), "preferred-view-pose").random(3) for row in rows]).reshape(-1, 3)
+    draws = np.array([particle_rng(settings.seed, int(ids[row]), "preferred-view-pose").random(3)
+                      for row in rows]).reshape(-1, 3)
     lowest = np.cos(np.radians(settings.preferred_angle))
     tilt = np.degrees(np.arccos(lowest + (1 - lowest) * draws[:, 0]))
     out[rows] = quaternion_from_euler(360 * draws[:, 1], tilt, 360 * draws[:, 2])
@@ -50,8 +52,8 @@ def noise_exponents(settings: SimulationSettings) -> np.ndarray:
 
 
 def colour(box: int, exponent: float) -> np.ndarray:
-    """(box, box // 2 + 1) factors of noise's Fourier samples: (1 + bend / k)^exponent, k in fractions of Nyquist, of mean square 1
-    over the whole transform."""
+    """(box, box // 2 + 1) factors of noise's Fourier samples: (1 + bend / k)^exponent, k in fractions of Nyquist, of
+    mean square 1 over the whole transform."""
     ky, kx = np.meshgrid(scipy.fft.fftfreq(box, 1.0 / box), np.arange(box // 2 + 1), indexing="ij")
     k = np.maximum(np.hypot(ky, kx), 1.0) / (box / 2)
     factors = (1 + _BEND / k) ** exponent
@@ -76,8 +78,8 @@ def plane(box: int, level: float, along_x: float, along_y: float) -> np.ndarray:
 
 
 def neighbours(settings: SimulationSettings, ids: np.ndarray, box: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Who has a neighbour that reaches into the box: flags (m,), its orientation (m, 4) and its centre (m, 2), (x, y) in whole
-    pixels."""
+    """Who has a neighbour that reaches into the box: flags (m,), its orientation (m, 4) and its centre (m, 2), (x, y)
+    in whole pixels."""
     there = uniform_draws(settings.seed, ids, "neighbour") < settings.neighbour_rate
     quaternion, centre = np.tile([1.0, 0, 0, 0], (len(ids), 1)), np.zeros((len(ids), 2), np.int64)
     for row in np.flatnonzero(there):
@@ -93,5 +95,6 @@ def moved(image: np.ndarray, x: int, y: int) -> np.ndarray:
     n = len(image)
     out = np.zeros_like(image)
     if abs(x) < n and abs(y) < n:
-        out[max(y, 0) : n + min(y, 0), max(x, 0) : n + min(x, 0)] = image[max(-y, 0) : n - max(y, 0), max(-x, 0) : n - max(x, 0)]
+        out[max(y, 0) : n + min(y, 0), max(x, 0) : n + min(x, 0)] = image[max(-y, 0) : n - max(y, 0),
+                                                                          max(-x, 0) : n - max(x, 0)]
     return out

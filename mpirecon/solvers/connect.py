@@ -9,14 +9,16 @@ from mpirecon.parallel.placement import Placement
 
 
 def connect(comm: Communicator, backend: Backend, placement: Placement, wanted: str, log, console) -> str | None:
-    """Give a backend on GPUs its transport; returns the transport's name, None where there is nothing to join. Collective.
+    """Give a backend on GPUs its transport; returns the transport's name, None where there is nothing to join.
+    Collective.
 
     Raises UserError, on all ranks, when the transport that was asked for cannot be had.
     """
     if placement.backend == "cpu":
         with together(comm):
             if wanted != "auto":
-                raise UserError(f"--transport {wanted} is how GPU arrays travel, and there are none here: {placement.reason}")
+                raise UserError(f"--transport {wanted} is how GPU arrays travel, and there are none here: "
+                                f"{placement.reason}")
         if placement.reason:
             log.event("no GPU", reason=placement.reason)
         return None

@@ -21,7 +21,8 @@ from mpirecon.solvers.state import State
 class Endurance:
     """Options of ``mpirecon reconstruct`` that do not change its result.
 
-    every : iterations, or seconds where `every_seconds` is given, between two checkpoints · signal : name of the one after
+    every : iterations, or seconds where `every_seconds` is given, between two checkpoints · signal : name of the one
+        after
     which the iteration under way is finished and saved, if that takes no more than `grace` seconds · stall_timeout :
     seconds without a step after which a rank ends the job, 0 for never.
     """
@@ -59,19 +60,23 @@ class Checkpoints:
         """Where the run's state is, and how to go on from there; "" before anything was saved."""
         if self.saved is None:
             return ""
-        return (f"the state after iteration {self.saved}/{self.run.config.rounds} is in {self.folder / NAME}; continue with the same command and --resume")
+        return (f"the state after iteration {self.saved}/{self.run.config.rounds} is in {self.folder / NAME}; continue "
+                f"with the same command and --resume")
 
     def load(self) -> State:
-        """What the run goes on from. Collective; raises UserError, on all ranks, where it is not to go on from there."""
+        """What the run goes on from. Collective; raises UserError, on all ranks, where it is not to go on from
+        there."""
         state, rounds = load(self.run, self.folder), self.run.config.rounds
         if state.iteration >= rounds:
-            raise UserError(f"the checkpoint in {self.folder} is of iteration {state.iteration}, and {rounds} iterations are requested; request more with --iterations, or start a new run with --overwrite")
+            raise UserError(f"the checkpoint in {self.folder} is of iteration {state.iteration}, and {rounds} "
+                            f"iterations are requested; request more with --iterations, or start a new run with "
+                            f"--overwrite")
         self.saved = state.iteration
         return state
 
     def after(self, state: State) -> None:
-        """Save if it is time to; raises StopRequested, on all ranks, if one of them was told to stop. Collective. After the last
-        iteration there is nothing to go on with."""
+        """Save if it is time to; raises StopRequested, on all ranks, if one of them was told to stop. Collective. After
+        the last iteration there is nothing to go on with."""
         run, iteration = self.run, state.iteration
         if iteration == run.config.rounds:
             return
@@ -84,12 +89,15 @@ class Checkpoints:
                 self.saved, self._last = iteration, time.monotonic()
                 self._save_maps(state)
             if first:  # a rank that is killed, also by mpirun that was interrupted, has no time to say so
-                run.console.say(f"  the run's state is saved in {self.folder / NAME} from now on, and its half maps in {self.folder / UNFINISHED}: if it ends early, the same command with --resume continues it")
+                run.console.say(f"  the run's state is saved in {self.folder / NAME} from now on, and its half maps in "
+                                f"{self.folder / UNFINISHED}: if it ends early, the same command with --resume "
+                                f"continues it")
         if told:
             raise StopRequested(told)
 
     def _save_maps(self, state: State) -> None:
-        """The half maps as they stand, to be looked at while the run goes on, and when it has ended early. Collective."""
+        """The half maps as they stand, to be looked at while the run goes on, and when it has ended early.
+        Collective."""
         run, folder = self.run, self.folder / UNFINISHED
         for half in (1, 2):
             volume = state.maps.bring(half_map(half))

@@ -17,7 +17,8 @@ class GivenMaps(Solver):
     halves : the maps, (n, n, n) float32 each, on rank 0; not looked at elsewhere · filtered : by their FSC
     """
 
-    def __init__(self, engine: Engine, config: Config, halves: tuple[np.ndarray, np.ndarray] | None, filtered: bool) -> None:
+    def __init__(self, engine: Engine, config: Config, halves: tuple[np.ndarray, np.ndarray] | None,
+                 filtered: bool) -> None:
         super().__init__(engine, config)
         self._filtered = filtered
         self._maps = MapSet(engine.comm, engine.box)

@@ -38,7 +38,8 @@ class GradientSolver(Solver):
         batches = self._batches()
         for number, rows in enumerate(batches):
             # with several batches, shrinking steps average their noise out
-            step = self.config.step if len(batches) == 1 else self.config.step / (1 + self._epoch + number / len(batches))
+            step = self.config.step if len(batches) == 1 else self.config.step / (1 + self._epoch
+                                                                                  + number / len(batches))
             selection = weigh(rows)
             self._descend(self.engine.accumulate(selection, rows), step)
             self._refresh()
@@ -59,7 +60,8 @@ class GradientSolver(Solver):
         for made_of in self._maps:
             moving = MapSet(self.engine.comm, self.engine.box)
             moving.place(made_of, self._state.owner(made_of), self._velocity.get(made_of))
-            saved |= {f"map {made_of}": self._state.get(made_of).copy(), f"velocity {made_of}": moving.get(made_of).copy()}
+            saved |= {f"map {made_of}": self._state.get(made_of).copy(),
+                      f"velocity {made_of}": moving.get(made_of).copy()}
         return saved
 
     def state_names(self) -> list[str]:
@@ -111,7 +113,8 @@ class GradientSolver(Solver):
     def _descend_one(self, made_of: MapOf, batch: np.ndarray, everything: np.ndarray, step: float) -> None:
         total, part = self.equations(everything), self.equations(batch)
         ridge = total.ridge(self.ssnr(WHOLE) if made_of == WHOLE else None)
-        share = float(part.folded[..., 2].sum(dtype=np.float64) / max(total.folded[..., 2].sum(dtype=np.float64), 1e-300))
+        share = float(part.folded[..., 2].sum(dtype=np.float64) / max(total.folded[..., 2].sum(dtype=np.float64),
+                                                                      1e-300))
         if share <= 0:
             return
         x = self._state.owned(made_of)

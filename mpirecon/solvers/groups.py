@@ -48,7 +48,8 @@ def held_out_map(group: Group) -> MapOf:
 class GroupStore:
     """Reduced accumulators, one slab of each group on each rank.
 
-    reducer : what sums accumulators that live on a device; the communicator itself when left out · fixed_point : the units
+    reducer : what sums accumulators that live on a device; the communicator itself when left out · fixed_point : the
+        units
     of accumulators that are whole numbers
     """
 
@@ -125,12 +126,14 @@ class MapSet:
         self._mine: dict[MapOf, np.ndarray] = {}
 
     def solve(
-        self, store: GroupStore, maps: list[MapOf], solve: Callable[[MapOf, np.ndarray], np.ndarray], last: bool = False,
+        self, store: GroupStore, maps: list[MapOf], solve: Callable[[MapOf, np.ndarray], np.ndarray],
+        last: bool = False,
         side: int | None = None,
     ) -> None:
         """For each map, collect its groups on a rank and there keep ``solve(map, folded)``; as many at once as ranks.
 
-        last : the store is not needed after the last of the maps · side : of the grid, where maps of lower frequencies are enough
+        last : the store is not needed after the last of the maps · side : of the grid, where maps of lower frequencies
+            are enough
         """
         size = self.comm.size
         for first in range(0, len(maps), size):

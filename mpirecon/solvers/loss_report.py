@@ -18,14 +18,16 @@ def reported_losses(
     """``loss``, ``loss_l2``, ``loss_heldout`` and ``loss_l2_heldout`` of the maps of an iteration; collective.
 
     Each is the loss over all particles that it counts, divided by what it would be for a map of zeros, weights and
-    calibration being the same: 1 says that the map explains nothing, whatever the loss, the units of the images and their
-    noise. ``loss_of_nothing`` and ``loss_l2_of_nothing`` are the divisors, per particle and Fourier sample; times them, the
-    losses are in the units of the residual.
+    calibration being the same: 1 says that the map explains nothing, whatever the loss, the units of the images and
+    their noise. ``loss_of_nothing`` and ``loss_l2_of_nothing`` are the divisors, per particle and Fourier sample; times
+    them, the losses are in the units of the residual.
 
     Parameters
     ----------
-    chosen : who built the maps · inside, held_out : statistics of the m particles of this rank against the maps of their half,
-    and against maps that they did not build · valid : (m,) bool · given : (m,) weights that the particles were given, which
+    chosen : who built the maps · inside, held_out : statistics of the m particles of this rank against the maps of
+        their half,
+    and against maps that they did not build · valid : (m,) bool · given : (m,) weights that the particles were given,
+    which
     ``loss`` counts by, and the regular L2 loss does not
     """
     distance = distance if distance.norm is not None else WHITENED  # what is no length is told of by its residual

@@ -10,30 +10,31 @@ from mpirecon.robust.selection import Selection
 from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
 
-#: mean of 1 − FSC of the half maps beyond which the direct solution will do: what it leaves unsolved is 1e-3 to 1e-2 of a
-#: shell's signal, which ten times as much noise hides
+#: mean of 1 − FSC of the half maps beyond which the direct solution will do: what it leaves unsolved is 1e-3 to 1e-2 of
+#: a shell's signal, which ten times as much noise hides
 _NOISY = 0.1
 
 #: steps of conjugate gradients where they are left to the program: few clean images, and small boxes by noise
 _STEPS, _STEPS_SMALL, _STEPS_BY_NOISE = 4, 8, 2
 
-#: share of the images' power that the maps leave beyond which they are mostly noise: half maps of few clean images disagree
-#: too, and gain most from more steps
+#: share of the images' power that the maps leave beyond which they are mostly noise: half maps of few clean images
+#: disagree too, and gain most from more steps
 _MOSTLY_NOISE = 0.5
 
 
 class NormalSolver(Solver):
     """statistics → weights → accumulate → reduce → solve.
 
-    References are solved directly on the grid, which is as good as the filter that follows, or are filtered half maps where
-    nothing is selected by them; the maps that are kept are refined by conjugate gradients.
+    References are solved directly on the grid, which is as good as the filter that follows, or are filtered half maps
+    where nothing is selected by them; the maps that are kept are refined by conjugate gradients.
     """
 
     def __init__(self, engine, config) -> None:
         super().__init__(engine, config)
         self._store: GroupStore | None = None
         self._halves: MapSet | None = None
-        self._mean_weights: dict[tuple[MapOf, int], np.ndarray] = {}  # of this iteration's maps that this rank has solved once
+        # of this iteration's maps that this rank has solved once
+        self._mean_weights: dict[tuple[MapOf, int], np.ndarray] = {}
 
     def step(self, weigh: Weigh) -> Selection:
         self._store = None  # before the next is filled: two would double the memory
@@ -44,7 +45,8 @@ class NormalSolver(Solver):
         self.solve(self._halves, self._store, [half_map(1), half_map(2)], self._unfiltered)
         transforms = self.compare_halves(self._halves)
         side = self.coarsen_references()
-        if not self.config.rule.judges:  # it selects nothing: what its particles are told is their distance from a filtered half map
+        # it selects nothing: what its particles are told is their distance from a filtered half map
+        if not self.config.rule.judges:
             self.filter_halves(transforms)
             return selection
         del transforms
@@ -72,13 +74,15 @@ class NormalSolver(Solver):
         return {"half maps": self._steps(half_map(1)), "map of all": self._steps(WHOLE)}
 
     def _steps(self, made_of: MapOf) -> int:
-        """Steps of conjugate gradients on a final map: as asked, else more where there is less noise to hide their gain."""
+        """Steps of conjugate gradients on a final map: as asked, else more where there is less noise to hide their
+        gain."""
         if self.config.solve_iterations is not None:
             return self.config.solve_iterations
         small = self.engine.box <= SMALL_BOX
         disagreement = float(np.mean(1 - self.fsc[1 : self.engine.backend.plane.shells]))
         if disagreement > _NOISY and self._unexplained > _MOSTLY_NOISE:
-            if made_of != WHOLE:  # it gains where views are uneven, whatever the noise, and decides what resolution is told
+            # it gains where views are uneven, whatever the noise, and decides what resolution is told
+            if made_of != WHOLE:
                 return _STEPS_SMALL if self.engine.box <= TINY_BOX else 0
             return _STEPS_BY_NOISE if small else 0
         if small:

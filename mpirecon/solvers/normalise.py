@@ -26,7 +26,8 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Normaliser:
-    """What is done to each image before it is transformed: its plane is subtracted, and it is brought to the typical gain.
+    """What is done to each image before it is transformed: its plane is subtracted, and it is brought to the typical
+    gain.
 
     mode : of NORMALISE · background : where it is found · gains : of the set; None where none are told
     """
@@ -37,7 +38,8 @@ class Normaliser:
 
     @classmethod
     def of(cls, comm: Communicator, file, mode: str, present: np.ndarray | None = None) -> Normaliser:
-        """For the images of a particle file, of which some are looked at, the same ones however many ranks there are. Collective.
+        """For the images of a particle file, of which some are looked at, the same ones however many ranks there are.
+        Collective.
 
         present : (all particles,) bool, those that take part; None: all
         """
@@ -49,7 +51,8 @@ class Normaliser:
         rows = rows if there is None else there[rows]
         rows = rows[(rows >= start) & (rows < stop)]
         with together(comm):
-            seen = [look_at(background, file.images(rows[first : first + _BATCH])) for first in range(0, len(rows), _BATCH)]
+            seen = [look_at(background, file.images(rows[first : first + _BATCH]))
+                    for first in range(0, len(rows), _BATCH)]
         seen = np.concatenate([np.zeros((0, 4)), *(some for rank in comm.allgather(seen) for some in rank)])
         premultiplied = bool(file.attributes["ctf_premultiplied"])
         gains = Gains.of(seen[:, 0], seen[:, 1:3], seen[:, 3], premultiplied) if file.box >= SMALLEST_BOX else None

@@ -24,7 +24,8 @@ from mpirecon.validate.null import NoiseFile, judge
 
 
 def run_null(
-    comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool, reading: Mapping | None = None
+    comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool,
+    reading: Mapping | None = None
 ) -> bool:
     """Reconstruct from noise with the spectra of the set's own images, and judge the half-map FSC.
 

@@ -1,7 +1,7 @@
 """The phases of a run's images against its maps, optics group by optics group: are the aberrations what the file says?
 
-Every particle that the run used is compared with the map of the *other* half set: the map of its own half holds its noise,
-corrected by the aberrations of the file, and would confirm them whatever they are.
+Every particle that the run used is compared with the map of the *other* half set: the map of its own half holds its
+noise, corrected by the aberrations of the file, and would confirm them whatever they are.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ _COARSEST = 30.0  # Å: coarser, solvent and masks matter more than lenses
 
 
 def run_phases(
-    comm: Communicator, folder: Path, console, *, particles: Path | None = None, band: tuple[float, float] | None = None,
+    comm: Communicator, folder: Path, console, *, particles: Path | None = None,
+    band: tuple[float, float] | None = None,
     threads: int = 1, star: Path | None = None, overwrite: bool = False,
 ) -> FoundAberrations:
     """Compare the images of the run in `folder` with its half maps; collective, the same on all ranks.
@@ -98,7 +99,8 @@ def _band(summary: dict, file: ParticleFile) -> tuple[float, float]:
     finest, width = summary.get("resolution_0143"), file.box * file.pixel_size
     if finest is None or finest > width / 4:
         agree = "at no resolution" if finest is None else f"to {finest:.4g} Å only"
-        raise UserError(f"the half maps of this run agree {agree}, so that images cannot be compared with them; --band Å:Å compares "
+        raise UserError(f"the half maps of this run agree {agree}, so that images cannot be compared with them; --band "
+                        f"Å:Å compares "
                         "nevertheless")
     return max(_COARSEST, min(4 * finest, width / 2)), finest
 
@@ -109,7 +111,8 @@ def _maps(folder: Path, file: ParticleFile) -> dict[int, np.ndarray]:
     for half in (1, 2):
         path = folder / f"half{3 - half}.mrc"
         if not path.is_file():
-            raise UserError(f"{folder}: {path.name} is missing; this needs the folder of a finished run, as reconstruct left it")
+            raise UserError(f"{folder}: {path.name} is missing; this needs the folder of a finished run, as "
+                            f"reconstruct left it")
         found[half] = read_map(path).array
         if found[half].shape[0] != file.box:
             raise UserError(f"{path} has a box of {found[half].shape[0]} pixels, the particles one of {file.box}")
@@ -130,21 +133,25 @@ def _advice(found: FoundAberrations, file: ParticleFile) -> list[str]:
         return [_import_again(verdicts, signs)] if wrong else _left_out(found, signs, array)
     if not wrong:
         return []
-    labels = ", ".join(dict.fromkeys(t.label for t in TERMS if verdicts.get(t.name) in (WRONG_SIGN, ABSENT, OTHER, MIXED)))
-    return [f"correct {labels}: mpirecon aberrations --star FILE writes the particles with what was found here, or refine them with "
-            "RELION's CtfRefine; then import and reconstruct again (mpirecon import --ignore-aberrations leaves all of them out)"]
+    labels = ", ".join(dict.fromkeys(t.label for t in TERMS if verdicts.get(t.name) in (WRONG_SIGN, ABSENT, OTHER,
+                                                                                        MIXED)))
+    return [f"correct {labels}: mpirecon aberrations --star FILE writes the particles with what was found here, or "
+            f"refine them with "
+            "RELION's CtfRefine; then import and reconstruct again (mpirecon import --ignore-aberrations leaves all of "
+            "them out)"]
 
 
 def _left_out(found: FoundAberrations, signs: dict[str, int], array: np.ndarray) -> list[str]:
-    """The option of import that also corrects for what the images show and the .cs file has; with the tilt's sign, if that is
-    known to be right, as the columns are of one program."""
+    """The option of import that also corrects for what the images show and the .cs file has; with the tilt's sign, if
+    that is known to be right, as the columns are of one program."""
     shown = {term.cs_term for term in TERMS if found.unnamed(term)}
     columns = {name: column for name, (column, _, _) in CS_TERMS.items()
                if name in shown and name not in signs and column in array.dtype.names and array[column].any()}
     if not columns:
         return []
     words = _words({**signs, **dict.fromkeys(columns, signs.get("tilt", 1))})
-    return [f"{', '.join(columns.values())} of the .cs file were ignored: import again with --cs-aberrations={words}, and reconstruct "
+    return [f"{', '.join(columns.values())} of the .cs file were ignored: import again with --cs-aberrations={words}, "
+            f"and reconstruct "
             "again"]
 
 
@@ -162,7 +169,8 @@ def _import_again(verdicts: dict[str, str], signs: dict[str, int]) -> str:
         new["shift"] *= new.get("tilt", 0) * signs["tilt"]
         new = {term: sign for term, sign in new.items() if sign}
     if new == signs:
-        return ("mpirecon aberrations --star FILE writes the particles with what was found here, to be imported; or refine them again in "
+        return ("mpirecon aberrations --star FILE writes the particles with what was found here, to be imported; or "
+                "refine them again in "
                 "cryoSPARC or RELION")
     return f"import again with --cs-aberrations={_words(new)}, and reconstruct again"
 
@@ -174,7 +182,8 @@ def _words(signs: dict[str, int]) -> str:
 
 
 class _Comparison:
-    """Images against projections at the Fourier samples within a band; `sums` holds a PhaseSums for each optics group."""
+    """Images against projections at the Fourier samples within a band; `sums` holds a PhaseSums for each optics
+    group."""
 
     def __init__(
         self, file: ParticleFile, known: Aberrations, band: tuple[float, float], threads: int, normalise: Normaliser
@@ -186,7 +195,8 @@ class _Comparison:
         plane = HalfPlane.of(file.box, min(finest, file.box / 2), stretch=known.stretch)
         chosen = np.hypot(plane.kx, plane.ky) >= coarsest
         if chosen.sum() < 20:
-            raise UserError(f"from {band[0]:g} to {band[1]:g} Å these images of {file.box} pixels of {file.pixel_size:g} Å have "
+            raise UserError(f"from {band[0]:g} to {band[1]:g} Å these images of {file.box} pixels of "
+                            f"{file.pixel_size:g} Å have "
                             f"{int(chosen.sum())} Fourier samples: too few to measure phases; give a wider --band")
         plane = replace(plane, kx=plane.kx[chosen], ky=plane.ky[chosen], shell=plane.shell[chosen],
                         multiplicity=plane.multiplicity[chosen])
@@ -223,7 +233,8 @@ class _Comparison:
         if particles.contrast == "black":
             y = -y
         if particles.ctf_phase_flipped:  # a sign that is multiplied on once more is gone
-            y *= np.where(ctf_samples(particles.ctf, self.plane, self.file.pixel_size, self.modelled, particles.optics_group) < 0, -1, 1)
+            y *= np.where(ctf_samples(particles.ctf, self.plane, self.file.pixel_size, self.modelled,
+                                      particles.optics_group) < 0, -1, 1)
         group = self.known.rows(particles.optics_group)
         p, sine, cosine = self._model(grid, particles, group)
         if self.optics is not None:
@@ -251,7 +262,8 @@ class _Comparison:
             sums.count = comm.allreduce_scalar(sums.count)
         ctf = self._ctf_of_groups()
         mine = range(comm.rank, len(self.sums), comm.size)
-        fitted = run_together(comm, lambda: {row: measure_group(self.sums[row], self.known, row, self.at[row], self.shell, ctf[row],
+        fitted = run_together(comm, lambda: {row: measure_group(self.sums[row], self.known, row, self.at[row],
+                                                                self.shell, ctf[row],
                                                                self.premultiplied) for row in mine})
         found = {row: group for rank in comm.allgather(fitted) for row, group in rank.items()}
         return [found[row] for row in range(len(self.sums))]

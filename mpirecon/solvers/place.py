@@ -21,11 +21,13 @@ from mpirecon.solvers.config import Config
 class Place:
     """A run's folder on all ranks, a context manager; everything is collective.
 
-    path : the folder · staging : where results are written · logs : where the ranks' logs are · resumes : whether there is a
+    path : the folder · staging : where results are written · logs : where the ranks' logs are · resumes : whether there
+        is a
     state to go on from · complete : whether there is nothing left to do
     """
 
-    def __init__(self, comm: Communicator, path: Path, kind: Kind, inputs: Iterable[Input], *, overwrite: bool, resume: bool = False):
+    def __init__(self, comm: Communicator, path: Path, kind: Kind, inputs: Iterable[Input], *, overwrite: bool,
+                 resume: bool = False):
         """Raises UserError, on all ranks, where the run must not or cannot write there. Nothing is touched."""
         self._comm, self.path = comm, Path(path)
         self.complete = False
@@ -34,7 +36,8 @@ class Place:
         self._tell()
 
     def claim(self) -> Path | None:
-        """Lock the folder before the run begins, for the particle file that it makes of a table; returns where that is to be.
+        """Lock the folder before the run begins, for the particle file that it makes of a table; returns where that is
+        to be.
 
         None where there is nothing left to do: `complete` is True then.
         """
@@ -48,7 +51,8 @@ class Place:
         run_first(self._comm, lambda: self._folder.also_reads(inputs))
 
     def begin(self, log: RankLog) -> None:
-        """Make the folder, unless all that was to be done is done already, and let the ranks write their logs into it."""
+        """Make the folder, unless all that was to be done is done already, and let the ranks write their logs into
+        it."""
         self.complete = not run_first(self._comm, lambda: self._folder.begin(self._comm.size))
         self._tell()
         if not self.complete:
@@ -74,12 +78,14 @@ class Place:
 
 @contextmanager
 def open_run(
-    comm: Communicator, particles: Path, output: Path, kind: Kind, config: Config, console, reading: Mapping | None = None, *,
+    comm: Communicator, particles: Path, output: Path, kind: Kind, config: Config, console,
+    reading: Mapping | None = None, *,
     overwrite: bool, resume: bool = False,
 ) -> Iterator[tuple[ParticleFile | None, Place]]:
     """The particles and the folder of a run; no particles where the folder's results were complete. Collective.
 
-    particles : a particle file; or a table of RELION or cryoSPARC, of which one is made in the folder, that refers to its stacks
+    particles : a particle file; or a table of RELION or cryoSPARC, of which one is made in the folder, that refers to
+        its stacks
     reading : how a table is read, fields of ImportOptions
 
     Raises UserError, on all ranks, for what a user can mend; no folder is made then.

@@ -86,7 +86,8 @@ class Problem:
     symmetry: Symmetry
 
     @classmethod
-    def of(cls, comm: Communicator, file: ParticleFile, config: Config, log, console, timings: Timings, weights=None) -> Problem:
+    def of(cls, comm: Communicator, file: ParticleFile, config: Config, log, console, timings: Timings,
+           weights=None) -> Problem:
         """Set a run up; collective. Raises UserError, on all ranks, for what a user can mend.
 
         weights : (m,) float, of all particles, in place of what ``config.weights`` names
@@ -106,16 +107,19 @@ class Problem:
             console.warn(parted)  # at once, for the run may be long, and in the report
         placement = place_ranks(comm, "cpu" if config.deterministic else config.backend)
         neighbours = comm.allgather(comm.hostname).count(comm.hostname)
-        backend, mask = run_together(comm, lambda: (_backend(file, config, placement, neighbours, log), make_mask(file, config)))
+        backend, mask = run_together(comm, lambda: (_backend(file, config, placement, neighbours, log),
+                                                    make_mask(file, config)))
         _agree_on_mask(comm, config, mask)
         symmetry = Symmetry(point_group(config.symmetry))
         compile_once(
-            comm, backend, slab.metadata, config.rule.looks, config.deterministic, symmetry, console.say, timings, config.poses != FIXED,
+            comm, backend, slab.metadata, config.rule.looks, config.deterministic, symmetry, console.say, timings,
+            config.poses != FIXED,
             helpers=min(_threads(config, neighbours), available_cores(), _MOST_COMPILING) - 1,
         )  # fmt: skip
         slab.normalise(comm, config.normalise)  # kernels look at images
         transport = connect(comm, backend, placement, config.transport, log, console)
-        return cls(comm, file, config, log, console, timings, get_distance(config.distance), given, slab, groups, parted, placement,
+        return cls(comm, file, config, log, console, timings, get_distance(config.distance), given, slab, groups,
+                   parted, placement,
                    neighbours, backend, transport, mask, symmetry)  # fmt: skip
 
     @property
@@ -144,7 +148,8 @@ class Problem:
         return f"sphere of {diameter:.4g} Å{largest} with a soft edge of {edge:.3g} pixels"
 
     def bands(self, noise_power: np.ndarray, high_pass: float | None = None) -> Bands:
-        """Bands of the shells that particles are scored on; of those alone that are finer than `high_pass`, Å, if given."""
+        """Bands of the shells that particles are scored on; of those alone that are finer than `high_pass`, Å, if
+        given."""
         lowest, highest = _scored_shells(self.file, self.config, self.backend)
         if high_pass is not None:
             lowest = min(max(lowest, int(np.ceil(self.file.box * self.file.pixel_size / high_pass))), highest)
@@ -156,7 +161,8 @@ class Problem:
         file, config, plane = self.file, self.config, self.backend.plane
         side, lowest = file.box * file.pixel_size, min(_LOWEST_SCORE_SHELL, plane.shells - 1)
         return {
-            "padding": interpolation_for(file.box, config.padding)["padding"], "threads": self.threads, "memory": self.memory,
+            "padding": interpolation_for(file.box, config.padding)["padding"], "threads": self.threads,
+            "memory": self.memory,
             "mask": self.mask_text, "max_resolution": config.max_resolution or 2 * file.pixel_size,
             "score_resolution": config.score_resolution or [side / lowest, side / (plane.shells - 1)],
             "backend": self.backend.name, "transport": self.transport, "folds": config.scoring_folds,
@@ -168,7 +174,8 @@ class Problem:
             return None
         weights = np.asarray(weights, np.float64)
         if weights.shape != (len(self.file),):
-            raise UserError(f"starting weights have the shape {weights.shape}, expected ({len(self.file)},): one for each particle "
+            raise UserError(f"starting weights have the shape {weights.shape}, expected ({len(self.file)},): one for "
+                            f"each particle "
                             f"of {self.file.path}")
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
             raise UserError("starting weights must be finite and not negative, and not all 0")
@@ -202,7 +209,8 @@ def _backend(file: ParticleFile, config: Config, place: Placement, neighbours: i
                             f"{2 * file.pixel_size:g} Å for {file.path}")
         limit = file.box * file.pixel_size / config.max_resolution + 0.5
     device = {"device": place.index, "sharing": place.sharing, "log": log} if place.backend == "cuda" else {}
-    on_cpu = {"half_precision": config.half_precision, "threads": _threads(config, neighbours), "memory": _memory(config, neighbours)}
+    on_cpu = {"half_precision": config.half_precision, "threads": _threads(config, neighbours),
+              "memory": _memory(config, neighbours)}
     backend = get_backend(
         place.backend, file.box, file.pixel_size, limit=limit, premultiplied=bool(file.attributes["ctf_premultiplied"]),
         aberrations=file.aberrations(), space=config.space, interpolation=interpolation_for(file.box, config.padding),
@@ -260,13 +268,15 @@ def digest_of(array: np.ndarray) -> str:
 def _agree_on_mask(comm: Communicator, config: Config, mask: np.ndarray) -> None:
     """A mask file that is replaced while the ranks read it must not cut each one's maps in its own way. Collective."""
     if config.masked_by_file and len(set(comm.allgather(digest_of(mask)))) > 1:
-        raise UserError(f"{config.mask} is not the same mask on all ranks: it was replaced while they read it, or the hosts' "
+        raise UserError(f"{config.mask} is not the same mask on all ranks: it was replaced while they read it, or the "
+                        f"hosts' "
                         "copies differ; start again when nothing writes to it")
 
 
-def _groups(comm: Communicator, file: ParticleFile, config: Config, slab: ParticleSlab) -> tuple[np.ndarray | None, str | None]:
-    """Number of each of this rank's particles' group (--group-by), (m,) int64, read by rank 0 for all; and what is wrong with half
-    sets that part groups. Deals the slab's folds.
+def _groups(comm: Communicator, file: ParticleFile, config: Config, slab: ParticleSlab) -> tuple[np.ndarray | None,
+                                                                                                 str | None]:
+    """Number of each of this rank's particles' group (--group-by), (m,) int64, read by rank 0 for all; and what is
+    wrong with half sets that part groups. Deals the slab's folds.
 
     Rows of a group are in one fold: what shows one particle would judge itself by the others' map. So are rows that
     the import found to show one particle, whatever is asked for.
@@ -304,7 +314,8 @@ def _folds_of_groups(
         remedy = "--new-halves" if column is None else f"--family {column} --new-halves"
         if file.has_duplicates:
             remedy += ", or without --duplicate-rate: the duplicates were simulated"
-        parted = (f"{where}: {mixed} of {count} {what} have rows in both half sets, which are then not independent: the FSC is inflated. Import again with {remedy}")
+        parted = (f"{where}: {mixed} of {count} {what} have rows in both half sets, which are then not independent: "
+                  f"the FSC is inflated. Import again with {remedy}")
     for half, of_half in ((1, first), (2, last)):
         if (some := int((of_half == half).sum())) < folds:
             raise UserError(f"{where}: half set {half} has {some} {what}, fewer than --folds {folds}; each fold is "

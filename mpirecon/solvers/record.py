@@ -1,4 +1,5 @@
-"""What is recorded of an iteration: the losses of its maps (loss_report.py), who was kept, and how far the halves agree."""
+"""What is recorded of an iteration: the losses of its maps (loss_report.py), who was kept, and how far the halves
+agree."""
 
 from __future__ import annotations
 
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
 
 
 def iteration_record(run: Reconstruction, state: State, chosen: Selection) -> dict:
-    """The record of an iteration, for state, logs and summary.json; chosen : who built its maps, calibrated for the loss. Collective."""
+    """The record of an iteration, for state, logs and summary.json; chosen : who built its maps, calibrated for the
+    loss. Collective."""
     comm, file, valid = run.comm, run.file, run.slab.valid
     record = {
         "iteration": state.iteration,
-        **reported_losses(comm, run.config.loss, run.problem.distance, replace(chosen, kept=chosen.kept & run.scored), state.scores.inside,
+        **reported_losses(comm, run.config.loss, run.problem.distance, replace(chosen, kept=chosen.kept & run.scored),
+                          state.scores.inside,
                           state.scores.held_out, run.scored, None if run.given is None else run.slab.given),
         "kept": comm.allreduce_scalar(int(chosen.kept.sum())),
         "valid": comm.allreduce_scalar(int(valid.sum())),
@@ -45,6 +48,7 @@ def describe(mixture: PoseMixture) -> dict:
     """The mixture's numbers, for records and summaries."""
     return {
         "keep": mixture.keep_, "keep_interval": mixture.keep_interval_, "shares": mixture.shares_.tolist(),
-        "separation": mixture.separation_, "separable": bool(mixture.separable_), "gain": mixture.gain_.tolist(), "filter": mixture.filter_,
+        "separation": mixture.separation_, "separable": bool(mixture.separable_), "gain": mixture.gain_.tolist(),
+        "filter": mixture.filter_,
         "contrast_cv": mixture.contrast_cv_, "n_iter": mixture.n_iter_, "slight": float(mixture.shares_[SLIGHT:].sum()),
     }  # fmt: skip

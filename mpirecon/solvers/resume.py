@@ -54,12 +54,14 @@ def save(run, folder: Path, state: State) -> None:
     with together(comm):
         if comm.rank == 0:
             # sums are rounded as their terms come: a resumed run has its order, whatever the memory it finds
-            facts = {"iteration": state.iteration, "rounds": run.config.rounds, "records": state.records, "looking": state.looking,
+            facts = {"iteration": state.iteration, "rounds": run.config.rounds, "records": state.records,
+                     "looking": state.looking,
                      "by_view": survey.by_view, "levels": None if survey.levels is None else survey.levels.as_dict(),
                      "normalisation": run.slab.normaliser.as_dict(), "search": run.poses.facts, **identity}  # fmt: skip
             if nearby is not None:
                 arrays |= {name: getattr(nearby, name) for name in ("profile", "band_profile")}
-            arrays |= {"noise_power": survey.noise_power, "samples": scores.held_out.samples, "fsc": state.fsc, "largest": survey.largest}
+            arrays |= {"noise_power": survey.noise_power, "samples": scores.held_out.samples, "fsc": state.fsc,
+                       "largest": survey.largest}
             write_checkpoint(folder / NAME, facts, arrays)
 
 
@@ -74,13 +76,15 @@ def load(run, folder: Path) -> State:
             check_identity(run, now, checkpoint)
             first, last = run.slab.start, run.slab.stop
             facts, levels = checkpoint.facts, checkpoint.facts["levels"]
-            survey = Survey(checkpoint.rows("power", first, last), checkpoint.array("noise_power"), checkpoint.array("largest"),
+            survey = Survey(checkpoint.rows("power", first, last), checkpoint.array("noise_power"),
+                            checkpoint.array("largest"),
                             None if levels is None else LevelsFound.of_dict(levels), facts["by_view"])  # fmt: skip
             run.slab.restore(*(checkpoint.rows(name, first, last) for name in ("valid", "quaternion", "shift")))
             run.slab.normalise_as(Normaliser.of_summary(facts, run.file.box))
             run.begin(survey)
             run.poses.restore(lambda name: checkpoint.rows(name, first, last), facts.get("search"))
-            state = State(facts["iteration"], survey, run.slab.valid, run.slab.pose, facts["looking"], fsc=checkpoint.array("fsc"),
+            state = State(facts["iteration"], survey, run.slab.valid, run.slab.pose, facts["looking"],
+                          fsc=checkpoint.array("fsc"),
                           scores=_scores(checkpoint, first, last), records=tuple(facts["records"]))  # fmt: skip
             saved = {name: checkpoint.array(name) for name in run.solver.state_names() if name in checkpoint}
             written_since = facts["file"] != now["file"]
@@ -124,12 +128,14 @@ def identify(run) -> dict:
 
 
 def _look_again(run, state: State, checkpoint: Path) -> None:
-    """Compare every image with what the checkpoint knows of it: its power. For files that were written, moved or copied since;
-    they may hold the same. Collective; raises UserError where they do not."""
+    """Compare every image with what the checkpoint knows of it: its power. For files that were written, moved or copied
+    since; they may hold the same. Collective; raises UserError where they do not."""
     before, valid = state.survey.power, state.valid.copy()
-    run.console.say(f"{run.file.path} was written or moved since the checkpoint: its images are compared with what they were")
+    run.console.say(f"{run.file.path} was written or moved since the checkpoint: its images are compared with what "
+                    f"they were")
     ratio = run.engine.survey().power / np.where(before > 0, before, 1)
-    for group in range(run.slab.noise_groups):  # powers are relative to their group's median, which one image may have moved
+    # powers are relative to their group's median, which one image may have moved
+    for group in range(run.slab.noise_groups):
         member = valid & (run.slab.noise_group == group)
         if run.comm.allreduce_scalar(int(member.sum())):
             ratio[member] /= median(run.comm, ratio[member])
@@ -137,7 +143,8 @@ def _look_again(run, state: State, checkpoint: Path) -> None:
     counts = run.comm.allgather((len(changed), int(changed[0]) if len(changed) else -1))
     if total := sum(count for count, _ in counts):
         first = next(first for count, first in counts if count)
-        raise UserError(f"{checkpoint} was made from other particles than {run.file.path}: {total} images differ, the first of particle "
+        raise UserError(f"{checkpoint} was made from other particles than {run.file.path}: {total} images differ, the "
+                        f"first of particle "
                         f"{first}; resume with the same particle file, or start a new run with --overwrite")
     run.slab.restore(valid, state.pose.quaternion, state.pose.shift)
 
@@ -150,21 +157,26 @@ def check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
     """Raise UserError where a checkpoint is not of what `now` identifies."""
     if checkpoint.facts.get("kind") != now.get("kind"):
         was, wanted = (facts.get("kind") or "reconstruction" for facts in (checkpoint.facts, now))
-        raise UserError(f"{checkpoint.path} is the state of a {was} and cannot be resumed by a {wanted}; choose another folder")
+        raise UserError(f"{checkpoint.path} is the state of a {was} and cannot be resumed by a {wanted}; choose "
+                        f"another folder")
     if checkpoint.facts["particles"] != now["particles"]:
         raise UserError(f"{checkpoint.path} was made from other particles than {run.file.path}; "
                         "resume with the same particle file, or start a new run with --overwrite")
     before = checkpoint.facts["options"]
     changed = [name for name in now["options"] if before.get(name) != now["options"][name]]
     if changed:
-        told = ", ".join(f"--{_SPELLED.get(n, n).replace('_', '-')} was {_in_words(before.get(n))} and is {_in_words(now['options'][n])}" for n in changed)
-        raise UserError(f"{checkpoint.path} was made with other options: {told}; resume with the same, or start anew "
+        told = ", ".join(f"--{_SPELLED.get(n, n).replace('_', '-')} was {_in_words(before.get(n))} and is "
+                         f"{_in_words(now['options'][n])}" for n in changed)
+        raise UserError(f"{checkpoint.path} was made with other options: {told}; resume with the same, or start a new "
+                        f"run "
                         "with --overwrite")
     if checkpoint.facts["mask"] != now["mask"]:
-        raise UserError(f"{checkpoint.path} was made with another mask than {run.config.mask} is now; resume with the same, "
+        raise UserError(f"{checkpoint.path} was made with another mask than {run.config.mask} is now; resume with the "
+                        f"same, "
                         "or start a new run with --overwrite")
     if checkpoint.facts.get("weights") != now["weights"]:
-        raise UserError(f"{checkpoint.path} was made with other weights of the particles than {run.given.source} has now; resume with the "
+        raise UserError(f"{checkpoint.path} was made with other weights of the particles than {run.given.source} has "
+                        f"now; resume with the "
                         "same, or start a new run with --overwrite")
 
 

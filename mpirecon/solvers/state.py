@@ -62,7 +62,8 @@ class Scores:
     at_given: Statistics | None = None
 
     def honest(self, folds: int) -> Statistics:
-        """What may be selected by: whatever the poses are that build the map, the given ones are judged. With a single fold no map of the own half is without the particle; the other half's would leak."""
+        """What may be selected by: whatever the poses are that build the map, the given ones are judged. With a single
+        fold no map of the own half is without the particle; the other half's would leak."""
         if folds == 1:
             return self.inside
         return self.held_out if self.at_given is None else self.at_given
@@ -115,7 +116,8 @@ class State:
 class Outcome:
     """What a finished run knows. Arrays over particles are this rank's slab.
 
-    fsc : of the half maps, in the mask that particles are scored in, where it is known · scored : (m,) bool, whom `statistics` know
+    fsc : of the half maps, in the mask that particles are scored in, where it is known · scored : (m,) bool, whom
+        `statistics` know
     """
 
     maps: MapSet

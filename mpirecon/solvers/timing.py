@@ -13,11 +13,13 @@ _MOST_SPANS = 600
 class Timings:
     """``with timings("read"):`` adds the block's wall seconds to a phase; an inner block is not counted in the outer.
 
-    seconds : phase → s · spans : of the outermost blocks, [start, end, {phase: s}] in seconds since `origin` (Unix time)
+    seconds : phase → s · spans : of the outermost blocks, [start, end, {phase: s}] in seconds since `origin` (Unix
+        time)
     """
 
     def __init__(self, tell: Callable[[str], None] = lambda phase: None, origin: float | None = None) -> None:
-        """tell : called with the phase whenever it changes · origin : when the first began, Unix time; now if left out"""
+        """tell : called with the phase whenever it changes · origin : when the first began, Unix time; now if left
+        out"""
         self.seconds: dict[str, float] = {}
         self.spans: list[list] = []
         now = time.time()

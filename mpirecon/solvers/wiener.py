@@ -48,22 +48,25 @@ def ssnr_of_whole(curve: np.ndarray) -> np.ndarray:
 
 
 def finest_judged(ssnr: np.ndarray) -> int:
-    """The shell up to which a map of this SSNR per shell holds nearly all that particles can be judged by; the last without any.
+    """The shell up to which a map of this SSNR per shell holds nearly all that particles can be judged by; the last
+    without any.
 
-    A particle's evidence, yp²/pp, is expected to be its signal over its noise times what of the map is signal: of shell k, in
-    proportion to k²·SSNR·FSC.
+    A particle's evidence, yp²/pp, is expected to be its signal over its noise times what of the map is signal: of shell
+    k, in proportion to k²·SSNR·FSC.
     """
     evidence = np.cumsum(np.square(np.arange(len(ssnr))) * ssnr * ssnr / (1 + ssnr))
     return int(np.searchsorted(evidence, _JUDGED * evidence[-1])) if evidence[-1] > 0 else len(ssnr) - 1
 
 
 def wiener_filter(transform: np.ndarray, ssnr: np.ndarray, box: int | None = None) -> np.ndarray:
-    """The map of a half transform (n, n, n // 2 + 1), which is overwritten, with each shell times SSNR / (1 + SSNR), and beyond the
-    last times zero; float32.
+    """The map of a half transform (n, n, n // 2 + 1), which is overwritten, with each shell times SSNR / (1 + SSNR),
+    and beyond the last times zero; float32.
 
-    box : of what is returned, the map's lowest frequencies alone, of the same projections; even if it is not the map's own
+    box : of what is returned, the map's lowest frequencies alone, of the same projections; even if it is not the map's
+        own
     """
-    return filter_transform(transform if box in (None, len(transform)) else lowest_frequencies(transform, box), ssnr / (1 + ssnr))
+    return filter_transform(transform if box in (None, len(transform)) else lowest_frequencies(transform, box),
+                            ssnr / (1 + ssnr))
 
 
 def _local_power(volume: np.ndarray, width: float) -> np.ndarray:
@@ -78,7 +81,8 @@ def _local_power(volume: np.ndarray, width: float) -> np.ndarray:
         power = np.ascontiguousarray(power) / np.float32(8)
         width = max(width**2 - _BY_HALVING, 0.0) ** 0.5 / 2
     m = len(power)
-    full, half = (np.exp(-2 * (np.pi * width * f) ** 2).astype(np.float32) for f in (scipy.fft.fftfreq(m), scipy.fft.rfftfreq(m)))
+    full, half = (np.exp(-2 * (np.pi * width * f) ** 2).astype(np.float32)
+                  for f in (scipy.fft.fftfreq(m), scipy.fft.rfftfreq(m)))
     spectrum = scipy.fft.rfftn(power)
     spectrum *= full[:, None, None]
     spectrum *= full[:, None] * half
@@ -101,8 +105,9 @@ def _doubled(values: np.ndarray) -> np.ndarray:
 def local_wiener(volume: np.ndarray, noise: float, ssnr: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A reference without the noise about its particle, (n, n, n) float32.
 
-    A Wiener-filtered map is multiplied by 1 − noise / local power, where that is positive: solvent holds noise alone. What
-    is left holds less noise than its shells' SSNR says, by the ratio of the volumes, and is filtered less by as much.
+    A Wiener-filtered map is multiplied by 1 − noise / local power, where that is positive: solvent holds noise alone.
+    What is left holds less noise than its shells' SSNR says, by the ratio of the volumes, and is filtered less by as
+    much.
 
     volume : (n, n, n) float32, filtered for `ssnr` within `mask` · noise : mean power of its noise within the mask ·
     ssnr : (n // 2 + 1,) signal-to-noise per shell within the mask.

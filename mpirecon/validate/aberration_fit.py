@@ -34,7 +34,8 @@ def _fill(group: FoundGroup, sums, known, row, at, shell, ctf, premultiplied) ->
     edge = float(np.hypot(*at).max())
     x, y = at / edge
     bases = odd_basis(x, y), even_basis(x, y)
-    odd, even = _in_basis(known.odd[row], odd_order, bases[0], at), -_in_basis(known.even[row], even_order, bases[1], at)
+    odd, even = _in_basis(known.odd[row], odd_order, bases[0], at), -_in_basis(known.even[row], even_order, bases[1],
+                                                                               at)
     # what is of higher order than the bases is taken to be as imported
     phi0 = zernike_sum(known.odd[row], odd_order, *at) - odd @ bases[0]
     delta0 = -zernike_sum(known.even[row], even_order, *at) - even @ bases[1]
@@ -49,7 +50,8 @@ def _fill(group: FoundGroup, sums, known, row, at, shell, ctf, premultiplied) ->
     group.edge, group.odd = edge, fit_odd.value
     if not premultiplied:
         fit_even = _best(lambda start: phases.even(bases[1], start, phi), even)
-        group.terms += [_term(term, even, fit_even, edge, ctf, lambda rows, start: phases.even(bases[1][rows], start, phi, 1))
+        group.terms += [_term(term, even, fit_even, edge, ctf, lambda rows,
+                              start: phases.even(bases[1][rows], start, phi, 1))
                         for term in TERMS if not term.odd]
         group.even = fit_even.value
 
@@ -82,7 +84,8 @@ def _term(term: Term, imported: np.ndarray, fit, edge: float, ctf: np.void, refi
 
 
 def _unit(term: Term, edge: float, ctf: np.void) -> tuple[str, float]:
-    """(unit, radians at the edge of one of it): mrad of beam tilt where there is a Cs, else coefficients in rad · Åⁿ."""
+    """(unit, radians at the edge of one of it): mrad of beam tilt where there is a Cs, else coefficients in rad ·
+    Åⁿ."""
     wavelength = float(electron_wavelength(ctf["voltage_kv"]))
     if term.name == "beam tilt" and abs(ctf["cs_mm"]) > 0.1:
         return "mrad", -2 * np.pi * ctf["cs_mm"] * 1e7 * wavelength**2 * 1e-3 * edge**3

@@ -60,12 +60,13 @@ class AutoMask:
     def __str__(self) -> str:
         many = f" of {self.pieces} pieces" if self.pieces > 1 else ""
         return (f"automatic{many}: density above {self.threshold:.4g} at {self.lowpass:.1f} Å, extended by "
-                f"{self.extend:.1f} Å, with a soft edge of {self.edge:.1f} Å; {100 * self.share:.0f} % of the box's sphere")
+                f"{self.extend:.1f} Å, with a soft edge of {self.edge:.1f} Å; {100 * self.share:.0f} % of the box's "
+                f"sphere")
 
 
 def lowpass(transform: np.ndarray, pixel_size: float, resolution: float, size: int | None = None) -> np.ndarray:
-    """The map of a half transform (n, n, n // 2 + 1) with a Gaussian filter that is ½ at `resolution` Å, on a grid of `size` voxels
-    a side; float32."""
+    """The map of a half transform (n, n, n // 2 + 1) with a Gaussian filter that is ½ at `resolution` Å, on a grid of
+    `size` voxels a side; float32."""
     box, k = transform.shape[0], transform
     size = size or box
     if size < box:
@@ -87,8 +88,9 @@ def automatic_mask(
 ) -> AutoMask:
     """A soft mask around the particle in a map.
 
-    The map is low-passed, cut three standard deviations above the solvent's level, but between a quarter and half of the
-    way to the particle's (the two classes that Otsu's threshold separates, 1979), reduced to its large connected pieces without holes, extended, and given a raised-cosine edge.
+    The map is low-passed, cut three standard deviations above the solvent's level, but between a quarter and half of
+    the way to the particle's (the two classes that Otsu's threshold separates, 1979), reduced to its large connected
+    pieces without holes, extended, and given a raised-cosine edge.
 
     Parameters
     ----------
@@ -139,7 +141,8 @@ def mask_of_transform(
 
 
 def _distance(inside: np.ndarray, voxel: float, most: float) -> np.ndarray:
-    """Å of each voxel to the nearest one inside, float32; of those that are more than `most` Å away, about that or more."""
+    """Å of each voxel to the nearest one inside, float32; of those that are more than `most` Å away, about that or
+    more."""
     from scipy import ndimage  # slow to load, and needed by one rank at the end
 
     margin = int(np.ceil(most / voxel)) + 2

@@ -18,7 +18,8 @@ from mpirecon.validate.map_warnings import mask_warnings
 from mpirecon.validate.randomised import phase_randomised_fsc
 
 LABELS = {
-    "fsc": "unmasked", "fsc_masked": "masked", "fsc_randomised": "masked, random phases", "fsc_true": "corrected for the mask",
+    "fsc": "unmasked", "fsc_masked": "masked", "fsc_randomised": "masked, random phases",
+    "fsc_true": "corrected for the mask",
 }  # fmt: skip
 
 
@@ -61,7 +62,8 @@ class Comparison:
             out.append(f"{LABELS[name]}: {', '.join(told)}")
         if self.cones is not None:
             c = self.cones.as_dict()
-            out.append(f"in cones of {c['half_angle']:g}°: FSC 0.143 between {c['best']:.2f} and {c['worst']:.2f} Å, median "
+            out.append(f"in cones of {c['half_angle']:g}°: FSC 0.143 between {c['best']:.2f} and {c['worst']:.2f} Å, "
+                       f"median "
                        f"{c['median']:.2f} Å; sphericity {c['sphericity']:.3f}")
         return out
 
@@ -92,10 +94,12 @@ class Comparison:
         return {**maps, "resolution": crossings, **curves, **more}
 
 
-def compare_maps(first, second, mask=None, *, randomise: bool = False, cones: bool = False, seed: int = 1) -> Comparison:
+def compare_maps(first, second, mask=None, *, randomise: bool = False, cones: bool = False,
+                 seed: int = 1) -> Comparison:
     """FSC of two MRC maps, also within a mask when one is given; all three must share box and pixel size.
 
-    mask : a file, or "auto" for one made of the mean of the maps · randomise : also correct for the mask by random phases,
+    mask : a file, or "auto" for one made of the mean of the maps · randomise : also correct for the mask by random
+        phases,
     drawn for `seed` · cones : also by direction, in the mask when there is one
 
     Raises
@@ -122,7 +126,8 @@ def compare_maps(first, second, mask=None, *, randomise: bool = False, cones: bo
         curves["fsc_masked"] = fsc(a.array, b.array, array)
     return Comparison(
         str(first), str(second), box, pixel_size, curves, text,
-        conical_fsc(a.array, b.array, pixel_size, array) if cones else None, box * pixel_size / shell if shell else None,
+        conical_fsc(a.array, b.array, pixel_size, array) if cones else None,
+        box * pixel_size / shell if shell else None,
         mask_warnings(array, text),
     )  # fmt: skip
 

@@ -16,7 +16,8 @@ _NAMED = 10
 class Contradiction:
     """Images that contradict a map they did not build (robust/contradiction.py), and what `loss` made of them.
 
-    wrong : ids of those that do not show it upside down: M-estimators give them no weight · inverted : ids of those that do:
+    wrong : ids of those that do not show it upside down: M-estimators give them no weight · inverted : ids of those
+        that do:
     all losses but l2 turn their sign · looked_at : how many particles were, where that is a sample
     """
 
@@ -36,11 +37,13 @@ class Contradiction:
         if len(self.inverted):
             what = "images have inverted contrast"
             if not rule_of(self.loss).judges:
-                told.append(f"{what}: {_named(self.inverted)}{self._sample}. They are in it; turn their sign, or choose a robust --loss")
+                told.append(f"{what}: {_named(self.inverted)}{self._sample}. They are in it; turn their sign, or "
+                            f"choose a robust --loss")
             else:
                 told.append(f"{what}, and were counted with their sign turned: {_named(self.inverted)}")
         if len(self.wrong) and rule_of(self.loss).length:
-            told.append(f"images that contradict the map made without them (significantly negative correlation) have weight 0: {_named(self.wrong)}")
+            told.append(f"images that contradict the map made without them (significantly negative correlation) have "
+                        f"weight 0: {_named(self.wrong)}")
         return told
 
     @property

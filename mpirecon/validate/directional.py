@@ -56,8 +56,8 @@ class ConicalFSC:
 
     @property
     def unevenness(self) -> float:
-        """How far the least of these areas lies below the median one, in the standard deviations that noise gives to the area
-        of a cone: the correlation F of n independent complex samples has the variance (1 − F²)² / 2n."""
+        """How far the least of these areas lies below the median one, in the standard deviations that noise gives to
+        the area of a cone: the correlation F of n independent complex samples has the variance (1 − F²)² / 2n."""
         curves = self._curves_to_resolution
         area, shells = curves.sum(axis=1), np.arange(1, curves.shape[1] + 1)
         # of one shell, Friedel's twins counted once
@@ -95,8 +95,8 @@ def conical_fsc(
     """FSC of two maps in cones about many directions, and the sphericity of the body where it is above 0.5.
 
     As in the 3-D FSC (Tan et al. 2017, Nature Methods 14, 793): along a direction, only those Fourier samples of a
-    shell and its two neighbours count that lie within `half_angle` degrees of it. Sphericity is the surface of a ball of the body's volume over the
-    body's own surface (Wadell 1935): 1 where all directions are resolved alike.
+    shell and its two neighbours count that lie within `half_angle` degrees of it. Sphericity is the surface of a ball
+    of the body's volume over the body's own surface (Wadell 1935): 1 where all directions are resolved alike.
 
     a, b : (n, n, n) float · mask : (n, n, n), multiplies both
     """
@@ -104,7 +104,8 @@ def conical_fsc(
         a, b = a * mask, b * mask
     independent = 1.0 if mask is None else independent_share(mask)
     return conical_fsc_of_transforms(
-        scipy.fft.rfftn(a), scipy.fft.rfftn(b), pixel_size, half_angle=half_angle, directions=directions, independent=independent
+        scipy.fft.rfftn(a), scipy.fft.rfftn(b), pixel_size, half_angle=half_angle, directions=directions,
+        independent=independent
     )
 
 
@@ -112,7 +113,8 @@ def conical_fsc_of_transforms(
     fa: np.ndarray, fb: np.ndarray, pixel_size: float, *, half_angle: float = HALF_ANGLE, directions: int = DIRECTIONS,
     independent: float = 1.0,
 ) -> ConicalFSC:
-    """As `conical_fsc`, of two half transforms (n, n, n // 2 + 1), of maps in a mask with this share of independent samples."""
+    """As `conical_fsc`, of two half transforms (n, n, n // 2 + 1), of maps in a mask with this share of independent
+    samples."""
     box = fa.shape[0]
     sums = _cell_sums(fa, fb, box)
     direction = bin_centres(*view_bins(directions))

@@ -11,7 +11,8 @@ from mpirecon.validate.phase_fit import even_zernike, odd_zernike
 
 #: standard deviations from which on something is there that the file does not name
 _CLEAR = 5.0
-#: error below which a share of the imported one is told from none, all and the opposite, and how far from these it may be
+#: error below which a share of the imported one is told from none, all and the opposite, and how far from these it may
+#: be
 _TELLS, _NEAR = 0.2, 0.3
 RIGHT, WRONG_SIGN, ABSENT, OTHER, MIXED, UNTOLD = "right", "wrong sign", "absent", "other size", "groups differ", "cannot tell"
 
@@ -20,7 +21,8 @@ RIGHT, WRONG_SIGN, ABSENT, OTHER, MIXED, UNTOLD = "right", "wrong sign", "absent
 class Term:
     """Something a lens does.
 
-    odd : whether it turns phases, or adds to the CTF's · at : its coefficients in the basis of phase_fit · label : RELION's,
+    odd : whether it turns phases, or adds to the CTF's · at : its coefficients in the basis of phase_fit · label :
+        RELION's,
     for advice · cs_term : of cryosparc_optics.TERMS
     """
 
@@ -44,7 +46,8 @@ TERMS = (
 class FoundTerm:
     """One term in one optics group, in radians at the finest frequency of the band.
 
-    imported, found : (n,) the components · covariance : (n, n) of `found` · gain : twice the logarithm of the likelihood that is
+    imported, found : (n,) the components · covariance : (n, n) of `found` · gain : twice the logarithm of the
+        likelihood that is
     lost without it · unit, per_unit : what they are printed in, and radians of it · share, error : how many times the
     imported one explains the images; NaN where nothing was imported
     """
@@ -66,7 +69,8 @@ class FoundTerm:
 
     @property
     def determined(self) -> bool:
-        """Whether it is known to better than a radian at the edge of the band; beyond that, phases turn round unnoticed."""
+        """Whether it is known to better than a radian at the edge of the band; beyond that, phases turn round
+        unnoticed."""
         return bool(np.diag(self.covariance).mean() < 1)
 
     @property
@@ -78,15 +82,16 @@ class FoundTerm:
         """In `unit`, for JSON."""
         return {
             "name": self.term.name, "unit": self.unit, "imported": (self.imported / self.per_unit).tolist(),
-            "found": (self.found / self.per_unit).tolist(), "error": self.typical_error, "significance": self.significance,
+            "found": (self.found / self.per_unit).tolist(), "error": self.typical_error,
+            "significance": self.significance,
             "determined": self.determined,
             "coefficient": self.share if self.named else None, "coefficient_error": self.error if self.named else None,
         }
 
     @property
     def significance(self) -> float:
-        """Standard deviations by which it is there at all, by its error and by what is lost without it, whichever is less: with
-        few images one of them may be far off."""
+        """Standard deviations by which it is there at all, by its error and by what is lost without it, whichever is
+        less: with few images one of them may be far off."""
         by_error = self.found @ np.linalg.solve(self.covariance, self.found)
         return float(np.sqrt(max(0.0, min(by_error, self.gain) - len(self.found) + 1)))
 
@@ -95,7 +100,8 @@ class FoundTerm:
 class FoundGroup:
     """An optics group: how many particles were compared, and its terms.
 
-    odd : (6,), even : (9,), all that was fitted, in the bases of phase_fit at frequencies over `edge` [1/Å]; even None where
+    odd : (6,), even : (9,), all that was fitted, in the bases of phase_fit at frequencies over `edge` [1/Å]; even None
+        where
     the images do not tell
     """
 
@@ -121,8 +127,8 @@ class FoundAberrations:
     advice: list[str] = field(default_factory=list)
 
     def refined(self, known: Aberrations) -> Aberrations:
-        """`known` with what was found instead of what was imported, group by group, odd and even apart: where anything of it is
-        there beyond doubt, or was imported and is denied. Coefficients of higher order stay."""
+        """`known` with what was found instead of what was imported, group by group, odd and even apart: where anything
+        of it is there beyond doubt, or was imported and is denied. Coefficients of higher order stay."""
         odd, even = _widened(known.odd, 6), _widened(known.even, 9)
         for row, group in enumerate(self.groups):
             if group.odd is not None and _telling(group.terms, True):
@@ -139,7 +145,8 @@ class FoundAberrations:
     def contradicted(self) -> bool:
         """Whether the images say that something imported has the wrong sign, or is not there."""
         verdicts = self.verdicts()
-        return bool({WRONG_SIGN, ABSENT} & {*verdicts.values(), *(v for name in verdicts for v in self._of_groups(name))})
+        return bool({WRONG_SIGN, ABSENT} & {*verdicts.values(), *(v for name in verdicts
+                                                                  for v in self._of_groups(name))})
 
     def _of_groups(self, name: str) -> dict[str, list[int]]:
         """Verdict → the groups that differ from what all say together, and of these only those that are sure."""
@@ -160,7 +167,8 @@ class FoundAberrations:
         for term in TERMS:
             if term.name in verdicts:
                 share, error = self.shares[term.name]
-                said.append(f"{term.name} as imported {_WORDS[verdicts[term.name]]}: coefficient {share:+.2f} ± {error:.2f}")
+                said.append(f"{term.name} as imported {_WORDS[verdicts[term.name]]}: coefficient {share:+.2f} ± "
+                            f"{error:.2f}")
                 said += [f"{term.name}: in {_listed(groups)} what was imported {_WORDS[verdict]}"
                          for verdict, groups in self._of_groups(term.name).items()]
             if unnamed := self.unnamed(term):
@@ -180,7 +188,8 @@ class FoundAberrations:
             "ctf_premultiplied": self.premultiplied,
             "terms": {name: {"coefficient": share, "error": error, "verdict": verdicts[name]}
                       for name, (share, error) in self.shares.items()},
-            "groups": [{"group": g.group, "particles": g.particles, "terms": [t.as_dict() for t in g.terms]} for g in self.groups],
+            "groups": [{"group": g.group, "particles": g.particles, "terms": [t.as_dict() for t in g.terms]}
+                       for g in self.groups],
             "sentences": self.sentences(),
             "advice": self.advice,
         }
@@ -193,7 +202,8 @@ def _widened(coefficients: np.ndarray, width: int) -> np.ndarray:
 
 def _telling(terms: list[FoundTerm], odd: bool) -> bool:
     """Whether what was found of one group's odd or even terms is worth more than what was imported."""
-    return any(t.determined and (t.significance > _CLEAR or t.named and t.error < _TELLS) for t in terms if t.term.odd == odd)
+    return any(t.determined and (t.significance > _CLEAR or t.named and t.error < _TELLS) for t in terms if t.term.odd
+               == odd)
 
 
 _WORDS = {
@@ -227,5 +237,6 @@ def summed_up(groups: list[FoundGroup], band: tuple[float, float], premultiplied
         found = [t for group in groups for t in group.terms if t.term == term and t.named]
         if found:
             weight = np.array([1 / t.error**2 for t in found])
-            result.shares[term.name] = (float(weight @ [t.share for t in found] / weight.sum()), float(weight.sum() ** -0.5))
+            result.shares[term.name] = (float(weight @ [t.share for t in found] / weight.sum()),
+                                        float(weight.sum() ** -0.5))
     return result

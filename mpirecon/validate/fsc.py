@@ -50,7 +50,8 @@ def friedel_weight(box: int) -> np.ndarray:
 
 
 def shell_sum(half_transform: np.ndarray, box: int) -> np.ndarray:
-    """Sums per shell of a real (…, box // 2 + 1) half-transform array over the full transform, (box // 2 + 1,) float64."""
+    """Sums per shell of a real (…, box // 2 + 1) half-transform array over the full transform, (box // 2 + 1,)
+    float64."""
     if half_transform.ndim == 3:
         return _sums_and_counts(half_transform)[0]
     shells, weight = shell_index(box, half_transform.ndim), friedel_weight(box)
@@ -131,8 +132,8 @@ def filter_transform(transform: np.ndarray, gain: np.ndarray) -> np.ndarray:
 
 
 def lowest_frequencies(transform: np.ndarray, size: int) -> np.ndarray:
-    """Those of a half transform (n, n, n // 2 + 1) that a map of `size` voxels a side holds, of the same sum and origin; size
-    even, below n."""
+    """Those of a half transform (n, n, n // 2 + 1) that a map of `size` voxels a side holds, of the same sum and
+    origin; size even, below n."""
     box = transform.shape[0]
     k = np.concatenate([np.arange(size // 2), np.arange(-(size // 2), 0)])
     out = transform[np.ix_(k, k, np.arange(size // 2 + 1))]

@@ -57,13 +57,14 @@ def guinier(volume: np.ndarray, pixel_size: float, fsc: np.ndarray, resolution: 
     fsc : (n // 2 + 1,) of the half maps, corrected for the mask
     resolution : Å where that falls below 0.143; None is Nyquist
 
-    The B-factor is refused (None, with a note) where the resolution is worse than 8.5 Å or fewer than six shells would be
-    fitted: what falls off there is the particle's shape.
+    The B-factor is refused (None, with a note) where the resolution is worse than 8.5 Å or fewer than six shells would
+    be fitted: what falls off there is the particle's shape.
     """
     return guinier_of_transform(scipy.fft.rfftn(np.asarray(volume, np.float32)), pixel_size, fsc, resolution)
 
 
-def guinier_of_transform(transform: np.ndarray, pixel_size: float, fsc: np.ndarray, resolution: float | None) -> Guinier:
+def guinier_of_transform(transform: np.ndarray, pixel_size: float, fsc: np.ndarray,
+                         resolution: float | None) -> Guinier:
     """As `guinier`, of the map's half transform (n, n, n // 2 + 1)."""
     box = transform.shape[0]
     mean = shell_sum(np.abs(transform), box) / shell_count(box)
@@ -78,7 +79,8 @@ def guinier_of_transform(transform: np.ndarray, pixel_size: float, fsc: np.ndarr
     if finest > _FINEST_NEEDED:
         note = f"no B-factor: it needs a resolution of {_FINEST_NEEDED:g} Å or better, and this is {finest:.1f} Å"
     elif fitted.sum() < _FEWEST_SHELLS:
-        note = (f"no B-factor: only {int(fitted.sum())} shells lie between {COARSEST:g} Å and {finest:.1f} Å in this box, "
+        note = (f"no B-factor: only {int(fitted.sum())} shells lie between {COARSEST:g} Å and {finest:.1f} Å in this "
+                f"box, "
                 f"and it needs {_FEWEST_SHELLS}")
     else:
         x, y = 1 / d[fitted] ** 2, weighted[fitted]
@@ -93,7 +95,8 @@ def sharpen_transform(
 ) -> np.ndarray:
     """The map weighted by C_ref and exp(−B k²/4), faded out over two shells at its resolution, (n, n, n) float32.
 
-    transform : (n, n, n // 2 + 1) half transform of the mean of the half maps, overwritten · bfactor : Å², negative sharpens; None
+    transform : (n, n, n // 2 + 1) half transform of the mean of the half maps, overwritten · bfactor : Å², negative
+        sharpens; None
     does not · resolution : Å; None is Nyquist
     """
     box = transform.shape[0]

@@ -1,4 +1,5 @@
-"""Local resolution: the FSC of two half maps in soft windows all over the box (Cardone, Heymann & Steven 2013, J. Struct. Biol. 184,
+"""Local resolution: the FSC of two half maps in soft windows all over the box (Cardone, Heymann & Steven 2013, J.
+Struct. Biol. 184,
 226), each corrected for its window by random phases (Chen et al. 2013), as relion_postprocess --locres does it."""
 
 from __future__ import annotations
@@ -49,10 +50,12 @@ Progress = Callable[[int, int], AbstractContextManager]
 class LocalResolution:
     """What was found, and how.
 
-    map : (n, n, n) float32, Å; ``windows.options.min_resolution`` where there is none, 0 where no window reaches or the mask
-    is 0 · filtered : (n, n, n) float32, the mean of the half maps, each place filtered (and weighted by the FSC) for what is
-    there, in the mask · mask : (n, n, n) or None · centres : (m, 3) voxels (z, y, x) of the windows · resolution : (m,) Å of
-    each, NaN where there is none · of_halves : what to be wary of in the half maps · seconds : it took · memory : bytes that its arrays took of each rank
+    map : (n, n, n) float32, Å; ``windows.options.min_resolution`` where there is none, 0 where no window reaches or the
+        mask
+    is 0 · filtered : (n, n, n) float32, the mean of the half maps, each place filtered (and weighted by the FSC) for
+    what is there, in the mask · mask : (n, n, n) or None · centres : (m, 3) voxels (z, y, x) of the windows ·
+    resolution : (m,) Å of each, NaN where there is none · of_halves : what to be wary of in the half maps · seconds :
+        it took · memory : bytes that its arrays took of each rank
     """
 
     map: np.ndarray
@@ -72,7 +75,8 @@ class LocalResolution:
 
     @property
     def inside(self) -> np.ndarray:
-        """Voxels that count, (n, n, n) bool: where the mask is at least one half, without one where a window reaches."""
+        """Voxels that count, (n, n, n) bool: where the mask is at least one half, without one where a window
+        reaches."""
         return self.map > 0 if self.mask is None else (self.mask >= 0.5) & (self.map > 0)
 
     @property
@@ -99,8 +103,10 @@ class LocalResolution:
             **dict(zip(("best", "quartile_1", "median", "quartile_3", "worst"), at)),
             "histogram": {"edges": edges.tolist(), "voxels": counts.tolist()},
             "without_resolution": self.without, "windows": len(self.centres),
-            "windows_without_resolution": int(np.isnan(self.resolution).sum()), **vars(o), "window_voxels": self.windows.size,
-            "masked": self.mask is not None, "warnings": list(self.warnings), "seconds": self.seconds, "memory_bytes": self.memory,
+            "windows_without_resolution": int(np.isnan(self.resolution).sum()), **vars(o),
+            "window_voxels": self.windows.size,
+            "masked": self.mask is not None, "warnings": list(self.warnings), "seconds": self.seconds,
+            "memory_bytes": self.memory,
         }  # fmt: skip
 
     @property
@@ -108,8 +114,10 @@ class LocalResolution:
         """What to be wary of."""
         told, o, values = list(self.of_halves), self.windows.options, self.values
         if len(values) and (width := 2 * o.radius + o.edge) < _FEWEST_LENGTHS * (median := float(np.median(values))):
-            told.append(f"windows of {width:.3g} Å (at half height) hold less than {_FEWEST_LENGTHS:g} lengths of the median local "
-                        f"resolution, {median:.3g} Å: their curves are uncertain; larger windows (radius, edge) give steadier values")
+            told.append(f"windows of {width:.3g} Å (at half height) hold less than {_FEWEST_LENGTHS:g} lengths of the "
+                        f"median local "
+                        f"resolution, {median:.3g} Å: their curves are uncertain; larger windows (radius, edge) give "
+                        f"steadier values")
         return tuple(told)
 
     def lines(self) -> list[str]:
@@ -121,11 +129,13 @@ class LocalResolution:
         else:
             q = np.quantile(values, _QUANTILES)
             none = f"none in {100 * self.without:.3g} % of it, which is {o.min_resolution:g} Å in the map; of the rest "
-            found = (f"local resolution {where}: {none if self.without > 0.5 else ''}median {q[2]:.2f} Å, half of it between {q[1]:.2f} and {q[3]:.2f} Å, 98 % between "
+            found = (f"local resolution {where}: {none if self.without > 0.5 else ''}median {q[2]:.2f} Å, half of it "
+                     f"between {q[1]:.2f} and {q[3]:.2f} Å, 98 % between "
                      f"{q[0]:.2f} and {q[4]:.2f} Å (FSC {o.threshold:g})")
             if 0 < self.without <= 0.5:
                 found += f"; {100 * self.without:.3g} % has none, and is {o.min_resolution:g} Å in the map"
-        how = (f"{len(self.centres):,} windows of radius {o.radius:.4g} Å with an edge of {o.edge:.4g} Å, {o.sampling:.4g} Å apart, "
+        how = (f"{len(self.centres):,} windows of radius {o.radius:.4g} Å with an edge of {o.edge:.4g} Å, "
+               f"{o.sampling:.4g} Å apart, "
                f"took {self.seconds:.1f} s and {self.memory / 1e6:.0f} MB")
         return [found, how]
 
@@ -137,8 +147,8 @@ def local_resolution(
 ) -> LocalResolution:
     """The FSC of two unmasked half maps in soft spherical windows, and where it falls below the threshold. Collective.
 
-    Each voxel's frequency is the mean of those of the windows over it, weighted by them, as in RELION. A window whose curve
-    up to its crossing is no more than chance, or that ends before ``options.min_resolution``, has no resolution.
+    Each voxel's frequency is the mean of those of the windows over it, weighted by them, as in RELION. A window whose
+    curve up to its crossing is no more than chance, or that ends before ``options.min_resolution``, has no resolution.
 
     Parameters
     ----------
@@ -147,7 +157,8 @@ def local_resolution(
     mask : (n, n, n), 0 … 1; only windows that reach a voxel of it are looked at, which changes nothing inside
     gain : (n // 2 + 1,) that the filtered map is multiplied by (B-factor, MTF); by default 1
     seed : of the random phases · threads : of each rank · comm : whose ranks share the windows, each holding the maps ·
-    progress : called with how many windows there are, of all ranks and of this one; a context manager that gives something with
+    progress : called with how many windows there are, of all ranks and of this one; a context manager that gives
+        something with
     ``update(count)``
 
     Raises
@@ -162,7 +173,8 @@ def local_resolution(
         centres = windows.centres(mask)
         if not len(centres):
             where = "reaches the mask" if mask is not None else "fits the box"
-            raise UserError(f"local resolution: no window of radius {windows.options.radius:.4g} Å, {windows.options.sampling:.4g} Å "
+            raise UserError(f"local resolution: no window of radius {windows.options.radius:.4g} Å, "
+                            f"{windows.options.sampling:.4g} Å "
                             f"apart, {where}; take a finer sampling or a smaller radius")
         work = _Work(windows, pair, windows.total(centres), gain, seed)
         resolution, filtered = _measured(work, centres, comm, Threads(threads), progress)
@@ -176,7 +188,8 @@ def local_resolution(
         if mask is not None:
             filtered *= mask
     seconds, memory = time.perf_counter() - began, work.memory(threads, mask)
-    return LocalResolution(found, filtered, mask, windows, centres, resolution, half_map_warnings(*pair), seconds, memory)
+    return LocalResolution(found, filtered, mask, windows, centres, resolution, half_map_warnings(*pair), seconds,
+                           memory)
 
 
 def _measured(
@@ -218,7 +231,8 @@ def _blended(windows: Windows, centres: np.ndarray, resolution: np.ndarray, tota
 class _Work:
     """What every window needs: the half maps, copies with random phases, and how a curve is read."""
 
-    def __init__(self, windows: Windows, pair: Sequence[np.ndarray], total: np.ndarray, gain: np.ndarray | None, seed: int) -> None:
+    def __init__(self, windows: Windows, pair: Sequence[np.ndarray], total: np.ndarray, gain: np.ndarray | None,
+                 seed: int) -> None:
         box, self.size = windows.box, windows.size
         self.windows, self.pair, self.total = windows, pair, total
         shell = max(1, int(box * windows.pixel_size / windows.options.randomise_from))
@@ -233,12 +247,14 @@ class _Work:
         #: independent samples of each shell
         self.samples = shell_count(self.size) * independent_share(padded)
         k2 = [np.square(scipy.fft.fftfreq(self.size, 1 / self.size)) for _ in range(2)]
-        self.k = np.sqrt(k2[0][:, None, None] + k2[1][:, None] + np.arange(self.size // 2 + 1) ** 2.0).astype(np.float32)
+        self.k = np.sqrt(k2[0][:, None, None] + k2[1][:, None] + np.arange(self.size // 2
+                                                                           + 1) ** 2.0).astype(np.float32)
         at = np.arange(self.size // 2 + 1) * box / self.size
         self.gain = np.ones(len(at)) if gain is None else np.interp(at, np.arange(len(gain)), gain)
 
     def window(self, centre: np.ndarray) -> tuple[float, np.ndarray]:
-        """Å of one window, NaN where there is none, and the filtered map in it times its weight, where it is within the box."""
+        """Å of one window, NaN where there is none, and the filtered map in it times its weight, where it is within the
+        box."""
         there, here = self.windows.overlap(centre)
         piece = self.windows.piece(centre)
         weight, buffer = self.weight[here], np.zeros((self.size,) * 3, np.float32)
@@ -268,8 +284,10 @@ class _Work:
         there, here = self.windows.overlap(centre, self.windows.margin)
         piece, buffer = self.windows.piece(centre), np.zeros((self.size,) * 3, np.float32)
         inside = tuple(slice(max(t.start, p.start), min(t.stop, p.stop)) for t, p in zip(there, piece))
-        here = tuple(slice(h.start + i.start - t.start, h.stop + i.stop - t.stop) for h, i, t in zip(here, inside, there))
-        np.multiply(self.pair[0][inside] + self.pair[1][inside], self.around[here] / 2, out=buffer[_within(inside, piece)])
+        here = tuple(slice(h.start + i.start - t.start, h.stop + i.stop - t.stop) for h, i,
+                     t in zip(here, inside, there))
+        np.multiply(self.pair[0][inside] + self.pair[1][inside], self.around[here] / 2,
+                    out=buffer[_within(inside, piece)])
         seen = scipy.fft.rfftn(buffer)
         seen *= gain.astype(np.float32)
         return scipy.fft.irfftn(seen, s=buffer.shape, overwrite_x=True)
@@ -284,7 +302,8 @@ class _Work:
         return at if at < options.min_resolution and chance > _SIGNIFICANT else np.nan
 
     def _filter(self, curve: np.ndarray, at: float) -> np.ndarray:
-        """What shells of the window are multiplied by: C_ref, faded out at its resolution, and the gain of the whole map."""
+        """What shells of the window are multiplied by: C_ref, faded out at its resolution, and the gain of the whole
+        map."""
         below = np.flatnonzero(curve < _NOTHING)
         weight = figure_of_merit(curve)
         weight[0] = 1.0
@@ -325,7 +344,8 @@ def _checked(half1, half2, mask) -> list[np.ndarray]:
             raise UserError(f"local resolution: {name} is constant, there is nothing to correlate")
     for name, other in (("half map 2", pair[1]), ("the mask", mask)):
         if other is not None and other.shape != pair[0].shape:
-            raise UserError(f"local resolution: half map 1 has shape {pair[0].shape}, {name} {other.shape}; they must be the same")
+            raise UserError(f"local resolution: half map 1 has shape {pair[0].shape}, {name} {other.shape}; they must "
+                            f"be the same")
     if mask is not None and not np.any(mask > 0):
         raise UserError("local resolution: the mask is zero everywhere")
     return pair

@@ -11,14 +11,15 @@ from mpirecon.validate.masks import radius_grid
 #: a half set of fewer particles makes a map whose FSC, and what is measured of each particle, scatter
 FEWEST_IN_HALF = 100
 
-#: least over largest area under the FSC curves of all directions up to the map's resolution: cryoSPARC warns below it (cFAR) …
+#: least over largest area under the FSC curves of all directions up to the map's resolution: cryoSPARC warns below it
+#: (cFAR) …
 LEAST_AREA_RATIO = 0.5
 
 #: … how much coarser than the median direction the worst may be …
 WORST_OVER_MEDIAN = 1.5
 
-#: … and by how many standard deviations of chance the worst direction must differ for either to count: in maps of few particles or
-#: few voxels the curve of a cone scatters
+#: … and by how many standard deviations of chance the worst direction must differ for either to count: in maps of few
+#: particles or few voxels the curve of a cone scatters
 _SIGNIFICANT = 3.0
 
 #: FSC of maps with random phases at the resolution: what the mask alone makes there
@@ -30,7 +31,8 @@ _SPHERE_EDGE = 4
 #: share of voxels that are 0 in both half maps, from which on they were masked
 _BLANK = 0.25
 
-#: step between neighbouring voxels at a mask's edge, of its height, from which it has no soft edge (a cosine over 2 voxels: 0.7)
+#: step between neighbouring voxels at a mask's edge, of its height, from which it has no soft edge (a cosine over 2
+#: voxels: 0.7)
 _HARD_STEP = 0.75
 
 
@@ -42,8 +44,10 @@ def anisotropy_warning(cones: Mapping | None) -> str | None:
     if not uneven or cones["unevenness"] < _SIGNIFICANT:
         return None
     return (
-        f"the resolution depends on direction: {cones['best']:.1f} Å along the best and {cones['worst']:.1f} Å along the "
-        f"worst (median {cones['median']:.1f} Å; ratio of areas under the FSC curves {cones['area_ratio']:.2f}, sphericity "
+        f"the resolution depends on direction: {cones['best']:.1f} Å along the best and {cones['worst']:.1f} Å along "
+        f"the "
+        f"worst (median {cones['median']:.1f} Å; ratio of areas under the FSC curves {cones['area_ratio']:.2f}, "
+        f"sphericity "
         f"{cones['sphericity']:.2f}). Some views are probably missing, and the map is smeared along those directions"
     )
 
@@ -53,12 +57,14 @@ def curvature_warning(summary: Mapping) -> str | None:
     at, curvature = summary["resolution_0143"] or summary["nyquist"], summary["ewald_sphere"]
     if at >= curvature["resolution"]:
         return None
-    return (f"the map reaches {at:.2f} Å, and {curvature_in_words(curvature)}: export the particles and use relion_reconstruct --ewald")
+    return (f"the map reaches {at:.2f} Å, and {curvature_in_words(curvature)}: export the particles and use "
+            f"relion_reconstruct --ewald")
 
 
 def curvature_in_words(curvature: Mapping) -> str:
     """From which resolution on curvature matters; curvature : ``ewald_sphere`` in summary.json."""
-    return (f"the curvature of the Ewald sphere matters beyond {curvature['resolution']:.2f} Å for a particle of {curvature['diameter']:.0f} Å at "
+    return (f"the curvature of the Ewald sphere matters beyond {curvature['resolution']:.2f} Å for a particle of "
+            f"{curvature['diameter']:.0f} Å at "
             f"{curvature['voltage_kv']:g} kV, where slices are taken for flat")
 
 
@@ -70,13 +76,15 @@ def same_map_warning(first: np.ndarray, second: np.ndarray) -> str | None:
 
 
 def masked_halves_warning(first: np.ndarray, second: np.ndarray) -> str | None:
-    """A warning where half maps, (n, n, n), were masked: both are 0 in many voxels of the sphere, where there would be noise."""
+    """A warning where half maps, (n, n, n), were masked: both are 0 in many voxels of the sphere, where there would be
+    noise."""
     box = len(first)
     inside = radius_grid(box) < box // 2 - _SPHERE_EDGE
     blank = float(((first == 0) & (second == 0))[inside].mean()) if inside.any() else 0.0
     if blank < _BLANK:
         return None
-    return (f"both half maps are 0 in {100 * blank:.0f} % of the sphere that the box holds: they were masked, and agree at the edge of that "
+    return (f"both half maps are 0 in {100 * blank:.0f} % of the sphere that the box holds: they were masked, and "
+            f"agree at the edge of that "
             "mask whatever they show. Take unmasked half maps")
 
 
@@ -89,12 +97,14 @@ def few_particles_warning(in_halves: tuple[int, int]) -> str | None:
     """A warning where half sets of these many particles are small."""
     if min(in_halves) >= FEWEST_IN_HALF:
         return None
-    return (f"half sets of {in_halves[0]} and {in_halves[1]} particles are small (a warning below {FEWEST_IN_HALF}): the FSC, "
+    return (f"half sets of {in_halves[0]} and {in_halves[1]} particles are small (a warning below {FEWEST_IN_HALF}): "
+            f"the FSC, "
             "the resolution and fractions of particles are uncertain")
 
 
 def hard_mask_warning(mask: np.ndarray, name: str) -> str | None:
-    """A warning where a mask (n, n, n), 0 … 1, has no soft edge: the step across half of its height is nearly all of it."""
+    """A warning where a mask (n, n, n), 0 … 1, has no soft edge: the step across half of its height is nearly all of
+    it."""
     height = float(mask.max())
     steps = []
     for axis in range(3):
@@ -104,7 +114,8 @@ def hard_mask_warning(mask: np.ndarray, name: str) -> str | None:
     steps = np.concatenate(steps)
     if not steps.size or np.median(steps) < _HARD_STEP * height:
         return None
-    return (f"the mask {name} has a hard edge: it falls from inside to outside within a voxel, which correlates the half "
+    return (f"the mask {name} has a hard edge: it falls from inside to outside within a voxel, which correlates the "
+            f"half "
             "maps and makes the resolution look better than it is. Give it a soft edge of 3 voxels or more "
             "(relion_mask_create --width_soft_edge 5, or mpirecon mask)")
 
@@ -113,7 +124,8 @@ def tight_mask_warning(randomised: float | None, name: str) -> str | None:
     """A warning where a mask makes half maps of random phases agree at the resolution; randomised : their FSC there."""
     if randomised is None or randomised <= LARGEST_RANDOMISED:
         return None
-    return (f"the mask {name} is tight: maps with random phases agree in it by {randomised:.2f} at the resolution (a warning above "
+    return (f"the mask {name} is tight: maps with random phases agree in it by {randomised:.2f} at the resolution (a "
+            f"warning above "
             f"{LARGEST_RANDOMISED:g}). Quote the FSC corrected for the mask, or take a wider, softer one")
 
 

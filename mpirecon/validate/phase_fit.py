@@ -1,10 +1,10 @@
 """What lenses did to images, from sums over the particles of an optics group: phases fitted to every Fourier sample.
 
-An image's sample is modelled as s e^{iφ} (cos δ · S + sin δ · C) p + noise, with p the projection of a map that the image did
-not help to build, S and C the sine and cosine of the CTF's own phase (amplitude and envelope included), and s how much of the
-image the map of that shell explains. φ is odd in the frequency (beam tilt, trefoil), δ even (tetrafoil, and what is left of
-defocus); both are sums of polynomials (Zivanov, Nakane & Scheres 2020, IUCrJ 7:253). s may be negative: a map that was made
-with the wrong aberrations loses contrast in its finer shells, or has it upside down.
+An image's sample is modelled as s e^{iφ} (cos δ · S + sin δ · C) p + noise, with p the projection of a map that the
+image did not help to build, S and C the sine and cosine of the CTF's own phase (amplitude and envelope included), and s
+how much of the image the map of that shell explains. φ is odd in the frequency (beam tilt, trefoil), δ even (tetrafoil,
+and what is left of defocus); both are sums of polynomials (Zivanov, Nakane & Scheres 2020, IUCrJ 7:253). s may be
+negative: a map that was made with the wrong aberrations loses contrast in its finer shells, or has it upside down.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numpy as np
 
 #: steps of the fit, and rounds in which its band grows: at coarse frequencies phases are small, and no turn is missed
 _STEPS, _ROUNDS = 40, 6
-#: in the coarser bands nothing moves a coefficient by more radians at the edge of the band than about this without a reason
+#: in the coarser bands nothing moves a coefficient by more radians at the edge of the band than about this without a
+#: reason
 _LEASH = 3.0
-#: how much is known of a shell's scale beforehand, 1/variance: a map explains about as much as it shows, so that few images
-#: cannot make noise agree with a CTF that is nearly zero
+#: how much is known of a shell's scale beforehand, 1/variance: a map explains about as much as it shows, so that few
+#: images cannot make noise agree with a CTF that is nearly zero
 _PRIOR = 1.0
 #: share of its own information that a coefficient is left when others could do all that it does
 _BLIND = 1e-9
@@ -45,10 +46,11 @@ class PhaseSums:
         return cls(*(np.zeros(samples, complex) for _ in range(2)), *(np.zeros(samples) for _ in range(4)))
 
     def add(
-        self, s: np.ndarray, c: np.ndarray, p: np.ndarray, y: np.ndarray, weight: np.ndarray, premultiplied: bool = False
+        self, s: np.ndarray, c: np.ndarray, p: np.ndarray, y: np.ndarray, weight: np.ndarray,
+        premultiplied: bool = False
     ) -> None:
-        """Add images: S and C (m, s) float, p and y (m, s) complex, weight (m,). Of premultiplied ones y is S times an image:
-        what the cosine would tell is lost."""
+        """Add images: S and C (m, s) float, p and y (m, s) complex, weight (m,). Of premultiplied ones y is S times an
+        image: what the cosine would tell is lost."""
         w = weight[:, None]
         if premultiplied:
             self.sine += (w * np.conj(p) * y).sum(axis=0)
@@ -81,7 +83,8 @@ def odd_basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def even_basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(9, s): the polynomials of δ: constant, defocus, astigmatism (cosine, sine of 2φ), then of the fourth order 2φ, 2φ, 4φ,
+    """(9, s): the polynomials of δ: constant, defocus, astigmatism (cosine, sine of 2φ), then of the fourth order 2φ,
+    2φ, 4φ,
     4φ (cosine, sine each), and spherical aberration."""
     k2, two, cross = x**2 + y**2, x**2 - y**2, 2 * x * y
     return np.stack([np.ones_like(x), k2, two, cross, k2 * two, k2 * cross, two**2 - cross**2, 2 * two * cross, k2**2])
@@ -94,9 +97,11 @@ def odd_zernike(value: np.ndarray, edge: float) -> np.ndarray:
 
 
 def even_zernike(value: np.ndarray, edge: float) -> np.ndarray:
-    """Coefficients (9,) of even_basis at frequencies over `edge`, as rlnEvenZernike has them: taken off the CTF's phase."""
+    """Coefficients (9,) of even_basis at frequencies over `edge`, as rlnEvenZernike has them: taken off the CTF's
+    phase."""
     v = value / edge ** np.array([0, 2, 2, 2, 4, 4, 4, 4, 4])
-    return -np.array([v[0] + v[1] / 2 + v[8] / 3, v[3] + 0.75 * v[5], v[1] / 2 + v[8] / 2, v[2] + 0.75 * v[4], v[7], v[5] / 4, v[8] / 6,
+    return -np.array([v[0] + v[1] / 2 + v[8] / 3, v[3] + 0.75 * v[5], v[1] / 2 + v[8] / 2, v[2] + 0.75 * v[4], v[7],
+                      v[5] / 4, v[8] / 6,
                       v[4] / 4, v[6]])
 
 
@@ -159,7 +164,8 @@ class GroupPhases:
             scaled = information / np.outer(size, size) + damping * np.eye(len(size))
             step = np.linalg.solve(scaled, gradient / size) / size
             new = self._state((value + step) @ basis, other, odd)
-            if new[0] - ridge * np.square(value + step - start).sum() < quality - ridge * np.square(value - start).sum():
+            if new[0] - ridge * np.square(value + step - start).sum() < quality - ridge * np.square(value
+                                                                                                    - start).sum():
                 damping *= 10
                 if damping > 1e6:
                     break

@@ -41,7 +41,8 @@ class Postprocessed:
 
     @property
     def randomised_at_resolution(self) -> float | None:
-        """FSC of random phases in this mask where the FSC in it, not corrected, falls below 0.143; None where it is not known."""
+        """FSC of random phases in this mask where the FSC in it, not corrected, falls below 0.143; None where it is not
+        known."""
         if self.fsc is None:
             return None
         box = 2 * (len(self.fsc.masked) - 1)
@@ -71,7 +72,8 @@ class Postprocessed:
 def postprocess(
     half1: np.ndarray, half2: np.ndarray, pixel_size: float, *, unmasked: np.ndarray, resolution: float | None = None,
     mask: np.ndarray | None = None, mask_text: str = "", seed: int = 1, bfactor: float | None = None,
-    lowpass: float | None = None, mtf: np.ndarray | None = None, transforms: tuple[np.ndarray, np.ndarray] | None = None,
+    lowpass: float | None = None, mtf: np.ndarray | None = None, transforms: tuple[np.ndarray, np.ndarray]
+    | None = None,
 ) -> Postprocessed:
     """Phase-randomised FSC in a mask, FSC in cones, B-factor and sharpened map of two unmasked half maps.
 
@@ -82,7 +84,8 @@ def postprocess(
     unmasked : (n // 2 + 1,) their FSC without a mask
     resolution : Å, as far as it is known, for the automatic mask; by default where `unmasked` falls below 0.143
     mask : (n, n, n), 0 … 1, called `mask_text`; by default one is made from the mean of the half maps
-    bfactor : Å² to sharpen by, negative; by default the fitted one · lowpass : Å where the sharpened map ends; by default where
+    bfactor : Å² to sharpen by, negative; by default the fitted one · lowpass : Å where the sharpened map ends; by
+        default where
     the corrected FSC falls below 0.143
     mtf : (n // 2 + 1,) the detector's transfer by shell, which B-factor and sharpened map are freed of
     transforms : the half maps' half transforms (n, n, n // 2 + 1), where they are there already
@@ -98,7 +101,8 @@ def postprocess(
             return Postprocessed(None, "none", note=str(error))
         mask, mask_text = auto.mask, str(auto)
     masked = tuple(scipy.fft.rfftn(np.asarray(half * mask, np.float32)) for half in (half1, half2))
-    curves = phase_randomised_fsc(half1, half2, mask, seed=seed, unmasked=unmasked, transforms=HalfTransforms(plain, masked))
+    curves = phase_randomised_fsc(half1, half2, mask, seed=seed, unmasked=unmasked,
+                                  transforms=HalfTransforms(plain, masked))
     at = crossing(curves.true, 0.143, box, pixel_size)
     if mtf is None:
         seen = (masked[0] + masked[1]) / 2
@@ -106,6 +110,7 @@ def postprocess(
         volume = filter_transform(mean, 1 / mtf)
         mean, seen = scipy.fft.rfftn(volume), scipy.fft.rfftn(volume * mask)
     fit = guinier_of_transform(seen, pixel_size, curves.true, at)
-    sharpened = sharpen_transform(mean, pixel_size, curves.true, fit.bfactor if bfactor is None else bfactor, lowpass or at)
+    sharpened = sharpen_transform(mean, pixel_size, curves.true, fit.bfactor if bfactor is None else bfactor,
+                                  lowpass or at)
     cones = conical_fsc_of_transforms(*masked, pixel_size, independent=independent_share(mask))
     return Postprocessed(mask, mask_text, auto, curves, cones, fit, sharpened, at)

@@ -25,7 +25,8 @@ class RandomisedFSC:
     """FSC curves of two maps in a mask, (n // 2 + 1,) float64 each.
 
     unmasked : of the maps as they are · masked : FSC_t · randomised : FSC_n, of the maps with random phases ·
-    true : (FSC_t − FSC_n) / (1 − FSC_n), and FSC_t below shell + 2 · shell : first randomised one; None when there is none
+    true : (FSC_t − FSC_n) / (1 − FSC_n), and FSC_t below shell + 2 · shell : first randomised one; None when there is
+        none
     """
 
     unmasked: np.ndarray
@@ -35,7 +36,8 @@ class RandomisedFSC:
     shell: int | None
 
     def at(self, place: float | None) -> float | None:
-        """FSC_n at a place on the axis of shells (None: the last), between shells linearly; None where phases are not random there."""
+        """FSC_n at a place on the axis of shells (None: the last), between shells linearly; None where phases are not
+        random there."""
         last = len(self.randomised) - 1
         place = last if place is None else place
         if self.shell is None or place < self.shell + _MARGIN + 1:
@@ -77,7 +79,8 @@ def phase_randomised_fsc(
     a, b : (n, n, n) float, unmasked half maps
     mask : (n, n, n) float, 0 … 1
     seed : int · draws : how many random phases are averaged over, by default more for small maps ·
-    unmasked : (n // 2 + 1,) the unmasked FSC, where it is known already · transforms : likewise, of these maps in this mask
+    unmasked : (n // 2 + 1,) the unmasked FSC, where it is known already · transforms : likewise, of these maps in this
+        mask
     """
     box = a.shape[0]
     plain = fsc(a, b) if unmasked is None else np.asarray(unmasked)

@@ -54,9 +54,9 @@ def with_number(
 ) -> Association | None:
     """Rank-biserial correlation of rejection with a number of each particle (Cureton 1956); None without spread.
 
-    Of all pairs of a rejected and a kept particle, the fraction in which the rejected one has the larger number, minus the
-    fraction in which it has the smaller: a rank statistic, robust to outliers. `together` : (m,) group of each row, if
-    rows are selected group by group; each group then counts once, with its mean.
+    Of all pairs of a rejected and a kept particle, the fraction in which the rejected one has the larger number, minus
+    the fraction in which it has the smaller: a rank statistic, robust to outliers. `together` : (m,) group of each row,
+    if rows are selected group by group; each group then counts once, with its mean.
     """
     if together is not None:
         _, first, number = np.unique(together, return_index=True, return_inverse=True)
@@ -97,7 +97,8 @@ def once(where: np.ndarray, kept: np.ndarray, together: np.ndarray) -> tuple[np.
     return where[first], kept[first]
 
 
-def contrast_left_out(kept: np.ndarray, yp: np.ndarray, pp: np.ndarray, slight: np.ndarray | None = None) -> float | None:
+def contrast_left_out(kept: np.ndarray, yp: np.ndarray, pp: np.ndarray,
+                      slight: np.ndarray | None = None) -> float | None:
     """Contrast of the map in the rejected particles relative to the kept ones, Σyp/Σpp each; None when undefined.
 
     slight : (m,) bool, neither kept nor rejected: small pose errors, used at low frequencies.
@@ -116,7 +117,8 @@ def warnings_of(associations: list[Association], contrast: float | None) -> list
         if a.name in _NUMBERS:
             more = "higher" if a.value > 0 else "lower"
             told.append(
-                f"the selection correlates with {_NUMBERS[a.name]}: comparing a rejected with a kept particle, the rejected one has the "
+                f"the selection correlates with {_NUMBERS[a.name]}: comparing a rejected with a kept particle, the "
+                f"rejected one has the "
                 f"{more} one in {50 * (1 + abs(a.value)):.0f} % of pairs (50 % by chance). Particles may have been "
                 "rejected for this reason rather than for a wrong pose"
             )

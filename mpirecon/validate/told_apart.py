@@ -1,4 +1,5 @@
-"""Whether correct and incorrect particles of a run are separable, and whether the kept fraction agrees with the estimate."""
+"""Whether correct and incorrect particles of a run are separable, and whether the kept fraction agrees with the
+estimate."""
 
 from __future__ import annotations
 
@@ -18,9 +19,11 @@ _ALIKE = 0.02
 class Judged:
     """Selection of the particles in a run whose loss scores them.
 
-    particles, kept : those that took part, and those of them kept · judged : independent ones among them, groups of rows counting
-    once · kept_fraction : of those · decided : the mixture that chose who built the final map, None where none did · last : the
-    mixture fitted to the scores against the final map · group_by : the column of the groups · family : a column that could be one
+    particles, kept : those that took part, and those of them kept · judged : independent ones among them, groups of
+        rows counting
+    once · kept_fraction : of those · decided : the mixture that chose who built the final map, None where none did ·
+    last : the mixture fitted to the scores against the final map · group_by : the column of the groups · family : a
+        column that could be one
     """
 
     particles: int
@@ -36,7 +39,8 @@ class Judged:
     def warnings(self) -> list[str]:
         """A sentence or two for what the reader must know before quoting a fraction or a selection."""
         if self.unjudged:
-            return ["no particle was scored: with a single iteration the map is made before any particle is scored, so all "
+            return ["no particle was scored: with a single iteration the map is made before any particle is scored, so "
+                    "all "
                     "particles count alike; use --iterations 2 or more"]
         if self.last is None or self.decided is None:
             return []
@@ -47,7 +51,8 @@ class Judged:
     def _not_told_apart(self) -> str:
         return (
             f"correct and incorrect particles are not separable ({self.decided['separation']:.1f} standard deviations; "
-            f"{SMALLEST_SEPARATION:g} are required): all {self.kept:,} were kept, so this is the map of --loss l2. {self._remedy()}"
+            f"{SMALLEST_SEPARATION:g} are required): all {self.kept:,} were kept, so this is the map of --loss l2. "
+            f"{self._remedy()}"
         )
 
     def _remedy(self) -> str:
@@ -56,7 +61,8 @@ class Judged:
         if self.group_by:
             return f"Try {others}"
         if self.family:
-            return (f"Try --group-by {self.family.column}, which scores the rows of each particle as a unit ({self.family.count:,} "
+            return (f"Try --group-by {self.family.column}, which scores the rows of each particle as a unit "
+                    f"({self.family.count:,} "
                     f"particles of about {self.family.rows} rows). Alternatives: {others}")
         return f"Try {others}; for tilt images, --group-by with the column that identifies the particle"
 
@@ -64,7 +70,8 @@ class Judged:
         if self.last["separable"]:
             return None
         return ("against the final map, correct and incorrect particles are no longer separable "
-                f"({self.last['separation']:.1f} standard deviations; {SMALLEST_SEPARATION:g} are required): compare with "
+                f"({self.last['separation']:.1f} standard deviations; {SMALLEST_SEPARATION:g} are required): compare "
+                f"with "
                 "--loss l2 before trusting the selection")
 
     def _contradiction(self) -> str | None:
@@ -76,7 +83,8 @@ class Judged:
         probably = "correct particles were rejected" if kept < low else "incorrect particles were kept"
         return (
             f"{100 * kept:.1f} % of the {what} were kept, which is outside the interval of the estimated fraction of "
-            f"correct ones, {100 * estimate:.1f} % ({100 * low:.1f}–{100 * high:.1f} %): probably {probably}. Particles were "
+            f"correct ones, {100 * estimate:.1f} % ({100 * low:.1f}–{100 * high:.1f} %): probably {probably}. "
+            f"Particles were "
             "kept if their pose was more likely correct than wrong before the last iteration; the estimate is the mean "
             "probability against the final map. More --iterations may reduce the difference"
         )
@@ -91,4 +99,5 @@ def interval_in_words(mixture: dict, judged: int | None) -> str:
     if low is None:
         return "from the mixture"
     words = f"{100 * low:.1f}–{100 * high:.1f} %"
-    return f"95 %: {words}" if judged is None or judged >= FEW_JUDGED else f"roughly {words}, from {judged} particles only"
+    return (f"95 %: {words}" if judged is None or judged >= FEW_JUDGED
+            else f"roughly {words}, from {judged} particles only")

@@ -30,9 +30,12 @@ MOST_WINDOWS = 500_000
 class WindowOptions:
     """How windows lie and what is made of their curves; lengths in Å, None for the default.
 
-    sampling : between centres, by default 25, at most a quarter of the box and at least 3 voxels · radius : where a window is 1, by default half the
-    sampling · edge : of its cosine edge, by default the sampling · randomise_from : phases are random from here on, by default
-    25, at most half the box · min_resolution : what is coarser, or nothing but chance, counts as no resolution and is this in the map ·
+    sampling : between centres, by default 25, at most a quarter of the box and at least 3 voxels · radius : where a
+        window is 1, by default half the
+    sampling · edge : of its cosine edge, by default the sampling · randomise_from : phases are random from here on, by
+    default
+    25, at most half the box · min_resolution : what is coarser, or nothing but chance, counts as no resolution and is
+    this in the map ·
     threshold : of the FSC
     """
 
@@ -62,7 +65,8 @@ class Windows:
     def of(cls, box: int, pixel_size: float, given: WindowOptions = WindowOptions()) -> Windows:
         """Those of a map. Raises UserError, in one sentence, where the options make none, or no sense."""
         extent = box * pixel_size
-        sampling = max(min(_SAMPLING, _OF_BOX * extent), _LEAST_STEP * pixel_size) if given.sampling is None else given.sampling
+        sampling = max(min(_SAMPLING, _OF_BOX * extent),
+                       _LEAST_STEP * pixel_size) if given.sampling is None else given.sampling
         radius = sampling / 2 if given.radius is None else given.radius
         edge = sampling if given.edge is None else given.edge
         randomise = min(_RANDOMISE_FROM, extent / 2) if given.randomise_from is None else given.randomise_from
@@ -70,16 +74,20 @@ class Windows:
         _check(options, box, pixel_size)
         made = cls(box, pixel_size, *(_whole(length / pixel_size) for length in (sampling, radius, edge)), options)
         if made.reach < _LEAST_REACH:
-            raise UserError(f"local resolution: windows of radius {radius:g} Å and edge {edge:g} Å reach {made.reach} voxels from "
+            raise UserError(f"local resolution: windows of radius {radius:g} Å and edge {edge:g} Å reach {made.reach} "
+                            f"voxels from "
                             f"their centre, and need {_LEAST_REACH}; take a larger radius or edge")
         if made.reach <= np.sqrt(3) / 2 * made.step:
-            raise UserError(f"local resolution: windows {sampling:g} Å apart that reach {made.reach * pixel_size:.4g} Å leave gaps "
+            raise UserError(f"local resolution: windows {sampling:g} Å apart that reach {made.reach * pixel_size:.4g} "
+                            f"Å leave gaps "
                             "between them; take a finer sampling, or a larger radius or edge")
         if made.radius >= box // 2:
-            raise UserError(f"local resolution: a window of radius {radius:g} Å does not fit a box of {extent:.4g} Å; take a "
+            raise UserError(f"local resolution: a window of radius {radius:g} Å does not fit a box of {extent:.4g} Å; "
+                            f"take a "
                             "smaller radius")
         if (count := (2 * (box // 2 - made.radius) / made.step) ** 3 * np.pi / 6) > MOST_WINDOWS:
-            raise UserError(f"local resolution: a sampling of {sampling:g} Å makes some {count:,.0f} windows in this box, and "
+            raise UserError(f"local resolution: a sampling of {sampling:g} Å makes some {count:,.0f} windows in this "
+                            f"box, and "
                             f"{MOST_WINDOWS:,} are the most; take a coarser sampling")
         return made
 
@@ -107,8 +115,8 @@ class Windows:
         return _ball(self.reach + self.margin, self.reach, self.margin)
 
     def centres(self, mask: np.ndarray | None = None) -> np.ndarray:
-        """Voxels in the middle of the windows, (m, 3) int64, (z, y, x): on a grid, as RELION's, in the sphere whose windows' inner
-        parts lie within the box; with a mask (n, n, n) those that reach a voxel where it is not 0.
+        """Voxels in the middle of the windows, (m, 3) int64, (z, y, x): on a grid, as RELION's, in the sphere whose
+        windows' inner parts lie within the box; with a mask (n, n, n) those that reach a voxel where it is not 0.
         """
         at = np.arange(0, self.box, self.step)
         grid = np.stack(np.meshgrid(at, at, at, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -121,8 +129,8 @@ class Windows:
         return grid[np.array(reaching, bool)]
 
     def overlap(self, centre, margin: int = 0) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        """Where a window lies, with its margin if wanted: (in the map, in the window itself), slices; what sticks out of the box is
-        left out."""
+        """Where a window lies, with its margin if wanted: (in the map, in the window itself), slices; what sticks out
+        of the box is left out."""
         reach = self.reach + margin
         first = [max(int(c) - reach, 0) for c in centre]
         last = [min(int(c) + reach + 1, self.box) for c in centre]
@@ -160,16 +168,20 @@ def _check(options: WindowOptions, box: int, pixel_size: float) -> None:
         if not (np.isfinite(value) and value > 0):
             raise UserError(f"local resolution: {_WORDS[name]} {value:g} Å makes no sense; expected a positive length")
     if not 0 < options.threshold < 1:
-        raise UserError(f"local resolution: an FSC threshold of {options.threshold:g} makes no sense; expected more than 0 and less "
+        raise UserError(f"local resolution: an FSC threshold of {options.threshold:g} makes no sense; expected more "
+                        f"than 0 and less "
                         "than 1, usually 0.143 or 0.5")
     if options.sampling < pixel_size:
-        raise UserError(f"local resolution: windows {options.sampling:g} Å apart are nearer to each other than voxels of "
+        raise UserError(f"local resolution: windows {options.sampling:g} Å apart are nearer to each other than voxels "
+                        f"of "
                         f"{pixel_size:g} Å; take a coarser sampling")
     for name in ("randomise_from", "min_resolution"):
         if (value := getattr(options, name)) <= nyquist:
-            raise UserError(f"local resolution: {_WORDS[name]} {value:g} Å is finer than Nyquist, {nyquist:.4g} Å; take a coarser one")
+            raise UserError(f"local resolution: {_WORDS[name]} {value:g} Å is finer than Nyquist, {nyquist:.4g} Å; "
+                            f"take a coarser one")
     if options.randomise_from > extent:
-        raise UserError(f"local resolution: {_WORDS['randomise_from']} {options.randomise_from:g} Å is longer than the box, "
+        raise UserError(f"local resolution: {_WORDS['randomise_from']} {options.randomise_from:g} Å is longer than the "
+                        f"box, "
                         f"{extent:.4g} Å; take a finer one")
 
 

@@ -1,4 +1,5 @@
-"""Runs the project's CUDA sources on this host's processor, compiled by g++ under shim.hpp. For tests, not for speed."""
+"""Runs the project's CUDA sources on this host's processor, compiled by g++ under shim.hpp. For tests, not for
+speed."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def compile_source(source: str) -> HostModule:
     if program is None:
         raise CompileError("needs a C++ compiler: install g++")
     # a kernel's extern shared array is one buffer here, and inline PTX is for the chip
-    text = re.sub(r"extern __shared__ (\w+) (\w+)\[\];", r"\1* \2 = reinterpret_cast<\1*>(dynamic_shared_memory);", source)
+    text = re.sub(r"extern __shared__ (\w+) (\w+)\[\];", r"\1* \2 = reinterpret_cast<\1*>(dynamic_shared_memory);",
+                  source)
     names = re.findall(r'extern "C" __global__ void\s+(?:__launch_bounds__\(\w+\)\s+)?(\w+)\(', text)
     text = f'#include "{SHIM}"\n{text}\n' + "".join(f"HOST_KERNEL({name})\n" for name in names)
     # a multiply and an add are one operation only where the source says fmaf: compensated sums rely on it
@@ -92,7 +94,8 @@ def _argument(name: str, i: int, letter: str, value):
     what = f"{name}, argument {i}"
     if letter in _SCALARS:
         if not isinstance(value, np.generic) or value.dtype != _SCALARS[letter]:
-            raise TypeError(f"{what}: expected {np.dtype(_SCALARS[letter])}, got {getattr(value, 'dtype', type(value))}")
+            raise TypeError(f"{what}: expected {np.dtype(_SCALARS[letter])}, got "
+                            f"{getattr(value, 'dtype', type(value))}")
         return np.ctypeslib.as_ctypes_type(value.dtype)(value.item())
     if value is None or (isinstance(value, np.intp) and value == 0):
         return ctypes.c_void_p(None)

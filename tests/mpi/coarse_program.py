@@ -9,7 +9,8 @@ from mpirecon.solvers.groups import GroupStore, half_map, held_out_map
 comm = get_communicator()
 shape, side = (10, 10, 6, 3), 6
 groups = [(half, fold) for half in (1, 2) for fold in range(3)]
-parts = {g: np.random.default_rng(k).standard_normal((comm.size, *shape)).astype(np.float32) for k, g in enumerate(groups)}
+parts = {g: np.random.default_rng(k).standard_normal((comm.size, *shape)).astype(np.float32) for k,
+         g in enumerate(groups)}
 store = GroupStore(comm, shape)
 for group in groups:
     store.put(group, parts[group][comm.rank].copy())

@@ -87,7 +87,8 @@ def check_hand_over():
 def check_maps():
     """A map is brought to one rank, to all, or taken away, whoever owns it."""
     box, maps = 4, MapSet(comm, 4)
-    expected = {made_of: np.full((box,) * 3, 1.0 + k, np.float32) for k, made_of in enumerate((half_map(1), half_map(2), WHOLE))}
+    expected = {made_of: np.full((box,) * 3, 1.0 + k, np.float32) for k,
+                made_of in enumerate((half_map(1), half_map(2), WHOLE))}
     for k, (made_of, volume) in enumerate(expected.items()):
         maps.place(made_of, k % comm.size, volume.copy() if comm.rank == k % comm.size else None)
     last = comm.size - 1

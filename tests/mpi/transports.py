@@ -34,7 +34,8 @@ def judge(transport):
     assert moved >= 4 * length, (transport.name, moved)
     part = transport.reduce_scatter(gpu.to_device(values[comm.rank]))
     first, last = slab(length, comm.size, comm.rank)
-    assert isinstance(part, np.ndarray) and np.abs(part - host[first:last]).max() <= 1e-6 * np.abs(host).max(), transport.name
+    assert isinstance(part,
+                      np.ndarray) and np.abs(part - host[first:last]).max() <= 1e-6 * np.abs(host).max(), transport.name
     assert np.array_equal(transport.reduce_scatter(values[comm.rank]), comm.reduce_scatter(values[comm.rank]))
     return part
 

@@ -1,10 +1,11 @@
 """A stand-in for CuPy where there is no GPU: for tests only. Arrays are NumPy's, kernels are run by tests/host_cuda.
 
-It has what mpirecon uses of CuPy and nothing else, with CuPy's signatures (tests/test_fake_cupy.py compares them with the
-real package where that is installed). Like the real one it refuses to turn a device array into a host array unasked.
+It has what mpirecon uses of CuPy and nothing else, with CuPy's signatures (tests/test_fake_cupy.py compares them with
+the real package where that is installed). Like the real one it refuses to turn a device array into a host array
+unasked.
 
-FAKE_CUPY, in the environment, holds settings as JSON: "devices", "memory" (bytes of each), "driver", "error" (what asking for
-devices raises), "import_error".
+FAKE_CUPY, in the environment, holds settings as JSON: "devices", "memory" (bytes of each), "driver", "error" (what
+asking for devices raises), "import_error".
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class ndarray:
         self._host = _host
 
     def __array__(self, *_, **__):
-        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array "
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy "
+                        "array "
                         "explicitly.")
 
     shape = property(lambda self: self._host.shape)

@@ -31,7 +31,8 @@ def getDevice() -> int:
 def getDeviceProperties(device) -> dict:
     from cupy import SETTINGS
 
-    return {"name": b"Fake GPU", "uuid": bytes([device]) * 16, "major": 9, "minor": 0, "totalGlobalMem": SETTINGS["memory"],
+    return {"name": b"Fake GPU", "uuid": bytes([device]) * 16, "major": 9, "minor": 0,
+            "totalGlobalMem": SETTINGS["memory"],
             "multiProcessorCount": 4}  # fmt: skip
 
 

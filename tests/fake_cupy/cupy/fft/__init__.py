@@ -48,4 +48,5 @@ def rfftn(a, s=None, axes=None, norm=None):
 
 
 def irfftn(a, s=None, axes=None, norm=None):
-    return _transform("irfftn")(a, s=s, axes=axes if axes is not None else None if s is None else tuple(range(len(s))), norm=norm)
+    return _transform("irfftn")(a, s=s, axes=axes if axes is not None else None if s is None else tuple(range(len(s))),
+                                norm=norm)
