@@ -1,4 +1,4 @@
-"""What a CUDA kernel takes, declared once: its parameter list, the order of its launches and what these are checked by."""
+"""What a CUDA kernel takes, declared once: its parameter list, the order and the checks of its launches."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: what a number or an array's element is in CUDA, by its dtype; an array of `int16_pairs` or `float32_fours` has them side by side
+#: what an element is in CUDA, by its dtype; `int16_pairs` and `float32_fours` are several numbers side by side
 _IN_CUDA = {
-    "float32": "float", "float64": "double", "int32": "int", "int64": "long long", "complex64": "float2", "int16_pairs": "Frequency",
-    "float32_fours": "float4",
+    "float32": "float", "float64": "double", "int32": "int", "int64": "long long", "complex64": "float2",
+    "int16_pairs": "Frequency", "float32_fours": "float4",
 }  # fmt: skip
 _SIZE = re.compile(r"(\w+)(?: // (\d+))?(?: \+ (\d+))?")
 
@@ -87,7 +87,9 @@ class Kernel:
         for argument in self.arguments:
             if argument.shape is not None:
                 self._check(argument, values[argument.name], sizes)
-        return tuple(values[a.name] if a.shape is not None else np.dtype(a.dtype).type(values[a.name]) for a in self.arguments)
+        return tuple(
+            np.dtype(a.dtype).type(values[a.name]) if a.shape is None else values[a.name] for a in self.arguments
+        )
 
     def _check(self, argument: Argument, value, sizes: dict[str, int]) -> None:
         """Check an array, and learn the size that it is the first to tell."""
@@ -109,7 +111,8 @@ class Kernel:
             name, _, more = _SIZE.fullmatch(unknown[0]).groups()
             sizes[name] = value.size // known - int(more or 0)
         elif not unknown and value.size != known or len(unknown) == 1 and known:
-            expected = ", ".join(f"{size}" if _size(size, sizes) in (None, size) else f"{size} = {_size(size, sizes)}" for size in argument.shape)
+            each = [(size, _size(size, sizes)) for size in argument.shape]
+            expected = ", ".join(f"{size}" if found in (None, size) else f"{size} = {found}" for size, found in each)
             raise ValueError(f"{what} has the shape {value.shape}, expected ({expected})")
 
 

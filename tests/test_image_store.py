@@ -1,4 +1,4 @@
-"""What an image store owes, whatever the backend: every image that is asked for, at its pose of now, read no oftener than need be.
+"""What an image store owes, whatever the backend: the images that are asked for, at their poses, read as seldom as can be.
 
 The CUDA backends run on the host through the stand-in for CuPy, or, marked `gpu`, on a GPU.
 """
@@ -168,7 +168,8 @@ def seen_from_the_start(made, slab, rows=np.arange(20)):
     """The same of images that were prepared at the slab's poses of now."""
     at = replace(slab.metadata, pose=slab.pose)[rows]
     reference, bands = made.reference(volume()), bands_of(made)
-    batch, accumulator, one = made.prepare(slab.images(rows), at, slab.noise_group[rows]), made.accumulator(), np.ones(len(rows))
+    batch = made.prepare(slab.images(rows), at, slab.noise_group[rows])
+    accumulator, one = made.accumulator(), np.ones(len(rows))
     made.accumulate(accumulator, batch, one, one, one)
     return made.statistics(reference, batch, bands), made.power(batch), np.asarray(made.folded(accumulator))
 
@@ -193,7 +194,8 @@ def optics():
                        rng.uniform(-3, 3, (2, 9)), np.linspace(1, [0.5, 0.8], 8).T)  # fmt: skip
 
 
-@pytest.mark.parametrize("options", [{}, {"premultiplied": True}, {"aberrations": optics()}], ids=["plain", "premultiplied", "aberrations"])
+@pytest.mark.parametrize("options", [{}, {"premultiplied": True}, {"aberrations": optics()}],
+                         ids=["plain", "premultiplied", "aberrations"])  # fmt: skip
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "read anew"])
 def test_moving_particles_is_preparing_them_at_their_new_poses(backend, slab, options, kept, monkeypatch):
     if not kept:  # a GPU that has room for one batch alone
@@ -238,7 +240,7 @@ def room_for(made, images):
 @pytest.mark.parametrize("room", [20, 5, 0])
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_neither_order_nor_ranks_nor_room_change_what_is_seen(backend, slabs, room, ranks, monkeypatch):
-    """Visits of rows drawn at random, with moves in between: each gives what preparing these rows at their poses gives."""
+    """Visits of rows drawn at random, with moves in between: each gives what preparing them at their poses gives."""
     monkeypatch.setattr("mpirecon.backend.cuda.plan", lambda *_: Plan(room == 20, 4, 0, 0))
     made = backend(on_cpu={"memory": room_for(CpuBackend(BOX, 2.0), room)})
     rng = np.random.default_rng(room)
@@ -287,7 +289,8 @@ def test_kept_or_read_anew_moved_images_are_the_same_bits(slab):
 
 
 def test_a_move_to_nowhere_is_refused(slab):
-    for quaternion, shift in (([[0.0, 0, 0, 0]], [[0.0, 0]]), ([[1.0, 0, 0, 0]], [[np.nan, 0]]), ([[1.0, 0, 0]], [[0.0, 0]])):
+    nowhere = ([[0.0, 0, 0, 0]], [[0.0, 0]]), ([[1.0, 0, 0, 0]], [[np.nan, 0]]), ([[1.0, 0, 0]], [[0.0, 0]])
+    for quaternion, shift in nowhere:
         with pytest.raises(UserError, match="Pose"):
             slab.move(np.array([3]), np.array(quaternion), np.array(shift))
     assert slab.pose is slab.metadata.pose

@@ -1,4 +1,4 @@
-"""The tables of CUDA kernels' arguments: every kernel has one, its parameters are made of it, and launches are checked by it."""
+"""The tables of CUDA kernels' arguments: every kernel has one, of which its parameters and checks are made."""
 
 import re
 from pathlib import Path
@@ -15,13 +15,15 @@ from mpirecon.kernels.tables import KERNELS
 FOLDER = Path(mpirecon.kernels.__file__).parent
 
 #: tests/host_cuda/shim.hpp's letters of what a compiled kernel takes
-LETTERS = {"float32": "f", "float64": "d", "int32": "i", "int64": "q", "complex64": "c", "float32_fours": "v", "int16_pairs": "x"}
+LETTERS = {"float32": "f", "float64": "d", "int32": "i", "int64": "q", "complex64": "c", "float32_fours": "v",
+           "int16_pairs": "x"}  # fmt: skip
 
 
 def test_every_kernel_takes_what_its_table_says():
     found = {}
     for path in FOLDER.glob("*.cu"):
-        found |= dict(re.findall(r'extern "C" __global__ void\s+(?:__launch_bounds__\(\w+\)\s+)?(\w+)\(([^)]*)\)', path.read_text()))
+        head = r'extern "C" __global__ void\s+(?:__launch_bounds__\(\w+\)\s+)?'
+        found |= dict(re.findall(head + r"(\w+)\(([^)]*)\)", path.read_text()))
     assert found == {name: f"ARGUMENTS_{name}" for name in KERNELS}
 
 
@@ -35,17 +37,20 @@ def test_compiled_kernels_take_what_their_tables_say():
 
 TABLE = Kernel("shells", (
     array("values", "complex64", "images", "p", "p // 2 + 1"), number("p"), number("scale", "float32"),
-    array("first", "int32", "shells + 1"), array("weight", "float32", "images", optional=True), output("sums", "float64", "images", "shells"),
+    array("first", "int32", "shells + 1"), array("weight", "float32", "images", optional=True),
+    output("sums", "float64", "images", "shells"),
 ))  # fmt: skip
 
 
 def given(**other):
-    return {"values": np.zeros((3, 8, 5), np.complex64), "p": 8, "scale": 2, "first": np.zeros(5, np.int32), "weight": None,
-            "sums": np.zeros((3, 4))} | other  # fmt: skip
+    return {"values": np.zeros((3, 8, 5), np.complex64), "p": 8, "scale": 2, "first": np.zeros(5, np.int32),
+            "weight": None, "sums": np.zeros((3, 4))} | other  # fmt: skip
 
 
 def test_the_parameter_list_is_the_tables():
-    assert TABLE.parameters == "const float2* values, int p, float scale, const int* first, const float* weight, double* sums"
+    assert TABLE.parameters == (
+        "const float2* values, int p, float scale, const int* first, const float* weight, double* sums"
+    )
 
 
 def test_arguments_are_put_in_order_and_numbers_are_of_the_tables_type():

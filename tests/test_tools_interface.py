@@ -1,4 +1,4 @@
-"""Tools and commands keep to interfaces: no private names of the package, and nothing of it replaced or set from outside."""
+"""Tools and commands keep to interfaces: no private names of the package, and nothing of it is set from outside."""
 
 import ast
 import re
@@ -11,8 +11,9 @@ import pytest
 import mpirecon as mr
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = [*sorted(p for p in (ROOT / "tools").iterdir() if p.is_file() and "python" in p.read_text(encoding="utf-8")[:40] or p.suffix == ".py"),
-            *sorted((ROOT / "mpirecon" / "cli").glob("*.py"))]  # fmt: skip
+TOOLS = [path for path in (ROOT / "tools").iterdir() if path.is_file()
+         and (path.suffix == ".py" or "python" in path.read_text("utf-8")[:40])]  # fmt: skip
+PROGRAMS = [*sorted(TOOLS), *sorted((ROOT / "mpirecon" / "cli").glob("*.py"))]
 
 #: of the standard library, where they are public for all that
 PUBLIC = {"_asdict", "_exit", "_replace"}
@@ -23,7 +24,7 @@ def private_names(tree: ast.AST) -> list[str]:
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("mpirecon"):
-            found += [f"{node.module}.{alias.name}" for alias in node.names if alias.name.startswith("_") and not alias.name.startswith("__")]
+            found += [f"{node.module}.{alias.name}" for alias in node.names if re.match("_[^_]", alias.name)]
         elif isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr) and node.attr not in PUBLIC:
             if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
                 found.append(ast.unparse(node))
@@ -32,8 +33,9 @@ def private_names(tree: ast.AST) -> list[str]:
 
 def imported_names(tree: ast.AST) -> set[str]:
     """Names under which something of the package is known."""
-    return {(alias.asname or alias.name).split(".")[0] for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))
-            for alias in node.names if "mpirecon" in (getattr(node, "module", None) or alias.name)}  # fmt: skip
+    nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return {(alias.asname or alias.name).split(".")[0] for node in nodes for alias in node.names
+            if "mpirecon" in (getattr(node, "module", None) or alias.name)}  # fmt: skip
 
 
 def set_from_outside(tree: ast.AST) -> list[str]:
@@ -79,14 +81,16 @@ def test_what_does_not_is_found(text, found):
 
 def test_tools_of_tables_run_through_the_public_interface(tmp_path):
     """What tools/selection_table and tools/robust_table measure, on a small set."""
-    particles = mr.simulate(mr.phantom(24, 5.0), 160, snr=0.3, error_rate=0.3, scale_cv=0.3, seed=4, path=tmp_path / "p.h5")
+    made = dict(snr=0.3, error_rate=0.3, scale_cv=0.3, seed=4, path=tmp_path / "p.h5")
+    particles = mr.simulate(mr.phantom(24, 5.0), 160, **made)
     selection = runpy.run_path(str(ROOT / "tools" / "selection_table"), run_name="tool")
     found = selection["Result"](particles.path, "--loss sorted --keep auto --iterations 2")
     assert found.iteration > 0 and found.volume.shape == (24,) * 3 and found.halves.shape == (13,)
     assert 0.5 < found.auc <= 1 and 0 < found.mixture["keep"] <= 1 and found.kept.shape == found.wrong.shape == (160,)
     robust = runpy.run_path(str(ROOT / "tools" / "robust_table"), run_name="tool")
     everybody = robust["with_weights"](particles.path, np.ones(160), np.ones(160))
-    np.testing.assert_allclose(everybody, mr.reconstruct(particles).volume.to_numpy(), rtol=0, atol=1e-6 * np.abs(everybody).max())
+    plain = mr.reconstruct(particles).volume.to_numpy()
+    np.testing.assert_allclose(everybody, plain, rtol=0, atol=1e-6 * np.abs(everybody).max())
     # of particles of half the contrast the map is twice as strong
     faint = robust["with_weights"](particles.path, np.ones(160), np.full(160, 0.5))
     assert np.vdot(faint, everybody) / np.vdot(everybody, everybody) == pytest.approx(2, rel=0.05)

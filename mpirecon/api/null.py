@@ -17,8 +17,8 @@ from mpirecon.parallel.agree import run_first
 
 
 def null(
-    particles, output: str | os.PathLike | None = None, *, loss="l2", comm=None, overwrite: bool = False, verbose: bool | int = False,
-    **options,
+    particles, output: str | os.PathLike | None = None, *, loss="l2", comm=None, overwrite: bool = False,
+    verbose: bool | int = False, **options,
 ) -> NullTest:
     """Replace the images by noise and reconstruct: the half maps must not agree. Collective over `comm`.
 
@@ -84,7 +84,9 @@ class NullTest:
         when the folder holds no such test.
     """
 
-    def __init__(self, folder: str | os.PathLike, *, _scratch: Scratch | None = None, _summary: dict | None = None) -> None:
+    def __init__(
+        self, folder: str | os.PathLike, *, _scratch: Scratch | None = None, _summary: dict | None = None
+    ) -> None:
         self.folder, self._scratch = Path(folder), _scratch
         self.summary = read_summary(folder, NULL.marker) if _summary is None else _summary
 

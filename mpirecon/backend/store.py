@@ -144,7 +144,9 @@ class ImageStore:
     def _holds(self, rows: np.ndarray) -> bool:
         return bool((self._place[rows] >= 0).all())
 
-    def _read_ahead(self, reader: ThreadPoolExecutor, read: Read, parts: list[np.ndarray], number: int) -> Future | None:
+    def _read_ahead(
+        self, reader: ThreadPoolExecutor, read: Read, parts: list[np.ndarray], number: int
+    ) -> Future | None:
         if number == len(parts) or self._holds(parts[number]):
             return None
         memory = self._memory
@@ -159,7 +161,8 @@ class ImageStore:
             prepared = memory.prepare(part, staged)
             new = np.flatnonzero(self._place[part] < 0)[: memory.capacity - self._used]
             if len(new):
-                places = np.arange(self._used, self._used + len(new)) if self._planned is None else self._planned[part[new]]
+                free = np.arange(self._used, self._used + len(new))
+                places = free if self._planned is None else self._planned[part[new]]
                 prepared = memory.keep(part, prepared, new, places)
                 self._place[part[new]] = places
                 self._used += len(new)

@@ -9,7 +9,10 @@ import numpy as np
 
 
 class Equations(ABC):
-    """(Σ w AᴴA + Λ) x = Σ w Aᴴŷ; host arrays go in and come out. Volumes are (n, n, n) float32, ridges (shells + 1,) float64."""
+    """(Σ w AᴴA + Λ) x = Σ w Aᴴŷ; host arrays go in and come out.
+
+    Volumes are (n, n, n) float32, ridges (shells + 1,) float64.
+    """
 
     @property
     @abstractmethod
@@ -21,7 +24,9 @@ class Equations(ABC):
         """Mean weight of each image shell, (shells + 1,) float64; the last entry is everything beyond."""
 
     @abstractmethod
-    def ridge(self, ssnr: np.ndarray | None = None, floor: float = 1e-3, shell_weight: np.ndarray | None = None) -> np.ndarray:
+    def ridge(
+        self, ssnr: np.ndarray | None = None, floor: float = 1e-3, shell_weight: np.ndarray | None = None
+    ) -> np.ndarray:
         """Λ per shell: mean weight / SSNR, and at least floor · mean weight."""
 
     @abstractmethod
@@ -29,7 +34,9 @@ class Equations(ABC):
         """Gridding solution numerator / (weight + Λ)."""
 
     @abstractmethod
-    def solve(self, ridge: np.ndarray, iterations: int = 12, tolerance: float = 1e-5, each: Callable[[], None] = lambda: None):
+    def solve(
+        self, ridge: np.ndarray, iterations: int = 12, tolerance: float = 1e-5, each: Callable[[], None] = lambda: None
+    ):
         """(x, relative residuals) of preconditioned conjugate gradients; ``each()`` is called in every iteration."""
 
     @abstractmethod
