@@ -94,6 +94,7 @@ def test_noise_depends_on_seed_and_particle_alone(particles):
         some = noise.images(np.array([3, 7, 250]))
         np.testing.assert_array_equal(some, noise.images(slice(0, 400))[[3, 7, 250]])
         assert abs(np.corrcoef(some.ravel(), NoiseFile(file, 2).images(np.array([3, 7, 250])).ravel())[0, 1]) < 0.1
+        assert file.has_truth and not noise.has_truth
         assert noise.metadata().pose_error is None and noise.metadata().true_quaternion is None
         np.testing.assert_array_equal(noise.metadata(2, 9).ctf, file.metadata(2, 9).ctf)
         assert len(noise) == len(file) and noise.box == file.box and noise.halves().shape == (400,)

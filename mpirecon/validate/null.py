@@ -52,6 +52,8 @@ class NoiseFile:
     def __len__(self) -> int:
         return len(self._wrapped)
 
+    has_truth = False
+
     def metadata(self, start: int = 0, stop: int | None = None) -> ParticleSet:
         """As ParticleFile.metadata, without planted errors."""
         return replace(self._wrapped.metadata(start, stop), **dict.fromkeys(TRUTH))
