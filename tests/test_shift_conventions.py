@@ -1,5 +1,6 @@
-"""Shifts that are in another unit, of another sign or other axes than the images have them: told with the option that helps, and no
-other set is spoken ill of."""
+"""Shifts that are in another unit, of another sign or other axes than the images have them: told with the option that
+helps, and no other set is spoken ill of.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ from mpirecon.io.reading import SHIFT_AXES, parse_unit
 from mpirecon.io.star import read_star, write_star
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.simulation.phantom import phantom
+from mpirecon.validate.conventions import conventions
 from mpirecon.validate.low_slices import LowSlices
-from mpirecon.validate.shift_conventions import ShiftSample, conventions
+from mpirecon.validate.shift_conventions import ShiftSample
 
 BOX, PIXEL = 32, 3.0
 
@@ -28,7 +30,9 @@ BOX, PIXEL = 32, 3.0
 def simulate(path, *options, m=400, pixel=PIXEL):
     options = {"--snr": 0.1, "--shift-sigma": 2.5 * pixel, **dict(zip(options[::2], options[1::2]))}
     given = [str(part) for pair in options.items() for part in pair if part is not None]
-    made = f"simulate --phantom --box {BOX} --pixel-size {pixel} --particles {m} --seed 4 -q --overwrite -o {path}".split()
+    made = (
+        f"simulate --phantom --box {BOX} --pixel-size {pixel} --particles {m} --seed 4 -q --overwrite -o {path}".split()
+    )
     assert run([*made, *given]) == 0
     return path
 
@@ -73,10 +77,15 @@ def test_conventions_are_told_apart_where_they_differ():
 
 
 WRONG = {
-    "multiplied by the pixel size": lambda shift: shift / PIXEL, "divided by the pixel size": lambda shift: shift * PIXEL,
-    "with the other sign": lambda shift: -shift, "with x and y exchanged": lambda shift: shift[:, ::-1],
-    "with the other sign of y": lambda shift: shift * [1, -1], "half as long": lambda shift: 2 * shift,
-    "with x and y exchanged and the other sign of x, multiplied by the pixel size": lambda shift: shift[:, ::-1] * [1, -1] / PIXEL,
+    "multiplied by the pixel size": lambda shift: shift / PIXEL,
+    "divided by the pixel size": lambda shift: shift * PIXEL,
+    "with the other sign": lambda shift: -shift,
+    "with x and y exchanged": lambda shift: shift[:, ::-1],
+    "with the other sign of y": lambda shift: shift * [1, -1],
+    "half as long": lambda shift: 2 * shift,
+    "with x and y exchanged and the other sign of x, multiplied by the pixel size": lambda shift: (
+        shift[:, ::-1] * [1, -1] / PIXEL
+    ),
 }
 
 
@@ -87,15 +96,26 @@ def test_other_shifts_are_found_out(tmp_path, words, capsys):
     found, warnings = first_record(particles)
     assert found["better"] == words and len(warnings) == 1 and f"with shifts {words} they predict" in warnings[0]
     assert "was not imported from a table" in warnings[0]
-    assert warnings[0] in capsys.readouterr().err and "images contradict the shifts" in (tmp_path / "p.run/report.html").read_text()
+    assert (
+        warnings[0] in capsys.readouterr().err
+        and "images contradict the shifts" in (tmp_path / "p.run/report.html").read_text()
+    )
 
 
 RIGHT = {
-    "as they are": (), "wrong poses": ("--error-rate", 0.3), "centred": ("--shift-sigma", 0), "tiny": ("--shift-sigma", 0.6),
-    "noisy": ("--snr", 0.01), "clean": ("--snr", "inf"), "junk": ("--junk-rate", 0.5, "--error-rate", 0.3), "nothing": ("--junk-rate", 1.0),
+    "as they are": (),
+    "wrong poses": ("--error-rate", 0.3),
+    "centred": ("--shift-sigma", 0),
+    "tiny": ("--shift-sigma", 0.6),
+    "noisy": ("--snr", 0.01),
+    "clean": ("--snr", "inf"),
+    "junk": ("--junk-rate", 0.5, "--error-rate", 0.3),
+    "nothing": ("--junk-rate", 1.0),
     "lost shifts of a third": ("--shift-sigma", 0.6, "--offset-error-rate", 0.3, "--offset-error", 15),
     "small errors": ("--error-rate", 1.0, "--error-kind", "small:5", "--offset-error", 2),
-    "one direction": ("--preferred-views", 0.9), "premultiplied": ("--ctf-premultiply", None), "flipped": ("--ctf-phase-flip", None),
+    "one direction": ("--preferred-views", 0.9),
+    "premultiplied": ("--ctf-premultiply", None),
+    "flipped": ("--ctf-phase-flip", None),
     "no angle is right": ("--error-rate", 1.0),
 }
 
@@ -126,7 +146,11 @@ def test_rotations_of_the_inverse_sense(tmp_path):
     with h5py.File(particles, "r+") as file:
         file["quaternion"][:] *= [1, -1, -1, -1]
     found, warnings = first_record(particles)
-    assert found["better"] == "that are the inverse ones" and "write them the other way round" in found["warning"] and not warnings[1:]
+    assert (
+        found["better"] == "that are the inverse ones"
+        and "write them the other way round" in found["warning"]
+        and not warnings[1:]
+    )
 
 
 @pytest.mark.parametrize("words, turn, sigma", [
@@ -154,7 +178,9 @@ def test_few_particles_say_nothing(tmp_path):
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    """``tables(change)`` → a STAR file whose origins, in pixels and in Å, are what `change` makes of the right ones, (label, values) …"""
+    """``tables(change)`` → a STAR file whose origins, in pixels and in Å, are what `change` makes of the right ones,
+    (label, values) …
+    """
     folder = tmp_path_factory.mktemp("shifts")
     simulate(folder / "p.h5")
     export(folder / "p.h5", folder / "p.star", folder / "s.mrcs")
@@ -175,9 +201,13 @@ def tables(tmp_path_factory):
 
 ANGST, PIXELS = ("rlnOriginXAngst", "rlnOriginYAngst"), ("rlnOriginX", "rlnOriginY")
 TABLES = {
-    "--unit shift=pixel": lambda o: (ANGST, o / PIXEL), "--unit shift=A": lambda o: (PIXELS, o), "--unit shift=-A": lambda o: (ANGST, -o),
-    "--unit shift=-pixel": lambda o: (PIXELS, -o / PIXEL), "--shift-axes=y,x": lambda o: (PIXELS, o[:, ::-1] / PIXEL),
-    "--unit shift=0.5": lambda o: (ANGST, 2 * o), "--unit shift=pixel --shift-axes=x,-y": lambda o: (ANGST, o * [1, -1] / PIXEL),
+    "--unit shift=pixel": lambda o: (ANGST, o / PIXEL),
+    "--unit shift=A": lambda o: (PIXELS, o),
+    "--unit shift=-A": lambda o: (ANGST, -o),
+    "--unit shift=-pixel": lambda o: (PIXELS, -o / PIXEL),
+    "--shift-axes=y,x": lambda o: (PIXELS, o[:, ::-1] / PIXEL),
+    "--unit shift=0.5": lambda o: (ANGST, 2 * o),
+    "--unit shift=pixel --shift-axes=x,-y": lambda o: (ANGST, o * [1, -1] / PIXEL),
 }
 
 
@@ -211,20 +241,35 @@ def test_shifts_of_a_cs_file(tmp_path):
     import test_cryosparc as cs
 
     shift = np.random.default_rng(3).uniform(-9, 9, (8, 2))
-    changes = {"blob__shape": np.full((8, 2), 64, "u4"), "alignments3D__shift": shift.astype("f4"), "alignments3D__psize_A": np.full(8, 5.0, "f4")}
+    changes = {
+        "blob__shape": np.full((8, 2), 64, "u4"),
+        "alignments3D__shift": shift.astype("f4"),
+        "alignments3D__psize_A": np.full(8, 5.0, "f4"),
+    }
     cs.save_cs(tmp_path / "p.cs", cs.columns(8, **changes))
     from test_import import save_stack
 
-    save_stack(tmp_path / "J1" / "imported" / "a.mrcs", np.random.default_rng(1).standard_normal((8, 64, 64)).astype("f4"))
-    for options, wanted in (((), -5 * shift), (("--unit", "shift=-A"), shift), (("--unit", "shift=2.5"), -2.5 * shift),
-                            (("--unit", "shift=0"), 0 * shift), (("--shift-axes", "y,x"), -5 * shift[:, ::-1])):
+    save_stack(
+        tmp_path / "J1" / "imported" / "a.mrcs", np.random.default_rng(1).standard_normal((8, 64, 64)).astype("f4")
+    )
+    for options, wanted in (
+        ((), -5 * shift),
+        (("--unit", "shift=-A"), shift),
+        (("--unit", "shift=2.5"), -2.5 * shift),
+        (("--unit", "shift=0"), 0 * shift),
+        (("--shift-axes", "y,x"), -5 * shift[:, ::-1]),
+    ):
         assert run(["import", str(tmp_path / "p.cs"), "-o", str(tmp_path / "p.h5"), "--overwrite", "-q", *options]) == 0
         with ParticleFile(tmp_path / "p.h5") as file:
             np.testing.assert_allclose(file.metadata().pose.shift, wanted, atol=1e-5)
 
 
 def test_units_of_shifts():
-    assert parse_unit("shift=-px") == ("shift", "-pixel") and parse_unit("shift=1.5") == ("shift", "1.5") and parse_unit("shift=0")[1] == "0"
+    assert (
+        parse_unit("shift=-px") == ("shift", "-pixel")
+        and parse_unit("shift=1.5") == ("shift", "1.5")
+        and parse_unit("shift=0")[1] == "0"
+    )
     for text in ("shift=nan", "shift=inf", "shift=foot", "voltage=2", "angles=-degree"):
         with pytest.raises(ValueError, match="expected QUANTITY=UNIT"):
             parse_unit(text)
@@ -252,9 +297,16 @@ def test_exports_know_which_column_has_which_axis():
     rng = np.random.default_rng(2)
     shift, more = rng.uniform(-9, 9, (20, 2)), rng.uniform(-1, 1, (20, 2))
     group = np.ones(20, int)
-    for columns, order in ((shift / -3, (0, 1)), (shift[:, ::-1] / -3, (1, 0)), (np.zeros((20, 2)), (0, 1)), (more, (0, 1))):
+    for columns, order in (
+        (shift / -3, (0, 1)),
+        (shift[:, ::-1] / -3, (1, 0)),
+        (np.zeros((20, 2)), (0, 1)),
+        (more, (0, 1)),
+    ):
         assert axes_of(columns, shift) == order
-    np.testing.assert_allclose(changed(shift[:, 1] / -3, shift[:, 1], shift[:, 1] + more[:, 1], group, -1.0), (shift + more)[:, 1] / -3)
+    np.testing.assert_allclose(
+        changed(shift[:, 1] / -3, shift[:, 1], shift[:, 1] + more[:, 1], group, -1.0), (shift + more)[:, 1] / -3
+    )
     # numbers that the import took for 0 (--unit shift=0)
     np.testing.assert_allclose(changed(shift[:, 0], np.zeros(20), more[:, 0], group, -3.0), more[:, 0] / -3)
 

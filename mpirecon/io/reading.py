@@ -12,7 +12,8 @@ from mpirecon.errors import UserError
 
 _ANGLE = {"degree": np.pi / 180, "radian": 1.0}
 
-#: quantity → unit → its size; the unit that a format has its numbers in says what that is a multiple of. A shift's may also be a number of Å
+#: quantity → unit → its size; the unit that a format has its numbers in says what that is a multiple of. A shift's may
+#: also be a number of Å
 UNITS: dict[str, dict[str, float]] = {
     "defocus": {"A": 1.0, "nm": 10.0, "um": 1e4},
     "angles": _ANGLE,
@@ -70,7 +71,8 @@ def refuse_reading(particles: str | os.PathLike, reading: Mapping) -> None:
 
 
 def parse_unit(text: str) -> tuple[str, str]:
-    """``defocus=um`` → (quantity, unit), a minus before the unit of a defocus or shift kept; that of a shift may be a number of Å.
+    """``defocus=um`` → (quantity, unit), a minus before the unit of a defocus or shift kept; that of a shift may be a
+    number of Å.
 
     Raises
     ------
@@ -105,7 +107,8 @@ class Reading:
     units : quantity → unit (UNITS), where the user named it
     shift_axes : which of the table's two shifts are x and y (SHIFT_AXES)
     no_ctf : the images have no CTF, or are not to be corrected for it: it is 1 everywhere
-    premultiplied, phase_flipped : whether images were multiplied by their CTF, or by its sign; None: what the table says
+    premultiplied, phase_flipped : whether images were multiplied by their CTF, or by its sign; None: what the table
+    says
     """
 
     units: Mapping[str, str] = field(default_factory=dict)
@@ -121,7 +124,8 @@ class Reading:
     def shifts(self, numbers: np.ndarray, own: float | np.ndarray, angstrom: float | np.ndarray, pixel: float | np.ndarray) -> np.ndarray:
         """A table's numbers (m, 2), which put the particle's origin where RELION does, as shifts in Å of the images.
 
-        own, angstrom, pixel : Å, one or (m,): of the unit that the format has them in, of what it takes for 1 Å, of a pixel
+        own, angstrom, pixel : Å, one or (m,): of the unit that the format has them in, of what it takes for 1 Å, of a
+        pixel
         """
         unit = self.units.get("shift")
         if unit is not None:

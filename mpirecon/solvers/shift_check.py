@@ -13,8 +13,9 @@ from mpirecon.parallel.comm import together
 from mpirecon.solvers.groups import MapSet, half_map
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.slab_data import uniform_hash
+from mpirecon.validate.conventions import Convention
 from mpirecon.validate.low_slices import LowSlices
-from mpirecon.validate.shift_conventions import Convention, ShiftSample
+from mpirecon.validate.shift_conventions import ShiftSample
 
 #: particles that are compared, and those where the first do not agree best with the given shifts; images read at a time
 _FEW, _MORE, _BATCH = 250, 2000, 64
@@ -34,7 +35,8 @@ def check_shifts(engine: Engine, references: MapSet, seed: int, console) -> dict
     Returns
     -------
     dict
-        for the iteration's record: ``shifts``, what ShiftEvidence has and the ``warning``; empty where the box is too small to tell
+        for the iteration's record: ``shifts``, what ShiftEvidence has and the ``warning``; empty where the box is too
+        small to tell
     """
     last = ShiftSample.last_shell(engine.box // 2 - 2, (references.box - 1) // 2 - 1, engine.backend.plane.shells - 1)
     if last is None:
@@ -55,7 +57,8 @@ def _sampled(engine: Engine, references: MapSet, seed: int, last: int, most: int
     """Some of the particles, beside the other half's map; the same ones on any number of ranks. Collective."""
     comm, slab = engine.comm, engine.slab
     drawn = slab.valid & (uniform_hash(slab.ids, seed + _DRAW) < most / max(slab.total, 1))
-    sample = ShiftSample(comm, engine.box, engine.backend.pixel_size, last, slab.metadata.ctf_phase_flipped, engine.backend.premultiplied)
+    flipped, multiplied = slab.metadata.ctf_phase_flipped, engine.backend.premultiplied
+    sample = ShiftSample(comm, engine.box, engine.backend.pixel_size, last, flipped, multiplied)
     for half in (1, 2):
         volume = references.get(half_map(3 - half))
         with together(comm), engine.timings("statistics"):
@@ -79,11 +82,17 @@ def _remedy(file: ParticleFile, better: Convention) -> str:
     """What a user can do about it: the import's options that make the given shifts these."""
     path, _ = file.source()
     if better.of == "angles":
-        return ("If the rotations are so, write them the other way round: Rot, Tilt, Psi as -Psi, -Tilt, -Rot, or alignments3D/pose with the other "
-                "sign; no option of the import inverts them")
+        return (
+            "If the rotations are so, write them the other way round: Rot, Tilt, Psi as -Psi, -Tilt, -Rot, or "
+            "alignments3D/pose with the other "
+            "sign; no option of the import inverts them"
+        )
     if better.of == "images":
-        return ("If the stack was written so, as by a program that counts rows from the other end, write it anew in the axes that the poses are of; "
-                "no option of the import turns images")
+        return (
+            "If the stack was written so, as by a program that counts rows from the other end, write it anew in "
+            "the axes that the poses are of; "
+            "no option of the import turns images"
+        )
     if not path:
         return "Check where they come from: this particle file was not imported from a table"
     options = json.loads(file.attributes.get("provenance") or "{}").get("options") or {}
@@ -100,7 +109,9 @@ def _remedy(file: ParticleFile, better: Convention) -> str:
     given = " ".join(filter(None, (given, "" if axes == "x,y" else f"--shift-axes={axes}")))
     dropped = "without --shift-axes" if axes == "x,y" and options.get("shift_axes", "x,y") != "x,y" else ""
     how = " and ".join(filter(None, (given and f"with {given}", dropped)))
-    return f"If the shifts of {path} are so, import it again {how}; else see whether its rows and stacks belong together"
+    return (
+        f"If the shifts of {path} are so, import it again {how}; else see whether its rows and stacks belong together"
+    )
 
 
 def _unit(file: ParticleFile, said: str | None, factor: float) -> str:

@@ -1,4 +1,6 @@
-"""Slices of a map at low frequencies, in NumPy: a few hundred images are looked at before any kernel needs to be compiled for them."""
+"""Slices of a map at low frequencies, in NumPy: a few hundred images are looked at before any kernel needs to be
+compiled for them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ class LowSlices:
         low[np.ix_(index % side, index % side, index[reach:])] = spectrum[np.ix_(index % n, index % n, index[reach:])]
         del spectrum
         small = scipy.fft.fftshift(scipy.fft.irfftn(low, s=(side,) * 3))
-        axis = np.sinc((np.arange(side) - side // 2) / (2 * side)) ** 2  # the transform of linear interpolation on a grid twice as fine
+        # the transform of linear interpolation on a grid twice as fine
+        axis = np.sinc((np.arange(side) - side // 2) / (2 * side)) ** 2
         padded = np.zeros((2 * side,) * 3, np.float32)
         middle = slice(side - side // 2, side - side // 2 + side)
         padded[middle, middle, middle] = small / (axis[:, None, None] * axis[:, None] * axis)
@@ -31,7 +34,7 @@ class LowSlices:
 
     def at(self, matrices: np.ndarray) -> np.ndarray:
         """(m, 2 last + 1, last + 1) complex64 of poses (m, 3, 3)."""
-        k = (matrices[:, 0, ::-1, None, None] * self.kx + matrices[:, 1, ::-1, None, None] * self.ky)  # z, y, x
+        k = matrices[:, 0, ::-1, None, None] * self.kx + matrices[:, 1, ::-1, None, None] * self.ky  # z, y, x
         at = self._origin + 2 * np.moveaxis(k, 1, 0)
         real, imaginary = (map_coordinates(part, at, order=1, output=np.float32) for part in self._parts)
         return real + 1j * imaginary

@@ -1,23 +1,31 @@
-"""Shifts against the images: do these agree better with each other where another unit, sign or order of axes puts the particles?
+"""Shifts against the images: do these agree better with each other where another unit, sign or order of axes puts the
+particles?
 
-First, some images are compared at low resolution with projections of a map that they did not build. Their cross spectra are looked at for
-every convention: it moves the particle, which is a phase for each sample, and changes nothing else. Where shifts are wrong the map is
-blurred, and does not tell well which ones are right. So where the given ones are not clearly the best, low-resolution maps of either
-half of the images are made in each convention that may be, and what they predict of the other half's images is compared.
+First, some images are compared at low resolution with projections of a map that they did not build. Their cross
+spectra are looked at for every convention: it moves the particle, which is a phase for each sample, and changes
+nothing else. Where shifts are wrong the map is blurred, and does not tell well which ones are right. So where the
+given ones are not clearly the best, low-resolution maps of either half of the images are made in each convention that
+may be, and what they predict of the other half's images is compared.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import scipy.fft
 
 from mpirecon.io.low_maps import HalfMaps
-from mpirecon.io.reading import SHIFT_AXES
 from mpirecon.model.particles import ParticleSet
 from mpirecon.operators.ctf import ctf_coefficients
 from mpirecon.parallel.comm import Communicator
+from mpirecon.validate.conventions import (
+    POSES,
+    Convention,
+    ShiftEvidence,
+    conventions,
+    turned_images,
+)
 from mpirecon.validate.low_slices import LowSlices
 
 #: standard deviations that are no chance; and those by which the given shifts must be better for all to be well
@@ -29,135 +37,27 @@ _NOT_AGAINST = 2.5
 #: how many times as much a convention must predict as the given one
 _MORE = 1.02
 
-#: share of the particles, those that a convention moves most, without whom it must hold too: some may have lost their shifts altogether
+#: share of the particles, those that a convention moves most, without whom it must hold too: some may have lost their
+#: shifts altogether
 _LEFT_OUT = 1 / 3
 
-#: particles below which nothing is told; and pixels that a convention must move them by, root mean square, to be another one
+#: particles below which nothing is told; and pixels that a convention must move them by, root mean square, to be
+#: another one
 _FEWEST, _LEAST_WAY = 50, 0.3
 
 #: standard deviations within which a simpler convention is as good as the best
 _AS_GOOD = 2.0
 
-#: relative difference of two lengths that are one
-_SAME_LENGTH = 0.01
-
 #: shells that are compared: those before hold background, and those after cost more than they tell
 _FIRST_SHELL, _LAST_SHELL = 2, 24
-
-_OTHER_AXES = {
-    "-x,-y": "with the other sign", "y,x": "with x and y exchanged", "x,-y": "with the other sign of y", "-x,y": "with the other sign of x",
-    "-y,-x": "with x and y exchanged and the other sign", "y,-x": "with x and y exchanged and the other sign of y",
-    "-y,x": "with x and y exchanged and the other sign of x",
-}
-
-#: what images may be; turned by 180 degrees they are those of the mirrored map, with the other sign of the shifts
-_TURNED = {
-    "y,x": "with rows and columns exchanged", "x,-y": "upside down", "-x,y": "mirrored left to right",
-    "-y,-x": "turned by 180 degrees with rows and columns exchanged", "y,-x": "turned by 90 degrees", "-y,x": "turned by -90 degrees",
-}
-
-
-@dataclass(frozen=True)
-class Convention:
-    """What shifts may be other than what they were taken for: of which axes (SHIFT_AXES), and how many times as long; and in words.
-
-    of : ``"shifts"``; ``"images"``, which have these axes beside those of their poses; or ``"angles"``, whose rotations are the inverse
-    """
-
-    axes: str
-    factor: float
-    words: str
-    of: str = "shifts"
-
-    @property
-    def matrix(self) -> np.ndarray:
-        return self.factor * SHIFT_AXES[self.axes]
-
-
-def conventions(pixel_size: float) -> list[Convention]:
-    """The given one, and others, simple ones first."""
-    lengths = {1.0: ""}
-    for factor, words in ((pixel_size, "multiplied by the pixel size"), (1 / pixel_size, "divided by the pixel size"), (2.0, "twice as long"),
-                          (0.5, "half as long")):
-        if min(abs(factor / other - 1) for other in lengths) > _SAME_LENGTH:
-            lengths[factor] = words
-    same = [Convention("x,y", factor, words or "as given") for factor, words in lengths.items()]
-    zero = Convention("x,y", 0.0, "all 0")
-    other = [Convention(axes, factor, ", ".join(filter(None, (said, words))))
-             for factor, words in lengths.items() for axes, said in _OTHER_AXES.items()]
-    return [*same, zero, *other]
-
-
-#: what is tried on all sets: rotations of the inverse sense, and images whose rows were counted from the other end
-_POSES = [Convention("x,y", 1.0, "that are the inverse ones", "angles"), Convention("x,-y", 1.0, _TURNED["x,-y"], "images")]
-
-
-def turned_images() -> list[Convention]:
-    """Images that were written in other axes than their poses have."""
-    return [Convention(axes, 1.0, words, "images") for axes, words in _TURNED.items()]
-
-
-@dataclass(frozen=True)
-class ShiftEvidence:
-    """How images agree with maps at shifts of several conventions, of which the given one is the first.
-
-    particles : how many were compared · finest : Å · conventions : of them · correlation : (conventions,), mean correlation of images with
-    the other half's map · sigmas : (conventions,), standard deviations by which each is better there than the given one · may_be : numbers of
-    those that must be looked at more closely · predicted : number → share of the images' power that maps made so predict, where they were
-    made · certainty : number → standard deviations by which that is more than with the given one · found : number of the one that is clearly
-    better, None where none is
-    """
-
-    particles: int
-    finest: float
-    conventions: list[Convention]
-    correlation: np.ndarray
-    sigmas: np.ndarray
-    may_be: list[int]
-    predicted: dict[int, float] | None = None
-    certainty: dict[int, float] | None = None
-    found: int | None = None
-
-    @property
-    def better(self) -> Convention | None:
-        return None if self.found is None else self.conventions[self.found]
-
-    def and_also(self, more: list[Convention]) -> ShiftEvidence:
-        """With further conventions that may be, which shifts do not tell of."""
-        numbers = range(len(self.conventions), len(self.conventions) + len(more))
-        unknown = np.full(len(more), np.nan)
-        return replace(self, conventions=[*self.conventions, *more], correlation=np.append(self.correlation, unknown),
-                       sigmas=np.append(self.sigmas, unknown), may_be=[*self.may_be, *numbers])
-
-    def sentence(self) -> str:
-        """What is to be told of the convention that was found."""
-        given, other = self.predicted[0], self.predicted[self.found]
-        more = f"{other / given:.3g} times as much of" if given > 0 else "some of"
-        what, taken = {"shifts": ("shifts", "the given ones"), "images": ("poses", "the images as they are"), "angles": ("rotations", "the given ones")
-                       }[self.better.of]
-        other = f"the images {self.better.words}" if self.better.of == "images" else f"{what} {self.better.words}"
-        return (f"the images contradict the {what} of the particles: of {self.particles} of them maps of either half were made to {self.finest:.3g} Å, "
-                f"and with {other} they predict {more} the other half's images; with {taken}, {100 * max(given, 0):.2g} % of their power "
-                f"({self.certainty[self.found]:.0f} standard deviations)")
-
-    def as_dict(self) -> dict:
-        predicted, certainty = self.predicted or {}, self.certainty or {}
-        return {
-            "particles": self.particles, "finest": self.finest, "better": None if self.better is None else self.better.words,
-            "compared": [{c.of: c.words, "correlation": _known(r), "sigmas": _known(s), "predicted": predicted.get(number),
-                          "predicted_sigmas": certainty.get(number)}
-                         for number, (c, r, s) in enumerate(zip(self.conventions, self.correlation, self.sigmas))],
-        }  # fmt: skip
-
-
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 class ShiftSample:
     """Sampled images of all ranks, beside projections of maps that they did not build."""
 
-    def __init__(self, comm: Communicator, box: int, pixel_size: float, last: int, phase_flipped: bool, premultiplied: bool) -> None:
+    def __init__(
+        self, comm: Communicator, box: int, pixel_size: float, last: int, phase_flipped: bool, premultiplied: bool
+    ) -> None:
         """last : shell to which they are compared, below box / 2"""
         self.comm, self.box, self.pixel_size, self.last = comm, box, pixel_size, last
         self._phase_flipped, self._premultiplied = phase_flipped, premultiplied
@@ -173,9 +73,12 @@ class ShiftSample:
         last = min(_LAST_SHELL, *limits)
         return last if last > _FIRST_SHELL else None
 
-    def add(self, images: np.ndarray, ids: np.ndarray, particles: ParticleSet, slices: LowSlices, noise: np.ndarray) -> None:
-        """images : (m, n, n) float32, the particle bright · ids : (m,) · particles : of them, at the given poses · noise : (m, shells)
-        noise spectrum of each."""
+    def add(
+        self, images: np.ndarray, ids: np.ndarray, particles: ParticleSet, slices: LowSlices, noise: np.ndarray
+    ) -> None:
+        """images : (m, n, n) float32, the particle bright · ids : (m,) · particles : of them, at the given poses ·
+        noise : (m, shells) noise spectrum of each.
+        """
         n, last = self.box, self.last
         rows = scipy.fft.rfft(np.asarray(images, np.float32))[:, :, : last + 1]
         spectra = scipy.fft.fft(rows, axis=1)[:, np.arange(-last, last + 1) % n]
@@ -200,8 +103,16 @@ class ShiftSample:
     def _whole(self) -> tuple[np.ndarray, ...]:
         """What was added: (ids, half, shift, matrices, data, ctf, model, norm), data and model whitened."""
         grid, complex_, real = self._used.shape, np.complex64, np.float32
-        none = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros((0, 3, 3)), np.zeros((0, *grid), complex_),
-                np.zeros((0, *grid), real), np.zeros((0, *grid), complex_), np.zeros(0))
+        none = (
+            np.zeros(0, np.int64),
+            np.zeros(0, np.int64),
+            np.zeros((0, 2)),
+            np.zeros((0, 3, 3)),
+            np.zeros((0, *grid), complex_),
+            np.zeros((0, *grid), real),
+            np.zeros((0, *grid), complex_),
+            np.zeros(0),
+        )
         return tuple(np.concatenate(parts) for parts in zip(none, *self._parts))
 
     def compared(self) -> ShiftEvidence:
@@ -210,7 +121,9 @@ class ShiftSample:
         known, finest = conventions(self.pixel_size), self.box * self.pixel_size / self.last
         way = self._ways(shift, known)
         own = np.maximum((np.abs(ctf * model) ** 2).sum(axis=(1, 2)), 1e-30)
-        cross = self._at((model if self._premultiplied else ctf * model).conj() * data, way) / np.sqrt(norm * own)[:, None]
+        cross = (
+            self._at((model if self._premultiplied else ctf * model).conj() * data, way) / np.sqrt(norm * own)[:, None]
+        )
         each = np.stack([cross, np.hypot(way[..., 0], way[..., 1])], axis=2)
         correlation, moved = np.moveaxis(self._of_all(ids, each), 2, 0)
         m, sigmas, others, may_be = len(moved), np.zeros(len(known)), [], []
@@ -223,17 +136,20 @@ class ShiftSample:
                 others.append(number)
                 if sigmas[number] > -_WELL:
                     may_be.append(number)
-        if any(known[number].axes != "x,y" for number in may_be):  # the map is no map: where it has the other sign, the right ones look worst
+        # then the map is none: where it has the other sign, the right shifts look worst
+        if any(known[number].axes != "x,y" for number in may_be):
             may_be = others
         return ShiftEvidence(m, finest, known, correlation.mean(axis=0), sigmas, may_be)
 
     def checked(self) -> ShiftEvidence:
-        """As `compared`, beside what is tried on all sets: is one of them clearly better? The same on all ranks. Collective."""
+        """As `compared`, beside what is tried on all sets: is one of them clearly better? The same on all ranks.
+        Collective.
+        """
         evidence = self.compared()
         if evidence.particles < _FEWEST:
             return evidence
         suspected = evidence.may_be
-        evidence = self._by_own_maps(replace(evidence, may_be=[]).and_also(_POSES))
+        evidence = self._by_own_maps(replace(evidence, may_be=[]).and_also(POSES))
         poses = [number for number in evidence.may_be if evidence.certainty[number] > -_WELL]
         return replace(evidence, may_be=[*suspected, *poses])
 
@@ -242,7 +158,7 @@ class ShiftSample:
         evidence = self.compared()
         if evidence.particles < _FEWEST:
             return evidence
-        return self._by_own_maps(evidence.and_also([_POSES[0], *(turned_images() if evidence.may_be else _POSES[1:])]))
+        return self._by_own_maps(evidence.and_also([POSES[0], *(turned_images() if evidence.may_be else POSES[1:])]))
 
     def _by_own_maps(self, evidence: ShiftEvidence) -> ShiftEvidence:
         ids, half, shift, matrices, data, ctf, _, norm = self._whole()
@@ -257,15 +173,19 @@ class ShiftSample:
             if other.of == "angles":
                 halves = HalfMaps(self.comm, *samples, self.last, matrices.swapaxes(1, 2), half - 1)
             elif other.of == "images":
-                halves = HalfMaps(self.comm, *samples, self.last, np.einsum("ij,mjk->mik", other.matrix, matrices[:, :2]), half - 1)
+                halves = HalfMaps(
+                    self.comm, *samples, self.last, np.einsum("ij,mjk->mik", other.matrix, matrices[:, :2]), half - 1
+                )
             if way[:, number].any():
                 along_y, along_x = _phases(way[:, number : number + 1], self.last, self.box)
                 y = data * (along_y[:, 0, :, None] * along_x[:, 0, None, :]).reshape(len(ids), -1)[:, at]
             y = halves.turned(y)
             maps = halves.maps(y if self._premultiplied else ctf * y, ctf**2)
             gains[number] = halves.gains(y, halves.predicted(maps, ctf**2 if self._premultiplied else ctf))
-        each = self._of_all(ids, np.stack([*gains.values(), *np.hypot(way[..., 0], way[..., 1])[:, evidence.may_be].T], axis=1))
-        return _judged(evidence, dict(zip(gains, each.T)), dict(zip(evidence.may_be, each.T[len(gains):])))
+        each = self._of_all(
+            ids, np.stack([*gains.values(), *np.hypot(way[..., 0], way[..., 1])[:, evidence.may_be].T], axis=1)
+        )
+        return _judged(evidence, dict(zip(gains, each.T)), dict(zip(evidence.may_be, each.T[len(gains) :])))
 
     def _ways(self, shift: np.ndarray, known: list[Convention]) -> np.ndarray:
         """(m, conventions, 2) pixels that each moves each particle by."""
@@ -289,7 +209,11 @@ def _judged(evidence: ShiftEvidence, gains: dict[int, np.ndarray], moved: dict[i
     for number, way in moved.items():
         more, some = gains[number] - gains[0], _least_moved(way)
         certainty[number] = _sigmas(more)
-        if certainty[number] > _SURE and _sigmas(more[some]) > _NOT_AGAINST and predicted[number] > _MORE * predicted[0]:
+        if (
+            certainty[number] > _SURE
+            and _sigmas(more[some]) > _NOT_AGAINST
+            and predicted[number] > _MORE * predicted[0]
+        ):
             better.append(number)
     found = None
     if better:
@@ -299,9 +223,13 @@ def _judged(evidence: ShiftEvidence, gains: dict[int, np.ndarray], moved: dict[i
 
 
 def _phases(way: np.ndarray, last: int, box: int) -> tuple[np.ndarray, np.ndarray]:
-    """exp(2πi k·way) along y, k = −last … last, and along x, k = 0 … last: (m, c, k) complex64 of way (m, c, 2) in pixels (x, y)."""
-    y, x = (np.exp(2j * np.pi / box * way[..., axis, None] * k).astype(np.complex64)
-            for axis, k in ((1, np.arange(-last, last + 1)), (0, np.arange(last + 1))))
+    """exp(2πi k·way) along y, k = −last … last, and along x, k = 0 … last: (m, c, k) complex64 of way (m, c, 2) in
+    pixels (x, y).
+    """
+    y, x = (
+        np.exp(2j * np.pi / box * way[..., axis, None] * k).astype(np.complex64)
+        for axis, k in ((1, np.arange(-last, last + 1)), (0, np.arange(last + 1)))
+    )
     return y, x
 
 
