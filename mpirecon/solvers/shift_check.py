@@ -20,6 +20,9 @@ from mpirecon.validate.shift_conventions import ShiftSample
 #: particles that are compared, and those where the first do not agree best with the given shifts; images read at a time
 _FEW, _MORE, _BATCH = 250, 2000, 64
 
+#: shell that the first are compared to, at most
+_COARSE = 14
+
 #: relative difference of two units that is no rounding
 _ROUNDING = 0.01
 
@@ -41,7 +44,7 @@ def check_shifts(engine: Engine, references: MapSet, seed: int, console) -> dict
     last = ShiftSample.last_shell(engine.box // 2 - 2, (references.box - 1) // 2 - 1, engine.backend.plane.shells - 1)
     if last is None:
         return {}
-    evidence = _sampled(engine, references, seed, last, _FEW).checked()
+    evidence = _sampled(engine, references, seed, min(last, _COARSE), _FEW).checked()
     if evidence.may_be:
         evidence = _sampled(engine, references, seed, last, _MORE).decided()
     warning = None
