@@ -85,6 +85,23 @@ class Unit(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+class ShiftAxes(click.ParamType):
+    """One of reading.SHIFT_AXES."""
+
+    name = "X,Y"
+
+    def convert(self, value, param, ctx):
+        from mpirecon.io.reading import SHIFT_AXES  # NumPy is slow to load, and --help needs none
+
+        axes = value.replace(" ", "").lower().replace("−", "-")
+        if axes not in SHIFT_AXES:
+            self.fail(f"{value!r}: expected one of {' '.join(SHIFT_AXES)}", param, ctx)
+        return axes
+
+
+#: values that say nothing
+_DEFAULTS = (("bfactor_sign", "auto"), ("shift_axes", "x,y"))
+
 #: a command appends these to its params, and gives their values to `reading_of`
 READING = [
     click.Option(["--data-dir"], type=EXISTING_FOLDER,
@@ -103,8 +120,11 @@ READING = [
     click.Option(["--amplitude-contrast"], type=Number(0, 1), metavar="X", help="Amplitude contrast, likewise."),
     click.Option(["--unit", "units"], type=Unit(), multiple=True, metavar="QUANTITY=UNIT",
                  help="Unit of the table's numbers where it is not the format's own: defocus=A|nm|um (with a minus where underfocus is "
-                 "negative), angles=degree|radian, defocus-angle=…, phase-shift=…, shift=A|pixel, voltage=kV|V, "
+                 "negative), angles=degree|radian, defocus-angle=…, phase-shift=…, shift=A|pixel or a number of Å (with a minus where the sign is the other), voltage=kV|V, "
                  "amplitude-contrast=fraction|percent; may be repeated."),
+    click.Option(["--shift-axes"], type=ShiftAxes(), default="x,y", show_default=True, metavar="X,Y",
+                 help="Which of the table's two shifts are x and y in the images: y,x where they are exchanged, x,-y where y counts the other "
+                 "way, and so on."),
     click.Option(["--contrast"], type=click.Choice(["white", "black"]),
                  help="Whether protein is bright or dark.  [default: white; of a .cs file what its blob/sign says]"),
     click.Option(["--bfactor-sign"], type=click.Choice(["auto", "relion", "warp"]), default="auto", show_default=True,
@@ -131,7 +151,7 @@ READING = [
 READING_GROUPS = {
     "Where the images are": ("--data-dir", "--stack", "--map-stack", "--passthrough"),
     "What the table lacks or has wrong": ("--pixel-size", "--voltage", "--cs", "--amplitude-contrast", "--contrast",
-                                          "--unit", "--scale-defocus", "--bfactor-sign", "--ignore-aberrations", "--cs-aberrations"),
+                                          "--unit", "--shift-axes", "--scale-defocus", "--bfactor-sign", "--ignore-aberrations", "--cs-aberrations"),
     "What was done to the images": ("--no-ctf", "--ctf-premultiplied", "--no-ctf-premultiplied", "--ctf-phase-flipped",
                                     "--no-ctf-phase-flipped"),
     "Which rows, and half sets": ("--select", "--first", "--new-halves", "--family"),
@@ -144,7 +164,7 @@ def reading_of(values: dict) -> dict:
     Raises UserError where they contradict each other.
     """
     taken = {option.name: values.pop(option.name) for option in READING if option.name in values}
-    given = {name: value for name, value in taken.items() if value not in (None, False, ()) and (name, value) != ("bfactor_sign", "auto")}
+    given = {name: value for name, value in taken.items() if value not in (None, False, ()) and (name, value) not in _DEFAULTS}
     for state in ("ctf_premultiplied", "ctf_phase_flipped"):
         if (said := _state(state, given.pop(state, False), given.pop(f"no_{state}", False))) is not None:
             given[state] = said

@@ -204,17 +204,15 @@ def _pose(columns: CsColumns) -> Pose:
         raise UserError(f"{columns.path}: {long} of {len(vector)} rotation vectors ({_POSE}) are longer than two turns, up to "
                         f"{angle.max():.0f}: they are not in radians. Give --unit angles=degree")
     quaternion = np.concatenate([np.cos(angle / 2), -0.5 * np.sinc(angle / (2 * np.pi)) * vector], axis=1)
-    shift = columns.number(_SHIFT, width=(2,)) * _shift_unit(columns)[:, None]
-    return Pose(quaternion, 0.0 - shift)
+    size, calibration = columns.number("blob/psize_A"), _calibration(columns)
+    angstrom = np.ones(len(size)) if calibration is None else calibration
+    own = angstrom if columns.reading.has_shift_unit else _shift_unit(columns)
+    return Pose(quaternion, columns.reading.shifts(columns.number(_SHIFT, width=(2,)), own, angstrom, size))
 
 
 def _shift_unit(columns: CsColumns) -> np.ndarray:
     """(m,) Å of alignments3D/shift's unit; shifts keep their length in pixels of the images when a pixel size is supplied."""
-    size, calibration, unit = columns.number("blob/psize_A"), _calibration(columns), columns.reading.units.get("shift")
-    if unit == "pixel":
-        return size
-    if unit == "A":
-        return np.ones(len(size)) if calibration is None else calibration
+    size, calibration = columns.number("blob/psize_A"), _calibration(columns)
     if _PIXEL not in columns:
         columns.notes.append(f"there is no {_PIXEL}: shifts are taken in pixels of blob/psize_A")
         return size

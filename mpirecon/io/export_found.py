@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.io.cs_file import with_columns
-from mpirecon.io.export_planted import changed, origin_labels, without_errors
+from mpirecon.io.export_planted import axes_of, changed, fits, numbers_of, origin_labels, without_errors
 from mpirecon.io.export_tables import put, put_poses, text
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import Pose
@@ -24,8 +24,8 @@ def put_found_poses(table: pd.DataFrame, particles: ParticleSet, found: Pose, ro
         put(table, f"mpireconGivenOrigin{label}Angst", text(values))
     put_poses(table, found, rows)
     default = -1.0 if origins[0].endswith("Angst") else -particles.pixel_size
-    for axis, label in enumerate(origins):
-        there = pd.to_numeric(table[label], errors="coerce").to_numpy(float) if label in table else np.zeros(len(table))
+    columns = np.stack([numbers_of(table, label) for label in origins], axis=1)
+    for there, axis, label in zip(columns.T, _axes_of(columns, particles), origins):
         column = table[label].tolist() if label in table else ["0"] * len(table)
         new = text(_in_units_of(there, particles, found, axis, default))
         for row in rows.tolist():
@@ -37,22 +37,19 @@ def cs_found_poses(array: np.ndarray, particles: ParticleSet, found: Pose, rows:
     """A .cs array with the poses found of `rows`, and the given ones as mpirecon/given_pose and mpirecon/given_shift_A."""
     pose, shift = array["alignments3D/pose"].copy(), array["alignments3D/shift"].copy()
     pose[rows] = found[rows].rotation_vectors()
-    for axis in range(2):
-        shift[rows, axis] = _in_units_of(shift[:, axis], particles, found, axis, -particles.pixel_size)[rows]
+    for column, axis in enumerate(_axes_of(shift, particles)):
+        shift[rows, column] = _in_units_of(shift[:, column], particles, found, axis, -particles.pixel_size)[rows]
     given = {"mpirecon/given_pose": particles.pose.rotation_vectors().astype("f4"),
              "mpirecon/given_shift_A": particles.pose.shift.astype("f4")}
     return with_columns(array, {"alignments3D/pose": pose, "alignments3D/shift": shift, **given})
 
 
+def _axes_of(columns: np.ndarray, particles: ParticleSet) -> tuple[int, int]:
+    return axes_of(columns, particles.pose.shift, without_errors(particles).pose.shift)
+
+
 def _in_units_of(there: np.ndarray, particles: ParticleSet, found: Pose, axis: int, default: float) -> np.ndarray:
     """Found shifts as the numbers of a source's column, which hold the shifts with or without planted errors."""
     true, given = without_errors(particles).pose.shift[:, axis], particles.pose.shift[:, axis]
-    column_has = given if _fits(there, given) else true
+    column_has = given if fits(there, given) else true
     return changed(there, column_has, found.shift[:, axis], particles.optics_group, default)
-
-
-def _fits(there: np.ndarray, values: np.ndarray) -> bool:
-    """Whether a column is proportional to these values, where it is not 0."""
-    some = np.abs(there) > 1e-6
-    ratio = values[some] / there[some]
-    return not some.any() or bool(np.allclose(ratio, np.median(ratio), rtol=1e-3, atol=1e-6))

@@ -44,7 +44,8 @@ def put_used(table: pd.DataFrame, particles: ParticleSet) -> None:
     if particles.true_shift is not None:
         labels = origin_labels(table)
         unit = -1.0 if labels == _ORIGINS[0] else -particles.pixel_size
-        for axis, label in enumerate(labels):
+        order = axes_of(np.stack([numbers_of(table, label) for label in labels], axis=1), true.pose.shift)
+        for axis, label in zip(order, labels):
             _put_changed(table, label, true.pose.shift[:, axis], particles.pose.shift[:, axis], particles.optics_group, unit)
     if particles.true_defocus is not None:
         for label, field in zip(_DEFOCI, ("defocus_u", "defocus_v")):
@@ -73,9 +74,9 @@ def cs_columns(array: np.ndarray, particles: ParticleSet) -> dict[str, np.ndarra
     columns = {"alignments3D/pose": poses, "mpirecon/true_pose": true.pose.rotation_vectors().astype("f4")}
     if particles.true_shift is not None:
         shift = array["alignments3D/shift"].copy()
-        for axis in range(2):
-            shift[:, axis] = changed(shift[:, axis], true.pose.shift[:, axis], particles.pose.shift[:, axis], particles.optics_group,
-                                      -particles.pixel_size)
+        for column, axis in enumerate(axes_of(shift, true.pose.shift)):
+            shift[:, column] = changed(shift[:, column], true.pose.shift[:, axis], particles.pose.shift[:, axis], particles.optics_group,
+                                       -particles.pixel_size)
         columns |= {"alignments3D/shift": shift, "mpirecon/true_shift_A": true.pose.shift.astype("f4")}
     if particles.true_defocus is not None:
         for number, (label, field) in enumerate(zip(_CS_DEFOCI, ("defocus_u", "defocus_v"))):
@@ -90,19 +91,42 @@ def _turned(particles: ParticleSet, true: ParticleSet) -> np.ndarray:
 
 
 def _put_changed(table: pd.DataFrame, label: str, true: np.ndarray, used: np.ndarray, group: np.ndarray, unit: float) -> None:
-    there = pd.to_numeric(table[label], errors="coerce").to_numpy(float) if label in table else np.zeros(len(table))
+    there = numbers_of(table, label)
     given = table[label].tolist() if label in table else ["0"] * len(table)
     new = text(changed(there, true, used, group, unit))
     put(table, label, [now if differs else old for now, old, differs in zip(new, given, used != true)])
 
 
+def numbers_of(table: pd.DataFrame, label: str) -> np.ndarray:
+    """(m,) float64, a column of a source; 0 where it has none."""
+    return pd.to_numeric(table[label], errors="coerce").to_numpy(float) if label in table else np.zeros(len(table))
+
+
+def fits(there: np.ndarray, values: np.ndarray) -> bool:
+    """Whether a column is proportional to these values, where it is not 0."""
+    some = np.abs(there) > 1e-6
+    ratio = values[some] / there[some]
+    return not some.any() or bool(np.allclose(ratio, np.median(ratio), rtol=1e-3, atol=1e-6))
+
+
+def axes_of(there: np.ndarray, *shifts: np.ndarray) -> tuple[int, int]:
+    """Which axis of the shifts (m, 2) each of a source's two columns (m, 2) has: an import may have taken x for y.
+
+    shifts : what the columns may hold
+    """
+    straight, crossed = ([fits(there[:, column], shift[:, axis]) for column, axis in enumerate(order) for shift in shifts]
+                         for order in ((0, 1), (1, 0)))
+    return (1, 0) if any(crossed) and not any(straight) else (0, 1)
+
+
 def changed(there: np.ndarray, true: np.ndarray, used: np.ndarray, group: np.ndarray, unit: float) -> np.ndarray:
     """The source's numbers plus the error, in their unit: what one of them made at the import, else one of their optics group,
-    else `unit` for all that are 0."""
+    else `unit` for all that are 0. Numbers that the import took for 0 count as that."""
+    there, dtype = np.where(true == 0, 0, there), there.dtype
     with np.errstate(divide="ignore", invalid="ignore"):
         factor = np.where(np.abs(there) > 1e-6, true / there, np.nan)
     for number in np.unique(group):
         rows = group == number
         known = factor[rows & np.isfinite(factor)]
         factor[rows & ~np.isfinite(factor)] = np.median(known) if len(known) else unit
-    return (there + (used - true) / factor).astype(there.dtype)
+    return (there + (used - true) / factor).astype(dtype)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
+from mpirecon.io.low_maps import HalfMaps, transform_of
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.operators.ctf import ctf_coefficients
 from mpirecon.parallel.comm import Communicator, together
@@ -40,6 +41,7 @@ _PREMULTIPLIED_FLOOR, _WHITE_FLOOR = 0.15, 0.6
 
 #: standard deviations that are no chance, and shares of predicted power that a misfit of CTFs does not reach
 _SURE = 5.0
+_SURELY_SEEN, _AGREED = 8.0, 0.4
 _FEW = 50  # fewer images than these do not tell by what they predict of each other
 _SMALLEST = 16  # pixels a side that tell anything
 _OPTIONS = {
@@ -52,7 +54,8 @@ class Evidence:
     """floor : power at the CTF's zeros over that beside them, 0 where it follows C², 1 where it does not care; nan: no zeros
     images : how many · gains : of KINDS, share of the images' power that the other half's map predicts · sigmas : how surely each predicts better
     than the kind that the table says, in standard deviations · brightness : of the middle of the images against their
-    surroundings, as the CTF has it, in standard deviations · skewness : of the map's density
+    surroundings, as the CTF has it, in standard deviations · skewness : of the map's density · seen : standard deviations by which more is
+    seen of the middles than chance, of whatever sign · agreed : share of that which has one sign in all images
     """
 
     images: int
@@ -61,6 +64,8 @@ class Evidence:
     sigmas: dict[str, float]
     brightness: float
     skewness: float
+    seen: float = 0.0
+    agreed: float = 1.0
 
     def verdict(self, told: str) -> tuple[str, str] | None:
         """(kind that the images are by all appearance, why) where that is not what was told; None where nothing speaks
@@ -94,6 +99,12 @@ class Evidence:
         return self.brightness < -_SURE and self.skewness < 0
 
 
+    @property
+    def of_both_signs(self) -> bool:
+        """Whether about as many particles are dark as are bright."""
+        return self.images >= _FEW and self.seen > _SURELY_SEEN and abs(self.agreed) < _AGREED
+
+
 def warnings_of(evidence: Evidence, told: str, contrast: str) -> list[str]:
     """Sentences where images speak against the table, with the options that help."""
     said = []
@@ -102,6 +113,9 @@ def warnings_of(evidence: Evidence, told: str, contrast: str) -> list[str]:
         kind, why = found
         said.append(f"the images look {kind}, and are taken as {told}: {why}. If so, give {_OPTIONS[kind]} (or the CTFs are not those of "
                     "these images)")
+    if evidence.of_both_signs:
+        said.append("the particles look bright in some of the images and dark in others: these cancel each other in a map. Turn the sign of those of "
+                    "one kind, or import them apart (--select), the dark ones with --contrast black")
     if evidence.inverted:
         other = "black" if contrast == "white" else "white"
         shade = {"white": "bright", "black": "dark"}
@@ -154,7 +168,7 @@ class ImageSample:
         self.last = min(shells, box // 2 - 2)
         self.near = np.flatnonzero((self.shell >= _FIRST) & (self.shell <= self.last))
         self.middle = np.flatnonzero(self.shell <= _MIDDLE)
-        self.bright = np.zeros(2)  # sum and sum of squares over images
+        self.bright = np.zeros(5)  # sums over images: of the middle's brightness, its square, what that has more than chance, its square; of b |b|
         self.noise = np.zeros((4, box // 2 + 1))  # power and squared sine at zeros and beside them, per shell
         self.counts = np.zeros((2, box // 2 + 1))
         self.measured = 0
@@ -192,8 +206,9 @@ class ImageSample:
 
     def _add_brightness(self, y: np.ndarray, c: np.ndarray) -> None:
         factor = {UNTOUCHED: c, FLIPPED: np.abs(c), PREMULTIPLIED: np.ones_like(c)}[self.told]
-        each = (factor * y.real).sum(axis=1)
-        self.bright += [each.sum(), (each**2).sum()]
+        each, chance = ((factor * part).sum(axis=1) for part in (y.real, y.imag))  # noise has as much of both, a particle in the middle not
+        more = each**2 - chance**2
+        self.bright += [each.sum(), (each**2).sum(), more.sum(), (more**2).sum(), (each * np.abs(each)).sum()]
 
     def _add_noise(self, power: np.ndarray, squared: np.ndarray) -> None:
         shells = self.noise.shape[1]
@@ -208,7 +223,10 @@ class ImageSample:
         gains, sigmas, skewness = self._signal()
         bright = self.comm.allreduce(self.bright)
         images = self.comm.allreduce_scalar(sum(map(len, self.spectra)))
-        return Evidence(images, self._floor(), gains, sigmas, float(bright[0] / np.sqrt(max(bright[1], 1e-30))), skewness)
+        seen = float(bright[2] / np.sqrt(max(bright[3], 1e-30)))
+        # the first is also small where few images have a particle, the second where signs cancel alone
+        agreed = max(abs(bright[0]) * bright[0] / max(images, 1), bright[4], key=abs) / bright[2] if bright[2] > 0 else 1.0
+        return Evidence(images, self._floor(), gains, sigmas, float(bright[0] / np.sqrt(max(bright[1], 1e-30))), skewness, seen, float(agreed))
 
     def _floor(self) -> float:
         noise, counts = self.comm.allreduce(self.noise), self.comm.allreduce(self.counts)
@@ -222,20 +240,19 @@ class ImageSample:
         y = np.concatenate(self.spectra) if self.spectra else np.empty((0, len(self.near)), np.complex64)
         c = np.concatenate(self.ctf) if self.ctf else np.empty(y.shape, np.float32)
         matrices = np.concatenate(self.matrices) if self.matrices else np.empty((0, 3, 3))
-        voxel, conjugate = self._voxels(matrices)
-        y = np.where(conjugate, y.conj(), y)  # as the sample at the voxel in the half space
-        shell = self.shell[self.near]
+        shell, total = self.shell[self.near], self.comm.allreduce_scalar(len(y))
+        halves = HalfMaps(self.comm, self.kx[self.near], self.ky[self.near], shell, self.last, matrices, np.arange(len(y)) % 2)
+        y = halves.turned(y)
         power = self.comm.allreduce(np.bincount(shell, (np.abs(y) ** 2).sum(axis=0), minlength=self.last + 1).astype(np.float64))
-        count = self.comm.allreduce_scalar(len(y)) * np.bincount(shell, minlength=self.last + 1)
+        count = total * np.bincount(shell, minlength=self.last + 1)
         white = 1 / np.sqrt(np.maximum(power / np.maximum(count, 1), 1e-30))[shell]
-        half = np.arange(len(y)) % 2
         each = {}
         for kind in KINDS:
-            maps = self._maps(kind, y, c, voxel, half)
-            each[kind] = self._gains(kind, y, c, voxel, half, maps, shell, white)
+            factor, on = {UNTOUCHED: (c, c), FLIPPED: (np.abs(c), np.abs(c)), PREMULTIPLIED: (np.ones_like(c), c * c)}[kind]
+            maps = halves.maps(factor * y, c**2)
+            each[kind] = halves.gains(y * white, halves.predicted(maps, on) * white)
             if kind == self.told:
                 skewness = self._skewness(sum(m[0] for m in maps), sum(m[1] for m in maps))
-        total = self.comm.allreduce_scalar(len(y))
         gains = {kind: self.comm.allreduce_scalar(float(each[kind].sum())) / max(total, 1) / len(shell) for kind in KINDS}
         sigmas = {}
         for kind in KINDS:
@@ -245,52 +262,11 @@ class ImageSample:
             sigmas[kind] = float(sums[0] / spread)
         return gains, sigmas, skewness
 
-    @property
-    def _side(self) -> int:
-        return 2 * self.last + 3
-
-    def _voxels(self, matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Nearest voxel of each sample, (m, s) int64, and whether it is that of −k."""
-        x, y = self.kx[self.near], self.ky[self.near]
-        k = matrices[:, 0, :, None] * x + matrices[:, 1, :, None] * y  # (m, 3, s) in x, y, z
-        conjugate = k[:, 0] < 0
-        k = np.rint(np.where(conjugate[:, None], -k, k)).astype(np.int64)
-        middle, side = self.last + 1, self._side
-        return (k[:, 2] + middle) * side * side + (k[:, 1] + middle) * side + k[:, 0], conjugate
-
-    def _maps(self, kind: str, y, c, voxel, half) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(numerator, weight) of the map that images of a kind give, for either half of the sample."""
-        factor = {UNTOUCHED: c, FLIPPED: np.abs(c), PREMULTIPLIED: np.ones_like(c)}[kind]
-        maps = []
-        for number in (0, 1):
-            some = half == number
-            at, value, size = voxel[some].ravel(), (factor[some] * y[some]).ravel(), self._side**3
-            sums = np.stack([np.bincount(at, part, minlength=size) for part in (value.real, value.imag, (c[some] ** 2).ravel())])
-            self.comm.allreduce(sums)
-            maps.append((sums[0] + 1j * sums[1], sums[2]))
-        return maps
-
-    def _gains(self, kind: str, y, c, voxel, half, maps, shell, white) -> np.ndarray:
-        """Whitened power of each image that the other half's map predicts, (m,)."""
-        on = {UNTOUCHED: c, FLIPPED: np.abs(c), PREMULTIPLIED: c * c}[kind]
-        model = np.empty_like(y)
-        for number, (numerator, weight) in enumerate(maps):
-            volume = numerator / (weight + 0.1 * weight[weight > 0].mean()) if weight.any() else numerator
-            some = half != number
-            model[some] = on[some] * volume[voxel[some]] * white
-        seen = y * white
-        cross, square = (seen * model.conj()).real, np.abs(model) ** 2
-        n = self.last + 1
-        sums = [np.bincount(shell, part.sum(axis=0), minlength=n) for part in (cross, square)]
-        sums = self.comm.allreduce(np.stack(sums).astype(np.float64))
-        scale = np.maximum(sums[0], 0) / np.maximum(sums[1], 1e-30)
-        return 2 * cross @ scale[shell] - square @ (scale**2)[shell]
-
     def _skewness(self, numerator: np.ndarray, weight: np.ndarray) -> float:
         if not weight.any():
             return 0.0
-        side = self._side
-        half = (numerator / (weight + 0.1 * weight[weight > 0].mean())).reshape((side,) * 3)[:, :, : self.last + 2]
+        side = 2 * self.last + 3
+        half = transform_of(numerator, weight).reshape((side,) * 3)[:, :, : self.last + 2]
         n = 2 * self.last + 2
         grid = np.zeros((n, n, self.last + 2), np.complex128)
         index = np.arange(-self.last - 1, self.last + 1)

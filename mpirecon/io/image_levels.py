@@ -17,6 +17,9 @@ LARGE_BACKGROUND, LARGE_RAMP, LARGE_GAIN = 1.0, 2.0, 1.1
 #: pixels this far from the background, in deviations of the noise, and so many times as far as in the typical image, are dust
 _DUST, _TIMES_TYPICAL = 50.0, 8.0
 
+#: share of an image's power about its background that one pixel has in no image of a particle
+_ONE_PIXEL = 0.2
+
 #: images that an import looks at more closely, to tell gains by, and how many of a batch
 _LOOKED_AT, _OF_BATCH = 2048, 256
 
@@ -88,6 +91,7 @@ class LevelsSurvey:
         self._levels: list[Levels] = []
         self._looked: list[np.ndarray] = []
         self._peaks: list[np.ndarray] = []
+        self._alone: list[np.ndarray] = []
         self._count = 0
 
     def add(self, images: np.ndarray) -> None:
@@ -100,7 +104,9 @@ class LevelsSurvey:
         background = self._backgrounds[box]
         levels = background.measure(images)
         self._levels.append(levels)
-        self._peaks.append(_peaks(images, levels))
+        peaks, alone = _peaks(images, levels)
+        self._peaks.append(peaks)
+        self._alone.append(alone)
         room = max(0, _LOOKED_AT - self._count)
         if room and len(images):
             some = images[np.unique(np.linspace(0, len(images) - 1, min(room, _OF_BATCH)).astype(np.int64))]
@@ -124,7 +130,9 @@ class LevelsSurvey:
         total = comm.allreduce_scalar(len(peaks))
         if not total:
             return []
-        found = _found(comm, peaks, max(_DUST, _TIMES_TYPICAL * median(comm, peaks)))
+        alone = np.concatenate([np.zeros(0, bool), *self._alone])
+        beyond = (peaks > _TIMES_TYPICAL * median(comm, peaks)) | alone  # of the typical image a hot pixel may be a part
+        found = _found(comm, peaks[beyond], _DUST)
         if not found.images:
             return []
         return [f"{found.images} of {total} images" + (" that were checked" if sampled else "") + f" have pixels {_size(found)} standard "
@@ -139,12 +147,15 @@ def look_at(background: Background, images: np.ndarray) -> np.ndarray:
     return np.column_stack([levels.sigma, background.halves(images, levels), background.middle(images, levels)])
 
 
-def _peaks(images: np.ndarray, levels: Levels) -> np.ndarray:
-    """How far the farthest pixel of each image lies from its background, in deviations of the noise, at least; of those that are finite."""
+def _peaks(images: np.ndarray, levels: Levels) -> tuple[np.ndarray, np.ndarray]:
+    """How far the farthest pixel of each image lies from its background, in deviations of the noise, at least; and whether it has most of
+    the image's power; of those that are finite."""
     low, high = (pick(images, axis=(1, 2)).astype(np.float64) for pick in (np.min, np.max))
     level, rise = levels.plane[:, 0], np.abs(levels.plane[:, 1:]).sum(axis=1)
     used = np.isfinite(low) & np.isfinite(high) & np.isfinite(levels.plane).all(axis=1) & (levels.sigma > 0)
-    return (np.maximum(high - level, level - low)[used] - rise[used]) / levels.sigma[used]
+    peak = (np.maximum(high - level, level - low) - rise)[used]
+    spread = images[used].std(axis=(1, 2), dtype=np.float64)
+    return peak / levels.sigma[used], np.square(np.maximum(peak, 0)) > _ONE_PIXEL * images[0].size * np.square(spread)
 
 
 def _found(comm: Communicator, sizes: np.ndarray, large: float) -> Found:

@@ -29,7 +29,7 @@ from mpirecon.io.optics_table import describe, mtf_curves, set_groups
 from mpirecon.io.particle_table import ParticleTable, agree, gather
 from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.io.plausible import compare_with_stacks, settle
-from mpirecon.io.reading import Reading, parse_unit
+from mpirecon.io.reading import SHIFT_AXES, Reading, parse_unit
 from mpirecon.io.rescale import Rescaling
 from mpirecon.io.row_selection import RowOptions, parse_selection
 from mpirecon.io.table_stacks import open_stacks
@@ -59,7 +59,7 @@ class ImportOptions(ErrorSettings):
     first : import at most so many rows, the first of those selected
     new_halves : draw half sets whatever the file says
     family : columns whose rows of one value show one particle, beside those that are known; ("none",): no column does
-    units, no_ctf, ctf_premultiplied, ctf_phase_flipped : what the columns do not say, see reading.Reading
+    units, shift_axes, no_ctf, ctf_premultiplied, ctf_phase_flipped : what the columns do not say, see reading.Reading
     bfactor_sign : one of plausible.BFACTOR_SIGNS; scale_defocus : by the square of --pixel-size over the table's pixel size
     seed : of half sets and planted errors; skip_bad : leave NaN and constant images out, up to the share max_bad
     """
@@ -86,6 +86,7 @@ class ImportOptions(ErrorSettings):
     new_halves: bool = False
     family: str | Sequence[str] = ()
     units: Mapping[str, str] = field(default_factory=dict)
+    shift_axes: str = "x,y"
     no_ctf: bool = False
     ctf_premultiplied: bool | None = None
     ctf_phase_flipped: bool | None = None
@@ -114,7 +115,9 @@ class ImportOptions(ErrorSettings):
             units = dict(parse_unit(f"{quantity}={unit}") for quantity, unit in self.units.items())
         except ValueError as error:
             raise UserError(f"--unit {error}") from error
-        return Reading(units, self.no_ctf, self.ctf_premultiplied, self.ctf_phase_flipped)
+        if self.shift_axes not in SHIFT_AXES:
+            raise UserError(f"--shift-axes {self.shift_axes}: expected one of {' '.join(SHIFT_AXES)}")
+        return Reading(units, self.no_ctf, self.ctf_premultiplied, self.ctf_phase_flipped, self.shift_axes)
 
     @property
     def selections(self) -> tuple[tuple[str, str], ...]:

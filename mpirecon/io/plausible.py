@@ -13,44 +13,21 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import StackReader
 from mpirecon.io.particle_table import ParticleTable
+from mpirecon.io.plausible_ctf import settle_ctf
 from mpirecon.io.reading import Reading
+from mpirecon.io.table_rows import Rows, column_name
 from mpirecon.parallel.comm import Communicator
 
 #: signs of B factors: as RELION takes them (positive falls), as Warp and M write them (negative falls), or by what is there
 BFACTOR_SIGNS = ("auto", "relion", "warp")
 
-_MICROMETRES = 50.0  # no defocus that anybody refines is below this many Å
-_NANOMETRES = 5000.0  # nearly all defoci below this many Å are unusual, and usual in nm
+_ANGLES_TOLD = 0.3  # radians: smaller angles may as well be degrees
 _PIXELS = (0.05, 200.0)  # Å
 _FEW = 20  # fewer particles than this tell nothing by what they have in common
 _SMALLEST = 16  # pixels a side: smaller images are nobody's particles
 _FLAT = np.radians(10.0)  # views within this angle of one direction give no map
 _TURN = 2 * np.pi + 0.01
 _HEADER = 0.01  # relative difference between pixel sizes that is no rounding
-
-
-class _Rows:
-    """Counts over the rows of all ranks."""
-
-    def __init__(self, comm: Communicator, table: ParticleTable) -> None:
-        self.comm, self.table = comm, table
-        self.total = comm.allreduce_scalar(len(table))
-
-    def count(self, rows: np.ndarray) -> int:
-        return int(self.comm.allreduce_scalar(int(rows.sum())))
-
-    def all(self, rows: np.ndarray) -> bool:
-        return self.count(~rows) == 0
-
-    def range(self, values: np.ndarray) -> tuple[float, float]:
-        """(lowest, highest) of finite values; (inf, −inf) where no rank has any."""
-        low = self.comm.allreduce_scalar(float(values.min()) if len(values) else np.inf, "min")
-        return float(low), float(self.comm.allreduce_scalar(float(values.max()) if len(values) else -np.inf, "max"))
-
-    def first(self, rows: np.ndarray) -> str:
-        """Where the first of some rows is: file and line."""
-        mine = self.table.place(int(np.flatnonzero(rows)[0])) if rows.any() else None
-        return next((place for place in self.comm.allgather(mine) if place is not None), "")
 
 
 def settle(comm: Communicator, table: ParticleTable, reading: Reading, bfactor_sign: str, scale_defocus: bool) -> None:
@@ -63,14 +40,11 @@ def settle(comm: Communicator, table: ParticleTable, reading: Reading, bfactor_s
     """
     if bfactor_sign not in BFACTOR_SIGNS:
         raise UserError(f"--bfactor-sign {bfactor_sign}: expected {', '.join(BFACTOR_SIGNS)}")
-    rows = _Rows(comm, table)
+    rows = Rows(comm, table)
     _pixel_size(rows)
     _settle_calibration(rows, scale_defocus)
     if not reading.no_ctf:
-        _defocus(rows, reading)
-        _angles_of_ctf(rows, reading)
-        _settle_bfactor(rows, bfactor_sign)
-        _strengths(rows)
+        settle_ctf(rows, reading, bfactor_sign)
     _views(rows, reading)
     _same_poses(rows)
 
@@ -80,18 +54,14 @@ def compare_with_stacks(comm: Communicator, table: ParticleTable, stacks: Sequen
 
     given : the user named the pixel size, whatever headers say
     """
-    rows = _Rows(comm, table)
+    rows = Rows(comm, table)
     _volumes(rows, stacks)
     _shifts(rows, np.array([stack.box for stack in stacks]), reading)
     if not given:
         _headers(rows, stacks)
 
 
-def _column(table: ParticleTable, relion: str, cryosparc: str) -> str:
-    return relion if table.unit == "line" else cryosparc
-
-
-def _pixel_size(rows: _Rows) -> None:
+def _pixel_size(rows: Rows) -> None:
     table = rows.table
     sizes = np.array([table.pixel_size]) if table.pixel_sizes is None else table.pixel_sizes
     low, high = rows.range(sizes)
@@ -101,7 +71,7 @@ def _pixel_size(rows: _Rows) -> None:
                         "unit? Give the right one in Å with --pixel-size")
 
 
-def _settle_calibration(rows: _Rows, scale_defocus: bool) -> None:
+def _settle_calibration(rows: Rows, scale_defocus: bool) -> None:
     """Say what a supplied pixel size does, and scale defoci where the user asks for it."""
     table = rows.table
     low, high = rows.range(np.ones(len(table)) if table.calibration is None else table.calibration)
@@ -122,115 +92,7 @@ def _settle_calibration(rows: _Rows, scale_defocus: bool) -> None:
                            "--scale-defocus, which multiplies them by the square of that")
 
 
-def _defocus(rows: _Rows, reading: Reading) -> None:
-    table = rows.table
-    name = _column(table, "rlnDefocusU, rlnDefocusV", "ctf/df1_A, ctf/df2_A")
-    values = np.stack([table.ctf["defocus_u"], table.ctf["defocus_v"]])
-    size = np.abs(values).max(axis=0)
-    flat = (table.ctf["cs_mm"] == 0) & (table.ctf["amplitude_contrast"] == 1)  # a CTF of 1, written as numbers
-    known = size > 0
-    zero, some = rows.count(~known & ~flat), rows.count(known)
-    if zero:
-        table.warnings.append(f"{name}: the defocus is 0 for {zero} of {rows.total} particles (first: {rows.first(~known & ~flat)}); was "
-                              "it ever estimated? Where the images have no CTF, give --no-ctf")
-    if not some:
-        return
-    negative = rows.count((values < 0).any(axis=0))
-    if negative and "-" not in reading.units.get("defocus", ""):
-        table.warnings.append(
-            f"{name}: the defocus is negative for {negative} of {rows.total} particles (first: {rows.first((values < 0).any(axis=0))}), "
-            "and is taken as overfocus, as RELION does; where the program that wrote it means underfocus, give --unit defocus=-A"
-        )
-    if "defocus" in reading.units:
-        return
-    small, low_high = rows.count(known & (size < _MICROMETRES)), rows.range(size[known])
-    between = f"{low_high[0]:.4g} to {low_high[1]:.4g}"
-    if 2 * small > some:
-        raise UserError(f"{table.path}: {name} are in Å, but {small} of {rows.total} particles have less than {_MICROMETRES:g} Å "
-                        f"({between} in all; first: {rows.first(known & (size < _MICROMETRES))}): this looks like µm. Give --unit defocus=um, "
-                        "or --unit defocus=A to take it as it stands")
-    if small:
-        table.warnings.append(f"{name}: the defocus is below {_MICROMETRES:g} Å for {small} of {rows.total} particles (first: "
-                              f"{rows.first(known & (size < _MICROMETRES))}); was it ever estimated, and in Å?")
-    plate = rows.count(np.abs(table.ctf["phase_shift"]) > np.radians(20))
-    if rows.count(known & (size < _NANOMETRES)) > 0.95 * some and 2 * plate < rows.total:
-        table.warnings.append(f"{name}: nearly all defoci are below {_NANOMETRES:g} Å ({between}), unusually close to focus; where they are "
-                              "in nm, give --unit defocus=nm (--unit defocus=A when they are right as they are)")
-
-
-def _angles_of_ctf(rows: _Rows, reading: Reading) -> None:
-    """Warn of angles that look as if they were in the other unit."""
-    table = rows.table
-    own, other = _column(table, "degrees", "radians"), _column(table, "radian", "degree")
-    for field, quantity, relion, cryosparc in (
-        ("astigmatism", "defocus-angle", "rlnDefocusAngle", "ctf/df_angle_rad"),
-        ("phase_shift", "phase-shift", "rlnPhaseShift", "ctf/phase_shift_rad"),
-    ):
-        values, name = table.ctf[field], _column(table, relion, cryosparc)
-        if quantity in reading.units or rows.total < _FEW:
-            continue
-        if table.unit == "line":
-            values = np.degrees(values)
-            low, high = rows.range(values)
-            spread = high - low if field == "astigmatism" else high
-            set_ = rows.count(values != 0)
-            suspect = max(-low, high) <= _TURN and spread > 1.0 and 2 * set_ > rows.total
-            suspect = suspect and (field != "astigmatism" or _turns(rows, values))
-        else:
-            suspect = 2 * rows.count(np.abs(values) > _TURN) > rows.total
-        if suspect:
-            low, high = rows.range(values)
-            table.warnings.append(f"{name} is taken in {own}, but is {low:.3g} to {high:.3g} for {rows.total} particles; where it is in "
-                                  f"{other}s, give --unit {quantity}={other}")
-
-
-def _turns(rows: _Rows, values: np.ndarray) -> bool:
-    """Whether angles, read as radians, point all ways: a microscope's own astigmatism keeps near one direction."""
-    comm = rows.comm
-    mean = [comm.allreduce_scalar(float(part.sum())) / rows.total for part in (np.cos(2 * values), np.sin(2 * values))]
-    return np.hypot(*mean) < 0.3
-
-
-def _settle_bfactor(rows: _Rows, sign: str) -> None:
-    """Turn the sign of B factors that mean the falloff with exposure, as Warp and M write it (−4 times the dose)."""
-    table = rows.table
-    name = _column(table, "rlnCtfBfactor", "ctf/bfactor")
-    values = table.ctf["bfactor"]
-    low, high = rows.range(values)
-    negative = rows.count(values < 0)
-    if sign == "warp" or (sign == "auto" and negative and high <= 0):
-        values *= -1
-        if sign == "auto":
-            table.warnings.append(
-                f"{name} is negative for {negative} of {rows.total} particles ({low:g} to {high:g} Å²): it is taken as the falloff with "
-                "exposure, exp(−|B| k²/4), that Warp and M mean by B = −4 × dose. RELION takes such a B as growth with resolution: "
-                "--bfactor-sign relion does so"
-            )
-        return
-    growth = np.exp(-low / 4 / (2 * table.pixel_size) ** 2)
-    if negative and growth > 1.2:
-        table.warnings.append(
-            f"{name} is negative for {negative} of {rows.total} particles (down to {low:g} Å², first: {rows.first(values < 0)}): their CTF "
-            f"grows with resolution, up to {growth:.3g} times at Nyquist; where negative values mean falloff, give --bfactor-sign warp"
-        )
-
-
-def _strengths(rows: _Rows) -> None:
-    """Say what is odd about scales of the CTF and amplitude contrasts."""
-    table = rows.table
-    negative = table.ctf["scale"] < 0
-    if count := rows.count(negative):
-        name = _column(table, "rlnCtfScalefactor", "ctf/scale")
-        table.warnings.append(f"{name} is negative for {count} of {rows.total} particles (first: {rows.first(negative)}): their images are "
-                              "taken to show the particle with its contrast turned")
-    contrast = np.abs(table.ctf["amplitude_contrast"])
-    if count := rows.count(contrast < 0.005):
-        name = _column(table, "rlnAmplitudeContrast", "ctf/amp_contrast")
-        table.notes.append(f"{name} is {rows.range(contrast)[0]:g} for {count} of {rows.total} particles; 0.07 to 0.1 is usual: "
-                           "--amplitude-contrast gives one for all")
-
-
-def _views(rows: _Rows, reading: Reading) -> None:
+def _views(rows: Rows, reading: Reading) -> None:
     """Refuse one view of all particles, and Euler angles in radians; warn of views that lie close together."""
     table = rows.table
     if rows.total < _FEW:
@@ -238,7 +100,7 @@ def _views(rows: _Rows, reading: Reading) -> None:
     axis = table.pose.matrices()[:, 2]
     second = rows.comm.allreduce(np.ascontiguousarray(axis.T @ axis)) / rows.total
     away = 1.0 - float(np.linalg.eigvalsh(second)[-1])  # mean sin² of the angle between a view and the mean view
-    name = _column(table, "rlnAngleRot and rlnAngleTilt", "alignments3D/pose")
+    name = column_name(table, "rlnAngleRot and rlnAngleTilt", "alignments3D/pose")
     if away < 1e-9:
         flat = ", as after a 2-D classification" if rows.all(np.abs(axis[:, 2]) > 1 - 1e-9) else ""
         raise UserError(f"{table.path}: by {name} all {rows.total} particles are seen from one direction{flat}; no 3-D map can be made "
@@ -249,26 +111,47 @@ def _views(rows: _Rows, reading: Reading) -> None:
             f"{np.pi:.4g}, or {2 * np.pi:.4g}: this looks like radians. Give --unit angles=radian, or --unit angles=degree to take "
             "them as they stand"
         )
+    if table.unit == "line" and "angles" not in reading.units:
+        _radians_in_part(rows)
     if away < np.sin(_FLAT) ** 2:
         table.warnings.append(f"{name}: all {rows.total} particles are seen from nearly one direction (within {np.degrees(np.sqrt(away)):.2g} "
                               "degrees of it, rms): no 3-D map can be made of them")
 
 
-def _radians(rows: _Rows) -> bool:
+def _radians(rows: Rows) -> bool:
     """Whether Euler angles taken as degrees are all within a turn in radians: tilt at most π, rot + psi at most 4π."""
     rot, tilt, psi = rows.table.pose.euler().T
     turn = (rot + psi + 180) % 360 - 180
     return rows.range(tilt)[1] <= np.pi + 0.01 and rows.range(np.abs(turn))[1] <= 2 * _TURN and rows.range(tilt)[1] > 0.3
 
 
-def _same_poses(rows: _Rows) -> None:
+def _radians_in_part(rows: Rows) -> None:
+    """Warn where one of the Euler angles, or all of some particles, is within a turn in radians, and the others are not."""
+    table = rows.table
+    angles = table.pose.euler().T
+    within = [np.abs(np.where(angle > 180, angle - 360, angle)) <= (np.pi if axis == 1 else _TURN) for axis, angle in enumerate(angles)]
+    for axis, label in enumerate(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")):
+        other = [rows.count(some) for number, some in enumerate(within) if number != axis]
+        low, high = rows.range(angles[axis])
+        if rows.all(within[axis]) and high - low > 1.0 and 2 * max(other) < rows.total:
+            table.warnings.append(f"{label} is in degrees, but is {low:.3g} to {high:.3g} for all {rows.total} particles, where the other angles "
+                                  "are not so small: where that column is in radians, write it in degrees")
+    some = np.logical_and.reduce(within) & (angles[1] > _ANGLES_TOLD)
+    count = rows.count(some)
+    if max(5, rows.total // 50) < count < rows.total:
+        table.warnings.append(f"rlnAngleRot, rlnAngleTilt and rlnAnglePsi are all within a turn in radians for {count} of {rows.total} particles (first: "
+                              f"{rows.first(some)}), and not for the others; where these are in radians, import them apart (--select) with --unit "
+                              "angles=radian")
+
+
+def _same_poses(rows: Rows) -> None:
     """Warn of rows that were never aligned: pose 0, or one pose that many have."""
     table = rows.table
     q = table.pose.quaternion
     none = np.abs(q[:, 0]) > 1 - 1e-14
     count = rows.count(none)
     if count > max(1, rows.total // 1000):
-        name = _column(table, "rlnAngleRot, rlnAngleTilt and rlnAnglePsi are", "alignments3D/pose is")
+        name = column_name(table, "rlnAngleRot, rlnAngleTilt and rlnAnglePsi are", "alignments3D/pose is")
         shifts = rows.count(none & (table.pose.shift == 0).all(axis=1))
         table.warnings.append(f"{name} exactly 0 for {count} of {rows.total} particles, the shift too for {shifts} of them (first: "
                               f"{rows.first(none)}); were they ever aligned? Leave such rows out of the table, or have them found and left out: "
@@ -283,7 +166,7 @@ def _same_poses(rows: _Rows) -> None:
                                   "aligned?")
 
 
-def _volumes(rows: _Rows, stacks: Sequence[StackReader]) -> None:
+def _volumes(rows: Rows, stacks: Sequence[StackReader]) -> None:
     """Refuse rows that are each the first section of a cube of their own: subtomograms."""
     table = rows.table
     cube = np.array([len(stack) == stack.box > 1 for stack in stacks])
@@ -293,7 +176,7 @@ def _volumes(rows: _Rows, stacks: Sequence[StackReader]) -> None:
                         f"that of each of the {rows.total} rows; subtomograms are not supported, only 2-D images")
 
 
-def _shifts(rows: _Rows, boxes: np.ndarray, reading: Reading) -> None:
+def _shifts(rows: Rows, boxes: np.ndarray, reading: Reading) -> None:
     """Warn of particles that their shifts put outside their images; refuse when most are."""
     table = rows.table
     size = table.pixel_size if table.pixel_sizes is None else table.pixel_sizes
@@ -302,7 +185,7 @@ def _shifts(rows: _Rows, boxes: np.ndarray, reading: Reading) -> None:
     count = rows.count(beyond)
     if not count or boxes.max() < _SMALLEST:
         return
-    name = _column(table, "rlnOriginX/Y", "alignments3D/shift")
+    name = column_name(table, "rlnOriginX/Y", "alignments3D/shift")
     most = rows.range(np.abs(table.pose.shift / np.reshape(size, (-1, 1))).max(axis=1))[1]
     said = (f"{name} puts {count} of {rows.total} particles outside their images (up to {most:.4g} pixels from the centre of "
             f"{int(boxes.max())}; first: {rows.first(beyond)}); is it in another unit? Give --unit shift=A or --unit shift=pixel")
@@ -311,7 +194,7 @@ def _shifts(rows: _Rows, boxes: np.ndarray, reading: Reading) -> None:
     table.warnings.append(said)
 
 
-def _headers(rows: _Rows, stacks: Sequence[StackReader]) -> None:
+def _headers(rows: Rows, stacks: Sequence[StackReader]) -> None:
     """Warn where stacks' headers name another pixel size; 0 and 1 Å are what programs write that do not know it."""
     table = rows.table
     header = np.array([stack.header.voxel_size[0] for stack in stacks])[table.stack]

@@ -12,7 +12,8 @@ from mpirecon.errors import UserError
 
 _ANGLE = {"degree": np.pi / 180, "radian": 1.0}
 
-#: quantity → unit → its size; the unit that a format has its numbers in says what that is a multiple of
+#: quantity → unit → its size; the unit that a format has its numbers in says what that is a multiple of. A shift's may
+#: also be a number of Å
 UNITS: dict[str, dict[str, float]] = {
     "defocus": {"A": 1.0, "nm": 10.0, "um": 1e4},
     "angles": _ANGLE,
@@ -24,6 +25,16 @@ UNITS: dict[str, dict[str, float]] = {
 }
 _SPELLINGS = {"å": "A", "a": "A", "angstrom": "A", "µm": "um", "μm": "um", "micron": "um", "degrees": "degree", "deg": "degree",
               "radians": "radian", "rad": "radian", "pixels": "pixel", "px": "pixel", "kv": "kV", "v": "V", "%": "percent"}
+
+#: which of a table's two shifts are x and y in the images, with their signs: what they are multiplied by
+SHIFT_AXES = {
+    "x,y": np.array([[1.0, 0.0], [0.0, 1.0]]), "-x,-y": np.array([[-1.0, 0.0], [0.0, -1.0]]), "y,x": np.array([[0.0, 1.0], [1.0, 0.0]]),
+    "x,-y": np.array([[1.0, 0.0], [0.0, -1.0]]), "-x,y": np.array([[-1.0, 0.0], [0.0, 1.0]]), "-y,-x": np.array([[0.0, -1.0], [-1.0, 0.0]]),
+    "y,-x": np.array([[0.0, 1.0], [-1.0, 0.0]]), "-y,x": np.array([[0.0, -1.0], [1.0, 0.0]]),
+}
+
+#: quantities whose numbers may have the other sign
+_SIGNED = ("defocus", "shift")
 
 #: field of the CTF → what to do about a value that no microscope has
 CTF_REMEDIES = {
@@ -47,7 +58,7 @@ STATE_OPTIONS = {
 
 #: fields of ImportOptions that decide how a table is read, whatever is made of its images
 READING = ("data_dir", "stack", "mapping", "passthrough", "pixel_size", "scale_defocus", "voltage", "cs", "amplitude_contrast", "units",
-           "contrast", "bfactor_sign", "no_ctf", "ctf_premultiplied", "ctf_phase_flipped", "ignore_aberrations", "cs_aberrations",
+           "shift_axes", "contrast", "bfactor_sign", "no_ctf", "ctf_premultiplied", "ctf_phase_flipped", "ignore_aberrations", "cs_aberrations",
            "select", "first", "new_halves", "family")
 
 
@@ -60,7 +71,8 @@ def refuse_reading(particles: str | os.PathLike, reading: Mapping) -> None:
 
 
 def parse_unit(text: str) -> tuple[str, str]:
-    """``defocus=um`` → (quantity, unit), a minus before the unit of a defocus kept.
+    """``defocus=um`` → (quantity, unit), a minus before the unit of a defocus or shift kept; that of a shift may be a
+    number of Å.
 
     Raises
     ------
@@ -71,10 +83,21 @@ def parse_unit(text: str) -> tuple[str, str]:
     quantity, unit = quantity.strip().lower(), unit.strip()
     minus, unit = ("-", unit[1:]) if unit.startswith(("-", "−")) else ("", unit)
     unit = unit if unit in UNITS.get(quantity, {}) else _SPELLINGS.get(unit.lower(), unit.lower())
-    if unit not in UNITS.get(quantity, {}) or (minus and quantity != "defocus"):
-        known = "; ".join(f"{name}={'|'.join(units)}" for name, units in UNITS.items())
-        raise ValueError(f"{text!r}: expected QUANTITY=UNIT, one of {known}; defocus=-A (-nm, -um) where underfocus is negative")
+    known = unit in UNITS.get(quantity, {}) or (quantity == "shift" and _angstrom(unit) is not None)
+    if not known or (minus and quantity not in _SIGNED):
+        listed = "; ".join(f"{name}={'|'.join(units)}" for name, units in UNITS.items())
+        raise ValueError(f"{text!r}: expected QUANTITY=UNIT, one of {listed}, or shift=NUMBER, the Å that it counts in (0: there are no "
+                         "shifts); defocus=-A (-nm, -um) where underfocus is negative, and likewise shift=-A (-pixel)")
     return quantity, minus + unit
+
+
+def _angstrom(unit: str) -> float | None:
+    """A unit that is a number of Å; None where it is none."""
+    try:
+        value = float(unit)
+    except ValueError:
+        return None
+    return value if np.isfinite(value) and value >= 0 else None
 
 
 @dataclass(frozen=True)
@@ -82,14 +105,34 @@ class Reading:
     """How a table is to be read.
 
     units : quantity → unit (UNITS), where the user named it
+    shift_axes : which of the table's two shifts are x and y (SHIFT_AXES)
     no_ctf : the images have no CTF, or are not to be corrected for it: it is 1 everywhere
-    premultiplied, phase_flipped : whether images were multiplied by their CTF, or by its sign; None: what the table says
+    premultiplied, phase_flipped : whether images were multiplied by their CTF, or by its sign; None: what the table
+    says
     """
 
     units: Mapping[str, str] = field(default_factory=dict)
     no_ctf: bool = False
     premultiplied: bool | None = None
     phase_flipped: bool | None = None
+    shift_axes: str = "x,y"
+
+    @property
+    def has_shift_unit(self) -> bool:
+        return "shift" in self.units
+
+    def shifts(self, numbers: np.ndarray, own: float | np.ndarray, angstrom: float | np.ndarray, pixel: float | np.ndarray) -> np.ndarray:
+        """A table's numbers (m, 2), which put the particle's origin where RELION does, as shifts in Å of the images.
+
+        own, angstrom, pixel : Å, one or (m,): of the unit that the format has them in, of what it takes for 1 Å, of a
+        pixel
+        """
+        unit = self.units.get("shift")
+        if unit is not None:
+            name = unit.lstrip("-")
+            own = {"A": angstrom, "pixel": pixel}[name] if name in UNITS["shift"] else float(name)
+            own = -own if unit.startswith("-") else own
+        return 0.0 - (numbers * np.reshape(own, (-1, 1))) @ SHIFT_AXES[self.shift_axes].T
 
     def factor(self, quantity: str, own: str) -> float:
         """What numbers of a format that has them in the unit `own` are to be multiplied by."""

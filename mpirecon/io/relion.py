@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 _ORIGINS = {("rlnOriginXAngst", "rlnOriginYAngst"): "A", ("rlnOriginX", "rlnOriginY"): "pixel"}
 
+#: pixels that origins in Å and in pixels may differ by
+_SAME_ORIGIN = 0.05
+
 _SUBTOMOGRAMS = "subtomograms are not supported, only 2-D images"
 _SCORES = ("rlnMaxValueProbDistribution", "rlnLogLikeliContribution", "rlnParticleFigureOfMerit")
 
@@ -254,14 +257,28 @@ def _pose(columns: StarColumns, pixel_size: float | np.ndarray, calibration: np.
     labels = next((pair for pair in _ORIGINS if pair[0] in columns), None)
     if labels is None:
         columns.notes.append("the table has no rlnOriginX/Y(Angst): all particles are taken as centred")
-        origin = np.zeros((len(columns.particles), 2))
+        shift = np.zeros((len(columns.particles), 2))
     else:
-        in_pixels = columns.reading.units.get("shift", _ORIGINS[labels]) == "pixel"
-        factor = pixel_size if in_pixels else 1.0 if calibration is None else calibration
-        if not in_pixels and calibration is None and columns.supplied.get("pixel_size") is not None:
+        own, angstrom = _ORIGINS[labels], 1.0 if calibration is None else calibration
+        in_angstrom = columns.reading.units.get("shift", own).lstrip("-") == "A"
+        if in_angstrom and calibration is None and columns.supplied.get("pixel_size") is not None:
             columns.notes.append(f"the table does not say at what pixel size {labels[0]} was measured: it is used unchanged")
-        origin = np.stack([columns.number(label) * factor for label in labels], axis=1)
-    return Pose.from_euler(*(columns.number(label) for label in ANGLES), shift=0.0 - origin)
+        numbers = np.stack([columns.number(label) for label in labels], axis=1)
+        _compare_origins(columns, numbers, pixel_size)
+        shift = columns.reading.shifts(numbers, pixel_size if own == "pixel" else angstrom, angstrom, pixel_size)
+    return Pose.from_euler(*(columns.number(label) for label in ANGLES), shift=shift)
+
+
+def _compare_origins(columns: StarColumns, angstrom: np.ndarray, pixel_size: float | np.ndarray) -> None:
+    """Warn where a table has origins in Å and in pixels, and they are not the same."""
+    if not all(label in columns for pair in _ORIGINS for label in pair):
+        return
+    size = np.reshape(pixel_size, (-1, 1))
+    pixels = np.stack([columns.number(label) for label in ("rlnOriginX", "rlnOriginY")], axis=1)
+    differ = (np.abs(pixels - angstrom / size) > _SAME_ORIGIN).any(axis=1)
+    if differ.any():
+        columns.warnings.append("the table has rlnOriginX/Y (pixels) beside rlnOriginX/YAngst, and they are not the same shifts: those in Å "
+                                "are used, as RELION does; remove the columns that are not right")
 
 
 def _ctf(columns: StarColumns) -> np.ndarray:

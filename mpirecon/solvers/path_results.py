@@ -15,6 +15,7 @@ from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.comm import together
 from mpirecon.robust.statistics import Statistics, matched_filter
 from mpirecon.solvers.controls import selection_checks
+from mpirecon.solvers.shift_check import shift_warnings
 from mpirecon.solvers.walk import Walk
 from mpirecon.validate.coverage import view_coverage, write_views_csv
 from mpirecon.validate.fsc_table import write_fsc_csv
@@ -127,6 +128,7 @@ def _controls(walk: Walk, folder: Path, best: float) -> dict:
 
 def _warnings(walk: Walk, null: dict | None) -> list[str]:
     told = [walk.run.problem.parted] if walk.run.problem.parted else []
+    told += shift_warnings(walk.run.state.records)
     if null is None or null["passed"]:
         return told
     return [*told, f"{null['sentence'].rstrip('.')}. What this path gains may be made by the selection itself; compare it with another distance or "

@@ -24,6 +24,7 @@ from mpirecon.solvers.groups import WHOLE, half_map
 from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.record import describe
 from mpirecon.solvers.run import Reconstruction
+from mpirecon.solvers.shift_check import shift_warnings
 from mpirecon.solvers.state import Outcome
 from mpirecon.validate.detection import curves_by_kind, detection_report, write_detection_csv
 from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms
@@ -115,7 +116,8 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
     summary = _summary(run, outcome, about | {"detection": found}, headline, columns, ranks)
     summary |= _time(run, ranks)
     more_to_warn_of = (
-        run.problem.parted, *_levels(run), *_map_warnings(run, summary, columns), _asymmetric_mask(run), curvature_warning(summary),
+        run.problem.parted, *_levels(run), *shift_warnings(outcome.records), *_map_warnings(run, summary, columns), _asymmetric_mask(run),
+        curvature_warning(summary),
     )  # fmt: skip
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
     write_report(folder, summary, maps=maps, place=place, logs=logs)

@@ -39,6 +39,7 @@ from mpirecon.solvers.record import iteration_record
 from mpirecon.solvers.rescue import Rescue
 from mpirecon.solvers.resume import identify
 from mpirecon.solvers.searchable import check_search
+from mpirecon.solvers.shift_check import check_shifts
 from mpirecon.solvers.slab_data import uniform_hash
 from mpirecon.solvers.state import Outcome, Scores, State, Survey
 from mpirecon.solvers.timing import Timings
@@ -136,10 +137,11 @@ class Reconstruction:
             scores = self._score(number, looking, self._sample)  # yy, yp, pp of each particle against maps that it did not build
         made = State(number, state.survey, self.slab.valid, self.slab.pose, looking, selection, self.solver.compared, self.solver.fsc,
                      scores)  # fmt: skip
+        shifts = check_shifts(self.engine, self.solver.references, self.config.seed, self.console) if number == 1 else {}
         if self.poses.due(number):
             self._search(made)
         with p.timings("select"):
-            return replace(made, records=(*state.records, self._record(made)))
+            return replace(made, records=(*state.records, self._record(made) | shifts))
 
     def finish(self) -> Outcome:
         """The final maps and what is known of the particles, after the last of `iterations`. Collective."""

@@ -23,6 +23,7 @@ from mpirecon.solvers.config import Config
 from mpirecon.solvers.given_maps import GivenMaps
 from mpirecon.solvers.observers import Observer
 from mpirecon.solvers.run import Reconstruction
+from mpirecon.solvers.shift_check import shift_warnings
 from mpirecon.validate.grids import check_same_grid
 
 #: factors between which the grey scale of maps is that of the images: more is another program's convention
@@ -115,7 +116,7 @@ def score_particles(
         with together(comm):
             if comm.rank == 0:
                 columns = {"id": columns.pop("id"), "half": columns.pop("half"), **identities(file), **columns}
-                notes, warnings = _told(half1, half2, run, scale), _doubts(columns)
+                notes, warnings = _told(half1, half2, run, scale), [*_doubts(columns), *shift_warnings(state.records)]
                 file.refuse_changed()
         return Scores({} if comm.rank else columns, state.fsc, state.record["resolution_0143"], scale, notes, warnings)
 

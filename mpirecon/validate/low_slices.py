@@ -1,0 +1,40 @@
+"""Slices of a map at low frequencies, in NumPy: a few hundred images are looked at before any kernel needs to be
+compiled for them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.fft
+from scipy.ndimage import map_coordinates
+
+
+class LowSlices:
+    """Slices of a map's transform at low frequencies: k from −last to last along y, from 0 to last along x."""
+
+    def __init__(self, volume: np.ndarray, last: int) -> None:
+        """volume : (n, n, n), of a particle in the middle, of any n above 2 last"""
+        n, reach = len(volume), min(last + 3, (len(volume) - 1) // 2)
+        side = 2 * (reach + 1)
+        index = np.arange(-reach, reach + 1)
+        low = np.zeros((side, side, side // 2 + 1), np.complex64)
+        spectrum = scipy.fft.rfftn(scipy.fft.ifftshift(np.asarray(volume, np.float32)))
+        low[np.ix_(index % side, index % side, index[reach:])] = spectrum[np.ix_(index % n, index % n, index[reach:])]
+        del spectrum
+        small = scipy.fft.fftshift(scipy.fft.irfftn(low, s=(side,) * 3))
+        # the transform of linear interpolation on a grid twice as fine
+        axis = np.sinc((np.arange(side) - side // 2) / (2 * side)) ** 2
+        padded = np.zeros((2 * side,) * 3, np.float32)
+        middle = slice(side - side // 2, side - side // 2 + side)
+        padded[middle, middle, middle] = small / (axis[:, None, None] * axis[:, None] * axis)
+        grid = scipy.fft.fftshift(scipy.fft.fftn(scipy.fft.ifftshift(padded)))
+        self._parts = [np.ascontiguousarray(part) for part in (grid.real, grid.imag)]
+        self._origin = side
+        self.ky, self.kx = np.meshgrid(np.arange(-last, last + 1), np.arange(last + 1), indexing="ij")
+
+    def at(self, matrices: np.ndarray) -> np.ndarray:
+        """(m, 2 last + 1, last + 1) complex64 of poses (m, 3, 3)."""
+        k = matrices[:, 0, ::-1, None, None] * self.kx + matrices[:, 1, ::-1, None, None] * self.ky  # z, y, x
+        at = self._origin + 2 * np.moveaxis(k, 1, 0)
+        real, imaginary = (map_coordinates(part, at, order=1, output=np.float32) for part in self._parts)
+        return real + 1j * imaginary

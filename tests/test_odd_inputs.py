@@ -1,0 +1,129 @@
+"""Tables and images of which a part is not what the rest is: reported with counts, where the map would be wrong
+without a word.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_columns import M, cryosparc, star, views
+from test_image_kind import KINDS, MADE, evidence
+from test_import import run as run_import
+from test_normalise import noise, star_of
+
+HALF = np.arange(M) < M // 2
+
+
+def part(values, factor):
+    return np.where(HALF, values * factor, values)
+
+
+def said(path, *options):
+    return run_import(path, "--overwrite", *options)[1]
+
+
+def near(values):
+    """V within a few hundred Å of U, as a lens has it."""
+    return values + np.linspace(-300, 300, M)
+
+
+U = views()["rlnDefocusU"]
+
+
+@pytest.mark.parametrize("u, v", [(U, U / 10), (U / 1e4, U), (U, 0 * U), (U, U / 1e4)])
+def test_u_and_v_that_no_lens_has(tmp_path, u, v):
+    for path in (
+        star(tmp_path, rlnDefocusU=u, rlnDefocusV=v),
+        cryosparc(tmp_path, ctf__df1_A=u.astype("f4"), ctf__df2_A=v.astype("f4")),
+    ):
+        text = said(path)
+        assert (
+            f"differ by more than their mean for {M} of {M} particles" in text
+            and "Mend that column, or leave it out" in text
+        )
+
+
+def test_u_below_v_is_a_note_and_no_warning(tmp_path):
+    for path in (
+        star(tmp_path, rlnDefocusU=U, rlnDefocusV=near(U)),
+        cryosparc(tmp_path, ctf__df1_A=U.astype("f4"), ctf__df2_A=near(U).astype("f4")),
+    ):
+        text = said(path)
+        assert (
+            "Warning" not in text and f"for {M // 2} of {M} particles: the angle of the astigmatism is that of" in text
+        )
+
+
+def test_defoci_of_which_a_part_is_in_nm(tmp_path):
+    both = part(U, 0.1)
+    for path in (
+        star(tmp_path, rlnDefocusU=both, rlnDefocusV=both),
+        cryosparc(tmp_path, ctf__df1_A=both.astype("f4"), ctf__df2_A=both.astype("f4")),
+    ):
+        assert f"the defocus of {M // 2} of {M} particles is about" in said(path) and "--unit defocus=nm" in said(path)
+    wide = np.linspace(2000, 40000, M)  # a set from close to focus to far from it
+    assert "Warning" not in said(star(tmp_path, rlnDefocusU=wide, rlnDefocusV=wide))
+
+
+NEGATIVE = "negative for 40 of 40"
+UNITS = [("nm", 0.1, "nearly all defoci are below 5000 Å"), ("-A", -1, NEGATIVE), ("-nm", -0.1, NEGATIVE)]
+
+
+@pytest.mark.parametrize("unit, factor, words", UNITS)
+def test_defoci_of_cryosparc_in_other_units(tmp_path, unit, factor, words):
+    path = cryosparc(tmp_path, ctf__df1_A=(factor * U).astype("f4"), ctf__df2_A=(factor * U).astype("f4"))
+    assert words in said(path) and "Warning" not in said(path, "--unit", f"defocus={unit}")
+
+
+def test_most_defoci_close_to_focus(tmp_path):
+    u = np.linspace(2500, 6500, M)
+    assert "most defoci are below 5000 Å (2500 to 6500)" in said(star(tmp_path, rlnDefocusU=u, rlnDefocusV=u))
+
+
+@pytest.mark.parametrize("label", ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"])
+def test_one_angle_in_radians(tmp_path, label):
+    text = said(star(tmp_path, **{label: np.radians(views()[label])}))
+    assert f"{label} is in degrees, but is" in text and "write it in degrees" in text
+
+
+def test_angles_of_which_a_part_is_in_radians(tmp_path):
+    angles = {name: part(views()[name], np.pi / 180) for name in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")}
+    text = said(star(tmp_path, **angles))
+    assert "are all within a turn in radians for" in text and "--unit angles=radian" in text
+    assert "Warning" not in said(star(tmp_path))
+
+
+def test_origins_in_pixels_that_are_not_those_in_angstrom(tmp_path):
+    size = 2.5
+    x, y = (views()[f"rlnOrigin{axis}Angst"] for axis in "XY")
+    assert "Warning" not in said(star(tmp_path, rlnOriginX=x / size, rlnOriginY=y / size))
+    assert "they are not the same shifts: those in Å are taken" in said(star(tmp_path, rlnOriginX=x, rlnOriginY=y))
+
+
+def test_a_hot_pixel_that_all_images_have(tmp_path):
+    hot = noise(24, 60)
+    hot[:, 12, 12] += 400
+    assert "60 of 60 images have pixels" in run_import(star_of(tmp_path, hot))[1]
+    axis = np.arange(24) - 12
+    bright = noise(24, 60) + 300 * np.exp(-(axis[:, None] ** 2 + axis**2) / 8).astype(
+        "f4"
+    )  # a particle in next to no noise
+    assert "--white_dust" not in run_import(star_of(tmp_path, bright, "b.star"), output=tmp_path / "b.h5")[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("snr", [0.02, 1.0])
+def test_images_of_both_signs(kind, snr):
+    sign = np.where(np.arange(100) % 5 < 2, -1, 1)[:, None, None]
+    assert evidence(kind, sign=sign, snr=snr, **MADE[kind]).of_both_signs
+    even = np.where(np.arange(100) % 2, -1, 1)[:, None, None]
+    assert evidence(kind, sign=even, snr=snr, **MADE[kind]).of_both_signs
+
+
+def test_particles_in_few_of_the_images_have_one_sign():
+    for settings in (
+        {"snr": 1.0, "junk_rate": 0.8},
+        {"snr": 1.0, "scale_cv": 0.5, "noise_cv": 0.5},
+        {"snr": 0.05, "error_rate": 1.0},
+    ):
+        assert not evidence(KINDS[0], **settings).of_both_signs
