@@ -186,7 +186,7 @@ def test_a_table_is_walked_as_the_particle_file_made_of_it(few, tmp_path, capsys
     assert "150 particles" in said and "linked.h5" in {entry.name for entry in (tmp_path / "out").iterdir()}
     found = mr.SelectionPath(tmp_path / "out")
     assert found.summary["particles"]["file"].endswith("linked.h5") and len(found.particles) == 150
-    again = mr.path(star, loss="l2", steps=(0.8, 0.6), null=False, deterministic=True, select={"row": "0:149"})
+    again = mr.path(star, loss="l2", steps=(0.8, 0.6), null=False, deterministic=True, select=["row=0:149"])
     assert (again.particles["kept_to"] == found.particles["kept_to"]).all()
     assert run(["export", str(tmp_path / "out"), "--star", str(tmp_path / "kept.star")]) == 0
     assert run(["path", str(few), "-o", str(tmp_path / "no"), "--pixel-size", "3"]) == 1

@@ -189,7 +189,7 @@ def glance(particles: Path, reading: dict, console=None) -> Iterator[ParticleFil
 @contextmanager
 def as_file(comm, particles: Path, reading: dict, console) -> Iterator[Path]:
     """Path of a particle file, or of one that refers to a table's stacks, for as long. Collective; what the import says is told."""
-    from mpirecon.io.particle_file import is_table
+    from mpirecon.io.formats import is_table
     from mpirecon.io.reading import refuse_reading
     from mpirecon.parallel.comm import run_together
 
