@@ -153,6 +153,23 @@ def test_maps_of_other_boxes_are_not_compared(folder, tmp_path):
     assert found.write(tmp_path / "c.html").read_text().count("Half-map FSC of both runs") == 2
 
 
+def test_maps_of_a_binned_set_are_compared_on_its_grid(folder, tmp_path):
+    """36 pixels of 10/3 Å and 24 of 5 Å are one field of view: shells are the same, as far as both have them."""
+    mr.reconstruct(mr.simulate(mr.phantom(36, 10 / 3), COUNT, tmp_path / "p.h5", snr=0.3, seed=4), tmp_path / "fine", postprocess=False)
+    for pair in ((folder / "made", tmp_path / "fine"), (tmp_path / "fine", folder / "made")):
+        found = mr.compare(*pair)
+        assert found.grid == (24, 5.0) and len(found.between["fsc_unmasked"]) == 13
+        assert found.between["fsc_unmasked"][1:5].min() > 0.8 and 9 < (found.crossing(0.5) or 10) < 60
+        assert any("on the coarser grid, 24 pixels of 5 Å" in note for note in found.notes)
+        assert "FSC between the maps" in found.write(tmp_path / "c.html", overwrite=True).read_text()
+    fine = np.mean([half.array for half in mr.Result(tmp_path / "fine").half_maps], axis=0)
+    from mpirecon.report.comparison import _to_box
+
+    spectrum, cropped = np.fft.fftn(fine), np.fft.fftn(_to_box(fine, 24))
+    for at in ((0, 0, 0), (3, 0, 5), (-4, 7, 2)):
+        assert cropped[at] == pytest.approx(spectrum[at] * (24 / 36) ** 3, rel=1e-4, abs=1e-3 * abs(spectrum).max())
+
+
 def test_the_command_tells_and_writes_one_page(folder, tmp_path, cli):
     page = tmp_path / "compare.html"
     done = cli("compare", folder / "one", folder / "two", "-o", page)

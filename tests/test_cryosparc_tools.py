@@ -126,3 +126,22 @@ def test_uids_that_come_twice_are_named(tmp_path):
     particles, _ = import_cs_of(tmp_path, uid=uid)
     folder = finish(particles, tmp_path / "run", np.ones(M, bool))
     assert f"the uid {uid[1]} comes twice" in export(folder, "--cs", tmp_path / "kept.cs")
+
+
+def test_planted_duplicates_have_uids_of_their_own(tmp_path):
+    """By uid the package tells particles apart; all else of a copy is its particle's."""
+    uid = columns()["uid"]
+    source = make(tmp_path)
+    file, _ = import_cs(source, "--duplicate-rate", 0.6, "--seed", 3, output=tmp_path / "p.h5")
+    with file:
+        copy = file.metadata().duplicate_of >= 0
+        array = file.source_arrays()["particles"]
+        m = len(file)
+    assert 0 < copy.sum() < M and m == M + copy.sum() and len(set(array["uid"])) == m
+    np.testing.assert_array_equal(array["uid"][~copy], uid)
+    for name in set(array.dtype.names) - {"uid"}:
+        np.testing.assert_array_equal(array[name][copy], array[name][np.flatnonzero(copy) - 1], err_msg=name)
+    folder = finish(file.path, tmp_path / "run", np.ones(m, bool))
+    assert "comes twice" not in export(folder, "--cs", tmp_path / "kept.cs")
+    loaded = dataset.Dataset.load(str(tmp_path / "kept.cs"))
+    assert len(set(loaded["uid"].tolist())) == m

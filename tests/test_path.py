@@ -11,13 +11,18 @@ import pytest
 import mpirecon as mr
 from mpirecon.cli import run
 from mpirecon.errors import UserError
+from mpirecon.io.export_tables import new_tables
+from mpirecon.io.mrc import write_stack
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.star import write_star
 from mpirecon.parallel.stopping import StopRequested
 from mpirecon.robust.nested import Members, checked_fractions, default_fractions, high_pass_of
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.references import References
 from mpirecon.solvers.walk import Walk
+from mpirecon.validate.fsc import crossing
 from mpirecon.validate.nested import judge, rosenthal_henderson
+from mpirecon.validate.path_resolution import fit_resolutions
 
 COUNT, BOX = 700, 32
 
@@ -78,6 +83,143 @@ def test_particles_scored_anew_leave_out_the_wrong_ones(particles, schedule):
     assert found.pays and found.best in (0.6, 0.7, 0.8)
     wrong = ParticleFile(particles).metadata().pose_error
     assert wrong[found.kept(0.7)].mean() < (0.05 if schedule == "anew" else 0.12)
+
+
+def test_the_best_resolution_of_a_sieve_is_no_smaller_selection(particles):
+    """It looks at high frequencies alone, and the place where single curves cross 0.143 draws it to half of the correct ones."""
+    found = mr.path(particles, schedule="sieve", steps=(0.8, 0.64, 0.512, 0.41, 0.328), null=False)
+    assert found.verdict["best_resolution"] in (0.8, 0.64, 0.512) and found.summary["steps"][0]["resolution_fitted"] is not None
+
+
+# resolutions of all curves together
+
+
+def curves(seed, wrong, signal=1.0, noise=1.0, sharper=0.0, box=32, size=4.0):
+    """Records of a path, of Fourier samples drawn shell by shell: tenths of a set, the correct ones first, each adds its noise to both half maps."""
+    rng, shells = np.random.default_rng(seed), np.arange(1, box // 2 + 1)
+    counts = np.rint(4 * np.pi * shells**2 / 2 * 0.2).astype(int)
+    at = np.repeat(shells - 1, counts)
+    power = signal * np.exp(6.0 - 9.0 * (np.arange(1, box // 2 + 1) / (box // 2)))[at]  # of the object, over the noise of all particles
+    draw = lambda *shape: (rng.normal(size=(*shape, len(at))) + 1j * rng.normal(size=(*shape, len(at)))) / np.sqrt(2)  # noqa: E731
+    correct = np.clip((1 - wrong) * 10 - np.arange(10), 0, 1) / 10  # of all particles, in each tenth
+    objects, tenths = np.sqrt(power) * draw(), noise * np.sqrt(0.1) * draw(10, 2)
+
+    def record(fraction, share, noises):
+        blur = np.exp(-sharper * (1 - fraction) * ((at + 1) / len(shells)) ** 2 / 2)
+        a, b = share * blur * objects + noises
+        sums = [np.bincount(at, values.real) for values in (a * b.conj(), abs(a) ** 2, abs(b) ** 2)]
+        curve = np.concatenate([[1.0], sums[0] / np.sqrt(sums[1] * sums[2])]) if noise else np.concatenate(
+            [[1.0], 1 / (1 + fraction / np.bincount(at, (share * blur) ** 2 * power) * counts)])
+        return {"fraction": fraction, "particles": round(1500 * fraction), "fsc": curve.tolist(), "mean_fsc": float(curve[1:].mean()),
+                "resolution_0143": crossing(curve, 0.143, box, size)}
+
+    q = [k / 10 for k in range(10, 0, -1)]
+    steps = [record(f, correct[: round(10 * f)].sum(), tenths[: round(10 * f)].sum(axis=0)) for f in q]
+    return steps, [record(f, (1 - wrong) * f, noise * np.sqrt(f) * draw(2)) for f in q[1:]]
+
+
+def told(steps, random):
+    fitted = fit_resolutions(steps, random, 32, 4.0, 16, 0.2)
+    return judge(steps, random, 8.0, fitted), fitted
+
+
+@pytest.mark.parametrize("wrong", [0.2, 0.3, 0.4])
+def test_the_best_resolution_is_within_one_step_of_the_correct_ones(wrong):
+    """Of 20 paths each; the rule errs on the side of more particles, never of fewer."""
+    found = np.array([told(*curves(seed, wrong))[0].best_resolution for seed in range(20)])
+    assert (np.abs(found - (1 - wrong)) > 0.1 + 1e-9).sum() <= 2 and found.min() >= 1 - wrong - 0.1 - 1e-9
+
+
+def test_of_a_clean_set_all_particles_are_the_finest():
+    paths = [curves(seed, 0.0) for seed in range(20)]
+    assert all(told(*path)[0].best_resolution == 1 for path in paths)
+    assert any(judge(*path, 8.0).best_resolution < 1 for path in paths)  # as single curves would have it
+
+
+def test_fitted_resolutions_are_those_of_the_curves_without_noise():
+    steps, random = curves(0, 0.3, noise=0.0, sharper=1.5)
+    verdict, fitted = told(steps, random)
+    for records, at in ((steps, fitted.steps), (random, fitted.random)):
+        for record, found in zip(records, at):
+            assert found == pytest.approx(record["resolution_0143"], rel=0.02)
+    assert fitted.threshold == 0.143
+    records, draws = fitted.told(steps, random)
+    assert [r["resolution_fitted"] for r in records] == fitted.steps and "resolution_error" not in draws[0]
+
+
+def test_errors_of_fitted_resolutions_are_their_scatter():
+    """The jackknife's error of the difference between two steps, beside the scatter of that difference over paths."""
+    behind, errors = [], []
+    for seed in range(60):
+        steps, random = curves(seed, 0.3)
+        fitted = fit_resolutions(steps, random, 32, 4.0, 16, 0.2)
+        behind.append(1 / fitted.steps[3] - 1 / fitted.steps[0])
+        errors.append(fitted.errors[0] / fitted.steps[0] ** 2)
+    assert 0.5 < np.sqrt(np.mean(np.square(errors))) / np.std(behind) < 2
+
+
+def test_curves_that_reach_nyquist_are_compared_at_half():
+    steps, random = curves(1, 0.3, signal=8.0)
+    verdict, fitted = told(steps, random)
+    assert fitted.threshold == 0.5 and fitted.steps[3] is None and abs(verdict.best_resolution - 0.7) <= 0.1 + 1e-9
+    steps, random = curves(1, 0.3, signal=1e4)
+    verdict, fitted = told(steps, random)
+    assert fitted.best is None and fitted.threshold is None and verdict.best_resolution == verdict.best
+    silent = [{**record, "fsc": [1.0] + [0.0] * 16} for record in steps]
+    assert all(np.isfinite(at) for at in fit_resolutions(silent, silent[1:], 32, 4.0, 16).steps)
+
+
+# tables, weights, a mask of their own
+
+
+def test_a_table_is_walked_as_the_particle_file_made_of_it(few, tmp_path, capsys):
+    star = tmp_path / "set.star"
+    with ParticleFile(few) as file:
+        particles = file.metadata()
+        with write_stack(tmp_path / "set.mrcs", file.box, file.pixel_size, overwrite=False) as append:
+            append(file.images(slice(None)))
+    tables = new_tables(particles, particles.pose, [f"{i + 1:06d}@set.mrcs" for i in range(len(particles.half))])
+    write_star(star, tables, overwrite=False)
+    words = ["--loss", "l2", "--steps", "0.8,0.6", "--no-null", "--deterministic"]
+    assert run(["path", str(star), "-o", str(tmp_path / "out"), "--select", "row=0:149", *words]) == 0
+    said = capsys.readouterr().out
+    assert "150 particles" in said and "linked.h5" in {entry.name for entry in (tmp_path / "out").iterdir()}
+    found = mr.SelectionPath(tmp_path / "out")
+    assert found.summary["particles"]["file"].endswith("linked.h5") and len(found.particles) == 150
+    again = mr.path(star, loss="l2", steps=(0.8, 0.6), null=False, deterministic=True, select=["row=0:149"])
+    assert (again.particles["kept_to"] == found.particles["kept_to"]).all()
+    assert run(["export", str(tmp_path / "out"), "--star", str(tmp_path / "kept.star")]) == 0
+    assert run(["path", str(few), "-o", str(tmp_path / "no"), "--pixel-size", "3"]) == 1
+    assert "--pixel-size" in capsys.readouterr().err and not (tmp_path / "no").exists()
+
+
+def test_weights_are_those_of_all_maps_and_0_is_not_being_there(few, tmp_path):
+    count = len(ParticleFile(few))
+    weight = np.where(np.arange(count) % 9 == 0, 0.0, 1.0)
+    found = mr.path(few, loss="l2", steps=(0.7,), weights=weight)
+    assert found.summary["weights"]["zero"] == (weight == 0).sum() and found.summary["null"]["passed"]
+    assert found.summary["steps"][0]["particles"] == (weight > 0).sum() and not found.kept(1.0)[weight == 0].any()
+    np.testing.assert_array_equal(found.particles["given_weight"], weight)
+    double = mr.path(few, loss="l2", steps=(0.7,), null=False, weights=np.where(np.arange(count) % 2, 5.0, 0.5))
+    plain = mr.path(few, loss="l2", steps=(0.7,), null=False)
+    assert abs(double.summary["steps"][0]["mean_fsc"] - plain.summary["steps"][0]["mean_fsc"]) > 1e-4
+    assert double.summary["steps"][0]["particles"] == count
+    (tmp_path / "w.csv").write_text("id,w\n" + "".join(f"{row},{value}\n" for row, value in enumerate(weight)))
+    assert run(["path", str(few), "-o", str(tmp_path / "out"), "--loss", "l2", "--steps", "0.7", "--no-null", "--weights", f"{tmp_path / 'w.csv'}:w", "-q"]) == 0
+    assert (mr.SelectionPath(tmp_path / "out").kept(1.0) == found.kept(1.0)).all()
+
+
+def test_an_automatic_mask_is_of_all_particles_and_for_all_steps(particles, tmp_path):
+    found = mr.path(particles, tmp_path / "out", loss="l2", steps=(0.7,), null=False, mask="auto")
+    mask = mr.read_map(tmp_path / "out" / "mask.mrc").array
+    assert 0.01 < mask.mean() < 0.5 and found.summary["mask"] == str(found.summary["mask"]) and "automatic" in found.summary["mask"]
+    from mpirecon.validate.fsc import fsc
+
+    best = found.summary["steps"][[s["fraction"] for s in found.summary["steps"]].index(found.best)]
+    np.testing.assert_allclose(fsc(*(half.array for half in found.half_maps), mask), best["fsc"], atol=2e-3)
+    sphere = mr.path(particles, loss="l2", steps=(0.7,), null=False)
+    assert found.summary["steps"][0]["mean_fsc"] > sphere.summary["steps"][0]["mean_fsc"] + 0.02  # less solvent
+    assert (found.particles["kept_to"] == sphere.particles["kept_to"]).all()  # it scores nobody
 
 
 # who is in which
@@ -419,7 +561,6 @@ def test_ranks_walk_one_path(mpirun, few, tmp_path):
     (["--schedule", "sieve", "--group-by", "rlnX"], "--group-by is of a first run"),
     (["--high-pass", "50:3"], "--high-pass applies to --schedule sieve"),
     (["--steps", "0.9,0.01"], "half set"),
-    (["--mask", "auto"], "mpirecon mask"),
     (["--loss", "l2", "--keep", "0.5"], "counts all particles alike"),
 ])  # fmt: skip
 def test_what_cannot_be_walked_is_refused_before_anything_is_written(few, tmp_path, options, words, capsys):

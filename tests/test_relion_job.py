@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -305,3 +306,22 @@ def test_relion_tells_every_ending(project, cli):
         assert relion.status == told, (job / "run.err").read_text()
     assert relion.start("go on").wait(timeout=120) == 0 and relion.status == "2", (job / "run.err").read_text()
     assert (job / "run.out").read_text().count("iteration 1/40:") == 1 and len(relion.edges("pipeline_output_edges", "To")) == 7
+
+
+def test_the_reference_of_the_form_is_compared_with_the_map(project):
+    words = ["--in_parts", "Refine3D/job010/run_data.star", "--loss", "l2", "--no_postprocess", "Yes"]
+    assert run(*words) == 0, said()
+    # the map itself, then dark on bright: the same words of another file make the job anew
+    Path("Refine3D/job010/run_class001.mrc").write_bytes((JOB / "run_class001.mrc").read_bytes())
+    assert run(*words, "--in_3dref", "Refine3D/job010/run_class001.mrc") == 0 and markers() == {SUCCESS}, said()
+    told = json.loads((JOB / "run" / "summary.json").read_text())["reference"]
+    assert told["file"] == "run_class001.mrc" and told["correlation"] > 0.9 and "Beside the reference" in (JOB / "report.html").read_text()
+    dark = mrcfile.read(JOB / "run_class001.mrc")
+    write_map(project / "Refine3D/job010/run_class001.mrc", -dark, 8.0, overwrite=True)
+    assert run(*words, "--in_3dref", "Refine3D/job010/run_class001.mrc") == 0 and "opposite contrast" in said()
+    write_map(project / "Refine3D/job010/run_class001.mrc", dark, 7.0, overwrite=True)
+    assert run(*words, "--in_3dref", "Refine3D/job010/run_class001.mrc") == 0 and "has pixels of 7 Å" in said() and markers() == {SUCCESS}
+    assert run(*words, "--in_3dref", "a.mrc", "--reference", "Refine3D/job010/run_class001.mrc") == 1
+    assert "both say what the reference is" in said() and markers() == {FAILURE}
+    # what the job reads is not replaced
+    assert run(*words, "--in_3dref", f"{JOB}/run_class001.mrc") == 1 and "would replace what it is made from" in said()

@@ -193,3 +193,47 @@ def test_scores_become_fields_of_the_cs_file(tmp_path, cli):
     np.testing.assert_allclose(made["mpirecon/score_own"], [float(row["score_own"]) for row in table], rtol=1e-6)
     with ParticleFile(path) as file:
         assert len(file) == len(made)
+
+
+REPRODUCED = [f"{name}_{which}" for which in ("own", "other") for name in ("score", "distance", "residual", "scale", "sigma")]
+
+
+@pytest.mark.parametrize("options", [
+    {"loss": "l2"}, {"loss": "sorted", "keep": 0.7, "iterations": 2}, {"loss": "l1", "iterations": 2}, {"loss": "huber", "iterations": 2},
+    {"loss": "posterior", "iterations": 2, "distance": "correlation"}, {"solver": "gradient", "iterations": 2}, {"loss": "sorted", "keep": 0.7,
+     "iterations": 2, "solver": "gradient", "batch_size": 100, "normalise": "off", "diameter": 90.0, "mask": "auto"},
+])  # fmt: skip
+def test_every_run_can_hold_what_score_finds_of_its_half_maps(particles, tmp_path, options):
+    run = mr.reconstruct(particles, tmp_path / "run", half_map_scores=True, postprocess=False, **options) if "mask" not in options else \
+        mr.reconstruct(particles, tmp_path / "run", half_map_scores=True, **options)
+    same = {name: options[name] for name in ("distance", "normalise", "diameter") if name in options}
+    found = mr.score(tmp_path / "run" / "half1.mrc", tmp_path / "run" / "half2.mrc", particles, **same)
+    for name in REPRODUCED:
+        np.testing.assert_allclose(run.particles[name], found[name], rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+def test_weights_and_groups_are_reproduced_as_in_the_run(particles, tmp_path, cli, mpirun):
+    path = star_file(tmp_path, particles, [f"{0 if row % 7 == 0 else 1 + row % 3}" for row in range(COUNT)])
+    weight = np.array([0 if row % 7 == 0 else 1 + row % 3 for row in range(COUNT)], float)
+    command = ["reconstruct", tmp_path / "set.star", "-o", tmp_path / "run", "--loss", "posterior", "--iterations", 2, "--half-map-scores",
+               "--weights", f"{tmp_path / 'w.csv'}:w", "--no-postprocess", "-q"]
+    (tmp_path / "w.csv").write_text("id,w\n" + "".join(f"{row},{value}\n" for row, value in enumerate(weight)))
+    done = mpirun(2, ["-m", "mpirecon", *command])
+    assert done.returncode == 0, done.stderr
+    run = mr.Result(tmp_path / "run")
+    maps = [tmp_path / "run" / f"half{half}.mrc" for half in (1, 2)]
+    with_weights = ["--weights", f"{tmp_path / 'w.csv'}:w"]
+    done = cli("score", *maps, tmp_path / "set.star", "-o", tmp_path / "s.csv", *with_weights)  # straight from the table
+    assert done.returncode == 0 and "score_own in" in done.stdout and "differ by at most" in done.stdout, done.stdout + done.stderr
+    table = rows(tmp_path / "s.csv")
+    for name in REPRODUCED:
+        found = np.array([float(row[name] or "nan") for row in table])
+        np.testing.assert_allclose(run.particles[name], found, rtol=1e-5, atol=1e-6, err_msg=name)
+        assert (np.isnan(found) == (weight == 0)).all()
+    # without them it is told, and the spectra are others
+    done = cli("score", *maps, path, "-o", tmp_path / "t.csv")
+    assert "its weights is" in done.stdout and done.returncode == 0
+    by_script = mr.score(*maps, path, weights=weight)
+    np.testing.assert_allclose(by_script["score_own"], run.particles["score_own"], rtol=1e-5, atol=1e-6)
+    done = cli("score", *maps, path, "-o", tmp_path / "u.csv", "--pixel-size", 3)
+    assert done.returncode == 1 and "--pixel-size" in done.stderr and "particle file" in done.stderr

@@ -10,21 +10,19 @@ import numpy as np
 
 from mpirecon.api.arguments import as_communicator, structured
 from mpirecon.api.maps import FSC, Volume, read_map
-from mpirecon.api.particles import open as open_particles
-from mpirecon.api.reconstruction import configuration
+from mpirecon.api.reconstruction import configuration, console_of, known_particles, source_of, unnamed
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
 from mpirecon.io.run_folder import PATH
 from mpirecon.io.run_output import read_particle_table, read_summary
 from mpirecon.parallel.comm import run_together
-from mpirecon.parallel.console import Console
 from mpirecon.robust.nested import checked_fractions
 
 
 def path(
     particles, output: str | os.PathLike | None = None, *, schedule: str = "once", steps=None, random_draws: int = 1,
-    high_pass: tuple[float, float] | None = None, null: bool = True, comm=None, overwrite: bool = False, resume: bool = False,
-    verbose: bool = False, **options,
+    high_pass: tuple[float, float] | None = None, null: bool = True, weights=None, comm=None, overwrite: bool = False,
+    resume: bool = False, verbose: bool = False, **options,
 ) -> SelectionPath:
     """Maps of the best-scored 100, 90 … 10 % of the particles beside random discards: where does leaving out pay? Collective.
 
@@ -32,8 +30,8 @@ def path(
 
     Parameters
     ----------
-    particles : Particles, or path
-        of a particle file
+    particles : Particles, or path of a particle file, of a RELION STAR file or of a cryoSPARC .cs file
+        images of a STAR or .cs file stay in their stacks, which ``linked.h5`` in the path's folder refers to
     output : path, optional
         folder, as ``mpirecon path -o`` writes it; a temporary one, gone with the result, when left out
     schedule : {"once", "anew", "sieve"}
@@ -46,6 +44,8 @@ def path(
         first and last high-pass of a sieve, Å; 50 and 3 when left out
     null : bool
         also walk the path on pure noise of the same spectra, poses and CTFs
+    weights : (m,) float, or str, optional
+        of the particles in all maps, as `reconstruct` takes them; 0: as if the particle were not there
     comm : optional
         ``mpirecon.world()``, or a communicator of mpi4py; None: this process alone
     overwrite, resume : bool
@@ -54,7 +54,8 @@ def path(
         print what the command prints
     **options
         those of ``mpirecon.reconstruct`` that concern its result: loss (of the first run, ``"posterior"`` when left out), keep, distance,
-        folds, symmetry, mask, diameter, seed …
+        folds, symmetry, mask (``"auto"``: one made of the map of all particles, in which all selections are compared), diameter, seed …;
+        for a STAR or .cs file also how it is read, as ``read_star`` takes it
 
     Returns
     -------
@@ -69,12 +70,13 @@ def path(
     from mpirecon.solvers.path import checked_options, first_run, run_path
 
     comm = as_communicator(comm)
-    particles = open_particles(particles) if isinstance(particles, (str, os.PathLike)) else particles
+    source, reading = source_of(particles, options)
     scratch = Scratch(comm)
     chosen = checked_options(schedule, None if steps is None else checked_fractions(steps), random_draws, high_pass, null)
-    config = configuration(particles, scratch, comm, **first_run(schedule, **options))
+    config = configuration(known_particles(particles, options), scratch, comm, weights=weights, **first_run(schedule, **options))
     folder = scratch.path / "path" if output is None else Path(output)
-    run_path(comm, particles.path, folder, config, chosen, Console(comm, quiet=not verbose), overwrite=overwrite, resume=resume)
+    run_path(comm, source, folder, config, chosen, console_of(comm, verbose), overwrite=overwrite, resume=resume,
+             weights=unnamed(weights), reading=reading)
     comm.barrier()
     return run_together(comm, lambda: SelectionPath(folder, _scratch=scratch if output is None else None))
 
@@ -134,7 +136,7 @@ class SelectionPath:
     @cached_property
     def table(self) -> np.ndarray:
         """path.csv as a structured array, which ``pandas.DataFrame`` takes: fraction, particles, chosen ("score" or "random"), draw,
-        resolution_0143 and resolution_05 (Å), mean_fsc, fsc_to_all, bfactor (Å²), area_ratio, sphericity …; NaN where not known."""
+        resolution_0143, resolution_fitted and its resolution_error, resolution_05 (Å), mean_fsc, fsc_to_all, bfactor (Å²), area_ratio, sphericity …; NaN where not known."""
         return np.genfromtxt(self.folder / "path.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
 
     def fsc(self, fraction: float) -> FSC:
@@ -209,7 +211,7 @@ class SelectionPath:
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(15, 3.4), layout="constrained")
-        named = {"resolution_0143": "FSC 0.143 (Å)", "mean_fsc": "mean half-map FSC", "fsc_to_all": "mean FSC to the map of all",
+        named = {"resolution_fitted": "FSC 0.143, all curves together (Å)", "mean_fsc": "mean half-map FSC", "fsc_to_all": "mean FSC to the map of all",
                  "area_ratio": "ratio of areas of conical FSCs"}
         for axes, (name, label) in zip(figure.subplots(1, len(named)), named.items()):
             for records, style, what in ((self.summary["steps"], "-o", "best-scored"), (self.summary["random"], "o", "at random")):
@@ -217,7 +219,7 @@ class SelectionPath:
                 axes.plot([100 * r["fraction"] for r in records], values, style, label=what, markersize=4)
             axes.axvline(100 * self.best, color="grey", linestyle=":", linewidth=1)
             axes.set(xlabel="kept (%)", ylabel=label)
-            if name == "resolution_0143":
+            if name == "resolution_fitted":
                 axes.invert_yaxis()
                 axes.legend(frameon=False)
         return figure

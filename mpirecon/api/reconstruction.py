@@ -59,7 +59,8 @@ def reconstruct(
     particles, output: str | os.PathLike | None = None, *, loss="l2", comm=None, weights=None, start_weights=None,
     overwrite: bool = False, resume: bool = False, controls: bool = False, postprocess: bool = True, log_particles: str = "none",
     checkpoint_every: int | str = 1, checkpoint_signal: str = "USR1", grace: float = 240.0, stall_timeout: float = 1800.0,
-    began: float | None = None, verbose: bool | int = False, **options,
+    half_map_scores: bool = False, reference: str | os.PathLike | None = None, began: float | None = None,
+    verbose: bool | int = False, **options,
 ) -> Result:
     """Reconstruct a map. Collective over `comm`.
 
@@ -79,8 +80,10 @@ def reconstruct(
         not there. A str names a column of the imported table, or ``"FILE:COLUMN"``, as ``--weights`` does
     start_weights : (m,) float, optional
         what the first map is made with, and no other; L2 with one iteration keeps them
-    overwrite, resume, controls, postprocess : bool
+    overwrite, resume, controls, postprocess, half_map_scores : bool
         as the options of the command
+    reference : path, optional
+        a map to compare the result with, as the option of the command
     log_particles : str
         ``"none"``, ``"last"`` or ``"all"`` iterations, as the option of the command
     checkpoint_every : int or str
@@ -121,7 +124,8 @@ def reconstruct(
     whole_run(
         comm, path, folder, config, console_of(comm, verbose), overwrite=overwrite, log_particles=log_particles,
         controls=controls, resume=resume, postprocess=postprocess, endurance=endurance, start_weights=start_weights,
-        weights=_array(weights), began=began, reading=reading,
+        weights=unnamed(weights), began=began, reading=reading,
+        half_map_scores=half_map_scores, reference=None if reference is None else Path(reference),
     )  # fmt: skip
     summary = comm.bcast(run_first(comm, lambda: read_summary(folder)))
     return Result(folder, _scratch=scratch if output is None else None, _summary=summary)
@@ -194,7 +198,7 @@ class Reconstruction:
         start_weights=None, verbose: bool = False, **options,
     ) -> None:
         self._start, self._comm = time.time(), as_communicator(comm)
-        self.particles = _particles(particles, self._comm, options)
+        self.particles = read_particles(particles, self._comm, options)
         self._scratch = Scratch(self._comm)
         self._output = output
         self.config = configuration(self.particles, self._scratch, self._comm, loss=loss, weights=weights, **options)
@@ -204,7 +208,7 @@ class Reconstruction:
         self._log = run_together(self._comm, lambda: RankLog.for_rank(folder / "logs", self._comm))
         self._run = runs.Reconstruction(
             self._comm, self._file, self.config, self._log, console_of(self._comm, verbose), start_weights,
-            weights=_array(weights),
+            weights=unnamed(weights),
         )
         self._iterations = self._run.iterations()
         self._result: Result | None = None
@@ -278,7 +282,7 @@ def refuse_unmade_mask(config: Config, postprocess: bool) -> None:
         raise UserError("--mask auto makes its mask after the reconstruction, which --no-postprocess leaves out")
 
 
-def _array(weights) -> np.ndarray | None:
+def unnamed(weights) -> np.ndarray | None:
     """Weights that are none by name."""
     return None if isinstance(weights, str) else weights
 
@@ -314,7 +318,7 @@ def known_particles(given, options: dict) -> Particles | None:
     return particles_of(given) if isinstance(options.get("mask"), np.ndarray) and not is_table(given) else None
 
 
-def _particles(given, comm: Communicator, options: dict) -> Particles:
+def read_particles(given, comm: Communicator, options: dict) -> Particles:
     """Those that a script gave; of a table linked, in a temporary file. Takes how it is read out of `options`."""
     path, reading = source_of(given, options)
     if isinstance(given, (str, os.PathLike)) and is_table(given):

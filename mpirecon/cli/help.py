@@ -23,7 +23,7 @@ _ERRORS = ("--orientation-error-rate", "--orientation-error", "--offset-error", 
 #: command → heading → its options; those of no heading come last, under "More options"
 GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "reconstruct": {
-        "Output": ("--output", "--overwrite", "--log-particles", "--no-postprocess", "--controls"),
+        "Output": ("--output", "--overwrite", "--log-particles", "--no-postprocess", "--controls", "--half-map-scores", "--reference"),
         "Which particles count": (
             "--loss", "--keep", "--schedule", "--distance", "--score-band", "--folds", "--group-by", "--weights", "--sort-scope",
             "--skip-bad",
@@ -79,6 +79,7 @@ GROUPS["path"] = {
     **{title: tuple(o for o in options if o != "--schedule") for title, options in GROUPS["reconstruct"].items()},
 }
 GROUPS["relion"] |= {title: tuple(o for o in options if o not in ("--overwrite", "--threads")) for title, options in GROUPS["reconstruct"].items()}
+GROUPS["score"] = {title: tuple(o for o in options if o not in ("--cs", "--new-halves")) for title, options in _READING.items()}
 GROUPS["null"] = {title: options for title, options in GROUPS["reconstruct"].items()}
 
 #: columns for an option and what it takes

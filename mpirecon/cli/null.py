@@ -11,8 +11,8 @@ from mpirecon.cli.reading import reading_of
 
 #: options of reconstruct that say what is written rather than how it is reconstructed
 _NOT_SHARED = (
-    "output", "log_particles", "controls", "postprocess", "resume", "checkpoint_every", "checkpoint_signal", "grace",
-    "stall_timeout", "dry_run",
+    "output", "log_particles", "half_map_scores", "reference", "controls", "postprocess", "resume", "checkpoint_every",
+    "checkpoint_signal", "grace", "stall_timeout", "dry_run",
 )  # fmt: skip
 
 

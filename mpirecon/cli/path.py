@@ -10,13 +10,13 @@ from mpirecon import cli
 from mpirecon.cli import reconstruct
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, COUNT, Band, pass_communicator
-from mpirecon.cli.reading import READING
+from mpirecon.cli.reading import reading_of
 from mpirecon.errors import UserError
 
 #: options of reconstruct that are of no use here, or mean something else
 _NOT_SHARED = (
-    "output", "loss", "log_particles", "controls", "particle_scores", "postprocess", "checkpoint_every", "dry_run", "solver",
-    "batch_size", "step", "momentum", "sort_scope", "space", "schedule", "weights",
+    "output", "loss", "log_particles", "half_map_scores", "reference", "controls", "particle_scores", "postprocess", "checkpoint_every",
+    "dry_run", "solver", "batch_size", "step", "momentum", "sort_scope", "space", "schedule",
 )  # fmt: skip
 
 
@@ -42,6 +42,7 @@ class Fractions(click.ParamType):
 @pass_communicator
 def _run(comm, particles, output, schedule, steps, random_draws, high_pass, null, resume, checkpoint_signal, grace, stall_timeout, overwrite,
          quiet, verbose, **options):
+    reading = reading_of(options)
     from mpirecon.parallel.console import Console
     from mpirecon.solvers.endurance import Endurance
     from mpirecon.solvers.path import checked_options, first_run, run_path
@@ -50,7 +51,7 @@ def _run(comm, particles, output, schedule, steps, random_draws, high_pass, null
     chosen = checked_options(schedule, steps, random_draws, high_pass, null)
     run_path(
         comm, particles, output, config, chosen, Console(comm, quiet, verbose), overwrite=overwrite, resume=resume,
-        endurance=Endurance(signal=checkpoint_signal, grace=grace, stall_timeout=stall_timeout), began=cli.began,
+        endurance=Endurance(signal=checkpoint_signal, grace=grace, stall_timeout=stall_timeout), began=cli.began, reading=reading,
     )  # fmt: skip
 
 
@@ -59,16 +60,18 @@ _HELP = """Keep 100, 90 … 10 % of PARTICLES, the best-scored first, and see wh
 Each selection is reconstructed with both half maps, beside as many particles drawn by lot; resolution, FSC to the map of all,
 B-factor and anisotropy are drawn over the number of particles. Particles are scored against maps that they did not build, and
 the same path is walked on pure noise. Options of reconstruct apply to the first run, which scores the particles, and to all maps.
+PARTICLES is a particle file, a RELION STAR file or a cryoSPARC .cs file.
 
 \b
 Examples:
   mpirecon path particles.h5 -o path1
+  mpirecon path run_data.star -o path3 --mask auto
   mpirecon path particles.h5 -o path2 --schedule sieve --high-pass 50:8
 """
 
 
 def _shared() -> list[click.Option]:
-    found = [p for p in reconstruct.command.params if isinstance(p, click.Option) and p.name not in _NOT_SHARED and p not in READING]
+    found = [p for p in reconstruct.command.params if isinstance(p, click.Option) and p.name not in _NOT_SHARED]
     for place, option in enumerate(found):
         if option.name == "resume":
             found[place] = copy.copy(option)

@@ -159,6 +159,10 @@ class Keep(click.ParamType):
 @click.option("--skip-bad", is_flag=True, help="Leave out images with NaN or without contrast, instead of ending.")
 @click.option("--log-particles", type=click.Choice(["none", "last", "all"]), default="all", show_default=True,
               help="Iterations for which the rank logs list each sorted particle.")
+@click.option("--reference", type=EXISTING_FILE, metavar="FILE", help="Map that the particles were refined against (MRC): the result is compared "
+              "with it, with a warning if hand, contrast, box or pixel size are wrong. It does not change the result.")
+@click.option("--half-map-scores", is_flag=True, help="Also compare all particles with the final half maps, as mpirecon score does: columns "
+              "score_own, score_other … of particles.h5. Reads every image twice more.")
 @click.option("--controls", is_flag=True, help="Also reconstruct the rejected particles alone, and a random selection of the same size as the kept ones: three more passes over the data.")
 @click.option("--no-postprocess", "postprocess", is_flag=True, default=True, flag_value=False,
               help="Leave out what follows from the half maps: automatic mask, phase-randomised FSC, FSC in cones, B-factor "
@@ -171,7 +175,8 @@ class Keep(click.ParamType):
 @overwrite_option
 @verbosity_options
 @pass_communicator
-def command(comm, particles, output, log_particles, controls, postprocess, resume, dry_run, checkpoint_every, checkpoint_signal, grace,
+def command(comm, particles, output, log_particles, half_map_scores, reference, controls, postprocess, resume, dry_run,
+            checkpoint_every, checkpoint_signal, grace,
             stall_timeout, overwrite, quiet, verbose, **options):
     """Reconstruct a map from PARTICLES: a particle file made by simulate or import, a RELION STAR file or a cryoSPARC .cs file.
 
@@ -197,7 +202,8 @@ def command(comm, particles, output, log_particles, controls, postprocess, resum
 
     mpirecon.reconstruct(
         particles, output, comm=comm, overwrite=overwrite, resume=resume, controls=controls, postprocess=postprocess,
-        log_particles=log_particles, checkpoint_every=checkpoint_every, checkpoint_signal=checkpoint_signal, grace=grace,
+        log_particles=log_particles, half_map_scores=half_map_scores, reference=reference,
+        checkpoint_every=checkpoint_every, checkpoint_signal=checkpoint_signal, grace=grace,
         stall_timeout=stall_timeout, began=cli.began, verbose=verbosity(quiet, verbose), **named(options), **reading,
     )  # fmt: skip
 

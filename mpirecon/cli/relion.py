@@ -94,7 +94,7 @@ PASSED = [p for p in reconstruct.command.params if isinstance(p, click.Option) a
 
 
 @click.pass_context
-def _run(ctx, o, in_parts, in_mask, in_3dref, in_movies, in_mics, in_coords, ranks, j, launcher, overwrite, mask, grace, **_):
+def _run(ctx, o, in_parts, in_mask, in_3dref, in_movies, in_mics, in_coords, ranks, j, launcher, overwrite, mask, reference, grace, **_):
     from mpirecon.batch.external_job import ABORTED, FAILURE, SUCCESS, ExternalJob
     from mpirecon.batch.supervise import Supervisor
     from mpirecon.parallel.launcher import find_launcher
@@ -110,10 +110,12 @@ def _run(ctx, o, in_parts, in_mask, in_3dref, in_movies, in_mics, in_coords, ran
                                 "--ranks and leave the launcher out")
             if in_mask and mask:
                 raise UserError(f"--in_mask {in_mask} and --mask {mask} both say what the mask is; leave one out")
-            for name, given in (("in_3dref", in_3dref), ("in_movies", in_movies), ("in_mics", in_mics), ("in_coords", in_coords)):
+            if in_3dref and reference:
+                raise UserError(f"--in_3dref {in_3dref} and --reference {reference} both say what the reference is; leave one out")
+            for name, given in (("in_movies", in_movies), ("in_mics", in_mics), ("in_coords", in_coords)):
                 if given:
-                    click.echo(f"--{name} {given} is not used: particles with poses need no {'reference' if '3dref' in name else 'others'}")
-            words = [*ctx.meta["words"], *(["--mask", str(in_mask)] if in_mask else [])]
+                    click.echo(f"--{name} {given} is not used: particles with poses need no others")
+            words = [*ctx.meta["words"], *(["--mask", str(in_mask)] if in_mask else []), *_reference(in_3dref)]
             threads = max(1, j // ranks)
             code = _reconstruct(job, in_parts, in_mask or mask, words, supervisor, ranks, threads, launcher, overwrite, grace)
             if code == 0:
@@ -126,15 +128,26 @@ def _run(ctx, o, in_parts, in_mask, in_3dref, in_movies, in_mics, in_coords, ran
     return code
 
 
+def _reference(given: str | None) -> list[str]:
+    """Words for reconstruct of the map that RELION's form names: the result is compared with it."""
+    if not given:
+        return []
+    if not Path(given).is_file():
+        click.echo(f"--in_3dref {given} is not used: there is no such file", err=True)
+        return []
+    return ["--reference", given]
+
+
 def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launcher, overwrite, grace) -> int:
     """Run ``mpirecon reconstruct`` as far as is left to do; its exit code, that of a stop also where it was not begun."""
     from mpirecon.batch.supervise import launched
     from mpirecon.io.inputs import given, refuse_inputs
     from mpirecon.parallel.stopping import RESUME_EXIT_CODE
 
-    refuse_inputs(job.targets(), given(particle_table=particles, mask=mask if mask != "auto" else None))
+    reference = words[words.index("--reference") + 1] if "--reference" in words else None
+    refuse_inputs(job.targets(), given(particle_table=particles, mask=mask if mask != "auto" else None, reference=reference))
     asked = ["reconstruct", str(particles), "-o", str(job.run), *words]
-    how = _how(job.run, asked, overwrite, [path for path in (particles, mask) if path not in (None, "auto")])
+    how = _how(job.run, asked, overwrite, [path for path in (particles, mask, reference) if path not in (None, "auto")])
     if how is None:
         click.echo(f"the run in {job.run} is finished, and was asked for the same: its results are exported again")
         return 0
@@ -204,7 +217,8 @@ command = JobCommand(
         click.Option(["--o"], type=ANY_PATH, required=True, metavar="FOLDER", help="Folder of the job, External/jobNNN/."),
         click.Option(["--in_parts"], type=EXISTING_FILE, required=True, metavar="FILE", help="STAR file of the particles."),
         click.Option(["--in_mask"], type=EXISTING_FILE, metavar="FILE", help="Soft mask (MRC), 0 … 1.  [default: a sphere]"),
-        click.Option(["--in_3dref"], metavar="FILE", help="Accepted and not used: poses are given, no reference is needed."),
+        click.Option(["--in_3dref"], metavar="FILE", help="Map that the particles were refined against: the result is compared with it "
+                     "(--reference). No map is made from it."),
         *(click.Option([f"--{name}"], metavar="FILE", help="Accepted and not used.") for name in ("in_movies", "in_mics", "in_coords")),
         click.Option(["--ranks"], type=COUNT, default=1, show_default=True, metavar="N", help="MPI ranks, which the job starts itself."),
         click.Option(["--j"], type=COUNT, default=1, show_default=True, metavar="N", help="Cores of the job, divided among the ranks as threads."),

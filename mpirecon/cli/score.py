@@ -7,19 +7,25 @@ import click
 from mpirecon.cli import reconstruct
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, pass_communicator
+from mpirecon.cli.reading import READING, as_file, reading_of
 
 #: options of reconstruct that say how particles are compared with maps
 _SHARED = (
-    "max_resolution", "score_band", "diameter", "normalise", "skip_bad", "padding", "threads", "memory",
+    "max_resolution", "score_band", "diameter", "weights", "normalise", "skip_bad", "padding", "threads", "memory",
     "half_precision", "backend", "transport", "overwrite", "quiet", "verbose",
 )  # fmt: skip
 
+#: options of an import that are of no use here: half sets must be those of the maps, and --cs is a table to write
+_NOT_READ = ("cs", "new_halves")
+
 
 @pass_communicator
-def _run(comm, map1, map2, particles, output, star, cs, no_filter, as_json, overwrite, quiet, verbose, **options):
+def _run(comm, map1, map2, particles, output, star, cs_table, no_filter, as_json, overwrite, quiet, verbose, **options):
+    reading, cs = reading_of(options), cs_table
     config = reconstruct.configure(**options)
     from mpirecon.parallel.console import Console
     from mpirecon.io.atomic import refuse_existing
+    from mpirecon.io.given_weights import weights_inputs
     from mpirecon.io.inputs import given, refuse_twice
     from mpirecon.io.particle_file import ParticleFile
     from mpirecon.io.score_tables import write_csv, write_cs_scores, write_star_scores
@@ -28,24 +34,26 @@ def _run(comm, map1, map2, particles, output, star, cs, no_filter, as_json, over
 
     console = Console(comm, quiet=quiet or as_json, verbose=verbose)
 
-    def refuse() -> None:
+    def refuse(path) -> None:
         refuse_twice([output, star, cs])
-        with ParticleFile(particles) as file:
-            read = [*given(first_map=map1, second_map=map2, mask=config.mask), *file.inputs(), *file.origins()]
+        with ParticleFile(path) as file:
+            read = [*given(first_map=map1, second_map=map2, mask=config.mask, particle_table=particles), *weights_inputs(config.weights),
+                    *file.inputs(), *file.origins()]
         for target in filter(None, (output, star, cs)):
             refuse_existing(target, overwrite, read)
 
-    run_together(comm, refuse)
-    found = score_particles(comm, map1, map2, particles, config, console, filtered=not no_filter, star=star, cs=cs)
-    with together(comm):
-        if comm.rank == 0:
-            numbers = {name: values for name, values in found.columns.items() if values.dtype.kind == "f"}
-            write_csv(output, found.columns, overwrite)
-            with ParticleFile(particles) as file:
-                if star is not None:
-                    write_star_scores(star, file, numbers, overwrite)
-                if cs is not None:
-                    write_cs_scores(cs, file, numbers, overwrite)
+    with as_file(comm, particles, reading, console) as path:
+        run_together(comm, lambda: refuse(path))
+        found = score_particles(comm, map1, map2, path, config, console, filtered=not no_filter, star=star, cs=cs, shown=particles)
+        with together(comm):
+            if comm.rank == 0:
+                numbers = {name: values for name, values in found.columns.items() if values.dtype.kind == "f"}
+                write_csv(output, found.columns, overwrite)
+                with ParticleFile(path, particles) as file:
+                    if star is not None:
+                        write_star_scores(star, file, numbers, overwrite)
+                    if cs is not None:
+                        write_cs_scores(cs, file, numbers, overwrite)
     if comm.rank == 0:
         _tell(console, found, as_json, [path for path in (output, star, cs) if path is not None])
 
@@ -82,7 +90,8 @@ _HELP = """Compare PARTICLES with two half maps, each particle with the map of i
 MAP1 is of half set 1 (rlnRandomSubset 1; cryoSPARC's split 0, map_half_A), MAP2 of the other. Both are filtered by their FSC in the
 mask, as reconstruct filters its half maps before particles are compared with them. Images are treated as in reconstruct: CTF,
 noise spectrum of each optics group, backgrounds. The table has a line for each particle, and score, distance, residual, scale and
-sigma against the own half's map (_own) and the other's (_other). Starts under mpirun as well.
+sigma against the own half's map (_own) and the other's (_other). PARTICLES is a particle file, a RELION STAR file or a cryoSPARC
+.cs file. Starts under mpirun as well.
 
 \b
 Examples:
@@ -99,7 +108,7 @@ command = DocumentedCommand(
         click.Option(["-o", "--output"], type=ANY_PATH, required=True, metavar="FILE.csv", help="Table to write."),
         click.Option(["--star"], type=ANY_PATH, metavar="FILE.star", help="Also write all imported particles with the numbers as columns "
                      "mpireconScoreOwn …"),
-        click.Option(["--cs"], type=ANY_PATH, metavar="FILE.cs", help="Also write the imported .cs file with the numbers as fields "
+        click.Option(["--cs", "cs_table"], type=ANY_PATH, metavar="FILE.cs", help="Also write the imported .cs file with the numbers as fields "
                      "mpirecon/score_own …"),
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of a table."),
         click.Option(["--no-filter"], is_flag=True, help="Compare with the maps as they are, in the mask."),
@@ -107,6 +116,7 @@ command = DocumentedCommand(
         click.Option(["--distance"], type=click.Choice(["raw", "whitened", "explained", "correlation"]), default="explained",
                      show_default=True, help="What distance_own and distance_other are."),
         *(p for p in reconstruct.command.params if isinstance(p, click.Option) and p.name in _SHARED),
+        *(p for p in READING if p.name not in _NOT_READ),
     ],
     callback=_run,
     help=_HELP,

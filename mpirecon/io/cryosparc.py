@@ -308,3 +308,18 @@ def _classes(array: np.ndarray) -> tuple[str, np.ndarray] | None:
         if name.endswith("/class_posterior") and len(array.dtype[name].shape) == 1 and array.dtype[name].shape[0] > 1:
             return f"{name}[{{}}]=0.5:", array[name].argmax(axis=1).astype(np.int64)
     return None
+
+
+def with_own_uids(array: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    """The array with a new uid for each row that is a copy of another, (m,) bool: by it cryosparc-tools tells particles apart.
+
+    The new one is mixed from the row's own (splitmix64; Steele et al. 2014), so that it is the same on any number of ranks.
+    """
+    if not copies.any() or "uid" not in (array.dtype.names or ()):
+        return array
+    array = array.copy()
+    mixed = array["uid"][copies].astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    array["uid"][copies] = mixed ^ (mixed >> np.uint64(31))
+    return array

@@ -13,6 +13,7 @@ import numpy as np
 from mpirecon import __version__
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
+from mpirecon.io.cryosparc import with_own_uids
 from mpirecon.io.families import find_families
 from mpirecon.io.fingerprint import Seen
 from mpirecon.io.formats import STAR, TableFormat, format_of, formats
@@ -220,7 +221,9 @@ def import_particles(
         if compared.family is not None or options.duplicate_rate:
             family = table.numbers if compared.family is None else compared.family
             writer.write_extra("family", family[chosen])
-        writer.write_source(path, *table.source(chosen), split=table.particle_block, files=[*tables, *(s.path for s in stacks)])
+        source, arrays = table.source(chosen)
+        arrays = {name: with_own_uids(array, again) for name, array in arrays.items()}
+        writer.write_source(path, source, arrays, split=table.particle_block, files=[*tables, *(s.path for s in stacks)])
         with together(comm):  # nothing was written to while it was read: else some rows would have the images of others
             unchanged.refuse_changed()
             for number in np.unique(table.stack).tolist():

@@ -65,7 +65,8 @@ RECONSTRUCTION = Kind("reconstruction", MARKERS[0], (
 NULL = Kind("null run", MARKERS[1], ("null.json", "fsc.csv", LINKED))
 
 PATH = Kind("path", MARKERS[0], (
-    "summary.json", "path.csv", "fsc.csv", "views.csv", "volume.mrc", "half1.mrc", "half2.mrc", "particles.h5", "report.html", CHECKPOINT,
+    "summary.json", "path.csv", "fsc.csv", "views.csv", "volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "particles.h5", "report.html",
+    LINKED, CHECKPOINT,
 ), kind="path")  # fmt: skip
 
 KINDS = (RECONSTRUCTION, NULL, PATH)

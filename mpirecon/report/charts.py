@@ -15,6 +15,7 @@ FSC_STYLE = {
     "fsc_masked": (ORANGE, "dashed", "in mask.mrc, as it is"),
     "fsc_randomised": (PINK, "dotted", "in mask.mrc, random phases"),
     "fsc_true": (ORANGE, "solid", "in mask.mrc, corrected"),
+    "fsc_reference": (GREEN, "dashed", "with the reference, in the scoring mask"),
     "fsc": (BLUE, "solid", "in the scoring mask"),
 }
 

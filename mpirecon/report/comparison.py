@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy.fft
 
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
@@ -16,7 +17,7 @@ from mpirecon.io.particle_identity import Matched, match_particles, same_rows
 from mpirecon.io.run_output import open_particles, read_summary, took_part
 from mpirecon.report.details import setting, weights_in_words
 from mpirecon.report.run_files import RunFiles, read_run_files
-from mpirecon.validate.fsc import crossing, fsc
+from mpirecon.validate.fsc import crossing, fsc, lowest_frequencies
 
 #: who kept a particle that both runs had
 GROUPS = ("both", "first", "second", "neither")
@@ -31,9 +32,8 @@ class Comparison:
     runs : (RunFiles, RunFiles)
         what either left
     between : dict of (n // 2 + 1,) arrays
-        FSC between the maps of the two runs (the means of their half maps): ``fsc_unmasked``, and in the product of
-        their masks
-        ``fsc_masked``; empty where the maps differ in box or pixel size
+        FSC between the maps of the two runs (the means of their half maps): ``fsc_unmasked``, and in the product of their masks
+        ``fsc_masked``, on the coarser of two grids of one field of view (a binned set); empty where these differ
     matched : Matched or None
         the particles that both had; None where nothing tells which these are
     settings : list of (name, first, second)
@@ -110,9 +110,12 @@ class Comparison:
 
     def crossing(self, threshold: float, curve: str = "fsc_unmasked") -> float | None:
         """Å where the maps of the two runs stop agreeing; None where they never do, or are not compared."""
-        about = self.runs[0].summary["particles"]
-        return crossing(self.between[curve], threshold, about["box"],
-                        about["pixel_size"]) if curve in self.between else None
+        return crossing(self.between[curve], threshold, *self.grid) if curve in self.between else None
+
+    @property
+    def grid(self) -> tuple[int, float]:
+        """(box, pixel size in Å) that the maps are compared on: the coarser."""
+        return min(map(_grid, self.runs))
 
     def as_dict(self) -> dict:
         """For JSON."""
@@ -176,21 +179,36 @@ def _match(folders, runs, given) -> tuple[Matched | None, list[str]]:
 
 
 def _between(folders, runs) -> tuple[dict[str, np.ndarray], list[str]]:
-    grids = [(run.summary["particles"]["box"], run.summary["particles"]["pixel_size"]) for run in runs]
-    if grids[0][0] != grids[1][0] or abs(grids[0][1] / grids[1][1] - 1) > 1e-3:
+    grids = [_grid(run) for run in runs]
+    sides = [box * size for box, size in grids]
+    box = min(box for box, _ in grids)
+    if abs(sides[0] / sides[1] - 1) > 1e-3 or (grids[0][0] != grids[1][0] and box % 2):
         told = " and ".join(f"{box} pixels of {size:g} Å" for box, size in grids)
         return {}, [f"the maps are not compared: their boxes have {told}"]
     missing = [f"{run.folder}/{half}.mrc" for run in runs for half in ("half1", "half2") if half not in run.maps]
     if missing:
         return {}, [f"the maps are not compared: {missing[0]} is missing"]
-    first, second = ((run.maps["half1"] + run.maps["half2"]) / 2 for run in runs)
+    first, second = (_to_box((run.maps["half1"] + run.maps["half2"]) / 2, box) for run in runs)
     curves = {"fsc_unmasked": fsc(first, second)}
     masks = [Path(folder) / "mask.mrc" for folder in folders]
     if all(mask.is_file() for mask in masks):
-        mask = np.multiply(*(read_map(path).array for path in masks))
+        mask = np.multiply(*(np.clip(_to_box(read_map(path).array, box), 0, 1) for path in masks))
         if mask.any():
             curves["fsc_masked"] = fsc(first, second, mask)
-    return curves, []
+    notes = [] if grids[0][0] == grids[1][0] else [f"the maps are compared on the coarser grid, {min(grids)[0]} pixels of {min(grids)[1]:g} Å: the "
+                                                   f"other has {max(grids)[0]} of {max(grids)[1]:g} Å in the same field of view"]
+    return curves, notes
+
+
+def _grid(run: RunFiles) -> tuple[int, float]:
+    return run.summary["particles"]["box"], run.summary["particles"]["pixel_size"]
+
+
+def _to_box(volume: np.ndarray, box: int) -> np.ndarray:
+    """A map on a coarser grid of the same field of view: its lower frequencies alone."""
+    if len(volume) == box:
+        return volume
+    return scipy.fft.irfftn(lowest_frequencies(scipy.fft.rfftn(volume), box), s=(box,) * 3).astype(np.float32) * (box / len(volume)) ** 3
 
 
 def _settings(first: Mapping, second: Mapping) -> list[tuple[str, str, str]]:

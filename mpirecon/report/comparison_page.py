@@ -118,12 +118,11 @@ def _fsc(compared: Comparison) -> str:
 def _between(compared: Comparison) -> str:
     if not compared.between:
         return ""
-    about, styles = compared.runs[0].summary["particles"], {"fsc_unmasked": (GREY, "solid", "no mask"),
-                                                            "fsc_masked": (BLUE, "solid", "in both masks")}
+    styles = {"fsc_unmasked": (GREY, "solid", "no mask"), "fsc_masked": (BLUE, "solid", "in both masks")}
     words = ("Between the two maps, each the mean of its half maps. They share particles, and noise with them: this "
              "says how much alike the "
              "maps are, not how good either is.")
-    chart = fsc_chart(compared.between, about["box"], about["pixel_size"], styles=styles)
+    chart = fsc_chart(compared.between, *compared.grid, styles=styles)
     return pieces.section("FSC between the maps", pieces.figure(chart, words), wide=False, fact="between")
 
 

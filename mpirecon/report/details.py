@@ -30,7 +30,7 @@ _MAP_WORDS = {
 
 def sections(run: RunFiles) -> list[str]:
     """What belongs to map and particles."""
-    return [_confusion(run), _by_kind(run.summary), _maps(run), _local(run), _cones(run), _guinier(run), _views(run), _against(run)]
+    return [_confusion(run), _by_kind(run.summary), _maps(run), _reference(run.summary), _local(run), _cones(run), _guinier(run), _views(run), _against(run)]
 
 
 def last_sections(run: RunFiles) -> list[str]:
@@ -44,6 +44,16 @@ def _maps(run: RunFiles) -> str:
              for name, volume in run.maps.items() if name != "volume"]
     across = "triples-of" if len(shown) == 3 else "pairs-of"  # no empty quarter
     return pieces.section("All maps", f'<div class="{across}">{"".join(shown)}</div>') if shown else ""
+
+
+def _reference(summary: Mapping) -> str:
+    found = summary.get("reference")
+    if not found:
+        return ""
+    values = ((name, found.get(key)) for name, key in (("correlation", "correlation"), ("with the mirrored reference", "mirrored"),
+                                                       ("FSC 0.5 (Å)", "resolution_05"), ("FSC 0.143 (Å)", "resolution_0143")))
+    table = pieces.table(["", "value"], [[name, "–" if value is None else f"{value:.3f}".replace("-", "−")] for name, value in values], text=("",))
+    return pieces.section("Beside the reference", pieces.note(found["sentence"]) + table)
 
 
 def _local(run: RunFiles) -> str:

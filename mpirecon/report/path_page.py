@@ -79,8 +79,8 @@ def _facts(summary: dict) -> list[tuple[str, str, str, str]]:
     facts = [
         ("half maps agree best", _share(best), f"{best['particles']} particles; mean FSC {best['mean_fsc']:.4f}, all {whole['mean_fsc']:.4f}", "best"),
         ("gain in mean FSC", number(verdict["gain"]), f"by chance up to {limit}", "gain"),
-        ("best resolution", pieces.angstrom(finest["resolution_0143"], summary), f"at {_share(finest)}; all: {pieces.angstrom(whole['resolution_0143'], summary)}",
-         "resolution"),
+        ("best resolution", pieces.angstrom(finest["resolution_fitted"], summary), f"at {_share(finest)}, the most particles within one standard error of the finest; "
+         f"all: {pieces.angstrom(whole['resolution_fitted'], summary)}", "resolution"),
         ("B of random discards", _bfactor(verdict["bfactor"]), "ln N against 1/d² (Rosenthal & Henderson)", "bfactor"),
         ("scored", schedule, f"{scored}; {len(steps)} steps, random discards of each size: {summary['path']['random_draws']}", "path"),
     ]
@@ -92,8 +92,9 @@ def _facts(summary: dict) -> list[tuple[str, str, str, str]]:
 def _overview(summary: dict) -> list[str]:
     steps, random = summary["steps"], summary["random"]
     drawn = [
-        ("Resolution", _resolution_chart(summary), "Half-map FSC 0.143 in the mask, finer upwards. Dots are random discards of the same sizes; "
-         "the line through them is Rosenthal and Henderson's."),
+        ("Resolution", _resolution_chart(summary), f"Half-map FSC 0.143 in the mask ({summary['mask']}), by all curves together, finer upwards. Grey "
+         "dots: where each curve falls below 0.143 by itself. Orange dots are random discards of the same sizes; the line through them is Rosenthal "
+         "and Henderson's."),
         ("Agreement of half maps", _by_share(summary, "mean_fsc", "mean half-map FSC"), "Mean of the half-map FSC over all shells: what the "
          "best step is found by."),
         ("FSC to the map of all particles", _by_share(summary, "fsc_to_all", "mean FSC"), "Mean over all shells, in the mask. A selection that only "
@@ -142,10 +143,11 @@ def _marks(chart: Chart, summary: dict) -> None:
 def _resolution_chart(summary: dict) -> str:
     steps, random, axis, nyquist = summary["steps"], summary["random"], _axis(summary), summary["nyquist"]
 
-    def frequency(records: Sequence[dict]) -> np.ndarray:
-        return np.array([1 / (record["resolution_0143"] or nyquist) for record in records])
+    def frequency(records: Sequence[dict], name: str = "resolution_fitted") -> np.ndarray:
+        return np.array([1 / (record[name] or nyquist) for record in records])
 
-    both = np.concatenate([frequency(steps), frequency(random)])
+    alone = frequency(steps, "resolution_0143")
+    both = np.concatenate([frequency(steps), alone, frequency(random)])
     margin = 0.06 * (both.max() - both.min()) or 0.05 * both.max()
     low, high = both.min() - margin, both.max() + margin
     chart = Chart(axis["x"], (low, high), axis["xlabel"], "resolution (Å)", height=315, x_ticks=axis["ticks"], y_ticks=_angstrom_ticks(low, high))
@@ -154,8 +156,9 @@ def _resolution_chart(summary: dict) -> str:
     if fitted is not None:
         chart.line(*fitted, GREY, dash="dashed", width=1.4)
     chart.points([100 * r["fraction"] for r in random], frequency(random), ORANGE, 3.2)
+    chart.points(axis["at"], alone, GREY, 2.4)
     chart.line(axis["at"], frequency(steps), BLUE, marker=True)
-    _reads(chart, summary, "resolution_0143", lambda v: pieces.angstrom(v, summary))
+    _reads(chart, summary, "resolution_fitted", lambda v: pieces.angstrom(v, summary))
     keys = [(BLUE, "solid", "best-scored"), (ORANGE, "dot", "at random")]
     return legend(keys + ([(GREY, "dashed", f"B = {_bfactor(summary['verdict']['bfactor'])}")] if fitted else [])) + chart.svg("Resolution by fraction kept")
 
@@ -224,7 +227,7 @@ def _reads(chart: Chart, summary: dict, name: str, words) -> None:
 
 
 def _or_dash(value, words, name: str) -> str:
-    return words(value) if value is not None or name == "resolution_0143" else "–"
+    return words(value) if value is not None or name == "resolution_fitted" else "–"
 
 
 def _curves(summary: dict) -> str:
@@ -236,12 +239,13 @@ def _curves(summary: dict) -> str:
 
 
 def _table(summary: dict) -> str:
-    header = ["kept", "particles", "chosen", "FSC 0.143", "FSC 0.5", "mean FSC", "FSC to all", "B (Å²)", "area ratio", "sphericity", "contrast of rejected particles"]
+    header = ["kept", "particles", "chosen", "FSC 0.143", "by all curves", "± (Å)", "FSC 0.5", "mean FSC", "FSC to all", "B (Å²)", "area ratio", "sphericity", "contrast of rejected particles"]
     truth = summary["wrong_share"] is not None
     rows = []
     for chosen, records in (("best-scored", summary["steps"]), ("at random", summary["random"])):
         for r in records:
-            cells = [_share(r), str(r["particles"]), chosen, pieces.angstrom(r["resolution_0143"], summary), pieces.angstrom(r["resolution_05"], summary),
+            cells = [_share(r), str(r["particles"]), chosen, pieces.angstrom(r["resolution_0143"], summary), pieces.angstrom(r["resolution_fitted"], summary),
+                     _optional(r.get("resolution_error")), pieces.angstrom(r["resolution_05"], summary),
                      f"{r['mean_fsc']:.4f}", f"{r['fsc_to_all']:.4f}", "–" if r["bfactor"] is None else f"{r['bfactor']:.0f}".replace("-", "−"),
                      f"{r['area_ratio']:.3f}", f"{r['sphericity']:.3f}", _optional(r.get("contrast_left_out"))]
             rows.append(cells + ([_optional(r.get("wrong_share"))] if truth else []))

@@ -16,11 +16,13 @@ import numpy as np
 
 from mpirecon import __version__
 from mpirecon.errors import UserError
+from mpirecon.io.inputs import given
+from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_folder import LINKED, RECONSTRUCTION
 from mpirecon.io.run_log import RankLog, launcher_environment, user_name
 from mpirecon.io.run_output import read_summary
-from mpirecon.parallel.agree import RankFailed
+from mpirecon.parallel.agree import RankFailed, run_first
 from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.stopping import StopRequested
 from mpirecon.parallel.watchdog import Watchdog
@@ -35,7 +37,7 @@ def reconstruct(
     comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool, log_particles: str,
     controls: bool = False, resume: bool = False, postprocess: bool = True, endurance: Endurance = Endurance(),
     start_weights: np.ndarray | None = None, weights: np.ndarray | None = None, began: float | None = None,
-    reading: Mapping | None = None,
+    reading: Mapping | None = None, half_map_scores: bool = False, reference: Path | None = None,
 ) -> dict:
     """Run a reconstruction on the ranks of `comm` and write its files.
 
@@ -47,6 +49,8 @@ def reconstruct(
     weights : (m,) float, in place of those that `config` names; rank 0's are taken
     began : when the program did, Unix time, if it has done more than call this
     reading : how a table is read, fields of ImportOptions
+    half_map_scores : also compare all particles with the final half maps, as ``score`` does, into the table of particles
+    reference : a map to compare the reconstruction with, such as that which the particles were refined against
 
     Returns the summary on rank 0, an empty dict elsewhere. Raises, on all ranks alike, UserError for what a user can mend
     and StopRequested after a signal to stop.
@@ -62,6 +66,9 @@ def reconstruct(
     ) as (file, place):  # fmt: skip
         if place.complete:
             return _put_in_place(comm, console, place)
+        if reference is not None:
+            place.also_reads(given(reference=reference))
+            run_first(comm, lambda: read_map(reference))  # that it is none is found now, not in the end
         with (
             RankLog.for_rank(None, comm, particles=log_particles) as log, endurance.signals() as stop, telling(state),
             Watchdog(comm, None, endurance.stall_timeout, lambda: f"; {state()}" if state() else "") as watchdog,
@@ -76,7 +83,8 @@ def reconstruct(
             outcome = run.run(checkpoints, place.resumes)
             found = check_selection(run, outcome, place.staging, controls)
             summary = write_results(run, outcome, place.staging, about_run(start) | found, postprocessed=postprocess,
-                                    place=place.path, logs=place.logs)
+                                    place=place.path, logs=place.logs, half_map_scores=half_map_scores,
+                                    reference=reference)
             log.event("finished", seconds=time.time() - start)
         change = file.change() if comm.rank == 0 else None
         place.commit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.checkpoint import NAME, Checkpoint, write_checkpoint
-from mpirecon.io.particle_file import open_together
 from mpirecon.io.run_folder import PATH
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import read_summary
@@ -20,13 +20,12 @@ from mpirecon.parallel.stopping import StopRequested
 from mpirecon.parallel.watchdog import Watchdog
 from mpirecon.robust.nested import FEWEST, SCHEDULES
 from mpirecon.robust.known_rules import rule_of
-from mpirecon.robust.selection import AUTO
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.endurance import Endurance
 from mpirecon.solvers.main import about_run, telling
 from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.path_results import write_path
-from mpirecon.solvers.place import Place, inputs_of
+from mpirecon.solvers.place import Place, open_run
 from mpirecon.solvers.resume import check_identity
 from mpirecon.solvers.walk import PathOptions, Walk, Walked
 from mpirecon.validate.fsc import fsc
@@ -34,6 +33,7 @@ from mpirecon.validate.masks import independent_share
 from mpirecon.validate.nested import PathVerdict, judge, measured
 from mpirecon.validate.null import NoiseFile
 from mpirecon.validate.null import judge as judge_null
+from mpirecon.validate.path_resolution import FittedResolutions, fit_resolutions
 
 #: relative difference of two powers of one image: of the file that was walked before, and of the one that is walked on
 _SAME_POWER = 1e-4
@@ -41,9 +41,14 @@ _SAME_POWER = 1e-4
 
 def run_path(
     comm: Communicator, particles: Path, output: Path, config: Config, options: PathOptions, console, *, overwrite: bool,
-    resume: bool = False, endurance: Endurance = Endurance(), began: float | None = None,
+    resume: bool = False, endurance: Endurance = Endurance(), began: float | None = None, weights: np.ndarray | None = None,
+    reading: Mapping | None = None,
 ) -> dict:
     """Walk a path on the ranks of `comm` and write its files; with `resume` from the last step that is done.
+
+    particles : a particle file, or a table of RELION or cryoSPARC, whose stacks the path's own particle file then refers to
+    weights : (m,) float, in place of those that `config` names; rank 0's are taken
+    reading : how a table is read, fields of ImportOptions
 
     Returns the summary on rank 0, an empty dict elsewhere. Raises, on all ranks alike, UserError for what a user can mend and
     StopRequested after a signal to stop.
@@ -54,28 +59,32 @@ def run_path(
     def state() -> str:
         return "" if path is None else path.state
 
-    with (
-        open_together(comm, particles) as file,
-        Place(comm, output, PATH, inputs_of(file, config), overwrite=overwrite, resume=resume) as place,
-    ):  # fmt: skip
+    with open_run(comm, particles, output, PATH, config, console, reading, overwrite=overwrite, resume=resume) as (file, place):
+        if place.complete:
+            return _put_in_place(comm, console, place)
         with (
             RankLog.for_rank(None, comm, particles="none") as log, endurance.signals() as stop, telling(state),
             Watchdog(comm, None, endurance.stall_timeout, lambda: f"; {state()}" if state() else "") as watchdog,
         ):  # fmt: skip
-            walk = Walk(comm, file, config, options, log, console, start, stop)
+            walk = Walk(comm, file, config, options, log, console, start, stop, weights)
             console.say(_opening(walk))
             place.begin(log)
             if place.complete:
-                console.say(f"the results of this path were complete; they are in their place in {place.path} now")
-                return read_summary(place.path) if comm.rank == 0 else {}
+                return _put_in_place(comm, console, place)
             watchdog.share(place.logs / ".pulse")
             path = _Path(walk, place.path)
             path.go(place.resumes)
-            summary = write_path(walk, place.staging, about_run(start), path.steps, path.random, path.verdict, path.null, place.path)
+            steps, random, verdict = path.judged()
+            summary = write_path(walk, place.staging, about_run(start), steps, random, verdict, path.null, place.path)
             log.event("finished", seconds=time.time() - start)
         place.commit()
     _conclude(console, place.path, summary)
     return summary
+
+
+def _put_in_place(comm: Communicator, console, place: Place) -> dict:
+    console.say(f"the results of this path were complete; they are in their place in {place.path} now")
+    return read_summary(place.path) if comm.rank == 0 else {}
 
 
 def _opening(walk: Walk) -> str:
@@ -135,9 +144,19 @@ class _Path:
             return ""
         return (f"the state after step {self.done}/{self.total} is in {self.folder / NAME}; go on with the same command and --resume")
 
-    @property
-    def verdict(self) -> PathVerdict:
-        return judge(self.steps, self.random, 2 * self.file.pixel_size)
+    def judged(self) -> tuple[list[dict], list[dict], PathVerdict]:
+        """Steps and random discards with their resolutions from all curves together, and where the path pays. Collective."""
+        found = None
+        with together(self.comm), self.walk.engine.timings("postprocess"):
+            if self.comm.rank == 0:
+                fitted = self._fitted()
+                steps, random = fitted.told(self.steps, self.random)
+                found = steps, random, judge(steps, random, 2 * self.file.pixel_size, fitted)
+        return self.comm.bcast(found)
+
+    def _fitted(self) -> FittedResolutions:
+        last, share = self.walk.engine.backend.plane.shells - 1, independent_share(self.walk.mask)
+        return fit_resolutions(self.steps, self.random, self.file.box, self.file.pixel_size, last, share)
 
     def go(self, resume: bool) -> None:
         """Do what is not done yet. Collective."""
@@ -166,7 +185,9 @@ class _Path:
         with together(self.comm), self.walk.engine.timings("postprocess"):
             if self.comm.rank == 0:
                 last = self.walk.engine.backend.plane.shells - 1
-                record, mean = measured(halves, self.walk.engine.mask, self.file.pixel_size, last, self._whole)
+                if self._whole is None:
+                    self.walk.look_for_mask(halves)
+                record, mean = measured(halves, self.walk.mask, self.file.pixel_size, last, self._whole)
                 record["particles"] = int(kept.sum())
                 if self._whole is None:
                     self._whole = mean
@@ -203,7 +224,9 @@ class _Path:
         walk.engine.store.make_room()
         background = None if walk.run.config.normalise == OFF else Background(self.file.box)
         noise = NoiseFile(self.file, walk.run.config.seed, background)
-        again = Walk(self.comm, noise, walk.run.config, self.options, walk.log, self.console, stop=walk.engine.pace.stop)
+        given = None if walk.run.given is None else walk.run.given.values
+        again = Walk(self.comm, noise, walk.run.config, self.options, walk.log, self.console, stop=walk.engine.pace.stop, weights=given,
+                     mask=walk.mask)
         again.prepare(self.noise if self.noise.steps else None)
         self.noise = again.walked
         for number in range(len(self.noise.steps), len(again.fractions)):
@@ -223,7 +246,7 @@ class _Path:
         return {"steps": self.noise.steps, "passed": passed, "sentence": sentence[0].upper() + sentence[1:] + "."}
 
     def _judged(self, walk: Walk, halves) -> dict:
-        mask = walk.engine.mask
+        mask = walk.mask
         curve = fsc(*halves, mask)
         verdict = judge_null(curve, fsc(*halves), self.file.box, independent_share(mask), walk.engine.backend.plane.shells - 1)
         return {"mean_fsc": verdict.mean, "limit": verdict.limit, "chance": verdict.chance, "first_shell": verdict.first, "fsc": curve.tolist()}
@@ -237,8 +260,8 @@ class _Path:
         with together(self.comm), self.walk.engine.timings("checkpoint"):
             if self.comm.rank == 0:
                 facts = {**self._identity, "iteration": self.done, "rounds": self.total, "steps": self.steps, "random": self.random,
-                         "noise": self.noise.steps, "unexplained": self.walk.walked.unexplained, "noise_unexplained": self.noise.unexplained}
-                arrays = {"power": whole, "whole": self._whole, **_arrays("", self.walk.walked), **_arrays("noise_", self.noise)}
+                         "noise": self.noise.steps, "mask_text": self.walk.mask_text, "unexplained": self.walk.walked.unexplained, "noise_unexplained": self.noise.unexplained}
+                arrays = {"power": whole, "whole": self._whole, **self.walk.own_mask, **_arrays("", self.walk.walked), **_arrays("noise_", self.noise)}
                 write_checkpoint(self.folder / NAME, facts, arrays)
         self.saved = True
         if told:
@@ -256,6 +279,8 @@ class _Path:
                 self._power = checkpoint.rows("power", self.walk.run.slab.start, self.walk.run.slab.stop)
                 if self.comm.rank == 0:
                     self._whole = checkpoint.array("whole")
+                    if "mask" in checkpoint:
+                        self.walk.measure_in(checkpoint.array("mask"), facts["mask_text"])
                     _restore("", walked, checkpoint)
                     _restore("noise_", self.noise, checkpoint)
         self.saved = True
@@ -307,7 +332,6 @@ _ONLY = {
     "solver": ("normal", "the steps of a path are solved by their normal equations"),
     "space": ("fourier", "a path is made in Fourier space"),
     "sort_scope": ("global", "a path sorts all particles of all ranks"),
-    "weights": (None, "a path takes particles whole or not at all"),
 }
 
 
@@ -340,9 +364,6 @@ def first_run(schedule: str, **options) -> dict:
     if options.get("folds") == 1:
         raise UserError("--folds 1: particles would be scored against maps that they built, and the best-scored would be those that did so "
                         "most; a path needs 2 folds or more")
-    if options.get("mask") == AUTO:
-        raise UserError("--mask auto: a path compares all selections in one mask, which must be there before; make one with mpirecon mask, or "
-                        "leave it out for a sphere")
     for name, (wanted, why) in _ONLY.items():
         if options.get(name, wanted) != wanted:
             raise UserError(f"--{name.replace('_', '-')} {options[name]}: {why}; leave it out")

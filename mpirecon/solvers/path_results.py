@@ -27,7 +27,7 @@ _CORNER_EDGE = 3.0
 
 #: columns of path.csv: what is known of each step and random discard
 COLUMNS = (
-    "fraction", "particles", "chosen", "draw", "resolution_0143", "resolution_05", "mean_fsc", "fsc_to_all", "fsc_to_all_05", "bfactor",
+    "fraction", "particles", "chosen", "draw", "resolution_0143", "resolution_fitted", "resolution_error", "resolution_05", "mean_fsc", "fsc_to_all", "fsc_to_all_05", "bfactor",
     "area_ratio", "sphericity", "resolution_best", "resolution_worst", "contrast_left_out", "wrong_share",
 )  # fmt: skip
 
@@ -53,13 +53,14 @@ def _write(walk, folder, about, steps, random, verdict, null, maps, place) -> di
     file = walk.file
     for name, volume in maps.items():
         cut_to_sphere(volume, file.box / 2, _CORNER_EDGE)
-        if name == "volume" and walk.run.problem.masked_by_user:
-            volume *= walk.run.engine.mask
+        if name == "volume" and (walk.run.problem.masked_by_user or walk.own_mask):
+            volume *= walk.mask
+    for name, volume in (maps | walk.own_mask).items():
         write_map(folder / f"{name}.mrc", volume, file.pixel_size, overwrite=True)
     write_path_csv(folder / "path.csv", steps, random)
     write_fsc_csv(folder / "fsc.csv", {f"fsc_{100 * step['fraction']:.3g}": np.array(step["fsc"]) for step in steps}, file.box,
                   file.pixel_size, overwrite=True)
-    write_particle_table(folder / "particles.h5", _particle_columns(walk, verdict.best), {"particles": str(file.path)})
+    write_particle_table(folder / "particles.h5", _particle_columns(walk, verdict.best), {"particles": str(file.lasting)})
     controls = _controls(walk, folder, verdict.best)
     summary = {
         **about,
@@ -68,7 +69,9 @@ def _write(walk, folder, about, steps, random, verdict, null, maps, place) -> di
         "path": {"schedule": walk.options.schedule, "fractions": list(walk.fractions), "random_draws": walk.options.random_draws,
                  "high_pass": list(walk.options.high_pass) if walk.options.schedule == "sieve" else None},
         "used": walk.used,
-        "particles": {"file": str(file.path), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,
+        "mask": walk.mask_text,
+        "weights": None if walk.run.given is None else walk.run.given.as_dict(),
+        "particles": {"file": str(file.lasting), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,
                       "valid": int(walk.members.valid.sum())},
         "normalisation": walk.run.slab.normaliser.as_dict() | ({} if walk.run.state.survey.levels is None else walk.run.state.survey.levels.as_dict()),
         "nyquist": 2 * file.pixel_size,
@@ -101,15 +104,18 @@ def _cell(value) -> str:
 
 def _particle_columns(walk: Walk, best: float) -> dict[str, np.ndarray]:
     """One row per input particle; kept and weight are those of the best step."""
-    file, walked, kept = walk.file, walk.walked, walk.kept(best)
+    file, walked, kept, given = walk.file, walk.walked, walk.kept(best), walk.run.given
     found, metadata = walked.found, file.metadata()
     columns = {
-        "id": np.arange(len(file)), "half": metadata.half, "kept": kept, "weight": kept.astype(np.float64), "kept_to": walked.kept_to,
+        "id": np.arange(len(file)), "half": metadata.half, "kept": kept,
+        "weight": kept * (1.0 if given is None else given.relative), "kept_to": walked.kept_to,
         "skipped": ~walk.members.valid,
     }  # fmt: skip
     if found:
         one = Statistics(np.stack([np.zeros(len(file)), found["yp"], found["pp"]], axis=-1)[:, None, :], np.ones(1))
         columns |= {"distance": found["distance"], "score": matched_filter(one, found["sigma"]), "sigma": found["sigma"]}
+    if given is not None:
+        columns["given_weight"] = given.values
     if metadata.pose_error is not None:
         columns["pose_error"] = metadata.pose_error
     return columns
@@ -127,7 +133,7 @@ def _controls(walk: Walk, folder: Path, best: float) -> dict:
 
 
 def _warnings(walk: Walk, null: dict | None) -> list[str]:
-    told = [walk.run.problem.parted] if walk.run.problem.parted else []
+    told = [text for text in (walk.run.problem.parted, walk.mask_note) if text]
     told += shift_warnings(walk.run.state.records)
     if null is None or null["passed"]:
         return told

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import scipy.fft
 
-from mpirecon.io.mrc import write_map
+from mpirecon.io.mrc import read_map, write_map
 from mpirecon.io.run_output import took_part, write_particle_table, write_summary
 from mpirecon.model.optics import curvature_resolution, electron_wavelength
 from mpirecon.model.particles import TRUTH
@@ -24,8 +24,10 @@ from mpirecon.solvers.groups import WHOLE, half_map
 from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.record import describe
 from mpirecon.solvers.run import Reconstruction
+from mpirecon.solvers.score import half_map_columns
 from mpirecon.solvers.shift_check import shift_warnings
 from mpirecon.solvers.state import Outcome
+from mpirecon.validate.against_reference import AgainstReference, compare_with_reference
 from mpirecon.validate.detection import curves_by_kind, detection_report, write_detection_csv
 from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms
 from mpirecon.validate.fsc_table import write_fsc_csv
@@ -37,13 +39,15 @@ from mpirecon.validate.postprocess import Postprocessed, postprocess
 
 def write_results(
     run: Reconstruction, outcome: Outcome, folder: Path, about: dict, *, postprocessed: bool = True, place: Path | None = None,
-    logs: Path | None = None,
+    logs: Path | None = None, half_map_scores: bool = False,
+    reference: Path | None = None,
 ) -> dict:
     """Write everything into `folder` from rank 0; returns the summary (on rank 0; empty elsewhere). Collective.
 
     about : what the caller knows of the run (command line, versions, start time), put into the summary as it is ·
     postprocessed : also write mask.mrc and sharpened.mrc, and correct the FSC for the mask · place, logs : where the files are to be
-    in the end, and where the ranks' logs are, where that is not `folder`
+    in the end, and where the ranks' logs are, where that is not `folder` · half_map_scores : also compare the particles with the half maps ·
+    reference : a map to compare the reconstruction with
     """
     comm = run.comm
     maps = {name: outcome.maps.take(which) for name, which in _MAPS.items()}
@@ -54,6 +58,9 @@ def write_results(
             if run.problem.masked_by_user:
                 maps["volume"] *= run.engine.mask
     columns = _particle_columns(run, outcome)
+    if half_map_scores:
+        more = half_map_columns(run, None if comm.rank else (maps["half1"], maps["half2"]))
+        columns = None if comm.rank else columns | more
     about = about | {"warnings": [*about["warnings"], *run.poses.warnings(outcome.selection.kept)]}
     if comm.rank:  # rank 0 is not through yet
         run.log.event("timeline", **run.engine.timings.timeline())
@@ -61,7 +68,8 @@ def write_results(
     summary = {}
     with together(comm), scipy.fft.set_workers(run.problem.threads):
         if comm.rank == 0:
-            summary = _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, place, logs)
+            against = None if reference is None else _against(run, outcome, maps, reference)
+            summary = _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, place, logs, against)
     return summary
 
 
@@ -80,7 +88,15 @@ _WORST = 5
 _MAPS = {"half1": half_map(1), "half2": half_map(2), "volume": WHOLE}
 
 
-def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, place, logs) -> dict:
+def _against(run: Reconstruction, outcome: Outcome, maps: dict, reference: Path) -> AgainstReference:
+    """The map beside the one that its particles were refined against, in the mask that they are scored in."""
+    box, pixel_size = run.file.box, run.file.pixel_size
+    at = crossing(_scored(run, outcome, maps), 0.143, box, pixel_size)
+    mean = (maps["half1"] + maps["half2"]) / 2  # the volume may be masked already
+    return compare_with_reference(mean, pixel_size, read_map(reference), Path(reference).name, run.engine.mask, at)
+
+
+def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, place, logs, against=None) -> dict:
     from mpirecon.report.html import write_report
 
     file, pixel_size = run.file, run.file.pixel_size
@@ -95,6 +111,8 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
         if run.config.mask == AUTO and more.mask is not None:
             maps["volume"] *= more.mask
         maps |= {name: volume for name, volume in (("mask", more.mask), ("sharpened", more.sharpened)) if volume is not None}
+    if against is not None and against.fsc is not None:
+        curves["fsc_reference"] = against.fsc
     found = None
     with run.engine.timings("write"):
         for name, volume in maps.items():
@@ -114,10 +132,10 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
         wavelength = float(electron_wavelength(run.slab.metadata.ctf["voltage_kv"][0]))
         found["by_kind"] = with_effects(found["by_kind"], columns, resolution, wavelength)
     summary = _summary(run, outcome, about | {"detection": found}, headline, columns, ranks)
-    summary |= _time(run, ranks)
+    summary |= _time(run, ranks) | {"reference": None if against is None else {**against.as_dict(), "sentence": against.sentence}}
     more_to_warn_of = (
         run.problem.parted, *_levels(run), *shift_warnings(outcome.records), *_map_warnings(run, summary, columns), _asymmetric_mask(run),
-        curvature_warning(summary),
+        curvature_warning(summary), *(() if against is None else against.warnings),
     )  # fmt: skip
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
     write_report(folder, summary, maps=maps, place=place, logs=logs)

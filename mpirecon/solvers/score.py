@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map
-from mpirecon.io.particle_file import open_together
+from mpirecon.io.particle_file import ParticleFile, open_together
 from mpirecon.io.run_log import RankLog
-from mpirecon.io.run_output import read_summary
+from mpirecon.io.run_output import read_particle_table, read_summary
 from mpirecon.io.score_tables import check_tables, identities
 from mpirecon.model.arrays import Volume
 from mpirecon.parallel.comm import Communicator, together
@@ -29,8 +30,11 @@ from mpirecon.validate.grids import check_same_grid
 #: factors between which the grey scale of maps is that of the images: more is another program's convention
 _OWN_SCALE = 0.5, 2.0
 
-#: options of a run that its scores depend on
-_SCORING = ("distance", "mask", "diameter", "max_resolution", "score_resolution", "normalise", "padding")
+#: options of a run that its scores depend on …
+_SCORING = ("distance", "mask", "diameter", "max_resolution", "score_resolution", "normalise", "padding", "weights")
+
+#: … and that are taken from it beside them where it compares its particles with its half maps
+_WORKING = ("threads", "memory", "half_precision", "backend", "transport", "skip_bad", "seed")
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Scoring(Reconstruction):
 
 def score_particles(
     comm: Communicator, half1, half2, particles: Path, config: Config, console, *, filtered: bool = True, star: Path | None = None,
-    cs: Path | None = None,
+    cs: Path | None = None, weights: np.ndarray | None = None, shown: Path | None = None,
 ) -> Scores:
     """Compare the particles of a file with two half maps. Collective.
 
@@ -84,6 +88,8 @@ def score_particles(
     config : of an L2 run: mask, bands and distance count, nothing else does
     filtered : whether the maps are filtered by their FSC in the mask, as a run's are before particles are compared with them
     star, cs : tables that are to be written afterwards: what cannot be is refused before any image is read
+    weights : (m,), in place of what ``config.weights`` names; particles of weight 0 are not looked at, as in a run, and have no numbers
+    shown : what the particle file is called
 
     Returns
     -------
@@ -95,7 +101,7 @@ def score_particles(
     UserError
         on all ranks, where maps and particles differ in box or pixel size, or a file cannot be read.
     """
-    with open_together(comm, particles) as file, RankLog.for_rank(None, comm, particles="none") as log:
+    with open_together(comm, particles, shown) as file, ExitStack() as log:
         halves, names = None, None
         with together(comm):
             if comm.rank == 0:
@@ -105,20 +111,42 @@ def score_particles(
                 for volume, name in zip(maps, names):
                     check_same_grid(volume, name, file, f"the particles of {file.path}")
                 halves = tuple(_finite(volume, name) for volume, name in zip(maps, names))
-        run = Scoring(comm, file, config, log, console, solver=lambda engine, settled: GivenMaps(engine, settled, halves, filtered))
-        (state,) = run.iterations()
-        scale = _grey_scale(run)
-        local = {"id": run.slab.ids, "half": run.slab.metadata.half}
-        for which, statistics in (("own", state.scores.inside), ("other", state.scores.held_out)):
-            local |= {f"{name}_{which}": values for name, values in _columns(run, _scaled(statistics, scale)).items()}
-        columns = {name: comm.gather_slabs(np.ascontiguousarray(values), len(file)) for name, values in local.items()}
+        run, columns, scale = _compared(log, comm, file, config, console, halves, filtered, weights)
+        state = run.state
         notes, warnings = [], []
         with together(comm):
             if comm.rank == 0:
-                columns = {"id": columns.pop("id"), "half": columns.pop("half"), **identities(file), **columns}
-                notes, warnings = _told(half1, half2, run, scale), [*_doubts(columns), *shift_warnings(state.records)]
+                columns = {"id": np.arange(len(file)), "half": file.halves(), **identities(file), **columns}
+                notes, warnings = _told(half1, half2, run, scale, columns), [*_doubts(columns), *shift_warnings(state.records)]
                 file.refuse_changed()
         return Scores({} if comm.rank else columns, state.fsc, state.record["resolution_0143"], scale, notes, warnings)
+
+
+def half_map_columns(run: Reconstruction, halves: tuple[np.ndarray, np.ndarray] | None) -> dict[str, np.ndarray]:
+    """What `score` on the half maps of this run would find of its particles, at their given poses, by name, (m,) each, on rank 0.
+
+    halves : as they are written, on rank 0. Every image is read again, twice. Collective.
+    """
+    asked = {name: getattr(run.config, name) for name in (*_SCORING, *_WORKING)}
+    weights = None if run.given is None else run.given.values
+    with ExitStack() as log:
+        return _compared(log, run.comm, run.file, Config(loss="l2", **asked), run.console, halves, True, weights)[1]
+
+
+def _compared(
+    stack: ExitStack, comm: Communicator, file: ParticleFile, config: Config, console, halves, filtered: bool, weights: np.ndarray | None,
+) -> tuple[Scoring, dict[str, np.ndarray], float]:
+    """The run that compares particles with half maps, which are on rank 0; the numbers of all of them there, and the grey scale."""
+    log = stack.enter_context(RankLog.for_rank(None, comm, particles="none"))
+    config = replace(config, particle_scores=True)  # of all of them
+    run = Scoring(comm, file, config, log, console, weights=weights,
+                  solver=lambda engine, settled: GivenMaps(engine, settled, halves, filtered))
+    (state,) = run.iterations()
+    scale, local = _grey_scale(run), {}
+    for which, statistics in (("own", state.scores.inside), ("other", state.scores.held_out)):
+        local |= {f"{name}_{which}": values for name, values in _columns(run, _scaled(statistics, scale)).items()}
+    columns = {name: comm.gather_slabs(np.ascontiguousarray(values), len(file)) for name, values in local.items()}
+    return run, ({} if comm.rank else columns), scale
 
 
 def _finite(volume: Volume, name: str) -> np.ndarray:
@@ -153,7 +181,7 @@ def _columns(run: Reconstruction, statistics: Statistics) -> dict[str, np.ndarra
     return {name: np.where(valid, values, np.nan) for name, values in columns.items()}
 
 
-def _told(half1, half2, run: Reconstruction, scale: float) -> list[str]:
+def _told(half1, half2, run: Reconstruction, scale: float, columns: dict[str, np.ndarray]) -> list[str]:
     """What a reader of the numbers should know."""
     notes = []
     if scale != 1:
@@ -162,11 +190,11 @@ def _told(half1, half2, run: Reconstruction, scale: float) -> list[str]:
         return notes
     first, second = Path(half1), Path(half2)
     if first.parent.resolve() == second.parent.resolve() and (first.name, second.name) == ("half1.mrc", "half2.mrc"):
-        notes += _against_run(first.parent, run)
+        notes += _against_run(first.parent, run, columns)
     return notes
 
 
-def _against_run(folder: Path, run: Reconstruction) -> list[str]:
+def _against_run(folder: Path, run: Reconstruction, columns: dict[str, np.ndarray]) -> list[str]:
     """How these numbers compare with those of the run whose half maps they are of."""
     try:
         summary = read_summary(folder)
@@ -176,8 +204,26 @@ def _against_run(folder: Path, run: Reconstruction) -> list[str]:
     other = [name for name in _SCORING if name in theirs and _plain(theirs[name]) != _plain(ours[name])]
     notes = [f"the run in {folder} scored otherwise: its {name.replace('_', ' ')} is {_words(theirs[name])}, here {_words(ours[name])}"
              for name in other]
-    if not theirs or declared(summary)["judges"]:
-        notes.append(f"the scores in {folder / 'particles.h5'} were computed against maps without each particle's fold, and cannot be reproduced from its half maps")
+    try:
+        table = read_particle_table(folder / "particles.h5")
+    except UserError:
+        return notes
+    return notes + _beside_table(folder / "particles.h5", table, bool(theirs) and not declared(summary)["judges"], columns)
+
+
+def _beside_table(path: Path, table: dict[str, np.ndarray], unfolded: bool, columns: dict[str, np.ndarray]) -> list[str]:
+    """How the numbers of a run's table that are of its half maps differ from these."""
+    pairs = {name: name for name in ("score_own", "score_other") if name in table} or ({"score": "score_other"} if unfolded else {})
+    notes = []
+    if not unfolded:
+        notes.append(f"the scores in {path} are of maps without each particle's fold, which its half maps do not tell: these are others"
+                     + ("" if pairs else "; a run with --half-map-scores has these beside them"))
+    if len(table["id"]) != len(columns["id"]):
+        return notes + [f"{path} is of {len(table['id'])} particles, these are {len(columns['id'])}"]
+    for theirs, ours in pairs.items():
+        difference = np.abs(table[theirs] - columns[ours])
+        if np.isfinite(difference).any():
+            notes.append(f"{theirs} in {path} and {ours} here differ by at most {np.nanmax(difference):.2g}")
     return notes
 
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from mpirecon.errors import UserError
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.stopping import StopSignals
 from mpirecon.robust.nested import Members, default_fractions, high_pass_of
 from mpirecon.robust.particle_noise import particle_sigma
-from mpirecon.robust.selection import Selection
+from mpirecon.robust.selection import AUTO, Selection
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.controls import micrographs
 from mpirecon.solvers.groups import WHOLE, MapSet, half_map
@@ -19,7 +20,8 @@ from mpirecon.solvers.normal import NormalSolver
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.run import Reconstruction
 from mpirecon.solvers.slab_data import groups_and_families
-from mpirecon.validate.fsc import crossing
+from mpirecon.validate.automask import mask_of_transform
+from mpirecon.validate.fsc import crossing, fsc_of_transforms
 from mpirecon.validate.selection_bias import contrast_left_out
 
 #: FSC of the half maps down to which a high-pass moves: finer, particles have nothing to be scored by
@@ -76,13 +78,15 @@ class Walk:
 
     def __init__(
         self, comm: Communicator, file: ParticleFile, config: Config, options: PathOptions, log, console, start: float | None = None,
-        stop: StopSignals | None = None,
+        stop: StopSignals | None = None, weights: np.ndarray | None = None, mask: np.ndarray | None = None,
     ) -> None:
-        """start : when the program began, Unix time"""
+        """start : when the program began, Unix time · weights : (m,), in place of what ``config.weights`` names · mask : that selections
+        are compared in, on rank 0, in place of the one that particles are scored in"""
         self.comm, self.file, self.options, self.console, self.log = comm, file, options, console, log
         config = replace(config, particle_scores=True)  # steps are made of them
-        self.run = Reconstruction(comm, file, config, log, console, began=start, stop=stop)
+        self.run = Reconstruction(comm, file, config, log, console, began=start, weights=weights, stop=stop)
         self.walked = Walked()
+        self._mask, self._mask_text, self.mask_note = mask, None, None
         self.members = self._all_members()  # on rank 0, None elsewhere
         self.fractions = self._fractions()
 
@@ -108,6 +112,39 @@ class Walk:
     @property
     def engine(self) -> Engine:
         return self.run.engine
+
+    # the mask that selections are compared in
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(n, n, n), on rank 0; the one that particles are scored in, but for one that was made of the map of all of them."""
+        return self.engine.mask if self._mask is None else self._mask
+
+    @property
+    def mask_text(self) -> str:
+        """The mask in words, on rank 0."""
+        return self._mask_text or self.run.problem.mask_text
+
+    @property
+    def own_mask(self) -> dict[str, np.ndarray]:
+        """The mask that was made of the map of all particles, by name; empty where there is none."""
+        return {} if self._mask is None else {"mask": self._mask}
+
+    def measure_in(self, mask: np.ndarray, text: str) -> None:
+        """Compare selections in this mask from now on; on rank 0."""
+        self._mask, self._mask_text = mask, text
+
+    def look_for_mask(self, halves: tuple[np.ndarray, np.ndarray]) -> None:
+        """Where an automatic mask is asked for, make it of all particles' half maps, for all steps; on rank 0."""
+        if self.run.config.mask != AUTO:
+            return
+        transforms, box, size = [np.fft.rfftn(half) for half in halves], self.file.box, self.file.pixel_size
+        try:
+            made = mask_of_transform(sum(transforms) / 2, size, crossing(fsc_of_transforms(*transforms, box), 0.143, box, size))
+        except UserError as error:
+            self.mask_note = f"--mask auto: {error}; selections are compared in the {self.mask_text} instead"
+            return
+        self.measure_in(made.mask, str(made))
 
     def _note(self) -> None:
         unexplained = self.comm.bcast(self.walked.unexplained)

@@ -12,6 +12,7 @@ from mpirecon.validate.directional import conical_fsc_of_transforms
 from mpirecon.validate.fsc import crossing, fsc_of_transforms
 from mpirecon.validate.guinier import guinier_of_transform
 from mpirecon.validate.masks import independent_share
+from mpirecon.validate.path_resolution import FittedResolutions
 
 #: a gain is beyond chance where random discards reach it in less than this share of paths
 _CHANCE = 0.05
@@ -55,8 +56,8 @@ def measured(
 class PathVerdict:
     """Where a path pays.
 
-    best : fraction of the particles of the step with the largest mean half-map FSC · best_resolution : of the one with the best
-    resolution · gain : of the mean FSC of the best over that of all particles · limit : largest gain that random discards of that
+    best : fraction of the particles of the step with the largest mean half-map FSC · best_resolution : of the one with the most
+    particles of those whose resolution is within a standard error of the finest · gain : of the mean FSC of the best over that of all particles · limit : largest gain that random discards of that
     size reach by chance, None where there are too few to tell · scatter : standard deviation of theirs · bfactor : Å², of the
     random discards, after Rosenthal and Henderson
     """
@@ -78,20 +79,28 @@ class PathVerdict:
         return {**asdict(self), "pays": self.pays}
 
 
-def judge(steps: Sequence[dict], random: Sequence[dict], nyquist: float) -> PathVerdict:
+def judge(steps: Sequence[dict], random: Sequence[dict], nyquist: float, fitted: FittedResolutions | None = None) -> PathVerdict:
     """From the records of the steps, that of all particles first, and of random discards of the same sizes.
 
     Each has ``fraction``, ``particles``, ``resolution_0143``, ``mean_fsc``. The best step is that of the largest mean half-map FSC,
     which scatters less than the place where a curve falls below a threshold, and tells steps apart that all reach Nyquist.
+    fitted : resolutions from all curves together; without, the best resolution is that of the curve that falls last
     """
     best = max(steps, key=lambda step: (step["mean_fsc"], step["fraction"]))
-    finest = max(steps, key=lambda step: (_frequency(step, nyquist), step["mean_fsc"]))
+    finest = _finest(steps, nyquist, fitted)
     gain = best["mean_fsc"] - steps[0]["mean_fsc"]
     scatter, limit = _chance(steps, random, best["fraction"])
     fitted = rosenthal_henderson([steps[0], *random])
     found = PathVerdict(best["fraction"], finest["fraction"], gain, scatter, limit, None if fitted is None else fitted[0], "")
     sentence = _sentence(found, steps[0], best, _alike(random, best["fraction"], nyquist), nyquist)
     return PathVerdict(**{**asdict(found), "sentence": sentence})
+
+
+def _finest(steps: Sequence[dict], nyquist: float, fitted: FittedResolutions | None) -> dict:
+    """The step of the best resolution; where all curves reach Nyquist, of the largest mean FSC."""
+    if fitted is not None and fitted.best is not None:
+        return steps[fitted.best]
+    return max(steps, key=lambda step: (_frequency(step, nyquist), step["mean_fsc"]))
 
 
 def _frequency(step: dict, nyquist: float) -> float:
@@ -123,11 +132,12 @@ def _chance(steps: Sequence[dict], random: Sequence[dict], fraction: float) -> t
 def rosenthal_henderson(steps: Sequence[dict]) -> tuple[float, float] | None:
     """(B in Å², intercept) of ln N = B/(2 d²) + intercept through the resolutions d of maps of N particles; None where it cannot be
     fitted (Rosenthal & Henderson 2003, J. Mol. Biol. 333, 721)."""
-    known = [step for step in steps if step["resolution_0143"] is not None]
+    at = [step.get("resolution_fitted", step["resolution_0143"]) for step in steps]
+    known = [(step["particles"], resolution) for step, resolution in zip(steps, at) if resolution is not None]
     if len(known) < _FEWEST_FITTED:
         return None
-    x = np.log([step["particles"] for step in known])
-    y = np.array([step["resolution_0143"] for step in known]) ** -2.0
+    x = np.log([particles for particles, _ in known])
+    y = np.array([resolution for _, resolution in known]) ** -2.0
     if np.ptp(x) < _LEAST_RANGE:
         return None
     slope, intercept = np.polyfit(x, y, 1)  # N is exact, resolutions scatter
