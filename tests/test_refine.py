@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 import mpirecon as mr
-from mpirecon.model.pose import Pose, angular_distance, matrix_from_quaternion
+from mpirecon.model.pose import angular_distance, matrix_from_quaternion
 from mpirecon.model.pose_state import FOUND, REFINED
-from mpirecon.model.symmetry import point_group
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.search.believe import Amplitudes
 from mpirecon.search.fine import displacement, turned
@@ -153,7 +152,7 @@ def test_slightly_wrong_poses_are_refined(slightly_wrong, refined):
 
 def test_ranks_refine_to_the_same_bits(slightly_wrong, refined, mpirun, tmp_path):
     named = [text for name, value in OPTIONS.items() if value is not True for text in (f"--{name.replace('_', '-')}", value)]
-    done = mpirun(3, ["-m", "mpirecon", "reconstruct", slightly_wrong.path, "-o", tmp_path / "out", *named, "--deterministic"])
+    done = mpirun(2, ["-m", "mpirecon", "reconstruct", slightly_wrong.path, "-o", tmp_path / "out", *named, "--deterministic"])
     assert done.returncode == 0, done.stderr
     together = mr.Result(tmp_path / "out")
     np.testing.assert_array_equal(together.volume.to_numpy(), refined.volume.to_numpy())
