@@ -7,7 +7,7 @@ image had of its own would be as many as the images, which are too noisy to tell
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -186,9 +186,6 @@ class GroupSearcher:
         move = s.offset_sigma * s.pixel_size * rng.standard_normal(3)
         turn = turned(np.array([1.0, 0, 0, 0]), s.turn_sigma * rng.standard_normal(3))
         return Pose(composed(pose.quaternion, turn), pose.shift + relation[:, :2] @ move)
-
-    def near(self, turn_sigma: float, offset_sigma: float) -> GroupSearcher:
-        return replace(self, like=replace(self.like, turn_sigma=turn_sigma, offset_sigma=offset_sigma))
 
 
 def composed(q: np.ndarray, turn: np.ndarray) -> np.ndarray:

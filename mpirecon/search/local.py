@@ -24,8 +24,8 @@ from mpirecon.search.searcher import Searcher
 #: likelihood ratio of the given pose to no signal, and gain : what the peak has more · curvature : of −log likelihood there, 0 where nothing was found · scatter : of the
 #: peaks of both halves of the samples, squared, in units of what the curvature says · contrast, contrast2 as in searcher.TABLE
 LOCAL = np.dtype([
-    ("id", "i8"), ("quaternion", "f8", 4), ("displacement", "f8", 5), ("here", "f8"), ("gain", "f8"), ("curvature", "f8", (5, 5)), ("scatter", "f8"),
-    ("score", "f8"), ("moved", "f8"), ("contrast", "f8"), ("contrast2", "f8"),
+    ("id", "i8"), ("quaternion", "f8", 4), ("displacement", "f8", 5), ("here", "f8"), ("gain", "f8"), ("curvature", "f8", (5, 5)),
+    ("scatter", "f8"), ("score", "f8"), ("moved", "f8"), ("contrast", "f8"), ("contrast2", "f8"),
 ])  # fmt: skip
 
 #: degrees and pixels beyond which a peak is not near the given pose
@@ -53,10 +53,10 @@ class Neighbourhood:
         q, shift = np.repeat(given[None], 2, axis=0), np.zeros((2, 2))
         sums, hessian = np.empty((2, 2)), np.empty((2, 5, 5))
         precision = np.array([0, 0, 0, 1e-3, 1e-3])
-        for count in (self.band.coarse, self.band.middle):  # from further away …
-            climb(self._grid, self.box, *k, count, data, on_cross, on_model, self.moves, precision, q[:1], shift[:1], sums[:1], hessian[:1],
-                  _STEPS)  # fmt: skip
-        climb(self._grid, self.box, *k, len(k[0]), data, on_cross, on_model, self.moves, precision, q, shift, sums, hessian, _STEPS)  # … and from here
+        image = data, on_cross, on_model, self.moves, precision
+        for count in (self.band.coarse, self.band.middle):  # one start from further away …
+            climb(self._grid, self.box, *k, count, *image, q[:1], shift[:1], sums[:1], hessian[:1], _STEPS)
+        climb(self._grid, self.box, *k, len(k[0]), *image, q, shift, sums, hessian, _STEPS)  # … and one from the given pose
         best = int(np.argmax(sums[:, 0] / np.sqrt(np.maximum(sums[:, 1], 1e-30))))
         q, shift, (cross, power), hessian = q[best], shift[best], sums[best], hessian[best]
         turn = displacement(given, q)
@@ -93,7 +93,6 @@ class LocalSearcher:
 
     like: Searcher
     moves: bool
-    dtype = LOCAL
 
     @property
     def group(self) -> PointGroup:

@@ -25,7 +25,7 @@ from mpirecon.solvers.slab_data import uniform_hash
 _NO_PART = 1e-3
 
 #: particles that are searched in decoys, in all, and groups of images
-_DECOYS, _DECOYS_OF_GROUPS = 300, 60
+_DECOYS, _DECOYS_OF_GROUPS = 300, 40
 
 #: images prepared at a time, where ranks are dealt whole pieces, and their pixels
 _BATCH, _DEALT, _PIXELS = 256, 64, 2**22

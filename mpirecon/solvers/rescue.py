@@ -41,7 +41,7 @@ _RANGE = 2.0
 _DIAMETER = 2 / 3
 
 #: kept particles whose own pose is searched as a control, in all, and kept groups of images
-_CONTROLS, _CONTROLS_OF_GROUPS = 300, 60
+_CONTROLS, _CONTROLS_OF_GROUPS = 300, 40
 
 #: kept particles that tell the distribution of amplitudes, at most
 _SAMPLE = 2000
