@@ -38,6 +38,7 @@ class Volume(arrays.Volume):
         Parameters
         ----------
         path : path
+            of the map
         overwrite : bool
             replace an existing file
 
@@ -118,6 +119,7 @@ class FSC:
         Parameters
         ----------
         threshold : float
+            FSC, e.g. 0.143 or 0.5
 
         Returns
         -------

@@ -80,16 +80,18 @@ def reconstruct(
         not there. A str names a column of the imported table, or ``"FILE:COLUMN"``, as ``--weights`` does
     start_weights : (m,) float, optional
         what the first map is made with, and no other; L2 with one iteration keeps them
-    overwrite, resume, controls, postprocess, half_map_scores : bool
+    overwrite, resume, controls, postprocess : bool
         as the options of the command
-    reference : path, optional
-        a map to compare the result with, as the option of the command
     log_particles : str
         ``"none"``, ``"last"`` or ``"all"`` iterations, as the option of the command
     checkpoint_every : int or str
         iterations, or a time such as ``"30m"``, between checkpoints
     checkpoint_signal, grace, stall_timeout : str, float, float
         as the options of the command; seconds
+    half_map_scores : bool
+        as the option of the command
+    reference : path, optional
+        a map to compare the result with, as the option of the command
     began : float, optional
         when the program began, Unix time, of which the phase "setup" is counted; now when left out
     verbose : bool or int

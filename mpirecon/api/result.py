@@ -136,6 +136,7 @@ class Result:
         Parameters
         ----------
         folder : path
+            where to
         overwrite : bool
             replace the files of an earlier run in `folder`, and no others
 

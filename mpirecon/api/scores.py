@@ -20,6 +20,7 @@ def score(half1, half2, particles, *, weights=None, comm=None, filtered: bool = 
     half1, half2 : Volume, path, or (n, n, n) array
         maps of half sets 1 and 2
     particles : Particles, or path of a particle file, of a RELION STAR file or of a cryoSPARC .cs file
+        what is compared
     weights : (m,) float, or str, optional
         as of `reconstruct`: particles of weight 0 count nowhere, the others count as they are
     comm : optional
