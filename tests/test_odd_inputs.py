@@ -97,7 +97,7 @@ def test_origins_in_pixels_that_are_not_those_in_angstrom(tmp_path):
     size = 2.5
     x, y = (views()[f"rlnOrigin{axis}Angst"] for axis in "XY")
     assert "Warning" not in said(star(tmp_path, rlnOriginX=x / size, rlnOriginY=y / size))
-    assert "they are not the same shifts: those in Å are taken" in said(star(tmp_path, rlnOriginX=x, rlnOriginY=y))
+    assert "they are not the same shifts: those in Å are used" in said(star(tmp_path, rlnOriginX=x, rlnOriginY=y))
 
 
 def test_a_hot_pixel_that_all_images_have(tmp_path):
