@@ -205,7 +205,7 @@ def test_poses_of_several_classes_are_refused_with_their_counts(tmp_path):
     cs, given = cs_of(tmp_path, alignments3D__pose=None)
     del given["alignments3D/class"]
     with pytest.raises(Exception,
-                       match=r"several classes \(alignments3D_multi; class 0: 20, class 1: 20 particles\); cryoSPARC writes"):
+                       match=r"several classes \(alignments3D_multi; class 0: 20, class 1: 20 particles\); cryoSPARC also writes"):
         run_cs(save_cs(cs, given))
 
 

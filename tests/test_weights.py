@@ -275,7 +275,7 @@ def test_tables_by_particle_are_found_by_id_image_or_order(imported, tmp_path):
     (["id,v", "0,1"], "{path} has no column w; its first line names id, v"),
     (["id,w,w", "0,1,1"], "{path} has 2 columns w; each needs its own name"),
     (["v,w", "0,1"], "1 rows for the 200 particles of .*; name the particles in a column id, uid or rlnImageName"),
-    (["uid,w", "0,1"], "tells particles by uid, which .* does not know of its own"),
+    (["uid,w", "0,1"], "identifies particles by uid, which .* does not have"),
     ([], "{path} has no column w; its first line names none"),
 ])  # fmt: skip
 def test_tables_that_are_wrong_name_file_and_line(imported, tmp_path, lines, words):
@@ -304,7 +304,7 @@ def test_values_of_the_imported_table_that_are_none_name_file_and_row(imported, 
     with pytest.raises(mr.UserError, match="there is no column rlnFigure; it has .*rlnOwnWeight.*FILE:COLUMN reads a "
                        "table"):
         of_file(path, "rlnFigure")
-    with pytest.raises(mr.UserError, match="there is no file nothing.csv; expected COLUMN of the imported table, or "
+    with pytest.raises(mr.UserError, match="no such file: nothing.csv; expected COLUMN of the imported table, or "
                        "FILE:COLUMN"):
         of_file(path, "nothing.csv:w")
     with pytest.raises(mr.UserError, match="it was not made from a table .*FILE:COLUMN reads a table by particle"):

@@ -270,7 +270,7 @@ def _rows_of(file: ParticleFile, path: Path, table: _Table) -> np.ndarray:
         return np.where(whole, numbers, -1).astype(np.int64)
     names = uids(file) if table.key in UID_COLUMNS else image_names(file)
     if names is None:
-        raise UserError(f"{path} identifies particles by {table.key}, which is not unique in {file.path}; use a column "
+        raise UserError(f"{path} identifies particles by {table.key}, which {file.path} does not have; use a column "
                         f"id, the "
                         "particle's row from 0")
     index = pd.Index(names)
