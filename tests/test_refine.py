@@ -1,4 +1,4 @@
-"""--poses refine: poses that are a little wrong are moved, as far as the set shows that they are wrong, and exact ones stay."""
+"""--poses refine: slightly wrong poses are moved, as far as the set shows that they are wrong; exact ones stay."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,10 @@ def test_where_noise_explains_the_displacements_nobody_moves(size):
     # nor where noise is more than the curvatures say, which the scatter shows
     found, curvature, gain, scatter = observed(np.zeros((600, size)))
     errors = PoseErrors.fit(1.4 * found, curvature, 1.4**2 * gain, 1.4**2 * scatter, FAR)
-    assert errors.noise == pytest.approx(1.4**2, rel=0.15) and not errors(1.4 * found, curvature, 1.4**2 * gain).moves.any()
+    assert (
+        errors.noise == pytest.approx(1.4**2, rel=0.15)
+        and not errors(1.4 * found, curvature, 1.4**2 * gain).moves.any()
+    )
 
 
 def test_the_errors_of_some_are_learned_and_taken_back():
@@ -69,7 +72,9 @@ def test_the_errors_of_some_are_learned_and_taken_back():
     assert refined.moves[wrong].mean() > 0.85 and refined.moves[~wrong].mean() < 0.06
     off = (refined.displacement - truth)[refined.moves & wrong]
     assert np.sqrt((off[:, :3] ** 2).mean()) < np.sqrt(((found - truth)[refined.moves & wrong, :3] ** 2).mean())
-    spread = np.einsum("mi,mij,mj->m", off[:, :3], np.linalg.inv(refined.covariance[refined.moves & wrong, :3, :3]), off[:, :3])
+    spread = np.einsum(
+        "mi,mij,mj->m", off[:, :3], np.linalg.inv(refined.covariance[refined.moves & wrong, :3, :3]), off[:, :3]
+    )
     assert spread.mean() == pytest.approx(3, rel=0.2)
 
 
@@ -89,7 +94,9 @@ def test_peaks_near_given_poses_lie_where_noise_sets_them():
     cut(slice_grid(TRUTH.array, 12), matrix_from_quaternion(q), plane.kx, plane.ky, model)
     rng = np.random.default_rng(6)
     sigma = 0.8 * np.sqrt((np.abs(model) ** 2).mean())
-    data = (model + sigma * (rng.standard_normal(model.shape) + 1j * rng.standard_normal(model.shape)) / np.sqrt(2)).astype(np.complex64)
+    data = (
+        model + sigma * (rng.standard_normal(model.shape) + 1j * rng.standard_normal(model.shape)) / np.sqrt(2)
+    ).astype(np.complex64)
     weight = np.full(data.shape, 2 / sigma**2, np.float32)
     near, law = Neighbourhood(TRUTH.array, plane, 16.0, 11, True), Amplitudes(1.0, 0.1)
     errors = np.where(np.arange(m)[:, None] < 50, 0.15 * rng.standard_normal((m, 3)), 0.0)
@@ -115,7 +122,11 @@ def test_errors_of_a_size_are_told_from_wrong_poses_anywhere():
     still, noise = np.zeros((500, 2)), np.full(500, 0.1)
     both = np.concatenate([near, anywhere])
     found = NearErrors.of(both, still + 0.1 * rng.standard_normal((500, 2)), noise, np.ones(500))
-    assert found.share == pytest.approx(0.4, abs=0.08) and np.degrees(found.turn) == pytest.approx(12, abs=1.5) and found.offset == 0
+    assert (
+        found.share == pytest.approx(0.4, abs=0.08)
+        and np.degrees(found.turn) == pytest.approx(12, abs=1.5)
+        and found.offset == 0
+    )
     moved = NearErrors.of(both, 1.5 * rng.standard_normal((500, 2)), noise, np.ones(500))
     assert moved.offset == pytest.approx(1.5, rel=0.15)
     assert NearErrors.of(anywhere, still[:300], noise[:300], np.ones(300)) is None
@@ -138,12 +149,18 @@ def refined(slightly_wrong):
 
 def test_slightly_wrong_poses_are_refined(slightly_wrong, refined):
     table, wrong, true = refined.particles, slightly_wrong.truth["pose_error"], slightly_wrong.truth["true_quaternion"]
-    before, after = angular_distance(slightly_wrong.table["quaternion"], true), angular_distance(table["quaternion"], true)
+    before, after = (
+        angular_distance(slightly_wrong.table["quaternion"], true),
+        angular_distance(table["quaternion"], true),
+    )
     moved = table["pose_state"] == REFINED
     assert moved[wrong & (before > 5)].mean() > 0.5 and moved[~wrong].mean() < 0.05
     assert np.median(after[moved]) < 0.5 * np.median(before[moved]) and (after[moved] < 10).mean() > 0.9
     assert 0.5 < np.median(after[moved] / table["pose_sigma"][moved]) / 1.538 < 1.6
-    assert np.isnan(table["pose_sigma"][~moved & (table["pose_state"] != FOUND)]).all() and (table["weight"][moved] > 0).all()
+    assert (
+        np.isnan(table["pose_sigma"][~moved & (table["pose_state"] != FOUND)]).all()
+        and (table["weight"][moved] > 0).all()
+    )
     told = refined.summary["search"]["refinement"]
     assert told["moved"] >= moved.sum() > 0 and 0.1 < told["fraction"] < 0.6 and 2 < told["angle_sigma"] < 9
     gain = mr.fsc(refined.volume, TRUTH).values[1:].mean()
@@ -151,8 +168,12 @@ def test_slightly_wrong_poses_are_refined(slightly_wrong, refined):
 
 
 def test_ranks_refine_to_the_same_bits(slightly_wrong, refined, mpirun, tmp_path):
-    named = [text for name, value in OPTIONS.items() if value is not True for text in (f"--{name.replace('_', '-')}", value)]
-    done = mpirun(2, ["-m", "mpirecon", "reconstruct", slightly_wrong.path, "-o", tmp_path / "out", *named, "--deterministic"])
+    named = [
+        text for name, value in OPTIONS.items() if value is not True for text in (f"--{name.replace('_', '-')}", value)
+    ]
+    done = mpirun(
+        2, ["-m", "mpirecon", "reconstruct", slightly_wrong.path, "-o", tmp_path / "out", *named, "--deterministic"]
+    )
     assert done.returncode == 0, done.stderr
     together = mr.Result(tmp_path / "out")
     np.testing.assert_array_equal(together.volume.to_numpy(), refined.volume.to_numpy())

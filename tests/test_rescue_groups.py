@@ -37,7 +37,9 @@ def images_at(q, move, box=BOX):
     plane = HalfPlane.of(box)
     model = np.empty((len(q), len(plane)), np.complex64)
     cut(slice_grid(TRUTH.array, box // 2), matrix_from_quaternion(q), plane.kx, plane.ky, model)
-    return plane, model * np.exp(-2j * np.pi / box * (move[:, :1] * plane.kx + move[:, 1:] * plane.ky)).astype(np.complex64)
+    return plane, model * np.exp(-2j * np.pi / box * (move[:, :1] * plane.kx + move[:, 1:] * plane.ky)).astype(
+        np.complex64
+    )
 
 
 def test_a_turn_stands_before_the_given_orientation():
@@ -54,7 +56,9 @@ def case():
     relation = matrix_from_quaternion(given)
     plane, data = images_at(composed(given, turn), move @ relation[:, :2].swapaxes(1, 2))
     sigma = 1.5 * np.sqrt((np.abs(data) ** 2).mean())
-    data = (data + sigma * (rng.standard_normal(data.shape) + 1j * rng.standard_normal(data.shape)) / np.sqrt(2)).astype(np.complex64)
+    data = (
+        data + sigma * (rng.standard_normal(data.shape) + 1j * rng.standard_normal(data.shape)) / np.sqrt(2)
+    ).astype(np.complex64)
     search = GroupSearch(TRUTH.array, plane, 14.0, 8, point_group("C1"), 1.0)
     return search, relation, data, np.full(data.shape, 2 / sigma**2, np.float32), turn, move
 
@@ -87,7 +91,9 @@ def test_the_coarse_search_of_a_group_is_that_of_brute_force(case):
         cut(search._grid, r @ turns, kx, ky, model)
         power += (w * np.abs(model) ** 2).sum(axis=1)
         for number, (x, y) in enumerate(search.moves @ r[:2].T):
-            cross[number] += (w * (model.conj() * image * np.exp(2j * np.pi / BOX * (x * kx + y * ky))).real).sum(axis=1)
+            cross[number] += (w * (model.conj() * image * np.exp(2j * np.pi / BOX * (x * kx + y * ky))).real).sum(
+                axis=1
+            )
     score = cross / np.sqrt(power)
     assert where[0] == score.max(axis=0).argmax()
     np.testing.assert_array_equal(moves[0], search.moves[score[:, where[0]].argmax()])
@@ -95,7 +101,9 @@ def test_the_coarse_search_of_a_group_is_that_of_brute_force(case):
 
 def test_evidence_of_a_group_is_the_integral_over_turn_and_move():
     law, curvature = Amplitudes(1.0, 0.2), np.diag([900.0, 400.0, 600.0, 30.0, 20.0, 25.0])
-    peaks = GroupPeaks(IDENTITY[None], np.zeros((1, 3)), np.array([28.0]), np.array([30.0]), curvature[None], np.ones(1, bool))
+    peaks = GroupPeaks(
+        IDENTITY[None], np.zeros((1, 3)), np.array([28.0]), np.array([30.0]), curvature[None], np.ones(1, bool)
+    )
     found, share = evidence_of(peaks, law, 1.5, 2, 0.1)
     best = float(law.best(np.array(28.0), np.array(30.0))) ** 2
     expected = float(law.log_ratio(28.0, 30.0))
@@ -128,18 +136,33 @@ def tilt_series(tmp_path_factory):
     given = np.concatenate([composed(true[number == g], turns[g]) for g in range(groups)])
     about = mr.simulate(TRUTH, len(true), snr=1.0, seed=8).metadata()
     half = 1 + number % 2
-    model = mr.Particles(np.zeros((len(true), BOX, BOX), np.float32), Pose(true, np.zeros((len(true), 2))), about.ctf, pixel_size=SIZE, half=half)
+    model = mr.Particles(
+        np.zeros((len(true), BOX, BOX), np.float32),
+        Pose(true, np.zeros((len(true), 2))),
+        about.ctf,
+        pixel_size=SIZE,
+        half=half,
+    )
     images = mr.project(TRUTH, model).to_numpy()
     images = images + 0.8 * images.std() * rng.standard_normal(images.shape)
     mrcfile.write(folder / "tilts.mrcs", images.astype(np.float32), voxel_size=SIZE)
     rot, tilt, psi = Pose(given, np.zeros((len(true), 2))).euler().T
-    names = ("ImageName", "TomoParticleName", "RandomSubset", "OpticsGroup", "AngleRot", "AngleTilt", "AnglePsi", "OriginXAngst", "OriginYAngst",
+    names = ("ImageName", "TomoParticleName", "RandomSubset", "OpticsGroup", "AngleRot", "AngleTilt", "AnglePsi",
+        "OriginXAngst", "OriginYAngst",
              "DefocusU", "DefocusV", "DefocusAngle")  # fmt: skip
-    rows = [f"{i + 1}@tilts.mrcs p{number[i]:02d} {half[i]} 1 {rot[i]:.6f} {tilt[i]:.6f} {psi[i]:.6f} 0 0 {about.ctf['defocus_u'][i]:.2f} "
-            f"{about.ctf['defocus_v'][i]:.2f} {np.degrees(about.ctf['astigmatism'][i]):.3f}" for i in range(len(true))]
+    rows = [
+        f"{i + 1}@tilts.mrcs p{number[i]:02d} {half[i]} 1 {rot[i]:.6f} {tilt[i]:.6f} {psi[i]:.6f} 0 0 "
+        f"{about.ctf['defocus_u'][i]:.2f} "
+        f"{about.ctf['defocus_v'][i]:.2f} {np.degrees(about.ctf['astigmatism'][i]):.3f}"
+        for i in range(len(true))
+    ]
     first = about.ctf[0]
-    optics = (f"data_optics\n\nloop_\n_rlnOpticsGroup\n_rlnVoltage\n_rlnSphericalAberration\n_rlnAmplitudeContrast\n_rlnImagePixelSize\n"
-              f"_rlnImageSize\n_rlnImageDimensionality\n1 {first['voltage_kv']} {first['cs_mm']} {first['amplitude_contrast']} {SIZE} {BOX} 2\n\n")
+    optics = (
+        f"data_optics\n\nloop_\n_rlnOpticsGroup\n_rlnVoltage\n_rlnSphericalAberration\n_rlnAmplitudeContrast\n"
+        "_rlnImagePixelSize\n"
+        f"_rlnImageSize\n_rlnImageDimensionality\n"
+        f"1 {first['voltage_kv']} {first['cs_mm']} {first['amplitude_contrast']} {SIZE} {BOX} 2\n\n"
+    )
     loop = "data_particles\n\nloop_\n" + "".join(f"_rln{name}\n" for name in names) + "\n".join(rows) + "\n"
     (folder / "tilts.star").write_text(optics + loop)
     return mr.read_star(folder / "tilts.star"), number, wrong, true
@@ -147,7 +170,15 @@ def tilt_series(tmp_path_factory):
 
 def test_turned_particles_are_found_by_all_of_their_images(tilt_series, mpirun, tmp_path):
     particles, number, wrong, true = tilt_series
-    options = dict(loss="posterior", poses="rescue", group_by="rlnTomoParticleName", search_offset=0.0, diameter=84.0, iterations=3, deterministic=True)
+    options = dict(
+        loss="posterior",
+        poses="rescue",
+        group_by="rlnTomoParticleName",
+        search_offset=0.0,
+        diameter=84.0,
+        iterations=3,
+        deterministic=True,
+    )
     run = mr.reconstruct(particles, **options)
     table, search = run.particles, run.summary["search"]
     off, found = angular_distance(table["quaternion"], true), table["pose_state"] == FOUND
@@ -156,17 +187,22 @@ def test_turned_particles_are_found_by_all_of_their_images(tilt_series, mpirun, 
         assert len(set(found[rows])) == len(set(table["posterior"][rows].round(9))) == 1 and np.ptp(off[rows]) < 0.01
     one = np.unique(number, return_index=True)[1]
     assert found[one][wrong].mean() > 0.8 and (off[one][found[one]] < 8).mean() > 0.95
-    assert search["groups"]["searched"] >= wrong.sum() and search["control"]["came_back"] > 0.8 * search["control"]["searched"] > 10
+    assert (
+        search["groups"]["searched"] >= wrong.sum()
+        and search["control"]["came_back"] > 0.8 * search["control"]["searched"] > 10
+    )
     given = particles.table["quaternion"]  # what the tilts are to each other stays
     turn = matrix_from_quaternion(given).swapaxes(1, 2) @ matrix_from_quaternion(table["quaternion"])
     for group in np.flatnonzero(wrong):
         assert np.abs(np.diff(turn[number == group], axis=0)).max() < 1e-6
     # the same bits on two ranks
-    named = [text for name, value in options.items() if value is not True for text in (f"--{name.replace('_', '-')}", value)]
-    done = mpirun(2, ["-m", "mpirecon", "reconstruct", particles.path, "-o", tmp_path / "out", *named, "--deterministic"])
+    named = [
+        text for name, value in options.items() if value is not True for text in (f"--{name.replace('_', '-')}", value)
+    ]
+    done = mpirun(
+        2, ["-m", "mpirecon", "reconstruct", particles.path, "-o", tmp_path / "out", *named, "--deterministic"]
+    )
     assert done.returncode == 0, done.stderr
     together = mr.Result(tmp_path / "out")
     np.testing.assert_array_equal(together.volume.to_numpy(), run.volume.to_numpy())
     np.testing.assert_array_equal(together.particles["quaternion"], table["quaternion"])
-
-

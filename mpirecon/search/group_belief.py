@@ -43,7 +43,8 @@ class GroupBelief:
 
     @classmethod
     def of(cls, odds: np.ndarray, decoys: np.ndarray, known: np.ndarray, back: np.ndarray) -> GroupBelief:
-        """odds : (m,) of the groups in question · decoys : (d,) · known, back : (k,) of groups with a known turn, whether it came back"""
+        """odds : (m,) of the groups in question · decoys : (d,) · known, back : (k,) of groups with a known turn, whether
+        it came back"""
         from scipy.optimize import minimize  # takes long to load
 
         right, wrong = known[back], np.concatenate([known[~back], decoys])
@@ -53,8 +54,14 @@ class GroupBelief:
         def loss(law):
             lines = (law[0] + law[1] * x for x in (right, wrong))
             # each kind counts as one half: what is fitted is the ratio of their densities
-            seen = [np.log(logistic(line) if sign > 0 else logistic(-line)).mean() for line, sign in zip(lines, (1, -1))]
-            return -min(len(right), len(wrong)) * sum(seen) + (law[0] / _SPREAD[0]) ** 2 / 2 + ((law[1] - 1) / _SPREAD[1]) ** 2 / 2
+            seen = [
+                np.log(logistic(line) if sign > 0 else logistic(-line)).mean() for line, sign in zip(lines, (1, -1))
+            ]
+            return (
+                -min(len(right), len(wrong)) * sum(seen)
+                + (law[0] / _SPREAD[0]) ** 2 / 2
+                + ((law[1] - 1) / _SPREAD[1]) ** 2 / 2
+            )
 
         offset, slope = minimize(loss, (0.0, 0.8), bounds=((None, None), (0.0, 1.0)), method="L-BFGS-B").x
         share = 0.5

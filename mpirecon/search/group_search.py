@@ -22,13 +22,16 @@ from mpirecon.search.pose_search import Band
 from mpirecon.search.searcher import TABLE, Searcher
 from mpirecon.search.slices import cut, slice_grid
 
-#: as in pose_search: part of the finest period over the diameter that orientations are apart, and of the period that offsets are …
+#: as in pose_search: part of the finest period over the diameter that orientations are apart, and of the period that
+#: offsets are …
 _ANGLE, _OFFSET = 1.5, 0.5
 
-#: … standard deviations of errors that are searched, candidates after the coarse search, and after each band of the fine one
+#: … standard deviations of errors that are searched, candidates after the coarse search, and after each band of the
+#: fine one
 _REACH, _REACH_TURNS, _COARSE, _COARSE_MOVING, _FINE = 2.0, 3.0, 12, 40, (10, 4)
 
-#: candidates are other peaks when they are this part of the grid's step apart, and one peak within so many standard deviations
+#: candidates are other peaks when they are this part of the grid's step apart, and one peak within so many standard
+#: deviations
 _WEEDED, _SAME = 1.2, 4.0
 
 #: Gauss–Newton steps in each band, at most
@@ -55,7 +58,13 @@ class GroupSearch:
     """A search of one map's orientations by groups of images; parameters are those of PoseSearch."""
 
     def __init__(
-        self, reference: np.ndarray, plane, diameter: float, finest: int, group: PointGroup, offset_sigma: float,
+        self,
+        reference: np.ndarray,
+        plane,
+        diameter: float,
+        finest: int,
+        group: PointGroup,
+        offset_sigma: float,
         turn_sigma: float = 0.0,
     ) -> None:
         self.box, self.group, self.offset_sigma, self.turn_sigma = plane.box, group, offset_sigma, turn_sigma
@@ -86,7 +95,10 @@ class GroupSearch:
         score, which = np.empty((1, n), np.float32), np.empty(n, np.int64)
         for first in range(0, n, _BLOCK):
             some = slice(first, first + _BLOCK)
-            cross, power = np.zeros((len(matrices[some]), len(self.moves)), np.float32), np.zeros(len(matrices[some]), np.float32)
+            cross, power = (
+                np.zeros((len(matrices[some]), len(self.moves)), np.float32),
+                np.zeros(len(matrices[some]), np.float32),
+            )
             slices = np.empty((len(cross), p), np.complex64)
             for i, r in enumerate(relation):
                 cut(self._grid, r @ matrices[some], kx, ky, slices)
@@ -120,11 +132,15 @@ class GroupSearch:
         distinct = sums[:, 1] > 0
         for i in range(1, len(q)):
             near = min(_SAME / np.sqrt(max(np.linalg.eigvalsh(hessian[i, :3, :3]).min(), 1e-12)), 0.3)
-            distinct[i] &= all(np.radians(self.group.angular_distance(q[i : i + 1], q[j : j + 1])[0]) > near for j in range(i))
+            distinct[i] &= all(
+                np.radians(self.group.angular_distance(q[i : i + 1], q[j : j + 1])[0]) > near for j in range(i)
+            )
         return GroupPeaks(q, move, sums[:, 0], sums[:, 1], hessian, distinct)
 
 
-def evidence_of(peaks: GroupPeaks, law: Amplitudes, offset_sigma: float, copies: int, turn_sigma: float) -> tuple[float, float]:
+def evidence_of(
+    peaks: GroupPeaks, law: Amplitudes, offset_sigma: float, copies: int, turn_sigma: float
+) -> tuple[float, float]:
     """(log evidence of a group, the share that its best peak has in it); parameters as of ``believe.log_evidence``."""
     size = 6 if offset_sigma else 3
     curvature = law.best(peaks.cross, peaks.power)[:, None, None] ** 2 * peaks.curvature[:, :size, :size]
@@ -145,7 +161,7 @@ def evidence_of(peaks: GroupPeaks, law: Amplitudes, offset_sigma: float, copies:
 
 @dataclass(frozen=True)
 class GroupSearcher:
-    """How groups of images are searched, what a Searcher is for single ones; like : Searcher, whose numbers are taken."""
+    """How groups of images are searched, as a Searcher does single ones; like : Searcher, whose numbers are taken."""
 
     like: Searcher
 
@@ -158,9 +174,26 @@ class GroupSearcher:
 
     def search(self, reference: np.ndarray) -> GroupSearch:
         s = self.like
-        return GroupSearch(np.ascontiguousarray(reference, np.float32), s.plane, s.diameter, s.finest, s.group, s.offset_sigma, s.turn_sigma)
+        return GroupSearch(
+            np.ascontiguousarray(reference, np.float32),
+            s.plane,
+            s.diameter,
+            s.finest,
+            s.group,
+            s.offset_sigma,
+            s.turn_sigma,
+        )
 
-    def table(self, search: GroupSearch, rows: np.ndarray, batch, variance: np.ndarray, given: Pose, progress, threads: Threads) -> np.ndarray:
+    def table(
+        self,
+        search: GroupSearch,
+        rows: np.ndarray,
+        batch,
+        variance: np.ndarray,
+        given: Pose,
+        progress,
+        threads: Threads,
+    ) -> np.ndarray:
         """What is found of the images of one group, TABLE: odds, score and widths are those of the group."""
         s, relation = self.like, given.matrices()
         peaks = search.search(batch.data, *s.weights(batch, variance), relation)
@@ -181,7 +214,7 @@ class GroupSearcher:
         return out
 
     def hidden(self, pose: Pose, rng: np.random.Generator) -> Pose:
-        """Given poses of a group moved together by errors such as are searched for: a turn and a move of the particle."""
+        """Given poses of a group moved together by errors such as are searched for: one turn and one move."""
         s, relation = self.like, pose.matrices()
         move = s.offset_sigma * s.pixel_size * rng.standard_normal(3)
         turn = turned(np.array([1.0, 0, 0, 0]), s.turn_sigma * rng.standard_normal(3))

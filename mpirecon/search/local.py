@@ -17,15 +17,17 @@ from mpirecon.parallel.threads import Threads
 from mpirecon.search.believe import Amplitudes
 from mpirecon.search.fine import climb, displacement, sums_at
 from mpirecon.search.pose_search import Band
-from mpirecon.search.slices import slice_grid
 from mpirecon.search.searcher import Searcher
+from mpirecon.search.slices import slice_grid
 
-#: what is found of an image: displacement of its peak, turn (radians, in the image's frame) and offset (pixels) · here : log
-#: likelihood ratio of the given pose to no signal, and gain : what the peak has more · curvature : of −log likelihood there, 0 where nothing was found · scatter : of the
-#: peaks of both halves of the samples, squared, in units of what the curvature says · contrast, contrast2 as in searcher.TABLE
+#: what is found of an image: displacement of its peak, turn (radians, in the image's frame) and offset (pixels) ·
+#: here : log likelihood ratio of the given pose to no signal, and gain : what the peak has more · curvature : of −log
+#: likelihood there, 0 where nothing was found · scatter : of the peaks of both halves of the samples, squared, in
+#: units of what the curvature says · contrast, contrast2 as in searcher.TABLE
 LOCAL = np.dtype([
-    ("id", "i8"), ("quaternion", "f8", 4), ("displacement", "f8", 5), ("here", "f8"), ("gain", "f8"), ("curvature", "f8", (5, 5)),
-    ("scatter", "f8"), ("score", "f8"), ("moved", "f8"), ("contrast", "f8"), ("contrast2", "f8"),
+    ("id", "i8"), ("quaternion", "f8", 4), ("displacement", "f8", 5), ("here", "f8"), ("gain", "f8"),
+    ("curvature", "f8", (5, 5)), ("scatter", "f8"), ("score", "f8"), ("moved", "f8"), ("contrast", "f8"),
+    ("contrast2", "f8"),
 ])  # fmt: skip
 
 #: degrees and pixels beyond which a peak is not near the given pose
@@ -47,7 +49,15 @@ class Neighbourhood:
         self._grid = slice_grid(reference, int(np.hypot(band.kx, band.ky).max()) + 1, plane.box)
         self._colour = ((band.kx + band.ky) % 2 == 0).astype(np.float32)
 
-    def look(self, data: np.ndarray, on_cross: np.ndarray, on_model: np.ndarray, given: np.ndarray, amplitudes: Amplitudes, out) -> None:
+    def look(
+        self,
+        data: np.ndarray,
+        on_cross: np.ndarray,
+        on_model: np.ndarray,
+        given: np.ndarray,
+        amplitudes: Amplitudes,
+        out,
+    ) -> None:
         """Fill a row of LOCAL; data, on_cross and on_model are one image's samples of the band, given : (4,)."""
         k = self.band.kx, self.band.ky
         q, shift = np.repeat(given[None], 2, axis=0), np.zeros((2, 2))
@@ -56,7 +66,9 @@ class Neighbourhood:
         image = data, on_cross, on_model, self.moves, precision
         for count in (self.band.coarse, self.band.middle):  # one start from further away …
             climb(self._grid, self.box, *k, count, *image, q[:1], shift[:1], sums[:1], hessian[:1], _STEPS)
-        climb(self._grid, self.box, *k, len(k[0]), *image, q, shift, sums, hessian, _STEPS)  # … and one from the given pose
+        climb(
+            self._grid, self.box, *k, len(k[0]), *image, q, shift, sums, hessian, _STEPS
+        )  # … and one from the given pose
         best = int(np.argmax(sums[:, 0] / np.sqrt(np.maximum(sums[:, 1], 1e-30))))
         q, shift, (cross, power), hessian = q[best], shift[best], sums[best], hessian[best]
         turn = displacement(given, q)
@@ -75,7 +87,9 @@ class Neighbourhood:
         out["gain"] = amplitudes.log_ratio(cross, power) - out["here"]
         steps, variances = [], np.zeros((size, size))
         for colour in (self._colour, 1 - self._colour):
-            _, gradient, model, h = sums_at(self._grid, self.box, *k, data, on_cross * colour, on_model * colour, q, shift)
+            _, gradient, model, h = sums_at(
+                self._grid, self.box, *k, data, on_cross * colour, on_model * colour, q, shift
+            )
             inverse = np.linalg.pinv(amplitude**2 * h[:size, :size])
             steps.append(inverse @ (amplitude * gradient - amplitude**2 * model)[:size])
             variances += inverse
@@ -105,10 +119,21 @@ class LocalSearcher:
         volume = np.ascontiguousarray(reference, np.float32)
         return Neighbourhood(volume, self.like.plane, self.like.diameter, self.like.finest, self.moves)
 
-    def table(self, near: Neighbourhood, rows: np.ndarray, batch, variance: np.ndarray, given: Pose, progress, threads: Threads) -> np.ndarray:
+    def table(
+        self,
+        near: Neighbourhood,
+        rows: np.ndarray,
+        batch,
+        variance: np.ndarray,
+        given: Pose,
+        progress,
+        threads: Threads,
+    ) -> np.ndarray:
         """What is found of the images of a batch, LOCAL."""
         order = near.band.order
-        data, on_cross, on_model = (np.ascontiguousarray(a[:, order]) for a in (batch.data, *self.like.weights(batch, variance)))
+        data, on_cross, on_model = (
+            np.ascontiguousarray(a[:, order]) for a in (batch.data, *self.like.weights(batch, variance))
+        )
         out = np.zeros(len(rows), LOCAL)
         out["id"] = rows
 

@@ -64,7 +64,14 @@ class PoseErrors:
         return float(np.sqrt(self.share @ self.turn**2)), float(np.sqrt(self.share @ self.offset**2))
 
     @classmethod
-    def fit(cls, displacement: np.ndarray, curvature: np.ndarray, gain: np.ndarray, scatter: np.ndarray, most: tuple[float, float]) -> PoseErrors:
+    def fit(
+        cls,
+        displacement: np.ndarray,
+        curvature: np.ndarray,
+        gain: np.ndarray,
+        scatter: np.ndarray,
+        most: tuple[float, float],
+    ) -> PoseErrors:
         """From particles whose peaks were found.
 
         Parameters
@@ -87,13 +94,17 @@ class PoseErrors:
             return exact
         width = np.sqrt(noise * np.median(np.diagonal(np.linalg.inv(curvature), axis1=1, axis2=2), axis=0))
         turns = [w for w in np.multiply(_WIDTHS, np.sqrt((width[:3] ** 2).mean())) if w <= most[0]]
-        offsets = [w for w in np.multiply(_WIDTHS, np.sqrt((width[3:] ** 2).mean())) if w <= most[1]] if size > 3 else [0.0]
+        offsets = (
+            [w for w in np.multiply(_WIDTHS, np.sqrt((width[3:] ** 2).mean())) if w <= most[1]] if size > 3 else [0.0]
+        )
         turn, offset = (a.ravel() for a in np.meshgrid(turns, offsets, indexing="ij"))
         law = cls(np.full(len(turn), 1 / len(turn)), turn, offset, noise)
         odds = law._log_odds(displacement, curvature, gain)
         share = law.share
         for _ in range(_STEPS):
-            weight = np.exp((joint := odds + np.log(np.maximum(share, 1e-300))) - logsumexp(joint, axis=1, keepdims=True))
+            weight = np.exp(
+                (joint := odds + np.log(np.maximum(share, 1e-300))) - logsumexp(joint, axis=1, keepdims=True)
+            )
             new = weight.sum(axis=0)
             new[0] += _EXACT
             new /= m + _EXACT
@@ -158,7 +169,9 @@ class NearErrors(NamedTuple):
     share: float
 
     @classmethod
-    def of(cls, moved: np.ndarray, offsets: np.ndarray, offset_noise: np.ndarray, probability: np.ndarray) -> NearErrors | None:
+    def of(
+        cls, moved: np.ndarray, offsets: np.ndarray, offset_noise: np.ndarray, probability: np.ndarray
+    ) -> NearErrors | None:
         """From angles between found and given poses, (m,) degrees, offsets, (m, 2) pixels, and the standard deviations that
         noise gives these; None where found poses are anywhere."""
         found = probability >= _FOUND
@@ -171,7 +184,9 @@ class NearErrors(NamedTuple):
             near = share * np.sqrt(2 / np.pi) * angle**2 / turn**3 * np.exp(-(angle**2) / (2 * turn**2))
             weight = near / np.maximum(near + (1 - share) * anywhere, 1e-300)
             share = weight.mean()
-            turn = np.clip(np.sqrt((weight * angle**2).sum() / np.maximum(3 * weight.sum(), 1e-9)), 1e-3, np.radians(_WIDEST))
+            turn = np.clip(
+                np.sqrt((weight * angle**2).sum() / np.maximum(3 * weight.sum(), 1e-9)), 1e-3, np.radians(_WIDEST)
+            )
         if share < _LEAST or share * found.sum() < _FEWEST:
             return None
         variance = (weight * ((offsets**2).mean(axis=1) - offset_noise**2)).sum() / weight.sum()

@@ -26,7 +26,9 @@ class FixedPoses:
         """Whether poses are searched after this iteration."""
         return False
 
-    def search(self, chosen: Selection, weight: np.ndarray, scores: Statistics, references: MapSet, fsc: np.ndarray) -> None:
+    def search(
+        self, chosen: Selection, weight: np.ndarray, scores: Statistics, references: MapSet, fsc: np.ndarray
+    ) -> None:
         """Search the poses of the particles that `chosen` does not believe at the given ones. Collective.
 
         weight : (m,), with which particles built the references · scores : Statistics at the given poses · fsc : of the half maps

@@ -33,12 +33,15 @@ class PlantedPoses:
         """(m,) bool, which poses are wrong, or of junk."""
         return self.junk | (self.error(quaternion) > _WRONG)
 
-    def counted(self, comm: Communicator, quaternion: np.ndarray, searched: np.ndarray, used: np.ndarray) -> dict[str, int]:
+    def counted(
+        self, comm: Communicator, quaternion: np.ndarray, searched: np.ndarray, used: np.ndarray
+    ) -> dict[str, int]:
         """Of all ranks, of found poses that were searched, and are used, (m,) bool each. Collective."""
         there = self.wrong & ~self.junk
         counts = {
             "planted": there, "found_within_5_degrees": there & searched & (self.error(quaternion) < _RIGHT),
-            "planted_believed": there & used, "believed_and_wrong": used & self.far(quaternion), "junk_believed": used & self.junk,
+            "planted_believed": there & used, "believed_and_wrong": used & self.far(quaternion),
+            "junk_believed": used & self.junk,
         }  # fmt: skip
         sums = comm.allreduce(np.array([flags.sum() for flags in counts.values()], np.int64))
         return dict(zip(counts, sums.tolist()))

@@ -26,13 +26,25 @@ def check_search(comm, slab, config, groups: np.ndarray | None) -> None:
     """Refuse what a search cannot do with these particles. Collective."""
     file, count, offset, aberrations = slab.file, slab.total, offset_range(slab.file, config), slab.file.aberrations()
     if offset > _LARGEST * file.box:
-        raise UserError(f"--search-offset {offset * file.pixel_size:.4g} Å is beyond a quarter of the box, "
-                        f"{_LARGEST * file.box * file.pixel_size:.4g} Å for {file.path}: a particle that far off has left its image")
+        raise UserError(
+            f"--search-offset {offset * file.pixel_size:.4g} Å is beyond a quarter of the box, "
+            f"{_LARGEST * file.box * file.pixel_size:.4g} Å for {file.path}: a particle that far off has left its image"
+        )
     if count < 4 * FEWEST:
-        raise UserError(f"{file.path}: --poses {config.poses} measures what chance finds on particles of the set, and {count} are too few for "
-                        f"that; at least {4 * FEWEST} are needed")
-    if groups is not None and (number := 1 + comm.allreduce_scalar(int(groups.max(initial=-1)), "max")) < _FEWEST_GROUPS:
-        raise UserError(f"{file.path}: --group-by {config.group_by} makes {number} groups, too few to measure what chance finds of one; at "
-                        f"least {_FEWEST_GROUPS} are needed")
+        raise UserError(
+            f"{file.path}: --poses {config.poses} measures what chance finds on particles of the set, and {count} are "
+            f"too few for that; at least {4 * FEWEST} are needed"
+        )
+    if (
+        groups is not None
+        and (number := 1 + comm.allreduce_scalar(int(groups.max(initial=-1)), "max")) < _FEWEST_GROUPS
+    ):
+        raise UserError(
+            f"{file.path}: --group-by {config.group_by} makes {number} groups, too few to measure what chance finds of "
+            f"one; at least {_FEWEST_GROUPS} are needed"
+        )
     if aberrations is not None and (aberrations.magnification != np.eye(2)).any():
-        raise UserError(f"{file.path}: optics groups have a magnification matrix, which the pose search does not know; use --poses fixed")
+        raise UserError(
+            f"{file.path}: optics groups have a magnification matrix, which the pose search does not know; "
+            "use --poses fixed"
+        )
