@@ -1,4 +1,4 @@
-"""Orientations that cover SO(3), or the asymmetric unit of a point group, evenly."""
+"""Orientations that cover SO(3), or the asymmetric unit of a point group, evenly: views, and turns of each in its plane."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ import numpy as np
 
 from mpirecon.model.symmetry import PointGroup
 
-#: the two irrational turns of the spiral: √2, and the root of ψ⁴ = ψ + 4
-_PHI, _PSI = np.sqrt(2.0), 1.533751168755204288118041
+#: a direction that no rotation of a point group leaves where it is: views nearer to it than their copies are one of each
+_CHOSEN = np.array([0.1729, 0.2921, 0.9406])
 
 
-def spiral(count: int) -> np.ndarray:
-    """Unit quaternions (w, x, y, z) evenly spread over SO(3), (count, 4) float64.
+def views(step: float, group: PointGroup) -> np.ndarray:
+    """Unit quaternions (w, x, y, z) of views about `step` radians apart, of a symmetric particle one copy of each, (·, 4) float64.
 
-    Super-Fibonacci spirals (Alexa 2022, CVPR, "Super-Fibonacci spirals: fast, low-discrepancy sampling of SO(3)").
+    The directions are a spherical Fibonacci lattice (Swinbank & Purser 2006, Q. J. R. Meteorol. Soc. 132, 1769).
     """
-    s = np.arange(count) + 0.5
-    r, other = np.sqrt(s / count), np.sqrt(1 - s / count)
-    alpha, beta = 2 * np.pi * s / _PHI, 2 * np.pi * s / _PSI
-    return np.stack([r * np.sin(alpha), r * np.cos(alpha), other * np.sin(beta), other * np.cos(beta)], axis=1)
+    count = max(1, int(np.ceil(4 * np.pi / step**2)))
+    i = np.arange(count)
+    z, turn = 1 - (2 * i + 1) / count, i * np.pi * (3 - np.sqrt(5))
+    radius = np.sqrt(1 - z**2)
+    direction = np.stack([radius * np.cos(turn), radius * np.sin(turn), z], axis=1)
+    copies = np.stack([direction @ g.T @ _CHOSEN for g in group.matrices])
+    own = group.matrices.trace(axis1=1, axis2=2).argmax()
+    x, y, z = direction[copies[own] >= copies.max(axis=0) - 1e-12].T
+    w = np.sqrt((1 + z) / 2)  # the shortest turn of the direction onto the beam
+    return np.stack([w, y / (2 * w), -x / (2 * w), np.zeros(len(w))], axis=1)
+
+
+def turns(step: float) -> np.ndarray:
+    """Angles in the image's plane at most `step` apart, radians, (·,) float64."""
+    count = int(np.ceil(2 * np.pi / step))
+    return 2 * np.pi / count * np.arange(count)
 
 
 def grid(step: float, group: PointGroup) -> np.ndarray:
-    """Orientations about `step` radians apart, of which each pose of a symmetric particle has one copy, (·, 4) float64.
-
-    A pose is kept when none of its copies R gᵀ is nearer to the identity: the Voronoi cell of the identity among the
-    group's rotations.
-    """
-    # each orientation has the volume of a ball of diameter `step`, π step³/6 of the 8π² of SO(3) in rotation vectors,
-    # packed as densely as a cubic grid packs them
-    found = spiral(max(1, int(np.ceil(8 * np.pi**2 / step**3))))
-    if len(group) == 1:
-        return found
-    copies = np.abs(found @ _real_part(group).T)  # |w| of each copy: the larger, the nearer to the identity
-    return found[copies[:, 0] >= copies.max(axis=1) - 1e-12]
-
-
-def _real_part(group: PointGroup) -> np.ndarray:
-    """(order, 4), of whose product with q is the real part of q times each rotation's inverse."""
-    return group.quaternions * (1, 1, 1, 1)
+    """Each of `views` at each of `turns`, (views · turns, 4) float64: the turns of one view follow each other."""
+    w, x, y, z = views(step, group).T[:, :, None]
+    half = turns(step) / 2
+    cos, sin = np.cos(half), np.sin(half)  # the turn stands first: it is of the image
+    return np.stack([cos * w - sin * z, cos * x - sin * y, cos * y + sin * x, cos * z + sin * w], axis=-1).reshape(-1, 4)
 
 
 def distance(q: np.ndarray, r: np.ndarray) -> np.ndarray:

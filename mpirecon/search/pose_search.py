@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.model.symmetry import PointGroup
 from mpirecon.parallel.threads import Threads
+from mpirecon.search.circular import TurningSlices
 from mpirecon.search.fine import climb
-from mpirecon.search.orientations import distance, grid
+from mpirecon.search.orientations import distance, grid, turns, views
 from mpirecon.search.peaks import pick
-from mpirecon.search.slices import cut, slice_grid
+from mpirecon.search.slices import slice_grid
 
 #: the coarse band holds this many periods across the particle …
 _PERIODS = 9.5
@@ -31,8 +31,14 @@ _REACH, _REACH_TURNS = 2.0, 3.0
 #: candidates after the coarse search, with and without unknown offsets, and after each band of the fine one
 _COARSE, _COARSE_MOVING, _FINE = 12, 40, (10, 4)
 
+#: Gauss–Newton steps in each band, at most
+_STEPS = 3, 5, 8
+
 #: candidates are other peaks when they are this part of the grid's step apart
 _WEEDED = 1.2
+
+#: pixels beyond the particle's radius that it may reach
+_EDGE = 4.0
 
 #: numbers of a block of scores
 _BLOCK = 2**23
@@ -122,13 +128,11 @@ class PoseSearch:
         self.step = _ANGLE * period / diameter
         self.orientations = grid(self.step, group)
         self.offsets = _disc(_OFFSET * period, _REACH * offset_sigma)
-        slices = np.empty((len(self.orientations), self.band.coarse), np.complex64)
         k = self.band.kx[: self.band.coarse], self.band.ky[: self.band.coarse]
-        cut(self._grid, matrix_from_quaternion(self.orientations), *k, slices)
-        self._power = np.ascontiguousarray((slices.real**2 + slices.imag**2).T)
-        self._slices = np.ascontiguousarray(slices.view(np.float32).T)
-        turns = np.outer(self.offsets[:, 0], k[0]) + np.outer(self.offsets[:, 1], k[1])
-        self._ramps = np.exp(2j * np.pi / self.box * turns).astype(np.complex64)
+        extent = (diameter / 2 + _EDGE) / self.box
+        self._slices = TurningSlices(self._grid, *k, extent, views(self.step, group), turns(self.step))
+        phases = np.outer(self.offsets[:, 0], k[0]) + np.outer(self.offsets[:, 1], k[1])
+        self._ramps = np.exp(2j * np.pi / self.box * phases).astype(np.complex64)
         self.batch = int(np.clip(_BLOCK // (len(self.offsets) * 1000), 16, 256))
 
     def search(
@@ -163,25 +167,15 @@ class PoseSearch:
 
     def _coarse(self, data, on_cross, on_model, given) -> tuple[np.ndarray, np.ndarray]:
         """(candidates as numbers of orientations (b, k), their offsets (b, k, 2))."""
-        b, p, n = len(data), self.band.coarse, len(self.orientations)
-        weighted = data[:, :p] * on_cross[:, :p]
-        power = on_model[:, :p] @ self._power
-        best, which = np.full((b, n), -np.inf, np.float32), np.zeros((b, n), np.int16)
-        columns = max(1, _BLOCK // (b * 8))
-        for s, ramp in enumerate(self._ramps):
-            moved = np.ascontiguousarray(weighted * ramp).view(np.float32)
-            for first in range(0, n, columns):
-                some = slice(first, first + columns)
-                cross = moved @ self._slices[:, some]
-                better = cross > best[:, some]
-                np.copyto(best[:, some], cross, where=better)
-                np.copyto(which[:, some], np.int16(s), where=better)
+        p = self.band.coarse
+        best, which = self._slices.best(data[:, :p] * on_cross[:, :p], self._ramps)
+        power = self._slices.power(on_model[:, :p])
         scores = np.divide(best, np.sqrt(power, out=power), out=np.zeros_like(best), where=power > 0)
         if self.turn_sigma:
             near = np.cos(max(_REACH_TURNS * self.turn_sigma, self.step) / 2)
             closest = np.max([np.abs(copy @ self.orientations.T) for copy in self.group.copies(given)], axis=0)
             scores[closest < near] = -np.inf
-        chosen = np.empty((b, _COARSE_MOVING if len(self.offsets) > 1 else _COARSE), np.int64)
+        chosen = np.empty((len(data), _COARSE_MOVING if len(self.offsets) > 1 else _COARSE), np.int64)
         pick(scores, self.orientations.astype(np.float32), np.cos(_WEEDED * self.step / 2), chosen)
         return chosen, self.offsets[np.take_along_axis(which, np.maximum(chosen, 0), axis=1)]
 
@@ -195,7 +189,7 @@ class PoseSearch:
         for number, count in enumerate(bands):
             sums, hessian = np.empty((len(q), 2)), np.empty((len(q), 5, 5))
             climb(self._grid, self.box, self.band.kx, self.band.ky, count, data, on_cross, on_model, self.offset_sigma > 0,
-                  precision, q, offset, sums, hessian)  # fmt: skip
+                  precision, q, offset, sums, hessian, _STEPS[number])  # fmt: skip
             order = np.argsort(-sums[:, 0] / np.sqrt(np.maximum(sums[:, 1], 1e-30)), kind="stable")
             if number < len(_FINE):
                 order = self._weeded(order, q, 0.5 * self.step)[: _FINE[number]]
