@@ -123,8 +123,8 @@ def test_bands_leave_the_background_out_and_grow():
     plane = HalfPlane.of(64)
     band = Band.of(plane, 38.0, 27)
     radius = np.hypot(band.kx, band.ky)
-    assert band.reach == 16 and radius.min() >= 0.5 and radius.max() <= 27
-    assert radius[: band.coarse].max() <= 16 < radius[band.coarse] and band.coarse < band.middle < len(radius)
+    assert band.reach == 19 and radius.min() >= 0.5 and radius.max() <= 27
+    assert radius[: band.coarse].max() <= 19 < radius[band.coarse] and band.coarse < band.middle < len(radius)
 
 
 def test_evidence_is_the_integral_over_pose_and_amplitude():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class PointGroup:
     def __len__(self) -> int:
         return len(self.matrices)
 
-    @property
+    @cached_property
     def quaternions(self) -> np.ndarray:
         """(order, 4) unit quaternions (w, x, y, z) of the rotations."""
         from scipy.spatial.transform import Rotation  # slow to load, and not needed without symmetry

@@ -21,8 +21,7 @@ def views(step: float, group: PointGroup) -> np.ndarray:
     radius = np.sqrt(1 - z**2)
     direction = np.stack([radius * np.cos(turn), radius * np.sin(turn), z], axis=1)
     copies = np.stack([direction @ g.T @ _CHOSEN for g in group.matrices])
-    own = group.matrices.trace(axis1=1, axis2=2).argmax()
-    x, y, z = direction[copies[own] >= copies.max(axis=0) - 1e-12].T
+    x, y, z = direction[copies[0] >= copies.max(axis=0) - 1e-12].T
     w = np.sqrt((1 + z) / 2)  # the shortest turn of the direction onto the beam
     return np.stack([w, y / (2 * w), -x / (2 * w), np.zeros(len(w))], axis=1)
 

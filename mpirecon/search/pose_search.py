@@ -20,19 +20,19 @@ from mpirecon.search.peaks import pick
 from mpirecon.search.slices import slice_grid
 
 #: the coarse band holds this many periods across the particle …
-_PERIODS = 9.5
+_PERIODS = 11.3
 
-#: … whose orientations are this part of its finest period over the diameter apart, and its offsets half of it
-_ANGLE, _OFFSET = 1.5, 0.5
+#: … whose orientations are this part of its finest period over the diameter apart, and its offsets this part of it
+_ANGLE, _OFFSET = 1.75, 0.4
 
 #: offsets reach this many standard deviations, and orientations near given ones; what lies a little further is climbed to
-_REACH, _REACH_TURNS = 2.0, 3.0
+_REACH, _REACH_TURNS = 2.25, 3.0
 
 #: candidates after the coarse search, with and without unknown offsets, and after each band of the fine one
-_COARSE, _COARSE_MOVING, _FINE = 12, 40, (10, 4)
+_COARSE, _COARSE_MOVING, _FINE = 16, 48, (12, 4)
 
 #: Gauss–Newton steps in each band, at most
-_STEPS = 3, 5, 8
+_STEPS = 2, 4, 8
 
 #: candidates are other peaks when they are this part of the grid's step apart
 _WEEDED = 1.2
@@ -192,27 +192,28 @@ class PoseSearch:
                   precision, q, offset, sums, hessian, _STEPS[number])  # fmt: skip
             order = np.argsort(-sums[:, 0] / np.sqrt(np.maximum(sums[:, 1], 1e-30)), kind="stable")
             if number < len(_FINE):
-                order = self._weeded(order, q, 0.5 * self.step)[: _FINE[number]]
+                order = self._weeded(order, q, 0.5 * self.step, _FINE[number])
             q, offset, sums, hessian = q[order], offset[order], sums[order], hessian[order]
         q, offset, sums, hessian = (_padded(a, _FINE[-1]) for a in (q, offset, sums, hessian))
         return q, offset, sums[:, 0], sums[:, 1], hessian, self._distinct(q, sums, hessian)
 
-    @staticmethod
-    def _weeded(order: np.ndarray, q: np.ndarray, angle: float) -> np.ndarray:
-        """`order` without those that have climbed to where a better one is."""
-        kept: list[int] = []
+    def _weeded(self, order: np.ndarray, q: np.ndarray, angle: float, most: int) -> np.ndarray:
+        """The first of `order`, without those that have climbed to where a better one is."""
+        near, kept = self._apart(q) <= angle, []
         for i in order:
-            if not kept or distance(q[i], q[kept]).min() > angle:
+            if len(kept) < most and not near[i, kept].any():
                 kept.append(int(i))
         return np.array(kept, np.int64)
 
     def _distinct(self, q: np.ndarray, sums: np.ndarray, hessian: np.ndarray) -> np.ndarray:
-        distinct = sums[:, 1] > 0
-        for i in range(1, len(q)):
-            near = _SAME / np.sqrt(np.maximum(np.linalg.eigvalsh(hessian[i, :3, :3]).min(), 1e-12))
-            apart = np.array([self.group.angular_distance(q[i : i + 1], q[j : j + 1])[0] for j in range(i)])
-            distinct[i] &= bool((np.radians(apart) > min(near, 0.3)).all())
-        return distinct
+        near = _SAME / np.sqrt(np.maximum(np.linalg.eigvalsh(hessian[:, :3, :3])[:, 0], 1e-12))
+        copies = np.tril(self._apart(q) <= np.minimum(near, 0.3)[:, None], -1).any(axis=1)
+        return (sums[:, 1] > 0) & ~copies
+
+    def _apart(self, q: np.ndarray) -> np.ndarray:
+        """Angles between the nearest copies of poses, radians, (k, k)."""
+        cosine = np.max([np.abs(q @ copy.T) for copy in self.group.copies(q)], axis=0)
+        return 2 * np.arccos(np.minimum(cosine, 1))
 
 
 def _disc(step: float, radius: float) -> np.ndarray:

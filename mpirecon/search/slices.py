@@ -71,16 +71,57 @@ def derivatives(grid, r, shift, box, kx, ky, count, data, on_cross, on_model, yp
     yp_out : (2,) yp, pp · gradient : (5,) ∂yp · cross : (5,) ∂pp / 2 · hessian : (5, 5) Σ b Re(conj(∂m) ∂m), the
     model moved by the shift rather than the image
     """
-    middle = grid.shape[0] // 2
-    yp_out[:] = 0
-    gradient[:] = 0
-    cross[:] = 0
-    hessian[:] = 0
-    d = np.empty(5, np.complex64)
-    wx, wy = 2 * np.pi * shift[0] / box, 2 * np.pi * shift[1] / box
+    # what the interpolation reads first, sample by sample; then sums along rows, which the compiler makes vectors of
+    m, d = np.empty((2, count), np.float32), np.empty((5, 2, count), np.float32)
+    _with_slopes(grid, r, kx, ky, m, d)
+    u = np.empty((2, count), np.float32)
+    _moved_back(data, kx, ky, shift[0] / box, shift[1] / box, u)
     unit = np.float32(2 * np.pi / box)
+    yp, pp = 0.0, 0.0
     for s in range(count):
-        k0, k1 = kx[s], ky[s]
+        # the model at this shift is m exp(−2πi k·shift/n): its derivative, in the frame where the image is moved back
+        d[3, 0, s], d[3, 1, s] = unit * kx[s] * m[1, s], -unit * kx[s] * m[0, s]
+        d[4, 0, s], d[4, 1, s] = unit * ky[s] * m[1, s], -unit * ky[s] * m[0, s]
+        yp += on_cross[s] * (m[0, s] * u[0, s] + m[1, s] * u[1, s])
+        pp += on_model[s] * (m[0, s] * m[0, s] + m[1, s] * m[1, s])
+    yp_out[0], yp_out[1] = yp, pp
+    for i in range(5):
+        x, y, of_yp, of_pp = d[i, 0], d[i, 1], 0.0, 0.0
+        for s in range(count):
+            of_yp += on_cross[s] * (x[s] * u[0, s] + y[s] * u[1, s])
+            of_pp += on_model[s] * (x[s] * m[0, s] + y[s] * m[1, s])
+        gradient[i], cross[i] = of_yp, of_pp
+        for j in range(i + 1):
+            x2, y2, of_both = d[j, 0], d[j, 1], 0.0
+            for s in range(count):
+                of_both += on_model[s] * (x[s] * x2[s] + y[s] * y2[s])
+            hessian[i, j] = hessian[j, i] = of_both
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _moved_back(data, kx, ky, x, y, out):
+    """out : (2, count), real and imaginary part of exp(2πi (kx x + ky y)) ŷ."""
+    reach = 0
+    for s in range(out.shape[1]):
+        reach = max(reach, abs(kx[s]), abs(ky[s]))
+    along_x, along_y = np.empty((2 * reach + 1, 2), np.float32), np.empty((2 * reach + 1, 2), np.float32)
+    for i in range(2 * reach + 1):
+        a, b = 2 * np.pi * (i - reach) * x, 2 * np.pi * (i - reach) * y
+        along_x[i, 0], along_x[i, 1], along_y[i, 0], along_y[i, 1] = np.cos(a), np.sin(a), np.cos(b), np.sin(b)
+    for s in range(out.shape[1]):
+        i, j = kx[s] + reach, ky[s] + reach
+        cos = along_x[i, 0] * along_y[j, 0] - along_x[i, 1] * along_y[j, 1]
+        sin = along_x[i, 0] * along_y[j, 1] + along_x[i, 1] * along_y[j, 0]
+        re, im = data[s].real, data[s].imag
+        out[0, s], out[1, s] = re * cos - im * sin, re * sin + im * cos
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _with_slopes(grid, r, kx, ky, m, d):
+    """The slice, (2, count), and d[:3], its derivatives by a turn of the image's frame: real and imaginary parts."""
+    middle = grid.shape[0] // 2
+    for s in range(m.shape[1]):
+        k0, k1 = np.float32(kx[s]), np.float32(ky[s])
         x = 2 * (r[0, 0] * k0 + r[1, 0] * k1) + middle
         y = 2 * (r[0, 1] * k0 + r[1, 1] * k1) + middle
         z = 2 * (r[0, 2] * k0 + r[1, 2] * k1) + middle
@@ -93,31 +134,15 @@ def derivatives(grid, r, shift, box, kx, ky, count, data, on_cross, on_model, yp
         a, b = v000 + (v001 - v000) * fx, v010 + (v011 - v010) * fx
         c, e = v100 + (v101 - v100) * fx, v110 + (v111 - v110) * fx
         ab, ce = a + (b - a) * fy, c + (e - c) * fy
-        m = ab + (ce - ab) * fz
         gz = ce - ab
         gy = (b - a) * (1 - fz) + (e - c) * fz
         gx = ((v001 - v000) * (1 - fy) + (v011 - v010) * fy) * (1 - fz) + ((v101 - v100) * (1 - fy) + (v111 - v110) * fy) * fz
-        # δx = −2 Rᵀ(ω × k): components of the gradient along the image's axes
-        g0 = 2 * (r[0, 0] * gx + r[0, 1] * gy + r[0, 2] * gz)
-        g1 = 2 * (r[1, 0] * gx + r[1, 1] * gy + r[1, 2] * gz)
-        g2 = 2 * (r[2, 0] * gx + r[2, 1] * gy + r[2, 2] * gz)
-        # ω × k = (−ω2 k1, ω2 k0, ω0 k1 − ω1 k0)
-        d[0] = -k1 * g2
-        d[1] = k0 * g2
-        d[2] = k1 * g0 - k0 * g1
-        # the model at this shift is m exp(−2πi k·shift/n): its derivative, in the frame where the image is moved back
-        d[3] = -1j * (unit * k0) * m
-        d[4] = -1j * (unit * k1) * m
-        phase = wx * k0 + wy * k1
-        u = data[s] * complex(np.cos(phase), np.sin(phase))
-        on_yp, on_pp = on_cross[s], on_model[s]
-        yp_out[0] += on_yp * (m.real * u.real + m.imag * u.imag)
-        yp_out[1] += on_pp * (m.real * m.real + m.imag * m.imag)
-        for i in range(5):
-            gradient[i] += on_yp * (d[i].real * u.real + d[i].imag * u.imag)
-            cross[i] += on_pp * (d[i].real * m.real + d[i].imag * m.imag)
-            for j in range(i + 1):
-                hessian[i, j] += on_pp * (d[i].real * d[j].real + d[i].imag * d[j].imag)
-    for i in range(5):
-        for j in range(i):
-            hessian[j, i] = hessian[i, j]
+        value = ab + gz * fz
+        m[0, s], m[1, s] = value.real, value.imag
+        # δx = −2 Rᵀ(ω × k): components of the gradient along the image's axes; ω × k = (−ω2 k1, ω2 k0, ω0 k1 − ω1 k0)
+        g0 = 2 * (np.float32(r[0, 0]) * gx + np.float32(r[0, 1]) * gy + np.float32(r[0, 2]) * gz)
+        g1 = 2 * (np.float32(r[1, 0]) * gx + np.float32(r[1, 1]) * gy + np.float32(r[1, 2]) * gz)
+        g2 = 2 * (np.float32(r[2, 0]) * gx + np.float32(r[2, 1]) * gy + np.float32(r[2, 2]) * gz)
+        d[0, 0, s], d[0, 1, s] = -k1 * g2.real, -k1 * g2.imag
+        d[1, 0, s], d[1, 1, s] = k0 * g2.real, k0 * g2.imag
+        d[2, 0, s], d[2, 1, s] = k1 * g0.real - k0 * g1.real, k1 * g0.imag - k0 * g1.imag
