@@ -105,18 +105,22 @@ def test_the_coarse_search_is_that_of_brute_force():
     slices = np.empty((len(search.orientations), search.band.coarse), np.complex64)
     cut(search._grid, matrix_from_quaternion(search.orientations), *k, slices)
     assert len(search.offsets) > 8 and not search.offsets[0].any()
+    crosses = search._slices.best(data[:, : len(k[0])] * on_cross[:, : len(k[0])], search._ramps)[0]
+    powers = search._slices.power(on_model[:, : len(k[0])])
     for i in range(2):
         best = np.full(len(slices), -np.inf)
         for t in search.offsets:
             moved = data[i, : len(k[0])] * np.exp(2j * np.pi / 32 * (t[0] * k[0] + t[1] * k[1]))
             cross = (on_cross[i, : len(k[0])] * (slices.conj() * moved).real).sum(axis=1)
             best = np.maximum(best, cross / np.sqrt((on_model[i, : len(k[0])] * np.abs(slices) ** 2).sum(axis=1)))
-        assert where[i, 0] == best.argmax()
+        # slices are interpolated at other places: as far as the interpolation itself is off, not further
+        assert np.sqrt(np.mean((crosses[i] / np.sqrt(powers[i]) - best) ** 2)) < 0.05 * best.std()
+        assert best[where[i, 0]] > 0.98 * best.max()
         t = offset[i, 0]
         moved = data[i, : len(k[0])] * np.exp(2j * np.pi / 32 * (t[0] * k[0] + t[1] * k[1]))
         cross = (on_cross[i, : len(k[0])] * (slices[where[i, 0]].conj() * moved).real).sum()
         power = (on_model[i, : len(k[0])] * np.abs(slices[where[i, 0]]) ** 2).sum()
-        assert cross / np.sqrt(power) == pytest.approx(best.max(), rel=1e-4)
+        assert cross / np.sqrt(power) == pytest.approx(best[where[i, 0]], rel=1e-4)
 
 
 def test_bands_leave_the_background_out_and_grow():
