@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from mpirecon.report import local_resolution, particle_charts, pieces
+from mpirecon.report import found_again, local_resolution, particle_charts, pieces
 from mpirecon.report.charts import cones_chart, guinier_chart, timeline_chart
 from mpirecon.report.particle_charts import against_charts, kind_of, kinds, views_chart
 from mpirecon.report.pictures import map_panel
@@ -30,7 +30,8 @@ _MAP_WORDS = {
 
 def sections(run: RunFiles) -> list[str]:
     """What belongs to map and particles."""
-    return [_confusion(run), _by_kind(run.summary), _maps(run), _reference(run.summary), _local(run), _cones(run), _guinier(run), _views(run), _against(run)]
+    return [_confusion(run), _by_kind(run.summary), found_again.section(run), _maps(run), _reference(run.summary), _local(run), _cones(run),
+            _guinier(run), _views(run), _against(run)]
 
 
 def last_sections(run: RunFiles) -> list[str]:
@@ -73,9 +74,33 @@ def _confusion(run: RunFiles) -> str:
         "mean posterior": lambda r: "–" if r["mean_posterior"] is None else f"{r['mean_posterior']:.3f}",
         "AUC against correct": lambda r: "–" if r["auc"] is None else f"{r['auc']:.4f}",
     }
+    caption, words = "Fraction kept. The curves are in detection.csv.", ""
+    if "at_found" in found:
+        columns = _with_found(columns)
+        caption = "Fraction kept at the given pose (dark) and at a found one (pale). The curves, of given poses, are in detection.csv."
+        words = pieces.note(FATE)
     table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in found["confusion"]), text=("",))
-    bars = pieces.figure(particle_charts.kept_bars(found["confusion"]), "Fraction kept. The curves are in detection.csv.")
-    return pieces.section("Kept particles by kind of error", f'<div class="pairs-of">{bars}<div class="kinds">{table}</div></div>')
+    bars = pieces.figure(particle_charts.kept_bars(found["confusion"]), caption)
+    return pieces.section("Kept particles by kind of error", f'<div class="pairs-of">{bars}<div class="kinds">{table}{words}</div></div>')
+
+
+#: what the columns about given and found poses mean
+FATE = ("Kinds are those of the given poses, and so are AUC, kept and rejected at the given pose. Found again: kept at a found pose within 5° of the "
+        "true one. Believed and wrong: kept at a found pose more than 10° off, or without a particle in the image. The posterior is that of "
+        "the pose used.")
+
+
+def _with_found(columns: dict) -> dict:
+    """The columns of a table of kinds, with what became of particles whose poses were searched beside what did at the given ones."""
+    def share(name):
+        return lambda r: f"{r[name]:,} ({percent(r[name], r['count'])})"
+
+    more = {"kept at a found pose": share("at_found"), "found again": share("found_again"), "believed and wrong": share("believed_wrong")}
+    out: dict = {}
+    for name, cell in columns.items():
+        out[f"{name} at the given pose" if name in ("kept", "rejected") else name] = cell
+        out |= more if name in ("kept", "rejected") else {}
+    return out
 
 
 def _by_kind(summary: Mapping) -> str:
@@ -94,9 +119,12 @@ def _by_kind(summary: Mapping) -> str:
         "fraction of the map's weight": lambda r: f"{r['weight']:.3f}",
         "signal left": lambda r: "–" if r["amplitude"] is None else f"{r['amplitude']:.3f}",
     }
+    again = "at_found" in rows[0]
+    columns = _with_found(columns) if again else columns
     table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in rows), text=("simulated error",))
-    words = ("Each kind compared with the particles of correct pose without this error. Precision: the fraction with this error among the "
-             "rejected ones of both. Signal left: the map's amplitude at its resolution relative to that without these errors.")
+    words = f"{FATE} " if again else ""
+    words += ("Each kind compared with the particles of correct pose without this error. Precision: the fraction with this error among the "
+              "rejected ones of both. Signal left: the map's amplitude at its resolution relative to that without these errors.")
     for row in rows:
         if row["kind"] == "hand" and row["weight"] > 0.5:
             words += " Most of the map's weight comes from poses of opposite hand: the map is the mirror image of the true one."
@@ -140,6 +168,8 @@ def _views(run: RunFiles) -> str:
     if run.views is None:
         return ""
     words = "Viewing directions on the half sphere, in bins of equal area; opposite views are mirror images and share a bin."
+    if "found" in run.views:
+        words += " The upper two are at the poses used; the lower ones of all particles at their given poses, and of those kept at a found one."
     symmetry = run.summary["configuration"].get("symmetry") or "C1"
     if symmetry != "C1":
         words += f" Each particle counts at all poses related by {symmetry}."
@@ -177,6 +207,7 @@ def _against(run: RunFiles) -> str:
 
 def _iterations(summary: Mapping) -> str:
     records = summary["iterations"]
+    wrong = "simulated errors among kept" if summary.get("search") is None else "wrong or junk among kept, at the poses used"
     columns = {
         "iteration": lambda r: str(r["iteration"]),
         "loss": lambda r: pieces.value(r["loss"]),
@@ -184,13 +215,13 @@ def _iterations(summary: Mapping) -> str:
         "L2 over all": lambda r: pieces.value(r["loss_l2"]),
         "L2, held out": lambda r: pieces.value(r["loss_l2_heldout"]),
         "kept": lambda r: f"{r['kept']:,} ({percent(r['kept'], r['valid'])})",
-        "simulated errors among kept": lambda r: (
+        wrong: lambda r: (
             f"{r['wrong_among_kept']:,} ({percent(r['wrong_among_kept'], r['kept'])})"
         ),
         "FSC 0.143": lambda r: pieces.angstrom(r["resolution_0143"], summary),
     }
     if not all("wrong_among_kept" in record for record in records):
-        del columns["simulated errors among kept"]
+        del columns[wrong]
     table = pieces.table(columns, ([cell(record) for cell in columns.values()] for record in records))
     unit = "An empty map has a loss of 1. " if records and "loss_of_nothing" in records[-1] else ""
     return pieces.section("Iterations", table + pieces.note(

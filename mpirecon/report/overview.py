@@ -8,6 +8,7 @@ from html import escape
 
 import numpy as np
 
+from mpirecon.model.pose_state import FOUND_WITHIN
 from mpirecon.report import particle_charts, pieces
 from mpirecon.report.charts import FSC_STYLE, KIND_COLOURS, KINDS, fsc_chart, loss_charts
 from mpirecon.report.pictures import map_panel
@@ -29,7 +30,7 @@ def facts(summary: Mapping) -> list[tuple[str, str, str, str]]:
         _local(summary),
         (
             "particles kept" if declared(summary)["selects"] or declared(summary)["mixture"] else "particles used",
-            f"{summary['kept']:,}", f"of {counted(summary):,}, {percent(summary['kept'], counted(summary))}", "kept",
+            f"{summary['kept']:,}", f"of {counted(summary):,}, {percent(summary['kept'], counted(summary))}" + _at_which_poses(summary), "kept",
         ),
         _correct(summary),
         _planted(summary),
@@ -76,6 +77,11 @@ def _local(summary: Mapping) -> tuple | None:
     return ("local resolution", between, f"of 98 % {where}; median {found['median']:.2f} Å{none}", "local resolution")
 
 
+def _at_which_poses(summary: Mapping) -> str:
+    again = (summary.get("search") or {}).get("found")
+    return f"; {again:,} of them at a found pose" if again else ""
+
+
 def _correct(summary: Mapping) -> tuple | None:
     """The fraction of correct particles as the mixture estimates it."""
     share, mixture = summary.get("keep_estimate"), summary.get("mixture") or {}
@@ -85,7 +91,8 @@ def _correct(summary: Mapping) -> tuple | None:
         apart = (deciding_mixture(summary) or {}).get("separation")
         more = "correct and incorrect ones are not separable" + (f" ({apart:.1f} σ)" if apart is not None else "")
         return ("fraction correct", "not known", more, "good share")
-    return ("fraction correct, estimated", f"{100 * share:.1f} %", interval_in_words(mixture, summary.get("judged")), "good share")
+    more = interval_in_words(mixture, summary.get("judged"))
+    return ("fraction correct, estimated", f"{100 * share:.1f} %", more + ("; of the given poses" if summary.get("search") else ""), "good share")
 
 
 def _planted(summary: Mapping) -> tuple | None:
@@ -97,6 +104,8 @@ def _planted(summary: Mapping) -> tuple | None:
         return ("simulated errors", f"{found['wrong']:,}", ranked, "errors")
     lost = right_left_out(summary)
     beside = f"; {lost:,} correct ones rejected, too" if lost > 0 else ""
+    if "at_found" in found:  # what is found of them is the rejected given pose
+        return ("simulated errors rejected", f"{100 * found['recall']:.1f} %", f"of {found['wrong']:,}, at the given pose{beside}; {ranked}", "errors")
     return ("simulated errors detected", f"{100 * found['recall']:.1f} %", f"of {found['wrong']:,}{beside}; {ranked}", "errors")
 
 
@@ -123,8 +132,9 @@ def _found_again(summary: Mapping) -> tuple | None:
     if search["median_angle"] is not None:
         more += f"; median {search['median_angle']:.3g}° and {search['median_offset']:.3g} Å from the given ones"
     more += f"; own pose came back of {control['came_back']} of {control['searched']} kept ones"
-    if (planted := search.get("planted")) is not None:
-        more += f"; of {planted['planted']:,} planted {planted['planted_believed']:,}, and {planted['believed_and_wrong']} wrong"
+    truth = summary.get("detection") or {}
+    if "at_found" in truth:
+        more += f"; against the truth {truth['found_again']:,} within {FOUND_WITHIN:g}°, {truth['believed_wrong']:,} wrong"
     return ("poses found again", f"{search['found']:,}", more, "")
 
 
@@ -175,6 +185,8 @@ def _particles(run: RunFiles) -> str:
         return pieces.section("Particles: distance", _distance(run), wide=False, fact="score")
     words = ("How strongly each particle shows a map that it was not used for. The mixture uses six frequency bands "
              "together; ")
+    if summary.get("search"):
+        words = words.replace("used for. The mixture uses", "used for, at its pose in the final map. The mixture is of given poses; it uses")
     mixture = deciding_mixture(summary) or {}
     if not told_apart(summary):
         words += "here it cannot distinguish correct from incorrect particles, so none was rejected."
@@ -265,6 +277,8 @@ def _errors(run: RunFiles) -> str:
     words = f"AUC {found['auc']:.4f}, average precision {found['average_precision']:.4f}; "
     best = f"{found['best_f1']:.4f} at the best threshold"
     words += f"F1 {found['f1']:.4f} of this run's selection, {best}." if chosen else f"F1 {best}. This run rejected no particle."
+    if "at_found" in found:
+        words += " All of this refers to given poses; the table by kind of error tells whose pose was found again."
     return pieces.section("Simulated errors detected", pieces.figure(particle_charts.roc_chart(run.detection, chosen), words), wide=False)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from mpirecon.model.pose_state import FOUND
 from mpirecon.report.colours import disc_cells, scale_bar
 from mpirecon.report.svg import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, Chart, legend, number
 
@@ -24,8 +25,9 @@ def kinds(table: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:
         return {"particles": (BLUE, valid)}
     junk = table.get("junk")
     junk = np.zeros_like(wrong) if junk is None else junk.astype(bool)
-    groups = {"correct": (BLUE, valid & ~wrong & ~junk), "simulated wrong pose": (ORANGE, valid & wrong & ~junk),
-              "simulated junk": (PINK, valid & junk)}
+    moved = table["pose_state"] == FOUND if "pose_state" in table else np.zeros_like(wrong)
+    groups = {"correct": (BLUE, valid & ~wrong & ~junk), "simulated wrong pose": (ORANGE, valid & wrong & ~junk & ~moved),
+              "simulated wrong pose, at a found one": (GREEN, valid & wrong & ~junk & moved), "simulated junk": (PINK, valid & junk)}
     return {label: (colour, rows) for label, (colour, rows) in groups.items() if rows.any()}
 
 
@@ -167,8 +169,16 @@ def views_chart(views: Mapping[str, np.ndarray]) -> str:
     if unchanged:
         return f"<div>{title}{left}{scale_bar('0', f'{most:.0f}')}</div>"
     right = disc_cells(views, share, 0, 1, lambda i: f"{after[i]:.0f} of {before[i]:.0f} kept", "fraction kept per view")
-    return (f"<div>{title}{left}{scale_bar('0', f'{most:.0f}')}</div>"
-            f'<div><p class="small">fraction of each view that was kept</p>{right}{scale_bar("0 %", "100 %")}</div>')
+    drawn = (f"<div>{title}{left}{scale_bar('0', f'{most:.0f}')}</div>"
+             f'<div><p class="small">fraction of each view that was kept</p>{right}{scale_bar("0 %", "100 %")}</div>')
+    if "found" not in views:
+        return drawn
+    for name, words in (("given", "all particles, at the given poses"), ("found", "those kept at a found pose")):
+        counts = views[name]
+        top = max(float(counts.max()), 1.0)
+        disc = disc_cells(views, counts, 0, top, lambda i, counts=counts: f"{counts[i]:.0f} particles", words)
+        drawn += f'<div><p class="small">{words}</p>{disc}{scale_bar("0", f"{top:.0f}")}</div>'
+    return drawn
 
 
 #: width of a chart that shares its row with so many, in the units of its letters: what it has on a wide page
@@ -237,10 +247,16 @@ def _by_micrograph(quartiles: np.ndarray, width: int) -> str:
 
 
 def kept_bars(confusion: Sequence[Mapping]) -> str:
-    """Who was kept, by kind, as bars."""
-    return bars([(kind_of(row), row["kept"] / row["count"], f"{row['kept']:,} of {row['count']:,}",
-                  BLUE if row["kind"] == "right" else PINK if row["kind"] == "junk" else ORANGE)
+    """Who was kept, by kind, as bars: at the given pose, and beyond that at a found one."""
+    return bars([(kind_of(row), row["kept"] / row["count"], _kept_words(row),
+                  BLUE if row["kind"] == "right" else PINK if row["kind"] == "junk" else ORANGE, row.get("at_found", 0) / row["count"])
                  for row in confusion if row["count"]])
+
+
+def _kept_words(row: Mapping) -> str:
+    if not row.get("at_found"):
+        return f"{row['kept']:,} of {row['count']:,}"
+    return f"{row['kept']:,} + {row['at_found']:,} of {row['count']:,}"
 
 
 def kind_of(row: Mapping) -> str:
@@ -253,12 +269,15 @@ def kind_of(row: Mapping) -> str:
     return "correct" if row["kind"] == "right" else row["kind"]
 
 
-def bars(rows: Sequence[tuple[str, float, str, str]]) -> str:
-    """Horizontal bars: (name, share 0 … 1, words, colour) each."""
+def bars(rows: Sequence[tuple]) -> str:
+    """Horizontal bars: (name, share 0 … 1, words, colour) each, and perhaps the share of a paler part that follows."""
     from html import escape
 
+    def paler(colour: str, share: float = 0.0) -> str:
+        return f'<i style="width:{100 * share:.1f}%;background:{colour};opacity:0.45"></i>' if share else ""
+
     body = "".join(
-        f"<tr><th>{escape(name)}</th><td><i style=\"width:{max(100 * share, 0.3):.1f}%;background:{colour}\"></i></td>"
-        f"<td>{escape(words)}</td></tr>" for name, share, words, colour in rows
+        f"<tr><th>{escape(name)}</th><td><i style=\"width:{max(100 * share, 0.3):.1f}%;background:{colour}\"></i>{paler(colour, *more)}</td>"
+        f"<td>{escape(words)}</td></tr>" for name, share, words, colour, *more in rows
     )  # fmt: skip
     return f'<table class="bars"><tbody>{body}</tbody></table>'

@@ -93,10 +93,18 @@ def _particles(summary: dict) -> str:
     among, wrong = found["wrong_among_kept"], found["wrong"]
     if not (selects or declared(summary)["mixture"]) or not told_apart(summary):
         return f"{text}; {wrong:,} of them ({percent(wrong, total)}) have a simulated error."
-    share = f"{among:,} of them ({percent(among, kept)})" if among else "none of them"
-    text += f", {share} with a simulated error; {wrong:,} particles have one"
     lost = right_left_out(summary)
-    return text + (f", and {lost:,} of {total - wrong:,} correct particles were rejected." if lost > 0 else ".")
+    rejected = f", and {lost:,} of {total - wrong:,} correct particles were rejected." if lost > 0 else "."
+    if "at_found" in found:
+        kept, again = found["kept"], found["at_found"]
+        text += f": {kept:,} at their given poses, {_share(among, kept)} with a simulated error, and {again:,} at poses that were found"
+        text += f", {_share(found['believed_wrong'], again)} wrong" if again else ""
+        return f"{text}; {wrong:,} particles have a simulated error{rejected}"
+    return f"{text}, {_share(among, kept)} with a simulated error; {wrong:,} particles have one{rejected}"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} of them ({percent(part, whole)})" if part else "none of them"
 
 
 def _how(summary: dict) -> str:
@@ -153,9 +161,10 @@ def _wrong_in_map(summary: dict) -> str | None:
 
 
 def right_left_out(summary: dict) -> int:
-    """How many particles without a simulated error were rejected."""
+    """How many particles without a simulated error were rejected, at given and found poses alike."""
     found = summary["detection"]
-    return counted(summary) - found["wrong"] - (found["kept"] - found["wrong_among_kept"])
+    again = sum(row.get("at_found", 0) for row in found.get("confusion") or () if row["kind"] == "right")
+    return counted(summary) - found["wrong"] - (found["kept"] - found["wrong_among_kept"]) - again
 
 
 def _right_left_out(summary: dict) -> str | None:

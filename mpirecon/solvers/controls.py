@@ -24,6 +24,7 @@ from mpirecon.solvers.wiener import ssnr_of_whole
 from mpirecon.validate.contradiction import Contradiction
 from mpirecon.validate.coverage import Coverage, view_coverage, write_views_csv
 from mpirecon.validate.discarded import Comparison
+from mpirecon.validate.found_map import FoundMap
 from mpirecon.validate.selection_bias import LARGEST_CONTRAST, contrast_left_out, warnings_of, with_group, with_number
 from mpirecon.validate.told_apart import Judged
 
@@ -40,13 +41,15 @@ def check_selection(run: Reconstruction, outcome: Outcome, folder: Path, costly:
     """Warnings and what they rest on, for summary.json, on rank 0 (elsewhere of no meaning). Collective.
 
     ``warnings`` (sentences), ``contradicting``, ``judged``, ``selection_bias``, ``selection_limits`` and ``coverage``; with `costly`,
-    also ``controls`` and discarded.mrc. Where nobody was left out there is no more to warn of than images that contradict the
+    also ``controls`` and discarded.mrc. Where poses were found, ``found_map``. Where nobody was left out there is no more to warn of than images that contradict the
     map, and that nobody could be told apart.
     """
     against = _contradicting(run, outcome)
     found = _cheap_controls(run, outcome, folder)
     more = _costly_controls(run, outcome, folder) if costly else {"controls": None, "warnings": []}
-    return {**against, **found, **more, "warnings": against["warnings"] + found["warnings"] + more["warnings"]}
+    again = _found_control(run, outcome)
+    return {**against, **found, **more, **again,
+            "warnings": against["warnings"] + found["warnings"] + more["warnings"] + again["warnings"]}
 
 
 def _contradicting(run: Reconstruction, outcome: Outcome) -> dict:
@@ -72,7 +75,8 @@ def _cheap_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict
     with together(run.comm):
         if run.comm.rank == 0:
             columns = {name: values[columns["valid"]] for name, values in columns.items()}
-            coverage = view_coverage(columns["quaternion"], columns["kept"], columns.get("group"), point_group(run.config.symmetry))
+            coverage = view_coverage(columns["quaternion"], columns["kept"], columns.get("group"), point_group(run.config.symmetry),
+                                     columns["given"], columns["moved"])
             write_views_csv(folder / "views.csv", coverage)
             if not columns["kept"].all() and columns["kept"].any():
                 found = selection_checks(columns, coverage)
@@ -124,6 +128,7 @@ def _columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray]:
         "kept": outcome.selection.kept, "moved": run.poses.moved, "slight": outcome.selection.slight, "valid": run.slab.valid,
         "sigma": outcome.sigma, "yp": statistics.yp, "pp": statistics.pp, "defocus": (ctf["defocus_u"] + ctf["defocus_v"]) / 2, "ctf_scale": ctf["scale"],
         "optics groups": metadata.optics_group, "quaternion": run.slab.pose.quaternion,
+        "given": metadata.pose.quaternion,
     }  # fmt: skip
     whole = {name: run.comm.gather_slabs(np.ascontiguousarray(v), len(run.file)) for name, v in local.items()}
     if run.comm.rank:
@@ -177,6 +182,25 @@ def _costly_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dic
             write_map(folder / "discarded.mrc", whole * run.engine.mask, run.file.pixel_size, overwrite=True)
             return judged.as_dict(run.file.box, run.file.pixel_size)
     return {"controls": None, "warnings": []}
+
+
+def _found_control(run: Reconstruction, outcome: Outcome) -> dict:
+    """``found_map`` for summary.json (on rank 0), and warnings: the map of particles at found poses alone beside that of those at given
+    ones; two more passes over them where poses were found. Collective.
+    """
+    comm, kept, moved = run.comm, run.slab.valid & outcome.selection.kept, run.poses.moved
+    parts = [kept & moved & (run.slab.metadata.half == half) for half in (1, 2)]
+    parts += [kept & ~moved & (run.slab.metadata.half == half) for half in (1, 2)]
+    if comm.allreduce(np.array([rows.sum() for rows in parts], np.int64)).min() < _FEWEST:
+        return {"found_map": None, "warnings": []}
+    mine = int(kept.sum())
+    with run.engine.pace.showing(comm.allreduce_scalar(mine), "found poses", mine=mine):
+        found, given = _half_maps(run, kept & moved)[1], _half_maps(run, kept & ~moved)[1]
+    with together(comm):
+        if comm.rank == 0:
+            told = FoundMap.of(found, given, run.engine.mask)
+            return {"found_map": told.as_dict(run.file.box, run.file.pixel_size), "warnings": told.warnings()}
+    return {"found_map": None, "warnings": []}
 
 
 def _half_maps(run: Reconstruction, rows: np.ndarray) -> tuple[GroupStore, tuple[np.ndarray, np.ndarray]]:

@@ -38,7 +38,7 @@ class Announcer:
 
     def __init__(self, console, rounds: int) -> None:
         """rounds : iterations of the run"""
-        self._console, self._rounds, self._explained = console, rounds, False
+        self._console, self._rounds, self._explained, self._searched = console, rounds, False, False
 
     def after(self, state: State) -> None:
         r = state.record
@@ -47,10 +47,21 @@ class Announcer:
             f"held out {r['loss_heldout']:.5f}, kept {100 * r['kept_fraction']:.1f} %"
         )
         if "wrong" in r:
-            text += f" ({100 * r['wrong_among_kept'] / max(r['kept'], 1):.1f} % of them with simulated errors)"
+            what = "wrong at the pose used" if self._searched else "with simulated errors"
+            text += f" ({100 * r['wrong_among_kept'] / max(r['kept'], 1):.1f} % of them {what})"
         resolution = r["resolution_0143"]
         self._console.say(text + (f", FSC 0.143 at {resolution:.2f} Å" if resolution else ", FSC above 0.143 throughout"))
+        if "search" in r:
+            self._searched = True  # the next map is made of found poses too
+            self._console.say(f"  {_search_in_words(r['search'])}")
         if not self._explained:
             sample = "" if r["scored"] >= r["valid"] else f"; of {r['scored']:,} particles, drawn at random: --particle-scores compares all"
             self._console.say(_HOW_TO_READ + sample)
             self._explained = True
+
+
+def _search_in_words(facts: dict) -> str:
+    if reason := facts.get("reason"):
+        return f"no poses searched: {reason}"
+    words, control = f"poses: {facts.get('searched', 0):,} searched, {facts.get('found', 0):,} of them believed at a found one", facts.get("control")
+    return words + (f"; control: {control['came_back']} of {control['searched']} came back" if control else "")

@@ -14,7 +14,7 @@ from mpirecon.io.mrc import read_map, write_map
 from mpirecon.io.run_output import took_part, write_particle_table, write_summary
 from mpirecon.model.optics import curvature_resolution, electron_wavelength
 from mpirecon.model.particles import TRUTH
-from mpirecon.model.pose_state import GIVEN
+from mpirecon.model.pose_state import GIVEN, REFINED
 from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.comm import together
 from mpirecon.robust.selection import AUTO
@@ -252,10 +252,10 @@ def _particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.nda
 
 
 def _at_given_poses(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns, with those not kept who count at another pose: it is given poses that errors were planted in."""
+    """The columns, with those not kept who count at a pose found elsewhere: it is given poses that errors were planted in."""
     if "pose_state" not in columns:
         return columns
-    return columns | {"kept": columns["kept"] & (columns["pose_state"] == GIVEN)}
+    return columns | {"kept": columns["kept"] & np.isin(columns["pose_state"], (GIVEN, REFINED))}
 
 
 def _truth_columns(run: Reconstruction) -> dict[str, np.ndarray]:

@@ -38,7 +38,8 @@ class Coverage:
 
     before, after : (bins,) int64, particles in each; of a symmetric one all copies of each particle · thinned : (bins,) bool,
     far fewer kept than elsewhere · there : particles before and after whose view, or a copy of it, is thinned ·
-    direction : (bins, 3) float64, the bins' centres · edges : of the bins, as view_bins gives them
+    direction : (bins, 3) float64, the bins' centres · edges : of the bins, as view_bins gives them · given, found : (bins,) int64, where
+    poses were searched: all particles at their given poses, and those kept at found ones
     """
 
     before: np.ndarray
@@ -47,6 +48,8 @@ class Coverage:
     there: tuple[int, int]
     direction: np.ndarray
     edges: tuple[np.ndarray, np.ndarray]
+    given: np.ndarray | None = None
+    found: np.ndarray | None = None
 
     def as_dict(self) -> dict:
         """Numbers for summary.json. Evenness is the effective number of views (e to the entropy) over the bins."""
@@ -112,14 +115,16 @@ def bin_centres(top: np.ndarray, cells: np.ndarray) -> np.ndarray:
 
 
 def view_coverage(
-    quaternion: np.ndarray, kept: np.ndarray, together: np.ndarray | None = None, symmetry: PointGroup | None = None
+    quaternion: np.ndarray, kept: np.ndarray, together: np.ndarray | None = None, symmetry: PointGroup | None = None,
+    given: np.ndarray | None = None, moved: np.ndarray | None = None,
 ) -> Coverage:
     """Coverage of particles with poses (m, 4) of which some were `kept`, (m,) bool.
 
     A view that had n particles is thinned when its kept count is below half of n · (share kept overall), and a binomial
     draw of n at that share gives so few with a probability below 0.001 over all views together. Rows that are kept or
     left out group by group (`together`, (m,)) count once in each view. A particle of some `symmetry` shows each of the
-    group's copies of its view; it counts at all of them, and in the test once in each bin.
+    group's copies of its view; it counts at all of them, and in the test once in each bin. Where some were `moved`, (m,) bool, from
+    `given` poses, (m, 4), views are counted there as well.
     """
     copies = np.eye(3)[None] if symmetry is None else symmetry.matrices
     top, cells = view_bins(int(np.clip(len(kept) * len(copies) // _PER_BIN, 6, MOST_BINS)))
@@ -141,7 +146,12 @@ def view_coverage(
     rare = bdtr(remained, drawn, share) < _CHANCE / len(drawn)
     thinned = (remained < THINNED * share * drawn) & rare
     inside = thinned[where].any(axis=0)
-    return Coverage(before, after, thinned, (int(inside.sum()), int((inside & kept).sum())), bin_centres(top, cells), (top, cells))
+    there = int(inside.sum()), int((inside & kept).sum())
+    if moved is None or not moved.any():
+        return Coverage(before, after, thinned, there, bin_centres(top, cells), (top, cells))
+    first = matrix_from_quaternion(given)[:, 2]
+    at_given = _counts(np.stack([bin_of(first @ g.T, top, cells) for g in copies]), cells.sum())
+    return Coverage(before, after, thinned, there, bin_centres(top, cells), (top, cells), at_given, _counts(where[:, kept & moved], cells.sum()))
 
 
 def _counts(where: np.ndarray, bins: int) -> np.ndarray:
@@ -154,8 +164,11 @@ def write_views_csv(path, coverage: Coverage) -> None:
     tilt = np.degrees(np.arccos(np.clip(np.append(top, 0.0), -1, 1)))
     with atomic_path(path, overwrite=True) as temporary, open(temporary, "w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["tilt_low", "tilt_high", "rot_low", "rot_high", "before", "after", "thinned"])
-        counts = zip(coverage.before.tolist(), coverage.after.tolist(), coverage.thinned.astype(int).tolist())
+        columns = {"before": coverage.before, "after": coverage.after, "thinned": coverage.thinned.astype(int)}
+        if coverage.found is not None:
+            columns |= {"given": coverage.given, "found": coverage.found}
+        table.writerow(["tilt_low", "tilt_high", "rot_low", "rot_high", *columns])
+        counts = zip(*(column.tolist() for column in columns.values()))
         for ring, many in enumerate(cells.tolist()):
             for cell in range(many):
                 rot = (360 * cell / many, 360 * (cell + 1) / many)

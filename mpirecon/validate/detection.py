@@ -9,6 +9,7 @@ import numpy as np
 
 from mpirecon.io.atomic import atomic_path
 from mpirecon.io.run_output import took_part
+from mpirecon.model.pose_state import FOUND, FOUND_WITHIN, WRONG_BEYOND
 
 #: edges of the bins of angular error, degrees
 ANGLES = (0, 2, 5, 10, 20, 45, 180)
@@ -136,6 +137,7 @@ def detection(distance: np.ndarray, discarded: np.ndarray, wrong: np.ndarray) ->
 def confusion(
     distance: np.ndarray, kept: np.ndarray, posterior: np.ndarray, wrong: np.ndarray, angle: np.ndarray | None = None,
     junk: np.ndarray | None = None, offset: np.ndarray | None = None, turned: np.ndarray | None = None,
+    fate: dict[str, np.ndarray] | None = None,
 ) -> list[dict]:
     """How particles of each kind fared: the right, the wrong by angular error, those wrong in their offset alone, junk.
 
@@ -146,6 +148,7 @@ def confusion(
     junk : (m,) bool, images without a particle; left out, nobody knows
     offset : (m,) Å between given and true offset; left out, none is wrong
     turned : (m,) bool, whose orientation is wrong; left out, that of all wrong ones
+    fate : name → (m,) bool, what else became of particles (``fate``): counted in each row by that name
 
     Returns
     -------
@@ -174,9 +177,28 @@ def confusion(
         rows.append({
             "kind": kind, "degrees": None if kind == "offset" else between, "count": int(rows_of.sum()), "kept": int((rows_of & kept).sum()),
             "mean_posterior": float(known.mean()) if len(known) else None, "auc": None if np.isnan(area) else area,
+            **_counts(fate, rows_of),
             **({"angstrom": [low if np.isfinite(low) else None for low in between]} if kind == "offset" else {}),
         })  # fmt: skip
     return rows
+
+
+def fate(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What became of particles whose poses were searched, (m,) bool each; nothing where no poses were.
+
+    ``at_found`` : kept at a found pose, ``found_again`` : at one within 5° of the truth, ``believed_wrong`` : at one more than 10° off,
+    or without a particle in the image
+    """
+    if "pose_state" not in columns or "final_angular_error" not in columns:
+        return {}
+    at_found, off = columns["pose_state"] == FOUND, columns["final_angular_error"]
+    junk = columns["junk"].astype(bool) if "junk" in columns else np.zeros(len(off), bool)
+    return {"at_found": at_found, "found_again": at_found & ~junk & (off < FOUND_WITHIN),
+            "believed_wrong": at_found & (junk | (off > WRONG_BEYOND))}
+
+
+def _counts(flags: dict[str, np.ndarray] | None, rows: np.ndarray) -> dict[str, int]:
+    return {name: int((rows & values).sum()) for name, values in (flags or {}).items()}
 
 
 def _binned(size: np.ndarray, edges: tuple, of: np.ndarray) -> list[tuple[list, np.ndarray]]:
@@ -226,6 +248,7 @@ def by_kind(columns: dict[str, np.ndarray]) -> list[dict]:
             "unit": None if size is None else unit,
             **{key: score[key] for key in ("auc", "recall", "precision")},
             "mean_posterior": float(known.mean()) if len(known) else None,
+            **_counts(fate(columns), flags),
         })  # fmt: skip
     return rows
 
@@ -257,7 +280,7 @@ def detection_report(columns: dict[str, np.ndarray]) -> tuple[dict, DetectionCur
 
     columns : of a run's particles.h5, with ``pose_error``; the sizes and flags of errors (KINDS, SIZES) count where they exist.
     Skipped particles do not count. Adds ``average_precision``, ``best_f1``, ``best_threshold`` (distance),
-    ``confusion`` and ``by_kind``.
+    ``confusion`` and ``by_kind``; where poses were searched, also what `fate` names, of all particles and in each row of these two.
     """
     used = _used(columns)
     distance, wrong, kept = used["distance"], used["pose_error"], used["kept"]
@@ -270,8 +293,9 @@ def detection_report(columns: dict[str, np.ndarray]) -> tuple[dict, DetectionCur
         "best_threshold": float(curves.threshold[curves.best]) if both else None,
         "confusion": confusion(
             distance, kept, used["posterior"], wrong, used.get("angular_error"), used.get("junk"), used.get("offset_error"),
-            _turned(used) if "planted_offset" in used else None,
+            _turned(used) if "planted_offset" in used else None, fate(used),
         ),
         "by_kind": by_kind(used),
+        **_counts(fate(used), np.ones(len(wrong), bool)),
     }
     return report, curves

@@ -31,7 +31,7 @@ def with_effects(rows: list[dict], columns: dict[str, np.ndarray], resolution: f
     total = max(float(weight.sum()), 1e-300)
     k = 1.0 / resolution
     amplitudes = {
-        "offset": lambda: scipy.special.j0(2 * np.pi * k * columns["offset_error"]),
+        "offset": lambda: scipy.special.j0(2 * np.pi * k * columns.get("final_offset_error", columns["offset_error"])),
         "defocus": lambda: np.cos(np.pi * wavelength * k**2 * columns["defocus_error"]),
     }
     kinds, out = planted_kinds(columns), []

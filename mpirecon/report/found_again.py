@@ -1,0 +1,54 @@
+"""The section on poses that were found again: what each search brought, and the map of the found particles by themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpirecon.report import pieces
+from mpirecon.report.charts import fsc_chart
+from mpirecon.report.run_files import RunFiles
+from mpirecon.report.svg import BLUE, GREEN, GREY, ORANGE
+
+_CURVES = {
+    "expected": (GREY, "dotted", "the two maps, were their signal the same"), "between": (GREEN, "dashed", "the two maps with each other"),
+    "found": (ORANGE, "solid", "half maps at found poses alone"), "given": (BLUE, "solid", "half maps at given poses alone"),
+}  # fmt: skip
+
+
+def section(run: RunFiles) -> str:
+    """Empty where no poses were searched."""
+    searches = [(record["iteration"], record["search"]) for record in run.summary["iterations"] if record.get("search")]
+    if not searches or all(search.get("reason") for _, search in searches):
+        return ""
+    columns = {
+        "after iteration": lambda i, s: str(i),
+        "searched": lambda i, s: f"{s['searched']:,}",
+        "believed at a found pose": lambda i, s: f"{s['found']:,}",
+        "median angle from the given pose": lambda i, s: _number(s.get("median_angle"), "°"),
+        "median offset from it": lambda i, s: _number(s.get("median_offset"), " Å"),
+        "control that came back": lambda i, s: "–" if "control" not in s else f"{s['control']['came_back']} of {s['control']['searched']}",
+    }
+    if all("planted" in search for _, search in searches):
+        columns |= {
+            "planted ones within 5°, believed or not": lambda i, s: f"{s['planted']['found_within_5_degrees']:,} of {s['planted']['planted']:,}",
+            "believed and wrong": lambda i, s: f"{s['planted']['believed_and_wrong']:,}",
+        }
+    body = pieces.table(columns, ([cell(*search) for cell in columns.values()] for search in searches))
+    return pieces.section("Poses found again", body + _maps(run), fact="found again")
+
+
+def _number(value: float | None, unit: str) -> str:
+    return "–" if value is None else f"{value:.3g}{unit}"
+
+
+def _maps(run: RunFiles) -> str:
+    told, particles = run.summary.get("found_map"), run.summary["particles"]
+    if not told:
+        return pieces.note("Too few were found for half maps of their own.")
+    chart = fsc_chart({name: np.array(told[name]) for name in _CURVES}, particles["box"], particles["pixel_size"], styles=_CURVES)
+    at = [pieces.angstrom(told[f"resolution_{name}"], run.summary) for name in ("found", "given")]
+    words = (f"Maps of the kept particles, each counting alike, in the scoring mask: of those at found poses alone (FSC 0.143 at {at[0]}), and of "
+             f"those at given poses alone ({at[1]}). The two share no particle, so that they agree where they show the same structure; ")
+    words += ("where their halves agree, they do so by " + f"{told['deficit']:.3f} less than their noise lets expect (± {told['chance']:.3f})."
+              if told["deficit"] is not None else "their halves do not agree well enough to say more.")
+    return pieces.figure(chart, words)
