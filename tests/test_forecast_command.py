@@ -167,3 +167,12 @@ def test_it_fits_a_narrow_screen(monkeypatch):
     lines = run("--particles", 300_000, "--box", 360, "--loss", "posterior", *HERE).output.splitlines()
     # commands stay whole
     assert len(lines) > 12 and max(len(line) for line in lines if not line.startswith("take")) <= 60
+
+
+def test_a_search_of_poses_is_forecast():
+    plain, searching = (Task.of(Size(5000, 64, 4.9), Config(loss="posterior", poses=poses), 0) for poses in ("fixed", "rescue"))
+    assert searching.rounds == plain.rounds + 2
+    extra = memory_per_rank(searching, 1) - memory_per_rank(plain, 1)
+    assert 50e6 < extra < 1e9
+    assert seconds(searching, 1) > seconds(plain, 1) + 5000 * 2 * 0.4 * 0.01
+    assert seconds(searching, 4) < seconds(searching, 1)

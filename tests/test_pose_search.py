@@ -8,10 +8,11 @@ import mpirecon as mr
 from mpirecon.model.pose import angular_distance, matrix_from_quaternion
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.half_plane import HalfPlane
-from mpirecon.search.believe import Amplitudes, Belief, log_evidence, log_odds
+from mpirecon.search.believe import Amplitudes, Belief, by_evidence, log_evidence, log_odds
+from mpirecon.search.circular import TurningSlices
 from mpirecon.search.decoy import decoy
 from mpirecon.search.fine import _matrix, turned
-from mpirecon.search.orientations import distance, grid
+from mpirecon.search.orientations import distance, grid, turns, views
 from mpirecon.search.peaks import pick
 from mpirecon.search.pose_search import Band, Peaks, PoseSearch
 from mpirecon.search.slices import cut, derivatives, slice_grid
@@ -123,6 +124,25 @@ def test_the_coarse_search_is_that_of_brute_force():
         assert cross / np.sqrt(power) == pytest.approx(best[where[i, 0]], rel=1e-4)
 
 
+def test_slices_at_every_turn_are_those_of_turned_poses():
+    plane, data, on_cross, on_model, grid_of_map = a_case(1)
+    order = np.argsort(np.hypot(plane.kx, plane.ky), kind="stable")[3:]  # nothing at the origin
+    k, y = (plane.kx[order], plane.ky[order]), (data * on_cross)[None, order]
+    seen, around = views(0.9, point_group("D2")), turns(0.7)
+    every = grid(0.9, point_group("D2")).reshape(len(seen), -1, 4)
+    np.testing.assert_allclose(every[:, 0], seen, atol=1e-12)
+    some = np.stack([[turned(q, np.array([0, 0, angle])) for angle in around] for q in seen]).reshape(-1, 4)
+    slices = np.empty((len(some), len(order)), np.complex64)
+    cut(grid_of_map, matrix_from_quaternion(some), *k, slices)
+    ramps = np.exp(2j * np.pi / 32 * np.outer([0.0, 1.5], k[0])).astype(np.complex64)
+    search = TurningSlices(grid_of_map, *k, 0.5, seen, around)
+    best, which = search.best(y, ramps)
+    exact = np.stack([((y * ramp) @ slices.conj().T).real[0] for ramp in ramps])
+    np.testing.assert_allclose(best[0], exact.max(axis=0), atol=0.06 * exact.std())
+    assert (which[0] == exact.argmax(axis=0))[np.abs(exact[0] - exact[1]) > 0.15 * exact.std()].all()
+    np.testing.assert_allclose(search.power(on_model[None, order])[0], np.abs(slices) ** 2 @ on_model[order], rtol=0.05)
+
+
 def test_bands_leave_the_background_out_and_grow():
     plane = HalfPlane.of(64)
     band = Band.of(plane, 38.0, 27)
@@ -151,6 +171,17 @@ def test_amplitudes_are_measured_without_the_noise():
     power, a = rng.uniform(20, 80, 5000), rng.normal(0.9, 0.2, 5000)
     found = Amplitudes.of(a * power + np.sqrt(power) * rng.standard_normal(5000), power)
     assert found.mean == pytest.approx(0.9, abs=0.02) and found.sigma == pytest.approx(0.2, abs=0.03)
+
+
+def test_the_prior_of_offsets_decides_between_peaks_that_fit_alike():
+    same = np.ones((1, 2))
+    peaks = Peaks(random_quaternions(2)[None], np.array([[[6.0, 0.0], [0.5, 0.0]]]), 25.0 * same, 25.0 * same,
+                  np.tile(100 * np.eye(5), (1, 2, 1, 1)), same.astype(bool))
+    order = by_evidence(peaks, Amplitudes(1.0, 0.2), 2.5, 1)
+    assert order.tolist() == [[1, 0]]
+    assert peaks.ordered(order).offset[0, 0].tolist() == [0.5, 0.0]
+    shares = [log_evidence(p, Amplitudes(1.0, 0.2), 2.5, 1)[1][0] for p in (peaks, peaks.ordered(order))]
+    assert shares[1] > 0.9 and sum(shares) == pytest.approx(1)
 
 
 def test_odds_are_against_other_peaks_and_everything_else():

@@ -52,7 +52,8 @@ class Task:
     is summed, for the point group's sake · turns : rotations of the group that the grid itself is summed over · padding :
     Fourier grid over box · kept : bytes that a rank may keep images in · half_precision : as float16 · refining : steps of
     conjugate gradients on the final maps · deterministic : accumulators of int64 while they are filled · mixes : whether a
-    mixture of right and wrong decides who counts · compared : particles that are compared with the maps, None: all
+    mixture of right and wrong decides who counts · compared : particles that are compared with the maps, None: all ·
+    searches : whether poses of rejected particles are searched
     """
 
     particles: int
@@ -70,6 +71,7 @@ class Task:
     deterministic: bool = False
     mixes: bool = False
     compared: int | None = None
+    searches: bool = False
 
     @classmethod
     def of(cls, file, config, kept: float) -> Task:
@@ -82,7 +84,8 @@ class Task:
         kept = kept if config.memory is None else config.memory
         config = config.settled(file)
         return cls(len(file), file.box, config.scoring_folds, config.rounds, config.solver, samples, copies, turns, config.padding, kept,
-                   config.half_precision, config.solve_iterations, config.deterministic, config.mixes, config.compared(len(file), file.has_truth))
+                   config.half_precision, config.solve_iterations, config.deterministic, config.mixes, config.compared(len(file), file.has_truth),
+                   config.searches)
 
     @property
     def groups(self) -> int:
@@ -162,8 +165,15 @@ def memory_parts(task: Task, ranks: int, threads: int = 1, known: dict | None = 
         "maps": 4 * task.box**3 * (2 + math.ceil((task.references_solved + 3) / ranks)),
         "grids": max(solving, filling, comparing),
         "images": task.images_kept(ranks),
+        "search": _search_bytes(task) if task.searches else 0.0,
         "particles": task.particles * (known["particle"] / ranks + known["particle_table"]),
     }
+
+
+def _search_bytes(task: Task) -> float:
+    """The slices' grid of one map, at most, and the table that it is folded from; scores of a batch of images, and its samples."""
+    grid = 8 * (2 * task.box + 9) ** 3
+    return 1.5 * grid + 4 * task.box**3 + constants()["memory"]["search"]
 
 
 def memory_per_rank(task: Task, ranks: int, threads: int = 1, known: dict | None = None) -> float:
@@ -223,9 +233,20 @@ def work(task: Task, ranks: int, threads: int = 1, known: dict | None = None) ->
             task.rounds * math.ceil(task.references / ranks) * fft if task.folds > 1 else 0.0, 1.0,
         ),
         "reduce": (reduced_bytes(task, ranks), 0.0 if ranks == 1 else passes * task.groups * math.log2(ranks)),
+        **({"search": _search_work(task, images, samples)} if task.searches else {}),
         "postprocess": (float(task.box**3) * math.log2(task.box), 1.0),
         "rest": (1.0, float(task.box**3), float(task.particles), 0.0 if ranks == 1 else 1.0),
     }  # fmt: skip
+
+
+#: searches of a run, fraction of the particles that each is taken to search, particles of control and decoys, and maps
+_SEARCHES, _SEARCHED, _CONTROLS, _SEARCH_MAPS = 2, 0.4, 600, 8
+
+
+def _search_work(task: Task, images: int, samples: int) -> tuple[float, ...]:
+    """Searched images, their samples, and points of the grids that slices are cut from; threads share the least of it."""
+    searched = _SEARCHES * (_SEARCHED * images + _CONTROLS * images / task.particles)
+    return searched, searched * samples, float(_SEARCHES * _SEARCH_MAPS * (2 * task.box) ** 3)
 
 
 def seconds_by_phase(

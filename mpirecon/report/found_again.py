@@ -34,7 +34,7 @@ def section(run: RunFiles) -> str:
             "believed and wrong": lambda i, s: f"{s['planted']['believed_and_wrong']:,}",
         }
     body = pieces.table(columns, ([cell(*search) for cell in columns.values()] for search in searches))
-    return pieces.section("Poses found again", body + _maps(run), fact="found again")
+    return pieces.section("Poses found again", f'<div class="pairs-of">{_maps(run)}<div>{body}</div></div>', fact="found again")
 
 
 def _number(value: float | None, unit: str) -> str:

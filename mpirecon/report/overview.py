@@ -129,12 +129,10 @@ def _found_again(summary: Mapping) -> tuple | None:
         return ("poses found again", "0", f"nothing was searched: {search['reason']}", "")
     control = search["control"]
     more = f"of {search['searched']:,} searched"
-    if search["median_angle"] is not None:
-        more += f"; median {search['median_angle']:.3g}° and {search['median_offset']:.3g} Å from the given ones"
-    more += f"; own pose came back of {control['came_back']} of {control['searched']} kept ones"
     truth = summary.get("detection") or {}
     if "at_found" in truth:
-        more += f"; against the truth {truth['found_again']:,} within {FOUND_WITHIN:g}°, {truth['believed_wrong']:,} wrong"
+        more += f"; {truth['found_again']:,} within {FOUND_WITHIN:g}° of the truth, {truth['believed_wrong']:,} wrong"
+    more += f"; control: {control['came_back']} of {control['searched']} came back"
     return ("poses found again", f"{search['found']:,}", more, "")
 
 

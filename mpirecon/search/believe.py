@@ -78,7 +78,7 @@ def log_evidence(
     peaks: Peaks, amplitudes: Amplitudes, offset_sigma: float, copies: int, turn_sigma: float = 0.0,
     turned: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(log evidence of each image, share that its best peak has in it), (m,) each.
+    """(log evidence of each image, share that its first peak has in it), (m,) each; ``by_evidence`` brings the best one there.
 
     Parameters
     ----------
@@ -91,6 +91,21 @@ def log_evidence(
     turned : (m, k) float
         radians, of each peak from the given pose
     """
+    log = _of_peaks(peaks, amplitudes, offset_sigma, copies, turn_sigma, turned)
+    total = np.logaddexp.reduce(log, axis=1)
+    share = np.exp(log[:, 0] - np.where(np.isfinite(total), total, 0))
+    return total, np.where(np.isfinite(total), share, 0.0)
+
+
+def by_evidence(
+    peaks: Peaks, amplitudes: Amplitudes, offset_sigma: float, copies: int, turn_sigma: float = 0.0, turned: np.ndarray | None = None
+) -> np.ndarray:
+    """The order of each image's peaks by evidence, (m, k), that of the most first: the prior of poses counts as well as the likelihood."""
+    return np.argsort(-_of_peaks(peaks, amplitudes, offset_sigma, copies, turn_sigma, turned), axis=1, kind="stable")
+
+
+def _of_peaks(peaks, amplitudes, offset_sigma, copies, turn_sigma, turned) -> np.ndarray:
+    """The log evidence of each peak, (m, k)."""
     size = 5 if offset_sigma else 3
     curvature = amplitudes.best(peaks.cross, peaks.power)[..., None, None] ** 2 * peaks.curvature[..., :size, :size]
     prior = -np.log(8 * np.pi**2 / copies)
@@ -102,10 +117,7 @@ def log_evidence(
         prior = prior - np.log(2 * np.pi * offset_sigma**2) - (peaks.offset**2).sum(axis=-1) / (2 * offset_sigma**2)
     sign, log_volume = np.linalg.slogdet(curvature)
     log = amplitudes.log_ratio(peaks.cross, peaks.power) + prior + size / 2 * np.log(2 * np.pi) - log_volume / 2
-    log = np.where(peaks.distinct & (sign > 0) & (peaks.cross > 0), log, -np.inf)
-    total = np.logaddexp.reduce(log, axis=1)
-    share = np.exp(log[:, 0] - np.where(np.isfinite(total), total, 0))
-    return total, np.where(np.isfinite(total), share, 0.0)
+    return np.where(peaks.distinct & (sign > 0) & (peaks.cross > 0), log, -np.inf)
 
 
 def log_odds(evidence: np.ndarray, share: np.ndarray) -> np.ndarray:
@@ -149,7 +161,7 @@ class Belief:
         if len(decoys) >= FEWEST:
             laws["decoys"] = _law_of_decoys(odds, decoys, image)
         if known is not None and len(known) >= FEWEST:
-            laws["control"] = _logistic_law(known, back.astype(np.float64), np.ones(len(known)), _LAPSES)
+            laws["control"] = _logistic_law(known, back.astype(np.float64), np.ones(len(known)), _LAPSES, highest=None)
         return cls(laws)
 
 
@@ -205,22 +217,25 @@ def _lowered(law: tuple[float, float], odds: np.ndarray, most: float) -> tuple[f
     return low, law[1]
 
 
-def _logistic_law(x: np.ndarray, right: np.ndarray, weight: np.ndarray, lapses: float = 0.0) -> tuple[float, float]:
-    """(offset, slope) of the logistic regression that is nowhere surer than x is; few data leave it near (0, 1).
+def _logistic_law(
+    x: np.ndarray, right: np.ndarray, weight: np.ndarray, lapses: float = 0.0, highest: float | None = 0.0
+) -> tuple[float, float]:
+    """(offset, slope) of a logistic regression of which the least of it and of x itself is taken; few data leave it near (0, 1).
 
-    lapses : fraction of the right ones that are taken for wrong whatever their odds
+    lapses : fraction of the right ones that are taken for wrong whatever their odds · highest : of the offset; None where what is
+    lowered for high odds need not be for low ones
     """
     from scipy.optimize import minimize  # takes long to load, and most runs search nothing
 
     x = np.clip(x, -_CERTAIN, _CERTAIN)
 
     def loss(law):
-        line = law[0] + law[1] * x
+        line = np.minimum(law[0] + law[1] * x, x)
         p = (1 - lapses) * logistic(line)
         seen = weight * (right * np.log(p) + (1 - right) * np.log1p(-p))
         return -seen.sum() + (law[0] / _SPREAD[0]) ** 2 / 2 + ((law[1] - 1) / _SPREAD[1]) ** 2 / 2
 
-    found = minimize(loss, (-0.1, 0.9), bounds=((None, 0.0), (0.0, 1.0)), method="L-BFGS-B").x
+    found = minimize(loss, (-0.1, 0.9), bounds=((None, highest), (0.0, 1.0)), method="L-BFGS-B").x
     return float(found[0]), float(found[1])
 
 

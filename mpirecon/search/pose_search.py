@@ -91,6 +91,11 @@ class Peaks:
     curvature: np.ndarray
     distinct: np.ndarray
 
+    def ordered(self, order: np.ndarray) -> Peaks:
+        """The peaks of each image in another order, (m, k)."""
+        rows = np.arange(len(order))[:, None]
+        return Peaks(*(getattr(self, name)[rows, order] for name in self.__dataclass_fields__))
+
     @property
     def score(self) -> np.ndarray:
         """Matched filter yp / √pp of each, (m, k)."""

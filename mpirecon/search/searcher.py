@@ -8,7 +8,7 @@ import numpy as np
 
 from mpirecon.model.pose import Pose
 from mpirecon.model.symmetry import PointGroup
-from mpirecon.search.believe import Amplitudes, log_evidence, log_odds, widths
+from mpirecon.search.believe import Amplitudes, by_evidence, log_evidence, log_odds, widths
 from mpirecon.search.pose_search import PoseSearch
 from mpirecon.validate.masks import soft_sphere
 
@@ -78,6 +78,8 @@ class Searcher:
         turned = np.radians(np.stack([self.group.angular_distance(q, given.quaternion)
                                       for q in peaks.quaternion.swapaxes(0, 1)], axis=1))
         law = self.amplitudes
+        order = by_evidence(peaks, law, self.offset_sigma, len(self.group), self.turn_sigma, turned)
+        peaks, turned = peaks.ordered(order), np.take_along_axis(turned, order, axis=1)
         evidence, share = log_evidence(peaks, law, self.offset_sigma, len(self.group), self.turn_sigma, turned)
         turn, offset = widths(peaks, law, self.offset_sigma > 0)
         contrast, contrast2 = law.moments(peaks.cross[:, 0], peaks.power[:, 0])

@@ -28,10 +28,10 @@ def slice_grid(volume: np.ndarray, limit: int, box: int | None = None) -> np.nda
     reach = 2 * limit + 2
     x = (np.arange(n) - n // 2) / (PADDING * n)
     damp = np.sinc(x) ** 2  # what linear interpolation does to the map
-    corrected = np.asarray(volume, np.float64) / (damp[:, None, None] * damp[:, None] * damp) / (box or n)
+    corrected = (volume / (damp[:, None, None] * damp[:, None] * damp) / (box or n)).astype(np.float32)
     k = np.arange(-reach, reach + 1)
     # separable sums: only the low frequencies are wanted
-    wave = np.exp(-2j * np.pi * np.outer(k, np.arange(n) - n // 2) / (PADDING * n))
+    wave = np.exp(-2j * np.pi * np.outer(k, np.arange(n) - n // 2) / (PADDING * n)).astype(np.complex64)
     half = np.einsum("kx,zyx->zyk", wave[reach:], corrected, optimize=True)
     half = np.einsum("jy,zyk->zjk", wave, half, optimize=True)
     half = np.einsum("iz,zjk->ijk", wave, half, optimize=True)
