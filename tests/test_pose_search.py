@@ -298,7 +298,7 @@ def test_a_search_knows_the_symmetry():
 
 def test_noise_is_refused(searched):
     noise = mr.simulate(mr.phantom(24, 6.0), 200, snr=0.0005, error_rate=0.3)
-    with pytest.raises(mr.UserError, match="half maps .* agree .*a search needs"):
+    with pytest.raises(mr.UserError, match="half maps .* agree .*a pose search needs"):
         mr.search_poses(noise, mr.reconstruct(noise))
     particles, result, _ = searched
     with pytest.raises(mr.UserError, match="200"):

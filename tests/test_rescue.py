@@ -98,6 +98,26 @@ def test_summary_logs_and_records_count_what_the_table_holds(particles, rescued)
     assert rescued.detection["recall"] > 0.97
 
 
+def test_every_count_says_which_pose_it_judges(particles, rescued):
+    summary, table, junk = rescued.summary, rescued.particles, particles.truth["junk"]
+    told, found = summary["detection"], table["pose_state"] == FOUND
+    off = error(particles, table["quaternion"])
+    assert told["kept"] + told["at_found"] == summary["kept"] and told["at_found"] == found.sum() == summary["search"]["found"]
+    assert told["found_again"] == (found & ~junk & (off < 5)).sum()
+    assert told["believed_wrong"] == (found & (junk | (off > 10))).sum() == summary["search"]["planted"]["believed_and_wrong"]
+    for name in ("kept", "at_found", "found_again", "believed_wrong"):
+        assert sum(row[name] for row in told["confusion"]) == told[name]
+    page = (rescued.folder / "report.html").read_text()
+    for words in ("kept at the given pose", "kept at a found pose", "found again", "believed and wrong", "wrong or junk among kept, at the poses used",
+                  f"{told['at_found']:,} at poses that were found", "Poses found again"):
+        assert words in page
+    views = np.genfromtxt(rescued.folder / "views.csv", delimiter=",", names=True)
+    assert views["given"].sum() == len(particles) and views["found"].sum() == found.sum()
+    again = summary["found_map"]
+    assert abs(again["deficit"]) < 0.1 and not [text for text in rescued.warnings if "found poses agrees" in text]
+    assert min(again["between"][1:5]) > 0.8
+
+
 def test_the_exported_star_makes_the_map_in_relion(particles, rescued, cli, tmp_path):
     result = cli("export", rescued.folder, "--star", tmp_path / "kept.star", "--stack", tmp_path / "kept.mrcs", "--poses", "used")
     assert result.returncode == 0, result.stderr
