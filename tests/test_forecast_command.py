@@ -170,7 +170,8 @@ def test_it_fits_a_narrow_screen(monkeypatch):
 
 
 def test_a_search_of_poses_is_forecast():
-    plain, searching = (Task.of(Size(5000, 64, 4.9), Config(loss="posterior", poses=poses), 0) for poses in ("fixed", "rescue"))
+    size = Size(5000, 64, 4.9)
+    plain, searching = (Task.of(size, Config(loss="posterior", poses=poses), 0) for poses in ("fixed", "rescue"))
     assert searching.rounds == plain.rounds + 2
     extra = memory_per_rank(searching, 1) - memory_per_rank(plain, 1)
     assert 50e6 < extra < 1e9

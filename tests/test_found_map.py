@@ -21,7 +21,9 @@ def test_found_particles_of_another_structure_are_warned_of(noise, other, warned
     first = mr.phantom(box, 5.0).array.astype(float)
     first /= first.std()
     second = np.roll(first[:, ::-1, ::-1], (1, 1), axis=(1, 2))
-    found = FoundMap.of(halves((1 - other) * first + other * second, noise, rng), halves(first, 0.3, rng), soft_sphere(box, 12.0, 3.0))
+    found = FoundMap.of(
+        halves((1 - other) * first + other * second, noise, rng), halves(first, 0.3, rng), soft_sphere(box, 12.0, 3.0)
+    )
     assert bool(found.warnings()) == warned
     if not warned:
         assert abs(found.deficit) < 4 * found.chance < 0.1
@@ -30,19 +32,28 @@ def test_found_particles_of_another_structure_are_warned_of(noise, other, warned
 
 
 def test_tables_of_planted_errors_tell_given_from_found_poses():
-    # correct: kept; wrong: found again, found wrongly, left out; junk believed; and a correct one that counts at a found pose
+    # correct: kept; wrong: found again, found wrongly, left out; junk believed; a correct one at a found pose
     wrong = np.array([0, 0, 1, 1, 1, 1, 0], bool)
     columns = {
-        "id": np.arange(7), "distance": np.arange(7.0), "posterior": np.full(7, 0.9), "pose_error": wrong, "skipped": np.zeros(7, bool),
-        "junk": np.array([0, 0, 0, 0, 0, 1, 0], bool), "angular_error": np.array([0, 0, 90, 90, 90, 90, 0.0]), "weight": np.ones(7),
+        "id": np.arange(7), "distance": np.arange(7.0), "posterior": np.full(7, 0.9),
+        "pose_error": wrong, "skipped": np.zeros(7, bool),
+        "junk": np.array([0, 0, 0, 0, 0, 1, 0], bool),
+        "angular_error": np.array([0, 0, 90, 90, 90, 90, 0.0]), "weight": np.ones(7),
         "final_angular_error": np.array([0, 0, 2, 40, 90, 90, 1.0]), "pose_state": np.array([0, 0, 2, 2, 3, 2, 2]),
         "kept": np.array([1, 1, 0, 0, 0, 0, 0], bool),
     }  # fmt: skip
     report, _ = detection_report(columns)
-    assert {name: report[name] for name in ("kept", "wrong_among_kept", "at_found", "found_again", "believed_wrong")} == {
-        "kept": 2, "wrong_among_kept": 0, "at_found": 4, "found_again": 2, "believed_wrong": 2}
+    assert {
+        name: report[name] for name in ("kept", "wrong_among_kept", "at_found", "found_again", "believed_wrong")
+    } == {"kept": 2, "wrong_among_kept": 0, "at_found": 4, "found_again": 2, "believed_wrong": 2}
     rows = {row["kind"]: row for row in report["confusion"]}
-    assert [rows["wrong"][name] for name in ("count", "kept", "at_found", "found_again", "believed_wrong")] == [3, 0, 2, 1, 1]
+    assert [rows["wrong"][name] for name in ("count", "kept", "at_found", "found_again", "believed_wrong")] == [
+        3,
+        0,
+        2,
+        1,
+        1,
+    ]
     assert rows["junk"]["believed_wrong"] == 1 and rows["right"]["found_again"] == 1
     assert {row["kind"]: row["at_found"] for row in report["by_kind"]} == {"orientation": 2, "junk": 1}
     summary = {"particles": {"count": 7, "skipped": []}, "detection": report}

@@ -1,4 +1,4 @@
-"""The section on poses that were found again: what each search brought, and the map of the found particles by themselves."""
+"""The section on poses that were found again: what each search brought, and the map of the found ones alone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from mpirecon.report.run_files import RunFiles
 from mpirecon.report.svg import BLUE, GREEN, GREY, ORANGE
 
 _CURVES = {
-    "expected": (GREY, "dotted", "the two maps, were their signal the same"), "between": (GREEN, "dashed", "the two maps with each other"),
-    "found": (ORANGE, "solid", "half maps at found poses alone"), "given": (BLUE, "solid", "half maps at given poses alone"),
+    "expected": (GREY, "dotted", "the two maps, were their signal the same"),
+    "between": (GREEN, "dashed", "the two maps with each other"),
+    "found": (ORANGE, "solid", "half maps at found poses alone"),
+    "given": (BLUE, "solid", "half maps at given poses alone"),
 }  # fmt: skip
 
 
@@ -26,15 +28,21 @@ def section(run: RunFiles) -> str:
         "believed at a found pose": lambda i, s: f"{s['found']:,}",
         "median angle from the given pose": lambda i, s: _number(s.get("median_angle"), "°"),
         "median offset from it": lambda i, s: _number(s.get("median_offset"), " Å"),
-        "control that came back": lambda i, s: "–" if "control" not in s else f"{s['control']['came_back']} of {s['control']['searched']}",
+        "control that came back": lambda i, s: (
+            "–" if "control" not in s else f"{s['control']['came_back']} of {s['control']['searched']}"
+        ),
     }
     if all("planted" in search for _, search in searches):
         columns |= {
-            "planted ones within 5°, believed or not": lambda i, s: f"{s['planted']['found_within_5_degrees']:,} of {s['planted']['planted']:,}",
+            "planted ones within 5°, believed or not": lambda i, s: (
+                f"{s['planted']['found_within_5_degrees']:,} of {s['planted']['planted']:,}"
+            ),
             "believed and wrong": lambda i, s: f"{s['planted']['believed_and_wrong']:,}",
         }
     body = pieces.table(columns, ([cell(*search) for cell in columns.values()] for search in searches))
-    return pieces.section("Poses found again", f'<div class="pairs-of">{_maps(run)}<div>{body}</div></div>', fact="found again")
+    return pieces.section(
+        "Poses found again", f'<div class="pairs-of">{_maps(run)}<div>{body}</div></div>', fact="found again"
+    )
 
 
 def _number(value: float | None, unit: str) -> str:
@@ -45,10 +53,19 @@ def _maps(run: RunFiles) -> str:
     told, particles = run.summary.get("found_map"), run.summary["particles"]
     if not told:
         return pieces.note("Too few were found for half maps of their own.")
-    chart = fsc_chart({name: np.array(told[name]) for name in _CURVES}, particles["box"], particles["pixel_size"], styles=_CURVES)
+    chart = fsc_chart(
+        {name: np.array(told[name]) for name in _CURVES}, particles["box"], particles["pixel_size"], styles=_CURVES
+    )
     at = [pieces.angstrom(told[f"resolution_{name}"], run.summary) for name in ("found", "given")]
-    words = (f"Maps of the kept particles, each counting alike, in the scoring mask: of those at found poses alone (FSC 0.143 at {at[0]}), and of "
-             f"those at given poses alone ({at[1]}). The two share no particle, so that they agree where they show the same structure; ")
-    words += ("where their halves agree, they do so by " + f"{told['deficit']:.3f} less than their noise lets expect (± {told['chance']:.3f})."
-              if told["deficit"] is not None else "their halves do not agree well enough to say more.")
+    words = (
+        "Maps of the kept particles, all of weight 1, in the scoring mask: of those at found poses alone (FSC 0.143 at "
+        f"{at[0]}), and of those at given poses alone ({at[1]}). The two share no particle, so that they agree where "
+        "they show the same structure; "
+    )
+    words += (
+        "where their halves agree, they do so by "
+        + f"{told['deficit']:.3f} less than their noise lets expect (± {told['chance']:.3f})."
+        if told["deficit"] is not None
+        else "their halves do not agree well enough to say more."
+    )
     return pieces.figure(chart, words)

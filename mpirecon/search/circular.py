@@ -4,9 +4,9 @@ A slice p that is turned by ψ in its plane is p(k, θ − ψ), and with its har
 
     Σ Re(conj(p(k, θ − ψ)) g) = Re Σ_m e^{imψ} Σ_k conj(c_m(k)) Σ_θ e^{−imθ} g(k, θ),
 
-so that the costly sums are over rings and not over samples, and of one view rather than of each of its turns (the rotational
-correlation of Crowther 1971 and Cong et al. 2003, J. Struct. Biol. 144, 51). All of it is matrix products. The image's samples stay where they are: what
-is interpolated between rings is the slice.
+so that the costly sums are over rings and not over samples, and of one view rather than of each of its turns (the
+rotational correlation of Crowther 1971 and Cong et al. 2003, J. Struct. Biol. 144, 51). All of it is matrix products.
+The image's samples stay where they are: what is interpolated between rings is the slice.
 """
 
 from __future__ import annotations
@@ -41,18 +41,22 @@ class Circles:
         self.radius = np.arange(max(first, 0), last + 1) / _RINGS
         self.highest = np.ceil(2 * np.pi * self.radius * extent).astype(int) + _MORE_HARMONICS
         self.orders = int(self.highest.max()) + 1
-        self.first = np.array([int(np.argmax(self.highest >= m)) for m in range(self.orders)])  # ring that has a harmonic
+        self.first = np.array(
+            [int(np.argmax(self.highest >= m)) for m in range(self.orders)]
+        )  # ring that has a harmonic
         self._parts = [self._of_ring(ring, radius, angle) for ring in range(len(self.radius))]
 
     def _of_ring(self, ring: int, radius: np.ndarray, angle: np.ndarray) -> tuple[slice, np.ndarray, np.ndarray]:
-        """(samples that a ring is interpolated at, what their real and imaginary parts give to its harmonics (m, 2, ·) each)."""
+        """(samples that a ring is interpolated at, what their real and imaginary parts give to harmonics (m, 2, ·))."""
         rows = slice(*np.searchsorted(radius, [self.radius[ring] - 2 / _RINGS, self.radius[ring] + 2 / _RINGS]))
         weight = _cubic(np.abs(radius[rows] - self.radius[ring]) * _RINGS)
         m = np.arange(self.highest[ring] + 1)
         even, odd = m[m % 2 == 0, None], m[m % 2 == 1, None]
         # ŷ(−k) = conj ŷ(k): of even harmonics the real parts are all there is, of odd ones the imaginary parts
         weight_even = weight * np.where(even == 0, 1, 2)
-        of_real = np.stack([weight_even * np.cos(even * angle[rows]), -weight_even * np.sin(even * angle[rows])], axis=1)
+        of_real = np.stack(
+            [weight_even * np.cos(even * angle[rows]), -weight_even * np.sin(even * angle[rows])], axis=1
+        )
         of_imag = np.stack([2 * weight * np.sin(odd * angle[rows]), 2 * weight * np.cos(odd * angle[rows])], axis=1)
         return rows, of_real.astype(np.float32), of_imag.astype(np.float32)
 
@@ -97,7 +101,9 @@ class TurningSlices:
         radians
     """
 
-    def __init__(self, grid: np.ndarray, kx: np.ndarray, ky: np.ndarray, extent: float, views: np.ndarray, turns: np.ndarray) -> None:
+    def __init__(
+        self, grid: np.ndarray, kx: np.ndarray, ky: np.ndarray, extent: float, views: np.ndarray, turns: np.ndarray
+    ) -> None:
         self._circles = circles = Circles(kx, ky, extent)
         self.views, self.turns, self._angles = len(views), len(turns), turns
         rings, around = len(circles.radius), 4 * circles.orders
@@ -163,7 +169,7 @@ def _orders(rings: np.ndarray, orders: int) -> np.ndarray:
 
 
 def _products(harmonics: np.ndarray) -> np.ndarray:
-    """(2, v, 2 · rings) float32, which takes those of an image to the real and imaginary part of the product with conj(c)."""
+    """(2, v, 2 · rings) float32, of which times those of an image is their product with conj(c)."""
     real, imag = harmonics.real, harmonics.imag
     return np.stack([np.concatenate([real, imag], axis=1), np.concatenate([-imag, real], axis=1)]).astype(np.float32)
 

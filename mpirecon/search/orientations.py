@@ -1,4 +1,4 @@
-"""Orientations that cover SO(3), or the asymmetric unit of a point group, evenly: views, and turns of each in its plane."""
+"""Orientations that cover SO(3), or the asymmetric unit of a point group, evenly: views, and each one's turns."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from mpirecon.model.symmetry import PointGroup
 
-#: a direction that no rotation of a point group leaves where it is: views nearer to it than their copies are one of each
+#: a direction that no rotation of a point group leaves where it is: of each view the copy nearest to it is taken
 _CHOSEN = np.array([0.1729, 0.2921, 0.9406])
 
 
 def views(step: float, group: PointGroup) -> np.ndarray:
-    """Unit quaternions (w, x, y, z) of views about `step` radians apart, of a symmetric particle one copy of each, (·, 4) float64.
+    """Unit quaternions (w, x, y, z) of views about `step` radians apart, (·, 4) float64; one copy of each for symmetry.
 
     The directions are a spherical Fibonacci lattice (Swinbank & Purser 2006, Q. J. R. Meteorol. Soc. 132, 1769).
     """
@@ -37,7 +37,8 @@ def grid(step: float, group: PointGroup) -> np.ndarray:
     w, x, y, z = views(step, group).T[:, :, None]
     half = turns(step) / 2
     cos, sin = np.cos(half), np.sin(half)  # the turn stands first: it is of the image
-    return np.stack([cos * w - sin * z, cos * x - sin * y, cos * y + sin * x, cos * z + sin * w], axis=-1).reshape(-1, 4)
+    q = [cos * w - sin * z, cos * x - sin * y, cos * y + sin * x, cos * z + sin * w]
+    return np.stack(q, axis=-1).reshape(-1, 4)
 
 
 def distance(q: np.ndarray, r: np.ndarray) -> np.ndarray:

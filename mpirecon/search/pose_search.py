@@ -15,7 +15,7 @@ from mpirecon.model.symmetry import PointGroup
 from mpirecon.parallel.threads import Threads
 from mpirecon.search.circular import TurningSlices
 from mpirecon.search.fine import climb
-from mpirecon.search.orientations import distance, grid, turns, views
+from mpirecon.search.orientations import grid, turns, views
 from mpirecon.search.peaks import pick
 from mpirecon.search.slices import slice_grid
 
