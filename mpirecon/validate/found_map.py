@@ -72,7 +72,7 @@ class FoundMap:
         if not self.deficit > max(_LESS, _SURELY * self.chance):
             return []
         return [
-            f"the map of the particles at found poses agrees with that of the kept ones by {self.deficit:.2f} less (FSC, "
-            "mean over shells) than their noise lets expect: the found ones may be of another structure, or badly posed. "
-            "Compare with --poses fixed"
+            "the map of the particles at found poses agrees with that of the kept ones by "
+            f"{self.deficit:.2f} less (FSC, mean over shells) than their noise lets expect: the found ones may be of another "
+            "structure, or badly posed. Compare with --poses fixed"
         ]
