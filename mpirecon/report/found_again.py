@@ -34,7 +34,7 @@ def section(run: RunFiles) -> str:
     }
     if all("planted" in search for _, search in searches):
         columns |= {
-            "planted ones within 5°, believed or not": lambda i, s: (
+            "within 5° of the truth, believed or not": lambda i, s: (
                 f"{s['planted']['found_within_5_degrees']:,} of {s['planted']['planted']:,}"
             ),
             "believed and wrong": lambda i, s: f"{s['planted']['believed_and_wrong']:,}",

@@ -73,6 +73,6 @@ class FoundMap:
             return []
         return [
             "the map of the particles at found poses agrees with that of the kept ones by "
-            f"{self.deficit:.2f} less (FSC, mean over shells) than their noise lets expect: the found ones may be of another "
-            "structure, or badly posed. Compare with --poses fixed"
+            f"{self.deficit:.2f} less (FSC, mean over shells) than their noise lets expect: the found ones may be of "
+            "another structure, or badly posed. Compare with --poses fixed"
         ]
