@@ -21,8 +21,9 @@ Size = int | str
 class Argument:
     """One argument, a number where `shape` is None.
 
-    dtype : as ``_IN_CUDA`` has them · shape : numbers and names of sizes, "p // 2 + 1" among them; a name that is a number of
-    the same kernel is that number, any other one is the same in all shapes · written : by the kernel · optional : may be None
+    dtype : as ``_IN_CUDA`` has them · shape : numbers and names of sizes, "p // 2 + 1" among them; a name that is a
+    number of the same kernel is that number, any other one is the same in all shapes · written : by the kernel ·
+    optional : may be None
     """
 
     name: str
@@ -55,7 +56,8 @@ def output(name: str, dtype: str, *shape: Size) -> Argument:
 class Kernel:
     """A kernel's name and table of arguments.
 
-    source : CUDA text that defines it where it is not in a file of this folder; ``ARGUMENTS_name`` is its parameter list
+    source : CUDA text that defines it where it is not in a file of this folder; ``ARGUMENTS_name`` is its parameter
+    list
     """
 
     name: str

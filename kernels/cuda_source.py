@@ -1,5 +1,5 @@
-"""The text of the .cu files as a compiler takes it: settings, tap table and parameter lists in front, includes put in, lines still
-numbered.
+"""The text of the .cu files as a compiler takes it: settings, tap table and parameter lists in front, includes put in,
+lines still numbered.
 
 No GPU and no CuPy are needed to put it together; mpirecon.backend.gpu compiles it.
 """
@@ -18,7 +18,8 @@ from mpirecon.kernels.gridding import DEGREE, MARGIN, kernel_table
 from mpirecon.kernels.tables import KERNELS
 
 #: files in this folder that hold kernels
-SOURCES = ("project", "backproject", "statistics", "nearby", "ctf", "translate", "fold", "radial", "rotate", "line_integrals")
+SOURCES = ("project", "backproject", "statistics", "nearby", "ctf", "translate", "fold", "radial", "rotate",
+           "line_integrals")
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 

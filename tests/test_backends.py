@@ -1,4 +1,5 @@
-"""What every backend owes, whichever device it computes on: one contract, asked of all of them. Of their images, see test_image_store.py.
+"""What every backend owes, whichever device it computes on: one contract, asked of all of them. Of their images, see
+test_image_store.py.
 
 The CUDA backends run on the host through the stand-in for CuPy, or, marked `gpu`, on a GPU.
 """
@@ -32,7 +33,8 @@ KINDS = {
 
 
 @pytest.fixture(params=[
-    pytest.param(kind, marks=[pytest.mark.gpu] if kind.startswith("gpu") else [needs_compiler] if "host" in kind else [])
+    pytest.param(kind, marks=[pytest.mark.gpu] if kind.startswith("gpu") else [needs_compiler] if "host" in kind
+                 else [])
     for kind in KINDS
 ])  # fmt: skip
 def backend(request):
@@ -50,7 +52,8 @@ def backend(request):
 def particles(m=9, seed=0):
     rng = np.random.default_rng(seed)
     pose = Pose(rng.standard_normal((m, 4)), rng.uniform(-6, 6, (m, 2)))
-    ctf = make_ctf(m, voltage_kv=300, defocus_u=rng.uniform(5e3, 2e4, m), defocus_v=1e4, cs_mm=2.7, amplitude_contrast=0.1,
+    ctf = make_ctf(m, voltage_kv=300, defocus_u=rng.uniform(5e3, 2e4, m), defocus_v=1e4, cs_mm=2.7,
+                   amplitude_contrast=0.1,
                    astigmatism=rng.uniform(-3, 3, m))  # fmt: skip
     return ParticleSet(BOX, 2.0, pose, ctf, 1 + np.arange(m) % 2, np.ones(m))
 
@@ -146,8 +149,10 @@ def test_images_add_up_and_those_without_weight_are_left_out(backend):
 
     whole = folded((batch, one))
     scale = np.abs(whole).max()
-    np.testing.assert_allclose(folded((batch[[0, 2]], one[:2]), (batch[[1, 3, 4, 5]], one[:4])), whole, atol=1e-5 * scale)
-    np.testing.assert_allclose(folded((batch, np.arange(m) % 2.0)), folded((batch[[1, 3, 5]], one[:3])), atol=1e-5 * scale)
+    np.testing.assert_allclose(folded((batch[[0, 2]], one[:2]), (batch[[1, 3, 4, 5]], one[:4])), whole,
+                               atol=1e-5 * scale)
+    np.testing.assert_allclose(folded((batch, np.arange(m) % 2.0)), folded((batch[[1, 3, 5]], one[:3])),
+                               atol=1e-5 * scale)
     np.testing.assert_array_equal(folded((batch, 0 * one)), 0 * whole)
     np.testing.assert_allclose(folded((batch, 3 * one)), 3 * whole, atol=1e-5 * scale)
 
@@ -181,8 +186,10 @@ def test_turning_the_batch_is_turning_the_poses(backend):
 def test_a_shift_is_taken_out(backend):
     """An image moved by whole pixels, with the shift that says so, is the same particle."""
     made, about = backend(), particles(4)
-    still = ParticleSet(BOX, 2.0, Pose(about.pose.quaternion, np.zeros((4, 2))), about.ctf, about.half, about.optics_group)
-    moved = ParticleSet(BOX, 2.0, Pose(about.pose.quaternion, np.tile([4.0, -2.0], (4, 1))), about.ctf, about.half, about.optics_group)
+    still = ParticleSet(BOX, 2.0, Pose(about.pose.quaternion, np.zeros((4, 2))), about.ctf, about.half,
+                        about.optics_group)
+    moved = ParticleSet(BOX, 2.0, Pose(about.pose.quaternion, np.tile([4.0, -2.0], (4, 1))), about.ctf, about.half,
+                        about.optics_group)
     first = images(4)
     second = np.roll(first, (-1, 2), axis=(1, 2))  # 2 Å a pixel: +2 in x, −1 in y
     reference, bands = made.reference(volume()), plain_bands(made)
@@ -236,7 +243,8 @@ def test_nobody_asks_a_backend_what_it_is():
     found = [f"{path.relative_to(folder)}: {line.strip()}" for path in folder.rglob("*.py")
              for line in path.read_text(encoding="utf-8").splitlines() if asked.search(line)]  # fmt: skip
     rooms = [folder / room for room in ("backend", "operators", "solvers")]
-    found += [f"{path.name}: {word}" for room in rooms for path in room.rglob("*.py") for word in ("hasattr(", "__getattr__")
+    found += [f"{path.name}: {word}" for room in rooms for path in room.rglob("*.py")
+              for word in ("hasattr(", "__getattr__")
               if word in path.read_text(encoding="utf-8")]
     assert not found, found
 

@@ -1,4 +1,5 @@
-"""How the tests run command lines: in their process, or on ranks that wait for them, as processes of their own would."""
+"""How the tests run command lines: in their process, or on ranks that wait for them, as processes of their own
+would."""
 
 import json
 import os
@@ -15,7 +16,8 @@ def particles(tmp_path_factory, cli):
     return path
 
 
-@pytest.mark.parametrize("words", [["--version"], ["reconstruct", "none.h5", "-o", "out"], ["recontruct"], ["fsc", "--help"]])
+@pytest.mark.parametrize("words", [["--version"], ["reconstruct", "none.h5", "-o", "out"], ["recontruct"],
+                                   ["fsc", "--help"]])
 def test_in_the_tests_process_and_in_its_own_a_command_says_the_same(cli, tmp_path, words):
     surroundings, folder = dict(os.environ), os.getcwd()
     here, alone = cli(*words, cwd=tmp_path), cli(*words, cwd=tmp_path, env={})
@@ -34,7 +36,8 @@ def test_ranks_wait_for_the_next_command_and_are_replaced_when_they_died(mpirun,
     refused, _ = run("first")
     assert refused.returncode == 1 and refused.stderr.count("Error:") == 1 and not refused.stdout
     second, same = run("second", cwd=tmp_path)
-    assert same == ranks and f"wrote {tmp_path / 'second'}: volume.mrc" in second.stdout and "first" not in second.stdout
+    assert (same == ranks and f"wrote {tmp_path / 'second'}: volume.mrc" in second.stdout
+            and "first" not in second.stdout)
     own, others = run("own", env={})
     assert own.returncode == 0 and not set(others) & set(ranks)
     os.kill(ranks[1], signal.SIGKILL)

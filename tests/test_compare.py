@@ -155,7 +155,8 @@ def test_maps_of_other_boxes_are_not_compared(folder, tmp_path):
 
 def test_maps_of_a_binned_set_are_compared_on_its_grid(folder, tmp_path):
     """36 pixels of 10/3 Å and 24 of 5 Å are one field of view: shells are the same, as far as both have them."""
-    mr.reconstruct(mr.simulate(mr.phantom(36, 10 / 3), COUNT, tmp_path / "p.h5", snr=0.3, seed=4), tmp_path / "fine", postprocess=False)
+    mr.reconstruct(mr.simulate(mr.phantom(36, 10 / 3), COUNT, tmp_path / "p.h5", snr=0.3, seed=4), tmp_path / "fine",
+                   postprocess=False)
     for pair in ((folder / "made", tmp_path / "fine"), (tmp_path / "fine", folder / "made")):
         found = mr.compare(*pair)
         assert found.grid == (24, 5.0) and len(found.between["fsc_unmasked"]) == 13
@@ -178,7 +179,8 @@ def test_the_command_tells_and_writes_one_page(folder, tmp_path, cli):
     assert f"Of 160 particles that both had, both kept 80, only one {counts['first']}, only two {counts['second']}, neither" in done.stdout
     assert "keep" in done.stdout and "0.8 | 0.5" in done.stdout
     text = page.read_text()
-    for title in ("Half-map FSC", "FSC between the maps", "Kept particles", "Scores of both runs", "Settings that differ",
+    for title in ("Half-map FSC", "FSC between the maps", "Kept particles", "Scores of both runs",
+                  "Settings that differ",
                   "The runs", "Maps"):
         assert f"<h2>{title}</h2>" in text, title
     assert "http" not in text.replace("http://www.w3.org/2000/svg",

@@ -1,5 +1,5 @@
-"""The CUDA backend without a GPU: a stand-in for CuPy (tests/fake_cupy) runs the very kernels on the host, and everything
-that is measured must agree with the CPU backend.
+"""The CUDA backend without a GPU: a stand-in for CuPy (tests/fake_cupy) runs the very kernels on the host, and
+everything that is measured must agree with the CPU backend.
 """
 
 import importlib
@@ -33,7 +33,8 @@ needs_compiler = pytest.mark.skipif(host_cuda.compiler() is None, reason="needs 
 
 def fake_environment(**settings) -> dict[str, str]:
     """What a process needs to see the stand-in; small blocks, for fibers are slow."""
-    return {"PYTHONPATH": f"{FAKE}{os.pathsep}{TESTS}", "FAKE_CUPY": json.dumps(settings), "MPIRECON_CUDA_THREADS": "32"}
+    return {"PYTHONPATH": f"{FAKE}{os.pathsep}{TESTS}", "FAKE_CUPY": json.dumps(settings),
+            "MPIRECON_CUDA_THREADS": "32"}
 
 
 @pytest.fixture
@@ -59,7 +60,8 @@ def fake_cupy(monkeypatch):
 def particles(m=13, box=12, seed=0):
     rng = np.random.default_rng(seed)
     pose = Pose(rng.standard_normal((m, 4)), rng.uniform(-6, 6, (m, 2)))
-    ctf = make_ctf(m, voltage_kv=300, defocus_u=rng.uniform(5e3, 2e4, m), defocus_v=1e4, cs_mm=2.7, amplitude_contrast=0.1,
+    ctf = make_ctf(m, voltage_kv=300, defocus_u=rng.uniform(5e3, 2e4, m), defocus_v=1e4, cs_mm=2.7,
+                   amplitude_contrast=0.1,
                    astigmatism=rng.uniform(-3, 3, m))  # fmt: skip
     found = ParticleSet(box, 2.0, pose, ctf, 1 + np.arange(m) % 2, 3 + 4 * (np.arange(m) % 2))
     return found, random_like((m, box, box), np.float32, seed + 1)
@@ -99,7 +101,8 @@ def measure(backend, images, particle_set, contrast, whitened=True):
     ridge = equations.ridge()
     volume, residuals = equations.solve(ridge, 4)
     x = random_like(volume.shape, np.float32, 8)
-    near = dict(zip(("turn", "near", "slope", "curvature"), backend.nearby(reference, batch, bands, np.array([2, 5]), 100.0)))
+    near = dict(zip(("turn", "near", "slope", "curvature"), backend.nearby(reference, batch, bands, np.array([2, 5]),
+                                                                           100.0)))
     return near | {
         "power": backend.power(batch), "spectrum": power, "count": count, "folded": folded, "ridge": ridge,
         "statistics": backend.statistics(reference, batch, bands),
@@ -111,7 +114,8 @@ def measure(backend, images, particle_set, contrast, whitened=True):
 
 
 #: largest difference of the two backends, relative to the largest number
-TOLERANCE = {"turn": 1e-3, "near": 1e-3, "slope": 1e-2, "curvature": 1e-3, "statistics": 1e-6, "elsewhere": 1e-6, "volume": 1e-5, "residuals": 1e-4, "gradient": 1e-5, "apply": 1e-5}
+TOLERANCE = {"turn": 1e-3, "near": 1e-3, "slope": 1e-2, "curvature": 1e-3, "statistics": 1e-6, "elsewhere": 1e-6,
+             "volume": 1e-5, "residuals": 1e-4, "gradient": 1e-5, "apply": 1e-5}
 
 
 @needs_compiler
@@ -129,7 +133,8 @@ def test_everything_agrees_with_the_cpu_backend(
     particle_set, images = particles(box=box)
     options = {"interpolation": {"taps": taps, "padding": padding}, "limit": limit, "premultiplied": premultiplied,
                "aberrations": aberrations() if aberrated else None}
-    cpu, cuda = (measure(get_backend(name, box, 2.0, **options), images, particle_set, contrast) for name in ("cpu", "cuda"))
+    cpu, cuda = (measure(get_backend(name, box, 2.0, **options), images, particle_set, contrast)
+                 for name in ("cpu", "cuda"))
     for name, expected in cpu.items():
         assert isinstance(cuda[name], np.ndarray) and cuda[name].dtype == expected.dtype
         error = np.abs(cuda[name] - expected).max() / np.abs(expected).max()
@@ -140,7 +145,8 @@ def test_everything_agrees_with_the_cpu_backend(
 def test_raw_premultiplied_statistics_agree_too(fake_cupy):
     fake_cupy()
     particle_set, images = particles()
-    cpu, cuda = (measure(get_backend(name, 12, 2.0, premultiplied=True), images, particle_set, "one", whitened=False)["statistics"]
+    cpu, cuda = (measure(get_backend(name, 12, 2.0, premultiplied=True), images, particle_set, "one",
+                         whitened=False)["statistics"]
                  for name in ("cpu", "cuda"))  # fmt: skip
     np.testing.assert_allclose(cuda, cpu, atol=1e-6 * np.abs(cpu).max())
 
@@ -274,7 +280,8 @@ def test_plans():
 @pytest.fixture(scope="module")
 def particle_file(cli, tmp_path_factory):
     path = tmp_path_factory.mktemp("cuda") / "particles.h5"
-    result = cli("simulate", "--phantom", "--particles", 120, "--box", 16, "--pixel-size", 6, "--snr", 0.3, "--error-rate", 0.2,
+    result = cli("simulate", "--phantom", "--particles", 120, "--box", 16, "--pixel-size", 6, "--snr", 0.3,
+                 "--error-rate", 0.2,
                  "--seed", 3, "-o", path)  # fmt: skip
     assert result.returncode == 0, result.stderr
     return path
@@ -294,7 +301,8 @@ def assert_same_run(first, second):
     for name, volume in maps.items():
         assert np.linalg.norm(other_maps[name] - volume) <= 1e-4 * np.linalg.norm(volume), name
     for name, values in columns.items():
-        np.testing.assert_allclose(other_columns[name], values, rtol=1e-5, atol=1e-5 * np.abs(values).max(), err_msg=name)
+        np.testing.assert_allclose(other_columns[name], values, rtol=1e-5, atol=1e-5 * np.abs(values).max(),
+                                   err_msg=name)
     for mine, its in zip(summary["iterations"], other["iterations"], strict=True):
         assert mine["loss_l2"] == pytest.approx(its["loss_l2"], rel=1e-5) and mine["kept"] == its["kept"]
 
@@ -320,7 +328,8 @@ def test_reconstruct_on_cuda_is_that_on_cpu(kind, cli, mpirun, particle_file, tm
         return
     # two ranks on the one GPU there is, short of memory: streamed and staged
     environment = fake_environment(memory=60 * 2**20)
-    result = mpirun(2, ["-m", "mpirecon", *common, "-o", tmp_path / "two", "--backend", "cuda"], env=environment, timeout=200)
+    result = mpirun(2, ["-m", "mpirecon", *common, "-o", tmp_path / "two", "--backend", "cuda"], env=environment,
+                    timeout=200)
     assert result.returncode == 0, result.stderr
     assert "ranks share a GPU" in result.stderr
     two = outcome(tmp_path / "two")
@@ -334,17 +343,21 @@ def test_reconstruct_on_cuda_is_that_on_cpu(kind, cli, mpirun, particle_file, tm
 @pytest.mark.parametrize(
     "settings, said",
     [
-        ({"error": "cudaErrorNoDevice: no CUDA-capable device is detected"}, ["no CUDA device is visible", "--backend cpu"]),
+        ({"error": "cudaErrorNoDevice: no CUDA-capable device is detected"},
+         ["no CUDA device is visible", "--backend cpu"]),
         ({"devices": 0}, ["no CUDA device is visible", "nvidia-smi"]),
         ({"error": "cudaErrorInsufficientDriver: CUDA driver version is insufficient", "driver": 12020},
          ["driver knows CUDA 12.2", "built for CUDA 13.0", "update the driver", "mpirecon[cuda12]"]),
-        ({"error": "cudaErrorInsufficientDriver: CUDA driver version is insufficient", "driver": 0}, ["no CUDA driver works"]),
-        ({"import_error": "libcublas.so.12: cannot open shared object file"}, ["cannot be imported", "libcublas", "mpirecon[cuda"]),
+        ({"error": "cudaErrorInsufficientDriver: CUDA driver version is insufficient", "driver": 0},
+         ["no CUDA driver works"]),
+        ({"import_error": "libcublas.so.12: cannot open shared object file"},
+         ["cannot be imported", "libcublas", "mpirecon[cuda"]),
         ({"memory": 2**20}, ["1 MB free for this rank", "box 16 needs at least", "--backend cpu"]),
     ],
 )  # fmt: skip
 def test_a_gpu_that_cannot_be_used_is_told_with_the_remedy(settings, said, cli, particle_file, tmp_path):
-    result = cli("reconstruct", particle_file, "-o", tmp_path / "run", "--backend", "cuda", env=fake_environment(**settings))
+    result = cli("reconstruct", particle_file, "-o", tmp_path / "run", "--backend", "cuda",
+                 env=fake_environment(**settings))
     assert result.returncode == 1 and "Traceback" not in result.stderr
     for words in said:
         assert words in result.stderr
@@ -358,7 +371,8 @@ def test_a_missing_cupy_is_told_with_the_remedy(cli, particle_file, tmp_path):
 
 
 def test_auto_goes_on_without_gpus_and_logs_why(cli, particle_file, tmp_path):
-    result = cli("reconstruct", particle_file, "-o", tmp_path / "run", "--no-postprocess", env=fake_environment(devices=0))
+    result = cli("reconstruct", particle_file, "-o", tmp_path / "run", "--no-postprocess",
+                 env=fake_environment(devices=0))
     assert result.returncode == 0, result.stderr
     log = [json.loads(line) for line in (tmp_path / "run" / "logs" / "rank0000.jsonl").read_text().splitlines()]
     assert any("no CUDA device is visible" in str(line) for line in log)
@@ -411,7 +425,8 @@ def test_the_stand_in_refuses_what_cupy_refuses(fake_cupy):
 
 def test_the_stand_in_has_the_signatures_of_cupy():
     """Needs the real CuPy, but no GPU."""
-    real = pytest.importorskip("cupy", reason="needs CuPy to compare the stand-in with (no GPU): pip install cupy-cuda12x")
+    real = pytest.importorskip("cupy", reason="needs CuPy to compare the stand-in with (no GPU): pip install "
+                               "cupy-cuda12x")
     if "fake_cupy" in (real.__file__ or ""):
         pytest.skip("the stand-in is imported as cupy")
     listing = subprocess.run([sys.executable, "-c", _LIST], capture_output=True, text=True, cwd=FAKE, check=True,
@@ -433,11 +448,14 @@ def test_the_stand_in_has_the_signatures_of_cupy():
                 continue
             names = list(known.parameters)
             if "kwargs" not in names and "args" not in names:
-                assert [n for n in names if n != "self"][: len(parameters)] == parameters or set(parameters) <= set(names), path
+                assert [n for n in names
+                        if n != "self"][: len(parameters)] == parameters or set(parameters) <= set(names), path
     # what calls return: the stand-in's may do no more than CuPy's
     assert not hasattr(real.cuda.PinnedMemoryPointer, "__len__") and hasattr(real.cuda.PinnedMemoryPointer, "size")
-    for kind, names in ((real.cuda.Stream, ("synchronize", "wait_event", "record")), (real.cuda.Event, ("synchronize", "record")),
-                        (real.cuda.MemoryPool, ("free_all_blocks", "free_bytes")), (real.ndarray, ("get", "set", "conj", "take"))):
+    for kind, names in ((real.cuda.Stream, ("synchronize", "wait_event", "record")),
+                        (real.cuda.Event, ("synchronize", "record")),
+                        (real.cuda.MemoryPool, ("free_all_blocks", "free_bytes")),
+                        (real.ndarray, ("get", "set", "conj", "take"))):
         assert all(hasattr(kind, name) for name in names), kind
 
 
@@ -479,7 +497,8 @@ def test_check_reports_driver_device_and_what_mpi_says(mpirun):
     assert result.returncode == 0, result.stderr
     line = next(entry for entry in json.loads(result.stdout)["checks"] if entry["subject"] == "GPUs")
     assert line["status"] == "ok" and "rank 1 → " in line["text"] and "GPU-01010101" in line["text"]
-    assert "driver CUDA 12.4, CuPy 14.2.0 for CUDA 13.0" in line["text"] and "MPIX_Query_cuda_support says no" in line["text"]
+    assert ("driver CUDA 12.4, CuPy 14.2.0 for CUDA 13.0" in line["text"]
+            and "MPIX_Query_cuda_support says no" in line["text"])
 
 
 def test_check_tells_why_a_gpu_cannot_be_used(cli):
@@ -509,7 +528,8 @@ def test_gpu_check_measures_and_prints_a_table(tmp_path):
 
 
 def test_no_part_of_gpu_check_is_lost_by_the_failure_of_another(tmp_path):
-    result, report = gpu_check(tmp_path, "--only", "environment", "throughput", "cryodrgn", error="cudaErrorNoDevice: none")
+    result, report = gpu_check(tmp_path, "--only", "environment", "throughput", "cryodrgn",
+                               error="cudaErrorNoDevice: none")
     assert result.returncode == 1
     assert report["environment"]["failed"] and report["throughput:12"]["failed"] and "note" in report["cryodrgn"]
     assert "no CUDA device is visible" in report["environment"]["text"] and "| 12 | failed" in result.stdout

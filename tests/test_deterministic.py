@@ -25,11 +25,13 @@ def samples():
     draw = np.random.default_rng(7)
     plane = HalfPlane.of(BOX)
     q = draw.normal(size=(IMAGES, 4))
-    numerator = (draw.normal(size=(IMAGES, len(plane))) + 1j * draw.normal(size=(IMAGES, len(plane)))) * 10 ** draw.uniform(
+    numerator = (draw.normal(size=(IMAGES, len(plane))) + 1j * draw.normal(size=(IMAGES,
+                                                                                 len(plane)))) * 10 ** draw.uniform(
         -3, 3, (IMAGES, 1)
     )
     weight = draw.uniform(0, 1, (IMAGES, len(plane)))
-    return matrix_from_quaternion(q / np.linalg.norm(q, axis=1)[:, None]), numerator.astype(np.complex64), weight.astype(np.float32)
+    return matrix_from_quaternion(q / np.linalg.norm(q, axis=1)[:,
+                                                                None]), numerator.astype(np.complex64), weight.astype(np.float32)
 
 
 def units(samples):
@@ -109,7 +111,8 @@ def test_symmetry_sums_whole_numbers_exactly():
     assert (draw[1:4, 1:4, 1:4] % 2).any(), "sums in doubles would have lost the last bits"
 
 
-@pytest.mark.parametrize("option", [{"backend": "cuda"}, {"space": "real"}, {"loss": "sorted", "keep": 0.5, "sort_scope": "batch"},
+@pytest.mark.parametrize("option", [{"backend": "cuda"}, {"space": "real"},
+                                    {"loss": "sorted", "keep": 0.5, "sort_scope": "batch"},
                                     {"half_precision": True}])
 def test_what_cannot_be_is_refused(option):
     with pytest.raises(UserError, match="--deterministic cannot be had with"):
@@ -139,4 +142,5 @@ def test_the_same_bits_on_any_number_of_ranks_and_threads(particles, cli, mpirun
         result = mpirun(n, ["-m", "mpirecon", *command, out], env=env)
         assert result.returncode == 0, result.stderr
         for name in ("volume", "half1", "half2"):
-            np.testing.assert_array_equal(mrcfile.read(tmp_path / "one" / f"{name}.mrc"), mrcfile.read(out / f"{name}.mrc"))
+            np.testing.assert_array_equal(mrcfile.read(tmp_path / "one" / f"{name}.mrc"),
+                                          mrcfile.read(out / f"{name}.mrc"))

@@ -16,7 +16,8 @@ class Grouped:
 
     def __init__(self, *groups):
         self._half = np.repeat([1, 2], [3 * g for g in groups])
-        self._name = np.concatenate([np.repeat([f"{half}/{g}" for g in range(count)], 3) for half, count in enumerate(groups)])
+        self._name = np.concatenate([np.repeat([f"{half}/{g}" for g in range(count)], 3) for half,
+                                     count in enumerate(groups)])
 
     def source_column(self, name):
         assert name == "particle"
@@ -26,7 +27,8 @@ class Grouped:
         return self._half
 
 
-@pytest.mark.parametrize(("groups", "folds"), [((20, 20), 8), ((63, 400), 8), ((400, 63), 8), ((64, 64), 4), ((400, 500), 4)])
+@pytest.mark.parametrize(("groups", "folds"), [((20, 20), 8), ((63, 400), 8), ((400, 63), 8), ((64, 64), 4),
+                                               ((400, 500), 4)])
 def test_few_groups_have_more_folds(groups, folds):
     config = Config(loss="posterior", group_by="particle")
     assert config.folds is None and config.settled(Grouped(*groups)).scoring_folds == folds
@@ -75,7 +77,8 @@ def test_copies_of_one_image_are_in_one_fold(cli, mpirun, tmp_path, monkeypatch,
             file["source"].attrs["path"] = "p.star"
     path = with_families(tmp_path / "s.h5", tmp_path / "f.h5", family)
     program = ("import sys, numpy as np\n"
-               "from mpirecon.parallel.comm import get_communicator\nfrom mpirecon.io.particle_file import ParticleFile\n"
+               "from mpirecon.parallel.comm import get_communicator\nfrom mpirecon.io.particle_file import "
+               "ParticleFile\n"
                "from mpirecon.solvers.config import Config\nfrom mpirecon.solvers.run import Reconstruction\n"
                "from mpirecon.parallel.console import Console\n"
                "class NoLog:\n    def event(self, *_, **__): pass\n"
@@ -105,7 +108,8 @@ def test_halves_that_part_families_are_told_and_few_families_refused(cli, tmp_pa
     family[[first, second]] = min(first, second)
     path = with_families(tmp_path / "s.h5", tmp_path / "f.h5", family)
     done = cli("reconstruct", path, "-o", tmp_path / "out", "--no-postprocess")
-    assert done.returncode == 0 and "1 of 39 particles have rows in both half sets" in done.stderr and "--new-halves" in done.stderr
+    assert (done.returncode == 0 and "1 of 39 particles have rows in both half sets" in done.stderr
+            and "--new-halves" in done.stderr)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert sum("have rows in both half sets" in text for text in summary["warnings"]) == 1
     path = with_families(tmp_path / "s.h5", tmp_path / "g.h5", half.astype(int))

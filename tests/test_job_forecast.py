@@ -34,7 +34,8 @@ def test_memory_forecast_agrees_with_runs(compiled, cli, mpirun, tmp_path, box, 
     """Within 15 %, but where the program can do with less. In processes of their own, whose peak is that of the run."""
     count = 400 if box < 100 else 100  # enough for a full batch of images
     cli("simulate", "--phantom", "--particles", count, "--box", box, "--snr", snr, "-o", tmp_path / "p.h5")
-    arguments = ["reconstruct", tmp_path / "p.h5", "-o", tmp_path / "run", "--memory", "256M", *(options or ["--iterations", 1])]
+    arguments = ["reconstruct", tmp_path / "p.h5", "-o", tmp_path / "run", "--memory", "256M",
+                 *(options or ["--iterations", 1])]
     run = cli(*arguments, env={}) if ranks == 1 else mpirun(ranks, ["-m", "mpirecon", *arguments], env={})
     assert run.returncode == 0, run.stderr
     measured = json.loads((tmp_path / "run" / "summary.json").read_text())["peak_memory_bytes"]
@@ -52,13 +53,16 @@ def test_memory_of_a_rank_shrinks_with_ranks_to_what_one_solve_needs():
     assert forecast[0] - forecast[-1] == pytest.approx(groups + maps + metadata, rel=0.02)
 
 
-@pytest.mark.parametrize("symmetry, factor", [("C4", 1.5), ("O", 1.75), ("I", 3.9), ("T", 6.0), ("D7", 4.0), ("I3", 22.2)])
+@pytest.mark.parametrize("symmetry, factor", [("C4", 1.5), ("O", 1.75), ("I", 3.9), ("T", 6.0), ("D7", 4.0),
+                                              ("I3", 22.2)])
 def test_symmetry_lengthens_the_accumulation_as_measured(symmetry, factor):
     """Factors of docs/method.md, to 1.6: poses that are left to spread, and sums of the grid over its rotations."""
     turns, copies = (len(part) for part in point_group(symmetry).split())
-    plain, symmetric = (seconds_by_phase(Task(1000, 64, 1, 1, **more), 1) for more in ({}, {"turns": turns, "copies": copies}))
+    plain, symmetric = (seconds_by_phase(Task(1000, 64, 1, 1, **more), 1)
+                        for more in ({}, {"turns": turns, "copies": copies}))
     assert 1 / 1.6 < symmetric["accumulate"] / plain["accumulate"] / factor < 1.6
-    assert {k: v for k, v in plain.items() if k != "accumulate"} == {k: v for k, v in symmetric.items() if k != "accumulate"}
+    assert {k: v for k, v in plain.items() if k != "accumulate"} == {k: v for k,
+                                                                     v in symmetric.items() if k != "accumulate"}
 
 
 def test_time_forecast_falls_with_ranks_and_speed():

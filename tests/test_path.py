@@ -86,21 +86,26 @@ def test_particles_scored_anew_leave_out_the_wrong_ones(particles, schedule):
 
 
 def test_the_best_resolution_of_a_sieve_is_no_smaller_selection(particles):
-    """It looks at high frequencies alone, and the place where single curves cross 0.143 draws it to half of the correct ones."""
+    """It looks at high frequencies alone, and the place where single curves cross 0.143 draws it to half of the correct
+    ones."""
     found = mr.path(particles, schedule="sieve", steps=(0.8, 0.64, 0.512, 0.41, 0.328), null=False)
-    assert found.verdict["best_resolution"] in (0.8, 0.64, 0.512) and found.summary["steps"][0]["resolution_fitted"] is not None
+    assert found.verdict["best_resolution"] in (0.8, 0.64,
+                                                0.512) and found.summary["steps"][0]["resolution_fitted"] is not None
 
 
 # resolutions of all curves together
 
 
 def curves(seed, wrong, signal=1.0, noise=1.0, sharper=0.0, box=32, size=4.0):
-    """Records of a path, of Fourier samples drawn shell by shell: tenths of a set, the correct ones first, each adds its noise to both half maps."""
+    """Records of a path, of Fourier samples drawn shell by shell: tenths of a set, the correct ones first, each adds
+    its noise to both half maps."""
     rng, shells = np.random.default_rng(seed), np.arange(1, box // 2 + 1)
     counts = np.rint(4 * np.pi * shells**2 / 2 * 0.2).astype(int)
     at = np.repeat(shells - 1, counts)
-    power = signal * np.exp(6.0 - 9.0 * (np.arange(1, box // 2 + 1) / (box // 2)))[at]  # of the object, over the noise of all particles
-    draw = lambda *shape: (rng.normal(size=(*shape, len(at))) + 1j * rng.normal(size=(*shape, len(at)))) / np.sqrt(2)  # noqa: E731
+    # of the object, over the noise of all particles
+    power = signal * np.exp(6.0 - 9.0 * (np.arange(1, box // 2 + 1) / (box // 2)))[at]
+    draw = lambda *shape: (rng.normal(size=(*shape, len(at))) + 1j * rng.normal(size=(*shape,
+                                                                                      len(at)))) / np.sqrt(2)  # noqa: E731
     correct = np.clip((1 - wrong) * 10 - np.arange(10), 0, 1) / 10  # of all particles, in each tenth
     objects, tenths = np.sqrt(power) * draw(), noise * np.sqrt(0.1) * draw(10, 2)
 
@@ -110,7 +115,8 @@ def curves(seed, wrong, signal=1.0, noise=1.0, sharper=0.0, box=32, size=4.0):
         sums = [np.bincount(at, values.real) for values in (a * b.conj(), abs(a) ** 2, abs(b) ** 2)]
         curve = np.concatenate([[1.0], sums[0] / np.sqrt(sums[1] * sums[2])]) if noise else np.concatenate(
             [[1.0], 1 / (1 + fraction / np.bincount(at, (share * blur) ** 2 * power) * counts)])
-        return {"fraction": fraction, "particles": round(1500 * fraction), "fsc": curve.tolist(), "mean_fsc": float(curve[1:].mean()),
+        return {"fraction": fraction, "particles": round(1500 * fraction), "fsc": curve.tolist(),
+                "mean_fsc": float(curve[1:].mean()),
                 "resolution_0143": crossing(curve, 0.143, box, size)}
 
     q = [k / 10 for k in range(10, 0, -1)]
@@ -205,14 +211,16 @@ def test_weights_are_those_of_all_maps_and_0_is_not_being_there(few, tmp_path):
     assert abs(double.summary["steps"][0]["mean_fsc"] - plain.summary["steps"][0]["mean_fsc"]) > 1e-4
     assert double.summary["steps"][0]["particles"] == count
     (tmp_path / "w.csv").write_text("id,w\n" + "".join(f"{row},{value}\n" for row, value in enumerate(weight)))
-    assert run(["path", str(few), "-o", str(tmp_path / "out"), "--loss", "l2", "--steps", "0.7", "--no-null", "--weights", f"{tmp_path / 'w.csv'}:w", "-q"]) == 0
+    assert run(["path", str(few), "-o", str(tmp_path / "out"), "--loss", "l2", "--steps", "0.7", "--no-null",
+                "--weights", f"{tmp_path / 'w.csv'}:w", "-q"]) == 0
     assert (mr.SelectionPath(tmp_path / "out").kept(1.0) == found.kept(1.0)).all()
 
 
 def test_an_automatic_mask_is_of_all_particles_and_for_all_steps(particles, tmp_path):
     found = mr.path(particles, tmp_path / "out", loss="l2", steps=(0.7,), null=False, mask="auto")
     mask = mr.read_map(tmp_path / "out" / "mask.mrc").array
-    assert 0.01 < mask.mean() < 0.5 and found.summary["mask"] == str(found.summary["mask"]) and "automatic" in found.summary["mask"]
+    assert (0.01 < mask.mean() < 0.5 and found.summary["mask"] == str(found.summary["mask"])
+            and "automatic" in found.summary["mask"])
     from mpirecon.validate.fsc import fsc
 
     best = found.summary["steps"][[s["fraction"] for s in found.summary["steps"]].index(found.best)]

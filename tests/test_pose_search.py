@@ -81,7 +81,8 @@ def test_derivatives_are_those_of_finite_differences():
 
     def at(q, shift):
         out, gradient, cross, hessian = np.empty(2), np.empty(5), np.empty(5), np.empty((5, 5))
-        derivatives(volume, _matrix(q), shift, 32, plane.kx, plane.ky, len(plane), data, on_cross, on_model, out, gradient, cross,
+        derivatives(volume, _matrix(q), shift, 32, plane.kx, plane.ky, len(plane), data, on_cross, on_model, out,
+                    gradient, cross,
                     hessian)
         return out, gradient, cross, hessian
 
@@ -90,7 +91,8 @@ def test_derivatives_are_those_of_finite_differences():
     step, numeric = 2e-4, np.empty((5, 2))
     for j in range(5):
         change = np.eye(5)[j] * step
-        numeric[j] = (at(turned(q, change[:3]), shift + change[3:])[0] - at(turned(q, -change[:3]), shift - change[3:])[0]) / (2 * step)
+        numeric[j] = (at(turned(q, change[:3]), shift + change[3:])[0] - at(turned(q, -change[:3]),
+                                                                            shift - change[3:])[0]) / (2 * step)
     # the interpolation is linear in pieces: the derivative jumps at their bounds
     np.testing.assert_allclose(gradient, numeric[:, 0], atol=0.02 * np.abs(numeric[:3, 0]).max())
     np.testing.assert_allclose(2 * cross, numeric[:, 1], atol=0.02 * np.abs(numeric[:, 1]).max())
@@ -158,7 +160,8 @@ def test_evidence_is_the_integral_over_pose_and_amplitude():
                   curvature * np.eye(5)[None, None], np.ones((1, 1), bool))
     found, share = log_evidence(peaks, amplitudes, 0.0, 1)
     a = np.linspace(-1, 3, 2001)
-    of_amplitude = np.log(trapezoid(np.exp(28 * a - a**2 * power / 2 - (a - 1) ** 2 / 0.08) / np.sqrt(2 * np.pi * 0.04), a))
+    of_amplitude = np.log(trapezoid(np.exp(28 * a - a**2 * power / 2 - (a - 1) ** 2 / 0.08) / np.sqrt(2 * np.pi * 0.04),
+                                    a))
     best = float(amplitudes.best(np.array(28.0), np.array(power)))
     of_turn = 1.5 * np.log(2 * np.pi / (best**2 * curvature)) - np.log(8 * np.pi**2)
     assert found[0] == pytest.approx(of_amplitude + of_turn, abs=1e-6) and share[0] == 1

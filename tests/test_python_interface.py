@@ -25,7 +25,8 @@ def result(particles):
 
 def test_importing_loads_no_library_and_starts_nothing():
     code = (
-        "import sys, logging, signal; before = set(sys.modules), signal.getsignal(signal.SIGTERM), logging.root.handlers[:]\n"
+        "import sys, logging, signal; before = set(sys.modules), signal.getsignal(signal.SIGTERM), "
+        "logging.root.handlers[:]\n"
         "import mpirecon\n"
         "heavy = {'numpy', 'scipy', 'numba', 'h5py', 'mpi4py', 'matplotlib', 'click', 'cupy', 'pandas'}\n"
         "assert not heavy & (set(sys.modules) - before[0]), heavy & set(sys.modules)\n"
@@ -69,7 +70,8 @@ def test_noise_in_a_script_is_that_of_the_command(particles, tmp_path, cli):
 
 def test_a_run_in_a_script_is_the_run_of_the_command(particles, tmp_path, cli):
     ours = mr.reconstruct(particles, loss="sorted", keep=0.7, iterations=2, diameter=80)
-    done = cli("reconstruct", particles.path, "-o", tmp_path / "run", "--loss", "sorted", "--keep", 0.7, "--iterations", 2,
+    done = cli("reconstruct", particles.path, "-o", tmp_path / "run", "--loss", "sorted", "--keep", 0.7, "--iterations",
+               2,
                "--diameter", 80)
     assert done.returncode == 0, done.stderr
     theirs = mr.Result(tmp_path / "run")
@@ -78,7 +80,8 @@ def test_a_run_in_a_script_is_the_run_of_the_command(particles, tmp_path, cli):
     for name in theirs.particles.dtype.names:
         np.testing.assert_array_equal(ours.particles[name], theirs.particles[name])
     assert [r["loss"] for r in ours.iterations] == [r["loss"] for r in theirs.iterations]
-    assert ours.resolution == theirs.resolution == ours.fsc.resolution or abs(ours.fsc.resolution - ours.resolution) < 1e-3
+    assert ours.resolution == theirs.resolution == ours.fsc.resolution or abs(ours.fsc.resolution
+                                                                              - ours.resolution) < 1e-3
     assert ours.kept.sum() == theirs.summary["kept"] and ours.detection == theirs.detection
 
 
@@ -181,7 +184,8 @@ def test_starting_weights_make_the_map(particles):
     good = ~particles.truth["pose_error"]
     weighted = mr.reconstruct(particles, start_weights=good.astype(float), seed=1)
     about = particles.metadata(good)
-    alone = mr.reconstruct(mr.Particles(particles.images(good), about.pose, about.ctf, pixel_size=particles.pixel_size, half=about.half))
+    alone = mr.reconstruct(mr.Particles(particles.images(good), about.pose, about.ctf, pixel_size=particles.pixel_size,
+                                        half=about.half))
     a, b = (r.half_maps[0].array for r in (weighted, alone))
     assert np.abs(a - b).max() < 2e-3 * np.abs(b).max()
     everybody = mr.reconstruct(particles).half_maps[0].array

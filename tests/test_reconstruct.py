@@ -104,7 +104,8 @@ def test_the_loss_is_the_mean_residual_of_the_images(reconstruct, particles):
     from mpirecon.operators.half_plane import HalfPlane
     from mpirecon.operators.shift import centred_samples
 
-    out, summary = reconstruct("raw", "--distance", "raw", "--iterations", 1, "--max-resolution", 11, "--normalise", "off")
+    out, summary = reconstruct("raw", "--distance", "raw", "--iterations", 1, "--max-resolution", 11, "--normalise",
+                               "off")
     plane = HalfPlane.of(BOX, BOX * 5 / 11 + 0.5)
     model = ForwardModel(BOX, 5, plane=plane)
     band = plane.shell >= 2
@@ -162,9 +163,11 @@ def test_robust_losses_give_wrong_particles_less_weight(reconstruct, loss):
 
 
 def test_a_graduated_schedule_leaves_a_start_that_a_plain_one_is_caught_in(folder, cli):
-    """80 % of 200 poses wrong: the first map tells good from wrong too badly to be followed, and a better one is never made."""
+    """80 % of 200 poses wrong: the first map tells good from wrong too badly to be followed, and a better one is never
+    made."""
     path, found = folder / "few.h5", {}
-    assert cli("simulate", "--phantom", "--particles", 200, "--box", BOX, "--pixel-size", 6, "--snr", 0.1, "--error-rate", 0.8,
+    assert cli("simulate", "--phantom", "--particles", 200, "--box", BOX, "--pixel-size", 6, "--snr", 0.1,
+               "--error-rate", 0.8,
                "--truth-map", folder / "few.mrc", "-o", path).returncode == 0
     for schedule in ("plain", "graduated"):
         out = folder / f"few-{schedule}"
@@ -301,11 +304,13 @@ def test_peak_memory_is_the_runs_own_whoever_started_it(folder, cli, particles):
     assert json.loads((out / "summary.json").read_text())["peak_memory_bytes"] < 0.5e9
 
 
-@pytest.mark.parametrize("options", [[], ["--diameter", "70"], ["--solver", "gradient", "--iterations", "2"], ["--solve-iterations", "0"]])
+@pytest.mark.parametrize("options", [[], ["--diameter", "70"], ["--solver", "gradient", "--iterations", "2"],
+                                     ["--solve-iterations", "0"]])
 def test_the_fsc_that_is_told_is_that_of_the_half_maps_that_are_written(options, cli, tmp_path):
     """Where a run has compared the very maps, its curve is told, and not made again."""
     box, pixel = 50, 3.0
-    cli("simulate", "--phantom", "--particles", 80, "--box", box, "--pixel-size", pixel, "--snr", 0.2, "--seed", 4, "-o", tmp_path / "p.h5")
+    cli("simulate", "--phantom", "--particles", 80, "--box", box, "--pixel-size", pixel, "--snr", 0.2, "--seed", 4,
+        "-o", tmp_path / "p.h5")
     result = cli("reconstruct", tmp_path / "p.h5", "-o", tmp_path / "run", "-q", "--no-postprocess", *options)
     assert result.returncode == 0, result.stderr
     first, second = (np.asarray(read_map(tmp_path / "run" / f"half{k}.mrc").array) for k in (1, 2))

@@ -31,11 +31,13 @@ def mirrored(array, axis):
 
 
 def found(array, reference, size=SIZE, resolution=12.0):
-    return compare_with_reference(array, SIZE, Volume(np.ascontiguousarray(reference, np.float32), size), "ref.mrc", soft_sphere(BOX, 8, 4), resolution)
+    return compare_with_reference(array, SIZE, Volume(np.ascontiguousarray(reference, np.float32), size), "ref.mrc",
+                                  soft_sphere(BOX, 8, 4), resolution)
 
 
 def test_what_is_told_of_a_reference(truth):
-    noisy = truth + np.float32(0.3 * truth.std()) * np.random.default_rng(1).standard_normal(truth.shape, dtype=np.float32)
+    noisy = truth + np.float32(0.3 * truth.std()) * np.random.default_rng(1).standard_normal(truth.shape,
+                                                                                             dtype=np.float32)
     same = found(noisy, truth)
     assert same.correlation > 0.9 > same.mirrored and not same.warnings
     np.testing.assert_allclose(same.fsc, fsc(noisy, truth, soft_sphere(BOX, 8, 4)), atol=1e-5)
@@ -48,9 +50,11 @@ def test_what_is_told_of_a_reference(truth):
     assert "hand was inverted" in hand and "opposite contrast" in contrast
     (told,) = found(noisy, np.random.default_rng(2).standard_normal(truth.shape)).warnings
     assert "are not alike" in told
-    for other, words in ((found(noisy, truth, size=5.2), "pixels of 5.2 Å"), (found(noisy, truth[2:-2, 2:-2, 2:-2]), "a box of 20 pixels"),
+    for other, words in ((found(noisy, truth, size=5.2), "pixels of 5.2 Å"),
+                         (found(noisy, truth[2:-2, 2:-2, 2:-2]), "a box of 20 pixels"),
                          (found(noisy, 0 * truth), "is 0 everywhere")):
-        assert other.correlation is None and other.fsc is None and words in other.warnings[0] and "not compared" in other.warnings[0]
+        assert (other.correlation is None and other.fsc is None and words in other.warnings[0]
+                and "not compared" in other.warnings[0])
 
 
 def test_a_run_tells_of_its_reference(particles, truth, tmp_path, cli):
@@ -63,18 +67,22 @@ def test_a_run_tells_of_its_reference(particles, truth, tmp_path, cli):
     table = np.genfromtxt(run.folder / "fsc.csv", delimiter=",", names=True)
     np.testing.assert_allclose(table["fsc_reference"], fsc(halves, truth, soft_sphere(BOX, BOX / 2 - 3, 3)), atol=2e-3)
     page = run.report.read_text()
-    assert "<h2>Beside the reference</h2>" in page and "low-passed to the map" in page and "with the reference, in the scoring mask" in page
+    assert ("<h2>Beside the reference</h2>" in page and "low-passed to the map" in page
+            and "with the reference, in the scoring mask" in page)
     # it changes nothing of the map
     np.testing.assert_array_equal(mr.reconstruct(particles, postprocess=False).volume.array, run.volume.array)
 
     mr.Volume(-truth, SIZE).write(tmp_path / "dark.mrc")
-    done = cli("reconstruct", particles.path, "-o", tmp_path / "dark", "--reference", tmp_path / "dark.mrc", "--no-postprocess")
+    done = cli("reconstruct", particles.path, "-o", tmp_path / "dark", "--reference", tmp_path / "dark.mrc",
+               "--no-postprocess")
     assert done.returncode == 0 and "has the opposite contrast" in done.stderr, done.stderr
     assert "opposite contrast" in " ".join(json.loads((tmp_path / "dark" / "summary.json").read_text())["warnings"])
     (tmp_path / "text.mrc").write_text("no map")
     done = cli("reconstruct", particles.path, "-o", tmp_path / "none", "--reference", tmp_path / "text.mrc")
-    assert done.returncode == 1 and "text.mrc" in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "none").exists()
+    assert (done.returncode == 1 and "text.mrc" in done.stderr and "Traceback" not in done.stderr
+            and not (tmp_path / "none").exists())
     before = (tmp_path / "dark" / "volume.mrc").read_bytes()
-    done = cli("reconstruct", particles.path, "-o", tmp_path / "dark", "--overwrite", "--reference", tmp_path / "dark" / "volume.mrc")
+    done = cli("reconstruct", particles.path, "-o", tmp_path / "dark", "--overwrite", "--reference",
+               tmp_path / "dark" / "volume.mrc")
     assert done.returncode == 1 and "is the reference that this run reads" in done.stderr
     assert (tmp_path / "dark" / "volume.mrc").read_bytes() == before

@@ -1,4 +1,5 @@
-"""A reconstruction as an External job: every ending leaves what RELION asks for, and RELION's own programs take what it made."""
+"""A reconstruction as an External job: every ending leaves what RELION asks for, and RELION's own programs take what it
+made."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def made(tmp_path_factory):
     """A RELION project: particles of Extract, a table of Refine3D with paths from the project, a mask."""
     home = tmp_path_factory.mktemp("made")
     source = home / "simulated.h5"
-    words = ["simulate", "--phantom", "--particles", "120", "--box", "24", "--pixel-size", "8", "--snr", "0.5", "-o", source]
+    words = ["simulate", "--phantom", "--particles", "120", "--box", "24", "--pixel-size", "8", "--snr", "0.5", "-o",
+             source]
     assert command_line.run([*map(str, words), "-q"]) == 0
     for folder in ("Extract/job009", "Refine3D/job010", "MaskCreate/job011", JOB):
         (home / folder).mkdir(parents=True)
@@ -45,7 +47,8 @@ def made(tmp_path_factory):
     tables = new_tables(particles, particles.pose, [f"{i + 1:06d}@Extract/job009/a.mrcs" for i in range(120)])
     write_star(home / "Refine3D/job010/run_data.star", tables, overwrite=False)
     z, y, x = np.mgrid[:24, :24, :24] - 12
-    write_map(home / "MaskCreate/job011/mask.mrc", np.clip((9 - np.sqrt(x**2 + y**2 + z**2)) / 3, 0, 1), 8.0, overwrite=False)
+    write_map(home / "MaskCreate/job011/mask.mrc", np.clip((9 - np.sqrt(x**2 + y**2 + z**2)) / 3, 0, 1), 8.0,
+              overwrite=False)
     source.unlink()
     return home
 
@@ -93,24 +96,29 @@ def processes_with(text: str) -> list[str]:
 
 def test_success_leaves_what_relion_takes(project):
     before = (project / "Refine3D/job010/run_data.star").read_bytes()
-    assert run(*OPTIONS, "--in_mask", "MaskCreate/job011/mask.mrc", "--in_3dref", "ref.mrc", "--iterations", 2, "--controls", "Yes",
-               "--log_particles", "last", "--half_precision", "No", "--j", 2, "--pipeline_control", f"{JOB}/") == 0, said()
+    assert run(*OPTIONS, "--in_mask", "MaskCreate/job011/mask.mrc", "--in_3dref", "ref.mrc", "--iterations", 2,
+               "--controls", "Yes",
+               "--log_particles", "last", "--half_precision", "No", "--j", 2, "--pipeline_control",
+               f"{JOB}/") == 0, said()
     assert markers() == {SUCCESS} and (JOB / SUCCESS).stat().st_size == 0
     (nodes,) = read_star(JOB / NODES).values()
     # every column that 3.1 (numbers) or 4 and 5 (labels) look for; paths start from the project
-    found = {name: (int(kind), label) for name, kind, label in zip(nodes["rlnPipeLineNodeName"], nodes["rlnPipeLineNodeType"],
+    found = {name: (int(kind), label) for name, kind, label in zip(nodes["rlnPipeLineNodeName"],
+                                                                   nodes["rlnPipeLineNodeType"],
                                                                    nodes["rlnPipeLineNodeTypeLabel"])}
     particles, half = (3, "ParticleGroupMetadata.star.relion"), (10, "DensityMap.mrc.halfmap")
     assert found == {
         "External/job001/particles.star": particles, "External/job001/discarded.star": particles,
         "External/job001/run_half1_class001_unfil.mrc": half, "External/job001/run_half2_class001_unfil.mrc": half,
-        "External/job001/run_class001.mrc": (6, "DensityMap.mrc"), "External/job001/run_sharpened.mrc": (11, "DensityMap.mrc"),
+        "External/job001/run_class001.mrc": (6, "DensityMap.mrc"), "External/job001/run_sharpened.mrc": (11,
+                                                                                                         "DensityMap.mrc"),
         "External/job001/mask.mrc": (7, "Mask3D.mrc"),
     }
     assert set(nodes["rlnPipeLineNodeTypeLabelDepth"]) == {"1"} and all(Path(name).is_file() for name in found)
     kept, discarded = (read_star(JOB / name)["particles"] for name in ("particles.star", "discarded.star"))
     assert len(kept) == 84 and len(discarded) == 36
-    assert not set(kept["rlnImageName"]) & set(discarded["rlnImageName"]) and all(name.endswith("@Extract/job009/a.mrcs") for name in kept["rlnImageName"])
+    assert (not set(kept["rlnImageName"]) & set(discarded["rlnImageName"])
+            and all(name.endswith("@Extract/job009/a.mrcs") for name in kept["rlnImageName"]))
     assert (np.array(kept["rlnParticleFigureOfMerit"].tolist(), float) > 0).all()
     for half, name in ((1, "run_half1_class001_unfil.mrc"), (2, "run_half2_class001_unfil.mrc")):
         np.testing.assert_array_equal(mrcfile.read(JOB / name), mrcfile.read(JOB / "run" / f"half{half}.mrc"))
@@ -121,13 +129,16 @@ def test_success_leaves_what_relion_takes(project):
 
     # continued with the same: nothing is reconstructed again; with other options, it is
     (JOB / "particles.star").unlink()
-    again = [*OPTIONS, "--in_mask", "MaskCreate/job011/mask.mrc", "--iterations", 2, "--controls", "Yes", "--log_particles", "last"]
+    again = [*OPTIONS, "--in_mask", "MaskCreate/job011/mask.mrc", "--iterations", 2, "--controls", "Yes",
+             "--log_particles", "last"]
     assert run(*again) == 0 and markers() == {SUCCESS} and said().count("iteration 2/2:") == 1
     assert len(read_star(JOB / "particles.star")["particles"]) == 84
     assert run("--in_parts", "Refine3D/job010/run_data.star", "--loss", "l2", "--no-postprocess") == 0
     assert markers() == {SUCCESS} and len(read_star(JOB / "particles.star")["particles"]) == 120
-    (nodes,) = read_star(JOB / NODES).values()  # nobody is discarded, and no mask was made: what was of the run before is gone
-    assert len(nodes) == 4 and not (JOB / "run_sharpened.mrc").exists() and "External/job001/discarded.star" not in set(nodes["rlnPipeLineNodeName"])
+    # nobody is discarded, and no mask was made: what was of the run before is gone
+    (nodes,) = read_star(JOB / NODES).values()
+    assert (len(nodes) == 4 and not (JOB / "run_sharpened.mrc").exists()
+            and "External/job001/discarded.star" not in set(nodes["rlnPipeLineNodeName"]))
 
 
 @pytest.mark.parametrize(("words", "message"), [
@@ -156,7 +167,8 @@ def test_what_the_job_reads_is_not_replaced_by_what_it_writes(project):
     shutil.copy("Refine3D/job010/run_data.star", JOB / "particles.star")
     before = (JOB / "particles.star").read_bytes()
     assert run("--in_parts", JOB / "particles.star") == 1
-    assert markers() == {FAILURE} and (JOB / "particles.star").read_bytes() == before and "would replace what it is made from" in said()
+    assert (markers() == {FAILURE} and (JOB / "particles.star").read_bytes() == before
+            and "would replace what it is made from" in said())
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -198,7 +210,8 @@ def test_a_killed_job_is_told_as_failed_and_can_be_continued(project):
 def test_a_killed_reconstruction_is_told_as_failed(project):
     job = start(*OPTIONS, "--iterations", 40)
     wait_for((JOB / "run" / "checkpoint.h5").exists, job)
-    worker = next(int(p.parent.name) for p in Path("/proc").glob("[0-9]*/stat") if p.read_text().rpartition(")")[2].split()[1] == str(job.pid)
+    worker = next(int(p.parent.name) for p in Path("/proc").glob("[0-9]*/stat")
+                  if p.read_text().rpartition(")")[2].split()[1] == str(job.pid)
                   and b"\0reconstruct\0" in (p.parent / "cmdline").read_bytes())
     os.kill(worker, signal.SIGKILL)
     assert job.wait(timeout=60) == 1 and markers() == {FAILURE} and "was killed (SIGKILL" in said()
@@ -235,11 +248,13 @@ class Relion:
         launcher = project / "start.sh"  # this Python's, wherever RELION looks for programs
         launcher.write_text(f'#!/bin/sh\nexec {sys.executable} -m mpirecon "$@"\n')
         launcher.chmod(0o755)
-        for name, value in {"fn_exe": '"./start.sh relion"', "in_part": "Refine3D/job010/run_data.star", "nr_threads": 1, **values}.items():
+        for name, value in {"fn_exe": '"./start.sh relion"', "in_part": "Refine3D/job010/run_data.star",
+                            "nr_threads": 1, **values}.items():
             template, count = re.subn(rf"^{name} .*$", f"{name} {value}", template, flags=re.MULTILINE)
             assert count == 1, name
         Path("job.star").write_text(template)
-        Path("default_pipeline.star").write_text("\n# version 30001\n\ndata_pipeline_general\n\n_rlnPipeLineJobCounter 12\n\n")
+        Path("default_pipeline.star").write_text("\n# version 30001\n\ndata_pipeline_general\n\n_rlnPipeLineJobCounter "
+                                                 "12\n\n")
         self.environment = _clean_environment(**_SMALL_MACHINE)
         self("relion_pipeliner", "--addJobFromStar", "job.star")
 
@@ -265,10 +280,12 @@ class Relion:
     def process(self) -> int:
         """The job's own, which RELION has started."""
         return next(int(entry.parent.name) for entry in Path("/proc").glob("[0-9]*/cmdline")
-                    if b"mpirecon\0relion\0--o\0" in entry.read_bytes() and (entry.parent / "cwd").resolve() == Path.cwd())
+                    if b"mpirecon\0relion\0--o\0" in entry.read_bytes() and (entry.parent / "cwd").resolve()
+                    == Path.cwd())
 
 
-needs_relion = pytest.mark.skipif(shutil.which("relion_pipeliner") is None, reason="needs relion_pipeliner: apt-get install relion")
+needs_relion = pytest.mark.skipif(shutil.which("relion_pipeliner") is None,
+                                  reason="needs relion_pipeliner: apt-get install relion")
 
 
 @needs_relion
@@ -281,31 +298,37 @@ def test_relion_runs_the_template_and_postprocess_takes_its_half_maps(project, c
     assert relion.status == "2" and (job / SUCCESS).exists(), (job / "run.err").read_text()
     outputs = relion.edges("pipeline_output_edges", "To")
     assert outputs == set(next(iter(read_star(job / NODES).values()))["rlnPipeLineNodeName"]) and len(outputs) == 6
-    assert relion.edges("pipeline_input_edges", "From") == {"Refine3D/job010/run_data.star", "MaskCreate/job011/mask.mrc"}
+    assert relion.edges("pipeline_input_edges", "From") == {"Refine3D/job010/run_data.star",
+                                                            "MaskCreate/job011/mask.mrc"}
     Path("PostProcess/job013").mkdir(parents=True)
-    relion("relion_postprocess", "--i", job / "run_half1_class001_unfil.mrc", "--mask", job / "mask.mrc", "--o", "PostProcess/job013/postprocess")
+    relion("relion_postprocess", "--i", job / "run_half1_class001_unfil.mrc", "--mask", job / "mask.mrc", "--o",
+           "PostProcess/job013/postprocess")
     assert Path("PostProcess/job013/postprocess.star").exists()
 
 
 @needs_relion
 def test_relion_tells_every_ending(project, cli):
-    values = {"param1_value": "sorted", "param4_label": "keep", "param4_value": "0.7", "param5_label": "iterations", "param5_value": 40}
+    values = {"param1_value": "sorted", "param4_label": "keep", "param4_value": "0.7", "param5_label": "iterations",
+              "param5_value": 40}
     relion = Relion(project, cli("relion", "--job-star").stdout, **values)
     stack, job = Path("Extract/job009/a.mrcs"), relion.JOB
     stack.rename("elsewhere.mrcs")
     relion.start("bad").wait(timeout=120)
     assert relion.status == "3" and "the stack Extract/job009/a.mrcs is not there" in (job / "run.err").read_text()
     Path("elsewhere.mrcs").rename(stack)
-    stops = {"abort": (lambda: (job / ABORT_NOW).touch(), "4"), "kill": (lambda: os.kill(relion.process(), signal.SIGKILL), "3")}
+    stops = {"abort": (lambda: (job / ABORT_NOW).touch(), "4"), "kill": (lambda: os.kill(relion.process(),
+                                                                                         signal.SIGKILL), "3")}
     for count, (name, (stop, told)) in enumerate(stops.items(), 1):
         running = relion.start(name)
         begun = "1 rank, loss sorted"  # what each run says before its iterations
-        wait_for(lambda: (job / "run" / "checkpoint.h5").exists() and (job / "run.out").read_text().count(begun) == count, running)
+        wait_for(lambda: (job / "run" / "checkpoint.h5").exists() and (job / "run.out").read_text().count(begun)
+                 == count, running)
         stop()
         running.wait(timeout=120)
         assert relion.status == told, (job / "run.err").read_text()
     assert relion.start("go on").wait(timeout=120) == 0 and relion.status == "2", (job / "run.err").read_text()
-    assert (job / "run.out").read_text().count("iteration 1/40:") == 1 and len(relion.edges("pipeline_output_edges", "To")) == 7
+    assert (job / "run.out").read_text().count("iteration 1/40:") == 1 and len(relion.edges("pipeline_output_edges",
+                                                                                            "To")) == 7
 
 
 def test_the_reference_of_the_form_is_compared_with_the_map(project):
@@ -315,12 +338,14 @@ def test_the_reference_of_the_form_is_compared_with_the_map(project):
     Path("Refine3D/job010/run_class001.mrc").write_bytes((JOB / "run_class001.mrc").read_bytes())
     assert run(*words, "--in_3dref", "Refine3D/job010/run_class001.mrc") == 0 and markers() == {SUCCESS}, said()
     told = json.loads((JOB / "run" / "summary.json").read_text())["reference"]
-    assert told["file"] == "run_class001.mrc" and told["correlation"] > 0.9 and "Beside the reference" in (JOB / "report.html").read_text()
+    assert (told["file"] == "run_class001.mrc" and told["correlation"] > 0.9
+            and "Beside the reference" in (JOB / "report.html").read_text())
     dark = mrcfile.read(JOB / "run_class001.mrc")
     write_map(project / "Refine3D/job010/run_class001.mrc", -dark, 8.0, overwrite=True)
     assert run(*words, "--in_3dref", "Refine3D/job010/run_class001.mrc") == 0 and "opposite contrast" in said()
     write_map(project / "Refine3D/job010/run_class001.mrc", dark, 7.0, overwrite=True)
-    assert run(*words, "--in_3dref", "Refine3D/job010/run_class001.mrc") == 0 and "has pixels of 7 Å" in said() and markers() == {SUCCESS}
+    assert run(*words, "--in_3dref",
+               "Refine3D/job010/run_class001.mrc") == 0 and "has pixels of 7 Å" in said() and markers() == {SUCCESS}
     assert run(*words, "--in_3dref", "a.mrc", "--reference", "Refine3D/job010/run_class001.mrc") == 1
     assert "both say what the reference is" in said() and markers() == {FAILURE}
     # what the job reads is not replaced

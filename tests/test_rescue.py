@@ -26,13 +26,15 @@ OFFSET = 9.0  # Å, 1.5 pixels
 @pytest.fixture(scope="module")
 def particles(tmp_path_factory):
     path = tmp_path_factory.mktemp("rescue") / "particles.h5"
-    return mr.simulate(TRUTH, 400, path, snr=0.7, error_rate=0.3, offset_error=OFFSET / 2, junk_rate=0.1, noise_cv=0.15, seed=2)
+    return mr.simulate(TRUTH, 400, path, snr=0.7, error_rate=0.3, offset_error=OFFSET / 2, junk_rate=0.1, noise_cv=0.15,
+                       seed=2)
 
 
 @pytest.fixture(scope="module")
 def rescued(particles, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rescued") / "run"
-    return mr.reconstruct(particles, folder, loss="posterior", poses="rescue", search_offset=OFFSET, log_particles="last")
+    return mr.reconstruct(particles, folder, loss="posterior", poses="rescue", search_offset=OFFSET,
+                          log_particles="last")
 
 
 def error(particles, q):
@@ -46,12 +48,14 @@ def test_wrong_poses_are_found_again_and_junk_is_not(particles, rescued):
     right = error(particles, table["quaternion"]) < 8
     assert (right & found)[wrong].mean() > 0.9
     assert right[found].mean() > 0.97 and not (found & junk).any()
-    assert table["kept"][found].all() and (table["posterior"][found] >= 0.5).all() and (table["weight"][found] > 0).all()
+    assert (table["kept"][found].all() and (table["posterior"][found] >= 0.5).all()
+            and (table["weight"][found] > 0).all())
     off = np.hypot(*(table["shift"] - true_shift)[right & found].T)
     assert np.median(off) < 0.25 * OFFSET
     scatter = (table["shift"] - true_shift)[right & found] / table["offset_sigma"][right & found, None]
     assert 0.5 < np.sqrt((scatter**2).mean()) < 2
-    assert 0.5 < np.median(error(particles, table["quaternion"])[right & found] / table["pose_sigma"][right & found]) < 3
+    assert 0.5 < np.median(error(particles,
+                                 table["quaternion"])[right & found] / table["pose_sigma"][right & found]) < 3
 
 
 def test_states_say_what_became_of_each_pose(particles, rescued):
@@ -102,13 +106,16 @@ def test_every_count_says_which_pose_it_judges(particles, rescued):
     summary, table, junk = rescued.summary, rescued.particles, particles.truth["junk"]
     told, found = summary["detection"], table["pose_state"] == FOUND
     off = error(particles, table["quaternion"])
-    assert told["kept"] + told["at_found"] == summary["kept"] and told["at_found"] == found.sum() == summary["search"]["found"]
+    assert (told["kept"] + told["at_found"] == summary["kept"]
+            and told["at_found"] == found.sum() == summary["search"]["found"])
     assert told["found_again"] == (found & ~junk & (off < 5)).sum()
-    assert told["believed_wrong"] == (found & (junk | (off > 10))).sum() == summary["search"]["planted"]["believed_and_wrong"]
+    assert told["believed_wrong"] == (found & (junk
+                                               | (off > 10))).sum() == summary["search"]["planted"]["believed_and_wrong"]
     for name in ("kept", "at_found", "found_again", "believed_wrong"):
         assert sum(row[name] for row in told["confusion"]) == told[name]
     page = (rescued.folder / "report.html").read_text()
-    for words in ("kept at the given pose", "kept at a found pose", "found again", "believed and wrong", "wrong or junk among kept, at the poses used",
+    for words in ("kept at the given pose", "kept at a found pose", "found again", "believed and wrong",
+                  "wrong or junk among kept, at the poses used",
                   f"{told['at_found']:,} at poses that were found", "Poses found again"):
         assert words in page
     views = np.genfromtxt(rescued.folder / "views.csv", delimiter=",", names=True)
@@ -119,21 +126,24 @@ def test_every_count_says_which_pose_it_judges(particles, rescued):
 
 
 def test_the_exported_star_makes_the_map_in_relion(particles, rescued, cli, tmp_path):
-    result = cli("export", rescued.folder, "--star", tmp_path / "kept.star", "--stack", tmp_path / "kept.mrcs", "--poses", "used")
+    result = cli("export", rescued.folder, "--star", tmp_path / "kept.star", "--stack", tmp_path / "kept.mrcs",
+                 "--poses", "used")
     assert result.returncode == 0, result.stderr
     table, given = rescued.particles, particles.table
     kept = table["kept"]
     star = read_relion(tmp_path / "kept.star")
     np.testing.assert_allclose(angular_distance(star.pose.quaternion, table["quaternion"][kept]), 0, atol=1e-4)
     np.testing.assert_allclose(star.pose.shift, table["shift"][kept], atol=1e-6)
-    column = {name: star.tables[star.particle_block][name].to_numpy(float) for name in star.tables[star.particle_block] if name.startswith("mpirecon")}
+    column = {name: star.tables[star.particle_block][name].to_numpy(float) for name in star.tables[star.particle_block]
+              if name.startswith("mpirecon")}
     before = Pose.from_euler(*(column[f"mpireconGivenAngle{axis}"] for axis in ("Rot", "Tilt", "Psi")))
     np.testing.assert_allclose(angular_distance(before.quaternion, given["quaternion"][kept]), 0, atol=1e-4)
     np.testing.assert_allclose(-column["mpireconGivenOriginXAngst"], given["shift"][kept, 0], atol=1e-6)
     np.testing.assert_array_equal(column["mpireconPoseState"], table["pose_state"][kept])
     if shutil.which("relion_reconstruct") is None:
         pytest.skip("needs relion_reconstruct")
-    done = subprocess.run(["relion_reconstruct", "--i", "kept.star", "--o", "relion.mrc", "--ctf", "--fom_weighting"], cwd=tmp_path,
+    done = subprocess.run(["relion_reconstruct", "--i", "kept.star", "--o", "relion.mrc", "--ctf", "--fom_weighting"],
+                          cwd=tmp_path,
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     both = mr.fsc(mrcfile.read(tmp_path / "relion.mrc"), rescued.volume.to_numpy(), pixel_size=6.0).values
@@ -143,7 +153,8 @@ def test_the_exported_star_makes_the_map_in_relion(particles, rescued, cli, tmp_
 def test_ranks_find_the_same(mpirun, tmp_path):
     quarter = mr.phantom(20, 7.0).array
     half = quarter + np.roll(quarter[:, ::-1, ::-1], (1, 1), axis=(1, 2))
-    whole = mr.Volume(half + np.roll(half[::-1, :, ::-1], (1, 1), axis=(0, 2)), 7.0)  # D2: a quarter of the orientations
+    # D2: a quarter of the orientations
+    whole = mr.Volume(half + np.roll(half[::-1, :, ::-1], (1, 1), axis=(0, 2)), 7.0)
     particles = mr.simulate(whole, 201, tmp_path / "p.h5", snr=1.0, error_rate=0.3, seed=6)
     options = dict(loss="posterior", poses="rescue", search_offset=0.0, iterations=4, symmetry="D2")
     alone = mr.reconstruct(particles, **options)
@@ -176,8 +187,10 @@ def test_symmetric_premultiplied_images_of_an_odd_box_and_several_optics_groups(
     about = simulated.metadata()
     groups = np.where(np.arange(400) % 3 == 0, 7, 3)
     images = simulated.images() * np.where(groups == 7, 2, 1)[:, None, None].astype(np.float32)
-    particles = mr.Particles(images, about.pose, about.ctf, pixel_size=6.0, half=about.half, optics_group=groups, ctf_premultiplied=True)
-    run = mr.reconstruct(particles, loss="posterior", poses="rescue", symmetry="C2", search_offset=0, normalise="background")
+    particles = mr.Particles(images, about.pose, about.ctf, pixel_size=6.0, half=about.half, optics_group=groups,
+                             ctf_premultiplied=True)
+    run = mr.reconstruct(particles, loss="posterior", poses="rescue", symmetry="C2", search_offset=0,
+                         normalise="background")
     wrong, table = simulated.truth["pose_error"], run.particles
     off = point_group("C2").angular_distance(table["quaternion"], simulated.truth["true_quaternion"])
     found = table["pose_state"] == FOUND
@@ -196,7 +209,8 @@ def test_noise_makes_no_resolution(particles, cli, tmp_path):
 @pytest.mark.parametrize(("options", "message"), [
     ({"loss": "huber"}, "--poses rescue needs the probabilities of --loss posterior; --loss huber gives none"),
     ({"poses": "fixed", "search_offset": 5.0}, "--search-offset applies to --poses rescue"),
-    ({"group_by": "rlnTomoParticleName", "poses": "refine"}, "rows of a group .* share one orientation: use --poses rescue"),
+    ({"group_by": "rlnTomoParticleName", "poses": "refine"}, "rows of a group .* share one orientation: use --poses "
+     "rescue"),
     ({"iterations": 2}, "--iterations 2: --poses rescue searches before the last 2; at least 3"),
     ({"folds": 1}, "--folds 2 or more"),
     ({"search_offset": -1.0}, "--search-offset -1 Å: expected 0 or more"),
@@ -238,4 +252,5 @@ def test_who_has_a_part_in_a_map_is_compared_with_that_of_other_folds():
     assert asks["id"].tolist() == [0, 2, 3, 4, 5] and asks["fold"].tolist() == [-1, -1, 3, -1, 1]
     assert asks["control"].tolist() == [False] * 4 + [True] and (asks["variance"] == 4).all()
     # where rows show one particle, everybody counts as having a part
-    assert asks_of(SerialCommunicator(), slab, asked, control, np.ones(6), np.ones(6))["fold"].tolist() == [0, 2, 3, 0, 1]
+    assert asks_of(SerialCommunicator(), slab, asked, control, np.ones(6), np.ones(6))["fold"].tolist() == [0, 2, 3, 0,
+                                                                                                            1]

@@ -126,8 +126,8 @@ def test_groups_are_believed_as_far_as_they_stand_out_among_decoys():
 
 @pytest.fixture(scope="module")
 def tilt_series(tmp_path_factory):
-    """(Particles of 40 particles with three tilt images each, a third turned; number of each image's particle; which are turned; the
-    true orientations)"""
+    """(Particles of 40 particles with three tilt images each, a third turned; number of each image's particle; which
+    are turned; the true orientations)"""
     folder, groups = tmp_path_factory.mktemp("tilts"), 40
     rng, k = np.random.default_rng(5), len(TILTS)
     true, number = tilted(random_quaternions(groups, 6)), np.repeat(np.arange(groups), k)

@@ -203,7 +203,8 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_by_name(particles, tmp_pa
         run.run(EndedAfter(run, tmp_path, Endurance()))
     with h5py.File(tmp_path / "checkpoint.h5", "r+") as checkpoint:
         checkpoint.attrs["version"] = 2
-    with ParticleFile(particles) as file, pytest.raises(UserError, match="checkpoint.h5 .*version 2; expected .*--overwrite"):
+    with ParticleFile(particles) as file, pytest.raises(UserError, match="checkpoint.h5 .*version 2; expected "
+                                                        ".*--overwrite"):
         run = reconstruction(file, config, tmp_path)
         run.run(Checkpoints(run, tmp_path, Endurance()), resume=True)
 
@@ -239,4 +240,5 @@ def test_checkpoints_are_as_rare_as_asked(particles, tmp_path):
         for endurance in (Endurance(every=2), Endurance(every_seconds=3600)):
             run = reconstruction(file, config, tmp_path)
             run.run(Noting(run, tmp_path, endurance))
-    assert saved == [None, 2, 2, 4, 4, None, None, None, None, None], "after the last iteration there is nothing to go on with"
+    assert saved == [None, 2, 2, 4, 4, None, None, None, None,
+                     None], "after the last iteration there is nothing to go on with"

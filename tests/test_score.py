@@ -29,7 +29,8 @@ def rows(path):
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"solve_iterations": 0}, {"diameter": 80.0, "max_resolution": 14.0}, {"distance": "correlation", "normalise": "off"},
+    {}, {"solve_iterations": 0}, {"diameter": 80.0, "max_resolution": 14.0},
+    {"distance": "correlation", "normalise": "off"},
     {"score_resolution": (60.0, 14.0), "padding": 1.5, "distance": "whitened"},
 ])  # fmt: skip
 def test_scores_of_a_runs_own_half_maps_are_the_runs(particles, tmp_path, options):
@@ -60,7 +61,8 @@ def test_residuals_are_those_of_the_own_halfs_map(particles):
     run = mr.reconstruct(particles, solve_iterations=0)
     found, record = mr.score(*run.half_maps, particles), run.iterations[0]
     assert found["residual_own"].mean() == pytest.approx(record["loss_l2"] * record["loss_l2_of_nothing"], rel=1e-6)
-    assert found["residual_other"].mean() == pytest.approx(record["loss_l2_heldout"] * record["loss_l2_of_nothing"], rel=1e-6)
+    assert found["residual_other"].mean() == pytest.approx(record["loss_l2_heldout"] * record["loss_l2_of_nothing"],
+                                                           rel=1e-6)
 
 
 def test_unfiltered_raw_residuals_are_the_definitions(particles):
@@ -69,7 +71,8 @@ def test_unfiltered_raw_residuals_are_the_definitions(particles):
     found = mr.score(*maps, particles, filtered=False, distance="raw", normalise="off", score_resolution=(40.0, 12.0))
     from mpirecon.validate.masks import soft_sphere
 
-    mask, half, shells = soft_sphere(BOX, BOX / 2 - 3, 3.0), particles.metadata().half, slice(3, 11)  # 120 Å / 40 … 120 Å / 12
+    # 120 Å / 40 … 120 Å / 12
+    mask, half, shells = soft_sphere(BOX, BOX / 2 - 3, 3.0), particles.metadata().half, slice(3, 11)
     from mpirecon.validate.fsc import shell_count
 
     count = shell_count(BOX, 2)[shells]
@@ -101,7 +104,8 @@ def test_maps_of_another_grey_scale_are_brought_to_the_images(particles, tmp_pat
 
 def test_the_command_writes_the_table(particles, tmp_path, cli):
     run = mr.reconstruct(particles, tmp_path / "run", loss="sorted", keep=0.7, iterations=2, diameter=90)
-    command = ["score", tmp_path / "run/half1.mrc", tmp_path / "run/half2.mrc", particles.path, "-o", tmp_path / "s.csv"]
+    command = ["score", tmp_path / "run/half1.mrc", tmp_path / "run/half2.mrc", particles.path, "-o",
+               tmp_path / "s.csv"]
     done = cli(*command)
     assert done.returncode == 0, done.stderr
     assert "own half's map" in done.stdout and "whoever selects by that lets the half maps see each other" in done.stdout
@@ -151,25 +155,30 @@ def test_what_cannot_be_compared_is_refused_on_all_ranks(particles, tmp_path, mp
     for name, words in (("large", "has a box of 32 pixels"), ("zero", "zero.mrc is 0 everywhere"), ("nan", "NaN"),):
         with pytest.raises(mr.UserError, match=words):
             mr.score(folder / "half1.mrc", tmp_path / f"{name}.mrc", particles)
-    done = mpirun(2, ["-m", "mpirecon", "score", folder / "half1.mrc", tmp_path / "large.mrc", particles.path, "-o", tmp_path / "s.csv"])
+    done = mpirun(2, ["-m", "mpirecon", "score", folder / "half1.mrc", tmp_path / "large.mrc", particles.path, "-o",
+                      tmp_path / "s.csv"])
     assert done.returncode == 1 and done.stderr.count("has a box of 32 pixels") == 1 and "Traceback" not in done.stderr
     for option, words in (("--star", "were not imported"), ("--cs", "did not come from a .cs file")):
-        done = cli("score", folder / "half1.mrc", folder / "half2.mrc", particles.path, "-o", tmp_path / "s.csv", option, tmp_path / "t")
+        done = cli("score", folder / "half1.mrc", folder / "half2.mrc", particles.path, "-o", tmp_path / "s.csv",
+                   option, tmp_path / "t")
         assert done.returncode == 1 and words in done.stderr and not (tmp_path / "s.csv").exists()
 
 
 def test_scores_become_columns_of_the_imported_table(particles, tmp_path, cli):
     path = star_file(tmp_path, particles, ["1"] * COUNT)
     folder = mr.reconstruct(path, tmp_path / "run").folder
-    done = cli("score", folder / "half1.mrc", folder / "half2.mrc", path, "-o", tmp_path / "s.csv", "--star", tmp_path / "s.star")
+    done = cli("score", folder / "half1.mrc", folder / "half2.mrc", path, "-o", tmp_path / "s.csv", "--star",
+               tmp_path / "s.star")
     assert done.returncode == 0, done.stderr
     table, source, numbers = read_star(tmp_path / "s.star"), read_star(tmp_path / "set.star"), rows(tmp_path / "s.csv")
     for name in source["particles"]:
         assert list(table["particles"][name]) == list(source["particles"][name]), name
     assert list(table["optics"]) == list(source["optics"])
     added = [name for name in table["particles"] if name not in source["particles"]]
-    assert added == [f"mpirecon{name}{which}" for which in ("Own", "Other") for name in ("Score", "Distance", "Residual", "Scale", "Sigma")]
-    np.testing.assert_allclose(table["particles"]["mpireconScoreOther"].astype(float), [float(row["score_other"]) for row in numbers])
+    assert added == [f"mpirecon{name}{which}" for which in ("Own", "Other")
+                     for name in ("Score", "Distance", "Residual", "Scale", "Sigma")]
+    np.testing.assert_allclose(table["particles"]["mpireconScoreOther"].astype(float),
+                               [float(row["score_other"]) for row in numbers])
     assert numbers[11]["rlnImageName"] == "12@set.mrcs"
     # the table is that of the particles, whatever happens to their order
     again = mr.read_star(tmp_path / "s.star", tmp_path).metadata().pose
@@ -179,11 +188,13 @@ def test_scores_become_columns_of_the_imported_table(particles, tmp_path, cli):
 def test_scores_become_fields_of_the_cs_file(tmp_path, cli):
     from test_cryosparc import make
 
-    source = make(tmp_path, images=np.random.default_rng(0).normal(size=(8, 24, 24)).astype("f4"), blob__shape=np.full((8, 2), 24, "u4"))
+    source = make(tmp_path, images=np.random.default_rng(0).normal(size=(8, 24, 24)).astype("f4"),
+                  blob__shape=np.full((8, 2), 24, "u4"))
     path = tmp_path / "p.h5"
     mr.read_cs(source, tmp_path).save(path)
     folder = mr.reconstruct(path, tmp_path / "run", postprocess=False).folder
-    done = cli("score", folder / "half1.mrc", folder / "half2.mrc", path, "-o", tmp_path / "s.csv", "--cs", tmp_path / "s.cs")
+    done = cli("score", folder / "half1.mrc", folder / "half2.mrc", path, "-o", tmp_path / "s.csv", "--cs",
+               tmp_path / "s.cs")
     assert done.returncode == 0, done.stderr
     given, made = read_cs(source), read_cs(tmp_path / "s.cs")
     for name in given.dtype.names:
@@ -195,16 +206,20 @@ def test_scores_become_fields_of_the_cs_file(tmp_path, cli):
         assert len(file) == len(made)
 
 
-REPRODUCED = [f"{name}_{which}" for which in ("own", "other") for name in ("score", "distance", "residual", "scale", "sigma")]
+REPRODUCED = [f"{name}_{which}" for which in ("own", "other") for name in ("score", "distance", "residual", "scale",
+                                                                           "sigma")]
 
 
 @pytest.mark.parametrize("options", [
-    {"loss": "l2"}, {"loss": "sorted", "keep": 0.7, "iterations": 2}, {"loss": "l1", "iterations": 2}, {"loss": "huber", "iterations": 2},
-    {"loss": "posterior", "iterations": 2, "distance": "correlation"}, {"solver": "gradient", "iterations": 2}, {"loss": "sorted", "keep": 0.7,
+    {"loss": "l2"}, {"loss": "sorted", "keep": 0.7, "iterations": 2}, {"loss": "l1", "iterations": 2},
+    {"loss": "huber", "iterations": 2},
+    {"loss": "posterior", "iterations": 2, "distance": "correlation"}, {"solver": "gradient", "iterations": 2},
+    {"loss": "sorted", "keep": 0.7,
      "iterations": 2, "solver": "gradient", "batch_size": 100, "normalise": "off", "diameter": 90.0, "mask": "auto"},
 ])  # fmt: skip
 def test_every_run_can_hold_what_score_finds_of_its_half_maps(particles, tmp_path, options):
-    run = mr.reconstruct(particles, tmp_path / "run", half_map_scores=True, postprocess=False, **options) if "mask" not in options else \
+    run = mr.reconstruct(particles, tmp_path / "run", half_map_scores=True, postprocess=False,
+                         **options) if "mask" not in options else \
         mr.reconstruct(particles, tmp_path / "run", half_map_scores=True, **options)
     same = {name: options[name] for name in ("distance", "normalise", "diameter") if name in options}
     found = mr.score(tmp_path / "run" / "half1.mrc", tmp_path / "run" / "half2.mrc", particles, **same)
@@ -215,7 +230,8 @@ def test_every_run_can_hold_what_score_finds_of_its_half_maps(particles, tmp_pat
 def test_weights_and_groups_are_reproduced_as_in_the_run(particles, tmp_path, cli, mpirun):
     path = star_file(tmp_path, particles, [f"{0 if row % 7 == 0 else 1 + row % 3}" for row in range(COUNT)])
     weight = np.array([0 if row % 7 == 0 else 1 + row % 3 for row in range(COUNT)], float)
-    command = ["reconstruct", tmp_path / "set.star", "-o", tmp_path / "run", "--loss", "posterior", "--iterations", 2, "--half-map-scores",
+    command = ["reconstruct", tmp_path / "set.star", "-o", tmp_path / "run", "--loss", "posterior", "--iterations", 2,
+               "--half-map-scores",
                "--weights", f"{tmp_path / 'w.csv'}:w", "--no-postprocess", "-q"]
     (tmp_path / "w.csv").write_text("id,w\n" + "".join(f"{row},{value}\n" for row, value in enumerate(weight)))
     done = mpirun(2, ["-m", "mpirecon", *command])
@@ -223,8 +239,10 @@ def test_weights_and_groups_are_reproduced_as_in_the_run(particles, tmp_path, cl
     run = mr.Result(tmp_path / "run")
     maps = [tmp_path / "run" / f"half{half}.mrc" for half in (1, 2)]
     with_weights = ["--weights", f"{tmp_path / 'w.csv'}:w"]
-    done = cli("score", *maps, tmp_path / "set.star", "-o", tmp_path / "s.csv", *with_weights)  # straight from the table
-    assert done.returncode == 0 and "score_own in" in done.stdout and "differ by at most" in done.stdout, done.stdout + done.stderr
+    # straight from the table
+    done = cli("score", *maps, tmp_path / "set.star", "-o", tmp_path / "s.csv", *with_weights)
+    assert (done.returncode == 0 and "score_own in" in done.stdout
+            and "differ by at most" in done.stdout), done.stdout + done.stderr
     table = rows(tmp_path / "s.csv")
     for name in REPRODUCED:
         found = np.array([float(row[name] or "nan") for row in table])

@@ -175,5 +175,6 @@ def test_neighbours_in_the_order_of_views_look_from_close_by():
     order = view_order(q / np.linalg.norm(q, axis=1, keepdims=True))
     assert sorted(order) == list(range(2000))
     view = matrix_from_quaternion(q / np.linalg.norm(q, axis=1, keepdims=True))[:, 2]
-    apart = [np.degrees(np.arccos(np.clip(np.abs((view[o][1:] * view[o][:-1]).sum(axis=1)), 0, 1))) for o in (order, np.arange(2000))]
+    apart = [np.degrees(np.arccos(np.clip(np.abs((view[o][1:] * view[o][:-1]).sum(axis=1)), 0, 1)))
+             for o in (order, np.arange(2000))]
     assert np.median(apart[0]) < 6 < 45 < np.median(apart[1])

@@ -299,7 +299,8 @@ def test_values_of_the_imported_table_that_are_none_name_file_and_row(imported, 
     weights = ["0.5"] * COUNT
     weights[11] = "none"
     path = star_file(tmp_path, smaller, weights, label="rlnOwnWeight")
-    with pytest.raises(mr.UserError, match=rf"{path}: rlnOwnWeight of .*set.star, none, of particle 11, is not a weight"):
+    with pytest.raises(mr.UserError,
+                       match=rf"{path}: rlnOwnWeight of .*set.star, none, of particle 11, is not a weight"):
         of_file(path, "rlnOwnWeight")
     with pytest.raises(mr.UserError, match="there is no column rlnFigure; it has .*rlnOwnWeight.*FILE:COLUMN reads a "
                        "table"):

@@ -22,8 +22,8 @@ def null(
 ) -> NullTest:
     """Replace the images by noise and reconstruct: the half maps must not agree. Collective over `comm`.
 
-    Each image becomes noise of its own power per shell; poses, CTFs and half sets stay. Half maps that agree nevertheless agree because
-    the selection made them.
+    Each image becomes noise of its own power per shell; poses, CTFs and half sets stay. Half maps that agree
+    nevertheless agree because the selection made them.
 
     Parameters
     ----------

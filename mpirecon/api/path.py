@@ -24,7 +24,8 @@ def path(
     high_pass: tuple[float, float] | None = None, null: bool = True, weights=None, comm=None, overwrite: bool = False,
     resume: bool = False, verbose: bool = False, **options,
 ) -> SelectionPath:
-    """Maps of the best-scored 100, 90 … 10 % of the particles beside random discards: where does leaving out pay? Collective.
+    """Maps of the best-scored 100, 90 … 10 % of the particles beside random discards: where does leaving out pay?
+    Collective.
 
     Particles are scored against maps that they did not build: those of the other folds of their own half set.
 
@@ -35,7 +36,8 @@ def path(
     output : path, optional
         folder, as ``mpirecon path -o`` writes it; a temporary one, gone with the result, when left out
     schedule : {"once", "anew", "sieve"}
-        scored by one first run; anew at each step; anew above a high-pass that moves, as CryoSieve (Zhu et al. 2023) does
+        scored by one first run; anew at each step; anew above a high-pass that moves, as CryoSieve (Zhu et al. 2023)
+        does
     steps : sequence of float, optional
         fractions that are kept, in (0, 1]; 1, 0.9 … 0.1 (of a sieve 0.8ᵏ) when left out
     random_draws : int
@@ -53,9 +55,10 @@ def path(
     verbose : bool
         print what the command prints
     **options
-        those of ``mpirecon.reconstruct`` that concern its result: loss (of the first run, ``"posterior"`` when left out), keep, distance,
-        folds, symmetry, mask (``"auto"``: one made of the map of all particles, in which all selections are compared), diameter, seed …;
-        for a STAR or .cs file also how it is read, as ``read_star`` takes it
+        those of ``mpirecon.reconstruct`` that concern its result: loss (of the first run, ``"posterior"`` when left
+        out), keep, distance, folds, symmetry, mask (``"auto"``: one made of the map of all particles, in which all
+        selections are compared), diameter, seed …; for a STAR or .cs file also how it is read, as ``read_star`` takes
+        it
 
     Returns
     -------
@@ -72,8 +75,10 @@ def path(
     comm = as_communicator(comm)
     source, reading = source_of(particles, options)
     scratch = Scratch(comm)
-    chosen = checked_options(schedule, None if steps is None else checked_fractions(steps), random_draws, high_pass, null)
-    config = configuration(known_particles(particles, options), scratch, comm, weights=weights, **first_run(schedule, **options))
+    chosen = checked_options(schedule, None if steps is None else checked_fractions(steps), random_draws, high_pass,
+                             null)
+    config = configuration(known_particles(particles, options), scratch, comm, weights=weights,
+                           **first_run(schedule, **options))
     folder = scratch.path / "path" if output is None else Path(output)
     run_path(comm, source, folder, config, chosen, console_of(comm, verbose), overwrite=overwrite, resume=resume,
              weights=unnamed(weights), reading=reading)
@@ -109,7 +114,8 @@ class SelectionPath:
 
     @property
     def verdict(self) -> dict:
-        """``best`` and ``best_resolution`` (fractions), ``pays``, ``gain`` and ``limit`` of the mean half-map FSC, ``bfactor`` (Å²), and the
+        """``best`` and ``best_resolution`` (fractions), ``pays``, ``gain`` and ``limit`` of the mean half-map FSC,
+        ``bfactor`` (Å²), and the
         ``sentence`` that says so."""
         return self.summary["verdict"]
 
@@ -135,8 +141,10 @@ class SelectionPath:
 
     @cached_property
     def table(self) -> np.ndarray:
-        """path.csv as a structured array, which ``pandas.DataFrame`` takes: fraction, particles, chosen ("score" or "random"), draw,
-        resolution_0143, resolution_fitted and its resolution_error, resolution_05 (Å), mean_fsc, fsc_to_all, bfactor (Å²), area_ratio, sphericity …; NaN where not known."""
+        """path.csv as a structured array, which ``pandas.DataFrame`` takes: fraction, particles, chosen ("score" or
+        "random"), draw, resolution_0143, resolution_fitted and its resolution_error, resolution_05 (Å), mean_fsc,
+        fsc_to_all, bfactor
+        (Å²), area_ratio, sphericity …; NaN where not known."""
         return np.genfromtxt(self.folder / "path.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
 
     def fsc(self, fraction: float) -> FSC:
@@ -161,8 +169,8 @@ class SelectionPath:
 
     @cached_property
     def particles(self) -> np.ndarray:
-        """A structured array with a row per particle: id, half, kept (at the best step), kept_to (the smallest fraction that it is kept
-        in), distance, score …"""
+        """A structured array with a row per particle: id, half, kept (at the best step), kept_to (the smallest fraction
+        that it is kept in), distance, score …"""
         return structured(read_particle_table(self.folder / "particles.h5"))
 
     def kept(self, fraction: float | None = None) -> np.ndarray:
@@ -207,14 +215,17 @@ class SelectionPath:
         return self.summary["warnings"]
 
     def plot(self):
-        """Resolution, mean half-map FSC, FSC to the map of all and anisotropy over the share that is kept, as a matplotlib Figure."""
+        """Resolution, mean half-map FSC, FSC to the map of all and anisotropy over the share that is kept, as a
+        matplotlib Figure."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(15, 3.4), layout="constrained")
-        named = {"resolution_fitted": "FSC 0.143, all curves together (Å)", "mean_fsc": "mean half-map FSC", "fsc_to_all": "mean FSC to the map of all",
+        named = {"resolution_fitted": "FSC 0.143, all curves together (Å)", "mean_fsc": "mean half-map FSC",
+                 "fsc_to_all": "mean FSC to the map of all",
                  "area_ratio": "ratio of areas of conical FSCs"}
         for axes, (name, label) in zip(figure.subplots(1, len(named)), named.items()):
-            for records, style, what in ((self.summary["steps"], "-o", "best-scored"), (self.summary["random"], "o", "at random")):
+            for records, style, what in ((self.summary["steps"], "-o", "best-scored"),
+                                         (self.summary["random"], "o", "at random")):
                 values = [self.summary["nyquist"] if r[name] is None else r[name] for r in records]
                 axes.plot([100 * r["fraction"] for r in records], values, style, label=what, markersize=4)
             axes.axvline(100 * self.best, color="grey", linestyle=":", linewidth=1)
@@ -235,5 +246,6 @@ class SelectionPath:
     def _step(self, fraction: float) -> dict:
         found = [step for step in self.summary["steps"] if abs(step["fraction"] - fraction) < 5e-4]
         if not found:
-            raise UserError(f"{fraction:g} is no step of the path in {self.folder}: those are {', '.join(f'{x:.3g}' for x in self.fractions)}")
+            raise UserError(f"{fraction:g} is no step of the path in {self.folder}: those are "
+                            f"{', '.join(f'{x:.3g}' for x in self.fractions)}")
         return found[0]

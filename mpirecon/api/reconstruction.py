@@ -57,8 +57,10 @@ def world() -> Communicator:
 
 def reconstruct(
     particles, output: str | os.PathLike | None = None, *, loss="l2", comm=None, weights=None, start_weights=None,
-    overwrite: bool = False, resume: bool = False, controls: bool = False, postprocess: bool = True, log_particles: str = "none",
-    checkpoint_every: int | str = 1, checkpoint_signal: str = "USR1", grace: float = 240.0, stall_timeout: float = 1800.0,
+    overwrite: bool = False, resume: bool = False, controls: bool = False, postprocess: bool = True,
+    log_particles: str = "none",
+    checkpoint_every: int | str = 1, checkpoint_signal: str = "USR1", grace: float = 240.0,
+    stall_timeout: float = 1800.0,
     half_map_scores: bool = False, reference: str | os.PathLike | None = None, began: float | None = None,
     verbose: bool | int = False, **options,
 ) -> Result:
@@ -69,15 +71,16 @@ def reconstruct(
     particles : Particles, or path of a particle file, of a RELION STAR file or of a cryoSPARC .cs file
         images of a STAR or .cs file stay in their stacks, which ``linked.h5`` in the run's folder refers to
     output : path, optional
-        folder of the run, as ``mpirecon reconstruct -o`` writes it; a temporary one, gone with the Result, when left out
+        folder of the run, as ``mpirecon reconstruct -o`` writes it; a temporary one, gone with the Result, when left
+        out
     loss : str, callable, or class of losses
-        ``"l2"``, ``"sorted"``, ``"l1"``, ``"huber"``, ``"cauchy"``, ``"geman-mcclure"``, ``"welsch"``, ``"tukey"``, ``"posterior"``; or
-        a function of the distances, (m,) → (m,) weights: see ``mpirecon.losses.register``
+        ``"l2"``, ``"sorted"``, ``"l1"``, ``"huber"``, ``"cauchy"``, ``"geman-mcclure"``, ``"welsch"``, ``"tukey"``,
+        ``"posterior"``; or a function of the distances, (m,) → (m,) weights: see ``mpirecon.losses.register``
     comm : optional
         ``mpirecon.world()``, or a communicator of mpi4py; None: this process alone
     weights : (m,) float, or str, optional
-        of the particles, finite and not negative, multiplied with those of the loss in every iteration; 0: as if the particle were
-        not there. A str names a column of the imported table, or ``"FILE:COLUMN"``, as ``--weights`` does
+        of the particles, finite and not negative, multiplied with those of the loss in every iteration; 0: as if the
+        particle were not there. A str names a column of the imported table, or ``"FILE:COLUMN"``, as ``--weights`` does
     start_weights : (m,) float, optional
         what the first map is made with, and no other; L2 with one iteration keeps them
     overwrite, resume, controls, postprocess : bool
@@ -97,10 +100,10 @@ def reconstruct(
     verbose : bool or int
         print what the command prints; 2: also what it prints with ``--verbose``
     **options
-        fields of ``mpirecon.solvers.config.Config``, named as the options of the command: keep, distance, solver, iterations,
-        folds, diameter, symmetry, max_resolution, group_by, backend, threads, seed (1 when left out) …
-        ``mask`` may also be a Volume or an array; for a STAR or .cs file also how it is read, as ``read_star`` takes it: select, first,
-        new_halves, data_dir, pixel_size, units …
+        fields of ``mpirecon.solvers.config.Config``, named as the options of the command: keep, distance, solver,
+        iterations, folds, diameter, symmetry, max_resolution, group_by, backend, threads, seed (1 when left out) …
+        ``mask`` may also be a Volume or an array; for a STAR or .cs file also how it is read, as ``read_star`` takes
+        it: select, first, new_halves, data_dir, pixel_size, units …
 
     Returns
     -------
@@ -258,24 +261,28 @@ class Reconstruction:
         size, held, chosen = self.particles.pixel_size, state.scores.held_out, state.selection
         halves = tuple(Volume(np.array(state.maps.get(half_map(half))), size) for half in (1, 2))
         return State(
-            state.iteration, dict(state.record), halves, FSC(np.array(state.fsc), self.particles.box, size), self._run.slab.ids.copy(),
-            Pose(state.pose.quaternion, state.pose.shift), chosen.weight * self._run.slab.given, chosen.kept.copy(), held.residual.copy(),
+            state.iteration, dict(state.record), halves, FSC(np.array(state.fsc), self.particles.box, size),
+            self._run.slab.ids.copy(),
+            Pose(state.pose.quaternion, state.pose.shift), chosen.weight * self._run.slab.given, chosen.kept.copy(),
+            held.residual.copy(),
             (held.pp - 2 * held.yp).copy(),
         )
 
 
 def configuration(particles: Particles | None, scratch: Scratch, comm: Communicator, *, loss, mask=None, weights=None,
                   distance="explained", **options) -> Config:
-    """The Config of a script's options; a mask that is no file is written to one. An array's voxels are the pixels of the particles,
-    if those are known."""
+    """The Config of a script's options; a mask that is no file is written to one. An array's voxels are the pixels of
+    the particles, if those are known."""
     check_names("a reconstruction", options, [field.name for field in fields(Config)])
     if isinstance(mask, (PlainVolume, np.ndarray)):
-        mask = _mask_file(as_volume(mask, None if particles is None else particles.pixel_size, "the mask"), scratch, comm)
+        mask = _mask_file(as_volume(mask, None if particles is None else particles.pixel_size, "the mask"), scratch,
+                          comm)
     if isinstance(distance, distances.Distance):
         distance = distances.register(distance)
     name = loss if isinstance(loss, str) else losses.register(_name_of(loss), loss)
     named = weights if weights is None or isinstance(weights, str) else ARRAY
-    return Config(**{"seed": 1, "loss": name, "weights": named, "distance": distance, "mask": None if mask is None else str(mask), **options})
+    return Config(**{"seed": 1, "loss": name, "weights": named, "distance": distance,
+                     "mask": None if mask is None else str(mask), **options})
 
 
 def refuse_unmade_mask(config: Config, postprocess: bool) -> None:
@@ -314,7 +321,8 @@ def source_of(given, options: dict) -> tuple[Path, dict]:
 
 
 def known_particles(given, options: dict) -> Particles | None:
-    """Particles whose pixel size a mask without one has; None where nobody asks, and for a table, which says it itself."""
+    """Particles whose pixel size a mask without one has; None where nobody asks, and for a table, which says it
+    itself."""
     if isinstance(given, Particles):
         return given
     return particles_of(given) if isinstance(options.get("mask"), np.ndarray) and not is_table(given) else None

@@ -39,11 +39,13 @@ class Result:
         when the folder does not hold a finished run.
     """
 
-    def __init__(self, folder: str | os.PathLike, *, _scratch: Scratch | None = None, _summary: dict | None = None) -> None:
+    def __init__(self, folder: str | os.PathLike, *, _scratch: Scratch | None = None,
+                 _summary: dict | None = None) -> None:
         self.folder, self._scratch = Path(folder), _scratch
         self.summary = read_summary(folder) if _summary is None else _summary
         if self.summary.get("kind") == PATH.kind:
-            raise UserError(f"{folder} holds a path of selections, not a reconstruction; open it with mpirecon.SelectionPath")
+            raise UserError(f"{folder} holds a path of selections, not a reconstruction; open it with "
+                            f"mpirecon.SelectionPath")
 
     @cached_property
     def volume(self) -> Volume:
@@ -96,7 +98,8 @@ class Result:
 
     @cached_property
     def particles(self) -> np.ndarray:
-        """A structured array with a row per particle: id, half, distance, score, weight, kept, posterior, sigma, scale …;
+        """A structured array with a row per particle: id, half, distance, score, weight, kept, posterior, sigma, scale
+        …;
         ``pandas.DataFrame`` takes it."""
         return structured(read_particle_table(self.folder / "particles.h5"))
 
@@ -158,8 +161,10 @@ class Result:
         with RunFolder(target, RECONSTRUCTION, read, overwrite=True) as place:
             place.check()
             place.begin(ranks=len(self.summary.get("ranks") or [0]))
-            shutil.copytree(self.folder, place.staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECONSTRUCTION.marker))
-            shutil.copyfile(self.folder / RECONSTRUCTION.marker, place.staging / RECONSTRUCTION.marker)  # last: all is there
+            shutil.copytree(self.folder, place.staging, dirs_exist_ok=True,
+                            ignore=shutil.ignore_patterns(RECONSTRUCTION.marker))
+            # last: all is there
+            shutil.copyfile(self.folder / RECONSTRUCTION.marker, place.staging / RECONSTRUCTION.marker)
             place.commit()
         return Result(target)
 

@@ -12,8 +12,10 @@ from mpirecon.api.reconstruction import configuration, console_of, read_particle
 from mpirecon.api.scratch import Scratch
 
 
-def score(half1, half2, particles, *, weights=None, comm=None, filtered: bool = True, verbose: bool = False, **options) -> np.ndarray:
-    """Compare particles with two half maps: each with the map of its own half set, and with that of the other. Collective over `comm`.
+def score(half1, half2, particles, *, weights=None, comm=None, filtered: bool = True, verbose: bool = False,
+          **options) -> np.ndarray:
+    """Compare particles with two half maps: each with the map of its own half set, and with that of the other.
+    Collective over `comm`.
 
     Parameters
     ----------
@@ -30,15 +32,16 @@ def score(half1, half2, particles, *, weights=None, comm=None, filtered: bool = 
     verbose : bool
         print what the command prints
     **options
-        of `reconstruct`: distance, mask, diameter, max_resolution, score_resolution (Å, Å), normalise, skip_bad, threads …; for a STAR or .cs file also
-        how it is read, as ``read_star`` takes it
+        of `reconstruct`: distance, mask, diameter, max_resolution, score_resolution (Å, Å), normalise, skip_bad,
+        threads …; for a STAR or .cs file also how it is read, as ``read_star`` takes it
 
     Returns
     -------
     structured array
-        a row for each particle, the same on all ranks: ``id``, ``half``, ``score_own``, ``distance_own``, ``residual_own``
-        (‖y − Ax‖² per Fourier sample, whitened), ``scale_own`` (contrast of the map in the image), ``sigma_own`` (noise relative to the
-        typical), and these of the ``_other`` half's map; NaN of images that were skipped
+        a row for each particle, the same on all ranks: ``id``, ``half``, ``score_own``, ``distance_own``,
+        ``residual_own`` (‖y − Ax‖² per Fourier sample, whitened), ``scale_own`` (contrast of the map in the image),
+        ``sigma_own`` (noise relative to the typical), and these of the ``_other`` half's map; NaN of images that were
+        skipped
 
     Raises
     ------
@@ -47,9 +50,10 @@ def score(half1, half2, particles, *, weights=None, comm=None, filtered: bool = 
 
     Notes
     -----
-    A particle is in its own half's map, if that was made of these particles, and finds itself there: pure noise scores above 0 against
-    it. The other half's map is free of it, and right to judge a set by; but who *selects* by it lets the half sets see each other,
-    and their FSC is too good from then on. `reconstruct` scores against folds of the own half, which do neither.
+    A particle is in its own half's map, if that was made of these particles, and finds itself there: pure noise scores
+    above 0 against it. The other half's map is free of it, and right to judge a set by; but who *selects* by it lets
+    the half sets see each other, and their FSC is too good from then on. `reconstruct` scores against folds of the own
+    half, which do neither.
     """
     from mpirecon.solvers.score import score_particles
 
@@ -58,6 +62,7 @@ def score(half1, half2, particles, *, weights=None, comm=None, filtered: bool = 
     config = configuration(particles, scratch, comm, loss="l2", weights=weights, **options)
     maps = [as_volume(given, particles.pixel_size, name) if not isinstance(given, (str, os.PathLike)) else given
             for given, name in ((half1, "half map 1"), (half2, "half map 2"))]
-    found = score_particles(comm, *maps, particles.path, config, console_of(comm, verbose), filtered=filtered, weights=unnamed(weights))
+    found = score_particles(comm, *maps, particles.path, config, console_of(comm, verbose), filtered=filtered,
+                            weights=unnamed(weights))
     columns = {name: values for name, values in found.columns.items() if values.dtype.kind != "O"}
     return comm.bcast(structured(columns) if comm.rank == 0 else None)

@@ -36,9 +36,9 @@ _CACHE = 1_000_000
 class CpuBackend(Backend):
     """One box and pixel size on the CPU.
 
-    padding : how much larger than the box the Fourier grid is · threads : of this rank · memory : bytes that prepared images
-    may take, kept for the next passes · half_precision : keep them as float16 · level : whether k = 0 is
-    among the samples (HalfPlane)
+    padding : how much larger than the box the Fourier grid is · threads : of this rank · memory : bytes that prepared
+    images may take, kept for the next passes · half_precision : keep them as float16 · level : whether k = 0 is among
+    the samples (HalfPlane)
     """
 
     name = "cpu"
@@ -72,7 +72,8 @@ class CpuBackend(Backend):
         # once for all pieces: threads take turns at whatever is not a kernel or an FFT
         shift = particles.pose.shift / self.pixel_size
         coefficients = ctf_coefficients(particles.ctf, self.plane.box, self.pixel_size, particles.ctf_phase_flipped)
-        optics_rows = np.zeros(len(images), np.int64) if self.optics is None else self.optics.rows(particles.optics_group)
+        optics_rows = np.zeros(len(images),
+                               np.int64) if self.optics is None else self.optics.rows(particles.optics_group)
 
         def some(a: int, b: int) -> None:
             for first in range(a, b, step):
@@ -85,7 +86,8 @@ class CpuBackend(Backend):
 
     def _samples(self, images, shift, coefficients, optics_rows, data: np.ndarray, ctf: np.ndarray) -> None:
         """Fill `data` and `ctf` of some images."""
-        centred_samples(images, shift, self.plane, out=data, scale=1 / self.plane.box)  # orthonormal: white noise keeps its pixel variance
+        # orthonormal: white noise keeps its pixel variance
+        centred_samples(images, shift, self.plane, out=data, scale=1 / self.plane.box)
         if self.optics is not None:
             self.optics.correct(data, optics_rows)
         evaluate(coefficients, self.plane.kx, self.plane.ky, self.optics, optics_rows, ctf)
@@ -95,7 +97,8 @@ class CpuBackend(Backend):
 
     def power(self, batch: Batch) -> np.ndarray:
         out, m = np.empty(len(batch.data)), self.plane.multiplicity
-        self.threads.over(len(out), lambda a, b: image_power(batch.data[a:b], batch.ctf[a:b], m, self.premultiplied, out[a:b]))
+        self.threads.over(len(out), lambda a, b: image_power(batch.data[a:b], batch.ctf[a:b], m, self.premultiplied,
+                                                             out[a:b]))
         return out
 
     def add_spectrum(self, batch: Batch, weight: np.ndarray, power: np.ndarray, count: np.ndarray) -> None:
@@ -104,7 +107,8 @@ class CpuBackend(Backend):
         def some(a: int, b: int) -> None:
             sums[a] = np.zeros((2, len(power)))
             shell_power(
-                batch.data[a:b], batch.ctf[a:b], weight[a:b], plane.multiplicity, plane.shell, self.premultiplied, *sums[a]
+                batch.data[a:b], batch.ctf[a:b], weight[a:b], plane.multiplicity, plane.shell, self.premultiplied,
+                *sums[a]
             )
 
         self.threads.over(len(weight), some)
@@ -146,7 +150,8 @@ class CpuBackend(Backend):
             out[rows] = some
         return np.ascontiguousarray(out.swapaxes(0, 1)) if maps == 2 else out[:, 0]
 
-    def _statistics(self, reference, batch: Batch, bands: Bands, rotation: np.ndarray, group: int, out: np.ndarray) -> None:
+    def _statistics(self, reference, batch: Batch, bands: Bands, rotation: np.ndarray, group: int,
+                    out: np.ndarray) -> None:
         """The kernel's calls for images that share a noise spectrum."""
         mode = self._mode(bands)
         p, maps = self.projection, out.shape[1]
@@ -176,7 +181,8 @@ class CpuBackend(Backend):
                 these = slice(first, last)
                 make_nearby(p.taps)(
                     reference, p.table, some.rotation[these], p.ratio, self.plane.kx, self.plane.ky, some.data[these],
-                    some.ctf[these], gain, bands.band, self._mode(bands), np.asarray(highest, np.int64), float(precision),
+                    some.ctf[these], gain, bands.band, self._mode(bands), np.asarray(highest, np.int64),
+                    float(precision),
                     *(values[these] for values in found),
                 )  # fmt: skip
 
@@ -222,7 +228,8 @@ class CpuBackend(Backend):
     def _per_sample(self, values: np.ndarray) -> np.ndarray:
         """(b,) → (b, 1), (b, shells) → (b, s) float32."""
         values = values.astype(np.float32)
-        return values[:, None] if values.ndim == 1 else np.take(values, self.plane.shell, axis=1)  # rows stay contiguous
+        # rows stay contiguous
+        return values[:, None] if values.ndim == 1 else np.take(values, self.plane.shell, axis=1)
 
     def folded(self, accumulator: np.ndarray) -> np.ndarray:
         return self.projection.folded(accumulator)

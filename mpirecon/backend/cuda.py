@@ -1,7 +1,8 @@
-"""The CUDA backend: kernels/*.cu through CuPy. Host arrays in and out, as the CPU backend's; what lies between stays on the GPU.
+"""The CUDA backend: kernels/*.cu through CuPy. Host arrays in and out, as the CPU backend's; what lies between stays on
+the GPU.
 
-Samples of images are kept in an order of their own, tiles of neighbouring frequencies, so that the threads of a warp read
-neighbouring grid points.
+Samples of images are kept in an order of their own, tiles of neighbouring frequencies, so that the threads of a warp
+read neighbouring grid points.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ i4, i8, f4, f8 = np.int32, np.int64, np.float32, np.float64
 
 
 class CudaBackend(Backend):
-    """One box and pixel size on one GPU. Images stay on the device when they fit, also while maps are solved: the plan of
-    its memory has room for both."""
+    """One box and pixel size on one GPU. Images stay on the device when they fit, also while maps are solved: the plan
+    of its memory has room for both."""
 
     name = "cuda"
     can = frozenset({Ability.NEARBY})
@@ -48,7 +49,8 @@ class CudaBackend(Backend):
 
     def __init__(
         self, box: int, pixel_size: float, *, limit: float | None = None, taps: int = 4, padding: float = 2.0,
-        premultiplied: bool = False, aberrations: Aberrations | None = None, device: int = 0, sharing: int = 1, log=None,
+        premultiplied: bool = False, aberrations: Aberrations | None = None, device: int = 0, sharing: int = 1,
+        log=None,
         level: bool = True,
     ) -> None:
         if box > LARGEST_BOX:
@@ -79,7 +81,8 @@ class CudaBackend(Backend):
         self._planes = dict.fromkeys(("on_data", "turns", "on_ctf"))
         if self.optics is not None:
             o = self.optics
-            self._planes = {"on_data": to_device(o.on_data, np.complex64), "turns": to_device(o.turns, f4), "on_ctf": to_device(o.on_ctf, f4)}
+            self._planes = {"on_data": to_device(o.on_data, np.complex64), "turns": to_device(o.turns, f4),
+                            "on_ctf": to_device(o.on_ctf, f4)}
 
     # images
 
@@ -117,7 +120,8 @@ class CudaBackend(Backend):
         if length <= 1:
             free = memory_words(self.gpu.free_bytes())
             raise UserError(
-                f"the GPU ran out of memory with a batch of one image ({free} free): use one rank a GPU, a GPU with more "
+                f"the GPU ran out of memory with a batch of one image ({free} free): use one rank a GPU, a GPU with "
+                f"more "
                 "memory, a smaller box, or --backend cpu"
             ) from error
         return length // 2
@@ -151,7 +155,8 @@ class CudaBackend(Backend):
     def pick(self, batch: Batch, to: np.ndarray, samples) -> None:
         """Centred samples of a batch's images into rows `to` of samples."""
         self.gpu.launch(
-            "gather_translated", None, **self._images(batch), **self._samples, particles=len(batch), to=self.rows(to), out=samples,
+            "gather_translated", None, **self._images(batch), **self._samples, particles=len(batch), to=self.rows(to),
+            out=samples,
         )  # fmt: skip
 
     def turned(self, batch: Batch, matrix: np.ndarray) -> Batch:
@@ -160,7 +165,8 @@ class CudaBackend(Backend):
     def power(self, batch: Batch) -> np.ndarray:
         out = self.gpu.cupy.empty(len(batch), f8)
         self.gpu.launch(
-            "image_power", len(batch), ctf=batch.ctf, **self._images(batch), **self._samples, multiplicity=self._multiplicity,
+            "image_power", len(batch), ctf=batch.ctf, **self._images(batch), **self._samples,
+            multiplicity=self._multiplicity,
             premultiplied=self.premultiplied, out=out,
         )  # fmt: skip
         return out.get()
@@ -169,7 +175,8 @@ class CudaBackend(Backend):
         sums = self.gpu.cupy.zeros((2, self.plane.shells), f8)
         self.gpu.launch(
             "shell_power", self.plane.shells, ctf=batch.ctf, **self._images(batch), **self._samples,
-            multiplicity=self._multiplicity, **self._by_shell, weight=self.gpu.to_device(weight, f8), particles=len(batch),
+            multiplicity=self._multiplicity, **self._by_shell, weight=self.gpu.to_device(weight, f8),
+            particles=len(batch),
             premultiplied=self.premultiplied, power=sums[0], count=sums[1],
         )  # fmt: skip
         found = sums.get()
@@ -227,15 +234,16 @@ class CudaBackend(Backend):
         return turn, sums.reshape(b, BANDS, 2), slope, curvature
 
     def _in_bands(self, bands: Bands, batch: Batch) -> dict:
-        """Samples in the order of their band, where each band begins, and the gains in that order, kept for the next call; and
-        whose gains each particle has."""
+        """Samples in the order of their band, where each band begins, and the gains in that order, kept for the next
+        call; and whose gains each particle has."""
         if self._bands is None or self._bands[0] is not bands:
             band = bands.band[self.order]
             index = np.concatenate([np.flatnonzero(band == b) for b in range(BANDS)])
             first = np.concatenate([[0], np.cumsum([np.count_nonzero(band == b) for b in range(BANDS)])])
             gain = bands.gain[:, self.order][:, index]
             to_device = self.gpu.to_device
-            self._bands = bands, {"index": to_device(index, i4), "first": to_device(first, i4), "gain": to_device(gain, f4),
+            self._bands = bands, {"index": to_device(index, i4), "first": to_device(first, i4),
+                                  "gain": to_device(gain, f4),
                                   "count": index.size}  # fmt: skip
         return {**self._bands[1], "group": self.gpu.to_device(batch.group, i4), "mode": self._mode(bands)}
 
@@ -302,7 +310,8 @@ class CudaBackend(Backend):
         """Images, and what each counts."""
         per_shell = np.ndim(contrast) == 2
         return {
-            "ctf": batch.ctf, **self._images(batch), **self._samples, "shell": self._shell, "weight": self.gpu.to_device(weight, f4),
+            "ctf": batch.ctf, **self._images(batch), **self._samples, "shell": self._shell,
+            "weight": self.gpu.to_device(weight, f4),
             "contrast": self.gpu.to_device(contrast, f4), "per_particle": np.shape(contrast)[1] if per_shell else 1,
             "per_shell": per_shell, "scale": self.plane.box, "premultiplied": self.premultiplied,
         }  # fmt: skip
@@ -320,7 +329,8 @@ class CudaBackend(Backend):
 
 
 def _insert(cupy, half, grid) -> None:
-    """As ``fold.insert``, on the device: a coarser transform (q, q, q//2 + 1) into the middle of an extended grid of zeros."""
+    """As ``fold.insert``, on the device: a coarser transform (q, q, q//2 + 1) into the middle of an extended grid of
+    zeros."""
     h, middle = len(half) // 2, len(grid) // 2
     k2 = cupy.asarray(np.square(np.fft.fftfreq(len(half), 1 / len(half)), dtype=f4))
     half *= k2[:, None, None] + k2[:, None] + k2[: h + 1] < h * h

@@ -1,4 +1,5 @@
-"""The normal equations on the device: cuFFT and kernels/radial.cu in place of SciPy and radial.py, formula by formula."""
+"""The normal equations on the device: cuFFT and kernels/radial.cu in place of SciPy and radial.py, formula by
+formula."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class DeviceNormalEquations(NormalEquations):
     def _mean_weights(self) -> np.ndarray:
         shells, p = self.shells + 1, self.projection.padded
         total, count = self.cupy.empty((2, p, shells), f8)
-        self.gpu.launch("radial_sum", p, values=self._on_device(), stride=3, component=2, p=p, ratio=self.projection.ratio,
+        self.gpu.launch("radial_sum", p, values=self._on_device(), stride=3, component=2, p=p,
+                        ratio=self.projection.ratio,
                         shells=shells, total=total, count=count, shared=16 * shells)  # fmt: skip
         return total.get().sum(axis=0) / np.maximum(count.get().sum(axis=0), 1)
 
@@ -55,13 +57,15 @@ class DeviceNormalEquations(NormalEquations):
     def _right_hand_side_on_device(self):
         if self._right_hand_side is None:
             p = self.projection.padded
-            numerator = self.cupy.ascontiguousarray(self._on_device()[..., :2]).view(np.complex64).reshape(p, p, p // 2 + 1)
+            numerator = self.cupy.ascontiguousarray(self._on_device()[..., :2]).view(np.complex64).reshape(p, p,
+                                                                                                           p // 2 + 1)
             self._right_hand_side = self._deapodise(self._transform_cropped(numerator))
         return self._right_hand_side
 
     def apply(self, volume, ridge: np.ndarray):
         spectrum = self._transform_padded(self.cupy.asarray(volume))
-        self.gpu.launch("multiply_regularised", None, spectrum=spectrum, transfer=self.transfer(), **self._radial(ridge))
+        self.gpu.launch("multiply_regularised", None, spectrum=spectrum, transfer=self.transfer(),
+                        **self._radial(ridge))
         return self._as(volume, self._transform_cropped(spectrum))
 
     def precondition(self, volume, ridge: np.ndarray):
@@ -102,7 +106,8 @@ class DeviceNormalEquations(NormalEquations):
 
     def _radial(self, ridge: np.ndarray) -> dict:
         projection = self.projection
-        return {"ridge": self.gpu.to_device(ridge, f8), "shells": len(ridge), "p": projection.padded, "ratio": projection.ratio}
+        return {"ridge": self.gpu.to_device(ridge, f8), "shells": len(ridge), "p": projection.padded,
+                "ratio": projection.ratio}
 
     def _empty_spectrum(self):
         p = self.projection.padded
@@ -158,7 +163,8 @@ class WhileMemoryLasts(Equations):
     def shell_weight(self) -> np.ndarray:
         return self._done(lambda equations: equations.shell_weight())
 
-    def ridge(self, ssnr: np.ndarray | None = None, floor: float = 1e-3, shell_weight: np.ndarray | None = None) -> np.ndarray:
+    def ridge(self, ssnr: np.ndarray | None = None, floor: float = 1e-3,
+              shell_weight: np.ndarray | None = None) -> np.ndarray:
         return self._done(lambda equations: equations.ridge(ssnr, floor, shell_weight))
 
     def direct(self, ridge: np.ndarray) -> np.ndarray:

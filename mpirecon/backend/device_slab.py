@@ -14,8 +14,8 @@ from mpirecon.model.pose import Pose
 
 @dataclass(frozen=True)
 class DeviceImages:
-    """data : centred samples (rows, s), or (rows, n, n//2 + 1) as the FFT leaves them when `transforms`, complex64 on the
-    device · scale : what every number is multiplied by.
+    """data : centred samples (rows, s), or (rows, n, n//2 + 1) as the FFT leaves them when `transforms`, complex64 on
+    the device · scale : what every number is multiplied by.
     """
 
     gpu: object
@@ -29,9 +29,9 @@ class Batch:
     """Images ready for the kernels.
 
     images : where they lie on the device · row : (b,) int32 there, which row each particle has · rotation : (b, 3, 3)
-    float64 · ctf, shift : (b, 16), (b, 4) float32 on the device, as the kernels take them; the shift is what is left to be
-    undone of it, None for nothing · optics_row, group : (b,) int64, the row of the optics planes, and whose noise spectrum
-    each image has.
+    float64 · ctf, shift : (b, 16), (b, 4) float32 on the device, as the kernels take them; the shift is what is left to
+    be undone of it, None for nothing · optics_row, group : (b,) int64, the row of the optics planes, and whose noise
+    spectrum each image has.
     """
 
     images: DeviceImages
@@ -49,7 +49,8 @@ class Batch:
         rows = np.arange(len(self))[rows]
         on_device = self.images.gpu.to_device(rows, np.int32)
         shift = None if self.shift is None else self.shift.take(on_device, axis=0)
-        return Batch(self.images, self.row.take(on_device), self.rotation[rows], self.ctf.take(on_device, axis=0), shift,
+        return Batch(self.images, self.row.take(on_device), self.rotation[rows], self.ctf.take(on_device, axis=0),
+                     shift,
                      self.optics_row[rows], self.group[rows])  # fmt: skip
 
 
@@ -68,10 +69,11 @@ class _Slot:
 class DeviceMemory(ImageMemory):
     """The images of a slab on a GPU, all of them where the plan has room for them.
 
-    Images on their way go through two pinned buffers: the reading thread fills one, and starts its copy to the device on a
-    stream of its own, while kernels work on what came through the other.
+    Images on their way go through two pinned buffers: the reading thread fills one, and starts its copy to the device
+    on a stream of its own, while kernels work on what came through the other.
 
-    backend : CudaBackend, whose they are · plan : of the device's memory, with which there is room for a solution as well
+    backend : CudaBackend, whose they are · plan : of the device's memory, with which there is room for a solution as
+    well
     """
 
     stays_while_solving = True

@@ -29,7 +29,8 @@ def settings_for(taps: int, padding: float, bands: int) -> Settings:
     given = {name: os.environ.get(f"MPIRECON_CUDA_{name.upper()}") for name in ("lanes", "threads")}
     try:
         chosen = {name: int(value) for name, value in given.items() if value}
-        return Settings(**{"taps": taps, "padding": padding, "bands": bands, "lanes": 4 if taps in (3, 4) else 2, **chosen})
+        return Settings(**{"taps": taps, "padding": padding, "bands": bands, "lanes": 4 if taps in (3, 4) else 2,
+                           **chosen})
     except ValueError as error:
         told = ", ".join(f"MPIRECON_CUDA_{name.upper()}={value}" for name, value in given.items() if value)
         raise UserError(f"{told}: {error}") from error
@@ -62,7 +63,8 @@ class Gpu:
         """A copy on the device, C-contiguous."""
         return self.cupy.asarray(np.ascontiguousarray(array, dtype))
 
-    def launch(self, kernel: str, blocks: int | None, /, *, threads: int | None = None, shared: int = 0, **arguments) -> None:
+    def launch(self, kernel: str, blocks: int | None, /, *, threads: int | None = None, shared: int = 0,
+               **arguments) -> None:
         """Start a kernel on the current stream; without `blocks`, one whose threads loop over all there is to do.
 
         arguments : by the names of its table (kernels/tables.py), which they are checked by

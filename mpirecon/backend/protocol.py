@@ -1,7 +1,7 @@
 """The interface of backends: kernels on prepared images, in the memory of one device.
 
-Host arrays go in and host arrays come out; what lies in between (a batch, a reference, an accumulator) is the backend's own
-business. A new backend is a subclass that defines the abstract methods, declares in ``can`` what else it does, and
+Host arrays go in and host arrays come out; what lies in between (a batch, a reference, an accumulator) is the backend's
+own business. A new backend is a subclass that defines the abstract methods, declares in ``can`` what else it does, and
 passes tests/test_backends.py.
 """
 
@@ -78,12 +78,14 @@ class Backend(ABC):
         """Room for prepared images of a slab, as much as there is; an ImageStore fills it, and gives batches of it."""
 
     def keeps_all(self, slab: Slab) -> bool:
-        """Whether the images of all of a slab's particles will stay in host memory, where any order of visits is free."""
+        """Whether the images of all of a slab's particles will stay in host memory, where any order of visits is
+        free."""
         return False
 
     @abstractmethod
     def prepare(self, images: np.ndarray, particles: ParticleSet, group: np.ndarray | None = None):
-        """A batch of (b, n, n) float32 images and their metadata; group : (b,) int64 whose noise spectrum each has, all 0 if None."""
+        """A batch of (b, n, n) float32 images and their metadata; group : (b,) int64 whose noise spectrum each has, all
+        0 if None."""
 
     def rotations(self, quaternion: np.ndarray, optics_group: np.ndarray) -> np.ndarray:
         """What kernels take for rotation matrices, (b, 3, 3) float64: their optics groups' magnification included."""
@@ -124,8 +126,8 @@ class Backend(ABC):
         """
 
     def pair(self, box: int | None = None):
-        """Room for two maps of a box, the images' or a ``coarse_box``, that ``statistics`` compares at the cost of little more
-        than one; Ability.PAIRS."""
+        """Room for two maps of a box, the images' or a ``coarse_box``, that ``statistics`` compares at the cost of
+        little more than one; Ability.PAIRS."""
         raise self._unable(Ability.PAIRS)
 
     def set_reference(self, pair, which: int, volume: np.ndarray) -> None:
@@ -171,13 +173,14 @@ class Backend(ABC):
         weight : (b,) float64
             w
         contrast, contrast2 : (b,) or (b, shells) float64
-            the expected contrast E[s] and E[s²] of each particle, or of each of its shells where the signal of a particle
-            is right at some frequencies only
+            the expected contrast E[s] and E[s²] of each particle, or of each of its shells where the signal of a
+            particle is right at some frequencies only
         """
 
     @abstractmethod
     def folded(self, accumulator):
-        """The accumulator on the half-complex grid, ready to be reduced, (p, p, p//2 + 1, 3) float32: on the device where
+        """The accumulator on the half-complex grid, ready to be reduced, (p, p, p//2 + 1, 3) float32: on the device
+        where
         ``reducer`` sums there, else on the host."""
 
     def symmetrise(self, folded, symmetry: Symmetry) -> None:

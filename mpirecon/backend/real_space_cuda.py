@@ -84,10 +84,12 @@ class RealSpaceCudaBackend(CudaBackend):
             b, part = len(rows), batch[rows]
             weighted = gpu.cupy.empty((b, samples), np.complex64)
             gpu.launch(
-                "weighted_samples", None, **self._counted(part, weight[rows], contrast[rows]), particles=b, out=weighted,
+                "weighted_samples", None, **self._counted(part, weight[rows], contrast[rows]), particles=b,
+                out=weighted,
             )  # fmt: skip
             spectra = gpu.cupy.zeros((b, n, n // 2 + 1), np.complex64)
-            gpu.launch("scatter_translated", None, samples_in=weighted, shift=self._still[:b], box=n, **self._samples, particles=b,
+            gpu.launch("scatter_translated", None, samples_in=weighted, shift=self._still[:b], box=n, **self._samples,
+                       particles=b,
                        spectra=spectra)  # fmt: skip
             images = gpu.cupy.fft.irfft2(spectra, s=(n, n)) * f4(n * n)
             turn = gpu.to_device(real_space_rotation(batch.rotation[rows]))

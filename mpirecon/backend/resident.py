@@ -39,11 +39,12 @@ def fitting(particles: int, samples: int, budget: float, half_precision: bool = 
 class KeptSamples:
     """Half-plane samples and CTFs of images, by the place they were put in.
 
-    capacity : places · samples : of an image · half_precision : keep them as float16, each image scaled to its largest sample ·
-    threads : that copy
+    capacity : places · samples : of an image · half_precision : keep them as float16, each image scaled to its largest
+    sample · threads : that copy
     """
 
-    def __init__(self, capacity: int, samples: int, half_precision: bool = False, threads: Threads | None = None) -> None:
+    def __init__(self, capacity: int, samples: int, half_precision: bool = False,
+                 threads: Threads | None = None) -> None:
         self._threads = threads or Threads()
         self._real = np.float16 if half_precision else np.float32
         # pages that are never written are never held
@@ -127,8 +128,8 @@ class ResidentImages(ImageMemory):
 def _small_pages(shape: tuple[int, int], dtype) -> np.ndarray:
     """An array of zeros, whose pages are the system's usual ones.
 
-    NumPy asks for huge ones, which save nothing where images are read one after the other; in virtual machines whose host
-    hands out memory when it is first touched, they were five times as slow to get.
+    NumPy asks for huge ones, which save nothing where images are read one after the other; in virtual machines whose
+    host hands out memory when it is first touched, they were five times as slow to get.
     """
     count = int(np.prod(shape))
     pages = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

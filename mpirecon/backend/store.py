@@ -1,7 +1,7 @@
 """A rank's prepared images: kept in memory as far as they fit, the others read, and prepared anew, at each visit.
 
-What is kept carries no pose. It is as the poses of the file centre it, and every visit brings it to the poses of now; so
-poses may change between two visits and no image is read for it.
+What is kept carries no pose. It is as the poses of the file centre it, and every visit brings it to the poses of now;
+so poses may change between two visits and no image is read for it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Read = Callable[[np.ndarray], np.ndarray]
 class Slab(Protocol):
     """What images are asked of: a rank's particles, by their local rows 0 … m − 1.
 
-    metadata : as the file has them, the given poses included · pose : those of now · noise_group : (m,) int64, the noise
-    spectrum of each
+    metadata : as the file has them, the given poses included · pose : those of now · noise_group : (m,) int64, the
+    noise spectrum of each
     """
 
     metadata: ParticleSet
@@ -63,7 +63,8 @@ class ImageMemory(ABC):
     def stage(self, images: np.ndarray):
         """Images (b, n, n) float32 on their way to the device.
 
-        Called in the thread that reads, for one piece after another, and not for a third one before the first is prepared.
+        Called in the thread that reads, for one piece after another, and not for a third one before the first is
+        prepared.
         """
 
     @abstractmethod
@@ -111,7 +112,8 @@ class ImageStore:
         rows : (b,) int64
             local rows
         read : callable
-            gives (b, n, n) float32 images of rows that are not here; called in a thread, one piece ahead of the caller's work
+            gives (b, n, n) float32 images of rows that are not here; called in a thread, one piece ahead of the
+            caller's work
         timings : Timings
             for the time that the caller waits, in "read" and "prepare"
         """

@@ -18,14 +18,17 @@ _ROWS = "Which rows, and half sets"
 
 #: what simulate and import plant
 _ERRORS = ("--orientation-error-rate", "--orientation-error", "--offset-error", "--offset-error-rate",
-           "--defocus-error", "--defocus-error-kind", "--defocus-error-rate", "--inverted-hand-rate", "--duplicate-rate")
+           "--defocus-error", "--defocus-error-kind", "--defocus-error-rate", "--inverted-hand-rate",
+           "--duplicate-rate")
 
 #: command → heading → its options; those of no heading come last, under "More options"
 GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "reconstruct": {
-        "Output": ("--output", "--overwrite", "--log-particles", "--no-postprocess", "--controls", "--half-map-scores", "--reference"),
+        "Output": ("--output", "--overwrite", "--log-particles", "--no-postprocess", "--controls", "--half-map-scores",
+                   "--reference"),
         "Which particles count": (
-            "--loss", "--keep", "--schedule", "--distance", "--score-band", "--folds", "--group-by", "--weights", "--sort-scope",
+            "--loss", "--keep", "--schedule", "--distance", "--score-band", "--folds", "--group-by", "--weights",
+            "--sort-scope",
             "--skip-bad",
         ),
         "Wrong poses": ("--poses", "--search-offset", "--search-sigma"),
@@ -35,16 +38,20 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
             "--dry-run", "--resume", "--checkpoint-every", "--checkpoint-signal", "--grace", "--stall-timeout",
         ),
         "Hardware": (
-            "--backend", "--threads", "--memory", "--half-precision", "--particle-scores", "--transport", "--deterministic",
+            "--backend", "--threads", "--memory", "--half-precision", "--particle-scores", "--transport",
+            "--deterministic",
         ),
         **_READING,
     },
     "simulate": {
         "Specimen": ("--map", "--model", "--phantom", "--box", "--pixel-size", "--second-map", "--second-fraction"),
-        "Images": ("--particles", "--snr", "--noise-cv", "--scale-cv", "--shift-sigma", "--preferred-views", "--preferred-angle",
-                   "--noise-colour", "--micrographs", "--neighbour-rate", "--background", "--halves", "--dtype", "--seed"),
+        "Images": ("--particles", "--snr", "--noise-cv", "--scale-cv", "--shift-sigma", "--preferred-views",
+                   "--preferred-angle",
+                   "--noise-colour", "--micrographs", "--neighbour-rate", "--background", "--halves", "--dtype",
+                   "--seed"),
         "Simulated errors": (*_ERRORS, "--junk-rate"),
-        "Microscope": ("--defocus", "--astigmatism", "--voltage", "--cs", "--amplitude-contrast", "--phase-shift", "--bfactor",
+        "Microscope": ("--defocus", "--astigmatism", "--voltage", "--cs", "--amplitude-contrast", "--phase-shift",
+                       "--bfactor",
                        "--no-ctf", "--ctf-premultiply", "--ctf-phase-flip"),
         "Output": ("--output", "--truth-map", "--overwrite"),
     },
@@ -58,12 +65,14 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "forecast": {
         "Particles": ("--particles", "--box", "--pixel-size"),
         "Machine": ("--cores", "--ram", "--threads", "--read-rate"),
-        "As for reconstruct": ("--loss", "--keep", "--solver", "--iterations", "--folds", "--group-by", "--symmetry", "--max-resolution",
+        "As for reconstruct": ("--loss", "--keep", "--solver", "--iterations", "--folds", "--group-by", "--symmetry",
+                               "--max-resolution",
                                "--padding", "--solve-iterations", "--memory", "--half-precision", "--deterministic"),
         **{title: tuple(o for o in options if o != "--pixel-size") for title, options in _READING.items()},
     },
     "relion": {
-        "RELION's options": ("--o", "--in_parts", "--in_mask", "--in_3dref", "--in_movies", "--in_mics", "--in_coords", "--j", "--pipeline_control",
+        "RELION's options": ("--o", "--in_parts", "--in_mask", "--in_3dref", "--in_movies", "--in_mics", "--in_coords",
+                             "--j", "--pipeline_control",
                       "--job-star"),
         "How it runs": ("--ranks", "--launcher", "--overwrite"),
     },
@@ -78,8 +87,10 @@ GROUPS["path"] = {
     "The path": ("--schedule", "--steps", "--random-draws", "--high-pass", "--no-null"),
     **{title: tuple(o for o in options if o != "--schedule") for title, options in GROUPS["reconstruct"].items()},
 }
-GROUPS["relion"] |= {title: tuple(o for o in options if o not in ("--overwrite", "--threads")) for title, options in GROUPS["reconstruct"].items()}
-GROUPS["score"] = {title: tuple(o for o in options if o not in ("--cs", "--new-halves")) for title, options in _READING.items()}
+GROUPS["relion"] |= {title: tuple(o for o in options if o not in ("--overwrite", "--threads")) for title,
+                     options in GROUPS["reconstruct"].items()}
+GROUPS["score"] = {title: tuple(o for o in options if o not in ("--cs", "--new-halves")) for title,
+                   options in _READING.items()}
 GROUPS["null"] = {title: options for title, options in GROUPS["reconstruct"].items()}
 
 #: columns for an option and what it takes
@@ -153,10 +164,12 @@ def _broken(block: str, width: int) -> str:
         indent = " " * (len(line) - len(line.lstrip()))
         command, hash_, comment = line.partition("  # ") if len(line) > width else (line, "", "")
         if hash_:
-            lines += textwrap.wrap(f"# {comment.strip()}", width, initial_indent=indent, subsequent_indent=f"{indent}# ")
+            lines += textwrap.wrap(f"# {comment.strip()}", width, initial_indent=indent,
+                                   subsequent_indent=f"{indent}# ")
             command = command.rstrip()
         pieces = [command]
         if len(command) > width:
-            pieces = textwrap.wrap(command, width - 2, subsequent_indent=f"{indent}    ", break_long_words=False, break_on_hyphens=False)
+            pieces = textwrap.wrap(command, width - 2, subsequent_indent=f"{indent}    ", break_long_words=False,
+                                   break_on_hyphens=False)
         lines.append(" \\\n".join(pieces))
     return "\n".join(lines)

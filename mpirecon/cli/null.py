@@ -22,7 +22,8 @@ def _run(comm, particles, output, overwrite, quiet, verbose, **options):
     import mpirecon
 
     found = mpirecon.null(
-        particles, output, comm=comm, overwrite=overwrite, verbose=verbosity(quiet, verbose), **reconstruct.named(options), **reading,
+        particles, output, comm=comm, overwrite=overwrite, verbose=verbosity(quiet, verbose),
+        **reconstruct.named(options), **reading,
     )  # fmt: skip
     return 0 if found.passed else 1
 
@@ -42,7 +43,8 @@ command = DocumentedCommand(
     "null",
     params=[
         click.Argument(["particles"], type=reconstruct.EXISTING_FILE),
-        click.Option(["-o", "--output"], type=ANY_PATH, required=True, metavar="FOLDER", help="Folder for null.json, fsc.csv and logs."),
+        click.Option(["-o", "--output"], type=ANY_PATH, required=True, metavar="FOLDER",
+                     help="Folder for null.json, fsc.csv and logs."),
         *(p for p in reconstruct.command.params if isinstance(p, click.Option) and p.name not in _NOT_SHARED),
     ],
     callback=_run,

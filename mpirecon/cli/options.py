@@ -132,7 +132,8 @@ class ErrorKind(click.ParamType):
         kind, colon, degrees = str(value).rpartition(":")
         if kind == "small" or not colon and degrees[:1].isdigit():
             return Number(0, 180, low_open=True).convert(degrees or "nothing after the colon", param, ctx)
-        self.fail(f"{value!r} is no kind of orientation error; expected 'random', or degrees, e.g. 10 (also spelled small:DEG)", param, ctx)
+        self.fail(f"{value!r} is no kind of orientation error; expected 'random', or degrees, e.g. 10 (also spelled "
+                  f"small:DEG)", param, ctx)
 
 
 def overwrite_option(function):

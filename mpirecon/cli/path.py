@@ -15,7 +15,8 @@ from mpirecon.errors import UserError
 
 #: options of reconstruct that are of no use here, or mean something else
 _NOT_SHARED = (
-    "output", "loss", "log_particles", "half_map_scores", "reference", "controls", "particle_scores", "postprocess", "checkpoint_every",
+    "output", "loss", "log_particles", "half_map_scores", "reference", "controls", "particle_scores", "postprocess",
+    "checkpoint_every",
     "dry_run", "solver", "batch_size", "step", "momentum", "sort_scope", "space", "schedule",
 )  # fmt: skip
 
@@ -40,7 +41,8 @@ class Fractions(click.ParamType):
 
 
 @pass_communicator
-def _run(comm, particles, output, schedule, steps, random_draws, high_pass, null, resume, checkpoint_signal, grace, stall_timeout, overwrite,
+def _run(comm, particles, output, schedule, steps, random_draws, high_pass, null, resume, checkpoint_signal, grace,
+         stall_timeout, overwrite,
          quiet, verbose, **options):
     reading = reading_of(options)
     from mpirecon.parallel.console import Console
@@ -51,7 +53,8 @@ def _run(comm, particles, output, schedule, steps, random_draws, high_pass, null
     chosen = checked_options(schedule, steps, random_draws, high_pass, null)
     run_path(
         comm, particles, output, config, chosen, Console(comm, quiet, verbose), overwrite=overwrite, resume=resume,
-        endurance=Endurance(signal=checkpoint_signal, grace=grace, stall_timeout=stall_timeout), began=cli.began, reading=reading,
+        endurance=Endurance(signal=checkpoint_signal, grace=grace, stall_timeout=stall_timeout), began=cli.began,
+        reading=reading,
     )  # fmt: skip
 
 
@@ -83,14 +86,20 @@ command = DocumentedCommand(
     "path",
     params=[
         click.Argument(["particles"], type=reconstruct.EXISTING_FILE),
-        click.Option(["-o", "--output"], type=ANY_PATH, required=True, metavar="FOLDER", help="Folder for the table, the best step's maps and the page."),
+        click.Option(["-o", "--output"], type=ANY_PATH, required=True, metavar="FOLDER",
+                     help="Folder for the table, the best step's maps and the page."),
         click.Option(["--schedule"], type=click.Choice(["once", "anew", "sieve"]), default="once", show_default=True,
-                     help="Particles are scored by one first run, or anew at each step by the maps of those that are left; sieve: anew, above a "
+                     help="Particles are scored by one first run, or anew at each step by the maps of those that are "
+                     "left; sieve: anew, above a "
                      "high-pass that moves from step to step, as CryoSieve does."),
-        click.Option(["--steps"], type=Fractions(), help="Fractions that are kept, e.g. 1,0.9,0.8.  [default: 1, 0.9 … 0.1; sieve: 1, 0.8, 0.64 … 0.107, as far as 20 particles are left to a half map]"),
-        click.Option(["--random-draws"], type=COUNT, default=1, show_default=True, metavar="N", help="Random discards of each size: more tell chance better."),
-        click.Option(["--high-pass"], type=Band(), metavar="Å:Å", help="First and last high-pass of a sieve.  [default: 50:3]"),
-        click.Option(["--no-null", "null"], is_flag=True, default=True, flag_value=False, help="Do not walk the same path on pure noise."),
+        click.Option(["--steps"], type=Fractions(), help="Fractions that are kept, e.g. 1,0.9,0.8.  [default: 1, 0.9 … "
+                     "0.1; sieve: 1, 0.8, 0.64 … 0.107, as far as 20 particles are left to a half map]"),
+        click.Option(["--random-draws"], type=COUNT, default=1, show_default=True, metavar="N",
+                     help="Random discards of each size: more tell chance better."),
+        click.Option(["--high-pass"], type=Band(), metavar="Å:Å", help="First and last high-pass of a sieve.  "
+                     "[default: 50:3]"),
+        click.Option(["--no-null", "null"], is_flag=True, default=True, flag_value=False,
+                     help="Do not walk the same path on pure noise."),
         click.Option(["--loss"], type=click.Choice(reconstruct.LOSSES), default=None,
                      help="Loss of the first run; l2: all particles alike.  [default: posterior]"),
         *_shared(),

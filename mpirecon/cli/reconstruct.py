@@ -90,26 +90,40 @@ class Keep(click.ParamType):
 
 @click.command("reconstruct", short_help="Reconstruct a map from particles.", cls=DocumentedCommand)
 @click.argument("particles", type=EXISTING_FILE)
-@click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FOLDER", help="Folder for maps, FSC, logs and summary.")
+@click.option("-o", "--output", type=ANY_PATH, required=True, metavar="FOLDER",
+              help="Folder for maps, FSC, logs and summary.")
 @click.option("--loss", type=click.Choice(LOSSES), default="l2", show_default=True,
-              help="How particles are weighted: l2 all alike (clean sets); sorted keeps those with the smallest distances (if the fraction of correct particles is known); posterior by the probability of a correct pose (if it is not known; for tilt series with --group-by); the others by robust weights. See docs/robust.md.")
-@click.option("--keep", type=Keep(), metavar="auto|X", help="Fraction of particles that --loss sorted keeps, e.g. 0.7; or auto, to estimate it (posterior always estimates it).")
+              help="How particles are weighted: l2 all alike (clean sets); sorted keeps those with the smallest "
+              "distances (if the fraction of correct particles is known); posterior by the probability of a correct "
+              "pose (if it is not known; for tilt series with --group-by); the others by robust weights. See "
+              "docs/robust.md.")
+@click.option("--keep", type=Keep(), metavar="auto|X", help="Fraction of particles that --loss sorted keeps, e.g. 0.7; "
+              "or auto, to estimate it (posterior always estimates it).")
 @click.option("--distance", type=click.Choice(["raw", "whitened", "explained", "correlation"]), default="explained",
-              show_default=True, help="The distance by which particles are sorted or weighted. 'raw' sorts them by their noise.")
+              show_default=True, help="The distance by which particles are sorted or weighted. 'raw' sorts them by "
+              "their noise.")
 @click.option("--solver", type=click.Choice(solver_names()), default="normal", show_default=True,
               help="Normal equations, or preconditioned gradient descent.")
-@click.option("--iterations", type=COUNT, help="Outer iterations.  [default: 1 for l2, 5 for robust losses, 10 gradient; 2 more where poses are searched]")
+@click.option("--iterations", type=COUNT, help="Outer iterations.  [default: 1 for l2, 5 for robust losses, 10 "
+              "gradient; 2 more where poses are searched]")
 @click.option("--folds", type=COUNT,
-              help="Parts of each half set; each is scored against the map of the others. 1: score inside the half.  [default: "
+              help="Parts of each half set; each is scored against the map of the others. 1: score inside the half.  "
+              "[default: "
               "4; 8 with --group-by where a half set has fewer than 64 groups]")
-@click.option("--group-by", metavar="COLUMN", help="Column of the imported table (e.g. rlnTomoParticleName): rows with the same value are correct or incorrect together, and are scored as a unit.")
-@click.option("--weights", metavar="COLUMN|FILE:COLUMN", help="Weights of the particles, multiplied with those of the loss; particles of weight 0 are ignored: a column of the imported table (e.g. rlnParticleFigureOfMerit), or of a CSV file or a run's particles.h5.")
+@click.option("--group-by", metavar="COLUMN", help="Column of the imported table (e.g. rlnTomoParticleName): rows with "
+              "the same value are correct or incorrect together, and are scored as a unit.")
+@click.option("--weights", metavar="COLUMN|FILE:COLUMN", help="Weights of the particles, multiplied with those of the "
+              "loss; particles of weight 0 are ignored: a column of the imported table (e.g. "
+              "rlnParticleFigureOfMerit), or of a CSV file or a run's particles.h5.")
 @click.option("--sort-scope", type=click.Choice(["global", "batch"]), default="global", show_default=True,
               help="Sort all particles of all ranks, or those of the batch a rank holds.")
-@click.option("--schedule", type=click.Choice(["plain", "graduated"]), help="graduated: the selection starts relaxed, so that a poor initial map does not lock in a poor selection.  [default: graduated for posterior and --keep auto, else plain]")
+@click.option("--schedule", type=click.Choice(["plain", "graduated"]), help="graduated: the selection starts relaxed, "
+              "so that a poor initial map does not lock in a poor selection.  [default: graduated for posterior and "
+              "--keep auto, else plain]")
 @click.option("--batch-size", type=Whole(min=0), metavar="N", default=0, show_default=True,
               help="Particles per gradient step over all ranks; 0 takes all.")
-@click.option("--step", type=POSITIVE, default=1.0, show_default=True, help="Gradient step; 1 is a full Newton-like step.")
+@click.option("--step", type=POSITIVE, default=1.0, show_default=True, help="Gradient step; 1 is a full Newton-like "
+              "step.")
 @click.option("--momentum", type=NON_NEGATIVE, default=0.3, show_default=True, help="Fraction of the last step kept.")
 @click.option("--max-resolution", type=POSITIVE, metavar="Å", help="Finest resolution used.  [default: Nyquist]")
 @click.option("--score-band", type=Band(), metavar="Å:Å", help="Resolutions that particles are scored on, e.g. 60:12.")
@@ -118,7 +132,8 @@ class Keep(click.ParamType):
 @click.option("--diameter", type=POSITIVE, metavar="Å", help="Diameter of the spherical mask.  [default: fits the box]")
 @click.option("--symmetry", default="C1", show_default=True, metavar="GROUP",
               help="Point group in RELION's setting: C1, C2 …, D1, D2 …, T, O, I (I2), I1, I2, I3 or I4.")
-@click.option("--resume", is_flag=True, help="Continue from the checkpoint that an interrupted run left in the output folder; start a new run if there is none.")
+@click.option("--resume", is_flag=True, help="Continue from the checkpoint that an interrupted run left in the output "
+              "folder; start a new run if there is none.")
 @click.option("--deterministic", is_flag=True, help="The same bits on any number of ranks and threads: sums in whole "
               "numbers. CPUs only; twice the memory for accumulators.")
 @click.option("--checkpoint-every", type=Every(), metavar="N|TIME", default="1", show_default=True,
@@ -132,43 +147,58 @@ class Keep(click.ParamType):
 @click.option("--stall-timeout", type=NON_NEGATIVE, default=1800.0, show_default=True, metavar="SECONDS",
               help="End the job when a rank makes no step for so long; 0: never.")
 @click.option("--padding", type=Number(1.25, 2, metavar="factor"),
-              help="Side of the Fourier grid over the box: 2 interpolates more exactly than 1.5, for 2.4 times the memory and, "
+              help="Side of the Fourier grid over the box: 2 interpolates more exactly than 1.5, for 2.4 times the "
+              "memory and, "
               "in large boxes, twice the time.  "
               "[default: 2 up to box 96, else 1.5]")
 @click.option("--solve-iterations", type=Whole(min=0), metavar="N",
               help="Conjugate-gradient steps on the final maps.  [default: as many as the noise leaves a use for]")
-@click.option("--threads", type=COUNT, help="Threads of each rank.  [default: OMP_NUM_THREADS, else the cores divided by the ranks of the host]")
-@click.option("--memory", type=Memory(), help="Memory that each rank may keep prepared images in, e.g. 8G; 0 reads them in "
+@click.option("--threads", type=COUNT, help="Threads of each rank.  [default: OMP_NUM_THREADS, else the cores divided "
+              "by the ranks of the host]")
+@click.option("--memory", type=Memory(), help="Memory that each rank may keep prepared images in, e.g. 8G; 0 reads "
+              "them in "
               "each pass.  [default: 1 GB, at most a quarter of what is free]")
-@click.option("--particle-scores", is_flag=True, help="With --loss l2, compare every particle with the maps; else a sample of 4,000 of a "
+@click.option("--particle-scores", is_flag=True, help="With --loss l2, compare every particle with the maps; else a "
+              "sample of 4,000 of a "
               "larger set, which saves a pass over the images.")
 @click.option("--half-precision", is_flag=True, help="Keep prepared images as float16: twice as many fit.")
-@click.option("--dry-run", is_flag=True, help="Print memory, traffic and time that the run will take, and whether it fits; do "
+@click.option("--dry-run", is_flag=True, help="Print memory, traffic and time that the run will take, and whether it "
+              "fits; do "
               "nothing else.")
 @click.option("--normalise", type=click.Choice(NORMALISE), default="auto", show_default=True,
-              help="Take each image's background off, the plane through what is outside the particle, and bring images to one gain where "
+              help="Take each image's background off, the plane through what is outside the particle, and bring images "
+              "to one gain where "
               "signal and noise together differ in scale; background: not the second; off: neither.")
 @click.option("--poses", type=click.Choice(POSES), default="fixed", show_default=True,
-              help="fixed: use the given poses; rescue: search new poses for particles that --loss posterior rejects, before the last two "
-              "iterations, and use those with sufficient evidence; refine: also move the other poses locally, by as much as the data show "
+              help="fixed: use the given poses; rescue: search new poses for particles that --loss posterior rejects, "
+              "before the last two "
+              "iterations, and use those with sufficient evidence; refine: also move the other poses locally, by as "
+              "much as the data show "
               "that given poses are wrong (docs/pose_search.md).")
-@click.option("--search-offset", type=NON_NEGATIVE, metavar="Å", help="How far a searched particle may be off its given place, on each "
+@click.option("--search-offset", type=NON_NEGATIVE, metavar="Å", help="How far a searched particle may be off its "
+              "given place, on each "
               "side; 0: offsets are right, which is three times as fast and finds more.  [default: 5 pixels]")
-@click.option("--search-sigma", type=POSITIVE, metavar="DEG", help="Search near the given orientations, for errors of this standard "
+@click.option("--search-sigma", type=POSITIVE, metavar="DEG", help="Search near the given orientations, for errors of "
+              "this standard "
               "deviation on each axis.  [default: all orientations]")
 @click.option("--skip-bad", is_flag=True, help="Leave out images with NaN or without contrast, instead of ending.")
 @click.option("--log-particles", type=click.Choice(["none", "last", "all"]), default="all", show_default=True,
               help="Iterations for which the rank logs list each sorted particle.")
-@click.option("--reference", type=EXISTING_FILE, metavar="FILE", help="Map that the particles were refined against (MRC): the result is compared "
+@click.option("--reference", type=EXISTING_FILE, metavar="FILE", help="Map that the particles were refined against "
+              "(MRC): the result is compared "
               "with it, with a warning if hand, contrast, box or pixel size are wrong. It does not change the result.")
-@click.option("--half-map-scores", is_flag=True, help="Also compare all particles with the final half maps, as mpirecon score does: columns "
+@click.option("--half-map-scores", is_flag=True, help="Also compare all particles with the final half maps, as "
+              "mpirecon score does: columns "
               "score_own, score_other … of particles.h5. Reads every image twice more.")
-@click.option("--controls", is_flag=True, help="Also reconstruct the rejected particles alone, and a random selection of the same size as the kept ones: three more passes over the data.")
+@click.option("--controls", is_flag=True, help="Also reconstruct the rejected particles alone, and a random selection "
+              "of the same size as the kept ones: three more passes over the data.")
 @click.option("--no-postprocess", "postprocess", is_flag=True, default=True, flag_value=False,
-              help="Leave out what follows from the half maps: automatic mask, phase-randomised FSC, FSC in cones, B-factor "
+              help="Leave out what follows from the half maps: automatic mask, phase-randomised FSC, FSC in cones, "
+              "B-factor "
               "and sharpened map.")
 @click.option("--space", type=click.Choice(["fourier", "real"]), default="fourier", show_default=True,
-              help="How projections are made: central slices, or line integrals in real space, which are slow and check them.")
+              help="How projections are made: central slices, or line integrals in real space, which are slow and "
+              "check them.")
 @backend_option
 @transport_option
 @seed_option
@@ -178,11 +208,12 @@ class Keep(click.ParamType):
 def command(comm, particles, output, log_particles, half_map_scores, reference, controls, postprocess, resume, dry_run,
             checkpoint_every, checkpoint_signal, grace,
             stall_timeout, overwrite, quiet, verbose, **options):
-    """Reconstruct a map from PARTICLES: a particle file made by simulate or import, a RELION STAR file or a cryoSPARC .cs file.
+    """Reconstruct a map from PARTICLES: a particle file made by simulate or import, a RELION STAR file or a cryoSPARC
+    .cs file.
 
-    Runs alone or under mpirun/srun on any number of ranks; each reads a part of the particles (its slab). Images of a STAR
-    or .cs file are read from their stacks, which FOLDER/linked.h5 refers to; options that say how such a file is read come
-    last below, and are those of import.
+    Runs alone or under mpirun/srun on any number of ranks; each reads a part of the particles (its slab). Images of a
+    STAR or .cs file are read from their stacks, which FOLDER/linked.h5 refers to; options that say how such a file is
+    read come last below, and are those of import.
 
     \b
     Examples:

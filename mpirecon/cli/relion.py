@@ -24,7 +24,8 @@ _YES, _NO = {"yes", "true", "1"}, {"no", "false", "0"}
 
 
 class JobCommand(DocumentedCommand):
-    """A command whose options are written as RELION's form gives them, and whose every end leaves a marker in the job's folder."""
+    """A command whose options are written as RELION's form gives them, and whose every end leaves a marker in the job's
+    folder."""
 
     def make_context(self, info_name, args, parent=None, **extra):
         words = list(args)
@@ -45,7 +46,8 @@ class JobCommand(DocumentedCommand):
         words = _as_typed(args, {spelling: option for option in self.params for spelling in option.opts})
         rest = super().parse_args(ctx, list(words))
         given, _, _ = self.make_parser(ctx).parse_args(words)
-        ctx.meta["words"] = [word for option in PASSED if option.name in given for word in _words(option, given[option.name])]
+        ctx.meta["words"] = [word for option in PASSED if option.name in given
+                             for word in _words(option, given[option.name])]
         return rest
 
 
@@ -60,7 +62,8 @@ def _folder_of(args: list[str]) -> str | None:
 
 
 def _as_typed(args: list[str], known: dict[str, click.Parameter]) -> list[str]:
-    """Words of RELION's form as those of a command line: ``--max_resolution``, and Yes or No after an option without a value."""
+    """Words of RELION's form as those of a command line: ``--max_resolution``, and Yes or No after an option without a
+    value."""
     words: list[str] = []
     for word in args:
         flag = words[-1] if words and words[-1] in known and getattr(known[words[-1]], "is_flag", False) else None
@@ -86,7 +89,8 @@ def _words(option: click.Option, value) -> list[str]:
 
 def _template(ctx, param, value):
     if value and not ctx.resilient_parsing:
-        click.echo(importlib.resources.files("mpirecon.jobs").joinpath("relion_job.star").read_text(encoding="utf-8"), nl=False)
+        click.echo(importlib.resources.files("mpirecon.jobs").joinpath("relion_job.star").read_text(encoding="utf-8"),
+                   nl=False)
         ctx.exit()
 
 
@@ -94,7 +98,8 @@ PASSED = [p for p in reconstruct.command.params if isinstance(p, click.Option) a
 
 
 @click.pass_context
-def _run(ctx, o, in_parts, in_mask, in_3dref, in_movies, in_mics, in_coords, ranks, j, launcher, overwrite, mask, reference, grace, **_):
+def _run(ctx, o, in_parts, in_mask, in_3dref, in_movies, in_mics, in_coords, ranks, j, launcher, overwrite, mask,
+         reference, grace, **_):
     from mpirecon.batch.external_job import ABORTED, FAILURE, SUCCESS, ExternalJob
     from mpirecon.batch.supervise import Supervisor
     from mpirecon.parallel.launcher import find_launcher
@@ -106,18 +111,21 @@ def _run(ctx, o, in_parts, in_mask, in_3dref, in_movies, in_mics, in_coords, ran
         with Supervisor(job.folder, FAILURE) as supervisor:
             found = find_launcher()
             if found is not None and (found.size or 1) > 1:
-                raise UserError(f"relion was started on {found.size} ranks by {found.name}: it starts its ranks itself, give their number with "
+                raise UserError(f"relion was started on {found.size} ranks by {found.name}: it starts its ranks "
+                                f"itself, give their number with "
                                 "--ranks and leave the launcher out")
             if in_mask and mask:
                 raise UserError(f"--in_mask {in_mask} and --mask {mask} both say what the mask is; leave one out")
             if in_3dref and reference:
-                raise UserError(f"--in_3dref {in_3dref} and --reference {reference} both say what the reference is; leave one out")
+                raise UserError(f"--in_3dref {in_3dref} and --reference {reference} both say what the reference is; "
+                                f"leave one out")
             for name, given in (("in_movies", in_movies), ("in_mics", in_mics), ("in_coords", in_coords)):
                 if given:
                     click.echo(f"--{name} {given} is not used: particles with poses need no others")
             words = [*ctx.meta["words"], *(["--mask", str(in_mask)] if in_mask else []), *_reference(in_3dref)]
             threads = max(1, j // ranks)
-            code = _reconstruct(job, in_parts, in_mask or mask, words, supervisor, ranks, threads, launcher, overwrite, grace)
+            code = _reconstruct(job, in_parts, in_mask or mask, words, supervisor, ranks, threads, launcher, overwrite,
+                                grace)
             if code == 0:
                 _export(job)
             job.end({0: SUCCESS, RESUME_EXIT_CODE: ABORTED}.get(code, FAILURE))
@@ -139,13 +147,15 @@ def _reference(given: str | None) -> list[str]:
 
 
 def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launcher, overwrite, grace) -> int:
-    """Run ``mpirecon reconstruct`` as far as is left to do; its exit code, that of a stop also where it was not begun."""
+    """Run ``mpirecon reconstruct`` as far as is left to do; its exit code, that of a stop also where it was not
+    begun."""
     from mpirecon.batch.supervise import launched
     from mpirecon.io.inputs import given, refuse_inputs
     from mpirecon.parallel.stopping import RESUME_EXIT_CODE
 
     reference = words[words.index("--reference") + 1] if "--reference" in words else None
-    refuse_inputs(job.targets(), given(particle_table=particles, mask=mask if mask != "auto" else None, reference=reference))
+    refuse_inputs(job.targets(), given(particle_table=particles, mask=mask if mask != "auto" else None,
+                                       reference=reference))
     asked = ["reconstruct", str(particles), "-o", str(job.run), *words]
     how = _how(job.run, asked, overwrite, [path for path in (particles, mask, reference) if path not in (None, "auto")])
     if how is None:
@@ -158,7 +168,8 @@ def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launch
     click.echo(shlex.join(command))
     code = supervisor.run(command, lambda: job.abort_asked, grace)
     if code < 0:
-        raise UserError(f"the reconstruction was killed ({signal.Signals(-code).name}; was memory short?); continuing the job goes on from its last "
+        raise UserError(f"the reconstruction was killed ({signal.Signals(-code).name}; was memory short?); continuing "
+                        f"the job goes on from its last "
                         "checkpoint")
     return code
 
@@ -187,7 +198,8 @@ def _export(job) -> None:
     from mpirecon.batch.external_job import DISCARDED, KEPT
     from mpirecon.io.export import ExportOptions, export_run
 
-    report = export_run(job.run, ExportOptions(star=job.folder / KEPT, discarded=job.folder / DISCARDED, overwrite=True))
+    report = export_run(job.run, ExportOptions(star=job.folder / KEPT, discarded=job.folder / DISCARDED,
+                                               overwrite=True))
     for note in report.notes:
         click.echo(f"  {note}")
     job.take_results()
@@ -214,20 +226,30 @@ Examples:
 command = JobCommand(
     "relion",
     params=[
-        click.Option(["--o"], type=ANY_PATH, required=True, metavar="FOLDER", help="Folder of the job, External/jobNNN/."),
-        click.Option(["--in_parts"], type=EXISTING_FILE, required=True, metavar="FILE", help="STAR file of the particles."),
-        click.Option(["--in_mask"], type=EXISTING_FILE, metavar="FILE", help="Soft mask (MRC), 0 … 1.  [default: a sphere]"),
-        click.Option(["--in_3dref"], metavar="FILE", help="Map that the particles were refined against: the result is compared with it "
+        click.Option(["--o"], type=ANY_PATH, required=True, metavar="FOLDER",
+                     help="Folder of the job, External/jobNNN/."),
+        click.Option(["--in_parts"], type=EXISTING_FILE, required=True, metavar="FILE",
+                     help="STAR file of the particles."),
+        click.Option(["--in_mask"], type=EXISTING_FILE, metavar="FILE",
+                     help="Soft mask (MRC), 0 … 1.  [default: a sphere]"),
+        click.Option(["--in_3dref"], metavar="FILE", help="Map that the particles were refined against: the result is "
+                     "compared with it "
                      "(--reference). No map is made from it."),
-        *(click.Option([f"--{name}"], metavar="FILE", help="Accepted and not used.") for name in ("in_movies", "in_mics", "in_coords")),
-        click.Option(["--ranks"], type=COUNT, default=1, show_default=True, metavar="N", help="MPI ranks, which the job starts itself."),
-        click.Option(["--j"], type=COUNT, default=1, show_default=True, metavar="N", help="Cores of the job, divided among the ranks as threads."),
+        *(click.Option([f"--{name}"], metavar="FILE", help="Accepted and not used.")
+          for name in ("in_movies", "in_mics", "in_coords")),
+        click.Option(["--ranks"], type=COUNT, default=1, show_default=True, metavar="N",
+                     help="MPI ranks, which the job starts itself."),
+        click.Option(["--j"], type=COUNT, default=1, show_default=True, metavar="N",
+                     help="Cores of the job, divided among the ranks as threads."),
         click.Option(["--launcher"], type=click.Choice(["mpirun", "mpiexec", "srun"]),
                      help="What starts the ranks.  [default: the first of them that is there]"),
-        click.Option(["--overwrite"], is_flag=True, help="Start anew instead of going on with the run in the job's folder."),
-        click.Option(["--pipeline_control"], metavar="FOLDER", help="Accepted, as RELION adds it; the folder is that of --o."),
+        click.Option(["--overwrite"], is_flag=True, help="Start anew instead of going on with the run in the job's "
+                     "folder."),
+        click.Option(["--pipeline_control"], metavar="FOLDER", help="Accepted, as RELION adds it; the folder is that "
+                     "of --o."),
         click.Option(["--job-star"], is_flag=True, is_eager=True, expose_value=False, callback=_template,
-                     help="Print a job.star of this job, for relion_pipeliner --addJobFromStar or RELION's form, and end."),
+                     help="Print a job.star of this job, for relion_pipeliner --addJobFromStar or RELION's form, and "
+                     "end."),
         *PASSED,
     ],
     callback=_run,

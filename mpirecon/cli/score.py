@@ -37,14 +37,16 @@ def _run(comm, map1, map2, particles, output, star, cs_table, no_filter, as_json
     def refuse(path) -> None:
         refuse_twice([output, star, cs])
         with ParticleFile(path) as file:
-            read = [*given(first_map=map1, second_map=map2, mask=config.mask, particle_table=particles), *weights_inputs(config.weights),
+            read = [*given(first_map=map1, second_map=map2, mask=config.mask, particle_table=particles),
+                    *weights_inputs(config.weights),
                     *file.inputs(), *file.origins()]
         for target in filter(None, (output, star, cs)):
             refuse_existing(target, overwrite, read)
 
     with as_file(comm, particles, reading, console) as path:
         run_together(comm, lambda: refuse(path))
-        found = score_particles(comm, map1, map2, path, config, console, filtered=not no_filter, star=star, cs=cs, shown=particles)
+        found = score_particles(comm, map1, map2, path, config, console, filtered=not no_filter, star=star, cs=cs,
+                                shown=particles)
         with together(comm):
             if comm.rank == 0:
                 numbers = {name: values for name, values in found.columns.items() if values.dtype.kind == "f"}
@@ -72,8 +74,10 @@ def _tell(console, found, as_json: bool, written: list) -> None:
     for which, words in (("own", "own half's map"), ("other", "other half's map")):
         score, distance, residual = (told["median"][f"{name}_{which}"] for name in ("score", "distance", "residual"))
         console.say(f"{words:24} {_number(score):>9} {_number(distance):>11} {_number(residual):>11}")
-    console.say("A particle is in its own half's map, if that was made of these particles, and finds itself there: noise scores above 0, too. "
-                "The other half's map is free of it, but whoever selects by that lets the half maps see each other. reconstruct scores "
+    console.say("A particle is in its own half's map, if that was made of these particles, and finds itself there: "
+                "noise scores above 0, too. "
+                "The other half's map is free of it, but whoever selects by that lets the half maps see each other. "
+                "reconstruct scores "
                 "against folds, which do neither.")
     for text in found.notes:
         console.say(text)
@@ -106,14 +110,18 @@ command = DocumentedCommand(
         click.Argument(["map2"], type=EXISTING_FILE),
         click.Argument(["particles"], type=EXISTING_FILE),
         click.Option(["-o", "--output"], type=ANY_PATH, required=True, metavar="FILE.csv", help="Table to write."),
-        click.Option(["--star"], type=ANY_PATH, metavar="FILE.star", help="Also write all imported particles with the numbers as columns "
+        click.Option(["--star"], type=ANY_PATH, metavar="FILE.star", help="Also write all imported particles with the "
+                     "numbers as columns "
                      "mpireconScoreOwn …"),
-        click.Option(["--cs", "cs_table"], type=ANY_PATH, metavar="FILE.cs", help="Also write the imported .cs file with the numbers as fields "
+        click.Option(["--cs", "cs_table"], type=ANY_PATH, metavar="FILE.cs",
+                     help="Also write the imported .cs file with the numbers as fields "
                      "mpirecon/score_own …"),
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of a table."),
         click.Option(["--no-filter"], is_flag=True, help="Compare with the maps as they are, in the mask."),
-        click.Option(["--mask"], type=EXISTING_FILE, metavar="FILE", help="Soft mask (MRC), 0 … 1, that multiplies the maps.  [default: a sphere]"),
-        click.Option(["--distance"], type=click.Choice(["raw", "whitened", "explained", "correlation"]), default="explained",
+        click.Option(["--mask"], type=EXISTING_FILE, metavar="FILE", help="Soft mask (MRC), 0 … 1, that multiplies the "
+                     "maps.  [default: a sphere]"),
+        click.Option(["--distance"], type=click.Choice(["raw", "whitened", "explained", "correlation"]),
+                     default="explained",
                      show_default=True, help="What distance_own and distance_other are."),
         *(p for p in reconstruct.command.params if isinstance(p, click.Option) and p.name in _SHARED),
         *(p for p in READING if p.name not in _NOT_READ),

@@ -56,7 +56,8 @@ _OTHER_ROWS = {
 _SCORES = ("alignments3D/cross_cor", "alignments3D/alpha")
 
 def read_cryosparc(
-    path: str | os.PathLike, passthrough: Sequence[str | os.PathLike] = (), mixed: bool = False, aberrations: str = DEFAULT,
+    path: str | os.PathLike, passthrough: Sequence[str | os.PathLike] = (), mixed: bool = False,
+    aberrations: str = DEFAULT,
     rows: RowOptions = ALL_ROWS, reading: Reading = Reading(), **supplied: float | None,
 ) -> ParticleTable:
     """Read a cryoSPARC particle file, joined with its passthrough files.
@@ -89,18 +90,24 @@ def read_cryosparc(
     image, stack, stacks = _images(columns)
     contrast, negate = _signs(columns)
     calibration = _calibration(columns)
-    premultiplied, phase_flipped = settle_state(bool(reading.premultiplied), bool(reading.phase_flipped), reading, columns.notes)
+    premultiplied, phase_flipped = settle_state(bool(reading.premultiplied), bool(reading.phase_flipped), reading,
+                                                columns.notes)
     pose, micrograph, classes = _pose(columns), micrograph_numbers(array), _classes(array)
     found = ParticleTable(
-        path=path, lines=np.arange(len(array)) if selected is None else selected.rows, unit="row", pixel_size=pixel_size,
-        pixel_sizes=columns.number("blob/psize_A") if mixed else None, image_size=None if mixed else _image_size(columns),
+        path=path, lines=np.arange(len(array)) if selected is None else selected.rows, unit="row",
+        pixel_size=pixel_size,
+        pixel_sizes=columns.number("blob/psize_A") if mixed else None, image_size=None if mixed
+        else _image_size(columns),
         image_sizes=columns.number("blob/shape", width=(2,))[:, 0] if mixed and "blob/shape" in columns else None,
-        pose=pose, calibration=calibration, ctf=_ctf(columns), half=half, rows=None if selected is None else selected.rows,
+        pose=pose, calibration=calibration, ctf=_ctf(columns), half=half,
+        rows=None if selected is None else selected.rows,
         relations=cs_relations(array, picks_of(path, array, micrograph, pixel_size), pose.shift, rows.family, path),
-        optics_group=_optics_groups(columns), ctf_premultiplied=premultiplied, ctf_phase_flipped=phase_flipped, image=image,
+        optics_group=_optics_groups(columns), ctf_premultiplied=premultiplied, ctf_phase_flipped=phase_flipped,
+        image=image,
         stack=stack, stacks=stacks,
         half_label=_SPLIT, arrays={"particles": array}, contrast=contrast, negate=negate,
-        micrograph=micrograph, classes=None if classes is None else classes[1], class_select="" if classes is None else classes[0],
+        micrograph=micrograph, classes=None if classes is None else classes[1],
+        class_select="" if classes is None else classes[0],
         scores={name: columns.number(name) for name in _SCORES if name in array.dtype.names},
         own=own_optics(columns, "none" if reading.no_ctf else aberrations),
     )
@@ -116,10 +123,12 @@ def _require(columns: CsColumns) -> None:
     path = columns.path
     if "blob/path" not in columns or "blob/idx" not in columns:
         rows = next((f": its rows are {word} ({name})" for name, word in _OTHER_ROWS.items() if name in columns), "")
-        raise UserError(f"{path} names no images (blob/path, blob/idx){rows}; give the file that has them, or join it with "
+        raise UserError(f"{path} names no images (blob/path, blob/idx){rows}; give the file that has them, or join it "
+                        f"with "
                         "--passthrough")
     if _POSE not in columns or _SHIFT not in columns:
-        raise UserError(f"{path} has no 3-D poses ({_POSE}, {_SHIFT}): {_what_else(columns.array)}; give the particles of a "
+        raise UserError(f"{path} has no 3-D poses ({_POSE}, {_SHIFT}): {_what_else(columns.array)}; give the particles "
+                        f"of a "
                         "refinement, or join the file that has the poses with --passthrough")
     needed = {"ctf/df1_A": None, **{SUPPLIED[option][0]: option for option in SUPPLIED}}
     if columns.reading.no_ctf:
@@ -143,7 +152,8 @@ def _what_else(array: np.ndarray) -> str:
         found = _classes(array)
         counts = "" if found is None else "; " + ", ".join(f"class {k}: {n}" for k, n in zip(
             *(part.tolist() for part in np.unique(found[1], return_counts=True)))) + " particles"
-        return (f"its poses are those of several classes ({', '.join(classes)}{counts}); cryoSPARC also writes the particles of each class to a separate file")
+        return (f"its poses are those of several classes ({', '.join(classes)}{counts}); cryoSPARC also writes the "
+                f"particles of each class to a separate file")
     if any(name.startswith("alignments2D/") for name in names):
         return "it has 2-D alignments only (alignments2D, of a 2-D classification)"
     return "it has no alignments"
@@ -201,7 +211,8 @@ def _pose(columns: CsColumns) -> Pose:
     angle = np.linalg.norm(vector, axis=1, keepdims=True)
     long = int((angle > _LONGEST_VECTOR).sum())
     if 2 * long > len(vector) and "angles" not in columns.reading.units:
-        raise UserError(f"{columns.path}: {long} of {len(vector)} rotation vectors ({_POSE}) are longer than two turns, up to "
+        raise UserError(f"{columns.path}: {long} of {len(vector)} rotation vectors ({_POSE}) are longer than two "
+                        f"turns, up to "
                         f"{angle.max():.0f}: they are not in radians. Give --unit angles=degree")
     quaternion = np.concatenate([np.cos(angle / 2), -0.5 * np.sinc(angle / (2 * np.pi)) * vector], axis=1)
     size, calibration = columns.number("blob/psize_A"), _calibration(columns)
@@ -211,7 +222,8 @@ def _pose(columns: CsColumns) -> Pose:
 
 
 def _shift_unit(columns: CsColumns) -> np.ndarray:
-    """(m,) Å of alignments3D/shift's unit; shifts keep their length in pixels of the images when a pixel size is supplied."""
+    """(m,) Å of alignments3D/shift's unit; shifts keep their length in pixels of the images when a pixel size is
+    supplied."""
     size, calibration = columns.number("blob/psize_A"), _calibration(columns)
     if _PIXEL not in columns:
         columns.notes.append(f"there is no {_PIXEL}: shifts are taken in pixels of blob/psize_A")
@@ -223,8 +235,10 @@ def _shift_unit(columns: CsColumns) -> np.ndarray:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise UserError(
-            f"{columns.path}, row {row}: {_PIXEL}, the pixel that alignments3D/shift counts in, is {pixel[row]:g} Å where the images "
-            f"have {stored[row]:g} Å ({int(bad.sum())} such rows of {len(bad)}); where it was never filled in, give --unit "
+            f"{columns.path}, row {row}: {_PIXEL}, the pixel that alignments3D/shift counts in, is {pixel[row]:g} Å "
+            f"where the images "
+            f"have {stored[row]:g} Å ({int(bad.sum())} such rows of {len(bad)}); where it was never filled in, give "
+            f"--unit "
             "shift=pixel (shifts in pixels of the images) or --unit shift=A"
         )
     return pixel if calibration is None else pixel * calibration
@@ -242,7 +256,8 @@ def _ctf(columns: CsColumns) -> np.ndarray:
     if "ctf/df2_A" not in columns:
         columns.notes.append("there is no ctf/df2_A: the defocus is ctf/df1_A in all directions")
     elif "ctf/df_angle_rad" not in columns and (u != v).any():
-        columns.warnings.append(f"there is no ctf/df_angle_rad: astigmatism of up to {np.abs(u - v).max():.0f} Å is taken as if "
+        columns.warnings.append(f"there is no ctf/df_angle_rad: astigmatism of up to {np.abs(u - v).max():.0f} Å is "
+                                f"taken as if "
                                 "ctf/df1_A were along x")
     return make_ctf(
         m,
@@ -287,7 +302,8 @@ def _signs(columns: CsColumns) -> tuple[str, np.ndarray | None]:
     bad = ~np.isin(sign, (-1, 1))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise UserError(f"{columns.path}, row {row}: blob/sign is {sign[row]:g}, expected 1 (protein bright) or -1 (dark) "
+        raise UserError(f"{columns.path}, row {row}: blob/sign is {sign[row]:g}, expected 1 (protein bright) or -1 "
+                        f"(dark) "
                         f"({int(bad.sum())} such rows of {len(bad)})")
     dark = sign < 0
     if dark.all() or not dark.any():
@@ -298,7 +314,8 @@ def _signs(columns: CsColumns) -> tuple[str, np.ndarray | None]:
 
 
 def _classes(array: np.ndarray) -> tuple[str, np.ndarray] | None:
-    """(--select of a class, (m,) int64 3-D class of each particle, the most probable where only that is known); None without."""
+    """(--select of a class, (m,) int64 3-D class of each particle, the most probable where only that is known); None
+    without."""
     names = array.dtype.names
     for name in names:
         if name.startswith("alignments") and not name.startswith("alignments2D") and name.endswith("/class"):
@@ -311,9 +328,11 @@ def _classes(array: np.ndarray) -> tuple[str, np.ndarray] | None:
 
 
 def with_own_uids(array: np.ndarray, copies: np.ndarray) -> np.ndarray:
-    """The array with a new uid for each row that is a copy of another, (m,) bool: by it cryosparc-tools tells particles apart.
+    """The array with a new uid for each row that is a copy of another, (m,) bool: by it cryosparc-tools tells particles
+    apart.
 
-    The new one is mixed from the row's own (splitmix64; Steele et al. 2014), so that it is the same on any number of ranks.
+    The new one is mixed from the row's own (splitmix64; Steele et al. 2014), so that it is the same on any number of
+    ranks.
     """
     if not copies.any() or "uid" not in (array.dtype.names or ()):
         return array

@@ -34,7 +34,8 @@ def put_found_poses(table: pd.DataFrame, particles: ParticleSet, found: Pose, ro
 
 
 def cs_found_poses(array: np.ndarray, particles: ParticleSet, found: Pose, rows: np.ndarray) -> np.ndarray:
-    """A .cs array with the poses found of `rows`, and the given ones as mpirecon/given_pose and mpirecon/given_shift_A."""
+    """A .cs array with the poses found of `rows`, and the given ones as mpirecon/given_pose and
+    mpirecon/given_shift_A."""
     pose, shift = array["alignments3D/pose"].copy(), array["alignments3D/shift"].copy()
     pose[rows] = found[rows].rotation_vectors()
     for column, axis in enumerate(_axes_of(shift, particles)):

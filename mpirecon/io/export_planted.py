@@ -1,4 +1,5 @@
-"""Planted errors in exported tables: what a run was given in place of what the source has, and the truth in columns of its own."""
+"""Planted errors in exported tables: what a run was given in place of what the source has, and the truth in columns of
+its own."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ def without_errors(particles: ParticleSet) -> ParticleSet:
     if particles.true_defocus is not None:
         ctf = ctf.copy()
         ctf["defocus_u"], ctf["defocus_v"] = particles.true_defocus.T
-    pose = Pose(particles.pose.quaternion if quaternion is None else quaternion, particles.pose.shift if shift is None else shift)
+    pose = Pose(particles.pose.quaternion if quaternion is None else quaternion,
+                particles.pose.shift if shift is None else shift)
     return replace(particles, pose=pose, ctf=ctf)
 
 
@@ -34,7 +36,8 @@ def origin_labels(table: pd.DataFrame) -> tuple[str, str]:
 def planted_rows(particles: ParticleSet) -> dict[str, np.ndarray]:
     """``pose`` and ``defocus`` → rows whose pose or defocus was replaced, or is that of junk."""
     flags = {"pose": particles.pose_error, "defocus": particles.planted_defocus}
-    return {name: np.flatnonzero(np.zeros(len(particles), bool) if rows is None else rows) for name, rows in flags.items()}
+    return {name: np.flatnonzero(np.zeros(len(particles), bool) if rows is None else rows) for name,
+            rows in flags.items()}
 
 
 def put_used(table: pd.DataFrame, particles: ParticleSet) -> None:
@@ -46,14 +49,16 @@ def put_used(table: pd.DataFrame, particles: ParticleSet) -> None:
         unit = -1.0 if labels == _ORIGINS[0] else -particles.pixel_size
         order = axes_of(np.stack([numbers_of(table, label) for label in labels], axis=1), true.pose.shift)
         for axis, label in zip(order, labels):
-            _put_changed(table, label, true.pose.shift[:, axis], particles.pose.shift[:, axis], particles.optics_group, unit)
+            _put_changed(table, label, true.pose.shift[:, axis], particles.pose.shift[:, axis], particles.optics_group,
+                         unit)
     if particles.true_defocus is not None:
         for label, field in zip(_DEFOCI, ("defocus_u", "defocus_v")):
             _put_changed(table, label, true.ctf[field], particles.ctf[field], particles.optics_group, 1.0)
 
 
 def put_truth(table: pd.DataFrame, particles: ParticleSet) -> None:
-    """Add what was true before errors were planted: Euler angles, origins and defoci in Å, as far as errors were planted in them."""
+    """Add what was true before errors were planted: Euler angles, origins and defoci in Å, as far as errors were
+    planted in them."""
     true = without_errors(particles)
     for label, values in zip(("Rot", "Tilt", "Psi"), true.pose.euler().T):
         put(table, f"mpireconTrueAngle{label}", text(values))
@@ -66,7 +71,8 @@ def put_truth(table: pd.DataFrame, particles: ParticleSet) -> None:
 
 
 def cs_columns(array: np.ndarray, particles: ParticleSet) -> dict[str, np.ndarray]:
-    """Fields of a .cs array: what the run was given, in the source's units, and what was true (``mpirecon/true_…``, in Å)."""
+    """Fields of a .cs array: what the run was given, in the source's units, and what was true (``mpirecon/true_…``, in
+    Å)."""
     true = without_errors(particles)
     turned = _turned(particles, true)
     poses = array["alignments3D/pose"].copy()
@@ -75,7 +81,8 @@ def cs_columns(array: np.ndarray, particles: ParticleSet) -> dict[str, np.ndarra
     if particles.true_shift is not None:
         shift = array["alignments3D/shift"].copy()
         for column, axis in enumerate(axes_of(shift, true.pose.shift)):
-            shift[:, column] = changed(shift[:, column], true.pose.shift[:, axis], particles.pose.shift[:, axis], particles.optics_group,
+            shift[:, column] = changed(shift[:, column], true.pose.shift[:, axis], particles.pose.shift[:, axis],
+                                       particles.optics_group,
                                        -particles.pixel_size)
         columns |= {"alignments3D/shift": shift, "mpirecon/true_shift_A": true.pose.shift.astype("f4")}
     if particles.true_defocus is not None:
@@ -90,7 +97,8 @@ def _turned(particles: ParticleSet, true: ParticleSet) -> np.ndarray:
     return (np.abs(particles.pose.quaternion - true.pose.quaternion) > 1e-9).any(axis=1)
 
 
-def _put_changed(table: pd.DataFrame, label: str, true: np.ndarray, used: np.ndarray, group: np.ndarray, unit: float) -> None:
+def _put_changed(table: pd.DataFrame, label: str, true: np.ndarray, used: np.ndarray, group: np.ndarray,
+                 unit: float) -> None:
     there = numbers_of(table, label)
     given = table[label].tolist() if label in table else ["0"] * len(table)
     new = text(changed(there, true, used, group, unit))
@@ -114,14 +122,15 @@ def axes_of(there: np.ndarray, *shifts: np.ndarray) -> tuple[int, int]:
 
     shifts : what the columns may hold
     """
-    straight, crossed = ([fits(there[:, column], shift[:, axis]) for column, axis in enumerate(order) for shift in shifts]
+    straight, crossed = ([fits(there[:, column], shift[:, axis]) for column,
+                          axis in enumerate(order) for shift in shifts]
                          for order in ((0, 1), (1, 0)))
     return (1, 0) if any(crossed) and not any(straight) else (0, 1)
 
 
 def changed(there: np.ndarray, true: np.ndarray, used: np.ndarray, group: np.ndarray, unit: float) -> np.ndarray:
-    """The source's numbers plus the error, in their unit: what one of them made at the import, else one of their optics group,
-    else `unit` for all that are 0. Numbers that the import took for 0 count as that."""
+    """The source's numbers plus the error, in their unit: what one of them made at the import, else one of their optics
+    group, else `unit` for all that are 0. Numbers that the import took for 0 count as that."""
     there, dtype = np.where(true == 0, 0, there), there.dtype
     with np.errstate(divide="ignore", invalid="ignore"):
         factor = np.where(np.abs(there) > 1e-6, true / there, np.nan)

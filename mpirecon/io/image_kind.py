@@ -1,10 +1,14 @@
-"""What the images themselves say about their CTF: whether they were multiplied by it, or by its sign, and which way contrast goes.
+"""What the images themselves say about their CTF: whether they were multiplied by it, or by its sign, and which way
+contrast goes.
 
 A sample of the images is compared with the CTFs and poses of the table, in NumPy and in seconds:
 
-- Noise. White noise has the same power at the zeros of the CTF as beside them; in CTF-premultiplied images it has none there.
-- Signal. Low-resolution maps of either half of the sample predict the images of the other half, as C·P (images as they were
-  taken), |C|·P (phase-flipped) or C²·P (premultiplied). What predicts best is what they are: signs tell where noise does not.
+- Noise. White noise has the same power at the zeros of the CTF as beside them; in CTF-premultiplied images it has none
+there.
+- Signal. Low-resolution maps of either half of the sample predict the images of the other half, as C·P (images as they
+were
+  taken), |C|·P (phase-flipped) or C²·P (premultiplied). What predicts best is what they are: signs tell where noise
+  does not.
 - Contrast. The density of a particle stands out from the solvent to one side: that of protein must be the brighter one.
 """
 
@@ -45,17 +49,20 @@ _SURELY_SEEN, _AGREED = 8.0, 0.4
 _FEW = 50  # fewer images than these do not tell by what they predict of each other
 _SMALLEST = 16  # pixels a side that tell anything
 _OPTIONS = {
-    UNTOUCHED: "--no-ctf-premultiplied --no-ctf-phase-flipped", FLIPPED: "--ctf-phase-flipped", PREMULTIPLIED: "--ctf-premultiplied",
+    UNTOUCHED: "--no-ctf-premultiplied --no-ctf-phase-flipped", FLIPPED: "--ctf-phase-flipped",
+    PREMULTIPLIED: "--ctf-premultiplied",
 }
 
 
 @dataclass
 class Evidence:
-    """floor : power at the CTF's zeros over that beside them, 0 where it follows C², 1 where it does not care; nan: no zeros
-    images : how many · gains : of KINDS, share of the images' power that the other half's map predicts · sigmas : how surely each predicts better
-    than the kind that the table says, in standard deviations · brightness : of the middle of the images against their
-    surroundings, as the CTF has it, in standard deviations · skewness : of the map's density · seen : standard deviations by which more is
-    seen of the middles than chance, of whatever sign · agreed : share of that which has one sign in all images
+    """floor : power at the CTF's zeros over that beside them, 0 where it follows C², 1 where it does not care; nan: no
+    zeros
+    images : how many · gains : of KINDS, share of the images' power that the other half's map predicts · sigmas : how
+    surely each predicts better than the kind that the table says, in standard deviations · brightness : of the middle
+    of the images against their surroundings, as the CTF has it, in standard deviations · skewness : of the map's
+    density · seen : standard deviations by which more is seen of the middles than chance, of whatever sign · agreed :
+    share of that which has one sign in all images
     """
 
     images: int
@@ -111,22 +118,25 @@ def warnings_of(evidence: Evidence, told: str, contrast: str) -> list[str]:
     found = evidence.verdict(told)
     if found is not None:
         kind, why = found
-        said.append(f"the images look {kind}, and are taken as {told}: {why}. If so, give {_OPTIONS[kind]} (or the CTFs are not those of "
+        said.append(f"the images look {kind}, and are taken as {told}: {why}. If so, give {_OPTIONS[kind]} (or the "
+                    f"CTFs are not those of "
                     "these images)")
     if evidence.of_both_signs:
-        said.append("the particles look bright in some of the images and dark in others: these cancel each other in a map. Turn the sign of those of "
+        said.append("the particles look bright in some of the images and dark in others: these cancel each other in a "
+                    "map. Turn the sign of those of "
                     "one kind, or import them apart (--select), the dark ones with --contrast black")
     if evidence.inverted:
         other = "black" if contrast == "white" else "white"
         shade = {"white": "bright", "black": "dark"}
-        said.append(f"the particles look {shade[other]} against their surroundings, and are taken as {shade[contrast]}: if protein is "
+        said.append(f"the particles look {shade[other]} against their surroundings, and are taken as "
+                    f"{shade[contrast]}: if protein is "
                     f"{shade[other]} in these images, give --contrast {other}")
     return said
 
 
 def sampled_rows(total: int, box: int, first: int, count: int) -> np.ndarray:
-    """Rows of a slab (first … first + count of `total`) that are in the sample, counted from its first; the same sample on
-    any number of ranks."""
+    """Rows of a slab (first … first + count of `total`) that are in the sample, counted from its first; the same sample
+    on any number of ranks."""
     most = min(total, _MOST_IMAGES, max(32, _MOST_BYTES // (4 * box * box)))
     rows = np.sort(np.random.default_rng(0).choice(total, most, replace=False, shuffle=False))
     return rows[(rows >= first) & (rows < first + count)] - first
@@ -168,7 +178,8 @@ class ImageSample:
         self.last = min(shells, box // 2 - 2)
         self.near = np.flatnonzero((self.shell >= _FIRST) & (self.shell <= self.last))
         self.middle = np.flatnonzero(self.shell <= _MIDDLE)
-        self.bright = np.zeros(5)  # sums over images: of the middle's brightness, its square, what that has more than chance, its square; of b |b|
+        # sums over images: of the middle's brightness, its square, what that has more than chance, its square; of b |b|
+        self.bright = np.zeros(5)
         self.noise = np.zeros((4, box // 2 + 1))  # power and squared sine at zeros and beside them, per shell
         self.counts = np.zeros((2, box // 2 + 1))
         self.measured = 0
@@ -202,11 +213,13 @@ class ImageSample:
     def _centred(self, spectra: np.ndarray, shift: np.ndarray, some: np.ndarray) -> np.ndarray:
         """Some samples with the particle, which sits `shift` from pixel box // 2, at the origin."""
         at = shift / self.pixel_size + self.box // 2
-        return spectra[:, some] * np.exp(2j * np.pi / self.box * (at[:, :1] * self.kx[some] + at[:, 1:] * self.ky[some]))
+        return spectra[:, some] * np.exp(2j * np.pi / self.box * (at[:, :1] * self.kx[some]
+                                                                  + at[:, 1:] * self.ky[some]))
 
     def _add_brightness(self, y: np.ndarray, c: np.ndarray) -> None:
         factor = {UNTOUCHED: c, FLIPPED: np.abs(c), PREMULTIPLIED: np.ones_like(c)}[self.told]
-        each, chance = ((factor * part).sum(axis=1) for part in (y.real, y.imag))  # noise has as much of both, a particle in the middle not
+        # noise has as much of both, a particle in the middle not
+        each, chance = ((factor * part).sum(axis=1) for part in (y.real, y.imag))
         more = each**2 - chance**2
         self.bright += [each.sum(), (each**2).sum(), more.sum(), (more**2).sum(), (each * np.abs(each)).sum()]
 
@@ -225,15 +238,18 @@ class ImageSample:
         images = self.comm.allreduce_scalar(sum(map(len, self.spectra)))
         seen = float(bright[2] / np.sqrt(max(bright[3], 1e-30)))
         # the first is also small where few images have a particle, the second where signs cancel alone
-        agreed = max(abs(bright[0]) * bright[0] / max(images, 1), bright[4], key=abs) / bright[2] if bright[2] > 0 else 1.0
-        return Evidence(images, self._floor(), gains, sigmas, float(bright[0] / np.sqrt(max(bright[1], 1e-30))), skewness, seen, float(agreed))
+        agreed = max(abs(bright[0]) * bright[0] / max(images, 1), bright[4],
+                     key=abs) / bright[2] if bright[2] > 0 else 1.0
+        return Evidence(images, self._floor(), gains, sigmas, float(bright[0] / np.sqrt(max(bright[1], 1e-30))),
+                        skewness, seen, float(agreed))
 
     def _floor(self) -> float:
         noise, counts = self.comm.allreduce(self.noise), self.comm.allreduce(self.counts)
         use = (counts > _ENOUGH).all(axis=0) & (np.arange(noise.shape[1]) >= _FIRST)
         if use.sum() < 3:
             return np.nan
-        ratio, follows = ((a / counts[0, use]) / (b / counts[1, use]) for a, b in (noise[[0, 1]][:, use], noise[[2, 3]][:, use]))
+        ratio, follows = ((a / counts[0, use]) / (b / counts[1, use]) for a,
+                          b in (noise[[0, 1]][:, use], noise[[2, 3]][:, use]))
         return float(np.quantile((ratio - follows) / (1 - follows), 0.75))
 
     def _signal(self) -> tuple[dict, dict, float]:
@@ -241,19 +257,23 @@ class ImageSample:
         c = np.concatenate(self.ctf) if self.ctf else np.empty(y.shape, np.float32)
         matrices = np.concatenate(self.matrices) if self.matrices else np.empty((0, 3, 3))
         shell, total = self.shell[self.near], self.comm.allreduce_scalar(len(y))
-        halves = HalfMaps(self.comm, self.kx[self.near], self.ky[self.near], shell, self.last, matrices, np.arange(len(y)) % 2)
+        halves = HalfMaps(self.comm, self.kx[self.near], self.ky[self.near], shell, self.last, matrices,
+                          np.arange(len(y)) % 2)
         y = halves.turned(y)
-        power = self.comm.allreduce(np.bincount(shell, (np.abs(y) ** 2).sum(axis=0), minlength=self.last + 1).astype(np.float64))
+        power = self.comm.allreduce(np.bincount(shell, (np.abs(y) ** 2).sum(axis=0),
+                                                minlength=self.last + 1).astype(np.float64))
         count = total * np.bincount(shell, minlength=self.last + 1)
         white = 1 / np.sqrt(np.maximum(power / np.maximum(count, 1), 1e-30))[shell]
         each = {}
         for kind in KINDS:
-            factor, on = {UNTOUCHED: (c, c), FLIPPED: (np.abs(c), np.abs(c)), PREMULTIPLIED: (np.ones_like(c), c * c)}[kind]
+            factor, on = {UNTOUCHED: (c, c), FLIPPED: (np.abs(c), np.abs(c)),
+                          PREMULTIPLIED: (np.ones_like(c), c * c)}[kind]
             maps = halves.maps(factor * y, c**2)
             each[kind] = halves.gains(y * white, halves.predicted(maps, on) * white)
             if kind == self.told:
                 skewness = self._skewness(sum(m[0] for m in maps), sum(m[1] for m in maps))
-        gains = {kind: self.comm.allreduce_scalar(float(each[kind].sum())) / max(total, 1) / len(shell) for kind in KINDS}
+        gains = {kind: self.comm.allreduce_scalar(float(each[kind].sum())) / max(total, 1) / len(shell)
+                 for kind in KINDS}
         sigmas = {}
         for kind in KINDS:
             better = each[kind] - each[self.told]

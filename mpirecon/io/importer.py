@@ -50,18 +50,22 @@ class ImportOptions(ErrorSettings):
     dtype : ``"auto"`` (float16 where all stacks are), ``"float32"`` or ``"float16"``
     contrast : ``"white"``, ``"black"``, or None for what the file says (RELION: white; cryoSPARC: blob/sign)
     passthrough : .cs files whose columns are joined to a .cs file by uid
-    error_rate : fraction of particles that get a wrong orientation; error_degrees : by a small rotation instead of a random one
+    error_rate : fraction of particles that get a wrong orientation; error_degrees : by a small rotation instead of a
+    random one
     error_by : column of the particle table; rows with the same value are wrong together
     rescale : None, ``"common"`` (the box and pixel size of most particles) or (box, Å): bring all images to one size
     link : refer to the stacks instead of copying their images
-    cs_aberrations : which aberrations of a .cs file are corrected for, and their signs (cryosparc_optics.signs_of); None: all
+    cs_aberrations : which aberrations of a .cs file are corrected for, and their signs (cryosparc_optics.signs_of);
+    None: all
     ignore_aberrations : as if the file named no beam tilt, higher-order aberration or magnification matrix
-    select : COLUMN=VALUES of the rows to import, or (column, values), or several of them, row_selection.py; all must hold
+    select : COLUMN=VALUES of the rows to import, or (column, values), or several of them, row_selection.py; all must
+    hold
     first : import at most so many rows, the first of those selected
     new_halves : draw half sets whatever the file says
     family : columns whose rows of one value show one particle, beside those that are known; ("none",): no column does
     units, shift_axes, no_ctf, ctf_premultiplied, ctf_phase_flipped : what the columns do not say, see reading.Reading
-    bfactor_sign : one of plausible.BFACTOR_SIGNS; scale_defocus : by the square of --pixel-size over the table's pixel size
+    bfactor_sign : one of plausible.BFACTOR_SIGNS; scale_defocus : by the square of --pixel-size over the table's pixel
+    size
     seed : of half sets and planted errors; skip_bad : leave NaN and constant images out, up to the share max_bad
     """
 
@@ -101,9 +105,11 @@ class ImportOptions(ErrorSettings):
     def __post_init__(self) -> None:
         self.check_errors()
         if self.defocus_error and self.no_ctf:
-            raise UserError("--defocus-error and --no-ctf exclude each other: there is no CTF whose defocus could be wrong")
+            raise UserError("--defocus-error and --no-ctf exclude each other: there is no CTF whose defocus could be "
+                            "wrong")
         if self.error_by is not None and not self.plants:
-            raise UserError(f"--error-by {self.error_by} says which rows are wrong together; give the fraction of wrong ones with "
+            raise UserError(f"--error-by {self.error_by} says which rows are wrong together; give the fraction of "
+                            f"wrong ones with "
                             "--orientation-error-rate or another rate")
 
     @property
@@ -150,9 +156,9 @@ def import_particles(
 ) -> ImportReport:
     """Read a RELION STAR file, or a cryoSPARC file (.cs), and its stacks, and write a particle file. Collective.
 
-    Each rank reads its slab of the rows and their images, and writes them to their place, in the order of the rows, a batch
-    at a time. Halves and planted errors are drawn from (seed, row of that file), so that skipping an image changes no
-    other particle, nor does the number of ranks.
+    Each rank reads its slab of the rows and their images, and writes them to their place, in the order of the rows, a
+    batch at a time. Halves and planted errors are drawn from (seed, row of that file), so that skipping an image
+    changes no other particle, nor does the number of ranks.
 
     Parameters
     ----------
@@ -167,7 +173,8 @@ def import_particles(
     comm = comm or SerialCommunicator()
     form = run_together(comm, lambda: _format(Path(path), options))
     tables = [Path(path), *map(Path, options.passthrough)]
-    output = run_together(comm, lambda: refuse_existing(output, options.overwrite, [Input("table", table) for table in tables]))
+    output = run_together(comm, lambda: refuse_existing(output, options.overwrite,
+                                                        [Input("table", table) for table in tables]))
     unchanged = run_together(comm, lambda: Seen.now(tables))
     unchanged.agree(comm)
     options = form.settled(options)
@@ -179,7 +186,8 @@ def import_particles(
     set_groups(comm, table)
     whole = gather(comm, table)
     stacks, files, notes = open_stacks(comm, table, whole, options)
-    run_together(comm, lambda: refuse_existing(output, options.overwrite, (Input("stack of images", stack.path) for stack in stacks)))
+    run_together(comm, lambda: refuse_existing(output, options.overwrite,
+                                               (Input("stack of images", stack.path) for stack in stacks)))
     settle(comm, table, options.reading, options.bfactor_sign, options.scale_defocus)
     compare_with_stacks(comm, table, stacks, options.reading, options.pixel_size is not None)
     rescaling, pixel_sizes, box = None, None, stacks[0].box
@@ -192,7 +200,8 @@ def import_particles(
     compared = _of_all_rows(comm, whole, table, files, options)
     notes = [*table.notes, *notes, *compared.notes, *describe(aberrations)]
     sample = sampled_rows(table.total or len(table), box, table.first, len(table))
-    seen = look_at_images(comm, table, box, options.contrast or table.contrast, image_batches(table, sample, stacks, rescaling))
+    seen = look_at_images(comm, table, box, options.contrast or table.contrast,
+                          image_batches(table, sample, stacks, rescaling))
     warnings = [*table.warnings, *compared.warnings, *seen]
     particles = particle_set(comm, table, box, compared.half, options)
     good, skipped = np.ones(len(table), bool), []
@@ -207,8 +216,10 @@ def import_particles(
     levels = LevelsSurvey()
     with ParticleWriter(
         output, total, box, table.pixel_size, overwrite=options.overwrite, dtype=dtype,
-        ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped, contrast=particles.contrast,
-        provenance=provenance, comm=comm, rows=rows, links=_links(table, chosen, stacks, dtype, home) if options.link else None,
+        ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped,
+        contrast=particles.contrast,
+        provenance=provenance, comm=comm, rows=rows, links=_links(table, chosen, stacks, dtype, home) if options.link
+        else None,
     ) as writer:
         with together(comm), progress(len(particles)) if progress else nullcontext() as bar:
             if options.link:
@@ -223,7 +234,8 @@ def import_particles(
             writer.write_extra("family", family[chosen])
         source, arrays = table.source(chosen)
         arrays = {name: with_own_uids(array, again) for name, array in arrays.items()}
-        writer.write_source(path, source, arrays, split=table.particle_block, files=[*tables, *(s.path for s in stacks)])
+        writer.write_source(path, source, arrays, split=table.particle_block,
+                            files=[*tables, *(s.path for s in stacks)])
         with together(comm):  # nothing was written to while it was read: else some rows would have the images of others
             unchanged.refuse_changed()
             for number in np.unique(table.stack).tolist():
@@ -235,13 +247,15 @@ def import_particles(
         notes.append(f"the images stay in their {len(stacks)} stacks, which must stay available and unchanged"
                      + ("" if options.skip_bad else "; only a sample of them was checked"))
     if options.defocus_error and (table.ctf_premultiplied or table.ctf_phase_flipped):
-        notes.append("the images keep the CTF that they were multiplied by: only the defocus values in the particle file are wrong")
+        notes.append("the images keep the CTF that they were multiplied by: only the defocus values in the particle "
+                     "file are wrong")
     kinds = {kind: comm.allreduce_scalar(count) for kind, count in count_kinds(particles).items()}
     return _report(output, particles, dtype, total, halves, planted, kinds, skipped, notes, warnings)
 
 
 def provenance_of(path: Path, options: ImportOptions) -> dict:
-    """What a particle file says of how it was imported; the tables by their size and time of change, which tell another apart."""
+    """What a particle file says of how it was imported; the tables by their size and time of change, which tell another
+    apart."""
     tables = [os.stat(table) for table in (path, *options.passthrough)]
     return {"command": "import", "mpirecon": __version__, "source": str(path), "options": vars(options),
             "tables": [(found.st_size, found.st_mtime_ns) for found in tables]}
@@ -253,7 +267,8 @@ def _format(path: Path, options: ImportOptions) -> TableFormat:
     for other in formats():
         for name in other.options:
             if getattr(options, name) and name not in found.options:
-                raise UserError(f"--{name.replace('_', '-')} is for {other.name}s, and {path} is not a {other.suffix} file")
+                raise UserError(f"--{name.replace('_', '-')} is for {other.name}s, and {path} is not a {other.suffix} "
+                                f"file")
     return found
 
 
@@ -266,14 +281,17 @@ def _leave_out_aberrations(table: ParticleTable) -> None:
     table.own = None
     table.aberrations = None if known is None else Aberrations.none(known.group)
     table.warnings = [text for text in table.warnings if text not in unsure]
-    table.notes.append("--ignore-aberrations: beam tilt, aberrations and magnification matrices of the file are ignored")
+    table.notes.append("--ignore-aberrations: beam tilt, aberrations and magnification matrices of the file are "
+                       "ignored")
 
 
 def _dtype(stacks: list[StackReader], options: ImportOptions) -> str:
     if options.link and options.dtype != "auto":
-        raise UserError(f"--dtype {options.dtype} with --link: linked images keep the type of their stacks; omit one of the two options")
+        raise UserError(f"--dtype {options.dtype} with --link: linked images keep the type of their stacks; omit one "
+                        f"of the two options")
     if options.link and options.rescale is not None:
-        raise UserError("--rescale makes other images of those in the stacks, which --link leaves where they are; leave one out")
+        raise UserError("--rescale makes other images of those in the stacks, which --link leaves where they are; "
+                        "leave one out")
     if options.dtype != "auto":
         return options.dtype
     if options.rescale is not None:
@@ -283,7 +301,8 @@ def _dtype(stacks: list[StackReader], options: ImportOptions) -> str:
 
 @dataclass
 class _Compared:
-    """What is found by comparing all rows: half, family : (m,) of this rank's rows (family None: each row is its own)."""
+    """What is found by comparing all rows: half, family : (m,) of this rank's rows (family None: each row is its
+    own)."""
 
     half: np.ndarray
     family: np.ndarray | None
@@ -339,12 +358,15 @@ def _links(table: ParticleTable, rows: np.ndarray, stacks: list[StackReader], dt
 
 
 def _report(
-    output: Path, particles: ParticleSet, dtype: str, total: int, halves, planted: int | None, kinds, skipped, notes, warnings
+    output: Path, particles: ParticleSet, dtype: str, total: int, halves, planted: int | None, kinds, skipped, notes,
+    warnings
 ) -> ImportReport:
     if 0 in halves:
-        warnings.append("one half set is empty; half maps and their FSC will not be possible; import with --new-halves draws new half sets")
+        warnings.append("one half set is empty; half maps and their FSC will not be possible; import with --new-halves "
+                        "draws new half sets")
     return ImportReport(
         output=output, particles=total, box=particles.box, pixel_size=particles.pixel_size, dtype=dtype,
         halves=tuple(int(count) for count in halves), ctf_premultiplied=particles.ctf_premultiplied,
-        ctf_phase_flipped=particles.ctf_phase_flipped, skipped=skipped, notes=notes, warnings=warnings, planted=planted, kinds=kinds,
+        ctf_phase_flipped=particles.ctf_phase_flipped, skipped=skipped, notes=notes, warnings=warnings, planted=planted,
+        kinds=kinds,
     )

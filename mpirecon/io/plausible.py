@@ -1,7 +1,8 @@
-"""Numbers of a particle table that cannot be what they seem: refused, put right or reported, each with the option that helps.
+"""Numbers of a particle table that cannot be what they seem: refused, put right or reported, each with the option that
+helps.
 
-The readers refuse what one row tells (a NaN, a pixel size of 0). Here is what all rows together tell, whichever ranks hold
-them: every function is collective.
+The readers refuse what one row tells (a NaN, a pixel size of 0). Here is what all rows together tell, whichever ranks
+hold them: every function is collective.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from mpirecon.io.reading import Reading
 from mpirecon.io.table_rows import Rows, column_name
 from mpirecon.parallel.comm import Communicator
 
-#: signs of B factors: as RELION takes them (positive falls), as Warp and M write them (negative falls), or by what is there
+#: signs of B factors: as RELION takes them (positive falls), as Warp and M write them (negative falls), or by what is
+#: there
 BFACTOR_SIGNS = ("auto", "relion", "warp")
 
 _ANGLES_TOLD = 0.3  # radians: smaller angles may as well be degrees
@@ -31,7 +33,8 @@ _HEADER = 0.01  # relative difference between pixel sizes that is no rounding
 
 
 def settle(comm: Communicator, table: ParticleTable, reading: Reading, bfactor_sign: str, scale_defocus: bool) -> None:
-    """Check a table's pixel size, poses and CTFs, and settle what its B factors and defoci mean; adds warnings and notes.
+    """Check a table's pixel size, poses and CTFs, and settle what its B factors and defoci mean; adds warnings and
+    notes.
 
     Raises
     ------
@@ -49,7 +52,8 @@ def settle(comm: Communicator, table: ParticleTable, reading: Reading, bfactor_s
     _same_poses(rows)
 
 
-def compare_with_stacks(comm: Communicator, table: ParticleTable, stacks: Sequence[StackReader], reading: Reading, given: bool) -> None:
+def compare_with_stacks(comm: Communicator, table: ParticleTable, stacks: Sequence[StackReader], reading: Reading,
+                        given: bool) -> None:
     """Check rows against the stacks' headers: subtomograms, shifts beyond the image, other pixel sizes.
 
     given : the user named the pixel size, whatever headers say
@@ -67,7 +71,8 @@ def _pixel_size(rows: Rows) -> None:
     low, high = rows.range(sizes)
     if low < _PIXELS[0] or high > _PIXELS[1]:
         worst = low if low < _PIXELS[0] else high
-        raise UserError(f"{table.path}: the pixel size is {worst:g} Å, outside {_PIXELS[0]:g} … {_PIXELS[1]:g} Å; is it in another "
+        raise UserError(f"{table.path}: the pixel size is {worst:g} Å, outside {_PIXELS[0]:g} … {_PIXELS[1]:g} Å; is "
+                        f"it in another "
                         "unit? Give the right one in Å with --pixel-size")
 
 
@@ -77,7 +82,8 @@ def _settle_calibration(rows: Rows, scale_defocus: bool) -> None:
     low, high = rows.range(np.ones(len(table)) if table.calibration is None else table.calibration)
     changed = max(abs(low - 1), abs(high - 1)) > 1e-6
     if scale_defocus and not changed:
-        raise UserError("--scale-defocus scales defoci from the table's pixel size to that of --pixel-size; they do not differ, or "
+        raise UserError("--scale-defocus scales defoci from the table's pixel size to that of --pixel-size; they do "
+                        "not differ, or "
                         "one is not known")
     if not changed:
         return
@@ -88,7 +94,8 @@ def _settle_calibration(rows: Rows, scale_defocus: bool) -> None:
             table.ctf[name] *= table.calibration**2
         table.notes.append(f"{shifts}; defoci are multiplied by the square of that, Cs stays")
     else:
-        table.notes.append(f"{shifts}; defoci and Cs stay what the table says. Where defoci were estimated with the table's pixel, give "
+        table.notes.append(f"{shifts}; defoci and Cs stay what the table says. Where defoci were estimated with the "
+                           f"table's pixel, give "
                            "--scale-defocus, which multiplies them by the square of that")
 
 
@@ -103,18 +110,22 @@ def _views(rows: Rows, reading: Reading) -> None:
     name = column_name(table, "rlnAngleRot and rlnAngleTilt", "alignments3D/pose")
     if away < 1e-9:
         flat = ", as after a 2-D classification" if rows.all(np.abs(axis[:, 2]) > 1 - 1e-9) else ""
-        raise UserError(f"{table.path}: by {name} all {rows.total} particles are seen from one direction{flat}; no 3-D map can be made "
+        raise UserError(f"{table.path}: by {name} all {rows.total} particles are seen from one direction{flat}; no 3-D "
+                        f"map can be made "
                         "of one view. Give the particles of a 3-D refinement")
     if table.unit == "line" and "angles" not in reading.units and _radians(rows):
         raise UserError(
-            f"{table.path}: rlnAngleRot, rlnAngleTilt and rlnAnglePsi are in degrees, but none of {rows.total} particles has more than "
-            f"{np.pi:.4g}, or {2 * np.pi:.4g}: this looks like radians. Give --unit angles=radian, or --unit angles=degree to take "
+            f"{table.path}: rlnAngleRot, rlnAngleTilt and rlnAnglePsi are in degrees, but none of {rows.total} "
+            f"particles has more than "
+            f"{np.pi:.4g}, or {2 * np.pi:.4g}: this looks like radians. Give --unit angles=radian, or --unit "
+            f"angles=degree to take "
             "them as they stand"
         )
     if table.unit == "line" and "angles" not in reading.units:
         _radians_in_part(rows)
     if away < np.sin(_FLAT) ** 2:
-        table.warnings.append(f"{name}: all {rows.total} particles are seen from nearly one direction (within {np.degrees(np.sqrt(away)):.2g} "
+        table.warnings.append(f"{name}: all {rows.total} particles are seen from nearly one direction (within "
+                              f"{np.degrees(np.sqrt(away)):.2g} "
                               "degrees of it, rms): no 3-D map can be made of them")
 
 
@@ -122,25 +133,31 @@ def _radians(rows: Rows) -> bool:
     """Whether Euler angles taken as degrees are all within a turn in radians: tilt at most π, rot + psi at most 4π."""
     rot, tilt, psi = rows.table.pose.euler().T
     turn = (rot + psi + 180) % 360 - 180
-    return rows.range(tilt)[1] <= np.pi + 0.01 and rows.range(np.abs(turn))[1] <= 2 * _TURN and rows.range(tilt)[1] > 0.3
+    return (rows.range(tilt)[1] <= np.pi + 0.01 and rows.range(np.abs(turn))[1] <= 2 * _TURN
+            and rows.range(tilt)[1] > 0.3)
 
 
 def _radians_in_part(rows: Rows) -> None:
-    """Warn where one of the Euler angles, or all of some particles, is within a turn in radians, and the others are not."""
+    """Warn where one of the Euler angles, or all of some particles, is within a turn in radians, and the others are
+    not."""
     table = rows.table
     angles = table.pose.euler().T
-    within = [np.abs(np.where(angle > 180, angle - 360, angle)) <= (np.pi if axis == 1 else _TURN) for axis, angle in enumerate(angles)]
+    within = [np.abs(np.where(angle > 180, angle - 360, angle)) <= (np.pi if axis == 1 else _TURN) for axis,
+              angle in enumerate(angles)]
     for axis, label in enumerate(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")):
         other = [rows.count(some) for number, some in enumerate(within) if number != axis]
         low, high = rows.range(angles[axis])
         if rows.all(within[axis]) and high - low > 1.0 and 2 * max(other) < rows.total:
-            table.warnings.append(f"{label} is in degrees, but is {low:.3g} to {high:.3g} for all {rows.total} particles, where the other angles "
+            table.warnings.append(f"{label} is in degrees, but is {low:.3g} to {high:.3g} for all {rows.total} "
+                                  f"particles, where the other angles "
                                   "are not so small: where that column is in radians, write it in degrees")
     some = np.logical_and.reduce(within) & (angles[1] > _ANGLES_TOLD)
     count = rows.count(some)
     if max(5, rows.total // 50) < count < rows.total:
-        table.warnings.append(f"rlnAngleRot, rlnAngleTilt and rlnAnglePsi are all within a turn in radians for {count} of {rows.total} particles (first: "
-                              f"{rows.first(some)}), and not for the others; where these are in radians, import them apart (--select) with --unit "
+        table.warnings.append(f"rlnAngleRot, rlnAngleTilt and rlnAnglePsi are all within a turn in radians for {count} "
+                              f"of {rows.total} particles (first: "
+                              f"{rows.first(some)}), and not for the others; where these are in radians, import them "
+                              f"apart (--select) with --unit "
                               "angles=radian")
 
 
@@ -153,8 +170,10 @@ def _same_poses(rows: Rows) -> None:
     if count > max(1, rows.total // 1000):
         name = column_name(table, "rlnAngleRot, rlnAngleTilt and rlnAnglePsi are", "alignments3D/pose is")
         shifts = rows.count(none & (table.pose.shift == 0).all(axis=1))
-        table.warnings.append(f"{name} exactly 0 for {count} of {rows.total} particles, the shift too for {shifts} of them (first: "
-                              f"{rows.first(none)}); were they ever aligned? Leave such rows out of the table, or have them found and left out: "
+        table.warnings.append(f"{name} exactly 0 for {count} of {rows.total} particles, the shift too for {shifts} of "
+                              f"them (first: "
+                              f"{rows.first(none)}); were they ever aligned? Leave such rows out of the table, or have "
+                              f"them found and left out: "
                               "reconstruct --loss posterior")
     keys = np.round(np.where(q[:, :1] < 0, -q, q)[~none], 9)
     found, counts = np.unique(keys, axis=0, return_counts=True) if len(keys) else (np.empty((0, 4)), np.empty(0, int))
@@ -162,7 +181,8 @@ def _same_poses(rows: Rows) -> None:
     for key in sorted({key for key in rows.comm.allgather(mine) if key is not None}):
         same = (np.round(np.where(q[:, :1] < 0, -q, q), 9) == np.array(key)).all(axis=1) & ~none
         if (count := rows.count(same)) > max(10, rows.total // 50):
-            table.warnings.append(f"{count} of {rows.total} particles have the very same pose (first: {rows.first(same)}); were they ever "
+            table.warnings.append(f"{count} of {rows.total} particles have the very same pose (first: "
+                                  f"{rows.first(same)}); were they ever "
                                   "aligned?")
 
 
@@ -172,7 +192,8 @@ def _volumes(rows: Rows, stacks: Sequence[StackReader]) -> None:
     cube = np.array([len(stack) == stack.box > 1 for stack in stacks])
     if len(stacks) == rows.total and cube.all() and rows.all(table.image == 0):
         stack = stacks[table.stack[0]]
-        raise UserError(f"{table.describe(0)}: {stack.path} is a volume of {stack.box} x {stack.box} x {len(stack)} voxels, and so is "
+        raise UserError(f"{table.describe(0)}: {stack.path} is a volume of {stack.box} x {stack.box} x {len(stack)} "
+                        f"voxels, and so is "
                         f"that of each of the {rows.total} rows; subtomograms are not supported, only 2-D images")
 
 
@@ -187,8 +208,10 @@ def _shifts(rows: Rows, boxes: np.ndarray, reading: Reading) -> None:
         return
     name = column_name(table, "rlnOriginX/Y", "alignments3D/shift")
     most = rows.range(np.abs(table.pose.shift / np.reshape(size, (-1, 1))).max(axis=1))[1]
-    said = (f"{name} puts {count} of {rows.total} particles outside their images (up to {most:.4g} pixels from the centre of "
-            f"{int(boxes.max())}; first: {rows.first(beyond)}); is it in another unit? Give --unit shift=A or --unit shift=pixel")
+    said = (f"{name} puts {count} of {rows.total} particles outside their images (up to {most:.4g} pixels from the "
+            f"centre of "
+            f"{int(boxes.max())}; first: {rows.first(beyond)}); is it in another unit? Give --unit shift=A or --unit "
+            f"shift=pixel")
     if 2 * count > rows.total and "shift" not in reading.units:
         raise UserError(f"{table.path}: {said}")
     table.warnings.append(said)
@@ -204,5 +227,6 @@ def _headers(rows: Rows, stacks: Sequence[StackReader]) -> None:
         row = int(np.flatnonzero(other)[0]) if other.any() else None
         told = None if row is None else (float(header[row]), float(size[row]), str(stacks[table.stack[row]].path))
         there, here, path = next(one for one in rows.comm.allgather(told) if one is not None)
-        table.warnings.append(f"the pixel size is {here:g} Å in the table, but {there:g} Å in the header of {path} ({count} of {rows.total} "
+        table.warnings.append(f"the pixel size is {here:g} Å in the table, but {there:g} Å in the header of {path} "
+                              f"({count} of {rows.total} "
                               "particles); the table's is used: give the right one with --pixel-size")

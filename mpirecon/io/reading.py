@@ -23,13 +23,17 @@ UNITS: dict[str, dict[str, float]] = {
     "voltage": {"kV": 1.0, "V": 1e-3},
     "amplitude-contrast": {"fraction": 1.0, "percent": 0.01},
 }
-_SPELLINGS = {"å": "A", "a": "A", "angstrom": "A", "µm": "um", "μm": "um", "micron": "um", "degrees": "degree", "deg": "degree",
-              "radians": "radian", "rad": "radian", "pixels": "pixel", "px": "pixel", "kv": "kV", "v": "V", "%": "percent"}
+_SPELLINGS = {"å": "A", "a": "A", "angstrom": "A", "µm": "um", "μm": "um", "micron": "um", "degrees": "degree",
+              "deg": "degree",
+              "radians": "radian", "rad": "radian", "pixels": "pixel", "px": "pixel", "kv": "kV", "v": "V",
+              "%": "percent"}
 
 #: which of a table's two shifts are x and y in the images, with their signs: what they are multiplied by
 SHIFT_AXES = {
-    "x,y": np.array([[1.0, 0.0], [0.0, 1.0]]), "-x,-y": np.array([[-1.0, 0.0], [0.0, -1.0]]), "y,x": np.array([[0.0, 1.0], [1.0, 0.0]]),
-    "x,-y": np.array([[1.0, 0.0], [0.0, -1.0]]), "-x,y": np.array([[-1.0, 0.0], [0.0, 1.0]]), "-y,-x": np.array([[0.0, -1.0], [-1.0, 0.0]]),
+    "x,y": np.array([[1.0, 0.0], [0.0, 1.0]]), "-x,-y": np.array([[-1.0, 0.0], [0.0, -1.0]]),
+    "y,x": np.array([[0.0, 1.0], [1.0, 0.0]]),
+    "x,-y": np.array([[1.0, 0.0], [0.0, -1.0]]), "-x,y": np.array([[-1.0, 0.0], [0.0, 1.0]]),
+    "-y,-x": np.array([[0.0, -1.0], [-1.0, 0.0]]),
     "y,-x": np.array([[0.0, 1.0], [-1.0, 0.0]]), "-y,x": np.array([[0.0, -1.0], [1.0, 0.0]]),
 }
 
@@ -43,7 +47,8 @@ CTF_REMEDIES = {
     "defocus_v": "other units than Å can be named: --unit defocus=nm",
     "astigmatism": "give the unit of the angle: --unit defocus-angle=degree or radian",
     "cs_mm": "give the spherical aberration in mm with --cs",
-    "amplitude_contrast": "where it is in percent, give --unit amplitude-contrast=percent; the right one for all can be given with "
+    "amplitude_contrast": "where it is in percent, give --unit amplitude-contrast=percent; the right one for all can "
+    "be given with "
                           "--amplitude-contrast",
     "phase_shift": "give the unit of the angle: --unit phase-shift=degree or radian",
     "bfactor": "--bfactor-sign says how it is meant",
@@ -57,8 +62,10 @@ STATE_OPTIONS = {
 
 
 #: fields of ImportOptions that decide how a table is read, whatever is made of its images
-READING = ("data_dir", "stack", "mapping", "passthrough", "pixel_size", "scale_defocus", "voltage", "cs", "amplitude_contrast", "units",
-           "shift_axes", "contrast", "bfactor_sign", "no_ctf", "ctf_premultiplied", "ctf_phase_flipped", "ignore_aberrations", "cs_aberrations",
+READING = ("data_dir", "stack", "mapping", "passthrough", "pixel_size", "scale_defocus", "voltage", "cs",
+           "amplitude_contrast", "units",
+           "shift_axes", "contrast", "bfactor_sign", "no_ctf", "ctf_premultiplied", "ctf_phase_flipped",
+           "ignore_aberrations", "cs_aberrations",
            "select", "first", "new_halves", "family")
 
 
@@ -67,7 +74,8 @@ def refuse_reading(particles: str | os.PathLike, reading: Mapping) -> None:
     if reading:
         spelled = {"mapping": "map-stack", "units": "unit"}
         named = ", ".join(f"--{spelled.get(name, name.replace('_', '-'))}" for name in reading)
-        raise UserError(f"{particles} is a particle file: {named} must be given when a table is imported. Give the STAR or .cs file itself, or import it again")
+        raise UserError(f"{particles} is a particle file: {named} must be given when a table is imported. Give the "
+                        f"STAR or .cs file itself, or import it again")
 
 
 def parse_unit(text: str) -> tuple[str, str]:
@@ -86,7 +94,8 @@ def parse_unit(text: str) -> tuple[str, str]:
     known = unit in UNITS.get(quantity, {}) or (quantity == "shift" and _angstrom(unit) is not None)
     if not known or (minus and quantity not in _SIGNED):
         listed = "; ".join(f"{name}={'|'.join(units)}" for name, units in UNITS.items())
-        raise ValueError(f"{text!r}: expected QUANTITY=UNIT, one of {listed}, or shift=NUMBER, the Å that it counts in (0: there are no "
+        raise ValueError(f"{text!r}: expected QUANTITY=UNIT, one of {listed}, or shift=NUMBER, the Å that it counts in "
+                         f"(0: there are no "
                          "shifts); defocus=-A (-nm, -um) where underfocus is negative, and likewise shift=-A (-pixel)")
     return quantity, minus + unit
 
@@ -121,7 +130,8 @@ class Reading:
     def has_shift_unit(self) -> bool:
         return "shift" in self.units
 
-    def shifts(self, numbers: np.ndarray, own: float | np.ndarray, angstrom: float | np.ndarray, pixel: float | np.ndarray) -> np.ndarray:
+    def shifts(self, numbers: np.ndarray, own: float | np.ndarray, angstrom: float | np.ndarray,
+               pixel: float | np.ndarray) -> np.ndarray:
         """A table's numbers (m, 2), which put the particle's origin where RELION does, as shifts in Å of the images.
 
         own, angstrom, pixel : Å, one or (m,): of the unit that the format has them in, of what it takes for 1 Å, of a

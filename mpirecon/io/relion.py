@@ -72,7 +72,9 @@ def read_relion(
     path, selected = Path(path), None
     tables = read_star(path, comm, "rlnImageName")
     if not rows.all:
-        tables, selected = select_star_rows(comm, path, tables, run_together(comm, lambda: particle_block(path, tables)), rows)
+        tables, selected = select_star_rows(comm, path, tables, run_together(comm,
+                                                                             lambda: particle_block(path, tables)),
+                                                                             rows)
     found = run_together(comm, lambda: _particle_table(path, tables, comm, supplied, mixed, rows, reading))
     if selected is not None:
         found.rows = selected.rows
@@ -81,7 +83,8 @@ def read_relion(
 
 
 def whole_table(path: Path, particles: pd.DataFrame, comm: Communicator, options: ImportOptions) -> ParticleTable:
-    """This rank's slab of a table with RELION's labels that another format holds: texts, in a table that every rank has read whole.
+    """This rank's slab of a table with RELION's labels that another format holds: texts, in a table that every rank has
+    read whole.
 
     Its optics are columns of the particles, as in RELION before 3.1. Rows cannot be selected. Collective.
     """
@@ -187,7 +190,8 @@ def _require(columns: StarColumns) -> None:
     helped = [o for o, (label, _) in SUPPLIED.items() if o != "pixel_size" and label not in columns]
     helped = [option for option in helped if columns.supplied.get(option) is None]
     if missing or helped:
-        remedy = "give a STAR file with CTF estimates, or --no-ctf where the images have no CTF" if missing else "supply them"
+        remedy = ("give a STAR file with CTF estimates, or --no-ctf where the images have no CTF" if missing
+                  else "supply them")
         options = ", ".join("--" + option.replace("_", "-") for option in helped)
         raise UserError(
             f"{columns.path}: CTF columns are missing: {', '.join(missing + [SUPPLIED[o][0] for o in helped])}; "
@@ -262,7 +266,8 @@ def _pose(columns: StarColumns, pixel_size: float | np.ndarray, calibration: np.
         own, angstrom = _ORIGINS[labels], 1.0 if calibration is None else calibration
         in_angstrom = columns.reading.units.get("shift", own).lstrip("-") == "A"
         if in_angstrom and calibration is None and columns.supplied.get("pixel_size") is not None:
-            columns.notes.append(f"the table does not say at what pixel size {labels[0]} was measured: it is used unchanged")
+            columns.notes.append(f"the table does not say at what pixel size {labels[0]} was measured: it is used "
+                                 f"unchanged")
         numbers = np.stack([columns.number(label) for label in labels], axis=1)
         _compare_origins(columns, numbers, pixel_size)
         shift = columns.reading.shifts(numbers, pixel_size if own == "pixel" else angstrom, angstrom, pixel_size)
@@ -277,7 +282,8 @@ def _compare_origins(columns: StarColumns, angstrom: np.ndarray, pixel_size: flo
     pixels = np.stack([columns.number(label) for label in ("rlnOriginX", "rlnOriginY")], axis=1)
     differ = (np.abs(pixels - angstrom / size) > _SAME_ORIGIN).any(axis=1)
     if differ.any():
-        columns.warnings.append("the table has rlnOriginX/Y (pixels) beside rlnOriginX/YAngst, and they are not the same shifts: those in Å "
+        columns.warnings.append("the table has rlnOriginX/Y (pixels) beside rlnOriginX/YAngst, and they are not the "
+                                "same shifts: those in Å "
                                 "are used, as RELION does; remove the columns that are not right")
 
 
@@ -307,7 +313,8 @@ def _defocus(columns: StarColumns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if "rlnDefocusV" not in columns:
         columns.notes.append("the table has no rlnDefocusV: the defocus is rlnDefocusU in all directions")
     elif "rlnDefocusAngle" not in columns and (u != v).any():
-        columns.warnings.append(f"the table has no rlnDefocusAngle: astigmatism of up to {np.abs(u - v).max():.0f} Å is taken as if "
+        columns.warnings.append(f"the table has no rlnDefocusAngle: astigmatism of up to {np.abs(u - v).max():.0f} Å "
+                                f"is taken as if "
                                 "rlnDefocusU were along x")
     return u, v, columns.number("rlnDefocusAngle", 0.0)
 
@@ -318,7 +325,8 @@ def _halves(columns: StarColumns) -> np.ndarray:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise UserError(
-            f"{columns.path}, line {columns.particles.index[row]}: rlnRandomSubset is {half[row]:g}, expected 1, 2 or 0 "
+            f"{columns.path}, line {columns.particles.index[row]}: rlnRandomSubset is {half[row]:g}, expected 1, 2 or "
+            f"0 "
             "(not set); --new-halves draws half sets whatever the table says"
         )
     return half.astype(np.uint8)
@@ -344,7 +352,8 @@ def _classes(particles: pd.DataFrame) -> np.ndarray | None:
 
 
 def _state(columns: StarColumns) -> tuple[bool, bool]:
-    """Whether the images are CTF-premultiplied and whether they are phase-flipped: as the user says, else as the table does."""
+    """Whether the images are CTF-premultiplied and whether they are phase-flipped: as the user says, else as the table
+    does."""
     said = {}
     for label, given in (("rlnCtfDataAreCtfPremultiplied", columns.reading.premultiplied),
                          ("rlnCtfDataArePhaseFlipped", columns.reading.phase_flipped)):

@@ -1,11 +1,12 @@
 """The output folder of a run: results are made aside, and take the place of older ones when all of them are there.
 
-While a run goes on, ``OUT/unfinished/`` holds what it has written of its results, and ``OUT/checkpoint.h5`` its state. Results
-of an earlier run stay what they are beside them, whole and of use, until the new ones are complete; a run that fails, or is
-killed, never touches them. Its logs are in ``OUT/logs/``, or, where that holds an earlier run's, in ``OUT/unfinished/logs/``.
+While a run goes on, ``OUT/unfinished/`` holds what it has written of its results, and ``OUT/checkpoint.h5`` its state.
+Results of an earlier run stay what they are beside them, whole and of use, until the new ones are complete; a run that
+fails, or is killed, never touches them. Its logs are in ``OUT/logs/``, or, where that holds an earlier run's, in
+``OUT/unfinished/logs/``.
 
-The marker (summary.json) is the last file that is written aside: from then on the results are complete, and whoever comes next
-can put them in their place if the run was killed before it had done so.
+The marker (summary.json) is the last file that is written aside: from then on the results are complete, and whoever
+comes next can put them in their place if the run was killed before it had done so.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ RECONSTRUCTION = Kind("reconstruction", MARKERS[0], (
 NULL = Kind("null run", MARKERS[1], ("null.json", "fsc.csv", LINKED))
 
 PATH = Kind("path", MARKERS[0], (
-    "summary.json", "path.csv", "fsc.csv", "views.csv", "volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "particles.h5", "report.html",
+    "summary.json", "path.csv", "fsc.csv", "views.csv", "volume.mrc", "half1.mrc", "half2.mrc", "mask.mrc",
+    "particles.h5", "report.html",
     LINKED, CHECKPOINT,
 ), kind="path")  # fmt: skip
 
@@ -78,14 +80,16 @@ _LEFTOVERS = {"logs", UNFINISHED, folder_lock.NAME}
 class RunFolder:
     """Where one run writes, a context manager that lets go of the folder at its end. Used by rank 0 alone.
 
-    Making one touches nothing: it finds out what is there. ``check()`` refuses what cannot be, ``begin()`` makes folders,
-    ``commit()`` puts the results in their place. ``claim()`` makes the folder before that, for a file that the run reads itself.
+    Making one touches nothing: it finds out what is there. ``check()`` refuses what cannot be, ``begin()`` makes
+    folders, ``commit()`` puts the results in their place. ``claim()`` makes the folder before that, for a file that the
+    run reads itself.
 
     path : the folder · staging : where results are to be written · logs : where logs go · resumes : whether there is a
     checkpoint to go on from
     """
 
-    def __init__(self, path: str | os.PathLike, kind: Kind, inputs: Iterable[Input], *, overwrite: bool, resume: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike, kind: Kind, inputs: Iterable[Input], *, overwrite: bool,
+                 resume: bool = False) -> None:
         self.path, self.kind, self._inputs = Path(path), kind, list(inputs)
         self._overwrite, self._resume = overwrite, resume
         self.staging = self.path / UNFINISHED
@@ -105,8 +109,10 @@ class RunFolder:
 
     @property
     def unused(self) -> bool:
-        """Whether the folder is not there, or holds no more than what a run leaves that was ended before it had anything."""
-        return not self.path.is_dir() or (self._content() <= _LEFTOVERS and not any(kind.finished_in(self.staging) for kind in KINDS))
+        """Whether the folder is not there, or holds no more than what a run leaves that was ended before it had
+        anything."""
+        return not self.path.is_dir() or (self._content() <= _LEFTOVERS
+                                          and not any(kind.finished_in(self.staging) for kind in KINDS))
 
     def _content(self) -> set[str]:
         return {entry.name for entry in self.path.iterdir() if not _is_temporary(entry.name, self.kind)}
@@ -129,7 +135,8 @@ class RunFolder:
             return refuse_unwritable(path, above)
         refuse_unwritable(path, path)
         if (holder := folder_lock.held_by(path)) is not None:
-            raise UserError(f"another run is writing into {path} ({holder}); wait for its end, or choose another folder")
+            raise UserError(f"another run is writing into {path} ({holder}); wait for its end, or choose another "
+                            f"folder")
         self._refuse_content()
 
     def refuse_inputs(self) -> None:
@@ -137,7 +144,8 @@ class RunFolder:
         ours = [folder / name for folder in (self.path, self.staging) for name in self.kind.files]
         for target, read in inputs_among(ours, self._inputs).items():
             if not (read.what == "mask" and target == self.path / "mask.mrc"):
-                raise UserError(f"{target} is the {read.what} that this run reads, and a run writes a file of that name into its "
+                raise UserError(f"{target} is the {read.what} that this run reads, and a run writes a file of that "
+                                f"name into its "
                                 "folder; choose another folder for -o")
 
     def _refuse_content(self) -> None:
@@ -147,7 +155,8 @@ class RunFolder:
         if self.resumes or (self._complete and (self._resume or self._overwrite)):
             return
         if self._resume and self.finished:
-            raise UserError(f"the run in {path} is finished; there is nothing to resume. For more iterations start a new run, in another folder or with --overwrite")
+            raise UserError(f"the run in {path} is finished; there is nothing to resume. For more iterations start a "
+                            f"new run, in another folder or with --overwrite")
         if self.unused:
             return
         if not self._overwrite:
@@ -156,13 +165,16 @@ class RunFolder:
             raise UserError(f"the output folder {path} exists and is not empty; choose another, or pass --overwrite")
         for other in KINDS:
             if other is not self.kind and (other.finished_in(path) or other.finished_in(self.staging)):
-                raise UserError(f"{path} holds a {other.name}, which a {self.kind.name} does not replace; choose another folder")
+                raise UserError(f"{path} holds a {other.name}, which a {self.kind.name} does not replace; choose "
+                                f"another folder")
         for name in self.kind.files:
             if (path / name).is_dir():
-                raise UserError(f"{path / name} is a folder, and a run writes a file of that name; choose another folder for -o")
+                raise UserError(f"{path / name} is a folder, and a run writes a file of that name; choose another "
+                                f"folder for -o")
 
     def claim(self) -> Path | None:
-        """Lock the folder, and make room in it for LINKED, whose path is returned; what was made goes again unless the run begins.
+        """Lock the folder, and make room in it for LINKED, whose path is returned; what was made goes again unless the
+        run begins.
 
         None where there is nothing left to do, as of `begin`.
         """
@@ -179,7 +191,8 @@ class RunFolder:
         self.refuse_inputs()
 
     def begin(self, ranks: int) -> bool:
-        """Lock the folder and make what is in it; False where there is nothing left to do, as all results were there already.
+        """Lock the folder and make what is in it; False where there is nothing left to do, as all results were there
+        already.
 
         Raises UserError where it cannot be made, or another run has begun here meanwhile.
         """
@@ -262,10 +275,13 @@ class RunFolder:
             replaced.unlink(missing_ok=True)
             _move(self.staging / marker, path / marker)
         except OSError as error:
-            raise UserError(f"cannot put the results in {self.staging} in the place of those in {path}: {error.strerror.lower()}. They are complete: when the cause is corrected, the same command with --resume moves them") from error
+            raise UserError(f"cannot put the results in {self.staging} in the place of those in {path}: "
+                            f"{error.strerror.lower()}. They are complete: when the cause is corrected, the same "
+                            f"command with --resume moves them") from error
 
     def _listed(self, marker: Path) -> list[str]:
-        """The files that a finished run says it left, in its marker; all that it may have left where it does not say."""
+        """The files that a finished run says it left, in its marker; all that it may have left where it does not
+        say."""
         try:
             names = json.loads(marker.read_text(encoding="utf-8"))["files"]
         except (OSError, ValueError, KeyError, TypeError):

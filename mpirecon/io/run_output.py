@@ -55,7 +55,8 @@ def took_part(table: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def files_read(folder: str | os.PathLike) -> Iterator[Input]:
-    """The files of a run, of which a command that reads it must replace none; what else lies in its folder is not read."""
+    """The files of a run, of which a command that reads it must replace none; what else lies in its folder is not
+    read."""
     folder = Path(folder)
     names = dict.fromkeys(name for kind in KINDS for name in kind.files)
     for path in (*(folder / name for name in names), *sorted(folder.glob("logs/rank*.jsonl"))):
@@ -86,19 +87,23 @@ def open_particles(folder: Path, summary: dict, given: Path | None = None) -> Pa
 
 
 def write_summary(path: Path, summary: dict, place: Path | None = None) -> None:
-    """summary.json, the last file of a run: with ``files``, the names of all, there and in `place`, where it is to be; numbers that
+    """summary.json, the last file of a run: with ``files``, the names of all, there and in `place`, where it is to be;
+    numbers that
     JSON cannot hold (NaN …) become null."""
     entries = [entry for folder in (path.parent, place or path.parent) for entry in folder.iterdir()]
-    files = sorted({entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")} | {path.name})
+    files = sorted({entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")}
+                   | {path.name})
     with atomic_path(path, overwrite=True) as temporary:
         temporary.write_text(json.dumps(_plain({**summary, "files": files}), indent=2, allow_nan=False) + "\n")
 
 
 def read_summary(folder: str | os.PathLike, marker: str = "summary.json") -> dict:
-    """summary.json of a finished run, or what else a kind of run ends with. Raises UserError when the folder holds none."""
+    """summary.json of a finished run, or what else a kind of run ends with. Raises UserError when the folder holds
+    none."""
     path = Path(folder) / marker
     if not Path(folder).is_dir():
-        raise UserError(f"{folder}: {'a file, not a' if Path(folder).exists() else 'no such'} folder; name the one that reconstruct -o wrote")
+        raise UserError(f"{folder}: {'a file, not a' if Path(folder).exists() else 'no such'} folder; name the one "
+                        f"that reconstruct -o wrote")
     if not path.is_file():
         if (state := state_of(Path(folder))) is not None:
             raise UserError(state)

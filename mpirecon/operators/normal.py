@@ -69,7 +69,8 @@ class NormalEquations(Equations):
     def direct(self, ridge: np.ndarray) -> np.ndarray:
         """Gridding solution numerator / (weight + Λ), (n, n, n) float32: one FFT, exact for dense even sampling."""
         p, ratio = self.folded.shape[0], self.projection.ratio
-        volume = self._from_spectrum(lambda spectrum, a, b: divide_regularised(self.folded, ridge, ratio, spectrum, a, b))
+        volume = self._from_spectrum(lambda spectrum, a, b: divide_regularised(self.folded, ridge, ratio, spectrum, a,
+                                                                               b))
         volume *= 1 / np.float32(p) ** 3
         return self.projection.deapodise(volume)
 
@@ -122,7 +123,8 @@ class NormalEquations(Equations):
     def apply(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
         """(Σ w AᴴA + Λ) x, (n, n, n) float32, by convolution."""
         transfer, ratio = self.transfer(), self.projection.ratio
-        return self._filtered(volume, lambda spectrum, a, b: multiply_regularised(spectrum, transfer, ridge, ratio, a, b))
+        return self._filtered(volume, lambda spectrum, a, b: multiply_regularised(spectrum, transfer, ridge, ratio, a,
+                                                                                  b))
 
     def gradient(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
         """(Σ w AᴴA + Λ) x − Σ w Aᴴŷ, half the gradient of the penalised weighted loss."""
@@ -132,7 +134,8 @@ class NormalEquations(Equations):
         """(weight + Λ)⁻¹ in Fourier space: close to the inverse of ``apply``, exact but for the box's edge."""
         folded, ratio = self.folded, self.projection.ratio
         volume = self._filtered(volume, lambda spectrum, a, b: precondition(spectrum, folded, ridge, ratio, a, b))
-        volume *= 1 / np.float32(len(folded)) ** 6  # p³ twice: of this inverse transform, and of the unscaled one in ``apply``
+        # p³ twice: of this inverse transform, and of the unscaled one in ``apply``
+        volume *= 1 / np.float32(len(folded)) ** 6
         return volume
 
     def transfer(self) -> np.ndarray:

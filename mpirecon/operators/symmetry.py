@@ -1,9 +1,9 @@
 """A point group in the accumulation: the normal equations of all symmetry-related copies of every image.
 
-Each image counts once at every pose R gᵀ that shows the same. Where g maps the Fourier grid onto itself (axes of order 2
-and 4 along x, y, z, axes of order 3 along the diagonals), the finished accumulator is summed over its rotations, which
-is exact, because the interpolation kernel is the same along the three axes. Only what is left of the group, one rotation
-for each coset, is spread image by image.
+Each image counts once at every pose R gᵀ that shows the same. Where g maps the Fourier grid onto itself (axes of order
+2 and 4 along x, y, z, axes of order 3 along the diagonals), the finished accumulator is summed over its rotations,
+which is exact, because the interpolation kernel is the same along the three axes. Only what is left of the group, one
+rotation for each coset, is spread image by image.
 """
 
 from __future__ import annotations

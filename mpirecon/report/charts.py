@@ -1,4 +1,5 @@
-"""The report's charts of half maps and iterations: FSC, cones, Guinier plot, losses. Each returns a legend and pictures."""
+"""The report's charts of half maps and iterations: FSC, cones, Guinier plot, losses. Each returns a legend and
+pictures."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ def fsc_chart(curves: Mapping[str, np.ndarray], box: int, pixel_size: float, *, 
     shells = np.arange(1, box // 2 + 1)
     frequency = shells / (box * pixel_size)
     lowest = min(float(np.min(curves[name][1:])) for name in styles)
-    chart = Chart((0, frequency[-1]), (min(-0.04, max(-0.5, lowest - 0.02)), 1.02), "resolution (Å)", height=height, right=44,
+    chart = Chart((0, frequency[-1]), (min(-0.04, max(-0.5, lowest - 0.02)), 1.02), "resolution (Å)", height=height,
+                  right=44,
                   x_ticks=resolution_ticks(frequency[-1]), y_ticks=[(v, number(v)) for v in (0, 0.25, 0.5, 0.75, 1)])
     for threshold in (0.5, 0.143):
         chart.rule(y=threshold, label=f"{threshold:g}")
@@ -65,7 +67,8 @@ def loss_charts(records: Sequence[Mapping]) -> str:
 
 def _by_iteration(records, title: str, series: Mapping[str, tuple], factor: float = 1.0) -> str:
     at = [r["iteration"] for r in records]
-    values = {name: np.array([np.nan if r.get(name) is None else factor * r[name] for r in records], float) for name in series}
+    values = {name: np.array([np.nan if r.get(name) is None else factor * r[name] for r in records], float)
+              for name in series}
     everything = np.concatenate(list(values.values()))
     everything = everything[np.isfinite(everything)]
     low, high = (everything.min(), everything.max()) if everything.size else (0.0, 1.0)
@@ -74,7 +77,8 @@ def _by_iteration(records, title: str, series: Mapping[str, tuple], factor: floa
     middle = (low + high) / 2
     most = at[-1] if at else 1
     step = max(1, -(-most // 6))
-    chart = Chart((at[0] - 0.3, most + 0.3), (middle - half, middle + half), "iteration", width=200, height=195, left=50,
+    chart = Chart((at[0] - 0.3, most + 0.3), (middle - half, middle + half), "iteration", width=200, height=195,
+                  left=50,
                   right=6, top=26, x_ticks=[(i, str(i)) for i in range(at[0], most + 1, step)])
     chart.text(2, 13, title, size=12, colour="#1c2733")
     for name, (colour, dash, _) in series.items():
@@ -98,8 +102,10 @@ def cones_chart(cones: Mapping, whole: np.ndarray, box: int, pixel_size: float) 
     chart.line(frequency, q["median"][1:], BLUE)
     chart.line(frequency, whole[1:], ORANGE, dash="dashed")
     chart.reads(frequency, [f"{box * pixel_size / s:.2f} Å" for s in shells], [
-        ("best direction", BLUE, [f"{v:.3f}" for v in q["most"][1:]]), ("median", BLUE, [f"{v:.3f}" for v in q["median"][1:]]),
-        ("worst direction", BLUE, [f"{v:.3f}" for v in q["least"][1:]]), ("all", ORANGE, [f"{v:.3f}" for v in whole[1:]]),
+        ("best direction", BLUE, [f"{v:.3f}" for v in q["most"][1:]]), ("median", BLUE,
+                                                                        [f"{v:.3f}" for v in q["median"][1:]]),
+        ("worst direction", BLUE, [f"{v:.3f}" for v in q["least"][1:]]),
+        ("all", ORANGE, [f"{v:.3f}" for v in whole[1:]]),
     ])  # fmt: skip
     keys = legend([(BLUE, "solid", "median direction"), (BLUE, "band", "two thirds of the directions; all of them"),
                    (ORANGE, "dashed", "whole shells")])
@@ -168,7 +174,8 @@ def timeline_chart(timelines: Mapping[int, Mapping]) -> str:
     end = max((t["origin"] - first + (t["spans"][-1][1] if t["spans"] else 0) for t in timelines.values()), default=1)
     row = 22 if len(timelines) > 6 else 30
     height = 20 + row * len(timelines) + 44
-    chart = Chart((0, max(end, 1e-3)), (0, len(timelines)), "seconds", width=1160, height=height, left=64, top=8, y_ticks=[])
+    chart = Chart((0, max(end, 1e-3)), (0, len(timelines)), "seconds", width=1160, height=height, left=64, top=8,
+                  y_ticks=[])
     for place, (rank, told) in enumerate(sorted(timelines.items())):
         up = chart.top + place * row + 3
         chart.text(chart.left - 8, up + row / 2 + 1, f"rank {rank}", anchor="end")
@@ -176,7 +183,8 @@ def timeline_chart(timelines: Mapping[int, Mapping]) -> str:
         for kind, rects in _segments(told["spans"], shift, chart).items():
             body = "".join(f'<rect x="{a:.2f}" y="{up:.1f}" width="{w:.2f}" height="{row - 6}"/>' for a, w in rects)
             chart.raw(f'<g fill="{KIND_COLOURS[kind]}"><title>{kind}</title>{body}</g>')
-    return legend([(colour, "box", kind) for kind, colour in KIND_COLOURS.items()]) + chart.svg("What each rank did when")
+    return legend([(colour, "box", kind) for kind,
+                   colour in KIND_COLOURS.items()]) + chart.svg("What each rank did when")
 
 
 def _segments(spans, shift: float, chart: Chart) -> dict[str, list[tuple[float, float]]]:

@@ -32,8 +32,9 @@ class Comparison:
     runs : (RunFiles, RunFiles)
         what either left
     between : dict of (n // 2 + 1,) arrays
-        FSC between the maps of the two runs (the means of their half maps): ``fsc_unmasked``, and in the product of their masks
-        ``fsc_masked``, on the coarser of two grids of one field of view (a binned set); empty where these differ
+        FSC between the maps of the two runs (the means of their half maps): ``fsc_unmasked``, and in the product of
+        their masks ``fsc_masked``, on the coarser of two grids of one field of view (a binned set); empty where these
+        differ
     matched : Matched or None
         the particles that both had; None where nothing tells which these are
     settings : list of (name, first, second)
@@ -195,8 +196,10 @@ def _between(folders, runs) -> tuple[dict[str, np.ndarray], list[str]]:
         mask = np.multiply(*(np.clip(_to_box(read_map(path).array, box), 0, 1) for path in masks))
         if mask.any():
             curves["fsc_masked"] = fsc(first, second, mask)
-    notes = [] if grids[0][0] == grids[1][0] else [f"the maps are compared on the coarser grid, {min(grids)[0]} pixels of {min(grids)[1]:g} Å: the "
-                                                   f"other has {max(grids)[0]} of {max(grids)[1]:g} Å in the same field of view"]
+    notes = [] if grids[0][0] == grids[1][0] else [f"the maps are compared on the coarser grid, {min(grids)[0]} pixels "
+                                                   f"of {min(grids)[1]:g} Å: the "
+                                                   f"other has {max(grids)[0]} of {max(grids)[1]:g} Å in the same "
+                                                   f"field of view"]
     return curves, notes
 
 
@@ -208,7 +211,8 @@ def _to_box(volume: np.ndarray, box: int) -> np.ndarray:
     """A map on a coarser grid of the same field of view: its lower frequencies alone."""
     if len(volume) == box:
         return volume
-    return scipy.fft.irfftn(lowest_frequencies(scipy.fft.rfftn(volume), box), s=(box,) * 3).astype(np.float32) * (box / len(volume)) ** 3
+    return scipy.fft.irfftn(lowest_frequencies(scipy.fft.rfftn(volume), box),
+                            s=(box,) * 3).astype(np.float32) * (box / len(volume)) ** 3
 
 
 def _settings(first: Mapping, second: Mapping) -> list[tuple[str, str, str]]:

@@ -30,7 +30,8 @@ _MAP_WORDS = {
 
 def sections(run: RunFiles) -> list[str]:
     """What belongs to map and particles."""
-    return [_confusion(run), _by_kind(run.summary), found_again.section(run), _maps(run), _reference(run.summary), _local(run), _cones(run),
+    return [_confusion(run), _by_kind(run.summary), found_again.section(run), _maps(run), _reference(run.summary),
+            _local(run), _cones(run),
             _guinier(run), _views(run), _against(run)]
 
 
@@ -51,9 +52,12 @@ def _reference(summary: Mapping) -> str:
     found = summary.get("reference")
     if not found:
         return ""
-    values = ((name, found.get(key)) for name, key in (("correlation", "correlation"), ("with the mirrored reference", "mirrored"),
-                                                       ("FSC 0.5 (Å)", "resolution_05"), ("FSC 0.143 (Å)", "resolution_0143")))
-    table = pieces.table(["", "value"], [[name, "–" if value is None else f"{value:.3f}".replace("-", "−")] for name, value in values], text=("",))
+    values = ((name, found.get(key)) for name, key in (("correlation", "correlation"),
+                                                       ("with the mirrored reference", "mirrored"),
+                                                       ("FSC 0.5 (Å)", "resolution_05"),
+                                                       ("FSC 0.143 (Å)", "resolution_0143")))
+    table = pieces.table(["", "value"], [[name, "–" if value is None else f"{value:.3f}".replace("-", "−")] for name,
+                                         value in values], text=("",))
     return pieces.section("Beside the reference", pieces.note(found["sentence"]) + table)
 
 
@@ -81,21 +85,26 @@ def _confusion(run: RunFiles) -> str:
         words = pieces.note(FATE)
     table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in found["confusion"]), text=("",))
     bars = pieces.figure(particle_charts.kept_bars(found["confusion"]), caption)
-    return pieces.section("Kept particles by kind of error", f'<div class="pairs-of">{bars}<div class="kinds">{table}{words}</div></div>')
+    return pieces.section("Kept particles by kind of error", f'<div class="pairs-of">{bars}<div '
+                          f'class="kinds">{table}{words}</div></div>')
 
 
 #: what the columns about given and found poses mean
-FATE = ("Kinds are those of the given poses, and so are AUC, kept and rejected at the given pose. Found again: kept at a found pose within 5° of the "
-        "true one. Believed and wrong: kept at a found pose more than 10° off, or without a particle in the image. The posterior is that of "
+FATE = ("Kinds are those of the given poses, and so are AUC, kept and rejected at the given pose. Found again: kept at "
+        "a found pose within 5° of the "
+        "true one. Believed and wrong: kept at a found pose more than 10° off, or without a particle in the image. The "
+        "posterior is that of "
         "the pose used.")
 
 
 def _with_found(columns: dict) -> dict:
-    """The columns of a table of kinds, with what became of particles whose poses were searched beside what did at the given ones."""
+    """The columns of a table of kinds, with what became of particles whose poses were searched beside what did at the
+    given ones."""
     def share(name):
         return lambda r: f"{r[name]:,} ({percent(r[name], r['count'])})"
 
-    more = {"kept at a found pose": share("at_found"), "found again": share("found_again"), "believed and wrong": share("believed_wrong")}
+    more = {"kept at a found pose": share("at_found"), "found again": share("found_again"),
+            "believed and wrong": share("believed_wrong")}
     out: dict = {}
     for name, cell in columns.items():
         out[f"{name} at the given pose" if name in ("kept", "rejected") else name] = cell
@@ -111,7 +120,8 @@ def _by_kind(summary: Mapping) -> str:
         "simulated error": lambda r: r["kind"],
         "particles": lambda r: f"{r['count']:,}",
         "with this error only": lambda r: f"{r['alone']:,}",
-        "size (rms)": lambda r: "–" if r["rms"] is None else f"{r['rms']:.3g}" + (f" {r['unit']}" if r["unit"] == "Å" else "°"),
+        "size (rms)": lambda r: "–" if r["rms"] is None else f"{r['rms']:.3g}"
+        + (f" {r['unit']}" if r["unit"] == "Å" else "°"),
         "rejected": lambda r: percent(r["count"] - r["kept"], r["count"]),
         "precision": lambda r: "–" if r["precision"] is None else f"{r['precision']:.3f}",
         "mean posterior": lambda r: "–" if r["mean_posterior"] is None else f"{r['mean_posterior']:.3f}",
@@ -123,13 +133,16 @@ def _by_kind(summary: Mapping) -> str:
     columns = _with_found(columns) if again else columns
     table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in rows), text=("simulated error",))
     words = f"{FATE} " if again else ""
-    words += ("Each kind compared with the particles of correct pose without this error. Precision: the fraction with this error among the "
-              "rejected ones of both. Signal left: the map's amplitude at its resolution relative to that without these errors.")
+    words += ("Each kind compared with the particles of correct pose without this error. Precision: the fraction with "
+              "this error among the "
+              "rejected ones of both. Signal left: the map's amplitude at its resolution relative to that without "
+              "these errors.")
     for row in rows:
         if row["kind"] == "hand" and row["weight"] > 0.5:
             words += " Most of the map's weight comes from poses of opposite hand: the map is the mirror image of the true one."
         if row["kind"] == "duplicate" and row["shared_noise"]:
-            words += (f" {row['pairs']:,} particles are in both half maps: {100 * row['shared_noise']:.1f} % of their noise is the same, "
+            words += (f" {row['pairs']:,} particles are in both half maps: {100 * row['shared_noise']:.1f} % of their "
+                      f"noise is the same, "
                       "which inflates the FSC.")
     return pieces.section("Simulated errors, kind by kind", table + pieces.note(words))
 
@@ -140,8 +153,10 @@ def _cones(run: RunFiles) -> str:
         return ""
     particles = run.summary["particles"]
     words = (
-        f"FSC along {len(cones['resolution'])} directions, in cones of {cones['half_angle']:g}°, in mask.mrc: it falls below "
-        f"0.143 between {cones['best']:.2f} and {cones['worst']:.2f} Å (median {cones['median']:.2f}, standard deviation "
+        f"FSC along {len(cones['resolution'])} directions, in cones of {cones['half_angle']:g}°, in mask.mrc: it falls "
+        f"below "
+        f"0.143 between {cones['best']:.2f} and {cones['worst']:.2f} Å (median {cones['median']:.2f}, standard "
+        f"deviation "
         f"{cones['spread']:.2f} Å). Sphericity {cones['sphericity']:.3f}; 1 means isotropic. A cone contains few "
         "samples of the innermost shells, which are therefore common to all directions."
     )
@@ -154,12 +169,14 @@ def _guinier(run: RunFiles) -> str:
     if not fit or not fit.get("inverse_d2"):
         return ""
     words = fit["note"] or (
-        f"B-factor {fit['bfactor']:.0f}".replace(" -", " −") + f" Å², fitted from {fit['used'][0]:.1f} to {fit['used'][1]:.2f} Å to the mean of the half "
+        f"B-factor {fit['bfactor']:.0f}".replace(" -", " −") + f" Å², fitted from {fit['used'][0]:.1f} to "
+        f"{fit['used'][1]:.2f} Å to the mean of the half "
         "maps in mask.mrc; sharpened.mrc is sharpened by it."
     )
     words = words[:1].upper() + words[1:] + ("" if words.endswith(".") else ".")
     if fit["bfactor"] is not None and fit["used"][1] > _STEADY_FROM:
-        words += (f" A fit over such a short range is uncertain: maps better than {_STEADY_FROM:g} Å give a more reliable one. "
+        words += (f" A fit over such a short range is uncertain: maps better than {_STEADY_FROM:g} Å give a more "
+                  f"reliable one. "
                   "Check whether sharpened.mrc looks grainy.")
     return pieces.section("Guinier plot", pieces.figure(guinier_chart(fit), words), wide=False)
 
@@ -175,7 +192,8 @@ def _views(run: RunFiles) -> str:
         words += f" Each particle counts at all poses related by {symmetry}."
     coverage = run.summary.get("coverage") or {}
     if coverage:
-        words += (f" Evenness {coverage['evenness_before']:.3f} before the selection, {coverage['evenness_after']:.3f} after; "
+        words += (f" Evenness {coverage['evenness_before']:.3f} before the selection, {coverage['evenness_after']:.3f} "
+                  f"after; "
                   f"{coverage['thinned']} of {coverage['bins']} views thinned out.")
     return pieces.section("Views", pieces.figure(f'<div class="two">{views_chart(run.views)}</div>', words), wide=False)
 
@@ -190,7 +208,8 @@ def _against(run: RunFiles) -> str:
     keys = legend([(colour, "dot", label) for label, (colour, _) in kinds(run.table).items()])
     words = "A clean image correctly has a higher score than a noisy one."
     if "micrograph" in charts:
-        words += (" Micrographs are sorted by their median score (line); the band contains the middle half of each one's "
+        words += (" Micrographs are sorted by their median score (line); the band contains the middle half of each "
+                  "one's "
                   "particles.")
     if run.summary.get("selection_bias"):
         words += " The controls of the selection below test whether rejection correlates with these."
@@ -207,7 +226,8 @@ def _against(run: RunFiles) -> str:
 
 def _iterations(summary: Mapping) -> str:
     records = summary["iterations"]
-    wrong = "simulated errors among kept" if summary.get("search") is None else "wrong or junk among kept, at the poses used"
+    wrong = ("simulated errors among kept" if summary.get("search") is None
+             else "wrong or junk among kept, at the poses used")
     columns = {
         "iteration": lambda r: str(r["iteration"]),
         "loss": lambda r: pieces.value(r["loss"]),
@@ -225,7 +245,8 @@ def _iterations(summary: Mapping) -> str:
     table = pieces.table(columns, ([cell(record) for cell in columns.values()] for record in records))
     unit = "An empty map has a loss of 1. " if records and "loss_of_nothing" in records[-1] else ""
     return pieces.section("Iterations", table + pieces.note(
-        unit + "Held out: each particle against a map made without it. Each row refers to the maps of its iteration, before their "
+        unit + "Held out: each particle against a map made without it. Each row refers to the maps of its iteration, "
+        "before their "
         "final refinement."))
 
 
@@ -258,7 +279,8 @@ def _ranks(run: RunFiles) -> str:
     if run.timelines:
         chart = f'<div class="scroll broad">{timeline_chart(run.timelines)}</div>'
         drawn = pieces.figure(chart, "Activity of each rank; gaps are waiting.")
-    return pieces.section("Ranks", drawn + pieces.table(header, map(cells, shown), text=("host", "device"), dense=True) + note)
+    return pieces.section("Ranks", drawn + pieces.table(header, map(cells, shown), text=("host", "device"), dense=True)
+                          + note)
 
 
 def _configuration(summary: Mapping) -> str:
@@ -294,7 +316,8 @@ _UNITS = {"memory": pieces.size, "max_resolution": lambda at: f"{at:.4g} Å", "d
 def setting(name: str, asked, used) -> str:
     """What an option was, and what was used where that was for the program to choose."""
     def words(value) -> str:
-        return _UNITS[name](value) if name in _UNITS and not isinstance(value, (str, type(None))) else pieces.value(value)
+        return _UNITS[name](value) if name in _UNITS and not isinstance(value,
+                                                                        (str, type(None))) else pieces.value(value)
 
     if used is None or used == asked:
         return words(asked)

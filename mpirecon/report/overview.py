@@ -14,7 +14,8 @@ from mpirecon.report.charts import FSC_STYLE, KIND_COLOURS, KINDS, fsc_chart, lo
 from mpirecon.report.pictures import map_panel
 from mpirecon.report.run_files import RunFiles
 from mpirecon.report.svg import GREY
-from mpirecon.report.verdict import counted, deciding_mixture, declared, mask_in_words, percent, right_left_out, told_apart
+from mpirecon.report.verdict import (counted, deciding_mixture, declared, mask_in_words, percent, right_left_out,
+                                     told_apart)
 from mpirecon.robust.pose_mixture import SMALLEST_SEPARATION
 from mpirecon.validate.told_apart import interval_in_words
 
@@ -30,7 +31,8 @@ def facts(summary: Mapping) -> list[tuple[str, str, str, str]]:
         _local(summary),
         (
             "particles kept" if declared(summary)["selects"] or declared(summary)["mixture"] else "particles used",
-            f"{summary['kept']:,}", f"of {counted(summary):,}, {percent(summary['kept'], counted(summary))}" + _at_which_poses(summary), "kept",
+            f"{summary['kept']:,}", f"of {counted(summary):,}, {percent(summary['kept'], counted(summary))}"
+            + _at_which_poses(summary), "kept",
         ),
         _correct(summary),
         _planted(summary),
@@ -92,7 +94,8 @@ def _correct(summary: Mapping) -> tuple | None:
         more = "correct and incorrect ones are not separable" + (f" ({apart:.1f} σ)" if apart is not None else "")
         return ("fraction correct", "not known", more, "good share")
     more = interval_in_words(mixture, summary.get("judged"))
-    return ("fraction correct, estimated", f"{100 * share:.1f} %", more + ("; of the given poses" if summary.get("search") else ""), "good share")
+    return ("fraction correct, estimated", f"{100 * share:.1f} %", more
+            + ("; of the given poses" if summary.get("search") else ""), "good share")
 
 
 def _planted(summary: Mapping) -> tuple | None:
@@ -105,8 +108,10 @@ def _planted(summary: Mapping) -> tuple | None:
     lost = right_left_out(summary)
     beside = f"; {lost:,} correct ones rejected, too" if lost > 0 else ""
     if "at_found" in found:  # what is found of them is the rejected given pose
-        return ("simulated errors rejected", f"{100 * found['recall']:.1f} %", f"of {found['wrong']:,}, at the given pose{beside}; {ranked}", "errors")
-    return ("simulated errors detected", f"{100 * found['recall']:.1f} %", f"of {found['wrong']:,}{beside}; {ranked}", "errors")
+        return ("simulated errors rejected", f"{100 * found['recall']:.1f} %",
+                f"of {found['wrong']:,}, at the given pose{beside}; {ranked}", "errors")
+    return ("simulated errors detected", f"{100 * found['recall']:.1f} %", f"of {found['wrong']:,}{beside}; {ranked}",
+            "errors")
 
 
 def _refined(summary: Mapping) -> tuple | None:
@@ -115,8 +120,10 @@ def _refined(summary: Mapping) -> tuple | None:
     if found is None:
         return None
     if not found["moved"]:
-        return ("poses refined", "0", f"of {found['particles']:,}: noise explains how far the best poses lie from the given ones", "")
-    return ("poses refined", f"{found['moved']:,}", f"of {found['particles']:,}; {100 * found['fraction']:.0f} % of given poses are off, which makes "
+        return ("poses refined", "0", f"of {found['particles']:,}: noise explains how far the best poses lie from the "
+                f"given ones", "")
+    return ("poses refined", f"{found['moved']:,}", f"of {found['particles']:,}; {100 * found['fraction']:.0f} % of "
+            f"given poses are off, which makes "
             f"{found['angle_sigma']:.2g}° and {found['offset_sigma']:.2g} Å on each axis over all", "")
 
 
@@ -166,7 +173,8 @@ def mask_label(summary: Mapping) -> str:
 
 def _map(run: RunFiles) -> str:
     picture = map_panel(run.maps["volume"], run.summary["particles"]["pixel_size"], "volume.mrc")
-    words = ("volume.mrc, filtered by the half-map FSC: central slices above, projections below. To page through slices and rotate its "
+    words = ("volume.mrc, filtered by the half-map FSC: central slices above, projections below. To page through "
+             "slices and rotate its "
              f"surface: mpirecon view {shlex.quote(str(run.folder / 'volume.mrc'))} --open")
     return pieces.section("Map", pieces.figure(picture, words), wide=False, fact="map")
 
@@ -184,21 +192,25 @@ def _particles(run: RunFiles) -> str:
     words = ("How strongly each particle shows a map that it was not used for. The mixture uses six frequency bands "
              "together; ")
     if summary.get("search"):
-        words = words.replace("used for. The mixture uses", "used for, at its pose in the final map. The mixture is of given poses; it uses")
+        words = words.replace("used for. The mixture uses", "used for, at its pose in the final map. The mixture is of "
+                              "given poses; it uses")
     mixture = deciding_mixture(summary) or {}
     if not told_apart(summary):
         words += "here it cannot distinguish correct from incorrect particles, so none was rejected."
         if "separation" in mixture:
             words += f" They lie {mixture['separation']:.1f} standard deviations apart; {SMALLEST_SEPARATION:g} are required."
     elif column := summary["configuration"].get("group_by"):
-        words += (f"the curves show its expectation for this score. Rows with the same {column} are scored as a unit, so no threshold "
+        words += (f"the curves show its expectation for this score. Rows with the same {column} are scored as a unit, "
+                  f"so no threshold "
                   "on single images separates kept from rejected ones.")
     else:
         words += "the curves show its expectation for this score, and the line the threshold that best reproduces the selection."
     if summary.get("keep_estimate") is not None and told_apart(summary):
-        words += (" The estimated fraction is the mean probability against the final map; particles above 50 % before the last "
+        words += (" The estimated fraction is the mean probability against the final map; particles above 50 % before "
+                  "the last "
                   "iteration were kept.")
-    return pieces.section("Particles: score and mixture", pieces.figure(score_chart(run), words), wide=False, fact="score")
+    return pieces.section("Particles: score and mixture", pieces.figure(score_chart(run), words), wide=False,
+                          fact="score")
 
 
 def score_chart(run: RunFiles) -> str:
@@ -207,7 +219,8 @@ def score_chart(run: RunFiles) -> str:
     mixes = bool(mixture) and told_apart(run.summary)
     together = bool(run.summary["configuration"].get("group_by"))
     cut = particle_charts.boundary(run.table["score"], run.table["kept"]) if mixes and not together else None
-    return particle_charts.histogram_chart(run.table, "score", "score (signal over noise)", threshold=cut, kept_is="high",
+    return particle_charts.histogram_chart(run.table, "score", "score (signal over noise)", threshold=cut,
+                                           kept_is="high",
                                            keep=mixture.get("keep") if mixes else None, by_kept=together)
 
 
@@ -234,7 +247,8 @@ def _distance(run: RunFiles) -> str:
         words += " Simulated errors are coloured; the reconstruction does not use this information."
     if configuration["distance"] == "explained" and not rule["mixture"]:
         words += " Images that the map explains better are further to the left; 0 means that it explains nothing."
-    chart = particle_charts.histogram_chart(table, "distance", label, threshold=threshold, by_kept=bool(configuration.get("group_by")))
+    chart = particle_charts.histogram_chart(table, "distance", label, threshold=threshold,
+                                            by_kept=bool(configuration.get("group_by")))
     return pieces.figure(chart, words)
 
 
@@ -247,7 +261,8 @@ def _losses(run: RunFiles) -> str:
         )]  # fmt: skip
         body = pieces.table(("one iteration", "on the maps made", "held out"), rows, text=("one iteration",))
         return pieces.section("Loss", body + pieces.note(how_to_read(run.summary)), wide=False, fact="convergence")
-    return pieces.section("Loss by iteration", pieces.figure(loss_charts(records), how_to_read(run.summary)), wide=False,
+    return pieces.section("Loss by iteration", pieces.figure(loss_charts(records), how_to_read(run.summary)),
+                          wide=False,
                           fact="convergence")
 
 
@@ -257,9 +272,11 @@ def how_to_read(summary: Mapping) -> str:
     told = "An empty map has a loss of 1. " if records and "loss_of_nothing" in records[-1] else ""
     told += "Held out: each particle against a map made without it; the difference is overfitting. "
     if declared(summary)["selects"]:
-        return told + ("The minimised loss includes only the kept particles: a trimmed loss always falls when more are rejected. Use the FSC to judge quality.")
+        return told + ("The minimised loss includes only the kept particles: a trimmed loss always falls when more are "
+                       "rejected. Use the FSC to judge quality.")
     if declared(summary)["mixture"]:
-        return told + ("The minimised loss is weighted by the probabilities, and changes with them. Use the half-map FSC to judge quality.")
+        return told + ("The minimised loss is weighted by the probabilities, and changes with them. Use the half-map "
+                       "FSC to judge quality.")
     return told + "Losses of different kinds cannot be compared; use the half-map FSC to judge quality."
 
 
@@ -277,7 +294,8 @@ def _errors(run: RunFiles) -> str:
     words += f"F1 {found['f1']:.4f} of this run's selection, {best}." if chosen else f"F1 {best}. This run rejected no particle."
     if "at_found" in found:
         words += " All of this refers to given poses; the table by kind of error tells whose pose was found again."
-    return pieces.section("Simulated errors detected", pieces.figure(particle_charts.roc_chart(run.detection, chosen), words), wide=False)
+    return pieces.section("Simulated errors detected", pieces.figure(particle_charts.roc_chart(run.detection, chosen),
+                                                                     words), wide=False)
 
 
 def _choice(summary: Mapping, found: Mapping) -> dict:
@@ -285,7 +303,8 @@ def _choice(summary: Mapping, found: Mapping) -> dict:
         return {}
     right = counted(summary) - found["wrong"]
     left_out_right = right - (found["kept"] - found["wrong_among_kept"])
-    return {"recall": found["recall"], "precision": found["precision"], "false_positive_rate": left_out_right / max(right, 1)}
+    return {"recall": found["recall"], "precision": found["precision"],
+            "false_positive_rate": left_out_right / max(right, 1)}
 
 
 #: phases that the page shows, the longest of all

@@ -26,8 +26,10 @@ def kinds(table: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:
     junk = table.get("junk")
     junk = np.zeros_like(wrong) if junk is None else junk.astype(bool)
     moved = table["pose_state"] == FOUND if "pose_state" in table else np.zeros_like(wrong)
-    groups = {"correct": (BLUE, valid & ~wrong & ~junk), "simulated wrong pose": (ORANGE, valid & wrong & ~junk & ~moved),
-              "simulated wrong pose, at a found one": (GREEN, valid & wrong & ~junk & moved), "simulated junk": (PINK, valid & junk)}
+    groups = {"correct": (BLUE, valid & ~wrong & ~junk), "simulated wrong "
+              "pose": (ORANGE, valid & wrong & ~junk & ~moved),
+              "simulated wrong pose, at a found one": (GREEN, valid & wrong & ~junk & moved),
+              "simulated junk": (PINK, valid & junk)}
     return {label: (colour, rows) for label, (colour, rows) in groups.items() if rows.any()}
 
 
@@ -50,8 +52,8 @@ def histogram_chart(
     """Stacked histogram of a column by what is known of the particles, with the threshold of the run.
 
     kept_is : the side of the threshold that was kept, "low" or "high" ·
-    keep : fraction of correct particles in the run's mixture, whose components are then drawn upon the bars (of the score) ·
-    by_kept : tell kept and left out by colour, where no errors were planted to tell
+    keep : fraction of correct particles in the run's mixture, whose components are then drawn upon the bars (of the
+    score) · by_kept : tell kept and left out by colour, where no errors were planted to tell
     """
     groups = kinds(table)
     if by_kept and len(groups) == 1:
@@ -90,9 +92,9 @@ def histogram_chart(
 def components(table: Mapping[str, np.ndarray], keep: float) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """The score's density by a run's mixture, of the correct and of the others; label → function of the score.
 
-    Of a component the score is normal about h·A, with A the signal that the particle's map and noise let expect (score over
-    contrast). h and the variance are those that the posterior gives all particles of the component together; the share is
-    the mixture's. Empty where the columns posterior and score say nothing.
+    Of a component the score is normal about h·A, with A the signal that the particle's map and noise let expect (score
+    over contrast). h and the variance are those that the posterior gives all particles of the component together; the
+    share is the mixture's. Empty where the columns posterior and score say nothing.
     """
     score, posterior = table["score"], table.get("posterior")
     known = np.isfinite(score) if posterior is None else np.isfinite(score) & np.isfinite(posterior)
@@ -100,7 +102,8 @@ def components(table: Mapping[str, np.ndarray], keep: float) -> dict[str, Callab
         return {}
     score, posterior = score[known], posterior[known]
     contrast = table["scale"][known] if "scale" in table else np.ones(len(score))
-    expected = np.abs(np.divide(score, contrast, out=np.ones(len(score)), where=contrast != 0)) if "scale" in table else contrast
+    expected = np.abs(np.divide(score, contrast, out=np.ones(len(score)),
+                                where=contrast != 0)) if "scale" in table else contrast
     typical = np.quantile(expected, (np.arange(64) + 0.5) / 64)
     found = {}
     for words, share, weight in (("correct", keep, posterior), ("wrong", 1 - keep, 1 - posterior)):
@@ -115,7 +118,8 @@ def components(table: Mapping[str, np.ndarray], keep: float) -> dict[str, Callab
 def _normals(share: float, means: np.ndarray, variance: float) -> Callable[[np.ndarray], np.ndarray]:
     """`share` of the mean of normal densities."""
     def density(x: np.ndarray) -> np.ndarray:
-        return share * np.exp(-((x[:, None] - means) ** 2) / (2 * variance)).mean(axis=1) / np.sqrt(2 * np.pi * variance)
+        return share * np.exp(-((x[:, None]
+                                 - means) ** 2) / (2 * variance)).mean(axis=1) / np.sqrt(2 * np.pi * variance)
 
     return density
 
@@ -151,7 +155,8 @@ def roc_chart(curves: Mapping[str, np.ndarray], chosen: Mapping) -> str:
                     [(labels[1], BLUE, [f"{100 * v:.1f} %" for v in curves[up]])])
         pictures.append(chart.svg(f"{labels[1]} over {labels[0]}"))
     here = chosen.get("recall") is not None
-    keys = legend([(BLUE, "solid", "all thresholds of the distance")] + [(ORANGE, "dot", "this run's selection")] * here)
+    keys = legend([(BLUE, "solid", "all thresholds of the distance")] + [(ORANGE, "dot",
+                                                                          "this run's selection")] * here)
     return f'{keys}<div class="two">{"".join(pictures)}</div>'
 
 
@@ -168,7 +173,8 @@ def views_chart(views: Mapping[str, np.ndarray]) -> str:
     title = f'<p class="small">particles per view{"" if unchanged else ", before the selection"}</p>'
     if unchanged:
         return f"<div>{title}{left}{scale_bar('0', f'{most:.0f}')}</div>"
-    right = disc_cells(views, share, 0, 1, lambda i: f"{after[i]:.0f} of {before[i]:.0f} kept", "fraction kept per view")
+    right = disc_cells(views, share, 0, 1, lambda i: f"{after[i]:.0f} of {before[i]:.0f} kept",
+                       "fraction kept per view")
     drawn = (f"<div>{title}{left}{scale_bar('0', f'{most:.0f}')}</div>"
              f'<div><p class="small">fraction of each view that was kept</p>{right}{scale_bar("0 %", "100 %")}</div>')
     if "found" not in views:
@@ -249,7 +255,8 @@ def _by_micrograph(quartiles: np.ndarray, width: int) -> str:
 def kept_bars(confusion: Sequence[Mapping]) -> str:
     """Who was kept, by kind, as bars: at the given pose, and beyond that at a found one."""
     return bars([(kind_of(row), row["kept"] / row["count"], _kept_words(row),
-                  BLUE if row["kind"] == "right" else PINK if row["kind"] == "junk" else ORANGE, row.get("at_found", 0) / row["count"])
+                  BLUE if row["kind"] == "right" else PINK if row["kind"] == "junk" else ORANGE,
+                  row.get("at_found", 0) / row["count"])
                  for row in confusion if row["count"]])
 
 
@@ -277,7 +284,8 @@ def bars(rows: Sequence[tuple]) -> str:
         return f'<i style="width:{100 * share:.1f}%;background:{colour};opacity:0.45"></i>' if share else ""
 
     body = "".join(
-        f"<tr><th>{escape(name)}</th><td><i style=\"width:{max(100 * share, 0.3):.1f}%;background:{colour}\"></i>{paler(colour, *more)}</td>"
+        f"<tr><th>{escape(name)}</th><td><i "
+        f"style=\"width:{max(100 * share, 0.3):.1f}%;background:{colour}\"></i>{paler(colour, *more)}</td>"
         f"<td>{escape(words)}</td></tr>" for name, share, words, colour, *more in rows
     )  # fmt: skip
     return f'<table class="bars"><tbody>{body}</tbody></table>'

@@ -25,13 +25,14 @@ _CURVES = 6
 
 
 def write_path_page(
-    folder: Path, summary: dict, volume: np.ndarray | None = None, *, target: Path | None = None, overwrite: bool = True,
+    folder: Path, summary: dict, volume: np.ndarray | None = None, *, target: Path | None = None,
+    overwrite: bool = True,
     place: Path | None = None,
 ) -> Path:
     """Write the page into a path's folder, or as `target`; returns its place. Atomic.
 
-    summary : the content of summary.json · volume : the best step's map, (n, n, n), where it is in memory · place : where the path's files are to be, where
-    that is not the folder (yet)
+    summary : the content of summary.json · volume : the best step's map, (n, n, n), where it is in memory · place :
+    where the path's files are to be, where that is not the folder (yet)
 
     Raises
     ------
@@ -44,7 +45,8 @@ def write_path_page(
     try:
         page = path_page((place or folder).resolve().name, summary, volume)
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-        raise UserError(f"{folder}: summary.json was not written by a path of this version ({type(error).__name__}: {error}); run mpirecon path again") from error
+        raise UserError(f"{folder}: summary.json was not written by a path of this version ({type(error).__name__}: "
+                        f"{error}); run mpirecon path again") from error
     with atomic_path(target, overwrite) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return target
@@ -61,7 +63,8 @@ def path_page(name: str, summary: dict, volume: np.ndarray) -> str:
         kind=escape("mpirecon path · " + str(summary["started"]).replace("T", " ").replace("+00:00", " UTC")),
         title=escape(f"{name}: {Path(summary['particles']['file']).name}"),
         verdict=escape(summary["verdict"]["sentence"]),
-        cautions="\n".join([*(f'<p class="caution">{escape(text)}</p>' for text in told), *null]) or '<p class="calm">No warnings.</p>',
+        cautions="\n".join([*(f'<p class="caution">{escape(text)}</p>' for text in told), *null])
+        or '<p class="calm">No warnings.</p>',
         facts="\n".join(pieces.fact(*fact) for fact in _facts(summary)),
         overview="\n".join(_overview(summary)),
         details="\n".join(part for part in _details(summary, volume) if part),
@@ -75,37 +78,50 @@ def _facts(summary: dict) -> list[tuple[str, str, str, str]]:
     finest = _step(steps, verdict["best_resolution"])
     limit = "–" if verdict["limit"] is None else f"{verdict['limit']:+.4f}"
     schedule, configuration = summary["path"]["schedule"], summary["configuration"]
-    scored = f"by a first run, loss {configuration['loss']}" if schedule == "once" else f"at each step, distance {configuration['distance']}"
+    scored = (f"by a first run, loss {configuration['loss']}" if schedule == "once"
+              else f"at each step, distance {configuration['distance']}")
     facts = [
-        ("half maps agree best", _share(best), f"{best['particles']} particles; mean FSC {best['mean_fsc']:.4f}, all {whole['mean_fsc']:.4f}", "best"),
+        ("half maps agree best", _share(best), f"{best['particles']} particles; mean FSC {best['mean_fsc']:.4f}, all "
+         f"{whole['mean_fsc']:.4f}", "best"),
         ("gain in mean FSC", number(verdict["gain"]), f"by chance up to {limit}", "gain"),
-        ("best resolution", pieces.angstrom(finest["resolution_fitted"], summary), f"at {_share(finest)}, the most particles within one standard error of the finest; "
+        ("best resolution", pieces.angstrom(finest["resolution_fitted"], summary),
+         f"at {_share(finest)}, the most particles within one standard error of the finest; "
          f"all: {pieces.angstrom(whole['resolution_fitted'], summary)}", "resolution"),
         ("B of random discards", _bfactor(verdict["bfactor"]), "ln N against 1/d² (Rosenthal & Henderson)", "bfactor"),
-        ("scored", schedule, f"{scored}; {len(steps)} steps, random discards of each size: {summary['path']['random_draws']}", "path"),
+        ("scored", schedule, f"{scored}; {len(steps)} steps, random discards of each size: "
+         f"{summary['path']['random_draws']}", "path"),
     ]
     if summary["wrong_share"] is not None:
-        facts.append(("simulated errors", f"{100 * summary['wrong_share']:.1f} %", f"{100 * best['wrong_share']:.1f} % of the best step's", "truth"))
+        facts.append(("simulated errors", f"{100 * summary['wrong_share']:.1f} %",
+                      f"{100 * best['wrong_share']:.1f} % of the best step's", "truth"))
     return facts
 
 
 def _overview(summary: dict) -> list[str]:
     steps, random = summary["steps"], summary["random"]
     drawn = [
-        ("Resolution", _resolution_chart(summary), f"Half-map FSC 0.143 in the mask ({summary['mask']}), by all curves together, finer upwards. Grey "
-         "dots: where each curve falls below 0.143 by itself. Orange dots are random discards of the same sizes; the line through them is Rosenthal "
+        ("Resolution", _resolution_chart(summary), f"Half-map FSC 0.143 in the mask ({summary['mask']}), by all curves "
+         f"together, finer upwards. Grey "
+         "dots: where each curve falls below 0.143 by itself. Orange dots are random discards of the same sizes; the "
+         "line through them is Rosenthal "
          "and Henderson's."),
-        ("Agreement of half maps", _by_share(summary, "mean_fsc", "mean half-map FSC"), "Mean of the half-map FSC over all shells: what the "
+        ("Agreement of half maps", _by_share(summary, "mean_fsc", "mean half-map FSC"),
+         "Mean of the half-map FSC over all shells: what the "
          "best step is found by."),
-        ("FSC to the map of all particles", _by_share(summary, "fsc_to_all", "mean FSC"), "Mean over all shells, in the mask. A selection that only "
+        ("FSC to the map of all particles", _by_share(summary, "fsc_to_all", "mean FSC"),
+         "Mean over all shells, in the mask. A selection that only "
          "loses particles follows the random discards."),
-        ("Directions", _by_share(summary, "area_ratio", "ratio of areas", more=("sphericity", GREEN)), "FSC in cones of the half maps: least over "
+        ("Directions", _by_share(summary, "area_ratio", "ratio of areas", more=("sphericity", GREEN)),
+         "FSC in cones of the half maps: least over "
          "largest area under the curves (as cFAR), and sphericity; 1 is alike in all directions."),
     ]  # fmt: skip
     if any(record["bfactor"] is not None for record in (*steps, *random)):
-        drawn.append(("B-factor", _by_share(summary, "bfactor", "B (Å²)"), "Of each map, from the Guinier plot between 10 Å and its resolution."))
+        drawn.append(("B-factor", _by_share(summary, "bfactor", "B (Å²)"),
+                      "Of each map, from the Guinier plot between 10 Å and its resolution."))
     if summary["null"]:
-        drawn.append(("The same on pure noise", _null_chart(summary), "Mean half-map FSC beyond the innermost shells of the same path on noise with the spectra of the images, and the same poses and CTFs: it must stay below the limit."))
+        drawn.append(("The same on pure noise", _null_chart(summary), "Mean half-map FSC beyond the innermost shells "
+                      "of the same path on noise with the spectra of the images, and the same poses and CTFs: it must "
+                      "stay below the limit."))
     return [pieces.section(title, pieces.figure(picture, words), wide=False) for title, picture, words in drawn]
 
 
@@ -114,12 +130,14 @@ def _details(summary: dict, volume: np.ndarray) -> list[str]:
     panel = map_panel(volume, about["pixel_size"], "volume.mrc")
     words = f"volume.mrc, half1.mrc and half2.mrc are of the best-scored {_share(_step(summary['steps'], verdict['best']))}."
     return [
-        pieces.section("Half-map FSC of the steps", pieces.figure(_curves(summary), "In the mask; all curves are in fsc.csv."), wide=False),
+        pieces.section("Half-map FSC of the steps", pieces.figure(_curves(summary), "In the mask; all curves are in "
+                                                                  "fsc.csv."), wide=False),
         pieces.section("Map of the best step", panel + pieces.note(words), wide=False),
         pieces.section("Steps and random discards", _table(summary)),
         controls_section(summary),
         pieces.section("How it was made", f"<pre>{escape(summary['command'])}</pre>" + pieces.note(
-            "mpirecon export FOLDER --star kept.star writes the particles of the best step, with --step X those of another; kept_to in "
+            "mpirecon export FOLDER --star kept.star writes the particles of the best step, with --step X those of "
+            "another; kept_to in "
             "particles.h5 is the smallest fraction that each particle is kept in.")),
     ]
 
@@ -130,7 +148,8 @@ def _details(summary: dict, volume: np.ndarray) -> list[str]:
 def _axis(summary: dict) -> dict:
     """All particles at the right."""
     fractions = [step["fraction"] for step in summary["steps"]]
-    return {"x": (0.0, 104.0), "xlabel": "kept (%)", "ticks": [(v, str(v)) for v in range(0, 101, 10)], "at": [100 * f for f in fractions]}
+    return {"x": (0.0, 104.0), "xlabel": "kept (%)", "ticks": [(v, str(v)) for v in range(0, 101, 10)],
+            "at": [100 * f for f in fractions]}
 
 
 def _marks(chart: Chart, summary: dict) -> None:
@@ -150,7 +169,8 @@ def _resolution_chart(summary: dict) -> str:
     both = np.concatenate([frequency(steps), alone, frequency(random)])
     margin = 0.06 * (both.max() - both.min()) or 0.05 * both.max()
     low, high = both.min() - margin, both.max() + margin
-    chart = Chart(axis["x"], (low, high), axis["xlabel"], "resolution (Å)", height=315, x_ticks=axis["ticks"], y_ticks=_angstrom_ticks(low, high))
+    chart = Chart(axis["x"], (low, high), axis["xlabel"], "resolution (Å)", height=315, x_ticks=axis["ticks"],
+                  y_ticks=_angstrom_ticks(low, high))
     _marks(chart, summary)
     fitted = _fitted_line(summary)
     if fitted is not None:
@@ -160,7 +180,8 @@ def _resolution_chart(summary: dict) -> str:
     chart.line(axis["at"], frequency(steps), BLUE, marker=True)
     _reads(chart, summary, "resolution_fitted", lambda v: pieces.angstrom(v, summary))
     keys = [(BLUE, "solid", "best-scored"), (ORANGE, "dot", "at random")]
-    return legend(keys + ([(GREY, "dashed", f"B = {_bfactor(summary['verdict']['bfactor'])}")] if fitted else [])) + chart.svg("Resolution by fraction kept")
+    return legend(keys + ([(GREY, "dashed", f"B = {_bfactor(summary['verdict']['bfactor'])}")] if fitted
+                          else [])) + chart.svg("Resolution by fraction kept")
 
 
 def _fitted_line(summary: dict):
@@ -198,7 +219,8 @@ def _by_share(summary: dict, name: str, ylabel: str, more: tuple[str, str] | Non
         chart.points([100 * r["fraction"] for r in summary["random"]], values[n][1], dot, 3.0)
         chart.line(axis["at"], values[n][0], colour, marker=True)
     _reads(chart, summary, name, number)
-    keys = [(BLUE, "solid", "best-scored" if more is None else f"best-scored, {ylabel}"), (ORANGE, "dot", "at random" if more is None else f"at random, {ylabel}")]
+    keys = [(BLUE, "solid", "best-scored" if more is None else f"best-scored, {ylabel}"),
+            (ORANGE, "dot", "at random" if more is None else f"at random, {ylabel}")]
     if more is not None:
         keys += [(more[1], "solid", f"best-scored, {more[0]}"), (AMBER, "dot", f"at random, {more[0]}")]
     return legend(keys) + chart.svg(f"{ylabel} by fraction kept")
@@ -208,12 +230,14 @@ def _null_chart(summary: dict) -> str:
     axis, steps = _axis(summary), summary["null"]["steps"]
     values, limit = np.array([s["mean_fsc"] for s in steps]), steps[0]["limit"]
     low, high = min(values.min(), -limit), max(values.max(), limit)
-    chart = Chart(axis["x"], (low - 0.2 * limit, high + 0.2 * limit), axis["xlabel"], "mean half-map FSC", height=260, left=64, right=44, x_ticks=axis["ticks"])
+    chart = Chart(axis["x"], (low - 0.2 * limit, high + 0.2 * limit), axis["xlabel"], "mean half-map FSC", height=260,
+                  left=64, right=44, x_ticks=axis["ticks"])
     chart.rule(y=limit, label="limit")
     chart.rule(y=0.0, dash="dotted")
     chart.line(axis["at"], values, PINK, marker=True)
     chart.reads(axis["at"], [f"{100 * s['fraction']:.3g} %" for s in steps], [("noise", PINK, values)])
-    return legend([(PINK, "solid", "best-scored of pure noise")]) + chart.svg("Mean half-map FSC of noise by fraction kept")
+    return legend([(PINK, "solid", "best-scored of pure noise")]) + chart.svg("Mean half-map FSC of noise by fraction "
+                                                                              "kept")
 
 
 def _reads(chart: Chart, summary: dict, name: str, words) -> None:
@@ -235,18 +259,22 @@ def _curves(summary: dict) -> str:
     every = max(1, -(-len(steps) // _CURVES))
     shown = [step for k, step in enumerate(steps) if k % every == 0 or step["fraction"] == summary["verdict"]["best"]]
     styles = {_share(step): (colour_of(0.9 * (1 - step["fraction"])), "solid", _share(step)) for step in shown}
-    return fsc_chart({_share(step): np.array(step["fsc"]) for step in shown}, about["box"], about["pixel_size"], styles=styles)
+    return fsc_chart({_share(step): np.array(step["fsc"]) for step in shown}, about["box"], about["pixel_size"],
+                     styles=styles)
 
 
 def _table(summary: dict) -> str:
-    header = ["kept", "particles", "chosen", "FSC 0.143", "by all curves", "± (Å)", "FSC 0.5", "mean FSC", "FSC to all", "B (Å²)", "area ratio", "sphericity", "contrast of rejected particles"]
+    header = ["kept", "particles", "chosen", "FSC 0.143", "by all curves", "± (Å)", "FSC 0.5", "mean FSC", "FSC to all",
+              "B (Å²)", "area ratio", "sphericity", "contrast of rejected particles"]
     truth = summary["wrong_share"] is not None
     rows = []
     for chosen, records in (("best-scored", summary["steps"]), ("at random", summary["random"])):
         for r in records:
-            cells = [_share(r), str(r["particles"]), chosen, pieces.angstrom(r["resolution_0143"], summary), pieces.angstrom(r["resolution_fitted"], summary),
+            cells = [_share(r), str(r["particles"]), chosen, pieces.angstrom(r["resolution_0143"], summary),
+                     pieces.angstrom(r["resolution_fitted"], summary),
                      _optional(r.get("resolution_error")), pieces.angstrom(r["resolution_05"], summary),
-                     f"{r['mean_fsc']:.4f}", f"{r['fsc_to_all']:.4f}", "–" if r["bfactor"] is None else f"{r['bfactor']:.0f}".replace("-", "−"),
+                     f"{r['mean_fsc']:.4f}", f"{r['fsc_to_all']:.4f}", "–" if r["bfactor"] is None
+                     else f"{r['bfactor']:.0f}".replace("-", "−"),
                      f"{r['area_ratio']:.3f}", f"{r['sphericity']:.3f}", _optional(r.get("contrast_left_out"))]
             rows.append(cells + ([_optional(r.get("wrong_share"))] if truth else []))
     return pieces.table(header + (["simulated errors"] if truth else []), rows, text=("chosen",), dense=True)

@@ -7,7 +7,8 @@ from mpirecon.robust.known_rules import rule_of
 #: below this probability of ranking an incorrect particle behind a correct one, sorting is close to chance
 _POOR_AUC = 0.7
 
-#: fraction of correct particles that may be rejected, and factor by which the final resolution may be worse than an earlier one, without a caution
+#: fraction of correct particles that may be rejected, and factor by which the final resolution may be worse than an
+#: earlier one, without a caution
 _RIGHT_LOST, _COARSER = 0.2, 1.1
 
 #: B-factors, Å², that maps of proteins have; others are more likely due to the fit
@@ -32,7 +33,8 @@ def told_apart(summary: dict) -> bool:
 
 
 def deciding_mixture(summary: dict) -> dict | None:
-    """The mixture by which the final map's particles were chosen: of the last iteration; else the one fitted afterwards."""
+    """The mixture by which the final map's particles were chosen: of the last iteration; else the one fitted
+    afterwards."""
     records = summary["iterations"]
     return (records[-1].get("mixture") if records else None) or summary.get("mixture")
 
@@ -148,7 +150,8 @@ def _undetected(summary: dict) -> str | None:
     if area is None or area >= _POOR_AUC:
         return None
     return (
-        "The distance hardly distinguishes simulated errors from correct particles: an incorrect one has the larger distance "
+        "The distance hardly distinguishes simulated errors from correct particles: an incorrect one has the larger "
+        "distance "
         f"in {100 * area:.0f} % of pairs (AUC {area:.3f})."
     )
 
@@ -197,7 +200,9 @@ def bfactor_caution(summary: dict) -> str | None:
         return None
     told = f"{found:.0f}".replace("-", "−")
     return (
-        f"A B-factor of {told} Å² is outside the usual range for proteins (0 to −400 Å²). It was fitted from {fit['used'][0]:.1f} to "
-        f"{fit['used'][1]:.1f} Å, and probably reflects the shape of the spectrum rather than its decay. Do not trust details of "
+        f"A B-factor of {told} Å² is outside the usual range for proteins (0 to −400 Å²). It was fitted from "
+        f"{fit['used'][0]:.1f} to "
+        f"{fit['used'][1]:.1f} Å, and probably reflects the shape of the spectrum rather than its decay. Do not trust "
+        f"details of "
         "sharpened.mrc; mpirecon postprocess --bfactor sharpens by a given value."
     )

@@ -8,7 +8,8 @@ import numpy as np
 
 from mpirecon.parallel.comm import Communicator
 from mpirecon.robust.evidence import Evidence, SlightErrors
-from mpirecon.robust.mixture_model import CONTRAST_PRIOR, FEWEST, FILTER, GOOD, JUNK, NOBODY, SLIGHT, WRONG, MixtureModel, band_sums
+from mpirecon.robust.mixture_model import (CONTRAST_PRIOR, FEWEST, FILTER, GOOD, JUNK, NOBODY, SLIGHT, WRONG,
+                                           MixtureModel, band_sums)
 
 #: distance of the good from the wrong, in standard deviations, below which nobody is thrown out. The AUC it promises
 #: is 0.96; real images keep less than they promise (measured: 0.67 for a promised 1.9 standard deviations)

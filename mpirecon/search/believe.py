@@ -78,7 +78,8 @@ def log_evidence(
     peaks: Peaks, amplitudes: Amplitudes, offset_sigma: float, copies: int, turn_sigma: float = 0.0,
     turned: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(log evidence of each image, share that its first peak has in it), (m,) each; ``by_evidence`` brings the best there.
+    """(log evidence of each image, share that its first peak has in it), (m,) each; ``by_evidence`` brings the best
+    there.
 
     Parameters
     ----------
@@ -221,10 +222,11 @@ def _lowered(law: tuple[float, float], odds: np.ndarray, most: float) -> tuple[f
 def _logistic_law(
     x: np.ndarray, right: np.ndarray, weight: np.ndarray, lapses: float = 0.0, highest: float | None = 0.0
 ) -> tuple[float, float]:
-    """(offset, slope) of a logistic regression, the least of which and of x itself is taken; few data leave it near (0, 1).
+    """(offset, slope) of a logistic regression, the least of which and of x itself is taken; few data leave it near (0,
+    1).
 
-    lapses : fraction of the right ones that are taken for wrong whatever their odds · highest : of the offset; None where
-    what is lowered for high odds need not be for low ones
+    lapses : fraction of the right ones that are taken for wrong whatever their odds · highest : of the offset; None
+    where what is lowered for high odds need not be for low ones
     """
     from scipy.optimize import minimize  # takes long to load, and most runs search nothing
 

@@ -41,7 +41,8 @@ def displacement(q: np.ndarray, r: np.ndarray) -> np.ndarray:
     a, b, c, d = np.moveaxis(r, -1, 0)
     # r q⁻¹, in the signs that `turned` has
     real = a * w + b * x + c * y + d * z
-    vector = np.stack([b * w - a * x + d * y - c * z, c * w - a * y + b * z - d * x, d * w - a * z + c * x - b * y], axis=-1)
+    vector = np.stack([b * w - a * x + d * y - c * z, c * w - a * y + b * z - d * x, d * w - a * z + c * x - b * y],
+                      axis=-1)
     vector = np.where(np.asarray(real)[..., None] < 0, -vector, vector)
     sine = np.linalg.norm(vector, axis=-1, keepdims=True)
     angle = 2 * np.arctan2(sine, np.abs(real)[..., None])
@@ -73,15 +74,16 @@ def _step(here, gradient, cross, h, size, damping, precision):
 def climb(grid, box, kx, ky, count, data, on_cross, on_model, moves, precision, q, shift, sums, hessian, steps=8):
     """Climb from poses of one image to the nearest peaks of z, over the first `count` samples.
 
-    q : (k, 4), shift : (k, 2) pixels, in place · moves : whether offsets change · precision : (5,) of a prior about turn 0 and
-    offset 0 that keeps steps short · steps : at most · sums : (k, 2) yp, pp there · hessian : (k, 5, 5)
+    q : (k, 4), shift : (k, 2) pixels, in place · moves : whether offsets change · precision : (5,) of a prior about
+    turn 0 and offset 0 that keeps steps short · steps : at most · sums : (k, 2) yp, pp there · hessian : (k, 5, 5)
     """
     size = 5 if moves else 3
     here, there = np.empty(2), np.empty(2)
     gradient, cross, h = np.empty(5), np.empty(5), np.empty((5, 5))
     gradient2, cross2, h2 = np.empty(5), np.empty(5), np.empty((5, 5))
     for i in range(q.shape[0]):
-        derivatives(grid, _matrix(q[i]), shift[i], box, kx, ky, count, data, on_cross, on_model, here, gradient, cross, h)
+        derivatives(grid, _matrix(q[i]), shift[i], box, kx, ky, count, data, on_cross, on_model, here, gradient, cross,
+                    h)
         damping = 1e-3
         for _ in range(steps):
             if here[1] <= 0:
@@ -95,7 +97,8 @@ def climb(grid, box, kx, ky, count, data, on_cross, on_model, moves, precision, 
             q2, shift2 = turned(q[i], step[:3]), shift[i].copy()
             if moves:
                 shift2 += step[3:]
-            derivatives(grid, _matrix(q2), shift2, box, kx, ky, count, data, on_cross, on_model, there, gradient2, cross2, h2)
+            derivatives(grid, _matrix(q2), shift2, box, kx, ky, count, data, on_cross, on_model, there, gradient2,
+                        cross2, h2)
             if there[0] / np.sqrt(max(there[1], 1e-30)) > here[0] / np.sqrt(here[1]):
                 gain = there[0] / np.sqrt(there[1]) - here[0] / np.sqrt(here[1])
                 q[i], shift[i] = q2, shift2
@@ -112,8 +115,8 @@ def climb(grid, box, kx, ky, count, data, on_cross, on_model, moves, precision, 
 
 @njit(cache=True, nogil=True)
 def _of_group(grid, box, kx, ky, count, data, on_cross, on_model, relation, turn, move, out, gradient, cross, hessian):
-    """``derivatives`` summed over the images of a group: image i has the orientation relation[i] · turn, and is moved by the x and y of
-    relation[i] · move; by a turn after `turn`, and by `move`, (6,) and (6, 6)."""
+    """``derivatives`` summed over the images of a group: image i has the orientation relation[i] · turn, and is moved
+    by the x and y of relation[i] · move; by a turn after `turn`, and by `move`, (6,) and (6, 6)."""
     out[:], gradient[:], cross[:], hessian[:] = 0, 0, 0, 0
     one, g, c, h = np.empty(2), np.empty(5), np.empty(5), np.empty((5, 5))
     by = np.zeros((5, 6))
@@ -129,18 +132,20 @@ def _of_group(grid, box, kx, ky, count, data, on_cross, on_model, relation, turn
 
 
 @njit(cache=True, nogil=True)
-def climb_together(grid, box, kx, ky, count, data, on_cross, on_model, relation, moves, precision, q, move, sums, hessian, steps):
+def climb_together(grid, box, kx, ky, count, data, on_cross, on_model, relation, moves, precision, q, move, sums,
+                   hessian, steps):
     """As ``climb``, of images that share a turn and a move in three dimensions, as ``_of_group`` has it.
 
-    data, on_cross, on_model : (k, s) · relation : (k, 3, 3) · q : (c, 4), turns, and move : (c, 3) pixels, in place · precision :
-    (6,) · hessian : (c, 6, 6)
+    data, on_cross, on_model : (k, s) · relation : (k, 3, 3) · q : (c, 4), turns, and move : (c, 3) pixels, in place ·
+    precision : (6,) · hessian : (c, 6, 6)
     """
     size = 6 if moves else 3
     here, there = np.empty(2), np.empty(2)
     gradient, cross, h = np.empty(6), np.empty(6), np.empty((6, 6))
     gradient2, cross2, h2 = np.empty(6), np.empty(6), np.empty((6, 6))
     for i in range(q.shape[0]):
-        _of_group(grid, box, kx, ky, count, data, on_cross, on_model, relation, _matrix(q[i]), move[i], here, gradient, cross, h)
+        _of_group(grid, box, kx, ky, count, data, on_cross, on_model, relation, _matrix(q[i]), move[i], here, gradient,
+                  cross, h)
         damping = 1e-3
         for _ in range(steps):
             if here[1] <= 0:
@@ -153,7 +158,8 @@ def climb_together(grid, box, kx, ky, count, data, on_cross, on_model, relation,
             q2, move2 = turned(q[i], step[:3]), move[i].copy()
             if moves:
                 move2 += step[3:]
-            _of_group(grid, box, kx, ky, count, data, on_cross, on_model, relation, _matrix(q2), move2, there, gradient2, cross2, h2)
+            _of_group(grid, box, kx, ky, count, data, on_cross, on_model, relation, _matrix(q2), move2, there,
+                      gradient2, cross2, h2)
             gain = there[0] / np.sqrt(max(there[1], 1e-30)) - here[0] / np.sqrt(here[1])
             if gain > 0:
                 q[i], move[i] = q2, move2

@@ -1,8 +1,9 @@
 """How far to believe what is found of groups of images, of which there may be few.
 
-What is right and what is wrong is measured: kept groups whose own turn came back when they were searched as if it was not known, those
-of which it did not, and groups in decoys, where no turn is right. The ratio of the two is a logistic function of the log odds,
-and which share of the groups in question is right follows from their own odds, by EM. Theory says an upper bound.
+What is right and what is wrong is measured: kept groups whose own turn came back when they were searched as if it was
+not known, those of which it did not, and groups in decoys, where no turn is right. The ratio of the two is a logistic
+function of the log odds, and which share of the groups in question is right follows from their own odds, by EM. Theory
+says an upper bound.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ _STEPS = 100
 
 @dataclass(frozen=True)
 class GroupBelief:
-    """offset, slope : of the log likelihood ratio of right to wrong, by log odds · share : of the groups in question that are right; 0
-    where too little was measured"""
+    """offset, slope : of the log likelihood ratio of right to wrong, by log odds · share : of the groups in question
+    that are right; 0 where too little was measured"""
 
     offset: float
     slope: float
@@ -43,8 +44,8 @@ class GroupBelief:
 
     @classmethod
     def of(cls, odds: np.ndarray, decoys: np.ndarray, known: np.ndarray, back: np.ndarray) -> GroupBelief:
-        """odds : (m,) of the groups in question · decoys : (d,) · known, back : (k,) of groups with a known turn, whether
-        it came back"""
+        """odds : (m,) of the groups in question · decoys : (d,) · known, back : (k,) of groups with a known turn,
+        whether it came back"""
         from scipy.optimize import minimize  # takes long to load
 
         right, wrong = known[back], np.concatenate([known[~back], decoys])

@@ -1,8 +1,8 @@
 """Images of one particle searched together: their relation is known, one turn and one move of the particle are not.
 
-Image i of a group (tilt images of a particle) has the orientation R_i Q, R_i being the given one and Q a rotation of the particle,
-and is off by the x and y of R_i d, d being a move of the particle: what the tilts are to each other stays. Offsets that each
-image had of its own would be as many as the images, which are too noisy to tell them.
+Image i of a group (tilt images of a particle) has the orientation R_i Q, R_i being the given one and Q a rotation of
+the particle, and is off by the x and y of R_i d, d being a move of the particle: what the tilts are to each other
+stays. Offsets that each image had of its own would be as many as the images, which are too noisy to tell them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ _BLOCK = 2048
 
 @dataclass(frozen=True)
 class GroupPeaks:
-    """The best turns and moves of a group, the best first: turn : (c, 4) · move : (c, 3) pixels · cross, power : (c,) · curvature :
+    """The best turns and moves of a group, the best first: turn : (c, 4) · move : (c, 3) pixels · cross, power : (c,) ·
+    curvature :
     (c, 6, 6) at amplitude 1 · distinct : (c,) bool"""
 
     turn: np.ndarray
@@ -79,8 +80,8 @@ class GroupSearch:
         self.turns, self.moves = turns, _ball(_OFFSET * period, _REACH * offset_sigma)
 
     def search(self, data: np.ndarray, on_cross: np.ndarray, on_model: np.ndarray, relation: np.ndarray) -> GroupPeaks:
-        """The best turns and moves of a group; data, on_cross, on_model : (k, s) as PoseSearch.search takes them · relation : (k, 3, 3),
-        given rotation matrices."""
+        """The best turns and moves of a group; data, on_cross, on_model : (k, s) as PoseSearch.search takes them ·
+        relation : (k, 3, 3), given rotation matrices."""
         order = self.band.order
         data, on_cross, on_model = (np.ascontiguousarray(a[:, order]) for a in (data, on_cross, on_model))
         relation = np.ascontiguousarray(relation)

@@ -1,8 +1,8 @@
 """Images compared with a map near the poses that they have: the nearest peak of the likelihood, and how sharp it is.
 
-How far a peak lies from the given pose by noise alone is what its curvature says, if the noise is what it is taken for. That is
-measured: the samples of an image are parted like the squares of a chessboard, whose two colours have noise of their own, and the
-peaks of the two lie as far from each other as noise sets them.
+How far a peak lies from the given pose by noise alone is what its curvature says, if the noise is what it is taken for.
+That is measured: the samples of an image are parted like the squares of a chessboard, whose two colours have noise of
+their own, and the peaks of the two lie as far from each other as noise sets them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """How far given poses are off, learned from the particles themselves; and where each one's pose then is.
 
-The peak of an image's likelihood lies at a displacement from the given pose, and noise alone sets it there with a covariance C,
-which its curvature says. Errors of poses are a mixture of normal distributions about 0: of width 0, where the given pose is
-exact, and of several widths, whose shares are fitted by EM to the displacements of all particles (empirical Bayes; as adaptive
-shrinkage, Stephens 2017, Biostatistics 18, 275). Where noise explains the displacements, all of them have width 0.
+The peak of an image's likelihood lies at a displacement from the given pose, and noise alone sets it there with a
+covariance C, which its curvature says. Errors of poses are a mixture of normal distributions about 0: of width 0, where
+the given pose is exact, and of several widths, whose shares are fitted by EM to the displacements of all particles
+(empirical Bayes; as adaptive shrinkage, Stephens 2017, Biostatistics 18, 275). Where noise explains the displacements,
+all of them have width 0.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ _MEDIAN = {3: 2.366, 5: 4.351, 6: 5.348}
 class Refined(NamedTuple):
     """Where poses are, in the order of the displacements that they were learned from.
 
-    moves : (m,) bool, whether the given pose is more likely wrong than exact · displacement : (m, d), then, the mean · covariance :
-    (m, d, d) · gain : (m,), of the log likelihood by errors of the pose
+    moves : (m,) bool, whether the given pose is more likely wrong than exact · displacement : (m, d), then, the mean ·
+    covariance : (m, d, d) · gain : (m,), of the log likelihood by errors of the pose
     """
 
     moves: np.ndarray
@@ -44,8 +45,9 @@ class Refined(NamedTuple):
 class PoseErrors:
     """Errors of given poses.
 
-    share : of the particles, of each width · turn, offset : (k,) standard deviations on each axis, radians and pixels; the
-    first is 0, exact · noise : what the variance of displacements by noise is multiplied by, over what the curvatures say
+    share : of the particles, of each width · turn, offset : (k,) standard deviations on each axis, radians and pixels;
+    the first is 0, exact · noise : what the variance of displacements by noise is multiplied by, over what the
+    curvatures say
     """
 
     share: np.ndarray
@@ -161,8 +163,8 @@ _RIGHT_OFFSET = 0.3
 
 
 class NearErrors(NamedTuple):
-    """Errors of given poses that are wrong, but not by anything: standard deviations on each axis (radians, pixels), and which share of the
-    wrong ones are of this kind."""
+    """Errors of given poses that are wrong, but not by anything: standard deviations on each axis (radians, pixels),
+    and which share of the wrong ones are of this kind."""
 
     turn: float
     offset: float
@@ -172,8 +174,8 @@ class NearErrors(NamedTuple):
     def of(
         cls, moved: np.ndarray, offsets: np.ndarray, offset_noise: np.ndarray, probability: np.ndarray
     ) -> NearErrors | None:
-        """From angles between found and given poses, (m,) degrees, offsets, (m, 2) pixels, and the standard deviations that
-        noise gives these; None where found poses are anywhere."""
+        """From angles between found and given poses, (m,) degrees, offsets, (m, 2) pixels, and the standard deviations
+        that noise gives these; None where found poses are anywhere."""
         found = probability >= _FOUND
         angle, offsets, offset_noise = np.radians(moved[found]), offsets[found], offset_noise[found]
         if found.sum() < _FEWEST:

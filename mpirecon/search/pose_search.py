@@ -1,7 +1,8 @@
-"""The search: all orientations and offsets coarsely, as matrix products, then the best candidates climbed to their peaks.
+"""The search: all orientations and offsets coarsely, as matrix products, then the best candidates climbed to their
+peaks.
 
-A flat search over the orientations of a low-passed map finds more than a hierarchy that begins at lower bands, for these
-do not hold the information; what is missed is mostly of weak particles.
+A flat search over the orientations of a low-passed map finds more than a hierarchy that begins at lower bands, for
+these do not hold the information; what is missed is mostly of weak particles.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _PERIODS = 11.3
 #: … whose orientations are this part of its finest period over the diameter apart, and its offsets this part of it
 _ANGLE, _OFFSET = 1.75, 0.4
 
-#: offsets reach this many standard deviations, and orientations near given ones; what lies a little further is climbed to
+#: offsets reach this many standard deviations, and orientations near given ones; what lies a little further is climbed
+#: to
 _REACH, _REACH_TURNS = 2.25, 3.0
 
 #: candidates after the coarse search, with and without unknown offsets, and after each band of the fine one
@@ -51,8 +53,8 @@ _SAME = 4.0
 class Band:
     """Samples that the search uses, those of the coarse band first.
 
-    kx, ky : (s,) int32 · order : (s,) places of these samples in the images' half plane · coarse, middle : how many of them
-    the coarse and the middle band have · reach : Fourier pixels of the coarse band
+    kx, ky : (s,) int32 · order : (s,) places of these samples in the images' half plane · coarse, middle : how many of
+    them the coarse and the middle band have · reach : Fourier pixels of the coarse band
     """
 
     kx: np.ndarray
@@ -79,9 +81,9 @@ class Band:
 class Peaks:
     """The best poses of each image.
 
-    quaternion : (m, k, 4) · offset : (m, k, 2) pixels, on top of the given shift · cross, power : (m, k) yp and pp there ·
-    curvature : (m, k, 5, 5) of −log likelihood at amplitude 1, by turn (radians) and offset (pixels) · distinct : (m, k) bool, not
-    a copy of a better peak; the best comes first
+    quaternion : (m, k, 4) · offset : (m, k, 2) pixels, on top of the given shift · cross, power : (m, k) yp and pp
+    there · curvature : (m, k, 5, 5) of −log likelihood at amplitude 1, by turn (radians) and offset (pixels) · distinct
+    : (m, k) bool, not a copy of a better peak; the best comes first
     """
 
     quaternion: np.ndarray
@@ -193,7 +195,8 @@ class PoseSearch:
             precision[3:] = 1e-3
         for number, count in enumerate(bands):
             sums, hessian = np.empty((len(q), 2)), np.empty((len(q), 5, 5))
-            climb(self._grid, self.box, self.band.kx, self.band.ky, count, data, on_cross, on_model, self.offset_sigma > 0,
+            climb(self._grid, self.box, self.band.kx, self.band.ky, count, data, on_cross, on_model,
+                  self.offset_sigma > 0,
                   precision, q, offset, sums, hessian, _STEPS[number])  # fmt: skip
             order = np.argsort(-sums[:, 0] / np.sqrt(np.maximum(sums[:, 1], 1e-30)), kind="stable")
             if number < len(_FINE):

@@ -136,7 +136,8 @@ def _with_slopes(grid, r, kx, ky, m, d):
         ab, ce = a + (b - a) * fy, c + (e - c) * fy
         gz = ce - ab
         gy = (b - a) * (1 - fz) + (e - c) * fz
-        gx = ((v001 - v000) * (1 - fy) + (v011 - v010) * fy) * (1 - fz) + ((v101 - v100) * (1 - fy) + (v111 - v110) * fy) * fz
+        gx = ((v001 - v000) * (1 - fy) + (v011 - v010) * fy) * (1 - fz) + ((v101 - v100) * (1 - fy)
+                                                                           + (v111 - v110) * fy) * fz
         value = ab + gz * fz
         m[0, s], m[1, s] = value.real, value.imag
         # δx = −2 Rᵀ(ω × k): components of the gradient along the image's axes; ω × k = (−ω2 k1, ω2 k0, ω0 k1 − ω1 k0)

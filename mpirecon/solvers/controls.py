@@ -40,9 +40,9 @@ _RANDOM_DISCARD = 0xD15C
 def check_selection(run: Reconstruction, outcome: Outcome, folder: Path, costly: bool) -> dict:
     """Warnings and what they rest on, for summary.json, on rank 0 (elsewhere of no meaning). Collective.
 
-    ``warnings`` (sentences), ``contradicting``, ``judged``, ``selection_bias``, ``selection_limits`` and ``coverage``; with `costly`,
-    also ``controls`` and discarded.mrc. Where poses were found, ``found_map``. Where nobody was left out there is no more to warn of than images that contradict the
-    map, and that nobody could be told apart.
+    ``warnings`` (sentences), ``contradicting``, ``judged``, ``selection_bias``, ``selection_limits`` and ``coverage``;
+    with `costly`, also ``controls`` and discarded.mrc. Where poses were found, ``found_map``. Where nobody was left out
+    there is no more to warn of than images that contradict the map, and that nobody could be told apart.
     """
     against = _contradicting(run, outcome)
     found = _cheap_controls(run, outcome, folder)
@@ -75,7 +75,8 @@ def _cheap_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict
     with together(run.comm):
         if run.comm.rank == 0:
             columns = {name: values[columns["valid"]] for name, values in columns.items()}
-            coverage = view_coverage(columns["quaternion"], columns["kept"], columns.get("group"), point_group(run.config.symmetry),
+            coverage = view_coverage(columns["quaternion"], columns["kept"], columns.get("group"),
+                                     point_group(run.config.symmetry),
                                      columns["given"], columns["moved"])
             write_views_csv(folder / "views.csv", coverage)
             if not columns["kept"].all() and columns["kept"].any():
@@ -95,14 +96,16 @@ def _judged(run: Reconstruction, outcome: Outcome, columns: dict[str, np.ndarray
     blind = decided is not None and not decided["separable"]
     return Judged(
         len(kept), int(kept.sum()), len(independent), float(independent.mean()), decided,
-        None if last is None else describe(last), unjudged, run.config.group_by, family_column(run.file) if blind else None,
+        None if last is None else describe(last), unjudged, run.config.group_by,
+        family_column(run.file) if blind else None,
     )  # fmt: skip
 
 
 def selection_checks(columns: dict[str, np.ndarray], coverage: Coverage) -> dict:
     """``warnings`` and what they rest on, for summary.json: what being left out goes with other than a wrong pose.
 
-    columns : of the valid particles: kept, slight, sigma, defocus, ctf_scale, yp, pp; group, optics groups and micrographs where known
+    columns : of the valid particles: kept, slight, sigma, defocus, ctf_scale, yp, pp; group, optics groups and
+    micrographs where known
     """
     kept, groups = columns["kept"], columns.get("group")
     tested = [
@@ -125,8 +128,10 @@ def _columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray]:
     metadata, statistics = run.slab.metadata, outcome.statistics.inverted(outcome.selection.contrast < 0)
     ctf = metadata.ctf
     local = {
-        "kept": outcome.selection.kept, "moved": run.poses.moved, "slight": outcome.selection.slight, "valid": run.slab.valid,
-        "sigma": outcome.sigma, "yp": statistics.yp, "pp": statistics.pp, "defocus": (ctf["defocus_u"] + ctf["defocus_v"]) / 2, "ctf_scale": ctf["scale"],
+        "kept": outcome.selection.kept, "moved": run.poses.moved, "slight": outcome.selection.slight,
+        "valid": run.slab.valid,
+        "sigma": outcome.sigma, "yp": statistics.yp, "pp": statistics.pp,
+        "defocus": (ctf["defocus_u"] + ctf["defocus_v"]) / 2, "ctf_scale": ctf["scale"],
         "optics groups": metadata.optics_group, "quaternion": run.slab.pose.quaternion,
         "given": metadata.pose.quaternion,
     }  # fmt: skip
@@ -157,9 +162,8 @@ def micrographs(file: ParticleFile) -> np.ndarray | None:
 def _costly_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict:
     """Maps of the kept, of the discarded alone and of all but as many drawn by lot; three more passes. Collective.
 
-    Every particle counts alike in them, or by the weight it was given, so that they differ by who is in them alone. Writes
-    discarded.mrc.
-    Returns ``controls`` for summary.json (on rank 0) and ``warnings``.
+    Every particle counts alike in them, or by the weight it was given, so that they differ by who is in them alone.
+    Writes discarded.mrc. Returns ``controls`` for summary.json (on rank 0) and ``warnings``.
     """
     comm, valid = run.comm, run.slab.valid
     kept, discarded = valid & outcome.selection.kept, valid & ~outcome.selection.kept
@@ -185,8 +189,8 @@ def _costly_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dic
 
 
 def _found_control(run: Reconstruction, outcome: Outcome) -> dict:
-    """``found_map`` for summary.json (on rank 0), and warnings: the map of particles at found poses alone beside that of those at given
-    ones; two more passes over them where poses were found. Collective.
+    """``found_map`` for summary.json (on rank 0), and warnings: the map of particles at found poses alone beside that
+    of those at given ones; two more passes over them where poses were found. Collective.
     """
     comm, kept, moved = run.comm, run.slab.valid & outcome.selection.kept, run.poses.moved
     parts = [kept & moved & (run.slab.metadata.half == half) for half in (1, 2)]

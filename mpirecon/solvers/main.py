@@ -41,7 +41,8 @@ def reconstruct(
 ) -> dict:
     """Run a reconstruction on the ranks of `comm` and write its files.
 
-    particles : a particle file, or a table of RELION or cryoSPARC, whose stacks the run's own particle file then refers to
+    particles : a particle file, or a table of RELION or cryoSPARC, whose stacks the run's own particle file then refers
+    to
     controls : also make the maps that show what the selection left out, and what leaving out at random does
     postprocess : also make mask.mrc, sharpened.mrc, and the FSC corrected for the mask
     resume : go on from the folder's checkpoint, if it has one
@@ -49,11 +50,12 @@ def reconstruct(
     weights : (m,) float, in place of those that `config` names; rank 0's are taken
     began : when the program did, Unix time, if it has done more than call this
     reading : how a table is read, fields of ImportOptions
-    half_map_scores : also compare all particles with the final half maps, as ``score`` does, into the table of particles
+    half_map_scores : also compare all particles with the final half maps, as ``score`` does, into the table of
+    particles
     reference : a map to compare the reconstruction with, such as that which the particles were refined against
 
-    Returns the summary on rank 0, an empty dict elsewhere. Raises, on all ranks alike, UserError for what a user can mend
-    and StopRequested after a signal to stop.
+    Returns the summary on rank 0, an empty dict elsewhere. Raises, on all ranks alike, UserError for what a user can
+    mend and StopRequested after a signal to stop.
     """
     start = time.time() if began is None else began
     checkpoints = None
@@ -89,7 +91,8 @@ def reconstruct(
         change = file.change() if comm.rank == 0 else None
         place.commit()
         if change:
-            console.warn(f"{file.path} is not what it was when this run read it ({change}): the results are those of the file as it was")
+            console.warn(f"{file.path} is not what it was when this run read it ({change}): the results are those of "
+                         f"the file as it was")
     _conclude(console, place.path, summary)
     return summary
 
@@ -124,7 +127,8 @@ def telling(state: Callable[[], str]) -> Iterator[None]:
 
 def _opening(comm: Communicator, file: ParticleFile, config: Config) -> str:
     ranks = "1 rank" if comm.size == 1 else f"{comm.size} ranks"
-    images = ', CTF-premultiplied' if file.attributes['ctf_premultiplied'] else ', phase-flipped' if file.phase_flipped else ''
+    images = (', CTF-premultiplied' if file.attributes['ctf_premultiplied'] else ', phase-flipped'
+              if file.phase_flipped else '')
     how = config.loss + (f" (keep {config.keep})" if config.keep else "")
     aberrations = file.aberrations()
     corrected = [] if aberrations is None else aberrations.corrected()
@@ -164,7 +168,8 @@ def _command() -> str:
     program, name = Path(sys.argv[0]), "mpirecon"
     if program.name == "__main__.py":
         name = "python -m mpirecon"
-    return " ".join([name if name == program.name or program.name == "__main__.py" else str(program), shlex.join(sys.argv[1:])])
+    return " ".join([name if name == program.name or program.name == "__main__.py" else str(program),
+                     shlex.join(sys.argv[1:])])
 
 
 def _conclude(console, folder: Path, summary: dict) -> None:
@@ -182,6 +187,7 @@ def _conclude(console, folder: Path, summary: dict) -> None:
         console.warn(f"{len(skipped)} bad images were skipped: particles {shown}")
     for text in summary["warnings"]:
         console.warn(text)
-    made = ", ".join(name for name in ("mask.mrc", "sharpened.mrc", "discarded.mrc", LINKED) if (folder / name).exists())
+    made = ", ".join(name for name in ("mask.mrc", "sharpened.mrc", "discarded.mrc", LINKED)
+                     if (folder / name).exists())
     console.say(f"wrote {folder}: volume.mrc, half1.mrc, half2.mrc, {made + ', ' if made else ''}fsc.csv, views.csv, "
                 "particles.h5, summary.json, report.html, logs/")

@@ -10,7 +10,8 @@ from mpirecon.errors import UserError
 from mpirecon.solvers.state import State
 
 #: what the losses of an iteration mean, said once
-_HOW_TO_READ = ("  losses: relative to an empty map, whose loss is 1; held out: each particle against maps made without it")
+_HOW_TO_READ = ("  losses: relative to an empty map, whose loss is 1; held out: each particle against maps made "
+                "without it")
 
 
 class Observer(Protocol):
@@ -50,7 +51,8 @@ class Announcer:
             what = "wrong at the pose used" if self._searched else "with simulated errors"
             text += f" ({100 * r['wrong_among_kept'] / max(r['kept'], 1):.1f} % of them {what})"
         resolution = r["resolution_0143"]
-        self._console.say(text + (f", FSC 0.143 at {resolution:.2f} Å" if resolution else ", FSC above 0.143 throughout"))
+        self._console.say(text + (f", FSC 0.143 at {resolution:.2f} Å" if resolution else ", FSC above 0.143 "
+                                  "throughout"))
         if "search" in r:
             self._searched = True  # the next map is made of found poses too
             self._console.say(f"  {_search_in_words(r['search'])}")

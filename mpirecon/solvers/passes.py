@@ -30,7 +30,8 @@ from mpirecon.solvers.timing import Timings
 
 @dataclass(frozen=True)
 class Engine:
-    """What a pass needs, handed from the run to the solver: who, what, where. `found` is there once ``survey`` has been made."""
+    """What a pass needs, handed from the run to the solver: who, what, where. `found` is there once ``survey`` has been
+    made."""
 
     comm: Communicator
     backend: Backend
@@ -82,8 +83,8 @@ class Engine:
         return Survey(own, np.maximum(spectrum, 1e-12 * max(spectrum.max(), np.finfo(np.float32).tiny)), largest)
 
     def accumulate(self, selection: Selection, rows: np.ndarray | None = None) -> GroupStore:
-        """Σ w s C ŷ and Σ w s² C² of every group, reduced over the ranks; each image at all poses of the symmetry. The w are those of
-        the selection times those that the particles were given.
+        """Σ w s C ŷ and Σ w s² C² of every group, reduced over the ranks; each image at all poses of the symmetry. The
+        w are those of the selection times those that the particles were given.
 
         rows : (m,) bool, those to visit (a mini-batch); all of positive weight when left out.
         """
@@ -117,7 +118,8 @@ class Engine:
         largest = np.zeros(2)
         for rows in self.slab.batches(np.arange(len(self.slab))):
             for k, contrast in enumerate(selection.expected_contrast(rows)):
-                weighted = np.abs(contrast).reshape(len(rows), -1).max(axis=1) * selection.weight[rows] * self.slab.given[rows]
+                weighted = np.abs(contrast).reshape(len(rows),
+                                                    -1).max(axis=1) * selection.weight[rows] * self.slab.given[rows]
                 largest[k] = max(largest[k], weighted.max())
         images = self.slab.total * len(self.symmetry.group)
         return FixedPoint.of(*(self.comm.allreduce(largest, "max") * self.found.largest), images)
@@ -132,8 +134,8 @@ class Engine:
         The second is the map of the other folds of their own half; with a single fold, of the other half (which may be
         reported but not used to select, for it would leak). The third holds the particles marked in `random` (m,) bool,
         at orientations drawn for `draw`, against the map that the second (with a single fold, the first) was made with.
-        `nearby`, if given, is filled with the best poses near the own ones, against that map too; those `looked` (m,) bool
-        at alone, if given.
+        `nearby`, if given, is filled with the best poses near the own ones, against that map too; those `looked` (m,)
+        bool at alone, if given.
         """
         inside, outside, anywhere = (Statistics.empty(len(self.slab), bands.samples) for _ in range(3))
         single = self.folds == 1
@@ -219,4 +221,5 @@ class Engine:
         good = np.array([(self.slab.valid & (self.slab.metadata.half == h)).sum() for h in (1, 2)], np.int64)
         for half, count in zip((1, 2), self.comm.allreduce(good)):
             if count == 0:
-                raise UserError(f"{self.slab.file.path}: half set {half} has no good image left after skipping the bad ones")
+                raise UserError(f"{self.slab.file.path}: half set {half} has no good image left after skipping the bad "
+                                f"ones")

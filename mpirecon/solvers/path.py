@@ -1,4 +1,5 @@
-"""``path``: maps of nested selections beside random discards of the same sizes and the same path on noise; into a folder."""
+"""``path``: maps of nested selections beside random discards of the same sizes and the same path on noise; into a
+folder."""
 
 from __future__ import annotations
 
@@ -40,18 +41,21 @@ _SAME_POWER = 1e-4
 
 
 def run_path(
-    comm: Communicator, particles: Path, output: Path, config: Config, options: PathOptions, console, *, overwrite: bool,
-    resume: bool = False, endurance: Endurance = Endurance(), began: float | None = None, weights: np.ndarray | None = None,
+    comm: Communicator, particles: Path, output: Path, config: Config, options: PathOptions, console, *,
+    overwrite: bool,
+    resume: bool = False, endurance: Endurance = Endurance(), began: float | None = None,
+    weights: np.ndarray | None = None,
     reading: Mapping | None = None,
 ) -> dict:
     """Walk a path on the ranks of `comm` and write its files; with `resume` from the last step that is done.
 
-    particles : a particle file, or a table of RELION or cryoSPARC, whose stacks the path's own particle file then refers to
+    particles : a particle file, or a table of RELION or cryoSPARC, whose stacks the path's own particle file then
+    refers to
     weights : (m,) float, in place of those that `config` names; rank 0's are taken
     reading : how a table is read, fields of ImportOptions
 
-    Returns the summary on rank 0, an empty dict elsewhere. Raises, on all ranks alike, UserError for what a user can mend and
-    StopRequested after a signal to stop.
+    Returns the summary on rank 0, an empty dict elsewhere. Raises, on all ranks alike, UserError for what a user can
+    mend and StopRequested after a signal to stop.
     """
     start = time.time() if began is None else began
     path = None
@@ -59,7 +63,8 @@ def run_path(
     def state() -> str:
         return "" if path is None else path.state
 
-    with open_run(comm, particles, output, PATH, config, console, reading, overwrite=overwrite, resume=resume) as (file, place):
+    with open_run(comm, particles, output, PATH, config, console, reading, overwrite=overwrite,
+                  resume=resume) as (file, place):
         if place.complete:
             return _put_in_place(comm, console, place)
         with (
@@ -106,14 +111,16 @@ def _conclude(console, folder: Path, summary: dict) -> None:
         console.say(summary["null"]["sentence"])
     for text in summary["warnings"]:
         console.warn(text)
-    console.say(f"wrote {folder}: path.csv, particles.h5, volume.mrc, half1.mrc and half2.mrc of the best step, fsc.csv, summary.json, "
+    console.say(f"wrote {folder}: path.csv, particles.h5, volume.mrc, half1.mrc and half2.mrc of the best step, "
+                f"fsc.csv, summary.json, "
                 "report.html, logs/")
 
 
 class _Path:
     """The work of a path, item by item, and what a checkpoint keeps of it.
 
-    steps, random : records of the selections and of the random discards · null : what the same path made of noise, or None
+    steps, random : records of the selections and of the random discards · null : what the same path made of noise, or
+    None
     """
 
     def __init__(self, walk: Walk, folder: Path) -> None:
@@ -142,10 +149,12 @@ class _Path:
         """Where the path's state is, and how to go on from there; "" before anything was saved."""
         if not self.saved:
             return ""
-        return (f"the state after step {self.done}/{self.total} is in {self.folder / NAME}; go on with the same command and --resume")
+        return (f"the state after step {self.done}/{self.total} is in {self.folder / NAME}; go on with the same "
+                f"command and --resume")
 
     def judged(self) -> tuple[list[dict], list[dict], PathVerdict]:
-        """Steps and random discards with their resolutions from all curves together, and where the path pays. Collective."""
+        """Steps and random discards with their resolutions from all curves together, and where the path pays.
+        Collective."""
         found = None
         with together(self.comm), self.walk.engine.timings("postprocess"):
             if self.comm.rank == 0:
@@ -208,10 +217,12 @@ class _Path:
         r = self.steps[-1]
         at = f"{r['resolution_0143']:.2f} Å" if r["resolution_0143"] else "Nyquist"
         wrong = f", {100 * r['wrong_share']:.1f} % of them planted wrong" if r.get("wrong_share") is not None else ""
-        self.console.say(f"{100 * r['fraction']:.3g} % ({r['particles']} particles{wrong}): FSC 0.143 at {at}, mean FSC {r['mean_fsc']:.4f}")
+        self.console.say(f"{100 * r['fraction']:.3g} % ({r['particles']} particles{wrong}): FSC 0.143 at {at}, mean "
+                         f"FSC {r['mean_fsc']:.4f}")
 
     def _say_random(self) -> None:
-        told = [f"{100 * r['fraction']:.3g} %: " + (f"{r['resolution_0143']:.2f} Å" if r["resolution_0143"] else "Nyquist")
+        told = [f"{100 * r['fraction']:.3g} %: " + (f"{r['resolution_0143']:.2f} Å" if r["resolution_0143"]
+                                                    else "Nyquist")
                 for r in self.random if r["draw"] == 0]
         self.console.say(f"at random: {', '.join(told)}")
 
@@ -225,7 +236,8 @@ class _Path:
         background = None if walk.run.config.normalise == OFF else Background(self.file.box)
         noise = NoiseFile(self.file, walk.run.config.seed, background)
         given = None if walk.run.given is None else walk.run.given.values
-        again = Walk(self.comm, noise, walk.run.config, self.options, walk.log, self.console, stop=walk.engine.pace.stop, weights=given,
+        again = Walk(self.comm, noise, walk.run.config, self.options, walk.log, self.console,
+                     stop=walk.engine.pace.stop, weights=given,
                      mask=walk.mask)
         again.prepare(self.noise if self.noise.steps else None)
         self.noise = again.walked
@@ -239,7 +251,8 @@ class _Path:
             self._save()
         worst = max(self.noise.steps, key=lambda step: step["mean_fsc"] / step["limit"])
         passed = worst["mean_fsc"] <= worst["limit"]
-        found = (f"on pure noise the mean half-map FSC beyond shell {worst['first_shell'] - 1} is at most {worst['mean_fsc']:+.4f} "
+        found = (f"on pure noise the mean half-map FSC beyond shell {worst['first_shell'] - 1} is at most "
+                 f"{worst['mean_fsc']:+.4f} "
                  f"(at {100 * worst['fraction']:.3g} %)").replace("+-", "−")
         sentence = (f"{found}, within +{worst['limit']:.3g}: selecting like this makes no resolution" if passed else
                     f"{found}, beyond +{worst['limit']:.3g}: selecting like this makes resolution out of nothing")
@@ -248,8 +261,10 @@ class _Path:
     def _judged(self, walk: Walk, halves) -> dict:
         mask = walk.mask
         curve = fsc(*halves, mask)
-        verdict = judge_null(curve, fsc(*halves), self.file.box, independent_share(mask), walk.engine.backend.plane.shells - 1)
-        return {"mean_fsc": verdict.mean, "limit": verdict.limit, "chance": verdict.chance, "first_shell": verdict.first, "fsc": curve.tolist()}
+        verdict = judge_null(curve, fsc(*halves), self.file.box, independent_share(mask),
+                             walk.engine.backend.plane.shells - 1)
+        return {"mean_fsc": verdict.mean, "limit": verdict.limit, "chance": verdict.chance,
+                "first_shell": verdict.first, "fsc": curve.tolist()}
 
     # what is kept of it
 
@@ -259,9 +274,12 @@ class _Path:
         whole = self.comm.gather_slabs(np.ascontiguousarray(self.walk.run.state.survey.power), len(self.file))
         with together(self.comm), self.walk.engine.timings("checkpoint"):
             if self.comm.rank == 0:
-                facts = {**self._identity, "iteration": self.done, "rounds": self.total, "steps": self.steps, "random": self.random,
-                         "noise": self.noise.steps, "mask_text": self.walk.mask_text, "unexplained": self.walk.walked.unexplained, "noise_unexplained": self.noise.unexplained}
-                arrays = {"power": whole, "whole": self._whole, **self.walk.own_mask, **_arrays("", self.walk.walked), **_arrays("noise_", self.noise)}
+                facts = {**self._identity, "iteration": self.done, "rounds": self.total, "steps": self.steps,
+                         "random": self.random,
+                         "noise": self.noise.steps, "mask_text": self.walk.mask_text,
+                         "unexplained": self.walk.walked.unexplained, "noise_unexplained": self.noise.unexplained}
+                arrays = {"power": whole, "whole": self._whole, **self.walk.own_mask, **_arrays("", self.walk.walked),
+                          **_arrays("noise_", self.noise)}
                 write_checkpoint(self.folder / NAME, facts, arrays)
         self.saved = True
         if told:
@@ -294,8 +312,10 @@ class _Path:
             valid = run.slab.valid & (self._power > 0)
             changed = run.slab.ids[valid & ~np.isclose(run.state.survey.power, self._power, rtol=_SAME_POWER, atol=0)]
             if len(changed):
-                raise UserError(f"{self.folder / NAME} was made from other particles than {self.file.path}: {len(changed)} images differ, the "
-                                f"first of particle {changed[0]}; resume with the same particle file, or start anew with --overwrite")
+                raise UserError(f"{self.folder / NAME} was made from other particles than {self.file.path}: "
+                                f"{len(changed)} images differ, the "
+                                f"first of particle {changed[0]}; resume with the same particle file, or start anew "
+                                f"with --overwrite")
 
 
 def _identity(walk: Walk) -> dict:
@@ -303,7 +323,8 @@ def _identity(walk: Walk) -> dict:
     found = walk.run.identity
     options = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(walk.options).items()}
     options["steps"] = list(walk.fractions)
-    return {**found, "kind": PATH.kind, "options": {**found["options"], **{_SPELLED.get(n, n): v for n, v in options.items()}}}
+    return {**found, "kind": PATH.kind, "options": {**found["options"],
+                                                    **{_SPELLED.get(n, n): v for n, v in options.items()}}}
 
 
 #: options of a path whose names a Config has for something else
@@ -312,7 +333,8 @@ _SPELLED = {"schedule": "path_schedule"}
 
 def _arrays(prefix: str, walked: Walked) -> dict[str, np.ndarray]:
     """What is kept of a walk, by name."""
-    found = {"distance": walked.distance, "kept_to": walked.kept_to, **{f"found_{name}": v for name, v in walked.found.items()}}
+    found = {"distance": walked.distance, "kept_to": walked.kept_to, **{f"found_{name}": v for name,
+                                                                        v in walked.found.items()}}
     return {prefix + name: values for name, values in found.items() if values is not None}
 
 
@@ -346,23 +368,26 @@ def checked_options(
     if schedule != "sieve":
         raise UserError("--high-pass applies to --schedule sieve")
     if not 0 < high_pass[1] < high_pass[0]:
-        raise UserError(f"--high-pass {high_pass[0]:g}:{high_pass[1]:g}: expected the coarser resolution first, e.g. 50:3")
+        raise UserError(f"--high-pass {high_pass[0]:g}:{high_pass[1]:g}: expected the coarser resolution first, e.g. "
+                        f"50:3")
     return PathOptions(schedule, steps, random_draws, tuple(map(float, high_pass)), null)
 
 
 def first_run(schedule: str, **options) -> dict:
-    """Options of reconstruct as the first run of a path takes them: by default the posterior; all alike where particles are scored anew.
+    """Options of reconstruct as the first run of a path takes them: by default the posterior; all alike where particles
+    are scored anew.
 
     Raises
     ------
     UserError
-        for a schedule that does not exist, for options that a schedule does without, and for a single fold, where particles would be
-        scored by maps that they built.
+        for a schedule that does not exist, for options that a schedule does without, and for a single fold, where
+        particles would be scored by maps that they built.
     """
     if schedule not in SCHEDULES:
         raise UserError(f"--schedule {schedule}: choose one of {', '.join(SCHEDULES)}")
     if options.get("folds") == 1:
-        raise UserError("--folds 1: particles would be scored against maps that they built, and the best-scored would be those that did so "
+        raise UserError("--folds 1: particles would be scored against maps that they built, and the best-scored would "
+                        "be those that did so "
                         "most; a path needs 2 folds or more")
     for name, (wanted, why) in _ONLY.items():
         if options.get(name, wanted) != wanted:
@@ -370,7 +395,8 @@ def first_run(schedule: str, **options) -> dict:
     if schedule != "once":
         given = [option for name, option in _OF_FIRST_RUN.items() if options.get(name) is not None]
         if given:
-            raise UserError(f"{given[0]} is of a first run, and --schedule {schedule} has none: particles are scored anew at each step; use "
+            raise UserError(f"{given[0]} is of a first run, and --schedule {schedule} has none: particles are scored "
+                            f"anew at each step; use "
                             "--schedule once, or leave it out")
     loss = options.get("loss") or ("posterior" if schedule == "once" else "l2")
     if not isinstance(loss, str) or rule_of(loss).judges:

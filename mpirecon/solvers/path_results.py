@@ -27,13 +27,15 @@ _CORNER_EDGE = 3.0
 
 #: columns of path.csv: what is known of each step and random discard
 COLUMNS = (
-    "fraction", "particles", "chosen", "draw", "resolution_0143", "resolution_fitted", "resolution_error", "resolution_05", "mean_fsc", "fsc_to_all", "fsc_to_all_05", "bfactor",
+    "fraction", "particles", "chosen", "draw", "resolution_0143", "resolution_fitted", "resolution_error",
+    "resolution_05", "mean_fsc", "fsc_to_all", "fsc_to_all_05", "bfactor",
     "area_ratio", "sphericity", "resolution_best", "resolution_worst", "contrast_left_out", "wrong_share",
 )  # fmt: skip
 
 
 def write_path(
-    walk: Walk, folder: Path, about: dict, steps: list[dict], random: list[dict], verdict: PathVerdict, null: dict | None, place: Path
+    walk: Walk, folder: Path, about: dict, steps: list[dict], random: list[dict], verdict: PathVerdict,
+    null: dict | None, place: Path
 ) -> dict:
     """Write everything into `folder` from rank 0; returns the summary (on rank 0; empty elsewhere). Collective.
 
@@ -58,22 +60,26 @@ def _write(walk, folder, about, steps, random, verdict, null, maps, place) -> di
     for name, volume in (maps | walk.own_mask).items():
         write_map(folder / f"{name}.mrc", volume, file.pixel_size, overwrite=True)
     write_path_csv(folder / "path.csv", steps, random)
-    write_fsc_csv(folder / "fsc.csv", {f"fsc_{100 * step['fraction']:.3g}": np.array(step["fsc"]) for step in steps}, file.box,
+    write_fsc_csv(folder / "fsc.csv", {f"fsc_{100 * step['fraction']:.3g}": np.array(step["fsc"]) for step in steps},
+                  file.box,
                   file.pixel_size, overwrite=True)
-    write_particle_table(folder / "particles.h5", _particle_columns(walk, verdict.best), {"particles": str(file.lasting)})
+    write_particle_table(folder / "particles.h5", _particle_columns(walk, verdict.best),
+                         {"particles": str(file.lasting)})
     controls = _controls(walk, folder, verdict.best)
     summary = {
         **about,
         "kind": PATH.kind,
         "configuration": walk.run.config.as_dict(),
-        "path": {"schedule": walk.options.schedule, "fractions": list(walk.fractions), "random_draws": walk.options.random_draws,
+        "path": {"schedule": walk.options.schedule, "fractions": list(walk.fractions),
+                 "random_draws": walk.options.random_draws,
                  "high_pass": list(walk.options.high_pass) if walk.options.schedule == "sieve" else None},
         "used": walk.used,
         "mask": walk.mask_text,
         "weights": None if walk.run.given is None else walk.run.given.as_dict(),
         "particles": {"file": str(file.lasting), "count": len(file), "box": file.box, "pixel_size": file.pixel_size,
                       "valid": int(walk.members.valid.sum())},
-        "normalisation": walk.run.slab.normaliser.as_dict() | ({} if walk.run.state.survey.levels is None else walk.run.state.survey.levels.as_dict()),
+        "normalisation": walk.run.slab.normaliser.as_dict() | ({} if walk.run.state.survey.levels is None
+                                                               else walk.run.state.survey.levels.as_dict()),
         "nyquist": 2 * file.pixel_size,
         "resolution_0143": next(step["resolution_0143"] for step in steps if step["fraction"] == verdict.best),
         "verdict": verdict.as_dict(),
@@ -88,7 +94,8 @@ def _write(walk, folder, about, steps, random, verdict, null, maps, place) -> di
 
 
 def write_path_csv(path: Path, steps: list[dict], random: list[dict]) -> None:
-    """A row for each step (chosen: score) and each random discard (chosen: random); what is not known is left empty. Atomic."""
+    """A row for each step (chosen: score) and each random discard (chosen: random); what is not known is left empty.
+    Atomic."""
     with atomic_path(path, overwrite=True) as temporary, open(temporary, "w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
@@ -113,7 +120,8 @@ def _particle_columns(walk: Walk, best: float) -> dict[str, np.ndarray]:
     }  # fmt: skip
     if found:
         one = Statistics(np.stack([np.zeros(len(file)), found["yp"], found["pp"]], axis=-1)[:, None, :], np.ones(1))
-        columns |= {"distance": found["distance"], "score": matched_filter(one, found["sigma"]), "sigma": found["sigma"]}
+        columns |= {"distance": found["distance"], "score": matched_filter(one, found["sigma"]),
+                    "sigma": found["sigma"]}
     if given is not None:
         columns["given_weight"] = given.values
     if metadata.pose_error is not None:
@@ -127,7 +135,8 @@ def _controls(walk: Walk, folder: Path, best: float) -> dict:
     columns = walk.columns(best)
     valid = columns.pop("valid")
     columns = {name: values[valid] for name, values in columns.items()}
-    coverage = view_coverage(columns["quaternion"], columns["kept"], columns.get("group"), point_group(walk.run.config.symmetry))
+    coverage = view_coverage(columns["quaternion"], columns["kept"], columns.get("group"),
+                             point_group(walk.run.config.symmetry))
     write_views_csv(folder / "views.csv", coverage)
     return none if columns["kept"].all() else selection_checks(columns, coverage)
 
@@ -137,5 +146,6 @@ def _warnings(walk: Walk, null: dict | None) -> list[str]:
     told += shift_warnings(walk.run.state.records)
     if null is None or null["passed"]:
         return told
-    return [*told, f"{null['sentence'].rstrip('.')}. What this path gains may be made by the selection itself; compare it with another distance or "
+    return [*told, f"{null['sentence'].rstrip('.')}. What this path gains may be made by the selection itself; compare "
+            f"it with another distance or "
             "more folds"]

@@ -33,13 +33,15 @@ _BATCH, _DEALT, _PIXELS = 256, 64, 2**22
 #: sets draws apart from the others of the seed
 _DECOY = 0xDEC0
 
-#: a row for each particle to be searched; fold −1: in the map of its whole half set · variance : its noise power over the typical
-#: one · control : a particle whose own pose is known · unit : number that it shares with those that are searched with it
+#: a row for each particle to be searched; fold −1: in the map of its whole half set · variance : its noise power over
+#: the typical one · control : a particle whose own pose is known · unit : number that it shares with those that are
+#: searched with it
 ASK = np.dtype([("id", "i8"), ("half", "i1"), ("fold", "i2"), ("variance", "f8"), ("control", "?"), ("unit", "i8")])
 
 
 def asks_of(
-    comm: Communicator, slab, asked: np.ndarray, control: np.ndarray, weight: np.ndarray, sigma: np.ndarray, groups: np.ndarray | None = None
+    comm: Communicator, slab, asked: np.ndarray, control: np.ndarray, weight: np.ndarray, sigma: np.ndarray,
+    groups: np.ndarray | None = None
 ) -> np.ndarray:
     """Who is to be searched in which map, of all ranks, in the order of the file; fold −1: in that of the whole half.
 
@@ -57,8 +59,8 @@ def asks_of(
 
 @dataclass
 class PoseRound:
-    """backend : of the searched images · optics : optics groups of all ranks, sorted · kind : of what the searcher finds · together :
-    whether rows of one unit are searched together"""
+    """backend : of the searched images · optics : optics groups of all ranks, sorted · kind : of what the searcher
+    finds · together : whether rows of one unit are searched together"""
 
     engine: Engine
     backend: CpuBackend
@@ -85,7 +87,8 @@ class PoseRound:
         return self._all_of(tables)
 
     def in_decoys(self, asks: np.ndarray, references: MapSet) -> np.ndarray:
-        """What is found of some particles in maps in which there is nothing of them to be found; of few groups in several such maps."""
+        """What is found of some particles in maps in which there is nothing of them to be found; of few groups in
+        several such maps."""
         units, wanted = len(np.unique(asks["unit"])), _DECOYS_OF_GROUPS if self.together else _DECOYS
         asks = asks[uniform_hash(asks["unit"], self.seed + _DECOY) < wanted / max(units, 1)]
         again = -(-wanted // max(units, 1)) if self.together else 1
@@ -95,7 +98,8 @@ class PoseRound:
                 volume = references.get(half_map(half))
                 with together(self.comm):
                     mask = self.searcher.mask(len(volume))
-                    volume = decoy(volume * mask, mask, np.random.default_rng([self.seed, half, _DECOY, *[number] * (number > 0)]))
+                    volume = decoy(volume * mask, mask, np.random.default_rng([self.seed, half, _DECOY,
+                                                                               *[number] * (number > 0)]))
                 tables.append(self._in_map(volume, self._share(asks[asks["half"] == half]), progress))
         return self._all_of(tables)
 
@@ -117,13 +121,14 @@ class PoseRound:
     def _pieces(self, asks: np.ndarray) -> list[np.ndarray]:
         if self.together:
             order = np.argsort(asks["unit"], kind="stable")
-            return [part for part in np.split(asks[order], np.flatnonzero(np.diff(asks["unit"][order])) + 1) if len(part)]
+            return [part for part in np.split(asks[order], np.flatnonzero(np.diff(asks["unit"][order])) + 1)
+                    if len(part)]
         return [asks[first : first + self._length] for first in range(0, len(asks), self._length)]
 
     @property
     def _length(self) -> int:
-        """Images prepared at a time. The last bits of matrix products depend on it: where they must not depend on the ranks, those are
-        dealt whole pieces."""
+        """Images prepared at a time. The last bits of matrix products depend on it: where they must not depend on the
+        ranks, those are dealt whole pieces."""
         most = _DEALT if self.engine.deterministic else _BATCH
         return int(np.clip(_PIXELS // self.engine.slab.file.box**2, 1, most))
 
@@ -139,14 +144,16 @@ class PoseRound:
             if pieces:
                 search = self.searcher.search(volume * self.searcher.mask(len(volume)))
                 for part, batch, own, hidden in self._images(pieces):
-                    table = self.searcher.table(search, part["id"], batch, part["variance"], hidden, advance, self.backend.threads)
-                    table["moved"] = self.searcher.group.angular_distance(table["quaternion"], own.quaternion)  # not from the hidden
+                    table = self.searcher.table(search, part["id"], batch, part["variance"], hidden, advance,
+                                                self.backend.threads)
+                    # not from the hidden
+                    table["moved"] = self.searcher.group.angular_distance(table["quaternion"], own.quaternion)
                     tables.append(table)
         return np.concatenate(tables)
 
     def _images(self, pieces: list[np.ndarray]) -> Iterator[tuple]:
-        """(asks, Batch, given Pose, Pose that is searched from) of images that any rank may have, read from the file and prepared as
-        a run prepares its own."""
+        """(asks, Batch, given Pose, Pose that is searched from) of images that any rank may have, read from the file
+        and prepared as a run prepares its own."""
         file, normaliser = self.engine.slab.file, self.engine.slab.normaliser
         for part in pieces:
             start = int(part["id"][0])
@@ -163,7 +170,8 @@ class PoseRound:
     def _hidden(self, pose: Pose, asks: np.ndarray) -> Pose:
         """The given poses; those of the control moved by errors such as are searched for."""
         if self.together:
-            return self.searcher.hidden(pose, particle_rng(self.seed, int(asks["unit"][0]), "control")) if asks["control"][0] else pose
+            return self.searcher.hidden(pose, particle_rng(self.seed, int(asks["unit"][0]),
+                                                           "control")) if asks["control"][0] else pose
         q, shift = pose.quaternion.copy(), pose.shift.copy()
         for row in np.flatnonzero(asks["control"]):
             rng = particle_rng(self.seed, int(asks["id"][row]), "control")

@@ -1,8 +1,9 @@
-"""Rejected particles found again: between iterations their poses are searched, and believed on evidence (--poses rescue).
+"""Rejected particles found again: between iterations their poses are searched, and believed on evidence (--poses
+rescue).
 
-A particle that builds no map is compared with the map of its own half set, one that does with that of the other folds of its half,
-never with the other half's: what is found is not what was put in. Each search begins anew: the given pose, the found pose or
-neither is believed, and who was found may be dropped again.
+A particle that builds no map is compared with the map of its own half set, one that does with that of the other folds
+of its half, never with the other half's: what is found is not what was put in. Each search begins anew: the given pose,
+the found pose or neither is believed, and who was found may be dropped again.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ _CONTROL = 0xC0117
 
 
 class Rescue(FixedPoses):
-    """Poses of the particles that are not believed at the given ones are searched after the last iterations but one; with
+    """Poses of the particles that are not believed at the given ones are searched after the last iterations but one;
+    with
     ``--poses refine`` those of the others are moved as well."""
 
     searches = True
@@ -78,7 +80,8 @@ class Rescue(FixedPoses):
             file.box, size, limit=engine.backend.plane.limit, premultiplied=bool(file.attributes["ctf_premultiplied"]),
             aberrations=aberrations, threads=threads,
         )  # fmt: skip
-        self.optics = sorted({g for some in comm.allgather(np.unique(slab.metadata.optics_group).tolist()) for g in some})
+        self.optics = sorted({g for some in comm.allgather(np.unique(slab.metadata.optics_group).tolist())
+                              for g in some})
         self.planted = PlantedPoses(slab, engine.symmetry.group)
         self.found = FoundPoses.nothing(len(slab))
         self.used, self.refined = np.zeros((2, len(slab)), bool)
@@ -88,7 +91,8 @@ class Rescue(FixedPoses):
 
     # the search
 
-    def search(self, chosen: Selection, weight: np.ndarray, scores: Statistics, references: MapSet, fsc: np.ndarray) -> None:
+    def search(self, chosen: Selection, weight: np.ndarray, scores: Statistics, references: MapSet,
+               fsc: np.ndarray) -> None:
         comm, slab = self.comm, self.slab
         self.facts, self.found = {"searched": 0, "found": 0}, FoundPoses.nothing(len(slab))
         sigma = particle_sigma(comm, scores, slab.valid)
@@ -97,11 +101,13 @@ class Rescue(FixedPoses):
         cannot = self._cannot(finest, believed)
         searcher = None if cannot else Searcher(
             self.backend.plane, slab.file.pixel_size, self.backend.premultiplied, self.engine.found.noise_power,
-            self.engine.symmetry.group, self._diameter, finest, self.offset / _RANGE, np.radians(self.config.search_sigma or 0.0),
+            self.engine.symmetry.group, self._diameter, finest, self.offset / _RANGE,
+            np.radians(self.config.search_sigma or 0.0),
             self._amplitudes(scores, sigma, kept),
         )  # fmt: skip
         if searcher is not None and self.config.refines:
-            near, nobody = slab.valid & (chosen.kept | chosen.slight) & (chosen.contrast >= 0), np.zeros(len(slab), bool)
+            near, nobody = slab.valid & (chosen.kept | chosen.slight) & (chosen.contrast >= 0), np.zeros(len(slab),
+                                                                                                         bool)
             self._refine(asks_of(comm, slab, near, nobody, np.ones(len(slab)), sigma), searcher, references)
         asked = slab.valid & ~chosen.kept & ~self.found.refined & (chosen.contrast >= 0)
         anybody = comm.allreduce_scalar(int(asked.sum())) > 0
@@ -118,20 +124,24 @@ class Rescue(FixedPoses):
     def _find(self, asks: np.ndarray, searcher: Searcher, references: MapSet) -> None:
         """Search the poses of the asked anywhere; and near the given ones, where errors are of a size."""
         table, probability, facts = self._searched(asks, searcher, references)
-        self.facts |= facts | {"finest_shell": searcher.finest, "amplitude": [searcher.amplitudes.mean, searcher.amplitudes.sigma]}
+        self.facts |= facts | {"finest_shell": searcher.finest, "amplitude": [searcher.amplitudes.mean,
+                                                                              searcher.amplitudes.sigma]}
         if self.config.refines and self.config.search_sigma is None:
             given = self._given_shift(table["id"])
             offsets = (table["shift"] - given) / searcher.pixel_size
             near = NearErrors.of(table["moved"], offsets, table["shift_sigma"] / searcher.pixel_size, probability)
             if near is not None:
-                again, likely, facts = self._searched(asks, replace(searcher, turn_sigma=near.turn, offset_sigma=near.offset), references)
+                again, likely, facts = self._searched(asks, replace(searcher, turn_sigma=near.turn,
+                                                                    offset_sigma=near.offset), references)
                 better = likely > probability
                 table[better], probability = again[better], np.maximum(likely, probability)
                 self.facts["near"] = facts | {"angle_sigma": float(np.degrees(near.turn)), "fraction": near.share}
         self._take(table, probability)
 
-    def _searched(self, asks: np.ndarray, searcher: Searcher, references: MapSet) -> tuple[np.ndarray, np.ndarray, dict]:
-        """(TABLE of the asked of all ranks, the probability of what was found of each, numbers for the summary). Collective."""
+    def _searched(self, asks: np.ndarray, searcher: Searcher, references: MapSet) -> tuple[np.ndarray, np.ndarray,
+                                                                                           dict]:
+        """(TABLE of the asked of all ranks, the probability of what was found of each, numbers for the summary).
+        Collective."""
         this = self._round(searcher if self.groups is None else GroupSearcher(searcher))
         table = this.in_maps(asks, references)
         decoys = this.in_decoys(asks[~asks["control"]], references)
@@ -143,11 +153,13 @@ class Rescue(FixedPoses):
         decoys = decoys[np.isin(decoys["id"], found["id"])]
         back = known["moved"] < np.maximum(_BACK, 3 * known["angle_sigma"])
         if self.groups is None:
-            belief = Belief.of(found["odds"], decoys["odds"], np.searchsorted(found["id"], decoys["id"]), known["odds"], back)
+            belief = Belief.of(found["odds"], decoys["odds"], np.searchsorted(found["id"], decoys["id"]), known["odds"],
+                               back)
         else:
             belief = GroupBelief.of(found["odds"], decoys["odds"], known["odds"], back)
         facts = {
-            "searched": int((~control).sum()), "offset": _RANGE * searcher.offset_sigma * searcher.pixel_size, "decoys": len(decoys),
+            "searched": int((~control).sum()), "offset": _RANGE * searcher.offset_sigma * searcher.pixel_size,
+            "decoys": len(decoys),
             "laws": belief.laws, "control": {"searched": len(known), "came_back": int(back.sum())},
         }  # fmt: skip
         if self.groups is not None:
@@ -163,7 +175,8 @@ class Rescue(FixedPoses):
         return gather_rows(self.comm, self.slab.metadata.pose.shift, self.slab.total)[ids]
 
     def _refine(self, asks: np.ndarray, searcher: Searcher, references: MapSet) -> None:
-        """Move the poses of the asked, as far as errors of given poses go that the asked themselves show. Collective."""
+        """Move the poses of the asked, as far as errors of given poses go that the asked themselves show.
+        Collective."""
         size = 5 if self.offset else 3
         table = self._round(LocalSearcher(searcher, size == 5), LOCAL).in_maps(asks, references)
         table = table[table["curvature"][:, 0, 0] > 0]
@@ -172,14 +185,16 @@ class Rescue(FixedPoses):
         refined = errors(*shown)
         pixel, (turn, offset) = searcher.pixel_size, errors.widths
         self.facts["refinement"] = {
-            "particles": len(table), "moved": int(refined.moves.sum()), "fraction": errors.wrong, "angle_sigma": float(np.degrees(turn)),
+            "particles": len(table), "moved": int(refined.moves.sum()), "fraction": errors.wrong,
+            "angle_sigma": float(np.degrees(turn)),
             "offset_sigma": offset * pixel, "noise": errors.noise,
         }  # fmt: skip
         first, last = np.searchsorted(table["id"], [self.slab.start, self.slab.stop])
         self.found.refine(table[first:last], Refined(*(a[first:last] for a in refined)), self.slab, pixel)
 
     def _control(self, kept: np.ndarray) -> np.ndarray:
-        """Kept particles of the first folds, whose maps serve for all of them; of groups, which are few, those of all folds; (m,) bool.
+        """Kept particles of the first folds, whose maps serve for all of them; of groups, which are few, those of all
+        folds; (m,) bool.
         Collective."""
         slab, units, wanted = self.slab, self._units, _CONTROLS if self.groups is None else _CONTROLS_OF_GROUPS
         candidates = kept & (slab.fold == 0) if self.groups is None else kept
@@ -200,7 +215,8 @@ class Rescue(FixedPoses):
         if kept < FEWEST:
             return f"{kept} particles are believed at their given poses; {FEWEST} are needed to know what a right pose looks like"
         if finest < FEWEST_SHELLS:
-            return (f"the half maps agree (FSC above {SUPPORTED}) in {finest} shells; {FEWEST_SHELLS} are needed: what fits such maps "
+            return (f"the half maps agree (FSC above {SUPPORTED}) in {finest} shells; {FEWEST_SHELLS} are needed: what "
+                    f"fits such maps "
                     "best says nothing of poses")
         return None
 
@@ -285,12 +301,16 @@ class Rescue(FixedPoses):
             return []
         told, control = [], facts["control"]
         if 2 * control["came_back"] < control["searched"]:
-            told.append(f"of {control['searched']} kept particles that were searched blindly, {control['came_back']} came back to their own "
-                        "pose: most of what this search finds is chance, and few found poses are believed. Better maps, a tighter --diameter "
+            told.append(f"of {control['searched']} kept particles that were searched blindly, {control['came_back']} "
+                        f"came back to their own "
+                        "pose: most of what this search finds is chance, and few found poses are believed. Better "
+                        "maps, a tighter --diameter "
                         "or a smaller --search-offset may help")
         if (groups := facts.get("groups")) and not groups["believed"]:
-            told.append(f"none of {groups['searched']} groups that were searched is believed where it was found: {control['came_back']} of "
-                        f"{control['searched']} kept ones came back to their own pose, and what was found of the searched is no better than what "
+            told.append(f"none of {groups['searched']} groups that were searched is believed where it was found: "
+                        f"{control['came_back']} of "
+                        f"{control['searched']} kept ones came back to their own pose, and what was found of the "
+                        f"searched is no better than what "
                         "is found in decoys. They are left out, as with --poses fixed")
         views = self.slab.pose.matrices()[:, 2]
         parts = zip(*self.comm.allgather((views[self.used], views[kept & ~self.used])))
@@ -298,15 +318,18 @@ class Rescue(FixedPoses):
         return [*told, piled] if piled else told
 
     def columns(self, kept: np.ndarray) -> dict[str, np.ndarray]:
-        """pose_state as GIVEN … NOT_SEARCHED; pose_sigma (degrees) and offset_sigma (Å) are NaN where the pose is the given one."""
+        """pose_state as GIVEN … NOT_SEARCHED; pose_sigma (degrees) and offset_sigma (Å) are NaN where the pose is the
+        given one."""
         slab, found = self.slab, self.found
-        state = np.select([self.used, self.refined, kept, found.searched], [FOUND, REFINED, GIVEN, IN_VAIN], NOT_SEARCHED)
+        state = np.select([self.used, self.refined, kept, found.searched], [FOUND, REFINED, GIVEN, IN_VAIN],
+                          NOT_SEARCHED)
 
         def of_moved(name):
             return np.where(self.moved, found.table[name], np.nan)
 
         columns = {
-            "pose_state": state.astype(np.uint8), "pose_sigma": of_moved("angle_sigma"), "offset_sigma": of_moved("shift_sigma"),
+            "pose_state": state.astype(np.uint8), "pose_sigma": of_moved("angle_sigma"),
+            "offset_sigma": of_moved("shift_sigma"),
             "search_score": np.where(found.searched | self.refined, found.table["score"], np.nan),
         }  # fmt: skip
         if slab.metadata.true_quaternion is not None:

@@ -38,22 +38,24 @@ from mpirecon.validate.postprocess import Postprocessed, postprocess
 
 
 def write_results(
-    run: Reconstruction, outcome: Outcome, folder: Path, about: dict, *, postprocessed: bool = True, place: Path | None = None,
+    run: Reconstruction, outcome: Outcome, folder: Path, about: dict, *, postprocessed: bool = True,
+    place: Path | None = None,
     logs: Path | None = None, half_map_scores: bool = False,
     reference: Path | None = None,
 ) -> dict:
     """Write everything into `folder` from rank 0; returns the summary (on rank 0; empty elsewhere). Collective.
 
     about : what the caller knows of the run (command line, versions, start time), put into the summary as it is ·
-    postprocessed : also write mask.mrc and sharpened.mrc, and correct the FSC for the mask · place, logs : where the files are to be
-    in the end, and where the ranks' logs are, where that is not `folder` · half_map_scores : also compare the particles with the half maps ·
-    reference : a map to compare the reconstruction with
+    postprocessed : also write mask.mrc and sharpened.mrc, and correct the FSC for the mask · place, logs : where the
+    files are to be in the end, and where the ranks' logs are, where that is not `folder` · half_map_scores : also
+    compare the particles with the half maps · reference : a map to compare the reconstruction with
     """
     comm = run.comm
     maps = {name: outcome.maps.take(which) for name, which in _MAPS.items()}
     with together(comm):
         if comm.rank == 0:
-            for volume in maps.values():  # outside the sphere that fits the box no voxel is in every view; RELION blanks those corners too
+            # outside the sphere that fits the box no voxel is in every view; RELION blanks those corners too
+            for volume in maps.values():
                 cut_to_sphere(volume, run.file.box / 2, _CORNER_EDGE)
             if run.problem.masked_by_user:
                 maps["volume"] *= run.engine.mask
@@ -110,7 +112,8 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
         curves |= more.curves()
         if run.config.mask == AUTO and more.mask is not None:
             maps["volume"] *= more.mask
-        maps |= {name: volume for name, volume in (("mask", more.mask), ("sharpened", more.sharpened)) if volume is not None}
+        maps |= {name: volume for name, volume in (("mask", more.mask), ("sharpened", more.sharpened))
+                 if volume is not None}
     if against is not None and against.fsc is not None:
         curves["fsc_reference"] = against.fsc
     found = None
@@ -132,9 +135,11 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
         wavelength = float(electron_wavelength(run.slab.metadata.ctf["voltage_kv"][0]))
         found["by_kind"] = with_effects(found["by_kind"], columns, resolution, wavelength)
     summary = _summary(run, outcome, about | {"detection": found}, headline, columns, ranks)
-    summary |= _time(run, ranks) | {"reference": None if against is None else {**against.as_dict(), "sentence": against.sentence}}
+    summary |= _time(run, ranks) | {"reference": None if against is None
+                                    else {**against.as_dict(), "sentence": against.sentence}}
     more_to_warn_of = (
-        run.problem.parted, *_levels(run), *shift_warnings(outcome.records), *_map_warnings(run, summary, columns), _asymmetric_mask(run),
+        run.problem.parted, *_levels(run), *shift_warnings(outcome.records), *_map_warnings(run, summary, columns),
+        _asymmetric_mask(run),
         curvature_warning(summary), *(() if against is None else against.warnings),
     )  # fmt: skip
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
@@ -144,8 +149,8 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
 
 
 def _scored(run: Reconstruction, outcome: Outcome, maps: dict) -> np.ndarray:
-    """FSC of the half maps in the mask that the run scored in; as it was found there, where the sphere that cuts the maps lies
-    around that mask."""
+    """FSC of the half maps in the mask that the run scored in; as it was found there, where the sphere that cuts the
+    maps lies around that mask."""
     if outcome.fsc is not None and run.config.mask in (None, AUTO):
         return outcome.fsc
     return fsc(maps["half1"], maps["half2"], run.engine.mask)
@@ -168,7 +173,8 @@ def _levels(run: Reconstruction) -> list[str]:
         return []
     mode = run.slab.normaliser.mode
     left = "it was not subtracted (--normalise off) and may degrade the map"
-    return run.state.survey.levels.sentences(left if mode == OFF else "it was taken off", left if mode == OFF else "they were brought to one gain")
+    return run.state.survey.levels.sentences(left if mode == OFF else "it was taken off",
+                                             left if mode == OFF else "they were brought to one gain")
 
 
 def _asymmetric_mask(run: Reconstruction) -> str | None:
@@ -179,8 +185,10 @@ def _asymmetric_mask(run: Reconstruction) -> str | None:
     outside = asymmetry(run.engine.mask, point_group(config.symmetry).matrices)
     if outside <= _ASYMMETRIC:
         return None
-    return (f"the mask {config.mask} does not have the symmetry {config.symmetry}: a rotation of it takes {100 * outside:.0f} % of the mask's "
-            "inside to its outside. The map has the symmetry, and is scored and cut in that mask; take one of the whole particle")
+    return (f"the mask {config.mask} does not have the symmetry {config.symmetry}: a rotation of it takes "
+            f"{100 * outside:.0f} % of the mask's "
+            "inside to its outside. The map has the symmetry, and is scored and cut in that mask; take one of the "
+            "whole particle")
 
 
 def _curvature(run: Reconstruction) -> dict:
@@ -191,13 +199,15 @@ def _curvature(run: Reconstruction) -> dict:
 
 
 def _postprocess(run: Reconstruction, maps: dict, curves: dict, transforms: tuple) -> Postprocessed:
-    """Mask, corrected FSC, cones, B-factor and sharpened map; in the user's mask file, else in one made from the map."""
+    """Mask, corrected FSC, cones, B-factor and sharpened map; in the user's mask file, else in one made from the
+    map."""
     given = run.config.mask not in (None, AUTO)
     pixel_size = run.file.pixel_size
     return postprocess(
         maps["half1"], maps["half2"], pixel_size, unmasked=curves["fsc_unmasked"], seed=run.config.seed,
         resolution=crossing(curves["fsc"], 0.143, run.file.box, pixel_size),
-        mask=run.engine.mask if given else None, mask_text=run.problem.mask_text if given else "", transforms=transforms,
+        mask=run.engine.mask if given else None, mask_text=run.problem.mask_text if given else "",
+        transforms=transforms,
     )  # fmt: skip
 
 
@@ -221,7 +231,8 @@ def _headline(run: Reconstruction, curves: dict, more: Postprocessed | None) -> 
 
 
 def _particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray] | None:
-    """One row per input particle, on rank 0: id, half, pose, distance, score …; few numbers each, so one rank can hold them."""
+    """One row per input particle, on rank 0: id, half, pose, distance, score …; few numbers each, so one rank can hold
+    them."""
     slab, chosen, statistics = run.slab, outcome.selection, outcome.statistics
     local = {
         "id": slab.ids,
@@ -252,14 +263,16 @@ def _particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.nda
 
 
 def _at_given_poses(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns, with those not kept who count at a pose found elsewhere: it is given poses that errors were planted in."""
+    """The columns, with those not kept who count at a pose found elsewhere: it is given poses that errors were planted
+    in."""
     if "pose_state" not in columns:
         return columns
     return columns | {"kept": columns["kept"] & np.isin(columns["pose_state"], (GIVEN, REFINED))}
 
 
 def _truth_columns(run: Reconstruction) -> dict[str, np.ndarray]:
-    """Where errors were planted: who is wrong, by how many degrees and Å, of which kind, and who is junk, as far as the file says."""
+    """Where errors were planted: who is wrong, by how many degrees and Å, of which kind, and who is junk, as far as the
+    file says."""
     slab, metadata = run.slab, run.slab.metadata
     if metadata.pose_error is None:
         return {}
@@ -328,7 +341,8 @@ def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict,
             "optics": [] if (optics := file.aberrations()) is None else optics.corrected(),
         },
         "weights": None if run.given is None else run.given.as_dict(),
-        "normalisation": run.slab.normaliser.as_dict() | ({} if run.state.survey.levels is None else run.state.survey.levels.as_dict()),
+        "normalisation": run.slab.normaliser.as_dict() | ({} if run.state.survey.levels is None
+                                                          else run.state.survey.levels.as_dict()),
         "ranks": ranks,
         "transport": run.problem.transport,
         "iterations": outcome.records,
@@ -354,7 +368,8 @@ def _by_micrograph(run: Reconstruction, columns: dict) -> dict | None:
     places = micrographs(run.file)
     worst = [i for i in np.lexsort((-count, share)) if count[i]][:_WORST]
     return {"count": int((count > 0).sum()), "fewest_kept": [
-        {"name": _text(places[(number == i).argmax()]), "particles": int(count[i]), "kept": int(round(share[i] * count[i]))} for i in worst
+        {"name": _text(places[(number == i).argmax()]), "particles": int(count[i]),
+         "kept": int(round(share[i] * count[i]))} for i in worst
     ]}  # fmt: skip
 
 

@@ -44,8 +44,8 @@ from mpirecon.solvers.slab_data import uniform_hash
 from mpirecon.solvers.state import Outcome, Scores, State, Survey
 from mpirecon.solvers.timing import Timings
 
-#: share of the particles that are scored at random orientations as well, to measure what a wrong pose looks like, and the
-#: least and most of them
+#: share of the particles that are scored at random orientations as well, to measure what a wrong pose looks like, and
+#: the least and most of them
 _RANDOM_SHARE, _RANDOM_POSES = 0.125, (500, 5000)
 
 #: sets the draw of particles that are compared with the maps apart from the others of the seed
@@ -55,17 +55,19 @@ _COMPARED = 0x5C0
 class Reconstruction:
     """One run of ``mpirecon reconstruct`` on the ranks of `comm`; ``run()`` returns an Outcome.
 
-    start_weights : (m,) float, of all particles, what the first map is made with; None leaves that to the loss · weights : (m,), of
-    all particles, in place of what ``config.weights`` names, rank 0's alone are looked at · solver : of an engine and a Config, in
-    place of that which config.solver names · began : when the program did, Unix time, of which what has passed since is the phase
-    "setup"; now if left out · stop : signals to end
+    start_weights : (m,) float, of all particles, what the first map is made with; None leaves that to the loss ·
+    weights : (m,), of all particles, in place of what ``config.weights`` names, rank 0's alone are looked at · solver :
+    of an engine and a Config, in place of that which config.solver names · began : when the program did, Unix time, of
+    which what has passed since is the phase "setup"; now if left out · stop : signals to end
 
     ``problem`` is what was asked, ``state`` what is known so far (None before the first iteration).
     """
 
     def __init__(
-        self, comm: Communicator, file: ParticleFile, config: Config, log, console, start_weights: np.ndarray | None = None,
-        began: float | None = None, weights: np.ndarray | None = None, solver: Callable[[Engine, Config], Solver] | None = None,
+        self, comm: Communicator, file: ParticleFile, config: Config, log, console,
+        start_weights: np.ndarray | None = None,
+        began: float | None = None, weights: np.ndarray | None = None, solver: Callable[[Engine, Config], Solver]
+        | None = None,
         stop: StopSignals | None = None,
     ) -> None:
         timings = Timings(comm.activity.step, began)
@@ -134,10 +136,13 @@ class Reconstruction:
         total, mine = passes * self.slab.total + self.comm.allreduce_scalar(moved) + some[0], passes * self.slab.here + moved + some[1]
         with self.engine.pace.showing(total, f"iteration {number} of {rounds}", mine=mine, further=rounds - number):
             selection = self.solver.step(weigh)  # Σ w s Aᴴŷ and Σ w s² AᴴA, maps of halves and folds, their FSC
-            scores = self._score(number, looking, self._sample)  # yy, yp, pp of each particle against maps that it did not build
-        made = State(number, state.survey, self.slab.valid, self.slab.pose, looking, selection, self.solver.compared, self.solver.fsc,
+            # yy, yp, pp of each particle against maps that it did not build
+            scores = self._score(number, looking, self._sample)
+        made = State(number, state.survey, self.slab.valid, self.slab.pose, looking, selection, self.solver.compared,
+                     self.solver.fsc,
                      scores)  # fmt: skip
-        shifts = check_shifts(self.engine, self.solver.references, self.config.seed, self.console) if number == 1 else {}
+        shifts = check_shifts(self.engine, self.solver.references, self.config.seed,
+                              self.console) if number == 1 else {}
         if self.poses.due(number):
             self._search(made)
         with p.timings("select"):
@@ -162,7 +167,8 @@ class Reconstruction:
         self.slab.visit_by_view(False)
 
     def _score_refined(self, maps: MapSet) -> None:
-        """Compare the particles with the half maps as they are in the end: of small boxes alone, whose half maps are refined."""
+        """Compare the particles with the half maps as they are in the end: of small boxes alone, whose half maps are
+        refined."""
         self.solver.refer_to(maps)
         total, mine = self._sample_size
         with self.engine.pace.showing(total, "final maps", mine=mine):
@@ -196,8 +202,8 @@ class Reconstruction:
     # selecting
 
     def _select_all(self, state: State) -> tuple[Selection, bool]:
-        """Decide over all particles from the last statistics; everybody counts when there are none yet. And whether it is
-        worthwhile to look for better poses nearby."""
+        """Decide over all particles from the last statistics; everybody counts when there are none yet. And whether it
+        is worthwhile to look for better poses nearby."""
         # sorted batches replace what is decided batch by batch, in a resumed run from here on
         if state.scores is None or (self._sorts_batches and state.selection is None):
             return Selection.everybody(self.slab.valid, self._first_weight(state)), state.looking
@@ -213,7 +219,8 @@ class Reconstruction:
         return selection, looking
 
     def _judge_looks(self, state: State) -> tuple[Scores, bool]:
-        """What to select by, and whether there are slight errors to look for. A look at some particles tells only the latter."""
+        """What to select by, and whether there are slight errors to look for. A look at some particles tells only the
+        latter."""
         if state.scores.nearby is None or state.iteration != self._looks.first:
             return state.scores, state.looking
         seen = self._select(state.scores, self.slab.valid & self._looked_first)
@@ -252,7 +259,8 @@ class Reconstruction:
         last = self.config.settling
         return mildness(min(iteration, last), last) if self.config.graduated else 0.0
 
-    def _select(self, scores: Scores, valid: np.ndarray, mild: float = 0.0, statistics: Statistics | None = None) -> Selection:
+    def _select(self, scores: Scores, valid: np.ndarray, mild: float = 0.0,
+                statistics: Statistics | None = None) -> Selection:
         """statistics : to go by instead of those that are honest"""
         config = self.config
         decide = select_jointly if config.deterministic else select
@@ -263,7 +271,8 @@ class Reconstruction:
         )  # fmt: skip
 
     def distances(self, statistics: Statistics, rows: np.ndarray) -> np.ndarray:
-        """By which some rows, (m,) bool, are sorted, (m,) float64; infinite where an image contradicts the map. Collective."""
+        """By which some rows, (m,) bool, are sorted, (m,) float64; infinite where an image contradicts the map.
+        Collective."""
         chosen = self._select(self.state.scores or Scores(statistics, statistics), rows, statistics=statistics)
         return np.where(chosen.contradicts, np.inf, chosen.distance)
 
@@ -302,8 +311,8 @@ class Reconstruction:
     def _score(self, iteration: int, looking: bool, rows: np.ndarray | None = None) -> Scores:
         """Compare particles with the maps as they stand.
 
-        Rows that are right or wrong together (tilt images) are turned each in its own way and show too little of it: poses
-        near theirs are not looked at, for what is found near wrong poses would outweigh the rest of a group.
+        Rows that are right or wrong together (tilt images) are turned each in its own way and show too little of it:
+        poses near theirs are not looked at, for what is found near wrong poses would outweigh the rest of a group.
         """
         random, seed = None, self.config.seed + iteration
         if self.config.mixes:
@@ -325,7 +334,8 @@ class Reconstruction:
         if not self.comm.allreduce_scalar(int(moved.any()), "max"):
             return None
         with self.poses.given():
-            _, given, _ = self.engine.statistics(self.solver.references, self.bands(), moved, in_sample=False, nearby=nearby)
+            _, given, _ = self.engine.statistics(self.solver.references, self.bands(), moved, in_sample=False,
+                                                 nearby=nearby)
         return Statistics(np.where(moved[:, None, None], given.sums, outside.sums), outside.samples)
 
     def _search(self, state: State) -> None:
@@ -333,14 +343,16 @@ class Reconstruction:
         scores = state.scores
         with self.engine.timings("select"):
             chosen = self._select(scores, self.slab.valid, self._mildness(state.iteration + 1))
-        self.poses.search(chosen, state.selection.weight, scores.honest(self.engine.folds), self.solver.references, state.fsc)
+        self.poses.search(chosen, state.selection.weight, scores.honest(self.engine.folds), self.solver.references,
+                          state.fsc)
 
     @property
     def _looked_first(self) -> np.ndarray:
         return self._looks.at(self.slab.ids, self.slab.total, self.config.seed)
 
     def bands(self, high_pass: float | None = None) -> Bands:
-        """The bands that particles are scored in; of those shells alone that are finer than `high_pass`, Å, if given."""
+        """The bands that particles are scored in; of those shells alone that are finer than `high_pass`, Å, if
+        given."""
         return self.problem.bands(self.engine.found.noise_power, high_pass)
 
     def unexplained(self) -> float:

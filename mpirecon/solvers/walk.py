@@ -32,9 +32,9 @@ _SCORED_TO = 0.5
 class PathOptions:
     """What is asked of a path beside the Config of its first run.
 
-    schedule : of robust.nested.SCHEDULES · steps : fractions that are kept, from 1 down; None: those of the schedule that leave each
-    half set enough particles · random_draws : random
-    discards of each size · high_pass : (first, last) Å of a sieve · null : also walk it on pure noise
+    schedule : of robust.nested.SCHEDULES · steps : fractions that are kept, from 1 down; None: those of the schedule
+    that leave each half set enough particles · random_draws : random discards of each size · high_pass : (first, last)
+    Å of a sieve · null : also walk it on pure noise
     """
 
     schedule: str = "once"
@@ -58,9 +58,10 @@ class PathOptions:
 class Walked:
     """How far a walk has come. Arrays are of all particles of the file, on rank 0 alone.
 
-    steps : a record of each step that is done · distance : (m,) float64, by which the next selection is made, smaller is
-    better · kept_to : (m,) float64, the smallest fraction yet that the particle is kept in, 0 where it is in none · found : what
-    the first scores tell of each particle: distance, sigma, yp, pp · unexplained : share of the images' power not in the map
+    steps : a record of each step that is done · distance : (m,) float64, by which the next selection is made, smaller
+    is better · kept_to : (m,) float64, the smallest fraction yet that the particle is kept in, 0 where it is in none ·
+    found : what the first scores tell of each particle: distance, sigma, yp, pp · unexplained : share of the images'
+    power not in the map
     """
 
     steps: list[dict] = field(default_factory=list)
@@ -73,15 +74,17 @@ class Walked:
 class Walk:
     """The steps of a path over the particles of a file; everything is collective.
 
-    After ``prepare``, ``step(number)`` makes selection number 0, 1 … and the half maps of it, of all of its particles alike.
+    After ``prepare``, ``step(number)`` makes selection number 0, 1 … and the half maps of it, of all of its particles
+    alike.
     """
 
     def __init__(
-        self, comm: Communicator, file: ParticleFile, config: Config, options: PathOptions, log, console, start: float | None = None,
+        self, comm: Communicator, file: ParticleFile, config: Config, options: PathOptions, log, console,
+        start: float | None = None,
         stop: StopSignals | None = None, weights: np.ndarray | None = None, mask: np.ndarray | None = None,
     ) -> None:
-        """start : when the program began, Unix time · weights : (m,), in place of what ``config.weights`` names · mask : that selections
-        are compared in, on rank 0, in place of the one that particles are scored in"""
+        """start : when the program began, Unix time · weights : (m,), in place of what ``config.weights`` names · mask
+        : that selections are compared in, on rank 0, in place of the one that particles are scored in"""
         self.comm, self.file, self.options, self.console, self.log = comm, file, options, console, log
         config = replace(config, particle_scores=True)  # steps are made of them
         self.run = Reconstruction(comm, file, config, log, console, began=start, weights=weights, stop=stop)
@@ -97,7 +100,8 @@ class Walk:
             for _ in run.iterations():
                 pass
             chosen = run.judged()
-            self._keep_scores(run.state.scores.held_out, np.where(chosen.contradicts, np.inf, chosen.distance), run.unexplained())
+            self._keep_scores(run.state.scores.held_out, np.where(chosen.contradicts, np.inf, chosen.distance),
+                              run.unexplained())
             run.solver.forget()
         else:
             run.prepare()
@@ -117,7 +121,8 @@ class Walk:
 
     @property
     def mask(self) -> np.ndarray:
-        """(n, n, n), on rank 0; the one that particles are scored in, but for one that was made of the map of all of them."""
+        """(n, n, n), on rank 0; the one that particles are scored in, but for one that was made of the map of all of
+        them."""
         return self.engine.mask if self._mask is None else self._mask
 
     @property
@@ -140,7 +145,8 @@ class Walk:
             return
         transforms, box, size = [np.fft.rfftn(half) for half in halves], self.file.box, self.file.pixel_size
         try:
-            made = mask_of_transform(sum(transforms) / 2, size, crossing(fsc_of_transforms(*transforms, box), 0.143, box, size))
+            made = mask_of_transform(sum(transforms) / 2, size, crossing(fsc_of_transforms(*transforms, box), 0.143,
+                                                                         box, size))
         except UserError as error:
             self.mask_note = f"--mask auto: {error}; selections are compared in the {self.mask_text} instead"
             return
@@ -164,7 +170,8 @@ class Walk:
 
     def _all_members(self) -> Members | None:
         slab, column = self.run.slab, self.run.config.group_by
-        half, valid = (self.comm.gather_slabs(np.ascontiguousarray(v), len(self.file)) for v in (slab.metadata.half, slab.valid))
+        half, valid = (self.comm.gather_slabs(np.ascontiguousarray(v), len(self.file))
+                       for v in (slab.metadata.half, slab.valid))
 
         def made() -> Members | None:
             if self.comm.rank:
@@ -178,12 +185,14 @@ class Walk:
     def used(self) -> dict:
         """What was used where an option left it to the program, by the option's name."""
         found = self.run.used
-        return found if self.run.config.solve_iterations is not None else {**found, "solve_iterations": self._alike.final_steps()}
+        return found if self.run.config.solve_iterations is not None else {**found,
+                                                                           "solve_iterations": self._alike.final_steps()}
 
     # steps
 
     def step(self, number: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """The half maps of selection `number`, on rank 0; scores its particles where the next is to be made of new scores."""
+        """The half maps of selection `number`, on rank 0; scores its particles where the next is to be made of new
+        scores."""
         walked, fraction = self.walked, self.fractions[number]
         kept = None
         with together(self.comm):
@@ -220,7 +229,8 @@ class Walk:
         with self.engine.pace.showing(len(self.file), f"maps of {100 * fraction:.3g} %", mine=len(rows)):
             self._alike.step(lambda _: Selection.everybody(rows))
         maps = self._alike.finish()
-        found = {name: maps.take(which) for name, which in (("half1", half_map(1)), ("half2", half_map(2)), ("volume", WHOLE))}
+        found = {name: maps.take(which) for name, which in (("half1", half_map(1)), ("half2", half_map(2)),
+                                                            ("volume", WHOLE))}
         return found if self.comm.rank == 0 else None
 
     def kept(self, fraction: float) -> np.ndarray | None:
@@ -246,8 +256,10 @@ class Walk:
     # scores
 
     def _score(self, solver: NormalSolver, rows: np.ndarray, number: int) -> None:
-        """Compare the particles of a selection with maps that they did not build: the other folds' of their own half."""
-        statistics = self.engine.statistics(solver.references, self.run.bands(self._high_pass(solver, number)), rows, in_sample=False)[1]
+        """Compare the particles of a selection with maps that they did not build: the other folds' of their own
+        half."""
+        statistics = self.engine.statistics(solver.references, self.run.bands(self._high_pass(solver, number)), rows,
+                                            in_sample=False)[1]
         distance = self.run.distances(statistics, rows)
         if number == 0:
             sums = self.comm.allreduce(statistics.sums[rows].sum(axis=(0, 1)))
@@ -260,11 +272,13 @@ class Walk:
             self.walked.distance = whole
 
     def _high_pass(self, solver: NormalSolver, number: int) -> float | None:
-        """Å above which particles are scored at this step; no finer than the half maps agree, for there is nothing to score by."""
+        """Å above which particles are scored at this step; no finer than the half maps agree, for there is nothing to
+        score by."""
         if self.options.schedule != "sieve":
             return None
         asked = high_pass_of(number, len(self.fractions) - 1, self.options.high_pass)
-        return max(asked, crossing(solver.fsc, _SCORED_TO, self.file.box, self.file.pixel_size) or 2 * self.file.pixel_size)
+        return max(asked, crossing(solver.fsc, _SCORED_TO, self.file.box, self.file.pixel_size)
+                   or 2 * self.file.pixel_size)
 
     def _keep_scores(self, statistics, distance: np.ndarray, unexplained: float) -> None:
         """The first scores of all particles, on rank 0."""
@@ -279,11 +293,13 @@ class Walk:
             self.walked.unexplained = unexplained
 
     def columns(self, fraction: float) -> dict[str, np.ndarray]:
-        """What is known of every particle of the file, on rank 0: ``kept`` in a selection, and what controls look at."""
+        """What is known of every particle of the file, on rank 0: ``kept`` in a selection, and what controls look
+        at."""
         found, about = self.walked.found, self.file.metadata()
         valid, ctf, config = self.members.valid, about.ctf, self.run.config
         columns = {
-            "kept": self.kept(fraction), "valid": valid, "slight": np.zeros(len(valid), bool), "sigma": found["sigma"], "yp": found["yp"],
+            "kept": self.kept(fraction), "valid": valid, "slight": np.zeros(len(valid), bool), "sigma": found["sigma"],
+            "yp": found["yp"],
             "pp": found["pp"], "defocus": (ctf["defocus_u"] + ctf["defocus_v"]) / 2, "ctf_scale": ctf["scale"],
             "optics groups": about.optics_group, "quaternion": about.pose.quaternion,
         }
@@ -293,8 +309,8 @@ class Walk:
         return columns if places is None else {**columns, "micrographs": places}
 
     def told_of(self, fraction: float) -> dict:
-        """What is known of a selection beside its maps, on rank 0: ``wrong_share``, planted errors among the kept (None where none are
-        known), and ``contrast_left_out``, of the map in those left out over that in those kept."""
+        """What is known of a selection beside its maps, on rank 0: ``wrong_share``, planted errors among the kept (None
+        where none are known), and ``contrast_left_out``, of the map in those left out over that in those kept."""
         kept, valid, found = self.kept(fraction), self.members.valid, self.walked.found
         wrong = self.file.metadata().pose_error
         contrast = contrast_left_out(kept[valid], found["yp"][valid], found["pp"][valid]) if found else None

@@ -1,4 +1,5 @@
-"""A finished map against the map that its particles were refined against: how alike they are, and of one contrast and one hand."""
+"""A finished map against the map that its particles were refined against: how alike they are, and of one contrast and
+one hand."""
 
 from __future__ import annotations
 
@@ -26,9 +27,10 @@ _MIRRORED = 0.5
 class AgainstReference:
     """A map beside a reference.
 
-    file : the reference · correlation : of both in the mask, low-passed to the map's resolution, −1 … 1 · mirrored : the largest of the
-    reference's mirror images · fsc : (n // 2 + 1,) in the mask · resolution_05, resolution_0143 : Å where that falls below, None where it
-    never does · warnings : sentences. All but `file` and `warnings` are None where the two cannot be compared.
+    file : the reference · correlation : of both in the mask, low-passed to the map's resolution, −1 … 1 · mirrored :
+    the largest of the reference's mirror images · fsc : (n // 2 + 1,) in the mask · resolution_05, resolution_0143 : Å
+    where that falls below, None where it never does · warnings : sentences. All but `file` and `warnings` are None
+    where the two cannot be compared.
     """
 
     file: str
@@ -41,7 +43,8 @@ class AgainstReference:
 
     def as_dict(self) -> dict:
         """For summary.json; the curve is in fsc.csv."""
-        return {name: list(value) if name == "warnings" else value for name, value in vars(self).items() if name != "fsc"}
+        return {name: list(value) if name == "warnings" else value for name,
+                value in vars(self).items() if name != "fsc"}
 
     @property
     def sentence(self) -> str:
@@ -49,7 +52,8 @@ class AgainstReference:
         if self.correlation is None:
             return f"{self.file} could not be compared."
         to = "over all shells" if self.resolution_05 is None else f"down to {self.resolution_05:.2f} Å"
-        return (f"The map and {self.file} agree {to} (FSC 0.5 in the mask); their correlation, low-passed to the map's resolution, is "
+        return (f"The map and {self.file} agree {to} (FSC 0.5 in the mask); their correlation, low-passed to the map's "
+                f"resolution, is "
                 f"{self.correlation:.3f}, with the mirrored reference {self.mirrored:.3f}.").replace(" -", " −")
 
 
@@ -67,7 +71,8 @@ def compare_with_reference(
         return AgainstReference(name, warnings=(f"{error}. The map was not compared with it",))
     array = np.nan_to_num(np.asarray(reference.to_numpy(), np.float32))
     if not array.any():
-        return AgainstReference(name, warnings=(f"the reference {name} is 0 everywhere; the map was not compared with it",))
+        return AgainstReference(name, warnings=(f"the reference {name} is 0 everywhere; the map was not compared with "
+                                                f"it",))
     ours = scipy.fft.rfftn(volume * mask)
     curve = fsc_of_transforms(ours, scipy.fft.rfftn(array * mask), box)
     gain = np.ones(box // 2 + 1)
@@ -75,10 +80,12 @@ def compare_with_reference(
         gain[int(np.ceil(box * pixel_size / resolution)) + 1 :] = 0
     gain[0] = 0  # the mean is the background's
     low = filter_transform(ours, gain)
-    correlation, *mirrored = (_correlation(low, filter_transform(scipy.fft.rfftn(other * mask), gain)) for other in (array, *_mirrored(array)))
+    correlation, *mirrored = (_correlation(low, filter_transform(scipy.fft.rfftn(other * mask), gain))
+                              for other in (array, *_mirrored(array)))
     mirror = max(mirrored, key=abs)
     return AgainstReference(
-        name, correlation, mirror, curve, crossing(curve, 0.5, box, pixel_size), crossing(curve, 0.143, box, pixel_size),
+        name, correlation, mirror, curve, crossing(curve, 0.5, box, pixel_size),
+        crossing(curve, 0.143, box, pixel_size),
         tuple(_doubts(name, correlation, mirror)),
     )  # fmt: skip
 
@@ -86,21 +93,25 @@ def compare_with_reference(
 def _doubts(name: str, correlation: float, mirror: float) -> list[str]:
     """What a user should look into."""
     if abs(mirror) > abs(correlation) + _HAND and abs(mirror) >= _MIRRORED:
-        told = [f"the reference {name} fits the map better when it is mirrored (correlation {mirror:.2f}, as it is {correlation:.2f}): its hand "
+        told = [f"the reference {name} fits the map better when it is mirrored (correlation {mirror:.2f}, as it is "
+                f"{correlation:.2f}): its hand "
                 "was inverted after the refinement, or it is not the map that these particles were refined against"]
     elif abs(correlation) < _UNLIKE:
-        return [f"the reference {name} and the map are not alike (correlation {correlation:.2f}): is it the map that these particles were "
+        return [f"the reference {name} and the map are not alike (correlation {correlation:.2f}): is it the map that "
+                f"these particles were "
                 "refined against, in the same orientation and of the same symmetry setting?"]
     else:
         told = []
     if (mirror if told else correlation) < 0:
-        told.append(f"the reference {name} has the opposite contrast: where the map is bright it is dark. Particles must be bright (protein "
+        told.append(f"the reference {name} has the opposite contrast: where the map is bright it is dark. Particles "
+                    f"must be bright (protein "
                     "white); --contrast says otherwise")
     return [text.replace(" -", " −") for text in told]
 
 
 def _mirrored(array: np.ndarray) -> list[np.ndarray]:
-    """The map mirrored at each plane through the origin voxel n // 2, and inverted there: which of them a program makes differs by a rotation."""
+    """The map mirrored at each plane through the origin voxel n // 2, and inverted there: which of them a program makes
+    differs by a rotation."""
     def flipped(*axes: int) -> np.ndarray:
         made = np.flip(array, axes)
         return np.roll(made, 1, axes) if len(array) % 2 == 0 else made

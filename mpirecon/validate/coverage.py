@@ -36,10 +36,10 @@ _AROUND = np.cos(np.radians(35))
 class Coverage:
     """Views before and after selection.
 
-    before, after : (bins,) int64, particles in each; of a symmetric one all copies of each particle · thinned : (bins,) bool,
-    far fewer kept than elsewhere · there : particles before and after whose view, or a copy of it, is thinned ·
-    direction : (bins, 3) float64, the bins' centres · edges : of the bins, as view_bins gives them · given, found : (bins,) int64, where
-    poses were searched: all particles at their given poses, and those kept at found ones
+    before, after : (bins,) int64, particles in each; of a symmetric one all copies of each particle · thinned : (bins,)
+    bool, far fewer kept than elsewhere · there : particles before and after whose view, or a copy of it, is thinned ·
+    direction : (bins, 3) float64, the bins' centres · edges : of the bins, as view_bins gives them · given, found :
+    (bins,) int64, where poses were searched: all particles at their given poses, and those kept at found ones
     """
 
     before: np.ndarray
@@ -69,7 +69,8 @@ class Coverage:
             return None
         lost = self.thinned
         worst = self.direction[np.argmax(np.where(lost, self.before - self.after, -1))]
-        lost = lost & (np.abs(self.direction @ worst) > _AROUND)  # a symmetric particle has such views in several places
+        # a symmetric particle has such views in several places
+        lost = lost & (np.abs(self.direction @ worst) > _AROUND)
         axis = np.linalg.eigh((self.direction[lost].T * self.before[lost]) @ self.direction[lost])[1][:, -1]
         axis = axis if axis[2] >= 0 else -axis
         tilt, rot = np.degrees(np.arccos(np.clip(axis[2], -1, 1))), np.degrees(np.arctan2(axis[1], axis[0]))
@@ -123,8 +124,8 @@ def view_coverage(
     A view that had n particles is thinned when its kept count is below half of n · (share kept overall), and a binomial
     draw of n at that share gives so few with a probability below 0.001 over all views together. Rows that are kept or
     left out group by group (`together`, (m,)) count once in each view. A particle of some `symmetry` shows each of the
-    group's copies of its view; it counts at all of them, and in the test once in each bin. Where some were `moved`, (m,) bool, from
-    `given` poses, (m, 4), views are counted there as well.
+    group's copies of its view; it counts at all of them, and in the test once in each bin. Where some were `moved`,
+    (m,) bool, from `given` poses, (m, 4), views are counted there as well.
     """
     copies = np.eye(3)[None] if symmetry is None else symmetry.matrices
     top, cells = view_bins(int(np.clip(len(kept) * len(copies) // _PER_BIN, 6, MOST_BINS)))
@@ -135,7 +136,8 @@ def view_coverage(
         where.sort(axis=0)
         first = np.ones(where.shape, bool)
         first[1:] = where[1:] != where[:-1]
-        drawn, remained = (np.bincount(where[:, rows][first[:, rows]], minlength=cells.sum()) for rows in (slice(None), kept))
+        drawn, remained = (np.bincount(where[:, rows][first[:, rows]], minlength=cells.sum())
+                           for rows in (slice(None), kept))
     else:
         seen, of_those = once(where.ravel(), np.tile(kept, len(copies)), np.tile(together, len(copies)))
         drawn, remained = (np.bincount(seen[rows], minlength=cells.sum()) for rows in (slice(None), of_those))
@@ -151,7 +153,8 @@ def view_coverage(
         return Coverage(before, after, thinned, there, bin_centres(top, cells), (top, cells))
     first = matrix_from_quaternion(given)[:, 2]
     at_given = _counts(np.stack([bin_of(first @ g.T, top, cells) for g in copies]), cells.sum())
-    return Coverage(before, after, thinned, there, bin_centres(top, cells), (top, cells), at_given, _counts(where[:, kept & moved], cells.sum()))
+    return Coverage(before, after, thinned, there, bin_centres(top, cells), (top, cells), at_given,
+                    _counts(where[:, kept & moved], cells.sum()))
 
 
 def _counts(where: np.ndarray, bins: int) -> np.ndarray:
@@ -159,7 +162,8 @@ def _counts(where: np.ndarray, bins: int) -> np.ndarray:
 
 
 def write_views_csv(path, coverage: Coverage) -> None:
-    """One row a view: ``tilt_low … rot_high`` (degrees, of the bin on the half sphere), ``before``, ``after``, ``thinned``."""
+    """One row a view: ``tilt_low … rot_high`` (degrees, of the bin on the half sphere), ``before``, ``after``,
+    ``thinned``."""
     top, cells = coverage.edges
     tilt = np.degrees(np.arccos(np.clip(np.append(top, 0.0), -1, 1)))
     with atomic_path(path, overwrite=True) as temporary, open(temporary, "w", newline="") as file:
@@ -202,5 +206,7 @@ def pile_up(found: np.ndarray, others: np.ndarray, group: np.ndarray) -> str | N
     worst = int(np.argmax(here / expected))
     if here[worst] < _FEWEST_PILED or here[worst] < _PILE * expected[worst]:
         return None
-    return (f"{here[worst]} of {len(found)} found poses view the particle within {_CAP:g}° of one direction, where {expected[worst]:.0f} would "
-            "be expected of the kept ones' views: the map may attract noise there. Inspect these particles before using their poses")
+    return (f"{here[worst]} of {len(found)} found poses view the particle within {_CAP:g}° of one direction, where "
+            f"{expected[worst]:.0f} would "
+            "be expected of the kept ones' views: the map may attract noise there. Inspect these particles before "
+            "using their poses")

@@ -19,12 +19,14 @@ OFFSETS = (0, 2, 5, 10, 20, np.inf)
 
 #: kind of planted error → its flags among a run's columns
 KINDS = {
-    "orientation": "planted_orientation", "hand": "planted_hand", "offset": "planted_offset", "defocus": "planted_defocus",
+    "orientation": "planted_orientation", "hand": "planted_hand", "offset": "planted_offset",
+    "defocus": "planted_defocus",
     "duplicate": "duplicate_of", "junk": "junk",
 }  # fmt: skip
 
 #: kind → the column of its size, and the unit
-SIZES = {"orientation": ("angular_error", "degrees"), "offset": ("offset_error", "Å"), "defocus": ("defocus_error", "Å")}
+SIZES = {"orientation": ("angular_error", "degrees"), "offset": ("offset_error", "Å"),
+         "defocus": ("defocus_error", "Å")}
 
 #: points of the curves that are written; their areas are taken of all
 _POINTS = 1000
@@ -153,9 +155,9 @@ def confusion(
     Returns
     -------
     list of dict
-        ``kind`` (right, wrong, offset or junk), ``degrees`` [from, to] or None, ``angstrom`` [from, to] of the kind offset,
-        ``count``, ``kept``, ``mean_posterior`` and ``auc`` against the right ones (None where undefined); kinds without
-        particles are left out.
+        ``kind`` (right, wrong, offset or junk), ``degrees`` [from, to] or None, ``angstrom`` [from, to] of the kind
+        offset, ``count``, ``kept``, ``mean_posterior`` and ``auc`` against the right ones (None where undefined); kinds
+        without particles are left out.
     """
     junk = np.zeros(len(wrong), bool) if junk is None else junk
     posed = wrong & ~junk
@@ -175,7 +177,8 @@ def confusion(
         area = auc(distance[against], rows_of[against]) if kind != "right" else float("nan")
         known = posterior[rows_of][np.isfinite(posterior[rows_of])]
         rows.append({
-            "kind": kind, "degrees": None if kind == "offset" else between, "count": int(rows_of.sum()), "kept": int((rows_of & kept).sum()),
+            "kind": kind, "degrees": None if kind == "offset" else between, "count": int(rows_of.sum()),
+            "kept": int((rows_of & kept).sum()),
             "mean_posterior": float(known.mean()) if len(known) else None, "auc": None if np.isnan(area) else area,
             **_counts(fate, rows_of),
             **({"angstrom": [low if np.isfinite(low) else None for low in between]} if kind == "offset" else {}),
@@ -186,8 +189,8 @@ def confusion(
 def fate(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What became of particles whose poses were searched, (m,) bool each; nothing where no poses were.
 
-    ``at_found`` : kept at a found pose, ``found_again`` : at one within 5° of the truth, ``believed_wrong`` : at one more than 10° off,
-    or without a particle in the image
+    ``at_found`` : kept at a found pose, ``found_again`` : at one within 5° of the truth, ``believed_wrong`` : at one
+    more than 10° off, or without a particle in the image
     """
     if "pose_state" not in columns or "final_angular_error" not in columns:
         return {}
@@ -208,7 +211,8 @@ def _binned(size: np.ndarray, edges: tuple, of: np.ndarray) -> list[tuple[list, 
 
 
 def planted_kinds(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Kind of error → flags (m,) of the particles that have it, perhaps beside others; kinds that nobody has are left out."""
+    """Kind of error → flags (m,) of the particles that have it, perhaps beside others; kinds that nobody has are left
+    out."""
     known = {kind: columns[name] >= 0 if name == "duplicate_of" else columns[name].astype(bool)
              for kind, name in KINDS.items() if name in columns}
     if not known.keys() & {"orientation", "offset", "hand"}:  # files of before kinds were told apart
@@ -219,7 +223,8 @@ def planted_kinds(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _turned(columns: dict[str, np.ndarray]) -> np.ndarray:
     """(m,) bool, whose orientation is wrong, by whatever error."""
     kinds = planted_kinds(columns)
-    return np.any([np.zeros_like(columns["pose_error"]), *(kinds[kind] for kind in ("orientation", "hand") if kind in kinds)], axis=0)
+    return np.any([np.zeros_like(columns["pose_error"]), *(kinds[kind] for kind in ("orientation", "hand")
+                                                           if kind in kinds)], axis=0)
 
 
 def by_kind(columns: dict[str, np.ndarray]) -> list[dict]:
@@ -228,9 +233,9 @@ def by_kind(columns: dict[str, np.ndarray]) -> list[dict]:
     Returns
     -------
     list of dict
-        ``kind``; ``count``, ``alone`` (those that have no other error), ``kept``; ``rms`` size in ``unit`` (None for kinds
-        without a size); ``auc`` of the distance; ``recall``, the fraction of them that was left out, and ``precision``, the
-        fraction of them among what was left out of them and of those; ``mean_posterior``. None where
+        ``kind``; ``count``, ``alone`` (those that have no other error), ``kept``; ``rms`` size in ``unit`` (None for
+        kinds without a size); ``auc`` of the distance; ``recall``, the fraction of them that was left out, and
+        ``precision``, the fraction of them among what was left out of them and of those; ``mean_posterior``. None where
         undefined.
     """
     kinds = planted_kinds(columns)
@@ -243,7 +248,8 @@ def by_kind(columns: dict[str, np.ndarray]) -> list[dict]:
         size = columns[name][flags] if name in columns else None
         known = columns["posterior"][flags][np.isfinite(columns["posterior"][flags])]
         rows.append({
-            "kind": kind, "count": score["wrong"], "alone": int((flags & (errors == 1)).sum()), "kept": score["wrong_among_kept"],
+            "kind": kind, "count": score["wrong"], "alone": int((flags & (errors == 1)).sum()),
+            "kept": score["wrong_among_kept"],
             "rms": None if size is None else float(np.sqrt(np.mean(size.astype(np.float64) ** 2))),
             "unit": None if size is None else unit,
             **{key: score[key] for key in ("auc", "recall", "precision")},
@@ -254,8 +260,9 @@ def by_kind(columns: dict[str, np.ndarray]) -> list[dict]:
 
 
 def curves_by_kind(columns: dict[str, np.ndarray], curves: DetectionCurves) -> dict[str, np.ndarray]:
-    """``recall_KIND``, the fraction of a kind that leaving out from each threshold on finds, and ``precision_KIND``, the
-    fraction of that kind among those of it and of the others of right pose that are left out; used ones alone count."""
+    """``recall_KIND``, the fraction of a kind that leaving out from each threshold on finds, and ``precision_KIND``,
+    the fraction of that kind among those of it and of the others of right pose that are left out; used ones alone
+    count."""
     used = _used(columns)
     out = {}
     for kind, flags in planted_kinds(used).items():
@@ -278,9 +285,10 @@ def _used(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def detection_report(columns: dict[str, np.ndarray]) -> tuple[dict, DetectionCurves]:
     """Everything about the planted errors of a run: ``detection``'s entries and more, and the curves.
 
-    columns : of a run's particles.h5, with ``pose_error``; the sizes and flags of errors (KINDS, SIZES) count where they exist.
-    Skipped particles do not count. Adds ``average_precision``, ``best_f1``, ``best_threshold`` (distance),
-    ``confusion`` and ``by_kind``; where poses were searched, also what `fate` names, of all particles and in each row of these two.
+    columns : of a run's particles.h5, with ``pose_error``; the sizes and flags of errors (KINDS, SIZES) count where
+    they exist. Skipped particles do not count. Adds ``average_precision``, ``best_f1``, ``best_threshold`` (distance),
+    ``confusion`` and ``by_kind``; where poses were searched, also what `fate` names, of all particles and in each row
+    of these two.
     """
     used = _used(columns)
     distance, wrong, kept = used["distance"], used["pose_error"], used["kept"]
@@ -292,7 +300,8 @@ def detection_report(columns: dict[str, np.ndarray]) -> tuple[dict, DetectionCur
         "best_f1": float(curves.f1[curves.best]) if both else None,
         "best_threshold": float(curves.threshold[curves.best]) if both else None,
         "confusion": confusion(
-            distance, kept, used["posterior"], wrong, used.get("angular_error"), used.get("junk"), used.get("offset_error"),
+            distance, kept, used["posterior"], wrong, used.get("angular_error"), used.get("junk"),
+            used.get("offset_error"),
             _turned(used) if "planted_offset" in used else None, fate(used),
         ),
         "by_kind": by_kind(used),

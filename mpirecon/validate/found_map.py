@@ -19,9 +19,9 @@ _LESS, _SURELY = 0.1, 3.0
 class FoundMap:
     """Two maps without a common particle.
 
-    found, given : (shells,) FSC of the half maps of particles at found poses, and at given ones · between : (shells,) FSC
-    of the two whole maps · expected : (shells,) what it would be, were the signal the same · deficit : by how much it is
-    less, mean over the shells that say anything · chance : standard deviation of that; NaN where no shell does
+    found, given : (shells,) FSC of the half maps of particles at found poses, and at given ones · between : (shells,)
+    FSC of the two whole maps · expected : (shells,) what it would be, were the signal the same · deficit : by how much
+    it is less, mean over the shells that say anything · chance : standard deviation of that; NaN where no shell does
     """
 
     found: np.ndarray

@@ -25,7 +25,8 @@ _FEWEST_FITTED, _LEAST_RANGE = 4, 0.5
 
 
 def measured(
-    halves: tuple[np.ndarray, np.ndarray], mask: np.ndarray, pixel_size: float, last: int, whole: np.ndarray | None = None
+    halves: tuple[np.ndarray, np.ndarray], mask: np.ndarray, pixel_size: float, last: int,
+    whole: np.ndarray | None = None
 ) -> tuple[dict, np.ndarray]:
     """Numbers and curves of a step's half maps, and the transform of their masked mean.
 
@@ -44,7 +45,8 @@ def measured(
     fit = guinier_of_transform(mean, pixel_size, curve, at)
     cones = conical_fsc_of_transforms(first, second, pixel_size, independent=independent_share(mask))
     return {
-        "resolution_0143": at, "resolution_05": crossing(curve, 0.5, box, pixel_size), "mean_fsc": float(curve[1 : last + 1].mean()),
+        "resolution_0143": at, "resolution_05": crossing(curve, 0.5, box, pixel_size),
+        "mean_fsc": float(curve[1 : last + 1].mean()),
         "fsc_to_all": float(to_whole[1 : last + 1].mean()), "fsc_to_all_05": crossing(to_whole, 0.5, box, pixel_size),
         "bfactor": fit.bfactor, "area_ratio": cones.area_ratio, "sphericity": cones.sphericity,
         "resolution_worst": float(cones.resolution.max()), "resolution_best": float(cones.resolution.min()),
@@ -56,10 +58,11 @@ def measured(
 class PathVerdict:
     """Where a path pays.
 
-    best : fraction of the particles of the step with the largest mean half-map FSC · best_resolution : of the one with the most
-    particles of those whose resolution is within a standard error of the finest · gain : of the mean FSC of the best over that of all particles · limit : largest gain that random discards of that
-    size reach by chance, None where there are too few to tell · scatter : standard deviation of theirs · bfactor : Å², of the
-    random discards, after Rosenthal and Henderson
+    best : fraction of the particles of the step with the largest mean half-map FSC · best_resolution : of the one with
+    the most particles of those whose resolution is within a standard error of the finest · gain : of the mean FSC of
+    the best over that of all particles · limit : largest gain that random discards of that size reach by chance, None
+    where there are too few to tell · scatter : standard deviation of theirs · bfactor : Å², of the random discards,
+    after Rosenthal and Henderson
     """
 
     best: float
@@ -79,11 +82,13 @@ class PathVerdict:
         return {**asdict(self), "pays": self.pays}
 
 
-def judge(steps: Sequence[dict], random: Sequence[dict], nyquist: float, fitted: FittedResolutions | None = None) -> PathVerdict:
+def judge(steps: Sequence[dict], random: Sequence[dict], nyquist: float,
+          fitted: FittedResolutions | None = None) -> PathVerdict:
     """From the records of the steps, that of all particles first, and of random discards of the same sizes.
 
-    Each has ``fraction``, ``particles``, ``resolution_0143``, ``mean_fsc``. The best step is that of the largest mean half-map FSC,
-    which scatters less than the place where a curve falls below a threshold, and tells steps apart that all reach Nyquist.
+    Each has ``fraction``, ``particles``, ``resolution_0143``, ``mean_fsc``. The best step is that of the largest mean
+    half-map FSC, which scatters less than the place where a curve falls below a threshold, and tells steps apart that
+    all reach Nyquist.
     fitted : resolutions from all curves together; without, the best resolution is that of the curve that falls last
     """
     best = max(steps, key=lambda step: (step["mean_fsc"], step["fraction"]))
@@ -91,7 +96,8 @@ def judge(steps: Sequence[dict], random: Sequence[dict], nyquist: float, fitted:
     gain = best["mean_fsc"] - steps[0]["mean_fsc"]
     scatter, limit = _chance(steps, random, best["fraction"])
     fitted = rosenthal_henderson([steps[0], *random])
-    found = PathVerdict(best["fraction"], finest["fraction"], gain, scatter, limit, None if fitted is None else fitted[0], "")
+    found = PathVerdict(best["fraction"], finest["fraction"], gain, scatter, limit,
+                        None if fitted is None else fitted[0], "")
     sentence = _sentence(found, steps[0], best, _alike(random, best["fraction"], nyquist), nyquist)
     return PathVerdict(**{**asdict(found), "sentence": sentence})
 
@@ -108,10 +114,11 @@ def _frequency(step: dict, nyquist: float) -> float:
 
 
 def _chance(steps: Sequence[dict], random: Sequence[dict], fraction: float) -> tuple[float | None, float | None]:
-    """Standard deviation of the mean FSC of random discards of a size, and the gain that the best of all steps reaches by chance.
+    """Standard deviation of the mean FSC of random discards of a size, and the gain that the best of all steps reaches
+    by chance.
 
-    A subset of the share q differs from the whole by noise of variance in proportion to 1/q − 1; what its mean FSC falls by is
-    fitted as a polynomial of ln q, and what is left is the scatter.
+    A subset of the share q differs from the whole by noise of variance in proportion to 1/q − 1; what its mean FSC
+    falls by is fitted as a polynomial of ln q, and what is left is the scatter.
     """
     if fraction == 1 or len(random) < _FEWEST_DRAWS:
         return None, None
@@ -130,8 +137,8 @@ def _chance(steps: Sequence[dict], random: Sequence[dict], fraction: float) -> t
 
 
 def rosenthal_henderson(steps: Sequence[dict]) -> tuple[float, float] | None:
-    """(B in Å², intercept) of ln N = B/(2 d²) + intercept through the resolutions d of maps of N particles; None where it cannot be
-    fitted (Rosenthal & Henderson 2003, J. Mol. Biol. 333, 721)."""
+    """(B in Å², intercept) of ln N = B/(2 d²) + intercept through the resolutions d of maps of N particles; None where
+    it cannot be fitted (Rosenthal & Henderson 2003, J. Mol. Biol. 333, 721)."""
     at = [step.get("resolution_fitted", step["resolution_0143"]) for step in steps]
     known = [(step["particles"], resolution) for step, resolution in zip(steps, at) if resolution is not None]
     if len(known) < _FEWEST_FITTED:
@@ -158,12 +165,17 @@ def _sentence(found: PathVerdict, whole: dict, best: dict, by_lot: float | None,
     lot = "" if by_lot is None else f", and {by_lot:.2f} Å of as many at random"
     change = "the mean half-map FSC changes by " + f"{found.gain:+.4f}".replace("-", "−")
     if best is whole:
-        return (f"Nothing is gained by leaving particles out: the half maps of all {whole['particles']} particles agree best "
+        return (f"Nothing is gained by leaving particles out: the half maps of all {whole['particles']} particles "
+                f"agree best "
                 f"({at(whole)}, mean FSC {whole['mean_fsc']:.4f}).")
     if found.limit is None:
-        return (f"The half maps of the best-scored {share} ({some}) agree best, {at(best)} against {at(whole)} of all{lot}; {change}, but so few random discards cannot show whether this is chance: use more with --random-draws.")
+        return (f"The half maps of the best-scored {share} ({some}) agree best, {at(best)} against {at(whole)} of "
+                f"all{lot}; {change}, but so few random discards cannot show whether this is chance: use more with "
+                f"--random-draws.")
     if found.pays:
-        return (f"It pays to keep the best-scored {share} ({some}): {at(best)} instead of {at(whole)} of all{lot}; {change}, beyond what "
+        return (f"It pays to keep the best-scored {share} ({some}): {at(best)} instead of {at(whole)} of all{lot}; "
+                f"{change}, beyond what "
                 f"random discards of this size reach by chance (+{found.limit:.4f}).")
-    return (f"Nothing is gained beyond chance: the half maps of the best-scored {share} ({some}) agree best, {at(best)} against {at(whole)} of "
+    return (f"Nothing is gained beyond chance: the half maps of the best-scored {share} ({some}) agree best, "
+            f"{at(best)} against {at(whole)} of "
             f"all{lot}, but {change}, within what random discards of this size reach by chance (+{found.limit:.4f}).")

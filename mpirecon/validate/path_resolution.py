@@ -1,19 +1,21 @@
 """Resolutions of nested selections from all of their FSC curves together, and which selection is told to be the finest.
 
-Where one curve falls below 0.143 is decided by the noise of the two shells beside that place, and steeply falling curves of very
-different maps cross there within a hundredth of an Å. But the curves of a path are of one object seen by the same microscope: a selection
-changes the spectral signal-to-noise ratio of its half maps by a factor, its effective number of particles, and by a B-factor, the sharpness
-of what is in it (Rosenthal & Henderson 2003, J. Mol. Biol. 333, 721, eq. 9 ff.):
+Where one curve falls below 0.143 is decided by the noise of the two shells beside that place, and steeply falling
+curves of very different maps cross there within a hundredth of an Å. But the curves of a path are of one object seen by
+the same microscope: a selection changes the spectral signal-to-noise ratio of its half maps by a factor, its effective
+number of particles, and by a B-factor, the sharpness of what is in it (Rosenthal & Henderson 2003, J. Mol. Biol. 333,
+721, eq. 9 ff.):
 
     ln SNR_q(s) = g(s) + a_q − b_q (s/S)²,        FSC_q = SNR_q / (1 + SNR_q)
 
-g(s), one number a shell, is shared by all selections and by the random discards; a and b are of each. All are fitted by weighted least squares
-to all curves at once. The resolution of a step is where its fitted curve, made monotone, falls below the threshold. Noise that selections share,
-in g, is not in their differences; how large the differences' errors are, is found by leaving out groups of neighbouring shells (the grouped
-jackknife; Efron & Tibshirani 1993, ch. 11; of neighbours, as noise is alike there: Künsch 1989, Ann. Stat. 17, 1217).
+g(s), one number a shell, is shared by all selections and by the random discards; a and b are of each. All are fitted by
+weighted least squares to all curves at once. The resolution of a step is where its fitted curve, made monotone, falls
+below the threshold. Noise that selections share, in g, is not in their differences; how large the differences' errors
+are, is found by leaving out groups of neighbouring shells (the grouped jackknife; Efron & Tibshirani 1993, ch. 11; of
+neighbours, as noise is alike there: Künsch 1989, Ann. Stat. 17, 1217).
 
-The finest step is told by the one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees, sect. 3.4.3): the one
-with the most particles of those that are within one standard error of the best.
+The finest step is told by the one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees, sect.
+3.4.3): the one with the most particles of those that are within one standard error of the best.
 """
 
 from __future__ import annotations
@@ -48,9 +50,9 @@ _ROUNDS, _TOLERANCE = 60, 1e-4
 class FittedResolutions:
     """Resolutions of the steps of a path and of random discards, from all of their curves.
 
-    steps, random : Å where the fitted curve falls below 0.143, None where it never does · errors : for each step, Å, the standard
-    error of its difference from the finest · best : number of the step that is told to be the finest, None where all curves
-    reach Nyquist · threshold : at which that was decided
+    steps, random : Å where the fitted curve falls below 0.143, None where it never does · errors : for each step, Å,
+    the standard error of its difference from the finest · best : number of the step that is told to be the finest, None
+    where all curves reach Nyquist · threshold : at which that was decided
     """
 
     steps: list[float | None]
@@ -62,7 +64,8 @@ class FittedResolutions:
     def told(self, steps: Sequence[dict], random: Sequence[dict]) -> tuple[list[dict], list[dict]]:
         """Records with ``resolution_fitted`` and, of steps, ``resolution_error``."""
         return (
-            [{**step, "resolution_fitted": at, "resolution_error": error} for step, at, error in zip(steps, self.steps, self.errors)],
+            [{**step, "resolution_fitted": at, "resolution_error": error} for step, at,
+             error in zip(steps, self.steps, self.errors)],
             [{**draw, "resolution_fitted": at} for draw, at in zip(random, self.random)],
         )
 
@@ -72,7 +75,8 @@ def fit_resolutions(
 ) -> FittedResolutions:
     """From the records of the steps, from all particles down, and of random discards; each has its curve, ``fsc``.
 
-    last : finest shell that was reconstructed · independent : share of the Fourier samples in the mask that are independent
+    last : finest shell that was reconstructed · independent : share of the Fourier samples in the mask that are
+    independent
     """
     curves = np.nan_to_num(np.array([record["fsc"] for record in (*steps, *random)], float))[:, 1 : last + 1]
     samples = np.maximum(shell_count(box)[1 : last + 1] / 2 * independent, 1.0)
@@ -82,13 +86,15 @@ def fit_resolutions(
     def angstrom(place: float) -> float | None:
         return None if np.isinf(place) else box * pixel_size / place
 
-    leaving_out = [fitted.without(curves, samples, group) for group in np.array_split(np.arange(last), min(_GROUPS, last))]
+    leaving_out = [fitted.without(curves, samples, group) for group in np.array_split(np.arange(last),
+                                                                                      min(_GROUPS, last))]
     best, threshold, difference, error = None, None, np.zeros(count), np.zeros(count)
     for threshold in _THRESHOLDS:
         at = fitted.shells(threshold, box)[:count]
         if np.isinf(at).any():
             continue
-        best, difference, error = _compared(at, np.array([other.shells(threshold, box)[:count] for other in leaving_out]), last)
+        best, difference, error = _compared(at, np.array([other.shells(threshold, box)[:count]
+                                                          for other in leaving_out]), last)
         break
     errors = [None if best is None or np.isinf(place) else float(error_ * box * pixel_size / place**2)
               for place, error_ in zip(places[:count], error)]
@@ -97,7 +103,8 @@ def fit_resolutions(
 
 
 def _compared(at: np.ndarray, without: np.ndarray, last: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """(the step with the most particles of those within a standard error of the finest; how many shells each is behind; its error).
+    """(the step with the most particles of those within a standard error of the finest; how many shells each is behind;
+    its error).
 
     at : (steps,) shells · without : (groups, steps), these without each group of shells
     """
@@ -119,7 +126,8 @@ class _Fit:
     @classmethod
     def of(cls, curves: np.ndarray, samples: np.ndarray) -> _Fit:
         mean = np.clip(curves.mean(axis=0), 0.02, 0.995)
-        return cls(np.log(mean / (1 - mean)), np.zeros((len(curves), 2)))._refined(curves, samples, np.ones(curves.shape[1]))
+        return cls(np.log(mean / (1 - mean)), np.zeros((len(curves), 2)))._refined(curves, samples,
+                                                                                   np.ones(curves.shape[1]))
 
     def without(self, curves: np.ndarray, samples: np.ndarray, group: np.ndarray) -> _Fit:
         """Where a group of shells tells nothing of a and b; g is as it was."""
@@ -140,7 +148,8 @@ class _Fit:
         return np.array([np.inf if at is None else box / at for at in found])
 
     def _refined(self, curves: np.ndarray, samples: np.ndarray, weight: np.ndarray) -> _Fit:
-        """Gauss and Newton's steps, a little damped; g is eliminated from their equations, for it is of one shell each."""
+        """Gauss and Newton's steps, a little damped; g is eliminated from their equations, for it is of one shell
+        each."""
         g, p, terms = self.g, self.p, _terms(curves.shape[1])
         size = 2 * (len(curves) - 1)
         model, before = _Fit(g, p).curves(), None
@@ -157,7 +166,8 @@ class _Fit:
             for q, block in enumerate(inner):
                 matrix[2 * q : 2 * q + 2, 2 * q : 2 * q + 2] += block
             matrix[np.diag_indices(size)] += 0.001 * inner[:, [0, 1], [0, 1]].ravel() + _PRIOR**-2
-            right = (pull[1:, None, :] * terms).sum(axis=2) - p[1:] / _PRIOR**2 - (cross * (pull.sum(axis=0) / own)).sum(axis=2)
+            right = (pull[1:, None,
+                          :] * terms).sum(axis=2) - p[1:] / _PRIOR**2 - (cross * (pull.sum(axis=0) / own)).sum(axis=2)
             change = np.clip(np.linalg.solve(matrix, right.ravel()), -1, 1).reshape(-1, 2)
             along = np.clip((pull.sum(axis=0) - np.einsum("qts,qt->s", cross, change)) / own, -1, 1)
             g, p = np.clip(g + along, -_LARGEST, _LARGEST), np.concatenate([p[:1], p[1:] + change])

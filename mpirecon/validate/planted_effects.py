@@ -11,9 +11,9 @@ from mpirecon.validate.detection import planted_kinds
 def with_effects(rows: list[dict], columns: dict[str, np.ndarray], resolution: float, wavelength: float) -> list[dict]:
     """The rows of detection.by_kind with what each kind did to the map.
 
-    Adds ``weight``, the fraction of the map's weight that its particles have, ``amplitude`` for offsets and defocus: the factor
-    by which errors of all particles left the map's signal at `resolution`, and for duplicates ``pairs`` that have weight in both
-    halves and ``shared_noise``: the correlation of the half maps' noise that they bring.
+    Adds ``weight``, the fraction of the map's weight that its particles have, ``amplitude`` for offsets and defocus:
+    the factor by which errors of all particles left the map's signal at `resolution`, and for duplicates ``pairs`` that
+    have weight in both halves and ``shared_noise``: the correlation of the half maps' noise that they bring.
 
     Parameters
     ----------
@@ -23,9 +23,11 @@ def with_effects(rows: list[dict], columns: dict[str, np.ndarray], resolution: f
 
     Notes
     -----
-    The transform of a particle whose offset is wrong by δ is turned by exp(2πi k·δ), in all directions J0(2π k |δ|) on average.
-    Where the defocus is wrong by Δ, the CTFs' product is cos(π λ k² Δ) of their square's, averaged over their oscillations.
-    Particles count by their weights; a term of noise that both half maps hold correlates them by Σ w₁w₂ / √(Σw₁² Σw₂²).
+    The transform of a particle whose offset is wrong by δ is turned by exp(2πi k·δ), in all directions J0(2π k |δ|) on
+    average.
+    Where the defocus is wrong by Δ, the CTFs' product is cos(π λ k² Δ) of their square's, averaged over their
+    oscillations. Particles count by their weights; a term of noise that both half maps hold correlates them by Σ w₁w₂ /
+    √(Σw₁² Σw₂²).
     """
     weight = np.where(np.isfinite(columns["weight"]), columns["weight"], 0.0)
     total = max(float(weight.sum()), 1e-300)
