@@ -114,7 +114,7 @@ def test_what_the_file_does_not_name_is_found_and_all_wrong_is_told(tmp_path, im
     found, code = tell(reconstruct(tmp_path, images, none))
     assert code == 0 and not found["terms"]
     for name in ("beam tilt", "trefoil", "tetrafoil"):
-        assert f"{name}: in the images of optics groups 1, 2, where nothing of it was imported" in found["sentences"]
+        assert f"{name}: in the images of optics groups 1, 2, where none was imported" in found["sentences"]
     assert not [text for text in found["sentences"] if "spherical" in text or "two-fold" in text]
     wrong = replace(true, odd=-true.odd, even=-true.even)
     folder = reconstruct(tmp_path, images, wrong)

@@ -224,8 +224,9 @@ def test_sorting_by_noise_is_warned_of(particles, tmp_path, capsys):
     told = capsys.readouterr().err
     assert summary["selection_bias"]["sigma"] > 0.9
     assert any("noise level" in text for text in summary["warnings"]) and "noise level" in told
-    assert any("good particles" in text for text in summary["warnings"])
-    assert "Selection goes with the noise level" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert any("have correct poses" in text for text in summary["warnings"])
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "he selection correlates with the noise level" in page
 
 
 def test_a_bad_micrograph_is_named(particles, tmp_path, monkeypatch):

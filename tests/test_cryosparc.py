@@ -222,7 +222,7 @@ def test_tilt_and_magnification_make_optics_groups(tmp_path):
                                                              axis=0),
                                rtol=1e-5)
     file, text = run(given, "--ignore-aberrations", "--overwrite")
-    assert file.aberrations() is None and set(file.metadata().optics_group) == {1} and "are left out" in text
+    assert file.aberrations() is None and set(file.metadata().optics_group) == {1} and "are ignored" in text
     assert "ctf/tilt_A is" not in text and "Warning" not in text
     one = np.zeros(M, "u4")
     whole = np.tile(np.array([1.01, 0, 0, 1], "f4"), (M, 1))  # as other programs write it
@@ -230,7 +230,7 @@ def test_tilt_and_magnification_make_optics_groups(tmp_path):
     np.testing.assert_allclose(file.aberrations().magnification, [[[1.01, 0], [0, 1]]], atol=1e-6)
     identity = np.tile(np.array([1, 0, 0, 1], "f4"), (M, 1))
     assert run(make(tmp_path, ctf__anisomag=identity), "--overwrite")[0].aberrations() is None
-    with pytest.raises(UserError, match="p.cs, row 0: ctf/tilt_A is .*, more than any lens has"):
+    with pytest.raises(UserError, match="p.cs, row 0: ctf/tilt_A is .*, larger than for any microscope"):
         read_cryosparc(make(tmp_path, ctf__tilt_A=np.full((M, 2), 9e7, "f4")))
 
 
@@ -283,7 +283,7 @@ def test_a_choice_of_aberrations_that_makes_no_sense_is_refused(tmp_path):
     file, text = run(path, "--cs-aberrations", "none")
     assert file.aberrations() is None and "not corrected for: ctf/tilt_A, ctf/trefoil_A, ctf/tetra_A, ctf/shift_A" in text
     file, text = run(path, "--ignore-aberrations", "--overwrite")
-    assert file.aberrations() is None and "Warning" not in text and "are left out" in text
+    assert file.aberrations() is None and "Warning" not in text and "are ignored" in text
 
 
 def test_bad_images_are_skipped_with_their_rows(tmp_path):

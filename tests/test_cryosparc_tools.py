@@ -125,7 +125,7 @@ def test_uids_that_come_twice_are_named(tmp_path):
     uid[3] = uid[1]
     particles, _ = import_cs_of(tmp_path, uid=uid)
     folder = finish(particles, tmp_path / "run", np.ones(M, bool))
-    assert f"the uid {uid[1]} comes twice" in export(folder, "--cs", tmp_path / "kept.cs")
+    assert f"the uid {uid[1]} occurs twice" in export(folder, "--cs", tmp_path / "kept.cs")
 
 
 def test_planted_duplicates_have_uids_of_their_own(tmp_path):

@@ -29,7 +29,7 @@ def options(name: str) -> list[click.Option]:
 def explained_in(name: str, option: click.Option) -> str:
     """The command whose section explains an option: that of the first from which others have this very option."""
     sharing = {"reconstruct": ["import"], "null": ["import", "reconstruct"], "forecast": ["import", "reconstruct"],
-               "relion": ["import", "reconstruct"], "path": ["reconstruct"]}
+               "relion": ["import", "reconstruct"], "path": ["import", "reconstruct"], "score": ["import"]}
     return next((owner for owner in sharing.get(name, []) if any(option is other for other in options(owner))), name)
 
 

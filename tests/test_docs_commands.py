@@ -135,6 +135,7 @@ def inputs(tmp_path_factory):
         assert run(["reconstruct", "particles.h5", "-o", "run1", "--loss", "sorted", "--keep", "0.7", "--iterations",
                     "2"]) == 0
         shutil.copytree("run1", "run2")
+        shutil.copy("particles.h5", "tilts.h5")
     return home
 
 

@@ -91,7 +91,7 @@ def test_a_run_ends_when_its_images_change(project, monkeypatch, capsys, linked,
     assert run(["reconstruct", name, "-o", "out", *SEVERAL]) == 1
     said = capsys.readouterr().err
     assert said.count("Error:") == 1 and "Traceback" not in said and changing in said, said
-    assert "changed" in said or "not there" in said or "truncated" in said, said
+    assert "changed" in said or "does not exist" in said or "truncated" in said, said
     assert not os.path.exists("out/summary.json")
 
 
@@ -197,7 +197,7 @@ def test_a_map_that_changes_while_it_is_read(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("change", "words"), [
     (written_to, "was written to"), (shrunk, "bytes, and had"), (replaced, "another file has taken its place"),
-    (removed, "not there"),
+    (removed, "no longer exists"),
 ])
 def test_a_change_in_words(tmp_path, change, words):
     with write_stack(tmp_path / "s.mrcs", 4, 1.0, overwrite=False) as append:

@@ -155,7 +155,7 @@ def test_ranks_share_one_linked_file_and_end_together(project, mpirun):
     (["run_data.star", "--scale-defocus"], "give that too"),
     (["particles.cs", "--ctf-premultiplied", "--no-ctf-premultiplied"], "contradict each other"),
     (["simulated.h5", "--first", "8", "--unit", "defocus=um"],
-     "--unit, --first would say how its table was to be read"),
+     "--unit, --first must be given when a table is imported"),
 ])
 def test_what_fails_leaves_no_folder(project, capsys, words, message):
     assert run("reconstruct", *words, "-o", "out/run") == 1
@@ -249,7 +249,7 @@ def test_python_takes_tables_too(project):
     assert len(steps.particles) == 60 and len(steps.result(postprocess=False).kept) == 60
     with pytest.raises(UserError, match="an array has no pixel size"):
         mpirecon.reconstruct("run_data.star", mask=np.ones((N, N, N), np.float32))
-    with pytest.raises(UserError, match="--first would say how its table was to be read"):
+    with pytest.raises(UserError, match="--first must be given when a table is imported"):
         mpirecon.reconstruct("simulated.h5", first=3)
     with pytest.raises(TypeError, match="no setting 'frist'"):
         mpirecon.reconstruct("run_data.star", frist=3)

@@ -86,7 +86,7 @@ WRITERS = {
                           ["run/half1.mrc", "run/half2.mrc", "linked.h5", "s.mrcs", "p.star", "mask.mrc"]),
     ("score", "star"): ("score run/half1.mrc run/half2.mrc p.h5 -o new.csv --star {}",
                         ["run/half1.mrc", "p.h5", "p.star"]),
-    ("score", "cs"): ("score run/half1.mrc run/half2.mrc p.h5 -o new.csv --cs {}", ["run/half2.mrc", "p.h5", "p.star"]),
+    ("score", "cs_table"): ("score run/half1.mrc run/half2.mrc p.h5 -o new.csv --cs {}", ["run/half2.mrc", "p.h5", "p.star"]),
     ("compare", "output"): ("compare run of_links -o {}", ["p.h5", "run/summary.json", "of_links/particles.h5",
                                                            "run/volume.mrc"]),
     ("export", "star"): ("export run --star {}", ["p.h5", "p.star", "s.mrcs", "run/particles.h5", "run/summary.json",
@@ -230,7 +230,7 @@ def test_files_of_one_command_appear_together_or_not_at_all(tmp_path):
 
 
 def test_a_failed_export_leaves_the_older_table_and_its_stack(copied, capsys, monkeypatch):
-    from mpirecon.io import export
+    from mpirecon.io import export_star
 
     words = ["export", "run", "--star", "kept.star", "--stack", "kept.mrcs", "-q"]
     assert run(words) == 0
@@ -239,7 +239,7 @@ def test_a_failed_export_leaves_the_older_table_and_its_stack(copied, capsys, mo
     def fails(*_, **__):
         raise UserError("as if the disk were full")
 
-    monkeypatch.setattr(export, "write_star", fails)
+    monkeypatch.setattr(export_star, "write_star", fails)
     assert run([*words, "--overwrite"]) == 1 and content(copied) == before
 
 

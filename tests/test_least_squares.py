@@ -96,7 +96,7 @@ def test_a_schedule_ends_where_the_loss_itself_is_minimised(loss):
     [
         (("posterior",), "choose one of l2"),
         (("l3",), "choose one of l2"),
-        (("sorted",), "share to keep"),
+        (("sorted",), "fraction to keep"),
         (("sorted", 0.0), "above 0"),
         (("sorted", 1.5), "at most 1"),
         (("huber", 0.5), "other losses take none"),

@@ -67,10 +67,10 @@ def test_few_stacks_are_kept_open(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda stack: stack.unlink(), r"refers to the stack .*stacks/a.mrcs, which is not there; put it back"),
+        (lambda stack: stack.unlink(), r"refers to the stack .*stacks/a.mrcs, which does not exist; put it back"),
         (lambda stack: stack.write_bytes(stack.read_bytes() + b"x"),
          r"a.mrcs, which has changed .* it has \d+ bytes, and had \d+"),
-        (lambda stack: os.utime(stack), r"a.mrcs, which has changed since the import: it was written anew"),
+        (lambda stack: os.utime(stack), r"a.mrcs, which has changed since the import: it was written again"),
     ],
 )
 def test_stacks_that_are_not_what_they_were_are_refused(tmp_path, harm, message):
@@ -109,7 +109,7 @@ def test_bad_images_are_left_out_where_they_are_asked_for(tmp_path):
 
 
 def test_another_type_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--dtype float16 with --link: the images stay what they are"):
+    with pytest.raises(UserError, match="--dtype float16 with --link: linked images keep the type of their stacks"):
         run(make(tmp_path), "--link", "--dtype", "float16")
 
 

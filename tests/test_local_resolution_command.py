@@ -111,7 +111,7 @@ def test_a_page_about_nothing_but_noise(half_maps, capsys):
         ([".", "b.mrc", "-o", "out"], r"\. is a folder"),
         (["."], "-o FOLDER"),
         ([".", "--locres"], "no summary.json"),
-        ([".", "--locres", "--lowpass", "5"], "--lowpass: into the folder of a run goes its local resolution alone"),
+        ([".", "--locres", "--lowpass", "5"], "--lowpass: only the local resolution is added to the folder of a run"),
         (["flat.mrc", "b.mrc", "-o", "out", "--locres"], "flat.mrc: the map is constant"),
         (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-sampling", "1"], "nearer to each other than voxels"),
         (["a.mrc", "b.mrc", "-o", "out", "--locres", "--locres-maskrad", "60"], "does not fit a box of 96 Å"),

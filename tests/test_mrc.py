@@ -112,7 +112,7 @@ def test_damaged_stacks_are_refused_by_name(tmp_path):
 def test_a_stack_cut_short_while_open_and_rows_outside(tmp_path):
     path = stack_of(tmp_path, images())
     stack = StackReader(path)
-    with pytest.raises(UserError, match="image 8 was asked for, the stack has 7"):
+    with pytest.raises(UserError, match="image 8 was requested, but the stack has 7"):
         stack.read([7])
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match="ends before image 7"):

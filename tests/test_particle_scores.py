@@ -97,7 +97,7 @@ def test_the_reader_is_told(particles, tmp_path, capsys):
     assert run(["reconstruct", str(particles), "-o", str(tmp_path / "run")]) == 0
     scored = summary(tmp_path / "run")["iterations"][-1]["scored"]
     assert f"of {scored} particles, drawn at random: --particle-scores compares all" in capsys.readouterr().out
-    assert f"Of {scored} particles, drawn at random" in (tmp_path / "run" / "report.html").read_text()
+    assert f"Only a random sample of {scored} particles was compared" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("options", [("--loss", "huber"), ("--loss", "sorted", "--keep", "0.8")])
@@ -119,5 +119,5 @@ def test_images_upside_down_are_found_in_the_sample(tmp_path):
         about = file.metadata()
     turned = mr.Particles(images, about.pose, about.ctf, pixel_size=5.0)
     told = mr.reconstruct(turned).summary["warnings"]
-    assert any("that were looked at (--particle-scores looks at all)" in text and "upside down" in text
+    assert any("compared (--particle-scores compares all)" in text and "inverted contrast" in text
                for text in told)

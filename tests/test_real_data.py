@@ -109,7 +109,7 @@ def test_the_trpv1_stack_must_be_named(shared_data, tmp_path):
     assert list(tmp_path.iterdir()) == []
     mapping = {"batch_0_restacked.mrc": star.with_name("trpv1_small_stack.mrcs")}
     report = import_particles(star, tmp_path / "p.h5", ImportOptions(mapping=mapping))
-    assert report.particles == 10 and "./batch_0_restacked.mrc is read from" in report.notes[0]
+    assert report.particles == 10 and "./batch_0_restacked.mrc is read from" in " ".join(report.notes)
 
 
 def test_planting_errors_on_real_particles(shared_data, tmp_path):

@@ -54,7 +54,7 @@ def refuse(cli, tmp_path):
          1),
         (("--loss", "sorted", "--keep", "auto", "--distance", "raw"), ("--distance raw cannot be used",), 1),
         (("--loss", "sorted", "--keep", "auto", "--sort-scope", "batch"), ("--keep auto fits all particles",), 1),
-        (("--loss", "huber", "--keep", "0.5"), ("--keep applies to", "huber weighs all"), 1),
+        (("--loss", "huber", "--keep", "0.5"), ("--keep applies to", "huber weights all"), 1),
         (("--loss", "huber", "--folds", "30"), ("half set", "fewer than --folds 30", "or fewer, or --loss l2"), 1),
         (("--folds", "0"), ("--folds",), 2),
         (("--loss", "sorted", "--keep", "nan"), ("--keep", "out of range"), 2),

@@ -189,7 +189,7 @@ def test_a_mask_without_the_symmetry_is_warned_of(tmp_path, monkeypatch, capsys)
         command = f"reconstruct p.h5 -o {name} --mask {name}.mrc --symmetry C2 --no-postprocess -q"
         assert run(command.split()) == 0
         warnings = json.load(open(f"{name}/summary.json"))["warnings"]
-        assert "at all poses that C2 takes for the same" in open(f"{name}/report.html", encoding="utf-8").read()
+        assert "at all poses related by C2" in open(f"{name}/report.html", encoding="utf-8").read()
         said = [text for text in warnings if "symmetry" in text]  # there is another, of so few particles
         assert not said if outside is None else outside in said[0] and outside in capsys.readouterr().err
 

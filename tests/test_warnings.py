@@ -183,7 +183,7 @@ def test_particles_that_cannot_be_told_apart_are_told_with_the_remedy():
     assert "the map of --loss l2" in text and "--group-by with the column" in text
     family = Family("rlnTomoParticleName", 40, 36)
     (text,) = judged(kept=1000, kept_fraction=1.0, decided=BLIND, last=MIXTURE, family=family).warnings()
-    assert "Try --group-by rlnTomoParticleName" in text and "40 particles of some 36 rows" in text
+    assert "Try --group-by rlnTomoParticleName" in text and "40 particles of about 36 rows" in text
     (text,) = judged(kept=1000, decided=BLIND, last=BLIND, group_by="rlnTomoParticleName").warnings()
     assert "--group-by" not in text and "--diameter" in text
     (text,) = judged(unjudged=True, last=MIXTURE, decided=None).warnings()

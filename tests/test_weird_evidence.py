@@ -50,7 +50,7 @@ def test_whatever_the_evidence_probabilities_come_out(seed, m, bands, keep):
         with np.errstate(divide="raise", invalid="raise", over="raise"):
             mixture.fit(COMM, own, random, looked, groups, slight, log_noise)
     except UserError as refused:
-        assert "nothing to" in str(refused)
+        assert "nothing to fit" in str(refused) or "evidence of all particles is the same" in str(refused)
         return
     found = [mixture.posterior_, mixture.score_, mixture.contrast_, mixture.contrast2_, mixture.gain_, mixture.shares_]
     assert all(np.isfinite(values).all() for values in found)

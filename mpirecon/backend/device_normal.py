@@ -160,6 +160,10 @@ class WhileMemoryLasts(Equations):
     def shells(self) -> int:
         return self._equations.shells
 
+    @property
+    def total_weight(self) -> float:
+        return self._equations.total_weight
+
     def shell_weight(self) -> np.ndarray:
         return self._done(lambda equations: equations.shell_weight())
 

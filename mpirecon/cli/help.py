@@ -89,8 +89,13 @@ GROUPS["path"] = {
 }
 GROUPS["relion"] |= {title: tuple(o for o in options if o not in ("--overwrite", "--threads")) for title,
                      options in GROUPS["reconstruct"].items()}
-GROUPS["score"] = {title: tuple(o for o in options if o not in ("--cs", "--new-halves")) for title,
-                   options in _READING.items()}
+GROUPS["score"] = {
+    "Tables": ("--output", "--star", "--cs", "--overwrite"),
+    "Scores": ("--no-filter", "--mask", "--diameter", "--distance", "--score-band", "--max-resolution", "--weights",
+               "--normalise", "--padding", "--skip-bad"),
+    "Where it runs": ("--backend", "--threads", "--memory", "--half-precision", "--transport"),
+    **{title: tuple(o for o in options if o not in ("--cs", "--new-halves")) for title, options in _READING.items()},
+}
 GROUPS["null"] = {title: options for title, options in GROUPS["reconstruct"].items()}
 
 #: columns for an option and what it takes

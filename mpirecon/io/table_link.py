@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mpirecon.errors import UserError
+from mpirecon.io.formats import format_of
 from mpirecon.io.importer import ImportOptions, ImportReport, import_particles, provenance_of
 from mpirecon.io.inputs import Input
 from mpirecon.io.particle_file import ParticleFile
@@ -55,4 +56,4 @@ def _is_of(target: Path, path: Path, options: ImportOptions) -> bool:
             file.refuse_missing()
     except (UserError, ValueError):
         return False
-    return about == json.loads(json.dumps(provenance_of(path, options.of(path)), default=str))
+    return about == json.loads(json.dumps(provenance_of(path, format_of(path).settled(options)), default=str))

@@ -19,6 +19,11 @@ class Equations(ABC):
     def shells(self) -> int:
         """Shells of an image."""
 
+    @property
+    @abstractmethod
+    def total_weight(self) -> float:
+        """Sum of all weights on the grid."""
+
     @abstractmethod
     def shell_weight(self) -> np.ndarray:
         """Mean weight of each image shell, (shells + 1,) float64; the last entry is everything beyond."""

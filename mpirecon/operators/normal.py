@@ -36,6 +36,10 @@ class NormalEquations(Equations):
     def shells(self) -> int:
         return self.projection.plane.shells
 
+    @property
+    def total_weight(self) -> float:
+        return float(self.folded[..., 2].sum(dtype=np.float64))
+
     def shell_weight(self) -> np.ndarray:
         """Mean weight of each image shell, (shells + 1,) float64; the last entry is everything beyond."""
         p = self.folded.shape[0]

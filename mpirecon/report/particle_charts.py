@@ -47,7 +47,7 @@ def _edges(values: np.ndarray, most: int = 56) -> np.ndarray:
 
 def histogram_chart(
     table: Mapping[str, np.ndarray], column: str, label: str, *, threshold: float | None = None, kept_is: str = "low",
-    keep: float | None = None, by_kept: bool = False, height: int = 255,
+    keep: float | None = None, by_kept: bool = False, height: int = 240,
 ) -> str:
     """Stacked histogram of a column by what is known of the particles, with the threshold of the run.
 

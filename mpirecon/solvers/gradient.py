@@ -113,8 +113,7 @@ class GradientSolver(Solver):
     def _descend_one(self, made_of: MapOf, batch: np.ndarray, everything: np.ndarray, step: float) -> None:
         total, part = self.equations(everything), self.equations(batch)
         ridge = total.ridge(self.ssnr(WHOLE) if made_of == WHOLE else None)
-        share = float(part.folded[..., 2].sum(dtype=np.float64) / max(total.folded[..., 2].sum(dtype=np.float64),
-                                                                      1e-300))
+        share = part.total_weight / max(total.total_weight, 1e-300)
         if share <= 0:
             return
         x = self._state.owned(made_of)

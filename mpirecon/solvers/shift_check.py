@@ -14,11 +14,14 @@ from mpirecon.solvers.groups import MapSet, half_map
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.slab_data import uniform_hash
 from mpirecon.validate.conventions import Convention
-from mpirecon.validate.low_slices import LowSlices
+from mpirecon.validate.low_slices import LowSlices, low_passed, low_side
 from mpirecon.validate.shift_conventions import ShiftSample
 
 #: particles that are compared, and those where the first do not agree best with the given shifts; images read at a time
 _FEW, _MORE, _BATCH = 250, 2000, 64
+
+#: particles of a set below which nothing could be told
+_LEAST = 100
 
 #: shell that the first are compared to, at most
 _COARSE = 14
@@ -38,11 +41,11 @@ def check_shifts(engine: Engine, references: MapSet, seed: int, console) -> dict
     Returns
     -------
     dict
-        for the iteration's record: ``shifts``, what ShiftEvidence has and the ``warning``; empty where the box is too
-        small to tell
+        for the iteration's record: ``shifts``, what ShiftEvidence has and the ``warning``; empty where the box or
+        the set is too small to tell
     """
     last = ShiftSample.last_shell(engine.box // 2 - 2, (references.box - 1) // 2 - 1, engine.backend.plane.shells - 1)
-    if last is None:
+    if last is None or engine.slab.total < _LEAST:
         return {}
     evidence = _sampled(engine, references, seed, min(last, _COARSE), _FEW).checked()
     if evidence.may_be:
@@ -59,11 +62,11 @@ def check_shifts(engine: Engine, references: MapSet, seed: int, console) -> dict
 def _sampled(engine: Engine, references: MapSet, seed: int, last: int, most: int) -> ShiftSample:
     """Some of the particles, beside the other half's map; the same ones on any number of ranks. Collective."""
     comm, slab = engine.comm, engine.slab
-    drawn = slab.valid & (uniform_hash(slab.ids, seed + _DRAW) < most / max(slab.total, 1))
+    drawn = slab.valid & (slab.given > 0) & (uniform_hash(slab.ids, seed + _DRAW) < most / max(slab.total, 1))
     flipped, multiplied = slab.metadata.ctf_phase_flipped, engine.backend.premultiplied
     sample = ShiftSample(comm, engine.box, engine.backend.pixel_size, last, flipped, multiplied)
     for half in (1, 2):
-        volume = references.get(half_map(3 - half))
+        volume = _low_map(references, 3 - half, last)
         with together(comm), engine.timings("statistics"):
             rows = np.flatnonzero(drawn & (slab.metadata.half == half))
             slices = LowSlices(volume, last) if len(rows) else None
@@ -74,6 +77,18 @@ def _sampled(engine: Engine, references: MapSet, seed: int, last: int, most: int
     with together(comm):
         slab.file.refuse_changed()
     return sample
+
+
+def _low_map(references: MapSet, half: int, last: int) -> np.ndarray:
+    """A half map at its low frequencies alone, which are all that travels between ranks; collective."""
+    comm, made_of = references.comm, half_map(half)
+    with together(comm):
+        whole = references.owned(made_of)
+        if whole is None:
+            low = np.empty((low_side(references.box, last),) * 3, np.float32)
+        else:
+            low = np.ascontiguousarray(low_passed(whole, last), np.float32)
+    return low if comm.size == 1 else comm.bcast_array(low, references.owner(made_of))
 
 
 def shift_warnings(records: Iterable[dict]) -> list[str]:

@@ -48,7 +48,7 @@ class Contradiction:
 
     @property
     def _sample(self) -> str:
-        return "" if self.looked_at is None else f" of {self.looked_at:,} that were looked at (--particle-scores looks at all)"
+        return "" if self.looked_at is None else f" of the {self.looked_at:,} compared (--particle-scores compares all)"
 
 
 def _named(ids: np.ndarray) -> str:

@@ -14,14 +14,8 @@ class LowSlices:
 
     def __init__(self, volume: np.ndarray, last: int) -> None:
         """volume : (n, n, n), of a particle in the middle, of any n above 2 last"""
-        n, reach = len(volume), min(last + 3, (len(volume) - 1) // 2)
-        side = 2 * (reach + 1)
-        index = np.arange(-reach, reach + 1)
-        low = np.zeros((side, side, side // 2 + 1), np.complex64)
-        spectrum = scipy.fft.rfftn(scipy.fft.ifftshift(np.asarray(volume, np.float32)))
-        low[np.ix_(index % side, index % side, index[reach:])] = spectrum[np.ix_(index % n, index % n, index[reach:])]
-        del spectrum
-        small = scipy.fft.fftshift(scipy.fft.irfftn(low, s=(side,) * 3))
+        small = low_passed(volume, last)
+        side = len(small)
         # the transform of linear interpolation on a grid twice as fine
         axis = np.sinc((np.arange(side) - side // 2) / (2 * side)) ** 2
         padded = np.zeros((2 * side,) * 3, np.float32)
@@ -38,3 +32,19 @@ class LowSlices:
         at = self._origin + 2 * np.moveaxis(k, 1, 0)
         real, imaginary = (map_coordinates(part, at, order=1, output=np.float32) for part in self._parts)
         return real + 1j * imaginary
+
+
+def low_passed(volume: np.ndarray, last: int) -> np.ndarray:
+    """The map on the fewest pixels that hold its frequencies to `last`, of which the same slices are made."""
+    n, reach = len(volume), min(last + 3, (len(volume) - 1) // 2)
+    side = low_side(n, last)
+    index = np.arange(-reach, reach + 1)
+    low = np.zeros((side, side, side // 2 + 1), np.complex64)
+    spectrum = scipy.fft.rfftn(scipy.fft.ifftshift(np.asarray(volume, np.float32)))
+    low[np.ix_(index % side, index % side, index[reach:])] = spectrum[np.ix_(index % n, index % n, index[reach:])]
+    return scipy.fft.fftshift(scipy.fft.irfftn(low, s=(side,) * 3))
+
+
+def low_side(n: int, last: int) -> int:
+    """Pixels a side of `low_passed` of a map of n pixels a side."""
+    return 2 * (min(last + 3, (n - 1) // 2) + 1)
