@@ -302,3 +302,12 @@ def test_own_template(particles, tmp_path):
     assert (
         "cannot read the site's template" in job("slurm", particles, "-o", tmp_path / "run", "--site", site, code=1)[1]
     )
+
+
+def test_what_a_search_of_poses_costs_is_in_the_forecast(tmp_path):
+    set_of = particle_file(tmp_path / "p.h5", 200_000, 64)
+    words = "slurm", set_of, "-o", tmp_path / "run", "--", "--loss", "posterior"
+    told = [job(*words, *more)[1] for more in ((), ("--poses", "rescue"))]
+    hours = [re.search(r"about (\d+):(\d+):(\d+)", text) for text in told]
+    fixed, rescue = (3600 * int(found[1]) + 60 * int(found[2]) + int(found[3]) for found in hours)
+    assert rescue > 1.3 * fixed

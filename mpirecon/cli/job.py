@@ -124,9 +124,11 @@ def _task(particles, output, options):
 
 
 #: options of reconstruct that memory or time depend on, and those that these are checked with
-_CHANGES_SIZE = ("loss", "keep", "distance", "solver", "iterations", "folds", "group_by", "batch_size", "sort_scope",
-                 "max_resolution", "symmetry", "padding", "memory", "half_precision", "solve_iterations",
-                 "deterministic")
+_CHANGES_SIZE = (
+    "loss", "keep", "distance", "solver", "iterations", "folds", "group_by", "batch_size", "sort_scope",
+    "max_resolution", "symmetry", "padding", "memory", "half_precision", "solve_iterations", "deterministic",
+    "particle_scores", "poses", "search_offset", "search_sigma",
+)
 
 
 def _warnings(resources, on_gpus: bool):
