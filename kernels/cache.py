@@ -6,6 +6,7 @@ import functools
 import hashlib
 import logging
 import os
+import sys
 from pathlib import Path
 
 import numba
@@ -31,7 +32,9 @@ def _choose_folder() -> str:
     if not os.path.isabs(caches):
         return "a home folder"  # no HOME, and a user whom the system does not know
     digest = hashlib.sha256(numba.__version__.encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    # an editable install has this folder elsewhere
+    package = Path(sys.modules[__package__.partition(".")[0]].__file__).parent
+    for source in sorted((*Path(__file__).parent.glob("*.py"), *(package / "search").glob("*.py"))):
         digest.update(source.read_bytes())
     folder = os.path.join(caches, "mpirecon", "kernels-" + digest.hexdigest()[:16])
     try:

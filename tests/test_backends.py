@@ -226,7 +226,7 @@ def test_equations_keep_their_signatures(backend):
     made = backend()
     equations = made.normal_equations(made.folded(made.accumulator()))
     assert isinstance(equations, Equations)
-    for name in Equations.__abstractmethods__ - {"shells"}:
+    for name in Equations.__abstractmethods__ - {"shells", "total_weight"}:
         theirs = list(inspect.signature(getattr(type(equations), name)).parameters)
         assert theirs == list(inspect.signature(getattr(Equations, name)).parameters), name
 

@@ -168,7 +168,7 @@ def tilt_series(tmp_path_factory):
     return mr.read_star(folder / "tilts.star"), number, wrong, true
 
 
-def test_turned_particles_are_found_by_all_of_their_images(tilt_series, mpirun, tmp_path):
+def test_turned_particles_are_found_by_all_of_their_images(tilt_series, cli, mpirun, tmp_path):
     particles, number, wrong, true = tilt_series
     options = dict(
         loss="posterior",
@@ -199,10 +199,10 @@ def test_turned_particles_are_found_by_all_of_their_images(tilt_series, mpirun, 
     named = [
         text for name, value in options.items() if value is not True for text in (f"--{name.replace('_', '-')}", value)
     ]
-    done = mpirun(
-        2, ["-m", "mpirecon", "reconstruct", particles.path, "-o", tmp_path / "out", *named, "--deterministic"]
-    )
-    assert done.returncode == 0, done.stderr
-    together = mr.Result(tmp_path / "out")
-    np.testing.assert_array_equal(together.volume.to_numpy(), run.volume.to_numpy())
-    np.testing.assert_array_equal(together.particles["quaternion"], table["quaternion"])
+    words = ["reconstruct", particles.path, *named, "--deterministic", "-o"]
+    for done in (cli(*words, tmp_path / "one", env={}),
+                 mpirun(2, ["-m", "mpirecon", *words, tmp_path / "two"], env={})):  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    one, together = mr.Result(tmp_path / "one"), mr.Result(tmp_path / "two")
+    np.testing.assert_array_equal(together.volume.to_numpy(), one.volume.to_numpy())
+    np.testing.assert_array_equal(together.particles["quaternion"], one.particles["quaternion"])

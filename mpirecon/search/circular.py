@@ -12,8 +12,8 @@ The image's samples stay where they are: what is interpolated between rings is t
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from mpirecon.kernels.cache import njit
 from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.search.slices import cut
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from mpirecon.kernels.cache import njit
 from mpirecon.search.slices import derivatives
 
 #: how far a step may turn (radians) and move (pixels)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from mpirecon.kernels.cache import njit
 
 #: scores looked at for each that is chosen: more than there are orientations on the grid near to one
 _EACH = 16

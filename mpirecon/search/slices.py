@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from mpirecon.kernels.cache import njit
 
 #: side of the grid over the box
 PADDING = 2
