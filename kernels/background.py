@@ -7,7 +7,7 @@ cancel, and of differences of mirrored ones. Then by least squares through all p
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from mpirecon.kernels.cache import njit
 
 #: share of a normal distribution within so many standard deviations, and that number: it tells the first estimate's
 #: spread

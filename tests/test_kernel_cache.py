@@ -112,3 +112,16 @@ def test_cupy_keeps_kernels_in_memory_where_it_has_no_folder(monkeypatch, tmp_pa
     gpus.keep_kernels.cache_clear()
     assert os.environ["CUPY_CACHE_IN_MEMORY"] == ("1" if home == "file" else "0")
     assert ("CUPY_CACHE_DIR" in caplog.text) == (home == "file")
+
+
+def test_every_kernel_does_without_a_cache():
+    """Numba's own decorator ends where the cache has no room."""
+    from pathlib import Path
+
+    import mpirecon
+    import mpirecon.kernels
+
+    folders = [Path(mpirecon.__file__).parent, *map(Path, mpirecon.kernels.__path__)]
+    files = [path for folder in folders for path in folder.rglob("*.py") if path.name != "cache.py"]
+    assert len(files) > 100
+    assert not [path.name for path in files if "from numba import njit" in path.read_text(encoding="utf-8")]
