@@ -173,6 +173,9 @@ class GroupSearcher:
     def mask(self, box: int) -> np.ndarray:
         return self.like.mask(box)
 
+    def focused(self, volume: np.ndarray) -> np.ndarray:
+        return self.like.focused(volume)
+
     def search(self, reference: np.ndarray) -> GroupSearch:
         s = self.like
         return GroupSearch(

@@ -24,14 +24,14 @@ from mpirecon.search.slices import slice_grid
 _PERIODS = 11.3
 
 #: … whose orientations are this part of its finest period over the diameter apart, and its offsets this part of it
-_ANGLE, _OFFSET = 1.75, 0.4
+_ANGLE, _OFFSET = 1.5, 0.33
 
 #: offsets reach this many standard deviations, and orientations near given ones; what lies a little further is climbed
 #: to
 _REACH, _REACH_TURNS = 2.25, 3.0
 
 #: candidates after the coarse search, with and without unknown offsets, and after each band of the fine one
-_COARSE, _COARSE_MOVING, _FINE = 16, 48, (12, 4)
+_COARSE, _COARSE_MOVING, _FINE = 16, 64, (12, 4)
 
 #: Gauss–Newton steps in each band, at most
 _STEPS = 2, 4, 8
