@@ -20,7 +20,7 @@ from mpirecon.robust.jointly import gather_rows
 from mpirecon.robust.particle_noise import particle_sigma
 from mpirecon.robust.selection import Selection
 from mpirecon.robust.statistics import Statistics
-from mpirecon.search.believe import FEWEST, Amplitudes, Belief
+from mpirecon.search.believe import FEWEST, Amplitudes, Belief, widening
 from mpirecon.search.group_belief import GroupBelief
 from mpirecon.search.group_search import GroupSearcher
 from mpirecon.search.local import LOCAL, LocalSearcher
@@ -156,6 +156,7 @@ class Rescue(FixedPoses):
         known, found = table[one & control], table[one & ~control]
         decoys = decoys[np.isin(decoys["id"], found["id"])]
         back = known["moved"] < np.maximum(_BACK, 3 * known["angle_sigma"])
+        wider = self._widen(table, known[back])
         if self.groups is None:
             belief = Belief.of(found["odds"], decoys["odds"], np.searchsorted(found["id"], decoys["id"]), known["odds"],
                                back)
@@ -164,11 +165,22 @@ class Rescue(FixedPoses):
         facts = {
             "searched": int((~control).sum()), "offset": _RANGE * searcher.offset_sigma * searcher.pixel_size,
             "decoys": len(decoys),
-            "laws": belief.laws, "control": {"searched": len(known), "came_back": int(back.sum())},
+            "laws": belief.laws, "control": {"searched": len(known), "came_back": int(back.sum()), "widening": wider},
         }  # fmt: skip
         if self.groups is not None:
             facts["groups"] = {"searched": len(found), "believed": int((belief(found["odds"]) >= _KEPT).sum())}
         return table[~control], belief(table["odds"][~control]), facts
+
+    def _widen(self, table: np.ndarray, back: np.ndarray) -> tuple[float, float]:
+        """Make standard deviations as wide as the control's poses scatter that came back: by how much, of angles and of
+        offsets. Noise in the map, of which the likelihood's curvature knows nothing, adds to it. Collective."""
+        given = self._given_shift(back["id"])
+        moved = np.square(back["shift"] - given).sum(axis=1) / np.maximum(np.square(back["shift_sigma"]), 1e-12)
+        wider = (widening(np.square(back["moved"] / back["angle_sigma"]), 3),
+                 widening(moved, 2) if self.offset else 1.0)
+        table["angle_sigma"] *= wider[0]
+        table["shift_sigma"] *= wider[1]
+        return wider
 
     def _round(self, searcher, kind: np.dtype = TABLE) -> PoseRound:
         return PoseRound(self.engine, self.backend, self.optics, searcher, self.console, self.config.seed, kind,
@@ -272,6 +284,12 @@ class Rescue(FixedPoses):
         posterior = (1 - chosen.posterior) * found.probability + np.where(same, chosen.posterior, 0.0)
         likely = (posterior >= _COUNTS) & (posterior > chosen.posterior)
         return found.searched & ~chosen.kept & ~found.refined & likely, posterior
+
+    def parts(self, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows that are not kept at their given poses, or near them, and rows that are kept at found ones, (m,) bool
+        each; kept : (m,) bool of the maps made last."""
+        found = self.used & kept
+        return self.slab.valid & (found | ~kept), found
 
     def _outcome(self, used: np.ndarray) -> dict:
         """How many were found, how far from the given poses, and, where errors were planted, how well. Collective."""

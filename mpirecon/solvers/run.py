@@ -33,6 +33,7 @@ from mpirecon.solvers.groups import MapSet
 from mpirecon.solvers.looks import Looks
 from mpirecon.solvers.observers import Announcer, Observer, RankRecords
 from mpirecon.solvers.pace import Pace
+from mpirecon.solvers.part_maps import search_curves
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.problem import Problem
 from mpirecon.solvers.record import iteration_record
@@ -143,10 +144,11 @@ class Reconstruction:
                      scores)  # fmt: skip
         shifts = check_shifts(self.engine, self.solver.references, self.config.seed,
                               self.console) if number == 1 else {}
+        parts = search_curves(self, selection.kept, made.fsc) if self.config.searches and number >= self.config.settling else {}
         if self.poses.due(number):
             self._search(made)
         with p.timings("select"):
-            return replace(made, records=(*state.records, self._record(made) | shifts))
+            return replace(made, records=(*state.records, self._record(made) | shifts | parts))
 
     def finish(self) -> Outcome:
         """The final maps and what is known of the particles, after the last of `iterations`. Collective."""
