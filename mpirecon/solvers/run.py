@@ -144,7 +144,8 @@ class Reconstruction:
                      scores)  # fmt: skip
         shifts = check_shifts(self.engine, self.solver.references, self.config.seed,
                               self.console) if number == 1 else {}
-        parts = search_curves(self, selection.kept, made.fsc) if self.config.searches and number >= self.config.settling else {}
+        settled = self.config.searches and number >= self.config.settling
+        parts = search_curves(self, selection.kept, made.fsc) if settled else {}
         if self.poses.due(number):
             self._search(made)
         with p.timings("select"):
