@@ -18,9 +18,10 @@ from mpirecon.io.export_planted import axes_of, changed
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.reading import SHIFT_AXES, parse_unit
 from mpirecon.io.star import read_star, write_star
+from mpirecon.model.pose import Pose
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.simulation.phantom import phantom
-from mpirecon.validate.conventions import conventions
+from mpirecon.validate.conventions import POSES, conventions
 from mpirecon.validate.low_slices import LowSlices
 from mpirecon.validate.shift_conventions import ShiftSample
 
@@ -153,7 +154,38 @@ def test_rotations_of_the_inverse_sense(tmp_path):
     )
 
 
+ANGLES = {
+    "with Rot and Psi exchanged": lambda rot, tilt, psi: (psi, tilt, rot),
+    "with the other sign of Rot": lambda rot, tilt, psi: (-rot, tilt, psi),
+    "with the other sign of Psi": lambda rot, tilt, psi: (rot, tilt, -psi),
+    "with the other sign of Rot and Psi": lambda rot, tilt, psi: (-rot, -tilt, -psi),
+    "with a Psi that is 90 degrees more or less": lambda rot, tilt, psi: (rot + 90, tilt, psi - 90),  # ZXZ
+    "with a Tilt that is counted from the equator": lambda rot, tilt, psi: (rot, 90 - tilt, psi),
+}
+
+
+@pytest.mark.parametrize("words", ANGLES)
+def test_euler_angles_of_another_convention(tmp_path, words):
+    particles = simulate(tmp_path / "p.h5", "--error-rate", 0.2)
+    with h5py.File(particles, "r+") as file:
+        given = Pose(file["quaternion"][:], file["shift"][:])
+        file["quaternion"][:] = Pose.from_euler(*ANGLES[words](*given.euler().T)).quaternion
+    found, warnings = first_record(particles)
+    assert found["better"] == words and not warnings[1:]
+    assert f"with rotations {words} they predict" in found["warning"] and "Rz(Psi) Ry(Tilt) Rz(Rot)" in found["warning"]
+
+
+def test_the_hand_and_a_turn_of_the_map_are_no_contradiction(tmp_path):
+    particles = simulate(tmp_path / "p.h5")
+    with h5py.File(particles, "r+") as file:
+        rot, tilt, psi = Pose(file["quaternion"][:], file["shift"][:]).euler().T
+        file["quaternion"][:] = Pose.from_euler(rot + 90, tilt, psi + 180).quaternion
+    assert first_record(particles)[0]["better"] is None
+
+
 @pytest.mark.parametrize("words, turn, sigma", [
+    ("turned by 90 degrees", lambda images: np.roll(np.rot90(images, axes=(1, 2)), 1, axis=1), 7),
+    ("with rows and columns exchanged", lambda images: images.transpose(0, 2, 1), 0),
     ("upside down", lambda images: images[:, ::-1], 0), ("upside down", lambda images: images[:, ::-1], 7),
     ("with rows and columns exchanged", lambda images: images.transpose(0, 2, 1), 7),
 ])  # fmt: skip
@@ -318,5 +350,5 @@ def test_no_false_alarm_of_real_images(shared_data, tmp_path):
 
 
 def test_a_sample_without_images_says_nothing():
-    found = ShiftSample(SerialCommunicator(), BOX, PIXEL, 8, False, False).decided()
+    found = ShiftSample(SerialCommunicator(), BOX, PIXEL, 8, False, False).decided(POSES)
     assert found.particles == 0 and found.better is None

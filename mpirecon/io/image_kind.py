@@ -27,6 +27,7 @@ from mpirecon.parallel.comm import Communicator, together
 
 #: how images may carry their CTF
 UNTOUCHED, FLIPPED, PREMULTIPLIED = KINDS = ("untouched", "phase-flipped", "CTF-premultiplied")
+_CORNERS = "with particles in the corners"
 
 _FINEST = 8.0  # Å: maps of the sample reach no further
 _SHELLS = (12, 40)  # fewest and most shells of them
@@ -62,7 +63,8 @@ class Evidence:
     surely each predicts better than the kind that the table says, in standard deviations · brightness : of the middle
     of the images against their surroundings, as the CTF has it, in standard deviations · skewness : of the map's
     density · seen : standard deviations by which more is seen of the middles than chance, of whatever sign · agreed :
-    share of that which has one sign in all images
+    share of that which has one sign in all images · corners : (share, standard deviations), as gains and sigmas, with
+    the particles in the corners
     """
 
     images: int
@@ -73,6 +75,7 @@ class Evidence:
     skewness: float
     seen: float = 0.0
     agreed: float = 1.0
+    corners: tuple[float, float] = (0.0, 0.0)
 
     def verdict(self, told: str) -> tuple[str, str] | None:
         """(kind that the images are by all appearance, why) where that is not what was told; None where nothing speaks
@@ -101,10 +104,15 @@ class Evidence:
         return kind, f"a map of one half of them made that way predicts {more} the other half ({self.sigmas[kind]:.0f} standard deviations)"
 
     @property
+    def in_corners(self) -> bool:
+        """Whether the particles sit in the corners of the images, as where quadrants were exchanged for an FFT."""
+        gain, sigma = self.corners
+        return self.images >= _FEW and sigma > _SURELY_SEEN and gain > 2 * max(self.gains.values(), default=0.0)
+
+    @property
     def inverted(self) -> bool:
         """Whether the particles are dark where bright ones were told."""
         return self.brightness < -_SURE and self.skewness < 0
-
 
     @property
     def of_both_signs(self) -> bool:
@@ -114,6 +122,11 @@ class Evidence:
 
 def warnings_of(evidence: Evidence, told: str, contrast: str) -> list[str]:
     """Sentences where images speak against the table, with the options that help."""
+    if evidence.in_corners:
+        return ["the particles look as if they sat in the corners of the images: a map of one half of them made that way "
+                f"predicts much more of the other half ({evidence.corners[1]:.0f} standard deviations). Write the stack "
+                "anew with its quadrants exchanged (numpy.fft.fftshift over the last two axes); no option of the import "
+                "does"]
     said = []
     found = evidence.verdict(told)
     if found is not None:
@@ -233,7 +246,7 @@ class ImageSample:
 
     def evidence(self) -> Evidence:
         """What the sampled images say; collective."""
-        gains, sigmas, skewness = self._signal()
+        gains, sigmas, skewness, corners = self._signal()
         bright = self.comm.allreduce(self.bright)
         images = self.comm.allreduce_scalar(sum(map(len, self.spectra)))
         seen = float(bright[2] / np.sqrt(max(bright[3], 1e-30)))
@@ -241,7 +254,7 @@ class ImageSample:
         agreed = max(abs(bright[0]) * bright[0] / max(images, 1), bright[4],
                      key=abs) / bright[2] if bright[2] > 0 else 1.0
         return Evidence(images, self._floor(), gains, sigmas, float(bright[0] / np.sqrt(max(bright[1], 1e-30))),
-                        skewness, seen, float(agreed))
+                        skewness, seen, float(agreed), corners)
 
     def _floor(self) -> float:
         noise, counts = self.comm.allreduce(self.noise), self.comm.allreduce(self.counts)
@@ -252,13 +265,16 @@ class ImageSample:
                           b in (noise[[0, 1]][:, use], noise[[2, 3]][:, use]))
         return float(np.quantile((ratio - follows) / (1 - follows), 0.75))
 
-    def _signal(self) -> tuple[dict, dict, float]:
+    def _signal(self) -> tuple[dict, dict, float, tuple[float, float]]:
         y = np.concatenate(self.spectra) if self.spectra else np.empty((0, len(self.near)), np.complex64)
         c = np.concatenate(self.ctf) if self.ctf else np.empty(y.shape, np.float32)
         matrices = np.concatenate(self.matrices) if self.matrices else np.empty((0, 3, 3))
         shell, total = self.shell[self.near], self.comm.allreduce_scalar(len(y))
         halves = HalfMaps(self.comm, self.kx[self.near], self.ky[self.near], shell, self.last, matrices,
                           np.arange(len(y)) % 2)
+        # a phase that moves the particle from a corner to the middle
+        to_middle = np.exp(2j * np.pi / self.box * (self.box - self.box // 2) * (self.kx + self.ky)[self.near])
+        from_corners = halves.turned(y * to_middle.astype(np.complex64))
         y = halves.turned(y)
         power = self.comm.allreduce(np.bincount(shell, (np.abs(y) ** 2).sum(axis=0),
                                                 minlength=self.last + 1).astype(np.float64))
@@ -272,15 +288,17 @@ class ImageSample:
             each[kind] = halves.gains(y * white, halves.predicted(maps, on) * white)
             if kind == self.told:
                 skewness = self._skewness(sum(m[0] for m in maps), sum(m[1] for m in maps))
+                maps = halves.maps(factor * from_corners, c**2)
+                each[_CORNERS] = halves.gains(from_corners * white, halves.predicted(maps, on) * white)
         gains = {kind: self.comm.allreduce_scalar(float(each[kind].sum())) / max(total, 1) / len(shell)
-                 for kind in KINDS}
+                 for kind in each}
         sigmas = {}
-        for kind in KINDS:
+        for kind in each:
             better = each[kind] - each[self.told]
             sums = self.comm.allreduce(np.array([better.sum(), (better**2).sum()]))
             spread = np.sqrt(max(sums[1] - sums[0] ** 2 / max(total, 1), 1e-30))
             sigmas[kind] = float(sums[0] / spread)
-        return gains, sigmas, skewness
+        return gains, sigmas, skewness, (gains.pop(_CORNERS), sigmas.pop(_CORNERS))
 
     def _skewness(self, numerator: np.ndarray, weight: np.ndarray) -> float:
         if not weight.any():

@@ -49,7 +49,8 @@ def check_shifts(engine: Engine, references: MapSet, seed: int, console) -> dict
         return {}
     evidence = _sampled(engine, references, seed, min(last, _COARSE), _FEW).checked()
     if evidence.may_be:
-        evidence = _sampled(engine, references, seed, last, _MORE).decided()
+        suspected = [one for one in map(evidence.conventions.__getitem__, evidence.may_be) if one.of != "shifts"]
+        evidence = _sampled(engine, references, seed, last, _MORE).decided(suspected)
     warning = None
     if evidence.better is not None:
         with together(engine.comm):
@@ -99,11 +100,16 @@ def shift_warnings(records: Iterable[dict]) -> list[str]:
 def _remedy(file: ParticleFile, better: Convention) -> str:
     """What a user can do about it: the import's options that make the given shifts these."""
     path, _ = file.source()
-    if better.of == "angles":
+    if better.of == "angles" and "inverse" in better.words:
         return (
             "If the rotations are so, write them the other way round: Rot, Tilt, Psi as -Psi, -Tilt, -Rot, or "
             "alignments3D/pose with the other "
             "sign; no option of the import inverts them"
+        )
+    if better.of == "angles":
+        return (
+            "If the angles are so, as those of a program with other Euler angles, write them as RELION counts them "
+            "(degrees, Rz(Psi) Ry(Tilt) Rz(Rot)), and see which hand the map has; no option of the import turns angles"
         )
     if better.of == "images":
         return (

@@ -17,6 +17,7 @@ import scipy.fft
 
 from mpirecon.io.low_maps import HalfMaps
 from mpirecon.model.particles import ParticleSet
+from mpirecon.model.pose import Pose
 from mpirecon.operators.ctf import ctf_coefficients
 from mpirecon.parallel.comm import Communicator
 from mpirecon.validate.conventions import (
@@ -87,9 +88,9 @@ class ShiftSample:
         data = spectra * along_y[:, 0, :, None] * along_x[:, 0, None, :] * white
         norm = (np.abs(data) ** 2).sum(axis=(1, 2))
         good = np.isfinite(norm) & (norm > 0)
-        matrices = particles.pose.matrices()
-        model = slices.at(matrices) * white
-        whole = (ids, particles.half, particles.pose.shift, matrices, data, self._ctf(particles.ctf), model, norm)
+        pose = particles.pose
+        model = slices.at(pose.matrices()) * white
+        whole = (ids, particles.half, pose.shift, pose.quaternion, data, self._ctf(particles.ctf), model, norm)
         self._parts.append(tuple(part[good] for part in whole))
 
     def _ctf(self, ctf: np.ndarray) -> np.ndarray:
@@ -101,13 +102,13 @@ class ShiftSample:
         return (np.abs(values) if self._phase_flipped else values).astype(np.float32)
 
     def _whole(self) -> tuple[np.ndarray, ...]:
-        """What was added: (ids, half, shift, matrices, data, ctf, model, norm), data and model whitened."""
+        """What was added: (ids, half, shift, quaternion, data, ctf, model, norm), data and model whitened."""
         grid, complex_, real = self._used.shape, np.complex64, np.float32
         none = (
             np.zeros(0, np.int64),
             np.zeros(0, np.int64),
             np.zeros((0, 2)),
-            np.zeros((0, 3, 3)),
+            np.zeros((0, 4)),
             np.zeros((0, *grid), complex_),
             np.zeros((0, *grid), real),
             np.zeros((0, *grid), complex_),
@@ -142,9 +143,7 @@ class ShiftSample:
         return ShiftEvidence(m, finest, known, correlation.mean(axis=0), sigmas, may_be)
 
     def checked(self) -> ShiftEvidence:
-        """As `compared`, beside what is tried on all sets: is one of them clearly better? The same on all ranks.
-        Collective.
-        """
+        """As `compared`, with those of POSES that may be as well as the given ones; the same on all ranks. Collective."""
         evidence = self.compared()
         if evidence.particles < _FEWEST:
             return evidence
@@ -153,29 +152,29 @@ class ShiftSample:
         poses = [number for number in evidence.may_be if evidence.certainty[number] > -_WELL]
         return replace(evidence, may_be=[*suspected, *poses])
 
-    def decided(self) -> ShiftEvidence:
-        """By maps that are made with each convention that may be; the same on all ranks. Collective."""
+    def decided(self, suspected: list[Convention]) -> ShiftEvidence:
+        """By maps that are made with each convention that may be, of the poses those that are suspected; the same on
+        all ranks. Collective.
+        """
         evidence = self.compared()
         if evidence.particles < _FEWEST:
             return evidence
-        return self._by_own_maps(evidence.and_also([POSES[0], *(turned_images() if evidence.may_be else POSES[1:])]))
+        turned = turned_images() if evidence.may_be else []
+        return self._by_own_maps(evidence.and_also([*turned, *(one for one in suspected if one not in turned)]))
 
     def _by_own_maps(self, evidence: ShiftEvidence) -> ShiftEvidence:
-        ids, half, shift, matrices, data, ctf, _, norm = self._whole()
+        ids, half, shift, quaternion, data, ctf, _, norm = self._whole()
+        given = Pose(quaternion, shift)
         at = np.flatnonzero(self._used)
         way = self._ways(shift, evidence.conventions)
         samples = self._kx.ravel()[at], self._ky.ravel()[at], self._shell.ravel()[at]
-        as_given = HalfMaps(self.comm, *samples, self.last, matrices, half - 1)
+        as_given = HalfMaps(self.comm, *samples, self.last, given.matrices(), half - 1)
         data, ctf = (values.reshape(len(ids), -1)[:, at] for values in (data / np.sqrt(norm)[:, None, None], ctf))
         gains = {}
         for number in (0, *evidence.may_be):
             other, halves, y = evidence.conventions[number], as_given, data
-            if other.of == "angles":
-                halves = HalfMaps(self.comm, *samples, self.last, matrices.swapaxes(1, 2), half - 1)
-            elif other.of == "images":
-                halves = HalfMaps(
-                    self.comm, *samples, self.last, np.einsum("ij,mjk->mik", other.matrix, matrices[:, :2]), half - 1
-                )
+            if other.of != "shifts":
+                halves = HalfMaps(self.comm, *samples, self.last, other.rotations(given), half - 1)
             if way[:, number].any():
                 along_y, along_x = _phases(way[:, number : number + 1], self.last, self.box)
                 y = data * (along_y[:, 0, :, None] * along_x[:, 0, None, :]).reshape(len(ids), -1)[:, at]
