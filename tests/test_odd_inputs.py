@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from test_columns import M, cryosparc, star, views
 from test_image_kind import KINDS, MADE, evidence
 from test_import import run as run_import
@@ -91,6 +92,37 @@ def test_angles_of_which_a_part_is_in_radians(tmp_path):
     text = said(star(tmp_path, **angles))
     assert "are all within a turn in radians for" in text and "--unit angles=radian" in text
     assert "Warning" not in said(star(tmp_path))
+
+
+@pytest.mark.parametrize("other", ["rlnAngleRot", "rlnAnglePsi"])
+def test_tilts_in_the_column_of_another_angle(tmp_path, other):
+    angles = views()
+    text = said(star(tmp_path, **{other: angles["rlnAngleTilt"], "rlnAngleTilt": angles[other]}))
+    assert f"and {other} is" in text and "were the two columns exchanged?" in text
+
+
+def test_rotation_vectors_of_which_a_part_is_in_degrees(tmp_path):
+    vectors = Rotation.random(M, random_state=1).as_rotvec()
+    part_ = np.where(np.arange(M)[:, None] < 5, np.degrees(vectors), vectors)
+    path = cryosparc(tmp_path, alignments3D__pose=part_.astype("f4"))
+    assert f"5 of {M} rotation vectors (alignments3D/pose) are longer than a turn" in said(path)
+    assert "longer than a turn" not in said(cryosparc(tmp_path, alignments3D__pose=vectors.astype("f4")))
+
+
+@pytest.mark.parametrize("optics, told", [
+    ({"rlnBeamTiltX": [50.0], "rlnBeamTiltY": [0.0]}, "odd aberrations"),
+    ({"rlnBeamTiltX": [5.0], "rlnBeamTiltY": [0.0]}, None),  # far from aligned, but it is there
+    ({"rlnOddZernike": ["[300,0,0,0,0,0]"]}, "odd aberrations"),
+    ({"rlnOddZernike": ["[0,0,1000,0,0,0]"]}, "odd aberrations"),
+    ({"rlnOddZernike": ["[31.8,-60,0,15.9,-30,2]"]}, None),
+    ({"rlnEvenZernike": ["[0,0,0,0,10000,0,0,0,0]"]}, "even aberrations"),
+    ({"rlnEvenZernike": ["[0.1,2,3,2,100,0,0,0,10]"]}, None),
+])  # fmt: skip
+def test_aberrations_that_no_lens_has(tmp_path, optics, told):
+    text = said(star(tmp_path, optics))
+    assert ("give --ignore-aberrations" in text) == (told is not None) and (told or "") in text.partition("Warning")[2]
+    if told:
+        assert "Warning" not in said(star(tmp_path, optics), "--ignore-aberrations")
 
 
 def test_origins_in_pixels_that_are_not_those_in_angstrom(tmp_path):

@@ -199,6 +199,16 @@ def test_images_in_other_axes_than_their_poses(tmp_path, words, turn, sigma):
     assert found["better"] == words and "the images contradict the poses" in found["warning"]
 
 
+@pytest.mark.parametrize("x, y, snr", [(1, 0, 0.1), (1, 1, 0.1), (-5, 4, 0.1), (0, 3, 0.02)])
+def test_images_about_another_pixel(tmp_path, x, y, snr):
+    particles = simulate(tmp_path / "p.h5", "--snr", snr, "--error-rate", 0.2)
+    with h5py.File(particles, "r+") as file:
+        file["images"][:] = np.roll(file["images"][:], (y, x), axis=(1, 2))
+    found, warnings = first_record(particles)
+    assert found["better"] == f"moved by {x} pixels along x and {y} along y" and not warnings[1:]
+    assert f"add {0 - PIXEL * x:g} and {0 - PIXEL * y:g} Å to rlnOriginXAngst and rlnOriginYAngst" in found["warning"]
+
+
 def test_few_particles_say_nothing(tmp_path):
     particles = simulate(tmp_path / "p.h5", m=40)
     change_shifts(particles, lambda shift: -shift)

@@ -47,6 +47,7 @@ _PIXEL = "alignments3D/psize_A"
 #: a refinement's pixel is within this factor of that of the images, and no rotation vector is longer than this
 _LARGEST_BINNING = 50.0
 _LONGEST_VECTOR = 4 * np.pi
+_TURN = 2 * np.pi + 0.01
 
 #: what the rows are of a file without particle images: column → word
 _OTHER_ROWS = {
@@ -214,6 +215,11 @@ def _pose(columns: CsColumns) -> Pose:
         raise UserError(f"{columns.path}: {long} of {len(vector)} rotation vectors ({_POSE}) are longer than two "
                         f"turns, up to "
                         f"{angle.max():.0f}: they are not in radians. Give --unit angles=degree")
+    beyond = angle[:, 0] > _TURN
+    if beyond.any():
+        columns.warnings.append(f"{int(beyond.sum())} of {len(vector)} rotation vectors ({_POSE}) are longer than a "
+                                f"turn, up to {angle.max():.3g} radians (first: row {int(beyond.argmax())}): where "
+                                "these are in degrees, import them apart (--select) with --unit angles=degree")
     quaternion = np.concatenate([np.cos(angle / 2), -0.5 * np.sinc(angle / (2 * np.pi)) * vector], axis=1)
     size, calibration = columns.number("blob/psize_A"), _calibration(columns)
     angstrom = np.ones(len(size)) if calibration is None else calibration

@@ -17,6 +17,7 @@ from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.plausible_ctf import settle_ctf
 from mpirecon.io.reading import Reading
 from mpirecon.io.table_rows import Rows, column_name
+from mpirecon.io.text_column import to_numbers
 from mpirecon.parallel.comm import Communicator
 
 #: signs of B factors: as RELION takes them (positive falls), as Warp and M write them (negative falls), or by what is
@@ -123,6 +124,7 @@ def _views(rows: Rows, reading: Reading) -> None:
         )
     if table.unit == "line" and "angles" not in reading.units:
         _radians_in_part(rows)
+    _tilt_of_other_range(rows)
     if away < np.sin(_FLAT) ** 2:
         table.warnings.append(f"{name}: all {rows.total} particles are seen from nearly one direction (within "
                               f"{np.degrees(np.sqrt(away)):.2g} "
@@ -159,6 +161,23 @@ def _radians_in_part(rows: Rows) -> None:
                               f"{rows.first(some)}), and not for the others; where these are in radians, import them "
                               f"apart (--select) with --unit "
                               "angles=radian")
+
+
+def _tilt_of_other_range(rows: Rows) -> None:
+    """Warn where the tilts go all around and another angle does not, as where columns were exchanged."""
+    table = rows.table
+    block = table.tables.get(table.particle_block)
+    if table.unit != "line" or block is None:
+        return
+    angles = {label: to_numbers(block[label]) for label in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")}
+    tilt = angles.pop("rlnAngleTilt")
+    around = rows.count((tilt < 0) | (tilt > 180))
+    for label, angle in angles.items():
+        low, high = rows.range(angle)
+        if around > rows.total / 4 and 0 <= low and 90 < high <= 180:
+            table.warnings.append(f"rlnAngleTilt is below 0 or above 180 degrees for {around} of {rows.total} "
+                                  f"particles, and {label} is {low:.3g} to {high:.3g} for all: were the two columns "
+                                  "exchanged?")
 
 
 def _same_poses(rows: Rows) -> None:

@@ -49,7 +49,7 @@ def check_shifts(engine: Engine, references: MapSet, seed: int, console) -> dict
         return {}
     evidence = _sampled(engine, references, seed, min(last, _COARSE), _FEW).checked()
     if evidence.may_be:
-        suspected = [one for one in map(evidence.conventions.__getitem__, evidence.may_be) if one.of != "shifts"]
+        suspected = [evidence.conventions[number] for number in evidence.may_be]
         evidence = _sampled(engine, references, seed, last, _MORE).decided(suspected)
     warning = None
     if evidence.better is not None:
@@ -116,6 +116,12 @@ def _remedy(file: ParticleFile, better: Convention) -> str:
             "If the stack was written so, as by a program that counts rows from the other end, write it anew in "
             "the axes that the poses are of; "
             "no option of the import turns images"
+        )
+    if better.offset != (0, 0):
+        x, y = (f"{0 - file.pixel_size * pixels:.4g}" for pixels in better.offset)
+        return (
+            f"If the images were cropped or centred about another pixel, extract them anew, or add {x} and {y} Å to "
+            "rlnOriginXAngst and rlnOriginYAngst, in pixels of alignments3D/psize_A to alignments3D/shift"
         )
     if not path:
         return "Check where they come from: this particle file was not imported from a table"

@@ -53,13 +53,14 @@ class Convention:
     and in words.
 
     of : ``"shifts"``; ``"images"``, which have these axes beside those of their poses; or ``"angles"``, which are
-    those of _ANGLES
+    those of _ANGLES · offset : pixels (x, y) that all shifts are to be moved by
     """
 
     axes: str
     factor: float
     words: str
     of: str = "shifts"
+    offset: tuple[float, float] = (0.0, 0.0)
 
     @property
     def matrix(self) -> np.ndarray:
@@ -91,6 +92,11 @@ def conventions(pixel_size: float) -> list[Convention]:
         for axes, said in _OTHER_AXES.items()
     ]
     return [*same, zero, *other]
+
+
+def moved(x: float, y: float) -> Convention:
+    """Shifts that count from another pixel, as where images were cropped or centred otherwise."""
+    return Convention("x,y", 1.0, f"moved by {x:g} pixels along x and {y:g} along y", offset=(x, y))
 
 
 #: what is tried on all sets: images whose rows were counted from the other end, exchanged with their columns, or both,
