@@ -10,9 +10,7 @@ import pytest
 from test_reconstruct_relion import export
 
 from mpirecon.cli import run
-from mpirecon.io.image_kind import (
-    FLIPPED, KINDS, PREMULTIPLIED, UNTOUCHED, Evidence, ImageSample, sampled_rows, warnings_of,
-)  # fmt: skip
+from mpirecon.io.image_kind import FLIPPED, KINDS, PREMULTIPLIED, UNTOUCHED, Evidence, ImageSample, sampled_rows
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.simulation.dataset import Simulator
@@ -23,16 +21,14 @@ BOX, PIXEL_SIZE, M = 48, 3.5, 600
 MADE = {UNTOUCHED: {}, FLIPPED: {"ctf_phase_flipped": True}, PREMULTIPLIED: {"ctf_premultiplied": True}}
 
 
-def evidence(told, m=M, sign=1, corners=False, **settings) -> Evidence:
-    """Of simulated images whose table says `told`; corners: with their quadrants exchanged."""
+def evidence(told, m=M, sign=1, **settings) -> Evidence:
+    """Of simulated images whose table says `told`."""
     simulator = Simulator(phantom(BOX).astype(np.float32), PIXEL_SIZE, SimulationSettings(m, seed=3, **settings))
     sample = ImageSample(SerialCommunicator(), BOX, PIXEL_SIZE, told)
     for start in range(0, m, 100):
         drawn = simulator.draw(np.arange(start, min(start + 100, m)))
         p = drawn.particles
-        images = sign * simulator.images(drawn)
-        images = np.fft.ifftshift(images, axes=(1, 2)) if corners else images
-        sample.add(images, p.ctf, p.pose.shift, p.pose.matrices())
+        sample.add(sign * simulator.images(drawn), p.ctf, p.pose.shift, p.pose.matrices())
     return sample.evidence()
 
 
@@ -40,7 +36,7 @@ def evidence(told, m=M, sign=1, corners=False, **settings) -> Evidence:
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_false_alarm_at_any_snr(kind, snr):
     found = evidence(kind, snr=snr, **MADE[kind])
-    assert found.verdict(kind) is None and not found.inverted and not found.in_corners
+    assert found.verdict(kind) is None and not found.inverted
 
 
 def test_no_false_alarm_of_wrong_poses_junk_and_uneven_particles():
@@ -69,14 +65,6 @@ def test_few_images_say_nothing_by_their_signal():
 def test_dark_particles_are_found_out(snr):
     for kind in KINDS:
         assert evidence(kind, sign=-1, snr=snr, **MADE[kind]).inverted
-
-
-@pytest.mark.parametrize("snr", [0.02, 1.0])
-@pytest.mark.parametrize("kind", KINDS)
-def test_particles_in_the_corners_are_found_out(kind, snr):
-    found = evidence(kind, snr=snr, corners=True, **MADE[kind])
-    assert found.in_corners
-    assert ["in the corners of the images" in text for text in warnings_of(found, kind, "white")] == [True]
 
 
 def test_images_without_ctf_say_nothing():

@@ -9,6 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 from test_columns import M, cryosparc, star, views
 from test_image_kind import KINDS, MADE, evidence
+from test_import import refused
 from test_import import run as run_import
 from test_normalise import noise, star_of
 
@@ -92,6 +93,63 @@ def test_angles_of_which_a_part_is_in_radians(tmp_path):
     text = said(star(tmp_path, **angles))
     assert "are all within a turn in radians for" in text and "--unit angles=radian" in text
     assert "Warning" not in said(star(tmp_path))
+
+
+CTFS = [
+    ("rlnVoltage", 30.0, "images are taken at 80 to 300"), ("rlnVoltage", 100.0, None),
+    ("rlnSphericalAberration", 0.0027, "that is a usual one in metres"), ("rlnSphericalAberration", 0.01, None),
+    ("rlnSphericalAberration", 27.0, "no lens has that"), ("rlnSphericalAberration", 0.0, None),
+    ("rlnAmplitudeContrast", 0.7, "0.07 to 0.1 is usual"), ("rlnAmplitudeContrast", -0.1, "0.07 to 0.1 is usual"),
+    ("rlnAmplitudeContrast", 0.2, None), ("rlnCtfBfactor", 5000.0, "next to nothing of these images is left"),
+    ("rlnCtfBfactor", 300.0, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("label, value, words", CTFS)
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_numbers_of_a_ctf_that_nobody_has(tmp_path, label, value, words, share):
+    usual = {"rlnVoltage": 300.0, "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1, "rlnCtfBfactor": 0.0}
+    text = said(star(tmp_path, **{label: np.where(np.arange(M) < share * M, value, usual[label])}))
+    if value == 0 and share < 1:
+        words = "not so for the others: was it never filled in?"
+    assert (f"{label} is {value:g}" in text and words in text) if words else "Warning" not in text
+
+
+def test_phase_shifts_of_which_a_part_is_in_radians(tmp_path):
+    shift = np.linspace(60, 110, M)
+    text = said(star(tmp_path, rlnPhaseShift=part(shift, np.pi / 180)))
+    assert f"below 6.29 for {M // 2} of {M} particles" in text and "--unit phase-shift=radian" in text
+    for usual in (shift, np.where(HALF, 0, shift), np.linspace(0, 90, M)):
+        assert "phase-shift" not in said(star(tmp_path, rlnPhaseShift=usual))
+
+
+def test_a_particle_that_outshines_the_others(tmp_path):
+    scale = np.linspace(0.5, 2, M)
+    assert "Warning" not in said(star(tmp_path, rlnCtfScalefactor=scale))
+    text = said(star(tmp_path, rlnCtfScalefactor=np.where(np.arange(M) == 3, 100, scale)))
+    assert f"rlnCtfScalefactor is up to 100 for 1 of {M} particles" in text and "the map is made of these" in text
+
+
+@pytest.mark.parametrize("label", ["rlnMaxValueProbDistribution", "rlnNormCorrection", "rlnClassNumber"])
+def test_a_number_that_is_not_used_may_be_missing(tmp_path, label):
+    assert "Warning" not in said(star(tmp_path, **{label: ["nan"] * M}))
+
+
+@pytest.mark.parametrize("name", ["alignments3D__cross_cor", "alignments3D__alpha"])
+def test_a_number_of_cryosparc_that_is_not_used_may_be_missing(tmp_path, name):
+    assert "Warning" not in said(cryosparc(tmp_path, **{name: np.full(M, np.nan, "f4")}))
+
+
+def test_angles_and_shifts_that_are_misread(tmp_path):
+    for label in ("rlnAngleTilt", "rlnOriginXAngst"):
+        values = np.where(np.arange(M) == 3, 1e9, views()[label])
+        refused(star(tmp_path, **{label: values}), rf"p.star, line \d+: by {label} it is 1e\+09 .* \(1 such rows\)")
+    path = cryosparc(tmp_path)
+    array = np.load(path)
+    array["alignments3D/shift"][3] = 1e9
+    with open(path, "wb") as file:
+        np.save(file, array)
+    refused(path, "p.cs, row 3: alignments3D/shift is")
 
 
 @pytest.mark.parametrize("other", ["rlnAngleRot", "rlnAnglePsi"])

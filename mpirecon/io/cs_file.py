@@ -130,6 +130,12 @@ class CsColumns:
     def __contains__(self, name: str) -> bool:
         return name in self.array.dtype.names
 
+    @property
+    def numeric(self) -> list[str]:
+        """Columns of one number a row."""
+        types = self.array.dtype
+        return [name for name in types.names if not types[name].shape and types[name].kind in "iufb"]
+
     def number(self, name: str, default: float = 0.0, width: tuple[int, ...] = ()) -> np.ndarray:
         """(m, *width) float64: supplied, of the file, or the default."""
         shape = (len(self.array), *width)

@@ -20,14 +20,15 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
+from mpirecon.io.image_places import PlaceSample
 from mpirecon.io.low_maps import HalfMaps, transform_of
+from mpirecon.io.mrc import LARGEST
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.operators.ctf import ctf_coefficients
 from mpirecon.parallel.comm import Communicator, together
 
 #: how images may carry their CTF
 UNTOUCHED, FLIPPED, PREMULTIPLIED = KINDS = ("untouched", "phase-flipped", "CTF-premultiplied")
-_CORNERS = "with particles in the corners"
 
 _FINEST = 8.0  # Å: maps of the sample reach no further
 _SHELLS = (12, 40)  # fewest and most shells of them
@@ -63,8 +64,7 @@ class Evidence:
     surely each predicts better than the kind that the table says, in standard deviations · brightness : of the middle
     of the images against their surroundings, as the CTF has it, in standard deviations · skewness : of the map's
     density · seen : standard deviations by which more is seen of the middles than chance, of whatever sign · agreed :
-    share of that which has one sign in all images · corners : (share, standard deviations), as gains and sigmas, with
-    the particles in the corners
+    share of that which has one sign in all images
     """
 
     images: int
@@ -75,7 +75,6 @@ class Evidence:
     skewness: float
     seen: float = 0.0
     agreed: float = 1.0
-    corners: tuple[float, float] = (0.0, 0.0)
 
     def verdict(self, told: str) -> tuple[str, str] | None:
         """(kind that the images are by all appearance, why) where that is not what was told; None where nothing speaks
@@ -104,12 +103,6 @@ class Evidence:
         return kind, f"a map of one half of them made that way predicts {more} the other half ({self.sigmas[kind]:.0f} standard deviations)"
 
     @property
-    def in_corners(self) -> bool:
-        """Whether the particles sit in the corners of the images, as where quadrants were exchanged for an FFT."""
-        gain, sigma = self.corners
-        return self.images >= _FEW and sigma > _SURELY_SEEN and gain > 2 * max(self.gains.values(), default=0.0)
-
-    @property
     def inverted(self) -> bool:
         """Whether the particles are dark where bright ones were told."""
         return self.brightness < -_SURE and self.skewness < 0
@@ -122,11 +115,6 @@ class Evidence:
 
 def warnings_of(evidence: Evidence, told: str, contrast: str) -> list[str]:
     """Sentences where images speak against the table, with the options that help."""
-    if evidence.in_corners:
-        return ["the particles look as if they sat in the corners of the images: a map of one half of them made that way "
-                f"predicts much more of the other half ({evidence.corners[1]:.0f} standard deviations). Write the stack "
-                "anew with its quadrants exchanged (numpy.fft.fftshift over the last two axes); no option of the import "
-                "does"]
     said = []
     found = evidence.verdict(told)
     if found is not None:
@@ -164,16 +152,23 @@ def look_at_images(comm: Communicator, table: ParticleTable, box: int, contrast:
         return []
     told = PREMULTIPLIED if table.ctf_premultiplied else FLIPPED if table.ctf_phase_flipped else UNTOUCHED
     sample = ImageSample(comm, box, table.pixel_size, told)
+    places = PlaceSample(comm, box, table.pixel_size, flipped=told == FLIPPED, multiplied=told == PREMULTIPLIED)
     with together(comm):
         size = max(1, _BATCH_PIXELS // box**2)
         for rows, images in batches:
             for at in range(0, len(rows), size):
-                some = rows[at : at + size]
-                bright = images[at : at + size].astype(np.float32) * (-1 if contrast == "black" else 1)
+                some, bright = rows[at : at + size], images[at : at + size].astype(np.float32)
+                with np.errstate(over="ignore", invalid="ignore"):  # images that are not finite are refused later
+                    level = bright.std(axis=(1, 2), dtype=np.float64)
+                good = (level > 0) & (level < LARGEST)
+                some, bright = some[good], bright[good] * (-1 if contrast == "black" else 1)
+                if not len(some):
+                    continue
                 if table.negate is not None:
                     bright[table.negate[some]] *= -1
                 sample.add(bright, table.ctf[some], table.pose.shift[some], table.pose.matrices()[some])
-    return warnings_of(sample.evidence(), told, contrast)
+                places.add(bright, table, some)
+    return places.warnings() or warnings_of(sample.evidence(), told, contrast)
 
 
 class ImageSample:
@@ -246,7 +241,7 @@ class ImageSample:
 
     def evidence(self) -> Evidence:
         """What the sampled images say; collective."""
-        gains, sigmas, skewness, corners = self._signal()
+        gains, sigmas, skewness = self._signal()
         bright = self.comm.allreduce(self.bright)
         images = self.comm.allreduce_scalar(sum(map(len, self.spectra)))
         seen = float(bright[2] / np.sqrt(max(bright[3], 1e-30)))
@@ -254,7 +249,7 @@ class ImageSample:
         agreed = max(abs(bright[0]) * bright[0] / max(images, 1), bright[4],
                      key=abs) / bright[2] if bright[2] > 0 else 1.0
         return Evidence(images, self._floor(), gains, sigmas, float(bright[0] / np.sqrt(max(bright[1], 1e-30))),
-                        skewness, seen, float(agreed), corners)
+                        skewness, seen, float(agreed))
 
     def _floor(self) -> float:
         noise, counts = self.comm.allreduce(self.noise), self.comm.allreduce(self.counts)
@@ -265,16 +260,13 @@ class ImageSample:
                           b in (noise[[0, 1]][:, use], noise[[2, 3]][:, use]))
         return float(np.quantile((ratio - follows) / (1 - follows), 0.75))
 
-    def _signal(self) -> tuple[dict, dict, float, tuple[float, float]]:
+    def _signal(self) -> tuple[dict, dict, float]:
         y = np.concatenate(self.spectra) if self.spectra else np.empty((0, len(self.near)), np.complex64)
         c = np.concatenate(self.ctf) if self.ctf else np.empty(y.shape, np.float32)
         matrices = np.concatenate(self.matrices) if self.matrices else np.empty((0, 3, 3))
         shell, total = self.shell[self.near], self.comm.allreduce_scalar(len(y))
         halves = HalfMaps(self.comm, self.kx[self.near], self.ky[self.near], shell, self.last, matrices,
                           np.arange(len(y)) % 2)
-        # a phase that moves the particle from a corner to the middle
-        to_middle = np.exp(2j * np.pi / self.box * (self.box - self.box // 2) * (self.kx + self.ky)[self.near])
-        from_corners = halves.turned(y * to_middle.astype(np.complex64))
         y = halves.turned(y)
         power = self.comm.allreduce(np.bincount(shell, (np.abs(y) ** 2).sum(axis=0),
                                                 minlength=self.last + 1).astype(np.float64))
@@ -288,17 +280,15 @@ class ImageSample:
             each[kind] = halves.gains(y * white, halves.predicted(maps, on) * white)
             if kind == self.told:
                 skewness = self._skewness(sum(m[0] for m in maps), sum(m[1] for m in maps))
-                maps = halves.maps(factor * from_corners, c**2)
-                each[_CORNERS] = halves.gains(from_corners * white, halves.predicted(maps, on) * white)
         gains = {kind: self.comm.allreduce_scalar(float(each[kind].sum())) / max(total, 1) / len(shell)
-                 for kind in each}
+                 for kind in KINDS}
         sigmas = {}
-        for kind in each:
+        for kind in KINDS:
             better = each[kind] - each[self.told]
             sums = self.comm.allreduce(np.array([better.sum(), (better**2).sum()]))
             spread = np.sqrt(max(sums[1] - sums[0] ** 2 / max(total, 1), 1e-30))
             sigmas[kind] = float(sums[0] / spread)
-        return gains, sigmas, skewness, (gains.pop(_CORNERS), sigmas.pop(_CORNERS))
+        return gains, sigmas, skewness
 
     def _skewness(self, numerator: np.ndarray, weight: np.ndarray) -> float:
         if not weight.any():

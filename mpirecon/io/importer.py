@@ -213,7 +213,7 @@ def import_particles(
     if options.duplicate_rate:
         half = np.where(again, 3 - particles.half, particles.half)
         particles = replace(particles, half=half, duplicate_of=np.where(again, rows[0] + np.arange(len(again)) - 1, -1))
-    levels = LevelsSurvey()
+    levels = LevelsSurvey(np.array([files[name] for name in table.stacks]))
     with ParticleWriter(
         output, total, box, table.pixel_size, overwrite=options.overwrite, dtype=dtype,
         ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped,
