@@ -124,7 +124,7 @@ RIGHT = {
 @pytest.mark.parametrize("what", RIGHT)
 def test_no_false_alarm(tmp_path, what):
     found, warnings = first_record(simulate(tmp_path / "p.h5", *RIGHT[what]))
-    assert found["better"] is None and not warnings and found["warning"] is None
+    assert found["better"] is None and not warnings and found["warning"] is None and found["part"] is None
 
 
 @pytest.mark.parametrize("pixel", [0.9, 1.0, 1.03, 1.2])
@@ -207,6 +207,38 @@ def test_images_about_another_pixel(tmp_path, x, y, snr):
     found, warnings = first_record(particles)
     assert found["better"] == f"moved by {x} pixels along x and {y} along y" and not warnings[1:]
     assert f"add {0 - PIXEL * x:g} and {0 - PIXEL * y:g} Å to rlnOriginXAngst and rlnOriginYAngst" in found["warning"]
+
+
+PARTS = {
+    "with the other sign": lambda shift: -shift,
+    "with x and y exchanged": lambda shift: shift[:, ::-1],
+    "multiplied by the pixel size": lambda shift: shift / PIXEL,
+}
+
+
+@pytest.mark.parametrize("words", PARTS)
+@pytest.mark.parametrize("by", ["rows", "optics group"])
+def test_other_shifts_of_a_part_of_the_particles(tmp_path, words, by):
+    particles = simulate(tmp_path / "p.h5")
+    part = np.arange(400) < 120 if by == "rows" else np.random.default_rng(1).random(400) < 0.35
+    with h5py.File(particles, "r+") as file:
+        shift = file["shift"][:]
+        file["shift"][:] = np.where(part[:, None], PARTS[words](shift), shift)
+        if by == "optics group":
+            file["optics_group"][:] = np.where(part, 7, 2)
+    found, warnings = first_record(particles)
+    which = found["part"]["particles"]
+    assert found["better"] is None and found["part"]["better"] == words and not warnings[1:]
+    assert which.startswith("optics group 7" if by == "optics group" else "particles ")
+    assert by == "optics group" or int(which.split()[1]) < 10 and int(which.split()[3]) < 120
+    assert f"the images of {which} contradict their shifts" in found["warning"]
+
+
+def test_a_table_of_which_a_part_is_otherwise(tables):
+    part = np.arange(400)[:, None] < 120
+    star = tables(lambda origin: (ANGST, np.where(part, -origin, origin)))
+    warnings = first_record(imported(star))[1]
+    assert f"of these rows of {star} are so, import them apart (--select) with --unit shift=-A" in warnings[0]
 
 
 def test_few_particles_say_nothing(tmp_path):

@@ -52,10 +52,12 @@ def check_shifts(engine: Engine, references: MapSet, seed: int, console) -> dict
         suspected = [evidence.conventions[number] for number in evidence.may_be]
         evidence = _sampled(engine, references, seed, last, _MORE).decided(suspected)
     warning = None
-    if evidence.better is not None:
+    told = evidence if evidence.better is not None else evidence.part
+    if told is not None:
         with together(engine.comm):
-            remedy = _remedy(engine.slab.file, evidence.better) if engine.comm.rank == 0 else None
-        warning = engine.comm.bcast(f"{evidence.sentence()}. {remedy}")
+            whole = told is evidence
+            remedy = _remedy(engine.slab.file, told.better, whole) if engine.comm.rank == 0 else None
+        warning = engine.comm.bcast(f"{told.sentence()}. {remedy}")
         console.warn(warning)
     return {"shifts": evidence.as_dict() | {"warning": warning}}
 
@@ -97,8 +99,9 @@ def shift_warnings(records: Iterable[dict]) -> list[str]:
     return [record["shifts"]["warning"] for record in records if (record.get("shifts") or {}).get("warning")]
 
 
-def _remedy(file: ParticleFile, better: Convention) -> str:
-    """What a user can do about it: the import's options that make the given shifts these."""
+def _remedy(file: ParticleFile, better: Convention, whole: bool) -> str:
+    """What a user can do about it: the import's options that make the given shifts, of the whole set or of a part,
+    these."""
     path, _ = file.source()
     if better.of == "angles" and "inverse" in better.words:
         return (
@@ -139,6 +142,8 @@ def _remedy(file: ParticleFile, better: Convention) -> str:
     given = " ".join(filter(None, (given, "" if axes == "x,y" else f"--shift-axes={axes}")))
     dropped = "without --shift-axes" if axes == "x,y" and options.get("shift_axes", "x,y") != "x,y" else ""
     how = " and ".join(filter(None, (given and f"with {given}", dropped)))
+    if not whole:
+        return f"If the shifts of these rows of {path} are so, import them apart (--select) {how}, or mend them there"
     return (
         f"If the shifts of {path} are so, import it again {how}; else see whether its rows and stacks belong together"
     )

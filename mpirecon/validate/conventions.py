@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mpirecon.io.reading import SHIFT_AXES
 from mpirecon.model.pose import Pose
+
+if TYPE_CHECKING:
+    from mpirecon.validate.shift_parts import OfPart
 
 #: relative difference of two lengths that are one
 _SAME_LENGTH = 0.01
@@ -121,7 +125,7 @@ class ShiftEvidence:
     better there than the given one · may_be : numbers of those that must be looked at more closely · predicted :
     number → share of the images' power that maps made so predict, where they were made · certainty : number →
     standard deviations by which that is more than with the given one · found : number of the one that is clearly
-    better, None where none is
+    better, None where none is · part : of the particles whose shifts alone are contradicted, if there is one
     """
 
     particles: int
@@ -133,6 +137,7 @@ class ShiftEvidence:
     predicted: dict[int, float] | None = None
     certainty: dict[int, float] | None = None
     found: int | None = None
+    part: OfPart | None = None
 
     @property
     def better(self) -> Convention | None:
@@ -173,6 +178,7 @@ class ShiftEvidence:
         return {
             "particles": self.particles, "finest": self.finest,
             "better": None if self.better is None else self.better.words,
+            "part": None if self.part is None else self.part.as_dict(),
             "compared": [{c.of: c.words, "correlation": _known(r), "sigmas": _known(s),
                           "predicted": predicted.get(number),
                           "predicted_sigmas": certainty.get(number)}

@@ -29,6 +29,7 @@ from mpirecon.validate.conventions import (
     turned_images,
 )
 from mpirecon.validate.low_slices import LowSlices
+from mpirecon.validate.shift_parts import part_of
 
 #: standard deviations that are no chance; and those by which the given shifts must be better for all to be well
 _SURE, _WELL = 5.0, 3.0
@@ -71,6 +72,7 @@ class ShiftSample:
         self._shell = np.minimum(np.rint(radius).astype(np.int64), last)
         self._used = (radius >= _FIRST_SHELL) & (radius < last + 0.5) & ((self._kx > 0) | (self._ky > 0))
         self._parts: list[tuple[np.ndarray, ...]] = []
+        self._groups: list[np.ndarray] = [np.zeros(0, np.int64)]
 
     @staticmethod
     def last_shell(*limits: int) -> int | None:
@@ -95,6 +97,7 @@ class ShiftSample:
         pose = particles.pose
         model = slices.at(pose.matrices()) * white
         whole = (ids, particles.half, pose.shift, pose.quaternion, data, self._ctf(particles.ctf), model, norm)
+        self._groups.append(particles.optics_group[good])
         self._parts.append(tuple(part[good] for part in whole))
 
     def _ctf(self, ctf: np.ndarray) -> np.ndarray:
@@ -144,7 +147,9 @@ class ShiftSample:
         # then the map is none: where it has the other sign, the right shifts look worst
         if any(known[number].axes != "x,y" for number in may_be):
             may_be = others
-        return ShiftEvidence(m, finest, known, correlation.mean(axis=0), sigmas, may_be)
+        ids, group = self._of_all(ids, np.stack([ids, np.concatenate(self._groups)], axis=1)).T
+        part = part_of(known, correlation, far, ids, group)
+        return ShiftEvidence(m, finest, known, correlation.mean(axis=0), sigmas, may_be, part=part)
 
     def _apart(self, spectra: np.ndarray) -> list[Convention]:
         """What all shifts are to be moved by, where images lie beside their projections: of cross spectra (m, ky, kx),
