@@ -149,7 +149,7 @@ def test_angles_and_shifts_that_are_misread(tmp_path):
     array["alignments3D/shift"][3] = 1e9
     with open(path, "wb") as file:
         np.save(file, array)
-    refused(path, "p.cs, row 3: alignments3D/shift is")
+    refused(path, "p.cs, row 3: by alignments3D/shift it is .* Å of the images")
 
 
 @pytest.mark.parametrize("other", ["rlnAngleRot", "rlnAnglePsi"])

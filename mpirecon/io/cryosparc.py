@@ -213,22 +213,17 @@ def _pose(columns: CsColumns) -> Pose:
     long = int((angle > _LONGEST_VECTOR).sum())
     if 2 * long > len(vector) and "angles" not in columns.reading.units:
         raise UserError(f"{columns.path}: {long} of {len(vector)} rotation vectors ({_POSE}) are longer than two "
-                        f"turns, up to "
-                        f"{angle.max():.0f}: they are not in radians. Give --unit angles=degree")
-    beyond = angle[:, 0] > _TURN
-    if beyond.any():
+                        f"turns, up to {angle.max():.0f}: they are not in radians. Give --unit angles=degree")
+    if (beyond := angle[:, 0] > _TURN).any():
         columns.warnings.append(f"{int(beyond.sum())} of {len(vector)} rotation vectors ({_POSE}) are longer than a "
-                                f"turn, up to {angle.max():.3g} radians (first: row {int(beyond.argmax())}): where "
-                                "these are in degrees, import them apart (--select) with --unit angles=degree")
+                                f"turn (first: row {int(beyond.argmax())}): where these are in degrees, import them "
+                                "apart (--select) with --unit angles=degree")
     quaternion = np.concatenate([np.cos(angle / 2), -0.5 * np.sinc(angle / (2 * np.pi)) * vector], axis=1)
     size, calibration = columns.number("blob/psize_A"), _calibration(columns)
     angstrom = np.ones(len(size)) if calibration is None else calibration
     own = angstrom if columns.reading.has_shift_unit else _shift_unit(columns)
     shift = columns.reading.shifts(columns.number(_SHIFT, width=(2,)), own, angstrom, size)
-    if (far := np.abs(shift).max(axis=1) > FARTHEST).any():
-        row = int(far.argmax())
-        raise UserError(f"{columns.path}, row {row}: {_SHIFT} is {columns.array[_SHIFT][row]}, which is {shift[row]} Å "
-                        f"of the images ({int(far.sum())} such rows); is it a misread number?")
+    columns.refuse_beyond(_SHIFT, np.abs(shift).max(axis=1), FARTHEST, "Å of the images")
     return Pose(quaternion, shift)
 
 

@@ -165,6 +165,14 @@ class CsColumns:
                             f"rows){remedy}")
         return values * self.reading.factor(*_QUANTITIES[name]) if name in _QUANTITIES else values
 
+    def refuse_beyond(self, name: str, values: np.ndarray, most: float, unit: str) -> None:
+        """Raise UserError naming the first row where values (m,) that come of a column are beyond `most`."""
+        beyond = np.abs(values) > most
+        if beyond.any():
+            row = int(np.flatnonzero(beyond)[0])
+            raise UserError(f"{self.path}, row {row}: by {name} it is {values[row]:g} {unit} ({int(beyond.sum())} such "
+                            f"rows); is it a misread number?")
+
     def uniform(self, name: str, remedy: str, tolerance: float = 1e-4) -> float:
         """The one positive value that all particles share, within a relative tolerance."""
         values = self.number(name)

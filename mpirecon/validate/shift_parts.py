@@ -1,4 +1,4 @@
-"""Shifts of a part of the particles against the images, where those of the others are right, as after joining tables."""
+"""Shifts of a part of the particles against the images, where the others' are right, as after joining tables."""
 
 from __future__ import annotations
 
