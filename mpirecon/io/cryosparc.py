@@ -39,7 +39,7 @@ from mpirecon.io.relations import cs_relations
 from mpirecon.io.row_selection import ALL_ROWS, RowOptions, select_cs_rows
 from mpirecon.io.traps import unapplied_symmetry
 from mpirecon.model.optics import check_ctf, make_ctf
-from mpirecon.model.pose import Pose
+from mpirecon.model.pose import FARTHEST, Pose
 
 _POSE, _SHIFT, _SPLIT = "alignments3D/pose", "alignments3D/shift", "alignments3D/split"
 _PIXEL = "alignments3D/psize_A"
@@ -47,6 +47,7 @@ _PIXEL = "alignments3D/psize_A"
 #: a refinement's pixel is within this factor of that of the images, and no rotation vector is longer than this
 _LARGEST_BINNING = 50.0
 _LONGEST_VECTOR = 4 * np.pi
+_TURN = 2 * np.pi + 0.01
 
 #: what the rows are of a file without particle images: column → word
 _OTHER_ROWS = {
@@ -108,7 +109,7 @@ def read_cryosparc(
         half_label=_SPLIT, arrays={"particles": array}, contrast=contrast, negate=negate,
         micrograph=micrograph, classes=None if classes is None else classes[1],
         class_select="" if classes is None else classes[0],
-        scores={name: columns.number(name) for name in _SCORES if name in array.dtype.names},
+        scores={name: array[name].astype(np.float64) for name in _SCORES if name in columns.numeric},
         own=own_optics(columns, "none" if reading.no_ctf else aberrations),
     )
     check_ctf(found.ctf, found.describe, CTF_REMEDIES)
@@ -212,13 +213,18 @@ def _pose(columns: CsColumns) -> Pose:
     long = int((angle > _LONGEST_VECTOR).sum())
     if 2 * long > len(vector) and "angles" not in columns.reading.units:
         raise UserError(f"{columns.path}: {long} of {len(vector)} rotation vectors ({_POSE}) are longer than two "
-                        f"turns, up to "
-                        f"{angle.max():.0f}: they are not in radians. Give --unit angles=degree")
+                        f"turns, up to {angle.max():.0f}: they are not in radians. Give --unit angles=degree")
+    if (beyond := angle[:, 0] > _TURN).any():
+        columns.warnings.append(f"{int(beyond.sum())} of {len(vector)} rotation vectors ({_POSE}) are longer than a "
+                                f"turn (first: row {int(beyond.argmax())}): where these are in degrees, import them "
+                                "apart (--select) with --unit angles=degree")
     quaternion = np.concatenate([np.cos(angle / 2), -0.5 * np.sinc(angle / (2 * np.pi)) * vector], axis=1)
     size, calibration = columns.number("blob/psize_A"), _calibration(columns)
     angstrom = np.ones(len(size)) if calibration is None else calibration
     own = angstrom if columns.reading.has_shift_unit else _shift_unit(columns)
-    return Pose(quaternion, columns.reading.shifts(columns.number(_SHIFT, width=(2,)), own, angstrom, size))
+    shift = columns.reading.shifts(columns.number(_SHIFT, width=(2,)), own, angstrom, size)
+    columns.refuse_beyond(_SHIFT, np.abs(shift).max(axis=1), FARTHEST, "Å of the images")
+    return Pose(quaternion, shift)
 
 
 def _shift_unit(columns: CsColumns) -> np.ndarray:
@@ -249,7 +255,7 @@ def _ctf(columns: CsColumns) -> np.ndarray:
     if columns.reading.no_ctf:
         columns.notes.append("--no-ctf: no CTF is applied to the map's projections")
         return make_ctf(m, voltage_kv=columns.number("ctf/accel_kv", 300.0), amplitude_contrast=1.0)
-    if "alignments3D/alpha" in columns and (np.abs(columns.number("alignments3D/alpha") - 1) > 1e-6).any():
+    if "alignments3D/alpha" in columns.numeric and (np.abs(columns.array["alignments3D/alpha"] - 1) > 1e-6).any():
         columns.notes.append("alignments3D/alpha (each particle's contrast) is not 1 everywhere; it is not applied")
     u = columns.number("ctf/df1_A")
     v = columns.number("ctf/df2_A") if "ctf/df2_A" in columns else u

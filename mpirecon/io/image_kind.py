@@ -20,7 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
+from mpirecon.io.image_places import PlaceSample
 from mpirecon.io.low_maps import HalfMaps, transform_of
+from mpirecon.io.mrc import LARGEST
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.operators.ctf import ctf_coefficients
 from mpirecon.parallel.comm import Communicator, together
@@ -105,7 +107,6 @@ class Evidence:
         """Whether the particles are dark where bright ones were told."""
         return self.brightness < -_SURE and self.skewness < 0
 
-
     @property
     def of_both_signs(self) -> bool:
         """Whether about as many particles are dark as are bright."""
@@ -151,16 +152,23 @@ def look_at_images(comm: Communicator, table: ParticleTable, box: int, contrast:
         return []
     told = PREMULTIPLIED if table.ctf_premultiplied else FLIPPED if table.ctf_phase_flipped else UNTOUCHED
     sample = ImageSample(comm, box, table.pixel_size, told)
+    places = PlaceSample(comm, box, table.pixel_size, flipped=told == FLIPPED, multiplied=told == PREMULTIPLIED)
     with together(comm):
         size = max(1, _BATCH_PIXELS // box**2)
         for rows, images in batches:
             for at in range(0, len(rows), size):
-                some = rows[at : at + size]
-                bright = images[at : at + size].astype(np.float32) * (-1 if contrast == "black" else 1)
+                some, bright = rows[at : at + size], images[at : at + size].astype(np.float32)
+                with np.errstate(over="ignore", invalid="ignore"):  # images that are not finite are refused later
+                    level = bright.std(axis=(1, 2), dtype=np.float64)
+                good = (level > 0) & (level < LARGEST)
+                some, bright = some[good], bright[good] * (-1 if contrast == "black" else 1)
+                if not len(some):
+                    continue
                 if table.negate is not None:
                     bright[table.negate[some]] *= -1
                 sample.add(bright, table.ctf[some], table.pose.shift[some], table.pose.matrices()[some])
-    return warnings_of(sample.evidence(), told, contrast)
+                places.add(bright, table, some)
+    return places.warnings() or warnings_of(sample.evidence(), told, contrast)
 
 
 class ImageSample:

@@ -26,7 +26,7 @@ from mpirecon.io.import_report import ImportReport
 from mpirecon.io.inputs import Input
 from mpirecon.io.linked import Links
 from mpirecon.io.mrc import StackReader
-from mpirecon.io.optics_table import describe, mtf_curves, set_groups
+from mpirecon.io.optics_table import describe, mtf_curves, set_groups, unlikely
 from mpirecon.io.particle_table import ParticleTable, agree, gather
 from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.io.plausible import compare_with_stacks, settle
@@ -202,7 +202,7 @@ def import_particles(
     sample = sampled_rows(table.total or len(table), box, table.first, len(table))
     seen = look_at_images(comm, table, box, options.contrast or table.contrast,
                           image_batches(table, sample, stacks, rescaling))
-    warnings = [*table.warnings, *compared.warnings, *seen]
+    warnings = [*table.warnings, *unlikely(aberrations), *compared.warnings, *seen]
     particles = particle_set(comm, table, box, compared.half, options)
     good, skipped = np.ones(len(table), bool), []
     if options.skip_bad:  # who is left out must be known before rows have a place
@@ -213,7 +213,7 @@ def import_particles(
     if options.duplicate_rate:
         half = np.where(again, 3 - particles.half, particles.half)
         particles = replace(particles, half=half, duplicate_of=np.where(again, rows[0] + np.arange(len(again)) - 1, -1))
-    levels = LevelsSurvey()
+    levels = LevelsSurvey(np.array([files[name] for name in table.stacks]))
     with ParticleWriter(
         output, total, box, table.pixel_size, overwrite=options.overwrite, dtype=dtype,
         ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped,

@@ -16,7 +16,7 @@ from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.stack_paths import locate_stacks
 from mpirecon.io.star import read_star
 from mpirecon.io.star_columns import StarColumns
-from mpirecon.model.aberrations import Aberrations, tilt_coefficients
+from mpirecon.model.aberrations import Aberrations, even_order, odd_order, tilt_coefficients, zernike_sum
 from mpirecon.parallel.comm import Communicator, together
 
 MAGNIFICATION = {"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0}
@@ -28,6 +28,10 @@ ODD = 6
 
 #: of an MTF: beyond these it is a damaged number, whatever detector it is of
 _HIGHEST, _LARGEST = 10.0, 10.0
+
+#: 1/Å; radians there that optics do not turn phases by: a shift of 10 Å or a defocus of 1 µm that poses and CTFs do not
+#: hold, and beside that lenses (a beam tilt of 8 mrad: 0.5)
+_COARSE, _MOST_PHASE = 0.1, (2 * np.pi, 0.5)
 
 #: more groups than this are one for each particle or nearly so, and each costs planes of an image's size
 _MOST_GROUPS = 1000
@@ -163,6 +167,36 @@ def describe(aberrations: Aberrations | None) -> list[str]:
     """What is corrected for, as notes."""
     parts = [] if aberrations is None else aberrations.corrected()
     return [f"corrected for: {'; '.join(parts)}"] if parts else []
+
+
+def unlikely(aberrations: Aberrations | None) -> list[str]:
+    """Warnings of aberrations that no microscope has, as where columns are in other units: by what they do at 10 Å."""
+    if aberrations is None:
+        return []
+    told = []
+    for name, coefficients, order, powers in (
+        ("odd aberrations (beam tilt rlnBeamTiltX/Y in mrad, rlnOddZernike, ctf/tilt_A)", aberrations.odd, odd_order,
+         (1, 3)),
+        ("even aberrations (rlnEvenZernike, ctf/tetra_A)", aberrations.even, even_order, (2, 4)),
+    ):  # fmt: skip
+        phase = np.array([_phases(row, order, *powers) for row in coefficients])
+        if (beyond := (phase > _MOST_PHASE).any(axis=1)).any():
+            row = int((phase / _MOST_PHASE).max(axis=1).argmax())
+            told.append(f"{name} turn phases by {phase[row].max():.3g} radians at {1 / _COARSE:g} Å in optics group "
+                        f"{aberrations.group[row]} ({int(beyond.sum())} of {len(phase)} groups turn them by too "
+                        f"much): no microscope does. Is a column in another unit or order? Mend it, or give "
+                        f"--ignore-aberrations")
+    return told
+
+
+def _phases(coefficients: np.ndarray, order, first: int, last: int) -> np.ndarray:
+    """Radians at _COARSE of the parts that go with the powers `first`, shift or defocus, and `last`, (2,): each in the
+    direction where it is most."""
+    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    none, half, whole = (zernike_sum(coefficients, order, k * np.cos(angle), k * np.sin(angle))
+                         for k in (0.0, _COARSE / 2, _COARSE))
+    high = (whole - none - 2**first * (half - none)) / (1 - 2.0 ** (first - last))
+    return np.abs([whole - none - high, high]).max(axis=1)
 
 
 def mtf_curves(

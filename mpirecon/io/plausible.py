@@ -17,6 +17,7 @@ from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.plausible_ctf import settle_ctf
 from mpirecon.io.reading import Reading
 from mpirecon.io.table_rows import Rows, column_name
+from mpirecon.io.text_column import to_numbers
 from mpirecon.parallel.comm import Communicator
 
 #: signs of B factors: as RELION takes them (positive falls), as Warp and M write them (negative falls), or by what is
@@ -29,6 +30,7 @@ _FEW = 20  # fewer particles than this tell nothing by what they have in common
 _SMALLEST = 16  # pixels a side: smaller images are nobody's particles
 _FLAT = np.radians(10.0)  # views within this angle of one direction give no map
 _TURN = 2 * np.pi + 0.01
+_PADDING = 512  # bytes at a stack's end that are no images
 _HEADER = 0.01  # relative difference between pixel sizes that is no rounding
 
 
@@ -60,9 +62,9 @@ def compare_with_stacks(comm: Communicator, table: ParticleTable, stacks: Sequen
     """
     rows = Rows(comm, table)
     _volumes(rows, stacks)
-    _shifts(rows, np.array([stack.box for stack in stacks]), reading)
-    if not given:
-        _headers(rows, stacks)
+    _longer(rows, stacks)
+    other = None if given else _headers(rows, stacks)
+    _shifts(rows, np.array([stack.box for stack in stacks]), reading, other)
 
 
 def _pixel_size(rows: Rows) -> None:
@@ -123,6 +125,7 @@ def _views(rows: Rows, reading: Reading) -> None:
         )
     if table.unit == "line" and "angles" not in reading.units:
         _radians_in_part(rows)
+    _tilt_of_other_range(rows)
     if away < np.sin(_FLAT) ** 2:
         table.warnings.append(f"{name}: all {rows.total} particles are seen from nearly one direction (within "
                               f"{np.degrees(np.sqrt(away)):.2g} "
@@ -161,6 +164,23 @@ def _radians_in_part(rows: Rows) -> None:
                               "angles=radian")
 
 
+def _tilt_of_other_range(rows: Rows) -> None:
+    """Warn where the tilts go all around and another angle does not, as where columns were exchanged."""
+    table = rows.table
+    block = table.tables.get(table.particle_block)
+    if table.unit != "line" or block is None:
+        return
+    angles = {label: to_numbers(block[label]) for label in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")}
+    tilt = angles.pop("rlnAngleTilt")
+    around = rows.count((tilt < 0) | (tilt > 180))
+    for label, angle in angles.items():
+        low, high = rows.range(angle)
+        if around > rows.total / 4 and 0 <= low and 90 < high <= 180:
+            table.warnings.append(f"rlnAngleTilt is below 0 or above 180 degrees for {around} of {rows.total} "
+                                  f"particles, and {label} is {low:.3g} to {high:.3g} for all: were the two columns "
+                                  "exchanged?")
+
+
 def _same_poses(rows: Rows) -> None:
     """Warn of rows that were never aligned: pose 0, or one pose that many have."""
     table = rows.table
@@ -197,8 +217,19 @@ def _volumes(rows: Rows, stacks: Sequence[StackReader]) -> None:
                         f"that of each of the {rows.total} rows; subtomograms are not supported, only 2-D images")
 
 
-def _shifts(rows: Rows, boxes: np.ndarray, reading: Reading) -> None:
-    """Warn of particles that their shifts put outside their images; refuse when most are."""
+def _longer(rows: Rows, stacks: Sequence[StackReader]) -> None:
+    """Warn of stacks that hold more than their headers tell of: which part of that are the images?"""
+    longer = [stack for stack in stacks if stack.header.beyond > _PADDING]
+    if longer:
+        there = longer[0].header
+        rows.table.warnings.append(
+            f"{longer[0].path} is {there.beyond} bytes longer than its header tells ({there.shape[0]} images of "
+            f"{there.shape[2]} x {there.shape[1]} pixels of {there.dtype.itemsize} bytes, after {there.offset} bytes; "
+            f"{len(longer)} of {len(stacks)} stacks are): is the header that of this stack?")
+
+
+def _shifts(rows: Rows, boxes: np.ndarray, reading: Reading, other: str | None) -> None:
+    """Warn of particles that their shifts put outside their images; refuse when most are. other : what headers say"""
     table = rows.table
     size = table.pixel_size if table.pixel_sizes is None else table.pixel_sizes
     half = boxes[table.stack] * size / 2
@@ -213,12 +244,13 @@ def _shifts(rows: Rows, boxes: np.ndarray, reading: Reading) -> None:
             f"{int(boxes.max())}; first: {rows.first(beyond)}); is it in another unit? Give --unit shift=A or --unit "
             f"shift=pixel")
     if 2 * count > rows.total and "shift" not in reading.units:
-        raise UserError(f"{table.path}: {said}")
+        raise UserError(f"{table.path}: {said}" + (f". Moreover, {other}" if other else ""))
     table.warnings.append(said)
 
 
-def _headers(rows: Rows, stacks: Sequence[StackReader]) -> None:
-    """Warn where stacks' headers name another pixel size; 0 and 1 Å are what programs write that do not know it."""
+def _headers(rows: Rows, stacks: Sequence[StackReader]) -> str | None:
+    """Warn where stacks' headers name another pixel size; 0 and 1 Å are what programs write that do not know it.
+    Returns what is warned of."""
     table = rows.table
     header = np.array([stack.header.voxel_size[0] for stack in stacks])[table.stack]
     size = np.broadcast_to(table.pixel_size if table.pixel_sizes is None else table.pixel_sizes, header.shape)
@@ -227,6 +259,8 @@ def _headers(rows: Rows, stacks: Sequence[StackReader]) -> None:
         row = int(np.flatnonzero(other)[0]) if other.any() else None
         told = None if row is None else (float(header[row]), float(size[row]), str(stacks[table.stack[row]].path))
         there, here, path = next(one for one in rows.comm.allgather(told) if one is not None)
-        table.warnings.append(f"the pixel size is {here:g} Å in the table, but {there:g} Å in the header of {path} "
-                              f"({count} of {rows.total} "
-                              "particles); the table's is used: give the right one with --pixel-size")
+        said = (f"the pixel size is {here:g} Å in the table, but {there:g} Å in the header of {path} ({count} of "
+                f"{rows.total} particles); the table's is used: give the right one with --pixel-size")
+        table.warnings.append(said)
+        return said
+    return None
