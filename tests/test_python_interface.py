@@ -91,7 +91,7 @@ def test_stepping_makes_the_same_run(particles, result):
     assert run.result() is run.result()
     assert states[0].weights.std() < states[1].weights.std()  # everybody alike, then by influence
     # the state's FSC is that of its half maps, in the mask
-    scored = mr.fsc(*states[1].half_maps, run._run.engine.mask)
+    scored = mr.fsc(*states[1].half_maps, run.result().mask)
     np.testing.assert_allclose(scored.values, states[1].fsc.values, atol=1e-5)
     assert states[0].record["loss"] == result.iterations[0]["loss"]
     wrong = particles.truth["pose_error"]
