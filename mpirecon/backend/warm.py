@@ -96,7 +96,7 @@ def compile_once(
         elif comm.size > 1 or not helpers:
             _work(comm, _part(steps, comm.local_rank, mates.count(comm.hostname)))
         else:
-            with _helped(wanted, helpers):
+            with helped(wanted, helpers):
                 _work(comm, _part(steps, 0, 1 + helpers))
             _work(comm, steps)  # theirs are in the cache, or else are compiled now
 
@@ -153,11 +153,11 @@ def _work(comm: Communicator, steps: list[Callable[[], None]]) -> None:
 
 
 #: what a helper runs: it finds modules where this process does
-_HELP = "import sys, json; told = json.loads(sys.argv[1]); sys.path[:] = told['path']; from mpirecon.backend.warm import help_with; help_with(told)"
+HELP = "import sys, json; told = json.loads(sys.argv[1]); sys.path[:] = told['path']; from mpirecon.backend.warm import help_with; help_with(told)"
 
 
 @contextmanager
-def _helped(wanted: Wanted, helpers: int) -> Iterator[None]:
+def helped(wanted: Wanted, helpers: int) -> Iterator[None]:
     """Other processes compile all parts but the first meanwhile; they have ended when this ends. What they do not
     manage is left undone."""
     running = []
@@ -165,7 +165,7 @@ def _helped(wanted: Wanted, helpers: int) -> Iterator[None]:
         with suppress(OSError):  # no more processes
             for part in range(1, 1 + helpers):
                 told = json.dumps({"path": sys.path, "wanted": asdict(wanted), "part": part, "parts": 1 + helpers})
-                running.append(subprocess.Popen([sys.executable, "-c", _HELP, told], stdin=subprocess.DEVNULL,
+                running.append(subprocess.Popen([sys.executable, "-c", HELP, told], stdin=subprocess.DEVNULL,
                                                 stdout=subprocess.DEVNULL,
                                                 stderr=subprocess.DEVNULL))  # fmt: skip
         yield

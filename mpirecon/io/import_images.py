@@ -19,7 +19,7 @@ from mpirecon.parallel.comm import Communicator, together
 if TYPE_CHECKING:
     from mpirecon.io.importer import ImportOptions
 
-_BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
+BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
 _SAMPLE = 512  # images of a rank that are looked at when none are copied
 _STEPS = 200  # of float16's smallest numbers, that an image must span to be more than those
 
@@ -85,7 +85,7 @@ def image_batches(
     levels : is shown all images as they are in their stacks
     """
     box = stacks[0].box if rescaling is None else rescaling.box
-    size = max(1, _BATCH_BYTES // (4 * max(box, *(stack.box for stack in stacks)) ** 2))
+    size = max(1, BATCH_BYTES // (4 * max(box, *(stack.box for stack in stacks)) ** 2))
     for start in range(0, len(rows), size):
         some = rows[start : start + size]
         image, stack = table.image[some], table.stack[some]

@@ -76,7 +76,7 @@ def select(
             slight = SlightPoses.of(comm, nearby.at_own(inverted, statistics), variance, np.median(typical, axis=1),
                                     valid)
         mixture = fit_mixture(comm, statistics, ids, variance, valid, random_poses, given, groups, slight, log_noise)
-    followed = mixture is not None and _followed(comm, mixture, mild)
+    followed = mixture is not None and can_be_followed(comm, mixture, mild)
     selection = rule.decide(Case(comm, statistics, sigma, ids, valid, valid & (inverted | ~against), distance, keep,
                                  sort_scope, mild,
                                  mixture, followed, slight))  # fmt: skip
@@ -117,6 +117,6 @@ def _sample(comm: Communicator, ids: np.ndarray, looked: np.ndarray) -> np.ndarr
     return sample
 
 
-def _followed(comm: Communicator, mixture: PoseMixture, mild: float) -> bool:
+def can_be_followed(comm: Communicator, mixture: PoseMixture, mild: float) -> bool:
     """Whether to go by the mixture: it tells good from wrong, or is on its way there and finds anybody good at all."""
     return mixture.separable_ or (mild > 0 and comm.allreduce_scalar(float(mixture.posterior_.sum())) >= 1)

@@ -12,7 +12,7 @@ _LOOKS = 3
 
 #: share of the particles whose poses nearby are looked at first, in the iteration before, and the least of them; where
 #: fewer than this share of them are slightly wrong there is no further look
-_FIRST_LOOK, _FIRST_LOOK_AT, _FEW_SLIGHT = 0.25, 1000, 0.005
+_FIRST_LOOK, FIRST_LOOK_AT, _FEW_SLIGHT = 0.25, 1000, 0.005
 
 
 class Looks:
@@ -35,7 +35,7 @@ class Looks:
     def at(self, ids: np.ndarray, count: int, seed: int) -> np.ndarray:
         """Which of the particles of these ids, of `count` in all, are looked at first, (m,) bool; those that are scored
         at random orientations are among them."""
-        return uniform_hash(ids, seed + self.first) < max(_FIRST_LOOK, _FIRST_LOOK_AT / count)
+        return uniform_hash(ids, seed + self.first) < max(_FIRST_LOOK, FIRST_LOOK_AT / count)
 
     @staticmethod
     def worthwhile(slight: float) -> bool:

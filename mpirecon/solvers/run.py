@@ -47,7 +47,7 @@ from mpirecon.solvers.timing import Timings
 
 #: share of the particles that are scored at random orientations as well, to measure what a wrong pose looks like, and
 #: the least and most of them
-_RANDOM_SHARE, _RANDOM_POSES = 0.125, (500, 5000)
+_RANDOM_SHARE, RANDOM_POSES = 0.125, (500, 5000)
 
 #: sets the draw of particles that are compared with the maps apart from the others of the seed
 _COMPARED = 0x5C0
@@ -321,7 +321,7 @@ class Reconstruction:
         if self.config.mixes:
             # about this many particles of the whole set say what a wrong pose looks like
             m = self.slab.total
-            share = min(1.0, np.clip(_RANDOM_SHARE * m, *_RANDOM_POSES) / m)
+            share = min(1.0, np.clip(_RANDOM_SHARE * m, *RANDOM_POSES) / m)
             random = uniform_hash(self.slab.ids, seed) < share
         due = looking and self._looks.due(iteration)
         nearby = NearbyPoses.empty(len(self.slab), BANDS, self.engine.backend.plane.shells) if due else None
