@@ -55,9 +55,9 @@ def _halves(run: RunFiles) -> str:
     rows = [[str(record["iteration"]), *(_mean(record["search_fsc"][part]) for part in parts)] for record in records]
     return pieces.figure(
         pieces.table(["iteration", *parts.values()], rows),
-        "FSC of half maps, mean over all shells, of all particles by their weights, of the rejected ones alone at their "
-        "given poses, and of those alone that are kept at found poses, which build the map from the iteration after a "
-        "search on.",
+        "FSC of half maps, mean over all shells: of all particles by their weights, of the rejected ones alone at "
+        "their given poses, and of those alone that are kept at found poses. These build the map from the iteration "
+        "after a search on.",
     )
 
 

@@ -14,7 +14,6 @@ from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.comm import together
 from mpirecon.parallel.select import smallest_k
 from mpirecon.robust.contradiction import contradicting, looks_inverted
-from mpirecon.robust.selection import Selection
 from mpirecon.solvers.groups import WHOLE
 from mpirecon.solvers.part_maps import FEWEST, enough, half_maps, solved
 from mpirecon.solvers.record import describe
