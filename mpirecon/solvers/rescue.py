@@ -1,5 +1,4 @@
-"""Rejected particles found again: between iterations their poses are searched, and believed on evidence (--poses
-rescue).
+"""Poses of rejected particles: between iterations they are searched, and believed on evidence (--poses rescue).
 
 A particle that builds no map is compared with the map of its own half set, one that does with that of the other folds
 of its half, never with the other half's: what is found is not what was put in. Each search begins anew: the given pose,
@@ -20,17 +19,18 @@ from mpirecon.robust.jointly import gather_rows
 from mpirecon.robust.particle_noise import particle_sigma
 from mpirecon.robust.selection import Selection
 from mpirecon.robust.statistics import Statistics
-from mpirecon.search.believe import FEWEST, Amplitudes, Belief, widening
+from mpirecon.search.believe import Amplitudes, Belief, widening
 from mpirecon.search.group_belief import GroupBelief
 from mpirecon.search.group_search import GroupSearcher
 from mpirecon.search.local import LOCAL, LocalSearcher
 from mpirecon.search.pose_errors import NearErrors, PoseErrors, Refined
-from mpirecon.search.searcher import FEWEST_SHELLS, SUPPORTED, TABLE, Searcher, finest_shell
+from mpirecon.search.searcher import TABLE, Searcher, finest_shell
 from mpirecon.solvers.fixed_poses import FixedPoses
 from mpirecon.solvers.found_poses import FoundPoses, with_found
 from mpirecon.solvers.groups import MapSet
 from mpirecon.solvers.planted_poses import PlantedPoses
 from mpirecon.solvers.pose_round import PoseRound, asks_of
+from mpirecon.solvers.search_warnings import ALIKE, NOBODY, cannot_search, warnings_of
 from mpirecon.solvers.searchable import OFFSET, offset_range
 from mpirecon.solvers.slab_data import uniform_hash
 from mpirecon.validate.coverage import pile_up
@@ -56,18 +56,13 @@ _BACK = 6.0
 #: degrees that no standard deviation of slight errors exceeds
 _WIDEST = 15.0
 
-#: why nothing is searched, where that is no reason to worry, or has a warning of its own
-_ALIKE = "correct and wrong particles could not be told apart, and all are kept at their given poses"
-_NOBODY = "every particle is believed at its given pose"
-
 #: sets the draw of the control apart from the others of the seed
 _CONTROL = 0xC0117
 
 
 class Rescue(FixedPoses):
     """Poses of the particles that are not believed at the given ones are searched after the last iterations but one;
-    with
-    ``--poses refine`` those of the others are moved as well."""
+    with ``--poses refine`` those of the others are moved as well."""
 
     searches = True
 
@@ -101,7 +96,7 @@ class Rescue(FixedPoses):
         sigma = particle_sigma(comm, scores, slab.valid)
         kept = slab.valid & chosen.kept & (chosen.contrast > 0)
         finest, believed = finest_shell(fsc), comm.allreduce_scalar(int(kept.sum()))
-        cannot = self._cannot(finest, believed)
+        cannot = cannot_search(finest, believed)
         searcher = None if cannot else Searcher(
             self.backend.plane, slab.file.pixel_size, self.backend.premultiplied, self.engine.found.noise_power,
             self.engine.symmetry.group, self._diameter, finest, self.offset / _RANGE,
@@ -109,12 +104,12 @@ class Rescue(FixedPoses):
             self._amplitudes(scores, sigma, kept),
         )  # fmt: skip
         if searcher is not None and self.config.refines:
-            near, nobody = slab.valid & (chosen.kept | chosen.slight) & (chosen.contrast >= 0), np.zeros(len(slab),
-                                                                                                         bool)
+            near = slab.valid & (chosen.kept | chosen.slight) & (chosen.contrast >= 0)
+            nobody = np.zeros(len(slab), bool)
             self._refine(asks_of(comm, slab, near, nobody, np.ones(len(slab)), sigma), searcher, references)
         asked = slab.valid & ~chosen.kept & ~self.found.refined & (chosen.contrast >= 0)
         anybody = comm.allreduce_scalar(int(asked.sum())) > 0
-        reason = _ALIKE if not chosen.mixture_.separable_ else cannot if anybody else _NOBODY
+        reason = ALIKE if not chosen.mixture_.separable_ else cannot if anybody else NOBODY
         if reason is not None:
             self.facts["reason"] = reason
             return
@@ -128,22 +123,23 @@ class Rescue(FixedPoses):
     def _find(self, asks: np.ndarray, searcher: Searcher, references: MapSet) -> None:
         """Search the poses of the asked anywhere; and near the given ones, where errors are of a size."""
         table, probability, facts = self._searched(asks, searcher, references)
-        self.facts |= facts | {"finest_shell": searcher.finest, "amplitude": [searcher.amplitudes.mean,
-                                                                              searcher.amplitudes.sigma]}
+        law = searcher.amplitudes
+        self.facts |= facts | {"finest_shell": searcher.finest, "amplitude": [law.mean, law.sigma]}
         if self.config.refines and self.config.search_sigma is None:
             given = self._given_shift(table["id"])
             offsets = (table["shift"] - given) / searcher.pixel_size
             near = NearErrors.of(table["moved"], offsets, table["shift_sigma"] / searcher.pixel_size, probability)
             if near is not None:
-                again, likely, facts = self._searched(asks, replace(searcher, turn_sigma=near.turn,
-                                                                    offset_sigma=near.offset), references)
+                narrow = replace(searcher, turn_sigma=near.turn, offset_sigma=near.offset)
+                again, likely, facts = self._searched(asks, narrow, references)
                 better = likely > probability
                 table[better], probability = again[better], np.maximum(likely, probability)
                 self.facts["near"] = facts | {"angle_sigma": float(np.degrees(near.turn)), "fraction": near.share}
         self._take(table, probability)
 
-    def _searched(self, asks: np.ndarray, searcher: Searcher, references: MapSet) -> tuple[np.ndarray, np.ndarray,
-                                                                                           dict]:
+    def _searched(
+        self, asks: np.ndarray, searcher: Searcher, references: MapSet
+    ) -> tuple[np.ndarray, np.ndarray, dict]:
         """(TABLE of the asked of all ranks, the probability of what was found of each, numbers for the summary).
         Collective."""
         this = self._round(searcher if self.groups is None else GroupSearcher(searcher))
@@ -191,8 +187,7 @@ class Rescue(FixedPoses):
         return gather_rows(self.comm, self.slab.metadata.pose.shift, self.slab.total)[ids]
 
     def _refine(self, asks: np.ndarray, searcher: Searcher, references: MapSet) -> None:
-        """Move the poses of the asked, as far as errors of given poses go that the asked themselves show.
-        Collective."""
+        """Move the poses of the asked, as far as errors of given poses go that these themselves show. Collective."""
         size = 5 if self.offset else 3
         table = self._round(LocalSearcher(searcher, size == 5), LOCAL).in_maps(asks, references)
         table = table[table["curvature"][:, 0, 0] > 0]
@@ -210,8 +205,7 @@ class Rescue(FixedPoses):
 
     def _control(self, kept: np.ndarray) -> np.ndarray:
         """Kept particles of the first folds, whose maps serve for all of them; of groups, which are few, those of all
-        folds; (m,) bool.
-        Collective."""
+        folds; (m,) bool. Collective."""
         slab, units, wanted = self.slab, self._units, _CONTROLS if self.groups is None else _CONTROLS_OF_GROUPS
         candidates = kept & (slab.fold == 0) if self.groups is None else kept
         total = self._count(units[candidates])
@@ -225,16 +219,6 @@ class Rescue(FixedPoses):
     def _count(self, units: np.ndarray) -> int:
         """Different ones among those of all ranks. Collective."""
         return len(np.unique(np.concatenate(self.comm.allgather(np.unique(units)))))
-
-    def _cannot(self, finest: int, kept: int) -> str | None:
-        """Why no image can be compared with these maps; None where it can."""
-        if kept < FEWEST:
-            return f"{kept} particles are believed at their given poses; {FEWEST} are needed to know what a right pose looks like"
-        if finest < FEWEST_SHELLS:
-            return (f"the half maps agree (FSC above {SUPPORTED}) in {finest} shells; {FEWEST_SHELLS} are needed: what "
-                    f"fits such maps "
-                    "best says nothing of poses")
-        return None
 
     @property
     def _diameter(self) -> float:
@@ -320,31 +304,17 @@ class Rescue(FixedPoses):
 
     def warnings(self, kept: np.ndarray) -> list[str]:
         facts = self.facts or {}
-        if reason := facts.get("reason"):
-            return [] if reason in (_ALIKE, _NOBODY) else [f"--poses {self.config.poses} searched nothing: {reason}"]
+        told = warnings_of(facts, self.config.poses)
         if "control" not in facts:
-            return []
-        told, control = [], facts["control"]
-        if 2 * control["came_back"] < control["searched"]:
-            told.append(f"of {control['searched']} kept particles that were searched blindly, {control['came_back']} "
-                        f"came back to their own "
-                        "pose: most of what this search finds is chance, and few found poses are believed. Better "
-                        "maps, a tighter --diameter "
-                        "or a smaller --search-offset may help")
-        if (groups := facts.get("groups")) and not groups["believed"]:
-            told.append(f"none of {groups['searched']} groups that were searched is believed where it was found: "
-                        f"{control['came_back']} of "
-                        f"{control['searched']} kept ones came back to their own pose, and what was found of the "
-                        f"searched is no better than what "
-                        "is found in decoys. They are left out, as with --poses fixed")
+            return told
         views = self.slab.pose.matrices()[:, 2]
         parts = zip(*self.comm.allgather((views[self.used], views[kept & ~self.used])))
         piled = pile_up(*(np.concatenate(part) for part in parts), self.engine.symmetry.group.matrices)
         return [*told, piled] if piled else told
 
     def columns(self, kept: np.ndarray) -> dict[str, np.ndarray]:
-        """pose_state as GIVEN … NOT_SEARCHED; pose_sigma (degrees) and offset_sigma (Å) are NaN where the pose is the
-        given one."""
+        """pose_state as GIVEN … NOT_SEARCHED; pose_sigma (degrees) and offset_sigma (Å), NaN where the pose is the given
+        one."""
         slab, found = self.slab, self.found
         state = np.select([self.used, self.refined, kept, found.searched], [FOUND, REFINED, GIVEN, IN_VAIN],
                           NOT_SEARCHED)
