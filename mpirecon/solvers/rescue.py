@@ -313,8 +313,8 @@ class Rescue(FixedPoses):
         return [*told, piled] if piled else told
 
     def columns(self, kept: np.ndarray) -> dict[str, np.ndarray]:
-        """pose_state as GIVEN … NOT_SEARCHED; pose_sigma (degrees) and offset_sigma (Å), NaN where the pose is the given
-        one."""
+        """pose_state as GIVEN … NOT_SEARCHED; pose_sigma (degrees) and offset_sigma (Å), NaN where the pose is as
+        given."""
         slab, found = self.slab, self.found
         state = np.select([self.used, self.refined, kept, found.searched], [FOUND, REFINED, GIVEN, IN_VAIN],
                           NOT_SEARCHED)

@@ -16,8 +16,8 @@ def cannot_search(finest: int, kept: int) -> str | None:
         return (f"{kept} particles are believed at their given poses; {FEWEST} are needed to know what a right pose "
                 "looks like")
     if finest < FEWEST_SHELLS:
-        return (f"the half maps agree (FSC above {SUPPORTED}) in {finest} shells; {FEWEST_SHELLS} are needed: what fits "
-                "such maps best says nothing of poses")
+        return (f"the half maps agree (FSC above {SUPPORTED}) in {finest} shells; {FEWEST_SHELLS} are needed: what "
+                "fits such maps best says nothing of poses")
     return None
 
 
@@ -37,7 +37,7 @@ def warnings_of(facts: dict, poses: str) -> list[str]:
     if groups and not groups["believed"]:
         told.append(
             f"none of {groups['searched']} groups that were searched is believed where it was found: "
-            f"{control['came_back']} of {control['searched']} kept ones came back to their own pose, and what was found "
-            "of the searched is no better than what is found in decoys. They are left out, as with --poses fixed"
+            f"{control['came_back']} of {control['searched']} kept ones came back to their own pose, and what was "
+            "found of the searched is no better than what is found in decoys. They are left out, as with --poses fixed"
         )
     return told
