@@ -28,7 +28,8 @@ from mpirecon.cli.logs import command as logs_command
 from mpirecon.errors import UserError
 from mpirecon.io.checkpoint import Checkpoint
 from mpirecon.io.export import ExportOptions, export_run
-from mpirecon.io.importer import ImportOptions, import_particles
+from mpirecon.io.import_options import ImportOptions
+from mpirecon.io.importer import import_particles
 from mpirecon.io.mrc import read_map
 from mpirecon.io.optics_table import read_mtf
 from mpirecon.io.particle_file import ParticleFile

@@ -9,7 +9,8 @@ import test_cryosparc as cs
 from test_import import OPTICS, line_of, make, refused, run, save_stack, table
 
 from mpirecon.errors import UserError
-from mpirecon.io.importer import ImportOptions, import_particles
+from mpirecon.io.import_options import ImportOptions
+from mpirecon.io.importer import import_particles
 from mpirecon.io.reading import UNITS, Reading, parse_unit
 
 M = 40

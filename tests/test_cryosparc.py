@@ -18,7 +18,8 @@ from mpirecon.cli.import_ import command
 from mpirecon.errors import UserError
 from mpirecon.io.cryosparc import read_cryosparc
 from mpirecon.io.cs_file import read_cs, with_columns
-from mpirecon.io.importer import ImportOptions, import_particles
+from mpirecon.io.import_options import ImportOptions
+from mpirecon.io.importer import import_particles
 from mpirecon.io.relion import read_relion
 from mpirecon.model.aberrations import even_order, odd_order, tilt_coefficients, zernike_sum
 from mpirecon.model.optics import electron_wavelength

@@ -22,7 +22,8 @@ from mpirecon.cli.export import command
 from mpirecon.errors import UserError
 from mpirecon.io.cryosparc import read_cryosparc
 from mpirecon.io.cs_file import read_cs
-from mpirecon.io.importer import ImportOptions, import_particles
+from mpirecon.io.import_options import ImportOptions
+from mpirecon.io.importer import import_particles
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import read_relion
 from mpirecon.io.run_output import write_particle_table, write_summary

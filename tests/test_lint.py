@@ -24,8 +24,8 @@ def test_every_name_is_known_and_used():
     assert found.returncode == 0, found.stdout + found.stderr
 
 
-#: characters of a line
-WIDTH = 120
+#: characters of a line, and lines of a file of the program
+WIDTH, LENGTH = 120, 350
 
 #: files whose longer lines are not wrapped yet
 LONGER = set((CHECKOUT / "tests" / "longer_lines.txt").read_text(encoding="utf-8").split())
@@ -38,6 +38,13 @@ def too_long(path: Path) -> list[int]:
                   for row in range(token.start[0], token.end[0] + 1) if token.end[0] > token.start[0]}
     lines = path.read_text(encoding="utf-8").splitlines()
     return [i for i, line in enumerate(lines, 1) if len(line) > WIDTH and i not in within and "://" not in line]
+
+
+def test_files_are_not_too_long():
+    files = [path for name in ("mpirecon", "kernels") for path in (CHECKOUT / name).rglob("*.py")]
+    assert len(files) > 100
+    lines = {str(path.relative_to(CHECKOUT)): len(path.read_bytes().splitlines()) for path in files}
+    assert not {name: count for name, count in lines.items() if count > LENGTH}, "split them by subject"
 
 
 def test_lines_are_not_too_long():

@@ -17,7 +17,7 @@ from test_import_mpi import same
 import mpirecon
 from mpirecon.cli import run
 from mpirecon.errors import UserError
-from mpirecon.io.importer import ImportOptions
+from mpirecon.io.import_options import ImportOptions
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.star import read_star

@@ -14,7 +14,8 @@ from test_import import OPTICS, make, pixels, refused, run, save_stack, table
 from test_import_mpi import same
 
 from mpirecon.cli.import_ import command
-from mpirecon.io.importer import ImportOptions, import_particles
+from mpirecon.io.import_options import ImportOptions
+from mpirecon.io.importer import import_particles
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.row_selection import parse_selection
 from mpirecon.io.star import read_star, write_star

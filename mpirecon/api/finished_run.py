@@ -17,7 +17,7 @@ from mpirecon.io.unfinished import state_of
 from mpirecon.report.html import write_report
 from mpirecon.validate.grids import check_same_grid
 from mpirecon.validate.local_files import LOCAL_MAPS, LocalInput, read_mask, sharpening, write_local_maps
-from mpirecon.validate.local_resolution import LocalResolution
+from mpirecon.validate.local_result import LocalResolution
 
 
 class FinishedRun:

@@ -22,7 +22,7 @@ from mpirecon.validate.fsc import fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
 from mpirecon.validate.grids import check_same_grid
 from mpirecon.validate.local_files import LOCAL_MAPS, LocalInput, read_mask, sharpening, write_local_maps
-from mpirecon.validate.local_resolution import LocalResolution
+from mpirecon.validate.local_result import LocalResolution
 from mpirecon.validate.map_warnings import half_map_warnings, mask_warnings
 from mpirecon.validate.postprocess import Postprocessed, postprocess
 

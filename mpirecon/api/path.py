@@ -70,7 +70,8 @@ def path(
     UserError
         on all ranks, for what the caller can mend.
     """
-    from mpirecon.solvers.path import checked_options, first_run, run_path
+    from mpirecon.solvers.path import run_path
+    from mpirecon.solvers.path_options import checked_options, first_run
 
     comm = as_communicator(comm)
     source, reading = source_of(particles, options)

@@ -12,8 +12,9 @@ import numpy as np
 
 from mpirecon.api.arguments import as_communicator, check_names
 from mpirecon.api.maps import FSC, Volume, as_volume
-from mpirecon.api.particles import Particles, imported
-from mpirecon.api.particles import open as open_particles
+from mpirecon.api.particles import Particles
+from mpirecon.api.reading import imported
+from mpirecon.api.reading import open as open_particles
 from mpirecon.api.result import Result
 from mpirecon.api.scratch import Scratch
 from mpirecon.batch.units import parse_time

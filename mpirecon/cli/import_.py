@@ -74,10 +74,8 @@ def command(comm, particles: Path, output: Path, quiet: bool, verbose: bool, **o
     """
     reading = reading_of(options)
 
-    from mpirecon.io.importer import (  # slow to load (pandas, HDF5), and --help needs none
-        ImportOptions,
-        import_particles,
-    )
+    from mpirecon.io.import_options import ImportOptions
+    from mpirecon.io.importer import import_particles  # slow to load (pandas, HDF5), and --help needs none
 
     console = Console(comm, quiet=quiet, verbose=verbose)
     chosen = ImportOptions(**reading, **options)

@@ -47,7 +47,8 @@ def _run(comm, particles, output, schedule, steps, random_draws, high_pass, null
     reading = reading_of(options)
     from mpirecon.parallel.console import Console
     from mpirecon.solvers.endurance import Endurance
-    from mpirecon.solvers.path import checked_options, first_run, run_path
+    from mpirecon.solvers.path import run_path
+    from mpirecon.solvers.path_options import checked_options, first_run
 
     config = reconstruct.configure(**first_run(schedule, **options))
     chosen = checked_options(schedule, steps, random_draws, high_pass, null)

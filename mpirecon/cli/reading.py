@@ -217,7 +217,7 @@ def glance(particles: Path, reading: dict, console=None) -> Iterator[ParticleFil
         with ParticleFile(particles) as file:
             yield file
         return
-    from mpirecon.io.importer import ImportOptions
+    from mpirecon.io.import_options import ImportOptions
     from mpirecon.parallel.comm import SerialCommunicator
 
     with tempfile.TemporaryDirectory(prefix="mpirecon-") as folder:
@@ -242,7 +242,7 @@ def as_file(comm, particles: Path, reading: dict, console) -> Iterator[Path]:
         yield particles
         return
     from mpirecon.api.scratch import Scratch
-    from mpirecon.io.importer import ImportOptions
+    from mpirecon.io.import_options import ImportOptions
     from mpirecon.io.table_link import link_table
 
     scratch = Scratch(comm)  # gone with this block

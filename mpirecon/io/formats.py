@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mpirecon.io.export import Export
-    from mpirecon.io.importer import ImportOptions
+    from mpirecon.io.import_options import ImportOptions
     from mpirecon.io.particle_table import ParticleTable
 
 

@@ -17,7 +17,7 @@ from mpirecon.operators.background import Background
 from mpirecon.parallel.comm import Communicator, together
 
 if TYPE_CHECKING:
-    from mpirecon.io.importer import ImportOptions
+    from mpirecon.io.import_options import ImportOptions
 
 _BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
 _SAMPLE = 512  # images of a rank that are looked at when none are copied

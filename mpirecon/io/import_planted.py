@@ -14,7 +14,7 @@ from mpirecon.model.planted import copied, plant
 from mpirecon.parallel.comm import Communicator
 
 if TYPE_CHECKING:
-    from mpirecon.io.importer import ImportOptions
+    from mpirecon.io.import_options import ImportOptions
 
 
 def particle_set(comm: Communicator, table: ParticleTable, box: int, half: np.ndarray,

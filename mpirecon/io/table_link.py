@@ -12,7 +12,9 @@ from pathlib import Path
 
 from mpirecon.errors import UserError
 from mpirecon.io.formats import format_of
-from mpirecon.io.importer import ImportOptions, ImportReport, import_particles, provenance_of
+from mpirecon.io.import_options import ImportOptions
+from mpirecon.io.import_report import ImportReport
+from mpirecon.io.importer import import_particles, provenance_of
 from mpirecon.io.inputs import Input
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.agree import run_first

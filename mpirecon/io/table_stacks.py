@@ -21,7 +21,7 @@ def open_stacks(
     """A reader per stack of the table, with every row checked against its stack, a number for each file that any column
     names (stack_paths.same_files), and notes. Collective.
 
-    table : this rank's rows · whole : all of them, on rank 0 · options : importer.ImportOptions
+    table : this rank's rows · whole : all of them, on rank 0 · options : import_options.ImportOptions
 
     Raises
     ------

@@ -14,6 +14,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path
 from mpirecon.report import details, overview, pieces
 from mpirecon.report.controls import controls_section
+from mpirecon.report.facts import facts
 from mpirecon.report.run_files import RunFiles, read_run_files
 from mpirecon.report.verdict import cautions, verdict
 
@@ -60,7 +61,7 @@ def report_page(run: RunFiles) -> str:
         kind=escape("mpirecon reconstruct · " + str(summary["started"]).replace("T", " ").replace("+00:00", " UTC")),
         verdict=escape(verdict(summary)),
         cautions=pieces.cautions(told),
-        facts="\n".join(pieces.fact(*fact) for fact in overview.facts(summary)),
+        facts="\n".join(pieces.fact(*fact) for fact in facts(summary)),
         overview="\n".join(part for part in overview.sections(run) if part),
         details="\n".join(part for part in (*details.sections(run), controls_section(summary),
                                             *details.last_sections(run)) if part),

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +19,16 @@ from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.stopping import StopRequested
 from mpirecon.parallel.watchdog import Watchdog
 from mpirecon.robust.nested import FEWEST, SCHEDULES
-from mpirecon.robust.known_rules import rule_of
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.endurance import Endurance
 from mpirecon.solvers.main import about_run, telling
 from mpirecon.solvers.normalise import OFF
+from mpirecon.solvers.path_checkpoint import path_identity, restore_walk, walk_arrays
 from mpirecon.solvers.path_results import write_path
 from mpirecon.solvers.place import Place, open_run
 from mpirecon.solvers.resume import check_identity
-from mpirecon.solvers.walk import PathOptions, Walk, Walked
+from mpirecon.solvers.path_options import PathOptions
+from mpirecon.solvers.walk import Walk, Walked
 from mpirecon.validate.fsc import fsc
 from mpirecon.validate.masks import independent_share
 from mpirecon.validate.nested import PathVerdict, judge, measured
@@ -169,7 +169,7 @@ class _Path:
 
     def go(self, resume: bool) -> None:
         """Do what is not done yet. Collective."""
-        self._identity = _identity(self.walk)
+        self._identity = path_identity(self.walk)
         walked = self._load() if resume else None
         self.walk.prepare(walked)
         if walked is not None:
@@ -278,8 +278,8 @@ class _Path:
                          "random": self.random,
                          "noise": self.noise.steps, "mask_text": self.walk.mask_text,
                          "unexplained": self.walk.walked.unexplained, "noise_unexplained": self.noise.unexplained}
-                arrays = {"power": whole, "whole": self._whole, **self.walk.own_mask, **_arrays("", self.walk.walked),
-                          **_arrays("noise_", self.noise)}
+                arrays = {"power": whole, "whole": self._whole, **self.walk.own_mask,
+                          **walk_arrays("", self.walk.walked), **walk_arrays("noise_", self.noise)}
                 write_checkpoint(self.folder / NAME, facts, arrays)
         self.saved = True
         if told:
@@ -299,8 +299,8 @@ class _Path:
                     self._whole = checkpoint.array("whole")
                     if "mask" in checkpoint:
                         self.walk.measure_in(checkpoint.array("mask"), facts["mask_text"])
-                    _restore("", walked, checkpoint)
-                    _restore("noise_", self.noise, checkpoint)
+                    restore_walk("", walked, checkpoint)
+                    restore_walk("noise_", self.noise, checkpoint)
         self.saved = True
         self.console.say(f"going on after step {self.done} of {self.total}")
         return walked
@@ -316,92 +316,3 @@ class _Path:
                                 f"{len(changed)} images differ, the "
                                 f"first of particle {changed[0]}; resume with the same particle file, or start anew "
                                 f"with --overwrite")
-
-
-def _identity(walk: Walk) -> dict:
-    """What must be the same for a path to be gone on with. Collective."""
-    found = walk.run.identity
-    options = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(walk.options).items()}
-    options["steps"] = list(walk.fractions)
-    return {**found, "kind": PATH.kind, "options": {**found["options"],
-                                                    **{_SPELLED.get(n, n): v for n, v in options.items()}}}
-
-
-#: options of a path whose names a Config has for something else
-_SPELLED = {"schedule": "path_schedule"}
-
-
-def _arrays(prefix: str, walked: Walked) -> dict[str, np.ndarray]:
-    """What is kept of a walk, by name."""
-    found = {"distance": walked.distance, "kept_to": walked.kept_to, **{f"found_{name}": v for name,
-                                                                        v in walked.found.items()}}
-    return {prefix + name: values for name, values in found.items() if values is not None}
-
-
-def _restore(prefix: str, walked: Walked, checkpoint: Checkpoint) -> None:
-    if f"{prefix}kept_to" not in checkpoint:
-        return
-    walked.kept_to, walked.distance = checkpoint.array(f"{prefix}kept_to"), checkpoint.array(f"{prefix}distance")
-    walked.found = {name: checkpoint.array(f"{prefix}found_{name}") for name in ("distance", "sigma", "yp", "pp")}
-
-
-#: options that choose the first run, which the schedules that score anew do without
-_OF_FIRST_RUN = {"loss": "--loss", "keep": "--keep", "iterations": "--iterations", "group_by": "--group-by"}
-
-
-#: options of reconstruct that a path leaves no choice of, and why
-_ONLY = {
-    "solver": ("normal", "the steps of a path are solved by their normal equations"),
-    "space": ("fourier", "a path is made in Fourier space"),
-    "sort_scope": ("global", "a path sorts all particles of all ranks"),
-}
-
-
-def checked_options(
-    schedule: str, steps: tuple[float, ...] | None, random_draws: int, high_pass: tuple[float, float] | None, null: bool
-) -> PathOptions:
-    """The options of a path; UserError where they do not go together."""
-    if random_draws < 1:
-        raise UserError(f"--random-draws {random_draws}: at least 1 is needed, to see what chance does")
-    if high_pass is None:
-        return PathOptions(schedule, steps, random_draws, null=null)
-    if schedule != "sieve":
-        raise UserError("--high-pass applies to --schedule sieve")
-    if not 0 < high_pass[1] < high_pass[0]:
-        raise UserError(f"--high-pass {high_pass[0]:g}:{high_pass[1]:g}: expected the coarser resolution first, e.g. "
-                        f"50:3")
-    return PathOptions(schedule, steps, random_draws, tuple(map(float, high_pass)), null)
-
-
-def first_run(schedule: str, **options) -> dict:
-    """Options of reconstruct as the first run of a path takes them: by default the posterior; all alike where particles
-    are scored anew.
-
-    Raises
-    ------
-    UserError
-        for a schedule that does not exist, for options that a schedule does without, and for a single fold, where
-        particles would be scored by maps that they built.
-    """
-    if schedule not in SCHEDULES:
-        raise UserError(f"--schedule {schedule}: choose one of {', '.join(SCHEDULES)}")
-    if options.get("folds") == 1:
-        raise UserError("--folds 1: particles would be scored against maps that they built, and the best-scored would "
-                        "be those that did so "
-                        "most; a path needs 2 folds or more")
-    for name, (wanted, why) in _ONLY.items():
-        if options.get(name, wanted) != wanted:
-            raise UserError(f"--{name.replace('_', '-')} {options[name]}: {why}; leave it out")
-    if schedule != "once":
-        given = [option for name, option in _OF_FIRST_RUN.items() if options.get(name) is not None]
-        if given:
-            raise UserError(f"{given[0]} is of a first run, and --schedule {schedule} has none: particles are scored "
-                            f"anew at each step; use "
-                            "--schedule once, or leave it out")
-    loss = options.get("loss") or ("posterior" if schedule == "once" else "l2")
-    if not isinstance(loss, str) or rule_of(loss).judges:
-        return {**options, "loss": loss}
-    if options.get("keep") is not None:
-        raise UserError(f"--keep applies to losses that select; --loss {loss} counts all particles alike")
-    # all particles alike, but in folds, as l2 does not need them to be
-    return {**options, "loss": "sorted", "keep": 1.0, "iterations": options.get("iterations") or 1}

@@ -104,7 +104,7 @@ def open_run(
 
 @contextmanager
 def _open_table(comm, particles, output, kind, config, console, reading, overwrite, resume):
-    from mpirecon.io.importer import ImportOptions  # slow to load (pandas), and particle files need none
+    from mpirecon.io.import_options import ImportOptions  # slow to load (pandas), and particle files need none
     from mpirecon.io.table_link import link_table, tables_of
 
     options = ImportOptions(**{"seed": config.seed, **(reading or {})})

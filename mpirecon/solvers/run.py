@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mpirecon.backend.bands import BANDS, Bands
+from mpirecon.backend.bands import Bands
 from mpirecon.backend.protocol import Ability
 from mpirecon.backend.store import ImageStore
 from mpirecon.io.image_levels import LevelsFound
@@ -19,7 +19,6 @@ from mpirecon.parallel.select import median
 from mpirecon.parallel.stopping import StopSignals
 from mpirecon.robust.jointly import select_jointly
 from mpirecon.robust.mixture_model import SLIGHT
-from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.particle_noise import NOISY, particle_sigma
 from mpirecon.robust.schedule import mildness
 from mpirecon.robust.select import select
@@ -38,18 +37,11 @@ from mpirecon.solvers.problem import Problem
 from mpirecon.solvers.record import iteration_record
 from mpirecon.solvers.rescue import Rescue
 from mpirecon.solvers.resume import identify
+from mpirecon.solvers.scoring import Scoring
 from mpirecon.solvers.searchable import check_search
 from mpirecon.solvers.shift_check import check_shifts
-from mpirecon.solvers.slab_data import uniform_hash
 from mpirecon.solvers.state import Outcome, Scores, State, Survey
 from mpirecon.solvers.timing import Timings
-
-#: share of the particles that are scored at random orientations as well, to measure what a wrong pose looks like, and
-#: the least and most of them
-_RANDOM_SHARE, _RANDOM_POSES = 0.125, (500, 5000)
-
-#: sets the draw of particles that are compared with the maps apart from the others of the seed
-_COMPARED = 0x5C0
 
 
 class Reconstruction:
@@ -82,7 +74,7 @@ class Reconstruction:
         self._make_solver = solver or p.config.solver_kind.make
         self.solver: Solver | None = None  # once the images were surveyed
         self.state: State | None = None
-        self._looks = Looks(p.config.settling)
+        self.scoring = Scoring(p)
         self.poses = FixedPoses(p.slab)
         if p.config.searches:
             check_search(comm, p.slab, p.config, p.groups)
@@ -132,12 +124,12 @@ class Reconstruction:
         selection, looking = self._select_all(state)  # w, s of each particle
         weigh = self._in_batches(number, selection) if self._sorts_batches else lambda rows: selection
         moved = int(self.poses.moved.sum())  # compared at the given poses as well
-        some = self._sample_size - (self.slab.total, self.slab.here)  # who is not compared with the maps
+        some = self.scoring.sample_size - (self.slab.total, self.slab.here)  # who is not compared with the maps
         total, mine = passes * self.slab.total + self.comm.allreduce_scalar(moved) + some[0], passes * self.slab.here + moved + some[1]
         with self.engine.pace.showing(total, f"iteration {number} of {rounds}", mine=mine, further=rounds - number):
             selection = self.solver.step(weigh)  # Σ w s Aᴴŷ and Σ w s² AᴴA, maps of halves and folds, their FSC
             # yy, yp, pp of each particle against maps that it did not build
-            scores = self._score(number, looking, self._sample)
+            scores = self._score(number, looking, self.scoring.sample)
         made = State(number, state.survey, self.slab.valid, self.slab.pose, looking, selection, self.solver.compared,
                      self.solver.fsc,
                      scores)  # fmt: skip
@@ -170,9 +162,9 @@ class Reconstruction:
         """Compare the particles with the half maps as they are in the end: of small boxes alone, whose half maps are
         refined."""
         self.solver.refer_to(maps)
-        total, mine = self._sample_size
+        total, mine = self.scoring.sample_size
         with self.engine.pace.showing(total, "final maps", mine=mine):
-            self.state = replace(self.state, scores=self._score(self.state.iteration, False, self._sample))
+            self.state = replace(self.state, scores=self._score(self.state.iteration, False, self.scoring.sample))
         self._make_room()
 
     @cached_property
@@ -221,9 +213,9 @@ class Reconstruction:
     def _judge_looks(self, state: State) -> tuple[Scores, bool]:
         """What to select by, and whether there are slight errors to look for. A look at some particles tells only the
         latter."""
-        if state.scores.nearby is None or state.iteration != self._looks.first:
+        if state.scores.nearby is None or state.iteration != self.scoring.looks.first:
             return state.scores, state.looking
-        seen = self._select(state.scores, self.slab.valid & self._looked_first)
+        seen = self._select(state.scores, self.slab.valid & self.scoring.looked_first)
         return replace(state.scores, nearby=None), Looks.worthwhile(_slight(seen))
 
     def _in_batches(self, iteration: int, selection: Selection) -> Weigh:
@@ -287,56 +279,13 @@ class Reconstruction:
 
     # scoring
 
-    @cached_property
-    def _sample(self) -> np.ndarray | None:
-        """(m,) bool, who is compared with the maps; None: everybody."""
-        wanted = self.config.compared(self.slab.total, self.file.has_truth)
-        if wanted == self.slab.total:
-            return None
-        return uniform_hash(self.slab.ids, self.config.seed + _COMPARED) < wanted / self.slab.total
-
-    @cached_property
-    def _sample_size(self) -> np.ndarray:
-        """How many these are, of all ranks and of this one. The first use is collective."""
-        if self._sample is None:
-            return np.array([self.slab.total, self.slab.here])
-        mine = int(self.scored.sum())
-        return np.array([self.comm.allreduce_scalar(mine), mine])
-
     @property
     def scored(self) -> np.ndarray:
-        """(m,) bool, whose statistics are known."""
-        return self.slab.valid if self._sample is None else self.slab.valid & self._sample
+        """(m,) bool, the particles whose statistics are known."""
+        return self.scoring.scored
 
     def _score(self, iteration: int, looking: bool, rows: np.ndarray | None = None) -> Scores:
-        """Compare particles with the maps as they stand.
-
-        Rows that are right or wrong together (tilt images) are turned each in its own way and show too little of it:
-        poses near theirs are not looked at, for what is found near wrong poses would outweigh the rest of a group.
-        """
-        random, seed = None, self.config.seed + iteration
-        if self.config.mixes:
-            # about this many particles of the whole set say what a wrong pose looks like
-            m = self.slab.total
-            share = min(1.0, np.clip(_RANDOM_SHARE * m, *_RANDOM_POSES) / m)
-            random = uniform_hash(self.slab.ids, seed) < share
-        due = looking and self._looks.due(iteration)
-        nearby = NearbyPoses.empty(len(self.slab), BANDS, self.engine.backend.plane.shells) if due else None
-        inside, outside, random_poses = self.engine.statistics(
-            self.solver.references, self.bands(), rows, random=random, draw=seed, nearby=nearby,
-            looked=self._looked_first if iteration == self._looks.first else None,
-        )  # fmt: skip
-        return Scores(inside, outside, random_poses, nearby, self._at_given_poses(outside, nearby))
-
-    def _at_given_poses(self, outside: Statistics, nearby: NearbyPoses | None) -> Statistics | None:
-        """What the selection goes by, where other poses build the map now."""
-        moved = self.poses.moved
-        if not self.comm.allreduce_scalar(int(moved.any()), "max"):
-            return None
-        with self.poses.given():
-            _, given, _ = self.engine.statistics(self.solver.references, self.bands(), moved, in_sample=False,
-                                                 nearby=nearby)
-        return Statistics(np.where(moved[:, None, None], given.sums, outside.sums), outside.samples)
+        return self.scoring.score(self.engine, self.solver.references, self.poses, iteration, looking, rows)
 
     def _search(self, state: State) -> None:
         """Look for the poses of those that the next iteration would leave out."""
@@ -345,10 +294,6 @@ class Reconstruction:
             chosen = self._select(scores, self.slab.valid, self._mildness(state.iteration + 1))
         self.poses.search(chosen, state.selection.weight, scores.honest(self.engine.folds), self.solver.references,
                           state.fsc)
-
-    @property
-    def _looked_first(self) -> np.ndarray:
-        return self._looks.at(self.slab.ids, self.slab.total, self.config.seed)
 
     def bands(self, high_pass: float | None = None) -> Bands:
         """The bands that particles are scored in; of those shells alone that are finer than `high_pass`, Å, if

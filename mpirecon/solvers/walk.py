@@ -10,7 +10,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.stopping import StopSignals
-from mpirecon.robust.nested import Members, default_fractions, high_pass_of
+from mpirecon.robust.nested import Members, high_pass_of
 from mpirecon.robust.particle_noise import particle_sigma
 from mpirecon.robust.selection import AUTO, Selection
 from mpirecon.solvers.config import Config
@@ -18,6 +18,7 @@ from mpirecon.solvers.controls import micrographs
 from mpirecon.solvers.groups import WHOLE, MapSet, half_map
 from mpirecon.solvers.normal import NormalSolver
 from mpirecon.solvers.passes import Engine
+from mpirecon.solvers.path_options import PathOptions
 from mpirecon.solvers.run import Reconstruction
 from mpirecon.solvers.slab_data import groups_and_families
 from mpirecon.validate.automask import mask_of_transform
@@ -26,32 +27,6 @@ from mpirecon.validate.selection_bias import contrast_left_out
 
 #: FSC of the half maps down to which a high-pass moves: finer, particles have nothing to be scored by
 _SCORED_TO = 0.5
-
-
-@dataclass(frozen=True)
-class PathOptions:
-    """What is asked of a path beside the Config of its first run.
-
-    schedule : of robust.nested.SCHEDULES · steps : fractions that are kept, from 1 down; None: those of the schedule
-    that leave each half set enough particles · random_draws : random discards of each size · high_pass : (first, last)
-    Å of a sieve · null : also walk it on pure noise
-    """
-
-    schedule: str = "once"
-    steps: tuple[float, ...] | None = None
-    random_draws: int = 1
-    high_pass: tuple[float, float] = (50.0, 3.0)
-    null: bool = True
-
-    @property
-    def fractions(self) -> tuple[float, ...]:
-        """Those that are asked for, from 1 down."""
-        return self.steps or default_fractions(self.schedule)
-
-    @property
-    def anew(self) -> bool:
-        """Whether particles are scored at each step."""
-        return self.schedule != "once"
 
 
 @dataclass

@@ -11,7 +11,8 @@ from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map, write_map
 from mpirecon.parallel.comm import Communicator
 from mpirecon.validate.grids import check_same_grid
-from mpirecon.validate.local_resolution import LocalResolution, Progress, local_resolution
+from mpirecon.validate.local_resolution import Progress, local_resolution
+from mpirecon.validate.local_result import LocalResolution
 from mpirecon.validate.windows import WindowOptions
 
 #: maps that are written
