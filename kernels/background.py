@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from mpirecon.kernels.cache import njit
 
-#: share of a normal distribution within so many standard deviations, and that number: it tells the first estimate's
-#: spread
+#: share of a normal distribution within so many standard deviations, and that number:
+#: it tells the first estimate's spread
 _MOST, _WITHIN = 0.8, 1.2816
 
 #: pixels farther off than so many deviations do not count: of the first estimate, of the second
@@ -44,8 +44,8 @@ def _select(values, k):
 
 @njit(nogil=True, fastmath=_FAST, error_model="numpy")
 def _first(flat, four, four_u, four_v, pairs, spread):
-    """(a, b, c, spread about them) of pixels ++, −+, +−, −− in u and v, (4, q); pairs (2q,) and spread (4q,) are room
-    to work in."""
+    """(a, b, c, spread about them) of pixels ++, −+, +−, −− in u and v, (4, q);
+    pairs (2q,) and spread (4q,) are room to work in."""
     q, middle = four_u.size, four_u.size
     for p in range(q):
         pairs[2 * p] = (np.float64(flat[four[0, p]]) + flat[four[3, p]]) / 2
@@ -106,9 +106,10 @@ def measure_background(images, outside, u, v, four, four_u, four_v, out):
     """a, b, c and the standard deviation of the noise of each image, (m, 4) float64; each summed in an order of its
     own, whatever images are beside it.
 
-    images : (m, n·n) float32 · outside : (p,) int64, pixels outside the particle, at u, v (p,) float32 · four : (4, q)
-        int64,
-    pixels of one quarter, at four_u, four_v (q,) float64, and their mirror images in u, in v, and in both.
+    images : (m, n·n) float32
+    outside : (p,) int64, pixels outside the particle, at u, v (p,) float32
+    four : (4, q) int64, pixels of one quarter, at four_u, four_v (q,) float64, and their mirror images in u, in v, and
+        in both.
     """
     q, p = four_u.size, outside.size
     pairs, spread, residual = np.empty(2 * q), np.empty(4 * q), np.empty(p, np.float32)
@@ -139,8 +140,10 @@ def measure_background(images, outside, u, v, four, four_u, four_v, out):
 def take_background_off(images, plane, factor, axis):
     """images = (images − plane) · factor, in place; in float64, for a level may be a thousand deviations.
 
-    images : (m, n, n) float32 · plane : (m, 3) float64 · factor : (m,) float64 · axis : (n,) float64, u and v of the
-        pixels
+    images : (m, n, n) float32
+    plane : (m, 3) float64
+    factor : (m,) float64
+    axis : (n,) float64, u and v of the pixels
     """
     for i in range(images.shape[0]):
         for y in range(images.shape[1]):

@@ -117,8 +117,7 @@ def tell_once(fact: str) -> None:
     if _Told.fact is None:
         _Told.fact = fact
         _log.warning("%s; they are compiled at each start, which takes up to half a minute. Set %s to a folder that "
-                     "can "
-                     "be written and has 100 MB free", fact, VARIABLE)
+                     "can be written and has 100 MB free", fact, VARIABLE)
 
 
 def _reason(error: Exception) -> str:

@@ -28,8 +28,8 @@ def factors(mode, gain, c):
 
 @njit(inline="always")
 def _add(out, band, yy, yp, pp, other_yp, other_pp):
-    """Add the sums over some samples of a particle, and those of another map if there is one, into out (maps, bands,
-    3)."""
+    """Add the sums over some samples of a particle, and those of another map if there is one,
+    into out (maps, bands, 3)."""
     out[0, band, 0] += yy
     out[0, band, 1] += yp
     out[0, band, 2] += pp

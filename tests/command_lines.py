@@ -116,7 +116,8 @@ class Ranks:
 class WaitingRanks:
     """Ranks that are started once for each number of them, and again after a command that ended them.
 
-    launcher : mpirun and Python · environment : gives, while it is entered, the variables of one job
+    launcher : mpirun and Python
+    environment : gives, while it is entered, the variables of one job
     """
 
     def __init__(self, launcher: list, environment):

@@ -1,7 +1,7 @@
 """Files of every kind that mpirecon reads, damaged by chance from a seed, and how each is read.
 
-A reading must end in a UserError or in a sane result: all numbers finite where they must be, in bounded time and
-memory.
+A reading must end in a UserError or in a sane result:
+all numbers finite where they must be, in bounded time and memory.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ _HOW = {"bit": 0.3, "byte": 0.18, "lost": 0.08, "blank": 0.08, "random": 0.06, "
 
 
 class Kind(NamedTuple):
-    """make(folder) : writes a good file and returns it; read(path) : what must end well with a damaged one in its
-    place;
+    """make(folder) : writes a good file and returns it;
+    read(path) : what must end well with a damaged one in its place;
     text : damaged as text is, too; weight : readings per seed, less than 1 for slow ones; head : bytes where most
         damage goes"""
 
@@ -68,8 +68,8 @@ class Kind(NamedTuple):
 
 
 def damage(data: bytes, rng: np.random.Generator, text: bool, head: int | None = None) -> bytes:
-    """One to four changes: of a bit, a byte, a number, a stretch that is lost, blank, random or a copy of another, or
-    the end."""
+    """One to four changes: of a bit, a byte, a number, a stretch that is lost, blank, random or a copy of another,
+    or the end."""
     out = bytearray(data)
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
         if not out:

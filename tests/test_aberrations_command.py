@@ -1,5 +1,5 @@
-"""``mpirecon aberrations``: planted aberrations of either sign are told from the images, and never from the map's own
-noise."""
+"""``mpirecon aberrations``: planted aberrations of either sign are told from the images,
+and never from the map's own noise."""
 
 import json
 import os
@@ -128,8 +128,8 @@ def test_what_the_file_does_not_name_is_found_and_all_wrong_is_told(tmp_path, im
 
 
 def test_noise_confirms_nothing(tmp_path):
-    """A map of the own half holds the particle's noise, turned as the file says: compared with that, noise would
-    agree."""
+    """A map of the own half holds the particle's noise, turned as the file says:
+    compared with that, noise would agree."""
     noise = np.random.default_rng(2).normal(0, 1, (M, BOX, BOX)).astype(np.float32)
     folder = reconstruct(tmp_path, noise, planted())
     with pytest.raises(UserError, match="half maps of this run agree .*--band"):
@@ -244,8 +244,8 @@ def test_ranks_agree(tmp_path, images, mpirun):
 
 
 def test_a_cryosparc_file_whose_signs_are_told_by_its_images(tmp_path):
-    """Images as cryoSPARC's own code would have them: the other sign is found out, and what is then advised is
-    right."""
+    """Images as cryoSPARC's own code would have them:
+    the other sign is found out, and what is then advised is right."""
     p, rows = particles(), {"ctf/tilt_A": (80000.0, -30000.0), "ctf/trefoil_A": (90000.0, 60000.0)}
     turned = Pose(p.pose.quaternion * [1, -1, -1, -1], p.pose.shift).rotation_vectors()  # .cs files hold the transpose
     found = columns(M, alignments3D__pose=turned.astype("f4"),

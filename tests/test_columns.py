@@ -309,8 +309,8 @@ def test_poses_that_were_never_found(tmp_path):
     changes = {label: np.where(none, 0, views()[label]) for label in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi",
                                                                       "rlnOriginXAngst", "rlnOriginYAngst")}
     path = star(tmp_path, **changes)
-    assert ("are exactly 0 for 13 of 40 particles, the shift too for 13 of them (first: "
-            f"{tmp_path}/p.star, line {line_of(path, '000002@')}); were they ever aligned?") in run(path)[1]
+    assert (f"are exactly 0 for 13 of 40 particles, the shift too for 13 of them (first: {tmp_path}/p.star, line "
+            f"{line_of(path, '000002@')}); were they ever aligned?") in run(path)[1]
     poses = cs.columns(M)["alignments3D/pose"]
     poses[none] = 0
     assert "alignments3D/pose is exactly 0 for 13 of 40 particles" in run(cryosparc(tmp_path, alignments3D__pose=poses),

@@ -1,5 +1,5 @@
-"""What `export --cs` writes, as cryosparc-tools takes it: its own Dataset class reads it, and `save_external_result`
-accepts it."""
+"""What `export --cs` writes, as cryosparc-tools takes it:
+its own Dataset class reads it, and `save_external_result` accepts it."""
 
 from __future__ import annotations
 

@@ -85,8 +85,8 @@ def blocks(page: Path) -> list[tuple[str, list[str]]]:
 
 
 def scripts(page: Path) -> list[str]:
-    """The blocks of Python that are whole scripts; those of python.md are excerpts, which test_python_interface has
-    whole."""
+    """The blocks of Python that are whole scripts;
+    those of python.md are excerpts, which test_python_interface has whole."""
     if page.name == "python.md":
         return []
     text = page.read_text(encoding="utf-8")
@@ -150,8 +150,8 @@ def _blob(box: int) -> np.ndarray:
 
 
 def _relion_project(home: Path, count: int = 150) -> None:
-    """Simulated particles as a RELION project has them; tables of the same particles stand in for those of other
-    names."""
+    """Simulated particles as a RELION project has them;
+    tables of the same particles stand in for those of other names."""
     assert run(["simulate", "--phantom", "--particles", count, "--box", 32, "--pixel-size", 8, "--snr", 0.3, "-o",
                 "simulated.h5"]) == 0
     with ParticleFile("simulated.h5") as file:

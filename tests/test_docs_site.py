@@ -1,5 +1,5 @@
-"""The HTML documentation: builds without a warning, every page is reached from the first, every link leads
-somewhere."""
+"""The HTML documentation: builds without a warning, every page is reached from the first,
+every link leads somewhere."""
 
 import re
 import subprocess

@@ -485,8 +485,8 @@ def test_nothing_kept_or_discarded(tmp_path):
 
 
 def test_a_file_of_nobody_beside_one_of_somebody(tmp_path):
-    """Whoever scripts --star and --discarded gets both, though nobody, or everybody, was left out; stale files are
-    replaced."""
+    """Whoever scripts --star and --discarded gets both, though nobody, or everybody, was left out;
+    stale files are replaced."""
     particles = run(make(tmp_path))[0].path
     for kept, full, empty in ((np.ones(8, bool), "kept", "rest"), (np.zeros(8, bool), "rest", "kept")):
         folder = finish(particles, tmp_path / f"all-{full}", kept)

@@ -1,5 +1,5 @@
-"""Files that change, shrink or are replaced while they are read: one message that names the file, never a map of two
-sets."""
+"""Files that change, shrink or are replaced while they are read:
+one message that names the file, never a map of two sets."""
 
 import os
 import shutil

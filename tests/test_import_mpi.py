@@ -11,8 +11,8 @@ from mpirecon.io.particle_file import ParticleFile
 
 
 def odd_set(tmp_path, m=23):
-    """Rows over three stacks in disorder, half sets partly drawn, tilt images of one particle, a bad image, two
-    groups."""
+    """Rows over three stacks in disorder, half sets partly drawn, tilt images of one particle, a bad image,
+    two groups."""
     rng = np.random.default_rng(7)
     stacks = [f"stacks/{name}.mrcs" for name in "abc"]
     images = {name: pixels(range(100 * i, 100 * i + m)) for i, name in enumerate(stacks)}

@@ -1,5 +1,5 @@
-"""No command destroys what it reads: every output option of every command, pointed at every input by every kind of
-name."""
+"""No command destroys what it reads: every output option of every command,
+pointed at every input by every kind of name."""
 
 import hashlib
 import os

@@ -1,5 +1,5 @@
-"""Kernels run where compiled ones have no place, no room, or were damaged; one warning says so and what moves the
-cache."""
+"""Kernels run where compiled ones have no place, no room, or were damaged;
+one warning says so and what moves the cache."""
 
 import os
 import subprocess

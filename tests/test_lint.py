@@ -1,5 +1,5 @@
-"""Names that are used are defined, in branches that no test takes too; names that are defined are used; lines are
-short."""
+"""Names that are used are defined, in branches that no test takes too; names that are defined are used;
+lines are short."""
 
 import shutil
 import subprocess

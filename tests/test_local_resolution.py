@@ -1,5 +1,5 @@
-"""Local resolution: against a brute-force definition, maps of known resolution, noise, and relion_postprocess
---locres."""
+"""Local resolution: against a brute-force definition, maps of known resolution, noise,
+and relion_postprocess --locres."""
 
 import shutil
 import subprocess
@@ -149,8 +149,8 @@ def test_the_filtered_map_has_what_agrees_and_nothing_else():
 
 
 def test_the_filtered_map_ends_at_the_resolution():
-    """Half maps of FSC 0.4 at all frequencies have no resolution at 0.5: nothing finer than the minimum resolution is
-    left."""
+    """Half maps of FSC 0.4 at all frequencies have no resolution at 0.5:
+    nothing finer than the minimum resolution is left."""
     common = noise(64, 0)
     halves = [common + np.float32(1.5**0.5) * noise(64, seed) for seed in (1, 2)]
     k = 64 * PIXEL / np.maximum(shell_index(64), 1)
@@ -256,8 +256,8 @@ def relion(tmp_path_factory, shared_data):
 
 
 def test_the_map_agrees_with_relion_postprocess(relion):
-    """RELION tells the last shell above the threshold; here it is read between shells, half a shell finer on
-    average."""
+    """RELION tells the last shell above the threshold;
+    here it is read between shells, half a shell finer on average."""
     (a, b), pixel_size, mask, (theirs, filtered) = relion
     found = local_resolution(a, b, pixel_size, threads=2)
     inside = mask >= 0.5
@@ -266,8 +266,7 @@ def test_the_map_agrees_with_relion_postprocess(relion):
     apart = np.median(np.abs(ours - theirs))
     likeness = np.corrcoef(ours, theirs)[0, 1], np.corrcoef(found.filtered[inside], filtered[inside])[0, 1]
     print(f"median {np.median(ours):.3f} Å, RELION {np.median(theirs):.3f} Å; median difference {apart:.3f} Å, "
-          f"correlation {likeness[0]:.4f}, "
-          f"of the filtered maps {likeness[1]:.5f}")
+          f"correlation {likeness[0]:.4f}, of the filtered maps {likeness[1]:.5f}")
     assert np.ptp(theirs) > 2.0
     shell = np.median(theirs) ** 2 / (len(a) * pixel_size)  # Å between shells there
     assert apart < shell and apart < 0.04 * np.median(theirs)

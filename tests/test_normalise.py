@@ -1,5 +1,5 @@
-"""Reconstructions from images with backgrounds, ramps and gains are those from the same images without, on every
-path."""
+"""Reconstructions from images with backgrounds, ramps and gains are those from the same images without,
+on every path."""
 
 import json
 from contextlib import nullcontext
@@ -111,8 +111,8 @@ def test_premultiplied_images_too(sets):
 
 @pytest.mark.parametrize("loss", ("l2", "posterior"))
 def test_gains_and_counts(sets, folder, loss):
-    """Gains of 0.1 … 10, and counts that are rounded, of all images or a part: the FSC with the truth is that of the
-    images before."""
+    """Gains of 0.1 … 10, and counts that are rounded, of all images or a part:
+    the FSC with the truth is that of the images before."""
     def curve(volume):
         return fsc(volume, mrcfile.read(folder / "truth.mrc"))[1 : BOX // 2]
 

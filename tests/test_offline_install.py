@@ -1,5 +1,5 @@
-"""tools/wheels fills a folder; from that alone, without a network or an index, a fresh environment gets a mpirecon that
-works."""
+"""tools/wheels fills a folder; from that alone, without a network or an index,
+a fresh environment gets a mpirecon that works."""
 
 import os
 import shutil

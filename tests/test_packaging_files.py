@@ -1,5 +1,5 @@
-"""What clusters install from (packaging/) says what setup.cfg says: this version, these dependencies, these lower
-bounds."""
+"""What clusters install from (packaging/) says what setup.cfg says:
+this version, these dependencies, these lower bounds."""
 
 import configparser
 import contextlib

@@ -1,5 +1,5 @@
-"""--loss l2 compares a sample of a large set with its maps: the same maps, the same losses but for chance, one pass
-less."""
+"""--loss l2 compares a sample of a large set with its maps:
+the same maps, the same losses but for chance, one pass less."""
 
 import json
 

@@ -328,8 +328,8 @@ def test_fsc_to_all_is_that_of_the_mean_half_maps(walked):
 
 @pytest.mark.parametrize("schedule", ["once", "anew", "sieve"])
 def test_no_particle_is_scored_by_a_map_that_it_built(few, schedule, monkeypatch):
-    """Of all scores only those against the other folds of the own half set are used: the others are made nonsense
-    here."""
+    """Of all scores only those against the other folds of the own half set are used:
+    the others are made nonsense here."""
     options = {"loss": "l2"} if schedule == "once" else {}
     found = mr.path(few, schedule=schedule, steps=(0.8, 0.6), null=False, deterministic=True, **options)
     compare = References.compare

@@ -1,5 +1,5 @@
-"""Errors planted on purpose, in simulated and imported particles: as large and as many as asked for, the truth kept and
-scored."""
+"""Errors planted on purpose, in simulated and imported particles:
+as large and as many as asked for, the truth kept and scored."""
 
 import json
 
@@ -285,8 +285,8 @@ def test_import_adds_duplicates_behind_their_particles(tmp_path, link):
 
 
 def test_duplicates_raise_the_fsc_of_the_half_maps_and_are_told(tmp_path):
-    """Pure noise, so that all agreement is the duplicates'; the correlation predicted from the weights is the one
-    measured."""
+    """Pure noise, so that all agreement is the duplicates';
+    the correlation predicted from the weights is the one measured."""
     images, data = written(tmp_path / "p.h5", particles=600, snr=1e-4, duplicate_rate=0.3)
     out = tmp_path / "out"
     assert run(["reconstruct", str(tmp_path / "p.h5"), "-o", str(out), "--loss", "l2", "-q"]) == 0
@@ -377,8 +377,8 @@ def test_an_export_has_the_true_or_the_planted_values_in_the_units_of_the_source
 
 
 def test_the_signal_that_offset_and_defocus_errors_leave_is_that_of_the_images():
-    """Against a map's transform that is summed explicitly: images whose truth is 1 at one frequency, in all
-    directions."""
+    """Against a map's transform that is summed explicitly:
+    images whose truth is 1 at one frequency, in all directions."""
     rng = np.random.default_rng(1)
     m, resolution, wavelength = 3000, 12.0, 0.0197
     shift, change = rng.normal(0, 2.0, (m, 2)), rng.normal(0, 1500.0, m)

@@ -1,5 +1,5 @@
-"""The mixture of well posed, wrongly posed and junk: what it finds in evidence of its own making, and when it
-declines."""
+"""The mixture of well posed, wrongly posed and junk:
+what it finds in evidence of its own making, and when it declines."""
 
 from functools import lru_cache
 

@@ -163,8 +163,8 @@ def test_robust_losses_give_wrong_particles_less_weight(reconstruct, loss):
 
 
 def test_a_graduated_schedule_leaves_a_start_that_a_plain_one_is_caught_in(folder, cli):
-    """80 % of 200 poses wrong: the first map tells good from wrong too badly to be followed, and a better one is never
-    made."""
+    """80 % of 200 poses wrong: the first map tells good from wrong too badly to be followed,
+    and a better one is never made."""
     path, found = folder / "few.h5", {}
     assert cli("simulate", "--phantom", "--particles", 200, "--box", BOX, "--pixel-size", 6, "--snr", 0.1,
                "--error-rate", 0.8,

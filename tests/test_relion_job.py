@@ -1,5 +1,5 @@
-"""A reconstruction as an External job: every ending leaves what RELION asks for, and RELION's own programs take what it
-made."""
+"""A reconstruction as an External job: every ending leaves what RELION asks for,
+and RELION's own programs take what it made."""
 
 from __future__ import annotations
 

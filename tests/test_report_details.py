@@ -104,8 +104,8 @@ def test_a_run_that_chose_nobody_has_no_choice_in_its_legend(tmp_path):
 @pytest.mark.parametrize("names", [["defocus"], ["defocus", "sigma"], ["defocus", "sigma", "scale"],
                                    ["defocus", "sigma", "scale", "micrograph"]])
 def test_charts_of_a_row_have_letters_of_one_size(names):
-    """What a chart's unit measures on a page of 1216 pixels: 12 of them are a letter, beside that of a chart of half
-    the page."""
+    """What a chart's unit measures on a page of 1216 pixels:
+    12 of them are a letter, beside that of a chart of half the page."""
     rng = np.random.default_rng(1)
     table = {"score": rng.random(60), "distance": rng.random(60), **{name: rng.random(60) for name in names}}
     if "micrograph" in names:

@@ -1,5 +1,5 @@
-"""Imports of some rows (--select): the right ones, with all their columns, on any number of ranks; and what is
-refused."""
+"""Imports of some rows (--select): the right ones, with all their columns, on any number of ranks;
+and what is refused."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def made(tmp_path):
 
 
 def kept(file) -> np.ndarray:
-    """The rows of the table that a file has, by the first pixel of their images; checked against poses, CTF and
-    source."""
+    """The rows of the table that a file has, by the first pixel of their images;
+    checked against poses, CTF and source."""
     rows = file.images(slice(None))[:, 0, 0].astype(int)
     found = file.metadata()
     np.testing.assert_array_equal(found.ctf["defocus_u"], 10000 + rows)
@@ -115,8 +115,8 @@ def test_several_classes_are_told_with_the_option(tmp_path):
     star, _ = made(tmp_path)
     _, text = run(star)
     assert ("Warning: rlnClassNumber has 3 classes (class 1: 14, class 2: 13, class 3: 13 particles): poses of "
-            "different classes "
-            "are relative to different maps" in text.replace("\n", " ")) and "--select 'rlnClassNumber=1'" in text
+            "different classes are relative to different "
+            "maps" in text.replace("\n", " ")) and "--select 'rlnClassNumber=1'" in text
     assert "classes (" not in run(star, "--select", "rlnClassNumber=1", "--overwrite")[1]
 
 

@@ -1,5 +1,5 @@
-"""The output folder: what was there stays whole and of use until the new results are complete, whatever ends the
-run."""
+"""The output folder: what was there stays whole and of use until the new results are complete,
+whatever ends the run."""
 
 import json
 import os

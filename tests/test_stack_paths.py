@@ -25,8 +25,7 @@ def test_names_start_from_the_working_folder_or_any_folder_above_the_table(proje
     monkeypatch.chdir(project.parent / where)
     if place == "elsewhere" and where != "proj":
         message = refused(star, "the stack stacks/a.mrcs is not there, neither relative to the STAR file, a folder "
-                          "above it or the working "
-                                "folder .*External, nor beside it; give its folder with --data-dir")
+                          "above it or the working folder .*External, nor beside it; give its folder with --data-dir")
         assert "\n" not in message
         return
     file, text = run(star)

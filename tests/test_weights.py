@@ -1,5 +1,5 @@
-"""Weights that particles are given (`reconstruct --weights`): multiplied with those of every loss, and 0 is not being
-there."""
+"""Weights that particles are given (`reconstruct --weights`):
+multiplied with those of every loss, and 0 is not being there."""
 
 import json
 import shutil
@@ -219,8 +219,8 @@ def star_file(folder, particles, weights, name="set", label="rlnParticleFigureOf
     for i, (angles, ctf) in enumerate(zip(about.pose.euler(), about.ctf)):
         x, y = -about.pose.shift[i]
         lines.append(f"{i + 1:06d}@{name}.mrcs {angles[0]:.6f} {angles[1]:.6f} {angles[2]:.6f} {x:.6f} {y:.6f} "
-                     f"{ctf['defocus_u']:.2f} "
-                     f"{ctf['defocus_v']:.2f} {np.degrees(ctf['astigmatism']):.5f} {about.half[i]} 1 {weights[i]}")
+                     f"{ctf['defocus_u']:.2f} {ctf['defocus_v']:.2f} {np.degrees(ctf['astigmatism']):.5f} "
+                     f"{about.half[i]} 1 {weights[i]}")
     (folder / f"{name}.star").write_text(STAR.replace("rlnParticleFigureOfMerit", label) + "\n".join(lines) + "\n")
     target = folder / f"{name}.h5"
     mr.read_star(folder / f"{name}.star", folder).save(target, overwrite=True)

@@ -1,5 +1,5 @@
-"""The mixture on evidence as odd as files can make it: always numbers, always probabilities, and the prior where
-nothing is known."""
+"""The mixture on evidence as odd as files can make it:
+always numbers, always probabilities, and the prior where nothing is known."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ COMM = SerialCommunicator()
 
 
 def odd_evidence(rng, m, bands):
-    """Signals of any strength, right, wrong or not there, with empty rows and bands and numbers at the ends of what
-    floats hold."""
+    """Signals of any strength, right, wrong or not there,
+    with empty rows and bands and numbers at the ends of what floats hold."""
     a = 10 ** rng.uniform(*np.sort(rng.uniform(-4, 4, 2)), (m, bands))
     a *= (
         10.0 ** rng.choice([0, 0, 0, -160, -310, 3, 30], (m, 1))

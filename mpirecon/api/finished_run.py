@@ -24,8 +24,7 @@ class FinishedRun:
     """A finished run's half maps, whose local resolution becomes a part of its folder; for rank 0.
 
     Raises UserError where the folder is none of a finished run, another run is writing into it, it has a local
-    resolution already
-    (without `overwrite`), or that would replace one of `inputs`.
+    resolution already (without `overwrite`), or that would replace one of `inputs`.
     """
 
     def __init__(self, folder: Path, overwrite: bool, inputs: list[Input]) -> None:

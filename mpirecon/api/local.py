@@ -27,8 +27,8 @@ class LocalResolution:
     filtered : Volume
         mean of the half maps, filtered place by place for the resolution there
     median : float or None
-        Å, of the voxels where the mask is at least one half (without a mask: that a window reaches); None where there
-        is none
+        Å, of the voxels where the mask is at least one half (without a mask: that a window reaches);
+        None where there is none
     centres : (m, 3) int64
         voxels (z, y, x) in the middle of the windows
     resolution : (m,) float64
@@ -68,8 +68,7 @@ def local_resolution(
         without a mask the whole sphere that the box holds is looked at
     sampling, radius, edge : float
         Å: between spheres (default 25, at most a quarter of the box), of each (default half the sampling), of its soft
-        edge
-        (default the sampling)
+        edge (default the sampling)
     randomise_from : float
         Å from which on phases are random in the maps that correct for the sphere (default 25, at most half the box)
     min_resolution : float

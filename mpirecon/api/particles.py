@@ -229,8 +229,8 @@ class Particles:
         Parameters
         ----------
         table : structured array
-            ``id``, ``quaternion`` (4,) and ``shift`` (2,) [Å] of the particles to change, as ``search_poses`` returns
-            it
+            ``id``, ``quaternion`` (4,) and ``shift`` (2,) [Å] of the particles to change,
+            as ``search_poses`` returns it
         path : path, optional
             of the copy; a temporary file by default
         overwrite : bool

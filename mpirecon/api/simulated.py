@@ -51,8 +51,8 @@ def simulate(
     pixel_size : float, optional
         Å, of a map that is an array
     second : Volume, path or (n, n, n) array, optional
-        the map of the second conformation that ``second_fraction`` of the particles are of; of the phantom its own when
-        left out
+        the map of the second conformation that ``second_fraction`` of the particles are of;
+        of the phantom its own when left out
     overwrite : bool
         replace an existing particle file
     comm : communicator, optional

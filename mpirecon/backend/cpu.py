@@ -36,9 +36,11 @@ _CACHE = 1_000_000
 class CpuBackend(Backend):
     """One box and pixel size on the CPU.
 
-    padding : how much larger than the box the Fourier grid is · threads : of this rank · memory : bytes that prepared
-    images may take, kept for the next passes · half_precision : keep them as float16 · level : whether k = 0 is among
-    the samples (HalfPlane)
+    padding : how much larger than the box the Fourier grid is
+    threads : of this rank
+    memory : bytes that prepared images may take, kept for the next passes
+    half_precision : keep them as float16
+    level : whether k = 0 is among the samples (HalfPlane)
     """
 
     name = "cpu"

@@ -1,5 +1,5 @@
-"""The normal equations on the device: cuFFT and kernels/radial.cu in place of SciPy and radial.py, formula by
-formula."""
+"""The normal equations on the device: cuFFT and kernels/radial.cu in place of SciPy and radial.py,
+formula by formula."""
 
 from __future__ import annotations
 

@@ -22,8 +22,9 @@ Read = Callable[[np.ndarray], np.ndarray]
 class Slab(Protocol):
     """What images are asked of: a rank's particles, by their local rows 0 … m − 1.
 
-    metadata : as the file has them, the given poses included · pose : those of now · noise_group : (m,) int64, the
-    noise spectrum of each
+    metadata : as the file has them, the given poses included
+    pose : those of now
+    noise_group : (m,) int64, the noise spectrum of each
     """
 
     metadata: ParticleSet
@@ -63,8 +64,8 @@ class ImageMemory(ABC):
     def stage(self, images: np.ndarray):
         """Images (b, n, n) float32 on their way to the device.
 
-        Called in the thread that reads, for one piece after another, and not for a third one before the first is
-        prepared.
+        Called in the thread that reads, for one piece after another,
+        and not for a third one before the first is prepared.
         """
 
     @abstractmethod
@@ -112,8 +113,8 @@ class ImageStore:
         rows : (b,) int64
             local rows
         read : callable
-            gives (b, n, n) float32 images of rows that are not here; called in a thread, one piece ahead of the
-            caller's work
+            gives (b, n, n) float32 images of rows that are not here;
+            called in a thread, one piece ahead of the caller's work
         timings : Timings
             for the time that the caller waits, in "read" and "prepare"
         """

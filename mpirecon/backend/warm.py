@@ -186,8 +186,8 @@ def _part(steps: list, rank: int, ranks: int) -> list:
 
 def _mark(backend: CpuBackend, nearby: bool, exact: bool, symmetry: Symmetry | None = None,
           moved: bool = False) -> Path | None:
-    """The file that says that kernels like these were compiled for this kind of processor; None where Numba chose the
-    cache."""
+    """The file that says that kernels like these were compiled for this kind of processor;
+    None where Numba chose the cache."""
     if not numba.config.CACHE_DIR:
         return None
     facts = (

@@ -139,8 +139,7 @@ def judge_gpus(ranks: list[dict]) -> Line:
     first = with_gpu[0]["gpus"]
     if first.get("driver"):
         text += (f"; driver CUDA {first['driver']}, CuPy {first['cupy']} for CUDA {first['runtime']}; does MPI take "
-                 f"GPU memory: "
-                 f"{first['mpi']}")
+                 f"GPU memory: {first['mpi']}")
     if max(taken.values()) > 1:
         return Line(WARN, "GPUs", f"{text}; some ranks share one", "start one rank for each GPU")
     return Line(OK, "GPUs", text)

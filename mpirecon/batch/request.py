@@ -65,8 +65,8 @@ class Plan:
         on_cpus = " on CPUs" if self.gpus else ""
         return (
             f"forecast: {memory_words(self.memory_per_rank)} on {ranks}, about "
-            f"{clock(self.expected_seconds)}{on_cpus}; "
-            f"asking for {memory_words(self.memory)} on {nodes}, {clock(self.seconds)}"
+            f"{clock(self.expected_seconds)}{on_cpus}; asking for {memory_words(self.memory)} on {nodes}, "
+            f"{clock(self.seconds)}"
         )
 
 

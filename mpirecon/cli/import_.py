@@ -45,8 +45,7 @@ class Rescale(click.ParamType):
 @click.option("--dtype", type=click.Choice(["auto", "float32", "float16"]), default="auto", show_default=True,
               help="Type of the stored images; auto: float16 if all stacks are float16.")
 @click.option("--rescale", type=Rescale(), metavar="common|BOX:Å", help="Rescale images to the box and pixel size of "
-              "most particles, or all images "
-              "to BOX pixels of Å.")
+              "most particles, or all images to BOX pixels of Å.")
 @click.option("--link", is_flag=True, help="Refer to the stacks instead of copying their images.")
 @error_options("error_rate", "error_degrees", "--plant-errors")
 @click.option("--error-by", "--plant-by", metavar="COLUMN", help="Rows with the same value in this column (e.g. "

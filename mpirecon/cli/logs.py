@@ -29,8 +29,7 @@ def command(folder, iteration, particle, csv_path, as_json, overwrite):
     """Join the logs that the ranks of a run wrote under OUT/logs.
 
     Without options: a table of what each iteration sorted and kept, and how many of the kept particles have simulated
-    errors.
-    Particles are listed only as far as reconstruct --log-particles recorded them.
+    errors. Particles are listed only as far as reconstruct --log-particles recorded them.
 
     \b
     Examples:

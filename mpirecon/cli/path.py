@@ -91,8 +91,7 @@ command = DocumentedCommand(
                      help="Folder for the table, the best step's maps and the page."),
         click.Option(["--schedule"], type=click.Choice(["once", "anew", "sieve"]), default="once", show_default=True,
                      help="Particles are scored by one first run, or anew at each step by the maps of those that are "
-                     "left; sieve: anew, above a "
-                     "high-pass that moves from step to step, as CryoSieve does."),
+                     "left; sieve: anew, above a high-pass that moves from step to step, as CryoSieve does."),
         click.Option(["--steps"], type=Fractions(), help="Fractions that are kept, e.g. 1,0.9,0.8.  [default: 1, 0.9 … "
                      "0.1; sieve: 1, 0.8, 0.64 … 0.107, as far as 20 particles are left to a half map]"),
         click.Option(["--random-draws"], type=COUNT, default=1, show_default=True, metavar="N",

@@ -24,8 +24,8 @@ _YES, _NO = {"yes", "true", "1"}, {"no", "false", "0"}
 
 
 class JobCommand(DocumentedCommand):
-    """A command whose options are written as RELION's form gives them, and whose every end leaves a marker in the job's
-    folder."""
+    """A command whose options are written as RELION's form gives them,
+    and whose every end leaves a marker in the job's folder."""
 
     def make_context(self, info_name, args, parent=None, **extra):
         words = list(args)
@@ -62,8 +62,8 @@ def _folder_of(args: list[str]) -> str | None:
 
 
 def _as_typed(args: list[str], known: dict[str, click.Parameter]) -> list[str]:
-    """Words of RELION's form as those of a command line: ``--max_resolution``, and Yes or No after an option without a
-    value."""
+    """Words of RELION's form as those of a command line:
+    ``--max_resolution``, and Yes or No after an option without a value."""
     words: list[str] = []
     for word in args:
         flag = words[-1] if words and words[-1] in known and getattr(known[words[-1]], "is_flag", False) else None
@@ -112,8 +112,7 @@ def _run(ctx, o, in_parts, in_mask, in_3dref, in_movies, in_mics, in_coords, ran
             found = find_launcher()
             if found is not None and (found.size or 1) > 1:
                 raise UserError(f"relion was started on {found.size} ranks by {found.name}: it starts its ranks "
-                                f"itself, give their number with "
-                                "--ranks and leave the launcher out")
+                                "itself, give their number with --ranks and leave the launcher out")
             if in_mask and mask:
                 raise UserError(f"--in_mask {in_mask} and --mask {mask} both say what the mask is; leave one out")
             if in_3dref and reference:
@@ -147,8 +146,8 @@ def _reference(given: str | None) -> list[str]:
 
 
 def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launcher, overwrite, grace) -> int:
-    """Run ``mpirecon reconstruct`` as far as is left to do; its exit code, that of a stop also where it was not
-    begun."""
+    """Run ``mpirecon reconstruct`` as far as is left to do;
+    its exit code, that of a stop also where it was not begun."""
     from mpirecon.batch.supervise import launched
     from mpirecon.io.inputs import given, refuse_inputs
     from mpirecon.parallel.stopping import RESUME_EXIT_CODE
@@ -169,8 +168,7 @@ def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launch
     code = supervisor.run(command, lambda: job.abort_asked, grace)
     if code < 0:
         raise UserError(f"the reconstruction was killed ({signal.Signals(-code).name}; was memory short?); continuing "
-                        f"the job goes on from its last "
-                        "checkpoint")
+                        "the job goes on from its last checkpoint")
     return code
 
 
@@ -233,8 +231,7 @@ command = JobCommand(
         click.Option(["--in_mask"], type=EXISTING_FILE, metavar="FILE",
                      help="Soft mask (MRC), 0 … 1.  [default: a sphere]"),
         click.Option(["--in_3dref"], metavar="FILE", help="Map that the particles were refined against: the result is "
-                     "compared with it "
-                     "(--reference). No map is made from it."),
+                     "compared with it (--reference). No map is made from it."),
         *(click.Option([f"--{name}"], metavar="FILE", help="Accepted and not used.")
           for name in ("in_movies", "in_mics", "in_coords")),
         click.Option(["--ranks"], type=COUNT, default=1, show_default=True, metavar="N",

@@ -75,10 +75,8 @@ def _tell(console, found, as_json: bool, written: list) -> None:
         score, distance, residual = (told["median"][f"{name}_{which}"] for name in ("score", "distance", "residual"))
         console.say(f"{words:24} {_number(score):>9} {_number(distance):>11} {_number(residual):>11}")
     console.say("A particle is in its own half's map, if that was made of these particles, and finds itself there: "
-                "noise scores above 0, too. "
-                "The other half's map is free of it, but whoever selects by that lets the half maps see each other. "
-                "reconstruct scores "
-                "against folds, which do neither.")
+                "noise scores above 0, too. The other half's map is free of it, but whoever selects by that lets the "
+                "half maps see each other. reconstruct scores against folds, which do neither.")
     for text in found.notes:
         console.say(text)
     for path in written:
@@ -111,11 +109,9 @@ command = DocumentedCommand(
         click.Argument(["particles"], type=EXISTING_FILE),
         click.Option(["-o", "--output"], type=ANY_PATH, required=True, metavar="FILE.csv", help="Table to write."),
         click.Option(["--star"], type=ANY_PATH, metavar="FILE.star", help="Also write all imported particles with the "
-                     "numbers as columns "
-                     "mpireconScoreOwn …"),
+                     "numbers as columns mpireconScoreOwn …"),
         click.Option(["--cs", "cs_table"], type=ANY_PATH, metavar="FILE.cs",
-                     help="Also write the imported .cs file with the numbers as fields "
-                     "mpirecon/score_own …"),
+                     help="Also write the imported .cs file with the numbers as fields mpirecon/score_own …"),
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of a table."),
         click.Option(["--no-filter"], is_flag=True, help="Compare with the maps as they are, in the mask."),
         click.Option(["--mask"], type=EXISTING_FILE, metavar="FILE", help="Soft mask (MRC), 0 … 1, that multiplies the "

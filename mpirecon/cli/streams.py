@@ -1,5 +1,5 @@
-"""The command's output streams, made so that no text fails on them: whatever they can spell, and whoever still
-reads."""
+"""The command's output streams, made so that no text fails on them:
+whatever they can spell, and whoever still reads."""
 
 from __future__ import annotations
 

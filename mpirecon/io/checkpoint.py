@@ -54,8 +54,7 @@ class Checkpoint:
             found = attributes_of(self._file, path)
             if found.get("format") != FORMAT or found.get("version") != VERSION:
                 raise UserError(f"{path} is not a checkpoint that this mpirecon reads (format {found.get('format')!r}, "
-                                f"version "
-                                f"{found.get('version')}; expected {FORMAT!r}, version {VERSION})")
+                                f"version {found.get('version')}; expected {FORMAT!r}, version {VERSION})")
             with reading(path, "its facts"):
                 self.facts: dict = dict(json.loads(found["facts"]))
                 self._there = set(self._file)

@@ -40,8 +40,7 @@ def coordinates_of(path: Path, array: np.ndarray) -> tuple[np.ndarray, np.ndarra
     fraction = ("location/center_x_frac", "location/center_y_frac")
     if shape is None or any(name not in array.dtype.names for name in fraction):
         raise UserError(f"{path} knows no places on micrographs (location/center_x_frac, center_y_frac, "
-                        f"micrograph_shape); import "
-                        "with the --passthrough that has them")
+                        "micrograph_shape); import with the --passthrough that has them")
     size = array[shape].astype(np.float64)  # rows, columns
     x, y = (array[name].astype(np.float64) for name in fraction)
     return x * size[:, 1], y * size[:, 0], size[:, 0]

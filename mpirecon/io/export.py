@@ -173,8 +173,8 @@ class Export:
         self._writers: dict[TableFormat, TableWriter] = {}
 
     def check(self, wanted: list[tuple[Path, np.ndarray]]) -> None:
-        """Refuse formats that cannot hold these particles, and an export of nobody; a file of nobody beside others is
-        noted."""
+        """Refuse formats that cannot hold these particles, and an export of nobody;
+        a file of nobody beside others is noted."""
         kept = f"the run kept {int(self.run['kept'].sum())} of {len(self.run['kept'])}"
         nobody = [path for path, rows in wanted if not rows.any()]
         if len(nobody) == len(wanted):
@@ -234,8 +234,7 @@ class Export:
         rows = np.flatnonzero((self.run["pose_state"] == REFINED) | (self.run["pose_state"] == FOUND))
         if len(rows):
             self.report.notes.append(f"{len(rows)} poses are those that the run found; the given ones are kept in "
-                                     f"columns of their own "
-                                     "(mpireconGiven…, mpirecon/given_…)")
+                                     "columns of their own (mpireconGiven…, mpirecon/given_…)")
         return Pose(self.run["quaternion"], self.run["shift"]), rows
 
     def writes_errors(self) -> bool:
@@ -247,11 +246,9 @@ class Export:
         used = self.options.poses == "used"
         self.report.notes.append(
             f"{' and '.join(f'{count} simulated {what}' for what, count in counts.items())} are written, as used by "
-            f"the run, and the "
-            "true values as mpireconTrue…" if used else
+            "the run, and the true values as mpireconTrue…" if used else
             f"{' and '.join(f'{count} {what}' for what, count in counts.items())} were simulated: the original ones "
-            f"are written "
-            "(--poses used writes the simulated ones)"
+            "are written (--poses used writes the simulated ones)"
         )
         return used
 

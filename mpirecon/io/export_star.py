@@ -106,8 +106,7 @@ class StarWriter(TableWriter):
             put_coordinates(table, *coordinates_of(self.export.file.path, array), chosen == "flipped")
         elif array is not None and "location/center_x_frac" in array.dtype.names:
             self.export.report.notes.append("coordinates on micrographs are not written: --coordinates as-stored or "
-                                            "flipped writes them, which of the "
-                                     "two depends on RELION's micrographs")
+                                            "flipped writes them, which of the two depends on RELION's micrographs")
 
     def _put_found(self, table: pd.DataFrame) -> None:
         found, rows = self.export.found()

@@ -40,8 +40,8 @@ _PER_GROUP = {
 
 
 def tables_of_all(file: ParticleFile) -> tuple[dict[str, pd.DataFrame], str]:
-    """(STAR tables of all particles as they were imported, in their order, the name of the particles'); of a .cs file,
-    RELION 3.1's.
+    """(STAR tables of all particles as they were imported, in their order, the name of the particles');
+    of a .cs file, RELION 3.1's.
 
     Raises UserError where the particles were not imported, so that no table can name their images.
     """
@@ -150,8 +150,7 @@ def put_mtfs(optics: pd.DataFrame, chosen: Sequence[tuple[int | None, Path]]) ->
     """
     if "rlnMicrographOriginalPixelSize" not in optics:
         raise UserError("--mtf: RELION takes MTFs by rlnMicrographOriginalPixelSize, which is not known of these "
-                        "particles; import "
-                        "with the --passthrough that has location/micrograph_psize_A")
+                        "particles; import with the --passthrough that has location/micrograph_psize_A")
     label, groups = "rlnMtfFileName", [int(group) for group in optics["rlnOpticsGroup"]]
     files = dict.fromkeys(groups, "") if label not in optics else dict(zip(groups, optics[label].tolist()))
     replaced = 0

@@ -36,7 +36,8 @@ _ENOUGH = 200_000  # rows, of whole groups, that are looked at
 class Families:
     """Of all rows of a table, on rank 0.
 
-    number : (m,) int64, the first row of each row's family · image : (m,) int64, key of the image that each row shows
+    number : (m,) int64, the first row of each row's family
+    image : (m,) int64, key of the image that each row shows
     by : what joins them beyond the image: columns, places
     """
 
@@ -58,7 +59,8 @@ class Families:
 def find_families(comm: Communicator, table: ParticleTable, files: dict[str, int]) -> Families | None:
     """The families of all rows, on rank 0; None elsewhere. Collective.
 
-    table : this rank's rows · files : stack as written → number of its file, stack_paths.same_files
+    table : this rank's rows
+    files : stack as written → number of its file, stack_paths.same_files
     """
     total, found = table.total or len(table), table.relations
 
@@ -154,12 +156,13 @@ def _across(key: np.ndarray, other: np.ndarray) -> np.ndarray:
 def tilt_series(group: np.ndarray, value: np.ndarray, image: np.ndarray) -> bool:
     """Whether the rows of each group are tilt images: of different values, which recur from group to group.
 
-    group : (m,) keys · value : (m,) float64, such as the exposure · image : (m,) keys; rows of one group and image
-        count once
+    group : (m,) keys
+    value : (m,) float64, such as the exposure
+    image : (m,) keys; rows of one group and image count once
 
     The pairs of rows of one group that have equal values are compared with how many there would be if the values were
-    dealt out by chance: Σ_g n_g(n_g − 1)/2 · Σ_v c_v(c_v − 1) / (m(m − 1)). Of a large table a part of
-    the groups is looked at.
+    dealt out by chance: Σ_g n_g(n_g − 1)/2 · Σ_v c_v(c_v − 1) / (m(m − 1)).
+    Of a large table a part of the groups is looked at.
     """
     some = (group % max(1, len(group) // _ENOUGH) == 0) & (group != 0)  # keys are hashes: any groups
     rows = pd.DataFrame({"group": group[some], "value": value[some], "image": image[some]}).drop_duplicates()

@@ -28,8 +28,8 @@ class FolderLock:
         self._folder, self._path, self._number = folder, folder / NAME, None
 
     def acquire(self) -> None:
-        """Take the lock, if it is not held already. Raises UserError, naming who holds it, where another process
-        does."""
+        """Take the lock, if it is not held already.
+        Raises UserError, naming who holds it, where another process does."""
         if self._number is not None:
             return
         for attempt in range(_TRIES):
@@ -42,8 +42,7 @@ class FolderLock:
                     return
                 if attempt == _TRIES - 1:
                     raise UserError(f"another run is writing into {self._folder} ({_who(self._path)}); wait for its "
-                                    f"end, or choose "
-                                    "another folder") from error
+                                    "end, or choose another folder") from error
                 time.sleep(_PAUSE)
                 continue
             if _same(number, self._path):

@@ -1,5 +1,5 @@
-"""Half sets at import: those of the table, or drawn so that what shows one particle stays together; and what is wrong
-with them."""
+"""Half sets at import: those of the table, or drawn so that what shows one particle stays together;
+and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -44,8 +44,7 @@ def half_sets(
              *notes]
     if len(first) == 1:
         warnings.append(f"all {len(table)} images show one particle{_by(families)}, so there are no two half sets; if "
-                        f"it is not so, "
-                        "import with --family none")
+                        "it is not so, import with --family none")
     return out, notes, [*warnings, *_parted(table, families, given), *_uneven(out, table.half_label)]
 
 
@@ -54,12 +53,12 @@ def _by(families: Families) -> str:
 
 
 def _drawn(seed: int, numbers: np.ndarray, sizes: np.ndarray, already: np.ndarray) -> np.ndarray:
-    """(f,) half set of each family: a fair coin, unless it leaves a half with too little, as it may do with few
-    families.
+    """(f,) half set of each family: a fair coin, unless it leaves a half with too little,
+    as it may do with few families.
 
-    numbers : what the draws go by · sizes : rows of each · already : (2,) rows that are in either half. Few families
-        are
-    dealt to the smaller half, larger ones first.
+    numbers : what the draws go by
+    sizes : rows of each
+    already : (2,) rows that are in either half. Few families are dealt to the smaller half, larger ones first.
     """
     half = random_halves(seed, numbers)
     rows = already + [sizes[half == which].sum() for which in (1, 2)]
@@ -79,16 +78,15 @@ def _from_zero(table: ParticleTable) -> tuple[np.ndarray, list[str]]:
         return table.half, []
     if _EVEN[0] <= share <= _EVEN[1] and len(table) > 1:
         return table.half + np.uint8(1), [f"{table.half_label} is 0 for {int(zero.sum())} and 1 for "
-                                          f"{int((~zero).sum())} images, and never 2: "
-                                          f"they are taken as half sets counted from 0; {NEW_HALVES}"]
+                                          f"{int((~zero).sum())} images, and never 2: they are taken as half sets "
+                                          f"counted from 0; {NEW_HALVES}"]
     return table.half, [f"{table.half_label} is 0 for {int(zero.sum())} of {len(table)} images and never 2: 0 is taken "
-                        f"as not set, and "
-                        f"those images are drawn; {NEW_HALVES} for all"]
+                        f"as not set, and those images are drawn; {NEW_HALVES} for all"]
 
 
 def _parted(table: ParticleTable, families: Families, given: np.ndarray) -> list[str]:
-    """Warnings of images and of families that the table puts into both half sets: the half maps then know each
-    other."""
+    """Warnings of images and of families that the table puts into both half sets:
+    the half maps then know each other."""
     rows = np.flatnonzero(given)
     if not len(rows) or not families.any:
         return []
@@ -99,8 +97,7 @@ def _parted(table: ParticleTable, families: Families, given: np.ndarray) -> list
     warnings = []
     if len(again):
         warnings.append(f"{len(again)} images are in both half sets (first: {table.describe(int(again[0]))}); the half "
-                        f"maps share "
-                        f"their noise and the FSC will be too good; {NEW_HALVES} that keep them together")
+                        f"maps share their noise and the FSC will be too good; {NEW_HALVES} that keep them together")
     mixed = known.groupby("family")["half"].nunique()
     parted = known[known["family"].isin(mixed.index[mixed > 1])]
     said = set(known.loc[again, "family"].tolist())
@@ -109,10 +106,8 @@ def _parted(table: ParticleTable, families: Families, given: np.ndarray) -> list
         row = int(others.index[0])
         warnings.append(
             f"{others['family'].nunique()} particles{_by(families)} have rows in both half sets ({len(others)} of "
-            f"{len(table)} rows; first: "
-            f"{table.place(row)}); the half maps know each other and the FSC will be too good; {NEW_HALVES} that keep "
-            f"each "
-            "particle's rows together"
+            f"{len(table)} rows; first: {table.place(row)}); the half maps know each other and the FSC will be too "
+            f"good; {NEW_HALVES} that keep each particle's rows together"
         )
     return warnings
 

@@ -1,5 +1,5 @@
-"""Backgrounds, ramps and gains of a set's images in words and numbers: how many images have them, and how large they
-are."""
+"""Backgrounds, ramps and gains of a set's images in words and numbers:
+how many images have them, and how large they are."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.select import median
 from mpirecon.robust.gains import Gains
 
-#: noise deviations from which a background, and a ramp's rise across the image, are worth a word; and a factor between
-#: gains
+#: noise deviations from which a background, and a ramp's rise across the image, are worth a word;
+#: and a factor between gains
 LARGE_BACKGROUND, LARGE_RAMP, LARGE_GAIN = 1.0, 2.0, 1.1
 
-#: pixels this far from the background, in deviations of the noise, and so many times as far as in the typical image,
-#: are dust
+#: pixels this far from the background, in deviations of the noise,
+#: and so many times as far as in the typical image, are dust
 _DUST, _TIMES_TYPICAL = 50.0, 8.0
 
 #: share of an image's power about its background that one pixel has in no image of a particle
@@ -76,16 +76,13 @@ class LevelsFound:
         told, of = [], f"of {self.total} images" + (" that were checked" if sampled else "")
         if (found := self.background).images:
             told.append(f"{found.images} {of} are not normalised: outside the particle their mean lies {_size(found)} "
-                        f"standard deviations "
-                        f"of the noise from zero; {what_becomes_of_it}")
+                        f"standard deviations of the noise from zero; {what_becomes_of_it}")
         if (found := self.ramp).images:
             told.append(f"{found.images} {of} have a ramp: their background rises by {_size(found)} standard "
-                        f"deviations of the noise across "
-                        f"the image; {what_becomes_of_it}")
+                        f"deviations of the noise across the image; {what_becomes_of_it}")
         if (found := self.gain).images:
             told.append(f"{found.images} {of} differ in gain, signal and noise together, from the typical one by "
-                        f"factors of "
-                        f"{_size(found)}; {of_gains}")
+                        f"factors of {_size(found)}; {of_gains}")
         return told
 
 
@@ -121,8 +118,8 @@ class LevelsSurvey:
             self._count += len(some)
 
     def warnings(self, comm: Communicator, premultiplied: bool, sampled: bool = False) -> list[str]:
-        """Sentences about the images of all ranks; `premultiplied` : by their CTFs, `sampled` : they are some of the
-        set's. Collective."""
+        """Sentences about the images of all ranks;
+        `premultiplied` : by their CTFs, `sampled` : they are some of the set's. Collective."""
         looked = np.concatenate([np.zeros((0, 4)), *(some for rank in comm.allgather(self._looked) for some in rank)])
         gains = Gains.of(looked[:, 0], looked[:, 1:3], looked[:, 3], premultiplied)
         levels = Levels(*(np.concatenate([empty, *(getattr(some, name) for some in self._levels)])
@@ -146,15 +143,14 @@ class LevelsSurvey:
         if not found.images:
             return []
         return [f"{found.images} of {total} images" + (" that were checked" if sampled else "")
-                + f" have pixels {_size(found)} standard "
-                "deviations of the noise from their background (dust, hot pixels); they are not corrected, and affect "
-                "--loss l2 and sorted: replace them (relion_preprocess --white_dust 5 --black_dust 5), or use --loss "
-                "posterior"]
+                + f" have pixels {_size(found)} standard deviations of the noise from their background (dust, hot "
+                "pixels); they are not corrected, and affect --loss l2 and sorted: replace them (relion_preprocess "
+                "--white_dust 5 --black_dust 5), or use --loss posterior"]
 
 
 def look_at(background: Background, images: np.ndarray) -> np.ndarray:
-    """What Gains is made of: sigma, both halves and the middle of each image, (m, 4) float64; images that are not
-    finite are left out."""
+    """What Gains is made of: sigma, both halves and the middle of each image, (m, 4) float64;
+    images that are not finite are left out."""
     images = images[np.isfinite(images).all(axis=(1, 2))]
     levels = background.measure(images)
     return np.column_stack([levels.sigma, background.halves(images, levels), background.middle(images, levels)])

@@ -22,21 +22,21 @@ class ImportOptions(ErrorSettings):
     contrast : ``"white"``, ``"black"``, or None for what the file says (RELION: white; cryoSPARC: blob/sign)
     passthrough : .cs files whose columns are joined to a .cs file by uid
     error_rate : fraction of particles that get a wrong orientation; error_degrees : by a small rotation instead of a
-    random one
+        random one
     error_by : column of the particle table; rows with the same value are wrong together
     rescale : None, ``"common"`` (the box and pixel size of most particles) or (box, Å): bring all images to one size
     link : refer to the stacks instead of copying their images
     cs_aberrations : which aberrations of a .cs file are corrected for, and their signs (cryosparc_optics.signs_of);
-    None: all
+        None: all
     ignore_aberrations : as if the file named no beam tilt, higher-order aberration or magnification matrix
     select : COLUMN=VALUES of the rows to import, or (column, values), or several of them, row_selection.py; all must
-    hold
+        hold
     first : import at most so many rows, the first of those selected
     new_halves : draw half sets whatever the file says
     family : columns whose rows of one value show one particle, beside those that are known; ("none",): no column does
     units, shift_axes, no_ctf, ctf_premultiplied, ctf_phase_flipped : what the columns do not say, see reading.Reading
     bfactor_sign : one of plausible.BFACTOR_SIGNS; scale_defocus : by the square of --pixel-size over the table's pixel
-    size
+        size
     seed : of half sets and planted errors; skip_bad : leave NaN and constant images out, up to the share max_bad
     """
 
@@ -80,8 +80,7 @@ class ImportOptions(ErrorSettings):
                             "wrong")
         if self.error_by is not None and not self.plants:
             raise UserError(f"--error-by {self.error_by} says which rows are wrong together; give the fraction of "
-                            f"wrong ones with "
-                            "--orientation-error-rate or another rate")
+                            "wrong ones with --orientation-error-rate or another rate")
 
     @property
     def orientation_errors(self) -> tuple[float, float | None]:

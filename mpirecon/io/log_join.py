@@ -1,5 +1,5 @@
-"""Joining the ranks' logs of a run: what was sorted where, what was kept, and how many of the kept have simulated
-errors."""
+"""Joining the ranks' logs of a run: what was sorted where, what was kept,
+and how many of the kept have simulated errors."""
 
 from __future__ import annotations
 

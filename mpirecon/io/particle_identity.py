@@ -16,8 +16,8 @@ from mpirecon.io.particle_file import ParticleFile
 #: columns of imported tables, and of tables of numbers by particle, that hold cryoSPARC's uid
 UID_COLUMNS = ("uid", "mpireconUid")
 
-#: likewise the name of an image, ``000001@stack.mrcs``; an export with a stack of its own keeps the first name in the
-#: first of these
+#: likewise the name of an image, ``000001@stack.mrcs``;
+#: an export with a stack of its own keeps the first name in the first of these
 IMAGE_COLUMNS = ("rlnImageOriginalName", "rlnImageName", "image")
 
 
@@ -75,7 +75,8 @@ def _texts(values: Iterable) -> np.ndarray:
 class Matched:
     """Particles that two files have in common.
 
-    first, second : (k,) int64, their rows in either, in the order of the first · by : how they were told, in words
+    first, second : (k,) int64, their rows in either, in the order of the first
+    by : how they were told, in words
     """
 
     first: np.ndarray

@@ -151,8 +151,8 @@ def agree(comm: Communicator, table: ParticleTable) -> None:
 
 
 def gather(comm: Communicator, table: ParticleTable) -> ParticleTable | None:
-    """On rank 0 the whole table as far as particles depend on each other: neither poses nor texts, about 50 bytes a
-    row."""
+    """On rank 0 the whole table as far as particles depend on each other:
+    neither poses nor texts, about 50 bytes a row."""
     if comm.size == 1:
         return table
 

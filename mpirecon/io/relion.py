@@ -84,8 +84,8 @@ def read_relion(
 
 
 def whole_table(path: Path, particles: pd.DataFrame, comm: Communicator, options: ImportOptions) -> ParticleTable:
-    """This rank's slab of a table with RELION's labels that another format holds: texts, in a table that every rank has
-    read whole.
+    """This rank's slab of a table with RELION's labels that another format holds:
+    texts, in a table that every rank has read whole.
 
     Its optics are columns of the particles, as in RELION before 3.1. Rows cannot be selected. Collective.
     """
@@ -227,8 +227,8 @@ def _compare_origins(columns: StarColumns, angstrom: np.ndarray, pixel_size: flo
     differ = (np.abs(pixels - angstrom / size) > _SAME_ORIGIN).any(axis=1)
     if differ.any():
         columns.warnings.append("the table has rlnOriginX/Y (pixels) beside rlnOriginX/YAngst, and they are not the "
-                                "same shifts: those in Å "
-                                "are used, as RELION does; remove the columns that are not right")
+                                "same shifts: those in Å are used, as RELION does; remove the columns that are not "
+                                "right")
 
 
 def _ctf(columns: StarColumns) -> np.ndarray:
@@ -258,8 +258,7 @@ def _defocus(columns: StarColumns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         columns.notes.append("the table has no rlnDefocusV: the defocus is rlnDefocusU in all directions")
     elif "rlnDefocusAngle" not in columns and (u != v).any():
         columns.warnings.append(f"the table has no rlnDefocusAngle: astigmatism of up to {np.abs(u - v).max():.0f} Å "
-                                f"is taken as if "
-                                "rlnDefocusU were along x")
+                                "is taken as if rlnDefocusU were along x")
     return u, v, columns.number("rlnDefocusAngle", 0.0)
 
 
@@ -270,8 +269,7 @@ def _halves(columns: StarColumns) -> np.ndarray:
         row = int(np.flatnonzero(bad)[0])
         raise UserError(
             f"{columns.path}, line {columns.particles.index[row]}: rlnRandomSubset is {half[row]:g}, expected 1, 2 or "
-            f"0 "
-            "(not set); --new-halves draws half sets whatever the table says"
+            "0 (not set); --new-halves draws half sets whatever the table says"
         )
     return half.astype(np.uint8)
 
@@ -284,8 +282,8 @@ def _classes(particles: pd.DataFrame) -> np.ndarray | None:
 
 
 def _state(columns: StarColumns) -> tuple[bool, bool]:
-    """Whether the images are CTF-premultiplied and whether they are phase-flipped: as the user says, else as the table
-    does."""
+    """Whether the images are CTF-premultiplied and whether they are phase-flipped:
+    as the user says, else as the table does."""
     said = {}
     for label, given in (("rlnCtfDataAreCtfPremultiplied", columns.reading.premultiplied),
                          ("rlnCtfDataArePhaseFlipped", columns.reading.phase_flipped)):

@@ -1,9 +1,8 @@
 """Particles of different boxes and pixel sizes in one file: how each image becomes one of a common box and pixel size.
 
 An image is cut or padded to nearly the common field of view (an even number of pixels), then resampled to the common
-box.
-What is left of the difference in pixel size, at most half a pixel of the field of view, is not interpolated: it goes
-into the magnification of the optics group, where slices and CTFs take it up exactly.
+box. What is left of the difference in pixel size, at most half a pixel of the field of view, is not interpolated: it
+goes into the magnification of the optics group, where slices and CTFs take it up exactly.
 """
 
 from __future__ import annotations
@@ -30,11 +29,14 @@ _NEARLY = 0.02
 class Rescaling:
     """The common box and pixel size, and for each particle of this rank's slab what its image must go through.
 
-    wanted : COMMON or (box, Å) · stack_boxes : pixels a side of each stack. Collective.
+    wanted : COMMON or (box, Å)
+    stack_boxes : pixels a side of each stack. Collective.
 
-    box : int · pixel_size : Å · kinds : (box, Å) of the images there are · inner, factor : of each kind, the pixels
-        that
-    are resampled to `box`, and the common pixel over the one that results · notes : sentences for the user
+    box : int
+    pixel_size : Å
+    kinds : (box, Å) of the images there are
+    inner, factor : of each kind, the pixels that are resampled to `box`, and the common pixel over the one that results
+    notes : sentences for the user
     """
 
     def __init__(self, comm: Communicator, table: ParticleTable, stack_boxes: np.ndarray, wanted) -> None:
@@ -73,8 +75,7 @@ class Rescaling:
         told = f"{count} images of {box} pixels of {size:g} Å are {how}; scaled by {self.factor[i]:.5f} in their slices"
         if inner < self.box:
             told += (f"; they say nothing beyond their Nyquist, {2 * size:g} Å (scores of all images compare fairly "
-                     f"with "
-                     f"reconstruct --max-resolution {2 * size:g})")
+                     f"with reconstruct --max-resolution {2 * size:g})")
         return told
 
     def _groups(self, comm: Communicator, table: ParticleTable) -> dict[int, int]:
@@ -85,8 +86,7 @@ class Rescaling:
             if found.setdefault(group, kind) != kind:
                 (a, b), (c, d) = self.kinds[found[group]], self.kinds[kind]
                 raise UserError(f"{table.path}: optics group {group} has images of {a} pixels of {b:g} Å and of {c} "
-                                f"pixels of "
-                                f"{d:g} Å; each size needs its own group")
+                                f"pixels of {d:g} Å; each size needs its own group")
         return found
 
     def apply(self, table: ParticleTable) -> np.ndarray:
@@ -106,8 +106,8 @@ class Rescaling:
         return self.pixel_size / of_group
 
     def _ends(self, groups: np.ndarray) -> np.ndarray:
-        """(g, ·) float64, 1 at the Fourier pixels that each group's images hold, and 0 beyond; empty where all hold
-        all.
+        """(g, ·) float64, 1 at the Fourier pixels that each group's images hold, and 0 beyond;
+        empty where all hold all.
 
         Without it a finer map would be told by coarser images that it has no signal there.
         """
@@ -119,8 +119,8 @@ class Rescaling:
         return np.where(radius[None] <= np.array(reach)[:, None], 1.0, 0.0)
 
     def images(self, kind: int, images: np.ndarray) -> np.ndarray:
-        """Images of a kind → (m, box, box) float32 without their backgrounds; constant ones stay constant, so that they
-        are found."""
+        """Images of a kind → (m, box, box) float32 without their backgrounds;
+        constant ones stay constant, so that they are found."""
         if self.inner[kind] == self.kinds[kind][0] == self.box:
             return images
         level = Background(images.shape[-1]).without(images)  # a ramp is a jump at the edge, which would ring
@@ -138,5 +138,4 @@ def _check_sizes(table: ParticleTable, stack_boxes: np.ndarray) -> None:
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise UserError(f"{table.describe(row)}: the table says {table.image_sizes[row]:g} pixels a side, the stack "
-                        f"has "
-                        f"{stack_boxes[table.stack[row]]}; is it the stack that belongs to this file?")
+                        f"has {stack_boxes[table.stack[row]]}; is it the stack that belongs to this file?")

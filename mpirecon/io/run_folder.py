@@ -81,11 +81,13 @@ class RunFolder:
     """Where one run writes, a context manager that lets go of the folder at its end. Used by rank 0 alone.
 
     Making one touches nothing: it finds out what is there. ``check()`` refuses what cannot be, ``begin()`` makes
-    folders, ``commit()`` puts the results in their place. ``claim()`` makes the folder before that, for a file that the
-    run reads itself.
+    folders, ``commit()`` puts the results in their place.
+    ``claim()`` makes the folder before that, for a file that the run reads itself.
 
-    path : the folder · staging : where results are to be written · logs : where logs go · resumes : whether there is a
-    checkpoint to go on from
+    path : the folder
+    staging : where results are to be written
+    logs : where logs go
+    resumes : whether there is a checkpoint to go on from
     """
 
     def __init__(self, path: str | os.PathLike, kind: Kind, inputs: Iterable[Input], *, overwrite: bool,
@@ -145,8 +147,7 @@ class RunFolder:
         for target, read in inputs_among(ours, self._inputs).items():
             if not (read.what == "mask" and target == self.path / "mask.mrc"):
                 raise UserError(f"{target} is the {read.what} that this run reads, and a run writes a file of that "
-                                f"name into its "
-                                "folder; choose another folder for -o")
+                                "name into its folder; choose another folder for -o")
 
     def _refuse_content(self) -> None:
         """What is in the folder must be what was asked to be replaced, or to be gone on with."""
@@ -173,8 +174,8 @@ class RunFolder:
                                 f"folder for -o")
 
     def claim(self) -> Path | None:
-        """Lock the folder, and make room in it for LINKED, whose path is returned; what was made goes again unless the
-        run begins.
+        """Lock the folder, and make room in it for LINKED, whose path is returned;
+        what was made goes again unless the run begins.
 
         None where there is nothing left to do, as of `begin`.
         """
@@ -191,8 +192,8 @@ class RunFolder:
         self.refuse_inputs()
 
     def begin(self, ranks: int) -> bool:
-        """Lock the folder and make what is in it; False where there is nothing left to do, as all results were there
-        already.
+        """Lock the folder and make what is in it;
+        False where there is nothing left to do, as all results were there already.
 
         Raises UserError where it cannot be made, or another run has begun here meanwhile.
         """
@@ -280,8 +281,8 @@ class RunFolder:
                             f"command with --resume moves them") from error
 
     def _listed(self, marker: Path) -> list[str]:
-        """The files that a finished run says it left, in its marker; all that it may have left where it does not
-        say."""
+        """The files that a finished run says it left, in its marker;
+        all that it may have left where it does not say."""
         try:
             names = json.loads(marker.read_text(encoding="utf-8"))["files"]
         except (OSError, ValueError, KeyError, TypeError):

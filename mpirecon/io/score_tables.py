@@ -17,15 +17,15 @@ from mpirecon.io.star import write_star
 
 
 def identities(file: ParticleFile) -> dict[str, np.ndarray]:
-    """Columns that tell the particles of a file: ``uid`` and ``rlnImageName``, as far as the imported table has
-    them."""
+    """Columns that tell the particles of a file:
+    ``uid`` and ``rlnImageName``, as far as the imported table has them."""
     known = {"uid": uids(file), "rlnImageName": image_names(file)}
     return {name: values for name, values in known.items() if values is not None}
 
 
 def check_tables(file: ParticleFile, star: Path | None, cs: Path | None) -> None:
-    """Raise UserError where `write_star_scores` or `write_cs_scores` could not do its work: before other work is spent
-    on it."""
+    """Raise UserError where `write_star_scores` or `write_cs_scores` could not do its work:
+    before other work is spent on it."""
     if star is not None:
         try:
             tables_of_all(file)
@@ -52,8 +52,8 @@ def label_of(name: str) -> str:
 
 
 def write_star_scores(path: Path, file: ParticleFile, columns: dict[str, np.ndarray], overwrite: bool) -> None:
-    """All particles as they were imported, in their order, with these columns (m,) at the end, named as `label_of` has
-    it."""
+    """All particles as they were imported, in their order, with these columns (m,) at the end,
+    named as `label_of` has it."""
     tables, block = tables_of_all(file)
     for name, values in columns.items():
         put(tables[block], label_of(name), text(values, 9))

@@ -181,8 +181,7 @@ def _twins(stacks: Sequence[str], found: Sequence[Path], mapping: Mapping) -> li
         here = Path(stack).absolute()
         if os.path.isfile(here) and not os.path.samefile(here, path):
             return [f"{stack} is read from {path}; the working folder has another file of that path, {here}, which "
-                    f"RELION would read: "
-                    "--map-stack OLD=NEW takes it"]
+                    "RELION would read: --map-stack OLD=NEW takes it"]
     return []
 
 
@@ -201,9 +200,8 @@ def _refuse_collisions(stacks: Sequence[str], found: Sequence[Path], by_name: se
         one_name = Path(stacks[i]).name == Path(stacks[other]).name
         if one_name and {i, other} & by_name and plain_path(stacks[i]) != plain_path(stacks[other]):
             raise UserError(
-                f"{star}, {unit}s {lines[other]} and {lines[i]}: the stacks {stacks[other]} and {stacks[i]} would "
-                f"both be read from {path}; name each with --map-stack OLD=NEW, or give the folder that holds both "
-                f"paths "
+                f"{star}, {unit}s {lines[other]} and {lines[i]}: the stacks {stacks[other]} and {stacks[i]} would both "
+                f"be read from {path}; name each with --map-stack OLD=NEW, or give the folder that holds both paths "
                 "with --data-dir"
             )
 
@@ -222,8 +220,7 @@ def _missing_message(stacks, star, lines, missing: list[int], mapping, data_dir,
         return f"{place} is not there: {broken}{more}; put that back, or {remedy}"
     return (
         f"{place} is not there, neither relative to the {'STAR' if unit == 'line' else '.cs'} file{where}, a folder "
-        f"above it or the "
-        f"working folder {Path.cwd()}, nor beside it{more}; {remedy}"
+        f"above it or the working folder {Path.cwd()}, nor beside it{more}; {remedy}"
     )
 
 

@@ -21,7 +21,9 @@ def open_stacks(
     """A reader per stack of the table, with every row checked against its stack, a number for each file that any column
     names (stack_paths.same_files), and notes. Collective.
 
-    table : this rank's rows · whole : all of them, on rank 0 · options : import_options.ImportOptions
+    table : this rank's rows
+    whole : all of them, on rank 0
+    options : import_options.ImportOptions
 
     Raises
     ------
@@ -95,12 +97,12 @@ def _check_boxes(table: ParticleTable, stacks: list[StackReader], places: list[s
     for stack, place in zip(stacks, places):
         if stack.box != box:
             raise UserError(
-                f"{place}: {stack.path} has images of {stack.box} pixels, {stacks[0].path} of {box}; "
-                "particles of one file need one box size: give --rescale common, or import them apart"
+                f"{place}: {stack.path} has images of {stack.box} pixels, {stacks[0].path} of {box}; particles of one "
+                "file need one box size: give --rescale common, or import them apart"
             )
     if table.image_size not in (None, box):
         label = "rlnImageSize" if table.tables else "blob/shape"
         raise UserError(
-            f"{places[0]}: {label} is {table.image_size}, but the images "
-            f"of {stacks[0].path} have {box} pixels a side; is it the stack that belongs to this file?"
+            f"{places[0]}: {label} is {table.image_size}, but the images of {stacks[0].path} have {box} pixels a side; "
+            "is it the stack that belongs to this file?"
         )

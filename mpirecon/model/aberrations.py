@@ -57,8 +57,7 @@ class Aberrations:
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             raise UserError(f"optics group {self.group[row]}: the magnification matrix "
-                            f"{self.magnification[row].tolist()} is "
-                            "far from the identity; check the columns")
+                            f"{self.magnification[row].tolist()} is far from the identity; check the columns")
         if (self.mtf < 0).any() or (self.mtf[:, :1] == 0).any():
             raise UserError("optics: the detector's transfer (MTF) must be positive, or zero from some frequency on")
 

@@ -95,8 +95,7 @@ class ParticleSet:
             raise UserError(f"ParticleSet: contrast is {self.contrast!r}, expected 'white' or 'black'")
         if self.ctf_premultiplied and self.ctf_phase_flipped:
             raise UserError("ParticleSet: images are ctf_premultiplied or ctf_phase_flipped, not both: after "
-                            "multiplication by "
-                            "the CTF no sign is left to flip")
+                            "multiplication by the CTF no sign is left to flip")
         check_ctf(self.ctf)
 
     def __len__(self) -> int:

@@ -1,5 +1,5 @@
-"""Simulated errors of poses and CTFs, with the truth recorded: drawn by seed and particle id, never by ranks or
-order."""
+"""Simulated errors of poses and CTFs, with the truth recorded:
+drawn by seed and particle id, never by ranks or order."""
 
 from __future__ import annotations
 
@@ -83,14 +83,13 @@ class ErrorSettings:
                                     f"with --{what}-error Å")
         if self.offset_error_rate is None and self.offset_error and not rate:
             raise UserError(f"--offset-error {self.offset_error:g} applies to particles with wrong orientations, and "
-                            f"there are none; "
-                            "give the fraction of particles with --offset-error-rate")
+                            "there are none; give the fraction of particles with --offset-error-rate")
 
 
 @dataclass(frozen=True)
 class Planted:
-    """Poses and CTFs with errors in them, and what is known of these: names of ParticleSet's fields → values of m
-    particles."""
+    """Poses and CTFs with errors in them, and what is known of these:
+    names of ParticleSet's fields → values of m particles."""
 
     pose: Pose
     ctf: np.ndarray
@@ -142,8 +141,7 @@ def of_other_hand(quaternion: np.ndarray) -> np.ndarray:
 
     V(−r) is the map of opposite hand (relion_image_handler --invert_hand mirrors at a plane instead, which is the same
     map turned). Its transform is V̂(−k), so that the slice at Rᵀ(kx, ky, 0) is that of V at Rᵀ(−kx, −ky, 0): R' =
-    Rz(180°) R.
-    The inversion commutes with all rotations, so that this holds in every setting of every point group.
+    Rz(180°) R. The inversion commutes with all rotations, so that this holds in every setting of every point group.
     """
     w, x, y, z = quaternion.T
     return np.column_stack([-z, -y, x, w])

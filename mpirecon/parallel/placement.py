@@ -14,10 +14,14 @@ from mpirecon.parallel.gpus import device_facts, load_cupy, try_out
 class Placement:
     """What this rank computes on, agreed with the others.
 
-    backend : "cpu" or "cuda" · index : device of this process, None on the CPU · name : of the device, "" on the CPU ·
-    uuid : its identity · sharing : ranks that use it · crowded : whether any ranks share one · lines : "rank 0 → host →
-        GPU-…" of all ranks · reason : why
-    ``auto`` did not take GPUs, or ""
+    backend : "cpu" or "cuda"
+    index : device of this process, None on the CPU
+    name : of the device, "" on the CPU
+    uuid : its identity
+    sharing : ranks that use it
+    crowded : whether any ranks share one
+    lines : "rank 0 → host → GPU-…" of all ranks
+    reason : why ``auto`` did not take GPUs, or ""
     """
 
     backend: str

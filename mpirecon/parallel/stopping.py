@@ -72,8 +72,8 @@ class StopSignals:
 
 @contextmanager
 def held_signals() -> Iterator[None]:
-    """Signals stay pending until a StopSignals listens, or the block ends: starting takes seconds, and a signal would
-    end the process."""
+    """Signals stay pending until a StopSignals listens, or the block ends:
+    starting takes seconds, and a signal would end the process."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     try:
         yield

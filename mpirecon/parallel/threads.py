@@ -73,8 +73,8 @@ MOST_KEPT = 2**30
 
 
 def default_memory(ranks_on_host: int) -> int:
-    """Bytes of images that a rank which was not told keeps between passes: 1 GB, or a quarter of its share of what is
-    free."""
+    """Bytes of images that a rank which was not told keeps between passes:
+    1 GB, or a quarter of its share of what is free."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

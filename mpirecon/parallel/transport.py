@@ -175,9 +175,8 @@ def choose_transport(comm: Communicator, gpu, placement: Placement, wanted: str 
         if wanted == "cuda-aware":
             raise UserError(
                 f"--transport cuda-aware: this MPI ({comm.library}) does not accept GPU memory: {refused}; load the "
-                f"site's "
-                "CUDA-aware MPI and build mpi4py against it (pip install --no-binary mpi4py 'mpirecon[mpi]'), or use "
-                "--transport staged or nccl"
+                "site's CUDA-aware MPI and build mpi4py against it (pip install --no-binary mpi4py 'mpirecon[mpi]'), "
+                "or use --transport staged or nccl"
             )
         reasons.append(f"MPI does not accept GPU memory ({refused})")
     if wanted in ("auto", "nccl"):
@@ -236,8 +235,8 @@ def _try_nccl(comm: Communicator, gpu, placement: Placement) -> tuple[NcclTransp
 
 
 def _guarded(function) -> tuple[object, str | None]:
-    """(what it returns, None), or (None, what a library says that fails): another transport is then taken, by all
-    ranks."""
+    """(what it returns, None), or (None, what a library says that fails):
+    another transport is then taken, by all ranks."""
     try:
         return function(), None
     except Exception as error:

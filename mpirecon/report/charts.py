@@ -1,5 +1,5 @@
-"""The report's charts of half maps and iterations: FSC, cones, Guinier plot, losses. Each returns a legend and
-pictures."""
+"""The report's charts of half maps and iterations: FSC, cones, Guinier plot, losses.
+Each returns a legend and pictures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def fsc_chart(curves: Mapping[str, np.ndarray], box: int, pixel_size: float, *, 
               height: int = 315) -> str:
     """FSC curves over resolution with the usual thresholds, and their legend.
 
-    curves : column → (box // 2 + 1,) · styles : column → (colour, dash, label), by default those of fsc.csv
+    curves : column → (box // 2 + 1,)
+    styles : column → (colour, dash, label), by default those of fsc.csv
     """
     styles = {name: style for name, style in (styles or FSC_STYLE).items() if name in curves}
     shells = np.arange(1, box // 2 + 1)

@@ -1,5 +1,5 @@
-"""Two finished runs beside each other: their FSC curves, their maps, who was kept by either, and what they were
-asked."""
+"""Two finished runs beside each other: their FSC curves, their maps, who was kept by either,
+and what they were asked."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Comparison:
         what either left
     between : dict of (n // 2 + 1,) arrays
         FSC between the maps of the two runs (the means of their half maps): ``fsc_unmasked``, and in the product of
-        their masks ``fsc_masked``, on the coarser of two grids of one field of view (a binned set); empty where these
-        differ
+        their masks ``fsc_masked``, on the coarser of two grids of one field of view (a binned set);
+        empty where these differ
     matched : Matched or None
         the particles that both had; None where nothing tells which these are
     settings : list of (name, first, second)
@@ -68,8 +68,8 @@ class Comparison:
 
     @property
     def counts(self) -> dict[str, int] | None:
-        """Particles that were kept by both runs, by the first or the second alone, by neither; and those that one of
-        them did not have."""
+        """Particles that were kept by both runs, by the first or the second alone, by neither;
+        and those that one of them did not have."""
         if self.matched is None:
             return None
         counted = np.bincount(self.group, minlength=len(GROUPS))
@@ -197,9 +197,8 @@ def _between(folders, runs) -> tuple[dict[str, np.ndarray], list[str]]:
         if mask.any():
             curves["fsc_masked"] = fsc(first, second, mask)
     notes = [] if grids[0][0] == grids[1][0] else [f"the maps are compared on the coarser grid, {min(grids)[0]} pixels "
-                                                   f"of {min(grids)[1]:g} Å: the "
-                                                   f"other has {max(grids)[0]} of {max(grids)[1]:g} Å in the same "
-                                                   f"field of view"]
+                                                   f"of {min(grids)[1]:g} Å: the other has {max(grids)[0]} of "
+                                                   f"{max(grids)[1]:g} Å in the same field of view"]
     return curves, notes
 
 

@@ -66,8 +66,7 @@ def sentences(compared: Comparison) -> list[str]:
     if counts is not None:
         shared = sum(counts[name] for name in GROUPS)
         told.append(f"Of {shared:,} particles that both had, both kept {counts['both']:,}, only {names[0]} "
-                    f"{counts['first']:,}, only "
-                    f"{names[1]} {counts['second']:,}, neither {counts['neither']:,}.")
+                    f"{counts['first']:,}, only {names[1]} {counts['second']:,}, neither {counts['neither']:,}.")
         alone = [f"{counts[f'in_{which}_alone']:,} particles are in {name} alone" for which,
                  name in zip(("first", "second"), names)
                  if counts[f"in_{which}_alone"]]
@@ -120,8 +119,7 @@ def _between(compared: Comparison) -> str:
         return ""
     styles = {"fsc_unmasked": (GREY, "solid", "no mask"), "fsc_masked": (BLUE, "solid", "in both masks")}
     words = ("Between the two maps, each the mean of its half maps. They share particles, and noise with them: this "
-             "says how much alike the "
-             "maps are, not how good either is.")
+             "says how much alike the maps are, not how good either is.")
     chart = fsc_chart(compared.between, *compared.grid, styles=styles)
     return pieces.section("FSC between the maps", pieces.figure(chart, words), wide=False, fact="between")
 
@@ -145,8 +143,7 @@ def _kept(compared: Comparison) -> str:
     words = f"Particles that both runs had, matched by {compared.matched.by}."
     if compared.same_half is not None and compared.same_half < 1:
         words += (f" {100 * compared.same_half:.1f} % of them are in the same half set: the half maps of one run are "
-                  f"no independent check of the "
-                  "other's.")
+                  "no independent check of the other's.")
     return pieces.section("Kept particles", pieces.figure(bars(rows), words), wide=False, fact="kept")
 
 

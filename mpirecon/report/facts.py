@@ -115,8 +115,8 @@ def _refined(summary: Mapping) -> tuple | None:
         return ("poses refined", "0", f"of {found['particles']:,}: noise explains how far the best poses lie from the "
                 f"given ones", "")
     return ("poses refined", f"{found['moved']:,}", f"of {found['particles']:,}; {100 * found['fraction']:.0f} % of "
-            f"given poses are off, which makes "
-            f"{found['angle_sigma']:.2g}° and {found['offset_sigma']:.2g} Å on each axis over all", "")
+            f"given poses are off, which makes {found['angle_sigma']:.2g}° and {found['offset_sigma']:.2g} Å on each "
+            "axis over all", "")
 
 
 def _found_again(summary: Mapping) -> tuple | None:

@@ -30,7 +30,9 @@ def fsc_figure(
 ):
     """FSC curves over spatial frequency, with Å along the top and the usual thresholds; a matplotlib Figure.
 
-    curves : label → (box // 2 + 1,) · pixel_size : Å · resolutions : label → Å at 0.143, added to the legend ·
+    curves : label → (box // 2 + 1,)
+    pixel_size : Å
+    resolutions : label → Å at 0.143, added to the legend
     size : inches
     """
     figure, axes = new_figure(*size)

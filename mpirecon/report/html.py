@@ -25,8 +25,8 @@ def write_report(
 ) -> Path:
     """Write the page into the folder of a finished run, or as `target`; returns its path. Atomic.
 
-    summary : the content of summary.json, which itself need not be there yet · maps, place, logs : of
-        ``read_run_files``.
+    summary : the content of summary.json, which itself need not be there yet
+    maps, place, logs : of ``read_run_files``.
     Raises UserError when a file it needs is missing or is not what a run writes, or when it cannot be written.
     """
     folder = Path(folder)
@@ -45,8 +45,8 @@ def write_report(
 
 
 def fill_page(**parts: str) -> str:
-    """The house's page with these parts, HTML each: kind, generator, title, verdict, cautions, facts, overview,
-    details, footer."""
+    """The house's page with these parts, HTML each:
+    kind, generator, title, verdict, cautions, facts, overview, details, footer."""
     return Template(resources.files("mpirecon.report").joinpath("report.html").read_text(encoding="utf-8")).substitute(parts)
 
 

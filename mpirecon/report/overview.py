@@ -48,8 +48,7 @@ def mask_label(summary: Mapping) -> str:
 def _map(run: RunFiles) -> str:
     picture = map_panel(run.maps["volume"], run.summary["particles"]["pixel_size"], "volume.mrc")
     words = ("volume.mrc, filtered by the half-map FSC: central slices above, projections below. To page through "
-             "slices and rotate its "
-             f"surface: mpirecon view {shlex.quote(str(run.folder / 'volume.mrc'))} --open")
+             f"slices and rotate its surface: mpirecon view {shlex.quote(str(run.folder / 'volume.mrc'))} --open")
     return pieces.section("Map", pieces.figure(picture, words), wide=False, fact="map")
 
 
@@ -75,14 +74,12 @@ def _particles(run: RunFiles) -> str:
             words += f" They lie {mixture['separation']:.1f} standard deviations apart; {SMALLEST_SEPARATION:g} are required."
     elif column := summary["configuration"].get("group_by"):
         words += (f"the curves show its expectation for this score. Rows with the same {column} are scored as a unit, "
-                  f"so no threshold "
-                  "on single images separates kept from rejected ones.")
+                  "so no threshold on single images separates kept from rejected ones.")
     else:
         words += "the curves show its expectation for this score, and the line the threshold that best reproduces the selection."
     if summary.get("keep_estimate") is not None and told_apart(summary):
         words += (" The estimated fraction is the mean probability against the final map; particles above 50 % before "
-                  "the last "
-                  "iteration were kept.")
+                  "the last iteration were kept.")
     return pieces.section("Particles: score and mixture", pieces.figure(score_chart(run), words), wide=False,
                           fact="score")
 

@@ -51,9 +51,10 @@ def histogram_chart(
 ) -> str:
     """Stacked histogram of a column by what is known of the particles, with the threshold of the run.
 
-    kept_is : the side of the threshold that was kept, "low" or "high" ·
+    kept_is : the side of the threshold that was kept, "low" or "high"
     keep : fraction of correct particles in the run's mixture, whose components are then drawn upon the bars (of the
-    score) · by_kept : tell kept and left out by colour, where no errors were planted to tell
+        score)
+    by_kept : tell kept and left out by colour, where no errors were planted to tell
     """
     groups = kinds(table)
     if by_kept and len(groups) == 1:

@@ -31,8 +31,9 @@ def write_path_page(
 ) -> Path:
     """Write the page into a path's folder, or as `target`; returns its place. Atomic.
 
-    summary : the content of summary.json · volume : the best step's map, (n, n, n), where it is in memory · place :
-    where the path's files are to be, where that is not the folder (yet)
+    summary : the content of summary.json
+    volume : the best step's map, (n, n, n), where it is in memory
+    place : where the path's files are to be, where that is not the folder (yet)
 
     Raises
     ------
@@ -85,8 +86,8 @@ def _facts(summary: dict) -> list[tuple[str, str, str, str]]:
          f"{whole['mean_fsc']:.4f}", "best"),
         ("gain in mean FSC", number(verdict["gain"]), f"by chance up to {limit}", "gain"),
         ("best resolution", pieces.angstrom(finest["resolution_fitted"], summary),
-         f"at {_share(finest)}, the most particles within one standard error of the finest; "
-         f"all: {pieces.angstrom(whole['resolution_fitted'], summary)}", "resolution"),
+         f"at {_share(finest)}, the most particles within one standard error of the finest; all: "
+         f"{pieces.angstrom(whole['resolution_fitted'], summary)}", "resolution"),
         ("B of random discards", _bfactor(verdict["bfactor"]), "ln N against 1/d² (Rosenthal & Henderson)", "bfactor"),
         ("scored", schedule, f"{scored}; {len(steps)} steps, random discards of each size: "
          f"{summary['path']['random_draws']}", "path"),
@@ -101,19 +102,15 @@ def _overview(summary: dict) -> list[str]:
     steps, random = summary["steps"], summary["random"]
     drawn = [
         ("Resolution", _resolution_chart(summary), f"Half-map FSC 0.143 in the mask ({summary['mask']}), by all curves "
-         f"together, finer upwards. Grey "
-         "dots: where each curve falls below 0.143 by itself. Orange dots are random discards of the same sizes; the "
-         "line through them is Rosenthal "
-         "and Henderson's."),
+         "together, finer upwards. Grey dots: where each curve falls below 0.143 by itself. Orange dots are random "
+         "discards of the same sizes; the line through them is Rosenthal and Henderson's."),
         ("Agreement of half maps", _by_share(summary, "mean_fsc", "mean half-map FSC"),
-         "Mean of the half-map FSC over all shells: what the "
-         "best step is found by."),
+         "Mean of the half-map FSC over all shells: what the best step is found by."),
         ("FSC to the map of all particles", _by_share(summary, "fsc_to_all", "mean FSC"),
-         "Mean over all shells, in the mask. A selection that only "
-         "loses particles follows the random discards."),
+         "Mean over all shells, in the mask. A selection that only loses particles follows the random discards."),
         ("Directions", _by_share(summary, "area_ratio", "ratio of areas", more=("sphericity", GREEN)),
-         "FSC in cones of the half maps: least over "
-         "largest area under the curves (as cFAR), and sphericity; 1 is alike in all directions."),
+         "FSC in cones of the half maps: least over largest area under the curves (as cFAR), and sphericity; 1 is "
+         "alike in all directions."),
     ]  # fmt: skip
     if any(record["bfactor"] is not None for record in (*steps, *random)):
         drawn.append(("B-factor", _by_share(summary, "bfactor", "B (Å²)"),
@@ -137,8 +134,7 @@ def _details(summary: dict, volume: np.ndarray) -> list[str]:
         controls_section(summary),
         pieces.section("How it was made", f"<pre>{escape(summary['command'])}</pre>" + pieces.note(
             "mpirecon export FOLDER --star kept.star writes the particles of the best step, with --step X those of "
-            "another; kept_to in "
-            "particles.h5 is the smallest fraction that each particle is kept in.")),
+            "another; kept_to in particles.h5 is the smallest fraction that each particle is kept in.")),
     ]
 
 

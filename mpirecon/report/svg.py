@@ -1,5 +1,5 @@
-"""Charts as SVG text: lines, bands, histograms and points over two axes, with what a pointer should read written beside
-them.
+"""Charts as SVG text: lines, bands, histograms and points over two axes,
+with what a pointer should read written beside them.
 
 No library draws them, so that a report costs milliseconds and its pictures stay sharp in print.
 """

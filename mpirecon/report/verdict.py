@@ -33,8 +33,8 @@ def told_apart(summary: dict) -> bool:
 
 
 def deciding_mixture(summary: dict) -> dict | None:
-    """The mixture by which the final map's particles were chosen: of the last iteration; else the one fitted
-    afterwards."""
+    """The mixture by which the final map's particles were chosen: of the last iteration;
+    else the one fitted afterwards."""
     records = summary["iterations"]
     return (records[-1].get("mixture") if records else None) or summary.get("mixture")
 
@@ -151,8 +151,7 @@ def _undetected(summary: dict) -> str | None:
         return None
     return (
         "The distance hardly distinguishes simulated errors from correct particles: an incorrect one has the larger "
-        "distance "
-        f"in {100 * area:.0f} % of pairs (AUC {area:.3f})."
+        f"distance in {100 * area:.0f} % of pairs (AUC {area:.3f})."
     )
 
 
@@ -201,8 +200,6 @@ def bfactor_caution(summary: dict) -> str | None:
     told = f"{found:.0f}".replace("-", "−")
     return (
         f"A B-factor of {told} Å² is outside the usual range for proteins (0 to −400 Å²). It was fitted from "
-        f"{fit['used'][0]:.1f} to "
-        f"{fit['used'][1]:.1f} Å, and probably reflects the shape of the spectrum rather than its decay. Do not trust "
-        f"details of "
-        "sharpened.mrc; mpirecon postprocess --bfactor sharpens by a given value."
+        f"{fit['used'][0]:.1f} to {fit['used'][1]:.1f} Å, and probably reflects the shape of the spectrum rather than "
+        "its decay. Do not trust details of sharpened.mrc; mpirecon postprocess --bfactor sharpens by a given value."
     )

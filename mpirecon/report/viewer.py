@@ -30,7 +30,8 @@ def write_view(volume: np.ndarray, pixel_size: float, name: str, target: Path, *
 
     Parameters
     ----------
-    volume : (n, n, n) float · pixel_size : Å
+    volume : (n, n, n) float
+    pixel_size : Å
     size : voxels of a side in the page at most: a larger map is low-passed and coarsened, so that the page stays small
     level : density of the surface first shown; by default well above the solvent
     """
@@ -84,8 +85,8 @@ def surface_level(volume: np.ndarray) -> float:
 
 
 def terminal_view(volume: np.ndarray, pixel_size: float, *, colour: bool, columns: int | None = None) -> str:
-    """Central slices and, below, projections as text; two rows of pixels a line, as half blocks, where colours may be
-    used."""
+    """Central slices and, below, projections as text;
+    two rows of pixels a line, as half blocks, where colours may be used."""
     columns = columns or shutil.get_terminal_size((80, 24)).columns
     n = volume.shape[0]
     width = int(max(8, min(n, (columns - 4) // 3)))

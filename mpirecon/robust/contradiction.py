@@ -16,8 +16,8 @@ from mpirecon.robust.statistics import Statistics
 #: expected share of false alarms among those that contradict the map, and the probability of any where none does
 FALSE_DISCOVERY_RATE = 0.01
 
-#: share of the map's own contrast, upside down, from which on an image that contradicts it looks inverted rather than
-#: wrong
+#: share of the map's own contrast, upside down,
+#: from which on an image that contradicts it looks inverted rather than wrong
 INVERTED_CONTRAST = 0.5
 
 

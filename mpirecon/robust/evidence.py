@@ -9,8 +9,8 @@ import numpy as np
 #: expected signal below which a band tells nothing: a square of it is lost beside 1 in double precision
 _LEAST_SIGNAL = 1e-8
 
-#: signal over noise beyond which nobody can be surer, and sums of squares over particles and products over bands stay
-#: finite
+#: signal over noise beyond which nobody can be surer,
+#: and sums of squares over particles and products over bands stay finite
 _SUREST = 1e6
 
 

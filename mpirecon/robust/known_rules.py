@@ -1,5 +1,5 @@
-"""The rules that runs know: least squares, trimmed least squares, the posterior, any function of the norm, and those
-that are added."""
+"""The rules that runs know: least squares, trimmed least squares, the posterior, any function of the norm,
+and those that are added."""
 
 from __future__ import annotations
 

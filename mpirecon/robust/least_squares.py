@@ -22,10 +22,11 @@ _GRADUATED = 10
 class RobustLeastSquares:
     """min Σρ(‖y_i − A_i x‖) by reweighting; with `sorted`, over the k = ⌈keep·m⌉ smallest, by C-steps.
 
-    loss : any that is a function of norms · keep : share that `sorted` keeps · schedule : "plain", or "graduated": a
-        loss close
-    to L2 that becomes the loss itself over ten iterations · iterations : at most · tolerance : stop when a step is
-    shorter than this times x
+    loss : any that is a function of norms
+    keep : share that `sorted` keeps
+    schedule : "plain", or "graduated": a loss close to L2 that becomes the loss itself over ten iterations
+    iterations : at most
+    tolerance : stop when a step is shorter than this times x
 
     ``fit`` sets x_ : (n,) · weight_ : (m,), as x_ was solved with · kept_ : (m,) bool, weight above 0 · centre_, scale_
         :

@@ -1,5 +1,5 @@
-"""How noisy each particle is: its level, and where spectra differ in more than that, its shape. Decided over all ranks
-together."""
+"""How noisy each particle is: its level, and where spectra differ in more than that, its shape.
+Decided over all ranks together."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ NOISY = 2.0
 def particle_sigma(comm: Communicator, statistics: Statistics, valid: np.ndarray) -> np.ndarray:
     """σ_i: each particle's noise relative to the typical one, (m,) float64, from its high frequencies.
 
-    The estimate scatters by itself, the more the fewer samples it has. The logarithms are drawn towards their median
-    by the share of their spread that this scatter explains: even noise stays even. Where images differ in the *shape*
-    of their noise spectrum (dose-weighted ones do: high frequencies of both signal and noise are filtered away), one
-    number does not describe their noise, and weighting by it would favour the most filtered: σ is 1 then, outliers
-    apart.
+    The estimate scatters by itself, the more the fewer samples it has. The logarithms are drawn towards their median by
+    the share of their spread that this scatter explains: even noise stays even. Where images differ in the *shape* of
+    their noise spectrum (dose-weighted ones do: high frequencies of both signal and noise are filtered away), one
+    number does not describe their noise, and weighting by it would favour the most filtered:
+    σ is 1 then, outliers apart.
     """
     log, scatter = _log_noise(comm, statistics, valid, statistics.third(2))
     spread = (MAD_TO_SIGMA * median_of(comm, np.abs(log[valid]))) ** 2

@@ -47,12 +47,20 @@ _TURNS = 10
 class PoseMixture(MixtureModel):
     """Fit by ``fit``; the attributes with a trailing underscore hold the result, per-particle ones of this rank.
 
-    keep_ : share of the well posed · keep_interval_ : its 95 % likelihood interval · shares_ : good, wrong, junk, and
-    each kind of slight errors where they were looked for · gain_ : (bands,) h · filter_ : γ, 0 where noise has one
-    shape · contrast_cv_ : τ · separation_ : standard deviations between good and wrong · separable_ : bool
-    · n_iter_ : int · posterior_ : (m,) probability of being well posed · score_ : (m,) log likelihood ratio of well
-    posed against not · contrast_, contrast2_ : (m,) expected s and s² if well posed · slight_ : (m, kinds) probability
-    of each kind of slight error · slight_contrast_, slight_contrast2_ : (kinds, m) expected s and s² then.
+    keep_ : share of the well posed
+    keep_interval_ : its 95 % likelihood interval
+    shares_ : good, wrong, junk, and each kind of slight errors where they were looked for
+    gain_ : (bands,) h
+    filter_ : γ, 0 where noise has one shape
+    contrast_cv_ : τ
+    separation_ : standard deviations between good and wrong
+    separable_ : bool
+    n_iter_ : int
+    posterior_ : (m,) probability of being well posed
+    score_ : (m,) log likelihood ratio of well posed against not
+    contrast_, contrast2_ : (m,) expected s and s² if well posed
+    slight_ : (m, kinds) probability of each kind of slight error
+    slight_contrast_, slight_contrast2_ : (kinds, m) expected s and s² then.
     """
 
     def __init__(self, keep: float | None = None) -> None:
@@ -179,8 +187,8 @@ class PoseMixture(MixtureModel):
         per_band = self._sum([s @ (t * a), s2 @ a**2])
         total, contrast, squares = self._comm.allreduce(scalars)
         # contrasts of any mean are fitted; then the gain takes up the mean, for contrast is between particles. A step
-        # so taken never lowers the likelihood, and is longer (parameter-expanded EM: Liu, Rubin & Wu 1998, Biometrika
-        # 85:755)
+        # so taken never lowers the likelihood,
+        # and is longer (parameter-expanded EM: Liu, Rubin & Wu 1998, Biometrika 85:755)
         mean = self._spread_contrasts(total, contrast, squares)
         gain = per_band[0] / np.maximum(per_band[1], NOBODY) * mean
         self.gain_ = np.clip(np.where(per_band[1] > NOBODY, gain, self.gain_), *_GAIN)
@@ -258,8 +266,8 @@ class PoseMixture(MixtureModel):
         return mean
 
     def _pinned(self, shares: np.ndarray) -> np.ndarray:
-        """Shares that sum to one, hold the good one where the user gave it, and are never zero but for slight
-        errors."""
+        """Shares that sum to one, hold the good one where the user gave it,
+        and are never zero but for slight errors."""
         least = np.where(np.arange(len(shares)) < SLIGHT, 1e-4, 0.0)
         # after the others were brought to their sum: their scale is changed there
         shares = np.maximum(self._with_given(shares), least)

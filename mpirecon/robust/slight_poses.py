@@ -28,8 +28,8 @@ _WIDEST = np.radians(5.0)
 class SlightPoses:
     """Slight errors of the valid particles' poses: the mixture's view of them, and what they leave of the signal.
 
-    errors : SlightErrors · angle : (m, kinds) float64, root mean square of the error, radians, where it is of that kind
-        ·
+    errors : SlightErrors
+    angle : (m, kinds) float64, root mean square of the error, radians, where it is of that kind
     profile : (angles, shells)
     """
 
@@ -41,8 +41,8 @@ class SlightPoses:
     def of(
         cls, comm: Communicator, nearby: NearbyPoses, variance: np.ndarray, overall: np.ndarray, valid: np.ndarray
     ) -> SlightPoses | None:
-        """Scales of error are multiples of the angle that a typical image can tell; None where that is none that is
-        slight.
+        """Scales of error are multiples of the angle that a typical image can tell;
+        None where that is none that is slight.
 
         overall : (m,) variance for slopes and curvatures, which are sums over bands
         """

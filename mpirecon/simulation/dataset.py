@@ -35,8 +35,8 @@ _BATCH_PIXELS = 2**22
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """What was made: counts (planted: of each kind of error), the mean noise standard deviation and the mean signal
-    variance per pixel."""
+    """What was made: counts (planted: of each kind of error),
+    the mean noise standard deviation and the mean signal variance per pixel."""
 
     particles: int
     junk: int
@@ -144,8 +144,8 @@ class Simulator:
         level = math.sqrt(self.signal_variance + self.noise_sigma**2)
         if self.settings.dtype == "float16" and not 1e-2 < level < 1e3:
             raise UserError(
-                f"--dtype float16 cannot hold these images: their standard deviation is {level:.3g}, expected "
-                "0.01 … 1000; use --dtype float32, or scale the map"
+                f"--dtype float16 cannot hold these images: their standard deviation is {level:.3g}, expected 0.01 … "
+                "1000; use --dtype float32, or scale the map"
             )
 
 
@@ -227,8 +227,8 @@ def _surroundings(simulator: Simulator, ids: np.ndarray) -> dict[str, np.ndarray
 
 
 def _with_copies(drawn: DrawnParticles, settings: SimulationSettings) -> tuple[DrawnParticles, np.ndarray | None]:
-    """The particles 0 … m − 1 with the duplicates that are planted behind them, in the other half set; and every row's
-    particle."""
+    """The particles 0 … m − 1 with the duplicates that are planted behind them, in the other half set;
+    and every row's particle."""
     if not settings.duplicate_rate:
         return drawn, None
     m, ids = len(drawn), drawn.particles.ids
@@ -244,8 +244,8 @@ def multiply_by_ctf(
     images: np.ndarray, ctf: np.ndarray, pixel_size: float, aberrations=None, optics_group: np.ndarray | None = None,
     sign_only: bool = False,
 ) -> np.ndarray:
-    """Multiply (m, n, n) images by their CTFs (or their signs) over the whole transform, corners too; (m, n, n)
-    float32.
+    """Multiply (m, n, n) images by their CTFs (or their signs) over the whole transform, corners too;
+    (m, n, n) float32.
 
     aberrations : Aberrations of the images' optics groups (m,), whose even ones and magnification belong to the CTF
     """

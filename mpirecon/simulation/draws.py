@@ -19,9 +19,10 @@ from mpirecon.simulation.surroundings import preferred_views
 class DrawnParticles:
     """Simulated particles before they have pixels.
 
-    particles : ParticleSet, what a reconstruction is told · true_pose, true_ctf : Pose and (m,) CTF_DTYPE of the images
-        ·
-    scale : (m,) contrast factors, mean 1 · noise_factor : (m,) noise level over the set's mean level ·
+    particles : ParticleSet, what a reconstruction is told
+    true_pose, true_ctf : Pose and (m,) CTF_DTYPE of the images
+    scale : (m,) contrast factors, mean 1
+    noise_factor : (m,) noise level over the set's mean level
     junk : (m,) bool, images without a particle
     """
 

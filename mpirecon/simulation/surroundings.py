@@ -1,5 +1,5 @@
-"""What makes real images hard beside wrong poses: coloured noise, neighbours, backgrounds, a second conformation,
-preferred views.
+"""What makes real images hard beside wrong poses:
+coloured noise, neighbours, backgrounds, a second conformation, preferred views.
 
 Each is a function of (seed, particle id) and its own settings, so that it changes nothing else of the set.
 """
@@ -78,8 +78,8 @@ def plane(box: int, level: float, along_x: float, along_y: float) -> np.ndarray:
 
 
 def neighbours(settings: SimulationSettings, ids: np.ndarray, box: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Who has a neighbour that reaches into the box: flags (m,), its orientation (m, 4) and its centre (m, 2), (x, y)
-    in whole pixels."""
+    """Who has a neighbour that reaches into the box:
+    flags (m,), its orientation (m, 4) and its centre (m, 2), (x, y) in whole pixels."""
     there = uniform_draws(settings.seed, ids, "neighbour") < settings.neighbour_rate
     quaternion, centre = np.tile([1.0, 0, 0, 0], (len(ids), 1)), np.zeros((len(ids), 2), np.int64)
     for row in np.flatnonzero(there):

@@ -80,8 +80,8 @@ class Solver(ABC):
         return ssnr_of_whole(self.fsc) if made_of == WHOLE else ssnr_of_half(self.fsc)
 
     def compare_halves(self, maps: MapSet) -> tuple[np.ndarray, np.ndarray] | None:
-        """Set ``fsc`` from the two half maps, on all ranks. Returns what was compared: their half transforms in the
-        mask, on rank 0."""
+        """Set ``fsc`` from the two half maps, on all ranks.
+        Returns what was compared: their half transforms in the mask, on rank 0."""
         first, second = maps.bring(half_map(1)), maps.bring(half_map(2))
         curve = transforms = None
         if self.engine.comm.rank == 0:
@@ -92,8 +92,8 @@ class Solver(ABC):
         return transforms
 
     def coarsen_references(self) -> int:
-        """Choose the box of the references: it holds the shells that particles can be judged by. Returns the side
-        of its grid."""
+        """Choose the box of the references: it holds the shells that particles can be judged by.
+        Returns the side of its grid."""
         box, padded = self.engine.box, self.engine.backend.projection.padded
         self.references = MapSet(self.engine.comm,
                                  self.engine.backend.coarse_box(finest_judged(ssnr_of_half(self.fsc))))
@@ -109,8 +109,8 @@ class Solver(ABC):
             self.references.place(half_map(half), 0, volume)
 
     def refer_to(self, maps: MapSet) -> None:
-        """Compare the half maps among these, and make references of them, filtered by their FSC in the mask;
-        collective."""
+        """Compare the half maps among these, and make references of them,
+        filtered by their FSC in the mask; collective."""
         transforms = self.compare_halves(maps)
         self.coarsen_references()
         self.filter_halves(transforms)

@@ -21,10 +21,10 @@ from mpirecon.solvers.state import State
 class Endurance:
     """Options of ``mpirecon reconstruct`` that do not change its result.
 
-    every : iterations, or seconds where `every_seconds` is given, between two checkpoints · signal : name of the one
-        after
-    which the iteration under way is finished and saved, if that takes no more than `grace` seconds · stall_timeout :
-    seconds without a step after which a rank ends the job, 0 for never.
+    every : iterations, or seconds where `every_seconds` is given, between two checkpoints
+    signal : name of the one after which the iteration under way is finished and saved, if that takes no more than
+        `grace` seconds
+    stall_timeout : seconds without a step after which a rank ends the job, 0 for never.
     """
 
     every: int = 1
@@ -64,8 +64,8 @@ class Checkpoints:
                 f"with the same command and --resume")
 
     def load(self) -> State:
-        """What the run goes on from. Collective; raises UserError, on all ranks, where it is not to go on from
-        there."""
+        """What the run goes on from. Collective;
+        raises UserError, on all ranks, where it is not to go on from there."""
         state, rounds = load(self.run, self.folder), self.run.config.rounds
         if state.iteration >= rounds:
             raise UserError(f"the checkpoint in {self.folder} is of iteration {state.iteration}, and {rounds} "

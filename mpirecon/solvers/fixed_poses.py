@@ -31,8 +31,9 @@ class FixedPoses:
     ) -> None:
         """Search the poses of the particles that `chosen` does not believe at the given ones. Collective.
 
-        weight : (m,), with which particles built the references · scores : Statistics at the given poses · fsc : of the
-        half maps
+        weight : (m,), with which particles built the references
+        scores : Statistics at the given poses
+        fsc : of the half maps
         """
 
     def place(self, chosen: Selection, scores: Statistics) -> Selection:

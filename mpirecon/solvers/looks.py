@@ -1,5 +1,5 @@
-"""When the poses near the particles' own are looked at, and at whose: a look costs as much as the rest of an
-iteration."""
+"""When the poses near the particles' own are looked at, and at whose:
+a look costs as much as the rest of an iteration."""
 
 from __future__ import annotations
 

@@ -24,11 +24,11 @@ def reported_losses(
 
     Parameters
     ----------
-    chosen : who built the maps · inside, held_out : statistics of the m particles of this rank against the maps of
-        their half,
-    and against maps that they did not build · valid : (m,) bool · given : (m,) weights that the particles were given,
-    which
-    ``loss`` counts by, and the regular L2 loss does not
+    chosen : who built the maps
+    inside, held_out : statistics of the m particles of this rank against the maps of their half, and against maps that
+        they did not build
+    valid : (m,) bool
+    given : (m,) weights that the particles were given, which ``loss`` counts by, and the regular L2 loss does not
     """
     distance = distance if distance.norm is not None else WHITENED  # what is no length is told of by its residual
     turned = chosen.contrast < 0

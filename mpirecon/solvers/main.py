@@ -42,7 +42,7 @@ def reconstruct(
     """Run a reconstruction on the ranks of `comm` and write its files.
 
     particles : a particle file, or a table of RELION or cryoSPARC, whose stacks the run's own particle file then refers
-    to
+        to
     controls : also make the maps that show what the selection left out, and what leaving out at random does
     postprocess : also make mask.mrc, sharpened.mrc, and the FSC corrected for the mask
     resume : go on from the folder's checkpoint, if it has one
@@ -51,7 +51,7 @@ def reconstruct(
     began : when the program did, Unix time, if it has done more than call this
     reading : how a table is read, fields of ImportOptions
     half_map_scores : also compare all particles with the final half maps, as ``score`` does, into the table of
-    particles
+        particles
     reference : a map to compare the reconstruction with, such as that which the particles were refined against
 
     Returns the summary on rank 0, an empty dict elsewhere. Raises, on all ranks alike, UserError for what a user can
@@ -134,8 +134,7 @@ def _opening(comm: Communicator, file: ParticleFile, config: Config) -> str:
     corrected = [] if aberrations is None else aberrations.corrected()
     optics = f"\n  corrected for: {'; '.join(corrected)}" if corrected else ""
     return (
-        f"{file.path}: {len(file)} particles, box {file.box}, {file.pixel_size:g} Å/px"
-        f"{images}; {ranks}, loss {how}, "
+        f"{file.path}: {len(file)} particles, box {file.box}, {file.pixel_size:g} Å/px{images}; {ranks}, loss {how}, "
         f"distance {config.distance}, solver {config.solver}{optics}"
     )
 

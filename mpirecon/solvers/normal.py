@@ -74,8 +74,8 @@ class NormalSolver(Solver):
         return {"half maps": self._steps(half_map(1)), "map of all": self._steps(WHOLE)}
 
     def _steps(self, made_of: MapOf) -> int:
-        """Steps of conjugate gradients on a final map: as asked, else more where there is less noise to hide their
-        gain."""
+        """Steps of conjugate gradients on a final map:
+        as asked, else more where there is less noise to hide their gain."""
         if self.config.solve_iterations is not None:
             return self.config.solve_iterations
         small = self.engine.box <= SMALL_BOX

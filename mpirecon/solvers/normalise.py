@@ -26,10 +26,12 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Normaliser:
-    """What is done to each image before it is transformed: its plane is subtracted, and it is brought to the typical
-    gain.
+    """What is done to each image before it is transformed:
+    its plane is subtracted, and it is brought to the typical gain.
 
-    mode : of NORMALISE · background : where it is found · gains : of the set; None where none are told
+    mode : of NORMALISE
+    background : where it is found
+    gains : of the set; None where none are told
     """
 
     mode: str

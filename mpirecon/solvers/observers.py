@@ -30,8 +30,8 @@ class RankRecords:
     def after(self, state: State) -> None:
         self._log.event("iteration", **state.record)
         if not np.isfinite(state.record["loss_l2"]):
-            raise UserError(f"the loss is not finite after iteration {state.iteration}: the steps were too long; "
-                            "try a smaller --step or --momentum, or --solver normal")
+            raise UserError(f"the loss is not finite after iteration {state.iteration}: the steps were too long; try a "
+                            "smaller --step or --momentum, or --solver normal")
 
 
 class Announcer:
@@ -44,8 +44,8 @@ class Announcer:
     def after(self, state: State) -> None:
         r = state.record
         text = (
-            f"iteration {r['iteration']}/{self._rounds}: loss {r['loss']:.5f}, L2 over all {r['loss_l2']:.5f}, "
-            f"held out {r['loss_heldout']:.5f}, kept {100 * r['kept_fraction']:.1f} %"
+            f"iteration {r['iteration']}/{self._rounds}: loss {r['loss']:.5f}, L2 over all {r['loss_l2']:.5f}, held "
+            f"out {r['loss_heldout']:.5f}, kept {100 * r['kept_fraction']:.1f} %"
         )
         if "wrong" in r:
             what = "wrong at the pose used" if self._searched else "with simulated errors"

@@ -14,8 +14,8 @@ from mpirecon.solvers.state import Outcome
 
 
 def particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray] | None:
-    """One row per input particle, on rank 0: id, half, pose, distance, score …; few numbers each, so one rank can hold
-    them."""
+    """One row per input particle, on rank 0: id, half, pose, distance, score …;
+    few numbers each, so one rank can hold them."""
     slab, chosen, statistics = run.slab, outcome.selection, outcome.statistics
     local = {
         "id": slab.ids,
@@ -46,16 +46,16 @@ def particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndar
 
 
 def at_given_poses(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns, with those not kept who count at a pose found elsewhere: it is given poses that errors were planted
-    in."""
+    """The columns, with those not kept who count at a pose found elsewhere:
+    it is given poses that errors were planted in."""
     if "pose_state" not in columns:
         return columns
     return columns | {"kept": columns["kept"] & np.isin(columns["pose_state"], (GIVEN, REFINED))}
 
 
 def _truth_columns(run: Reconstruction) -> dict[str, np.ndarray]:
-    """Where errors were planted: who is wrong, by how many degrees and Å, of which kind, and who is junk, as far as the
-    file says."""
+    """Where errors were planted: who is wrong, by how many degrees and Å, of which kind, and who is junk,
+    as far as the file says."""
     slab, metadata = run.slab, run.slab.metadata
     if metadata.pose_error is None:
         return {}

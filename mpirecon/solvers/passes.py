@@ -30,8 +30,8 @@ from mpirecon.solvers.timing import Timings
 
 @dataclass(frozen=True)
 class Engine:
-    """What a pass needs, handed from the run to the solver: who, what, where. `found` is there once ``survey`` has been
-    made."""
+    """What a pass needs, handed from the run to the solver: who, what, where.
+    `found` is there once ``survey`` has been made."""
 
     comm: Communicator
     backend: Backend

@@ -1,5 +1,5 @@
-"""``path``: maps of nested selections beside random discards of the same sizes and the same path on noise; into a
-folder."""
+"""``path``: maps of nested selections beside random discards of the same sizes and the same path on noise;
+into a folder."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run_path(
     """Walk a path on the ranks of `comm` and write its files; with `resume` from the last step that is done.
 
     particles : a particle file, or a table of RELION or cryoSPARC, whose stacks the path's own particle file then
-    refers to
+        refers to
     weights : (m,) float, in place of those that `config` names; rank 0's are taken
     reading : how a table is read, fields of ImportOptions
 
@@ -112,15 +112,14 @@ def _conclude(console, folder: Path, summary: dict) -> None:
     for text in summary["warnings"]:
         console.warn(text)
     console.say(f"wrote {folder}: path.csv, particles.h5, volume.mrc, half1.mrc and half2.mrc of the best step, "
-                f"fsc.csv, summary.json, "
-                "report.html, logs/")
+                "fsc.csv, summary.json, report.html, logs/")
 
 
 class _Path:
     """The work of a path, item by item, and what a checkpoint keeps of it.
 
-    steps, random : records of the selections and of the random discards · null : what the same path made of noise, or
-    None
+    steps, random : records of the selections and of the random discards
+    null : what the same path made of noise, or None
     """
 
     def __init__(self, walk: Walk, folder: Path) -> None:
@@ -252,8 +251,7 @@ class _Path:
         worst = max(self.noise.steps, key=lambda step: step["mean_fsc"] / step["limit"])
         passed = worst["mean_fsc"] <= worst["limit"]
         found = (f"on pure noise the mean half-map FSC beyond shell {worst['first_shell'] - 1} is at most "
-                 f"{worst['mean_fsc']:+.4f} "
-                 f"(at {100 * worst['fraction']:.3g} %)").replace("+-", "−")
+                 f"{worst['mean_fsc']:+.4f} (at {100 * worst['fraction']:.3g} %)").replace("+-", "−")
         sentence = (f"{found}, within +{worst['limit']:.3g}: selecting like this makes no resolution" if passed else
                     f"{found}, beyond +{worst['limit']:.3g}: selecting like this makes resolution out of nothing")
         return {"steps": self.noise.steps, "passed": passed, "sentence": sentence[0].upper() + sentence[1:] + "."}
@@ -313,6 +311,5 @@ class _Path:
             changed = run.slab.ids[valid & ~np.isclose(run.state.survey.power, self._power, rtol=_SAME_POWER, atol=0)]
             if len(changed):
                 raise UserError(f"{self.folder / NAME} was made from other particles than {self.file.path}: "
-                                f"{len(changed)} images differ, the "
-                                f"first of particle {changed[0]}; resume with the same particle file, or start anew "
-                                f"with --overwrite")
+                                f"{len(changed)} images differ, the first of particle {changed[0]}; resume with the "
+                                "same particle file, or start anew with --overwrite")

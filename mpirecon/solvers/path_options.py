@@ -13,9 +13,11 @@ from mpirecon.robust.nested import SCHEDULES, default_fractions
 class PathOptions:
     """What is asked of a path beside the Config of its first run.
 
-    schedule : of robust.nested.SCHEDULES · steps : fractions that are kept, from 1 down; None: those of the schedule
-    that leave each half set enough particles · random_draws : random discards of each size · high_pass : (first, last)
-    Å of a sieve · null : also walk it on pure noise
+    schedule : of robust.nested.SCHEDULES
+    steps : fractions that are kept, from 1 down; None: those of the schedule that leave each half set enough particles
+    random_draws : random discards of each size
+    high_pass : (first, last) Å of a sieve
+    null : also walk it on pure noise
     """
 
     schedule: str = "once"
@@ -63,8 +65,8 @@ def checked_options(
 
 
 def first_run(schedule: str, **options) -> dict:
-    """Options of reconstruct as the first run of a path takes them: by default the posterior; all alike where particles
-    are scored anew.
+    """Options of reconstruct as the first run of a path takes them: by default the posterior;
+    all alike where particles are scored anew.
 
     Raises
     ------
@@ -76,8 +78,7 @@ def first_run(schedule: str, **options) -> dict:
         raise UserError(f"--schedule {schedule}: choose one of {', '.join(SCHEDULES)}")
     if options.get("folds") == 1:
         raise UserError("--folds 1: particles would be scored against maps that they built, and the best-scored would "
-                        "be those that did so "
-                        "most; a path needs 2 folds or more")
+                        "be those that did so most; a path needs 2 folds or more")
     for name, (wanted, why) in _ONLY.items():
         if options.get(name, wanted) != wanted:
             raise UserError(f"--{name.replace('_', '-')} {options[name]}: {why}; leave it out")
@@ -85,8 +86,7 @@ def first_run(schedule: str, **options) -> dict:
         given = [option for name, option in _OF_FIRST_RUN.items() if options.get(name) is not None]
         if given:
             raise UserError(f"{given[0]} is of a first run, and --schedule {schedule} has none: particles are scored "
-                            f"anew at each step; use "
-                            "--schedule once, or leave it out")
+                            "anew at each step; use --schedule once, or leave it out")
     loss = options.get("loss") or ("posterior" if schedule == "once" else "l2")
     if not isinstance(loss, str) or rule_of(loss).judges:
         return {**options, "loss": loss}

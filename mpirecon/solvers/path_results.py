@@ -147,5 +147,4 @@ def _warnings(walk: Walk, null: dict | None) -> list[str]:
     if null is None or null["passed"]:
         return told
     return [*told, f"{null['sentence'].rstrip('.')}. What this path gains may be made by the selection itself; compare "
-            f"it with another distance or "
-            "more folds"]
+            "it with another distance or more folds"]

@@ -21,9 +21,11 @@ from mpirecon.solvers.config import Config
 class Place:
     """A run's folder on all ranks, a context manager; everything is collective.
 
-    path : the folder · staging : where results are written · logs : where the ranks' logs are · resumes : whether there
-        is a
-    state to go on from · complete : whether there is nothing left to do
+    path : the folder
+    staging : where results are written
+    logs : where the ranks' logs are
+    resumes : whether there is a state to go on from
+    complete : whether there is nothing left to do
     """
 
     def __init__(self, comm: Communicator, path: Path, kind: Kind, inputs: Iterable[Input], *, overwrite: bool,
@@ -36,8 +38,8 @@ class Place:
         self._tell()
 
     def claim(self) -> Path | None:
-        """Lock the folder before the run begins, for the particle file that it makes of a table; returns where that is
-        to be.
+        """Lock the folder before the run begins, for the particle file that it makes of a table;
+        returns where that is to be.
 
         None where there is nothing left to do: `complete` is True then.
         """
@@ -51,8 +53,8 @@ class Place:
         run_first(self._comm, lambda: self._folder.also_reads(inputs))
 
     def begin(self, log: RankLog) -> None:
-        """Make the folder, unless all that was to be done is done already, and let the ranks write their logs into
-        it."""
+        """Make the folder, unless all that was to be done is done already,
+        and let the ranks write their logs into it."""
         self.complete = not run_first(self._comm, lambda: self._folder.begin(self._comm.size))
         self._tell()
         if not self.complete:

@@ -148,8 +148,8 @@ class Problem:
         return f"sphere of {diameter:.4g} Å{largest} with a soft edge of {edge:.3g} pixels"
 
     def bands(self, noise_power: np.ndarray, high_pass: float | None = None) -> Bands:
-        """Bands of the shells that particles are scored on; of those alone that are finer than `high_pass`, Å, if
-        given."""
+        """Bands of the shells that particles are scored on;
+        of those alone that are finer than `high_pass`, Å, if given."""
         lowest, highest = _scored_shells(self.file, self.config, self.backend)
         if high_pass is not None:
             lowest = min(max(lowest, int(np.ceil(self.file.box * self.file.pixel_size / high_pass))), highest)
@@ -175,8 +175,7 @@ class Problem:
         weights = np.asarray(weights, np.float64)
         if weights.shape != (len(self.file),):
             raise UserError(f"starting weights have the shape {weights.shape}, expected ({len(self.file)},): one for "
-                            f"each particle "
-                            f"of {self.file.path}")
+                            f"each particle of {self.file.path}")
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
             raise UserError("starting weights must be finite and not negative, and not all 0")
         return weights[self.slab.start : self.slab.stop]
@@ -205,8 +204,8 @@ def _backend(file: ParticleFile, config: Config, place: Placement, neighbours: i
     limit = None
     if config.max_resolution is not None:
         if config.max_resolution < 2 * file.pixel_size:
-            raise UserError(f"--max-resolution {config.max_resolution:g} Å is beyond Nyquist, "
-                            f"{2 * file.pixel_size:g} Å for {file.path}")
+            raise UserError(f"--max-resolution {config.max_resolution:g} Å is beyond Nyquist, {2 * file.pixel_size:g} "
+                            f"Å for {file.path}")
         limit = file.box * file.pixel_size / config.max_resolution + 0.5
     device = {"device": place.index, "sharing": place.sharing, "log": log} if place.backend == "cuda" else {}
     on_cpu = {"half_precision": config.half_precision, "threads": _threads(config, neighbours),
@@ -240,8 +239,8 @@ def make_mask(file: ParticleFile, config: Config) -> np.ndarray:
             todo = "make a mask of that size"
             if mask.box == file.box:
                 todo = (
-                    "its box is right, so perhaps only the pixel size in its header is wrong: relion_image_handler "
-                    f"--i {config.mask} --o mask_right.mrc --force_header_angpix {file.pixel_size:g} sets it"
+                    "its box is right, so perhaps only the pixel size in its header is wrong: relion_image_handler --i "
+                    f"{config.mask} --o mask_right.mrc --force_header_angpix {file.pixel_size:g} sets it"
                 )
             raise UserError(
                 f"{config.mask}: the mask has box {mask.box} and, in its header, pixels of {mask.pixel_size:g} Å; "
@@ -255,8 +254,8 @@ def make_mask(file: ParticleFile, config: Config) -> np.ndarray:
     largest = file.box / 2 - edge
     radius = largest if config.diameter is None else config.diameter / 2 / file.pixel_size
     if not 0 < radius <= largest + 1e-6:
-        raise UserError(f"--diameter {config.diameter:g} Å: with its soft edge the mask must fit the box; "
-                        f"at most {2 * largest * file.pixel_size:.4g} Å")
+        raise UserError(f"--diameter {config.diameter:g} Å: with its soft edge the mask must fit the box; at most "
+                        f"{2 * largest * file.pixel_size:.4g} Å")
     return soft_sphere(file.box, radius, edge)
 
 
@@ -269,8 +268,7 @@ def _agree_on_mask(comm: Communicator, config: Config, mask: np.ndarray) -> None
     """A mask file that is replaced while the ranks read it must not cut each one's maps in its own way. Collective."""
     if config.masked_by_file and len(set(comm.allgather(digest_of(mask)))) > 1:
         raise UserError(f"{config.mask} is not the same mask on all ranks: it was replaced while they read it, or the "
-                        f"hosts' "
-                        "copies differ; start again when nothing writes to it")
+                        "hosts' copies differ; start again when nothing writes to it")
 
 
 def _groups(comm: Communicator, file: ParticleFile, config: Config, slab: ParticleSlab) -> tuple[np.ndarray | None,
@@ -329,8 +327,8 @@ def _check_halves(comm: Communicator, file: ParticleFile, config: Config, slab: 
     for half, count in zip((1, 2), counts):
         if count == 0:
             raise UserError(
-                f"{file.path}: half set {half} is empty ({int(counts.sum())} particles in all); both half maps "
-                "need particles. Import again with --new-halves, which draws new half sets, or add particles"
+                f"{file.path}: half set {half} is empty ({int(counts.sum())} particles in all); both half maps need "
+                "particles. Import again with --new-halves, which draws new half sets, or add particles"
             )
         if count < config.scoring_folds:
             raise UserError(

@@ -144,8 +144,8 @@ def _look_again(run, state: State, checkpoint: Path) -> None:
     if total := sum(count for count, _ in counts):
         first = next(first for count, first in counts if count)
         raise UserError(f"{checkpoint} was made from other particles than {run.file.path}: {total} images differ, the "
-                        f"first of particle "
-                        f"{first}; resume with the same particle file, or start a new run with --overwrite")
+                        f"first of particle {first}; resume with the same particle file, or start a new run with "
+                        "--overwrite")
     run.slab.restore(valid, state.pose.quaternion, state.pose.shift)
 
 
@@ -160,24 +160,21 @@ def check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
         raise UserError(f"{checkpoint.path} is the state of a {was} and cannot be resumed by a {wanted}; choose "
                         f"another folder")
     if checkpoint.facts["particles"] != now["particles"]:
-        raise UserError(f"{checkpoint.path} was made from other particles than {run.file.path}; "
-                        "resume with the same particle file, or start a new run with --overwrite")
+        raise UserError(f"{checkpoint.path} was made from other particles than {run.file.path}; resume with the same "
+                        "particle file, or start a new run with --overwrite")
     before = checkpoint.facts["options"]
     changed = [name for name in now["options"] if before.get(name) != now["options"][name]]
     if changed:
         told = ", ".join(f"--{_SPELLED.get(n, n).replace('_', '-')} was {_in_words(before.get(n))} and is "
                          f"{_in_words(now['options'][n])}" for n in changed)
         raise UserError(f"{checkpoint.path} was made with other options: {told}; resume with the same, or start a new "
-                        f"run "
-                        "with --overwrite")
+                        "run with --overwrite")
     if checkpoint.facts["mask"] != now["mask"]:
         raise UserError(f"{checkpoint.path} was made with another mask than {run.config.mask} is now; resume with the "
-                        f"same, "
-                        "or start a new run with --overwrite")
+                        "same, or start a new run with --overwrite")
     if checkpoint.facts.get("weights") != now["weights"]:
         raise UserError(f"{checkpoint.path} was made with other weights of the particles than {run.given.source} has "
-                        f"now; resume with the "
-                        "same, or start a new run with --overwrite")
+                        "now; resume with the same, or start a new run with --overwrite")
 
 
 def _in_words(value) -> str:

@@ -47,10 +47,11 @@ from mpirecon.solvers.timing import Timings
 class Reconstruction:
     """One run of ``mpirecon reconstruct`` on the ranks of `comm`; ``run()`` returns an Outcome.
 
-    start_weights : (m,) float, of all particles, what the first map is made with; None leaves that to the loss ·
-    weights : (m,), of all particles, in place of what ``config.weights`` names, rank 0's alone are looked at · solver :
-    of an engine and a Config, in place of that which config.solver names · began : when the program did, Unix time, of
-    which what has passed since is the phase "setup"; now if left out · stop : signals to end
+    start_weights : (m,) float, of all particles, what the first map is made with; None leaves that to the loss
+    weights : (m,), of all particles, in place of what ``config.weights`` names, rank 0's alone are looked at
+    solver : of an engine and a Config, in place of that which config.solver names
+    began : when the program did, Unix time, of which what has passed since is the phase "setup"; now if left out
+    stop : signals to end
 
     ``problem`` is what was asked, ``state`` what is known so far (None before the first iteration).
     """
@@ -159,8 +160,8 @@ class Reconstruction:
         self.slab.visit_by_view(False)
 
     def _score_refined(self, maps: MapSet) -> None:
-        """Compare the particles with the half maps as they are in the end: of small boxes alone, whose half maps are
-        refined."""
+        """Compare the particles with the half maps as they are in the end:
+        of small boxes alone, whose half maps are refined."""
         self.solver.refer_to(maps)
         total, mine = self.scoring.sample_size
         with self.engine.pace.showing(total, "final maps", mine=mine):
@@ -211,8 +212,8 @@ class Reconstruction:
         return selection, looking
 
     def _judge_looks(self, state: State) -> tuple[Scores, bool]:
-        """What to select by, and whether there are slight errors to look for. A look at some particles tells only the
-        latter."""
+        """What to select by, and whether there are slight errors to look for.
+        A look at some particles tells only the latter."""
         if state.scores.nearby is None or state.iteration != self.scoring.looks.first:
             return state.scores, state.looking
         seen = self._select(state.scores, self.slab.valid & self.scoring.looked_first)
@@ -296,8 +297,8 @@ class Reconstruction:
                           state.fsc)
 
     def bands(self, high_pass: float | None = None) -> Bands:
-        """The bands that particles are scored in; of those shells alone that are finer than `high_pass`, Å, if
-        given."""
+        """The bands that particles are scored in;
+        of those shells alone that are finer than `high_pass`, Å, if given."""
         return self.problem.bands(self.engine.found.noise_power, high_pass)
 
     def unexplained(self) -> float:

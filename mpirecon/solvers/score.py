@@ -1,5 +1,5 @@
-"""``score``: particles compared with half maps that are given, each with the map of its own half set, and with the
-other's."""
+"""``score``: particles compared with half maps that are given, each with the map of its own half set,
+and with the other's."""
 
 from __future__ import annotations
 
@@ -43,9 +43,12 @@ class Scores:
     """Particles against two half maps.
 
     columns : by name, (m,) each, on rank 0: id, half, what tells a particle (uid, rlnImageName), and score, distance,
-    residual, scale and sigma against the map of the ``_own`` half set and of the ``_other``; NaN of images that were
-    skipped · fsc : of the maps in the mask, (n // 2 + 1,) · resolution : Å where it falls below 0.143, None where it
-    never does · grey_scale : what the maps were multiplied by · notes, warnings : sentences
+        residual, scale and sigma against the map of the ``_own`` half set and of the ``_other``; NaN of images that
+        were skipped
+    fsc : of the maps in the mask, (n // 2 + 1,)
+    resolution : Å where it falls below 0.143, None where it never does
+    grey_scale : what the maps were multiplied by
+    notes, warnings : sentences
     """
 
     columns: dict[str, np.ndarray]
@@ -90,10 +93,10 @@ def score_particles(
     half1, half2 : Volume, or path of a map
     config : of an L2 run: mask, bands and distance count, nothing else does
     filtered : whether the maps are filtered by their FSC in the mask, as a run's are before particles are compared with
-    them
+        them
     star, cs : tables that are to be written afterwards: what cannot be is refused before any image is read
     weights : (m,), in place of what ``config.weights`` names; particles of weight 0 are not looked at, as in a run, and
-    have no numbers
+        have no numbers
     shown : what the particle file is called
 
     Returns
@@ -130,8 +133,8 @@ def score_particles(
 
 
 def half_map_columns(run: Reconstruction, halves: tuple[np.ndarray, np.ndarray] | None) -> dict[str, np.ndarray]:
-    """What `score` on the half maps of this run would find of its particles, at their given poses, by name, (m,) each,
-    on rank 0.
+    """What `score` on the half maps of this run would find of its particles, at their given poses, by name,
+    (m,) each, on rank 0.
 
     halves : as they are written, on rank 0. Every image is read again, twice. Collective.
     """
@@ -145,8 +148,8 @@ def _compared(
     stack: ExitStack, comm: Communicator, file: ParticleFile, config: Config, console, halves, filtered: bool,
     weights: np.ndarray | None,
 ) -> tuple[Scoring, dict[str, np.ndarray], float]:
-    """The run that compares particles with half maps, which are on rank 0; the numbers of all of them there, and the
-    grey scale."""
+    """The run that compares particles with half maps, which are on rank 0;
+    the numbers of all of them there, and the grey scale."""
     log = stack.enter_context(RankLog.for_rank(None, comm, particles="none"))
     config = replace(config, particle_scores=True)  # of all of them
     run = Scoring(comm, file, config, log, console, weights=weights,
@@ -255,6 +258,5 @@ def _doubts(columns: dict[str, np.ndarray]) -> list[str]:
     score = columns["score_other"][np.isfinite(columns["score_other"])]
     if len(score) and np.median(score) <= 0:
         return ["half of the particles or more do not show the other half's map at all: are the maps of these "
-                "particles, of the same hand and "
-                "contrast (protein bright), and in the order of the half sets?"]
+                "particles, of the same hand and contrast (protein bright), and in the order of the half sets?"]
     return []

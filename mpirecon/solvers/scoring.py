@@ -70,7 +70,8 @@ class Scoring:
         Rows that are right or wrong together (tilt images) are turned each in its own way and show too little of it:
         poses near theirs are not looked at, for what is found near wrong poses would outweigh the rest of a group.
 
-        looking : whether poses nearby are compared, where they are due · rows : (m,) bool, particles; None: all
+        looking : whether poses nearby are compared, where they are due
+        rows : (m,) bool, particles; None: all
         """
         random, seed = None, self.config.seed + iteration
         if self.config.mixes:

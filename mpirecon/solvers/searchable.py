@@ -45,6 +45,6 @@ def check_search(comm, slab, config, groups: np.ndarray | None) -> None:
         )
     if aberrations is not None and (aberrations.magnification != np.eye(2)).any():
         raise UserError(
-            f"{file.path}: optics groups have a magnification matrix, which the pose search does not know; "
-            "use --poses fixed"
+            f"{file.path}: optics groups have a magnification matrix, which the pose search does not know; use --poses "
+            "fixed"
         )

@@ -116,8 +116,8 @@ class State:
 class Outcome:
     """What a finished run knows. Arrays over particles are this rank's slab.
 
-    fsc : of the half maps, in the mask that particles are scored in, where it is known · scored : (m,) bool, whom
-        `statistics` know
+    fsc : of the half maps, in the mask that particles are scored in, where it is known
+    scored : (m,) bool, whom `statistics` know
     """
 
     maps: MapSet

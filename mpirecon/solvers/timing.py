@@ -13,8 +13,8 @@ _MOST_SPANS = 600
 class Timings:
     """``with timings("read"):`` adds the block's wall seconds to a phase; an inner block is not counted in the outer.
 
-    seconds : phase → s · spans : of the outermost blocks, [start, end, {phase: s}] in seconds since `origin` (Unix
-        time)
+    seconds : phase → s
+    spans : of the outermost blocks, [start, end, {phase: s}] in seconds since `origin` (Unix time)
     """
 
     def __init__(self, tell: Callable[[str], None] = lambda phase: None, origin: float | None = None) -> None:

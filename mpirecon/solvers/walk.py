@@ -33,10 +33,11 @@ _SCORED_TO = 0.5
 class Walked:
     """How far a walk has come. Arrays are of all particles of the file, on rank 0 alone.
 
-    steps : a record of each step that is done · distance : (m,) float64, by which the next selection is made, smaller
-    is better · kept_to : (m,) float64, the smallest fraction yet that the particle is kept in, 0 where it is in none ·
-    found : what the first scores tell of each particle: distance, sigma, yp, pp · unexplained : share of the images'
-    power not in the map
+    steps : a record of each step that is done
+    distance : (m,) float64, by which the next selection is made, smaller is better
+    kept_to : (m,) float64, the smallest fraction yet that the particle is kept in, 0 where it is in none
+    found : what the first scores tell of each particle: distance, sigma, yp, pp
+    unexplained : share of the images' power not in the map
     """
 
     steps: list[dict] = field(default_factory=list)
@@ -49,8 +50,8 @@ class Walked:
 class Walk:
     """The steps of a path over the particles of a file; everything is collective.
 
-    After ``prepare``, ``step(number)`` makes selection number 0, 1 … and the half maps of it, of all of its particles
-    alike.
+    After ``prepare``, ``step(number)`` makes selection number 0, 1 … and the half maps of it,
+    of all of its particles alike.
     """
 
     def __init__(
@@ -96,8 +97,8 @@ class Walk:
 
     @property
     def mask(self) -> np.ndarray:
-        """(n, n, n), on rank 0; the one that particles are scored in, but for one that was made of the map of all of
-        them."""
+        """(n, n, n), on rank 0; the one that particles are scored in,
+        but for one that was made of the map of all of them."""
         return self.engine.mask if self._mask is None else self._mask
 
     @property
@@ -166,8 +167,8 @@ class Walk:
     # steps
 
     def step(self, number: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """The half maps of selection `number`, on rank 0; scores its particles where the next is to be made of new
-        scores."""
+        """The half maps of selection `number`, on rank 0;
+        scores its particles where the next is to be made of new scores."""
         walked, fraction = self.walked, self.fractions[number]
         kept = None
         with together(self.comm):
@@ -231,8 +232,8 @@ class Walk:
     # scores
 
     def _score(self, solver: NormalSolver, rows: np.ndarray, number: int) -> None:
-        """Compare the particles of a selection with maps that they did not build: the other folds' of their own
-        half."""
+        """Compare the particles of a selection with maps that they did not build:
+        the other folds' of their own half."""
         statistics = self.engine.statistics(solver.references, self.run.bands(self._high_pass(solver, number)), rows,
                                             in_sample=False)[1]
         distance = self.run.distances(statistics, rows)
@@ -247,8 +248,8 @@ class Walk:
             self.walked.distance = whole
 
     def _high_pass(self, solver: NormalSolver, number: int) -> float | None:
-        """Å above which particles are scored at this step; no finer than the half maps agree, for there is nothing to
-        score by."""
+        """Å above which particles are scored at this step;
+        no finer than the half maps agree, for there is nothing to score by."""
         if self.options.schedule != "sieve":
             return None
         asked = high_pass_of(number, len(self.fractions) - 1, self.options.high_pass)
@@ -268,8 +269,8 @@ class Walk:
             self.walked.unexplained = unexplained
 
     def columns(self, fraction: float) -> dict[str, np.ndarray]:
-        """What is known of every particle of the file, on rank 0: ``kept`` in a selection, and what controls look
-        at."""
+        """What is known of every particle of the file, on rank 0:
+        ``kept`` in a selection, and what controls look at."""
         found, about = self.walked.found, self.file.metadata()
         valid, ctf, config = self.members.valid, about.ctf, self.run.config
         columns = {

@@ -48,8 +48,8 @@ def ssnr_of_whole(curve: np.ndarray) -> np.ndarray:
 
 
 def finest_judged(ssnr: np.ndarray) -> int:
-    """The shell up to which a map of this SSNR per shell holds nearly all that particles can be judged by; the last
-    without any.
+    """The shell up to which a map of this SSNR per shell holds nearly all that particles can be judged by;
+    the last without any.
 
     A particle's evidence, yp²/pp, is expected to be its signal over its noise times what of the map is signal: of shell
     k, in proportion to k²·SSNR·FSC.
@@ -106,10 +106,11 @@ def local_wiener(volume: np.ndarray, noise: float, ssnr: np.ndarray, mask: np.nd
     """A reference without the noise about its particle, (n, n, n) float32.
 
     A Wiener-filtered map is multiplied by 1 − noise / local power, where that is positive: solvent holds noise alone.
-    What is left holds less noise than its shells' SSNR says, by the ratio of the volumes, and is filtered less by as
-    much.
+    What is left holds less noise than its shells' SSNR says, by the ratio of the volumes,
+    and is filtered less by as much.
 
-    volume : (n, n, n) float32, filtered for `ssnr` within `mask` · noise : mean power of its noise within the mask ·
+    volume : (n, n, n) float32, filtered for `ssnr` within `mask`
+    noise : mean power of its noise within the mask
     ssnr : (n // 2 + 1,) signal-to-noise per shell within the mask.
     """
     n = volume.shape[0]

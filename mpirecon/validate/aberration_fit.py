@@ -20,7 +20,10 @@ def measure_group(
 
     Parameters
     ----------
-    sums : of this group · row : which of `known` it is · at : (2, s) frequencies in Å⁻¹ · shell : (s,) int, from 0
+    sums : of this group
+    row : which of `known` it is
+    at : (2, s) frequencies in Å⁻¹
+    shell : (s,) int, from 0
     ctf : of one of its particles, for voltage and Cs
     """
     found = FoundGroup(int(known.group[row]), sums.count)
@@ -84,8 +87,8 @@ def _term(term: Term, imported: np.ndarray, fit, edge: float, ctf: np.void, refi
 
 
 def _unit(term: Term, edge: float, ctf: np.void) -> tuple[str, float]:
-    """(unit, radians at the edge of one of it): mrad of beam tilt where there is a Cs, else coefficients in rad ·
-    Åⁿ."""
+    """(unit, radians at the edge of one of it):
+    mrad of beam tilt where there is a Cs, else coefficients in rad · Åⁿ."""
     wavelength = float(electron_wavelength(ctf["voltage_kv"]))
     if term.name == "beam tilt" and abs(ctf["cs_mm"]) > 0.1:
         return "mrad", -2 * np.pi * ctf["cs_mm"] * 1e7 * wavelength**2 * 1e-3 * edge**3

@@ -27,8 +27,11 @@ LABELS = {
 class Comparison:
     """FSC curves of two maps, (box // 2 + 1,) float64 each.
 
-    curves : ``"fsc"``; with a mask ``"fsc_masked"``; with random phases ``"fsc_randomised"`` and ``"fsc_true"`` ·
-    mask : where it comes from · cones : FSC by direction, when asked for · randomised_from : Å · warnings : of the mask
+    curves : ``"fsc"``; with a mask ``"fsc_masked"``; with random phases ``"fsc_randomised"`` and ``"fsc_true"``
+    mask : where it comes from
+    cones : FSC by direction, when asked for
+    randomised_from : Å
+    warnings : of the mask
     """
 
     first: str
@@ -63,8 +66,7 @@ class Comparison:
         if self.cones is not None:
             c = self.cones.as_dict()
             out.append(f"in cones of {c['half_angle']:g}°: FSC 0.143 between {c['best']:.2f} and {c['worst']:.2f} Å, "
-                       f"median "
-                       f"{c['median']:.2f} Å; sphericity {c['sphericity']:.3f}")
+                       f"median {c['median']:.2f} Å; sphericity {c['sphericity']:.3f}")
         return out
 
     def _beyond(self) -> float:
@@ -98,9 +100,9 @@ def compare_maps(first, second, mask=None, *, randomise: bool = False, cones: bo
                  seed: int = 1) -> Comparison:
     """FSC of two MRC maps, also within a mask when one is given; all three must share box and pixel size.
 
-    mask : a file, or "auto" for one made of the mean of the maps · randomise : also correct for the mask by random
-        phases,
-    drawn for `seed` · cones : also by direction, in the mask when there is one
+    mask : a file, or "auto" for one made of the mean of the maps
+    randomise : also correct for the mask by random phases, drawn for `seed`
+    cones : also by direction, in the mask when there is one
 
     Raises
     ------

@@ -16,9 +16,9 @@ _NAMED = 10
 class Contradiction:
     """Images that contradict a map they did not build (robust/contradiction.py), and what `loss` made of them.
 
-    wrong : ids of those that do not show it upside down: M-estimators give them no weight · inverted : ids of those
-        that do:
-    all losses but l2 turn their sign · looked_at : how many particles were, where that is a sample
+    wrong : ids of those that do not show it upside down: M-estimators give them no weight
+    inverted : ids of those that do: all losses but l2 turn their sign
+    looked_at : how many particles were, where that is a sample
     """
 
     wrong: np.ndarray

@@ -35,7 +35,8 @@ _POINTS = 1000
 def auc(distance: np.ndarray, wrong: np.ndarray) -> float:
     """Area under the ROC curve: the chance that a wrong particle lies further than a right one, ties half.
 
-    distance : (m,) float · wrong : (m,) bool · NaN when all particles are of one kind. Mann & Whitney 1947.
+    distance : (m,) float
+    wrong : (m,) bool · NaN when all particles are of one kind. Mann & Whitney 1947.
     """
     bad = int(wrong.sum())
     good = len(wrong) - bad
@@ -51,9 +52,12 @@ def auc(distance: np.ndarray, wrong: np.ndarray) -> float:
 class DetectionCurves:
     """What leaving out all particles beyond a threshold would find, for every threshold that makes a difference.
 
-    threshold : (k,) float64, particles at this distance or further are left out; the first is infinite, nobody ·
-    left_out : (k,) int64 · recall : (k,) share of the wrong that is left out · false_positive_rate : (k,) share of the
-    right that is · precision : (k,) share of the left out that is wrong (1 for nobody) · f1 : (k,)
+    threshold : (k,) float64, particles at this distance or further are left out; the first is infinite, nobody
+    left_out : (k,) int64
+    recall : (k,) share of the wrong that is left out
+    false_positive_rate : (k,) share of the right that is
+    precision : (k,) share of the left out that is wrong (1 for nobody)
+    f1 : (k,)
     """
 
     threshold: np.ndarray
@@ -116,8 +120,8 @@ def write_detection_csv(path, curves: DetectionCurves, more: dict[str, np.ndarra
 def detection(distance: np.ndarray, discarded: np.ndarray, wrong: np.ndarray) -> dict:
     """AUC of the distance, and precision, recall and F1 of the discarded as a find of the wrong.
 
-    Also ``wrong``, ``kept``, ``wrong_among_kept`` (counts) and ``wrong_share_of_kept``. Shares are None where they
-    would divide by zero.
+    Also ``wrong``, ``kept``, ``wrong_among_kept`` (counts) and ``wrong_share_of_kept``.
+    Shares are None where they would divide by zero.
     """
     hits = int((discarded & wrong).sum())
     thrown, bad, kept = int(discarded.sum()), int(wrong.sum()), int((~discarded).sum())
@@ -211,8 +215,8 @@ def _binned(size: np.ndarray, edges: tuple, of: np.ndarray) -> list[tuple[list, 
 
 
 def planted_kinds(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Kind of error → flags (m,) of the particles that have it, perhaps beside others; kinds that nobody has are left
-    out."""
+    """Kind of error → flags (m,) of the particles that have it, perhaps beside others;
+    kinds that nobody has are left out."""
     known = {kind: columns[name] >= 0 if name == "duplicate_of" else columns[name].astype(bool)
              for kind, name in KINDS.items() if name in columns}
     if not known.keys() & {"orientation", "offset", "hand"}:  # files of before kinds were told apart
@@ -261,8 +265,8 @@ def by_kind(columns: dict[str, np.ndarray]) -> list[dict]:
 
 def curves_by_kind(columns: dict[str, np.ndarray], curves: DetectionCurves) -> dict[str, np.ndarray]:
     """``recall_KIND``, the fraction of a kind that leaving out from each threshold on finds, and ``precision_KIND``,
-    the fraction of that kind among those of it and of the others of right pose that are left out; used ones alone
-    count."""
+    the fraction of that kind among those of it and of the others of right pose that are left out;
+    used ones alone count."""
     used = _used(columns)
     out = {}
     for kind, flags in planted_kinds(used).items():
@@ -286,9 +290,9 @@ def detection_report(columns: dict[str, np.ndarray]) -> tuple[dict, DetectionCur
     """Everything about the planted errors of a run: ``detection``'s entries and more, and the curves.
 
     columns : of a run's particles.h5, with ``pose_error``; the sizes and flags of errors (KINDS, SIZES) count where
-    they exist. Skipped particles do not count. Adds ``average_precision``, ``best_f1``, ``best_threshold`` (distance),
-    ``confusion`` and ``by_kind``; where poses were searched, also what `fate` names, of all particles and in each row
-    of these two.
+        they exist. Skipped particles do not count. Adds ``average_precision``, ``best_f1``, ``best_threshold``
+        (distance), ``confusion`` and ``by_kind``; where poses were searched, also what `fate` names, of all particles
+        and in each row of these two.
     """
     used = _used(columns)
     distance, wrong, kept = used["distance"], used["pose_error"], used["kept"]

@@ -30,10 +30,13 @@ _SIGNIFICANT = 4.0
 class Comparison:
     """Half-map FSC of the kept, the discarded and of particles discarded by lot, and what the discarded show.
 
-    fsc_selection, fsc_random, fsc_discarded : (box // 2 + 1,) · amplitude : of the map in the discarded particles' map,
-    1 when they are as good as the kept, 0 for junk and wrong poses, below 0 when chosen for contradicting it ·
+    fsc_selection, fsc_random, fsc_discarded : (box // 2 + 1,)
+    amplitude : of the map in the discarded particles' map, 1 when they are as good as the kept, 0 for junk and wrong
+        poses, below 0 when chosen for contradicting it
     residual_fsc : mean half-map FSC of what remains of it without the map and without the spherical average, which
-    wrong poses leave · chance : its standard deviation for noise · last : finest shell that counts for both
+        wrong poses leave
+    chance : its standard deviation for noise
+    last : finest shell that counts for both
     """
 
     fsc_selection: np.ndarray

@@ -11,8 +11,8 @@ from mpirecon.validate.phase_fit import even_zernike, odd_zernike
 
 #: standard deviations from which on something is there that the file does not name
 _CLEAR = 5.0
-#: error below which a share of the imported one is told from none, all and the opposite, and how far from these it may
-#: be
+#: error below which a share of the imported one is told from none, all and the opposite,
+#: and how far from these it may be
 _TELLS, _NEAR = 0.2, 0.3
 RIGHT, WRONG_SIGN, ABSENT, OTHER, MIXED, UNTOLD = "right", "wrong sign", "absent", "other size", "groups differ", "cannot tell"
 
@@ -21,9 +21,10 @@ RIGHT, WRONG_SIGN, ABSENT, OTHER, MIXED, UNTOLD = "right", "wrong sign", "absent
 class Term:
     """Something a lens does.
 
-    odd : whether it turns phases, or adds to the CTF's · at : its coefficients in the basis of phase_fit · label :
-        RELION's,
-    for advice · cs_term : of cryosparc_optics.TERMS
+    odd : whether it turns phases, or adds to the CTF's
+    at : its coefficients in the basis of phase_fit
+    label : RELION's, for advice
+    cs_term : of cryosparc_optics.TERMS
     """
 
     name: str
@@ -46,10 +47,11 @@ TERMS = (
 class FoundTerm:
     """One term in one optics group, in radians at the finest frequency of the band.
 
-    imported, found : (n,) the components · covariance : (n, n) of `found` · gain : twice the logarithm of the
-        likelihood that is
-    lost without it · unit, per_unit : what they are printed in, and radians of it · share, error : how many times the
-    imported one explains the images; NaN where nothing was imported
+    imported, found : (n,) the components
+    covariance : (n, n) of `found`
+    gain : twice the logarithm of the likelihood that is lost without it
+    unit, per_unit : what they are printed in, and radians of it
+    share, error : how many times the imported one explains the images; NaN where nothing was imported
     """
 
     term: Term
@@ -69,8 +71,8 @@ class FoundTerm:
 
     @property
     def determined(self) -> bool:
-        """Whether it is known to better than a radian at the edge of the band; beyond that, phases turn round
-        unnoticed."""
+        """Whether it is known to better than a radian at the edge of the band;
+        beyond that, phases turn round unnoticed."""
         return bool(np.diag(self.covariance).mean() < 1)
 
     @property
@@ -101,8 +103,7 @@ class FoundGroup:
     """An optics group: how many particles were compared, and its terms.
 
     odd : (6,), even : (9,), all that was fitted, in the bases of phase_fit at frequencies over `edge` [1/Å]; even None
-        where
-    the images do not tell
+        where the images do not tell
     """
 
     group: int

@@ -50,8 +50,8 @@ def friedel_weight(box: int) -> np.ndarray:
 
 
 def shell_sum(half_transform: np.ndarray, box: int) -> np.ndarray:
-    """Sums per shell of a real (…, box // 2 + 1) half-transform array over the full transform, (box // 2 + 1,)
-    float64."""
+    """Sums per shell of a real (…, box // 2 + 1) half-transform array over the full transform,
+    (box // 2 + 1,) float64."""
     if half_transform.ndim == 3:
         return _sums_and_counts(half_transform)[0]
     shells, weight = shell_index(box, half_transform.ndim), friedel_weight(box)

@@ -21,8 +21,8 @@ LOCAL_MAPS = ("locres.mrc", "locres_filtered.mrc")
 
 @dataclass(frozen=True)
 class LocalInput:
-    """What local resolution is found of: half maps and mask (n, n, n) float32, Å per voxel, and the filtered map's gain
-    by shell."""
+    """What local resolution is found of: half maps and mask (n, n, n) float32, Å per voxel,
+    and the filtered map's gain by shell."""
 
     half1: np.ndarray
     half2: np.ndarray
@@ -63,8 +63,8 @@ def write_local_maps(folder: Path, found: LocalResolution) -> None:
 
 
 def read_mask(path, like, name: str) -> np.ndarray:
-    """A mask file, (n, n, n) float32, of the grid of the map `like`, called `name`. Raises UserError where it is no
-    mask for it."""
+    """A mask file, (n, n, n) float32, of the grid of the map `like`, called `name`.
+    Raises UserError where it is no mask for it."""
     mask = read_map(path)
     check_same_grid(like, name, mask, f"the mask {path}")
     return check_mask(np.asarray(mask.array, np.float32), str(path))

@@ -1,6 +1,6 @@
 """Local resolution: the FSC of two half maps in soft windows all over the box (Cardone, Heymann & Steven 2013, J.
-Struct. Biol. 184,
-226), each corrected for its window by random phases (Chen et al. 2013), as relion_postprocess --locres does it."""
+Struct. Biol. 184, 226), each corrected for its window by random phases (Chen et al.
+2013), as relion_postprocess --locres does it."""
 
 from __future__ import annotations
 
@@ -55,10 +55,11 @@ def local_resolution(
     pixel_size : Å
     mask : (n, n, n), 0 … 1; only windows that reach a voxel of it are looked at, which changes nothing inside
     gain : (n // 2 + 1,) that the filtered map is multiplied by (B-factor, MTF); by default 1
-    seed : of the random phases · threads : of each rank · comm : whose ranks share the windows, each holding the maps ·
+    seed : of the random phases
+    threads : of each rank
+    comm : whose ranks share the windows, each holding the maps
     progress : called with how many windows there are, of all ranks and of this one; a context manager that gives
-        something with
-    ``update(count)``
+        something with ``update(count)``
 
     Raises
     ------
@@ -73,8 +74,8 @@ def local_resolution(
         if not len(centres):
             where = "reaches the mask" if mask is not None else "fits the box"
             raise UserError(f"local resolution: no window of radius {windows.options.radius:.4g} Å, "
-                            f"{windows.options.sampling:.4g} Å "
-                            f"apart, {where}; take a finer sampling or a smaller radius")
+                            f"{windows.options.sampling:.4g} Å apart, {where}; take a finer sampling or a smaller "
+                            "radius")
         work = _Work(windows, pair, windows.total(centres), gain, seed)
         resolution, filtered = _measured(work, centres, comm, Threads(threads), progress)
     comm.allreduce(resolution)
@@ -144,8 +145,8 @@ class _Work:
         self.gain = np.ones(len(at)) if gain is None else np.interp(at, np.arange(len(gain)), gain)
 
     def window(self, centre: np.ndarray) -> tuple[float, np.ndarray]:
-        """Å of one window, NaN where there is none, and the filtered map in it times its weight, where it is within the
-        box."""
+        """Å of one window, NaN where there is none, and the filtered map in it times its weight,
+        where it is within the box."""
         there, here = self.windows.overlap(centre)
         piece = self.windows.piece(centre)
         weight, buffer = self.weight[here], np.zeros((self.size,) * 3, np.float32)
@@ -193,8 +194,8 @@ class _Work:
         return at if at < options.min_resolution and chance > _SIGNIFICANT else np.nan
 
     def _filter(self, curve: np.ndarray, at: float) -> np.ndarray:
-        """What shells of the window are multiplied by: C_ref, faded out at its resolution, and the gain of the whole
-        map."""
+        """What shells of the window are multiplied by:
+        C_ref, faded out at its resolution, and the gain of the whole map."""
         below = np.flatnonzero(curve < _NOTHING)
         weight = figure_of_merit(curve)
         weight[0] = 1.0

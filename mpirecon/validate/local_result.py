@@ -20,11 +20,15 @@ class LocalResolution:
     """What was found, and how.
 
     map : (n, n, n) float32, Å; ``windows.options.min_resolution`` where there is none, 0 where no window reaches or the
-        mask
-    is 0 · filtered : (n, n, n) float32, the mean of the half maps, each place filtered (and weighted by the FSC) for
-    what is there, in the mask · mask : (n, n, n) or None · centres : (m, 3) voxels (z, y, x) of the windows ·
-    resolution : (m,) Å of each, NaN where there is none · of_halves : what to be wary of in the half maps · seconds :
-        it took · memory : bytes that its arrays took of each rank
+        mask is 0
+    filtered : (n, n, n) float32, the mean of the half maps, each place filtered (and weighted by the FSC) for what is
+        there, in the mask
+    mask : (n, n, n) or None
+    centres : (m, 3) voxels (z, y, x) of the windows
+    resolution : (m,) Å of each, NaN where there is none
+    of_halves : what to be wary of in the half maps
+    seconds : it took
+    memory : bytes that its arrays took of each rank
     """
 
     map: np.ndarray
@@ -44,8 +48,8 @@ class LocalResolution:
 
     @property
     def inside(self) -> np.ndarray:
-        """Voxels that count, (n, n, n) bool: where the mask is at least one half, without one where a window
-        reaches."""
+        """Voxels that count, (n, n, n) bool:
+        where the mask is at least one half, without one where a window reaches."""
         return self.map > 0 if self.mask is None else (self.mask >= 0.5) & (self.map > 0)
 
     @property
@@ -84,9 +88,8 @@ class LocalResolution:
         told, o, values = list(self.of_halves), self.windows.options, self.values
         if len(values) and (width := 2 * o.radius + o.edge) < _FEWEST_LENGTHS * (median := float(np.median(values))):
             told.append(f"windows of {width:.3g} Å (at half height) hold less than {_FEWEST_LENGTHS:g} lengths of the "
-                        f"median local "
-                        f"resolution, {median:.3g} Å: their curves are uncertain; larger windows (radius, edge) give "
-                        f"steadier values")
+                        f"median local resolution, {median:.3g} Å: their curves are uncertain; larger windows (radius, "
+                        "edge) give steadier values")
         return tuple(told)
 
     def lines(self) -> list[str]:
@@ -99,13 +102,12 @@ class LocalResolution:
             q = np.quantile(values, _QUANTILES)
             none = f"none in {100 * self.without:.3g} % of it, which is {o.min_resolution:g} Å in the map; of the rest "
             found = (f"local resolution {where}: {none if self.without > 0.5 else ''}median {q[2]:.2f} Å, half of it "
-                     f"between {q[1]:.2f} and {q[3]:.2f} Å, 98 % between "
-                     f"{q[0]:.2f} and {q[4]:.2f} Å (FSC {o.threshold:g})")
+                     f"between {q[1]:.2f} and {q[3]:.2f} Å, 98 % between {q[0]:.2f} and {q[4]:.2f} Å (FSC "
+                     f"{o.threshold:g})")
             if 0 < self.without <= 0.5:
                 found += f"; {100 * self.without:.3g} % has none, and is {o.min_resolution:g} Å in the map"
         how = (f"{len(self.centres):,} windows of radius {o.radius:.4g} Å with an edge of {o.edge:.4g} Å, "
-               f"{o.sampling:.4g} Å apart, "
-               f"took {self.seconds:.1f} s and {self.memory / 1e6:.0f} MB")
+               f"{o.sampling:.4g} Å apart, took {self.seconds:.1f} s and {self.memory / 1e6:.0f} MB")
         return [found, how]
 
 

@@ -103,8 +103,11 @@ class NoiseFile:
 class NullVerdict:
     """The mean half-map FSC of pure noise beyond shell 5, and whether it is no more than chance.
 
-    mean, mean_unmasked : over the shells · chance : its standard deviation for half maps of independent noise ·
-    limit : largest |mean| that passes · first, last : shells · passed : bool
+    mean, mean_unmasked : over the shells
+    chance : its standard deviation for half maps of independent noise
+    limit : largest |mean| that passes
+    first, last : shells
+    passed : bool
     """
 
     mean: float
@@ -132,7 +135,8 @@ def judge(
     """From the half-map FSC curves of a null run, (box // 2 + 1,) each.
 
     volume_share : share of the box that the mask m leaves, (mean m²)² / mean m⁴, and so of the Fourier samples that are
-    independent · last : finest shell that was reconstructed, the last of the curve when left out
+        independent
+    last : finest shell that was reconstructed, the last of the curve when left out
     """
     last = len(masked) - 1 if last is None else min(last, len(masked) - 1)
     first = min(FIRST_SHELL, last)

@@ -50,9 +50,10 @@ _ROUNDS, _TOLERANCE = 60, 1e-4
 class FittedResolutions:
     """Resolutions of the steps of a path and of random discards, from all of their curves.
 
-    steps, random : Å where the fitted curve falls below 0.143, None where it never does · errors : for each step, Å,
-    the standard error of its difference from the finest · best : number of the step that is told to be the finest, None
-    where all curves reach Nyquist · threshold : at which that was decided
+    steps, random : Å where the fitted curve falls below 0.143, None where it never does
+    errors : for each step, Å, the standard error of its difference from the finest
+    best : number of the step that is told to be the finest, None where all curves reach Nyquist
+    threshold : at which that was decided
     """
 
     steps: list[float | None]
@@ -75,8 +76,8 @@ def fit_resolutions(
 ) -> FittedResolutions:
     """From the records of the steps, from all particles down, and of random discards; each has its curve, ``fsc``.
 
-    last : finest shell that was reconstructed · independent : share of the Fourier samples in the mask that are
-    independent
+    last : finest shell that was reconstructed
+    independent : share of the Fourier samples in the mask that are independent
     """
     curves = np.nan_to_num(np.array([record["fsc"] for record in (*steps, *random)], float))[:, 1 : last + 1]
     samples = np.maximum(shell_count(box)[1 : last + 1] / 2 * independent, 1.0)
@@ -106,7 +107,8 @@ def _compared(at: np.ndarray, without: np.ndarray, last: int) -> tuple[int, np.n
     """(the step with the most particles of those within a standard error of the finest; how many shells each is behind;
     its error).
 
-    at : (steps,) shells · without : (groups, steps), these without each group of shells
+    at : (steps,) shells
+    without : (groups, steps), these without each group of shells
     """
     finest = int(at.argmax())
     groups = len(without)
@@ -148,8 +150,8 @@ class _Fit:
         return np.array([np.inf if at is None else box / at for at in found])
 
     def _refined(self, curves: np.ndarray, samples: np.ndarray, weight: np.ndarray) -> _Fit:
-        """Gauss and Newton's steps, a little damped; g is eliminated from their equations, for it is of one shell
-        each."""
+        """Gauss and Newton's steps, a little damped;
+        g is eliminated from their equations, for it is of one shell each."""
         g, p, terms = self.g, self.p, _terms(curves.shape[1])
         size = 2 * (len(curves) - 1)
         model, before = _Fit(g, p).curves(), None

@@ -29,8 +29,10 @@ _BLIND = 1e-9
 class PhaseSums:
     """Sums over particles at s samples, w being a particle's weight and y its image's transform, centred.
 
-    sine, cosine : (s,) complex128, Σ w S conj(p) y and Σ w C conj(p) y · ss, sc, cc : (s,) float64, Σ w S² |p|² … ·
-    power : (s,) float64, Σ w |y|² · count : how many particles
+    sine, cosine : (s,) complex128, Σ w S conj(p) y and Σ w C conj(p) y
+    ss, sc, cc : (s,) float64, Σ w S² |p|² …
+    power : (s,) float64, Σ w |y|²
+    count : how many particles
     """
 
     sine: np.ndarray
@@ -84,8 +86,7 @@ def odd_basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def even_basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(9, s): the polynomials of δ: constant, defocus, astigmatism (cosine, sine of 2φ), then of the fourth order 2φ,
-    2φ, 4φ,
-    4φ (cosine, sine each), and spherical aberration."""
+    2φ, 4φ, 4φ (cosine, sine each), and spherical aberration."""
     k2, two, cross = x**2 + y**2, x**2 - y**2, 2 * x * y
     return np.stack([np.ones_like(x), k2, two, cross, k2 * two, k2 * cross, two**2 - cross**2, 2 * two * cross, k2**2])
 
@@ -97,8 +98,8 @@ def odd_zernike(value: np.ndarray, edge: float) -> np.ndarray:
 
 
 def even_zernike(value: np.ndarray, edge: float) -> np.ndarray:
-    """Coefficients (9,) of even_basis at frequencies over `edge`, as rlnEvenZernike has them: taken off the CTF's
-    phase."""
+    """Coefficients (9,) of even_basis at frequencies over `edge`, as rlnEvenZernike has them:
+    taken off the CTF's phase."""
     v = value / edge ** np.array([0, 2, 2, 2, 4, 4, 4, 4, 4])
     return -np.array([v[0] + v[1] / 2 + v[8] / 3, v[3] + 0.75 * v[5], v[1] / 2 + v[8] / 2, v[2] + 0.75 * v[4], v[7],
                       v[5] / 4, v[8] / 6,
@@ -120,7 +121,8 @@ class GroupPhases:
     Parameters
     ----------
     sums : PhaseSums
-    shell : (s,) int, which shell each sample is of · noise : (shells,) float64, mean w|y|² of a sample
+    shell : (s,) int, which shell each sample is of
+    noise : (shells,) float64, mean w|y|² of a sample
     """
 
     def __init__(self, sums: PhaseSums, shell: np.ndarray, noise: np.ndarray) -> None:

@@ -118,9 +118,8 @@ def warnings_of(associations: list[Association], contrast: float | None) -> list
             more = "higher" if a.value > 0 else "lower"
             told.append(
                 f"the selection correlates with {_NUMBERS[a.name]}: comparing a rejected with a kept particle, the "
-                f"rejected one has the "
-                f"{more} one in {50 * (1 + abs(a.value)):.0f} % of pairs (50 % by chance). Particles may have been "
-                "rejected for this reason rather than for a wrong pose"
+                f"rejected one has the {more} one in {50 * (1 + abs(a.value)):.0f} % of pairs (50 % by chance). "
+                "Particles may have been rejected for this reason rather than for a wrong pose"
             )
         else:
             told.append(

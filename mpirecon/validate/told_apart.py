@@ -1,5 +1,5 @@
-"""Whether correct and incorrect particles of a run are separable, and whether the kept fraction agrees with the
-estimate."""
+"""Whether correct and incorrect particles of a run are separable,
+and whether the kept fraction agrees with the estimate."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ _ALIKE = 0.02
 class Judged:
     """Selection of the particles in a run whose loss scores them.
 
-    particles, kept : those that took part, and those of them kept · judged : independent ones among them, groups of
-        rows counting
-    once · kept_fraction : of those · decided : the mixture that chose who built the final map, None where none did ·
-    last : the mixture fitted to the scores against the final map · group_by : the column of the groups · family : a
-        column that could be one
+    particles, kept : those that took part, and those of them kept
+    judged : independent ones among them, groups of rows counting once
+    kept_fraction : of those
+    decided : the mixture that chose who built the final map, None where none did
+    last : the mixture fitted to the scores against the final map
+    group_by : the column of the groups
+    family : a column that could be one
     """
 
     particles: int
@@ -40,8 +42,7 @@ class Judged:
         """A sentence or two for what the reader must know before quoting a fraction or a selection."""
         if self.unjudged:
             return ["no particle was scored: with a single iteration the map is made before any particle is scored, so "
-                    "all "
-                    "particles count alike; use --iterations 2 or more"]
+                    "all particles count alike; use --iterations 2 or more"]
         if self.last is None or self.decided is None:
             return []
         if not self.decided["separable"]:
@@ -62,8 +63,7 @@ class Judged:
             return f"Try {others}"
         if self.family:
             return (f"Try --group-by {self.family.column}, which scores the rows of each particle as a unit "
-                    f"({self.family.count:,} "
-                    f"particles of about {self.family.rows} rows). Alternatives: {others}")
+                    f"({self.family.count:,} particles of about {self.family.rows} rows). Alternatives: {others}")
         return f"Try {others}; for tilt images, --group-by with the column that identifies the particle"
 
     def _no_longer(self) -> str | None:
@@ -71,8 +71,7 @@ class Judged:
             return None
         return ("against the final map, correct and incorrect particles are no longer separable "
                 f"({self.last['separation']:.1f} standard deviations; {SMALLEST_SEPARATION:g} are required): compare "
-                f"with "
-                "--loss l2 before trusting the selection")
+                "with --loss l2 before trusting the selection")
 
     def _contradiction(self) -> str | None:
         estimate, (low, high) = self.last["keep"], self.last["keep_interval"]
@@ -84,9 +83,8 @@ class Judged:
         return (
             f"{100 * kept:.1f} % of the {what} were kept, which is outside the interval of the estimated fraction of "
             f"correct ones, {100 * estimate:.1f} % ({100 * low:.1f}–{100 * high:.1f} %): probably {probably}. "
-            f"Particles were "
-            "kept if their pose was more likely correct than wrong before the last iteration; the estimate is the mean "
-            "probability against the final map. More --iterations may reduce the difference"
+            "Particles were kept if their pose was more likely correct than wrong before the last iteration; the "
+            "estimate is the mean probability against the final map. More --iterations may reduce the difference"
         )
 
 
