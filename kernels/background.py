@@ -88,7 +88,14 @@ def _plane_through(residual, u, v, limit):
         r += value
         ru += value * u[p]
         rv += value * v[p]
-    n, su, sv, uu, uv, vv = np.float64(one), np.float64(su), np.float64(sv), np.float64(uu), np.float64(uv), np.float64(vv)
+    n, su, sv, uu, uv, vv = (
+        np.float64(one),
+        np.float64(su),
+        np.float64(sv),
+        np.float64(uu),
+        np.float64(uv),
+        np.float64(vv),
+    )
     if n < 3:
         return 0.0, 0.0, 0.0, n
     # about the pixels' centre, where the level is a mean by itself

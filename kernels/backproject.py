@@ -50,8 +50,9 @@ def make_backproject(taps: int, exact: bool = False):
         place = where, weights = places(taps)
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
-        origin = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 3 * (MARGIN
-                                                                                                          - reach)
+        origin = (
+            (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 3 * (MARGIN - reach)
+        )
         # of the samples to be added, and those ahead of them to be located: the next of the run, or the next run's
         run = i = -1
         first = stop = slot = 0

@@ -107,8 +107,9 @@ def make_nearby(taps: int):
     ):
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
-        origin = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 2 * (MARGIN
-                                                                                                          - reach)
+        origin = (
+            (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 2 * (MARGIN - reach)
+        )
         r, q = np.empty((3, 3)), np.empty(4)
         for i in range(rotation.shape[0]):
             g, h = slope[i], curvature[i]
@@ -129,8 +130,11 @@ def make_nearby(taps: int):
                         z = r[0, 2] * u + r[1, 2] * v
                         if x < 0:
                             x, y, z = -x, -y, -z
-                        where = int(np.floor(z + beside)) * stride_z + int(np.floor(y
-                                                                                    + beside)) * stride_y + 2 * int(np.floor(x + beside))
+                        where = (
+                            int(np.floor(z + beside)) * stride_z
+                            + int(np.floor(y + beside)) * stride_y
+                            + 2 * int(np.floor(x + beside))
+                        )
                         prefetch(grid, origin + where, stride_z, stride_y, length, taps, 0)
                     b = band[s]
                     if b < 0 or b > highest[step]:

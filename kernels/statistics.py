@@ -112,8 +112,9 @@ def make_statistics(taps: int, maps: int = 1):
                 _add(out[i], current, sum_yy, sum_yp, sum_pp, other_yp, other_pp)
             for s in beyond:
                 if band[s] >= 0:
-                    out[i, 0, band[s], 0] += factors(mode, gain[s], ctf[i, s])[0] * (data[i, s].real ** 2
-                                                                                     + data[i, s].imag ** 2)
+                    out[i, 0, band[s], 0] += factors(mode, gain[s], ctf[i, s])[0] * (
+                        data[i, s].real ** 2 + data[i, s].imag ** 2
+                    )
             if mode == PREMULTIPLIED_WHITENED:
                 for b in range(out.shape[2]):
                     flat = squared = 0.0  # Σ gain, and Σ gain C²

@@ -42,8 +42,9 @@ def locate(
     def codegen(context, builder, _, args):
         build = _Builder(context, builder)
         first, slot = args[3], args[15]
-        where, weights = (build.data(kind, a) for kind, a in zip(place.types,
-                                                                 cgutils.unpack_tuple(builder, args[14], 2)))
+        where, weights = (
+            build.data(kind, a) for kind, a in zip(place.types, cgutils.unpack_tuple(builder, args[14], 2))
+        )
         u, v = (build.load(builder.gep(build.data(kind, a), [first]), GROUP, _DOUBLE) for kind,
                 a in ((k, args[1]), (q, args[2])))
         xx, xy, yx, yy, zx, zy, step_z, step_y, step_x, least = (build.splat(value, GROUP) for value in args[4:14])

@@ -222,8 +222,9 @@ def browser(tmp_path_factory):
         # The page posts what it found when it has found it. Chromium's virtual time, which would end the program by
         # itself, runs on while a busy machine still draws: the document is then printed before the script has ended.
         with _page_server(watched.encode()) as (address, posted), open(home / "errors", "w+") as errors:
-            browsing = subprocess.Popen([*command, "--remote-debugging-port=0", address], stdout=errors, stderr=errors,
-                                        start_new_session=True)
+            browsing = subprocess.Popen(
+                [*command, "--remote-debugging-port=0", address], stdout=errors, stderr=errors, start_new_session=True
+            )
             try:
                 return posted.get(timeout=120)
             except queue.Empty:

@@ -209,15 +209,15 @@ def _star(folder: Path) -> Path:
         "rlnMagMat01": ["0", "0"], "rlnMagMat10": ["0", "0"], "rlnMagMat11": ["1", "0.99"],
     })  # fmt: skip
     particles = pd.DataFrame({
-        "rlnImageName": [f"{i + 1:06d}@s.mrcs" for i in range(COUNT)], "rlnMicrographName": [f"m{i // 4}.mrc"
-                                                                                             for i in range(COUNT)],
+        "rlnImageName": [f"{i + 1:06d}@s.mrcs" for i in range(COUNT)],
+        "rlnMicrographName": [f"m{i // 4}.mrc" for i in range(COUNT)],
         **{f"rlnAngle{name}": [f"{v:.3f}" for v in rng.uniform(0, 180, COUNT)] for name in ("Rot", "Tilt", "Psi")},
         **{f"rlnOrigin{x}Angst": [f"{v:.3f}" for v in rng.normal(0, 4, COUNT)] for x in "XY"},
         "rlnDefocusU": [f"{v:.1f}" for v in rng.uniform(8000, 20000, COUNT)],
         "rlnDefocusV": [f"{v:.1f}" for v in rng.uniform(8000, 20000, COUNT)], "rlnDefocusAngle": ["30.0"] * COUNT,
         "rlnPhaseShift": ["0"] * COUNT, "rlnCtfBfactor": ["10"] * COUNT, "rlnCtfScalefactor": ["1"] * COUNT,
-        "rlnOpticsGroup": [str(1 + i % 2) for i in range(COUNT)], "rlnRandomSubset": [str(1 + i // 2 % 2)
-                                                                                      for i in range(COUNT)],
+        "rlnOpticsGroup": [str(1 + i % 2) for i in range(COUNT)],
+        "rlnRandomSubset": [str(1 + i // 2 % 2) for i in range(COUNT)],
         "rlnMaxValueProbDistribution": ["0.5"] * COUNT, "rlnGroupNumber": ["1"] * COUNT,
     })  # fmt: skip
     write_star(folder / "p.star", {"optics": optics, "particles": particles}, overwrite=True)

@@ -278,9 +278,9 @@ def test_a_cryosparc_file_whose_signs_are_told_by_its_images(tmp_path):
             if code:
                 assert mpirecon(["aberrations", str(tmp_path / "run"), "--star", str(tmp_path / "refined.star"),
                                  "-q"]) == 1
-            assert result["advice"] == (["import again with --cs-aberrations=all, and reconstruct again"] if code
-                                        else [])
-
+            assert result["advice"] == (
+                ["import again with --cs-aberrations=all, and reconstruct again"] if code else []
+            )
 
     assert mpirecon(["import", str(tmp_path / "p.cs"), "-o", str(tmp_path / "q.h5"), "--cs-aberrations", "tilt",
                      "-q"]) == 0

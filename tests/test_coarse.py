@@ -93,7 +93,9 @@ def images_of(backend, m=7):
 def test_a_coarse_pair_holds_all_that_statistics_need(box, taps, premultiplied, whitened):
     backend = CpuBackend(BOX, 2.0, taps=taps, padding=1.5, premultiplied=premultiplied, threads=2)
     small, whole = backend.pair(box), backend.pair()
-    assert small.values.nbytes < 0.9 * whole.values.nbytes and 0 < len(small.near) < len(backend.plane) == len(whole.near)
+    assert small.values.nbytes < 0.9 * whole.values.nbytes and 0 < len(small.near) < len(backend.plane) == len(
+        whole.near
+    )
     for which in (0, 1):
         volume = np.random.default_rng(which).standard_normal((box,) * 3).astype(np.float32)
         for pair in (small, whole):

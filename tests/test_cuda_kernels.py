@@ -545,8 +545,11 @@ def test_radial_kernels_are_the_twins(p, ratio):
 
 @needs_compiler
 def test_the_shim_finds_barriers_that_not_all_threads_reach():
-    source = 'extern "C" __global__ void odd(int n) { if (threadIdx.x < n) __syncthreads(); else __shfl_xor_sync(~0u, 1, 1); }'
-    program = f"import host_cuda, numpy as np; host_cuda.compile_source({source!r}).launch('odd', 1, 64, (np.int32(8),))"
+    source = ('extern "C" __global__ void odd(int n) { if (threadIdx.x < n) __syncthreads(); else __shfl_xor_sync(~0u, '
+              '1, 1); }')
+    program = (
+        f"import host_cuda, numpy as np; host_cuda.compile_source({source!r}).launch('odd', 1, 64, (np.int32(8),))"
+    )
     folder = Path(host_cuda.__file__).parent.parent
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=folder)
     assert result.returncode and "not all threads reach" in result.stderr

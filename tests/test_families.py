@@ -244,8 +244,10 @@ def test_families_of_cs_files(tmp_path, kind):
         given["location/micrograph_uid"] = (who % 4 + 1).astype("u8")
         if kind == "pick":  # without it, fractions of the micrograph are all that is known
             given["location/micrograph_shape"] = np.full((m, 2), 4000, "u4")
-        given["location/center_x_frac"], given["location/center_y_frac"] = ((who
-                                                                             + 1) / 70).astype("f4"), ((who * 7 % M) / 70).astype("f4")
+        given["location/center_x_frac"], given["location/center_y_frac"] = (
+            ((who + 1) / 70).astype("f4"),
+            ((who * 7 % M) / 70).astype("f4"),
+        )
     else:
         given["blob/idx"] = who.astype("u4")
         given["blob/path"] = np.where(rng.random(m) < 0.5, b">J1/a.mrcs", b"./J1//a.mrcs")

@@ -43,7 +43,9 @@ def sets(folder):
     def make(name, *options, change=lambda images, sigma: images, m=M, box=BOX):
         path = folder / f"{name}.h5"
         if not path.exists():
-            simulate = f"simulate --phantom --particles {m} --box {box} --pixel-size 6 --snr 0.2 --error-rate 0.2 --seed 8 -q"
+            simulate = (
+                f"simulate --phantom --particles {m} --box {box} --pixel-size 6 --snr 0.2 --error-rate 0.2 --seed 8 -q"
+            )
             assert run([*simulate.split(), "--truth-map", str(folder / "truth.mrc"), "--overwrite", "-o", str(path),
                         *options]) == 0
             with h5py.File(path, "r+") as file:
@@ -176,8 +178,9 @@ def test_on_cuda(sets, cli, tmp_path):
                      "--no-postprocess", "-q",
                      env=fake_environment())
         assert result.returncode == 0, result.stderr
-        wanted = expected if space == "fourier" else reconstruct(path, "real-cpu", "--space", "real",
-                                                                 folder=tmp_path)[0]
+        wanted = (
+            expected if space == "fourier" else reconstruct(path, "real-cpu", "--space", "real", folder=tmp_path)[0]
+        )
         assert differ(mrcfile.read(tmp_path / space / "volume.mrc"), wanted) < 1e-3
 
 

@@ -104,8 +104,10 @@ def curves(seed, wrong, signal=1.0, noise=1.0, sharper=0.0, box=32, size=4.0):
     at = np.repeat(shells - 1, counts)
     # of the object, over the noise of all particles
     power = signal * np.exp(6.0 - 9.0 * (np.arange(1, box // 2 + 1) / (box // 2)))[at]
-    draw = lambda *shape: (rng.normal(size=(*shape, len(at))) + 1j * rng.normal(size=(*shape,
-                                                                                      len(at)))) / np.sqrt(2)  # noqa: E731
+
+    def draw(*shape: int) -> np.ndarray:
+        return (rng.normal(size=(*shape, len(at))) + 1j * rng.normal(size=(*shape, len(at)))) / np.sqrt(2)
+
     correct = np.clip((1 - wrong) * 10 - np.arange(10), 0, 1) / 10  # of all particles, in each tenth
     objects, tenths = np.sqrt(power) * draw(), noise * np.sqrt(0.1) * draw(10, 2)
 
@@ -392,17 +394,26 @@ def records(values, draws=2, seed=0, scatter=0.003, fall=0.05):
 def test_a_gain_is_told_from_chance():
     fall = 0.5 + 0.05 * np.log(np.arange(10, 0, -1) / 10)
     nothing = judge(*records(fall), 8.0)
-    assert nothing.best == 1 and not nothing.pays and nothing.sentence.startswith("Nothing is gained by leaving "
-                                                                                  "particles out")
+    assert (
+        nothing.best == 1
+        and not nothing.pays
+        and nothing.sentence.startswith("Nothing is gained by leaving particles out")
+    )
     raised = fall.copy()
     raised[3] = 0.53
     real = judge(*records(raised), 8.0)
-    assert real.pays and real.best == 0.7 and "It pays to keep the best-scored 70 % (700 of 1000 particles)" in real.sentence
+    assert (
+        real.pays
+        and real.best == 0.7
+        and "It pays to keep the best-scored 70 % (700 of 1000 particles)" in real.sentence
+    )
     raised[3] = 0.503
     slight = judge(*records(raised), 8.0)
     assert not slight.pays and slight.best == 0.7 and slight.sentence.startswith("Nothing is gained beyond chance")
-    few = judge(*(part[:3] if k == 0 else part[:2] for k, part in enumerate(records(raised[[0, 3, 4, 5, 6, 7, 8, 9, 9,
-                                                                                            9]]))), 8.0)
+    few = judge(
+        *(part[:3] if k == 0 else part[:2] for k, part in enumerate(records(raised[[0, 3, 4, 5, 6, 7, 8, 9, 9, 9]]))),
+        8.0,
+    )
     assert not few.pays and "--random-draws" in few.sentence
 
 
@@ -421,8 +432,9 @@ def test_selections_at_random_are_seldom_told_to_pay():
 def test_bfactor_of_random_discards():
     n = np.array([1000, 500, 200, 100])
     resolution = (2 / 120.0 * np.log(n / 20)) ** -0.5
-    bfactor, intercept = rosenthal_henderson([{"particles": int(a), "resolution_0143": d} for a,
-                                              d in zip(n, resolution)])
+    bfactor, intercept = rosenthal_henderson(
+        [{"particles": int(a), "resolution_0143": d} for a, d in zip(n, resolution)]
+    )
     assert bfactor == pytest.approx(120) and intercept == pytest.approx(np.log(20))
     assert rosenthal_henderson([{"particles": 10, "resolution_0143": None}] * 9) is None
 
@@ -442,7 +454,9 @@ def test_what_a_path_leaves(walked):
         assert int(row["particles"]) == step["particles"]
     sizes = {row["fraction"]: row["particles"] for row in rows if row["chosen"] == "score"}
     assert all(sizes[row["fraction"]] == row["particles"] for row in rows)
-    assert len(walked.table) == 28 and walked.table["resolution_0143"][0] == pytest.approx(walked.summary["steps"][0]["resolution_0143"], rel=1e-5)
+    assert len(walked.table) == 28 and walked.table["resolution_0143"][0] == pytest.approx(
+        walked.summary["steps"][0]["resolution_0143"], rel=1e-5
+    )
     with h5py.File(walked.folder / "particles.h5") as file:
         assert (file["kept"][:].astype(bool) == walked.kept()).all() and (file["weight"][:] == file["kept"][:]).all()
     assert len(walked.plot().axes) == 4
@@ -528,7 +542,9 @@ def test_finished_steps_are_not_redone(few, tmp_path, monkeypatch, schedule, cap
     one, parts = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "parts"))
     for name in ("steps", "random", "null", "verdict"):
         assert one[name] == parts[name]
-    assert (tmp_path / "whole" / "half1.mrc").read_bytes()[1024:] == (tmp_path / "parts" / "half1.mrc").read_bytes()[1024:]
+    assert (tmp_path / "whole" / "half1.mrc").read_bytes()[1024:] == (tmp_path / "parts" / "half1.mrc").read_bytes()[
+        1024:
+    ]
     assert not (tmp_path / "parts" / "checkpoint.h5").exists() and not (tmp_path / "parts" / "unfinished").exists()
 
 
@@ -581,8 +597,9 @@ def test_what_cannot_be_walked_is_refused_before_anything_is_written(few, tmp_pa
                                      {"schedule": "sieve", "high_pass": (3, 50)}, {"steps": [1.5]},
                                      {"schedule": "twice"}])
 def test_scripts_are_told_what_a_path_does_not_do(few, options):
-    with pytest.raises(UserError,
-                       match=f"--{next(iter({k: 0 for k in options if k != 'schedule'} or options)).replace('_', '-')}"):
+    with pytest.raises(
+        UserError, match=f"--{next(iter({k: 0 for k in options if k != 'schedule'} or options)).replace('_', '-')}"
+    ):
         mr.path(few, null=False, **options)
     with pytest.raises(TypeError, match="fold"):
         mr.path(few, fold=3)

@@ -109,7 +109,10 @@ def test_import_plants_the_same_offset_errors(tmp_path):
     np.testing.assert_allclose(found.pose.shift - found.true_shift, p.pose.shift - p.true_shift, atol=1e-12)
     np.testing.assert_array_equal(found.true_shift, clean.pose.shift)
     count = int(p.planted_offset.sum())
-    assert f"simulated errors: {count} wrong poses ({100 * count / 60:.1f} %) ({count} in orientation, {count} in offset)" in text
+    assert (
+        f"simulated errors: {count} wrong poses ({100 * count / 60:.1f} %) ({count} in orientation, {count} in offset)"
+        in text
+    )
 
 
 def test_groups_are_wrong_together_by_offsets_of_their_own(tmp_path):
@@ -337,8 +340,9 @@ def test_an_export_has_the_true_or_the_planted_values_in_the_units_of_the_source
     file, _ = importer(source, *ERRORS, output=tmp_path / "bad.h5")
     bad = file.metadata()
     m = len(bad)
-    flags = {name: getattr(bad, name) for name in ("pose_error", "planted_orientation", "planted_offset",
-                                                   "planted_defocus")}
+    flags = {
+        name: getattr(bad, name) for name in ("pose_error", "planted_orientation", "planted_offset", "planted_defocus")
+    }
     assert all(0 < rows.sum() < m for rows in flags.values())
     folder = finish(file.path, tmp_path / "out", np.ones(m, bool))
     with h5py.File(folder / "particles.h5", "r+") as run_table:
@@ -346,7 +350,11 @@ def test_an_export_has_the_true_or_the_planted_values_in_the_units_of_the_source
             run_table[name] = flags[name]
     text = export(folder, f"--{kind}", tmp_path / f"original.{kind}")
     count = int(flags["planted_defocus"].sum())
-    assert f"{flags['pose_error'].sum()} wrong poses and {count} wrong defoci were simulated: the original ones are written" in text
+    assert (
+        f"{flags['pose_error'].sum()} wrong poses and {count} wrong defoci were simulated: the original ones are "
+        "written"
+        in text
+    )
     text = export(folder, f"--{kind}", tmp_path / f"used.{kind}", "--poses", "used")
     assert f"and {count} simulated wrong defoci are written, as used by the run" in text
     for name, wanted in (("original", clean), ("used", bad)):
@@ -394,8 +402,9 @@ def test_the_signal_that_offset_and_defocus_errors_leave_is_that_of_the_images()
     assert rows[0]["amplitude"] == pytest.approx((weight @ turned).real / weight.sum(), abs=1e-6)
     phase = rng.uniform(0, 2 * np.pi, (400, 1))  # of the oscillating CTF
     product = np.sin(phase) * np.sin(phase + np.pi * wavelength / resolution**2 * change)
-    assert rows[1]["amplitude"] == pytest.approx((product @ weight).sum() / ((np.sin(phase) ** 2).sum() * weight.sum()),
-                                                 abs=0.05)
+    assert rows[1]["amplitude"] == pytest.approx(
+        (product @ weight).sum() / ((np.sin(phase) ** 2).sum() * weight.sum()), abs=0.05
+    )
     assert rows[0]["weight"] == 1
 
 
@@ -472,7 +481,11 @@ def test_python_takes_the_same_errors_and_keeps_the_flags_of_new_poses(tmp_path)
     assert {"planted_orientation", "planted_offset", "planted_hand", "true_shift"} <= set(p.truth)
     rows = np.flatnonzero(p.truth["pose_error"])
     found = np.zeros(len(rows), [("id", "i8"), ("quaternion", "f8", 4), ("shift", "f8", 2)])
-    found["id"], found["quaternion"], found["shift"] = rows, p.truth["true_quaternion"][rows], p.truth["true_shift"][rows]
+    found["id"], found["quaternion"], found["shift"] = (
+        rows,
+        p.truth["true_quaternion"][rows],
+        p.truth["true_shift"][rows],
+    )
     found["shift"][0] += 30.0  # still wrong, in its offset alone
     now = p.with_poses(found).truth
     assert not (now["planted_orientation"] | now["planted_hand"]).any()

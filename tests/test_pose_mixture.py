@@ -515,8 +515,9 @@ def test_slight_errors_count_at_the_frequencies_where_they_are_right():
     good = (drawn.kind == GOOD) & ~turned
     assert np.median(chosen.posterior[far]) < 0.01 and (chosen.weight[far] > 0).all()
     # like the profile of their angles: e^(-k·angle), 0.2 to 0.3 of the amplitude at k = 8, all of it at k = 0
-    assert np.median(first[far, 8] / first[far, 0]) == pytest.approx(np.exp(-8 * np.median(np.sqrt(squared[far]))),
-                                                                     abs=0.05)
+    assert np.median(first[far, 8] / first[far, 0]) == pytest.approx(
+        np.exp(-8 * np.median(np.sqrt(squared[far]))), abs=0.05
+    )
     assert np.median(first[far, 0]) == pytest.approx(1, abs=0.15)
     assert np.median(first[good, 8]) > 0.85 and np.median(first[drawn.kind == JUNK]) < 0.05
     # and their weight says how much of them counts

@@ -176,7 +176,9 @@ def test_a_graduated_schedule_leaves_a_start_that_a_plain_one_is_caught_in(folde
         found[schedule] = summary["kept"], mean_fsc(mrcfile.read(out / "volume.mrc"), mrcfile.read(folder / "few.mrc"))
     assert found["plain"][0] == 200 and found["graduated"][0] < 60
     assert found["graduated"][1] > found["plain"][1] + 0.1
-    assert json.loads((folder / "few-graduated" / "summary.json").read_text())["configuration"]["schedule"] == "graduated"
+    assert (
+        json.loads((folder / "few-graduated" / "summary.json").read_text())["configuration"]["schedule"] == "graduated"
+    )
 
 
 def test_the_run_folder_holds_what_the_contract_says(sorted_run, particles):

@@ -39,8 +39,9 @@ def test_no_histogram_is_drawn_twice(plain, tmp_path):
                              simulate=("--snr", 0.0005))
     assert not summary["iterations"][-1]["mixture"]["separable"]
     for source in (plain[0], blind):
-        assert source.count('aria-label="Histogram of score"') == source.count('aria-label="Histogram of '
-                                                                               'distance"') == 1
+        assert (
+            source.count('aria-label="Histogram of score"') == source.count('aria-label="Histogram of distance"') == 1
+        )
     assert "Weights run" not in blind
 
 
@@ -180,7 +181,8 @@ window.addEventListener("load", function () {
 
 def on_a_phone(browser, source, tmp_path):
     """A browser's window is no narrower than 500 pixels; a frame is."""
-    framed = f'<html><head></head><body><iframe id="phone" style="width:390px;height:4000px;border:0" srcdoc="{html.escape(source)}"></iframe></body></html>'
+    framed = ('<html><head></head><body><iframe id="phone" style="width:390px;height:4000px;border:0" '
+              f'srcdoc="{html.escape(source)}"></iframe></body></html>')
     (tmp_path / "phone.html").write_text(framed, encoding="utf-8")
     return browser(tmp_path / "phone.html", PHONE, 900, 900)
 

@@ -110,8 +110,9 @@ def test_coarse_images_do_not_damp_what_they_do_not_hold(tmp_path, monkeypatch):
     found = equations.solve(equations.ridge(), 20)[0]
     power = np.abs(np.fft.fftn(found))
     radius = np.sqrt(sum(np.meshgrid(*[np.fft.fftfreq(box, 1 / box) ** 2] * 3)))
-    assert power[(radius > 17) & (radius < 19)].mean() == pytest.approx(power[(radius > 8) & (radius < 13)].mean(),
-                                                                        rel=0.05)
+    assert power[(radius > 17) & (radius < 19)].mean() == pytest.approx(
+        power[(radius > 8) & (radius < 13)].mean(), rel=0.05
+    )
 
 
 def test_ranks_rescale_alike(tmp_path, monkeypatch, mpirun):

@@ -29,9 +29,13 @@ TWO = {**{label: values * 2 for label, values in OPTICS.items()}, "rlnOpticsGrou
 def made(tmp_path):
     """Classes 1, 2, 3 in turn, two optics groups, ten micrographs, uids of 64 bits."""
     particles = table(
-        M, rlnClassNumber=1 + ROW % 3, rlnOpticsGroup=1 + ROW // 25, rlnMicrographName=[f"MotionCorr/job2/m{i // 4}.mrc"
-                                                                                        for i in ROW],
-        ucsfUid=[str(2**63 + int(i)) for i in ROW], rlnRandomSubset=None, rlnFigure=[f"{x:.3f}" for x in ROW / 40],
+        M,
+        rlnClassNumber=1 + ROW % 3,
+        rlnOpticsGroup=1 + ROW // 25,
+        rlnMicrographName=[f"MotionCorr/job2/m{i // 4}.mrc" for i in ROW],
+        ucsfUid=[str(2**63 + int(i)) for i in ROW],
+        rlnRandomSubset=None,
+        rlnFigure=[f"{x:.3f}" for x in ROW / 40],
     )
     return make(tmp_path, particles, TWO), particles
 
@@ -92,7 +96,8 @@ def test_values_from_files(tmp_path):
 
 @pytest.mark.parametrize(("value", "message"), [
     ("rlnClasNumber=1", r"has no such column \(did you mean rlnClassNumber\?\); it has rlnImageName"),
-    ("rlnClassNumber=7", r"no row has the value 7 in rlnClassNumber; there are 1 \(14 rows\), 2 \(13 rows\), 3 \(13 rows\)"),
+    ("rlnClassNumber=7",
+     r"no row has the value 7 in rlnClassNumber; there are 1 \(14 rows\), 2 \(13 rows\), 3 \(13 rows\)"),
     ("rlnClassNumber=5:6", "no row has rlnClassNumber from 5 to 6; there are 1"),
     ("rlnFigure=2", "no row has the value 2 in rlnFigure; its values run from 0 to 0.975"),
     ("rlnOpticsGroupName=older", r"there are old \(25 rows\), new \(15 rows\)"),
@@ -205,8 +210,10 @@ def test_cs_files_by_passthrough_uids_and_classes(tmp_path):
 def test_poses_of_several_classes_are_refused_with_their_counts(tmp_path):
     cs, given = cs_of(tmp_path, alignments3D__pose=None)
     del given["alignments3D/class"]
-    with pytest.raises(Exception,
-                       match=r"several classes \(alignments3D_multi; class 0: 20, class 1: 20 particles\); cryoSPARC also writes"):
+    with pytest.raises(
+        Exception,
+        match=r"several classes \(alignments3D_multi; class 0: 20, class 1: 20 particles\); cryoSPARC also writes",
+    ):
         run_cs(save_cs(cs, given))
 
 

@@ -262,8 +262,10 @@ def test_false_discoveries_are_held_as_benjamini_and_hochberg_say(seed):
 def test_what_contradicts_the_map_is_turned_or_gets_no_weight(loss):
     kind = np.arange(400) % 40
     s = images_like(np.random.default_rng(3), np.where(kind == 0, -1.0, np.where(kind == 1, -0.45, 1.0)), strength=4)
-    selection, turned = chosen(s, loss=loss, distance=WHITENED), chosen(s.inverted(kind == 0), loss=loss,
-                                                                        distance=WHITENED)
+    selection, turned = (
+        chosen(s, loss=loss, distance=WHITENED),
+        chosen(s.inverted(kind == 0), loss=loss, distance=WHITENED),
+    )
     np.testing.assert_array_equal(selection.contradicts, kind < 2)
     assert not selection.weight[kind == 1].any() and not selection.kept[kind == 1].any()
     assert (selection.contrast == np.where(kind == 0, -1, 1)).all() and (selection.contrast2 == 1).all()

@@ -109,8 +109,9 @@ def test_a_particle_of_weight_2_counts_as_two(smaller, tmp_path):
     assert difference(mr.reconstruct(smaller, **options), doubled) > 1e-2
     # the loss that is minimised counts them so, the regular L2 loss does not
     at, reference = weighted.iterations[0], doubled.iterations[0]
-    assert at["loss"] == pytest.approx(reference["loss"], rel=5e-3) and at["loss"] != pytest.approx(at["loss_l2"],
-                                                                                                    rel=1e-4)
+    assert at["loss"] == pytest.approx(reference["loss"], rel=5e-3) and at["loss"] != pytest.approx(
+        at["loss_l2"], rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["sorted", "huber", "posterior", "gradient", "mini-batches"])
@@ -397,4 +398,7 @@ def interrupt(path, folder, weights):
 def test_null_takes_weights_too(imported, cli, tmp_path):
     done = cli("null", imported[1], "-o", tmp_path / "null", "--weights", "rlnParticleFigureOfMerit")
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "null" / "null.json").read_text())["configuration"]["weights"] == "rlnParticleFigureOfMerit"
+    assert (
+        json.loads((tmp_path / "null" / "null.json").read_text())["configuration"]["weights"]
+        == "rlnParticleFigureOfMerit"
+    )

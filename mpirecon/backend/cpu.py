@@ -99,8 +99,9 @@ class CpuBackend(Backend):
 
     def power(self, batch: Batch) -> np.ndarray:
         out, m = np.empty(len(batch.data)), self.plane.multiplicity
-        self.threads.over(len(out), lambda a, b: image_power(batch.data[a:b], batch.ctf[a:b], m, self.premultiplied,
-                                                             out[a:b]))
+        self.threads.over(
+            len(out), lambda a, b: image_power(batch.data[a:b], batch.ctf[a:b], m, self.premultiplied, out[a:b])
+        )
         return out
 
     def add_spectrum(self, batch: Batch, weight: np.ndarray, power: np.ndarray, count: np.ndarray) -> None:

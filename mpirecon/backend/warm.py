@@ -144,7 +144,8 @@ def _work(comm: Communicator, steps: list[Callable[[], None]]) -> None:
 
 
 #: what a helper runs: it finds modules where this process does
-_HELP = "import sys, json; told = json.loads(sys.argv[1]); sys.path[:] = told['path']; from mpirecon.backend.warm import help_with; help_with(told)"
+_HELP = ("import sys, json; task = json.loads(sys.argv[1]); sys.path[:] = task['path']; "
+         "from mpirecon.backend.warm import help_with; help_with(task)")
 
 
 @contextmanager
@@ -155,10 +156,9 @@ def _helped(wanted: Wanted, helpers: int) -> Iterator[None]:
     try:
         with suppress(OSError):  # no more processes
             for part in range(1, 1 + helpers):
-                told = json.dumps({"path": sys.path, "wanted": asdict(wanted), "part": part, "parts": 1 + helpers})
-                running.append(subprocess.Popen([sys.executable, "-c", _HELP, told], stdin=subprocess.DEVNULL,
-                                                stdout=subprocess.DEVNULL,
-                                                stderr=subprocess.DEVNULL))  # fmt: skip
+                task = json.dumps({"path": sys.path, "wanted": asdict(wanted), "part": part, "parts": 1 + helpers})
+                nowhere = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+                running.append(subprocess.Popen([sys.executable, "-c", _HELP, task], **nowhere))
         yield
         for process in running:
             process.wait()
@@ -168,12 +168,12 @@ def _helped(wanted: Wanted, helpers: int) -> Iterator[None]:
             process.wait()
 
 
-def help_with(told: dict) -> None:
+def help_with(task: dict) -> None:
     """Compile a part of the kernels for another process, which finds them in the cache."""
     pose = Pose(np.array([[1.0, 0, 0, 0]]), np.zeros((1, 2)))
     ctf = make_ctf(1, voltage_kv=300.0, defocus_u=1e4, defocus_v=1e4)
     particle = ParticleSet(_BOX, 1.0, pose, ctf, np.ones(1, np.uint8), np.ones(1, np.int32))
-    for step in _part(Wanted(**told["wanted"]).steps(particle), told["part"], told["parts"]):
+    for step in _part(Wanted(**task["wanted"]).steps(particle), task["part"], task["parts"]):
         step()
 
 

@@ -136,8 +136,9 @@ class Task:
 
     def images_kept(self, ranks: int) -> float:
         """Bytes of prepared images that a rank keeps: transform and CTF of each sample, as many as fit."""
-        return min(self.kept, math.ceil(self.particles / ranks) * self.samples_of_an_image * (6 if self.half_precision
-                                                                                              else 12))
+        return min(
+            self.kept, math.ceil(self.particles / ranks) * self.samples_of_an_image * (6 if self.half_precision else 12)
+        )
 
     def share_kept(self, ranks: int) -> float:
         """Which share of its images a rank keeps."""

@@ -118,8 +118,11 @@ def _most_ranks(task: Task, wish: Wish) -> int:
     most = (wish.cores_per_node or _USUAL_RANKS * (wish.threads or 1)) // (wish.threads or 1)
     most = max(1, min(most, task.particles // wish.nodes))
     limit = _limit(wish)
-    fitting = (r for r in range(most, 0, -1) if limit is None or r * memory_per_rank(task, r * wish.nodes,
-                                                                                     wish.threads or 1) <= limit)
+    fitting = (
+        r
+        for r in range(most, 0, -1)
+        if limit is None or r * memory_per_rank(task, r * wish.nodes, wish.threads or 1) <= limit
+    )
     return next(fitting, 1)
 
 
@@ -170,8 +173,9 @@ def _what_fits(task: Task, wish: Wish, ranks: int, limit: int) -> str:
     more = next((n for n in range(wish.nodes + 1, ranks + 1) if ranks % n == 0 and fits(ranks // n, n)), None)
     if more:
         choices.append(f"--nodes {more}")
-    memory = 2**30 * math.ceil(_MEMORY_MARGIN * (ranks // wish.nodes) * memory_per_rank(task, ranks,
-                                                                                        wish.threads or 1) / 2**30)
+    memory = 2**30 * math.ceil(
+        _MEMORY_MARGIN * (ranks // wish.nodes) * memory_per_rank(task, ranks, wish.threads or 1) / 2**30
+    )
     there = parse_memory(wish.memory_per_node, "memory_per_node") if wish.memory_per_node else None
     if there is None or memory <= there:
         choices.append(f"--memory {memory // 2**30}G")

@@ -51,8 +51,9 @@ class Supervisor:
         self._before = {number: signal.signal(number, self._receive) for number in _PASSED_ON}
         signal.pthread_sigmask(signal.SIG_UNBLOCK, set(_PASSED_ON))
         words = [sys.executable, "-m", "mpirecon.batch.watcher", str(self._folder.absolute()), self._killed]
-        self._watcher = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True, text=True,
-                                         env=own_environment())
+        self._watcher = subprocess.Popen(
+            words, stdin=subprocess.PIPE, start_new_session=True, text=True, env=own_environment()
+        )
         return self
 
     def __exit__(self, *_) -> None:

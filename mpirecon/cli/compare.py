@@ -42,8 +42,9 @@ def command(run1, run2, output, particles1, particles2, as_json, overwrite, quie
         read = [*files_read(run1), *files_read(run2)]
         for folder, path in ((run1, particles1), (run2, particles2)):
             about = read_summary(folder).get("particles")
-            read += given(particle_file=path or (str(about["file"]) if isinstance(about, dict) and about.get("file")
-                                                 else None))
+            read += given(
+                particle_file=path or (str(about["file"]) if isinstance(about, dict) and about.get("file") else None)
+            )
         refuse_existing(output, overwrite, read)
     compared = compare_runs((run1, run2), (particles1, particles2))
     if as_json:

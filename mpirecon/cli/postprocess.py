@@ -76,8 +76,10 @@ def command(comm, half1, half2, output, local, threads, as_json, seed, overwrite
     from mpirecon.api.half_maps import postprocess_files, write_half_maps
 
     console = Console(comm, quiet=quiet or as_json, verbose=verbose)
-    windows = [options.pop(f"locres_{name}") for name in ("sampling", "maskrad", "edgwidth", "randomize_at", "minres",
-                                                          "threshold")]
+    windows = [
+        options.pop(f"locres_{name}")
+        for name in ("sampling", "maskrad", "edgwidth", "randomize_at", "minres", "threshold")
+    ]
     _refuse(half1, half2, output, local, options | {"mtf": mtf})
     find = partial(_find, comm, console, windows, seed, threads)
     if output is None:
@@ -109,7 +111,8 @@ def _refuse(half1, half2, output, local, options) -> None:
     if not folder and half2 is None:
         raise UserError(f"{half1} is one half map: give the other one too, or the folder of a finished run")
     if output is None and not (folder and local):
-        also = " (the local resolution of a finished run alone goes into its own folder: mpirecon postprocess OUT --local-resolution)"
+        also = (" (the local resolution of a finished run alone goes into its own folder: mpirecon postprocess OUT "
+                "--local-resolution)")
         raise UserError(f"give a folder for what is made with -o FOLDER{also}")
     if output is None and (given := [name for name, value in options.items() if value is not None]):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)

@@ -196,8 +196,9 @@ def _export(job) -> None:
     from mpirecon.batch.external_job import DISCARDED, KEPT
     from mpirecon.io.export import ExportOptions, export_run
 
-    report = export_run(job.run, ExportOptions(star=job.folder / KEPT, discarded=job.folder / DISCARDED,
-                                               overwrite=True))
+    report = export_run(
+        job.run, ExportOptions(star=job.folder / KEPT, discarded=job.folder / DISCARDED, overwrite=True)
+    )
     for note in report.notes:
         click.echo(f"  {note}")
     job.take_results()

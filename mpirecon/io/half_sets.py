@@ -34,8 +34,9 @@ def half_sets(
     half[family[known]] = given[known]
     draw = np.flatnonzero(half == 0)
     sizes = np.bincount(family, minlength=len(first))
-    half[draw] = _drawn(seed, table.numbers[first[draw]], sizes[draw], np.bincount(half, weights=sizes,
-                                                                                   minlength=3)[1:3])
+    half[draw] = _drawn(
+        seed, table.numbers[first[draw]], sizes[draw], np.bincount(half, weights=sizes, minlength=3)[1:3]
+    )
     out = np.where(unset, half[family], given)
     why = "--new-halves" if anew else f"{table.half_label} is missing or not set"
     notes = [f"half sets of {int(unset.sum())} of {len(table)} images were drawn with seed {seed} ({why})"

@@ -37,8 +37,11 @@ def with_copies(comm: Communicator, table: ParticleTable, rows: np.ndarray,
                 options: ImportOptions) -> tuple[np.ndarray, np.ndarray]:
     """These rows of the table with those of which a duplicate is simulated twice, one behind the other;
     and which are the second."""
-    groups = None if options.error_by is None or not options.duplicate_rate else _group_numbers(comm, table,
-                                                                                                options.error_by)
+    groups = (
+        None
+        if options.error_by is None or not options.duplicate_rate
+        else _group_numbers(comm, table, options.error_by)
+    )
     times = 1 + copied(options, options.seed, table.numbers, groups)[rows]
     chosen = np.repeat(rows, times)
     again = np.zeros(len(chosen), bool)

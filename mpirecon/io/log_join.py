@@ -123,8 +123,12 @@ def count_iterations(logs: RunLogs) -> list[IterationCounts]:
 
 def sorts_nothing(logs: RunLogs) -> bool:
     """Whether the run came through an iteration and sorted no particles in it: its loss selects none."""
-    events = {record["event"] for path in logs.files.values() for _, record in _read(path, logs, skip_particles=True,
-                                                                                     warn=False) if record}
+    events = {
+        record["event"]
+        for path in logs.files.values()
+        for _, record in _read(path, logs, skip_particles=True, warn=False)
+        if record
+    }
     return "iteration" in events and "sort" not in events
 
 

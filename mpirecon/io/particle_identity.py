@@ -96,8 +96,11 @@ def match_particles(first: ParticleFile, second: ParticleFile) -> Matched | None
             if by == "image name" and not len(matched.first):  # of one project seen from another folder
                 matched = _matched(*(_without_folders(some) for some in names), "image name, folders aside")
             return matched
-    return same_rows(len(first), "row: the files hold the same images in the same order") if _same_images(first,
-                                                                                                          second) else None
+    return (
+        same_rows(len(first), "row: the files hold the same images in the same order")
+        if _same_images(first, second)
+        else None
+    )
 
 
 def same_rows(count: int, by: str) -> Matched:

@@ -94,8 +94,11 @@ class ParticleTable:
             if getattr(self, name) is not None
         }
         return replace(
-            self, **pick, first=start, total=len(self), arrays={name: array[rows] for name,
-                                                                array in self.arrays.items()},
+            self,
+            **pick,
+            first=start,
+            total=len(self),
+            arrays={name: array[rows] for name, array in self.arrays.items()},
             scores={name: values[rows] for name, values in self.scores.items()},
         )
 

@@ -153,8 +153,8 @@ class ParticleWriter:
 
     def write_extra(self, name: str, values: np.ndarray) -> None:
         """Store one more dataset with a row per particle, such as what a simulation knows; readers ignore it."""
-        if len(values) != self.rows.stop - self.rows.start or name in (*DATASETS, *TRUTH, "images", "source", "optics",
-                                                                       "link"):
+        taken = (*DATASETS, *TRUTH, "images", "source", "optics", "link")
+        if len(values) != self.rows.stop - self.rows.start or name in taken:
             raise ValueError(f"extra dataset {name!r} with {len(values)} rows in a file of {self.m} particles")
         self._store({name: np.asarray(values)})
 

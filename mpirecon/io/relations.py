@@ -174,8 +174,9 @@ def _at(micrograph: np.ndarray, cell: np.ndarray) -> np.ndarray:
 def _mixed(key: np.ndarray, more) -> np.ndarray:
     """A key of both, (m,) int64."""
     with np.errstate(over="ignore"):
-        mixed = (key.astype(np.int64).view(np.uint64) ^ (key.view(np.uint64) >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
-        return (mixed ^ np.asarray(more).astype(np.int64).view(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)).view(np.int64)
+        mixed = key.astype(np.int64).view(np.uint64) ^ (key.view(np.uint64) >> np.uint64(29))
+        more = np.asarray(more).astype(np.int64).view(np.uint64)
+        return (mixed * np.uint64(0x9E3779B97F4A7C15) ^ more * np.uint64(0xBF58476D1CE4E5B9)).view(np.int64)
 
 
 def _keys(particles: pd.DataFrame, labels: list[str]) -> np.ndarray:

@@ -73,9 +73,9 @@ def read_relion(
     path, selected = Path(path), None
     tables = read_star(path, comm, "rlnImageName")
     if not rows.all:
-        tables, selected = select_star_rows(comm, path, tables, run_together(comm,
-                                                                             lambda: particle_block(path, tables)),
-                                                                             rows)
+        tables, selected = select_star_rows(
+            comm, path, tables, run_together(comm, lambda: particle_block(path, tables)), rows
+        )
     found = run_together(comm, lambda: _particle_table(path, tables, comm, supplied, mixed, rows, reading))
     if selected is not None:
         found.rows = selected.rows

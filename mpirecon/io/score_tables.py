@@ -62,7 +62,8 @@ def write_star_scores(path: Path, file: ParticleFile, columns: dict[str, np.ndar
 
 def write_cs_scores(path: Path, file: ParticleFile, columns: dict[str, np.ndarray], overwrite: bool) -> None:
     """The imported .cs array, bit for bit, with these columns (m,) as ``mpirecon/…``, float32."""
-    array = with_columns(file.source_arrays()["particles"], {f"mpirecon/{name}": v.astype("f4") for name,
-                                                             v in columns.items()})
+    array = with_columns(
+        file.source_arrays()["particles"], {f"mpirecon/{name}": v.astype("f4") for name, v in columns.items()}
+    )
     with atomic_path(path, overwrite) as temporary, open(temporary, "wb") as target:
         np.save(target, array)

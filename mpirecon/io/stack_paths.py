@@ -127,8 +127,9 @@ def same_files(named: Mapping[str, Path | None]) -> dict[str, int]:
     return out
 
 
-def find_stacks(stacks: Sequence[str], star: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> dict[str,
-                                                                                                                   Path | None]:
+def find_stacks(
+    stacks: Sequence[str], star: str | os.PathLike, data_dir: str | os.PathLike | None = None
+) -> dict[str, Path | None]:
     """The file of each path as written, where it is found without a guess by its last part alone; else None."""
     folder, found = Path(star).resolve().parent, {}
     places: dict[str, list[Path]] = {}  # there may be thousands of stacks, in few folders

@@ -30,8 +30,10 @@ def open_stacks(
     UserError
         naming the row whose stack is not there, is no stack, or has not as many images of the same size as it should.
     """
-    located, others = None, comm.gather(sorted({name for names in table.relations.images.values()
-                                                for name in names.stacks}))
+    located, others = (
+        None,
+        comm.gather(sorted({name for names in table.relations.images.values() for name in names.stacks})),
+    )
     with together(comm):
         if comm.rank == 0:
             paths, notes, places = _locate(whole, options)

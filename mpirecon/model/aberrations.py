@@ -132,8 +132,9 @@ def zernike(n: int, m: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Z(n, m) at frequencies x, y in Å⁻¹: radial polynomial times cos mφ, or sin |m|φ where m < 0."""
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     radial = sum(
-        (-1) ** k * factorial(n - k) / (factorial(k) * factorial((n + abs(m)) // 2 - k) * factorial((n - abs(m)) // 2
-                                                                                                    - k))
+        (-1) ** k
+        * factorial(n - k)
+        / (factorial(k) * factorial((n + abs(m)) // 2 - k) * factorial((n - abs(m)) // 2 - k))
         * radius ** (n - 2 * k)
         for k in range((n - abs(m)) // 2 + 1)
     )

@@ -73,8 +73,9 @@ class NormalEquations(Equations):
     def direct(self, ridge: np.ndarray) -> np.ndarray:
         """Gridding solution numerator / (weight + Λ), (n, n, n) float32: one FFT, exact for dense even sampling."""
         p, ratio = self.folded.shape[0], self.projection.ratio
-        volume = self._from_spectrum(lambda spectrum, a, b: divide_regularised(self.folded, ridge, ratio, spectrum, a,
-                                                                               b))
+        volume = self._from_spectrum(
+            lambda spectrum, a, b: divide_regularised(self.folded, ridge, ratio, spectrum, a, b)
+        )
         volume *= 1 / np.float32(p) ** 3
         return self.projection.deapodise(volume)
 
@@ -127,8 +128,9 @@ class NormalEquations(Equations):
     def apply(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
         """(Σ w AᴴA + Λ) x, (n, n, n) float32, by convolution."""
         transfer, ratio = self.transfer(), self.projection.ratio
-        return self._filtered(volume, lambda spectrum, a, b: multiply_regularised(spectrum, transfer, ridge, ratio, a,
-                                                                                  b))
+        return self._filtered(
+            volume, lambda spectrum, a, b: multiply_regularised(spectrum, transfer, ridge, ratio, a, b)
+        )
 
     def gradient(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
         """(Σ w AᴴA + Λ) x − Σ w Aᴴŷ, half the gradient of the penalised weighted loss."""

@@ -68,8 +68,8 @@ def place_ranks(comm: Communicator, backend: str) -> Placement:
     ranks = comm.allgather((comm.rank, comm.hostname, facts["uuid"], facts["name"]))
     users = Counter((host, uuid) for _, host, uuid, _ in ranks)
     lines = tuple(
-        f"rank {rank} → {host} → {uuid} ({name})" + (f", shared by {users[host, uuid]} ranks" if users[host, uuid] > 1
-                                                     else "")
+        f"rank {rank} → {host} → {uuid} ({name})"
+        + (f", shared by {users[host, uuid]} ranks" if users[host, uuid] > 1 else "")
         for rank, host, uuid, name in ranks
     )
     crowded = max(users.values()) > 1

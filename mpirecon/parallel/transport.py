@@ -154,8 +154,9 @@ class NcclTransport(Transport):
         return {"float32": self._nccl.NCCL_FLOAT32, "float64": self._nccl.NCCL_FLOAT64}[str(part.dtype)]
 
 
-def choose_transport(comm: Communicator, gpu, placement: Placement, wanted: str = "auto") -> tuple[Transport | None,
-                                                                                                   str]:
+def choose_transport(
+    comm: Communicator, gpu, placement: Placement, wanted: str = "auto"
+) -> tuple[Transport | None, str]:
     """(the transport, why it was chosen); None for one rank, which has nothing to send. Collective.
 
     ``auto`` takes a CUDA-aware MPI where it proves itself, else NCCL where each rank has a GPU of its own, else staged.

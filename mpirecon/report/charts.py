@@ -103,8 +103,8 @@ def cones_chart(cones: Mapping, whole: np.ndarray, box: int, pixel_size: float) 
     chart.line(frequency, q["median"][1:], BLUE)
     chart.line(frequency, whole[1:], ORANGE, dash="dashed")
     chart.reads(frequency, [f"{box * pixel_size / s:.2f} Å" for s in shells], [
-        ("best direction", BLUE, [f"{v:.3f}" for v in q["most"][1:]]), ("median", BLUE,
-                                                                        [f"{v:.3f}" for v in q["median"][1:]]),
+        ("best direction", BLUE, [f"{v:.3f}" for v in q["most"][1:]]),
+        ("median", BLUE, [f"{v:.3f}" for v in q["median"][1:]]),
         ("worst direction", BLUE, [f"{v:.3f}" for v in q["least"][1:]]),
         ("all", ORANGE, [f"{v:.3f}" for v in whole[1:]]),
     ])  # fmt: skip

@@ -12,8 +12,8 @@ from mpirecon.validate.discarded import LARGEST_AMPLITUDE, LARGEST_RESIDUAL
 from mpirecon.validate.selection_bias import LARGEST
 
 _SETS = {
-    "selection": (BLUE, "solid", "kept by the selection"), "random_discard": (GREEN, "dashed",
-                                                                              "as many kept at random"),
+    "selection": (BLUE, "solid", "kept by the selection"),
+    "random_discard": (GREEN, "dashed", "as many kept at random"),
     "discarded": (ORANGE, "solid", "rejected particles only"),
 }  # fmt: skip
 

@@ -81,7 +81,8 @@ def _confusion(run: RunFiles) -> str:
     caption, words = "Fraction kept. The curves are in detection.csv.", ""
     if "at_found" in found:
         columns = _with_found(columns)
-        caption = "Fraction kept at the given pose (dark) and at a found one (pale). The curves, of given poses, are in detection.csv."
+        caption = ("Fraction kept at the given pose (dark) and at a found one (pale). The curves, of given poses, are "
+                   "in detection.csv.")
         words = pieces.note(FATE)
     table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in found["confusion"]), text=("",))
     bars = pieces.figure(particle_charts.kept_bars(found["confusion"]), caption)
@@ -136,7 +137,8 @@ def _by_kind(summary: Mapping) -> str:
               "to that without these errors.")
     for row in rows:
         if row["kind"] == "hand" and row["weight"] > 0.5:
-            words += " Most of the map's weight comes from poses of opposite hand: the map is the mirror image of the true one."
+            words += (" Most of the map's weight comes from poses of opposite hand: the map is the mirror image of the "
+                      "true one.")
         if row["kind"] == "duplicate" and row["shared_noise"]:
             words += (f" {row['pairs']:,} particles are in both half maps: {100 * row['shared_noise']:.1f} % of their "
                       "noise is the same, which inflates the FSC.")
@@ -176,9 +178,11 @@ def _guinier(run: RunFiles) -> str:
 def _views(run: RunFiles) -> str:
     if run.views is None:
         return ""
-    words = "Viewing directions on the half sphere, in bins of equal area; opposite views are mirror images and share a bin."
+    words = ("Viewing directions on the half sphere, in bins of equal area; opposite views are mirror images and share "
+             "a bin.")
     if "found" in run.views:
-        words += " The upper two are at the poses used; the lower ones of all particles at their given poses, and of those kept at a found one."
+        words += (" The upper two are at the poses used; the lower ones of all particles at their given poses, and of "
+                  "those kept at a found one.")
     symmetry = run.summary["configuration"].get("symmetry") or "C1"
     if symmetry != "C1":
         words += f" Each particle counts at all poses related by {symmetry}."
@@ -305,8 +309,9 @@ _UNITS = {"memory": pieces.size, "max_resolution": lambda at: f"{at:.4g} Å", "d
 def setting(name: str, asked, used) -> str:
     """What an option was, and what was used where that was for the program to choose."""
     def words(value) -> str:
-        return _UNITS[name](value) if name in _UNITS and not isinstance(value,
-                                                                        (str, type(None))) else pieces.value(value)
+        return (
+            _UNITS[name](value) if name in _UNITS and not isinstance(value, (str, type(None))) else pieces.value(value)
+        )
 
     if used is None or used == asked:
         return words(asked)

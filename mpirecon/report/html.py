@@ -47,7 +47,8 @@ def write_report(
 def fill_page(**parts: str) -> str:
     """The house's page with these parts, HTML each:
     kind, generator, title, verdict, cautions, facts, overview, details, footer."""
-    return Template(resources.files("mpirecon.report").joinpath("report.html").read_text(encoding="utf-8")).substitute(parts)
+    text = resources.files("mpirecon.report").joinpath("report.html").read_text(encoding="utf-8")
+    return Template(text).substitute(parts)
 
 
 def report_page(run: RunFiles) -> str:

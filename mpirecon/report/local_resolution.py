@@ -34,10 +34,12 @@ def section(maps: Mapping[str, np.ndarray], found: Mapping, pixel_size: float) -
     box = len(maps["locres"])
     rows = (row(shades, pixel_size, box, "locres_filtered.mrc, central slice")
             + row(colours, pixel_size, box, "central slice, coloured by local resolution"))
-    pictures = pieces.figure(f'<div class="maps">{rows}</div>{scale_bar(f"{low:.2f} Å", f"{high:.2f} Å", reverse=True)}',
-                             "Above: the mean of the half maps, each place filtered for the resolution there "
-                             "(locres_filtered.mrc). Below: the same, coloured by the local resolution (locres.mrc); "
-                             "grey where it is not known, or none.")
+    pictures = pieces.figure(
+        f'<div class="maps">{rows}</div>{scale_bar(f"{low:.2f} Å", f"{high:.2f} Å", reverse=True)}',
+        "Above: the mean of the half maps, each place filtered for the resolution there "
+        "(locres_filtered.mrc). Below: the same, coloured by the local resolution (locres.mrc); "
+        "grey where it is not known, or none.",
+    )
     drawn = pieces.figure(histogram(found), words(found))
     return pieces.section("Local resolution", f'<div class="pairs-of">{pictures}{drawn}</div>', fact="local")
 
@@ -120,10 +122,11 @@ def page(
              pieces.fact("windows", f"{found['windows']:,}", f"{found['windows_without_resolution']:,} without a "
                          f"resolution"),
              pieces.fact("time", pieces.duration(found["seconds"]), f"{pieces.size(found['memory_bytes'])} a rank")]
-    table = pieces.table(("half maps", "post-processing"), [(half_maps[0] if i == 0 else half_maps[1] if i == 1 else "",
-                                                             line)
-                                                            for i, line in enumerate(others)],
-                                                            text=("half maps", "post-processing"))
+    table = pieces.table(
+        ("half maps", "post-processing"),
+        [(half_maps[0] if i == 0 else half_maps[1] if i == 1 else "", line) for i, line in enumerate(others)],
+        text=("half maps", "post-processing"),
+    )
     return template.substitute(
         generator=escape(f"mpirecon {__version__}"), title=escape(" and ".join(Path(name).name for name in half_maps)),
         kind="mpirecon postprocess", verdict=escape(local[:1].upper() + local[1:] + "."),

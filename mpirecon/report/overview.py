@@ -71,12 +71,14 @@ def _particles(run: RunFiles) -> str:
     if not told_apart(summary):
         words += "here it cannot distinguish correct from incorrect particles, so none was rejected."
         if "separation" in mixture:
-            words += f" They lie {mixture['separation']:.1f} standard deviations apart; {SMALLEST_SEPARATION:g} are required."
+            words += (f" They lie {mixture['separation']:.1f} standard deviations apart; {SMALLEST_SEPARATION:g} are "
+                      "required.")
     elif column := summary["configuration"].get("group_by"):
         words += (f"the curves show its expectation for this score. Rows with the same {column} are scored as a unit, "
                   "so no threshold on single images separates kept from rejected ones.")
     else:
-        words += "the curves show its expectation for this score, and the line the threshold that best reproduces the selection."
+        words += ("the curves show its expectation for this score, and the line the threshold that best reproduces the "
+                  "selection.")
     if summary.get("keep_estimate") is not None and told_apart(summary):
         words += (" The estimated fraction is the mean probability against the final map; particles above 50 % before "
                   "the last iteration were kept.")
@@ -90,9 +92,15 @@ def score_chart(run: RunFiles) -> str:
     mixes = bool(mixture) and told_apart(run.summary)
     together = bool(run.summary["configuration"].get("group_by"))
     cut = particle_charts.boundary(run.table["score"], run.table["kept"]) if mixes and not together else None
-    return particle_charts.histogram_chart(run.table, "score", "score (signal over noise)", threshold=cut,
-                                           kept_is="high",
-                                           keep=mixture.get("keep") if mixes else None, by_kept=together)
+    return particle_charts.histogram_chart(
+        run.table,
+        "score",
+        "score (signal over noise)",
+        threshold=cut,
+        kept_is="high",
+        keep=mixture.get("keep") if mixes else None,
+        by_kept=together,
+    )
 
 
 def _distance(run: RunFiles) -> str:
@@ -162,11 +170,16 @@ def _errors(run: RunFiles) -> str:
     chosen = _choice(run.summary, found)
     words = f"AUC {found['auc']:.4f}, average precision {found['average_precision']:.4f}; "
     best = f"{found['best_f1']:.4f} at the best threshold"
-    words += f"F1 {found['f1']:.4f} of this run's selection, {best}." if chosen else f"F1 {best}. This run rejected no particle."
+    words += (
+        f"F1 {found['f1']:.4f} of this run's selection, {best}."
+        if chosen
+        else f"F1 {best}. This run rejected no particle."
+    )
     if "at_found" in found:
         words += " All of this refers to given poses; the table by kind of error tells whose pose was found again."
-    return pieces.section("Simulated errors detected", pieces.figure(particle_charts.roc_chart(run.detection, chosen),
-                                                                     words), wide=False)
+    return pieces.section(
+        "Simulated errors detected", pieces.figure(particle_charts.roc_chart(run.detection, chosen), words), wide=False
+    )
 
 
 def _choice(summary: Mapping, found: Mapping) -> dict:

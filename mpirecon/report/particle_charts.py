@@ -156,8 +156,9 @@ def roc_chart(curves: Mapping[str, np.ndarray], chosen: Mapping) -> str:
                     [(labels[1], BLUE, [f"{100 * v:.1f} %" for v in curves[up]])])
         pictures.append(chart.svg(f"{labels[1]} over {labels[0]}"))
     here = chosen.get("recall") is not None
-    keys = legend([(BLUE, "solid", "all thresholds of the distance")] + [(ORANGE, "dot",
-                                                                          "this run's selection")] * here)
+    keys = legend(
+        [(BLUE, "solid", "all thresholds of the distance")] + [(ORANGE, "dot", "this run's selection")] * here
+    )
     return f'{keys}<div class="two">{"".join(pictures)}</div>'
 
 

@@ -125,16 +125,25 @@ def _overview(summary: dict) -> list[str]:
 def _details(summary: dict, volume: np.ndarray) -> list[str]:
     about, verdict = summary["particles"], summary["verdict"]
     panel = map_panel(volume, about["pixel_size"], "volume.mrc")
-    words = f"volume.mrc, half1.mrc and half2.mrc are of the best-scored {_share(_step(summary['steps'], verdict['best']))}."
+    words = ("volume.mrc, half1.mrc and half2.mrc are of the best-scored "
+             f"{_share(_step(summary['steps'], verdict['best']))}.")
     return [
-        pieces.section("Half-map FSC of the steps", pieces.figure(_curves(summary), "In the mask; all curves are in "
-                                                                  "fsc.csv."), wide=False),
+        pieces.section(
+            "Half-map FSC of the steps",
+            pieces.figure(_curves(summary), "In the mask; all curves are in fsc.csv."),
+            wide=False,
+        ),
         pieces.section("Map of the best step", panel + pieces.note(words), wide=False),
         pieces.section("Steps and random discards", _table(summary)),
         controls_section(summary),
-        pieces.section("How it was made", f"<pre>{escape(summary['command'])}</pre>" + pieces.note(
-            "mpirecon export FOLDER --star kept.star writes the particles of the best step, with --step X those of "
-            "another; kept_to in particles.h5 is the smallest fraction that each particle is kept in.")),
+        pieces.section(
+            "How it was made",
+            f"<pre>{escape(summary['command'])}</pre>"
+            + pieces.note(
+                "mpirecon export FOLDER --star kept.star writes the particles of the best step, with --step X those of "
+                "another; kept_to in particles.h5 is the smallest fraction that each particle is kept in."
+            ),
+        ),
     ]
 
 
@@ -232,8 +241,9 @@ def _null_chart(summary: dict) -> str:
     chart.rule(y=0.0, dash="dotted")
     chart.line(axis["at"], values, PINK, marker=True)
     chart.reads(axis["at"], [f"{100 * s['fraction']:.3g} %" for s in steps], [("noise", PINK, values)])
-    return legend([(PINK, "solid", "best-scored of pure noise")]) + chart.svg("Mean half-map FSC of noise by fraction "
-                                                                              "kept")
+    return legend([(PINK, "solid", "best-scored of pure noise")]) + chart.svg(
+        "Mean half-map FSC of noise by fraction kept"
+    )
 
 
 def _reads(chart: Chart, summary: dict, name: str, words) -> None:

@@ -79,8 +79,9 @@ def read_run_files(
 
 def _local(folder: Path, summary: dict, maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The maps of the local resolution; none where any of them, or what was found, is not there."""
-    if not summary.get("local_resolution") or not all(name in maps or (folder / f"{name}.mrc").is_file()
-                                                      for name in LOCAL):
+    if not summary.get("local_resolution") or not all(
+        name in maps or (folder / f"{name}.mrc").is_file() for name in LOCAL
+    ):
         return {}
     return {name: maps[name] if name in maps else read_map(folder / f"{name}.mrc").array for name in LOCAL}
 

@@ -99,7 +99,8 @@ def _particles(summary: dict) -> str:
     rejected = f", and {lost:,} of {total - wrong:,} correct particles were rejected." if lost > 0 else "."
     if "at_found" in found:
         kept, again = found["kept"], found["at_found"]
-        text += f": {kept:,} at their given poses, {_share(among, kept)} with a simulated error, and {again:,} at poses that were found"
+        text += (f": {kept:,} at their given poses, {_share(among, kept)} with a simulated error, and {again:,} at "
+                 "poses that were found")
         text += f", {_share(found['believed_wrong'], again)} wrong" if again else ""
         return f"{text}; {wrong:,} particles have a simulated error{rejected}"
     return f"{text}, {_share(among, kept)} with a simulated error; {wrong:,} particles have one{rejected}"
@@ -159,7 +160,8 @@ def _wrong_in_map(summary: dict) -> str | None:
     found = summary.get("detection")
     if not found or declared(summary)["judges"] or not found["wrong"]:
         return None
-    return "L2 rejects no particle: those with simulated errors are in the map. Use --loss posterior, or --loss sorted --keep Q."
+    return ("L2 rejects no particle: those with simulated errors are in the map. Use --loss posterior, or --loss "
+            "sorted --keep Q.")
 
 
 def right_left_out(summary: dict) -> int:

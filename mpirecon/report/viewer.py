@@ -49,7 +49,9 @@ def write_view(volume: np.ndarray, pixel_size: float, name: str, target: Path, *
     told = f"{n} × {n} × {n} voxels of {pixel_size:.4g} Å, density {volume.min():.4g} … {volume.max():.4g}, " \
            f"standard deviation {volume.std():.4g}"
     if m < n:
-        told += f"; shown coarsened to {m} voxels of {data['pixel']:.4g} Å, the pictures at the foot are of the map itself"
+        told += (
+            f"; shown coarsened to {m} voxels of {data['pixel']:.4g} Å, the pictures at the foot are of the map itself"
+        )
     template = Template(resources.files("mpirecon.report").joinpath("view.html").read_text(encoding="utf-8"))
     page = template.substitute(
         title=escape(name), told=escape(told + "."), data=json.dumps(data), voxels=voxels,
@@ -119,6 +121,9 @@ def _half_blocks(image: np.ndarray) -> list[str]:
 
 
 def _characters(image: np.ndarray) -> list[str]:
-    rows = (image[: len(image) // 2 * 2].reshape(-1, 2, image.shape[1]).mean(axis=1) * (len(_RAMP)
-                                                                                        - 1)).round().astype(int)
+    rows = (
+        (image[: len(image) // 2 * 2].reshape(-1, 2, image.shape[1]).mean(axis=1) * (len(_RAMP) - 1))
+        .round()
+        .astype(int)
+    )
     return ["".join(_RAMP[v] for v in row) for row in rows]

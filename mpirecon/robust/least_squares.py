@@ -52,7 +52,8 @@ class RobustLeastSquares:
                             f"most 1; other losses take none")
         if schedule not in SCHEDULES:
             raise UserError(f"schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")
-        self.loss, self.keep, self.schedule, self.iterations, self.tolerance = loss, keep, schedule, iterations, tolerance
+        self.loss, self.keep, self.schedule = loss, keep, schedule
+        self.iterations, self.tolerance = iterations, tolerance
 
     def fit(self, design: np.ndarray, observed: np.ndarray) -> RobustLeastSquares:
         """design : (m, k, n) float, the A_i · observed : (m, k) float, the y_i. UserError where the shapes do not

@@ -8,8 +8,18 @@ import numpy as np
 
 from mpirecon.parallel.comm import Communicator
 from mpirecon.robust.evidence import Evidence, SlightErrors
-from mpirecon.robust.mixture_model import (CONTRAST_PRIOR, FEWEST, FILTER, GOOD, JUNK, NOBODY, SLIGHT, WRONG,
-                                           MixtureModel, band_sums)
+from mpirecon.robust.mixture_model import (
+    CONTRAST_PRIOR,
+    FEWEST,
+    FILTER,
+    GOOD,
+    JUNK,
+    NOBODY,
+    SLIGHT,
+    WRONG,
+    MixtureModel,
+    band_sums,
+)
 
 #: distance of the good from the wrong, in standard deviations, below which nobody is thrown out. The AUC it promises
 #: is 0.96; real images keep less than they promise (measured: 0.67 for a promised 1.9 standard deviations)
@@ -134,8 +144,9 @@ class PoseMixture(MixtureModel):
             best = Evidence(slight.best.t[sample], slight.best.a[sample])
             slight = replace(slight, best=best, log_integral=slight.log_integral[sample])
         groups, log_noise = (None if some is None else some[sample] for some in (self._groups, self._log_noise))
-        return PoseMixture(self.keep).fit(self._comm, own, random, number[self._rows[looked]], groups, slight,
-                                          log_noise)
+        return PoseMixture(self.keep).fit(
+            self._comm, own, random, number[self._rows[looked]], groups, slight, log_noise
+        )
 
     def _begin_with(self, fitted: PoseMixture) -> None:
         """EM goes on where it ended with other particles."""

@@ -95,6 +95,7 @@ def moved(image: np.ndarray, x: int, y: int) -> np.ndarray:
     n = len(image)
     out = np.zeros_like(image)
     if abs(x) < n and abs(y) < n:
-        out[max(y, 0) : n + min(y, 0), max(x, 0) : n + min(x, 0)] = image[max(-y, 0) : n - max(y, 0),
-                                                                          max(-x, 0) : n - max(x, 0)]
+        out[max(y, 0) : n + min(y, 0), max(x, 0) : n + min(x, 0)] = image[
+            max(-y, 0) : n - max(y, 0), max(-x, 0) : n - max(x, 0)
+        ]
     return out

@@ -38,8 +38,9 @@ class GradientSolver(Solver):
         batches = self._batches()
         for number, rows in enumerate(batches):
             # with several batches, shrinking steps average their noise out
-            step = self.config.step if len(batches) == 1 else self.config.step / (1 + self._epoch
-                                                                                  + number / len(batches))
+            step = (
+                self.config.step if len(batches) == 1 else self.config.step / (1 + self._epoch + number / len(batches))
+            )
             selection = weigh(rows)
             self._descend(self.engine.accumulate(selection, rows), step)
             self._refresh()

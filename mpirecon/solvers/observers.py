@@ -57,7 +57,8 @@ class Announcer:
             self._searched = True  # the next map is made of found poses too
             self._console.say(f"  {_search_in_words(r['search'])}")
         if not self._explained:
-            sample = "" if r["scored"] >= r["valid"] else f"; of {r['scored']:,} particles, drawn at random: --particle-scores compares all"
+            sample = ("" if r["scored"] >= r["valid"] else
+                      f"; of {r['scored']:,} particles, drawn at random: --particle-scores compares all")
             self._console.say(_HOW_TO_READ + sample)
             self._explained = True
 
@@ -65,5 +66,6 @@ class Announcer:
 def _search_in_words(facts: dict) -> str:
     if reason := facts.get("reason"):
         return f"no poses searched: {reason}"
-    words, control = f"poses: {facts.get('searched', 0):,} searched, {facts.get('found', 0):,} of them believed at a found one", facts.get("control")
+    control = facts.get("control")
+    words = f"poses: {facts.get('searched', 0):,} searched, {facts.get('found', 0):,} of them believed at a found one"
     return words + (f"; control: {control['came_back']} of {control['searched']} came back" if control else "")

@@ -220,9 +220,11 @@ class _Path:
                          f"FSC {r['mean_fsc']:.4f}")
 
     def _say_random(self) -> None:
-        told = [f"{100 * r['fraction']:.3g} %: " + (f"{r['resolution_0143']:.2f} Å" if r["resolution_0143"]
-                                                    else "Nyquist")
-                for r in self.random if r["draw"] == 0]
+        told = [
+            f"{100 * r['fraction']:.3g} %: " + (f"{r['resolution_0143']:.2f} Å" if r["resolution_0143"] else "Nyquist")
+            for r in self.random
+            if r["draw"] == 0
+        ]
         self.console.say(f"at random: {', '.join(told)}")
 
     # the same on noise

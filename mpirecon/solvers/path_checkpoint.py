@@ -26,8 +26,11 @@ _SPELLED = {"schedule": "path_schedule"}
 
 def walk_arrays(prefix: str, walked: Walked) -> dict[str, np.ndarray]:
     """What is kept of a walk, by name."""
-    found = {"distance": walked.distance, "kept_to": walked.kept_to, **{f"found_{name}": v for name,
-                                                                        v in walked.found.items()}}
+    found = {
+        "distance": walked.distance,
+        "kept_to": walked.kept_to,
+        **{f"found_{name}": v for name, v in walked.found.items()},
+    }
     return {prefix + name: values for name, values in found.items() if values is not None}
 
 

@@ -132,8 +132,9 @@ def _advice(found: FoundAberrations, file: ParticleFile) -> list[str]:
         return [_import_again(verdicts, signs)] if wrong else _left_out(found, signs, array)
     if not wrong:
         return []
-    labels = ", ".join(dict.fromkeys(t.label for t in TERMS if verdicts.get(t.name) in (WRONG_SIGN, ABSENT, OTHER,
-                                                                                        MIXED)))
+    labels = ", ".join(
+        dict.fromkeys(t.label for t in TERMS if verdicts.get(t.name) in (WRONG_SIGN, ABSENT, OTHER, MIXED))
+    )
     return [f"correct {labels}: mpirecon aberrations --star FILE writes the particles with what was found here, or "
             "refine them with RELION's CtfRefine; then import and reconstruct again (mpirecon import "
             "--ignore-aberrations leaves all of them out)"]
@@ -258,9 +259,15 @@ class _Comparison:
             sums.count = comm.allreduce_scalar(sums.count)
         ctf = self._ctf_of_groups()
         mine = range(comm.rank, len(self.sums), comm.size)
-        fitted = run_together(comm, lambda: {row: measure_group(self.sums[row], self.known, row, self.at[row],
-                                                                self.shell, ctf[row],
-                                                               self.premultiplied) for row in mine})
+        fitted = run_together(
+            comm,
+            lambda: {
+                row: measure_group(
+                    self.sums[row], self.known, row, self.at[row], self.shell, ctf[row], self.premultiplied
+                )
+                for row in mine
+            },
+        )
         found = {row: group for rank in comm.allgather(fitted) for row, group in rank.items()}
         return [found[row] for row in range(len(self.sums))]
 

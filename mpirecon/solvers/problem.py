@@ -107,8 +107,9 @@ class Problem:
             console.warn(parted)  # at once, for the run may be long, and in the report
         placement = place_ranks(comm, "cpu" if config.deterministic else config.backend)
         neighbours = comm.allgather(comm.hostname).count(comm.hostname)
-        backend, mask = run_together(comm, lambda: (_backend(file, config, placement, neighbours, log),
-                                                    make_mask(file, config)))
+        backend, mask = run_together(
+            comm, lambda: (_backend(file, config, placement, neighbours, log), make_mask(file, config))
+        )
         _agree_on_mask(comm, config, mask)
         symmetry = Symmetry(point_group(config.symmetry))
         compile_once(
@@ -271,8 +272,9 @@ def _agree_on_mask(comm: Communicator, config: Config, mask: np.ndarray) -> None
                         "hosts' copies differ; start again when nothing writes to it")
 
 
-def _groups(comm: Communicator, file: ParticleFile, config: Config, slab: ParticleSlab) -> tuple[np.ndarray | None,
-                                                                                                 str | None]:
+def _groups(
+    comm: Communicator, file: ParticleFile, config: Config, slab: ParticleSlab
+) -> tuple[np.ndarray | None, str | None]:
     """Number of each of this rank's particles' group (--group-by), (m,) int64, read by rank 0 for all; and what is
     wrong with half sets that part groups. Deals the slab's folds.
 

@@ -65,7 +65,8 @@ class Reconstruction:
     ) -> None:
         timings = Timings(comm.activity.step, began)
         self.problem = p = Problem.of(comm, file, config, log, console, timings, weights)
-        self.comm, self.file, self.config, self.log, self.console, self.slab = comm, file, p.config, log, console, p.slab
+        self.comm, self.file, self.config, self.slab = comm, file, p.config, p.slab
+        self.log, self.console = log, console
         self.given = p.given
         self._start = p.starting_weights(start_weights)
         self.engine = Engine(
@@ -126,7 +127,8 @@ class Reconstruction:
         weigh = self._in_batches(number, selection) if self._sorts_batches else lambda rows: selection
         moved = int(self.poses.moved.sum())  # compared at the given poses as well
         some = self.scoring.sample_size - (self.slab.total, self.slab.here)  # who is not compared with the maps
-        total, mine = passes * self.slab.total + self.comm.allreduce_scalar(moved) + some[0], passes * self.slab.here + moved + some[1]
+        total = passes * self.slab.total + self.comm.allreduce_scalar(moved) + some[0]
+        mine = passes * self.slab.here + moved + some[1]
         with self.engine.pace.showing(total, f"iteration {number} of {rounds}", mine=mine, further=rounds - number):
             selection = self.solver.step(weigh)  # Σ w s Aᴴŷ and Σ w s² AᴴA, maps of halves and folds, their FSC
             # yy, yp, pp of each particle against maps that it did not build

@@ -126,8 +126,10 @@ def score_particles(
         with together(comm):
             if comm.rank == 0:
                 columns = {"id": np.arange(len(file)), "half": file.halves(), **identities(file), **columns}
-                notes, warnings = _told(half1, half2, run, scale, columns), [*_doubts(columns),
-                                                                             *shift_warnings(state.records)]
+                notes, warnings = (
+                    _told(half1, half2, run, scale, columns),
+                    [*_doubts(columns), *shift_warnings(state.records)],
+                )
                 file.refuse_changed()
         return Scores({} if comm.rank else columns, state.fsc, state.record["resolution_0143"], scale, notes, warnings)
 
@@ -179,8 +181,9 @@ def _grey_scale(run: Reconstruction) -> float:
 
 
 def _scaled(statistics: Statistics, scale: float) -> Statistics:
-    return statistics if scale == 1 else Statistics(statistics.sums * np.array([1.0, scale, scale**2]),
-                                                    statistics.samples)
+    return (
+        statistics if scale == 1 else Statistics(statistics.sums * np.array([1.0, scale, scale**2]), statistics.samples)
+    )
 
 
 def _columns(run: Reconstruction, statistics: Statistics) -> dict[str, np.ndarray]:
@@ -230,8 +233,9 @@ def _against_run(folder: Path, run: Reconstruction, columns: dict[str, np.ndarra
 def _beside_table(path: Path, table: dict[str, np.ndarray], unfolded: bool,
                   columns: dict[str, np.ndarray]) -> list[str]:
     """How the numbers of a run's table that are of its half maps differ from these."""
-    pairs = {name: name for name in ("score_own", "score_other") if name in table} or ({"score": "score_other"}
-                                                                                       if unfolded else {})
+    pairs = {name: name for name in ("score_own", "score_other") if name in table} or (
+        {"score": "score_other"} if unfolded else {}
+    )
     notes = []
     if not unfolded:
         notes.append(f"the scores in {path} are of maps without each particle's fold, which its half maps do not tell: "

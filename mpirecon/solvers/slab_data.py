@@ -224,8 +224,9 @@ class ParticleSlab:
         """What is found of an image at its first reading is used at the next ones."""
         new = np.flatnonzero(~self._measured[rows])
         if len(new):
-            self.levels[rows[new]], self.factor[rows[new]] = self.normaliser.levels(images if len(new) == len(rows)
-                                                                                    else images[new])
+            self.levels[rows[new]], self.factor[rows[new]] = self.normaliser.levels(
+                images if len(new) == len(rows) else images[new]
+            )
             self._measured[rows[new]] = True
         self.normaliser.apply(images, self.levels[rows], self.factor[rows])
 

@@ -121,8 +121,9 @@ class Walk:
             return
         transforms, box, size = [np.fft.rfftn(half) for half in halves], self.file.box, self.file.pixel_size
         try:
-            made = mask_of_transform(sum(transforms) / 2, size, crossing(fsc_of_transforms(*transforms, box), 0.143,
-                                                                         box, size))
+            made = mask_of_transform(
+                sum(transforms) / 2, size, crossing(fsc_of_transforms(*transforms, box), 0.143, box, size)
+            )
         except UserError as error:
             self.mask_note = f"--mask auto: {error}; selections are compared in the {self.mask_text} instead"
             return
@@ -161,8 +162,11 @@ class Walk:
     def used(self) -> dict:
         """What was used where an option left it to the program, by the option's name."""
         found = self.run.used
-        return found if self.run.config.solve_iterations is not None else {**found,
-                                                                           "solve_iterations": self._alike.final_steps()}
+        return (
+            found
+            if self.run.config.solve_iterations is not None
+            else {**found, "solve_iterations": self._alike.final_steps()}
+        )
 
     # steps
 
@@ -205,8 +209,10 @@ class Walk:
         with self.engine.pace.showing(len(self.file), f"maps of {100 * fraction:.3g} %", mine=len(rows)):
             self._alike.step(lambda _: Selection.everybody(rows))
         maps = self._alike.finish()
-        found = {name: maps.take(which) for name, which in (("half1", half_map(1)), ("half2", half_map(2)),
-                                                            ("volume", WHOLE))}
+        found = {
+            name: maps.take(which)
+            for name, which in (("half1", half_map(1)), ("half2", half_map(2)), ("volume", WHOLE))
+        }
         return found if self.comm.rank == 0 else None
 
     def kept(self, fraction: float) -> np.ndarray | None:
@@ -234,8 +240,9 @@ class Walk:
     def _score(self, solver: NormalSolver, rows: np.ndarray, number: int) -> None:
         """Compare the particles of a selection with maps that they did not build:
         the other folds' of their own half."""
-        statistics = self.engine.statistics(solver.references, self.run.bands(self._high_pass(solver, number)), rows,
-                                            in_sample=False)[1]
+        statistics = self.engine.statistics(
+            solver.references, self.run.bands(self._high_pass(solver, number)), rows, in_sample=False
+        )[1]
         distance = self.run.distances(statistics, rows)
         if number == 0:
             sums = self.comm.allreduce(statistics.sums[rows].sum(axis=(0, 1)))

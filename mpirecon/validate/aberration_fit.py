@@ -37,8 +37,10 @@ def _fill(group: FoundGroup, sums, known, row, at, shell, ctf, premultiplied) ->
     edge = float(np.hypot(*at).max())
     x, y = at / edge
     bases = odd_basis(x, y), even_basis(x, y)
-    odd, even = _in_basis(known.odd[row], odd_order, bases[0], at), -_in_basis(known.even[row], even_order, bases[1],
-                                                                               at)
+    odd, even = (
+        _in_basis(known.odd[row], odd_order, bases[0], at),
+        -_in_basis(known.even[row], even_order, bases[1], at),
+    )
     # what is of higher order than the bases is taken to be as imported
     phi0 = zernike_sum(known.odd[row], odd_order, *at) - odd @ bases[0]
     delta0 = -zernike_sum(known.even[row], even_order, *at) - even @ bases[1]

@@ -227,8 +227,10 @@ def planted_kinds(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _turned(columns: dict[str, np.ndarray]) -> np.ndarray:
     """(m,) bool, whose orientation is wrong, by whatever error."""
     kinds = planted_kinds(columns)
-    return np.any([np.zeros_like(columns["pose_error"]), *(kinds[kind] for kind in ("orientation", "hand")
-                                                           if kind in kinds)], axis=0)
+    return np.any(
+        [np.zeros_like(columns["pose_error"]), *(kinds[kind] for kind in ("orientation", "hand") if kind in kinds)],
+        axis=0,
+    )
 
 
 def by_kind(columns: dict[str, np.ndarray]) -> list[dict]:

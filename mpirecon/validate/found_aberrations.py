@@ -14,7 +14,14 @@ _CLEAR = 5.0
 #: error below which a share of the imported one is told from none, all and the opposite,
 #: and how far from these it may be
 _TELLS, _NEAR = 0.2, 0.3
-RIGHT, WRONG_SIGN, ABSENT, OTHER, MIXED, UNTOLD = "right", "wrong sign", "absent", "other size", "groups differ", "cannot tell"
+RIGHT, WRONG_SIGN, ABSENT, OTHER, MIXED, UNTOLD = (
+    "right",
+    "wrong sign",
+    "absent",
+    "other size",
+    "groups differ",
+    "cannot tell",
+)
 
 
 @dataclass(frozen=True)
@@ -146,8 +153,9 @@ class FoundAberrations:
     def contradicted(self) -> bool:
         """Whether the images say that something imported has the wrong sign, or is not there."""
         verdicts = self.verdicts()
-        return bool({WRONG_SIGN, ABSENT} & {*verdicts.values(), *(v for name in verdicts
-                                                                  for v in self._of_groups(name))})
+        return bool(
+            {WRONG_SIGN, ABSENT} & {*verdicts.values(), *(v for name in verdicts for v in self._of_groups(name))}
+        )
 
     def _of_groups(self, name: str) -> dict[str, list[int]]:
         """Verdict → the groups that differ from what all say together, and of these only those that are sure."""

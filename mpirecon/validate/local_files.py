@@ -43,8 +43,9 @@ def shared_local_resolution(
     progress: Progress | None = None,
 ) -> LocalResolution:
     """Local resolution of what rank 0 has read; the others give None. Collective."""
-    about = comm.bcast(None if given is None else (len(given.half1), given.mask is not None, given.pixel_size,
-                                                   given.gain))
+    about = comm.bcast(
+        None if given is None else (len(given.half1), given.mask is not None, given.pixel_size, given.gain)
+    )
     box, masked, pixel_size, gain = about
     names = ("half1", "half2", "mask") if masked else ("half1", "half2")
     maps = {name: np.empty((box,) * 3, np.float32) if given is None else np.array(getattr(given, name), np.float32)

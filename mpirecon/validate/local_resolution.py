@@ -139,8 +139,9 @@ class _Work:
         #: independent samples of each shell
         self.samples = shell_count(self.size) * independent_share(padded)
         k2 = [np.square(scipy.fft.fftfreq(self.size, 1 / self.size)) for _ in range(2)]
-        self.k = np.sqrt(k2[0][:, None, None] + k2[1][:, None] + np.arange(self.size // 2
-                                                                           + 1) ** 2.0).astype(np.float32)
+        self.k = np.sqrt(k2[0][:, None, None] + k2[1][:, None] + np.arange(self.size // 2 + 1) ** 2.0).astype(
+            np.float32
+        )
         at = np.arange(self.size // 2 + 1) * box / self.size
         self.gain = np.ones(len(at)) if gain is None else np.interp(at, np.arange(len(gain)), gain)
 

@@ -87,8 +87,9 @@ def fit_resolutions(
     def angstrom(place: float) -> float | None:
         return None if np.isinf(place) else box * pixel_size / place
 
-    leaving_out = [fitted.without(curves, samples, group) for group in np.array_split(np.arange(last),
-                                                                                      min(_GROUPS, last))]
+    leaving_out = [
+        fitted.without(curves, samples, group) for group in np.array_split(np.arange(last), min(_GROUPS, last))
+    ]
     best, threshold, difference, error = None, None, np.zeros(count), np.zeros(count)
     for threshold in _THRESHOLDS:
         at = fitted.shells(threshold, box)[:count]
@@ -128,8 +129,9 @@ class _Fit:
     @classmethod
     def of(cls, curves: np.ndarray, samples: np.ndarray) -> _Fit:
         mean = np.clip(curves.mean(axis=0), 0.02, 0.995)
-        return cls(np.log(mean / (1 - mean)), np.zeros((len(curves), 2)))._refined(curves, samples,
-                                                                                   np.ones(curves.shape[1]))
+        return cls(np.log(mean / (1 - mean)), np.zeros((len(curves), 2)))._refined(
+            curves, samples, np.ones(curves.shape[1])
+        )
 
     def without(self, curves: np.ndarray, samples: np.ndarray, group: np.ndarray) -> _Fit:
         """Where a group of shells tells nothing of a and b; g is as it was."""

@@ -166,8 +166,10 @@ class GroupPhases:
             scaled = information / np.outer(size, size) + damping * np.eye(len(size))
             step = np.linalg.solve(scaled, gradient / size) / size
             new = self._state((value + step) @ basis, other, odd)
-            if new[0] - ridge * np.square(value + step - start).sum() < quality - ridge * np.square(value
-                                                                                                    - start).sum():
+            if (
+                new[0] - ridge * np.square(value + step - start).sum()
+                < quality - ridge * np.square(value - start).sum()
+            ):
                 damping *= 10
                 if damping > 1e6:
                     break
