@@ -408,8 +408,6 @@ def test_the_signal_that_offset_and_defocus_errors_leave_is_that_of_the_images()
     assert rows[0]["weight"] == 1
 
 
-
-
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scored")
@@ -468,8 +466,6 @@ def test_the_curves_have_a_column_for_each_kind(scored):
 def test_the_report_tells_the_kinds_apart(scored):
     page = (scored / "out" / "report.html").read_text(encoding="utf-8")
     assert "<h2>Simulated errors, kind by kind</h2>" in page and "offset 20 Å off or more" in page
-
-
 
 
 # ---------------------------------------------------------------- from Python

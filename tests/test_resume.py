@@ -102,6 +102,7 @@ def test_resume_begins_where_there_is_nothing_and_refuses_what_is_finished(parti
 
 # within one process: every loss and solver
 
+
 EVERY = {
     **{loss: {"loss": loss} for loss in ("l1", "huber", "cauchy", "geman-mcclure", "welsch", "tukey", "posterior")},
     "sorted": {"loss": "sorted", "keep": 0.7},

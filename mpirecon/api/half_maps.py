@@ -191,4 +191,3 @@ def refuse_targets(folder, overwrite: bool, inputs: Sequence[Input] = ()) -> Non
     if overwrite and any((Path(folder) / name).exists() for name in ("summary.json", CHECKPOINT)):
         raise UserError(f"{folder} is the folder of a reconstruction, which already has a map, a mask and an FSC; "
                         f"choose another folder")
-

@@ -15,6 +15,7 @@ from mpirecon.parallel.gpus import load_cupy
 #: blocks of kernels whose threads loop over all that there is to do: enough to fill any chip
 _BLOCKS = 4096
 
+
 @functools.lru_cache(maxsize=None)
 def _module(cupy, index: int, code: str):
     """The kernels compiled for device `index`, which is the current one. CuPy keeps the binary on disk as well."""

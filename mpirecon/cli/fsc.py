@@ -11,6 +11,7 @@ from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import json_option, overwrite_option, map_seed_option, verbosity_options
 from mpirecon.cli.terminal import chart_width
 
+
 @click.command("fsc", cls=DocumentedCommand)
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())

@@ -21,7 +21,6 @@ _NOT_SHARED = (
 )  # fmt: skip
 
 
-
 class Fractions(click.ParamType):
     """``1,0.9,0.8`` → (1.0, 0.9, 0.8)."""
 

@@ -32,6 +32,7 @@ _MANY = 100.0  # from which having fewer than most of them tells it
 _FEW = 0.6
 _ENOUGH = 200_000  # rows, of whole groups, that are looked at
 
+
 @dataclass
 class Families:
     """Of all rows of a table, on rank 0.

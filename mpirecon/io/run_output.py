@@ -24,6 +24,7 @@ from mpirecon.io.unfinished import state_of
 
 FORMAT = "mpirecon-run-particles"
 
+
 def write_particle_table(path: Path, columns: dict[str, np.ndarray], attributes: dict) -> None:
     """particles.h5 of a run: one dataset per column, one row per input particle. Raises UserError when it cannot."""
     with atomic_path(path, overwrite=True) as temporary:

@@ -256,5 +256,3 @@ def _check_labels(labels: list[str], line: int, path: Path) -> None:
     twice = next((label for i, label in enumerate(labels) if label in labels[:i]), None)
     if twice is not None:
         raise UserError(f"{path}, line {line}: the table has two columns _{twice}; remove one")
-
-

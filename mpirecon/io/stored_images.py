@@ -35,11 +35,6 @@ class StoredImages:
         if self._bytes is not None and Fingerprint.of(self._bytes.fileno()) != seen:
             refuse_changed(location, seen)
 
-    @property
-    def past_hdf5(self) -> bool:
-        """Whether the pixels are read from the file itself."""
-        return self._bytes is not None
-
     def close(self) -> None:
         if self._bytes is not None:
             self._bytes.close()

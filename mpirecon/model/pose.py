@@ -118,7 +118,6 @@ class Pose:
         """(rot, tilt, psi) in degrees, (m, 3), tilt in [0, 180]."""
         return euler_from_matrix(self.matrices())
 
-
     def rotation_vectors(self) -> np.ndarray:
         """cryoSPARC's rotation vectors w (axis times angle, at most a half turn), (m, 3): R is exp([w]x) transposed."""
         q = np.where(self.quaternion[:, :1] < 0, -self.quaternion, self.quaternion)

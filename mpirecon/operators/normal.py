@@ -118,7 +118,6 @@ class NormalEquations(Equations):
         """Σ w Aᴴŷ, (n, n, n) float32."""
         if self._right_hand_side is None:
 
-
             def numerator(spectrum: np.ndarray, a: int, b: int) -> None:
                 spectrum.real, spectrum.imag = self.folded[:, a:b, :, 0], self.folded[:, a:b, :, 1]
 

@@ -17,7 +17,7 @@ from mpirecon.report.html import fill_page
 from mpirecon.report.particle_charts import bars
 from mpirecon.report.pictures import map_panel
 from mpirecon.report.svg import BLUE, GREEN, GREY, ORANGE, Chart, legend
-from mpirecon.report.verdict import mask_in_words, percent
+from mpirecon.report.verdict import mask_in_words, percent, sentence
 
 #: colour of each of GROUPS
 _COLOURS = (BLUE, ORANGE, GREEN, GREY)
@@ -41,7 +41,7 @@ def comparison_page(compared: Comparison) -> str:
         kind=escape("mpirecon compare · " + ", ".join(str(run.summary["started"])[:10] for run in compared.runs)),
         generator=escape(f"mpirecon {__version__}"), title=escape(f"{first} and {second}"),
         verdict=escape(" ".join(sentences(compared))),
-        cautions=pieces.cautions(_sentence(text) for text in compared.notes),
+        cautions=pieces.cautions(sentence(text) for text in compared.notes),
         facts="\n".join(pieces.fact(*fact) for fact in _facts(compared)),
         overview="\n".join(part for part in (_fsc(compared), _between(compared), _kept(compared), _scores(compared))
                            if part),
@@ -74,10 +74,6 @@ def sentences(compared: Comparison) -> list[str]:
     if not compared.settings:
         told.append("No setting differs.")
     return told
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
 def _facts(compared: Comparison) -> list[tuple[str, str, str, str]]:

@@ -24,7 +24,7 @@ def cautions(summary: dict) -> list[str]:
     """What may be wrong with the run or with reading it, one sentence or two each; often none."""
     told = [_skipped(summary), _nyquist(summary), _raw(summary), _undetected(summary), _wrong_in_map(summary),
             _right_left_out(summary), _better_before(summary), bfactor_caution(summary)]
-    return [*(text for text in told if text), *(_sentence(text) for text in summary.get("warnings") or [])]
+    return [*(text for text in told if text), *(sentence(text) for text in summary.get("warnings") or [])]
 
 
 def told_apart(summary: dict) -> bool:
@@ -44,7 +44,8 @@ def declared(summary: dict) -> dict:
     return summary.get("rule") or rule_of(summary["configuration"]["loss"]).declared()
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """A text with a capital letter at its beginning and a full stop at its end."""
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 

@@ -37,6 +37,7 @@ _PLACES = ("optics groups", "micrographs")
 #: sets the draw of a random discard apart from the others of the seed
 _RANDOM_DISCARD = 0xD15C
 
+
 def check_selection(run: Reconstruction, outcome: Outcome, folder: Path, costly: bool) -> dict:
     """Warnings and what they rest on, for summary.json, on rank 0 (elsewhere of no meaning). Collective.
 

@@ -12,20 +12,18 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.checkpoint import NAME, Checkpoint, write_checkpoint
 from mpirecon.io.run_folder import PATH
-from mpirecon.io.run_log import RankLog
-from mpirecon.io.run_output import read_summary
 from mpirecon.operators.background import Background
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.stopping import StopRequested
-from mpirecon.parallel.watchdog import Watchdog
 from mpirecon.robust.nested import FEWEST, SCHEDULES
+from mpirecon.solvers.attended import attended, summary_of_complete
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.endurance import Endurance
-from mpirecon.solvers.main import about_run, telling
+from mpirecon.solvers.main import about_run
 from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.path_checkpoint import path_identity, restore_walk, walk_arrays
 from mpirecon.solvers.path_results import write_path
-from mpirecon.solvers.place import Place, open_run
+from mpirecon.solvers.place import open_run
 from mpirecon.solvers.resume import check_identity
 from mpirecon.solvers.path_options import PathOptions
 from mpirecon.solvers.walk import Walk, Walked
@@ -66,16 +64,13 @@ def run_path(
     with open_run(comm, particles, output, PATH, config, console, reading, overwrite=overwrite,
                   resume=resume) as (file, place):
         if place.complete:
-            return _put_in_place(comm, console, place)
-        with (
-            RankLog.for_rank(None, comm, particles="none") as log, endurance.signals() as stop, telling(state),
-            Watchdog(comm, None, endurance.stall_timeout, lambda: f"; {state()}" if state() else "") as watchdog,
-        ):  # fmt: skip
+            return summary_of_complete(comm, console, place)
+        with attended(comm, endurance, "none", state) as (log, stop, watchdog):
             walk = Walk(comm, file, config, options, log, console, start, stop, weights)
             console.say(_opening(walk))
             place.begin(log)
             if place.complete:
-                return _put_in_place(comm, console, place)
+                return summary_of_complete(comm, console, place)
             watchdog.share(place.logs / ".pulse")
             path = _Path(walk, place.path)
             path.go(place.resumes)
@@ -85,11 +80,6 @@ def run_path(
         place.commit()
     _conclude(console, place.path, summary)
     return summary
-
-
-def _put_in_place(comm: Communicator, console, place: Place) -> dict:
-    console.say(f"the results of this path were complete; they are in their place in {place.path} now")
-    return read_summary(place.path) if comm.rank == 0 else {}
 
 
 def _opening(walk: Walk) -> str:

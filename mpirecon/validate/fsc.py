@@ -165,10 +165,6 @@ def crossing(curve: np.ndarray, threshold: float, box: int, pixel_size: float) -
     return box * pixel_size / at
 
 
-def _abs2(f: np.ndarray) -> np.ndarray:
-    return f.real**2 + f.imag**2
-
-
 def _checked(array, name: str) -> np.ndarray:
     array = np.asarray(array)
     if array.ndim != 3 or len(set(array.shape)) != 1:
