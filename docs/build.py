@@ -26,7 +26,9 @@ PAGE = """<!DOCTYPE html>
 
 def main(folder: Path) -> int:
     target = folder / mpirecon.__version__
-    code = build_main(["-q", "-E", "-W", "--keep-going", "-b", "html", "-d", str(folder / ".doctrees"), str(HERE), str(target)])
+    code = build_main(
+        ["-q", "-E", "-W", "--keep-going", "-b", "html", "-d", str(folder / ".doctrees"), str(HERE), str(target)]
+    )
     if code == 0:
         names = sorted((path.parent.name for path in folder.glob("*/objects.inv")), key=Version, reverse=True)
         items = "\n".join(f'<li><a href="{name}/index.html">version {html.escape(name)}</a></li>' for name in names)

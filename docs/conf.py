@@ -31,8 +31,10 @@ numpydoc_show_class_members = False
 
 html_theme = "furo"
 templates_path = ["_templates"]
-html_sidebars = {"**": [f"sidebar/{part}.html" for part in ("brand", "search", "scroll-start", "navigation", "scroll-end")]
-                 + ["versions.html"]}
+html_sidebars = {
+    "**": [f"sidebar/{part}.html" for part in ("brand", "search", "scroll-start", "navigation", "scroll-end")]
+    + ["versions.html"]
+}
 html_title = f"mpirecon {release}"
 html_show_sphinx = False
 html_copy_source = False

@@ -96,7 +96,7 @@ class Kernel:
         )
 
     def _check(self, argument: Argument, value, sizes: dict[str, int]) -> None:
-        """Check an array, and learn the size that it is the first to tell."""
+        """Check an array, and learn the size that it is the first to give."""
         what = f"{self.name}: {argument.name}"
         if value is None:
             if not argument.optional:

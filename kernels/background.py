@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from mpirecon.kernels.cache import njit
 
-#: share of a normal distribution within so many standard deviations, and that number:
-#: it tells the first estimate's spread
+#: fraction of a normal distribution within so many standard deviations, and that number:
+#: it corrects the first estimate's spread
 _MOST, _WITHIN = 0.8, 1.2816
 
 #: pixels farther off than so many deviations do not count: of the first estimate, of the second
@@ -102,7 +102,7 @@ def _plane_through(residual, u, v, limit):
     mu, mv, mean = su / n, sv / n, r / n
     cuu, cuv, cvv, cru, crv = uu - su * mu, uv - su * mv, vv - sv * mv, ru - r * mu, rv - r * mv
     determinant = cuu * cvv - cuv * cuv
-    if determinant <= 1e-6 * n * n:  # they lie in a line: a slope cannot be told
+    if determinant <= 1e-6 * n * n:  # they lie in a line: a slope cannot be determined
         return mean, 0.0, 0.0, n
     b, c = (cru * cvv - crv * cuv) / determinant, (crv * cuu - cru * cuv) / determinant
     return mean - b * mu - c * mv, b, c, n

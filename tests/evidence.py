@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.robust.evidence import Evidence, SlightErrors
-from mpirecon.robust.mixture_model import GOOD, JUNK
+from mpirecon.robust.mixture_model import CORRECT, JUNK
 
 #: signal in each band of frequencies, relative
 SHAPE = np.array([1.0, 0.8, 0.5, 0.3, 0.15, 0.05])
@@ -64,7 +64,7 @@ def draw_slight(m, bad, slight, *, scale=0.1, precision=2000.0, scales=(0.05, 0.
     """
     drawn = draw(m, bad, seed=seed, gain=1.0, contrast_cv=0.1, **options)
     rng = np.random.default_rng(seed + 1000)
-    turned = (drawn.kind == GOOD) & (rng.random(m) < slight)
+    turned = (drawn.kind == CORRECT) & (rng.random(m) < slight)
     error = np.where(turned[:, None], rng.normal(0, scale, (m, 3)), 0)
     found = error + rng.normal(0, precision**-0.5, (m, 3))
     squared = np.square(found).sum(axis=1)

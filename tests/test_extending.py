@@ -63,8 +63,8 @@ def test_the_name_of_another_loss_is_refused(names):
 
 def test_rules_declare_what_runs_ask():
     declared = {name: rule_of(name) for name in ("l2", "sorted", "huber", "posterior")}
-    assert [name for name, rule in declared.items() if not rule.judges] == ["l2"]
-    assert [name for name, rule in declared.items() if rule.mixture or rule.looks] == ["posterior"]
+    assert [name for name, rule in declared.items() if not rule.scores] == ["l2"]
+    assert [name for name, rule in declared.items() if rule.mixture or rule.searches_nearby] == ["posterior"]
     assert [name for name, rule in declared.items() if rule.length] == ["huber"]
     assert [name for name, rule in declared.items() if rule.keeps] == ["sorted", "posterior"]
 
@@ -105,8 +105,8 @@ def test_a_format_of_ones_own_is_read(names, tmp_path, monkeypatch):
     mr.reconstruct(names["particles"]).save("first")
     export_run("first", ExportOptions(star="p.star", stack="p.mrcs"))
     tables = read_star("p.star")
-    names = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnImagePixelSize", "rlnImageSize")
-    optics = {name: tables["optics"][name].iloc[0] for name in names}
+    labels = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnImagePixelSize", "rlnImageSize")
+    optics = {label: tables["optics"][label].iloc[0] for label in labels}
     table = tables["particles"].drop(columns="rlnOpticsGroup").assign(**optics)
     table.to_csv("p.csv", index=False)
     star, csv = (mr.reconstruct(f"p.{ending}", loss="huber", iterations=2) for ending in ("star", "csv"))

@@ -117,9 +117,9 @@ def test_every_count_says_which_pose_it_judges(particles, rescued):
     for name in ("kept", "at_found", "found_again", "believed_wrong"):
         assert sum(row[name] for row in told["confusion"]) == told[name]
     page = (rescued.folder / "report.html").read_text()
-    for words in ("kept at the given pose", "kept at a found pose", "found again", "believed and wrong",
+    for words in ("kept at the given pose", "kept at a found pose", "recovered", "believed and wrong",
                   "wrong or junk among kept, at the poses used",
-                  f"{told['at_found']:,} at poses that were found", "Poses found again"):
+                  f"{told['at_found']:,} at poses that were found", "Recovered poses"):
         assert words in page
     views = np.genfromtxt(rescued.folder / "views.csv", delimiter=",", names=True)
     assert views["given"].sum() == len(particles) and views["found"].sum() == found.sum()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.robust.evidence import Evidence, SlightErrors
-from mpirecon.robust.mixture_model import GOOD
+from mpirecon.robust.mixture_model import CORRECT
 from mpirecon.robust.pose_mixture import PoseMixture
 
 COMM = SerialCommunicator()
@@ -59,7 +59,7 @@ def test_whatever_the_evidence_probabilities_come_out(seed, m, bands, keep):
     assert 0 <= mixture.keep_interval_[0] <= mixture.keep_interval_[1] <= 1
     if groups is None and slight is None:
         silent = ~own.a.any(axis=1)
-        np.testing.assert_allclose(mixture.posterior_[silent], mixture.shares_[GOOD], atol=1e-6)
+        np.testing.assert_allclose(mixture.posterior_[silent], mixture.shares_[CORRECT], atol=1e-6)
 
 
 @pytest.mark.parametrize("per_group, groups", [(1, 400), (2, 300), (1000, 12), (40, 1)])

@@ -53,7 +53,7 @@ class FinishedRun:
         return LocalInput(first.array, second.array, array, first.pixel_size, gain)
 
     def add(self, found: LocalResolution) -> list[Path]:
-        """Write the maps, what was found into summary.json, and the report anew; all paths."""
+        """Write the maps, what was found into summary.json, and the report again; all paths."""
         with self._locked():
             summary = {**self.summary, "local_resolution": found.as_dict()}
             maps = {Path(name).stem: volume for name, volume in zip(LOCAL_MAPS, (found.map, found.filtered))}

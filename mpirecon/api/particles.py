@@ -27,7 +27,7 @@ _BATCH_BYTES = 64 * 2**20
 #: degrees from the truth beyond which a new pose counts as wrong
 _WRONG = 10.0
 
-#: datasets that tell what simulated images were made with
+#: datasets that record what simulated images were made with
 _SIMULATED = ("junk", "true_scale", "true_sigma", "conformation", "true_micrograph", "true_noise_colour", "neighbour",
               "true_background")
 
@@ -61,7 +61,7 @@ class Particles:
     seed : int
         of the draw of half sets
     comm : communicator, optional
-        collective: the arrays are rank 0's, the other ranks' are not looked at
+        collective: the arrays are rank 0's, the other ranks' are ignored
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Paths of nested selections in scripts: walked, and looked at afterwards."""
+"""Paths of nested selections in scripts: computed, and inspected afterwards."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def path(
         images of a STAR or .cs file stay in their stacks, which ``linked.h5`` in the path's folder refers to
     output : path, optional
         folder, as ``mpirecon path -o`` writes it; a temporary one, gone with the result, when left out
-    schedule : {"once", "anew", "sieve"}
-        scored by one first run; anew at each step;
-        anew above a high-pass that moves, as CryoSieve (Zhu et al. 2023) does
+    schedule : {"once", "rescore", "sieve"}
+        scored by one first run; again at each step;
+        again, above a high-pass that moves, as CryoSieve (Zhu et al. 2023) does
     steps : sequence of float, optional
         fractions that are kept, in (0, 1]; 1, 0.9 … 0.1 (of a sieve 0.8ᵏ) when left out
     random_draws : int
@@ -214,7 +214,7 @@ class SelectionPath:
         return self.summary["warnings"]
 
     def plot(self):
-        """Resolution, mean half-map FSC, FSC to the map of all and anisotropy over the share that is kept,
+        """Resolution, mean half-map FSC, FSC to the map of all and anisotropy over the fraction that is kept,
         as a matplotlib Figure."""
         from matplotlib.figure import Figure
 

@@ -323,7 +323,7 @@ def source_of(given, options: dict) -> tuple[Path, dict]:
 
 def known_particles(given, options: dict) -> Particles | None:
     """Particles whose pixel size a mask without one has;
-    None where nobody asks, and for a table, which says it itself."""
+    None where none is needed, and for a table, which says it itself."""
     if isinstance(given, Particles):
         return given
     return particles_of(given) if isinstance(options.get("mask"), np.ndarray) and not is_table(given) else None

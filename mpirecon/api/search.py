@@ -20,7 +20,7 @@ from mpirecon.search.searcher import FEWEST_SHELLS, SUPPORTED, TABLE, Searcher, 
 from mpirecon.solvers.normalise import Normaliser
 from mpirecon.validate.fsc import filter_shells
 
-#: particles that tell the noise spectrum and the amplitudes, at most
+#: particles that the noise spectrum and the amplitudes are estimated from, at most
 _SAMPLE = 2000
 
 #: images of a half set that are searched in a decoy as well, at most

@@ -33,8 +33,8 @@ def settings_for(taps: int, padding: float, bands: int) -> Settings:
         return Settings(**{"taps": taps, "padding": padding, "bands": bands, "lanes": 4 if taps in (3, 4) else 2,
                            **chosen})
     except ValueError as error:
-        told = ", ".join(f"MPIRECON_CUDA_{name.upper()}={value}" for name, value in given.items() if value)
-        raise UserError(f"{told}: {error}") from error
+        settings = ", ".join(f"MPIRECON_CUDA_{name.upper()}={value}" for name, value in given.items() if value)
+        raise UserError(f"{settings}: {error}") from error
 
 
 class Gpu:
@@ -56,7 +56,7 @@ class Gpu:
         self.cupy.cuda.Device(self.index).use()
 
     def free_bytes(self) -> int:
-        """Memory that this rank may still fill: its share of what is free, and what CuPy keeps for reuse."""
+        """Memory that this rank may still fill: its fraction of what is free, and what CuPy keeps for reuse."""
         free, _ = self.cupy.cuda.runtime.memGetInfo()
         return int(free / self.sharing) + int(self.cupy.get_default_memory_pool().free_bytes())
 

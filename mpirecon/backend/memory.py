@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mpirecon.errors import UserError
 from mpirecon.kernels.fold import extended_shape
 
-#: share of the free memory that is planned with: libraries and the allocator's rounding want some
+#: fraction of the free memory that is planned with: libraries and the allocator's rounding want some
 _USABLE = 0.92
 
 #: bytes that images on their way to the device may fill, both buffers and their transforms, when there is plenty

@@ -1,4 +1,4 @@
-"""A rank's prepared images: kept in memory as far as they fit, the others read, and prepared anew, at each visit.
+"""A rank's prepared images: kept in memory as far as they fit, the others read, and prepared again, at each visit.
 
 What is kept carries no pose. It is as the poses of the file centre it, and every visit brings it to the poses of now;
 so poses may change between two visits and no image is read for it.
@@ -74,7 +74,7 @@ class ImageMemory(ABC):
 
     @abstractmethod
     def keep(self, part: np.ndarray, prepared, some: np.ndarray, places: np.ndarray):
-        """Put the images of ``part[some]`` into these places; returns the images of the part to go on with."""
+        """Put the images of ``part[some]`` into these places; returns the images of the part to continue with."""
 
     @abstractmethod
     def get(self, part: np.ndarray, places: np.ndarray):
@@ -132,7 +132,7 @@ class ImageStore:
                 yield part, batch
 
     def make_room(self) -> None:
-        """Let go of images that are in the way of a solution; a further visit reads them anew."""
+        """Let go of images that are in the way of a solution; a further visit reads them again."""
         if self._memory is not None and not self._memory.stays_while_solving:
             self._memory = None
 

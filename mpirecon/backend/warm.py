@@ -60,10 +60,10 @@ def compile_once(
     ----------
     backend : whose kernels are meant; nothing is done for another than the CPU's of central slices
     particles : the rank's own
-    nearby : whether poses nearby will be looked at
+    nearby : whether poses nearby will be searched
     exact : whether sums are whole numbers
     symmetry : of the map
-    say : told that there is something to compile, before it begins
+    say : called when there is something to compile, before it begins
     phase : ``Timings``, for the time that it takes
     moved : whether particles' poses will be changed
     helpers : processes that may take a part each where there is one rank: Numba compiles one kernel at a time in a
@@ -144,8 +144,8 @@ def _work(comm: Communicator, steps: list[Callable[[], None]]) -> None:
 
 
 #: what a helper runs: it finds modules where this process does
-_HELP = ("import sys, json; task = json.loads(sys.argv[1]); sys.path[:] = task['path']; "
-         "from mpirecon.backend.warm import help_with; help_with(task)")
+_HELP = ("import sys, json; task = json.loads(sys.argv[1]); sys.path[:] = task['path']; from mpirecon.backend.warm "
+         "import help_with; help_with(task)")
 
 
 @contextmanager
@@ -178,10 +178,10 @@ def help_with(task: dict) -> None:
 
 
 def _part(steps: list, rank: int, ranks: int) -> list:
-    """A rank's part of the steps, which cost less and less: dealt out to and fro."""
+    """A rank's part of the steps, which cost less and less: taken to and fro."""
     rounds = [steps[first : first + ranks] for first in range(0, len(steps), ranks)]
-    dealt = (some if number % 2 == 0 else some[::-1] for number, some in enumerate(rounds))
-    return [some[rank] for some in dealt if rank < len(some)]
+    in_turn = (some if number % 2 == 0 else some[::-1] for number, some in enumerate(rounds))
+    return [some[rank] for some in in_turn if rank < len(some)]
 
 
 def _mark(backend: CpuBackend, nearby: bool, exact: bool, symmetry: Symmetry | None = None,

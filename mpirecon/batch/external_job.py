@@ -120,7 +120,7 @@ class ExternalJob:
 
 
 def mark(folder: Path, marker: str) -> None:
-    """Leave an empty file, unless the job's end was told already."""
+    """Leave an empty file, unless the job's end was reported already."""
     if not any((folder / name).exists() for name in (SUCCESS, FAILURE, ABORTED)):
         (folder / marker).touch()
 

@@ -34,7 +34,7 @@ SHARED = 100e6
 #: bytes and number of the images of a batch
 _BATCH, _LONGEST = 64e6, 512
 
-#: share of a batch's arrays that are there at the same time
+#: fraction of a batch's arrays that are there at the same time
 _AT_ONCE = 0.8
 
 
@@ -56,7 +56,7 @@ class Task:
     half_precision : as float16
     refining : steps of conjugate gradients on the final maps
     deterministic : accumulators of int64 while they are filled
-    mixes : whether a mixture of right and wrong decides who counts
+    mixes : whether a mixture of correct and wrong poses decides which particles count
     compared : particles that are compared with the maps, None: all
     searches : whether poses of rejected particles are searched
     """
@@ -127,7 +127,7 @@ class Task:
     @property
     def finishing(self) -> tuple[int, int]:
         """Final maps that are solved, and steps of conjugate gradients on each;
-        those that nobody asked for as by noise."""
+        those that were not requested as by noise."""
         if self.refining is None:
             if self.box <= TINY_BOX:
                 return 3, 6  # eight on each half, two on all
@@ -141,7 +141,7 @@ class Task:
         )
 
     def share_kept(self, ranks: int) -> float:
-        """Which share of its images a rank keeps."""
+        """Which fraction of its images a rank keeps."""
         whole = math.ceil(self.particles / ranks) * self.samples_of_an_image * (6 if self.half_precision else 12)
         return self.images_kept(ranks) / whole
 

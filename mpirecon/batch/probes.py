@@ -1,4 +1,4 @@
-"""What a rank finds where it runs, and trials that the ranks make together. Facts only; checks.py judges them."""
+"""What a rank finds where it runs, and trials that the ranks make together. Facts only; checks.py assesses them."""
 
 from __future__ import annotations
 

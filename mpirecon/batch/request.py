@@ -12,7 +12,7 @@ from mpirecon.errors import UserError
 #: what is asked for above the forecast, which is good to 15 %
 _MEMORY_MARGIN = 1.2
 
-#: ranks of a node when nobody says how many cores it has
+#: ranks of a node when the number of its cores is not given
 _USUAL_RANKS = 4
 
 #: most seconds of warning ahead of the time limit, unless asked otherwise

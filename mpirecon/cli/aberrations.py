@@ -66,12 +66,12 @@ def _print(console: Console, folder, found) -> None:
     for group in found.groups[:_LISTED]:
         first = f"{group.group:>6} {group.particles:>9}"
         for term in group.terms:
-            told = ("" if not term.named else "cannot tell" if not term.determined
+            verdict = ("" if not term.named else "undetermined" if not term.determined
                     else f"{term.share:+.2f} ± {term.error:.2f}")
             imported = _numbers(term.imported / term.per_unit) if term.named else "none"
             measured = _numbers(term.found / term.per_unit) if term.determined else "not determined"
             console.say(f"{first:>16}  {term.term.name:24} {imported:>18} {measured:>18} {term.typical_error:>7.2g} "
-                        f"{term.unit:9} {told:>14}".rstrip())
+                        f"{term.unit:9} {verdict:>14}".rstrip())
             first = ""
     if len(found.groups) > _LISTED:
         console.say(f"… and {len(found.groups) - _LISTED} more groups (all with --json)")

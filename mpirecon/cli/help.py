@@ -163,7 +163,7 @@ def _divided(spelled: str, width: int) -> str:
 
 
 def _broken(block: str, width: int) -> str:
-    """Lines of commands no wider than that: comments go before their command, a backslash where it goes on."""
+    """Lines of commands no wider than that: comments go before their command, a backslash where it continues."""
     lines = []
     for line in block.split("\n"):
         indent = " " * (len(line) - len(line.lstrip()))

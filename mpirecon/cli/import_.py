@@ -80,7 +80,7 @@ def command(comm, particles: Path, output: Path, quiet: bool, verbose: bool, **o
     chosen = ImportOptions(**reading, **options)
     report = import_particles(particles, output, chosen, lambda total: console.progress(total, "importing"),
                               comm)
-    report.tell(console)
+    report.print(console)
 
 
 command.params += READING

@@ -45,7 +45,7 @@ class Number(click.ParamType):
         return " and ".join(part for part in (low, high) if part) or "a finite number"
 
 
-#: a share of something that cannot be empty: (0, 1]
+#: a fraction of something that cannot be empty: (0, 1]
 FRACTION = Number(0, 1, low_open=True, metavar="fraction")
 #: a probability: [0, 1]
 RATE = Number(0, 1, metavar="rate")
@@ -98,7 +98,7 @@ class Band(click.ParamType):
 
 
 class FileOr(click.ParamType):
-    """A file that exists, or a word; a file of that name is told by a path, e.g. ``./auto``."""
+    """A file that exists, or a word; a file of that name is given by a path, e.g. ``./auto``."""
 
     def __init__(self, word: str) -> None:
         self.word, self.name = word, f"file|{word}"

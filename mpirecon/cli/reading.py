@@ -218,7 +218,7 @@ def glance(particles: Path, reading: dict, console=None) -> Iterator[ParticleFil
         target = Path(folder) / "linked.h5"
         report = link_table(SerialCommunicator(), particles, target, ImportOptions(**reading))
         if console is not None:
-            report.tell(console, particles)
+            report.print(console, particles)
         with ParticleFile(target, shown=particles) as file:
             yield file
 
@@ -226,7 +226,7 @@ def glance(particles: Path, reading: dict, console=None) -> Iterator[ParticleFil
 @contextmanager
 def as_file(comm, particles: Path, reading: dict, console) -> Iterator[Path]:
     """Path of a particle file, or of one that refers to a table's stacks, for as long.
-    Collective; what the import says is told."""
+    Collective; notes and warnings of the import are printed."""
     from mpirecon.io.formats import is_table
     from mpirecon.io.reading import refuse_reading
     from mpirecon.parallel.comm import run_together
@@ -241,7 +241,7 @@ def as_file(comm, particles: Path, reading: dict, console) -> Iterator[Path]:
 
     scratch = Scratch(comm)  # gone with this block
     report = link_table(comm, particles, scratch.path / "linked.h5", ImportOptions(**reading))
-    report.tell(console, particles)
+    report.print(console, particles)
     yield scratch.path / "linked.h5"
     comm.barrier()
 

@@ -75,7 +75,7 @@ class Memory(click.ParamType):
 
 
 class Keep(click.ParamType):
-    """``auto`` or a share in (0, 1]."""
+    """``auto`` or a fraction in (0, 1]."""
 
     name = "auto|fraction"
 

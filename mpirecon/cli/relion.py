@@ -160,7 +160,7 @@ def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launch
     if how is None:
         click.echo(f"the run in {job.run} is finished, and was asked for the same: its results are exported again")
         return 0
-    if job.abort_asked or supervisor.told:
+    if job.abort_asked or supervisor.received:
         click.echo("Stopped before the reconstruction began: the job was asked to abort.", err=True)
         return RESUME_EXIT_CODE
     command = launched([*asked, "--threads", str(threads), *how], ranks, launcher)
@@ -168,12 +168,12 @@ def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launch
     code = supervisor.run(command, lambda: job.abort_asked, grace)
     if code < 0:
         raise UserError(f"the reconstruction was killed ({signal.Signals(-code).name}; was memory short?); continuing "
-                        "the job goes on from its last checkpoint")
+                        "the job continues from its last checkpoint")
     return code
 
 
 def _how(run: Path, asked: list[str], overwrite: bool, inputs: list[Path]) -> list[str] | None:
-    """How to begin or go on: options of reconstruct; None where there is nothing left to do."""
+    """How to begin or continue: options of reconstruct; None where there is nothing left to do."""
     from mpirecon.io.run_folder import RECONSTRUCTION
     from mpirecon.io.unfinished import state_of
 
@@ -213,7 +213,7 @@ _HELP = """Run a reconstruction as an External job of a RELION project (3.1 and 
 RELION's form calls it with --o, the inputs, what its parameters say, and --j; any option of reconstruct may be such a parameter (also
 with _ for -, and Yes or No where it takes no value). The job's folder gets particles.star (kept), discarded.star, the half maps
 run_half1_class001_unfil.mrc and run_half2_class001_unfil.mrc, run_class001.mrc, mask.mrc and report.html; the run itself is in its folder
-run/. RELION's request to abort saves the iteration under way; continuing the job goes on from there.
+run/. RELION's request to abort saves the iteration under way; continuing the job resumes from there.
 
 \b
 Examples:
@@ -241,7 +241,7 @@ command = JobCommand(
                      help="Cores of the job, divided among the ranks as threads."),
         click.Option(["--launcher"], type=click.Choice(["mpirun", "mpiexec", "srun"]),
                      help="What starts the ranks.  [default: the first of them that is there]"),
-        click.Option(["--overwrite"], is_flag=True, help="Start anew instead of going on with the run in the job's "
+        click.Option(["--overwrite"], is_flag=True, help="Start a new run instead of continuing the run in the job's "
                      "folder."),
         click.Option(["--pipeline_control"], metavar="FOLDER", help="Accepted, as RELION adds it; the folder is that "
                      "of --o."),

@@ -57,22 +57,26 @@ def _run(comm, map1, map2, particles, output, star, cs_table, no_filter, as_json
                     if cs is not None:
                         write_cs_scores(cs, file, numbers, overwrite)
     if comm.rank == 0:
-        _tell(console, found, as_json, [path for path in (output, star, cs) if path is not None])
+        _print(console, found, as_json, [path for path in (output, star, cs) if path is not None])
 
 
-def _tell(console, found, as_json: bool, written: list) -> None:
+def _print(console, found, as_json: bool, written: list) -> None:
     import json
 
-    told = found.as_dict()
+    numbers = found.as_dict()
     if as_json:
-        click.echo(json.dumps(told))
+        click.echo(json.dumps(numbers))
     for text in found.warnings:
         console.warn(text)
-    at = f"falls below 0.143 at {told['resolution_0143']:.2f} Å" if told["resolution_0143"] else "stays above 0.143"
+    at = (
+        f"falls below 0.143 at {numbers['resolution_0143']:.2f} Å"
+        if numbers["resolution_0143"]
+        else "stays above 0.143"
+    )
     console.say(f"FSC of the two maps {at}")
     console.say(f"{'median over particles':24} {'score':>9} {'distance':>11} {'residual':>11}")
     for which, words in (("own", "own half's map"), ("other", "other half's map")):
-        score, distance, residual = (told["median"][f"{name}_{which}"] for name in ("score", "distance", "residual"))
+        score, distance, residual = (numbers["median"][f"{name}_{which}"] for name in ("score", "distance", "residual"))
         console.say(f"{words:24} {_number(score):>9} {_number(distance):>11} {_number(residual):>11}")
     console.say("A particle is in its own half's map, if that was made of these particles, and finds itself there: "
                 "noise scores above 0, too. The other half's map is free of it, but whoever selects by that lets the "

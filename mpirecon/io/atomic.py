@@ -73,7 +73,7 @@ def write_failed(path: str | os.PathLike, error: Exception) -> UserError:
     reason = _NO_SPACE.get(number)
     if reason:
         return UserError(f"cannot write {path}: {reason}; nothing was left behind. Free some space or write elsewhere")
-    # the system's text alone: the error also has the name of a temporary file, which nobody gave
+    # the system's text alone: the error also has the name of a temporary file, which the user did not give
     text = getattr(error, "strerror", None)
     text = f"{text[0].lower()}{text[1:]}" if text and getattr(error, "filename", None) else error
     return UserError(f"cannot write {path}: {text}; nothing was left behind")

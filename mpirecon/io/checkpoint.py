@@ -1,4 +1,4 @@
-"""checkpoint.h5: what a run must know to go on after an iteration, written whole or not at all."""
+"""checkpoint.h5: what a run must know to continue after an iteration, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mpirecon.io.atomic import atomic_path, write_failed
 from mpirecon.io.hdf5 import attributes_of, create_hdf5, open_hdf5, read_all, reading, store_checked
 
 FORMAT = "mpirecon-checkpoint"
-VERSION = 3
+VERSION = 4
 NAME = "checkpoint.h5"
 
 

@@ -143,13 +143,13 @@ def about(columns, choice: str) -> list[str]:
                      f"file")
     if not applied:
         return found
-    tells = "cryoSPARC does not document it: after reconstruct, mpirecon aberrations OUT checks it against the images"
+    hint = "cryoSPARC does not document it: after reconstruct, mpirecon aberrations OUT checks it against the images"
     if choice == "csparc2star":
         found.append(f"ctf/tilt_A is corrected for with the sign that csparc2star gives it, the opposite of "
-                     f"--cs-aberrations all; {tells}")
+                     f"--cs-aberrations all; {hint}")
     else:
         turned = [name for term, name in applied.items() if signs[term] < 0]
         words = f" ({', '.join(turned)} turned)" if turned else ""
         found.append(f"{', '.join(applied.values())}: corrected for with the signs that SPECTER finds in cryoSPARC's "
-                     f"code{words}; {tells}")
+                     f"code{words}; {hint}")
     return found

@@ -14,7 +14,7 @@ _FINE, _FAR = 1e6, 1e3
 
 
 def micrographs_of(array: np.ndarray) -> tuple[list[str] | None, np.ndarray | None]:
-    """(path of each particle's micrograph, its Å per pixel (m,) float64), each None where the file does not tell."""
+    """(path of each particle's micrograph, its Å per pixel (m,) float64), each None where the file does not say."""
     names = array.dtype.names
     path = next((name for name in ("location/micrograph_path", "micrograph_blob/path") if name in names), None)
     size = next((name for name in ("location/micrograph_psize_A", "micrograph_blob/psize_A") if name in names), None)

@@ -80,12 +80,12 @@ class StarWriter(TableWriter):
     def _new_star(self) -> tuple[dict[str, pd.DataFrame], str]:
         """Tables in RELION 3.1's form, of a .cs file or a simulation."""
         particles = self.export.file.metadata()
-        spoilt = self.export.writes_errors()
+        perturbed = self.export.writes_errors()
         array = self.export.arrays.get("particles")
         names = None if array is None else relion_image_names(self.export.file.path, array)
-        told = particles if spoilt else without_errors(particles)
-        tables = new_tables(told, told.pose, names, self.export.file.aberrations())
-        if spoilt:
+        written = particles if perturbed else without_errors(particles)
+        tables = new_tables(written, written.pose, names, self.export.file.aberrations())
+        if perturbed:
             put_truth(tables["particles"], particles)
         if array is not None and "uid" in array.dtype.names:
             put(tables["particles"], "mpireconUid", [str(uid) for uid in array["uid"].tolist()])

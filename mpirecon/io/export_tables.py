@@ -135,7 +135,7 @@ def put_micrographs(tables: dict[str, pd.DataFrame], paths: list[str] | None, pi
 
 
 def put_coordinates(particles: pd.DataFrame, x: np.ndarray, y: np.ndarray, rows: np.ndarray, flipped: bool) -> None:
-    """Where particles are on their micrographs, pixels; flipped : on micrographs of `rows` that are upside down."""
+    """Where particles are on their micrographs, pixels; flipped : on micrographs of `rows` that are flipped in y."""
     put(particles, "rlnCoordinateX", [f"{value:.6f}" for value in x])
     put(particles, "rlnCoordinateY", [f"{value:.6f}" for value in (rows - y if flipped else y)])
 
@@ -146,7 +146,7 @@ def put_mtfs(optics: pd.DataFrame, chosen: Sequence[tuple[int | None, Path]]) ->
     Raises
     ------
     UserError
-        for a group that is not there, or a table that does not tell the pixel which MTFs count in.
+        for a group that is not there, or a table that does not name the pixel which MTFs count in.
     """
     if "rlnMicrographOriginalPixelSize" not in optics:
         raise UserError("--mtf: RELION takes MTFs by rlnMicrographOriginalPixelSize, which is not known of these "

@@ -49,7 +49,7 @@ def refuse_changed(path: str | os.PathLike, seen: Fingerprint) -> None:
 
 
 class Seen:
-    """Files as they were when they were first looked at, on this rank."""
+    """Files as they were when they were first read, on this rank."""
 
     def __init__(self, files: Mapping[str | os.PathLike, Fingerprint]) -> None:
         self._seen = [(Path(path), seen) for path, seen in files.items()]

@@ -10,20 +10,20 @@ from mpirecon.io.families import Families
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.model.draws import random_halves, uniform_draws
 
-_EVEN = (0.4, 0.6)  # share of zeros between which halves of 0 and 1 are counted from 0
-_UNEVEN = 0.25  # of all rows: a half set with less cannot judge the other
+_EVEN = (0.4, 0.6)  # fraction of zeros between which halves of 0 and 1 are counted from 0
+_UNEVEN = 0.25  # of all rows: a half set with less is no measure of the other
 _SURE = 10  # half sets by micrograph: a fair coin per particle would look so with probability below 2**-10
 NEW_HALVES = "--new-halves draws new ones"
 
 
 def half_sets(
-    table: ParticleTable, families: Families, seed: int, anew: bool
+    table: ParticleTable, families: Families, seed: int, redraw: bool
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """(half sets (m,) uint8, notes, warnings) of all rows.
 
-    anew : the table's own are not used; else rows without one join their family, or are drawn with it
+    redraw : the table's own are not used; else rows without one join their family, or are drawn with it
     """
-    given, warnings = (np.zeros_like(table.half), []) if anew else _from_zero(table)
+    given, warnings = (np.zeros_like(table.half), []) if redraw else _from_zero(table)
     unset = given == 0
     notes = _by_micrograph(table, given)
     if not unset.any():
@@ -38,7 +38,7 @@ def half_sets(
         seed, table.numbers[first[draw]], sizes[draw], np.bincount(half, weights=sizes, minlength=3)[1:3]
     )
     out = np.where(unset, half[family], given)
-    why = "--new-halves" if anew else f"{table.half_label} is missing or not set"
+    why = "--new-halves" if redraw else f"{table.half_label} is missing or not set"
     notes = [f"half sets of {int(unset.sum())} of {len(table)} images were drawn with seed {seed} ({why})"
              + (f"; images of one particle{_by(families)} stay together ({len(first)} particles)"
                 if len(first) < len(table) else ""),
@@ -59,7 +59,7 @@ def _drawn(seed: int, numbers: np.ndarray, sizes: np.ndarray, already: np.ndarra
 
     numbers : what the draws go by
     sizes : rows of each
-    already : (2,) rows that are in either half. Few families are dealt to the smaller half, larger ones first.
+    already : (2,) rows that are in either half. Few families are assigned to the smaller half, larger ones first.
     """
     half = random_halves(seed, numbers)
     rows = already + [sizes[half == which].sum() for which in (1, 2)]
@@ -114,7 +114,7 @@ def _parted(table: ParticleTable, families: Families, given: np.ndarray) -> list
 
 
 def _uneven(half: np.ndarray, label: str) -> list[str]:
-    """A warning where one half set has few of the rows; an empty one is told by the import."""
+    """A warning where one half set has few of the rows; an empty one is reported by the import."""
     counts = np.bincount(half, minlength=3)[1:3]
     if not counts.all() or counts.min() >= _UNEVEN * counts.sum():
         return []

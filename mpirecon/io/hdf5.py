@@ -69,7 +69,7 @@ def store_checked(file: h5py.File, name: str, values: np.ndarray) -> None:
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Around calls of h5py on an open file: whatever they meet there is damage of that file, told by UserError.
+    """Around calls of h5py on an open file: whatever they meet there is damage of that file, reported by UserError.
 
     what : of the file is read
     """

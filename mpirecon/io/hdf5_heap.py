@@ -2,7 +2,7 @@
 HDF5 goes through them without end where a size is 0.
 
 A text is kept in a "global heap", and the attribute has the heap's address (HDF5 File Format Specification, III.E). A
-walk through the heap as HDF5 does it, before HDF5 does, tells whether it would end.
+walk through the heap as HDF5 does it, before HDF5 does, shows whether it would end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CONTINUED = b"OCHK"
 _HEAD = 16  # bytes before a heap's first object, and of an object's own head
 _SMALLEST = 4096
 
-#: bytes of an object's header in which addresses are looked for
+#: bytes of an object's header in which addresses are searched
 _HEADER = 8192
 
 

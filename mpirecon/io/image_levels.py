@@ -20,13 +20,13 @@ LARGE_BACKGROUND, LARGE_RAMP, LARGE_GAIN = 1.0, 2.0, 1.1
 #: and so many times as far as in the typical image, are dust
 _DUST, _TIMES_TYPICAL = 50.0, 8.0
 
-#: share of an image's power about its background that one pixel has in no image of a particle
+#: fraction of an image's power about its background that one pixel has in no image of a particle
 _ONE_PIXEL = 0.2
 
-#: images that an import looks at more closely, to tell gains by, and how many of a batch
+#: images that an import examines more closely, to estimate gains from, and how many of a batch
 _LOOKED_AT, _OF_BATCH = 2048, 256
 
-#: where there is next to no noise, this share of the particle's own power is taken for its deviation
+#: where there is next to no noise, this fraction of the particle's own power is taken for its deviation
 _OF_PARTICLE = 0.1
 
 
@@ -41,7 +41,7 @@ class Found:
 
 @dataclass(frozen=True)
 class LevelsFound:
-    """What was found in `total` images that could be looked at: backgrounds and ramps in standard deviations of the
+    """What was found in `total` images that could be measured: backgrounds and ramps in standard deviations of the
     noise, and factors by which images are scaled."""
 
     total: int
@@ -73,17 +73,17 @@ class LevelsFound:
 
     def sentences(self, what_becomes_of_it: str, of_gains: str, sampled: bool = False) -> list[str]:
         """One for each kind that some images have; what is done about the first two, and about gains."""
-        told, of = [], f"of {self.total} images" + (" that were checked" if sampled else "")
+        texts, of = [], f"of {self.total} images" + (" that were checked" if sampled else "")
         if (found := self.background).images:
-            told.append(f"{found.images} {of} are not normalised: outside the particle their mean lies {_size(found)} "
+            texts.append(f"{found.images} {of} are not normalised: outside the particle their mean lies {_size(found)} "
                         f"standard deviations of the noise from zero; {what_becomes_of_it}")
         if (found := self.ramp).images:
-            told.append(f"{found.images} {of} have a ramp: their background rises by {_size(found)} standard "
+            texts.append(f"{found.images} {of} have a ramp: their background rises by {_size(found)} standard "
                         f"deviations of the noise across the image; {what_becomes_of_it}")
         if (found := self.gain).images:
-            told.append(f"{found.images} {of} differ in gain, signal and noise together, from the typical one by "
+            texts.append(f"{found.images} {of} differ in gain, signal and noise together, from the typical one by "
                         f"factors of {_size(found)}; {of_gains}")
-        return told
+        return texts
 
 
 class LevelsSurvey:
@@ -126,9 +126,10 @@ class LevelsSurvey:
                           for name, empty in (("plane", np.zeros((0, 3))), ("sigma", np.zeros(0)))))  # fmt: skip
         factor = np.ones(len(levels)) if gains is None else gains.factor_by_noise(levels.sigma)
         found = LevelsFound.of(comm, levels, factor, gains)
-        told = found.sentences("reconstruct takes it off (--normalise)", "reconstruct brings them to one (--normalise)",
-                               sampled)
-        return told + self._dust(comm, sampled)
+        texts = found.sentences(
+            "reconstruct takes it off (--normalise)", "reconstruct brings them to one (--normalise)", sampled
+        )
+        return texts + self._dust(comm, sampled)
 
     def _dust(self, comm: Communicator, sampled: bool) -> list[str]:
         """A sentence where pixels of some images lie far outside of what the others have."""

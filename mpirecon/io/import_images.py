@@ -1,4 +1,4 @@
-"""Images of an imported table: read in batches, looked at, and copied."""
+"""Images of an imported table: read in batches, examined, and copied."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mpirecon.io.import_options import ImportOptions
 
 _BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
-_SAMPLE = 512  # images of a rank that are looked at when none are copied
+_SAMPLE = 512  # images of a rank that are examined when none are copied
 _STEPS = 200  # of float16's smallest numbers, that an image must span to be more than those
 
 

@@ -37,7 +37,7 @@ class ImportOptions(ErrorSettings):
     units, shift_axes, no_ctf, ctf_premultiplied, ctf_phase_flipped : what the columns do not say, see reading.Reading
     bfactor_sign : one of plausible.BFACTOR_SIGNS; scale_defocus : by the square of --pixel-size over the table's pixel
         size
-    seed : of half sets and planted errors; skip_bad : leave NaN and constant images out, up to the share max_bad
+    seed : of half sets and planted errors; skip_bad : leave NaN and constant images out, up to the fraction max_bad
     """
 
     data_dir: str | os.PathLike | None = None

@@ -30,7 +30,7 @@ class ImportReport:
     notes: list[str]
     warnings: list[str]
 
-    def tell(self, console, name: str | os.PathLike | None = None) -> None:
+    def print(self, console, name: str | os.PathLike | None = None) -> None:
         """Print it; name : what was imported or written, the output if left out."""
         state = ", CTF-premultiplied" if self.ctf_premultiplied else ", phase-flipped" if self.ctf_phase_flipped else ""
         console.say(f"{name or self.output}: {self.particles} particles of {self.box} x {self.box} pixels, "

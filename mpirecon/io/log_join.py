@@ -112,7 +112,7 @@ def count_iterations(logs: RunLogs) -> list[IterationCounts]:
             elif record["event"] == "sort":
                 key = (record["iteration"], record["scope"])
                 table.setdefault(key, IterationCounts(*key)).add(rank, record)
-            # a resumed run goes on behind the end of the one before
+            # a resumed run continues behind the end of the one before
             ended = record is not None and record["event"] == "end"
         if not ended:
             logs.warnings.append(f"{path}: has no end record; the run is still in progress, or rank {rank} was cut off")
@@ -217,7 +217,7 @@ def _opened(path: Path) -> TextIO:
 
 
 def _is_particle_list(line: str) -> bool:
-    """Whether a line is a whole sort_particles record, told without parsing its lists."""
+    """Whether a line is a whole sort_particles record, found without parsing its lists."""
     return _LIST.match(line) is not None and line.endswith("}\n")
 
 

@@ -1,4 +1,4 @@
-"""Compressed files, told by their first bytes: refused by name rather than as damaged."""
+"""Compressed files, recognised by their first bytes: refused by name rather than as damaged."""
 
 from __future__ import annotations
 

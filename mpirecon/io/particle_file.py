@@ -121,7 +121,7 @@ class ParticleFile:
             yield from (Input(f"stack of images that {self.path} refers to", path) for path in self._images.paths())
 
     def origins(self) -> Iterator[Input]:
-        """The files that this one was imported from, as far as it tells:
+        """The files that this one was imported from, as far as it says:
         its table, those joined to it, and its stacks."""
         if "source" not in self._file:
             return

@@ -23,7 +23,7 @@ DATASETS = {
     "half": ((), np.dtype("u1")),
     "optics_group": ((), np.dtype("i4")),
 }
-#: likewise, of the fields that tell of planted errors
+#: likewise, of the fields that record simulated errors
 TRUTH = {
     "pose_error": ((), np.dtype("bool")),
     "true_quaternion": ((4,), np.dtype("f8")),

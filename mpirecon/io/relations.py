@@ -63,8 +63,8 @@ class Relations:
     parents : of these, columns with the keys of particles that rows were made from → the column that has the rows' own
     images : column → ImageNames, of images that the row's was made from
     groups : column → (m,) keys, which name a particle only if its rows are a tilt series' images
-    scheme : column → (m,) float64, what tells that
-    places : what → (m,) keys of places on micrographs, several of which are looked at to find neighbours; these say
+    scheme : column → (m,) float64, what shows that
+    places : what → (m,) keys of places on micrographs, several of which are compared to find neighbours; these say
         nothing of the images of tilt series, in which many particles lie behind each other
     tilts : whether the table is known to hold tilt images
     """

@@ -55,7 +55,7 @@ class Rescaling:
         self.factor = self.pixel_size / np.array(resulting)
         number = np.array([self.kinds.index((int(box), float(size))) for box, size in some])
         self.kind = number[which.reshape(-1)]
-        self.notes = [self._told(i, total[kind]) for i, kind in enumerate(sorted(total))]
+        self.notes = [self._note(i, total[kind]) for i, kind in enumerate(sorted(total))]
         self.notes = [note for note in self.notes if note]
         self._of_group = self._groups(comm, table)
 
@@ -66,17 +66,17 @@ class Rescaling:
             return box
         return max(2, 2 * round(field / size / 2))
 
-    def _told(self, i: int, count: int) -> str | None:
+    def _note(self, i: int, count: int) -> str | None:
         (box, size), inner = self.kinds[i], self.inner[i]
         if (box, inner) == (self.box, self.box) and abs(self.factor[i] - 1) < 1e-9:
             return None
         how = f"padded to {inner} pixels and " if inner > box else f"cut to {inner} pixels and " if inner < box else ""
         how += f"resampled to {self.box}" if inner != self.box else "kept unchanged"
-        told = f"{count} images of {box} pixels of {size:g} Å are {how}; scaled by {self.factor[i]:.5f} in their slices"
+        text = f"{count} images of {box} pixels of {size:g} Å are {how}; scaled by {self.factor[i]:.5f} in their slices"
         if inner < self.box:
-            told += (f"; they say nothing beyond their Nyquist, {2 * size:g} Å (scores of all images compare fairly "
+            text += (f"; they say nothing beyond their Nyquist, {2 * size:g} Å (scores of all images compare fairly "
                      f"with reconstruct --max-resolution {2 * size:g})")
-        return told
+        return text
 
     def _groups(self, comm: Communicator, table: ParticleTable) -> dict[int, int]:
         """Optics group → kind of its images; UserError for a group of several."""
@@ -94,7 +94,7 @@ class Rescaling:
         the table's optics groups before the last factor, (g,).
         """
         factor = self.factor[self.kind][:, None]
-        # in pixels of the image, told in common ones
+        # in pixels of the image, reported in common ones
         table.pose = Pose(table.pose.quaternion, table.pose.shift * factor)
         known = table.aberrations or Aberrations.none(np.array(sorted(self._of_group), np.int32))
         of_group = np.array([self.factor[self._of_group[g]] if g in self._of_group else 1.0
@@ -109,7 +109,7 @@ class Rescaling:
         """(g, ·) float64, 1 at the Fourier pixels that each group's images hold, and 0 beyond;
         empty where all hold all.
 
-        Without it a finer map would be told by coarser images that it has no signal there.
+        Without it coarser images would claim that a finer map has no signal there.
         """
         inner = [self.inner[self._of_group[g]] if g in self._of_group else self.box for g in groups.tolist()]
         if min(inner) >= self.box:

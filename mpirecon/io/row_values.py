@@ -13,7 +13,7 @@ import pandas as pd
 from mpirecon.errors import UserError
 from mpirecon.io.text_column import TextColumn, text_column, to_numbers
 
-_EXACT = 2.0**53  # float64 tells all whole numbers below apart
+_EXACT = 2.0**53  # float64 distinguishes all whole numbers below
 _MOST = 1000  # values of a rank that are counted for an error
 
 

@@ -1,9 +1,9 @@
 """The output folder of a run: results are made aside, and take the place of older ones when all of them are there.
 
-While a run goes on, ``OUT/unfinished/`` holds what it has written of its results, and ``OUT/checkpoint.h5`` its state.
-Results of an earlier run stay what they are beside them, whole and of use, until the new ones are complete; a run that
-fails, or is killed, never touches them. Its logs are in ``OUT/logs/``, or, where that holds an earlier run's, in
-``OUT/unfinished/logs/``.
+While a run continues, ``OUT/unfinished/`` holds what it has written of its results, and ``OUT/checkpoint.h5`` its
+state. Results of an earlier run stay what they are beside them, whole and of use, until the new ones are complete; a
+run that fails, or is killed, never touches them. Its logs are in ``OUT/logs/``, or, where that holds an earlier run's,
+in ``OUT/unfinished/logs/``.
 
 The marker (summary.json) is the last file that is written aside: from then on the results are complete, and whoever
 comes next can put them in their place if the run was killed before it had done so.
@@ -35,7 +35,7 @@ LINKED = "linked.h5"
 class Kind:
     """A kind of run: its name in messages, the file that a finished one ends with, and all files that it may leave.
 
-    kind : what the marker says under this name, by which kinds of one marker are told apart
+    kind : what the marker says under this name, by which kinds of one marker are distinguished
     """
 
     name: str
@@ -87,7 +87,7 @@ class RunFolder:
     path : the folder
     staging : where results are to be written
     logs : where logs go
-    resumes : whether there is a checkpoint to go on from
+    resumes : whether there is a checkpoint to resume from
     """
 
     def __init__(self, path: str | os.PathLike, kind: Kind, inputs: Iterable[Input], *, overwrite: bool,
@@ -106,7 +106,7 @@ class RunFolder:
 
     @property
     def resumes(self) -> bool:
-        """Whether there is a state to go on from, and it is asked for."""
+        """Whether there is a state to resume from, and that is requested."""
         return self._resume and (self.path / CHECKPOINT).exists()
 
     @property
@@ -150,7 +150,7 @@ class RunFolder:
                                 "name into its folder; choose another folder for -o")
 
     def _refuse_content(self) -> None:
-        """What is in the folder must be what was asked to be replaced, or to be gone on with."""
+        """What is in the folder must be what was asked to be replaced, or to be resumed."""
         path = self.path
         content = self._content()
         if self.resumes or (self._complete and (self._resume or self._overwrite)):
@@ -247,7 +247,7 @@ class RunFolder:
             (self.staging / name).unlink(missing_ok=True)
         for logs in {self.logs, self.staging / "logs"}:
             for log in logs.glob("rank*.jsonl"):
-                if logs != self.logs or int(log.stem[4:] or 0) >= ranks:  # those of this run's ranks are begun anew
+                if logs != self.logs or int(log.stem[4:] or 0) >= ranks:  # those of this run's ranks are begun again
                     log.unlink()
 
     def commit(self) -> None:

@@ -50,7 +50,7 @@ def read_particle_table(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def took_part(table: dict[str, np.ndarray]) -> np.ndarray:
-    """(m,) bool of a run's particle table: whose images were not skipped, and who was given a weight above 0."""
+    """(m,) bool of a run's particle table: whose images were not skipped, and which were given a weight above 0."""
     given_weight = table.get("given_weight")
     return ~table["skipped"] if given_weight is None else ~table["skipped"] & (given_weight > 0)
 

@@ -17,7 +17,7 @@ from mpirecon.io.star import write_star
 
 
 def identities(file: ParticleFile) -> dict[str, np.ndarray]:
-    """Columns that tell the particles of a file:
+    """Columns that identify the particles of a file:
     ``uid`` and ``rlnImageName``, as far as the imported table has them."""
     known = {"uid": uids(file), "rlnImageName": image_names(file)}
     return {name: values for name, values in known.items() if values is not None}

@@ -19,7 +19,7 @@ from mpirecon.io.text_column import TextColumn, text_column
 def parse_image_names(names: pd.Series, path: str | os.PathLike = "") -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Split ``000012@folder/stack.mrcs`` names; a name without @ is the first image of its file.
 
-    A format that RELION is told, as in ``stack.mrc:mrcs``, is dropped.
+    A format that is named for RELION, as in ``stack.mrc:mrcs``, is dropped.
 
     Parameters
     ----------
@@ -111,8 +111,8 @@ def locate_stacks(
 def same_files(named: Mapping[str, Path | None]) -> dict[str, int]:
     """A number from 1 for each stack name: names of one file (by device and inode: links, other spellings) share it.
 
-    Names whose file is not there (None) are told apart by their text, less ``.`` and ``//``; one that is spelled as one
-    that is there is that.
+    Names whose file is not there (None) are distinguished by their text, less ``.`` and ``//``; one that is spelled as
+    one that is there is that.
     """
     numbers: dict[object, int] = {}
     out: dict[str, int] = {}
@@ -148,7 +148,8 @@ def plain_path(stack: str) -> str:
 
 
 class _Candidate(NamedTuple):
-    """A place where a stack may be; guess : the user should hear of it; last_part : its folder was not looked at."""
+    """A place where a stack may be; guess : the user should be warned of it;
+    last_part : its folder was not searched."""
 
     path: Path
     guess: bool = False
@@ -171,7 +172,7 @@ def _candidates(stack: str, folder: Path, data_dir) -> Iterator[_Candidate]:
 def _twins(stacks: Sequence[str], found: Sequence[Path], mapping: Mapping) -> list[str]:
     """A note where the working folder has another file by the path that is written: RELION would read that one.
 
-    One stack of each folder is looked at, for there may be thousands.
+    One stack of each folder is tried, for there may be thousands.
     """
     seen: set[str] = set()
     for stack, path in zip(stacks, found):

@@ -106,7 +106,7 @@ def write_star(path: str | os.PathLike, blocks: Mapping[str, pd.DataFrame], over
 
 
 def _quoted_column(values: pd.Series) -> list[str]:
-    """All values as they must stand in their rows; one search tells whether any needs quotes."""
+    """All values as they must stand in their rows; one search shows whether any needs quotes."""
     values = [str(value) for value in values]
     together = "\n".join(values)
     if _NEEDS_QUOTES.search(together) is None and together.count("\n") == len(values) - 1:

@@ -45,7 +45,7 @@ def particle_block(path: Path, tables: dict[str, pd.DataFrame]) -> str:
 class StarColumns:
     """Numeric columns of the particle table, each joined with its optics group where the particles lack it.
 
-    The join looks each particle's group up and keeps the order of the particles,
+    The join finds each particle's group and keeps the order of the particles,
     however the groups are numbered or interleaved.
     """
 

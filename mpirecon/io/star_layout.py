@@ -1,4 +1,4 @@
-"""Where the tables of a STAR file are: found by all ranks together, each looking through its part of the file."""
+"""Where the tables of a STAR file are: found by all ranks together, each searching its part of the file."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def _scan_block(text: StarText, number: int) -> _Block:
         try:
             match = _KEYWORD.match(text.decode(start + place, end))
         except UnicodeDecodeError:
-            continue  # told above
+            continue  # reported above
         if match:
             keywords.append((start + place, match["name"], end))
     return _Block(start, lines, rows, tuple(keywords), bad, bool(binary))

@@ -132,7 +132,7 @@ def _closing(data, at):
 
 @_compiled
 def _field(data, at):
-    """(first byte, byte past the last, where to go on) of the value that starts at `at`."""
+    """(first byte, byte past the last, where to continue) of the value that starts at `at`."""
     if data[at] == _DOUBLE or data[at] == _SINGLE:
         end = _closing(data, at)
         if end >= 0:

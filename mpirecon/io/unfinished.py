@@ -1,4 +1,4 @@
-"""What is known of a run that has not finished: how far it came, when, and how to go on."""
+"""What is known of a run that has not finished: how far it came, when, and how to continue."""
 
 from __future__ import annotations
 

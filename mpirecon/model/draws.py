@@ -44,7 +44,7 @@ def plant_pose_errors(
     seed: int, particles: np.ndarray, quaternion: np.ndarray, rate: float, small_degrees: float | None = None,
     groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Replace the poses of a random share of particles by wrong ones.
+    """Replace the poses of a random fraction of particles by wrong ones.
 
     A number is drawn per particle; above `rate` nothing happens, below it the pose becomes a uniformly random one, or
     (with `small_degrees`) the old one turned about a random axis by a half-Gaussian angle of that standard deviation.

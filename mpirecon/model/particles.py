@@ -45,7 +45,7 @@ class ParticleSet:
         likewise
     planted_orientation, planted_offset, planted_defocus, planted_hand : (m,) bool or None
         which errors were planted; a particle may have several, junk has none of them. None: none of that kind (or, in
-        files of before kinds were told apart, not known)
+        files of before kinds were distinguished, not known)
     duplicate_of : (m,) int64 or None
         row of the file whose copy a particle is, or −1
     ids : (m,) int64

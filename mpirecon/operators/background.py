@@ -18,7 +18,7 @@ _FIRST = 24
 #: least distance from the axes, in halves of the box, of those pixels: slopes are differences over it
 _LEVER = 0.25
 
-#: boxes below which too few pixels lie outside to tell noise by
+#: boxes below which too few pixels lie outside to estimate noise
 SMALLEST_BOX = 16
 
 #: radius of the middle of the image, in halves of the box, whose power is compared with that outside
@@ -27,7 +27,7 @@ _MIDDLE = 0.75
 #: times the typical square beyond which a pixel of the middle counts as that far: of dust, not of a particle
 _FAR = 1000.0
 
-#: every so many pixels tell what is typical
+#: every so many pixels serve to estimate what is typical
 _SAMPLE = 8
 
 

@@ -20,7 +20,7 @@ _BEYOND = 2
 #: and room for these on each side of a coarse map's grid
 _REACH, _AROUND = 3.5, 4
 
-#: smallest share of the box: with fewer voxels there is nothing left to gain
+#: smallest fraction of the box: with fewer voxels there is nothing left to gain
 _SMALLEST = 0.25
 
 

@@ -22,7 +22,7 @@ _WIDE = 16
 #: grid points beside its tile where a sample may lie by rounding, on both sides
 _BESIDE = 2
 
-#: images, and samples of each, that tell where slices lie
+#: images, and samples of each, that show where slices lie
 _LOOKED_AT = 64, 64
 
 

@@ -40,7 +40,7 @@ def what_mpi_says() -> tuple[bool | None, str]:
     MPI is not called.
 
     Sources: Open MPI's MPIX_Query_cuda_support, MPICH's MPIX_GPU_query_support, and for MPIs that take GPU memory only
-    when told so, the variable that tells them.
+    when asked to, the variable that makes them do so.
     """
     library = _loaded_library()
     ask = getattr(library, "MPIX_Query_cuda_support", None)

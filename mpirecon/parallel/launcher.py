@@ -1,4 +1,4 @@
-"""What started this process: mpirun, mpiexec, srun or nobody; read from the environment alone, without MPI."""
+"""What started this process: mpirun, mpiexec, srun or none of them; read from the environment alone, without MPI."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Launcher:
-    """A parallel launcher's word about this process; `size` and `rank` are None where it does not tell."""
+    """A parallel launcher's word about this process; `size` and `rank` are None where it does not say."""
 
     name: str
     size: int | None
@@ -35,7 +35,7 @@ _LOCAL_RANK = (
     "JSM_NAMESPACE_LOCAL_RANK",
 )
 
-#: how the variables begin by which launchers tell processes about themselves
+#: prefixes of the variables that launchers set for processes
 LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "MV2_", "MPI_LOCAL", "PALS_", "JSM_", "ALPS_")
 
 #: … and those among them that a user or a site sets, of how MPI moves data;
@@ -76,7 +76,7 @@ def find_launcher(environ: Mapping[str, str] = os.environ) -> Launcher | None:
 
 
 def find_local_rank(environ: Mapping[str, str] = os.environ) -> int | None:
-    """This process's number among those on its host as the launcher tells it, or None when it does not."""
+    """This process's number among those on its host as the launcher gives it, or None when it does not."""
     local = _integer(environ, _LOCAL_RANK)
     if local is None and _in_srun_step(environ):
         # only in a step of srun itself: under mpirun inside a batch script every rank inherits SLURM_LOCALID=0

@@ -59,12 +59,12 @@ def place_ranks(comm: Communicator, backend: str) -> Placement:
         return Placement("cpu")
     facts, failure = _find(comm.local_rank)
     failures = comm.allgather(None if failure is None else f"rank {comm.rank} on host {comm.hostname}: {failure}")
-    told = next((text for text in failures if text), None)
-    if told is not None:
+    reason = next((text for text in failures if text), None)
+    if reason is not None:
         with together(comm):
             if backend == "cuda" and failure is not None:
                 raise failure
-        return Placement("cpu", reason=told)
+        return Placement("cpu", reason=reason)
     ranks = comm.allgather((comm.rank, comm.hostname, facts["uuid"], facts["name"]))
     users = Counter((host, uuid) for _, host, uuid, _ in ranks)
     lines = tuple(

@@ -87,7 +87,7 @@ class StagedTransport(Transport):
     def __init__(self, comm: Communicator, gpu) -> None:
         super().__init__(comm, gpu)
         self.message_bytes = min(comm.message_bytes, _STAGE_BYTES)
-        self._buffer, self._room = None, 0  # CuPy's pinned memory does not tell its length
+        self._buffer, self._room = None, 0  # CuPy's pinned memory does not know its length
 
     def _message(self, nbytes: int):
         return nullcontext()  # the communicator counts what goes through it
@@ -96,7 +96,7 @@ class StagedTransport(Transport):
         staged = self._staged(part)
         self.comm.allreduce(staged)
         part.set(staged)
-        self.gpu.synchronize()  # the buffer is filled anew by the next message
+        self.gpu.synchronize()  # the buffer is filled by the next message
 
     def _reduce(self, part, owner: int) -> np.ndarray | None:
         return self.comm.reduce(self._staged(part), owner)

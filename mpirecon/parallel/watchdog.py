@@ -1,6 +1,6 @@
 """Finding the rank that stalls: stuck in a kernel or in the file system, stopped, or on a host that is gone.
 
-A thread of every rank judges its own rank by the steps it makes, and keeps a small pulse file in a folder that all
+A thread of every rank watches its own rank by the steps it makes, and keeps a small pulse file in a folder that all
 share; it reads the file of the next rank only, in a ring, so that whichever rank falls silent is missed by another. No
 MPI is needed for that: a rank that is stuck answers none.
 """
@@ -15,10 +15,10 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
-#: looks in the time after which a rank counts as stalled
+#: checks in the time after which a rank counts as stalled
 _LOOKS = 6
 
-#: seconds between two looks, at most
+#: seconds between two checks, at most
 _LONGEST_LOOK = 30.0
 
 
@@ -35,7 +35,7 @@ class Activity:
         self.waits = 0  # calls under way in which this rank waits for others
 
     def step(self, phase: str | None = None) -> None:
-        """Tell that work goes on, and of what kind."""
+        """Report that work continues, and of what kind."""
         self.steps += 1
         self.phase = phase or self.phase
 
@@ -93,7 +93,7 @@ class Watchdog:
         if self._timeout <= 0:
             return
         if kind is None:
-            self._comm.barrier()  # nobody is missed who has finished
+            self._comm.barrier()  # no rank is missed that has finished
         self._ended.set()
         self._thread.join(self._interval)
         if self._folder is None:

@@ -177,11 +177,11 @@ def timeline_chart(timelines: Mapping[int, Mapping]) -> str:
     height = 20 + row * len(timelines) + 44
     chart = Chart((0, max(end, 1e-3)), (0, len(timelines)), "seconds", width=1160, height=height, left=64, top=8,
                   y_ticks=[])
-    for place, (rank, told) in enumerate(sorted(timelines.items())):
+    for place, (rank, timeline) in enumerate(sorted(timelines.items())):
         up = chart.top + place * row + 3
         chart.text(chart.left - 8, up + row / 2 + 1, f"rank {rank}", anchor="end")
-        shift = told["origin"] - first
-        for kind, rects in _segments(told["spans"], shift, chart).items():
+        shift = timeline["origin"] - first
+        for kind, rects in _segments(timeline["spans"], shift, chart).items():
             body = "".join(f'<rect x="{a:.2f}" y="{up:.1f}" width="{w:.2f}" height="{row - 6}"/>' for a, w in rects)
             chart.raw(f'<g fill="{KIND_COLOURS[kind]}"><title>{kind}</title>{body}</g>')
     return legend([(colour, "box", kind) for kind,

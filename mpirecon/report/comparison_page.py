@@ -53,27 +53,27 @@ def comparison_page(compared: Comparison) -> str:
 
 def sentences(compared: Comparison) -> list[str]:
     """The comparison in a few sentences, for the page and the terminal."""
-    told, names = [], compared.names
+    texts, names = [], compared.names
     at = [pieces.angstrom(run.summary["resolution_0143"], run.summary) for run in compared.runs]
-    told.append(f"The half maps of {names[0]} agree to {at[0]}, those of {names[1]} to {at[1]}.")
+    texts.append(f"The half maps of {names[0]} agree to {at[0]}, those of {names[1]} to {at[1]}.")
     curve = "fsc_masked" if "fsc_masked" in compared.between else "fsc_unmasked"
     if compared.between:
         half = compared.crossing(0.5, curve)
         where = "in both masks" if curve == "fsc_masked" else "without a mask"
-        told.append(f"The two maps agree (FSC 0.5, {where}) to {half:.2f} Å." if half
+        texts.append(f"The two maps agree (FSC 0.5, {where}) to {half:.2f} Å." if half
                     else f"The two maps agree up to Nyquist ({where}).")
     counts = compared.counts
     if counts is not None:
         shared = sum(counts[name] for name in GROUPS)
-        told.append(f"Of {shared:,} particles that both had, both kept {counts['both']:,}, only {names[0]} "
+        texts.append(f"Of {shared:,} particles that both had, both kept {counts['both']:,}, only {names[0]} "
                     f"{counts['first']:,}, only {names[1]} {counts['second']:,}, neither {counts['neither']:,}.")
         alone = [f"{counts[f'in_{which}_alone']:,} particles are in {name} alone" for which,
                  name in zip(("first", "second"), names)
                  if counts[f"in_{which}_alone"]]
-        told += [f"{'; '.join(alone)}."] if alone else []
+        texts += [f"{'; '.join(alone)}."] if alone else []
     if not compared.settings:
-        told.append("No setting differs.")
-    return told
+        texts.append("No setting differs.")
+    return texts
 
 
 def _facts(compared: Comparison) -> list[tuple[str, str, str, str]]:
@@ -98,10 +98,10 @@ def _fsc(compared: Comparison) -> str:
     grids = [(run.summary["particles"]["box"], run.summary["particles"]["pixel_size"]) for run in compared.runs]
     curves, styles, drawn = {}, {}, []
     for number, (name, run, colour) in enumerate(zip(compared.names, compared.runs, (BLUE, ORANGE))):
-        told = (run.summary.get("resolution_of") or {}).get("curve", "fsc")
-        curves |= {f"{number} {told}": run.curves[told], f"{number} unmasked": run.curves["fsc_unmasked"]}
+        column = (run.summary.get("resolution_of") or {}).get("curve", "fsc")
+        curves |= {f"{number} {column}": run.curves[column], f"{number} unmasked": run.curves["fsc_unmasked"]}
         styles |= {f"{number} unmasked": (colour, "dotted", f"{name}, no mask"),
-                   f"{number} {told}": (colour, "solid", name)}
+                   f"{number} {column}": (colour, "solid", name)}
         if grids[0] != grids[1]:
             drawn.append(fsc_chart(curves, *grids[number], styles=styles))
             curves, styles = {}, {}

@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from mpirecon.report import found_again, local_resolution, particle_charts, pieces
+from mpirecon.report import local_resolution, particle_charts, pieces, recovered_poses
 from mpirecon.report.charts import cones_chart, guinier_chart, timeline_chart
 from mpirecon.report.particle_charts import against_charts, kind_of, kinds, views_chart
 from mpirecon.report.pictures import map_panel
@@ -30,7 +30,7 @@ _MAP_WORDS = {
 
 def sections(run: RunFiles) -> list[str]:
     """What belongs to map and particles."""
-    return [_confusion(run), _by_kind(run.summary), found_again.section(run), _maps(run), _reference(run.summary),
+    return [_confusion(run), _by_kind(run.summary), recovered_poses.section(run), _maps(run), _reference(run.summary),
             _local(run), _cones(run),
             _guinier(run), _views(run), _against(run)]
 
@@ -91,7 +91,7 @@ def _confusion(run: RunFiles) -> str:
 
 
 #: what the columns about given and found poses mean
-FATE = ("Kinds are those of the given poses, and so are AUC, kept and rejected at the given pose. Found again: kept at "
+FATE = ("Kinds are those of the given poses, and so are AUC, kept and rejected at the given pose. Recovered: kept at "
         "a found pose within 5° of the true one. Believed and wrong: kept at a found pose more than 10° off, or "
         "without a particle in the image. The posterior is that of the pose used.")
 
@@ -102,7 +102,7 @@ def _with_found(columns: dict) -> dict:
     def share(name):
         return lambda r: f"{r[name]:,} ({percent(r[name], r['count'])})"
 
-    more = {"kept at a found pose": share("at_found"), "found again": share("found_again"),
+    more = {"kept at a found pose": share("at_found"), "recovered": share("found_again"),
             "believed and wrong": share("believed_wrong")}
     out: dict = {}
     for name, cell in columns.items():

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from mpirecon.model.pose_state import FOUND_WITHIN
 from mpirecon.report import pieces
 from mpirecon.report.verdict import (
-    counted, deciding_mixture, declared, mask_in_words, percent, right_left_out, told_apart,
+    counted, deciding_mixture, declared, mask_in_words, percent, right_left_out, separable,
 )  # fmt: skip
-from mpirecon.validate.told_apart import interval_in_words
+from mpirecon.validate.separation import interval_in_words
 
 
 def facts(summary: Mapping) -> list[tuple[str, str, str, str]]:
     """Name, number, more about it, and key of each fact at the top."""
     particles, ranks = summary["particles"], summary["ranks"]
     many = f"{len(ranks)} ranks" if len(ranks) != 1 else "1 rank"
-    told = [
+    shown = [
         ("resolution", pieces.angstrom(summary["resolution_0143"], summary), mask_in_words(summary), "resolution"),
         _other_resolutions(summary),
         _by_direction(summary),
@@ -28,13 +28,13 @@ def facts(summary: Mapping) -> list[tuple[str, str, str, str]]:
         ),
         _correct(summary),
         _planted(summary),
-        _found_again(summary),
+        _recovered(summary),
         _refined(summary),
         ("time", pieces.duration(summary["seconds"]),
          f"{many}, at most {pieces.size(summary['peak_memory_bytes'])} each", "time"),
         ("box", f"{particles['box']}", f"{particles['pixel_size']:.4g} Å/px, Nyquist {summary['nyquist']:.4g} Å", ""),
     ]  # fmt: skip
-    return [fact for fact in told if fact]
+    return [fact for fact in shown if fact]
 
 
 def _other_resolutions(summary: Mapping) -> tuple | None:
@@ -81,13 +81,13 @@ def _correct(summary: Mapping) -> tuple | None:
     share, mixture = summary.get("keep_estimate"), summary.get("mixture") or {}
     if share is None:
         return None
-    if not told_apart(summary):
+    if not separable(summary):
         apart = (deciding_mixture(summary) or {}).get("separation")
         more = "correct and incorrect ones are not separable" + (f" ({apart:.1f} σ)" if apart is not None else "")
-        return ("fraction correct", "not known", more, "good share")
+        return ("fraction correct", "not known", more, "fraction correct")
     more = interval_in_words(mixture, summary.get("judged"))
     return ("fraction correct, estimated", f"{100 * share:.1f} %", more
-            + ("; of the given poses" if summary.get("search") else ""), "good share")
+            + ("; of the given poses" if summary.get("search") else ""), "fraction correct")
 
 
 def _planted(summary: Mapping) -> tuple | None:
@@ -119,17 +119,17 @@ def _refined(summary: Mapping) -> tuple | None:
             "axis over all", "")
 
 
-def _found_again(summary: Mapping) -> tuple | None:
+def _recovered(summary: Mapping) -> tuple | None:
     """What the search of poses brought."""
     search = summary.get("search")
     if search is None:
         return None
     if search.get("reason"):
-        return ("poses found again", "0", f"nothing was searched: {search['reason']}", "")
+        return ("poses recovered", "0", f"nothing was searched: {search['reason']}", "")
     control = search["control"]
     more = f"of {search['searched']:,} searched"
     truth = summary.get("detection") or {}
     if "at_found" in truth:
         more += f"; {truth['found_again']:,} within {FOUND_WITHIN:g}° of the truth, {truth['believed_wrong']:,} wrong"
     more += f"; control: {control['came_back']} of {control['searched']} came back"
-    return ("poses found again", f"{search['found']:,}", more, "")
+    return ("poses recovered", f"{search['found']:,}", more, "")

@@ -11,7 +11,7 @@ from mpirecon.io.atomic import atomic_path
 from mpirecon.validate.compare import LABELS, Comparison, distinct_names
 from mpirecon.validate.fsc import THRESHOLDS
 
-# dark enough on white, and told apart in grey and by colour-blind eyes (Okabe & Ito)
+# dark enough on white, and distinguishable in grey and by colour-blind eyes (Okabe & Ito)
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 

@@ -55,13 +55,13 @@ def report_page(run: RunFiles) -> str:
     """The page as text."""
     summary = run.summary
     program = f"{summary['program']} {summary['version']}"
-    told = cautions(summary)
+    warnings = cautions(summary)
     return fill_page(
         generator=escape(program),
         title=escape(f"{run.name}: {Path(summary['particles']['file']).name}"),
         kind=escape("mpirecon reconstruct · " + str(summary["started"]).replace("T", " ").replace("+00:00", " UTC")),
         verdict=escape(verdict(summary)),
-        cautions=pieces.cautions(told),
+        cautions=pieces.cautions(warnings),
         facts="\n".join(pieces.fact(*fact) for fact in facts(summary)),
         overview="\n".join(part for part in overview.sections(run) if part),
         details="\n".join(part for part in (*details.sections(run), controls_section(summary),

@@ -36,9 +36,8 @@ def section(maps: Mapping[str, np.ndarray], found: Mapping, pixel_size: float) -
             + row(colours, pixel_size, box, "central slice, coloured by local resolution"))
     pictures = pieces.figure(
         f'<div class="maps">{rows}</div>{scale_bar(f"{low:.2f} Å", f"{high:.2f} Å", reverse=True)}',
-        "Above: the mean of the half maps, each place filtered for the resolution there "
-        "(locres_filtered.mrc). Below: the same, coloured by the local resolution (locres.mrc); "
-        "grey where it is not known, or none.",
+        "Above: the mean of the half maps, each place filtered for the resolution there (locres_filtered.mrc). Below: "
+        "the same, coloured by the local resolution (locres.mrc); grey where it is not known, or none.",
     )
     drawn = pieces.figure(histogram(found), words(found))
     return pieces.section("Local resolution", f'<div class="pairs-of">{pictures}{drawn}</div>', fact="local")
@@ -62,20 +61,20 @@ def notebook(maps: Mapping[str, np.ndarray], found: Mapping, pixel_size: float) 
 def words(found: Mapping) -> str:
     """What the histogram shows, and how it was found."""
     where = "of the mask" if found["masked"] else "that a window reaches"
-    told = (f"FSC of the half maps in {found['windows']:,} soft spheres of radius {found['radius']:.4g} Å, edge "
+    text = (f"FSC of the half maps in {found['windows']:,} soft spheres of radius {found['radius']:.4g} Å, edge "
             f"{found['edge']:.4g} Å, {found['sampling']:.4g} Å apart, each corrected by random phases; where it falls "
             f"below {found['threshold']:g}.")
     if found["median"] is None:
-        return f"{told} The half maps do not agree in any window: no local resolution could be determined."
-    told += (f" Of the voxels {where} half lie between {found['quartile_1']:.2f} and {found['quartile_3']:.2f} Å "
+        return f"{text} The half maps do not agree in any window: no local resolution could be determined."
+    text += (f" Of the voxels {where} half lie between {found['quartile_1']:.2f} and {found['quartile_3']:.2f} Å "
              f"(median {found['median']:.2f}), 98 % between {found['best']:.2f} and {found['worst']:.2f} Å")
     none = found["without_resolution"]
-    return told + (f"; {100 * none:.3g} % have none (locres.mrc is {found['min_resolution']:g} Å there)." if none > 0
+    return text + (f"; {100 * none:.3g} % have none (locres.mrc is {found['min_resolution']:g} Å there)." if none > 0
                    else ".")
 
 
 def histogram(found: Mapping) -> str:
-    """Share of the voxels over resolution, with the median."""
+    """Fraction of the voxels over resolution, with the median."""
     edges, counts = (np.array(found["histogram"][name], float) for name in ("edges", "voxels"))
     share = 100 * counts / max(counts.sum(), 1) * (1 - found["without_resolution"])
     chart = Chart((edges[0], edges[-1]), (0, 1.08 * max(share.max(), 1e-3)), "local resolution (Å)", "voxels (%)",

@@ -13,7 +13,7 @@ from mpirecon.report.charts import FSC_STYLE, KIND_COLOURS, KINDS, fsc_chart, lo
 from mpirecon.report.pictures import map_panel
 from mpirecon.report.run_files import RunFiles
 from mpirecon.report.svg import GREY
-from mpirecon.report.verdict import counted, deciding_mixture, declared, told_apart
+from mpirecon.report.verdict import counted, deciding_mixture, declared, separable
 from mpirecon.robust.pose_mixture import SMALLEST_SEPARATION
 
 
@@ -40,8 +40,8 @@ def _fsc(run: RunFiles) -> str:
 
 def mask_label(summary: Mapping) -> str:
     """The scoring mask in a legend."""
-    told = (summary.get("resolution_of") or {})
-    text = told.get("mask", "mask") if not told.get("corrected") else "the scoring sphere"
+    about = summary.get("resolution_of") or {}
+    text = about.get("mask", "mask") if not about.get("corrected") else "the scoring sphere"
     return text.split(" with a soft edge")[0].replace(", the largest that the box holds,", "")
 
 
@@ -68,7 +68,7 @@ def _particles(run: RunFiles) -> str:
         words = words.replace("used for. The mixture uses", "used for, at its pose in the final map. The mixture is of "
                               "given poses; it uses")
     mixture = deciding_mixture(summary) or {}
-    if not told_apart(summary):
+    if not separable(summary):
         words += "here it cannot distinguish correct from incorrect particles, so none was rejected."
         if "separation" in mixture:
             words += (f" They lie {mixture['separation']:.1f} standard deviations apart; {SMALLEST_SEPARATION:g} are "
@@ -79,7 +79,7 @@ def _particles(run: RunFiles) -> str:
     else:
         words += ("the curves show its expectation for this score, and the line the threshold that best reproduces the "
                   "selection.")
-    if summary.get("keep_estimate") is not None and told_apart(summary):
+    if summary.get("keep_estimate") is not None and separable(summary):
         words += (" The estimated fraction is the mean probability against the final map; particles above 50 % before "
                   "the last iteration were kept.")
     return pieces.section("Particles: score and mixture", pieces.figure(score_chart(run), words), wide=False,
@@ -89,7 +89,7 @@ def _particles(run: RunFiles) -> str:
 def score_chart(run: RunFiles) -> str:
     """Histogram of the score, with the mixture where the run fitted one."""
     mixture = run.summary.get("mixture") or {}
-    mixes = bool(mixture) and told_apart(run.summary)
+    mixes = bool(mixture) and separable(run.summary)
     together = bool(run.summary["configuration"].get("group_by"))
     cut = particle_charts.boundary(run.table["score"], run.table["kept"]) if mixes and not together else None
     return particle_charts.histogram_chart(
@@ -118,7 +118,7 @@ def _distance(run: RunFiles) -> str:
     if rule["selects"] and 0 < kept < len(distance):
         threshold = float(distance[kept - 1 : kept + 1].mean())
         words += f" The {kept:,} smallest distances were kept."
-    elif rule["judges"] and not rule["mixture"]:
+    elif rule["scores"] and not rule["mixture"]:
         low, middle, high = np.percentile(table["weight"][table["kept"]], (0, 50, 100)) if kept else (0, 0, 0)
         if not rule["selects"]:
             words += f" Weights run from {low:.3g} to {high:.3g} (median {middle:.3g})."
@@ -148,15 +148,17 @@ def _losses(run: RunFiles) -> str:
 def how_to_read(summary: Mapping) -> str:
     """What each loss counts, and what it is no measure of."""
     records = summary["iterations"]
-    told = "An empty map has a loss of 1. " if records and "loss_of_nothing" in records[-1] else ""
-    told += "Held out: each particle against a map made without it; the difference is overfitting. "
+    words = "An empty map has a loss of 1. " if records and "loss_of_nothing" in records[-1] else ""
+    words += "Held out: each particle against a map made without it; the difference is overfitting. "
     if declared(summary)["selects"]:
-        return told + ("The minimised loss includes only the kept particles: a trimmed loss always falls when more are "
-                       "rejected. Use the FSC to judge quality.")
+        return words + (
+            "The minimised loss includes only the kept particles: a trimmed loss always falls when more are rejected. "
+            "Use the FSC to judge quality."
+        )
     if declared(summary)["mixture"]:
-        return told + ("The minimised loss is weighted by the probabilities, and changes with them. Use the half-map "
+        return words + ("The minimised loss is weighted by the probabilities, and changes with them. Use the half-map "
                        "FSC to judge quality.")
-    return told + "Losses of different kinds cannot be compared; use the half-map FSC to judge quality."
+    return words + "Losses of different kinds cannot be compared; use the half-map FSC to judge quality."
 
 
 def _errors(run: RunFiles) -> str:
@@ -176,7 +178,7 @@ def _errors(run: RunFiles) -> str:
         else f"F1 {best}. This run rejected no particle."
     )
     if "at_found" in found:
-        words += " All of this refers to given poses; the table by kind of error tells whose pose was found again."
+        words += " All of this refers to given poses; the table by kind of error shows which poses were recovered."
     return pieces.section(
         "Simulated errors detected", pieces.figure(particle_charts.roc_chart(run.detection, chosen), words), wide=False
     )

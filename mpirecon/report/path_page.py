@@ -57,14 +57,14 @@ def path_page(name: str, summary: dict, volume: np.ndarray) -> str:
     """The page as text, about the path of that name."""
     program = f"{summary['program']} {summary['version']}"
     template = Template(resources.files("mpirecon.report").joinpath("report.html").read_text(encoding="utf-8"))
-    told = summary["warnings"]
+    warnings = summary["warnings"]
     null = [pieces.note(summary["null"]["sentence"])] if summary["null"] else []
     return template.substitute(
         generator=escape(program),
         kind=escape("mpirecon path · " + str(summary["started"]).replace("T", " ").replace("+00:00", " UTC")),
         title=escape(f"{name}: {Path(summary['particles']['file']).name}"),
         verdict=escape(summary["verdict"]["sentence"]),
-        cautions="\n".join([*(f'<p class="caution">{escape(text)}</p>' for text in told), *null])
+        cautions="\n".join([*(f'<p class="caution">{escape(text)}</p>' for text in warnings), *null])
         or '<p class="calm">No warnings.</p>',
         facts="\n".join(pieces.fact(*fact) for fact in _facts(summary)),
         overview="\n".join(_overview(summary)),

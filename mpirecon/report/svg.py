@@ -13,7 +13,7 @@ from html import escape
 
 import numpy as np
 
-#: told apart in grey and by colour-blind eyes, dark enough on white (Okabe & Ito 2008)
+#: distinguishable in grey and by colour-blind eyes, dark enough on white (Okabe & Ito 2008)
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, AMBER, BLACK = "#56B4E9", "#E69F00", "#1c2733"
 GREY = "#8a96a3"
@@ -34,7 +34,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A value as a tick or a pointer's reading tells it."""
+    """A value as a tick or a pointer's reading shows it."""
     if value != value:
         return "–"
     if value == 0:

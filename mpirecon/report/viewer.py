@@ -46,15 +46,15 @@ def write_view(volume: np.ndarray, pixel_size: float, name: str, target: Path, *
     }  # fmt: skip
     voxels = base64.b64encode(np.rint(255 * share).astype(np.uint8).tobytes()).decode()
     n, m = volume.shape[0], small.shape[0]
-    told = f"{n} × {n} × {n} voxels of {pixel_size:.4g} Å, density {volume.min():.4g} … {volume.max():.4g}, " \
+    text = f"{n} × {n} × {n} voxels of {pixel_size:.4g} Å, density {volume.min():.4g} … {volume.max():.4g}, " \
            f"standard deviation {volume.std():.4g}"
     if m < n:
-        told += (
+        text += (
             f"; shown coarsened to {m} voxels of {data['pixel']:.4g} Å, the pictures at the foot are of the map itself"
         )
     template = Template(resources.files("mpirecon.report").joinpath("view.html").read_text(encoding="utf-8"))
     page = template.substitute(
-        title=escape(name), told=escape(told + "."), data=json.dumps(data), voxels=voxels,
+        title=escape(name), text=escape(text + "."), data=json.dumps(data), voxels=voxels,
         panel=map_panel(volume, pixel_size, name),
     )
     with atomic_path(target, overwrite) as temporary:

@@ -1,9 +1,9 @@
 """Gains: by how much the images of a set differ in scale, signal and noise together.
 
-The noise outside the particle tells an image's scale, if signal and noise were scaled alike, as by counts that are
+The noise outside the particle measures an image's scale, if signal and noise were scaled alike, as by counts that are
 electrons here and grey values there. Where only the noise differs, as with the thickness of the ice, dividing by it
-would spoil the signal's scale instead. What tells the two apart is the power that the middle of an image has more than
-its border: it grows with the square of a gain, and not with the noise.
+would spoil the signal's scale instead. What distinguishes the two is the power that the middle of an image has more
+than its border: it grows with the square of a gain, and not with the noise.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ _LEAST_SPREAD = 0.03
 #: from where, to where
 _ODD = 4.0, 8.0
 
-#: spreads between which a set comes to be believed to differ in gain, where the particle's power cannot tell
+#: spreads between which a set comes to be believed to differ in gain, where the particle's power cannot decide it
 _SPREAD = 0.3, 0.6
 
-#: shares of the differences in noise that may be gain, and how sure the spread makes of one before the images are asked
+#: fractions of the differences in noise that may be gain, and how sure the spread makes of one before the images' power
+#: is used
 _EXPONENTS, _UNSURE = np.linspace(0, 1, 41), 0.3
 
 #: the middle's power, over the noise's, between which views come to differ by more than noise does; by how much there,
@@ -40,10 +41,10 @@ _SPREAD_OF_WEIGHTS = 0.6, 1.0
 #: bright that what they scatter to the border is part of its noise
 _BELIEVED, _BELIEVED_BRIGHT = np.array([0.3, 0.7]), np.array([0.6, 0.9])
 
-#: share of the variance of log σ that is not the error of σ: below, no differences are seen, above, all
+#: fraction of the variance of log σ that is not the error of σ: below, no differences are seen, above, all
 _UNSEEN, _SEEN = 0.3, 0.8
 
-#: the middle's power, over the noise's, between which images come to tell their scale by it:
+#: the middle's power, over the noise's, between which it comes to measure an image's scale:
 #: next to no noise is left to do so
 _CLEAN = 30.0, 300.0
 
@@ -64,9 +65,10 @@ class Gains:
     typical : median of the noise outside the particle
     middle : median power of the middle of an image
     spread : of the logarithm of a scale, a robust standard deviation
-    exponent : 0 … 1, share of the differences that is gain
-    by_middle : 0 … 1, how far the middle's power tells an image's scale rather than the noise outside. Images farther
-        from the typical noise than the set's own spread can explain, their middles too, are brought to it entirely.
+    exponent : 0 … 1, fraction of the differences that is gain
+    by_middle : 0 … 1, how far the middle's power measures an image's scale rather than the noise outside. Images
+        farther from the typical noise than the set's own spread can explain, their middles too, are brought to it
+        entirely.
     """
 
     typical: float

@@ -55,7 +55,7 @@ class Loss(ABC):
 
 @dataclass(frozen=True)
 class L2(Loss):
-    """ρ = d²/2, w = 1, ψ = d: everybody counts the same."""
+    """ρ = d²/2, w = 1, ψ = d: all count the same."""
 
     name: str = "l2"
 

@@ -22,7 +22,7 @@ from mpirecon.robust.statistics import Statistics
 #: Newton's method is drawn to the given pose as by a Gaussian prior of this many radians (15°): it looks nearby
 SEARCH_PRIOR = np.radians(15.0)
 
-#: bands that the search's steps use, as shares of all, the last look using all:
+#: bands that the search's steps use, as fractions of all, the last look using all:
 #: the maximum is broader at low frequencies
 SEARCH_BANDS = (2 / 3, 2 / 3, 1)
 
@@ -41,7 +41,7 @@ class NearbyPoses:
     sums : (m, bands, 2), yp and pp there
     slope : (m, 3), g
     curvature : (m, 6), H as xx, xy, xz, yy, yz, zz
-    profile : (angles, shells), share of the signal's amplitude that an error of ANGLES leaves
+    profile : (angles, shells), fraction of the signal's amplitude that an error of ANGLES leaves
     band_profile : (angles, bands), the same of each band.
     """
 
@@ -95,7 +95,8 @@ class NearbyPoses:
 
 
 def attenuation_profile(volume: np.ndarray, shells: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Share of a map's Fourier amplitude that agrees with itself turned by ANGLES about random axes, (angles, shells).
+    """Fraction of a map's Fourier amplitude that agrees with itself turned by ANGLES about random axes,
+    (angles, shells).
 
     volume : (n, n, n) float32. Per shell the regression of V̂(k) on V̂ at the turned k, over random points: 1 without
         error, 0 where nothing of the signal is left, never rising with the angle. Also returned is each shell's power,

@@ -1,4 +1,4 @@
-"""Nested selections: the best-scored 90, 80 … % of the particles, and as many drawn by lot."""
+"""Nested selections: the best-scored 90, 80 … % of the particles, and as many drawn at random."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIEVED, _SIEVINGS = 0.8, 10
 
 SCHEDULES = {
     "once": "by the scores of one first run",
-    "anew": "scored again at each step",
+    "rescore": "scored again at each step",
     "sieve": "scored again at each step, above a moving high-pass as in CryoSieve",
 }
 
@@ -97,8 +97,8 @@ class Members:
         mean = (np.bincount(self.unit, np.where(self.valid, distance, 0.0)) / np.maximum(rows, 1))[self.unit]
         return self._smallest(mean, fraction, within)
 
-    def by_lot(self, fraction: float, seed: int, draw: int) -> np.ndarray:
-        """(m,) bool: as many of each half set, drawn by lot; another lot for each fraction and draw."""
+    def at_random(self, fraction: float, seed: int, draw: int) -> np.ndarray:
+        """(m,) bool: as many of each half set, drawn at random; another draw for each fraction and number."""
         lot = uniform_draws(seed, self.unit, f"random discard {draw}, {fraction:.6g} left")
         return self._smallest(lot, fraction, self.valid)
 

@@ -164,9 +164,9 @@ def simulate(
 
     second : the map of the second conformation, (n, n, n) float32, where one is asked for
 
-    ``/junk`` (bool), ``/true_scale`` and ``/true_sigma`` (float64) tell what each image was made with; ``/pose_error``,
-    ``/true_quaternion`` and more of ParticleSet's TRUTH are there where errors or junk were planted. `progress` is told
-    the images of each batch.
+    ``/junk`` (bool), ``/true_scale`` and ``/true_sigma`` (float64) record what each image was made with;
+    ``/pose_error``, ``/true_quaternion`` and more of ParticleSet's TRUTH are there where errors or junk were planted.
+    `progress` gets the images of each batch.
 
     Raises
     ------

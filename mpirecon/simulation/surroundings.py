@@ -42,7 +42,7 @@ def conformations(settings: SimulationSettings, ids: np.ndarray) -> np.ndarray:
 
 
 def micrographs(settings: SimulationSettings, ids: np.ndarray) -> np.ndarray:
-    """(m,) int32: the micrograph of each particle, from 0; they are dealt out in turn."""
+    """(m,) int32: the micrograph of each particle, from 0; they are assigned in turn."""
     return (np.asarray(ids) % settings.micrographs).astype(np.int32)
 
 
@@ -78,7 +78,7 @@ def plane(box: int, level: float, along_x: float, along_y: float) -> np.ndarray:
 
 
 def neighbours(settings: SimulationSettings, ids: np.ndarray, box: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Who has a neighbour that reaches into the box:
+    """Particles that have a neighbour that reaches into the box:
     flags (m,), its orientation (m, 4) and its centre (m, 2), (x, y) in whole pixels."""
     there = uniform_draws(settings.seed, ids, "neighbour") < settings.neighbour_rate
     quaternion, centre = np.tile([1.0, 0, 0, 0], (len(ids), 1)), np.zeros((len(ids), 2), np.int64)

@@ -39,7 +39,7 @@ def summary_of_complete(comm: Communicator, console, place: Place) -> dict:
 
 @contextmanager
 def _reported(state: Callable[[], str]) -> Iterator[None]:
-    """However a run ends early, say where its state is and how to go on; `state` is empty where there is none."""
+    """However a run ends early, say where its state is and how to resume it; `state` is empty where there is none."""
     try:
         yield
     except StopRequested as signal:

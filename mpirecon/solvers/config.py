@@ -27,8 +27,8 @@ POSES = (FIXED, RESCUE, REFINE)
 #: with a search of poses, iterations after which there is one: all but the last of those that are added for it
 SEARCHES = 2
 
-#: particles that are compared with the maps where nothing is selected by it and nobody asked for all: of as many,
-#: losses are known to some 3e-4 of themselves
+#: particles that are compared with the maps where nothing is selected by it and comparing all was not requested: of as
+#: many, losses are known to some 3e-4 of themselves
 SAMPLE = 4000
 
 #: folds where none are asked for, and where a half set has fewer groups (--group-by) than this
@@ -39,7 +39,7 @@ _FOLDS, _FOLDS_OF_FEW, _FEW_GROUPS = 4, 8, 64
 class Config:
     """Options of ``mpirecon reconstruct`` that change its result.
 
-    keep : share of particles that ``sorted`` keeps, in (0, 1], or "auto"
+    keep : fraction of particles that ``sorted`` keeps, in (0, 1], or "auto"
     folds : parts of each half set, each scored against the map of the others; 1 scores inside the half, None: as many
         as ``settled`` finds best
     batch_size : particles per gradient step over all ranks, 0 for all
@@ -115,7 +115,7 @@ class Config:
             raise UserError(f"--loss {self.loss} needs --keep Q, the fraction of particles to keep, e.g. --keep 0.7, "
                             f"or --keep auto")
         if self.keep not in (None, AUTO) and not 0 < self.keep <= 1:
-            raise UserError(f"--keep {self.keep:g}: expected a share above 0 and at most 1")
+            raise UserError(f"--keep {self.keep:g}: expected a fraction above 0 and at most 1")
         if self.space == "real" and self.mixes:
             raise UserError("--space real has no local pose search, which --loss posterior and --keep auto need; use "
                             "--space fourier, or another loss")
@@ -140,7 +140,7 @@ class Config:
             raise UserError(f"--folds {self.folds}: at least 1 is needed (1 scores inside the half set)")
         if self.sort_scope == "batch" and not rule.must_keep:
             raise UserError("--sort-scope batch applies to --loss sorted")
-        if self.schedule == "graduated" and not rule.judges:
+        if self.schedule == "graduated" and not rule.scores:
             raise UserError("--schedule graduated applies to robust losses; --loss l2 counts all particles alike")
         if self.group_by and not self.mixes:
             raise UserError("--group-by applies where the mixture decides: --loss posterior or --keep auto")
@@ -221,7 +221,7 @@ class Config:
     def compared(self, particles: int, planted: bool) -> int:
         """How many of so many particles are compared with the maps.
         planted : whether errors were, whose detection is scored"""
-        return particles if self.rule.judges or self.particle_scores or planted else min(particles, SAMPLE)
+        return particles if self.rule.scores or self.particle_scores or planted else min(particles, SAMPLE)
 
     @property
     def settling(self) -> int:
@@ -235,18 +235,19 @@ class Config:
 
     @property
     def mixes(self) -> bool:
-        """Whether the mixture decides who is well posed."""
+        """Whether the mixture decides which poses are correct."""
         return self.rule.mixture or self.keep == AUTO
 
     @property
     def graduated(self) -> bool:
-        """Whether the selection begins mild: as asked, else where the mixture decides."""
+        """Whether the selection begins relaxed: as requested, else where the mixture decides."""
         return self.mixes if self.schedule is None else self.schedule == "graduated"
 
     @property
     def scoring_folds(self) -> int:
-        """Folds really used: L2 selects nothing, so its half maps can judge each other and no folds are needed."""
-        return self.folds or _FOLDS if self.rule.judges else 1
+        """Folds really used: L2 selects nothing,
+        so its half maps can be compared with each other and no folds are needed."""
+        return self.folds or _FOLDS if self.rule.scores else 1
 
     def settled(self, file, present: np.ndarray | bool = True) -> Config:
         """With the folds of this ParticleFile where none were asked for: more where groups are few, to leave more of

@@ -62,4 +62,4 @@ class FixedPoses:
         return {}
 
     def restore(self, rows: Callable[[str], np.ndarray], facts: dict | None) -> None:
-        """Go on from a state: ``rows(name)`` gives what `state` has by that name."""
+        """Restore a state: ``rows(name)`` gives what `state` has by that name."""

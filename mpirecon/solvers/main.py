@@ -42,7 +42,7 @@ def reconstruct(
         to
     controls : also make the maps that show what the selection left out, and what leaving out at random does
     postprocess : also make mask.mrc, sharpened.mrc, and the FSC corrected for the mask
-    resume : go on from the folder's checkpoint, if it has one
+    resume : continue from the folder's checkpoint, if it has one
     start_weights : (m,) float, what the first map is made with, the same on all ranks
     weights : (m,) float, in place of those that `config` names; rank 0's are taken
     began : when the program did, Unix time, if it has done more than call this

@@ -17,7 +17,7 @@ AUTO, BACKGROUND, OFF = "auto", "background", "off"
 #: what --normalise may be: background and gains, backgrounds alone, neither
 NORMALISE = (AUTO, BACKGROUND, OFF)
 
-#: pixels of the whole set that are looked at before the first pass, and the fewest and most images
+#: pixels of the whole set that are read before the first pass, and the fewest and most images
 _PIXELS, _FEWEST, _MOST = 2**23, 256, 4096
 
 #: of those, read at a time
@@ -31,7 +31,7 @@ class Normaliser:
 
     mode : of NORMALISE
     background : where it is found
-    gains : of the set; None where none are told
+    gains : of the set; None where they are not corrected
     """
 
     mode: str
@@ -40,7 +40,7 @@ class Normaliser:
 
     @classmethod
     def of(cls, comm: Communicator, file, mode: str, present: np.ndarray | None = None) -> Normaliser:
-        """For the images of a particle file, of which some are looked at, the same ones however many ranks there are.
+        """For the images of a particle file, of which some are read, the same ones however many ranks there are.
         Collective.
 
         present : (all particles,) bool, those that take part; None: all

@@ -1,4 +1,4 @@
-"""What looks on after each iteration: the ranks' logs, the console. The iteration knows none of them."""
+"""Observers of each iteration: the ranks' logs, the console. The iteration knows none of them."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndar
 
 
 def at_given_poses(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns, with those not kept who count at a pose found elsewhere:
+    """The columns, with those not kept that count at a pose found elsewhere:
     it is given poses that errors were planted in."""
     if "pose_state" not in columns:
         return columns
@@ -54,14 +54,14 @@ def at_given_poses(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _truth_columns(run: Reconstruction) -> dict[str, np.ndarray]:
-    """Where errors were planted: who is wrong, by how many degrees and Å, of which kind, and who is junk,
-    as far as the file says."""
+    """Where errors were simulated: which poses are wrong, by how many degrees and Å, of which kind, and which images
+    are junk, as far as the file says."""
     slab, metadata = run.slab, run.slab.metadata
     if metadata.pose_error is None:
         return {}
     columns = {"pose_error": metadata.pose_error}
     if metadata.true_quaternion is not None:
-        group = point_group(run.config.symmetry)  # a pose of a symmetric particle is as good as its copies
+        group = point_group(run.config.symmetry)  # a pose of a symmetric particle is equivalent to its copies
         columns["angular_error"] = group.angular_distance(metadata.pose.quaternion, metadata.true_quaternion)
     if metadata.true_shift is not None:
         columns["offset_error"] = np.linalg.norm(metadata.pose.shift - metadata.true_shift, axis=1)

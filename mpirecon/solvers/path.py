@@ -29,9 +29,9 @@ from mpirecon.solvers.path_options import PathOptions
 from mpirecon.solvers.walk import Walk, Walked
 from mpirecon.validate.fsc import fsc
 from mpirecon.validate.masks import independent_share
-from mpirecon.validate.nested import PathVerdict, judge, measured
+from mpirecon.validate.nested import PathVerdict, assess, measured
 from mpirecon.validate.null import NoiseFile
-from mpirecon.validate.null import judge as judge_null
+from mpirecon.validate.null import assess as assess_null
 from mpirecon.validate.path_resolution import FittedResolutions, fit_resolutions
 
 #: relative difference of two powers of one image: of the file that was walked before, and of the one that is walked on
@@ -74,7 +74,7 @@ def run_path(
             watchdog.share(place.logs / ".pulse")
             path = _Path(walk, place.path)
             path.go(place.resumes)
-            steps, random, verdict = path.judged()
+            steps, random, verdict = path.assessed()
             summary = write_path(walk, place.staging, about_run(start), steps, random, verdict, path.null, place.path)
             log.event("finished", seconds=time.time() - start)
         place.commit()
@@ -87,7 +87,7 @@ def _opening(walk: Walk) -> str:
     shares = ", ".join(f"{100 * fraction:.3g}" for fraction in walk.fractions)
     few = "" if len(walk.fractions) == len(options.fractions) else (
         f"; smaller ones would leave fewer than {FEWEST} particles to a half map")
-    first = "" if options.anew else f", loss {config.loss}" + (f" (keep {config.keep})" if config.keep else "")
+    first = "" if options.rescores else f", loss {config.loss}" + (f" (keep {config.keep})" if config.keep else "")
     return (f"{file.path}: {len(file)} particles, box {file.box}, {file.pixel_size:g} Å/px; path {options.schedule} "
             f"({SCHEDULES[options.schedule]}{first}) over {shares} % of them, {options.random_draws} random discard"
             f"{'s' * (options.random_draws > 1)} of each size{few}")
@@ -120,7 +120,7 @@ class _Path:
         self.noise = Walked()
         self.null: dict | None = None
         self.saved = False
-        self._power: np.ndarray | None = None  # of this rank's images when the path began, where it is gone on with
+        self._power: np.ndarray | None = None  # of this rank's images when the path began, where it is resumed
         self._whole: np.ndarray | None = None  # transform of all particles' mean map, on rank 0
         self._identity: dict = {}
 
@@ -135,21 +135,21 @@ class _Path:
 
     @property
     def state(self) -> str:
-        """Where the path's state is, and how to go on from there; "" before anything was saved."""
+        """Where the path's state is, and how to resume from there; "" before anything was saved."""
         if not self.saved:
             return ""
-        return (f"the state after step {self.done}/{self.total} is in {self.folder / NAME}; go on with the same "
+        return (f"the state after step {self.done}/{self.total} is in {self.folder / NAME}; continue with the same "
                 f"command and --resume")
 
-    def judged(self) -> tuple[list[dict], list[dict], PathVerdict]:
+    def assessed(self) -> tuple[list[dict], list[dict], PathVerdict]:
         """Steps and random discards with their resolutions from all curves together, and where the path pays.
         Collective."""
         found = None
         with together(self.comm), self.walk.engine.timings("postprocess"):
             if self.comm.rank == 0:
                 fitted = self._fitted()
-                steps, random = fitted.told(self.steps, self.random)
-                found = steps, random, judge(steps, random, 2 * self.file.pixel_size, fitted)
+                steps, random = fitted.added_to(self.steps, self.random)
+                found = steps, random, assess(steps, random, 2 * self.file.pixel_size, fitted)
         return self.comm.bcast(found)
 
     def _fitted(self) -> FittedResolutions:
@@ -170,7 +170,7 @@ class _Path:
             self._save()
         lots = [(draw, fraction) for draw in range(self.options.random_draws) for fraction in fractions[1:]]
         for draw, fraction in lots[len(self.random) :]:
-            self._take(self.random, fraction, *self.walk.by_lot(fraction, draw), draw=draw)
+            self._take(self.random, fraction, *self.walk.at_random(fraction, draw), draw=draw)
             self._save()
         self._say_random()
         self.null = self._walk_noise() if self.options.null else None
@@ -178,7 +178,7 @@ class _Path:
     # one item
 
     def _take(self, records: list[dict], fraction: float, halves, kept: np.ndarray | None, **more) -> None:
-        """Add the record of half maps and of who is in them, which rank 0 has, on all ranks."""
+        """Add the record of half maps and of the particles in them, which rank 0 has, on all ranks."""
         record = None
         with together(self.comm), self.walk.engine.timings("postprocess"):
             if self.comm.rank == 0:
@@ -199,7 +199,7 @@ class _Path:
         found = {}
         with together(self.comm):
             if self.comm.rank == 0:
-                found = self.walk.told_of(fraction)
+                found = self.walk.about(fraction)
         return self.comm.bcast(found)
 
     def _say_step(self) -> None:
@@ -210,12 +210,12 @@ class _Path:
                          f"FSC {r['mean_fsc']:.4f}")
 
     def _say_random(self) -> None:
-        told = [
+        texts = [
             f"{100 * r['fraction']:.3g} %: " + (f"{r['resolution_0143']:.2f} Å" if r["resolution_0143"] else "Nyquist")
             for r in self.random
             if r["draw"] == 0
         ]
-        self.console.say(f"at random: {', '.join(told)}")
+        self.console.say(f"at random: {', '.join(texts)}")
 
     # the same on noise
 
@@ -237,7 +237,7 @@ class _Path:
             record = None
             with together(self.comm):
                 if self.comm.rank == 0:
-                    record = self._judged(again, halves)
+                    record = self._assessed(again, halves)
             self.noise.steps.append({"fraction": again.fractions[number], **self.comm.bcast(record)})
             self._save()
         worst = max(self.noise.steps, key=lambda step: step["mean_fsc"] / step["limit"])
@@ -248,10 +248,10 @@ class _Path:
                     f"{found}, beyond +{worst['limit']:.3g}: selecting like this makes resolution out of nothing")
         return {"steps": self.noise.steps, "passed": passed, "sentence": sentence[0].upper() + sentence[1:] + "."}
 
-    def _judged(self, walk: Walk, halves) -> dict:
+    def _assessed(self, walk: Walk, halves) -> dict:
         mask = walk.mask
         curve = fsc(*halves, mask)
-        verdict = judge_null(curve, fsc(*halves), self.file.box, independent_share(mask),
+        verdict = assess_null(curve, fsc(*halves), self.file.box, independent_share(mask),
                              walk.engine.backend.plane.shells - 1)
         return {"mean_fsc": verdict.mean, "limit": verdict.limit, "chance": verdict.chance,
                 "first_shell": verdict.first, "fsc": curve.tolist()}
@@ -259,8 +259,9 @@ class _Path:
     # what is kept of it
 
     def _save(self) -> None:
-        """Write what is done; raises StopRequested, on all ranks, if one of them was told to stop. Collective."""
-        told = next((name for name in self.comm.allgather(self.walk.engine.pace.stop.received) if name), None)
+        """Write what is done; raises StopRequested, on all ranks,
+        if one of them received a signal to stop. Collective."""
+        signal = next((name for name in self.comm.allgather(self.walk.engine.pace.stop.received) if name), None)
         whole = self.comm.gather_slabs(np.ascontiguousarray(self.walk.run.state.survey.power), len(self.file))
         with together(self.comm), self.walk.engine.timings("checkpoint"):
             if self.comm.rank == 0:
@@ -272,8 +273,8 @@ class _Path:
                           **walk_arrays("", self.walk.walked), **walk_arrays("noise_", self.noise)}
                 write_checkpoint(self.folder / NAME, facts, arrays)
         self.saved = True
-        if told:
-            raise StopRequested(told)
+        if signal:
+            raise StopRequested(signal)
 
     def _load(self) -> Walked:
         """What was walked, from the folder; raises UserError where that was another path. Collective."""
@@ -292,7 +293,7 @@ class _Path:
                     restore_walk("", walked, checkpoint)
                     restore_walk("noise_", self.noise, checkpoint)
         self.saved = True
-        self.console.say(f"going on after step {self.done} of {self.total}")
+        self.console.say(f"resuming after step {self.done} of {self.total}")
         return walked
 
     def _refuse_changed_images(self) -> None:
@@ -304,4 +305,4 @@ class _Path:
             if len(changed):
                 raise UserError(f"{self.folder / NAME} was made from other particles than {self.file.path}: "
                                 f"{len(changed)} images differ, the first of particle {changed[0]}; resume with the "
-                                "same particle file, or start anew with --overwrite")
+                                "same particle file, or start a new run with --overwrite")

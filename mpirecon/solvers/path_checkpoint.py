@@ -1,4 +1,4 @@
-"""What a checkpoint of a path holds beside its records: who may resume it, and the arrays of its walks."""
+"""What a checkpoint of a path holds beside its records: which path may resume it, and the arrays of its walks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mpirecon.solvers.walk import Walk, Walked
 
 
 def path_identity(walk: Walk) -> dict:
-    """What must be the same for a path to be gone on with. Collective."""
+    """What must be the same for a path to be resumed. Collective."""
     found = walk.run.identity
     options = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(walk.options).items()}
     options["steps"] = list(walk.fractions)

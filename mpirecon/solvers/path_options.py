@@ -32,12 +32,12 @@ class PathOptions:
         return self.steps or default_fractions(self.schedule)
 
     @property
-    def anew(self) -> bool:
+    def rescores(self) -> bool:
         """Whether particles are scored at each step."""
         return self.schedule != "once"
 
 
-#: options that choose the first run, which the schedules that score anew do without
+#: options that choose the first run, which the schedules that score again do without
 _OF_FIRST_RUN = {"loss": "--loss", "keep": "--keep", "iterations": "--iterations", "group_by": "--group-by"}
 
 #: options of reconstruct that a path leaves no choice of, and why
@@ -66,7 +66,7 @@ def checked_options(
 
 def first_run(schedule: str, **options) -> dict:
     """Options of reconstruct as the first run of a path takes them: by default the posterior;
-    all alike where particles are scored anew.
+    all alike where particles are scored again.
 
     Raises
     ------
@@ -86,9 +86,9 @@ def first_run(schedule: str, **options) -> dict:
         given = [option for name, option in _OF_FIRST_RUN.items() if options.get(name) is not None]
         if given:
             raise UserError(f"{given[0]} is of a first run, and --schedule {schedule} has none: particles are scored "
-                            "anew at each step; use --schedule once, or leave it out")
+                            "again at each step; use --schedule once, or leave it out")
     loss = options.get("loss") or ("posterior" if schedule == "once" else "l2")
-    if not isinstance(loss, str) or rule_of(loss).judges:
+    if not isinstance(loss, str) or rule_of(loss).scores:
         return {**options, "loss": loss}
     if options.get("keep") is not None:
         raise UserError(f"--keep applies to losses that select; --loss {loss} counts all particles alike")

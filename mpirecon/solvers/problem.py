@@ -113,8 +113,8 @@ class Problem:
         _agree_on_mask(comm, config, mask)
         symmetry = Symmetry(point_group(config.symmetry))
         compile_once(
-            comm, backend, slab.metadata, config.rule.looks, config.deterministic, symmetry, console.say, timings,
-            config.poses != FIXED,
+            comm, backend, slab.metadata, config.rule.searches_nearby, config.deterministic, symmetry, console.say,
+            timings, config.poses != FIXED,
             helpers=min(_threads(config, neighbours), available_cores(), _MOST_COMPILING) - 1,
         )  # fmt: skip
         slab.normalise(comm, config.normalise)  # kernels look at images
@@ -278,8 +278,8 @@ def _groups(
     """Number of each of this rank's particles' group (--group-by), (m,) int64, read by rank 0 for all; and what is
     wrong with half sets that part groups. Deals the slab's folds.
 
-    Rows of a group are in one fold: what shows one particle would judge itself by the others' map. So are rows that
-    the import found to show one particle, whatever is asked for.
+    Rows of a group are in one fold: an image of one particle would be scored by a map of its other images. So are rows
+    that the import found to show one particle, whatever is asked for.
     """
     column = config.group_by
     if column is None and file.extra("family", 0, 0) is None:
@@ -308,7 +308,7 @@ def _folds_of_groups(
     np.maximum.at(last, groups[present], slab.metadata.half[present])
     comm.allreduce(first, "min")
     comm.allreduce(last, "max")
-    first = np.where(last > 0, first, 0)  # of whom nobody takes part
+    first = np.where(last > 0, first, 0)  # of a group that takes no part
     what, where = ("particles", str(file.path)) if column is None else ("groups", f"--group-by {column}")
     if mixed := int((first != last).sum()):
         remedy = "--new-halves" if column is None else f"--family {column} --new-halves"

@@ -157,12 +157,12 @@ def _scored(run: Reconstruction, outcome: Outcome, maps: dict) -> np.ndarray:
 def _map_warnings(run: Reconstruction, summary: dict, columns: dict) -> list[str | None]:
     """What to be wary of in the maps themselves, whoever built them."""
     after, valid = summary["postprocess"] or {}, took_part(columns)
-    told = [few_particles_warning(tuple(int((valid & (columns["half"] == half)).sum()) for half in (1, 2))),
+    texts = [few_particles_warning(tuple(int((valid & (columns["half"] == half)).sum()) for half in (1, 2))),
             anisotropy_warning(after.get("cones"))]
     if run.config.mask in (None, AUTO):
-        return told
+        return texts
     name = Path(run.config.mask).name
-    return [*told, *mask_warnings(run.engine.mask, name, after.get("randomised_at_resolution"))]
+    return [*texts, *mask_warnings(run.engine.mask, name, after.get("randomised_at_resolution"))]
 
 
 def _levels(run: Reconstruction) -> list[str]:

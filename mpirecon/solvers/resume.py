@@ -1,7 +1,7 @@
-"""Saving a run after an iteration, and going on from there, on as many ranks as one likes.
+"""Saving a run after an iteration, and resuming from there, on any number of ranks.
 
 Only what the next iteration is decided from is kept: each particle's pose and statistics, the noise spectrum and, for
-gradients, the maps on their way. The normal equations are accumulated anew.
+gradients, the maps on their way. The normal equations are accumulated again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def save(run, folder: Path, state: State) -> None:
         if comm.rank == 0:
             # sums are rounded as their terms come: a resumed run has its order, whatever the memory it finds
             facts = {"iteration": state.iteration, "rounds": run.config.rounds, "records": state.records,
-                     "looking": state.looking,
+                     "search_nearby": state.search_nearby,
                      "by_view": survey.by_view, "levels": None if survey.levels is None else survey.levels.as_dict(),
                      "normalisation": run.slab.normaliser.as_dict(), "search": run.poses.facts, **identity}  # fmt: skip
             if nearby is not None:
@@ -66,7 +66,7 @@ def save(run, folder: Path, state: State) -> None:
 
 
 def load(run, folder: Path) -> State:
-    """The state that was saved in `folder`, with the run's slab and solver ready to go on from it. Collective.
+    """The state that was saved in `folder`, with the run's slab and solver ready to continue from it. Collective.
 
     Raises UserError, on all ranks, for a checkpoint of other particles or other options, which it names.
     """
@@ -83,7 +83,7 @@ def load(run, folder: Path) -> State:
             run.slab.normalise_as(Normaliser.of_summary(facts, run.file.box))
             run.begin(survey)
             run.poses.restore(lambda name: checkpoint.rows(name, first, last), facts.get("search"))
-            state = State(facts["iteration"], survey, run.slab.valid, run.slab.pose, facts["looking"],
+            state = State(facts["iteration"], survey, run.slab.valid, run.slab.pose, facts["search_nearby"],
                           fsc=checkpoint.array("fsc"),
                           scores=_scores(checkpoint, first, last), records=tuple(facts["records"]))  # fmt: skip
             saved = {name: checkpoint.array(name) for name in run.solver.state_names() if name in checkpoint}
@@ -165,9 +165,9 @@ def check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
     before = checkpoint.facts["options"]
     changed = [name for name in now["options"] if before.get(name) != now["options"][name]]
     if changed:
-        told = ", ".join(f"--{_SPELLED.get(n, n).replace('_', '-')} was {_in_words(before.get(n))} and is "
+        how = ", ".join(f"--{_SPELLED.get(n, n).replace('_', '-')} was {_in_words(before.get(n))} and is "
                          f"{_in_words(now['options'][n])}" for n in changed)
-        raise UserError(f"{checkpoint.path} was made with other options: {told}; resume with the same, or start a new "
+        raise UserError(f"{checkpoint.path} was made with other options: {how}; resume with the same, or start a new "
                         "run with --overwrite")
     if checkpoint.facts["mask"] != now["mask"]:
         raise UserError(f"{checkpoint.path} was made with another mask than {run.config.mask} is now; resume with the "

@@ -42,9 +42,9 @@ _WORKING = ("threads", "memory", "half_precision", "backend", "transport", "skip
 class Scores:
     """Particles against two half maps.
 
-    columns : by name, (m,) each, on rank 0: id, half, what tells a particle (uid, rlnImageName), and score, distance,
-        residual, scale and sigma against the map of the ``_own`` half set and of the ``_other``; NaN of images that
-        were skipped
+    columns : by name, (m,) each, on rank 0: id, half, what identifies a particle (uid, rlnImageName), and score,
+        distance, residual, scale and sigma against the map of the ``_own`` half set and of the ``_other``; NaN of
+        images that were skipped
     fsc : of the maps in the mask, (n // 2 + 1,)
     resolution : Å where it falls below 0.143, None where it never does
     grey_scale : what the maps were multiplied by
@@ -77,7 +77,7 @@ class Scoring(Reconstruction):
     """A run that makes no maps: one iteration, of which the statistics are all there is."""
 
     def _announcers(self) -> list[Observer]:
-        """There is no iteration to tell of."""
+        """There is no iteration to report."""
         return []
 
 
@@ -95,7 +95,7 @@ def score_particles(
     filtered : whether the maps are filtered by their FSC in the mask, as a run's are before particles are compared with
         them
     star, cs : tables that are to be written afterwards: what cannot be is refused before any image is read
-    weights : (m,), in place of what ``config.weights`` names; particles of weight 0 are not looked at, as in a run, and
+    weights : (m,), in place of what ``config.weights`` names; particles of weight 0 are ignored, as in a run, and
         have no numbers
     shown : what the particle file is called
 
@@ -127,7 +127,7 @@ def score_particles(
             if comm.rank == 0:
                 columns = {"id": np.arange(len(file)), "half": file.halves(), **identities(file), **columns}
                 notes, warnings = (
-                    _told(half1, half2, run, scale, columns),
+                    _notes(half1, half2, run, scale, columns),
                     [*_doubts(columns), *shift_warnings(state.records)],
                 )
                 file.refuse_changed()
@@ -198,7 +198,7 @@ def _columns(run: Reconstruction, statistics: Statistics) -> dict[str, np.ndarra
     return {name: np.where(valid, values, np.nan) for name, values in columns.items()}
 
 
-def _told(half1, half2, run: Reconstruction, scale: float, columns: dict[str, np.ndarray]) -> list[str]:
+def _notes(half1, half2, run: Reconstruction, scale: float, columns: dict[str, np.ndarray]) -> list[str]:
     """What a reader of the numbers should know."""
     notes = []
     if scale != 1:
@@ -226,7 +226,7 @@ def _against_run(folder: Path, run: Reconstruction, columns: dict[str, np.ndarra
         table = read_particle_table(folder / "particles.h5")
     except UserError:
         return notes
-    return notes + _beside_table(folder / "particles.h5", table, bool(theirs) and not declared(summary)["judges"],
+    return notes + _beside_table(folder / "particles.h5", table, bool(theirs) and not declared(summary)["scores"],
                                  columns)
 
 
@@ -238,7 +238,7 @@ def _beside_table(path: Path, table: dict[str, np.ndarray], unfolded: bool,
     )
     notes = []
     if not unfolded:
-        notes.append(f"the scores in {path} are of maps without each particle's fold, which its half maps do not tell: "
+        notes.append(f"the scores in {path} are of maps without each particle's fold, which its half maps do not show: "
                      f"these are others"
                      + ("" if pairs else "; a run with --half-map-scores has these beside them"))
     if len(table["id"]) != len(columns["id"]):

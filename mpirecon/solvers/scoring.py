@@ -11,14 +11,14 @@ from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.fixed_poses import FixedPoses
 from mpirecon.solvers.groups import MapSet
-from mpirecon.solvers.looks import Looks
+from mpirecon.solvers.nearby_schedule import NearbySchedule
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.problem import Problem
 from mpirecon.solvers.slab_data import uniform_hash
 from mpirecon.solvers.state import Scores
 
-#: share of the particles that are scored at random orientations as well, to measure the scores of incorrect poses, and
-#: the least and most of them
+#: fraction of the particles that are scored at random orientations as well, to measure the scores of incorrect poses,
+#: and the least and most of them
 _RANDOM_SHARE, _RANDOM_POSES = 0.125, (500, 5000)
 
 #: sets the draw of particles that are compared with the maps apart from the others of the seed
@@ -28,12 +28,12 @@ _COMPARED = 0x5C0
 class Scoring:
     """How the particles of a run are compared with its maps.
 
-    looks : in which iterations poses nearby are compared as well
+    nearby_schedule : in which iterations poses nearby are compared as well
     """
 
     def __init__(self, problem: Problem) -> None:
         self.problem, self.slab, self.config, self.comm = problem, problem.slab, problem.config, problem.comm
-        self.looks = Looks(problem.config.settling)
+        self.nearby_schedule = NearbySchedule(problem.config.settling)
 
     @cached_property
     def sample(self) -> np.ndarray | None:
@@ -57,34 +57,34 @@ class Scoring:
         return self.slab.valid if self.sample is None else self.slab.valid & self.sample
 
     @property
-    def looked_first(self) -> np.ndarray:
+    def nearby_first(self) -> np.ndarray:
         """(m,) bool, the particles that the first comparison at poses nearby is made for."""
-        return self.looks.at(self.slab.ids, self.slab.total, self.config.seed)
+        return self.nearby_schedule.at(self.slab.ids, self.slab.total, self.config.seed)
 
     def score(
-        self, engine: Engine, references: MapSet, poses: FixedPoses, iteration: int, looking: bool,
+        self, engine: Engine, references: MapSet, poses: FixedPoses, iteration: int, search_nearby: bool,
         rows: np.ndarray | None = None,
     ) -> Scores:
         """Compare particles with the maps as they stand. Collective.
 
         Rows that are right or wrong together (tilt images) are turned each in its own way and show too little of it:
-        poses near theirs are not looked at, for what is found near wrong poses would outweigh the rest of a group.
+        poses near theirs are not searched, for what is found near wrong poses would outweigh the rest of a group.
 
-        looking : whether poses nearby are compared, where they are due
+        search_nearby : whether poses nearby are compared, where they are due
         rows : (m,) bool, particles; None: all
         """
         random, seed = None, self.config.seed + iteration
         if self.config.mixes:
-            # about this many particles of the whole set say what a wrong pose looks like
+            # about this many particles of the whole set show the scores of wrong poses
             m = self.slab.total
             share = min(1.0, np.clip(_RANDOM_SHARE * m, *_RANDOM_POSES) / m)
             random = uniform_hash(self.slab.ids, seed) < share
-        due = looking and self.looks.due(iteration)
+        due = search_nearby and self.nearby_schedule.due(iteration)
         nearby = NearbyPoses.empty(len(self.slab), BANDS, engine.backend.plane.shells) if due else None
         bands = self.problem.bands(engine.found.noise_power)
         inside, outside, random_poses = engine.statistics(
             references, bands, rows, random=random, draw=seed, nearby=nearby,
-            looked=self.looked_first if iteration == self.looks.first else None,
+            nearby_rows=self.nearby_first if iteration == self.nearby_schedule.first else None,
         )  # fmt: skip
 
         def at_given_poses() -> Statistics | None:

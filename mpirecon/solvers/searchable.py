@@ -7,7 +7,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.search.believe import FEWEST
 
-#: half the range of unknown offsets where nobody said it, pixels
+#: half the range of unknown offsets where none is given, pixels
 OFFSET = 5.0
 
 #: largest part of the box that offsets are searched in, on each side

@@ -44,10 +44,10 @@ def uniform_hash(ids: np.ndarray, seed: int) -> np.ndarray:
 
 def folds_of_groups(half: np.ndarray, folds: int) -> np.ndarray:
     """Fold 0 … folds − 1 of each group of rows, (groups,) int64:
-    dealt in turn within each half, in the order of their names.
+    assigned in turn within each half, in the order of their names.
 
     half : (groups,), half set of each. Groups can be few: folds of equal size leave each map the most of them, and
-        names that begin with a tilt series or micrograph give each fold a share of every one.
+        names that begin with a tilt series or micrograph give each fold a fraction of every one.
     """
     fold = np.empty(len(half), np.int64)
     for which in np.unique(half):
@@ -95,7 +95,7 @@ class ParticleSlab:
         self.ids = self.metadata.ids
         self.fold = fold_of(self.ids, seed, folds)
         self.given = np.ones(len(self)) if weights is None else weights[self.start : self.stop]
-        # of all ranks' particles, who is present
+        # which of all ranks' particles are present
         self.everywhere = None if weights is None or weights.all() else weights > 0
         self.present = self.given > 0
         self.total = len(file) if self.everywhere is None else int(self.everywhere.sum())
@@ -112,7 +112,7 @@ class ParticleSlab:
         noise_groups : int
         noise_group : (m,) int64, that of each particle, 0 …
         """
-        # also of who is absent: a group without images is never asked for
+        # also of absent ones: a group without images is never asked for
         mine = np.unique(self.metadata.optics_group).tolist()
         known = sorted({group for some in comm.allgather(mine) for group in some})
         self.noise_groups = len(known)

@@ -36,8 +36,8 @@ class Walked:
     steps : a record of each step that is done
     distance : (m,) float64, by which the next selection is made, smaller is better
     kept_to : (m,) float64, the smallest fraction yet that the particle is kept in, 0 where it is in none
-    found : what the first scores tell of each particle: distance, sigma, yp, pp
-    unexplained : share of the images' power not in the map
+    found : the first scores of each particle: distance, sigma, yp, pp
+    unexplained : fraction of the images' power not in the map
     """
 
     steps: list[dict] = field(default_factory=list)
@@ -70,12 +70,12 @@ class Walk:
         self.fractions = self._fractions()
 
     def prepare(self, walked: Walked | None = None) -> None:
-        """Look at the images and, of a walk by one first run, make that run; or go on from what was walked."""
+        """Look at the images and, of a walk by one first run, make that run; or continue from what was walked."""
         run = self.run
-        if walked is None and not self.options.anew:
+        if walked is None and not self.options.rescores:
             for _ in run.iterations():
                 pass
-            chosen = run.judged()
+            chosen = run.final_selection()
             self._keep_scores(run.state.scores.held_out, np.where(chosen.contradicts, np.inf, chosen.distance),
                               run.unexplained())
             run.solver.forget()
@@ -180,11 +180,11 @@ class Walk:
                 within = self.kept(self.fractions[number - 1]) if number else self.members.valid
                 kept = self.members.best(walked.distance, fraction, within) if number else within
         rows = self._mine(kept)
-        scores = self.options.anew and number + 1 < len(self.fractions)
+        scores = self.options.rescores and number + 1 < len(self.fractions)
         solver = self._scoring if scores else self._alike
         label, work = self._label(number), 1 + scores
         with self.engine.pace.showing(work * len(self.file), label, mine=work * len(rows)):
-            solver.step(lambda _: Selection.everybody(rows))
+            solver.step(lambda _: Selection.of_all(rows))
             if scores:
                 self._score(solver, rows, number)
         halves = self._halves(solver)
@@ -193,13 +193,13 @@ class Walk:
             walked.kept_to = np.where(kept, fraction, kept_to)
         return halves
 
-    def by_lot(self, fraction: float, draw: int) -> tuple[tuple[np.ndarray, np.ndarray] | None, np.ndarray | None]:
-        """The half maps of as many particles drawn by lot, and (m,) bool, which those are; on rank 0, else None."""
-        kept = self.members.by_lot(fraction, self.run.config.seed, draw) if self.comm.rank == 0 else None
+    def at_random(self, fraction: float, draw: int) -> tuple[tuple[np.ndarray, np.ndarray] | None, np.ndarray | None]:
+        """The half maps of as many particles drawn at random, and (m,) bool, which those are; on rank 0, else None."""
+        kept = self.members.at_random(fraction, self.run.config.seed, draw) if self.comm.rank == 0 else None
         rows = self._mine(kept)
         label = f"{100 * fraction:.3g} % at random"
         with self.engine.pace.showing(len(self.file), label, mine=len(rows)):
-            self._alike.step(lambda _: Selection.everybody(rows))
+            self._alike.step(lambda _: Selection.of_all(rows))
         return self._halves(self._alike), kept
 
     def maps(self, fraction: float) -> dict[str, np.ndarray] | None:
@@ -207,7 +207,7 @@ class Walk:
         kept = self.kept(fraction)
         rows = self._mine(kept)
         with self.engine.pace.showing(len(self.file), f"maps of {100 * fraction:.3g} %", mine=len(rows)):
-            self._alike.step(lambda _: Selection.everybody(rows))
+            self._alike.step(lambda _: Selection.of_all(rows))
         maps = self._alike.finish()
         found = {
             name: maps.take(which)
@@ -291,7 +291,7 @@ class Walk:
         places = micrographs(self.file)
         return columns if places is None else {**columns, "micrographs": places}
 
-    def told_of(self, fraction: float) -> dict:
+    def about(self, fraction: float) -> dict:
         """What is known of a selection beside its maps, on rank 0: ``wrong_share``, planted errors among the kept (None
         where none are known), and ``contrast_left_out``, of the map in those left out over that in those kept."""
         kept, valid, found = self.kept(fraction), self.members.valid, self.walked.found

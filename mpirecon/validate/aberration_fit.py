@@ -9,7 +9,7 @@ from mpirecon.model.optics import electron_wavelength
 from mpirecon.validate.found_aberrations import TERMS, FoundGroup, FoundTerm, Term
 from mpirecon.validate.phase_fit import GroupPhases, PhaseSums, even_basis, odd_basis
 
-#: error of a share of which nothing is known
+#: error of a fraction of which nothing is known
 _ANY = 10.0
 
 

@@ -16,7 +16,7 @@ from mpirecon.validate.grids import check_same_grid
 #: a correlation below which maps are not of one particle in one orientation
 _UNLIKE = 0.3
 
-#: by how much the correlation of the mirrored map must be larger to be told as the hand
+#: by how much the correlation of the mirrored map must be larger to be reported as the other hand
 _HAND = 0.05
 
 #: … and how large it must be
@@ -97,18 +97,18 @@ def compare_with_reference(
 def _doubts(name: str, correlation: float, mirror: float) -> list[str]:
     """What a user should look into."""
     if abs(mirror) > abs(correlation) + _HAND and abs(mirror) >= _MIRRORED:
-        told = [f"the reference {name} fits the map better when it is mirrored (correlation {mirror:.2f}, as it is "
+        texts = [f"the reference {name} fits the map better when it is mirrored (correlation {mirror:.2f}, as it is "
                 f"{correlation:.2f}): its hand was inverted after the refinement, or it is not the map that these "
                 "particles were refined against"]
     elif abs(correlation) < _UNLIKE:
         return [f"the reference {name} and the map are not alike (correlation {correlation:.2f}): is it the map that "
                 "these particles were refined against, in the same orientation and of the same symmetry setting?"]
     else:
-        told = []
-    if (mirror if told else correlation) < 0:
-        told.append(f"the reference {name} has the opposite contrast: where the map is bright it is dark. Particles "
+        texts = []
+    if (mirror if texts else correlation) < 0:
+        texts.append(f"the reference {name} has the opposite contrast: where the map is bright it is dark. Particles "
                     "must be bright (protein white); --contrast says otherwise")
-    return [text.replace(" -", " −") for text in told]
+    return [text.replace(" -", " −") for text in texts]
 
 
 def _mirrored(array: np.ndarray) -> list[np.ndarray]:

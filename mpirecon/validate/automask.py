@@ -26,10 +26,10 @@ _LEVEL, _HIGHEST_LEVEL = 0.25, 0.5
 #: … and between these, so many standard deviations above the solvent
 _SOLVENT_SIGMA = 3.0
 
-#: connected pieces of at least this share of the largest one's volume belong to the particle
+#: connected pieces of at least this fraction of the largest one's volume belong to the particle
 _PIECE = 0.1
 
-#: a mask of less than this share of the sphere that fits the box is none …
+#: a mask of less than this fraction of the sphere that fits the box is none …
 _SMALLEST = 2e-4
 
 #: … nor is one with particle and solvent nearer than this, in standard deviations of the solvent; noise alone has 2.5

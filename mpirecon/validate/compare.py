@@ -61,8 +61,8 @@ class Comparison:
                 from_ = f"from {self.randomised_from:.1f} Å on" if self.randomised_from else "of no shell"
                 out.append(f"{LABELS[name]} {from_}: mean FSC {self._beyond():.3f} there is an artefact of the mask")
                 continue
-            told = [f"FSC {t:g} at {self._in_words(self.resolution(name, t))}" for t in THRESHOLDS]
-            out.append(f"{LABELS[name]}: {', '.join(told)}")
+            texts = [f"FSC {t:g} at {self._in_words(self.resolution(name, t))}" for t in THRESHOLDS]
+            out.append(f"{LABELS[name]}: {', '.join(texts)}")
         if self.cones is not None:
             c = self.cones.as_dict()
             out.append(f"in cones of {c['half_angle']:g}°: FSC 0.143 between {c['best']:.2f} and {c['worst']:.2f} Å, "
@@ -149,7 +149,7 @@ def _mask(mask, first, a, b, resolution: float | None) -> tuple[np.ndarray | Non
 
 
 def distinct_names(first: str, second: str) -> tuple[str, str]:
-    """The names of two files, with as many of their folders as it takes to tell them apart."""
+    """The names of two files, with as many of their folders as it takes to distinguish them."""
     parts = [Path(path).resolve().parts for path in (first, second)]
     same = takewhile(lambda pair: pair[0] == pair[1], zip(*(reversed(p) for p in parts)))
     needed = 1 + sum(1 for _ in same)

@@ -12,23 +12,23 @@ from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.model.symmetry import PointGroup
 from mpirecon.validate.selection_bias import once
 
-#: views are told apart in at most so many bins of equal area on the half sphere (about 10° across) …
+#: views are distinguished in at most so many bins of equal area on the half sphere (about 10° across) …
 MOST_BINS = 192
 
 #: … and fewer when there would be less than this many particles in each
 _PER_BIN = 20
 
-#: a view is thinned when fewer than this share of the particles expected to remain did remain …
+#: a view is thinned when fewer than this fraction of the particles expected to remain did remain …
 THINNED = 0.5
 
 #: … and chance would do that to one view in a thousand runs
 _CHANCE = 1e-3
 
-#: share of the half sphere whose thinning is worth a warning
+#: fraction of the half sphere whose thinning is worth a warning
 LARGEST_THINNED = 0.01
 
 
-#: cosine of the angle around the worst view within which the place of the thinned views is told
+#: cosine of the angle around the worst view within which the place of the thinned views is reported
 _AROUND = np.cos(np.radians(35))
 
 
@@ -125,9 +125,9 @@ def view_coverage(
     """Coverage of particles with poses (m, 4) of which some were `kept`, (m,) bool.
 
     A view that had n particles is thinned when its kept count is below half of n · (share kept overall), and a binomial
-    draw of n at that share gives so few with a probability below 0.001 over all views together. Rows that are kept or
-    left out group by group (`together`, (m,)) count once in each view. A particle of some `symmetry` shows each of the
-    group's copies of its view; it counts at all of them, and in the test once in each bin. Where some were `moved`,
+    draw of n at that fraction gives so few with a probability below 0.001 over all views together. Rows that are kept
+    or left out group by group (`together`, (m,)) count once in each view. A particle of some `symmetry` shows each of
+    the group's copies of its view; it counts at all of them, and in the test once in each bin. Where some were `moved`,
     (m,) bool, from `given` poses, (m, 4), views are counted there as well.
     """
     copies = np.eye(3)[None] if symmetry is None else symmetry.matrices

@@ -52,11 +52,11 @@ def auc(distance: np.ndarray, wrong: np.ndarray) -> float:
 class DetectionCurves:
     """What leaving out all particles beyond a threshold would find, for every threshold that makes a difference.
 
-    threshold : (k,) float64, particles at this distance or further are left out; the first is infinite, nobody
+    threshold : (k,) float64, particles at this distance or further are left out; the first is infinite: none
     left_out : (k,) int64
-    recall : (k,) share of the wrong that is left out
-    false_positive_rate : (k,) share of the right that is
-    precision : (k,) share of the left out that is wrong (1 for nobody)
+    recall : (k,) fraction of the wrong that is left out
+    false_positive_rate : (k,) fraction of the right that is
+    precision : (k,) fraction of the left out that is wrong (1 for none)
     f1 : (k,)
     """
 
@@ -151,7 +151,7 @@ def confusion(
     ----------
     posterior : (m,) float, NaN where the loss knows none
     angle : (m,) degrees between given and true pose; left out, all wrong poses are one kind
-    junk : (m,) bool, images without a particle; left out, nobody knows
+    junk : (m,) bool, images without a particle; left out: not known
     offset : (m,) Å between given and true offset; left out, none is wrong
     turned : (m,) bool, whose orientation is wrong; left out, that of all wrong ones
     fate : name → (m,) bool, what else became of particles (``fate``): counted in each row by that name
@@ -216,10 +216,10 @@ def _binned(size: np.ndarray, edges: tuple, of: np.ndarray) -> list[tuple[list, 
 
 def planted_kinds(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Kind of error → flags (m,) of the particles that have it, perhaps beside others;
-    kinds that nobody has are left out."""
+    kinds without any particles are left out."""
     known = {kind: columns[name] >= 0 if name == "duplicate_of" else columns[name].astype(bool)
              for kind, name in KINDS.items() if name in columns}
-    if not known.keys() & {"orientation", "offset", "hand"}:  # files of before kinds were told apart
+    if not known.keys() & {"orientation", "offset", "hand"}:  # files of before kinds were distinguished
         known["orientation"] = columns["pose_error"] & ~known.get("junk", np.zeros_like(columns["pose_error"]))
     return {kind: known[kind] for kind in KINDS if kind in known and known[kind].any()}
 

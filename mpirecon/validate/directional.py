@@ -24,7 +24,7 @@ _CELLS = 3000
 #: shells that all directions share
 _COMMON = 5
 
-#: threshold of the body whose sphericity is told
+#: threshold of the body whose sphericity is reported
 SPHERICITY_AT = 0.5
 
 
@@ -37,7 +37,7 @@ class ConicalFSC:
     resolution : (m,) Å where a curve falls below 0.143, Nyquist where it never does
     sphericity : 0 … 1
     half_angle : of the cones, degrees
-    independent : share of the Fourier samples that are, in the mask
+    independent : fraction of the Fourier samples that are, in the mask
     """
 
     direction: np.ndarray
@@ -118,7 +118,7 @@ def conical_fsc_of_transforms(
     independent: float = 1.0,
 ) -> ConicalFSC:
     """As `conical_fsc`, of two half transforms (n, n, n // 2 + 1),
-    of maps in a mask with this share of independent samples."""
+    of maps in a mask with this fraction of independent samples."""
     box = fa.shape[0]
     sums = _cell_sums(fa, fb, box)
     direction = bin_centres(*view_bins(directions))

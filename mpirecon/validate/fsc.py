@@ -15,7 +15,7 @@ from mpirecon.kernels.radial import radial_sum
 from mpirecon.kernels.shells import correlate_shells, scale_shells
 
 
-#: at which resolutions are told
+#: at which resolutions are reported
 THRESHOLDS = (0.5, 0.143)
 
 

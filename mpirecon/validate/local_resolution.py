@@ -53,7 +53,7 @@ def local_resolution(
     ----------
     half1, half2 : (n, n, n) float
     pixel_size : Å
-    mask : (n, n, n), 0 … 1; only windows that reach a voxel of it are looked at, which changes nothing inside
+    mask : (n, n, n), 0 … 1; only windows that reach a voxel of it are computed, which changes nothing inside
     gain : (n // 2 + 1,) that the filtered map is multiplied by (B-factor, MTF); by default 1
     seed : of the random phases
     threads : of each rank

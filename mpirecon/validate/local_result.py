@@ -11,7 +11,7 @@ from mpirecon.validate.windows import Windows
 #: lengths of the resolution that a window should hold: of fewer its curve scatters
 _FEWEST_LENGTHS = 3.0
 
-#: of the voxels, that are told
+#: of the voxels, that are reported
 _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 
@@ -85,12 +85,12 @@ class LocalResolution:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to be wary of."""
-        told, o, values = list(self.of_halves), self.windows.options, self.values
+        texts, o, values = list(self.of_halves), self.windows.options, self.values
         if len(values) and (width := 2 * o.radius + o.edge) < _FEWEST_LENGTHS * (median := float(np.median(values))):
-            told.append(f"windows of {width:.3g} Å (at half height) hold less than {_FEWEST_LENGTHS:g} lengths of the "
+            texts.append(f"windows of {width:.3g} Å (at half height) hold less than {_FEWEST_LENGTHS:g} lengths of the "
                         f"median local resolution, {median:.3g} Å: their curves are uncertain; larger windows (radius, "
                         "edge) give steadier values")
-        return tuple(told)
+        return tuple(texts)
 
     def lines(self) -> list[str]:
         """What a user wants to read, a line each."""

@@ -49,11 +49,11 @@ def independent_share(mask: np.ndarray) -> float:
 
 
 def asymmetry(mask: np.ndarray, rotations: np.ndarray) -> float:
-    """Largest share of a mask's inside that any of the rotations about the origin takes to its outside, 0 … 1.
+    """Largest fraction of a mask's inside that any of the rotations about the origin takes to its outside, 0 … 1.
 
     mask : (box, box, box), 0 … 1
     rotations : (g, 3, 3) float64, of (x, y, z). Inside is above ¾ and outside below 0.1, so that the edge counts for
-        neither; at most some 20,000 voxels are looked at.
+        neither; at most some 20,000 voxels are used.
     """
     from scipy.ndimage import map_coordinates  # slow to load
 

@@ -129,13 +129,13 @@ class NullVerdict:
         return f"{number}, beyond ±{self.limit:.3g}: this selection makes resolution out of nothing"
 
 
-def judge(
+def assess(
     masked: np.ndarray, unmasked: np.ndarray, box: int, volume_share: float, last: int | None = None
 ) -> NullVerdict:
     """From the half-map FSC curves of a null run, (box // 2 + 1,) each.
 
-    volume_share : share of the box that the mask m leaves, (mean m²)² / mean m⁴, and so of the Fourier samples that are
-        independent
+    volume_share : fraction of the box that the mask m leaves, (mean m²)² / mean m⁴, and so of the Fourier samples that
+        are independent
     last : finest shell that was reconstructed, the last of the curve when left out
     """
     last = len(masked) - 1 if last is None else min(last, len(masked) - 1)

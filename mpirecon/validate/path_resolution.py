@@ -1,4 +1,5 @@
-"""Resolutions of nested selections from all of their FSC curves together, and which selection is told to be the finest.
+"""Resolutions of nested selections from all of their FSC curves together,
+and which selection is reported to be the finest.
 
 Where one curve falls below 0.143 is decided by the noise of the two shells beside that place, and steeply falling
 curves of very different maps cross there within a hundredth of an Å. But the curves of a path are of one object seen by
@@ -14,7 +15,7 @@ below the threshold. Noise that selections share, in g, is not in their differen
 are, is found by leaving out groups of neighbouring shells (the grouped jackknife; Efron & Tibshirani 1993, ch. 11; of
 neighbours, as noise is alike there: Künsch 1989, Ann. Stat. 17, 1217).
 
-The finest step is told by the one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees, sect.
+The finest step is chosen by the one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees, sect.
 3.4.3): the one with the most particles of those that are within one standard error of the best.
 """
 
@@ -52,7 +53,7 @@ class FittedResolutions:
 
     steps, random : Å where the fitted curve falls below 0.143, None where it never does
     errors : for each step, Å, the standard error of its difference from the finest
-    best : number of the step that is told to be the finest, None where all curves reach Nyquist
+    best : number of the step that is reported to be the finest, None where all curves reach Nyquist
     threshold : at which that was decided
     """
 
@@ -62,7 +63,7 @@ class FittedResolutions:
     best: int | None
     threshold: float | None
 
-    def told(self, steps: Sequence[dict], random: Sequence[dict]) -> tuple[list[dict], list[dict]]:
+    def added_to(self, steps: Sequence[dict], random: Sequence[dict]) -> tuple[list[dict], list[dict]]:
         """Records with ``resolution_fitted`` and, of steps, ``resolution_error``."""
         return (
             [{**step, "resolution_fitted": at, "resolution_error": error} for step, at,
@@ -77,7 +78,7 @@ def fit_resolutions(
     """From the records of the steps, from all particles down, and of random discards; each has its curve, ``fsc``.
 
     last : finest shell that was reconstructed
-    independent : share of the Fourier samples in the mask that are independent
+    independent : fraction of the Fourier samples in the mask that are independent
     """
     curves = np.nan_to_num(np.array([record["fsc"] for record in (*steps, *random)], float))[:, 1 : last + 1]
     samples = np.maximum(shell_count(box)[1 : last + 1] / 2 * independent, 1.0)
@@ -134,7 +135,7 @@ class _Fit:
         )
 
     def without(self, curves: np.ndarray, samples: np.ndarray, group: np.ndarray) -> _Fit:
-        """Where a group of shells tells nothing of a and b; g is as it was."""
+        """Where a group of shells has no information on a and b; g is as it was."""
         weight = np.ones(curves.shape[1])
         weight[group] = 0.0
         return _Fit(self.g, self._refined(curves, samples, weight).p)

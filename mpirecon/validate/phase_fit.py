@@ -4,7 +4,7 @@ An image's sample is modelled as s e^{iφ} (cos δ · S + sin δ · C) p + noise
 image did not help to build, S and C the sine and cosine of the CTF's own phase (amplitude and envelope included), and s
 how much of the image the map of that shell explains. φ is odd in the frequency (beam tilt, trefoil), δ even (tetrafoil,
 and what is left of defocus); both are sums of polynomials (Zivanov, Nakane & Scheres 2020, IUCrJ 7:253). s may be
-negative: a map that was made with the wrong aberrations loses contrast in its finer shells, or has it upside down.
+negative: a map that was made with the wrong aberrations loses contrast in its finer shells, or has it inverted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LEASH = 3.0
 #: how much is known of a shell's scale beforehand, 1/variance: a map explains about as much as it shows, so that few
 #: images cannot make noise agree with a CTF that is nearly zero
 _PRIOR = 1.0
-#: share of its own information that a coefficient is left when others could do all that it does
+#: fraction of its own information that a coefficient is left when others could do all that it does
 _BLIND = 1e-9
 
 
@@ -52,7 +52,7 @@ class PhaseSums:
         premultiplied: bool = False
     ) -> None:
         """Add images: S and C (m, s) float, p and y (m, s) complex, weight (m,). Of premultiplied ones y is S times an
-        image: what the cosine would tell is lost."""
+        image: the information of the cosine is lost."""
         w = weight[:, None]
         if premultiplied:
             self.sine += (w * np.conj(p) * y).sum(axis=0)
@@ -155,7 +155,7 @@ class GroupPhases:
             quality, scale, parts, lower = state
             slope, curvature, cross = (self._odd_slopes if odd else self._even_slopes)(parts, scale[self.shell])
             gradient, information = basis @ slope, (basis * curvature) @ basis.T
-            # what nothing in the data tells must end with a large error, and not with none
+            # what nothing in the data determines must end with a large error, and not with none
             least = _BLIND * np.diag(information) + 1e-30
             if cross is not None:  # what a change of the shells' scales would do as well
                 together = np.stack([np.bincount(self.shell, row * cross, self.shells) for row in basis])

@@ -18,7 +18,7 @@ def with_effects(rows: list[dict], columns: dict[str, np.ndarray], resolution: f
     Parameters
     ----------
     columns : of a run's particles.h5
-    resolution : float, Å, at which amplitudes are told
+    resolution : float, Å, at which amplitudes are reported
     wavelength : float, Å, of the electrons
 
     Notes

@@ -10,13 +10,13 @@ import scipy.fft
 from mpirecon.errors import UserError
 from mpirecon.validate.masks import cosine_edge
 
-#: Å between windows where nobody said, as in RELION, and at most this share of the box, at least so many voxels
+#: Å between windows by default, as in RELION, and at most this fraction of the box, at least so many voxels
 _SAMPLING, _OF_BOX, _LEAST_STEP = 25.0, 1 / 4, 3
 
-#: Å from which on phases are random where nobody said, as in RELION
+#: Å from which on phases are random by default, as in RELION
 _RANDOMISE_FROM = 25.0
 
-#: a window lies in a piece of the map that reaches further by this share, and by so many voxels at least
+#: a window lies in a piece of the map that reaches further by this fraction, and by so many voxels at least
 _MARGIN, _LEAST_MARGIN = 0.1, 2
 
 #: voxels from its centre that a window reaches at least: smaller ones hold no shells

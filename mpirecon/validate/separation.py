@@ -9,20 +9,20 @@ from mpirecon.io.family import Family
 from mpirecon.robust.pose_mixture import SMALLEST_SEPARATION
 
 #: fewer independent particles than this make no interval of 95 % …
-FEW_JUDGED = 100
+FEW_SCORED = 100
 
 #: … and a kept fraction nearer than this to the estimated one does not contradict it
 _ALIKE = 0.02
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredSelection:
     """Selection of the particles in a run whose loss scores them.
 
     particles, kept : those that took part, and those of them kept
-    judged : independent ones among them, groups of rows counting once
+    scored : independent ones among them, groups of rows counting once
     kept_fraction : of those
-    decided : the mixture that chose who built the final map, None where none did
+    decided : the mixture that chose the particles of the final map, None where none did
     last : the mixture fitted to the scores against the final map
     group_by : the column of the groups
     family : a column that could be one
@@ -30,26 +30,26 @@ class Judged:
 
     particles: int
     kept: int
-    judged: int
+    scored: int
     kept_fraction: float
     decided: dict | None
     last: dict | None
-    unjudged: bool = False
+    unscored: bool = False
     group_by: str | None = None
     family: Family | None = None
 
     def warnings(self) -> list[str]:
         """A sentence or two for what the reader must know before quoting a fraction or a selection."""
-        if self.unjudged:
+        if self.unscored:
             return ["no particle was scored: with a single iteration the map is made before any particle is scored, so "
                     "all particles count alike; use --iterations 2 or more"]
         if self.last is None or self.decided is None:
             return []
         if not self.decided["separable"]:
-            return [self._not_told_apart()]
+            return [self._not_separable()]
         return [text for text in (self._no_longer(), self._contradiction()) if text]
 
-    def _not_told_apart(self) -> str:
+    def _not_separable(self) -> str:
         return (
             f"correct and incorrect particles are not separable ({self.decided['separation']:.1f} standard deviations; "
             f"{SMALLEST_SEPARATION:g} are required): all {self.kept:,} were kept, so this is the map of --loss l2. "
@@ -88,14 +88,14 @@ class Judged:
         )
 
 
-def interval_in_words(mixture: dict, judged: int | None) -> str:
+def interval_in_words(mixture: dict, scored: int | None) -> str:
     """The interval of the estimated fraction of correct particles, and its reliability.
 
-    judged : independent particles that it is from, None where a run did not record it
+    scored : independent particles that it is from, None where a run did not record it
     """
     low, high = mixture.get("keep_interval") or (None, None)
     if low is None:
         return "from the mixture"
     words = f"{100 * low:.1f}–{100 * high:.1f} %"
-    return (f"95 %: {words}" if judged is None or judged >= FEW_JUDGED
-            else f"roughly {words}, from {judged} particles only")
+    return (f"95 %: {words}" if scored is None or scored >= FEW_SCORED
+            else f"roughly {words}, from {scored} particles only")
