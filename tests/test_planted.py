@@ -22,14 +22,14 @@ from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.star import read_star
 from mpirecon.model import Pose
-from mpirecon.model.planted import of_other_hand
+from mpirecon.model.simulated_errors import of_other_hand
 from mpirecon.model.pose import angular_distance
 from mpirecon.operators.forward import ForwardModel
 from mpirecon.simulation.dataset import simulate
 from mpirecon.simulation.draws import draw_particles
 from mpirecon.simulation.phantom import phantom
 from mpirecon.simulation.settings import SimulationSettings
-from mpirecon.validate.planted_effects import with_effects
+from mpirecon.validate.error_effects import with_effects
 
 
 def drawn(m=2000, **settings):

@@ -14,7 +14,7 @@ import pytest
 from test_reconstruct_relion import export
 
 from mpirecon.cli import run
-from mpirecon.io.export_planted import axes_of, changed
+from mpirecon.io.export_simulated import axes_of, changed
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.reading import SHIFT_AXES, parse_unit
 from mpirecon.io.star import read_star, write_star

@@ -66,7 +66,7 @@ class HalfMaps:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to be wary of."""
+        """Warnings."""
         return tuple(dict.fromkeys((*self.comparison.warnings, *(() if self.local is None else self.local.warnings))))
 
     def lines(self) -> list[str]:

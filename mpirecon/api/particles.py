@@ -152,7 +152,7 @@ class Particles:
     @property
     def table(self) -> np.ndarray:
         """A structured array with a row per particle: quaternion, shift (Å), every CTF field, half, optics_group, and,
-        where errors were planted, what ``truth`` knows of poses. ``pandas.DataFrame`` takes its scalar columns."""
+where errors were simulated, what ``truth`` knows of poses. ``pandas.DataFrame`` takes its scalar columns."""
         about = self.metadata()
         columns = {"quaternion": about.pose.quaternion, "shift": about.pose.shift}
         columns |= {name: about.ctf[name] for name in CTF_DTYPE.names}
@@ -162,7 +162,7 @@ class Particles:
 
     @property
     def truth(self) -> dict[str, np.ndarray]:
-        """What is known of planted errors, by the names of the particle file's datasets (pose_error, true_quaternion,
+        """What is known of simulated errors, by the names of the particle file's datasets (pose_error, true_quaternion,
         true_shift, true_defocus, planted_orientation …, duplicate_of) and of what was simulated (junk, true_scale,
         true_sigma, conformation …); else {}."""
         found = {}

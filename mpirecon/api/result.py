@@ -119,7 +119,7 @@ class Result:
 
     @property
     def detection(self) -> dict | None:
-        """How well planted errors were found: auc, f1, precision, recall; None where none are known."""
+        """How well simulated errors were found: auc, f1, precision, recall; None where none are known."""
         return self.summary.get("detection")
 
     @property

@@ -59,7 +59,7 @@ def simulate(
         ``mpirecon.world()`` or one of mpi4py; None: this process alone
     **settings
         fields of ``mpirecon.simulation.settings.SimulationSettings``: snr, error_rate, error_degrees, junk_rate,
-        noise_cv, scale_cv, seed, defocus, …, and of ``mpirecon.model.planted.ErrorSettings``: offset_error,
+        noise_cv, scale_cv, seed, defocus, …, and of ``mpirecon.model.simulated_errors.ErrorSettings``: offset_error,
         defocus_error, duplicate_rate …
 
     Returns

@@ -19,7 +19,7 @@ _WASTE = 2.0
 @dataclass(frozen=True)
 class Size:
     """How many particles of which box (pixels) there will be; pixel_size in Å, where it matters;
-    has_truth : whether errors were planted."""
+    has_truth : whether errors were simulated."""
 
     count: int
     box: int

@@ -16,7 +16,7 @@ _READING = {f"{title} (STAR, .cs)": options for title, options in READING_GROUPS
 
 _ROWS = "Which rows, and half sets"
 
-#: what simulate and import plant
+#: errors that simulate and import make
 _ERRORS = ("--orientation-error-rate", "--orientation-error", "--offset-error", "--offset-error-rate",
            "--defocus-error", "--defocus-error-kind", "--defocus-error-rate", "--inverted-hand-rate",
            "--duplicate-rate")

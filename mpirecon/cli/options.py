@@ -120,7 +120,7 @@ class FileOr(click.ParamType):
 
 
 class ErrorKind(click.ParamType):
-    """``random`` → None; ``DEG`` or ``small:DEG`` → DEG: the `small_degrees` of `plant_pose_errors`."""
+    """``random`` → None; ``DEG`` or ``small:DEG`` → DEG: the `small_degrees` of `draw_pose_errors`."""
 
     name = "random|DEG"
 

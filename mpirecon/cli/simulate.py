@@ -133,7 +133,7 @@ def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, sec
         )
     if truth_map:
         console.say(f"wrote {truth_map}: the volume the images were made from")
-    from mpirecon.model.planted import in_words, others_in_words
+    from mpirecon.model.simulated_errors import in_words, others_in_words
 
     others = others_in_words(result.planted)
     console.say(

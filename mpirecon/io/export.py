@@ -13,7 +13,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, refuse_existing
-from mpirecon.io.export_planted import planted_rows
+from mpirecon.io.export_simulated import simulated_rows
 from mpirecon.io.file_names import as_file_name
 from mpirecon.io.formats import STAR, TableFormat, TableWriter, format_of, formats
 from mpirecon.io.inputs import Input, refuse_inputs
@@ -37,7 +37,7 @@ class ExportOptions:
     coordinates : of particles of a .cs file on micrographs, ``"as-stored"`` or ``"flipped"`` in y; None leaves them out
     mtf : (optics group or None for all, MTF file), to be named in STAR files
     step : of a path, the fraction whose particles count as kept; None: the best step's
-    poses : ``"original"`` (of the source; the true ones where errors were planted, and defoci) or ``"used"`` (by the
+    poses : ``"original"`` (of the source; the true ones where errors were simulated, and defoci) or ``"used"`` (by the
         run)
     """
 
@@ -239,7 +239,7 @@ class Export:
     def writes_errors(self) -> bool:
         """Whether to write simulated errors instead of the original poses and defoci; notes which, if there are any."""
         words = {"pose": "wrong poses", "defocus": "wrong defoci"}
-        counts = {words[name]: len(rows) for name, rows in planted_rows(self.file.metadata()).items() if len(rows)}
+        counts = {words[name]: len(rows) for name, rows in simulated_rows(self.file.metadata()).items() if len(rows)}
         if not counts:
             return False
         used = self.options.poses == "used"

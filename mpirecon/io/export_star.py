@@ -13,7 +13,7 @@ from mpirecon.io.cryosparc import relion_image_names
 from mpirecon.io.cs_places import coordinates_of, micrographs_of
 from mpirecon.io.export import Export
 from mpirecon.io.export_found import put_found_poses
-from mpirecon.io.export_planted import put_truth, put_used, without_errors
+from mpirecon.io.export_simulated import put_truth, put_used, without_errors
 from mpirecon.io.export_tables import (add_found, add_halves, new_tables, put, put_coordinates, put_images,
                                        put_micrographs, put_mtfs)
 from mpirecon.io.formats import TableWriter

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from mpirecon.errors import UserError
 from mpirecon.io.reading import SHIFT_AXES, Reading, parse_unit
 from mpirecon.io.row_selection import RowOptions, parse_selection
-from mpirecon.model.planted import ErrorSettings
+from mpirecon.model.simulated_errors import ErrorSettings
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ImportOptions(ErrorSettings):
     units, shift_axes, no_ctf, ctf_premultiplied, ctf_phase_flipped : what the columns do not say, see reading.Reading
     bfactor_sign : one of plausible.BFACTOR_SIGNS; scale_defocus : by the square of --pixel-size over the table's pixel
         size
-    seed : of half sets and planted errors; skip_bad : leave NaN and constant images out, up to the fraction max_bad
+    seed : of half sets and simulated errors; skip_bad : leave NaN and constant images out, up to the fraction max_bad
     """
 
     data_dir: str | os.PathLike | None = None
@@ -78,7 +78,7 @@ class ImportOptions(ErrorSettings):
         if self.defocus_error and self.no_ctf:
             raise UserError("--defocus-error and --no-ctf exclude each other: there is no CTF whose defocus could be "
                             "wrong")
-        if self.error_by is not None and not self.plants:
+        if self.error_by is not None and not self.simulates_errors:
             raise UserError(f"--error-by {self.error_by} says which rows are wrong together; give the fraction of "
                             "wrong ones with --orientation-error-rate or another rate")
 

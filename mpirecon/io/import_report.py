@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpirecon.model.planted import in_words, others_in_words
+from mpirecon.model.simulated_errors import in_words, others_in_words
 
 _LISTED = 20  # skipped images that are named one by one without --verbose
 

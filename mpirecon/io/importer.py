@@ -22,7 +22,7 @@ from mpirecon.io.image_kind import look_at_images, sampled_rows
 from mpirecon.io.image_levels import LevelsSurvey
 from mpirecon.io.import_images import copy_images, fit_images, image_batches, sample_images
 from mpirecon.io.import_options import ImportOptions
-from mpirecon.io.import_planted import particle_set, with_copies
+from mpirecon.io.import_simulated import particle_set, with_copies
 from mpirecon.io.import_report import ImportReport
 from mpirecon.io.inputs import Input
 from mpirecon.io.linked import Links
@@ -36,7 +36,7 @@ from mpirecon.io.table_stacks import open_stacks
 from mpirecon.io.traps import repeated_images, several_classes, zeros
 from mpirecon.model import ParticleSet
 from mpirecon.model.aberrations import Aberrations
-from mpirecon.model.planted import count_kinds
+from mpirecon.model.simulated_errors import count_kinds
 from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together, together
 
 

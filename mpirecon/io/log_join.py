@@ -27,7 +27,7 @@ SORTED_DTYPE = np.dtype(
         ("after", "i8"),
         ("distance", "f8"),
         ("kept", "?"),
-        ("pose_error", "i1"),  # 1 planted, 0 not, -1 not known
+        ("pose_error", "i1"),  # 1 simulated error, 0 none, -1 not known
     ]
 )
 

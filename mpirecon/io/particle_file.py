@@ -166,12 +166,12 @@ class ParticleFile:
 
     @property
     def has_truth(self) -> bool:
-        """Whether it is known which poses are wrong (they were planted)."""
+        """Whether it is known which poses are wrong (they were simulated)."""
         return "pose_error" in self._there
 
     @property
     def has_duplicates(self) -> bool:
-        """Whether copies of particles were planted in the other half set."""
+        """Whether copies of particles were put into the other half set."""
         return "duplicate_of" in self._there
 
     @property

@@ -40,7 +40,7 @@ def random_halves(seed: int, particles: np.ndarray) -> np.ndarray:
     return (1 + (uniform_draws(seed, particles, "half") >= 0.5)).astype(np.uint8)
 
 
-def plant_pose_errors(
+def draw_pose_errors(
     seed: int, particles: np.ndarray, quaternion: np.ndarray, rate: float, small_degrees: float | None = None,
     groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -79,7 +79,7 @@ class Comparison:
 
     @property
     def wrong(self) -> dict[str, int] | None:
-        """Of these groups, how many have a planted error in the first run's particles; None where none are known."""
+        """Of these groups, how many have a simulated error in the first run's particles; None where none are known."""
         group, table = self.group, self.runs[0].table
         if group is None or "pose_error" not in table:
             return None

@@ -158,7 +158,7 @@ def _axis(summary: dict) -> dict:
 
 
 def _marks(chart: Chart, summary: dict) -> None:
-    """The best step and, where errors were planted, the fraction of correct particles."""
+    """The best step and, where errors were simulated, the fraction of correct particles."""
     chart.rule(x=100 * summary["verdict"]["best"], label="best", colour=BLUE)
     if summary["wrong_share"]:
         chart.rule(x=100 * (1 - summary["wrong_share"]), label="correct", dash="dotted", colour=GREEN, side="start")

@@ -11,7 +11,7 @@ import scipy.fft
 
 from mpirecon.errors import UserError
 from mpirecon.model.draws import particle_rng
-from mpirecon.model.planted import copied, count_kinds
+from mpirecon.model.simulated_errors import copied, count_kinds
 from mpirecon.model.pose import Pose
 from mpirecon.operators.aberrations import OpticsPlanes
 from mpirecon.operators.ctf import ctf_at
@@ -165,7 +165,7 @@ def simulate(
     second : the map of the second conformation, (n, n, n) float32, where one is asked for
 
     ``/junk`` (bool), ``/true_scale`` and ``/true_sigma`` (float64) record what each image was made with;
-    ``/pose_error``, ``/true_quaternion`` and more of ParticleSet's TRUTH are there where errors or junk were planted.
+    ``/pose_error``, ``/true_quaternion`` and more of ParticleSet's TRUTH are there where errors or junk were simulated.
     `progress` gets the images of each batch.
 
     Raises
@@ -227,7 +227,7 @@ def _surroundings(simulator: Simulator, ids: np.ndarray) -> dict[str, np.ndarray
 
 
 def _with_copies(drawn: DrawnParticles, settings: SimulationSettings) -> tuple[DrawnParticles, np.ndarray | None]:
-    """The particles 0 … m − 1 with the duplicates that are planted behind them, in the other half set;
+    """The particles 0 … m − 1 with the simulated duplicates behind them, in the other half set;
     and every row's particle."""
     if not settings.duplicate_rate:
         return drawn, None

@@ -9,7 +9,7 @@ import numpy as np
 from mpirecon.model.draws import particle_rng, random_halves, random_quaternion
 from mpirecon.model.optics import make_ctf
 from mpirecon.model.particles import ParticleSet
-from mpirecon.model.planted import plant
+from mpirecon.model.simulated_errors import simulate_errors
 from mpirecon.model.pose import Pose
 from mpirecon.simulation.settings import SimulationSettings
 from mpirecon.simulation.surroundings import preferred_views
@@ -63,8 +63,8 @@ def draw_particles(settings: SimulationSettings, box: int, pixel_size: float, id
     junk = uniform[:, 2] < settings.junk_rate
     ctf = _draw_ctf(settings, normal[:, 2], uniform)
     pose, given, truth = true_pose, ctf, {}
-    if settings.junk_rate > 0 or settings.plants:
-        planted = plant(settings, settings.seed, ids, true_pose, ctf, spared=junk)
+    if settings.junk_rate > 0 or settings.simulates_errors:
+        planted = simulate_errors(settings, settings.seed, ids, true_pose, ctf, spared=junk)
         pose, given, truth = planted.pose, planted.ctf, {**planted.truth,
                                                         "pose_error": planted.truth["pose_error"] | junk}
     particles = ParticleSet(

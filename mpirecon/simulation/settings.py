@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mpirecon.errors import UserError
 from mpirecon.model.optics import CTF_BOUNDS
-from mpirecon.model.planted import ErrorSettings
+from mpirecon.model.simulated_errors import ErrorSettings
 
 
 @dataclass(frozen=True)

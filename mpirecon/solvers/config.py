@@ -218,10 +218,10 @@ class Config:
         more = SEARCHES if self.searches else 0
         return (self.solver_kind.rounds or self.rule.rounds) + more
 
-    def compared(self, particles: int, planted: bool) -> int:
+    def compared(self, particles: int, truth: bool) -> int:
         """How many of so many particles are compared with the maps.
-        planted : whether errors were, whose detection is scored"""
-        return particles if self.rule.scores or self.particle_scores or planted else min(particles, SAMPLE)
+        truth : whether errors were simulated, whose detection is scored"""
+        return particles if self.rule.scores or self.particle_scores or truth else min(particles, SAMPLE)
 
     @property
     def settling(self) -> int:

@@ -50,7 +50,7 @@ class FixedPoses:
         return self.slab.metadata.pose_error
 
     def warnings(self, kept: np.ndarray) -> list[str]:
-        """What to be wary of in found poses, on rank 0; collective."""
+        """Warnings about found poses, on rank 0; collective."""
         return []
 
     def columns(self, kept: np.ndarray) -> dict[str, np.ndarray]:

@@ -47,7 +47,7 @@ def particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndar
 
 def at_given_poses(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The columns, with those not kept that count at a pose found elsewhere:
-    it is given poses that errors were planted in."""
+    the errors were simulated in given poses."""
     if "pose_state" not in columns:
         return columns
     return columns | {"kept": columns["kept"] & np.isin(columns["pose_state"], (GIVEN, REFINED))}

@@ -31,7 +31,7 @@ from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms
 from mpirecon.validate.fsc_table import write_fsc_csv
 from mpirecon.validate.map_warnings import anisotropy_warning, curvature_warning, few_particles_warning, mask_warnings
 from mpirecon.validate.masks import asymmetry, cut_to_sphere
-from mpirecon.validate.planted_effects import with_effects
+from mpirecon.validate.error_effects import with_effects
 from mpirecon.validate.postprocess import Postprocessed, postprocess
 
 

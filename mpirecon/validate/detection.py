@@ -1,4 +1,4 @@
-"""How well the planted errors were found, where the truth is known."""
+"""How well the simulated errors were found, where the truth is known."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANGLES = (0, 2, 5, 10, 20, 45, 180)
 #: edges of the bins of a wrong offset, Å
 OFFSETS = (0, 2, 5, 10, 20, np.inf)
 
-#: kind of planted error → its flags among a run's columns
+#: kind of simulated error → its flags among a run's columns
 KINDS = {
     "orientation": "planted_orientation", "hand": "planted_hand", "offset": "planted_offset",
     "defocus": "planted_defocus",
@@ -234,7 +234,7 @@ def _turned(columns: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def by_kind(columns: dict[str, np.ndarray]) -> list[dict]:
-    """How well each kind of planted error was found, each against the particles of right pose that have not this error.
+    """How well each kind of simulated error was found, each against the particles of right pose that have not this error.
 
     Returns
     -------
@@ -289,7 +289,7 @@ def _used(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def detection_report(columns: dict[str, np.ndarray]) -> tuple[dict, DetectionCurves]:
-    """Everything about the planted errors of a run: ``detection``'s entries and more, and the curves.
+    """Everything about the simulated errors of a run: ``detection``'s entries and more, and the curves.
 
     columns : of a run's particles.h5, with ``pose_error``; the sizes and flags of errors (KINDS, SIZES) count where
         they exist. Skipped particles do not count. Adds ``average_precision``, ``best_f1``, ``best_threshold``

@@ -1,4 +1,4 @@
-"""The local resolution of two half maps: its map, its numbers, and what to be wary of."""
+"""The local resolution of two half maps: its map, its numbers, and warnings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LocalResolution:
     mask : (n, n, n) or None
     centres : (m, 3) voxels (z, y, x) of the windows
     resolution : (m,) Å of each, NaN where there is none
-    of_halves : what to be wary of in the half maps
+    of_halves : warnings about the half maps
     seconds : it took
     memory : bytes that its arrays took of each rank
     """
@@ -84,7 +84,7 @@ class LocalResolution:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to be wary of."""
+        """Warnings."""
         texts, o, values = list(self.of_halves), self.windows.options, self.values
         if len(values) and (width := 2 * o.radius + o.edge) < _FEWEST_LENGTHS * (median := float(np.median(values))):
             texts.append(f"windows of {width:.3g} Å (at half height) hold less than {_FEWEST_LENGTHS:g} lengths of the "

@@ -35,7 +35,7 @@ class NoiseFile:
     images are kept. CTF-premultiplied images become noise times their CTF. What is drawn depends on (seed, particle)
     alone. Images that a reconstruction would refuse (NaN, constant) are passed on, so that they are treated alike.
 
-    Anything else is asked of the wrapped ParticleFile; nothing is known to be a planted error, for all is noise.
+    Anything else is asked of the wrapped ParticleFile; nothing is known to be a simulated error, for all is noise.
     """
 
     def __init__(self, file: ParticleFile, seed: int, background: Background | None = None) -> None:
@@ -55,7 +55,7 @@ class NoiseFile:
     has_truth = False
 
     def metadata(self, start: int = 0, stop: int | None = None) -> ParticleSet:
-        """As ParticleFile.metadata, without planted errors."""
+        """As ParticleFile.metadata, without simulated errors."""
         return replace(self._wrapped.metadata(start, stop), **dict.fromkeys(TRUTH))
 
     def images(self, rows) -> np.ndarray:
