@@ -1,4 +1,5 @@
-"""Make the HTML documentation of this version: ``python docs/build.py [FOLDER]``; tools/docs installs what it needs, and runs it.
+"""Make the HTML documentation of this version: ``python docs/build.py [FOLDER]``;
+tools/docs installs what it needs, and runs it.
 
 FOLDER (docs/_build) holds one folder for each version, which keeps those of earlier releases, and index.html, which lists them.
 A warning (a link that leads nowhere, a page without a heading) is an error.

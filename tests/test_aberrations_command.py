@@ -28,7 +28,7 @@ from mpirecon.operators.forward import ForwardModel
 from mpirecon.simulation.dataset import multiply_by_ctf
 from mpirecon.simulation.phantom import phantom
 from mpirecon.parallel.comm import SerialCommunicator
-from mpirecon.solvers.phases import _import_again, run_phases
+from mpirecon.solvers.phases import import_again, run_phases
 from mpirecon.validate.found_aberrations import (
     ABSENT, MIXED, OTHER, RIGHT, UNDETERMINED, WRONG_SIGN, FoundAberrations,
 )  # fmt: skip
@@ -324,7 +324,7 @@ def test_a_cryosparc_file_whose_signs_are_told_by_its_images(tmp_path):
     ],
 )
 def test_the_option_of_import_that_would_be_right(verdicts, before, after):
-    assert after in _import_again(verdicts, before)
+    assert after in import_again(verdicts, before)
 
 
 def test_what_is_fitted_becomes_zernike_coefficients():

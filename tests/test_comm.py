@@ -101,3 +101,10 @@ def test_without_a_launcher_the_communicator_is_serial(monkeypatch):
     comm = get_communicator()
     assert isinstance(comm, SerialCommunicator) and (comm.rank, comm.size, comm.local_rank) == (0, 1, 0)
     assert comm.allreduce(np.ones(3)).tolist() == [1, 1, 1]
+
+
+def test_ranks_that_wait_leave_their_cores_to_others_unless_the_user_says_otherwise(mpirun):
+    name = "OMPI_MCA_mpi_yield_when_idle"
+    for before, after in (("os.environ.pop(name, None)", "1"), ("os.environ[name] = '0'", "0")):
+        program = f"import os; name = {name!r}; {before}; import mpirecon.parallel.mpi; print(os.environ[name])"
+        assert mpirun(2, ["-c", program]).stdout.split() == [after] * 2

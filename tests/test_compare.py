@@ -170,9 +170,9 @@ def test_maps_of_a_binned_set_are_compared_on_its_grid(folder, tmp_path):
         assert any("on the coarser grid, 24 pixels of 5 Å" in note for note in found.notes)
         assert "FSC between the maps" in found.write(tmp_path / "c.html", overwrite=True).read_text()
     fine = np.mean([half.array for half in mr.Result(tmp_path / "fine").half_maps], axis=0)
-    from mpirecon.report.comparison import _to_box
+    from mpirecon.report.comparison import to_box
 
-    spectrum, cropped = np.fft.fftn(fine), np.fft.fftn(_to_box(fine, 24))
+    spectrum, cropped = np.fft.fftn(fine), np.fft.fftn(to_box(fine, 24))
     for at in ((0, 0, 0), (3, 0, 5), (-4, 7, 2)):
         assert cropped[at] == pytest.approx(
             spectrum[at] * (24 / 36) ** 3, rel=1e-4, abs=1e-3 * float(abs(spectrum).max())

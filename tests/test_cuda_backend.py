@@ -235,7 +235,7 @@ def test_a_forecast_that_was_too_bold_is_met_by_shorter_batches(fake_cupy, monke
     store = ImageStore(backend, slab)
     monkeypatch.setattr("mpirecon.backend.cuda.plan", lambda *_: Plan(True, 50, 0, 0))
     # room for the metadata and a few images, not for the slab's samples
-    cupy.SETTINGS["memory"] = cupy._memory.used + 50 * 84 + 20_000
+    cupy.SETTINGS["memory"] = cupy.MEMORY.used + 50 * 84 + 20_000
     for _ in range(2):
         parts = [part for part, _ in store.visit(np.arange(50), slab.read, Timings())]
     assert sum(map(len, slab.reads)) == 100 and len(parts) > 1 and np.array_equal(np.concatenate(parts), np.arange(50))
@@ -247,7 +247,7 @@ def test_not_even_one_image_is_an_error_with_a_remedy(fake_cupy):
     backend, slab = get_backend("cuda", 12, 2.0), Slab()
     store = ImageStore(backend, slab)
     list(store.visit(np.arange(0), slab.read, Timings()))  # whose memory for what is beside the images is taken then
-    cupy.SETTINGS["memory"] = cupy._memory.used + 600
+    cupy.SETTINGS["memory"] = cupy.MEMORY.used + 600
     with pytest.raises(UserError, match="ran out of memory with a batch of one image.*--backend cpu"):
         list(store.visit(np.arange(50), slab.read, Timings()))
 
@@ -420,7 +420,7 @@ def test_the_stand_in_refuses_what_cupy_refuses(fake_cupy):
     with pytest.raises(cupy.cuda.memory.OutOfMemoryError, match="allocating 4,000 bytes"):
         cupy.empty(1000, np.float32)
     del array
-    assert cupy._memory.used == 0
+    assert cupy.MEMORY.used == 0
     assert np.isnan(cupy.empty(10, np.float32).get()).all()
 
 

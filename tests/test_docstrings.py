@@ -14,7 +14,8 @@ validate = pytest.importorskip("numpydoc.validate", reason="needs the extra docs
 ALWAYS = {"GL08", "PR02", "PR03", "PR04", "PR07", "PR10"}
 OF_FUNCTIONS = ALWAYS | {"PR01", "RT01", "RT03"}
 
-NAMES = [name for name, module in mpirecon._NAMES.items() if module.startswith("mpirecon.api.")]
+NAMES = [name for name in mpirecon.__all__
+         if getattr(getattr(mpirecon, name), "__module__", "").startswith("mpirecon.api.")]
 
 
 def documented(name: str):

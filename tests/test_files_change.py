@@ -99,16 +99,17 @@ def test_images_in_memory_are_of_one_set(project, monkeypatch, capsys):
     """What is read once is of one set, whatever becomes of the file then; that it is another now is told."""
     from mpirecon.solvers.run import Reconstruction
 
-    iterate = Reconstruction._iterate
+    iterations = Reconstruction.iterations
 
-    def changes(self, state):
-        if state.iteration == 2:
-            replaced("p.h5")
-        return iterate(self, state)
+    def changes(self, *arguments):
+        for state in iterations(self, *arguments):
+            if state.iteration == 2:
+                replaced("p.h5")
+            yield state
 
     words = ["--loss", "sorted", "--keep", "0.7", "--iterations", "3", "-q"]
     assert run(["reconstruct", "p.h5", "-o", "whole", *words]) == 0
-    monkeypatch.setattr(Reconstruction, "_iterate", changes)
+    monkeypatch.setattr(Reconstruction, "iterations", changes)
     capsys.readouterr()
     assert run(["reconstruct", "p.h5", "-o", "out", *words]) == 0
     assert "another file has taken its place" in capsys.readouterr().err

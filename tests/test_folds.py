@@ -1,6 +1,7 @@
 """How many folds a half set is divided into where nobody says, and who must be in one."""
 
 import json
+import runpy
 import shutil
 
 import h5py
@@ -63,7 +64,7 @@ def with_families(source, path, family):
 
 
 @pytest.mark.parametrize("group_by", [False, True])
-def test_copies_of_one_image_are_in_one_fold(cli, mpirun, tmp_path, monkeypatch, group_by):
+def test_copies_of_one_image_are_in_one_fold(cli, mpi_program, tmp_path, monkeypatch, group_by):
     """Each image three times under names of its own: on any number of ranks no copy sits in another fold."""
     options = ["--phantom", "--particles", 60, "--box", 16, "--pixel-size", 8, "--snr", 0.5, "--seed", 2]
     assert cli("simulate", *options, "-o", tmp_path / "s.h5").returncode == 0
@@ -76,22 +77,29 @@ def test_copies_of_one_image_are_in_one_fold(cli, mpirun, tmp_path, monkeypatch,
             table["rlnName"] = np.array([f"g{i // 4}" for i in family], "S4").astype(h5py.string_dtype("utf-8", 4))
             file["source"].attrs["path"] = "p.star"
     path = with_families(tmp_path / "s.h5", tmp_path / "f.h5", family)
-    program = ("import sys, numpy as np\n"
-               "from mpirecon.parallel.comm import get_communicator\nfrom mpirecon.io.particle_file import "
-               "ParticleFile\n"
-               "from mpirecon.solvers.config import Config\nfrom mpirecon.solvers.run import Reconstruction\n"
-               "from mpirecon.parallel.console import Console\n"
-               "class NoLog:\n    def event(self, *_, **__): pass\n"
-               "comm = get_communicator()\n"
-               "with ParticleFile(sys.argv[1]) as file:\n"
-               f"    config = Config(loss='posterior', folds=2, group_by={'rlnName' if group_by else None!r})\n"
-               "    run = Reconstruction(comm, file, config, NoLog(), Console(comm, quiet=True))\n"
-               "    fold = comm.gather(run.slab.fold)\n"
-               "    if comm.rank == 0: np.save(sys.argv[2], np.concatenate(fold))\n")
-    monkeypatch.setattr("sys.argv", ["-c", str(path), str(tmp_path / "1.npy")])
-    exec(compile(program, "program", "exec"), {})
-    done = mpirun(3, ["-c", program, path, tmp_path / "3.npy"])
-    assert done.returncode == 0, done.stderr
+    program = tmp_path / "folds.py"
+    program.write_text(f"""
+import sys
+import numpy as np
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.parallel.comm import get_communicator
+from mpirecon.parallel.console import Console
+from mpirecon.solvers.config import Config
+from mpirecon.solvers.run import Reconstruction
+
+class NoLog:
+    def event(self, *_, **__): pass
+
+comm = get_communicator()
+with ParticleFile(sys.argv[1]) as file:
+    config = Config(loss='posterior', folds=2, group_by={'rlnName' if group_by else None!r})
+    run = Reconstruction(comm, file, config, NoLog(), Console(comm, quiet=True))
+    fold = comm.gather(run.slab.fold)
+    if comm.rank == 0: np.save(sys.argv[2], np.concatenate(fold))
+""")
+    monkeypatch.setattr("sys.argv", [str(program), str(path), str(tmp_path / "1.npy")])
+    runpy.run_path(str(program))
+    mpi_program(3, program, path, tmp_path / "3.npy")
     folds = {ranks: np.load(tmp_path / f"{ranks}.npy") for ranks in (1, 3)}
     np.testing.assert_array_equal(folds[1], folds[3])
     assert set(folds[1]) == {0, 1}

@@ -126,7 +126,7 @@ def test_rows_of_nodes_hold_their_ranks():
             assert here * row.threads <= node.cores and here * row.memory <= node.memory and row.ranks % row.nodes == 0
     assert choose([Row(1, 1, 10.0, 1.0, None)]) == (None, None)
     assert choose([Row(1, 1, 10.0, 1.0, 1), Row(2, 1, 9.9, 1.0, 1)])[0].ranks == 1  # no more ranks than it is worth
-    assert module._MOST == 1024
+    assert module.MOST_RANKS == 1024
 
 
 @pytest.mark.parametrize(("args", "message"), [

@@ -129,7 +129,7 @@ def test_interleaved_optics_groups_keep_the_rows(tmp_path):
 
 
 def test_rows_in_any_order_over_several_stacks(tmp_path, monkeypatch):
-    monkeypatch.setattr(import_images, "_BATCH_BYTES", 4 * N * N * 3)  # batches of 3 images
+    monkeypatch.setattr(import_images, "BATCH_BYTES", 4 * N * N * 3)  # batches of 3 images
     names = ["5@b.mrcs", "2@a.mrcs", "1@b.mrcs", "2@b.mrcs", "1@a.mrcs", "5@b.mrcs", "3@a.mrcs", "4@b.mrcs"]
     stacks = {"a.mrcs": pixels([11, 12, 13]), "b.mrcs": pixels([21, 22, 23, 24, 25])}
     file, _ = run(make(tmp_path, table(rlnImageName=names, rlnRandomSubset=1), stacks=stacks))
@@ -139,7 +139,7 @@ def test_rows_in_any_order_over_several_stacks(tmp_path, monkeypatch):
 @pytest.mark.parametrize("chunk", [1, 3, 8])
 def test_a_batch_holds_few_images(tmp_path, monkeypatch, chunk):
     """Memory does not grow with the stack: no read is larger than a batch."""
-    monkeypatch.setattr(import_images, "_BATCH_BYTES", 4 * N * N * chunk)
+    monkeypatch.setattr(import_images, "BATCH_BYTES", 4 * N * N * chunk)
     sizes = []
     read = importer.StackReader.read
     monkeypatch.setattr(importer.StackReader, "read", lambda self, rows: sizes.append(len(rows)) or read(self, rows))
@@ -280,7 +280,7 @@ def test_source_tables_are_lossless(tmp_path):
 @pytest.mark.filterwarnings("ignore:Data array contains NaN")
 @pytest.mark.parametrize("batch", [1, 5, 100])
 def test_skipped_images_are_listed_and_left_out_everywhere(tmp_path, monkeypatch, batch):
-    monkeypatch.setattr(import_images, "_BATCH_BYTES", 4 * N * N * batch)
+    monkeypatch.setattr(import_images, "BATCH_BYTES", 4 * N * N * batch)
     images = pixels(range(40))
     images[7, 2, 3], images[11], images[30, 0, 1] = np.nan, 4.0, np.inf
     particles = table(40, rlnRandomSubset=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import h5py
 import mrcfile
@@ -30,7 +31,7 @@ def mixed(tmp_path, m=30):
 
 @pytest.mark.parametrize("pieces", [2_000, 3])
 def test_links_read_like_copies(tmp_path, monkeypatch, pieces):
-    monkeypatch.setattr(linked, "_PIECES", pieces)
+    monkeypatch.setattr(linked, "MOST_PIECES", pieces)
     star = mixed(tmp_path)
     with run(star)[0] as copied, run(star, "--link", output=tmp_path / "linked.h5")[0] as links:
         assert links.linked and not copied.linked and (links.box, len(links)) == (N, 30)
@@ -57,11 +58,12 @@ def test_float16_stacks_stay_float16(tmp_path):
 
 
 def test_few_stacks_are_kept_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(linked, "_OPEN", 1)
+    monkeypatch.setattr(linked, "MOST_OPEN", 1)
     with run(mixed(tmp_path), "--link")[0] as file:
         whole = file.images(slice(0, 30))
         np.testing.assert_array_equal(file.images(np.arange(30)), whole)
-        assert len(file._images._readers) == 1
+        opened = [os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()]
+        assert sum(path.startswith(str(tmp_path.resolve() / "stacks")) for path in opened) == 1
 
 
 @pytest.mark.parametrize(

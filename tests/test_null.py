@@ -104,10 +104,10 @@ def test_premultiplied_noise_vanishes_where_its_ctf_does(tmp_path):
     path = simulate(tmp_path, "--ctf-premultiply", count="200")
     with ParticleFile(path) as file:
         noisy = NoiseFile(file, 1)
-        ctf = noisy._ctf(np.arange(200))
+        ctf = noisy.ctf_of(np.arange(200))
         power = np.abs(np.fft.rfft2(noisy.images(slice(0, 200)), norm="ortho")) ** 2
         theirs = np.abs(np.fft.rfft2(file.images(slice(0, 200)), norm="ortho")) ** 2
-        np.testing.assert_array_equal(noisy._ctf(np.array([5, 9])), ctf[[5, 9]])
+        np.testing.assert_array_equal(noisy.ctf_of(np.array([5, 9])), ctf[[5, 9]])
     weak = np.abs(ctf) < 0.05
     assert power[weak].mean() < 0.01 * power.mean()
     assert power.mean() == pytest.approx(theirs.mean(), rel=0.1)

@@ -1,13 +1,15 @@
-"""Tables and images of which a part is not what the rest is: reported with counts, where the map would be wrong
-without a word.
+"""Tables and images of which a part is not what the rest is:
+reported with counts, where the map would be wrong without a word.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from test_columns import M, cryosparc, star, views
 from test_image_kind import KINDS, MADE, evidence
+from test_import import refused
 from test_import import run as run_import
 from test_normalise import noise, star_of
 
@@ -91,6 +93,94 @@ def test_angles_of_which_a_part_is_in_radians(tmp_path):
     text = said(star(tmp_path, **angles))
     assert "are all within a turn in radians for" in text and "--unit angles=radian" in text
     assert "Warning" not in said(star(tmp_path))
+
+
+CTFS = [
+    ("rlnVoltage", 30.0, "images are taken at 80 to 300"), ("rlnVoltage", 100.0, None),
+    ("rlnSphericalAberration", 0.0027, "that is a usual one in metres"), ("rlnSphericalAberration", 0.01, None),
+    ("rlnSphericalAberration", 27.0, "no lens has that"), ("rlnSphericalAberration", 0.0, None),
+    ("rlnAmplitudeContrast", 0.7, "0.07 to 0.1 is usual"), ("rlnAmplitudeContrast", -0.1, "0.07 to 0.1 is usual"),
+    ("rlnAmplitudeContrast", 0.2, None), ("rlnCtfBfactor", 5000.0, "next to nothing of these images is left"),
+    ("rlnCtfBfactor", 300.0, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("label, value, words", CTFS)
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_numbers_of_a_ctf_that_nobody_has(tmp_path, label, value, words, share):
+    usual = {"rlnVoltage": 300.0, "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1, "rlnCtfBfactor": 0.0}
+    text = said(star(tmp_path, **{label: np.where(np.arange(M) < share * M, value, usual[label])}))
+    if value == 0 and share < 1:
+        words = "not so for the others: was it never filled in?"
+    assert (f"{label} is {value:g}" in text and words in text) if words else "Warning" not in text
+
+
+def test_phase_shifts_of_which_a_part_is_in_radians(tmp_path):
+    shift = np.linspace(60, 110, M)
+    text = said(star(tmp_path, rlnPhaseShift=part(shift, np.pi / 180)))
+    assert f"below 6.29 for {M // 2} of {M} particles" in text and "--unit phase-shift=radian" in text
+    for usual in (shift, np.where(HALF, 0, shift), np.linspace(0, 90, M)):
+        assert "phase-shift" not in said(star(tmp_path, rlnPhaseShift=usual))
+
+
+def test_a_particle_that_outshines_the_others(tmp_path):
+    scale = np.linspace(0.5, 2, M)
+    assert "Warning" not in said(star(tmp_path, rlnCtfScalefactor=scale))
+    text = said(star(tmp_path, rlnCtfScalefactor=np.where(np.arange(M) == 3, 100, scale)))
+    assert f"rlnCtfScalefactor is up to 100 for 1 of {M} particles" in text and "the map is made of these" in text
+
+
+@pytest.mark.parametrize("label", ["rlnMaxValueProbDistribution", "rlnNormCorrection", "rlnClassNumber"])
+def test_a_number_that_is_not_used_may_be_missing(tmp_path, label):
+    assert "Warning" not in said(star(tmp_path, **{label: ["nan"] * M}))
+
+
+@pytest.mark.parametrize("name", ["alignments3D__cross_cor", "alignments3D__alpha"])
+def test_a_number_of_cryosparc_that_is_not_used_may_be_missing(tmp_path, name):
+    assert "Warning" not in said(cryosparc(tmp_path, **{name: np.full(M, np.nan, "f4")}))
+
+
+def test_angles_and_shifts_that_are_misread(tmp_path):
+    for label in ("rlnAngleTilt", "rlnOriginXAngst"):
+        values = np.where(np.arange(M) == 3, 1e9, views()[label])
+        refused(star(tmp_path, **{label: values}), rf"p.star, line \d+: by {label} it is 1e\+09 .* \(1 such rows\)")
+    path = cryosparc(tmp_path)
+    array = np.load(path)
+    array["alignments3D/shift"][3] = 1e9
+    with open(path, "wb") as file:
+        np.save(file, array)
+    refused(path, "p.cs, row 3: by alignments3D/shift it is .* Å of the images")
+
+
+@pytest.mark.parametrize("other", ["rlnAngleRot", "rlnAnglePsi"])
+def test_tilts_in_the_column_of_another_angle(tmp_path, other):
+    angles = views()
+    text = said(star(tmp_path, **{other: angles["rlnAngleTilt"], "rlnAngleTilt": angles[other]}))
+    assert f"and {other} is" in text and "were the two columns exchanged?" in text
+
+
+def test_rotation_vectors_of_which_a_part_is_in_degrees(tmp_path):
+    vectors = Rotation.random(M, random_state=1).as_rotvec()
+    part_ = np.where(np.arange(M)[:, None] < 5, np.degrees(vectors), vectors)
+    path = cryosparc(tmp_path, alignments3D__pose=part_.astype("f4"))
+    assert f"5 of {M} rotation vectors (alignments3D/pose) are longer than a turn" in said(path)
+    assert "longer than a turn" not in said(cryosparc(tmp_path, alignments3D__pose=vectors.astype("f4")))
+
+
+@pytest.mark.parametrize("optics, told", [
+    ({"rlnBeamTiltX": [50.0], "rlnBeamTiltY": [0.0]}, "odd aberrations"),
+    ({"rlnBeamTiltX": [5.0], "rlnBeamTiltY": [0.0]}, None),  # far from aligned, but it is there
+    ({"rlnOddZernike": ["[300,0,0,0,0,0]"]}, "odd aberrations"),
+    ({"rlnOddZernike": ["[0,0,1000,0,0,0]"]}, "odd aberrations"),
+    ({"rlnOddZernike": ["[31.8,-60,0,15.9,-30,2]"]}, None),
+    ({"rlnEvenZernike": ["[0,0,0,0,10000,0,0,0,0]"]}, "even aberrations"),
+    ({"rlnEvenZernike": ["[0.1,2,3,2,100,0,0,0,10]"]}, None),
+])  # fmt: skip
+def test_aberrations_that_no_lens_has(tmp_path, optics, told):
+    text = said(star(tmp_path, optics))
+    assert ("give --ignore-aberrations" in text) == (told is not None) and (told or "") in text.partition("Warning")[2]
+    if told:
+        assert "Warning" not in said(star(tmp_path, optics), "--ignore-aberrations")
 
 
 def test_origins_in_pixels_that_are_not_those_in_angstrom(tmp_path):

@@ -79,10 +79,10 @@ def test_any_sorted_rows(tmp_path, box, rows):
 def test_rows_far_apart_do_not_read_what_lies_between(tmp_path):
     path = write(tmp_path / "p.h5", 3000, N)
     with ParticleFile(path) as file:
-        chunk = file._images.chunks[0]
+        chunk = file.stored.chunks[0]
         assert 3000 > 2 * chunk
-        assert file._images.runs(np.array([0, 1, 2999])) == [(0, 2), (2, 3)]
-        assert file._images.runs(np.array([chunk - 1, chunk])) == [(0, 2)]
+        assert file.stored.runs(np.array([0, 1, 2999])) == [(0, 2), (2, 3)]
+        assert file.stored.runs(np.array([chunk - 1, chunk])) == [(0, 2)]
         np.testing.assert_array_equal(file.images(np.array([0, 1, 2999])), pixels(3000, N)[[0, 1, 2999]])
         np.testing.assert_array_equal(file.images(slice(5, 3000, 500)), pixels(3000, N)[5:3000:500])
         for rows in ([-1], [3000], [5, 4]):
@@ -258,7 +258,7 @@ def test_images_in_any_layout_are_read(tmp_path, layout):
 def test_written_images_lie_in_the_file_one_after_another(tmp_path, m):
     path = write(tmp_path / "p.h5", m, 8)
     with ParticleFile(path) as file:
-        first = file._images._first_byte
+        first = file.stored.first_byte
         assert first % 4096 == 0 or m == 1
         assert np.fromfile(path, "f4", m * 64, offset=first).tobytes() == pixels(m, 8).tobytes()
 

@@ -84,12 +84,12 @@ def test_the_loss_is_the_samples(particles, tmp_path):
     assert residual != pytest.approx(every["residual_own"].mean(), rel=1e-4)
 
 
-def test_ranks_draw_the_same_sample(particles, tmp_path, mpirun):
-    program = ("import sys; from mpirecon.solvers import config; config.SAMPLE = 60; from mpirecon.cli import run; "
-               "sys.exit(run(sys.argv[1:]))")
+def test_ranks_draw_the_same_sample(particles, tmp_path, mpi_program):
+    program = tmp_path / "few.py"
+    program.write_text("import sys\nfrom unittest import mock\nfrom mpirecon.cli import run\n"
+                       "with mock.patch('mpirecon.solvers.config.SAMPLE', 60): assert run(sys.argv[1:]) == 0\n")
     assert run(["reconstruct", str(particles), "-o", str(tmp_path / "one"), "-q", "--deterministic"]) == 0
-    done = mpirun(3, ["-c", program, "reconstruct", particles, "-o", tmp_path / "three", "-q", "--deterministic"])
-    assert done.returncode == 0, done.stderr
+    mpi_program(3, program, "reconstruct", particles, "-o", tmp_path / "three", "-q", "--deterministic")
     with h5py.File(tmp_path / "one" / "particles.h5") as one, h5py.File(tmp_path / "three" / "particles.h5") as three:
         for name in COMPARED:
             np.testing.assert_allclose(one[name][:], three[name][:], rtol=1e-6, err_msg=name)

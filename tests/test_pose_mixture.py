@@ -16,7 +16,7 @@ from mpirecon.robust.evidence import Evidence
 from mpirecon.robust.mixture_model import CONTRAST_PRIOR, CORRECT, JUNK, SLIGHT, WRONG
 from mpirecon.robust.nearby import ANGLES, NearbyPoses
 from mpirecon.robust.pose_mixture import SMALLEST_SEPARATION, PoseMixture
-from mpirecon.robust.select import _followed, select
+from mpirecon.robust.select import can_be_followed, select
 from mpirecon.robust.selection import AUTO, RandomPoses
 from mpirecon.robust.statistics import Statistics
 from mpirecon.validate.detection import auc
@@ -152,8 +152,8 @@ def test_contrasts_are_those_of_the_particles():
 
 def test_what_a_wrong_pose_looks_like_is_measured():
     drawn, mixture = large()
-    np.testing.assert_allclose(mixture._wrong_mean[:3], 0.08, atol=0.02)
-    np.testing.assert_allclose(mixture._wrong_variance[:3], 0.015, atol=0.015)
+    np.testing.assert_allclose(mixture.wrong_mean_[:3], 0.08, atol=0.02)
+    np.testing.assert_allclose(mixture.wrong_variance_[:3], 0.015, atol=0.015)
 
 
 @pytest.mark.parametrize("some", [300, 1000])
@@ -196,18 +196,18 @@ def test_a_sample_tells_slight_errors_too():
 class Watched(PoseMixture):
     """Records the log likelihood of every E step; what a wrong pose looks like is known, not measured anew."""
 
-    def _measure_wrong(self):
-        self._wrong_mean, self._wrong_variance = np.full(6, 0.08), np.full(6, 0.015)
+    def measure_wrong(self):
+        self.wrong_mean_, self.wrong_variance_ = np.full(6, 0.08), np.full(6, 0.015)
 
-    def _expect(self):
-        super()._expect()
+    def expect(self):
+        super().expect()
         self.history = [*getattr(self, "history", []), self.total()]
 
     def total(self):
         """Log likelihood, and the log prior of the contrasts' variance."""
         strength, typical = CONTRAST_PRIOR
-        prior = -strength / 2 * (np.log(self._contrast_variance) + typical / self._contrast_variance)
-        return float(np.logaddexp.reduce(self._likelihood + np.log(self.shares_), axis=1).sum() + prior)
+        prior = -strength / 2 * (np.log(self.contrast_variance_) + typical / self.contrast_variance_)
+        return float(np.logaddexp.reduce(self.likelihood_ + np.log(self.shares_), axis=1).sum() + prior)
 
 
 @settings(max_examples=25, deadline=None)
@@ -229,14 +229,14 @@ def test_the_likelihood_found_is_a_maximum():
     def changed(**values):
         kept = {name: getattr(mixture, name) for name in values}
         vars(mixture).update(values)
-        mixture._expect()
+        mixture.expect()
         total = mixture.total()
         vars(mixture).update(kept)
         return total
 
     for factor in (0.9, 1.1):
         assert changed(gain_=mixture.gain_ * factor) < best
-        assert changed(_contrast_variance=mixture._contrast_variance * factor**3) < best
+        assert changed(contrast_variance_=mixture.contrast_variance_ * factor**3) < best
     for step in ([0.03, -0.03, 0], [-0.03, 0.03, 0], [0, 0.05, -0.05], [0, -0.05, 0.05]):
         assert changed(shares_=mixture.shares_ + step) < best
 
@@ -282,8 +282,8 @@ def test_log_likelihoods_of_a_group_add():
     twice = drawn[np.repeat(np.arange(1000), 2)]
     grouped = fitted(twice, grouped=True, mixture=Watched)
     single = fitted(drawn, mixture=Watched)
-    np.testing.assert_allclose(grouped._likelihood[::2, WRONG], 2 * single._likelihood[:, WRONG])
-    assert not grouped._likelihood[:, JUNK].any()
+    np.testing.assert_allclose(grouped.likelihood_[::2, WRONG], 2 * single.likelihood_[:, WRONG])
+    assert not grouped.likelihood_[:, JUNK].any()
 
 
 def test_groups_of_one_are_no_groups():
@@ -447,9 +447,9 @@ def test_nobody_good_is_nobody_to_follow():
     drawn = draw(200, 0.4, strength=1, seed=4)
     mixture = selected(drawn).mixture_
     mixture.separable_, mixture.posterior_ = False, np.full(200, 1e-4)
-    assert not _followed(COMM, mixture, relaxation=0.5)
+    assert not can_be_followed(COMM, mixture, relaxation=0.5)
     mixture.posterior_ = np.full(200, 1e-2)
-    assert _followed(COMM, mixture, relaxation=0.5) and not _followed(COMM, mixture, relaxation=0)
+    assert can_be_followed(COMM, mixture, relaxation=0.5) and not can_be_followed(COMM, mixture, relaxation=0)
 
 
 def test_sorted_keeps_the_share_that_the_mixture_finds():

@@ -11,7 +11,7 @@ from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.search.believe import Amplitudes, Belief, by_evidence, log_evidence, log_odds
 from mpirecon.search.circular import TurningSlices
 from mpirecon.search.decoy import decoy
-from mpirecon.search.fine import _matrix, turned
+from mpirecon.search.fine import turned
 from mpirecon.search.orientations import distance, grid, turns, views
 from mpirecon.search.peaks import pick
 from mpirecon.search.pose_search import Band, Peaks, PoseSearch
@@ -81,9 +81,22 @@ def test_derivatives_are_those_of_finite_differences():
 
     def at(q, shift):
         out, gradient, cross, hessian = np.empty(2), np.empty(5), np.empty(5), np.empty((5, 5))
-        derivatives(volume, _matrix(q), shift, 32, plane.kx, plane.ky, len(plane), data, on_cross, on_model, out,
-                    gradient, cross,
-                    hessian)
+        derivatives(
+            volume,
+            matrix_from_quaternion(q[None])[0],
+            shift,
+            32,
+            plane.kx,
+            plane.ky,
+            len(plane),
+            data,
+            on_cross,
+            on_model,
+            out,
+            gradient,
+            cross,
+            hessian,
+        )
         return out, gradient, cross, hessian
 
     here, gradient, cross, hessian = at(q, shift)
@@ -104,13 +117,13 @@ def test_the_coarse_search_is_that_of_brute_force():
     plane, data, on_cross, on_model, _ = a_case(limit=15.0)
     search = PoseSearch(mr.phantom(32, 4.0).array, plane, 19.0, 12, point_group("C1"), 1.0)
     data, on_cross, on_model = (np.stack([a, a[::-1]])[:, search.band.order] for a in (data, on_cross, on_model))
-    where, offset = search._coarse(data, on_cross, on_model, random_quaternions(2))
+    where, offset = search.coarse(data, on_cross, on_model, random_quaternions(2))
     k = search.band.kx[: search.band.coarse], search.band.ky[: search.band.coarse]
     slices = np.empty((len(search.orientations), search.band.coarse), np.complex64)
-    cut(search._grid, matrix_from_quaternion(search.orientations), *k, slices)
+    cut(search.grid, matrix_from_quaternion(search.orientations), *k, slices)
     assert len(search.offsets) > 8 and not search.offsets[0].any()
-    crosses = search._slices.best(data[:, : len(k[0])] * on_cross[:, : len(k[0])], search._ramps)[0]
-    powers = search._slices.power(on_model[:, : len(k[0])])
+    crosses = search.slices.best(data[:, : len(k[0])] * on_cross[:, : len(k[0])], search.ramps)[0]
+    powers = search.slices.power(on_model[:, : len(k[0])])
     for i in range(2):
         best = np.full(len(slices), -np.inf)
         for t in search.offsets:

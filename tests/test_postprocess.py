@@ -70,7 +70,7 @@ def test_a_particle_in_two_pieces_keeps_both_and_dust_goes():
 def test_a_mask_made_on_fewer_voxels_is_the_same(monkeypatch):
     volume = halves(blob(96)[0], 0.3)[0]
     fine = automatic_mask(volume, PIXEL, 8.0).mask
-    monkeypatch.setattr(automask, "_COARSEST", 48)
+    monkeypatch.setattr(automask, "COARSEST", 48)
     coarse = automatic_mask(volume, PIXEL, 8.0).mask
     assert coarse.shape == fine.shape and np.abs(coarse - fine).mean() < 0.01
     assert not np.array_equal(coarse, fine)  # it was made on fewer

@@ -82,7 +82,7 @@ def test_evidence_for_a_width_is_the_mean_likelihood_over_such_errors():
     found, curvature, gain, _ = observed(np.full((4, 3), 0.03), 2)
     law = PoseErrors(np.array([0.5, 0.5]), np.array([0.0, 0.05]), np.zeros(2), 1.0)
     draws = 0.05 * np.random.default_rng(0).standard_normal((400_000, 3))
-    for d, h, g, log in zip(found, curvature, gain, law._log_odds(found, curvature, gain)):
+    for d, h, g, log in zip(found, curvature, gain, law.log_odds(found, curvature, gain)):
         likelihood = g - np.einsum("ni,ij,nj->n", draws - d, h, draws - d) / 2
         assert log[0] == 0 and log[1] == pytest.approx(np.log(np.exp(likelihood).mean()), abs=0.05)
 

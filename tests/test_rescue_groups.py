@@ -81,14 +81,14 @@ def test_the_coarse_search_of_a_group_is_that_of_brute_force(case):
     search, relation, data, weight, *_ = case
     order = search.band.order
     data, weight = data[:, order], weight[:, order]
-    where, moves = search._coarse(data, weight, weight, relation)
+    where, moves = search.coarse(data, weight, weight, relation)
     p = search.band.coarse
     kx, ky = search.band.kx[:p], search.band.ky[:p]
     turns = matrix_from_quaternion(search.turns)
     cross, power = np.zeros((len(search.moves), len(turns))), np.zeros(len(turns))
     for r, image, w in zip(relation, data[:, :p], weight[:, :p]):
         model = np.empty((len(turns), p), np.complex64)
-        cut(search._grid, r @ turns, kx, ky, model)
+        cut(search.grid, r @ turns, kx, ky, model)
         power += (w * np.abs(model) ** 2).sum(axis=1)
         for number, (x, y) in enumerate(search.moves @ r[:2].T):
             cross[number] += (w * (model.conj() * image * np.exp(2j * np.pi / BOX * (x * kx + y * ky))).real).sum(

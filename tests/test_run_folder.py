@@ -66,7 +66,7 @@ def is_interrupted(monkeypatch):
 
 def has_a_defect(monkeypatch):
     monkeypatch.setattr("mpirecon.solvers.results.fsc", None)
-    monkeypatch.setattr("mpirecon.solvers.results._summary", None)
+    monkeypatch.setattr("mpirecon.solvers.results.write_summary", None)
 
 
 @pytest.mark.parametrize(("fails", "code"), [(refuses_to_write, 1), (is_interrupted, 130), (has_a_defect, 1)])
@@ -171,7 +171,7 @@ def test_results_are_put_in_their_place_however_often_that_is_broken_off(tmp_pat
         return call
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_folder, "_move", broken_off(run_folder._move))
+        patched.setattr(run_folder, "move", broken_off(run_folder.move))
         patched.setattr(Path, "unlink", broken_off(Path.unlink))
         try:
             RunFolder(out, RECONSTRUCTION, [], overwrite=False, resume=True).commit()
@@ -179,7 +179,7 @@ def test_results_are_put_in_their_place_however_often_that_is_broken_off(tmp_pat
             assert state_of(out) is not None
             assert run(["export", str(out), "--star", str(tmp_path / "k.star")]) == 1
     with RunFolder(out, RECONSTRUCTION, [], overwrite=False, resume=True) as place:
-        if place._complete:
+        if place.complete:
             place.check()
             assert not place.begin(1), "nothing is left to do"
     found = {name: content.decode() for name, content in files(out).items()}
@@ -206,7 +206,7 @@ def test_a_link_to_another_file_system_is_followed(tmp_path, monkeypatch):
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", elsewhere)
-    run_folder._move(tmp_path / "a", tmp_path / "b")
+    run_folder.move(tmp_path / "a", tmp_path / "b")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"b": "new"}
 
 

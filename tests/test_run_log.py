@@ -104,16 +104,15 @@ def test_the_end_record_tells_an_error_and_append_goes_on(tmp_path):
     assert [r.get("status") for r in read(tmp_path / "rank0000.jsonl")] == [None, "UserError: bad row", None, "ok"]
 
 
-def test_a_full_disk_raises():
-    with pytest.raises(OSError, match="No space"):
-        log = RankLog.__new__(RankLog)
-        log.rank, log.path, log._start, log._pending, log.particles = 0, "/dev/full", 0.0, [], "none"
-        log._attach(False)
-        try:
-            log.event("note")
-        finally:
-            log._logger.removeHandler(log._handler)
-            log._logger.propagate = True
+def test_a_full_disk_raises(tmp_path):
+    (tmp_path / "rank0000.jsonl").symlink_to("/dev/full")
+    log = RankLog(None)
+    try:
+        with pytest.raises(OSError, match="No space"):
+            log.open(tmp_path)
+    finally:
+        with pytest.raises(OSError, match="No space"):
+            log.close()
 
 
 def test_json_values():

@@ -166,7 +166,7 @@ def test_threads_never_write_to_the_same_points():
         plane, shape = projection.plane, projection.accumulator().shape
         rotation = views() if seed == 0 else special_ortho_group.rvs(3, size=6, random_state=seed)
         ones = np.ones((len(rotation), len(plane)), np.complex64), np.ones((len(rotation), len(plane)), np.float32)
-        times, lists = np.zeros(ones[1].shape, int), list(projection._shares(rotation, shape))
+        times, lists = np.zeros(ones[1].shape, int), list(projection.shares(rotation, shape))
         for apart in lists:
             assert len(apart) <= count
             written = np.zeros(shape[:2], int)

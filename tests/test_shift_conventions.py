@@ -18,9 +18,10 @@ from mpirecon.io.export_simulated import axes_of, changed
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.reading import SHIFT_AXES, parse_unit
 from mpirecon.io.star import read_star, write_star
+from mpirecon.model.pose import Pose
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.simulation.phantom import phantom
-from mpirecon.validate.conventions import conventions
+from mpirecon.validate.conventions import POSES, conventions
 from mpirecon.validate.low_slices import LowSlices
 from mpirecon.validate.shift_conventions import ShiftSample
 
@@ -123,7 +124,7 @@ RIGHT = {
 @pytest.mark.parametrize("what", RIGHT)
 def test_no_false_alarm(tmp_path, what):
     found, warnings = first_record(simulate(tmp_path / "p.h5", *RIGHT[what]))
-    assert found["better"] is None and not warnings and found["warning"] is None
+    assert found["better"] is None and not warnings and found["warning"] is None and found["part"] is None
 
 
 @pytest.mark.parametrize("pixel", [0.9, 1.0, 1.03, 1.2])
@@ -153,7 +154,38 @@ def test_rotations_of_the_inverse_sense(tmp_path):
     )
 
 
+ANGLES = {
+    "with Rot and Psi exchanged": lambda rot, tilt, psi: (psi, tilt, rot),
+    "with the other sign of Rot": lambda rot, tilt, psi: (-rot, tilt, psi),
+    "with the other sign of Psi": lambda rot, tilt, psi: (rot, tilt, -psi),
+    "with the other sign of Rot and Psi": lambda rot, tilt, psi: (-rot, -tilt, -psi),
+    "with a Psi that is 90 degrees more or less": lambda rot, tilt, psi: (rot + 90, tilt, psi - 90),  # ZXZ
+    "with a Tilt that is counted from the equator": lambda rot, tilt, psi: (rot, 90 - tilt, psi),
+}
+
+
+@pytest.mark.parametrize("words", ANGLES)
+def test_euler_angles_of_another_convention(tmp_path, words):
+    particles = simulate(tmp_path / "p.h5", "--error-rate", 0.2)
+    with h5py.File(particles, "r+") as file:
+        given = Pose(file["quaternion"][:], file["shift"][:])
+        file["quaternion"][:] = Pose.from_euler(*ANGLES[words](*given.euler().T)).quaternion
+    found, warnings = first_record(particles)
+    assert found["better"] == words and not warnings[1:]
+    assert f"with rotations {words} they predict" in found["warning"] and "Rz(Psi) Ry(Tilt) Rz(Rot)" in found["warning"]
+
+
+def test_the_hand_and_a_turn_of_the_map_are_no_contradiction(tmp_path):
+    particles = simulate(tmp_path / "p.h5")
+    with h5py.File(particles, "r+") as file:
+        rot, tilt, psi = Pose(file["quaternion"][:], file["shift"][:]).euler().T
+        file["quaternion"][:] = Pose.from_euler(rot + 90, tilt, psi + 180).quaternion
+    assert first_record(particles)[0]["better"] is None
+
+
 @pytest.mark.parametrize("words, turn, sigma", [
+    ("turned by 90 degrees", lambda images: np.roll(np.rot90(images, axes=(1, 2)), 1, axis=1), 7),
+    ("with rows and columns exchanged", lambda images: images.transpose(0, 2, 1), 0),
     ("upside down", lambda images: images[:, ::-1], 0), ("upside down", lambda images: images[:, ::-1], 7),
     ("with rows and columns exchanged", lambda images: images.transpose(0, 2, 1), 7),
 ])  # fmt: skip
@@ -167,6 +199,48 @@ def test_images_in_other_axes_than_their_poses(tmp_path, words, turn, sigma):
     assert found["better"] == words and "the images contradict the poses" in found["warning"]
 
 
+@pytest.mark.parametrize("x, y, snr", [(1, 0, 0.1), (1, 1, 0.1), (-5, 4, 0.1), (0, 3, 0.02)])
+def test_images_about_another_pixel(tmp_path, x, y, snr):
+    particles = simulate(tmp_path / "p.h5", "--snr", snr, "--error-rate", 0.2)
+    with h5py.File(particles, "r+") as file:
+        file["images"][:] = np.roll(file["images"][:], (y, x), axis=(1, 2))
+    found, warnings = first_record(particles)
+    assert found["better"] == f"moved by {x} pixels along x and {y} along y" and not warnings[1:]
+    assert f"add {0 - PIXEL * x:g} and {0 - PIXEL * y:g} Å to rlnOriginXAngst and rlnOriginYAngst" in found["warning"]
+
+
+PARTS = {
+    "with the other sign": lambda shift: -shift,
+    "with x and y exchanged": lambda shift: shift[:, ::-1],
+    "multiplied by the pixel size": lambda shift: shift / PIXEL,
+}
+
+
+@pytest.mark.parametrize("words", PARTS)
+@pytest.mark.parametrize("by", ["rows", "optics group"])
+def test_other_shifts_of_a_part_of_the_particles(tmp_path, words, by):
+    particles = simulate(tmp_path / "p.h5")
+    part = np.arange(400) < 120 if by == "rows" else np.random.default_rng(1).random(400) < 0.35
+    with h5py.File(particles, "r+") as file:
+        shift = file["shift"][:]
+        file["shift"][:] = np.where(part[:, None], PARTS[words](shift), shift)
+        if by == "optics group":
+            file["optics_group"][:] = np.where(part, 7, 2)
+    found, warnings = first_record(particles)
+    which = found["part"]["particles"]
+    assert found["better"] is None and found["part"]["better"] == words and not warnings[1:]
+    assert which.startswith("optics group 7" if by == "optics group" else "particles ")
+    assert by == "optics group" or int(which.split()[1]) < 10 and int(which.split()[3]) < 120
+    assert f"the images of {which} contradict their shifts" in found["warning"]
+
+
+def test_a_table_of_which_a_part_is_otherwise(tables):
+    part = np.arange(400)[:, None] < 120
+    star = tables(lambda origin: (ANGST, np.where(part, -origin, origin)))
+    warnings = first_record(imported(star))[1]
+    assert f"of these rows of {star} are so, import them apart (--select) with --unit shift=-A" in warnings[0]
+
+
 def test_few_particles_say_nothing(tmp_path):
     particles = simulate(tmp_path / "p.h5", m=40)
     change_shifts(particles, lambda shift: -shift)
@@ -178,8 +252,8 @@ def test_few_particles_say_nothing(tmp_path):
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    """``tables(change)`` → a STAR file whose origins, in pixels and in Å, are what `change` makes of the right ones,
-    (label, values) …
+    """``tables(change)`` → a STAR file whose origins, in pixels and in Å,
+    are what `change` makes of the right ones, (label, values) …
     """
     folder = tmp_path_factory.mktemp("shifts")
     simulate(folder / "p.h5")
@@ -318,5 +392,5 @@ def test_no_false_alarm_of_real_images(shared_data, tmp_path):
 
 
 def test_a_sample_without_images_says_nothing():
-    found = ShiftSample(SerialCommunicator(), BOX, PIXEL, 8, False, False).decided()
+    found = ShiftSample(SerialCommunicator(), BOX, PIXEL, 8, False, False).decided(POSES)
     assert found.particles == 0 and found.better is None

@@ -63,7 +63,7 @@ def test_contrast_spreads_but_the_file_does_not_tell(tmp_path):
 def test_particles_depend_neither_on_the_batch_nor_on_their_number(tmp_path, monkeypatch):
     options = dict(snr=0.1, noise_cv=0.1, scale_cv=0.1, junk_rate=0.2, error_rate=0.3)
     whole, whole_data, _ = make(tmp_path / "a.h5", particles=40, **options)
-    monkeypatch.setattr(dataset, "_BATCH_PIXELS", 7 * 32**2)
+    monkeypatch.setattr(dataset, "BATCH_PIXELS", 7 * 32**2)
     part, part_data, _ = make(tmp_path / "b.h5", particles=23, **options)
     np.testing.assert_array_equal(part, whole[:23])
     for name, values in part_data.items():

@@ -14,7 +14,7 @@ from mpirecon.errors import UserError
 from mpirecon.io import star, star_layout
 from mpirecon.io.stack_paths import parse_image_names
 from mpirecon.io.star import quote, read_star, split_fields, write_star
-from mpirecon.io.text_column import TextColumn, to_numbers
+from mpirecon.io.text_column import to_numbers
 from mpirecon.parallel.comm import SerialCommunicator
 
 LOOP = "data_particles\n\nloop_\n_rlnA #1\n_rlnB #2\n"
@@ -165,7 +165,7 @@ def test_slabs_of_a_table_are_the_table(tmp_path_factory, values, block, size):
             with star_layout.StarText(path) as text:
                 layout = star_layout.scan(text, comm)  # of all blocks, as after the exchange between ranks
                 comm.size, comm.rank = size, rank
-                parts.append(star._read_tables(text, layout, comm, "rlnB"))
+                parts.append(star.read_tables(text, layout, comm, "rlnB"))
     assert all(part["o"].equals(parts[0]["o"]) and part["particles"].attrs["rows"] == len(values) for part in parts)
     together = pd.concat([part["particles"] for part in parts])
     assert rows(together) == rows(whole) and list(together.index) == list(whole.index)
@@ -186,7 +186,7 @@ NUMBER = st.one_of(
 @given(st.lists(NUMBER, min_size=1, max_size=8))
 def test_numbers_are_those_of_python(values):
     """Correctly rounded as float() is; what pandas takes for no number is none here either."""
-    found = to_numbers(pd.Series(TextColumn._from_sequence(values)))
+    found = to_numbers(pd.Series(values, dtype=object))
     for text, value in zip(values, found):
         known = pd.to_numeric(pd.Series([text], dtype=object), errors="coerce").astype(float)[0]
         if np.isnan(known):

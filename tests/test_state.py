@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 import mpirecon as mr
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.io.run_log import RankLog
+from mpirecon.parallel.comm import SerialCommunicator
+from mpirecon.parallel.console import Console
+from mpirecon.solvers.config import Config
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.problem import Problem
+from mpirecon.solvers.run import Reconstruction
 from mpirecon.solvers.state import Scores, State, Survey
 
 FOLDER = Path(mr.__file__).parent
@@ -56,11 +62,11 @@ def test_what_a_run_was_asked_and_what_it_knows_cannot_be_set():
 
 
 def test_every_iteration_makes_a_state_of_its_own():
-    particles = mr.simulate(mr.phantom(16), 60, snr=1.0, error_rate=0.2)
-    run = mr.Reconstruction(particles, loss="sorted", keep=0.8, iterations=3)
-    inner, states = run._run, []
-    for _ in run:
-        states.append(inner.state)
+    particles, comm = mr.simulate(mr.phantom(16), 60, snr=1.0, error_rate=0.2), SerialCommunicator()
+    with ParticleFile(particles.path) as file, RankLog(None) as log:
+        inner = Reconstruction(comm, file, Config(loss="sorted", keep=0.8, iterations=3), log,
+                               Console(comm, quiet=True))
+        states = list(inner.iterations())
     assert [s.iteration for s in states] == [1, 2, 3] == [len(s.records) for s in states]
     assert len({id(s.scores.held_out.sums) for s in states}) == 3 and len({id(s.selection.weight) for s in states}) == 3
     assert states[0].record == states[2].records[0] and states[0].record != states[2].record

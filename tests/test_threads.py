@@ -66,7 +66,7 @@ def reconstructed(tmp_path_factory):
     simulated = "--phantom --particles 240 --box 20 --pixel-size 6 --snr 0.4 --error-rate 0.3 --noise-cv 0.2 -q -o"
     assert run(["simulate", *simulated.split(), str(folder / "p.h5")]) == 0
     small = pytest.MonkeyPatch()
-    small.setattr(slab_data, "_BATCH_BYTES", 50 * 20 * 20**2)  # several batches a pass
+    small.setattr(slab_data, "BATCH_BYTES", 50 * 20 * 20**2)  # several batches a pass
 
     def call(*options):
         if options not in made:

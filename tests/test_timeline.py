@@ -8,19 +8,19 @@ import numpy as np
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.timeline import read_timelines
 from mpirecon.report.charts import by_kind, timeline_chart
-from mpirecon.solvers.timing import _MOST_SPANS, Timings
+from mpirecon.solvers.timing import MOST_SPANS, Timings
 from mpirecon.validate.coverage import view_coverage, write_views_csv
 
 
 def test_spans_hold_what_the_phases_took():
     timings = Timings()
-    for _ in range(3 * _MOST_SPANS):
+    for _ in range(3 * MOST_SPANS):
         with timings("accumulate"):
             with timings("read"):
                 pass
         with timings("reduce"):
             pass
-    assert len(timings.spans) <= _MOST_SPANS
+    assert len(timings.spans) <= MOST_SPANS
     for phase, seconds in timings.seconds.items():
         assert np.isclose(sum(within.get(phase, 0) for _, _, within in timings.spans), seconds)
     starts, ends = np.array([span[:2] for span in timings.spans]).T

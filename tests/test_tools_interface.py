@@ -1,4 +1,5 @@
-"""Tools and commands keep to interfaces: no private names of the package, and nothing of it is set from outside."""
+"""Tools, commands and tests keep to interfaces:
+no private names of the package, and nothing of it is set from outside but by tests."""
 
 import ast
 import re
@@ -15,8 +16,15 @@ TOOLS = [path for path in (ROOT / "tools").iterdir() if path.is_file()
          and (path.suffix == ".py" or "python" in path.read_text("utf-8")[:40])]  # fmt: skip
 PROGRAMS = [*sorted(TOOLS), *sorted((ROOT / "mpirecon" / "cli").glob("*.py"))]
 
-#: of the standard library, where they are public for all that
-PUBLIC = {"_asdict", "_exit", "_replace"}
+#: but for the double of CuPy, and for what this file refuses
+TESTS = [path for path in sorted((ROOT / "tests").rglob("*.py"))
+         if "fake_cupy" not in path.parts and path != Path(__file__).resolve()]  # fmt: skip
+
+#: of the standard library and of notebooks, where they are public for all that
+PUBLIC = {"_asdict", "_exit", "_replace", "_repr_html_", "_obj"}
+
+#: functions that take the name of an attribute as a string
+BY_NAME = {"setattr", "delattr", "getattr", "hasattr", "patch", "object"}
 
 
 def private_names(tree: ast.AST) -> list[str]:
@@ -29,6 +37,14 @@ def private_names(tree: ast.AST) -> list[str]:
             if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
                 found.append(ast.unparse(node))
     return found
+
+
+def private_strings(tree: ast.AST) -> list[str]:
+    """Private names that are replaced or asked for by a string."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)
+             and ast.unparse(node.func).split(".")[-1] in BY_NAME]  # fmt: skip
+    words = [word.value for call in calls for word in call.args[:2] if isinstance(word, ast.Constant)]
+    return [word for word in words if re.match(r"(.*\.)?_[^_]", str(word)) and word not in PUBLIC]
 
 
 def imported_names(tree: ast.AST) -> set[str]:
@@ -61,11 +77,27 @@ def programs_within(tree: ast.AST):
                 continue
 
 
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+def test_tests_know_no_private_names(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for program in (tree, *programs_within(tree)):
+        assert private_names(program) == [] == private_strings(program)
+
+
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_programs_keep_to_interfaces(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for program in (tree, *programs_within(tree)):
         assert private_names(program) == [] == set_from_outside(program)
+
+
+@pytest.mark.parametrize("text, found", [
+    ("monkeypatch.setattr(slab, '_SIZE', 3)", ["_SIZE"]),
+    ("mock.patch('mpirecon.solvers.run._slight')", ["mpirecon.solvers.run._slight"]),
+    ("patch.setattr('mpirecon.solvers.run.slight', lambda name: '_a'); getattr(run, '__doc__')", []),
+])
+def test_private_names_in_strings_are_found(text, found):
+    assert private_strings(ast.parse(text)) == found
 
 
 @pytest.mark.parametrize("text, found", [

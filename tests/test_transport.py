@@ -30,7 +30,7 @@ def test_ranks_that_share_a_gpu(mpirun):
 @pytest.mark.parametrize("variable, value, said", [("MPICH_GPU_SUPPORT_ENABLED", "1", True),
                                                    ("MV2_USE_CUDA", "0", False)])
 def test_mpis_that_are_told_by_a_variable(monkeypatch, variable, value, said):
-    monkeypatch.setattr(cuda_support, "_loaded_library", object)
+    monkeypatch.setattr(cuda_support, "loaded_library", object)
     assert cuda_support.what_mpi_says() == (None, "it does not say")
     monkeypatch.setenv(variable, value)
     assert cuda_support.what_mpi_says() == (said, f"{variable}={value}")
@@ -47,7 +47,7 @@ def test_mpis_that_answer(monkeypatch):
             return 0
 
     for library, name in ((OpenMpi, "MPIX_Query_cuda_support"), (Mpich, "MPIX_GPU_query_support")):
-        monkeypatch.setattr(cuda_support, "_loaded_library", library)
+        monkeypatch.setattr(cuda_support, "loaded_library", library)
         assert cuda_support.what_mpi_says() == (True, f"{name} says yes")
 
 

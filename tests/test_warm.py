@@ -43,11 +43,11 @@ def tried(monkeypatch, tmp_path):
     """Steps that would compile, with an empty cache."""
     calls = []
 
-    def steps(backend, *arguments):
-        return [lambda step=step: calls.append((step, backend)) for step in range(5)]
+    def steps(wanted, particle):
+        return [lambda step=step: calls.append((step, wanted)) for step in range(5)]
 
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(warm, "_steps", steps)
+    monkeypatch.setattr(warm.Wanted, "steps", steps)
     return calls
 
 
@@ -63,7 +63,7 @@ def test_kernels_are_compiled_once_for_each_kind_of_run(tried):
     assert start(taps=3) == start(taps=3) == 2
     assert start(exact=True) == 3
     # which take kernels of their own
-    assert start(threads=2) == start(threads=5) == 4 and tried[-1][1].threads.count > 1
+    assert start(threads=2) == start(threads=5) == 4 and tried[-1][1].threads > 1
     assert len(said) == 4 and said[0] == f"compiling kernels, once; kept in {numba.config.CACHE_DIR}"
 
 
@@ -88,7 +88,7 @@ def test_a_failure_leaves_no_mark(tried, monkeypatch, tmp_path):
     def fail():
         raise OSError("disk full")
 
-    monkeypatch.setattr(warm, "_steps", lambda *arguments: [fail])
+    monkeypatch.setattr(warm.Wanted, "steps", lambda *arguments: [fail])
     with pytest.raises(Exception, match="disk full"):
         warm.compile_once(OneOf(0), CpuBackend(BOX, 1.0), particles(), False, False)
     assert not list(tmp_path.iterdir())
@@ -97,8 +97,8 @@ def test_a_failure_leaves_no_mark(tried, monkeypatch, tmp_path):
 @pytest.mark.parametrize("taps, premultiplied", [(3, False), (4, True)])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_step_can_be_tried(taps, premultiplied, threads):
-    backend = CpuBackend(warm._BOX, 1.0, taps=taps, premultiplied=premultiplied, threads=threads)
-    for step in warm._steps(backend, particles(), True, True):
+    wanted = warm.Wanted(taps, 2.0, premultiplied, threads, True, True, False, None, False, False)
+    for step in wanted.steps(particles()):
         step()
 
 
@@ -196,9 +196,11 @@ def test_help_that_fails_is_done_without(monkeypatch, tmp_path):
     """A process that could not be started, or died, leaves its part to the one that asked."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     done = []
-    monkeypatch.setattr(warm, "_steps", lambda *arguments: [lambda step=step: done.append(step) for step in range(5)])
+    monkeypatch.setattr(
+        warm.Wanted, "steps", lambda *arguments: [lambda step=step: done.append(step) for step in range(5)]
+    )
     for helper in ("import sys; sys.exit(1)", "import time; time.sleep(0.1)"):
-        monkeypatch.setattr(warm, "_HELP", helper)
+        monkeypatch.setattr(warm, "HELP", helper)
         warm.compile_once(SerialCommunicator(), CpuBackend(BOX, 1.0), particles(), False, False, helpers=2)
         assert set(done) == set(range(5))
         for mark in tmp_path.iterdir():
@@ -208,7 +210,7 @@ def test_help_that_fails_is_done_without(monkeypatch, tmp_path):
 
 def test_help_ends_with_what_it_was_for(monkeypatch, tmp_path):
     """An error or Ctrl-C while kernels are compiled leaves no process behind."""
-    monkeypatch.setattr(warm, "_HELP", "import time; time.sleep(60)")
+    monkeypatch.setattr(warm, "HELP", "import time; time.sleep(60)")
     started, popen = [], subprocess.Popen
 
     def start(*arguments, **options):
@@ -217,6 +219,6 @@ def test_help_ends_with_what_it_was_for(monkeypatch, tmp_path):
 
     monkeypatch.setattr(warm.subprocess, "Popen", start)
     wanted = warm.Wanted(4, 2.0, False, 1, False, False, False, None, False, False)
-    with pytest.raises(KeyboardInterrupt), warm._helped(wanted, 2):
+    with pytest.raises(KeyboardInterrupt), warm.helped(wanted, 2):
         raise KeyboardInterrupt
     assert len(started) == 2 and all(process.returncode is not None for process in started)

@@ -22,6 +22,7 @@ from mpirecon.validate.map_warnings import (
     curvature_warning,
     few_particles_warning,
     hard_mask_warning,
+    no_agreement_warning,
     tight_mask_warning,
 )
 from mpirecon.validate.randomised import phase_randomised_fsc
@@ -39,6 +40,24 @@ def simulate(path, *options):
     assert run(["simulate", "--phantom", "--box", str(BOX), "--pixel-size", str(PIXEL), "-q", "-o", str(path),
                 *map(str, options)]) == 0
     return path
+
+
+# nothing in common
+
+
+def test_half_maps_of_noise_agree_in_nothing_and_those_of_few_particles_in_something(tmp_path):
+    junk = reconstruct(simulate(tmp_path / "junk.h5", "--particles", 300, "--junk-rate", 1.0), tmp_path / "junk")
+    told = [text for text in junk["warnings"] if "the half maps agree in nothing" in text]
+    assert len(told) == 1 and "Do the images show the particle" in told[0]
+    few = reconstruct(simulate(tmp_path / "few.h5", "--particles", 100, "--snr", 0.1), tmp_path / "few")
+    assert not any("agree in nothing" in text for text in few["warnings"])
+
+
+@pytest.mark.parametrize("curve, warned", [
+    ([1, 0.9, 0.4, 0.1, 0], True), ([1, 0.9, 0.6, 0.1, 0], False), ([1, 0.2, 0.1, 0.7, 0], False), ([1, 0.2], False),
+])  # fmt: skip
+def test_agreement_in_the_first_shell_alone_is_none(curve, warned):
+    assert (no_agreement_warning(np.array(curve), 100.0) is not None) == warned
 
 
 # directions
@@ -192,7 +211,8 @@ def test_particles_that_cannot_be_told_apart_are_told_with_the_remedy():
 
 def test_a_kept_fraction_outside_of_the_estimate_is_told():
     (text,) = selection(kept=620, kept_fraction=0.62).warnings()
-    assert "62.0 % of the particles were kept" in text and "80.0 % (70.0–90.0 %): probably correct particles were rejected" in text
+    assert "62.0 % of the particles were kept" in text
+    assert "80.0 % (70.0–90.0 %): probably correct particles were rejected" in text
     (text,) = selection(kept=950, kept_fraction=0.95, group_by="name").warnings()
     assert "95.0 % of the groups of name" in text and "incorrect particles were kept" in text
     told = selection(last=BLIND, kept_fraction=0.78).warnings()

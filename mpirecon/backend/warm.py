@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numba
@@ -48,6 +49,7 @@ def compile_once(
     say: Callable[[str], None] = lambda text: None,
     phase: Callable[[str], AbstractContextManager] = lambda name: nullcontext(),
     moved: bool = False,
+    more: tuple[str, ...] = (),
     helpers: int = 0,
 ) -> None:
     """Have the CPU's kernels in Numba's cache before every rank asks for them; collective.
@@ -66,12 +68,13 @@ def compile_once(
     say : called when there is something to compile, before it begins
     phase : ``Timings``, for the time that it takes
     moved : whether particles' poses will be changed
+    more : functions that compile further kernels, as "module:name", which other processes can import too
     helpers : processes that may take a part each where there is one rank: Numba compiles one kernel at a time in a
         process
     """
     if Ability.COMPILED_BY_NUMBA not in backend.can:
         return
-    mark = _mark(backend, nearby, exact, symmetry, moved) if kept() else None
+    mark = _mark(backend, nearby, exact, symmetry, moved, more) if kept() else None
     missing = not (mark is not None and mark.exists())
     mates = [host for host, lacks in comm.allgather((comm.hostname, missing)) if lacks]
     if not mates:
@@ -85,7 +88,7 @@ def compile_once(
             interpolation.taps, interpolation.padding, backend.premultiplied, min(backend.threads.count, 2), nearby,
             exact,
             backend.optics is not None, symmetry.group.name if symmetry is not None else None, moved,
-            backend.plane.box > SMALL_BOX,
+            backend.plane.box > SMALL_BOX, more,
         )  # fmt: skip
         steps = wanted.steps(particles[:1])
         if mark is None:
@@ -93,7 +96,7 @@ def compile_once(
         elif comm.size > 1 or not helpers:
             _work(comm, _part(steps, comm.local_rank, mates.count(comm.hostname)))
         else:
-            with _helped(wanted, helpers):
+            with helped(wanted, helpers):
                 _work(comm, _part(steps, 0, 1 + helpers))
             _work(comm, steps)  # theirs are in the cache, or else are compiled now
 
@@ -119,6 +122,7 @@ class Wanted:
     symmetry: str | None
     moved: bool
     coarse: bool
+    more: tuple[str, ...] = ()
 
     def steps(self, particle: ParticleSet) -> list[Callable[[], None]]:
         """What compiles them, part by part, on images of one particle."""
@@ -134,7 +138,12 @@ class Wanted:
             steps.append(lambda: _try_moved(small))
         if self.coarse:
             steps.append(lambda: _try_coarse(small))
-        return steps
+        return [*map(_named, self.more), *steps]
+
+
+def _named(name: str) -> Callable[[], None]:
+    module, function = name.split(":")
+    return lambda: getattr(import_module(module), function)()
 
 
 def _work(comm: Communicator, steps: list[Callable[[], None]]) -> None:
@@ -144,12 +153,12 @@ def _work(comm: Communicator, steps: list[Callable[[], None]]) -> None:
 
 
 #: what a helper runs: it finds modules where this process does
-_HELP = ("import sys, json; task = json.loads(sys.argv[1]); sys.path[:] = task['path']; from mpirecon.backend.warm "
+HELP = ("import sys, json; task = json.loads(sys.argv[1]); sys.path[:] = task['path']; from mpirecon.backend.warm "
          "import help_with; help_with(task)")
 
 
 @contextmanager
-def _helped(wanted: Wanted, helpers: int) -> Iterator[None]:
+def helped(wanted: Wanted, helpers: int) -> Iterator[None]:
     """Other processes compile all parts but the first meanwhile; they have ended when this ends. What they do not
     manage is left undone."""
     running = []
@@ -158,7 +167,7 @@ def _helped(wanted: Wanted, helpers: int) -> Iterator[None]:
             for part in range(1, 1 + helpers):
                 task = json.dumps({"path": sys.path, "wanted": asdict(wanted), "part": part, "parts": 1 + helpers})
                 nowhere = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-                running.append(subprocess.Popen([sys.executable, "-c", _HELP, task], **nowhere))
+                running.append(subprocess.Popen([sys.executable, "-c", HELP, task], **nowhere))
         yield
         for process in running:
             process.wait()
@@ -185,7 +194,7 @@ def _part(steps: list, rank: int, ranks: int) -> list:
 
 
 def _mark(backend: CpuBackend, nearby: bool, exact: bool, symmetry: Symmetry | None = None,
-          moved: bool = False) -> Path | None:
+          moved: bool = False, more: tuple[str, ...] = ()) -> Path | None:
     """The file that says that kernels like these were compiled for this kind of processor;
     None where Numba chose the cache."""
     if not numba.config.CACHE_DIR:
@@ -193,7 +202,7 @@ def _mark(backend: CpuBackend, nearby: bool, exact: bool, symmetry: Symmetry | N
     facts = (
         get_host_cpu_features(), backend.projection.taps, nearby, exact, backend.threads.count > 1,
         backend.optics is not None,
-        symmetry is not None and symmetry.sums_grid, backend.plane.box > SMALL_BOX, moved,
+        symmetry is not None and symmetry.sums_grid, backend.plane.box > SMALL_BOX, moved, more,
     )  # fmt: skip
     return Path(numba.config.CACHE_DIR, f"compiled-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}")
 

@@ -10,7 +10,7 @@ from mpirecon.batch.forecast import Task, memory_per_rank, seconds
 from mpirecon.parallel.threads import MOST_KEPT
 
 #: most ranks that are asked about, and the gain in time below which more are not
-_MOST, _WORTH = 1024, 1.1
+MOST_RANKS, _WORTH = 1024, 1.1
 
 #: core hours over those of the best row above which several nodes are no advice
 _WASTE = 2.0
@@ -66,7 +66,7 @@ def rank_table(task_of: Callable[[float], Task], node: Node, threads: int = 1, r
     filling = max(1, node.cores // threads)
     counts = sorted({*(2**k for k in range(11)), filling})
     rows: list[Row] = []
-    for ranks in (n for n in counts if n <= min(_MOST, particles)):
+    for ranks in (n for n in counts if n <= min(MOST_RANKS, particles)):
         row = _row(task_of, node, ranks, threads, rate)
         if ranks > filling and rows and rows[-1].seconds < _WORTH * row.seconds:
             break

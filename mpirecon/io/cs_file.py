@@ -130,6 +130,12 @@ class CsColumns:
     def __contains__(self, name: str) -> bool:
         return name in self.array.dtype.names
 
+    @property
+    def numeric(self) -> list[str]:
+        """Columns of one number a row."""
+        types = self.array.dtype
+        return [name for name in types.names if not types[name].shape and types[name].kind in "iufb"]
+
     def number(self, name: str, default: float = 0.0, width: tuple[int, ...] = ()) -> np.ndarray:
         """(m, *width) float64: supplied, of the file, or the default."""
         shape = (len(self.array), *width)
@@ -157,6 +163,14 @@ class CsColumns:
             raise UserError(f"{self.path}, row {row}: {name} is {values[row]}, expected finite numbers "
                             f"({int(bad.sum())} such rows){remedy}")
         return values * self.reading.factor(*_QUANTITIES[name]) if name in _QUANTITIES else values
+
+    def refuse_beyond(self, name: str, values: np.ndarray, most: float, unit: str) -> None:
+        """Raise UserError naming the first row where values (m,) that come of a column are beyond `most`."""
+        beyond = np.abs(values) > most
+        if beyond.any():
+            row = int(np.flatnonzero(beyond)[0])
+            raise UserError(f"{self.path}, row {row}: by {name} it is {values[row]:g} {unit} ({int(beyond.sum())} such "
+                            f"rows); is it a misread number?")
 
     def uniform(self, name: str, remedy: str, tolerance: float = 1e-4) -> float:
         """The one positive value that all particles share, within a relative tolerance."""

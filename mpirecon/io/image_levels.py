@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from mpirecon.io.image_copies import Spoilt, Twins
 from mpirecon.operators.background import SMALLEST_BOX, Background, Levels
 from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.select import median
@@ -89,7 +90,9 @@ class LevelsFound:
 class LevelsSurvey:
     """What an import learns of its images as it reads them: `add` each batch, then ask for the `warnings`."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: np.ndarray) -> None:
+        """files : (stacks,) int64, the number of the file that each stack is"""
+        self._files, self._twins, self._spoilt = files, Twins(), Spoilt()
         self._backgrounds: dict[int, Background] = {}
         self._levels: list[Levels] = []
         self._looked: list[np.ndarray] = []
@@ -97,9 +100,9 @@ class LevelsSurvey:
         self._alone: list[np.ndarray] = []
         self._count = 0
 
-    def add(self, images: np.ndarray) -> None:
-        """images : (m, n, n), as they are in their stack; sets may have several n. Of very small ones nothing is
-        told."""
+    def add(self, images: np.ndarray, stack: int, numbers: np.ndarray) -> None:
+        """images : (m, n, n), as they are in their stack, of which they have these numbers (m,); sets may have several
+        n. Of very small ones nothing is told."""
         box = images.shape[-1]
         if box < SMALLEST_BOX:
             return
@@ -108,13 +111,16 @@ class LevelsSurvey:
         background = self._backgrounds[box]
         levels = background.measure(images)
         self._levels.append(levels)
+        self._twins.add(images, levels, self._files[stack], numbers)
+        self._spoilt.add(images)
         peaks, alone = _peaks(images, levels)
         self._peaks.append(peaks)
         self._alone.append(alone)
         room = max(0, _LOOKED_AT - self._count)
         if room and len(images):
             some = images[np.unique(np.linspace(0, len(images) - 1, min(room, _OF_BATCH)).astype(np.int64))]
-            self._looked.append(look_at(background, np.asarray(some, np.float32)))
+            with np.errstate(over="ignore"):  # damaged images are refused as such
+                self._looked.append(look_at(background, np.asarray(some, np.float32)))
             self._count += len(some)
 
     def warnings(self, comm: Communicator, premultiplied: bool, sampled: bool = False) -> list[str]:
@@ -126,10 +132,10 @@ class LevelsSurvey:
                           for name, empty in (("plane", np.zeros((0, 3))), ("sigma", np.zeros(0)))))  # fmt: skip
         factor = np.ones(len(levels)) if gains is None else gains.factor_by_noise(levels.sigma)
         found = LevelsFound.of(comm, levels, factor, gains)
-        texts = found.sentences(
-            "reconstruct takes it off (--normalise)", "reconstruct brings them to one (--normalise)", sampled
-        )
-        return texts + self._dust(comm, sampled)
+        told = found.sentences("reconstruct takes it off (--normalise)", "reconstruct brings them to one (--normalise)",
+                               sampled)
+        told += self._dust(comm, sampled) + self._spoilt.warnings(comm)
+        return told if sampled else told + self._twins.warnings(comm)
 
     def _dust(self, comm: Communicator, sampled: bool) -> list[str]:
         """A sentence where pixels of some images lie far outside of what the others have."""
@@ -163,7 +169,7 @@ def _peaks(images: np.ndarray, levels: Levels) -> tuple[np.ndarray, np.ndarray]:
     low, high = (pick(images, axis=(1, 2)).astype(np.float64) for pick in (np.min, np.max))
     level, rise = levels.plane[:, 0], np.abs(levels.plane[:, 1:]).sum(axis=1)
     used = np.isfinite(low) & np.isfinite(high) & np.isfinite(levels.plane).all(axis=1) & (levels.sigma > 0)
-    peak = (np.maximum(high - level, level - low) - rise)[used]
+    peak = np.maximum(high[used] - level[used], level[used] - low[used]) - rise[used]
     spread = images[used].std(axis=(1, 2), dtype=np.float64)
     return peak / levels.sigma[used], np.square(np.maximum(peak, 0)) > _ONE_PIXEL * images[0].size * np.square(spread)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.image_levels import LevelsSurvey
-from mpirecon.io.mrc import LARGEST, StackReader
+from mpirecon.io.mrc import LARGEST, SMALLEST, StackReader
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.io.rescale import Rescaling
@@ -19,7 +19,7 @@ from mpirecon.parallel.comm import Communicator, together
 if TYPE_CHECKING:
     from mpirecon.io.import_options import ImportOptions
 
-_BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
+BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
 _SAMPLE = 512  # images of a rank that are examined when none are copied
 _STEPS = 200  # of float16's smallest numbers, that an image must span to be more than those
 
@@ -84,19 +84,19 @@ def image_batches(
     levels : is shown all images as they are in their stacks
     """
     box = stacks[0].box if rescaling is None else rescaling.box
-    size = max(1, _BATCH_BYTES // (4 * max(box, *(stack.box for stack in stacks)) ** 2))
+    size = max(1, BATCH_BYTES // (4 * max(box, *(stack.box for stack in stacks)) ** 2))
     for start in range(0, len(rows), size):
         some = rows[start : start + size]
         image, stack = table.image[some], table.stack[some]
         kind = np.zeros(len(some), np.int64) if rescaling is None else rescaling.kind[some]
-        parts = [(np.flatnonzero((stack == number) & (kind == k)), stacks[number], k)
+        parts = [(np.flatnonzero((stack == number) & (kind == k)), number, k)
                  for number, k in np.unique(np.column_stack([stack, kind]), axis=0)]
-        types = {reader.dtype.newbyteorder("=") for _, reader, _ in parts}
+        types = {stacks[number].dtype.newbyteorder("=") for _, number, _ in parts}
         batch = np.empty((len(image), box, box), types.pop() if len(types) == 1 and rescaling is None else np.float32)
-        for members, reader, k in parts:
-            found = reader.read(image[members])
+        for members, number, k in parts:
+            found = stacks[number].read(image[members])
             if levels is not None:
-                levels.add(found)
+                levels.add(found, number, image[members])
             batch[members] = found if rescaling is None else rescaling.images(k, found)
         yield some, batch
 
@@ -104,13 +104,16 @@ def image_batches(
 def _faults(images: np.ndarray, dtype: str) -> dict[int, str]:
     """Row within the batch → what is wrong with its pixels."""
     low, high = images.min(axis=(1, 2)).astype(np.float64), images.max(axis=(1, 2)).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        span = high - low
     reasons = {
         "has NaN or infinite pixels": ~(np.isfinite(low) & np.isfinite(high)),
         f"has pixels beyond {LARGEST:g}, which no camera counts": np.maximum(-low, high) > LARGEST,
         "is constant": low == high,
+        f"has pixels that differ by less than {SMALLEST:g}, too little to calculate with": span < SMALLEST,
         f"has pixels beyond the range of {dtype} (try another --dtype)": np.maximum(-low, high) > np.finfo(dtype).max,
         f"differs from pixel to pixel by less than {dtype} can hold (try another --dtype)":
-            (np.dtype(dtype) == np.float16) & (high - low < _STEPS * np.finfo(np.float16).smallest_subnormal),
+            (np.dtype(dtype) == np.float16) & (span < _STEPS * np.finfo(np.float16).smallest_subnormal),
     }
     faults: dict[int, str] = {}
     for reason, rows in reasons.items():

@@ -27,7 +27,7 @@ from mpirecon.io.import_report import ImportReport
 from mpirecon.io.inputs import Input
 from mpirecon.io.linked import Links
 from mpirecon.io.mrc import StackReader
-from mpirecon.io.optics_table import describe, mtf_curves, set_groups
+from mpirecon.io.optics_table import describe, mtf_curves, set_groups, unlikely
 from mpirecon.io.particle_table import ParticleTable, agree, gather
 from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.io.plausible import compare_with_stacks, settle
@@ -96,7 +96,7 @@ def import_particles(
     sample = sampled_rows(table.total or len(table), box, table.first, len(table))
     seen = look_at_images(comm, table, box, options.contrast or table.contrast,
                           image_batches(table, sample, stacks, rescaling))
-    warnings = [*table.warnings, *compared.warnings, *seen]
+    warnings = [*table.warnings, *unlikely(aberrations), *compared.warnings, *seen]
     particles = particle_set(comm, table, box, compared.half, options)
     good, skipped = np.ones(len(table), bool), []
     if options.skip_bad:  # who is left out must be known before rows have a place
@@ -107,7 +107,7 @@ def import_particles(
     if options.duplicate_rate:
         half = np.where(again, 3 - particles.half, particles.half)
         particles = replace(particles, half=half, duplicate_of=np.where(again, rows[0] + np.arange(len(again)) - 1, -1))
-    levels = LevelsSurvey()
+    levels = LevelsSurvey(np.array([files[name] for name in table.stacks]))
     with ParticleWriter(
         output, total, box, table.pixel_size, overwrite=options.overwrite, dtype=dtype,
         ctf_premultiplied=table.ctf_premultiplied, ctf_phase_flipped=table.ctf_phase_flipped,
@@ -148,15 +148,15 @@ def import_particles(
 
 
 def provenance_of(path: Path, options: ImportOptions) -> dict:
-    """What a particle file says of how it was imported; the tables by their size and time of change, which tell another
-    apart."""
+    """What a particle file says of how it was imported;
+    the tables by their size and time of change, which tell another apart."""
     tables = [os.stat(table) for table in (path, *options.passthrough)]
     return {"command": "import", "mpirecon": __version__, "source": str(path), "options": vars(options),
             "tables": [(found.st_size, found.st_mtime_ns) for found in tables]}
 
 
 def _format(path: Path, options: ImportOptions) -> TableFormat:
-    """The table's format, RELION's where its name tells none. UserError for options that are for another format."""
+    """The table's format, RELION's where its name shows none. UserError for options that are for another format."""
     found = format_of(path) or STAR
     for other in formats():
         for name in other.options:
@@ -195,8 +195,8 @@ def _dtype(stacks: list[StackReader], options: ImportOptions) -> str:
 
 @dataclass
 class _Compared:
-    """What is found by comparing all rows: half, family : (m,) of this rank's rows (family None: each row is its
-    own)."""
+    """What is found by comparing all rows: half, family :
+    (m,) of this rank's rows (family None: each row is its own)."""
 
     half: np.ndarray
     family: np.ndarray | None

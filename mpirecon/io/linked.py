@@ -21,10 +21,10 @@ from mpirecon.parallel.comm import together
 from mpirecon.parallel.slab import slab
 
 #: most pieces that a virtual /images is put together from; HDF5 takes about a millisecond to make each
-_PIECES = 2_000
+MOST_PIECES = 2_000
 
 #: stacks that a process keeps open
-_OPEN = 64
+MOST_OPEN = 64
 
 #: particles whose places are kept in memory
 _WINDOW = 65536
@@ -69,7 +69,7 @@ def write_links(file: SharedHdf5, links: Links, rows: slice, total: int) -> None
             file.put(name, rows.start, values)
     pieces = comm.gather(_pieces(links, rows.start))
     with together(comm):
-        if file.file is not None and links.negate is None and sum(map(len, pieces)) <= _PIECES:
+        if file.file is not None and links.negate is None and sum(map(len, pieces)) <= MOST_PIECES:
             _write_virtual(file.file, links, [piece for rank in pieces for piece in rank], total)
 
 
@@ -96,7 +96,7 @@ def _pieces(links: Links, start: int) -> list[tuple[int, int, int, int]]:
     if not len(links.stack):
         return []
     breaks = np.flatnonzero((np.diff(links.stack) != 0) | (np.diff(links.section) != 1)) + 1
-    edges = np.concatenate([[0], breaks[: _PIECES + 1], [len(links.stack)]])
+    edges = np.concatenate([[0], breaks[: MOST_PIECES + 1], [len(links.stack)]])
     return [(start + a, int(links.stack[a]), int(links.section[a]), b - a) for a,
             b in zip(edges.tolist(), edges[1:].tolist())]
 
@@ -203,7 +203,7 @@ class LinkedImages:
     def _reader(self, number: int) -> StackReader:
         if number not in self._readers:
             self._readers[number] = self._open(number)
-            if len(self._readers) > _OPEN:
+            if len(self._readers) > MOST_OPEN:
                 self._readers.popitem(last=False)[1].close()
         self._readers.move_to_end(number)
         self._used.add(number)

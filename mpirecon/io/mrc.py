@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mrcfile
@@ -27,6 +27,8 @@ from mpirecon.model.arrays import Volume
 MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 #: beyond this a pixel is a damaged number, and its square none that float32 has
 LARGEST = 1e18
+#: and images whose pixels differ by less were scaled to nothing: its square is none that float32 divides by
+SMALLEST = 1e-15
 _MOST = 2**30  # bytes of one read; Linux ends reads at 2 GB
 _MODE_OF = {"float32": 2, "float16": 12}
 
@@ -38,6 +40,7 @@ class MrcHeader:
     shape : (sections, rows, columns); dtype with its byte order; offset of the first pixel in bytes;
     voxel_size : (x, y, z) Å, 0 where the header says nothing
     axes : which of x, y, z (1, 2, 3) columns, rows, sections are
+    beyond : bytes of the file after the last pixel
     """
 
     shape: tuple[int, int, int]
@@ -45,6 +48,7 @@ class MrcHeader:
     offset: int
     voxel_size: tuple[float, float, float]
     axes: tuple[int, int, int]
+    beyond: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -82,7 +86,7 @@ def read_header(path: str | os.PathLike) -> MrcHeader:
             f"{path} is truncated: the header promises {found.shape[0]} sections of {found.shape[2]} x "
             f"{found.shape[1]} pixels ({found.offset + found.nbytes} bytes), the file has {size} bytes; copy it again"
         )
-    return found
+    return replace(found, beyond=size - found.offset - found.nbytes)
 
 
 def _parse(raw: bytes, order: str) -> np.void:

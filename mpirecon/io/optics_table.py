@@ -16,18 +16,22 @@ from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.stack_paths import locate_stacks
 from mpirecon.io.star import read_star
 from mpirecon.io.star_columns import StarColumns
-from mpirecon.model.aberrations import Aberrations, tilt_coefficients
+from mpirecon.model.aberrations import Aberrations, even_order, odd_order, tilt_coefficients, zernike_sum
 from mpirecon.parallel.comm import Communicator, together
 
 MAGNIFICATION = {"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0}
 TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 
-#: Zernike coefficients of a particle's own optics: odd ones first, even ones, and the magnification matrix row by row
-#: last
+#: Zernike coefficients of a particle's own optics:
+#: odd ones first, even ones, and the magnification matrix row by row last
 ODD = 6
 
 #: of an MTF: beyond these it is a damaged number, whatever detector it is of
 _HIGHEST, _LARGEST = 10.0, 10.0
+
+#: 1/Å; radians there that optics do not turn phases by: a shift of 10 Å or a defocus of 1 µm that poses and CTFs do not
+#: hold, and beside that lenses (a beam tilt of 8 mrad: 0.5)
+_COARSE, _MOST_PHASE = 0.1, (2 * np.pi, 0.5)
 
 #: more groups than this are one for each particle or nearly so, and each costs planes of an image's size
 _MOST_GROUPS = 1000
@@ -36,8 +40,9 @@ _MOST_GROUPS = 1000
 def relion_aberrations(path: Path, optics: pd.DataFrame, group: np.ndarray, supplied: dict, number) -> Aberrations:
     """Of the groups of a RELION optics table.
 
-    group : (g,) int64, their numbers · supplied : what the user gave instead of columns · number : (label, default) →
-    (g,) float64 of the optics table
+    group : (g,) int64, their numbers
+    supplied : what the user gave instead of columns
+    number : (label, default) → (g,) float64 of the optics table
 
     Raises
     ------
@@ -66,8 +71,7 @@ def coma_beside_tilt(path: Path, optics: pd.DataFrame) -> list[str]:
     if not any(label in optics for label in TILT) or not _lists(path, optics, "rlnOddZernike")[:, 3:5].any():
         return []
     return ["rlnOddZernike names coma, and rlnBeamTiltX and rlnBeamTiltY are there as well: both are corrected for "
-            "here, but RELION puts "
-            "the beam tilt, even of 0, in place of the coma"]
+            "here, but RELION puts the beam tilt, even of 0, in place of the coma"]
 
 
 def _lists(path: Path, optics: pd.DataFrame, label: str) -> np.ndarray:
@@ -121,8 +125,7 @@ def set_groups(comm: Communicator, table: ParticleTable) -> None:
     table.optics_group = number[local[which]].astype(np.int32)
     if anew:
         table.notes.append(f"aberrations or magnification differ within optics groups: {len(known)} groups are made, "
-                           f"one for "
-                           "each combination")
+                           "one for each combination")
     odd, even = (part if part.any() else part[:, :0] for part in np.split(known[:, 1:-4], [ODD], axis=1))
     table.aberrations = Aberrations(number, known[:, -4:].reshape(-1, 2, 2), odd, even, np.zeros((len(known), 0)))
 
@@ -131,8 +134,9 @@ def put_optics(columns: StarColumns, found: ParticleTable) -> None:
     """Aberrations, magnification and MTFs: of the optics table, or before RELION 3.1 of the particles."""
     optics = columns.optics
     if optics is None:
-        if not columns.reading.no_ctf and any(label in columns.particles and columns.number(label).any()
-                                              for label in TILT):
+        if not columns.reading.no_ctf and any(
+            label in columns.particles and columns.number(label).any() for label in TILT
+        ):
             tilt = np.stack([columns.number(label, 0.0) for label in TILT], axis=1)
             odd = tilt_coefficients(tilt, found.ctf["cs_mm"], found.ctf["voltage_kv"])
             found.own = np.column_stack([odd, *(np.full(len(found), value) for value in MAGNIFICATION.values())])
@@ -165,14 +169,43 @@ def describe(aberrations: Aberrations | None) -> list[str]:
     return [f"corrected for: {'; '.join(parts)}"] if parts else []
 
 
+def unlikely(aberrations: Aberrations | None) -> list[str]:
+    """Warnings of aberrations that no microscope has, as where columns are in other units: by what they do at 10 Å."""
+    if aberrations is None:
+        return []
+    told = []
+    for name, coefficients, order, powers in (
+        ("odd aberrations (beam tilt rlnBeamTiltX/Y in mrad, rlnOddZernike, ctf/tilt_A)", aberrations.odd, odd_order,
+         (1, 3)),
+        ("even aberrations (rlnEvenZernike, ctf/tetra_A)", aberrations.even, even_order, (2, 4)),
+    ):  # fmt: skip
+        phase = np.array([_phases(row, order, *powers) for row in coefficients])
+        if (beyond := (phase > _MOST_PHASE).any(axis=1)).any():
+            row = int((phase / _MOST_PHASE).max(axis=1).argmax())
+            told.append(f"{name} turn phases by {phase[row].max():.3g} radians at {1 / _COARSE:g} Å in optics group "
+                        f"{aberrations.group[row]} ({int(beyond.sum())} of {len(phase)} groups turn them by too much): "
+                        "no microscope does. Is a column in another unit or order? Mend it, or give "
+                        "--ignore-aberrations")
+    return told
+
+
+def _phases(coefficients: np.ndarray, order, first: int, last: int) -> np.ndarray:
+    """Radians at _COARSE of the parts that go with the powers `first`, shift or defocus, and `last`, (2,): each in the
+    direction where it is most."""
+    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    none, half, whole = (zernike_sum(coefficients, order, k * np.cos(angle), k * np.sin(angle))
+                         for k in (0.0, _COARSE / 2, _COARSE))
+    high = (whole - none - 2**first * (half - none)) / (1 - 2.0 ** (first - last))
+    return np.abs([whole - none - high, high]).max(axis=1)
+
+
 def mtf_curves(
     comm: Communicator, table: ParticleTable, box: int, pixel_size: np.ndarray, data_dir
 ) -> np.ndarray | None:
     """The detector's transfer of each group over the mean of all, (g, box // 2 + 2) at 0, 1, 2 … Fourier pixels.
 
     pixel_size : (g,) Å of each group's images as they will be stored. None where all groups share one MTF: as in
-        RELION,
-    nothing is relative then. Adds a warning and returns None where a file is missing. Collective.
+        RELION, nothing is relative then. Adds a warning and returns None where a file is missing. Collective.
     """
     if len(set(table.mtf.values())) < 2:
         return None

@@ -66,7 +66,7 @@ class ParticleFile:
             self._seen = Fingerprint.of(self._file.id.get_vfd_handle())
             self._validate()
             if not self.linked:
-                self._images = StoredImages(self._images, self.location, self.path, self._seen)
+                self.stored = StoredImages(self.stored, self.location, self.path, self._seen)
         except BaseException:
             self._file.close()
             raise
@@ -77,8 +77,8 @@ class ParticleFile:
         with reading(self.path, "its table of contents"):
             linked = "link" in self._file and isinstance(self._file["link"], h5py.Group)
             self._there = set(self._file)
-        self._images = LinkedImages(self._file["link"], self.location) if linked else self._dataset("images")
-        shape, dtype = self._images.shape, self._images.dtype
+        self.stored = LinkedImages(self._file["link"], self.location) if linked else self._dataset("images")
+        shape, dtype = self.stored.shape, self.stored.dtype
         if len(shape) != 3 or shape[1] != shape[2] or dtype not in (np.float16, np.float32):
             raise UserError(f"{self.path}: /images is {dtype} {shape}, expected float32 or float16 (particles, n, n)")
         self.box = int(shape[2])
@@ -105,20 +105,20 @@ class ParticleFile:
     @property
     def linked(self) -> bool:
         """Whether the images are in the stacks that were imported, and not in this file."""
-        return isinstance(self._images, LinkedImages)
+        return isinstance(self.stored, LinkedImages)
 
     def close(self) -> None:
-        self._images.close()
+        self.stored.close()
         self._file.close()
 
     def __len__(self) -> int:
-        return int(self._images.shape[0])
+        return int(self.stored.shape[0])
 
     def inputs(self) -> Iterator[Input]:
         """The files that reading this one reads: itself, and the stacks that it refers to."""
         yield Input("particle file", self.location)
         if self.linked:
-            yield from (Input(f"stack of images that {self.path} refers to", path) for path in self._images.paths())
+            yield from (Input(f"stack of images that {self.path} refers to", path) for path in self.stored.paths())
 
     def origins(self) -> Iterator[Input]:
         """The files that this one was imported from, as far as it says:
@@ -132,14 +132,14 @@ class ParticleFile:
     def refuse_missing(self) -> None:
         """Raise UserError where a stack that this file refers to is not there, or not what it was at the import."""
         if self.linked:
-            self._images.refuse_missing()
+            self.stored.refuse_missing()
 
     def refuse_changed(self) -> None:
         """Raise UserError where this file, or a stack read since the last such look,
         is not what it was when it was opened."""
         refuse_changed(self.location, self._seen)
         if self.linked:
-            self._images.refuse_changed()
+            self.stored.refuse_changed()
 
     @property
     def seen(self) -> Seen:
@@ -153,7 +153,7 @@ class ParticleFile:
     def state(self) -> str:
         """A digest of which file this is, and of its stacks, and of when anything of them changed last;
         of no content."""
-        found = [path.stat() for path in (self.location, *(self._images.paths() if self.linked else ()))
+        found = [path.stat() for path in (self.location, *(self.stored.paths() if self.linked else ()))
                  if path.is_file()]
         seen = [(file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in found]
         return hashlib.sha256(repr(seen).encode()).hexdigest()
@@ -244,12 +244,12 @@ class ParticleFile:
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step == 1:
-                return self._images.between(start, max(start, stop)).astype(np.float32, copy=False)
+                return self.stored.between(start, max(start, stop)).astype(np.float32, copy=False)
             rows = np.arange(start, stop, step)
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) and (rows[0] < 0 or rows[-1] >= len(self) or (np.diff(rows) < 0).any()):
             raise ValueError(f"rows must be sorted and within 0 to {len(self) - 1}")
-        return self._images.read(rows).astype(np.float32, copy=False)
+        return self.stored.read(rows).astype(np.float32, copy=False)
 
     def _read(self, name: str, rows: slice) -> np.ndarray:
         where = "" if rows == slice(None) else f", rows {rows.start} to {rows.stop - 1}"

@@ -8,10 +8,15 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.reading import Reading
 from mpirecon.io.table_rows import Rows, column_name
+from mpirecon.parallel.select import median
 
 _MICROMETRES = 50.0  # no defocus that anybody refines is below this many Å
 _NANOMETRES = 5000.0  # most defoci below this many Å are unusual, and usual in nm
 _TENFOLD = (5.0, 20.0)  # a part of the defoci that is smaller by a factor between these is in another unit
+_VOLTAGES = 60.0, 500.0  # kV that images are taken at
+_CS = 0.00115, 0.0045, 10.0  # mm: between the first two a number is a usual Cs in metres, beyond the third none has one
+_CONTRAST, _FALLOFF, _OUTSHINES = 0.4, 1000.0, 10.0  # amplitude contrast, Å², times the median scale
+_PLATE = np.radians(0.3), np.radians(20.0)  # phase shifts that are given, and that phase plates have
 _ASTIGMATIC = 1.0, 2000.0  # times their mean, and Å, that U and V differ by in no microscope
 _FEW = 20  # fewer particles than this tell nothing by what they have in common
 _TURN = 2 * np.pi + 0.01
@@ -23,6 +28,7 @@ def settle_ctf(rows: Rows, reading: Reading, bfactor_sign: str) -> None:
     _angles_of_ctf(rows, reading)
     _settle_bfactor(rows, bfactor_sign)
     _strengths(rows)
+    _microscope(rows)
 
 
 def _defocus(rows: Rows, reading: Reading) -> None:
@@ -123,10 +129,23 @@ def _angles_of_ctf(rows: Rows, reading: Reading) -> None:
             suspect = suspect and (field != "astigmatism" or _turns(rows, values))
         else:
             suspect = 2 * rows.count(np.abs(values) > _TURN) > rows.total
+        if field == "phase_shift" and table.unit == "line" and not suspect:
+            _plate_in_part(rows, name)
         if suspect:
             low, high = rows.range(values)
             table.warnings.append(f"{name} is taken in {own}, but is {low:.3g} to {high:.3g} for {rows.total} "
                                   f"particles; where it is in {other}s, give --unit {quantity}={other}")
+
+
+def _plate_in_part(rows: Rows, name: str) -> None:
+    """Warn of phase shifts of a part of the particles that are radians by their size, where the others are degrees."""
+    values = np.abs(rows.table.ctf["phase_shift"])
+    small, others = (values > _PLATE[0]) & (values <= np.radians(_TURN)), values > np.radians(_TURN)
+    count = rows.count(small)
+    if count > max(5, rows.total // 50) and rows.count(others) and rows.range(values[others])[0] > _PLATE[1]:
+        rows.table.warnings.append(f"{name} is in degrees, and below {_TURN:.3g} for {count} of {rows.total} particles "
+                                   f"(first: {rows.first(small)}), where others have more than 20: where these are in "
+                                   "radians, import them apart (--select) with --unit phase-shift=radian")
 
 
 def _turns(rows: Rows, values: np.ndarray) -> bool:
@@ -170,8 +189,49 @@ def _strengths(rows: Rows) -> None:
         table.warnings.append(f"{name} is negative for {count} of {rows.total} particles (first: "
                               f"{rows.first(negative)}): their images are taken to show the particle with its contrast "
                               "turned")
+    _outshining(rows)
     contrast = np.abs(table.ctf["amplitude_contrast"])
     if count := rows.count(contrast < 0.005):
         name = column_name(table, "rlnAmplitudeContrast", "ctf/amp_contrast")
         table.notes.append(f"{name} is {rows.range(contrast)[0]:g} for {count} of {rows.total} particles; 0.07 to 0.1 "
                            "is usual: --amplitude-contrast gives one for all")
+
+
+def _outshining(rows: Rows) -> None:
+    """Warn of a few particles that make the map, because a weight goes with the square of their scale."""
+    scale = np.abs(rows.table.ctf["scale"])
+    middle = median(rows.comm, scale)
+    beyond = scale > _OUTSHINES * middle
+    if middle > 0 and (count := rows.count(beyond)):
+        name = column_name(rows.table, "rlnCtfScalefactor", "ctf/scale")
+        rows.table.warnings.append(f"{name} is up to {rows.range(scale)[1]:.4g} for {count} of {rows.total} particles "
+                                   f"(first: {rows.first(beyond)}), {middle:.3g} for most: the map is made of these, "
+                                   "for their weight goes with the square of it")
+
+
+def _microscope(rows: Rows) -> None:
+    """Warn of voltages, Cs, amplitude contrasts and B factors that are possible and that nobody has."""
+    table = rows.table
+    ctf = table.ctf
+    flat = (ctf["cs_mm"] == 0) & (ctf["amplitude_contrast"] == 1)
+    cs, contrast = np.abs(ctf["cs_mm"]), ctf["amplitude_contrast"]
+    corrected = rows.count((cs == 0) & ~flat)
+    for bad, values, names, unit, said in (
+        ((ctf["voltage_kv"] < _VOLTAGES[0]) | (ctf["voltage_kv"] > _VOLTAGES[1]), ctf["voltage_kv"],
+         ("rlnVoltage", "ctf/accel_kv"), " kV", "images are taken at 80 to 300: --voltage gives one for all"),
+        ((cs > _CS[0]) & (cs < _CS[1]), cs, ("rlnSphericalAberration", "ctf/cs_mm"),
+         " mm", "that is a usual one in metres: --cs 2.7 gives one for all"),
+        (cs > _CS[2], cs, ("rlnSphericalAberration", "ctf/cs_mm"), " mm", "no lens has that: --cs gives one for all"),
+        ((cs == 0) & ~flat & (0 < corrected < rows.total), cs, ("rlnSphericalAberration", "ctf/cs_mm"),
+         " mm", "not so for the others: was it never filled in? --cs gives one for all"),
+        ((contrast < 0) | ((contrast > _CONTRAST) & ~flat), contrast, ("rlnAmplitudeContrast", "ctf/amp_contrast"),
+         "", "0.07 to 0.1 is usual: --amplitude-contrast gives one for all"),
+        (ctf["bfactor"] > _FALLOFF, ctf["bfactor"], ("rlnCtfBfactor", "ctf/bfactor"),
+         " Å²", "next to nothing of these images is left at high resolution; leave the column out where it is the B "
+         "factor of a map"),
+    ):  # fmt: skip
+        if count := rows.count(bad):
+            low, high = rows.range(values[bad])
+            between = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+            table.warnings.append(f"{column_name(table, *names)} is {between}{unit} for {count} of {rows.total} "
+                                  f"particles (first: {rows.first(bad)}); {said}")

@@ -33,7 +33,7 @@ from mpirecon.io.star_pixel_size import calibration_of, image_size_of, micrograp
 from mpirecon.io.text_column import text_column, to_numbers
 from mpirecon.io.traps import unapplied_symmetry
 from mpirecon.model.optics import check_ctf, make_ctf
-from mpirecon.model.pose import Pose
+from mpirecon.model.pose import FARTHEST, Pose
 from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_together
 from mpirecon.parallel.slab import slab
 
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from mpirecon.io.import_options import ImportOptions
 
 _ORIGINS = {("rlnOriginXAngst", "rlnOriginYAngst"): "A", ("rlnOriginX", "rlnOriginY"): "pixel"}
+
+#: times round that an angle is no misread number
+_MOST_TURNS = 1000
 
 #: pixels that origins in Å and in pixels may differ by
 _SAME_ORIGIN = 0.05
@@ -145,7 +148,7 @@ def _particle_table(
         micrograph=text_column(particles["rlnMicrographName"]).hashes() if "rlnMicrographName" in particles else None,
         classes=_classes(particles),
         class_select="rlnClassNumber={}",
-        scores={label: columns.number(label) for label in _SCORES if label in particles},
+        scores={label: to_numbers(particles[label]) for label in _SCORES if label in particles},
     )
     check_ctf(found.ctf, found.describe, CTF_REMEDIES)
     found.notes = [*dict.fromkeys(columns.notes), *_notes(columns)]
@@ -215,7 +218,11 @@ def _pose(columns: StarColumns, pixel_size: float | np.ndarray, calibration: np.
         numbers = np.stack([columns.number(label) for label in labels], axis=1)
         _compare_origins(columns, numbers, pixel_size)
         shift = columns.reading.shifts(numbers, pixel_size if own == "pixel" else angstrom, angstrom, pixel_size)
-    return Pose.from_euler(*(columns.number(label) for label in ANGLES), shift=shift)
+        columns.refuse_beyond(labels[0], np.abs(shift).max(axis=1), FARTHEST, "Å of the images")
+    angles = {label: columns.number(label) for label in ANGLES}
+    for label, angle in angles.items():
+        columns.refuse_beyond(label, angle, _MOST_TURNS * 360, "degrees")
+    return Pose.from_euler(*angles.values(), shift=shift)
 
 
 def _compare_origins(columns: StarColumns, angstrom: np.ndarray, pixel_size: float | np.ndarray) -> None:
@@ -297,6 +304,7 @@ def _state(columns: StarColumns) -> tuple[bool, bool]:
 
 def _notes(columns: StarColumns) -> list[str]:
     notes = []
-    if "rlnNormCorrection" in columns and (columns.number("rlnNormCorrection") != 1).any():
+    label = "rlnNormCorrection"
+    if label in columns.particles and (np.nan_to_num(to_numbers(columns.particles[label]), nan=1.0) != 1).any():
         notes.append("rlnNormCorrection is not 1 everywhere; it is not applied to the images")
     return notes

@@ -120,7 +120,7 @@ class RunFolder:
         return {entry.name for entry in self.path.iterdir() if not _is_temporary(entry.name, self.kind)}
 
     @property
-    def _complete(self) -> bool:
+    def complete(self) -> bool:
         """Whether an earlier run had all its results, and was ended before they were in their place."""
         return self.kind.finished_in(self.staging)
 
@@ -153,7 +153,7 @@ class RunFolder:
         """What is in the folder must be what was asked to be replaced, or to be resumed."""
         path = self.path
         content = self._content()
-        if self.resumes or (self._complete and (self._resume or self._overwrite)):
+        if self.resumes or (self.complete and (self._resume or self._overwrite)):
             return
         if self._resume and self.finished:
             raise UserError(f"the run in {path} is finished; there is nothing to resume. For more iterations start a "
@@ -161,7 +161,7 @@ class RunFolder:
         if self.unused:
             return
         if not self._overwrite:
-            if CHECKPOINT in content or self._complete:
+            if CHECKPOINT in content or self.complete:
                 raise UserError(f"{state_of(path)}; or choose another folder, or start a new run with --overwrite")
             raise UserError(f"the output folder {path} exists and is not empty; choose another, or pass --overwrite")
         for other in KINDS:
@@ -220,7 +220,7 @@ class RunFolder:
         self._lock.acquire()
         self._claimed |= claim
         self._refuse_content()
-        if self._complete:
+        if self.complete:
             self.commit()
             return not self._resume
         return True
@@ -271,10 +271,10 @@ class RunFolder:
                     if name in kept:  # a mask that was given is what the run would write
                         (self.staging / name).unlink()
                     else:
-                        _move(self.staging / name, path / name)
+                        move(self.staging / name, path / name)
             (path / CHECKPOINT).unlink(missing_ok=True)
             replaced.unlink(missing_ok=True)
-            _move(self.staging / marker, path / marker)
+            move(self.staging / marker, path / marker)
         except OSError as error:
             raise UserError(f"cannot put the results in {self.staging} in the place of those in {path}: "
                             f"{error.strerror.lower()}. They are complete: when the cause is corrected, the same "
@@ -301,7 +301,7 @@ class RunFolder:
         if moving.is_dir():
             theirs.mkdir(exist_ok=True)
             for log in sorted(moving.glob("rank*.jsonl")):
-                _move(log, theirs / log.name)
+                move(log, theirs / log.name)
 
     def close(self) -> None:
         """Let go of the folder, and of what is empty in it; a second call does nothing."""
@@ -329,7 +329,7 @@ def _is_temporary(name: str, kind: Kind) -> bool:
     return hidden_name_of(name) in kind.files
 
 
-def _move(source: Path, target: Path) -> None:
+def move(source: Path, target: Path) -> None:
     """Rename, or where a link leads to another file system, copy and rename."""
     try:
         os.replace(source, target)

@@ -114,8 +114,7 @@ class RankLog:
             the same particles, in the order before and after sorting
         distances_before, distances_after : (m,) floats
         kept_after : (m,) bool
-        pose_error_after : (m,) bool or None
-where errors were simulated; None where the truth is not known
+        pose_error_after : (m,) bool or None where errors were simulated; None where the truth is not known
         more : numbers or short texts to keep with the counts, e.g. the threshold or which half
         """
         ids_before, ids_after = np.asarray(ids_before, np.int64), np.asarray(ids_after, np.int64)

@@ -61,10 +61,10 @@ def read_star(
     text = run_together(comm, lambda: StarText(path))
     with text:
         layout = scan(text, comm)
-        return run_together(comm, lambda: _read_tables(text, layout, comm, split, rows))
+        return run_together(comm, lambda: read_tables(text, layout, comm, split, rows))
 
 
-def _read_tables(
+def read_tables(
     text: StarText, layout: Layout, comm: Communicator, split: str | None, rows: tuple[int, int] | None = None
 ) -> dict[str, pd.DataFrame]:
     tables: dict[str, pd.DataFrame] = {}

@@ -123,6 +123,14 @@ class StarColumns:
             )
         return values * self.reading.factor(*_QUANTITIES[label]) if label in _QUANTITIES else values
 
+    def refuse_beyond(self, label: str, values: np.ndarray, most: float, unit: str) -> None:
+        """Raise UserError naming the first row where values (m,) that come of a column are beyond `most`."""
+        beyond = np.abs(values) > most
+        if beyond.any():
+            row = int(np.flatnonzero(beyond)[0])
+            raise UserError(f"{self.path}, line {self.particles.index[row]}: by {label} it is {values[row]:g} {unit} "
+                            f"({int(beyond.sum())} such rows); is it a misread number?")
+
     def _integers(self, table: pd.DataFrame, label: str) -> np.ndarray:
         values = self._numbers(table, label)
         odd = (values != np.rint(values)) | (np.abs(values) > np.iinfo(np.int32).max)

@@ -30,8 +30,8 @@ class StoredImages:
         self.shape, self.dtype, self.chunks = dataset.shape, dataset.dtype, dataset.chunks
         self._image_bytes = self.shape[1] * self.shape[2] * self.dtype.itemsize
         with reading(path, "/images"):
-            self._first_byte = rows_in_order(dataset)
-        self._bytes = None if self._first_byte is None else open(location, "rb", buffering=0)
+            self.first_byte = rows_in_order(dataset)
+        self._bytes = None if self.first_byte is None else open(location, "rb", buffering=0)
         if self._bytes is not None and Fingerprint.of(self._bytes.fileno()) != seen:
             refuse_changed(location, seen)
 
@@ -62,7 +62,7 @@ class StoredImages:
                 return self._dataset[start:stop]
         out = np.empty((stop - start, *self.shape[1:]), self.dtype) if into is None else into
         left = memoryview(out.reshape(-1).view(np.uint8))
-        at = self._first_byte + start * self._image_bytes
+        at = self.first_byte + start * self._image_bytes
         try:
             while len(left) and (done := os.preadv(self._bytes.fileno(), [left[:_MOST]], at)):
                 left, at = left[done:], at + done

@@ -19,7 +19,7 @@ from mpirecon.model.devices import on_host, working_cupy
 _RING = 0.1
 
 #: Å: no image is as large as a shift beyond this, which is a damaged number
-_FARTHEST = 1e6
+FARTHEST = 1e6
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Pose:
         if t.shape != (len(q), 2):
             raise UserError(f"Pose: shift must have shape ({len(q)}, 2), got {t.shape}")
         norm = np.linalg.norm(q, axis=1)
-        bad = ~(np.isfinite(norm) & (norm > 1e-6) & (np.abs(t) <= _FARTHEST).all(axis=1))
+        bad = ~(np.isfinite(norm) & (norm > 1e-6) & (np.abs(t) <= FARTHEST).all(axis=1))
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             raise UserError(f"Pose: particle {row} has quaternion {q[row].tolist()} and shift {t[row].tolist()}; a "

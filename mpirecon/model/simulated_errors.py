@@ -133,7 +133,9 @@ def simulate_errors(
         truth |= {"planted_defocus": defocused, "true_defocus": np.column_stack([ctf["defocus_u"], ctf["defocus_v"]])}
         ctf = given
     wrong = turned | truth.get("planted_offset", False) | truth.get("planted_hand", False)
-    return SimulatedErrors(Pose(quaternion, shift), ctf, {"pose_error": wrong, "true_quaternion": pose.quaternion, **truth})
+    return SimulatedErrors(
+        Pose(quaternion, shift), ctf, {"pose_error": wrong, "true_quaternion": pose.quaternion, **truth}
+    )
 
 
 def of_other_hand(quaternion: np.ndarray) -> np.ndarray:

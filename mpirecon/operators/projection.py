@@ -90,7 +90,7 @@ class Projection:
         weight[:, zero] *= 0.5
         rotation = np.asarray(rotation, np.float64)
         spread, p = make_backproject(self.taps, accumulator.dtype == np.int64), self.plane
-        for apart in self._shares(rotation, accumulator.shape):
+        for apart in self.shares(rotation, accumulator.shape):
             self.threads.run([
                 lambda runs=runs: spread(
                     accumulator, self.table, rotation, self.ratio, p.kx, p.ky, numerator, weight, runs
@@ -100,7 +100,7 @@ class Projection:
         numerator[:, zero] *= 2
         weight[:, zero] *= 2
 
-    def _shares(self, rotation: np.ndarray, shape: tuple[int, ...]) -> Iterator[list[np.ndarray]]:
+    def shares(self, rotation: np.ndarray, shape: tuple[int, ...]) -> Iterator[list[np.ndarray]]:
         """Runs of samples for each thread, list by list:
         threads with runs of one list never write to the same points."""
         if self.threads.count == 1:

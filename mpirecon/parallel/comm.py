@@ -196,7 +196,7 @@ class Communicator(ABC):
         step = self._step(flat.itemsize)
         for start in range(0, flat.size, step):
             part = flat[start : start + step]
-            self._count(part.nbytes)
+            self.count(part.nbytes)
             yield part
 
     def _windows(self, total: int, itemsize: int, bounds: list[tuple[int, int]]):
@@ -210,13 +210,14 @@ class Communicator(ABC):
             stop = min(start + step, total)
             counts = [max(0, min(b, stop) - max(a, start)) for a, b in bounds]
             mine = slice(min(max(start, first), last) - first, max(min(stop, last), first) - first)
-            self._count((stop - start) * itemsize)
+            self.count((stop - start) * itemsize)
             yield slice(start, stop), counts, mine
 
     def _step(self, itemsize: int) -> int:
         return max(1, self.message_bytes // itemsize)
 
-    def _count(self, nbytes: int) -> None:
+    def count(self, nbytes: int) -> None:
+        """Count a message."""
         if self.size > 1:
             self._bytes += nbytes
             self._messages += 1
@@ -224,7 +225,7 @@ class Communicator(ABC):
     @contextmanager
     def device_message(self, nbytes: int):
         """Count and time a message of GPU memory that a transport sends."""
-        self._count(nbytes)
+        self.count(nbytes)
         with self._clock():
             yield
 

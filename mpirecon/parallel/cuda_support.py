@@ -21,7 +21,7 @@ _PATIENCE = 120
 TRUST = "MPIRECON_TRUST_CUDA_AWARE"
 
 #: sends a device array to itself and sums one over its only rank; anything wrong ends it with a non-zero code
-_TRIAL = """
+TRIAL = """
 import sys
 import cupy
 cupy.cuda.Device(int(sys.argv[1])).use()
@@ -42,7 +42,7 @@ def what_mpi_says() -> tuple[bool | None, str]:
     Sources: Open MPI's MPIX_Query_cuda_support, MPICH's MPIX_GPU_query_support, and for MPIs that take GPU memory only
     when asked to, the variable that makes them do so.
     """
-    library = _loaded_library()
+    library = loaded_library()
     ask = getattr(library, "MPIX_Query_cuda_support", None)
     if ask is not None:
         return bool(ask()), "MPIX_Query_cuda_support says " + ("yes" if ask() else "no")
@@ -57,7 +57,7 @@ def what_mpi_says() -> tuple[bool | None, str]:
     return None, "it does not say"
 
 
-def _loaded_library():
+def loaded_library():
     """The MPI library of this process, or an object without symbols."""
     try:
         with open("/proc/self/maps") as maps:
@@ -79,7 +79,7 @@ def trial(device: int) -> tuple[bool, str]:
     if os.environ.get(TRUST) == "1":
         return True, ""
     try:
-        result = subprocess.run([sys.executable, "-c", _TRIAL, str(device)], capture_output=True, text=True,
+        result = subprocess.run([sys.executable, "-c", TRIAL, str(device)], capture_output=True, text=True,
                                 timeout=_PATIENCE, env=without_launcher(), stdin=subprocess.DEVNULL)  # fmt: skip
     except subprocess.TimeoutExpired:
         return False, f"a trial did not end within {_PATIENCE} s"

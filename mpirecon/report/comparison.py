@@ -189,11 +189,11 @@ def _between(folders, runs) -> tuple[dict[str, np.ndarray], list[str]]:
     missing = [f"{run.folder}/{half}.mrc" for run in runs for half in ("half1", "half2") if half not in run.maps]
     if missing:
         return {}, [f"the maps are not compared: {missing[0]} is missing"]
-    first, second = (_to_box((run.maps["half1"] + run.maps["half2"]) / 2, box) for run in runs)
+    first, second = (to_box((run.maps["half1"] + run.maps["half2"]) / 2, box) for run in runs)
     curves = {"fsc_unmasked": fsc(first, second)}
     masks = [Path(folder) / "mask.mrc" for folder in folders]
     if all(mask.is_file() for mask in masks):
-        mask = np.multiply(*(np.clip(_to_box(read_map(path).array, box), 0, 1) for path in masks))
+        mask = np.multiply(*(np.clip(to_box(read_map(path).array, box), 0, 1) for path in masks))
         if mask.any():
             curves["fsc_masked"] = fsc(first, second, mask)
     notes = [] if grids[0][0] == grids[1][0] else [f"the maps are compared on the coarser grid, {min(grids)[0]} pixels "
@@ -206,7 +206,7 @@ def _grid(run: RunFiles) -> tuple[int, float]:
     return run.summary["particles"]["box"], run.summary["particles"]["pixel_size"]
 
 
-def _to_box(volume: np.ndarray, box: int) -> np.ndarray:
+def to_box(volume: np.ndarray, box: int) -> np.ndarray:
     """A map on a coarser grid of the same field of view: its lower frequencies alone."""
     if len(volume) == box:
         return volume

@@ -91,9 +91,9 @@ def _confusion(run: RunFiles) -> str:
 
 
 #: what the columns about given and found poses mean
-FATE = ("Kinds are those of the given poses, and so are AUC, kept and rejected at the given pose. Recovered: kept at "
-        "a found pose within 5° of the true one. Believed and wrong: kept at a found pose more than 10° off, or "
-        "without a particle in the image. The posterior is that of the pose used.")
+FATE = ("Kinds are those of the given poses, and so are AUC, kept and rejected at the given pose. Recovered: kept at a "
+        "found pose within 5° of the true one. Believed and wrong: kept at a found pose more than 10° off, or without "
+        "a particle in the image. The posterior is that of the pose used.")
 
 
 def _with_found(columns: dict) -> dict:

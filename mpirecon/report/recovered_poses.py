@@ -41,8 +41,28 @@ def section(run: RunFiles) -> str:
         }
     body = pieces.table(columns, ([cell(*search) for cell in columns.values()] for search in searches))
     return pieces.section(
-        "Recovered poses", f'<div class="pairs-of">{_maps(run)}<div>{body}</div></div>', fact="recovered"
+        "Recovered poses", f'<div class="pairs-of">{_maps(run)}<div>{body}{_halves(run)}</div></div>',
+        fact="recovered",
     )
+
+
+def _halves(run: RunFiles) -> str:
+    """How far half maps agree after each iteration: of all, of the rejected alone, of those at found poses alone."""
+    records = [record for record in run.summary["iterations"] if record.get("search_fsc")]
+    if not records:
+        return ""
+    parts = {"all": "all", "rejected": "rejected, at given poses", "found": "kept at found poses"}
+    rows = [[str(record["iteration"]), *(_mean(record["search_fsc"][part]) for part in parts)] for record in records]
+    return pieces.figure(
+        pieces.table(["iteration", *parts.values()], rows),
+        "FSC of half maps, mean over all shells: of all particles by their weights, of the rejected ones alone at "
+        "their given poses, and of those alone that are kept at found poses. These build the map from the iteration "
+        "after a search on.",
+    )
+
+
+def _mean(curve: list[float] | None) -> str:
+    return "–" if curve is None else f"{np.mean(curve[1:]):.3f}"
 
 
 def _number(value: float | None, unit: str) -> str:

@@ -22,8 +22,8 @@ _ODD = 4.0, 8.0
 #: spreads between which a set comes to be believed to differ in gain, where the particle's power cannot decide it
 _SPREAD = 0.3, 0.6
 
-#: fractions of the differences in noise that may be gain, and how sure the spread makes of one before the images' power
-#: is used
+#: fractions of the differences in noise that may be gain,
+#: and how sure the spread makes of one before the images' power is used
 _EXPONENTS, _UNSURE = np.linspace(0, 1, 41), 0.3
 
 #: the middle's power, over the noise's, between which views come to differ by more than noise does; by how much there,

@@ -107,13 +107,13 @@ class MixtureModel:
             raise UserError("the mixture cannot be fitted: the evidence of all particles is the same")
 
     def _evaluate(self) -> None:
-        self._measure_wrong()
+        self.measure_wrong()
         self._likelihoods()
 
     def _likelihoods(self) -> None:
         wrong = self._over_groups(self._log_wrong())
         good, self.contrast_, self.contrast2_ = self._log_correct(self._own)
-        self._likelihood = np.column_stack([good, wrong, np.zeros(len(wrong)), *self._log_slight()])
+        self.likelihood_ = np.column_stack([good, wrong, np.zeros(len(wrong)), *self._log_slight()])
         self._compare()
         self._attribute()
         explained = self._largest + np.log(self._relative @ self.shares_)
@@ -122,13 +122,13 @@ class MixtureModel:
     def _log_prior(self) -> float:
         """Of the spread of contrasts, and against kinds of slight errors."""
         strength, typical = CONTRAST_PRIOR
-        spread = -strength / 2 * (np.log(self._contrast_variance) + typical / self._contrast_variance)
+        spread = -strength / 2 * (np.log(self.contrast_variance_) + typical / self.contrast_variance_)
         slight = self.shares_[SLIGHT:]
         return spread - FEWEST * np.log(slight[slight > 0]).sum()
 
     def _compare(self) -> None:
         """Likelihoods relative to the largest; kinds that were given up explain none."""
-        alive = np.where(self.shares_ > 0, self._likelihood, -np.inf)
+        alive = np.where(self.shares_ > 0, self.likelihood_, -np.inf)
         self._largest = alive.max(axis=1)
         self._relative = np.exp(alive - self._largest[:, None])
 
@@ -159,7 +159,7 @@ class MixtureModel:
     def _over_contrast(self, v: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """∫ N(s; 1, τ²) exp(s·u − s²·v/2) ds: its logarithm, and the expected s and s²."""
         v, u = self._over_groups(np.stack([v, u], axis=1)).T
-        prior = 1 / self._contrast_variance
+        prior = 1 / self.contrast_variance_
         precision = v + prior
         contrast = (u + prior) / precision
         log = (contrast**2 * precision - prior + np.log(prior / precision)) / 2
@@ -179,7 +179,7 @@ class MixtureModel:
         """As _log_good, where the fraction `left` (bands,) of the amplitude is right and the rest as for a wrong
         pose."""
         t, a = self._own.t, self._own.a
-        variance = 1 + (1 - left**2) * self._wrong_variance * a**2
+        variance = 1 + (1 - left**2) * self.wrong_variance_ * a**2
         signal = a * self.gain_ * left
         weighted = signal / variance
         log, contrast, contrast2 = self._over_contrast(band_sums(signal, weighted), band_sums(t, weighted))
@@ -188,19 +188,19 @@ class MixtureModel:
 
     def _log_wrong(self) -> np.ndarray:
         t, a = self._own.t, self._own.a
-        variance = 1 + self._wrong_variance * a**2
-        beside = t - self._wrong_mean * a
+        variance = 1 + self.wrong_variance_ * a**2
+        beside = t - self.wrong_mean_ * a
         return (band_sums(t, t) - band_sums(beside, beside / variance) - np.log(variance.prod(axis=1))) / 2
 
-    def _measure_wrong(self) -> None:
+    def measure_wrong(self) -> None:
         """r and v from random orientations of the particles that are thought correct; as they were where none is."""
         t, a, w = self._random.t, self._random.a, self.posterior_[self._rows]
         total = self._sum([w @ (t * a), w @ a**2])
-        self._wrong_mean = np.divide(*total, out=self._wrong_mean.copy(), where=total[1] > NEGLIGIBLE)
-        excess = (t - self._wrong_mean * a) ** 2 - 1
+        self.wrong_mean_ = np.divide(*total, out=self.wrong_mean_.copy(), where=total[1] > NEGLIGIBLE)
+        excess = (t - self.wrong_mean_ * a) ** 2 - 1
         total = self._sum([w @ (excess * a**2), w @ a**4])
-        found = np.divide(*total, out=self._wrong_variance.copy(), where=total[1] > NEGLIGIBLE)
-        self._wrong_variance = np.maximum(found, 0)
+        found = np.divide(*total, out=self.wrong_variance_.copy(), where=total[1] > NEGLIGIBLE)
+        self.wrong_variance_ = np.maximum(found, 0)
 
     def _sum(self, parts: list[np.ndarray]) -> np.ndarray:
         return self._comm.allreduce(np.ascontiguousarray(np.stack(parts)))

@@ -109,7 +109,7 @@ class PoseMixture(MixtureModel):
         steps: list[float] = []  # of the spread of contrasts since the last extrapolation
         self._total, self._safe = -np.inf, None
         for self.n_iter_ in range(self.n_iter_ + 1, self.n_iter_ + most + 1):
-            self._expect()
+            self.expect()
             before = self._parameters()
             self._maximise()
             step = self._parameters() - before
@@ -121,15 +121,15 @@ class PoseMixture(MixtureModel):
                 break
             if self.n_iter_ > _SETTLED and self._extrapolate(step, steps[-3:]):
                 steps.clear()
-        self._expect()
+        self.expect()
         self._conclude()
         return self
 
     def _begin(self, bands: int, kinds: int) -> None:
         """Where EM starts, with so many kinds of slight errors."""
-        self._wrong_mean = self._wrong_variance = np.zeros(bands)
+        self.wrong_mean_ = self.wrong_variance_ = np.zeros(bands)
         self.gain_ = np.ones(bands)
-        self._contrast_variance = 0.02
+        self.contrast_variance_ = 0.02
         self.shares_ = self._pinned(np.concatenate([[0.6, 0.3, 0.1], np.full(kinds, 0.02)]))
         self.posterior_ = np.full(len(self._own.t), 0.5)
         self.n_iter_ = 0
@@ -150,8 +150,8 @@ class PoseMixture(MixtureModel):
 
     def _begin_with(self, fitted: PoseMixture) -> None:
         """EM continues where it ended with other particles."""
-        self._wrong_mean, self._wrong_variance, self.gain_ = fitted._wrong_mean, fitted._wrong_variance, fitted.gain_
-        self._contrast_variance, self.shares_, self.n_iter_ = fitted._contrast_variance, fitted.shares_, fitted.n_iter_
+        self.wrong_mean_, self.wrong_variance_, self.gain_ = fitted.wrong_mean_, fitted.wrong_variance_, fitted.gain_
+        self.contrast_variance_, self.shares_, self.n_iter_ = fitted.contrast_variance_, fitted.shares_, fitted.n_iter_
         if self._log_noise is not None:
             self._take_filtered(fitted.filter_)
         self._total = -np.inf
@@ -159,7 +159,7 @@ class PoseMixture(MixtureModel):
 
     def _parameters(self) -> np.ndarray:
         """Shares, gains and the spread of contrasts, that a step of EM changes."""
-        return np.concatenate([self.shares_, self.gain_, [self._contrast_variance**0.5]])
+        return np.concatenate([self.shares_, self.gain_, [self.contrast_variance_**0.5]])
 
     def _extrapolate(self, step: np.ndarray, spreads: list[float]) -> bool:
         """Take the parameters to where steps lead that continue to shrink as the last ones of the spread of contrasts
@@ -172,20 +172,20 @@ class PoseMixture(MixtureModel):
         shares, gain, (cv,) = np.split(
             self._parameters() + step * ratio / (1 - ratio), np.cumsum([len(self.shares_), len(self.gain_)])
         )  # fmt: skip
-        if shares.min() < 0 or not 0.5 * cv**2 < self._contrast_variance < 2 * cv**2:
+        if shares.min() < 0 or not 0.5 * cv**2 < self.contrast_variance_ < 2 * cv**2:
             return False
-        self._safe = self.shares_, self.gain_, self._contrast_variance
+        self._safe = self.shares_, self.gain_, self.contrast_variance_
         self.shares_, self.gain_ = self._pinned(shares), np.clip(gain, *_GAIN)
-        self._contrast_variance = float(np.clip(cv**2, *_CONTRAST_VARIANCE))
+        self.contrast_variance_ = float(np.clip(cv**2, *_CONTRAST_VARIANCE))
         return True
 
-    def _expect(self) -> None:
+    def expect(self) -> None:
         """Probabilities with the parameters as they are, or as they were before an extrapolation that went too far."""
-        before, wrong = self._total, (self._wrong_mean, self._wrong_variance)
+        before, wrong = self._total, (self.wrong_mean_, self.wrong_variance_)
         self._evaluate()
-        moved = not np.array_equal(wrong, (self._wrong_mean, self._wrong_variance))
+        moved = not np.array_equal(wrong, (self.wrong_mean_, self.wrong_variance_))
         if self._safe is not None and self._total < before - moved * _ALLOWED:
-            self.shares_, self.gain_, self._contrast_variance = self._safe
+            self.shares_, self.gain_, self.contrast_variance_ = self._safe
             self._evaluate()
         self._safe = None
 
@@ -266,7 +266,7 @@ class PoseMixture(MixtureModel):
         total·ln N(s; mean, variance·mean²) and the prior's logarithm. contrast, squares : sums of E[s] and E[s²]."""
         strength, typical = CONTRAST_PRIOR
         first, second = contrast / max(total, NEGLIGIBLE), squares / max(total, NEGLIGIBLE)
-        mean, variance = first, self._contrast_variance
+        mean, variance = first, self.contrast_variance_
         if not (
             total > NEGLIGIBLE and first > 0
         ):  # no pose is correct, or what are have no contrast: nothing is learned
@@ -275,7 +275,7 @@ class PoseMixture(MixtureModel):
             mean = 2 * second / (first + np.sqrt(first**2 + 4 * variance * second))
             variance = (total * (second / mean**2 - 2 * first / mean + 1) + strength * typical) / (total + strength)
             variance = float(np.clip(variance, *_CONTRAST_VARIANCE))
-        self._contrast_variance = variance
+        self.contrast_variance_ = variance
         return mean
 
     def _pinned(self, shares: np.ndarray) -> np.ndarray:
@@ -296,11 +296,11 @@ class PoseMixture(MixtureModel):
     def _conclude(self) -> None:
         with np.errstate(divide="ignore"):
             bad = np.log(self.shares_[1:] / self.shares_[1:].sum())
-        self._log_bad = np.logaddexp.reduce(self._likelihood[:, 1:] + bad, axis=1)
-        self.score_ = self._likelihood[:, CORRECT] - self._log_bad
+        self._log_bad = np.logaddexp.reduce(self.likelihood_[:, 1:] + bad, axis=1)
+        self.score_ = self.likelihood_[:, CORRECT] - self._log_bad
         self.keep_ = float(self.shares_[CORRECT])
-        self.contrast_cv_ = float(np.sqrt(self._contrast_variance))
-        apart = (self.gain_ - self._wrong_mean) * self._own.a
+        self.contrast_cv_ = float(np.sqrt(self.contrast_variance_))
+        apart = (self.gain_ - self.wrong_mean_) * self._own.a
         apart = self._over_groups(band_sums(apart, apart))
         total = self._comm.allreduce(np.array([(self.posterior_ * apart).sum(), self.posterior_.sum()]))
         self.separation_ = float(np.sqrt(total[0] / max(total[1], 1e-300)))

@@ -77,7 +77,7 @@ def select(
             slight = SlightPoses.of(comm, nearby.at_own(inverted, statistics), variance, np.median(typical, axis=1),
                                     valid)
         mixture = fit_mixture(comm, statistics, ids, variance, valid, random_poses, given, groups, slight, log_noise)
-    followed = mixture is not None and _followed(comm, mixture, relaxation)
+    followed = mixture is not None and can_be_followed(comm, mixture, relaxation)
     selection = rule.decide(Case(comm, statistics, sigma, ids, valid, valid & (inverted | ~against), distance, keep,
                                  sort_scope, relaxation,
                                  mixture, followed, slight))  # fmt: skip
@@ -118,7 +118,7 @@ def _sample(comm: Communicator, ids: np.ndarray, looked: np.ndarray) -> np.ndarr
     return sample
 
 
-def _followed(comm: Communicator, mixture: PoseMixture, relaxation: float) -> bool:
+def can_be_followed(comm: Communicator, mixture: PoseMixture, relaxation: float) -> bool:
     """Whether to go by the mixture: it separates correct from incorrect poses,
     or is on its way there and finds any correct ones at all."""
     return mixture.separable_ or (relaxation > 0 and comm.allreduce_scalar(float(mixture.posterior_.sum())) >= 1)

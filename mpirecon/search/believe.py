@@ -22,6 +22,9 @@ import numpy as np
 
 from mpirecon.search.pose_search import Peaks
 
+#: part of the errors that tells how wide they are: few are lapses
+_MOST = 0.68
+
 #: steps of EM
 _STEPS = 50
 
@@ -240,6 +243,19 @@ def _logistic_law(
 
     found = minimize(loss, (-0.1, 0.9), bounds=((None, highest), (0.0, 1.0)), method="L-BFGS-B").x
     return float(found[0]), float(found[1])
+
+
+def widening(squared: np.ndarray, axes: int) -> float:
+    """By how much errors exceed their standard deviations, 1 or more, from the 68 % that are smallest.
+
+    squared : (m,) squared errors over the squared standard deviation of an axis · axes : which the errors have; too few
+    errors say nothing
+    """
+    from scipy.stats import chi2  # takes long to load, and most runs search nothing
+
+    if len(squared) < FEWEST:
+        return 1.0
+    return float(max(np.sqrt(np.quantile(squared, _MOST) / chi2.ppf(_MOST, axes)), 1.0))
 
 
 def widths(peaks: Peaks, amplitudes: Amplitudes, moving: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -70,7 +70,7 @@ class GroupSearch:
     ) -> None:
         self.box, self.group, self.offset_sigma, self.turn_sigma = plane.box, group, offset_sigma, turn_sigma
         self.band = Band.of(plane, diameter, min(finest, len(reference) // 2 - 1))
-        self._grid = slice_grid(reference, int(np.hypot(self.band.kx, self.band.ky).max()) + 1, plane.box)
+        self.grid = slice_grid(reference, int(np.hypot(self.band.kx, self.band.ky).max()) + 1, plane.box)
         period = plane.box / self.band.reach
         self.step = _ANGLE * period / diameter
         turns = grid(self.step, group)
@@ -85,10 +85,10 @@ class GroupSearch:
         order = self.band.order
         data, on_cross, on_model = (np.ascontiguousarray(a[:, order]) for a in (data, on_cross, on_model))
         relation = np.ascontiguousarray(relation)
-        where, move = self._coarse(data, on_cross, on_model, relation)
+        where, move = self.coarse(data, on_cross, on_model, relation)
         return self._fine(self.turns[where], move, data, on_cross, on_model, relation)
 
-    def _coarse(self, data, on_cross, on_model, relation) -> tuple[np.ndarray, np.ndarray]:
+    def coarse(self, data, on_cross, on_model, relation) -> tuple[np.ndarray, np.ndarray]:
         """(numbers of the best turns (c,), their moves (c, 3))."""
         p, n = self.band.coarse, len(self.turns)
         kx, ky = self.band.kx[:p], self.band.ky[:p]
@@ -102,7 +102,7 @@ class GroupSearch:
             )
             slices = np.empty((len(cross), p), np.complex64)
             for i, r in enumerate(relation):
-                cut(self._grid, r @ matrices[some], kx, ky, slices)
+                cut(self.grid, r @ matrices[some], kx, ky, slices)
                 off = self.moves @ r[:2].T
                 ramp = np.exp(2j * np.pi / self.box * (np.outer(off[:, 0], kx) + np.outer(off[:, 1], ky)))
                 moved = np.ascontiguousarray(weighted[i] * ramp, np.complex64)
@@ -120,7 +120,7 @@ class GroupSearch:
         precision = np.array([0, 0, 0, *(1e-3,) * 3]) if self.offset_sigma else np.zeros(6)
         for number, count in enumerate((self.band.coarse, self.band.middle, len(self.band.kx))):
             sums, hessian = np.empty((len(q), 2)), np.empty((len(q), 6, 6))
-            climb_together(self._grid, self.box, self.band.kx, self.band.ky, count, data, on_cross, on_model, relation,
+            climb_together(self.grid, self.box, self.band.kx, self.band.ky, count, data, on_cross, on_model, relation,
                            self.offset_sigma > 0, precision, q, move, sums, hessian, _STEPS)  # fmt: skip
             order = np.argsort(-sums[:, 0] / np.sqrt(np.maximum(sums[:, 1], 1e-30)), kind="stable")
             if number < len(_FINE):
@@ -172,6 +172,9 @@ class GroupSearcher:
 
     def mask(self, box: int) -> np.ndarray:
         return self.like.mask(box)
+
+    def focused(self, volume: np.ndarray) -> np.ndarray:
+        return self.like.focused(volume)
 
     def search(self, reference: np.ndarray) -> GroupSearch:
         s = self.like

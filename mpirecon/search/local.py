@@ -115,6 +115,9 @@ class LocalSearcher:
     def mask(self, box: int) -> np.ndarray:
         return self.like.mask(box)
 
+    def focused(self, volume: np.ndarray) -> np.ndarray:
+        return self.like.focused(volume)
+
     def search(self, reference: np.ndarray) -> Neighbourhood:
         volume = np.ascontiguousarray(reference, np.float32)
         return Neighbourhood(volume, self.like.plane, self.like.diameter, self.like.finest, self.moves)

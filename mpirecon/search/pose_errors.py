@@ -101,7 +101,7 @@ class PoseErrors:
         )
         turn, offset = (a.ravel() for a in np.meshgrid(turns, offsets, indexing="ij"))
         law = cls(np.full(len(turn), 1 / len(turn)), turn, offset, noise)
-        odds = law._log_odds(displacement, curvature, gain)
+        odds = law.log_odds(displacement, curvature, gain)
         share = law.share
         for _ in range(_STEPS):
             weight = np.exp(
@@ -116,7 +116,7 @@ class PoseErrors:
         better = logsumexp(odds + np.log(np.maximum(share, 1e-300)), axis=1).sum()
         return cls(share, turn, offset, noise) if better > _SURELY * size else exact
 
-    def _log_odds(self, displacement: np.ndarray, curvature: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    def log_odds(self, displacement: np.ndarray, curvature: np.ndarray, gain: np.ndarray) -> np.ndarray:
         """Log evidence for each width of error over that for an exact pose, (m, k)."""
         covariance = self.noise * np.linalg.inv(curvature)
         size = displacement.shape[1]
@@ -137,7 +137,7 @@ class PoseErrors:
     def __call__(self, displacement: np.ndarray, curvature: np.ndarray, gain: np.ndarray) -> Refined:
         """Where the poses of these particles are; as in `fit`."""
         m, size = displacement.shape
-        joint = self._log_odds(displacement, curvature, gain) + np.log(np.maximum(self.share, 1e-300))
+        joint = self.log_odds(displacement, curvature, gain) + np.log(np.maximum(self.share, 1e-300))
         weight = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
         covariance = self.noise * np.linalg.inv(curvature)
         mean, square, variance = np.zeros((m, size)), np.zeros((m, size, size)), np.zeros((m, size, size))

@@ -24,14 +24,14 @@ from mpirecon.search.slices import slice_grid
 _PERIODS = 11.3
 
 #: … whose orientations are this part of its finest period over the diameter apart, and its offsets this part of it
-_ANGLE, _OFFSET = 1.75, 0.4
+_ANGLE, _OFFSET = 1.5, 0.33
 
 #: offsets reach this many standard deviations, and orientations near given ones; what lies a little further is climbed
 #: to
 _REACH, _REACH_TURNS = 2.25, 3.0
 
 #: candidates after the coarse search, with and without unknown offsets, and after each band of the fine one
-_COARSE, _COARSE_MOVING, _FINE = 16, 48, (12, 4)
+_COARSE, _COARSE_MOVING, _FINE = 16, 64, (12, 4)
 
 #: Gauss–Newton steps in each band, at most
 _STEPS = 2, 4, 8
@@ -130,16 +130,16 @@ class PoseSearch:
     ) -> None:
         self.box, self.group, self.offset_sigma, self.turn_sigma = plane.box, group, offset_sigma, turn_sigma
         self.band = Band.of(plane, diameter, min(finest, len(reference) // 2 - 1))
-        self._grid = slice_grid(reference, int(np.hypot(self.band.kx, self.band.ky).max()) + 1, plane.box)
+        self.grid = slice_grid(reference, int(np.hypot(self.band.kx, self.band.ky).max()) + 1, plane.box)
         period = plane.box / self.band.reach  # pixels, the finest of the coarse band
         self.step = _ANGLE * period / diameter
         self.orientations = grid(self.step, group)
         self.offsets = _disc(_OFFSET * period, _REACH * offset_sigma)
         k = self.band.kx[: self.band.coarse], self.band.ky[: self.band.coarse]
         extent = (diameter / 2 + _EDGE) / self.box
-        self._slices = TurningSlices(self._grid, *k, extent, views(self.step, group), turns(self.step))
+        self.slices = TurningSlices(self.grid, *k, extent, views(self.step, group), turns(self.step))
         phases = np.outer(self.offsets[:, 0], k[0]) + np.outer(self.offsets[:, 1], k[1])
-        self._ramps = np.exp(2j * np.pi / self.box * phases).astype(np.complex64)
+        self.ramps = np.exp(2j * np.pi / self.box * phases).astype(np.complex64)
         self.batch = int(np.clip(_BLOCK // (len(self.offsets) * 1000), 16, 256))
 
     def search(
@@ -161,7 +161,7 @@ class PoseSearch:
         found: list[tuple] = [()] * len(data)
         for first in range(0, len(data), self.batch):
             rows = slice(first, first + self.batch)
-            where, offset = self._coarse(data[rows], on_cross[rows], on_model[rows], given[rows])
+            where, offset = self.coarse(data[rows], on_cross[rows], on_model[rows], given[rows])
 
             def climb_some(a: int, b: int, first=first, where=where, offset=offset) -> None:
                 for i in range(a, b):
@@ -172,11 +172,11 @@ class PoseSearch:
             progress(len(where))
         return Peaks(*(np.stack(column) for column in zip(*found)))
 
-    def _coarse(self, data, on_cross, on_model, given) -> tuple[np.ndarray, np.ndarray]:
+    def coarse(self, data, on_cross, on_model, given) -> tuple[np.ndarray, np.ndarray]:
         """(candidates as numbers of orientations (b, k), their offsets (b, k, 2))."""
         p = self.band.coarse
-        best, which = self._slices.best(data[:, :p] * on_cross[:, :p], self._ramps)
-        power = self._slices.power(on_model[:, :p])
+        best, which = self.slices.best(data[:, :p] * on_cross[:, :p], self.ramps)
+        power = self.slices.power(on_model[:, :p])
         scores = np.divide(best, np.sqrt(power, out=power), out=np.zeros_like(best), where=power > 0)
         if self.turn_sigma:
             near = np.cos(max(_REACH_TURNS * self.turn_sigma, self.step) / 2)
@@ -195,7 +195,7 @@ class PoseSearch:
             precision[3:] = 1e-3
         for number, count in enumerate(bands):
             sums, hessian = np.empty((len(q), 2)), np.empty((len(q), 5, 5))
-            climb(self._grid, self.box, self.band.kx, self.band.ky, count, data, on_cross, on_model,
+            climb(self.grid, self.box, self.band.kx, self.band.ky, count, data, on_cross, on_model,
                   self.offset_sigma > 0,
                   precision, q, offset, sums, hessian, _STEPS[number])  # fmt: skip
             order = np.argsort(-sums[:, 0] / np.sqrt(np.maximum(sums[:, 1], 1e-30)), kind="stable")

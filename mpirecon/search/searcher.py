@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpirecon.errors import UserError
 from mpirecon.model.pose import Pose
 from mpirecon.model.symmetry import PointGroup
 from mpirecon.search.believe import Amplitudes, by_evidence, log_evidence, log_odds, widths
 from mpirecon.search.pose_search import PoseSearch
+from mpirecon.validate.automask import automatic_mask
 from mpirecon.validate.masks import soft_sphere
 
 #: half-map FSC down to which shells are used, and in how many shells at least
@@ -17,6 +19,9 @@ SUPPORTED, FEWEST_SHELLS = 0.3, 5
 
 #: pixels beyond the particle's radius where the mask begins to fall, and over which it falls
 _EDGE = 4.0
+
+#: pixels over which a map falls to nothing around its particle, at least
+_SOFT = 3.0
 
 #: what is found of an image: contrast and contrast2, the expected amplitude and its square at the best peak
 TABLE = np.dtype([
@@ -56,6 +61,18 @@ class Searcher:
         """Of the particle, in a map of this box, (n, n, n) float32."""
         scale = box / self.plane.box
         return soft_sphere(box, max(min((self.diameter / 2 + _EDGE) * scale, box / 2 - _EDGE), 1.0), _EDGE)
+
+    def focused(self, volume: np.ndarray) -> np.ndarray:
+        """A map without the noise about its particle, (n, n, n) float32: where density stands out from the solvent,
+        else within `mask`. Images match it by the particle alone, and noise in the map lowers their scores."""
+        volume = volume * self.mask(len(volume))
+        size = self.pixel_size * self.plane.box / len(volume)
+        resolution = self.plane.box * self.pixel_size / self.finest
+        try:
+            inside = automatic_mask(volume, size, resolution, extend=0.0, edge=max(_SOFT * size, resolution))
+        except UserError:  # nothing stands out
+            return volume
+        return volume * inside.mask
 
     def search(self, reference: np.ndarray) -> PoseSearch:
         """The search of a map."""

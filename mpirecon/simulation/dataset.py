@@ -30,7 +30,7 @@ SNR_DEFINITION = (
 #: particles that are only drawn to calibrate the noise: ids that no particle file reaches
 _CALIBRATION = 2**62 + np.arange(256)
 
-_BATCH_PIXELS = 2**22
+BATCH_PIXELS = 2**22
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Simulator:
         self.prepared = [self.forward.prepare(one) for one in (volume, second) if one is not None]
         self._colours = [colour(self.box, exponent)
                          for exponent in noise_exponents(settings)] if settings.noise_colour else None
-        self.batch = max(1, _BATCH_PIXELS // self.box**2)
+        self.batch = max(1, BATCH_PIXELS // self.box**2)
         self.signal_variance = self._calibrate()
         # the mean of f² is 1 + cv² for factors of mean 1
         spread = (1 + settings.scale_cv**2) / (1 + settings.noise_cv**2)

@@ -15,7 +15,7 @@ from mpirecon.operators.forward import ForwardModel
 from mpirecon.simulation.dataset import multiply_by_ctf
 from mpirecon.validate.grids import check_same_grid
 
-_BATCH_PIXELS = 2**22
+BATCH_PIXELS = 2**22
 
 
 def reproject(
@@ -44,7 +44,7 @@ def reproject(
     aberrations = particles.aberrations()
     forward = ForwardModel(particles.box, particles.pixel_size, taps=6, aberrations=aberrations)
     prepared = forward.prepare(np.asarray(volume, np.float32))
-    batch = max(1, _BATCH_PIXELS // particles.box**2)
+    batch = max(1, BATCH_PIXELS // particles.box**2)
     with write_stack(path, particles.box, particles.pixel_size, overwrite=overwrite) as append:
         for start in range(rows.start, rows.stop, batch):
             chunk = particles.metadata(start, min(start + batch, rows.stop))

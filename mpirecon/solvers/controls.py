@@ -14,8 +14,8 @@ from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.comm import together
 from mpirecon.parallel.select import smallest_k
 from mpirecon.robust.contradiction import contradicting, looks_inverted
-from mpirecon.robust.selection import Selection
-from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
+from mpirecon.solvers.groups import WHOLE
+from mpirecon.solvers.part_maps import FEWEST, enough, half_maps, solved
 from mpirecon.solvers.record import describe
 from mpirecon.solvers.run import Reconstruction
 from mpirecon.solvers.slab_data import uniform_hash
@@ -27,9 +27,6 @@ from mpirecon.validate.discarded import Comparison
 from mpirecon.validate.found_map import FoundMap
 from mpirecon.validate.selection_bias import LARGEST_CONTRAST, contrast_left_out, warnings_of, with_group, with_number
 from mpirecon.validate.separation import ScoredSelection
-
-#: fewer particles than this in a half set make no map
-_FEWEST = 20
 
 #: columns of things that particles come from, where the file has them
 _PLACES = ("optics groups", "micrographs")
@@ -171,18 +168,18 @@ def _costly_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dic
     kept, discarded = valid & outcome.selection.kept, valid & ~outcome.selection.kept
     in_halves = [int((discarded & (run.slab.metadata.half == h)).sum()) for h in (1, 2)]
     counts = comm.allreduce(np.array([*in_halves, int(kept.sum())], np.int64))
-    if counts.min() < _FEWEST:
+    if counts.min() < FEWEST:
         note = f"not made: {counts[:2].sum()} particles were rejected, too few for half maps"
         return {"controls": {"note": note}, "warnings": []}
     draw = uniform_hash(run.slab.ids, run.config.seed + _RANDOM_DISCARD)
     at_random = np.zeros(len(valid), bool)
     at_random[valid] = smallest_k(comm, draw[valid], run.slab.ids[valid], int(counts[2]))
     with run.engine.pace.showing(3 * run.slab.total, "controls", mine=3 * run.slab.here):
-        selection, lot = _half_maps(run, kept)[1], _half_maps(run, at_random)[1]
-        store, thrown = _half_maps(run, discarded)
+        selection, lot = half_maps(run, kept)[1], half_maps(run, at_random)[1]
+        store, thrown = half_maps(run, discarded)
     compared = Comparison.of(thrown, selection, lot, run.engine.mask) if comm.rank == 0 else None
     curve = comm.bcast(compared.fsc_discarded if comm.rank == 0 else None)
-    whole = _solved(run, store, [WHOLE], ssnr_of_whole(curve)).get(WHOLE)
+    whole = solved(run, store, [WHOLE], ssnr_of_whole(curve)).get(WHOLE)
     with together(comm):
         if comm.rank == 0:
             write_map(folder / "discarded.mrc", whole * run.engine.mask, run.file.pixel_size, overwrite=True)
@@ -195,33 +192,13 @@ def _found_control(run: Reconstruction, outcome: Outcome) -> dict:
     of those at given ones; two more passes over them where poses were found. Collective.
     """
     comm, kept, moved = run.comm, run.slab.valid & outcome.selection.kept, run.poses.moved
-    parts = [kept & moved & (run.slab.metadata.half == half) for half in (1, 2)]
-    parts += [kept & ~moved & (run.slab.metadata.half == half) for half in (1, 2)]
-    if comm.allreduce(np.array([rows.sum() for rows in parts], np.int64)).min() < _FEWEST:
+    if not (enough(run, kept & moved) and enough(run, kept & ~moved)):
         return {"found_map": None, "warnings": []}
     mine = int(kept.sum())
     with run.engine.pace.showing(comm.allreduce_scalar(mine), "found poses", mine=mine):
-        found, given = _half_maps(run, kept & moved)[1], _half_maps(run, kept & ~moved)[1]
+        found, given = half_maps(run, kept & moved)[1], half_maps(run, kept & ~moved)[1]
     with together(comm):
         if comm.rank == 0:
             compared = FoundMap.of(found, given, run.engine.mask)
             return {"found_map": compared.as_dict(run.file.box, run.file.pixel_size), "warnings": compared.warnings()}
     return {"found_map": None, "warnings": []}
-
-
-def _half_maps(run: Reconstruction, rows: np.ndarray) -> tuple[GroupStore, tuple[np.ndarray, np.ndarray]]:
-    """The sums and the half maps of these rows of every rank, each counting alike."""
-    store = run.engine.accumulate(Selection.of_all(rows))
-    maps = _solved(run, store, [half_map(1), half_map(2)])
-    return store, (maps.get(half_map(1)), maps.get(half_map(2)))
-
-
-def _solved(run: Reconstruction, store: GroupStore, which: list[MapOf], ssnr: np.ndarray | None = None) -> MapSet:
-    def solve(made_of: MapOf, folded: np.ndarray) -> np.ndarray:
-        equations = run.engine.backend.normal_equations(folded)
-        return equations.direct(equations.ridge(ssnr))
-
-    maps = MapSet(run.comm, run.file.box)
-    with run.engine.timings("controls"):
-        maps.solve(store, which, solve)
-    return maps

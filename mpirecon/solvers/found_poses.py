@@ -69,9 +69,9 @@ class FoundPoses:
 
 
 def with_found(
-    chosen: Selection, rows: np.ndarray, posterior: np.ndarray, sigma: np.ndarray, found: np.ndarray
+    chosen: Selection, rows: np.ndarray, kept: np.ndarray, posterior: np.ndarray, sigma: np.ndarray, found: np.ndarray
 ) -> Selection:
-    """A selection in which these rows count at found poses."""
+    """A selection in which these rows count at found poses, and some of them, (k,) bool, are kept."""
 
     def put(values: np.ndarray, new) -> np.ndarray:
         out = values.copy()
@@ -87,7 +87,7 @@ def with_found(
             contrast2=put(attenuation.contrast2, found["contrast2"][:, None] * whole),
         )
     return replace(
-        chosen, weight=put(chosen.weight, posterior / sigma**2), kept=put(chosen.kept, True),
+        chosen, weight=put(chosen.weight, posterior / sigma**2), kept=put(chosen.kept, kept),
         posterior=put(chosen.posterior, posterior), contrast=put(chosen.contrast, found["contrast"]),
         contrast2=put(chosen.contrast2, found["contrast2"]), attenuation=attenuation,
         contradicts=put(chosen.contradicts, False), slight=put(chosen.slight, False),

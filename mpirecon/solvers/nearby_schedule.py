@@ -12,7 +12,7 @@ _SEARCHES = 3
 
 #: fraction of the particles whose poses nearby are searched first, in the iteration before, and the least of them;
 #: where fewer than this fraction of them have small errors there is no further search
-_FIRST_SEARCH, _FIRST_SEARCH_AT, _FEW_SLIGHT = 0.25, 1000, 0.005
+_FIRST_SEARCH, FIRST_SEARCH_AT, _FEW_SLIGHT = 0.25, 1000, 0.005
 
 
 class NearbySchedule:
@@ -35,7 +35,7 @@ class NearbySchedule:
     def at(self, ids: np.ndarray, count: int, seed: int) -> np.ndarray:
         """Which of the particles of these ids, of `count` in all, are searched first, (m,) bool; those that are scored
         at random orientations are among them."""
-        return uniform_hash(ids, seed + self.first) < max(_FIRST_SEARCH, _FIRST_SEARCH_AT / count)
+        return uniform_hash(ids, seed + self.first) < max(_FIRST_SEARCH, FIRST_SEARCH_AT / count)
 
     @staticmethod
     def worthwhile(slight: float) -> bool:

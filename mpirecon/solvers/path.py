@@ -205,7 +205,9 @@ class _Path:
     def _say_step(self) -> None:
         r = self.steps[-1]
         at = f"{r['resolution_0143']:.2f} Å" if r["resolution_0143"] else "Nyquist"
-        wrong = f", {100 * r['wrong_share']:.1f} % of them simulated as wrong" if r.get("wrong_share") is not None else ""
+        wrong = (
+            f", {100 * r['wrong_share']:.1f} % of them simulated as wrong" if r.get("wrong_share") is not None else ""
+        )
         self.console.say(f"{100 * r['fraction']:.3g} % ({r['particles']} particles{wrong}): FSC 0.143 at {at}, mean "
                          f"FSC {r['mean_fsc']:.4f}")
 

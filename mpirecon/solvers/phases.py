@@ -129,7 +129,7 @@ def _advice(found: FoundAberrations, file: ParticleFile) -> list[str]:
         options = json.loads(file.attributes.get("provenance") or "{}").get("options") or {}
         # files that do not say what was chosen are from when csparc2star's way was the default
         signs = {} if options.get("ignore_aberrations") else signs_of(options.get("cs_aberrations") or "csparc2star")
-        return [_import_again(verdicts, signs)] if wrong else _left_out(found, signs, array)
+        return [import_again(verdicts, signs)] if wrong else _left_out(found, signs, array)
     if not wrong:
         return []
     labels = ", ".join(
@@ -153,7 +153,7 @@ def _left_out(found: FoundAberrations, signs: dict[str, int], array: np.ndarray)
             "and reconstruct again"]
 
 
-def _import_again(verdicts: dict[str, str], signs: dict[str, int]) -> str:
+def import_again(verdicts: dict[str, str], signs: dict[str, int]) -> str:
     """The option of import with the signs that the images show."""
     if signs == PRESETS["csparc2star"] and verdicts.get("beam tilt") == WRONG_SIGN:
         return "import again with --cs-aberrations=all, and reconstruct again"

@@ -83,7 +83,10 @@ class PoseRound:
             for half, fold in _keys(asks):
                 made_of = half_map(half) if fold < 0 else held_out_map((half, fold))
                 mine = self._share(asks[self._of(asks, half, fold)])
-                tables.append(self._in_map(references.get(made_of), mine, progress))
+                volume = references.get(made_of)
+                with together(self.comm):
+                    volume = self.searcher.focused(volume) if mine else volume
+                tables.append(self._in_map(volume, mine, progress))
         return self._all_of(tables)
 
     def in_decoys(self, asks: np.ndarray, references: MapSet) -> np.ndarray:
@@ -97,9 +100,8 @@ class PoseRound:
             for half, number in product((1, 2), range(again)):
                 volume = references.get(half_map(half))
                 with together(self.comm):
-                    mask = self.searcher.mask(len(volume))
-                    volume = decoy(volume * mask, mask, np.random.default_rng([self.seed, half, _DECOY,
-                                                                               *[number] * (number > 0)]))
+                    rng = np.random.default_rng([self.seed, half, _DECOY, *[number] * (number > 0)])
+                    volume = decoy(self.searcher.focused(volume), self.searcher.mask(len(volume)), rng)
                 tables.append(self._in_map(volume, self._share(asks[asks["half"] == half]), progress))
         return self._all_of(tables)
 
@@ -142,7 +144,7 @@ class PoseRound:
         tables = [np.zeros(0, self.kind)]
         with together(self.comm), self.engine.timings("search"):
             if pieces:
-                search = self.searcher.search(volume * self.searcher.mask(len(volume)))
+                search = self.searcher.search(volume)
                 for part, batch, own, hidden in self._images(pieces):
                     table = self.searcher.table(search, part["id"], batch, part["variance"], hidden, advance,
                                                 self.backend.threads)

@@ -23,7 +23,8 @@ from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.placement import Placement, place_ranks
 from mpirecon.parallel.threads import available_cores, default_memory, default_threads
 from mpirecon.robust.distances import Distance, get_distance
-from mpirecon.solvers.config import FIXED, Config
+from mpirecon.search.warm import steps as search_steps
+from mpirecon.solvers.config import Config
 from mpirecon.solvers.connect import connect
 from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.slab_data import ParticleSlab, folds_of_groups, groups_and_families
@@ -114,7 +115,8 @@ class Problem:
         symmetry = Symmetry(point_group(config.symmetry))
         compile_once(
             comm, backend, slab.metadata, config.rule.searches_nearby, config.deterministic, symmetry, console.say,
-            timings, config.poses != FIXED,
+            timings, config.searches,
+            search_steps(config.refines, config.group_by is not None) if config.searches else (),
             helpers=min(_threads(config, neighbours), available_cores(), _MOST_COMPILING) - 1,
         )  # fmt: skip
         slab.normalise(comm, config.normalise)  # kernels look at images

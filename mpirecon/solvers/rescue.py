@@ -20,7 +20,7 @@ from mpirecon.robust.jointly import gather_rows
 from mpirecon.robust.particle_noise import particle_sigma
 from mpirecon.robust.selection import Selection
 from mpirecon.robust.statistics import Statistics
-from mpirecon.search.believe import FEWEST, Amplitudes, Belief
+from mpirecon.search.believe import FEWEST, Amplitudes, Belief, widening
 from mpirecon.search.group_belief import GroupBelief
 from mpirecon.search.group_search import GroupSearcher
 from mpirecon.search.local import LOCAL, LocalSearcher
@@ -46,6 +46,9 @@ _CONTROLS, _CONTROLS_OF_GROUPS = 300, 40
 
 #: kept particles that tell the distribution of amplitudes, at most
 _SAMPLE = 2000
+
+#: probability from which a found pose is kept, and from which it counts in the map, by as much as it is probable
+_KEPT, _COUNTS = 0.5, 0.1
 
 #: degrees from the own pose within which a control particle came back, at least
 _BACK = 6.0
@@ -119,7 +122,8 @@ class Rescue(FixedPoses):
         if self.groups is not None or slab.file.extra("family", 0, 0) is not None:
             weight = np.ones(len(slab))
         self._find(asks_of(comm, slab, asked, self._control(kept), weight, sigma, self.groups), searcher, references)
-        self.facts |= self._outcome(self._believed(chosen)[0])
+        counts, posterior = self._counting(chosen)
+        self.facts |= self._outcome(counts & (posterior >= _KEPT))
 
     def _find(self, asks: np.ndarray, searcher: Searcher, references: MapSet) -> None:
         """Search the poses of the asked anywhere; and near the given ones, where errors are of a size."""
@@ -152,6 +156,7 @@ class Rescue(FixedPoses):
         known, found = table[one & control], table[one & ~control]
         decoys = decoys[np.isin(decoys["id"], found["id"])]
         back = known["moved"] < np.maximum(_BACK, 3 * known["angle_sigma"])
+        wider = self._widen(table, known[back])
         if self.groups is None:
             belief = Belief.of(found["odds"], decoys["odds"], np.searchsorted(found["id"], decoys["id"]), known["odds"],
                                back)
@@ -160,11 +165,22 @@ class Rescue(FixedPoses):
         facts = {
             "searched": int((~control).sum()), "offset": _RANGE * searcher.offset_sigma * searcher.pixel_size,
             "decoys": len(decoys),
-            "laws": belief.laws, "control": {"searched": len(known), "came_back": int(back.sum())},
+            "laws": belief.laws, "control": {"searched": len(known), "came_back": int(back.sum()), "widening": wider},
         }  # fmt: skip
         if self.groups is not None:
-            facts["groups"] = {"searched": len(found), "believed": int((belief(found["odds"]) >= 0.5).sum())}
+            facts["groups"] = {"searched": len(found), "believed": int((belief(found["odds"]) >= _KEPT).sum())}
         return table[~control], belief(table["odds"][~control]), facts
+
+    def _widen(self, table: np.ndarray, back: np.ndarray) -> tuple[float, float]:
+        """Make standard deviations as wide as the control's poses scatter that came back: by how much, of angles and of
+        offsets. Noise in the map, of which the likelihood's curvature knows nothing, adds to it. Collective."""
+        given = self._given_shift(back["id"])
+        moved = np.square(back["shift"] - given).sum(axis=1) / np.maximum(np.square(back["shift_sigma"]), 1e-12)
+        wider = (widening(np.square(back["moved"] / back["angle_sigma"]), 3),
+                 widening(moved, 2) if self.offset else 1.0)
+        table["angle_sigma"] *= wider[0]
+        table["shift_sigma"] *= wider[1]
+        return wider
 
     def _round(self, searcher, kind: np.dtype = TABLE) -> PoseRound:
         return PoseRound(self.engine, self.backend, self.optics, searcher, self.console, self.config.seed, kind,
@@ -250,21 +266,30 @@ class Rescue(FixedPoses):
         if self.facts is None:
             return chosen
         sigma = particle_sigma(self.comm, scores, self.slab.valid)
-        self.used, posterior = self._believed(chosen)
+        counts, posterior = self._counting(chosen)
+        self.used = counts & (posterior >= _KEPT)
         self.refined = found.refined & (chosen.kept | chosen.slight)
         posterior = np.where(self.refined, np.maximum(chosen.posterior, found.probability), posterior)
-        self.moved = self.used | self.refined
+        self.moved = counts | self.refined
         rows = np.flatnonzero(self.moved)
         self.slab.restore(self.slab.valid, given.quaternion, given.shift)
         self.slab.move(rows, found.table["quaternion"][rows], found.table["shift"][rows])
-        return with_found(chosen, rows, posterior[rows], sigma[rows], found.table[rows])
+        kept = self.used[rows] | self.refined[rows]
+        return with_found(chosen, rows, kept, posterior[rows], sigma[rows], found.table[rows])
 
-    def _believed(self, chosen: Selection) -> tuple[np.ndarray, np.ndarray]:
-        """(whether the found pose is believed rather than the given one or none (m,) bool, its probability (m,))."""
+    def _counting(self, chosen: Selection) -> tuple[np.ndarray, np.ndarray]:
+        """(whether the found pose counts rather than the given one or none (m,) bool, its probability (m,))."""
         found = self.found
         same = found.table["moved"] < _BACK  # the given pose, found again
         posterior = (1 - chosen.posterior) * found.probability + np.where(same, chosen.posterior, 0.0)
-        return found.searched & ~chosen.kept & ~found.refined & (posterior >= 0.5), posterior
+        likely = (posterior >= _COUNTS) & (posterior > chosen.posterior)
+        return found.searched & ~chosen.kept & ~found.refined & likely, posterior
+
+    def parts(self, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows that are not kept at their given poses, or near them, and rows that are kept at found ones, (m,) bool
+        each; kept : (m,) bool of the maps made last."""
+        found = self.used & kept
+        return self.slab.valid & (found | ~kept), found
 
     def _outcome(self, used: np.ndarray) -> dict:
         """How many were found, how far from the given poses, and, where errors were planted, how well. Collective."""

@@ -29,7 +29,9 @@ from mpirecon.validate.against_reference import AgainstReference, compare_with_r
 from mpirecon.validate.detection import curves_by_kind, detection_report, write_detection_csv
 from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms
 from mpirecon.validate.fsc_table import write_fsc_csv
-from mpirecon.validate.map_warnings import anisotropy_warning, curvature_warning, few_particles_warning, mask_warnings
+from mpirecon.validate.map_warnings import (
+    anisotropy_warning, curvature_warning, few_particles_warning, mask_warnings, no_agreement_warning,
+)  # fmt: skip
 from mpirecon.validate.masks import asymmetry, cut_to_sphere
 from mpirecon.validate.error_effects import with_effects
 from mpirecon.validate.postprocess import Postprocessed, postprocess
@@ -137,7 +139,7 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
                                     else {**against.as_dict(), "sentence": against.sentence}}
     more_to_warn_of = (
         run.problem.parted, *_levels(run), *shift_warnings(outcome.records), *_map_warnings(run, summary, columns),
-        _asymmetric_mask(run),
+        no_agreement_warning(curves["fsc"], file.box * pixel_size), _asymmetric_mask(run),
         curvature_warning(summary), *(() if against is None else against.warnings),
     )  # fmt: skip
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]

@@ -32,6 +32,7 @@ from mpirecon.solvers.groups import MapSet
 from mpirecon.solvers.nearby_schedule import NearbySchedule
 from mpirecon.solvers.observers import Announcer, Observer, RankRecords
 from mpirecon.solvers.pace import Pace
+from mpirecon.solvers.part_maps import search_curves
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.problem import Problem
 from mpirecon.solvers.record import iteration_record
@@ -137,10 +138,12 @@ class Reconstruction:
                      self.solver.compared, self.solver.fsc, scores)  # fmt: skip
         shifts = check_shifts(self.engine, self.solver.references, self.config.seed,
                               self.console) if number == 1 else {}
+        settled = self.config.searches and number >= self.config.settling
+        parts = search_curves(self, selection.kept, made.fsc) if settled else {}
         if self.poses.due(number):
             self._search(made)
         with p.timings("select"):
-            return replace(made, records=(*state.records, self._record(made) | shifts))
+            return replace(made, records=(*state.records, self._record(made) | shifts | parts))
 
     def finish(self) -> Outcome:
         """The final maps and what is known of the particles, after the last of `iterations`. Collective."""

@@ -19,7 +19,7 @@ from mpirecon.solvers.state import Scores
 
 #: fraction of the particles that are scored at random orientations as well, to measure the scores of incorrect poses,
 #: and the least and most of them
-_RANDOM_SHARE, _RANDOM_POSES = 0.125, (500, 5000)
+_RANDOM_SHARE, RANDOM_POSES = 0.125, (500, 5000)
 
 #: sets the draw of particles that are compared with the maps apart from the others of the seed
 _COMPARED = 0x5C0
@@ -77,7 +77,7 @@ class Scoring:
         if self.config.mixes:
             # about this many particles of the whole set show the scores of wrong poses
             m = self.slab.total
-            share = min(1.0, np.clip(_RANDOM_SHARE * m, *_RANDOM_POSES) / m)
+            share = min(1.0, np.clip(_RANDOM_SHARE * m, *RANDOM_POSES) / m)
             random = uniform_hash(self.slab.ids, seed) < share
         due = search_nearby and self.nearby_schedule.due(iteration)
         nearby = NearbyPoses.empty(len(self.slab), BANDS, engine.backend.plane.shells) if due else None

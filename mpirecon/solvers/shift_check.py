@@ -49,12 +49,15 @@ def check_shifts(engine: Engine, references: MapSet, seed: int, console) -> dict
         return {}
     evidence = _sampled(engine, references, seed, min(last, _COARSE), _FEW).checked()
     if evidence.may_be:
-        evidence = _sampled(engine, references, seed, last, _MORE).decided()
+        suspected = [evidence.conventions[number] for number in evidence.may_be]
+        evidence = _sampled(engine, references, seed, last, _MORE).decided(suspected)
     warning = None
-    if evidence.better is not None:
+    told = evidence if evidence.better is not None else evidence.part
+    if told is not None:
         with together(engine.comm):
-            remedy = _remedy(engine.slab.file, evidence.better) if engine.comm.rank == 0 else None
-        warning = engine.comm.bcast(f"{evidence.sentence()}. {remedy}")
+            whole = told is evidence
+            remedy = _remedy(engine.slab.file, told.better, whole) if engine.comm.rank == 0 else None
+        warning = engine.comm.bcast(f"{told.sentence()}. {remedy}")
         console.warn(warning)
     return {"shifts": evidence.as_dict() | {"warning": warning}}
 
@@ -96,20 +99,32 @@ def shift_warnings(records: Iterable[dict]) -> list[str]:
     return [record["shifts"]["warning"] for record in records if (record.get("shifts") or {}).get("warning")]
 
 
-def _remedy(file: ParticleFile, better: Convention) -> str:
-    """What a user can do about it: the import's options that make the given shifts these."""
+def _remedy(file: ParticleFile, better: Convention, whole: bool) -> str:
+    """What a user can do about it: the import's options that make the given shifts, of the whole set or of a part,
+    these."""
     path, _ = file.source()
-    if better.of == "angles":
+    if better.of == "angles" and "inverse" in better.words:
         return (
             "If the rotations are so, write them the other way round: Rot, Tilt, Psi as -Psi, -Tilt, -Rot, or "
             "alignments3D/pose with the other "
             "sign; no option of the import inverts them"
+        )
+    if better.of == "angles":
+        return (
+            "If the angles are so, as those of a program with other Euler angles, write them as RELION counts them "
+            "(degrees, Rz(Psi) Ry(Tilt) Rz(Rot)), and see which hand the map has; no option of the import turns angles"
         )
     if better.of == "images":
         return (
             "If the stack was written so, as by a program that counts rows from the other end, write it anew in "
             "the axes that the poses are of; "
             "no option of the import turns images"
+        )
+    if better.offset != (0, 0):
+        x, y = (f"{0 - file.pixel_size * pixels:.4g}" for pixels in better.offset)
+        return (
+            f"If the images were cropped or centred about another pixel, extract them anew, or add {x} and {y} Å to "
+            "rlnOriginXAngst and rlnOriginYAngst, in pixels of alignments3D/psize_A to alignments3D/shift"
         )
     if not path:
         return "Check where they come from: this particle file was not imported from a table"
@@ -127,6 +142,8 @@ def _remedy(file: ParticleFile, better: Convention) -> str:
     given = " ".join(filter(None, (given, "" if axes == "x,y" else f"--shift-axes={axes}")))
     dropped = "without --shift-axes" if axes == "x,y" and options.get("shift_axes", "x,y") != "x,y" else ""
     how = " and ".join(filter(None, (given and f"with {given}", dropped)))
+    if not whole:
+        return f"If the shifts of these rows of {path} are so, import them apart (--select) {how}, or mend them there"
     return (
         f"If the shifts of {path} are so, import it again {how}; else see whether its rows and stacks belong together"
     )

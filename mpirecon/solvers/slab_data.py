@@ -18,7 +18,7 @@ from mpirecon.parallel.slab import slab
 from mpirecon.solvers.normalise import Normaliser
 
 #: images, their transforms and CTFs held at a time
-_BATCH_BYTES = 64e6
+BATCH_BYTES = 64e6
 
 Group = tuple[int, int]
 
@@ -104,7 +104,7 @@ class ParticleSlab:
         self.groups: list[Group] = [(half, fold) for half in (1, 2) for fold in range(folds)]
         self.normaliser: Normaliser | None = None
         per_image = 4 * file.box**2 * 5
-        self.batch_length = int(np.clip(_BATCH_BYTES / per_image, 1, 512))
+        self.batch_length = int(np.clip(BATCH_BYTES / per_image, 1, 512))
 
     def agree_on_noise_groups(self, comm: Communicator) -> None:
         """Number the optics groups of all ranks; each has a noise spectrum of its own. Collective.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 
 #: more spans than this are joined two by two: a timeline, not a trace
-_MOST_SPANS = 600
+MOST_SPANS = 600
 
 
 class Timings:
@@ -63,7 +63,7 @@ class Timings:
     def _add_span(self, start: float, end: float) -> None:
         self.spans.append([start, end, self._within])
         self._within = {}
-        if len(self.spans) > _MOST_SPANS:
+        if len(self.spans) > MOST_SPANS:
             pairs = zip(self.spans[::2], self.spans[1::2])
             self.spans = [_joined(a, b) for a, b in pairs] + self.spans[len(self.spans) // 2 * 2 :]
 

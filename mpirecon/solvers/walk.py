@@ -292,8 +292,8 @@ class Walk:
         return columns if places is None else {**columns, "micrographs": places}
 
     def about(self, fraction: float) -> dict:
-        """What is known of a selection beside its maps, on rank 0: ``wrong_share``, simulated errors among the kept (None
-        where none are known), and ``contrast_left_out``, of the map in those left out over that in those kept."""
+        """What is known of a selection beside its maps, on rank 0: ``wrong_share``, simulated errors among the kept
+        (None where none are known), and ``contrast_left_out``, of the map in those left out over that in those kept."""
         kept, valid, found = self.kept(fraction), self.members.valid, self.walked.found
         wrong = self.file.metadata().pose_error
         contrast = contrast_left_out(kept[valid], found["yp"][valid], found["pp"][valid]) if found else None

@@ -18,7 +18,7 @@ from mpirecon.validate.masks import cosine_edge, cut_to_sphere, radius_grid
 _LOWPASS, _LOWPASS_ANGSTROM, _LOWPASS_PIXELS = 1.5, 10.0, 3.0
 
 #: voxels a side that a mask is made on at least, where the map has more
-_COARSEST = 96
+COARSEST = 96
 
 #: where between solvent (0) and particle (1) the density is cut, at least and at most …
 _LEVEL, _HIGHEST_LEVEL = 0.25, 0.5
@@ -83,7 +83,7 @@ def lowpass(transform: np.ndarray, pixel_size: float, resolution: float, size: i
 
 def _coarse(box: int, pixel_size: float, resolution: float) -> int:
     """Voxels a side that hold a map filtered to `resolution`, four to it; an even number, or the box itself."""
-    size = max(_COARSEST, 2 * int(np.ceil(2 * box * pixel_size / resolution)))
+    size = max(COARSEST, 2 * int(np.ceil(2 * box * pixel_size / resolution)))
     return size if size < 0.8 * box else box
 
 

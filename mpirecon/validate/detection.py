@@ -234,7 +234,8 @@ def _turned(columns: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def by_kind(columns: dict[str, np.ndarray]) -> list[dict]:
-    """How well each kind of simulated error was found, each against the particles of right pose that have not this error.
+    """How well each kind of simulated error was found,
+    each against the particles of right pose that have not this error.
 
     Returns
     -------

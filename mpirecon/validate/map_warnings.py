@@ -22,6 +22,9 @@ WORST_OVER_MEDIAN = 1.5
 #: particles or few voxels the curve of a cone scatters
 _SIGNIFICANT = 3.0
 
+#: half maps whose FSC is below it in all shells but the first, which hardly a sample is in, share nothing to speak of
+_AGREED, _FIRST_SHELL = 0.5, 2
+
 #: FSC of maps with random phases at the resolution: what the mask alone makes there
 LARGEST_RANDOMISED = 0.1
 
@@ -91,6 +94,17 @@ def masked_halves_warning(first: np.ndarray, second: np.ndarray) -> str | None:
 def half_map_warnings(first: np.ndarray, second: np.ndarray) -> tuple[str, ...]:
     """Both warnings of half maps, where they apply."""
     return tuple(text for text in (same_map_warning(first, second), masked_halves_warning(first, second)) if text)
+
+
+def no_agreement_warning(curve: np.ndarray, box_width: float) -> str | None:
+    """A warning where half maps agree in nothing; curve : (shells,) their FSC; box_width : Å."""
+    told = curve[_FIRST_SHELL:]
+    if not len(told) or told.max() >= _AGREED:
+        return None
+    best = int(told.argmax()) + _FIRST_SHELL
+    return (f"the half maps agree in nothing: their FSC stays below {_AGREED} (at most {told.max():.2f}, at "
+            f"{box_width / best:.3g} Å), so that the map shows noise. Do the images show the particle, and are the "
+            "poses theirs, and not of another job or stack? Very few or very noisy particles look so too")
 
 
 def few_particles_warning(in_halves: tuple[int, int]) -> str | None:

@@ -62,7 +62,7 @@ class NoiseFile:
         """Noise for a slice or a sorted integer array of rows, (k, n, n) float32."""
         images = self._wrapped.images(rows)
         ids = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows, np.int64)
-        ctf = self._ctf(ids) if self._premultiplied else None
+        ctf = self.ctf_of(ids) if self._premultiplied else None
         good = np.isfinite(images).all(axis=(1, 2)) & (np.ptp(images, axis=(1, 2)) > 0)
         if self._background is not None:
             images[good] = self._background.without(images[good])
@@ -87,7 +87,7 @@ class NoiseFile:
         total, count = (np.bincount(self._shell.ravel(), values.ravel()) for values in (power, worth))
         return total / np.maximum(count, 1e-30)
 
-    def _ctf(self, rows: np.ndarray) -> np.ndarray:
+    def ctf_of(self, rows: np.ndarray) -> np.ndarray:
         """CTFs over the whole half transform, (k, n, n // 2 + 1) float32."""
         n = self.box
         first, stop = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)

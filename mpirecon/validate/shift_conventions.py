@@ -17,6 +17,7 @@ import scipy.fft
 
 from mpirecon.io.low_maps import HalfMaps
 from mpirecon.model.particles import ParticleSet
+from mpirecon.model.pose import Pose
 from mpirecon.operators.ctf import ctf_coefficients
 from mpirecon.parallel.comm import Communicator
 from mpirecon.validate.conventions import (
@@ -24,9 +25,11 @@ from mpirecon.validate.conventions import (
     Convention,
     ShiftEvidence,
     conventions,
+    moved,
     turned_images,
 )
 from mpirecon.validate.low_slices import LowSlices
+from mpirecon.validate.shift_parts import part_of
 
 #: standard deviations that are no chance; and those by which the given shifts must be better for all to be well
 _SURE, _WELL = 5.0, 3.0
@@ -44,6 +47,9 @@ _LEFT_OUT = 1 / 3
 #: particles below which nothing is told; and pixels that a convention must move them by, root mean square, to be
 #: another one
 _FEWEST, _LEAST_WAY = 50, 0.3
+
+#: pixels between the offsets of all images that are looked at, and beyond which they are one
+_STEP, _LEAST_APART = 0.5, 0.75
 
 #: standard deviations within which a simpler convention is as good as the best
 _AS_GOOD = 2.0
@@ -66,6 +72,7 @@ class ShiftSample:
         self._shell = np.minimum(np.rint(radius).astype(np.int64), last)
         self._used = (radius >= _FIRST_SHELL) & (radius < last + 0.5) & ((self._kx > 0) | (self._ky > 0))
         self._parts: list[tuple[np.ndarray, ...]] = []
+        self._groups: list[np.ndarray] = [np.zeros(0, np.int64)]
 
     @staticmethod
     def last_shell(*limits: int) -> int | None:
@@ -87,9 +94,10 @@ class ShiftSample:
         data = spectra * along_y[:, 0, :, None] * along_x[:, 0, None, :] * white
         norm = (np.abs(data) ** 2).sum(axis=(1, 2))
         good = np.isfinite(norm) & (norm > 0)
-        matrices = particles.pose.matrices()
-        model = slices.at(matrices) * white
-        whole = (ids, particles.half, particles.pose.shift, matrices, data, self._ctf(particles.ctf), model, norm)
+        pose = particles.pose
+        model = slices.at(pose.matrices()) * white
+        whole = (ids, particles.half, pose.shift, pose.quaternion, data, self._ctf(particles.ctf), model, norm)
+        self._groups.append(particles.optics_group[good])
         self._parts.append(tuple(part[good] for part in whole))
 
     def _ctf(self, ctf: np.ndarray) -> np.ndarray:
@@ -101,13 +109,13 @@ class ShiftSample:
         return (np.abs(values) if self._phase_flipped else values).astype(np.float32)
 
     def _whole(self) -> tuple[np.ndarray, ...]:
-        """What was added: (ids, half, shift, matrices, data, ctf, model, norm), data and model whitened."""
+        """What was added: (ids, half, shift, quaternion, data, ctf, model, norm), data and model whitened."""
         grid, complex_, real = self._used.shape, np.complex64, np.float32
         none = (
             np.zeros(0, np.int64),
             np.zeros(0, np.int64),
             np.zeros((0, 2)),
-            np.zeros((0, 3, 3)),
+            np.zeros((0, 4)),
             np.zeros((0, *grid), complex_),
             np.zeros((0, *grid), real),
             np.zeros((0, *grid), complex_),
@@ -118,64 +126,95 @@ class ShiftSample:
     def compared(self) -> ShiftEvidence:
         """With the maps that were given; the same on all ranks. Collective."""
         ids, _, shift, _, data, ctf, model, norm = self._whole()
-        known, finest = conventions(self.pixel_size), self.box * self.pixel_size / self.last
-        way = self._ways(shift, known)
         own = np.maximum((np.abs(ctf * model) ** 2).sum(axis=(1, 2)), 1e-30)
-        cross = (
-            self._at((model if self._premultiplied else ctf * model).conj() * data, way) / np.sqrt(norm * own)[:, None]
-        )
+        spectra = (model if self._premultiplied else ctf * model).conj() * data / np.sqrt(norm * own)[:, None, None]
+        known = [*conventions(self.pixel_size), *self._apart(spectra)]
+        finest = self.box * self.pixel_size / self.last
+        way = self._ways(shift, known)
+        cross = self._at(spectra, way)
         each = np.stack([cross, np.hypot(way[..., 0], way[..., 1])], axis=2)
-        correlation, moved = np.moveaxis(self._of_all(ids, each), 2, 0)
-        m, sigmas, others, may_be = len(moved), np.zeros(len(known)), [], []
+        correlation, far = np.moveaxis(self._of_all(ids, each), 2, 0)
+        m, sigmas, others, may_be = len(far), np.zeros(len(known)), [], []
         if m < _FEWEST:
             return ShiftEvidence(m, finest, known, correlation.mean(axis=0) if m else sigmas, sigmas, [])
         for number in range(1, len(known)):
-            some = _least_moved(moved[:, number])
+            some = _least_moved(far[:, number])
             sigmas[number] = _sigmas(correlation[some, number] - correlation[some, 0])
-            if np.sqrt(np.square(moved[:, number]).mean()) > _LEAST_WAY:
+            if np.sqrt(np.square(far[:, number]).mean()) > _LEAST_WAY:
                 others.append(number)
-                if sigmas[number] > -_WELL:
+                if sigmas[number] > (-_WELL if known[number].offset == (0, 0) else _SURE):  # the best of many offsets
                     may_be.append(number)
         # then the map is none: where it has the other sign, the right shifts look worst
         if any(known[number].axes != "x,y" for number in may_be):
             may_be = others
-        return ShiftEvidence(m, finest, known, correlation.mean(axis=0), sigmas, may_be)
+        ids, group = self._of_all(ids, np.stack([ids, np.concatenate(self._groups)], axis=1)).T
+        part = part_of(known, correlation, far, ids, group)
+        return ShiftEvidence(m, finest, known, correlation.mean(axis=0), sigmas, may_be, part=part)
+
+    def _apart(self, spectra: np.ndarray) -> list[Convention]:
+        """What all shifts are to be moved by, where images lie beside their projections: of cross spectra (m, ky, kx),
+        which have a peak there. Collective.
+        """
+        return self._peak(self.comm.allreduce(spectra.sum(axis=0).astype(np.complex128)), 1)
+
+    def _beside(self) -> list[Convention]:
+        """As `_apart`, of the images alone: maps of images that lie far beside their projections show nothing.
+
+        The mean of views from all sides is the same about its middle w: the phases of its transform, squared, are
+        those of a shift by 2 w.
+        """
+        data, ctf = self._whole()[4:6]
+        mean = (data if self._premultiplied else ctf * data).sum(axis=0)
+        mean = self.comm.allreduce(mean.astype(np.complex128))
+        return self._peak(mean**2 / np.maximum(np.abs(mean), 1e-30), 2)
+
+    def _peak(self, spectrum: np.ndarray, times: int) -> list[Convention]:
+        """Where `times` as far from the middle a spectrum has its peak; none where that is the middle."""
+        way = np.arange(-self.box // times + 1, self.box // times)[:, None] * _STEP
+        along_y, along_x = _phases(times * np.hstack([way, way]), self.last, self.box)
+        agree = (along_y @ spectrum @ along_x.T).real
+        y, x = np.unravel_index(agree.argmax(), agree.shape)
+        found = float(way[x, 0]), float(way[y, 0])
+        return [moved(*found)] if np.hypot(*found) > _LEAST_APART else []
 
     def checked(self) -> ShiftEvidence:
-        """As `compared`, beside what is tried on all sets: is one of them clearly better? The same on all ranks.
+        """As `compared`, with those of POSES and offsets that may be; the same on all ranks.
         Collective.
         """
         evidence = self.compared()
         if evidence.particles < _FEWEST:
             return evidence
         suspected = evidence.may_be
-        evidence = self._by_own_maps(replace(evidence, may_be=[]).and_also(POSES))
-        poses = [number for number in evidence.may_be if evidence.certainty[number] > -_WELL]
-        return replace(evidence, may_be=[*suspected, *poses])
+        evidence = self._by_own_maps(replace(evidence, may_be=[]).and_also([*POSES, *self._beside()]))
+        limits = [-_WELL if evidence.conventions[number].offset == (0, 0) else _WELL for number in evidence.may_be]
+        more = [number for number, limit in zip(evidence.may_be, limits) if evidence.certainty[number] > limit]
+        return replace(evidence, may_be=[*suspected, *more])
 
-    def decided(self) -> ShiftEvidence:
-        """By maps that are made with each convention that may be; the same on all ranks. Collective."""
+    def decided(self, suspected: list[Convention]) -> ShiftEvidence:
+        """By maps that are made with each convention that may be, of the poses those that are suspected; the same on
+        all ranks. Collective.
+        """
         evidence = self.compared()
         if evidence.particles < _FEWEST:
             return evidence
-        return self._by_own_maps(evidence.and_also([POSES[0], *(turned_images() if evidence.may_be else POSES[1:])]))
+        turned = turned_images() if evidence.may_be else []
+        beside = self._beside() if any(one.offset != (0, 0) for one in suspected) else []
+        poses = [one for one in suspected if one.of != "shifts" and one not in turned]
+        return self._by_own_maps(evidence.and_also([*turned, *beside, *poses]))
 
     def _by_own_maps(self, evidence: ShiftEvidence) -> ShiftEvidence:
-        ids, half, shift, matrices, data, ctf, _, norm = self._whole()
+        ids, half, shift, quaternion, data, ctf, _, norm = self._whole()
+        given = Pose(quaternion, shift)
         at = np.flatnonzero(self._used)
         way = self._ways(shift, evidence.conventions)
         samples = self._kx.ravel()[at], self._ky.ravel()[at], self._shell.ravel()[at]
-        as_given = HalfMaps(self.comm, *samples, self.last, matrices, half - 1)
+        as_given = HalfMaps(self.comm, *samples, self.last, given.matrices(), half - 1)
         data, ctf = (values.reshape(len(ids), -1)[:, at] for values in (data / np.sqrt(norm)[:, None, None], ctf))
         gains = {}
         for number in (0, *evidence.may_be):
             other, halves, y = evidence.conventions[number], as_given, data
-            if other.of == "angles":
-                halves = HalfMaps(self.comm, *samples, self.last, matrices.swapaxes(1, 2), half - 1)
-            elif other.of == "images":
-                halves = HalfMaps(
-                    self.comm, *samples, self.last, np.einsum("ij,mjk->mik", other.matrix, matrices[:, :2]), half - 1
-                )
+            if other.of != "shifts":
+                halves = HalfMaps(self.comm, *samples, self.last, other.rotations(given), half - 1)
             if way[:, number].any():
                 along_y, along_x = _phases(way[:, number : number + 1], self.last, self.box)
                 y = data * (along_y[:, 0, :, None] * along_x[:, 0, None, :]).reshape(len(ids), -1)[:, at]
@@ -189,7 +228,8 @@ class ShiftSample:
 
     def _ways(self, shift: np.ndarray, known: list[Convention]) -> np.ndarray:
         """(m, conventions, 2) pixels that each moves each particle by."""
-        return np.stack([shift @ convention.matrix.T - shift for convention in known], axis=1) / self.pixel_size
+        ways = [(shift @ one.matrix.T - shift) / self.pixel_size + one.offset for one in known]
+        return np.stack(ways, axis=1)
 
     def _at(self, spectra: np.ndarray, way: np.ndarray) -> np.ndarray:
         """Re Σ spectra · exp(2πi k·way), (m, conventions)."""

@@ -64,7 +64,7 @@ assert transport.name == "cuda-aware" and "on trial" in why, (transport.name, wh
 assert np.array_equal(judge(transport), parts["staged"])
 
 # a yes that was wrong: the process on trial is killed, the ranks are not
-cuda_support._TRIAL = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+cuda_support.TRIAL = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
 transport, why = choose_transport(comm, gpu, placement, "auto")
 assert transport.name == "nccl" and "SIGSEGV" in why, (transport.name, why)
 

@@ -31,7 +31,7 @@ class ndarray:
 
     def __init__(self, shape, dtype=float, _host=None) -> None:
         if _host is None:
-            _memory.take(_np.prod(shape, dtype=_np.int64) * _np.dtype(dtype).itemsize)
+            MEMORY.take(_np.prod(shape, dtype=_np.int64) * _np.dtype(dtype).itemsize)
             _host = _np.empty(shape, dtype)
             if _host.dtype.kind in "fc":
                 _host.fill(_np.nan)  # fresh memory is anything but zero
@@ -159,7 +159,7 @@ class _Owned:
         self.nbytes = nbytes
 
     def __del__(self) -> None:
-        _memory.used -= self.nbytes
+        MEMORY.used -= self.nbytes
 
 
 class _Memory:
@@ -177,7 +177,7 @@ class _Memory:
         self.peak = max(self.peak, self.used)
 
 
-_memory = _Memory()
+MEMORY = _Memory()
 
 
 def _wrap(host, base: ndarray) -> ndarray:

@@ -14,9 +14,9 @@ class MemoryPool:
         return 0
 
     def used_bytes(self) -> int:
-        from cupy import _memory
+        from cupy import MEMORY
 
-        return _memory.used
+        return MEMORY.used
 
 
 _pool = MemoryPool()

@@ -41,9 +41,9 @@ def deviceGetPCIBusId(device) -> str:
 
 
 def memGetInfo() -> tuple[int, int]:
-    from cupy import SETTINGS, _memory
+    from cupy import SETTINGS, MEMORY
 
-    return SETTINGS["memory"] - _memory.used, SETTINGS["memory"]
+    return SETTINGS["memory"] - MEMORY.used, SETTINGS["memory"]
 
 
 def driverGetVersion() -> int:
