@@ -1,4 +1,5 @@
-"""Make the HTML documentation of this version: ``python docs/build.py [FOLDER]``; tools/docs installs what it needs, and runs it.
+"""Make the HTML documentation of this version: ``python docs/build.py [FOLDER]``;
+tools/docs installs what it needs, and runs it.
 
 FOLDER (docs/_build) holds one folder for each version, which keeps those of earlier releases, and index.html, which lists them.
 A warning (a link that leads nowhere, a page without a heading) is an error.
@@ -26,7 +27,9 @@ PAGE = """<!DOCTYPE html>
 
 def main(folder: Path) -> int:
     target = folder / mpirecon.__version__
-    code = build_main(["-q", "-E", "-W", "--keep-going", "-b", "html", "-d", str(folder / ".doctrees"), str(HERE), str(target)])
+    code = build_main(
+        ["-q", "-E", "-W", "--keep-going", "-b", "html", "-d", str(folder / ".doctrees"), str(HERE), str(target)]
+    )
     if code == 0:
         names = sorted((path.parent.name for path in folder.glob("*/objects.inv")), key=Version, reverse=True)
         items = "\n".join(f'<li><a href="{name}/index.html">version {html.escape(name)}</a></li>' for name in names)

@@ -1,5 +1,5 @@
-"""How Sphinx makes the HTML documentation: of the Markdown pages beside this file as they are, the docstrings of the public
-names, and the scripts of the gallery. build.py runs it.
+"""How Sphinx makes the HTML documentation: of the Markdown pages beside this file as they are, the docstrings of the
+public names, and the scripts of the gallery. build.py runs it.
 
 Nothing is listed twice: pages that no table of contents of index.md names, public names and scripts are found here.
 """
@@ -31,8 +31,10 @@ numpydoc_show_class_members = False
 
 html_theme = "furo"
 templates_path = ["_templates"]
-html_sidebars = {"**": [f"sidebar/{part}.html" for part in ("brand", "search", "scroll-start", "navigation", "scroll-end")]
-                 + ["versions.html"]}
+html_sidebars = {
+    "**": [f"sidebar/{part}.html" for part in ("brand", "search", "scroll-start", "navigation", "scroll-end")]
+    + ["versions.html"]
+}
 html_title = f"mpirecon {release}"
 html_show_sphinx = False
 html_copy_source = False

@@ -21,8 +21,10 @@ Size = int | str
 class Argument:
     """One argument, a number where `shape` is None.
 
-    dtype : as ``_IN_CUDA`` has them · shape : numbers and names of sizes, "p // 2 + 1" among them; a name that is a
-    number of the same kernel is that number, any other one is the same in all shapes · written : by the kernel ·
+    dtype : as ``_IN_CUDA`` has them
+    shape : numbers and names of sizes, "p // 2 + 1" among them; a name that is a number of the same kernel is that
+        number, any other one is the same in all shapes
+    written : by the kernel
     optional : may be None
     """
 
@@ -57,7 +59,7 @@ class Kernel:
     """A kernel's name and table of arguments.
 
     source : CUDA text that defines it where it is not in a file of this folder; ``ARGUMENTS_name`` is its parameter
-    list
+        list
     """
 
     name: str
@@ -94,7 +96,7 @@ class Kernel:
         )
 
     def _check(self, argument: Argument, value, sizes: dict[str, int]) -> None:
-        """Check an array, and learn the size that it is the first to tell."""
+        """Check an array, and learn the size that it is the first to give."""
         what = f"{self.name}: {argument.name}"
         if value is None:
             if not argument.optional:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from mpirecon.kernels.cache import njit
 
-#: share of a normal distribution within so many standard deviations, and that number: it tells the first estimate's
-#: spread
+#: fraction of a normal distribution within so many standard deviations, and that number:
+#: it corrects the first estimate's spread
 _MOST, _WITHIN = 0.8, 1.2816
 
 #: pixels farther off than so many deviations do not count: of the first estimate, of the second
@@ -44,8 +44,8 @@ def _select(values, k):
 
 @njit(nogil=True, fastmath=_FAST, error_model="numpy")
 def _first(flat, four, four_u, four_v, pairs, spread):
-    """(a, b, c, spread about them) of pixels ++, −+, +−, −− in u and v, (4, q); pairs (2q,) and spread (4q,) are room
-    to work in."""
+    """(a, b, c, spread about them) of pixels ++, −+, +−, −− in u and v, (4, q);
+    pairs (2q,) and spread (4q,) are room to work in."""
     q, middle = four_u.size, four_u.size
     for p in range(q):
         pairs[2 * p] = (np.float64(flat[four[0, p]]) + flat[four[3, p]]) / 2
@@ -88,14 +88,21 @@ def _plane_through(residual, u, v, limit):
         r += value
         ru += value * u[p]
         rv += value * v[p]
-    n, su, sv, uu, uv, vv = np.float64(one), np.float64(su), np.float64(sv), np.float64(uu), np.float64(uv), np.float64(vv)
+    n, su, sv, uu, uv, vv = (
+        np.float64(one),
+        np.float64(su),
+        np.float64(sv),
+        np.float64(uu),
+        np.float64(uv),
+        np.float64(vv),
+    )
     if n < 3:
         return 0.0, 0.0, 0.0, n
     # about the pixels' centre, where the level is a mean by itself
     mu, mv, mean = su / n, sv / n, r / n
     cuu, cuv, cvv, cru, crv = uu - su * mu, uv - su * mv, vv - sv * mv, ru - r * mu, rv - r * mv
     determinant = cuu * cvv - cuv * cuv
-    if determinant <= 1e-6 * n * n:  # they lie in a line: a slope cannot be told
+    if determinant <= 1e-6 * n * n:  # they lie in a line: a slope cannot be determined
         return mean, 0.0, 0.0, n
     b, c = (cru * cvv - crv * cuv) / determinant, (crv * cuu - cru * cuv) / determinant
     return mean - b * mu - c * mv, b, c, n
@@ -106,9 +113,10 @@ def measure_background(images, outside, u, v, four, four_u, four_v, out):
     """a, b, c and the standard deviation of the noise of each image, (m, 4) float64; each summed in an order of its
     own, whatever images are beside it.
 
-    images : (m, n·n) float32 · outside : (p,) int64, pixels outside the particle, at u, v (p,) float32 · four : (4, q)
-        int64,
-    pixels of one quarter, at four_u, four_v (q,) float64, and their mirror images in u, in v, and in both.
+    images : (m, n·n) float32
+    outside : (p,) int64, pixels outside the particle, at u, v (p,) float32
+    four : (4, q) int64, pixels of one quarter, at four_u, four_v (q,) float64, and their mirror images in u, in v, and
+        in both.
     """
     q, p = four_u.size, outside.size
     pairs, spread, residual = np.empty(2 * q), np.empty(4 * q), np.empty(p, np.float32)
@@ -139,8 +147,10 @@ def measure_background(images, outside, u, v, four, four_u, four_v, out):
 def take_background_off(images, plane, factor, axis):
     """images = (images − plane) · factor, in place; in float64, for a level may be a thousand deviations.
 
-    images : (m, n, n) float32 · plane : (m, 3) float64 · factor : (m,) float64 · axis : (n,) float64, u and v of the
-        pixels
+    images : (m, n, n) float32
+    plane : (m, 3) float64
+    factor : (m,) float64
+    axis : (n,) float64, u and v of the pixels
     """
     for i in range(images.shape[0]):
         for y in range(images.shape[1]):

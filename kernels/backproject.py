@@ -17,8 +17,8 @@ _NEVER = -1e300
 
 
 def whole_slices(images: int, samples: int) -> np.ndarray:
-    """The runs of everything: each image's samples in one, those of negative x turned round one by one. (images, 5)
-    int32."""
+    """The runs of everything: each image's samples in one, those of negative x turned round one by one.
+    (images, 5) int32."""
     runs = np.zeros((images, 5), np.int32)
     runs[:, IMAGE], runs[:, COUNT], runs[:, SIGN] = np.arange(images), samples, 0
     return runs
@@ -28,12 +28,15 @@ def whole_slices(images: int, samples: int) -> np.ndarray:
 def make_backproject(taps: int, exact: bool = False):
     """``backproject(grid, table, rotation, ratio, kx, ky, numerator, weight, runs)`` adds slices to the grid.
 
-    grid : (nz, ny, 3·nx) float32, (re, im, weight) interleaved along x so that one vector access updates the
-    three, zero frequency at [nz//2, ny//2, 3·MARGIN], added to in place · rotation : (m, 3, 3) float64 · ratio :
-    padded box / box · kx, ky : (s,) int32, kx ≥ 0 · numerator : (m, s) complex64 · weight : (m, s) float32 ·
+    grid : (nz, ny, 3·nx) float32, (re, im, weight) interleaved along x so that one vector access updates the three,
+        zero frequency at [nz//2, ny//2, 3·MARGIN], added to in place
+    rotation : (m, 3, 3) float64
+    ratio : padded box / box
+    kx, ky : (s,) int32, kx ≥ 0
+    numerator : (m, s) complex64
+    weight : (m, s) float32
     runs : (n, 5) int32, which samples, as ``tiles.make_cut`` writes them; all, when left out. Runs of tiles that are
-        far enough
-    apart may be added by several threads at once.
+        far enough apart may be added by several threads at once.
     An `exact` one adds the nearest whole numbers to a grid of int64, the same whatever the runs and their order.
     It is the transpose of ``project`` for (re, im), and spreads the weight with the same taps.
     """
@@ -47,8 +50,9 @@ def make_backproject(taps: int, exact: bool = False):
         place = where, weights = places(taps)
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
-        origin = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 3 * (MARGIN
-                                                                                                          - reach)
+        origin = (
+            (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 3 * (MARGIN - reach)
+        )
         # of the samples to be added, and those ahead of them to be located: the next of the run, or the next run's
         run = i = -1
         first = stop = slot = 0

@@ -30,7 +30,7 @@ def _choose_folder() -> str:
     home = os.path.expanduser("~") if os.environ.get("HOME") != "" else ""  # which would be taken for /
     caches = given if os.path.isabs(given) else os.path.join(home, ".cache")
     if not os.path.isabs(caches):
-        return "a home folder"  # no HOME, and a user whom the system does not know
+        return "a home folder"  # no HOME, and a user that the system does not know
     digest = hashlib.sha256(numba.__version__.encode())
     # an editable install has this folder elsewhere
     package = Path(sys.modules[__package__.partition(".")[0]].__file__).parent
@@ -59,7 +59,7 @@ def njit(function=None, *, cache: bool = False, **options):
             made._cache = KernelCache(function)  # as its enable_caching() does with Numba's own
         except (OSError, RuntimeError):  # Numba finds no folder that can be written
             beside = Path(function.__code__.co_filename).parent
-            tell_once(f"compiled kernels cannot be stored: neither {_FOLDER} nor {beside} can be written")
+            warn_once(f"compiled kernels cannot be stored: neither {_FOLDER} nor {beside} can be written")
     return made
 
 
@@ -98,27 +98,26 @@ class KernelCache(FunctionCache):
 
     def _do_without(self, what: str, error: OSError) -> None:
         self.disable()
-        tell_once(f"compiled kernels cannot be {what} in {self.cache_path} ({_reason(error)})")
+        warn_once(f"compiled kernels cannot be {what} in {self.cache_path} ({_reason(error)})")
 
 
-class _Told:
-    """What went wrong first in this process, as it was told."""
+class _Warned:
+    """What went wrong first in this process, as it was reported."""
 
     fact: str | None = None
 
 
 def kept() -> bool:
     """Whether compiled kernels have been kept so far, as far as is known."""
-    return _Told.fact is None
+    return _Warned.fact is None
 
 
-def tell_once(fact: str) -> None:
+def warn_once(fact: str) -> None:
     """Log one warning a process, whatever else fails alike."""
-    if _Told.fact is None:
-        _Told.fact = fact
+    if _Warned.fact is None:
+        _Warned.fact = fact
         _log.warning("%s; they are compiled at each start, which takes up to half a minute. Set %s to a folder that "
-                     "can "
-                     "be written and has 100 MB free", fact, VARIABLE)
+                     "can be written and has 100 MB free", fact, VARIABLE)
 
 
 def _reason(error: Exception) -> str:

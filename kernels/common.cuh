@@ -222,7 +222,7 @@ __device__ inline float2 ramp_at(const float* shift, Frequency k, int box)
 // ---------------------------------------------------------------- images
 
 // Samples of images: either centred samples, (rows, s), odd phases undone; or the images' transforms as the FFT leaves
-// them, (rows, n, n / 2 + 1), of which nothing is undone yet. A row's length tells which: the half plane has fewer samples.
+// them, (rows, n, n / 2 + 1), of which nothing is undone yet. A row's length shows which: the half plane has fewer samples.
 struct Images {
     const float2* data;
     const int* row;        // which row each particle of the batch has

@@ -30,9 +30,11 @@ def sine_of_turns(turns):
 def evaluate_ctf(coefficients, kx, ky, out):
     """out[i, s] = CTF of particle i at sample s.
 
-    coefficients : (m, 8) float64 per particle: turns per kx², kx·ky, ky², |k|⁴ (k in pixels of the image's
-    transform), constant turns, scale, envelope exponent per |k|², 1 where the sine's sign was taken off the image (its
-    phases were flipped) · kx, ky : (s,) int32 · out : (m, s) float32.
+    coefficients : (m, 8) float64 per particle: turns per kx², kx·ky, ky², |k|⁴ (k in pixels of the image's transform),
+        constant turns, scale, envelope exponent per |k|², 1 where the sine's sign was taken off the image (its phases
+        were flipped)
+    kx, ky : (s,) int32
+    out : (m, s) float32.
     """
     for i in range(coefficients.shape[0]):
         a, b, c, d = coefficients[i, 0], coefficients[i, 1], coefficients[i, 2], coefficients[i, 3]
@@ -56,7 +58,7 @@ def evaluate_aberrated_ctf(coefficients, kx, ky, row, magnification, turns, out)
     """As evaluate_ctf, at the magnified frequencies M·k, with more phase.
 
     row : (m,) int64, each particle's row of magnification (g, 2, 2) float64 and turns (g, s) float32, which are added
-    to the phase.
+        to the phase.
     """
     for i in range(coefficients.shape[0]):
         a, b, c, d = coefficients[i, 0], coefficients[i, 1], coefficients[i, 2], coefficients[i, 3]

@@ -1,5 +1,5 @@
-"""What the CUDA kernels take of a particle: float32 numbers in two parts, high + low, that keep the digits of
-float64."""
+"""What the CUDA kernels take of a particle:
+float32 numbers in two parts, high + low, that keep the digits of float64."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The text of the .cu files as a compiler takes it: settings, tap table and parameter lists in front, includes put in,
-lines still numbered.
+"""The text of the .cu files as a compiler takes it:
+settings, tap table and parameter lists in front, includes put in, lines still numbered.
 
 No GPU and no CuPy are needed to put it together; mpirecon.backend.gpu compiles it.
 """
@@ -28,8 +28,10 @@ _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 class Settings:
     """What is fixed when kernels are compiled.
 
-    taps, padding : of the interpolation kernel, and for which padded grid · lanes : threads that share a sample ·
-    threads : of a block, a multiple of 32 · bands : of a statistics pass.
+    taps, padding : of the interpolation kernel, and for which padded grid
+    lanes : threads that share a sample
+    threads : of a block, a multiple of 32
+    bands : of a statistics pass.
     """
 
     taps: int = 4

@@ -1,7 +1,7 @@
 """Between a volume's real FFT and the extended half grid that gather and spread without wrapping round.
 
-The extended grid holds MARGIN extra points on every side. ``extend`` copies periodic (and Friedel-conjugate)
-values into the margins; ``fold`` is its exact transpose, plus the conjugate half that spreading left out.
+The extended grid holds MARGIN extra points on every side. ``extend`` copies periodic (and Friedel-conjugate) values
+into the margins; ``fold`` is its exact transpose, plus the conjugate half that spreading left out.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def extended_shape(padded_box: int, components: int) -> tuple[int, int, int]:
 def extend(half, out, which: int = 0, maps: int = 1, rows: tuple[int, int] | None = None) -> None:
     """half : (p, p, p//2 + 1) complex64 → out : extended_shape(p, 2·maps) float32, zero frequency in the middle.
 
-    which : the map of those interleaved in `out` · rows : first and last row ky, which `half` then holds alone, (p,
-        last − first,
-    p//2 + 1); all when left out. Every point of `out` comes from one row.
+    which : the map of those interleaved in `out`
+    rows : first and last row ky, which `half` then holds alone, (p, last − first, p//2 + 1); all when left out. Every
+        point of `out` comes from one row.
     """
     _extend(half, out, which, maps, *(rows or (0, half.shape[1])))
 
@@ -62,7 +62,8 @@ def _extend(half, out, which, maps, first, last):
 def insert(half, out, which: int, maps: int, rows: tuple[int, int]) -> None:
     """As ``extend`` of a coarser transform, into the middle of a grid that is zero beyond it.
 
-    half : (q, last − first, q//2 + 1) complex64, the rows ky first … last − 1 · out : extended_shape(p, 2·maps), p > q.
+    half : (q, last − first, q//2 + 1) complex64, the rows ky first … last − 1
+    out : extended_shape(p, 2·maps), p > q.
     Frequencies from q/2 on are left out: those of ± q/2 stand for both signs, and a cube's corners for no shell.
     """
     _insert(half, out, which, maps, *rows)

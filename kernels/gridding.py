@@ -1,8 +1,8 @@
 """The Kaiser-Bessel interpolation kernel of the padded Fourier grid: its taps and its transform.
 
-A sample between grid points is a weighted sum of taps³ grid values, after the volume was divided by the
-kernel's own transform (deapodisation). Source: Fessler & Sutton 2003, IEEE Trans. Signal Process. 51:560;
-shape parameter after Beatty, Nishimura & Pauly 2005, IEEE Trans. Med. Imaging 24:799.
+A sample between grid points is a weighted sum of taps³ grid values, after the volume was divided by the kernel's own
+transform (deapodisation). Source: Fessler & Sutton 2003, IEEE Trans. Signal Process. 51:560; shape parameter after
+Beatty, Nishimura & Pauly 2005, IEEE Trans. Med. Imaging 24:799.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from mpirecon.kernels.spline import add_at, value_at
 def project_real(coefficients, rotation, out):
     """out[i](x, y) = Σ_t V(Rᵀ (x, y, t)): sums along the viewing direction in steps of a voxel.
 
-    coefficients : (n, n, n) float32, spline coefficients of V[z, y, x], origin n // 2 · rotation : (m, 3, 3) float64 ·
+    coefficients : (n, n, n) float32, spline coefficients of V[z, y, x], origin n // 2
+    rotation : (m, 3, 3) float64
     out : (m, n, n) float32, overwritten
     """
     n, o = coefficients.shape[0], coefficients.shape[0] // 2
@@ -33,8 +34,8 @@ def project_real(coefficients, rotation, out):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def backproject_real(coefficients, rotation, images):
-    """Add images (m, n, n) float32 along their lines onto coefficients (n, n, n) float32: the transpose of
-    project_real."""
+    """Add images (m, n, n) float32 along their lines onto coefficients (n, n, n) float32:
+    the transpose of project_real."""
     n, o = coefficients.shape[0], coefficients.shape[0] // 2
     wz, wy, wx = np.empty(4, np.float32), np.empty(4, np.float32), np.empty(4, np.float32)
     for i in range(rotation.shape[0]):

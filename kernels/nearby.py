@@ -35,7 +35,9 @@ def turned(q, rotation, out):
 def newton_step(turn, slope, curvature, precision, q):
     """One damped step towards the maximum of L(δ) − precision·|δ|²/2, from δ = turn; turn and q are updated.
 
-    turn : (3,) rotation vector, radians · slope : (3,) of L · curvature : (6,) of −L, as xx, xy, xz, yy, yz, zz ·
+    turn : (3,) rotation vector, radians
+    slope : (3,) of L
+    curvature : (6,) of −L, as xx, xy, xz, yy, yz, zz
     q : (4,), the quaternion of turn.
     """
     xx, yy, zz = curvature[0] + precision, curvature[3] + precision, curvature[5] + precision
@@ -66,8 +68,8 @@ def newton_step(turn, slope, curvature, precision, q):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def turn_all(q, rotation, out):
-    """out[i] = rotation[i] (m, 3, 3) followed by the turn of the unit quaternion q[i] (m, 4), for a kernel
-    elsewhere."""
+    """out[i] = rotation[i] (m, 3, 3) followed by the turn of the unit quaternion q[i] (m, 4),
+    for a kernel elsewhere."""
     for i in range(rotation.shape[0]):
         turned(q[i], rotation[i], out[i])
 
@@ -81,15 +83,17 @@ def step_all(turn, g, h, precision, q):
 
 @lru_cache(maxsize=None)
 def make_nearby(taps: int):
-    """``nearby(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, highest, precision, turn, sums, slope,
-    curvature)``: Newton's method on L = Σ yp − pp/2 over turns δ of the pose, L(δ) less a Gaussian prior's |δ|²·precision/2.
+    """``nearby(grid, table, rotation, ratio, kx, ky, data, ctf, gain, band, mode, highest, precision, turn, sums,
+    slope, curvature)``: Newton's method on L = Σ yp − pp/2 over turns δ of the pose, L(δ) less a Gaussian prior's
+    |δ|²·precision/2.
 
     grid … mode as for ``statistics`` · highest : (steps,) int64, the highest band that each look at the images uses;
     after all but the last a step is taken · precision : of the prior, 1/radian². Overwritten, of each particle:
 
-    turn : (m, 3) float64, δ, the rotation vector in the image's frame of the turn that follows the given rotation ·
-    sums : (m, bands, 2), yp and pp there · slope : (m, 3), ∂L/∂δ there · curvature : (m, 6), Gauss and Newton's
-    Σ Re ∂p*∂p as xx, xy, xz, yy, yz, zz.
+    turn : (m, 3) float64, δ, the rotation vector in the image's frame of the turn that follows the given rotation
+    sums : (m, bands, 2), yp and pp there
+    slope : (m, 3), ∂L/∂δ there
+    curvature : (m, 6), Gauss and Newton's Σ Re ∂p*∂p as xx, xy, xz, yy, yz, zz.
 
     A turn by δ moves the sample k to k − δ × k: along z for turns about x and y, within the image for those about z.
     """
@@ -103,8 +107,9 @@ def make_nearby(taps: int):
     ):
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
-        origin = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 2 * (MARGIN
-                                                                                                          - reach)
+        origin = (
+            (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 2 * (MARGIN - reach)
+        )
         r, q = np.empty((3, 3)), np.empty(4)
         for i in range(rotation.shape[0]):
             g, h = slope[i], curvature[i]
@@ -125,8 +130,11 @@ def make_nearby(taps: int):
                         z = r[0, 2] * u + r[1, 2] * v
                         if x < 0:
                             x, y, z = -x, -y, -z
-                        where = int(np.floor(z + beside)) * stride_z + int(np.floor(y
-                                                                                    + beside)) * stride_y + 2 * int(np.floor(x + beside))
+                        where = (
+                            int(np.floor(z + beside)) * stride_z
+                            + int(np.floor(y + beside)) * stride_y
+                            + 2 * int(np.floor(x + beside))
+                        )
                         prefetch(grid, origin + where, stride_z, stride_y, length, taps, 0)
                     b = band[s]
                     if b < 0 or b > highest[step]:
@@ -144,8 +152,8 @@ def make_nearby(taps: int):
                         grid, powers, origin + where, stride_z, stride_y, np.float32(x - floor_x - 0.5),
                         np.float32(y - floor_y - 0.5), np.float32(z - floor_z - 0.5), taps, last_power,
                     )  # fmt: skip
-                    # the other half is the complex conjugate: its real part's slope changes sign, the imaginary's does
-                    # not
+                    # the other half is the complex conjugate:
+                    # its real part's slope changes sign, the imaginary's does not
                     im *= sign
                     out_re = sign * (r[2, 0] * x_re + r[2, 1] * y_re + r[2, 2] * z_re)
                     out_im = r[2, 0] * x_im + r[2, 1] * y_im + r[2, 2] * z_im

@@ -12,8 +12,8 @@ from mpirecon.kernels.vectors import GROUP, gather, locate, prefetch
 
 
 def frequencies(kx: np.ndarray, ky: np.ndarray) -> np.ndarray:
-    """kx and ky as ``locate`` takes them: (2, s + 2·GROUP) float64, with zeros behind for the group after the last
-    one."""
+    """kx and ky as ``locate`` takes them: (2, s + 2·GROUP) float64,
+    with zeros behind for the group after the last one."""
     out = np.zeros((2, kx.size + 2 * GROUP))
     out[0, : kx.size], out[1, : kx.size] = kx, ky
     return out
@@ -35,8 +35,11 @@ def make_project(taps: int):
     """``project(grid, table, rotation, ratio, kx, ky, out)``: slices of the grid, no CTF, no shift.
 
     grid : extended half grid, (nz, ny, 2·nx) float32, (re, im) interleaved along x, zero frequency at [nz//2, ny//2,
-    2·MARGIN] · rotation : (m, 3, 3) float64 · ratio : padded box / box · kx, ky : (s,) int32, kx ≥ 0 · out : (m, s)
-    complex64, overwritten.
+        2·MARGIN]
+    rotation : (m, 3, 3) float64
+    ratio : padded box / box
+    kx, ky : (s,) int32, kx ≥ 0
+    out : (m, s) complex64, overwritten.
     """
     reach, _ = first_tap(taps)
     last_power = DEGREE[taps]
@@ -47,8 +50,9 @@ def make_project(taps: int):
         place = where, weights = places(taps)
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
-        origin = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 2 * (MARGIN
-                                                                                                          - reach)
+        origin = (
+            (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 2 * (MARGIN - reach)
+        )
         for i in range(rotation.shape[0]):
             xx, xy = rotation[i, 0, 0] * ratio, rotation[i, 1, 0] * ratio
             yx, yy = rotation[i, 0, 1] * ratio, rotation[i, 1, 1] * ratio

@@ -1,7 +1,7 @@
 """Kernels over a padded half grid (p, p, p//2 + 1) whose factors depend on the radius only.
 
-A point's shell is its distance from zero frequency in *image* pixels, rounded; points beyond the last shell
-take the last value. first, last : the rows ky to work on, all when left out; arrays that are written hold these alone.
+A point's shell is its distance from zero frequency in *image* pixels, rounded; points beyond the last shell take the
+last value. first, last : the rows ky to work on, all when left out; arrays that are written hold these alone.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ def turned_back(r, a, b, c):
 def rotate_volumes(coefficients, rotation, out):
     """out[i](r) = V(Rᵀ r): the volume turned by R.
 
-    coefficients : (n, n, n) float32, spline coefficients of V[z, y, x] · rotation : (m, 3, 3) float64, of (x, y, z) ·
+    coefficients : (n, n, n) float32, spline coefficients of V[z, y, x]
+    rotation : (m, 3, 3) float64, of (x, y, z)
     out : (m, n, n, n) float32, overwritten
     """
     n, o = coefficients.shape[0], coefficients.shape[0] // 2
@@ -41,8 +42,10 @@ def rotate_volumes(coefficients, rotation, out):
 def move_images(coefficients, angle, shift, out):
     """out[i](r) = I[i](rotated back by −angle of (r − shift)): each image turned about its centre, then moved.
 
-    coefficients : (m, n, n) float32, spline coefficients of the images · angle : (m,) float64, radians, from x to y ·
-    shift : (m, 2) float64, pixels (x, y) · out : (m, n, n) float32, overwritten
+    coefficients : (m, n, n) float32, spline coefficients of the images
+    angle : (m,) float64, radians, from x to y
+    shift : (m, 2) float64, pixels (x, y)
+    out : (m, n, n) float32, overwritten
     """
     n, o = coefficients.shape[1], coefficients.shape[1] // 2
     wz, wy, wx = np.empty(4, np.float32), np.empty(4, np.float32), np.empty(4, np.float32)

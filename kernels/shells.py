@@ -1,5 +1,5 @@
-"""Kernels over half transforms (n, n, n//2 + 1), in ``scipy.fft.rfftn`` order, of maps that are compared or filtered by
-shell.
+"""Kernels over half transforms (n, n, n//2 + 1), in ``scipy.fft.rfftn`` order,
+of maps that are compared or filtered by shell.
 
 Shell s holds the samples whose integer radius |k| rounds to s, s = 0 … n // 2; what lies beyond belongs to none.
 """
@@ -65,8 +65,8 @@ def _turns(key, index):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def turn_phases(spectrum, radius2, key):
-    """Turn the phase of every sample with |k|² ≥ radius2 by a random angle, in place; mates stay each other's
-    conjugates.
+    """Turn the phase of every sample with |k|² ≥ radius2 by a random angle, in place;
+    mates stay each other's conjugates.
 
     key : uint64, which angles. A sample that is its own mate stays real and changes its sign, or not.
     """
@@ -107,8 +107,8 @@ def _bin(x, y, z, top, first, cells):
 
 
 def correlate_cells(a, b, top, cells, sums) -> None:
-    """As ``correlate_shells``, apart for each cell of the half sphere: sums (cells, n//2 + 1, 3) float64; shell 0 is
-    left out.
+    """As ``correlate_shells``, apart for each cell of the half sphere: sums (cells, n//2 + 1, 3) float64;
+    shell 0 is left out.
 
     top, cells : of ``coverage.view_bins``
     """

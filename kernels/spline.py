@@ -1,8 +1,8 @@
 """Cubic B-splines: interpolation of sampled images and volumes in real space.
 
 Samples are turned into spline coefficients once (``coefficients``, its own adjoint); values between them are then sums
-of four coefficients an axis. Coefficients outside the array are zero. Source: Unser 1999, IEEE Signal Process. Mag.
-16(6):22.
+of four coefficients an axis. Coefficients outside the array are zero. Source: Unser 1999, IEEE Signal Process.
+Mag. 16(6):22.
 """
 
 from __future__ import annotations

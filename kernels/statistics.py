@@ -28,8 +28,8 @@ def factors(mode, gain, c):
 
 @njit(inline="always")
 def _add(out, band, yy, yp, pp, other_yp, other_pp):
-    """Add the sums over some samples of a particle, and those of another map if there is one, into out (maps, bands,
-    3)."""
+    """Add the sums over some samples of a particle, and those of another map if there is one,
+    into out (maps, bands, 3)."""
     out[0, band, 0] += yy
     out[0, band, 1] += yp
     out[0, band, 2] += pp
@@ -112,8 +112,9 @@ def make_statistics(taps: int, maps: int = 1):
                 _add(out[i], current, sum_yy, sum_yp, sum_pp, other_yp, other_pp)
             for s in beyond:
                 if band[s] >= 0:
-                    out[i, 0, band[s], 0] += factors(mode, gain[s], ctf[i, s])[0] * (data[i, s].real ** 2
-                                                                                     + data[i, s].imag ** 2)
+                    out[i, 0, band[s], 0] += factors(mode, gain[s], ctf[i, s])[0] * (
+                        data[i, s].real ** 2 + data[i, s].imag ** 2
+                    )
             if mode == PREMULTIPLIED_WHITENED:
                 for b in range(out.shape[2]):
                     flat = squared = 0.0  # Σ gain, and Σ gain C²

@@ -11,9 +11,9 @@ from mpirecon.kernels.cache import njit
 def symmetrise(folded, signed):
     """folded[k] ← Σ_h folded[h k] over a group of signed permutations.
 
-    folded : (p, p, p//2 + 1, 3) float32 or int64, (re, im, weight) at [kz, ky, kx], the other half its Friedel mates ·
+    folded : (p, p, p//2 + 1, 3) float32 or int64, (re, im, weight) at [kz, ky, kx], the other half its Friedel mates
     signed : (h, 3, 3) int64, rows and columns x, y, z. The points that the group maps onto each other are summed once,
-    from the one that stands first, and all are given the sum.
+        from the one that stands first, and all are given the sum.
     """
     p, half = folded.shape[0], folded.shape[2]
     h = signed.shape[0]

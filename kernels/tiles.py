@@ -1,8 +1,8 @@
 """Samples of slices by tiles of the Fourier grid, so that threads can add to one grid without meeting.
 
 A tile is all points (any x) of a range of z and a range of y. Every row of a slice is cut into runs, consecutive
-samples whose first taps lie in one tile, and the runs are sorted by tile. Tiles of one colour are more than a kernel's
-reach apart.
+samples whose first taps lie in one tile, and the runs are sorted by tile.
+Tiles of one colour are more than a kernel's reach apart.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from mpirecon.kernels.cache import njit
 from mpirecon.kernels.gridding import first_tap
 
-#: columns of a run, int32: the image, its first sample, how many there are, −1 where they are turned round to −k and
-#: else 1, and the tile
+#: columns of a run, int32: the image, its first sample, how many there are,
+#: −1 where they are turned round to −k and else 1, and the tile
 IMAGE, FIRST, COUNT, SIGN, TILE = range(5)
 
 
@@ -27,8 +27,8 @@ def _inverse(slope):
 
 @njit(inline="always")
 def _turn(slope, start, first, last):
-    """The first k of first + 1 … last from which on slope · k + start is below zero, or not any more; last + 1 if there
-    is none."""
+    """The first k of first + 1 … last from which on slope · k + start is below zero, or not any more;
+    last + 1 if there is none."""
     below = slope * last + start < 0
     if (slope * first + start < 0) == below:
         return last + 1
@@ -61,14 +61,14 @@ def make_cut(taps: int):
     """``cut(rotation, ratio, kx, ky, rows, centre, edges_z, edges_y, colours, first_image, runs, counts)`` writes the
     runs of some images.
 
-    rotation, ratio, kx, ky : as for ``backproject`` · rows : of ``rows_of`` · centre : (2,) float64, where zero
-        frequency's first
-    tap lies on z and y · edges_z, edges_y : (tiles + 1,) int64, ascending, from 0 to the grid's end, of the first taps
-    ·
-    colours : (tiles on z, tiles on y) int32, the number of each tile · first_image : what the first rotation's is ·
-        runs :
-    (capacity, 5) int32, overwritten · counts : (2, tiles) int64, each tile's runs and samples are added. Returns how
-    many runs.
+    rotation, ratio, kx, ky : as for ``backproject``
+    rows : of ``rows_of``
+    centre : (2,) float64, where zero frequency's first tap lies on z and y
+    edges_z, edges_y : (tiles + 1,) int64, ascending, from 0 to the grid's end, of the first taps
+    colours : (tiles on z, tiles on y) int32, the number of each tile
+    first_image : what the first rotation's is
+    runs : (capacity, 5) int32, overwritten
+    counts : (2, tiles) int64, each tile's runs and samples are added. Returns how many runs.
     A run's samples may lie one point beside their tile, by rounding.
     """
     _, beside = first_tap(taps)
@@ -121,8 +121,8 @@ def _tile_of(edges):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def sort_runs(runs, at, out):
-    """Put runs, (n, 5) int32, where their tiles' next ones go in `out`, from row at[tile] on; at : (tiles,) int64,
-    moved on."""
+    """Put runs, (n, 5) int32, where their tiles' next ones go in `out`, from row at[tile] on;
+    at : (tiles,) int64, moved on."""
     for r in range(runs.shape[0]):
         tile = runs[r, TILE]
         for column in range(5):

@@ -18,11 +18,13 @@ def _ramp(position, box, first, out):
 
 
 def gather_translated(spectra, position, kx, ky, out, scale=1.0) -> None:
-    """out[i, s] = scale · spectra[i](k_s) · exp(+2πi k·position_i / n): the image moved so that `position` is the
-    origin.
+    """out[i, s] = scale · spectra[i](k_s) · exp(+2πi k·position_i / n):
+    the image moved so that `position` is the origin.
 
-    spectra : (m, n, n//2 + 1) complex64, rfft2 of the images with the origin at pixel 0 · position : (m, 2)
-    float64, pixels (x, y), what becomes the origin · kx, ky : (s,) int32 · out : (m, s) complex64.
+    spectra : (m, n, n//2 + 1) complex64, rfft2 of the images with the origin at pixel 0
+    position : (m, 2) float64, pixels (x, y), what becomes the origin
+    kx, ky : (s,) int32
+    out : (m, s) complex64.
     """
     _gather_translated(spectra, position, kx, ky, rows_of(kx, ky), scale, out)
 
@@ -44,12 +46,13 @@ def _gather_translated(spectra, position, kx, ky, bounds, scale, out):
 
 
 def translate_samples(samples, shift, box, kx, ky, out) -> None:
-    """out[i, s] = samples[i, s] · exp(+2πi k·shift_i / n): centred samples with what lies `shift` off the centre moved
-    there.
+    """out[i, s] = samples[i, s] · exp(+2πi k·shift_i / n):
+    centred samples with what lies `shift` off the centre moved there.
 
-    samples, out : (m, s) complex64, which may be one array · shift : (m, 2) float64, pixels (x, y); where it is zero,
-        out is the
-    very samples · box : n · kx, ky : (s,) int32
+    samples, out : (m, s) complex64, which may be one array
+    shift : (m, 2) float64, pixels (x, y); where it is zero, out is the very samples
+    box : n
+    kx, ky : (s,) int32
     """
     _translate_samples(samples, shift, box, kx, ky, rows_of(kx, ky), out)
 
@@ -74,8 +77,8 @@ def _translate_samples(samples, shift, n, kx, ky, bounds, out):
 def scatter_translated(samples, position, kx, ky, spectra):
     """The transpose's twin: spectra[i](k_s) = samples[i, s] · exp(−2πi k·position_i / n), zero elsewhere.
 
-    Arguments as for ``gather_translated``; on the column kx = 0 the mirrored sample is written as well, so that
-    an inverse real FFT gives the real image.
+    Arguments as for ``gather_translated``; on the column kx = 0 the mirrored sample is written as well, so that an
+    inverse real FFT gives the real image.
     """
     n = spectra.shape[1]
     ramp_x = np.empty(spectra.shape[2], np.complex64)

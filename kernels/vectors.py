@@ -29,11 +29,10 @@ def locate(
 ):
     """Where the GROUP samples from `first` on lie on the grid, into columns slot … slot + GROUP − 1 of `place`.
 
-    k, q : float64, frequencies, readable GROUP beyond the last sample · x = xx k + xy q, … · least : samples of smaller
-        x are
-    turned round, to −k · place : a tuple of where (2·GROUP,) int64, step_z ⌊z⌋ + step_y ⌊y⌋ + step_x ⌊x⌋, whole numbers
-    below
-    2⁵¹, and weights (3·taps + 1, 2·GROUP) float32: rows of the taps on x, y and z, and −1 where turned round, else 1.
+    k, q : float64, frequencies, readable GROUP beyond the last sample · x = xx k + xy q, …
+    least : samples of smaller x are turned round, to −k
+    place : a tuple of where (2·GROUP,) int64, step_z ⌊z⌋ + step_y ⌊y⌋ + step_x ⌊x⌋, whole numbers below 2⁵¹, and
+        weights (3·taps + 1, 2·GROUP) float32: rows of the taps on x, y and z, and −1 where turned round, else 1.
     Coordinates are taken beside the grid points for an odd number of taps (``gridding.first_tap``).
     """
     double = types.float64
@@ -43,8 +42,9 @@ def locate(
     def codegen(context, builder, _, args):
         build = _Builder(context, builder)
         first, slot = args[3], args[15]
-        where, weights = (build.data(kind, a) for kind, a in zip(place.types,
-                                                                 cgutils.unpack_tuple(builder, args[14], 2)))
+        where, weights = (
+            build.data(kind, a) for kind, a in zip(place.types, cgutils.unpack_tuple(builder, args[14], 2))
+        )
         u, v = (build.load(builder.gep(build.data(kind, a), [first]), GROUP, _DOUBLE) for kind,
                 a in ((k, args[1]), (q, args[2])))
         xx, xy, yx, yy, zx, zy, step_z, step_y, step_x, least = (build.splat(value, GROUP) for value in args[4:14])
@@ -78,8 +78,7 @@ def spread(typing, grid, offset, stride_z, stride_y, weights, column, re, im, we
     """grid[offset + jz·stride_z + jy·stride_y + 3·jx + (0, 1, 2)] += wz[jz] wy[jy] wx[jx] (re, im, weight).
 
     weights, column : of ``locate``. To a grid of int64 the nearest whole numbers are added, so that their sum does not
-        depend
-    on the order; then no product may exceed 2⁵¹.
+        depend on the order; then no product may exceed 2⁵¹.
     """
     n = taps.literal_value
     signature = types.void(grid, *[types.int64] * 3, weights, types.int64, *[types.float32] * 3, taps)
@@ -107,8 +106,8 @@ def spread(typing, grid, offset, stride_z, stride_y, weights, column, re, im, we
 
 @intrinsic(prefer_literal=True)
 def gather(typing, grid, offset, stride_z, stride_y, weights, column, components, taps):
-    """Σ wz[jz] wy[jy] wx[jx] grid[offset + jz·stride_z + jy·stride_y + components·jx + c] for each c, floats in a
-    tuple.
+    """Σ wz[jz] wy[jy] wx[jx] grid[offset + jz·stride_z + jy·stride_y + components·jx + c] for each c,
+    floats in a tuple.
 
     weights, column : of ``locate``.
     """

@@ -11,8 +11,11 @@ from mpirecon.kernels.cache import njit
 def weigh(data, ctf, on_data, on_weight, column, premultiplied, numerator, weight):
     """numerator = on_data · C · ŷ (no C for premultiplied images), weight = on_weight · C².
 
-    data : (m, s) complex64 · ctf : (m, s) float32 · on_data, on_weight : (m, c) float32, of which sample s takes
-    column[s] · column : (s,) int32 · numerator : (m, s) complex64 and weight : (m, s) float32, overwritten.
+    data : (m, s) complex64
+    ctf : (m, s) float32
+    on_data, on_weight : (m, c) float32, of which sample s takes column[s]
+    column : (s,) int32
+    numerator : (m, s) complex64 and weight : (m, s) float32, overwritten.
     """
     for i in range(data.shape[0]):
         for s in range(column.size):

@@ -11,9 +11,9 @@ __version__ = "0.1.0"
 #: public name → module that has it; a name that is a module's own maps to that module
 _NAMES = {
     "Particles": "mpirecon.api.particles",
-    "open": "mpirecon.api.particles",
-    "read_star": "mpirecon.api.particles",
-    "read_cs": "mpirecon.api.particles",
+    "open": "mpirecon.api.reading",
+    "read_star": "mpirecon.api.reading",
+    "read_cs": "mpirecon.api.reading",
     "simulate": "mpirecon.api.simulated",
     "phantom": "mpirecon.api.simulated",
     "reconstruct": "mpirecon.api.reconstruction",

@@ -93,8 +93,7 @@ class Ranks:
         if not ended and self.alive:
             self.close()
             out, err = self._printed(number)
-            pytest.fail(f"{' '.join(words)} did not end on {self.n} ranks within {timeout:g} s (a "
-                        f"hang?)\n{out}\n{err}")
+            pytest.fail(f"{' '.join(words)} did not end on {self.n} ranks within {timeout:g} s (a hang?)\n{out}\n{err}")
         code = next(filter(None, (int(code.read_text()) for code in codes)), 0) if ended else self._process.returncode
         out, err = self._printed(number)
         return subprocess.CompletedProcess(words, code, out, err + log.read_bytes()[said:].decode())
@@ -119,7 +118,8 @@ class WaitingRanks:
     """Ranks that are started once for each number of them, and again after a command that ended them. Those that were
     not used for longest make room for others.
 
-    launcher : mpirun and Python · environment : gives, while it is entered, the variables of one job
+    launcher : mpirun and Python
+    environment : gives, while it is entered, the variables of one job
     """
 
     def __init__(self, launcher: list, environment):

@@ -48,8 +48,8 @@ def project(made, tmp_path, monkeypatch):
 
 
 def radial_power(array):
-    """Mean power per shell of an image (n, n) or map, in an orthonormal transform: white noise of variance v has v in
-    every shell."""
+    """Mean power per shell of an image (n, n) or map, in an orthonormal transform:
+    white noise of variance v has v in every shell."""
     import numpy as np
     from mpirecon.validate.fsc import shell_count, shell_sum
 
@@ -94,8 +94,8 @@ def find_mpirun() -> str | None:
 
 @pytest.fixture(autouse=True, scope="session")
 def no_width_of_the_test_runners():
-    """What runs tests side by side tells its workers how wide the terminal is; commands would fit their tables to
-    it."""
+    """What runs tests side by side tells its workers how wide the terminal is;
+    commands would fit their tables to it."""
     os.environ.pop("COLUMNS", None)
 
 
@@ -201,8 +201,8 @@ def _page_server(page: bytes):
 def browser(tmp_path_factory):
     """``browser(page, script, width, height)``: what the script, put at the page's end, gives to ``window.tell``.
 
-    ``window.failed`` lists errors of the page's own scripts. With a fifth argument the page is also drawn into that
-    file.
+    ``window.failed`` lists errors of the page's own scripts.
+    With a fifth argument the page is also drawn into that file.
     """
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     program = next(filter(None, map(shutil.which, names)), None)
@@ -222,8 +222,9 @@ def browser(tmp_path_factory):
         # The page posts what it found when it has found it. Chromium's virtual time, which would end the program by
         # itself, runs on while a busy machine still draws: the document is then printed before the script has ended.
         with _page_server(watched.encode()) as (address, posted), open(home / "errors", "w+") as errors:
-            browsing = subprocess.Popen([*command, "--remote-debugging-port=0", address], stdout=errors, stderr=errors,
-                                        start_new_session=True)
+            browsing = subprocess.Popen(
+                [*command, "--remote-debugging-port=0", address], stdout=errors, stderr=errors, start_new_session=True
+            )
             try:
                 return posted.get(timeout=120)
             except queue.Empty:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.robust.evidence import Evidence, SlightErrors
-from mpirecon.robust.mixture_model import GOOD, JUNK
+from mpirecon.robust.mixture_model import CORRECT, JUNK
 
 #: signal in each band of frequencies, relative
 SHAPE = np.array([1.0, 0.8, 0.5, 0.3, 0.15, 0.05])
@@ -33,7 +33,8 @@ class Drawn:
 def draw(m, bad, *, junk=0.25, strength=8.0, contrast_cv=0.2, gain=0.8, per_group=1, seed=0) -> Drawn:
     """m particles, a share `bad` of them not well posed, of these a share `junk` no particles.
 
-    strength : typical signal over noise of all bands · gain : the share of the map's amplitude that the images hold ·
+    strength : typical signal over noise of all bands
+    gain : the share of the map's amplitude that the images hold
     per_group : rows that are one particle, of one kind and contrast
     """
     rng = np.random.default_rng(seed)
@@ -55,15 +56,15 @@ def draw(m, bad, *, junk=0.25, strength=8.0, contrast_cv=0.2, gain=0.8, per_grou
 
 
 def draw_slight(m, bad, slight, *, scale=0.1, precision=2000.0, scales=(0.05, 0.1, 0.2), seed=0, **options):
-    """As ``draw``, but a share `slight` of the good are turned by errors of `scale` radians: (Drawn, SlightErrors,
-    turned).
+    """As ``draw``, but a share `slight` of the good are turned by errors of `scale` radians:
+    (Drawn, SlightErrors, turned).
 
-    The log likelihood about each one's best pose is a parabola of this precision, 1/radian², the same in all
-    directions.
+    The log likelihood about each one's best pose is a parabola of this precision, 1/radian²,
+    the same in all directions.
     """
     drawn = draw(m, bad, seed=seed, gain=1.0, contrast_cv=0.1, **options)
     rng = np.random.default_rng(seed + 1000)
-    turned = (drawn.kind == GOOD) & (rng.random(m) < slight)
+    turned = (drawn.kind == CORRECT) & (rng.random(m) < slight)
     error = np.where(turned[:, None], rng.normal(0, scale, (m, 3)), 0)
     found = error + rng.normal(0, precision**-0.5, (m, 3))
     squared = np.square(found).sum(axis=1)

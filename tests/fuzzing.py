@@ -1,7 +1,7 @@
 """Files of every kind that mpirecon reads, damaged by chance from a seed, and how each is read.
 
-A reading must end in a UserError or in a sane result: all numbers finite where they must be, in bounded time and
-memory.
+A reading must end in a UserError or in a sane result:
+all numbers finite where they must be, in bounded time and memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from mpirecon.cli.logs import command as logs_command
 from mpirecon.errors import UserError
 from mpirecon.io.checkpoint import Checkpoint
 from mpirecon.io.export import ExportOptions, export_run
-from mpirecon.io.importer import ImportOptions, import_particles
+from mpirecon.io.import_options import ImportOptions
+from mpirecon.io.importer import import_particles
 from mpirecon.io.mrc import read_map
 from mpirecon.io.optics_table import read_mtf
 from mpirecon.io.particle_file import ParticleFile
@@ -54,8 +55,8 @@ _HOW = {"bit": 0.3, "byte": 0.18, "lost": 0.08, "blank": 0.08, "random": 0.06, "
 
 
 class Kind(NamedTuple):
-    """make(folder) : writes a good file and returns it; read(path) : what must end well with a damaged one in its
-    place;
+    """make(folder) : writes a good file and returns it;
+    read(path) : what must end well with a damaged one in its place;
     text : damaged as text is, too; weight : readings per seed, less than 1 for slow ones; head : bytes where most
         damage goes"""
 
@@ -67,8 +68,8 @@ class Kind(NamedTuple):
 
 
 def damage(data: bytes, rng: np.random.Generator, text: bool, head: int | None = None) -> bytes:
-    """One to four changes: of a bit, a byte, a number, a stretch that is lost, blank, random or a copy of another, or
-    the end."""
+    """One to four changes: of a bit, a byte, a number, a stretch that is lost, blank, random or a copy of another,
+    or the end."""
     out = bytearray(data)
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
         if not out:
@@ -208,15 +209,15 @@ def _star(folder: Path) -> Path:
         "rlnMagMat01": ["0", "0"], "rlnMagMat10": ["0", "0"], "rlnMagMat11": ["1", "0.99"],
     })  # fmt: skip
     particles = pd.DataFrame({
-        "rlnImageName": [f"{i + 1:06d}@s.mrcs" for i in range(COUNT)], "rlnMicrographName": [f"m{i // 4}.mrc"
-                                                                                             for i in range(COUNT)],
+        "rlnImageName": [f"{i + 1:06d}@s.mrcs" for i in range(COUNT)],
+        "rlnMicrographName": [f"m{i // 4}.mrc" for i in range(COUNT)],
         **{f"rlnAngle{name}": [f"{v:.3f}" for v in rng.uniform(0, 180, COUNT)] for name in ("Rot", "Tilt", "Psi")},
         **{f"rlnOrigin{x}Angst": [f"{v:.3f}" for v in rng.normal(0, 4, COUNT)] for x in "XY"},
         "rlnDefocusU": [f"{v:.1f}" for v in rng.uniform(8000, 20000, COUNT)],
         "rlnDefocusV": [f"{v:.1f}" for v in rng.uniform(8000, 20000, COUNT)], "rlnDefocusAngle": ["30.0"] * COUNT,
         "rlnPhaseShift": ["0"] * COUNT, "rlnCtfBfactor": ["10"] * COUNT, "rlnCtfScalefactor": ["1"] * COUNT,
-        "rlnOpticsGroup": [str(1 + i % 2) for i in range(COUNT)], "rlnRandomSubset": [str(1 + i // 2 % 2)
-                                                                                      for i in range(COUNT)],
+        "rlnOpticsGroup": [str(1 + i % 2) for i in range(COUNT)],
+        "rlnRandomSubset": [str(1 + i // 2 % 2) for i in range(COUNT)],
         "rlnMaxValueProbDistribution": ["0.5"] * COUNT, "rlnGroupNumber": ["1"] * COUNT,
     })  # fmt: skip
     write_star(folder / "p.star", {"optics": optics, "particles": particles}, overwrite=True)

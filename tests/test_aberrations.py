@@ -54,8 +54,17 @@ def test_polynomials_in_x_and_y():
     for (n, m), values in expected.items():
         np.testing.assert_allclose(zernike(n, m, x, y), values, atol=1e-12, err_msg=f"{n} {m}")
     assert [odd_order(i) for i in range(7)] == [(1, -1), (1, 1), (3, -3), (3, -1), (3, 1), (3, 3), (5, -5)]
-    assert [even_order(i) for i in range(9)] == [(0, 0), (2, -2), (2, 0), (2, 2), (4, -4), (4, -2), (4, 0), (4, 2),
-                                                 (4, 4)]
+    assert [even_order(i) for i in range(9)] == [
+        (0, 0),
+        (2, -2),
+        (2, 0),
+        (2, 2),
+        (4, -4),
+        (4, -2),
+        (4, 0),
+        (4, 2),
+        (4, 4),
+    ]
 
 
 def test_tilt_is_coma():
@@ -132,8 +141,9 @@ def test_reconstruction_undoes_them():
         backend.accumulate(accumulator, batch, one, one, one)
         equations = backend.normal_equations(backend.folded(accumulator))
         found = equations.solve(equations.ridge(), 20)[0]
-        sums = backend.statistics(backend.reference(truth), batch, backend.bands(np.ones(20), 2, 9, True)).sum(axis=(0,
-                                                                                                                     1))
+        sums = backend.statistics(backend.reference(truth), batch, backend.bands(np.ones(20), 2, 9, True)).sum(
+            axis=(0, 1)
+        )
         errors.append((np.linalg.norm(found - truth) / np.linalg.norm(truth),
                        (sums[0] - 2 * sums[1] + sums[2]) / sums[0]))
     assert errors[0][0] < 0.05 and errors[0][1] < 1e-4  # the map, and what the true map leaves of the images

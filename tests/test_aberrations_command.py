@@ -1,5 +1,5 @@
-"""``mpirecon aberrations``: planted aberrations of either sign are told from the images, and never from the map's own
-noise."""
+"""``mpirecon aberrations``: planted aberrations of either sign are told from the images,
+and never from the map's own noise."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from mpirecon.simulation.phantom import phantom
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.solvers.phases import import_again, run_phases
 from mpirecon.validate.found_aberrations import (
-    ABSENT, MIXED, OTHER, RIGHT, UNTOLD, WRONG_SIGN, FoundAberrations,
+    ABSENT, MIXED, OTHER, RIGHT, UNDETERMINED, WRONG_SIGN, FoundAberrations,
 )  # fmt: skip
 from mpirecon.validate.fsc import fsc
 from mpirecon.validate.phase_fit import even_basis, even_zernike, odd_basis, odd_zernike
@@ -128,14 +128,14 @@ def test_what_the_file_does_not_name_is_found_and_all_wrong_is_told(tmp_path, im
 
 
 def test_noise_confirms_nothing(tmp_path):
-    """A map of the own half holds the particle's noise, turned as the file says: compared with that, noise would
-    agree."""
+    """A map of the own half holds the particle's noise, turned as the file says:
+    compared with that, noise would agree."""
     noise = np.random.default_rng(2).normal(0, 1, (M, BOX, BOX)).astype(np.float32)
     folder = reconstruct(tmp_path, noise, planted())
     with pytest.raises(UserError, match="half maps of this run agree .*--band"):
         tell(folder)
     found, _ = tell(folder, "--band", "60:7")
-    assert {term["verdict"] for term in found["terms"].values()} <= {UNTOLD, ABSENT}
+    assert {term["verdict"] for term in found["terms"].values()} <= {UNDETERMINED, ABSENT}
 
 
 def test_errors_are_what_they_say(tmp_path):
@@ -244,8 +244,8 @@ def test_ranks_agree(tmp_path, images, mpirun):
 
 
 def test_a_cryosparc_file_whose_signs_are_told_by_its_images(tmp_path):
-    """Images as cryoSPARC's own code would have them: the other sign is found out, and what is then advised is
-    right."""
+    """Images as cryoSPARC's own code would have them:
+    the other sign is found out, and what is then advised is right."""
     p, rows = particles(), {"ctf/tilt_A": (80000.0, -30000.0), "ctf/trefoil_A": (90000.0, 60000.0)}
     turned = Pose(p.pose.quaternion * [1, -1, -1, -1], p.pose.shift).rotation_vectors()  # .cs files hold the transpose
     found = columns(M, alignments3D__pose=turned.astype("f4"),
@@ -278,9 +278,9 @@ def test_a_cryosparc_file_whose_signs_are_told_by_its_images(tmp_path):
             if code:
                 assert mpirecon(["aberrations", str(tmp_path / "run"), "--star", str(tmp_path / "refined.star"),
                                  "-q"]) == 1
-            assert result["advice"] == (["import again with --cs-aberrations=all, and reconstruct again"] if code
-                                        else [])
-
+            assert result["advice"] == (
+                ["import again with --cs-aberrations=all, and reconstruct again"] if code else []
+            )
 
     assert mpirecon(["import", str(tmp_path / "p.cs"), "-o", str(tmp_path / "q.h5"), "--cs-aberrations", "tilt",
                      "-q"]) == 0
@@ -312,7 +312,7 @@ def test_a_cryosparc_file_whose_signs_are_told_by_its_images(tmp_path):
         ({"beam tilt": WRONG_SIGN}, {"tilt": -1, "trefoil": 1}, "--cs-aberrations=tilt,trefoil,"),
         ({"beam tilt": RIGHT, "trefoil": WRONG_SIGN}, dict.fromkeys(("tilt", "trefoil"), 1),
          "--cs-aberrations=tilt,-trefoil,"),
-        ({"beam tilt": WRONG_SIGN, "trefoil": WRONG_SIGN, "tetrafoil": UNTOLD},
+        ({"beam tilt": WRONG_SIGN, "trefoil": WRONG_SIGN, "tetrafoil": UNDETERMINED},
          dict.fromkeys(("tilt", "trefoil", "tetrafoil", "shift"), 1),
          "--cs-aberrations=-tilt,-trefoil,tetrafoil,-shift,"),
         ({"beam tilt": ABSENT}, {"tilt": 1, "shift": 1}, "--cs-aberrations=none,"),
@@ -353,7 +353,9 @@ def test_only_what_is_beyond_doubt_is_written(tmp_path, images):
 def test_verdicts_are_about_the_nearest():
     shares = {"beam tilt": (0.9, 0.05), "trefoil": (0.5, 0.05), "tetrafoil": (-1.0, 0.4)}
     found = FoundAberrations([], (30.0, 4.0), False, shares)
-    assert found.verdicts() == {"beam tilt": RIGHT, "trefoil": OTHER, "tetrafoil": UNTOLD} and not found.contradicted
+    assert (
+        found.verdicts() == {"beam tilt": RIGHT, "trefoil": OTHER, "tetrafoil": UNDETERMINED} and not found.contradicted
+    )
 
 
 def test_folders_that_are_no_run_are_refused(tmp_path, images):

@@ -1,5 +1,5 @@
-"""What every backend owes, whichever device it computes on: one contract, asked of all of them. Of their images, see
-test_image_store.py.
+"""What every backend owes, whichever device it computes on: one contract, asked of all of them.
+Of their images, see test_image_store.py.
 
 The CUDA backends run on the host through the stand-in for CuPy, or, marked `gpu`, on a GPU.
 """

@@ -128,8 +128,8 @@ def log_normal(spread, m=1000):
 @pytest.mark.parametrize("snr", (0.03, 0.1, 4.0))
 @pytest.mark.parametrize("spread", (0.15, 0.3, 1.2))
 def test_gains_are_told_from_noise(snr, spread):
-    """Of signal and noise scaled alike every image is brought to one scale; where the noise alone differs, nothing is
-    done."""
+    """Of signal and noise scaled alike every image is brought to one scale;
+    where the noise alone differs, nothing is done."""
     level = log_normal(spread)
     found, factor = factors(particles(snr=snr, scale=level))
     assert found.exponent > 0.9 and np.std(np.log(level * factor)) < 0.06

@@ -80,13 +80,13 @@ def test_wrong_sums_are_found():
 
     trial = probes.transport(Wrong())
     assert trial["wrong"] == ["allreduce"]
-    line = checks.judge_transport(trial, 2)
+    line = checks.assess_transport(trial, 2)
     assert line.status == FAIL and "wrong result of allreduce" in line.text and "site's MPI" in line.todo
     assert probes.transport(SerialCommunicator())["wrong"] == []
 
 
 def test_threads():
-    judge = checks.judge_threads
+    judge = checks.assess_threads
     assert judge([rank(0), rank(1)]).status == OK
     line = judge([rank(0, threads=4, cores=range(4)), rank(1, threads=4, cores=range(4))])
     assert line.status == WARN and "2 ranks may run 8 threads on 4 cores" in line.text
@@ -101,9 +101,9 @@ def test_threads():
 
 
 def test_ranks_and_versions():
-    assert checks.judge_ranks([rank(0), rank(1), rank(2, "b", 0)]) == (OK, "ranks", "3 on a (2), b (1)", "")
-    assert checks.judge_ranks([rank(0), rank(1, local=0)]).status == WARN
-    line = checks.judge_versions([rank(0), rank(1, "b", versions={"numpy": "1.9", "hdf5": "1.14"})])
+    assert checks.assess_ranks([rank(0), rank(1), rank(2, "b", 0)]) == (OK, "ranks", "3 on a (2), b (1)", "")
+    assert checks.assess_ranks([rank(0), rank(1, local=0)]).status == WARN
+    line = checks.assess_versions([rank(0), rank(1, "b", versions={"numpy": "1.9", "hdf5": "1.14"})])
     assert line.status == FAIL and line.text == "numpy 2.0 on rank 0, 1.9 on rank 1 (b)"
 
 
@@ -111,33 +111,33 @@ def test_gpus():
     def with_gpus(number, local, uuids=("GPU-x", "GPU-y"), cupy="13.0"):
         return rank(number, local=local, gpus={"uuids": list(uuids), "cupy": cupy})
 
-    assert "none here" in checks.judge_gpus([rank()]).text
-    line = checks.judge_gpus([with_gpus(0, 0), with_gpus(1, 1)])
+    assert "none here" in checks.assess_gpus([rank()]).text
+    line = checks.assess_gpus([with_gpus(0, 0), with_gpus(1, 1)])
     assert line == (OK, "GPUs", "rank 0 → a → GPU-x; rank 1 → a → GPU-y", "")
-    assert "share one" in checks.judge_gpus([with_gpus(0, 0), with_gpus(1, 1), with_gpus(2, 2)]).text
-    assert "CuPy is not installed" in checks.judge_gpus([with_gpus(0, 0, cupy=None)]).text
-    line = checks.judge_gpus([with_gpus(0, 0, cupy="does not work: driver too old")])
+    assert "share one" in checks.assess_gpus([with_gpus(0, 0), with_gpus(1, 1), with_gpus(2, 2)]).text
+    assert "CuPy is not installed" in checks.assess_gpus([with_gpus(0, 0, cupy=None)]).text
+    line = checks.assess_gpus([with_gpus(0, 0, cupy="does not work: driver too old")])
     assert line.status == WARN and "driver too old" in line.text
 
 
 def test_kernel_cache(monkeypatch):
     bad = rank(1, numba_cache={"folder": "/ro", "error": "Read-only file system"})
-    line = checks.judge_cache([rank(0), bad])
+    line = checks.assess_cache([rank(0), bad])
     assert line.status == WARN and "rank 1 on a" in line.text and "NUMBA_CACHE_DIR" in line.todo
     # it runs without
-    assert checks.judge_cache([rank(0, numba_cache={"folder": "", "error": "no folder"})]).status == WARN
+    assert checks.assess_cache([rank(0, numba_cache={"folder": "", "error": "no folder"})]).status == WARN
     assert probes.numba_cache()["error"] is None
 
 
 def test_clocks_and_files():
-    assert checks.judge_clocks(0.002, 2) == (OK, "clocks", "within 2 ms", "")
-    assert checks.judge_clocks(4.0, 2).status == WARN
+    assert checks.assess_clocks(0.002, 2) == (OK, "clocks", "within 2 ms", "")
+    assert checks.assess_clocks(4.0, 2).status == WARN
     trial = {"folder": "/f", "errors": {}, "unseen": {}, "free": 2**40, "seconds": 1.0, "bytes": 10**7}
-    assert checks.judge_files(trial).text == "/f: every rank can write, rename and read (10 MB/s flushed), 1 TB free"
-    assert checks.judge_files({**trial, "free": 2**20}).status == WARN
-    line = checks.judge_files({**trial, "unseen": {2: [0, 1]}})
+    assert checks.assess_files(trial).text == "/f: every rank can write, rename and read (10 MB/s flushed), 1 TB free"
+    assert checks.assess_files({**trial, "free": 2**20}).status == WARN
+    line = checks.assess_files({**trial, "unseen": {2: [0, 1]}})
     assert line.status == FAIL and "rank 2 does not see the files of rank 0" in line.text
-    line = checks.judge_files({**trial, "errors": {1: "No space left on device", 3: "x"}})
+    line = checks.assess_files({**trial, "errors": {1: "No space left on device", 3: "x"}})
     assert line.status == FAIL and "rank 1 and 1 more cannot write: No space left on device" in line.text
 
 

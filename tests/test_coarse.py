@@ -18,7 +18,7 @@ from mpirecon.operators.projection import Projection
 from mpirecon.operators.resample import linearly
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.solvers.groups import GroupStore, held_out_map, half_map
-from mpirecon.solvers.wiener import finest_judged, wiener_filter
+from mpirecon.solvers.wiener import finest_compared, wiener_filter
 from mpirecon.validate.fsc import filter_shells, lowest_frequencies
 from mpirecon.validate.masks import soft_sphere
 
@@ -93,7 +93,9 @@ def images_of(backend, m=7):
 def test_a_coarse_pair_holds_all_that_statistics_need(box, taps, premultiplied, whitened):
     backend = CpuBackend(BOX, 2.0, taps=taps, padding=1.5, premultiplied=premultiplied, threads=2)
     small, whole = backend.pair(box), backend.pair()
-    assert small.values.nbytes < 0.9 * whole.values.nbytes and 0 < len(small.near) < len(backend.plane) == len(whole.near)
+    assert small.values.nbytes < 0.9 * whole.values.nbytes and 0 < len(small.near) < len(backend.plane) == len(
+        whole.near
+    )
     for which in (0, 1):
         volume = np.random.default_rng(which).standard_normal((box,) * 3).astype(np.float32)
         for pair in (small, whole):
@@ -222,11 +224,11 @@ def test_a_coarse_mask_is_the_mask_where_it_is_looked_up():
 
 def test_references_reach_as_far_as_particles_can_be_judged():
     shells = np.arange(65)
-    reach = finest_judged(np.exp(-shells / 5))
+    reach = finest_compared(np.exp(-shells / 5))
     evidence = shells**2 * np.exp(-shells / 5) ** 2 / (1 + np.exp(-shells / 5))
     assert evidence[: reach + 1].sum() >= 0.99 * evidence.sum() > evidence[:reach].sum()
-    assert finest_judged(np.zeros(65)) == 64
-    assert finest_judged(np.full(65, 3.0)) == 64
+    assert finest_compared(np.zeros(65)) == 64
+    assert finest_compared(np.full(65, 3.0)) == 64
 
 
 @pytest.mark.parametrize(("n", "box"), [(16, 24), (16, 25), (15, 24), (25, 16), (24, 15)])

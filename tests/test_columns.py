@@ -9,7 +9,8 @@ import test_cryosparc as cs
 from test_import import OPTICS, line_of, make, refused, run, save_stack, table
 
 from mpirecon.errors import UserError
-from mpirecon.io.importer import ImportOptions, import_particles
+from mpirecon.io.import_options import ImportOptions
+from mpirecon.io.importer import import_particles
 from mpirecon.io.reading import UNITS, Reading, parse_unit
 
 M = 40
@@ -39,8 +40,9 @@ def star(tmp_path, optics=None, stacks=None, **changes):
 def cryosparc(tmp_path, **changes):
     save_stack(tmp_path / "J1" / "imported" / "a.mrcs", images())
     shift = cs.columns(M)["alignments3D/shift"] / 4
-    return cs.save_cs(tmp_path / "p.cs", cs.columns(M, blob__shape=np.full((M, 2), N, "u4"), alignments3D__shift=shift,
-                                                    **changes))
+    return cs.save_cs(
+        tmp_path / "p.cs", cs.columns(M, blob__shape=np.full((M, 2), N, "u4"), alignments3D__shift=shift, **changes)
+    )
 
 
 def same_particles(one, other):
@@ -65,7 +67,11 @@ def test_a_refinements_pixel_that_cannot_be(tmp_path, size):
     sizes = np.full(M, 5.0, "f4")
     sizes[7:] = size
     path = cryosparc(tmp_path, alignments3D__psize_A=sizes)
-    refused(path, r"p.cs, row 7: alignments3D/psize_A, .* is .* Å where the images have 2.5 Å \(33 such rows of 40\); .*--unit shift=pixel")
+    refused(
+        path,
+        r"p.cs, row 7: alignments3D/psize_A, .* is .* Å where the images have 2.5 Å \(33 such rows of 40\); "
+        ".*--unit shift=pixel",
+    )
     raw = cs.columns(M)["alignments3D/shift"].astype(float) / 4
     np.testing.assert_allclose(run(path, "--unit", "shift=pixel")[0].metadata().pose.shift, -2.5 * raw)
     np.testing.assert_allclose(run(path, "--unit", "shift=A", "--overwrite")[0].metadata().pose.shift, -raw)
@@ -76,8 +82,11 @@ def test_a_refinements_pixel_that_cannot_be(tmp_path, size):
                                          (1e-10, "outside 0.05 … 200 Å"),
                                          (2500.0, "outside 0.05 … 200 Å")])  # fmt: skip
 def test_a_pixel_size_that_cannot_be(tmp_path, size, words):
-    path = cryosparc(tmp_path, blob__psize_A=np.full(M, size, "f4"), alignments3D__psize_A=np.full(M,
-                                                                                                   2.5 if size != 2500 else size, "f4"))
+    path = cryosparc(
+        tmp_path,
+        blob__psize_A=np.full(M, size, "f4"),
+        alignments3D__psize_A=np.full(M, 2.5 if size != 2500 else size, "f4"),
+    )
     if np.isfinite(size) and size > 1:
         refused(path, f"{words}.*--pixel-size")
         return
@@ -105,7 +114,10 @@ def test_a_calibrated_pixel_size_keeps_shifts_in_pixels(tmp_path, dialect):
     file, text = run(path, "--pixel-size", 2.75, "--overwrite")
     new = file.metadata()
     np.testing.assert_allclose(new.pose.shift / 2.75, old.pose.shift / 2.5, rtol=1e-9)
-    assert "the pixel is 1.1 times the table's: shifts keep their length in pixels of the images; defoci and Cs stay" in text
+    assert (
+        "the pixel is 1.1 times the table's: shifts keep their length in pixels of the images; defoci and Cs stay"
+        in text
+    )
     assert new.ctf.tobytes() == old.ctf.tobytes()
     file, text = run(path, "--pixel-size", 2.75, "--scale-defocus", "--overwrite")
     scaled = file.metadata().ctf
@@ -141,7 +153,11 @@ def test_shifts_beyond_the_images(tmp_path):
     far[5] = 31.0
     text = run(star(tmp_path, rlnOriginXAngst=far))[1]
     line = line_of(tmp_path / "p.star", "000006@")
-    assert f"puts 1 of 40 particles outside their images (up to 12.4 pixels from the centre of 24; first: {tmp_path}/p.star, line {line})" in text
+    assert (
+        "puts 1 of 40 particles outside their images (up to 12.4 pixels from the centre of 24; first: "
+        f"{tmp_path}/p.star, line {line})"
+        in text
+    )
     path = star(tmp_path, rlnOriginXAngst=far + 100)
     refused(path, "puts 40 of 40 particles outside their images.*--unit shift=A or --unit shift=pixel")
     assert run(path, "--unit", "shift=A", "--overwrite")[0].metadata().pose.shift[5, 0] == pytest.approx(-131)
@@ -167,8 +183,9 @@ def test_defoci_in_other_units(tmp_path, unit, factor, refusal):
         assert "--unit defocus=um, or --unit defocus=A" in words and f"line {line_of(path, '000001@')}" in words
         assert "negative for 40 of 40" in run(path, "--unit", "defocus=A")[1] or factor > 0
     elif unit == "nm":
-        assert "nearly all defoci are below 5000 Å" in run(path)[1] and "--unit defocus=nm" in run(path,
-                                                                                                   "--overwrite")[1]
+        assert (
+            "nearly all defoci are below 5000 Å" in run(path)[1] and "--unit defocus=nm" in run(path, "--overwrite")[1]
+        )
     else:
         text = run(path)[1]
         assert "the defocus is negative for 40 of 40 particles" in text and "give --unit defocus=-A" in text
@@ -189,7 +206,11 @@ def test_defoci_of_zero_are_reported_unless_the_ctf_is_one(tmp_path):
     u, v = views()["rlnDefocusU"].copy(), views()["rlnDefocusV"].copy()
     u[3:6] = v[3:6] = 0
     text = run(star(tmp_path, rlnDefocusU=u, rlnDefocusV=v))[1]
-    assert f"the defocus is 0 for 3 of 40 particles (first: {tmp_path}/p.star, line {line_of(tmp_path / 'p.star', '000004@')})" in text
+    assert (
+        f"the defocus is 0 for 3 of 40 particles (first: {tmp_path}/p.star, line "
+        f"{line_of(tmp_path / 'p.star', '000004@')})"
+        in text
+    )
     assert "--no-ctf" in text
     path = star(tmp_path, {"rlnSphericalAberration": [0], "rlnAmplitudeContrast": [1]}, rlnDefocusU=0, rlnDefocusV=0)
     assert "Warning" not in run(path, "--overwrite")[1]
@@ -247,8 +268,10 @@ def test_other_ctf_values_that_no_microscope_has(tmp_path):
     refused(star(tmp_path, {"rlnSphericalAberration": [2.7e7]}), "cs_mm is .*--cs")
     assert "rlnAmplitudeContrast is 0 for 40 of 40" in run(star(tmp_path, {"rlnAmplitudeContrast": [0.0]}))[1]
     scale = np.where(np.arange(M) == 2, -1.0, 1.0)
-    assert "rlnCtfScalefactor is negative for 1 of 40 particles" in run(star(tmp_path, rlnCtfScalefactor=scale),
-                                                                        "--overwrite")[1]
+    assert (
+        "rlnCtfScalefactor is negative for 1 of 40 particles"
+        in run(star(tmp_path, rlnCtfScalefactor=scale), "--overwrite")[1]
+    )
     for word in ("nan", "None", "inf"):
         path = star(tmp_path, rlnDefocusU=[word if i == 3 else 9000 for i in range(M)])
         refused(path, f"line {line_of(path, '000004@')}: rlnDefocusU is '{word}', expected a finite number")
@@ -305,18 +328,24 @@ def test_b_factors_of_both_signs_are_relions(tmp_path):
 
 def test_poses_that_were_never_found(tmp_path):
     none = np.arange(M) % 3 == 1
-    changes = {label: np.where(none, 0, views()[label]) for label in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi",
-                                                                      "rlnOriginXAngst", "rlnOriginYAngst")}
+    changes = {
+        label: np.where(none, 0, views()[label])
+        for label in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst")
+    }
     path = star(tmp_path, **changes)
-    assert ("are exactly 0 for 13 of 40 particles, the shift too for 13 of them (first: "
-            f"{tmp_path}/p.star, line {line_of(path, '000002@')}); were they ever aligned?") in run(path)[1]
+    assert (f"are exactly 0 for 13 of 40 particles, the shift too for 13 of them (first: {tmp_path}/p.star, line "
+            f"{line_of(path, '000002@')}); were they ever aligned?") in run(path)[1]
     poses = cs.columns(M)["alignments3D/pose"]
     poses[none] = 0
-    assert "alignments3D/pose is exactly 0 for 13 of 40 particles" in run(cryosparc(tmp_path, alignments3D__pose=poses),
-                                                                          "--overwrite")[1]
+    assert (
+        "alignments3D/pose is exactly 0 for 13 of 40 particles"
+        in run(cryosparc(tmp_path, alignments3D__pose=poses), "--overwrite")[1]
+    )
     poses[none] = (0.3, -0.2, 1.0)
-    assert "13 of 40 particles have the very same pose (first:" in run(cryosparc(tmp_path, alignments3D__pose=poses),
-                                                                       "--overwrite")[1]
+    assert (
+        "13 of 40 particles have the very same pose (first:"
+        in run(cryosparc(tmp_path, alignments3D__pose=poses), "--overwrite")[1]
+    )
 
 
 def test_one_view_makes_no_map(tmp_path):
@@ -366,7 +395,10 @@ def test_defocus_without_astigmatism(tmp_path):
     file, text = run(star(tmp_path, rlnDefocusV=None, rlnDefocusAngle=None))
     ctf = file.metadata().ctf
     np.testing.assert_array_equal(ctf["defocus_u"], ctf["defocus_v"])
-    assert not ctf["astigmatism"].any() and "the table has no rlnDefocusV: the defocus is rlnDefocusU in all directions" in text
+    assert (
+        not ctf["astigmatism"].any()
+        and "the table has no rlnDefocusV: the defocus is rlnDefocusU in all directions" in text
+    )
     file, text = run(star(tmp_path, rlnDefocusAngle=None), "--overwrite")
     most = np.abs(views()["rlnDefocusU"] - views()["rlnDefocusV"]).max()
     assert f"astigmatism of up to {most:.0f} Å is taken as if rlnDefocusU were along x" in text and "Warning" in text
@@ -413,9 +445,11 @@ def test_what_was_done_to_the_images(tmp_path):
         assert state(star(tmp_path), option) == state(cryosparc(tmp_path), option) == wanted
     refused(star(tmp_path), "leave one out", "--ctf-premultiplied", "--ctf-phase-flipped")
     refused(star(tmp_path), "contradict each other", "--ctf-premultiplied", "--no-ctf-premultiplied")
-    two = {label: values * 2 for label, values in OPTICS.items()} | {"rlnOpticsGroup": [1, 2],
-                                                                     "rlnCtfDataArePhaseFlipped": [1, 0],
-                                                                     "rlnImageSize": [N] * 2}
+    two = {label: values * 2 for label, values in OPTICS.items()} | {
+        "rlnOpticsGroup": [1, 2],
+        "rlnCtfDataArePhaseFlipped": [1, 0],
+        "rlnImageSize": [N] * 2,
+    }
     mixed = star(tmp_path, two, rlnOpticsGroup=1 + np.arange(M) % 2)
     refused(mixed, "rlnCtfDataArePhaseFlipped is 0 .*import the images of each value apart, or say "
             ".*--ctf-phase-flipped")

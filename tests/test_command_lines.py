@@ -1,5 +1,5 @@
-"""How the tests run command lines: in their process, or on ranks that wait for them, as processes of their own
-would."""
+"""How the tests run command lines: in their process, or on ranks that wait for them,
+as processes of their own would."""
 
 import json
 import os

@@ -38,9 +38,10 @@ def test_runs_of_one_file_are_compared_row_by_row(folder):
                             "in_first_alone": 0, "in_second_alone": 0}
     assert (found.counts["both"] == 80 and found.same_half == 1
             and "both runs are of one particle file" in found.matched.by)
-    assert [row[0] for row in found.settings] == ["keep", "mask", "diameter"] or [row[0]
-                                                                                  for row in found.settings] == ["keep",
-                                                                                                                 "diameter"]
+    assert [row[0] for row in found.settings] == ["keep", "mask", "diameter"] or [row[0] for row in found.settings] == [
+        "keep",
+        "diameter",
+    ]
     assert found.settings[0] == ("keep", "0.8", "0.5")
     scores = [mr.Result(folder / name).particles["score"] for name in ("one", "two")]
     assert found.correlation == pytest.approx(np.corrcoef(*scores)[0, 1])
@@ -100,8 +101,9 @@ def test_particles_of_cryosparc_are_found_by_uid(tmp_path):
 def test_rows_of_one_image_are_told_apart_by_their_order(folder, tmp_path):
     lines = (folder / "set.star").read_text().splitlines()
     first = next(i for i, line in enumerate(lines) if "@" in line)
-    (tmp_path / "twice.star").write_text("\n".join([*lines[:first], *(line for line in lines[first:]
-                                                                      for _ in range(2))]) + "\n")
+    (tmp_path / "twice.star").write_text(
+        "\n".join([*lines[:first], *(line for line in lines[first:] for _ in range(2))]) + "\n"
+    )
     mr.read_star(tmp_path / "twice.star", folder).save(tmp_path / "twice.h5")
     with ParticleFile(tmp_path / "twice.h5") as twice, ParticleFile(folder / "set.h5") as once:
         matched = match_particles(twice, once)
@@ -124,7 +126,11 @@ def test_files_that_tell_nothing_are_matched_by_their_images_or_not_at_all(folde
     other = mr.simulate(mr.phantom(BOX, SIZE), COUNT, tmp_path / "other.h5", snr=0.3, seed=5)
     mr.reconstruct(other, tmp_path / "other")
     found = mr.compare(folder / "made", tmp_path / "other")
-    assert found.matched is None and found.counts is None and "cannot be matched: the particle files differ" in found.notes[0]
+    assert (
+        found.matched is None
+        and found.counts is None
+        and "cannot be matched: the particle files differ" in found.notes[0]
+    )
     assert found.as_dict()["particles"] is None and found.between
     page = found.write(tmp_path / "c.html").read_text()
     assert "cannot be matched" in page and "<h2>Kept particles</h2>" not in page
@@ -168,7 +174,9 @@ def test_maps_of_a_binned_set_are_compared_on_its_grid(folder, tmp_path):
 
     spectrum, cropped = np.fft.fftn(fine), np.fft.fftn(to_box(fine, 24))
     for at in ((0, 0, 0), (3, 0, 5), (-4, 7, 2)):
-        assert cropped[at] == pytest.approx(spectrum[at] * (24 / 36) ** 3, rel=1e-4, abs=1e-3 * float(abs(spectrum).max()))
+        assert cropped[at] == pytest.approx(
+            spectrum[at] * (24 / 36) ** 3, rel=1e-4, abs=1e-3 * float(abs(spectrum).max())
+        )
 
 
 def test_the_command_tells_and_writes_one_page(folder, tmp_path, cli):
@@ -176,7 +184,11 @@ def test_the_command_tells_and_writes_one_page(folder, tmp_path, cli):
     done = cli("compare", folder / "one", folder / "two", "-o", page)
     assert done.returncode == 0, done.stderr
     counts = mr.compare(folder / "one", folder / "two").counts
-    assert f"Of 160 particles that both had, both kept 80, only one {counts['first']}, only two {counts['second']}, neither" in done.stdout
+    assert (
+        f"Of 160 particles that both had, both kept 80, only one {counts['first']}, only two {counts['second']}, "
+        "neither"
+        in done.stdout
+    )
     assert "keep" in done.stdout and "0.8 | 0.5" in done.stdout
     text = page.read_text()
     for title in ("Half-map FSC", "FSC between the maps", "Kept particles", "Scores of both runs",

@@ -176,7 +176,7 @@ def test_the_discarded_are_told_apart():
     cases = {"junk": 0 * one, "wrong": hollow, "good": one, "weak": one / 2 + ball, "other": other, "against": -one / 2}
     found = {name: Comparison.of(noisy(v, rng, 0.3), kept, kept, mask) for name, v in cases.items()}
     assert {name: c.finding for name, c in found.items()} == {
-        "junk": "junk", "wrong": "junk", "good": "good particles", "weak": "good particles",
+        "junk": "junk", "wrong": "junk", "good": "correct particles", "weak": "correct particles",
         "other": "something else", "against": "junk",
     }  # fmt: skip
     for name, amplitude in {"junk": 0, "wrong": 0, "good": 1, "weak": 0.5, "against": -0.5}.items():

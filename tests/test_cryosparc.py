@@ -18,7 +18,8 @@ from mpirecon.cli.import_ import command
 from mpirecon.errors import UserError
 from mpirecon.io.cryosparc import read_cryosparc
 from mpirecon.io.cs_file import read_cs, with_columns
-from mpirecon.io.importer import ImportOptions, import_particles
+from mpirecon.io.import_options import ImportOptions
+from mpirecon.io.importer import import_particles
 from mpirecon.io.relion import read_relion
 from mpirecon.model.aberrations import even_order, odd_order, tilt_coefficients, zernike_sum
 from mpirecon.model.optics import electron_wavelength
@@ -218,9 +219,9 @@ def test_tilt_and_magnification_make_optics_groups(tmp_path):
     np.testing.assert_array_equal(found.magnification[row[2:]], [np.eye(2)] * (M - 2))
     assert not found.odd[row[:4]].any()
     angle = 1e3 * np.arcsin(2000.0 / (1e7 * file.metadata().ctf["cs_mm"][0]))
-    np.testing.assert_allclose(found.odd[row[4:]], np.repeat(tilt_coefficients([[0, angle]], [2.7], [300.0]), 4,
-                                                             axis=0),
-                               rtol=1e-5)
+    np.testing.assert_allclose(
+        found.odd[row[4:]], np.repeat(tilt_coefficients([[0, angle]], [2.7], [300.0]), 4, axis=0), rtol=1e-5
+    )
     file, text = run(given, "--ignore-aberrations", "--overwrite")
     assert file.aberrations() is None and set(file.metadata().optics_group) == {1} and "are ignored" in text
     assert "ctf/tilt_A is" not in text and "Warning" not in text
@@ -248,7 +249,10 @@ def phases(tilt=0, trefoil=0, shift=0, tetrafoil=0):
     k, angle, w = np.hypot(x, y), np.arctan2(y, x), electron_wavelength(300.0)
     odd = tilt * 2 * np.pi * w**2 * (900 * x - 400 * y) * k**2 - shift * 2 * np.pi * (3 * x - 2 * y)
     odd += trefoil * 2 * np.pi / 3 * w**2 * k**3 * (500 * np.cos(3 * angle) + 300 * np.sin(3 * angle))
-    two, four = 4000 * np.cos(2 * angle) - 3000 * np.sin(2 * angle), 20000 * np.cos(4 * angle) + 9000 * np.sin(4 * angle)
+    two, four = (
+        4000 * np.cos(2 * angle) - 3000 * np.sin(2 * angle),
+        20000 * np.cos(4 * angle) + 9000 * np.sin(4 * angle),
+    )
     return odd, -tetrafoil * w**3 * k**4 * (2 * np.pi * two + np.pi / 2 * four), x, y
 
 
@@ -281,7 +285,9 @@ def test_a_choice_of_aberrations_that_makes_no_sense_is_refused(tmp_path):
     with pytest.raises(UserError, match="leave one out"):
         run(path, "--cs-aberrations", "all", "--ignore-aberrations")
     file, text = run(path, "--cs-aberrations", "none")
-    assert file.aberrations() is None and "not corrected for: ctf/tilt_A, ctf/trefoil_A, ctf/tetra_A, ctf/shift_A" in text
+    assert (
+        file.aberrations() is None and "not corrected for: ctf/tilt_A, ctf/trefoil_A, ctf/tetra_A, ctf/shift_A" in text
+    )
     file, text = run(path, "--ignore-aberrations", "--overwrite")
     assert file.aberrations() is None and "Warning" not in text and "are ignored" in text
 

@@ -1,5 +1,5 @@
-"""What `export --cs` writes, as cryosparc-tools takes it: its own Dataset class reads it, and `save_external_result`
-accepts it."""
+"""What `export --cs` writes, as cryosparc-tools takes it:
+its own Dataset class reads it, and `save_external_result` accepts it."""
 
 from __future__ import annotations
 
@@ -117,7 +117,9 @@ def test_without_uids_there_is_nothing_to_pass_through(tmp_path):
     particles, _ = import_cs_of(tmp_path, uid=None)
     folder = finish(particles, tmp_path / "run", KEPT)
     text = export(folder, "--cs", tmp_path / "kept.cs")
-    assert "the .cs file has no column uid, as its source: save_external_result cannot pass its particles through" in text
+    assert (
+        "the .cs file has no column uid, as its source: save_external_result cannot pass its particles through" in text
+    )
 
 
 def test_uids_that_come_twice_are_named(tmp_path):

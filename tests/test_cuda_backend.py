@@ -101,8 +101,9 @@ def measure(backend, images, particle_set, contrast, whitened=True):
     ridge = equations.ridge()
     volume, residuals = equations.solve(ridge, 4)
     x = random_like(volume.shape, np.float32, 8)
-    near = dict(zip(("turn", "near", "slope", "curvature"), backend.nearby(reference, batch, bands, np.array([2, 5]),
-                                                                           100.0)))
+    near = dict(
+        zip(("turn", "near", "slope", "curvature"), backend.nearby(reference, batch, bands, np.array([2, 5]), 100.0))
+    )
     return near | {
         "power": backend.power(batch), "spectrum": power, "count": count, "folded": folded, "ridge": ridge,
         "statistics": backend.statistics(reference, batch, bands),

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from adjoint import random_like
-from test_cuda_backend import fake_cupy, fake_environment, needs_compiler, particles  # noqa: F401 - a fixture among them
+from test_cuda_backend import fake_cupy, fake_environment, needs_compiler, particles  # noqa: F401 - fixtures
 
 from mpirecon.backend import get_backend
 

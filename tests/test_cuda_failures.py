@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from adjoint import random_like
 from conftest import MPI_PROGRAMS
-from test_cuda_backend import TESTS, fake_cupy, fake_environment, gpu_check, needs_compiler  # noqa: F401 - a fixture among them
+from test_cuda_backend import TESTS, fake_cupy, fake_environment, gpu_check, needs_compiler  # noqa: F401 - fixtures
 
 from mpirecon.backend import get_backend
 from mpirecon.backend.gpu import Gpu
@@ -66,8 +66,10 @@ def test_a_uuid_that_cupy_cut_short_is_not_told(fake_cupy, monkeypatch):  # noqa
 
 def test_memory_that_ran_out_is_told_whichever_library_says_so(fake_cupy):  # noqa: F811
     cupy, gpu = fake_cupy(), Gpu(0)
-    said = [RuntimeError("CUFFT_ALLOC_FAILED"), cupy.cuda.runtime.CUDARuntimeError("cudaErrorMemoryAllocation: out of "
-                                                                                   "memory")]
+    said = [
+        RuntimeError("CUFFT_ALLOC_FAILED"),
+        cupy.cuda.runtime.CUDARuntimeError("cudaErrorMemoryAllocation: out of memory"),
+    ]
     for error in said:
         assert gpu.ran_out(error) and "the GPU ran out of memory" in str(as_user_error(error))
     assert gpu.ran_out(cupy.cuda.memory.OutOfMemoryError(4000, 0))
@@ -178,7 +180,8 @@ def test_the_kernels_own_tests_can_run_through_cupy():
                             text=True, env={**os.environ, **fake_environment(),
                                             "MPIRECON_KERNELS_ON": "gpu"})  # fmt: skip
     assert result.returncode == 0 and "passed" in result.stdout, result.stdout
-    broken = "import on_gpu, numpy as np; on_gpu.launch('project', 1, 64, (np.zeros(2),), __import__('test_cuda_kernels').small(4, 1), 0)"
+    broken = ("import on_gpu, numpy as np; on_gpu.launch('project', 1, 64, (np.zeros(2),), "
+              "__import__('test_cuda_kernels').small(4, 1), 0)")
     result = subprocess.run([sys.executable, "-c", broken], cwd=TESTS, capture_output=True, text=True,
                             env={**os.environ, **fake_environment()})
     assert result.returncode and "takes" in result.stderr

@@ -1,5 +1,5 @@
-"""The CUDA sources, run on the host by g++ (tests/host_cuda): against definitions in float64 and against their CPU
-twins.
+"""The CUDA sources, run on the host by g++ (tests/host_cuda):
+against definitions in float64 and against their CPU twins.
 
 With MPIRECON_KERNELS_ON=gpu the same tests run them on a GPU, through CuPy; tools/gpu_check does that.
 """
@@ -153,8 +153,8 @@ def test_project_is_a_weighted_sum_of_grid_points(box, p, taps, lanes):
 
 
 def test_coordinates_keep_their_digits_in_large_boxes():
-    """Plain float32 coordinates would be off by 2e-5 of a grid point here: high parts are exact, low parts bring the
-    rest."""
+    """Plain float32 coordinates would be off by 2e-5 of a grid point here:
+    high parts are exact, low parts bring the rest."""
     k = np.arange(-1023, 1024, 31)
     rotation = rotations(20, 4)
     high, low = np.split(rotation_arguments(rotation, 2.0), 2, axis=1)
@@ -412,8 +412,8 @@ def test_ctf_is_the_formula(case, box, pixel_size):
 @runs_kernels
 @pytest.mark.parametrize("bfactor", [0.0, 30.0])
 def test_ctf_with_aberrations_is_the_twins(bfactor):
-    """Magnified frequencies, more phase and a detector, of two groups; a large box, where phases are hundreds of
-    turns."""
+    """Magnified frequencies, more phase and a detector, of two groups;
+    a large box, where phases are hundreds of turns."""
     box, pixel_size, m = 320, 0.7, 3
     plane = HalfPlane.of(box)
     some = np.random.default_rng(0).permutation(len(plane))[:500]
@@ -545,8 +545,11 @@ def test_radial_kernels_are_the_twins(p, ratio):
 
 @needs_compiler
 def test_the_shim_finds_barriers_that_not_all_threads_reach():
-    source = 'extern "C" __global__ void odd(int n) { if (threadIdx.x < n) __syncthreads(); else __shfl_xor_sync(~0u, 1, 1); }'
-    program = f"import host_cuda, numpy as np; host_cuda.compile_source({source!r}).launch('odd', 1, 64, (np.int32(8),))"
+    source = ('extern "C" __global__ void odd(int n) { if (threadIdx.x < n) __syncthreads(); else __shfl_xor_sync(~0u, '
+              '1, 1); }')
+    program = (
+        f"import host_cuda, numpy as np; host_cuda.compile_source({source!r}).launch('odd', 1, 64, (np.int32(8),))"
+    )
     folder = Path(host_cuda.__file__).parent.parent
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=folder)
     assert result.returncode and "not all threads reach" in result.stderr

@@ -25,13 +25,15 @@ def samples():
     draw = np.random.default_rng(7)
     plane = HalfPlane.of(BOX)
     q = draw.normal(size=(IMAGES, 4))
-    numerator = (draw.normal(size=(IMAGES, len(plane))) + 1j * draw.normal(size=(IMAGES,
-                                                                                 len(plane)))) * 10 ** draw.uniform(
-        -3, 3, (IMAGES, 1)
-    )
+    numerator = (
+        draw.normal(size=(IMAGES, len(plane))) + 1j * draw.normal(size=(IMAGES, len(plane)))
+    ) * 10 ** draw.uniform(-3, 3, (IMAGES, 1))
     weight = draw.uniform(0, 1, (IMAGES, len(plane)))
-    return matrix_from_quaternion(q / np.linalg.norm(q, axis=1)[:,
-                                                                None]), numerator.astype(np.complex64), weight.astype(np.float32)
+    return (
+        matrix_from_quaternion(q / np.linalg.norm(q, axis=1)[:, None]),
+        numerator.astype(np.complex64),
+        weight.astype(np.float32),
+    )
 
 
 def units(samples):

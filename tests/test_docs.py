@@ -179,4 +179,6 @@ def test_what_it_does_not_do_is_said():
     for word in ("helical symmetry", "local resolution", "multi-body", "3-d classification", "focused",
                  "refining poses", "subtomograms"):
         assert word in text, word
-    assert "# what it does not do" in text and "(docs/limits.md)" in (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    assert "# what it does not do" in text and "(docs/limits.md)" in (CHECKOUT / "README.md").read_text(
+        encoding="utf-8"
+    )

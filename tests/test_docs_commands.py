@@ -41,12 +41,16 @@ STORIES = {"tutorial.md", "simulate.md"}
 UNDER_MPI = {"README.md", "tutorial.md"}
 
 #: first words of commands; other lines of a block are output, files or Python
-FIRST = re.compile(r"(\./)?tools/\w+$|relion_\w+$|(mpirecon|mpirun|srun|sbatch|pip|eval|xdg-open|export|time|kill|mkdir|cp|scp|ssh|python3?|git|mr)$")
+FIRST = re.compile(
+    r"(\./)?tools/\w+$|relion_\w+$|"
+    r"(mpirecon|mpirun|srun|sbatch|pip|eval|xdg-open|export|time|kill|mkdir|cp|scp|ssh|python3?|git|mr)$"
+)
 
 #: what is not run → why
 NOT_RUN = {
     r"(\./)?tools/(demo|test)\b": "installs environments of their own; test_packaging and the tests themselves do it",
-    r"tools/(bench|gpu_check|scaling --keep|selection_table|robust_table|detectability|figures)\b": "measures for minutes, or on a GPU",
+    r"tools/(bench|gpu_check|scaling --keep|selection_table|robust_table|detectability|figures)\b":
+        "measures for minutes, or on a GPU",
     r"tools/(slurm_local|make_star)\b|eval .*tools/slurm_local": "starts a batch system, or makes a large file; "
     "test_slurm and test_scaling_tool do",
     r"(srun|sbatch)\b": "needs Slurm; test_slurm has one",
@@ -85,14 +89,15 @@ def blocks(page: Path) -> list[tuple[str, list[str]]]:
 
 
 def scripts(page: Path) -> list[str]:
-    """The blocks of Python that are whole scripts; those of python.md are excerpts, which test_python_interface has
-    whole."""
+    """The blocks of Python that are whole scripts;
+    those of python.md are excerpts, which test_python_interface has whole."""
     if page.name == "python.md":
         return []
     text = page.read_text(encoding="utf-8")
     fenced = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    return fenced + ["\n".join(lines) for _, lines in blocks(page) if re.match(r"(from|import) mpirecon",
-                                                                               "\n".join(lines))]
+    return fenced + [
+        "\n".join(lines) for _, lines in blocks(page) if re.match(r"(from|import) mpirecon", "\n".join(lines))
+    ]
 
 
 def commands(lines: list[str]) -> list[str]:
@@ -125,7 +130,11 @@ def reason(command: str) -> str | None:
 def inputs(tmp_path_factory):
     """A folder with everything that the pages take as given: tables, stacks, masks, a particle file, a run."""
     home = tmp_path_factory.mktemp("inputs")
-    with pytest.MonkeyPatch.context() as there, contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        pytest.MonkeyPatch.context() as there,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         there.chdir(home)
         _relion_project(home)
         write_map(home / "emd_3488.mrc", _blob(32), 3.28, overwrite=False)
@@ -145,13 +154,14 @@ def run(words: list[str]) -> int:
 
 def _blob(box: int) -> np.ndarray:
     z, y, x = np.mgrid[:box, :box, :box] - box // 2
-    return (np.exp(-((x - 3) ** 2 + 2 * y**2 + z**2) / 20) + np.exp(-((x + 5) ** 2 + y**2
-                                                                      + (z - 3) ** 2) / 8)).astype(np.float32)
+    return (np.exp(-((x - 3) ** 2 + 2 * y**2 + z**2) / 20) + np.exp(-((x + 5) ** 2 + y**2 + (z - 3) ** 2) / 8)).astype(
+        np.float32
+    )
 
 
 def _relion_project(home: Path, count: int = 150) -> None:
-    """Simulated particles as a RELION project has them; tables of the same particles stand in for those of other
-    names."""
+    """Simulated particles as a RELION project has them;
+    tables of the same particles stand in for those of other names."""
     assert run(["simulate", "--phantom", "--particles", count, "--box", 32, "--pixel-size", 8, "--snr", 0.3, "-o",
                 "simulated.h5"]) == 0
     with ParticleFile("simulated.h5") as file:
@@ -240,8 +250,12 @@ def test_commands_run_as_written(page, heading, scratch, mpirun):
         words, target = shell_words(command)
         launcher = mpirun if words[0] == "mpirun" and page.name in UNDER_MPI and not launched_before else None
         launched_before = launched_before or launcher is not None
-        if page.name not in STORIES and words[:2] == ["mpirecon",
-                                                      "import"] and words[2].endswith(".star") and not Path(words[2]).exists():
+        if (
+            page.name not in STORIES
+            and words[:2] == ["mpirecon", "import"]
+            and words[2].endswith(".star")
+            and not Path(words[2]).exists()
+        ):
             shutil.copy("run_data.star", words[2])  # a table of the reader's own
         with room_for(words, given):
             code, text = execute(words, target, launcher)
@@ -333,8 +347,11 @@ def check_options(command: str) -> None:
                                          for word in words), f"{command}: PyPI's Open MPI needs --mpi=pmix"
         words = words[words.index("mpirecon") + 1 :]
         words = words[: words.index(">")] if ">" in words else words
-        own, _, after = (words, None, []) if "--" not in words else (words[: words.index("--")], None,
-                                                                     words[words.index("--") + 1 :])
+        own, _, after = (
+            (words, None, [])
+            if "--" not in words
+            else (words[: words.index("--")], None, words[words.index("--") + 1 :])
+        )
         parsed = group.get_command(click.Context(group), words[0])
         parsed.make_context(words[0], [*own[1:], *(["--", *after] if after else [])])
     elif "tools/" in words[0]:
@@ -352,13 +369,18 @@ def check_options(command: str) -> None:
 
 def test_no_command_is_overlooked():
     """Each line of code that names a command of ours is taken for a command."""
-    named = re.compile(rf"^(\$ )?((mpirun|srun|time|eval|\w+=\S+) .*)?\bmpirecon ({'|'.join(COMMANDS)})\b|^(\./)?tools/\w+ |^relion_\w+ -")
+    named = re.compile(
+        rf"^(\$ )?((mpirun|srun|time|eval|\w+=\S+) .*)?\bmpirecon ({'|'.join(COMMANDS)})\b|"
+        r"^(\./)?tools/\w+ |^relion_\w+ -"
+    )
     for page in PAGES:
         for _, lines in blocks(page):
             taken = "\n".join(commands(lines))
             for line in lines:
                 if named.match(line):
-                    assert line.split("#")[0].removeprefix("$ ").removesuffix("\\").strip() in taken, f"{page.name}: {line}"
+                    assert line.split("#")[0].removeprefix("$ ").removesuffix("\\").strip() in taken, (
+                        f"{page.name}: {line}"
+                    )
 
 
 def test_what_is_not_run_is_in_the_docs():

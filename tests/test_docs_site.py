@@ -1,5 +1,5 @@
-"""The HTML documentation: builds without a warning, every page is reached from the first, every link leads
-somewhere."""
+"""The HTML documentation: builds without a warning, every page is reached from the first,
+every link leads somewhere."""
 
 import re
 import subprocess
@@ -89,7 +89,9 @@ def test_every_page_is_reached_from_the_first(site):
 def test_every_page_is_in_the_table_of_contents(site):
     contents = {file for link, file, _ in targets(first(site), site[first(site)])}
     for source in [*DOCS.glob("*.md"), *DOCS.glob("*.rst")]:
-        assert (first(site).parent / f"{source.stem}.html") in contents, f"{source.name} is not in the table of contents"
+        assert (first(site).parent / f"{source.stem}.html") in contents, (
+            f"{source.name} is not in the table of contents"
+        )
 
 
 def test_the_first_page_has_a_door_for_everybody(site):

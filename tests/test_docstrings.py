@@ -1,5 +1,5 @@
-"""The public names of mpirecon/api are documented as numpydoc wants it: what goes in, of which type, and what comes
-out."""
+"""The public names of mpirecon/api are documented as numpydoc wants it:
+what goes in, of which type, and what comes out."""
 
 import inspect
 
@@ -9,8 +9,8 @@ import mpirecon
 
 validate = pytest.importorskip("numpydoc.validate", reason="needs the extra docs").validate
 
-#: no docstring; unknown, misordered, untyped or undescribed parameters; of functions also missing parameters and
-#: returns
+#: no docstring; unknown, misordered, untyped or undescribed parameters;
+#: of functions also missing parameters and returns
 ALWAYS = {"GL08", "PR02", "PR03", "PR04", "PR07", "PR10"}
 OF_FUNCTIONS = ALWAYS | {"PR01", "RT01", "RT03"}
 

@@ -22,7 +22,8 @@ from mpirecon.cli.export import command
 from mpirecon.errors import UserError
 from mpirecon.io.cryosparc import read_cryosparc
 from mpirecon.io.cs_file import read_cs
-from mpirecon.io.importer import ImportOptions, import_particles
+from mpirecon.io.import_options import ImportOptions
+from mpirecon.io.importer import import_particles
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import read_relion
 from mpirecon.io.run_output import write_particle_table, write_summary
@@ -305,8 +306,9 @@ def test_mtfs_are_named_group_by_group(tmp_path):
     optics = {**OPTICS, "rlnMtfFileName": ["old.star"], "rlnMicrographOriginalPixelSize": [1.25]}
     (tmp_path / "star").mkdir()
     folder = finish(run(make(tmp_path / "star", optics=optics))[0].path, tmp_path / "out2")
-    assert "rlnMtfFileName of 1 optics groups is replaced" in export(folder, "--star", star, "--mtf", mtf[0],
-                                                                     "--overwrite")
+    assert "rlnMtfFileName of 1 optics groups is replaced" in export(
+        folder, "--star", star, "--mtf", mtf[0], "--overwrite"
+    )
     assert read_star(star)["optics"]["rlnMtfFileName"].tolist() == [str(mtf[0])]
 
 
@@ -484,15 +486,18 @@ def test_nothing_kept_or_discarded(tmp_path):
 
 
 def test_a_file_of_nobody_beside_one_of_somebody(tmp_path):
-    """Whoever scripts --star and --discarded gets both, though nobody, or everybody, was left out; stale files are
-    replaced."""
+    """Whoever scripts --star and --discarded gets both, though nobody, or everybody, was left out;
+    stale files are replaced."""
     particles = run(make(tmp_path))[0].path
     for kept, full, empty in ((np.ones(8, bool), "kept", "rest"), (np.zeros(8, bool), "rest", "kept")):
         folder = finish(particles, tmp_path / f"all-{full}", kept)
         paths = {name: tmp_path / f"{name}.star" for name in ("kept", "rest")}
         paths[empty].write_text("stale")
         text = export(folder, "--star", paths["kept"], "--discarded", paths["rest"], "--overwrite")
-        assert f"{full}.star: 8 of 8 particles" in text and f"{empty}.star has no rows: the run kept {kept.sum()} of 8" in text
+        assert (
+            f"{full}.star: 8 of 8 particles" in text
+            and f"{empty}.star has no rows: the run kept {kept.sum()} of 8" in text
+        )
         text = paths[empty].read_text()
         assert ("stale" not in text and "_rlnImageName" in text and "@stacks" not in text
                 and paths[full].read_text().count("@stacks") == 8)

@@ -63,15 +63,17 @@ def test_the_name_of_another_loss_is_refused(names):
 
 def test_rules_declare_what_runs_ask():
     declared = {name: rule_of(name) for name in ("l2", "sorted", "huber", "posterior")}
-    assert [name for name, rule in declared.items() if not rule.judges] == ["l2"]
-    assert [name for name, rule in declared.items() if rule.mixture or rule.looks] == ["posterior"]
+    assert [name for name, rule in declared.items() if not rule.scores] == ["l2"]
+    assert [name for name, rule in declared.items() if rule.mixture or rule.searches_nearby] == ["posterior"]
     assert [name for name, rule in declared.items() if rule.length] == ["huber"]
     assert [name for name, rule in declared.items() if rule.keeps] == ["sorted", "posterior"]
 
 
 def test_a_solver_of_ones_own_makes_the_maps(names):
-    ours, theirs = names["direct"], mr.reconstruct(names["particles"], loss="sorted", keep=0.8, iterations=2,
-                                                   solve_iterations=0)
+    ours, theirs = (
+        names["direct"],
+        mr.reconstruct(names["particles"], loss="sorted", keep=0.8, iterations=2, solve_iterations=0),
+    )
     assert ours.summary["configuration"]["solver"] == "direct" in solver_names() and len(ours.iterations) == 2
     # of which it is the direct part
     for a, b in zip((*ours.half_maps, ours.volume), (*theirs.half_maps, theirs.volume)):
@@ -82,8 +84,11 @@ def test_a_solver_of_ones_own_makes_the_maps(names):
 def test_solvers_declare_what_runs_and_forecasts_ask(names):
     declared = {name: solver_kind(name) for name in solver_names()}
     assert [name for name, kind in declared.items() if kind.batches] == ["gradient"]
-    assert Config(solver="direct").rounds == 1 and Config(solver="gradient").rounds == 10 and Config(solver="direct",
-                                                                                                     loss="huber").rounds == 5
+    assert (
+        Config(solver="direct").rounds == 1
+        and Config(solver="gradient").rounds == 10
+        and Config(solver="direct", loss="huber").rounds == 5
+    )
     with pytest.raises(UserError, match="--batch-size applies to --solver gradient; --solver direct"):
         Config(solver="direct", batch_size=10)
     with pytest.raises(UserError, match="--solver newton: choose one of normal, gradient"):
@@ -100,10 +105,9 @@ def test_a_format_of_ones_own_is_read(names, tmp_path, monkeypatch):
     mr.reconstruct(names["particles"]).save("first")
     export_run("first", ExportOptions(star="p.star", stack="p.mrcs"))
     tables = read_star("p.star")
-    table = tables["particles"].drop(columns="rlnOpticsGroup").assign(**{name: tables["optics"][name].iloc[0]
-                                                                         for name in (
-        "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnImagePixelSize",
-        "rlnImageSize")})  # fmt: skip
+    labels = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnImagePixelSize", "rlnImageSize")
+    optics = {label: tables["optics"][label].iloc[0] for label in labels}
+    table = tables["particles"].drop(columns="rlnOpticsGroup").assign(**optics)
     table.to_csv("p.csv", index=False)
     star, csv = (mr.reconstruct(f"p.{ending}", loss="huber", iterations=2) for ending in ("star", "csv"))
     np.testing.assert_array_equal(csv.volume.array, star.volume.array)
@@ -127,8 +131,11 @@ def test_no_code_compares_the_names_of_losses_solvers_or_formats():
     found = []
     for path in Path(mr.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            compared = isinstance(node, ast.Compare) or isinstance(node, ast.Call) and getattr(node.func, "attr",
-                                                                                               "") == "endswith"
+            compared = (
+                isinstance(node, ast.Compare)
+                or isinstance(node, ast.Call)
+                and getattr(node.func, "attr", "") == "endswith"
+            )
             names = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)
                      and isinstance(part.value, str)} if compared else set()
             found += [f"{path.name}, line {node.lineno}: {ast.unparse(node)}"] if names & known else []

@@ -1,5 +1,5 @@
-"""Which rows show one particle: by the file of the image and every column that says so, never by chance or by a
-micrograph's name."""
+"""Which rows show one particle: by the file of the image and every column that says so,
+never by chance or by a micrograph's name."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def test_micrograph_groups_of_single_particles_are_no_families(tmp_path):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_tilt_series_are_told_from_chance(seed):
-    """Every image of a series has an exposure of its own, the same in all; some are missing, and copies are no
-    pairs."""
+    """Every image of a series has an exposure of its own, the same in all;
+    some are missing, and copies are no pairs."""
     rng = np.random.default_rng(seed)
     group, dose = np.repeat(np.arange(1, 41), 30), np.tile(np.arange(30.0), 40)
     image = np.arange(len(group))
@@ -244,8 +244,10 @@ def test_families_of_cs_files(tmp_path, kind):
         given["location/micrograph_uid"] = (who % 4 + 1).astype("u8")
         if kind == "pick":  # without it, fractions of the micrograph are all that is known
             given["location/micrograph_shape"] = np.full((m, 2), 4000, "u4")
-        given["location/center_x_frac"], given["location/center_y_frac"] = ((who
-                                                                             + 1) / 70).astype("f4"), ((who * 7 % M) / 70).astype("f4")
+        given["location/center_x_frac"], given["location/center_y_frac"] = (
+            ((who + 1) / 70).astype("f4"),
+            ((who * 7 % M) / 70).astype("f4"),
+        )
     else:
         given["blob/idx"] = who.astype("u4")
         given["blob/path"] = np.where(rng.random(m) < 0.5, b">J1/a.mrcs", b"./J1//a.mrcs")

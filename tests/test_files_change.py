@@ -1,5 +1,5 @@
-"""Files that change, shrink or are replaced while they are read: one message that names the file, never a map of two
-sets."""
+"""Files that change, shrink or are replaced while they are read:
+one message that names the file, never a map of two sets."""
 
 import os
 import shutil
@@ -50,8 +50,8 @@ def ready(tmp_path_factory):
     os.chdir(folder)
     for words in (["simulate", "--phantom", "--particles", "80", "--box", "20", "--pixel-size", "7", "--snr", "1", "-o",
                    "p.h5"],
-                  ["reconstruct", "p.h5", "-o", "run"], ["export", "run", "--star", "p.star", "--stack",
-                                                         "s.mrcs"]):  # fmt: skip
+                  ["reconstruct", "p.h5", "-o", "run"],
+                  ["export", "run", "--star", "p.star", "--stack", "s.mrcs"]):  # fmt: skip
         assert run([*words, "-q"]) == 0
     os.chdir(before)
     return folder

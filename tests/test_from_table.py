@@ -1,5 +1,5 @@
-"""A table of RELION or cryoSPARC is reconstructed as it is: as its import with --link would be, whatever ends the
-run."""
+"""A table of RELION or cryoSPARC is reconstructed as it is:
+as its import with --link would be, whatever ends the run."""
 
 from __future__ import annotations
 
@@ -137,8 +137,7 @@ def test_ranks_share_one_linked_file_and_end_together(project, mpirun):
     assert run("reconstruct", "run_data.star", "-o", "a", "-q", *words) == 0
     done = mpirun(2, ["-m", "mpirecon", "reconstruct", "run_data.star", "-o", "b", *words])
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("run_data.star: 60 particles of 24 x "
-                             "24") == 1 and done.stderr.count("has 2 classes") == 1
+    assert done.stdout.count("run_data.star: 60 particles of 24 x 24") == 1 and done.stderr.count("has 2 classes") == 1
     a, b = maps("a"), maps("b")
     assert np.abs(a - b).max() < 1e-4 * np.abs(a).max()
     assert sorted(os.listdir("b")) == sorted(os.listdir("a"))

@@ -1,5 +1,5 @@
-"""Whatever damage a file has: one sentence that names it, or a right result; never a traceback, a hang, or giant
-memory.
+"""Whatever damage a file has: one sentence that names it, or a right result;
+never a traceback, a hang, or giant memory.
 
 MPIRECON_FUZZ=2000 tries so many seeds of each kind, and MPIRECON_FUZZ_FROM begins at another seed.
 """

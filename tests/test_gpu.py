@@ -66,8 +66,8 @@ def test_two_runs_agree_to_rounding_and_statistics_to_the_bit(cupy, seed):
 
 
 def test_backprojection_is_the_adjoint_of_projection(cupy, seed):
-    """⟨P x, y⟩ = ⟨x, Pᴴ y⟩ through the fused kernels: yp is that inner product, by statistics and by the right-hand
-    side."""
+    """⟨P x, y⟩ = ⟨x, Pᴴ y⟩ through the fused kernels:
+    yp is that inner product, by statistics and by the right-hand side."""
     box, m = 64, 50
     particle_set, images = particles(m, box, seed)
     backend = get_backend("cuda", box, 2.0)

@@ -1,5 +1,5 @@
-"""What unknown words are answered with: the word that was meant, the command that has the option, the option's
-place."""
+"""What unknown words are answered with: the word that was meant, the command that has the option,
+the option's place."""
 
 from __future__ import annotations
 
@@ -153,8 +153,8 @@ def test_resume_names_the_options_that_differ():
     (20, 3.5, ("the mask has box 20", "make a mask of that size")),
 ])  # fmt: skip
 def test_a_mask_of_another_pixel_size_may_only_say_so(tmp_path, cli, box, pixel, words):
-    """A mask program that leaves 1 Å in the header: the box is right, and the message says what to do about the
-    rest."""
+    """A mask program that leaves 1 Å in the header:
+    the box is right, and the message says what to do about the rest."""
     assert cli("simulate", "--phantom", "--particles", 8, "--box", 16, "--pixel-size", 3.5, "-o",
                tmp_path / "p.h5").returncode == 0
     write_map(tmp_path / "m.mrc", np.ones((box,) * 3, np.float32), pixel, overwrite=False)

@@ -95,8 +95,7 @@ def test_the_import_says_so_and_names_the_option_that_helps(star, cli, mpirun):
     done = cli("import", star, "-o", star.parent / "a.h5")
     assert done.returncode == 0
     assert ("the images look CTF-premultiplied, and are taken as untouched: their power at the zeros of the CTF is 0 % "
-            "of that beside "
-            "them. If so, give --ctf-premultiplied") in done.stderr
+            "of that beside them. If so, give --ctf-premultiplied") in done.stderr
     together = mpirun(2, ["-m", "mpirecon", "import", star, "-o", star.parent / "b.h5"])
     assert together.returncode == 0 and together.stderr == done.stderr
     linked = cli("import", star, "-o", star.parent / "c.h5", "--link", "--ctf-premultiplied")

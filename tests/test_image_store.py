@@ -1,5 +1,5 @@
-"""What an image store owes, whatever the backend: the images that are asked for, at their poses, read as seldom as can
-be.
+"""What an image store owes, whatever the backend:
+the images that are asked for, at their poses, read as seldom as can be.
 
 The CUDA backends run on the host through the stand-in for CuPy, or, marked `gpu`, on a GPU.
 """

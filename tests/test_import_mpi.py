@@ -11,8 +11,8 @@ from mpirecon.io.particle_file import ParticleFile
 
 
 def odd_set(tmp_path, m=23):
-    """Rows over three stacks in disorder, half sets partly drawn, tilt images of one particle, a bad image, two
-    groups."""
+    """Rows over three stacks in disorder, half sets partly drawn, tilt images of one particle, a bad image,
+    two groups."""
     rng = np.random.default_rng(7)
     stacks = [f"stacks/{name}.mrcs" for name in "abc"]
     images = {name: pixels(range(100 * i, 100 * i + m)) for i, name in enumerate(stacks)}
@@ -91,8 +91,10 @@ def test_more_ranks_than_particles_are_refused(mpirun, tmp_path):
 
 
 def test_pixel_sizes_that_only_another_rank_sees_are_refused(mpirun, tmp_path):
-    optics = {label: values * 2 for label, values in OPTICS.items()} | {"rlnOpticsGroup": [1, 2],
-                                                                        "rlnImagePixelSize": [2.5, 2.6]}
+    optics = {label: values * 2 for label, values in OPTICS.items()} | {
+        "rlnOpticsGroup": [1, 2],
+        "rlnImagePixelSize": [2.5, 2.6],
+    }
     star = make(tmp_path, table(8, rlnOpticsGroup=[1] * 4 + [2] * 4), optics)
     result = mpirun(2, ["-m", "mpirecon", "import", star, "-o", tmp_path / "p.h5"])
     assert result.returncode != 0 and "the pixel size is 2.5 from line" in result.stderr and "2.6" in result.stderr
@@ -113,10 +115,17 @@ def test_cryosparc_files_by_ranks(cli, mpirun, tmp_path):
     m = 17
     rng = np.random.default_rng(3)
     save_stack(tmp_path / "a.mrcs", pixels(range(m)))
-    kinds = [("uid", "u8"), ("blob/path", "S20"), ("blob/idx", "u4"), ("blob/psize_A", "f4"), ("blob/sign", "f4"),
-             ("alignments3D/pose", "f4", 3), ("alignments3D/shift", "f4", 2), ("alignments3D/psize_A", "f4"),
-             *[(f"ctf/{name}", "f4") for name in ("accel_kv", "cs_mm", "amp_contrast", "df1_A", "df2_A",
-                                                  "df_angle_rad")]]
+    kinds = [
+        ("uid", "u8"),
+        ("blob/path", "S20"),
+        ("blob/idx", "u4"),
+        ("blob/psize_A", "f4"),
+        ("blob/sign", "f4"),
+        ("alignments3D/pose", "f4", 3),
+        ("alignments3D/shift", "f4", 2),
+        ("alignments3D/psize_A", "f4"),
+        *[(f"ctf/{name}", "f4") for name in ("accel_kv", "cs_mm", "amp_contrast", "df1_A", "df2_A", "df_angle_rad")],
+    ]
     rows = np.zeros(m, kinds)
     rows["uid"], rows["blob/path"], rows["blob/idx"] = rng.permutation(m), "a.mrcs", rng.permutation(m)
     rows["blob/psize_A"] = rows["alignments3D/psize_A"] = 1.5

@@ -34,8 +34,11 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_name(path): path for room in FOLDER.iterdir() for path in ([room] if room.suffix == ".py"
-                                                                             else room.rglob("*.py"))}
+MODULES = {
+    module_name(path): path
+    for room in FOLDER.iterdir()
+    for path in ([room] if room.suffix == ".py" else room.rglob("*.py"))
+}
 
 
 def statements(tree: ast.AST, at_load: bool):

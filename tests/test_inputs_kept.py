@@ -1,5 +1,5 @@
-"""No command destroys what it reads: every output option of every command, pointed at every input by every kind of
-name."""
+"""No command destroys what it reads: every output option of every command,
+pointed at every input by every kind of name."""
 
 import hashlib
 import os
@@ -28,8 +28,8 @@ def ready(tmp_path_factory):
     os.chdir(folder)
     for words in (["simulate", "--phantom", "--particles", COUNT, "--box", BOX, "--pixel-size", PIXEL, "--snr", "2",
                    "-o", "made.h5"],
-                  ["reconstruct", "made.h5", "-o", "first"], ["export", "first", "--star", "p.star", "--stack",
-                                                              "s.mrcs"]):  # fmt: skip
+                  ["reconstruct", "made.h5", "-o", "first"],
+                  ["export", "first", "--star", "p.star", "--stack", "s.mrcs"]):  # fmt: skip
         assert run([*map(str, words), "-q"]) == 0
     write_star("mtf.star", {"": pd.DataFrame({"rlnResolutionInversePixel": ["0", "0.5"], "rlnMtfValue": ["1", "0.4"]})},
                False)
@@ -72,31 +72,48 @@ def copied(ready, tmp_path, monkeypatch):
 #: (command, option that writes) → the command with {} for the file to write, and the files that it reads
 WRITERS = {
     ("simulate", "output"): ("simulate --map run/volume.mrc --particles 8 --no-ctf -o {}", ["run/volume.mrc"]),
-    ("simulate", "truth_map"): ("simulate --map run/volume.mrc --particles 8 -o new.h5 --truth-map {}",
-                                ["run/volume.mrc"]),
+    ("simulate", "truth_map"): (
+        "simulate --map run/volume.mrc --particles 8 -o new.h5 --truth-map {}",
+        ["run/volume.mrc"],
+    ),
     ("import", "output"): ("import p.star -o {}", ["p.star", "s.mrcs"]),
     # by its ending it cannot be a map
     ("fsc", "plot"): ("fsc run/half1.mrc run/half2.mrc --mask mask.mrc --plot {}", []),
-    ("fsc", "csv_path"): ("fsc run/half1.mrc run/half2.mrc --mask mask.mrc --csv {}",
-                          ["run/half1.mrc", "run/half2.mrc", "mask.mrc"]),
+    ("fsc", "csv_path"): (
+        "fsc run/half1.mrc run/half2.mrc --mask mask.mrc --csv {}",
+        ["run/half1.mrc", "run/half2.mrc", "mask.mrc"],
+    ),
     ("mask", "output"): ("mask run/half1.mrc --half run/half2.mrc -o {}", ["run/half1.mrc", "run/half2.mrc"]),
     ("view", "output"): ("view run/volume.mrc -o {}", ["run/volume.mrc"]),
     ("project", "output"): ("project run/volume.mrc linked.h5 -o {}", ["run/volume.mrc", "linked.h5", "s.mrcs"]),
-    ("score", "output"): ("score run/half1.mrc run/half2.mrc linked.h5 --mask mask.mrc -o {}",
-                          ["run/half1.mrc", "run/half2.mrc", "linked.h5", "s.mrcs", "p.star", "mask.mrc"]),
-    ("score", "star"): ("score run/half1.mrc run/half2.mrc p.h5 -o new.csv --star {}",
-                        ["run/half1.mrc", "p.h5", "p.star"]),
-    ("score", "cs_table"): ("score run/half1.mrc run/half2.mrc p.h5 -o new.csv --cs {}", ["run/half2.mrc", "p.h5", "p.star"]),
-    ("compare", "output"): ("compare run of_links -o {}", ["p.h5", "run/summary.json", "of_links/particles.h5",
-                                                           "run/volume.mrc"]),
-    ("export", "star"): ("export run --star {}", ["p.h5", "p.star", "s.mrcs", "run/particles.h5", "run/summary.json",
-                                                  "run/logs/rank0000.jsonl"]),
+    ("score", "output"): (
+        "score run/half1.mrc run/half2.mrc linked.h5 --mask mask.mrc -o {}",
+        ["run/half1.mrc", "run/half2.mrc", "linked.h5", "s.mrcs", "p.star", "mask.mrc"],
+    ),
+    ("score", "star"): (
+        "score run/half1.mrc run/half2.mrc p.h5 -o new.csv --star {}",
+        ["run/half1.mrc", "p.h5", "p.star"],
+    ),
+    ("score", "cs_table"): (
+        "score run/half1.mrc run/half2.mrc p.h5 -o new.csv --cs {}",
+        ["run/half2.mrc", "p.h5", "p.star"],
+    ),
+    ("compare", "output"): (
+        "compare run of_links -o {}",
+        ["p.h5", "run/summary.json", "of_links/particles.h5", "run/volume.mrc"],
+    ),
+    ("export", "star"): (
+        "export run --star {}",
+        ["p.h5", "p.star", "s.mrcs", "run/particles.h5", "run/summary.json", "run/logs/rank0000.jsonl"],
+    ),
     # by its ending a table
     ("export", "discarded"): ("export of_links --star new.star --stack new.mrcs --discarded {}", []),
     ("export", "cs"): ("export run --cs {}", ["p.h5", "run/summary.json"]),
     ("export", "stack"): ("export run --star new.star --stack {}", ["s.mrcs"]),
-    ("report", "output"): ("report run -o {}", ["p.h5", "run/summary.json", "run/particles.h5", "run/volume.mrc",
-                                                "run/logs/rank0000.jsonl"]),
+    ("report", "output"): (
+        "report run -o {}",
+        ["p.h5", "run/summary.json", "run/particles.h5", "run/volume.mrc", "run/logs/rank0000.jsonl"],
+    ),
     ("logs", "csv_path"): ("logs run --csv {}", ["run/logs/rank0000.jsonl", "run/summary.json"]),
     ("aberrations", "star"): ("aberrations run --band 100:40 --star {}", ["p.star", "p.h5", "s.mrcs", "run/half1.mrc"]),
 }
@@ -147,7 +164,9 @@ def test_a_run_refuses_a_folder_whose_files_are_its_particles(project, capsys, w
     words = words.replace("p.h5", f"out/{name}")
     before = content(project)
     assert run(words.format("out").split()) == 1
-    assert content(project) == before and f"out/{name} is the particle file that this run reads" in capsys.readouterr().err
+    assert (
+        content(project) == before and f"out/{name} is the particle file that this run reads" in capsys.readouterr().err
+    )
 
 
 def test_a_linked_stack_is_not_replaced_by_a_map(project, capsys):
@@ -155,7 +174,10 @@ def test_a_linked_stack_is_not_replaced_by_a_map(project, capsys):
     os.link("s.mrcs", "out/volume.mrc")
     before = content(project)
     assert run(["reconstruct", "linked.h5", "-o", "out", "--overwrite"]) == 1
-    assert content(project) == before and "out/volume.mrc is the stack of images that linked.h5 refers to" in capsys.readouterr().err
+    assert (
+        content(project) == before
+        and "out/volume.mrc is the stack of images that linked.h5 refers to" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("how", ["mask.mrc", "symbolic link", "half1.mrc", "unfinished/mask.mrc"])
@@ -172,7 +194,11 @@ def test_the_mask_of_the_run_before_is_kept(copied, capsys, how):
     code = run(["reconstruct", "p.h5", "-o", "run", "--mask", mask, "--overwrite", "-q"])
     assert open(mask, "rb").read() == given
     if how in ("half1.mrc", "unfinished/mask.mrc"):  # a run writes one of its own
-        assert code == 1 and content(copied) == before and f"run/{how} is the mask that this run reads" in capsys.readouterr().err
+        assert (
+            code == 1
+            and content(copied) == before
+            and f"run/{how} is the mask that this run reads" in capsys.readouterr().err
+        )
     else:
         assert code == 0 and np.array_equal(mrcfile.read("run/mask.mrc"), mrcfile.read(mask))
         assert sorted(os.listdir("run")) == sorted(set(os.listdir("of_links")) - {"detection.csv"})

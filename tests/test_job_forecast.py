@@ -61,8 +61,9 @@ def test_symmetry_lengthens_the_accumulation_as_measured(symmetry, factor):
     plain, symmetric = (seconds_by_phase(Task(1000, 64, 1, 1, **more), 1)
                         for more in ({}, {"turns": turns, "copies": copies}))
     assert 1 / 1.6 < symmetric["accumulate"] / plain["accumulate"] / factor < 1.6
-    assert {k: v for k, v in plain.items() if k != "accumulate"} == {k: v for k,
-                                                                     v in symmetric.items() if k != "accumulate"}
+    assert {k: v for k, v in plain.items() if k != "accumulate"} == {
+        k: v for k, v in symmetric.items() if k != "accumulate"
+    }
 
 
 def test_time_forecast_falls_with_ranks_and_speed():

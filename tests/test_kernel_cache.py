@@ -1,5 +1,5 @@
-"""Kernels run where compiled ones have no place, no room, or were damaged; one warning says so and what moves the
-cache."""
+"""Kernels run where compiled ones have no place, no room, or were damaged;
+one warning says so and what moves the cache."""
 
 import os
 import subprocess
@@ -70,7 +70,8 @@ def test_without_room(run, tmp_path):
     run(NUMBA_CACHE_DIR=str(folder))
     for path in folder.rglob("*.nb?"):
         path.unlink()
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)"
+    limit = ("import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); import signal; "
+             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)")
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(limit)
@@ -94,7 +95,8 @@ def test_files_that_were_cut_are_made_again(run, tmp_path, ending, length):
 
 def test_no_folder_is_made_for_a_user_without_a_home(run, tmp_path):
     (tmp_path / "here").mkdir()
-    code = "import os; os.path.expanduser = lambda path: path; import mpirecon.kernels.cache, numba; assert not numba.config.CACHE_DIR"
+    code = ("import os; os.path.expanduser = lambda path: path; import mpirecon.kernels.cache, numba; assert not "
+            "numba.config.CACHE_DIR")
     env = {k: v for k, v in os.environ.items() if k not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME")}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "here", env=env, check=True)
     assert not list((tmp_path / "here").iterdir())

@@ -1,5 +1,5 @@
-"""Local resolution: against a brute-force definition, maps of known resolution, noise, and relion_postprocess
---locres."""
+"""Local resolution: against a brute-force definition, maps of known resolution, noise,
+and relion_postprocess --locres."""
 
 import shutil
 import subprocess
@@ -48,8 +48,9 @@ def two_regions(box: int, first: float, second: float) -> list[np.ndarray]:
 def by_definition(a, b, options: WindowOptions, seed: int) -> tuple[list, np.ndarray]:
     """Resolution of every window (centre, Å) and the map, in double precision over the whole box, voxel by voxel."""
     n = len(a)
-    step, radius, edge = (int(np.floor(length / PIXEL + 0.5)) for length in (options.sampling, options.radius,
-                                                                             options.edge))
+    step, radius, edge = (
+        int(np.floor(length / PIXEL + 0.5)) for length in (options.sampling, options.radius, options.edge)
+    )
     shell = int(n * PIXEL / options.randomise_from)
     rng = np.random.default_rng([seed, 0x10C])
     copies = [[randomise_phases(half, shell, rng).astype(float) for _ in range(2)] for half in (a, b)]
@@ -139,8 +140,9 @@ def test_the_filtered_map_has_what_agrees_and_nothing_else():
         power = np.abs(scipy.fft.rfftn(found.filtered * window)) ** 2
         whole = np.abs(scipy.fft.rfftn((a + b) / 2 * window)) ** 2
         k = 80 * PIXEL / np.maximum(shell_index(80), 1)
-        kept = [power[band].sum() / whole[band].sum() for band in ((k > 1.3 * resolution) & (k < 100),
-                                                                   k < resolution / 1.4)]
+        kept = [
+            power[band].sum() / whole[band].sum() for band in ((k > 1.3 * resolution) & (k < 100), k < resolution / 1.4)
+        ]
         assert kept[0] > 0.85 and kept[1] < 0.02, (at, kept)
     a = below(noise(80, 20), 5.0)
     same = local_resolution(a, a, PIXEL)  # of what agrees everywhere nothing is taken away
@@ -149,8 +151,8 @@ def test_the_filtered_map_has_what_agrees_and_nothing_else():
 
 
 def test_the_filtered_map_ends_at_the_resolution():
-    """Half maps of FSC 0.4 at all frequencies have no resolution at 0.5: nothing finer than the minimum resolution is
-    left."""
+    """Half maps of FSC 0.4 at all frequencies have no resolution at 0.5:
+    nothing finer than the minimum resolution is left."""
     common = noise(64, 0)
     halves = [common + np.float32(1.5**0.5) * noise(64, seed) for seed in (1, 2)]
     k = 64 * PIXEL / np.maximum(shell_index(64), 1)
@@ -190,9 +192,10 @@ def test_a_common_level_of_noise_is_no_structure():
 
 def test_half_maps_that_were_masked_are_warned_of():
     ball = soft_sphere(48, 12, 4)
-    assert "both half maps are 0 in 49 % of the sphere" in local_resolution((noise(48, 0) + 3) * ball,
-                                                                            (noise(48, 1) + 3) * ball,
-                                                                            PIXEL).warnings[0]
+    assert (
+        "both half maps are 0 in 49 % of the sphere"
+        in local_resolution((noise(48, 0) + 3) * ball, (noise(48, 1) + 3) * ball, PIXEL).warnings[0]
+    )
     whole = soft_sphere(48, 21, 3)  # as reconstruct cuts them
     assert not local_resolution(noise(48, 0) * whole, noise(48, 1) * whole, PIXEL).warnings
 
@@ -211,8 +214,10 @@ def test_a_mask_changes_nothing_inside():
     a, b = two_regions(72, 16.0, 8.0)
     mask = np.roll(soft_sphere(72, 8, 4), 10, axis=2)
     options = WindowOptions(14.0)
-    whole, part = local_resolution(a, b, PIXEL, options=options), local_resolution(a, b, PIXEL, mask=mask,
-                                                                                   options=options)
+    whole, part = (
+        local_resolution(a, b, PIXEL, options=options),
+        local_resolution(a, b, PIXEL, mask=mask, options=options),
+    )
     assert len(part.centres) < 0.5 * len(whole.centres)
     inside = mask > 0
     np.testing.assert_allclose(part.map[inside], whole.map[inside], rtol=1e-5)
@@ -256,8 +261,8 @@ def relion(tmp_path_factory, shared_data):
 
 
 def test_the_map_agrees_with_relion_postprocess(relion):
-    """RELION tells the last shell above the threshold; here it is read between shells, half a shell finer on
-    average."""
+    """RELION tells the last shell above the threshold;
+    here it is read between shells, half a shell finer on average."""
     (a, b), pixel_size, mask, (theirs, filtered) = relion
     found = local_resolution(a, b, pixel_size, threads=2)
     inside = mask >= 0.5
@@ -266,8 +271,7 @@ def test_the_map_agrees_with_relion_postprocess(relion):
     apart = np.median(np.abs(ours - theirs))
     likeness = np.corrcoef(ours, theirs)[0, 1], np.corrcoef(found.filtered[inside], filtered[inside])[0, 1]
     print(f"median {np.median(ours):.3f} Å, RELION {np.median(theirs):.3f} Å; median difference {apart:.3f} Å, "
-          f"correlation {likeness[0]:.4f}, "
-          f"of the filtered maps {likeness[1]:.5f}")
+          f"correlation {likeness[0]:.4f}, of the filtered maps {likeness[1]:.5f}")
     assert np.ptp(theirs) > 2.0
     shell = np.median(theirs) ** 2 / (len(a) * pixel_size)  # Å between shells there
     assert apart < shell and apart < 0.04 * np.median(theirs)

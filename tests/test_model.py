@@ -11,7 +11,7 @@ from mpirecon.model import CTF_DTYPE, Img, ParticleSet, Pose, Stack, Volume, ele
 from mpirecon.model.draws import (
     multiply_quaternions,
     particle_rng,
-    plant_pose_errors,
+    draw_pose_errors,
     random_halves,
     random_quaternion,
     uniform_draws,
@@ -270,23 +270,23 @@ def test_random_quaternions_are_uniform():
 def test_planted_errors_have_the_rate_and_keep_the_others():
     ids = np.arange(3000)
     true = np.array([random_quaternion(particle_rng(0, int(i), "pose")) for i in ids])
-    given_, flag = plant_pose_errors(7, ids, true, 0.3)
+    given_, flag = draw_pose_errors(7, ids, true, 0.3)
     assert abs(flag.mean() - 0.3) < 4 * np.sqrt(0.21 / 3000)
     np.testing.assert_array_equal(given_[~flag], true[~flag])
     # a uniformly random rotation is off by more than 90° with probability 1/2 + 1/π
     assert abs(np.mean(angular_distance(given_[flag], true[flag]) > 90) - (0.5 + 1 / np.pi)) < 0.05
-    again, _ = plant_pose_errors(7, ids[100:200], true[100:200], 0.3)
+    again, _ = draw_pose_errors(7, ids[100:200], true[100:200], 0.3)
     np.testing.assert_array_equal(again, given_[100:200])
     # a higher rate flags the same particles and more
-    assert plant_pose_errors(7, ids, true, 0.5)[1][flag].all()
+    assert draw_pose_errors(7, ids, true, 0.5)[1][flag].all()
     for rate in (0.0, 1.0):
-        assert plant_pose_errors(7, ids, true, rate)[1].mean() == rate
+        assert draw_pose_errors(7, ids, true, rate)[1].mean() == rate
 
 
 def test_small_errors_are_half_gaussian():
     ids = np.arange(2000)
     true = np.array([random_quaternion(particle_rng(0, int(i), "pose")) for i in ids])
-    given_, flag = plant_pose_errors(7, ids, true, 1.0, small_degrees=5.0)
+    given_, flag = draw_pose_errors(7, ids, true, 1.0, small_degrees=5.0)
     angle = angular_distance(given_, true)
     assert flag.all() and np.sqrt(np.mean(angle**2)) == pytest.approx(5.0, rel=0.06)
     assert angle.mean() == pytest.approx(5.0 * np.sqrt(2 / np.pi), rel=0.06)

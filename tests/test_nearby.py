@@ -208,7 +208,7 @@ def test_some_are_looked_at_first_and_all_where_errors_are_found(tmp_path, monke
 
     monkeypatch.setattr(Engine, "statistics", counting)
     monkeypatch.setattr(CpuBackend, "nearby", look)
-    monkeypatch.setattr("mpirecon.solvers.looks.FIRST_LOOK_AT", 100)
+    monkeypatch.setattr("mpirecon.solvers.nearby_schedule.FIRST_SEARCH_AT", 100)
     particles = tmp_path / "particles.h5"
     assert run(["simulate", "--phantom", "--particles", "600", "--box", "24", "--pixel-size", "8", "--snr", "0.15",
                 "-q", *errors,

@@ -1,5 +1,5 @@
-"""Reconstructions from images with backgrounds, ramps and gains are those from the same images without, on every
-path."""
+"""Reconstructions from images with backgrounds, ramps and gains are those from the same images without,
+on every path."""
 
 import json
 from contextlib import nullcontext
@@ -43,7 +43,9 @@ def sets(folder):
     def make(name, *options, change=lambda images, sigma: images, m=M, box=BOX):
         path = folder / f"{name}.h5"
         if not path.exists():
-            simulate = f"simulate --phantom --particles {m} --box {box} --pixel-size 6 --snr 0.2 --error-rate 0.2 --seed 8 -q"
+            simulate = (
+                f"simulate --phantom --particles {m} --box {box} --pixel-size 6 --snr 0.2 --error-rate 0.2 --seed 8 -q"
+            )
             assert run([*simulate.split(), "--truth-map", str(folder / "truth.mrc"), "--overwrite", "-o", str(path),
                         *options]) == 0
             with h5py.File(path, "r+") as file:
@@ -111,8 +113,8 @@ def test_premultiplied_images_too(sets):
 
 @pytest.mark.parametrize("loss", ("l2", "posterior"))
 def test_gains_and_counts(sets, folder, loss):
-    """Gains of 0.1 … 10, and counts that are rounded, of all images or a part: the FSC with the truth is that of the
-    images before."""
+    """Gains of 0.1 … 10, and counts that are rounded, of all images or a part:
+    the FSC with the truth is that of the images before."""
     def curve(volume):
         return fsc(volume, mrcfile.read(folder / "truth.mrc"))[1 : BOX // 2]
 
@@ -176,8 +178,9 @@ def test_on_cuda(sets, cli, tmp_path):
                      "--no-postprocess", "-q",
                      env=fake_environment())
         assert result.returncode == 0, result.stderr
-        wanted = expected if space == "fourier" else reconstruct(path, "real-cpu", "--space", "real",
-                                                                 folder=tmp_path)[0]
+        wanted = (
+            expected if space == "fourier" else reconstruct(path, "real-cpu", "--space", "real", folder=tmp_path)[0]
+        )
         assert differ(mrcfile.read(tmp_path / space / "volume.mrc"), wanted) < 1e-3
 
 

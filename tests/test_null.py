@@ -13,7 +13,7 @@ from mpirecon.solvers.base import Solver
 from mpirecon.solvers.passes import Engine
 from mpirecon.validate.fsc import fsc
 from mpirecon.validate.masks import soft_sphere
-from mpirecon.validate.null import LARGEST_MEAN, NoiseFile, judge
+from mpirecon.validate.null import LARGEST_MEAN, NoiseFile, assess
 
 BOX = 32
 LOSSES = {
@@ -135,10 +135,10 @@ def test_chance_is_what_independent_noise_gives():
     squared = np.square(mask, dtype=float)
     for _ in range(40):
         a, b = rng.normal(size=(2, BOX, BOX, BOX)).astype(np.float32)
-        verdict = judge(fsc(a, b, mask), fsc(a, b), BOX, squared.mean() ** 2 / np.square(squared).mean())
+        verdict = assess(fsc(a, b, mask), fsc(a, b), BOX, squared.mean() ** 2 / np.square(squared).mean())
         means.append(verdict.mean)
     assert verdict.chance == pytest.approx(np.std(means), rel=0.35)
-    assert judge(np.zeros(65), np.zeros(65), 128, 0.5).limit == LARGEST_MEAN
+    assert assess(np.zeros(65), np.zeros(65), 128, 0.5).limit == LARGEST_MEAN
 
 
 def test_ranks_share_one_verdict(mpirun, particles, tmp_path):

@@ -147,8 +147,10 @@ def test_damage_of_stored_values_is_met(tmp_path):
     at = data.index(values[400:410].tobytes())
     data[at + 3] ^= 1
     (tmp_path / "a.h5").write_bytes(data)
-    with hdf5.open_hdf5(tmp_path / "a.h5", "table") as file, pytest.raises(UserError,
-                                                                           match=r"a\.h5: x cannot be read, the file is damaged"):
+    with (
+        hdf5.open_hdf5(tmp_path / "a.h5", "table") as file,
+        pytest.raises(UserError, match=r"a\.h5: x cannot be read, the file is damaged"),
+    ):
         with hdf5.reading(tmp_path / "a.h5", "x"):
             hdf5.read_all(file["x"])
 
@@ -170,7 +172,10 @@ def test_odd_targets_are_refused(folder, tmp_path):
                 with pytest.raises(UserError, match=told):
                     refuse(tmp_path / name, overwrite)
     code, out, err = run("import", folder / "p.star", "-o", "self", "--overwrite", cwd=tmp_path)
-    assert code == 1 and err.decode() == "Error: cannot write self: it links to itself; remove the link, or choose another name\n"
+    assert (
+        code == 1
+        and err.decode() == "Error: cannot write self: it links to itself; remove the link, or choose another name\n"
+    )
 
 
 def test_a_full_disk_leaves_what_was_there(folder, tmp_path):
@@ -181,8 +186,9 @@ def test_a_full_disk_leaves_what_was_there(folder, tmp_path):
     done = subprocess.run(["bash", "-c", limit, "bash", "import", str(folder / "p.star"), "-o", "p.h5", "--overwrite"],
                           cwd=tmp_path,
                           capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("Error: cannot write p.h5: the file size "
-                                                                            "limit is reached")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(
+        "Error: cannot write p.h5: the file size limit is reached"
+    )
     assert ("Traceback" not in done.stderr and (tmp_path / "p.h5").read_bytes() == before
             and os.listdir(tmp_path) == ["p.h5"])
 
@@ -204,8 +210,10 @@ def test_a_heap_of_texts_without_end_is_refused(tmp_path):
     heap = data.index(b"GCOL")
     data[heap + 16 : heap + 32] = bytes(16)
     (tmp_path / "b.h5").write_bytes(data)
-    with hdf5.open_hdf5(tmp_path / "b.h5", "table") as file, pytest.raises(UserError,
-                                                                           match=r"b\.h5: the attributes of / cannot be read"):
+    with (
+        hdf5.open_hdf5(tmp_path / "b.h5", "table") as file,
+        pytest.raises(UserError, match=r"b\.h5: the attributes of / cannot be read"),
+    ):
         hdf5.attributes_of(file, tmp_path / "b.h5")
 
 

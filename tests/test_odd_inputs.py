@@ -1,5 +1,5 @@
-"""Tables and images of which a part is not what the rest is: reported with counts, where the map would be wrong
-without a word.
+"""Tables and images of which a part is not what the rest is:
+reported with counts, where the map would be wrong without a word.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Stacks whose numbers, headers or formats are not what they seem: told or refused with the reason, as the map would be
-wrong without a word."""
+"""Stacks whose numbers, headers or formats are not what they seem:
+told or refused with the reason, as the map would be wrong without a word."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""tools/wheels fills a folder; from that alone, without a network or an index, a fresh environment gets a mpirecon that
-works."""
+"""tools/wheels fills a folder; from that alone, without a network or an index,
+a fresh environment gets a mpirecon that works."""
 
 import os
 import shutil
@@ -54,8 +54,9 @@ def holds_everything(wheels) -> None:
 
 def test_a_fresh_environment_installs_from_the_folder_alone(wheels, tmp_path):
     holds_everything(wheels)  # in one test, so that workers side by side do not both download
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHONPATH",
-                                                                                             "VIRTUAL_ENV"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHONPATH", "VIRTUAL_ENV"))
+    }
     environment |= {"PIP_CONFIG_FILE": os.devnull, "NUMBA_CACHE_DIR": str(tmp_path / "kernels")}
     alone = NO_NETWORK if run(*NO_NETWORK, "true", cwd=tmp_path)[0] == 0 else []
     code, said = run(sys.executable, "-m", "venv", "--without-pip", "env", cwd=tmp_path)

@@ -1,5 +1,5 @@
-"""Aberrations, magnification and MTF of RELION's tables: read as RELION reads them, and corrected as it corrects
-them."""
+"""Aberrations, magnification and MTF of RELION's tables:
+read as RELION reads them, and corrected as it corrects them."""
 
 import shutil
 import subprocess

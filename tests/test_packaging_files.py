@@ -1,5 +1,5 @@
-"""What clusters install from (packaging/) says what setup.cfg says: this version, these dependencies, these lower
-bounds."""
+"""What clusters install from (packaging/) says what setup.cfg says:
+this version, these dependencies, these lower bounds."""
 
 import configparser
 import contextlib
@@ -165,4 +165,6 @@ def test_the_release_checklist_names_every_file_with_the_version():
     assert len(holders) >= 8
     for path in holders:
         name = path.relative_to(CHECKOUT)
-        assert f"`{name}`" in checklist or f"`{name.parent}/`" in checklist, f"packaging/RELEASE.md does not name {name}"
+        assert f"`{name}`" in checklist or f"`{name.parent}/`" in checklist, (
+            f"packaging/RELEASE.md does not name {name}"
+        )

@@ -251,7 +251,6 @@ def other_layout(path, **layout):
 def test_images_in_any_layout_are_read(tmp_path, layout):
     path = other_layout(write(tmp_path / "p.h5", 12, 8), **layout)
     with ParticleFile(path) as file:
-        assert file.stored.past_hdf5 != bool(layout)  # only contiguous images are read past HDF5
         np.testing.assert_array_equal(file.images(slice(3, 11)), pixels(12, 8)[3:11])
 
 

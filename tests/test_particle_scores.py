@@ -1,5 +1,5 @@
-"""--loss l2 compares a sample of a large set with its maps: the same maps, the same losses but for chance, one pass
-less."""
+"""--loss l2 compares a sample of a large set with its maps:
+the same maps, the same losses but for chance, one pass less."""
 
 import json
 
@@ -67,7 +67,9 @@ def test_a_sample_says_what_all_say(particles, tmp_path, visits, options):
         np.testing.assert_allclose(one["scale"][scored], other["scale"][scored], rtol=1e-6)
         assert (one["weight"][:] == 1).all() and one["kept"][:].all()
     for volume in ("half1", "half2", "volume"):
-        assert (tmp_path / "some" / f"{volume}.mrc").read_bytes()[1024:] == (tmp_path / "all" / f"{volume}.mrc").read_bytes()[1024:]
+        assert (tmp_path / "some" / f"{volume}.mrc").read_bytes()[1024:] == (
+            tmp_path / "all" / f"{volume}.mrc"
+        ).read_bytes()[1024:]
 
 
 def test_the_loss_is_the_samples(particles, tmp_path):

@@ -21,7 +21,7 @@ from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.references import References
 from mpirecon.solvers.walk import Walk
 from mpirecon.validate.fsc import crossing
-from mpirecon.validate.nested import judge, rosenthal_henderson
+from mpirecon.validate.nested import assess, rosenthal_henderson
 from mpirecon.validate.path_resolution import fit_resolutions
 
 COUNT, BOX = 700, 32
@@ -70,19 +70,19 @@ def test_the_best_step_is_the_fraction_of_correct_particles(walked, particles):
     assert wrong[0] == pytest.approx(1 - correct) and wrong[-1] < 0.02 and (np.diff(wrong) <= 0.01).all()
 
 
-@pytest.mark.parametrize("schedule", ["once", "anew", "sieve"])
+@pytest.mark.parametrize("schedule", ["once", "rescore", "sieve"])
 def test_on_a_clean_set_nothing_is_gained(clean, schedule):
     options = {"loss": "l2"} if schedule == "once" else {}
     found = mr.path(clean, schedule=schedule, steps=(0.9, 0.8, 0.6, 0.4), null=False, **options)
     assert not found.pays and found.sentence.startswith("Nothing is gained")
 
 
-@pytest.mark.parametrize("schedule", ["anew", "sieve"])
+@pytest.mark.parametrize("schedule", ["rescore", "sieve"])
 def test_particles_scored_anew_leave_out_the_wrong_ones(particles, schedule):
     found = mr.path(particles, schedule=schedule, steps=(0.9, 0.8, 0.7, 0.6), null=False)
     assert found.pays and found.best in (0.6, 0.7, 0.8)
     wrong = ParticleFile(particles).metadata().pose_error
-    assert wrong[found.kept(0.7)].mean() < (0.05 if schedule == "anew" else 0.12)
+    assert wrong[found.kept(0.7)].mean() < (0.05 if schedule == "rescore" else 0.12)
 
 
 def test_the_best_resolution_of_a_sieve_is_no_smaller_selection(particles):
@@ -104,8 +104,10 @@ def curves(seed, wrong, signal=1.0, noise=1.0, sharper=0.0, box=32, size=4.0):
     at = np.repeat(shells - 1, counts)
     # of the object, over the noise of all particles
     power = signal * np.exp(6.0 - 9.0 * (np.arange(1, box // 2 + 1) / (box // 2)))[at]
-    draw = lambda *shape: (rng.normal(size=(*shape, len(at))) + 1j * rng.normal(size=(*shape,
-                                                                                      len(at)))) / np.sqrt(2)  # noqa: E731
+
+    def draw(*shape: int) -> np.ndarray:
+        return (rng.normal(size=(*shape, len(at))) + 1j * rng.normal(size=(*shape, len(at)))) / np.sqrt(2)
+
     correct = np.clip((1 - wrong) * 10 - np.arange(10), 0, 1) / 10  # of all particles, in each tenth
     objects, tenths = np.sqrt(power) * draw(), noise * np.sqrt(0.1) * draw(10, 2)
 
@@ -126,7 +128,7 @@ def curves(seed, wrong, signal=1.0, noise=1.0, sharper=0.0, box=32, size=4.0):
 
 def told(steps, random):
     fitted = fit_resolutions(steps, random, 32, 4.0, 16, 0.2)
-    return judge(steps, random, 8.0, fitted), fitted
+    return assess(steps, random, 8.0, fitted), fitted
 
 
 @pytest.mark.parametrize("wrong", [0.2, 0.3, 0.4])
@@ -139,7 +141,7 @@ def test_the_best_resolution_is_within_one_step_of_the_correct_ones(wrong):
 def test_of_a_clean_set_all_particles_are_the_finest():
     paths = [curves(seed, 0.0) for seed in range(20)]
     assert all(told(*path)[0].best_resolution == 1 for path in paths)
-    assert any(judge(*path, 8.0).best_resolution < 1 for path in paths)  # as single curves would have it
+    assert any(assess(*path, 8.0).best_resolution < 1 for path in paths)  # as single curves would have it
 
 
 def test_fitted_resolutions_are_those_of_the_curves_without_noise():
@@ -149,7 +151,7 @@ def test_fitted_resolutions_are_those_of_the_curves_without_noise():
         for record, found in zip(records, at):
             assert found == pytest.approx(record["resolution_0143"], rel=0.02)
     assert fitted.threshold == 0.143
-    records, draws = fitted.told(steps, random)
+    records, draws = fitted.added_to(steps, random)
     assert [r["resolution_fitted"] for r in records] == fitted.steps and "resolution_error" not in draws[0]
 
 
@@ -264,7 +266,7 @@ def test_members_against_a_plain_definition():
         pool = [i for i in range(m) if within[i] and valid[i] and half[i] == which]
         count = round(0.5 * sum(valid[i] and half[i] == which for i in range(m)))
         assert set(np.flatnonzero(kept & (half == which))) == set(sorted(pool, key=lambda i: distance[::-1][i])[:count])
-    lots = [members.by_lot(q, 1, draw) for q in (0.8, 0.5) for draw in (0, 1)]
+    lots = [members.at_random(q, 1, draw) for q in (0.8, 0.5) for draw in (0, 1)]
     assert [lot.sum() for lot in lots] == [within.sum()] * 2 + [kept.sum()] * 2 and not (lots[0] & ~valid).any()
     assert (lots[0] != lots[1]).any() and (lots[2] & ~lots[0]).any()  # draws of their own, not nested in each other
 
@@ -273,7 +275,7 @@ def test_rows_of_one_unit_are_kept_together():
     unit, half = np.repeat(np.arange(100), 3), np.repeat(np.tile([1, 2], 50), 3)
     distance = np.random.default_rng(0).normal(size=300)
     members = Members(half, np.ones(300, bool), unit)
-    for kept in (members.best(distance, 0.6, np.ones(300, bool)), members.by_lot(0.6, 1, 0)):
+    for kept in (members.best(distance, 0.6, np.ones(300, bool)), members.at_random(0.6, 1, 0)):
         assert kept.sum() == 180 and (kept.reshape(100, 3).std(axis=1) == 0).all()
     best = members.best(distance, 0.6, np.ones(300, bool)).reshape(100, 3)[:, 0]
     mean = distance.reshape(100, 3).mean(axis=1)
@@ -326,10 +328,10 @@ def test_fsc_to_all_is_that_of_the_mean_half_maps(walked):
 # scores that leak, and noise
 
 
-@pytest.mark.parametrize("schedule", ["once", "anew", "sieve"])
+@pytest.mark.parametrize("schedule", ["once", "rescore", "sieve"])
 def test_no_particle_is_scored_by_a_map_that_it_built(few, schedule, monkeypatch):
-    """Of all scores only those against the other folds of the own half set are used: the others are made nonsense
-    here."""
+    """Of all scores only those against the other folds of the own half set are used:
+    the others are made nonsense here."""
     options = {"loss": "l2"} if schedule == "once" else {}
     found = mr.path(few, schedule=schedule, steps=(0.8, 0.6), null=False, deterministic=True, **options)
     compare = References.compare
@@ -362,7 +364,7 @@ def test_noise_gets_no_resolution_and_a_leak_is_told(walked, particles, tmp_path
     monkeypatch.setattr(Engine, "statistics", leak)
     monkeypatch.setattr("mpirecon.solvers.base.Solver.focus_references", lambda solver: None)
     out = tmp_path / "leak"
-    assert run(["path", str(particles), "-o", str(out), "--schedule", "anew", "--steps", "0.7,0.5,0.35,0.25,0.15",
+    assert run(["path", str(particles), "-o", str(out), "--schedule", "rescore", "--steps", "0.7,0.5,0.35,0.25,0.15",
                 "-q"]) == 0
     found = json.loads((out / "summary.json").read_text())
     assert not found["null"]["passed"] and "makes resolution out of nothing" in found["warnings"][0]
@@ -391,18 +393,27 @@ def records(values, draws=2, seed=0, scatter=0.003, fall=0.05):
 
 def test_a_gain_is_told_from_chance():
     fall = 0.5 + 0.05 * np.log(np.arange(10, 0, -1) / 10)
-    nothing = judge(*records(fall), 8.0)
-    assert nothing.best == 1 and not nothing.pays and nothing.sentence.startswith("Nothing is gained by leaving "
-                                                                                  "particles out")
+    nothing = assess(*records(fall), 8.0)
+    assert (
+        nothing.best == 1
+        and not nothing.pays
+        and nothing.sentence.startswith("Nothing is gained by leaving particles out")
+    )
     raised = fall.copy()
     raised[3] = 0.53
-    real = judge(*records(raised), 8.0)
-    assert real.pays and real.best == 0.7 and "It pays to keep the best-scored 70 % (700 of 1000 particles)" in real.sentence
+    real = assess(*records(raised), 8.0)
+    assert (
+        real.pays
+        and real.best == 0.7
+        and "It pays to keep the best-scored 70 % (700 of 1000 particles)" in real.sentence
+    )
     raised[3] = 0.503
-    slight = judge(*records(raised), 8.0)
+    slight = assess(*records(raised), 8.0)
     assert not slight.pays and slight.best == 0.7 and slight.sentence.startswith("Nothing is gained beyond chance")
-    few = judge(*(part[:3] if k == 0 else part[:2] for k, part in enumerate(records(raised[[0, 3, 4, 5, 6, 7, 8, 9, 9,
-                                                                                            9]]))), 8.0)
+    few = assess(
+        *(part[:3] if k == 0 else part[:2] for k, part in enumerate(records(raised[[0, 3, 4, 5, 6, 7, 8, 9, 9, 9]]))),
+        8.0,
+    )
     assert not few.pays and "--random-draws" in few.sentence
 
 
@@ -413,7 +424,7 @@ def test_selections_at_random_are_seldom_told_to_pay():
         _, random = records(np.full(10, 0.5), draws=2, seed=seed, fall=0.0)
         own = [0.5] + [record["mean_fsc"] for record in random[::2]]
         steps, _ = records(own)
-        paid += judge(steps, random[1::2], 8.0).pays
+        paid += assess(steps, random[1::2], 8.0).pays
     assert paid <= 0.08 * 300
     assert paid > 0  # a limit that nothing reaches would tell nothing
 
@@ -421,8 +432,9 @@ def test_selections_at_random_are_seldom_told_to_pay():
 def test_bfactor_of_random_discards():
     n = np.array([1000, 500, 200, 100])
     resolution = (2 / 120.0 * np.log(n / 20)) ** -0.5
-    bfactor, intercept = rosenthal_henderson([{"particles": int(a), "resolution_0143": d} for a,
-                                              d in zip(n, resolution)])
+    bfactor, intercept = rosenthal_henderson(
+        [{"particles": int(a), "resolution_0143": d} for a, d in zip(n, resolution)]
+    )
     assert bfactor == pytest.approx(120) and intercept == pytest.approx(np.log(20))
     assert rosenthal_henderson([{"particles": 10, "resolution_0143": None}] * 9) is None
 
@@ -442,7 +454,9 @@ def test_what_a_path_leaves(walked):
         assert int(row["particles"]) == step["particles"]
     sizes = {row["fraction"]: row["particles"] for row in rows if row["chosen"] == "score"}
     assert all(sizes[row["fraction"]] == row["particles"] for row in rows)
-    assert len(walked.table) == 28 and walked.table["resolution_0143"][0] == pytest.approx(walked.summary["steps"][0]["resolution_0143"], rel=1e-5)
+    assert len(walked.table) == 28 and walked.table["resolution_0143"][0] == pytest.approx(
+        walked.summary["steps"][0]["resolution_0143"], rel=1e-5
+    )
     with h5py.File(walked.folder / "particles.h5") as file:
         assert (file["kept"][:].astype(bool) == walked.kept()).all() and (file["weight"][:] == file["kept"][:]).all()
     assert len(walked.plot().axes) == 4
@@ -500,23 +514,23 @@ def test_folders_of_others_are_refused_and_paths_replaced(few, tmp_path, capsys)
 # going on
 
 
-@pytest.mark.parametrize("schedule", ["once", "anew"])
+@pytest.mark.parametrize("schedule", ["once", "rescore"])
 def test_finished_steps_are_not_redone(few, tmp_path, monkeypatch, schedule, capsys):
     first = ["--loss", "l2"] if schedule == "once" else []
     command = ["path", str(few), "--schedule", schedule, "--steps", "0.8,0.6,0.4", "--deterministic", "-q", *first]
     assert run([*command, "-o", str(tmp_path / "whole")]) == 0
     made, ended = [], []
-    step, by_lot = Walk.step, Walk.by_lot
+    step, at_random = Walk.step, Walk.at_random
 
     def watched(walk, number, *args):
         if len(made) in (2, 5, 9) and len(made) not in ended:  # in the selections, the random discards, and on noise
             ended.append(len(made))
             raise StopRequested("SIGTERM")
         made.append((isinstance(walk.file, ParticleFile), number, *args))
-        return (by_lot if args else step)(walk, number, *args)
+        return (at_random if args else step)(walk, number, *args)
 
     monkeypatch.setattr(Walk, "step", watched)
-    monkeypatch.setattr(Walk, "by_lot", watched)
+    monkeypatch.setattr(Walk, "at_random", watched)
     out = str(tmp_path / "parts")
     assert run([*command, "-o", out]) == 75
     assert "the state after step 2/11" in capsys.readouterr().err
@@ -528,7 +542,9 @@ def test_finished_steps_are_not_redone(few, tmp_path, monkeypatch, schedule, cap
     one, parts = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "parts"))
     for name in ("steps", "random", "null", "verdict"):
         assert one[name] == parts[name]
-    assert (tmp_path / "whole" / "half1.mrc").read_bytes()[1024:] == (tmp_path / "parts" / "half1.mrc").read_bytes()[1024:]
+    assert (tmp_path / "whole" / "half1.mrc").read_bytes()[1024:] == (tmp_path / "parts" / "half1.mrc").read_bytes()[
+        1024:
+    ]
     assert not (tmp_path / "parts" / "checkpoint.h5").exists() and not (tmp_path / "parts" / "unfinished").exists()
 
 
@@ -538,7 +554,7 @@ def test_a_path_goes_on_as_it_began_or_not_at_all(few, clean, tmp_path, monkeypa
 
     command = ["path", str(few), "-o", str(tmp_path / "out"), "--loss", "l2", "--steps", "0.6", "-q"]
     with monkeypatch.context() as patch:
-        patch.setattr(Walk, "by_lot", ended)
+        patch.setattr(Walk, "at_random", ended)
         assert run(command) == 75
     for other, words in ((["--seed", "3"], "--seed was 1 and is 3"), (["--steps", "0.5"], "--steps was")):
         assert run([*command, *other, "--resume"]) == 1
@@ -565,7 +581,7 @@ def test_ranks_walk_one_path(mpirun, few, tmp_path):
 
 
 @pytest.mark.parametrize(("options", "words"), [
-    (["--schedule", "anew", "--loss", "sorted"], "--loss is of a first run"),
+    (["--schedule", "rescore", "--loss", "sorted"], "--loss is of a first run"),
     (["--schedule", "sieve", "--group-by", "rlnX"], "--group-by is of a first run"),
     (["--high-pass", "50:3"], "--high-pass applies to --schedule sieve"),
     (["--steps", "0.9,0.01"], "half set"),
@@ -581,8 +597,9 @@ def test_what_cannot_be_walked_is_refused_before_anything_is_written(few, tmp_pa
                                      {"schedule": "sieve", "high_pass": (3, 50)}, {"steps": [1.5]},
                                      {"schedule": "twice"}])
 def test_scripts_are_told_what_a_path_does_not_do(few, options):
-    with pytest.raises(UserError,
-                       match=f"--{next(iter({k: 0 for k in options if k != 'schedule'} or options)).replace('_', '-')}"):
+    with pytest.raises(
+        UserError, match=f"--{next(iter({k: 0 for k in options if k != 'schedule'} or options)).replace('_', '-')}"
+    ):
         mr.path(few, null=False, **options)
     with pytest.raises(TypeError, match="fold"):
         mr.path(few, fold=3)

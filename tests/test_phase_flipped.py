@@ -1,5 +1,5 @@
-"""Images that were multiplied by the sign of their CTF: |CTF| is modelled on every path, and the map is that of the
-others."""
+"""Images that were multiplied by the sign of their CTF:
+|CTF| is modelled on every path, and the map is that of the others."""
 
 from __future__ import annotations
 

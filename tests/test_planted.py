@@ -1,5 +1,5 @@
-"""Errors planted on purpose, in simulated and imported particles: as large and as many as asked for, the truth kept and
-scored."""
+"""Errors planted on purpose, in simulated and imported particles:
+as large and as many as asked for, the truth kept and scored."""
 
 import json
 
@@ -17,19 +17,19 @@ from test_import_mpi import same
 import mpirecon
 from mpirecon.cli import run
 from mpirecon.errors import UserError
-from mpirecon.io.importer import ImportOptions
+from mpirecon.io.import_options import ImportOptions
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.star import read_star
 from mpirecon.model import Pose
-from mpirecon.model.planted import of_other_hand
+from mpirecon.model.simulated_errors import of_other_hand
 from mpirecon.model.pose import angular_distance
 from mpirecon.operators.forward import ForwardModel
 from mpirecon.simulation.dataset import simulate
 from mpirecon.simulation.draws import draw_particles
 from mpirecon.simulation.phantom import phantom
 from mpirecon.simulation.settings import SimulationSettings
-from mpirecon.validate.planted_effects import with_effects
+from mpirecon.validate.error_effects import with_effects
 
 
 def drawn(m=2000, **settings):
@@ -109,7 +109,10 @@ def test_import_plants_the_same_offset_errors(tmp_path):
     np.testing.assert_allclose(found.pose.shift - found.true_shift, p.pose.shift - p.true_shift, atol=1e-12)
     np.testing.assert_array_equal(found.true_shift, clean.pose.shift)
     count = int(p.planted_offset.sum())
-    assert f"simulated errors: {count} wrong poses ({100 * count / 60:.1f} %) ({count} in orientation, {count} in offset)" in text
+    assert (
+        f"simulated errors: {count} wrong poses ({100 * count / 60:.1f} %) ({count} in orientation, {count} in offset)"
+        in text
+    )
 
 
 def test_groups_are_wrong_together_by_offsets_of_their_own(tmp_path):
@@ -285,8 +288,8 @@ def test_import_adds_duplicates_behind_their_particles(tmp_path, link):
 
 
 def test_duplicates_raise_the_fsc_of_the_half_maps_and_are_told(tmp_path):
-    """Pure noise, so that all agreement is the duplicates'; the correlation predicted from the weights is the one
-    measured."""
+    """Pure noise, so that all agreement is the duplicates';
+    the correlation predicted from the weights is the one measured."""
     images, data = written(tmp_path / "p.h5", particles=600, snr=1e-4, duplicate_rate=0.3)
     out = tmp_path / "out"
     assert run(["reconstruct", str(tmp_path / "p.h5"), "-o", str(out), "--loss", "l2", "-q"]) == 0
@@ -337,8 +340,9 @@ def test_an_export_has_the_true_or_the_planted_values_in_the_units_of_the_source
     file, _ = importer(source, *ERRORS, output=tmp_path / "bad.h5")
     bad = file.metadata()
     m = len(bad)
-    flags = {name: getattr(bad, name) for name in ("pose_error", "planted_orientation", "planted_offset",
-                                                   "planted_defocus")}
+    flags = {
+        name: getattr(bad, name) for name in ("pose_error", "planted_orientation", "planted_offset", "planted_defocus")
+    }
     assert all(0 < rows.sum() < m for rows in flags.values())
     folder = finish(file.path, tmp_path / "out", np.ones(m, bool))
     with h5py.File(folder / "particles.h5", "r+") as run_table:
@@ -346,7 +350,11 @@ def test_an_export_has_the_true_or_the_planted_values_in_the_units_of_the_source
             run_table[name] = flags[name]
     text = export(folder, f"--{kind}", tmp_path / f"original.{kind}")
     count = int(flags["planted_defocus"].sum())
-    assert f"{flags['pose_error'].sum()} wrong poses and {count} wrong defoci were simulated: the original ones are written" in text
+    assert (
+        f"{flags['pose_error'].sum()} wrong poses and {count} wrong defoci were simulated: the original ones are "
+        "written"
+        in text
+    )
     text = export(folder, f"--{kind}", tmp_path / f"used.{kind}", "--poses", "used")
     assert f"and {count} simulated wrong defoci are written, as used by the run" in text
     for name, wanted in (("original", clean), ("used", bad)):
@@ -377,8 +385,8 @@ def test_an_export_has_the_true_or_the_planted_values_in_the_units_of_the_source
 
 
 def test_the_signal_that_offset_and_defocus_errors_leave_is_that_of_the_images():
-    """Against a map's transform that is summed explicitly: images whose truth is 1 at one frequency, in all
-    directions."""
+    """Against a map's transform that is summed explicitly:
+    images whose truth is 1 at one frequency, in all directions."""
     rng = np.random.default_rng(1)
     m, resolution, wavelength = 3000, 12.0, 0.0197
     shift, change = rng.normal(0, 2.0, (m, 2)), rng.normal(0, 1500.0, m)
@@ -394,11 +402,10 @@ def test_the_signal_that_offset_and_defocus_errors_leave_is_that_of_the_images()
     assert rows[0]["amplitude"] == pytest.approx((weight @ turned).real / weight.sum(), abs=1e-6)
     phase = rng.uniform(0, 2 * np.pi, (400, 1))  # of the oscillating CTF
     product = np.sin(phase) * np.sin(phase + np.pi * wavelength / resolution**2 * change)
-    assert rows[1]["amplitude"] == pytest.approx((product @ weight).sum() / ((np.sin(phase) ** 2).sum() * weight.sum()),
-                                                 abs=0.05)
+    assert rows[1]["amplitude"] == pytest.approx(
+        (product @ weight).sum() / ((np.sin(phase) ** 2).sum() * weight.sum()), abs=0.05
+    )
     assert rows[0]["weight"] == 1
-
-
 
 
 @pytest.fixture(scope="module")
@@ -461,8 +468,6 @@ def test_the_report_tells_the_kinds_apart(scored):
     assert "<h2>Simulated errors, kind by kind</h2>" in page and "offset 20 Å off or more" in page
 
 
-
-
 # ---------------------------------------------------------------- from Python
 
 
@@ -472,7 +477,11 @@ def test_python_takes_the_same_errors_and_keeps_the_flags_of_new_poses(tmp_path)
     assert {"planted_orientation", "planted_offset", "planted_hand", "true_shift"} <= set(p.truth)
     rows = np.flatnonzero(p.truth["pose_error"])
     found = np.zeros(len(rows), [("id", "i8"), ("quaternion", "f8", 4), ("shift", "f8", 2)])
-    found["id"], found["quaternion"], found["shift"] = rows, p.truth["true_quaternion"][rows], p.truth["true_shift"][rows]
+    found["id"], found["quaternion"], found["shift"] = (
+        rows,
+        p.truth["true_quaternion"][rows],
+        p.truth["true_shift"][rows],
+    )
     found["shift"][0] += 30.0  # still wrong, in its offset alone
     now = p.with_poses(found).truth
     assert not (now["planted_orientation"] | now["planted_hand"]).any()

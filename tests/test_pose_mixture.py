@@ -1,5 +1,5 @@
-"""The mixture of well posed, wrongly posed and junk: what it finds in evidence of its own making, and when it
-declines."""
+"""The mixture of well posed, wrongly posed and junk:
+what it finds in evidence of its own making, and when it declines."""
 
 from functools import lru_cache
 
@@ -13,7 +13,7 @@ from mpirecon.errors import UserError
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.robust.distances import EXPLAINED
 from mpirecon.robust.evidence import Evidence
-from mpirecon.robust.mixture_model import CONTRAST_PRIOR, GOOD, JUNK, SLIGHT, WRONG
+from mpirecon.robust.mixture_model import CONTRAST_PRIOR, CORRECT, JUNK, SLIGHT, WRONG
 from mpirecon.robust.nearby import ANGLES, NearbyPoses
 from mpirecon.robust.pose_mixture import SMALLEST_SEPARATION, PoseMixture
 from mpirecon.robust.select import can_be_followed, select
@@ -40,8 +40,8 @@ def test_the_share_of_the_good_is_found_within_two_points(bad, contrast_cv):
         drawn = draw(6000, bad, contrast_cv=contrast_cv, seed=seed)
         mixture = fitted(drawn)
         assert mixture.separable_
-        assert mixture.keep_ == pytest.approx(np.mean(drawn.kind == GOOD), abs=0.02)
-        assert mixture.keep_ == mixture.shares_[GOOD] and mixture.shares_.sum() == pytest.approx(1)
+        assert mixture.keep_ == pytest.approx(np.mean(drawn.kind == CORRECT), abs=0.02)
+        assert mixture.keep_ == mixture.shares_[CORRECT] and mixture.shares_.sum() == pytest.approx(1)
 
 
 @settings(max_examples=25, deadline=None)
@@ -51,7 +51,7 @@ def test_the_share_of_the_good_is_found_within_two_points(bad, contrast_cv):
 )
 def test_the_share_is_found_whatever_the_rest(bad, junk, strength, contrast_cv, gain, seed):
     drawn = draw(3000, bad, junk=junk, strength=strength / gain, contrast_cv=contrast_cv, gain=gain, seed=seed)
-    assert fitted(drawn).keep_ == pytest.approx(np.mean(drawn.kind == GOOD), abs=0.02)
+    assert fitted(drawn).keep_ == pytest.approx(np.mean(drawn.kind == CORRECT), abs=0.02)
 
 
 @pytest.mark.parametrize("bad", SHARES_OF_BAD)
@@ -103,7 +103,7 @@ def large():
 def test_the_posterior_is_calibrated():
     """Of the particles with posterior p, a share p is well posed."""
     drawn, mixture = large()
-    good = drawn.kind == GOOD
+    good = drawn.kind == CORRECT
     bins = np.minimum((10 * mixture.posterior_).astype(int), 9)
     assert (np.bincount(bins, minlength=10) > 100).all()
     for b in range(10):
@@ -120,7 +120,7 @@ def test_the_score_sorts_like_the_posterior_and_better_than_the_sum_of_evidence(
     odds = np.log(mixture.keep_ / (1 - mixture.keep_))
     posterior = 1 / (1 + np.exp(-np.clip(mixture.score_ + odds, -500, 500)))
     np.testing.assert_allclose(posterior, mixture.posterior_, atol=1e-9)
-    bad = drawn.kind != GOOD
+    bad = drawn.kind != CORRECT
     assert auc(-mixture.score_, bad) > auc(-drawn.own.t.sum(axis=1), bad) + 0.005
 
 
@@ -161,7 +161,7 @@ def test_some_random_poses_are_enough(some):
     drawn = draw(6000, 0.3, seed=5)
     rows = np.sort(np.random.default_rng(1).choice(6000, some, replace=False))
     mixture = PoseMixture().fit(COMM, drawn.own, drawn[rows].random, rows)
-    assert mixture.keep_ == pytest.approx(np.mean(drawn.kind == GOOD), abs=0.02)
+    assert mixture.keep_ == pytest.approx(np.mean(drawn.kind == CORRECT), abs=0.02)
 
 
 @pytest.mark.parametrize("keep", [None, 0.6])
@@ -263,7 +263,7 @@ def test_groups_tell_apart_what_single_rows_cannot():
     drawn = draw(8000, 0.4, strength=1.2, per_group=20, seed=3)
     single, grouped = fitted(drawn), fitted(drawn, grouped=True)
     assert not single.separable_ and grouped.separable_
-    bad = drawn.kind != GOOD
+    bad = drawn.kind != CORRECT
     assert auc(-single.score_, bad) < 0.85 and auc(-grouped.score_, bad) > 0.97
     assert grouped.keep_ == pytest.approx(np.mean(~bad), abs=0.03)
 
@@ -307,7 +307,7 @@ def test_what_filters_leave_of_the_signal_is_found(exponent):
     rows = np.arange(len(drawn.kind))
     mixture = PoseMixture().fit(COMM, own, random, rows, log_noise=log_noise)
     assert mixture.filter_ == pytest.approx(exponent, abs=0.06)
-    bad = drawn.kind != GOOD
+    bad = drawn.kind != CORRECT
     assert auc(-mixture.score_, bad) > auc(-fitted(drawn).score_, bad) - 0.002
     if exponent == 1:
         assert auc(-mixture.score_, bad) > auc(-PoseMixture().fit(COMM, own, random, rows).score_, bad) + 0.003
@@ -350,7 +350,7 @@ def fitted_slight(drawn, slight, grouped=False):
 def test_slight_errors_are_found_by_the_better_pose_nearby(bad):
     drawn, slight, turned = draw_slight(5000, bad, 0.4, seed=1)
     mixture = fitted_slight(drawn, slight)
-    wrong = turned | (drawn.kind != GOOD)
+    wrong = turned | (drawn.kind != CORRECT)
     assert mixture.keep_ == pytest.approx(np.mean(~wrong), abs=0.02)
     assert mixture.shares_[SLIGHT:].sum() == pytest.approx(turned.mean(), abs=0.04)
     assert mixture.shares_.sum() == pytest.approx(1) and mixture.slight_.shape == (5000, 4)
@@ -366,7 +366,7 @@ def test_a_set_without_slight_errors_has_none(bad):
         drawn, slight, _ = draw_slight(5000, bad, 0.0, seed=seed)
         mixture = fitted_slight(drawn, slight)
         assert mixture.shares_[SLIGHT:].sum() < 0.01
-        assert mixture.keep_ == pytest.approx(np.mean(drawn.kind == GOOD), abs=0.02)
+        assert mixture.keep_ == pytest.approx(np.mean(drawn.kind == CORRECT), abs=0.02)
 
 
 def test_the_logarithms_of_a_group_add_for_slight_errors_too():
@@ -412,7 +412,7 @@ def test_the_posterior_weighs_by_noise_and_knows_contrasts():
     drawn = draw(3000, 0.3, seed=2)
     noise = np.exp(np.random.default_rng(3).normal(0, 0.3, 3000))
     chosen = selected(drawn, noise=noise)
-    good = drawn.kind == GOOD
+    good = drawn.kind == CORRECT
     assert np.mean(chosen.kept == good) > 0.98 and auc(chosen.distance, ~good) > 0.995
     assert (chosen.kept == (chosen.posterior >= 0.5)).all()
     weighed = chosen.posterior > 0.99
@@ -435,11 +435,11 @@ def test_where_nothing_can_be_told_apart_everybody_is_kept():
 
 def test_on_its_way_a_graduated_schedule_follows_a_mixture_that_cannot_tell_them_apart_yet():
     drawn = draw(2000, 0.4, strength=1, seed=4)
-    chosen = selected(drawn, mild=0.2)
+    chosen = selected(drawn, relaxation=0.2)
     assert not chosen.mixture_.separable_ and np.ptp(chosen.posterior) > 0.2
-    good = drawn.kind == GOOD
+    good = drawn.kind == CORRECT
     assert chosen.weight[good].mean() > 1.2 * chosen.weight[~good].mean()
-    by_rank = selected(drawn, loss="sorted", keep=AUTO, mild=0.2)
+    by_rank = selected(drawn, loss="sorted", keep=AUTO, relaxation=0.2)
     assert by_rank.kept.mean() == pytest.approx(by_rank.mixture_.keep_, abs=1e-3)
 
 
@@ -447,9 +447,9 @@ def test_nobody_good_is_nobody_to_follow():
     drawn = draw(200, 0.4, strength=1, seed=4)
     mixture = selected(drawn).mixture_
     mixture.separable_, mixture.posterior_ = False, np.full(200, 1e-4)
-    assert not can_be_followed(COMM, mixture, mild=0.5)
+    assert not can_be_followed(COMM, mixture, relaxation=0.5)
     mixture.posterior_ = np.full(200, 1e-2)
-    assert can_be_followed(COMM, mixture, mild=0.5) and not can_be_followed(COMM, mixture, mild=0)
+    assert can_be_followed(COMM, mixture, relaxation=0.5) and not can_be_followed(COMM, mixture, relaxation=0)
 
 
 def test_sorted_keeps_the_share_that_the_mixture_finds():
@@ -457,7 +457,7 @@ def test_sorted_keeps_the_share_that_the_mixture_finds():
     chosen = selected(drawn, loss="sorted", keep=AUTO)
     assert chosen.kept.sum() == np.ceil(chosen.mixture_.keep_ * 4000) == chosen.keep_ * 4000
     assert chosen.n_iter_ == chosen.mixture_.n_iter_ > 1
-    assert chosen.kept.mean() == pytest.approx(np.mean(drawn.kind == GOOD), abs=0.02)
+    assert chosen.kept.mean() == pytest.approx(np.mean(drawn.kind == CORRECT), abs=0.02)
     assert set(np.unique(chosen.weight)) == {0.0, 1.0}
     given = selected(drawn, loss="sorted", keep=0.25)
     assert given.kept.sum() == 1000 and given.mixture_ is None
@@ -512,11 +512,12 @@ def test_slight_errors_count_at_the_frequencies_where_they_are_right():
     first, second = (chosen.weight[:, None] * expected for expected in chosen.expected_contrast(np.arange(4000)))
     assert first.shape == second.shape == (4000, 9) and (second >= first**2 - 1e-9).all()
     far = turned & (squared > 0.15**2)
-    good = (drawn.kind == GOOD) & ~turned
+    good = (drawn.kind == CORRECT) & ~turned
     assert np.median(chosen.posterior[far]) < 0.01 and (chosen.weight[far] > 0).all()
     # like the profile of their angles: e^(-k·angle), 0.2 to 0.3 of the amplitude at k = 8, all of it at k = 0
-    assert np.median(first[far, 8] / first[far, 0]) == pytest.approx(np.exp(-8 * np.median(np.sqrt(squared[far]))),
-                                                                     abs=0.05)
+    assert np.median(first[far, 8] / first[far, 0]) == pytest.approx(
+        np.exp(-8 * np.median(np.sqrt(squared[far]))), abs=0.05
+    )
     assert np.median(first[far, 0]) == pytest.approx(1, abs=0.15)
     assert np.median(first[good, 8]) > 0.85 and np.median(first[drawn.kind == JUNK]) < 0.05
     # and their weight says how much of them counts

@@ -81,9 +81,22 @@ def test_derivatives_are_those_of_finite_differences():
 
     def at(q, shift):
         out, gradient, cross, hessian = np.empty(2), np.empty(5), np.empty(5), np.empty((5, 5))
-        derivatives(volume, matrix_from_quaternion(q[None])[0], shift, 32, plane.kx, plane.ky, len(plane), data, on_cross, on_model, out,
-                    gradient, cross,
-                    hessian)
+        derivatives(
+            volume,
+            matrix_from_quaternion(q[None])[0],
+            shift,
+            32,
+            plane.kx,
+            plane.ky,
+            len(plane),
+            data,
+            on_cross,
+            on_model,
+            out,
+            gradient,
+            cross,
+            hessian,
+        )
         return out, gradient, cross, hessian
 
     here, gradient, cross, hessian = at(q, shift)
@@ -91,8 +104,9 @@ def test_derivatives_are_those_of_finite_differences():
     step, numeric = 2e-4, np.empty((5, 2))
     for j in range(5):
         change = np.eye(5)[j] * step
-        numeric[j] = (at(turned(q, change[:3]), shift + change[3:])[0] - at(turned(q, -change[:3]),
-                                                                            shift - change[3:])[0]) / (2 * step)
+        numeric[j] = (
+            at(turned(q, change[:3]), shift + change[3:])[0] - at(turned(q, -change[:3]), shift - change[3:])[0]
+        ) / (2 * step)
     # the interpolation is linear in pieces: the derivative jumps at their bounds
     np.testing.assert_allclose(gradient, numeric[:, 0], atol=0.02 * np.abs(numeric[:3, 0]).max())
     np.testing.assert_allclose(2 * cross, numeric[:, 1], atol=0.02 * np.abs(numeric[:, 1]).max())
@@ -257,7 +271,10 @@ def test_rejected_particles_are_found_again(searched):
     assert (off[wrong] < 8).mean() > 0.93
     assert believed[wrong].mean() > 0.85 and (off[believed] < 8).mean() > 0.97
     assert not believed[junk].any()
-    assert np.isfinite(table["angle_sigma"]).all() and 0.5 < np.median(off[wrong & believed] / table["angle_sigma"][wrong & believed]) < 3
+    assert (
+        np.isfinite(table["angle_sigma"]).all()
+        and 0.5 < np.median(off[wrong & believed] / table["angle_sigma"][wrong & believed]) < 3
+    )
     given = particles.table["quaternion"][table["id"]]
     np.testing.assert_allclose(table["moved"], angular_distance(table["quaternion"], given), atol=1e-6)
 

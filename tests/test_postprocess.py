@@ -213,8 +213,8 @@ def table(star: str) -> dict[str, np.ndarray]:
 
 
 def test_curves_agree_with_relion_postprocess(relion):
-    """RELION draws random phases once, which scatters its curve by 0.02 in the worst shell: its mean over seeds is
-    taken."""
+    """RELION draws random phases once, which scatters its curve by 0.02 in the worst shell:
+    its mean over seeds is taken."""
     _, a, b, mask, _, stars = relion
     tables, ours = [table(star) for star in stars], phase_randomised_fsc(a, b, mask, draws=8)
     theirs = {label: np.mean([t[label] for t in tables], axis=0) for label in tables[0]}

@@ -1,9 +1,8 @@
 """``mpirecon project`` against relion_project: the same sign, hand, origin, angles, shifts, CTF and scale.
 
 In an odd box relion_project puts the origin one pixel further in x and y than in an even one (its image of a map at
-angles
-0, 0, 0 is not the sum of the map's sections, which test_project shows ours to be). That pixel, the same at all poses,
-is taken back before odd boxes are compared.
+angles 0, 0, 0 is not the sum of the map's sections, which test_project shows ours to be). That pixel, the same at all
+poses, is taken back before odd boxes are compared.
 """
 
 import math

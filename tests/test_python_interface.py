@@ -78,8 +78,9 @@ def test_a_run_in_a_script_is_the_run_of_the_command(particles, tmp_path, cli):
     for name in theirs.particles.dtype.names:
         np.testing.assert_array_equal(ours.particles[name], theirs.particles[name])
     assert [r["loss"] for r in ours.iterations] == [r["loss"] for r in theirs.iterations]
-    assert ours.resolution == theirs.resolution == ours.fsc.resolution or abs(ours.fsc.resolution
-                                                                              - ours.resolution) < 1e-3
+    assert (
+        ours.resolution == theirs.resolution == ours.fsc.resolution or abs(ours.fsc.resolution - ours.resolution) < 1e-3
+    )
     assert ours.kept.sum() == theirs.summary["kept"] and ours.detection == theirs.detection
 
 
@@ -182,8 +183,9 @@ def test_starting_weights_make_the_map(particles):
     good = ~particles.truth["pose_error"]
     weighted = mr.reconstruct(particles, start_weights=good.astype(float), seed=1)
     about = particles.metadata(good)
-    alone = mr.reconstruct(mr.Particles(particles.images(good), about.pose, about.ctf, pixel_size=particles.pixel_size,
-                                        half=about.half))
+    alone = mr.reconstruct(
+        mr.Particles(particles.images(good), about.pose, about.ctf, pixel_size=particles.pixel_size, half=about.half)
+    )
     a, b = (r.half_maps[0].array for r in (weighted, alone))
     assert np.abs(a - b).max() < 2e-3 * np.abs(b).max()
     everybody = mr.reconstruct(particles).half_maps[0].array

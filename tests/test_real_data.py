@@ -11,7 +11,8 @@ import pytest
 from mpirecon.cli import run
 from mpirecon.parallel.console import Console
 from mpirecon.errors import UserError
-from mpirecon.io.importer import ImportOptions, import_particles
+from mpirecon.io.import_options import ImportOptions
+from mpirecon.io.importer import import_particles
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import read_relion

@@ -1,5 +1,5 @@
-"""Kernels of real space: against definitions in float64, by the dot test, against the Fourier kernels, CUDA against
-CPU."""
+"""Kernels of real space: against definitions in float64, by the dot test, against the Fourier kernels,
+CUDA against CPU."""
 
 import mrcfile
 import numpy as np

@@ -163,8 +163,8 @@ def test_robust_losses_give_wrong_particles_less_weight(reconstruct, loss):
 
 
 def test_a_graduated_schedule_leaves_a_start_that_a_plain_one_is_caught_in(folder, cli):
-    """80 % of 200 poses wrong: the first map tells good from wrong too badly to be followed, and a better one is never
-    made."""
+    """80 % of 200 poses wrong: the first map tells good from wrong too badly to be followed,
+    and a better one is never made."""
     path, found = folder / "few.h5", {}
     assert cli("simulate", "--phantom", "--particles", 200, "--box", BOX, "--pixel-size", 6, "--snr", 0.1,
                "--error-rate", 0.8,
@@ -176,7 +176,9 @@ def test_a_graduated_schedule_leaves_a_start_that_a_plain_one_is_caught_in(folde
         found[schedule] = summary["kept"], mean_fsc(mrcfile.read(out / "volume.mrc"), mrcfile.read(folder / "few.mrc"))
     assert found["plain"][0] == 200 and found["graduated"][0] < 60
     assert found["graduated"][1] > found["plain"][1] + 0.1
-    assert json.loads((folder / "few-graduated" / "summary.json").read_text())["configuration"]["schedule"] == "graduated"
+    assert (
+        json.loads((folder / "few-graduated" / "summary.json").read_text())["configuration"]["schedule"] == "graduated"
+    )
 
 
 def test_the_run_folder_holds_what_the_contract_says(sorted_run, particles):

@@ -36,8 +36,9 @@ def found(array, reference, size=SIZE, resolution=12.0):
 
 
 def test_what_is_told_of_a_reference(truth):
-    noisy = truth + np.float32(0.3 * truth.std()) * np.random.default_rng(1).standard_normal(truth.shape,
-                                                                                             dtype=np.float32)
+    noisy = truth + np.float32(0.3 * truth.std()) * np.random.default_rng(1).standard_normal(
+        truth.shape, dtype=np.float32
+    )
     same = found(noisy, truth)
     assert same.correlation > 0.9 > same.mirrored and not same.warnings
     np.testing.assert_allclose(same.fsc, fsc(noisy, truth, soft_sphere(BOX, 8, 4)), atol=1e-5)

@@ -1,5 +1,5 @@
-"""A reconstruction as an External job: every ending leaves what RELION asks for, and RELION's own programs take what it
-made."""
+"""A reconstruction as an External job: every ending leaves what RELION asks for,
+and RELION's own programs take what it made."""
 
 from __future__ import annotations
 
@@ -103,15 +103,20 @@ def test_success_leaves_what_relion_takes(project):
     assert markers() == {SUCCESS} and (JOB / SUCCESS).stat().st_size == 0
     (nodes,) = read_star(JOB / NODES).values()
     # every column that 3.1 (numbers) or 4 and 5 (labels) look for; paths start from the project
-    found = {name: (int(kind), label) for name, kind, label in zip(nodes["rlnPipeLineNodeName"],
-                                                                   nodes["rlnPipeLineNodeType"],
-                                                                   nodes["rlnPipeLineNodeTypeLabel"])}
+    found = {
+        name: (int(kind), label)
+        for name, kind, label in zip(
+            nodes["rlnPipeLineNodeName"], nodes["rlnPipeLineNodeType"], nodes["rlnPipeLineNodeTypeLabel"]
+        )
+    }
     particles, half = (3, "ParticleGroupMetadata.star.relion"), (10, "DensityMap.mrc.halfmap")
     assert found == {
-        "External/job001/particles.star": particles, "External/job001/discarded.star": particles,
-        "External/job001/run_half1_class001_unfil.mrc": half, "External/job001/run_half2_class001_unfil.mrc": half,
-        "External/job001/run_class001.mrc": (6, "DensityMap.mrc"), "External/job001/run_sharpened.mrc": (11,
-                                                                                                         "DensityMap.mrc"),
+        "External/job001/particles.star": particles,
+        "External/job001/discarded.star": particles,
+        "External/job001/run_half1_class001_unfil.mrc": half,
+        "External/job001/run_half2_class001_unfil.mrc": half,
+        "External/job001/run_class001.mrc": (6, "DensityMap.mrc"),
+        "External/job001/run_sharpened.mrc": (11, "DensityMap.mrc"),
         "External/job001/mask.mrc": (7, "Mask3D.mrc"),
     }
     assert set(nodes["rlnPipeLineNodeTypeLabelDepth"]) == {"1"} and all(Path(name).is_file() for name in found)
@@ -125,7 +130,10 @@ def test_success_leaves_what_relion_takes(project):
     command = next(line for line in said().splitlines() if " reconstruct " in line)  # Yes and No, and _ for -
     assert " --log-particles last --controls " in command and "--half" not in command and " --threads 2 " in command
     assert "</html>" in (JOB / "report.html").read_text()
-    assert "--in_3dref ref.mrc is not used" in said() and (project / "Refine3D/job010/run_data.star").read_bytes() == before
+    assert (
+        "--in_3dref ref.mrc is not used" in said()
+        and (project / "Refine3D/job010/run_data.star").read_bytes() == before
+    )
 
     # continued with the same: nothing is reconstructed again; with other options, it is
     (JOB / "particles.star").unlink()
@@ -253,8 +261,9 @@ class Relion:
             template, count = re.subn(rf"^{name} .*$", f"{name} {value}", template, flags=re.MULTILINE)
             assert count == 1, name
         Path("job.star").write_text(template)
-        Path("default_pipeline.star").write_text("\n# version 30001\n\ndata_pipeline_general\n\n_rlnPipeLineJobCounter "
-                                                 "12\n\n")
+        Path("default_pipeline.star").write_text(
+            "\n# version 30001\n\ndata_pipeline_general\n\n_rlnPipeLineJobCounter 12\n\n"
+        )
         self.environment = _clean_environment(**_SMALL_MACHINE)
         self("relion_pipeliner", "--addJobFromStar", "job.star")
 
@@ -316,8 +325,10 @@ def test_relion_tells_every_ending(project, cli):
     relion.start("bad").wait(timeout=120)
     assert relion.status == "3" and "the stack Extract/job009/a.mrcs is not there" in (job / "run.err").read_text()
     Path("elsewhere.mrcs").rename(stack)
-    stops = {"abort": (lambda: (job / ABORT_NOW).touch(), "4"), "kill": (lambda: os.kill(relion.process(),
-                                                                                         signal.SIGKILL), "3")}
+    stops = {
+        "abort": (lambda: (job / ABORT_NOW).touch(), "4"),
+        "kill": (lambda: os.kill(relion.process(), signal.SIGKILL), "3"),
+    }
     for count, (name, (stop, told)) in enumerate(stops.items(), 1):
         running = relion.start(name)
         begun = "1 rank, loss sorted"  # what each run says before its iterations
@@ -327,8 +338,9 @@ def test_relion_tells_every_ending(project, cli):
         running.wait(timeout=120)
         assert relion.status == told, (job / "run.err").read_text()
     assert relion.start("go on").wait(timeout=120) == 0 and relion.status == "2", (job / "run.err").read_text()
-    assert (job / "run.out").read_text().count("iteration 1/40:") == 1 and len(relion.edges("pipeline_output_edges",
-                                                                                            "To")) == 7
+    assert (job / "run.out").read_text().count("iteration 1/40:") == 1 and len(
+        relion.edges("pipeline_output_edges", "To")
+    ) == 7
 
 
 def test_the_reference_of_the_form_is_compared_with_the_map(project):

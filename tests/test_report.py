@@ -218,8 +218,9 @@ def test_summary_is_read_back_or_refused(tmp_path):
 
 def test_histograms_survive_constant_values():
     table = {"distance": np.zeros(5), "score": np.full(5, 3.0), "posterior": np.ones(5)}
-    assert "<svg" in histogram_chart(table, "distance", "d") and "<svg" in histogram_chart(table, "score", "s",
-                                                                                           keep=0.5)
+    assert "<svg" in histogram_chart(table, "distance", "d") and "<svg" in histogram_chart(
+        table, "score", "s", keep=0.5
+    )
     nothing = {"distance": np.full(4, np.nan), "score": np.full(4, np.nan), "pose_error": np.ones(4, bool)}
     assert "<svg" in histogram_chart(nothing, "distance", "d")
 
@@ -317,7 +318,11 @@ def test_reconstruct_leaves_a_report_and_the_command_writes_it_anew(run, cli, tm
 
 
 def test_what_a_run_leaves_is_documented(run):
-    text = (Path(__file__).parent.parent / "docs" / "files.md").read_text(encoding="utf-8").partition("## The folder of a run")[2]
+    text = (
+        (Path(__file__).parent.parent / "docs" / "files.md")
+        .read_text(encoding="utf-8")
+        .partition("## The folder of a run")[2]
+    )
     summary = json.loads((run / "summary.json").read_text())
     with h5py.File(run / "particles.h5") as file:
         names = [*summary, *summary["iterations"][-1], *file, *(path.name for path in run.iterdir() if path.is_file())]

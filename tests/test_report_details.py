@@ -39,8 +39,9 @@ def test_no_histogram_is_drawn_twice(plain, tmp_path):
                              simulate=("--snr", 0.0005))
     assert not summary["iterations"][-1]["mixture"]["separable"]
     for source in (plain[0], blind):
-        assert source.count('aria-label="Histogram of score"') == source.count('aria-label="Histogram of '
-                                                                               'distance"') == 1
+        assert (
+            source.count('aria-label="Histogram of score"') == source.count('aria-label="Histogram of distance"') == 1
+        )
     assert "Weights run" not in blind
 
 
@@ -104,8 +105,8 @@ def test_a_run_that_chose_nobody_has_no_choice_in_its_legend(tmp_path):
 @pytest.mark.parametrize("names", [["defocus"], ["defocus", "sigma"], ["defocus", "sigma", "scale"],
                                    ["defocus", "sigma", "scale", "micrograph"]])
 def test_charts_of_a_row_have_letters_of_one_size(names):
-    """What a chart's unit measures on a page of 1216 pixels: 12 of them are a letter, beside that of a chart of half
-    the page."""
+    """What a chart's unit measures on a page of 1216 pixels:
+    12 of them are a letter, beside that of a chart of half the page."""
     rng = np.random.default_rng(1)
     table = {"score": rng.random(60), "distance": rng.random(60), **{name: rng.random(60) for name in names}}
     if "micrograph" in names:
@@ -180,7 +181,8 @@ window.addEventListener("load", function () {
 
 def on_a_phone(browser, source, tmp_path):
     """A browser's window is no narrower than 500 pixels; a frame is."""
-    framed = f'<html><head></head><body><iframe id="phone" style="width:390px;height:4000px;border:0" srcdoc="{html.escape(source)}"></iframe></body></html>'
+    framed = ('<html><head></head><body><iframe id="phone" style="width:390px;height:4000px;border:0" '
+              f'srcdoc="{html.escape(source)}"></iframe></body></html>')
     (tmp_path / "phone.html").write_text(framed, encoding="utf-8")
     return browser(tmp_path / "phone.html", PHONE, 900, 900)
 

@@ -44,8 +44,8 @@ def mixed(tmp_path):
     blocks = []
     for group, (box, pixel, m, seed) in enumerate(((40, 2.5, 500, 1), (36, 3.17, 300, 2)), 1):
         write_map(f"{group}.mrc", blobs(box, pixel), pixel, overwrite=True)
-        assert mpirecon(f"simulate --map {group}.mrc --particles {m} --snr inf --shift-sigma 4 --seed {seed} "
-                        f"-o {group}.h5 -q".split()) == 0
+        assert mpirecon(f"simulate --map {group}.mrc --particles {m} --snr inf --shift-sigma 4 --seed {seed} -o "
+                        f"{group}.h5 -q".split()) == 0
         with ParticleFile(f"{group}.h5") as file:
             p, images = file.metadata(), file.images(slice(None))
         with write_stack(f"s{group}.mrcs", box, pixel, overwrite=True) as append:
@@ -110,8 +110,9 @@ def test_coarse_images_do_not_damp_what_they_do_not_hold(tmp_path, monkeypatch):
     found = equations.solve(equations.ridge(), 20)[0]
     power = np.abs(np.fft.fftn(found))
     radius = np.sqrt(sum(np.meshgrid(*[np.fft.fftfreq(box, 1 / box) ** 2] * 3)))
-    assert power[(radius > 17) & (radius < 19)].mean() == pytest.approx(power[(radius > 8) & (radius < 13)].mean(),
-                                                                        rel=0.05)
+    assert power[(radius > 17) & (radius < 19)].mean() == pytest.approx(
+        power[(radius > 8) & (radius < 13)].mean(), rel=0.05
+    )
 
 
 def test_ranks_rescale_alike(tmp_path, monkeypatch, mpirun):

@@ -109,14 +109,17 @@ def test_every_count_says_which_pose_it_judges(particles, rescued):
     assert (told["kept"] + told["at_found"] == summary["kept"]
             and told["at_found"] == found.sum() == summary["search"]["found"])
     assert told["found_again"] == (found & ~junk & (off < 5)).sum()
-    assert told["believed_wrong"] == (found & (junk
-                                               | (off > 10))).sum() == summary["search"]["planted"]["believed_and_wrong"]
+    assert (
+        told["believed_wrong"]
+        == (found & (junk | (off > 10))).sum()
+        == summary["search"]["planted"]["believed_and_wrong"]
+    )
     for name in ("kept", "at_found", "found_again", "believed_wrong"):
         assert sum(row[name] for row in told["confusion"]) == told[name]
     page = (rescued.folder / "report.html").read_text()
-    for words in ("kept at the given pose", "kept at a found pose", "found again", "believed and wrong",
+    for words in ("kept at the given pose", "kept at a found pose", "recovered", "believed and wrong",
                   "wrong or junk among kept, at the poses used",
-                  f"{told['at_found']:,} at poses that were found", "Poses found again"):
+                  f"{told['at_found']:,} at poses that were found", "Recovered poses"):
         assert words in page
     views = np.genfromtxt(rescued.folder / "views.csv", delimiter=",", names=True)
     assert views["given"].sum() == len(particles) and views["found"].sum() == found.sum()
@@ -252,5 +255,10 @@ def test_who_has_a_part_in_a_map_is_compared_with_that_of_other_folds():
     assert asks["id"].tolist() == [0, 2, 3, 4, 5] and asks["fold"].tolist() == [-1, -1, 3, -1, 1]
     assert asks["control"].tolist() == [False] * 4 + [True] and (asks["variance"] == 4).all()
     # where rows show one particle, everybody counts as having a part
-    assert asks_of(SerialCommunicator(), slab, asked, control, np.ones(6), np.ones(6))["fold"].tolist() == [0, 2, 3, 0,
-                                                                                                            1]
+    assert asks_of(SerialCommunicator(), slab, asked, control, np.ones(6), np.ones(6))["fold"].tolist() == [
+        0,
+        2,
+        3,
+        0,
+        1,
+    ]

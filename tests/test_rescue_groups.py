@@ -152,8 +152,7 @@ def tilt_series(tmp_path_factory):
              "DefocusU", "DefocusV", "DefocusAngle")  # fmt: skip
     rows = [
         f"{i + 1}@tilts.mrcs p{number[i]:02d} {half[i]} 1 {rot[i]:.6f} {tilt[i]:.6f} {psi[i]:.6f} 0 0 "
-        f"{about.ctf['defocus_u'][i]:.2f} "
-        f"{about.ctf['defocus_v'][i]:.2f} {np.degrees(about.ctf['astigmatism'][i]):.3f}"
+        f"{about.ctf['defocus_u'][i]:.2f} {about.ctf['defocus_v'][i]:.2f} {np.degrees(about.ctf['astigmatism'][i]):.3f}"
         for i in range(len(true))
     ]
     first = about.ctf[0]

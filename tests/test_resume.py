@@ -102,6 +102,7 @@ def test_resume_begins_where_there_is_nothing_and_refuses_what_is_finished(parti
 
 # within one process: every loss and solver
 
+
 EVERY = {
     **{loss: {"loss": loss} for loss in ("l1", "huber", "cauchy", "geman-mcclure", "welsch", "tukey", "posterior")},
     "sorted": {"loss": "sorted", "keep": 0.7},
@@ -203,8 +204,10 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_by_name(particles, tmp_pa
         run.run(EndedAfter(run, tmp_path, Endurance()))
     with h5py.File(tmp_path / "checkpoint.h5", "r+") as checkpoint:
         checkpoint.attrs["version"] = 2
-    with ParticleFile(particles) as file, pytest.raises(UserError, match="checkpoint.h5 .*version 2; expected "
-                                                        ".*--overwrite"):
+    with (
+        ParticleFile(particles) as file,
+        pytest.raises(UserError, match="checkpoint.h5 .*version 2; expected .*--overwrite"),
+    ):
         run = reconstruction(file, config, tmp_path)
         run.run(Checkpoints(run, tmp_path, Endurance()), resume=True)
 

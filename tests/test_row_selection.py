@@ -1,5 +1,5 @@
-"""Imports of some rows (--select): the right ones, with all their columns, on any number of ranks; and what is
-refused."""
+"""Imports of some rows (--select): the right ones, with all their columns, on any number of ranks;
+and what is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from test_import import OPTICS, make, pixels, refused, run, save_stack, table
 from test_import_mpi import same
 
 from mpirecon.cli.import_ import command
-from mpirecon.io.importer import ImportOptions, import_particles
+from mpirecon.io.import_options import ImportOptions
+from mpirecon.io.importer import import_particles
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.row_selection import parse_selection
 from mpirecon.io.star import read_star, write_star
@@ -28,16 +29,20 @@ TWO = {**{label: values * 2 for label, values in OPTICS.items()}, "rlnOpticsGrou
 def made(tmp_path):
     """Classes 1, 2, 3 in turn, two optics groups, ten micrographs, uids of 64 bits."""
     particles = table(
-        M, rlnClassNumber=1 + ROW % 3, rlnOpticsGroup=1 + ROW // 25, rlnMicrographName=[f"MotionCorr/job2/m{i // 4}.mrc"
-                                                                                        for i in ROW],
-        ucsfUid=[str(2**63 + int(i)) for i in ROW], rlnRandomSubset=None, rlnFigure=[f"{x:.3f}" for x in ROW / 40],
+        M,
+        rlnClassNumber=1 + ROW % 3,
+        rlnOpticsGroup=1 + ROW // 25,
+        rlnMicrographName=[f"MotionCorr/job2/m{i // 4}.mrc" for i in ROW],
+        ucsfUid=[str(2**63 + int(i)) for i in ROW],
+        rlnRandomSubset=None,
+        rlnFigure=[f"{x:.3f}" for x in ROW / 40],
     )
     return make(tmp_path, particles, TWO), particles
 
 
 def kept(file) -> np.ndarray:
-    """The rows of the table that a file has, by the first pixel of their images; checked against poses, CTF and
-    source."""
+    """The rows of the table that a file has, by the first pixel of their images;
+    checked against poses, CTF and source."""
     rows = file.images(slice(None))[:, 0, 0].astype(int)
     found = file.metadata()
     np.testing.assert_array_equal(found.ctf["defocus_u"], 10000 + rows)
@@ -91,7 +96,8 @@ def test_values_from_files(tmp_path):
 
 @pytest.mark.parametrize(("value", "message"), [
     ("rlnClasNumber=1", r"has no such column \(did you mean rlnClassNumber\?\); it has rlnImageName"),
-    ("rlnClassNumber=7", r"no row has the value 7 in rlnClassNumber; there are 1 \(14 rows\), 2 \(13 rows\), 3 \(13 rows\)"),
+    ("rlnClassNumber=7",
+     r"no row has the value 7 in rlnClassNumber; there are 1 \(14 rows\), 2 \(13 rows\), 3 \(13 rows\)"),
     ("rlnClassNumber=5:6", "no row has rlnClassNumber from 5 to 6; there are 1"),
     ("rlnFigure=2", "no row has the value 2 in rlnFigure; its values run from 0 to 0.975"),
     ("rlnOpticsGroupName=older", r"there are old \(25 rows\), new \(15 rows\)"),
@@ -114,8 +120,8 @@ def test_several_classes_are_told_with_the_option(tmp_path):
     star, _ = made(tmp_path)
     _, text = run(star)
     assert ("Warning: rlnClassNumber has 3 classes (class 1: 14, class 2: 13, class 3: 13 particles): poses of "
-            "different classes "
-            "are relative to different maps" in text.replace("\n", " ")) and "--select 'rlnClassNumber=1'" in text
+            "different classes are relative to different "
+            "maps" in text.replace("\n", " ")) and "--select 'rlnClassNumber=1'" in text
     assert "classes (" not in run(star, "--select", "rlnClassNumber=1", "--overwrite")[1]
 
 
@@ -204,8 +210,10 @@ def test_cs_files_by_passthrough_uids_and_classes(tmp_path):
 def test_poses_of_several_classes_are_refused_with_their_counts(tmp_path):
     cs, given = cs_of(tmp_path, alignments3D__pose=None)
     del given["alignments3D/class"]
-    with pytest.raises(Exception,
-                       match=r"several classes \(alignments3D_multi; class 0: 20, class 1: 20 particles\); cryoSPARC also writes"):
+    with pytest.raises(
+        Exception,
+        match=r"several classes \(alignments3D_multi; class 0: 20, class 1: 20 particles\); cryoSPARC also writes",
+    ):
         run_cs(save_cs(cs, given))
 
 

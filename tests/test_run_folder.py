@@ -1,5 +1,5 @@
-"""The output folder: what was there stays whole and of use until the new results are complete, whatever ends the
-run."""
+"""The output folder: what was there stays whole and of use until the new results are complete,
+whatever ends the run."""
 
 import json
 import os
@@ -124,7 +124,11 @@ def test_a_run_interrupted_at_the_keyboard(particles, tmp_path):
     words = ["reconstruct", str(particles), "-o", str(tmp_path / "out"), *SEVERAL]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
     assert done.returncode == 130 and "Traceback" not in done.stderr
-    assert f"Interrupted: the state after iteration 2/3 is in {tmp_path}/out/checkpoint.h5; continue with the same command and --resume." in done.stderr
+    assert (
+        f"Interrupted: the state after iteration 2/3 is in {tmp_path}/out/checkpoint.h5; continue with the same "
+        "command and --resume."
+        in done.stderr
+    )
     assert f"the run's state is saved in {tmp_path}/out/checkpoint.h5 from now on" in done.stdout
 
 
@@ -248,7 +252,11 @@ def test_an_unfinished_run_says_how_far_it_came_and_how_to_go_on(particles, tmp_
         is_interrupted(patched)
         assert reconstruct(particles, out, *SEVERAL) == 130
     said = capsys.readouterr().err
-    assert f"Interrupted: the state after iteration 2/3 is in {out}/checkpoint.h5; continue with the same command and --resume" in said
+    assert (
+        f"Interrupted: the state after iteration 2/3 is in {out}/checkpoint.h5; continue with the same command and "
+        "--resume"
+        in said
+    )
     maps = [mrcfile.read(out / "unfinished" / f"half{half}.mrc") for half in (1, 2)]
     assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.5, "the half maps of the iteration that was saved"
     for words in (["report", out], ["export", out, "--star", tmp_path / "k.star"],
@@ -300,7 +308,8 @@ def test_a_second_run_into_a_folder_is_refused(particles, tmp_path, capsys):
 
 
 def test_a_lock_ends_with_its_process_and_need_not_exist(tmp_path, monkeypatch):
-    program = "import os, sys, pathlib; from mpirecon.io.folder_lock import FolderLock; FolderLock(pathlib.Path(sys.argv[1])).acquire(); os._exit(9)"
+    program = ("import os, sys, pathlib; from mpirecon.io.folder_lock import FolderLock; "
+               "FolderLock(pathlib.Path(sys.argv[1])).acquire(); os._exit(9)")
     assert subprocess.run([sys.executable, "-c", program, str(tmp_path)]).returncode == 9
     assert (tmp_path / ".lock").exists() and held_by(tmp_path) is None
     lock = FolderLock(tmp_path)
@@ -329,7 +338,9 @@ def test_ranks_share_it(particles, mpirun, tmp_path):
     assert mpirun(3, words).returncode == 0
     before = files(out)
     again = mpirun(2, words)
-    assert again.returncode == 1 and f"Error: the output folder {out} exists" in again.stderr, "rank and host do not matter here"
+    assert again.returncode == 1 and f"Error: the output folder {out} exists" in again.stderr, (
+        "rank and host do not matter here"
+    )
     assert sorted(path.name for path in (out / "logs").iterdir()) == [f"rank000{rank}.jsonl" for rank in range(3)]
     bad = tmp_path / "bad.h5"
     bad.write_bytes(particles.read_bytes())

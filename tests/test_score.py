@@ -61,8 +61,9 @@ def test_residuals_are_those_of_the_own_halfs_map(particles):
     run = mr.reconstruct(particles, solve_iterations=0)
     found, record = mr.score(*run.half_maps, particles), run.iterations[0]
     assert found["residual_own"].mean() == pytest.approx(record["loss_l2"] * record["loss_l2_of_nothing"], rel=1e-6)
-    assert found["residual_other"].mean() == pytest.approx(record["loss_l2_heldout"] * record["loss_l2_of_nothing"],
-                                                           rel=1e-6)
+    assert found["residual_other"].mean() == pytest.approx(
+        record["loss_l2_heldout"] * record["loss_l2_of_nothing"], rel=1e-6
+    )
 
 
 def test_unfiltered_raw_residuals_are_the_definitions(particles):
@@ -108,7 +109,9 @@ def test_the_command_writes_the_table(particles, tmp_path, cli):
                tmp_path / "s.csv"]
     done = cli(*command)
     assert done.returncode == 0, done.stderr
-    assert "own half's map" in done.stdout and "whoever selects by that lets the half maps see each other" in done.stdout
+    assert (
+        "own half's map" in done.stdout and "whoever selects by that lets the half maps see each other" in done.stdout
+    )
     assert "its diameter is 90, here the default" in done.stdout and "maps without each particle's fold" in done.stdout
     found, table = mr.score(*run.half_maps, particles), rows(tmp_path / "s.csv")
     assert [int(row["id"]) for row in table] == list(range(COUNT))
@@ -206,8 +209,9 @@ def test_scores_become_fields_of_the_cs_file(tmp_path, cli):
         assert len(file) == len(made)
 
 
-REPRODUCED = [f"{name}_{which}" for which in ("own", "other") for name in ("score", "distance", "residual", "scale",
-                                                                           "sigma")]
+REPRODUCED = [
+    f"{name}_{which}" for which in ("own", "other") for name in ("score", "distance", "residual", "scale", "sigma")
+]
 
 
 @pytest.mark.parametrize("options", [

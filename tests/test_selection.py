@@ -13,7 +13,7 @@ from mpirecon.robust.distances import DISTANCES, EXPLAINED, RAW, WHITENED
 from mpirecon.robust.known_rules import loss_value, norms
 from mpirecon.robust.losses import LOSSES, M_ESTIMATORS, REDESCENDING
 from mpirecon.robust.particle_noise import particle_sigma
-from mpirecon.robust.schedule import loosened, mildness, widened
+from mpirecon.robust.schedule import loosened, relaxation_at, widened
 from mpirecon.robust.select import select
 from mpirecon.robust.selection import Attenuation, RandomPoses, Selection, keep_count
 from mpirecon.robust.statistics import Statistics
@@ -191,20 +191,20 @@ def test_without_attenuation_the_contrast_is_one_number():
 
 @pytest.mark.parametrize("rounds", [1, 2, 5, 8])
 def test_a_schedule_ends_with_the_loss_itself(rounds):
-    mild = [mildness(iteration, rounds) for iteration in range(1, rounds + 1)]
-    assert mild[-1] == 0 and (rounds == 1 or mild[0] == 1) and (np.diff(mild) < 0).all()
+    relaxation = [relaxation_at(iteration, rounds) for iteration in range(1, rounds + 1)]
+    assert relaxation[-1] == 0 and (rounds == 1 or relaxation[0] == 1) and (np.diff(relaxation) < 0).all()
     assert loosened(0.3, 0) == 0.3 and loosened(0.3, 1) == 1 and widened(0.2, 0) == 0.2
     assert widened(0.2, 1) > widened(0.2, 0.5) > 0.2
 
 
 def test_mild_selections_keep_more_and_weigh_more_evenly():
     s = random_statistics(60)
-    shares = [chosen(s, keep=0.4, mild=mild).kept.mean() for mild in (0, 0.5, 1)]
+    shares = [chosen(s, keep=0.4, relaxation=relaxation).kept.mean() for relaxation in (0, 0.5, 1)]
     assert shares == pytest.approx([0.4, 0.7, 1])
     for loss in REDESCENDING:
-        spread = [np.ptp(chosen(s, loss=loss, mild=mild).weight) for mild in (0, 0.5, 1)]
+        spread = [np.ptp(chosen(s, loss=loss, relaxation=relaxation).weight) for relaxation in (0, 0.5, 1)]
         assert spread[0] > spread[1] > spread[2] and spread[2] < 0.2
-    assert chosen(s, loss="huber", mild=0.5).scale_ == pytest.approx(8**0.5 * chosen(s, loss="huber").scale_)
+    assert chosen(s, loss="huber", relaxation=0.5).scale_ == pytest.approx(8**0.5 * chosen(s, loss="huber").scale_)
 
 
 # ---------------------------------------------------------------- images that contradict the map
@@ -262,8 +262,10 @@ def test_false_discoveries_are_held_as_benjamini_and_hochberg_say(seed):
 def test_what_contradicts_the_map_is_turned_or_gets_no_weight(loss):
     kind = np.arange(400) % 40
     s = images_like(np.random.default_rng(3), np.where(kind == 0, -1.0, np.where(kind == 1, -0.45, 1.0)), strength=4)
-    selection, turned = chosen(s, loss=loss, distance=WHITENED), chosen(s.inverted(kind == 0), loss=loss,
-                                                                        distance=WHITENED)
+    selection, turned = (
+        chosen(s, loss=loss, distance=WHITENED),
+        chosen(s.inverted(kind == 0), loss=loss, distance=WHITENED),
+    )
     np.testing.assert_array_equal(selection.contradicts, kind < 2)
     assert not selection.weight[kind == 1].any() and not selection.kept[kind == 1].any()
     assert (selection.contrast == np.where(kind == 0, -1, 1)).all() and (selection.contrast2 == 1).all()

@@ -38,9 +38,8 @@ def turned_by(angle, axis):
 
 def views():
     """Slices at random, along every axis and plane of the grid, and out of those by next to nothing: (m, 3, 3)."""
-    signed = [np.array(signs)[:, None] * np.eye(3)[list(order)]
-              for order in itertools.permutations(range(3)) for signs in itertools.product([1, -1],
-                                                                                           repeat=3)]  # fmt: skip
+    signed = [np.array(signs)[:, None] * np.eye(3)[list(order)] for order in itertools.permutations(range(3))
+              for signs in itertools.product([1, -1], repeat=3)]  # fmt: skip
     along = [matrix for matrix in signed if np.linalg.det(matrix) > 0]
     close = [along[k] @ turned_by(angle, axis) for k, axis, angle in
              itertools.product((0, 3, 5, 8), range(3), (1e-12, -5e-10, 3e-9, -1e-6))]  # fmt: skip
@@ -267,8 +266,9 @@ def test_two_maps_are_compared_as_each_alone_and_by_the_definition(box, padding,
         assert together.shape == (2, 5, len(bands.samples), 3)
         for which in (0, 1):
             alone = backend.reference(volumes[which])
-            np.testing.assert_array_equal(points_of(pair.values, 4)[..., 2 * which : 2 * which + 2],
-                                          points_of(alone, 2))
+            np.testing.assert_array_equal(
+                points_of(pair.values, 4)[..., 2 * which : 2 * which + 2], points_of(alone, 2)
+            )
             np.testing.assert_allclose(together[which], backend.statistics(alone, batch, bands), rtol=1e-5, atol=1e-7)
             np.testing.assert_allclose(backend.statistics(pair, batch, bands, elsewhere)[which],
                                        backend.statistics(alone, batch, bands, elsewhere), rtol=1e-5,
@@ -290,8 +290,10 @@ def by_definition(backend, points, batch, bands, noise):
             g = gain[inside]
             if backend.premultiplied and bands.whitened and len(g):  # the noise has the variance C²ν²
                 on_data = np.full(len(g), g.sum() / np.sum(g * c[inside] ** 2))
-                out[i, b] = [np.sum(g * on_data * terms[0, inside]), *np.sum(g * terms[1:, inside] / c[inside] ** 2,
-                                                                             axis=1)]
+                out[i, b] = [
+                    np.sum(g * on_data * terms[0, inside]),
+                    *np.sum(g * terms[1:, inside] / c[inside] ** 2, axis=1),
+                ]
             else:
                 out[i, b] = np.sum(g * terms[:, inside], axis=1)
     return out

@@ -14,7 +14,7 @@ import pytest
 from test_reconstruct_relion import export
 
 from mpirecon.cli import run
-from mpirecon.io.export_planted import axes_of, changed
+from mpirecon.io.export_simulated import axes_of, changed
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.reading import SHIFT_AXES, parse_unit
 from mpirecon.io.star import read_star, write_star
@@ -252,8 +252,8 @@ def test_few_particles_say_nothing(tmp_path):
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    """``tables(change)`` → a STAR file whose origins, in pixels and in Å, are what `change` makes of the right ones,
-    (label, values) …
+    """``tables(change)`` → a STAR file whose origins, in pixels and in Å,
+    are what `change` makes of the right ones, (label, values) …
     """
     folder = tmp_path_factory.mktemp("shifts")
     simulate(folder / "p.h5")

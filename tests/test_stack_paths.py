@@ -25,8 +25,7 @@ def test_names_start_from_the_working_folder_or_any_folder_above_the_table(proje
     monkeypatch.chdir(project.parent / where)
     if place == "elsewhere" and where != "proj":
         message = refused(star, "the stack stacks/a.mrcs is not there, neither relative to the STAR file, a folder "
-                          "above it or the working "
-                                "folder .*External, nor beside it; give its folder with --data-dir")
+                          "above it or the working folder .*External, nor beside it; give its folder with --data-dir")
         assert "\n" not in message
         return
     file, text = run(star)
@@ -39,7 +38,11 @@ def test_the_table_s_own_folder_comes_first_and_the_other_file_is_named(project,
     monkeypatch.chdir(project)
     file, text = run(star)
     np.testing.assert_array_equal(file.images(slice(None)), pixels(range(100, 108)))
-    assert f"the working folder has another file of that path, {project}/stacks/a.mrcs, which RELION would read: --map-stack" in text
+    assert (
+        f"the working folder has another file of that path, {project}/stacks/a.mrcs, which RELION would read: "
+        "--map-stack"
+        in text
+    )
     file, text = run(star, "--map-stack", "stacks/a.mrcs=stacks/a.mrcs", "--overwrite")
     np.testing.assert_array_equal(file.images(slice(None)), pixels(range(8)))
     monkeypatch.chdir(project.parent / "other")

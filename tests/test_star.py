@@ -173,10 +173,12 @@ def test_slabs_of_a_table_are_the_table(tmp_path_factory, values, block, size):
 
 
 NUMBER = st.one_of(
-    st.floats().map(repr), st.floats(-1e5, 1e5).map("{:.6f}".format), st.integers().map(str),
+    st.floats().map(repr),
+    st.floats(-1e5, 1e5).map("{:.6f}".format),
+    st.integers().map(str),
     st.floats().map("{:.3e}".format),
-    st.text("0123456789.eE+-", max_size=9), st.sampled_from(["", "inf", "-nan", "1e400", "0x10", " 1 ", "1_0", "١",
-                                                             "1e", ".", "+.5"]),
+    st.text("0123456789.eE+-", max_size=9),
+    st.sampled_from(["", "inf", "-nan", "1e400", "0x10", " 1 ", "1_0", "١", "1e", ".", "+.5"]),
 )
 
 

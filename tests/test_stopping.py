@@ -1,5 +1,5 @@
-"""Signals, while a reconstruction runs: the ranks end together at a safe point with code 75. (tests/test_kill_resume.py
-resumes.)"""
+"""Signals, while a reconstruction runs: the ranks end together at a safe point with code 75.
+(tests/test_kill_resume.py resumes.)"""
 
 import json
 import os

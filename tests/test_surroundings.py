@@ -1,5 +1,5 @@
-"""Hard simulated data: coloured noise, neighbours, backgrounds, a second conformation, preferred views; each as asked
-for, by itself."""
+"""Hard simulated data: coloured noise, neighbours, backgrounds, a second conformation, preferred views;
+each as asked for, by itself."""
 
 import math
 

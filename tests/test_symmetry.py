@@ -1,5 +1,5 @@
-"""Point groups: their rotations against RELION's, exact sums in the accumulation, and maps against
-relion_reconstruct."""
+"""Point groups: their rotations against RELION's, exact sums in the accumulation,
+and maps against relion_reconstruct."""
 
 import json
 import re

@@ -123,8 +123,11 @@ def test_tables_fit():
     wide = table_lines(header, rows)
     assert len(wide) == 13 and wide[0].split() == header and table_lines(header, rows, len(wide[0])) == wide
     narrow = table_lines(header, rows, len(wide[0]) - 1)
-    assert narrow[:2] == ["iteration: 3", "rank: 0"] and narrow[2].split() == ["particle",
-                                                                               "distance"] and len(narrow) == 15
+    assert (
+        narrow[:2] == ["iteration: 3", "rank: 0"]
+        and narrow[2].split() == ["particle", "distance"]
+        and len(narrow) == 15
+    )
     blocks = table_lines(header, rows, 15)
     assert blocks[:5] == ["iteration  3", "particle   0", "rank       0", "distance   0.000000000",
                           ""] and len(blocks) == 59

@@ -59,8 +59,11 @@ def test_views_are_written_bin_by_bin(tmp_path):
     write_views_csv(tmp_path / "views.csv", coverage)
     with open(tmp_path / "views.csv") as file:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    assert len(rows) == len(coverage.before) and sum(r["before"] for r in rows) == 5000 and sum(r["after"]
-                                                                                                for r in rows) == kept.sum()
+    assert (
+        len(rows) == len(coverage.before)
+        and sum(r["before"] for r in rows) == 5000
+        and sum(r["after"] for r in rows) == kept.sum()
+    )
     areas = [(np.cos(np.radians(r["tilt_low"])) - np.cos(np.radians(r["tilt_high"]))) * (r["rot_high"] - r["rot_low"])
              for r in rows]
     np.testing.assert_allclose(areas, np.mean(areas), rtol=0.02)  # equal areas, so that the edges are the bins'

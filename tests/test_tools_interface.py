@@ -1,5 +1,5 @@
-"""Tools, commands and tests keep to interfaces: no private names of the package, and nothing of it is set from outside
-but by tests."""
+"""Tools, commands and tests keep to interfaces:
+no private names of the package, and nothing of it is set from outside but by tests."""
 
 import ast
 import re

@@ -1,5 +1,5 @@
-"""Kernels are compiled once, before a run asks for them: announced, in a phase of its own, a part by each rank of a
-host."""
+"""Kernels are compiled once, before a run asks for them:
+announced, in a phase of its own, a part by each rank of a host."""
 
 import json
 import os
@@ -151,8 +151,8 @@ def ribosomes(tmp_path_factory):
 
 @pytest.mark.parametrize("options, most", [(("--loss", "l2"), 22), (("--loss", "posterior"), 27)])
 def test_a_first_run_compiles_little_and_all_of_it_before_the_first_image(ribosomes, tmp_path, options, most):
-    """Each kernel costs a fifth of a second and more; one that the phase does not know would wreck estimates of
-    time."""
+    """Each kernel costs a fifth of a second and more;
+    one that the phase does not know would wreck estimates of time."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     environment.pop("NUMBA_CACHE_DIR", None)
 
@@ -196,8 +196,9 @@ def test_help_that_fails_is_done_without(monkeypatch, tmp_path):
     """A process that could not be started, or died, leaves its part to the one that asked."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     done = []
-    monkeypatch.setattr(warm.Wanted, "steps", lambda *arguments: [lambda step=step: done.append(step)
-                                                                  for step in range(5)])
+    monkeypatch.setattr(
+        warm.Wanted, "steps", lambda *arguments: [lambda step=step: done.append(step) for step in range(5)]
+    )
     for helper in ("import sys; sys.exit(1)", "import time; time.sleep(0.1)"):
         monkeypatch.setattr(warm, "HELP", helper)
         warm.compile_once(SerialCommunicator(), CpuBackend(BOX, 1.0), particles(), False, False, helpers=2)

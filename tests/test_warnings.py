@@ -26,7 +26,7 @@ from mpirecon.validate.map_warnings import (
     tight_mask_warning,
 )
 from mpirecon.validate.randomised import phase_randomised_fsc
-from mpirecon.validate.told_apart import Judged, interval_in_words
+from mpirecon.validate.separation import ScoredSelection, interval_in_words
 
 BOX, PIXEL = 28, 5.0
 
@@ -185,36 +185,37 @@ MIXTURE = {"keep": 0.8, "keep_interval": [0.7, 0.9], "separable": True, "separat
 BLIND = {**MIXTURE, "separable": False, "separation": 1.36}
 
 
-def judged(**changed):
-    given = {"particles": 1000, "kept": 780, "judged": 1000, "kept_fraction": 0.78, "decided": MIXTURE, "last": MIXTURE}
-    return Judged(**{**given, **changed})
+def selection(**changed):
+    given = {"particles": 1000, "kept": 780, "scored": 1000, "kept_fraction": 0.78, "decided": MIXTURE, "last": MIXTURE}
+    return ScoredSelection(**{**given, **changed})
 
 
 def test_a_selection_that_agrees_with_its_estimate_is_not_warned_of():
-    assert judged().warnings() == [] and judged(decided=None, last=None).warnings() == []
+    assert selection().warnings() == [] and selection(decided=None, last=None).warnings() == []
     narrow = {**MIXTURE, "keep": 0.79, "keep_interval": [0.785, 0.795]}
-    assert judged(last=narrow).warnings() == []  # a percent off, in a set so large that the interval is narrower
+    assert selection(last=narrow).warnings() == []  # a percent off, in a set so large that the interval is narrower
 
 
 def test_particles_that_cannot_be_told_apart_are_told_with_the_remedy():
-    (text,) = judged(kept=1000, kept_fraction=1.0, decided=BLIND, last=BLIND).warnings()
+    (text,) = selection(kept=1000, kept_fraction=1.0, decided=BLIND, last=BLIND).warnings()
     assert "are not separable (1.4 standard deviations; 2.5 are required): all 1,000 were kept" in text
     assert "the map of --loss l2" in text and "--group-by with the column" in text
     family = Family("rlnTomoParticleName", 40, 36)
-    (text,) = judged(kept=1000, kept_fraction=1.0, decided=BLIND, last=MIXTURE, family=family).warnings()
+    (text,) = selection(kept=1000, kept_fraction=1.0, decided=BLIND, last=MIXTURE, family=family).warnings()
     assert "Try --group-by rlnTomoParticleName" in text and "40 particles of about 36 rows" in text
-    (text,) = judged(kept=1000, decided=BLIND, last=BLIND, group_by="rlnTomoParticleName").warnings()
+    (text,) = selection(kept=1000, decided=BLIND, last=BLIND, group_by="rlnTomoParticleName").warnings()
     assert "--group-by" not in text and "--diameter" in text
-    (text,) = judged(unjudged=True, last=MIXTURE, decided=None).warnings()
+    (text,) = selection(unscored=True, last=MIXTURE, decided=None).warnings()
     assert "no particle was scored" in text and "--iterations 2" in text
 
 
 def test_a_kept_fraction_outside_of_the_estimate_is_told():
-    (text,) = judged(kept=620, kept_fraction=0.62).warnings()
-    assert "62.0 % of the particles were kept" in text and "80.0 % (70.0–90.0 %): probably correct particles were rejected" in text
-    (text,) = judged(kept=950, kept_fraction=0.95, group_by="name").warnings()
+    (text,) = selection(kept=620, kept_fraction=0.62).warnings()
+    assert "62.0 % of the particles were kept" in text
+    assert "80.0 % (70.0–90.0 %): probably correct particles were rejected" in text
+    (text,) = selection(kept=950, kept_fraction=0.95, group_by="name").warnings()
     assert "95.0 % of the groups of name" in text and "incorrect particles were kept" in text
-    told = judged(last=BLIND, kept_fraction=0.78).warnings()
+    told = selection(last=BLIND, kept_fraction=0.78).warnings()
     assert len(told) == 1 and "are no longer separable" in told[0]
 
 

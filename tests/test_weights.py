@@ -1,5 +1,5 @@
-"""Weights that particles are given (`reconstruct --weights`): multiplied with those of every loss, and 0 is not being
-there."""
+"""Weights that particles are given (`reconstruct --weights`):
+multiplied with those of every loss, and 0 is not being there."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def test_equal_weights_change_nothing(smaller, name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_particle_of_weight_0_is_as_if_it_were_not_there(larger, smaller, tmp_path, monkeypatch, name):
-    monkeypatch.setattr("mpirecon.solvers.run.RANDOM_POSES", (40, 40))  # a part of the particles, as of large sets
+    monkeypatch.setattr("mpirecon.solvers.scoring.RANDOM_POSES", (40, 40))  # a part of the particles, as of large sets
     spoilt = larger.save(tmp_path / "spoilt.h5")
     # images that a run would refuse, or that would spoil noise, gains and scores
     with h5py.File(spoilt.path, "r+") as file:
@@ -109,8 +109,9 @@ def test_a_particle_of_weight_2_counts_as_two(smaller, tmp_path):
     assert difference(mr.reconstruct(smaller, **options), doubled) > 1e-2
     # the loss that is minimised counts them so, the regular L2 loss does not
     at, reference = weighted.iterations[0], doubled.iterations[0]
-    assert at["loss"] == pytest.approx(reference["loss"], rel=5e-3) and at["loss"] != pytest.approx(at["loss_l2"],
-                                                                                                    rel=1e-4)
+    assert at["loss"] == pytest.approx(reference["loss"], rel=5e-3) and at["loss"] != pytest.approx(
+        at["loss_l2"], rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["sorted", "huber", "posterior", "gradient", "mini-batches"])
@@ -217,8 +218,8 @@ def star_file(folder, particles, weights, name="set", label="rlnParticleFigureOf
     for i, (angles, ctf) in enumerate(zip(about.pose.euler(), about.ctf)):
         x, y = -about.pose.shift[i]
         lines.append(f"{i + 1:06d}@{name}.mrcs {angles[0]:.6f} {angles[1]:.6f} {angles[2]:.6f} {x:.6f} {y:.6f} "
-                     f"{ctf['defocus_u']:.2f} "
-                     f"{ctf['defocus_v']:.2f} {np.degrees(ctf['astigmatism']):.5f} {about.half[i]} 1 {weights[i]}")
+                     f"{ctf['defocus_u']:.2f} {ctf['defocus_v']:.2f} {np.degrees(ctf['astigmatism']):.5f} "
+                     f"{about.half[i]} 1 {weights[i]}")
     (folder / f"{name}.star").write_text(STAR.replace("rlnParticleFigureOfMerit", label) + "\n".join(lines) + "\n")
     target = folder / f"{name}.h5"
     mr.read_star(folder / f"{name}.star", folder).save(target, overwrite=True)
@@ -395,4 +396,7 @@ def interrupt(path, folder, weights):
 def test_null_takes_weights_too(imported, cli, tmp_path):
     done = cli("null", imported[1], "-o", tmp_path / "null", "--weights", "rlnParticleFigureOfMerit")
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "null" / "null.json").read_text())["configuration"]["weights"] == "rlnParticleFigureOfMerit"
+    assert (
+        json.loads((tmp_path / "null" / "null.json").read_text())["configuration"]["weights"]
+        == "rlnParticleFigureOfMerit"
+    )

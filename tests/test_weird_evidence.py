@@ -1,5 +1,5 @@
-"""The mixture on evidence as odd as files can make it: always numbers, always probabilities, and the prior where
-nothing is known."""
+"""The mixture on evidence as odd as files can make it:
+always numbers, always probabilities, and the prior where nothing is known."""
 
 import numpy as np
 import pytest
@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.robust.evidence import Evidence, SlightErrors
-from mpirecon.robust.mixture_model import GOOD
+from mpirecon.robust.mixture_model import CORRECT
 from mpirecon.robust.pose_mixture import PoseMixture
 
 COMM = SerialCommunicator()
 
 
 def odd_evidence(rng, m, bands):
-    """Signals of any strength, right, wrong or not there, with empty rows and bands and numbers at the ends of what
-    floats hold."""
+    """Signals of any strength, right, wrong or not there,
+    with empty rows and bands and numbers at the ends of what floats hold."""
     a = 10 ** rng.uniform(*np.sort(rng.uniform(-4, 4, 2)), (m, bands))
     a *= (
         10.0 ** rng.choice([0, 0, 0, -160, -310, 3, 30], (m, 1))
@@ -59,7 +59,7 @@ def test_whatever_the_evidence_probabilities_come_out(seed, m, bands, keep):
     assert 0 <= mixture.keep_interval_[0] <= mixture.keep_interval_[1] <= 1
     if groups is None and slight is None:
         silent = ~own.a.any(axis=1)
-        np.testing.assert_allclose(mixture.posterior_[silent], mixture.shares_[GOOD], atol=1e-6)
+        np.testing.assert_allclose(mixture.posterior_[silent], mixture.shares_[CORRECT], atol=1e-6)
 
 
 @pytest.mark.parametrize("per_group, groups", [(1, 400), (2, 300), (1000, 12), (40, 1)])

@@ -14,8 +14,8 @@ BOX = 32
 
 @pytest.fixture(scope="module")
 def noisy():
-    """Two halves of the phantom with white noise, filtered as references are: truth, halves, noise power, SSNR,
-    mask."""
+    """Two halves of the phantom with white noise, filtered as references are:
+    truth, halves, noise power, SSNR, mask."""
     truth, mask, rng = phantom(BOX), soft_sphere(BOX, 12, 4), np.random.default_rng(0)
     sigma = 0.6 * truth.std()
     halves = [(truth + sigma * rng.standard_normal(truth.shape).astype(np.float32)) for _ in range(2)]

@@ -49,8 +49,8 @@ def measure(command: list, folder: Path, threads: int = 1) -> dict:
 
 
 def _watch(leader: int, peaks: dict[int, int], ended: threading.Event) -> None:
-    """Note the most memory that each process of a session has held. (A parent's usage counts what it held before
-    exec.)"""
+    """Note the most memory that each process of a session has held.
+    (A parent's usage counts what it held before exec.)"""
     while not ended.wait(0.02):
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
@@ -86,8 +86,8 @@ def machine() -> str:
     names = [line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cores = len(os.sched_getaffinity(0))
-    return (f"{names[0] if names else platform.processor()}, {cores} cores, {memory:.0f} GB, "
-            f"Python {platform.python_version()}, NumPy {numpy.__version__}, Numba {numba.__version__}")
+    return (f"{names[0] if names else platform.processor()}, {cores} cores, {memory:.0f} GB, Python "
+            f"{platform.python_version()}, NumPy {numpy.__version__}, Numba {numba.__version__}")
 
 
 def table(rows: list[dict], columns: list[str] | None = None) -> str:

@@ -27,7 +27,7 @@ as_if["quaternion"] = particles.truth["true_quaternion"][never]
 best = mr.reconstruct(particles.with_poses(as_if), loss="posterior")
 
 axes = Figure(figsize=(5, 3.4), layout="constrained").subplots()
-for name, result in (("rejected", first), ("found again", second), ("poses never spoilt", best)):
+for name, result in (("rejected", first), ("recovered", second), ("correct poses", best)):
     curve = mr.fsc(result.volume, truth)
     print(f"{name:18} {result.kept.sum()} kept, FSC with the truth, mean {curve.values[1:].mean():.4f}")
     axes.plot(curve.frequency[1:], curve.values[1:], label=name)

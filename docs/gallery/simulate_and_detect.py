@@ -11,6 +11,6 @@ robust = mr.reconstruct(particles, loss="posterior")
 for name, result in (("L2", plain), ("posterior", robust)):
     print(f"{name}: FSC with the truth is 0.5 at {mr.fsc(result.volume, truth).crossing(0.5):.2f} Å")
 found = robust.detection
-print(f"wrong ones found: AUC {found['auc']:.4f}; estimated fraction of correct particles {robust.keep:.3f}, "
-      f"truly {1 - particles.truth['pose_error'].mean():.3f}")
+print(f"wrong ones found: AUC {found['auc']:.4f}; estimated fraction of correct particles {robust.keep:.3f}, truly "
+      f"{1 - particles.truth['pose_error'].mean():.3f}")
 robust.plot().savefig("simulate_and_detect.png", dpi=70)

@@ -11,8 +11,8 @@ wrong = particles.truth["pose_error"]
 run = mr.Reconstruction(particles, loss="sorted", keep=0.7, iterations=4)
 first, second = Figure(figsize=(9, 3.4), layout="constrained").subplots(1, 2)
 for state in run:
-    print(f"iteration {state.iteration}: FSC 0.143 at {state.fsc.resolution:.2f} Å, kept {state.kept.sum()}, "
-          f"of them wrong {(state.kept & wrong).sum()}")
+    print(f"iteration {state.iteration}: FSC 0.143 at {state.fsc.resolution:.2f} Å, kept {state.kept.sum()}, of them "
+          f"wrong {(state.kept & wrong).sum()}")
     first.plot(state.fsc.frequency[1:], state.fsc.values[1:], label=f"iteration {state.iteration}")
 first.set(xlabel="spatial frequency (1/Å)", ylabel="half-map FSC")
 first.legend(frameon=False)

@@ -17,15 +17,14 @@ from mpirecon.io.unfinished import state_of
 from mpirecon.report.html import write_report
 from mpirecon.validate.grids import check_same_grid
 from mpirecon.validate.local_files import LOCAL_MAPS, LocalInput, read_mask, sharpening, write_local_maps
-from mpirecon.validate.local_resolution import LocalResolution
+from mpirecon.validate.local_result import LocalResolution
 
 
 class FinishedRun:
     """A finished run's half maps, whose local resolution becomes a part of its folder; for rank 0.
 
     Raises UserError where the folder is none of a finished run, another run is writing into it, it has a local
-    resolution already
-    (without `overwrite`), or that would replace one of `inputs`.
+    resolution already (without `overwrite`), or that would replace one of `inputs`.
     """
 
     def __init__(self, folder: Path, overwrite: bool, inputs: list[Input]) -> None:
@@ -54,7 +53,7 @@ class FinishedRun:
         return LocalInput(first.array, second.array, array, first.pixel_size, gain)
 
     def add(self, found: LocalResolution) -> list[Path]:
-        """Write the maps, what was found into summary.json, and the report anew; all paths."""
+        """Write the maps, what was found into summary.json, and the report again; all paths."""
         with self._locked():
             summary = {**self.summary, "local_resolution": found.as_dict()}
             maps = {Path(name).stem: volume for name, volume in zip(LOCAL_MAPS, (found.map, found.filtered))}

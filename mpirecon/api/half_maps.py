@@ -1,5 +1,5 @@
-"""Two half-map files as relion_postprocess takes them: mask, corrected FSC, B-factor and sharpened map, into a
-folder."""
+"""Two half-map files as relion_postprocess takes them:
+mask, corrected FSC, B-factor and sharpened map, into a folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mpirecon.validate.fsc import fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
 from mpirecon.validate.grids import check_same_grid
 from mpirecon.validate.local_files import LOCAL_MAPS, LocalInput, read_mask, sharpening, write_local_maps
-from mpirecon.validate.local_resolution import LocalResolution
+from mpirecon.validate.local_result import LocalResolution
 from mpirecon.validate.map_warnings import half_map_warnings, mask_warnings
 from mpirecon.validate.postprocess import Postprocessed, postprocess
 
@@ -37,9 +37,11 @@ LOCAL_FILES = (*LOCAL_MAPS, "locres.html")
 class HalfMaps:
     """What was made of two half maps: found, and the curves in words and for JSON.
 
-    halves : (n, n, n) each · bfactor, mtf : as they were given · transfer : of the MTF, by shell · masked : False where
-        no mask was
-    wanted · local : the local resolution, where it was found
+    halves : (n, n, n) each
+    bfactor, mtf : as they were given
+    transfer : of the MTF, by shell
+    masked : False where no mask was wanted
+    local : the local resolution, where it was found
     """
 
     found: Postprocessed
@@ -64,7 +66,7 @@ class HalfMaps:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to be wary of."""
+        """Warnings."""
         return tuple(dict.fromkeys((*self.comparison.warnings, *(() if self.local is None else self.local.warnings))))
 
     def lines(self) -> list[str]:
@@ -98,10 +100,9 @@ def postprocess_files(
     """Mask, corrected FSC, cones, B-factor and sharpened map of two unmasked half maps (MRC).
 
     mask : a file, "none", or None for one made of their mean · bfactor (Å², negative), lowpass (Å) : instead of what is
-        found ·
-    mtf : STAR file of the detector's transfer, of pixels of `mtf_pixel_size` Å (default: the maps') · pixel_size : Å,
-        instead of
-    that of the headers
+        found
+    mtf : STAR file of the detector's transfer, of pixels of `mtf_pixel_size` Å (default: the maps')
+    pixel_size : Å, instead of that of the headers
 
     Raises
     ------
@@ -142,14 +143,13 @@ def _transfer(path, box: int, pixel_size: float, mtf_pixel_size: float) -> np.nd
     at = np.arange(box // 2 + 1) / (box * pixel_size) * mtf_pixel_size
     if at[-1] > frequency[-1] + 1e-6:
         raise UserError(f"{path} ends at {frequency[-1]:g} of its pixels' frequency, the map needs it up to "
-                        f"{at[-1]:.3g}; is "
-                        f"--mtf-pixel-size, {mtf_pixel_size:g} Å, that of the detector?")
+                        f"{at[-1]:.3g}; is --mtf-pixel-size, {mtf_pixel_size:g} Å, that of the detector?")
     return np.interp(at, frequency, value)
 
 
 def write_half_maps(folder, made: HalfMaps) -> list[Path]:
-    """Write FILES into `folder`, and LOCAL_FILES where made, all of them or none; returns their paths. `refuse_targets`
-    comes before.
+    """Write FILES into `folder`, and LOCAL_FILES where made, all of them or none; returns their paths.
+    `refuse_targets` comes before.
 
     Without a mask there are no mask.mrc and sharpened_masked.mrc; those of an earlier command go.
     """
@@ -181,8 +181,8 @@ def local_page(made: HalfMaps) -> str:
 
 
 def refuse_targets(folder, overwrite: bool, inputs: Sequence[Input] = ()) -> None:
-    """Raise UserError before anything is computed, where a target exists and may not be replaced, or is one of
-    `inputs`."""
+    """Raise UserError before anything is computed, where a target exists and may not be replaced,
+    or is one of `inputs`."""
     if not Path(folder).is_dir():
         refuse_existing(folder, overwrite=False)  # no file of that name, and the folder to make it in is there
         return
@@ -191,4 +191,3 @@ def refuse_targets(folder, overwrite: bool, inputs: Sequence[Input] = ()) -> Non
     if overwrite and any((Path(folder) / name).exists() for name in ("summary.json", CHECKPOINT)):
         raise UserError(f"{folder} is the folder of a reconstruction, which already has a map, a mask and an FSC; "
                         f"choose another folder")
-

@@ -27,8 +27,8 @@ class LocalResolution:
     filtered : Volume
         mean of the half maps, filtered place by place for the resolution there
     median : float or None
-        Å, of the voxels where the mask is at least one half (without a mask: that a window reaches); None where there
-        is none
+        Å, of the voxels where the mask is at least one half (without a mask: that a window reaches);
+        None where there is none
     centres : (m, 3) int64
         voxels (z, y, x) in the middle of the windows
     resolution : (m,) float64
@@ -65,11 +65,10 @@ def local_resolution(
     Parameters
     ----------
     half1, half2, mask : Volume, path or (n, n, n) array
-        without a mask the whole sphere that the box holds is looked at
+        without a mask the whole sphere that the box holds is used
     sampling, radius, edge : float
         Å: between spheres (default 25, at most a quarter of the box), of each (default half the sampling), of its soft
-        edge
-        (default the sampling)
+        edge (default the sampling)
     randomise_from : float
         Å from which on phases are random in the maps that correct for the sphere (default 25, at most half the box)
     min_resolution : float
@@ -104,10 +103,10 @@ def local_resolution(
     found = local.local_resolution(first.to_numpy(), second.to_numpy(), first.pixel_size, mask=given, options=options,
                                    gain=gain, seed=seed,
                                    threads=threads, comm=comm)  # fmt: skip
-    told = found.as_dict()
+    numbers = found.as_dict()
     return LocalResolution(Volume(found.map, found.pixel_size), Volume(found.filtered, found.pixel_size),
-                           told["median"], found.centres,
-                           found.resolution, told, found.warnings)  # fmt: skip
+                           numbers["median"], found.centres,
+                           found.resolution, numbers, found.warnings)  # fmt: skip
 
 
 def _given(half1, half2, mask, pixel_size, threads) -> tuple[Volume, Volume, np.ndarray | None]:

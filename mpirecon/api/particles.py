@@ -1,16 +1,15 @@
-"""Particle sets in scripts: opened, read from other programs' tables, or made of arrays."""
+"""Particle sets in scripts: their images, poses and columns."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import fields
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from mpirecon.api.arguments import as_communicator, check_names, structured
+from mpirecon.api.arguments import as_communicator, structured
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, refuse_existing
@@ -21,14 +20,14 @@ from mpirecon.model.arrays import Stack
 from mpirecon.model.devices import on_host
 from mpirecon.model.draws import random_halves
 from mpirecon.model.pose import angular_distance
-from mpirecon.parallel.comm import Communicator, SerialCommunicator, together
+from mpirecon.parallel.comm import SerialCommunicator, together
 
 _BATCH_BYTES = 64 * 2**20
 
 #: degrees from the truth beyond which a new pose counts as wrong
 _WRONG = 10.0
 
-#: datasets that tell what simulated images were made with
+#: datasets that record what simulated images were made with
 _SIMULATED = ("junk", "true_scale", "true_sigma", "conformation", "true_micrograph", "true_noise_colour", "neighbour",
               "true_background")
 
@@ -62,7 +61,7 @@ class Particles:
     seed : int
         of the draw of half sets
     comm : communicator, optional
-        collective: the arrays are rank 0's, the other ranks' are not looked at
+        collective: the arrays are rank 0's, the other ranks' are ignored
 
     Raises
     ------
@@ -153,7 +152,7 @@ class Particles:
     @property
     def table(self) -> np.ndarray:
         """A structured array with a row per particle: quaternion, shift (Å), every CTF field, half, optics_group, and,
-        where errors were planted, what ``truth`` knows of poses. ``pandas.DataFrame`` takes its scalar columns."""
+where errors were simulated, what ``truth`` knows of poses. ``pandas.DataFrame`` takes its scalar columns."""
         about = self.metadata()
         columns = {"quaternion": about.pose.quaternion, "shift": about.pose.shift}
         columns |= {name: about.ctf[name] for name in CTF_DTYPE.names}
@@ -163,7 +162,7 @@ class Particles:
 
     @property
     def truth(self) -> dict[str, np.ndarray]:
-        """What is known of planted errors, by the names of the particle file's datasets (pose_error, true_quaternion,
+        """What is known of simulated errors, by the names of the particle file's datasets (pose_error, true_quaternion,
         true_shift, true_defocus, planted_orientation …, duplicate_of) and of what was simulated (junk, true_scale,
         true_sigma, conformation …); else {}."""
         found = {}
@@ -230,8 +229,8 @@ class Particles:
         Parameters
         ----------
         table : structured array
-            ``id``, ``quaternion`` (4,) and ``shift`` (2,) [Å] of the particles to change, as ``search_poses`` returns
-            it
+            ``id``, ``quaternion`` (4,) and ``shift`` (2,) [Å] of the particles to change,
+            as ``search_poses`` returns it
         path : path, optional
             of the copy; a temporary file by default
         overwrite : bool
@@ -282,101 +281,6 @@ class Particles:
         if rows.ndim != 1 or (len(rows) and not (0 <= rows.min() and rows.max() < len(self))):
             raise IndexError(f"rows must be a list of numbers from 0 to {len(self) - 1}")
         return rows
-
-
-def open(path: str | os.PathLike) -> Particles:
-    """Open a particle file.
-
-    Parameters
-    ----------
-    path : path
-        of a file that ``import`` or ``simulate`` wrote
-
-    Returns
-    -------
-    Particles
-        whose images stay in the file
-
-    Raises
-    ------
-    UserError
-        naming the file when it is none.
-    """
-    return Particles._of_file(path)
-
-
-def read_star(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, *, comm=None, **options) -> Particles:
-    """The particles of a RELION STAR file, 1.4 to 5; their images stay in their stacks.
-
-    Collective over `comm`.
-
-    Parameters
-    ----------
-    path : path
-        of the STAR file
-    data_dir : path, optional
-        folder that the paths of the stacks are relative to
-    comm : communicator, optional
-        ``mpirecon.world()`` or one of mpi4py; None: this process alone
-    **options
-        fields of ``mpirecon.io.importer.ImportOptions``, named as the options of ``mpirecon import``
-
-    Returns
-    -------
-    Particles
-        ``notes`` and ``warnings`` hold what the import has to say
-
-    Raises
-    ------
-    UserError
-        naming file, line and remedy.
-    """
-    return imported(path, as_communicator(comm), data_dir=data_dir, **options)
-
-
-def read_cs(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, passthrough=(), *, comm=None,
-            **options) -> Particles:
-    """The particles of a cryoSPARC .cs file and its passthrough files; their images stay in their stacks.
-
-    Collective over `comm`.
-
-    Parameters
-    ----------
-    path : path
-        of the .cs file
-    data_dir : path, optional
-        as of `read_star`
-    passthrough : sequence of paths
-        files with the columns that the .cs file lacks
-    comm : communicator, optional
-        as of `read_star`
-    **options
-        as of `read_star`
-
-    Returns
-    -------
-    Particles
-        as of `read_star`
-
-    Raises
-    ------
-    UserError
-        naming file, column and remedy.
-    """
-    return imported(path, as_communicator(comm), data_dir=data_dir, passthrough=passthrough, **options)
-
-
-def imported(path, comm: Communicator, **options) -> Particles:
-    """The particles of a STAR or .cs file, in a temporary particle file that refers to their stacks. Collective."""
-    from mpirecon.io.importer import ImportOptions, import_particles
-
-    known = [field.name for field in fields(ImportOptions)]
-    check_names("an import", options, known)
-    options = {"link": options.get("rescale") is None, **options}
-    scratch = Scratch(comm)
-    target = scratch.path / "particles.h5"
-    report = import_particles(path, target, ImportOptions(**options), comm=comm)
-    return Particles._of_file(target, scratch, report.notes, report.warnings)
 
 
 def _no_ctf(m: int) -> np.ndarray:

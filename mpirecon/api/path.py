@@ -1,4 +1,4 @@
-"""Paths of nested selections in scripts: walked, and looked at afterwards."""
+"""Paths of nested selections in scripts: computed, and inspected afterwards."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def path(
     high_pass: tuple[float, float] | None = None, null: bool = True, weights=None, comm=None, overwrite: bool = False,
     resume: bool = False, verbose: bool = False, **options,
 ) -> SelectionPath:
-    """Maps of the best-scored 100, 90 … 10 % of the particles beside random discards: where does leaving out pay?
-    Collective.
+    """Maps of the best-scored 100, 90 … 10 % of the particles beside random discards:
+    where does leaving out pay? Collective.
 
     Particles are scored against maps that they did not build: those of the other folds of their own half set.
 
@@ -35,9 +35,9 @@ def path(
         images of a STAR or .cs file stay in their stacks, which ``linked.h5`` in the path's folder refers to
     output : path, optional
         folder, as ``mpirecon path -o`` writes it; a temporary one, gone with the result, when left out
-    schedule : {"once", "anew", "sieve"}
-        scored by one first run; anew at each step; anew above a high-pass that moves, as CryoSieve (Zhu et al. 2023)
-        does
+    schedule : {"once", "rescore", "sieve"}
+        scored by one first run; again at each step;
+        again, above a high-pass that moves, as CryoSieve (Zhu et al. 2023) does
     steps : sequence of float, optional
         fractions that are kept, in (0, 1]; 1, 0.9 … 0.1 (of a sieve 0.8ᵏ) when left out
     random_draws : int
@@ -70,7 +70,8 @@ def path(
     UserError
         on all ranks, for what the caller can mend.
     """
-    from mpirecon.solvers.path import checked_options, first_run, run_path
+    from mpirecon.solvers.path import run_path
+    from mpirecon.solvers.path_options import checked_options, first_run
 
     comm = as_communicator(comm)
     source, reading = source_of(particles, options)
@@ -115,8 +116,7 @@ class SelectionPath:
     @property
     def verdict(self) -> dict:
         """``best`` and ``best_resolution`` (fractions), ``pays``, ``gain`` and ``limit`` of the mean half-map FSC,
-        ``bfactor`` (Å²), and the
-        ``sentence`` that says so."""
+        ``bfactor`` (Å²), and the ``sentence`` that says so."""
         return self.summary["verdict"]
 
     @property
@@ -143,8 +143,7 @@ class SelectionPath:
     def table(self) -> np.ndarray:
         """path.csv as a structured array, which ``pandas.DataFrame`` takes: fraction, particles, chosen ("score" or
         "random"), draw, resolution_0143, resolution_fitted and its resolution_error, resolution_05 (Å), mean_fsc,
-        fsc_to_all, bfactor
-        (Å²), area_ratio, sphericity …; NaN where not known."""
+        fsc_to_all, bfactor (Å²), area_ratio, sphericity …; NaN where not known."""
         return np.genfromtxt(self.folder / "path.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
 
     def fsc(self, fraction: float) -> FSC:
@@ -215,8 +214,8 @@ class SelectionPath:
         return self.summary["warnings"]
 
     def plot(self):
-        """Resolution, mean half-map FSC, FSC to the map of all and anisotropy over the share that is kept, as a
-        matplotlib Figure."""
+        """Resolution, mean half-map FSC, FSC to the map of all and anisotropy over the fraction that is kept,
+        as a matplotlib Figure."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(15, 3.4), layout="constrained")

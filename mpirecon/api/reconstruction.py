@@ -12,8 +12,9 @@ import numpy as np
 
 from mpirecon.api.arguments import as_communicator, check_names
 from mpirecon.api.maps import FSC, Volume, as_volume
-from mpirecon.api.particles import Particles, imported
-from mpirecon.api.particles import open as open_particles
+from mpirecon.api.particles import Particles
+from mpirecon.api.reading import imported
+from mpirecon.api.reading import open as open_particles
 from mpirecon.api.result import Result
 from mpirecon.api.scratch import Scratch
 from mpirecon.batch.units import parse_time
@@ -71,8 +72,8 @@ def reconstruct(
     particles : Particles, or path of a particle file, of a RELION STAR file or of a cryoSPARC .cs file
         images of a STAR or .cs file stay in their stacks, which ``linked.h5`` in the run's folder refers to
     output : path, optional
-        folder of the run, as ``mpirecon reconstruct -o`` writes it; a temporary one, gone with the Result, when left
-        out
+        folder of the run, as ``mpirecon reconstruct -o`` writes it;
+        a temporary one, gone with the Result, when left out
     loss : str, callable, or class of losses
         ``"l2"``, ``"sorted"``, ``"l1"``, ``"huber"``, ``"cauchy"``, ``"geman-mcclure"``, ``"welsch"``, ``"tukey"``,
         ``"posterior"``; or a function of the distances, (m,) → (m,) weights: see ``mpirecon.losses.register``
@@ -321,8 +322,8 @@ def source_of(given, options: dict) -> tuple[Path, dict]:
 
 
 def known_particles(given, options: dict) -> Particles | None:
-    """Particles whose pixel size a mask without one has; None where nobody asks, and for a table, which says it
-    itself."""
+    """Particles whose pixel size a mask without one has;
+    None where none is needed, and for a table, which says it itself."""
     if isinstance(given, Particles):
         return given
     return particles_of(given) if isinstance(options.get("mask"), np.ndarray) and not is_table(given) else None

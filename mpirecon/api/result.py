@@ -99,8 +99,7 @@ class Result:
     @cached_property
     def particles(self) -> np.ndarray:
         """A structured array with a row per particle: id, half, distance, score, weight, kept, posterior, sigma, scale
-        …;
-        ``pandas.DataFrame`` takes it."""
+        …; ``pandas.DataFrame`` takes it."""
         return structured(read_particle_table(self.folder / "particles.h5"))
 
     @property
@@ -120,7 +119,7 @@ class Result:
 
     @property
     def detection(self) -> dict | None:
-        """How well planted errors were found: auc, f1, precision, recall; None where none are known."""
+        """How well simulated errors were found: auc, f1, precision, recall; None where none are known."""
         return self.summary.get("detection")
 
     @property

@@ -51,7 +51,7 @@ def score(half1, half2, particles, *, weights=None, comm=None, filtered: bool = 
     Notes
     -----
     A particle is in its own half's map, if that was made of these particles, and finds itself there: pure noise scores
-    above 0 against it. The other half's map is free of it, and right to judge a set by; but who *selects* by it lets
+    above 0 against it. The other half's map is free of it, and right to judge a set by; but *selecting* by it lets
     the half sets see each other, and their FSC is too good from then on. `reconstruct` scores against folds of the own
     half, which do neither.
     """

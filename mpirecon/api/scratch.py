@@ -12,8 +12,8 @@ from mpirecon.parallel.comm import Communicator, together
 
 
 class Scratch:
-    """A temporary folder, one for all ranks of a communicator; removed with this object, at the latest when Python
-    ends.
+    """A temporary folder, one for all ranks of a communicator;
+    removed with this object, at the latest when Python ends.
 
     It lies in $TMPDIR (else /tmp): all ranks must be on one host, or $TMPDIR on a file system that they share.
 

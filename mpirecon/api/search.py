@@ -20,7 +20,7 @@ from mpirecon.search.searcher import FEWEST_SHELLS, SUPPORTED, TABLE, Searcher, 
 from mpirecon.solvers.normalise import Normaliser
 from mpirecon.validate.fsc import filter_shells
 
-#: particles that tell the noise spectrum and the amplitudes, at most
+#: particles that the noise spectrum and the amplitudes are estimated from, at most
 _SAMPLE = 2000
 
 #: images of a half set that are searched in a decoy as well, at most
@@ -47,8 +47,8 @@ def search_poses(
     result : Result
         of a run that selects; its half maps and their FSC are used
     rows : index array or (m,) bool, optional
-        particles to search; when left out those that were not kept, but for skipped images and particles that were
-        given weight 0
+        particles to search; when left out those that were not kept,
+        but for skipped images and particles that were given weight 0
     offset_sigma : float
         Å, standard deviation of the error of the given shifts on each axis; 0: shifts are right
     diameter : float, optional

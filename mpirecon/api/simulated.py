@@ -51,15 +51,15 @@ def simulate(
     pixel_size : float, optional
         Å, of a map that is an array
     second : Volume, path or (n, n, n) array, optional
-        the map of the second conformation that ``second_fraction`` of the particles are of; of the phantom its own when
-        left out
+        the map of the second conformation that ``second_fraction`` of the particles are of;
+        of the phantom its own when left out
     overwrite : bool
         replace an existing particle file
     comm : communicator, optional
         ``mpirecon.world()`` or one of mpi4py; None: this process alone
     **settings
         fields of ``mpirecon.simulation.settings.SimulationSettings``: snr, error_rate, error_degrees, junk_rate,
-        noise_cv, scale_cv, seed, defocus, …, and of ``mpirecon.model.planted.ErrorSettings``: offset_error,
+        noise_cv, scale_cv, seed, defocus, …, and of ``mpirecon.model.simulated_errors.ErrorSettings``: offset_error,
         defocus_error, duplicate_rate …
 
     Returns

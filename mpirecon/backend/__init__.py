@@ -20,8 +20,9 @@ def get_backend(
 ) -> Backend:
     """The backend of that name for one box; ``auto`` is the CPU's (parallel.placement decides where GPUs are used).
 
-    space : "fourier" for central slices, "real" for line integrals · interpolation : padding and taps of
-    central slices · on_cpu : options that the CPU's alone takes
+    space : "fourier" for central slices, "real" for line integrals
+    interpolation : padding and taps of central slices
+    on_cpu : options that the CPU's alone takes
 
     Raises
     ------

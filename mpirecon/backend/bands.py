@@ -24,8 +24,8 @@ class Bands:
 
     @classmethod
     def of(cls, plane, noise_power: np.ndarray, lowest: int, highest: int, whitened: bool) -> Bands:
-        """Shells lowest … highest of a half plane; noise_power : (groups, shells) or (shells,) ν², used when
-        `whitened`."""
+        """Shells lowest … highest of a half plane;
+        noise_power : (groups, shells) or (shells,) ν², used when `whitened`."""
         shell = plane.shell
         inside = (shell >= lowest) & (shell <= highest)
         band = np.where(inside, (shell - lowest) * BANDS // (highest - lowest + 1), -1).astype(np.int8)

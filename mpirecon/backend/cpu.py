@@ -36,9 +36,11 @@ _CACHE = 1_000_000
 class CpuBackend(Backend):
     """One box and pixel size on the CPU.
 
-    padding : how much larger than the box the Fourier grid is · threads : of this rank · memory : bytes that prepared
-    images may take, kept for the next passes · half_precision : keep them as float16 · level : whether k = 0 is among
-    the samples (HalfPlane)
+    padding : how much larger than the box the Fourier grid is
+    threads : of this rank
+    memory : bytes that prepared images may take, kept for the next passes
+    half_precision : keep them as float16
+    level : whether k = 0 is among the samples (HalfPlane)
     """
 
     name = "cpu"
@@ -97,8 +99,9 @@ class CpuBackend(Backend):
 
     def power(self, batch: Batch) -> np.ndarray:
         out, m = np.empty(len(batch.data)), self.plane.multiplicity
-        self.threads.over(len(out), lambda a, b: image_power(batch.data[a:b], batch.ctf[a:b], m, self.premultiplied,
-                                                             out[a:b]))
+        self.threads.over(
+            len(out), lambda a, b: image_power(batch.data[a:b], batch.ctf[a:b], m, self.premultiplied, out[a:b])
+        )
         return out
 
     def add_spectrum(self, batch: Batch, weight: np.ndarray, power: np.ndarray, count: np.ndarray) -> None:

@@ -1,5 +1,5 @@
-"""The CUDA backend: kernels/*.cu through CuPy. Host arrays in and out, as the CPU backend's; what lies between stays on
-the GPU.
+"""The CUDA backend: kernels/*.cu through CuPy.
+Host arrays in and out, as the CPU backend's; what lies between stays on the GPU.
 
 Samples of images are kept in an order of their own, tiles of neighbouring frequencies, so that the threads of a warp
 read neighbouring grid points.
@@ -121,8 +121,7 @@ class CudaBackend(Backend):
             free = memory_words(self.gpu.free_bytes())
             raise UserError(
                 f"the GPU ran out of memory with a batch of one image ({free} free): use one rank a GPU, a GPU with "
-                f"more "
-                "memory, a smaller box, or --backend cpu"
+                "more memory, a smaller box, or --backend cpu"
             ) from error
         return length // 2
 

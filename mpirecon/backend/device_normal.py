@@ -1,5 +1,5 @@
-"""The normal equations on the device: cuFFT and kernels/radial.cu in place of SciPy and radial.py, formula by
-formula."""
+"""The normal equations on the device: cuFFT and kernels/radial.cu in place of SciPy and radial.py,
+formula by formula."""
 
 from __future__ import annotations
 
@@ -57,8 +57,9 @@ class DeviceNormalEquations(NormalEquations):
     def _right_hand_side_on_device(self):
         if self._right_hand_side is None:
             p = self.projection.padded
-            numerator = self.cupy.ascontiguousarray(self._on_device()[..., :2]).view(np.complex64).reshape(p, p,
-                                                                                                           p // 2 + 1)
+            numerator = (
+                self.cupy.ascontiguousarray(self._on_device()[..., :2]).view(np.complex64).reshape(p, p, p // 2 + 1)
+            )
             self._right_hand_side = self._deapodise(self._transform_cropped(numerator))
         return self._right_hand_side
 

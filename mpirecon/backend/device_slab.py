@@ -28,10 +28,12 @@ class DeviceImages:
 class Batch:
     """Images ready for the kernels.
 
-    images : where they lie on the device · row : (b,) int32 there, which row each particle has · rotation : (b, 3, 3)
-    float64 · ctf, shift : (b, 16), (b, 4) float32 on the device, as the kernels take them; the shift is what is left to
-    be undone of it, None for nothing · optics_row, group : (b,) int64, the row of the optics planes, and whose noise
-    spectrum each image has.
+    images : where they lie on the device
+    row : (b,) int32 there, which row each particle has
+    rotation : (b, 3, 3) float64
+    ctf, shift : (b, 16), (b, 4) float32 on the device, as the kernels take them; the shift is what is left to be undone
+        of it, None for nothing
+    optics_row, group : (b,) int64, the row of the optics planes, and whose noise spectrum each image has.
     """
 
     images: DeviceImages
@@ -72,8 +74,8 @@ class DeviceMemory(ImageMemory):
     Images on their way go through two pinned buffers: the reading thread fills one, and starts its copy to the device
     on a stream of its own, while kernels work on what came through the other.
 
-    backend : CudaBackend, whose they are · plan : of the device's memory, with which there is room for a solution as
-    well
+    backend : CudaBackend, whose they are
+    plan : of the device's memory, with which there is room for a solution as well
     """
 
     stays_while_solving = True

@@ -15,6 +15,7 @@ from mpirecon.parallel.gpus import load_cupy
 #: blocks of kernels whose threads loop over all that there is to do: enough to fill any chip
 _BLOCKS = 4096
 
+
 @functools.lru_cache(maxsize=None)
 def _module(cupy, index: int, code: str):
     """The kernels compiled for device `index`, which is the current one. CuPy keeps the binary on disk as well."""
@@ -32,8 +33,8 @@ def settings_for(taps: int, padding: float, bands: int) -> Settings:
         return Settings(**{"taps": taps, "padding": padding, "bands": bands, "lanes": 4 if taps in (3, 4) else 2,
                            **chosen})
     except ValueError as error:
-        told = ", ".join(f"MPIRECON_CUDA_{name.upper()}={value}" for name, value in given.items() if value)
-        raise UserError(f"{told}: {error}") from error
+        settings = ", ".join(f"MPIRECON_CUDA_{name.upper()}={value}" for name, value in given.items() if value)
+        raise UserError(f"{settings}: {error}") from error
 
 
 class Gpu:
@@ -55,7 +56,7 @@ class Gpu:
         self.cupy.cuda.Device(self.index).use()
 
     def free_bytes(self) -> int:
-        """Memory that this rank may still fill: its share of what is free, and what CuPy keeps for reuse."""
+        """Memory that this rank may still fill: its fraction of what is free, and what CuPy keeps for reuse."""
         free, _ = self.cupy.cuda.runtime.memGetInfo()
         return int(free / self.sharing) + int(self.cupy.get_default_memory_pool().free_bytes())
 

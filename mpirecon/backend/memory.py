@@ -1,5 +1,5 @@
-"""Device memory, forecast before anything is allocated: what must fit, whether the slab does too, and how long batches
-are."""
+"""Device memory, forecast before anything is allocated:
+what must fit, whether the slab does too, and how long batches are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mpirecon.errors import UserError
 from mpirecon.kernels.fold import extended_shape
 
-#: share of the free memory that is planned with: libraries and the allocator's rounding want some
+#: fraction of the free memory that is planned with: libraries and the allocator's rounding want some
 _USABLE = 0.92
 
 #: bytes that images on their way to the device may fill, both buffers and their transforms, when there is plenty
@@ -86,8 +86,8 @@ def plan(free: int, box: int, padded: int, samples: int, particles: int) -> Plan
     if least > usable:
         raise UserError(
             f"the GPU has {memory_words(free)} free for this rank, box {box} needs at least "
-            f"{memory_words(int(least / _USABLE))}: "
-            "use one rank a GPU, a GPU with more memory, a smaller box, or --backend cpu"
+            f"{memory_words(int(least / _USABLE))}: use one rank a GPU, a GPU with more memory, a smaller box, or "
+            "--backend cpu"
         )
     slab = 8 * samples * particles
     buffers = per_image * max(1, min(particles, _STREAM_BYTES // per_image))

@@ -78,14 +78,14 @@ class Backend(ABC):
         """Room for prepared images of a slab, as much as there is; an ImageStore fills it, and gives batches of it."""
 
     def keeps_all(self, slab: Slab) -> bool:
-        """Whether the images of all of a slab's particles will stay in host memory, where any order of visits is
-        free."""
+        """Whether the images of all of a slab's particles will stay in host memory,
+        where any order of visits is free."""
         return False
 
     @abstractmethod
     def prepare(self, images: np.ndarray, particles: ParticleSet, group: np.ndarray | None = None):
-        """A batch of (b, n, n) float32 images and their metadata; group : (b,) int64 whose noise spectrum each has, all
-        0 if None."""
+        """A batch of (b, n, n) float32 images and their metadata;
+        group : (b,) int64 whose noise spectrum each has, all 0 if None."""
 
     def rotations(self, quaternion: np.ndarray, optics_group: np.ndarray) -> np.ndarray:
         """What kernels take for rotation matrices, (b, 3, 3) float64: their optics groups' magnification included."""
@@ -180,8 +180,7 @@ class Backend(ABC):
     @abstractmethod
     def folded(self, accumulator):
         """The accumulator on the half-complex grid, ready to be reduced, (p, p, p//2 + 1, 3) float32: on the device
-        where
-        ``reducer`` sums there, else on the host."""
+        where ``reducer`` sums there, else on the host."""
 
     def symmetrise(self, folded, symmetry: Symmetry) -> None:
         """Sum a folded accumulator over the rotations of a point group that need no images, in place."""

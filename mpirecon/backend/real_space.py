@@ -1,11 +1,10 @@
 """Backends whose projections are made in real space: line integrals of cubic splines, and their exact adjoint.
 
 The model image is projected, transformed and multiplied by the CTF, so residuals over all frequencies are those over
-all pixels (Parseval), and can still be told by band. The right-hand side Σ w Aᴴŷ is backprojected in real space; the
-weights
-Σ w C², from which the normal equations' convolution is made, are spread in Fourier space as ever. Splines damp what is
-near Nyquist (by 4 % at 0.35 and by half at 0.5 of the sampling frequency, along each axis): the two spaces agree on
-what the sampling resolves, and each checks the other.
+all pixels (Parseval), and are still known by band. The right-hand side Σ w Aᴴŷ is backprojected in real space; the
+weights Σ w C², from which the normal equations' convolution is made, are spread in Fourier space as ever. Splines damp
+what is near Nyquist (by 4 % at 0.35 and by half at 0.5 of the sampling frequency, along each axis): the two spaces
+agree on what the sampling resolves, and each checks the other.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ def refuse_optics(optics) -> None:
                         "fourier")
 
 
-#: share of a shell's mean weight added to the preconditioner, as the gradient solver does: what real space backprojects
-#: also lies between the slices, where there is no weight to divide by
+#: fraction of a shell's mean weight added to the preconditioner, as the gradient solver does: what real space
+#: backprojects also lies between the slices, where there is no weight to divide by
 _DAMPING = 0.3
 
 #: iterations of conjugate gradients, from nothing, that stand for the gridding solution
@@ -97,7 +96,8 @@ class RealSpaceCpuBackend(CpuBackend):
                   shift_pixels: np.ndarray) -> np.ndarray:
         """‖y − A x‖² of each image over its pixels, (b,) float64, relative to the image of the band-limited data.
 
-        images : (b, n, n) float32, y · shift_pixels : (b, 2) float64
+        images : (b, n, n) float32, y
+        shift_pixels : (b, 2) float64
         """
         samples = centred_samples(self._project(reference, batch.rotation), np.zeros((len(images), 2)), self.plane)
         model = images_from_samples(samples * batch.ctf * np.float32(self.plane.box), shift_pixels, self.plane)

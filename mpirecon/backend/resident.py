@@ -18,8 +18,10 @@ from mpirecon.parallel.threads import Threads
 class Batch:
     """Images ready for the kernels: transformed, centred, with their CTF.
 
-    data : (b, s) complex64 · ctf : (b, s) float32 · rotation : (b, 3, 3) float64 · group : (b,) int64, whose noise
-    spectrum each image has.
+    data : (b, s) complex64
+    ctf : (b, s) float32
+    rotation : (b, 3, 3) float64
+    group : (b,) int64, whose noise spectrum each image has.
     """
 
     data: np.ndarray
@@ -39,8 +41,10 @@ def fitting(particles: int, samples: int, budget: float, half_precision: bool = 
 class KeptSamples:
     """Half-plane samples and CTFs of images, by the place they were put in.
 
-    capacity : places · samples : of an image · half_precision : keep them as float16, each image scaled to its largest
-    sample · threads : that copy
+    capacity : places
+    samples : of an image
+    half_precision : keep them as float16, each image scaled to its largest sample
+    threads : that copy
     """
 
     def __init__(self, capacity: int, samples: int, half_precision: bool = False,
@@ -79,7 +83,8 @@ class KeptSamples:
 class ResidentImages(ImageMemory):
     """The images of a slab, as many as a budget of bytes holds.
 
-    backend : CpuBackend, whose they are · half_precision : keep them as float16
+    backend : CpuBackend, whose they are
+    half_precision : keep them as float16
     """
 
     stays_while_solving = False

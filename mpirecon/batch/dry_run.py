@@ -38,8 +38,7 @@ def dry_run(comm: Communicator, task: Task, threads: int = 1) -> list[str]:
         if count * needed > there[host]:
             raise UserError(
                 f"{host} has {memory_words(there[host])} of memory left for {count} ranks that need "
-                f"{memory_words(needed)} each "
-                f"(box {task.box}, {task.particles} particles, {task.folds} folds). "
+                f"{memory_words(needed)} each (box {task.box}, {task.particles} particles, {task.folds} folds). "
                 f"{what_fits(task, comm.size, ranks, there, threads)}"
             )
     return describe(task, comm.size, threads, dict(ranks), there)
@@ -54,8 +53,7 @@ def describe(task: Task, ranks: int, threads: int, hosts: dict[str, int], there:
     fullest = max(hosts, key=lambda host: hosts[host] * sum(parts.values()) / there[host])
     return [
         f"{task.particles} particles, box {task.box}, {task.rounds} iteration{'s' * (task.rounds > 1)}, {task.groups} "
-        f"groups; "
-        f"{ranks} rank{'s' * (ranks > 1)} of {threads} thread{'s' * (threads > 1)}",
+        f"groups; {ranks} rank{'s' * (ranks > 1)} of {threads} thread{'s' * (threads > 1)}",
         f"memory: {memory_words(sum(parts.values()))} per rank ("
         + ", ".join(f"{name} {memory_words(amount)}" for name, amount in parts.items())
         + f"); {fullest} has {memory_words(there[fullest])} left for {hosts[fullest]} of them",

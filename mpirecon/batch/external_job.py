@@ -1,9 +1,8 @@
 """RELION's protocol of an External job: markers of its end, the request to abort, and the table of its outputs.
 
 RELION polls the job's folder for the first of the files that say how a job ended; without one a job runs for ever in
-its list.
-Outputs are read from RELION_OUTPUT_NODES.star: 3.1 knows their kinds by number, 4 and later by label; each passes over
-the other's columns. Names are those of Refine3D, in which PostProcess finds the other half map.
+its list. Outputs are read from RELION_OUTPUT_NODES.star: 3.1 knows their kinds by number, 4 and later by label; each
+passes over the other's columns. Names are those of Refine3D, in which PostProcess finds the other half map.
 """
 
 from __future__ import annotations
@@ -53,8 +52,8 @@ RESULTS = {
 
 
 class ExternalJob:
-    """The folder of a job. All paths start from the working folder, RELION's project, wherever the folder itself is
-    given from."""
+    """The folder of a job. All paths start from the working folder, RELION's project,
+    wherever the folder itself is given from."""
 
     def __init__(self, folder: str | os.PathLike) -> None:
         path = os.path.relpath(folder)
@@ -69,14 +68,13 @@ class ExternalJob:
         return [self.folder / name for name in (*RESULTS, KEPT, DISCARDED, NODES)]
 
     def begin(self) -> None:
-        """Take away the markers of an earlier end, and a request to abort that came before it: what is asked since
-        stays."""
+        """Take away the markers of an earlier end, and a request to abort that came before it:
+        what is asked since stays."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--o {self.folder}: the folder of the job cannot be made ({error.strerror.lower()}); "
-                            f"RELION gives External/jobNNN/, "
-                            "from the project's folder") from error
+                            "RELION gives External/jobNNN/, from the project's folder") from error
         ends = [_changed(self.folder / name) for name in (SUCCESS, FAILURE, ABORTED)]
         ended, asked = max((when for when in ends if when is not None), default=None), _changed(self.folder / ABORT_NOW)
         if ended is not None and asked is not None and asked <= ended:
@@ -95,8 +93,8 @@ class ExternalJob:
         (self.folder / ABORT_NOW).unlink(missing_ok=True)
 
     def take_results(self) -> None:
-        """Give the run's results their names in the job's folder: as hard links, or copies where the file system has
-        none."""
+        """Give the run's results their names in the job's folder:
+        as hard links, or copies where the file system has none."""
         try:
             for name, (source, _) in RESULTS.items():
                 if (self.run / source).exists():
@@ -107,8 +105,8 @@ class ExternalJob:
             raise write_failed(self.folder / name, error) from error
 
     def write_nodes(self, tables: Iterable[str]) -> list[Path]:
-        """RELION_OUTPUT_NODES.star of the results that are there, and these of the tables of particles; returns their
-        paths."""
+        """RELION_OUTPUT_NODES.star of the results that are there, and these of the tables of particles;
+        returns their paths."""
         kinds = {name: PARTICLES for name in tables} | {name: kind for name,
                                                         (_, kind) in RESULTS.items() if kind is not None}
         nodes = [(self.folder / name, kind) for name, kind in kinds.items() if (self.folder / name).exists()]
@@ -122,7 +120,7 @@ class ExternalJob:
 
 
 def mark(folder: Path, marker: str) -> None:
-    """Leave an empty file, unless the job's end was told already."""
+    """Leave an empty file, unless the job's end was reported already."""
     if not any((folder / name).exists() for name in (SUCCESS, FAILURE, ABORTED)):
         (folder / marker).touch()
 

@@ -23,8 +23,7 @@ _MARGIN, _START_UP = 2.0, 300.0
 
 #: what is to be said of a forecast for GPUs
 GPUS_UNKNOWN = ("the time is forecast for CPUs, a core a rank: passes on GPUs are not modelled, and mpirecon has not "
-                "been run on a GPU "
-                "yet. Try a few iterations first")
+                "been run on a GPU yet. Try a few iterations first")
 
 #: seconds of summing a Fourier grid over a point group's rotations of it: a point, and more for each rotation
 _TURNS = (18.4e-9, 0.4e-9)
@@ -35,7 +34,7 @@ SHARED = 100e6
 #: bytes and number of the images of a batch
 _BATCH, _LONGEST = 64e6, 512
 
-#: share of a batch's arrays that are there at the same time
+#: fraction of a batch's arrays that are there at the same time
 _AT_ONCE = 0.8
 
 
@@ -49,12 +48,17 @@ def constants() -> dict:
 class Task:
     """What is to be reconstructed: `particles` images of `box` pixels a side, by `rounds` outer iterations.
 
-    samples : Fourier samples of an image that are used; all below Nyquist when left out · copies : poses at which each
-    image is summed, for the point group's sake · turns : rotations of the group that the grid itself is summed over ·
-    padding : Fourier grid over box · kept : bytes that a rank may keep images in · half_precision : as float16 ·
-    refining : steps of conjugate gradients on the final maps · deterministic : accumulators of int64 while they are
-    filled · mixes : whether a mixture of right and wrong decides who counts · compared : particles that are compared
-    with the maps, None: all · searches : whether poses of rejected particles are searched
+    samples : Fourier samples of an image that are used; all below Nyquist when left out
+    copies : poses at which each image is summed, for the point group's sake
+    turns : rotations of the group that the grid itself is summed over
+    padding : Fourier grid over box
+    kept : bytes that a rank may keep images in
+    half_precision : as float16
+    refining : steps of conjugate gradients on the final maps
+    deterministic : accumulators of int64 while they are filled
+    mixes : whether a mixture of correct and wrong poses decides which particles count
+    compared : particles that are compared with the maps, None: all
+    searches : whether poses of rejected particles are searched
     """
 
     particles: int
@@ -76,8 +80,8 @@ class Task:
 
     @classmethod
     def of(cls, file, config, kept: float) -> Task:
-        """That of a ParticleFile and a Config; `kept` where the config does not say how many bytes of images a rank
-        keeps."""
+        """That of a ParticleFile and a Config;
+        `kept` where the config does not say how many bytes of images a rank keeps."""
         samples = None
         if config.max_resolution is not None:
             limit = min(file.box / 2, file.box * file.pixel_size / config.max_resolution + 0.5)
@@ -107,8 +111,8 @@ class Task:
 
     @property
     def references_solved(self) -> int:
-        """Those that are maps of their own: without folds and by normal equations, they are filtered half maps, made on
-        rank 0."""
+        """Those that are maps of their own:
+        without folds and by normal equations, they are filtered half maps, made on rank 0."""
         return 0 if self.folds == 1 and self.kind.filters_halves else self.references
 
     @property
@@ -122,8 +126,8 @@ class Task:
 
     @property
     def finishing(self) -> tuple[int, int]:
-        """Final maps that are solved, and steps of conjugate gradients on each; those that nobody asked for as by
-        noise."""
+        """Final maps that are solved, and steps of conjugate gradients on each;
+        those that were not requested as by noise."""
         if self.refining is None:
             if self.box <= TINY_BOX:
                 return 3, 6  # eight on each half, two on all
@@ -132,11 +136,12 @@ class Task:
 
     def images_kept(self, ranks: int) -> float:
         """Bytes of prepared images that a rank keeps: transform and CTF of each sample, as many as fit."""
-        return min(self.kept, math.ceil(self.particles / ranks) * self.samples_of_an_image * (6 if self.half_precision
-                                                                                              else 12))
+        return min(
+            self.kept, math.ceil(self.particles / ranks) * self.samples_of_an_image * (6 if self.half_precision else 12)
+        )
 
     def share_kept(self, ranks: int) -> float:
-        """Which share of its images a rank keeps."""
+        """Which fraction of its images a rank keeps."""
         whole = math.ceil(self.particles / ranks) * self.samples_of_an_image * (6 if self.half_precision else 12)
         return self.images_kept(ranks) / whole
 
@@ -178,8 +183,8 @@ def memory_parts(task: Task, ranks: int, threads: int = 1, known: dict | None = 
 
 
 def _search_bytes(task: Task) -> float:
-    """The slices' grid of one map, at most, and the table that it is folded from; scores of a batch of images, and its
-    samples."""
+    """The slices' grid of one map, at most, and the table that it is folded from;
+    scores of a batch of images, and its samples."""
     grid = 8 * (2 * task.box + 9) ** 3
     return 1.5 * grid + 4 * task.box**3 + constants()["memory"]["search"]
 
@@ -253,8 +258,8 @@ _SEARCHES, _SEARCHED, _CONTROLS, _SEARCH_MAPS = 2, 0.4, 600, 8
 
 
 def _search_work(task: Task, images: int, samples: int) -> tuple[float, ...]:
-    """Searched images, their samples, and points of the grids that slices are cut from; threads share the least of
-    it."""
+    """Searched images, their samples, and points of the grids that slices are cut from;
+    threads share the least of it."""
     searched = _SEARCHES * (_SEARCHED * images + _CONTROLS * images / task.particles)
     return searched, searched * samples, float(_SEARCHES * _SEARCH_MAPS * (2 * task.box) ** 3)
 
@@ -265,7 +270,7 @@ def seconds_by_phase(
     """Wall seconds of the slowest rank, phase by phase, on cores `speed` times as fast as those measured.
 
     rate : bytes a second that a rank gets from the disk; infinite where the file is in the host's cache, as when
-    measured
+        measured
     """
     amounts = work(task, ranks, threads, known)
     known = (known or constants())["seconds"]
@@ -283,8 +288,8 @@ def seconds_by_phase(
 
 
 def seconds(task: Task, ranks: int, speed: float = 1.0, threads: int = 1, rate: float = SHARED) -> float:
-    """Wall seconds expected on cores `speed` times as fast as the reference, images from a shared file system; no
-    margin."""
+    """Wall seconds expected on cores `speed` times as fast as the reference, images from a shared file system;
+    no margin."""
     return sum(seconds_by_phase(task, ranks, speed, threads, rate=rate).values())
 
 

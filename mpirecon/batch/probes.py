@@ -1,4 +1,4 @@
-"""What a rank finds where it runs, and trials that the ranks make together. Facts only; checks.py judges them."""
+"""What a rank finds where it runs, and trials that the ranks make together. Facts only; checks.py assesses them."""
 
 from __future__ import annotations
 
@@ -59,8 +59,9 @@ def rank_facts(comm: Communicator) -> dict:
 
 
 def gpu_facts() -> dict:
-    """``{"uuids": visible GPUs, "cupy": version or why it does not work, "visible": CUDA_VISIBLE_DEVICES, "devices": what CuPy
-    says of each, "driver", "runtime": CUDA versions, "mpi": whether MPI takes GPU memory, in its own words}``.
+    """``{"uuids": visible GPUs, "cupy": version or why it does not work, "visible": CUDA_VISIBLE_DEVICES, "devices":
+    what CuPy says of each, "driver", "runtime": CUDA versions, "mpi":
+    whether MPI takes GPU memory, in its own words}``.
     """
     uuids = []
     if shutil.which("nvidia-smi"):

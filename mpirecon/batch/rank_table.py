@@ -18,8 +18,8 @@ _WASTE = 2.0
 
 @dataclass(frozen=True)
 class Size:
-    """How many particles of which box (pixels) there will be; pixel_size in Å, where it matters; has_truth : whether
-    errors were planted."""
+    """How many particles of which box (pixels) there will be; pixel_size in Å, where it matters;
+    has_truth : whether errors were simulated."""
 
     count: int
     box: int
@@ -59,7 +59,8 @@ def rank_table(task_of: Callable[[float], Task], node: Node, threads: int = 1, r
 
     Parameters
     ----------
-    task_of : bytes that a rank may keep images in → the task · rate : bytes a second that a rank reads
+    task_of : bytes that a rank may keep images in → the task
+    rate : bytes a second that a rank reads
     """
     particles = task_of(0).particles
     filling = max(1, node.cores // threads)

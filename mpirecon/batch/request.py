@@ -12,7 +12,7 @@ from mpirecon.errors import UserError
 #: what is asked for above the forecast, which is good to 15 %
 _MEMORY_MARGIN = 1.2
 
-#: ranks of a node when nobody says how many cores it has
+#: ranks of a node when the number of its cores is not given
 _USUAL_RANKS = 4
 
 #: most seconds of warning ahead of the time limit, unless asked otherwise
@@ -65,8 +65,8 @@ class Plan:
         on_cpus = " on CPUs" if self.gpus else ""
         return (
             f"forecast: {memory_words(self.memory_per_rank)} on {ranks}, about "
-            f"{clock(self.expected_seconds)}{on_cpus}; "
-            f"asking for {memory_words(self.memory)} on {nodes}, {clock(self.seconds)}"
+            f"{clock(self.expected_seconds)}{on_cpus}; asking for {memory_words(self.memory)} on {nodes}, "
+            f"{clock(self.seconds)}"
         )
 
 
@@ -118,8 +118,11 @@ def _most_ranks(task: Task, wish: Wish) -> int:
     most = (wish.cores_per_node or _USUAL_RANKS * (wish.threads or 1)) // (wish.threads or 1)
     most = max(1, min(most, task.particles // wish.nodes))
     limit = _limit(wish)
-    fitting = (r for r in range(most, 0, -1) if limit is None or r * memory_per_rank(task, r * wish.nodes,
-                                                                                     wish.threads or 1) <= limit)
+    fitting = (
+        r
+        for r in range(most, 0, -1)
+        if limit is None or r * memory_per_rank(task, r * wish.nodes, wish.threads or 1) <= limit
+    )
     return next(fitting, 1)
 
 
@@ -170,8 +173,9 @@ def _what_fits(task: Task, wish: Wish, ranks: int, limit: int) -> str:
     more = next((n for n in range(wish.nodes + 1, ranks + 1) if ranks % n == 0 and fits(ranks // n, n)), None)
     if more:
         choices.append(f"--nodes {more}")
-    memory = 2**30 * math.ceil(_MEMORY_MARGIN * (ranks // wish.nodes) * memory_per_rank(task, ranks,
-                                                                                        wish.threads or 1) / 2**30)
+    memory = 2**30 * math.ceil(
+        _MEMORY_MARGIN * (ranks // wish.nodes) * memory_per_rank(task, ranks, wish.threads or 1) / 2**30
+    )
     there = parse_memory(wish.memory_per_node, "memory_per_node") if wish.memory_per_node else None
     if there is None or memory <= there:
         choices.append(f"--memory {memory // 2**30}G")

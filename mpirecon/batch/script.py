@@ -26,7 +26,9 @@ _WORD = re.compile(r"[A-Za-z0-9][\w.@+:/=,-]*", re.ASCII)
 class Job:
     """What to run and how: everything of a script that is not a number.
 
-    options : of reconstruct, as given · setup : shell lines run first · program : command that is mpirecon ·
+    options : of reconstruct, as given
+    setup : shell lines run first
+    program : command that is mpirecon
     template : a file instead of the scheduler's own template
     """
 

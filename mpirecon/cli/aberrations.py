@@ -16,11 +16,9 @@ _LISTED = 20  # optics groups that the table lists
 @click.command("aberrations", cls=DocumentedCommand)
 @click.argument("folder", metavar="OUT", type=ANY_PATH)
 @click.option("--band", type=Band(), metavar="Å:Å", help="Resolutions that are compared, e.g. 30:4.  [default: 30 Å to "
-              "the run's "
-              "resolution]")
+              "the run's resolution]")
 @click.option("--star", type=ANY_PATH, metavar="FILE.star", help="Also write all particles with the aberrations found, "
-              "as RELION's "
-              "CtfRefine does, to be imported again.")
+              "as RELION's CtfRefine does, to be imported again.")
 @click.option("--particles", type=EXISTING_FILE, help="The run's particle file, where it was moved.")
 @click.option("--threads", type=COUNT, metavar="N", help="Threads of each rank.  [default: OMP_NUM_THREADS, else the "
               "cores divided by the ranks of the host]")
@@ -68,13 +66,12 @@ def _print(console: Console, folder, found) -> None:
     for group in found.groups[:_LISTED]:
         first = f"{group.group:>6} {group.particles:>9}"
         for term in group.terms:
-            told = ("" if not term.named else "cannot tell" if not term.determined
+            verdict = ("" if not term.named else "undetermined" if not term.determined
                     else f"{term.share:+.2f} ± {term.error:.2f}")
             imported = _numbers(term.imported / term.per_unit) if term.named else "none"
             measured = _numbers(term.found / term.per_unit) if term.determined else "not determined"
             console.say(f"{first:>16}  {term.term.name:24} {imported:>18} {measured:>18} {term.typical_error:>7.2g} "
-                        f"{term.unit:9} "
-                        f"{told:>14}".rstrip())
+                        f"{term.unit:9} {verdict:>14}".rstrip())
             first = ""
     if len(found.groups) > _LISTED:
         console.say(f"… and {len(found.groups) - _LISTED} more groups (all with --json)")

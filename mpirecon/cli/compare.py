@@ -21,7 +21,7 @@ from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, json_option, overwrite
 def command(run1, run2, output, particles1, particles2, as_json, overwrite, quiet, verbose):
     """Compare the finished runs in the folders RUN1 and RUN2.
 
-    Told are the resolution of both, how far their maps agree, which particles were kept by both, by one or by neither,
+    Reports the resolution of both, how far their maps agree, which particles were kept by both, by one or by neither,
     and the settings that differ. Particles of different files are matched by cryoSPARC's uid or by the name of the
     image, not by their row.
 
@@ -31,26 +31,26 @@ def command(run1, run2, output, particles1, particles2, as_json, overwrite, quie
     """
     import json
 
+    import mpirecon
     from mpirecon.io.atomic import refuse_existing
     from mpirecon.io.inputs import given
     from mpirecon.io.run_output import files_read, read_summary
-    from mpirecon.report.comparison import compare_runs
-    from mpirecon.report.comparison_page import sentences, write_comparison
 
     console = Console(quiet=quiet or as_json, verbose=verbose)
     if output is not None:
         read = [*files_read(run1), *files_read(run2)]
         for folder, path in ((run1, particles1), (run2, particles2)):
             about = read_summary(folder).get("particles")
-            read += given(particle_file=path or (str(about["file"]) if isinstance(about, dict) and about.get("file")
-                                                 else None))
+            read += given(
+                particle_file=path or (str(about["file"]) if isinstance(about, dict) and about.get("file") else None)
+            )
         refuse_existing(output, overwrite, read)
-    compared = compare_runs((run1, run2), (particles1, particles2))
+    compared = mpirecon.compare(run1, run2, particles1=particles1, particles2=particles2)
     if as_json:
         click.echo(json.dumps(compared.as_dict()))
     for text in compared.notes:
         console.warn(text)
-    for text in sentences(compared):
+    for text in str(compared).splitlines():
         console.say(text)
     if compared.settings:
         console.say("Settings that differ:")
@@ -58,4 +58,4 @@ def command(run1, run2, output, particles1, particles2, as_json, overwrite, quie
         for name, first, second in compared.settings:
             console.say(f"  {name:{wide}}  {first} | {second}")
     if output is not None:
-        console.say(f"wrote {write_comparison(compared, output, overwrite)}")
+        console.say(f"wrote {compared.write(output, overwrite=overwrite)}")

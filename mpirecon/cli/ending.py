@@ -22,7 +22,7 @@ INTERRUPTED = 130
 
 
 class Outcome(NamedTuple):
-    """Exit code, what to tell the user, and whether the other ranks must be ended at once."""
+    """Exit code, what to report to the user, and whether the other ranks must be ended at once."""
 
     code: int
     text: str = ""
@@ -38,13 +38,13 @@ def outcome(function: Callable[[], int]) -> Outcome:
     except click.ClickException as error:
         return Outcome(error.exit_code, _click_text(error))
     except (KeyboardInterrupt, click.Abort) as error:
-        told = error.__cause__ if isinstance(error, click.Abort) else error  # click makes the one of the other
-        return Outcome(INTERRUPTED, str(told or "") or "Interrupted.", urgent=True)
+        cause = error.__cause__ if isinstance(error, click.Abort) else error  # click makes the one of the other
+        return Outcome(INTERRUPTED, str(cause or "") or "Interrupted.", urgent=True)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
         return Outcome(code, error.code if isinstance(error.code, str) else "")
     except RankFailed:
-        return Outcome(1)  # the rank that failed tells
+        return Outcome(1)  # the rank that failed reports it
     except StopRequested as error:
         return Outcome(RESUME_EXIT_CODE, str(error))
     except BaseException as error:
@@ -53,12 +53,12 @@ def outcome(function: Callable[[], int]) -> Outcome:
 
 def end_alone(result: Outcome) -> int:
     """Tell the user how the only process ended; returns its exit code, which is not 0 where its output was lost."""
-    lost = _tell(result.text)
+    lost = _print(result.text)
     return result.code or int(lost)
 
 
 def end_together(comm, result: Outcome | None) -> int:
-    """Bring all ranks to one end, rank 0 telling it; returns the exit code of them all.
+    """Bring all ranks to one end, which rank 0 reports; returns the exit code of them all.
 
     None as result is that of a rank that had nothing to do. A rank that failed and whose companions do not come to
     their end within PATIENCE seconds (they wait for it somewhere, or work on) ends them.
@@ -68,14 +68,14 @@ def end_together(comm, result: Outcome | None) -> int:
     result = result or Outcome(0)
     if result.urgent:
         comm.abort(_tagged(comm.rank, comm.hostname, result.text), result.code)
-    # rank 0 loses patience first, so that it is the one to tell what many ranks met
+    # rank 0 loses patience first, so that it is the one to report what many ranks met
     patience = None if result.code == 0 else PATIENCE + (comm.rank > 0)
     reports = comm.meet_at_end((result, comm.hostname), patience)
     if reports is None:
         comm.abort(_tagged(comm.rank, comm.hostname, result.text), result.code)
     failed = [(rank, host, other) for rank, (other, host) in enumerate(reports) if other.code]
     if comm.rank == 0 and failed:
-        _tell(_summary(failed, comm.size))
+        _print(_summary(failed, comm.size))
     comm.meet_at_end(None, PATIENCE)  # the launcher kills all ranks when the first has failed: let rank 0 speak before
     return failed[0][2].code if failed else 0
 
@@ -118,7 +118,7 @@ def _tagged(rank: int, host: str, text: str) -> str:
     return "\n".join(f"[rank {rank} {host}] {line}" for line in text.splitlines())
 
 
-def _tell(text: str) -> bool:
+def _print(text: str) -> bool:
     """Print to stderr after all that is already under way to stdout; whether some of that could not be written."""
     lost = _write(sys.stdout, "")
     if lost:

@@ -12,9 +12,8 @@ from mpirecon.cli.options import ErrorKind
 def error_options(rate: str, degrees: str, old: str):
     """Options of simulated errors, passed under the names of ErrorSettings' fields.
 
-    rate, degrees : the names that fraction and size of orientation errors are passed under · old : another spelling of
-        the
-    option for the fraction
+    rate, degrees : the names that fraction and size of orientation errors are passed under
+    old : another spelling of the option for the fraction
     """
     number = functools.partial(click.option, type=float)
     options = (
@@ -23,8 +22,7 @@ def error_options(rate: str, degrees: str, old: str):
         click.option("--orientation-error", "--error-kind", degrees, type=ErrorKind(), default="random",
                      show_default=True,
                      metavar="random|DEG", help="Wrong orientations: uniformly random, or the true one rotated about a "
-                     "random axis by "
-                     "a half-Gaussian angle of DEG degrees."),
+                     "random axis by a half-Gaussian angle of DEG degrees."),
         number("--offset-error", metavar="Å", default=0.0, show_default=True,
                help="Standard deviation of a Gaussian error of the offset, along x and along y."),
         number("--offset-error-rate", metavar="X",

@@ -42,8 +42,7 @@ class GroupFile(click.ParamType):
               "write their coordinates on RELION's micrographs, which are oriented as in cryoSPARC, or flipped in y.  "
               "[default: no coordinates]")
 @click.option("--mtf", type=GroupFile(), multiple=True, metavar="[GROUP=]FILE",
-              help="Name this MTF (RELION's STAR file) in the "
-              "optics table, of all groups or of one; may be repeated.")
+              help="Name this MTF (RELION's STAR file) in the optics table, of all groups or of one; may be repeated.")
 @overwrite_option
 @verbosity_options
 def command(folder, quiet, verbose, **options) -> None:

@@ -66,7 +66,7 @@ def _run(ctx, file, particles, box, pixel_size, threads, cores, ram, read_rate, 
     rows = rank_table(task_of, node, threads, read_rate)
     single, several = choose(rows)
     if single and not (cores or ram or site):
-        several = None  # nobody said that there are more machines like this one
+        several = None  # nothing says that there are more machines like this one
     commands = _commands(ctx, file or "particles.h5", node, single, several)
     if as_json:
         return _print_json(task_of(0), node, rows, commands)

@@ -11,15 +11,14 @@ from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import json_option, overwrite_option, map_seed_option, verbosity_options
 from mpirecon.cli.terminal import chart_width
 
+
 @click.command("fsc", cls=DocumentedCommand)
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())
 @click.option("--mask", type=click.Path(), metavar="FILE|auto", help="Mask (MRC, soft edge) that multiplies both maps "
-              "for a "
-              "second curve; auto makes one from the mean of the maps.")
+              "for a second curve; auto makes one from the mean of the maps.")
 @click.option("--phase-randomise", is_flag=True, help="Also measure what the mask adds, on maps with random phases, "
-              "and "
-              "take it off.")
+              "and take it off.")
 @click.option("--cones", is_flag=True, help="Also report the resolution by direction, in cones of 20°, and the "
               "sphericity.")
 @click.option("--plot", type=click.Path(), metavar="FILE", help="Draw the curves into this file (.png, .svg, .pdf).")

@@ -16,7 +16,7 @@ _READING = {f"{title} (STAR, .cs)": options for title, options in READING_GROUPS
 
 _ROWS = "Which rows, and half sets"
 
-#: what simulate and import plant
+#: errors that simulate and import make
 _ERRORS = ("--orientation-error-rate", "--orientation-error", "--offset-error", "--offset-error-rate",
            "--defocus-error", "--defocus-error-kind", "--defocus-error-rate", "--inverted-hand-rate",
            "--duplicate-rate")
@@ -163,7 +163,7 @@ def _divided(spelled: str, width: int) -> str:
 
 
 def _broken(block: str, width: int) -> str:
-    """Lines of commands no wider than that: comments go before their command, a backslash where it goes on."""
+    """Lines of commands no wider than that: comments go before their command, a backslash where it continues."""
     lines = []
     for line in block.split("\n"):
         indent = " " * (len(line) - len(line.lstrip()))

@@ -45,8 +45,7 @@ class Rescale(click.ParamType):
 @click.option("--dtype", type=click.Choice(["auto", "float32", "float16"]), default="auto", show_default=True,
               help="Type of the stored images; auto: float16 if all stacks are float16.")
 @click.option("--rescale", type=Rescale(), metavar="common|BOX:Å", help="Rescale images to the box and pixel size of "
-              "most particles, or all images "
-              "to BOX pixels of Å.")
+              "most particles, or all images to BOX pixels of Å.")
 @click.option("--link", is_flag=True, help="Refer to the stacks instead of copying their images.")
 @error_options("error_rate", "error_degrees", "--plant-errors")
 @click.option("--error-by", "--plant-by", metavar="COLUMN", help="Rows with the same value in this column (e.g. "
@@ -74,16 +73,14 @@ def command(comm, particles: Path, output: Path, quiet: bool, verbose: bool, **o
     """
     reading = reading_of(options)
 
-    from mpirecon.io.importer import (  # slow to load (pandas, HDF5), and --help needs none
-        ImportOptions,
-        import_particles,
-    )
+    from mpirecon.io.import_options import ImportOptions
+    from mpirecon.io.importer import import_particles  # slow to load (pandas, HDF5), and --help needs none
 
     console = Console(comm, quiet=quiet, verbose=verbose)
     chosen = ImportOptions(**reading, **options)
     report = import_particles(particles, output, chosen, lambda total: console.progress(total, "importing"),
                               comm)
-    report.tell(console)
+    report.print(console)
 
 
 command.params += READING

@@ -29,8 +29,7 @@ def command(folder, iteration, particle, csv_path, as_json, overwrite):
     """Join the logs that the ranks of a run wrote under OUT/logs.
 
     Without options: a table of what each iteration sorted and kept, and how many of the kept particles have simulated
-    errors.
-    Particles are listed only as far as reconstruct --log-particles recorded them.
+    errors. Particles are listed only as far as reconstruct --log-particles recorded them.
 
     \b
     Examples:
@@ -46,7 +45,7 @@ def command(folder, iteration, particle, csv_path, as_json, overwrite):
     logs = log_join.open_logs(folder)
     counts = log_join.count_iterations(logs)
     console = Console()
-    told = len(logs.warnings)
+    shown = len(logs.warnings)
     for text in logs.warnings:
         console.warn(text)
     overview = iteration is None and particle is None and csv_path is None
@@ -61,7 +60,7 @@ def command(folder, iteration, particle, csv_path, as_json, overwrite):
             raise UserError(f"{logs.folder}: no sort lists particle {particle}; see reconstruct --log-particles")
     else:
         rows = log_join.read_iteration(logs, _choose_iteration(iteration, counts, logs.folder))
-    for text in logs.warnings[told:]:
+    for text in logs.warnings[shown:]:
         console.warn(text)
     if csv_path is not None:
         _write_csv(csv_path, rows, overwrite)

@@ -17,17 +17,14 @@ from mpirecon.cli.options import (
 @click.option("--half", type=EXISTING_FILE, metavar="FILE", help="The other half map: the mask is made from their "
               "mean, for their resolution.")
 @click.option("--resolution", type=POSITIVE, metavar="Å", help="Resolution of the map, which sets what follows.  "
-              "[default: "
-              "of the half maps, else 3 pixels]")
+              "[default: of the half maps, else 3 pixels]")
 @click.option("--lowpass", type=POSITIVE, metavar="Å", help="Filter the map to this before it is cut.  [default: 1.5 × "
               "resolution, at least 10 Å and 3 pixels]")
 @click.option("--threshold", type=Number(), help="Density of the filtered map at which it is cut.  [default: found]")
 @click.option("--extend", type=NON_NEGATIVE, metavar="Å", help="Grow the mask by this.  [default: half the resolution, "
-              "at "
-              "least 2 pixels, at most box / 16]")
+              "at least 2 pixels, at most box / 16]")
 @click.option("--edge", type=NON_NEGATIVE, metavar="Å", help="Width of the soft edge.  [default: the resolution, at "
-              "least 4 "
-              "pixels, at most box / 8]")
+              "least 4 pixels, at most box / 8]")
 @json_option
 @overwrite_option
 @verbosity_options

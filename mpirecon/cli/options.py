@@ -45,7 +45,7 @@ class Number(click.ParamType):
         return " and ".join(part for part in (low, high) if part) or "a finite number"
 
 
-#: a share of something that cannot be empty: (0, 1]
+#: a fraction of something that cannot be empty: (0, 1]
 FRACTION = Number(0, 1, low_open=True, metavar="fraction")
 #: a probability: [0, 1]
 RATE = Number(0, 1, metavar="rate")
@@ -98,7 +98,7 @@ class Band(click.ParamType):
 
 
 class FileOr(click.ParamType):
-    """A file that exists, or a word; a file of that name is told by a path, e.g. ``./auto``."""
+    """A file that exists, or a word; a file of that name is given by a path, e.g. ``./auto``."""
 
     def __init__(self, word: str) -> None:
         self.word, self.name = word, f"file|{word}"
@@ -120,7 +120,7 @@ class FileOr(click.ParamType):
 
 
 class ErrorKind(click.ParamType):
-    """``random`` → None; ``DEG`` or ``small:DEG`` → DEG: the `small_degrees` of `plant_pose_errors`."""
+    """``random`` → None; ``DEG`` or ``small:DEG`` → DEG: the `small_degrees` of `draw_pose_errors`."""
 
     name = "random|DEG"
 
@@ -136,23 +136,29 @@ class ErrorKind(click.ParamType):
                   f"small:DEG)", param, ctx)
 
 
-def overwrite_option(function):
-    """``--overwrite``, passed as `overwrite`; the command calls `refuse_existing`."""
-    return click.option("--overwrite", is_flag=True, help="Replace an existing target.")(function)
-
-
-def seed_option(function):
-    """``--seed``, passed as `seed`."""
-    return _seed("Seed of the random draws, which depend on it and the particle alone.")(function)
-
-
-def map_seed_option(function):
-    """``--seed`` of commands that draw phases of maps and know no particles, passed as `seed`."""
-    return _seed("Seed of the random phases.")(function)
-
-
 def _seed(words: str):
     return click.option("--seed", type=Whole(0, 2**63 - 1), default=1, show_default=True, metavar="N", help=words)
+
+
+#: ``--seed``, passed as `seed`; of commands that draw phases of maps and know no particles, map_seed_option
+seed_option = _seed("Seed of the random draws, which depend on it and the particle alone.")
+map_seed_option = _seed("Seed of the random phases.")
+
+#: ``--overwrite``, passed as `overwrite`; the command calls `refuse_existing`
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an existing target.")
+
+#: ``--json``, passed as `as_json`
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+#: ``--backend``, passed as `backend`, and ``--transport``, passed as `transport`
+backend_option = click.option(
+    "--backend", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+    help="Where the kernels run. cuda has not been run on a GPU yet: its code is tested on CPUs.",
+)  # fmt: skip
+transport_option = click.option(
+    "--transport", type=click.Choice(["auto", "cuda-aware", "staged", "nccl"]), default="auto", show_default=True,
+    help="How GPU arrays travel between ranks.",
+)  # fmt: skip
 
 
 def verbosity_options(function):
@@ -164,27 +170,6 @@ def verbosity_options(function):
 def verbosity(quiet: bool, verbose: bool) -> int:
     """How much is printed, as ``verbose`` of the public interface has it."""
     return 0 if quiet else 1 + verbose
-
-
-def backend_option(function):
-    """``--backend``, passed as `backend`."""
-    return click.option(
-        "--backend", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-        help="Where the kernels run. cuda has not been run on a GPU yet: its code is tested on CPUs.",
-    )(function)
-
-
-def transport_option(function):
-    """``--transport``, passed as `transport`."""
-    return click.option(
-        "--transport", type=click.Choice(["auto", "cuda-aware", "staged", "nccl"]), default="auto", show_default=True,
-        help="How GPU arrays travel between ranks.",
-    )(function)
-
-
-def json_option(function):
-    """``--json``, passed as `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(function)
 
 
 def pass_communicator(function):

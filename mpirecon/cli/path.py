@@ -21,7 +21,6 @@ _NOT_SHARED = (
 )  # fmt: skip
 
 
-
 class Fractions(click.ParamType):
     """``1,0.9,0.8`` → (1.0, 0.9, 0.8)."""
 
@@ -47,7 +46,8 @@ def _run(comm, particles, output, schedule, steps, random_draws, high_pass, null
     reading = reading_of(options)
     from mpirecon.parallel.console import Console
     from mpirecon.solvers.endurance import Endurance
-    from mpirecon.solvers.path import checked_options, first_run, run_path
+    from mpirecon.solvers.path import run_path
+    from mpirecon.solvers.path_options import checked_options, first_run
 
     config = reconstruct.configure(**first_run(schedule, **options))
     chosen = checked_options(schedule, steps, random_draws, high_pass, null)
@@ -60,7 +60,7 @@ def _run(comm, particles, output, schedule, steps, random_draws, high_pass, null
 
 _HELP = """Keep 100, 90 … 10 % of PARTICLES, the best-scored first, and see where leaving particles out pays.
 
-Each selection is reconstructed with both half maps, beside as many particles drawn by lot; resolution, FSC to the map of all,
+Each selection is reconstructed with both half maps, beside as many particles drawn at random; resolution, FSC to the map of all,
 B-factor and anisotropy are drawn over the number of particles. Particles are scored against maps that they did not build, and
 the same path is walked on pure noise. Options of reconstruct apply to the first run, which scores the particles, and to all maps.
 PARTICLES is a particle file, a RELION STAR file or a cryoSPARC .cs file.
@@ -78,7 +78,9 @@ def _shared() -> list[click.Option]:
     for place, option in enumerate(found):
         if option.name == "resume":
             found[place] = copy.copy(option)
-            found[place].help = "Go on after the last step that an interrupted path finished; begin if there is none."
+            found[
+                place
+            ].help = "Continue after the last step that an interrupted path finished; begin if there is none."
     return found
 
 
@@ -88,14 +90,13 @@ command = DocumentedCommand(
         click.Argument(["particles"], type=reconstruct.EXISTING_FILE),
         click.Option(["-o", "--output"], type=ANY_PATH, required=True, metavar="FOLDER",
                      help="Folder for the table, the best step's maps and the page."),
-        click.Option(["--schedule"], type=click.Choice(["once", "anew", "sieve"]), default="once", show_default=True,
-                     help="Particles are scored by one first run, or anew at each step by the maps of those that are "
-                     "left; sieve: anew, above a "
-                     "high-pass that moves from step to step, as CryoSieve does."),
+        click.Option(["--schedule"], type=click.Choice(["once", "rescore", "sieve"]), default="once", show_default=True,
+                     help="Particles are scored by one first run, or again at each step by the maps of those that are "
+                     "left; sieve: again, above a high-pass that moves from step to step, as CryoSieve does."),
         click.Option(["--steps"], type=Fractions(), help="Fractions that are kept, e.g. 1,0.9,0.8.  [default: 1, 0.9 … "
                      "0.1; sieve: 1, 0.8, 0.64 … 0.107, as far as 20 particles are left to a half map]"),
         click.Option(["--random-draws"], type=COUNT, default=1, show_default=True, metavar="N",
-                     help="Random discards of each size: more tell chance better."),
+                     help="Random discards of each size; more give a better estimate of chance."),
         click.Option(["--high-pass"], type=Band(), metavar="Å:Å", help="First and last high-pass of a sieve.  "
                      "[default: 50:3]"),
         click.Option(["--no-null", "null"], is_flag=True, default=True, flag_value=False,

@@ -21,22 +21,18 @@ from mpirecon.cli.terminal import chart_width
 @click.argument("half1", metavar="HALF1|OUT", type=EXISTING_PATH)
 @click.argument("half2", metavar="[HALF2]", type=EXISTING_FILE, required=False)
 @click.option("-o", "--output", type=ANY_PATH, metavar="FOLDER", help="Folder for the sharpened map, with and without "
-              "the mask, the "
-              "mask, FSC curves and what was found.  [default with OUT and --local-resolution: OUT, for the local "
-              "resolution alone]")
+              "the mask, the mask, FSC curves and what was found.  [default with OUT and --local-resolution: OUT, for "
+              "the local resolution alone]")
 @click.option("--mask", type=FileOr("none"), metavar="FILE|none", help="Mask (MRC, 0 … 1, soft edge), or none.  "
-              "[default: made from "
-              "the mean of the maps; of OUT its mask.mrc]")
+              "[default: made from the mean of the maps; of OUT its mask.mrc]")
 @click.option("--bfactor", type=Number(-5000, 5000, metavar="Å²"), help="Sharpen by this (negative sharpens).  "
               "[default: fitted]")
 @click.option("--lowpass", type=POSITIVE, metavar="Å", help="Where the sharpened map ends.  [default: where the "
-              "corrected FSC "
-              "falls below 0.143]")
+              "corrected FSC falls below 0.143]")
 @click.option("--mtf", type=EXISTING_FILE, metavar="FILE.star", help="Divide by the detector's MTF (RELION's STAR "
               "file).")
 @click.option("--mtf-pixel-size", type=POSITIVE, metavar="Å", help="Pixel size of the detector that it counts in.  "
-              "[default: the "
-              "maps']")
+              "[default: the maps']")
 @click.option("--pixel-size", type=POSITIVE, metavar="Å", help="Pixel size of the maps, where their headers are wrong.")
 @click.option("--local-resolution", "--locres", "local", is_flag=True, help="Also find the local resolution, and "
               "filter the map by it.")
@@ -46,11 +42,9 @@ from mpirecon.cli.terminal import chart_width
 @click.option("--locres-edgwidth", type=POSITIVE, metavar="Å", help="Width of a window's soft edge.  [default: the "
               "sampling]")
 @click.option("--locres-randomize-at", type=POSITIVE, metavar="Å", help="Random phases, which correct for the window, "
-              "begin here.  "
-              "[default: 25, at most half the box]")
+              "begin here.  [default: 25, at most half the box]")
 @click.option("--locres-minres", type=POSITIVE, default=50.0, show_default=True, metavar="Å",
-              help="What is coarser counts as no "
-              "resolution, and has this value in the map.")
+              help="What is coarser counts as no resolution, and has this value in the map.")
 @click.option("--locres-threshold", type=Number(0, 1, metavar="FSC"), default=0.143, show_default=True,
               help="Where a window's FSC falls below this is its resolution.")
 @click.option("--threads", type=COUNT, help="Threads of each rank for the local resolution.  [default: "
@@ -82,8 +76,10 @@ def command(comm, half1, half2, output, local, threads, as_json, seed, overwrite
     from mpirecon.api.half_maps import postprocess_files, write_half_maps
 
     console = Console(comm, quiet=quiet or as_json, verbose=verbose)
-    windows = [options.pop(f"locres_{name}") for name in ("sampling", "maskrad", "edgwidth", "randomize_at", "minres",
-                                                          "threshold")]
+    windows = [
+        options.pop(f"locres_{name}")
+        for name in ("sampling", "maskrad", "edgwidth", "randomize_at", "minres", "threshold")
+    ]
     _refuse(half1, half2, output, local, options | {"mtf": mtf})
     find = partial(_find, comm, console, windows, seed, threads)
     if output is None:
@@ -115,7 +111,8 @@ def _refuse(half1, half2, output, local, options) -> None:
     if not folder and half2 is None:
         raise UserError(f"{half1} is one half map: give the other one too, or the folder of a finished run")
     if output is None and not (folder and local):
-        also = " (the local resolution of a finished run alone goes into its own folder: mpirecon postprocess OUT --local-resolution)"
+        also = (" (the local resolution of a finished run alone goes into its own folder: mpirecon postprocess OUT "
+                "--local-resolution)")
         raise UserError(f"give a folder for what is made with -o FOLDER{also}")
     if output is None and (given := [name for name, value in options.items() if value is not None]):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)

@@ -116,27 +116,23 @@ READING = [
                  help="Pixel size of the images, where the table lacks it or is wrong; shifts keep their length in "
                  "pixels."),
     click.Option(["--scale-defocus"], is_flag=True, help="Defoci were estimated with the table's pixel size: multiply "
-                 "them by the square of "
-                 "--pixel-size over it."),
+                 "them by the square of --pixel-size over it."),
     click.Option(["--voltage"], type=Number(20, 2000), metavar="kV", help="Acceleration voltage, likewise."),
     click.Option(["--cs"], type=Number(-50, 50), metavar="mm", help="Spherical aberration, likewise."),
     click.Option(["--amplitude-contrast"], type=Number(0, 1), metavar="X", help="Amplitude contrast, likewise."),
     click.Option(["--unit", "units"], type=Unit(), multiple=True, metavar="QUANTITY=UNIT",
                  help="Unit of the table's numbers where it is not the format's own: defocus=A|nm|um (with a minus "
-                 "where underfocus is "
-                 "negative), angles=degree|radian, defocus-angle=…, phase-shift=…, shift=A|pixel or a number of Å "
-                 "(with a minus where the sign is the other), voltage=kV|V, "
+                 "where underfocus is negative), angles=degree|radian, defocus-angle=…, phase-shift=…, shift=A|pixel "
+                 "or a number of Å (with a minus where the sign is the other), voltage=kV|V, "
                  "amplitude-contrast=fraction|percent; may be repeated."),
     click.Option(["--shift-axes"], type=ShiftAxes(), default="x,y", show_default=True, metavar="X,Y",
                  help="Which of the table's two shifts are x and y in the images: y,x where they are exchanged, x,-y "
-                 "where y counts the other "
-                 "way, and so on."),
+                 "where y counts the other way, and so on."),
     click.Option(["--contrast"], type=click.Choice(["white", "black"]),
                  help="Whether protein is bright or dark.  [default: white; of a .cs file what its blob/sign says]"),
     click.Option(["--bfactor-sign"], type=click.Choice(["auto", "relion", "warp"]), default="auto", show_default=True,
                  help="Which B factors of the table let the CTF fall with resolution: positive ones (relion), negative "
-                 "ones (warp, where "
-                 "B is −4 times the dose); auto: negative ones where none is positive."),
+                 "ones (warp, where B is −4 times the dose); auto: negative ones where none is positive."),
     click.Option(["--no-ctf"], is_flag=True, help="The images have no CTF: none is applied, and the table needs no CTF "
                  "columns."),
     click.Option(["--ctf-premultiplied"], is_flag=True, help="The images are multiplied by their CTF, whatever the "
@@ -150,8 +146,8 @@ READING = [
                  "file names."),
     click.Option(["--cs-aberrations"], type=CryosparcAberrations(), metavar="WHICH",
                  help="What of a .cs file's aberrations is corrected for: all (with the signs of cryoSPARC's code), "
-                 "csparc2star (beam "
-                 "tilt alone, as that program writes it), none, or terms such as tilt,-trefoil.  [default: all]"),
+                 "csparc2star (beam tilt alone, as that program writes it), none, or terms such as tilt,-trefoil.  "
+                 "[default: all]"),
     click.Option(["--select"], type=Selection(), multiple=True, metavar="COLUMN=VALUES",
                  help="Import only rows with one of these VALUES in COLUMN (separated by commas; LOW:HIGH for a range; "
                  "@FILE for a list), or with these row numbers, from 0 (row=…). May be repeated; all conditions must "
@@ -189,12 +185,10 @@ def reading_of(values: dict) -> dict:
             given[state] = said
     if given.get("no_ctf") and (given.get("ctf_premultiplied") or given.get("ctf_phase_flipped")):
         raise UserError("--no-ctf says that the images have no CTF, which --ctf-premultiplied and --ctf-phase-flipped "
-                        "contradict; "
-                        "leave one out")
+                        "contradict; leave one out")
     if given.get("ctf_premultiplied") and given.get("ctf_phase_flipped"):
         raise UserError("--ctf-premultiplied and --ctf-phase-flipped: after multiplication by the CTF no sign is left "
-                        "to flip; leave "
-                        "one out")
+                        "to flip; leave one out")
     if "scale_defocus" in given and "pixel_size" not in given:
         raise UserError("--scale-defocus scales defoci to the pixel size of --pixel-size; give that too")
     if "cs_aberrations" in given and "ignore_aberrations" in given:
@@ -205,8 +199,8 @@ def reading_of(values: dict) -> dict:
 
 @contextmanager
 def glance(particles: Path, reading: dict, console=None) -> Iterator[ParticleFile]:
-    """A particle file to ask for sizes, or one made of a table for as long; by one rank. What the import says goes to
-    the console."""
+    """A particle file to ask for sizes, or one made of a table for as long; by one rank.
+    What the import says goes to the console."""
     from mpirecon.io.formats import is_table
     from mpirecon.io.particle_file import ParticleFile
     from mpirecon.io.reading import refuse_reading
@@ -217,22 +211,22 @@ def glance(particles: Path, reading: dict, console=None) -> Iterator[ParticleFil
         with ParticleFile(particles) as file:
             yield file
         return
-    from mpirecon.io.importer import ImportOptions
+    from mpirecon.io.import_options import ImportOptions
     from mpirecon.parallel.comm import SerialCommunicator
 
     with tempfile.TemporaryDirectory(prefix="mpirecon-") as folder:
         target = Path(folder) / "linked.h5"
         report = link_table(SerialCommunicator(), particles, target, ImportOptions(**reading))
         if console is not None:
-            report.tell(console, particles)
+            report.print(console, particles)
         with ParticleFile(target, shown=particles) as file:
             yield file
 
 
 @contextmanager
 def as_file(comm, particles: Path, reading: dict, console) -> Iterator[Path]:
-    """Path of a particle file, or of one that refers to a table's stacks, for as long. Collective; what the import says
-    is told."""
+    """Path of a particle file, or of one that refers to a table's stacks, for as long.
+    Collective; notes and warnings of the import are printed."""
     from mpirecon.io.formats import is_table
     from mpirecon.io.reading import refuse_reading
     from mpirecon.parallel.comm import run_together
@@ -242,12 +236,12 @@ def as_file(comm, particles: Path, reading: dict, console) -> Iterator[Path]:
         yield particles
         return
     from mpirecon.api.scratch import Scratch
-    from mpirecon.io.importer import ImportOptions
+    from mpirecon.io.import_options import ImportOptions
     from mpirecon.io.table_link import link_table
 
     scratch = Scratch(comm)  # gone with this block
     report = link_table(comm, particles, scratch.path / "linked.h5", ImportOptions(**reading))
-    report.tell(console, particles)
+    report.print(console, particles)
     yield scratch.path / "linked.h5"
     comm.barrier()
 

@@ -75,7 +75,7 @@ class Memory(click.ParamType):
 
 
 class Keep(click.ParamType):
-    """``auto`` or a share in (0, 1]."""
+    """``auto`` or a fraction in (0, 1]."""
 
     name = "auto|fraction"
 
@@ -108,8 +108,7 @@ class Keep(click.ParamType):
               "gradient; 2 more where poses are searched]")
 @click.option("--folds", type=COUNT,
               help="Parts of each half set; each is scored against the map of the others. 1: score inside the half.  "
-              "[default: "
-              "4; 8 with --group-by where a half set has fewer than 64 groups]")
+              "[default: 4; 8 with --group-by where a half set has fewer than 64 groups]")
 @click.option("--group-by", metavar="COLUMN", help="Column of the imported table (e.g. rlnTomoParticleName): rows with "
               "the same value are correct or incorrect together, and are scored as a unit.")
 @click.option("--weights", metavar="COLUMN|FILE:COLUMN", help="Weights of the particles, multiplied with those of the "
@@ -148,54 +147,43 @@ class Keep(click.ParamType):
               help="End the job when a rank makes no step for so long; 0: never.")
 @click.option("--padding", type=Number(1.25, 2, metavar="factor"),
               help="Side of the Fourier grid over the box: 2 interpolates more exactly than 1.5, for 2.4 times the "
-              "memory and, "
-              "in large boxes, twice the time.  "
-              "[default: 2 up to box 96, else 1.5]")
+              "memory and, in large boxes, twice the time.  [default: 2 up to box 96, else 1.5]")
 @click.option("--solve-iterations", type=Whole(min=0), metavar="N",
               help="Conjugate-gradient steps on the final maps.  [default: as many as the noise leaves a use for]")
 @click.option("--threads", type=COUNT, help="Threads of each rank.  [default: OMP_NUM_THREADS, else the cores divided "
               "by the ranks of the host]")
 @click.option("--memory", type=Memory(), help="Memory that each rank may keep prepared images in, e.g. 8G; 0 reads "
-              "them in "
-              "each pass.  [default: 1 GB, at most a quarter of what is free]")
+              "them in each pass.  [default: 1 GB, at most a quarter of what is free]")
 @click.option("--particle-scores", is_flag=True, help="With --loss l2, compare every particle with the maps; else a "
-              "sample of 4,000 of a "
-              "larger set, which saves a pass over the images.")
+              "sample of 4,000 of a larger set, which saves a pass over the images.")
 @click.option("--half-precision", is_flag=True, help="Keep prepared images as float16: twice as many fit.")
 @click.option("--dry-run", is_flag=True, help="Print memory, traffic and time that the run will take, and whether it "
-              "fits; do "
-              "nothing else.")
+              "fits; do nothing else.")
 @click.option("--normalise", type=click.Choice(NORMALISE), default="auto", show_default=True,
               help="Take each image's background off, the plane through what is outside the particle, and bring images "
-              "to one gain where "
-              "signal and noise together differ in scale; background: not the second; off: neither.")
+              "to one gain where signal and noise together differ in scale; background: not the second; off: neither.")
 @click.option("--poses", type=click.Choice(POSES), default="fixed", show_default=True,
               help="fixed: use the given poses; rescue: search new poses for particles that --loss posterior rejects, "
-              "before the last two "
-              "iterations, and use those with sufficient evidence; refine: also move the other poses locally, by as "
-              "much as the data show "
-              "that given poses are wrong (docs/pose_search.md).")
+              "before the last two iterations, and use those with sufficient evidence; refine: also move the other "
+              "poses locally, by as much as the data show that given poses are wrong (docs/pose_search.md).")
 @click.option("--search-offset", type=NON_NEGATIVE, metavar="Å", help="How far a searched particle may be off its "
-              "given place, on each "
-              "side; 0: offsets are right, which is three times as fast and finds more.  [default: 5 pixels]")
+              "given place, on each side; 0: offsets are right, which is three times as fast and finds more.  "
+              "[default: 5 pixels]")
 @click.option("--search-sigma", type=POSITIVE, metavar="DEG", help="Search near the given orientations, for errors of "
-              "this standard "
-              "deviation on each axis.  [default: all orientations]")
+              "this standard deviation on each axis.  [default: all orientations]")
 @click.option("--skip-bad", is_flag=True, help="Leave out images with NaN or without contrast, instead of ending.")
 @click.option("--log-particles", type=click.Choice(["none", "last", "all"]), default="all", show_default=True,
               help="Iterations for which the rank logs list each sorted particle.")
 @click.option("--reference", type=EXISTING_FILE, metavar="FILE", help="Map that the particles were refined against "
-              "(MRC): the result is compared "
-              "with it, with a warning if hand, contrast, box or pixel size are wrong. It does not change the result.")
+              "(MRC): the result is compared with it, with a warning if hand, contrast, box or pixel size are wrong. "
+              "It does not change the result.")
 @click.option("--half-map-scores", is_flag=True, help="Also compare all particles with the final half maps, as "
-              "mpirecon score does: columns "
-              "score_own, score_other … of particles.h5. Reads every image twice more.")
+              "mpirecon score does: columns score_own, score_other … of particles.h5. Reads every image twice more.")
 @click.option("--controls", is_flag=True, help="Also reconstruct the rejected particles alone, and a random selection "
               "of the same size as the kept ones: three more passes over the data.")
 @click.option("--no-postprocess", "postprocess", is_flag=True, default=True, flag_value=False,
               help="Leave out what follows from the half maps: automatic mask, phase-randomised FSC, FSC in cones, "
-              "B-factor "
-              "and sharpened map.")
+              "B-factor and sharpened map.")
 @click.option("--space", type=click.Choice(["fourier", "real"]), default="fourier", show_default=True,
               help="How projections are made: central slices, or line integrals in real space, which are slow and "
               "check them.")
@@ -208,8 +196,8 @@ class Keep(click.ParamType):
 def command(comm, particles, output, log_particles, half_map_scores, reference, controls, postprocess, resume, dry_run,
             checkpoint_every, checkpoint_signal, grace,
             stall_timeout, overwrite, quiet, verbose, **options):
-    """Reconstruct a map from PARTICLES: a particle file made by simulate or import, a RELION STAR file or a cryoSPARC
-    .cs file.
+    """Reconstruct a map from PARTICLES: a particle file made by simulate or import,
+    a RELION STAR file or a cryoSPARC .cs file.
 
     Runs alone or under mpirun/srun on any number of ranks; each reads a part of the particles (its slab). Images of a
     STAR or .cs file are read from their stacks, which FOLDER/linked.h5 refers to; options that say how such a file is

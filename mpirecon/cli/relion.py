@@ -24,8 +24,8 @@ _YES, _NO = {"yes", "true", "1"}, {"no", "false", "0"}
 
 
 class JobCommand(DocumentedCommand):
-    """A command whose options are written as RELION's form gives them, and whose every end leaves a marker in the job's
-    folder."""
+    """A command whose options are written as RELION's form gives them,
+    and whose every end leaves a marker in the job's folder."""
 
     def make_context(self, info_name, args, parent=None, **extra):
         words = list(args)
@@ -62,8 +62,8 @@ def _folder_of(args: list[str]) -> str | None:
 
 
 def _as_typed(args: list[str], known: dict[str, click.Parameter]) -> list[str]:
-    """Words of RELION's form as those of a command line: ``--max_resolution``, and Yes or No after an option without a
-    value."""
+    """Words of RELION's form as those of a command line:
+    ``--max_resolution``, and Yes or No after an option without a value."""
     words: list[str] = []
     for word in args:
         flag = words[-1] if words and words[-1] in known and getattr(known[words[-1]], "is_flag", False) else None
@@ -112,8 +112,7 @@ def _run(ctx, o, in_parts, in_mask, in_3dref, in_movies, in_mics, in_coords, ran
             found = find_launcher()
             if found is not None and (found.size or 1) > 1:
                 raise UserError(f"relion was started on {found.size} ranks by {found.name}: it starts its ranks "
-                                f"itself, give their number with "
-                                "--ranks and leave the launcher out")
+                                "itself, give their number with --ranks and leave the launcher out")
             if in_mask and mask:
                 raise UserError(f"--in_mask {in_mask} and --mask {mask} both say what the mask is; leave one out")
             if in_3dref and reference:
@@ -147,8 +146,8 @@ def _reference(given: str | None) -> list[str]:
 
 
 def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launcher, overwrite, grace) -> int:
-    """Run ``mpirecon reconstruct`` as far as is left to do; its exit code, that of a stop also where it was not
-    begun."""
+    """Run ``mpirecon reconstruct`` as far as is left to do;
+    its exit code, that of a stop also where it was not begun."""
     from mpirecon.batch.supervise import launched
     from mpirecon.io.inputs import given, refuse_inputs
     from mpirecon.parallel.stopping import RESUME_EXIT_CODE
@@ -161,7 +160,7 @@ def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launch
     if how is None:
         click.echo(f"the run in {job.run} is finished, and was asked for the same: its results are exported again")
         return 0
-    if job.abort_asked or supervisor.told:
+    if job.abort_asked or supervisor.received:
         click.echo("Stopped before the reconstruction began: the job was asked to abort.", err=True)
         return RESUME_EXIT_CODE
     command = launched([*asked, "--threads", str(threads), *how], ranks, launcher)
@@ -169,13 +168,12 @@ def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launch
     code = supervisor.run(command, lambda: job.abort_asked, grace)
     if code < 0:
         raise UserError(f"the reconstruction was killed ({signal.Signals(-code).name}; was memory short?); continuing "
-                        f"the job goes on from its last "
-                        "checkpoint")
+                        "the job continues from its last checkpoint")
     return code
 
 
 def _how(run: Path, asked: list[str], overwrite: bool, inputs: list[Path]) -> list[str] | None:
-    """How to begin or go on: options of reconstruct; None where there is nothing left to do."""
+    """How to begin or continue: options of reconstruct; None where there is nothing left to do."""
     from mpirecon.io.run_folder import RECONSTRUCTION
     from mpirecon.io.unfinished import state_of
 
@@ -198,8 +196,9 @@ def _export(job) -> None:
     from mpirecon.batch.external_job import DISCARDED, KEPT
     from mpirecon.io.export import ExportOptions, export_run
 
-    report = export_run(job.run, ExportOptions(star=job.folder / KEPT, discarded=job.folder / DISCARDED,
-                                               overwrite=True))
+    report = export_run(
+        job.run, ExportOptions(star=job.folder / KEPT, discarded=job.folder / DISCARDED, overwrite=True)
+    )
     for note in report.notes:
         click.echo(f"  {note}")
     job.take_results()
@@ -214,7 +213,7 @@ _HELP = """Run a reconstruction as an External job of a RELION project (3.1 and 
 RELION's form calls it with --o, the inputs, what its parameters say, and --j; any option of reconstruct may be such a parameter (also
 with _ for -, and Yes or No where it takes no value). The job's folder gets particles.star (kept), discarded.star, the half maps
 run_half1_class001_unfil.mrc and run_half2_class001_unfil.mrc, run_class001.mrc, mask.mrc and report.html; the run itself is in its folder
-run/. RELION's request to abort saves the iteration under way; continuing the job goes on from there.
+run/. RELION's request to abort saves the iteration under way; continuing the job resumes from there.
 
 \b
 Examples:
@@ -233,8 +232,7 @@ command = JobCommand(
         click.Option(["--in_mask"], type=EXISTING_FILE, metavar="FILE",
                      help="Soft mask (MRC), 0 … 1.  [default: a sphere]"),
         click.Option(["--in_3dref"], metavar="FILE", help="Map that the particles were refined against: the result is "
-                     "compared with it "
-                     "(--reference). No map is made from it."),
+                     "compared with it (--reference). No map is made from it."),
         *(click.Option([f"--{name}"], metavar="FILE", help="Accepted and not used.")
           for name in ("in_movies", "in_mics", "in_coords")),
         click.Option(["--ranks"], type=COUNT, default=1, show_default=True, metavar="N",
@@ -243,7 +241,7 @@ command = JobCommand(
                      help="Cores of the job, divided among the ranks as threads."),
         click.Option(["--launcher"], type=click.Choice(["mpirun", "mpiexec", "srun"]),
                      help="What starts the ranks.  [default: the first of them that is there]"),
-        click.Option(["--overwrite"], is_flag=True, help="Start anew instead of going on with the run in the job's "
+        click.Option(["--overwrite"], is_flag=True, help="Start a new run instead of continuing the run in the job's "
                      "folder."),
         click.Option(["--pipeline_control"], metavar="FOLDER", help="Accepted, as RELION adds it; the folder is that "
                      "of --o."),

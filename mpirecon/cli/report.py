@@ -1,4 +1,4 @@
-"""``mpirecon report``: write the page about a finished run anew."""
+"""``mpirecon report``: write the page about a finished run again."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def command(folder, output, overwrite, quiet, verbose):
     summary = read_summary(folder)
     if output is not None:
         about = summary.get("particles")
-        # it is not read, but nobody means to replace it by a page
+        # it is not read, but it is not to be replaced by a page
         made_from = given(particle_file=str(about["file"]) if isinstance(about, dict) and about.get("file") else None)
         refuse_existing(output, overwrite, [*made_from, *(read for read in files_read(folder)
                                                           if read.path.name != "report.html")])

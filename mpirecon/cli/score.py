@@ -57,28 +57,30 @@ def _run(comm, map1, map2, particles, output, star, cs_table, no_filter, as_json
                     if cs is not None:
                         write_cs_scores(cs, file, numbers, overwrite)
     if comm.rank == 0:
-        _tell(console, found, as_json, [path for path in (output, star, cs) if path is not None])
+        _print(console, found, as_json, [path for path in (output, star, cs) if path is not None])
 
 
-def _tell(console, found, as_json: bool, written: list) -> None:
+def _print(console, found, as_json: bool, written: list) -> None:
     import json
 
-    told = found.as_dict()
+    numbers = found.as_dict()
     if as_json:
-        click.echo(json.dumps(told))
+        click.echo(json.dumps(numbers))
     for text in found.warnings:
         console.warn(text)
-    at = f"falls below 0.143 at {told['resolution_0143']:.2f} Å" if told["resolution_0143"] else "stays above 0.143"
+    at = (
+        f"falls below 0.143 at {numbers['resolution_0143']:.2f} Å"
+        if numbers["resolution_0143"]
+        else "stays above 0.143"
+    )
     console.say(f"FSC of the two maps {at}")
     console.say(f"{'median over particles':24} {'score':>9} {'distance':>11} {'residual':>11}")
     for which, words in (("own", "own half's map"), ("other", "other half's map")):
-        score, distance, residual = (told["median"][f"{name}_{which}"] for name in ("score", "distance", "residual"))
+        score, distance, residual = (numbers["median"][f"{name}_{which}"] for name in ("score", "distance", "residual"))
         console.say(f"{words:24} {_number(score):>9} {_number(distance):>11} {_number(residual):>11}")
     console.say("A particle is in its own half's map, if that was made of these particles, and finds itself there: "
-                "noise scores above 0, too. "
-                "The other half's map is free of it, but whoever selects by that lets the half maps see each other. "
-                "reconstruct scores "
-                "against folds, which do neither.")
+                "noise scores above 0, too. The other half's map is free of it, but whoever selects by that lets the "
+                "half maps see each other. reconstruct scores against folds, which do neither.")
     for text in found.notes:
         console.say(text)
     for path in written:
@@ -111,11 +113,9 @@ command = DocumentedCommand(
         click.Argument(["particles"], type=EXISTING_FILE),
         click.Option(["-o", "--output"], type=ANY_PATH, required=True, metavar="FILE.csv", help="Table to write."),
         click.Option(["--star"], type=ANY_PATH, metavar="FILE.star", help="Also write all imported particles with the "
-                     "numbers as columns "
-                     "mpireconScoreOwn …"),
+                     "numbers as columns mpireconScoreOwn …"),
         click.Option(["--cs", "cs_table"], type=ANY_PATH, metavar="FILE.cs",
-                     help="Also write the imported .cs file with the numbers as fields "
-                     "mpirecon/score_own …"),
+                     help="Also write the imported .cs file with the numbers as fields mpirecon/score_own …"),
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of a table."),
         click.Option(["--no-filter"], is_flag=True, help="Compare with the maps as they are, in the mask."),
         click.Option(["--mask"], type=EXISTING_FILE, metavar="FILE", help="Soft mask (MRC), 0 … 1, that multiplies the "

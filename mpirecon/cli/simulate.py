@@ -37,8 +37,7 @@ class DefocusRange(click.ParamType):
               help="Atomic model (mmCIF or PDB), as electron-scattering density.")
 @click.option("--phantom", "use_phantom", is_flag=True, help="A built-in object without symmetry.")
 @click.option("--second-map", type=click.Path(), metavar="FILE", help="Map (MRC) or atomic model of a second "
-              "conformation.  [default with "
-              "--phantom: its own]")
+              "conformation.  [default with --phantom: its own]")
 @click.option("--second-fraction", type=float, metavar="X", default=0.0, show_default=True,
               help="Fraction of particles of the second conformation.")
 @click.option("--preferred-views", type=float, metavar="X", default=0.0, show_default=True,
@@ -49,8 +48,8 @@ class DefocusRange(click.ParamType):
 @click.option("--box", type=int, metavar="N", help="Side of the images, pixels.  [default: the map's, or 64]")
 @click.option("--pixel-size", type=float, metavar="Å", help="Å.  [default: the map's, or 3]")
 @click.option("--snr", type=float, metavar="X", default=0.1, show_default=True,
-              help="Variance of the noiseless images (CTF applied, whole box) over the variance of the noise, "
-              "per pixel, averaged over the set; inf for no noise.")
+              help="Variance of the noiseless images (CTF applied, whole box) over the variance of the noise, per "
+              "pixel, averaged over the set; inf for no noise.")
 @click.option("--noise-cv", type=float, metavar="X", default=0.0, show_default=True,
               help="Spread of the noise level between particles (log-normal): standard deviation over mean.")
 @click.option("--scale-cv", type=float, metavar="X", default=0.0, show_default=True,
@@ -134,12 +133,12 @@ def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, sec
         )
     if truth_map:
         console.say(f"wrote {truth_map}: the volume the images were made from")
-    from mpirecon.model.planted import in_words, others_in_words
+    from mpirecon.model.simulated_errors import in_words, others_in_words
 
     others = others_in_words(result.planted)
     console.say(
         f"wrote {output}: {result.particles} particles, box {source.volume.shape[0]}, {source.pixel_size:g} Å/px, "
-        f"{result.wrong_poses} with a wrong pose{in_words(result.planted, result.wrong_poses)}, {result.junk} junk"
-        f"{others and ', '}{others}; "
-        f"noise standard deviation {result.noise_sigma:.4g}, signal {math.sqrt(result.signal_variance):.4g} per pixel"
+        f"{result.wrong_poses} with a wrong pose{in_words(result.planted, result.wrong_poses)}, {result.junk} "
+        f"junk{others and ', '}{others}; noise standard deviation {result.noise_sigma:.4g}, signal "
+        f"{math.sqrt(result.signal_variance):.4g} per pixel"
     )

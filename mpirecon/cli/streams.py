@@ -1,5 +1,5 @@
-"""The command's output streams, made so that no text fails on them: whatever they can spell, and whoever still
-reads."""
+"""The command's output streams, made so that no text fails on them:
+whatever they can spell, and whoever still reads."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ def _safe(stream):
 
 
 class _Patient(io.TextIOWrapper):
-    """Text that goes on to nowhere once nobody reads it (``| head``): what a command makes does not depend on that."""
+    """Text that goes on to nowhere once it is not read any more (``| head``):
+    what a command makes does not depend on that."""
 
     def write(self, text: str) -> int:
         try:

@@ -25,7 +25,7 @@ def width(stream=None) -> int | None:
 
 
 def fold(text: str) -> str:
-    """A sentence in lines as wide as the screen; as one line where nobody looks."""
+    """A sentence in lines as wide as the screen; as one line where the output is no terminal."""
     columns = width()
     return text if columns is None else textwrap.fill(text, columns, break_long_words=False, break_on_hyphens=False)
 
@@ -38,7 +38,7 @@ def chart_width() -> int:
 def table_lines(header: Sequence[str], rows: Sequence[Sequence], columns: int | None = None) -> list[str]:
     """A table, its columns set to the right, no wider than `columns` where that can be had.
 
-    Where it would be wider, columns of one value are told once above the others; where that is still too wide, each
+    Where it would be wider, columns of one value are shown once above the others; where that is still too wide, each
     row becomes a block of lines.
     """
     rows = [[str(cell) for cell in row] for row in rows]
@@ -46,9 +46,9 @@ def table_lines(header: Sequence[str], rows: Sequence[Sequence], columns: int | 
     if _fits(lines, columns):
         return lines
     same = [i for i in range(len(header)) if len({row[i] for row in rows}) == 1] if len(rows) > 1 else []
-    told = [f"{header[i]}: {rows[0][i]}" for i in same]
+    common = [f"{header[i]}: {rows[0][i]}" for i in same]
     left = [i for i in range(len(header)) if i not in same]
-    lines = [*told, *_aligned([[cells[i] for i in left] for cells in [header, *rows]])]
+    lines = [*common, *_aligned([[cells[i] for i in left] for cells in [header, *rows]])]
     if _fits(lines, columns):
         return lines
     wide = max(map(len, header))

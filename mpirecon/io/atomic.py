@@ -37,8 +37,8 @@ def refuse_existing(path: str | os.PathLike, overwrite: bool, inputs: Iterable[I
 
     inputs : what the command reads, none of which may be replaced
 
-    Raises UserError when the target is an input (even with `overwrite`), exists (without), is a folder, or cannot be in
-    its parent folder.
+    Raises UserError when the target is an input (even with `overwrite`), exists (without), is a folder,
+    or cannot be in its parent folder.
     """
     path = Path(path)
     refuse_odd_target(path)
@@ -61,8 +61,8 @@ def refuse_unwritable(target: Path, folder: Path) -> None:
 
 
 def write_failed(path: str | os.PathLike, error: Exception) -> UserError:
-    """The UserError for an operating-system or HDF5 error while writing `path`, which may be the temporary name of a
-    file."""
+    """The UserError for an operating-system or HDF5 error while writing `path`,
+    which may be the temporary name of a file."""
     path = Path(path)
     path = path.with_name(hidden_name_of(path.name) or path.name)
     if path.parent.name.startswith(_ASIDE):
@@ -73,7 +73,7 @@ def write_failed(path: str | os.PathLike, error: Exception) -> UserError:
     reason = _NO_SPACE.get(number)
     if reason:
         return UserError(f"cannot write {path}: {reason}; nothing was left behind. Free some space or write elsewhere")
-    # the system's text alone: the error also has the name of a temporary file, which nobody gave
+    # the system's text alone: the error also has the name of a temporary file, which the user did not give
     text = getattr(error, "strerror", None)
     text = f"{text[0].lower()}{text[1:]}" if text and getattr(error, "filename", None) else error
     return UserError(f"cannot write {path}: {text}; nothing was left behind")
@@ -108,11 +108,11 @@ def atomic_path(path: str | os.PathLike, overwrite: bool) -> Iterator[Path]:
 
 @contextmanager
 def atomic_files(folder: str | os.PathLike) -> Iterator[Path]:
-    """Yield a hidden folder within `folder`; at a clean exit the files in it take their places there, at any exception
-    it goes.
+    """Yield a hidden folder within `folder`;
+    at a clean exit the files in it take their places there, at any exception it goes.
 
-    Files that belong together are all of one run of a command so, whatever happens to it. Raises UserError when writing
-    fails.
+    Files that belong together are all of one run of a command so, whatever happens to it.
+    Raises UserError when writing fails.
     """
     folder = Path(folder)
     try:

@@ -1,4 +1,4 @@
-"""checkpoint.h5: what a run must know to go on after an iteration, written whole or not at all."""
+"""checkpoint.h5: what a run must know to continue after an iteration, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mpirecon.io.atomic import atomic_path, write_failed
 from mpirecon.io.hdf5 import attributes_of, create_hdf5, open_hdf5, read_all, reading, store_checked
 
 FORMAT = "mpirecon-checkpoint"
-VERSION = 3
+VERSION = 4
 NAME = "checkpoint.h5"
 
 
@@ -54,8 +54,7 @@ class Checkpoint:
             found = attributes_of(self._file, path)
             if found.get("format") != FORMAT or found.get("version") != VERSION:
                 raise UserError(f"{path} is not a checkpoint that this mpirecon reads (format {found.get('format')!r}, "
-                                f"version "
-                                f"{found.get('version')}; expected {FORMAT!r}, version {VERSION})")
+                                f"version {found.get('version')}; expected {FORMAT!r}, version {VERSION})")
             with reading(path, "its facts"):
                 self.facts: dict = dict(json.loads(found["facts"]))
                 self._there = set(self._file)

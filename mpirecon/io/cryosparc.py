@@ -91,8 +91,9 @@ def read_cryosparc(
     image, stack, stacks = _images(columns)
     contrast, negate = _signs(columns)
     calibration = _calibration(columns)
-    premultiplied, phase_flipped = settle_state(bool(reading.premultiplied), bool(reading.phase_flipped), reading,
-                                                columns.notes)
+    premultiplied, phase_flipped = settle_state(
+        bool(reading.premultiplied), bool(reading.phase_flipped), reading, columns.notes
+    )
     pose, micrograph, classes = _pose(columns), micrograph_numbers(array), _classes(array)
     found = ParticleTable(
         path=path, lines=np.arange(len(array)) if selected is None else selected.rows, unit="row",
@@ -125,12 +126,10 @@ def _require(columns: CsColumns) -> None:
     if "blob/path" not in columns or "blob/idx" not in columns:
         rows = next((f": its rows are {word} ({name})" for name, word in _OTHER_ROWS.items() if name in columns), "")
         raise UserError(f"{path} names no images (blob/path, blob/idx){rows}; give the file that has them, or join it "
-                        f"with "
-                        "--passthrough")
+                        "with --passthrough")
     if _POSE not in columns or _SHIFT not in columns:
         raise UserError(f"{path} has no 3-D poses ({_POSE}, {_SHIFT}): {_what_else(columns.array)}; give the particles "
-                        f"of a "
-                        "refinement, or join the file that has the poses with --passthrough")
+                        "of a refinement, or join the file that has the poses with --passthrough")
     needed = {"ctf/df1_A": None, **{SUPPLIED[option][0]: option for option in SUPPLIED}}
     if columns.reading.no_ctf:
         needed = {"blob/psize_A": "pixel_size"}
@@ -179,7 +178,8 @@ def _images(columns: CsColumns) -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 
 def relion_image_names(path: Path, array: np.ndarray) -> list[str]:
-    """``000001@folder/stack.mrcs`` of each particle. RELION takes a .mrc file for a map unless told: ``….mrc:mrcs``."""
+    """``000001@folder/stack.mrcs`` of each particle.
+    RELION takes a .mrc file for a map unless the name ends so: ``….mrc:mrcs``."""
     image, stack, stacks = _images(CsColumns(path, array, {}))
     stacks = [name if name.endswith(".mrcs") else f"{name}:mrcs" for name in stacks]
     return [f"{i + 1:06d}@{stacks[s]}" for i, s in zip(image.tolist(), stack.tolist())]
@@ -242,10 +242,8 @@ def _shift_unit(columns: CsColumns) -> np.ndarray:
         row = int(np.flatnonzero(bad)[0])
         raise UserError(
             f"{columns.path}, row {row}: {_PIXEL}, the pixel that alignments3D/shift counts in, is {pixel[row]:g} Å "
-            f"where the images "
-            f"have {stored[row]:g} Å ({int(bad.sum())} such rows of {len(bad)}); where it was never filled in, give "
-            f"--unit "
-            "shift=pixel (shifts in pixels of the images) or --unit shift=A"
+            f"where the images have {stored[row]:g} Å ({int(bad.sum())} such rows of {len(bad)}); where it was never "
+            "filled in, give --unit shift=pixel (shifts in pixels of the images) or --unit shift=A"
         )
     return pixel if calibration is None else pixel * calibration
 
@@ -263,8 +261,7 @@ def _ctf(columns: CsColumns) -> np.ndarray:
         columns.notes.append("there is no ctf/df2_A: the defocus is ctf/df1_A in all directions")
     elif "ctf/df_angle_rad" not in columns and (u != v).any():
         columns.warnings.append(f"there is no ctf/df_angle_rad: astigmatism of up to {np.abs(u - v).max():.0f} Å is "
-                                f"taken as if "
-                                "ctf/df1_A were along x")
+                                "taken as if ctf/df1_A were along x")
     return make_ctf(
         m,
         voltage_kv=columns.number("ctf/accel_kv"),
@@ -287,8 +284,8 @@ def _halves(columns: CsColumns) -> np.ndarray:
     bad = ~np.isin(split, (0, 1))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise UserError(f"{columns.path}, row {row}: {_SPLIT} is {split[row]:g}, expected 0 or 1; --new-halves "
-                        "draws half sets whatever the file says")
+        raise UserError(f"{columns.path}, row {row}: {_SPLIT} is {split[row]:g}, expected 0 or 1; --new-halves draws "
+                        "half sets whatever the file says")
     if (split == split[0]).all() and len(split) > 1:
         return np.zeros(len(split), np.uint8)
     return (split + 1).astype(np.uint8)
@@ -309,8 +306,7 @@ def _signs(columns: CsColumns) -> tuple[str, np.ndarray | None]:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise UserError(f"{columns.path}, row {row}: blob/sign is {sign[row]:g}, expected 1 (protein bright) or -1 "
-                        f"(dark) "
-                        f"({int(bad.sum())} such rows of {len(bad)})")
+                        f"(dark) ({int(bad.sum())} such rows of {len(bad)})")
     dark = sign < 0
     if dark.all() or not dark.any():
         return ("black" if dark.all() else "white"), None
@@ -320,8 +316,8 @@ def _signs(columns: CsColumns) -> tuple[str, np.ndarray | None]:
 
 
 def _classes(array: np.ndarray) -> tuple[str, np.ndarray] | None:
-    """(--select of a class, (m,) int64 3-D class of each particle, the most probable where only that is known); None
-    without."""
+    """(--select of a class, (m,) int64 3-D class of each particle, the most probable where only that is known);
+    None without."""
     names = array.dtype.names
     for name in names:
         if name.startswith("alignments") and not name.startswith("alignments2D") and name.endswith("/class"):
@@ -334,11 +330,11 @@ def _classes(array: np.ndarray) -> tuple[str, np.ndarray] | None:
 
 
 def with_own_uids(array: np.ndarray, copies: np.ndarray) -> np.ndarray:
-    """The array with a new uid for each row that is a copy of another, (m,) bool: by it cryosparc-tools tells particles
-    apart.
+    """The array with a new uid for each row that is a copy of another, (m,) bool:
+    by it cryosparc-tools tells particles apart.
 
-    The new one is mixed from the row's own (splitmix64; Steele et al. 2014), so that it is the same on any number of
-    ranks.
+    The new one is mixed from the row's own (splitmix64; Steele et al. 2014),
+    so that it is the same on any number of ranks.
     """
     if not copies.any() or "uid" not in (array.dtype.names or ()):
         return array

@@ -1,8 +1,8 @@
 """What a .cs file says of lenses beyond defocus and Cs, in the Zernike coefficients that RELION's tables have.
 
 cryoSPARC names its columns lengths in Å and documents neither signs nor factors. Those here are what the simulator
-SPECTER derives from cryoSPARC's own code. With T a column, λ the wavelength, and
-k, φ the length and angle from x of a frequency in the specimen:
+SPECTER derives from cryoSPARC's own code. With T a column, λ the wavelength, and k, φ the length and angle from x of a
+frequency in the specimen:
 
 =============  ===============================================================================================
 column         phase
@@ -14,8 +14,8 @@ ctf/tetra_A    added to the CTF's: −λ³ k⁴ (2π (T₀ cos 2φ + T₁ sin 2�
 =============  ===============================================================================================
 
 csparc2star and those that follow it write a beam tilt +arcsin(T/Cs), whose phase in RELION is the opposite of the
-first, and leave the rest out. SPECTER is the one source that says how it knows, so that it is believed unless the user
-says otherwise.
+first, and leave the rest out. SPECTER is the one source that says how it knows,
+so that it is believed unless the user says otherwise.
 """
 
 from __future__ import annotations
@@ -58,8 +58,7 @@ def signs_of(choice: str) -> dict[str, int]:
         term = word.strip().lstrip("+-")
         if term not in TERMS or term in chosen or len(word.strip()) > len(term) + 1:
             raise ValueError(f"{choice!r}: expected {', '.join(PRESETS)}, or some of {', '.join(TERMS)} with commas "
-                             f"between, each "
-                             "with a minus where its sign is to be turned, e.g. tilt,-trefoil")
+                             "between, each with a minus where its sign is to be turned, e.g. tilt,-trefoil")
         chosen[term] = -1 if word.strip().startswith("-") else 1
     return chosen
 
@@ -67,7 +66,8 @@ def signs_of(choice: str) -> dict[str, int]:
 def own_optics(columns, choice: str) -> np.ndarray | None:
     """(m, 19) float64 of each particle, as ParticleTable.own; None where there is nothing to correct.
 
-    columns : cs_file.CsColumns · choice : which terms with which signs, see signs_of
+    columns : cs_file.CsColumns
+    choice : which terms with which signs, see signs_of
 
     Raises
     ------
@@ -95,14 +95,12 @@ def _lengths(columns, term: str) -> np.ndarray:
     if beyond.any():
         row = int(np.flatnonzero(beyond)[0])
         raise UserError(f"{columns.path}, row {row}: {name} is {values[row]} Å, larger than for any microscope "
-                        f"({most:g} Å); was the "
-                        "column misread?")
+                        f"({most:g} Å); was the column misread?")
     return values
 
 
-# Coefficients stand in the order of model/aberrations.py: (1, −1), (1, 1), (3, −3), (3, −1), (3, 1), (3, 3), and
-# (0, 0), (2, −2), (2, 0), (2, 2), (4, −4), (4, −2), (4, 0), (4, 2), (4, 4); the even ones count from the CTF's phase
-# down.
+# Coefficients stand in the order of model/aberrations.py: (1, −1), (1, 1), (3, −3), (3, −1), (3, 1), (3, 3), and (0,
+# 0), (2, −2), (2, 0), (2, 2), (4, −4), (4, −2), (4, 0), (4, 2), (4, 4); the even ones count from the CTF's phase down.
 
 
 def _add_tilt(odd: np.ndarray, even: np.ndarray, wavelength: np.ndarray, length: np.ndarray) -> None:
@@ -145,13 +143,13 @@ def about(columns, choice: str) -> list[str]:
                      f"file")
     if not applied:
         return found
-    tells = "cryoSPARC does not document it: after reconstruct, mpirecon aberrations OUT checks it against the images"
+    hint = "cryoSPARC does not document it: after reconstruct, mpirecon aberrations OUT checks it against the images"
     if choice == "csparc2star":
         found.append(f"ctf/tilt_A is corrected for with the sign that csparc2star gives it, the opposite of "
-                     f"--cs-aberrations all; {tells}")
+                     f"--cs-aberrations all; {hint}")
     else:
         turned = [name for term, name in applied.items() if signs[term] < 0]
         words = f" ({', '.join(turned)} turned)" if turned else ""
         found.append(f"{', '.join(applied.values())}: corrected for with the signs that SPECTER finds in cryoSPARC's "
-                     f"code{words}; {tells}")
+                     f"code{words}; {hint}")
     return found

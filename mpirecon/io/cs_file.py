@@ -1,5 +1,5 @@
-"""A .cs file: a NumPy structured array, joined with others by uid, and its columns as numbers in the program's
-units."""
+"""A .cs file: a NumPy structured array, joined with others by uid,
+and its columns as numbers in the program's units."""
 
 from __future__ import annotations
 
@@ -161,8 +161,7 @@ class CsColumns:
             option = next((option for option, (supplies, _) in SUPPLIED.items() if supplies == name), None)
             remedy = "" if option is None else f"; --{option.replace('_', '-')} gives one for all"
             raise UserError(f"{self.path}, row {row}: {name} is {values[row]}, expected finite numbers "
-                            f"({int(bad.sum())} such "
-                            f"rows){remedy}")
+                            f"({int(bad.sum())} such rows){remedy}")
         return values * self.reading.factor(*_QUANTITIES[name]) if name in _QUANTITIES else values
 
     def refuse_beyond(self, name: str, values: np.ndarray, most: float, unit: str) -> None:

@@ -14,7 +14,7 @@ _FINE, _FAR = 1e6, 1e3
 
 
 def micrographs_of(array: np.ndarray) -> tuple[list[str] | None, np.ndarray | None]:
-    """(path of each particle's micrograph, its Å per pixel (m,) float64), each None where the file does not tell."""
+    """(path of each particle's micrograph, its Å per pixel (m,) float64), each None where the file does not say."""
     names = array.dtype.names
     path = next((name for name in ("location/micrograph_path", "micrograph_blob/path") if name in names), None)
     size = next((name for name in ("location/micrograph_psize_A", "micrograph_blob/psize_A") if name in names), None)
@@ -40,8 +40,7 @@ def coordinates_of(path: Path, array: np.ndarray) -> tuple[np.ndarray, np.ndarra
     fraction = ("location/center_x_frac", "location/center_y_frac")
     if shape is None or any(name not in array.dtype.names for name in fraction):
         raise UserError(f"{path} knows no places on micrographs (location/center_x_frac, center_y_frac, "
-                        f"micrograph_shape); import "
-                        "with the --passthrough that has them")
+                        "micrograph_shape); import with the --passthrough that has them")
     size = array[shape].astype(np.float64)  # rows, columns
     x, y = (array[name].astype(np.float64) for name in fraction)
     return x * size[:, 1], y * size[:, 0], size[:, 0]

@@ -13,7 +13,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, refuse_existing
-from mpirecon.io.export_planted import planted_rows
+from mpirecon.io.export_simulated import simulated_rows
 from mpirecon.io.file_names import as_file_name
 from mpirecon.io.formats import STAR, TableFormat, TableWriter, format_of, formats
 from mpirecon.io.inputs import Input, refuse_inputs
@@ -25,7 +25,7 @@ from mpirecon.model import Pose
 from mpirecon.model.pose_state import FOUND, REFINED
 
 _BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
-_SAME_STEP = 5e-4  # fractions of a path that are told with three digits
+_SAME_STEP = 5e-4  # fractions of a path that are reported with three digits
 
 
 @dataclass
@@ -34,11 +34,10 @@ class ExportOptions:
 
     star, cs : of the kept particles; discarded : of the others, .star or .cs; stack : .mrcs for the images of all these
     particles : the particle file, where it is not where the run found it
-    coordinates : of particles of a .cs file on micrographs, ``"as-stored"`` or ``"flipped"`` upside down; None leaves
-        them out
+    coordinates : of particles of a .cs file on micrographs, ``"as-stored"`` or ``"flipped"`` in y; None leaves them out
     mtf : (optics group or None for all, MTF file), to be named in STAR files
     step : of a path, the fraction whose particles count as kept; None: the best step's
-    poses : ``"original"`` (of the source; the true ones where errors were planted, and defoci) or ``"used"`` (by the
+    poses : ``"original"`` (of the source; the true ones where errors were simulated, and defoci) or ``"used"`` (by the
         run)
     """
 
@@ -173,13 +172,13 @@ class Export:
         self._writers: dict[TableFormat, TableWriter] = {}
 
     def check(self, wanted: list[tuple[Path, np.ndarray]]) -> None:
-        """Refuse formats that cannot hold these particles, and an export of nobody; a file of nobody beside others is
-        noted."""
+        """Refuse formats that cannot hold these particles, and an export without particles;
+        an empty file beside others is noted."""
         kept = f"the run kept {int(self.run['kept'].sum())} of {len(self.run['kept'])}"
-        nobody = [path for path, rows in wanted if not rows.any()]
-        if len(nobody) == len(wanted):
-            raise UserError(f"{nobody[0]}: there are no such particles ({kept})")
-        self.report.notes += [f"{path} has no rows: {kept}" for path in nobody]
+        empty = [path for path, rows in wanted if not rows.any()]
+        if len(empty) == len(wanted):
+            raise UserError(f"{empty[0]}: there are no such particles ({kept})")
+        self.report.notes += [f"{path} has no rows: {kept}" for path in empty]
         if self.rescaled and self.options.stack is not None:
             raise UserError(f"--stack: the images of {self.file.path} were rescaled at import, and the table refers to "
                             f"the original ones; export without --stack")
@@ -191,7 +190,7 @@ class Export:
 
     @property
     def rescaled(self) -> bool:
-        """Whether the images in the file are not those that the source tells of."""
+        """Whether the images in the file are not those that the source names."""
         about = json.loads(self.file.attributes.get("provenance") or "{}")
         return (about.get("options") or {}).get("rescale") is not None
 
@@ -234,28 +233,25 @@ class Export:
         rows = np.flatnonzero((self.run["pose_state"] == REFINED) | (self.run["pose_state"] == FOUND))
         if len(rows):
             self.report.notes.append(f"{len(rows)} poses are those that the run found; the given ones are kept in "
-                                     f"columns of their own "
-                                     "(mpireconGiven…, mpirecon/given_…)")
+                                     "columns of their own (mpireconGiven…, mpirecon/given_…)")
         return Pose(self.run["quaternion"], self.run["shift"]), rows
 
     def writes_errors(self) -> bool:
         """Whether to write simulated errors instead of the original poses and defoci; notes which, if there are any."""
         words = {"pose": "wrong poses", "defocus": "wrong defoci"}
-        counts = {words[name]: len(rows) for name, rows in planted_rows(self.file.metadata()).items() if len(rows)}
+        counts = {words[name]: len(rows) for name, rows in simulated_rows(self.file.metadata()).items() if len(rows)}
         if not counts:
             return False
         used = self.options.poses == "used"
         self.report.notes.append(
             f"{' and '.join(f'{count} simulated {what}' for what, count in counts.items())} are written, as used by "
-            f"the run, and the "
-            "true values as mpireconTrue…" if used else
+            "the run, and the true values as mpireconTrue…" if used else
             f"{' and '.join(f'{count} {what}' for what, count in counts.items())} were simulated: the original ones "
-            f"are written "
-            "(--poses used writes the simulated ones)"
+            "are written (--poses used writes the simulated ones)"
         )
         return used
 
 
 def _format(path: Path) -> TableFormat:
-    """The format of a file to be written; RELION's where its name tells none."""
+    """The format of a file to be written; RELION's where its name shows none."""
     return format_of(path) or STAR

@@ -11,7 +11,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.cs_file import with_columns
 from mpirecon.io.export import Export
 from mpirecon.io.export_found import cs_found_poses
-from mpirecon.io.export_planted import cs_columns
+from mpirecon.io.export_simulated import cs_columns
 from mpirecon.io.export_tables import cs_array
 from mpirecon.io.formats import TableWriter
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mpirecon.io.cs_file import with_columns
-from mpirecon.io.export_planted import axes_of, changed, fits, numbers_of, origin_labels, without_errors
+from mpirecon.io.export_simulated import axes_of, changed, fits, numbers_of, origin_labels, without_errors
 from mpirecon.io.export_tables import put, put_poses, text
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import Pose
@@ -50,7 +50,7 @@ def _axes_of(columns: np.ndarray, particles: ParticleSet) -> tuple[int, int]:
 
 
 def _in_units_of(there: np.ndarray, particles: ParticleSet, found: Pose, axis: int, default: float) -> np.ndarray:
-    """Found shifts as the numbers of a source's column, which hold the shifts with or without planted errors."""
+    """Found shifts as the numbers of a source's column, which hold the shifts with or without simulated errors."""
     true, given = without_errors(particles).pose.shift[:, axis], particles.pose.shift[:, axis]
     column_has = given if fits(there, given) else true
     return changed(there, column_has, found.shift[:, axis], particles.optics_group, default)

@@ -13,7 +13,7 @@ from mpirecon.io.cryosparc import relion_image_names
 from mpirecon.io.cs_places import coordinates_of, micrographs_of
 from mpirecon.io.export import Export
 from mpirecon.io.export_found import put_found_poses
-from mpirecon.io.export_planted import put_truth, put_used, without_errors
+from mpirecon.io.export_simulated import put_truth, put_used, without_errors
 from mpirecon.io.export_tables import (add_found, add_halves, new_tables, put, put_coordinates, put_images,
                                        put_micrographs, put_mtfs)
 from mpirecon.io.formats import TableWriter
@@ -80,12 +80,12 @@ class StarWriter(TableWriter):
     def _new_star(self) -> tuple[dict[str, pd.DataFrame], str]:
         """Tables in RELION 3.1's form, of a .cs file or a simulation."""
         particles = self.export.file.metadata()
-        spoilt = self.export.writes_errors()
+        perturbed = self.export.writes_errors()
         array = self.export.arrays.get("particles")
         names = None if array is None else relion_image_names(self.export.file.path, array)
-        told = particles if spoilt else without_errors(particles)
-        tables = new_tables(told, told.pose, names, self.export.file.aberrations())
-        if spoilt:
+        written = particles if perturbed else without_errors(particles)
+        tables = new_tables(written, written.pose, names, self.export.file.aberrations())
+        if perturbed:
             put_truth(tables["particles"], particles)
         if array is not None and "uid" in array.dtype.names:
             put(tables["particles"], "mpireconUid", [str(uid) for uid in array["uid"].tolist()])
@@ -106,8 +106,7 @@ class StarWriter(TableWriter):
             put_coordinates(table, *coordinates_of(self.export.file.path, array), chosen == "flipped")
         elif array is not None and "location/center_x_frac" in array.dtype.names:
             self.export.report.notes.append("coordinates on micrographs are not written: --coordinates as-stored or "
-                                            "flipped writes them, which of the "
-                                     "two depends on RELION's micrographs")
+                                            "flipped writes them, which of the two depends on RELION's micrographs")
 
     def _put_found(self, table: pd.DataFrame) -> None:
         found, rows = self.export.found()

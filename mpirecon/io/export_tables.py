@@ -40,8 +40,8 @@ _PER_GROUP = {
 
 
 def tables_of_all(file: ParticleFile) -> tuple[dict[str, pd.DataFrame], str]:
-    """(STAR tables of all particles as they were imported, in their order, the name of the particles'); of a .cs file,
-    RELION 3.1's.
+    """(STAR tables of all particles as they were imported, in their order, the name of the particles');
+    of a .cs file, RELION 3.1's.
 
     Raises UserError where the particles were not imported, so that no table can name their images.
     """
@@ -135,7 +135,7 @@ def put_micrographs(tables: dict[str, pd.DataFrame], paths: list[str] | None, pi
 
 
 def put_coordinates(particles: pd.DataFrame, x: np.ndarray, y: np.ndarray, rows: np.ndarray, flipped: bool) -> None:
-    """Where particles are on their micrographs, pixels; flipped : on micrographs of `rows` that are upside down."""
+    """Where particles are on their micrographs, pixels; flipped : on micrographs of `rows` that are flipped in y."""
     put(particles, "rlnCoordinateX", [f"{value:.6f}" for value in x])
     put(particles, "rlnCoordinateY", [f"{value:.6f}" for value in (rows - y if flipped else y)])
 
@@ -146,12 +146,11 @@ def put_mtfs(optics: pd.DataFrame, chosen: Sequence[tuple[int | None, Path]]) ->
     Raises
     ------
     UserError
-        for a group that is not there, or a table that does not tell the pixel which MTFs count in.
+        for a group that is not there, or a table that does not name the pixel which MTFs count in.
     """
     if "rlnMicrographOriginalPixelSize" not in optics:
         raise UserError("--mtf: RELION takes MTFs by rlnMicrographOriginalPixelSize, which is not known of these "
-                        "particles; import "
-                        "with the --passthrough that has location/micrograph_psize_A")
+                        "particles; import with the --passthrough that has location/micrograph_psize_A")
     label, groups = "rlnMtfFileName", [int(group) for group in optics["rlnOpticsGroup"]]
     files = dict.fromkeys(groups, "") if label not in optics else dict(zip(groups, optics[label].tolist()))
     replaced = 0

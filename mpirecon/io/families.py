@@ -12,8 +12,8 @@ Two rows are of one family when any of these is the same for both, and when a ch
 - the place on the micrograph: the pick, or the refined centre within 2 Å;
 - rlnGroupName or rlnGroupNumber, where its rows are tilt images and not the particles of a micrograph. Each image of a
   tilt series has an exposure of its own, and all series have the same ones: equal values (rlnCtfBfactor, which Warp and
-  M set to −4 times the dose, or another column that tells tilts apart) within groups are then far fewer than if they
-  were dealt out to the rows by chance. The particles of a micrograph have a value in common, or values by chance.
+  M set to −4 times the dose, or another column that distinguishes tilts) within groups are then far fewer than if they
+  were assigned to the rows by chance. The particles of a micrograph have a value in common, or values by chance.
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ from mpirecon.io.particle_table import ParticleTable
 from mpirecon.model.components import joined
 from mpirecon.parallel.comm import Communicator, together
 
-_EXPECTED = 3.0  # pairs of equal values by chance, from which their absence tells tilt series
-_MANY = 100.0  # from which having fewer than most of them tells it
+_EXPECTED = 3.0  # pairs of equal values by chance, from which their absence shows tilt series
+_MANY = 100.0  # from which having fewer than most of them shows it
 _FEW = 0.6
 _ENOUGH = 200_000  # rows, of whole groups, that are looked at
+
 
 @dataclass
 class Families:
     """Of all rows of a table, on rank 0.
 
-    number : (m,) int64, the first row of each row's family · image : (m,) int64, key of the image that each row shows
+    number : (m,) int64, the first row of each row's family
+    image : (m,) int64, key of the image that each row shows
     by : what joins them beyond the image: columns, places
     """
 
@@ -58,7 +60,8 @@ class Families:
 def find_families(comm: Communicator, table: ParticleTable, files: dict[str, int]) -> Families | None:
     """The families of all rows, on rank 0; None elsewhere. Collective.
 
-    table : this rank's rows · files : stack as written → number of its file, stack_paths.same_files
+    table : this rank's rows
+    files : stack as written → number of its file, stack_paths.same_files
     """
     total, found = table.total or len(table), table.relations
 
@@ -154,12 +157,13 @@ def _across(key: np.ndarray, other: np.ndarray) -> np.ndarray:
 def tilt_series(group: np.ndarray, value: np.ndarray, image: np.ndarray) -> bool:
     """Whether the rows of each group are tilt images: of different values, which recur from group to group.
 
-    group : (m,) keys · value : (m,) float64, such as the exposure · image : (m,) keys; rows of one group and image
-        count once
+    group : (m,) keys
+    value : (m,) float64, such as the exposure
+    image : (m,) keys; rows of one group and image count once
 
     The pairs of rows of one group that have equal values are compared with how many there would be if the values were
-    dealt out by chance: Σ_g n_g(n_g − 1)/2 · Σ_v c_v(c_v − 1) / (m(m − 1)). Of a large table a part of
-    the groups is looked at.
+    assigned by chance: Σ_g n_g(n_g − 1)/2 · Σ_v c_v(c_v − 1) / (m(m − 1)).
+    Of a large table a part of the groups is looked at.
     """
     some = (group % max(1, len(group) // _ENOUGH) == 0) & (group != 0)  # keys are hashes: any groups
     rows = pd.DataFrame({"group": group[some], "value": value[some], "image": image[some]}).drop_duplicates()

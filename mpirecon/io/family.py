@@ -9,8 +9,8 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.particle_file import ParticleFile
 
-#: columns whose values name a particle: of tomograms (RELION 4 and 5), of extraction, and of Warp and M, which use the
-#: group's name
+#: columns whose values name a particle: of tomograms (RELION 4 and 5), of extraction, and of Warp and M,
+#: which use the group's name
 _COLUMNS = ("rlnTomoParticleName", "rlnTomoParticleId", "rlnOriginalParticleName", "rlnGroupName")
 
 
@@ -18,7 +18,9 @@ _COLUMNS = ("rlnTomoParticleName", "rlnTomoParticleId", "rlnOriginalParticleName
 class Family:
     """Rows that one value of a column has in common.
 
-    column : str · count : values that there are · rows : of the typical value
+    column : str
+    count : values that there are
+    rows : of the typical value
     """
 
     column: str
@@ -27,8 +29,8 @@ class Family:
 
 
 def family_column(file: ParticleFile) -> Family | None:
-    """The first column of the imported table whose values are particles with several rows each; None where there is
-    none.
+    """The first column of the imported table whose values are particles with several rows each;
+    None where there is none.
 
     No two rows of a particle may be of one micrograph (tilt images are each of their own): elsewhere rlnGroupName, too,
     names groups of different particles.

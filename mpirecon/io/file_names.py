@@ -19,7 +19,7 @@ def as_file_name(text: str) -> str:
 
 
 def refuse_odd_target(path: Path) -> None:
-    """Raise UserError for a target that is there and no file or folder, or cannot be looked at.
+    """Raise UserError for a target that is there and no file or folder, or cannot be inspected.
 
     A file takes its place under its name when it is complete: a device or a pipe would be replaced by it.
     """

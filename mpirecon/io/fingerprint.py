@@ -1,5 +1,5 @@
-"""Whether a file is still the one that was opened: what is read in several goes must not be half of one set, half of
-another."""
+"""Whether a file is still the one that was opened:
+what is read in several goes must not be half of one set, half of another."""
 
 from __future__ import annotations
 
@@ -45,12 +45,11 @@ def refuse_changed(path: str | os.PathLike, seen: Fingerprint) -> None:
     what = change_of(path, seen)
     if what is not None:
         raise UserError(f"{path} has changed while it was read: {what}. What was read may be of two different sets and "
-                        f"is of no "
-                        "use; start again when the file is complete and nothing writes to it")
+                        "is of no use; start again when the file is complete and nothing writes to it")
 
 
 class Seen:
-    """Files as they were when they were first looked at, on this rank."""
+    """Files as they were when they were first read, on this rank."""
 
     def __init__(self, files: Mapping[str | os.PathLike, Fingerprint]) -> None:
         self._seen = [(Path(path), seen) for path, seen in files.items()]
@@ -79,7 +78,5 @@ class Seen:
                     same = first == seen if host == first_host else first.size == seen.size
                     if not same or digest != first_digest:
                         raise UserError(f"{path} is not the same file on rank 0 (host {first_host}) and on rank {rank} "
-                                        f"(host {host}): "
-                                        "it was replaced while the ranks opened it, or the hosts' copies differ; start "
-                                        "again "
-                                        "when nothing writes to it")
+                                        f"(host {host}): it was replaced while the ranks opened it, or the hosts' "
+                                        "copies differ; start again when nothing writes to it")

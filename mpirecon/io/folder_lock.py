@@ -17,7 +17,7 @@ NAME = ".lock"
 #: what a lock answers that somebody else holds; any other error means that this file system has no locks
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
-#: looks at who holds a lock last an instant, so that one must be tried for a little longer
+#: tests of which process holds a lock last an instant, so that one must be tried for a little longer
 _TRIES, _PAUSE = 5, 0.05
 
 
@@ -28,8 +28,8 @@ class FolderLock:
         self._folder, self._path, self._number = folder, folder / NAME, None
 
     def acquire(self) -> None:
-        """Take the lock, if it is not held already. Raises UserError, naming who holds it, where another process
-        does."""
+        """Take the lock, if it is not held already.
+        Raises UserError, naming the process that holds it, where another process does."""
         if self._number is not None:
             return
         for attempt in range(_TRIES):
@@ -42,8 +42,7 @@ class FolderLock:
                     return
                 if attempt == _TRIES - 1:
                     raise UserError(f"another run is writing into {self._folder} ({_who(self._path)}); wait for its "
-                                    f"end, or choose "
-                                    "another folder") from error
+                                    "end, or choose another folder") from error
                 time.sleep(_PAUSE)
                 continue
             if _same(number, self._path):
@@ -65,7 +64,7 @@ class FolderLock:
 
 
 def held_by(folder: Path) -> str | None:
-    """Who holds a folder's lock now, in words; None where nobody does, as far as this file system tells."""
+    """The process that holds a folder's lock now, in words; None where none does, as far as this file system says."""
     path = folder / NAME
     try:
         number = os.open(path, os.O_RDONLY)

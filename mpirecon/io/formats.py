@@ -1,9 +1,9 @@
-"""Formats of particle tables, by the ending of the name: how each is read, and how particles of a run are written in
-it.
+"""Formats of particle tables, by the ending of the name:
+how each is read, and how particles of a run are written in it.
 
 A format that is added (``add_format``) is known to import, to reconstructions of a table itself, to
-``--select COLUMN=@FILE`` and, where it has a writer, to export. What reads and writes a format is loaded when a file of
-it is met.
+``--select COLUMN=@FILE`` and, where it has a writer, to export.
+What reads and writes a format is loaded when a file of it is met.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mpirecon.io.export import Export
-    from mpirecon.io.importer import ImportOptions
+    from mpirecon.io.import_options import ImportOptions
     from mpirecon.io.particle_table import ParticleTable
 
 
@@ -136,8 +136,8 @@ _FORMATS: list[TableFormat] = [STAR, CryoSparc()]
 
 
 def add_format(table_format: TableFormat) -> str:
-    """Have imports know a format by the ending of its files' names; returns that. UserError for the ending of
-    another."""
+    """Have imports know a format by the ending of its files' names; returns that.
+    UserError for the ending of another."""
     if any(known.suffix == table_format.suffix for known in _FORMATS):
         raise UserError(f"format {table_format.suffix}: there is one of files that end so already; choose another")
     _FORMATS.append(table_format)
@@ -156,16 +156,16 @@ def format_of(path: str | os.PathLike) -> TableFormat | None:
 
 
 def is_table(path: str | os.PathLike) -> bool:
-    """Whether a file is a table of particles to be imported, by its name, and no particle file: those are HDF5,
-    whatever their name."""
+    """Whether a file is a table of particles to be imported, by its name, and no particle file:
+    those are HDF5, whatever their name."""
     import h5py  # slow to load
 
     return format_of(path) is not None and not (Path(path).is_file() and h5py.is_hdf5(path))
 
 
 def slab_of(whole: ParticleTable, comm: Communicator) -> ParticleTable:
-    """This rank's part of a table that every rank has read whole. UserError where there are more ranks than
-    particles."""
+    """This rank's part of a table that every rank has read whole.
+    UserError where there are more ranks than particles."""
     if len(whole) < comm.size:
         raise UserError(f"{whole.path}: {len(whole)} particles are too few for {comm.size} ranks; use {len(whole)} at "
                         f"most")

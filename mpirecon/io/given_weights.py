@@ -1,10 +1,9 @@
-"""Weights of particles that a user gives (``reconstruct --weights``): a column of the imported table, or of a table by
-particle.
+"""Weights of particles that a user gives (``reconstruct --weights``):
+a column of the imported table, or of a table by particle.
 
 A table by particle is a CSV (TSV) file whose first line names its columns, or the particles.h5 of a run. Its rows are
-found by ``id``
-(the particle's row in the particle file, from 0), ``uid``, or ``rlnImageName``; without any of these its rows are the
-particles in order.
+found by ``id`` (the particle's row in the particle file, from 0), ``uid``, or ``rlnImageName``; without any of these
+its rows are the particles in order.
 """
 
 from __future__ import annotations
@@ -35,7 +34,8 @@ _ROW_COLUMNS = ("id", "row", "particle")
 class GivenWeights:
     """Weights of all particles of a file.
 
-    source : where they are from, in words · values : (m,) float64, finite and not negative, as they were given
+    source : where they are from, in words
+    values : (m,) float64, finite and not negative, as they were given
     """
 
     source: str
@@ -43,8 +43,8 @@ class GivenWeights:
 
     @classmethod
     def of(cls, source: str, values: np.ndarray, where: Callable[[int], str], file: ParticleFile) -> GivenWeights:
-        """Checked: UserError naming the first particle whose weight is none, by where(row), and a half set without
-        any."""
+        """Checked: UserError naming the first particle whose weight is none, by where(row),
+        and a half set without any."""
         bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
         if len(bad):
             more = f" ({len(bad)} such particles)" if len(bad) > 1 else ""
@@ -54,8 +54,7 @@ class GivenWeights:
         for half in (1, 2):
             if (halves == half).any() and not values[halves == half].any():
                 raise UserError(f"{source}: all {int((halves == half).sum())} particles of half set {half} have weight "
-                                f"0; both half maps "
-                                "need particles")
+                                "0; both half maps need particles")
         return cls(source, values)
 
     @property
@@ -148,8 +147,7 @@ def _of_source(file: ParticleFile, column: str) -> GivenWeights:
         values = cells.astype(np.float64)
     elif array_ is not None:
         raise UserError(f"--weights {column}: {file.path} was imported from {source}, which has no column {column}; it "
-                        f"has "
-                        f"{', '.join(array_.dtype.names)}. FILE:COLUMN reads a table by particle")
+                        f"has {', '.join(array_.dtype.names)}. FILE:COLUMN reads a table by particle")
     else:
         try:
             cells = file.source_column(column)
@@ -240,8 +238,7 @@ def _places(file: ParticleFile, path: Path, table: _Table) -> np.ndarray:
     if table.key is None:
         if len(table.values) != total:
             raise UserError(f"{path}: {len(table.values)} rows for the {total} particles of {file.path}; name the "
-                            f"particles in a column id, "
-                            "uid or rlnImageName, or give a row for each in their order")
+                            "particles in a column id, uid or rlnImageName, or give a row for each in their order")
         return np.arange(total)
     rows = _rows_of(file, path, table)
     known = rows >= 0
@@ -257,8 +254,7 @@ def _places(file: ParticleFile, path: Path, table: _Table) -> np.ndarray:
     if not count.all():
         missing = int((count == 0).argmax())
         raise UserError(f"{path} has no {table.column} for {int((count == 0).sum())} of the {total} particles of "
-                        f"{file.path}, the first of "
-                        f"them particle {missing}; give each one, 0 to leave it out")
+                        f"{file.path}, the first of them particle {missing}; give each one, 0 to leave it out")
     return rows
 
 
@@ -271,11 +267,9 @@ def _rows_of(file: ParticleFile, path: Path, table: _Table) -> np.ndarray:
     names = uids(file) if table.key in UID_COLUMNS else image_names(file)
     if names is None:
         raise UserError(f"{path} identifies particles by {table.key}, which {file.path} does not have; use a column "
-                        f"id, the "
-                        "particle's row from 0")
+                        "id, the particle's row from 0")
     index = pd.Index(names)
     if index.has_duplicates:
         raise UserError(f"{path} identifies particles by {table.key}, which several rows of {file.path} share; use a "
-                        f"column id, the "
-                        "particle's row from 0")
+                        "column id, the particle's row from 0")
     return index.get_indexer(table.keys if table.key in UID_COLUMNS else plain_image_names(table.keys))

@@ -1,5 +1,5 @@
-"""Half sets at import: those of the table, or drawn so that what shows one particle stays together; and what is wrong
-with them."""
+"""Half sets at import: those of the table, or drawn so that what shows one particle stays together;
+and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from mpirecon.io.families import Families
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.model.draws import random_halves, uniform_draws
 
-_EVEN = (0.4, 0.6)  # share of zeros between which halves of 0 and 1 are counted from 0
-_UNEVEN = 0.25  # of all rows: a half set with less cannot judge the other
+_EVEN = (0.4, 0.6)  # fraction of zeros between which halves of 0 and 1 are counted from 0
+_UNEVEN = 0.25  # of all rows: a half set with less is no measure of the other
 _SURE = 10  # half sets by micrograph: a fair coin per particle would look so with probability below 2**-10
 NEW_HALVES = "--new-halves draws new ones"
 
 
 def half_sets(
-    table: ParticleTable, families: Families, seed: int, anew: bool
+    table: ParticleTable, families: Families, seed: int, redraw: bool
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """(half sets (m,) uint8, notes, warnings) of all rows.
 
-    anew : the table's own are not used; else rows without one join their family, or are drawn with it
+    redraw : the table's own are not used; else rows without one join their family, or are drawn with it
     """
-    given, warnings = (np.zeros_like(table.half), []) if anew else _from_zero(table)
+    given, warnings = (np.zeros_like(table.half), []) if redraw else _from_zero(table)
     unset = given == 0
     notes = _by_micrograph(table, given)
     if not unset.any():
@@ -34,18 +34,18 @@ def half_sets(
     half[family[known]] = given[known]
     draw = np.flatnonzero(half == 0)
     sizes = np.bincount(family, minlength=len(first))
-    half[draw] = _drawn(seed, table.numbers[first[draw]], sizes[draw], np.bincount(half, weights=sizes,
-                                                                                   minlength=3)[1:3])
+    half[draw] = _drawn(
+        seed, table.numbers[first[draw]], sizes[draw], np.bincount(half, weights=sizes, minlength=3)[1:3]
+    )
     out = np.where(unset, half[family], given)
-    why = "--new-halves" if anew else f"{table.half_label} is missing or not set"
+    why = "--new-halves" if redraw else f"{table.half_label} is missing or not set"
     notes = [f"half sets of {int(unset.sum())} of {len(table)} images were drawn with seed {seed} ({why})"
              + (f"; images of one particle{_by(families)} stay together ({len(first)} particles)"
                 if len(first) < len(table) else ""),
              *notes]
     if len(first) == 1:
         warnings.append(f"all {len(table)} images show one particle{_by(families)}, so there are no two half sets; if "
-                        f"it is not so, "
-                        "import with --family none")
+                        "it is not so, import with --family none")
     return out, notes, [*warnings, *_parted(table, families, given), *_uneven(out, table.half_label)]
 
 
@@ -54,12 +54,12 @@ def _by(families: Families) -> str:
 
 
 def _drawn(seed: int, numbers: np.ndarray, sizes: np.ndarray, already: np.ndarray) -> np.ndarray:
-    """(f,) half set of each family: a fair coin, unless it leaves a half with too little, as it may do with few
-    families.
+    """(f,) half set of each family: a fair coin, unless it leaves a half with too little,
+    as it may do with few families.
 
-    numbers : what the draws go by · sizes : rows of each · already : (2,) rows that are in either half. Few families
-        are
-    dealt to the smaller half, larger ones first.
+    numbers : what the draws go by
+    sizes : rows of each
+    already : (2,) rows that are in either half. Few families are assigned to the smaller half, larger ones first.
     """
     half = random_halves(seed, numbers)
     rows = already + [sizes[half == which].sum() for which in (1, 2)]
@@ -79,16 +79,15 @@ def _from_zero(table: ParticleTable) -> tuple[np.ndarray, list[str]]:
         return table.half, []
     if _EVEN[0] <= share <= _EVEN[1] and len(table) > 1:
         return table.half + np.uint8(1), [f"{table.half_label} is 0 for {int(zero.sum())} and 1 for "
-                                          f"{int((~zero).sum())} images, and never 2: "
-                                          f"they are taken as half sets counted from 0; {NEW_HALVES}"]
+                                          f"{int((~zero).sum())} images, and never 2: they are taken as half sets "
+                                          f"counted from 0; {NEW_HALVES}"]
     return table.half, [f"{table.half_label} is 0 for {int(zero.sum())} of {len(table)} images and never 2: 0 is taken "
-                        f"as not set, and "
-                        f"those images are drawn; {NEW_HALVES} for all"]
+                        f"as not set, and those images are drawn; {NEW_HALVES} for all"]
 
 
 def _parted(table: ParticleTable, families: Families, given: np.ndarray) -> list[str]:
-    """Warnings of images and of families that the table puts into both half sets: the half maps then know each
-    other."""
+    """Warnings of images and of families that the table puts into both half sets:
+    the half maps then know each other."""
     rows = np.flatnonzero(given)
     if not len(rows) or not families.any:
         return []
@@ -99,8 +98,7 @@ def _parted(table: ParticleTable, families: Families, given: np.ndarray) -> list
     warnings = []
     if len(again):
         warnings.append(f"{len(again)} images are in both half sets (first: {table.describe(int(again[0]))}); the half "
-                        f"maps share "
-                        f"their noise and the FSC will be too good; {NEW_HALVES} that keep them together")
+                        f"maps share their noise and the FSC will be too good; {NEW_HALVES} that keep them together")
     mixed = known.groupby("family")["half"].nunique()
     parted = known[known["family"].isin(mixed.index[mixed > 1])]
     said = set(known.loc[again, "family"].tolist())
@@ -109,16 +107,14 @@ def _parted(table: ParticleTable, families: Families, given: np.ndarray) -> list
         row = int(others.index[0])
         warnings.append(
             f"{others['family'].nunique()} particles{_by(families)} have rows in both half sets ({len(others)} of "
-            f"{len(table)} rows; first: "
-            f"{table.place(row)}); the half maps know each other and the FSC will be too good; {NEW_HALVES} that keep "
-            f"each "
-            "particle's rows together"
+            f"{len(table)} rows; first: {table.place(row)}); the half maps know each other and the FSC will be too "
+            f"good; {NEW_HALVES} that keep each particle's rows together"
         )
     return warnings
 
 
 def _uneven(half: np.ndarray, label: str) -> list[str]:
-    """A warning where one half set has few of the rows; an empty one is told by the import."""
+    """A warning where one half set has few of the rows; an empty one is reported by the import."""
     counts = np.bincount(half, minlength=3)[1:3]
     if not counts.all() or counts.min() >= _UNEVEN * counts.sum():
         return []

@@ -1,5 +1,5 @@
-"""Reading HDF5 files of which the file system, the disk or a copy may have made something else: one place for what that
-raises."""
+"""Reading HDF5 files of which the file system, the disk or a copy may have made something else:
+one place for what that raises."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def open_hdf5(path: str | os.PathLike, what: str, remedy: str = "") -> h5py.File
 
 
 def create_hdf5(path: Path) -> h5py.File:
-    """A new file under a name that no other process knows, which therefore needs no lock; its metadata have
-    checksums."""
+    """A new file under a name that no other process knows, which therefore needs no lock;
+    its metadata have checksums."""
     return h5py.File(path, "w", locking=False, libver=("v110", "v110"))
 
 
@@ -69,7 +69,7 @@ def store_checked(file: h5py.File, name: str, values: np.ndarray) -> None:
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Around calls of h5py on an open file: whatever they meet there is damage of that file, told by UserError.
+    """Around calls of h5py on an open file: whatever they meet there is damage of that file, reported by UserError.
 
     what : of the file is read
     """
@@ -126,8 +126,7 @@ def _why_not_opened(path: Path, expected: str, error: Exception) -> str:
     text = str(error)
     if isinstance(error, OSError) and _lock_error(error) is not None:
         return (f"cannot read {path}: another program has it open for writing; close it there, and try again. (If none "
-                f"has, set "
-                "HDF5_USE_FILE_LOCKING=FALSE)")
+                "has, set HDF5_USE_FILE_LOCKING=FALSE)")
     if "truncated" in text:
         return f"{path} is truncated: the file is shorter than its header says; copy or make it again"
     if "signature not found" in text:

@@ -1,8 +1,8 @@
-"""The one kind of HDF5's metadata without a checksum, texts of attributes: HDF5 goes through them without end where a
-size is 0.
+"""The one kind of HDF5's metadata without a checksum, texts of attributes:
+HDF5 goes through them without end where a size is 0.
 
 A text is kept in a "global heap", and the attribute has the heap's address (HDF5 File Format Specification, III.E). A
-walk through the heap as HDF5 does it, before HDF5 does, tells whether it would end.
+walk through the heap as HDF5 does it, before HDF5 does, shows whether it would end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CONTINUED = b"OCHK"
 _HEAD = 16  # bytes before a heap's first object, and of an object's own head
 _SMALLEST = 4096
 
-#: bytes of an object's header in which addresses are looked for
+#: bytes of an object's header in which addresses are searched
 _HEADER = 8192
 
 
@@ -50,8 +50,8 @@ def _addresses(header: bytes, size: int) -> set[int]:
 
 
 def _walk(number: int, address: int, size: int) -> None:
-    """Go through the objects of a heap: number (2 bytes), references (2), reserved (4), size (8), and that many bytes,
-    in eights."""
+    """Go through the objects of a heap: number (2 bytes), references (2), reserved (4), size (8),
+    and that many bytes, in eights."""
     whole = int.from_bytes(os.pread(number, 8, address + 8), "little")
     if not _SMALLEST <= whole <= size - address:
         raise ValueError("a heap of texts is larger than the file")

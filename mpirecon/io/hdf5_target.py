@@ -10,7 +10,7 @@ class Hdf5Target(io.FileIO):
     """The file that HDF5 writes to; it keeps the first error to itself and swallows all later writes.
 
     HDF5 cannot close a file after a write failed: it tries again, fails again, and crashes when the program ends.
-    So it is never told; the writer looks at `failure` after each step, and deletes the file.
+    So HDF5 never learns of it; the writer looks at `failure` after each step, and deletes the file.
     """
 
     def __init__(self, path: Path) -> None:

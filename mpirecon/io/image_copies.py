@@ -10,7 +10,7 @@ from mpirecon.parallel.comm import Communicator
 
 #: standard deviation of numbers that wrapped around, over that of what they were; and over all numbers of the type
 _UNWRAPPED, _FILLS = 0.5, 0.25
-#: share of pixels that are the least or greatest number of their type
+#: fraction of pixels that are the least or greatest number of their type
 _AT_LIMIT = 0.01
 #: images of a batch that are looked at
 _SOME = 64

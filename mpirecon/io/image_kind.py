@@ -1,5 +1,5 @@
-"""What the images themselves say about their CTF: whether they were multiplied by it, or by its sign, and which way
-contrast goes.
+"""What the images themselves say about their CTF:
+whether they were multiplied by it, or by its sign, and which way contrast goes.
 
 A sample of the images is compared with the CTFs and poses of the table, in NumPy and in seconds:
 
@@ -45,7 +45,7 @@ _BATCH_PIXELS = 2**21  # transformed at a time
 #: power at the CTF's zeros below and above which images are, and are not, premultiplied
 _PREMULTIPLIED_FLOOR, _WHITE_FLOOR = 0.15, 0.6
 
-#: standard deviations that are no chance, and shares of predicted power that a misfit of CTFs does not reach
+#: standard deviations that are no chance, and fractions of predicted power that a misfit of CTFs does not reach
 _SURE = 5.0
 _SURELY_SEEN, _AGREED = 8.0, 0.4
 _FEW = 50  # fewer images than these do not tell by what they predict of each other
@@ -60,11 +60,13 @@ _OPTIONS = {
 class Evidence:
     """floor : power at the CTF's zeros over that beside them, 0 where it follows C², 1 where it does not care; nan: no
     zeros
-    images : how many · gains : of KINDS, share of the images' power that the other half's map predicts · sigmas : how
-    surely each predicts better than the kind that the table says, in standard deviations · brightness : of the middle
-    of the images against their surroundings, as the CTF has it, in standard deviations · skewness : of the map's
-    density · seen : standard deviations by which more is seen of the middles than chance, of whatever sign · agreed :
-    share of that which has one sign in all images
+    images : how many
+    gains : of KINDS, fraction of the images' power that the other half's map predicts
+    sigmas : how surely each predicts better than the kind that the table says, in standard deviations
+    brightness : of the middle of the images against their surroundings, as the CTF has it, in standard deviations
+    skewness : of the map's density
+    seen : standard deviations by which more is seen of the middles than chance, of whatever sign
+    agreed : fraction of that which has one sign in all images
     """
 
     images: int
@@ -77,8 +79,8 @@ class Evidence:
     agreed: float = 1.0
 
     def verdict(self, told: str) -> tuple[str, str] | None:
-        """(kind that the images are by all appearance, why) where that is not what was told; None where nothing speaks
-        against it.
+        """(kind that the images are by all appearance, why) where that is not what was told;
+        None where nothing speaks against it.
 
         Where noise follows the CTF, images are premultiplied, unless signal alone is in them, whose signs then tell.
         """
@@ -100,7 +102,11 @@ class Evidence:
         if self.images < _FEW or self.sigmas[kind] <= sure or self.gains[kind] <= ratio * self.gains[told]:
             return None
         more = f"{self.gains[kind] / self.gains[told]:.2f} times as much of" if self.gains[told] > 0 else "more of"
-        return kind, f"a map of one half of them made that way predicts {more} the other half ({self.sigmas[kind]:.0f} standard deviations)"
+        return (
+            kind,
+            f"a map of one half of them made that way predicts {more} the other half ({self.sigmas[kind]:.0f} standard "
+            "deviations)",
+        )
 
     @property
     def inverted(self) -> bool:
@@ -120,18 +126,16 @@ def warnings_of(evidence: Evidence, told: str, contrast: str) -> list[str]:
     if found is not None:
         kind, why = found
         said.append(f"the images look {kind}, and are taken as {told}: {why}. If so, give {_OPTIONS[kind]} (or the "
-                    f"CTFs are not those of "
-                    "these images)")
+                    "CTFs are not those of these images)")
     if evidence.of_both_signs:
         said.append("the particles look bright in some of the images and dark in others: these cancel each other in a "
-                    "map. Turn the sign of those of "
-                    "one kind, or import them apart (--select), the dark ones with --contrast black")
+                    "map. Turn the sign of those of one kind, or import them apart (--select), the dark ones with "
+                    "--contrast black")
     if evidence.inverted:
         other = "black" if contrast == "white" else "white"
         shade = {"white": "bright", "black": "dark"}
         said.append(f"the particles look {shade[other]} against their surroundings, and are taken as "
-                    f"{shade[contrast]}: if protein is "
-                    f"{shade[other]} in these images, give --contrast {other}")
+                    f"{shade[contrast]}: if protein is {shade[other]} in these images, give --contrast {other}")
     return said
 
 
@@ -146,7 +150,8 @@ def sampled_rows(total: int, box: int, first: int, count: int) -> np.ndarray:
 def look_at_images(comm: Communicator, table: ParticleTable, box: int, contrast: str, batches: Iterable) -> list[str]:
     """Warnings of what a sample of images says against the table; collective.
 
-    batches : pairs of rows of the table and their images (m, n, n), no image twice · contrast : ``white`` or ``black``
+    batches : pairs of rows of the table and their images (m, n, n), no image twice
+    contrast : ``white`` or ``black``
     """
     if box < _SMALLEST:
         return []

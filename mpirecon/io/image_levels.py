@@ -1,5 +1,5 @@
-"""Backgrounds, ramps and gains of a set's images in words and numbers: how many images have them, and how large they
-are."""
+"""Backgrounds, ramps and gains of a set's images in words and numbers:
+how many images have them, and how large they are."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.select import median
 from mpirecon.robust.gains import Gains
 
-#: noise deviations from which a background, and a ramp's rise across the image, are worth a word; and a factor between
-#: gains
+#: noise deviations from which a background, and a ramp's rise across the image, are worth a word;
+#: and a factor between gains
 LARGE_BACKGROUND, LARGE_RAMP, LARGE_GAIN = 1.0, 2.0, 1.1
 
-#: pixels this far from the background, in deviations of the noise, and so many times as far as in the typical image,
-#: are dust
+#: pixels this far from the background, in deviations of the noise,
+#: and so many times as far as in the typical image, are dust
 _DUST, _TIMES_TYPICAL = 50.0, 8.0
 
-#: share of an image's power about its background that one pixel has in no image of a particle
+#: fraction of an image's power about its background that one pixel has in no image of a particle
 _ONE_PIXEL = 0.2
 
-#: images that an import looks at more closely, to tell gains by, and how many of a batch
+#: images that an import examines more closely, to estimate gains from, and how many of a batch
 _LOOKED_AT, _OF_BATCH = 2048, 256
 
-#: where there is next to no noise, this share of the particle's own power is taken for its deviation
+#: where there is next to no noise, this fraction of the particle's own power is taken for its deviation
 _OF_PARTICLE = 0.1
 
 
@@ -42,7 +42,7 @@ class Found:
 
 @dataclass(frozen=True)
 class LevelsFound:
-    """What was found in `total` images that could be looked at: backgrounds and ramps in standard deviations of the
+    """What was found in `total` images that could be measured: backgrounds and ramps in standard deviations of the
     noise, and factors by which images are scaled."""
 
     total: int
@@ -74,20 +74,17 @@ class LevelsFound:
 
     def sentences(self, what_becomes_of_it: str, of_gains: str, sampled: bool = False) -> list[str]:
         """One for each kind that some images have; what is done about the first two, and about gains."""
-        told, of = [], f"of {self.total} images" + (" that were checked" if sampled else "")
+        texts, of = [], f"of {self.total} images" + (" that were checked" if sampled else "")
         if (found := self.background).images:
-            told.append(f"{found.images} {of} are not normalised: outside the particle their mean lies {_size(found)} "
-                        f"standard deviations "
-                        f"of the noise from zero; {what_becomes_of_it}")
+            texts.append(f"{found.images} {of} are not normalised: outside the particle their mean lies {_size(found)} "
+                        f"standard deviations of the noise from zero; {what_becomes_of_it}")
         if (found := self.ramp).images:
-            told.append(f"{found.images} {of} have a ramp: their background rises by {_size(found)} standard "
-                        f"deviations of the noise across "
-                        f"the image; {what_becomes_of_it}")
+            texts.append(f"{found.images} {of} have a ramp: their background rises by {_size(found)} standard "
+                        f"deviations of the noise across the image; {what_becomes_of_it}")
         if (found := self.gain).images:
-            told.append(f"{found.images} {of} differ in gain, signal and noise together, from the typical one by "
-                        f"factors of "
-                        f"{_size(found)}; {of_gains}")
-        return told
+            texts.append(f"{found.images} {of} differ in gain, signal and noise together, from the typical one by "
+                        f"factors of {_size(found)}; {of_gains}")
+        return texts
 
 
 class LevelsSurvey:
@@ -127,8 +124,8 @@ class LevelsSurvey:
             self._count += len(some)
 
     def warnings(self, comm: Communicator, premultiplied: bool, sampled: bool = False) -> list[str]:
-        """Sentences about the images of all ranks; `premultiplied` : by their CTFs, `sampled` : they are some of the
-        set's. Collective."""
+        """Sentences about the images of all ranks;
+        `premultiplied` : by their CTFs, `sampled` : they are some of the set's. Collective."""
         looked = np.concatenate([np.zeros((0, 4)), *(some for rank in comm.allgather(self._looked) for some in rank)])
         gains = Gains.of(looked[:, 0], looked[:, 1:3], looked[:, 3], premultiplied)
         levels = Levels(*(np.concatenate([empty, *(getattr(some, name) for some in self._levels)])
@@ -153,15 +150,14 @@ class LevelsSurvey:
         if not found.images:
             return []
         return [f"{found.images} of {total} images" + (" that were checked" if sampled else "")
-                + f" have pixels {_size(found)} standard "
-                "deviations of the noise from their background (dust, hot pixels); they are not corrected, and affect "
-                "--loss l2 and sorted: replace them (relion_preprocess --white_dust 5 --black_dust 5), or use --loss "
-                "posterior"]
+                + f" have pixels {_size(found)} standard deviations of the noise from their background (dust, hot "
+                "pixels); they are not corrected, and affect --loss l2 and sorted: replace them (relion_preprocess "
+                "--white_dust 5 --black_dust 5), or use --loss posterior"]
 
 
 def look_at(background: Background, images: np.ndarray) -> np.ndarray:
-    """What Gains is made of: sigma, both halves and the middle of each image, (m, 4) float64; images that are not
-    finite are left out."""
+    """What Gains is made of: sigma, both halves and the middle of each image, (m, 4) float64;
+    images that are not finite are left out."""
     images = images[np.isfinite(images).all(axis=(1, 2))]
     levels = background.measure(images)
     return np.column_stack([levels.sigma, background.halves(images, levels), background.middle(images, levels)])

@@ -1,4 +1,4 @@
-"""Images of an imported table: read in batches, looked at, and copied."""
+"""Images of an imported table: read in batches, examined, and copied."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mpirecon.operators.background import Background
 from mpirecon.parallel.comm import Communicator, together
 
 if TYPE_CHECKING:
-    from mpirecon.io.importer import ImportOptions
+    from mpirecon.io.import_options import ImportOptions
 
 BATCH_BYTES = 32 * 1024 * 1024  # images in memory at once
-_SAMPLE = 512  # images of a rank that are looked at when none are copied
+_SAMPLE = 512  # images of a rank that are examined when none are copied
 _STEPS = 200  # of float16's smallest numbers, that an image must span to be more than those
 
 
@@ -53,8 +53,7 @@ def copy_images(
         if faults:
             row, reason = next(iter(faults.items()))
             raise UserError(f"{table.describe(some[row])} {reason}; repair the stack, remove the row, or leave such "
-                            f"images "
-                            "out with --skip-bad")
+                            "images out with --skip-bad")
         if table.negate is not None:
             images = images.astype(np.result_type(images, np.float16), copy=False)  # unsigned pixels have no sign
             images[table.negate[some]] *= -1
@@ -71,8 +70,8 @@ def sample_images(table: ParticleTable, rows: np.ndarray, stacks: list[StackRead
 
 
 def _fitted(images: np.ndarray, dtype) -> np.ndarray:
-    """The images, or where this type would round them, the same without their backgrounds, which would cost them their
-    digits."""
+    """The images, or where this type would round them, the same without their backgrounds,
+    which would cost them their digits."""
     return images if np.can_cast(images.dtype, dtype) else Background(images.shape[-1]).without(images)
 
 
@@ -127,6 +126,5 @@ def _refuse_too_many(skipped: list[str], total: int, options: ImportOptions) -> 
     if len(skipped) > options.max_bad * total:
         raise UserError(
             f"{len(skipped)} of {total} images are bad, more than --max-bad {options.max_bad:g} allows: so many point "
-            f"to a "
-            f"damaged stack or a wrong one. The first: {skipped[0]}"
+            f"to a damaged stack or a wrong one. The first: {skipped[0]}"
         )

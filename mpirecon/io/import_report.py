@@ -6,15 +6,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpirecon.model.planted import in_words, others_in_words
+from mpirecon.model.simulated_errors import in_words, others_in_words
 
 _LISTED = 20  # skipped images that are named one by one without --verbose
 
 
 @dataclass
 class ImportReport:
-    """What was written: counts (planted: wrong poses; kinds: particles with each kind of error), and sentences the user
-    should read."""
+    """What was written: counts (planted: wrong poses; kinds: particles with each kind of error),
+    and sentences the user should read."""
 
     output: Path
     particles: int
@@ -30,12 +30,12 @@ class ImportReport:
     notes: list[str]
     warnings: list[str]
 
-    def tell(self, console, name: str | os.PathLike | None = None) -> None:
+    def print(self, console, name: str | os.PathLike | None = None) -> None:
         """Print it; name : what was imported or written, the output if left out."""
         state = ", CTF-premultiplied" if self.ctf_premultiplied else ", phase-flipped" if self.ctf_phase_flipped else ""
         console.say(f"{name or self.output}: {self.particles} particles of {self.box} x {self.box} pixels, "
-                    f"{self.pixel_size:g} Å/px, "
-                    f"{self.dtype}, half sets of {self.halves[0]} and {self.halves[1]}{state}")
+                    f"{self.pixel_size:g} Å/px, {self.dtype}, half sets of {self.halves[0]} and "
+                    f"{self.halves[1]}{state}")
         if self.planted is not None:
             console.say(f"  simulated errors: {self.planted} wrong poses ({100 * self.planted / self.particles:.1f} %)"
                         f"{in_words(self.kinds, self.planted)}")

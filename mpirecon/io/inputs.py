@@ -52,8 +52,7 @@ def refuse_inputs(targets: Sequence[str | os.PathLike], inputs: Iterable[Input])
     for target, read in inputs_among(targets, inputs).items():
         also = "" if os.fspath(read.path) == os.fspath(target) else f" ({read.path})"
         raise UserError(f"{target} is the {read.what}{also} that this command reads, and would replace what it is made "
-                        f"from; "
-                        "choose another name to write")
+                        "from; choose another name to write")
 
 
 def refuse_twice(targets: Sequence[str | os.PathLike | None]) -> None:

@@ -35,9 +35,9 @@ class Links:
     """Where the images of a rank's particles are.
 
     stacks : all stacks of the file; stack, section : (m,) int64, of each particle; negate : (m,) bool, images whose
-        sign must
-    be turned, or None; dtype : of the images as they are read, float16 where all stacks are, else float32; home :
-    folder that the file will be in, where it is written elsewhere: what is moved with it is found from there
+        sign must be turned, or None; dtype : of the images as they are read, float16 where all stacks are, else
+        float32; home : folder that the file will be in, where it is written elsewhere: what is moved with it is found
+        from there
     """
 
     stacks: Sequence[StackReader]
@@ -222,8 +222,7 @@ class LinkedImages:
         if not path.is_file():
             where = "" if moved == recorded else f" (nor {moved})"
             raise UserError(f"{self.path} refers to the stack {recorded}, which does not exist{where}; put it back, or "
-                            f"import "
-                            "again")
+                            "import again")
         found = path.stat()
         if found.st_size != size or found.st_mtime_ns != changed:
             what = f"it has {found.st_size} bytes, and had {size}" if found.st_size != size else "it was written again"

@@ -1,5 +1,5 @@
-"""Joining the ranks' logs of a run: what was sorted where, what was kept, and how many of the kept have simulated
-errors."""
+"""Joining the ranks' logs of a run: what was sorted where, what was kept,
+and how many of the kept have simulated errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SORTED_DTYPE = np.dtype(
         ("after", "i8"),
         ("distance", "f8"),
         ("kept", "?"),
-        ("pose_error", "i1"),  # 1 planted, 0 not, -1 not known
+        ("pose_error", "i1"),  # 1 simulated error, 0 none, -1 not known
     ]
 )
 
@@ -112,7 +112,7 @@ def count_iterations(logs: RunLogs) -> list[IterationCounts]:
             elif record["event"] == "sort":
                 key = (record["iteration"], record["scope"])
                 table.setdefault(key, IterationCounts(*key)).add(rank, record)
-            # a resumed run goes on behind the end of the one before
+            # a resumed run continues behind the end of the one before
             ended = record is not None and record["event"] == "end"
         if not ended:
             logs.warnings.append(f"{path}: has no end record; the run is still in progress, or rank {rank} was cut off")
@@ -123,8 +123,12 @@ def count_iterations(logs: RunLogs) -> list[IterationCounts]:
 
 def sorts_nothing(logs: RunLogs) -> bool:
     """Whether the run came through an iteration and sorted no particles in it: its loss selects none."""
-    events = {record["event"] for path in logs.files.values() for _, record in _read(path, logs, skip_particles=True,
-                                                                                     warn=False) if record}
+    events = {
+        record["event"]
+        for path in logs.files.values()
+        for _, record in _read(path, logs, skip_particles=True, warn=False)
+        if record
+    }
     return "iteration" in events and "sort" not in events
 
 
@@ -213,7 +217,7 @@ def _opened(path: Path) -> TextIO:
 
 
 def _is_particle_list(line: str) -> bool:
-    """Whether a line is a whole sort_particles record, told without parsing its lists."""
+    """Whether a line is a whole sort_particles record, found without parsing its lists."""
     return _LIST.match(line) is not None and line.endswith("}\n")
 
 

@@ -10,7 +10,7 @@ _MOST_RANKS = 10_000_000
 
 
 def checked(record: dict) -> dict:
-    """The record, lists of particles as arrays; of an event that nobody joins, as it is.
+    """The record, lists of particles as arrays; of an event that is not joined, as it is.
 
     Raises ValueError, KeyError, TypeError or OverflowError where fields are missing or are not what run_log.py writes.
     """

@@ -1,5 +1,5 @@
-"""Low-resolution maps of either half of some images, in nearest voxels, and what they predict of the other half's
-images.
+"""Low-resolution maps of either half of some images, in nearest voxels,
+and what they predict of the other half's images.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ Maps = list[tuple[np.ndarray, np.ndarray]]
 class HalfMaps:
     """Images of all ranks at the same samples and poses, whatever is done to their values.
 
-    kx, ky, shell : (s,) int, samples of a half plane, |k| rounded, at most `last` · matrices : (m, 3, 3), of this
-    rank's images · half : (m,) 0 or 1
+    kx, ky, shell : (s,) int, samples of a half plane, |k| rounded, at most `last`
+    matrices : (m, 3, 3), of this rank's images
+    half : (m,) 0 or 1
     """
 
     def __init__(

@@ -84,8 +84,7 @@ def read_header(path: str | os.PathLike) -> MrcHeader:
     if size < found.offset + found.nbytes:
         raise UserError(
             f"{path} is truncated: the header promises {found.shape[0]} sections of {found.shape[2]} x "
-            f"{found.shape[1]} "
-            f"pixels ({found.offset + found.nbytes} bytes), the file has {size} bytes; copy it again"
+            f"{found.shape[1]} pixels ({found.offset + found.nbytes} bytes), the file has {size} bytes; copy it again"
         )
     return replace(found, beyond=size - found.offset - found.nbytes)
 

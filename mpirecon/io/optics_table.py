@@ -22,8 +22,8 @@ from mpirecon.parallel.comm import Communicator, together
 MAGNIFICATION = {"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0}
 TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 
-#: Zernike coefficients of a particle's own optics: odd ones first, even ones, and the magnification matrix row by row
-#: last
+#: Zernike coefficients of a particle's own optics:
+#: odd ones first, even ones, and the magnification matrix row by row last
 ODD = 6
 
 #: of an MTF: beyond these it is a damaged number, whatever detector it is of
@@ -40,8 +40,9 @@ _MOST_GROUPS = 1000
 def relion_aberrations(path: Path, optics: pd.DataFrame, group: np.ndarray, supplied: dict, number) -> Aberrations:
     """Of the groups of a RELION optics table.
 
-    group : (g,) int64, their numbers · supplied : what the user gave instead of columns · number : (label, default) →
-    (g,) float64 of the optics table
+    group : (g,) int64, their numbers
+    supplied : what the user gave instead of columns
+    number : (label, default) → (g,) float64 of the optics table
 
     Raises
     ------
@@ -70,8 +71,7 @@ def coma_beside_tilt(path: Path, optics: pd.DataFrame) -> list[str]:
     if not any(label in optics for label in TILT) or not _lists(path, optics, "rlnOddZernike")[:, 3:5].any():
         return []
     return ["rlnOddZernike names coma, and rlnBeamTiltX and rlnBeamTiltY are there as well: both are corrected for "
-            "here, but RELION puts "
-            "the beam tilt, even of 0, in place of the coma"]
+            "here, but RELION puts the beam tilt, even of 0, in place of the coma"]
 
 
 def _lists(path: Path, optics: pd.DataFrame, label: str) -> np.ndarray:
@@ -125,8 +125,7 @@ def set_groups(comm: Communicator, table: ParticleTable) -> None:
     table.optics_group = number[local[which]].astype(np.int32)
     if anew:
         table.notes.append(f"aberrations or magnification differ within optics groups: {len(known)} groups are made, "
-                           f"one for "
-                           "each combination")
+                           "one for each combination")
     odd, even = (part if part.any() else part[:, :0] for part in np.split(known[:, 1:-4], [ODD], axis=1))
     table.aberrations = Aberrations(number, known[:, -4:].reshape(-1, 2, 2), odd, even, np.zeros((len(known), 0)))
 
@@ -135,8 +134,9 @@ def put_optics(columns: StarColumns, found: ParticleTable) -> None:
     """Aberrations, magnification and MTFs: of the optics table, or before RELION 3.1 of the particles."""
     optics = columns.optics
     if optics is None:
-        if not columns.reading.no_ctf and any(label in columns.particles and columns.number(label).any()
-                                              for label in TILT):
+        if not columns.reading.no_ctf and any(
+            label in columns.particles and columns.number(label).any() for label in TILT
+        ):
             tilt = np.stack([columns.number(label, 0.0) for label in TILT], axis=1)
             odd = tilt_coefficients(tilt, found.ctf["cs_mm"], found.ctf["voltage_kv"])
             found.own = np.column_stack([odd, *(np.full(len(found), value) for value in MAGNIFICATION.values())])
@@ -183,9 +183,9 @@ def unlikely(aberrations: Aberrations | None) -> list[str]:
         if (beyond := (phase > _MOST_PHASE).any(axis=1)).any():
             row = int((phase / _MOST_PHASE).max(axis=1).argmax())
             told.append(f"{name} turn phases by {phase[row].max():.3g} radians at {1 / _COARSE:g} Å in optics group "
-                        f"{aberrations.group[row]} ({int(beyond.sum())} of {len(phase)} groups turn them by too "
-                        f"much): no microscope does. Is a column in another unit or order? Mend it, or give "
-                        f"--ignore-aberrations")
+                        f"{aberrations.group[row]} ({int(beyond.sum())} of {len(phase)} groups turn them by too much): "
+                        "no microscope does. Is a column in another unit or order? Mend it, or give "
+                        "--ignore-aberrations")
     return told
 
 
@@ -205,8 +205,7 @@ def mtf_curves(
     """The detector's transfer of each group over the mean of all, (g, box // 2 + 2) at 0, 1, 2 … Fourier pixels.
 
     pixel_size : (g,) Å of each group's images as they will be stored. None where all groups share one MTF: as in
-        RELION,
-    nothing is relative then. Adds a warning and returns None where a file is missing. Collective.
+        RELION, nothing is relative then. Adds a warning and returns None where a file is missing. Collective.
     """
     if len(set(table.mtf.values())) < 2:
         return None

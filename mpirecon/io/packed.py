@@ -1,4 +1,5 @@
-"""Compressed files and images of other formats, told by their first bytes: refused by name rather than as damaged."""
+"""Compressed files and images of other formats, recognised by their first bytes:
+refused by name rather than as damaged."""
 
 from __future__ import annotations
 

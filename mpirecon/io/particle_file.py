@@ -121,8 +121,8 @@ class ParticleFile:
             yield from (Input(f"stack of images that {self.path} refers to", path) for path in self.stored.paths())
 
     def origins(self) -> Iterator[Input]:
-        """The files that this one was imported from, as far as it tells: its table, those joined to it, and its
-        stacks."""
+        """The files that this one was imported from, as far as it says:
+        its table, those joined to it, and its stacks."""
         if "source" not in self._file:
             return
         yield Input("table that these particles were imported from", str(self._file["source"].attrs["path"]))
@@ -135,8 +135,8 @@ class ParticleFile:
             self.stored.refuse_missing()
 
     def refuse_changed(self) -> None:
-        """Raise UserError where this file, or a stack read since the last such look, is not what it was when it was
-        opened."""
+        """Raise UserError where this file, or a stack read since the last such look,
+        is not what it was when it was opened."""
         refuse_changed(self.location, self._seen)
         if self.linked:
             self.stored.refuse_changed()
@@ -151,8 +151,8 @@ class ParticleFile:
         return change_of(self.location, self._seen)
 
     def state(self) -> str:
-        """A digest of which file this is, and of its stacks, and of when anything of them changed last; of no
-        content."""
+        """A digest of which file this is, and of its stacks, and of when anything of them changed last;
+        of no content."""
         found = [path.stat() for path in (self.location, *(self.stored.paths() if self.linked else ()))
                  if path.is_file()]
         seen = [(file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in found]
@@ -166,12 +166,12 @@ class ParticleFile:
 
     @property
     def has_truth(self) -> bool:
-        """Whether it is known which poses are wrong (they were planted)."""
+        """Whether it is known which poses are wrong (they were simulated)."""
         return "pose_error" in self._there
 
     @property
     def has_duplicates(self) -> bool:
-        """Whether copies of particles were planted in the other half set."""
+        """Whether copies of particles were put into the other half set."""
         return "duplicate_of" in self._there
 
     @property
@@ -257,8 +257,8 @@ class ParticleFile:
             return self._file[name][rows]
 
     def extra(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray | None:
-        """Rows start:stop of a dataset that not every particle file has, such as a simulation's truth; None without
-        it."""
+        """Rows start:stop of a dataset that not every particle file has, such as a simulation's truth;
+        None without it."""
         found = dataset_of(self._file, name, self.path)
         if found is None or found.shape[:1] != (len(self),):
             return None

@@ -16,8 +16,8 @@ from mpirecon.io.particle_file import ParticleFile
 #: columns of imported tables, and of tables of numbers by particle, that hold cryoSPARC's uid
 UID_COLUMNS = ("uid", "mpireconUid")
 
-#: likewise the name of an image, ``000001@stack.mrcs``; an export with a stack of its own keeps the first name in the
-#: first of these
+#: likewise the name of an image, ``000001@stack.mrcs``;
+#: an export with a stack of its own keeps the first name in the first of these
 IMAGE_COLUMNS = ("rlnImageOriginalName", "rlnImageName", "image")
 
 
@@ -53,7 +53,7 @@ def plain_image_names(names: Iterable[str]) -> np.ndarray:
 
 
 def occurrences(names: np.ndarray) -> np.ndarray:
-    """(m,) int64, how many rows before have the same name: rows of one image are told apart by their order."""
+    """(m,) int64, how many rows before have the same name: rows of one image are distinguished by their order."""
     return pd.Series(names).groupby(names).cumcount().to_numpy(np.int64)
 
 
@@ -75,7 +75,8 @@ def _texts(values: Iterable) -> np.ndarray:
 class Matched:
     """Particles that two files have in common.
 
-    first, second : (k,) int64, their rows in either, in the order of the first · by : how they were told, in words
+    first, second : (k,) int64, their rows in either, in the order of the first
+    by : how they were identified, in words
     """
 
     first: np.ndarray
@@ -85,7 +86,7 @@ class Matched:
 
 def match_particles(first: ParticleFile, second: ParticleFile) -> Matched | None:
     """Find the particles of one file in another: by cryoSPARC's uid, by the image, or by their row where the files hold
-    the same images in the same order. None where neither can be told."""
+    the same images in the same order. None where neither identifies them."""
     if os.path.samefile(first.path, second.path):
         return same_rows(len(first), "row: both runs are of one particle file")
     for names_of, by in ((uids, "uid"), (image_names, "image name")):
@@ -95,8 +96,11 @@ def match_particles(first: ParticleFile, second: ParticleFile) -> Matched | None
             if by == "image name" and not len(matched.first):  # of one project seen from another folder
                 matched = _matched(*(_without_folders(some) for some in names), "image name, folders aside")
             return matched
-    return same_rows(len(first), "row: the files hold the same images in the same order") if _same_images(first,
-                                                                                                          second) else None
+    return (
+        same_rows(len(first), "row: the files hold the same images in the same order")
+        if _same_images(first, second)
+        else None
+    )
 
 
 def same_rows(count: int, by: str) -> Matched:
@@ -111,7 +115,7 @@ def _matched(first: np.ndarray, second: np.ndarray, by: str) -> Matched:
 
 
 def _without_folders(names: np.ndarray) -> np.ndarray:
-    """Image names by the stack's own name, where that still tells the stacks apart; else as they are."""
+    """Image names by the stack's own name, where that still distinguishes the stacks; else as they are."""
     bare = _texts(f"{number}@{os.path.basename(stack)}" for number, _, stack in (name.partition("@") for name in names))
     return bare if len(set(bare)) == len(set(names)) else names
 

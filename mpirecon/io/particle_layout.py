@@ -23,7 +23,7 @@ DATASETS = {
     "half": ((), np.dtype("u1")),
     "optics_group": ((), np.dtype("i4")),
 }
-#: likewise, of the fields that tell of planted errors
+#: likewise, of the fields that record simulated errors
 TRUTH = {
     "pose_error": ((), np.dtype("bool")),
     "true_quaternion": ((4,), np.dtype("f8")),
@@ -39,8 +39,11 @@ TRUTH = {
 
 def checked_pixel_size(value, path: Path) -> float:
     """The pixel size, Å. UserError where the attribute is no positive number."""
-    if np.ndim(value) or not np.issubdtype(np.asarray(value).dtype, np.number) or not (np.isfinite(value)
-                                                                                       and value > 0):
+    if (
+        np.ndim(value)
+        or not np.issubdtype(np.asarray(value).dtype, np.number)
+        or not (np.isfinite(value) and value > 0)
+    ):
         raise UserError(f"{path}: the attribute pixel_size is {value}, expected a positive number of Å")
     return float(value)
 

@@ -34,7 +34,7 @@ class ParticleTable:
     half_label : the column that names half sets
     contrast : what the file says of it; negate : (m,) bool, images whose sign must be turned to that, or None
     micrograph : (m,) int64, or None where the file does not say
-    scores : name → (m,) float64, columns whose zeros tell something
+    scores : name → (m,) float64, columns whose zeros mean something
     classes : (m,) int64, the 3-D class of each, or None; class_select : the --select that imports class {}
     aberrations : of all optics groups, or None; own : (m, ·) float64, particles' own optics: odd Zernike
     coefficients (6), even ones (any number), magnification matrix (4); or None
@@ -94,8 +94,11 @@ class ParticleTable:
             if getattr(self, name) is not None
         }
         return replace(
-            self, **pick, first=start, total=len(self), arrays={name: array[rows] for name,
-                                                                array in self.arrays.items()},
+            self,
+            **pick,
+            first=start,
+            total=len(self),
+            arrays={name: array[rows] for name, array in self.arrays.items()},
             scores={name: values[rows] for name, values in self.scores.items()},
         )
 
@@ -151,8 +154,8 @@ def agree(comm: Communicator, table: ParticleTable) -> None:
 
 
 def gather(comm: Communicator, table: ParticleTable) -> ParticleTable | None:
-    """On rank 0 the whole table as far as particles depend on each other: neither poses nor texts, about 50 bytes a
-    row."""
+    """On rank 0 the whole table as far as particles depend on each other:
+    neither poses nor texts, about 50 bytes a row."""
     if comm.size == 1:
         return table
 

@@ -135,11 +135,11 @@ class ParticleWriter:
         self, path: str | os.PathLike, tables: dict[str, pd.DataFrame], arrays: dict[str, np.ndarray] | None = None,
         split: str | None = None, files: Iterable[Path] = (),
     ) -> None:
-        """Store what was imported, and the path it came from: tables of text columns, structured arrays, all files
-        read.
+        """Store what was imported, and the path it came from:
+        tables of text columns, structured arrays, all files read.
 
         split : name of the table of which each rank has its rows; the others are whole on every rank, and of arrays
-        each has its rows
+            each has its rows
         """
         with self._failures():
             if self._file.file is not None:
@@ -153,8 +153,8 @@ class ParticleWriter:
 
     def write_extra(self, name: str, values: np.ndarray) -> None:
         """Store one more dataset with a row per particle, such as what a simulation knows; readers ignore it."""
-        if len(values) != self.rows.stop - self.rows.start or name in (*DATASETS, *TRUTH, "images", "source", "optics",
-                                                                       "link"):
+        taken = (*DATASETS, *TRUTH, "images", "source", "optics", "link")
+        if len(values) != self.rows.stop - self.rows.start or name in taken:
             raise ValueError(f"extra dataset {name!r} with {len(values)} rows in a file of {self.m} particles")
         self._store({name: np.asarray(values)})
 
@@ -208,7 +208,6 @@ def _require_space(path: Path, wanted: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if wanted > free:
         raise UserError(
-            f"cannot write {path}: the disk is full; {wanted / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB "
-            "are free. "
-            "Free some space or write elsewhere"
+            f"cannot write {path}: the disk is full; {wanted / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB are "
+            "free. Free some space or write elsewhere"
         )

@@ -1,5 +1,5 @@
-"""Numbers of a particle table that cannot be what they seem: refused, put right or reported, each with the option that
-helps.
+"""Numbers of a particle table that cannot be what they seem:
+refused, put right or reported, each with the option that helps.
 
 The readers refuse what one row tells (a NaN, a pixel size of 0). Here is what all rows together tell, whichever ranks
 hold them: every function is collective.
@@ -20,14 +20,14 @@ from mpirecon.io.table_rows import Rows, column_name
 from mpirecon.io.text_column import to_numbers
 from mpirecon.parallel.comm import Communicator
 
-#: signs of B factors: as RELION takes them (positive falls), as Warp and M write them (negative falls), or by what is
-#: there
+#: signs of B factors: as RELION takes them (positive falls), as Warp and M write them (negative falls),
+#: or by what is there
 BFACTOR_SIGNS = ("auto", "relion", "warp")
 
 _ANGLES_TOLD = 0.3  # radians: smaller angles may as well be degrees
 _PIXELS = (0.05, 200.0)  # Å
 _FEW = 20  # fewer particles than this tell nothing by what they have in common
-_SMALLEST = 16  # pixels a side: smaller images are nobody's particles
+_SMALLEST = 16  # pixels a side: smaller images are no particles
 _FLAT = np.radians(10.0)  # views within this angle of one direction give no map
 _TURN = 2 * np.pi + 0.01
 _PADDING = 512  # bytes at a stack's end that are no images
@@ -35,8 +35,8 @@ _HEADER = 0.01  # relative difference between pixel sizes that is no rounding
 
 
 def settle(comm: Communicator, table: ParticleTable, reading: Reading, bfactor_sign: str, scale_defocus: bool) -> None:
-    """Check a table's pixel size, poses and CTFs, and settle what its B factors and defoci mean; adds warnings and
-    notes.
+    """Check a table's pixel size, poses and CTFs, and settle what its B factors and defoci mean;
+    adds warnings and notes.
 
     Raises
     ------
@@ -74,8 +74,7 @@ def _pixel_size(rows: Rows) -> None:
     if low < _PIXELS[0] or high > _PIXELS[1]:
         worst = low if low < _PIXELS[0] else high
         raise UserError(f"{table.path}: the pixel size is {worst:g} Å, outside {_PIXELS[0]:g} … {_PIXELS[1]:g} Å; is "
-                        f"it in another "
-                        "unit? Give the right one in Å with --pixel-size")
+                        "it in another unit? Give the right one in Å with --pixel-size")
 
 
 def _settle_calibration(rows: Rows, scale_defocus: bool) -> None:
@@ -85,8 +84,7 @@ def _settle_calibration(rows: Rows, scale_defocus: bool) -> None:
     changed = max(abs(low - 1), abs(high - 1)) > 1e-6
     if scale_defocus and not changed:
         raise UserError("--scale-defocus scales defoci from the table's pixel size to that of --pixel-size; they do "
-                        "not differ, or "
-                        "one is not known")
+                        "not differ, or one is not known")
     if not changed:
         return
     factor = f"{low:.5g}" if high - low < 1e-6 else f"{low:.5g} to {high:.5g}"
@@ -97,8 +95,7 @@ def _settle_calibration(rows: Rows, scale_defocus: bool) -> None:
         table.notes.append(f"{shifts}; defoci are multiplied by the square of that, Cs stays")
     else:
         table.notes.append(f"{shifts}; defoci and Cs stay what the table says. Where defoci were estimated with the "
-                           f"table's pixel, give "
-                           "--scale-defocus, which multiplies them by the square of that")
+                           "table's pixel, give --scale-defocus, which multiplies them by the square of that")
 
 
 def _views(rows: Rows, reading: Reading) -> None:
@@ -113,23 +110,19 @@ def _views(rows: Rows, reading: Reading) -> None:
     if away < 1e-9:
         flat = ", as after a 2-D classification" if rows.all(np.abs(axis[:, 2]) > 1 - 1e-9) else ""
         raise UserError(f"{table.path}: by {name} all {rows.total} particles are seen from one direction{flat}; no 3-D "
-                        f"map can be made "
-                        "of one view. Give the particles of a 3-D refinement")
+                        "map can be made of one view. Give the particles of a 3-D refinement")
     if table.unit == "line" and "angles" not in reading.units and _radians(rows):
         raise UserError(
             f"{table.path}: rlnAngleRot, rlnAngleTilt and rlnAnglePsi are in degrees, but none of {rows.total} "
-            f"particles has more than "
-            f"{np.pi:.4g}, or {2 * np.pi:.4g}: this looks like radians. Give --unit angles=radian, or --unit "
-            f"angles=degree to take "
-            "them as they stand"
+            f"particles has more than {np.pi:.4g}, or {2 * np.pi:.4g}: this looks like radians. Give --unit "
+            "angles=radian, or --unit angles=degree to take them as they stand"
         )
     if table.unit == "line" and "angles" not in reading.units:
         _radians_in_part(rows)
     _tilt_of_other_range(rows)
     if away < np.sin(_FLAT) ** 2:
         table.warnings.append(f"{name}: all {rows.total} particles are seen from nearly one direction (within "
-                              f"{np.degrees(np.sqrt(away)):.2g} "
-                              "degrees of it, rms): no 3-D map can be made of them")
+                              f"{np.degrees(np.sqrt(away)):.2g} degrees of it, rms): no 3-D map can be made of them")
 
 
 def _radians(rows: Rows) -> bool:
@@ -141,8 +134,8 @@ def _radians(rows: Rows) -> bool:
 
 
 def _radians_in_part(rows: Rows) -> None:
-    """Warn where one of the Euler angles, or all of some particles, is within a turn in radians, and the others are
-    not."""
+    """Warn where one of the Euler angles, or all of some particles, is within a turn in radians,
+    and the others are not."""
     table = rows.table
     angles = table.pose.euler().T
     within = [np.abs(np.where(angle > 180, angle - 360, angle)) <= (np.pi if axis == 1 else _TURN) for axis,
@@ -152,16 +145,14 @@ def _radians_in_part(rows: Rows) -> None:
         low, high = rows.range(angles[axis])
         if rows.all(within[axis]) and high - low > 1.0 and 2 * max(other) < rows.total:
             table.warnings.append(f"{label} is in degrees, but is {low:.3g} to {high:.3g} for all {rows.total} "
-                                  f"particles, where the other angles "
-                                  "are not so small: where that column is in radians, write it in degrees")
+                                  "particles, where the other angles are not so small: where that column is in "
+                                  "radians, write it in degrees")
     some = np.logical_and.reduce(within) & (angles[1] > _ANGLES_TOLD)
     count = rows.count(some)
     if max(5, rows.total // 50) < count < rows.total:
         table.warnings.append(f"rlnAngleRot, rlnAngleTilt and rlnAnglePsi are all within a turn in radians for {count} "
-                              f"of {rows.total} particles (first: "
-                              f"{rows.first(some)}), and not for the others; where these are in radians, import them "
-                              f"apart (--select) with --unit "
-                              "angles=radian")
+                              f"of {rows.total} particles (first: {rows.first(some)}), and not for the others; where "
+                              "these are in radians, import them apart (--select) with --unit angles=radian")
 
 
 def _tilt_of_other_range(rows: Rows) -> None:
@@ -191,10 +182,8 @@ def _same_poses(rows: Rows) -> None:
         name = column_name(table, "rlnAngleRot, rlnAngleTilt and rlnAnglePsi are", "alignments3D/pose is")
         shifts = rows.count(none & (table.pose.shift == 0).all(axis=1))
         table.warnings.append(f"{name} exactly 0 for {count} of {rows.total} particles, the shift too for {shifts} of "
-                              f"them (first: "
-                              f"{rows.first(none)}); were they ever aligned? Leave such rows out of the table, or have "
-                              f"them found and left out: "
-                              "reconstruct --loss posterior")
+                              f"them (first: {rows.first(none)}); were they ever aligned? Leave such rows out of the "
+                              "table, or have them found and left out: reconstruct --loss posterior")
     keys = np.round(np.where(q[:, :1] < 0, -q, q)[~none], 9)
     found, counts = np.unique(keys, axis=0, return_counts=True) if len(keys) else (np.empty((0, 4)), np.empty(0, int))
     mine = tuple(found[counts.argmax()]) if len(found) else None
@@ -202,8 +191,7 @@ def _same_poses(rows: Rows) -> None:
         same = (np.round(np.where(q[:, :1] < 0, -q, q), 9) == np.array(key)).all(axis=1) & ~none
         if (count := rows.count(same)) > max(10, rows.total // 50):
             table.warnings.append(f"{count} of {rows.total} particles have the very same pose (first: "
-                                  f"{rows.first(same)}); were they ever "
-                                  "aligned?")
+                                  f"{rows.first(same)}); were they ever aligned?")
 
 
 def _volumes(rows: Rows, stacks: Sequence[StackReader]) -> None:
@@ -213,8 +201,8 @@ def _volumes(rows: Rows, stacks: Sequence[StackReader]) -> None:
     if len(stacks) == rows.total and cube.all() and rows.all(table.image == 0):
         stack = stacks[table.stack[0]]
         raise UserError(f"{table.describe(0)}: {stack.path} is a volume of {stack.box} x {stack.box} x {len(stack)} "
-                        f"voxels, and so is "
-                        f"that of each of the {rows.total} rows; subtomograms are not supported, only 2-D images")
+                        f"voxels, and so is that of each of the {rows.total} rows; subtomograms are not supported, "
+                        "only 2-D images")
 
 
 def _longer(rows: Rows, stacks: Sequence[StackReader]) -> None:
@@ -240,9 +228,8 @@ def _shifts(rows: Rows, boxes: np.ndarray, reading: Reading, other: str | None) 
     name = column_name(table, "rlnOriginX/Y", "alignments3D/shift")
     most = rows.range(np.abs(table.pose.shift / np.reshape(size, (-1, 1))).max(axis=1))[1]
     said = (f"{name} puts {count} of {rows.total} particles outside their images (up to {most:.4g} pixels from the "
-            f"centre of "
-            f"{int(boxes.max())}; first: {rows.first(beyond)}); is it in another unit? Give --unit shift=A or --unit "
-            f"shift=pixel")
+            f"centre of {int(boxes.max())}; first: {rows.first(beyond)}); is it in another unit? Give --unit shift=A "
+            "or --unit shift=pixel")
     if 2 * count > rows.total and "shift" not in reading.units:
         raise UserError(f"{table.path}: {said}" + (f". Moreover, {other}" if other else ""))
     table.warnings.append(said)

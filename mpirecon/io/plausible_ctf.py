@@ -1,5 +1,4 @@
-"""CTFs of a particle table that cannot be what they seem: defoci, angles, B factors and contrasts of all rows
-together.
+"""CTFs of a particle table that cannot be what they seem: defoci, angles, B factors and contrasts of all rows together.
 """
 
 from __future__ import annotations
@@ -42,17 +41,16 @@ def _defocus(rows: Rows, reading: Reading) -> None:
     zero, some = rows.count(~known & ~flat), rows.count(known)
     if zero:
         table.warnings.append(f"{name}: the defocus is 0 for {zero} of {rows.total} particles (first: "
-                              f"{rows.first(~known & ~flat)}); was "
-                              "it ever estimated? Where the images have no CTF, give --no-ctf")
+                              f"{rows.first(~known & ~flat)}); was it ever estimated? Where the images have no CTF, "
+                              "give --no-ctf")
     if not some:
         return
     negative = rows.count((values < 0).any(axis=0))
     if negative and "-" not in reading.units.get("defocus", ""):
         table.warnings.append(
             f"{name}: the defocus is negative for {negative} of {rows.total} particles (first: "
-            f"{rows.first((values < 0).any(axis=0))}), "
-            "and is taken as overfocus, as RELION does; where the program that wrote it means underfocus, give "
-            "--unit defocus=-A"
+            f"{rows.first((values < 0).any(axis=0))}), and is taken as overfocus, as RELION does; where the program "
+            "that wrote it means underfocus, give --unit defocus=-A"
         )
     if "defocus" in reading.units:
         return
@@ -60,22 +58,19 @@ def _defocus(rows: Rows, reading: Reading) -> None:
     between = f"{low_high[0]:.4g} to {low_high[1]:.4g}"
     if 2 * small > some:
         raise UserError(f"{table.path}: {name} are in Å, but {small} of {rows.total} particles have less than "
-                        f"{_MICROMETRES:g} Å "
-                        f"({between} in all; first: {rows.first(known & (size < _MICROMETRES))}): this looks like "
-                        f"µm. Give --unit defocus=um, "
-                        "or --unit defocus=A to take it as it stands")
+                        f"{_MICROMETRES:g} Å ({between} in all; first: {rows.first(known & (size < _MICROMETRES))}): "
+                        "this looks like µm. Give --unit defocus=um, or --unit defocus=A to take it as it stands")
     if small:
-        table.warnings.append(f"{name}: the defocus is below {_MICROMETRES:g} Å for {small} of {rows.total} "
-                              f"particles (first: "
-                              f"{rows.first(known & (size < _MICROMETRES))}); was it ever estimated, and in Å?")
+        table.warnings.append(f"{name}: the defocus is below {_MICROMETRES:g} Å for {small} of {rows.total} particles "
+                              f"(first: {rows.first(known & (size < _MICROMETRES))}); was it ever estimated, and in Å?")
     _astigmatism(rows, name, values)
     plate = rows.count(np.abs(table.ctf["phase_shift"]) > np.radians(20))
     near = rows.count(known & (size < _NANOMETRES))
     if 2 * near > some and 2 * plate < rows.total:
         most = "nearly all" if near > 0.95 * some else "most"
         table.warnings.append(f"{name}: {most} defoci are below {_NANOMETRES:g} Å ({between}), unusually close to "
-                              f"focus; where they are "
-                              "in nm, give --unit defocus=nm (--unit defocus=A when they are right as they are)")
+                              "focus; where they are in nm, give --unit defocus=nm (--unit defocus=A when they are "
+                              "right as they are)")
     else:
         _two_units(rows, name, size, known)
 
@@ -89,15 +84,13 @@ def _astigmatism(rows: Rows, name: str, values: np.ndarray) -> None:
         rows.table.warnings.append(
             f"{name} differ by more than their mean for {count} of {rows.total} particles ({ranges} Å; first: "
             f"{rows.first(apart)}): an astigmatism that lenses do not have. Is one of them in another unit, or not "
-            f"filled in? "
-            "Mend that column, or leave it out of the table: without the second the defocus is the first in all "
-            "directions")
+            "filled in? Mend that column, or leave it out of the table: without the second the defocus is the first in "
+            "all directions")
     below = rows.count(u < v)
     if below:
         first, second = name.split(", ")
         rows.table.notes.append(f"{first} is below {second} for {below} of {rows.total} particles: the angle of the "
-                                f"astigmatism is that of {first}, "
-                                "as in all others")
+                                f"astigmatism is that of {first}, as in all others")
 
 
 def _two_units(rows: Rows, name: str, size: np.ndarray, known: np.ndarray) -> None:
@@ -112,9 +105,8 @@ def _two_units(rows: Rows, name: str, size: np.ndarray, known: np.ndarray) -> No
     if _TENFOLD[0] < mean[1] / mean[0] < _TENFOLD[1] and gap > 1.3:
         rows.table.warnings.append(
             f"{name}: the defocus of {count} of {rows.total} particles is about {mean[0]:.4g} Å, a tenth of that of "
-            f"the others (about {mean[1]:.4g} "
-            f"Å; first: {rows.first(small)}); where these are in nm, import them apart (--select) with --unit "
-            f"defocus=nm")
+            f"the others (about {mean[1]:.4g} Å; first: {rows.first(small)}); where these are in nm, import them apart "
+            "(--select) with --unit defocus=nm")
 
 
 def _angles_of_ctf(rows: Rows, reading: Reading) -> None:
@@ -142,8 +134,7 @@ def _angles_of_ctf(rows: Rows, reading: Reading) -> None:
         if suspect:
             low, high = rows.range(values)
             table.warnings.append(f"{name} is taken in {own}, but is {low:.3g} to {high:.3g} for {rows.total} "
-                                  f"particles; where it is in "
-                                  f"{other}s, give --unit {quantity}={other}")
+                                  f"particles; where it is in {other}s, give --unit {quantity}={other}")
 
 
 def _plate_in_part(rows: Rows, name: str) -> None:
@@ -175,20 +166,17 @@ def _settle_bfactor(rows: Rows, sign: str) -> None:
         values *= -1
         if sign == "auto":
             table.warnings.append(
-                f"{name} is negative for {negative} of {rows.total} particles ({low:g} to {high:g} Å²): it is taken "
-                f"as the falloff with "
-                "exposure, exp(−|B| k²/4), that Warp and M mean by B = −4 × dose. RELION takes such a B as growth "
-                "with resolution: "
-                "--bfactor-sign relion does so"
+                f"{name} is negative for {negative} of {rows.total} particles ({low:g} to {high:g} Å²): it is taken as "
+                "the falloff with exposure, exp(−|B| k²/4), that Warp and M mean by B = −4 × dose. RELION takes such a "
+                "B as growth with resolution: --bfactor-sign relion does so"
             )
         return
     growth = np.exp(-low / 4 / (2 * table.pixel_size) ** 2)
     if negative and growth > 1.2:
         table.warnings.append(
             f"{name} is negative for {negative} of {rows.total} particles (down to {low:g} Å², first: "
-            f"{rows.first(values < 0)}): their CTF "
-            f"grows with resolution, up to {growth:.3g} times at Nyquist; where negative values mean falloff, give "
-            f"--bfactor-sign warp"
+            f"{rows.first(values < 0)}): their CTF grows with resolution, up to {growth:.3g} times at Nyquist; where "
+            "negative values mean falloff, give --bfactor-sign warp"
         )
 
 
@@ -199,15 +187,14 @@ def _strengths(rows: Rows) -> None:
     if count := rows.count(negative):
         name = column_name(table, "rlnCtfScalefactor", "ctf/scale")
         table.warnings.append(f"{name} is negative for {count} of {rows.total} particles (first: "
-                              f"{rows.first(negative)}): their images are "
-                              "taken to show the particle with its contrast turned")
+                              f"{rows.first(negative)}): their images are taken to show the particle with its contrast "
+                              "turned")
     _outshining(rows)
     contrast = np.abs(table.ctf["amplitude_contrast"])
     if count := rows.count(contrast < 0.005):
         name = column_name(table, "rlnAmplitudeContrast", "ctf/amp_contrast")
-        table.notes.append(f"{name} is {rows.range(contrast)[0]:g} for {count} of {rows.total} particles; 0.07 to "
-                           f"0.1 is usual: "
-                           "--amplitude-contrast gives one for all")
+        table.notes.append(f"{name} is {rows.range(contrast)[0]:g} for {count} of {rows.total} particles; 0.07 to 0.1 "
+                           "is usual: --amplitude-contrast gives one for all")
 
 
 def _outshining(rows: Rows) -> None:

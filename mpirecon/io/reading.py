@@ -12,8 +12,8 @@ from mpirecon.errors import UserError
 
 _ANGLE = {"degree": np.pi / 180, "radian": 1.0}
 
-#: quantity → unit → its size; the unit that a format has its numbers in says what that is a multiple of. A shift's may
-#: also be a number of Å
+#: quantity → unit → its size; the unit that a format has its numbers in says what that is a multiple of.
+#: A shift's may also be a number of Å
 UNITS: dict[str, dict[str, float]] = {
     "defocus": {"A": 1.0, "nm": 10.0, "um": 1e4},
     "angles": _ANGLE,
@@ -48,8 +48,7 @@ CTF_REMEDIES = {
     "astigmatism": "give the unit of the angle: --unit defocus-angle=degree or radian",
     "cs_mm": "give the spherical aberration in mm with --cs",
     "amplitude_contrast": "where it is in percent, give --unit amplitude-contrast=percent; the right one for all can "
-    "be given with "
-                          "--amplitude-contrast",
+    "be given with --amplitude-contrast",
     "phase_shift": "give the unit of the angle: --unit phase-shift=degree or radian",
     "bfactor": "--bfactor-sign says how it is meant",
 }
@@ -79,8 +78,8 @@ def refuse_reading(particles: str | os.PathLike, reading: Mapping) -> None:
 
 
 def parse_unit(text: str) -> tuple[str, str]:
-    """``defocus=um`` → (quantity, unit), a minus before the unit of a defocus or shift kept; that of a shift may be a
-    number of Å.
+    """``defocus=um`` → (quantity, unit), a minus before the unit of a defocus or shift kept;
+    that of a shift may be a number of Å.
 
     Raises
     ------
@@ -95,8 +94,8 @@ def parse_unit(text: str) -> tuple[str, str]:
     if not known or (minus and quantity not in _SIGNED):
         listed = "; ".join(f"{name}={'|'.join(units)}" for name, units in UNITS.items())
         raise ValueError(f"{text!r}: expected QUANTITY=UNIT, one of {listed}, or shift=NUMBER, the Å that it counts in "
-                         f"(0: there are no "
-                         "shifts); defocus=-A (-nm, -um) where underfocus is negative, and likewise shift=-A (-pixel)")
+                         "(0: there are no shifts); defocus=-A (-nm, -um) where underfocus is negative, and likewise "
+                         "shift=-A (-pixel)")
     return quantity, minus + unit
 
 
@@ -117,7 +116,7 @@ class Reading:
     shift_axes : which of the table's two shifts are x and y (SHIFT_AXES)
     no_ctf : the images have no CTF, or are not to be corrected for it: it is 1 everywhere
     premultiplied, phase_flipped : whether images were multiplied by their CTF, or by its sign; None: what the table
-    says
+        says
     """
 
     units: Mapping[str, str] = field(default_factory=dict)
@@ -135,7 +134,7 @@ class Reading:
         """A table's numbers (m, 2), which put the particle's origin where RELION does, as shifts in Å of the images.
 
         own, angstrom, pixel : Å, one or (m,): of the unit that the format has them in, of what it takes for 1 Å, of a
-        pixel
+            pixel
         """
         unit = self.units.get("shift")
         if unit is not None:

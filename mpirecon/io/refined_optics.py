@@ -62,5 +62,4 @@ def _optics_of(tables: dict[str, pd.DataFrame], source: str) -> pd.DataFrame:
         if name != particles and "rlnOpticsGroup" in table:
             return table
     raise UserError(f"{source} has no table of optics groups (RELION 3.1 and later), which could hold aberrations; "
-                    f"convert it with RELION "
-                    "first")
+                    "convert it with RELION first")

@@ -1,5 +1,5 @@
-"""What the columns of a particle table say of rows that show one particle: tilt images, copies of one image, one
-filament.
+"""What the columns of a particle table say of rows that show one particle:
+tilt images, copies of one image, one filament.
 
 Which of them hold, and what they amount to, is found from all rows together (families.py).
 """
@@ -44,8 +44,8 @@ _EMPTY = [b"", b"None", b"none", b"null", b"<NA>"]  # what programs write where 
 
 @dataclass
 class ImageNames:
-    """Names of images in a column: image, stack : (m,) int64, as of a ParticleTable; stacks : paths as
-    written. An image below 0 is none."""
+    """Names of images in a column: image, stack : (m,) int64, as of a ParticleTable; stacks : paths as written. An
+    image below 0 is none."""
 
     image: np.ndarray
     stack: np.ndarray
@@ -59,12 +59,12 @@ class ImageNames:
 class Relations:
     """Of m rows. A key is an int64 that rows of one particle share; 0 says nothing.
 
-    keys : column → (m,) keys · parents : of these, columns with the keys of particles that rows were made from → the
-        column that has the rows' own
+    keys : column → (m,) keys
+    parents : of these, columns with the keys of particles that rows were made from → the column that has the rows' own
     images : column → ImageNames, of images that the row's was made from
     groups : column → (m,) keys, which name a particle only if its rows are a tilt series' images
-    scheme : column → (m,) float64, what tells that
-    places : what → (m,) keys of places on micrographs, several of which are looked at to find neighbours; these say
+    scheme : column → (m,) float64, what shows that
+    places : what → (m,) keys of places on micrographs, several of which are compared to find neighbours; these say
         nothing of the images of tilt series, in which many particles lie behind each other
     tilts : whether the table is known to hold tilt images
     """
@@ -87,8 +87,9 @@ def star_relations(
 ) -> Relations:
     """Of a RELION particle table.
 
-    shift : (m, 2) Å, where particles sit from their picks · micrograph_pixel : (m,) Å of
-    the pixels that picks are counted in · asked : columns that the user says to name particles, or ``"none"`` alone
+    shift : (m, 2) Å, where particles sit from their picks
+    micrograph_pixel : (m,) Å of the pixels that picks are counted in
+    asked : columns that the user says to name particles, or ``"none"`` alone
     """
     found = Relations(tilts=any(label in particles for label in _TILTS))
     for label in asked:
@@ -145,9 +146,9 @@ def cs_relations(
 def places(micrograph: np.ndarray, pick: np.ndarray, shift: np.ndarray, pixel: np.ndarray) -> dict[str, np.ndarray]:
     """Keys of where particles were picked, and of where they are found to sit; 0 where the table has no place.
 
-    pick : (m, 2 or 3) pixels of `pixel` (m,) Å · shift : (m, 2) Å. The second lie in four grids of cells that are twice
-        as
-    wide as particles of one place may lie apart: two that are near share a cell of at least one of them.
+    pick : (m, 2 or 3) pixels of `pixel` (m,) Å
+    shift : (m, 2) Å. The second lie in four grids of cells that are twice as wide as particles of one place may lie
+        apart: two that are near share a cell of at least one of them.
     """
     unset = ~pick.any(axis=1)
     depth = np.rint(10 * pick[:, 2]).astype(np.int64) if pick.shape[1] > 2 else 0
@@ -173,8 +174,9 @@ def _at(micrograph: np.ndarray, cell: np.ndarray) -> np.ndarray:
 def _mixed(key: np.ndarray, more) -> np.ndarray:
     """A key of both, (m,) int64."""
     with np.errstate(over="ignore"):
-        mixed = (key.astype(np.int64).view(np.uint64) ^ (key.view(np.uint64) >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
-        return (mixed ^ np.asarray(more).astype(np.int64).view(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)).view(np.int64)
+        mixed = key.astype(np.int64).view(np.uint64) ^ (key.view(np.uint64) >> np.uint64(29))
+        more = np.asarray(more).astype(np.int64).view(np.uint64)
+        return (mixed * np.uint64(0x9E3779B97F4A7C15) ^ more * np.uint64(0xBF58476D1CE4E5B9)).view(np.int64)
 
 
 def _keys(particles: pd.DataFrame, labels: list[str]) -> np.ndarray:
@@ -200,8 +202,8 @@ def _label(particles: pd.DataFrame, name: str, path) -> str:
 
 
 def _image_names(particles: pd.DataFrame, label: str) -> ImageNames | None:
-    """The images that a column names (image −1: none is, or only the micrograph is); None where some value is no such
-    name."""
+    """The images that a column names (image −1: none is, or only the micrograph is);
+    None where some value is no such name."""
     column = particles[label]
     unknown = np.isin(text_column(column).cells, _EMPTY)
     if "rlnMicrographName" in particles:

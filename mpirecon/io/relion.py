@@ -29,6 +29,7 @@ from mpirecon.io.row_selection import ALL_ROWS, RowOptions, select_star_rows
 from mpirecon.io.stack_paths import parse_image_names
 from mpirecon.io.star import read_star
 from mpirecon.io.star_columns import ANGLES, SUPPLIED, StarColumns, particle_block
+from mpirecon.io.star_pixel_size import calibration_of, image_size_of, micrograph_pixel_of, pixel_size_of
 from mpirecon.io.text_column import text_column, to_numbers
 from mpirecon.io.traps import unapplied_symmetry
 from mpirecon.model.optics import check_ctf, make_ctf
@@ -37,7 +38,7 @@ from mpirecon.parallel.comm import Communicator, SerialCommunicator, run_togethe
 from mpirecon.parallel.slab import slab
 
 if TYPE_CHECKING:
-    from mpirecon.io.importer import ImportOptions
+    from mpirecon.io.import_options import ImportOptions
 
 _ORIGINS = {("rlnOriginXAngst", "rlnOriginYAngst"): "A", ("rlnOriginX", "rlnOriginY"): "pixel"}
 
@@ -75,9 +76,9 @@ def read_relion(
     path, selected = Path(path), None
     tables = read_star(path, comm, "rlnImageName")
     if not rows.all:
-        tables, selected = select_star_rows(comm, path, tables, run_together(comm,
-                                                                             lambda: particle_block(path, tables)),
-                                                                             rows)
+        tables, selected = select_star_rows(
+            comm, path, tables, run_together(comm, lambda: particle_block(path, tables)), rows
+        )
     found = run_together(comm, lambda: _particle_table(path, tables, comm, supplied, mixed, rows, reading))
     if selected is not None:
         found.rows = selected.rows
@@ -86,8 +87,8 @@ def read_relion(
 
 
 def whole_table(path: Path, particles: pd.DataFrame, comm: Communicator, options: ImportOptions) -> ParticleTable:
-    """This rank's slab of a table with RELION's labels that another format holds: texts, in a table that every rank has
-    read whole.
+    """This rank's slab of a table with RELION's labels that another format holds:
+    texts, in a table that every rank has read whole.
 
     Its optics are columns of the particles, as in RELION before 3.1. Rows cannot be selected. Collective.
     """
@@ -115,8 +116,8 @@ def _particle_table(
     columns = StarColumns(path, particles, optics, supplied, mixed, reading)
     _refuse_other_data(columns)
     _require(columns)
-    pixel_size = _pixel_size(columns)
-    calibration = _calibration(columns)
+    pixel_size = pixel_size_of(columns)
+    calibration = calibration_of(columns)
     premultiplied, phase_flipped = _state(columns)
     sizes = np.broadcast_to(pixel_size, len(particles)) if mixed else None
     image, stack, stacks = parse_image_names(particles["rlnImageName"], path)
@@ -130,13 +131,13 @@ def _particle_table(
         particle_block=block,
         pixel_size=float(np.ravel(pixel_size)[0]),
         pixel_sizes=sizes,
-        image_size=None if mixed else _image_size(columns),
+        image_size=None if mixed else image_size_of(columns),
         image_sizes=columns.number("rlnImageSize") if mixed and "rlnImageSize" in columns else None,
         pose=pose,
         calibration=calibration,
         ctf=_ctf(columns),
         half=np.zeros(len(particles), np.uint8) if rows.new_halves else _halves(columns),
-        relations=star_relations(particles, path, pose.shift, _micrograph_pixel(columns, pixel_size), rows.family),
+        relations=star_relations(particles, path, pose.shift, micrograph_pixel_of(columns, pixel_size), rows.family),
         optics_group=columns.group.astype(np.int32),
         ctf_premultiplied=premultiplied,
         ctf_phase_flipped=phase_flipped,
@@ -202,63 +203,6 @@ def _require(columns: StarColumns) -> None:
         )
 
 
-def _pixel_size(columns: StarColumns) -> float | np.ndarray:
-    """Å per pixel of the images, one for all particles; (m,) where they may differ."""
-    remedy = "particles of one file need one pixel size: give --rescale common, or import them apart"
-    if columns.supplied.get("pixel_size") is not None or "rlnImagePixelSize" in columns:
-        return _positive(columns, columns.number("rlnImagePixelSize"), "rlnImagePixelSize", remedy)
-    found = {}
-    if "rlnPixelSize" in columns:
-        found["rlnPixelSize"] = _positive(columns, columns.number("rlnPixelSize"), "rlnPixelSize", remedy)
-    if "rlnMagnification" in columns and "rlnDetectorPixelSize" in columns:
-        name = "rlnDetectorPixelSize / rlnMagnification"
-        with np.errstate(divide="ignore", invalid="ignore"):
-            values = columns.number("rlnDetectorPixelSize") * 1e4 / columns.number("rlnMagnification")
-        found[name] = _positive(columns, values, name, remedy)
-    if not found:
-        raise UserError(
-            f"{columns.path}: no pixel size of the images (rlnImagePixelSize, rlnPixelSize, or rlnMagnification and "
-            "rlnDetectorPixelSize); give --pixel-size in Å"
-        )
-    values = np.stack(list(np.broadcast_arrays(*found.values())))
-    if (values.max(axis=0) > 1.005 * values.min(axis=0)).any():
-        said = " and ".join(f"{np.ravel(value)[0]:g} Å from {name}" for name, value in found.items())
-        raise UserError(f"{columns.path}: contradicting pixel sizes, {said}; give the right one with --pixel-size")
-    return next(iter(found.values()))
-
-
-def _calibration(columns: StarColumns) -> np.ndarray | None:
-    """(m,) the supplied pixel size over the table's; None where nothing was supplied or the table says none."""
-    given = columns.supplied.get("pixel_size")
-    if given is None:
-        return None
-    for labels in (("rlnImagePixelSize",), ("rlnPixelSize",), ("rlnDetectorPixelSize", "rlnMagnification")):
-        if all(label in columns for label in labels):
-            sizes = [columns.of_table(label) for label in labels]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                size = sizes[0] if len(sizes) == 1 else sizes[0] * 1e4 / sizes[1]
-                found = given / size
-            if (np.isfinite(found) & (found > 0)).all():
-                return found
-    return None
-
-
-def _positive(columns: StarColumns, values: np.ndarray, name: str, remedy: str) -> float | np.ndarray:
-    bad = ~(np.isfinite(values) & (values > 0))
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise UserError(f"{columns.path}, line {columns.particles.index[row]}: the pixel size from {name} is "
-                        f"{values[row]:g} Å, expected a positive number; give --pixel-size")
-    return values if columns.mixed else columns.uniform(values, f"the pixel size ({name})", remedy, tolerance=1e-4)
-
-
-def _image_size(columns: StarColumns) -> int | None:
-    if "rlnImageSize" not in columns:
-        return None
-    remedy = "particles of one file need one box size: give --rescale common, or import them apart"
-    return int(columns.uniform(columns.number("rlnImageSize"), "rlnImageSize", remedy))
-
-
 def _pose(columns: StarColumns, pixel_size: float | np.ndarray, calibration: np.ndarray | None) -> Pose:
     """Shifts keep their length in pixels of the images when another pixel size is supplied, whatever their unit is."""
     labels = next((pair for pair in _ORIGINS if pair[0] in columns), None)
@@ -290,8 +234,8 @@ def _compare_origins(columns: StarColumns, angstrom: np.ndarray, pixel_size: flo
     differ = (np.abs(pixels - angstrom / size) > _SAME_ORIGIN).any(axis=1)
     if differ.any():
         columns.warnings.append("the table has rlnOriginX/Y (pixels) beside rlnOriginX/YAngst, and they are not the "
-                                "same shifts: those in Å "
-                                "are used, as RELION does; remove the columns that are not right")
+                                "same shifts: those in Å are used, as RELION does; remove the columns that are not "
+                                "right")
 
 
 def _ctf(columns: StarColumns) -> np.ndarray:
@@ -321,8 +265,7 @@ def _defocus(columns: StarColumns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         columns.notes.append("the table has no rlnDefocusV: the defocus is rlnDefocusU in all directions")
     elif "rlnDefocusAngle" not in columns and (u != v).any():
         columns.warnings.append(f"the table has no rlnDefocusAngle: astigmatism of up to {np.abs(u - v).max():.0f} Å "
-                                f"is taken as if "
-                                "rlnDefocusU were along x")
+                                "is taken as if rlnDefocusU were along x")
     return u, v, columns.number("rlnDefocusAngle", 0.0)
 
 
@@ -333,22 +276,9 @@ def _halves(columns: StarColumns) -> np.ndarray:
         row = int(np.flatnonzero(bad)[0])
         raise UserError(
             f"{columns.path}, line {columns.particles.index[row]}: rlnRandomSubset is {half[row]:g}, expected 1, 2 or "
-            f"0 "
-            "(not set); --new-halves draws half sets whatever the table says"
+            "0 (not set); --new-halves draws half sets whatever the table says"
         )
     return half.astype(np.uint8)
-
-
-def _micrograph_pixel(columns: StarColumns, pixel_size: float | np.ndarray) -> np.ndarray:
-    """(m,) Å per pixel that coordinates are counted in; that of the images where the table does not say."""
-    label = "rlnMicrographOriginalPixelSize"
-    if label in columns.particles:
-        size = to_numbers(columns.particles[label])
-    elif columns.optics is not None and label in columns.optics:
-        size = to_numbers(columns.optics[label])[columns.optics_row]
-    else:
-        size = np.zeros(len(columns.particles))
-    return np.where(size > 0, size, pixel_size)
 
 
 def _classes(particles: pd.DataFrame) -> np.ndarray | None:
@@ -359,8 +289,8 @@ def _classes(particles: pd.DataFrame) -> np.ndarray | None:
 
 
 def _state(columns: StarColumns) -> tuple[bool, bool]:
-    """Whether the images are CTF-premultiplied and whether they are phase-flipped: as the user says, else as the table
-    does."""
+    """Whether the images are CTF-premultiplied and whether they are phase-flipped:
+    as the user says, else as the table does."""
     said = {}
     for label, given in (("rlnCtfDataAreCtfPremultiplied", columns.reading.premultiplied),
                          ("rlnCtfDataArePhaseFlipped", columns.reading.phase_flipped)):

@@ -1,9 +1,8 @@
 """Particles of different boxes and pixel sizes in one file: how each image becomes one of a common box and pixel size.
 
 An image is cut or padded to nearly the common field of view (an even number of pixels), then resampled to the common
-box.
-What is left of the difference in pixel size, at most half a pixel of the field of view, is not interpolated: it goes
-into the magnification of the optics group, where slices and CTFs take it up exactly.
+box. What is left of the difference in pixel size, at most half a pixel of the field of view, is not interpolated: it
+goes into the magnification of the optics group, where slices and CTFs take it up exactly.
 """
 
 from __future__ import annotations
@@ -30,11 +29,14 @@ _NEARLY = 0.02
 class Rescaling:
     """The common box and pixel size, and for each particle of this rank's slab what its image must go through.
 
-    wanted : COMMON or (box, Å) · stack_boxes : pixels a side of each stack. Collective.
+    wanted : COMMON or (box, Å)
+    stack_boxes : pixels a side of each stack. Collective.
 
-    box : int · pixel_size : Å · kinds : (box, Å) of the images there are · inner, factor : of each kind, the pixels
-        that
-    are resampled to `box`, and the common pixel over the one that results · notes : sentences for the user
+    box : int
+    pixel_size : Å
+    kinds : (box, Å) of the images there are
+    inner, factor : of each kind, the pixels that are resampled to `box`, and the common pixel over the one that results
+    notes : sentences for the user
     """
 
     def __init__(self, comm: Communicator, table: ParticleTable, stack_boxes: np.ndarray, wanted) -> None:
@@ -53,7 +55,7 @@ class Rescaling:
         self.factor = self.pixel_size / np.array(resulting)
         number = np.array([self.kinds.index((int(box), float(size))) for box, size in some])
         self.kind = number[which.reshape(-1)]
-        self.notes = [self._told(i, total[kind]) for i, kind in enumerate(sorted(total))]
+        self.notes = [self._note(i, total[kind]) for i, kind in enumerate(sorted(total))]
         self.notes = [note for note in self.notes if note]
         self._of_group = self._groups(comm, table)
 
@@ -64,18 +66,17 @@ class Rescaling:
             return box
         return max(2, 2 * round(field / size / 2))
 
-    def _told(self, i: int, count: int) -> str | None:
+    def _note(self, i: int, count: int) -> str | None:
         (box, size), inner = self.kinds[i], self.inner[i]
         if (box, inner) == (self.box, self.box) and abs(self.factor[i] - 1) < 1e-9:
             return None
         how = f"padded to {inner} pixels and " if inner > box else f"cut to {inner} pixels and " if inner < box else ""
         how += f"resampled to {self.box}" if inner != self.box else "kept unchanged"
-        told = f"{count} images of {box} pixels of {size:g} Å are {how}; scaled by {self.factor[i]:.5f} in their slices"
+        text = f"{count} images of {box} pixels of {size:g} Å are {how}; scaled by {self.factor[i]:.5f} in their slices"
         if inner < self.box:
-            told += (f"; they say nothing beyond their Nyquist, {2 * size:g} Å (scores of all images compare fairly "
-                     f"with "
-                     f"reconstruct --max-resolution {2 * size:g})")
-        return told
+            text += (f"; they say nothing beyond their Nyquist, {2 * size:g} Å (scores of all images compare fairly "
+                     f"with reconstruct --max-resolution {2 * size:g})")
+        return text
 
     def _groups(self, comm: Communicator, table: ParticleTable) -> dict[int, int]:
         """Optics group → kind of its images; UserError for a group of several."""
@@ -85,8 +86,7 @@ class Rescaling:
             if found.setdefault(group, kind) != kind:
                 (a, b), (c, d) = self.kinds[found[group]], self.kinds[kind]
                 raise UserError(f"{table.path}: optics group {group} has images of {a} pixels of {b:g} Å and of {c} "
-                                f"pixels of "
-                                f"{d:g} Å; each size needs its own group")
+                                f"pixels of {d:g} Å; each size needs its own group")
         return found
 
     def apply(self, table: ParticleTable) -> np.ndarray:
@@ -94,7 +94,7 @@ class Rescaling:
         the table's optics groups before the last factor, (g,).
         """
         factor = self.factor[self.kind][:, None]
-        # in pixels of the image, told in common ones
+        # in pixels of the image, reported in common ones
         table.pose = Pose(table.pose.quaternion, table.pose.shift * factor)
         known = table.aberrations or Aberrations.none(np.array(sorted(self._of_group), np.int32))
         of_group = np.array([self.factor[self._of_group[g]] if g in self._of_group else 1.0
@@ -106,10 +106,10 @@ class Rescaling:
         return self.pixel_size / of_group
 
     def _ends(self, groups: np.ndarray) -> np.ndarray:
-        """(g, ·) float64, 1 at the Fourier pixels that each group's images hold, and 0 beyond; empty where all hold
-        all.
+        """(g, ·) float64, 1 at the Fourier pixels that each group's images hold, and 0 beyond;
+        empty where all hold all.
 
-        Without it a finer map would be told by coarser images that it has no signal there.
+        Without it coarser images would claim that a finer map has no signal there.
         """
         inner = [self.inner[self._of_group[g]] if g in self._of_group else self.box for g in groups.tolist()]
         if min(inner) >= self.box:
@@ -119,8 +119,8 @@ class Rescaling:
         return np.where(radius[None] <= np.array(reach)[:, None], 1.0, 0.0)
 
     def images(self, kind: int, images: np.ndarray) -> np.ndarray:
-        """Images of a kind → (m, box, box) float32 without their backgrounds; constant ones stay constant, so that they
-        are found."""
+        """Images of a kind → (m, box, box) float32 without their backgrounds;
+        constant ones stay constant, so that they are found."""
         if self.inner[kind] == self.kinds[kind][0] == self.box:
             return images
         level = Background(images.shape[-1]).without(images)  # a ramp is a jump at the edge, which would ring
@@ -138,5 +138,4 @@ def _check_sizes(table: ParticleTable, stack_boxes: np.ndarray) -> None:
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise UserError(f"{table.describe(row)}: the table says {table.image_sizes[row]:g} pixels a side, the stack "
-                        f"has "
-                        f"{stack_boxes[table.stack[row]]}; is it the stack that belongs to this file?")
+                        f"has {stack_boxes[table.stack[row]]}; is it the stack that belongs to this file?")

@@ -221,9 +221,10 @@ def _what_is_there(comm: Communicator, cells: Cells) -> str:
     for rank in comm.allgather(cells.counts()):
         counts = counts.add(rank, fill_value=0)
     if len(counts) > _LISTED and not comm.allreduce_scalar(int(np.isnan(cells.numbers).any())):
-        low, high = (comm.allreduce_scalar(float(edge), op) for edge, op in ((cells.numbers.min(initial=np.inf), "min"),
-                                                                            (cells.numbers.max(initial=-np.inf),
-                                                                             "max")))
+        low, high = (
+            comm.allreduce_scalar(float(edge), op)
+            for edge, op in ((cells.numbers.min(initial=np.inf), "min"), (cells.numbers.max(initial=-np.inf), "max"))
+        )
         return f"its values run from {low:g} to {high:g}"
     counts = counts.sort_values(ascending=False, kind="stable")
     listed = ", ".join(f"{value} ({int(rows)} rows)" for value, rows in counts.iloc[:_LISTED].items())

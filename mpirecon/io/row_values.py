@@ -13,7 +13,7 @@ import pandas as pd
 from mpirecon.errors import UserError
 from mpirecon.io.text_column import TextColumn, text_column, to_numbers
 
-_EXACT = 2.0**53  # float64 tells all whole numbers below apart
+_EXACT = 2.0**53  # float64 distinguishes all whole numbers below
 _MOST = 1000  # values of a rank that are counted for an error
 
 
@@ -152,8 +152,9 @@ class CsValues:
             raise UserError(f"--select {name}: {label} of {self.path} has {values.shape[1]} numbers a row; pick one "
                             f"with {label}[0]")
         if values.dtype.kind in "SU":
-            return _TextCells(name, TextColumn(np.char.encode(values, "utf-8") if values.dtype.kind == "U"
-                                               else values.astype(bytes)))
+            return _TextCells(
+                name, TextColumn(np.char.encode(values, "utf-8") if values.dtype.kind == "U" else values.astype(bytes))
+            )
         if values.dtype.kind not in "iufb":
             raise UserError(f"--select {name}: {label} of {self.path} is neither numbers nor text, it is "
                             f"{values.dtype}")

@@ -1,9 +1,9 @@
 """The output folder of a run: results are made aside, and take the place of older ones when all of them are there.
 
-While a run goes on, ``OUT/unfinished/`` holds what it has written of its results, and ``OUT/checkpoint.h5`` its state.
-Results of an earlier run stay what they are beside them, whole and of use, until the new ones are complete; a run that
-fails, or is killed, never touches them. Its logs are in ``OUT/logs/``, or, where that holds an earlier run's, in
-``OUT/unfinished/logs/``.
+While a run continues, ``OUT/unfinished/`` holds what it has written of its results, and ``OUT/checkpoint.h5`` its
+state. Results of an earlier run stay what they are beside them, whole and of use, until the new ones are complete; a
+run that fails, or is killed, never touches them. Its logs are in ``OUT/logs/``, or, where that holds an earlier run's,
+in ``OUT/unfinished/logs/``.
 
 The marker (summary.json) is the last file that is written aside: from then on the results are complete, and whoever
 comes next can put them in their place if the run was killed before it had done so.
@@ -35,7 +35,7 @@ LINKED = "linked.h5"
 class Kind:
     """A kind of run: its name in messages, the file that a finished one ends with, and all files that it may leave.
 
-    kind : what the marker says under this name, by which kinds of one marker are told apart
+    kind : what the marker says under this name, by which kinds of one marker are distinguished
     """
 
     name: str
@@ -81,11 +81,13 @@ class RunFolder:
     """Where one run writes, a context manager that lets go of the folder at its end. Used by rank 0 alone.
 
     Making one touches nothing: it finds out what is there. ``check()`` refuses what cannot be, ``begin()`` makes
-    folders, ``commit()`` puts the results in their place. ``claim()`` makes the folder before that, for a file that the
-    run reads itself.
+    folders, ``commit()`` puts the results in their place.
+    ``claim()`` makes the folder before that, for a file that the run reads itself.
 
-    path : the folder · staging : where results are to be written · logs : where logs go · resumes : whether there is a
-    checkpoint to go on from
+    path : the folder
+    staging : where results are to be written
+    logs : where logs go
+    resumes : whether there is a checkpoint to resume from
     """
 
     def __init__(self, path: str | os.PathLike, kind: Kind, inputs: Iterable[Input], *, overwrite: bool,
@@ -104,7 +106,7 @@ class RunFolder:
 
     @property
     def resumes(self) -> bool:
-        """Whether there is a state to go on from, and it is asked for."""
+        """Whether there is a state to resume from, and that is requested."""
         return self._resume and (self.path / CHECKPOINT).exists()
 
     @property
@@ -145,11 +147,10 @@ class RunFolder:
         for target, read in inputs_among(ours, self._inputs).items():
             if not (read.what == "mask" and target == self.path / "mask.mrc"):
                 raise UserError(f"{target} is the {read.what} that this run reads, and a run writes a file of that "
-                                f"name into its "
-                                "folder; choose another folder for -o")
+                                "name into its folder; choose another folder for -o")
 
     def _refuse_content(self) -> None:
-        """What is in the folder must be what was asked to be replaced, or to be gone on with."""
+        """What is in the folder must be what was asked to be replaced, or to be resumed."""
         path = self.path
         content = self._content()
         if self.resumes or (self.complete and (self._resume or self._overwrite)):
@@ -173,8 +174,8 @@ class RunFolder:
                                 f"folder for -o")
 
     def claim(self) -> Path | None:
-        """Lock the folder, and make room in it for LINKED, whose path is returned; what was made goes again unless the
-        run begins.
+        """Lock the folder, and make room in it for LINKED, whose path is returned;
+        what was made goes again unless the run begins.
 
         None where there is nothing left to do, as of `begin`.
         """
@@ -191,8 +192,8 @@ class RunFolder:
         self.refuse_inputs()
 
     def begin(self, ranks: int) -> bool:
-        """Lock the folder and make what is in it; False where there is nothing left to do, as all results were there
-        already.
+        """Lock the folder and make what is in it;
+        False where there is nothing left to do, as all results were there already.
 
         Raises UserError where it cannot be made, or another run has begun here meanwhile.
         """
@@ -246,7 +247,7 @@ class RunFolder:
             (self.staging / name).unlink(missing_ok=True)
         for logs in {self.logs, self.staging / "logs"}:
             for log in logs.glob("rank*.jsonl"):
-                if logs != self.logs or int(log.stem[4:] or 0) >= ranks:  # those of this run's ranks are begun anew
+                if logs != self.logs or int(log.stem[4:] or 0) >= ranks:  # those of this run's ranks are begun again
                     log.unlink()
 
     def commit(self) -> None:
@@ -280,8 +281,8 @@ class RunFolder:
                             f"command with --resume moves them") from error
 
     def _listed(self, marker: Path) -> list[str]:
-        """The files that a finished run says it left, in its marker; all that it may have left where it does not
-        say."""
+        """The files that a finished run says it left, in its marker;
+        all that it may have left where it does not say."""
         try:
             names = json.loads(marker.read_text(encoding="utf-8"))["files"]
         except (OSError, ValueError, KeyError, TypeError):

@@ -1,7 +1,7 @@
 """The log every rank keeps: ``rankNNNN.jsonl``, one JSON object a line, written through the standard logging module.
 
-Lines are told apart by their first field, ``event``: ``start`` (what this rank was really given), ``sort`` (the counts
-of one sort), ``sort_particles`` (the same sort, particle by particle), ``message`` (what anybody logs under
+Lines are distinguished by their first field, ``event``: ``start`` (what this rank was really given), ``sort`` (the
+counts of one sort), ``sort_particles`` (the same sort, particle by particle), ``message`` (what anybody logs under
 ``logging.getLogger("mpirecon")``), ``end``, and whatever a solver reports by `RankLog.event`.
 """
 
@@ -52,7 +52,7 @@ class RankLog:
     argv : list of str or None
         arguments this rank was given; None takes sys.argv
     append : bool
-        go on in an existing file, for a run that is resumed
+        continue an existing file, for a run that is resumed
     """
 
     def __init__(self, folder, rank: int = 0, hostname: str = "", *, size: int = 1, local_rank: int = 0,
@@ -114,8 +114,7 @@ class RankLog:
             the same particles, in the order before and after sorting
         distances_before, distances_after : (m,) floats
         kept_after : (m,) bool
-        pose_error_after : (m,) bool or None
-            where errors were planted; None where the truth is not known
+        pose_error_after : (m,) bool or None where errors were simulated; None where the truth is not known
         more : numbers or short texts to keep with the counts, e.g. the threshold or which half
         """
         ids_before, ids_after = np.asarray(ids_before, np.int64), np.asarray(ids_after, np.int64)
@@ -210,7 +209,7 @@ class _Handler(logging.FileHandler):
         else:
             event = record.msg
         moment = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
-        # the event comes first and the iteration second: who joins logs skips long lines by how they begin
+        # the event comes first and the iteration second: a join of logs skips long lines by how they begin
         first = {"event": event} | ({"iteration": fields["iteration"]} if "iteration" in fields else {})
         seconds = record.created - self._owner._start
         tail = {"rank": self._owner.rank, "time": moment, "seconds": round(seconds, 3)}
@@ -244,7 +243,7 @@ def to_json(value):
 
 
 def user_name() -> str | None:
-    """Who runs this; None where the system knows no name for the user's number, as in some containers."""
+    """The user who runs this; None where the system knows no name for the user's number, as in some containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -24,6 +24,7 @@ from mpirecon.io.unfinished import state_of
 
 FORMAT = "mpirecon-run-particles"
 
+
 def write_particle_table(path: Path, columns: dict[str, np.ndarray], attributes: dict) -> None:
     """particles.h5 of a run: one dataset per column, one row per input particle. Raises UserError when it cannot."""
     with atomic_path(path, overwrite=True) as temporary:
@@ -49,14 +50,14 @@ def read_particle_table(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def took_part(table: dict[str, np.ndarray]) -> np.ndarray:
-    """(m,) bool of a run's particle table: whose images were not skipped, and who was given a weight above 0."""
+    """(m,) bool of a run's particle table: whose images were not skipped, and which were given a weight above 0."""
     given_weight = table.get("given_weight")
     return ~table["skipped"] if given_weight is None else ~table["skipped"] & (given_weight > 0)
 
 
 def files_read(folder: str | os.PathLike) -> Iterator[Input]:
-    """The files of a run, of which a command that reads it must replace none; what else lies in its folder is not
-    read."""
+    """The files of a run, of which a command that reads it must replace none;
+    what else lies in its folder is not read."""
     folder = Path(folder)
     names = dict.fromkeys(name for kind in KINDS for name in kind.files)
     for path in (*(folder / name for name in names), *sorted(folder.glob("logs/rank*.jsonl"))):
@@ -88,8 +89,7 @@ def open_particles(folder: Path, summary: dict, given: Path | None = None) -> Pa
 
 def write_summary(path: Path, summary: dict, place: Path | None = None) -> None:
     """summary.json, the last file of a run: with ``files``, the names of all, there and in `place`, where it is to be;
-    numbers that
-    JSON cannot hold (NaN …) become null."""
+    numbers that JSON cannot hold (NaN …) become null."""
     entries = [entry for folder in (path.parent, place or path.parent) for entry in folder.iterdir()]
     files = sorted({entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")}
                    | {path.name})
@@ -98,8 +98,8 @@ def write_summary(path: Path, summary: dict, place: Path | None = None) -> None:
 
 
 def read_summary(folder: str | os.PathLike, marker: str = "summary.json") -> dict:
-    """summary.json of a finished run, or what else a kind of run ends with. Raises UserError when the folder holds
-    none."""
+    """summary.json of a finished run, or what else a kind of run ends with.
+    Raises UserError when the folder holds none."""
     path = Path(folder) / marker
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: {'a file, not a' if Path(folder).exists() else 'no such'} folder; name the one "

@@ -17,15 +17,15 @@ from mpirecon.io.star import write_star
 
 
 def identities(file: ParticleFile) -> dict[str, np.ndarray]:
-    """Columns that tell the particles of a file: ``uid`` and ``rlnImageName``, as far as the imported table has
-    them."""
+    """Columns that identify the particles of a file:
+    ``uid`` and ``rlnImageName``, as far as the imported table has them."""
     known = {"uid": uids(file), "rlnImageName": image_names(file)}
     return {name: values for name, values in known.items() if values is not None}
 
 
 def check_tables(file: ParticleFile, star: Path | None, cs: Path | None) -> None:
-    """Raise UserError where `write_star_scores` or `write_cs_scores` could not do its work: before other work is spent
-    on it."""
+    """Raise UserError where `write_star_scores` or `write_cs_scores` could not do its work:
+    before other work is spent on it."""
     if star is not None:
         try:
             tables_of_all(file)
@@ -52,8 +52,8 @@ def label_of(name: str) -> str:
 
 
 def write_star_scores(path: Path, file: ParticleFile, columns: dict[str, np.ndarray], overwrite: bool) -> None:
-    """All particles as they were imported, in their order, with these columns (m,) at the end, named as `label_of` has
-    it."""
+    """All particles as they were imported, in their order, with these columns (m,) at the end,
+    named as `label_of` has it."""
     tables, block = tables_of_all(file)
     for name, values in columns.items():
         put(tables[block], label_of(name), text(values, 9))
@@ -62,7 +62,8 @@ def write_star_scores(path: Path, file: ParticleFile, columns: dict[str, np.ndar
 
 def write_cs_scores(path: Path, file: ParticleFile, columns: dict[str, np.ndarray], overwrite: bool) -> None:
     """The imported .cs array, bit for bit, with these columns (m,) as ``mpirecon/…``, float32."""
-    array = with_columns(file.source_arrays()["particles"], {f"mpirecon/{name}": v.astype("f4") for name,
-                                                             v in columns.items()})
+    array = with_columns(
+        file.source_arrays()["particles"], {f"mpirecon/{name}": v.astype("f4") for name, v in columns.items()}
+    )
     with atomic_path(path, overwrite) as temporary, open(temporary, "wb") as target:
         np.save(target, array)

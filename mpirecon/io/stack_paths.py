@@ -19,7 +19,7 @@ from mpirecon.io.text_column import TextColumn, text_column
 def parse_image_names(names: pd.Series, path: str | os.PathLike = "") -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Split ``000012@folder/stack.mrcs`` names; a name without @ is the first image of its file.
 
-    A format that RELION is told, as in ``stack.mrc:mrcs``, is dropped.
+    A format that is named for RELION, as in ``stack.mrc:mrcs``, is dropped.
 
     Parameters
     ----------
@@ -111,8 +111,8 @@ def locate_stacks(
 def same_files(named: Mapping[str, Path | None]) -> dict[str, int]:
     """A number from 1 for each stack name: names of one file (by device and inode: links, other spellings) share it.
 
-    Names whose file is not there (None) are told apart by their text, less ``.`` and ``//``; one that is spelled as one
-    that is there is that.
+    Names whose file is not there (None) are distinguished by their text, less ``.`` and ``//``; one that is spelled as
+    one that is there is that.
     """
     numbers: dict[object, int] = {}
     out: dict[str, int] = {}
@@ -127,8 +127,9 @@ def same_files(named: Mapping[str, Path | None]) -> dict[str, int]:
     return out
 
 
-def find_stacks(stacks: Sequence[str], star: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> dict[str,
-                                                                                                                   Path | None]:
+def find_stacks(
+    stacks: Sequence[str], star: str | os.PathLike, data_dir: str | os.PathLike | None = None
+) -> dict[str, Path | None]:
     """The file of each path as written, where it is found without a guess by its last part alone; else None."""
     folder, found = Path(star).resolve().parent, {}
     places: dict[str, list[Path]] = {}  # there may be thousands of stacks, in few folders
@@ -147,7 +148,8 @@ def plain_path(stack: str) -> str:
 
 
 class _Candidate(NamedTuple):
-    """A place where a stack may be; guess : the user should hear of it; last_part : its folder was not looked at."""
+    """A place where a stack may be; guess : the user should be warned of it;
+    last_part : its folder was not searched."""
 
     path: Path
     guess: bool = False
@@ -170,7 +172,7 @@ def _candidates(stack: str, folder: Path, data_dir) -> Iterator[_Candidate]:
 def _twins(stacks: Sequence[str], found: Sequence[Path], mapping: Mapping) -> list[str]:
     """A note where the working folder has another file by the path that is written: RELION would read that one.
 
-    One stack of each folder is looked at, for there may be thousands.
+    One stack of each folder is tried, for there may be thousands.
     """
     seen: set[str] = set()
     for stack, path in zip(stacks, found):
@@ -181,8 +183,7 @@ def _twins(stacks: Sequence[str], found: Sequence[Path], mapping: Mapping) -> li
         here = Path(stack).absolute()
         if os.path.isfile(here) and not os.path.samefile(here, path):
             return [f"{stack} is read from {path}; the working folder has another file of that path, {here}, which "
-                    f"RELION would read: "
-                    "--map-stack OLD=NEW takes it"]
+                    "RELION would read: --map-stack OLD=NEW takes it"]
     return []
 
 
@@ -201,9 +202,8 @@ def _refuse_collisions(stacks: Sequence[str], found: Sequence[Path], by_name: se
         one_name = Path(stacks[i]).name == Path(stacks[other]).name
         if one_name and {i, other} & by_name and plain_path(stacks[i]) != plain_path(stacks[other]):
             raise UserError(
-                f"{star}, {unit}s {lines[other]} and {lines[i]}: the stacks {stacks[other]} and {stacks[i]} would "
-                f"both be read from {path}; name each with --map-stack OLD=NEW, or give the folder that holds both "
-                f"paths "
+                f"{star}, {unit}s {lines[other]} and {lines[i]}: the stacks {stacks[other]} and {stacks[i]} would both "
+                f"be read from {path}; name each with --map-stack OLD=NEW, or give the folder that holds both paths "
                 "with --data-dir"
             )
 
@@ -222,8 +222,7 @@ def _missing_message(stacks, star, lines, missing: list[int], mapping, data_dir,
         return f"{place} is not there: {broken}{more}; put that back, or {remedy}"
     return (
         f"{place} is not there, neither relative to the {'STAR' if unit == 'line' else '.cs'} file{where}, a folder "
-        f"above it or the "
-        f"working folder {Path.cwd()}, nor beside it{more}; {remedy}"
+        f"above it or the working folder {Path.cwd()}, nor beside it{more}; {remedy}"
     )
 
 

@@ -5,8 +5,8 @@ with or without ``#1``, key-value blocks, blank lines. Particle tables have mill
 (star_scan.py), and ranks share the work (star_layout.py).
 
 A CIF reader such as gemmi's does not do: in CIF a row need not be a line, so a truncated row takes its missing values
-from the next one and shifts every column after it without a word; letters beyond ASCII are refused, and rows have no
-line numbers.
+from the next one and shifts every column after it without a word;
+letters beyond ASCII are refused, and rows have no line numbers.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def read_star(
     Returns
     -------
     dict : block name (without ``data_``) → table of text columns (labels without the leading underscore)
-        The index of a table holds the 1-based line number of each row, for messages. A block of
-        key-value pairs is a table of one row. Blocks without any label are left out.
+        The index of a table holds the 1-based line number of each row, for messages. A block of key-value pairs is a
+        table of one row. Blocks without any label are left out.
 
     Raises
     ------
@@ -80,8 +80,7 @@ def read_tables(
             continue
         if section.name in tables:
             raise UserError(f"{text.path}, line {section.line - 1}: a second table in block data_{section.name}; give "
-                            f"each "
-                            "table its own block")
+                            "each table its own block")
         tables[section.name] = table
     return tables
 
@@ -107,7 +106,7 @@ def write_star(path: str | os.PathLike, blocks: Mapping[str, pd.DataFrame], over
 
 
 def _quoted_column(values: pd.Series) -> list[str]:
-    """All values as they must stand in their rows; one search tells whether any needs quotes."""
+    """All values as they must stand in their rows; one search shows whether any needs quotes."""
     values = [str(value) for value in values]
     together = "\n".join(values)
     if _NEEDS_QUOTES.search(together) is None and together.count("\n") == len(values) - 1:
@@ -184,8 +183,7 @@ def _read_rows(
         if bad >= 0:
             raise UserError(
                 f"{text.path}, line {line + numbers[bad]}: {fields} fields in a table of {columns} columns; the file "
-                f"may be "
-                "truncated, or a value with blanks may lack its quotes"
+                "may be truncated, or a value with blanks may lack its quotes"
             )
         for part, start_of, length_of in zip(parts, where, lengths):
             part.append(_cells(data, start_of, length_of))
@@ -258,5 +256,3 @@ def _check_labels(labels: list[str], line: int, path: Path) -> None:
     twice = next((label for i, label in enumerate(labels) if label in labels[:i]), None)
     if twice is not None:
         raise UserError(f"{path}, line {line}: the table has two columns _{twice}; remove one")
-
-

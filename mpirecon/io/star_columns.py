@@ -45,8 +45,8 @@ def particle_block(path: Path, tables: dict[str, pd.DataFrame]) -> str:
 class StarColumns:
     """Numeric columns of the particle table, each joined with its optics group where the particles lack it.
 
-    The join looks each particle's group up and keeps the order of the particles, however the groups are
-    numbered or interleaved.
+    The join finds each particle's group and keeps the order of the particles,
+    however the groups are numbered or interleaved.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class StarColumns:
             row = int(np.flatnonzero(differ)[0])
             raise UserError(
                 f"{self.path}, line {self.particles.index[row]}: {what} is {values[row]:g} (optics group "
-                f"{self.group[row]}), but {values[0]:g} in line {self.particles.index[0]} (group "
-                f"{self.group[0]}); {remedy}"
+                f"{self.group[row]}), but {values[0]:g} in line {self.particles.index[0]} (group {self.group[0]}); "
+                f"{remedy}"
             )
         return float(values[0])

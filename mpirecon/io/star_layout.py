@@ -1,4 +1,4 @@
-"""Where the tables of a STAR file are: found by all ranks together, each looking through its part of the file."""
+"""Where the tables of a STAR file are: found by all ranks together, each searching its part of the file."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ class StarText:
 
 @dataclass(frozen=True)
 class Section:
-    """What follows a keyword. name : of its block; loop : whether loop_ is the keyword; start, stop : bytes; line of
-    start."""
+    """What follows a keyword. name : of its block; loop : whether loop_ is the keyword; start, stop : bytes;
+    line of start."""
 
     name: str | None
     loop: bool
@@ -194,7 +194,7 @@ def _scan_block(text: StarText, number: int) -> _Block:
         try:
             match = _KEYWORD.match(text.decode(start + place, end))
         except UnicodeDecodeError:
-            continue  # told above
+            continue  # reported above
         if match:
             keywords.append((start + place, match["name"], end))
     return _Block(start, lines, rows, tuple(keywords), bad, bool(binary))
@@ -208,8 +208,7 @@ def _with_sections(layout: Layout, keywords: list[tuple], blocks: list[_Block]) 
     if bad is not None:
         raise UserError(
             f"{path}, line {layout.lines[bad] + blocks[bad].bad + 1}: not UTF-8 text; convert it first, for example "
-            f"with "
-            "iconv -f latin1 -t utf8"
+            "with iconv -f latin1 -t utf8"
         )
     if all(name is None for _, name, _ in keywords):
         raise UserError(f"{path} is not a STAR file: it has no data_ block")

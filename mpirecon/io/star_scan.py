@@ -61,8 +61,9 @@ def scan_lines(data, block_word, loop_word):
 
     Returns
     -------
-    lines, rows : int · keywords : (k,) int64, where such lines start · has_zero, has_wide : bool, of any byte 0 or ≥
-        128
+    lines, rows : int
+    keywords : (k,) int64, where such lines start
+    has_zero, has_wide : bool, of any byte 0 or ≥ 128
     """
     lines, rows = 0, 0
     keywords = numba.typed.List.empty_list(numba.int64)
@@ -102,8 +103,8 @@ def count_lines(data):
 
 @_compiled
 def find_row(data, wanted):
-    """(byte, lines, rows) where the line of row number `wanted` (from 0) starts and before it; the end with fewer
-    rows."""
+    """(byte, lines, rows) where the line of row number `wanted` (from 0) starts and before it;
+    the end with fewer rows."""
     lines, rows, start = 0, 0, 0
     while start < len(data):
         if _is_row(data, _skip_blanks(data, start)):
@@ -117,8 +118,8 @@ def find_row(data, wanted):
 
 @_compiled
 def _closing(data, at):
-    """The quote that ends the value whose opening quote is at `at`: one that a blank or a line end follows; −1
-    without."""
+    """The quote that ends the value whose opening quote is at `at`: one that a blank or a line end follows;
+    −1 without."""
     mark, i = data[at], at + 1
     while i < len(data) and data[i] != _LF and data[i] != _CR:
         if data[i] == mark:
@@ -131,7 +132,7 @@ def _closing(data, at):
 
 @_compiled
 def _field(data, at):
-    """(first byte, byte past the last, where to go on) of the value that starts at `at`."""
+    """(first byte, byte past the last, where to continue) of the value that starts at `at`."""
     if data[at] == _DOUBLE or data[at] == _SINGLE:
         end = _closing(data, at)
         if end >= 0:
@@ -148,8 +149,8 @@ def split_lines(data, starts, lengths, lines):
 
     Parameters
     ----------
-    starts, lengths : (columns, rows) int32, filled: where each value is in data · lines : (rows,) int64, filled: number
-    of the row's line (from 0)
+    starts, lengths : (columns, rows) int32, filled: where each value is in data
+    lines : (rows,) int64, filled: number of the row's line (from 0)
 
     Returns
     -------

@@ -35,11 +35,6 @@ class StoredImages:
         if self._bytes is not None and Fingerprint.of(self._bytes.fileno()) != seen:
             refuse_changed(location, seen)
 
-    @property
-    def past_hdf5(self) -> bool:
-        """Whether the pixels are read from the file itself."""
-        return self._bytes is not None
-
     def close(self) -> None:
         if self._bytes is not None:
             self._bytes.close()
@@ -57,8 +52,8 @@ class StoredImages:
         return out
 
     def between(self, start: int, stop: int, into: np.ndarray | None = None) -> np.ndarray:
-        """Images start … stop as they are stored, (k, n, n), or in `into`; past HDF5 where they lie in the file one
-        after another."""
+        """Images start … stop as they are stored, (k, n, n), or in `into`;
+        past HDF5 where they lie in the file one after another."""
         if into is not None and (self._bytes is None or into.dtype != self.dtype):
             into[...] = self.between(start, stop)
             return into
@@ -76,8 +71,7 @@ class StoredImages:
                             f"{error.strerror}") from error
         if len(left):
             raise UserError(f"{self._path}: /images, rows {start} to {stop - 1} cannot be read, the file ends before; "
-                            f"was it "
-                            "truncated while it was read?")
+                            "was it truncated while it was read?")
         return out
 
     def runs(self, rows: np.ndarray):

@@ -1,5 +1,5 @@
-"""Tables that are reconstructed without an import of their own: a particle file that refers to their stacks is made on
-the way."""
+"""Tables that are reconstructed without an import of their own:
+a particle file that refers to their stacks is made on the way."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 
 from mpirecon.errors import UserError
 from mpirecon.io.formats import format_of
-from mpirecon.io.importer import ImportOptions, ImportReport, import_particles, provenance_of
+from mpirecon.io.import_options import ImportOptions
+from mpirecon.io.import_report import ImportReport
+from mpirecon.io.importer import import_particles, provenance_of
 from mpirecon.io.inputs import Input
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.agree import run_first
@@ -46,8 +48,8 @@ def link_table(
 
 
 def _is_of(target: Path, path: Path, options: ImportOptions) -> bool:
-    """Whether a particle file was linked to this table, as it is now, by these options, and its stacks are where they
-    were."""
+    """Whether a particle file was linked to this table, as it is now, by these options,
+    and its stacks are where they were."""
     if any(values.startswith("@") for _, values in options.selections):  # what a list holds is not recorded
         return False
     try:

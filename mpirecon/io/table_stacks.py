@@ -21,15 +21,19 @@ def open_stacks(
     """A reader per stack of the table, with every row checked against its stack, a number for each file that any column
     names (stack_paths.same_files), and notes. Collective.
 
-    table : this rank's rows · whole : all of them, on rank 0 · options : importer.ImportOptions
+    table : this rank's rows
+    whole : all of them, on rank 0
+    options : import_options.ImportOptions
 
     Raises
     ------
     UserError
         naming the row whose stack is not there, is no stack, or has not as many images of the same size as it should.
     """
-    located, others = None, comm.gather(sorted({name for names in table.relations.images.values()
-                                                for name in names.stacks}))
+    located, others = (
+        None,
+        comm.gather(sorted({name for names in table.relations.images.values() for name in names.stacks})),
+    )
     with together(comm):
         if comm.rank == 0:
             paths, notes, places = _locate(whole, options)
@@ -95,12 +99,12 @@ def _check_boxes(table: ParticleTable, stacks: list[StackReader], places: list[s
     for stack, place in zip(stacks, places):
         if stack.box != box:
             raise UserError(
-                f"{place}: {stack.path} has images of {stack.box} pixels, {stacks[0].path} of {box}; "
-                "particles of one file need one box size: give --rescale common, or import them apart"
+                f"{place}: {stack.path} has images of {stack.box} pixels, {stacks[0].path} of {box}; particles of one "
+                "file need one box size: give --rescale common, or import them apart"
             )
     if table.image_size not in (None, box):
         label = "rlnImageSize" if table.tables else "blob/shape"
         raise UserError(
-            f"{places[0]}: {label} is {table.image_size}, but the images "
-            f"of {stacks[0].path} have {box} pixels a side; is it the stack that belongs to this file?"
+            f"{places[0]}: {label} is {table.image_size}, but the images of {stacks[0].path} have {box} pixels a side; "
+            "is it the stack that belongs to this file?"
         )

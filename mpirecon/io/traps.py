@@ -40,9 +40,8 @@ def repeated_images(
             same = int((shown.assign(pose=pose).duplicated() & again).sum())
             warnings.append(
                 f"{count} of {len(whole)} rows repeat an image ({same} with the same pose, {count - same} with "
-                f"another, as symmetry "
-                f"expansion makes them; first: {whole.describe(int(again.idxmax()))}); each counts as a separate "
-                f"particle"
+                f"another, as symmetry expansion makes them; first: {whole.describe(int(again.idxmax()))}); each "
+                "counts as a separate particle"
             )
     return warnings
 
@@ -71,9 +70,8 @@ def several_classes(comm: Communicator, table: ParticleTable) -> list[str]:
     most = max(counts, key=counts.get)
     column = table.class_select.split("=")[0].removesuffix("[{}]")
     return [f"{column} has {len(counts)} classes ({', '.join(listed[:_LISTED])} particles{more}): poses of different "
-            f"classes are "
-            f"relative to different maps, and all go into one here; --select '{table.class_select.format(most)}' "
-            f"imports one class"]
+            "classes are relative to different maps, and all go into one here; --select "
+            f"'{table.class_select.format(most)}' imports one class"]
 
 
 def unapplied_symmetry(columns: Iterable[str]) -> list[str]:
@@ -82,8 +80,7 @@ def unapplied_symmetry(columns: Iterable[str]) -> list[str]:
     if found is None:
         return []
     return [f"{found}: these are helical segments; helical symmetry (rise and twist) is not applied, each segment "
-            f"counts as a single "
-            "particle of the point group"]
+            "counts as a single particle of the point group"]
 
 
 def zeros(table: ParticleTable) -> list[str]:

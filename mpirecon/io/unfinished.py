@@ -1,4 +1,4 @@
-"""What is known of a run that has not finished: how far it came, when, and how to go on."""
+"""What is known of a run that has not finished: how far it came, when, and how to continue."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ def state_of(folder: Path) -> str | None:
     holder = folder_lock.held_by(folder)
     if holder is None and any((folder / UNFINISHED / marker).is_file() for marker in MARKERS):
         return (f"the results of the run in {folder} are complete, but it was ended while they were put in their "
-                f"place; the same "
-                f"command with --resume does it{_command(folder)}")
+                f"place; the same command with --resume does it{_command(folder)}")
     if (folder / CHECKPOINT).is_file():
         saved = f"{_progress(folder / CHECKPOINT)} was saved in {folder / CHECKPOINT} at {_moment(folder / CHECKPOINT)}"
         if (folder / UNFINISHED / "half1.mrc").is_file():
@@ -41,8 +40,7 @@ def state_of(folder: Path) -> str | None:
     log = _log(folder)
     if log is not None and not any((folder / marker).is_file() for marker in MARKERS):
         return (f"the run in {folder} was ended at {_moment(log)}, before it had saved anything; the same command "
-                f"begins "
-                f"again{_command(folder)}")
+                f"begins again{_command(folder)}")
     return None
 
 

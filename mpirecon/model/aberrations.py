@@ -57,8 +57,7 @@ class Aberrations:
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             raise UserError(f"optics group {self.group[row]}: the magnification matrix "
-                            f"{self.magnification[row].tolist()} is "
-                            "far from the identity; check the columns")
+                            f"{self.magnification[row].tolist()} is far from the identity; check the columns")
         if (self.mtf < 0).any() or (self.mtf[:, :1] == 0).any():
             raise UserError("optics: the detector's transfer (MTF) must be positive, or zero from some frequency on")
 
@@ -133,8 +132,9 @@ def zernike(n: int, m: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Z(n, m) at frequencies x, y in Å⁻¹: radial polynomial times cos mφ, or sin |m|φ where m < 0."""
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     radial = sum(
-        (-1) ** k * factorial(n - k) / (factorial(k) * factorial((n + abs(m)) // 2 - k) * factorial((n - abs(m)) // 2
-                                                                                                    - k))
+        (-1) ** k
+        * factorial(n - k)
+        / (factorial(k) * factorial((n + abs(m)) // 2 - k) * factorial((n - abs(m)) // 2 - k))
         * radius ** (n - 2 * k)
         for k in range((n - abs(m)) // 2 + 1)
     )

@@ -1,9 +1,8 @@
 """Volume, Stack and Img: arrays that know their axes, dtype and pixel size.
 
-Axes are V[z, y, x], I[y, x] and stack[m, y, x]; the origin is voxel n // 2; pixel sizes are in Å.
-They wrap NumPy or CuPy arrays without copying and speak the array and DLPack protocols, so that
-``numpy.asarray(volume)``, ``torch.from_dlpack(volume)`` and ``Volume.from_dlpack(tensor, 1.2)`` work
-without mpirecon importing torch or cupy.
+Axes are V[z, y, x], I[y, x] and stack[m, y, x]; the origin is voxel n // 2; pixel sizes are in Å. They wrap NumPy or
+CuPy arrays without copying and speak the array and DLPack protocols, so that ``numpy.asarray(volume)``,
+``torch.from_dlpack(volume)`` and ``Volume.from_dlpack(tensor, 1.2)`` work without mpirecon importing torch or cupy.
 """
 
 from __future__ import annotations

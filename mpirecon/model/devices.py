@@ -19,8 +19,8 @@ def working_cupy():
 
 
 def on_host(array) -> np.ndarray:
-    """A NumPy array of anything that is one, lies on a GPU (CuPy, or any DLPack tensor there), or is a list of
-    numbers."""
+    """A NumPy array of anything that is one, lies on a GPU (CuPy, or any DLPack tensor there),
+    or is a list of numbers."""
     if hasattr(array, "get") and hasattr(array, "__cuda_array_interface__"):
         return array.get()
     if hasattr(array, "__dlpack_device__") and not isinstance(array, np.ndarray):

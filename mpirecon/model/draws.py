@@ -10,8 +10,8 @@ import numpy as np
 def particle_rng(seed: int, particle: int, purpose: str) -> np.random.Generator:
     """A generator for one particle and one purpose (``"pose"``, ``"noise"`` …).
 
-    Philox is counter based: key = (seed, particle), counter block = purpose, so streams never overlap and
-    adding a new purpose leaves the others as they were.
+    Philox is counter based: key = (seed, particle), counter block = purpose, so streams never overlap and adding a new
+    purpose leaves the others as they were.
     """
     block = zlib.crc32(purpose.encode())
     return np.random.Generator(
@@ -40,16 +40,15 @@ def random_halves(seed: int, particles: np.ndarray) -> np.ndarray:
     return (1 + (uniform_draws(seed, particles, "half") >= 0.5)).astype(np.uint8)
 
 
-def plant_pose_errors(
+def draw_pose_errors(
     seed: int, particles: np.ndarray, quaternion: np.ndarray, rate: float, small_degrees: float | None = None,
     groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Replace the poses of a random share of particles by wrong ones.
+    """Replace the poses of a random fraction of particles by wrong ones.
 
-    A number is drawn per particle; above `rate` nothing happens, below it the pose becomes a uniformly random
-    one, or (with `small_degrees`) the old one turned about a random axis by a half-Gaussian angle of that
-    standard deviation. With `groups` (m,) int64 the number is drawn per group: its rows are wrong together, each by a
-    turn of its own.
+    A number is drawn per particle; above `rate` nothing happens, below it the pose becomes a uniformly random one, or
+    (with `small_degrees`) the old one turned about a random axis by a half-Gaussian angle of that standard deviation.
+    With `groups` (m,) int64 the number is drawn per group: its rows are wrong together, each by a turn of its own.
 
     Returns
     -------

@@ -48,8 +48,8 @@ def curvature_resolution(diameter: float, voltage_kv: float) -> float:
     """Resolution in Å beyond which flat slices through a particle of that diameter (Å) suffer from the curvature of the
     Ewald sphere.
 
-    Up to there the FSC of a noiseless map with the truth is above 0.95, for density spread evenly through a ball
-    (docs/method.md).
+    Up to there the FSC of a noiseless map with the truth is above 0.95,
+    for density spread evenly through a ball (docs/method.md).
     """
     return float(np.sqrt(electron_wavelength(voltage_kv) * diameter / 1.287))
 
@@ -63,9 +63,8 @@ def make_ctf(m: int, **fields) -> np.ndarray:
         number of particles
     **fields : float or (m,) float
         fields of CTF_DTYPE: ``voltage_kv`` [kV], ``defocus_u``, ``defocus_v`` [Å, positive is underfocus],
-        ``astigmatism`` [rad],
-        ``cs_mm`` [mm], ``amplitude_contrast``, ``phase_shift`` [rad], ``bfactor`` [Å²], ``scale``; the default is 0, of
-        ``scale`` 1
+        ``astigmatism`` [rad], ``cs_mm`` [mm], ``amplitude_contrast``, ``phase_shift`` [rad], ``bfactor`` [Å²],
+        ``scale``; the default is 0, of ``scale`` 1
 
     Returns
     -------
@@ -87,6 +86,6 @@ def check_ctf(ctf: np.ndarray, describe_row=lambda row: f"particle {row}",
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             raise UserError(
-                f"{describe_row(row)}: CTF {field} is {values[row]:g} {unit}, outside {low:g} … {high:g} {unit}; "
-                f"check the column and its unit{'; ' if field in remedies else ''}{remedies.get(field, '')}"
+                f"{describe_row(row)}: CTF {field} is {values[row]:g} {unit}, outside {low:g} … {high:g} {unit}; check "
+                f"the column and its unit{'; ' if field in remedies else ''}{remedies.get(field, '')}"
             )

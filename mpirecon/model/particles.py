@@ -11,7 +11,7 @@ from mpirecon.model.optics import CTF_DTYPE, check_ctf
 from mpirecon.model.pose import Pose
 
 
-#: fields that are there only where errors were planted on purpose, or junk
+#: fields that are there only where errors were simulated, or junk
 TRUTH = (
     "pose_error", "true_quaternion", "true_shift", "true_defocus",
     "planted_orientation", "planted_offset", "planted_defocus", "planted_hand", "duplicate_of",
@@ -37,15 +37,15 @@ class ParticleSet:
     contrast : str
         ``"white"`` (protein bright, RELION's convention) or ``"black"``
     pose_error : (m,) bool or None
-        True where a wrong pose (or junk) was planted
+        True where a wrong pose (or junk) was simulated
     true_quaternion : (m, 4) float64 or None
     true_shift : (m, 2) float64, Å, or None
         None: the shifts are the true ones
     true_defocus : (m, 2) float64, Å, U and V, or None
         likewise
     planted_orientation, planted_offset, planted_defocus, planted_hand : (m,) bool or None
-        which errors were planted; a particle may have several, junk has none of them. None: none of that kind (or, in
-        files of before kinds were told apart, not known)
+        which errors were simulated; a particle may have several, junk has none of them. None: none of that kind (or, in
+        files of before kinds were distinguished, not known)
     duplicate_of : (m,) int64 or None
         row of the file whose copy a particle is, or −1
     ids : (m,) int64
@@ -95,8 +95,7 @@ class ParticleSet:
             raise UserError(f"ParticleSet: contrast is {self.contrast!r}, expected 'white' or 'black'")
         if self.ctf_premultiplied and self.ctf_phase_flipped:
             raise UserError("ParticleSet: images are ctf_premultiplied or ctf_phase_flipped, not both: after "
-                            "multiplication by "
-                            "the CTF no sign is left to flip")
+                            "multiplication by the CTF no sign is left to flip")
         check_ctf(self.ctf)
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
 """Poses: unit quaternions (w, x, y, z) of R = Rz(psi) Ry(tilt) Rz(rot), and shifts in Å.
 
-R rows are the image's x, y and viewing axes in the volume's frame: the image's Fourier sample
-(kx, ky) is the volume's at Rᵀ(kx, ky, 0). Angles are RELION's rlnAngleRot, rlnAngleTilt, rlnAnglePsi.
+R rows are the image's x, y and viewing axes in the volume's frame: the image's Fourier sample (kx, ky) is the volume's
+at Rᵀ(kx, ky, 0). Angles are RELION's rlnAngleRot, rlnAngleTilt, rlnAnglePsi.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Pose:
         bad = ~(np.isfinite(norm) & (norm > 1e-6) & (np.abs(t) <= FARTHEST).all(axis=1))
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
-            raise UserError(f"Pose: particle {row} has quaternion {q[row].tolist()} and shift {t[row].tolist()}; "
-                            "a quaternion needs a length above zero, a shift at most 0.1 mm, and all numbers must be "
+            raise UserError(f"Pose: particle {row} has quaternion {q[row].tolist()} and shift {t[row].tolist()}; a "
+                            "quaternion needs a length above zero, a shift at most 0.1 mm, and all numbers must be "
                             "finite")
         self.quaternion = q / norm[:, None]
         self.shift = t
@@ -118,7 +118,6 @@ class Pose:
         """(rot, tilt, psi) in degrees, (m, 3), tilt in [0, 180]."""
         return euler_from_matrix(self.matrices())
 
-
     def rotation_vectors(self) -> np.ndarray:
         """cryoSPARC's rotation vectors w (axis times angle, at most a half turn), (m, 3): R is exp([w]x) transposed."""
         q = np.where(self.quaternion[:, :1] < 0, -self.quaternion, self.quaternion)
@@ -167,8 +166,8 @@ def angular_distance(q1: np.ndarray, q2: np.ndarray) -> np.ndarray:
 
 
 def view_order(quaternion: np.ndarray) -> np.ndarray:
-    """The order of (m, 4) poses by view, ring by ring over the half sphere, (m,) int64: central slices of neighbours
-    lie close."""
+    """The order of (m, 4) poses by view, ring by ring over the half sphere, (m,) int64:
+    central slices of neighbours lie close."""
     view = matrix_from_quaternion(quaternion)[:, 2]
     view = np.where(view[:, 2:] < 0, -view, view)  # opposite views have the same slice
     ring = np.rint(np.arccos(np.clip(view[:, 2], -1, 1)) / _RING)

@@ -67,7 +67,8 @@ class PointGroup:
     def split(self) -> tuple[np.ndarray, np.ndarray]:
         """(signed, rest): the rotations h that map a cubic grid onto itself, and c such that all are h c, each once.
 
-        signed : (h, 3, 3) int64, a subgroup of signed permutations · rest : (order / h, 3, 3) float64, identity first
+        signed : (h, 3, 3) int64, a subgroup of signed permutations
+        rest : (order / h, 3, 3) float64, identity first
         """
         nearest = np.rint(self.matrices)
         on_grid = np.abs(self.matrices - nearest).max(axis=(1, 2)) < 1e-9

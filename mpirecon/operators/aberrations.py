@@ -18,8 +18,11 @@ from mpirecon.model.aberrations import Aberrations, even_order, odd_order, zerni
 class OpticsPlanes:
     """Planes of g groups at s samples.
 
-    on_data : (g, s) complex64 · turns : (g, s) float32, radians / 2π · on_ctf : (g, s) float32 ·
-    magnification : (g, 2, 2) float64 · aberrations : what they were made of
+    on_data : (g, s) complex64
+    turns : (g, s) float32, radians / 2π
+    on_ctf : (g, s) float32
+    magnification : (g, 2, 2) float64
+    aberrations : what they were made of
     """
 
     aberrations: Aberrations

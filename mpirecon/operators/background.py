@@ -18,7 +18,7 @@ _FIRST = 24
 #: least distance from the axes, in halves of the box, of those pixels: slopes are differences over it
 _LEVER = 0.25
 
-#: boxes below which too few pixels lie outside to tell noise by
+#: boxes below which too few pixels lie outside to estimate noise
 SMALLEST_BOX = 16
 
 #: radius of the middle of the image, in halves of the box, whose power is compared with that outside
@@ -27,7 +27,7 @@ _MIDDLE = 0.75
 #: times the typical square beyond which a pixel of the middle counts as that far: of dust, not of a particle
 _FAR = 1000.0
 
-#: every so many pixels tell what is typical
+#: every so many pixels serve to estimate what is typical
 _SAMPLE = 8
 
 
@@ -35,9 +35,8 @@ _SAMPLE = 8
 class Levels:
     """What was found of m images.
 
-    plane : (m, 3) float64, a, b, c of a + b·u + c·v, with u and v from −1 to 1 across the image · sigma : (m,) float64,
-        standard
-    deviation of the noise about it
+    plane : (m, 3) float64, a, b, c of a + b·u + c·v, with u and v from −1 to 1 across the image
+    sigma : (m,) float64, standard deviation of the noise about it
     """
 
     plane: np.ndarray
@@ -96,8 +95,8 @@ class Background:
         return Levels(out[:, :3], out[:, 3])
 
     def take_off(self, images: np.ndarray, levels: Levels, factor: np.ndarray | None = None) -> None:
-        """Subtract the planes from (m, n, n) float32 images, in place, and multiply each by its `factor` (m,), if
-        given."""
+        """Subtract the planes from (m, n, n) float32 images, in place, and multiply each by its `factor` (m,),
+        if given."""
         factor = np.ones(len(images)) if factor is None else np.ascontiguousarray(factor, np.float64)
         take_background_off(images, np.ascontiguousarray(levels.plane), factor, self._axis)
 
@@ -110,8 +109,8 @@ class Background:
         return images
 
     def halves(self, images: np.ndarray, levels: Levels) -> np.ndarray:
-        """Variance of the noise about the planes in either half of the pixels outside, like the fields of a chessboard,
-        (m, 2)."""
+        """Variance of the noise about the planes in either half of the pixels outside,
+        like the fields of a chessboard, (m, 2)."""
         residual = _above(images, levels, self._outside, self._axis)
         out = np.empty((len(images), 2))
         for which, field in enumerate(self._fields):

@@ -1,5 +1,5 @@
-"""A map of fewer frequencies in a box of larger voxels: all that costs FFTs of a map costs less, and slices stay where
-they are.
+"""A map of fewer frequencies in a box of larger voxels:
+all that costs FFTs of a map costs less, and slices stay where they are.
 
 The smaller box shows the same field of view, so that its Fourier grid is the middle of the larger one's.
 """
@@ -16,11 +16,11 @@ from mpirecon.operators.projection import Projection
 #: shells that a box must hold beyond those that are asked for: the interpolation kernel reaches there
 _BEYOND = 2
 
-#: grid points between a sample and the farthest that its taps touch, and room for these on each side of a coarse map's
-#: grid
+#: grid points between a sample and the farthest that its taps touch,
+#: and room for these on each side of a coarse map's grid
 _REACH, _AROUND = 3.5, 4
 
-#: smallest share of the box: with fewer voxels there is nothing left to gain
+#: smallest fraction of the box: with fewer voxels there is nothing left to gain
 _SMALLEST = 0.25
 
 
@@ -44,9 +44,9 @@ def coarse_projection(projection: Projection, box: int) -> Projection:
 class PairGrid:
     """Two maps of one box, point by point on an extended grid no larger than their frequencies need.
 
-    values : extended_shape(side, 4) float32 · near : (r,) int64, the samples of a slice that lie on it; where it is
-        smaller than
-    the projection's own grid, the maps hold nothing beyond those
+    values : extended_shape(side, 4) float32
+    near : (r,) int64, the samples of a slice that lie on it; where it is smaller than the projection's own grid, the
+        maps hold nothing beyond those
     """
 
     def __init__(self, projection: Projection, box: int, magnified: bool = False) -> None:
@@ -84,8 +84,8 @@ def add_middle(folded: np.ndarray, out: np.ndarray, sign: int = 1) -> None:
 
 def set_middle(projection: Projection, volume: np.ndarray, out: np.ndarray, which: int, maps: int,
                scale: float) -> None:
-    """Make a map of a smaller box number `which` of an extended grid's maps, as ``Projection.grid`` does of one of its
-    own box.
+    """Make a map of a smaller box number `which` of an extended grid's maps,
+    as ``Projection.grid`` does of one of its own box.
 
     What is beyond the map's frequencies stays: zero, unless a finer map was there.
     """

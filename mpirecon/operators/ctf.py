@@ -13,10 +13,10 @@ from mpirecon.operators.half_plane import HalfPlane
 def ctf_coefficients(ctf: np.ndarray, box: int, pixel_size: float, phase_flipped: bool = False) -> np.ndarray:
     """Per-particle polynomial in image-pixel frequencies, (m, 8) float64.
 
-    ctf : (m,) CTF_DTYPE · phase_flipped : the images were multiplied by the sign of their CTF, whose magnitude is left.
+    ctf : (m,) CTF_DTYPE
+    phase_flipped : the images were multiplied by the sign of their CTF, whose magnitude is left.
     Columns: turns (radians / 2π) per kx², kx·ky, ky², |k|⁴, constant turns, scale, the envelope's exponent per |k|²,
-    and
-    1 where phases were flipped.
+    and 1 where phases were flipped.
     """
     wavelength = electron_wavelength(ctf["voltage_kv"])
     per_pixel = 1.0 / (box * pixel_size)
@@ -68,8 +68,8 @@ def evaluate(
     coefficients: np.ndarray, kx: np.ndarray, ky: np.ndarray, optics: OpticsPlanes | None, rows: np.ndarray | None,
     out: np.ndarray
 ) -> None:
-    """The CTFs of `ctf_coefficients` at samples kx, ky into out, (m, s) float32; rows : (m,) their optics groups' in
-    `optics`."""
+    """The CTFs of `ctf_coefficients` at samples kx, ky into out, (m, s) float32;
+    rows : (m,) their optics groups' in `optics`."""
     if optics is None:
         evaluate_ctf(coefficients, kx, ky, out)
         return

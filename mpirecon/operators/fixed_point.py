@@ -48,8 +48,8 @@ class FixedPoint:
 
 
 def sum_unit(largest: float, terms: int) -> float:
-    """The power of two by which `terms` float64 of at most `largest` are multiplied, to be rounded and added as
-    int64."""
+    """The power of two by which `terms` float64 of at most `largest` are multiplied,
+    to be rounded and added as int64."""
     return 2.0 ** (_SUM_BITS - 1 - _exponent(largest) - math.ceil(math.log2(max(terms, 1))))
 
 

@@ -1,8 +1,8 @@
 """FFTs of volumes in a padded box that skip the zeros, and their transposes.
 
-A volume (n, n, n) with its origin at voxel n // 2 sits in a periodic box of p ≥ 2n voxels with the origin at
-voxel 0. Padding axis by axis leaves 7/12 of the one-dimensional transforms of the whole padded box. Work goes piece by
-piece through arrays that fit a cache: beside the result nothing as large as the padded box need be in memory.
+A volume (n, n, n) with its origin at voxel n // 2 sits in a periodic box of p ≥ 2n voxels with the origin at voxel 0.
+Padding axis by axis leaves 7/12 of the one-dimensional transforms of the whole padded box. Work goes piece by piece
+through arrays that fit a cache: beside the result nothing as large as the padded box need be in memory.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def taps_for(box: int, padding: float) -> int:
     """Points on an axis of a reconstruction's interpolation kernel: 4 in small boxes and on fine grids, else 3.
 
     Three cost half of the work, and the direct solution gains: the narrower the kernel, the less it blurs the weights
-    that it divides by. Their own error, 1e-2 of a slice's sample in the box's corners, is far below the noise of any
-    image.
+    that it divides by. Their own error, 1e-2 of a slice's sample in the box's corners,
+    is far below the noise of any image.
     """
     return 4 if box <= SMALL_BOX or padding >= 2 else 3
 
@@ -75,8 +75,8 @@ def _crop(array: np.ndarray, axis: int, n: int) -> np.ndarray:
 
 
 def planes_of(volume: np.ndarray, p: int, threads: Threads | None = None, axis: np.ndarray | None = None) -> np.ndarray:
-    """(n, n, n) float32 → (n, p, p//2 + 1) complex64: each plane's transform in the padded box, planes in the volume's
-    order.
+    """(n, n, n) float32 → (n, p, p//2 + 1) complex64:
+    each plane's transform in the padded box, planes in the volume's order.
 
     axis : (n,) float32, if given what the volume is multiplied by along x, y and z
     """
@@ -112,15 +112,15 @@ Piece = Callable[[np.ndarray, int, int], None]
 
 
 def read_spectrum(planes: np.ndarray, function: Piece, threads: Threads | None = None) -> None:
-    """``function(spectrum, first, last)`` for each piece of the planes' transform along z; all of it is never in
-    memory."""
+    """``function(spectrum, first, last)`` for each piece of the planes' transform along z;
+    all of it is never in memory."""
     p = planes.shape[1]
     _in_pieces(p, p, lambda first, last: function(_along_z(planes, first, last), first, last), threads)
 
 
 def write_spectrum(planes: np.ndarray, function: Piece, threads: Threads | None = None) -> np.ndarray:
-    """Overwrite the planes with the transform back along z of what ``function(spectrum, first, last)`` writes; returns
-    them."""
+    """Overwrite the planes with the transform back along z of what ``function(spectrum, first, last)`` writes;
+    returns them."""
     n, p = planes.shape[:2]
 
     def some(first: int, last: int) -> None:
@@ -133,8 +133,8 @@ def write_spectrum(planes: np.ndarray, function: Piece, threads: Threads | None 
 
 
 def change_spectrum(planes: np.ndarray, function: Piece, threads: Threads | None = None) -> np.ndarray:
-    """Transform the planes along z, let ``function(spectrum, first, last)`` change that, and transform back; in
-    place."""
+    """Transform the planes along z, let ``function(spectrum, first, last)`` change that, and transform back;
+    in place."""
     n, p = planes.shape[:2]
 
     def some(first: int, last: int) -> None:
@@ -155,8 +155,8 @@ def _back_along_z(spectrum: np.ndarray, n: int) -> np.ndarray:
 
 
 def _in_pieces(length: int, p: int, function: Callable[[int, int], None], threads: Threads | None) -> None:
-    """``function(first, last)`` for pieces of range(length) that fit a cache, the same ones whatever the number of
-    threads."""
+    """``function(first, last)`` for pieces of range(length) that fit a cache,
+    the same ones whatever the number of threads."""
     step = max(1, _CACHE // (8 * p * (p // 2 + 1)))
     starts = range(0, length, step)
 

@@ -13,7 +13,8 @@ from mpirecon.errors import UserError
 class HalfPlane:
     """Samples with kx > 0, or kx = 0 and ky ≥ 0, and |k| < `limit`, row by row.
 
-    kx, ky : (s,) int32, in pixels of the image's transform · shell : (s,) int32, |k| rounded ·
+    kx, ky : (s,) int32, in pixels of the image's transform
+    shell : (s,) int32, |k| rounded
     multiplicity : (s,) float32, how often the sample stands in the full plane: 2, and 1 at k = 0.
     """
 

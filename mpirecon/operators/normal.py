@@ -1,8 +1,8 @@
 """The normal equations (Σ w AᴴA + Λ) x = Σ w Aᴴŷ, accumulated on the padded Fourier grid.
 
-``numerator`` holds Σ w C ŷ and ``weight`` Σ w C², both spread with the interpolation kernel. AᴴA is a convolution
-whose transfer function is the weight without the kernel's blur, so one product costs two FFTs and no pass over
-the data (Wajer & Pruessmann 2001; Vonesch et al. 2011 for single particles).
+``numerator`` holds Σ w C ŷ and ``weight`` Σ w C², both spread with the interpolation kernel. AᴴA is a convolution whose
+transfer function is the weight without the kernel's blur, so one product costs two FFTs and no pass over the data
+(Wajer & Pruessmann 2001; Vonesch et al. 2011 for single particles).
 """
 
 from __future__ import annotations
@@ -73,8 +73,9 @@ class NormalEquations(Equations):
     def direct(self, ridge: np.ndarray) -> np.ndarray:
         """Gridding solution numerator / (weight + Λ), (n, n, n) float32: one FFT, exact for dense even sampling."""
         p, ratio = self.folded.shape[0], self.projection.ratio
-        volume = self._from_spectrum(lambda spectrum, a, b: divide_regularised(self.folded, ridge, ratio, spectrum, a,
-                                                                               b))
+        volume = self._from_spectrum(
+            lambda spectrum, a, b: divide_regularised(self.folded, ridge, ratio, spectrum, a, b)
+        )
         volume *= 1 / np.float32(p) ** 3
         return self.projection.deapodise(volume)
 
@@ -117,7 +118,6 @@ class NormalEquations(Equations):
         """Σ w Aᴴŷ, (n, n, n) float32."""
         if self._right_hand_side is None:
 
-
             def numerator(spectrum: np.ndarray, a: int, b: int) -> None:
                 spectrum.real, spectrum.imag = self.folded[:, a:b, :, 0], self.folded[:, a:b, :, 1]
 
@@ -127,8 +127,9 @@ class NormalEquations(Equations):
     def apply(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
         """(Σ w AᴴA + Λ) x, (n, n, n) float32, by convolution."""
         transfer, ratio = self.transfer(), self.projection.ratio
-        return self._filtered(volume, lambda spectrum, a, b: multiply_regularised(spectrum, transfer, ridge, ratio, a,
-                                                                                  b))
+        return self._filtered(
+            volume, lambda spectrum, a, b: multiply_regularised(spectrum, transfer, ridge, ratio, a, b)
+        )
 
     def gradient(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
         """(Σ w AᴴA + Λ) x − Σ w Aᴴŷ, half the gradient of the penalised weighted loss."""

@@ -17,8 +17,8 @@ from mpirecon.parallel.threads import Threads
 
 
 class Projection:
-    """Slices of (box,)³ volumes on a `padding` times padded grid, interpolated with a Kaiser-Bessel kernel of `taps`
-    points.
+    """Slices of (box,)³ volumes on a `padding` times padded grid,
+    interpolated with a Kaiser-Bessel kernel of `taps` points.
 
     ``grid(volume)`` is done once a volume, ``forward(grid, rotation)`` once a batch. ``accumulator()``,
     ``adjoint_add(...)`` and ``adjoint_volume(...)`` are the transpose, in the same two steps.
@@ -54,8 +54,8 @@ class Projection:
     ) -> np.ndarray:
         """(n, n, n) volume → the extended Fourier grid that ``forward`` reads, float32, of `scale` times the volume.
 
-        With maps = 2 the grid holds two volumes, point by point; this one becomes its number `which` and the other is
-        kept.
+        With maps = 2 the grid holds two volumes, point by point;
+        this one becomes its number `which` and the other is kept.
         """
         out = self.empty_grid(maps) if out is None else out
         planes = planes_of(volume, self.padded, self.threads, np.float32(np.cbrt(scale)) / self.apodisation)
@@ -101,8 +101,8 @@ class Projection:
         weight[:, zero] *= 2
 
     def shares(self, rotation: np.ndarray, shape: tuple[int, ...]) -> Iterator[list[np.ndarray]]:
-        """Runs of samples for each thread, list by list: threads with runs of one list never write to the same
-        points."""
+        """Runs of samples for each thread, list by list:
+        threads with runs of one list never write to the same points."""
         if self.threads.count == 1:
             return iter([[whole_slices(len(rotation), len(self.plane))]])
         slices = Slices(rotation, self.ratio, self.plane, shape, self.taps)

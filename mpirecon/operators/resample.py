@@ -11,8 +11,8 @@ def resample(images: np.ndarray, inner: int, box: int, workers: int = 1) -> np.n
     cropped or padded in Fourier space.
 
     The `inner` pixels in the middle (with more than n, padded by the mean of each image's rim) become `box`, so that a
-    pixel is inner / box times as large. White noise keeps its variance. Frequencies at or beyond either Nyquist are
-    zero.
+    pixel is inner / box times as large. White noise keeps its variance.
+    Frequencies at or beyond either Nyquist are zero.
     """
     images = _cut(np.asarray(images, np.float32), inner)
     spectrum = scipy.fft.rfft2(np.roll(images, (-(inner // 2),) * 2, axis=(1, 2)), norm="ortho", workers=workers)

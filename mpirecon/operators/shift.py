@@ -15,8 +15,9 @@ def centred_samples(
 ) -> np.ndarray:
     """Sᴴ of images: half-plane samples with the particle moved to the origin.
 
-    images : (m, n, n) float32 · shift_pixels : (m, 2) float64, where the particle sits (x, y) relative to pixel
-    n // 2 · returns (m, s) complex64 = scale · Σ_r I(r) exp(−2πi k·(r − n//2 − shift) / n), `out` if given.
+    images : (m, n, n) float32
+    shift_pixels : (m, 2) float64, where the particle sits (x, y) relative to pixel n // 2 · returns (m, s) complex64 =
+        scale · Σ_r I(r) exp(−2πi k·(r − n//2 − shift) / n), `out` if given.
     """
     spectra = scipy.fft.rfft2(np.asarray(images, np.float32), workers=workers)
     out = np.empty((len(images), len(plane)), np.complex64) if out is None else out

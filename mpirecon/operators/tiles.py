@@ -15,14 +15,14 @@ from mpirecon.parallel.threads import Threads
 #: tiles of a colour for each thread, where they are cut along both axes: some hold more samples than others
 _A_THREAD = 2
 
-#: points that a slab should be wide at least, so that runs of a row's samples in it are as long as those that kernels
-#: take at once
+#: points that a slab should be wide at least,
+#: so that runs of a row's samples in it are as long as those that kernels take at once
 _WIDE = 16
 
 #: grid points beside its tile where a sample may lie by rounding, on both sides
 _BESIDE = 2
 
-#: images, and samples of each, that tell where slices lie
+#: images, and samples of each, that show where slices lie
 _LOOKED_AT = 64, 64
 
 
@@ -30,9 +30,11 @@ _LOOKED_AT = 64, 64
 class Slices:
     """Slices and the extended grid that they are added to.
 
-    rotation : (m, 3, 3) float64 · ratio : padded box / box · plane : of their samples · shape : of the grid · taps :
-        points that a
-    sample is spread to on each axis
+    rotation : (m, 3, 3) float64
+    ratio : padded box / box
+    plane : of their samples
+    shape : of the grid
+    taps : points that a sample is spread to on each axis
     """
 
     rotation: np.ndarray
@@ -46,9 +48,9 @@ class Slices:
 class Tiles:
     """Ranges of z and y of an extended grid, for the first taps of one batch's samples.
 
-    edges : (tiles + 1,) int64 on z, and on y, from 0 to the grid's end · number : (tiles on z, tiles on y) int32,
-        colour by
-    colour · colours : int64, the first tile of each colour, and the end
+    edges : (tiles + 1,) int64 on z, and on y, from 0 to the grid's end
+    number : (tiles on z, tiles on y) int32, colour by colour
+    colours : int64, the first tile of each colour, and the end
     """
 
     edges: tuple[np.ndarray, np.ndarray]
@@ -74,8 +76,8 @@ class Tiles:
         return cls(tuple(edges), number.reshape(colour.shape), colours)
 
     def shares(self, slices: Slices, threads: Threads) -> Iterator[list[np.ndarray]]:
-        """Runs of the slices' samples for each thread, colour by colour; (n, 5) int32 each, see
-        ``kernels/tiles.py``."""
+        """Runs of the slices' samples for each thread, colour by colour;
+        (n, 5) int32 each, see ``kernels/tiles.py``."""
         runs, starts, samples = self._runs(slices, threads)
         for first, stop in zip(self.colours[:-1], self.colours[1:]):
             load = samples[first:stop]
@@ -122,8 +124,8 @@ def _first_taps(slices: Slices) -> list[np.ndarray]:
 
 
 def _edges(where: np.ndarray, wanted: int, size: int, least: int) -> np.ndarray:
-    """Edges of at most `wanted` ranges of as many samples each, at least so many points wide but for the first and
-    last."""
+    """Edges of at most `wanted` ranges of as many samples each,
+    at least so many points wide but for the first and last."""
     edges = [0]
     for cut in where[np.arange(1, wanted) * len(where) // wanted].astype(np.int64):
         if cut - edges[-1] >= least and cut < size:

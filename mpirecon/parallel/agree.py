@@ -25,7 +25,7 @@ class RankFailed(UserError):
 
 @contextmanager
 def together(comm: Communicator) -> Iterator[None]:
-    """Run the body on every rank, then agree: either all ranks go on, or all raise.
+    """Run the body on every rank, then agree: either all ranks continue, or all raise.
 
     The body must not call `comm`: a rank that fails there would leave the others waiting inside that call. It may call
     ``comm.heed()`` (a safe point), so that ranks end soon after one has failed, and not when they are through.

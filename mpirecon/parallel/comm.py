@@ -286,7 +286,7 @@ def get_communicator(message_bytes: int = MESSAGE_BYTES) -> Communicator:
     Raises
     ------
     UserError
-        when a launcher started several processes and MPI cannot be imported, or does not see the others: going on
+        when a launcher started several processes and MPI cannot be imported, or does not see the others: continuing
         would run the whole job once per process, each overwriting the other's files.
     """
     launcher = find_launcher()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from mpirecon.parallel.lines import is_terminal, write_line
 
-#: a batch log gets a progress line when this share more is done and these seconds have passed, …
+#: a batch log gets a progress line when this fraction more is done and these seconds have passed, …
 _SHARE, _SECONDS = 0.1, 3.0
 #: … or after this long anyway, so that a slow job shows that it lives
 _HEARTBEAT = 30.0
@@ -65,7 +65,7 @@ class Console:
         mine : int, optional
             this rank's share, when it is not all: what rank 0 has done of its own stands for that of all ranks
         further : int, optional
-            loops like this one that follow: what they will take is told as well, and shares in place of counts
+            loops like this one that follow: what they will take is shown as well, and shares in place of counts
         """
         if self.rank > 0 or self.quiet:
             yield _Silent()
@@ -131,14 +131,14 @@ class _Lines:
         waited = now - self._last
         step = (self.done - self._told) >= _SHARE * self.total
         if (step and waited >= _SECONDS and self.done < self.total) or waited >= _HEARTBEAT:
-            self._tell(now)
+            self._report(now)
 
     def close(self) -> None:
-        """Tell the end, if the beginning was told."""
+        """Report the end, if the beginning was reported."""
         if self._spoke:
             self._print(f"{self.label}: done in {_duration(time.monotonic() - self._start)}")
 
-    def _tell(self, now: float) -> None:
+    def _report(self, now: float) -> None:
         self._last, self._told, self._spoke = now, self.done, True
         elapsed = now - self._start
         left = f", about {_duration(elapsed * (self.total - self.done) / self.done)} left" if self.done else ""

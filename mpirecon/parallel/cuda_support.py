@@ -1,5 +1,5 @@
-"""Whether this MPI takes GPU memory: what it says of itself, then a trial in a process that may crash, then one for
-real.
+"""Whether this MPI takes GPU memory: what it says of itself, then a trial in a process that may crash,
+then one for real.
 
 An MPI that does not, given a device pointer, reads it as host memory and is killed; so none is given one unasked.
 """
@@ -36,11 +36,11 @@ print("CUDA-aware")
 
 
 def what_mpi_says() -> tuple[bool | None, str]:
-    """(True, False or None when it does not say, the words for it), of the MPI library that is loaded; MPI is not
-    called.
+    """(True, False or None when it does not say, the words for it), of the MPI library that is loaded;
+    MPI is not called.
 
     Sources: Open MPI's MPIX_Query_cuda_support, MPICH's MPIX_GPU_query_support, and for MPIs that take GPU memory only
-    when told so, the variable that tells them.
+    when asked to, the variable that makes them do so.
     """
     library = loaded_library()
     ask = getattr(library, "MPIX_Query_cuda_support", None)

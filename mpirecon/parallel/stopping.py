@@ -1,4 +1,4 @@
-"""Being told to stop: a signal becomes a request, which the ranks meet together at the next safe point."""
+"""Requests to stop: a signal becomes a request, which the ranks meet together at the next safe point."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _HELD = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 
 
 class StopRequested(Exception):
-    """Raised on all ranks at a safe point after one of them was told to stop; its text says by what."""
+    """Raised on all ranks at a safe point after one of them received a signal to stop; its text says by what."""
 
 
 class Alerted(StopRequested):
-    """Raised at a safe point of a rank that another rank has told not to work on; that rank knows why."""
+    """Raised at a safe point of a rank that another rank has asked to end; that rank knows why."""
 
 
 class StopSignals:
@@ -72,8 +72,8 @@ class StopSignals:
 
 @contextmanager
 def held_signals() -> Iterator[None]:
-    """Signals stay pending until a StopSignals listens, or the block ends: starting takes seconds, and a signal would
-    end the process."""
+    """Signals stay pending until a StopSignals listens, or the block ends:
+    starting takes seconds, and a signal would end the process."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     try:
         yield

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
-#: what several numerical libraries are told by users and batch systems
+#: variables by which users and batch systems set the threads of several numerical libraries
 _ASKED = "OMP_NUM_THREADS"
 
 
@@ -39,7 +39,7 @@ class Threads:
 
 
 def default_threads(ranks_on_host: int) -> int:
-    """Threads of a rank that was not told: OMP_NUM_THREADS, else its share of the cores this process may use."""
+    """Threads of a rank where none are given: OMP_NUM_THREADS, else its fraction of the cores this process may use."""
     asked = os.environ.get(_ASKED, "")
     if asked.isdigit() and int(asked) > 0:
         return int(asked)
@@ -59,7 +59,7 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = (-3, 2**25), (-1, 2**28), (-8, 1)
 def keep_freed_memory() -> None:
     """Let this process use the memory again that arrays of up to 32 MB had, rather than give it back and ask for new.
 
-    New pages are zeroed by the system one by one: of a batch's arrays, made anew for each batch, that can take longer
+    New pages are zeroed by the system one by one: of a batch's arrays, made for each batch, that can take longer
     than what is computed in them. At most 256 MB lie idle so. Without glibc nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
@@ -68,13 +68,13 @@ def keep_freed_memory() -> None:
             mallopt(*setting)
 
 
-#: most that prepared images take of a rank's memory where nobody said how much
+#: most that prepared images take of a rank's memory where no limit is given
 MOST_KEPT = 2**30
 
 
 def default_memory(ranks_on_host: int) -> int:
-    """Bytes of images that a rank which was not told keeps between passes: 1 GB, or a quarter of its share of what is
-    free."""
+    """Bytes of images that a rank keeps between passes where no limit is given:
+    1 GB, or a quarter of its fraction of what is free."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

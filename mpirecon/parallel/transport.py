@@ -87,7 +87,7 @@ class StagedTransport(Transport):
     def __init__(self, comm: Communicator, gpu) -> None:
         super().__init__(comm, gpu)
         self.message_bytes = min(comm.message_bytes, _STAGE_BYTES)
-        self._buffer, self._room = None, 0  # CuPy's pinned memory does not tell its length
+        self._buffer, self._room = None, 0  # CuPy's pinned memory does not know its length
 
     def _message(self, nbytes: int):
         return nullcontext()  # the communicator counts what goes through it
@@ -96,7 +96,7 @@ class StagedTransport(Transport):
         staged = self._staged(part)
         self.comm.allreduce(staged)
         part.set(staged)
-        self.gpu.synchronize()  # the buffer is filled anew by the next message
+        self.gpu.synchronize()  # the buffer is filled by the next message
 
     def _reduce(self, part, owner: int) -> np.ndarray | None:
         return self.comm.reduce(self._staged(part), owner)
@@ -154,8 +154,9 @@ class NcclTransport(Transport):
         return {"float32": self._nccl.NCCL_FLOAT32, "float64": self._nccl.NCCL_FLOAT64}[str(part.dtype)]
 
 
-def choose_transport(comm: Communicator, gpu, placement: Placement, wanted: str = "auto") -> tuple[Transport | None,
-                                                                                                   str]:
+def choose_transport(
+    comm: Communicator, gpu, placement: Placement, wanted: str = "auto"
+) -> tuple[Transport | None, str]:
     """(the transport, why it was chosen); None for one rank, which has nothing to send. Collective.
 
     ``auto`` takes a CUDA-aware MPI where it proves itself, else NCCL where each rank has a GPU of its own, else staged.
@@ -175,9 +176,8 @@ def choose_transport(comm: Communicator, gpu, placement: Placement, wanted: str 
         if wanted == "cuda-aware":
             raise UserError(
                 f"--transport cuda-aware: this MPI ({comm.library}) does not accept GPU memory: {refused}; load the "
-                f"site's "
-                "CUDA-aware MPI and build mpi4py against it (pip install --no-binary mpi4py 'mpirecon[mpi]'), or use "
-                "--transport staged or nccl"
+                "site's CUDA-aware MPI and build mpi4py against it (pip install --no-binary mpi4py 'mpirecon[mpi]'), "
+                "or use --transport staged or nccl"
             )
         reasons.append(f"MPI does not accept GPU memory ({refused})")
     if wanted in ("auto", "nccl"):
@@ -236,8 +236,8 @@ def _try_nccl(comm: Communicator, gpu, placement: Placement) -> tuple[NcclTransp
 
 
 def _guarded(function) -> tuple[object, str | None]:
-    """(what it returns, None), or (None, what a library says that fails): another transport is then taken, by all
-    ranks."""
+    """(what it returns, None), or (None, what a library says that fails):
+    another transport is then taken, by all ranks."""
     try:
         return function(), None
     except Exception as error:

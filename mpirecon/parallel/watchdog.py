@@ -1,6 +1,6 @@
 """Finding the rank that stalls: stuck in a kernel or in the file system, stopped, or on a host that is gone.
 
-A thread of every rank judges its own rank by the steps it makes, and keeps a small pulse file in a folder that all
+A thread of every rank watches its own rank by the steps it makes, and keeps a small pulse file in a folder that all
 share; it reads the file of the next rank only, in a ring, so that whichever rank falls silent is missed by another. No
 MPI is needed for that: a rank that is stuck answers none.
 """
@@ -15,10 +15,10 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
-#: looks in the time after which a rank counts as stalled
+#: checks in the time after which a rank counts as stalled
 _LOOKS = 6
 
-#: seconds between two looks, at most
+#: seconds between two checks, at most
 _LONGEST_LOOK = 30.0
 
 
@@ -35,7 +35,7 @@ class Activity:
         self.waits = 0  # calls under way in which this rank waits for others
 
     def step(self, phase: str | None = None) -> None:
-        """Tell that work goes on, and of what kind."""
+        """Report that work continues, and of what kind."""
         self.steps += 1
         self.phase = phase or self.phase
 
@@ -59,8 +59,8 @@ class Watchdog:
     comm : Communicator
         its ``activity`` is watched, its ``abort`` called
     folder : path or None
-        where the ranks' pulse files go, seen by all ranks; removed at the end. Without one, until ``share``, each rank
-        watches itself alone
+        where the ranks' pulse files go, seen by all ranks; removed at the end.
+        Without one, until ``share``, each rank watches itself alone
     timeout : float
         seconds; 0 watches nothing
     """
@@ -93,7 +93,7 @@ class Watchdog:
         if self._timeout <= 0:
             return
         if kind is None:
-            self._comm.barrier()  # nobody is missed who has finished
+            self._comm.barrier()  # no rank is missed that has finished
         self._ended.set()
         self._thread.join(self._interval)
         if self._folder is None:
@@ -119,8 +119,8 @@ class Watchdog:
         waits = activity.waits > 0
         quiet = self._own.lasts((activity.steps, waits), passed) >= self._timeout
         if quiet and not waits:
-            return (f"rank {rank} on host {self._comm.hostname} has stalled: no step for {self._timeout:g} s, "
-                    f"in the phase '{activity.phase}'")
+            return (f"rank {rank} on host {self._comm.hostname} has stalled: no step for {self._timeout:g} s, in the "
+                    f"phase '{activity.phase}'")
         if self._folder is None:
             return None
         self._beats += 1
@@ -130,16 +130,14 @@ class Watchdog:
             return None
         if quiet and rank == 0 and all(_WAITS in (self._read(r) or "") for r in range(self._comm.size)):
             return (f"all ranks wait for each other since {self._timeout:g} s, in the phase '{activity.phase}' on rank "
-                    f"0: "
-                    "messages between them do not arrive")
+                    "0: messages between them do not arrive")
         other = (rank + 1) % self._comm.size
         heard = self._read(other)
         if self._next.lasts(heard, passed) < self._timeout:
             return None
         phase = f"; its last phase was '{heard.partition(' ')[2]}'" if heard else ""
         return (f"rank {other} on host {self._hosts[other]} has stalled: no sign of life for {self._timeout:g} s, it "
-                f"is "
-                f"stopped, stuck or gone{phase}")
+                f"is stopped, stuck or gone{phase}")
 
     def _file(self, rank: int) -> Path:
         return self._folder / f"rank{rank:04d}"

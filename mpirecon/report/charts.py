@@ -1,5 +1,5 @@
-"""The report's charts of half maps and iterations: FSC, cones, Guinier plot, losses. Each returns a legend and
-pictures."""
+"""The report's charts of half maps and iterations: FSC, cones, Guinier plot, losses.
+Each returns a legend and pictures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def fsc_chart(curves: Mapping[str, np.ndarray], box: int, pixel_size: float, *, 
               height: int = 315) -> str:
     """FSC curves over resolution with the usual thresholds, and their legend.
 
-    curves : column → (box // 2 + 1,) · styles : column → (colour, dash, label), by default those of fsc.csv
+    curves : column → (box // 2 + 1,)
+    styles : column → (colour, dash, label), by default those of fsc.csv
     """
     styles = {name: style for name, style in (styles or FSC_STYLE).items() if name in curves}
     shells = np.arange(1, box // 2 + 1)
@@ -102,8 +103,8 @@ def cones_chart(cones: Mapping, whole: np.ndarray, box: int, pixel_size: float) 
     chart.line(frequency, q["median"][1:], BLUE)
     chart.line(frequency, whole[1:], ORANGE, dash="dashed")
     chart.reads(frequency, [f"{box * pixel_size / s:.2f} Å" for s in shells], [
-        ("best direction", BLUE, [f"{v:.3f}" for v in q["most"][1:]]), ("median", BLUE,
-                                                                        [f"{v:.3f}" for v in q["median"][1:]]),
+        ("best direction", BLUE, [f"{v:.3f}" for v in q["most"][1:]]),
+        ("median", BLUE, [f"{v:.3f}" for v in q["median"][1:]]),
         ("worst direction", BLUE, [f"{v:.3f}" for v in q["least"][1:]]),
         ("all", ORANGE, [f"{v:.3f}" for v in whole[1:]]),
     ])  # fmt: skip
@@ -176,11 +177,11 @@ def timeline_chart(timelines: Mapping[int, Mapping]) -> str:
     height = 20 + row * len(timelines) + 44
     chart = Chart((0, max(end, 1e-3)), (0, len(timelines)), "seconds", width=1160, height=height, left=64, top=8,
                   y_ticks=[])
-    for place, (rank, told) in enumerate(sorted(timelines.items())):
+    for place, (rank, timeline) in enumerate(sorted(timelines.items())):
         up = chart.top + place * row + 3
         chart.text(chart.left - 8, up + row / 2 + 1, f"rank {rank}", anchor="end")
-        shift = told["origin"] - first
-        for kind, rects in _segments(told["spans"], shift, chart).items():
+        shift = timeline["origin"] - first
+        for kind, rects in _segments(timeline["spans"], shift, chart).items():
             body = "".join(f'<rect x="{a:.2f}" y="{up:.1f}" width="{w:.2f}" height="{row - 6}"/>' for a, w in rects)
             chart.raw(f'<g fill="{KIND_COLOURS[kind]}"><title>{kind}</title>{body}</g>')
     return legend([(colour, "box", kind) for kind,

@@ -1,5 +1,5 @@
-"""Two finished runs beside each other: their FSC curves, their maps, who was kept by either, and what they were
-asked."""
+"""Two finished runs beside each other: their FSC curves, their maps, the particles that either kept,
+and what they were asked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mpirecon.report.details import setting, weights_in_words
 from mpirecon.report.run_files import RunFiles, read_run_files
 from mpirecon.validate.fsc import crossing, fsc, lowest_frequencies
 
-#: who kept a particle that both runs had
+#: which run kept a particle that both runs had
 GROUPS = ("both", "first", "second", "neither")
 
 
@@ -33,10 +33,10 @@ class Comparison:
         what either left
     between : dict of (n // 2 + 1,) arrays
         FSC between the maps of the two runs (the means of their half maps): ``fsc_unmasked``, and in the product of
-        their masks ``fsc_masked``, on the coarser of two grids of one field of view (a binned set); empty where these
-        differ
+        their masks ``fsc_masked``, on the coarser of two grids of one field of view (a binned set);
+        empty where these differ
     matched : Matched or None
-        the particles that both had; None where nothing tells which these are
+        the particles that both had; None where these cannot be identified
     settings : list of (name, first, second)
         options, in words, that differ
     notes : list of str
@@ -51,7 +51,7 @@ class Comparison:
 
     @property
     def names(self) -> tuple[str, str]:
-        """What the runs are called: their folders' names, or as much of the paths as tells them apart."""
+        """What the runs are called: their folders' names, or as much of the paths as distinguishes them."""
         folders = [run.folder for run in self.runs]
         if folders[0].name != folders[1].name:
             return folders[0].name, folders[1].name
@@ -68,8 +68,8 @@ class Comparison:
 
     @property
     def counts(self) -> dict[str, int] | None:
-        """Particles that were kept by both runs, by the first or the second alone, by neither; and those that one of
-        them did not have."""
+        """Particles that were kept by both runs, by the first or the second alone, by neither;
+        and those that one of them did not have."""
         if self.matched is None:
             return None
         counted = np.bincount(self.group, minlength=len(GROUPS))
@@ -79,7 +79,7 @@ class Comparison:
 
     @property
     def wrong(self) -> dict[str, int] | None:
-        """Of these groups, how many have a planted error in the first run's particles; None where none are known."""
+        """Of these groups, how many have a simulated error in the first run's particles; None where none are known."""
         group, table = self.group, self.runs[0].table
         if group is None or "pose_error" not in table:
             return None
@@ -184,8 +184,8 @@ def _between(folders, runs) -> tuple[dict[str, np.ndarray], list[str]]:
     sides = [box * size for box, size in grids]
     box = min(box for box, _ in grids)
     if abs(sides[0] / sides[1] - 1) > 1e-3 or (grids[0][0] != grids[1][0] and box % 2):
-        told = " and ".join(f"{box} pixels of {size:g} Å" for box, size in grids)
-        return {}, [f"the maps are not compared: their boxes have {told}"]
+        sizes = " and ".join(f"{box} pixels of {size:g} Å" for box, size in grids)
+        return {}, [f"the maps are not compared: their boxes have {sizes}"]
     missing = [f"{run.folder}/{half}.mrc" for run in runs for half in ("half1", "half2") if half not in run.maps]
     if missing:
         return {}, [f"the maps are not compared: {missing[0]} is missing"]
@@ -197,9 +197,8 @@ def _between(folders, runs) -> tuple[dict[str, np.ndarray], list[str]]:
         if mask.any():
             curves["fsc_masked"] = fsc(first, second, mask)
     notes = [] if grids[0][0] == grids[1][0] else [f"the maps are compared on the coarser grid, {min(grids)[0]} pixels "
-                                                   f"of {min(grids)[1]:g} Å: the "
-                                                   f"other has {max(grids)[0]} of {max(grids)[1]:g} Å in the same "
-                                                   f"field of view"]
+                                                   f"of {min(grids)[1]:g} Å: the other has {max(grids)[0]} of "
+                                                   f"{max(grids)[1]:g} Å in the same field of view"]
     return curves, notes
 
 

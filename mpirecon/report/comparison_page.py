@@ -17,7 +17,7 @@ from mpirecon.report.html import fill_page
 from mpirecon.report.particle_charts import bars
 from mpirecon.report.pictures import map_panel
 from mpirecon.report.svg import BLUE, GREEN, GREY, ORANGE, Chart, legend
-from mpirecon.report.verdict import mask_in_words, percent
+from mpirecon.report.verdict import mask_in_words, percent, sentence
 
 #: colour of each of GROUPS
 _COLOURS = (BLUE, ORANGE, GREEN, GREY)
@@ -41,7 +41,7 @@ def comparison_page(compared: Comparison) -> str:
         kind=escape("mpirecon compare · " + ", ".join(str(run.summary["started"])[:10] for run in compared.runs)),
         generator=escape(f"mpirecon {__version__}"), title=escape(f"{first} and {second}"),
         verdict=escape(" ".join(sentences(compared))),
-        cautions=pieces.cautions(_sentence(text) for text in compared.notes),
+        cautions=pieces.cautions(sentence(text) for text in compared.notes),
         facts="\n".join(pieces.fact(*fact) for fact in _facts(compared)),
         overview="\n".join(part for part in (_fsc(compared), _between(compared), _kept(compared), _scores(compared))
                            if part),
@@ -53,32 +53,27 @@ def comparison_page(compared: Comparison) -> str:
 
 def sentences(compared: Comparison) -> list[str]:
     """The comparison in a few sentences, for the page and the terminal."""
-    told, names = [], compared.names
+    texts, names = [], compared.names
     at = [pieces.angstrom(run.summary["resolution_0143"], run.summary) for run in compared.runs]
-    told.append(f"The half maps of {names[0]} agree to {at[0]}, those of {names[1]} to {at[1]}.")
+    texts.append(f"The half maps of {names[0]} agree to {at[0]}, those of {names[1]} to {at[1]}.")
     curve = "fsc_masked" if "fsc_masked" in compared.between else "fsc_unmasked"
     if compared.between:
         half = compared.crossing(0.5, curve)
         where = "in both masks" if curve == "fsc_masked" else "without a mask"
-        told.append(f"The two maps agree (FSC 0.5, {where}) to {half:.2f} Å." if half
+        texts.append(f"The two maps agree (FSC 0.5, {where}) to {half:.2f} Å." if half
                     else f"The two maps agree up to Nyquist ({where}).")
     counts = compared.counts
     if counts is not None:
         shared = sum(counts[name] for name in GROUPS)
-        told.append(f"Of {shared:,} particles that both had, both kept {counts['both']:,}, only {names[0]} "
-                    f"{counts['first']:,}, only "
-                    f"{names[1]} {counts['second']:,}, neither {counts['neither']:,}.")
+        texts.append(f"Of {shared:,} particles that both had, both kept {counts['both']:,}, only {names[0]} "
+                    f"{counts['first']:,}, only {names[1]} {counts['second']:,}, neither {counts['neither']:,}.")
         alone = [f"{counts[f'in_{which}_alone']:,} particles are in {name} alone" for which,
                  name in zip(("first", "second"), names)
                  if counts[f"in_{which}_alone"]]
-        told += [f"{'; '.join(alone)}."] if alone else []
+        texts += [f"{'; '.join(alone)}."] if alone else []
     if not compared.settings:
-        told.append("No setting differs.")
-    return told
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+        texts.append("No setting differs.")
+    return texts
 
 
 def _facts(compared: Comparison) -> list[tuple[str, str, str, str]]:
@@ -103,10 +98,10 @@ def _fsc(compared: Comparison) -> str:
     grids = [(run.summary["particles"]["box"], run.summary["particles"]["pixel_size"]) for run in compared.runs]
     curves, styles, drawn = {}, {}, []
     for number, (name, run, colour) in enumerate(zip(compared.names, compared.runs, (BLUE, ORANGE))):
-        told = (run.summary.get("resolution_of") or {}).get("curve", "fsc")
-        curves |= {f"{number} {told}": run.curves[told], f"{number} unmasked": run.curves["fsc_unmasked"]}
+        column = (run.summary.get("resolution_of") or {}).get("curve", "fsc")
+        curves |= {f"{number} {column}": run.curves[column], f"{number} unmasked": run.curves["fsc_unmasked"]}
         styles |= {f"{number} unmasked": (colour, "dotted", f"{name}, no mask"),
-                   f"{number} {told}": (colour, "solid", name)}
+                   f"{number} {column}": (colour, "solid", name)}
         if grids[0] != grids[1]:
             drawn.append(fsc_chart(curves, *grids[number], styles=styles))
             curves, styles = {}, {}
@@ -120,8 +115,7 @@ def _between(compared: Comparison) -> str:
         return ""
     styles = {"fsc_unmasked": (GREY, "solid", "no mask"), "fsc_masked": (BLUE, "solid", "in both masks")}
     words = ("Between the two maps, each the mean of its half maps. They share particles, and noise with them: this "
-             "says how much alike the "
-             "maps are, not how good either is.")
+             "says how much alike the maps are, not how good either is.")
     chart = fsc_chart(compared.between, *compared.grid, styles=styles)
     return pieces.section("FSC between the maps", pieces.figure(chart, words), wide=False, fact="between")
 
@@ -145,8 +139,7 @@ def _kept(compared: Comparison) -> str:
     words = f"Particles that both runs had, matched by {compared.matched.by}."
     if compared.same_half is not None and compared.same_half < 1:
         words += (f" {100 * compared.same_half:.1f} % of them are in the same half set: the half maps of one run are "
-                  f"no independent check of the "
-                  "other's.")
+                  "no independent check of the other's.")
     return pieces.section("Kept particles", pieces.figure(bars(rows), words), wide=False, fact="kept")
 
 

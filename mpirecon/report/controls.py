@@ -12,8 +12,8 @@ from mpirecon.validate.discarded import LARGEST_AMPLITUDE, LARGEST_RESIDUAL
 from mpirecon.validate.selection_bias import LARGEST
 
 _SETS = {
-    "selection": (BLUE, "solid", "kept by the selection"), "random_discard": (GREEN, "dashed",
-                                                                              "as many kept at random"),
+    "selection": (BLUE, "solid", "kept by the selection"),
+    "random_discard": (GREEN, "dashed", "as many kept at random"),
     "discarded": (ORANGE, "solid", "rejected particles only"),
 }  # fmt: skip
 
@@ -47,8 +47,7 @@ def controls_section(summary: dict) -> str:
     table = pieces.table(header, rows, text=("control",))
     words = pieces.note("Correlations of rejection, −1 to 1 (rank-biserial; for groups, the root of the intraclass "
                         f"correlation). A warning is given above {LARGEST:g}, or five standard deviations of chance if "
-                        f"that is "
-                        "larger.")
+                        "that is larger.")
     maps = _maps(summary)
     if not maps.startswith("<figure"):
         return pieces.section("Controls of the selection", table + words + maps)
@@ -75,13 +74,11 @@ def _maps(summary: dict) -> str:
     found = controls["discarded"]
     words = (
         "Masked half-map FSC with equal weights: of the kept particles, of as many drawn at random, and of the "
-        "rejected "
-        f"ones. These look like {found['looks_like']}: their map has the map's structure at "
+        f"rejected ones. These look like {found['looks_like']}: their map has the map's structure at "
         f"{max(0, 100 * found['amplitude']):.0f} % of its amplitude (warning above {100 * LARGEST_AMPLITUDE:g} %). "
-        f"After subtraction of that, its half maps have a "
-        f"mean FSC of {found['residual_fsc']:.3f} (warning above {LARGEST_RESIDUAL:g}). Even wrong poses give "
-        f"agreement at the lowest frequencies, where "
-        "any pose gives the overall shape. The map is discarded.mrc."
+        f"After subtraction of that, its half maps have a mean FSC of {found['residual_fsc']:.3f} (warning above "
+        f"{LARGEST_RESIDUAL:g}). Even wrong poses give agreement at the lowest frequencies, where any pose gives the "
+        "overall shape. The map is discarded.mrc."
     )
     return pieces.figure(picture, words)
 

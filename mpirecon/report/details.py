@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from mpirecon.report import found_again, local_resolution, particle_charts, pieces
+from mpirecon.report import local_resolution, particle_charts, pieces, recovered_poses
 from mpirecon.report.charts import cones_chart, guinier_chart, timeline_chart
 from mpirecon.report.particle_charts import against_charts, kind_of, kinds, views_chart
 from mpirecon.report.pictures import map_panel
@@ -30,7 +30,7 @@ _MAP_WORDS = {
 
 def sections(run: RunFiles) -> list[str]:
     """What belongs to map and particles."""
-    return [_confusion(run), _by_kind(run.summary), found_again.section(run), _maps(run), _reference(run.summary),
+    return [_confusion(run), _by_kind(run.summary), recovered_poses.section(run), _maps(run), _reference(run.summary),
             _local(run), _cones(run),
             _guinier(run), _views(run), _against(run)]
 
@@ -81,7 +81,8 @@ def _confusion(run: RunFiles) -> str:
     caption, words = "Fraction kept. The curves are in detection.csv.", ""
     if "at_found" in found:
         columns = _with_found(columns)
-        caption = "Fraction kept at the given pose (dark) and at a found one (pale). The curves, of given poses, are in detection.csv."
+        caption = ("Fraction kept at the given pose (dark) and at a found one (pale). The curves, of given poses, are "
+                   "in detection.csv.")
         words = pieces.note(FATE)
     table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in found["confusion"]), text=("",))
     bars = pieces.figure(particle_charts.kept_bars(found["confusion"]), caption)
@@ -90,11 +91,9 @@ def _confusion(run: RunFiles) -> str:
 
 
 #: what the columns about given and found poses mean
-FATE = ("Kinds are those of the given poses, and so are AUC, kept and rejected at the given pose. Found again: kept at "
-        "a found pose within 5° of the "
-        "true one. Believed and wrong: kept at a found pose more than 10° off, or without a particle in the image. The "
-        "posterior is that of "
-        "the pose used.")
+FATE = ("Kinds are those of the given poses, and so are AUC, kept and rejected at the given pose. Recovered: kept at a "
+        "found pose within 5° of the true one. Believed and wrong: kept at a found pose more than 10° off, or without "
+        "a particle in the image. The posterior is that of the pose used.")
 
 
 def _with_found(columns: dict) -> dict:
@@ -103,7 +102,7 @@ def _with_found(columns: dict) -> dict:
     def share(name):
         return lambda r: f"{r[name]:,} ({percent(r[name], r['count'])})"
 
-    more = {"kept at a found pose": share("at_found"), "found again": share("found_again"),
+    more = {"kept at a found pose": share("at_found"), "recovered": share("found_again"),
             "believed and wrong": share("believed_wrong")}
     out: dict = {}
     for name, cell in columns.items():
@@ -134,16 +133,15 @@ def _by_kind(summary: Mapping) -> str:
     table = pieces.table(columns, ([cell(row) for cell in columns.values()] for row in rows), text=("simulated error",))
     words = f"{FATE} " if again else ""
     words += ("Each kind compared with the particles of correct pose without this error. Precision: the fraction with "
-              "this error among the "
-              "rejected ones of both. Signal left: the map's amplitude at its resolution relative to that without "
-              "these errors.")
+              "this error among the rejected ones of both. Signal left: the map's amplitude at its resolution relative "
+              "to that without these errors.")
     for row in rows:
         if row["kind"] == "hand" and row["weight"] > 0.5:
-            words += " Most of the map's weight comes from poses of opposite hand: the map is the mirror image of the true one."
+            words += (" Most of the map's weight comes from poses of opposite hand: the map is the mirror image of the "
+                      "true one.")
         if row["kind"] == "duplicate" and row["shared_noise"]:
             words += (f" {row['pairs']:,} particles are in both half maps: {100 * row['shared_noise']:.1f} % of their "
-                      f"noise is the same, "
-                      "which inflates the FSC.")
+                      "noise is the same, which inflates the FSC.")
     return pieces.section("Simulated errors, kind by kind", table + pieces.note(words))
 
 
@@ -154,11 +152,9 @@ def _cones(run: RunFiles) -> str:
     particles = run.summary["particles"]
     words = (
         f"FSC along {len(cones['resolution'])} directions, in cones of {cones['half_angle']:g}°, in mask.mrc: it falls "
-        f"below "
-        f"0.143 between {cones['best']:.2f} and {cones['worst']:.2f} Å (median {cones['median']:.2f}, standard "
-        f"deviation "
-        f"{cones['spread']:.2f} Å). Sphericity {cones['sphericity']:.3f}; 1 means isotropic. A cone contains few "
-        "samples of the innermost shells, which are therefore common to all directions."
+        f"below 0.143 between {cones['best']:.2f} and {cones['worst']:.2f} Å (median {cones['median']:.2f}, standard "
+        f"deviation {cones['spread']:.2f} Å). Sphericity {cones['sphericity']:.3f}; 1 means isotropic. A cone contains "
+        "few samples of the innermost shells, which are therefore common to all directions."
     )
     drawn = cones_chart(cones, run.curves["fsc_masked"], particles["box"], particles["pixel_size"])
     return pieces.section("Resolution by direction", pieces.figure(f'<div class="chart-and-disc">{drawn}</div>', words))
@@ -170,31 +166,30 @@ def _guinier(run: RunFiles) -> str:
         return ""
     words = fit["note"] or (
         f"B-factor {fit['bfactor']:.0f}".replace(" -", " −") + f" Å², fitted from {fit['used'][0]:.1f} to "
-        f"{fit['used'][1]:.2f} Å to the mean of the half "
-        "maps in mask.mrc; sharpened.mrc is sharpened by it."
+        f"{fit['used'][1]:.2f} Å to the mean of the half maps in mask.mrc; sharpened.mrc is sharpened by it."
     )
     words = words[:1].upper() + words[1:] + ("" if words.endswith(".") else ".")
     if fit["bfactor"] is not None and fit["used"][1] > _STEADY_FROM:
         words += (f" A fit over such a short range is uncertain: maps better than {_STEADY_FROM:g} Å give a more "
-                  f"reliable one. "
-                  "Check whether sharpened.mrc looks grainy.")
+                  "reliable one. Check whether sharpened.mrc looks grainy.")
     return pieces.section("Guinier plot", pieces.figure(guinier_chart(fit), words), wide=False)
 
 
 def _views(run: RunFiles) -> str:
     if run.views is None:
         return ""
-    words = "Viewing directions on the half sphere, in bins of equal area; opposite views are mirror images and share a bin."
+    words = ("Viewing directions on the half sphere, in bins of equal area; opposite views are mirror images and share "
+             "a bin.")
     if "found" in run.views:
-        words += " The upper two are at the poses used; the lower ones of all particles at their given poses, and of those kept at a found one."
+        words += (" The upper two are at the poses used; the lower ones of all particles at their given poses, and of "
+                  "those kept at a found one.")
     symmetry = run.summary["configuration"].get("symmetry") or "C1"
     if symmetry != "C1":
         words += f" Each particle counts at all poses related by {symmetry}."
     coverage = run.summary.get("coverage") or {}
     if coverage:
         words += (f" Evenness {coverage['evenness_before']:.3f} before the selection, {coverage['evenness_after']:.3f} "
-                  f"after; "
-                  f"{coverage['thinned']} of {coverage['bins']} views thinned out.")
+                  f"after; {coverage['thinned']} of {coverage['bins']} views thinned out.")
     return pieces.section("Views", pieces.figure(f'<div class="two">{views_chart(run.views)}</div>', words), wide=False)
 
 
@@ -209,8 +204,7 @@ def _against(run: RunFiles) -> str:
     words = "A clean image correctly has a higher score than a noisy one."
     if "micrograph" in charts:
         words += (" Micrographs are sorted by their median score (line); the band contains the middle half of each "
-                  "one's "
-                  "particles.")
+                  "one's particles.")
     if run.summary.get("selection_bias"):
         words += " The controls of the selection below test whether rejection correlates with these."
     worst = (run.summary.get("micrographs") or {}).get("fewest_kept") or []
@@ -246,8 +240,7 @@ def _iterations(summary: Mapping) -> str:
     unit = "An empty map has a loss of 1. " if records and "loss_of_nothing" in records[-1] else ""
     return pieces.section("Iterations", table + pieces.note(
         unit + "Held out: each particle against a map made without it. Each row refers to the maps of its iteration, "
-        "before their "
-        "final refinement."))
+        "before their final refinement."))
 
 
 def _ranks(run: RunFiles) -> str:
@@ -316,8 +309,9 @@ _UNITS = {"memory": pieces.size, "max_resolution": lambda at: f"{at:.4g} Å", "d
 def setting(name: str, asked, used) -> str:
     """What an option was, and what was used where that was for the program to choose."""
     def words(value) -> str:
-        return _UNITS[name](value) if name in _UNITS and not isinstance(value,
-                                                                        (str, type(None))) else pieces.value(value)
+        return (
+            _UNITS[name](value) if name in _UNITS and not isinstance(value, (str, type(None))) else pieces.value(value)
+        )
 
     if used is None or used == asked:
         return words(asked)

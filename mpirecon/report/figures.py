@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,7 @@ from mpirecon.io.atomic import atomic_path
 from mpirecon.validate.compare import LABELS, Comparison, distinct_names
 from mpirecon.validate.fsc import THRESHOLDS
 
-#: losses that every iteration reports: key in summary.json → what it is
-LOSSES = {
-    "loss": "loss being minimised", "loss_l2": "L2 over all particles", "loss_heldout": "loss, held out",
-}  # fmt: skip
-
-# dark enough on white, and told apart in grey and by colour-blind eyes (Okabe & Ito)
+# dark enough on white, and distinguishable in grey and by colour-blind eyes (Okabe & Ito)
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 
@@ -30,13 +25,15 @@ def fsc_figure(
 ):
     """FSC curves over spatial frequency, with Å along the top and the usual thresholds; a matplotlib Figure.
 
-    curves : label → (box // 2 + 1,) · pixel_size : Å · resolutions : label → Å at 0.143, added to the legend ·
+    curves : label → (box // 2 + 1,)
+    pixel_size : Å
+    resolutions : label → Å at 0.143, added to the legend
     size : inches
     """
     figure, axes = new_figure(*size)
     frequency = np.arange(box // 2 + 1) / (box * pixel_size)
     lowest = 0.0
-    for colour, (label, curve) in zip(_cycle(), curves.items()):
+    for colour, (label, curve) in zip(colour_cycle(), curves.items()):
         resolution = (resolutions or {}).get(label)
         text = f"{label}: {resolution:.2f} Å" if resolution else label
         # shell 0 is the maps' mean, no matter of resolution
@@ -68,70 +65,6 @@ def _resolution_axis(axes, highest: float) -> None:
     top = axes.secondary_xaxis("top")
     top.set_xticks([1 / v for v in chosen], [f"{v:g}" for v in chosen])
     top.set_xlabel("resolution (Å)")
-
-
-def central_slices_figure(maps: Mapping[str, np.ndarray], pixel_size: float):
-    """The three central slices of each map, one row a map, on one grey scale a row; a matplotlib Figure.
-
-    maps : label (which may be empty) → (n, n, n), in Å of `pixel_size`
-    """
-    figure, grid = new_figure(7.5, sum(2.45 + 0.3 * bool(label) for label in maps), rows=len(maps), columns=3)
-    for row, (label, volume) in zip(np.atleast_2d(grid), maps.items()):
-        volume = np.asarray(volume)
-        slices = [np.take(volume, volume.shape[axis] // 2, axis=axis) for axis in range(3)]
-        low, high = np.percentile(np.stack(slices), (0.5, 99.7))
-        n = volume.shape[0]
-        first, last = (-(n // 2) - 0.5) * pixel_size, (n - n // 2 - 0.5) * pixel_size
-        for axes, image, (across, up) in zip(row, slices, (("x", "y"), ("x", "z"), ("y", "z"))):
-            axes.imshow(image, cmap="gray", origin="lower", vmin=low, vmax=max(high, low + 1e-30),
-                        extent=(first, last, first, last), interpolation="nearest")
-            axes.set_xlabel(f"{across} (Å)", fontsize=8, labelpad=1)
-            axes.set_ylabel(f"{up} (Å)", fontsize=8, labelpad=-4)
-            axes.tick_params(labelsize=7, length=2)
-        if label:
-            row[1].set_title(label, fontsize=10)
-    return figure
-
-
-def loss_figure(records: Sequence[Mapping]):
-    """The three losses over the iterations, a panel each because their scales differ; a matplotlib Figure.
-
-    records : the iterations of summary.json
-    """
-    figure, row = new_figure(7.5, 2.3, columns=len(LOSSES))
-    iterations = [record["iteration"] for record in records]
-    marker = "o" if len(records) <= 30 else ""
-    for axes, colour, (name, label) in zip(row, _cycle(), LOSSES.items()):
-        values = np.array([np.nan if record[name] is None else record[name] for record in records], np.float64)
-        axes.plot(iterations, values, color=colour, linewidth=1.6, marker=marker, markersize=4)
-        axes.set_title(label, fontsize=9)
-        axes.set_xlabel("iteration", fontsize=8)
-        _at_least_a_permille(axes, values)
-        axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
-        axes.yaxis.get_major_locator().set_params(nbins=5)
-        axes.ticklabel_format(axis="y", useOffset=False)
-        _calm(axes)
-    return figure
-
-
-def histogram(axes, groups: Mapping[str, np.ndarray], bins: int | None = None) -> None:
-    """Overlaid histograms on common bins; what lies far out is counted in the outermost ones."""
-    everything = np.concatenate(list(groups.values()))
-    if not everything.size:
-        return
-    low, high = np.percentile(everything, (0.5, 99.5))
-    margin = 0.15 * (high - low) or 0.5 * abs(high) or 0.5
-    low, high = max(low - margin, everything.min()), min(high + margin, everything.max())
-    if not high > low:
-        low, high = low - margin, high + margin
-    bins = bins or int(np.clip(2 * len(everything) ** 0.5, 10, 60))
-    edges = np.linspace(low, high, bins + 1)
-    for colour, (label, values) in zip(_cycle(), groups.items()):
-        axes.hist(np.clip(values, low, high), edges, color=colour, alpha=0.55, label=label, histtype="stepfilled",
-                  edgecolor=colour, linewidth=1.0)
-    axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(nbins=7)
-    _calm(axes)
 
 
 def png_bytes(figure, dpi: int = 150) -> bytes:
@@ -167,20 +100,6 @@ def draw_comparison(comparison: Comparison, path, *, overwrite: bool) -> None:
         save_figure(figure, temporary, Path(path).suffix)
 
 
-def _at_least_a_permille(axes, values: np.ndarray) -> None:
-    """Axis limits that do not blow the last digits of a settled loss up to a drama."""
-    if not np.isfinite(values).any():
-        return
-    low, high = np.nanmin(values), np.nanmax(values)
-    half = max(0.55 * (high - low), 5e-4 * abs(high), 1e-12)
-    axes.set_ylim((low + high) / 2 - half, (low + high) / 2 + half)
-
-
-def _calm(axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8, length=3)
-
-
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1):
     """A Figure with the Agg canvas and its axes; pyplot, which keeps global state, stays out of it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -191,6 +110,7 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1):
     return figure, figure.subplots(rows, columns)
 
 
-def _cycle():
+def colour_cycle():
+    """Colours of curves, one after another."""
     while True:
         yield from _COLOURS

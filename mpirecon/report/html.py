@@ -14,6 +14,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path
 from mpirecon.report import details, overview, pieces
 from mpirecon.report.controls import controls_section
+from mpirecon.report.facts import facts
 from mpirecon.report.run_files import RunFiles, read_run_files
 from mpirecon.report.verdict import cautions, verdict
 
@@ -24,8 +25,8 @@ def write_report(
 ) -> Path:
     """Write the page into the folder of a finished run, or as `target`; returns its path. Atomic.
 
-    summary : the content of summary.json, which itself need not be there yet · maps, place, logs : of
-        ``read_run_files``.
+    summary : the content of summary.json, which itself need not be there yet
+    maps, place, logs : of ``read_run_files``.
     Raises UserError when a file it needs is missing or is not what a run writes, or when it cannot be written.
     """
     folder = Path(folder)
@@ -44,23 +45,24 @@ def write_report(
 
 
 def fill_page(**parts: str) -> str:
-    """The house's page with these parts, HTML each: kind, generator, title, verdict, cautions, facts, overview,
-    details, footer."""
-    return Template(resources.files("mpirecon.report").joinpath("report.html").read_text(encoding="utf-8")).substitute(parts)
+    """The house's page with these parts, HTML each:
+    kind, generator, title, verdict, cautions, facts, overview, details, footer."""
+    text = resources.files("mpirecon.report").joinpath("report.html").read_text(encoding="utf-8")
+    return Template(text).substitute(parts)
 
 
 def report_page(run: RunFiles) -> str:
     """The page as text."""
     summary = run.summary
     program = f"{summary['program']} {summary['version']}"
-    told = cautions(summary)
+    warnings = cautions(summary)
     return fill_page(
         generator=escape(program),
         title=escape(f"{run.name}: {Path(summary['particles']['file']).name}"),
         kind=escape("mpirecon reconstruct · " + str(summary["started"]).replace("T", " ").replace("+00:00", " UTC")),
         verdict=escape(verdict(summary)),
-        cautions=pieces.cautions(told),
-        facts="\n".join(pieces.fact(*fact) for fact in overview.facts(summary)),
+        cautions=pieces.cautions(warnings),
+        facts="\n".join(pieces.fact(*fact) for fact in facts(summary)),
         overview="\n".join(part for part in overview.sections(run) if part),
         details="\n".join(part for part in (*details.sections(run), controls_section(summary),
                                             *details.last_sections(run)) if part),

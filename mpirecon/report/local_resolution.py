@@ -26,19 +26,19 @@ _DARKEST = 0.3
 def section(maps: Mapping[str, np.ndarray], found: Mapping, pixel_size: float) -> str:
     """Slices of locres_filtered.mrc as they are and coloured by locres.mrc, and the histogram.
 
-    maps : ``"locres"``, Å, 0 where it is not known, and ``"locres_filtered"``, (n, n, n) · found :
-        ``LocalResolution.as_dict()``
+    maps : ``"locres"``, Å, 0 where it is not known, and ``"locres_filtered"``, (n, n, n)
+    found : ``LocalResolution.as_dict()``
     """
     low, high = colour_limits(found)
     shades, colours = _pictures(maps, low, high)
     box = len(maps["locres"])
     rows = (row(shades, pixel_size, box, "locres_filtered.mrc, central slice")
             + row(colours, pixel_size, box, "central slice, coloured by local resolution"))
-    pictures = pieces.figure(f'<div class="maps">{rows}</div>{scale_bar(f"{low:.2f} Å", f"{high:.2f} Å", reverse=True)}',
-                             "Above: the mean of the half maps, each place filtered for the resolution there "
-                             "(locres_filtered.mrc). Below: the same, coloured by the local resolution (locres.mrc); "
-                             "grey where it is "
-                             "not known, or none.")
+    pictures = pieces.figure(
+        f'<div class="maps">{rows}</div>{scale_bar(f"{low:.2f} Å", f"{high:.2f} Å", reverse=True)}',
+        "Above: the mean of the half maps, each place filtered for the resolution there (locres_filtered.mrc). Below: "
+        "the same, coloured by the local resolution (locres.mrc); grey where it is not known, or none.",
+    )
     drawn = pieces.figure(histogram(found), words(found))
     return pieces.section("Local resolution", f'<div class="pairs-of">{pictures}{drawn}</div>', fact="local")
 
@@ -61,22 +61,20 @@ def notebook(maps: Mapping[str, np.ndarray], found: Mapping, pixel_size: float) 
 def words(found: Mapping) -> str:
     """What the histogram shows, and how it was found."""
     where = "of the mask" if found["masked"] else "that a window reaches"
-    told = (f"FSC of the half maps in {found['windows']:,} soft spheres of radius {found['radius']:.4g} Å, edge "
-            f"{found['edge']:.4g} Å, "
-            f"{found['sampling']:.4g} Å apart, each corrected by random phases; where it falls below "
-            f"{found['threshold']:g}.")
+    text = (f"FSC of the half maps in {found['windows']:,} soft spheres of radius {found['radius']:.4g} Å, edge "
+            f"{found['edge']:.4g} Å, {found['sampling']:.4g} Å apart, each corrected by random phases; where it falls "
+            f"below {found['threshold']:g}.")
     if found["median"] is None:
-        return f"{told} The half maps do not agree in any window: no local resolution could be determined."
-    told += (f" Of the voxels {where} half lie between {found['quartile_1']:.2f} and {found['quartile_3']:.2f} Å "
-             f"(median "
-             f"{found['median']:.2f}), 98 % between {found['best']:.2f} and {found['worst']:.2f} Å")
+        return f"{text} The half maps do not agree in any window: no local resolution could be determined."
+    text += (f" Of the voxels {where} half lie between {found['quartile_1']:.2f} and {found['quartile_3']:.2f} Å "
+             f"(median {found['median']:.2f}), 98 % between {found['best']:.2f} and {found['worst']:.2f} Å")
     none = found["without_resolution"]
-    return told + (f"; {100 * none:.3g} % have none (locres.mrc is {found['min_resolution']:g} Å there)." if none > 0
+    return text + (f"; {100 * none:.3g} % have none (locres.mrc is {found['min_resolution']:g} Å there)." if none > 0
                    else ".")
 
 
 def histogram(found: Mapping) -> str:
-    """Share of the voxels over resolution, with the median."""
+    """Fraction of the voxels over resolution, with the median."""
     edges, counts = (np.array(found["histogram"][name], float) for name in ("edges", "voxels"))
     share = 100 * counts / max(counts.sum(), 1) * (1 - found["without_resolution"])
     chart = Chart((edges[0], edges[-1]), (0, 1.08 * max(share.max(), 1e-3)), "local resolution (Å)", "voxels (%)",
@@ -101,8 +99,8 @@ _TABLE = np.array([[int(colour_of(i / 255)[at : at + 2], 16) for at in (1, 3, 5)
 
 
 def _coloured(shade: np.ndarray, resolution: np.ndarray, low: float, high: float) -> np.ndarray:
-    """A grey picture, (h, w) uint8, in the colours of a slice of resolutions (n, n): bright colours are fine; (h, w, 3)
-    uint8."""
+    """A grey picture, (h, w) uint8, in the colours of a slice of resolutions (n, n): bright colours are fine;
+    (h, w, 3) uint8."""
     step = -(-resolution.shape[0] // len(shade))
     at = resolution[::step, ::step][: len(shade), : len(shade)][::-1]
     index = np.rint(255 * np.clip((high - at) / (high - low), 0, 1)).astype(int)
@@ -123,10 +121,11 @@ def page(
              pieces.fact("windows", f"{found['windows']:,}", f"{found['windows_without_resolution']:,} without a "
                          f"resolution"),
              pieces.fact("time", pieces.duration(found["seconds"]), f"{pieces.size(found['memory_bytes'])} a rank")]
-    table = pieces.table(("half maps", "post-processing"), [(half_maps[0] if i == 0 else half_maps[1] if i == 1 else "",
-                                                             line)
-                                                            for i, line in enumerate(others)],
-                                                            text=("half maps", "post-processing"))
+    table = pieces.table(
+        ("half maps", "post-processing"),
+        [(half_maps[0] if i == 0 else half_maps[1] if i == 1 else "", line) for i, line in enumerate(others)],
+        text=("half maps", "post-processing"),
+    )
     return template.substitute(
         generator=escape(f"mpirecon {__version__}"), title=escape(" and ".join(Path(name).name for name in half_maps)),
         kind="mpirecon postprocess", verdict=escape(local[:1].upper() + local[1:] + "."),

@@ -1,4 +1,4 @@
-"""The first two screens of the page: the numbers, the curves and the pictures that most readers look for."""
+"""The first two screens of the page: the curves and the pictures that most readers look for."""
 
 from __future__ import annotations
 
@@ -8,139 +8,13 @@ from html import escape
 
 import numpy as np
 
-from mpirecon.model.pose_state import FOUND_WITHIN
 from mpirecon.report import particle_charts, pieces
 from mpirecon.report.charts import FSC_STYLE, KIND_COLOURS, KINDS, fsc_chart, loss_charts
 from mpirecon.report.pictures import map_panel
 from mpirecon.report.run_files import RunFiles
 from mpirecon.report.svg import GREY
-from mpirecon.report.verdict import (counted, deciding_mixture, declared, mask_in_words, percent, right_left_out,
-                                     told_apart)
+from mpirecon.report.verdict import counted, deciding_mixture, declared, separable
 from mpirecon.robust.pose_mixture import SMALLEST_SEPARATION
-from mpirecon.validate.told_apart import interval_in_words
-
-
-def facts(summary: Mapping) -> list[tuple[str, str, str, str]]:
-    """Name, number, more about it, and key of each fact at the top."""
-    particles, ranks = summary["particles"], summary["ranks"]
-    many = f"{len(ranks)} ranks" if len(ranks) != 1 else "1 rank"
-    told = [
-        ("resolution", pieces.angstrom(summary["resolution_0143"], summary), mask_in_words(summary), "resolution"),
-        _other_resolutions(summary),
-        _by_direction(summary),
-        _local(summary),
-        (
-            "particles kept" if declared(summary)["selects"] or declared(summary)["mixture"] else "particles used",
-            f"{summary['kept']:,}", f"of {counted(summary):,}, {percent(summary['kept'], counted(summary))}"
-            + _at_which_poses(summary), "kept",
-        ),
-        _correct(summary),
-        _planted(summary),
-        _found_again(summary),
-        _refined(summary),
-        ("time", pieces.duration(summary["seconds"]),
-         f"{many}, at most {pieces.size(summary['peak_memory_bytes'])} each", "time"),
-        ("box", f"{particles['box']}", f"{particles['pixel_size']:.4g} Å/px, Nyquist {summary['nyquist']:.4g} Å", ""),
-    ]  # fmt: skip
-    return [fact for fact in told if fact]
-
-
-def _other_resolutions(summary: Mapping) -> tuple | None:
-    after = summary.get("postprocess") or {}
-    bare = f"in mask.mrc; no mask {pieces.angstrom(summary['resolution_0143_unmasked'], summary)}"
-    if "resolution_0143" not in after or (summary.get("resolution_of") or {}).get("corrected"):
-        return ("without mask", pieces.angstrom(summary["resolution_0143_unmasked"], summary),
-                f"FSC 0.5 at {pieces.angstrom(summary['resolution_05'], summary)}", "")
-    b = after.get("bfactor")
-    more = bare + (f"; B\u00a0{b:.0f}\u00a0Å²".replace("-", "−") if b is not None else "")
-    return ("corrected for mask", pieces.angstrom(after["resolution_0143"], summary), more, "")
-
-
-def _by_direction(summary: Mapping) -> tuple | None:
-    cones = (summary.get("postprocess") or {}).get("cones")
-    if not cones:
-        return None
-    digits = 0 if cones["best"] >= 10 else 1
-    best, worst = (f"{cones[name]:.{digits}f}" for name in ("best", "worst"))
-    more = f"median {cones['median']:.1f} Å; sphericity {cones['sphericity']:.2f}"
-    return ("by direction", f"{best} – {worst} Å" if best != worst else f"{best} Å", more, "")
-
-
-def _local(summary: Mapping) -> tuple | None:
-    """The local resolution, where it was found."""
-    found = summary.get("local_resolution")
-    if not found:
-        return None
-    where = "of the mask" if found["masked"] else "of the box"
-    if found["median"] is None:
-        return ("local resolution", "none", f"the half maps agree in no window {where}", "local resolution")
-    between = f"{found['best']:.1f} – {found['worst']:.1f} Å"
-    none = f"; none in {100 * found['without_resolution']:.2g} %" if found["without_resolution"] >= 0.01 else ""
-    return ("local resolution", between, f"of 98 % {where}; median {found['median']:.2f} Å{none}", "local resolution")
-
-
-def _at_which_poses(summary: Mapping) -> str:
-    again = (summary.get("search") or {}).get("found")
-    return f"; {again:,} of them at a found pose" if again else ""
-
-
-def _correct(summary: Mapping) -> tuple | None:
-    """The fraction of correct particles as the mixture estimates it."""
-    share, mixture = summary.get("keep_estimate"), summary.get("mixture") or {}
-    if share is None:
-        return None
-    if not told_apart(summary):
-        apart = (deciding_mixture(summary) or {}).get("separation")
-        more = "correct and incorrect ones are not separable" + (f" ({apart:.1f} σ)" if apart is not None else "")
-        return ("fraction correct", "not known", more, "good share")
-    more = interval_in_words(mixture, summary.get("judged"))
-    return ("fraction correct, estimated", f"{100 * share:.1f} %", more
-            + ("; of the given poses" if summary.get("search") else ""), "good share")
-
-
-def _planted(summary: Mapping) -> tuple | None:
-    found = summary.get("detection")
-    if not found or found.get("auc") is None:
-        return None
-    ranked = f"AUC {found['auc']:.4f}"
-    if not found.get("recall"):
-        return ("simulated errors", f"{found['wrong']:,}", ranked, "errors")
-    lost = right_left_out(summary)
-    beside = f"; {lost:,} correct ones rejected, too" if lost > 0 else ""
-    if "at_found" in found:  # what is found of them is the rejected given pose
-        return ("simulated errors rejected", f"{100 * found['recall']:.1f} %",
-                f"of {found['wrong']:,}, at the given pose{beside}; {ranked}", "errors")
-    return ("simulated errors detected", f"{100 * found['recall']:.1f} %", f"of {found['wrong']:,}{beside}; {ranked}",
-            "errors")
-
-
-def _refined(summary: Mapping) -> tuple | None:
-    """How many poses were moved near where they were given, and how far given poses are off."""
-    found = (summary.get("search") or {}).get("refinement")
-    if found is None:
-        return None
-    if not found["moved"]:
-        return ("poses refined", "0", f"of {found['particles']:,}: noise explains how far the best poses lie from the "
-                f"given ones", "")
-    return ("poses refined", f"{found['moved']:,}", f"of {found['particles']:,}; {100 * found['fraction']:.0f} % of "
-            f"given poses are off, which makes "
-            f"{found['angle_sigma']:.2g}° and {found['offset_sigma']:.2g} Å on each axis over all", "")
-
-
-def _found_again(summary: Mapping) -> tuple | None:
-    """What the search of poses brought."""
-    search = summary.get("search")
-    if search is None:
-        return None
-    if search.get("reason"):
-        return ("poses found again", "0", f"nothing was searched: {search['reason']}", "")
-    control = search["control"]
-    more = f"of {search['searched']:,} searched"
-    truth = summary.get("detection") or {}
-    if "at_found" in truth:
-        more += f"; {truth['found_again']:,} within {FOUND_WITHIN:g}° of the truth, {truth['believed_wrong']:,} wrong"
-    more += f"; control: {control['came_back']} of {control['searched']} came back"
-    return ("poses found again", f"{search['found']:,}", more, "")
 
 
 def sections(run: RunFiles) -> list[str]:
@@ -166,16 +40,15 @@ def _fsc(run: RunFiles) -> str:
 
 def mask_label(summary: Mapping) -> str:
     """The scoring mask in a legend."""
-    told = (summary.get("resolution_of") or {})
-    text = told.get("mask", "mask") if not told.get("corrected") else "the scoring sphere"
+    about = summary.get("resolution_of") or {}
+    text = about.get("mask", "mask") if not about.get("corrected") else "the scoring sphere"
     return text.split(" with a soft edge")[0].replace(", the largest that the box holds,", "")
 
 
 def _map(run: RunFiles) -> str:
     picture = map_panel(run.maps["volume"], run.summary["particles"]["pixel_size"], "volume.mrc")
     words = ("volume.mrc, filtered by the half-map FSC: central slices above, projections below. To page through "
-             "slices and rotate its "
-             f"surface: mpirecon view {shlex.quote(str(run.folder / 'volume.mrc'))} --open")
+             f"slices and rotate its surface: mpirecon view {shlex.quote(str(run.folder / 'volume.mrc'))} --open")
     return pieces.section("Map", pieces.figure(picture, words), wide=False, fact="map")
 
 
@@ -195,20 +68,20 @@ def _particles(run: RunFiles) -> str:
         words = words.replace("used for. The mixture uses", "used for, at its pose in the final map. The mixture is of "
                               "given poses; it uses")
     mixture = deciding_mixture(summary) or {}
-    if not told_apart(summary):
+    if not separable(summary):
         words += "here it cannot distinguish correct from incorrect particles, so none was rejected."
         if "separation" in mixture:
-            words += f" They lie {mixture['separation']:.1f} standard deviations apart; {SMALLEST_SEPARATION:g} are required."
+            words += (f" They lie {mixture['separation']:.1f} standard deviations apart; {SMALLEST_SEPARATION:g} are "
+                      "required.")
     elif column := summary["configuration"].get("group_by"):
         words += (f"the curves show its expectation for this score. Rows with the same {column} are scored as a unit, "
-                  f"so no threshold "
-                  "on single images separates kept from rejected ones.")
+                  "so no threshold on single images separates kept from rejected ones.")
     else:
-        words += "the curves show its expectation for this score, and the line the threshold that best reproduces the selection."
-    if summary.get("keep_estimate") is not None and told_apart(summary):
+        words += ("the curves show its expectation for this score, and the line the threshold that best reproduces the "
+                  "selection.")
+    if summary.get("keep_estimate") is not None and separable(summary):
         words += (" The estimated fraction is the mean probability against the final map; particles above 50 % before "
-                  "the last "
-                  "iteration were kept.")
+                  "the last iteration were kept.")
     return pieces.section("Particles: score and mixture", pieces.figure(score_chart(run), words), wide=False,
                           fact="score")
 
@@ -216,12 +89,18 @@ def _particles(run: RunFiles) -> str:
 def score_chart(run: RunFiles) -> str:
     """Histogram of the score, with the mixture where the run fitted one."""
     mixture = run.summary.get("mixture") or {}
-    mixes = bool(mixture) and told_apart(run.summary)
+    mixes = bool(mixture) and separable(run.summary)
     together = bool(run.summary["configuration"].get("group_by"))
     cut = particle_charts.boundary(run.table["score"], run.table["kept"]) if mixes and not together else None
-    return particle_charts.histogram_chart(run.table, "score", "score (signal over noise)", threshold=cut,
-                                           kept_is="high",
-                                           keep=mixture.get("keep") if mixes else None, by_kept=together)
+    return particle_charts.histogram_chart(
+        run.table,
+        "score",
+        "score (signal over noise)",
+        threshold=cut,
+        kept_is="high",
+        keep=mixture.get("keep") if mixes else None,
+        by_kept=together,
+    )
 
 
 def _distance(run: RunFiles) -> str:
@@ -239,7 +118,7 @@ def _distance(run: RunFiles) -> str:
     if rule["selects"] and 0 < kept < len(distance):
         threshold = float(distance[kept - 1 : kept + 1].mean())
         words += f" The {kept:,} smallest distances were kept."
-    elif rule["judges"] and not rule["mixture"]:
+    elif rule["scores"] and not rule["mixture"]:
         low, middle, high = np.percentile(table["weight"][table["kept"]], (0, 50, 100)) if kept else (0, 0, 0)
         if not rule["selects"]:
             words += f" Weights run from {low:.3g} to {high:.3g} (median {middle:.3g})."
@@ -269,15 +148,17 @@ def _losses(run: RunFiles) -> str:
 def how_to_read(summary: Mapping) -> str:
     """What each loss counts, and what it is no measure of."""
     records = summary["iterations"]
-    told = "An empty map has a loss of 1. " if records and "loss_of_nothing" in records[-1] else ""
-    told += "Held out: each particle against a map made without it; the difference is overfitting. "
+    words = "An empty map has a loss of 1. " if records and "loss_of_nothing" in records[-1] else ""
+    words += "Held out: each particle against a map made without it; the difference is overfitting. "
     if declared(summary)["selects"]:
-        return told + ("The minimised loss includes only the kept particles: a trimmed loss always falls when more are "
-                       "rejected. Use the FSC to judge quality.")
+        return words + (
+            "The minimised loss includes only the kept particles: a trimmed loss always falls when more are rejected. "
+            "Use the FSC to judge quality."
+        )
     if declared(summary)["mixture"]:
-        return told + ("The minimised loss is weighted by the probabilities, and changes with them. Use the half-map "
+        return words + ("The minimised loss is weighted by the probabilities, and changes with them. Use the half-map "
                        "FSC to judge quality.")
-    return told + "Losses of different kinds cannot be compared; use the half-map FSC to judge quality."
+    return words + "Losses of different kinds cannot be compared; use the half-map FSC to judge quality."
 
 
 def _errors(run: RunFiles) -> str:
@@ -291,11 +172,16 @@ def _errors(run: RunFiles) -> str:
     chosen = _choice(run.summary, found)
     words = f"AUC {found['auc']:.4f}, average precision {found['average_precision']:.4f}; "
     best = f"{found['best_f1']:.4f} at the best threshold"
-    words += f"F1 {found['f1']:.4f} of this run's selection, {best}." if chosen else f"F1 {best}. This run rejected no particle."
+    words += (
+        f"F1 {found['f1']:.4f} of this run's selection, {best}."
+        if chosen
+        else f"F1 {best}. This run rejected no particle."
+    )
     if "at_found" in found:
-        words += " All of this refers to given poses; the table by kind of error tells whose pose was found again."
-    return pieces.section("Simulated errors detected", pieces.figure(particle_charts.roc_chart(run.detection, chosen),
-                                                                     words), wide=False)
+        words += " All of this refers to given poses; the table by kind of error shows which poses were recovered."
+    return pieces.section(
+        "Simulated errors detected", pieces.figure(particle_charts.roc_chart(run.detection, chosen), words), wide=False
+    )
 
 
 def _choice(summary: Mapping, found: Mapping) -> dict:

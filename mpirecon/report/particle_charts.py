@@ -51,9 +51,10 @@ def histogram_chart(
 ) -> str:
     """Stacked histogram of a column by what is known of the particles, with the threshold of the run.
 
-    kept_is : the side of the threshold that was kept, "low" or "high" ·
+    kept_is : the side of the threshold that was kept, "low" or "high"
     keep : fraction of correct particles in the run's mixture, whose components are then drawn upon the bars (of the
-    score) · by_kept : tell kept and left out by colour, where no errors were planted to tell
+        score)
+    by_kept : distinguish kept and rejected ones by colour, where no errors were simulated
     """
     groups = kinds(table)
     if by_kept and len(groups) == 1:
@@ -155,8 +156,9 @@ def roc_chart(curves: Mapping[str, np.ndarray], chosen: Mapping) -> str:
                     [(labels[1], BLUE, [f"{100 * v:.1f} %" for v in curves[up]])])
         pictures.append(chart.svg(f"{labels[1]} over {labels[0]}"))
     here = chosen.get("recall") is not None
-    keys = legend([(BLUE, "solid", "all thresholds of the distance")] + [(ORANGE, "dot",
-                                                                          "this run's selection")] * here)
+    keys = legend(
+        [(BLUE, "solid", "all thresholds of the distance")] + [(ORANGE, "dot", "this run's selection")] * here
+    )
     return f'{keys}<div class="two">{"".join(pictures)}</div>'
 
 
@@ -164,7 +166,7 @@ _PERCENT = [(v, f"{100 * v:g} %") for v in (0, 0.25, 0.5, 0.75, 1)]
 
 
 def views_chart(views: Mapping[str, np.ndarray]) -> str:
-    """Particles per view before, and the share of each that was kept."""
+    """Particles per view before, and the fraction of each that was kept."""
     before, after = views["before"], views["after"]
     share = np.divide(after, before, out=np.full(len(before), np.nan), where=before > 0)
     most = float(before.max()) if len(before) else 1.0
@@ -253,7 +255,7 @@ def _by_micrograph(quartiles: np.ndarray, width: int) -> str:
 
 
 def kept_bars(confusion: Sequence[Mapping]) -> str:
-    """Who was kept, by kind, as bars: at the given pose, and beyond that at a found one."""
+    """Particles kept, by kind, as bars: at the given pose, and beyond that at a found one."""
     return bars([(kind_of(row), row["kept"] / row["count"], _kept_words(row),
                   BLUE if row["kind"] == "right" else PINK if row["kind"] == "junk" else ORANGE,
                   row.get("at_found", 0) / row["count"])
@@ -277,7 +279,8 @@ def kind_of(row: Mapping) -> str:
 
 
 def bars(rows: Sequence[tuple]) -> str:
-    """Horizontal bars: (name, share 0 … 1, words, colour) each, and perhaps the share of a paler part that follows."""
+    """Horizontal bars: (name, share 0 … 1, words, colour) each,
+    and perhaps the fraction of a paler part that follows."""
     from html import escape
 
     def paler(colour: str, share: float = 0.0) -> str:

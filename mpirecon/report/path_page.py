@@ -31,8 +31,9 @@ def write_path_page(
 ) -> Path:
     """Write the page into a path's folder, or as `target`; returns its place. Atomic.
 
-    summary : the content of summary.json · volume : the best step's map, (n, n, n), where it is in memory · place :
-    where the path's files are to be, where that is not the folder (yet)
+    summary : the content of summary.json
+    volume : the best step's map, (n, n, n), where it is in memory
+    place : where the path's files are to be, where that is not the folder (yet)
 
     Raises
     ------
@@ -56,14 +57,14 @@ def path_page(name: str, summary: dict, volume: np.ndarray) -> str:
     """The page as text, about the path of that name."""
     program = f"{summary['program']} {summary['version']}"
     template = Template(resources.files("mpirecon.report").joinpath("report.html").read_text(encoding="utf-8"))
-    told = summary["warnings"]
+    warnings = summary["warnings"]
     null = [pieces.note(summary["null"]["sentence"])] if summary["null"] else []
     return template.substitute(
         generator=escape(program),
         kind=escape("mpirecon path · " + str(summary["started"]).replace("T", " ").replace("+00:00", " UTC")),
         title=escape(f"{name}: {Path(summary['particles']['file']).name}"),
         verdict=escape(summary["verdict"]["sentence"]),
-        cautions="\n".join([*(f'<p class="caution">{escape(text)}</p>' for text in told), *null])
+        cautions="\n".join([*(f'<p class="caution">{escape(text)}</p>' for text in warnings), *null])
         or '<p class="calm">No warnings.</p>',
         facts="\n".join(pieces.fact(*fact) for fact in _facts(summary)),
         overview="\n".join(_overview(summary)),
@@ -85,8 +86,8 @@ def _facts(summary: dict) -> list[tuple[str, str, str, str]]:
          f"{whole['mean_fsc']:.4f}", "best"),
         ("gain in mean FSC", number(verdict["gain"]), f"by chance up to {limit}", "gain"),
         ("best resolution", pieces.angstrom(finest["resolution_fitted"], summary),
-         f"at {_share(finest)}, the most particles within one standard error of the finest; "
-         f"all: {pieces.angstrom(whole['resolution_fitted'], summary)}", "resolution"),
+         f"at {_share(finest)}, the most particles within one standard error of the finest; all: "
+         f"{pieces.angstrom(whole['resolution_fitted'], summary)}", "resolution"),
         ("B of random discards", _bfactor(verdict["bfactor"]), "ln N against 1/d² (Rosenthal & Henderson)", "bfactor"),
         ("scored", schedule, f"{scored}; {len(steps)} steps, random discards of each size: "
          f"{summary['path']['random_draws']}", "path"),
@@ -101,19 +102,15 @@ def _overview(summary: dict) -> list[str]:
     steps, random = summary["steps"], summary["random"]
     drawn = [
         ("Resolution", _resolution_chart(summary), f"Half-map FSC 0.143 in the mask ({summary['mask']}), by all curves "
-         f"together, finer upwards. Grey "
-         "dots: where each curve falls below 0.143 by itself. Orange dots are random discards of the same sizes; the "
-         "line through them is Rosenthal "
-         "and Henderson's."),
+         "together, finer upwards. Grey dots: where each curve falls below 0.143 by itself. Orange dots are random "
+         "discards of the same sizes; the line through them is Rosenthal and Henderson's."),
         ("Agreement of half maps", _by_share(summary, "mean_fsc", "mean half-map FSC"),
-         "Mean of the half-map FSC over all shells: what the "
-         "best step is found by."),
+         "Mean of the half-map FSC over all shells: what the best step is found by."),
         ("FSC to the map of all particles", _by_share(summary, "fsc_to_all", "mean FSC"),
-         "Mean over all shells, in the mask. A selection that only "
-         "loses particles follows the random discards."),
+         "Mean over all shells, in the mask. A selection that only loses particles follows the random discards."),
         ("Directions", _by_share(summary, "area_ratio", "ratio of areas", more=("sphericity", GREEN)),
-         "FSC in cones of the half maps: least over "
-         "largest area under the curves (as cFAR), and sphericity; 1 is alike in all directions."),
+         "FSC in cones of the half maps: least over largest area under the curves (as cFAR), and sphericity; 1 is "
+         "alike in all directions."),
     ]  # fmt: skip
     if any(record["bfactor"] is not None for record in (*steps, *random)):
         drawn.append(("B-factor", _by_share(summary, "bfactor", "B (Å²)"),
@@ -128,17 +125,25 @@ def _overview(summary: dict) -> list[str]:
 def _details(summary: dict, volume: np.ndarray) -> list[str]:
     about, verdict = summary["particles"], summary["verdict"]
     panel = map_panel(volume, about["pixel_size"], "volume.mrc")
-    words = f"volume.mrc, half1.mrc and half2.mrc are of the best-scored {_share(_step(summary['steps'], verdict['best']))}."
+    words = ("volume.mrc, half1.mrc and half2.mrc are of the best-scored "
+             f"{_share(_step(summary['steps'], verdict['best']))}.")
     return [
-        pieces.section("Half-map FSC of the steps", pieces.figure(_curves(summary), "In the mask; all curves are in "
-                                                                  "fsc.csv."), wide=False),
+        pieces.section(
+            "Half-map FSC of the steps",
+            pieces.figure(_curves(summary), "In the mask; all curves are in fsc.csv."),
+            wide=False,
+        ),
         pieces.section("Map of the best step", panel + pieces.note(words), wide=False),
         pieces.section("Steps and random discards", _table(summary)),
         controls_section(summary),
-        pieces.section("How it was made", f"<pre>{escape(summary['command'])}</pre>" + pieces.note(
-            "mpirecon export FOLDER --star kept.star writes the particles of the best step, with --step X those of "
-            "another; kept_to in "
-            "particles.h5 is the smallest fraction that each particle is kept in.")),
+        pieces.section(
+            "How it was made",
+            f"<pre>{escape(summary['command'])}</pre>"
+            + pieces.note(
+                "mpirecon export FOLDER --star kept.star writes the particles of the best step, with --step X those of "
+                "another; kept_to in particles.h5 is the smallest fraction that each particle is kept in."
+            ),
+        ),
     ]
 
 
@@ -153,7 +158,7 @@ def _axis(summary: dict) -> dict:
 
 
 def _marks(chart: Chart, summary: dict) -> None:
-    """The best step and, where errors were planted, the fraction of correct particles."""
+    """The best step and, where errors were simulated, the fraction of correct particles."""
     chart.rule(x=100 * summary["verdict"]["best"], label="best", colour=BLUE)
     if summary["wrong_share"]:
         chart.rule(x=100 * (1 - summary["wrong_share"]), label="correct", dash="dotted", colour=GREEN, side="start")
@@ -236,8 +241,9 @@ def _null_chart(summary: dict) -> str:
     chart.rule(y=0.0, dash="dotted")
     chart.line(axis["at"], values, PINK, marker=True)
     chart.reads(axis["at"], [f"{100 * s['fraction']:.3g} %" for s in steps], [("noise", PINK, values)])
-    return legend([(PINK, "solid", "best-scored of pure noise")]) + chart.svg("Mean half-map FSC of noise by fraction "
-                                                                              "kept")
+    return legend([(PINK, "solid", "best-scored of pure noise")]) + chart.svg(
+        "Mean half-map FSC of noise by fraction kept"
+    )
 
 
 def _reads(chart: Chart, summary: dict, name: str, words) -> None:

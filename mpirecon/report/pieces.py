@@ -14,8 +14,8 @@ def section(title: str, body: str, wide: bool = True, fact: str = "") -> str:
 
 def figure(drawn: str, caption: str = "") -> str:
     """A chart or picture with its caption."""
-    told = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f"<figure>{drawn}{told}</figure>"
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{drawn}{below}</figure>"
 
 
 def fact(name: str, number: str, more: str, key: str = "") -> str:
@@ -29,9 +29,9 @@ def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
-def cautions(told: Iterable[str]) -> str:
+def cautions(texts: Iterable[str]) -> str:
     """Warnings at the top, or that there are none."""
-    return "\n".join(f'<p class="caution">{escape(text)}</p>' for text in told) or '<p class="calm">No warnings.</p>'
+    return "\n".join(f'<p class="caution">{escape(text)}</p>' for text in texts) or '<p class="calm">No warnings.</p>'
 
 
 def table(header: Iterable[str], rows: Iterable[Sequence[str]], text: Sequence[str] = (), dense: bool = False) -> str:

@@ -24,11 +24,14 @@ LOCAL = ("locres", "locres_filtered")
 class RunFiles:
     """What the page is made of, read from the run's folder.
 
-    folder : where the run is · summary : summary.json · curves : column of fsc.csv → (box // 2 + 1,) · table : columns
-        of particles.h5 ·
-    maps : name → (n, n, n), those of MAPS that are there · detection, views : columns of their tables, None where there
-        is
-    none · timelines : rank → what it did when · local : those of LOCAL, where they and their summary are there
+    folder : where the run is
+    summary : summary.json
+    curves : column of fsc.csv → (box // 2 + 1,)
+    table : columns of particles.h5
+    maps : name → (n, n, n), those of MAPS that are there
+    detection, views : columns of their tables, None where there is none
+    timelines : rank → what it did when
+    local : those of LOCAL, where they and their summary are there
     """
 
     folder: Path
@@ -52,9 +55,8 @@ def read_run_files(
 ) -> RunFiles:
     """Read what a report needs; UserError naming the file that is missing or wrong.
 
-    maps : by name, of the folder's, that need not be read because they are still in memory · place, logs : where the
-        run's files
-    are to be, and where its ranks' logs are, where that is not the folder (yet)
+    maps : by name, of the folder's, that need not be read because they are still in memory
+    place, logs : where the run's files are to be, and where its ranks' logs are, where that is not the folder (yet)
     """
     maps = maps or {}
     for needed in ("fsc.csv", "particles.h5", "volume.mrc"):
@@ -77,8 +79,9 @@ def read_run_files(
 
 def _local(folder: Path, summary: dict, maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The maps of the local resolution; none where any of them, or what was found, is not there."""
-    if not summary.get("local_resolution") or not all(name in maps or (folder / f"{name}.mrc").is_file()
-                                                      for name in LOCAL):
+    if not summary.get("local_resolution") or not all(
+        name in maps or (folder / f"{name}.mrc").is_file() for name in LOCAL
+    ):
         return {}
     return {name: maps[name] if name in maps else read_map(folder / f"{name}.mrc").array for name in LOCAL}
 

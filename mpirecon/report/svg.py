@@ -1,5 +1,5 @@
-"""Charts as SVG text: lines, bands, histograms and points over two axes, with what a pointer should read written beside
-them.
+"""Charts as SVG text: lines, bands, histograms and points over two axes,
+with what a pointer should read written beside them.
 
 No library draws them, so that a report costs milliseconds and its pictures stay sharp in print.
 """
@@ -13,8 +13,9 @@ from html import escape
 
 import numpy as np
 
-#: told apart in grey and by colour-blind eyes, dark enough on white (Okabe & Ito 2008)
-BLUE, ORANGE, GREEN, PINK, SKY, AMBER, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#1c2733"
+#: distinguishable in grey and by colour-blind eyes, dark enough on white (Okabe & Ito 2008)
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+SKY, AMBER, BLACK = "#56B4E9", "#E69F00", "#1c2733"
 GREY = "#8a96a3"
 
 _SOLID, _DASHED, _DOTTED = "", "6 4", "2 3"
@@ -33,7 +34,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A value as a tick or a pointer's reading tells it."""
+    """A value as a tick or a pointer's reading shows it."""
     if value != value:
         return "–"
     if value == 0:
@@ -155,9 +156,14 @@ class Chart:
         """Let a pointer read values: at each x a heading and, of each (label, colour, values), the value."""
         self._at = [round(float(v), 1) for v in self.px(x)]
         self._readings = list(heading)
-        self._series = [{"label": label, "colour": colour, "values": [v if isinstance(v, str) else number(float(v))
-                                                                      for v in values]} for label, colour,
-                                                                      values in series]
+        self._series = [
+            {
+                "label": label,
+                "colour": colour,
+                "values": [v if isinstance(v, str) else number(float(v)) for v in values],
+            }
+            for label, colour, values in series
+        ]
 
     def svg(self, description: str) -> str:
         """The picture."""

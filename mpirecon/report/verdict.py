@@ -22,19 +22,20 @@ def verdict(summary: dict) -> str:
 
 def cautions(summary: dict) -> list[str]:
     """What may be wrong with the run or with reading it, one sentence or two each; often none."""
-    told = [_skipped(summary), _nyquist(summary), _raw(summary), _undetected(summary), _wrong_in_map(summary),
+    texts = [_skipped(summary), _nyquist(summary), _raw(summary), _undetected(summary), _wrong_in_map(summary),
             _right_left_out(summary), _better_before(summary), bfactor_caution(summary)]
-    return [*(text for text in told if text), *(_sentence(text) for text in summary.get("warnings") or [])]
+    return [*(text for text in texts if text), *(sentence(text) for text in summary.get("warnings") or [])]
 
 
-def told_apart(summary: dict) -> bool:
-    """Whether the run that ended so could tell correct particles from wrong ones; of runs that did not try, too."""
+def separable(summary: dict) -> bool:
+    """Whether the run that ended so could distinguish correct particles from incorrect ones;
+    of runs that did not try, too."""
     return (deciding_mixture(summary) or {}).get("separable", True)
 
 
 def deciding_mixture(summary: dict) -> dict | None:
-    """The mixture by which the final map's particles were chosen: of the last iteration; else the one fitted
-    afterwards."""
+    """The mixture by which the final map's particles were chosen: of the last iteration;
+    else the one fitted afterwards."""
     records = summary["iterations"]
     return (records[-1].get("mixture") if records else None) or summary.get("mixture")
 
@@ -44,7 +45,8 @@ def declared(summary: dict) -> dict:
     return summary.get("rule") or rule_of(summary["configuration"]["loss"]).declared()
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """A text with a capital letter at its beginning and a full stop at its end."""
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
@@ -61,12 +63,14 @@ def percent(part: int, whole: int) -> str:
 
 def mask_in_words(summary: dict) -> str:
     """Which FSC and mask the quoted resolution is of."""
-    told = summary.get("resolution_of")
-    if not told:
+    about = summary.get("resolution_of")
+    if not about:
         return "FSC 0.143, masked"
-    mask = "the automatic mask" if told["mask"].startswith("automatic") else told["mask"].split(" with a soft edge")[0]
+    mask = (
+        "the automatic mask" if about["mask"].startswith("automatic") else about["mask"].split(" with a soft edge")[0]
+    )
     mask = mask.replace(", the largest that the box holds,", "").replace("sphere of", "a sphere of")
-    return f"FSC 0.143 in {mask}" + (", corrected" if told["corrected"] else "")
+    return f"FSC 0.143 in {mask}" + (", corrected" if about["corrected"] else "")
 
 
 def _resolution(summary: dict) -> str:
@@ -83,7 +87,7 @@ def _resolution(summary: dict) -> str:
 def _particles(summary: dict) -> str:
     total, kept, selects = counted(summary), summary["kept"], declared(summary)["selects"]
     verb, how = ("kept", "") if selects else ("used", f", {_how(summary)}")
-    if not told_apart(summary):
+    if not separable(summary):
         text = f"All {kept:,} particles were {verb}, because correct and incorrect ones are not separable"
     elif kept == total and not selects:
         text = f"All {total:,} particles were {verb}{how}"
@@ -93,13 +97,14 @@ def _particles(summary: dict) -> str:
     if not found or not found["wrong"]:
         return text + "."
     among, wrong = found["wrong_among_kept"], found["wrong"]
-    if not (selects or declared(summary)["mixture"]) or not told_apart(summary):
+    if not (selects or declared(summary)["mixture"]) or not separable(summary):
         return f"{text}; {wrong:,} of them ({percent(wrong, total)}) have a simulated error."
     lost = right_left_out(summary)
     rejected = f", and {lost:,} of {total - wrong:,} correct particles were rejected." if lost > 0 else "."
     if "at_found" in found:
         kept, again = found["kept"], found["at_found"]
-        text += f": {kept:,} at their given poses, {_share(among, kept)} with a simulated error, and {again:,} at poses that were found"
+        text += (f": {kept:,} at their given poses, {_share(among, kept)} with a simulated error, and {again:,} at "
+                 "poses that were found")
         text += f", {_share(found['believed_wrong'], again)} wrong" if again else ""
         return f"{text}; {wrong:,} particles have a simulated error{rejected}"
     return f"{text}, {_share(among, kept)} with a simulated error; {wrong:,} particles have one{rejected}"
@@ -115,7 +120,7 @@ def _how(summary: dict) -> str:
     if given is None:
         return rule["how"]
     theirs = f"the weights of {given['source']}"
-    return f"{rule['how']} and {theirs}" if rule["judges"] else f"with {theirs}"
+    return f"{rule['how']} and {theirs}" if rule["scores"] else f"with {theirs}"
 
 
 def _skipped(summary: dict) -> str | None:
@@ -140,7 +145,7 @@ def _nyquist(summary: dict) -> str | None:
 
 
 def _raw(summary: dict) -> str | None:
-    if summary["configuration"]["distance"] != "raw" or not declared(summary)["judges"]:
+    if summary["configuration"]["distance"] != "raw" or not declared(summary)["scores"]:
         return None
     return "The distance is the raw residual, which sorts particles by their noise; --distance explained does not."
 
@@ -151,16 +156,16 @@ def _undetected(summary: dict) -> str | None:
         return None
     return (
         "The distance hardly distinguishes simulated errors from correct particles: an incorrect one has the larger "
-        "distance "
-        f"in {100 * area:.0f} % of pairs (AUC {area:.3f})."
+        f"distance in {100 * area:.0f} % of pairs (AUC {area:.3f})."
     )
 
 
 def _wrong_in_map(summary: dict) -> str | None:
     found = summary.get("detection")
-    if not found or declared(summary)["judges"] or not found["wrong"]:
+    if not found or declared(summary)["scores"] or not found["wrong"]:
         return None
-    return "L2 rejects no particle: those with simulated errors are in the map. Use --loss posterior, or --loss sorted --keep Q."
+    return ("L2 rejects no particle: those with simulated errors are in the map. Use --loss posterior, or --loss "
+            "sorted --keep Q.")
 
 
 def right_left_out(summary: dict) -> int:
@@ -198,11 +203,9 @@ def bfactor_caution(summary: dict) -> str | None:
     found = fit.get("bfactor")
     if found is None or _BFACTORS[0] <= found < _BFACTORS[1]:
         return None
-    told = f"{found:.0f}".replace("-", "−")
+    shown = f"{found:.0f}".replace("-", "−")
     return (
-        f"A B-factor of {told} Å² is outside the usual range for proteins (0 to −400 Å²). It was fitted from "
-        f"{fit['used'][0]:.1f} to "
-        f"{fit['used'][1]:.1f} Å, and probably reflects the shape of the spectrum rather than its decay. Do not trust "
-        f"details of "
-        "sharpened.mrc; mpirecon postprocess --bfactor sharpens by a given value."
+        f"A B-factor of {shown} Å² is outside the usual range for proteins (0 to −400 Å²). It was fitted from "
+        f"{fit['used'][0]:.1f} to {fit['used'][1]:.1f} Å, and probably reflects the shape of the spectrum rather than "
+        "its decay. Do not trust details of sharpened.mrc; mpirecon postprocess --bfactor sharpens by a given value."
     )

@@ -30,7 +30,8 @@ def write_view(volume: np.ndarray, pixel_size: float, name: str, target: Path, *
 
     Parameters
     ----------
-    volume : (n, n, n) float · pixel_size : Å
+    volume : (n, n, n) float
+    pixel_size : Å
     size : voxels of a side in the page at most: a larger map is low-passed and coarsened, so that the page stays small
     level : density of the surface first shown; by default well above the solvent
     """
@@ -45,13 +46,15 @@ def write_view(volume: np.ndarray, pixel_size: float, name: str, target: Path, *
     }  # fmt: skip
     voxels = base64.b64encode(np.rint(255 * share).astype(np.uint8).tobytes()).decode()
     n, m = volume.shape[0], small.shape[0]
-    told = f"{n} × {n} × {n} voxels of {pixel_size:.4g} Å, density {volume.min():.4g} … {volume.max():.4g}, " \
+    text = f"{n} × {n} × {n} voxels of {pixel_size:.4g} Å, density {volume.min():.4g} … {volume.max():.4g}, " \
            f"standard deviation {volume.std():.4g}"
     if m < n:
-        told += f"; shown coarsened to {m} voxels of {data['pixel']:.4g} Å, the pictures at the foot are of the map itself"
+        text += (
+            f"; shown coarsened to {m} voxels of {data['pixel']:.4g} Å, the pictures at the foot are of the map itself"
+        )
     template = Template(resources.files("mpirecon.report").joinpath("view.html").read_text(encoding="utf-8"))
     page = template.substitute(
-        title=escape(name), told=escape(told + "."), data=json.dumps(data), voxels=voxels,
+        title=escape(name), text=escape(text + "."), data=json.dumps(data), voxels=voxels,
         panel=map_panel(volume, pixel_size, name),
     )
     with atomic_path(target, overwrite) as temporary:
@@ -84,8 +87,8 @@ def surface_level(volume: np.ndarray) -> float:
 
 
 def terminal_view(volume: np.ndarray, pixel_size: float, *, colour: bool, columns: int | None = None) -> str:
-    """Central slices and, below, projections as text; two rows of pixels a line, as half blocks, where colours may be
-    used."""
+    """Central slices and, below, projections as text;
+    two rows of pixels a line, as half blocks, where colours may be used."""
     columns = columns or shutil.get_terminal_size((80, 24)).columns
     n = volume.shape[0]
     width = int(max(8, min(n, (columns - 4) // 3)))
@@ -118,6 +121,9 @@ def _half_blocks(image: np.ndarray) -> list[str]:
 
 
 def _characters(image: np.ndarray) -> list[str]:
-    rows = (image[: len(image) // 2 * 2].reshape(-1, 2, image.shape[1]).mean(axis=1) * (len(_RAMP)
-                                                                                        - 1)).round().astype(int)
+    rows = (
+        (image[: len(image) // 2 * 2].reshape(-1, 2, image.shape[1]).mean(axis=1) * (len(_RAMP) - 1))
+        .round()
+        .astype(int)
+    )
     return ["".join(_RAMP[v] for v in row) for row in rows]

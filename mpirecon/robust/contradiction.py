@@ -1,8 +1,8 @@
 """Images that contradict the map: their correlation with a map they did not build is significantly negative.
 
-A wrong pose or junk leaves a correlation near zero. An image that shows the map upside down (protein dark, in a set
-where it is bright) has that of a good one with the other sign. Losses that weigh by a distance hardly see the
-difference: in a noisy image all distances are nearly the same.
+A wrong pose or junk leaves a correlation near zero. An image that shows the map with inverted contrast (protein dark,
+in a set where it is bright) has that of a correct one with the other sign. Losses that weigh by a distance hardly see
+the difference: in a noisy image all distances are nearly the same.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from scipy.special import ndtr
 from mpirecon.parallel.comm import Communicator
 from mpirecon.robust.statistics import Statistics
 
-#: expected share of false alarms among those that contradict the map, and the probability of any where none does
+#: expected fraction of false alarms among those that contradict the map, and the probability of any where none does
 FALSE_DISCOVERY_RATE = 0.01
 
-#: share of the map's own contrast, upside down, from which on an image that contradicts it looks inverted rather than
-#: wrong
+#: fraction of the map's own contrast, inverted,
+#: from which on an image that contradicts it is inverted rather than wrong
 INVERTED_CONTRAST = 0.5
 
 
@@ -49,5 +49,5 @@ def contradicting(comm: Communicator, statistics: Statistics, valid: np.ndarray)
 
 
 def looks_inverted(statistics: Statistics) -> np.ndarray:
-    """Whether the map stands in each image upside down with half of its contrast or more, (m,) bool."""
+    """Whether the map stands in each image inverted with half of its contrast or more, (m,) bool."""
     return statistics.contrast <= -INVERTED_CONTRAST

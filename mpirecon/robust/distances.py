@@ -15,7 +15,7 @@ from mpirecon.errors import UserError
 from mpirecon.robust.statistics import Statistics, matched_filter
 
 
-#: image power, over the typical, above which an image is judged by its excess: it may be anything
+#: image power, over the typical, above which an image is scored by its excess: it may be anything
 _OUTLYING_POWER = 25.0
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: expected signal below which a band tells nothing: a square of it is lost beside 1 in double precision
+#: expected signal below which a band has no information: a square of it is lost beside 1 in double precision
 _LEAST_SIGNAL = 1e-8
 
-#: signal over noise beyond which nobody can be surer, and sums of squares over particles and products over bands stay
-#: finite
+#: signal over noise beyond which no more certainty is possible,
+#: and sums of squares over particles and products over bands stay finite
 _SUREST = 1e6
 
 
@@ -38,7 +38,7 @@ class Evidence:
         return Evidence(self.t * factor, self.a * factor)
 
     def filtered(self, left: np.ndarray) -> Evidence:
-        """The same, where the signal to expect is the share `left` (m, bands) of the map's."""
+        """The same, where the signal to expect is the fraction `left` (m, bands) of the map's."""
         return Evidence(self.t, self.a * left)
 
 

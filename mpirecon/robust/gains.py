@@ -1,9 +1,9 @@
 """Gains: by how much the images of a set differ in scale, signal and noise together.
 
-The noise outside the particle tells an image's scale, if signal and noise were scaled alike, as by counts that are
+The noise outside the particle measures an image's scale, if signal and noise were scaled alike, as by counts that are
 electrons here and grey values there. Where only the noise differs, as with the thickness of the ice, dividing by it
-would spoil the signal's scale instead. What tells the two apart is the power that the middle of an image has more than
-its border: it grows with the square of a gain, and not with the noise.
+would spoil the signal's scale instead. What distinguishes the two is the power that the middle of an image has more
+than its border: it grows with the square of a gain, and not with the noise.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ import numpy as np
 #: least spread of the logarithm of a scale, that of its estimate in a small box
 _LEAST_SPREAD = 0.03
 
-#: images whose scale lies so many spreads from the typical one are not of the set's own distribution: from where, to
-#: where
+#: images whose scale lies so many spreads from the typical one are not of the set's own distribution:
+#: from where, to where
 _ODD = 4.0, 8.0
 
-#: spreads between which a set comes to be believed to differ in gain, where the particle's power cannot tell
+#: spreads between which a set comes to be believed to differ in gain, where the particle's power cannot decide it
 _SPREAD = 0.3, 0.6
 
-#: shares of the differences in noise that may be gain, and how sure the spread makes of one before the images are asked
+#: fractions of the differences in noise that may be gain,
+#: and how sure the spread makes of one before the images' power is used
 _EXPONENTS, _UNSURE = np.linspace(0, 1, 41), 0.3
 
 #: the middle's power, over the noise's, between which views come to differ by more than noise does; by how much there,
 #: and by how much more where there is next to no noise
 _BRIGHT, _VIEWS = (3.0, 30.0), (0.12, 0.15)
 
-#: spreads of the middles' power between which images of next to no noise are believed to differ in gain: views differ
-#: by less
+#: spreads of the middles' power between which images of next to no noise are believed to differ in gain:
+#: views differ by less
 _SPREAD_OF_VIEWS = 0.25, 0.5
 
 #: spreads of the noise between which images that were multiplied by CTFs and weights come to differ by more than these
@@ -40,11 +41,11 @@ _SPREAD_OF_WEIGHTS = 0.6, 1.0
 #: bright that what they scatter to the border is part of its noise
 _BELIEVED, _BELIEVED_BRIGHT = np.array([0.3, 0.7]), np.array([0.6, 0.9])
 
-#: share of the variance of log σ that is not the error of σ: below, no differences are seen, above, all
+#: fraction of the variance of log σ that is not the error of σ: below, no differences are seen, above, all
 _UNSEEN, _SEEN = 0.3, 0.8
 
-#: the middle's power, over the noise's, between which images come to tell their scale by it: next to no noise is left
-#: to do so
+#: the middle's power, over the noise's, between which it comes to measure an image's scale:
+#: next to no noise is left to do so
 _CLEAN = 30.0, 300.0
 
 #: the middle's power, over the noise's, between which a bright particle's own light at the border comes to matter
@@ -61,12 +62,13 @@ _FAR = 4.0
 class Gains:
     """How images of a set are brought to one scale: each is multiplied by (typical / scale)^exponent.
 
-    typical : median of the noise outside the particle · middle : median power of the middle of an image · spread : of
-        the
-    logarithm of a scale, a robust standard deviation · exponent : 0 … 1, share of the differences that is gain ·
-    by_middle :
-    0 … 1, how far the middle's power tells an image's scale rather than the noise outside. Images farther from the
-    typical noise than the set's own spread can explain, their middles too, are brought to it entirely.
+    typical : median of the noise outside the particle
+    middle : median power of the middle of an image
+    spread : of the logarithm of a scale, a robust standard deviation
+    exponent : 0 … 1, fraction of the differences that is gain
+    by_middle : 0 … 1, how far the middle's power measures an image's scale rather than the noise outside. Images
+        farther from the typical noise than the set's own spread can explain, their middles too, are brought to it
+        entirely.
     """
 
     typical: float
@@ -78,8 +80,8 @@ class Gains:
 
     @classmethod
     def of(cls, sigma: np.ndarray, halves: np.ndarray, middle: np.ndarray, premultiplied: bool = False) -> Gains | None:
-        """From some images: sigma (m,), halves (m, 2) and middle (m,) as Background has them; None where most have no
-        noise.
+        """From some images: sigma (m,), halves (m, 2) and middle (m,) as Background has them;
+        None where most have no noise.
 
         premultiplied : the images were multiplied by their CTF, and maybe by weights of exposure and tilt: that scales
             signal and noise together too, and is what they should count by
@@ -138,8 +140,8 @@ def _spread(values: np.ndarray) -> float:
 
 
 def _seen(log_halves: np.ndarray) -> float:
-    """How far differences in noise are more than errors of their estimate, 0 … 1: what the halves of the pixels have in
-    common."""
+    """How far differences in noise are more than errors of their estimate, 0 … 1:
+    what the halves of the pixels have in common."""
     both, apart = _spread(log_halves.sum(axis=1)), _spread(log_halves[:, 0] - log_halves[:, 1])
     share = 1 - (apart / both) ** 2 if both > 0 else 0.0
     return float(np.clip((share - _UNSEEN) / (_SEEN - _UNSEEN), 0, 1))
@@ -158,8 +160,8 @@ def _share_of_gain(log_halves: np.ndarray, log_middle: np.ndarray, spread: float
 
     Over that of the noise they have 1 + S·σ^(−2(1 − exponent)): were all the differences gain, the particle's share S
     would be the same in all images; were none, it would fall with the noise's variance. The noise that it is measured
-    by and the noise that it falls with are of different halves of the pixels, so that an error of one is not seen in
-    the other.
+    by and the noise that it falls with are of different halves of the pixels,
+    so that an error of one is not seen in the other.
     """
     prior = _between(spread, *_SPREAD)
     total = -np.square((_EXPONENTS - prior) / _UNSURE) / 2

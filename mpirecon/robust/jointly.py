@@ -1,8 +1,7 @@
 """One decision over all particles, made by every rank for itself, for --deterministic.
 
-A mixture is fitted by sums over particles, whose rounding depends on how particles are spread over ranks. So every
-rank gathers what is known of all of them (a few hundred bytes each), decides as a single rank would, and keeps its
-part.
+A mixture is fitted by sums over particles, whose rounding depends on how particles are spread over ranks. So every rank
+gathers what is known of all of them (a few hundred bytes each), decides as a single rank would, and keeps its part.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The rules that runs know: least squares, trimmed least squares, the posterior, any function of the norm, and those
-that are added."""
+"""The rules that runs know: least squares, trimmed least squares, the posterior, any function of the norm,
+and those that are added."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def _sorted(scope, score, ids, valid, keep, mixture) -> Selection:
 
 
 def _by_posterior(
-    mixture: PoseMixture, sigma: np.ndarray, valid: np.ndarray, slight: SlightPoses | None, told_apart: bool
+    mixture: PoseMixture, sigma: np.ndarray, valid: np.ndarray, slight: SlightPoses | None, separable: bool
 ) -> Selection:
     """w = posterior / σ², slight errors counted by what they leave of the signal, and the contrast of each image;
-    everybody alike when good and wrong are not told apart."""
+    all alike when correct and incorrect ones are not separable."""
     weight, posterior, score = np.zeros(len(valid)), np.zeros(len(valid)), np.full(len(valid), -np.inf)
     contrast, contrast2 = np.ones(len(valid)), np.ones(len(valid))
     left, slightly_wrong = None, np.zeros(len(valid), bool)
     score[valid] = mixture.score_
-    if told_apart:
+    if separable:
         posterior[valid] = mixture.posterior_
-        # an image of negative contrast would be added upside down: it has nothing to say
+        # an image of negative contrast would be added with inverted contrast: it has no information
         contrast[valid] = np.maximum(mixture.contrast_, 0)
         contrast2[valid] = mixture.contrast2_
         noise = sigma
@@ -67,7 +67,7 @@ def _by_posterior(
         posterior[valid] = 1.0
         noise = np.where(sigma > NOISY, sigma, 1.0)  # plain L2, but for images of outlying power
     believed = posterior
-    if told_apart and mixture.slight_.size:
+    if separable and mixture.slight_.size:
         believed, left = attenuation(mixture, slight, valid)
         slightly_wrong[valid] = mixture.slight_.sum(axis=1) >= 0.5
     believed = np.where(believed < _NEGLIGIBLE, 0.0, believed)
@@ -81,7 +81,7 @@ def _by_posterior(
 class LeastSquares(Rule):
     """Everybody alike, in closed form."""
 
-    name, judges, squares, rounds, how = "l2", False, True, 1, "alike"
+    name, scores, squares, rounds, how = "l2", False, True, 1, "alike"
 
     def of_norms(self, centre: float = 0.0, scale: float = 1.0) -> Loss:
         return L2()
@@ -105,7 +105,7 @@ class Trimmed(Rule):
     def decide(self, case: Case) -> Selection:
         score, keep = sorting_score(case), 1.0
         if case.mixture is None:
-            keep = loosened(case.keep, case.mild)
+            keep = loosened(case.keep, case.relaxation)
         elif case.followed:
             keep = case.mixture.keep_
         scope = case.comm if case.sort_scope == "global" else SerialCommunicator()
@@ -117,9 +117,9 @@ class Trimmed(Rule):
 
 
 class Posterior(Rule):
-    """By the probability of being well posed."""
+    """By the probability that the pose is correct."""
 
-    name, mixture, looks, keeps, squares = "posterior", True, True, True, True
+    name, mixture, searches_nearby, keeps, squares = "posterior", True, True, True, True
     how = "weighted by the probability that their pose is correct"
 
     def decide(self, case: Case) -> Selection:
@@ -149,7 +149,7 @@ class ByNorm(Rule):
         comm, valid, score = case.comm, case.credible, sorting_score(case)
         norm = norms(comm, case.distance, case.statistics, valid)
         centre = median_of(comm, norm[valid])
-        scale = widened(MAD_TO_SIGMA * median_of(comm, np.abs(norm[valid] - centre)), case.mild)
+        scale = widened(MAD_TO_SIGMA * median_of(comm, np.abs(norm[valid] - centre)), case.relaxation)
         weight = self.of_norms(centre, scale).weight(norm)
         typical = median_of(comm, weight[valid])
         weight = np.where(valid, weight / (typical if typical > 0 else 1), 0.0)

@@ -12,7 +12,7 @@ from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.parallel.select import smallest_k
 from mpirecon.robust.known_rules import rule_names, rule_of
 from mpirecon.robust.losses import MAD_TO_SIGMA
-from mpirecon.robust.schedule import SCHEDULES, loosened, mildness, widened
+from mpirecon.robust.schedule import SCHEDULES, loosened, relaxation_at, widened
 from mpirecon.robust.selection import keep_count
 
 #: iterations over which a graduated schedule becomes the loss itself
@@ -22,14 +22,15 @@ _GRADUATED = 10
 class RobustLeastSquares:
     """min Σρ(‖y_i − A_i x‖) by reweighting; with `sorted`, over the k = ⌈keep·m⌉ smallest, by C-steps.
 
-    loss : any that is a function of norms · keep : share that `sorted` keeps · schedule : "plain", or "graduated": a
-        loss close
-    to L2 that becomes the loss itself over ten iterations · iterations : at most · tolerance : stop when a step is
-    shorter than this times x
+    loss : any that is a function of norms
+    keep : fraction that `sorted` keeps
+    schedule : "plain", or "graduated": a loss close to L2 that becomes the loss itself over ten iterations
+    iterations : at most
+    tolerance : stop when a step is shorter than this times x
 
     ``fit`` sets x_ : (n,) · weight_ : (m,), as x_ was solved with · kept_ : (m,) bool, weight above 0 · centre_, scale_
         :
-    typical norm and its spread, on which the loss was calibrated last · keep_ : share of weight above 0 · n_iter_ : int
+    typical norm and its spread, on which the loss was calibrated last · keep_ : fraction of weight above 0 · n_iter_ : int
     ·
     objective_ : (n_iter_, 2), the loss before and after each step, as that step was calibrated: the second is never
         larger
@@ -51,7 +52,8 @@ class RobustLeastSquares:
                             f"most 1; other losses take none")
         if schedule not in SCHEDULES:
             raise UserError(f"schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")
-        self.loss, self.keep, self.schedule, self.iterations, self.tolerance = loss, keep, schedule, iterations, tolerance
+        self.loss, self.keep, self.schedule = loss, keep, schedule
+        self.iterations, self.tolerance = iterations, tolerance
 
     def fit(self, design: np.ndarray, observed: np.ndarray) -> RobustLeastSquares:
         """design : (m, k, n) float, the A_i · observed : (m, k) float, the y_i. UserError where the shapes do not
@@ -63,13 +65,13 @@ class RobustLeastSquares:
         self.x_, history = _solve(a, y, np.ones(len(y))), []
         start = 1 if self.schedule == "graduated" else _GRADUATED
         for self.n_iter_ in range(1, self.iterations + 1):
-            mild = mildness(min(start, _GRADUATED), _GRADUATED)
+            relaxation = relaxation_at(min(start, _GRADUATED), _GRADUATED)
             before = np.linalg.norm(y - a @ self.x_, axis=1)
-            objective, self.weight_ = self._weigh(before, mild)
+            objective, self.weight_ = self._weigh(before, relaxation)
             x = _solve(a, y, self.weight_)
             step, self.x_ = np.linalg.norm(x - self.x_), x
             history.append((objective(before), objective(np.linalg.norm(y - a @ x, axis=1))))
-            if mild == 0 and step <= self.tolerance * max(np.linalg.norm(x), 1e-300):
+            if relaxation == 0 and step <= self.tolerance * max(np.linalg.norm(x), 1e-300):
                 break
             start += 1
         self.objective_ = np.array(history)
@@ -83,14 +85,14 @@ class RobustLeastSquares:
         m, d = points.shape
         return self.fit(np.broadcast_to(np.eye(d), (m, d, d)), points).x_
 
-    def _weigh(self, d: np.ndarray, mild: float):
+    def _weigh(self, d: np.ndarray, relaxation: float):
         """What a step minimises, as a function of norms, and the weights (m,) that do it."""
         self.centre_ = float(np.median(d))
-        self.scale_ = float(widened(MAD_TO_SIGMA * np.median(np.abs(d - self.centre_)), mild))
+        self.scale_ = float(widened(MAD_TO_SIGMA * np.median(np.abs(d - self.centre_)), relaxation))
         loss = self.rule.of_norms(self.centre_, self.scale_)
         if not self.rule.must_keep:
             return lambda norms: float(loss.rho(norms).sum()), loss.weight(d)
-        k = keep_count(loosened(self.keep, mild), len(d))
+        k = keep_count(loosened(self.keep, relaxation), len(d))
         kept = smallest_k(SerialCommunicator(), d, np.arange(len(d)), k)
         return lambda norms: float(loss.rho(np.sort(norms)[:k]).sum()), kept.astype(np.float64)
 

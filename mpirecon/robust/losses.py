@@ -4,8 +4,8 @@ Each has ``rho``, ``weight`` and ``influence`` ψ = ρ′ = d·w: how hard a par
 does not grow with d, so ρ is concave in d², and no step of IRLS raises Σρ.
 
 Residual norms of noisy images gather around a value far from zero, for noise is most of them, so textbook losses, made
-for residuals around zero, would set the whole bulk back. Here what counts is the *excess* over the bulk's centre,
-e = max(d − centre, 0): the redescending losses (cauchy, geman-mcclure, welsch, tukey) weigh by w = W(e / c) with the
+for residuals around zero, would set the whole bulk back. Here what counts is the *excess* over the bulk's centre, e =
+max(d − centre, 0): the redescending losses (cauchy, geman-mcclure, welsch, tukey) weigh by w = W(e / c) with the
 textbook's W(u), which is 1 at 0, and ρ′ = d·W(e / c). The nearer half keeps its full weight. c is the textbook's tuning
 constant, 95 % efficient at the Gaussian, times the scale; as the near side is never set back, no less is kept here.
 
@@ -55,7 +55,7 @@ class Loss(ABC):
 
 @dataclass(frozen=True)
 class L2(Loss):
-    """ρ = d²/2, w = 1, ψ = d: everybody counts the same."""
+    """ρ = d²/2, w = 1, ψ = d: all count the same."""
 
     name: str = "l2"
 
@@ -196,8 +196,8 @@ REDESCENDING = {
     "tukey": (Tukey, TUKEY_TUNING),
 }
 
-#: losses that weigh by a function of d: name → what makes one for norms around a centre with a spread; scripts add
-#: theirs
+#: losses that weigh by a function of d: name → what makes one for norms around a centre with a spread;
+#: scripts add theirs
 _MAKERS: dict[str, Callable[[float, float], Loss]] = {
     "l1": lambda centre, scale: L1(epsilon=max(1e-6 * centre, 1e-300)),
     "huber": lambda centre, scale: Huber(delta=centre + HUBER_TUNING * scale),
@@ -233,8 +233,7 @@ class FunctionLoss(Loss):
         weight = np.asarray(self.function(d), np.float64)
         if weight.shape not in ((), d.shape):
             raise UserError(f"loss {self.name}: the function returned an array of shape {weight.shape} for "
-                            f"{d.shape[0]} "
-                            "distances; it must return one weight for each")
+                            f"{d.shape[0]} distances; it must return one weight for each")
         weight = np.broadcast_to(weight, d.shape).copy()
         bad = ~(np.isfinite(weight) & (weight >= 0))
         if bad.any():
@@ -335,8 +334,8 @@ def is_m_estimator(name: str) -> bool:
 def make_loss(name: str, centre: float, scale: float) -> Loss:
     """The M-estimator of that name for norms around `centre` with spread `scale` (1.4826 · MAD).
 
-    Huber's δ is centre + 1.345 · scale, so that what lies within the bulk keeps its weight, as it does with the
-    redescending losses.
+    Huber's δ is centre + 1.345 · scale, so that what lies within the bulk keeps its weight,
+    as it does with the redescending losses.
     """
     if name not in _MAKERS:
         raise UserError(f"unknown loss {name!r}; choose one of {', '.join(loss_names())}")

@@ -1,14 +1,14 @@
-"""A calibrated mixture of well posed, wrongly posed and junk: which particles are what, given its parameters.
+"""A calibrated mixture of correct poses, wrong poses and junk: which particles are what, given its parameters.
 
 A particle's evidence is t_b = yp_b / (σ √pp_b) in each band b of frequencies: pure noise makes it a standard normal
 number. Three kinds of particles differ in its mean and variance, with a_b = √pp_b / σ the expected signal:
 
-* well posed, of contrast s:  t ~ N(s·h·a, 1), s ~ N(1, τ²) between particles
-* wrongly posed:              t ~ N(r·a, 1 + v·a²), r and v measured by scoring particles at random orientations
+* correct, of contrast s:     t ~ N(s·h·a, 1), s ~ N(1, τ²) between particles
+* wrong:                      t ~ N(r·a, 1 + v·a²), r and v measured by scoring particles at random orientations
 * junk (no particle):         t ~ N(0, 1)
-* slightly wrong, where nearby poses were looked at: as well posed, but at the best pose nearby, times an integral over
+* slightly wrong, where nearby poses were searched: as correct, but at the best pose nearby, times an integral over
   the errors of a scale (mpirecon/robust/nearby.py); a few scales. Errors too large for the search to mend show at the
-  own pose: t ~ N(s·h·c·a, 1 + (1 − c²)·v·a²), where an error of an angle leaves the share c of the amplitude; a few
+  own pose: t ~ N(s·h·c·a, 1 + (1 − c²)·v·a²), where an error of an angle leaves the fraction c of the amplitude; a few
   angles
 
 The gain h_b says how much of the map's amplitude the data confirm. Only the shares, h and τ are fitted (EM); what a
@@ -31,18 +31,18 @@ from mpirecon.parallel.comm import Communicator
 from mpirecon.robust.evidence import Evidence, SlightErrors
 
 #: kinds of particles; SLIGHT and beyond are slight errors
-GOOD, WRONG, JUNK, SLIGHT = 0, 1, 2, 3
+CORRECT, WRONG, JUNK, SLIGHT = 0, 1, 2, 3
 
-#: what is known of contrasts beforehand: as much as so many particles of this variance (15 %) tell. Without it the
-#: spread drifts for hundreds of steps along a ridge: wider, it makes good what is wrong
+#: what is known of contrasts beforehand: as much as so many particles of this variance (15 %) would show. Without it
+#: the spread drifts for hundreds of steps along a ridge: wider, it takes wrong poses for correct ones
 CONTRAST_PRIOR = (5.0, 0.0225)
 
 #: least and largest γ, and those that EM may start from
 FILTER = (0.0, 1.0)
 _FILTERS = np.linspace(*FILTER, 11)
 
-#: sums of probabilities below which nobody is meant
-NOBODY = 1e-200
+#: sums of probabilities that are negligible
+NEGLIGIBLE = 1e-200
 
 #: particles that a kind of slight errors must explain better than anything else does, else it is given up: the prior
 #: of Figueiredo & Jain (2002, IEEE Trans. Pattern Anal. 24:381), by which needless components vanish
@@ -108,11 +108,11 @@ class MixtureModel:
 
     def _evaluate(self) -> None:
         self.measure_wrong()
-        self._judge()
+        self._likelihoods()
 
-    def _judge(self) -> None:
+    def _likelihoods(self) -> None:
         wrong = self._over_groups(self._log_wrong())
-        good, self.contrast_, self.contrast2_ = self._log_good(self._own)
+        good, self.contrast_, self.contrast2_ = self._log_correct(self._own)
         self.likelihood_ = np.column_stack([good, wrong, np.zeros(len(wrong)), *self._log_slight()])
         self._compare()
         self._attribute()
@@ -127,7 +127,7 @@ class MixtureModel:
         return spread - FEWEST * np.log(slight[slight > 0]).sum()
 
     def _compare(self) -> None:
-        """Likelihoods relative to the largest; kinds that were given up explain nobody."""
+        """Likelihoods relative to the largest; kinds that were given up explain none."""
         alive = np.where(self.shares_ > 0, self.likelihood_, -np.inf)
         self._largest = alive.max(axis=1)
         self._relative = np.exp(alive - self._largest[:, None])
@@ -136,7 +136,7 @@ class MixtureModel:
         """Probabilities of each kind, from the likelihoods and the shares."""
         joint = self._relative * self.shares_
         self._responsibility = joint / (joint @ np.ones(joint.shape[1]))[:, None]
-        self.posterior_ = self._responsibility[:, GOOD]
+        self.posterior_ = self._responsibility[:, CORRECT]
         self.slight_ = self._responsibility[:, SLIGHT:]
 
     def _over_groups(self, values: np.ndarray) -> np.ndarray:
@@ -147,7 +147,7 @@ class MixtureModel:
         np.add.at(total, self._groups, values)
         return self._comm.allreduce(total)[self._groups]
 
-    def _log_good(self, evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _log_correct(self, evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Log likelihood ratio to junk, the contrast integrated out (a Gaussian prior times a Gaussian likelihood); and
         the expected contrast and its square.
 
@@ -169,14 +169,15 @@ class MixtureModel:
         """Log likelihood ratio of slight errors to junk, (kinds, m); keeps their contrasts."""
         if self._slight is None:
             return np.zeros((0, len(self._own.t)))
-        best, contrast, contrast2 = self._log_good(self._slight.best)
+        best, contrast, contrast2 = self._log_correct(self._slight.best)
         found = [(best + log, contrast, contrast2) for log in self._over_groups(self._slight.log_integral).T]
         found += [self._log_left(share) for share in self._slight.left]
         log, self.slight_contrast_, self.slight_contrast2_ = (np.stack(values) for values in zip(*found))
         return log
 
     def _log_left(self, left: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As _log_good, where the share `left` (bands,) of the amplitude is right and the rest as for a wrong pose."""
+        """As _log_good, where the fraction `left` (bands,) of the amplitude is right and the rest as for a wrong
+        pose."""
         t, a = self._own.t, self._own.a
         variance = 1 + (1 - left**2) * self.wrong_variance_ * a**2
         signal = a * self.gain_ * left
@@ -192,13 +193,13 @@ class MixtureModel:
         return (band_sums(t, t) - band_sums(beside, beside / variance) - np.log(variance.prod(axis=1))) / 2
 
     def measure_wrong(self) -> None:
-        """r and v from random orientations of the particles that are thought good; as they were where none is."""
+        """r and v from random orientations of the particles that are thought correct; as they were where none is."""
         t, a, w = self._random.t, self._random.a, self.posterior_[self._rows]
         total = self._sum([w @ (t * a), w @ a**2])
-        self.wrong_mean_ = np.divide(*total, out=self.wrong_mean_.copy(), where=total[1] > NOBODY)
+        self.wrong_mean_ = np.divide(*total, out=self.wrong_mean_.copy(), where=total[1] > NEGLIGIBLE)
         excess = (t - self.wrong_mean_ * a) ** 2 - 1
         total = self._sum([w @ (excess * a**2), w @ a**4])
-        found = np.divide(*total, out=self.wrong_variance_.copy(), where=total[1] > NOBODY)
+        found = np.divide(*total, out=self.wrong_variance_.copy(), where=total[1] > NEGLIGIBLE)
         self.wrong_variance_ = np.maximum(found, 0)
 
     def _sum(self, parts: list[np.ndarray]) -> np.ndarray:

@@ -22,8 +22,8 @@ from mpirecon.robust.statistics import Statistics
 #: Newton's method is drawn to the given pose as by a Gaussian prior of this many radians (15°): it looks nearby
 SEARCH_PRIOR = np.radians(15.0)
 
-#: bands that the search's steps use, as shares of all, the last look using all: the maximum is broader at low
-#: frequencies
+#: bands that the search's steps use, as fractions of all, the last look using all:
+#: the maximum is broader at low frequencies
 SEARCH_BANDS = (2 / 3, 2 / 3, 1)
 
 #: angles of error, degrees, between which what is left of the signal is interpolated
@@ -37,9 +37,11 @@ _POINTS = 2000
 class NearbyPoses:
     """What the ``nearby`` kernel found for m particles, in the units of Statistics.
 
-    turn : (m, 3) float64, δ*, radians · sums : (m, bands, 2), yp and pp there · slope : (m, 3), g · curvature : (m, 6),
-    H as xx, xy, xz, yy, yz, zz · profile : (angles, shells), share of the signal's amplitude that an error of ANGLES
-    leaves ·
+    turn : (m, 3) float64, δ*, radians
+    sums : (m, bands, 2), yp and pp there
+    slope : (m, 3), g
+    curvature : (m, 6), H as xx, xy, xz, yy, yz, zz
+    profile : (angles, shells), fraction of the signal's amplitude that an error of ANGLES leaves
     band_profile : (angles, bands), the same of each band.
     """
 
@@ -70,15 +72,16 @@ class NearbyPoses:
         return self.curvature[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
 
     def width(self, variance: np.ndarray) -> np.ndarray:
-        """How well each image shows its pose: the standard deviation of a turn, radians, (m,); infinite without
-        signal."""
+        """How well each image shows its pose: the standard deviation of a turn, radians, (m,);
+        infinite without signal."""
         mean = self.curvature[:, [0, 3, 5]].sum(axis=1) / 3 / variance
         return 1 / np.sqrt(np.maximum(mean, 1e-300))
 
     def integral(self, variance: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
         """∫ N(δ; 0, scale²) exp(L(δ) − L(δ*)) dδ: its logarithm, and the root mean square of the angle |δ|, (m,) each.
 
-        variance : (m,) of the particles' noise, in the units of the statistics · scale : radians
+        variance : (m,) of the particles' noise, in the units of the statistics
+        scale : radians
         """
         h, g, turn = self.matrix() / variance[:, None, None], self.slope / variance[:, None], self.turn
         turned = np.einsum("mij,mj->mi", h, turn)
@@ -92,11 +95,12 @@ class NearbyPoses:
 
 
 def attenuation_profile(volume: np.ndarray, shells: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Share of a map's Fourier amplitude that agrees with itself turned by ANGLES about random axes, (angles, shells).
+    """Fraction of a map's Fourier amplitude that agrees with itself turned by ANGLES about random axes,
+    (angles, shells).
 
     volume : (n, n, n) float32. Per shell the regression of V̂(k) on V̂ at the turned k, over random points: 1 without
-    error, 0 where nothing of the signal is left, never rising with the angle. Also returned is each shell's power,
-    (shells,).
+        error, 0 where nothing of the signal is left, never rising with the angle. Also returned is each shell's power,
+        (shells,).
     Beyond what the map's box holds, an angle leaves of a shell what an angle as much larger leaves of the last one.
     """
     wanted, shells = shells, min(shells, volume.shape[0] // 2)

@@ -1,4 +1,4 @@
-"""Nested selections: the best-scored 90, 80 … % of the particles, and as many drawn by lot."""
+"""Nested selections: the best-scored 90, 80 … % of the particles, and as many drawn at random."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIEVED, _SIEVINGS = 0.8, 10
 
 SCHEDULES = {
     "once": "by the scores of one first run",
-    "anew": "scored again at each step",
+    "rescore": "scored again at each step",
     "sieve": "scored again at each step, above a moving high-pass as in CryoSieve",
 }
 
@@ -52,7 +52,9 @@ def high_pass_of(number: int, steps: int, ends: tuple[float, float]) -> float:
 class Members:
     """The particles of a set that selections are made of, all of them (on one rank).
 
-    half : (m,) 1 or 2 · valid : (m,) bool · unit : (m,) int64, rows of one number are kept or left out together
+    half : (m,) 1 or 2
+    valid : (m,) bool
+    unit : (m,) int64, rows of one number are kept or left out together
     """
 
     half: np.ndarray
@@ -60,8 +62,8 @@ class Members:
     unit: np.ndarray
 
     def enough(self, fractions: Sequence[float]) -> tuple[float, ...]:
-        """Those of the fractions, from 1 down, that leave each half set enough to make a map; the first below 1
-        must."""
+        """Those of the fractions, from 1 down, that leave each half set enough to make a map;
+        the first below 1 must."""
         few = min(len(self._units(half)) for half in (1, 2))
         there = tuple(fraction for fraction in fractions if fraction == 1 or _count(fraction, few) >= FEWEST)
         if len(there) == 1:
@@ -74,8 +76,7 @@ class Members:
             there = len(self._units(half))
             if (left := _count(fraction, there)) < FEWEST:
                 raise UserError(f"--steps {fraction:.3g}: of the {there} particles of half set {half}, {left} would be "
-                                f"left, and a half "
-                                f"map needs {FEWEST}; give larger fractions, or more particles")
+                                f"left, and a half map needs {FEWEST}; give larger fractions, or more particles")
 
     def _units(self, half: int) -> np.ndarray:
         return np.unique(self.unit[self.valid & (self.half == half)])
@@ -96,8 +97,8 @@ class Members:
         mean = (np.bincount(self.unit, np.where(self.valid, distance, 0.0)) / np.maximum(rows, 1))[self.unit]
         return self._smallest(mean, fraction, within)
 
-    def by_lot(self, fraction: float, seed: int, draw: int) -> np.ndarray:
-        """(m,) bool: as many of each half set, drawn by lot; another lot for each fraction and draw."""
+    def at_random(self, fraction: float, seed: int, draw: int) -> np.ndarray:
+        """(m,) bool: as many of each half set, drawn at random; another draw for each fraction and number."""
         lot = uniform_draws(seed, self.unit, f"random discard {draw}, {fraction:.6g} left")
         return self._smallest(lot, fraction, self.valid)
 

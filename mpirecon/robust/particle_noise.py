@@ -1,5 +1,5 @@
-"""How noisy each particle is: its level, and where spectra differ in more than that, its shape. Decided over all ranks
-together."""
+"""How noisy each particle is: its level, and where spectra differ in more than that, its shape.
+Decided over all ranks together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OUTSIDE = 6.0
 #: variance of the log of high- over middle-frequency noise that passes as one shape of spectrum: 10 %
 _SHAPE_VARIANCE = 0.01
 
-#: noise power over the typical one below which nobody is believed: weights go with its inverse
+#: noise power over the typical one below which it is not believed: weights go with its inverse
 _LEAST_NOISE = 1e-6
 
 #: σ above which an image is set back even where nothing else is known of it
@@ -28,11 +28,11 @@ NOISY = 2.0
 def particle_sigma(comm: Communicator, statistics: Statistics, valid: np.ndarray) -> np.ndarray:
     """σ_i: each particle's noise relative to the typical one, (m,) float64, from its high frequencies.
 
-    The estimate scatters by itself, the more the fewer samples it has. The logarithms are drawn towards their median
-    by the share of their spread that this scatter explains: even noise stays even. Where images differ in the *shape*
+    The estimate scatters by itself, the more the fewer samples it has. The logarithms are drawn towards their median by
+    the fraction of their spread that this scatter explains: even noise stays even. Where images differ in the *shape*
     of their noise spectrum (dose-weighted ones do: high frequencies of both signal and noise are filtered away), one
-    number does not describe their noise, and weighting by it would favour the most filtered: σ is 1 then, outliers
-    apart.
+    number does not describe their noise, and weighting by it would favour the most filtered:
+    σ is 1 then, outliers apart.
     """
     log, scatter = _log_noise(comm, statistics, valid, statistics.third(2))
     spread = (MAD_TO_SIGMA * median_of(comm, np.abs(log[valid]))) ** 2
@@ -66,7 +66,7 @@ def _log_noise(comm: Communicator, statistics: Statistics, valid: np.ndarray, ba
 
 def noise_shapes(comm: Communicator, statistics: Statistics, valid: np.ndarray) -> np.ndarray | None:
     """Logarithm of each particle's noise power in each band over the typical one's, (m, bands), drawn towards 0 by its
-    own scatter; None where all have a spectrum of one shape, of which σ tells all there is."""
+    own scatter; None where all have a spectrum of one shape, which σ describes."""
     if one_noise_shape(comm, statistics, valid):
         return None
     shape = np.zeros((len(valid), len(statistics.samples)))
@@ -90,5 +90,5 @@ def noise_variance(comm: Communicator, statistics: Statistics, sigma: np.ndarray
 
 
 def median_of(comm: Communicator, values: np.ndarray) -> float:
-    """The median over all ranks; NaN of nobody."""
+    """The median over all ranks; NaN of none."""
     return median(comm, values) if comm.allreduce_scalar(len(values)) else math.nan

@@ -1,4 +1,4 @@
-"""Which particles are well posed: the mixture of mixture_model.py, fitted to the particles of all ranks by EM."""
+"""Which poses are correct: the mixture of mixture_model.py, fitted to the particles of all ranks by EM."""
 
 from __future__ import annotations
 
@@ -8,20 +8,30 @@ import numpy as np
 
 from mpirecon.parallel.comm import Communicator
 from mpirecon.robust.evidence import Evidence, SlightErrors
-from mpirecon.robust.mixture_model import (CONTRAST_PRIOR, FEWEST, FILTER, GOOD, JUNK, NOBODY, SLIGHT, WRONG,
-                                           MixtureModel, band_sums)
+from mpirecon.robust.mixture_model import (
+    CONTRAST_PRIOR,
+    FEWEST,
+    FILTER,
+    CORRECT,
+    JUNK,
+    NEGLIGIBLE,
+    SLIGHT,
+    WRONG,
+    MixtureModel,
+    band_sums,
+)
 
-#: distance of the good from the wrong, in standard deviations, below which nobody is thrown out. The AUC it promises
+#: distance of correct from incorrect poses, in standard deviations, below which none is rejected. The AUC it promises
 #: is 0.96; real images keep less than they promise (measured: 0.67 for a promised 1.9 standard deviations)
 SMALLEST_SEPARATION = 2.5
 
 _ITERATIONS, _TOLERANCE = 100, 1e-5
 
-#: wrong poses and junk can look so much alike that it takes EM long to tell how many are which, and the spread of
-#: contrasts is slow where it is small: who is good hardly depends on either
+#: wrong poses and junk can look so much alike that it takes EM long to find how many are which, and the spread of
+#: contrasts is slow where it is small: which poses are correct hardly depends on either
 _TOLERANCE_OF_REST = 2e-4
 
-#: steps of EM with everybody where it began with a sample
+#: steps of EM with all particles where it began with a sample
 _LAST = 6
 
 #: steps of the shares alone in a step of EM, from its sixth on: they cost little, and no kind is given up before the
@@ -32,8 +42,8 @@ _GAIN = (0.05, 5.0)
 #: ratio of two steps beyond which nothing is extrapolated, and how much ratios may differ
 _SLOWEST, _ALIKE = 0.98, 0.05
 
-#: how much the logarithm of the likelihood may fall by an extrapolation where what a wrong pose looks like is measured
-#: anew, by which steps of EM lower it, too: as little as tells nothing apart
+#: how much the logarithm of the likelihood may fall by an extrapolation where the scores of wrong poses are measured
+#: again, by which steps of EM lower it, too: by too little to matter
 _ALLOWED = 2.0
 _CONTRAST_VARIANCE = (1e-4, 0.5)
 
@@ -47,12 +57,20 @@ _TURNS = 10
 class PoseMixture(MixtureModel):
     """Fit by ``fit``; the attributes with a trailing underscore hold the result, per-particle ones of this rank.
 
-    keep_ : share of the well posed · keep_interval_ : its 95 % likelihood interval · shares_ : good, wrong, junk, and
-    each kind of slight errors where they were looked for · gain_ : (bands,) h · filter_ : γ, 0 where noise has one
-    shape · contrast_cv_ : τ · separation_ : standard deviations between good and wrong · separable_ : bool
-    · n_iter_ : int · posterior_ : (m,) probability of being well posed · score_ : (m,) log likelihood ratio of well
-    posed against not · contrast_, contrast2_ : (m,) expected s and s² if well posed · slight_ : (m, kinds) probability
-    of each kind of slight error · slight_contrast_, slight_contrast2_ : (kinds, m) expected s and s² then.
+    keep_ : fraction of correct poses
+    keep_interval_ : its 95 % likelihood interval
+    shares_ : fractions of correct, wrong and junk, and each kind of small errors where they were searched
+    gain_ : (bands,) h
+    filter_ : γ, 0 where noise has one shape
+    contrast_cv_ : τ
+    separation_ : standard deviations between correct and wrong
+    separable_ : bool
+    n_iter_ : int
+    posterior_ : (m,) probability that the pose is correct
+    score_ : (m,) log likelihood ratio of a correct pose against any other
+    contrast_, contrast2_ : (m,) expected s and s² if the pose is correct
+    slight_ : (m, kinds) probability of each kind of slight error
+    slight_contrast_, slight_contrast2_ : (kinds, m) expected s and s² then.
     """
 
     def __init__(self, keep: float | None = None) -> None:
@@ -73,7 +91,7 @@ class PoseMixture(MixtureModel):
         slight : what the best poses nearby say of this rank's valid particles; without, errors are random or none
         log_noise : (m, bands), logarithm of each image's noise power over the typical one's, where that differs in
             shape
-        sample : (m,) bool, chosen at random, whole groups: who EM begins with, to end with a few steps of everybody;
+        sample : (m,) bool, chosen at random, whole groups: those that EM begins with, to end with a few steps of all;
             all if left out
 
         Raises
@@ -126,25 +144,26 @@ class PoseMixture(MixtureModel):
             best = Evidence(slight.best.t[sample], slight.best.a[sample])
             slight = replace(slight, best=best, log_integral=slight.log_integral[sample])
         groups, log_noise = (None if some is None else some[sample] for some in (self._groups, self._log_noise))
-        return PoseMixture(self.keep).fit(self._comm, own, random, number[self._rows[looked]], groups, slight,
-                                          log_noise)
+        return PoseMixture(self.keep).fit(
+            self._comm, own, random, number[self._rows[looked]], groups, slight, log_noise
+        )
 
     def _begin_with(self, fitted: PoseMixture) -> None:
-        """EM goes on where it ended with other particles."""
+        """EM continues where it ended with other particles."""
         self.wrong_mean_, self.wrong_variance_, self.gain_ = fitted.wrong_mean_, fitted.wrong_variance_, fitted.gain_
         self.contrast_variance_, self.shares_, self.n_iter_ = fitted.contrast_variance_, fitted.shares_, fitted.n_iter_
         if self._log_noise is not None:
             self._take_filtered(fitted.filter_)
         self._total = -np.inf
-        self._judge()
+        self._likelihoods()
 
     def _parameters(self) -> np.ndarray:
         """Shares, gains and the spread of contrasts, that a step of EM changes."""
         return np.concatenate([self.shares_, self.gain_, [self.contrast_variance_**0.5]])
 
     def _extrapolate(self, step: np.ndarray, spreads: list[float]) -> bool:
-        """Take the parameters to where steps lead that go on to shrink as the last ones of the spread of contrasts did,
-        the slowest to converge (Aitken's method); False where these do not shrink alike yet."""
+        """Take the parameters to where steps lead that continue to shrink as the last ones of the spread of contrasts
+        did, the slowest to converge (Aitken's method); False where these do not shrink alike yet."""
         if len(spreads) < 3 or 0 in spreads:
             return False
         before, ratio = spreads[-2] / spreads[-3], spreads[-1] / spreads[-2]
@@ -179,11 +198,11 @@ class PoseMixture(MixtureModel):
         per_band = self._sum([s @ (t * a), s2 @ a**2])
         total, contrast, squares = self._comm.allreduce(scalars)
         # contrasts of any mean are fitted; then the gain takes up the mean, for contrast is between particles. A step
-        # so taken never lowers the likelihood, and is longer (parameter-expanded EM: Liu, Rubin & Wu 1998, Biometrika
-        # 85:755)
+        # so taken never lowers the likelihood,
+        # and is longer (parameter-expanded EM: Liu, Rubin & Wu 1998, Biometrika 85:755)
         mean = self._spread_contrasts(total, contrast, squares)
-        gain = per_band[0] / np.maximum(per_band[1], NOBODY) * mean
-        self.gain_ = np.clip(np.where(per_band[1] > NOBODY, gain, self.gain_), *_GAIN)
+        gain = per_band[0] / np.maximum(per_band[1], NEGLIGIBLE) * mean
+        self.gain_ = np.clip(np.where(per_band[1] > NEGLIGIBLE, gain, self.gain_), *_GAIN)
         if self._log_noise is not None:
             self._fit_filter(s[:, None], s2[:, None], mean)
 
@@ -194,8 +213,8 @@ class PoseMixture(MixtureModel):
         for step in range(1, steps + 1):
             before = self.shares_
             joint = self._relative @ before
-            told = np.append(self._once / joint @ self._relative, self._once @ np.log(joint))
-            *count, likelihood = self._comm.allreduce(told)
+            sums = np.append(self._once / joint @ self._relative, self._once @ np.log(joint))
+            *count, likelihood = self._comm.allreduce(sums)
             if safe is not None and likelihood < best:  # too long a step
                 self.shares_, safe, newton = safe, None, False
                 continue
@@ -206,7 +225,7 @@ class PoseMixture(MixtureModel):
                 best = -np.inf
             if np.abs(self.shares_ - before).max() < _TOLERANCE / 10:
                 break
-            # of good, wrong and junk alone the likelihood has one maximum; slight errors may vanish or not
+            # of correct, wrong and junk alone the likelihood has one maximum; slight errors may vanish or not
             if newton and step < steps and not self.shares_[SLIGHT:].any():
                 safe, self.shares_ = self.shares_, self._newton(before, self.shares_)
         if steps > 1:
@@ -215,7 +234,7 @@ class PoseMixture(MixtureModel):
     def _reestimated(self, counts: np.ndarray) -> np.ndarray:
         """Shares from the expected numbers of each kind."""
         counts[SLIGHT:] = np.maximum(counts[SLIGHT:] - FEWEST, 0)
-        if not counts.sum() > NOBODY:  # so few that slight errors, which explain them all, are given up
+        if not counts.sum() > NEGLIGIBLE:  # so few that slight errors, which explain them all, are given up
             counts = np.where(np.arange(len(counts)) < SLIGHT, self.shares_, 0.0)
         return self._pinned(counts / counts.sum())
 
@@ -233,8 +252,8 @@ class PoseMixture(MixtureModel):
         return self._pinned(np.concatenate([found, after[SLIGHT:]])) if found.min() > 0 else after
 
     def _fit_filter(self, s: np.ndarray, s2: np.ndarray, mean: float) -> None:
-        """A step of Newton's method towards the γ that the good are most likely with. s, s2 : (m, 1), posterior times
-        the expected contrast and its square, of the given mean."""
+        """A step of Newton's method towards the γ that the correct ones are most likely with. s, s2 : (m, 1), posterior
+        times the expected contrast and its square, of the given mean."""
         signal = self._own.a * self.gain_ / mean
         slope = (self._log_noise * (s * signal * self._own.t - s2 * signal**2)).sum()
         curvature = (self._log_noise**2 * s2 * signal**2).sum()
@@ -246,9 +265,11 @@ class PoseMixture(MixtureModel):
         """Set the variance of contrasts relative to their mean, and return the mean: the maximum, found in turns, of
         total·ln N(s; mean, variance·mean²) and the prior's logarithm. contrast, squares : sums of E[s] and E[s²]."""
         strength, typical = CONTRAST_PRIOR
-        first, second = contrast / max(total, NOBODY), squares / max(total, NOBODY)
+        first, second = contrast / max(total, NEGLIGIBLE), squares / max(total, NEGLIGIBLE)
         mean, variance = first, self.contrast_variance_
-        if not (total > NOBODY and first > 0):  # nobody is good, or what are have no contrast: nothing is learned
+        if not (
+            total > NEGLIGIBLE and first > 0
+        ):  # no pose is correct, or what are have no contrast: nothing is learned
             return 1.0
         for _ in range(_TURNS):
             mean = 2 * second / (first + np.sqrt(first**2 + 4 * variance * second))
@@ -258,26 +279,26 @@ class PoseMixture(MixtureModel):
         return mean
 
     def _pinned(self, shares: np.ndarray) -> np.ndarray:
-        """Shares that sum to one, hold the good one where the user gave it, and are never zero but for slight
-        errors."""
+        """Shares that sum to one, hold that of the correct ones where the user gave it,
+        and are never zero but for slight errors."""
         least = np.where(np.arange(len(shares)) < SLIGHT, 1e-4, 0.0)
         # after the others were brought to their sum: their scale is changed there
         shares = np.maximum(self._with_given(shares), least)
         return self._with_given(shares)
 
     def _with_given(self, shares: np.ndarray) -> np.ndarray:
-        """The share of the good as the user gave it, if so, the others in proportion."""
+        """The fraction of correct ones as the user gave it, if so, the others in proportion."""
         if self.keep is None:
             return shares / shares.sum()
         good = min(max(self.keep, 1e-4), 1 - 2e-4)
-        return np.concatenate([[good], shares[1:] * (1 - good) / max(shares[1:].sum(), NOBODY)])
+        return np.concatenate([[good], shares[1:] * (1 - good) / max(shares[1:].sum(), NEGLIGIBLE)])
 
     def _conclude(self) -> None:
         with np.errstate(divide="ignore"):
             bad = np.log(self.shares_[1:] / self.shares_[1:].sum())
         self._log_bad = np.logaddexp.reduce(self.likelihood_[:, 1:] + bad, axis=1)
-        self.score_ = self.likelihood_[:, GOOD] - self._log_bad
-        self.keep_ = float(self.shares_[GOOD])
+        self.score_ = self.likelihood_[:, CORRECT] - self._log_bad
+        self.keep_ = float(self.shares_[CORRECT])
         self.contrast_cv_ = float(np.sqrt(self.contrast_variance_))
         apart = (self.gain_ - self.wrong_mean_) * self._own.a
         apart = self._over_groups(band_sums(apart, apart))
@@ -287,10 +308,10 @@ class PoseMixture(MixtureModel):
         self.separable_ = self.separation_ >= SMALLEST_SEPARATION
 
     def _interval(self) -> tuple[float, float]:
-        """Shares of the good whose likelihood is within 1.92 of the best (χ² of one degree, 95 %)."""
+        """Fractions of correct ones whose likelihood is within 1.92 of the best (χ² of one degree, 95 %)."""
         grid = np.unique(np.concatenate([np.linspace(0.001, 0.999, 200), self.keep_ + np.linspace(-0.03, 0.03, 121)]))
         grid = np.concatenate([[0.0], grid[(grid > 0) & (grid < 1)], [1.0]])
-        # ln(g·exp(score) + 1 − g) but for a constant; of who is surely good or bad, ln g or ln(1 − g)
+        # ln(g·exp(score) + 1 − g) but for a constant; of those that are surely correct or not, ln g or ln(1 − g)
         sure = np.abs(self.score_) > _SURE
         ratio, once = np.exp(self.score_[~sure]), self._once[~sure]
         with np.errstate(divide="ignore", invalid="ignore"):  # none and all are shares, too

@@ -1,7 +1,7 @@
 """Rules by which losses select: what each asks of a run, and what it decides from the particles' statistics.
 
 A run knows a loss by its rule alone: code asks what the rule declares and never compares names. A new rule is a
-subclass that ``known_rules.add_rule`` is told of; a loss that is a function of the distance needs none of its own
+subclass that ``known_rules.add_rule`` registers; a loss that is a function of the distance needs none of its own
 (``losses.register``).
 """
 
@@ -32,7 +32,7 @@ class Case:
     ----------
     comm : Communicator
     statistics : Statistics
-        held out, of images whose sign was turned where they show the map upside down
+        held out, of images whose sign was inverted where they show the map with inverted contrast
     sigma : (m,) float64
         noise of each image over the typical one's
     ids : (m,) int64
@@ -45,14 +45,14 @@ class Case:
         ``--keep``
     sort_scope : str
         ``"global"`` or ``"batch"``
-    mild : float
+    relaxation : float
         0 … 1, how far from its end a graduated schedule is
     mixture : PoseMixture or None
         where it was fitted
     followed : bool
         whether to go by the mixture
     slight : SlightPoses or None
-        slight errors of poses, where they were looked for
+        small errors of poses, where they were searched
     """
 
     comm: Communicator
@@ -64,7 +64,7 @@ class Case:
     distance: Distance
     keep: float | str | None = None
     sort_scope: str = "global"
-    mild: float = 0.0
+    relaxation: float = 0.0
     mixture: PoseMixture | None = None
     followed: bool = False
     slight: SlightPoses | None = None
@@ -76,12 +76,13 @@ class Rule(ABC):
     Attributes
     ----------
     name : str
-    judges : bool
-        it tells particles apart: they are scored held out, in folds, against maps freed of the noise about the particle
+    scores : bool
+        it weighs particles by their scores:
+        they are scored held out, in folds, against maps freed of the noise about the particle
     mixture : bool
-        the mixture of well and wrongly posed particles decides: random poses are scored as well
-    looks : bool
-        it makes something of the best poses near the given ones
+        the mixture of correct and wrong poses decides: random poses are scored as well
+    searches_nearby : bool
+        it uses the best poses near the given ones
     keeps, must_keep : bool
         ``--keep`` applies to it, and must be given
     length : bool
@@ -97,9 +98,9 @@ class Rule(ABC):
     """
 
     name: str
-    judges: ClassVar[bool] = True
+    scores: ClassVar[bool] = True
     mixture: ClassVar[bool] = False
-    looks: ClassVar[bool] = False
+    searches_nearby: ClassVar[bool] = False
     keeps: ClassVar[bool] = False
     must_keep: ClassVar[bool] = False
     length: ClassVar[bool] = False
@@ -124,4 +125,4 @@ class Rule(ABC):
 
     def declared(self) -> dict:
         """What reports say of a run by, for summary.json."""
-        return {name: getattr(self, name) for name in ("judges", "mixture", "keeps", "selects", "how")}
+        return {name: getattr(self, name) for name in ("scores", "mixture", "keeps", "selects", "how")}

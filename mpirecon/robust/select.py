@@ -1,4 +1,4 @@
-"""From statistics to weights: who builds the next map, decided over all ranks together."""
+"""From statistics to weights: which particles build the next map, decided over all ranks together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mpirecon.robust.selection import AUTO, RandomPoses, Selection
 from mpirecon.robust.slight_poses import SlightPoses
 from mpirecon.robust.statistics import Statistics
 
-#: particles of a large set that the mixture is first fitted to: they tell its shares within a third of a per cent
+#: particles of a large set that the mixture is first fitted to: they give its fractions within a third of a per cent
 _SAMPLE = 20_000
 
 
@@ -35,7 +35,7 @@ def select(
     random_poses: RandomPoses | None = None,
     groups: np.ndarray | None = None,
     nearby: NearbyPoses | None = None,
-    mild: float = 0.0,
+    relaxation: float = 0.0,
 ) -> Selection:
     """Weights of this rank's particles from their held-out statistics.
 
@@ -44,22 +44,23 @@ def select(
     statistics : of the m particles of this rank, against maps that they did not build
     ids : (m,) int64, unique over ranks
     valid : (m,) bool; the others (bad images) get no weight and are not counted
-    keep : share of the good; None or ``"auto"`` lets the mixture decide (`posterior`, and `sorted` with ``"auto"``)
+    keep : fraction of correct particles; None or ``"auto"`` lets the mixture decide (`posterior`, and `sorted` with
+        ``"auto"``)
     sort_scope : ``"global"`` keeps the smallest ⌈keep·m⌉ over all ranks, ``"batch"`` of the particles given here
     random_poses : needed wherever the mixture decides
     groups : (m,) int64, numbers of the groups of rows that are right or wrong together, for the mixture
     nearby : the best poses near the particles' own, for the mixture to find slight errors by
-    mild : 0 … 1, how far from its end a graduated schedule is (schedule.py); above 0 the mixture is followed even where
-        good and wrong cannot be told apart yet
+    relaxation : 0 … 1, how far from its end a graduated schedule is (schedule.py); above 0 the mixture is followed even where
+        correct and incorrect poses cannot be separated yet
 
     Notes
     -----
-    Images that contradict the map (contradiction.py) are looked at first: one that shows it upside down counts with its
-    sign turned, whatever the loss; any other has a wrong pose, and no weight with an M-estimator, whose weights of
-    noisy images are nearly alike.
+    Images that contradict the map (contradiction.py) are treated first: one that shows it with inverted contrast counts
+    with its sign turned, whatever the loss; any other has a wrong pose, and no weight with an M-estimator, whose
+    weights of noisy images are nearly alike.
     """
     rule = rule_of(loss)
-    if not rule.judges:
+    if not rule.scores:
         return rule.decide(Case(comm, statistics, particle_sigma(comm, statistics, valid), ids, valid, valid, distance))
     against = contradicting(comm, statistics, valid)
     inverted = against & looks_inverted(statistics)
@@ -76,9 +77,9 @@ def select(
             slight = SlightPoses.of(comm, nearby.at_own(inverted, statistics), variance, np.median(typical, axis=1),
                                     valid)
         mixture = fit_mixture(comm, statistics, ids, variance, valid, random_poses, given, groups, slight, log_noise)
-    followed = mixture is not None and can_be_followed(comm, mixture, mild)
+    followed = mixture is not None and can_be_followed(comm, mixture, relaxation)
     selection = rule.decide(Case(comm, statistics, sigma, ids, valid, valid & (inverted | ~against), distance, keep,
-                                 sort_scope, mild,
+                                 sort_scope, relaxation,
                                  mixture, followed, slight))  # fmt: skip
     selection.invert(inverted)
     selection.contradicts = against
@@ -93,7 +94,7 @@ def fit_mixture(
     keep: float | None, groups: np.ndarray | None = None, slight: SlightPoses | None = None,
     log_noise: np.ndarray | None = None,
 ) -> PoseMixture:
-    """The mixture of well posed, slightly and wrongly posed and junk that explains the particles' statistics."""
+    """The mixture of correct, slightly wrong and wrong poses and junk that explains the particles' statistics."""
     usable = valid[random_poses.rows]
     used = random_poses.rows[usable]
     number = np.cumsum(valid) - 1  # row → index among the valid
@@ -107,7 +108,7 @@ def fit_mixture(
 
 
 def _sample(comm: Communicator, ids: np.ndarray, looked: np.ndarray) -> np.ndarray | None:
-    """(m,) bool, about _SAMPLE of all ranks' particles, drawn by their ids, and those looked at in random poses, which
+    """(m,) bool, about _SAMPLE of all ranks' particles, drawn by their ids, and those scored at random poses, which
     were drawn by them, too; None where there are not many more."""
     total = comm.allreduce_scalar(len(ids))
     if total < 2 * _SAMPLE:
@@ -117,6 +118,7 @@ def _sample(comm: Communicator, ids: np.ndarray, looked: np.ndarray) -> np.ndarr
     return sample
 
 
-def can_be_followed(comm: Communicator, mixture: PoseMixture, mild: float) -> bool:
-    """Whether to go by the mixture: it tells good from wrong, or is on its way there and finds anybody good at all."""
-    return mixture.separable_ or (mild > 0 and comm.allreduce_scalar(float(mixture.posterior_.sum())) >= 1)
+def can_be_followed(comm: Communicator, mixture: PoseMixture, relaxation: float) -> bool:
+    """Whether to go by the mixture: it separates correct from incorrect poses,
+    or is on its way there and finds any correct ones at all."""
+    return mixture.separable_ or (relaxation > 0 and comm.allreduce_scalar(float(mixture.posterior_.sum())) >= 1)

@@ -1,4 +1,4 @@
-"""Selections: who builds the next map, with which weight and contrast."""
+"""Selections: which particles build the next map, with which weight and contrast."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ AUTO = "auto"
 class Attenuation:
     """What slight errors of the pose leave of each particle's signal at each frequency: a mixture of few profiles.
 
-    profile : (components, shells) float64, the share h of the amplitude that is left · contrast, contrast2 : (m,
-        components)
-    float64, the probability of the component times the expected s and s² of the particle in it, over the share of the
-    signal that the particle's weight holds already.
+    profile : (components, shells) float64, the fraction h of the amplitude that is left
+    contrast, contrast2 : (m, components) float64, the probability of the component times the expected s and s² of the
+        particle in it, over the fraction of the signal that the particle's weight holds already.
     """
 
     profile: np.ndarray
@@ -43,15 +42,18 @@ class Attenuation:
 class Selection:
     """What a rank decided about its particles.
 
-    weight : (m,) float64 · kept : (m,) bool · distance : (m,) float64, what was sorted, smaller is better · contrast,
-    contrast2 : (m,) float64, expected s and s² of each image, 1 where the loss does not know · posterior : (m,)
-        float64,
-    probability of being well posed, NaN where the loss does not know · attenuation : Attenuation, or None where a
-    particle's contrast is the same at all frequencies · contradicts : (m,) bool, images that contradict the map
-    (contradiction.py) ·
-    slight : (m,) bool, poses that are slightly wrong, not kept but counting in part · centre_, scale_ : typical norm
-        and its spread over all ranks, on which the loss was calibrated · keep_ : share of the valid
-    of all ranks that is kept · mixture_ : PoseMixture or None · n_iter_ : steps of EM that it took, 0 without.
+    weight : (m,) float64
+    kept : (m,) bool
+    distance : (m,) float64, what was sorted, smaller is better · contrast,
+    contrast2 : (m,) float64, expected s and s² of each image, 1 where the loss does not know
+    posterior : (m,) float64, probability that the pose is correct, NaN where the loss does not know
+    attenuation : Attenuation, or None where a particle's contrast is the same at all frequencies
+    contradicts : (m,) bool, images that contradict the map (contradiction.py)
+    slight : (m,) bool, poses that are slightly wrong, not kept but counting in part
+    centre_, scale_ : typical norm and its spread over all ranks, on which the loss was calibrated
+    keep_ : fraction of the valid of all ranks that is kept
+    mixture_ : PoseMixture or None
+    n_iter_ : steps of EM that it took, 0 without.
     """
 
     weight: np.ndarray
@@ -98,7 +100,7 @@ class Selection:
             self.attenuation.contrast[rows] *= -1
 
     @classmethod
-    def everybody(cls, valid: np.ndarray, weight: np.ndarray | None = None) -> Selection:
+    def of_all(cls, valid: np.ndarray, weight: np.ndarray | None = None) -> Selection:
         """All valid particles, with weight 1 or the given one."""
         weight = np.ones(len(valid)) if weight is None else weight
         return cls(np.where(valid, weight, 0.0), valid.copy(), np.zeros(len(valid)))
@@ -106,7 +108,7 @@ class Selection:
 
 @dataclass
 class RandomPoses:
-    """Statistics (of the local `rows` only) of some particles at random orientations: what a wrong pose looks like."""
+    """Statistics (of the local `rows` only) of some particles at random orientations: the scores of wrong poses."""
 
     rows: np.ndarray
     statistics: Statistics

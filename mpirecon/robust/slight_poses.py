@@ -13,14 +13,14 @@ from mpirecon.robust.particle_noise import median_of
 from mpirecon.robust.pose_mixture import PoseMixture
 from mpirecon.robust.selection import Attenuation
 
-#: scales of slight errors, in units of the angle that a typical image can tell by itself …
+#: scales of slight errors, in units of the angle that a typical image resolves by itself …
 SCALES = (2.0, 4.0, 8.0)
 
 #: … and angles, degrees, of larger errors that show at the own pose (some of nearby.ANGLES)
 SEEN_ANGLES = (8.0, 16.0, 24.0)
 
-#: angle, radians, that a typical image must be able to tell for slight errors to be looked for: below it, whatever an
-#: image holds looks like some other pose nearby
+#: angle, radians, that a typical image must resolve for small errors to be looked for: below it, whatever an image
+#: holds resembles some other pose nearby
 _WIDEST = np.radians(5.0)
 
 
@@ -28,8 +28,8 @@ _WIDEST = np.radians(5.0)
 class SlightPoses:
     """Slight errors of the valid particles' poses: the mixture's view of them, and what they leave of the signal.
 
-    errors : SlightErrors · angle : (m, kinds) float64, root mean square of the error, radians, where it is of that kind
-        ·
+    errors : SlightErrors
+    angle : (m, kinds) float64, root mean square of the error, radians, where it is of that kind
     profile : (angles, shells)
     """
 
@@ -41,8 +41,8 @@ class SlightPoses:
     def of(
         cls, comm: Communicator, nearby: NearbyPoses, variance: np.ndarray, overall: np.ndarray, valid: np.ndarray
     ) -> SlightPoses | None:
-        """Scales of error are multiples of the angle that a typical image can tell; None where that is none that is
-        slight.
+        """Scales of error are multiples of the angle that a typical image resolves;
+        None where that is none that is slight.
 
         overall : (m,) variance for slopes and curvatures, which are sums over bands
         """
@@ -60,8 +60,8 @@ class SlightPoses:
 
 
 def attenuation(mixture: PoseMixture, slight: SlightPoses, valid: np.ndarray) -> tuple[np.ndarray, Attenuation]:
-    """The share of each particle's signal that is believed, (m,), E[h²] over right poses, for which h = 1, and errors
-    of every scale, averaged over shells; and E[s·h(k)] over the same, relative to it."""
+    """The fraction of each particle's signal that is believed, (m,), E[h²] over right poses, for which h = 1, and
+    errors of every scale, averaged over shells; and E[s·h(k)] over the same, relative to it."""
     share, first, second = np.zeros((3, len(valid), len(slight.profile)))
     right = np.ones_like(mixture.contrast_), np.maximum(mixture.contrast_, 0), mixture.contrast2_
     wrong = np.ones_like(mixture.slight_contrast_), np.maximum(mixture.slight_contrast_, 0), mixture.slight_contrast2_

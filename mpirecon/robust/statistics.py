@@ -11,9 +11,10 @@ import numpy as np
 class Statistics:
     """yy = Σ|ŷ|²/ν², yp = Re Σ conj(p)ŷ/ν² and pp = Σ|p|²/ν² with p = A_i x, for m particles against one map.
 
-    sums : (m, bands, 3) float64, the three in each band of frequencies · samples : (bands,) float64, Fourier samples in
-    each. ν² is the noise spectrum, or 1 (the pixels' own units) for the raw distance. The properties are over the
-    whole band and per sample: a whitened residual of 1 is what noise alone leaves.
+    sums : (m, bands, 3) float64, the three in each band of frequencies
+    samples : (bands,) float64, Fourier samples in each. ν² is the noise spectrum, or 1 (the pixels' own units) for the
+        raw distance. The properties are over the whole band and per sample: a whitened residual of 1 is what noise
+        alone leaves.
     """
 
     sums: np.ndarray
@@ -52,8 +53,8 @@ class Statistics:
         """Noise power of some bands per sample, (m,) float64: yy − pp, the power that is not the signal's.
 
         Of a wrong pose the residual holds the signal twice, the image's and the map's; this holds as much as of a right
-        one.
-        Where noise is little beside the signal, the difference is uncertain, and a quarter of the residual the least.
+        one. Where noise is little beside the signal, the difference is uncertain,
+        and a quarter of the residual the least.
         """
         total = self.sums[:, bands].sum(axis=1)
         return np.maximum(total[:, 0] - total[:, 2], self._residual(total) / 4) / max(self.samples[bands].sum(), 1)

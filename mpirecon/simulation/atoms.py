@@ -60,8 +60,8 @@ def _centre_and_check(model, path, box: int, pixel_size: float) -> None:
     if reach + 1.5 > radius:
         needed = 2 * (int(np.ceil((reach + 1.5) / pixel_size)) + 1) + 2
         raise UserError(
-            f"{path}: an atom lies {reach:.0f} Å from the centre of mass, but a box of {box} pixels of "
-            f"{pixel_size:g} Å reaches only {radius:.0f} Å; use --box {needed} or more, or larger pixels"
+            f"{path}: an atom lies {reach:.0f} Å from the centre of mass, but a box of {box} pixels of {pixel_size:g} "
+            f"Å reaches only {radius:.0f} Å; use --box {needed} or more, or larger pixels"
         )
     origin = gemmi.Position(*[(box // 2) * pixel_size] * 3)
     for atom in atoms:

@@ -11,7 +11,7 @@ import scipy.fft
 
 from mpirecon.errors import UserError
 from mpirecon.model.draws import particle_rng
-from mpirecon.model.planted import copied, count_kinds
+from mpirecon.model.simulated_errors import copied, count_kinds
 from mpirecon.model.pose import Pose
 from mpirecon.operators.aberrations import OpticsPlanes
 from mpirecon.operators.ctf import ctf_at
@@ -35,8 +35,8 @@ BATCH_PIXELS = 2**22
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """What was made: counts (planted: of each kind of error), the mean noise standard deviation and the mean signal
-    variance per pixel."""
+    """What was made: counts (planted: of each kind of error),
+    the mean noise standard deviation and the mean signal variance per pixel."""
 
     particles: int
     junk: int
@@ -144,8 +144,8 @@ class Simulator:
         level = math.sqrt(self.signal_variance + self.noise_sigma**2)
         if self.settings.dtype == "float16" and not 1e-2 < level < 1e3:
             raise UserError(
-                f"--dtype float16 cannot hold these images: their standard deviation is {level:.3g}, expected "
-                "0.01 … 1000; use --dtype float32, or scale the map"
+                f"--dtype float16 cannot hold these images: their standard deviation is {level:.3g}, expected 0.01 … "
+                "1000; use --dtype float32, or scale the map"
             )
 
 
@@ -164,9 +164,9 @@ def simulate(
 
     second : the map of the second conformation, (n, n, n) float32, where one is asked for
 
-    ``/junk`` (bool), ``/true_scale`` and ``/true_sigma`` (float64) tell what each image was made with; ``/pose_error``,
-    ``/true_quaternion`` and more of ParticleSet's TRUTH are there where errors or junk were planted. `progress` is told
-    the images of each batch.
+    ``/junk`` (bool), ``/true_scale`` and ``/true_sigma`` (float64) record what each image was made with;
+    ``/pose_error``, ``/true_quaternion`` and more of ParticleSet's TRUTH are there where errors or junk were simulated.
+    `progress` gets the images of each batch.
 
     Raises
     ------
@@ -227,8 +227,8 @@ def _surroundings(simulator: Simulator, ids: np.ndarray) -> dict[str, np.ndarray
 
 
 def _with_copies(drawn: DrawnParticles, settings: SimulationSettings) -> tuple[DrawnParticles, np.ndarray | None]:
-    """The particles 0 … m − 1 with the duplicates that are planted behind them, in the other half set; and every row's
-    particle."""
+    """The particles 0 … m − 1 with the simulated duplicates behind them, in the other half set;
+    and every row's particle."""
     if not settings.duplicate_rate:
         return drawn, None
     m, ids = len(drawn), drawn.particles.ids
@@ -244,8 +244,8 @@ def multiply_by_ctf(
     images: np.ndarray, ctf: np.ndarray, pixel_size: float, aberrations=None, optics_group: np.ndarray | None = None,
     sign_only: bool = False,
 ) -> np.ndarray:
-    """Multiply (m, n, n) images by their CTFs (or their signs) over the whole transform, corners too; (m, n, n)
-    float32.
+    """Multiply (m, n, n) images by their CTFs (or their signs) over the whole transform, corners too;
+    (m, n, n) float32.
 
     aberrations : Aberrations of the images' optics groups (m,), whose even ones and magnification belong to the CTF
     """

@@ -26,7 +26,7 @@ def band_limit(volume: np.ndarray, edge: float = 2.0) -> np.ndarray:
 
 
 class Resampled(NamedTuple):
-    """density : (box, box, box) float32 · solvent : level that was subtracted · lost : share of the power (0 … 1) that
+    """density : (box, box, box) float32 · solvent : level that was subtracted · lost : fraction of the power (0 … 1) that
     lay outside the sphere that fits into the new box."""
 
     density: np.ndarray

@@ -9,7 +9,7 @@ import numpy as np
 from mpirecon.model.draws import particle_rng, random_halves, random_quaternion
 from mpirecon.model.optics import make_ctf
 from mpirecon.model.particles import ParticleSet
-from mpirecon.model.planted import plant
+from mpirecon.model.simulated_errors import simulate_errors
 from mpirecon.model.pose import Pose
 from mpirecon.simulation.settings import SimulationSettings
 from mpirecon.simulation.surroundings import preferred_views
@@ -19,9 +19,10 @@ from mpirecon.simulation.surroundings import preferred_views
 class DrawnParticles:
     """Simulated particles before they have pixels.
 
-    particles : ParticleSet, what a reconstruction is told · true_pose, true_ctf : Pose and (m,) CTF_DTYPE of the images
-        ·
-    scale : (m,) contrast factors, mean 1 · noise_factor : (m,) noise level over the set's mean level ·
+    particles : ParticleSet, what a reconstruction knows
+    true_pose, true_ctf : Pose and (m,) CTF_DTYPE of the images
+    scale : (m,) contrast factors, mean 1
+    noise_factor : (m,) noise level over the set's mean level
     junk : (m,) bool, images without a particle
     """
 
@@ -61,16 +62,16 @@ def draw_particles(settings: SimulationSettings, box: int, pixel_size: float, id
     true_pose = Pose(quaternion, settings.shift_sigma * normal[:, :2])
     junk = uniform[:, 2] < settings.junk_rate
     ctf = _draw_ctf(settings, normal[:, 2], uniform)
-    pose, told, truth = true_pose, ctf, {}
-    if settings.junk_rate > 0 or settings.plants:
-        planted = plant(settings, settings.seed, ids, true_pose, ctf, spared=junk)
-        pose, told, truth = planted.pose, planted.ctf, {**planted.truth,
+    pose, given, truth = true_pose, ctf, {}
+    if settings.junk_rate > 0 or settings.simulates_errors:
+        planted = simulate_errors(settings, settings.seed, ids, true_pose, ctf, spared=junk)
+        pose, given, truth = planted.pose, planted.ctf, {**planted.truth,
                                                         "pose_error": planted.truth["pose_error"] | junk}
     particles = ParticleSet(
         box=box,
         pixel_size=pixel_size,
         pose=pose,
-        ctf=told,
+        ctf=given,
         half=random_halves(settings.seed, ids) if settings.halves == "random" else 1 + ids % 2,
         optics_group=np.ones(m, np.int32),
         ctf_premultiplied=settings.ctf_premultiplied,

@@ -25,11 +25,11 @@ _SECOND = (-0.183, -0.251, 0.13)
 
 
 def phantom(box: int, second: bool = False) -> np.ndarray:
-    """The phantom, or its second conformation, sampled in a box, (box, box, box) float32, positive up to ringing, zero
-    near the box's faces.
+    """The phantom, or its second conformation, sampled in a box, (box, box, box) float32, positive up to ringing,
+    zero near the box's faces.
 
-    It is the same object in every box: lengths are fractions of the box, and what a coarse grid cannot hold is
-    cut off in Fourier space (``band_limit``), never aliased.
+    It is the same object in every box: lengths are fractions of the box, and what a coarse grid cannot hold is cut off
+    in Fourier space (``band_limit``), never aliased.
     """
     centre, width, mass = _blobs(second)
     x, y, z = (_periodic_gaussians(centre[:, axis], width, box) for axis in range(3))

@@ -30,10 +30,9 @@ def reproject(
 ) -> None:
     """Write an .mrcs stack of A x for the given rows (all when None), one batch in memory at a time.
 
-    The images stand in the place of those in the file: where these are CTF-premultiplied the CTF is applied twice,
-    C·(C S P x), where their phases are flipped the CTF's sign is taken off, and where their contrast is black the sign
-    is turned. Without `use_ctf` they are plain projections,
-    S P x, protein white.
+    The images stand in the place of those in the file: where these are CTF-premultiplied the CTF is applied twice, C·(C
+    S P x), where their phases are flipped the CTF's sign is taken off, and where their contrast is black the sign is
+    turned. Without `use_ctf` they are plain projections, S P x, protein white.
 
     Raises
     ------

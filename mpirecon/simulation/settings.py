@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mpirecon.errors import UserError
 from mpirecon.model.optics import CTF_BOUNDS
-from mpirecon.model.planted import ErrorSettings
+from mpirecon.model.simulated_errors import ErrorSettings
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,10 @@ class SimulationSettings(ErrorSettings):
     defocus : (low, high), Å
     astigmatism : float, Å
         standard deviation of defocus_u − defocus_v
-    voltage : kV · cs : mm · amplitude_contrast · bfactor : Å² · phase_shift : radians
+    voltage : kV
+    cs : mm · amplitude_contrast
+    bfactor : Å²
+    phase_shift : radians
     shift_sigma : float, Å
         standard deviation of each shift component
     preferred_views : float, 0 … 1; preferred_angle : degrees
@@ -37,13 +40,13 @@ class SimulationSettings(ErrorSettings):
     second_fraction : float, 0 … 1
         fraction of the particles that are of the second map
     noise_colour : float; micrographs : int
-        the noise's amplitude rises towards low frequencies with an exponent between 0 and this, another for each
-        micrograph
+        the noise's amplitude rises towards low frequencies with an exponent between 0 and this,
+        another for each micrograph
     neighbour_rate : float, 0 … 1
         fraction of images with a neighbour that reaches into the box
     background : float
-        standard deviation of a level and of slopes (from the middle to the edge) under each image, over that of the
-        noise
+        standard deviation of a level and of slopes (from the middle to the edge) under each image,
+        over that of the noise
     use_ctf, ctf_premultiplied, ctf_phase_flipped : bool
     halves : ``"random"`` (a fair coin per particle) or ``"alternate"``
     dtype : ``"float32"`` or ``"float16"``

@@ -1,5 +1,5 @@
-"""What makes real images hard beside wrong poses: coloured noise, neighbours, backgrounds, a second conformation,
-preferred views.
+"""What makes real images hard beside wrong poses:
+coloured noise, neighbours, backgrounds, a second conformation, preferred views.
 
 Each is a function of (seed, particle id) and its own settings, so that it changes nothing else of the set.
 """
@@ -42,7 +42,7 @@ def conformations(settings: SimulationSettings, ids: np.ndarray) -> np.ndarray:
 
 
 def micrographs(settings: SimulationSettings, ids: np.ndarray) -> np.ndarray:
-    """(m,) int32: the micrograph of each particle, from 0; they are dealt out in turn."""
+    """(m,) int32: the micrograph of each particle, from 0; they are assigned in turn."""
     return (np.asarray(ids) % settings.micrographs).astype(np.int32)
 
 
@@ -78,8 +78,8 @@ def plane(box: int, level: float, along_x: float, along_y: float) -> np.ndarray:
 
 
 def neighbours(settings: SimulationSettings, ids: np.ndarray, box: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Who has a neighbour that reaches into the box: flags (m,), its orientation (m, 4) and its centre (m, 2), (x, y)
-    in whole pixels."""
+    """Particles that have a neighbour that reaches into the box:
+    flags (m,), its orientation (m, 4) and its centre (m, 2), (x, y) in whole pixels."""
     there = uniform_draws(settings.seed, ids, "neighbour") < settings.neighbour_rate
     quaternion, centre = np.tile([1.0, 0, 0, 0], (len(ids), 1)), np.zeros((len(ids), 2), np.int64)
     for row in np.flatnonzero(there):
@@ -95,6 +95,7 @@ def moved(image: np.ndarray, x: int, y: int) -> np.ndarray:
     n = len(image)
     out = np.zeros_like(image)
     if abs(x) < n and abs(y) < n:
-        out[max(y, 0) : n + min(y, 0), max(x, 0) : n + min(x, 0)] = image[max(-y, 0) : n - max(y, 0),
-                                                                          max(-x, 0) : n - max(x, 0)]
+        out[max(y, 0) : n + min(y, 0), max(x, 0) : n + min(x, 0)] = image[
+            max(-y, 0) : n - max(y, 0), max(-x, 0) : n - max(x, 0)
+        ]
     return out

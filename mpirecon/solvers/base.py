@@ -13,7 +13,7 @@ from mpirecon.robust.selection import Selection
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map, held_out_map
 from mpirecon.solvers.passes import Engine
-from mpirecon.solvers.wiener import finest_judged, local_wiener, ssnr_of_half, ssnr_of_whole, wiener_filter
+from mpirecon.solvers.wiener import finest_compared, local_wiener, ssnr_of_half, ssnr_of_whole, wiener_filter
 from mpirecon.validate.fsc import fsc_of_transforms, masked_transforms
 
 #: what was decided about this rank's particles in an iteration, given the rows of a mini-batch (None: all)
@@ -45,7 +45,7 @@ class Solver(ABC):
         """The half maps, unfiltered, and the Wiener-filtered map of all particles."""
 
     def note(self, unexplained: float) -> None:
-        """Take note of the share of the images' power that the maps leave, before the final ones are made."""
+        """Take note of the fraction of the images' power that the maps leave, before the final ones are made."""
         self._unexplained = unexplained
 
     def final_steps(self) -> dict[str, int]:
@@ -61,7 +61,7 @@ class Solver(ABC):
         return []
 
     def restore(self, saved: dict[str, np.ndarray], iterations: int, fsc: np.ndarray) -> None:
-        """Go on from a `state`, after so many iterations, with the FSC of the last half maps; collective."""
+        """Continue from a `state`, after so many iterations, with the FSC of the last half maps; collective."""
         self.fsc = fsc
 
     @property
@@ -80,8 +80,8 @@ class Solver(ABC):
         return ssnr_of_whole(self.fsc) if made_of == WHOLE else ssnr_of_half(self.fsc)
 
     def compare_halves(self, maps: MapSet) -> tuple[np.ndarray, np.ndarray] | None:
-        """Set ``fsc`` from the two half maps, on all ranks. Returns what was compared: their half transforms in the
-        mask, on rank 0."""
+        """Set ``fsc`` from the two half maps, on all ranks.
+        Returns what was compared: their half transforms in the mask, on rank 0."""
         first, second = maps.bring(half_map(1)), maps.bring(half_map(2))
         curve = transforms = None
         if self.engine.comm.rank == 0:
@@ -92,11 +92,11 @@ class Solver(ABC):
         return transforms
 
     def coarsen_references(self) -> int:
-        """Choose the box of the references: it holds the shells that particles can be judged by. Returns the side
-        of its grid."""
+        """Choose the box of the references: it holds the shells that particles can be compared in.
+        Returns the side of its grid."""
         box, padded = self.engine.box, self.engine.backend.projection.padded
         self.references = MapSet(self.engine.comm,
-                                 self.engine.backend.coarse_box(finest_judged(ssnr_of_half(self.fsc))))
+                                 self.engine.backend.coarse_box(finest_compared(ssnr_of_half(self.fsc))))
         return padded * self.references.box // box
 
     def filter_halves(self, transforms: tuple[np.ndarray, np.ndarray] | None) -> None:
@@ -109,8 +109,8 @@ class Solver(ABC):
             self.references.place(half_map(half), 0, volume)
 
     def refer_to(self, maps: MapSet) -> None:
-        """Compare the half maps among these, and make references of them, filtered by their FSC in the mask;
-        collective."""
+        """Compare the half maps among these, and make references of them,
+        filtered by their FSC in the mask; collective."""
         transforms = self.compare_halves(maps)
         self.coarsen_references()
         self.filter_halves(transforms)
@@ -118,9 +118,9 @@ class Solver(ABC):
     def focus_references(self) -> None:
         """Take from the references the noise about the particle; collective.
 
-        Its level is from the difference of the half maps, a number like their FSC; where it is, each map tells alone.
+        Its level is from the difference of the half maps, a number like their FSC; where it is, is taken from each map alone.
         """
-        if not self.config.rule.judges:  # selects nothing
+        if not self.config.rule.scores:  # selects nothing
             return
         references, folds, mask = self.references, self.engine.folds, self.reference_mask
         difference = references.get(half_map(1)) - references.get(half_map(2))

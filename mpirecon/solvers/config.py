@@ -27,8 +27,8 @@ POSES = (FIXED, RESCUE, REFINE)
 #: with a search of poses, iterations after which there is one: all but the last of those that are added for it
 SEARCHES = 2
 
-#: particles that are compared with the maps where nothing is selected by it and nobody asked for all: of as many,
-#: losses are known to some 3e-4 of themselves
+#: particles that are compared with the maps where nothing is selected by it and comparing all was not requested: of as
+#: many, losses are known to some 3e-4 of themselves
 SAMPLE = 4000
 
 #: folds where none are asked for, and where a half set has fewer groups (--group-by) than this
@@ -39,22 +39,28 @@ _FOLDS, _FOLDS_OF_FEW, _FEW_GROUPS = 4, 8, 64
 class Config:
     """Options of ``mpirecon reconstruct`` that change its result.
 
-    keep : share of particles that ``sorted`` keeps, in (0, 1], or "auto" · folds : parts of each half set, each scored
-    against the map of the others; 1 scores inside the half, None: as many as ``settled`` finds best · batch_size :
-    particles per gradient step over all ranks, 0 for all · mask : a file, or "auto" for a sphere and, of the final map,
-    a mask made from itself · max_resolution : Å, finest used · score_resolution : (coarsest, finest) Å used for
-    distances · diameter : Å of the spherical mask · symmetry : point group in RELION's setting · weights : of the
-    particles, multiplied with those of the loss: a column of the imported table, or "FILE:COLUMN" · schedule : "plain",
-    "graduated" or None (graduated where the mixture decides) · group_by : column of the imported table whose rows of
-    one value are right or wrong together · solve_iterations : of the conjugate gradients that refine the final maps;
-    None: as many as the noise leaves something to gain from · padding : Fourier grid over box, None: 2 in small boxes,
-    else 1.5 · threads : of
-    a rank, memory : bytes that it may keep images in, None: what the host has for it · half_precision : keep them as
-    float16 · normalise : take backgrounds and differences in gain off the images: "auto", "background" alone, or "off"
-    · poses : "fixed", "rescue" to search those of rejected particles, or "refine" to move those of the others as well ·
-    search_offset : Å, how far their offsets may be off on each side, None: 5 pixels, 0: they are right · search_sigma :
-    degrees, standard deviation of the errors on each axis that are searched for, None: any · particle_scores : compare
-    every particle with the maps, also where nothing is selected by it.
+    keep : fraction of particles that ``sorted`` keeps, in (0, 1], or "auto"
+    folds : parts of each half set, each scored against the map of the others; 1 scores inside the half, None: as many
+        as ``settled`` finds best
+    batch_size : particles per gradient step over all ranks, 0 for all
+    mask : a file, or "auto" for a sphere and, of the final map, a mask made from itself
+    max_resolution : Å, finest used
+    score_resolution : (coarsest, finest) Å used for distances
+    diameter : Å of the spherical mask
+    symmetry : point group in RELION's setting
+    weights : of the particles, multiplied with those of the loss: a column of the imported table, or "FILE:COLUMN"
+    schedule : "plain", "graduated" or None (graduated where the mixture decides)
+    group_by : column of the imported table whose rows of one value are right or wrong together
+    solve_iterations : of the conjugate gradients that refine the final maps; None: as many as the noise leaves
+        something to gain from
+    padding : Fourier grid over box, None: 2 in small boxes, else 1.5
+    threads : of a rank, memory : bytes that it may keep images in, None: what the host has for it
+    half_precision : keep them as float16
+    normalise : take backgrounds and differences in gain off the images: "auto", "background" alone, or "off"
+    poses : "fixed", "rescue" to search those of rejected particles, or "refine" to move those of the others as well
+    search_offset : Å, how far their offsets may be off on each side, None: 5 pixels, 0: they are right
+    search_sigma : degrees, standard deviation of the errors on each axis that are searched for, None: any
+    particle_scores : compare every particle with the maps, also where nothing is selected by it.
     """
 
     loss: str = "l2"
@@ -109,7 +115,7 @@ class Config:
             raise UserError(f"--loss {self.loss} needs --keep Q, the fraction of particles to keep, e.g. --keep 0.7, "
                             f"or --keep auto")
         if self.keep not in (None, AUTO) and not 0 < self.keep <= 1:
-            raise UserError(f"--keep {self.keep:g}: expected a share above 0 and at most 1")
+            raise UserError(f"--keep {self.keep:g}: expected a fraction above 0 and at most 1")
         if self.space == "real" and self.mixes:
             raise UserError("--space real has no local pose search, which --loss posterior and --keep auto need; use "
                             "--space fourier, or another loss")
@@ -117,8 +123,7 @@ class Config:
             raise UserError(f"--keep applies to --loss {_losses('keeps')}; --loss {self.loss} weights all particles")
         if self.mixes and not distance.whitened:
             raise UserError(f"--distance {self.distance} cannot be used with --loss posterior or --keep auto, which "
-                            f"need "
-                            "whitened statistics: use explained, whitened or correlation")
+                            "need whitened statistics: use explained, whitened or correlation")
         if self.keep == AUTO and self.sort_scope == "batch":
             raise UserError("--keep auto fits all particles of all ranks; use --sort-scope global, or give --keep a "
                             "share")
@@ -135,7 +140,7 @@ class Config:
             raise UserError(f"--folds {self.folds}: at least 1 is needed (1 scores inside the half set)")
         if self.sort_scope == "batch" and not rule.must_keep:
             raise UserError("--sort-scope batch applies to --loss sorted")
-        if self.schedule == "graduated" and not rule.judges:
+        if self.schedule == "graduated" and not rule.scores:
             raise UserError("--schedule graduated applies to robust losses; --loss l2 counts all particles alike")
         if self.group_by and not self.mixes:
             raise UserError("--group-by applies where the mixture decides: --loss posterior or --keep auto")
@@ -150,12 +155,10 @@ class Config:
             what = ("--backend cuda" if self.backend == "cuda" else "--space real" if self.space == "real"
                     else "--sort-scope batch")
             raise UserError(f"--deterministic cannot be had with {what}: it works on CPUs, in Fourier space, with "
-                            f"particles "
-                            "sorted over all ranks")
+                            "particles sorted over all ranks")
         if self.deterministic and self.half_precision:
             raise UserError("--deterministic cannot be had with --half-precision: which images are rounded depends on "
-                            "the memory "
-                            "of each rank")
+                            "the memory of each rank")
         if not 0 < self.step <= 2:
             raise UserError(f"--step {self.step:g}: expected above 0 and at most 2")
         if not 0 <= self.momentum < 1:
@@ -173,8 +176,8 @@ class Config:
                             f"{self.loss} gives none")
         if self.group_by and self.refines:
             raise UserError(f"--poses {self.poses} moves particle by particle, and rows of a group (--group-by "
-                            f"{self.group_by}) share one "
-                            f"orientation: use --poses {RESCUE}, which searches them together")
+                            f"{self.group_by}) share one orientation: use --poses {RESCUE}, which searches them "
+                            "together")
         if self.folds == 1:
             raise UserError(f"--poses {self.poses} compares particles with maps that they did not build: --folds 2 or "
                             f"more")
@@ -185,8 +188,7 @@ class Config:
             raise UserError(f"--search-offset {self.search_offset:g} Å: expected 0 or more")
         if self.search_sigma is not None and not 0 < self.search_sigma <= 60:
             raise UserError(f"--search-sigma {self.search_sigma:g}: expected above 0 and at most 60 degrees; without "
-                            f"it all orientations are "
-                            "searched")
+                            "it all orientations are searched")
 
     @property
     def searches(self) -> bool:
@@ -216,10 +218,10 @@ class Config:
         more = SEARCHES if self.searches else 0
         return (self.solver_kind.rounds or self.rule.rounds) + more
 
-    def compared(self, particles: int, planted: bool) -> int:
-        """How many of so many particles are compared with the maps. planted : whether errors were, whose detection is
-        scored"""
-        return particles if self.rule.judges or self.particle_scores or planted else min(particles, SAMPLE)
+    def compared(self, particles: int, truth: bool) -> int:
+        """How many of so many particles are compared with the maps.
+        truth : whether errors were simulated, whose detection is scored"""
+        return particles if self.rule.scores or self.particle_scores or truth else min(particles, SAMPLE)
 
     @property
     def settling(self) -> int:
@@ -233,18 +235,19 @@ class Config:
 
     @property
     def mixes(self) -> bool:
-        """Whether the mixture decides who is well posed."""
+        """Whether the mixture decides which poses are correct."""
         return self.rule.mixture or self.keep == AUTO
 
     @property
     def graduated(self) -> bool:
-        """Whether the selection begins mild: as asked, else where the mixture decides."""
+        """Whether the selection begins relaxed: as requested, else where the mixture decides."""
         return self.mixes if self.schedule is None else self.schedule == "graduated"
 
     @property
     def scoring_folds(self) -> int:
-        """Folds really used: L2 selects nothing, so its half maps can judge each other and no folds are needed."""
-        return self.folds or _FOLDS if self.rule.judges else 1
+        """Folds really used: L2 selects nothing,
+        so its half maps can be compared with each other and no folds are needed."""
+        return self.folds or _FOLDS if self.rule.scores else 1
 
     def settled(self, file, present: np.ndarray | bool = True) -> Config:
         """With the folds of this ParticleFile where none were asked for: more where groups are few, to leave more of

@@ -1,4 +1,4 @@
-"""Joins the ranks' devices: how sums over ranks are made, and what the user is told of it."""
+"""Joins the ranks' devices: how sums over ranks are made, and what is reported of it."""
 
 from __future__ import annotations
 

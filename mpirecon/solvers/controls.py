@@ -26,9 +26,9 @@ from mpirecon.validate.coverage import Coverage, view_coverage, write_views_csv
 from mpirecon.validate.discarded import Comparison
 from mpirecon.validate.found_map import FoundMap
 from mpirecon.validate.selection_bias import LARGEST_CONTRAST, contrast_left_out, warnings_of, with_group, with_number
-from mpirecon.validate.told_apart import Judged
+from mpirecon.validate.separation import ScoredSelection
 
-#: columns of things that particles come from, where the file tells
+#: columns of things that particles come from, where the file has them
 _PLACES = ("optics groups", "micrographs")
 
 #: sets the draw of a random discard apart from the others of the seed
@@ -39,8 +39,9 @@ def check_selection(run: Reconstruction, outcome: Outcome, folder: Path, costly:
     """Warnings and what they rest on, for summary.json, on rank 0 (elsewhere of no meaning). Collective.
 
     ``warnings`` (sentences), ``contradicting``, ``judged``, ``selection_bias``, ``selection_limits`` and ``coverage``;
-    with `costly`, also ``controls`` and discarded.mrc. Where poses were found, ``found_map``. Where nobody was left out
-    there is no more to warn of than images that contradict the map, and that nobody could be told apart.
+    with `costly`, also ``controls`` and discarded.mrc. Where poses were found, ``found_map``. Where no particle was
+    rejected there is no more to warn of than images that contradict the map,
+    and that the particles could not be separated.
     """
     against = _contradicting(run, outcome)
     found = _cheap_controls(run, outcome, folder)
@@ -53,7 +54,7 @@ def check_selection(run: Reconstruction, outcome: Outcome, folder: Path, costly:
 def _contradicting(run: Reconstruction, outcome: Outcome) -> dict:
     """``contradicting`` for summary.json, and warnings; robust losses have gone by it."""
     against, inverted = outcome.selection.contradicts, outcome.selection.contrast < 0
-    if not run.config.rule.judges:
+    if not run.config.rule.scores:
         against = contradicting(run.comm, outcome.statistics, outcome.scored)
         inverted = against & looks_inverted(outcome.statistics)
     columns = {"wrong": against & ~inverted, "inverted": inverted}
@@ -69,7 +70,7 @@ def _contradicting(run: Reconstruction, outcome: Outcome) -> dict:
 def _cheap_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict:
     columns = _columns(run, outcome)
     found = {"warnings": [], "selection_bias": None, "selection_limits": None, "coverage": None}
-    judged = None
+    scored = None
     with together(run.comm):
         if run.comm.rank == 0:
             columns = {name: values[columns["valid"]] for name, values in columns.items()}
@@ -79,22 +80,22 @@ def _cheap_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict
             write_views_csv(folder / "views.csv", coverage)
             if not columns["kept"].all() and columns["kept"].any():
                 found = selection_checks(columns, coverage)
-            judged = _judged(run, outcome, columns)
-    told = [] if judged is None else judged.warnings()
-    return {**found, "judged": None if judged is None else judged.judged, "warnings": told + found["warnings"]}
+            scored = _scored_selection(run, outcome, columns)
+    texts = [] if scored is None else scored.warnings()
+    return {**found, "judged": None if scored is None else scored.scored, "warnings": texts + found["warnings"]}
 
 
-def _judged(run: Reconstruction, outcome: Outcome, columns: dict[str, np.ndarray]) -> Judged:
+def _scored_selection(run: Reconstruction, outcome: Outcome, columns: dict[str, np.ndarray]) -> ScoredSelection:
     """What became of the valid particles, from their columns."""
     # estimates and what is compared with them are of given poses
     kept, group, last = columns["kept"] & ~columns["moved"], columns.get("group"), outcome.selection.mixture_
     independent = kept if group is None else kept[np.unique(group, return_index=True)[1]]
     decided = outcome.records[-1].get("mixture")
-    unjudged = run.config.rule.judges and np.isnan(outcome.selection.keep_) and bool(kept.all())
+    unscored = run.config.rule.scores and np.isnan(outcome.selection.keep_) and bool(kept.all())
     blind = decided is not None and not decided["separable"]
-    return Judged(
+    return ScoredSelection(
         len(kept), int(kept.sum()), len(independent), float(independent.mean()), decided,
-        None if last is None else describe(last), unjudged, run.config.group_by,
+        None if last is None else describe(last), unscored, run.config.group_by,
         family_column(run.file) if blind else None,
     )  # fmt: skip
 
@@ -112,9 +113,9 @@ def selection_checks(columns: dict[str, np.ndarray], coverage: Coverage) -> dict
     ]
     tested = [association for association in tested if association is not None]
     contrast = contrast_left_out(kept, columns["yp"], columns["pp"], columns["slight"])
-    told = [*warnings_of(tested, contrast), coverage.warning()]
+    texts = [*warnings_of(tested, contrast), coverage.warning()]
     return {
-        "warnings": [text for text in told if text],
+        "warnings": [text for text in texts if text],
         "selection_bias": {a.name: a.value for a in tested} | {"contrast_left_out": contrast},
         "selection_limits": {a.name: a.limit for a in tested} | {"contrast_left_out": LARGEST_CONTRAST},
         "coverage": coverage.as_dict(),
@@ -143,7 +144,7 @@ def _columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray]:
 
 
 def micrographs(file: ParticleFile) -> np.ndarray | None:
-    """The micrograph of each particle, (m,), where the imported table tells."""
+    """The micrograph of each particle, (m,), where the imported table names it."""
     arrays = file.source_arrays()
     for name in ("location/micrograph_uid", "location/micrograph_path"):
         if name in arrays and len(arrays[name]) == len(file):
@@ -158,9 +159,9 @@ def micrographs(file: ParticleFile) -> np.ndarray | None:
 
 
 def _costly_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict:
-    """Maps of the kept, of the discarded alone and of all but as many drawn by lot; three more passes. Collective.
+    """Maps of the kept, of the discarded alone and of all but as many drawn at random; three more passes. Collective.
 
-    Every particle counts alike in them, or by the weight it was given, so that they differ by who is in them alone.
+    Every particle counts alike in them, or by the weight it was given, so that they differ by their particles alone.
     Writes discarded.mrc. Returns ``controls`` for summary.json (on rank 0) and ``warnings``.
     """
     comm, valid = run.comm, run.slab.valid
@@ -176,13 +177,13 @@ def _costly_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dic
     with run.engine.pace.showing(3 * run.slab.total, "controls", mine=3 * run.slab.here):
         selection, lot = half_maps(run, kept)[1], half_maps(run, at_random)[1]
         store, thrown = half_maps(run, discarded)
-    judged = Comparison.of(thrown, selection, lot, run.engine.mask) if comm.rank == 0 else None
-    curve = comm.bcast(judged.fsc_discarded if comm.rank == 0 else None)
+    compared = Comparison.of(thrown, selection, lot, run.engine.mask) if comm.rank == 0 else None
+    curve = comm.bcast(compared.fsc_discarded if comm.rank == 0 else None)
     whole = solved(run, store, [WHOLE], ssnr_of_whole(curve)).get(WHOLE)
     with together(comm):
         if comm.rank == 0:
             write_map(folder / "discarded.mrc", whole * run.engine.mask, run.file.pixel_size, overwrite=True)
-            return judged.as_dict(run.file.box, run.file.pixel_size)
+            return compared.as_dict(run.file.box, run.file.pixel_size)
     return {"controls": None, "warnings": []}
 
 
@@ -198,6 +199,6 @@ def _found_control(run: Reconstruction, outcome: Outcome) -> dict:
         found, given = half_maps(run, kept & moved)[1], half_maps(run, kept & ~moved)[1]
     with together(comm):
         if comm.rank == 0:
-            told = FoundMap.of(found, given, run.engine.mask)
-            return {"found_map": told.as_dict(run.file.box, run.file.pixel_size), "warnings": told.warnings()}
+            compared = FoundMap.of(found, given, run.engine.mask)
+            return {"found_map": compared.as_dict(run.file.box, run.file.pixel_size), "warnings": compared.warnings()}
     return {"found_map": None, "warnings": []}

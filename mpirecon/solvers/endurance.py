@@ -21,10 +21,10 @@ from mpirecon.solvers.state import State
 class Endurance:
     """Options of ``mpirecon reconstruct`` that do not change its result.
 
-    every : iterations, or seconds where `every_seconds` is given, between two checkpoints · signal : name of the one
-        after
-    which the iteration under way is finished and saved, if that takes no more than `grace` seconds · stall_timeout :
-    seconds without a step after which a rank ends the job, 0 for never.
+    every : iterations, or seconds where `every_seconds` is given, between two checkpoints
+    signal : name of the one after which the iteration under way is finished and saved, if that takes no more than
+        `grace` seconds
+    stall_timeout : seconds without a step after which a rank ends the job, 0 for never.
     """
 
     every: int = 1
@@ -44,7 +44,7 @@ class Endurance:
 
 @dataclass
 class Checkpoints:
-    """Saves a run into its folder after iterations, and ends it there when it was told to stop.
+    """Saves a run into its folder after iterations, and ends it there when it received a signal to stop.
 
     saved : the last iteration whose state is in the folder, None before there is one
     """
@@ -57,15 +57,15 @@ class Checkpoints:
 
     @property
     def state(self) -> str:
-        """Where the run's state is, and how to go on from there; "" before anything was saved."""
+        """Where the run's state is, and how to resume from there; "" before anything was saved."""
         if self.saved is None:
             return ""
         return (f"the state after iteration {self.saved}/{self.run.config.rounds} is in {self.folder / NAME}; continue "
                 f"with the same command and --resume")
 
     def load(self) -> State:
-        """What the run goes on from. Collective; raises UserError, on all ranks, where it is not to go on from
-        there."""
+        """What the run continues from. Collective;
+        raises UserError, on all ranks, where it cannot continue from there."""
         state, rounds = load(self.run, self.folder), self.run.config.rounds
         if state.iteration >= rounds:
             raise UserError(f"the checkpoint in {self.folder} is of iteration {state.iteration}, and {rounds} "
@@ -75,14 +75,14 @@ class Checkpoints:
         return state
 
     def after(self, state: State) -> None:
-        """Save if it is time to; raises StopRequested, on all ranks, if one of them was told to stop. Collective. After
-        the last iteration there is nothing to go on with."""
+        """Save if it is time to; raises StopRequested, on all ranks, if one of them received a signal to stop.
+        Collective. After the last iteration there is nothing to continue."""
         run, iteration = self.run, state.iteration
         if iteration == run.config.rounds:
             return
         reports = run.comm.allgather((run.engine.pace.stop.received, self._due(iteration)))
-        told = next((name for name, _ in reports if name), None)
-        if told or reports[0][1]:  # clocks differ: rank 0's decides
+        signal = next((name for name, _ in reports if name), None)
+        if signal or reports[0][1]:  # clocks differ: rank 0's decides
             first = self.saved is None
             with run.engine.timings("checkpoint"):
                 save(run, self.folder, state)
@@ -92,11 +92,11 @@ class Checkpoints:
                 run.console.say(f"  the run's state is saved in {self.folder / NAME} from now on, and its half maps in "
                                 f"{self.folder / UNFINISHED}: if it ends early, the same command with --resume "
                                 f"continues it")
-        if told:
-            raise StopRequested(told)
+        if signal:
+            raise StopRequested(signal)
 
     def _save_maps(self, state: State) -> None:
-        """The half maps as they stand, to be looked at while the run goes on, and when it has ended early.
+        """The half maps as they stand, to be inspected while the run continues, and when it has ended early.
         Collective."""
         run, folder = self.run, self.folder / UNFINISHED
         for half in (1, 2):

@@ -31,8 +31,9 @@ class FixedPoses:
     ) -> None:
         """Search the poses of the particles that `chosen` does not believe at the given ones. Collective.
 
-        weight : (m,), with which particles built the references · scores : Statistics at the given poses · fsc : of the
-        half maps
+        weight : (m,), with which particles built the references
+        scores : Statistics at the given poses
+        fsc : of the half maps
         """
 
     def place(self, chosen: Selection, scores: Statistics) -> Selection:
@@ -49,7 +50,7 @@ class FixedPoses:
         return self.slab.metadata.pose_error
 
     def warnings(self, kept: np.ndarray) -> list[str]:
-        """What to be wary of in found poses, on rank 0; collective."""
+        """Warnings about found poses, on rank 0; collective."""
         return []
 
     def columns(self, kept: np.ndarray) -> dict[str, np.ndarray]:
@@ -61,4 +62,4 @@ class FixedPoses:
         return {}
 
     def restore(self, rows: Callable[[str], np.ndarray], facts: dict | None) -> None:
-        """Go on from a state: ``rows(name)`` gives what `state` has by that name."""
+        """Restore a state: ``rows(name)`` gives what `state` has by that name."""

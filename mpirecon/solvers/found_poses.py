@@ -17,7 +17,7 @@ from mpirecon.search.searcher import TABLE
 @dataclass
 class FoundPoses:
     """table : (m,) TABLE of this rank's particles, `id` −1 of those that were not searched · probability : (m,) that
-    this is the pose · refined : (m,) bool, who was moved from the given pose without a search"""
+    this is the pose · refined : (m,) bool, particles moved from the given pose without a search"""
 
     table: np.ndarray
     probability: np.ndarray

@@ -14,7 +14,8 @@ from mpirecon.solvers.passes import Engine
 class GivenMaps(Solver):
     """References are the two maps in the mask, filtered by their FSC as those of an L2 run are, or as they are.
 
-    halves : the maps, (n, n, n) float32 each, on rank 0; not looked at elsewhere · filtered : by their FSC
+    halves : the maps, (n, n, n) float32 each, on rank 0; ignored elsewhere
+    filtered : by their FSC
     """
 
     def __init__(self, engine: Engine, config: Config, halves: tuple[np.ndarray, np.ndarray] | None,

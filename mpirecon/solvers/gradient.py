@@ -17,7 +17,7 @@ from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet
 from mpirecon.solvers.wiener import wiener_filter
 
-#: share of a shell's mean weight added to M: Fourier voxels that no slice meets have no weight of their own, but the
+#: fraction of a shell's mean weight added to M: Fourier voxels that no slice meets have no weight of their own, but the
 #: particle's finite size ties them to their neighbours, and 1/weight there would overshoot
 _DAMPING = 0.3
 
@@ -38,8 +38,9 @@ class GradientSolver(Solver):
         batches = self._batches()
         for number, rows in enumerate(batches):
             # with several batches, shrinking steps average their noise out
-            step = self.config.step if len(batches) == 1 else self.config.step / (1 + self._epoch
-                                                                                  + number / len(batches))
+            step = (
+                self.config.step if len(batches) == 1 else self.config.step / (1 + self._epoch + number / len(batches))
+            )
             selection = weigh(rows)
             self._descend(self.engine.accumulate(selection, rows), step)
             self._refresh()
@@ -47,8 +48,8 @@ class GradientSolver(Solver):
         return selection
 
     def _begin(self) -> None:
-        """M's normal equations, of everybody, and maps of zero."""
-        self._all = self.engine.accumulate(Selection.everybody(self.engine.slab.valid))
+        """M's normal equations, of all particles, and maps of zero."""
+        self._all = self.engine.accumulate(Selection.of_all(self.engine.slab.valid))
         self.solve(self._state, self._all, self._maps, self._zero)
 
     @property
@@ -92,8 +93,8 @@ class GradientSolver(Solver):
         batch = np.empty(total, np.int64)
         batch[order] = np.arange(total) % count
         if slab.everywhere is not None:
-            batch, dealt = np.full(len(slab.file), -1), batch
-            batch[slab.everywhere] = dealt
+            batch, drawn = np.full(len(slab.file), -1), batch
+            batch[slab.everywhere] = drawn
         mine = batch[slab.start : slab.stop]
         return [mine == b for b in range(count)]
 

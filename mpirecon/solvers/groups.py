@@ -48,9 +48,8 @@ def held_out_map(group: Group) -> MapOf:
 class GroupStore:
     """Reduced accumulators, one slab of each group on each rank.
 
-    reducer : what sums accumulators that live on a device; the communicator itself when left out · fixed_point : the
-        units
-    of accumulators that are whole numbers
+    reducer : what sums accumulators that live on a device; the communicator itself when left out
+    fixed_point : the units of accumulators that are whole numbers
     """
 
     def __init__(self, comm: Communicator, shape: tuple[int, ...], reducer=None, fixed_point=None) -> None:
@@ -75,8 +74,8 @@ class GroupStore:
     def collect(self, made_of: MapOf, root: int, last: bool = False, side: int | None = None) -> np.ndarray | None:
         """The sum of a map's groups, whole, on `root`; collective. Not to be changed: it may be what is stored.
 
-        last : of the last that is asked for, the groups are added up where they are, and gone · side : of the lowest
-        frequencies alone, a grid of this side
+        last : of the last that is asked for, the groups are added up where they are, and gone
+        side : of the lowest frequencies alone, a grid of this side
         """
         if side not in (None, self.shape[0]):
             return self._middle(made_of, root, side)
@@ -132,8 +131,8 @@ class MapSet:
     ) -> None:
         """For each map, collect its groups on a rank and there keep ``solve(map, folded)``; as many at once as ranks.
 
-        last : the store is not needed after the last of the maps · side : of the grid, where maps of lower frequencies
-            are enough
+        last : the store is not needed after the last of the maps
+        side : of the grid, where maps of lower frequencies are enough
         """
         size = self.comm.size
         for first in range(0, len(maps), size):

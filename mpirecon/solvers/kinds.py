@@ -1,8 +1,8 @@
 """The solvers that a run may be given, by name, and what each asks of it.
 
 Code asks what a kind declares and never compares names; one that is added (``add_solver``) is known to runs and
-forecasts alike. A solver's own module is loaded when it is made: forecasts and the command line read what is declared
-alone.
+forecasts alike. A solver's own module is loaded when it is made:
+forecasts and the command line read what is declared alone.
 """
 
 from __future__ import annotations

@@ -24,13 +24,13 @@ def reported_losses(
 
     Parameters
     ----------
-    chosen : who built the maps · inside, held_out : statistics of the m particles of this rank against the maps of
-        their half,
-    and against maps that they did not build · valid : (m,) bool · given : (m,) weights that the particles were given,
-    which
-    ``loss`` counts by, and the regular L2 loss does not
+    chosen : the selection that built the maps
+    inside, held_out : statistics of the m particles of this rank against the maps of their half, and against maps that
+        they did not build
+    valid : (m,) bool
+    given : (m,) weights that the particles were given, which ``loss`` counts by, and the regular L2 loss does not
     """
-    distance = distance if distance.norm is not None else WHITENED  # what is no length is told of by its residual
+    distance = distance if distance.norm is not None else WHITENED  # what is no length is reported by its residual
     turned = chosen.contrast < 0
     squared = rule_of(loss).squares
 
@@ -40,7 +40,7 @@ def reported_losses(
         return loss_value(comm, loss, d, chosen, valid, given)
 
     def of_l2(statistics: Statistics) -> float:
-        return loss_value(comm, "l2", _root(statistics.residual), Selection.everybody(valid), valid)
+        return loss_value(comm, "l2", _root(statistics.residual), Selection.of_all(valid), valid)
 
     nothing = inside.of_nothing()
     unit, unit_l2 = of(nothing), of_l2(nothing)

@@ -8,30 +8,27 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from mpirecon import __version__
-from mpirecon.errors import UserError
 from mpirecon.io.inputs import given
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_folder import LINKED, RECONSTRUCTION
-from mpirecon.io.run_log import RankLog, launcher_environment, user_name
-from mpirecon.io.run_output import read_summary
-from mpirecon.parallel.agree import RankFailed, run_first
+from mpirecon.io.run_log import launcher_environment, user_name
+from mpirecon.parallel.agree import run_first
 from mpirecon.parallel.comm import Communicator
-from mpirecon.parallel.stopping import StopRequested
-from mpirecon.parallel.watchdog import Watchdog
+from mpirecon.solvers.attended import attended, summary_of_complete
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.controls import check_selection
 from mpirecon.solvers.endurance import Checkpoints, Endurance
-from mpirecon.solvers.place import Place, open_run
+from mpirecon.solvers.place import open_run
 from mpirecon.solvers.results import write_results
 from mpirecon.solvers.run import Reconstruction
+
 
 def reconstruct(
     comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool, log_particles: str,
@@ -42,16 +39,16 @@ def reconstruct(
     """Run a reconstruction on the ranks of `comm` and write its files.
 
     particles : a particle file, or a table of RELION or cryoSPARC, whose stacks the run's own particle file then refers
-    to
+        to
     controls : also make the maps that show what the selection left out, and what leaving out at random does
     postprocess : also make mask.mrc, sharpened.mrc, and the FSC corrected for the mask
-    resume : go on from the folder's checkpoint, if it has one
+    resume : continue from the folder's checkpoint, if it has one
     start_weights : (m,) float, what the first map is made with, the same on all ranks
     weights : (m,) float, in place of those that `config` names; rank 0's are taken
     began : when the program did, Unix time, if it has done more than call this
     reading : how a table is read, fields of ImportOptions
     half_map_scores : also compare all particles with the final half maps, as ``score`` does, into the table of
-    particles
+        particles
     reference : a map to compare the reconstruction with, such as that which the particles were refined against
 
     Returns the summary on rank 0, an empty dict elsewhere. Raises, on all ranks alike, UserError for what a user can
@@ -67,19 +64,16 @@ def reconstruct(
         comm, particles, output, RECONSTRUCTION, config, console, reading, overwrite=overwrite, resume=resume
     ) as (file, place):  # fmt: skip
         if place.complete:
-            return _put_in_place(comm, console, place)
+            return summary_of_complete(comm, console, place)
         if reference is not None:
             place.also_reads(given(reference=reference))
             run_first(comm, lambda: read_map(reference))  # that it is none is found now, not in the end
-        with (
-            RankLog.for_rank(None, comm, particles=log_particles) as log, endurance.signals() as stop, telling(state),
-            Watchdog(comm, None, endurance.stall_timeout, lambda: f"; {state()}" if state() else "") as watchdog,
-        ):  # fmt: skip
+        with attended(comm, endurance, log_particles, state) as (log, stop, watchdog):
             console.say(_opening(comm, file, config))
             run = Reconstruction(comm, file, config, log, console, start_weights, start, weights, stop=stop)
             place.begin(log)  # all that a user can have got wrong is found by now: before, no folder is made
             if place.complete:
-                return _put_in_place(comm, console, place)
+                return summary_of_complete(comm, console, place)
             watchdog.share(place.logs / ".pulse")
             checkpoints = Checkpoints(run, place.path, endurance)
             outcome = run.run(checkpoints, place.resumes)
@@ -97,34 +91,6 @@ def reconstruct(
     return summary
 
 
-def _put_in_place(comm: Communicator, console, place: Place) -> dict:
-    console.say(f"the results of this run were complete; they are in their place in {place.path} now")
-    return read_summary(place.path) if comm.rank == 0 else {}
-
-
-@contextmanager
-def telling(state: Callable[[], str]) -> Iterator[None]:
-    """However a run ends early, say where its state is and how to go on; `state` is empty where there is none."""
-    try:
-        yield
-    except StopRequested as told:
-        how = f": {state()}" if state() else " before the first checkpoint: with --resume the run begins again"
-        raise StopRequested(f"Stopped by {told}{how}.") from told
-    except KeyboardInterrupt as error:
-        how = state() or "nothing was saved yet, the same command begins again"
-        raise KeyboardInterrupt(f"Interrupted: {how}.") from error
-    except RankFailed:
-        raise  # the rank that failed tells
-    except UserError as error:
-        if not state():
-            raise
-        raise UserError(f"{error}. {state()[0].upper()}{state()[1:]}") from error
-    except Exception as error:
-        if state():
-            error.add_note(f"{state()[0].upper()}{state()[1:]}.")
-        raise
-
-
 def _opening(comm: Communicator, file: ParticleFile, config: Config) -> str:
     ranks = "1 rank" if comm.size == 1 else f"{comm.size} ranks"
     images = (', CTF-premultiplied' if file.attributes['ctf_premultiplied'] else ', phase-flipped'
@@ -134,8 +100,7 @@ def _opening(comm: Communicator, file: ParticleFile, config: Config) -> str:
     corrected = [] if aberrations is None else aberrations.corrected()
     optics = f"\n  corrected for: {'; '.join(corrected)}" if corrected else ""
     return (
-        f"{file.path}: {len(file)} particles, box {file.box}, {file.pixel_size:g} Å/px"
-        f"{images}; {ranks}, loss {how}, "
+        f"{file.path}: {len(file)} particles, box {file.box}, {file.pixel_size:g} Å/px{images}; {ranks}, loss {how}, "
         f"distance {config.distance}, solver {config.solver}{optics}"
     )
 

@@ -1,4 +1,4 @@
-"""Normal equations: (Σ w AᴴA + Λ) x = Σ w Aᴴŷ, solved anew for the weights of every outer iteration."""
+"""Normal equations: (Σ w AᴴA + Λ) x = Σ w Aᴴŷ, solved again for the weights of every outer iteration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOISY = 0.1
 #: steps of conjugate gradients where they are left to the program: few clean images, and small boxes by noise
 _STEPS, _STEPS_SMALL, _STEPS_BY_NOISE = 4, 8, 2
 
-#: share of the images' power that the maps leave beyond which they are mostly noise: half maps of few clean images
+#: fraction of the images' power that the maps leave beyond which they are mostly noise: half maps of few clean images
 #: disagree too, and gain most from more steps
 _MOSTLY_NOISE = 0.5
 
@@ -45,8 +45,8 @@ class NormalSolver(Solver):
         self.solve(self._halves, self._store, [half_map(1), half_map(2)], self._unfiltered)
         transforms = self.compare_halves(self._halves)
         side = self.coarsen_references()
-        # it selects nothing: what its particles are told is their distance from a filtered half map
-        if not self.config.rule.judges:
+        # it selects nothing: the reported distance of its particles is that from a filtered half map
+        if not self.config.rule.scores:
             self.filter_halves(transforms)
             return selection
         del transforms
@@ -74,14 +74,14 @@ class NormalSolver(Solver):
         return {"half maps": self._steps(half_map(1)), "map of all": self._steps(WHOLE)}
 
     def _steps(self, made_of: MapOf) -> int:
-        """Steps of conjugate gradients on a final map: as asked, else more where there is less noise to hide their
-        gain."""
+        """Steps of conjugate gradients on a final map:
+        as asked, else more where there is less noise to hide their gain."""
         if self.config.solve_iterations is not None:
             return self.config.solve_iterations
         small = self.engine.box <= SMALL_BOX
         disagreement = float(np.mean(1 - self.fsc[1 : self.engine.backend.plane.shells]))
         if disagreement > _NOISY and self._unexplained > _MOSTLY_NOISE:
-            # it gains where views are uneven, whatever the noise, and decides what resolution is told
+            # it gains where views are uneven, whatever the noise, and decides which resolution is reported
             if made_of != WHOLE:
                 return _STEPS_SMALL if self.engine.box <= TINY_BOX else 0
             return _STEPS_BY_NOISE if small else 0

@@ -17,7 +17,7 @@ AUTO, BACKGROUND, OFF = "auto", "background", "off"
 #: what --normalise may be: background and gains, backgrounds alone, neither
 NORMALISE = (AUTO, BACKGROUND, OFF)
 
-#: pixels of the whole set that are looked at before the first pass, and the fewest and most images
+#: pixels of the whole set that are read before the first pass, and the fewest and most images
 _PIXELS, _FEWEST, _MOST = 2**23, 256, 4096
 
 #: of those, read at a time
@@ -26,10 +26,12 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Normaliser:
-    """What is done to each image before it is transformed: its plane is subtracted, and it is brought to the typical
-    gain.
+    """What is done to each image before it is transformed:
+    its plane is subtracted, and it is brought to the typical gain.
 
-    mode : of NORMALISE · background : where it is found · gains : of the set; None where none are told
+    mode : of NORMALISE
+    background : where it is found
+    gains : of the set; None where they are not corrected
     """
 
     mode: str
@@ -38,7 +40,7 @@ class Normaliser:
 
     @classmethod
     def of(cls, comm: Communicator, file, mode: str, present: np.ndarray | None = None) -> Normaliser:
-        """For the images of a particle file, of which some are looked at, the same ones however many ranks there are.
+        """For the images of a particle file, of which some are read, the same ones however many ranks there are.
         Collective.
 
         present : (all particles,) bool, those that take part; None: all

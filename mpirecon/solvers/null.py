@@ -20,14 +20,14 @@ from mpirecon.solvers.run import Reconstruction
 from mpirecon.validate.fsc import fsc
 from mpirecon.validate.fsc_table import write_fsc_csv
 from mpirecon.validate.masks import independent_share
-from mpirecon.validate.null import NoiseFile, judge
+from mpirecon.validate.null import NoiseFile, assess
 
 
 def run_null(
     comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool,
     reading: Mapping | None = None
 ) -> bool:
-    """Reconstruct from noise with the spectra of the set's own images, and judge the half-map FSC.
+    """Reconstruct from noise with the spectra of the set's own images, and test the half-map FSC.
 
     Writes null.json, fsc.csv and logs/ into the folder `output`. Returns, on all ranks, whether the selection made no
     resolution. Raises UserError, on all ranks alike, for what a user can mend.
@@ -40,7 +40,7 @@ def run_null(
             background = None if config.normalise == OFF else Background(file.box)
             run = Reconstruction(comm, NoiseFile(file, config.seed, background), config, log, console)
             place.begin(log)
-            result = _judged(run, run.run())
+            result = _assessed(run, run.run())
             with together(comm):
                 if comm.rank == 0:
                     _write(place.staging, run, result, about_run(start))
@@ -52,7 +52,7 @@ def run_null(
     return verdict.passed
 
 
-def _judged(run: Reconstruction, outcome) -> dict:
+def _assessed(run: Reconstruction, outcome) -> dict:
     """Curves, verdict and the iterations' records; on rank 0. Collective."""
     first, second = outcome.maps.get(half_map(1)), outcome.maps.get(half_map(2))
     if run.comm.rank:
@@ -60,7 +60,7 @@ def _judged(run: Reconstruction, outcome) -> dict:
     mask = run.engine.mask
     curves = {"fsc": fsc(first, second, mask), "fsc_unmasked": fsc(first, second)}
     shells = run.engine.backend.plane.shells
-    verdict = judge(curves["fsc"], curves["fsc_unmasked"], run.file.box, independent_share(mask), shells - 1)
+    verdict = assess(curves["fsc"], curves["fsc_unmasked"], run.file.box, independent_share(mask), shells - 1)
     return {"verdict": verdict, "curves": curves, "iterations": outcome.records}
 
 

@@ -1,4 +1,4 @@
-"""What looks on after each iteration: the ranks' logs, the console. The iteration knows none of them."""
+"""Observers of each iteration: the ranks' logs, the console. The iteration knows none of them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class RankRecords:
     def after(self, state: State) -> None:
         self._log.event("iteration", **state.record)
         if not np.isfinite(state.record["loss_l2"]):
-            raise UserError(f"the loss is not finite after iteration {state.iteration}: the steps were too long; "
-                            "try a smaller --step or --momentum, or --solver normal")
+            raise UserError(f"the loss is not finite after iteration {state.iteration}: the steps were too long; try a "
+                            "smaller --step or --momentum, or --solver normal")
 
 
 class Announcer:
@@ -44,8 +44,8 @@ class Announcer:
     def after(self, state: State) -> None:
         r = state.record
         text = (
-            f"iteration {r['iteration']}/{self._rounds}: loss {r['loss']:.5f}, L2 over all {r['loss_l2']:.5f}, "
-            f"held out {r['loss_heldout']:.5f}, kept {100 * r['kept_fraction']:.1f} %"
+            f"iteration {r['iteration']}/{self._rounds}: loss {r['loss']:.5f}, L2 over all {r['loss_l2']:.5f}, held "
+            f"out {r['loss_heldout']:.5f}, kept {100 * r['kept_fraction']:.1f} %"
         )
         if "wrong" in r:
             what = "wrong at the pose used" if self._searched else "with simulated errors"
@@ -57,7 +57,8 @@ class Announcer:
             self._searched = True  # the next map is made of found poses too
             self._console.say(f"  {_search_in_words(r['search'])}")
         if not self._explained:
-            sample = "" if r["scored"] >= r["valid"] else f"; of {r['scored']:,} particles, drawn at random: --particle-scores compares all"
+            sample = ("" if r["scored"] >= r["valid"] else
+                      f"; of {r['scored']:,} particles, drawn at random: --particle-scores compares all")
             self._console.say(_HOW_TO_READ + sample)
             self._explained = True
 
@@ -65,5 +66,6 @@ class Announcer:
 def _search_in_words(facts: dict) -> str:
     if reason := facts.get("reason"):
         return f"no poses searched: {reason}"
-    words, control = f"poses: {facts.get('searched', 0):,} searched, {facts.get('found', 0):,} of them believed at a found one", facts.get("control")
+    control = facts.get("control")
+    words = f"poses: {facts.get('searched', 0):,} searched, {facts.get('found', 0):,} of them believed at a found one"
     return words + (f"; control: {control['came_back']} of {control['searched']} came back" if control else "")

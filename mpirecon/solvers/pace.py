@@ -12,7 +12,8 @@ from mpirecon.parallel.stopping import StopSignals
 class Pace:
     """What passes call as they go.
 
-    console : shows the progress · stop : signals to end
+    console : shows the progress
+    stop : signals to end
     """
 
     def __init__(self, comm: Communicator, console, stop: StopSignals | None = None) -> None:

@@ -19,7 +19,7 @@ FEWEST = 20
 
 def half_maps(run: Reconstruction, rows: np.ndarray) -> tuple[GroupStore, tuple[np.ndarray, np.ndarray]]:
     """The sums and the half maps of these rows, (m,) bool, of every rank. Collective."""
-    store = run.engine.accumulate(Selection.everybody(rows))
+    store = run.engine.accumulate(Selection.of_all(rows))
     maps = solved(run, store, [half_map(1), half_map(2)])
     return store, (maps.get(half_map(1)), maps.get(half_map(2)))
 

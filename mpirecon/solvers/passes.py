@@ -30,8 +30,8 @@ from mpirecon.solvers.timing import Timings
 
 @dataclass(frozen=True)
 class Engine:
-    """What a pass needs, handed from the run to the solver: who, what, where. `found` is there once ``survey`` has been
-    made."""
+    """What a pass needs, handed from the run to the solver.
+    `found` is there once ``survey`` has been made."""
 
     comm: Communicator
     backend: Backend
@@ -127,15 +127,15 @@ class Engine:
     def statistics(
         self, maps: MapSet, bands: Bands, rows: np.ndarray | None = None, *, in_sample: bool = True,
         random: np.ndarray | None = None, draw: int = 0, nearby: NearbyPoses | None = None,
-        looked: np.ndarray | None = None,
+        nearby_rows: np.ndarray | None = None,
     ) -> tuple[Statistics, Statistics, RandomPoses | None]:
         """Statistics of this rank's particles against the map of their half, and against one they did not build.
 
         The second is the map of the other folds of their own half; with a single fold, of the other half (which may be
         reported but not used to select, for it would leak). The third holds the particles marked in `random` (m,) bool,
         at orientations drawn for `draw`, against the map that the second (with a single fold, the first) was made with.
-        `nearby`, if given, is filled with the best poses near the own ones, against that map too; those `looked` (m,)
-        bool at alone, if given.
+        `nearby`, if given, is filled with the best poses near the own ones, against that map too; those `nearby_rows`
+        (m,) bool at alone, if given.
         """
         inside, outside, anywhere = (Statistics.empty(len(self.slab), bands.samples) for _ in range(3))
         single = self.folds == 1
@@ -161,8 +161,10 @@ class Engine:
                             self._at_random(anywhere, part, random[part], batch, references, against, bands, draw)
                         if nearby is not None:
                             grid = references.grid(own if single else held_out)
-                            some = slice(None) if looked is None else np.flatnonzero(looked[part])
-                            self._look_nearby(nearby, part[some], batch if looked is None else batch[some], grid, bands)
+                            some = slice(None) if nearby_rows is None else np.flatnonzero(nearby_rows[part])
+                            self._search_nearby(
+                                nearby, part[some], batch if nearby_rows is None else batch[some], grid, bands
+                            )
                         self.pace.advance(len(part))
         chosen = None if random is None else np.flatnonzero(random & self.slab.valid)
         if chosen is None:
@@ -176,11 +178,11 @@ class Engine:
         (result.sums[some],) = references.compare([against], batch[marked], bands, rotation)
 
     def _first_visit(self):
-        """All particles, looked at closely, group by group in the order of the file."""
+        """All particles, searched nearby, group by group in the order of the file."""
         for group in self.slab.groups:
             yield from self._visit(np.sort(self.slab.rows(group)), first=True)
 
-    def _look_nearby(self, result: NearbyPoses, rows, batch, reference, bands) -> None:
+    def _search_nearby(self, result: NearbyPoses, rows, batch, reference, bands) -> None:
         highest = np.ceil(len(bands.samples) * np.array(SEARCH_BANDS) - 1e-9).astype(np.int64) - 1
         found = self.backend.nearby(reference, batch, bands, highest, 1 / SEARCH_PRIOR**2)
         result.turn[rows], result.sums[rows], result.slope[rows], result.curvature[rows] = found

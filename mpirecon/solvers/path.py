@@ -1,11 +1,10 @@
-"""``path``: maps of nested selections beside random discards of the same sizes and the same path on noise; into a
-folder."""
+"""``path``: maps of nested selections beside random discards of the same sizes and the same path on noise;
+into a folder."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +12,26 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.io.checkpoint import NAME, Checkpoint, write_checkpoint
 from mpirecon.io.run_folder import PATH
-from mpirecon.io.run_log import RankLog
-from mpirecon.io.run_output import read_summary
 from mpirecon.operators.background import Background
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.stopping import StopRequested
-from mpirecon.parallel.watchdog import Watchdog
 from mpirecon.robust.nested import FEWEST, SCHEDULES
-from mpirecon.robust.known_rules import rule_of
+from mpirecon.solvers.attended import attended, summary_of_complete
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.endurance import Endurance
-from mpirecon.solvers.main import about_run, telling
+from mpirecon.solvers.main import about_run
 from mpirecon.solvers.normalise import OFF
+from mpirecon.solvers.path_checkpoint import path_identity, restore_walk, walk_arrays
 from mpirecon.solvers.path_results import write_path
-from mpirecon.solvers.place import Place, open_run
+from mpirecon.solvers.place import open_run
 from mpirecon.solvers.resume import check_identity
-from mpirecon.solvers.walk import PathOptions, Walk, Walked
+from mpirecon.solvers.path_options import PathOptions
+from mpirecon.solvers.walk import Walk, Walked
 from mpirecon.validate.fsc import fsc
 from mpirecon.validate.masks import independent_share
-from mpirecon.validate.nested import PathVerdict, judge, measured
+from mpirecon.validate.nested import PathVerdict, assess, measured
 from mpirecon.validate.null import NoiseFile
-from mpirecon.validate.null import judge as judge_null
+from mpirecon.validate.null import assess as assess_null
 from mpirecon.validate.path_resolution import FittedResolutions, fit_resolutions
 
 #: relative difference of two powers of one image: of the file that was walked before, and of the one that is walked on
@@ -50,7 +48,7 @@ def run_path(
     """Walk a path on the ranks of `comm` and write its files; with `resume` from the last step that is done.
 
     particles : a particle file, or a table of RELION or cryoSPARC, whose stacks the path's own particle file then
-    refers to
+        refers to
     weights : (m,) float, in place of those that `config` names; rank 0's are taken
     reading : how a table is read, fields of ImportOptions
 
@@ -66,20 +64,17 @@ def run_path(
     with open_run(comm, particles, output, PATH, config, console, reading, overwrite=overwrite,
                   resume=resume) as (file, place):
         if place.complete:
-            return _put_in_place(comm, console, place)
-        with (
-            RankLog.for_rank(None, comm, particles="none") as log, endurance.signals() as stop, telling(state),
-            Watchdog(comm, None, endurance.stall_timeout, lambda: f"; {state()}" if state() else "") as watchdog,
-        ):  # fmt: skip
+            return summary_of_complete(comm, console, place)
+        with attended(comm, endurance, "none", state) as (log, stop, watchdog):
             walk = Walk(comm, file, config, options, log, console, start, stop, weights)
             console.say(_opening(walk))
             place.begin(log)
             if place.complete:
-                return _put_in_place(comm, console, place)
+                return summary_of_complete(comm, console, place)
             watchdog.share(place.logs / ".pulse")
             path = _Path(walk, place.path)
             path.go(place.resumes)
-            steps, random, verdict = path.judged()
+            steps, random, verdict = path.assessed()
             summary = write_path(walk, place.staging, about_run(start), steps, random, verdict, path.null, place.path)
             log.event("finished", seconds=time.time() - start)
         place.commit()
@@ -87,17 +82,12 @@ def run_path(
     return summary
 
 
-def _put_in_place(comm: Communicator, console, place: Place) -> dict:
-    console.say(f"the results of this path were complete; they are in their place in {place.path} now")
-    return read_summary(place.path) if comm.rank == 0 else {}
-
-
 def _opening(walk: Walk) -> str:
     file, config, options = walk.file, walk.run.config, walk.options
     shares = ", ".join(f"{100 * fraction:.3g}" for fraction in walk.fractions)
     few = "" if len(walk.fractions) == len(options.fractions) else (
         f"; smaller ones would leave fewer than {FEWEST} particles to a half map")
-    first = "" if options.anew else f", loss {config.loss}" + (f" (keep {config.keep})" if config.keep else "")
+    first = "" if options.rescores else f", loss {config.loss}" + (f" (keep {config.keep})" if config.keep else "")
     return (f"{file.path}: {len(file)} particles, box {file.box}, {file.pixel_size:g} Å/px; path {options.schedule} "
             f"({SCHEDULES[options.schedule]}{first}) over {shares} % of them, {options.random_draws} random discard"
             f"{'s' * (options.random_draws > 1)} of each size{few}")
@@ -112,15 +102,14 @@ def _conclude(console, folder: Path, summary: dict) -> None:
     for text in summary["warnings"]:
         console.warn(text)
     console.say(f"wrote {folder}: path.csv, particles.h5, volume.mrc, half1.mrc and half2.mrc of the best step, "
-                f"fsc.csv, summary.json, "
-                "report.html, logs/")
+                "fsc.csv, summary.json, report.html, logs/")
 
 
 class _Path:
     """The work of a path, item by item, and what a checkpoint keeps of it.
 
-    steps, random : records of the selections and of the random discards · null : what the same path made of noise, or
-    None
+    steps, random : records of the selections and of the random discards
+    null : what the same path made of noise, or None
     """
 
     def __init__(self, walk: Walk, folder: Path) -> None:
@@ -131,7 +120,7 @@ class _Path:
         self.noise = Walked()
         self.null: dict | None = None
         self.saved = False
-        self._power: np.ndarray | None = None  # of this rank's images when the path began, where it is gone on with
+        self._power: np.ndarray | None = None  # of this rank's images when the path began, where it is resumed
         self._whole: np.ndarray | None = None  # transform of all particles' mean map, on rank 0
         self._identity: dict = {}
 
@@ -146,21 +135,21 @@ class _Path:
 
     @property
     def state(self) -> str:
-        """Where the path's state is, and how to go on from there; "" before anything was saved."""
+        """Where the path's state is, and how to resume from there; "" before anything was saved."""
         if not self.saved:
             return ""
-        return (f"the state after step {self.done}/{self.total} is in {self.folder / NAME}; go on with the same "
+        return (f"the state after step {self.done}/{self.total} is in {self.folder / NAME}; continue with the same "
                 f"command and --resume")
 
-    def judged(self) -> tuple[list[dict], list[dict], PathVerdict]:
+    def assessed(self) -> tuple[list[dict], list[dict], PathVerdict]:
         """Steps and random discards with their resolutions from all curves together, and where the path pays.
         Collective."""
         found = None
         with together(self.comm), self.walk.engine.timings("postprocess"):
             if self.comm.rank == 0:
                 fitted = self._fitted()
-                steps, random = fitted.told(self.steps, self.random)
-                found = steps, random, judge(steps, random, 2 * self.file.pixel_size, fitted)
+                steps, random = fitted.added_to(self.steps, self.random)
+                found = steps, random, assess(steps, random, 2 * self.file.pixel_size, fitted)
         return self.comm.bcast(found)
 
     def _fitted(self) -> FittedResolutions:
@@ -169,7 +158,7 @@ class _Path:
 
     def go(self, resume: bool) -> None:
         """Do what is not done yet. Collective."""
-        self._identity = _identity(self.walk)
+        self._identity = path_identity(self.walk)
         walked = self._load() if resume else None
         self.walk.prepare(walked)
         if walked is not None:
@@ -181,7 +170,7 @@ class _Path:
             self._save()
         lots = [(draw, fraction) for draw in range(self.options.random_draws) for fraction in fractions[1:]]
         for draw, fraction in lots[len(self.random) :]:
-            self._take(self.random, fraction, *self.walk.by_lot(fraction, draw), draw=draw)
+            self._take(self.random, fraction, *self.walk.at_random(fraction, draw), draw=draw)
             self._save()
         self._say_random()
         self.null = self._walk_noise() if self.options.null else None
@@ -189,7 +178,7 @@ class _Path:
     # one item
 
     def _take(self, records: list[dict], fraction: float, halves, kept: np.ndarray | None, **more) -> None:
-        """Add the record of half maps and of who is in them, which rank 0 has, on all ranks."""
+        """Add the record of half maps and of the particles in them, which rank 0 has, on all ranks."""
         record = None
         with together(self.comm), self.walk.engine.timings("postprocess"):
             if self.comm.rank == 0:
@@ -206,25 +195,29 @@ class _Path:
         self.walk.log.event("path", **{k: v for k, v in records[-1].items() if not isinstance(v, list)})
 
     def _count(self, fraction: float) -> dict:
-        """What is known of those that a selection kept: planted errors, and whether those left out show the map."""
+        """What is known of those that a selection kept: simulated errors, and whether those left out show the map."""
         found = {}
         with together(self.comm):
             if self.comm.rank == 0:
-                found = self.walk.told_of(fraction)
+                found = self.walk.about(fraction)
         return self.comm.bcast(found)
 
     def _say_step(self) -> None:
         r = self.steps[-1]
         at = f"{r['resolution_0143']:.2f} Å" if r["resolution_0143"] else "Nyquist"
-        wrong = f", {100 * r['wrong_share']:.1f} % of them planted wrong" if r.get("wrong_share") is not None else ""
+        wrong = (
+            f", {100 * r['wrong_share']:.1f} % of them simulated as wrong" if r.get("wrong_share") is not None else ""
+        )
         self.console.say(f"{100 * r['fraction']:.3g} % ({r['particles']} particles{wrong}): FSC 0.143 at {at}, mean "
                          f"FSC {r['mean_fsc']:.4f}")
 
     def _say_random(self) -> None:
-        told = [f"{100 * r['fraction']:.3g} %: " + (f"{r['resolution_0143']:.2f} Å" if r["resolution_0143"]
-                                                    else "Nyquist")
-                for r in self.random if r["draw"] == 0]
-        self.console.say(f"at random: {', '.join(told)}")
+        texts = [
+            f"{100 * r['fraction']:.3g} %: " + (f"{r['resolution_0143']:.2f} Å" if r["resolution_0143"] else "Nyquist")
+            for r in self.random
+            if r["draw"] == 0
+        ]
+        self.console.say(f"at random: {', '.join(texts)}")
 
     # the same on noise
 
@@ -246,22 +239,21 @@ class _Path:
             record = None
             with together(self.comm):
                 if self.comm.rank == 0:
-                    record = self._judged(again, halves)
+                    record = self._assessed(again, halves)
             self.noise.steps.append({"fraction": again.fractions[number], **self.comm.bcast(record)})
             self._save()
         worst = max(self.noise.steps, key=lambda step: step["mean_fsc"] / step["limit"])
         passed = worst["mean_fsc"] <= worst["limit"]
         found = (f"on pure noise the mean half-map FSC beyond shell {worst['first_shell'] - 1} is at most "
-                 f"{worst['mean_fsc']:+.4f} "
-                 f"(at {100 * worst['fraction']:.3g} %)").replace("+-", "−")
+                 f"{worst['mean_fsc']:+.4f} (at {100 * worst['fraction']:.3g} %)").replace("+-", "−")
         sentence = (f"{found}, within +{worst['limit']:.3g}: selecting like this makes no resolution" if passed else
                     f"{found}, beyond +{worst['limit']:.3g}: selecting like this makes resolution out of nothing")
         return {"steps": self.noise.steps, "passed": passed, "sentence": sentence[0].upper() + sentence[1:] + "."}
 
-    def _judged(self, walk: Walk, halves) -> dict:
+    def _assessed(self, walk: Walk, halves) -> dict:
         mask = walk.mask
         curve = fsc(*halves, mask)
-        verdict = judge_null(curve, fsc(*halves), self.file.box, independent_share(mask),
+        verdict = assess_null(curve, fsc(*halves), self.file.box, independent_share(mask),
                              walk.engine.backend.plane.shells - 1)
         return {"mean_fsc": verdict.mean, "limit": verdict.limit, "chance": verdict.chance,
                 "first_shell": verdict.first, "fsc": curve.tolist()}
@@ -269,8 +261,9 @@ class _Path:
     # what is kept of it
 
     def _save(self) -> None:
-        """Write what is done; raises StopRequested, on all ranks, if one of them was told to stop. Collective."""
-        told = next((name for name in self.comm.allgather(self.walk.engine.pace.stop.received) if name), None)
+        """Write what is done; raises StopRequested, on all ranks,
+        if one of them received a signal to stop. Collective."""
+        signal = next((name for name in self.comm.allgather(self.walk.engine.pace.stop.received) if name), None)
         whole = self.comm.gather_slabs(np.ascontiguousarray(self.walk.run.state.survey.power), len(self.file))
         with together(self.comm), self.walk.engine.timings("checkpoint"):
             if self.comm.rank == 0:
@@ -278,12 +271,12 @@ class _Path:
                          "random": self.random,
                          "noise": self.noise.steps, "mask_text": self.walk.mask_text,
                          "unexplained": self.walk.walked.unexplained, "noise_unexplained": self.noise.unexplained}
-                arrays = {"power": whole, "whole": self._whole, **self.walk.own_mask, **_arrays("", self.walk.walked),
-                          **_arrays("noise_", self.noise)}
+                arrays = {"power": whole, "whole": self._whole, **self.walk.own_mask,
+                          **walk_arrays("", self.walk.walked), **walk_arrays("noise_", self.noise)}
                 write_checkpoint(self.folder / NAME, facts, arrays)
         self.saved = True
-        if told:
-            raise StopRequested(told)
+        if signal:
+            raise StopRequested(signal)
 
     def _load(self) -> Walked:
         """What was walked, from the folder; raises UserError where that was another path. Collective."""
@@ -299,10 +292,10 @@ class _Path:
                     self._whole = checkpoint.array("whole")
                     if "mask" in checkpoint:
                         self.walk.measure_in(checkpoint.array("mask"), facts["mask_text"])
-                    _restore("", walked, checkpoint)
-                    _restore("noise_", self.noise, checkpoint)
+                    restore_walk("", walked, checkpoint)
+                    restore_walk("noise_", self.noise, checkpoint)
         self.saved = True
-        self.console.say(f"going on after step {self.done} of {self.total}")
+        self.console.say(f"resuming after step {self.done} of {self.total}")
         return walked
 
     def _refuse_changed_images(self) -> None:
@@ -313,95 +306,5 @@ class _Path:
             changed = run.slab.ids[valid & ~np.isclose(run.state.survey.power, self._power, rtol=_SAME_POWER, atol=0)]
             if len(changed):
                 raise UserError(f"{self.folder / NAME} was made from other particles than {self.file.path}: "
-                                f"{len(changed)} images differ, the "
-                                f"first of particle {changed[0]}; resume with the same particle file, or start anew "
-                                f"with --overwrite")
-
-
-def _identity(walk: Walk) -> dict:
-    """What must be the same for a path to be gone on with. Collective."""
-    found = walk.run.identity
-    options = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(walk.options).items()}
-    options["steps"] = list(walk.fractions)
-    return {**found, "kind": PATH.kind, "options": {**found["options"],
-                                                    **{_SPELLED.get(n, n): v for n, v in options.items()}}}
-
-
-#: options of a path whose names a Config has for something else
-_SPELLED = {"schedule": "path_schedule"}
-
-
-def _arrays(prefix: str, walked: Walked) -> dict[str, np.ndarray]:
-    """What is kept of a walk, by name."""
-    found = {"distance": walked.distance, "kept_to": walked.kept_to, **{f"found_{name}": v for name,
-                                                                        v in walked.found.items()}}
-    return {prefix + name: values for name, values in found.items() if values is not None}
-
-
-def _restore(prefix: str, walked: Walked, checkpoint: Checkpoint) -> None:
-    if f"{prefix}kept_to" not in checkpoint:
-        return
-    walked.kept_to, walked.distance = checkpoint.array(f"{prefix}kept_to"), checkpoint.array(f"{prefix}distance")
-    walked.found = {name: checkpoint.array(f"{prefix}found_{name}") for name in ("distance", "sigma", "yp", "pp")}
-
-
-#: options that choose the first run, which the schedules that score anew do without
-_OF_FIRST_RUN = {"loss": "--loss", "keep": "--keep", "iterations": "--iterations", "group_by": "--group-by"}
-
-
-#: options of reconstruct that a path leaves no choice of, and why
-_ONLY = {
-    "solver": ("normal", "the steps of a path are solved by their normal equations"),
-    "space": ("fourier", "a path is made in Fourier space"),
-    "sort_scope": ("global", "a path sorts all particles of all ranks"),
-}
-
-
-def checked_options(
-    schedule: str, steps: tuple[float, ...] | None, random_draws: int, high_pass: tuple[float, float] | None, null: bool
-) -> PathOptions:
-    """The options of a path; UserError where they do not go together."""
-    if random_draws < 1:
-        raise UserError(f"--random-draws {random_draws}: at least 1 is needed, to see what chance does")
-    if high_pass is None:
-        return PathOptions(schedule, steps, random_draws, null=null)
-    if schedule != "sieve":
-        raise UserError("--high-pass applies to --schedule sieve")
-    if not 0 < high_pass[1] < high_pass[0]:
-        raise UserError(f"--high-pass {high_pass[0]:g}:{high_pass[1]:g}: expected the coarser resolution first, e.g. "
-                        f"50:3")
-    return PathOptions(schedule, steps, random_draws, tuple(map(float, high_pass)), null)
-
-
-def first_run(schedule: str, **options) -> dict:
-    """Options of reconstruct as the first run of a path takes them: by default the posterior; all alike where particles
-    are scored anew.
-
-    Raises
-    ------
-    UserError
-        for a schedule that does not exist, for options that a schedule does without, and for a single fold, where
-        particles would be scored by maps that they built.
-    """
-    if schedule not in SCHEDULES:
-        raise UserError(f"--schedule {schedule}: choose one of {', '.join(SCHEDULES)}")
-    if options.get("folds") == 1:
-        raise UserError("--folds 1: particles would be scored against maps that they built, and the best-scored would "
-                        "be those that did so "
-                        "most; a path needs 2 folds or more")
-    for name, (wanted, why) in _ONLY.items():
-        if options.get(name, wanted) != wanted:
-            raise UserError(f"--{name.replace('_', '-')} {options[name]}: {why}; leave it out")
-    if schedule != "once":
-        given = [option for name, option in _OF_FIRST_RUN.items() if options.get(name) is not None]
-        if given:
-            raise UserError(f"{given[0]} is of a first run, and --schedule {schedule} has none: particles are scored "
-                            f"anew at each step; use "
-                            "--schedule once, or leave it out")
-    loss = options.get("loss") or ("posterior" if schedule == "once" else "l2")
-    if not isinstance(loss, str) or rule_of(loss).judges:
-        return {**options, "loss": loss}
-    if options.get("keep") is not None:
-        raise UserError(f"--keep applies to losses that select; --loss {loss} counts all particles alike")
-    # all particles alike, but in folds, as l2 does not need them to be
-    return {**options, "loss": "sorted", "keep": 1.0, "iterations": options.get("iterations") or 1}
+                                f"{len(changed)} images differ, the first of particle {changed[0]}; resume with the "
+                                "same particle file, or start a new run with --overwrite")

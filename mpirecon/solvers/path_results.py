@@ -1,4 +1,5 @@
-"""The files that a path leaves: the table of its steps, who is in which, the best step's maps, and the page."""
+"""The files that a path leaves: the table of its steps, which particles are in each, the best step's maps,
+and the page."""
 
 from __future__ import annotations
 
@@ -142,10 +143,12 @@ def _controls(walk: Walk, folder: Path, best: float) -> dict:
 
 
 def _warnings(walk: Walk, null: dict | None) -> list[str]:
-    told = [text for text in (walk.run.problem.parted, walk.mask_note) if text]
-    told += shift_warnings(walk.run.state.records)
+    texts = [text for text in (walk.run.problem.parted, walk.mask_note) if text]
+    texts += shift_warnings(walk.run.state.records)
     if null is None or null["passed"]:
-        return told
-    return [*told, f"{null['sentence'].rstrip('.')}. What this path gains may be made by the selection itself; compare "
-            f"it with another distance or "
-            "more folds"]
+        return texts
+    return [
+        *texts,
+        f"{null['sentence'].rstrip('.')}. What this path gains may be made by the selection itself; compare it with "
+        "another distance or more folds",
+    ]

@@ -100,8 +100,7 @@ def _band(summary: dict, file: ParticleFile) -> tuple[float, float]:
     if finest is None or finest > width / 4:
         agree = "at no resolution" if finest is None else f"to {finest:.4g} Å only"
         raise UserError(f"the half maps of this run agree {agree}, so that images cannot be compared with them; --band "
-                        f"Å:Å compares "
-                        "nevertheless")
+                        "Å:Å compares nevertheless")
     return max(_COARSEST, min(4 * finest, width / 2)), finest
 
 
@@ -133,12 +132,12 @@ def _advice(found: FoundAberrations, file: ParticleFile) -> list[str]:
         return [import_again(verdicts, signs)] if wrong else _left_out(found, signs, array)
     if not wrong:
         return []
-    labels = ", ".join(dict.fromkeys(t.label for t in TERMS if verdicts.get(t.name) in (WRONG_SIGN, ABSENT, OTHER,
-                                                                                        MIXED)))
+    labels = ", ".join(
+        dict.fromkeys(t.label for t in TERMS if verdicts.get(t.name) in (WRONG_SIGN, ABSENT, OTHER, MIXED))
+    )
     return [f"correct {labels}: mpirecon aberrations --star FILE writes the particles with what was found here, or "
-            f"refine them with "
-            "RELION's CtfRefine; then import and reconstruct again (mpirecon import --ignore-aberrations leaves all of "
-            "them out)"]
+            "refine them with RELION's CtfRefine; then import and reconstruct again (mpirecon import "
+            "--ignore-aberrations leaves all of them out)"]
 
 
 def _left_out(found: FoundAberrations, signs: dict[str, int], array: np.ndarray) -> list[str]:
@@ -151,8 +150,7 @@ def _left_out(found: FoundAberrations, signs: dict[str, int], array: np.ndarray)
         return []
     words = _words({**signs, **dict.fromkeys(columns, signs.get("tilt", 1))})
     return [f"{', '.join(columns.values())} of the .cs file were ignored: import again with --cs-aberrations={words}, "
-            f"and reconstruct "
-            "again"]
+            "and reconstruct again"]
 
 
 def import_again(verdicts: dict[str, str], signs: dict[str, int]) -> str:
@@ -170,8 +168,7 @@ def import_again(verdicts: dict[str, str], signs: dict[str, int]) -> str:
         new = {term: sign for term, sign in new.items() if sign}
     if new == signs:
         return ("mpirecon aberrations --star FILE writes the particles with what was found here, to be imported; or "
-                "refine them again in "
-                "cryoSPARC or RELION")
+                "refine them again in cryoSPARC or RELION")
     return f"import again with --cs-aberrations={_words(new)}, and reconstruct again"
 
 
@@ -182,8 +179,8 @@ def _words(signs: dict[str, int]) -> str:
 
 
 class _Comparison:
-    """Images against projections at the Fourier samples within a band; `sums` holds a PhaseSums for each optics
-    group."""
+    """Images against projections at the Fourier samples within a band;
+    `sums` holds a PhaseSums for each optics group."""
 
     def __init__(
         self, file: ParticleFile, known: Aberrations, band: tuple[float, float], threads: int, normalise: Normaliser
@@ -196,8 +193,8 @@ class _Comparison:
         chosen = np.hypot(plane.kx, plane.ky) >= coarsest
         if chosen.sum() < 20:
             raise UserError(f"from {band[0]:g} to {band[1]:g} Å these images of {file.box} pixels of "
-                            f"{file.pixel_size:g} Å have "
-                            f"{int(chosen.sum())} Fourier samples: too few to measure phases; give a wider --band")
+                            f"{file.pixel_size:g} Å have {int(chosen.sum())} Fourier samples: too few to measure "
+                            "phases; give a wider --band")
         plane = replace(plane, kx=plane.kx[chosen], ky=plane.ky[chosen], shell=plane.shell[chosen],
                         multiplicity=plane.multiplicity[chosen])
         self.plane, self.shell = plane, plane.shell - plane.shell.min()
@@ -262,9 +259,15 @@ class _Comparison:
             sums.count = comm.allreduce_scalar(sums.count)
         ctf = self._ctf_of_groups()
         mine = range(comm.rank, len(self.sums), comm.size)
-        fitted = run_together(comm, lambda: {row: measure_group(self.sums[row], self.known, row, self.at[row],
-                                                                self.shell, ctf[row],
-                                                               self.premultiplied) for row in mine})
+        fitted = run_together(
+            comm,
+            lambda: {
+                row: measure_group(
+                    self.sums[row], self.known, row, self.at[row], self.shell, ctf[row], self.premultiplied
+                )
+                for row in mine
+            },
+        )
         found = {row: group for rank in comm.allgather(fitted) for row, group in rank.items()}
         return [found[row] for row in range(len(self.sums))]
 

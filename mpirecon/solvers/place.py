@@ -21,9 +21,11 @@ from mpirecon.solvers.config import Config
 class Place:
     """A run's folder on all ranks, a context manager; everything is collective.
 
-    path : the folder · staging : where results are written · logs : where the ranks' logs are · resumes : whether there
-        is a
-    state to go on from · complete : whether there is nothing left to do
+    path : the folder
+    staging : where results are written
+    logs : where the ranks' logs are
+    resumes : whether there is a state to resume from
+    complete : whether there is nothing left to do
     """
 
     def __init__(self, comm: Communicator, path: Path, kind: Kind, inputs: Iterable[Input], *, overwrite: bool,
@@ -33,17 +35,17 @@ class Place:
         self.complete = False
         self._folder = run_first(comm, lambda: RunFolder(path, kind, inputs, overwrite=overwrite, resume=resume))
         run_first(comm, lambda: self._folder.check())
-        self._tell()
+        self._broadcast()
 
     def claim(self) -> Path | None:
-        """Lock the folder before the run begins, for the particle file that it makes of a table; returns where that is
-        to be.
+        """Lock the folder before the run begins, for the particle file that it makes of a table;
+        returns where that is to be.
 
         None where there is nothing left to do: `complete` is True then.
         """
         target = self._comm.bcast(run_first(self._comm, lambda: self._folder.claim()))
         self.complete = target is None
-        self._tell()
+        self._broadcast()
         return target
 
     def also_reads(self, inputs: Iterable[Input]) -> None:
@@ -51,10 +53,10 @@ class Place:
         run_first(self._comm, lambda: self._folder.also_reads(inputs))
 
     def begin(self, log: RankLog) -> None:
-        """Make the folder, unless all that was to be done is done already, and let the ranks write their logs into
-        it."""
+        """Make the folder, unless all that was to be done is done already,
+        and let the ranks write their logs into it."""
         self.complete = not run_first(self._comm, lambda: self._folder.begin(self._comm.size))
-        self._tell()
+        self._broadcast()
         if not self.complete:
             run_together(self._comm, lambda: log.open(self.logs, append=self.resumes))
 
@@ -63,10 +65,10 @@ class Place:
         self._comm.barrier()  # a log that is still open must not be moved
         run_first(self._comm, lambda: self._folder.commit())
 
-    def _tell(self) -> None:
+    def _broadcast(self) -> None:
         folder = self._folder
-        told = None if folder is None else (folder.staging, folder.logs, folder.resumes, self.complete)
-        self.staging, self.logs, self.resumes, self.complete = self._comm.bcast(told)
+        parts = None if folder is None else (folder.staging, folder.logs, folder.resumes, self.complete)
+        self.staging, self.logs, self.resumes, self.complete = self._comm.bcast(parts)
 
     def __enter__(self) -> Place:
         return self
@@ -104,7 +106,7 @@ def open_run(
 
 @contextmanager
 def _open_table(comm, particles, output, kind, config, console, reading, overwrite, resume):
-    from mpirecon.io.importer import ImportOptions  # slow to load (pandas), and particle files need none
+    from mpirecon.io.import_options import ImportOptions  # slow to load (pandas), and particle files need none
     from mpirecon.io.table_link import link_table, tables_of
 
     options = ImportOptions(**{"seed": config.seed, **(reading or {})})
@@ -117,7 +119,7 @@ def _open_table(comm, particles, output, kind, config, console, reading, overwri
         report = link_table(comm, particles, target, options, again=resume, home=place.path,
                             progress=lambda total: console.progress(total, "linking"))
         if report is not None:
-            report.tell(console, particles)
+            report.print(console, particles)
         with open_together(comm, target, particles, place.path) as file:
             place.also_reads([read for read in file.inputs() if read.path != target])
             yield file, place

@@ -14,7 +14,8 @@ _RIGHT, _WRONG = 5.0, 10.0
 class PlantedPoses:
     """The truth about the poses of a rank's particles.
 
-    known : whether there is any · junk, wrong : (m,) bool, images without the particle, and wrong given poses
+    known : whether there is any
+    junk, wrong : (m,) bool, images without the particle, and wrong given poses
     """
 
     def __init__(self, slab, group: PointGroup) -> None:

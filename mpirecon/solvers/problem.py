@@ -108,13 +108,15 @@ class Problem:
             console.warn(parted)  # at once, for the run may be long, and in the report
         placement = place_ranks(comm, "cpu" if config.deterministic else config.backend)
         neighbours = comm.allgather(comm.hostname).count(comm.hostname)
-        backend, mask = run_together(comm, lambda: (_backend(file, config, placement, neighbours, log),
-                                                    make_mask(file, config)))
+        backend, mask = run_together(
+            comm, lambda: (_backend(file, config, placement, neighbours, log), make_mask(file, config))
+        )
         _agree_on_mask(comm, config, mask)
         symmetry = Symmetry(point_group(config.symmetry))
         compile_once(
-            comm, backend, slab.metadata, config.rule.looks, config.deterministic, symmetry, console.say, timings,
-            config.searches, search_steps(config.refines, config.group_by is not None) if config.searches else (),
+            comm, backend, slab.metadata, config.rule.searches_nearby, config.deterministic, symmetry, console.say,
+            timings, config.searches,
+            search_steps(config.refines, config.group_by is not None) if config.searches else (),
             helpers=min(_threads(config, neighbours), available_cores(), _MOST_COMPILING) - 1,
         )  # fmt: skip
         slab.normalise(comm, config.normalise)  # kernels look at images
@@ -149,8 +151,8 @@ class Problem:
         return f"sphere of {diameter:.4g} Å{largest} with a soft edge of {edge:.3g} pixels"
 
     def bands(self, noise_power: np.ndarray, high_pass: float | None = None) -> Bands:
-        """Bands of the shells that particles are scored on; of those alone that are finer than `high_pass`, Å, if
-        given."""
+        """Bands of the shells that particles are scored on;
+        of those alone that are finer than `high_pass`, Å, if given."""
         lowest, highest = _scored_shells(self.file, self.config, self.backend)
         if high_pass is not None:
             lowest = min(max(lowest, int(np.ceil(self.file.box * self.file.pixel_size / high_pass))), highest)
@@ -176,8 +178,7 @@ class Problem:
         weights = np.asarray(weights, np.float64)
         if weights.shape != (len(self.file),):
             raise UserError(f"starting weights have the shape {weights.shape}, expected ({len(self.file)},): one for "
-                            f"each particle "
-                            f"of {self.file.path}")
+                            f"each particle of {self.file.path}")
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
             raise UserError("starting weights must be finite and not negative, and not all 0")
         return weights[self.slab.start : self.slab.stop]
@@ -206,8 +207,8 @@ def _backend(file: ParticleFile, config: Config, place: Placement, neighbours: i
     limit = None
     if config.max_resolution is not None:
         if config.max_resolution < 2 * file.pixel_size:
-            raise UserError(f"--max-resolution {config.max_resolution:g} Å is beyond Nyquist, "
-                            f"{2 * file.pixel_size:g} Å for {file.path}")
+            raise UserError(f"--max-resolution {config.max_resolution:g} Å is beyond Nyquist, {2 * file.pixel_size:g} "
+                            f"Å for {file.path}")
         limit = file.box * file.pixel_size / config.max_resolution + 0.5
     device = {"device": place.index, "sharing": place.sharing, "log": log} if place.backend == "cuda" else {}
     on_cpu = {"half_precision": config.half_precision, "threads": _threads(config, neighbours),
@@ -241,8 +242,8 @@ def make_mask(file: ParticleFile, config: Config) -> np.ndarray:
             todo = "make a mask of that size"
             if mask.box == file.box:
                 todo = (
-                    "its box is right, so perhaps only the pixel size in its header is wrong: relion_image_handler "
-                    f"--i {config.mask} --o mask_right.mrc --force_header_angpix {file.pixel_size:g} sets it"
+                    "its box is right, so perhaps only the pixel size in its header is wrong: relion_image_handler --i "
+                    f"{config.mask} --o mask_right.mrc --force_header_angpix {file.pixel_size:g} sets it"
                 )
             raise UserError(
                 f"{config.mask}: the mask has box {mask.box} and, in its header, pixels of {mask.pixel_size:g} Å; "
@@ -256,8 +257,8 @@ def make_mask(file: ParticleFile, config: Config) -> np.ndarray:
     largest = file.box / 2 - edge
     radius = largest if config.diameter is None else config.diameter / 2 / file.pixel_size
     if not 0 < radius <= largest + 1e-6:
-        raise UserError(f"--diameter {config.diameter:g} Å: with its soft edge the mask must fit the box; "
-                        f"at most {2 * largest * file.pixel_size:.4g} Å")
+        raise UserError(f"--diameter {config.diameter:g} Å: with its soft edge the mask must fit the box; at most "
+                        f"{2 * largest * file.pixel_size:.4g} Å")
     return soft_sphere(file.box, radius, edge)
 
 
@@ -270,17 +271,17 @@ def _agree_on_mask(comm: Communicator, config: Config, mask: np.ndarray) -> None
     """A mask file that is replaced while the ranks read it must not cut each one's maps in its own way. Collective."""
     if config.masked_by_file and len(set(comm.allgather(digest_of(mask)))) > 1:
         raise UserError(f"{config.mask} is not the same mask on all ranks: it was replaced while they read it, or the "
-                        f"hosts' "
-                        "copies differ; start again when nothing writes to it")
+                        "hosts' copies differ; start again when nothing writes to it")
 
 
-def _groups(comm: Communicator, file: ParticleFile, config: Config, slab: ParticleSlab) -> tuple[np.ndarray | None,
-                                                                                                 str | None]:
+def _groups(
+    comm: Communicator, file: ParticleFile, config: Config, slab: ParticleSlab
+) -> tuple[np.ndarray | None, str | None]:
     """Number of each of this rank's particles' group (--group-by), (m,) int64, read by rank 0 for all; and what is
     wrong with half sets that part groups. Deals the slab's folds.
 
-    Rows of a group are in one fold: what shows one particle would judge itself by the others' map. So are rows that
-    the import found to show one particle, whatever is asked for.
+    Rows of a group are in one fold: an image of one particle would be scored by a map of its other images. So are rows
+    that the import found to show one particle, whatever is asked for.
     """
     column = config.group_by
     if column is None and file.extra("family", 0, 0) is None:
@@ -309,7 +310,7 @@ def _folds_of_groups(
     np.maximum.at(last, groups[present], slab.metadata.half[present])
     comm.allreduce(first, "min")
     comm.allreduce(last, "max")
-    first = np.where(last > 0, first, 0)  # of whom nobody takes part
+    first = np.where(last > 0, first, 0)  # of a group that takes no part
     what, where = ("particles", str(file.path)) if column is None else ("groups", f"--group-by {column}")
     if mixed := int((first != last).sum()):
         remedy = "--new-halves" if column is None else f"--family {column} --new-halves"
@@ -330,8 +331,8 @@ def _check_halves(comm: Communicator, file: ParticleFile, config: Config, slab: 
     for half, count in zip((1, 2), counts):
         if count == 0:
             raise UserError(
-                f"{file.path}: half set {half} is empty ({int(counts.sum())} particles in all); both half maps "
-                "need particles. Import again with --new-halves, which draws new half sets, or add particles"
+                f"{file.path}: half set {half} is empty ({int(counts.sum())} particles in all); both half maps need "
+                "particles. Import again with --new-halves, which draws new half sets, or add particles"
             )
         if count < config.scoring_folds:
             raise UserError(

@@ -1,5 +1,5 @@
-"""What is recorded of an iteration: the losses of its maps (loss_report.py), who was kept, and how far the halves
-agree."""
+"""What is recorded of an iteration: the losses of its maps (loss_report.py), which particles were kept,
+and how far the halves agree."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def iteration_record(run: Reconstruction, state: State, chosen: Selection) -> dict:
-    """The record of an iteration, for state, logs and summary.json; chosen : who built its maps, calibrated for the
-    loss. Collective."""
+    """The record of an iteration, for state, logs and summary.json;
+    chosen : the selection that built its maps, calibrated for the loss. Collective."""
     comm, file, valid = run.comm, run.file, run.slab.valid
     record = {
         "iteration": state.iteration,

@@ -13,15 +13,13 @@ import scipy.fft
 from mpirecon.io.mrc import read_map, write_map
 from mpirecon.io.run_output import took_part, write_particle_table, write_summary
 from mpirecon.model.optics import curvature_resolution, electron_wavelength
-from mpirecon.model.particles import TRUTH
-from mpirecon.model.pose_state import GIVEN, REFINED
 from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.comm import together
 from mpirecon.robust.selection import AUTO
-from mpirecon.robust.statistics import matched_filter
 from mpirecon.solvers.controls import micrographs
 from mpirecon.solvers.groups import WHOLE, half_map
 from mpirecon.solvers.normalise import OFF
+from mpirecon.solvers.particle_columns import at_given_poses, particle_columns
 from mpirecon.solvers.record import describe
 from mpirecon.solvers.run import Reconstruction
 from mpirecon.solvers.score import half_map_columns
@@ -35,7 +33,7 @@ from mpirecon.validate.map_warnings import (
     anisotropy_warning, curvature_warning, few_particles_warning, mask_warnings, no_agreement_warning,
 )  # fmt: skip
 from mpirecon.validate.masks import asymmetry, cut_to_sphere
-from mpirecon.validate.planted_effects import with_effects
+from mpirecon.validate.error_effects import with_effects
 from mpirecon.validate.postprocess import Postprocessed, postprocess
 
 
@@ -61,7 +59,7 @@ def write_results(
                 cut_to_sphere(volume, run.file.box / 2, _CORNER_EDGE)
             if run.problem.masked_by_user:
                 maps["volume"] *= run.engine.mask
-    columns = _particle_columns(run, outcome)
+    columns = particle_columns(run, outcome)
     if half_map_scores:
         more = half_map_columns(run, None if comm.rank else (maps["half1"], maps["half2"]))
         columns = None if comm.rank else columns | more
@@ -125,7 +123,7 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
         write_fsc_csv(folder / "fsc.csv", curves, file.box, pixel_size, overwrite=True)
         write_particle_table(folder / "particles.h5", columns, {"particles": str(file.lasting)})
         if "pose_error" in columns:
-            at_given = _at_given_poses(columns)
+            at_given = at_given_poses(columns)
             found, points = detection_report(at_given)
             points = points.thinned()
             write_detection_csv(folder / "detection.csv", points, curves_by_kind(at_given, points))
@@ -161,12 +159,12 @@ def _scored(run: Reconstruction, outcome: Outcome, maps: dict) -> np.ndarray:
 def _map_warnings(run: Reconstruction, summary: dict, columns: dict) -> list[str | None]:
     """What to be wary of in the maps themselves, whoever built them."""
     after, valid = summary["postprocess"] or {}, took_part(columns)
-    told = [few_particles_warning(tuple(int((valid & (columns["half"] == half)).sum()) for half in (1, 2))),
+    texts = [few_particles_warning(tuple(int((valid & (columns["half"] == half)).sum()) for half in (1, 2))),
             anisotropy_warning(after.get("cones"))]
     if run.config.mask in (None, AUTO):
-        return told
+        return texts
     name = Path(run.config.mask).name
-    return [*told, *mask_warnings(run.engine.mask, name, after.get("randomised_at_resolution"))]
+    return [*texts, *mask_warnings(run.engine.mask, name, after.get("randomised_at_resolution"))]
 
 
 def _levels(run: Reconstruction) -> list[str]:
@@ -230,66 +228,6 @@ def _headline(run: Reconstruction, curves: dict, more: Postprocessed | None) -> 
         "postprocess": None if more is None else more.as_dict(box, pixel_size),
         "ewald_sphere": _curvature(run),
     }  # fmt: skip
-
-
-def _particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray] | None:
-    """One row per input particle, on rank 0: id, half, pose, distance, score …; few numbers each, so one rank can hold
-    them."""
-    slab, chosen, statistics = run.slab, outcome.selection, outcome.statistics
-    local = {
-        "id": slab.ids,
-        "half": slab.metadata.half,
-        "quaternion": slab.pose.quaternion,
-        "shift": slab.pose.shift,
-        "distance": np.where(outcome.scored, chosen.distance, np.nan),
-        "score": np.where(outcome.scored, matched_filter(statistics, outcome.sigma), np.nan),
-        "weight": chosen.weight * slab.given,
-        "kept": chosen.kept,
-        "posterior": chosen.posterior,
-        "sigma": np.where(outcome.scored, outcome.sigma, np.nan),
-        "scale": np.where(outcome.scored, statistics.contrast, np.nan),
-        "skipped": slab.present & ~slab.valid,
-        "defocus": (slab.metadata.ctf["defocus_u"] + slab.metadata.ctf["defocus_v"]) / 2,
-    }
-    if run.given is not None:
-        local["given_weight"] = run.given.values[slab.start : slab.stop]
-    local |= _truth_columns(run) | run.poses.columns(chosen.kept)
-    total = len(run.file)
-    gathered = {name: run.comm.gather_slabs(np.ascontiguousarray(v), total) for name, v in local.items()}
-    if run.comm.rank:
-        return None
-    places = micrographs(run.file)
-    if places is not None:
-        gathered["micrograph"] = np.unique(places, return_inverse=True)[1].astype(np.int32)
-    return gathered
-
-
-def _at_given_poses(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns, with those not kept who count at a pose found elsewhere: it is given poses that errors were planted
-    in."""
-    if "pose_state" not in columns:
-        return columns
-    return columns | {"kept": columns["kept"] & np.isin(columns["pose_state"], (GIVEN, REFINED))}
-
-
-def _truth_columns(run: Reconstruction) -> dict[str, np.ndarray]:
-    """Where errors were planted: who is wrong, by how many degrees and Å, of which kind, and who is junk, as far as the
-    file says."""
-    slab, metadata = run.slab, run.slab.metadata
-    if metadata.pose_error is None:
-        return {}
-    columns = {"pose_error": metadata.pose_error}
-    if metadata.true_quaternion is not None:
-        group = point_group(run.config.symmetry)  # a pose of a symmetric particle is as good as its copies
-        columns["angular_error"] = group.angular_distance(metadata.pose.quaternion, metadata.true_quaternion)
-    if metadata.true_shift is not None:
-        columns["offset_error"] = np.linalg.norm(metadata.pose.shift - metadata.true_shift, axis=1)
-    if metadata.true_defocus is not None:
-        columns["defocus_error"] = np.abs(metadata.ctf["defocus_u"] - metadata.true_defocus[:, 0])
-    flags = {name: getattr(metadata, name) for name in TRUTH if name.startswith("planted_") or name == "duplicate_of"}
-    columns |= {name: values for name, values in flags.items() if values is not None}
-    junk = run.file.extra("junk", slab.start, slab.stop)
-    return columns if junk is None else {**columns, "junk": junk.astype(bool)}
 
 
 def _rank_facts(run: Reconstruction) -> dict:

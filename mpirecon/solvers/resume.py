@@ -1,7 +1,7 @@
-"""Saving a run after an iteration, and going on from there, on as many ranks as one likes.
+"""Saving a run after an iteration, and resuming from there, on any number of ranks.
 
 Only what the next iteration is decided from is kept: each particle's pose and statistics, the noise spectrum and, for
-gradients, the maps on their way. The normal equations are accumulated anew.
+gradients, the maps on their way. The normal equations are accumulated again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def save(run, folder: Path, state: State) -> None:
         if comm.rank == 0:
             # sums are rounded as their terms come: a resumed run has its order, whatever the memory it finds
             facts = {"iteration": state.iteration, "rounds": run.config.rounds, "records": state.records,
-                     "looking": state.looking,
+                     "search_nearby": state.search_nearby,
                      "by_view": survey.by_view, "levels": None if survey.levels is None else survey.levels.as_dict(),
                      "normalisation": run.slab.normaliser.as_dict(), "search": run.poses.facts, **identity}  # fmt: skip
             if nearby is not None:
@@ -66,7 +66,7 @@ def save(run, folder: Path, state: State) -> None:
 
 
 def load(run, folder: Path) -> State:
-    """The state that was saved in `folder`, with the run's slab and solver ready to go on from it. Collective.
+    """The state that was saved in `folder`, with the run's slab and solver ready to continue from it. Collective.
 
     Raises UserError, on all ranks, for a checkpoint of other particles or other options, which it names.
     """
@@ -83,7 +83,7 @@ def load(run, folder: Path) -> State:
             run.slab.normalise_as(Normaliser.of_summary(facts, run.file.box))
             run.begin(survey)
             run.poses.restore(lambda name: checkpoint.rows(name, first, last), facts.get("search"))
-            state = State(facts["iteration"], survey, run.slab.valid, run.slab.pose, facts["looking"],
+            state = State(facts["iteration"], survey, run.slab.valid, run.slab.pose, facts["search_nearby"],
                           fsc=checkpoint.array("fsc"),
                           scores=_scores(checkpoint, first, last), records=tuple(facts["records"]))  # fmt: skip
             saved = {name: checkpoint.array(name) for name in run.solver.state_names() if name in checkpoint}
@@ -144,8 +144,8 @@ def _look_again(run, state: State, checkpoint: Path) -> None:
     if total := sum(count for count, _ in counts):
         first = next(first for count, first in counts if count)
         raise UserError(f"{checkpoint} was made from other particles than {run.file.path}: {total} images differ, the "
-                        f"first of particle "
-                        f"{first}; resume with the same particle file, or start a new run with --overwrite")
+                        f"first of particle {first}; resume with the same particle file, or start a new run with "
+                        "--overwrite")
     run.slab.restore(valid, state.pose.quaternion, state.pose.shift)
 
 
@@ -160,24 +160,21 @@ def check_identity(run, now: dict, checkpoint: Checkpoint) -> None:
         raise UserError(f"{checkpoint.path} is the state of a {was} and cannot be resumed by a {wanted}; choose "
                         f"another folder")
     if checkpoint.facts["particles"] != now["particles"]:
-        raise UserError(f"{checkpoint.path} was made from other particles than {run.file.path}; "
-                        "resume with the same particle file, or start a new run with --overwrite")
+        raise UserError(f"{checkpoint.path} was made from other particles than {run.file.path}; resume with the same "
+                        "particle file, or start a new run with --overwrite")
     before = checkpoint.facts["options"]
     changed = [name for name in now["options"] if before.get(name) != now["options"][name]]
     if changed:
-        told = ", ".join(f"--{_SPELLED.get(n, n).replace('_', '-')} was {_in_words(before.get(n))} and is "
+        how = ", ".join(f"--{_SPELLED.get(n, n).replace('_', '-')} was {_in_words(before.get(n))} and is "
                          f"{_in_words(now['options'][n])}" for n in changed)
-        raise UserError(f"{checkpoint.path} was made with other options: {told}; resume with the same, or start a new "
-                        f"run "
-                        "with --overwrite")
+        raise UserError(f"{checkpoint.path} was made with other options: {how}; resume with the same, or start a new "
+                        "run with --overwrite")
     if checkpoint.facts["mask"] != now["mask"]:
         raise UserError(f"{checkpoint.path} was made with another mask than {run.config.mask} is now; resume with the "
-                        f"same, "
-                        "or start a new run with --overwrite")
+                        "same, or start a new run with --overwrite")
     if checkpoint.facts.get("weights") != now["weights"]:
         raise UserError(f"{checkpoint.path} was made with other weights of the particles than {run.given.source} has "
-                        f"now; resume with the "
-                        "same, or start a new run with --overwrite")
+                        "now; resume with the same, or start a new run with --overwrite")
 
 
 def _in_words(value) -> str:

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mpirecon.backend.bands import BANDS, Bands
+from mpirecon.backend.bands import Bands
 from mpirecon.backend.protocol import Ability
 from mpirecon.backend.store import ImageStore
 from mpirecon.io.image_levels import LevelsFound
@@ -19,9 +19,8 @@ from mpirecon.parallel.select import median
 from mpirecon.parallel.stopping import StopSignals
 from mpirecon.robust.jointly import select_jointly
 from mpirecon.robust.mixture_model import SLIGHT
-from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.particle_noise import NOISY, particle_sigma
-from mpirecon.robust.schedule import mildness
+from mpirecon.robust.schedule import relaxation_at
 from mpirecon.robust.select import select
 from mpirecon.robust.selection import Selection
 from mpirecon.robust.statistics import Statistics
@@ -30,7 +29,7 @@ from mpirecon.solvers.config import Config
 from mpirecon.solvers.endurance import Checkpoints
 from mpirecon.solvers.fixed_poses import FixedPoses
 from mpirecon.solvers.groups import MapSet
-from mpirecon.solvers.looks import Looks
+from mpirecon.solvers.nearby_schedule import NearbySchedule
 from mpirecon.solvers.observers import Announcer, Observer, RankRecords
 from mpirecon.solvers.pace import Pace
 from mpirecon.solvers.part_maps import search_curves
@@ -39,27 +38,21 @@ from mpirecon.solvers.problem import Problem
 from mpirecon.solvers.record import iteration_record
 from mpirecon.solvers.rescue import Rescue
 from mpirecon.solvers.resume import identify
+from mpirecon.solvers.scoring import Scoring
 from mpirecon.solvers.searchable import check_search
 from mpirecon.solvers.shift_check import check_shifts
-from mpirecon.solvers.slab_data import uniform_hash
 from mpirecon.solvers.state import Outcome, Scores, State, Survey
 from mpirecon.solvers.timing import Timings
-
-#: share of the particles that are scored at random orientations as well, to measure what a wrong pose looks like, and
-#: the least and most of them
-_RANDOM_SHARE, RANDOM_POSES = 0.125, (500, 5000)
-
-#: sets the draw of particles that are compared with the maps apart from the others of the seed
-_COMPARED = 0x5C0
 
 
 class Reconstruction:
     """One run of ``mpirecon reconstruct`` on the ranks of `comm`; ``run()`` returns an Outcome.
 
-    start_weights : (m,) float, of all particles, what the first map is made with; None leaves that to the loss ·
-    weights : (m,), of all particles, in place of what ``config.weights`` names, rank 0's alone are looked at · solver :
-    of an engine and a Config, in place of that which config.solver names · began : when the program did, Unix time, of
-    which what has passed since is the phase "setup"; now if left out · stop : signals to end
+    start_weights : (m,) float, of all particles, what the first map is made with; None leaves that to the loss
+    weights : (m,), of all particles, in place of what ``config.weights`` names, rank 0's alone are used
+    solver : of an engine and a Config, in place of that which config.solver names
+    began : when the program did, Unix time, of which what has passed since is the phase "setup"; now if left out
+    stop : signals to end
 
     ``problem`` is what was asked, ``state`` what is known so far (None before the first iteration).
     """
@@ -73,7 +66,8 @@ class Reconstruction:
     ) -> None:
         timings = Timings(comm.activity.step, began)
         self.problem = p = Problem.of(comm, file, config, log, console, timings, weights)
-        self.comm, self.file, self.config, self.log, self.console, self.slab = comm, file, p.config, log, console, p.slab
+        self.comm, self.file, self.config, self.slab = comm, file, p.config, p.slab
+        self.log, self.console = log, console
         self.given = p.given
         self._start = p.starting_weights(start_weights)
         self.engine = Engine(
@@ -83,7 +77,7 @@ class Reconstruction:
         self._make_solver = solver or p.config.solver_kind.make
         self.solver: Solver | None = None  # once the images were surveyed
         self.state: State | None = None
-        self._looks = Looks(p.config.settling)
+        self.scoring = Scoring(p)
         self.poses = FixedPoses(p.slab)
         if p.config.searches:
             check_search(comm, p.slab, p.config, p.groups)
@@ -119,7 +113,7 @@ class Reconstruction:
         self.state = self._survey()
 
     def begin(self, survey: Survey) -> None:
-        """Have the solver ready for images that were surveyed, in this run or in the one that it goes on from."""
+        """Have the solver ready for images that were surveyed, in this run or in the one that it continues."""
         self.slab.visit_by_view(survey.by_view)
         self.engine = replace(self.engine, found=survey)
         self.solver = self._make_solver(self.engine, self.config)
@@ -127,21 +121,21 @@ class Reconstruction:
             self.poses = Rescue(self.engine, self.config, self.console, self.problem.threads, self.problem.groups)
 
     def _iterate(self, state: State) -> State:
-        """One iteration: from what is known, who builds the next maps; the maps; what is known by them."""
+        """One iteration: from what is known, the selection for the next maps; the maps; what is known by them."""
         number, rounds, p = state.iteration + 1, self.config.rounds, self.problem
         passes = 2 + (number == 1 and self.config.solver_kind.begins)
-        selection, looking = self._select_all(state)  # w, s of each particle
+        selection, search_nearby = self._select_all(state)  # w, s of each particle
         weigh = self._in_batches(number, selection) if self._sorts_batches else lambda rows: selection
         moved = int(self.poses.moved.sum())  # compared at the given poses as well
-        some = self._sample_size - (self.slab.total, self.slab.here)  # who is not compared with the maps
-        total, mine = passes * self.slab.total + self.comm.allreduce_scalar(moved) + some[0], passes * self.slab.here + moved + some[1]
+        some = self.scoring.sample_size - (self.slab.total, self.slab.here)  # those not compared with the maps
+        total = passes * self.slab.total + self.comm.allreduce_scalar(moved) + some[0]
+        mine = passes * self.slab.here + moved + some[1]
         with self.engine.pace.showing(total, f"iteration {number} of {rounds}", mine=mine, further=rounds - number):
             selection = self.solver.step(weigh)  # Σ w s Aᴴŷ and Σ w s² AᴴA, maps of halves and folds, their FSC
             # yy, yp, pp of each particle against maps that it did not build
-            scores = self._score(number, looking, self._sample)
-        made = State(number, state.survey, self.slab.valid, self.slab.pose, looking, selection, self.solver.compared,
-                     self.solver.fsc,
-                     scores)  # fmt: skip
+            scores = self._score(number, search_nearby, self.scoring.sample)
+        made = State(number, state.survey, self.slab.valid, self.slab.pose, search_nearby, selection,
+                     self.solver.compared, self.solver.fsc, scores)  # fmt: skip
         shifts = check_shifts(self.engine, self.solver.references, self.config.seed,
                               self.console) if number == 1 else {}
         settled = self.config.searches and number >= self.config.settling
@@ -154,7 +148,7 @@ class Reconstruction:
     def finish(self) -> Outcome:
         """The final maps and what is known of the particles, after the last of `iterations`. Collective."""
         self.solver.note(self.unexplained())
-        again = not self.config.rule.judges and self.solver.final_steps().get("half maps", 0) > 0
+        again = not self.config.rule.scores and self.solver.final_steps().get("half maps", 0) > 0
         if not again:
             self._make_room()  # their memory is the solution's now
         maps = self.solver.finish()
@@ -163,19 +157,19 @@ class Reconstruction:
         held_out = self.state.scores.held_out
         sigma = particle_sigma(self.comm, held_out, self.scored)
         fsc = self.solver.fsc if self.solver.compared is maps else None
-        return Outcome(maps, list(self.state.records), held_out, self.judged(), sigma, self.scored, fsc)
+        return Outcome(maps, list(self.state.records), held_out, self.final_selection(), sigma, self.scored, fsc)
 
     def _make_room(self) -> None:
         self.engine.store.make_room()
         self.slab.visit_by_view(False)
 
     def _score_refined(self, maps: MapSet) -> None:
-        """Compare the particles with the half maps as they are in the end: of small boxes alone, whose half maps are
-        refined."""
+        """Compare the particles with the half maps as they are in the end:
+        of small boxes alone, whose half maps are refined."""
         self.solver.refer_to(maps)
-        total, mine = self._sample_size
+        total, mine = self.scoring.sample_size
         with self.engine.pace.showing(total, "final maps", mine=mine):
-            self.state = replace(self.state, scores=self._score(self.state.iteration, False, self._sample))
+            self.state = replace(self.state, scores=self._score(self.state.iteration, False, self.scoring.sample))
         self._make_room()
 
     @cached_property
@@ -199,35 +193,39 @@ class Reconstruction:
         levels = LevelsFound.of(self.comm, slab.levels[slab.valid], slab.factor[slab.valid], slab.normaliser.gains)
         self.log.event("image levels", **levels.as_dict(), normaliser=slab.normaliser.as_dict())
         self.begin(replace(survey, levels=levels, by_view=by_view))
-        able = Ability.NEARBY in self.engine.backend.can and self.config.group_by is None and self.config.rule.looks
+        able = (
+            Ability.NEARBY in self.engine.backend.can
+            and self.config.group_by is None
+            and self.config.rule.searches_nearby
+        )
         return State(0, self.engine.found, slab.valid, slab.pose, able)
 
     # selecting
 
     def _select_all(self, state: State) -> tuple[Selection, bool]:
-        """Decide over all particles from the last statistics; everybody counts when there are none yet. And whether it
-        is worthwhile to look for better poses nearby."""
+        """Decide over all particles from the last statistics; all count when there are none yet. And whether it is
+        worthwhile to look for better poses nearby."""
         # sorted batches replace what is decided batch by batch, in a resumed run from here on
         if state.scores is None or (self._sorts_batches and state.selection is None):
-            return Selection.everybody(self.slab.valid, self._first_weight(state)), state.looking
+            return Selection.of_all(self.slab.valid, self._first_weight(state)), state.search_nearby
         if self._sorts_batches:
-            return state.selection, state.looking
+            return state.selection, state.search_nearby
         with self.engine.timings("select"):
-            scores, looking = self._judge_looks(state)
-            selection = self._select(scores, self.slab.valid, self._mildness(state.iteration + 1))
+            scores, search_nearby = self._after_first_search(state)
+            selection = self._select(scores, self.slab.valid, self._relaxation(state.iteration + 1))
             if scores.nearby is not None:
-                looking = Looks.worthwhile(_slight(selection))
+                search_nearby = NearbySchedule.worthwhile(_slight(selection))
             self._log_sort(state.iteration + 1, 0, self.slab.valid, selection)
             selection = self.poses.place(selection, scores.honest(self.engine.folds))
-        return selection, looking
+        return selection, search_nearby
 
-    def _judge_looks(self, state: State) -> tuple[Scores, bool]:
-        """What to select by, and whether there are slight errors to look for. A look at some particles tells only the
-        latter."""
-        if state.scores.nearby is None or state.iteration != self._looks.first:
-            return state.scores, state.looking
-        seen = self._select(state.scores, self.slab.valid & self._looked_first)
-        return replace(state.scores, nearby=None), Looks.worthwhile(_slight(seen))
+    def _after_first_search(self, state: State) -> tuple[Scores, bool]:
+        """What to select by, and whether there are slight errors to look for.
+        A search at some particles decides only the latter."""
+        if state.scores.nearby is None or state.iteration != self.scoring.nearby_schedule.first:
+            return state.scores, state.search_nearby
+        seen = self._select(state.scores, self.slab.valid & self.scoring.nearby_first)
+        return replace(state.scores, nearby=None), NearbySchedule.worthwhile(_slight(seen))
 
     def _in_batches(self, iteration: int, selection: Selection) -> Weigh:
         """Decides batch by batch, among the particles of the batch; of the others holds what was decided before."""
@@ -238,7 +236,7 @@ class Reconstruction:
             if self.solver.fsc is not None:
                 scores, batch = self._score(iteration, False, rows), self.slab.valid & rows
                 with self.engine.timings("select"):
-                    chosen = self._select(scores, batch, self._mildness(iteration))
+                    chosen = self._select(scores, batch, self._relaxation(iteration))
                     self._log_sort(iteration, sorts, batch, chosen)
                 selection, sorts = selection.replaced(rows, chosen), sorts + 1
             return selection
@@ -249,7 +247,7 @@ class Reconstruction:
         """Before there is a map, all alike; but for robust losses no image of outlying power makes the first map."""
         if self._start is not None:
             return self._start
-        if not self.config.rule.judges:
+        if not self.config.rule.scores:
             return None
         power = state.survey.power / median(self.comm, state.survey.power[self.slab.valid])
         return np.where(power > NOISY**2, 1 / np.maximum(power, NOISY**2), 1.0)
@@ -258,11 +256,11 @@ class Reconstruction:
     def _sorts_batches(self) -> bool:
         return self.config.sort_scope == "batch" and bool(self.config.batch_size)
 
-    def _mildness(self, iteration: int) -> float:
+    def _relaxation(self, iteration: int) -> float:
         last = self.config.settling
-        return mildness(min(iteration, last), last) if self.config.graduated else 0.0
+        return relaxation_at(min(iteration, last), last) if self.config.graduated else 0.0
 
-    def _select(self, scores: Scores, valid: np.ndarray, mild: float = 0.0,
+    def _select(self, scores: Scores, valid: np.ndarray, relaxation: float = 0.0,
                 statistics: Statistics | None = None) -> Selection:
         """statistics : to go by instead of those that are honest"""
         config = self.config
@@ -270,7 +268,7 @@ class Reconstruction:
         return decide(
             self.comm, scores.honest(self.engine.folds) if statistics is None else statistics, self.slab.ids, valid,
             loss=config.loss, distance=self.problem.distance, keep=config.keep, sort_scope=config.sort_scope,
-            random_poses=scores.random_poses, groups=self.problem.groups, nearby=scores.nearby, mild=mild,
+            random_poses=scores.random_poses, groups=self.problem.groups, nearby=scores.nearby, relaxation=relaxation,
         )  # fmt: skip
 
     def distances(self, statistics: Statistics, rows: np.ndarray) -> np.ndarray:
@@ -279,103 +277,56 @@ class Reconstruction:
         chosen = self._select(self.state.scores or Scores(statistics, statistics), rows, statistics=statistics)
         return np.where(chosen.contradicts, np.inf, chosen.distance)
 
-    def judged(self) -> Selection:
+    def final_selection(self) -> Selection:
         """The selection that built the final map, beside the distances from that map (held out)."""
         state = self.state
-        # L2 selects nothing: its particles may be told their distance from the other half's map
+        # L2 selects nothing: the distance from the other half's map may be reported
         with self.engine.timings("select"):
             final = self._select(state.scores, self.scored,
-                                 statistics=None if self.config.rule.judges else state.scores.held_out)  # fmt: skip
+                                 statistics=None if self.config.rule.scores else state.scores.held_out)  # fmt: skip
         return replace(state.selection, distance=final.distance, mixture_=final.mixture_)
 
     # scoring
 
-    @cached_property
-    def _sample(self) -> np.ndarray | None:
-        """(m,) bool, who is compared with the maps; None: everybody."""
-        wanted = self.config.compared(self.slab.total, self.file.has_truth)
-        if wanted == self.slab.total:
-            return None
-        return uniform_hash(self.slab.ids, self.config.seed + _COMPARED) < wanted / self.slab.total
-
-    @cached_property
-    def _sample_size(self) -> np.ndarray:
-        """How many these are, of all ranks and of this one. The first use is collective."""
-        if self._sample is None:
-            return np.array([self.slab.total, self.slab.here])
-        mine = int(self.scored.sum())
-        return np.array([self.comm.allreduce_scalar(mine), mine])
-
     @property
     def scored(self) -> np.ndarray:
-        """(m,) bool, whose statistics are known."""
-        return self.slab.valid if self._sample is None else self.slab.valid & self._sample
+        """(m,) bool, the particles whose statistics are known."""
+        return self.scoring.scored
 
-    def _score(self, iteration: int, looking: bool, rows: np.ndarray | None = None) -> Scores:
-        """Compare particles with the maps as they stand.
-
-        Rows that are right or wrong together (tilt images) are turned each in its own way and show too little of it:
-        poses near theirs are not looked at, for what is found near wrong poses would outweigh the rest of a group.
-        """
-        random, seed = None, self.config.seed + iteration
-        if self.config.mixes:
-            # about this many particles of the whole set say what a wrong pose looks like
-            m = self.slab.total
-            share = min(1.0, np.clip(_RANDOM_SHARE * m, *RANDOM_POSES) / m)
-            random = uniform_hash(self.slab.ids, seed) < share
-        due = looking and self._looks.due(iteration)
-        nearby = NearbyPoses.empty(len(self.slab), BANDS, self.engine.backend.plane.shells) if due else None
-        inside, outside, random_poses = self.engine.statistics(
-            self.solver.references, self.bands(), rows, random=random, draw=seed, nearby=nearby,
-            looked=self._looked_first if iteration == self._looks.first else None,
-        )  # fmt: skip
-        return Scores(inside, outside, random_poses, nearby, self._at_given_poses(outside, nearby))
-
-    def _at_given_poses(self, outside: Statistics, nearby: NearbyPoses | None) -> Statistics | None:
-        """What the selection goes by, where other poses build the map now."""
-        moved = self.poses.moved
-        if not self.comm.allreduce_scalar(int(moved.any()), "max"):
-            return None
-        with self.poses.given():
-            _, given, _ = self.engine.statistics(self.solver.references, self.bands(), moved, in_sample=False,
-                                                 nearby=nearby)
-        return Statistics(np.where(moved[:, None, None], given.sums, outside.sums), outside.samples)
+    def _score(self, iteration: int, search_nearby: bool, rows: np.ndarray | None = None) -> Scores:
+        return self.scoring.score(self.engine, self.solver.references, self.poses, iteration, search_nearby, rows)
 
     def _search(self, state: State) -> None:
         """Look for the poses of those that the next iteration would leave out."""
         scores = state.scores
         with self.engine.timings("select"):
-            chosen = self._select(scores, self.slab.valid, self._mildness(state.iteration + 1))
+            chosen = self._select(scores, self.slab.valid, self._relaxation(state.iteration + 1))
         self.poses.search(chosen, state.selection.weight, scores.honest(self.engine.folds), self.solver.references,
                           state.fsc)
 
-    @property
-    def _looked_first(self) -> np.ndarray:
-        return self._looks.at(self.slab.ids, self.slab.total, self.config.seed)
-
     def bands(self, high_pass: float | None = None) -> Bands:
-        """The bands that particles are scored in; of those shells alone that are finer than `high_pass`, Å, if
-        given."""
+        """The bands that particles are scored in;
+        of those shells alone that are finer than `high_pass`, Å, if given."""
         return self.problem.bands(self.engine.found.noise_power, high_pass)
 
     def unexplained(self) -> float:
-        """Share of the images' power, over all ranks, that the maps of the own half leave."""
+        """Fraction of the images' power, over all ranks, that the maps of the own half leave."""
         sums = self.comm.allreduce(self.state.scores.inside.sums[self.slab.valid].sum(axis=(0, 1)))
         return float((sums[0] - 2 * sums[1] + sums[2]) / max(sums[0], np.finfo(np.float64).tiny))
 
-    # what is told
+    # reports
 
     def _record(self, state: State) -> dict:
         chosen = state.selection
         if np.isnan(chosen.centre_) and self.config.rule.length:
-            # the first iteration weighs everybody alike; its loss is still the one asked for, calibrated afterwards
+            # the first iteration weighs all alike; its loss is still the one requested, calibrated afterwards
             now = self._select(state.scores, self.scored)
             chosen = replace(chosen, centre_=now.centre_, scale_=now.scale_)
         return iteration_record(self, state, chosen)
 
     def _log_sort(self, iteration: int, sort: int, rows: np.ndarray, chosen: Selection) -> None:
         """What this rank sorted, before and after."""
-        if not self.config.rule.judges:
+        if not self.config.rule.scores:
             return
         mine = np.flatnonzero(rows)
         order = mine[np.argsort(chosen.distance[mine], kind="stable")]
@@ -388,5 +339,5 @@ class Reconstruction:
 
 
 def _slight(selection: Selection) -> float:
-    """Share of the particles whose poses are slightly wrong."""
+    """Fraction of the particles whose poses are slightly wrong."""
     return float(selection.mixture_.shares_[SLIGHT:].sum())

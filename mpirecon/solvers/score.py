@@ -1,5 +1,5 @@
-"""``score``: particles compared with half maps that are given, each with the map of its own half set, and with the
-other's."""
+"""``score``: particles compared with half maps that are given, each with the map of its own half set,
+and with the other's."""
 
 from __future__ import annotations
 
@@ -42,10 +42,13 @@ _WORKING = ("threads", "memory", "half_precision", "backend", "transport", "skip
 class Scores:
     """Particles against two half maps.
 
-    columns : by name, (m,) each, on rank 0: id, half, what tells a particle (uid, rlnImageName), and score, distance,
-    residual, scale and sigma against the map of the ``_own`` half set and of the ``_other``; NaN of images that were
-    skipped · fsc : of the maps in the mask, (n // 2 + 1,) · resolution : Å where it falls below 0.143, None where it
-    never does · grey_scale : what the maps were multiplied by · notes, warnings : sentences
+    columns : by name, (m,) each, on rank 0: id, half, what identifies a particle (uid, rlnImageName), and score,
+        distance, residual, scale and sigma against the map of the ``_own`` half set and of the ``_other``; NaN of
+        images that were skipped
+    fsc : of the maps in the mask, (n // 2 + 1,)
+    resolution : Å where it falls below 0.143, None where it never does
+    grey_scale : what the maps were multiplied by
+    notes, warnings : sentences
     """
 
     columns: dict[str, np.ndarray]
@@ -74,7 +77,7 @@ class Scoring(Reconstruction):
     """A run that makes no maps: one iteration, of which the statistics are all there is."""
 
     def _announcers(self) -> list[Observer]:
-        """There is no iteration to tell of."""
+        """There is no iteration to report."""
         return []
 
 
@@ -90,10 +93,10 @@ def score_particles(
     half1, half2 : Volume, or path of a map
     config : of an L2 run: mask, bands and distance count, nothing else does
     filtered : whether the maps are filtered by their FSC in the mask, as a run's are before particles are compared with
-    them
+        them
     star, cs : tables that are to be written afterwards: what cannot be is refused before any image is read
-    weights : (m,), in place of what ``config.weights`` names; particles of weight 0 are not looked at, as in a run, and
-    have no numbers
+    weights : (m,), in place of what ``config.weights`` names; particles of weight 0 are ignored, as in a run, and
+        have no numbers
     shown : what the particle file is called
 
     Returns
@@ -123,15 +126,17 @@ def score_particles(
         with together(comm):
             if comm.rank == 0:
                 columns = {"id": np.arange(len(file)), "half": file.halves(), **identities(file), **columns}
-                notes, warnings = _told(half1, half2, run, scale, columns), [*_doubts(columns),
-                                                                             *shift_warnings(state.records)]
+                notes, warnings = (
+                    _notes(half1, half2, run, scale, columns),
+                    [*_doubts(columns), *shift_warnings(state.records)],
+                )
                 file.refuse_changed()
         return Scores({} if comm.rank else columns, state.fsc, state.record["resolution_0143"], scale, notes, warnings)
 
 
 def half_map_columns(run: Reconstruction, halves: tuple[np.ndarray, np.ndarray] | None) -> dict[str, np.ndarray]:
-    """What `score` on the half maps of this run would find of its particles, at their given poses, by name, (m,) each,
-    on rank 0.
+    """What `score` on the half maps of this run would find of its particles, at their given poses, by name,
+    (m,) each, on rank 0.
 
     halves : as they are written, on rank 0. Every image is read again, twice. Collective.
     """
@@ -145,8 +150,8 @@ def _compared(
     stack: ExitStack, comm: Communicator, file: ParticleFile, config: Config, console, halves, filtered: bool,
     weights: np.ndarray | None,
 ) -> tuple[Scoring, dict[str, np.ndarray], float]:
-    """The run that compares particles with half maps, which are on rank 0; the numbers of all of them there, and the
-    grey scale."""
+    """The run that compares particles with half maps, which are on rank 0;
+    the numbers of all of them there, and the grey scale."""
     log = stack.enter_context(RankLog.for_rank(None, comm, particles="none"))
     config = replace(config, particle_scores=True)  # of all of them
     run = Scoring(comm, file, config, log, console, weights=weights,
@@ -176,8 +181,9 @@ def _grey_scale(run: Reconstruction) -> float:
 
 
 def _scaled(statistics: Statistics, scale: float) -> Statistics:
-    return statistics if scale == 1 else Statistics(statistics.sums * np.array([1.0, scale, scale**2]),
-                                                    statistics.samples)
+    return (
+        statistics if scale == 1 else Statistics(statistics.sums * np.array([1.0, scale, scale**2]), statistics.samples)
+    )
 
 
 def _columns(run: Reconstruction, statistics: Statistics) -> dict[str, np.ndarray]:
@@ -192,7 +198,7 @@ def _columns(run: Reconstruction, statistics: Statistics) -> dict[str, np.ndarra
     return {name: np.where(valid, values, np.nan) for name, values in columns.items()}
 
 
-def _told(half1, half2, run: Reconstruction, scale: float, columns: dict[str, np.ndarray]) -> list[str]:
+def _notes(half1, half2, run: Reconstruction, scale: float, columns: dict[str, np.ndarray]) -> list[str]:
     """What a reader of the numbers should know."""
     notes = []
     if scale != 1:
@@ -220,18 +226,19 @@ def _against_run(folder: Path, run: Reconstruction, columns: dict[str, np.ndarra
         table = read_particle_table(folder / "particles.h5")
     except UserError:
         return notes
-    return notes + _beside_table(folder / "particles.h5", table, bool(theirs) and not declared(summary)["judges"],
+    return notes + _beside_table(folder / "particles.h5", table, bool(theirs) and not declared(summary)["scores"],
                                  columns)
 
 
 def _beside_table(path: Path, table: dict[str, np.ndarray], unfolded: bool,
                   columns: dict[str, np.ndarray]) -> list[str]:
     """How the numbers of a run's table that are of its half maps differ from these."""
-    pairs = {name: name for name in ("score_own", "score_other") if name in table} or ({"score": "score_other"}
-                                                                                       if unfolded else {})
+    pairs = {name: name for name in ("score_own", "score_other") if name in table} or (
+        {"score": "score_other"} if unfolded else {}
+    )
     notes = []
     if not unfolded:
-        notes.append(f"the scores in {path} are of maps without each particle's fold, which its half maps do not tell: "
+        notes.append(f"the scores in {path} are of maps without each particle's fold, which its half maps do not show: "
                      f"these are others"
                      + ("" if pairs else "; a run with --half-map-scores has these beside them"))
     if len(table["id"]) != len(columns["id"]):
@@ -255,6 +262,5 @@ def _doubts(columns: dict[str, np.ndarray]) -> list[str]:
     score = columns["score_other"][np.isfinite(columns["score_other"])]
     if len(score) and np.median(score) <= 0:
         return ["half of the particles or more do not show the other half's map at all: are the maps of these "
-                "particles, of the same hand and "
-                "contrast (protein bright), and in the order of the half sets?"]
+                "particles, of the same hand and contrast (protein bright), and in the order of the half sets?"]
     return []

@@ -7,7 +7,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.search.believe import FEWEST
 
-#: half the range of unknown offsets where nobody said it, pixels
+#: half the range of unknown offsets where none is given, pixels
 OFFSET = 5.0
 
 #: largest part of the box that offsets are searched in, on each side
@@ -45,6 +45,6 @@ def check_search(comm, slab, config, groups: np.ndarray | None) -> None:
         )
     if aberrations is not None and (aberrations.magnification != np.eye(2)).any():
         raise UserError(
-            f"{file.path}: optics groups have a magnification matrix, which the pose search does not know; "
-            "use --poses fixed"
+            f"{file.path}: optics groups have a magnification matrix, which the pose search does not know; use --poses "
+            "fixed"
         )

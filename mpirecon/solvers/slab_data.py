@@ -43,12 +43,11 @@ def uniform_hash(ids: np.ndarray, seed: int) -> np.ndarray:
 
 
 def folds_of_groups(half: np.ndarray, folds: int) -> np.ndarray:
-    """Fold 0 … folds − 1 of each group of rows, (groups,) int64: dealt in turn within each half, in the order of their
-    names.
+    """Fold 0 … folds − 1 of each group of rows, (groups,) int64:
+    assigned in turn within each half, in the order of their names.
 
     half : (groups,), half set of each. Groups can be few: folds of equal size leave each map the most of them, and
-        names
-    that begin with a tilt series or micrograph give each fold a share of every one.
+        names that begin with a tilt series or micrograph give each fold a fraction of every one.
     """
     fold = np.empty(len(half), np.int64)
     for which in np.unique(half):
@@ -58,11 +57,11 @@ def folds_of_groups(half: np.ndarray, folds: int) -> np.ndarray:
 
 
 def groups_and_families(count: int, names: np.ndarray | None, family: np.ndarray | None) -> np.ndarray:
-    """(2, count) int64: the number of each row's group, and of what must be in one fold: groups that share a family are
-    joined.
+    """(2, count) int64: the number of each row's group, and of what must be in one fold:
+    groups that share a family are joined.
 
-    names : (count,) text of the groups, None where rows are their own · family : (count,) int64 of the particle file,
-        or None
+    names : (count,) text of the groups, None where rows are their own
+    family : (count,) int64 of the particle file, or None
     """
     groups = np.arange(count) if names is None else np.unique(names, return_inverse=True)[1]
     if family is None:
@@ -75,14 +74,14 @@ def groups_and_families(count: int, names: np.ndarray | None, family: np.ndarray
 class ParticleSlab:
     """Rows start:stop of a particle file, the ones this rank reads and no other.
 
-    metadata : ParticleSet, as the file has it, the given poses included · pose : Pose, as they are now; ``move``
-        replaces some ·
-    given : (m,) float64, weights that the particles were given, 1 without · present : (m,) bool, those above 0; the
-        others are
-    as if they were not in the file: no pass visits them · valid : (m,) bool, False for these, and for particles whose
-    image turned out to be bad and was skipped · total : particles that are present, of all ranks · by_view : whether
-    rows are visited in the order of their views rather than in the file's: slices that lie close together share cache
-    lines of the Fourier grid.
+    metadata : ParticleSet, as the file has it, the given poses included
+    pose : Pose, as they are now; ``move`` replaces some
+    given : (m,) float64, weights that the particles were given, 1 without
+    present : (m,) bool, those above 0; the others are as if they were not in the file: no pass visits them
+    valid : (m,) bool, False for these, and for particles whose image turned out to be bad and was skipped
+    total : particles that are present, of all ranks
+    by_view : whether rows are visited in the order of their views rather than in the file's: slices that lie close
+        together share cache lines of the Fourier grid.
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class ParticleSlab:
         self.ids = self.metadata.ids
         self.fold = fold_of(self.ids, seed, folds)
         self.given = np.ones(len(self)) if weights is None else weights[self.start : self.stop]
-        # of all ranks' particles, who is present
+        # which of all ranks' particles are present
         self.everywhere = None if weights is None or weights.all() else weights > 0
         self.present = self.given > 0
         self.total = len(file) if self.everywhere is None else int(self.everywhere.sum())
@@ -110,9 +109,10 @@ class ParticleSlab:
     def agree_on_noise_groups(self, comm: Communicator) -> None:
         """Number the optics groups of all ranks; each has a noise spectrum of its own. Collective.
 
-        noise_groups : int · noise_group : (m,) int64, that of each particle, 0 …
+        noise_groups : int
+        noise_group : (m,) int64, that of each particle, 0 …
         """
-        # also of who is absent: a group without images is never asked for
+        # also of absent ones: a group without images is never asked for
         mine = np.unique(self.metadata.optics_group).tolist()
         known = sorted({group for some in comm.allgather(mine) for group in some})
         self.noise_groups = len(known)
@@ -132,8 +132,8 @@ class ParticleSlab:
         self._measured = np.zeros(len(self), bool)
 
     def move(self, rows: np.ndarray, quaternion: np.ndarray, shift: np.ndarray) -> None:
-        """Give some particles other poses: whoever visits them from now on sees them there, and no image is read for
-        it.
+        """Give some particles other poses: whoever visits them from now on sees them there,
+        and no image is read for it.
 
         Images are kept as the given shifts centre them, and a particle's way from there is a phase taken at each visit:
         poses may change as often as one likes, and back, without a trace.
@@ -200,8 +200,8 @@ class ParticleSlab:
             yield rows[first : first + self.batch_length]
 
     def images(self, rows: np.ndarray, survey: Callable[[np.ndarray, np.ndarray], None] | None = None) -> np.ndarray:
-        """Images of local rows, (b, n, n) float32, the particle bright, normalised where asked for; those known to be
-        bad are zero.
+        """Images of local rows, (b, n, n) float32, the particle bright, normalised where asked for;
+        those known to be bad are zero.
 
         survey : called with the rows and the images as they were read
         """
@@ -224,8 +224,9 @@ class ParticleSlab:
         """What is found of an image at its first reading is used at the next ones."""
         new = np.flatnonzero(~self._measured[rows])
         if len(new):
-            self.levels[rows[new]], self.factor[rows[new]] = self.normaliser.levels(images if len(new) == len(rows)
-                                                                                    else images[new])
+            self.levels[rows[new]], self.factor[rows[new]] = self.normaliser.levels(
+                images if len(new) == len(rows) else images[new]
+            )
             self._measured[rows[new]] = True
         self.normaliser.apply(images, self.levels[rows], self.factor[rows])
 
@@ -239,8 +240,8 @@ class ParticleSlab:
             first = int(np.flatnonzero(bad)[0])
             what = "has the same value in every pixel" if constant[first] else "contains NaN or infinity"
             raise UserError(
-                f"{self.file.path}: the image of particle {self.ids[rows[first]]} {what}; "
-                "use --skip-bad to leave such particles out"
+                f"{self.file.path}: the image of particle {self.ids[rows[first]]} {what}; use --skip-bad to leave such "
+                "particles out"
             )
         self.valid[rows[bad]] = False
         images[bad] = 0

@@ -1,4 +1,4 @@
-"""What a run knows after an iteration: one object, made anew by each, and what a checkpoint saves."""
+"""What a run knows after an iteration: one object, made by each iteration, and what a checkpoint saves."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Scores:
     random_poses : RandomPoses or None
         of some at random orientations
     nearby : NearbyPoses or None
-        the best poses near their own, where they were looked for
+        the best poses near their own, where they were searched
     at_given : Statistics or None
         as held_out, of the particles at their given poses, where some have others now
     """
@@ -62,7 +62,7 @@ class Scores:
     at_given: Statistics | None = None
 
     def honest(self, folds: int) -> Statistics:
-        """What may be selected by: whatever the poses are that build the map, the given ones are judged. With a single
+        """What may be selected by: whatever the poses are that build the map, the given ones are scored. With a single
         fold no map of the own half is without the particle; the other half's would leak."""
         if folds == 1:
             return self.inside
@@ -82,7 +82,7 @@ class State:
         False for bad images that were left out
     pose : Pose
         of each particle, as the next iteration takes it
-    looking : bool
+    search_nearby : bool
         whether it is worthwhile to look for better poses nearby
     selection : Selection or None
         that built the maps; None before the first, and in a resumed run before its next
@@ -92,14 +92,14 @@ class State:
     scores : Scores or None
         against these maps: what the next selection is made from
     records : tuple of dict
-        of all iterations: losses, who was kept, resolution
+        of all iterations: losses, which particles were kept, resolution
     """
 
     iteration: int
     survey: Survey
     valid: np.ndarray
     pose: Pose
-    looking: bool
+    search_nearby: bool
     selection: Selection | None = None
     maps: MapSet | None = None
     fsc: np.ndarray | None = None
@@ -116,8 +116,8 @@ class State:
 class Outcome:
     """What a finished run knows. Arrays over particles are this rank's slab.
 
-    fsc : of the half maps, in the mask that particles are scored in, where it is known · scored : (m,) bool, whom
-        `statistics` know
+    fsc : of the half maps, in the mask that particles are scored in, where it is known
+    scored : (m,) bool, the particles of `statistics`
     """
 
     maps: MapSet

@@ -13,12 +13,12 @@ MOST_SPANS = 600
 class Timings:
     """``with timings("read"):`` adds the block's wall seconds to a phase; an inner block is not counted in the outer.
 
-    seconds : phase → s · spans : of the outermost blocks, [start, end, {phase: s}] in seconds since `origin` (Unix
-        time)
+    seconds : phase → s
+    spans : of the outermost blocks, [start, end, {phase: s}] in seconds since `origin` (Unix time)
     """
 
-    def __init__(self, tell: Callable[[str], None] = lambda phase: None, origin: float | None = None) -> None:
-        """tell : called with the phase whenever it changes · origin : when the first began, Unix time; now if left
+    def __init__(self, on_phase: Callable[[str], None] = lambda phase: None, origin: float | None = None) -> None:
+        """on_phase : called with the phase whenever it changes · origin : when the first began, Unix time; now if left
         out"""
         self.seconds: dict[str, float] = {}
         self.spans: list[list] = []
@@ -28,13 +28,13 @@ class Timings:
         self._inner: list[float] = []
         self._within: dict[str, float] = {}
         self._phases: list[str] = []
-        self._tell = tell
+        self._on_phase = on_phase
 
     @contextmanager
     def __call__(self, phase: str):
         self._inner.append(0.0)
         self._phases.append(phase)
-        self._tell(phase)
+        self._on_phase(phase)
         start = time.perf_counter()
         try:
             yield
@@ -48,7 +48,7 @@ class Timings:
             else:
                 self._add_span(start - self._zero, end - self._zero)
             self._phases.pop()
-            self._tell(self._phases[-1] if self._phases else "between phases")
+            self._on_phase(self._phases[-1] if self._phases else "between phases")
 
     def fill(self, phase: str) -> None:
         """Count as this phase whatever has passed since `origin` outside of phases, none of which may be under way."""

@@ -10,7 +10,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.stopping import StopSignals
-from mpirecon.robust.nested import Members, default_fractions, high_pass_of
+from mpirecon.robust.nested import Members, high_pass_of
 from mpirecon.robust.particle_noise import particle_sigma
 from mpirecon.robust.selection import AUTO, Selection
 from mpirecon.solvers.config import Config
@@ -18,6 +18,7 @@ from mpirecon.solvers.controls import micrographs
 from mpirecon.solvers.groups import WHOLE, MapSet, half_map
 from mpirecon.solvers.normal import NormalSolver
 from mpirecon.solvers.passes import Engine
+from mpirecon.solvers.path_options import PathOptions
 from mpirecon.solvers.run import Reconstruction
 from mpirecon.solvers.slab_data import groups_and_families
 from mpirecon.validate.automask import mask_of_transform
@@ -28,40 +29,15 @@ from mpirecon.validate.selection_bias import contrast_left_out
 _SCORED_TO = 0.5
 
 
-@dataclass(frozen=True)
-class PathOptions:
-    """What is asked of a path beside the Config of its first run.
-
-    schedule : of robust.nested.SCHEDULES · steps : fractions that are kept, from 1 down; None: those of the schedule
-    that leave each half set enough particles · random_draws : random discards of each size · high_pass : (first, last)
-    Å of a sieve · null : also walk it on pure noise
-    """
-
-    schedule: str = "once"
-    steps: tuple[float, ...] | None = None
-    random_draws: int = 1
-    high_pass: tuple[float, float] = (50.0, 3.0)
-    null: bool = True
-
-    @property
-    def fractions(self) -> tuple[float, ...]:
-        """Those that are asked for, from 1 down."""
-        return self.steps or default_fractions(self.schedule)
-
-    @property
-    def anew(self) -> bool:
-        """Whether particles are scored at each step."""
-        return self.schedule != "once"
-
-
 @dataclass
 class Walked:
     """How far a walk has come. Arrays are of all particles of the file, on rank 0 alone.
 
-    steps : a record of each step that is done · distance : (m,) float64, by which the next selection is made, smaller
-    is better · kept_to : (m,) float64, the smallest fraction yet that the particle is kept in, 0 where it is in none ·
-    found : what the first scores tell of each particle: distance, sigma, yp, pp · unexplained : share of the images'
-    power not in the map
+    steps : a record of each step that is done
+    distance : (m,) float64, by which the next selection is made, smaller is better
+    kept_to : (m,) float64, the smallest fraction yet that the particle is kept in, 0 where it is in none
+    found : the first scores of each particle: distance, sigma, yp, pp
+    unexplained : fraction of the images' power not in the map
     """
 
     steps: list[dict] = field(default_factory=list)
@@ -74,8 +50,8 @@ class Walked:
 class Walk:
     """The steps of a path over the particles of a file; everything is collective.
 
-    After ``prepare``, ``step(number)`` makes selection number 0, 1 … and the half maps of it, of all of its particles
-    alike.
+    After ``prepare``, ``step(number)`` makes selection number 0, 1 … and the half maps of it,
+    of all of its particles alike.
     """
 
     def __init__(
@@ -94,12 +70,12 @@ class Walk:
         self.fractions = self._fractions()
 
     def prepare(self, walked: Walked | None = None) -> None:
-        """Look at the images and, of a walk by one first run, make that run; or go on from what was walked."""
+        """Look at the images and, of a walk by one first run, make that run; or continue from what was walked."""
         run = self.run
-        if walked is None and not self.options.anew:
+        if walked is None and not self.options.rescores:
             for _ in run.iterations():
                 pass
-            chosen = run.judged()
+            chosen = run.final_selection()
             self._keep_scores(run.state.scores.held_out, np.where(chosen.contradicts, np.inf, chosen.distance),
                               run.unexplained())
             run.solver.forget()
@@ -121,8 +97,8 @@ class Walk:
 
     @property
     def mask(self) -> np.ndarray:
-        """(n, n, n), on rank 0; the one that particles are scored in, but for one that was made of the map of all of
-        them."""
+        """(n, n, n), on rank 0; the one that particles are scored in,
+        but for one that was made of the map of all of them."""
         return self.engine.mask if self._mask is None else self._mask
 
     @property
@@ -145,8 +121,9 @@ class Walk:
             return
         transforms, box, size = [np.fft.rfftn(half) for half in halves], self.file.box, self.file.pixel_size
         try:
-            made = mask_of_transform(sum(transforms) / 2, size, crossing(fsc_of_transforms(*transforms, box), 0.143,
-                                                                         box, size))
+            made = mask_of_transform(
+                sum(transforms) / 2, size, crossing(fsc_of_transforms(*transforms, box), 0.143, box, size)
+            )
         except UserError as error:
             self.mask_note = f"--mask auto: {error}; selections are compared in the {self.mask_text} instead"
             return
@@ -185,14 +162,17 @@ class Walk:
     def used(self) -> dict:
         """What was used where an option left it to the program, by the option's name."""
         found = self.run.used
-        return found if self.run.config.solve_iterations is not None else {**found,
-                                                                           "solve_iterations": self._alike.final_steps()}
+        return (
+            found
+            if self.run.config.solve_iterations is not None
+            else {**found, "solve_iterations": self._alike.final_steps()}
+        )
 
     # steps
 
     def step(self, number: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """The half maps of selection `number`, on rank 0; scores its particles where the next is to be made of new
-        scores."""
+        """The half maps of selection `number`, on rank 0;
+        scores its particles where the next is to be made of new scores."""
         walked, fraction = self.walked, self.fractions[number]
         kept = None
         with together(self.comm):
@@ -200,11 +180,11 @@ class Walk:
                 within = self.kept(self.fractions[number - 1]) if number else self.members.valid
                 kept = self.members.best(walked.distance, fraction, within) if number else within
         rows = self._mine(kept)
-        scores = self.options.anew and number + 1 < len(self.fractions)
+        scores = self.options.rescores and number + 1 < len(self.fractions)
         solver = self._scoring if scores else self._alike
         label, work = self._label(number), 1 + scores
         with self.engine.pace.showing(work * len(self.file), label, mine=work * len(rows)):
-            solver.step(lambda _: Selection.everybody(rows))
+            solver.step(lambda _: Selection.of_all(rows))
             if scores:
                 self._score(solver, rows, number)
         halves = self._halves(solver)
@@ -213,13 +193,13 @@ class Walk:
             walked.kept_to = np.where(kept, fraction, kept_to)
         return halves
 
-    def by_lot(self, fraction: float, draw: int) -> tuple[tuple[np.ndarray, np.ndarray] | None, np.ndarray | None]:
-        """The half maps of as many particles drawn by lot, and (m,) bool, which those are; on rank 0, else None."""
-        kept = self.members.by_lot(fraction, self.run.config.seed, draw) if self.comm.rank == 0 else None
+    def at_random(self, fraction: float, draw: int) -> tuple[tuple[np.ndarray, np.ndarray] | None, np.ndarray | None]:
+        """The half maps of as many particles drawn at random, and (m,) bool, which those are; on rank 0, else None."""
+        kept = self.members.at_random(fraction, self.run.config.seed, draw) if self.comm.rank == 0 else None
         rows = self._mine(kept)
         label = f"{100 * fraction:.3g} % at random"
         with self.engine.pace.showing(len(self.file), label, mine=len(rows)):
-            self._alike.step(lambda _: Selection.everybody(rows))
+            self._alike.step(lambda _: Selection.of_all(rows))
         return self._halves(self._alike), kept
 
     def maps(self, fraction: float) -> dict[str, np.ndarray] | None:
@@ -227,10 +207,12 @@ class Walk:
         kept = self.kept(fraction)
         rows = self._mine(kept)
         with self.engine.pace.showing(len(self.file), f"maps of {100 * fraction:.3g} %", mine=len(rows)):
-            self._alike.step(lambda _: Selection.everybody(rows))
+            self._alike.step(lambda _: Selection.of_all(rows))
         maps = self._alike.finish()
-        found = {name: maps.take(which) for name, which in (("half1", half_map(1)), ("half2", half_map(2)),
-                                                            ("volume", WHOLE))}
+        found = {
+            name: maps.take(which)
+            for name, which in (("half1", half_map(1)), ("half2", half_map(2)), ("volume", WHOLE))
+        }
         return found if self.comm.rank == 0 else None
 
     def kept(self, fraction: float) -> np.ndarray | None:
@@ -256,10 +238,11 @@ class Walk:
     # scores
 
     def _score(self, solver: NormalSolver, rows: np.ndarray, number: int) -> None:
-        """Compare the particles of a selection with maps that they did not build: the other folds' of their own
-        half."""
-        statistics = self.engine.statistics(solver.references, self.run.bands(self._high_pass(solver, number)), rows,
-                                            in_sample=False)[1]
+        """Compare the particles of a selection with maps that they did not build:
+        the other folds' of their own half."""
+        statistics = self.engine.statistics(
+            solver.references, self.run.bands(self._high_pass(solver, number)), rows, in_sample=False
+        )[1]
         distance = self.run.distances(statistics, rows)
         if number == 0:
             sums = self.comm.allreduce(statistics.sums[rows].sum(axis=(0, 1)))
@@ -272,8 +255,8 @@ class Walk:
             self.walked.distance = whole
 
     def _high_pass(self, solver: NormalSolver, number: int) -> float | None:
-        """Å above which particles are scored at this step; no finer than the half maps agree, for there is nothing to
-        score by."""
+        """Å above which particles are scored at this step;
+        no finer than the half maps agree, for there is nothing to score by."""
         if self.options.schedule != "sieve":
             return None
         asked = high_pass_of(number, len(self.fractions) - 1, self.options.high_pass)
@@ -293,8 +276,8 @@ class Walk:
             self.walked.unexplained = unexplained
 
     def columns(self, fraction: float) -> dict[str, np.ndarray]:
-        """What is known of every particle of the file, on rank 0: ``kept`` in a selection, and what controls look
-        at."""
+        """What is known of every particle of the file, on rank 0:
+        ``kept`` in a selection, and what controls look at."""
         found, about = self.walked.found, self.file.metadata()
         valid, ctf, config = self.members.valid, about.ctf, self.run.config
         columns = {
@@ -308,9 +291,9 @@ class Walk:
         places = micrographs(self.file)
         return columns if places is None else {**columns, "micrographs": places}
 
-    def told_of(self, fraction: float) -> dict:
-        """What is known of a selection beside its maps, on rank 0: ``wrong_share``, planted errors among the kept (None
-        where none are known), and ``contrast_left_out``, of the map in those left out over that in those kept."""
+    def about(self, fraction: float) -> dict:
+        """What is known of a selection beside its maps, on rank 0: ``wrong_share``, simulated errors among the kept
+        (None where none are known), and ``contrast_left_out``, of the map in those left out over that in those kept."""
         kept, valid, found = self.kept(fraction), self.members.valid, self.walked.found
         wrong = self.file.metadata().pose_error
         contrast = contrast_left_out(kept[valid], found["yp"][valid], found["pp"][valid]) if found else None

@@ -17,8 +17,8 @@ _LEAST_SSNR, _LOCAL_PIXELS, _LOCAL_RESOLUTIONS = 1 / 6, 1.5, 0.65
 #: variance, pixels², that a mean over two voxels and the linear interpolation between such means add
 _BY_HALVING = 1 / 4 + 2 / 3
 
-#: share of the evidence about particles that references hold
-_JUDGED = 0.99
+#: fraction of the evidence about particles that references hold
+_COMPARED = 0.99
 
 #: shells with too few samples for their FSC to be smoothed or to cap the others
 _FIRST_RELIABLE = 3
@@ -47,15 +47,15 @@ def ssnr_of_whole(curve: np.ndarray) -> np.ndarray:
     return 2 * ssnr_of_half(curve)
 
 
-def finest_judged(ssnr: np.ndarray) -> int:
-    """The shell up to which a map of this SSNR per shell holds nearly all that particles can be judged by; the last
-    without any.
+def finest_compared(ssnr: np.ndarray) -> int:
+    """The shell up to which a map of this SSNR per shell holds nearly all that particles can be compared in;
+    the last without any.
 
     A particle's evidence, yp²/pp, is expected to be its signal over its noise times what of the map is signal: of shell
     k, in proportion to k²·SSNR·FSC.
     """
     evidence = np.cumsum(np.square(np.arange(len(ssnr))) * ssnr * ssnr / (1 + ssnr))
-    return int(np.searchsorted(evidence, _JUDGED * evidence[-1])) if evidence[-1] > 0 else len(ssnr) - 1
+    return int(np.searchsorted(evidence, _COMPARED * evidence[-1])) if evidence[-1] > 0 else len(ssnr) - 1
 
 
 def wiener_filter(transform: np.ndarray, ssnr: np.ndarray, box: int | None = None) -> np.ndarray:
@@ -106,10 +106,11 @@ def local_wiener(volume: np.ndarray, noise: float, ssnr: np.ndarray, mask: np.nd
     """A reference without the noise about its particle, (n, n, n) float32.
 
     A Wiener-filtered map is multiplied by 1 − noise / local power, where that is positive: solvent holds noise alone.
-    What is left holds less noise than its shells' SSNR says, by the ratio of the volumes, and is filtered less by as
-    much.
+    What is left holds less noise than its shells' SSNR says, by the ratio of the volumes,
+    and is filtered less by as much.
 
-    volume : (n, n, n) float32, filtered for `ssnr` within `mask` · noise : mean power of its noise within the mask ·
+    volume : (n, n, n) float32, filtered for `ssnr` within `mask`
+    noise : mean power of its noise within the mask
     ssnr : (n // 2 + 1,) signal-to-noise per shell within the mask.
     """
     n = volume.shape[0]

@@ -9,7 +9,7 @@ from mpirecon.model.optics import electron_wavelength
 from mpirecon.validate.found_aberrations import TERMS, FoundGroup, FoundTerm, Term
 from mpirecon.validate.phase_fit import GroupPhases, PhaseSums, even_basis, odd_basis
 
-#: error of a share of which nothing is known
+#: error of a fraction of which nothing is known
 _ANY = 10.0
 
 
@@ -20,7 +20,10 @@ def measure_group(
 
     Parameters
     ----------
-    sums : of this group · row : which of `known` it is · at : (2, s) frequencies in Å⁻¹ · shell : (s,) int, from 0
+    sums : of this group
+    row : which of `known` it is
+    at : (2, s) frequencies in Å⁻¹
+    shell : (s,) int, from 0
     ctf : of one of its particles, for voltage and Cs
     """
     found = FoundGroup(int(known.group[row]), sums.count)
@@ -34,8 +37,10 @@ def _fill(group: FoundGroup, sums, known, row, at, shell, ctf, premultiplied) ->
     edge = float(np.hypot(*at).max())
     x, y = at / edge
     bases = odd_basis(x, y), even_basis(x, y)
-    odd, even = _in_basis(known.odd[row], odd_order, bases[0], at), -_in_basis(known.even[row], even_order, bases[1],
-                                                                               at)
+    odd, even = (
+        _in_basis(known.odd[row], odd_order, bases[0], at),
+        -_in_basis(known.even[row], even_order, bases[1], at),
+    )
     # what is of higher order than the bases is taken to be as imported
     phi0 = zernike_sum(known.odd[row], odd_order, *at) - odd @ bases[0]
     delta0 = -zernike_sum(known.even[row], even_order, *at) - even @ bases[1]
@@ -84,8 +89,8 @@ def _term(term: Term, imported: np.ndarray, fit, edge: float, ctf: np.void, refi
 
 
 def _unit(term: Term, edge: float, ctf: np.void) -> tuple[str, float]:
-    """(unit, radians at the edge of one of it): mrad of beam tilt where there is a Cs, else coefficients in rad ·
-    Åⁿ."""
+    """(unit, radians at the edge of one of it):
+    mrad of beam tilt where there is a Cs, else coefficients in rad · Åⁿ."""
     wavelength = float(electron_wavelength(ctf["voltage_kv"]))
     if term.name == "beam tilt" and abs(ctf["cs_mm"]) > 0.1:
         return "mrad", -2 * np.pi * ctf["cs_mm"] * 1e7 * wavelength**2 * 1e-3 * edge**3

@@ -1,5 +1,5 @@
-"""A finished map against the map that its particles were refined against: how alike they are, and of one contrast and
-one hand."""
+"""A finished map against the map that its particles were refined against:
+how alike they are, and of one contrast and one hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mpirecon.validate.grids import check_same_grid
 #: a correlation below which maps are not of one particle in one orientation
 _UNLIKE = 0.3
 
-#: by how much the correlation of the mirrored map must be larger to be told as the hand
+#: by how much the correlation of the mirrored map must be larger to be reported as the other hand
 _HAND = 0.05
 
 #: … and how large it must be
@@ -27,10 +27,12 @@ _MIRRORED = 0.5
 class AgainstReference:
     """A map beside a reference.
 
-    file : the reference · correlation : of both in the mask, low-passed to the map's resolution, −1 … 1 · mirrored :
-    the largest of the reference's mirror images · fsc : (n // 2 + 1,) in the mask · resolution_05, resolution_0143 : Å
-    where that falls below, None where it never does · warnings : sentences. All but `file` and `warnings` are None
-    where the two cannot be compared.
+    file : the reference
+    correlation : of both in the mask, low-passed to the map's resolution, −1 … 1
+    mirrored : the largest of the reference's mirror images
+    fsc : (n // 2 + 1,) in the mask
+    resolution_05, resolution_0143 : Å where that falls below, None where it never does
+    warnings : sentences. All but `file` and `warnings` are None where the two cannot be compared.
     """
 
     file: str
@@ -53,8 +55,8 @@ class AgainstReference:
             return f"{self.file} could not be compared."
         to = "over all shells" if self.resolution_05 is None else f"down to {self.resolution_05:.2f} Å"
         return (f"The map and {self.file} agree {to} (FSC 0.5 in the mask); their correlation, low-passed to the map's "
-                f"resolution, is "
-                f"{self.correlation:.3f}, with the mirrored reference {self.mirrored:.3f}.").replace(" -", " −")
+                f"resolution, is {self.correlation:.3f}, with the mirrored reference "
+                f"{self.mirrored:.3f}.").replace(" -", " −")
 
 
 def compare_with_reference(
@@ -62,7 +64,8 @@ def compare_with_reference(
 ) -> AgainstReference:
     """How a map, (n, n, n), in voxels of `pixel_size` Å, fits the reference called `name`.
 
-    resolution : Å of the map, as far as it is known; both are low-passed to it · mask : (n, n, n), 0 … 1
+    resolution : Å of the map, as far as it is known; both are low-passed to it
+    mask : (n, n, n), 0 … 1
     """
     box = len(volume)
     try:
@@ -71,8 +74,9 @@ def compare_with_reference(
         return AgainstReference(name, warnings=(f"{error}. The map was not compared with it",))
     array = np.nan_to_num(np.asarray(reference.to_numpy(), np.float32))
     if not array.any():
-        return AgainstReference(name, warnings=(f"the reference {name} is 0 everywhere; the map was not compared with "
-                                                f"it",))
+        return AgainstReference(
+            name, warnings=(f"the reference {name} is 0 everywhere; the map was not compared with it",)
+        )
     ours = scipy.fft.rfftn(volume * mask)
     curve = fsc_of_transforms(ours, scipy.fft.rfftn(array * mask), box)
     gain = np.ones(box // 2 + 1)
@@ -93,20 +97,18 @@ def compare_with_reference(
 def _doubts(name: str, correlation: float, mirror: float) -> list[str]:
     """What a user should look into."""
     if abs(mirror) > abs(correlation) + _HAND and abs(mirror) >= _MIRRORED:
-        told = [f"the reference {name} fits the map better when it is mirrored (correlation {mirror:.2f}, as it is "
-                f"{correlation:.2f}): its hand "
-                "was inverted after the refinement, or it is not the map that these particles were refined against"]
+        texts = [f"the reference {name} fits the map better when it is mirrored (correlation {mirror:.2f}, as it is "
+                f"{correlation:.2f}): its hand was inverted after the refinement, or it is not the map that these "
+                "particles were refined against"]
     elif abs(correlation) < _UNLIKE:
         return [f"the reference {name} and the map are not alike (correlation {correlation:.2f}): is it the map that "
-                f"these particles were "
-                "refined against, in the same orientation and of the same symmetry setting?"]
+                "these particles were refined against, in the same orientation and of the same symmetry setting?"]
     else:
-        told = []
-    if (mirror if told else correlation) < 0:
-        told.append(f"the reference {name} has the opposite contrast: where the map is bright it is dark. Particles "
-                    f"must be bright (protein "
-                    "white); --contrast says otherwise")
-    return [text.replace(" -", " −") for text in told]
+        texts = []
+    if (mirror if texts else correlation) < 0:
+        texts.append(f"the reference {name} has the opposite contrast: where the map is bright it is dark. Particles "
+                    "must be bright (protein white); --contrast says otherwise")
+    return [text.replace(" -", " −") for text in texts]
 
 
 def _mirrored(array: np.ndarray) -> list[np.ndarray]:

@@ -26,10 +26,10 @@ _LEVEL, _HIGHEST_LEVEL = 0.25, 0.5
 #: … and between these, so many standard deviations above the solvent
 _SOLVENT_SIGMA = 3.0
 
-#: connected pieces of at least this share of the largest one's volume belong to the particle
+#: connected pieces of at least this fraction of the largest one's volume belong to the particle
 _PIECE = 0.1
 
-#: a mask of less than this share of the sphere that fits the box is none …
+#: a mask of less than this fraction of the sphere that fits the box is none …
 _SMALLEST = 2e-4
 
 #: … nor is one with particle and solvent nearer than this, in standard deviations of the solvent; noise alone has 2.5
@@ -40,8 +40,13 @@ _CONTRAST = 3.5
 class AutoMask:
     """An automatic mask and how it was made.
 
-    mask : (n, n, n) float32, 0 … 1 · lowpass : Å · threshold : density of the low-passed map · extend, edge : Å ·
-    pieces : connected pieces it was grown from · volume : its sum, Å³ · share : of the sphere that fits the box
+    mask : (n, n, n) float32, 0 … 1
+    lowpass : Å
+    threshold : density of the low-passed map
+    extend, edge : Å
+    pieces : connected pieces it was grown from
+    volume : its sum, Å³
+    share : of the sphere that fits the box
     """
 
     mask: np.ndarray
@@ -141,8 +146,8 @@ def mask_of_transform(
 
 
 def _distance(inside: np.ndarray, voxel: float, most: float) -> np.ndarray:
-    """Å of each voxel to the nearest one inside, float32; of those that are more than `most` Å away, about that or
-    more."""
+    """Å of each voxel to the nearest one inside, float32;
+    of those that are more than `most` Å away, about that or more."""
     from scipy import ndimage  # slow to load, and needed by one rank at the end
 
     margin = int(np.ceil(most / voxel)) + 2
@@ -156,7 +161,8 @@ def _distance(inside: np.ndarray, voxel: float, most: float) -> np.ndarray:
 def mask_of_files(volume, half=None, *, resolution: float | None = None, **options) -> tuple[AutoMask, float]:
     """The automatic mask of a map file, or of the mean of two half maps, and the pixel size, Å.
 
-    resolution : Å; by default that of the half maps · options : of `automatic_mask`. Raises UserError.
+    resolution : Å; by default that of the half maps
+    options : of `automatic_mask`. Raises UserError.
     """
     first = read_map(volume)
     array = np.asarray(first.array)

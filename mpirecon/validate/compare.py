@@ -27,8 +27,11 @@ LABELS = {
 class Comparison:
     """FSC curves of two maps, (box // 2 + 1,) float64 each.
 
-    curves : ``"fsc"``; with a mask ``"fsc_masked"``; with random phases ``"fsc_randomised"`` and ``"fsc_true"`` ·
-    mask : where it comes from · cones : FSC by direction, when asked for · randomised_from : Å · warnings : of the mask
+    curves : ``"fsc"``; with a mask ``"fsc_masked"``; with random phases ``"fsc_randomised"`` and ``"fsc_true"``
+    mask : where it comes from
+    cones : FSC by direction, when asked for
+    randomised_from : Å
+    warnings : of the mask
     """
 
     first: str
@@ -58,13 +61,12 @@ class Comparison:
                 from_ = f"from {self.randomised_from:.1f} Å on" if self.randomised_from else "of no shell"
                 out.append(f"{LABELS[name]} {from_}: mean FSC {self._beyond():.3f} there is an artefact of the mask")
                 continue
-            told = [f"FSC {t:g} at {self._in_words(self.resolution(name, t))}" for t in THRESHOLDS]
-            out.append(f"{LABELS[name]}: {', '.join(told)}")
+            texts = [f"FSC {t:g} at {self._in_words(self.resolution(name, t))}" for t in THRESHOLDS]
+            out.append(f"{LABELS[name]}: {', '.join(texts)}")
         if self.cones is not None:
             c = self.cones.as_dict()
             out.append(f"in cones of {c['half_angle']:g}°: FSC 0.143 between {c['best']:.2f} and {c['worst']:.2f} Å, "
-                       f"median "
-                       f"{c['median']:.2f} Å; sphericity {c['sphericity']:.3f}")
+                       f"median {c['median']:.2f} Å; sphericity {c['sphericity']:.3f}")
         return out
 
     def _beyond(self) -> float:
@@ -98,9 +100,9 @@ def compare_maps(first, second, mask=None, *, randomise: bool = False, cones: bo
                  seed: int = 1) -> Comparison:
     """FSC of two MRC maps, also within a mask when one is given; all three must share box and pixel size.
 
-    mask : a file, or "auto" for one made of the mean of the maps · randomise : also correct for the mask by random
-        phases,
-    drawn for `seed` · cones : also by direction, in the mask when there is one
+    mask : a file, or "auto" for one made of the mean of the maps
+    randomise : also correct for the mask by random phases, drawn for `seed`
+    cones : also by direction, in the mask when there is one
 
     Raises
     ------
@@ -147,7 +149,7 @@ def _mask(mask, first, a, b, resolution: float | None) -> tuple[np.ndarray | Non
 
 
 def distinct_names(first: str, second: str) -> tuple[str, str]:
-    """The names of two files, with as many of their folders as it takes to tell them apart."""
+    """The names of two files, with as many of their folders as it takes to distinguish them."""
     parts = [Path(path).resolve().parts for path in (first, second)]
     same = takewhile(lambda pair: pair[0] == pair[1], zip(*(reversed(p) for p in parts)))
     needed = 1 + sum(1 for _ in same)

@@ -1,4 +1,4 @@
-"""Images whose correlation with the map is significantly negative, as a run tells of them."""
+"""Images whose correlation with the map is significantly negative, as a run reports them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _NAMED = 10
 class Contradiction:
     """Images that contradict a map they did not build (robust/contradiction.py), and what `loss` made of them.
 
-    wrong : ids of those that do not show it upside down: M-estimators give them no weight · inverted : ids of those
-        that do:
-    all losses but l2 turn their sign · looked_at : how many particles were, where that is a sample
+    wrong : ids of those that do not show it inverted: M-estimators give them no weight
+    inverted : ids of those that do: all losses but l2 turn their sign
+    looked_at : how many particles were, where that is a sample
     """
 
     wrong: np.ndarray
@@ -28,23 +28,24 @@ class Contradiction:
 
     def as_dict(self) -> dict:
         """``contradicting`` of summary.json."""
-        return {"wrong": self.wrong.tolist(), "inverted": self.inverted.tolist(), "turned": rule_of(self.loss).judges,
+        return {"wrong": self.wrong.tolist(), "inverted": self.inverted.tolist(), "turned": rule_of(self.loss).scores,
                 "without_weight": rule_of(self.loss).length}  # fmt: skip
 
     def warnings(self) -> list[str]:
-        """What a rule did to whom; that some poses are wrong is no news to losses that judge each image anyway."""
-        told = []
+        """What a rule did with which particles;
+        that some poses are wrong is expected by losses that score each image anyway."""
+        texts = []
         if len(self.inverted):
             what = "images have inverted contrast"
-            if not rule_of(self.loss).judges:
-                told.append(f"{what}: {_named(self.inverted)}{self._sample}. They are in it; turn their sign, or "
+            if not rule_of(self.loss).scores:
+                texts.append(f"{what}: {_named(self.inverted)}{self._sample}. They are in it; turn their sign, or "
                             f"choose a robust --loss")
             else:
-                told.append(f"{what}, and were counted with their sign turned: {_named(self.inverted)}")
+                texts.append(f"{what}, and were counted with their sign turned: {_named(self.inverted)}")
         if len(self.wrong) and rule_of(self.loss).length:
-            told.append(f"images that contradict the map made without them (significantly negative correlation) have "
+            texts.append(f"images that contradict the map made without them (significantly negative correlation) have "
                         f"weight 0: {_named(self.wrong)}")
-        return told
+        return texts
 
     @property
     def _sample(self) -> str:

@@ -38,8 +38,8 @@ _TURNED = {
 }
 
 #: words → what makes Rot, Tilt, Psi [radians] of the angles as they were taken. Others are the same but for a turn of
-#: the map, or its hand, which no image tells: ZXZ angles have a Psi that differs by 90 degrees, Tilt of the other sign
-#: is the other hand
+#: the map, or its hand, which no image tells:
+#: ZXZ angles have a Psi that differs by 90 degrees, Tilt of the other sign is the other hand
 _ANGLES: dict[str, Callable[..., tuple]] = {
     "that are the inverse ones": lambda rot, tilt, psi: (-psi, -tilt, -rot),
     "with Rot and Psi exchanged": lambda rot, tilt, psi: (psi, tilt, rot),
@@ -53,11 +53,12 @@ _ANGLES: dict[str, Callable[..., tuple]] = {
 
 @dataclass(frozen=True)
 class Convention:
-    """What shifts may be other than what they were taken for: of which axes (SHIFT_AXES), and how many times as long;
-    and in words.
+    """What shifts may be other than what they were taken for:
+    of which axes (SHIFT_AXES), and how many times as long; and in words.
 
-    of : ``"shifts"``; ``"images"``, which have these axes beside those of their poses; or ``"angles"``, which are
-    those of _ANGLES · offset : pixels (x, y) that all shifts are to be moved by
+    of : ``"shifts"``; ``"images"``, which have these axes beside those of their poses; or ``"angles"``, which are those
+        of _ANGLES
+    offset : pixels (x, y) that all shifts are to be moved by
     """
 
     axes: str
@@ -120,12 +121,16 @@ def turned_images() -> list[Convention]:
 class ShiftEvidence:
     """How images agree with maps at shifts of several conventions, of which the given one is the first.
 
-    particles : how many were compared · finest : Å · conventions : of them · correlation : (conventions,), mean
-    correlation of images with the other half's map · sigmas : (conventions,), standard deviations by which each is
-    better there than the given one · may_be : numbers of those that must be looked at more closely · predicted :
-    number → share of the images' power that maps made so predict, where they were made · certainty : number →
-    standard deviations by which that is more than with the given one · found : number of the one that is clearly
-    better, None where none is · part : of the particles whose shifts alone are contradicted, if there is one
+    particles : how many were compared
+    finest : Å
+    conventions : of them
+    correlation : (conventions,), mean correlation of images with the other half's map
+    sigmas : (conventions,), standard deviations by which each is better there than the given one
+    may_be : numbers of those that must be looked at more closely
+    predicted : number → fraction of the images' power that maps made so predict, where they were made
+    certainty : number → standard deviations by which that is more than with the given one
+    found : number of the one that is clearly better, None where none is
+    part : of the particles whose shifts alone are contradicted, if there is one
     """
 
     particles: int
@@ -166,11 +171,9 @@ class ShiftEvidence:
         }[self.better.of]
         other = f"the images {self.better.words}" if self.better.of == "images" else f"{what} {self.better.words}"
         return (
-            f"the images contradict the {what} of the particles: of {self.particles} of them maps of either half "
-            f"were made to {self.finest:.3g} Å, "
-            f"and with {other} they predict {more} the other half's images; with {taken}, "
-            f"{100 * max(given, 0):.2g} % of their power "
-            f"({self.certainty[self.found]:.0f} standard deviations)"
+            f"the images contradict the {what} of the particles: of {self.particles} of them maps of either half were "
+            f"made to {self.finest:.3g} Å, and with {other} they predict {more} the other half's images; with {taken}, "
+            f"{100 * max(given, 0):.2g} % of their power ({self.certainty[self.found]:.0f} standard deviations)"
         )
 
     def as_dict(self) -> dict:

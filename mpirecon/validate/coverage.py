@@ -12,23 +12,23 @@ from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.model.symmetry import PointGroup
 from mpirecon.validate.selection_bias import once
 
-#: views are told apart in at most so many bins of equal area on the half sphere (about 10° across) …
+#: views are distinguished in at most so many bins of equal area on the half sphere (about 10° across) …
 MOST_BINS = 192
 
 #: … and fewer when there would be less than this many particles in each
 _PER_BIN = 20
 
-#: a view is thinned when fewer than this share of the particles expected to remain did remain …
+#: a view is thinned when fewer than this fraction of the particles expected to remain did remain …
 THINNED = 0.5
 
 #: … and chance would do that to one view in a thousand runs
 _CHANCE = 1e-3
 
-#: share of the half sphere whose thinning is worth a warning
+#: fraction of the half sphere whose thinning is worth a warning
 LARGEST_THINNED = 0.01
 
 
-#: cosine of the angle around the worst view within which the place of the thinned views is told
+#: cosine of the angle around the worst view within which the place of the thinned views is reported
 _AROUND = np.cos(np.radians(35))
 
 
@@ -36,10 +36,13 @@ _AROUND = np.cos(np.radians(35))
 class Coverage:
     """Views before and after selection.
 
-    before, after : (bins,) int64, particles in each; of a symmetric one all copies of each particle · thinned : (bins,)
-    bool, far fewer kept than elsewhere · there : particles before and after whose view, or a copy of it, is thinned ·
-    direction : (bins, 3) float64, the bins' centres · edges : of the bins, as view_bins gives them · given, found :
-    (bins,) int64, where poses were searched: all particles at their given poses, and those kept at found ones
+    before, after : (bins,) int64, particles in each; of a symmetric one all copies of each particle
+    thinned : (bins,) bool, far fewer kept than elsewhere
+    there : particles before and after whose view, or a copy of it, is thinned
+    direction : (bins, 3) float64, the bins' centres
+    edges : of the bins, as view_bins gives them
+    given, found : (bins,) int64, where poses were searched: all particles at their given poses, and those kept at found
+        ones
     """
 
     before: np.ndarray
@@ -75,9 +78,9 @@ class Coverage:
         axis = axis if axis[2] >= 0 else -axis
         tilt, rot = np.degrees(np.arccos(np.clip(axis[2], -1, 1))), np.degrees(np.arctan2(axis[1], axis[0]))
         return (
-            f"selection thinned out {100 * self.thinned.mean():.0f} % of the views: of {self.there[0]} particles "
-            f"there {self.there[1]} were kept, less than half of the overall fraction, mostly around rot "
-            f"{rot:.0f}°, tilt {tilt:.0f}°. The map may be worse along them; compare it with --loss l2"
+            f"selection thinned out {100 * self.thinned.mean():.0f} % of the views: of {self.there[0]} particles there "
+            f"{self.there[1]} were kept, less than half of the overall fraction, mostly around rot {rot:.0f}°, tilt "
+            f"{tilt:.0f}°. The map may be worse along them; compare it with --loss l2"
         )
 
 
@@ -122,9 +125,9 @@ def view_coverage(
     """Coverage of particles with poses (m, 4) of which some were `kept`, (m,) bool.
 
     A view that had n particles is thinned when its kept count is below half of n · (share kept overall), and a binomial
-    draw of n at that share gives so few with a probability below 0.001 over all views together. Rows that are kept or
-    left out group by group (`together`, (m,)) count once in each view. A particle of some `symmetry` shows each of the
-    group's copies of its view; it counts at all of them, and in the test once in each bin. Where some were `moved`,
+    draw of n at that fraction gives so few with a probability below 0.001 over all views together. Rows that are kept
+    or left out group by group (`together`, (m,)) count once in each view. A particle of some `symmetry` shows each of
+    the group's copies of its view; it counts at all of them, and in the test once in each bin. Where some were `moved`,
     (m,) bool, from `given` poses, (m, 4), views are counted there as well.
     """
     copies = np.eye(3)[None] if symmetry is None else symmetry.matrices
@@ -162,8 +165,8 @@ def _counts(where: np.ndarray, bins: int) -> np.ndarray:
 
 
 def write_views_csv(path, coverage: Coverage) -> None:
-    """One row a view: ``tilt_low … rot_high`` (degrees, of the bin on the half sphere), ``before``, ``after``,
-    ``thinned``."""
+    """One row a view: ``tilt_low … rot_high`` (degrees, of the bin on the half sphere), ``before``,
+    ``after``, ``thinned``."""
     top, cells = coverage.edges
     tilt = np.degrees(np.arccos(np.clip(np.append(top, 0.0), -1, 1)))
     with atomic_path(path, overwrite=True) as temporary, open(temporary, "w", newline="") as file:
@@ -195,7 +198,8 @@ _VIEWS = 2000
 def pile_up(found: np.ndarray, others: np.ndarray, group: np.ndarray) -> str | None:
     """A warning where found poses come from few views that the others do not come from: there the map attracts noise.
 
-    found, others : (·, 3) viewing directions in the map's frame · group : (order, 3, 3) rotations of the point group
+    found, others : (·, 3) viewing directions in the map's frame
+    group : (order, 3, 3) rotations of the point group
     """
     found, others = (views[:: max(1, len(views) // _VIEWS)] for views in (found, others))
     if len(found) < _FEWEST_PILED or not len(others):
@@ -207,6 +211,5 @@ def pile_up(found: np.ndarray, others: np.ndarray, group: np.ndarray) -> str | N
     if here[worst] < _FEWEST_PILED or here[worst] < _PILE * expected[worst]:
         return None
     return (f"{here[worst]} of {len(found)} found poses view the particle within {_CAP:g}° of one direction, where "
-            f"{expected[worst]:.0f} would "
-            "be expected of the kept ones' views: the map may attract noise there. Inspect these particles before "
-            "using their poses")
+            f"{expected[worst]:.0f} would be expected of the kept ones' views: the map may attract noise there. "
+            "Inspect these particles before using their poses")

@@ -1,4 +1,4 @@
-"""How well the planted errors were found, where the truth is known."""
+"""How well the simulated errors were found, where the truth is known."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANGLES = (0, 2, 5, 10, 20, 45, 180)
 #: edges of the bins of a wrong offset, Å
 OFFSETS = (0, 2, 5, 10, 20, np.inf)
 
-#: kind of planted error → its flags among a run's columns
+#: kind of simulated error → its flags among a run's columns
 KINDS = {
     "orientation": "planted_orientation", "hand": "planted_hand", "offset": "planted_offset",
     "defocus": "planted_defocus",
@@ -35,7 +35,8 @@ _POINTS = 1000
 def auc(distance: np.ndarray, wrong: np.ndarray) -> float:
     """Area under the ROC curve: the chance that a wrong particle lies further than a right one, ties half.
 
-    distance : (m,) float · wrong : (m,) bool · NaN when all particles are of one kind. Mann & Whitney 1947.
+    distance : (m,) float
+    wrong : (m,) bool · NaN when all particles are of one kind. Mann & Whitney 1947.
     """
     bad = int(wrong.sum())
     good = len(wrong) - bad
@@ -51,9 +52,12 @@ def auc(distance: np.ndarray, wrong: np.ndarray) -> float:
 class DetectionCurves:
     """What leaving out all particles beyond a threshold would find, for every threshold that makes a difference.
 
-    threshold : (k,) float64, particles at this distance or further are left out; the first is infinite, nobody ·
-    left_out : (k,) int64 · recall : (k,) share of the wrong that is left out · false_positive_rate : (k,) share of the
-    right that is · precision : (k,) share of the left out that is wrong (1 for nobody) · f1 : (k,)
+    threshold : (k,) float64, particles at this distance or further are left out; the first is infinite: none
+    left_out : (k,) int64
+    recall : (k,) fraction of the wrong that is left out
+    false_positive_rate : (k,) fraction of the right that is
+    precision : (k,) fraction of the left out that is wrong (1 for none)
+    f1 : (k,)
     """
 
     threshold: np.ndarray
@@ -116,8 +120,8 @@ def write_detection_csv(path, curves: DetectionCurves, more: dict[str, np.ndarra
 def detection(distance: np.ndarray, discarded: np.ndarray, wrong: np.ndarray) -> dict:
     """AUC of the distance, and precision, recall and F1 of the discarded as a find of the wrong.
 
-    Also ``wrong``, ``kept``, ``wrong_among_kept`` (counts) and ``wrong_share_of_kept``. Shares are None where they
-    would divide by zero.
+    Also ``wrong``, ``kept``, ``wrong_among_kept`` (counts) and ``wrong_share_of_kept``.
+    Shares are None where they would divide by zero.
     """
     hits = int((discarded & wrong).sum())
     thrown, bad, kept = int(discarded.sum()), int(wrong.sum()), int((~discarded).sum())
@@ -147,7 +151,7 @@ def confusion(
     ----------
     posterior : (m,) float, NaN where the loss knows none
     angle : (m,) degrees between given and true pose; left out, all wrong poses are one kind
-    junk : (m,) bool, images without a particle; left out, nobody knows
+    junk : (m,) bool, images without a particle; left out: not known
     offset : (m,) Å between given and true offset; left out, none is wrong
     turned : (m,) bool, whose orientation is wrong; left out, that of all wrong ones
     fate : name → (m,) bool, what else became of particles (``fate``): counted in each row by that name
@@ -211,11 +215,11 @@ def _binned(size: np.ndarray, edges: tuple, of: np.ndarray) -> list[tuple[list, 
 
 
 def planted_kinds(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Kind of error → flags (m,) of the particles that have it, perhaps beside others; kinds that nobody has are left
-    out."""
+    """Kind of error → flags (m,) of the particles that have it, perhaps beside others;
+    kinds without any particles are left out."""
     known = {kind: columns[name] >= 0 if name == "duplicate_of" else columns[name].astype(bool)
              for kind, name in KINDS.items() if name in columns}
-    if not known.keys() & {"orientation", "offset", "hand"}:  # files of before kinds were told apart
+    if not known.keys() & {"orientation", "offset", "hand"}:  # files of before kinds were distinguished
         known["orientation"] = columns["pose_error"] & ~known.get("junk", np.zeros_like(columns["pose_error"]))
     return {kind: known[kind] for kind in KINDS if kind in known and known[kind].any()}
 
@@ -223,12 +227,15 @@ def planted_kinds(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _turned(columns: dict[str, np.ndarray]) -> np.ndarray:
     """(m,) bool, whose orientation is wrong, by whatever error."""
     kinds = planted_kinds(columns)
-    return np.any([np.zeros_like(columns["pose_error"]), *(kinds[kind] for kind in ("orientation", "hand")
-                                                           if kind in kinds)], axis=0)
+    return np.any(
+        [np.zeros_like(columns["pose_error"]), *(kinds[kind] for kind in ("orientation", "hand") if kind in kinds)],
+        axis=0,
+    )
 
 
 def by_kind(columns: dict[str, np.ndarray]) -> list[dict]:
-    """How well each kind of planted error was found, each against the particles of right pose that have not this error.
+    """How well each kind of simulated error was found,
+    each against the particles of right pose that have not this error.
 
     Returns
     -------
@@ -261,8 +268,8 @@ def by_kind(columns: dict[str, np.ndarray]) -> list[dict]:
 
 def curves_by_kind(columns: dict[str, np.ndarray], curves: DetectionCurves) -> dict[str, np.ndarray]:
     """``recall_KIND``, the fraction of a kind that leaving out from each threshold on finds, and ``precision_KIND``,
-    the fraction of that kind among those of it and of the others of right pose that are left out; used ones alone
-    count."""
+    the fraction of that kind among those of it and of the others of right pose that are left out;
+    used ones alone count."""
     used = _used(columns)
     out = {}
     for kind, flags in planted_kinds(used).items():
@@ -283,12 +290,12 @@ def _used(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def detection_report(columns: dict[str, np.ndarray]) -> tuple[dict, DetectionCurves]:
-    """Everything about the planted errors of a run: ``detection``'s entries and more, and the curves.
+    """Everything about the simulated errors of a run: ``detection``'s entries and more, and the curves.
 
     columns : of a run's particles.h5, with ``pose_error``; the sizes and flags of errors (KINDS, SIZES) count where
-    they exist. Skipped particles do not count. Adds ``average_precision``, ``best_f1``, ``best_threshold`` (distance),
-    ``confusion`` and ``by_kind``; where poses were searched, also what `fate` names, of all particles and in each row
-    of these two.
+        they exist. Skipped particles do not count. Adds ``average_precision``, ``best_f1``, ``best_threshold``
+        (distance), ``confusion`` and ``by_kind``; where poses were searched, also what `fate` names, of all particles
+        and in each row of these two.
     """
     used = _used(columns)
     distance, wrong, kept = used["distance"], used["pose_error"], used["kept"]

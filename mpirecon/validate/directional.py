@@ -24,7 +24,7 @@ _CELLS = 3000
 #: shells that all directions share
 _COMMON = 5
 
-#: threshold of the body whose sphericity is told
+#: threshold of the body whose sphericity is reported
 SPHERICITY_AT = 0.5
 
 
@@ -32,9 +32,12 @@ SPHERICITY_AT = 0.5
 class ConicalFSC:
     """FSC along directions on the half sphere.
 
-    direction : (m, 3) unit vectors (x, y, z) · curves : (m, n // 2 + 1) ·
-    resolution : (m,) Å where a curve falls below 0.143, Nyquist where it never does · sphericity : 0 … 1 ·
-    half_angle : of the cones, degrees · independent : share of the Fourier samples that are, in the mask
+    direction : (m, 3) unit vectors (x, y, z)
+    curves : (m, n // 2 + 1)
+    resolution : (m,) Å where a curve falls below 0.143, Nyquist where it never does
+    sphericity : 0 … 1
+    half_angle : of the cones, degrees
+    independent : fraction of the Fourier samples that are, in the mask
     """
 
     direction: np.ndarray
@@ -98,7 +101,8 @@ def conical_fsc(
     shell and its two neighbours count that lie within `half_angle` degrees of it. Sphericity is the surface of a ball
     of the body's volume over the body's own surface (Wadell 1935): 1 where all directions are resolved alike.
 
-    a, b : (n, n, n) float · mask : (n, n, n), multiplies both
+    a, b : (n, n, n) float
+    mask : (n, n, n), multiplies both
     """
     if mask is not None:
         a, b = a * mask, b * mask
@@ -113,8 +117,8 @@ def conical_fsc_of_transforms(
     fa: np.ndarray, fb: np.ndarray, pixel_size: float, *, half_angle: float = HALF_ANGLE, directions: int = DIRECTIONS,
     independent: float = 1.0,
 ) -> ConicalFSC:
-    """As `conical_fsc`, of two half transforms (n, n, n // 2 + 1), of maps in a mask with this share of independent
-    samples."""
+    """As `conical_fsc`, of two half transforms (n, n, n // 2 + 1),
+    of maps in a mask with this fraction of independent samples."""
     box = fa.shape[0]
     sums = _cell_sums(fa, fb, box)
     direction = bin_centres(*view_bins(directions))

@@ -28,12 +28,15 @@ _SIGNIFICANT = 4.0
 
 @dataclass(frozen=True)
 class Comparison:
-    """Half-map FSC of the kept, the discarded and of particles discarded by lot, and what the discarded show.
+    """Half-map FSC of the kept, the discarded and of particles discarded at random, and what the discarded show.
 
-    fsc_selection, fsc_random, fsc_discarded : (box // 2 + 1,) · amplitude : of the map in the discarded particles' map,
-    1 when they are as good as the kept, 0 for junk and wrong poses, below 0 when chosen for contradicting it ·
+    fsc_selection, fsc_random, fsc_discarded : (box // 2 + 1,)
+    amplitude : of the map in the discarded particles' map, 1 when they show it as well as the kept, 0 for junk and
+        wrong poses, below 0 when chosen for contradicting it
     residual_fsc : mean half-map FSC of what remains of it without the map and without the spherical average, which
-    wrong poses leave · chance : its standard deviation for noise · last : finest shell that counts for both
+        wrong poses leave
+    chance : its standard deviation for noise
+    last : finest shell that counts for both
     """
 
     fsc_selection: np.ndarray
@@ -66,9 +69,9 @@ class Comparison:
 
     @property
     def finding(self) -> str:
-        """``"good particles"``, ``"something else"`` or ``"junk"``."""
+        """``"correct particles"``, ``"something else"`` or ``"junk"``."""
         if self.amplitude > LARGEST_AMPLITUDE:
-            return "good particles"
+            return "correct particles"
         if self.residual_fsc > max(LARGEST_RESIDUAL, _SIGNIFICANT * self.chance):
             return "something else"
         return "junk"
@@ -88,24 +91,24 @@ class Comparison:
         return {"controls": controls, "warnings": self._warnings()}
 
     def _warnings(self) -> list[str]:
-        told = []
-        if self.finding == "good particles":
-            told.append(
+        texts = []
+        if self.finding == "correct particles":
+            texts.append(
                 "the map of the discarded particles alone (discarded.mrc) shows the map, at "
                 f"{100 * self.amplitude:.0f} % of its amplitude: correct particles, or a similar state, were rejected"
             )
         elif self.finding == "something else":
-            told.append(
+            texts.append(
                 "the half maps of the discarded particles agree on something that is not the map (mean FSC "
                 f"{self.residual_fsc:.2f} without it): discarded.mrc may be a minor state or another particle, not junk"
             )
-        selected, by_lot = float(self.fsc_selection[1:].mean()), float(self.fsc_random[1:].mean())
-        if selected <= by_lot:
-            told.append(
-                f"leaving out as many particles at random gives half maps that agree as well (mean FSC {by_lot:.3f}, "
-                f"with the selection {selected:.3f}): the selection did the map no good"
+        selected, at_random = float(self.fsc_selection[1:].mean()), float(self.fsc_random[1:].mean())
+        if selected <= at_random:
+            texts.append(
+                "leaving out as many particles at random gives half maps that agree as well (mean FSC "
+                f"{at_random:.3f}, with the selection {selected:.3f}): the selection did not improve the map"
             )
-        return told
+        return texts
 
 
 def _transform(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -11,19 +11,27 @@ from mpirecon.validate.phase_fit import even_zernike, odd_zernike
 
 #: standard deviations from which on something is there that the file does not name
 _CLEAR = 5.0
-#: error below which a share of the imported one is told from none, all and the opposite, and how far from these it may
-#: be
-_TELLS, _NEAR = 0.2, 0.3
-RIGHT, WRONG_SIGN, ABSENT, OTHER, MIXED, UNTOLD = "right", "wrong sign", "absent", "other size", "groups differ", "cannot tell"
+#: error below which a fraction of the imported one is distinguished from none, all and the opposite,
+#: and how far from these it may be
+_INFORMATIVE, _NEAR = 0.2, 0.3
+RIGHT, WRONG_SIGN, ABSENT, OTHER, MIXED, UNDETERMINED = (
+    "right",
+    "wrong sign",
+    "absent",
+    "other size",
+    "groups differ",
+    "undetermined",
+)
 
 
 @dataclass(frozen=True)
 class Term:
     """Something a lens does.
 
-    odd : whether it turns phases, or adds to the CTF's · at : its coefficients in the basis of phase_fit · label :
-        RELION's,
-    for advice · cs_term : of cryosparc_optics.TERMS
+    odd : whether it turns phases, or adds to the CTF's
+    at : its coefficients in the basis of phase_fit
+    label : RELION's, for advice
+    cs_term : of cryosparc_optics.TERMS
     """
 
     name: str
@@ -46,10 +54,11 @@ TERMS = (
 class FoundTerm:
     """One term in one optics group, in radians at the finest frequency of the band.
 
-    imported, found : (n,) the components · covariance : (n, n) of `found` · gain : twice the logarithm of the
-        likelihood that is
-    lost without it · unit, per_unit : what they are printed in, and radians of it · share, error : how many times the
-    imported one explains the images; NaN where nothing was imported
+    imported, found : (n,) the components
+    covariance : (n, n) of `found`
+    gain : twice the logarithm of the likelihood that is lost without it
+    unit, per_unit : what they are printed in, and radians of it
+    share, error : how many times the imported one explains the images; NaN where nothing was imported
     """
 
     term: Term
@@ -69,8 +78,8 @@ class FoundTerm:
 
     @property
     def determined(self) -> bool:
-        """Whether it is known to better than a radian at the edge of the band; beyond that, phases turn round
-        unnoticed."""
+        """Whether it is known to better than a radian at the edge of the band;
+        beyond that, phases turn round unnoticed."""
         return bool(np.diag(self.covariance).mean() < 1)
 
     @property
@@ -101,8 +110,7 @@ class FoundGroup:
     """An optics group: how many particles were compared, and its terms.
 
     odd : (6,), even : (9,), all that was fitted, in the bases of phase_fit at frequencies over `edge` [1/Å]; even None
-        where
-    the images do not tell
+        where the images do not determine it
     """
 
     group: int
@@ -115,7 +123,8 @@ class FoundGroup:
 
 @dataclass
 class FoundAberrations:
-    """All groups, and for each term the share of the imported one that all groups together show: name → (share, error).
+    """All groups, and for each term the fraction of the imported one that all groups together show:
+    name → (share, error).
 
     advice : what to do about it
     """
@@ -131,9 +140,9 @@ class FoundAberrations:
         of it is there beyond doubt, or was imported and is denied. Coefficients of higher order stay."""
         odd, even = _widened(known.odd, 6), _widened(known.even, 9)
         for row, group in enumerate(self.groups):
-            if group.odd is not None and _telling(group.terms, True):
+            if group.odd is not None and _informative(group.terms, True):
                 odd[row, :6] = odd_zernike(group.odd, group.edge)
-            if group.even is not None and _telling(group.terms, False):
+            if group.even is not None and _informative(group.terms, False):
                 even[row, :9] = even_zernike(group.even, group.edge)
         return replace(known, odd=odd, even=even)
 
@@ -145,8 +154,9 @@ class FoundAberrations:
     def contradicted(self) -> bool:
         """Whether the images say that something imported has the wrong sign, or is not there."""
         verdicts = self.verdicts()
-        return bool({WRONG_SIGN, ABSENT} & {*verdicts.values(), *(v for name in verdicts
-                                                                  for v in self._of_groups(name))})
+        return bool(
+            {WRONG_SIGN, ABSENT} & {*verdicts.values(), *(v for name in verdicts for v in self._of_groups(name))}
+        )
 
     def _of_groups(self, name: str) -> dict[str, list[int]]:
         """Verdict → the groups that differ from what all say together, and of these only those that are sure."""
@@ -158,7 +168,7 @@ class FoundAberrations:
 
     def _apart(self, name: str) -> list[FoundGroup]:
         share = self.shares[name][0]
-        return [g for g in self.groups for t in g.terms if t.term.name == name and t.named and t.error < _TELLS
+        return [g for g in self.groups for t in g.terms if t.term.name == name and t.named and t.error < _INFORMATIVE
                 and abs(t.share - share) > max(_CLEAR * t.error, _NEAR)]
 
     def sentences(self) -> list[str]:
@@ -200,10 +210,13 @@ def _widened(coefficients: np.ndarray, width: int) -> np.ndarray:
     return np.pad(coefficients, ((0, 0), (0, max(0, width - coefficients.shape[1]))))
 
 
-def _telling(terms: list[FoundTerm], odd: bool) -> bool:
+def _informative(terms: list[FoundTerm], odd: bool) -> bool:
     """Whether what was found of one group's odd or even terms is worth more than what was imported."""
-    return any(t.determined and (t.significance > _CLEAR or t.named and t.error < _TELLS) for t in terms if t.term.odd
-               == odd)
+    return any(
+        t.determined and (t.significance > _CLEAR or t.named and t.error < _INFORMATIVE)
+        for t in terms
+        if t.term.odd == odd
+    )
 
 
 _WORDS = {
@@ -212,13 +225,13 @@ _WORDS = {
     ABSENT: "is not in the images",
     OTHER: "is in the images with another size",
     MIXED: "is not the same for all optics groups",
-    UNTOLD: "is neither confirmed nor denied by so few or so noisy images",
+    UNDETERMINED: "is neither confirmed nor denied by so few or so noisy images",
 }
 
 
 def _verdict(share: float, error: float) -> str:
-    if error > _TELLS:
-        return UNTOLD
+    if error > _INFORMATIVE:
+        return UNDETERMINED
     for value, verdict in ((1, RIGHT), (-1, WRONG_SIGN), (0, ABSENT)):
         if abs(share - value) < _NEAR:
             return verdict

@@ -19,9 +19,11 @@ _LESS, _SURELY = 0.1, 3.0
 class FoundMap:
     """Two maps without a common particle.
 
-    found, given : (shells,) FSC of the half maps of particles at found poses, and at given ones · between : (shells,)
-    FSC of the two whole maps · expected : (shells,) what it would be, were the signal the same · deficit : by how much
-    it is less, mean over the shells that say anything · chance : standard deviation of that; NaN where no shell does
+    found, given : (shells,) FSC of the half maps of particles at found poses, and at given ones
+    between : (shells,) FSC of the two whole maps
+    expected : (shells,) what it would be, were the signal the same
+    deficit : by how much it is less, mean over the shells that say anything
+    chance : standard deviation of that; NaN where no shell does
     """
 
     found: np.ndarray
@@ -72,7 +74,7 @@ class FoundMap:
         if not self.deficit > max(_LESS, _SURELY * self.chance):
             return []
         return [
-            "the map of the particles at found poses agrees with that of the kept ones by "
-            f"{self.deficit:.2f} less (FSC, mean over shells) than their noise lets expect: the found ones may be of "
-            "another structure, or badly posed. Compare with --poses fixed"
+            f"the map of the particles at found poses agrees with that of the kept ones by {self.deficit:.2f} less "
+            "(FSC, mean over shells) than their noise lets expect: the found ones may be of another structure, or "
+            "badly posed. Compare with --poses fixed"
         ]

@@ -15,7 +15,7 @@ from mpirecon.kernels.radial import radial_sum
 from mpirecon.kernels.shells import correlate_shells, scale_shells
 
 
-#: at which resolutions are told
+#: at which resolutions are reported
 THRESHOLDS = (0.5, 0.143)
 
 
@@ -50,8 +50,8 @@ def friedel_weight(box: int) -> np.ndarray:
 
 
 def shell_sum(half_transform: np.ndarray, box: int) -> np.ndarray:
-    """Sums per shell of a real (…, box // 2 + 1) half-transform array over the full transform, (box // 2 + 1,)
-    float64."""
+    """Sums per shell of a real (…, box // 2 + 1) half-transform array over the full transform,
+    (box // 2 + 1,) float64."""
     if half_transform.ndim == 3:
         return _sums_and_counts(half_transform)[0]
     shells, weight = shell_index(box, half_transform.ndim), friedel_weight(box)
@@ -163,10 +163,6 @@ def crossing(curve: np.ndarray, threshold: float, box: int, pixel_size: float) -
     s = int(below[0])
     at = s - 1 + (curve[s - 1] - threshold) / (curve[s - 1] - curve[s])
     return box * pixel_size / at
-
-
-def _abs2(f: np.ndarray) -> np.ndarray:
-    return f.real**2 + f.imag**2
 
 
 def _checked(array, name: str) -> np.ndarray:

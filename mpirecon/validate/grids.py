@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mpirecon.errors import UserError
 
+
 def check_same_grid(a, name_a: str, b, name_b: str) -> None:
     """Raise UserError when box or pixel size (to 0.1 %) of two things with these attributes differ."""
     if a.box != b.box:

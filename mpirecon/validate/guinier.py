@@ -23,9 +23,13 @@ _FADE = 2.0
 class Guinier:
     """ln of the mean amplitude per shell against 1/d², and the line through it.
 
-    inverse_d2 : (shells,) 1/Å² · amplitude : (shells,) ln of the mean amplitude · weighted : likewise, times C_ref ·
-    bfactor : Å², negative where amplitudes fall off; None when it could not be fitted · intercept, correlation : of the
-    line · used : (coarsest, finest) Å · note : why there is none
+    inverse_d2 : (shells,) 1/Å²
+    amplitude : (shells,) ln of the mean amplitude
+    weighted : likewise, times C_ref
+    bfactor : Å², negative where amplitudes fall off; None when it could not be fitted
+    intercept, correlation : of the line
+    used : (coarsest, finest) Å
+    note : why there is none
     """
 
     inverse_d2: np.ndarray
@@ -80,8 +84,7 @@ def guinier_of_transform(transform: np.ndarray, pixel_size: float, fsc: np.ndarr
         note = f"no B-factor: it needs a resolution of {_FINEST_NEEDED:g} Å or better, and this is {finest:.1f} Å"
     elif fitted.sum() < _FEWEST_SHELLS:
         note = (f"no B-factor: only {int(fitted.sum())} shells lie between {COARSEST:g} Å and {finest:.1f} Å in this "
-                f"box, "
-                f"and it needs {_FEWEST_SHELLS}")
+                f"box, and it needs {_FEWEST_SHELLS}")
     else:
         x, y = 1 / d[fitted] ** 2, weighted[fitted]
         slope, intercept = np.polyfit(x, y, 1)
@@ -95,9 +98,9 @@ def sharpen_transform(
 ) -> np.ndarray:
     """The map weighted by C_ref and exp(−B k²/4), faded out over two shells at its resolution, (n, n, n) float32.
 
-    transform : (n, n, n // 2 + 1) half transform of the mean of the half maps, overwritten · bfactor : Å², negative
-        sharpens; None
-    does not · resolution : Å; None is Nyquist
+    transform : (n, n, n // 2 + 1) half transform of the mean of the half maps, overwritten
+    bfactor : Å², negative sharpens; None does not
+    resolution : Å; None is Nyquist
     """
     box = transform.shape[0]
     shells = np.arange(box // 2 + 1)

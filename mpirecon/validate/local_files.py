@@ -11,7 +11,8 @@ from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map, write_map
 from mpirecon.parallel.comm import Communicator
 from mpirecon.validate.grids import check_same_grid
-from mpirecon.validate.local_resolution import LocalResolution, Progress, local_resolution
+from mpirecon.validate.local_resolution import Progress, local_resolution
+from mpirecon.validate.local_result import LocalResolution
 from mpirecon.validate.windows import WindowOptions
 
 #: maps that are written
@@ -20,8 +21,8 @@ LOCAL_MAPS = ("locres.mrc", "locres_filtered.mrc")
 
 @dataclass(frozen=True)
 class LocalInput:
-    """What local resolution is found of: half maps and mask (n, n, n) float32, Å per voxel, and the filtered map's gain
-    by shell."""
+    """What local resolution is found of: half maps and mask (n, n, n) float32, Å per voxel,
+    and the filtered map's gain by shell."""
 
     half1: np.ndarray
     half2: np.ndarray
@@ -42,8 +43,9 @@ def shared_local_resolution(
     progress: Progress | None = None,
 ) -> LocalResolution:
     """Local resolution of what rank 0 has read; the others give None. Collective."""
-    about = comm.bcast(None if given is None else (len(given.half1), given.mask is not None, given.pixel_size,
-                                                   given.gain))
+    about = comm.bcast(
+        None if given is None else (len(given.half1), given.mask is not None, given.pixel_size, given.gain)
+    )
     box, masked, pixel_size, gain = about
     names = ("half1", "half2", "mask") if masked else ("half1", "half2")
     maps = {name: np.empty((box,) * 3, np.float32) if given is None else np.array(getattr(given, name), np.float32)
@@ -62,8 +64,8 @@ def write_local_maps(folder: Path, found: LocalResolution) -> None:
 
 
 def read_mask(path, like, name: str) -> np.ndarray:
-    """A mask file, (n, n, n) float32, of the grid of the map `like`, called `name`. Raises UserError where it is no
-    mask for it."""
+    """A mask file, (n, n, n) float32, of the grid of the map `like`, called `name`.
+    Raises UserError where it is no mask for it."""
     mask = read_map(path)
     check_same_grid(like, name, mask, f"the mask {path}")
     return check_mask(np.asarray(mask.array, np.float32), str(path))

@@ -1,13 +1,12 @@
 """Local resolution: the FSC of two half maps in soft windows all over the box (Cardone, Heymann & Steven 2013, J.
-Struct. Biol. 184,
-226), each corrected for its window by random phases (Chen et al. 2013), as relion_postprocess --locres does it."""
+Struct. Biol. 184, 226), each corrected for its window by random phases (Chen et al.
+2013), as relion_postprocess --locres does it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import scipy.fft
@@ -18,6 +17,7 @@ from mpirecon.parallel.comm import Communicator, SerialCommunicator, together
 from mpirecon.parallel.threads import Threads
 from mpirecon.validate.fsc import crossing, shell_count
 from mpirecon.validate.guinier import figure_of_merit
+from mpirecon.validate.local_result import LocalResolution
 from mpirecon.validate.map_warnings import half_map_warnings
 from mpirecon.validate.masks import independent_share
 from mpirecon.validate.randomised import randomise_phases
@@ -32,112 +32,11 @@ _MARGIN = 2
 #: standard deviations of chance by which the curve up to its crossing must differ from 0
 _SIGNIFICANT = 3.0
 
-#: lengths of the resolution that a window should hold: of fewer its curve scatters
-_FEWEST_LENGTHS = 3.0
-
 #: the map of a window is weighted by its FSC up to where that falls below this, as in RELION
 _NOTHING = 1e-4
 
-
-#: of the voxels, that are told
-_QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
-
 #: how a loop over windows is shown: given their number, of all ranks and of this one, a context manager
 Progress = Callable[[int, int], AbstractContextManager]
-
-
-@dataclass(frozen=True)
-class LocalResolution:
-    """What was found, and how.
-
-    map : (n, n, n) float32, Å; ``windows.options.min_resolution`` where there is none, 0 where no window reaches or the
-        mask
-    is 0 · filtered : (n, n, n) float32, the mean of the half maps, each place filtered (and weighted by the FSC) for
-    what is there, in the mask · mask : (n, n, n) or None · centres : (m, 3) voxels (z, y, x) of the windows ·
-    resolution : (m,) Å of each, NaN where there is none · of_halves : what to be wary of in the half maps · seconds :
-        it took · memory : bytes that its arrays took of each rank
-    """
-
-    map: np.ndarray
-    filtered: np.ndarray
-    mask: np.ndarray | None
-    windows: Windows
-    centres: np.ndarray
-    resolution: np.ndarray
-    of_halves: tuple[str, ...]
-    seconds: float
-    memory: int
-
-    @property
-    def pixel_size(self) -> float:
-        """Å."""
-        return self.windows.pixel_size
-
-    @property
-    def inside(self) -> np.ndarray:
-        """Voxels that count, (n, n, n) bool: where the mask is at least one half, without one where a window
-        reaches."""
-        return self.map > 0 if self.mask is None else (self.mask >= 0.5) & (self.map > 0)
-
-    @property
-    def values(self) -> np.ndarray:
-        """Å of the voxels inside that have a resolution, sorted."""
-        values = self.map[self.inside]
-        return np.sort(values[values < self._none])
-
-    @property
-    def without(self) -> float:
-        """Fraction of the voxels inside that have no resolution."""
-        return 1 - len(self.values) / max(int(self.inside.sum()), 1)
-
-    @property
-    def _none(self) -> float:
-        return self.windows.options.min_resolution * (1 - 1e-4)
-
-    def as_dict(self) -> dict:
-        """The numbers, for JSON."""
-        o, values = self.windows.options, self.values
-        at = np.quantile(values, _QUANTILES).tolist() if len(values) else (None,) * len(_QUANTILES)
-        counts, edges = np.histogram(values, 40, _range(values))
-        return {
-            **dict(zip(("best", "quartile_1", "median", "quartile_3", "worst"), at)),
-            "histogram": {"edges": edges.tolist(), "voxels": counts.tolist()},
-            "without_resolution": self.without, "windows": len(self.centres),
-            "windows_without_resolution": int(np.isnan(self.resolution).sum()), **vars(o),
-            "window_voxels": self.windows.size,
-            "masked": self.mask is not None, "warnings": list(self.warnings), "seconds": self.seconds,
-            "memory_bytes": self.memory,
-        }  # fmt: skip
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What to be wary of."""
-        told, o, values = list(self.of_halves), self.windows.options, self.values
-        if len(values) and (width := 2 * o.radius + o.edge) < _FEWEST_LENGTHS * (median := float(np.median(values))):
-            told.append(f"windows of {width:.3g} Å (at half height) hold less than {_FEWEST_LENGTHS:g} lengths of the "
-                        f"median local "
-                        f"resolution, {median:.3g} Å: their curves are uncertain; larger windows (radius, edge) give "
-                        f"steadier values")
-        return tuple(told)
-
-    def lines(self) -> list[str]:
-        """What a user wants to read, a line each."""
-        o, where = self.windows.options, "in the mask" if self.mask is not None else "in the box"
-        values = self.values
-        if not len(values):
-            found = f"local resolution: none {where}: the half maps agree in no window"
-        else:
-            q = np.quantile(values, _QUANTILES)
-            none = f"none in {100 * self.without:.3g} % of it, which is {o.min_resolution:g} Å in the map; of the rest "
-            found = (f"local resolution {where}: {none if self.without > 0.5 else ''}median {q[2]:.2f} Å, half of it "
-                     f"between {q[1]:.2f} and {q[3]:.2f} Å, 98 % between "
-                     f"{q[0]:.2f} and {q[4]:.2f} Å (FSC {o.threshold:g})")
-            if 0 < self.without <= 0.5:
-                found += f"; {100 * self.without:.3g} % has none, and is {o.min_resolution:g} Å in the map"
-        how = (f"{len(self.centres):,} windows of radius {o.radius:.4g} Å with an edge of {o.edge:.4g} Å, "
-               f"{o.sampling:.4g} Å apart, "
-               f"took {self.seconds:.1f} s and {self.memory / 1e6:.0f} MB")
-        return [found, how]
 
 
 def local_resolution(
@@ -154,12 +53,13 @@ def local_resolution(
     ----------
     half1, half2 : (n, n, n) float
     pixel_size : Å
-    mask : (n, n, n), 0 … 1; only windows that reach a voxel of it are looked at, which changes nothing inside
+    mask : (n, n, n), 0 … 1; only windows that reach a voxel of it are computed, which changes nothing inside
     gain : (n // 2 + 1,) that the filtered map is multiplied by (B-factor, MTF); by default 1
-    seed : of the random phases · threads : of each rank · comm : whose ranks share the windows, each holding the maps ·
+    seed : of the random phases
+    threads : of each rank
+    comm : whose ranks share the windows, each holding the maps
     progress : called with how many windows there are, of all ranks and of this one; a context manager that gives
-        something with
-    ``update(count)``
+        something with ``update(count)``
 
     Raises
     ------
@@ -174,8 +74,8 @@ def local_resolution(
         if not len(centres):
             where = "reaches the mask" if mask is not None else "fits the box"
             raise UserError(f"local resolution: no window of radius {windows.options.radius:.4g} Å, "
-                            f"{windows.options.sampling:.4g} Å "
-                            f"apart, {where}; take a finer sampling or a smaller radius")
+                            f"{windows.options.sampling:.4g} Å apart, {where}; take a finer sampling or a smaller "
+                            "radius")
         work = _Work(windows, pair, windows.total(centres), gain, seed)
         resolution, filtered = _measured(work, centres, comm, Threads(threads), progress)
     comm.allreduce(resolution)
@@ -212,14 +112,6 @@ def _measured(
     return resolution, filtered
 
 
-def _range(values: np.ndarray) -> tuple[float, float]:
-    """What a histogram of sorted values spans: all of them, and 10 % about one that is alone."""
-    if not len(values):
-        return 0.0, 1.0
-    low, high = float(values[0]), float(values[-1])
-    return (low, high) if high > 1.1 * low else (0.95 * low, 1.05 * high)
-
-
 def _blended(windows: Windows, centres: np.ndarray, resolution: np.ndarray, total: np.ndarray) -> np.ndarray:
     """Å of each voxel: the weighted mean frequency of the windows over it; 0 where there is none."""
     out, weight, worst = np.zeros_like(total), windows.weight(), windows.options.min_resolution
@@ -247,14 +139,15 @@ class _Work:
         #: independent samples of each shell
         self.samples = shell_count(self.size) * independent_share(padded)
         k2 = [np.square(scipy.fft.fftfreq(self.size, 1 / self.size)) for _ in range(2)]
-        self.k = np.sqrt(k2[0][:, None, None] + k2[1][:, None] + np.arange(self.size // 2
-                                                                           + 1) ** 2.0).astype(np.float32)
+        self.k = np.sqrt(k2[0][:, None, None] + k2[1][:, None] + np.arange(self.size // 2 + 1) ** 2.0).astype(
+            np.float32
+        )
         at = np.arange(self.size // 2 + 1) * box / self.size
         self.gain = np.ones(len(at)) if gain is None else np.interp(at, np.arange(len(gain)), gain)
 
     def window(self, centre: np.ndarray) -> tuple[float, np.ndarray]:
-        """Å of one window, NaN where there is none, and the filtered map in it times its weight, where it is within the
-        box."""
+        """Å of one window, NaN where there is none, and the filtered map in it times its weight,
+        where it is within the box."""
         there, here = self.windows.overlap(centre)
         piece = self.windows.piece(centre)
         weight, buffer = self.weight[here], np.zeros((self.size,) * 3, np.float32)
@@ -302,8 +195,8 @@ class _Work:
         return at if at < options.min_resolution and chance > _SIGNIFICANT else np.nan
 
     def _filter(self, curve: np.ndarray, at: float) -> np.ndarray:
-        """What shells of the window are multiplied by: C_ref, faded out at its resolution, and the gain of the whole
-        map."""
+        """What shells of the window are multiplied by:
+        C_ref, faded out at its resolution, and the gain of the whole map."""
         below = np.flatnonzero(curve < _NOTHING)
         weight = figure_of_merit(curve)
         weight[0] = 1.0

@@ -1,5 +1,5 @@
-"""Slices of a map at low frequencies, in NumPy: a few hundred images are looked at before any kernel needs to be
-compiled for them.
+"""Slices of a map at low frequencies, in NumPy:
+a few hundred images are compared before any kernel needs to be compiled for them.
 """
 
 from __future__ import annotations

@@ -145,5 +145,5 @@ def tight_mask_warning(randomised: float | None, name: str) -> str | None:
 
 def mask_warnings(mask: np.ndarray | None, name: str, randomised: float | None = None) -> tuple[str, ...]:
     """Both warnings of a mask (n, n, n), where they apply; none without a mask."""
-    told = () if mask is None else (hard_mask_warning(mask, name), tight_mask_warning(randomised, name))
-    return tuple(text for text in told if text)
+    texts = () if mask is None else (hard_mask_warning(mask, name), tight_mask_warning(randomised, name))
+    return tuple(text for text in texts if text)

@@ -41,19 +41,19 @@ def cut_to_sphere(volume: np.ndarray, radius: float, edge: float = 6.0) -> np.nd
 
 
 def independent_share(mask: np.ndarray) -> float:
-    """Fourier samples of a map in a mask (n, n, n) that are independent, over all: (mean mask²)² / mean mask⁴, 0 …
-    1."""
+    """Fourier samples of a map in a mask (n, n, n) that are independent, over all:
+    (mean mask²)² / mean mask⁴, 0 … 1."""
     squared = np.square(mask, dtype=np.float64)
     most = np.square(squared).mean()
     return float(squared.mean() ** 2 / most) if most > 0 else 1.0
 
 
 def asymmetry(mask: np.ndarray, rotations: np.ndarray) -> float:
-    """Largest share of a mask's inside that any of the rotations about the origin takes to its outside, 0 … 1.
+    """Largest fraction of a mask's inside that any of the rotations about the origin takes to its outside, 0 … 1.
 
-    mask : (box, box, box), 0 … 1 · rotations : (g, 3, 3) float64, of (x, y, z). Inside is above ¾ and outside below
-        0.1, so that
-    the edge counts for neither; at most some 20,000 voxels are looked at.
+    mask : (box, box, box), 0 … 1
+    rotations : (g, 3, 3) float64, of (x, y, z). Inside is above ¾ and outside below 0.1, so that the edge counts for
+        neither; at most some 20,000 voxels are used.
     """
     from scipy.ndimage import map_coordinates  # slow to load
 

@@ -14,10 +14,10 @@ from mpirecon.validate.guinier import guinier_of_transform
 from mpirecon.validate.masks import independent_share
 from mpirecon.validate.path_resolution import FittedResolutions
 
-#: a gain is beyond chance where random discards reach it in less than this share of paths
+#: a gain is beyond chance where random discards reach it in less than this fraction of paths
 _CHANCE = 0.05
 
-#: random discards whose scatter can be told
+#: random discards whose scatter can be estimated
 _FEWEST_DRAWS = 3
 
 #: random discards, and range of ln N, that a B-factor is fitted to
@@ -32,7 +32,8 @@ def measured(
 
     Parameters
     ----------
-    halves : two (n, n, n) maps, unfiltered · mask : (n, n, n)
+    halves : two (n, n, n) maps, unfiltered
+    mask : (n, n, n)
     last : finest shell that was reconstructed
     whole : (n, n, n // 2 + 1) complex, the transform of the mean of all particles' half maps; None where these are they
     """
@@ -58,11 +59,13 @@ def measured(
 class PathVerdict:
     """Where a path pays.
 
-    best : fraction of the particles of the step with the largest mean half-map FSC · best_resolution : of the one with
-    the most particles of those whose resolution is within a standard error of the finest · gain : of the mean FSC of
-    the best over that of all particles · limit : largest gain that random discards of that size reach by chance, None
-    where there are too few to tell · scatter : standard deviation of theirs · bfactor : Å², of the random discards,
-    after Rosenthal and Henderson
+    best : fraction of the particles of the step with the largest mean half-map FSC
+    best_resolution : of the one with the most particles of those whose resolution is within a standard error of the
+        finest
+    gain : of the mean FSC of the best over that of all particles
+    limit : largest gain that random discards of that size reach by chance, None where there are too few
+    scatter : standard deviation of theirs
+    bfactor : Å², of the random discards, after Rosenthal and Henderson
     """
 
     best: float
@@ -82,13 +85,13 @@ class PathVerdict:
         return {**asdict(self), "pays": self.pays}
 
 
-def judge(steps: Sequence[dict], random: Sequence[dict], nyquist: float,
+def assess(steps: Sequence[dict], random: Sequence[dict], nyquist: float,
           fitted: FittedResolutions | None = None) -> PathVerdict:
     """From the records of the steps, that of all particles first, and of random discards of the same sizes.
 
     Each has ``fraction``, ``particles``, ``resolution_0143``, ``mean_fsc``. The best step is that of the largest mean
-    half-map FSC, which scatters less than the place where a curve falls below a threshold, and tells steps apart that
-    all reach Nyquist.
+    half-map FSC, which scatters less than the place where a curve falls below a threshold,
+    and distinguishes steps that all reach Nyquist.
     fitted : resolutions from all curves together; without, the best resolution is that of the curve that falls last
     """
     best = max(steps, key=lambda step: (step["mean_fsc"], step["fraction"]))
@@ -114,10 +117,10 @@ def _frequency(step: dict, nyquist: float) -> float:
 
 
 def _chance(steps: Sequence[dict], random: Sequence[dict], fraction: float) -> tuple[float | None, float | None]:
-    """Standard deviation of the mean FSC of random discards of a size, and the gain that the best of all steps reaches
-    by chance.
+    """Standard deviation of the mean FSC of random discards of a size,
+    and the gain that the best of all steps reaches by chance.
 
-    A subset of the share q differs from the whole by noise of variance in proportion to 1/q − 1; what its mean FSC
+    A subset of the fraction q differs from the whole by noise of variance in proportion to 1/q − 1; what its mean FSC
     falls by is fitted as a polynomial of ln q, and what is left is the scatter.
     """
     if fraction == 1 or len(random) < _FEWEST_DRAWS:
@@ -157,25 +160,23 @@ def _alike(random: Sequence[dict], fraction: float, nyquist: float) -> float | N
     return 1 / float(np.median(found)) if found else None
 
 
-def _sentence(found: PathVerdict, whole: dict, best: dict, by_lot: float | None, nyquist: float) -> str:
+def _sentence(found: PathVerdict, whole: dict, best: dict, at_random: float | None, nyquist: float) -> str:
     def at(step: dict) -> str:
         return f"{step['resolution_0143']:.2f} Å" if step["resolution_0143"] else f"Nyquist ({nyquist:.4g} Å)"
 
     share, some = f"{100 * best['fraction']:.3g} %", f"{best['particles']} of {whole['particles']} particles"
-    lot = "" if by_lot is None else f", and {by_lot:.2f} Å of as many at random"
+    lot = "" if at_random is None else f", and {at_random:.2f} Å of as many at random"
     change = "the mean half-map FSC changes by " + f"{found.gain:+.4f}".replace("-", "−")
     if best is whole:
         return (f"Nothing is gained by leaving particles out: the half maps of all {whole['particles']} particles "
-                f"agree best "
-                f"({at(whole)}, mean FSC {whole['mean_fsc']:.4f}).")
+                f"agree best ({at(whole)}, mean FSC {whole['mean_fsc']:.4f}).")
     if found.limit is None:
         return (f"The half maps of the best-scored {share} ({some}) agree best, {at(best)} against {at(whole)} of "
                 f"all{lot}; {change}, but so few random discards cannot show whether this is chance: use more with "
                 f"--random-draws.")
     if found.pays:
         return (f"It pays to keep the best-scored {share} ({some}): {at(best)} instead of {at(whole)} of all{lot}; "
-                f"{change}, beyond what "
-                f"random discards of this size reach by chance (+{found.limit:.4f}).")
+                f"{change}, beyond what random discards of this size reach by chance (+{found.limit:.4f}).")
     return (f"Nothing is gained beyond chance: the half maps of the best-scored {share} ({some}) agree best, "
-            f"{at(best)} against {at(whole)} of "
-            f"all{lot}, but {change}, within what random discards of this size reach by chance (+{found.limit:.4f}).")
+            f"{at(best)} against {at(whole)} of all{lot}, but {change}, within what random discards of this size reach "
+            f"by chance (+{found.limit:.4f}).")

@@ -35,7 +35,7 @@ class NoiseFile:
     images are kept. CTF-premultiplied images become noise times their CTF. What is drawn depends on (seed, particle)
     alone. Images that a reconstruction would refuse (NaN, constant) are passed on, so that they are treated alike.
 
-    Anything else is asked of the wrapped ParticleFile; nothing is known to be a planted error, for all is noise.
+    Anything else is asked of the wrapped ParticleFile; nothing is known to be a simulated error, for all is noise.
     """
 
     def __init__(self, file: ParticleFile, seed: int, background: Background | None = None) -> None:
@@ -55,7 +55,7 @@ class NoiseFile:
     has_truth = False
 
     def metadata(self, start: int = 0, stop: int | None = None) -> ParticleSet:
-        """As ParticleFile.metadata, without planted errors."""
+        """As ParticleFile.metadata, without simulated errors."""
         return replace(self._wrapped.metadata(start, stop), **dict.fromkeys(TRUTH))
 
     def images(self, rows) -> np.ndarray:
@@ -103,8 +103,11 @@ class NoiseFile:
 class NullVerdict:
     """The mean half-map FSC of pure noise beyond shell 5, and whether it is no more than chance.
 
-    mean, mean_unmasked : over the shells · chance : its standard deviation for half maps of independent noise ·
-    limit : largest |mean| that passes · first, last : shells · passed : bool
+    mean, mean_unmasked : over the shells
+    chance : its standard deviation for half maps of independent noise
+    limit : largest |mean| that passes
+    first, last : shells
+    passed : bool
     """
 
     mean: float
@@ -126,13 +129,14 @@ class NullVerdict:
         return f"{number}, beyond ±{self.limit:.3g}: this selection makes resolution out of nothing"
 
 
-def judge(
+def assess(
     masked: np.ndarray, unmasked: np.ndarray, box: int, volume_share: float, last: int | None = None
 ) -> NullVerdict:
     """From the half-map FSC curves of a null run, (box // 2 + 1,) each.
 
-    volume_share : share of the box that the mask m leaves, (mean m²)² / mean m⁴, and so of the Fourier samples that are
-    independent · last : finest shell that was reconstructed, the last of the curve when left out
+    volume_share : fraction of the box that the mask m leaves, (mean m²)² / mean m⁴, and so of the Fourier samples that
+        are independent
+    last : finest shell that was reconstructed, the last of the curve when left out
     """
     last = len(masked) - 1 if last is None else min(last, len(masked) - 1)
     first = min(FIRST_SHELL, last)

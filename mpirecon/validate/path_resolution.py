@@ -1,4 +1,5 @@
-"""Resolutions of nested selections from all of their FSC curves together, and which selection is told to be the finest.
+"""Resolutions of nested selections from all of their FSC curves together,
+and which selection is reported to be the finest.
 
 Where one curve falls below 0.143 is decided by the noise of the two shells beside that place, and steeply falling
 curves of very different maps cross there within a hundredth of an Å. But the curves of a path are of one object seen by
@@ -14,7 +15,7 @@ below the threshold. Noise that selections share, in g, is not in their differen
 are, is found by leaving out groups of neighbouring shells (the grouped jackknife; Efron & Tibshirani 1993, ch. 11; of
 neighbours, as noise is alike there: Künsch 1989, Ann. Stat. 17, 1217).
 
-The finest step is told by the one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees, sect.
+The finest step is chosen by the one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees, sect.
 3.4.3): the one with the most particles of those that are within one standard error of the best.
 """
 
@@ -50,9 +51,10 @@ _ROUNDS, _TOLERANCE = 60, 1e-4
 class FittedResolutions:
     """Resolutions of the steps of a path and of random discards, from all of their curves.
 
-    steps, random : Å where the fitted curve falls below 0.143, None where it never does · errors : for each step, Å,
-    the standard error of its difference from the finest · best : number of the step that is told to be the finest, None
-    where all curves reach Nyquist · threshold : at which that was decided
+    steps, random : Å where the fitted curve falls below 0.143, None where it never does
+    errors : for each step, Å, the standard error of its difference from the finest
+    best : number of the step that is reported to be the finest, None where all curves reach Nyquist
+    threshold : at which that was decided
     """
 
     steps: list[float | None]
@@ -61,7 +63,7 @@ class FittedResolutions:
     best: int | None
     threshold: float | None
 
-    def told(self, steps: Sequence[dict], random: Sequence[dict]) -> tuple[list[dict], list[dict]]:
+    def added_to(self, steps: Sequence[dict], random: Sequence[dict]) -> tuple[list[dict], list[dict]]:
         """Records with ``resolution_fitted`` and, of steps, ``resolution_error``."""
         return (
             [{**step, "resolution_fitted": at, "resolution_error": error} for step, at,
@@ -75,8 +77,8 @@ def fit_resolutions(
 ) -> FittedResolutions:
     """From the records of the steps, from all particles down, and of random discards; each has its curve, ``fsc``.
 
-    last : finest shell that was reconstructed · independent : share of the Fourier samples in the mask that are
-    independent
+    last : finest shell that was reconstructed
+    independent : fraction of the Fourier samples in the mask that are independent
     """
     curves = np.nan_to_num(np.array([record["fsc"] for record in (*steps, *random)], float))[:, 1 : last + 1]
     samples = np.maximum(shell_count(box)[1 : last + 1] / 2 * independent, 1.0)
@@ -86,8 +88,9 @@ def fit_resolutions(
     def angstrom(place: float) -> float | None:
         return None if np.isinf(place) else box * pixel_size / place
 
-    leaving_out = [fitted.without(curves, samples, group) for group in np.array_split(np.arange(last),
-                                                                                      min(_GROUPS, last))]
+    leaving_out = [
+        fitted.without(curves, samples, group) for group in np.array_split(np.arange(last), min(_GROUPS, last))
+    ]
     best, threshold, difference, error = None, None, np.zeros(count), np.zeros(count)
     for threshold in _THRESHOLDS:
         at = fitted.shells(threshold, box)[:count]
@@ -106,7 +109,8 @@ def _compared(at: np.ndarray, without: np.ndarray, last: int) -> tuple[int, np.n
     """(the step with the most particles of those within a standard error of the finest; how many shells each is behind;
     its error).
 
-    at : (steps,) shells · without : (groups, steps), these without each group of shells
+    at : (steps,) shells
+    without : (groups, steps), these without each group of shells
     """
     finest = int(at.argmax())
     groups = len(without)
@@ -126,11 +130,12 @@ class _Fit:
     @classmethod
     def of(cls, curves: np.ndarray, samples: np.ndarray) -> _Fit:
         mean = np.clip(curves.mean(axis=0), 0.02, 0.995)
-        return cls(np.log(mean / (1 - mean)), np.zeros((len(curves), 2)))._refined(curves, samples,
-                                                                                   np.ones(curves.shape[1]))
+        return cls(np.log(mean / (1 - mean)), np.zeros((len(curves), 2)))._refined(
+            curves, samples, np.ones(curves.shape[1])
+        )
 
     def without(self, curves: np.ndarray, samples: np.ndarray, group: np.ndarray) -> _Fit:
-        """Where a group of shells tells nothing of a and b; g is as it was."""
+        """Where a group of shells has no information on a and b; g is as it was."""
         weight = np.ones(curves.shape[1])
         weight[group] = 0.0
         return _Fit(self.g, self._refined(curves, samples, weight).p)
@@ -148,8 +153,8 @@ class _Fit:
         return np.array([np.inf if at is None else box / at for at in found])
 
     def _refined(self, curves: np.ndarray, samples: np.ndarray, weight: np.ndarray) -> _Fit:
-        """Gauss and Newton's steps, a little damped; g is eliminated from their equations, for it is of one shell
-        each."""
+        """Gauss and Newton's steps, a little damped;
+        g is eliminated from their equations, for it is of one shell each."""
         g, p, terms = self.g, self.p, _terms(curves.shape[1])
         size = 2 * (len(curves) - 1)
         model, before = _Fit(g, p).curves(), None

@@ -4,7 +4,7 @@ An image's sample is modelled as s e^{iφ} (cos δ · S + sin δ · C) p + noise
 image did not help to build, S and C the sine and cosine of the CTF's own phase (amplitude and envelope included), and s
 how much of the image the map of that shell explains. φ is odd in the frequency (beam tilt, trefoil), δ even (tetrafoil,
 and what is left of defocus); both are sums of polynomials (Zivanov, Nakane & Scheres 2020, IUCrJ 7:253). s may be
-negative: a map that was made with the wrong aberrations loses contrast in its finer shells, or has it upside down.
+negative: a map that was made with the wrong aberrations loses contrast in its finer shells, or has it inverted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LEASH = 3.0
 #: how much is known of a shell's scale beforehand, 1/variance: a map explains about as much as it shows, so that few
 #: images cannot make noise agree with a CTF that is nearly zero
 _PRIOR = 1.0
-#: share of its own information that a coefficient is left when others could do all that it does
+#: fraction of its own information that a coefficient is left when others could do all that it does
 _BLIND = 1e-9
 
 
@@ -29,8 +29,10 @@ _BLIND = 1e-9
 class PhaseSums:
     """Sums over particles at s samples, w being a particle's weight and y its image's transform, centred.
 
-    sine, cosine : (s,) complex128, Σ w S conj(p) y and Σ w C conj(p) y · ss, sc, cc : (s,) float64, Σ w S² |p|² … ·
-    power : (s,) float64, Σ w |y|² · count : how many particles
+    sine, cosine : (s,) complex128, Σ w S conj(p) y and Σ w C conj(p) y
+    ss, sc, cc : (s,) float64, Σ w S² |p|² …
+    power : (s,) float64, Σ w |y|²
+    count : how many particles
     """
 
     sine: np.ndarray
@@ -50,7 +52,7 @@ class PhaseSums:
         premultiplied: bool = False
     ) -> None:
         """Add images: S and C (m, s) float, p and y (m, s) complex, weight (m,). Of premultiplied ones y is S times an
-        image: what the cosine would tell is lost."""
+        image: the information of the cosine is lost."""
         w = weight[:, None]
         if premultiplied:
             self.sine += (w * np.conj(p) * y).sum(axis=0)
@@ -84,8 +86,7 @@ def odd_basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def even_basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(9, s): the polynomials of δ: constant, defocus, astigmatism (cosine, sine of 2φ), then of the fourth order 2φ,
-    2φ, 4φ,
-    4φ (cosine, sine each), and spherical aberration."""
+    2φ, 4φ, 4φ (cosine, sine each), and spherical aberration."""
     k2, two, cross = x**2 + y**2, x**2 - y**2, 2 * x * y
     return np.stack([np.ones_like(x), k2, two, cross, k2 * two, k2 * cross, two**2 - cross**2, 2 * two * cross, k2**2])
 
@@ -97,8 +98,8 @@ def odd_zernike(value: np.ndarray, edge: float) -> np.ndarray:
 
 
 def even_zernike(value: np.ndarray, edge: float) -> np.ndarray:
-    """Coefficients (9,) of even_basis at frequencies over `edge`, as rlnEvenZernike has them: taken off the CTF's
-    phase."""
+    """Coefficients (9,) of even_basis at frequencies over `edge`, as rlnEvenZernike has them:
+    taken off the CTF's phase."""
     v = value / edge ** np.array([0, 2, 2, 2, 4, 4, 4, 4, 4])
     return -np.array([v[0] + v[1] / 2 + v[8] / 3, v[3] + 0.75 * v[5], v[1] / 2 + v[8] / 2, v[2] + 0.75 * v[4], v[7],
                       v[5] / 4, v[8] / 6,
@@ -120,7 +121,8 @@ class GroupPhases:
     Parameters
     ----------
     sums : PhaseSums
-    shell : (s,) int, which shell each sample is of · noise : (shells,) float64, mean w|y|² of a sample
+    shell : (s,) int, which shell each sample is of
+    noise : (shells,) float64, mean w|y|² of a sample
     """
 
     def __init__(self, sums: PhaseSums, shell: np.ndarray, noise: np.ndarray) -> None:
@@ -153,7 +155,7 @@ class GroupPhases:
             quality, scale, parts, lower = state
             slope, curvature, cross = (self._odd_slopes if odd else self._even_slopes)(parts, scale[self.shell])
             gradient, information = basis @ slope, (basis * curvature) @ basis.T
-            # what nothing in the data tells must end with a large error, and not with none
+            # what nothing in the data determines must end with a large error, and not with none
             least = _BLIND * np.diag(information) + 1e-30
             if cross is not None:  # what a change of the shells' scales would do as well
                 together = np.stack([np.bincount(self.shell, row * cross, self.shells) for row in basis])
@@ -164,8 +166,10 @@ class GroupPhases:
             scaled = information / np.outer(size, size) + damping * np.eye(len(size))
             step = np.linalg.solve(scaled, gradient / size) / size
             new = self._state((value + step) @ basis, other, odd)
-            if new[0] - ridge * np.square(value + step - start).sum() < quality - ridge * np.square(value
-                                                                                                    - start).sum():
+            if (
+                new[0] - ridge * np.square(value + step - start).sum()
+                < quality - ridge * np.square(value - start).sum()
+            ):
                 damping *= 10
                 if damping > 1e6:
                     break

@@ -20,7 +20,9 @@ from mpirecon.validate.randomised import HalfTransforms, RandomisedFSC, phase_ra
 class Postprocessed:
     """Everything that follows from two half maps and a mask; with a `note` instead where no mask could be made.
 
-    mask : (n, n, n) float32 · mask_text : where it comes from · sharpened : (n, n, n) float32, unmasked
+    mask : (n, n, n) float32
+    mask_text : where it comes from
+    sharpened : (n, n, n) float32, unmasked
     """
 
     mask: np.ndarray | None
@@ -41,8 +43,8 @@ class Postprocessed:
 
     @property
     def randomised_at_resolution(self) -> float | None:
-        """FSC of random phases in this mask where the FSC in it, not corrected, falls below 0.143; None where it is not
-        known."""
+        """FSC of random phases in this mask where the FSC in it, not corrected, falls below 0.143;
+        None where it is not known."""
         if self.fsc is None:
             return None
         box = 2 * (len(self.fsc.masked) - 1)
@@ -84,9 +86,8 @@ def postprocess(
     unmasked : (n // 2 + 1,) their FSC without a mask
     resolution : Å, as far as it is known, for the automatic mask; by default where `unmasked` falls below 0.143
     mask : (n, n, n), 0 … 1, called `mask_text`; by default one is made from the mean of the half maps
-    bfactor : Å² to sharpen by, negative; by default the fitted one · lowpass : Å where the sharpened map ends; by
-        default where
-    the corrected FSC falls below 0.143
+    bfactor : Å² to sharpen by, negative; by default the fitted one
+    lowpass : Å where the sharpened map ends; by default where the corrected FSC falls below 0.143
     mtf : (n // 2 + 1,) the detector's transfer by shell, which B-factor and sharpened map are freed of
     transforms : the half maps' half transforms (n, n, n // 2 + 1), where they are there already
     """

@@ -24,9 +24,11 @@ _VOXELS, _MOST_DRAWS = 128**3, 8
 class RandomisedFSC:
     """FSC curves of two maps in a mask, (n // 2 + 1,) float64 each.
 
-    unmasked : of the maps as they are · masked : FSC_t · randomised : FSC_n, of the maps with random phases ·
-    true : (FSC_t − FSC_n) / (1 − FSC_n), and FSC_t below shell + 2 · shell : first randomised one; None when there is
-        none
+    unmasked : of the maps as they are
+    masked : FSC_t
+    randomised : FSC_n, of the maps with random phases
+    true : (FSC_t − FSC_n) / (1 − FSC_n), and FSC_t below shell + 2
+    shell : first randomised one; None when there is none
     """
 
     unmasked: np.ndarray
@@ -36,8 +38,8 @@ class RandomisedFSC:
     shell: int | None
 
     def at(self, place: float | None) -> float | None:
-        """FSC_n at a place on the axis of shells (None: the last), between shells linearly; None where phases are not
-        random there."""
+        """FSC_n at a place on the axis of shells (None: the last), between shells linearly;
+        None where phases are not random there."""
         last = len(self.randomised) - 1
         place = last if place is None else place
         if self.shell is None or place < self.shell + _MARGIN + 1:
@@ -78,9 +80,10 @@ def phase_randomised_fsc(
     ----------
     a, b : (n, n, n) float, unmasked half maps
     mask : (n, n, n) float, 0 … 1
-    seed : int · draws : how many random phases are averaged over, by default more for small maps ·
-    unmasked : (n // 2 + 1,) the unmasked FSC, where it is known already · transforms : likewise, of these maps in this
-        mask
+    seed : int
+    draws : how many random phases are averaged over, by default more for small maps
+    unmasked : (n // 2 + 1,) the unmasked FSC, where it is known already
+    transforms : likewise, of these maps in this mask
     """
     box = a.shape[0]
     plain = fsc(a, b) if unmasked is None else np.asarray(unmasked)

@@ -112,27 +112,26 @@ def contrast_left_out(kept: np.ndarray, yp: np.ndarray, pp: np.ndarray,
 
 def warnings_of(associations: list[Association], contrast: float | None) -> list[str]:
     """A sentence or two for each problem found."""
-    told = []
+    texts = []
     for a in (a for a in associations if a.alarming):
         if a.name in _NUMBERS:
             more = "higher" if a.value > 0 else "lower"
-            told.append(
+            texts.append(
                 f"the selection correlates with {_NUMBERS[a.name]}: comparing a rejected with a kept particle, the "
-                f"rejected one has the "
-                f"{more} one in {50 * (1 + abs(a.value)):.0f} % of pairs (50 % by chance). Particles may have been "
-                "rejected for this reason rather than for a wrong pose"
+                f"rejected one has the {more} one in {50 * (1 + abs(a.value)):.0f} % of pairs (50 % by chance). "
+                "Particles may have been rejected for this reason rather than for a wrong pose"
             )
         else:
-            told.append(
+            texts.append(
                 f"the selection differs between {a.name} more than by chance (intraclass correlation "
                 f"{a.value**2:.2f}): check whether some of them are bad, or were processed differently"
             )
     if contrast is not None and contrast > LARGEST_CONTRAST:
-        told.append(
+        texts.append(
             f"the rejected particles show the map with {100 * contrast:.0f} % of the contrast of the kept ones: many "
             "of them probably have correct poses. Keep more"
         )
-    return told
+    return texts
 
 
 _NUMBERS = {"sigma": "the noise level σ", "defocus": "defocus", "ctf_scale": "the CTF's scale"}

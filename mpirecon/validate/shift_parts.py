@@ -12,7 +12,7 @@ from mpirecon.validate.conventions import Convention
 #: standard deviations that are no chance, particles that tell, and pixels that a convention must move them by
 _SURE, _FEWEST, _LEAST_WAY = 5.0, 50, 0.3
 
-#: share of a part, those that a convention moves most, without whom it must hold
+#: fraction of a part, those that a convention moves most, without whom it must hold
 _LEFT_OUT = 1 / 3
 
 #: parts that particles of one optics group are looked at in
@@ -46,8 +46,9 @@ def part_of(
 ) -> OfPart | None:
     """The part that most surely contradicts its shifts; None where none does.
 
-    known : conventions, the given one first · correlation, way : (m, conventions), with the other half's map, and
-    pixels by which each moves each particle · ids, group : (m,), numbers and optics groups, ascending by number
+    known : conventions, the given one first
+    correlation, way : (m, conventions), with the other half's map, and pixels by which each moves each particle
+    ids, group : (m,), numbers and optics groups, ascending by number
     """
     found = []
     for words, some in _parts(ids, group):

@@ -10,13 +10,13 @@ import scipy.fft
 from mpirecon.errors import UserError
 from mpirecon.validate.masks import cosine_edge
 
-#: Å between windows where nobody said, as in RELION, and at most this share of the box, at least so many voxels
+#: Å between windows by default, as in RELION, and at most this fraction of the box, at least so many voxels
 _SAMPLING, _OF_BOX, _LEAST_STEP = 25.0, 1 / 4, 3
 
-#: Å from which on phases are random where nobody said, as in RELION
+#: Å from which on phases are random by default, as in RELION
 _RANDOMISE_FROM = 25.0
 
-#: a window lies in a piece of the map that reaches further by this share, and by so many voxels at least
+#: a window lies in a piece of the map that reaches further by this fraction, and by so many voxels at least
 _MARGIN, _LEAST_MARGIN = 0.1, 2
 
 #: voxels from its centre that a window reaches at least: smaller ones hold no shells
@@ -30,12 +30,11 @@ MOST_WINDOWS = 500_000
 class WindowOptions:
     """How windows lie and what is made of their curves; lengths in Å, None for the default.
 
-    sampling : between centres, by default 25, at most a quarter of the box and at least 3 voxels · radius : where a
-        window is 1, by default half the
-    sampling · edge : of its cosine edge, by default the sampling · randomise_from : phases are random from here on, by
-    default
-    25, at most half the box · min_resolution : what is coarser, or nothing but chance, counts as no resolution and is
-    this in the map ·
+    sampling : between centres, by default 25, at most a quarter of the box and at least 3 voxels
+    radius : where a window is 1, by default half the sampling
+    edge : of its cosine edge, by default the sampling
+    randomise_from : phases are random from here on, by default 25, at most half the box
+    min_resolution : what is coarser, or nothing but chance, counts as no resolution and is this in the map
     threshold : of the FSC
     """
 
@@ -51,7 +50,10 @@ class WindowOptions:
 class Windows:
     """The windows of one map; lengths in voxels.
 
-    box, pixel_size : of the map · step : between centres · radius, edge : of each · options : with all defaults settled
+    box, pixel_size : of the map
+    step : between centres
+    radius, edge : of each
+    options : with all defaults settled
     """
 
     box: int
@@ -75,20 +77,16 @@ class Windows:
         made = cls(box, pixel_size, *(_whole(length / pixel_size) for length in (sampling, radius, edge)), options)
         if made.reach < _LEAST_REACH:
             raise UserError(f"local resolution: windows of radius {radius:g} Å and edge {edge:g} Å reach {made.reach} "
-                            f"voxels from "
-                            f"their centre, and need {_LEAST_REACH}; take a larger radius or edge")
+                            f"voxels from their centre, and need {_LEAST_REACH}; take a larger radius or edge")
         if made.reach <= np.sqrt(3) / 2 * made.step:
             raise UserError(f"local resolution: windows {sampling:g} Å apart that reach {made.reach * pixel_size:.4g} "
-                            f"Å leave gaps "
-                            "between them; take a finer sampling, or a larger radius or edge")
+                            "Å leave gaps between them; take a finer sampling, or a larger radius or edge")
         if made.radius >= box // 2:
             raise UserError(f"local resolution: a window of radius {radius:g} Å does not fit a box of {extent:.4g} Å; "
-                            f"take a "
-                            "smaller radius")
+                            "take a smaller radius")
         if (count := (2 * (box // 2 - made.radius) / made.step) ** 3 * np.pi / 6) > MOST_WINDOWS:
             raise UserError(f"local resolution: a sampling of {sampling:g} Å makes some {count:,.0f} windows in this "
-                            f"box, and "
-                            f"{MOST_WINDOWS:,} are the most; take a coarser sampling")
+                            f"box, and {MOST_WINDOWS:,} are the most; take a coarser sampling")
         return made
 
     @property
@@ -169,20 +167,17 @@ def _check(options: WindowOptions, box: int, pixel_size: float) -> None:
             raise UserError(f"local resolution: {_WORDS[name]} {value:g} Å makes no sense; expected a positive length")
     if not 0 < options.threshold < 1:
         raise UserError(f"local resolution: an FSC threshold of {options.threshold:g} makes no sense; expected more "
-                        f"than 0 and less "
-                        "than 1, usually 0.143 or 0.5")
+                        "than 0 and less than 1, usually 0.143 or 0.5")
     if options.sampling < pixel_size:
         raise UserError(f"local resolution: windows {options.sampling:g} Å apart are nearer to each other than voxels "
-                        f"of "
-                        f"{pixel_size:g} Å; take a coarser sampling")
+                        f"of {pixel_size:g} Å; take a coarser sampling")
     for name in ("randomise_from", "min_resolution"):
         if (value := getattr(options, name)) <= nyquist:
             raise UserError(f"local resolution: {_WORDS[name]} {value:g} Å is finer than Nyquist, {nyquist:.4g} Å; "
                             f"take a coarser one")
     if options.randomise_from > extent:
         raise UserError(f"local resolution: {_WORDS['randomise_from']} {options.randomise_from:g} Å is longer than the "
-                        f"box, "
-                        f"{extent:.4g} Å; take a finer one")
+                        f"box, {extent:.4g} Å; take a finer one")
 
 
 _WORDS = {

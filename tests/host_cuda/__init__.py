@@ -1,5 +1,5 @@
-"""Runs the project's CUDA sources on this host's processor, compiled by g++ under shim.hpp. For tests, not for
-speed."""
+"""Runs the project's CUDA sources on this host's processor, compiled by g++ under shim.hpp.
+For tests, not for speed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Ranks that run one command line or program after another: commands.py FOLDER; see tests/command_lines.py, which
-writes them.
+"""Ranks that run one command line or program after another: commands.py FOLDER;
+see tests/command_lines.py, which writes them.
 
 Each rank reads its own pipe FOLDER/rank{rank}: a line of JSON each command, and nothing at the end. What the command
 prints goes into FOLDER/{number}-{rank}.out and .err, its exit code into FOLDER/{number}-{rank}.code.

@@ -1,5 +1,5 @@
-"""NCCL that does not start, on one rank or on all, or sums wrongly: told, and not taken. The device is the stand-in for
-CuPy."""
+"""NCCL that does not start, on one rank or on all, or sums wrongly: told, and not taken.
+The device is the stand-in for CuPy."""
 
 from cupy.cuda import nccl
 

@@ -18,8 +18,9 @@ if __name__ == "__main__":
     what, folder = sys.argv[1], Path(sys.argv[2])
     del sys.argv[1:3]
     first = find_launcher().rank == 0
-    module, name = (mpirecon.io.particle_file, "ParticleFile") if what == "particles" else (mpirecon.solvers.problem,
-                                                                                            "read_map")
+    module, name = (
+        (mpirecon.io.particle_file, "ParticleFile") if what == "particles" else (mpirecon.solvers.problem, "read_map")
+    )
     read = getattr(module, name)
 
     def reads(path, *arguments):

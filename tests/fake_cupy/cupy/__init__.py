@@ -40,8 +40,7 @@ class ndarray:
 
     def __array__(self, *_, **__):
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy "
-                        "array "
-                        "explicitly.")
+                        "array explicitly.")
 
     shape = property(lambda self: self._host.shape)
     dtype = property(lambda self: self._host.dtype)

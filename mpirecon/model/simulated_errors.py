@@ -1,5 +1,5 @@
-"""Simulated errors of poses and CTFs, with the truth recorded: drawn by seed and particle id, never by ranks or
-order."""
+"""Simulated errors of poses and CTFs, with the truth recorded:
+drawn by seed and particle id, never by ranks or order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.model.draws import particle_rng, plant_pose_errors, uniform_draws
+from mpirecon.model.draws import particle_rng, draw_pose_errors, uniform_draws
 from mpirecon.model.particles import TRUTH, ParticleSet
 from mpirecon.model.pose import Pose
 
@@ -56,7 +56,7 @@ class ErrorSettings:
         raise NotImplementedError
 
     @property
-    def plants(self) -> bool:
+    def simulates_errors(self) -> bool:
         """Whether any error is requested."""
         asked = (self.orientation_errors[0], self.offset_error, self.defocus_error, self.inverted_hand_rate,
                  self.duplicate_rate)
@@ -83,24 +83,23 @@ class ErrorSettings:
                                     f"with --{what}-error Å")
         if self.offset_error_rate is None and self.offset_error and not rate:
             raise UserError(f"--offset-error {self.offset_error:g} applies to particles with wrong orientations, and "
-                            f"there are none; "
-                            "give the fraction of particles with --offset-error-rate")
+                            "there are none; give the fraction of particles with --offset-error-rate")
 
 
 @dataclass(frozen=True)
-class Planted:
-    """Poses and CTFs with errors in them, and what is known of these: names of ParticleSet's fields → values of m
-    particles."""
+class SimulatedErrors:
+    """Poses and CTFs with errors in them, and what is known of these:
+    names of ParticleSet's fields → values of m particles."""
 
     pose: Pose
     ctf: np.ndarray
     truth: dict[str, np.ndarray]
 
 
-def plant(
+def simulate_errors(
     settings: ErrorSettings, seed: int, ids: np.ndarray, pose: Pose, ctf: np.ndarray, groups: np.ndarray | None = None,
     spared: np.ndarray | None = None,
-) -> Planted:
+) -> SimulatedErrors:
     """Simulate the errors of `settings`, except duplicates (`copied`).
 
     Parameters
@@ -114,7 +113,7 @@ def plant(
     """
     spared = np.zeros(len(ids), bool) if spared is None else spared
     rate, degrees = settings.orientation_errors
-    quaternion, turned = plant_pose_errors(seed, ids, pose.quaternion, rate, degrees, groups)
+    quaternion, turned = draw_pose_errors(seed, ids, pose.quaternion, rate, degrees, groups)
     turned &= ~spared
     quaternion = np.where(turned[:, None], quaternion, pose.quaternion)
     shift, truth = pose.shift, {}
@@ -134,7 +133,9 @@ def plant(
         truth |= {"planted_defocus": defocused, "true_defocus": np.column_stack([ctf["defocus_u"], ctf["defocus_v"]])}
         ctf = given
     wrong = turned | truth.get("planted_offset", False) | truth.get("planted_hand", False)
-    return Planted(Pose(quaternion, shift), ctf, {"pose_error": wrong, "true_quaternion": pose.quaternion, **truth})
+    return SimulatedErrors(
+        Pose(quaternion, shift), ctf, {"pose_error": wrong, "true_quaternion": pose.quaternion, **truth}
+    )
 
 
 def of_other_hand(quaternion: np.ndarray) -> np.ndarray:
@@ -142,8 +143,7 @@ def of_other_hand(quaternion: np.ndarray) -> np.ndarray:
 
     V(−r) is the map of opposite hand (relion_image_handler --invert_hand mirrors at a plane instead, which is the same
     map turned). Its transform is V̂(−k), so that the slice at Rᵀ(kx, ky, 0) is that of V at Rᵀ(−kx, −ky, 0): R' =
-    Rz(180°) R.
-    The inversion commutes with all rotations, so that this holds in every setting of every point group.
+    Rz(180°) R. The inversion commutes with all rotations, so that this holds in every setting of every point group.
     """
     w, x, y, z = quaternion.T
     return np.column_stack([-z, -y, x, w])

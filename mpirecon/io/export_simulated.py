@@ -1,5 +1,5 @@
-"""Planted errors in exported tables: what a run was given in place of what the source has, and the truth in columns of
-its own."""
+"""Simulated errors in exported tables: what a run was given in place of what the source has,
+and the truth in columns of its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def origin_labels(table: pd.DataFrame) -> tuple[str, str]:
     return next((pair for pair in _ORIGINS if pair[0] in table), _ORIGINS[0])
 
 
-def planted_rows(particles: ParticleSet) -> dict[str, np.ndarray]:
+def simulated_rows(particles: ParticleSet) -> dict[str, np.ndarray]:
     """``pose`` and ``defocus`` → rows whose pose or defocus was replaced, or is that of junk."""
     flags = {"pose": particles.pose_error, "defocus": particles.planted_defocus}
     return {name: np.flatnonzero(np.zeros(len(particles), bool) if rows is None else rows) for name,
@@ -57,8 +57,8 @@ def put_used(table: pd.DataFrame, particles: ParticleSet) -> None:
 
 
 def put_truth(table: pd.DataFrame, particles: ParticleSet) -> None:
-    """Add what was true before errors were planted: Euler angles, origins and defoci in Å, as far as errors were
-    planted in them."""
+    """Add what was true before errors were simulated:
+    Euler angles, origins and defoci in Å, as far as errors were simulated in them."""
     true = without_errors(particles)
     for label, values in zip(("Rot", "Tilt", "Psi"), true.pose.euler().T):
         put(table, f"mpireconTrueAngle{label}", text(values))
@@ -71,8 +71,8 @@ def put_truth(table: pd.DataFrame, particles: ParticleSet) -> None:
 
 
 def cs_columns(array: np.ndarray, particles: ParticleSet) -> dict[str, np.ndarray]:
-    """Fields of a .cs array: what the run was given, in the source's units, and what was true (``mpirecon/true_…``, in
-    Å)."""
+    """Fields of a .cs array: what the run was given, in the source's units,
+    and what was true (``mpirecon/true_…``, in Å)."""
     true = without_errors(particles)
     turned = _turned(particles, true)
     poses = array["alignments3D/pose"].copy()

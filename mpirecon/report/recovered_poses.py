@@ -1,4 +1,4 @@
-"""The section on poses that were found again: what each search brought, and the map of the found ones alone."""
+"""The section on recovered poses: what each search brought, and the map of the found ones alone."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def section(run: RunFiles) -> str:
         }
     body = pieces.table(columns, ([cell(*search) for cell in columns.values()] for search in searches))
     return pieces.section(
-        "Poses found again", f'<div class="pairs-of">{_maps(run)}<div>{body}{_halves(run)}</div></div>',
-        fact="found again",
+        "Recovered poses", f'<div class="pairs-of">{_maps(run)}<div>{body}{_halves(run)}</div></div>',
+        fact="recovered",
     )
 
 
@@ -70,13 +70,13 @@ def _number(value: float | None, unit: str) -> str:
 
 
 def _maps(run: RunFiles) -> str:
-    told, particles = run.summary.get("found_map"), run.summary["particles"]
-    if not told:
+    found, particles = run.summary.get("found_map"), run.summary["particles"]
+    if not found:
         return pieces.note("Too few were found for half maps of their own.")
     chart = fsc_chart(
-        {name: np.array(told[name]) for name in _CURVES}, particles["box"], particles["pixel_size"], styles=_CURVES
+        {name: np.array(found[name]) for name in _CURVES}, particles["box"], particles["pixel_size"], styles=_CURVES
     )
-    at = [pieces.angstrom(told[f"resolution_{name}"], run.summary) for name in ("found", "given")]
+    at = [pieces.angstrom(found[f"resolution_{name}"], run.summary) for name in ("found", "given")]
     words = (
         "Maps of the kept particles, all of weight 1, in the scoring mask: of those at found poses alone (FSC 0.143 at "
         f"{at[0]}), and of those at given poses alone ({at[1]}). The two share no particle, so that they agree where "
@@ -84,8 +84,8 @@ def _maps(run: RunFiles) -> str:
     )
     words += (
         "where their halves agree, they do so by "
-        + f"{told['deficit']:.3f} less than their noise lets expect (± {told['chance']:.3f})."
-        if told["deficit"] is not None
+        + f"{found['deficit']:.3f} less than their noise lets expect (± {found['chance']:.3f})."
+        if found["deficit"] is not None
         else "their halves do not agree well enough to say more."
     )
     return pieces.figure(chart, words)

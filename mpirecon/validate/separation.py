@@ -1,5 +1,5 @@
-"""Whether correct and incorrect particles of a run are separable, and whether the kept fraction agrees with the
-estimate."""
+"""Whether correct and incorrect particles of a run are separable,
+and whether the kept fraction agrees with the estimate."""
 
 from __future__ import annotations
 
@@ -9,46 +9,47 @@ from mpirecon.io.family import Family
 from mpirecon.robust.pose_mixture import SMALLEST_SEPARATION
 
 #: fewer independent particles than this make no interval of 95 % …
-FEW_JUDGED = 100
+FEW_SCORED = 100
 
 #: … and a kept fraction nearer than this to the estimated one does not contradict it
 _ALIKE = 0.02
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredSelection:
     """Selection of the particles in a run whose loss scores them.
 
-    particles, kept : those that took part, and those of them kept · judged : independent ones among them, groups of
-        rows counting
-    once · kept_fraction : of those · decided : the mixture that chose who built the final map, None where none did ·
-    last : the mixture fitted to the scores against the final map · group_by : the column of the groups · family : a
-        column that could be one
+    particles, kept : those that took part, and those of them kept
+    scored : independent ones among them, groups of rows counting once
+    kept_fraction : of those
+    decided : the mixture that chose the particles of the final map, None where none did
+    last : the mixture fitted to the scores against the final map
+    group_by : the column of the groups
+    family : a column that could be one
     """
 
     particles: int
     kept: int
-    judged: int
+    scored: int
     kept_fraction: float
     decided: dict | None
     last: dict | None
-    unjudged: bool = False
+    unscored: bool = False
     group_by: str | None = None
     family: Family | None = None
 
     def warnings(self) -> list[str]:
         """A sentence or two for what the reader must know before quoting a fraction or a selection."""
-        if self.unjudged:
+        if self.unscored:
             return ["no particle was scored: with a single iteration the map is made before any particle is scored, so "
-                    "all "
-                    "particles count alike; use --iterations 2 or more"]
+                    "all particles count alike; use --iterations 2 or more"]
         if self.last is None or self.decided is None:
             return []
         if not self.decided["separable"]:
-            return [self._not_told_apart()]
+            return [self._not_separable()]
         return [text for text in (self._no_longer(), self._contradiction()) if text]
 
-    def _not_told_apart(self) -> str:
+    def _not_separable(self) -> str:
         return (
             f"correct and incorrect particles are not separable ({self.decided['separation']:.1f} standard deviations; "
             f"{SMALLEST_SEPARATION:g} are required): all {self.kept:,} were kept, so this is the map of --loss l2. "
@@ -62,8 +63,7 @@ class Judged:
             return f"Try {others}"
         if self.family:
             return (f"Try --group-by {self.family.column}, which scores the rows of each particle as a unit "
-                    f"({self.family.count:,} "
-                    f"particles of about {self.family.rows} rows). Alternatives: {others}")
+                    f"({self.family.count:,} particles of about {self.family.rows} rows). Alternatives: {others}")
         return f"Try {others}; for tilt images, --group-by with the column that identifies the particle"
 
     def _no_longer(self) -> str | None:
@@ -71,8 +71,7 @@ class Judged:
             return None
         return ("against the final map, correct and incorrect particles are no longer separable "
                 f"({self.last['separation']:.1f} standard deviations; {SMALLEST_SEPARATION:g} are required): compare "
-                f"with "
-                "--loss l2 before trusting the selection")
+                "with --loss l2 before trusting the selection")
 
     def _contradiction(self) -> str | None:
         estimate, (low, high) = self.last["keep"], self.last["keep_interval"]
@@ -84,20 +83,19 @@ class Judged:
         return (
             f"{100 * kept:.1f} % of the {what} were kept, which is outside the interval of the estimated fraction of "
             f"correct ones, {100 * estimate:.1f} % ({100 * low:.1f}–{100 * high:.1f} %): probably {probably}. "
-            f"Particles were "
-            "kept if their pose was more likely correct than wrong before the last iteration; the estimate is the mean "
-            "probability against the final map. More --iterations may reduce the difference"
+            "Particles were kept if their pose was more likely correct than wrong before the last iteration; the "
+            "estimate is the mean probability against the final map. More --iterations may reduce the difference"
         )
 
 
-def interval_in_words(mixture: dict, judged: int | None) -> str:
+def interval_in_words(mixture: dict, scored: int | None) -> str:
     """The interval of the estimated fraction of correct particles, and its reliability.
 
-    judged : independent particles that it is from, None where a run did not record it
+    scored : independent particles that it is from, None where a run did not record it
     """
     low, high = mixture.get("keep_interval") or (None, None)
     if low is None:
         return "from the mixture"
     words = f"{100 * low:.1f}–{100 * high:.1f} %"
-    return (f"95 %: {words}" if judged is None or judged >= FEW_JUDGED
-            else f"roughly {words}, from {judged} particles only")
+    return (f"95 %: {words}" if scored is None or scored >= FEW_SCORED
+            else f"roughly {words}, from {scored} particles only")

@@ -1,4 +1,4 @@
-"""Errors that an import plants in the particles of a table."""
+"""Errors that an import simulates in the particles of a table."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from mpirecon.errors import UserError
 from mpirecon.io.particle_table import ParticleTable
 from mpirecon.io.text_column import text_column
 from mpirecon.model import ParticleSet
-from mpirecon.model.planted import copied, plant
+from mpirecon.model.simulated_errors import copied, simulate_errors
 from mpirecon.parallel.comm import Communicator
 
 if TYPE_CHECKING:
-    from mpirecon.io.importer import ImportOptions
+    from mpirecon.io.import_options import ImportOptions
 
 
 def particle_set(comm: Communicator, table: ParticleTable, box: int, half: np.ndarray,
                  options: ImportOptions) -> ParticleSet:
-    """Everything but the pixels of this rank's rows, with the errors that are planted in them. Collective."""
+    """Everything but the pixels of this rank's rows, with the errors that are simulated in them. Collective."""
     pose, ctf, truth = table.pose, table.ctf, {}
-    if options.plants:
+    if options.simulates_errors:
         groups = None if options.error_by is None else _group_numbers(comm, table, options.error_by)
-        planted = plant(options, options.seed, table.numbers, pose, ctf, groups)
+        planted = simulate_errors(options, options.seed, table.numbers, pose, ctf, groups)
         pose, ctf, truth = planted.pose, planted.ctf, planted.truth
     return ParticleSet(
         box=box, pixel_size=table.pixel_size, pose=pose, ctf=ctf, half=half,
@@ -35,10 +35,13 @@ def particle_set(comm: Communicator, table: ParticleTable, box: int, half: np.nd
 
 def with_copies(comm: Communicator, table: ParticleTable, rows: np.ndarray,
                 options: ImportOptions) -> tuple[np.ndarray, np.ndarray]:
-    """These rows of the table with those of which a duplicate is simulated twice, one behind the other; and which are
-    the second."""
-    groups = None if options.error_by is None or not options.duplicate_rate else _group_numbers(comm, table,
-                                                                                                options.error_by)
+    """These rows of the table with those of which a duplicate is simulated twice, one behind the other;
+    and which are the second."""
+    groups = (
+        None
+        if options.error_by is None or not options.duplicate_rate
+        else _group_numbers(comm, table, options.error_by)
+    )
     times = 1 + copied(options, options.seed, table.numbers, groups)[rows]
     chosen = np.repeat(rows, times)
     again = np.zeros(len(chosen), bool)

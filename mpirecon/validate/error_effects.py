@@ -18,16 +18,15 @@ def with_effects(rows: list[dict], columns: dict[str, np.ndarray], resolution: f
     Parameters
     ----------
     columns : of a run's particles.h5
-    resolution : float, Å, at which amplitudes are told
+    resolution : float, Å, at which amplitudes are reported
     wavelength : float, Å, of the electrons
 
     Notes
     -----
     The transform of a particle whose offset is wrong by δ is turned by exp(2πi k·δ), in all directions J0(2π k |δ|) on
-    average.
-    Where the defocus is wrong by Δ, the CTFs' product is cos(π λ k² Δ) of their square's, averaged over their
-    oscillations. Particles count by their weights; a term of noise that both half maps hold correlates them by Σ w₁w₂ /
-    √(Σw₁² Σw₂²).
+    average. Where the defocus is wrong by Δ, the CTFs' product is cos(π λ k² Δ) of their square's, averaged over their
+    oscillations. Particles count by their weights;
+    a term of noise that both half maps hold correlates them by Σ w₁w₂ / √(Σw₁² Σw₂²).
     """
     weight = np.where(np.isfinite(columns["weight"]), columns["weight"], 0.0)
     total = max(float(weight.sum()), 1e-300)
