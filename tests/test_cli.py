@@ -1,5 +1,6 @@
 """How commands end, alone and on several ranks; shared options; what the console says where."""
 
+import functools
 import os
 import socket
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+import tqdm
 from click.testing import CliRunner
 
 from mpirecon.cli import COMMANDS, options, runs_on_all_ranks
@@ -194,6 +196,7 @@ def test_short_or_quiet_work_shows_no_progress(capsys):
 
 
 def test_a_bar_is_drawn_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("tqdm.tqdm", functools.partial(tqdm.tqdm, mininterval=0))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     talk = console.Console()
     with talk.progress(10, "scoring") as bar:

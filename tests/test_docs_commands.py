@@ -1,8 +1,8 @@
 """The commands of README and docs run as written, in order, in a folder that holds the inputs they name.
 
-Only sizes are cut: simulated sets to 150 images of 32², mpirun to 2 ranks in README's and the tutorial's first, to one
-process in the others. What needs a cluster, a second machine, a browser, the network or many minutes is in NOT_RUN, and
-its options are checked.
+Only sizes are cut: simulated sets to 150 images of 32², paths to two steps, mpirun to 2 ranks in README's and the
+tutorial's first, to one process in the others. What needs a cluster, a second machine, a browser, the network or many
+minutes is in NOT_RUN, and its options are checked.
 """
 
 from __future__ import annotations
@@ -281,7 +281,9 @@ def shell_words(command: str) -> tuple[list[str], str | None]:
                 at = words.index(option) + 1
                 words[at] = str(min(int(words[at]), most))
     if words[0] == "tools/planted_table":
-        words += ["--particles", "150", "--box", "32"]
+        words += ["--particles", "100", "--box", "24"]
+    if "path" in words[:5] and "--steps" not in words:
+        words += ["--steps", "1,0.5"]
     return words, target
 
 

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 import mpirecon as mr
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.solvers.config import Config
+from mpirecon.solvers.problem import make_mask
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +95,8 @@ def test_stepping_makes_the_same_run(particles, result):
     assert run.result() is run.result()
     assert states[0].weights.std() < states[1].weights.std()  # everybody alike, then by influence
     # the state's FSC is that of its half maps, in the mask
-    scored = mr.fsc(*states[1].half_maps, run.result().mask)
+    with ParticleFile(particles.path) as file:
+        scored = mr.fsc(*states[1].half_maps, make_mask(file, Config()))
     np.testing.assert_allclose(scored.values, states[1].fsc.values, atol=1e-5)
     assert states[0].record["loss"] == result.iterations[0]["loss"]
     wrong = particles.truth["pose_error"]
@@ -328,6 +332,10 @@ GALLERY = sorted((Path(__file__).parent.parent / "docs" / "gallery").glob("*.py"
 
 @pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)
 def test_scripts_of_the_gallery_run(script, tmp_path, shared_data, monkeypatch):
+    """On small sets, where they simulate them."""
+    phantom, simulate = mr.phantom, mr.simulate
+    monkeypatch.setattr(mr, "phantom", lambda box, **options: phantom(min(box, 32), **options))
+    monkeypatch.setattr(mr, "simulate", lambda volume, count, **options: simulate(volume, min(count, 400), **options))
     arguments = [shared_data / "ribo70s_real" / "particles.star"] if script.stem == "real_ribosomes" else []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [str(script), *map(str, arguments)])
