@@ -17,6 +17,9 @@ from mpirecon.robust.gains import Gains
 #: gains
 LARGE_BACKGROUND, LARGE_RAMP, LARGE_GAIN = 1.0, 2.0, 1.1
 
+#: share of the images that noise may make differ in gain by more than that, and a factor that one alone is told of
+_FEW_GAINS, _LARGE_ALONE = 0.01, 1.5
+
 #: pixels this far from the background, in deviations of the noise, and so many times as far as in the typical image,
 #: are dust
 _DUST, _TIMES_TYPICAL = 50.0, 8.0
@@ -83,7 +86,8 @@ class LevelsFound:
             told.append(f"{found.images} {of} have a ramp: their background rises by {_size(found)} standard "
                         f"deviations of the noise across "
                         f"the image; {what_becomes_of_it}")
-        if (found := self.gain).images:
+        found = self.gain
+        if found.images > _FEW_GAINS * self.total or found.largest > _LARGE_ALONE:
             told.append(f"{found.images} {of} differ in gain, signal and noise together, from the typical one by "
                         f"factors of "
                         f"{_size(found)}; {of_gains}")

@@ -76,9 +76,11 @@ def _check_symmetry(sample: ShiftSample, group: PointGroup, console) -> dict:
     warning = None
     if sigmas > _SURE and without > _TIMES * with_:
         more = f"{without / with_:.3g} times as much" if with_ > 0 else "more"
-        warning = (f"the images contradict --symmetry {group.name}: low-resolution maps of either half set predict {more} "
-                   f"of the other half's images without it ({sigmas:.0f} standard deviations). Is it the particle's, and "
-                   "are its axes those that the poses were found with?")
+        warning = (
+            f"the images contradict --symmetry {group.name}: low-resolution maps of either half set predict {more} of "
+            f"the other half's images without it ({sigmas:.0f} standard deviations). Is it the particle's, and are its "
+            "axes those that the poses were found with?"
+        )
         console.warn(warning)
     return {"symmetry": {"without": without, "with": with_, "sigmas": sigmas, "warning": warning}}
 

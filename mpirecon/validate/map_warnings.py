@@ -25,8 +25,8 @@ _SIGNIFICANT = 3.0
 #: half maps whose FSC is below it in all shells but the first, which hardly a sample is in, share nothing to speak of
 _AGREED, _FIRST_SHELL = 0.5, 2
 
-#: share of a mask's height, from which voxels are inside; of what half maps share, from which a diameter leaves too much
-#: outside; least share of voxels outside, over those inside, and standard errors, for a mask to tell
+#: share of a mask's height, from which voxels are inside; of what half maps share, from which a diameter leaves too
+#: much outside; least share of voxels outside, over those inside, and standard errors, for a mask to tell
 _HALF, _MUCH, _LEAST_OUTSIDE, _SIGNIFICANT_OUTSIDE = 0.5, 0.25, 0.1, 4.0
 
 #: FSC of maps with random phases at the resolution: what the mask alone makes there
@@ -130,8 +130,8 @@ def outside_warning(first: np.ndarray, second: np.ndarray, mask: np.ndarray, nam
         return None
     what = "it is the denser part" if focus else f"{100 * min(share, 1):.0f} % of it"
     return (f"what the half maps share lies outside of {name} ({what}): particles are scored, and the resolution is "
-            "quoted, without it. Is the mask that of this map, in the middle of the box and 1 inside, and a diameter in "
-            "Å?")
+            "quoted, without it. Is the mask that of this map, in the middle of the box and 1 inside, and a diameter "
+            "in Å?")
 
 
 def few_particles_warning(in_halves: tuple[int, int]) -> str | None:
