@@ -212,3 +212,19 @@ def test_half_maps_stay_independent(tmp_path, monkeypatch):
     assert abs(curve[6:15].mean()) < 0.1
     with ParticleFile("p.h5") as file:
         assert set(file.halves()) == {1, 2}
+
+
+@pytest.mark.parametrize("snr", [0.2, 0.02])
+def test_images_that_contradict_the_point_group(tmp_path, monkeypatch, snr):
+    """As where it is another one, or its axes lie otherwise; nothing is said of the right one and of its subgroups."""
+    monkeypatch.chdir(tmp_path)
+    write_map("truth.mrc", symmetric_map(point_group("D2"), 32, 3.0), 3.0, overwrite=False)
+    particles = 400 if snr > 0.1 else 3000
+    assert run(f"simulate --map truth.mrc --particles {particles} --snr {snr} --seed 3 -o p.h5 -q".split()) == 0
+    for name, wrong in (("D2", False), ("C2", False), ("C7", True), ("O", True), ("C1", None)):
+        options = ["--symmetry", name, "--no-postprocess", "--overwrite", "-q"]
+        assert run(["reconstruct", "p.h5", "-o", "out", *options]) == 0
+        summary = json.load(open("out/summary.json"))
+        told = [text for text in summary["warnings"] if f"the images contradict --symmetry {name}" in text]
+        assert len(told) == bool(wrong)
+        assert ("symmetry" in summary["iterations"][0]) == (wrong is not None)

@@ -60,6 +60,24 @@ def test_agreement_in_the_first_shell_alone_is_none(curve, warned):
     assert (no_agreement_warning(np.array(curve), 100.0) is not None) == warned
 
 
+# outside of the mask
+
+
+def test_a_particle_outside_of_the_mask_or_the_diameter(tmp_path):
+    particles = simulate(tmp_path / "p.h5", "--particles", 400, "--snr", 0.3)
+    ball = masks.soft_sphere(BOX, 8, 3).astype(np.float32)
+
+    def told(*options):
+        summary = reconstruct(particles, tmp_path / "run", "--overwrite", "--no-postprocess", *options)
+        return [text for text in summary["warnings"] if "what the half maps share lies outside of" in text]
+
+    for name, mask, warned in (("good", ball, False), ("inverted", 1 - ball, True),
+                               ("corners", np.fft.ifftshift(ball), True), ("all", np.ones_like(ball), False)):
+        write_map(tmp_path / "mask.mrc", mask, PIXEL, overwrite=True)
+        assert bool(told("--mask", tmp_path / "mask.mrc")) == warned, name
+    assert "of --diameter 20 Å" in told("--diameter", 20)[0] and not told("--diameter", 90) and not told()
+
+
 # directions
 
 

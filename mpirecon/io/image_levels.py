@@ -17,8 +17,12 @@ from mpirecon.robust.gains import Gains
 #: and a factor between gains
 LARGE_BACKGROUND, LARGE_RAMP, LARGE_GAIN = 1.0, 2.0, 1.1
 
-#: pixels this far from the background, in deviations of the noise,
-#: and so many times as far as in the typical image, are dust
+#: fraction of the images that noise may make differ in gain by more than that, and a factor that one alone is reported
+#: from
+_FEW_GAINS, _LARGE_ALONE = 0.01, 1.5
+
+#: pixels this far from the background, in deviations of the noise, and so many times as far as in the typical image,
+#: are dust
 _DUST, _TIMES_TYPICAL = 50.0, 8.0
 
 #: fraction of an image's power about its background that one pixel has in no image of a particle
@@ -81,7 +85,8 @@ class LevelsFound:
         if (found := self.ramp).images:
             texts.append(f"{found.images} {of} have a ramp: their background rises by {_size(found)} standard "
                         f"deviations of the noise across the image; {what_becomes_of_it}")
-        if (found := self.gain).images:
+        found = self.gain
+        if found.images > _FEW_GAINS * self.total or found.largest > _LARGE_ALONE:
             texts.append(f"{found.images} {of} differ in gain, signal and noise together, from the typical one by "
                         f"factors of {_size(found)}; {of_gains}")
         return texts

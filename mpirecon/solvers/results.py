@@ -31,6 +31,7 @@ from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms
 from mpirecon.validate.fsc_table import write_fsc_csv
 from mpirecon.validate.map_warnings import (
     anisotropy_warning, curvature_warning, few_particles_warning, mask_warnings, no_agreement_warning,
+    outside_warning,
 )  # fmt: skip
 from mpirecon.validate.masks import asymmetry, cut_to_sphere
 from mpirecon.validate.error_effects import with_effects
@@ -139,7 +140,7 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
                                     else {**against.as_dict(), "sentence": against.sentence}}
     more_to_warn_of = (
         run.problem.parted, *_levels(run), *shift_warnings(outcome.records), *_map_warnings(run, summary, columns),
-        no_agreement_warning(curves["fsc"], file.box * pixel_size), _asymmetric_mask(run),
+        no_agreement_warning(curves["fsc"], file.box * pixel_size), _outside(run, maps), _asymmetric_mask(run),
         curvature_warning(summary), *(() if against is None else against.warnings),
     )  # fmt: skip
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
@@ -175,6 +176,15 @@ def _levels(run: Reconstruction) -> list[str]:
     left = "it was not subtracted (--normalise off) and may degrade the map"
     return run.state.survey.levels.sentences(left if mode == OFF else "it was taken off",
                                              left if mode == OFF else "they were brought to one gain")
+
+
+def _outside(run: Reconstruction, maps: dict) -> str | None:
+    """A warning where the particle lies outside of the mask or the diameter that the user gave."""
+    mask, focus = run.engine.mask, run.config.mask not in (None, AUTO)
+    if not focus and run.config.diameter is None:
+        return None
+    name = f"the mask {Path(run.config.mask).name}" if focus else f"--diameter {run.config.diameter:g} Å"
+    return outside_warning(maps["half1"], maps["half2"], mask, name, focus)
 
 
 def _asymmetric_mask(run: Reconstruction) -> str | None:

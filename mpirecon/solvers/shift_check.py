@@ -9,6 +9,7 @@ import numpy as np
 
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.reading import SHIFT_AXES
+from mpirecon.model.symmetry import PointGroup
 from mpirecon.parallel.comm import together
 from mpirecon.solvers.groups import MapSet, half_map
 from mpirecon.solvers.passes import Engine
@@ -25,6 +26,9 @@ _LEAST = 100
 
 #: shell that the first are compared to, at most
 _COARSE = 14
+
+#: standard deviations, and times as much that is predicted without a point group, by which it is not the particle's
+_SURE, _TIMES = 5.0, 1.05
 
 #: relative difference of two units that is no rounding
 _ROUNDING = 0.01
@@ -47,7 +51,9 @@ def check_shifts(engine: Engine, references: MapSet, seed: int, console) -> dict
     last = ShiftSample.last_shell(engine.box // 2 - 2, (references.box - 1) // 2 - 1, engine.backend.plane.shells - 1)
     if last is None or engine.slab.total < _LEAST:
         return {}
-    evidence = _sampled(engine, references, seed, min(last, _COARSE), _FEW).checked()
+    sample = _sampled(engine, references, seed, min(last, _COARSE), _FEW)
+    asymmetric = _check_symmetry(sample, engine.symmetry.group, console)
+    evidence = sample.checked()
     if evidence.may_be:
         suspected = [evidence.conventions[number] for number in evidence.may_be]
         evidence = _sampled(engine, references, seed, last, _MORE).decided(suspected)
@@ -59,7 +65,24 @@ def check_shifts(engine: Engine, references: MapSet, seed: int, console) -> dict
             remedy = _remedy(engine.slab.file, told.better, whole) if engine.comm.rank == 0 else None
         warning = engine.comm.bcast(f"{told.sentence()}. {remedy}")
         console.warn(warning)
-    return {"shifts": evidence.as_dict() | {"warning": warning}}
+    return {"shifts": evidence.as_dict() | {"warning": warning}} | asymmetric
+
+
+def _check_symmetry(sample: ShiftSample, group: PointGroup, console) -> dict:
+    """Warn where a sample's maps predict more without the point group; returns that for the record. Collective."""
+    if len(group) == 1:
+        return {}
+    without, with_, sigmas = sample.symmetric(group.matrices)
+    warning = None
+    if sigmas > _SURE and without > _TIMES * with_:
+        more = f"{without / with_:.3g} times as much" if with_ > 0 else "more"
+        warning = (
+            f"the images contradict --symmetry {group.name}: low-resolution maps of either half set predict {more} of "
+            f"the other half's images without it ({sigmas:.0f} standard deviations). Is it the particle's, and are its "
+            "axes those that the poses were found with?"
+        )
+        console.warn(warning)
+    return {"symmetry": {"without": without, "with": with_, "sigmas": sigmas, "warning": warning}}
 
 
 def _sampled(engine: Engine, references: MapSet, seed: int, last: int, most: int) -> ShiftSample:
@@ -96,7 +119,8 @@ def _low_map(references: MapSet, half: int, last: int) -> np.ndarray:
 
 def shift_warnings(records: Iterable[dict]) -> list[str]:
     """What was warned of in the iterations of these records."""
-    return [record["shifts"]["warning"] for record in records if (record.get("shifts") or {}).get("warning")]
+    return [record[what]["warning"] for record in records for what in ("shifts", "symmetry")
+            if (record.get(what) or {}).get("warning")]
 
 
 def _remedy(file: ParticleFile, better: Convention, whole: bool) -> str:

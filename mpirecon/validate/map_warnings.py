@@ -25,6 +25,10 @@ _SIGNIFICANT = 3.0
 #: half maps whose FSC is below it in all shells but the first, which hardly a sample is in, share nothing to speak of
 _AGREED, _FIRST_SHELL = 0.5, 2
 
+#: share of a mask's height, from which voxels are inside; of what half maps share, from which a diameter leaves too
+#: much outside; least share of voxels outside, over those inside, and standard errors, for a mask to tell
+_HALF, _MUCH, _LEAST_OUTSIDE, _SIGNIFICANT_OUTSIDE = 0.5, 0.25, 0.1, 4.0
+
 #: FSC of maps with random phases at the resolution: what the mask alone makes there
 LARGEST_RANDOMISED = 0.1
 
@@ -105,6 +109,29 @@ def no_agreement_warning(curve: np.ndarray, box_width: float) -> str | None:
     return (f"the half maps agree in nothing: their FSC stays below {_AGREED} (at most {told.max():.2f}, at "
             f"{box_width / best:.3g} Å), so that the map shows noise. Do the images show the particle, and are the "
             "poses theirs, and not of another job or stack? Very few or very noisy particles look so too")
+
+
+def outside_warning(first: np.ndarray, second: np.ndarray, mask: np.ndarray, name: str, focus: bool) -> str | None:
+    """A warning where the particle lies outside a mask (n, n, n), 0 … 1: half maps, which are not masked, share more
+    there.
+
+    focus : the mask may hold a part of the particle, which then is at least as dense as what is outside
+    """
+    product = first * second
+    inside = mask > _HALF * mask.max()
+    outside = (mask == 0) & (radius_grid(len(mask)) < len(mask) // 2 - _SPHERE_EDGE)
+    if not inside.any() or outside.sum() < _LEAST_OUTSIDE * inside.sum():
+        return None
+    (a, error_a), (b, error_b) = ((float(product[some].mean()), float(product[some].std() / np.sqrt(some.sum())))
+                                  for some in (inside, outside))
+    share = b * outside.sum() / max(a * inside.sum() + b * outside.sum(), 1e-300)
+    beyond = b > a if focus else share > _MUCH
+    if b < _SIGNIFICANT_OUTSIDE * error_b or not beyond or (focus and b - a < _SIGNIFICANT_OUTSIDE * error_a):
+        return None
+    what = "it is the denser part" if focus else f"{100 * min(share, 1):.0f} % of it"
+    return (f"what the half maps share lies outside of {name} ({what}): particles are scored, and the resolution is "
+            "quoted, without it. Is the mask that of this map, in the middle of the box and 1 inside, and a diameter "
+            "in Å?")
 
 
 def few_particles_warning(in_halves: tuple[int, int]) -> str | None:
