@@ -78,30 +78,31 @@ class Evidence:
     seen: float = 0.0
     agreed: float = 1.0
 
-    def verdict(self, told: str) -> tuple[str, str] | None:
-        """(kind that the images are by all appearance, why) where that is not what was told;
+    def verdict(self, stated: str) -> tuple[str, str] | None:
+        """(kind that the images are by all appearance, why) where that is not what was stated;
         None where nothing speaks against it.
 
         Where noise follows the CTF, images are premultiplied, unless signal alone is in them, whose signs then tell.
         """
         follows, white = self.floor < _PREMULTIPLIED_FLOOR, self.floor > _WHITE_FLOOR
         noise = f"their power at the zeros of the CTF is {100 * max(self.floor, 0):.0f} % of that beside them"
-        if told == PREMULTIPLIED:
+        if stated == PREMULTIPLIED:
             if white:
                 return (FLIPPED if self.gains[FLIPPED] > 1.03 * self.gains[UNTOUCHED] else UNTOUCHED), noise
-            return self._better(told, UNTOUCHED, 1.3) or (None if white else self._better(told, FLIPPED, 1.02, 10.0))
-        other = FLIPPED if told == UNTOUCHED else UNTOUCHED
+            better = self._better(stated, UNTOUCHED, 1.3)
+            return better or (None if white else self._better(stated, FLIPPED, 1.02, 10.0))
+        other = FLIPPED if stated == UNTOUCHED else UNTOUCHED
         no_worse = self.sigmas[PREMULTIPLIED] > -3.0 and not (
             self.sigmas[other] > _SURE and self.gains[other] > self.gains[PREMULTIPLIED])
         if follows and no_worse and self.images >= _FEW:
             return PREMULTIPLIED, noise
-        return self._better(told, other, 1.03)
+        return self._better(stated, other, 1.03)
 
-    def _better(self, told: str, kind: str, ratio: float, sure: float = _SURE) -> tuple[str, str] | None:
-        """A kind that predicts one half of the images from the other much better than what was told."""
-        if self.images < _FEW or self.sigmas[kind] <= sure or self.gains[kind] <= ratio * self.gains[told]:
+    def _better(self, stated: str, kind: str, ratio: float, sure: float = _SURE) -> tuple[str, str] | None:
+        """A kind that predicts one half of the images from the other much better than what was stated."""
+        if self.images < _FEW or self.sigmas[kind] <= sure or self.gains[kind] <= ratio * self.gains[stated]:
             return None
-        more = f"{self.gains[kind] / self.gains[told]:.2f} times as much of" if self.gains[told] > 0 else "more of"
+        more = f"{self.gains[kind] / self.gains[stated]:.2f} times as much of" if self.gains[stated] > 0 else "more of"
         return (
             kind,
             f"a map of one half of them made that way predicts {more} the other half ({self.sigmas[kind]:.0f} standard "
@@ -110,7 +111,7 @@ class Evidence:
 
     @property
     def inverted(self) -> bool:
-        """Whether the particles are dark where bright ones were told."""
+        """Whether the particles are dark where bright ones were stated."""
         return self.brightness < -_SURE and self.skewness < 0
 
     @property
@@ -119,13 +120,13 @@ class Evidence:
         return self.images >= _FEW and self.seen > _SURELY_SEEN and abs(self.agreed) < _AGREED
 
 
-def warnings_of(evidence: Evidence, told: str, contrast: str) -> list[str]:
+def warnings_of(evidence: Evidence, stated: str, contrast: str) -> list[str]:
     """Sentences where images speak against the table, with the options that help."""
     said = []
-    found = evidence.verdict(told)
+    found = evidence.verdict(stated)
     if found is not None:
         kind, why = found
-        said.append(f"the images look {kind}, and are taken as {told}: {why}. If so, give {_OPTIONS[kind]} (or the "
+        said.append(f"the images look {kind}, and are taken as {stated}: {why}. If so, give {_OPTIONS[kind]} (or the "
                     "CTFs are not those of these images)")
     if evidence.of_both_signs:
         said.append("the particles look bright in some of the images and dark in others: these cancel each other in a "
@@ -155,9 +156,9 @@ def look_at_images(comm: Communicator, table: ParticleTable, box: int, contrast:
     """
     if box < _SMALLEST:
         return []
-    told = PREMULTIPLIED if table.ctf_premultiplied else FLIPPED if table.ctf_phase_flipped else UNTOUCHED
-    sample = ImageSample(comm, box, table.pixel_size, told)
-    places = PlaceSample(comm, box, table.pixel_size, flipped=told == FLIPPED, multiplied=told == PREMULTIPLIED)
+    stated = PREMULTIPLIED if table.ctf_premultiplied else FLIPPED if table.ctf_phase_flipped else UNTOUCHED
+    sample = ImageSample(comm, box, table.pixel_size, stated)
+    places = PlaceSample(comm, box, table.pixel_size, flipped=stated == FLIPPED, multiplied=stated == PREMULTIPLIED)
     with together(comm):
         size = max(1, _BATCH_PIXELS // box**2)
         for rows, images in batches:
@@ -173,14 +174,14 @@ def look_at_images(comm: Communicator, table: ParticleTable, box: int, contrast:
                     bright[table.negate[some]] *= -1
                 sample.add(bright, table.ctf[some], table.pose.shift[some], table.pose.matrices()[some])
                 places.add(bright, table, some)
-    return places.warnings() or warnings_of(sample.evidence(), told, contrast)
+    return places.warnings() or warnings_of(sample.evidence(), stated, contrast)
 
 
 class ImageSample:
-    """Sums over sampled images of all ranks. box : pixels; pixel_size : Å; told : which of KINDS the table says."""
+    """Sums over sampled images of all ranks. box : pixels; pixel_size : Å; stated : which of KINDS the table says."""
 
-    def __init__(self, comm: Communicator, box: int, pixel_size: float, told: str) -> None:
-        self.comm, self.box, self.pixel_size, self.told = comm, box, pixel_size, told
+    def __init__(self, comm: Communicator, box: int, pixel_size: float, stated: str) -> None:
+        self.comm, self.box, self.pixel_size, self.stated = comm, box, pixel_size, stated
         ky, kx = np.meshgrid(np.fft.fftfreq(box, 1 / box), np.arange(box // 2 + 1), indexing="ij")
         radius = np.hypot(kx, ky)
         inside = (radius < box // 2) & ((kx > 0) | (ky > 0))
@@ -230,7 +231,7 @@ class ImageSample:
                                                                   + at[:, 1:] * self.ky[some]))
 
     def _add_brightness(self, y: np.ndarray, c: np.ndarray) -> None:
-        factor = {UNTOUCHED: c, FLIPPED: np.abs(c), PREMULTIPLIED: np.ones_like(c)}[self.told]
+        factor = {UNTOUCHED: c, FLIPPED: np.abs(c), PREMULTIPLIED: np.ones_like(c)}[self.stated]
         # noise has as much of both, a particle in the middle not
         each, chance = ((factor * part).sum(axis=1) for part in (y.real, y.imag))
         more = each**2 - chance**2
@@ -283,13 +284,13 @@ class ImageSample:
                           PREMULTIPLIED: (np.ones_like(c), c * c)}[kind]
             maps = halves.maps(factor * y, c**2)
             each[kind] = halves.gains(y * white, halves.predicted(maps, on) * white)
-            if kind == self.told:
+            if kind == self.stated:
                 skewness = self._skewness(sum(m[0] for m in maps), sum(m[1] for m in maps))
         gains = {kind: self.comm.allreduce_scalar(float(each[kind].sum())) / max(total, 1) / len(shell)
                  for kind in KINDS}
         sigmas = {}
         for kind in KINDS:
-            better = each[kind] - each[self.told]
+            better = each[kind] - each[self.stated]
             sums = self.comm.allreduce(np.array([better.sum(), (better**2).sum()]))
             spread = np.sqrt(max(sums[1] - sums[0] ** 2 / max(total, 1), 1e-30))
             sigmas[kind] = float(sums[0] / spread)

@@ -107,7 +107,7 @@ class LevelsSurvey:
 
     def add(self, images: np.ndarray, stack: int, numbers: np.ndarray) -> None:
         """images : (m, n, n), as they are in their stack, of which they have these numbers (m,); sets may have several
-        n. Of very small ones nothing is told."""
+        n. Very small ones are not measured."""
         box = images.shape[-1]
         if box < SMALLEST_BOX:
             return
@@ -137,10 +137,11 @@ class LevelsSurvey:
                           for name, empty in (("plane", np.zeros((0, 3))), ("sigma", np.zeros(0)))))  # fmt: skip
         factor = np.ones(len(levels)) if gains is None else gains.factor_by_noise(levels.sigma)
         found = LevelsFound.of(comm, levels, factor, gains)
-        told = found.sentences("reconstruct takes it off (--normalise)", "reconstruct brings them to one (--normalise)",
-                               sampled)
-        told += self._dust(comm, sampled) + self._spoilt.warnings(comm)
-        return told if sampled else told + self._twins.warnings(comm)
+        texts = found.sentences(
+            "reconstruct takes it off (--normalise)", "reconstruct brings them to one (--normalise)", sampled
+        )
+        texts += self._dust(comm, sampled) + self._spoilt.warnings(comm)
+        return texts if sampled else texts + self._twins.warnings(comm)
 
     def _dust(self, comm: Communicator, sampled: bool) -> list[str]:
         """A sentence where pixels of some images lie far outside of what the others have."""

@@ -173,7 +173,7 @@ def unlikely(aberrations: Aberrations | None) -> list[str]:
     """Warnings of aberrations that no microscope has, as where columns are in other units: by what they do at 10 Å."""
     if aberrations is None:
         return []
-    told = []
+    texts = []
     for name, coefficients, order, powers in (
         ("odd aberrations (beam tilt rlnBeamTiltX/Y in mrad, rlnOddZernike, ctf/tilt_A)", aberrations.odd, odd_order,
          (1, 3)),
@@ -182,11 +182,11 @@ def unlikely(aberrations: Aberrations | None) -> list[str]:
         phase = np.array([_phases(row, order, *powers) for row in coefficients])
         if (beyond := (phase > _MOST_PHASE).any(axis=1)).any():
             row = int((phase / _MOST_PHASE).max(axis=1).argmax())
-            told.append(f"{name} turn phases by {phase[row].max():.3g} radians at {1 / _COARSE:g} Å in optics group "
+            texts.append(f"{name} turn phases by {phase[row].max():.3g} radians at {1 / _COARSE:g} Å in optics group "
                         f"{aberrations.group[row]} ({int(beyond.sum())} of {len(phase)} groups turn them by too much): "
                         "no microscope does. Is a column in another unit or order? Mend it, or give "
                         "--ignore-aberrations")
-    return told
+    return texts
 
 
 def _phases(coefficients: np.ndarray, order, first: int, last: int) -> np.ndarray:

@@ -244,8 +244,8 @@ def _headers(rows: Rows, stacks: Sequence[StackReader]) -> str | None:
     other = (header > 0) & (np.abs(header - 1) > 1e-6) & (np.abs(header / size - 1) > _HEADER)
     if count := rows.count(other):
         row = int(np.flatnonzero(other)[0]) if other.any() else None
-        told = None if row is None else (float(header[row]), float(size[row]), str(stacks[table.stack[row]].path))
-        there, here, path = next(one for one in rows.comm.allgather(told) if one is not None)
+        mine = None if row is None else (float(header[row]), float(size[row]), str(stacks[table.stack[row]].path))
+        there, here, path = next(one for one in rows.comm.allgather(mine) if one is not None)
         said = (f"the pixel size is {here:g} Å in the table, but {there:g} Å in the header of {path} ({count} of "
                 f"{rows.total} particles); the table's is used: give the right one with --pixel-size")
         table.warnings.append(said)

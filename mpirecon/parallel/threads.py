@@ -39,7 +39,7 @@ class Threads:
 
 
 def default_threads(ranks_on_host: int) -> int:
-    """Threads of a rank where none are given: OMP_NUM_THREADS, else its fraction of the cores this process may use."""
+    """Threads of a rank where none are given: OMP_NUM_THREADS, else its share of the cores this process may use."""
     asked = os.environ.get(_ASKED, "")
     if asked.isdigit() and int(asked) > 0:
         return int(asked)

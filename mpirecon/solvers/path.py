@@ -21,7 +21,7 @@ from mpirecon.solvers.config import Config
 from mpirecon.solvers.endurance import Endurance
 from mpirecon.solvers.main import about_run
 from mpirecon.solvers.normalise import OFF
-from mpirecon.solvers.path_checkpoint import path_identity, restore_walk, walk_arrays
+from mpirecon.solvers.path_checkpoint import path_identity, restored_walk, walk_arrays
 from mpirecon.solvers.path_results import write_path
 from mpirecon.solvers.place import open_run
 from mpirecon.solvers.resume import check_identity
@@ -285,15 +285,15 @@ class _Path:
             with Checkpoint(self.folder / NAME) as checkpoint:
                 facts = checkpoint.facts
                 check_identity(self.walk.run, self._identity, checkpoint)
-                self.steps, self.random, self.noise.steps = facts["steps"], facts["random"], facts["noise"]
-                walked.unexplained, self.noise.unexplained = facts["unexplained"], facts["noise_unexplained"]
+                self.steps, self.random = facts["steps"], facts["random"]
                 self._power = checkpoint.rows("power", self.walk.run.slab.start, self.walk.run.slab.stop)
                 if self.comm.rank == 0:
                     self._whole = checkpoint.array("whole")
                     if "mask" in checkpoint:
                         self.walk.measure_in(checkpoint.array("mask"), facts["mask_text"])
-                    restore_walk("", walked, checkpoint)
-                    restore_walk("noise_", self.noise, checkpoint)
+                    walked, self.noise = restored_walk("", checkpoint), restored_walk("noise_", checkpoint)
+                self.noise.steps = facts["noise"]
+                walked.unexplained, self.noise.unexplained = facts["unexplained"], facts["noise_unexplained"]
         self.saved = True
         self.console.say(f"resuming after step {self.done} of {self.total}")
         return walked

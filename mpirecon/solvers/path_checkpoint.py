@@ -34,8 +34,10 @@ def walk_arrays(prefix: str, walked: Walked) -> dict[str, np.ndarray]:
     return {prefix + name: values for name, values in found.items() if values is not None}
 
 
-def restore_walk(prefix: str, walked: Walked, checkpoint: Checkpoint) -> None:
+def restored_walk(prefix: str, checkpoint: Checkpoint) -> Walked:
+    """The arrays of a walk as a checkpoint has them."""
     if f"{prefix}kept_to" not in checkpoint:
-        return
-    walked.kept_to, walked.distance = checkpoint.array(f"{prefix}kept_to"), checkpoint.array(f"{prefix}distance")
-    walked.found = {name: checkpoint.array(f"{prefix}found_{name}") for name in ("distance", "sigma", "yp", "pp")}
+        return Walked()
+    found = {name: checkpoint.array(f"{prefix}found_{name}") for name in ("distance", "sigma", "yp", "pp")}
+    distance, kept_to = checkpoint.array(f"{prefix}distance"), checkpoint.array(f"{prefix}kept_to")
+    return Walked(distance=distance, kept_to=kept_to, found=found)
