@@ -154,13 +154,20 @@ def test_success_leaves_what_relion_takes(project):
     ([], "Missing option '--in_parts'"),
     ([*OPTIONS, "--lss", "l2"], "No such option '--lss'"),
     ([*OPTIONS, "a", "value"], "unexpected extra arguments"),
-    ([*OPTIONS, "--mask", "Extract/job009/a.mrcs"], "a map must be a cube"),
     ([*OPTIONS, "--in_mask", "MaskCreate/job011/mask.mrc", "--mask", "auto"], "both say what the mask is"),
 ])
-def test_bad_input_leaves_failure(project, words, message):
+def test_bad_input_leaves_failure(project, cli, words, message):
     (JOB / SUCCESS).touch()  # of an earlier end
-    assert run(*words) in (1, 2)
-    assert markers() == {FAILURE} and message in said() and "Traceback" not in said()
+    done = cli("relion", "--o", f"{JOB}/", *words)
+    assert done.returncode in (1, 2)
+    assert markers() == {FAILURE} and message in done.stderr and "Traceback" not in done.stderr
+    assert not (JOB / NODES).exists()
+
+
+def test_what_the_reconstruction_refuses_leaves_failure(project):
+    (JOB / SUCCESS).touch()
+    assert run(*OPTIONS, "--mask", "Extract/job009/a.mrcs") == 1
+    assert markers() == {FAILURE} and "a map must be a cube" in said() and "Traceback" not in said()
     assert not (JOB / NODES).exists()
 
 

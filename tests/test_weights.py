@@ -114,7 +114,7 @@ def test_a_particle_of_weight_2_counts_as_two(smaller, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["sorted", "huber", "posterior", "gradient", "mini-batches"])
+@pytest.mark.parametrize("name", ["sorted", "huber", "gradient", "mini-batches"])
 def test_weights_are_multiplied_with_those_of_the_loss_in_every_iteration(smaller, name):
     given = np.random.default_rng(1).uniform(0.2, 1.0, COUNT)
     states = list(mr.Reconstruction(smaller, weights=given, **LOSSES[name]))
