@@ -282,6 +282,8 @@ def shell_words(command: str) -> tuple[list[str], str | None]:
                 words[at] = str(min(int(words[at]), most))
     if words[0] == "tools/planted_table":
         words += ["--particles", "100", "--box", "24"]
+    if words[0] == "tools/hard_table":
+        words += ["--particles", "100", "--box", "24", "--cases", "views", "--seeds", "1", "--rounds", "1"]
     if "path" in words[:5] and "--steps" not in words:
         words += ["--steps", "1,0.5"]
     return words, target

@@ -4,6 +4,7 @@ no private names of the package, and nothing of it is set from outside but by te
 import ast
 import re
 import runpy
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,25 @@ def test_tools_of_tables_run_through_the_public_interface(tmp_path):
     # of particles of half the contrast the map is twice as strong
     faint = robust["with_weights"](particles.path, np.ones(160), np.full(160, 0.5))
     assert np.vdot(faint, everybody) / np.vdot(everybody, everybody) == pytest.approx(2, rel=0.05)
+
+
+def test_the_competitor_of_hard_data_is_a_plain_correlation(tmp_path, monkeypatch):
+    """What tools/hard_table compares with, on a small set: it keeps as many as are right."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    hard = runpy.run_path(str(ROOT / "tools" / "hard_table"), run_name="tool")
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(5, 24, 24))
+    y, x = np.indices((24, 24))
+    plane = rng.normal(size=(3, 5, 1, 1))
+    clean = hard["without_background"](images + plane[0] + plane[1] * x + plane[2] * y)
+    np.testing.assert_allclose(clean, hard["without_background"](images), atol=1e-9)
+    inside = np.broadcast_to(np.hypot(x - 12, y - 12) < 8, images.shape)
+    found = hard["correlations"](images, clean, inside.astype(float))
+    expected = [np.corrcoef(a[i], b[i])[0, 1] for a, b, i in zip(images, clean, inside)]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    options = Namespace(particles=120, box=24, pixel_size=5.0, snr=0.5, wrong=0.3, rounds=1)
+    case = hard["Case"]("conformation", 1, options, tmp_path)
+    assert 0 < case.rare.sum() < 40 and 15 < case.wrong.sum() < 60
+    scores, kept, result = case.sorted_by_correlation(case.reconstructed("l2"), case.in_mask())
+    assert kept.sum() == (~case.wrong).sum() and scores[kept].min() >= scores[~kept].max()
+    assert scores[~case.wrong].mean() > scores[case.wrong].mean() and result.volume.box == 24

@@ -21,7 +21,7 @@ from mpirecon.robust.statistics import Statistics
 def select_jointly(
     comm: Communicator, statistics: Statistics, ids: np.ndarray, valid: np.ndarray, *,
     random_poses: RandomPoses | None = None,
-    groups: np.ndarray | None = None, nearby: NearbyPoses | None = None, **options,
+    groups: np.ndarray | None = None, nearby: NearbyPoses | None = None, views: np.ndarray | None = None, **options,
 ) -> Selection:
     """``select`` with the result that a single rank would have, bit for bit, whatever the number of ranks. Collective.
 
@@ -34,14 +34,14 @@ def select_jointly(
 
     if comm.size > 1:
         statistics = Statistics(whole(statistics.sums), statistics.samples)
-        groups = None if groups is None else whole(groups)
+        groups, views = (None if some is None else whole(some) for some in (groups, views))
         random_poses = None if random_poses is None else _whole_random(random_poses, len(ids), whole)
         if nearby is not None:
             parts = (nearby.turn, nearby.sums, nearby.slope, nearby.curvature)
             nearby = NearbyPoses(*(whole(part) for part in parts), nearby.profile, nearby.band_profile)
     decided = select(
         SerialCommunicator(), statistics, whole(ids), whole(valid), random_poses=random_poses, groups=groups,
-        nearby=nearby,
+        nearby=nearby, views=views,
         **options,
     )  # fmt: skip
     return _part(decided, slice(*slab(total, comm.size, comm.rank)), total)

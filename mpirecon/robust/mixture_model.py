@@ -132,9 +132,12 @@ class MixtureModel:
         self._largest = alive.max(axis=1)
         self._relative = np.exp(alive - self._largest[:, None])
 
-    def _attribute(self) -> None:
-        """Probabilities of each kind, from the likelihoods and the shares."""
+    def _attribute(self, more: np.ndarray | None = None) -> None:
+        """Probabilities of each kind, from the likelihoods and the shares. more : (m,), by how much the logarithmic
+        odds of being right are larger than the shares say."""
         joint = self._relative * self.shares_
+        if more is not None:
+            joint[:, [WRONG, JUNK]] *= np.exp(-more)[:, None]
         self._responsibility = joint / (joint @ np.ones(joint.shape[1]))[:, None]
         self.posterior_ = self._responsibility[:, CORRECT]
         self.slight_ = self._responsibility[:, SLIGHT:]

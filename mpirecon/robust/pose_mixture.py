@@ -20,6 +20,7 @@ from mpirecon.robust.mixture_model import (
     MixtureModel,
     band_sums,
 )
+from mpirecon.robust.view_shares import shares_by_view
 
 #: distance of correct from incorrect poses, in standard deviations, below which none is rejected. The AUC it promises
 #: is 0.96; real images keep less than they promise (measured: 0.67 for a promised 1.9 standard deviations)
@@ -124,6 +125,16 @@ class PoseMixture(MixtureModel):
         self.expect()
         self._conclude()
         return self
+
+    def share_by_view(self, view: np.ndarray) -> None:
+        """Let correct poses be more frequent in some views than in others, where they are (view_shares.py). view : (m,)
+        int64, number of each particle's. Collective."""
+        wrong = self._responsibility[:, [WRONG, JUNK]].sum(axis=1)
+        right = self.posterior_ + self.slight_.sum(axis=1)
+        more = shares_by_view(self._comm, np.log(np.maximum(right, NEGLIGIBLE) / np.maximum(wrong, NEGLIGIBLE)), view)
+        if more is not None:
+            self._attribute(more)
+            self.score_ = self.score_ + more
 
     def _begin(self, bands: int, kinds: int) -> None:
         """Where EM starts, with so many kinds of slight errors."""

@@ -35,6 +35,7 @@ def select(
     random_poses: RandomPoses | None = None,
     groups: np.ndarray | None = None,
     nearby: NearbyPoses | None = None,
+    views: np.ndarray | None = None,
     relaxation: float = 0.0,
 ) -> Selection:
     """Weights of this rank's particles from their held-out statistics.
@@ -50,6 +51,8 @@ def select(
     random_poses : needed wherever the mixture decides
     groups : (m,) int64, numbers of the groups of rows that are right or wrong together, for the mixture
     nearby : the best poses near the particles' own, for the mixture to find slight errors by
+    views : (m,) int64, number of the view of each particle's pose, for the mixture: correct poses may be more frequent
+        in some views than in others
     relaxation : 0 … 1, how far from its end a graduated schedule is (schedule.py); above 0 the mixture is followed even where
         correct and incorrect poses cannot be separated yet
 
@@ -77,6 +80,8 @@ def select(
             slight = SlightPoses.of(comm, nearby.at_own(inverted, statistics), variance, np.median(typical, axis=1),
                                     valid)
         mixture = fit_mixture(comm, statistics, ids, variance, valid, random_poses, given, groups, slight, log_noise)
+        if views is not None:
+            mixture.share_by_view(views[valid])
     followed = mixture is not None and can_be_followed(comm, mixture, relaxation)
     selection = rule.decide(Case(comm, statistics, sigma, ids, valid, valid & (inverted | ~against), distance, keep,
                                  sort_scope, relaxation,

@@ -14,6 +14,7 @@ from mpirecon.backend.protocol import Ability
 from mpirecon.backend.store import ImageStore
 from mpirecon.io.image_levels import LevelsFound
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.select import median
 from mpirecon.parallel.stopping import StopSignals
@@ -43,6 +44,7 @@ from mpirecon.solvers.searchable import check_search
 from mpirecon.solvers.shift_check import check_shifts
 from mpirecon.solvers.state import Outcome, Scores, State, Survey
 from mpirecon.solvers.timing import Timings
+from mpirecon.validate.coverage import views_of
 
 
 class Reconstruction:
@@ -269,7 +271,15 @@ class Reconstruction:
             self.comm, scores.honest(self.engine.folds) if statistics is None else statistics, self.slab.ids, valid,
             loss=config.loss, distance=self.problem.distance, keep=config.keep, sort_scope=config.sort_scope,
             random_poses=scores.random_poses, groups=self.problem.groups, nearby=scores.nearby, relaxation=relaxation,
+            views=self._views,
         )  # fmt: skip
+
+    @cached_property
+    def _views(self) -> np.ndarray | None:
+        """(m,) int64, number of each particle's view, for the mixture; rows of one particle have one each."""
+        if not self.config.mixes or self.problem.groups is not None:
+            return None
+        return views_of(self.slab.metadata.pose.quaternion, self.slab.total, point_group(self.config.symmetry))
 
     def distances(self, statistics: Statistics, rows: np.ndarray) -> np.ndarray:
         """By which some rows, (m,) bool, are sorted, (m,) float64; infinite where an image contradicts the map.

@@ -18,6 +18,9 @@ MOST_BINS = 192
 #: … and fewer when there would be less than this many particles in each
 _PER_BIN = 20
 
+#: particles in each view, on average, where its fraction of correct ones is estimated
+_TOLD_BY = 60
+
 #: a view is thinned when fewer than this fraction of the particles expected to remain did remain …
 THINNED = 0.5
 
@@ -107,6 +110,15 @@ def bin_of(direction: np.ndarray, top: np.ndarray, cells: np.ndarray) -> np.ndar
     turn = np.arctan2(v[:, 1], v[:, 0]) / (2 * np.pi) % 1.0
     within = np.minimum((turn * cells[ring]).astype(np.int64), cells[ring] - 1)
     return np.concatenate([[0], np.cumsum(cells)[:-1]])[ring] + within
+
+
+def views_of(quaternion: np.ndarray, total: int, symmetry: PointGroup | None = None) -> np.ndarray:
+    """Number of the view of each pose (m, 4), among a set of `total` particles, (m,) int64; the same for all copies of
+    a symmetric particle's."""
+    copies = np.eye(3)[None] if symmetry is None else symmetry.matrices
+    top, cells = view_bins(int(np.clip(total * len(copies) // _TOLD_BY, 6, MOST_BINS)))
+    direction = matrix_from_quaternion(quaternion)[:, 2]
+    return np.min([bin_of(direction @ g.T, top, cells) for g in copies], axis=0)
 
 
 def bin_centres(top: np.ndarray, cells: np.ndarray) -> np.ndarray:

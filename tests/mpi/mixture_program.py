@@ -38,6 +38,13 @@ def compare(drawn, cuts, grouped, keep=None, slight=None, sample=None):
         here, there = getattr(parallel, name), getattr(serial, name)[mine]
         np.testing.assert_allclose(here, there, rtol=1e-6, atol=1e-7, err_msg=name)
     assert parallel.separable_ == serial.separable_
+    if not grouped:
+        view = np.where(drawn.kind == 0, rows % 4, rows % 9)
+        serial.share_by_view(view)
+        parallel.share_by_view(view[mine])
+        for name in ("posterior_", "score_"):
+            here, there = getattr(parallel, name), getattr(serial, name)[mine]
+            np.testing.assert_allclose(here, there, rtol=1e-6, atol=1e-7, err_msg=f"{name} by view")
 
 
 even = np.arange(comm.size + 1) * 1200 // comm.size
