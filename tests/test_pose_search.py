@@ -8,13 +8,15 @@ import mpirecon as mr
 from mpirecon.model.pose import angular_distance, matrix_from_quaternion
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.half_plane import HalfPlane
-from mpirecon.search.believe import Amplitudes, Belief, by_evidence, log_evidence, log_odds
+from mpirecon.search import warm
+from mpirecon.search.believe import Amplitudes, Belief, by_evidence, log_evidence, log_odds, widening
 from mpirecon.search.circular import TurningSlices
 from mpirecon.search.decoy import decoy
-from mpirecon.search.fine import turned
+from mpirecon.search.fine import climb, climb_together, turned
 from mpirecon.search.orientations import distance, grid, turns, views
 from mpirecon.search.peaks import pick
 from mpirecon.search.pose_search import Band, Peaks, PoseSearch
+from mpirecon.search.searcher import Searcher
 from mpirecon.search.slices import cut, derivatives, slice_grid
 from mpirecon.validate.fsc import fsc, shell_index
 from mpirecon.validate.masks import soft_sphere
@@ -338,3 +340,44 @@ def test_premultiplied_and_inverted_images_are_searched_alike():
     for table in found:
         assert (errors(plain, table) < 10).mean() > 0.85
     np.testing.assert_allclose(found[2]["score"], found[0]["score"], rtol=1e-3)
+
+
+def test_widths_are_those_of_the_errors():
+    rng = np.random.default_rng(0)
+    of_two, of_three = (np.square(rng.standard_normal((4000, axes))).sum(axis=1) for axes in (2, 3))
+    assert widening(of_three, 3) == pytest.approx(1, abs=0.03) and widening(of_two, 2) == pytest.approx(1, abs=0.03)
+    assert widening(1.5**2 * of_three, 3) == pytest.approx(1.5, abs=0.04)
+    lapses = np.concatenate([of_three, np.full(200, 1e4)])
+    assert widening(lapses, 3) < 1.1
+    assert widening(0.5 * of_three, 3) == 1 and widening(100 * of_three[:20], 3) == 1
+
+
+def test_noise_about_the_particle_is_cut_away():
+    n, plane = 32, HalfPlane.of(32)
+    searcher = Searcher(plane, 4.0, False, np.ones((1, plane.shells)), point_group("C1"), 24.0, 10, 0.0, 0.0,
+                        Amplitudes(1.0, 0.2))
+    z, y, x = np.mgrid[:n, :n, :n] - n // 2
+    radius = np.sqrt(x**2 + y**2 + z**2)
+    particle = (radius < 6).astype(np.float32)
+    noise = 0.1 * np.random.default_rng(1).standard_normal((n,) * 3).astype(np.float32)
+    found = searcher.focused(particle + noise)
+    np.testing.assert_allclose(found[radius < 5], (particle + noise)[radius < 5], atol=1e-5)
+    assert not found[radius > 11].any() and (noise * searcher.mask(n))[radius > 11].any()
+    # where nothing stands out the sphere is all there is
+    np.testing.assert_array_equal(searcher.focused(noise), noise * searcher.mask(n))
+
+
+def test_kernels_are_compiled_for_what_a_search_takes():
+    for name in warm.steps(True, False) + warm.steps(False, True):
+        module, function = name.split(":")
+        assert module == warm.__name__
+        getattr(warm, function)()
+    kernels = cut, derivatives, pick, climb, climb_together
+    before = [len(kernel.signatures) for kernel in kernels]
+    assert min(before) > 0
+    volume, plane = mr.phantom(24, 6.0).array, HalfPlane.of(24)
+    data, weight = np.ones((3, len(plane)), np.complex64), np.ones((3, len(plane)), np.float32)
+    for offset in (0.0, 1.0):
+        search = PoseSearch(np.ascontiguousarray(volume, np.float32), plane, 14.0, 8, point_group("C1"), offset)
+        search.search(data, weight, weight, random_quaternions(3))
+    assert [len(kernel.signatures) for kernel in kernels] == before

@@ -63,11 +63,37 @@ def test_states_say_what_became_of_each_pose(particles, rescued):
     state, given = table["pose_state"], particles.table
     assert (state[table["kept"]] != IN_VAIN).all() and set(state[~table["kept"]]) <= {IN_VAIN, NOT_SEARCHED}
     assert (state == GIVEN).sum() > 200
-    stayed = state != FOUND
+    # what is less probable than a half is not kept, but counts at the found pose by as much
+    counts = (state == IN_VAIN) & np.isfinite(table["pose_sigma"])
+    assert ((table["posterior"][counts] >= 0.1) & (table["posterior"][counts] < 0.5) & (table["weight"][counts] > 0)).all()
+    stayed = (state != FOUND) & ~counts
     np.testing.assert_allclose(table["quaternion"][stayed], given["quaternion"][stayed], rtol=1e-14)
     np.testing.assert_array_equal(table["shift"][stayed], given["shift"][stayed])
     assert np.isfinite(table["search_score"][(state == FOUND) | (state == IN_VAIN)]).all()
     assert np.isnan(table["pose_sigma"][stayed]).all()
+
+
+def test_doubtful_poses_count_by_their_probability(particles):
+    """At half the signal there are some."""
+    faint = mr.simulate(TRUTH, 400, snr=0.15, error_rate=0.4, offset_error=OFFSET / 2, noise_cv=0.15, seed=3)
+    table = mr.reconstruct(faint, loss="posterior", poses="rescue", search_offset=OFFSET).particles
+    counts = (table["pose_state"] == IN_VAIN) & np.isfinite(table["pose_sigma"])
+    assert counts.sum() > 2 and not table["kept"][counts].any()
+    assert (error(faint, table["quaternion"])[counts] < error(faint, faint.table["quaternion"])[counts]).mean() > 0.4
+    np.testing.assert_allclose((table["weight"] * table["sigma"]**2)[counts], table["posterior"][counts], rtol=0.02)
+    assert (table["posterior"][counts] >= 0.1).all() and (table["posterior"][counts] < 0.5).all()
+
+
+def test_half_maps_of_rejected_and_of_found_particles_are_compared(rescued):
+    records = [record for record in rescued.summary["iterations"] if "search_fsc" in record]
+    assert [record["iteration"] for record in records] == [5, 6, 7]
+    first, last = records[0]["search_fsc"], records[-1]["search_fsc"]
+    assert first["found"] is None and len(last["all"]) == len(last["found"]) == len(last["rejected"]) == 13
+    # the same particles, at poses that are wrong and at found ones; shell 1 is the particle's size
+    shells = slice(2, 7)
+    assert np.mean(last["rejected"][shells]) < 0.3 < 0.8 < np.mean(last["found"][shells]) < np.mean(last["all"][shells])
+    report = (rescued.folder / "report.html").read_text()
+    assert "rejected, at given poses" in report and f"{np.mean(last['found'][1:]):.3f}" in report
 
 
 def test_the_map_is_better_than_that_of_rejecting(particles, rescued):
