@@ -14,7 +14,6 @@ from mpirecon.backend.protocol import Ability
 from mpirecon.backend.store import ImageStore
 from mpirecon.io.image_levels import LevelsFound
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.select import median
 from mpirecon.parallel.stopping import StopSignals
@@ -266,8 +265,7 @@ class Reconstruction:
                 statistics: Statistics | None = None) -> Selection:
         """statistics : to go by instead of those that are honest"""
         config = self.config
-        decide = select_jointly if config.deterministic else select
-        return decide(
+        return (select_jointly if config.deterministic else select)(
             self.comm, scores.honest(self.engine.folds) if statistics is None else statistics, self.slab.ids, valid,
             loss=config.loss, distance=self.problem.distance, keep=config.keep, sort_scope=config.sort_scope,
             random_poses=scores.random_poses, groups=self.problem.groups, nearby=scores.nearby, relaxation=relaxation,
@@ -277,9 +275,8 @@ class Reconstruction:
     @cached_property
     def _views(self) -> np.ndarray | None:
         """(m,) int64, number of each particle's view, for the mixture; rows of one particle have one each."""
-        if not self.config.mixes or self.problem.groups is not None:
-            return None
-        return views_of(self.slab.metadata.pose.quaternion, self.slab.total, point_group(self.config.symmetry))
+        pose, total, group = self.slab.metadata.pose, self.slab.total, self.problem.symmetry.group
+        return views_of(pose.quaternion, total, group) if self.config.mixes and self.problem.groups is None else None
 
     def distances(self, statistics: Statistics, rows: np.ndarray) -> np.ndarray:
         """By which some rows, (m,) bool, are sorted, (m,) float64; infinite where an image contradicts the map.
