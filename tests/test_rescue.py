@@ -65,7 +65,8 @@ def test_states_say_what_became_of_each_pose(particles, rescued):
     assert (state == GIVEN).sum() > 200
     # what is less probable than a half is not kept, but counts at the found pose by as much
     counts = (state == IN_VAIN) & np.isfinite(table["pose_sigma"])
-    assert ((table["posterior"][counts] >= 0.1) & (table["posterior"][counts] < 0.5) & (table["weight"][counts] > 0)).all()
+    posterior = table["posterior"][counts]
+    assert ((posterior >= 0.1) & (posterior < 0.5) & (table["weight"][counts] > 0)).all()
     stayed = (state != FOUND) & ~counts
     np.testing.assert_allclose(table["quaternion"][stayed], given["quaternion"][stayed], rtol=1e-14)
     np.testing.assert_array_equal(table["shift"][stayed], given["shift"][stayed])

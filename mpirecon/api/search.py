@@ -137,7 +137,8 @@ class _Searcher:
                                  offset_sigma, 0.0,
                                  Amplitudes(1.0, 0.2))
         self.mask = self.searcher.mask(box)
-        self.references = [filter_shells(half.to_numpy() * self.mask, fsc) * self.mask for half in result.half_maps]
+        halves = (filter_shells(half.to_numpy() * self.mask, fsc) for half in result.half_maps)
+        self.references = [self.searcher.focused(half) for half in halves]
         self.searcher = replace(self.searcher, amplitudes=self._amplitudes())
 
     def _prepared(self, rows: np.ndarray):

@@ -266,7 +266,9 @@ class Rescue(FixedPoses):
         found = self.found
         same = found.table["moved"] < _BACK  # the given pose, found again
         posterior = (1 - chosen.posterior) * found.probability + np.where(same, chosen.posterior, 0.0)
-        likely = (posterior >= _COUNTS) & (posterior > chosen.posterior)
+        # probabilities of groups, which are few, are too uncertain for that
+        least = _COUNTS if self.groups is None else _KEPT
+        likely = (posterior >= least) & (posterior > chosen.posterior)
         return found.searched & ~chosen.kept & ~found.refined & likely, posterior
 
     def parts(self, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
