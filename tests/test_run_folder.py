@@ -120,6 +120,8 @@ def test_a_run_interrupted_at_the_keyboard(particles, tmp_path):
                "    seen.extend([1] * str(target).endswith('half2.mrc'))\n"
                "    if len(seen) == 2: os.kill(os.getpid(), signal.SIGINT)\n"
                "os.replace = interrupts\n"
+               # what a shell starts in the background would ignore it
+               "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
                "mpirecon.cli.main()")
     words = ["reconstruct", str(particles), "-o", str(tmp_path / "out"), *SEVERAL]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
