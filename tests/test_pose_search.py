@@ -10,7 +10,7 @@ from mpirecon.model.symmetry import point_group
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.search import warm
 from mpirecon.search.believe import Amplitudes, Belief, by_evidence, log_evidence, log_odds, widening
-from mpirecon.search.circular import TurningSlices
+from mpirecon.search.circular import TurningSlices, largest
 from mpirecon.search.decoy import decoy
 from mpirecon.search.fine import climb, climb_together, turned
 from mpirecon.search.orientations import distance, grid, turns, views
@@ -372,7 +372,7 @@ def test_kernels_are_compiled_for_what_a_search_takes():
         module, function = name.split(":")
         assert module == warm.__name__
         getattr(warm, function)()
-    kernels = cut, derivatives, pick, climb, climb_together
+    kernels = cut, derivatives, pick, climb, climb_together, largest
     before = [len(kernel.signatures) for kernel in kernels]
     assert min(before) > 0
     volume, plane = mr.phantom(24, 6.0).array, HalfPlane.of(24)

@@ -146,7 +146,7 @@ class TurningSlices:
             harmonics = self._circles.harmonics(np.ascontiguousarray(moved.real), np.ascontiguousarray(moved.imag))
             for first, sums in self._sums(self._slices, harmonics, 1):
                 sums = sums.reshape(*sums.shape[:2], len(ramps), -1)
-                _largest(sums, first * self.turns, best[rows], which[rows])
+                largest(sums, first * self.turns, best[rows], which[rows])
         return best, which
 
     def _sums(self, products: list[np.ndarray], harmonics: list[np.ndarray], step: int):
@@ -175,7 +175,7 @@ def _products(harmonics: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _largest(sums, first, best, which):
+def largest(sums, first, best, which):
     """sums : (turns, views, offsets, images) · first : column of the first view in best and which, (images, ·)"""
     turns, views, offsets, images = sums.shape
     top, at = np.empty(images, np.float32), np.empty(images, np.int32)
