@@ -167,7 +167,7 @@ class Keep(click.ParamType):
               "before the last two iterations, and use those with sufficient evidence; refine: also move the other "
               "poses locally, by as much as the data show that given poses are wrong (docs/pose_search.md).")
 @click.option("--search-offset", type=NON_NEGATIVE, metavar="Å", help="How far a searched particle may be off its "
-              "given place, on each side; 0: offsets are right, which is three times as fast and finds more.  "
+              "given place, on each side; 0: offsets are right, which is much faster in small boxes and finds more.  "
               "[default: 5 pixels]")
 @click.option("--search-sigma", type=POSITIVE, metavar="DEG", help="Search near the given orientations, for errors of "
               "this standard deviation on each axis.  [default: all orientations]")
