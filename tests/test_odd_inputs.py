@@ -115,6 +115,14 @@ def test_numbers_of_a_ctf_that_nobody_has(tmp_path, label, value, words, share):
     assert (f"{label} is {value:g}" in text and words in text) if words else "Warning" not in text
 
 
+def test_astigmatism_of_which_a_part_is_in_radians(tmp_path):
+    angle = np.random.default_rng(5).permutation(np.linspace(-90, 90, M))
+    text = said(star(tmp_path, rlnDefocusAngle=part(angle, np.pi / 180)))
+    assert "between -3.14 and 3.14 for" in text and "--unit defocus-angle=radian" in text
+    for usual in (angle, np.where(HALF, 0, angle), angle / 9, np.where(HALF, angle / 60, 45 + angle / 30), angle + 90):
+        assert "defocus-angle" not in said(star(tmp_path, rlnDefocusAngle=usual))
+
+
 def test_phase_shifts_of_which_a_part_is_in_radians(tmp_path):
     shift = np.linspace(60, 110, M)
     text = said(star(tmp_path, rlnPhaseShift=part(shift, np.pi / 180)))

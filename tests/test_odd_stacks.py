@@ -38,6 +38,25 @@ def test_whole_numbers_of_another_type(tmp_path, pixels, mode, words):
     assert words is None or f"{M} of {M} images that were checked" in text
 
 
+def blank(where, value=0.0, rows=slice(None)):
+    """Images with one value where y, x (pixels from the middle) are so."""
+    y, x = np.mgrid[:N, :N] - N // 2
+    pixels = images()
+    some = pixels[rows]
+    some[:, where(y, x)] = value
+    return pixels
+
+
+@pytest.mark.parametrize("pixels, count", [
+    (images(), 0), (blank(lambda y, x: y < 0), M), (blank(lambda y, x: x > 2, -1.5, slice(3)), 3),
+    (blank(lambda y, x: np.hypot(x, y) > 7), 0), (np.rint(images()), 0),
+    (np.rint(4 * blank(lambda y, x: y > 0)).astype("i1"), M), (blank(lambda y, x: np.abs(y) < 1), 0),
+])  # fmt: skip
+def test_images_of_which_a_part_is_blank(tmp_path, pixels, count):
+    text = run(stack(tmp_path, pixels))[1]
+    assert (f"{count} of {M} images that were checked have a blank area" in text) if count else "blank area" not in text
+
+
 @pytest.mark.parametrize("scale", [0.0, 1e-16, 1e-38])
 def test_images_without_contrast_are_refused(tmp_path, scale):
     refused(stack(tmp_path, images() * np.float32(scale)), "is constant|differ by less than 1e-15")

@@ -1,4 +1,5 @@
-"""Images that an import should not trust: pixels that another image has as well, whole numbers of the wrong type."""
+"""Images that an import should not trust: pixels that another image has as well, whole numbers of the wrong type,
+areas without any contents."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from mpirecon.parallel.comm import Communicator
 _UNWRAPPED, _FILLS = 0.5, 0.25
 #: fraction of pixels that are the least or greatest number of their type
 _AT_LIMIT = 0.01
+#: fraction of the middle of an image, a disc of half the box's diameter, that has one value where a part is blank
+_BLANK = 0.15
 #: images of a batch that are looked at
 _SOME = 64
 
@@ -47,16 +50,20 @@ class Twins:
 
 
 class Spoilt:
-    """Images of whole numbers that were written as, or are taken for, numbers of another type."""
+    """Images of whole numbers that were written as, or are taken for, numbers of another type; images with blank
+    parts."""
 
     def __init__(self) -> None:
-        self._counts = np.zeros(4, np.int64)
+        self._counts, self._blank = np.zeros(4, np.int64), np.zeros(2, np.int64)
 
     def add(self, images: np.ndarray) -> None:
         """images : (m, n, n), of which some are looked at."""
-        if images.dtype.kind not in "iu" or not len(images):
+        if not len(images):
             return
         some = images[np.unique(np.linspace(0, len(images) - 1, min(len(images), _SOME)).astype(np.int64))]
+        self._blank += [len(some), np.count_nonzero(_partly_blank(some))]
+        if images.dtype.kind not in "iu":
+            return
         limits = np.iinfo(some.dtype)
         other = some.view(f"{'u' if some.dtype.kind == 'i' else 'i'}{some.dtype.itemsize}")
         spread, unwrapped = (values.std(axis=(1, 2), dtype=np.float64) for values in (some, other))
@@ -77,4 +84,22 @@ class Spoilt:
             f"have more than {100 * _AT_LIMIT:g} % of their pixels at the greatest or least number of their type: they "
             "were cut off there; scale the images before they are written, or write them as MRC mode 2",
         )
-        return [f"{count} of {total} images that were checked {said}" for count, said in zip(counts, words) if count]
+        said = [f"{count} of {total} images that were checked {said}" for count, said in zip(counts, words) if count]
+        total, blank = comm.allreduce(self._blank).tolist()
+        if blank:
+            said.append(f"{blank} of {total} images that were checked have a blank area, all of one value, in their "
+                        "middle, where the particle is: a part of these images is missing; extract them again, or "
+                        "leave them out of the table")
+        return said
+
+
+def _partly_blank(images: np.ndarray) -> np.ndarray:
+    """Whether images (m, n, n) have an area of one value in their middle, (m,) bool. What surrounds the particle may be
+    blank, as where images were masked, and all of it is where there is no image at all."""
+    n = images.shape[-1]
+    y, x = np.mgrid[:n, :n] - n // 2
+    middle = (np.hypot(x, y) < n / 4)[:-1, :-1]
+    corner = images[:, :-1, :-1]
+    same = (corner == images[:, 1:, :-1]) & (corner == images[:, :-1, 1:]) & (corner == images[:, 1:, 1:])
+    blank = same[:, middle].mean(axis=1)
+    return (blank > _BLANK) & (images.min(axis=(1, 2)) < images.max(axis=(1, 2)))

@@ -126,11 +126,11 @@ def _angles_of_ctf(rows: Rows, reading: Reading) -> None:
             spread = high - low if field == "astigmatism" else high
             set_ = rows.count(values != 0)
             suspect = max(-low, high) <= _TURN and spread > 1.0 and 2 * set_ > rows.total
-            suspect = suspect and (field != "astigmatism" or _turns(rows, values))
+            suspect = suspect and (field != "astigmatism" or _turns(rows, values, rows.total))
         else:
             suspect = 2 * rows.count(np.abs(values) > _TURN) > rows.total
-        if field == "phase_shift" and table.unit == "line" and not suspect:
-            _plate_in_part(rows, name)
+        if table.unit == "line" and not suspect:
+            (_plate_in_part if field == "phase_shift" else _astigmatism_in_part)(rows, name)
         if suspect:
             low, high = rows.range(values)
             table.warnings.append(f"{name} is taken in {own}, but is {low:.3g} to {high:.3g} for {rows.total} "
@@ -148,10 +148,25 @@ def _plate_in_part(rows: Rows, name: str) -> None:
                                    "radians, import them apart (--select) with --unit phase-shift=radian")
 
 
-def _turns(rows: Rows, values: np.ndarray) -> bool:
-    """Whether angles, read as radians, point all ways: a microscope's own astigmatism keeps near one direction."""
+def _astigmatism_in_part(rows: Rows, name: str) -> None:
+    """Warn of angles of a part of the particles that are radians by their size, where all point all ways."""
+    values = np.degrees(rows.table.ctf["astigmatism"])
+    small, others = (values != 0) & (np.abs(values) <= np.pi), np.abs(values) > np.pi
+    counts = rows.count(small), rows.count(others)
+    if min(counts) < max(5, rows.total // 20):  # among angles that point all ways, 1 in 29 is as small
+        return
+    if _turns(rows, values[small], counts[0]) and _turns(rows, np.radians(values[others]), counts[1]):
+        rows.table.warnings.append(f"{name} is in degrees, and between -{np.pi:.3g} and {np.pi:.3g} for {counts[0]} of "
+                                   f"{rows.total} particles (first: {rows.first(small)}), where angles that point all "
+                                   "ways are so small for few: where these are in radians, import them apart "
+                                   "(--select) with --unit defocus-angle=radian")
+
+
+def _turns(rows: Rows, values: np.ndarray, total: int) -> bool:
+    """Whether angles, `total` of all ranks read as radians, point all ways: a microscope's own astigmatism keeps near
+    one direction."""
     comm = rows.comm
-    mean = [comm.allreduce_scalar(float(part.sum())) / rows.total for part in (np.cos(2 * values), np.sin(2 * values))]
+    mean = [comm.allreduce_scalar(float(part.sum())) / total for part in (np.cos(2 * values), np.sin(2 * values))]
     return np.hypot(*mean) < 0.3
 
 

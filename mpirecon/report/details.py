@@ -201,7 +201,7 @@ def _against(run: RunFiles) -> str:
     if not charts:
         return ""
     keys = legend([(colour, "dot", label) for label, (colour, _) in kinds(run.table).items()])
-    words = "A clean image correctly has a higher score than a noisy one."
+    words = "Clean images have higher scores than noisy ones, as they should."
     if "micrograph" in charts:
         words += (" Micrographs are sorted by their median score (line); the band contains the middle half of each "
                   "one's particles.")
