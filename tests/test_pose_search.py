@@ -9,7 +9,7 @@ from mpirecon.model.pose import angular_distance, matrix_from_quaternion
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.search import warm
-from mpirecon.search.believe import Amplitudes, Belief, by_evidence, log_evidence, log_odds, widening
+from mpirecon.search.believe import Amplitudes, Belief, beside_given, by_evidence, log_evidence, log_odds, widening
 from mpirecon.search.circular import TurningSlices, largest
 from mpirecon.search.decoy import decoy
 from mpirecon.search.fine import climb, climb_together, turned
@@ -207,6 +207,23 @@ def test_odds_are_against_other_peaks_and_everything_else():
     evidence, share = np.log(np.array([9.0, 9.0, 1e-6])), np.array([1.0, 2 / 3, 1.0])
     np.testing.assert_allclose(log_odds(evidence, share), np.log([9.0, 6.0 / (1 + 3.0), 1e-6]), rtol=1e-9)
     assert log_odds(np.array([-np.inf]), np.array([0.0]))[0] == -30
+
+
+def test_a_found_pose_and_the_given_one_share_their_probability():
+    rng = np.random.default_rng(3)
+    right, elsewhere = rng.uniform(0.01, 0.99, 500), rng.uniform(1e-7, 1e-6, 500)  # the best is one pose of very many
+    given_if, given_else, found_if, found_else = rng.uniform(0.1, 9, (4, 500))  # likelihoods of what both measured
+    found_if *= 10 ** rng.uniform(4, 9, 500)
+    weights = np.stack([right * given_if * found_else, (1 - right) * elsewhere * given_else * found_if,
+                        (1 - right) * (1 - elsewhere) * given_else * found_else])
+    expected = weights / weights.sum(axis=0)
+    g = right * given_if / (right * given_if + (1 - right) * given_else)
+    p = elsewhere * found_if / (elsewhere * found_if + (1 - elsewhere) * found_else)
+    np.testing.assert_allclose(beside_given(p, g, np.zeros(500, bool)), expected[1], rtol=1e-5)
+    np.testing.assert_array_equal(p > g, expected[1] > expected[0])
+    np.testing.assert_allclose(beside_given(p, g, np.ones(500, bool)), 1 - (1 - p) * (1 - g), rtol=1e-9)
+    assert beside_given(np.ones(1), np.ones(1), np.zeros(1, bool))[0] == 0  # and no division by nothing
+
 
 
 def test_theory_is_believed_where_decoys_are_noise():

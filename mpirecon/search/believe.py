@@ -170,6 +170,25 @@ class Belief:
         return cls(laws)
 
 
+def beside_given(found: np.ndarray, given: np.ndarray, same: np.ndarray) -> np.ndarray:
+    """Probability of the best of a search, (m,), where the given pose may be right as well.
+
+    An image whose given pose is right looks, elsewhere, like one of nothing: weights of the found pose, the given one
+    and neither are as (1 − g)·p, g·(1 − p) and (1 − g)·(1 − p).
+
+    Parameters
+    ----------
+    found : (m,)
+        p, probability that the best of a search is right if the given pose is wrong
+    given : (m,)
+        g, probability that the given pose is right, without regard to the search
+    same : (m,) bool
+        the best of the search is the given pose
+    """
+    elsewhere = (1 - given) * found / np.maximum(1 - given * found, 1e-12)
+    return np.where(same, given + (1 - given) * found, elsewhere)
+
+
 def logistic(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(x, -_CERTAIN, _CERTAIN)))
 

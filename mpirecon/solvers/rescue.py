@@ -19,7 +19,7 @@ from mpirecon.robust.jointly import gather_rows
 from mpirecon.robust.particle_noise import particle_sigma
 from mpirecon.robust.selection import Selection
 from mpirecon.robust.statistics import Statistics
-from mpirecon.search.believe import Amplitudes, Belief, widening
+from mpirecon.search.believe import Amplitudes, Belief, beside_given, widening
 from mpirecon.search.group_belief import GroupBelief
 from mpirecon.search.group_search import GroupSearcher
 from mpirecon.search.local import LOCAL, LocalSearcher
@@ -265,10 +265,10 @@ class Rescue(FixedPoses):
         """(whether the found pose counts rather than the given one or none (m,) bool, its probability (m,))."""
         found = self.found
         same = found.table["moved"] < _BACK  # the given pose, found again
-        posterior = (1 - chosen.posterior) * found.probability + np.where(same, chosen.posterior, 0.0)
+        posterior = beside_given(found.probability, chosen.posterior, same)
         # probabilities of groups, which are few, are too uncertain for that
         least = _COUNTS if self.groups is None else _KEPT
-        likely = (posterior >= least) & (posterior > chosen.posterior)
+        likely = (posterior >= least) & (same | (found.probability > chosen.posterior))
         return found.searched & ~chosen.kept & ~found.refined & likely, posterior
 
     def parts(self, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
