@@ -74,6 +74,17 @@ def test_states_say_what_became_of_each_pose(particles, rescued):
     assert np.isnan(table["pose_sigma"][stayed]).all()
 
 
+def test_standard_deviations_are_as_wide_as_the_control_scatters(particles, rescued, monkeypatch):
+    factors = rescued.summary["search"]["control"]["widening"]
+    monkeypatch.setattr("mpirecon.solvers.rescue.widening", lambda squared, axes: 3.0 if axes == 3 else 5.0)
+    other = mr.reconstruct(particles, loss="posterior", poses="rescue", search_offset=OFFSET)
+    assert other.summary["search"]["control"]["widening"] == [3.0, 5.0]
+    both = (rescued.particles["pose_state"] == FOUND) & (other.particles["pose_state"] == FOUND)
+    for name, factor, wanted in zip(("pose_sigma", "offset_sigma"), factors, (3.0, 5.0)):
+        ratio = other.particles[name][both] / rescued.particles[name][both]
+        assert np.median(ratio) == pytest.approx(wanted / factor, rel=1e-3)
+
+
 def test_doubtful_poses_count_by_their_probability(particles):
     """At half the signal there are some."""
     faint = mr.simulate(TRUTH, 400, snr=0.15, error_rate=0.4, offset_error=OFFSET / 2, noise_cv=0.15, seed=3)
