@@ -35,13 +35,17 @@ _CERTAIN = 30.0
 FEWEST = 30
 
 #: fraction of control particles whose given pose is wrong after all
-_LAPSES = 0.02
+_LAPSES = 0.01
 
 #: standard deviations by which images must stand out among decoys for any of them to be believed
 _SURELY = 4.0
 
-#: what offset and slope may differ by from theory's 0 and 1 before there are data: standard deviations
-_SPREAD = (5.0, 0.3)
+#: (offset, slope) of theory, and standard deviations that it may be off by before there are data
+_THEORY = (0.0, 1.0), (5.0, 0.3)
+
+#: the same of what a control shows: errors of the map and of its model make theory's odds too large (found poses of
+#: simulated particles at which these laws hold: docs/pose_search.md)
+_USUAL = (0.1, 0.7), (0.5, 0.15)
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ class Belief:
         cls, odds: np.ndarray, decoys: np.ndarray, image: np.ndarray, known: np.ndarray | None = None,
         back: np.ndarray | None = None
     ) -> Belief:
-        """From log odds; too few of either kind of measurement say nothing.
+        """From log odds; where there is no control, its law is the usual one, and too few decoys say nothing.
 
         Parameters
         ----------
@@ -162,11 +166,11 @@ class Belief:
         known, back : (k,) float and bool
             of control particles, and whether their own pose came back
         """
-        laws = {}
+        laws = {"control": _USUAL[0]}
         if len(decoys) >= FEWEST:
             laws["decoys"] = _law_of_decoys(odds, decoys, image)
         if known is not None and len(known) >= FEWEST:
-            laws["control"] = _logistic_law(known, back.astype(np.float64), np.ones(len(known)), _LAPSES, highest=None)
+            laws["control"] = _logistic_law(known, back.astype(np.float64), np.ones(len(known)), _USUAL, _LAPSES, None)
         return cls(laws)
 
 
@@ -242,23 +246,23 @@ def _lowered(law: tuple[float, float], odds: np.ndarray, most: float) -> tuple[f
 
 
 def _logistic_law(
-    x: np.ndarray, right: np.ndarray, weight: np.ndarray, lapses: float = 0.0, highest: float | None = 0.0
+    x: np.ndarray, right: np.ndarray, weight: np.ndarray, expected: tuple = _THEORY, lapses: float = 0.0,
+    highest: float | None = 0.0,
 ) -> tuple[float, float]:
-    """(offset, slope) of a logistic regression, the least of which and of x itself is taken; few data leave it near (0,
-    1).
+    """(offset, slope) of a logistic regression, the least of which and of x itself is taken.
 
-    lapses : fraction of the right ones that are taken for wrong whatever their odds · highest : of the offset; None
-    where what is lowered for high odds need not be for low ones
+    expected : what few data leave it near, ((offset, slope), standard deviations) · lapses : fraction of the right ones
+    that are taken for wrong whatever their odds · highest : of the offset; None where what is lowered for high odds need
+    not be for low ones
     """
     from scipy.optimize import minimize  # takes long to load, and most runs search nothing
 
-    x = np.clip(x, -_CERTAIN, _CERTAIN)
+    x, (mean, spread) = np.clip(x, -_CERTAIN, _CERTAIN), expected
 
     def loss(law):
-        line = np.minimum(law[0] + law[1] * x, x)
-        p = (1 - lapses) * logistic(line)
+        p = (1 - lapses) * logistic(np.minimum(law[0] + law[1] * x, x))
         seen = weight * (right * np.log(p) + (1 - right) * np.log1p(-p))
-        return -seen.sum() + (law[0] / _SPREAD[0]) ** 2 / 2 + ((law[1] - 1) / _SPREAD[1]) ** 2 / 2
+        return -seen.sum() + sum(((a - m) / s) ** 2 / 2 for a, m, s in zip(law, mean, spread))
 
     found = minimize(loss, (-0.1, 0.9), bounds=((None, highest), (0.0, 1.0)), method="L-BFGS-B").x
     return float(found[0]), float(found[1])
