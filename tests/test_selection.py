@@ -305,3 +305,8 @@ def test_those_that_contradict_are_named():
     assert warnings([5], [5], "posterior") == [inverted.replace("3", "5")]
     told = Contradiction(np.array([1]), np.array([2, 3]), "cauchy").as_dict()
     assert told == {"wrong": [1], "inverted": [2, 3], "turned": True, "without_weight": True}
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_ranks_decide_the_same_with_and_without_messages(mpi_program, n):
+    assert f"ok {n}" in mpi_program(n, "select_ranks_program.py").stdout

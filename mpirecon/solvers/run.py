@@ -17,11 +17,10 @@ from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.select import median
 from mpirecon.parallel.stopping import StopSignals
-from mpirecon.robust.jointly import select_jointly
+from mpirecon.robust.jointly import select_over_ranks
 from mpirecon.robust.mixture_model import SLIGHT
 from mpirecon.robust.particle_noise import NOISY, particle_sigma
 from mpirecon.robust.schedule import relaxation_at
-from mpirecon.robust.select import select
 from mpirecon.robust.selection import Selection
 from mpirecon.robust.statistics import Statistics
 from mpirecon.solvers.base import Solver, Weigh
@@ -265,11 +264,11 @@ class Reconstruction:
                 statistics: Statistics | None = None) -> Selection:
         """statistics : to go by instead of those that are honest"""
         config = self.config
-        return (select_jointly if config.deterministic else select)(
+        return select_over_ranks(
             self.comm, scores.honest(self.engine.folds) if statistics is None else statistics, self.slab.ids, valid,
-            loss=config.loss, distance=self.problem.distance, keep=config.keep, sort_scope=config.sort_scope,
-            random_poses=scores.random_poses, groups=self.problem.groups, nearby=scores.nearby, relaxation=relaxation,
-            views=self._views,
+            exactly=config.deterministic, loss=config.loss, distance=self.problem.distance, keep=config.keep,
+            sort_scope=config.sort_scope, random_poses=scores.random_poses, groups=self.problem.groups,
+            nearby=scores.nearby, relaxation=relaxation, views=self._views,
         )  # fmt: skip
 
     @cached_property
