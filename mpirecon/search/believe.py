@@ -6,8 +6,7 @@ have an evidence of 1 on average, which is what any image of noise alone has. Th
 over that of all the rest.
 
 That holds for noise that is white once its spectrum is divided out, and for a map without errors. What is more in real
-images
-(neighbours, carbon, a structure of its own) is measured in two ways, and the lowest probability of all is taken:
+images (neighbours, carbon, a structure of its own) is measured in two ways:
 
 - decoys: the same images searched in maps of another structure with the same power in each shell, in the same mask,
   where no pose is right (target-decoy competition; Elias & Gygi 2007, Nature Methods 4, 207, on mass spectra);
@@ -43,9 +42,9 @@ _SURELY = 4.0
 #: (offset, slope) of theory, and standard deviations that it may be off by before there are data
 _THEORY = (0.0, 1.0), (5.0, 0.3)
 
-#: the same of what a control shows: errors of the map and of its model make theory's odds too large (found poses of
-#: simulated particles at which these laws hold: docs/pose_search.md)
-_USUAL = (0.1, 0.7), (0.5, 0.15)
+#: the same of what a control shows: errors of the map and of its model make large odds of theory's too large, and what
+#: is searched is likelier to be a particle than theory takes it (measured: docs/pose_search.md)
+_USUAL = (0.25, 0.65), (0.8, 0.1)
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,8 @@ def log_odds(evidence: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Belief:
-    """Probability of log odds x: the least of the logistic functions of offset + slope · x, and of x itself.
+    """Probability of log odds x: the logistic function of the control's line, offset + slope · x, or of the decoys'
+    where that is lower, and lower than x.
 
     laws : (offset, slope) by what they were measured with
     """
@@ -147,15 +147,16 @@ class Belief:
     laws: dict[str, tuple[float, float]]
 
     def __call__(self, odds: np.ndarray) -> np.ndarray:
-        lines = [odds, *(offset + slope * odds for offset, slope in self.laws.values())]
-        return logistic(np.min(lines, axis=0))
+        lines = {name: offset + slope * odds for name, (offset, slope) in self.laws.items()}
+        control, decoys = lines["control"], np.minimum(lines.get("decoys", odds), odds)
+        return logistic(np.minimum(control, decoys + np.maximum(control - odds, 0)))
 
     @classmethod
     def of(
         cls, odds: np.ndarray, decoys: np.ndarray, image: np.ndarray, known: np.ndarray | None = None,
         back: np.ndarray | None = None
     ) -> Belief:
-        """From log odds; where there is no control, its law is the usual one, and too few decoys say nothing.
+        """From log odds; without a control its law is the usual one, and too few decoys say nothing.
 
         Parameters
         ----------
@@ -170,7 +171,8 @@ class Belief:
         if len(decoys) >= FEWEST:
             laws["decoys"] = _law_of_decoys(odds, decoys, image)
         if known is not None and len(known) >= FEWEST:
-            laws["control"] = _logistic_law(known, back.astype(np.float64), np.ones(len(known)), _USUAL, _LAPSES, None)
+            back = back.astype(np.float64)
+            laws["control"] = _logistic_law(known, back, np.ones(len(known)), _USUAL, _LAPSES, lowers=False)
         return cls(laws)
 
 
@@ -247,24 +249,24 @@ def _lowered(law: tuple[float, float], odds: np.ndarray, most: float) -> tuple[f
 
 def _logistic_law(
     x: np.ndarray, right: np.ndarray, weight: np.ndarray, expected: tuple = _THEORY, lapses: float = 0.0,
-    highest: float | None = 0.0,
+    lowers: bool = True,
 ) -> tuple[float, float]:
-    """(offset, slope) of a logistic regression, the least of which and of x itself is taken.
+    """(offset, slope) of a logistic regression.
 
-    expected : what few data leave it near, ((offset, slope), standard deviations) · lapses : fraction of the right ones
-    that are taken for wrong whatever their odds · highest : of the offset; None where what is lowered for high odds need
-    not be for low ones
+    expected : what few data leave it near, ((offset, slope), standard deviations) · lapses : fraction of the right
+    ones that are taken for wrong whatever their odds · lowers : whether x itself is taken where it is the lesser
     """
     from scipy.optimize import minimize  # takes long to load, and most runs search nothing
 
     x, (mean, spread) = np.clip(x, -_CERTAIN, _CERTAIN), expected
 
     def loss(law):
-        p = (1 - lapses) * logistic(np.minimum(law[0] + law[1] * x, x))
+        line = law[0] + law[1] * x
+        p = (1 - lapses) * logistic(np.minimum(line, x) if lowers else line)
         seen = weight * (right * np.log(p) + (1 - right) * np.log1p(-p))
         return -seen.sum() + sum(((a - m) / s) ** 2 / 2 for a, m, s in zip(law, mean, spread))
 
-    found = minimize(loss, (-0.1, 0.9), bounds=((None, highest), (0.0, 1.0)), method="L-BFGS-B").x
+    found = minimize(loss, (-0.1, 0.9), bounds=((None, 0.0 if lowers else None), (0.0, 1.0)), method="L-BFGS-B").x
     return float(found[0]), float(found[1])
 
 

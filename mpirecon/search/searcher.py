@@ -14,8 +14,9 @@ from mpirecon.search.pose_search import PoseSearch
 from mpirecon.validate.automask import automatic_mask
 from mpirecon.validate.masks import soft_sphere
 
-#: half-map FSC down to which shells are used, and in how many shells at least
-SUPPORTED, FEWEST_SHELLS = 0.3, 5
+#: half-map FSC down to which shells are used, and in how many shells at least; by groups of images, which hold more
+#: together than a map that is made of few of them shows by itself, down to less
+SUPPORTED, FEWEST_SHELLS, SUPPORTED_BY_GROUPS = 0.3, 5, 0.143
 
 #: pixels beyond the particle's radius where the mask begins to fall, and over which it falls
 _EDGE = 4.0
@@ -30,9 +31,9 @@ TABLE = np.dtype([
 ])  # fmt: skip
 
 
-def finest_shell(fsc: np.ndarray) -> int:
+def finest_shell(fsc: np.ndarray, supported: float = SUPPORTED) -> int:
     """The last shell that half maps agree in well enough for a search, before the first that they do not."""
-    return int(np.flatnonzero(np.minimum.accumulate(fsc[1:]) > SUPPORTED).max(initial=-1)) + 1
+    return int(np.flatnonzero(np.minimum.accumulate(fsc[1:]) > supported).max(initial=-1)) + 1
 
 
 @dataclass(frozen=True)

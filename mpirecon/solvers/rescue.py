@@ -24,7 +24,7 @@ from mpirecon.search.group_belief import GroupBelief
 from mpirecon.search.group_search import GroupSearcher
 from mpirecon.search.local import LOCAL, LocalSearcher
 from mpirecon.search.pose_errors import NearErrors, PoseErrors, Refined
-from mpirecon.search.searcher import TABLE, Searcher, finest_shell
+from mpirecon.search.searcher import SUPPORTED, SUPPORTED_BY_GROUPS, TABLE, Searcher, finest_shell
 from mpirecon.solvers.fixed_poses import FixedPoses
 from mpirecon.solvers.found_poses import FoundPoses, with_found
 from mpirecon.solvers.groups import MapSet
@@ -50,6 +50,9 @@ _SAMPLE = 2000
 #: probability from which a found pose is kept, and from which it counts in the map, by as much as it is probable
 _KEPT, _COUNTS = 0.5, 0.1
 
+#: either of groups, which are too few for their probabilities to be known well
+_OF_GROUPS = 0.9
+
 #: degrees from the own pose within which a control particle came back, at least
 _BACK = 6.0
 
@@ -69,6 +72,7 @@ class Rescue(FixedPoses):
     def __init__(self, engine, config, console, threads: int, groups: np.ndarray | None = None) -> None:
         super().__init__(engine.slab)
         self.groups = groups
+        self._kept, self._counts = (_KEPT, _COUNTS) if groups is None else (_OF_GROUPS, _OF_GROUPS)
         self.engine, self.config, self.console, self.comm = engine, config, console, engine.comm
         slab, file, comm = engine.slab, engine.slab.file, engine.comm
         size = file.pixel_size
@@ -95,8 +99,9 @@ class Rescue(FixedPoses):
         self.facts, self.found = {"searched": 0, "found": 0}, FoundPoses.nothing(len(slab))
         sigma = particle_sigma(comm, scores, slab.valid)
         kept = slab.valid & chosen.kept & (chosen.contrast > 0)
-        finest, believed = finest_shell(fsc), comm.allreduce_scalar(int(kept.sum()))
-        cannot = cannot_search(finest, believed)
+        supported = SUPPORTED if self.groups is None else SUPPORTED_BY_GROUPS
+        finest = finest_shell(fsc, supported)
+        cannot = cannot_search(finest, supported, comm.allreduce_scalar(int(kept.sum())))
         searcher = None if cannot else Searcher(
             self.backend.plane, slab.file.pixel_size, self.backend.premultiplied, self.engine.found.noise_power,
             self.engine.symmetry.group, self._diameter, finest, self.offset / _RANGE,
@@ -118,7 +123,7 @@ class Rescue(FixedPoses):
             weight = np.ones(len(slab))
         self._find(asks_of(comm, slab, asked, self._control(kept), weight, sigma, self.groups), searcher, references)
         counts, posterior = self._counting(chosen)
-        self.facts |= self._outcome(counts & (posterior >= _KEPT))
+        self.facts |= self._outcome(counts & (posterior >= self._kept))
 
     def _find(self, asks: np.ndarray, searcher: Searcher, references: MapSet) -> None:
         """Search the poses of the asked anywhere; and near the given ones, where errors are of a size."""
@@ -164,7 +169,7 @@ class Rescue(FixedPoses):
             "laws": belief.laws, "control": {"searched": len(known), "came_back": int(back.sum()), "widening": wider},
         }  # fmt: skip
         if self.groups is not None:
-            facts["groups"] = {"searched": len(found), "believed": int((belief(found["odds"]) >= _KEPT).sum())}
+            facts["groups"] = {"searched": len(found), "believed": int((belief(found["odds"]) >= self._kept).sum())}
         return table[~control], belief(table["odds"][~control]), facts
 
     def _widen(self, table: np.ndarray, back: np.ndarray) -> tuple[float, float]:
@@ -251,7 +256,7 @@ class Rescue(FixedPoses):
             return chosen
         sigma = particle_sigma(self.comm, scores, self.slab.valid)
         counts, posterior = self._counting(chosen)
-        self.used = counts & (posterior >= _KEPT)
+        self.used = counts & (posterior >= self._kept)
         self.refined = found.refined & (chosen.kept | chosen.slight)
         posterior = np.where(self.refined, np.maximum(chosen.posterior, found.probability), posterior)
         self.moved = counts | self.refined
@@ -266,9 +271,7 @@ class Rescue(FixedPoses):
         found = self.found
         same = found.table["moved"] < _BACK  # the given pose, found again
         posterior = beside_given(found.probability, chosen.posterior, same)
-        # probabilities of groups, which are few, are too uncertain for that
-        least = _COUNTS if self.groups is None else _KEPT
-        likely = (posterior >= least) & (same | (found.probability > chosen.posterior))
+        likely = (posterior >= self._counts) & (same | (found.probability > chosen.posterior))
         return found.searched & ~chosen.kept & ~found.refined & likely, posterior
 
     def parts(self, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from mpirecon.search.believe import FEWEST
-from mpirecon.search.searcher import FEWEST_SHELLS, SUPPORTED
+from mpirecon.search.searcher import FEWEST_SHELLS
 
 #: why nothing is searched, where that is no reason to worry, or has a warning of its own
 ALIKE = "correct and wrong particles could not be told apart, and all are kept at their given poses"
 NOBODY = "every particle is believed at its given pose"
 
 
-def cannot_search(finest: int, kept: int) -> str | None:
-    """Why no image can be compared with these maps; None where it can. finest : shell · kept : number of particles"""
+def cannot_search(finest: int, supported: float, kept: int) -> str | None:
+    """Why no image can be compared with these maps; None where it can.
+    finest : shell down to which the FSC is above `supported` · kept : number of particles"""
     if kept < FEWEST:
         return (f"{kept} particles are believed at their given poses; {FEWEST} are needed to know what a right pose "
                 "looks like")
     if finest < FEWEST_SHELLS:
-        return (f"the half maps agree (FSC above {SUPPORTED}) in {finest} shells; {FEWEST_SHELLS} are needed: what "
+        return (f"the half maps agree (FSC above {supported}) in {finest} shells; {FEWEST_SHELLS} are needed: what "
                 "fits such maps best says nothing of poses")
     return None
 
