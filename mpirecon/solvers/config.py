@@ -29,7 +29,7 @@ SEARCHES = 2
 
 #: particles that are compared with the maps where nothing is selected by it and comparing all was not requested: of as
 #: many, losses are known to some 3e-4 of themselves
-SAMPLE = 4000
+SAMPLE = 500
 
 #: folds where none are asked for, and where a half set has fewer groups (--group-by) than this
 _FOLDS, _FOLDS_OF_FEW, _FEW_GROUPS = 4, 8, 64
@@ -209,6 +209,11 @@ class Config:
     def solver_kind(self) -> SolverKind:
         """What the solver asks of a run."""
         return solver_kind(self.solver)
+
+    @property
+    def sums_at_once(self) -> bool:
+        """Whether the first maps are made of sums that need no look at the images before."""
+        return self.solver_kind.sums and not self.rule.scores
 
     @property
     def rounds(self) -> int:

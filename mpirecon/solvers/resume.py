@@ -133,7 +133,7 @@ def _look_again(run, state: State, checkpoint: Path) -> None:
     before, valid = state.survey.power, state.valid.copy()
     run.console.say(f"{run.file.path} was written or moved since the checkpoint: its images are compared with what "
                     f"they were")
-    ratio = run.engine.survey().power / np.where(before > 0, before, 1)
+    ratio = run.engine.survey()[0].power / np.where(before > 0, before, 1)
     # powers are relative to their group's median, which one image may have moved
     for group in range(run.slab.noise_groups):
         member = valid & (run.slab.noise_group == group)
