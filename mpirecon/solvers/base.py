@@ -45,6 +45,11 @@ class Solver(ABC):
     def step(self, weigh: Weigh) -> Selection:
         """One outer iteration: new maps from particles weighted by ``weigh(rows)``. Returns what it last gave."""
 
+    def sums_of(self, half: int, root: int) -> np.ndarray | None:
+        """The sums of a half set that its map was made of, on `root`, as far as references hold frequencies;
+        collective, asked of those whose kind declares ``sums``."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no sums: its kind must not declare them")
+
     @abstractmethod
     def finish(self) -> MapSet:
         """The half maps, unfiltered, and the Wiener-filtered map of all particles."""

@@ -212,8 +212,19 @@ class Config:
 
     @property
     def sums_at_once(self) -> bool:
-        """Whether the first maps are made of sums that need no look at the images before."""
-        return self.solver_kind.sums and not self.rule.scores
+        """Whether the first maps are made of sums that need no look at the images before; units of such that do not
+        depend on their order do."""
+        return self.solver_kind.sums and not self.rule.scores and not self.deterministic
+
+    def visits_once(self, particles: int, truth: bool) -> bool:
+        """Whether so many images are each read once, and none is kept, but for those that are compared.
+        truth : as for ``compared``"""
+        return self.sums_at_once and self.rounds == 1 and self.compared(particles, truth) < particles
+
+    @property
+    def searches_nearby(self) -> bool:
+        """Whether particles are compared at poses near theirs; of a group's, each would be turned in its own way."""
+        return self.rule.searches_nearby and self.group_by is None
 
     @property
     def rounds(self) -> int:

@@ -71,6 +71,10 @@ class NormalSolver(Solver):
         self.forget()
         return maps
 
+    def sums_of(self, half: int, root: int) -> np.ndarray | None:
+        side = self.engine.backend.projection.padded * self.references.box // self.engine.box
+        return self._store.collect(half_map(half), root, side=side)
+
     def forget(self) -> None:
         """Let go of the sums of an iteration, which no further map is to be made of."""
         self._store = None

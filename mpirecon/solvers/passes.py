@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mpirecon.backend.bands import Bands
-from mpirecon.backend.protocol import Backend
+from mpirecon.backend.protocol import Ability, Backend
 from mpirecon.backend.store import ImageStore
 from mpirecon.errors import UserError
 from mpirecon.model.draws import particle_rng, random_quaternion
@@ -62,22 +62,32 @@ class Engine:
         shape = self.slab.noise_groups, self.backend.plane.shells
         power, count, own = np.zeros(shape), np.zeros(shape), np.zeros(len(self.slab))
         exactly = ExactSpectrum(shape, self.box, self.slab.total) if self.deterministic else None
-        largest = np.zeros(2)
+        largest, whole = np.zeros(2), np.zeros(shape[1])
+        each_shell = weight is not None and self._alike(weight)
+        samples = np.bincount(self.backend.plane.shell, self.backend.plane.multiplicity)
         store = None if weight is None else self._store()
         for group in self.slab.groups:
             with together(self.comm), self.timings("survey"):
                 accumulator = None if store is None else self.backend.accumulator()
                 for rows, batch in self._visit(np.sort(self.slab.rows(group)), first=True):
-                    own[rows] = self.backend.power(batch)
-                    each = np.divide(1, own[rows], out=np.zeros(len(rows)), where=self.slab.valid[rows] & (own[rows] > 0))
+                    shells = self.backend.image_shells(batch) if each_shell else None
+                    own[rows] = shells.sum(axis=1) / samples.sum() if each_shell else self.backend.power(batch)
+                    good = self.slab.valid[rows]
+                    each = np.divide(1, own[rows], out=np.zeros(len(rows)), where=good & (own[rows] > 0))
                     if exactly:
                         exactly.add(self.backend, batch, each)
                         largest = np.maximum(largest, self.backend.largest(batch))
                     for number in () if exactly else np.unique(batch.group):
-                        self.backend.add_spectrum(batch, each * (batch.group == number), power[number], count[number])
+                        some = each * (batch.group == number)
+                        if each_shell:
+                            power[number] += some @ shells
+                            count[number] += np.count_nonzero(some) * samples
+                        else:
+                            self.backend.add_spectrum(batch, some, power[number], count[number])
+                    whole += good.astype(float) @ shells if each_shell else 0
                     if store is not None:
-                        alike = np.ones(len(rows))
-                        self._add(accumulator, batch, np.where(self.slab.valid[rows], weight[rows], 0), alike, alike)
+                        one = np.ones(len(rows))
+                        self._add(accumulator, batch, np.where(good, weight[rows], 0), one, one)
                     self.pace.advance(len(rows))
                 folded = None if store is None else self._folded(accumulator)
                 del accumulator
@@ -94,7 +104,15 @@ class Engine:
                 spectrum[group] *= typical
                 own[member] /= typical if typical > 0 else 1.0
         floor = 1e-12 * max(spectrum.max(), np.finfo(np.float32).tiny)
-        return Survey(own, np.maximum(spectrum, floor), largest), store
+        shell_power = self.comm.allreduce(whole) if each_shell else None
+        return Survey(own, np.maximum(spectrum, floor), largest, shell_power), store
+
+    def _alike(self, weight: np.ndarray) -> bool:
+        """Whether all particles that are present have the weight 1, and each image's power is found shell by shell;
+        collective."""
+        able = Ability.IMAGE_SHELLS in self.backend.can and not self.backend.premultiplied
+        differ = not able or (weight[self.slab.present] != 1).any()
+        return self.comm.allreduce_scalar(int(differ), "max") == 0
 
     def accumulate(self, selection: Selection, rows: np.ndarray | None = None) -> GroupStore:
         """Σ w s C ŷ and Σ w s² C² of every group, reduced over the ranks; each image at all poses of the symmetry. The

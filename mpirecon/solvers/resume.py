@@ -62,6 +62,8 @@ def save(run, folder: Path, state: State) -> None:
                 arrays |= {name: getattr(nearby, name) for name in ("profile", "band_profile")}
             arrays |= {"noise_power": survey.noise_power, "samples": scores.held_out.samples, "fsc": state.fsc,
                        "largest": survey.largest}
+            if survey.shell_power is not None:
+                arrays["shell_power"] = survey.shell_power
             write_checkpoint(folder / NAME, facts, arrays)
 
 
@@ -78,6 +80,7 @@ def load(run, folder: Path) -> State:
             facts, levels = checkpoint.facts, checkpoint.facts["levels"]
             survey = Survey(checkpoint.rows("power", first, last), checkpoint.array("noise_power"),
                             checkpoint.array("largest"),
+                            checkpoint.array("shell_power") if "shell_power" in checkpoint else None,
                             None if levels is None else LevelsFound.of_dict(levels), facts["by_view"])  # fmt: skip
             run.slab.restore(*(checkpoint.rows(name, first, last) for name in ("valid", "quaternion", "shift")))
             run.slab.normalise_as(Normaliser.of_summary(facts, run.file.box))
