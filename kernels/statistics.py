@@ -154,6 +154,16 @@ def image_power(data, ctf, multiplicity, premultiplied, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def image_shells(data, multiplicity, shell, out):
+    """out[i, k] = power of image i in shell k, (m, shells) float64, summed over the whole plane."""
+    for i in range(data.shape[0]):
+        sums = out[i]
+        sums[:] = 0.0
+        for s in range(shell.size):
+            sums[shell[s]] += multiplicity[s] * (data[i, s].real ** 2 + data[i, s].imag ** 2)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def shell_power(data, ctf, weight, multiplicity, shell, premultiplied, power, count):
     """Add each sample's weighted power to power[shell] and what it is worth to count[shell], both float64.
 

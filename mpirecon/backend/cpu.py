@@ -13,6 +13,7 @@ from mpirecon.backend.store import Slab
 from mpirecon.kernels.nearby import make_nearby
 from mpirecon.kernels.statistics import (
     image_power,
+    image_shells,
     make_statistics,
     shell_power,
 )
@@ -101,6 +102,13 @@ class CpuBackend(Backend):
         out, m = np.empty(len(batch.data)), self.plane.multiplicity
         self.threads.over(
             len(out), lambda a, b: image_power(batch.data[a:b], batch.ctf[a:b], m, self.premultiplied, out[a:b])
+        )
+        return out
+
+    def image_shells(self, batch: Batch) -> np.ndarray:
+        out, plane = np.empty((len(batch.data), self.plane.shells)), self.plane
+        self.threads.over(
+            len(out), lambda a, b: image_shells(batch.data[a:b], plane.multiplicity, plane.shell, out[a:b])
         )
         return out
 

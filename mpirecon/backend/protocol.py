@@ -33,6 +33,8 @@ class Ability(Enum):
     NEARBY = auto()
     #: compare particles with two maps at once: ``pair``, ``set_reference``
     PAIRS = auto()
+    #: each image's power shell by shell, of images that are not premultiplied: ``image_shells``
+    IMAGE_SHELLS = auto()
     #: sums that do not depend on their order: ``use_units``, ``largest``
     EXACT_SUMS = auto()
     #: kernels that Numba compiles, which one rank of a host can do for all
@@ -99,6 +101,11 @@ class Backend(ABC):
     @abstractmethod
     def power(self, batch) -> np.ndarray:
         """Mean power of each image, (b,) float64, in the pixels' units."""
+
+    def image_shells(self, batch) -> np.ndarray:
+        """Power of each image in each shell, Fourier samples of the whole plane summed, (b, shells) float64;
+        Ability.IMAGE_SHELLS."""
+        raise self._unable(Ability.IMAGE_SHELLS)
 
     @abstractmethod
     def add_spectrum(self, batch, weight: np.ndarray, power: np.ndarray, count: np.ndarray) -> None:

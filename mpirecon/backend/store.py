@@ -105,7 +105,7 @@ class ImageStore:
         """Whether all images will stay in host memory, where any order of visits is free."""
         return self.backend.keeps_all(self.slab)
 
-    def visit(self, rows: np.ndarray, read: Read, timings) -> Iterator[tuple[np.ndarray, object]]:
+    def visit(self, rows: np.ndarray, read: Read, timings, keep: bool = True) -> Iterator[tuple[np.ndarray, object]]:
         """Consecutive pieces of local rows, and the batch of each at the slab's poses of now.
 
         Parameters
@@ -117,6 +117,8 @@ class ImageStore:
             called in a thread, one piece ahead of the caller's work
         timings : Timings
             for the time that the caller waits, in "read" and "prepare"
+        keep : bool
+            whether images stay for visits to come, as far as there is room
         """
         if self._memory is None:
             self._open()
@@ -128,7 +130,7 @@ class ImageStore:
                     staged = None if coming is None else coming.result()
                 coming = self._read_ahead(reader, read, parts, number + 1)
                 with timings("prepare"):
-                    batch = self._bring(part, staged)
+                    batch = self._bring(part, staged, keep)
                 yield part, batch
 
     def make_room(self) -> None:
@@ -155,14 +157,15 @@ class ImageStore:
         memory = self._memory
         return reader.submit(lambda part: memory.stage(read(part)), parts[number])
 
-    def _bring(self, part: np.ndarray, staged):
+    def _bring(self, part: np.ndarray, staged, keep: bool):
         """The batch of images just read, of which as many are kept as there is room for, or of those that are here."""
         memory = self._memory
         if staged is None:
             prepared = memory.get(part, self._place[part])
         else:
             prepared = memory.prepare(part, staged)
-            new = np.flatnonzero(self._place[part] < 0)[: memory.capacity - self._used]
+            room = memory.capacity - self._used if keep else 0
+            new = np.flatnonzero(self._place[part] < 0)[:room]
             if len(new):
                 free = np.arange(self._used, self._used + len(new))
                 places = free if self._planned is None else self._planned[part[new]]

@@ -229,6 +229,8 @@ def _steps(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: boo
     def survey() -> None:
         backend.power(batch)
         backend.add_spectrum(batch, one, np.zeros(shells), np.zeros(shells))
+        if Ability.IMAGE_SHELLS in backend.can:
+            backend.image_shells(batch)
 
     def extend() -> None:
         backend.set_reference(backend.pair(), 0, np.zeros((_BOX,) * 3, np.float32))

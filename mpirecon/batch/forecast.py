@@ -59,6 +59,7 @@ class Task:
     mixes : whether a mixture of correct and wrong poses decides which particles count
     compared : particles that are compared with the maps, None: all
     searches : whether poses of rejected particles are searched
+    sums_at_once : whether first maps are made of sums that are added up in the survey
     """
 
     particles: int
@@ -77,6 +78,7 @@ class Task:
     mixes: bool = False
     compared: int | None = None
     searches: bool = False
+    sums_at_once: bool = False
 
     @classmethod
     def of(cls, file, config, kept: float) -> Task:
@@ -88,12 +90,13 @@ class Task:
             samples = round(math.pi / 2 * limit**2)
         turns, copies = (len(part) for part in point_group(config.symmetry).split())
         kept = kept if config.memory is None else config.memory
+        kept = 0.0 if config.visits_once(len(file), file.has_truth) else kept
         config = config.settled(file)
         return cls(len(file), file.box, config.scoring_folds, config.rounds, config.solver, samples, copies, turns,
                    config.padding, kept,
                    config.half_precision, config.solve_iterations, config.deterministic, config.mixes,
                    config.compared(len(file), file.has_truth),
-                   config.searches)
+                   config.searches, config.sums_at_once)
 
     @property
     def groups(self) -> int:
@@ -221,7 +224,7 @@ def work(task: Task, ranks: int, threads: int = 1, known: dict | None = None) ->
     passes = task.rounds * task.kind.passes
     comparing = task.rounds * (1 if task.compared is None else task.compared / task.particles)
     # the survey, and what is not in memory afterwards
-    brought = 1 + (passes - task.rounds + comparing) * (1 - task.share_kept(ranks))
+    brought = 1 + (passes - task.rounds - task.sums_at_once + comparing) * (1 - task.share_kept(ranks))
     spread = math.log2(max(task.box, 32) / 32)  # larger volumes miss the caches more often
     direct = math.ceil(2 / ranks) + math.ceil(task.references_solved / ranks)
     final_maps, steps = task.finishing

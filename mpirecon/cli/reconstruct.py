@@ -155,7 +155,7 @@ class Keep(click.ParamType):
 @click.option("--memory", type=Memory(), help="Memory that each rank may keep prepared images in, e.g. 8G; 0 reads "
               "them in each pass.  [default: 1 GB, at most a quarter of what is free]")
 @click.option("--particle-scores", is_flag=True, help="With --loss l2, compare every particle with the maps; else a "
-              "sample of 4,000 of a larger set, which saves a pass over the images.")
+              "500 of a larger set, and each image is read once.")
 @click.option("--half-precision", is_flag=True, help="Keep prepared images as float16: twice as many fit.")
 @click.option("--dry-run", is_flag=True, help="Print memory, traffic and time that the run will take, and whether it "
               "fits; do nothing else.")

@@ -15,14 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from mpirecon.errors import UserError
 from mpirecon.io.inputs import Input
 from mpirecon.io.particle_file import ParticleFile
-from mpirecon.io.particle_identity import IMAGE_COLUMNS, UID_COLUMNS, image_names, plain_image_names, uids
 from mpirecon.io.run_output import read_particle_table
-from mpirecon.io.text_column import text_column, to_numbers
 
 #: what an array of a script is called where a source is named
 ARRAY = "an array"
@@ -137,6 +134,10 @@ def read_weights(file: ParticleFile, text: str) -> GivenWeights:
 
 def _of_source(file: ParticleFile, column: str) -> GivenWeights:
     """A column of the table that was imported, STAR or .cs."""
+    import pandas as pd
+
+    from mpirecon.io.text_column import text_column, to_numbers  # slow to load (pandas), and most runs need none
+
     source, _ = file.source()
     array_ = file.source_arrays().get("particles")
     if array_ is not None and column in array_.dtype.names:
@@ -206,6 +207,8 @@ def _read_text_table(path: Path, column: str) -> _Table:
 
 def _columns_of(path: Path, labels: list[str], column: str) -> tuple[str | None, int, int | None]:
     """(the column that says whose a row is, place of the values, place of that column)."""
+    from mpirecon.io.particle_identity import IMAGE_COLUMNS, UID_COLUMNS
+
     if column not in labels:
         raise UserError(f"{path} has no column {column}; its first line names {', '.join(labels) or 'none'}")
     for label in labels:
@@ -260,6 +263,10 @@ def _places(file: ParticleFile, path: Path, table: _Table) -> np.ndarray:
 
 def _rows_of(file: ParticleFile, path: Path, table: _Table) -> np.ndarray:
     """The particle of each row of a table, -1 where there is none."""
+    import pandas as pd
+
+    from mpirecon.io.particle_identity import UID_COLUMNS, image_names, plain_image_names, uids
+
     if table.key in _ROW_COLUMNS:
         numbers = np.array([_number(key) for key in table.keys])
         whole = (numbers == np.floor(numbers)) & (numbers >= 0) & (numbers < len(file))

@@ -4,7 +4,6 @@ areas without any contents."""
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 from mpirecon.operators.background import Levels
 from mpirecon.parallel.comm import Communicator
@@ -27,6 +26,8 @@ class Twins:
 
     def add(self, images: np.ndarray, levels: Levels, file: int, numbers: np.ndarray) -> None:
         """images (m, n, n) with their levels, of one file, where they have these numbers (m,)."""
+        import pandas as pd  # slow to load, and a run of a particle file needs none
+
         with np.errstate(over="ignore", invalid="ignore"):
             measured = [images.min(axis=(1, 2)), images.max(axis=(1, 2)), images.std(axis=(1, 2), dtype=np.float64),
                         *levels.plane.T, levels.sigma]
@@ -38,6 +39,8 @@ class Twins:
 
     def warnings(self, comm: Communicator) -> list[str]:
         """A sentence where images of the ranks are the same; collective."""
+        import pandas as pd
+
         keys = comm.gather(np.concatenate([np.zeros((0, 2), np.uint64), *self._keys]))
         if comm.rank == 0:
             known = pd.DataFrame(np.concatenate(keys)).drop_duplicates()

@@ -51,20 +51,25 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-#: glibc's names for what ``mallopt`` sets: blocks from which on memory is the system's own, as large as it lets them
-#: be; freed memory that is kept; and heaps
-_MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = (-3, 2**25), (-1, 2**28), (-8, 1)
+#: glibc's names for what ``mallopt`` sets: blocks that are memory of the system's own, which it takes back when they
+#: are freed: none; freed memory that is kept, as much as a number of 32 bits says; and heaps
+_MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX = (-4, 0), (-1, 2**31 - 1), (-8, 1)
+
+#: whether NumPy asks for huge pages; read when NumPy is loaded
+_HUGE_PAGES = "NUMPY_MADVISE_HUGEPAGE"
 
 
 def keep_freed_memory() -> None:
-    """Let this process use the memory again that arrays of up to 32 MB had, rather than give it back and ask for new.
+    """Let this process use the memory again that arrays had, rather than give it back and ask for new.
 
-    New pages are zeroed by the system one by one: of a batch's arrays, made for each batch, that can take longer
-    than what is computed in them. At most 256 MB lie idle so. Without glibc nothing happens.
+    New pages are zeroed by the system one by one: that can take longer than what is computed in them. Huge pages take
+    five times as long where the system must first move others' out of the way, as it must once its memory holds files.
+    Without glibc, and of what was loaded before, nothing changes.
     """
+    os.environ.setdefault(_HUGE_PAGES, "0")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
-        for setting in (_MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX):
+        for setting in (_MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX):
             mallopt(*setting)
 
 

@@ -36,9 +36,19 @@ class Solver(ABC):
         self._coarse_mask: np.ndarray | None = None
         self._unexplained = 1.0
 
+    def begin(self, store: GroupStore) -> None:
+        """Take the sums of the first step, made as the images were looked at first;
+        asked of those whose kind declares ``sums``."""
+        raise NotImplementedError(f"{type(self).__name__} takes no sums: its kind must not declare them")
+
     @abstractmethod
     def step(self, weigh: Weigh) -> Selection:
         """One outer iteration: new maps from particles weighted by ``weigh(rows)``. Returns what it last gave."""
+
+    def sums_of(self, half: int, root: int) -> np.ndarray | None:
+        """The sums of a half set that its map was made of, on `root`, as far as references hold frequencies;
+        collective, asked of those whose kind declares ``sums``."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no sums: its kind must not declare them")
 
     @abstractmethod
     def finish(self) -> MapSet:

@@ -29,7 +29,7 @@ SEARCHES = 2
 
 #: particles that are compared with the maps where nothing is selected by it and comparing all was not requested: of as
 #: many, losses are known to some 3e-4 of themselves
-SAMPLE = 4000
+SAMPLE = 500
 
 #: folds where none are asked for, and where a half set has fewer groups (--group-by) than this
 _FOLDS, _FOLDS_OF_FEW, _FEW_GROUPS = 4, 8, 64
@@ -209,6 +209,22 @@ class Config:
     def solver_kind(self) -> SolverKind:
         """What the solver asks of a run."""
         return solver_kind(self.solver)
+
+    @property
+    def sums_at_once(self) -> bool:
+        """Whether the first maps are made of sums that need no look at the images before; units of such that do not
+        depend on their order do."""
+        return self.solver_kind.sums and not self.rule.scores and not self.deterministic
+
+    def visits_once(self, particles: int, truth: bool) -> bool:
+        """Whether so many images are each read once, and none is kept, but for those that are compared.
+        truth : as for ``compared``"""
+        return self.sums_at_once and self.rounds == 1 and self.compared(particles, truth) < particles
+
+    @property
+    def searches_nearby(self) -> bool:
+        """Whether particles are compared at poses near theirs; of a group's, each would be turned in its own way."""
+        return self.rule.searches_nearby and self.group_by is None
 
     @property
     def rounds(self) -> int:

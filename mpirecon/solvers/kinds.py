@@ -36,6 +36,9 @@ class SolverKind:
         before its first step it sums over all particles once, and keeps these sums
     passes : int
         over the particles, or what costs as much, in an iteration
+    sums : bool
+        its first step needs the sums over all particles alone, so that they can be made as the images are looked at
+        first, where nothing is selected
     filters_halves : bool
         where nothing is selected, particles are compared with filtered half maps, and no further maps are solved
     """
@@ -46,6 +49,7 @@ class SolverKind:
     batches: bool = False
     begins: bool = False
     passes: int = 2
+    sums: bool = False
     filters_halves: bool = False
 
 
@@ -62,7 +66,7 @@ def _gradient(engine: Engine, config: Config) -> Solver:
 
 
 _KINDS = {kind.name: kind for kind in (
-    SolverKind("normal", _normal, filters_halves=True),
+    SolverKind("normal", _normal, sums=True, filters_halves=True),
     SolverKind("gradient", _gradient, rounds=10, batches=True, begins=True, passes=3),
 )}  # fmt: skip
 

@@ -32,14 +32,21 @@ class NormalSolver(Solver):
     def __init__(self, engine, config) -> None:
         super().__init__(engine, config)
         self._store: GroupStore | None = None
+        self._begun = False  # the store holds the sums of the step to come
         self._halves: MapSet | None = None
         # of this iteration's maps that this rank has solved once
         self._mean_weights: dict[tuple[MapOf, int], np.ndarray] = {}
 
+    def begin(self, store: GroupStore) -> None:
+        """Take the sums of the first step, which were made as the images were looked at."""
+        self._store, self._begun = store, True
+
     def step(self, weigh: Weigh) -> Selection:
-        self._store = None  # before the next is filled: two would double the memory
         selection = weigh(None)
-        self._store = self.engine.accumulate(selection)
+        if not self._begun:
+            self._store = None  # before the next is filled: two would double the memory
+            self._store = self.engine.accumulate(selection)
+        self._begun = False
         self._mean_weights.clear()
         self._halves = MapSet(self.engine.comm, self.engine.box)
         self.solve(self._halves, self._store, [half_map(1), half_map(2)], self._unfiltered)
@@ -63,6 +70,10 @@ class NormalSolver(Solver):
             self.solve(maps, self._store, which, self._refined, last=True)
         self.forget()
         return maps
+
+    def sums_of(self, half: int, root: int) -> np.ndarray | None:
+        side = self.engine.backend.projection.padded * self.references.box // self.engine.box
+        return self._store.collect(half_map(half), root, side=side)
 
     def forget(self) -> None:
         """Let go of the sums of an iteration, which no further map is to be made of."""

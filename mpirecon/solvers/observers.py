@@ -57,8 +57,10 @@ class Announcer:
             self._searched = True  # the next map is made of found poses too
             self._console.say(f"  {_search_in_words(r['search'])}")
         if not self._explained:
-            sample = ("" if r["scored"] >= r["valid"] else
-                      f"; of {r['scored']:,} particles, drawn at random: --particle-scores compares all")
+            sample = ""
+            if r["scored"] < r["valid"]:
+                of = "these are of all particles; distances and scores are" if r["losses_of"] == "valid" else "all are"
+                sample = f"; {of} of {r['scored']:,}, drawn at random: --particle-scores compares each"
             self._console.say(_HOW_TO_READ + sample)
             self._explained = True
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mpirecon.backend.bands import Bands
-from mpirecon.backend.protocol import Backend
+from mpirecon.backend.protocol import Ability, Backend
 from mpirecon.backend.store import ImageStore
 from mpirecon.errors import UserError
 from mpirecon.model.draws import particle_rng, random_quaternion
@@ -23,7 +23,7 @@ from mpirecon.solvers.exact_spectrum import ExactSpectrum
 from mpirecon.solvers.groups import GroupStore, MapSet, half_map, held_out_map
 from mpirecon.solvers.pace import Pace
 from mpirecon.solvers.references import References
-from mpirecon.solvers.slab_data import ParticleSlab
+from mpirecon.solvers.slab_data import Group, ParticleSlab
 from mpirecon.solvers.state import Survey
 from mpirecon.solvers.timing import Timings
 
@@ -31,7 +31,7 @@ from mpirecon.solvers.timing import Timings
 @dataclass(frozen=True)
 class Engine:
     """What a pass needs, handed from the run to the solver.
-    `found` is there once ``survey`` has been made."""
+    `found` is there once ``survey`` has been made. keeps : whether images stay in memory for the next passes"""
 
     comm: Communicator
     backend: Backend
@@ -45,31 +45,54 @@ class Engine:
     skip_bad: bool = False
     symmetry: Symmetry = field(default_factory=lambda: Symmetry(point_group("C1")))
     deterministic: bool = False
+    keeps: bool = True
     found: Survey | None = None
 
     @property
     def box(self) -> int:
         return self.slab.file.box
 
-    def survey(self) -> Survey:
+    def survey(self, weight: np.ndarray | None = None) -> tuple[Survey, GroupStore | None]:
         """First look at the images: finds bad ones, each optics group's noise spectrum ν², and each image's power.
 
         Each image's spectrum counts by its own power, so that no single bright image decides what noise looks like.
+        weight : (m,), if given the weights of a first map, for which nothing need be known of the images: its sums are
+            made in the same visit, and returned
         """
         shape = self.slab.noise_groups, self.backend.plane.shells
         power, count, own = np.zeros(shape), np.zeros(shape), np.zeros(len(self.slab))
         exactly = ExactSpectrum(shape, self.box, self.slab.total) if self.deterministic else None
-        largest = np.zeros(2)
-        with together(self.comm), self.timings("survey"):
-            for rows, batch in self._first_visit():
-                own[rows] = self.backend.power(batch)
-                weight = np.divide(1, own[rows], out=np.zeros(len(rows)), where=self.slab.valid[rows] & (own[rows] > 0))
-                if exactly:
-                    exactly.add(self.backend, batch, weight)
-                    largest = np.maximum(largest, self.backend.largest(batch))
-                for group in () if exactly else np.unique(batch.group):
-                    self.backend.add_spectrum(batch, weight * (batch.group == group), power[group], count[group])
-                self.pace.advance(len(rows))
+        largest, whole = np.zeros(2), np.zeros(shape[1])
+        each_shell = weight is not None and self._alike(weight)
+        samples = np.bincount(self.backend.plane.shell, self.backend.plane.multiplicity)
+        store = None if weight is None else self._store()
+        for group in self.slab.groups:
+            with together(self.comm), self.timings("survey"):
+                accumulator = None if store is None else self.backend.accumulator()
+                for rows, batch in self._visit(np.sort(self.slab.rows(group)), first=True):
+                    shells = self.backend.image_shells(batch) if each_shell else None
+                    own[rows] = shells.sum(axis=1) / samples.sum() if each_shell else self.backend.power(batch)
+                    good = self.slab.valid[rows]
+                    each = np.divide(1, own[rows], out=np.zeros(len(rows)), where=good & (own[rows] > 0))
+                    if exactly:
+                        exactly.add(self.backend, batch, each)
+                        largest = np.maximum(largest, self.backend.largest(batch))
+                    for number in () if exactly else np.unique(batch.group):
+                        some = each * (batch.group == number)
+                        if each_shell:
+                            power[number] += some @ shells
+                            count[number] += np.count_nonzero(some) * samples
+                        else:
+                            self.backend.add_spectrum(batch, some, power[number], count[number])
+                    whole += good.astype(float) @ shells if each_shell else 0
+                    if store is not None:
+                        one = np.ones(len(rows))
+                        self._add(accumulator, batch, np.where(good, weight[rows], 0), one, one)
+                    self.pace.advance(len(rows))
+                folded = None if store is None else self._folded(accumulator)
+                del accumulator
+            if store is not None:
+                self._put(store, group, folded)
         self._require_good_images()
         self.comm.allreduce(largest, "max")
         power, count = exactly.total(self.comm) if exactly else (self.comm.allreduce(power), self.comm.allreduce(count))
@@ -80,7 +103,16 @@ class Engine:
                 typical = median(self.comm, own[member])
                 spectrum[group] *= typical
                 own[member] /= typical if typical > 0 else 1.0
-        return Survey(own, np.maximum(spectrum, 1e-12 * max(spectrum.max(), np.finfo(np.float32).tiny)), largest)
+        floor = 1e-12 * max(spectrum.max(), np.finfo(np.float32).tiny)
+        shell_power = self.comm.allreduce(whole) if each_shell else None
+        return Survey(own, np.maximum(spectrum, floor), largest, shell_power), store
+
+    def _alike(self, weight: np.ndarray) -> bool:
+        """Whether all particles that are present have the weight 1, and each image's power is found shell by shell;
+        collective."""
+        able = Ability.IMAGE_SHELLS in self.backend.can and not self.backend.premultiplied
+        differ = not able or (weight[self.slab.present] != 1).any()
+        return self.comm.allreduce_scalar(int(differ), "max") == 0
 
     def accumulate(self, selection: Selection, rows: np.ndarray | None = None) -> GroupStore:
         """Σ w s C ŷ and Σ w s² C² of every group, reduced over the ranks; each image at all poses of the symmetry. The
@@ -88,30 +120,48 @@ class Engine:
 
         rows : (m,) bool, those to visit (a mini-batch); all of positive weight when left out.
         """
-        backend, weight = self.backend, selection.weight * self.slab.given
-        p = backend.projection.padded
-        fixed_point = self._units(selection) if self.deterministic else None
-        backend.use_units(fixed_point)
-        store = GroupStore(self.comm, (p, p, p // 2 + 1, 3), backend.reducer, fixed_point)
+        weight = selection.weight * self.slab.given
+        store = self._store(self._units(selection) if self.deterministic else None)
         for group in self.slab.groups:
             with together(self.comm), self.timings("accumulate"):
                 visit = self.slab.rows(group)
                 skipped = len(visit)
                 visit = visit[weight[visit] > 0]
                 visit = visit if rows is None else visit[rows[visit]]
-                accumulator = backend.accumulator()
+                accumulator = self.backend.accumulator()
                 for part, batch in self._visit(visit):
-                    for copy in self.symmetry.copies:
-                        turned = backend.turned(batch, copy) if len(self.symmetry.copies) > 1 else batch
-                        backend.accumulate(accumulator, turned, weight[part], *selection.expected_contrast(part))
+                    self._add(accumulator, batch, weight[part], *selection.expected_contrast(part))
                     self.pace.advance(len(part))
                 self.pace.advance(skipped - len(visit) if rows is None else 0)
-                folded = backend.folded(accumulator)
+                folded = self._folded(accumulator)
                 del accumulator
-                backend.symmetrise(folded, self.symmetry)
-            with self.timings("reduce"):
-                store.put(group, folded)
+            self._put(store, group, folded)
         return store
+
+    def _store(self, fixed_point: FixedPoint | None = None) -> GroupStore:
+        """Room for the sums of all groups, which are made in these units from now on."""
+        p = self.backend.projection.padded
+        self.backend.use_units(fixed_point)
+        return GroupStore(self.comm, (p, p, p // 2 + 1, 3), self.backend.reducer, fixed_point)
+
+    def _add(self, accumulator, batch, weight: np.ndarray, contrast: np.ndarray, contrast2: np.ndarray) -> None:
+        """Add a batch, each image at all poses of the symmetry."""
+        with self.timings("accumulate"):
+            for copy in self.symmetry.copies:
+                turned = self.backend.turned(batch, copy) if len(self.symmetry.copies) > 1 else batch
+                self.backend.accumulate(accumulator, turned, weight, contrast, contrast2)
+
+    def _folded(self, accumulator):
+        """What a group has added up, ready to be reduced; in the accumulator's own memory, where it can be."""
+        with self.timings("accumulate"):
+            folded = self.backend.folded(accumulator)
+            del accumulator
+            self.backend.symmetrise(folded, self.symmetry)
+        return folded
+
+    def _put(self, store: GroupStore, group: Group, folded) -> None:
+        with self.timings("reduce"):
+            store.put(group, folded)
 
     def _units(self, selection: Selection) -> FixedPoint:
         """Units for sums of all ranks' particles, so weighted; collective."""
@@ -177,11 +227,6 @@ class Engine:
         rotation = self.backend.rotations(q, self.slab.metadata.optics_group[some])
         (result.sums[some],) = references.compare([against], batch[marked], bands, rotation)
 
-    def _first_visit(self):
-        """All particles, searched nearby, group by group in the order of the file."""
-        for group in self.slab.groups:
-            yield from self._visit(np.sort(self.slab.rows(group)), first=True)
-
     def _search_nearby(self, result: NearbyPoses, rows, batch, reference, bands) -> None:
         highest = np.ceil(len(bands.samples) * np.array(SEARCH_BANDS) - 1e-9).astype(np.int64) - 1
         found = self.backend.nearby(reference, batch, bands, highest, 1 / SEARCH_PRIOR**2)
@@ -215,7 +260,7 @@ class Engine:
             reads.append(len(part))
             return self.slab.images(part, survey if first else None)
 
-        yield from self.store.visit(rows, read, self.timings)
+        yield from self.store.visit(rows, read, self.timings, self.keeps)
         if reads:
             self.slab.file.refuse_changed()
 

@@ -11,6 +11,7 @@ from mpirecon.robust.pose_mixture import PoseMixture
 from mpirecon.robust.selection import Selection
 from mpirecon.solvers.loss_report import reported_losses
 from mpirecon.solvers.state import State
+from mpirecon.solvers.summed_losses import summed_losses
 from mpirecon.validate.fsc import crossing
 
 if TYPE_CHECKING:
@@ -21,11 +22,14 @@ def iteration_record(run: Reconstruction, state: State, chosen: Selection) -> di
     """The record of an iteration, for state, logs and summary.json;
     chosen : the selection that built its maps, calibrated for the loss. Collective."""
     comm, file, valid = run.comm, run.file, run.slab.valid
+    losses = None if run.scoring.sample is None else summed_losses(run.engine, run.solver, run.bands())
+    counted = "valid" if losses else "scored"
+    losses = losses or reported_losses(
+        comm, run.config.loss, run.problem.distance, replace(chosen, kept=chosen.kept & run.scored),
+        state.scores.inside, state.scores.held_out, run.scored, None if run.given is None else run.slab.given,
+    )  # fmt: skip
     record = {
-        "iteration": state.iteration,
-        **reported_losses(comm, run.config.loss, run.problem.distance, replace(chosen, kept=chosen.kept & run.scored),
-                          state.scores.inside,
-                          state.scores.held_out, run.scored, None if run.given is None else run.slab.given),
+        "iteration": state.iteration, **losses, "losses_of": counted,
         "kept": comm.allreduce_scalar(int(chosen.kept.sum())),
         "valid": comm.allreduce_scalar(int(valid.sum())),
         "scored": comm.allreduce_scalar(int(run.scored.sum())),

@@ -62,6 +62,8 @@ def save(run, folder: Path, state: State) -> None:
                 arrays |= {name: getattr(nearby, name) for name in ("profile", "band_profile")}
             arrays |= {"noise_power": survey.noise_power, "samples": scores.held_out.samples, "fsc": state.fsc,
                        "largest": survey.largest}
+            if survey.shell_power is not None:
+                arrays["shell_power"] = survey.shell_power
             write_checkpoint(folder / NAME, facts, arrays)
 
 
@@ -78,6 +80,7 @@ def load(run, folder: Path) -> State:
             facts, levels = checkpoint.facts, checkpoint.facts["levels"]
             survey = Survey(checkpoint.rows("power", first, last), checkpoint.array("noise_power"),
                             checkpoint.array("largest"),
+                            checkpoint.array("shell_power") if "shell_power" in checkpoint else None,
                             None if levels is None else LevelsFound.of_dict(levels), facts["by_view"])  # fmt: skip
             run.slab.restore(*(checkpoint.rows(name, first, last) for name in ("valid", "quaternion", "shift")))
             run.slab.normalise_as(Normaliser.of_summary(facts, run.file.box))
@@ -133,7 +136,7 @@ def _look_again(run, state: State, checkpoint: Path) -> None:
     before, valid = state.survey.power, state.valid.copy()
     run.console.say(f"{run.file.path} was written or moved since the checkpoint: its images are compared with what "
                     f"they were")
-    ratio = run.engine.survey().power / np.where(before > 0, before, 1)
+    ratio = run.engine.survey()[0].power / np.where(before > 0, before, 1)
     # powers are relative to their group's median, which one image may have moved
     for group in range(run.slab.noise_groups):
         member = valid & (run.slab.noise_group == group)

@@ -75,6 +75,7 @@ class Reconstruction:
             Pace(comm, console, stop), p.config.skip_bad, p.symmetry, deterministic=p.config.deterministic,
         )  # fmt: skip
         self._make_solver = solver or p.config.solver_kind.make
+        self._sums_at_once = solver is None and p.config.sums_at_once
         self.solver: Solver | None = None  # once the images were surveyed
         self.state: State | None = None
         self.scoring = Scoring(p)
@@ -96,7 +97,7 @@ class Reconstruction:
         if resume:
             self.state = checkpoints.load()
         else:
-            self.prepare()
+            self.state = self._survey(self._sums_at_once)
         observers = [RankRecords(self.log), *self._announcers(), *([] if checkpoints is None else [checkpoints])]
         while self.state.iteration < self.config.rounds:
             self.state = replace(self.state, maps=None)  # the next are as large: not both at once
@@ -123,21 +124,18 @@ class Reconstruction:
     def _iterate(self, state: State) -> State:
         """One iteration: from what is known, the selection for the next maps; the maps; what is known by them."""
         number, rounds, p = state.iteration + 1, self.config.rounds, self.problem
-        passes = 2 + (number == 1 and self.config.solver_kind.begins)
+        first = number == 1
+        passes = 2 + first * (self.config.solver_kind.begins - self._sums_at_once)
         selection, search_nearby = self._select_all(state)  # w, s of each particle
         weigh = self._in_batches(number, selection) if self._sorts_batches else lambda rows: selection
-        moved = int(self.poses.moved.sum())  # compared at the given poses as well
-        some = self.scoring.sample_size - (self.slab.total, self.slab.here)  # those not compared with the maps
-        total = passes * self.slab.total + self.comm.allreduce_scalar(moved) + some[0]
-        mine = passes * self.slab.here + moved + some[1]
+        total, mine = self.scoring.visits(passes, int(self.poses.moved.sum()))
         with self.engine.pace.showing(total, f"iteration {number} of {rounds}", mine=mine, further=rounds - number):
             selection = self.solver.step(weigh)  # Σ w s Aᴴŷ and Σ w s² AᴴA, maps of halves and folds, their FSC
             # yy, yp, pp of each particle against maps that it did not build
             scores = self._score(number, search_nearby, self.scoring.sample)
         made = State(number, state.survey, self.slab.valid, self.slab.pose, search_nearby, selection,
                      self.solver.compared, self.solver.fsc, scores)  # fmt: skip
-        shifts = check_shifts(self.engine, self.solver.references, self.config.seed,
-                              self.console) if number == 1 else {}
+        shifts = check_shifts(self.engine, self.solver.references, self.config.seed, self.console) if first else {}
         settled = self.config.searches and number >= self.config.settling
         parts = search_curves(self, selection.kept, made.fsc) if settled else {}
         if self.poses.due(number):
@@ -183,21 +181,23 @@ class Reconstruction:
         asked = self.config.solve_iterations
         return self.problem.used | {"solve_iterations": self.solver.final_steps() if asked is None else asked}
 
-    def _survey(self) -> State:
+    def _survey(self, sums: bool = False) -> State:
+        """sums : make those of the first maps in the same visit"""
         slab = self.slab
         # where all ranks have all of their images in memory any order of visits is free
         by_view = self.comm.allreduce_scalar(int(self.engine.store.keeps_all), "min") > 0
         slab.visit_by_view(by_view)  # before the first visit, so that images are kept in that order
+        once = sums and self.config.visits_once(slab.total, self.file.has_truth)
+        self.engine = replace(self.engine, keeps=not once)
         with self.engine.pace.showing(slab.total, "survey", mine=slab.here):
-            survey = self.engine.survey()
+            weight = slab.given if self._start is None else slab.given * self._start
+            survey, store = self.engine.survey(weight if sums else None)
         levels = LevelsFound.of(self.comm, slab.levels[slab.valid], slab.factor[slab.valid], slab.normaliser.gains)
         self.log.event("image levels", **levels.as_dict(), normaliser=slab.normaliser.as_dict())
         self.begin(replace(survey, levels=levels, by_view=by_view))
-        able = (
-            Ability.NEARBY in self.engine.backend.can
-            and self.config.group_by is None
-            and self.config.rule.searches_nearby
-        )
+        if store is not None:
+            self.solver.begin(store)
+        able = Ability.NEARBY in self.engine.backend.can and self.config.searches_nearby
         return State(0, self.engine.found, slab.valid, slab.pose, able)
 
     # selecting

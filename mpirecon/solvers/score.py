@@ -14,7 +14,6 @@ from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile, open_together
 from mpirecon.io.run_log import RankLog
 from mpirecon.io.run_output import read_particle_table, read_summary
-from mpirecon.io.score_tables import check_tables, identities
 from mpirecon.model.arrays import Volume
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.select import median
@@ -109,6 +108,8 @@ def score_particles(
     UserError
         on all ranks, where maps and particles differ in box or pixel size, or a file cannot be read.
     """
+    from mpirecon.io.score_tables import check_tables, identities  # slow to load (pandas), and runs score without
+
     with open_together(comm, particles, shown) as file, ExitStack() as log:
         halves, names = None, None
         with together(comm):

@@ -26,6 +26,9 @@ class Survey:
         noise spectrum of each optics group, the same on all ranks
     largest : (2,) float64
         bounds of all ranks' samples, where sums must not depend on their order
+    shell_power : (shells,) float64 or None
+        power of all ranks' images in each shell, Fourier samples of the whole plane summed, where first maps were made in
+        the same visit and of all alike
     levels : LevelsFound or None
         backgrounds and gains that were found and taken off
     by_view : bool
@@ -35,6 +38,7 @@ class Survey:
     power: np.ndarray
     noise_power: np.ndarray
     largest: np.ndarray
+    shell_power: np.ndarray | None = None
     levels: LevelsFound | None = None
     by_view: bool = False
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.fft
-from scipy.ndimage import map_coordinates
 
 
 class LowSlices:
@@ -28,6 +27,8 @@ class LowSlices:
 
     def at(self, matrices: np.ndarray) -> np.ndarray:
         """(m, 2 last + 1, last + 1) complex64 of poses (m, 3, 3)."""
+        from scipy.ndimage import map_coordinates  # slow to load
+
         k = matrices[:, 0, ::-1, None, None] * self.kx + matrices[:, 1, ::-1, None, None] * self.ky  # z, y, x
         at = self._origin + 2 * np.moveaxis(k, 1, 0)
         real, imaginary = (map_coordinates(part, at, order=1, output=np.float32) for part in self._parts)
