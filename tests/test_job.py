@@ -194,6 +194,9 @@ def test_launchers(particles, tmp_path):
         "srun --ntasks=4 --ntasks-per-node=4 --cpus-per-task=1 --kill-on-bad-exit=1 --mpi=pmi2 mpirecon"
         in job("slurm", particles, *out, "--mpi", "pmi2")[0]
     )
+    carried = 'export OMPI_MCA_mca_base_env_list="PATH;OMP_NUM_THREADS;'
+    assert carried in text and carried not in job("slurm", particles, *out)[0]
+    assert carried not in job("pbs", particles, *out, "--launcher-options", "-x LD_LIBRARY_PATH")[0]
     assert "srun belongs to Slurm" in job("pbs", particles, *out, "--launcher", "srun", code=1)[1]
 
 

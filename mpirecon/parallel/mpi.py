@@ -74,7 +74,8 @@ class MpiCommunicator(Communicator):
             return self._mpi.allgather(obj)
 
     def abort(self, message: str, code: int = 1) -> None:
-        write_line(message, sys.stderr)
+        if message:
+            write_line(message, sys.stderr)
         MPI.COMM_WORLD.Abort(code)
 
     def alert(self) -> None:
