@@ -18,4 +18,10 @@
 restarted() { [ "${RESTARTED:-0}" = 1 ]; }
 requeue() { exit 99; }
 
+# An mpirun that was built for Grid Engine knows this by itself, that of PyPI does not.
+if [ -r "${PE_HOSTFILE:-}" ]; then
+    export PRTE_MCA_prte_default_hostfile="$TMPDIR/hosts" PRTE_MCA_plm_ssh_agent="qrsh -inherit -nostdin -V"
+    awk '{ print $1, "slots=" int($2 / @{threads}) }' "$PE_HOSTFILE" > "$TMPDIR/hosts"
+fi
+
 @{body}
