@@ -95,7 +95,8 @@ def errors(text: str) -> list[str]:
 
 
 def test_check_on_two_hosts_and_no_colours_in_a_file(hosts, tmp_path):
-    tools = ("bash", "-c", f'. {shlex.quote(str(TOOL.with_name("environment.sh")))}; allow_small_machine; exec "$@"', "-")
+    variables = f". {shlex.quote(str(TOOL.with_name('environment.sh')))}; allow_small_machine"
+    tools = ("bash", "-c", f'{variables}; exec "$@"', "-")
     done = hosts.do(*MPIRUN[:2], *tools, *MPIRUN[2:], "mpirecon", "check", "-o", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 on hostA (2), hostB (2)" in done.stdout and "\x1b" not in done.stdout  # not all on the first host

@@ -146,7 +146,7 @@ def _launcher(job: Job) -> str:
 
 
 def _carried(job: Job) -> str | None:
-    """Variables that Open MPI's mpirun is to take to other hosts; with ``-x`` among its options it takes those alone."""
+    """Variables that Open MPI's mpirun takes to other hosts; none with ``-x`` among its options, which names them."""
     carried = _launcher(job) != "srun" and "-x" not in shlex.split(job.launcher_options or "")
     return ";".join(_CARRIED) if carried else None
 

@@ -171,8 +171,8 @@ def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launch
         raise UserError(f"the reconstruction was killed ({signal.Signals(-code).name}; was memory short?); continuing "
                         "the job continues from its last checkpoint")
     if code == 0 and (left := state_of(job.run)) is not None:
-        raise UserError(f"{Path(command[0]).name} ended as if all had been done, as mpirun does when it has lost a host; "
-                        f"{left}")
+        raise UserError(f"{Path(command[0]).name} ended as if all had been done, as mpirun does when it has lost a "
+                        f"host; {left}")
     return code
 
 
