@@ -101,7 +101,7 @@ DIRECTIVES = {
         -A proj-1|-q gpu|-M me@uni.example -m abe|-j oe|-r y""",
     "lsf": """-J run_1|-n 4|-R "span[ptile=2] affinity[core(1)] rusage[mem=16384MB]"|-gpu "num=2:mode=shared"|-W 2:00|
         -P proj-1|-q gpu|-u me@uni.example -B -N|-o run_1-%J.log|-wa USR1 -wt 5|-r|-Q "75" """,
-    "sge": """-S /bin/bash|-N run_1|-pe mpi 4|-l h_rt=7200|-l s_rt=6900|-l mem_free=8192M|-l gpu=2|-P proj-1|-q gpu|
+    "sge": """-S /bin/bash|-N run_1|-pe mpi 4|-l h_rt=7200|-l mem_free=8192M|-l gpu=2|-P proj-1|-q gpu|
         -M me@uni.example -m bea|-cwd|-j y|-r y""",
 }
 MARKS = {"slurm": "#SBATCH", "pbs": "#PBS", "lsf": "#BSUB", "sge": "#$"}

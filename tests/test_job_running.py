@@ -126,6 +126,16 @@ def test_signal_then_checkpoint_then_queue_then_resume(tmp_path, scheduler, code
     assert (tmp_path / "calls").read_text().splitlines() == ["", "--resume"]
 
 
+def test_grid_engine_tells_an_mpirun_that_does_not_know_it_the_hosts(tmp_path):
+    told = ('import os; print(open(os.environ["PRTE_MCA_prte_default_hostfile"]).read(), '
+            'os.environ["PRTE_MCA_plm_ssh_agent"]); sys.exit(1)')
+    environment = programs(tmp_path, meets=told)
+    (tmp_path / "granted").write_text("hostA 2 all.q@hostA UNDEFINED\nhostB 2 all.q@hostB UNDEFINED\n")
+    around = {"PE_HOSTFILE": str(tmp_path / "granted"), "TMPDIR": str(tmp_path)}
+    out, _ = started_script("sge", tmp_path, environment | around).communicate(timeout=25)
+    assert "hostA slots=2\nhostB slots=2\n" in out and "qrsh -inherit" in out, out
+
+
 def test_without_a_new_checkpoint_the_job_does_not_go_back(tmp_path):
     process = started_script("slurm", tmp_path, programs(tmp_path, saves=False))
     wait_for(tmp_path / "ready")
