@@ -53,6 +53,7 @@ NOT_RUN = {
         "measures for minutes, or on a GPU",
     r"tools/(slurm_local|make_star)\b|eval .*tools/slurm_local": "starts a batch system, or makes a large file; "
     "test_slurm and test_scaling_tool do",
+    r"tools/hosts_local\b|eval .*tools/hosts_local|mpirun .*--hostfile": "needs several hosts; test_hosts has two",
     r"(srun|sbatch)\b": "needs Slurm; test_slurm has one",
     r"tools/(docs|wheels)\b": "installs an environment of its own, or downloads; test_docs_site and "
     "test_offline_install do it",

@@ -101,7 +101,7 @@ DIRECTIVES = {
         -A proj-1|-q gpu|-M me@uni.example -m abe|-j oe|-r y""",
     "lsf": """-J run_1|-n 4|-R "span[ptile=2] affinity[core(1)] rusage[mem=16384MB]"|-gpu "num=2:mode=shared"|-W 2:00|
         -P proj-1|-q gpu|-u me@uni.example -B -N|-o run_1-%J.log|-wa USR1 -wt 5|-r|-Q "75" """,
-    "sge": """-S /bin/bash|-N run_1|-pe mpi 4|-l h_rt=7200|-l s_rt=6900|-l mem_free=8192M|-l gpu=2|-P proj-1|-q gpu|
+    "sge": """-S /bin/bash|-N run_1|-pe mpi 4|-l h_rt=7200|-l mem_free=8192M|-l gpu=2|-P proj-1|-q gpu|
         -M me@uni.example -m bea|-cwd|-j y|-r y""",
 }
 MARKS = {"slurm": "#SBATCH", "pbs": "#PBS", "lsf": "#BSUB", "sge": "#$"}
@@ -194,6 +194,9 @@ def test_launchers(particles, tmp_path):
         "srun --ntasks=4 --ntasks-per-node=4 --cpus-per-task=1 --kill-on-bad-exit=1 --mpi=pmi2 mpirecon"
         in job("slurm", particles, *out, "--mpi", "pmi2")[0]
     )
+    carried = 'export OMPI_MCA_mca_base_env_list="PATH;OMP_NUM_THREADS;'
+    assert carried in text and carried not in job("slurm", particles, *out)[0]
+    assert carried not in job("pbs", particles, *out, "--launcher-options", "-x LD_LIBRARY_PATH")[0]
     assert "srun belongs to Slurm" in job("pbs", particles, *out, "--launcher", "srun", code=1)[1]
 
 

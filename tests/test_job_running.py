@@ -31,11 +31,21 @@ signal.signal(signal.SIGUSR1, save)
 signal.signal(signal.SIGUSR2, save)
 out.mkdir(exist_ok=True)
 if "--resume" in sys.argv:
-    (out / "volume.mrc").touch()
+    (out / "summary.json").touch()
     sys.exit(0)
 (out.parent / "ready").touch()
+{meets}
 time.sleep(30)
 sys.exit(3)
+"""
+
+#: what may befall it: mpirun ends with 0 or another code, its checkpoint written or not, or does not end at all
+SAVED = '(out / "checkpoint.h5").touch(); '
+HANGS = SAVED + """
+pulse = out / "logs" / ".pulse"
+pulse.mkdir(parents=True)
+(pulse / "ended-hostA").touch()
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 """
 
 #: starts its program in the foreground and passes SIGUSR1 on, as mpirun and srun do
@@ -45,17 +55,18 @@ exec "$@"
 """
 
 
-def programs(folder: Path, saves: bool = True) -> dict[str, str]:
-    """An environment whose mpirecon, launchers and queue commands are stand-ins."""
+def programs(folder: Path, saves: bool = True, meets: str = "", sleep: str = '"$1"') -> dict[str, str]:
+    """An environment whose mpirecon, launchers and queue commands are stand-ins, and whose sleep may be shorter."""
     binaries = folder / "bin"
     binaries.mkdir()
     queue = f'#!/bin/bash\necho "${{0##*/}}" "$@" >> {shlex.quote(str(folder))}/queue\n'
     contents = {
-        "mpirecon": STAND_IN.format(python=sys.executable, saves=saves),
+        "mpirecon": STAND_IN.format(python=sys.executable, saves=saves, meets=meets),
         "srun": LAUNCHER,
         "mpirun": LAUNCHER,
         "qsub": queue,
         "scontrol": queue,
+        "sleep": f"#!/bin/bash\nexec {shutil.which('sleep')} {sleep}\n",
     }
     for name, text in contents.items():
         (binaries / name).write_text(text)
@@ -111,8 +122,18 @@ def test_signal_then_checkpoint_then_queue_then_resume(tmp_path, scheduler, code
         assert (tmp_path / "queue").read_text() == queued.format(tmp_path) + "\n"
     process = started_script(scheduler, tmp_path, environment)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and (tmp_path / "run" / "volume.mrc").exists()
+    assert process.returncode == 0 and (tmp_path / "run" / "summary.json").exists()
     assert (tmp_path / "calls").read_text().splitlines() == ["", "--resume"]
+
+
+def test_grid_engine_tells_an_mpirun_that_does_not_know_it_the_hosts(tmp_path):
+    told = ('import os; print(open(os.environ["PRTE_MCA_prte_default_hostfile"]).read(), '
+            'os.environ["PRTE_MCA_plm_ssh_agent"]); sys.exit(1)')
+    environment = programs(tmp_path, meets=told)
+    (tmp_path / "granted").write_text("hostA 2 all.q@hostA UNDEFINED\nhostB 2 all.q@hostB UNDEFINED\n")
+    around = {"PE_HOSTFILE": str(tmp_path / "granted"), "TMPDIR": str(tmp_path)}
+    out, _ = started_script("sge", tmp_path, environment | around).communicate(timeout=25)
+    assert "hostA slots=2\nhostB slots=2\n" in out and "qrsh -inherit" in out, out
 
 
 def test_without_a_new_checkpoint_the_job_does_not_go_back(tmp_path):
@@ -138,3 +159,27 @@ def test_a_cancelled_job_saves_its_state_and_does_not_come_back(tmp_path):
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 75 and "queue" not in out and not (tmp_path / "queue").exists()
     assert (tmp_path / "run" / "checkpoint.h5").exists()
+
+
+@pytest.mark.parametrize(("meets", "code", "said", "queued"), [
+    (f"{SAVED}sys.exit(0)", 0, "lost", True), ("sys.exit(0)", 1, "lost", False),
+    (f"{SAVED}sys.exit(14)", 0, "lost", True), ("sys.exit(14)", 14, "lost", False),
+    (f"{SAVED}sys.exit(1)", 1, "", False), (HANGS, 0, "lost", True),
+], ids=["0 saved", "0", "14 saved", "14", "1 saved", "hangs"])  # fmt: skip
+def test_a_lost_host_is_no_success(tmp_path, meets, code, said, queued):
+    """mpirun may end with 0 when it loses a host, or not end: what counts is this run's summary.json."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "summary.json").touch()  # of an earlier run
+    process = started_script("slurm", tmp_path, programs(tmp_path, meets=meets, sleep="0.2"))
+    out, _ = process.communicate(timeout=25)
+    assert (process.returncode, (tmp_path / "queue").exists()) == (code, queued), out
+    assert said in out and ("goes back" in out) == queued, out
+
+
+def test_a_job_that_is_cancelled_while_its_ranks_die_does_not_come_back(tmp_path):
+    process = started_script("slurm", tmp_path, programs(tmp_path, meets=f"{SAVED}sys.exit(143)", sleep="1.5"))
+    wait_for(tmp_path / "run" / "checkpoint.h5")
+    time.sleep(0.5)  # the ranks first, then the script
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=25)
+    assert process.returncode == 143 and not (tmp_path / "queue").exists(), out

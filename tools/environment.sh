@@ -70,7 +70,7 @@ prepare_environment() {
 
 # what a run on a small machine needs and a cluster does not: more ranks than free slots, and root in a container
 allow_small_machine() {
-    export PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe OMPI_MCA_rmaps_base_oversubscribe=1
+    export PRTE_MCA_rmaps_default_mapping_policy=slot:oversubscribe OMPI_MCA_rmaps_base_oversubscribe=1
     if [ "$(id -u)" = 0 ]; then
         export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     fi

@@ -16,14 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from mpirecon import __version__
+from mpirecon.io.shared_folder import VISIBLE
 from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.launcher import find_launcher
 
 #: elements of the array that ranks sum on trial, and bytes of the file they write
 _SUM_LENGTH, _FILE_BYTES = 2_000_000, 4 * 2**20
-
-#: seconds in which a file of one host must be seen by the others: longer than network file systems keep old listings
-_VISIBLE = 10.0
 
 #: barriers after which clocks are read; the calmest counts
 _CLOCK_ROUNDS = 7
@@ -221,7 +219,7 @@ def _unseen(folder: Path, ranks: set[int]) -> list[int]:
     missing = sorted(ranks)
     while True:
         missing = [rank for rank in missing if not _trial(folder, rank).exists()]
-        if not missing or time.monotonic() - start > _VISIBLE:
+        if not missing or time.monotonic() - start > VISIBLE:
             return missing
         time.sleep(0.1)
 

@@ -19,6 +19,9 @@ from mpirecon.parallel.stopping import RESUME_EXIT_CODE
 #: folders whose place on the PATH is not ours to change: a module's mpirun would be hidden behind theirs
 _SYSTEM_FOLDERS = {"/bin", "/usr/bin", "/usr/local/bin"}
 
+#: what ranks on other hosts need of the script's environment
+_CARRIED = ("PATH", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
 _WORD = re.compile(r"[A-Za-z0-9][\w.@+:/=,-]*", re.ASCII)
 
 
@@ -127,6 +130,7 @@ def _commands(job: Job, plan: Plan) -> dict:
         "overwrite": "--overwrite" if "--overwrite" in job.options else "",
         "options": shlex.join(options),
         "launch": _launch(job, plan),
+        "carried": _carried(job),
         "command": _command(job, plan, particles, output),
     }
 
@@ -137,8 +141,18 @@ def default_name(output: Path) -> str:
     return plain[:40] if plain[:1].isalpha() else f"mpirecon_{plain}"[:40].rstrip("_")
 
 
+def _launcher(job: Job) -> str:
+    return job.launcher or ("srun" if job.scheduler == "slurm" else "mpirun")
+
+
+def _carried(job: Job) -> str | None:
+    """Variables that Open MPI's mpirun takes to other hosts; none with ``-x`` among its options, which names them."""
+    carried = _launcher(job) != "srun" and "-x" not in shlex.split(job.launcher_options or "")
+    return ";".join(_CARRIED) if carried else None
+
+
 def _launch(job: Job, plan: Plan) -> str:
-    launcher = job.launcher or ("srun" if job.scheduler == "slurm" else "mpirun")
+    launcher = _launcher(job)
     if launcher == "srun" and job.scheduler != "slurm":
         raise UserError(f"--launcher srun belongs to Slurm; for {job.scheduler} choose mpirun or mpiexec")
     extra = [] if job.launcher_options is None else shlex.split(job.launcher_options)

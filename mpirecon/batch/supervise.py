@@ -29,7 +29,7 @@ _PASSED_ON = {signal.SIGUSR1: signal.SIGUSR1, **dict.fromkeys((signal.SIGTERM, s
 
 #: what lets ranks share the cores that a queue gave to one process of several threads; other MPIs pass over it
 _ON_GIVEN_CORES = {
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe", "PRTE_MCA_hwloc_default_binding_policy": "none",
+    "PRTE_MCA_rmaps_default_mapping_policy": "slot:oversubscribe", "PRTE_MCA_hwloc_default_binding_policy": "none",
     "OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_hwloc_base_binding_policy": "none",
 }  # fmt: skip
 

@@ -150,6 +150,7 @@ def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launch
     its exit code, that of a stop also where it was not begun."""
     from mpirecon.batch.supervise import launched
     from mpirecon.io.inputs import given, refuse_inputs
+    from mpirecon.io.unfinished import state_of
     from mpirecon.parallel.stopping import RESUME_EXIT_CODE
 
     reference = words[words.index("--reference") + 1] if "--reference" in words else None
@@ -169,6 +170,9 @@ def _reconstruct(job, particles, mask, words, supervisor, ranks, threads, launch
     if code < 0:
         raise UserError(f"the reconstruction was killed ({signal.Signals(-code).name}; was memory short?); continuing "
                         "the job continues from its last checkpoint")
+    if code == 0 and (left := state_of(job.run)) is not None:
+        raise UserError(f"{Path(command[0]).name} ended as if all had been done, as mpirun does when it has lost a "
+                        f"host; {left}")
     return code
 
 

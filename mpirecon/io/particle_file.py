@@ -29,6 +29,9 @@ from mpirecon.parallel.comm import Communicator, run_together
 if TYPE_CHECKING:  # slow to load, and most runs never look at the imported table
     import pandas as pd
 
+#: particles, at least, by which files of the same name on different hosts are distinguished
+_COMPARED = 8
+
 
 class ParticleFile:
     """Read access to a particle file; a context manager. Opening reads no particle.
@@ -159,9 +162,12 @@ class ParticleFile:
         return hashlib.sha256(repr(seen).encode()).hexdigest()
 
     def summary_digest(self) -> str:
-        """A digest of attributes and half sets: whether two files can be the same set."""
+        """A digest of attributes, half sets, and a few particles: whether two files can be the same set."""
         found = hashlib.sha256(repr(sorted((name, str(value)) for name, value in self.attributes.items())).encode())
         found.update(self.halves().tobytes())
+        few = slice(0, len(self), max(1, len(self) // _COMPARED))
+        for array in (self.images(few), *(self._read(name, few) for name in ("quaternion", "shift", "ctf"))):
+            found.update(np.ascontiguousarray(array).tobytes())
         return found.hexdigest()
 
     @property

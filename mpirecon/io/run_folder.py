@@ -205,7 +205,7 @@ class RunFolder:
                 (self.path / CHECKPOINT).unlink(missing_ok=True)
                 self._clear(ranks)
             self._claimed = False  # what was made stays from here on, for --resume
-            for pulse in (self.logs / ".pulse").glob("rank*"):  # of ranks that were killed
+            for pulse in (self.logs / ".pulse").glob("*"):  # of ranks that were killed
                 pulse.unlink()
             self.staging.mkdir(exist_ok=True)
             self.logs.mkdir(exist_ok=True)

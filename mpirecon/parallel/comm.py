@@ -81,7 +81,7 @@ class Communicator(ABC):
 
     @abstractmethod
     def abort(self, message: str, code: int = 1) -> None:
-        """Print the message and end all ranks at once; for errors that the other ranks cannot know of."""
+        """Print the message, if any, and end all ranks at once; for errors that the other ranks cannot know of."""
 
     # a word to ranks that are at work; these calls are not collective
 

@@ -11,6 +11,9 @@ import numpy as np
 # ranks that wait for others ask all the time whether a message is there; on cores that are not theirs alone they would
 # keep from working whom they wait for, and a run of small sums take ten times as long. MPI reads this as it starts
 os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+# a rank whose connection to another breaks is ended by MPI at once, and taken for the culprit: it must have time to say
+# whom it has lost (parallel/lifeline.py)
+os.environ.setdefault("OMPI_MCA_mpi_abort_delay", "1")
 
 from mpi4py import MPI  # noqa: E402
 
@@ -74,7 +77,8 @@ class MpiCommunicator(Communicator):
             return self._mpi.allgather(obj)
 
     def abort(self, message: str, code: int = 1) -> None:
-        write_line(message, sys.stderr)
+        if message:
+            write_line(message, sys.stderr)
         MPI.COMM_WORLD.Abort(code)
 
     def alert(self) -> None:

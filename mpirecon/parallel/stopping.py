@@ -14,6 +14,9 @@ from mpirecon.errors import UserError
 #: exit code of a run that was stopped and can be resumed: sysexits' EX_TEMPFAIL, "try again"
 RESUME_EXIT_CODE = 75
 
+#: exit code of a run that lost a rank, or whose ranks stalled: sysexits' EX_UNAVAILABLE
+LOST_EXIT_CODE = 69
+
 #: ends the run at the next safe point. USR2 too, because mpirun answers TERM by killing its ranks, but passes USR2 on
 _AT_ONCE = (signal.SIGTERM, signal.SIGUSR2)
 

@@ -2,7 +2,7 @@
 
 A thread of every rank watches its own rank by the steps it makes, and keeps a small pulse file in a folder that all
 share; it reads the file of the next rank only, in a ring, so that whichever rank falls silent is missed by another. No
-MPI is needed for that: a rank that is stuck answers none.
+MPI is needed for that: a rank that is stuck answers none. A rank that is gone is noticed sooner, by its lifeline.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+
+from mpirecon.parallel.lifeline import Lifeline
+from mpirecon.parallel.stopping import LOST_EXIT_CODE
 
 #: checks in the time after which a rank counts as stalled
 _LOOKS = 6
@@ -51,8 +54,8 @@ class Activity:
 
 
 class Watchdog:
-    """A context manager: while it lasts, a rank that stalls for `timeout` seconds ends the job with a message naming
-    it.
+    """A context manager: while it lasts, a rank that stalls for `timeout` seconds, or is gone, ends the job with a
+    message naming it. Collective.
 
     Parameters
     ----------
@@ -62,7 +65,7 @@ class Watchdog:
         where the ranks' pulse files go, seen by all ranks; removed at the end.
         Without one, until ``share``, each rank watches itself alone
     timeout : float
-        seconds; 0 watches nothing
+        seconds; 0 watches for ranks that are gone alone
     """
 
     def __init__(self, comm, folder: Path | None, timeout: float, advice: Callable[[], str] = str) -> None:
@@ -74,28 +77,29 @@ class Watchdog:
         self._own, self._next = _Silence(), _Silence()
         self._ended = threading.Event()
         self._beats = 0
+        self._lifeline = Lifeline(comm, self._hosts, self._end)
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
+        if self._first is not None:
+            self.share(self._first)
+        self._lifeline.tie()
         if self._timeout > 0:
-            if self._first is not None:
-                self.share(self._first)
             self._thread.start()
         return self
 
     def share(self, folder: Path) -> None:
-        """Watch the next rank too, by pulse files in this folder."""
-        if self._timeout > 0:
-            Path(folder).mkdir(exist_ok=True)
-            self._folder = Path(folder)
+        """Watch the next rank too, by pulse files in this folder; what ends the job is written there."""
+        Path(folder).mkdir(exist_ok=True)
+        self._folder = Path(folder)
 
     def __exit__(self, kind, *_) -> None:
-        if self._timeout <= 0:
-            return
         if kind is None:
             self._comm.barrier()  # no rank is missed that has finished
         self._ended.set()
-        self._thread.join(self._interval)
+        self._lifeline.let_go()
+        if self._timeout > 0:
+            self._thread.join(self._interval)
         if self._folder is None:
             return
         with contextlib.suppress(OSError):
@@ -110,8 +114,22 @@ class Watchdog:
             passed, last = min(now - last, 2 * self._interval), now
             stalled = self._look(passed)
             if stalled is not None and not self._ended.is_set():
-                self._comm.abort(f"Error: {stalled}; the job is ended (--stall-timeout "
-                                 f"{self._timeout:g}){self._advice()}")
+                self._lifeline.let_go()
+                self._end(stalled, f" (--stall-timeout {self._timeout:g})")
+
+    def _end(self, why: str, option: str = "") -> None:
+        """End the job, with one message from each host that has something to say; the batch script reads of it, as
+        mpirun may not end where it cannot reach a host."""
+        text = f"Error: {why}; the job is ended{option}{self._advice()}"
+        try:
+            if self._folder is not None:
+                with open(self._folder / f"ended-{self._comm.hostname}", "x", encoding="utf-8") as file:
+                    file.write(text)
+        except FileExistsError:
+            text = ""  # another rank of this host has spoken
+        except OSError:
+            pass
+        self._comm.abort(text, LOST_EXIT_CODE)
 
     def _look(self, passed: float) -> str | None:
         """What is wrong with this rank or the next one, in words; None when all is well."""

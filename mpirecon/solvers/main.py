@@ -29,6 +29,9 @@ from mpirecon.solvers.place import open_run
 from mpirecon.solvers.results import write_results
 from mpirecon.solvers.run import Reconstruction
 
+#: hosts whose ranks are listed when a run starts; of more, the rank logs tell
+_HOSTS_NAMED = 8
+
 
 def reconstruct(
     comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool, log_particles: str,
@@ -92,7 +95,7 @@ def reconstruct(
 
 
 def _opening(comm: Communicator, file: ParticleFile, config: Config) -> str:
-    ranks = "1 rank" if comm.size == 1 else f"{comm.size} ranks"
+    ranks = "1 rank" if comm.size == 1 else f"{comm.size} ranks{_hosts(comm)}"
     images = (', CTF-premultiplied' if file.attributes['ctf_premultiplied'] else ', phase-flipped'
               if file.phase_flipped else '')
     how = config.loss + (f" (keep {config.keep})" if config.keep else "")
@@ -103,6 +106,17 @@ def _opening(comm: Communicator, file: ParticleFile, config: Config) -> str:
         f"{file.path}: {len(file)} particles, box {file.box}, {file.pixel_size:g} Å/px{images}; {ranks}, loss {how}, "
         f"distance {config.distance}, solver {config.solver}{optics}"
     )
+
+
+def _hosts(comm: Communicator) -> str:
+    """Which ranks are on which host, where there are several: a launcher that lost one names the host alone."""
+    there: dict[str, list[str]] = {}
+    for rank, host in enumerate(comm.allgather(comm.hostname)):
+        there.setdefault(host, []).append(str(rank))
+    if len(there) == 1:
+        return ""
+    listed = "; ".join(f"{', '.join(ranks)} on {host}" for host, ranks in there.items())
+    return f" ({listed})" if len(there) <= _HOSTS_NAMED else f" on {len(there)} hosts"
 
 
 def about_run(start: float) -> dict:

@@ -13,6 +13,7 @@ from mpirecon.io.particle_file import ParticleFile, open_together
 from mpirecon.io.reading import refuse_reading
 from mpirecon.io.run_folder import Kind, RunFolder
 from mpirecon.io.run_log import RankLog
+from mpirecon.io.shared_folder import refuse_unshared
 from mpirecon.parallel.agree import run_first
 from mpirecon.parallel.comm import Communicator, run_together
 from mpirecon.solvers.config import Config
@@ -41,11 +42,13 @@ class Place:
         """Lock the folder before the run begins, for the particle file that it makes of a table;
         returns where that is to be.
 
-        None where there is nothing left to do: `complete` is True then.
+        None where there is nothing left to do: `complete` is True then. Raises UserError where hosts do not share it.
         """
         target = self._comm.bcast(run_first(self._comm, lambda: self._folder.claim()))
         self.complete = target is None
         self._broadcast()
+        if not self.complete:
+            refuse_unshared(self._comm, self.path)
         return target
 
     def also_reads(self, inputs: Iterable[Input]) -> None:
@@ -54,10 +57,11 @@ class Place:
 
     def begin(self, log: RankLog) -> None:
         """Make the folder, unless all that was to be done is done already,
-        and let the ranks write their logs into it."""
+        and let the ranks write their logs into it. Raises UserError where hosts do not share it."""
         self.complete = not run_first(self._comm, lambda: self._folder.begin(self._comm.size))
         self._broadcast()
         if not self.complete:
+            refuse_unshared(self._comm, self.path)
             run_together(self._comm, lambda: log.open(self.logs, append=self.resumes))
 
     def commit(self) -> None:
