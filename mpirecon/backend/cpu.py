@@ -42,6 +42,7 @@ class CpuBackend(Backend):
     memory : bytes that prepared images may take, kept for the next passes
     half_precision : keep them as float16
     level : whether k = 0 is among the samples (HalfPlane)
+    huge_pages : whether grids lie in such (Projection)
     """
 
     name = "cpu"
@@ -50,14 +51,14 @@ class CpuBackend(Backend):
     def __init__(
         self, box: int, pixel_size: float, *, limit: float | None = None, taps: int = 4, premultiplied: bool = False,
         aberrations: Aberrations | None = None, padding: float = 2.0, threads: int = 1, memory: float = 0,
-        half_precision: bool = False, level: bool = True,
+        half_precision: bool = False, level: bool = True, huge_pages: bool = False,
     ) -> None:
         self.pixel_size = pixel_size
         self.premultiplied = premultiplied
         self.plane = HalfPlane.of(box, limit, 1.0 if aberrations is None else aberrations.stretch, level)
         self.optics = OpticsPlanes.of(aberrations, self.plane.kx, self.plane.ky, box, pixel_size, premultiplied)
         self.threads = Threads(threads)
-        self.projection = Projection(box, self.plane, taps, padding, self.threads)
+        self.projection = Projection(box, self.plane, taps, padding, self.threads, huge_pages)
         self._memory, self._half_precision = memory, half_precision
         self._fixed_point: FixedPoint | None = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 from mpirecon.backend.store import ImageMemory, Slab
 from mpirecon.kernels.translate import translate_samples
 from mpirecon.model.pose import Pose
+from mpirecon.parallel.pages import private_memory
 from mpirecon.parallel.threads import Threads
 
 
@@ -137,5 +137,4 @@ def _small_pages(shape: tuple[int, int], dtype) -> np.ndarray:
     host hands out memory when it is first touched, they were five times as slow to get.
     """
     count = int(np.prod(shape))
-    pages = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return np.frombuffer(pages, dtype, count).reshape(shape)
+    return np.frombuffer(private_memory(count * np.dtype(dtype).itemsize), dtype, count).reshape(shape)

@@ -99,6 +99,10 @@ def export_run(
     if symmetry.upper() != "C1":
         report.notes.append(f"the run imposed {symmetry}, which is not recorded in particle files: relion_reconstruct "
                             f"needs --sym {symmetry}")
+    last = (summary.get("iterations") or [{}])[-1]
+    if (compared := last.get("scored")) is not None and compared < last["valid"]:
+        report.notes.append(f"the run compared {compared:,} of {last['valid']:,} particles: the others have no scores; "
+                            f"reconstruct --particle-scores compares all")
     report.notes = list(dict.fromkeys(report.notes))
     return report
 

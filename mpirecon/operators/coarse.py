@@ -12,6 +12,7 @@ from mpirecon.kernels.fold import extended_shape, insert
 from mpirecon.operators.fourier import SMALL_BOX, padded_size, planes_of, read_spectrum
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.projection import Projection
+from mpirecon.parallel.pages import zeros
 
 #: shells that a box must hold beyond those that are asked for: the interpolation kernel reaches there
 _BEYOND = 2
@@ -59,7 +60,7 @@ class PairGrid:
             self.near = np.flatnonzero(np.hypot(plane.kx, plane.ky) * projection.ratio < side * box / projection.box / 2
                                        + _REACH)
             side = min(side, side * box // projection.box + 2 * _AROUND)
-        self.values = np.zeros(extended_shape(side, 4), np.float32)
+        self.values = zeros(extended_shape(side, 4), np.float32, projection.huge_pages)
 
     def put(self, which: int, volume: np.ndarray, scale: float) -> None:
         """Make `scale` times a map number `which`; the other stays. A map of a smaller box than the pair's own takes

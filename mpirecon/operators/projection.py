@@ -13,6 +13,7 @@ from mpirecon.kernels.project import make_project
 from mpirecon.operators.fourier import padded_size, planes_of, read_spectrum, transform_cropped
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.tiles import Slices, Tiles
+from mpirecon.parallel.pages import zeros
 from mpirecon.parallel.threads import Threads
 
 
@@ -26,9 +27,10 @@ class Projection:
 
     def __init__(
         self, box: int, plane: HalfPlane | None = None, taps: int = 4, padding: float = 2.0,
-        threads: Threads | None = None
+        threads: Threads | None = None, huge_pages: bool = False,
     ) -> None:
-        self.box = box
+        """huge_pages : whether its grids lie in such, which many samples are worth"""
+        self.box, self.huge_pages = box, huge_pages
         self.plane = plane or HalfPlane.of(box)
         self.taps = taps
         self.threads = threads or Threads()
@@ -64,7 +66,7 @@ class Projection:
 
     def empty_grid(self, maps: int = 1) -> np.ndarray:
         """A grid for one volume or two, of zeros."""
-        return np.zeros(extended_shape(self.padded, 2 * maps), np.float32)
+        return zeros(extended_shape(self.padded, 2 * maps), np.float32, self.huge_pages)
 
     def forward(self, grid: np.ndarray, rotation: np.ndarray) -> np.ndarray:
         """Slices (m, s) complex64 at rotations (m, 3, 3)."""
@@ -78,7 +80,7 @@ class Projection:
 
     def accumulator(self, dtype=np.float32) -> np.ndarray:
         """An empty extended grid of (re, im, weight); int64 for samples in units of a FixedPoint."""
-        return np.zeros(extended_shape(self.padded, 3), dtype)
+        return zeros(extended_shape(self.padded, 3), dtype, self.huge_pages)
 
     def adjoint_add(self, accumulator, rotation, numerator, weight) -> None:
         """Spread samples (m, s) complex64 and weights (m, s) float32 onto the accumulator.

@@ -216,6 +216,11 @@ class Config:
         depend on their order do."""
         return self.solver_kind.sums and not self.rule.scores and not self.deterministic
 
+    @property
+    def visits(self) -> int:
+        """How often each particle is added to a grid or compared with one, at most."""
+        return self.rounds * self.solver_kind.passes - self.sums_at_once
+
     def visits_once(self, particles: int, truth: bool) -> bool:
         """Whether so many images are each read once, and none is kept, but for those that are compared.
         truth : as for ``compared``"""

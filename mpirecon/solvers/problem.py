@@ -20,6 +20,7 @@ from mpirecon.model.symmetry import point_group
 from mpirecon.operators.fourier import interpolation_for
 from mpirecon.operators.symmetry import Symmetry
 from mpirecon.parallel.comm import Communicator, run_together, together
+from mpirecon.parallel.pages import worth_huge_pages
 from mpirecon.parallel.placement import Placement, place_ranks
 from mpirecon.parallel.threads import available_cores, default_memory, default_threads
 from mpirecon.robust.distances import Distance, get_distance
@@ -212,7 +213,8 @@ def _backend(file: ParticleFile, config: Config, place: Placement, neighbours: i
         limit = file.box * file.pixel_size / config.max_resolution + 0.5
     device = {"device": place.index, "sharing": place.sharing, "log": log} if place.backend == "cuda" else {}
     on_cpu = {"half_precision": config.half_precision, "threads": _threads(config, neighbours),
-              "memory": _memory(config, neighbours)}
+              "memory": _memory(config, neighbours),
+              "huge_pages": worth_huge_pages(config.visits * len(file) / neighbours)}
     backend = get_backend(
         place.backend, file.box, file.pixel_size, limit=limit, premultiplied=bool(file.attributes["ctf_premultiplied"]),
         aberrations=file.aberrations(), space=config.space, interpolation=interpolation_for(file.box, config.padding),

@@ -1,0 +1,36 @@
+"""Arrays by the pages of memory that they lie in."""
+
+from __future__ import annotations
+
+import mmap
+from contextlib import suppress
+
+import numpy as np
+
+#: visits of particles from which on huge pages of their grids are worth what it takes to get them: in boxes of 128 and
+#: 256 voxels a sample then takes a tenth and a quarter less time, and the system may have to move others' memory first
+_VISITS = 5000
+
+#: bytes below which a grid stays in a cache
+_SMALL = 2**22
+
+
+def worth_huge_pages(visits: float) -> bool:
+    """Whether grids that so many particles are added to, or compared with, should lie in huge pages."""
+    return visits >= _VISITS
+
+
+def zeros(shape: tuple[int, ...], dtype, huge: bool = False) -> np.ndarray:
+    """An array of zeros; huge : in pages of megabytes, where the system has them, however NumPy's own are."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if not huge or size < _SMALL or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.zeros(shape, dtype)
+    pages = private_memory(size)
+    with suppress(OSError):  # of a system built without them
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, dtype).reshape(shape)
+
+
+def private_memory(size: int) -> mmap.mmap:
+    """So many bytes of zeros, of pages of the system's usual size, that no other process sees."""
+    return mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
