@@ -144,9 +144,8 @@ def test_ranks_that_are_killed_are_named_and_the_run_goes_on_without_their_host(
     assert f"iteration {done + 1}/{done + 1}" in again.stdout and f"iteration {done}/" not in again.stdout
 
 
-@pytest.mark.parametrize("fault", ["kill", "cut"])
-def test_a_lost_host_ends_the_job_and_sends_it_back_into_the_queue(hosts, particles, tmp_path, cli, fault):
-    """mpirun ends with 0, as if all had been done."""
+def test_a_cable_that_is_cut_ends_the_job_and_sends_it_back_into_the_queue(hosts, particles, tmp_path, cli):
+    """mpirun ends with 0, as if all had been done. (tools/host_faults loses hosts in more ways.)"""
     made = cli("job", "pbs", particles, "-o", tmp_path / "out", "--ranks", 4, "--launcher-options",
                "--host hostA:2,hostB:2", "--", *LONG, env={"MPIRECON_SITE": os.devnull})
     assert made.returncode == 0, made.stderr
@@ -159,7 +158,7 @@ def test_a_lost_host_ends_the_job_and_sends_it_back_into_the_queue(hosts, partic
     run = hosts.start("on", "hostA", "bash", script, **around)
     wait_for(tmp_path / "out" / "checkpoint.h5", run)
     try:
-        hosts.do(fault, "hostB")
+        hosts.do("cut", "hostB")
         said, _ = run.communicate(timeout=40)
     finally:
         hosts.do("mend", "hostB")
