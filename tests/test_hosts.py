@@ -74,12 +74,10 @@ LONG = ("--loss", "sorted", "--keep", "0.7", "--iterations", "2000")
 
 @pytest.fixture(scope="module")
 def particles(tmp_path_factory, cli):
-    folder = tmp_path_factory.mktemp("hosts")
-    for name, seed in (("particles.h5", 1), ("other.h5", 2)):
-        made = cli("simulate", "--phantom", "--particles", 200, "--box", 24, "--pixel-size", 6, "--seed", seed, "-o",
-                   folder / name)
-        assert made.returncode == 0, made.stderr
-    return folder / "particles.h5"
+    path = tmp_path_factory.mktemp("hosts") / "particles.h5"
+    made = cli("simulate", "--phantom", "--particles", 200, "--box", 24, "--pixel-size", 6, "-o", path)
+    assert made.returncode == 0, made.stderr
+    return path
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
@@ -104,7 +102,10 @@ def test_check_on_two_hosts_and_no_colours_in_a_file(hosts, tmp_path):
 
 
 def test_files_of_one_name_that_differ_between_hosts_are_refused(hosts, particles, tmp_path):
-    hosts.do("on", "hostB", "mount", "--bind", particles.with_name("other.h5"), particles)
+    other = shutil.copy(particles, tmp_path / "other.h5")
+    with h5py.File(other, "r+") as file:  # of one size, number and half sets
+        file["quaternion"][:] = file["quaternion"][:][::-1]
+    hosts.do("on", "hostB", "mount", "--bind", other, particles)
     try:
         done = hosts.do(*MPIRUN, "mpirecon", "reconstruct", particles, "-o", tmp_path / "out")
     finally:
@@ -144,9 +145,8 @@ def test_ranks_that_are_killed_are_named_and_the_run_goes_on_without_their_host(
     assert f"iteration {done + 1}/{done + 1}" in again.stdout and f"iteration {done}/" not in again.stdout
 
 
-@pytest.mark.parametrize("fault", ["kill", "cut"])
-def test_a_lost_host_ends_the_job_and_sends_it_back_into_the_queue(hosts, particles, tmp_path, cli, fault):
-    """mpirun ends with 0, as if all had been done."""
+def test_a_cable_that_is_cut_ends_the_job_and_sends_it_back_into_the_queue(hosts, particles, tmp_path, cli):
+    """mpirun ends with 0, as if all had been done. (tools/host_faults loses hosts in more ways.)"""
     made = cli("job", "pbs", particles, "-o", tmp_path / "out", "--ranks", 4, "--launcher-options",
                "--host hostA:2,hostB:2", "--", *LONG, env={"MPIRECON_SITE": os.devnull})
     assert made.returncode == 0, made.stderr
@@ -159,7 +159,7 @@ def test_a_lost_host_ends_the_job_and_sends_it_back_into_the_queue(hosts, partic
     run = hosts.start("on", "hostA", "bash", script, **around)
     wait_for(tmp_path / "out" / "checkpoint.h5", run)
     try:
-        hosts.do(fault, "hostB")
+        hosts.do("cut", "hostB")
         said, _ = run.communicate(timeout=40)
     finally:
         hosts.do("mend", "hostB")

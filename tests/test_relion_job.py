@@ -232,14 +232,15 @@ def test_a_killed_reconstruction_is_told_as_failed(project):
     assert job.wait(timeout=60) == 1 and markers() == {FAILURE} and "was killed (SIGKILL" in said()
 
 
-def test_a_launcher_that_loses_a_host_and_ends_with_0_is_no_success(project):
+def test_a_launcher_that_loses_a_host_and_ends_with_0_is_no_success(project, monkeypatch):
     assert run(*OPTIONS) == 0 and markers() == {SUCCESS}  # an earlier run's results are there
-    launcher = project / "mpirun"
+    launcher = project / "srun"
+    monkeypatch.setenv("PATH", f"{project}:{os.environ['PATH']}")
     launcher.write_text(f"#!/bin/sh\nshift 2\n\"$@\" &\nranks=$!\n"
                         f"while [ ! -e {JOB}/run/checkpoint.h5 ]; do sleep 0.1; done\n"
                         "kill -9 $ranks\nwait $ranks\nexit 0\n")
     launcher.chmod(0o755)
-    words = [*OPTIONS, "--iterations", 40, "--ranks", 2, "--launcher", launcher, "--overwrite"]
+    words = [*OPTIONS, "--iterations", 40, "--ranks", 2, "--launcher", "srun", "--overwrite"]
     assert run(*words) == 1 and markers() == {FAILURE} and "as mpirun does when it has lost a host" in said()
 
 
