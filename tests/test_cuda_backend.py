@@ -51,7 +51,7 @@ def fake_cupy(monkeypatch):
             if name != "PYTHONPATH":
                 monkeypatch.setenv(name, value)
         monkeypatch.syspath_prepend(str(FAKE))
-        return importlib.import_module("cupy")
+        return None if "import_error" in settings else importlib.import_module("cupy")
 
     yield load
     forget()
@@ -316,11 +316,12 @@ RUNS = {
 
 @needs_compiler
 @pytest.mark.parametrize("kind", RUNS)
-def test_reconstruct_on_cuda_is_that_on_cpu(kind, cli, mpirun, particle_file, tmp_path):
+def test_reconstruct_on_cuda_is_that_on_cpu(kind, cli, mpirun, particle_file, tmp_path, fake_cupy):
+    fake_cupy()
     common = ["reconstruct", particle_file, *RUNS[kind], "--no-postprocess", "-q"]
     result = cli(*common, "-o", tmp_path / "cpu", "--backend", "cpu")
     assert result.returncode == 0, result.stderr
-    result = cli(*common, "-o", tmp_path / "cuda", "--backend", "cuda", env=fake_environment())
+    result = cli(*common, "-o", tmp_path / "cuda", "--backend", "cuda")
     assert result.returncode == 0, result.stderr
     expected, found = outcome(tmp_path / "cpu"), outcome(tmp_path / "cuda")
     assert_same_run(expected, found)
@@ -356,9 +357,9 @@ def test_reconstruct_on_cuda_is_that_on_cpu(kind, cli, mpirun, particle_file, tm
         ({"memory": 2**20}, ["1 MB free for this rank", "box 16 needs at least", "--backend cpu"]),
     ],
 )  # fmt: skip
-def test_a_gpu_that_cannot_be_used_is_told_with_the_remedy(settings, said, cli, particle_file, tmp_path):
-    result = cli("reconstruct", particle_file, "-o", tmp_path / "run", "--backend", "cuda",
-                 env=fake_environment(**settings))
+def test_a_gpu_that_cannot_be_used_is_told_with_the_remedy(settings, said, cli, particle_file, tmp_path, fake_cupy):
+    fake_cupy(**settings)
+    result = cli("reconstruct", particle_file, "-o", tmp_path / "run", "--backend", "cuda")
     assert result.returncode == 1 and "Traceback" not in result.stderr
     for words in said:
         assert words in result.stderr
@@ -371,18 +372,18 @@ def test_a_missing_cupy_is_told_with_the_remedy(cli, particle_file, tmp_path):
     assert "pip install 'mpirecon[cuda12]'" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_auto_goes_on_without_gpus_and_logs_why(cli, particle_file, tmp_path):
-    result = cli("reconstruct", particle_file, "-o", tmp_path / "run", "--no-postprocess",
-                 env=fake_environment(devices=0))
+def test_auto_goes_on_without_gpus_and_logs_why(cli, particle_file, tmp_path, fake_cupy):
+    fake_cupy(devices=0)
+    result = cli("reconstruct", particle_file, "-o", tmp_path / "run", "--no-postprocess")
     assert result.returncode == 0, result.stderr
     log = [json.loads(line) for line in (tmp_path / "run" / "logs" / "rank0000.jsonl").read_text().splitlines()]
     assert any("no CUDA device is visible" in str(line) for line in log)
 
 
-def test_a_transport_without_gpus_is_refused(cli, particle_file, tmp_path):
+def test_a_transport_without_gpus_is_refused(cli, particle_file, tmp_path, fake_cupy):
+    fake_cupy(devices=0)
     for options in (["--backend", "cpu"], []):
-        result = cli("reconstruct", particle_file, "-o", tmp_path / "run", "--transport", "nccl", *options,
-                     env=fake_environment(devices=0))  # fmt: skip
+        result = cli("reconstruct", particle_file, "-o", tmp_path / "run", "--transport", "nccl", *options)
         assert result.returncode == 1 and "--transport nccl is how GPU arrays travel" in result.stderr
 
 
@@ -502,8 +503,9 @@ def test_check_reports_driver_device_and_what_mpi_says(mpirun):
             and "MPIX_Query_cuda_support says no" in line["text"])
 
 
-def test_check_tells_why_a_gpu_cannot_be_used(cli):
-    result = cli("check", "--json", env=fake_environment(error="cudaErrorInsufficientDriver: too old", driver=11080))
+def test_check_tells_why_a_gpu_cannot_be_used(cli, fake_cupy):
+    fake_cupy(error="cudaErrorInsufficientDriver: too old", driver=11080)
+    result = cli("check", "--json")
     told = json.loads(result.stdout)["ranks"][0]["gpus"]["cupy"]
     assert result.returncode == 0 and "driver knows CUDA 11.8" in told and "update the driver" in told
 
