@@ -24,7 +24,7 @@ from mpirecon.validate.fsc import crossing
 from mpirecon.validate.nested import assess, rosenthal_henderson
 from mpirecon.validate.path_resolution import fit_resolutions
 
-COUNT, BOX = 700, 32
+COUNT, BOX = 700, 24
 
 
 def simulate(folder, error_rate, count=COUNT, box=BOX):
@@ -158,7 +158,7 @@ def test_fitted_resolutions_are_those_of_the_curves_without_noise():
 def test_errors_of_fitted_resolutions_are_their_scatter():
     """The jackknife's error of the difference between two steps, beside the scatter of that difference over paths."""
     behind, errors = [], []
-    for seed in range(60):
+    for seed in range(30):
         steps, random = curves(seed, 0.3)
         fitted = fit_resolutions(steps, random, 32, 4.0, 16, 0.2)
         behind.append(1 / fitted.steps[3] - 1 / fitted.steps[0])
@@ -364,7 +364,7 @@ def test_noise_gets_no_resolution_and_a_leak_is_told(walked, particles, tmp_path
     monkeypatch.setattr(Engine, "statistics", leak)
     monkeypatch.setattr("mpirecon.solvers.base.Solver.focus_references", lambda solver: None)
     out = tmp_path / "leak"
-    assert run(["path", str(particles), "-o", str(out), "--schedule", "rescore", "--steps", "0.7,0.5,0.35,0.25,0.15",
+    assert run(["path", str(particles), "-o", str(out), "--schedule", "rescore", "--steps", "0.7,0.35,0.15",
                 "-q"]) == 0
     found = json.loads((out / "summary.json").read_text())
     assert not found["null"]["passed"] and "makes resolution out of nothing" in found["warnings"][0]
@@ -612,7 +612,7 @@ def test_steps_are_fractions(few, tmp_path, steps, capsys):
 
 
 def test_small_sets_are_walked_as_far_as_they_reach(tmp_path, capsys):
-    path = simulate(tmp_path, 0, count=120)
+    path = simulate(tmp_path, 0, count=100, box=24)
     half = min(np.bincount(ParticleFile(path).halves())[1:])
     assert run(["path", str(path), "-o", str(tmp_path / "out"), "--loss", "l2", "--no-null"]) == 0
     assert "smaller ones would leave fewer than 20 particles" in capsys.readouterr().out
@@ -621,7 +621,7 @@ def test_small_sets_are_walked_as_far_as_they_reach(tmp_path, capsys):
 
 
 def test_bad_images_are_in_no_selection(tmp_path):
-    path = simulate(tmp_path, 0, count=200)
+    path = simulate(tmp_path, 0, count=200, box=24)
     with h5py.File(path, "r+") as file:
         file["images"][7, 3, 4] = np.nan
     found = mr.path(path, steps=(0.5,), loss="l2", null=False, skip_bad=True)

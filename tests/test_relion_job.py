@@ -211,7 +211,7 @@ def test_abort_before_the_job_began_is_heeded_and_one_from_before_its_last_end_i
 
 
 def test_a_killed_job_is_told_as_failed_and_can_be_continued(project):
-    words = [*OPTIONS, "--iterations", 40]
+    words = [*OPTIONS, "--iterations", 15]
     job = start(*words)
     wait_for((JOB / "run" / "checkpoint.h5").exists, job)
     job.kill()
@@ -325,7 +325,7 @@ def test_relion_runs_the_template_and_postprocess_takes_its_half_maps(project, c
 @needs_relion
 def test_relion_tells_every_ending(project, cli):
     values = {"param1_value": "sorted", "param4_label": "keep", "param4_value": "0.7", "param5_label": "iterations",
-              "param5_value": 40}
+              "param5_value": 15}
     relion = Relion(project, cli("relion", "--job-star").stdout, **values)
     stack, job = Path("Extract/job009/a.mrcs"), relion.JOB
     stack.rename("elsewhere.mrcs")
@@ -345,7 +345,7 @@ def test_relion_tells_every_ending(project, cli):
         running.wait(timeout=120)
         assert relion.status == told, (job / "run.err").read_text()
     assert relion.start("go on").wait(timeout=120) == 0 and relion.status == "2", (job / "run.err").read_text()
-    assert (job / "run.out").read_text().count("iteration 1/40:") == 1 and len(
+    assert (job / "run.out").read_text().count("iteration 1/15:") == 1 and len(
         relion.edges("pipeline_output_edges", "To")
     ) == 7
 
