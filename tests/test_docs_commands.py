@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 import test_cryosparc
 from conftest import CHECKOUT
+from exporting import finish
 from numpy.lib.recfunctions import repack_fields
-from test_export import finish
 
 from mpirecon import cli as command_line
 from mpirecon.cli import COMMANDS, group

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from test_background import log_normal, noise, planes
 from test_cuda_backend import fake_cupy, needs_compiler  # noqa: F401 (a fixture)
-from test_import import refused, save_stack
-from test_import import run as run_import
+from importing import refused, save_stack
+from importing import run as run_import
 from test_resume import Ended, EndedAfter, reconstruction
 
 from mpirecon.cli import run

@@ -321,7 +321,7 @@ def test_shifts_of_a_cs_file(tmp_path):
         "alignments3D__psize_A": np.full(8, 5.0, "f4"),
     }
     cs.save_cs(tmp_path / "p.cs", cs.columns(8, **changes))
-    from test_import import save_stack
+    from importing import save_stack
 
     save_stack(
         tmp_path / "J1" / "imported" / "a.mrcs", np.random.default_rng(1).standard_normal((8, 64, 64)).astype("f4")
