@@ -410,7 +410,7 @@ def test_what_is_not_run_is_in_the_docs():
 
 def test_a_wrong_command_would_be_noticed(scratch):
     for command in ("mpirecon export run1 --star k.star --discards d.star", "mpirecon reconstruct ribo.h5 -o x",
-                    "mpirecon logs run7"):
+                    "mpirecon logs run7", "tools/planted_table --partcles 10", "tools/scaling --predict some 512"):
         assert execute(*shell_words(command), None)[0] != 0
     with pytest.raises(click.ClickException):
         check_options("srun -n 4 --mpi=pmix mpirecon check --outputs run1")

@@ -72,7 +72,7 @@ def test_fitted_resolutions_are_those_of_the_curves_without_noise():
 def test_errors_of_fitted_resolutions_are_their_scatter():
     """The jackknife's error of the difference between two steps, beside the scatter of that difference over paths."""
     behind, errors = [], []
-    for seed in range(30):
+    for seed in range(60):
         steps, random = curves(seed, 0.3)
         fitted = fit_resolutions(steps, random, 32, 4.0, 16, 0.2)
         behind.append(1 / fitted.steps[3] - 1 / fitted.steps[0])
