@@ -160,7 +160,7 @@ def _blob(box: int) -> np.ndarray:
     )
 
 
-def _relion_project(home: Path, count: int = 80) -> None:
+def _relion_project(home: Path, count: int = 130) -> None:
     """Simulated particles as a RELION project has them;
     tables of the same particles stand in for those of other names."""
     assert run(["simulate", "--phantom", "--particles", count, "--box", 32, "--pixel-size", 8, "--snr", 0.3, "-o",

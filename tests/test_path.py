@@ -21,7 +21,7 @@ from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.references import References
 from mpirecon.solvers.walk import Walk
 
-COUNT, BOX = 700, 24
+COUNT, BOX = 700, 32
 
 
 def simulate(folder, error_rate, count=COUNT, box=BOX):
