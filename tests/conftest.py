@@ -92,6 +92,24 @@ def find_mpirun() -> str | None:
     return str(beside) if beside.exists() else shutil.which("mpirun")
 
 
+#: Open MPI's ranks that wait for others ask all the time whether a message is there, and only yield in between: where
+#: ranks are more than cores, all at work, those that have something to do then wait for those that have not. Here
+#: they sleep for a moment instead
+_SLEEPING = """#include <time.h>
+int sched_yield(void) { struct timespec moment = {0, 50000}; return nanosleep(&moment, 0); }
+"""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def sleeping_ranks(tmp_path_factory):
+    """Ranks of tests that wait for others leave the cores to them, where there is a C compiler."""
+    compiler, library = shutil.which("cc"), tmp_path_factory.mktemp("sleeping") / "sleeping.so"
+    if compiler is not None and sys.platform == "linux":
+        subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, "-x", "c", "-"], input=_SLEEPING, text=True,
+                       check=True)
+        _SMALL_MACHINE["LD_PRELOAD"] = str(library)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_width_of_the_test_runners():
     """What runs tests side by side tells its workers how wide the terminal is;

@@ -10,9 +10,8 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from importing import run
+from importing import N, pixels, run, save_stack
 from scipy.spatial.transform import Rotation
-from test_import import N, pixels, save_stack
 
 from mpirecon.cli.import_ import command
 from mpirecon.errors import UserError
@@ -102,7 +101,7 @@ def test_rotation_vectors_of_any_length(tmp_path_factory, vectors):
 
 def test_the_star_twin_agrees(tmp_path):
     """The same particles as csparc2star would write them: Euler angles of R by SciPy, origins in Å, degrees."""
-    from test_import import table
+    from importing import table
 
     from mpirecon.io.star import write_star
 

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from exporting import export, finish
+from test_cryosparc import run as import_cs
 from test_cryosparc import M, columns, make
-from test_export import export, finish, import_cs
 
 from mpirecon.io.cs_file import read_cs
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from adjoint import random_like
-from test_cuda_backend import fake_cupy, fake_environment, needs_compiler, particles  # noqa: F401 - fixtures
+from test_cuda_backend import fake_cupy, needs_compiler, particles  # noqa: F401 - fixtures
 
 from mpirecon.backend import get_backend
 
@@ -45,7 +45,8 @@ def test_the_solution_of_the_middle_of_a_grid_is_that_of_the_cpu(backends):
 
 
 @needs_compiler
-def test_a_run_that_selects_is_that_of_the_cpu_in_boxes_with_coarse_references(cli, tmp_path):
+def test_a_run_that_selects_is_that_of_the_cpu_in_boxes_with_coarse_references(cli, tmp_path, fake_cupy):  # noqa: F811
+    fake_cupy()
     cli("simulate", "--phantom", "--particles", 16, "--box", BOX, "--pixel-size", 3, "--snr", 0.1, "--seed", 3, "-o",
         tmp_path / "p.h5")
     found = {}
@@ -53,7 +54,7 @@ def test_a_run_that_selects_is_that_of_the_cpu_in_boxes_with_coarse_references(c
         out = tmp_path / name
         result = cli("reconstruct", tmp_path / "p.h5", "-o", out, "--loss", "sorted", "--keep", 0.8, "--iterations", 1,
                      "--folds", 2,
-                     "--backend", name, "--no-postprocess", env=fake_environment(), timeout=600)  # fmt: skip
+                     "--backend", name, "--no-postprocess")  # fmt: skip
         assert result.returncode == 0, result.stderr
         (record,) = json.loads((out / "summary.json").read_text())["iterations"]
         found[name] = np.array([record[key] for key in ("loss", "loss_l2", "loss_heldout")])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from adjoint import random_like
 from conftest import MPI_PROGRAMS
-from test_cuda_backend import TESTS, fake_cupy, fake_environment, gpu_check, needs_compiler  # noqa: F401 - fixtures
+from test_cuda_backend import TESTS, fake_cupy, fake_environment, needs_compiler  # noqa: F401 - fixtures
+from test_cuda_commands import gpu_check
 
 from mpirecon.backend import get_backend
 from mpirecon.backend.gpu import Gpu
@@ -174,7 +175,8 @@ def test_gpu_check_fails_where_a_transport_does(tmp_path):
 
 def test_the_kernels_own_tests_can_run_through_cupy():
     """As gpu_check runs them on a GPU."""
-    chosen = "tests/test_cuda_kernels.py", "-k", "project or radial or powers", "-q"
+    chosen = ("tests/test_cuda_kernels.py", "tests/test_cuda_grids.py", "-k",
+              "radial or powers or project_is and 8-16-4-1", "-q")
     result = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *chosen], cwd=TESTS.parent,
                             capture_output=True,
                             text=True, env={**os.environ, **fake_environment(),

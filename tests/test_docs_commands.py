@@ -1,6 +1,6 @@
 """The commands of README and docs run as written, in order, in a folder that holds the inputs they name.
 
-Only sizes are cut: simulated sets to 150 images of 32², paths to two steps, mpirun to 2 ranks in README's and the
+Only sizes are cut: simulated sets to 80 images of 32², paths to two steps, mpirun to 2 ranks in README's and the
 tutorial's first, to one process in the others. What needs a cluster, a second machine, a browser, the network or many
 minutes is in NOT_RUN, and its options are checked.
 """
@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -22,8 +23,8 @@ import numpy as np
 import pytest
 import test_cryosparc
 from conftest import CHECKOUT
+from exporting import finish
 from numpy.lib.recfunctions import repack_fields
-from test_export import finish
 
 from mpirecon import cli as command_line
 from mpirecon.cli import COMMANDS, group
@@ -160,7 +161,7 @@ def _blob(box: int) -> np.ndarray:
     )
 
 
-def _relion_project(home: Path, count: int = 150) -> None:
+def _relion_project(home: Path, count: int = 130) -> None:
     """Simulated particles as a RELION project has them;
     tables of the same particles stand in for those of other names."""
     assert run(["simulate", "--phantom", "--particles", count, "--box", 32, "--pixel-size", 8, "--snr", 0.3, "-o",
@@ -277,14 +278,14 @@ def shell_words(command: str) -> tuple[list[str], str | None]:
     words = words[: words.index(">")] if ">" in words else words
     words = words[1:] if words[0] == "time" else words
     if words[:2] == ["mpirecon", "simulate"]:
-        for option, most in (("--particles", 150), ("--box", 32)):
+        for option, most in (("--particles", 80), ("--box", 32)):
             if option in words:
                 at = words.index(option) + 1
                 words[at] = str(min(int(words[at]), most))
     if words[0] == "tools/planted_table":
-        words += ["--particles", "100", "--box", "24"]
+        words += ["--particles", "40", "--box", "16"]
     if words[0] == "tools/hard_table":
-        words += ["--particles", "100", "--box", "24", "--cases", "views", "--seeds", "1", "--rounds", "1"]
+        words += ["--particles", "60", "--box", "16", "--cases", "views", "--seeds", "1", "--rounds", "1"]
     if "path" in words[:5] and "--steps" not in words:
         words += ["--steps", "1,0.5"]
     return words, target
@@ -329,11 +330,24 @@ def execute(words: list[str], target: str | None, mpirun) -> tuple[int, str]:
                                 env={**os.environ, "PATH": path})
         return result.returncode, result.stdout + result.stderr
     if words[0].startswith("tools/"):
-        words = [sys.executable, str(CHECKOUT / words[0]), *words[1:]]
+        return execute_here(CHECKOUT / words[0], words[1:])
     elif words[0].startswith("relion_") and shutil.which(words[0]) is None:
         return 0, "no RELION here"
     result = subprocess.run(words, capture_output=True, text=True)
     return result.returncode, result.stdout + result.stderr
+
+
+def execute_here(tool: Path, words: list[str]) -> tuple[int, str]:
+    """Run a tool of Python's in this process."""
+    said = io.StringIO()
+    with (contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), pytest.MonkeyPatch.context() as there):
+        there.setattr(sys, "argv", [str(tool), *words])
+        there.syspath_prepend(str(tool.parent))
+        try:
+            runpy.run_path(str(tool), run_name="__main__")
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else int(end.code is not None), f"{said.getvalue()}{end}"
+    return 0, said.getvalue()
 
 
 def launched(words: list[str]) -> tuple[int, list[str]]:
@@ -397,7 +411,7 @@ def test_what_is_not_run_is_in_the_docs():
 
 def test_a_wrong_command_would_be_noticed(scratch):
     for command in ("mpirecon export run1 --star k.star --discards d.star", "mpirecon reconstruct ribo.h5 -o x",
-                    "mpirecon logs run7"):
+                    "mpirecon logs run7", "tools/planted_table --partcles 10", "tools/scaling --predict some 512"):
         assert execute(*shell_words(command), None)[0] != 0
     with pytest.raises(click.ClickException):
         check_options("srun -n 4 --mpi=pmix mpirecon check --outputs run1")

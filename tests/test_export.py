@@ -13,59 +13,22 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from importing import OPTICS, make, pixels, run, table
 from test_cryosparc import make as make_cs
 from test_cryosparc import run as import_cs
-from test_import import OPTICS, make, pixels, run, table
 from test_real_data import SETS, STACKS
 
-from mpirecon.cli.export import command
-from mpirecon.errors import UserError
 from mpirecon.io.cryosparc import read_cryosparc
 from mpirecon.io.cs_file import read_cs
 from mpirecon.io.import_options import ImportOptions
 from mpirecon.io.importer import import_particles
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.relion import read_relion
-from mpirecon.io.run_output import write_particle_table, write_summary
+from mpirecon.io.run_output import write_summary
 from mpirecon.io.star import read_star, write_star
+from exporting import KEPT, export, finish, refused
 
-KEPT = np.array([1, 1, 0, 1, 0, 1, 1, 1], bool)
 needs_relion = pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="needs relion_reconstruct")
-
-
-def finish(particles, folder, kept=None, **changes):
-    """A run folder as reconstruct leaves it, of what export reads; returns the folder."""
-    with ParticleFile(particles) as file:
-        m, halves, found = len(file), file.halves(), file.metadata()
-        about = {"file": str(file.path), "count": m, "box": file.box, "pixel_size": file.pixel_size}
-    kept = np.resize(KEPT, m) if kept is None else kept
-    columns = {
-        "id": np.arange(m), "half": halves, "kept": kept, "weight": np.where(kept, 0.5 + np.arange(m) / (8 * m), 0.0),
-        "score": np.arange(m) / 3, "distance": -np.arange(m) / 7, "posterior": np.full(m, np.nan),
-        "sigma": np.ones(m), "scale": np.ones(m),
-    }
-    if found.pose_error is not None:
-        columns["pose_error"] = found.pose_error
-    folder.mkdir(exist_ok=True)
-    columns = {name: v for name, v in {**columns, **changes}.items() if v is not None}
-    write_particle_table(folder / "particles.h5", columns, {})
-    write_summary(folder / "summary.json", {"particles": about})
-    return folder
-
-
-def export(folder, *args) -> str:
-    """What the command printed."""
-    result = CliRunner().invoke(command, [str(folder), *map(str, args)])
-    if result.exception:
-        raise result.exception
-    return result.output
-
-
-def refused(folder, message, *args):
-    before = sorted(folder.parent.rglob("*"))
-    with pytest.raises(UserError, match=message):
-        export(folder, *args)
-    assert sorted(folder.parent.rglob("*")) == before
 
 
 def same_particles(a, b, rows=slice(None)):
@@ -148,7 +111,7 @@ def test_kept_and_discarded_have_every_column_as_it_was(tmp_path):
 words = st.text(st.characters(exclude_categories=("Cs", "Cc", "Z"), exclude_characters="\ufeff\x85"), max_size=6)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     extra=st.dictionaries(st.from_regex(r"rlnX[A-Za-z0-9./]{1,5}", fullmatch=True),
                           st.lists(words, min_size=8, max_size=8)),
@@ -457,93 +420,3 @@ def test_real_sets_lose_nothing(shared_data, tmp_path, name):
     if shutil.which("relion_reconstruct") and name.startswith("ribo"):
         shutil.copy(stack, tmp_path / "particles.mrcs")
         assert relion_map(tmp_path / "k.star", "--fom_weighting").std() > 0
-
-
-# --- bad input ----------------------------------------------------------------------------------------------------
-
-
-def test_what_is_refused(tmp_path):
-    folder = finish(run(make(tmp_path))[0].path, tmp_path / "out")
-    star = tmp_path / "k.star"
-    refused(folder, "nothing to export: give --star FILE")
-    refused(folder, "name the same file", "--star", star, "--discarded", star)
-    refused(folder, "d.txt: the name must end in .star or .cs", "--discarded", tmp_path / "d.txt")
-    refused(folder, "k.mrc: the name must end in .mrcs", "--star", star, "--stack", tmp_path / "k.mrc")
-    refused(folder, "would replace what it is made from", "--star", tmp_path / "p.star", "--overwrite")
-    star.write_text("mine")
-    refused(folder, "k.star exists already.*--overwrite", "--star", star, "--discarded", tmp_path / "d.star")
-    assert star.read_text() == "mine" and not (tmp_path / "d.star").exists()
-    refused(tmp_path / "nowhere", "no such folder", "--star", tmp_path / "n.star")
-    (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "not the folder of a finished run", "--star", tmp_path / "n.star")
-    (folder / "particles.h5").unlink()
-    refused(folder, "no particles.h5, so this is not the folder of a finished run", "--star", tmp_path / "n.star")
-
-
-def test_nothing_kept_or_discarded(tmp_path):
-    folder = finish(run(make(tmp_path))[0].path, tmp_path / "out", np.ones(8, bool))
-    refused(folder, r"d.star: there are no such particles \(the run kept 8 of 8\)", "--discarded", tmp_path / "d.star")
-
-
-def test_a_file_of_nobody_beside_one_of_somebody(tmp_path):
-    """Whoever scripts --star and --discarded gets both, though nobody, or everybody, was left out;
-    stale files are replaced."""
-    particles = run(make(tmp_path))[0].path
-    for kept, full, empty in ((np.ones(8, bool), "kept", "rest"), (np.zeros(8, bool), "rest", "kept")):
-        folder = finish(particles, tmp_path / f"all-{full}", kept)
-        paths = {name: tmp_path / f"{name}.star" for name in ("kept", "rest")}
-        paths[empty].write_text("stale")
-        text = export(folder, "--star", paths["kept"], "--discarded", paths["rest"], "--overwrite")
-        assert (
-            f"{full}.star: 8 of 8 particles" in text
-            and f"{empty}.star has no rows: the run kept {kept.sum()} of 8" in text
-        )
-        text = paths[empty].read_text()
-        assert ("stale" not in text and "_rlnImageName" in text and "@stacks" not in text
-                and paths[full].read_text().count("@stacks") == 8)
-        refused(folder, rf"there are no such particles \(the run kept {kept.sum()} of 8\)",
-                *(("--star", tmp_path / "x.star") if empty == "kept" else ("--discarded", tmp_path / "x.star")))
-        with pytest.raises(UserError, match="no particles"):
-            read_relion(paths[empty])
-
-
-def test_a_cs_file_of_nobody(tmp_path):
-    file, _ = import_cs(make_cs(tmp_path))
-    folder = finish(file.path, tmp_path / "out", np.ones(len(file), bool))
-    assert "rest.cs has no rows" in export(folder, "--cs", tmp_path / "kept.cs", "--discarded", tmp_path / "rest.cs")
-    kept, rest = np.load(tmp_path / "kept.cs"), np.load(tmp_path / "rest.cs")
-    assert len(kept) == len(file) and len(rest) == 0 and rest.dtype == kept.dtype
-
-
-@needs_relion
-def test_relion_reads_a_table_of_nobody(tmp_path):
-    folder = finish(run(make(tmp_path))[0].path, tmp_path / "out", np.ones(8, bool))
-    export(folder, "--star", tmp_path / "kept.star", "--discarded", tmp_path / "rest.star")
-    read = subprocess.run(["relion_star_handler", "--i", "rest.star", "--o", "again.star"], cwd=tmp_path,
-                          capture_output=True, text=True)
-    assert read.returncode == 0, read.stderr
-    assert "@" not in (tmp_path / "again.star").read_text()
-
-
-def test_a_particle_file_that_moved_or_changed(tmp_path):
-    file, _ = run(make(tmp_path))
-    folder = finish(file.path, tmp_path / "out")
-    moved = file.path.rename(tmp_path / "moved.h5")
-    refused(folder, r"out.h5, does not exist; was it moved\? Give it with --particles", "--star", tmp_path / "k.star")
-    export(folder, "--star", tmp_path / "k.star", "--particles", moved)
-    other, _ = run(make(tmp_path, table(7)), output=tmp_path / "other.h5")
-    refused(folder, "other.h5 is not the particle file of the run .*its count is 7, the run's 8", "--star",
-            tmp_path / "j.star", "--particles", other.path)
-    other, _ = run(make(tmp_path, table(rlnRandomSubset=1)), "--overwrite", output=tmp_path / "other.h5")
-    refused(folder, "its particles or half sets are others", "--star", tmp_path / "j.star", "--particles", other.path)
-
-
-def test_a_particle_file_named_relative_to_the_run(tmp_path, monkeypatch):
-    file, _ = run(make(tmp_path))
-    folder = finish(file.path, tmp_path / "out")
-    summary = json.loads((folder / "summary.json").read_text())
-    summary["particles"]["file"] = "out.h5"
-    (folder / "summary.json").write_text(json.dumps(summary))
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    export(folder, "--star", tmp_path / "k.star")

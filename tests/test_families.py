@@ -7,9 +7,9 @@ import os
 
 import numpy as np
 import pytest
+from importing import OPTICS, make, pixels, refused, run, save_stack, table
 from test_cryosparc import columns, save_cs
 from test_cryosparc import run as run_cs
-from test_import import OPTICS, make, pixels, refused, run, save_stack, table
 from test_import_mpi import same
 
 from mpirecon.io.families import pairs, tilt_series

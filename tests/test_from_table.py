@@ -200,7 +200,7 @@ def stopped(*words) -> None:
 
 
 def test_a_run_goes_on_with_the_file_that_it_had_made(project, capsys):
-    words = ["--loss", "sorted", "--keep", "0.8", "--iterations", "25", "--no-postprocess", "-q", "--family", "none"]
+    words = ["--loss", "sorted", "--keep", "0.8", "--iterations", "12", "--no-postprocess", "-q", "--family", "none"]
     stopped(*words)
     made = Path("out/unfinished/linked.h5").stat()
     assert run("reconstruct", "run_data.star", "-o", "out", *words, "--first", 70, "--resume") == 1
@@ -221,7 +221,7 @@ def test_a_run_goes_on_with_the_file_that_it_had_made(project, capsys):
 
 
 def test_a_table_that_was_written_since_is_linked_anew_and_its_images_compared(project, capsys):
-    words = ["--loss", "sorted", "--keep", "0.8", "--iterations", "25", "--no-postprocess", "--family", "none"]
+    words = ["--loss", "sorted", "--keep", "0.8", "--iterations", "12", "--no-postprocess", "--family", "none"]
     stopped(*words)
     os.utime("run_data.star")
     assert run("reconstruct", "run_data.star", "-o", "out", *words, "--resume") == 0

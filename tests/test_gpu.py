@@ -6,7 +6,8 @@ import time
 import numpy as np
 import pytest
 from adjoint import inner, random_like
-from test_cuda_backend import RUNS, TOLERANCE, aberrations, assert_same_run, measure, outcome, particles
+from test_cuda_backend import TOLERANCE, aberrations, measure, particles
+from test_cuda_commands import RUNS, assert_same_run, outcome
 
 from mpirecon.backend import get_backend
 from mpirecon.model import Stack, Volume

@@ -3,7 +3,7 @@ any SNR, and nothing is said of images that are what the table says."""
 
 from __future__ import annotations
 
-
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -21,14 +21,19 @@ BOX, PIXEL_SIZE, M = 48, 3.5, 600
 MADE = {UNTOUCHED: {}, FLIPPED: {"ctf_phase_flipped": True}, PREMULTIPLIED: {"ctf_premultiplied": True}}
 
 
+@lru_cache(maxsize=None)
+def simulated(m, **settings) -> list[tuple]:
+    """(images, particles) of parts of a set."""
+    simulator = Simulator(phantom(BOX).astype(np.float32), PIXEL_SIZE, SimulationSettings(m, seed=3, **settings))
+    parts = [simulator.draw(np.arange(start, min(start + 100, m))) for start in range(0, m, 100)]
+    return [(simulator.images(drawn), drawn.particles) for drawn in parts]
+
+
 def evidence(told, m=M, sign=1, **settings) -> Evidence:
     """Of simulated images whose table says `told`."""
-    simulator = Simulator(phantom(BOX).astype(np.float32), PIXEL_SIZE, SimulationSettings(m, seed=3, **settings))
     sample = ImageSample(SerialCommunicator(), BOX, PIXEL_SIZE, told)
-    for start in range(0, m, 100):
-        drawn = simulator.draw(np.arange(start, min(start + 100, m)))
-        p = drawn.particles
-        sample.add(sign * simulator.images(drawn), p.ctf, p.pose.shift, p.pose.matrices())
+    for images, p in simulated(m, **settings):
+        sample.add(sign * images, p.ctf, p.pose.shift, p.pose.matrices())
     return sample.evidence()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
-from test_import import OPTICS, make, pixels, save_stack, table
+from importing import OPTICS, make, pixels, save_stack, table
 
 from mpirecon.io.particle_file import ParticleFile
 

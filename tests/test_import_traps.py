@@ -7,8 +7,9 @@ import importlib
 import mrcfile
 import numpy as np
 import pytest
-from test_cryosparc import make as make_cs, run as import_cs
-from test_import import line_of, make, pixels, refused, run, table
+from importing import line_of, make, pixels, refused, run, table
+from test_cryosparc import make as make_cs
+from test_cryosparc import run as import_cs
 
 
 def test_traps_of_the_table_are_told(tmp_path):

@@ -15,7 +15,7 @@ logging.basicConfig(format="%(message)s")
 from mpirecon.kernels.cache import kept, njit
 sys.path.insert(0, sys.argv[1])
 import one
-print(one.twice(21), kept(), one.twice.stats.cache_hits.total())
+print(one.twice(21), kept(), *(kernel.stats.cache_hits.total() for kernel in one.kernels))
 """
 KERNEL = """
 from mpirecon.kernels.cache import njit
@@ -24,20 +24,34 @@ from mpirecon.kernels.cache import njit
 def twice(x):
     return 2 * x
 
+kernels = [twice]
+"""
+#: more than one, for files of each to be damaged in another way
+OTHERS = """
 @njit(cache=True)
 def thrice(x):
     return 3 * x
 
-thrice(1)
+@njit(cache=True)
+def fourfold(x):
+    return 4 * x
+
+@njit(cache=True)
+def fivefold(x):
+    return 5 * x
+
+kernels += [thrice, fourfold, fivefold]
+for kernel in kernels[1:]:
+    kernel(1)
 """
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, request):
     """``run(**environment)``: (what a kernel gives, whether it is kept, how often it was found), the warnings."""
     folder = tmp_path / "sources"
     folder.mkdir()
-    (folder / "one.py").write_text(KERNEL)
+    (folder / "one.py").write_text(KERNEL + getattr(request, "param", ""))
     (folder / "__pycache__").touch()  # a file where Numba would make a folder: nothing is kept beside the sources
 
     def call(**environment):
@@ -80,17 +94,16 @@ def test_without_room(run, tmp_path):
     assert len(warnings) == 1 and str(folder) in warnings[0] and "File too large" in warnings[0]
 
 
-@pytest.mark.parametrize("ending", ["nbi", "nbc"])
-@pytest.mark.parametrize("length", [0, 20])
-def test_files_that_were_cut_are_made_again(run, tmp_path, ending, length):
+@pytest.mark.parametrize("run", [OTHERS], indirect=True, ids=["four kernels"])
+def test_files_that_were_cut_are_made_again(run, tmp_path):
     folder = str(tmp_path / "c")
     run(NUMBA_CACHE_DIR=folder)
-    cut = list((tmp_path / "c").rglob(f"*.{ending}"))
-    assert cut
-    for path in cut:
+    for kernel, ending, length in (("twice", "nbi", 0), ("thrice", "nbi", 20), ("fourfold", "nbc", 0),
+                                   ("fivefold", "nbc", 20)):
+        path, = (tmp_path / "c").rglob(f"one.{kernel}-*.{ending}")
         path.write_bytes(path.read_bytes()[:length])
-    assert run(NUMBA_CACHE_DIR=folder) == (["42", "True", "0"], [])
-    assert run(NUMBA_CACHE_DIR=folder) == (["42", "True", "1"], [])
+    assert run(NUMBA_CACHE_DIR=folder) == (["42", "True", *"0000"], [])
+    assert run(NUMBA_CACHE_DIR=folder) == (["42", "True", *"1111"], [])
 
 
 def test_no_folder_is_made_for_a_user_without_a_home(run, tmp_path):

@@ -10,7 +10,7 @@ import h5py
 import mrcfile
 import numpy as np
 import pytest
-from test_import import N, make, pixels, run, table
+from importing import N, make, pixels, run, table
 
 from mpirecon.errors import UserError
 from mpirecon.io import linked

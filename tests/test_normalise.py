@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_background import log_normal, noise, planes
-from test_cuda_backend import fake_environment, needs_compiler
-from test_import import refused, save_stack
-from test_import import run as run_import
+from test_cuda_backend import fake_cupy, needs_compiler  # noqa: F401 (a fixture)
+from importing import refused, save_stack
+from importing import run as run_import
 from test_resume import Ended, EndedAfter, reconstruction
 
 from mpirecon.cli import run
@@ -28,7 +28,7 @@ from mpirecon.solvers.groups import WHOLE
 from mpirecon.solvers.phases import run_phases
 from mpirecon.validate.fsc import fsc
 
-M, BOX = 360, 24
+M, BOX = 240, 24
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,7 @@ def differ(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
-LOSSES = ["l2", "sorted --keep 0.8", "sorted --keep auto", "l1", "huber", "cauchy", "geman-mcclure", "welsch", "tukey",
-          "posterior",
+LOSSES = ["l2", "sorted --keep 0.8", "sorted --keep auto", "l1", "posterior",
           "tukey --distance raw", "l2 --solver gradient", "sorted --keep 0.8 --solver gradient --batch-size 90",
           "l2 --half-precision", "l2 --memory 0", "l2 --deterministic", "l2 --space real",
           "l1 --max-resolution 15"]  # fmt: skip
@@ -165,23 +164,21 @@ def test_ranks_agree(sets, mpirun, tmp_path):
     options = ["--deterministic", "--no-postprocess", "-q", "-o", tmp_path / "three"]
     result = mpirun(3, ["-m", "mpirecon", "reconstruct", path, *options])
     assert result.returncode == 0, result.stderr
-    assert "288 of 360 images are not normalised" in result.stderr
+    assert "192 of 240 images are not normalised" in result.stderr
     np.testing.assert_array_equal(mrcfile.read(tmp_path / "three" / "volume.mrc"), one)
 
 
 @needs_compiler
-def test_on_cuda(sets, cli, tmp_path):
+def test_on_cuda(sets, tmp_path, fake_cupy):  # noqa: F811
+    fake_cupy()
     path = sets("messy small", change=messy, m=60, box=16)
     expected, _ = reconstruct(path, "cpu", folder=tmp_path)
     for space in ("fourier", "real"):
-        result = cli("reconstruct", path, "-o", tmp_path / space, "--backend", "cuda", "--space", space,
-                     "--no-postprocess", "-q",
-                     env=fake_environment())
-        assert result.returncode == 0, result.stderr
+        found, summary = reconstruct(path, space, "--backend", "cuda", "--space", space, folder=tmp_path)
         wanted = (
             expected if space == "fourier" else reconstruct(path, "real-cpu", "--space", "real", folder=tmp_path)[0]
         )
-        assert differ(mrcfile.read(tmp_path / space / "volume.mrc"), wanted) < 1e-3
+        assert summary["ranks"][0]["gpu"] == "Fake GPU" and differ(found, wanted) < 1e-3
 
 
 def test_noise_in_their_place_has_no_background(sets, tmp_path):

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from importing import refused
+from importing import run as run_import
 from scipy.spatial.transform import Rotation
 from test_columns import M, cryosparc, star, views
 from test_image_kind import KINDS, MADE, evidence
-from test_import import refused
-from test_import import run as run_import
 from test_normalise import noise, star_of
 
 HALF = np.arange(M) < M // 2

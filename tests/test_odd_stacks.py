@@ -6,8 +6,8 @@ from __future__ import annotations
 import mrcfile
 import numpy as np
 import pytest
+from importing import refused, run, save_stack
 from test_columns import M, N, images, star
-from test_import import refused, run, save_stack
 
 SIGNED = np.rint(20 * images())
 WIDE = np.rint(3000 * images())

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from test_import import N, OPTICS, make, refused, run, table
+from importing import OPTICS, N, make, refused, run, table
 from test_reconstruct_relion import compare, density
 
 from mpirecon.cli import run as mpirecon

@@ -334,8 +334,8 @@ GALLERY = sorted((Path(__file__).parent.parent / "docs" / "gallery").glob("*.py"
 def test_scripts_of_the_gallery_run(script, tmp_path, shared_data, monkeypatch):
     """On small sets, where they simulate them."""
     phantom, simulate = mr.phantom, mr.simulate
-    monkeypatch.setattr(mr, "phantom", lambda box, **options: phantom(min(box, 32), **options))
-    monkeypatch.setattr(mr, "simulate", lambda volume, count, **options: simulate(volume, min(count, 400), **options))
+    monkeypatch.setattr(mr, "phantom", lambda box, **options: phantom(min(box, 24), **options))
+    monkeypatch.setattr(mr, "simulate", lambda volume, count, **options: simulate(volume, min(count, 300), **options))
     arguments = [shared_data / "ribo70s_real" / "particles.star"] if script.stem == "real_ribosomes" else []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [str(script), *map(str, arguments)])

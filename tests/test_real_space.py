@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 from test_cuda_backend import aberrations, fake_cupy  # noqa: F401 - a fixture
 from test_cuda_kernels import i4, needs_compiler, run, runs_kernels
-from test_kernels import rotations
+from kernel_definitions import rotations
 
 from mpirecon.backend import get_backend
 from mpirecon.errors import UserError

@@ -4,8 +4,8 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from importing import OPTICS, make, refused, run, table
 from sources import blobs
-from test_import import OPTICS, make, refused, run, table
 from test_reconstruct_relion import compare, density
 
 from mpirecon.backend.cpu import CpuBackend

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from exporting import export, finish
+from importing import OPTICS, make, pixels, refused, run, save_stack, table
 from test_cryosparc import columns, save_cs
 from test_cryosparc import run as run_cs
-from test_export import export, finish
-from test_import import OPTICS, make, pixels, refused, run, save_stack, table
 from test_import_mpi import same
 
 from mpirecon.cli.import_ import command

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 import pytest
-from test_import import make, pixels, refused, run, save_stack, table
+from importing import make, pixels, refused, run, save_stack, table
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from mpirecon.io.cryosparc_optics import DEFAULT, about, own_optics
 from mpirecon.io.cs_file import SUPPLIED, CsColumns, join_passthrough, read_cs
 from mpirecon.io.cs_places import micrograph_numbers, picks_of
 from mpirecon.io.particle_table import ParticleTable
-from mpirecon.io.reading import CTF_REMEDIES, Reading, settle_state
+from mpirecon.io.reading import CTF_REMEDIES, Reading, refuse_beyond, settle_state
 from mpirecon.io.relations import cs_relations
 from mpirecon.io.row_selection import ALL_ROWS, RowOptions, select_cs_rows
 from mpirecon.io.traps import unapplied_symmetry
@@ -223,7 +223,7 @@ def _pose(columns: CsColumns) -> Pose:
     angstrom = np.ones(len(size)) if calibration is None else calibration
     own = angstrom if columns.reading.has_shift_unit else _shift_unit(columns)
     shift = columns.reading.shifts(columns.number(_SHIFT, width=(2,)), own, angstrom, size)
-    columns.refuse_beyond(_SHIFT, np.abs(shift).max(axis=1), FARTHEST, "Å of the images")
+    refuse_beyond(columns, _SHIFT, np.abs(shift).max(axis=1), FARTHEST, "Å of the images")
     return Pose(quaternion, shift)
 
 

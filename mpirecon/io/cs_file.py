@@ -160,17 +160,12 @@ class CsColumns:
             row = int(np.flatnonzero(bad)[0])
             option = next((option for option, (supplies, _) in SUPPLIED.items() if supplies == name), None)
             remedy = "" if option is None else f"; --{option.replace('_', '-')} gives one for all"
-            raise UserError(f"{self.path}, row {row}: {name} is {values[row]}, expected finite numbers "
+            raise UserError(f"{self.place(row)}: {name} is {values[row]}, expected finite numbers "
                             f"({int(bad.sum())} such rows){remedy}")
         return values * self.reading.factor(*_QUANTITIES[name]) if name in _QUANTITIES else values
 
-    def refuse_beyond(self, name: str, values: np.ndarray, most: float, unit: str) -> None:
-        """Raise UserError naming the first row where values (m,) that come of a column are beyond `most`."""
-        beyond = np.abs(values) > most
-        if beyond.any():
-            row = int(np.flatnonzero(beyond)[0])
-            raise UserError(f"{self.path}, row {row}: by {name} it is {values[row]:g} {unit} ({int(beyond.sum())} such "
-                            f"rows); is it a misread number?")
+    def place(self, row: int) -> str:
+        return f"{self.path}, row {row}"
 
     def uniform(self, name: str, remedy: str, tolerance: float = 1e-4) -> float:
         """The one positive value that all particles share, within a relative tolerance."""
@@ -180,5 +175,5 @@ class CsColumns:
                          (np.abs(values - values[0]) > tolerance * values[0], f"but {values[0]:g} in row 0; {remedy}")):
             if bad.any():
                 row = int(np.flatnonzero(bad)[0])
-                raise UserError(f"{self.path}, row {row}: {name} is {values[row]:g}, {why}")
+                raise UserError(f"{self.place(row)}: {name} is {values[row]:g}, {why}")
         return float(values[0])

@@ -150,6 +150,15 @@ class Reading:
         return sign * UNITS[quantity][unit.lstrip("-")] / UNITS[quantity][own]
 
 
+def refuse_beyond(columns, name: str, values: np.ndarray, most: float, unit: str) -> None:
+    """Raise UserError naming the first row where values (m,) that come of one of the columns are beyond `most`."""
+    beyond = np.abs(values) > most
+    if beyond.any():
+        row = int(np.flatnonzero(beyond)[0])
+        raise UserError(f"{columns.place(row)}: by {name} it is {values[row]:g} {unit} ({int(beyond.sum())} such "
+                        f"rows); is it a misread number?")
+
+
 def settle_state(premultiplied: bool, phase_flipped: bool, reading: Reading, notes: list[str]) -> tuple[bool, bool]:
     """(CTF-premultiplied, phase-flipped) of images of which both may be said; adds to notes what the user should know.
 

@@ -23,7 +23,7 @@ import pandas as pd
 from mpirecon.errors import UserError
 from mpirecon.io.optics_table import put_optics
 from mpirecon.io.particle_table import ParticleTable
-from mpirecon.io.reading import CTF_REMEDIES, STATE_OPTIONS, Reading, settle_state
+from mpirecon.io.reading import CTF_REMEDIES, STATE_OPTIONS, Reading, refuse_beyond, settle_state
 from mpirecon.io.relations import star_relations
 from mpirecon.io.row_selection import ALL_ROWS, RowOptions, select_star_rows
 from mpirecon.io.stack_paths import parse_image_names
@@ -218,10 +218,10 @@ def _pose(columns: StarColumns, pixel_size: float | np.ndarray, calibration: np.
         numbers = np.stack([columns.number(label) for label in labels], axis=1)
         _compare_origins(columns, numbers, pixel_size)
         shift = columns.reading.shifts(numbers, pixel_size if own == "pixel" else angstrom, angstrom, pixel_size)
-        columns.refuse_beyond(labels[0], np.abs(shift).max(axis=1), FARTHEST, "Å of the images")
+        refuse_beyond(columns, labels[0], np.abs(shift).max(axis=1), FARTHEST, "Å of the images")
     angles = {label: columns.number(label) for label in ANGLES}
     for label, angle in angles.items():
-        columns.refuse_beyond(label, angle, _MOST_TURNS * 360, "degrees")
+        refuse_beyond(columns, label, angle, _MOST_TURNS * 360, "degrees")
     return Pose.from_euler(*angles.values(), shift=shift)
 
 

@@ -85,8 +85,8 @@ class StarColumns:
         if (rows < 0).any():
             row = int(np.flatnonzero(rows < 0)[0])
             raise UserError(
-                f"{self.path}, line {self.particles.index[row]}: optics group {self.group[row]} is not in the optics "
-                f"table (groups {', '.join(map(str, numbers))})"
+                f"{self.place(row)}: optics group {self.group[row]} is not in the optics table (groups "
+                f"{', '.join(map(str, numbers))})"
             )
         return rows
 
@@ -123,13 +123,8 @@ class StarColumns:
             )
         return values * self.reading.factor(*_QUANTITIES[label]) if label in _QUANTITIES else values
 
-    def refuse_beyond(self, label: str, values: np.ndarray, most: float, unit: str) -> None:
-        """Raise UserError naming the first row where values (m,) that come of a column are beyond `most`."""
-        beyond = np.abs(values) > most
-        if beyond.any():
-            row = int(np.flatnonzero(beyond)[0])
-            raise UserError(f"{self.path}, line {self.particles.index[row]}: by {label} it is {values[row]:g} {unit} "
-                            f"({int(beyond.sum())} such rows); is it a misread number?")
+    def place(self, row: int) -> str:
+        return f"{self.path}, line {self.particles.index[row]}"
 
     def _integers(self, table: pd.DataFrame, label: str) -> np.ndarray:
         values = self._numbers(table, label)
@@ -157,8 +152,7 @@ class StarColumns:
         if differ.any():
             row = int(np.flatnonzero(differ)[0])
             raise UserError(
-                f"{self.path}, line {self.particles.index[row]}: {what} is {values[row]:g} (optics group "
-                f"{self.group[row]}), but {values[0]:g} in line {self.particles.index[0]} (group {self.group[0]}); "
-                f"{remedy}"
+                f"{self.place(row)}: {what} is {values[row]:g} (optics group {self.group[row]}), but {values[0]:g} in "
+                f"line {self.particles.index[0]} (group {self.group[0]}); {remedy}"
             )
         return float(values[0])
