@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpirecon.robust.evidence import Evidence, SlightErrors
+from mpirecon.robust.evidence import Evidence, SmallErrors
 from mpirecon.robust.mixture_model import CORRECT, JUNK
 
 #: signal in each band of frequencies, relative
@@ -55,16 +55,16 @@ def draw(m, bad, *, junk=0.25, strength=8.0, contrast_cv=0.2, gain=0.8, per_grou
     return Drawn(Evidence(t, a), Evidence(np.where(kind[:, None] == JUNK, noise(), wrong()), a), kind, group)
 
 
-def draw_slight(m, bad, slight, *, scale=0.1, precision=2000.0, scales=(0.05, 0.1, 0.2), seed=0, **options):
-    """As ``draw``, but a share `slight` of the good are turned by errors of `scale` radians:
-    (Drawn, SlightErrors, turned).
+def draw_small_errors(m, bad, small, *, scale=0.1, precision=2000.0, scales=(0.05, 0.1, 0.2), seed=0, **options):
+    """As ``draw``, but a share `small_errors` of the good are turned by errors of `scale` radians:
+    (Drawn, SmallErrors, turned).
 
     The log likelihood about each one's best pose is a parabola of this precision, 1/radian²,
     the same in all directions.
     """
     drawn = draw(m, bad, seed=seed, gain=1.0, contrast_cv=0.1, **options)
     rng = np.random.default_rng(seed + 1000)
-    turned = (drawn.kind == CORRECT) & (rng.random(m) < slight)
+    turned = (drawn.kind == CORRECT) & (rng.random(m) < small)
     error = np.where(turned[:, None], rng.normal(0, scale, (m, 3)), 0)
     found = error + rng.normal(0, precision**-0.5, (m, 3))
     squared = np.square(found).sum(axis=1)
@@ -74,4 +74,4 @@ def draw_slight(m, bad, slight, *, scale=0.1, precision=2000.0, scales=(0.05, 0.
     drawn.own.t[turned, 0] -= gain[turned]
     narrower = 1 + precision * np.square(scales)
     log = -1.5 * np.log(narrower) - precision * squared[:, None] / (2 * narrower)
-    return drawn, SlightErrors(best, log, np.full((1, best.a.shape[1]), 0.3)), turned
+    return drawn, SmallErrors(best, log, np.full((1, best.a.shape[1]), 0.3)), turned

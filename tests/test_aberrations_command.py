@@ -89,7 +89,7 @@ def tell(*args):
     return json.loads(result.stdout), result.return_value
 
 
-def test_each_sign_is_told(tmp_path, images):
+def test_each_sign_is_reported(tmp_path, images):
     true = planted()
     known = replace(true, odd=true.odd * [[1, 1, -1, 1, 1, -1]], even=true.even * [[1.0], [-1.0]])
     found, code = tell(reconstruct(tmp_path, images, known))
@@ -108,7 +108,7 @@ def test_each_sign_is_told(tmp_path, images):
     assert "rlnOddZernike" in found["advice"][0]
 
 
-def test_what_the_file_does_not_name_is_found_and_all_wrong_is_told(tmp_path, images):
+def test_what_the_file_does_not_name_is_found_and_all_wrong_is_reported(tmp_path, images):
     true = planted()
     none = replace(true, odd=true.odd[:, :0], even=true.even[:, :0])
     found, code = tell(reconstruct(tmp_path, images, none))
@@ -225,7 +225,7 @@ def test_ctf_refine_finds_the_same(tmp_path, monkeypatch):
     assert agreement[2 : BOX // 3].min() > 0.95
 
 
-def test_premultiplied_images_tell_the_odd_ones(tmp_path, images):
+def test_premultiplied_images_show_the_odd_ones(tmp_path, images):
     p, true = particles(), planted()
     images = multiply_by_ctf(images, p.ctf, PIXEL_SIZE, true, p.optics_group)
     found, _ = tell(reconstruct(tmp_path, images, replace(true, odd=-true.odd), premultiplied=True))
@@ -243,7 +243,7 @@ def test_ranks_agree(tmp_path, images, mpirun):
         assert theirs["terms"][name]["coefficient"] == pytest.approx(term["coefficient"], abs=1e-3)
 
 
-def test_a_cryosparc_file_whose_signs_are_told_by_its_images(tmp_path):
+def test_a_cryosparc_file_whose_signs_are_reported_by_its_images(tmp_path):
     """Images as cryoSPARC's own code would have them:
     the other sign is found out, and what is then advised is right."""
     p, rows = particles(), {"ctf/tilt_A": (80000.0, -30000.0), "ctf/trefoil_A": (90000.0, 60000.0)}

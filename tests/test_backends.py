@@ -231,7 +231,7 @@ def test_equations_keep_their_signatures(backend):
         assert theirs == list(inspect.signature(getattr(Equations, name)).parameters), name
 
 
-def test_nobody_asks_a_backend_what_it_is():
+def test_no_code_asks_a_backend_what_it_is():
     """Abilities are declared; no code looks for attributes of a backend or compares its type."""
     import re
     from pathlib import Path

@@ -127,7 +127,7 @@ def log_normal(spread, m=1000):
 
 @pytest.mark.parametrize("snr", (0.03, 0.1, 4.0))
 @pytest.mark.parametrize("spread", (0.15, 0.3, 1.2))
-def test_gains_are_told_from_noise(snr, spread):
+def test_gains_are_distinguished_from_noise(snr, spread):
     """Of signal and noise scaled alike every image is brought to one scale;
     where the noise alone differs, nothing is done."""
     level = log_normal(spread)
@@ -162,7 +162,7 @@ def test_a_small_plane_of_a_bright_particle_may_be_its_own():
     np.testing.assert_allclose(spread.of_background(size, np.ones(5)), [0, 0, 0.5, 1, 1], atol=1e-9)
 
 
-def test_images_without_noise_outside_tell_no_gain():
+def test_images_without_noise_outside_show_no_gain():
     images = particles(snr=0.1, noise_level=0.0)
     images[:, outside(32)] = 0
     background = Background(32)

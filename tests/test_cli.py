@@ -40,7 +40,7 @@ def trouble(mpirun):
     return call
 
 
-def test_success_is_told_once(trouble):
+def test_success_is_reported_once(trouble):
     result = trouble(2, "trouble", "--verbose")
     assert (result.returncode, result.stdout) == (0, "fine on 2\n")
     assert sorted(ours(result.stderr).splitlines()) == ["Warning: careful", "[rank 0] detailed", "[rank 1] detailed"]

@@ -222,7 +222,7 @@ def test_a_coarse_mask_is_the_mask_where_it_is_looked_up():
     assert linearly(marked, COARSE)[40, 40, 40] == 1
 
 
-def test_references_reach_as_far_as_particles_can_be_judged():
+def test_references_reach_as_far_as_particles_can_be_scored():
     shells = np.arange(65)
     reach = finest_compared(np.exp(-shells / 5))
     evidence = shells**2 * np.exp(-shells / 5) ** 2 / (1 + np.exp(-shells / 5))

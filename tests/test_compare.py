@@ -54,7 +54,7 @@ def test_runs_of_one_file_are_compared_row_by_row(folder):
     assert found.between["fsc_masked"][3:6].mean() > 0.9 and found.notes == []
 
 
-def test_a_run_beside_itself_has_nothing_to_tell(folder, tmp_path):
+def test_a_run_compared_with_itself_has_no_differences(folder, tmp_path):
     shutil.copytree(folder / "one", tmp_path / "copy")
     found = mr.compare(mr.Result(folder / "one"), tmp_path / "copy")
     assert (found.settings == [] and found.correlation == pytest.approx(1) and found.counts["both"] == 128
@@ -98,7 +98,7 @@ def test_particles_of_cryosparc_are_found_by_uid(tmp_path):
     np.testing.assert_array_equal(order[matched.second], matched.first)
 
 
-def test_rows_of_one_image_are_told_apart_by_their_order(folder, tmp_path):
+def test_rows_of_one_image_are_distinguished_by_their_order(folder, tmp_path):
     lines = (folder / "set.star").read_text().splitlines()
     first = next(i for i, line in enumerate(lines) if "@" in line)
     (tmp_path / "twice.star").write_text(
@@ -117,7 +117,7 @@ def test_image_names_are_compared_as_what_they_mean():
     assert names.tolist() == ["12@b/s.mrcs", "12@b/s.mrc", "7@J1/x.mrc", "0@a.mrcs"]
 
 
-def test_files_that_tell_nothing_are_matched_by_their_images_or_not_at_all(folder, tmp_path):
+def test_files_without_names_are_matched_by_their_images_or_not_at_all(folder, tmp_path):
     copy = mr.open(folder / "made.h5").save(tmp_path / "copy.h5")
     moved = copy.with_poses(np.zeros(0, [("id", "i8"), ("quaternion", "f8", 4), ("shift", "f8", 2)]),
                             tmp_path / "moved.h5")
@@ -179,7 +179,7 @@ def test_maps_of_a_binned_set_are_compared_on_its_grid(folder, tmp_path):
         )
 
 
-def test_the_command_tells_and_writes_one_page(folder, tmp_path, cli):
+def test_the_command_reports_and_writes_one_page(folder, tmp_path, cli):
     page = tmp_path / "compare.html"
     done = cli("compare", folder / "one", folder / "two", "-o", page)
     assert done.returncode == 0, done.stderr

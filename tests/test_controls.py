@@ -64,7 +64,7 @@ def test_a_view_that_lost_a_little_is_not_thinned_however_sure():
     assert not coverage.view_coverage(q, kept).thinned.any()
 
 
-def test_views_that_nobody_had_are_not_thinned():
+def test_empty_views_are_not_thinned():
     rng = np.random.default_rng(3)
     angles = np.stack([rng.uniform(low, high, 3000) for low, high in ((0, 360), (80, 100), (0, 360))], axis=1)
     q = Rotation.from_euler("zyz", angles, degrees=True).as_quat()[:, [3, 0, 1, 2]]
@@ -166,7 +166,7 @@ def blob(rng, n=32):
     return sum(np.exp(-((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) / 6) for a, b, c in centres).astype(np.float32)
 
 
-def test_the_discarded_are_told_apart():
+def test_the_discarded_are_distinguished():
     rng = np.random.default_rng(6)
     mask, one, other = soft_sphere(32, 12, 4), blob(rng), blob(rng)
     z, y, x = np.mgrid[:32, :32, :32] - 16
@@ -252,7 +252,7 @@ def test_a_second_state_is_no_junk(tmp_path):
     assert any("minor state" in text for text in summary["warnings"])
 
 
-def test_nothing_is_checked_where_nobody_is_left_out(particles, tmp_path):
+def test_nothing_is_checked_where_no_particle_is_left_out(particles, tmp_path):
     summary = reconstruct(particles, tmp_path / "out", "--loss", "l2", "--controls")
     assert summary["warnings"] == [] and summary["selection_bias"] is None and summary["coverage"] is None
     assert "too few" in summary["controls"]["note"] and not (tmp_path / "out" / "discarded.mrc").exists()
@@ -275,8 +275,8 @@ def test_ranks_agree_on_the_controls(mpirun, particles, tmp_path):
     assert np.linalg.norm(a - b) < 1e-3 * np.linalg.norm(a)
 
 
-def test_slightly_wrong_poses_that_count_in_part_are_not_left_out():
-    kept, slight = np.arange(300) < 100, np.arange(300) >= 200
-    yp, pp = np.where(kept, 1.0, np.where(slight, 0.8, 0.1)), np.ones(300)
-    assert selection_bias.contrast_left_out(kept, yp, pp, slight) == pytest.approx(0.1)
+def test_small_pose_errors_that_count_in_part_are_not_left_out():
+    kept, small = np.arange(300) < 100, np.arange(300) >= 200
+    yp, pp = np.where(kept, 1.0, np.where(small, 0.8, 0.1)), np.ones(300)
+    assert selection_bias.contrast_left_out(kept, yp, pp, small) == pytest.approx(0.1)
     assert selection_bias.contrast_left_out(kept, yp, pp) == pytest.approx(0.45)

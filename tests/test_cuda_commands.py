@@ -94,7 +94,7 @@ def test_reconstruct_on_cuda_is_that_on_cpu(kind, cli, mpirun, particle_file, tm
         ({"memory": 2**20}, ["1 MB free for this rank", "box 16 needs at least", "--backend cpu"]),
     ],
 )  # fmt: skip
-def test_a_gpu_that_cannot_be_used_is_told_with_the_remedy(
+def test_a_gpu_that_cannot_be_used_is_reported_with_the_remedy(
     settings, said, cli, particle_file, tmp_path, fake_cupy,  # noqa: F811
 ):
     fake_cupy(**settings)
@@ -105,7 +105,7 @@ def test_a_gpu_that_cannot_be_used_is_told_with_the_remedy(
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed here")
-def test_a_missing_cupy_is_told_with_the_remedy(cli, particle_file, tmp_path):
+def test_a_missing_cupy_is_reported_with_the_remedy(cli, particle_file, tmp_path):
     result = cli("reconstruct", particle_file, "-o", tmp_path / "run", "--backend", "cuda")
     assert result.returncode == 1 and "needs CuPy, which is not installed" in result.stderr
     assert "pip install 'mpirecon[cuda12]'" in result.stderr and "Traceback" not in result.stderr
@@ -143,7 +143,7 @@ def test_check_reports_driver_device_and_what_mpi_says(mpirun):
             and "MPIX_Query_cuda_support says no" in line["text"])
 
 
-def test_check_tells_why_a_gpu_cannot_be_used(cli, fake_cupy):  # noqa: F811
+def test_check_reports_why_a_gpu_cannot_be_used(cli, fake_cupy):  # noqa: F811
     fake_cupy(error="cudaErrorInsufficientDriver: too old", driver=11080)
     result = cli("check", "--json")
     told = json.loads(result.stdout)["ranks"][0]["gpus"]["cupy"]

@@ -56,7 +56,7 @@ def test_a_host_may_be_called_shared(fake_cupy):  # noqa: F811
     assert "gpu-shared-03" in found.lines[0] and found.warning == "" and found.one_gpu_a_rank
 
 
-def test_a_uuid_that_cupy_cut_short_is_not_told(fake_cupy, monkeypatch):  # noqa: F811
+def test_a_uuid_that_cupy_cut_short_is_not_reported(fake_cupy, monkeypatch):  # noqa: F811
     cupy = fake_cupy()
     known = cupy.cuda.runtime.getDeviceProperties(0)
     for raw, told in ((bytes(range(1, 17)), "GPU-01020304-0506-0708-090a-0b0c0d0e0f10"),
@@ -65,7 +65,7 @@ def test_a_uuid_that_cupy_cut_short_is_not_told(fake_cupy, monkeypatch):  # noqa
         assert device_facts(cupy, 0)["uuid"] == told
 
 
-def test_memory_that_ran_out_is_told_whichever_library_says_so(fake_cupy):  # noqa: F811
+def test_memory_that_ran_out_is_reported_whichever_library_says_so(fake_cupy):  # noqa: F811
     cupy, gpu = fake_cupy(), Gpu(0)
     said = [
         RuntimeError("CUFFT_ALLOC_FAILED"),
@@ -107,7 +107,7 @@ def test_a_solution_for_which_the_device_lacks_memory_is_made_on_the_host(fake_c
 
 
 @pytest.mark.parametrize("n", [2, 3])
-def test_an_nccl_that_fails_is_told_and_another_way_taken(mpirun, n):
+def test_an_nccl_that_fails_is_reported_and_another_way_taken(mpirun, n):
     result = mpirun(n, ["-m", "mpi4py", MPI_PROGRAMS / "nccl_trouble.py"], env=fake_environment(devices=n), timeout=60)
     assert result.returncode == 0, result.stdout + result.stderr
 

@@ -68,7 +68,7 @@ def test_distances_are_functions_of_the_three_numbers():
     assert [d.whitened for d in (RAW, WHITENED, EXPLAINED, CORRELATION)] == [False, True, True, True]
 
 
-def test_an_image_of_outlying_power_is_judged_by_its_excess():
+def test_an_image_of_outlying_power_is_scored_by_its_excess():
     """Its yp is as much too large as it is too bright: by chance it would look the best of all."""
     s = statistics_like([1.0, 1.0, 1e8, 3.9], [0.1, -0.1, 1e3, 0.1], 0.2)
     score = EXPLAINED.score(s, None, 1.0)
@@ -82,7 +82,7 @@ def test_lengths_are_never_negative_nor_nan():
         assert distance.norm(s, 0.0)[0] == 0
 
 
-def test_a_map_that_is_empty_scores_nobody():
+def test_an_empty_map_scores_no_particle():
     s = statistics_like(np.ones(2), 0, 0)
     np.testing.assert_array_equal(matched_filter(s, np.ones(2)), 0)
     np.testing.assert_array_equal(s.contrast, 0)

@@ -94,7 +94,7 @@ def test_every_page_is_in_the_table_of_contents(site):
         )
 
 
-def test_the_first_page_has_a_door_for_everybody(site):
+def test_the_first_page_has_an_entry_for_every_reader(site):
     text = site[first(site)].text
     for door in ("I come from RELION", "I come from cryoSPARC", "I develop losses", "I run a cluster"):
         assert door in text

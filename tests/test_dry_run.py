@@ -14,7 +14,7 @@ from mpirecon.errors import UserError
 from mpirecon.parallel.comm import SerialCommunicator
 
 
-def test_it_tells_and_writes_nothing_and_traffic_is_that_of_the_run(cli, mpirun, tmp_path):
+def test_it_reports_and_writes_nothing_and_traffic_is_that_of_the_run(cli, mpirun, tmp_path):
     assert cli("simulate", "--phantom", "--particles", 60, "--box", 24, "-o", tmp_path / "p.h5").returncode == 0
     arguments = ["-m", "mpirecon", "reconstruct", tmp_path / "p.h5", "-o", tmp_path / "run", "--loss", "sorted",
                  "--keep", "0.7",

@@ -287,7 +287,7 @@ def test_mtf_columns_survive_and_are_read_again(tmp_path):
     same_particles(file.path, run(tmp_path / "kept.star", output=tmp_path / "again.h5")[0].path, KEPT)
 
 
-def test_the_symmetry_of_the_run_is_told(tmp_path):
+def test_the_symmetry_of_the_run_is_reported(tmp_path):
     folder = finish(run(make(tmp_path))[0].path, tmp_path / "out")
     assert "--sym" not in export(folder, "--star", tmp_path / "k.star")
     summary = json.loads((folder / "summary.json").read_text())

@@ -39,7 +39,7 @@ def test_nothing_kept_or_discarded(tmp_path):
     refused(folder, r"d.star: there are no such particles \(the run kept 8 of 8\)", "--discarded", tmp_path / "d.star")
 
 
-def test_a_file_of_nobody_beside_one_of_somebody(tmp_path):
+def test_an_empty_file_beside_one_with_particles(tmp_path):
     """Whoever scripts --star and --discarded gets both, though nobody, or everybody, was left out;
     stale files are replaced."""
     particles = run(make(tmp_path))[0].path
@@ -61,7 +61,7 @@ def test_a_file_of_nobody_beside_one_of_somebody(tmp_path):
             read_relion(paths[empty])
 
 
-def test_a_cs_file_of_nobody(tmp_path):
+def test_a_cs_file_without_particles(tmp_path):
     file, _ = import_cs(make_cs(tmp_path))
     folder = finish(file.path, tmp_path / "out", np.ones(len(file), bool))
     assert "rest.cs has no rows" in export(folder, "--cs", tmp_path / "kept.cs", "--discarded", tmp_path / "rest.cs")
@@ -70,7 +70,7 @@ def test_a_cs_file_of_nobody(tmp_path):
 
 
 @needs_relion
-def test_relion_reads_a_table_of_nobody(tmp_path):
+def test_relion_reads_an_empty_table(tmp_path):
     folder = finish(run(make(tmp_path))[0].path, tmp_path / "out", np.ones(8, bool))
     export(folder, "--star", tmp_path / "kept.star", "--discarded", tmp_path / "rest.star")
     read = subprocess.run(["relion_star_handler", "--i", "rest.star", "--o", "again.star"], cwd=tmp_path,

@@ -89,7 +89,7 @@ def test_micrograph_groups_of_single_particles_are_no_families(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_tilt_series_are_told_from_chance(seed):
+def test_tilt_series_are_distinguished_from_chance(seed):
     """Every image of a series has an exposure of its own, the same in all;
     some are missing, and copies are no pairs."""
     rng = np.random.default_rng(seed)

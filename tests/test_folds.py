@@ -106,7 +106,7 @@ with ParticleFile(sys.argv[1]) as file:
     assert all(len(set(folds[1][family == number])) == 1 for number in family)
 
 
-def test_halves_that_part_families_are_told_and_few_families_refused(cli, tmp_path):
+def test_halves_that_part_families_are_reported_and_few_families_refused(cli, tmp_path):
     options = ["--phantom", "--particles", 40, "--box", 16, "--pixel-size", 8, "--snr", 0.5, "--seed", 2]
     assert cli("simulate", *options, "-o", tmp_path / "s.h5").returncode == 0
     with h5py.File(tmp_path / "s.h5") as file:

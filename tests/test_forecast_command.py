@@ -144,7 +144,7 @@ def test_what_is_refused(args, message):
         run(*args)
 
 
-def test_what_the_file_tells_is_not_to_be_told_again(tmp_path):
+def test_what_the_file_says_need_not_be_given_again(tmp_path):
     from mpirecon.errors import UserError
 
     with pytest.raises(UserError, match="leave out --particles, --box"):

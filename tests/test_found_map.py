@@ -31,8 +31,8 @@ def test_found_particles_of_another_structure_are_warned_of(noise, other, warned
     assert len(told["between"]) == box // 2 + 1 and told["deficit"] == found.deficit
 
 
-def test_tables_of_planted_errors_tell_given_from_found_poses():
-    # correct: kept; wrong: found again, found wrongly, left out; junk believed; a correct one at a found pose
+def test_tables_of_planted_errors_separate_given_from_found_poses():
+    # correct: kept; wrong: found again, found wrongly, left out; junk accepted; a correct one at a found pose
     wrong = np.array([0, 0, 1, 1, 1, 1, 0], bool)
     columns = {
         "id": np.arange(7), "distance": np.arange(7.0), "posterior": np.full(7, 0.9),
@@ -44,17 +44,17 @@ def test_tables_of_planted_errors_tell_given_from_found_poses():
     }  # fmt: skip
     report, _ = detection_report(columns)
     assert {
-        name: report[name] for name in ("kept", "wrong_among_kept", "at_found", "found_again", "believed_wrong")
-    } == {"kept": 2, "wrong_among_kept": 0, "at_found": 4, "found_again": 2, "believed_wrong": 2}
+        name: report[name] for name in ("kept", "wrong_among_kept", "at_found", "found_again", "accepted_wrong")
+    } == {"kept": 2, "wrong_among_kept": 0, "at_found": 4, "found_again": 2, "accepted_wrong": 2}
     rows = {row["kind"]: row for row in report["confusion"]}
-    assert [rows["wrong"][name] for name in ("count", "kept", "at_found", "found_again", "believed_wrong")] == [
+    assert [rows["wrong"][name] for name in ("count", "kept", "at_found", "found_again", "accepted_wrong")] == [
         3,
         0,
         2,
         1,
         1,
     ]
-    assert rows["junk"]["believed_wrong"] == 1 and rows["right"]["found_again"] == 1
+    assert rows["junk"]["accepted_wrong"] == 1 and rows["right"]["found_again"] == 1
     assert {row["kind"]: row["at_found"] for row in report["by_kind"]} == {"orientation": 2, "junk": 1}
     summary = {"particles": {"count": 7, "skipped": []}, "detection": report}
     assert right_left_out(summary) == 0

@@ -80,7 +80,7 @@ def test_identical_maps_never_fall(maps, command):
     assert json.loads(command("a.mrc", "a.mrc", "--json")[1])["resolution"] == {"fsc_05": None, "fsc_0143": None}
 
 
-def test_existing_targets_are_kept_unless_told_otherwise(maps, command, tmp_path):
+def test_existing_targets_are_kept_unless_asked_otherwise(maps, command, tmp_path):
     for option, name in (("--csv", "f.csv"), ("--plot", "f.png")):
         (tmp_path / name).write_text("mine")
         code, _, err = command("a.mrc", "b.mrc", option, name)

@@ -85,7 +85,7 @@ def _any(argument: click.Argument) -> str:
     (("import", "p.h5", "-o", "x", "--diameter", "3"), "reconstruct"), (("fsc", "a", "b", "--terminal"), "view"),
     (("logs", "x", "--symmetry=C2"), "forecast and reconstruct"), (("report", "x", "--ranks", "2"), "job"),
 ])  # fmt: skip
-def test_options_of_other_commands_are_told_as_theirs(file, args, owners):
+def test_options_of_other_commands_are_reported_as_theirs(file, args, owners):
     text = error(*args)
     name = next(word for word in args if word.startswith("--")).partition("=")[0]
     assert f"'{name}' is an option of" in text and f"not of {args[0]}" in text

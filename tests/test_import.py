@@ -109,7 +109,7 @@ def test_relion_30_tables(tmp_path, columns, pixel_size):
     np.testing.assert_array_equal(file.metadata(0, 8).optics_group, np.ones(8))
 
 
-def test_without_origins_particles_are_centred_and_told(tmp_path):
+def test_without_origins_particles_are_centred_and_reported(tmp_path):
     file, text = run(make(tmp_path, table(rlnOriginXAngst=None, rlnOriginYAngst=None)))
     assert not file.metadata(0, 8).pose.shift.any() and "taken as centred" in text
 

@@ -68,12 +68,12 @@ def test_a_group_without_particles_may_differ(tmp_path):
     assert run(make(tmp_path, optics=optics))[0].pixel_size == 2.5
 
 
-def test_premultiplied_images_are_told(tmp_path):
+def test_premultiplied_images_are_reported(tmp_path):
     file, text = run(make(tmp_path, optics={**OPTICS, "rlnCtfDataAreCtfPremultiplied": [1]}))
     assert file.metadata(0, 1).ctf_premultiplied and "CTF-premultiplied" in text
 
 
-def test_what_is_not_applied_is_told(tmp_path):
+def test_what_is_not_applied_is_reported(tmp_path):
     _, text = run(make(tmp_path, table(rlnNormCorrection=0.9)))
     assert "rlnNormCorrection is not 1 everywhere" in text
     _, text = run(make(tmp_path, table(rlnNormCorrection=1.0)), "--overwrite")

@@ -12,7 +12,7 @@ from test_cryosparc import make as make_cs
 from test_cryosparc import run as import_cs
 
 
-def test_traps_of_the_table_are_told(tmp_path):
+def test_traps_of_the_table_are_reported(tmp_path):
     """Half sets by micrograph, scores of zero, a CTF of zero: none is an error, all are said."""
     names = np.repeat([f"m{i}.mrc" for i in range(8)], 5)
     half = np.repeat([1, 2], 5).tolist() * 4
@@ -72,7 +72,7 @@ def test_unicode_and_blanks_in_paths_crlf_and_no_last_line_break(tmp_path):
 
 
 @pytest.mark.parametrize("column", ["rlnHelicalTubeID", "rlnHelicalTrackLengthAngst"])
-def test_helical_segments_are_told_that_their_symmetry_is_not_applied(tmp_path, column):
+def test_helical_segments_are_reported_as_their_symmetry_is_not_applied(tmp_path, column):
     file, text = run(make(tmp_path, table(**{column: 1.0 + np.arange(8) // 4})))
     assert (len(file) == 8 and f"{column}: these are helical segments; helical symmetry" in text
             and "not applied" in text)
@@ -85,7 +85,7 @@ def test_filaments_of_cryosparc_too(tmp_path):
     assert "helical segments" not in import_cs(make_cs(tmp_path), "--overwrite")[1]
 
 
-def test_every_rank_tells_it_once(tmp_path, mpirun):
+def test_every_rank_reports_it_once(tmp_path, mpirun):
     star = make(tmp_path, table(rlnHelicalTubeID=1 + np.arange(8) // 4))
     result = mpirun(2, ["-m", "mpirecon", "import", star, "-o", tmp_path / "two.h5"])
     assert result.returncode == 0 and result.stdout.count("helical segments") == 1, result.stderr

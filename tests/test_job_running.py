@@ -126,7 +126,7 @@ def test_signal_then_checkpoint_then_queue_then_resume(tmp_path, scheduler, code
     assert (tmp_path / "calls").read_text().splitlines() == ["", "--resume"]
 
 
-def test_grid_engine_tells_an_mpirun_that_does_not_know_it_the_hosts(tmp_path):
+def test_grid_engine_reports_an_mpirun_that_does_not_know_it_the_hosts(tmp_path):
     told = ('import os; print(open(os.environ["PRTE_MCA_prte_default_hostfile"]).read(), '
             'os.environ["PRTE_MCA_plm_ssh_agent"]); sys.exit(1)')
     environment = programs(tmp_path, meets=told)

@@ -368,7 +368,7 @@ def test_regularised_products_and_quotients(p, ratio):
     np.testing.assert_allclose(product, spectrum * denominator, rtol=1e-6)
 
 
-def test_points_that_nobody_visited_become_zero():
+def test_points_that_no_sample_reached_become_zero():
     folded = np.ones((8, 8, 5, 3), np.float32)
     folded[1, 2, 3] = 0
     out, spectrum = np.empty((8, 8, 5), np.complex64), np.ones((8, 8, 5), np.complex64)

@@ -200,7 +200,7 @@ def test_half_maps_that_were_masked_are_warned_of():
     assert not local_resolution(noise(48, 0) * whole, noise(48, 1) * whole, PIXEL).warnings
 
 
-def test_identical_half_maps_are_told_of():
+def test_identical_half_maps_are_reported():
     a = noise(48, 0)
     found = local_resolution(a, a.copy(), PIXEL)
     assert np.unique(found.resolution) == pytest.approx([2 * PIXEL]) and "the same map" in found.warnings[0]

@@ -233,7 +233,7 @@ def test_small_errors_are_found_and_make_a_better_map(tmp_path):
         quality[loss] = fsc(read_map(out / "volume.mrc").array, read_map(truth).array)[1:16].mean()
     assert summary["posterior"]["detection"]["auc"] > summary["l2"]["detection"]["auc"] + 0.1
     assert quality["posterior"] > quality["l2"] + 0.008
-    assert summary["posterior"]["mixture"]["slight"] > 0.2
+    assert summary["posterior"]["mixture"]["small_errors"] > 0.2
     table = read_particle_table(tmp_path / "posterior" / "particles.h5")
     far, right = table["angular_error"] > 15, table["angular_error"] == 0
     assert not any("left out show the map" in text for text in summary["posterior"]["warnings"])

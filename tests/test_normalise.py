@@ -251,7 +251,7 @@ def star_of(tmp_path, images, name="p.star"):
 
 @pytest.mark.parametrize("dtype", ("i1", "i2", "u2", "f4"))
 @pytest.mark.parametrize("link", (False, True))
-def test_import_tells_of_counts(tmp_path, dtype, link):
+def test_import_reports_counts(tmp_path, dtype, link):
     low, step = (20, 9) if dtype == "i1" else (1000, 40)
     images = np.rint(low + step * noise(24, 50))
     images[:5] += step * planes(24, [[0, 15, 0]] * 5) if dtype != "i1" else 0
@@ -261,13 +261,13 @@ def test_import_tells_of_counts(tmp_path, dtype, link):
     np.testing.assert_array_equal(file.images(slice(None)), images.astype(dtype))  # what is copied stays what it is
 
 
-def test_import_tells_of_gains_and_not_of_normalised_images(tmp_path):
+def test_import_reports_gains_and_not_of_normalised_images(tmp_path):
     assert "Warning" not in run_import(star_of(tmp_path, noise(24, 80), "a.star"))[1]
     images = noise(24, 80) * log_normal(1.0, 80)[:, None, None].astype(np.float32)
     assert "differ in gain" in run_import(star_of(tmp_path, images, "b.star"), output=tmp_path / "b.h5")[1]
 
 
-def test_import_tells_of_dust(tmp_path):
+def test_import_reports_dust(tmp_path):
     images = noise(24, 60) + planes(24, [[300, 40, 0]] * 60).astype(np.float32)
     images[::20, 3, 4] += 1000
     text = run_import(star_of(tmp_path, images))[1]

@@ -81,7 +81,7 @@ def test_spellings():
     assert "a\udcffé".encode("utf-8", SPELLED) == b"a\xff\xc3\xa9"
 
 
-def test_nobody_reads_the_output(folder, tmp_path):
+def test_output_that_is_not_read(folder, tmp_path):
     """As in ``| head -0``: what was asked is made all the same."""
     read, write = os.pipe()
     os.close(read)

@@ -107,7 +107,7 @@ CTFS = [
 
 @pytest.mark.parametrize("label, value, words", CTFS)
 @pytest.mark.parametrize("share", [1.0, 0.5])
-def test_numbers_of_a_ctf_that_nobody_has(tmp_path, label, value, words, share):
+def test_numbers_of_a_ctf_that_no_microscope_has(tmp_path, label, value, words, share):
     usual = {"rlnVoltage": 300.0, "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1, "rlnCtfBfactor": 0.0}
     text = said(star(tmp_path, **{label: np.where(np.arange(M) < share * M, value, usual[label])}))
     if value == 0 and share < 1:

@@ -67,7 +67,7 @@ def test_images_of_tiny_numbers_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("bytes_, told", [(0, False), (512, False), (2048, True)])
-def test_a_stack_longer_than_its_header_tells(tmp_path, bytes_, told):
+def test_a_stack_longer_than_its_header_says(tmp_path, bytes_, told):
     path = stack(tmp_path, images())
     with open(tmp_path / "stacks" / "a.mrcs", "ab") as file:
         file.write(bytes(bytes_))
@@ -92,7 +92,7 @@ def test_images_that_are_in_a_stack_twice(tmp_path, mpirun):
     assert "very pixels" not in run(stack(tmp_path, images()), "--overwrite")[1]
 
 
-def test_rows_that_repeat_an_image_are_not_told_twice(tmp_path):
+def test_rows_that_repeat_an_image_are_not_reported_twice(tmp_path):
     path = star(tmp_path, rlnImageName=[f"{1 + row // 2:06d}@stacks/a.mrcs" for row in range(M)])
     text = run(path)[1]
     assert f"{M // 2} images are in both half sets" in text and "very pixels" not in text

@@ -124,7 +124,7 @@ def test_ranks_draw_the_same_sample(particles, tmp_path, mpi_program):
             np.testing.assert_allclose(one[name][:], three[name][:], rtol=1e-6, err_msg=name)
 
 
-def test_the_reader_is_told(particles, tmp_path, capsys):
+def test_the_reader_is_reported(particles, tmp_path, capsys):
     assert run(["reconstruct", str(particles), "-o", str(tmp_path / "run")]) == 0
     scored = summary(tmp_path / "run")["iterations"][-1]["scored"]
     assert f"of {scored}, drawn at random: --particle-scores compares each" in capsys.readouterr().out
@@ -135,12 +135,12 @@ def test_the_reader_is_told(particles, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("options", [("--loss", "huber"), ("--loss", "sorted", "--keep", "0.8")])
-def test_losses_that_select_compare_everybody(particles, tmp_path, visits, options):
+def test_losses_that_select_compare_all_particles(particles, tmp_path, visits, options):
     assert run(["reconstruct", str(particles), "-o", str(tmp_path / "run"), "-q", "--iterations", "2", *options]) == 0
     assert set(visits) == {COUNT}
 
 
-def test_planted_errors_are_looked_for_in_everybody(tmp_path, visits):
+def test_planted_errors_are_looked_for_in_all_particles(tmp_path, visits):
     particles = mr.simulate(mr.phantom(BOX, 5.0), 200, snr=0.3, error_rate=0.3, seed=4)
     assert np.isfinite(mr.reconstruct(particles).particles["distance"]).all() and set(visits) == {200}
 

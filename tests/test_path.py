@@ -259,7 +259,7 @@ def test_no_particle_is_scored_by_a_map_that_it_built(few, schedule, monkeypatch
     assert (found.particles["kept_to"] == again.particles["kept_to"]).all()
 
 
-def test_noise_gets_no_resolution_and_a_leak_is_told(walked, particles, tmp_path, monkeypatch, capsys):
+def test_noise_gets_no_resolution_and_a_leak_is_reported(walked, particles, tmp_path, monkeypatch, capsys):
     null = walked.summary["null"]
     assert null["passed"] and len(null["steps"]) == 10 and not walked.warnings
     assert max(abs(step["mean_fsc"]) for step in null["steps"]) <= null["steps"][0]["limit"]
@@ -446,7 +446,7 @@ def test_what_cannot_be_walked_is_refused_before_anything_is_written(few, tmp_pa
                                      {"random_draws": 0},
                                      {"schedule": "sieve", "high_pass": (3, 50)}, {"steps": [1.5]},
                                      {"schedule": "twice"}])
-def test_scripts_are_told_what_a_path_does_not_do(few, options):
+def test_scripts_get_an_error_for_what_a_path_does_not_do(few, options):
     with pytest.raises(
         UserError, match=f"--{next(iter({k: 0 for k in options if k != 'schedule'} or options)).replace('_', '-')}"
     ):

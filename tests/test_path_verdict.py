@@ -106,7 +106,7 @@ def records(values, draws=2, seed=0, scatter=0.003, fall=0.05):
     return steps, random
 
 
-def test_a_gain_is_told_from_chance():
+def test_a_gain_is_distinguished_from_chance():
     fall = 0.5 + 0.05 * np.log(np.arange(10, 0, -1) / 10)
     nothing = assess(*records(fall), 8.0)
     assert (
@@ -123,8 +123,8 @@ def test_a_gain_is_told_from_chance():
         and "It pays to keep the best-scored 70 % (700 of 1000 particles)" in real.sentence
     )
     raised[3] = 0.503
-    slight = assess(*records(raised), 8.0)
-    assert not slight.pays and slight.best == 0.7 and slight.sentence.startswith("Nothing is gained beyond chance")
+    weak = assess(*records(raised), 8.0)
+    assert not weak.pays and weak.best == 0.7 and weak.sentence.startswith("Nothing is gained beyond chance")
     few = assess(
         *(part[:3] if k == 0 else part[:2] for k, part in enumerate(records(raised[[0, 3, 4, 5, 6, 7, 8, 9, 9, 9]]))),
         8.0,
@@ -132,7 +132,7 @@ def test_a_gain_is_told_from_chance():
     assert not few.pays and "--random-draws" in few.sentence
 
 
-def test_selections_at_random_are_seldom_told_to_pay():
+def test_selections_at_random_seldom_seem_to_pay():
     """Paths that are random discards themselves, and would be found to pay by a looser limit."""
     paid = 0
     for seed in range(300):

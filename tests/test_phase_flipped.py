@@ -114,7 +114,7 @@ def test_maps_and_scores_are_those_of_untouched_images(few, options):
 
 
 @pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="needs relion_reconstruct (package relion)")
-def test_the_map_is_that_of_relion_told_so(sets):
+def test_the_map_is_that_of_relion_with_the_same_options(sets):
     """A table that does not say so is imported with the option, and RELION is given its own."""
     assert run(["import", str(sets / "p.star"), "-o", str(sets / "told.h5"), "-q", "--overwrite",
                 "--ctf-phase-flipped"]) == 0

@@ -135,7 +135,7 @@ def test_old_names_of_the_options_still_work(tmp_path):
     assert one.pose_error.any()
 
 
-def test_a_file_of_before_kinds_were_told_apart_is_read_and_scored(tmp_path):
+def test_a_file_of_before_kinds_were_distinguished_is_read_and_scored(tmp_path):
     written(tmp_path / "p.h5", error_rate=0.4, snr=0.5)
     with h5py.File(tmp_path / "p.h5", "r+") as file:
         del file["planted_orientation"]
@@ -286,7 +286,7 @@ def test_import_adds_duplicates_behind_their_particles(tmp_path, link):
     assert (names[copy] == names[copy - 1]).all() and len(names) == m
 
 
-def test_duplicates_raise_the_fsc_of_the_half_maps_and_are_told(tmp_path):
+def test_duplicates_raise_the_fsc_of_the_half_maps_and_are_reported(tmp_path):
     """Pure noise, so that all agreement is the duplicates';
     the correlation predicted from the weights is the one measured."""
     images, data = written(tmp_path / "p.h5", particles=600, snr=1e-4, duplicate_rate=0.3)

@@ -88,6 +88,6 @@ def test_the_curves_have_a_column_for_each_kind(scored):
         assert row["precision_offset"] == pytest.approx(hits / max(hits + (out & correct).sum(), 1), abs=1e-6)
 
 
-def test_the_report_tells_the_kinds_apart(scored):
+def test_the_report_separates_the_kinds(scored):
     page = (scored / "out" / "report.html").read_text(encoding="utf-8")
     assert "<h2>Simulated errors, kind by kind</h2>" in page and "offset 20 Å off or more" in page

@@ -5,14 +5,14 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from evidence import draw, draw_slight
+from evidence import draw, draw_small_errors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.robust.evidence import Evidence
-from mpirecon.robust.mixture_model import CONTRAST_PRIOR, CORRECT, JUNK, SLIGHT, WRONG
+from mpirecon.robust.mixture_model import CONTRAST_PRIOR, CORRECT, JUNK, SMALL, WRONG
 from mpirecon.robust.pose_mixture import SMALLEST_SEPARATION, PoseMixture
 from mpirecon.validate.detection import auc
 
@@ -160,7 +160,7 @@ def test_some_random_poses_are_enough(some):
 
 
 @pytest.mark.parametrize("keep", [None, 0.6])
-def test_a_sample_tells_what_all_particles_tell(keep):
+def test_a_sample_shows_what_all_particles_show(keep):
     drawn = draw(40_000, 0.3, strength=4, seed=7)  # weak ones: many are in doubt
     rows = np.sort(np.random.default_rng(1).choice(40_000, 4000, replace=False))
     sample = np.zeros(40_000, bool)
@@ -174,12 +174,12 @@ def test_a_sample_tells_what_all_particles_tell(keep):
     assert len(begun.posterior_) == 40_000 and 0.1 < np.mean((whole.posterior_ > 0.05) & (whole.posterior_ < 0.95))
 
 
-def test_a_sample_tells_slight_errors_too():
-    drawn, slight, _ = draw_slight(12_000, 0.2, 0.3, seed=3)
+def test_a_sample_shows_small_errors_too():
+    drawn, small, _ = draw_small_errors(12_000, 0.2, 0.3, seed=3)
     rows = np.arange(0, 12_000, 4)
     sample = np.arange(12_000) % 4 < 2
-    whole = PoseMixture().fit(COMM, drawn.own, drawn[rows].random, rows, slight=slight)
-    begun = PoseMixture().fit(COMM, drawn.own, drawn[rows].random, rows, slight=slight, sample=sample)
+    whole = PoseMixture().fit(COMM, drawn.own, drawn[rows].random, rows, small=small)
+    begun = PoseMixture().fit(COMM, drawn.own, drawn[rows].random, rows, small=small, sample=sample)
     np.testing.assert_allclose(begun.shares_[:3], whole.shares_[:3], atol=0.006)
     assert begun.shares_[3:].sum() == pytest.approx(whole.shares_[3:].sum(), abs=0.006)
     np.testing.assert_allclose(begun.posterior_, whole.posterior_, atol=0.05)
@@ -254,7 +254,7 @@ def test_the_order_of_particles_and_bands_without_signal_mean_nothing(seed):
 # ---------------------------------------------------------------- groups
 
 
-def test_groups_tell_apart_what_single_rows_cannot():
+def test_groups_distinguish_what_single_rows_cannot():
     drawn = draw(8000, 0.4, strength=1.2, per_group=20, seed=3)
     single, grouped = fitted(drawn), fitted(drawn, grouped=True)
     assert not single.separable_ and grouped.separable_
@@ -333,44 +333,44 @@ def test_the_mixture_refuses(t, a, message):
         PoseMixture().fit(COMM, Evidence(t, a), Evidence(t, a), np.arange(len(t)))
 
 
-# ---------------------------------------------------------------- slight errors
+# ---------------------------------------------------------------- small errors
 
 
-def fitted_slight(drawn, slight, grouped=False):
+def fitted_small_errors(drawn, small, grouped=False):
     rows = np.arange(len(drawn.kind))
-    return PoseMixture().fit(COMM, drawn.own, drawn.random, rows, drawn.group if grouped else None, slight)
+    return PoseMixture().fit(COMM, drawn.own, drawn.random, rows, drawn.group if grouped else None, small)
 
 
 @pytest.mark.parametrize("bad", [0.1, 0.4])
-def test_slight_errors_are_found_by_the_better_pose_nearby(bad):
-    drawn, slight, turned = draw_slight(5000, bad, 0.4, seed=1)
-    mixture = fitted_slight(drawn, slight)
+def test_small_errors_are_found_by_the_better_pose_nearby(bad):
+    drawn, small, turned = draw_small_errors(5000, bad, 0.4, seed=1)
+    mixture = fitted_small_errors(drawn, small)
     wrong = turned | (drawn.kind != CORRECT)
     assert mixture.keep_ == pytest.approx(np.mean(~wrong), abs=0.02)
-    assert mixture.shares_[SLIGHT:].sum() == pytest.approx(turned.mean(), abs=0.04)
-    assert mixture.shares_.sum() == pytest.approx(1) and mixture.slight_.shape == (5000, 4)
+    assert mixture.shares_[SMALL:].sum() == pytest.approx(turned.mean(), abs=0.04)
+    assert mixture.shares_.sum() == pytest.approx(1) and mixture.small_.shape == (5000, 4)
     alone = fitted(drawn)
     assert auc(-mixture.score_, wrong) > auc(-alone.score_, wrong) + 0.01
     # of those found, the scale is the one that they were drawn with
-    assert np.argmax(mixture.shares_[SLIGHT:]) == 1
+    assert np.argmax(mixture.shares_[SMALL:]) == 1
 
 
 @pytest.mark.parametrize("bad", SHARES_OF_BAD)
-def test_a_set_without_slight_errors_has_none(bad):
+def test_a_set_without_small_errors_has_none(bad):
     for seed in range(2):
-        drawn, slight, _ = draw_slight(5000, bad, 0.0, seed=seed)
-        mixture = fitted_slight(drawn, slight)
-        assert mixture.shares_[SLIGHT:].sum() < 0.01
+        drawn, small, _ = draw_small_errors(5000, bad, 0.0, seed=seed)
+        mixture = fitted_small_errors(drawn, small)
+        assert mixture.shares_[SMALL:].sum() < 0.01
         assert mixture.keep_ == pytest.approx(np.mean(drawn.kind == CORRECT), abs=0.02)
 
 
-def test_the_logarithms_of_a_group_add_for_slight_errors_too():
-    drawn, slight, _ = draw_slight(500, 0.3, 0.3, seed=3)
-    single = fitted_slight(drawn, slight)
+def test_the_logarithms_of_a_group_add_for_small_errors_too():
+    drawn, small, _ = draw_small_errors(500, 0.3, 0.3, seed=3)
+    single = fitted_small_errors(drawn, small)
     drawn.group = np.arange(500)
-    grouped = fitted_slight(drawn, slight, grouped=True)
+    grouped = fitted_small_errors(drawn, small, grouped=True)
     np.testing.assert_allclose(grouped.posterior_, single.posterior_, atol=1e-9)
-    np.testing.assert_allclose(grouped.slight_, single.slight_, atol=1e-9)
+    np.testing.assert_allclose(grouped.small_, single.small_, atol=1e-9)
 
 
 # ---------------------------------------------------------------- parallel

@@ -9,7 +9,9 @@ from mpirecon.model.pose import angular_distance, matrix_from_quaternion
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.search import warm
-from mpirecon.search.believe import Amplitudes, Belief, beside_given, by_evidence, log_evidence, log_odds, widening
+from mpirecon.search.acceptance import (
+    Acceptance, Amplitudes, beside_given, by_evidence, log_evidence, log_odds, widening,
+)
 from mpirecon.search.circular import TurningSlices, largest
 from mpirecon.search.decoy import decoy
 from mpirecon.search.fine import climb, climb_together, turned
@@ -229,25 +231,25 @@ def test_theorys_odds_are_corrected_as_usual_where_decoys_are_noise():
     rng = np.random.default_rng(0)
     right = rng.random(2000) < 0.6
     odds = np.where(right, rng.normal(9, 4, 2000), rng.normal(-6, 2.5, 2000))
-    belief = Belief.of(odds, rng.normal(-6, 2.5, 200), np.arange(200))
+    acceptance = Acceptance.of(odds, rng.normal(-6, 2.5, 200), np.arange(200))
     x = np.array([-2.0, 0.1, 2.0, 5.0])
-    np.testing.assert_allclose(belief(x), 1 / (1 + np.exp(-(0.25 + 0.65 * x))), atol=0.02)
+    np.testing.assert_allclose(acceptance(x), 1 / (1 + np.exp(-(0.25 + 0.65 * x))), atol=0.02)
     # what decoys take off, they take off that
-    reached = Belief.of(odds, rng.normal(9, 4, 200), np.arange(200))
-    assert reached.laws["control"] == belief.laws["control"] and (reached(x) < 0.1 * belief(x)).all()
+    reached = Acceptance.of(odds, rng.normal(9, 4, 200), np.arange(200))
+    assert reached.laws["control"] == acceptance.laws["control"] and (reached(x) < 0.1 * acceptance(x)).all()
 
 
-def test_nobody_is_believed_where_decoys_fit_as_well():
+def test_no_pose_is_accepted_where_decoys_fit_as_well():
     rng = np.random.default_rng(1)
     for _ in range(4):
         odds = rng.normal(25, 8, 600)
-        p = Belief.of(odds, rng.normal(25, 8, 200), np.arange(200))(odds)
+        p = Acceptance.of(odds, rng.normal(25, 8, 200), np.arange(200))(odds)
         assert (p > 0.5).mean() < 0.05
     # half of them stand out above what decoys reach
     odds = np.concatenate([rng.normal(20, 5, 500), rng.normal(60, 6, 500)])
-    p = Belief.of(odds, rng.normal(20, 5, 300), np.arange(0, 900, 3))(odds)
+    p = Acceptance.of(odds, rng.normal(20, 5, 300), np.arange(0, 900, 3))(odds)
     assert p[500:].mean() > 0.95 and (p[:500] > 0.5).mean() < 0.05
-    assert (Belief.of(odds, np.zeros(3), np.arange(3))(odds) > 0.9).all()  # too few decoys to say anything
+    assert (Acceptance.of(odds, np.zeros(3), np.arange(3))(odds) > 0.9).all()  # too few decoys to say anything
 
 
 def test_control_particles_that_do_not_come_back_lower_the_probabilities():
@@ -255,8 +257,8 @@ def test_control_particles_that_do_not_come_back_lower_the_probabilities():
     known = rng.uniform(-4, 12, 3000)
     right = rng.random(3000) < 1 / (1 + np.exp(-(0.5 * known - 1)))
     back = right & (rng.random(3000) > 0.02)  # the given pose of some is wrong after all
-    belief = Belief.of(known, np.full(100, -9.0), np.arange(100), known, back)
-    p = belief(known)
+    acceptance = Acceptance.of(known, np.full(100, -9.0), np.arange(100), known, back)
+    p = acceptance(known)
     for low, high in ((0.5, 0.7), (0.7, 0.9), (0.9, 0.99)):
         some = (p >= low) & (p < high)
         assert right[some].mean() == pytest.approx(p[some].mean(), abs=0.05)
@@ -289,13 +291,13 @@ def test_rejected_particles_are_found_again(searched):
     np.testing.assert_array_equal(table["id"], np.flatnonzero(~result.kept))
     junk, off = particles.truth["junk"][table["id"]], errors(particles, table)
     wrong = particles.truth["pose_error"][table["id"]] & ~junk
-    believed = table["probability"] > 0.9
+    accepted = table["probability"] > 0.9
     assert (off[wrong] < 8).mean() > 0.93
-    assert believed[wrong].mean() > 0.85 and (off[believed] < 8).mean() > 0.97
-    assert not believed[junk].any()
+    assert accepted[wrong].mean() > 0.85 and (off[accepted] < 8).mean() > 0.97
+    assert not accepted[junk].any()
     assert (
         np.isfinite(table["angle_sigma"]).all()
-        and 0.5 < np.median(off[wrong & believed] / table["angle_sigma"][wrong & believed]) < 3
+        and 0.5 < np.median(off[wrong & accepted] / table["angle_sigma"][wrong & accepted]) < 3
     )
     given = particles.table["quaternion"][table["id"]]
     np.testing.assert_allclose(table["moved"], angular_distance(table["quaternion"], given), atol=1e-6)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from evidence import draw, draw_slight
+from evidence import draw, draw_small_errors
 from test_pose_mixture import COMM
 
 from mpirecon.robust.distances import EXPLAINED
@@ -55,7 +55,7 @@ def test_the_posterior_weighs_by_noise_and_knows_contrasts():
     assert chosen.mixture_.keep_ == pytest.approx(good.mean(), abs=0.02)
 
 
-def test_where_nothing_can_be_told_apart_everybody_is_kept():
+def test_where_nothing_can_be_distinguished_all_are_kept():
     drawn = draw(2000, 0.4, strength=1, seed=4)
     chosen = selected(drawn)
     assert not chosen.mixture_.separable_
@@ -66,7 +66,7 @@ def test_where_nothing_can_be_told_apart_everybody_is_kept():
     assert by_rank.kept.all() and not by_rank.mixture_.separable_
 
 
-def test_on_its_way_a_graduated_schedule_follows_a_mixture_that_cannot_tell_them_apart_yet():
+def test_on_its_way_a_graduated_schedule_follows_a_mixture_that_cannot_distinguish_them_yet():
     drawn = draw(2000, 0.4, strength=1, seed=4)
     chosen = selected(drawn, relaxation=0.2)
     assert not chosen.mixture_.separable_ and np.ptp(chosen.posterior) > 0.2
@@ -76,7 +76,7 @@ def test_on_its_way_a_graduated_schedule_follows_a_mixture_that_cannot_tell_them
     assert by_rank.kept.mean() == pytest.approx(by_rank.mixture_.keep_, abs=1e-3)
 
 
-def test_nobody_good_is_nobody_to_follow():
+def test_no_good_particle_is_none_to_follow():
     drawn = draw(200, 0.4, strength=1, seed=4)
     mixture = selected(drawn).mixture_
     mixture.separable_, mixture.posterior_ = False, np.full(200, 1e-4)
@@ -125,23 +125,23 @@ def test_an_image_of_negative_contrast_is_not_added_upside_down():
     assert (chosen.contrast >= 0)[~chosen.contradicts].all() and 0 < chosen.contradicts.sum() < 60
 
 
-def nearby_of(slight, found, noise):
+def nearby_of(small, found, noise):
     """NearbyPoses that say the same: a parabola of 2000 per square radian about the turns found."""
-    m, bands = slight.best.t.shape
+    m, bands = small.best.t.shape
     nearby = NearbyPoses.empty(m, bands, 9)
     nearby.turn[:] = found
-    nearby.sums[:] = np.stack([slight.best.t * slight.best.a, slight.best.a**2], axis=2) * noise
+    nearby.sums[:] = np.stack([small.best.t * small.best.a, small.best.a**2], axis=2) * noise
     nearby.curvature[:, [0, 3, 5]] = 2000 * noise
     nearby.profile[:] = np.exp(-np.outer(np.radians(ANGLES), np.arange(9)))
     nearby.band_profile[:] = np.exp(-np.outer(np.radians(ANGLES), np.arange(bands)))
     return nearby
 
 
-def test_slight_errors_count_at_the_frequencies_where_they_are_right():
-    drawn, slight, turned = draw_slight(4000, 0.2, 0.4, seed=5)
-    squared = -(slight.log_integral[:, 0] + 1.5 * np.log(6.0)) * 12 / 2000  # of the turns found
+def test_small_errors_count_at_the_frequencies_where_they_are_right():
+    drawn, small, turned = draw_small_errors(4000, 0.2, 0.4, seed=5)
+    squared = -(small.log_integral[:, 0] + 1.5 * np.log(6.0)) * 12 / 2000  # of the turns found
     found = np.sqrt(squared)[:, None] * [1, 0, 0]
-    chosen = selected(drawn, nearby=nearby_of(slight, found, 1.0))
+    chosen = selected(drawn, nearby=nearby_of(small, found, 1.0))
     first, second = (chosen.weight[:, None] * expected for expected in chosen.expected_contrast(np.arange(4000)))
     assert first.shape == second.shape == (4000, 9) and (second >= first**2 - 1e-9).all()
     far = turned & (squared > 0.15**2)
@@ -168,8 +168,8 @@ def test_groups_are_selected_whole():
 
 def test_an_inverted_image_is_not_looked_for_nearby():
     """The best pose near its own explains it least upside down; it is judged where it is, with its sign turned."""
-    drawn, slight, _ = draw_slight(300, 0.2, 0.4, seed=5)
-    nearby = nearby_of(slight, np.full((300, 3), 0.2), 1.0)
+    drawn, small, _ = draw_small_errors(300, 0.2, 0.4, seed=5)
+    nearby = nearby_of(small, np.full((300, 3), 0.2), 1.0)
     own, rows = statistics_of(drawn.own, np.ones(300)), np.arange(300) % 7 == 0
     at_own = nearby.at_own(rows, own)
     assert not at_own.turn[rows].any() and not at_own.slope[rows].any() and (at_own.turn[~rows] == 0.2).all()

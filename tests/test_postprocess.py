@@ -278,7 +278,7 @@ def test_fsc_and_mask_commands(tmp_path, monkeypatch, capsys):
     assert code == 1 and "stands out" in err and not (tmp_path / "n.mrc").exists()
 
 
-def test_reconstruct_tells_which_mask_its_resolution_is_of(tmp_path, cli):
+def test_reconstruct_reports_which_mask_its_resolution_is_of(tmp_path, cli):
     assert cli("simulate", "--phantom", "--particles", 300, "--box", 32, "--pixel-size", 4, "--snr", 0.5,
                "-o", tmp_path / "p.h5").returncode == 0  # fmt: skip
     runs = {}

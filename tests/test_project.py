@@ -190,7 +190,7 @@ def test_bad_input_is_one_message_and_leaves_no_stack(command, files, tmp_path, 
     assert not list(tmp_path.glob("*stack.mrcs*"))
 
 
-def test_an_existing_stack_is_kept_unless_told_otherwise(command, files, tmp_path):
+def test_an_existing_stack_is_kept_unless_asked_otherwise(command, files, tmp_path):
     (tmp_path / "stack.mrcs").write_text("mine")
     code, _, err = command("map.mrc", "particles.h5", "-o", "stack.mrcs")
     assert code == 1 and "stack.mrcs exists already" in err and (tmp_path / "stack.mrcs").read_text() == "mine"

@@ -308,7 +308,7 @@ def test_peak_memory_is_the_runs_own_whoever_started_it(folder, cli, particles):
 
 @pytest.mark.parametrize("options", [[], ["--diameter", "70"], ["--solver", "gradient", "--iterations", "2"],
                                      ["--solve-iterations", "0"]])
-def test_the_fsc_that_is_told_is_that_of_the_half_maps_that_are_written(options, cli, tmp_path):
+def test_the_fsc_that_is_reported_is_that_of_the_half_maps_that_are_written(options, cli, tmp_path):
     """Where a run has compared the very maps, its curve is told, and not made again."""
     box, pixel = 50, 3.0
     cli("simulate", "--phantom", "--particles", 80, "--box", box, "--pixel-size", pixel, "--snr", 0.2, "--seed", 4,

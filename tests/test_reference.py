@@ -35,7 +35,7 @@ def found(array, reference, size=SIZE, resolution=12.0):
                                   soft_sphere(BOX, 8, 4), resolution)
 
 
-def test_what_is_told_of_a_reference(truth):
+def test_what_is_reported_a_reference(truth):
     noisy = truth + np.float32(0.3 * truth.std()) * np.random.default_rng(1).standard_normal(
         truth.shape, dtype=np.float32
     )
@@ -58,7 +58,7 @@ def test_what_is_told_of_a_reference(truth):
                 and "not compared" in other.warnings[0])
 
 
-def test_a_run_tells_of_its_reference(particles, truth, tmp_path, cli):
+def test_a_run_reports_its_reference(particles, truth, tmp_path, cli):
     reference = tmp_path / "ref.mrc"
     mr.Volume(truth, SIZE).write(reference)
     run = mr.reconstruct(particles, tmp_path / "run", reference=reference, postprocess=False)

@@ -1,4 +1,4 @@
-"""--poses refine: slightly wrong poses are moved, as far as the set shows that they are wrong; exact ones stay."""
+"""--poses refine: poses with small errors are moved, as far as the set shows that they are wrong; exact ones stay."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import mpirecon as mr
 from mpirecon.model.pose import angular_distance, matrix_from_quaternion
 from mpirecon.model.pose_state import FOUND, REFINED
 from mpirecon.operators.half_plane import HalfPlane
-from mpirecon.search.believe import Amplitudes
+from mpirecon.search.acceptance import Amplitudes
 from mpirecon.search.fine import displacement, turned
 from mpirecon.search.local import LOCAL, Neighbourhood
 from mpirecon.search.pose_errors import NearErrors, PoseErrors
@@ -45,7 +45,7 @@ def observed(errors, seed=0):
 
 
 @pytest.mark.parametrize("size", [3, 5])
-def test_where_noise_explains_the_displacements_nobody_moves(size):
+def test_where_noise_explains_the_displacements_no_pose_moves(size):
     for seed in range(5):
         found, curvature, gain, scatter = observed(np.zeros((600, size)), seed)
         errors = PoseErrors.fit(found, curvature, gain, scatter, FAR)
@@ -115,7 +115,7 @@ def test_peaks_near_given_poses_lie_where_noise_sets_them():
     assert np.median(angular_distance(out["quaternion"], q)[moved]) < 0.5 * np.median(angular_distance(given, q)[moved])
 
 
-def test_errors_of_a_size_are_told_from_wrong_poses_anywhere():
+def test_errors_of_a_size_are_distinguished_from_wrong_poses_anywhere():
     rng = np.random.default_rng(0)
     near = np.degrees(np.linalg.norm(np.radians(12) * rng.standard_normal((200, 3)), axis=1))
     anywhere = angular_distance(random_quaternions(300, 1), random_quaternions(300, 2))
@@ -130,27 +130,28 @@ def test_errors_of_a_size_are_told_from_wrong_poses_anywhere():
     moved = NearErrors.of(both, 1.5 * rng.standard_normal((500, 2)), noise, np.ones(500))
     assert moved.offset == pytest.approx(1.5, rel=0.15)
     assert NearErrors.of(anywhere, still[:300], noise[:300], np.ones(300)) is None
-    assert NearErrors.of(near, still[:200], noise[:200], np.full(200, 0.5)) is None  # nobody is believed
+    assert NearErrors.of(near, still[:200], noise[:200], np.full(200, 0.5)) is None  # nobody is accepted
 
 
 OPTIONS = dict(loss="posterior", poses="refine", search_offset=0.0, iterations=4, deterministic=True)
 
 
 @pytest.fixture(scope="module")
-def slightly_wrong(tmp_path_factory):
+def with_small_errors(tmp_path_factory):
     path = tmp_path_factory.mktemp("refine") / "particles.h5"
     return mr.simulate(TRUTH, 400, path, snr=0.7, error_rate=0.4, error_degrees=12, noise_cv=0.15, seed=3)
 
 
 @pytest.fixture(scope="module")
-def refined(slightly_wrong):
-    return mr.reconstruct(slightly_wrong, **OPTIONS)
+def refined(with_small_errors):
+    return mr.reconstruct(with_small_errors, **OPTIONS)
 
 
-def test_slightly_wrong_poses_are_refined(slightly_wrong, refined):
-    table, wrong, true = refined.particles, slightly_wrong.truth["pose_error"], slightly_wrong.truth["true_quaternion"]
+def test_small_pose_errors_are_refined(with_small_errors, refined):
+    table, truth = refined.particles, with_small_errors.truth
+    wrong, true = truth["pose_error"], truth["true_quaternion"]
     before, after = (
-        angular_distance(slightly_wrong.table["quaternion"], true),
+        angular_distance(with_small_errors.table["quaternion"], true),
         angular_distance(table["quaternion"], true),
     )
     moved = table["pose_state"] == REFINED
@@ -164,15 +165,15 @@ def test_slightly_wrong_poses_are_refined(slightly_wrong, refined):
     told = refined.summary["search"]["refinement"]
     assert told["moved"] >= moved.sum() > 0 and 0.1 < told["fraction"] < 0.6 and 2 < told["angle_sigma"] < 9
     gain = mr.fsc(refined.volume, TRUTH).values[1:].mean()
-    assert gain > mr.fsc(mr.reconstruct(slightly_wrong, loss="posterior").volume, TRUTH).values[1:].mean() + 0.003
+    assert gain > mr.fsc(mr.reconstruct(with_small_errors, loss="posterior").volume, TRUTH).values[1:].mean() + 0.003
 
 
-def test_ranks_refine_to_the_same_bits(slightly_wrong, cli, mpirun, tmp_path):
+def test_ranks_refine_to_the_same_bits(with_small_errors, cli, mpirun, tmp_path):
     named = [
         text for name, value in OPTIONS.items() if value is not True for text in (f"--{name.replace('_', '-')}", value)
     ]
     # processes of their own, which take the same compiled kernels
-    words = ["reconstruct", slightly_wrong.path, *named, "--deterministic", "-o"]
+    words = ["reconstruct", with_small_errors.path, *named, "--deterministic", "-o"]
     for done in (cli(*words, tmp_path / "one", env={}),
                  mpirun(2, ["-m", "mpirecon", *words, tmp_path / "two"], env={})):  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -210,7 +210,7 @@ def test_abort_before_the_job_began_is_heeded_and_one_from_before_its_last_end_i
     assert markers() == set()
 
 
-def test_a_killed_job_is_told_as_failed_and_can_be_continued(project):
+def test_a_killed_job_is_reported_as_failed_and_can_be_continued(project):
     words = [*OPTIONS, "--iterations", 15]
     job = start(*words)
     wait_for((JOB / "run" / "checkpoint.h5").exists, job)
@@ -222,7 +222,7 @@ def test_a_killed_job_is_told_as_failed_and_can_be_continued(project):
     assert run(*words) == 0 and markers() == {SUCCESS}, said()
 
 
-def test_a_killed_reconstruction_is_told_as_failed(project):
+def test_a_killed_reconstruction_is_reported_as_failed(project):
     job = start(*OPTIONS, "--iterations", 40)
     wait_for((JOB / "run" / "checkpoint.h5").exists, job)
     worker = next(int(p.parent.name) for p in Path("/proc").glob("[0-9]*/stat")
@@ -335,7 +335,7 @@ def test_relion_runs_the_template_and_postprocess_takes_its_half_maps(project, c
 
 
 @needs_relion
-def test_relion_tells_every_ending(project, cli):
+def test_relion_reports_every_ending(project, cli):
     values = {"param1_value": "sorted", "param4_label": "keep", "param4_value": "0.7", "param5_label": "iterations",
               "param5_value": 15}
     relion = Relion(project, cli("relion", "--job-star").stdout, **values)

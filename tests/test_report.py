@@ -162,7 +162,7 @@ def test_cautions_about_distances_and_none_without_reason():
     assert "up to Nyquist, 8 Å" in verdict(make_summary(resolution_0143=None))
 
 
-def test_right_particles_left_out_and_better_iterations_before_are_told():
+def test_right_particles_left_out_and_better_iterations_before_are_reported():
     summary = make_summary(kept=30)
     summary["detection"]["kept"] = 30  # of 70 right ones
     assert any("41 of 70 particles without a simulated error were rejected, too (58.6 %)" in t
@@ -242,7 +242,7 @@ def test_fitted_components_are_those_of_the_score():
     assert components({"score": score}, keep) == {} and len(components(table, 1.0)) == 1
 
 
-def test_a_mixture_that_tells_nothing_apart_shows_no_share(tmp_path):
+def test_a_mixture_that_distinguishes_nothing_shows_no_share(tmp_path):
     summary = make_summary("posterior", truth=False, keep_estimate=0.22,
                            mixture={"keep": 0.22, "keep_interval": [0.17, 0.27], "separable": False})
     page = make_page(tmp_path / "out", summary)

@@ -93,7 +93,7 @@ def test_the_command_has_its_launcher_and_the_page_its_place(plain, tmp_path):
                      "environment": {"SLURM_STEP_ID": "0", "OMPI_COMM_WORLD_SIZE": "3"}}).startswith("mpirun -n 3 ")
 
 
-def test_a_run_that_chose_nobody_has_no_choice_in_its_legend(tmp_path):
+def test_a_run_without_a_selection_has_none_in_its_legend(tmp_path):
     curves = {name: np.linspace(0, 1, 5) for name in ("false_positive_rate", "recall", "precision")}
     assert "this run&#x27;s selection" in roc_chart(curves, {"recall": 0.5, "precision": 1.0,
                                                              "false_positive_rate": 0.1})
@@ -121,7 +121,7 @@ def test_charts_of_a_row_have_letters_of_one_size(names):
     assert len(against_charts(table)) == len(names) - 1  # nothing to see
 
 
-def test_views_before_are_told_only_where_there_is_an_after():
+def test_views_before_are_reported_only_where_there_is_an_after():
     edges = {"tilt_low": [0, 45], "tilt_high": [45, 90], "rot_low": [0, 0], "rot_high": [360, 360]}
     views = {name: np.array(v, float) for name, v in {**edges, "before": [5, 9], "after": [5, 9]}.items()}
     assert "before" not in views_chart(views) and "kept" not in views_chart(views)

@@ -1,4 +1,4 @@
-"""--poses rescue: particles whose poses were wrong are found again, within a run, and nobody else is believed."""
+"""--poses rescue: particles whose poses were wrong are found again, within a run, and no others are accepted."""
 
 import json
 import shutil
@@ -124,9 +124,9 @@ def test_summary_logs_and_records_count_what_the_table_holds(particles, rescued)
     wrong, found = particles.truth["pose_error"] & ~junk, table["pose_state"] == FOUND
     assert search["found"] == found.sum() and search["searched"] == (found | (table["pose_state"] == IN_VAIN)).sum()
     off, bad = error(particles, table["quaternion"]), search["planted"]
-    assert bad["planted"] == wrong.sum() and bad["planted_believed"] == (wrong & found).sum()
+    assert bad["planted"] == wrong.sum() and bad["planted_accepted"] == (wrong & found).sum()
     assert bad["found_within_5_degrees"] >= (wrong & found & (off < 5)).sum()
-    assert bad["believed_and_wrong"] == (found & (junk | (off > 10))).sum()
+    assert bad["accepted_and_wrong"] == (found & (junk | (off > 10))).sum()
     assert search["control"]["came_back"] > 0.9 * search["control"]["searched"] > 30
     assert search["median_angle"] > 20 and search["decoys"] > 50
     records = [record["search"] for record in rescued.iterations if "search" in record]
@@ -140,7 +140,7 @@ def test_summary_logs_and_records_count_what_the_table_holds(particles, rescued)
     assert rescued.detection["recall"] > 0.97
 
 
-def test_every_count_says_which_pose_it_judges(particles, rescued):
+def test_every_count_says_which_pose_it_is_of(particles, rescued):
     summary, table, junk = rescued.summary, rescued.particles, particles.truth["junk"]
     told, found = summary["detection"], table["pose_state"] == FOUND
     off = error(particles, table["quaternion"])
@@ -148,14 +148,14 @@ def test_every_count_says_which_pose_it_judges(particles, rescued):
             and told["at_found"] == found.sum() == summary["search"]["found"])
     assert told["found_again"] == (found & ~junk & (off < 5)).sum()
     assert (
-        told["believed_wrong"]
+        told["accepted_wrong"]
         == (found & (junk | (off > 10))).sum()
-        == summary["search"]["planted"]["believed_and_wrong"]
+        == summary["search"]["planted"]["accepted_and_wrong"]
     )
-    for name in ("kept", "at_found", "found_again", "believed_wrong"):
+    for name in ("kept", "at_found", "found_again", "accepted_wrong"):
         assert sum(row[name] for row in told["confusion"]) == told[name]
     page = (rescued.folder / "report.html").read_text()
-    for words in ("kept at the given pose", "kept at a found pose", "recovered", "believed and wrong",
+    for words in ("kept at the given pose", "kept at a found pose", "recovered", "accepted and wrong",
                   "wrong or junk among kept, at the poses used",
                   f"{told['at_found']:,} at poses that were found", "Recovered poses"):
         assert words in page

@@ -9,9 +9,9 @@ from mpirecon.model.pose import Pose, angular_distance, matrix_from_quaternion
 from mpirecon.model.pose_state import FOUND
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.half_plane import HalfPlane
-from mpirecon.search.believe import Amplitudes
+from mpirecon.search.acceptance import Amplitudes
 from mpirecon.search.fine import turned
-from mpirecon.search.group_belief import GroupBelief
+from mpirecon.search.group_acceptance import GroupAcceptance
 from mpirecon.search.group_search import GroupPeaks, GroupSearch, composed, evidence_of
 from mpirecon.search.slices import cut, slice_grid
 
@@ -112,16 +112,17 @@ def test_evidence_of_a_group_is_the_integral_over_turn_and_move():
     assert found == pytest.approx(expected) and share == 1
 
 
-def test_groups_are_believed_as_far_as_they_stand_out_among_decoys():
+def test_groups_are_accepted_as_far_as_they_stand_out_among_decoys():
     rng = np.random.default_rng(1)
     right, wrong = rng.normal(12, 3, 40), rng.normal(2, 2, 100)
     known, back = np.concatenate([right[:20], wrong[:4]]), np.arange(24) < 20
-    belief = GroupBelief.of(np.concatenate([right[20:], wrong[4:14]]), wrong[14:60], known, back)
-    assert (belief(right[20:]) > 0.5).mean() > 0.9 and (belief(wrong[60:]) > 0.5).mean() < 0.05
-    assert 0.4 < belief.share < 0.9 and (belief(right) <= 1 / (1 + np.exp(-right))).all()
-    alike = GroupBelief.of(wrong[4:14], wrong[14:60], wrong[:20], back[:20])  # right ones look like decoys
+    acceptance = GroupAcceptance.of(np.concatenate([right[20:], wrong[4:14]]), wrong[14:60], known, back)
+    assert (acceptance(right[20:]) > 0.5).mean() > 0.9 and (acceptance(wrong[60:]) > 0.5).mean() < 0.05
+    assert 0.4 < acceptance.share < 0.9 and (acceptance(right) <= 1 / (1 + np.exp(-right))).all()
+    alike = GroupAcceptance.of(wrong[4:14], wrong[14:60], wrong[:20], back[:20])  # right ones look like decoys
     assert (alike(wrong[4:14]) > 0.9).sum() == 0
-    assert GroupBelief.of(right[20:], wrong, known[:4], back[:4])(right).max() < 1e-6  # nothing is known of right ones
+    # nothing is known of right ones
+    assert GroupAcceptance.of(right[20:], wrong, known[:4], back[:4])(right).max() < 1e-6
 
 
 @pytest.fixture(scope="module")

@@ -116,7 +116,7 @@ def test_selections_that_exclude_each_other(tmp_path):
     assert result.exit_code == 2
 
 
-def test_several_classes_are_told_with_the_option(tmp_path):
+def test_several_classes_are_reported_with_the_option(tmp_path):
     star, _ = made(tmp_path)
     _, text = run(star)
     assert ("Warning: rlnClassNumber has 3 classes (class 1: 14, class 2: 13, class 3: 13 particles): poses of "

@@ -234,7 +234,7 @@ def test_a_corrected_command_just_runs(particles, tmp_path, monkeypatch, capsys,
     assert reconstruct(particles, "deep/out") == 0
 
 
-def test_a_run_that_ended_before_it_had_anything_is_in_nobodys_way(particles, tmp_path, monkeypatch, capsys):
+def test_a_run_that_ended_before_it_had_anything_blocks_nothing(particles, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     with monkeypatch.context() as patched:
         patched.setattr("mpirecon.solvers.passes.Engine.survey", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

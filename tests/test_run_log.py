@@ -35,7 +35,7 @@ def write_run(folder, size=3, per_rank=5, iterations=(1, 2), scope="global", par
     return folder
 
 
-def test_start_record_tells_what_the_rank_really_got(tmp_path, monkeypatch):
+def test_start_record_reports_what_the_rank_really_got(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURM_JWT", "hush")
     with RankLog(tmp_path, 3, "node7", size=8, local_rank=1, device="cpu", argv=["mpirecon", "reconstruct", "p.h5"]):
@@ -96,7 +96,7 @@ def test_it_is_standard_logging_and_stays_out_of_the_terminal(tmp_path, capsys):
     assert "note" not in [r["event"] for r in read(tmp_path / "rank0001.jsonl")]  # every log its own events
 
 
-def test_the_end_record_tells_an_error_and_append_goes_on(tmp_path):
+def test_the_end_record_reports_an_error_and_append_goes_on(tmp_path):
     with pytest.raises(UserError), RankLog(tmp_path):
         raise UserError("bad row")
     with RankLog(tmp_path, append=True):
@@ -132,7 +132,7 @@ def test_counts_are_added_up_over_ranks(tmp_path):
     assert logs.warnings == []
 
 
-def test_merged_list_tells_where_each_particle_was_sorted(tmp_path, monkeypatch):
+def test_merged_list_says_where_each_particle_was_sorted(tmp_path, monkeypatch):
     monkeypatch.setattr(run_log, "PARTICLES_PER_LINE", 2)  # lists cut over several lines join again
     logs = open_logs(write_run(tmp_path))
     rows = read_iteration(logs, 2)

@@ -95,18 +95,18 @@ def test_particles_left_out_have_no_say(loss):
         assert selection.kept.sum() == keep_count(0.6, int(valid.sum()))
 
 
-def test_nobody_left_is_nothing_to_mix():
+def test_no_particle_left_is_nothing_to_mix():
     with pytest.raises(UserError, match="nothing to fit"):
         chosen(random_statistics(4), valid=np.zeros(4, bool), loss="posterior")
 
 
 @pytest.mark.parametrize("loss", [name for name in LOSSES if name != "posterior"])
-def test_nobody_left_is_nobody_chosen(loss):
+def test_no_particle_left_is_none_chosen(loss):
     selection = chosen(random_statistics(4), valid=np.zeros(4, bool), loss=loss, keep=0.5)
     assert not selection.kept.any() and not selection.weight.any()
 
 
-def test_l2_keeps_everybody_alike():
+def test_l2_weighs_all_particles_alike():
     selection = chosen(random_statistics(7), loss="l2", keep=0.2)
     assert selection.kept.all() and (selection.weight == 1).all()
 

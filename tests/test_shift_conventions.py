@@ -77,7 +77,7 @@ def test_low_slices_are_those_of_the_map(n):
     assert np.linalg.norm(found - wanted) < 0.05 * np.linalg.norm(wanted)
 
 
-def test_conventions_are_told_apart_where_they_differ():
+def test_conventions_are_distinguished_where_they_differ():
     for pixel, count in ((1.0, 1 + 2 + 1 + 21), (1.005, 25), (2.0, 25), (4.0, 1 + 4 + 1 + 35)):
         known = conventions(pixel)
         assert len(known) == count and known[0].words == "as given" and len({c.words for c in known}) == count
@@ -370,7 +370,7 @@ def test_ranks_agree(tmp_path, mpirun):
         assert a["correlation"] == pytest.approx(b["correlation"], abs=1e-4)
 
 
-def test_a_resumed_run_tells_it_too(tmp_path):
+def test_a_resumed_run_reports_it_too(tmp_path):
     from mpirecon.solvers.shift_check import shift_warnings
 
     assert shift_warnings([{"shifts": {"warning": "so"}}, {}, {"shifts": {"warning": None}}]) == ["so"]

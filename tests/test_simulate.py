@@ -52,7 +52,7 @@ def test_signal_to_noise_is_the_one_asked_for(tmp_path, box):
     np.testing.assert_allclose(shells[1:], 1, atol=0.06)
 
 
-def test_contrast_spreads_but_the_file_does_not_tell(tmp_path):
+def test_contrast_spreads_but_the_file_does_not_say(tmp_path):
     plain, _, _ = make(tmp_path / "a.h5", snr=math.inf)
     scaled, data, _ = make(tmp_path / "b.h5", snr=math.inf, scale_cv=0.2)
     factors = np.sum(plain * scaled, axis=(1, 2)) / np.sum(plain**2, axis=(1, 2))
@@ -230,7 +230,7 @@ def test_command_takes_a_model(command, tmp_path):
     assert code == 0 and "atomic model m.pdb, box 24" in out
 
 
-def test_an_existing_file_is_kept_unless_told_otherwise(command, tmp_path):
+def test_an_existing_file_is_kept_unless_asked_otherwise(command, tmp_path):
     (tmp_path / "p.h5").write_text("mine")
     code, _, err = command(*SMALL)
     assert code == 1 and "p.h5 exists already" in err and (tmp_path / "p.h5").read_text() == "mine"

@@ -104,7 +104,7 @@ def first_lines(folder: Path) -> list[dict]:
     return [json.loads(path.open().readline()) for path in sorted((folder / "run" / "logs").glob("rank*.jsonl"))]
 
 
-def test_status_tells_that_it_runs_and_a_second_start_is_refused(slurm):
+def test_status_reports_that_it_runs_and_a_second_start_is_refused(slurm):
     assert slurm(*slurm.tool, "status").count("runs as process") == 3
     again = subprocess.run([*slurm.tool, "start"], capture_output=True, text=True, env=environment())
     assert again.returncode == 1 and "runs in" in again.stderr and "stop it first" in again.stderr

@@ -107,7 +107,7 @@ def test_mpirun_passes_the_warning_on_and_the_ranks_end_together(particles, mpir
     assert code == 75 and said.count("Stopped by SIGUSR1") == 1 and "Traceback" not in said, said
 
 
-def test_one_rank_that_is_told_tells_the_others(particles, mpirun, tmp_path):
+def test_one_rank_that_is_alerted_alerts_the_others(particles, mpirun, tmp_path):
     run = Run(particles, tmp_path / "out", ranks=2)
     run.wait_for(lambda: run.checkpoint() >= 1)
     os.kill(run.pid(1), signal.SIGTERM)

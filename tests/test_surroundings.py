@@ -92,7 +92,7 @@ def test_neighbours_are_other_views_cut_off_at_the_box(tmp_path):
         assert np.abs(image[along < -0.45 * BOX]).sum() < 0.02 * total
 
 
-def test_backgrounds_are_the_planes_that_the_file_tells(tmp_path):
+def test_backgrounds_are_the_planes_that_the_file_names(tmp_path):
     plain, _, _ = written(tmp_path / "a.h5", particles=400)
     images, data, result = written(tmp_path / "b.h5", particles=400, background=2.0)
     x = (np.arange(BOX) - BOX // 2) / (BOX / 2)

@@ -140,7 +140,7 @@ def test_tables_fit():
     ("x/run/half1.mrc", "y/run/half1.mrc", ("x/run/half1.mrc", "y/run/half1.mrc")),
     ("m/half1.mrc", "m/half2.mrc", ("half1.mrc", "half2.mrc")),
 ])  # fmt: skip
-def test_titles_tell_two_files_apart(first, second, names):
+def test_titles_distinguish_two_files(first, second, names):
     assert distinct_names(first, second) == names
 
 

@@ -46,7 +46,7 @@ def test_all_pieces_are_done_once_and_an_error_waits_for_the_others():
     assert done == [1]
 
 
-def test_threads_of_a_rank_that_was_not_told(monkeypatch):
+def test_threads_of_a_rank_where_none_are_given(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert default_threads(3) == 5
     for useless in ("", "0", "many", "2,1"):

@@ -94,8 +94,8 @@ def test_programs_keep_to_interfaces(path):
 
 @pytest.mark.parametrize("text, found", [
     ("monkeypatch.setattr(slab, '_SIZE', 3)", ["_SIZE"]),
-    ("mock.patch('mpirecon.solvers.run._slight')", ["mpirecon.solvers.run._slight"]),
-    ("patch.setattr('mpirecon.solvers.run.slight', lambda name: '_a'); getattr(run, '__doc__')", []),
+    ("mock.patch('mpirecon.solvers.run._small_errors')", ["mpirecon.solvers.run._small_errors"]),
+    ("patch.setattr('mpirecon.solvers.run.small', lambda name: '_a'); getattr(run, '__doc__')", []),
 ])
 def test_private_names_in_strings_are_found(text, found):
     assert private_strings(ast.parse(text)) == found
@@ -103,7 +103,7 @@ def test_private_names_in_strings_are_found(text, found):
 
 @pytest.mark.parametrize("text, found", [
     ("import mpirecon as mr\nmr.run._score()", (["mr.run._score"], [])),
-    ("from mpirecon.solvers.run import _slight", (["mpirecon.solvers.run._slight"], [])),
+    ("from mpirecon.solvers.run import _small_errors", (["mpirecon.solvers.run._small_errors"], [])),
     ("from mpirecon.io.particle_file import ParticleFile\nParticleFile.images = print", ([], ["ParticleFile.images"])),
     ("from mpirecon.batch import forecast\nforecast.constants = lambda: 3", ([], ["forecast.constants"])),
     ("import os\nself._own = os._exit", ([], [])),

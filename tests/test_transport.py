@@ -29,7 +29,7 @@ def test_ranks_that_share_a_gpu(mpirun):
 
 @pytest.mark.parametrize("variable, value, said", [("MPICH_GPU_SUPPORT_ENABLED", "1", True),
                                                    ("MV2_USE_CUDA", "0", False)])
-def test_mpis_that_are_told_by_a_variable(monkeypatch, variable, value, said):
+def test_mpis_that_a_variable_sets(monkeypatch, variable, value, said):
     monkeypatch.setattr(cuda_support, "loaded_library", object)
     assert cuda_support.what_mpi_says() == (None, "it does not say")
     monkeypatch.setenv(variable, value)

@@ -74,7 +74,7 @@ def test_where_all_are_alike_there_is_nothing_to_say(odds):
     assert shares_by_view(COMM, np.array(odds), np.arange(len(odds))) is None
 
 
-def test_the_mixture_is_told():
+def test_the_mixture_is_reported():
     drawn = draw(8000, 0.4, strength=4.5, seed=3)
     rng, rows, good = np.random.default_rng(3), np.arange(8000), drawn.kind == CORRECT
     mixture = PoseMixture().fit(COMM, drawn.own, drawn.random, rows)

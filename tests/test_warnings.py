@@ -109,7 +109,7 @@ def test_isotropic_maps_are_not_called_anisotropic_however_noisy(noise):
 
 
 @pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
-def test_a_missing_cone_is_told_with_the_directions(noise):
+def test_a_missing_cone_is_reported_with_the_directions(noise):
     for seed in range(2):
         cones = cones_of(40, seed, noise)
         text = anisotropy_warning(cones)
@@ -133,7 +133,7 @@ def test_the_ratio_of_areas_is_that_of_curves_up_to_the_resolution():
 # masks
 
 
-def test_masks_without_a_soft_edge_are_told():
+def test_masks_without_a_soft_edge_are_reported():
     ball = masks.soft_sphere(32, 9.3, 0)
     for edge in (2.5, 3, 5, 8):
         assert hard_mask_warning(masks.soft_sphere(32, 9.3, edge), "m.mrc") is None, edge
@@ -145,7 +145,7 @@ def test_masks_without_a_soft_edge_are_told():
     assert hard_mask_warning(odd, "m.mrc") is None
 
 
-def test_what_a_tight_mask_makes_at_the_resolution_is_told():
+def test_what_a_tight_mask_makes_at_the_resolution_is_reported():
     rng = np.random.default_rng(3)
     a, b = (rng.standard_normal((40, 40, 40)).astype(np.float32) for _ in range(2))
     wide, tight = masks.soft_sphere(40, 13, 5), masks.soft_sphere(40, 2.5, 0)
@@ -176,14 +176,14 @@ def test_a_clean_set_has_nothing_to_warn_of_and_a_hard_mask_has(particles, tmp_p
     assert "hard.mrc has a hard edge" in page and "No warnings." not in page
 
 
-def test_few_particles_are_told():
+def test_few_particles_are_reported():
     assert few_particles_warning((100, 100)) is None
     assert "half sets of 10 and 7 particles are small" in few_particles_warning((10, 7))
     assert few_particles_warning((5000, 99))
 
 
 @pytest.mark.parametrize("mask", ["hard", "soft"])
-def test_commands_that_take_a_mask_tell_of_hard_ones(mask, particles, tmp_path, capsys):
+def test_commands_that_take_a_mask_report_hard_ones(mask, particles, tmp_path, capsys):
     out = tmp_path / "run"
     reconstruct(particles, out, "--no-postprocess")
     write_map(tmp_path / "m.mrc", masks.soft_sphere(BOX, 8, 4 * (mask == "soft")), PIXEL, overwrite=False)
@@ -214,7 +214,7 @@ def test_a_selection_that_agrees_with_its_estimate_is_not_warned_of():
     assert selection(last=narrow).warnings() == []  # a percent off, in a set so large that the interval is narrower
 
 
-def test_particles_that_cannot_be_told_apart_are_told_with_the_remedy():
+def test_particles_that_cannot_be_distinguished_are_reported_with_the_remedy():
     (text,) = selection(kept=1000, kept_fraction=1.0, decided=BLIND, last=BLIND).warnings()
     assert "are not separable (1.4 standard deviations; 2.5 are required): all 1,000 were kept" in text
     assert "the map of --loss l2" in text and "--group-by with the column" in text
@@ -227,7 +227,7 @@ def test_particles_that_cannot_be_told_apart_are_told_with_the_remedy():
     assert "no particle was scored" in text and "--iterations 2" in text
 
 
-def test_a_kept_fraction_outside_of_the_estimate_is_told():
+def test_a_kept_fraction_outside_of_the_estimate_is_reported():
     (text,) = selection(kept=620, kept_fraction=0.62).warnings()
     assert "62.0 % of the particles were kept" in text
     assert "80.0 % (70.0–90.0 %): probably correct particles were rejected" in text
@@ -243,7 +243,7 @@ def test_an_interval_of_few_particles_is_not_called_one_of_95_percent():
 
 
 @pytest.mark.parametrize("options", [("posterior",), ("sorted", "--keep", "auto")])
-def test_a_run_that_tells_nothing_apart_says_so_in_every_place(options, tmp_path, capsys):
+def test_a_run_that_distinguishes_nothing_says_so_in_every_place(options, tmp_path, capsys):
     path = simulate(tmp_path / "p.h5", "--particles", 300, "--snr", 0.001, "--error-rate", 0.3)
     summary = reconstruct(path, tmp_path / "out", "--loss", *options)
     assert summary["kept"] == 300 and not summary["iterations"][-1]["mixture"]["separable"]
@@ -254,7 +254,7 @@ def test_a_run_that_tells_nothing_apart_says_so_in_every_place(options, tmp_path
     assert page.count("Histogram of score") == page.count("Histogram of distance") == 1 or summary["detection"]
 
 
-def test_one_iteration_of_a_robust_loss_judges_nobody(particles, tmp_path):
+def test_one_iteration_of_a_robust_loss_weighs_all_alike(particles, tmp_path):
     for options in (("posterior",), ("sorted", "--keep", 0.7), ("tukey",)):
         summary = reconstruct(particles, tmp_path / "-".join(map(str, options)), "--loss", *options, "--iterations", 1)
         assert [text for text in summary["warnings"] if "no particle was scored" in text], options
@@ -318,7 +318,7 @@ def test_one_is_the_loss_that_a_map_of_nothing_leaves(loss, premultiplied, tmp_p
             assert record["loss_of_nothing"] > 0 and record["loss_l2_of_nothing"] > 0
 
 
-def test_a_bfactor_that_no_map_has_is_told():
+def test_a_bfactor_that_no_map_has_is_reported():
     def summary(b):
         return {"postprocess": {"guinier": {"bfactor": b, "used": [9.6, 6.5]}}}
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import SerialCommunicator
-from mpirecon.robust.evidence import Evidence, SlightErrors
+from mpirecon.robust.evidence import Evidence, SmallErrors
 from mpirecon.robust.mixture_model import CORRECT
 from mpirecon.robust.pose_mixture import PoseMixture
 
@@ -42,13 +42,13 @@ def test_whatever_the_evidence_probabilities_come_out(seed, m, bands, keep):
     own, looked = odd_evidence(rng, m, bands), np.flatnonzero(rng.random(m) < rng.choice([0, 0.3, 1]))
     random = odd_evidence(rng, len(looked), bands)
     log_noise = rng.normal(0, rng.choice([0.1, 3, 30]), (m, bands)) if rng.random() < 0.5 else None
-    slight = None
+    small = None
     if rng.random() < 0.4:
-        slight = SlightErrors(odd_evidence(rng, m, bands), rng.normal(-5, 5, (m, 2)), rng.random((1, bands)))
+        small = SmallErrors(odd_evidence(rng, m, bands), rng.normal(-5, 5, (m, 2)), rng.random((1, bands)))
     mixture, groups = PoseMixture(keep), odd_groups(rng, m)
     try:
         with np.errstate(divide="raise", invalid="raise", over="raise"):
-            mixture.fit(COMM, own, random, looked, groups, slight, log_noise)
+            mixture.fit(COMM, own, random, looked, groups, small, log_noise)
     except UserError as refused:
         assert "nothing to fit" in str(refused) or "evidence of all particles is the same" in str(refused)
         return
@@ -57,14 +57,14 @@ def test_whatever_the_evidence_probabilities_come_out(seed, m, bands, keep):
     assert 0 <= mixture.posterior_.min() and mixture.posterior_.max() <= 1
     assert mixture.shares_.sum() == pytest.approx(1) and np.isfinite([mixture.separation_, mixture.filter_]).all()
     assert 0 <= mixture.keep_interval_[0] <= mixture.keep_interval_[1] <= 1
-    if groups is None and slight is None:
+    if groups is None and small is None:
         silent = ~own.a.any(axis=1)
         np.testing.assert_allclose(mixture.posterior_[silent], mixture.shares_[CORRECT], atol=1e-6)
 
 
 @pytest.mark.parametrize("per_group, groups", [(1, 400), (2, 300), (1000, 12), (40, 1)])
-def test_groups_of_any_size_are_told_apart(per_group, groups):
-    """With one group there is nobody to compare it with: it is believed if it shows the map."""
+def test_groups_of_any_size_are_distinguished(per_group, groups):
+    """With one group there is nobody to compare it with: it is accepted if it shows the map."""
     rng = np.random.default_rng(per_group)
     wrong = np.arange(groups) % 4 == 3
     group = np.repeat(np.arange(groups), per_group)
@@ -104,7 +104,7 @@ def test_tilt_series_that_fade_with_dose_are_not_thought_wrong(share_of_wrong, s
     assert mixture.keep_ == pytest.approx(1 - np.mean(wrong), abs=0.03)
 
 
-def test_where_nobody_is_good_what_is_known_stays():
+def test_where_no_particle_is_good_what_is_known_stays():
     """All particles wrong, and surely so: the fit ends, and says so."""
     rng = np.random.default_rng(3)
     a = np.full((200, 4), 40.0)
@@ -114,7 +114,7 @@ def test_where_nobody_is_good_what_is_known_stays():
     assert mixture.posterior_.max() < 1e-3 and mixture.keep_ < 1e-3 and mixture.keep_interval_[0] == 0
 
 
-def test_evidence_of_next_to_no_signal_tells_nothing():
+def test_evidence_of_next_to_no_signal_is_none():
     sums = np.array([[[1.0, 1e-170, 5e-324], [1.0, 0.1, 1e-20], [1.0, 0.5, 4.0]]])
     found = Evidence.of(sums, np.ones((1, 3)))
     np.testing.assert_array_equal(found.a, [[0, 0, 2]])

@@ -11,13 +11,13 @@ particles = mr.simulate(truth, 2000, snr=0.1, error_rate=0.4, junk_rate=0.1, noi
 first = mr.reconstruct(particles, loss="posterior")
 
 table = mr.search_poses(particles, first)
-believed = table["probability"] > 0.9
+accepted = table["probability"] > 0.9
 error = angular_distance(table["quaternion"], particles.truth["true_quaternion"][table["id"]])
 junk = particles.truth["junk"][table["id"]]
-print(f"{len(table)} searched, {believed.sum()} believed, of them right (6°) {(error[believed & ~junk] < 6).sum()}, "
-      f"junk {(believed & junk).sum()}")
+print(f"{len(table)} searched, {accepted.sum()} accepted, of them right (6°) {(error[accepted & ~junk] < 6).sum()}, "
+      f"junk {(accepted & junk).sum()}")
 
-found = particles.with_poses(table[believed])
+found = particles.with_poses(table[accepted])
 second = mr.reconstruct(found, loss="posterior")
 
 never = np.flatnonzero(particles.truth["pose_error"] & ~particles.truth["junk"])

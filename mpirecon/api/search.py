@@ -14,7 +14,7 @@ from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_output import took_part
 from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.threads import Threads
-from mpirecon.search.believe import Amplitudes, Belief
+from mpirecon.search.acceptance import Amplitudes, Acceptance
 from mpirecon.search.decoy import decoy
 from mpirecon.search.searcher import FEWEST_SHELLS, SUPPORTED, TABLE, Searcher, finest_shell
 from mpirecon.solvers.normalise import Normaliser
@@ -89,7 +89,7 @@ def search_poses(
             decoys.append(search.of_half(half, some, lambda images: None, decoy_of=half))
     table, decoys = np.concatenate(found), np.concatenate(decoys)
     table = table[np.argsort(table["id"], kind="stable")]
-    return _published(table, Belief.of(table["odds"], decoys["odds"], np.searchsorted(table["id"], decoys["id"])))
+    return _published(table, Acceptance.of(table["odds"], decoys["odds"], np.searchsorted(table["id"], decoys["id"])))
 
 
 def _left_out(result: Result) -> np.ndarray:
@@ -102,10 +102,10 @@ _PUBLISHED = ("id", "quaternion", "shift", "probability", "score", "log_evidence
               "moved")
 
 
-def _published(table: np.ndarray, belief: Belief) -> np.ndarray:
+def _published(table: np.ndarray, acceptance: Acceptance) -> np.ndarray:
     out = np.empty(len(table), [("probability", "f8") if n == "probability" else (n, TABLE[n]) for n in _PUBLISHED])
     for name in _PUBLISHED:
-        out[name] = belief(table["odds"]) if name == "probability" else table[name]
+        out[name] = acceptance(table["odds"]) if name == "probability" else table[name]
     return out
 
 

@@ -15,7 +15,7 @@ ctf/tetra_A    added to the CTF's: −λ³ k⁴ (2π (T₀ cos 2φ + T₁ sin 2�
 
 csparc2star and those that follow it write a beam tilt +arcsin(T/Cs), whose phase in RELION is the opposite of the
 first, and leave the rest out. SPECTER is the one source that says how it knows,
-so that it is believed unless the user says otherwise.
+so that it is accepted unless the user says otherwise.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, SyntaxErro
 #: how many times smaller than what is in it a compressed dataset can be: deflate's limit
 _DENSEST = 1032
 
-#: bytes of a dataset that are believed without being in the file
+#: bytes of a dataset that are accepted without being in the file
 _UNWRITTEN = 2**28
 
 
@@ -90,7 +90,7 @@ def attributes_of(thing: h5py.HLObject, path: Path) -> dict:
 
 
 def dataset_of(group: h5py.Group, name: str, path: Path) -> h5py.Dataset | None:
-    """A dataset of a group whose description can be believed, None where there is none of that name."""
+    """A dataset of a group whose description can be trusted, None where there is none of that name."""
     with reading(path, f"/{name}"):
         found = group[name] if name in group else None
         if not isinstance(found, h5py.Dataset):

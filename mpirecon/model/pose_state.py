@@ -6,5 +6,5 @@ from __future__ import annotations
 GIVEN, REFINED, FOUND, IN_VAIN, NOT_SEARCHED = range(5)
 
 #: where the truth is known: degrees from it within which a wrong pose counts as recovered,
-#: and beyond which a believed one is wrong
+#: and beyond which an accepted one is wrong
 FOUND_WITHIN, WRONG_BEYOND = 5.0, 10.0

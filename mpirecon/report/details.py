@@ -92,7 +92,7 @@ def _confusion(run: RunFiles) -> str:
 
 #: what the columns about given and found poses mean
 FATE = ("Kinds are those of the given poses, and so are AUC, kept and rejected at the given pose. Recovered: kept at a "
-        "found pose within 5° of the true one. Believed and wrong: kept at a found pose more than 10° off, or without "
+        "found pose within 5° of the true one. Accepted and wrong: kept at a found pose more than 10° off, or without "
         "a particle in the image. The posterior is that of the pose used.")
 
 
@@ -103,7 +103,7 @@ def _with_found(columns: dict) -> dict:
         return lambda r: f"{r[name]:,} ({percent(r[name], r['count'])})"
 
     more = {"kept at a found pose": share("at_found"), "recovered": share("found_again"),
-            "believed and wrong": share("believed_wrong")}
+            "accepted and wrong": share("accepted_wrong")}
     out: dict = {}
     for name, cell in columns.items():
         out[f"{name} at the given pose" if name in ("kept", "rejected") else name] = cell

@@ -130,6 +130,6 @@ def _recovered(summary: Mapping) -> tuple | None:
     more = f"of {search['searched']:,} searched"
     truth = summary.get("detection") or {}
     if "at_found" in truth:
-        more += f"; {truth['found_again']:,} within {FOUND_WITHIN:g}° of the truth, {truth['believed_wrong']:,} wrong"
+        more += f"; {truth['found_again']:,} within {FOUND_WITHIN:g}° of the truth, {truth['accepted_wrong']:,} wrong"
     more += f"; control: {control['came_back']} of {control['searched']} came back"
     return ("poses recovered", f"{search['found']:,}", more, "")

@@ -25,7 +25,7 @@ def section(run: RunFiles) -> str:
     columns = {
         "after iteration": lambda i, s: str(i),
         "searched": lambda i, s: f"{s['searched']:,}",
-        "believed at a found pose": lambda i, s: f"{s['found']:,}",
+        "accepted at a found pose": lambda i, s: f"{s['found']:,}",
         "median angle from the given pose": lambda i, s: _number(s.get("median_angle"), "°"),
         "median offset from it": lambda i, s: _number(s.get("median_offset"), " Å"),
         "control that came back": lambda i, s: (
@@ -34,10 +34,10 @@ def section(run: RunFiles) -> str:
     }
     if all("planted" in search for _, search in searches):
         columns |= {
-            "within 5° of the truth, believed or not": lambda i, s: (
+            "within 5° of the truth, accepted or not": lambda i, s: (
                 f"{s['planted']['found_within_5_degrees']:,} of {s['planted']['planted']:,}"
             ),
-            "believed and wrong": lambda i, s: f"{s['planted']['believed_and_wrong']:,}",
+            "accepted and wrong": lambda i, s: f"{s['planted']['accepted_and_wrong']:,}",
         }
     body = pieces.table(columns, ([cell(*search) for cell in columns.values()] for search in searches))
     return pieces.section(

@@ -105,7 +105,7 @@ def _particles(summary: dict) -> str:
         kept, again = found["kept"], found["at_found"]
         text += (f": {kept:,} at their given poses, {_share(among, kept)} with a simulated error, and {again:,} at "
                  "poses that were found")
-        text += f", {_share(found['believed_wrong'], again)} wrong" if again else ""
+        text += f", {_share(found['accepted_wrong'], again)} wrong" if again else ""
         return f"{text}; {wrong:,} particles have a simulated error{rejected}"
     return f"{text}, {_share(among, kept)} with a simulated error; {wrong:,} particles have one{rejected}"
 

@@ -43,7 +43,7 @@ class Evidence:
 
 
 @dataclass
-class SlightErrors:
+class SmallErrors:
     """best : Evidence at the best pose near each particle's own · log_integral : (m, scales), the logarithm of the
     likelihood of errors of each scale over that at the best pose · left : (angles, bands), what errors of some angles
     leave of the amplitude at the own pose. The kinds are the scales, then the angles."""

@@ -19,7 +19,7 @@ _LEAST_SPREAD = 0.03
 #: from where, to where
 _ODD = 4.0, 8.0
 
-#: spreads between which a set comes to be believed to differ in gain, where the particle's power cannot decide it
+#: spreads between which a set comes to be taken to differ in gain, where the particle's power cannot decide it
 _SPREAD = 0.3, 0.6
 
 #: fractions of the differences in noise that may be gain,
@@ -30,7 +30,7 @@ _EXPONENTS, _UNSURE = np.linspace(0, 1, 41), 0.3
 #: and by how much more where there is next to no noise
 _BRIGHT, _VIEWS = (3.0, 30.0), (0.12, 0.15)
 
-#: spreads of the middles' power between which images of next to no noise are believed to differ in gain:
+#: spreads of the middles' power between which images of next to no noise are taken to differ in gain:
 #: views differ by less
 _SPREAD_OF_VIEWS = 0.25, 0.5
 
@@ -39,7 +39,7 @@ _SPREAD_OF_WEIGHTS = 0.6, 1.0
 
 #: shares found below and above which none and all of the differences are taken for gain; and where particles are so
 #: bright that what they scatter to the border is part of its noise
-_BELIEVED, _BELIEVED_BRIGHT = np.array([0.3, 0.7]), np.array([0.6, 0.9])
+_DIFFER, _DIFFER_BRIGHT = np.array([0.3, 0.7]), np.array([0.6, 0.9])
 
 #: fraction of the variance of log σ that is not the error of σ: below, no differences are seen, above, all
 _UNSEEN, _SEEN = 0.3, 0.8
@@ -95,7 +95,7 @@ class Gains:
         spread = _spread(np.log(sigma))
         found = _share_of_gain(log_halves, np.log(middle) - 2 * np.log(typical), spread)
         clean, bright = (_between(np.log(of_middle / typical**2), *np.log(bounds)) for bounds in (_CLEAN, _BRIGHT))
-        none, all_ = _BELIEVED + bright * (_BELIEVED_BRIGHT - _BELIEVED)
+        none, all_ = _DIFFER + bright * (_DIFFER_BRIGHT - _DIFFER)
         exponent = np.clip((found - none) / (all_ - none), 0, 1) * _seen(log_halves)
         exponent += clean * (_between(np.log(middle).std() / 2, *_SPREAD_OF_VIEWS) - exponent)
         if premultiplied:

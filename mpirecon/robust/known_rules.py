@@ -15,11 +15,11 @@ from mpirecon.robust.pose_mixture import PoseMixture
 from mpirecon.robust.rules import Case, Rule
 from mpirecon.robust.schedule import loosened, widened
 from mpirecon.robust.selection import Selection, keep_count
-from mpirecon.robust.slight_poses import SlightPoses, attenuation
+from mpirecon.robust.small_pose_errors import SmallPoseErrors, attenuation
 from mpirecon.robust.statistics import Statistics
 
-#: belief in a particle below which it need not be added to the map at all: a million such count as one. Much more would
-#: leave out slightly wrong ones, of which little counts
+#: probability of a particle below which it need not be added to the map at all: a million such count as one. Much more
+#: would leave out those with small errors, of which little counts
 _NEGLIGIBLE = 1e-6
 
 
@@ -49,13 +49,13 @@ def _sorted(scope, score, ids, valid, keep, mixture) -> Selection:
 
 
 def _by_posterior(
-    mixture: PoseMixture, sigma: np.ndarray, valid: np.ndarray, slight: SlightPoses | None, separable: bool
+    mixture: PoseMixture, sigma: np.ndarray, valid: np.ndarray, small: SmallPoseErrors | None, separable: bool
 ) -> Selection:
-    """w = posterior / σ², slight errors counted by what they leave of the signal, and the contrast of each image;
+    """w = posterior / σ², small errors counted by what they leave of the signal, and the contrast of each image;
     all alike when correct and incorrect ones are not separable."""
     weight, posterior, score = np.zeros(len(valid)), np.zeros(len(valid)), np.full(len(valid), -np.inf)
     contrast, contrast2 = np.ones(len(valid)), np.ones(len(valid))
-    left, slightly_wrong = None, np.zeros(len(valid), bool)
+    left, with_small_errors = None, np.zeros(len(valid), bool)
     score[valid] = mixture.score_
     if separable:
         posterior[valid] = mixture.posterior_
@@ -66,14 +66,14 @@ def _by_posterior(
     else:
         posterior[valid] = 1.0
         noise = np.where(sigma > NOISY, sigma, 1.0)  # plain L2, but for images of outlying power
-    believed = posterior
-    if separable and mixture.slight_.size:
-        believed, left = attenuation(mixture, slight, valid)
-        slightly_wrong[valid] = mixture.slight_.sum(axis=1) >= 0.5
-    believed = np.where(believed < _NEGLIGIBLE, 0.0, believed)
-    weight[valid] = believed[valid] / noise[valid] ** 2
+    counted = posterior
+    if separable and mixture.small_.size:
+        counted, left = attenuation(mixture, small, valid)
+        with_small_errors[valid] = mixture.small_.sum(axis=1) >= 0.5
+    counted = np.where(counted < _NEGLIGIBLE, 0.0, counted)
+    weight[valid] = counted[valid] / noise[valid] ** 2
     return Selection(
-        weight, valid & (posterior >= 0.5), -score, contrast, contrast2, posterior, left, slight=slightly_wrong,
+        weight, valid & (posterior >= 0.5), -score, contrast, contrast2, posterior, left, small=with_small_errors,
         mixture_=mixture,
     )  # fmt: skip
 
@@ -123,7 +123,7 @@ class Posterior(Rule):
     how = "weighted by the probability that their pose is correct"
 
     def decide(self, case: Case) -> Selection:
-        return _by_posterior(case.mixture, case.sigma, case.valid, case.slight, case.followed)
+        return _by_posterior(case.mixture, case.sigma, case.valid, case.small, case.followed)
 
     def value(self, comm: Communicator, d: np.ndarray, selection: Selection, valid: np.ndarray,
               given: np.ndarray) -> float:

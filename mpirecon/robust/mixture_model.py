@@ -6,7 +6,7 @@ number. Three kinds of particles differ in its mean and variance, with a_b = √
 * correct, of contrast s:     t ~ N(s·h·a, 1), s ~ N(1, τ²) between particles
 * wrong:                      t ~ N(r·a, 1 + v·a²), r and v measured by scoring particles at random orientations
 * junk (no particle):         t ~ N(0, 1)
-* slightly wrong, where nearby poses were searched: as correct, but at the best pose nearby, times an integral over
+* with a small error, where nearby poses were searched: as correct, but at the best pose nearby, times an integral over
   the errors of a scale (mpirecon/robust/nearby.py); a few scales. Errors too large for the search to mend show at the
   own pose: t ~ N(s·h·c·a, 1 + (1 − c²)·v·a²), where an error of an angle leaves the fraction c of the amplitude; a few
   angles
@@ -28,10 +28,10 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import Communicator
-from mpirecon.robust.evidence import Evidence, SlightErrors
+from mpirecon.robust.evidence import Evidence, SmallErrors
 
-#: kinds of particles; SLIGHT and beyond are slight errors
-CORRECT, WRONG, JUNK, SLIGHT = 0, 1, 2, 3
+#: kinds of particles; SMALL and beyond are small errors
+CORRECT, WRONG, JUNK, SMALL = 0, 1, 2, 3
 
 #: what is known of contrasts beforehand: as much as so many particles of this variance (15 %) would show. Without it
 #: the spread drifts for hundreds of steps along a ridge: wider, it takes wrong poses for correct ones
@@ -44,7 +44,7 @@ _FILTERS = np.linspace(*FILTER, 11)
 #: sums of probabilities that are negligible
 NEGLIGIBLE = 1e-200
 
-#: particles that a kind of slight errors must explain better than anything else does, else it is given up: the prior
+#: particles that a kind of small errors must explain better than anything else does, else it is given up: the prior
 #: of Figueiredo & Jain (2002, IEEE Trans. Pattern Anal. 24:381), by which needless components vanish
 FEWEST = 3.0
 
@@ -54,12 +54,12 @@ class MixtureModel:
 
     def _hold(
         self, comm: Communicator, own: Evidence, random: Evidence, random_rows: np.ndarray, groups: np.ndarray | None,
-        slight: SlightErrors | None, log_noise: np.ndarray | None,
+        small: SmallErrors | None, log_noise: np.ndarray | None,
     ) -> None:
         """The evidence that is to be explained; parameters are those of ``PoseMixture.fit``. Collective."""
         self._comm, self._rows, self._groups, self._log_noise = comm, random_rows, groups, log_noise
-        self._whole = own, random, slight
-        self._require_numbers(own, random, slight, log_noise)
+        self._whole = own, random, small
+        self._require_numbers(own, random, small, log_noise)
         self._take_filtered(0.0 if log_noise is None else self._likeliest_filter())
         if groups is not None:
             self._group_count = 1 + comm.allreduce_scalar(int(groups.max(initial=-1)), "max")
@@ -70,13 +70,13 @@ class MixtureModel:
     def _take_filtered(self, exponent: float) -> None:
         """Expect of each image the signal that its filter leaves, v^exponent of the map's."""
         self.filter_ = exponent
-        own, random, slight = self._whole
-        best = None if slight is None else slight.best
+        own, random, small = self._whole
+        best = None if small is None else small.best
         if self._log_noise is not None:
             left = self._left(exponent)
             own, random, best = own.filtered(left), random.filtered(left[self._rows]), best and best.filtered(left)
         self._own, self._random = own.limited(), random.limited()
-        self._slight = slight and replace(slight, best=best.limited())
+        self._small_errors = small and replace(small, best=best.limited())
 
     def _left(self, exponent: float) -> np.ndarray:
         return np.exp(np.minimum(exponent * self._log_noise, 50.0))
@@ -91,9 +91,9 @@ class MixtureModel:
             explained.append((along**2 / np.maximum(power, 1e-300)).sum())
         return float(_FILTERS[np.argmax(explained)])
 
-    def _require_numbers(self, own: Evidence, random: Evidence, slight: SlightErrors | None,
+    def _require_numbers(self, own: Evidence, random: Evidence, small: SmallErrors | None,
                          log_noise: np.ndarray | None) -> None:
-        more = [] if slight is None else [slight.best.t, slight.best.a, slight.log_integral, slight.left]
+        more = [] if small is None else [small.best.t, small.best.a, small.log_integral, small.left]
         values = [own.t, own.a, random.t, random.a, *more, *([] if log_noise is None else [log_noise])]
         if self._comm.allreduce_scalar(int(not all(np.isfinite(some).all() for some in values))):
             raise UserError("the mixture cannot be fitted: the evidence of some particle is not a finite number")
@@ -113,18 +113,18 @@ class MixtureModel:
     def _likelihoods(self) -> None:
         wrong = self._over_groups(self._log_wrong())
         good, self.contrast_, self.contrast2_ = self._log_correct(self._own)
-        self.likelihood_ = np.column_stack([good, wrong, np.zeros(len(wrong)), *self._log_slight()])
+        self.likelihood_ = np.column_stack([good, wrong, np.zeros(len(wrong)), *self._log_small_errors()])
         self._compare()
         self._attribute()
         explained = self._largest + np.log(self._relative @ self.shares_)
         self._total = self._comm.allreduce_scalar(float(self._once @ explained)) + self._log_prior()
 
     def _log_prior(self) -> float:
-        """Of the spread of contrasts, and against kinds of slight errors."""
+        """Of the spread of contrasts, and against kinds of small errors."""
         strength, typical = CONTRAST_PRIOR
         spread = -strength / 2 * (np.log(self.contrast_variance_) + typical / self.contrast_variance_)
-        slight = self.shares_[SLIGHT:]
-        return spread - FEWEST * np.log(slight[slight > 0]).sum()
+        small = self.shares_[SMALL:]
+        return spread - FEWEST * np.log(small[small > 0]).sum()
 
     def _compare(self) -> None:
         """Likelihoods relative to the largest; kinds that were given up explain none."""
@@ -140,7 +140,7 @@ class MixtureModel:
             joint[:, [WRONG, JUNK]] *= np.exp(-more)[:, None]
         self._responsibility = joint / (joint @ np.ones(joint.shape[1]))[:, None]
         self.posterior_ = self._responsibility[:, CORRECT]
-        self.slight_ = self._responsibility[:, SLIGHT:]
+        self.small_ = self._responsibility[:, SMALL:]
 
     def _over_groups(self, values: np.ndarray) -> np.ndarray:
         """Sums of (m, …) values over the rows of each group, given back to every row; the values without groups."""
@@ -168,14 +168,14 @@ class MixtureModel:
         log = (contrast**2 * precision - prior + np.log(prior / precision)) / 2
         return log, contrast, contrast**2 + 1 / precision
 
-    def _log_slight(self) -> np.ndarray:
-        """Log likelihood ratio of slight errors to junk, (kinds, m); keeps their contrasts."""
-        if self._slight is None:
+    def _log_small_errors(self) -> np.ndarray:
+        """Log likelihood ratio of small errors to junk, (kinds, m); keeps their contrasts."""
+        if self._small_errors is None:
             return np.zeros((0, len(self._own.t)))
-        best, contrast, contrast2 = self._log_correct(self._slight.best)
-        found = [(best + log, contrast, contrast2) for log in self._over_groups(self._slight.log_integral).T]
-        found += [self._log_left(share) for share in self._slight.left]
-        log, self.slight_contrast_, self.slight_contrast2_ = (np.stack(values) for values in zip(*found))
+        best, contrast, contrast2 = self._log_correct(self._small_errors.best)
+        found = [(best + log, contrast, contrast2) for log in self._over_groups(self._small_errors.log_integral).T]
+        found += [self._log_left(share) for share in self._small_errors.left]
+        log, self.small_contrast_, self.small_contrast2_ = (np.stack(values) for values in zip(*found))
         return log
 
     def _log_left(self, left: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

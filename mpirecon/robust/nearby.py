@@ -1,12 +1,12 @@
 """Is a pose right, or only nearly? What the best pose near the given one says, and how far away it is.
 
-A right pose is where the likelihood has its maximum; near a slightly wrong one there is a better pose. About the best
+A right pose is where the likelihood has its maximum; near one with a small error there is a better pose. About the best
 pose δ* that Newton's method finds (a turn after the given rotation, in radians), the log likelihood is nearly
 
     L(δ) = L(δ*) + gᵀ(δ − δ*) − (δ − δ*)ᵀ H (δ − δ*) / 2
 
 and for errors of scale τ, δ ~ N(0, τ²), the likelihood of the image is an integral over a Gaussian. No pose is changed
-by this: it only says how far each can be believed, at which frequencies.
+by this: it only says how far each counts, at which frequencies.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _OUTSIDE = 6.0
 #: variance of the log of high- over middle-frequency noise that passes as one shape of spectrum: 10 %
 _SHAPE_VARIANCE = 0.01
 
-#: noise power over the typical one below which it is not believed: weights go with its inverse
+#: noise power over the typical one below which it is not accepted: weights go with its inverse
 _LEAST_NOISE = 1e-6
 
 #: σ above which an image is set back even where nothing else is known of it

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from mpirecon.parallel.comm import Communicator
-from mpirecon.robust.evidence import Evidence, SlightErrors
+from mpirecon.robust.evidence import Evidence, SmallErrors
 from mpirecon.robust.mixture_model import (
     CONTRAST_PRIOR,
     FEWEST,
@@ -15,7 +15,7 @@ from mpirecon.robust.mixture_model import (
     CORRECT,
     JUNK,
     NEGLIGIBLE,
-    SLIGHT,
+    SMALL,
     WRONG,
     MixtureModel,
     band_sums,
@@ -70,8 +70,8 @@ class PoseMixture(MixtureModel):
     posterior_ : (m,) probability that the pose is correct
     score_ : (m,) log likelihood ratio of a correct pose against any other
     contrast_, contrast2_ : (m,) expected s and s² if the pose is correct
-    slight_ : (m, kinds) probability of each kind of slight error
-    slight_contrast_, slight_contrast2_ : (kinds, m) expected s and s² then.
+    small_ : (m, kinds) probability of each kind of small error
+    small_contrast_, small_contrast2_ : (kinds, m) expected s and s² then.
     """
 
     def __init__(self, keep: float | None = None) -> None:
@@ -79,7 +79,7 @@ class PoseMixture(MixtureModel):
 
     def fit(
         self, comm: Communicator, own: Evidence, random: Evidence, random_rows: np.ndarray,
-        groups: np.ndarray | None = None, slight: SlightErrors | None = None, log_noise: np.ndarray | None = None,
+        groups: np.ndarray | None = None, small: SmallErrors | None = None, log_noise: np.ndarray | None = None,
         sample: np.ndarray | None = None,
     ) -> PoseMixture:
         """EM over the particles of all ranks.
@@ -89,7 +89,7 @@ class PoseMixture(MixtureModel):
         own : evidence of this rank's valid particles at their poses
         random : evidence of some of them, `random_rows` (indices into `own`), at random orientations
         groups : (m,) int64, optional, numbers 0 … of the groups of rows that are right or wrong together
-        slight : what the best poses nearby say of this rank's valid particles; without, errors are random or none
+        small : what the best poses nearby say of this rank's valid particles; without, errors are random or none
         log_noise : (m, bands), logarithm of each image's noise power over the typical one's, where that differs in
             shape
         sample : (m,) bool, chosen at random, whole groups: those that EM begins with, to end with a few steps of all;
@@ -100,10 +100,10 @@ class PoseMixture(MixtureModel):
         UserError
             when there are no particles, none has any evidence (a map of zeros), all have the same, or it is not finite.
         """
-        self._hold(comm, own, random, random_rows, groups, slight, log_noise)
+        self._hold(comm, own, random, random_rows, groups, small, log_noise)
         most = _ITERATIONS
         if sample is None:
-            self._begin(own.t.shape[1], 0 if slight is None else slight.kinds)
+            self._begin(own.t.shape[1], 0 if small is None else small.kinds)
         else:
             self._begin_with(self._fitted_to(sample))
             most = _LAST
@@ -130,14 +130,14 @@ class PoseMixture(MixtureModel):
         """Let correct poses be more frequent in some views than in others, where they are (view_shares.py). view : (m,)
         int64, number of each particle's. Collective."""
         wrong = self._responsibility[:, [WRONG, JUNK]].sum(axis=1)
-        right = self.posterior_ + self.slight_.sum(axis=1)
+        right = self.posterior_ + self.small_.sum(axis=1)
         more = shares_by_view(self._comm, np.log(np.maximum(right, NEGLIGIBLE) / np.maximum(wrong, NEGLIGIBLE)), view)
         if more is not None:
             self._attribute(more)
             self.score_ = self.score_ + more
 
     def _begin(self, bands: int, kinds: int) -> None:
-        """Where EM starts, with so many kinds of slight errors."""
+        """Where EM starts, with so many kinds of small errors."""
         self.wrong_mean_ = self.wrong_variance_ = np.zeros(bands)
         self.gain_ = np.ones(bands)
         self.contrast_variance_ = 0.02
@@ -147,16 +147,16 @@ class PoseMixture(MixtureModel):
 
     def _fitted_to(self, sample: np.ndarray) -> PoseMixture:
         """The mixture of some particles alone."""
-        own, random, slight = self._whole
+        own, random, small = self._whole
         number = np.cumsum(sample) - 1
         looked = sample[self._rows]
         own, random = (Evidence(some.t[rows], some.a[rows]) for some, rows in ((own, sample), (random, looked)))
-        if slight is not None:
-            best = Evidence(slight.best.t[sample], slight.best.a[sample])
-            slight = replace(slight, best=best, log_integral=slight.log_integral[sample])
+        if small is not None:
+            best = Evidence(small.best.t[sample], small.best.a[sample])
+            small = replace(small, best=best, log_integral=small.log_integral[sample])
         groups, log_noise = (None if some is None else some[sample] for some in (self._groups, self._log_noise))
         return PoseMixture(self.keep).fit(
-            self._comm, own, random, number[self._rows[looked]], groups, slight, log_noise
+            self._comm, own, random, number[self._rows[looked]], groups, small, log_noise
         )
 
     def _begin_with(self, fitted: PoseMixture) -> None:
@@ -236,31 +236,31 @@ class PoseMixture(MixtureModel):
                 best = -np.inf
             if np.abs(self.shares_ - before).max() < _TOLERANCE / 10:
                 break
-            # of correct, wrong and junk alone the likelihood has one maximum; slight errors may vanish or not
-            if newton and step < steps and not self.shares_[SLIGHT:].any():
+            # of correct, wrong and junk alone the likelihood has one maximum; small errors may vanish or not
+            if newton and step < steps and not self.shares_[SMALL:].any():
                 safe, self.shares_ = self.shares_, self._newton(before, self.shares_)
         if steps > 1:
             self._attribute()
 
     def _reestimated(self, counts: np.ndarray) -> np.ndarray:
         """Shares from the expected numbers of each kind."""
-        counts[SLIGHT:] = np.maximum(counts[SLIGHT:] - FEWEST, 0)
-        if not counts.sum() > NEGLIGIBLE:  # so few that slight errors, which explain them all, are given up
-            counts = np.where(np.arange(len(counts)) < SLIGHT, self.shares_, 0.0)
+        counts[SMALL:] = np.maximum(counts[SMALL:] - FEWEST, 0)
+        if not counts.sum() > NEGLIGIBLE:  # so few that small errors, which explain them all, are given up
+            counts = np.where(np.arange(len(counts)) < SMALL, self.shares_, 0.0)
         return self._pinned(counts / counts.sum())
 
     def _newton(self, shares: np.ndarray, after: np.ndarray) -> np.ndarray:
         """The shares that a step of EM leaves as they are, as Newton's method has it from those before and after a
         step; those after it where some would not be positive."""
-        kinds = slice(SLIGHT)
+        kinds = slice(SMALL)
         relative = self._relative[:, kinds]
         weighted = relative * (self._once / (self._relative @ shares) ** 2)[:, None]
         curvature = self._comm.allreduce(weighted.T @ relative) / self._count
         # ∂(after)/∂(shares); shares sum to one before and after
         slope = np.diag(after[kinds] / shares[kinds]) - shares[kinds, None] * curvature
-        step = np.linalg.lstsq(np.eye(SLIGHT) - slope, (after - shares)[kinds], rcond=None)[0]
+        step = np.linalg.lstsq(np.eye(SMALL) - slope, (after - shares)[kinds], rcond=None)[0]
         found = shares[kinds] + step - step.mean()
-        return self._pinned(np.concatenate([found, after[SLIGHT:]])) if found.min() > 0 else after
+        return self._pinned(np.concatenate([found, after[SMALL:]])) if found.min() > 0 else after
 
     def _fit_filter(self, s: np.ndarray, s2: np.ndarray, mean: float) -> None:
         """A step of Newton's method towards the γ that the correct ones are most likely with. s, s2 : (m, 1), posterior
@@ -291,8 +291,8 @@ class PoseMixture(MixtureModel):
 
     def _pinned(self, shares: np.ndarray) -> np.ndarray:
         """Shares that sum to one, hold that of the correct ones where the user gave it,
-        and are never zero but for slight errors."""
-        least = np.where(np.arange(len(shares)) < SLIGHT, 1e-4, 0.0)
+        and are never zero but for small errors."""
+        least = np.where(np.arange(len(shares)) < SMALL, 1e-4, 0.0)
         # after the others were brought to their sum: their scale is changed there
         shares = np.maximum(self._with_given(shares), least)
         return self._with_given(shares)

@@ -21,7 +21,7 @@ from mpirecon.robust.statistics import Statistics
 if TYPE_CHECKING:
     from mpirecon.robust.pose_mixture import PoseMixture
     from mpirecon.robust.selection import Selection
-    from mpirecon.robust.slight_poses import SlightPoses
+    from mpirecon.robust.small_pose_errors import SmallPoseErrors
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Case:
         where it was fitted
     followed : bool
         whether to go by the mixture
-    slight : SlightPoses or None
+    small : SmallPoseErrors or None
         small errors of poses, where they were searched
     """
 
@@ -67,7 +67,7 @@ class Case:
     relaxation: float = 0.0
     mixture: PoseMixture | None = None
     followed: bool = False
-    slight: SlightPoses | None = None
+    small: SmallPoseErrors | None = None
 
 
 class Rule(ABC):

@@ -15,7 +15,7 @@ from mpirecon.robust.particle_noise import noise_shapes, noise_variance, particl
 from mpirecon.robust.pose_mixture import PoseMixture
 from mpirecon.robust.rules import Case
 from mpirecon.robust.selection import AUTO, RandomPoses, Selection
-from mpirecon.robust.slight_poses import SlightPoses
+from mpirecon.robust.small_pose_errors import SmallPoseErrors
 from mpirecon.robust.statistics import Statistics
 
 #: particles of a large set that the mixture is first fitted to: they give its fractions within a third of a per cent
@@ -50,7 +50,7 @@ def select(
     sort_scope : ``"global"`` keeps the smallest ⌈keep·m⌉ over all ranks, ``"batch"`` of the particles given here
     random_poses : needed wherever the mixture decides
     groups : (m,) int64, numbers of the groups of rows that are right or wrong together, for the mixture
-    nearby : the best poses near the particles' own, for the mixture to find slight errors by
+    nearby : the best poses near the particles' own, for the mixture to find small errors by
     views : (m,) int64, number of the view of each particle's pose, for the mixture: correct poses may be more frequent
         in some views than in others
     relaxation : 0 … 1, how far from its end a graduated schedule is (schedule.py); above 0 the mixture is followed even where
@@ -69,7 +69,7 @@ def select(
     inverted = against & looks_inverted(statistics)
     statistics = statistics.inverted(inverted)
     sigma = particle_sigma(comm, statistics, valid)
-    mixture = slight = None
+    mixture = small = None
     if rule.mixture or keep == AUTO:
         given = None if keep in (None, AUTO) else keep
         random_poses = RandomPoses(random_poses.rows, random_poses.statistics.inverted(inverted[random_poses.rows]))
@@ -77,15 +77,15 @@ def select(
         log_noise = noise_shapes(comm, statistics, valid)
         variance = typical if log_noise is None else typical * np.exp(log_noise)
         if nearby is not None:
-            slight = SlightPoses.of(comm, nearby.at_own(inverted, statistics), variance, np.median(typical, axis=1),
+            small = SmallPoseErrors.of(comm, nearby.at_own(inverted, statistics), variance, np.median(typical, axis=1),
                                     valid)
-        mixture = fit_mixture(comm, statistics, ids, variance, valid, random_poses, given, groups, slight, log_noise)
+        mixture = fit_mixture(comm, statistics, ids, variance, valid, random_poses, given, groups, small, log_noise)
         if views is not None:
             mixture.share_by_view(views[valid])
     followed = mixture is not None and can_be_followed(comm, mixture, relaxation)
     selection = rule.decide(Case(comm, statistics, sigma, ids, valid, valid & (inverted | ~against), distance, keep,
                                  sort_scope, relaxation,
-                                 mixture, followed, slight))  # fmt: skip
+                                 mixture, followed, small))  # fmt: skip
     selection.invert(inverted)
     selection.contradicts = against
     kept, total = (comm.allreduce_scalar(int(rows.sum())) for rows in (selection.kept, valid))
@@ -96,10 +96,10 @@ def select(
 def fit_mixture(
     comm: Communicator, statistics: Statistics, ids: np.ndarray, variance: np.ndarray, valid: np.ndarray,
     random_poses: RandomPoses,
-    keep: float | None, groups: np.ndarray | None = None, slight: SlightPoses | None = None,
+    keep: float | None, groups: np.ndarray | None = None, small: SmallPoseErrors | None = None,
     log_noise: np.ndarray | None = None,
 ) -> PoseMixture:
-    """The mixture of correct, slightly wrong and wrong poses and junk that explains the particles' statistics."""
+    """The mixture of correct poses, small errors, wrong poses and junk that explains the particles' statistics."""
     usable = valid[random_poses.rows]
     used = random_poses.rows[usable]
     number = np.cumsum(valid) - 1  # row → index among the valid
@@ -107,7 +107,7 @@ def fit_mixture(
     random = Evidence.of(random_poses.statistics.sums[usable], variance[used])
     groups = None if groups is None else groups[valid]
     log_noise = None if log_noise is None else log_noise[valid]
-    errors = None if slight is None else slight.errors
+    errors = None if small is None else small.errors
     sample = None if groups is not None else _sample(comm, ids[valid], number[used])
     return PoseMixture(keep).fit(comm, own, random, number[used], groups, errors, log_noise, sample)
 

@@ -16,7 +16,7 @@ AUTO = "auto"
 
 @dataclass
 class Attenuation:
-    """What slight errors of the pose leave of each particle's signal at each frequency: a mixture of few profiles.
+    """What small errors of the pose leave of each particle's signal at each frequency: a mixture of few profiles.
 
     profile : (components, shells) float64, the fraction h of the amplitude that is left
     contrast, contrast2 : (m, components) float64, the probability of the component times the expected s and s² of the
@@ -49,7 +49,7 @@ class Selection:
     posterior : (m,) float64, probability that the pose is correct, NaN where the loss does not know
     attenuation : Attenuation, or None where a particle's contrast is the same at all frequencies
     contradicts : (m,) bool, images that contradict the map (contradiction.py)
-    slight : (m,) bool, poses that are slightly wrong, not kept but counting in part
+    small : (m,) bool, poses with small errors, not kept but counting in part
     centre_, scale_ : typical norm and its spread over all ranks, on which the loss was calibrated
     keep_ : fraction of the valid of all ranks that is kept
     mixture_ : PoseMixture or None
@@ -64,7 +64,7 @@ class Selection:
     posterior: np.ndarray = None
     attenuation: Attenuation | None = field(default=None, repr=False)
     contradicts: np.ndarray = None
-    slight: np.ndarray = None
+    small: np.ndarray = None
     centre_: float = math.nan
     scale_: float = math.nan
     keep_: float = math.nan
@@ -76,7 +76,7 @@ class Selection:
         self.contrast2 = np.ones(m) if self.contrast2 is None else self.contrast2
         self.posterior = np.full(m, np.nan) if self.posterior is None else self.posterior
         self.contradicts = np.zeros(m, bool) if self.contradicts is None else self.contradicts
-        self.slight = np.zeros(m, bool) if self.slight is None else self.slight
+        self.small = np.zeros(m, bool) if self.small is None else self.small
 
     @property
     def n_iter_(self) -> int:

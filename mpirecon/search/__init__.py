@@ -1,1 +1,1 @@
-"""Global search for poses: the orientation and offset at which an image fits a map best, and how far to believe it."""
+"""Global search for poses: the orientation and offset at which an image fits a map best, and how probable these are."""

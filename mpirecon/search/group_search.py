@@ -14,7 +14,7 @@ import numpy as np
 from mpirecon.model.pose import Pose, matrix_from_quaternion
 from mpirecon.model.symmetry import PointGroup
 from mpirecon.parallel.threads import Threads
-from mpirecon.search.believe import Amplitudes, log_odds
+from mpirecon.search.acceptance import Amplitudes, log_odds
 from mpirecon.search.fine import climb_together, turned
 from mpirecon.search.orientations import distance, grid
 from mpirecon.search.peaks import pick
@@ -142,7 +142,7 @@ class GroupSearch:
 def evidence_of(
     peaks: GroupPeaks, law: Amplitudes, offset_sigma: float, copies: int, turn_sigma: float
 ) -> tuple[float, float]:
-    """(log evidence of a group, the share that its best peak has in it); parameters as of ``believe.log_evidence``."""
+    """(log evidence of a group, the share of its best peak); parameters as of ``acceptance.log_evidence``."""
     size = 6 if offset_sigma else 3
     curvature = law.best(peaks.cross, peaks.power)[:, None, None] ** 2 * peaks.curvature[:, :size, :size]
     prior = np.full(len(peaks.cross), -np.log(8 * np.pi**2 / copies))

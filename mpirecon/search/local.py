@@ -14,7 +14,7 @@ import numpy as np
 from mpirecon.model.pose import Pose
 from mpirecon.model.symmetry import PointGroup
 from mpirecon.parallel.threads import Threads
-from mpirecon.search.believe import Amplitudes
+from mpirecon.search.acceptance import Amplitudes
 from mpirecon.search.fine import climb, displacement, sums_at
 from mpirecon.search.pose_search import Band
 from mpirecon.search.searcher import Searcher

@@ -110,7 +110,7 @@ class PoseSearch:
     Parameters
     ----------
     reference : (n, n, n) float32
-        the map, masked, each frequency weighed by how far it is believed
+        the map, masked, each frequency weighed by how reliable it is
     plane : HalfPlane
         the images' samples
     diameter : float

@@ -9,7 +9,7 @@ import numpy as np
 from mpirecon.errors import UserError
 from mpirecon.model.pose import Pose
 from mpirecon.model.symmetry import PointGroup
-from mpirecon.search.believe import Amplitudes, by_evidence, log_evidence, log_odds, widths
+from mpirecon.search.acceptance import Amplitudes, by_evidence, log_evidence, log_odds, widths
 from mpirecon.search.pose_search import PoseSearch
 from mpirecon.validate.automask import automatic_mask
 from mpirecon.validate.masks import soft_sphere

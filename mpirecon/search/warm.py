@@ -6,7 +6,7 @@ import numpy as np
 
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.half_plane import HalfPlane
-from mpirecon.search.believe import Amplitudes
+from mpirecon.search.acceptance import Amplitudes
 from mpirecon.search.group_search import GroupSearch
 from mpirecon.search.local import LOCAL, Neighbourhood
 from mpirecon.search.pose_search import PoseSearch

@@ -197,7 +197,7 @@ class Config:
 
     @property
     def refines(self) -> bool:
-        """Whether poses of particles that are believed at the given ones are moved."""
+        """Whether poses of particles that are accepted at the given ones are moved."""
         return self.poses == REFINE
 
     @property

@@ -103,7 +103,7 @@ def _scored_selection(run: Reconstruction, outcome: Outcome, columns: dict[str, 
 def selection_checks(columns: dict[str, np.ndarray], coverage: Coverage) -> dict:
     """``warnings`` and what they rest on, for summary.json: what being left out goes with other than a wrong pose.
 
-    columns : of the valid particles: kept, slight, sigma, defocus, ctf_scale, yp, pp; group, optics groups and
+    columns : of the valid particles: kept, small, sigma, defocus, ctf_scale, yp, pp; group, optics groups and
     micrographs where known
     """
     kept, groups = columns["kept"], columns.get("group")
@@ -112,7 +112,7 @@ def selection_checks(columns: dict[str, np.ndarray], coverage: Coverage) -> dict
         *(with_group(name, kept, columns[name], groups) for name in _PLACES if name in columns),
     ]
     tested = [association for association in tested if association is not None]
-    contrast = contrast_left_out(kept, columns["yp"], columns["pp"], columns["slight"])
+    contrast = contrast_left_out(kept, columns["yp"], columns["pp"], columns["small"])
     texts = [*warnings_of(tested, contrast), coverage.warning()]
     return {
         "warnings": [text for text in texts if text],
@@ -127,7 +127,7 @@ def _columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray]:
     metadata, statistics = run.slab.metadata, outcome.statistics.inverted(outcome.selection.contrast < 0)
     ctf = metadata.ctf
     local = {
-        "kept": outcome.selection.kept, "moved": run.poses.moved, "slight": outcome.selection.slight,
+        "kept": outcome.selection.kept, "moved": run.poses.moved, "small": outcome.selection.small,
         "valid": run.slab.valid,
         "sigma": outcome.sigma, "yp": statistics.yp, "pp": statistics.pp,
         "defocus": (ctf["defocus_u"] + ctf["defocus_v"]) / 2, "ctf_scale": ctf["scale"],

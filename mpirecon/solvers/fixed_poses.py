@@ -29,7 +29,7 @@ class FixedPoses:
     def search(
         self, chosen: Selection, weight: np.ndarray, scores: Statistics, references: MapSet, fsc: np.ndarray
     ) -> None:
-        """Search the poses of the particles that `chosen` does not believe at the given ones. Collective.
+        """Search the poses of the particles that `chosen` does not accept at the given ones. Collective.
 
         weight : (m,), with which particles built the references
         scores : Statistics at the given poses
@@ -37,7 +37,7 @@ class FixedPoses:
         """
 
     def place(self, chosen: Selection, scores: Statistics) -> Selection:
-        """Bring each particle to the pose that is believed of it, by what was chosen at the given poses. Collective."""
+        """Bring each particle to the pose that is accepted of it, by what was chosen at the given poses. Collective."""
         return chosen
 
     @contextmanager

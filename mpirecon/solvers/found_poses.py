@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpirecon.robust.selection import Selection
-from mpirecon.search.believe import logistic
+from mpirecon.search.acceptance import logistic
 from mpirecon.search.fine import turned
 from mpirecon.search.pose_errors import Refined
 from mpirecon.search.searcher import TABLE
@@ -90,5 +90,5 @@ def with_found(
         chosen, weight=put(chosen.weight, posterior / sigma**2), kept=put(chosen.kept, kept),
         posterior=put(chosen.posterior, posterior), contrast=put(chosen.contrast, found["contrast"]),
         contrast2=put(chosen.contrast2, found["contrast2"]), attenuation=attenuation,
-        contradicts=put(chosen.contradicts, False), slight=put(chosen.slight, False),
+        contradicts=put(chosen.contradicts, False), small=put(chosen.small, False),
     )  # fmt: skip

@@ -12,7 +12,7 @@ _SEARCHES = 3
 
 #: fraction of the particles whose poses nearby are searched first, in the iteration before, and the least of them;
 #: where fewer than this fraction of them have small errors there is no further search
-_FIRST_SEARCH, FIRST_SEARCH_AT, _FEW_SLIGHT = 0.25, 1000, 0.005
+_FIRST_SEARCH, FIRST_SEARCH_AT, _FEW_SMALL = 0.25, 1000, 0.005
 
 
 class NearbySchedule:
@@ -38,6 +38,6 @@ class NearbySchedule:
         return uniform_hash(ids, seed + self.first) < max(_FIRST_SEARCH, FIRST_SEARCH_AT / count)
 
     @staticmethod
-    def worthwhile(slight: float) -> bool:
+    def worthwhile(small: float) -> bool:
         """Whether to search further where a search found small errors in this fraction of the particles."""
-        return slight >= _FEW_SLIGHT
+        return small >= _FEW_SMALL

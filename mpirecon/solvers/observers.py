@@ -69,5 +69,5 @@ def _search_in_words(facts: dict) -> str:
     if reason := facts.get("reason"):
         return f"no poses searched: {reason}"
     control = facts.get("control")
-    words = f"poses: {facts.get('searched', 0):,} searched, {facts.get('found', 0):,} of them believed at a found one"
+    words = f"poses: {facts.get('searched', 0):,} searched, {facts.get('found', 0):,} of them accepted at a found one"
     return words + (f"; control: {control['came_back']} of {control['searched']} came back" if control else "")

@@ -7,7 +7,7 @@ import numpy as np
 from mpirecon.model.symmetry import PointGroup
 from mpirecon.parallel.comm import Communicator
 
-#: degrees from the truth within which a planted error was found, and beyond which a believed pose is wrong
+#: degrees from the truth within which a planted error was found, and beyond which a accepted pose is wrong
 _RIGHT, _WRONG = 5.0, 10.0
 
 
@@ -41,8 +41,8 @@ class PlantedPoses:
         there = self.wrong & ~self.junk
         counts = {
             "planted": there, "found_within_5_degrees": there & searched & (self.error(quaternion) < _RIGHT),
-            "planted_believed": there & used, "believed_and_wrong": used & self.far(quaternion),
-            "junk_believed": used & self.junk,
+            "planted_accepted": there & used, "accepted_and_wrong": used & self.far(quaternion),
+            "junk_accepted": used & self.junk,
         }  # fmt: skip
         sums = comm.allreduce(np.array([flags.sum() for flags in counts.values()], np.int64))
         return dict(zip(counts, sums.tolist()))

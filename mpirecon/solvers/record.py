@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mpirecon.robust.mixture_model import SLIGHT
+from mpirecon.robust.mixture_model import SMALL
 from mpirecon.robust.pose_mixture import PoseMixture
 from mpirecon.robust.selection import Selection
 from mpirecon.solvers.loss_report import reported_losses
@@ -54,5 +54,6 @@ def describe(mixture: PoseMixture) -> dict:
         "keep": mixture.keep_, "keep_interval": mixture.keep_interval_, "shares": mixture.shares_.tolist(),
         "separation": mixture.separation_, "separable": bool(mixture.separable_), "gain": mixture.gain_.tolist(),
         "filter": mixture.filter_,
-        "contrast_cv": mixture.contrast_cv_, "n_iter": mixture.n_iter_, "slight": float(mixture.shares_[SLIGHT:].sum()),
+        "contrast_cv": mixture.contrast_cv_, "n_iter": mixture.n_iter_,
+        "small_errors": float(mixture.shares_[SMALL:].sum()),
     }  # fmt: skip

@@ -1,8 +1,8 @@
-"""Poses of rejected particles: between iterations they are searched, and believed on evidence (--poses rescue).
+"""Poses of rejected particles: between iterations they are searched, and accepted on evidence (--poses rescue).
 
 A particle that builds no map is compared with the map of its own half set, one that does with that of the other folds
 of its half, never with the other half's: what is found is not what was put in. Each search begins anew: the given pose,
-the found pose or neither is believed, and who was found may be dropped again.
+the found pose or neither is accepted, and who was found may be dropped again.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mpirecon.robust.jointly import gather_rows
 from mpirecon.robust.particle_noise import particle_sigma
 from mpirecon.robust.selection import Selection
 from mpirecon.robust.statistics import Statistics
-from mpirecon.search.believe import Amplitudes, Belief, beside_given, widening
-from mpirecon.search.group_belief import GroupBelief
+from mpirecon.search.acceptance import Amplitudes, Acceptance, beside_given, widening
+from mpirecon.search.group_acceptance import GroupAcceptance
 from mpirecon.search.group_search import GroupSearcher
 from mpirecon.search.local import LOCAL, LocalSearcher
 from mpirecon.search.pose_errors import NearErrors, PoseErrors, Refined
@@ -56,7 +56,7 @@ _OF_GROUPS = 0.9
 #: degrees from the own pose within which a control particle came back, at least
 _BACK = 6.0
 
-#: degrees that no standard deviation of slight errors exceeds
+#: degrees that no standard deviation of small errors exceeds
 _WIDEST = 15.0
 
 #: sets the draw of the control apart from the others of the seed
@@ -64,7 +64,7 @@ _CONTROL = 0xC0117
 
 
 class Rescue(FixedPoses):
-    """Poses of the particles that are not believed at the given ones are searched after the last iterations but one;
+    """Poses of the particles that are not accepted at the given ones are searched after the last iterations but one;
     with ``--poses refine`` those of the others are moved as well."""
 
     searches = True
@@ -109,7 +109,7 @@ class Rescue(FixedPoses):
             self._amplitudes(scores, sigma, kept),
         )  # fmt: skip
         if searcher is not None and self.config.refines:
-            near = slab.valid & (chosen.kept | chosen.slight) & (chosen.contrast >= 0)
+            near = slab.valid & (chosen.kept | chosen.small) & (chosen.contrast >= 0)
             nobody = np.zeros(len(slab), bool)
             self._refine(asks_of(comm, slab, near, nobody, np.ones(len(slab)), sigma), searcher, references)
         asked = slab.valid & ~chosen.kept & ~self.found.refined & (chosen.contrast >= 0)
@@ -159,18 +159,19 @@ class Rescue(FixedPoses):
         back = known["moved"] < np.maximum(_BACK, 3 * known["angle_sigma"])
         wider = self._widen(table, known[back])
         if self.groups is None:
-            belief = Belief.of(found["odds"], decoys["odds"], np.searchsorted(found["id"], decoys["id"]), known["odds"],
-                               back)
+            acceptance = Acceptance.of(found["odds"], decoys["odds"], np.searchsorted(found["id"], decoys["id"]),
+                                       known["odds"], back)
         else:
-            belief = GroupBelief.of(found["odds"], decoys["odds"], known["odds"], back)
+            acceptance = GroupAcceptance.of(found["odds"], decoys["odds"], known["odds"], back)
         facts = {
             "searched": int((~control).sum()), "offset": _RANGE * searcher.offset_sigma * searcher.pixel_size,
             "decoys": len(decoys),
-            "laws": belief.laws, "control": {"searched": len(known), "came_back": int(back.sum()), "widening": wider},
+            "laws": acceptance.laws,
+            "control": {"searched": len(known), "came_back": int(back.sum()), "widening": wider},
         }  # fmt: skip
         if self.groups is not None:
-            facts["groups"] = {"searched": len(found), "believed": int((belief(found["odds"]) >= self._kept).sum())}
-        return table[~control], belief(table["odds"][~control]), facts
+            facts["groups"] = {"searched": len(found), "accepted": int((acceptance(found["odds"]) >= self._kept).sum())}
+        return table[~control], acceptance(table["odds"][~control]), facts
 
     def _widen(self, table: np.ndarray, back: np.ndarray) -> tuple[float, float]:
         """Make standard deviations as wide as the control's poses scatter that came back: by how much, of angles and of
@@ -257,7 +258,7 @@ class Rescue(FixedPoses):
         sigma = particle_sigma(self.comm, scores, self.slab.valid)
         counts, posterior = self._counting(chosen)
         self.used = counts & (posterior >= self._kept)
-        self.refined = found.refined & (chosen.kept | chosen.slight)
+        self.refined = found.refined & (chosen.kept | chosen.small)
         posterior = np.where(self.refined, np.maximum(chosen.posterior, found.probability), posterior)
         self.moved = counts | self.refined
         rows = np.flatnonzero(self.moved)

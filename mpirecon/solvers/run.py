@@ -18,7 +18,7 @@ from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.select import median
 from mpirecon.parallel.stopping import StopSignals
 from mpirecon.robust.jointly import select_over_ranks
-from mpirecon.robust.mixture_model import SLIGHT
+from mpirecon.robust.mixture_model import SMALL
 from mpirecon.robust.particle_noise import NOISY, particle_sigma
 from mpirecon.robust.schedule import relaxation_at
 from mpirecon.robust.selection import Selection
@@ -214,18 +214,18 @@ class Reconstruction:
             scores, search_nearby = self._after_first_search(state)
             selection = self._select(scores, self.slab.valid, self._relaxation(state.iteration + 1))
             if scores.nearby is not None:
-                search_nearby = NearbySchedule.worthwhile(_slight(selection))
+                search_nearby = NearbySchedule.worthwhile(_small_errors(selection))
             self._log_sort(state.iteration + 1, 0, self.slab.valid, selection)
             selection = self.poses.place(selection, scores.honest(self.engine.folds))
         return selection, search_nearby
 
     def _after_first_search(self, state: State) -> tuple[Scores, bool]:
-        """What to select by, and whether there are slight errors to look for.
+        """What to select by, and whether there are small errors to look for.
         A search at some particles decides only the latter."""
         if state.scores.nearby is None or state.iteration != self.scoring.nearby_schedule.first:
             return state.scores, state.search_nearby
         seen = self._select(state.scores, self.slab.valid & self.scoring.nearby_first)
-        return replace(state.scores, nearby=None), NearbySchedule.worthwhile(_slight(seen))
+        return replace(state.scores, nearby=None), NearbySchedule.worthwhile(_small_errors(seen))
 
     def _in_batches(self, iteration: int, selection: Selection) -> Weigh:
         """Decides batch by batch, among the particles of the batch; of the others holds what was decided before."""
@@ -344,6 +344,6 @@ class Reconstruction:
         )  # fmt: skip
 
 
-def _slight(selection: Selection) -> float:
-    """Fraction of the particles whose poses are slightly wrong."""
-    return float(selection.mixture_.shares_[SLIGHT:].sum())
+def _small_errors(selection: Selection) -> float:
+    """Fraction of the particles whose poses have small errors."""
+    return float(selection.mixture_.shares_[SMALL:].sum())

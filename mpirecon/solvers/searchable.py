@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.search.believe import FEWEST
+from mpirecon.search.acceptance import FEWEST
 
 #: half the range of unknown offsets where none is given, pixels
 OFFSET = 5.0

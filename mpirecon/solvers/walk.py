@@ -281,7 +281,7 @@ class Walk:
         found, about = self.walked.found, self.file.metadata()
         valid, ctf, config = self.members.valid, about.ctf, self.run.config
         columns = {
-            "kept": self.kept(fraction), "valid": valid, "slight": np.zeros(len(valid), bool), "sigma": found["sigma"],
+            "kept": self.kept(fraction), "valid": valid, "small": np.zeros(len(valid), bool), "sigma": found["sigma"],
             "yp": found["yp"],
             "pp": found["pp"], "defocus": (ctf["defocus_u"] + ctf["defocus_v"]) / 2, "ctf_scale": ctf["scale"],
             "optics groups": about.optics_group, "quaternion": about.pose.quaternion,

@@ -193,7 +193,7 @@ def confusion(
 def fate(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What became of particles whose poses were searched, (m,) bool each; nothing where no poses were.
 
-    ``at_found`` : kept at a found pose, ``found_again`` : at one within 5° of the truth, ``believed_wrong`` : at one
+    ``at_found`` : kept at a found pose, ``found_again`` : at one within 5° of the truth, ``accepted_wrong`` : at one
     more than 10° off, or without a particle in the image
     """
     if "pose_state" not in columns or "final_angular_error" not in columns:
@@ -201,7 +201,7 @@ def fate(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     at_found, off = columns["pose_state"] == FOUND, columns["final_angular_error"]
     junk = columns["junk"].astype(bool) if "junk" in columns else np.zeros(len(off), bool)
     return {"at_found": at_found, "found_again": at_found & ~junk & (off < FOUND_WITHIN),
-            "believed_wrong": at_found & (junk | (off > WRONG_BEYOND))}
+            "accepted_wrong": at_found & (junk | (off > WRONG_BEYOND))}
 
 
 def _counts(flags: dict[str, np.ndarray] | None, rows: np.ndarray) -> dict[str, int]:

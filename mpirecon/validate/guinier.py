@@ -47,7 +47,7 @@ class Guinier:
 
 
 def figure_of_merit(fsc: np.ndarray) -> np.ndarray:
-    """C_ref = √(2 FSC / (1 + FSC)), 0 where the FSC is not positive: how far the map of both halves can be believed."""
+    """C_ref = √(2 FSC / (1 + FSC)), 0 where the FSC is not positive: correlation of both halves' map and the truth."""
     curve = np.clip(fsc, 0, 1)
     return np.sqrt(2 * curve / (1 + curve))
 

@@ -98,12 +98,12 @@ def once(where: np.ndarray, kept: np.ndarray, together: np.ndarray) -> tuple[np.
 
 
 def contrast_left_out(kept: np.ndarray, yp: np.ndarray, pp: np.ndarray,
-                      slight: np.ndarray | None = None) -> float | None:
+                      small: np.ndarray | None = None) -> float | None:
     """Contrast of the map in the rejected particles relative to the kept ones, Σyp/Σpp each; None when undefined.
 
-    slight : (m,) bool, neither kept nor rejected: small pose errors, used at low frequencies.
+    small : (m,) bool, neither kept nor rejected: small pose errors, used at low frequencies.
     """
-    left_out = ~kept if slight is None else ~kept & ~slight
+    left_out = ~kept if small is None else ~kept & ~small
     if min(left_out.sum(), kept.sum()) < _FEWEST:
         return None
     out, inside = (yp[rows].sum() / max(pp[rows].sum(), 1e-300) for rows in (left_out, kept))

@@ -7,34 +7,34 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import SerialCommunicator, get_communicator
-from mpirecon.robust.evidence import Evidence, SlightErrors
+from mpirecon.robust.evidence import Evidence, SmallErrors
 from mpirecon.robust.pose_mixture import PoseMixture
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from evidence import draw, draw_slight  # noqa: E402
+from evidence import draw, draw_small_errors  # noqa: E402
 
 comm = get_communicator()
 ATTRIBUTES = ("keep_", "keep_interval_", "shares_", "gain_", "contrast_cv_", "separation_", "n_iter_")
 
 
-def compare(drawn, cuts, grouped, keep=None, slight=None, sample=None):
+def compare(drawn, cuts, grouped, keep=None, small=None, sample=None):
     m = len(drawn.kind)
     rows = np.arange(m)
     serial = PoseMixture(keep).fit(
-        SerialCommunicator(), drawn.own, drawn.random, rows, drawn.group if grouped else None, slight,
+        SerialCommunicator(), drawn.own, drawn.random, rows, drawn.group if grouped else None, small,
         sample=sample,
     )
     mine = slice(cuts[comm.rank], cuts[comm.rank + 1])
     part = drawn[mine]
     parallel = PoseMixture(keep).fit(
         comm, part.own, part.random, np.arange(len(part.kind)), part.group if grouped else None,
-        None if slight is None else SlightErrors(
-            Evidence(slight.best.t[mine], slight.best.a[mine]), slight.log_integral[mine], slight.left
+        None if small is None else SmallErrors(
+            Evidence(small.best.t[mine], small.best.a[mine]), small.log_integral[mine], small.left
         ), sample=None if sample is None else sample[mine],
     )
     for name in ATTRIBUTES:
         np.testing.assert_allclose(getattr(parallel, name), getattr(serial, name), rtol=1e-6, atol=1e-9, err_msg=name)
-    for name in ("posterior_", "score_", "contrast_", "contrast2_", "slight_"):
+    for name in ("posterior_", "score_", "contrast_", "contrast2_", "small_"):
         here, there = getattr(parallel, name), getattr(serial, name)[mine]
         np.testing.assert_allclose(here, there, rtol=1e-6, atol=1e-7, err_msg=name)
     assert parallel.separable_ == serial.separable_
@@ -56,9 +56,9 @@ one_has_all = np.array([0] + [1200] * comm.size)
 compare(draw(1200, 0.3, seed=3), one_has_all, grouped=False)
 compare(draw(1200, 0.4, strength=2, per_group=8, seed=4), one_has_all, grouped=True)
 
-drawn, slight, _ = draw_slight(1200, 0.3, 0.3, seed=5)
-compare(drawn, even, grouped=False, slight=slight)
-compare(drawn, even, grouped=False, slight=slight, sample=np.arange(1200) % 2 == 0)
+drawn, small, _ = draw_small_errors(1200, 0.3, 0.3, seed=5)
+compare(drawn, even, grouped=False, small=small)
+compare(drawn, even, grouped=False, small=small, sample=np.arange(1200) % 2 == 0)
 compare(drawn, one_has_all, grouped=False, sample=np.arange(1200) % 2 == 0)
 
 # what one rank sees, all refuse

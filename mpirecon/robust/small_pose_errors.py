@@ -1,4 +1,4 @@
-"""Slight errors of poses: how the mixture sees them, and what they leave of the signal."""
+"""Small errors of poses: how the mixture sees them, and what they leave of the signal."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.parallel.comm import Communicator
-from mpirecon.robust.evidence import Evidence, SlightErrors
+from mpirecon.robust.evidence import Evidence, SmallErrors
 from mpirecon.robust.nearby import ANGLES, NearbyPoses, between_angles
 from mpirecon.robust.particle_noise import median_of
 from mpirecon.robust.pose_mixture import PoseMixture
 from mpirecon.robust.selection import Attenuation
 
-#: scales of slight errors, in units of the angle that a typical image resolves by itself …
+#: scales of small errors, in units of the angle that a typical image resolves by itself …
 SCALES = (2.0, 4.0, 8.0)
 
 #: … and angles, degrees, of larger errors that show at the own pose (some of nearby.ANGLES)
@@ -25,24 +25,24 @@ _WIDEST = np.radians(5.0)
 
 
 @dataclass
-class SlightPoses:
-    """Slight errors of the valid particles' poses: the mixture's view of them, and what they leave of the signal.
+class SmallPoseErrors:
+    """Small errors of the valid particles' poses: the mixture's view of them, and what they leave of the signal.
 
-    errors : SlightErrors
+    errors : SmallErrors
     angle : (m, kinds) float64, root mean square of the error, radians, where it is of that kind
     profile : (angles, shells)
     """
 
-    errors: SlightErrors
+    errors: SmallErrors
     angle: np.ndarray
     profile: np.ndarray
 
     @classmethod
     def of(
         cls, comm: Communicator, nearby: NearbyPoses, variance: np.ndarray, overall: np.ndarray, valid: np.ndarray
-    ) -> SlightPoses | None:
+    ) -> SmallPoseErrors | None:
         """Scales of error are multiples of the angle that a typical image resolves;
-        None where that is none that is slight.
+        None where no error that it resolves is small.
 
         overall : (m,) variance for slopes and curvatures, which are sums over bands
         """
@@ -55,21 +55,21 @@ class SlightPoses:
         seen = np.searchsorted(ANGLES, SEEN_ANGLES)
         angle = np.column_stack([angle, *(np.full(len(angle), np.radians(ANGLES[a])) for a in seen)])
         whole = np.concatenate([nearby.sums[:, :, :1], nearby.sums], axis=2)  # Evidence makes nothing of yy
-        errors = SlightErrors(Evidence.of(whole, variance), log, nearby.band_profile[seen])
+        errors = SmallErrors(Evidence.of(whole, variance), log, nearby.band_profile[seen])
         return cls(errors, angle, nearby.profile)
 
 
-def attenuation(mixture: PoseMixture, slight: SlightPoses, valid: np.ndarray) -> tuple[np.ndarray, Attenuation]:
-    """The fraction of each particle's signal that is believed, (m,), E[h²] over right poses, for which h = 1, and
+def attenuation(mixture: PoseMixture, small: SmallPoseErrors, valid: np.ndarray) -> tuple[np.ndarray, Attenuation]:
+    """The fraction of each particle's signal that counts, (m,), E[h²] over right poses, for which h = 1, and
     errors of every scale, averaged over shells; and E[s·h(k)] over the same, relative to it."""
-    share, first, second = np.zeros((3, len(valid), len(slight.profile)))
+    share, first, second = np.zeros((3, len(valid), len(small.profile)))
     right = np.ones_like(mixture.contrast_), np.maximum(mixture.contrast_, 0), mixture.contrast2_
-    wrong = np.ones_like(mixture.slight_contrast_), np.maximum(mixture.slight_contrast_, 0), mixture.slight_contrast2_
+    wrong = np.ones_like(mixture.small_contrast_), np.maximum(mixture.small_contrast_, 0), mixture.small_contrast2_
     for total, of_right, of_wrong in zip((share, first, second), right, wrong):
-        for kind, probability in enumerate(mixture.slight_.T):
-            total[valid] += (probability * of_wrong[kind])[:, None] * between_angles(slight.angle[:, kind])
+        for kind, probability in enumerate(mixture.small_.T):
+            total[valid] += (probability * of_wrong[kind])[:, None] * between_angles(small.angle[:, kind])
         total[valid, 0] += mixture.posterior_ * of_right
-    believed = sum(share[:, c] * left for c, left in enumerate(np.square(slight.profile).mean(axis=1)))
+    counted = sum(share[:, c] * left for c, left in enumerate(np.square(small.profile).mean(axis=1)))
     for total in (first, second):
-        np.divide(total, believed[:, None], out=total, where=believed[:, None] > 0)
-    return believed, Attenuation(slight.profile, first, second)
+        np.divide(total, counted[:, None], out=total, where=counted[:, None] > 0)
+    return counted, Attenuation(small.profile, first, second)

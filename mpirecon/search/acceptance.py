@@ -1,4 +1,4 @@
-"""How far to believe what a search found: the evidence of its peaks against everything else that the image may be.
+"""The probability that what a search found is right: the evidence of its peaks against everything else that the image may be.
 
 Each peak's evidence is the likelihood ratio to no signal, integrated over poses (Laplace's method) and over the
 amplitude, whose distribution is that of well-posed particles. All poses that are in no peak, and no particle at all,
@@ -36,7 +36,7 @@ FEWEST = 30
 #: fraction of control particles whose given pose is wrong after all
 _LAPSES = 0.01
 
-#: standard deviations by which images must stand out among decoys for any of them to be believed
+#: standard deviations by which images must stand out among decoys for any of them to be accepted
 _SURELY = 4.0
 
 #: (offset, slope) of theory, and standard deviations that it may be off by before there are data
@@ -137,7 +137,7 @@ def log_odds(evidence: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Belief:
+class Acceptance:
     """Probability of log odds x: the logistic function of the control's line, offset + slope · x, or of the decoys'
     where that is lower, and lower than x.
 
@@ -155,7 +155,7 @@ class Belief:
     def of(
         cls, odds: np.ndarray, decoys: np.ndarray, image: np.ndarray, known: np.ndarray | None = None,
         back: np.ndarray | None = None
-    ) -> Belief:
+    ) -> Acceptance:
         """From log odds; without a control its law is the usual one, and too few decoys say nothing.
 
         Parameters

@@ -1,4 +1,4 @@
-"""How far to believe what is found of groups of images, of which there may be few.
+"""The probability that what is found of groups of images is right, of which there may be few.
 
 What is right and what is wrong is measured: kept groups whose own turn came back when they were searched as if it was
 not known, those of which it did not, and groups in decoys, where no turn is right. The ratio of the two is a logistic
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpirecon.search.believe import logistic
+from mpirecon.search.acceptance import logistic
 
-#: groups that are right and groups that are wrong, without which nothing is believed
+#: groups that are right and groups that are wrong, without which nothing is accepted
 FEWEST = 8
 
 #: standard deviations of offset and slope of the log ratio before there are data, about 0 and 1
@@ -24,7 +24,7 @@ _STEPS = 100
 
 
 @dataclass(frozen=True)
-class GroupBelief:
+class GroupAcceptance:
     """offset, slope : of the log likelihood ratio of right to wrong, by log odds · share : of the groups in question
     that are right; 0 where too little was measured"""
 
@@ -39,11 +39,11 @@ class GroupBelief:
 
     @property
     def laws(self) -> dict[str, tuple[float, float]]:
-        """As Belief has them."""
+        """As Acceptance has them."""
         return {"groups": (self.offset, self.slope)}
 
     @classmethod
-    def of(cls, odds: np.ndarray, decoys: np.ndarray, known: np.ndarray, back: np.ndarray) -> GroupBelief:
+    def of(cls, odds: np.ndarray, decoys: np.ndarray, known: np.ndarray, back: np.ndarray) -> GroupAcceptance:
         """odds : (m,) of the groups in question · decoys : (d,) · known, back : (k,) of groups with a known turn,
         whether it came back"""
         from scipy.optimize import minimize  # takes long to load
