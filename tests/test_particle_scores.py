@@ -86,7 +86,7 @@ def test_sums_say_the_losses_of_all_particles(particles, tmp_path, options):
     for name in ("some", "all"):
         last = summary(tmp_path / name)["iterations"][-1]
         assert last["losses_of"] == COUNT and (last["scored"] < COUNT) == (name == "some")
-    np.testing.assert_allclose(losses(tmp_path / "some"), losses(tmp_path / "all"), rtol=1e-3)
+    np.testing.assert_allclose(losses(tmp_path / "some"), losses(tmp_path / "all"), rtol=2e-3)
 
 
 @pytest.mark.parametrize("options", [("--deterministic",), ("--solver", "gradient", "--iterations", "2")], ids=" ".join)
