@@ -59,7 +59,8 @@ class Announcer:
         if not self._explained:
             sample = ""
             if r["scored"] < r["valid"]:
-                of = "these are of all particles; distances and scores are" if r["losses_of"] == "valid" else "all are"
+                whole = r["losses_of"] == r["valid"]
+                of = "these are of all particles; distances and scores are" if whole else "all are"
                 sample = f"; {of} of {r['scored']:,}, drawn at random: --particle-scores compares each"
             self._console.say(_HOW_TO_READ + sample)
             self._explained = True

@@ -23,13 +23,13 @@ def iteration_record(run: Reconstruction, state: State, chosen: Selection) -> di
     chosen : the selection that built its maps, calibrated for the loss. Collective."""
     comm, file, valid = run.comm, run.file, run.slab.valid
     losses = None if run.scoring.sample is None else summed_losses(run.engine, run.solver, run.bands())
-    counted = "valid" if losses else "scored"
+    counted = valid if losses else run.scored
     losses = losses or reported_losses(
         comm, run.config.loss, run.problem.distance, replace(chosen, kept=chosen.kept & run.scored),
         state.scores.inside, state.scores.held_out, run.scored, None if run.given is None else run.slab.given,
     )  # fmt: skip
     record = {
-        "iteration": state.iteration, **losses, "losses_of": counted,
+        "iteration": state.iteration, **losses, "losses_of": comm.allreduce_scalar(int(counted.sum())),
         "kept": comm.allreduce_scalar(int(chosen.kept.sum())),
         "valid": comm.allreduce_scalar(int(valid.sum())),
         "scored": comm.allreduce_scalar(int(run.scored.sum())),

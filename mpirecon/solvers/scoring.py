@@ -52,8 +52,8 @@ class Scoring:
         return np.array([self.comm.allreduce_scalar(mine), mine])
 
     def visits(self, passes: int, moved: int) -> tuple[int, int]:
-        """Particles that so many passes visit, the last of which compares, of all ranks and of this one, of which so many
-        have `moved` and are compared at their given poses as well. Collective."""
+        """Particles that so many passes visit, the last of which compares, of all ranks and of this one, of which so
+        many have `moved` and are compared at their given poses as well. Collective."""
         total, mine = self.sample_size
         return ((passes - 1) * self.slab.total + total + self.comm.allreduce_scalar(moved),
                 (passes - 1) * self.slab.here + mine + moved)

@@ -27,8 +27,8 @@ class Survey:
     largest : (2,) float64
         bounds of all ranks' samples, where sums must not depend on their order
     shell_power : (shells,) float64 or None
-        power of all ranks' images in each shell, Fourier samples of the whole plane summed, where first maps were made in
-        the same visit and of all alike
+        power of all ranks' images in each shell, Fourier samples of the whole plane summed, where first maps were made
+        in the same visit and of all alike
     levels : LevelsFound or None
         backgrounds and gains that were found and taken off
     by_view : bool

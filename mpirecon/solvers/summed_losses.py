@@ -1,7 +1,7 @@
 """The losses of an L2 iteration from its sums: all particles count, and none is visited for it.
 
-Σ‖ŷ − p‖² = Σ‖ŷ‖² − 2 Re bᴴx + xᴴTx with the right-hand side b and the matrix T of a half set's normal equations, for the
-map x of the same half (inside) or of the other (held out). Shells that count in the loss by their noise count in x.
+Σ‖ŷ − p‖² = Σ‖ŷ‖² − 2 Re bᴴx + xᴴTx with the right-hand side b and the matrix T of a half set's normal equations, for
+the map x of the same half (inside) or of the other (held out). Shells that count in the loss by their noise count in x.
 """
 
 from __future__ import annotations
