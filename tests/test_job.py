@@ -231,7 +231,7 @@ def test_folds_and_iterations_count_in_the_forecast(particles, tmp_path):
 
 def test_forecast_longer_than_the_time_is_warned_of(tmp_path):
     big = particle_file(tmp_path / "big.h5", 1_000_000, 128)
-    assert "the forecast is longer than --time" in job("slurm", big, "-o", tmp_path / "run", "--time", "10m",
+    assert "the forecast is longer than --time" in job("slurm", big, "-o", tmp_path / "run", "--time", "5m",
                                                        "--", "--particle-scores")[1]
     assert "Warning" not in job("slurm", big, "-o", tmp_path / "run")[1]
 

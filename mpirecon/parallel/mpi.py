@@ -11,9 +11,11 @@ import numpy as np
 # ranks that wait for others ask all the time whether a message is there; on cores that are not theirs alone they would
 # keep from working whom they wait for, and a run of small sums take ten times as long. MPI reads this as it starts
 os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
-# a rank whose connection to another breaks is ended by MPI at once, and taken for the culprit: it must have time to say
-# whom it has lost (parallel/lifeline.py)
-os.environ.setdefault("OMPI_MCA_mpi_abort_delay", "1")
+# on several hosts a rank whose connection to another breaks is ended by MPI at once, and taken for the culprit: it must
+# have time to say whom it has lost (parallel/lifeline.py). Elsewhere MPI's line about the delay would be for nothing
+if os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") != os.environ.get("OMPI_COMM_WORLD_SIZE") or \
+        os.environ.get("SLURM_STEP_NUM_NODES", "1") != "1":
+    os.environ.setdefault("OMPI_MCA_mpi_abort_delay", "1")
 
 from mpi4py import MPI  # noqa: E402
 

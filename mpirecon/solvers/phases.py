@@ -279,7 +279,10 @@ class _Comparison:
 
 
 def _weights(table: dict[str, np.ndarray]) -> np.ndarray:
-    """(m,) of each particle: 1 / its noise's variance, 0 where the run did not use it or found it inverted."""
-    sigma = table.get("sigma", np.ones(len(table["half"])))
-    used = table["kept"].astype(bool) & np.isfinite(sigma) & (sigma > 0)
+    """(m,) of each particle: 1 / its noise's variance, the typical one where the run compared only some particles with
+    its maps; 0 where it did not use it or found it inverted."""
+    sigma, kept = table.get("sigma", np.ones(len(table["half"]))), table["kept"].astype(bool)
+    compared = kept & (sigma > 0)
+    sigma = np.where(np.isnan(sigma), np.median(sigma[compared]) if compared.any() else 1.0, sigma)
+    used = kept & (sigma > 0) & np.isfinite(sigma)
     return np.where(used, 1 / np.square(np.where(used, sigma, 1.0)), 0.0)
