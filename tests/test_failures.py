@@ -43,9 +43,11 @@ def failing(mpirun, particles, tmp_path):
     return call
 
 
-def test_a_killed_rank_is_named_by_the_launcher_and_the_run_goes_on(failing, cli, particles, tmp_path):
+def test_a_killed_rank_is_named_and_the_run_goes_on(failing, cli, particles, tmp_path):
+    """By the rank that misses it or by the launcher, whichever is faster."""
     said = failing("killed")
-    assert "rank 1" in said and HOST in said and "signal 9" in said, said
+    assert "rank 1" in said and HOST in said, said
+    assert f"rank 1 on host {HOST} is lost" in said or "signal 9" in said, said
     assert cli("reconstruct", particles, "-o", tmp_path / "out", *OPTIONS, "--resume").returncode == 0
 
 
