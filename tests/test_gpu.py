@@ -8,9 +8,15 @@ import pytest
 from adjoint import inner, random_like
 from test_cuda_backend import TOLERANCE, aberrations, measure, particles
 from test_cuda_commands import RUNS, assert_same_run, outcome
+from test_cuda_search import images, searches
 
 from mpirecon.backend import get_backend
+from mpirecon.backend.arrays import DeviceArrays
+from mpirecon.backend.gpu import Gpu
 from mpirecon.model import Stack, Volume
+from mpirecon.model.pose import matrix_from_quaternion
+from mpirecon.search.group_search import GroupSearch
+from mpirecon.search.pose_search import PoseSearch
 
 pytestmark = pytest.mark.gpu
 
@@ -48,6 +54,14 @@ def test_everything_agrees_with_the_cpu_backend(cupy, seed, taps, padding, box, 
     for name, expected in cpu.items():
         error = np.abs(cuda[name] - expected).max() / np.abs(expected).max()
         assert error < max(1e-5, TOLERANCE.get(name, 0)), f"{name}: {error:.2g}"
+
+
+@pytest.mark.parametrize("cls", [PoseSearch, GroupSearch])
+def test_poses_are_searched_as_on_the_host(cupy, cls):
+    *some, given = images(3)
+    given = given if cls is PoseSearch else matrix_from_quaternion(given)
+    one, other = (search.search(*some, given) for search in searches(cls, "C1", 1.0, DeviceArrays(Gpu())))
+    np.testing.assert_allclose(other.cross, one.cross, rtol=1e-3)
 
 
 def test_two_runs_agree_to_rounding_and_statistics_to_the_bit(cupy, seed):

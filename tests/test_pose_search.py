@@ -126,8 +126,8 @@ def test_the_coarse_search_is_that_of_brute_force():
     slices = np.empty((len(search.orientations), search.band.coarse), np.complex64)
     cut(search.grid, matrix_from_quaternion(search.orientations), *k, slices)
     assert len(search.offsets) > 8 and not search.offsets[0].any()
-    crosses = search.slices.best(data[:, : len(k[0])] * on_cross[:, : len(k[0])], search.ramps)[0]
-    powers = search.slices.power(on_model[:, : len(k[0])])
+    crosses = search.slices(lambda s: s.best(data[:, : len(k[0])] * on_cross[:, : len(k[0])], search.ramps)[0])
+    powers = search.slices(lambda s: s.power(on_model[:, : len(k[0])]))
     for i in range(2):
         best = np.full(len(slices), -np.inf)
         for t in search.offsets:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from mpirecon.backend.arrays import DeviceArrays
 from mpirecon.backend.bands import BANDS, Bands
 from mpirecon.backend.device_normal import DeviceNormalEquations, WhileMemoryLasts
 from mpirecon.backend.device_slab import Batch, DeviceImages, DeviceMemory
@@ -62,7 +63,7 @@ class CudaBackend(Backend):
         self.gpu = Gpu(device, sharing, settings_for(taps, self.projection.padding, BANDS))
         self._free = self.gpu.free_bytes()  # before anything is allocated, which the plan counts
         self.plan: Plan | None = None
-        self._log = log
+        self._log, self.arrays = log, DeviceArrays(self.gpu, log)
         self._bands: tuple[Bands, tuple] | None = None
         self._place_samples(aberrations)
 

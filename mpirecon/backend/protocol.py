@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from mpirecon.backend.arrays import HOST, Arrays
 from mpirecon.backend.bands import Bands
 from mpirecon.backend.store import ImageMemory, Slab
 from mpirecon.kernels.statistics import PLAIN, PREMULTIPLIED_RAW, PREMULTIPLIED_WHITENED
@@ -61,6 +62,8 @@ class Backend(ABC):
         the images are multiplied by their CTF already
     reducer : Transport or None
         what sums this backend's accumulators over ranks where these live on a device; None: the communicator does
+    arrays : Arrays
+        where products of matrices are made, as a search of poses makes them
     """
 
     name: ClassVar[str]
@@ -72,6 +75,7 @@ class Backend(ABC):
     pixel_size: float
     premultiplied: bool
     reducer = None
+    arrays: Arrays = HOST
 
     # images
 

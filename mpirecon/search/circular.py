@@ -6,22 +6,21 @@ A slice p that is turned by ψ in its plane is p(k, θ − ψ), and with its har
 
 so that the costly sums are over rings and not over samples, and of one view rather than of each of its turns (the
 rotational correlation of Crowther 1971 and Cong et al. 2003, J. Struct. Biol. 144, 51). All of it is matrix products.
-The image's samples stay where they are: what is interpolated between rings is the slice.
+The image's samples stay where they are: what is interpolated between rings is the slice. The products are made by BLAS,
+or by cuBLAS on a GPU.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from mpirecon.backend.arrays import HOST, Arrays
 from mpirecon.kernels.cache import njit
 from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.search.slices import cut
 
 #: rings of a Fourier pixel, and harmonics beyond those that a particle of this radius has
 _RINGS, _MORE_HARMONICS = 2, 4
-
-#: columns of a product (images · offsets), and numbers of its result
-_COLUMNS, _BLOCK = 512, 2**20
 
 
 class Circles:
@@ -33,9 +32,12 @@ class Circles:
         samples, in the order of their distance from the origin
     extent : float
         radius of the particle over the box
+    arrays : Arrays
+        where products are made
     """
 
-    def __init__(self, kx: np.ndarray, ky: np.ndarray, extent: float) -> None:
+    def __init__(self, kx: np.ndarray, ky: np.ndarray, extent: float, arrays: Arrays = HOST) -> None:
+        self._arrays = arrays
         radius, angle = np.hypot(kx, ky), np.arctan2(ky, kx)
         first, last = int(np.floor(radius.min() * _RINGS)) - 1, int(np.ceil(radius.max() * _RINGS)) + 1
         self.radius = np.arange(max(first, 0), last + 1) / _RINGS
@@ -46,37 +48,35 @@ class Circles:
         )  # ring that has a harmonic
         self._parts = [self._of_ring(ring, radius, angle) for ring in range(len(self.radius))]
 
-    def _of_ring(self, ring: int, radius: np.ndarray, angle: np.ndarray) -> tuple[slice, np.ndarray, np.ndarray]:
-        """(samples that a ring is interpolated at, what their real and imaginary parts give to harmonics (m, 2, ·))."""
-        rows = slice(*np.searchsorted(radius, [self.radius[ring] - 2 / _RINGS, self.radius[ring] + 2 / _RINGS]))
+    def _of_ring(self, ring: int, radius: np.ndarray, angle: np.ndarray) -> tuple:
+        """(samples that a ring is interpolated at, what their real and imaginary parts give to harmonics (2m, ·))."""
+        reach = self.radius[ring] - 2 / _RINGS, self.radius[ring] + 2 / _RINGS
+        rows = slice(*np.searchsorted(radius, reach).tolist())
         weight = _cubic(np.abs(radius[rows] - self.radius[ring]) * _RINGS)
         m = np.arange(self.highest[ring] + 1)
         even, odd = m[m % 2 == 0, None], m[m % 2 == 1, None]
         # ŷ(−k) = conj ŷ(k): of even harmonics the real parts are all there is, of odd ones the imaginary parts
-        weight_even = weight * np.where(even == 0, 1, 2)
-        of_real = np.stack(
-            [weight_even * np.cos(even * angle[rows]), -weight_even * np.sin(even * angle[rows])], axis=1
-        )
-        of_imag = np.stack([2 * weight * np.sin(odd * angle[rows]), 2 * weight * np.cos(odd * angle[rows])], axis=1)
-        return rows, of_real.astype(np.float32), of_imag.astype(np.float32)
+        weight_even = (weight * np.where(even == 0, 1, 2))[:, None]
+        of_real = weight_even * np.stack([np.cos(even * angle[rows]), -np.sin(even * angle[rows])], axis=1)
+        of_imag = 2 * weight * np.stack([np.sin(odd * angle[rows]), np.cos(odd * angle[rows])], axis=1)
+        matrices = (part.reshape(-1, weight.size).astype(np.float32) for part in (of_real, of_imag))
+        return rows, *map(self._arrays.moved, matrices)
 
-    def harmonics(self, real: np.ndarray, imag: np.ndarray | None) -> list[np.ndarray]:
-        """Of samples (p, columns) float32, by order: (2 · rings, columns), real parts and then imaginary ones.
+    def harmonics(self, real, imag):
+        """Of samples (p, columns) float32, by order and ring: (orders, rings, 2, columns), real and imaginary parts.
+        Rings before the first that has an order are not set.
 
         imag : None where all samples are real, and odd harmonics therefore nothing: they are left out
         """
-        rings, columns = len(self.radius), real.shape[1]
-        step = 2 if imag is None else 1
-        out = [np.empty((2, rings - self.first[m], columns), np.float32) for m in range(0, self.orders, step)]
+        columns, step = real.shape[1], 2 if imag is None else 1
+        size = (-(-self.orders // step), len(self.radius), 2, columns)
+        out = self._arrays.module.empty(size, np.float32)
         for ring, (rows, of_real, of_imag) in enumerate(self._parts):
             for parity, matrix, values in ((0, of_real, real), (1, of_imag, imag)):
-                if values is None:
-                    continue
-                found = matrix.reshape(-1, len(values[rows])) @ values[rows]
-                for j, part in enumerate(found.reshape(len(matrix), 2, columns)):
-                    m = 2 * j + parity
-                    out[m // step][:, ring - self.first[m]] = part
-        return [part.reshape(-1, columns) for part in out]
+                if values is not None:
+                    found = (matrix @ values[rows]).reshape(-1, 2, columns)
+                    out[parity :: 2 // step, ring][: len(found)] = found
+        return out
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
@@ -99,13 +99,17 @@ class TurningSlices:
         quaternions
     turns : (t,)
         radians
+    arrays : Arrays
+        where products are made
     """
 
     def __init__(
-        self, grid: np.ndarray, kx: np.ndarray, ky: np.ndarray, extent: float, views: np.ndarray, turns: np.ndarray
+        self, grid: np.ndarray, kx: np.ndarray, ky: np.ndarray, extent: float, views: np.ndarray, turns: np.ndarray,
+        arrays: Arrays = HOST,
     ) -> None:
-        self._circles = circles = Circles(kx, ky, extent)
+        self._arrays, self._circles = arrays, Circles(kx, ky, extent, arrays)
         self.views, self.turns, self._angles = len(views), len(turns), turns
+        circles = self._circles
         rings, around = len(circles.radius), 4 * circles.orders
         angle = 2 * np.pi / around * np.arange(around)
         x, y = (np.outer(circles.radius, f(angle)).ravel() for f in (np.cos, np.sin))
@@ -118,17 +122,18 @@ class TurningSlices:
             ring = ring.reshape(len(some), rings, around)
             slices[first : first + 64] = _orders(ring, circles.orders)
             powers[first : first + 64] = _orders(ring.real**2 + ring.imag**2, circles.orders)
-        self._slices = [_products(slices[:, m, circles.first[m] :]) for m in range(circles.orders)]
-        self._powers = [_products(powers[:, m, circles.first[m] :]) for m in range(0, circles.orders, 2)]
+        self._slices, self._powers = ([arrays.moved(_products(part[:, m, circles.first[m] :]))
+                                       for m in range(0, circles.orders, step)]
+                                      for part, step in ((slices, 1), (powers, 2)))
 
     def power(self, on_model: np.ndarray) -> np.ndarray:
         """Σ b |p|² of each image at each view and turn, (b, views · turns) float32; on_model : (b, p) float32."""
-        out = np.empty((len(on_model), self.views * self.turns), np.float32)
-        harmonics = self._circles.harmonics(np.ascontiguousarray(on_model.T), None)
+        arrays = self._arrays
+        out = arrays.module.empty((len(on_model), self.views, self.turns), np.float32)
+        harmonics = self._circles.harmonics(arrays.moved(np.ascontiguousarray(on_model.T)), None)
         for first, sums in self._sums(self._powers, harmonics, 2):
-            turns, views, images = sums.shape
-            out.reshape(images, -1, turns)[:, first : first + views] = sums.transpose(2, 1, 0)
-        return out
+            out[:, first : first + sums.shape[1]] = sums.transpose(2, 1, 0)
+        return arrays.on_host(out).reshape(len(on_model), -1)
 
     def best(self, weighted: np.ndarray, ramps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The largest Σ Re(conj(p) y) over offsets of each image at each view and turn, and the number of that offset.
@@ -136,30 +141,35 @@ class TurningSlices:
         weighted : (b, p) complex64, images times their weights · ramps : (s, p) complex64, each offset's · returns
         (b, views · turns) float32 and int16
         """
-        size = (len(weighted), self.views * self.turns)
-        best, which = np.empty(size, np.float32), np.empty(size, np.int16)
-        at_once = max(1, _COLUMNS // len(ramps))
+        arrays, xp = self._arrays, self._arrays.module
+        size = (len(weighted), self.views, self.turns)
+        best, which = xp.empty(size, np.float32), xp.empty(size, np.int16)
+        of_offsets, of_images = (arrays.moved(np.ascontiguousarray(part.T)) for part in (ramps, weighted))
+        at_once = max(1, arrays.columns // len(ramps))
         for start in range(0, len(weighted), at_once):
             rows = slice(start, start + at_once)
-            moved = ramps.T[:, :, None] * weighted[rows].T[:, None]
+            moved = of_offsets[:, :, None] * of_images[:, None, rows]
             moved = moved.reshape(len(moved), -1)
-            harmonics = self._circles.harmonics(np.ascontiguousarray(moved.real), np.ascontiguousarray(moved.imag))
+            harmonics = self._circles.harmonics(xp.ascontiguousarray(moved.real), xp.ascontiguousarray(moved.imag))
             for first, sums in self._sums(self._slices, harmonics, 1):
+                views = slice(first, first + sums.shape[1])
                 sums = sums.reshape(*sums.shape[:2], len(ramps), -1)
-                largest(sums, first * self.turns, best[rows], which[rows])
-        return best, which
+                _over_offsets(xp, sums, best[rows, views], which[rows, views])
+        return tuple(arrays.on_host(part).reshape(len(weighted), -1) for part in (best, which))
 
-    def _sums(self, products: list[np.ndarray], harmonics: list[np.ndarray], step: int):
+    def _sums(self, products: list, harmonics, step: int):
         """(first view, sums (turns, some views, columns)) of all views, some at a time."""
-        columns, orders = harmonics[0].shape[1], len(products)
+        columns, orders, xp = harmonics.shape[-1], len(products), self._arrays.module
         angle = np.outer(self._angles, step * np.arange(orders))
         of_turns = np.stack([np.cos(angle), -np.sin(angle)], axis=2).reshape(self.turns, -1).astype(np.float32)
-        at_once = max(1, _BLOCK // (2 * orders * columns))
+        of_turns = self._arrays.moved(of_turns)
+        of_images = [part[first:].reshape(-1, columns) for part, first in zip(harmonics, self._circles.first[::step])]
+        at_once = max(1, self._arrays.block // (2 * orders * columns))
         for first in range(0, self.views, at_once):
             views = min(at_once, self.views - first)
-            z = np.empty((orders, 2, views, columns), np.float32)
-            for m, (of_views, of_images) in enumerate(zip(products, harmonics)):
-                np.matmul(of_views[:, first : first + views], of_images, out=z[m])
+            z = xp.empty((orders, 2, views, columns), np.float32)
+            for m, of_views in enumerate(products):
+                xp.matmul(of_views[:, first : first + views], of_images[m], out=z[m])
             yield first, (of_turns @ z.reshape(2 * orders, -1)).reshape(self.turns, views, columns)
 
 
@@ -171,12 +181,22 @@ def _orders(rings: np.ndarray, orders: int) -> np.ndarray:
 def _products(harmonics: np.ndarray) -> np.ndarray:
     """(2, v, 2 · rings) float32, of which times those of an image is their product with conj(c)."""
     real, imag = harmonics.real, harmonics.imag
-    return np.stack([np.concatenate([real, imag], axis=1), np.concatenate([-imag, real], axis=1)]).astype(np.float32)
+    parts = np.stack([real, imag], axis=2), np.stack([-imag, real], axis=2)
+    return np.stack([part.reshape(len(part), -1) for part in parts]).astype(np.float32)
+
+
+def _over_offsets(xp, sums, best, which) -> None:
+    """The largest of sums (turns, views, offsets, images) over offsets, and its offset, into (images, views, turns)."""
+    if xp is np:
+        largest(sums, best, which)
+    else:
+        best[...] = sums.max(axis=2).transpose(2, 1, 0)
+        which[...] = sums.argmax(axis=2).transpose(2, 1, 0)
 
 
 @njit(cache=True, nogil=True)
-def largest(sums, first, best, which):
-    """sums : (turns, views, offsets, images) · first : column of the first view in best and which, (images, ·)"""
+def largest(sums, best, which):
+    """As `_over_offsets`, in one pass over what is in the cache."""
     turns, views, offsets, images = sums.shape
     top, at = np.empty(images, np.float32), np.empty(images, np.int32)
     for t in range(turns):
@@ -189,6 +209,5 @@ def largest(sums, first, best, which):
                     larger = of[s, i] > top[i]
                     top[i] = of[s, i] if larger else top[i]
                     at[i] = s if larger else at[i]
-            column = first + v * turns + t
             for i in range(images):
-                best[i, column], which[i, column] = top[i], at[i]
+                best[i, v, t], which[i, v, t] = top[i], at[i]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpirecon.backend.arrays import HOST, Arrays, WhileMemoryLasts
 from mpirecon.model.pose import Pose, matrix_from_quaternion
 from mpirecon.model.symmetry import PointGroup
 from mpirecon.parallel.threads import Threads
@@ -67,7 +68,9 @@ class GroupSearch:
         group: PointGroup,
         offset_sigma: float,
         turn_sigma: float = 0.0,
+        arrays: Arrays = HOST,
     ) -> None:
+        self._arrays = WhileMemoryLasts(lambda where: where, arrays)
         self.box, self.group, self.offset_sigma, self.turn_sigma = plane.box, group, offset_sigma, turn_sigma
         self.band = Band.of(plane, diameter, min(finest, len(reference) // 2 - 1))
         self.grid = slice_grid(reference, int(np.hypot(self.band.kx, self.band.ky).max()) + 1, plane.box)
@@ -90,30 +93,36 @@ class GroupSearch:
 
     def coarse(self, data, on_cross, on_model, relation) -> tuple[np.ndarray, np.ndarray]:
         """(numbers of the best turns (c,), their moves (c, 3))."""
-        p, n = self.band.coarse, len(self.turns)
+        p = self.band.coarse
+        image = data[:, :p] * on_cross[:, :p], on_model[:, :p], relation
+        score, which = self._arrays(lambda arrays: self._scores(arrays, *image))
+        chosen = np.empty((1, _COARSE_MOVING if len(self.moves) > 1 else _COARSE), np.int64)
+        pick(score[None], self.turns.astype(np.float32), np.cos(_WEEDED * self.step / 2), chosen)
+        chosen = chosen[chosen >= 0]
+        return chosen, self.moves[which[chosen]]
+
+    def _scores(self, arrays: Arrays, weighted, on_model, relation) -> tuple[np.ndarray, np.ndarray]:
+        """(the best score of each turn (n,) float32, the number of its move (n,))."""
+        p, n, xp = self.band.coarse, len(self.turns), arrays.module
         kx, ky = self.band.kx[:p], self.band.ky[:p]
-        matrices, weighted = matrix_from_quaternion(self.turns), data[:, :p] * on_cross[:, :p]
-        score, which = np.empty((1, n), np.float32), np.empty(n, np.int64)
+        matrices = matrix_from_quaternion(self.turns)
+        score, which = np.empty(n, np.float32), np.empty(n, np.int64)
         for first in range(0, n, _BLOCK):
             some = slice(first, first + _BLOCK)
-            cross, power = (
-                np.zeros((len(matrices[some]), len(self.moves)), np.float32),
-                np.zeros(len(matrices[some]), np.float32),
-            )
-            slices = np.empty((len(cross), p), np.complex64)
+            count = len(matrices[some])
+            cross, power = xp.zeros((count, len(self.moves)), np.float32), xp.zeros(count, np.float32)
+            slices = np.empty((count, p), np.complex64)
             for i, r in enumerate(relation):
                 cut(self.grid, r @ matrices[some], kx, ky, slices)
                 off = self.moves @ r[:2].T
                 ramp = np.exp(2j * np.pi / self.box * (np.outer(off[:, 0], kx) + np.outer(off[:, 1], ky)))
                 moved = np.ascontiguousarray(weighted[i] * ramp, np.complex64)
-                cross += slices.view(np.float32) @ moved.view(np.float32).T
-                power += (slices.real**2 + slices.imag**2) @ on_model[i, :p]
-            which[some] = cross.argmax(axis=1)
-            score[0, some] = np.divide(cross.max(axis=1), np.sqrt(power), out=np.zeros_like(power), where=power > 0)
-        chosen = np.empty((1, _COARSE_MOVING if len(self.moves) > 1 else _COARSE), np.int64)
-        pick(score, self.turns.astype(np.float32), np.cos(_WEEDED * self.step / 2), chosen)
-        chosen = chosen[chosen >= 0]
-        return chosen, self.moves[which[chosen]]
+                cross += arrays.moved(slices.view(np.float32)) @ arrays.moved(moved.view(np.float32).T)
+                power += arrays.moved(slices.real**2 + slices.imag**2) @ arrays.moved(on_model[i])
+            best, which[some] = arrays.on_host(cross.max(axis=1)), arrays.on_host(cross.argmax(axis=1))
+            power = arrays.on_host(power)
+            score[some] = np.divide(best, np.sqrt(power), out=np.zeros_like(power), where=power > 0)
+        return score, which
 
     def _fine(self, q, move, data, on_cross, on_model, relation) -> GroupPeaks:
         q, move = q.copy(), move.copy()
@@ -186,6 +195,7 @@ class GroupSearcher:
             s.group,
             s.offset_sigma,
             s.turn_sigma,
+            s.arrays,
         )
 
     def table(

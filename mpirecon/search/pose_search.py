@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpirecon.backend.arrays import HOST, Arrays, WhileMemoryLasts
 from mpirecon.model.symmetry import PointGroup
 from mpirecon.parallel.threads import Threads
 from mpirecon.search.circular import TurningSlices
@@ -122,11 +123,13 @@ class PoseSearch:
         standard deviation of unknown offsets on each axis, pixels; 0: offsets are known
     turn_sigma : float
         standard deviation of the turns from the given poses on each axis, radians; 0: all orientations are searched
+    arrays : Arrays
+        where the products of the coarse search are made; the host's where a GPU's memory does not suffice
     """
 
     def __init__(
         self, reference: np.ndarray, plane, diameter: float, finest: int, group: PointGroup, offset_sigma: float,
-        turn_sigma: float = 0.0,
+        turn_sigma: float = 0.0, arrays: Arrays = HOST,
     ) -> None:
         self.box, self.group, self.offset_sigma, self.turn_sigma = plane.box, group, offset_sigma, turn_sigma
         self.band = Band.of(plane, diameter, min(finest, len(reference) // 2 - 1))
@@ -137,7 +140,8 @@ class PoseSearch:
         self.offsets = _disc(_OFFSET * period, _REACH * offset_sigma)
         k = self.band.kx[: self.band.coarse], self.band.ky[: self.band.coarse]
         extent = (diameter / 2 + _EDGE) / self.box
-        self.slices = TurningSlices(self.grid, *k, extent, views(self.step, group), turns(self.step))
+        self.slices = WhileMemoryLasts(lambda where: TurningSlices(
+            self.grid, *k, extent, views(self.step, group), turns(self.step), where), arrays)  # fmt: skip
         phases = np.outer(self.offsets[:, 0], k[0]) + np.outer(self.offsets[:, 1], k[1])
         self.ramps = np.exp(2j * np.pi / self.box * phases).astype(np.complex64)
         self.batch = int(np.clip(_BLOCK // (len(self.offsets) * 1000), 16, 256))
@@ -175,8 +179,8 @@ class PoseSearch:
     def coarse(self, data, on_cross, on_model, given) -> tuple[np.ndarray, np.ndarray]:
         """(candidates as numbers of orientations (b, k), their offsets (b, k, 2))."""
         p = self.band.coarse
-        best, which = self.slices.best(data[:, :p] * on_cross[:, :p], self.ramps)
-        power = self.slices.power(on_model[:, :p])
+        (best, which), power = self.slices(lambda slices: (
+            slices.best(data[:, :p] * on_cross[:, :p], self.ramps), slices.power(on_model[:, :p])))  # fmt: skip
         scores = np.divide(best, np.sqrt(power, out=power), out=np.zeros_like(best), where=power > 0)
         if self.turn_sigma:
             near = np.cos(max(_REACH_TURNS * self.turn_sigma, self.step) / 2)

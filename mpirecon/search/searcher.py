@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpirecon.backend.arrays import HOST, Arrays
 from mpirecon.errors import UserError
 from mpirecon.model.pose import Pose
 from mpirecon.model.symmetry import PointGroup
@@ -44,7 +45,8 @@ class Searcher:
         PointGroup ·
     diameter : of the particle, pixels · finest : highest shell that tells · offset_sigma : pixels, 0 for known offsets
         ·
-    turn_sigma : radians, 0 for all orientations · amplitudes : Amplitudes of well-posed particles
+    turn_sigma : radians, 0 for all orientations · amplitudes : Amplitudes of well-posed particles · arrays : where
+        products of matrices are made
     """
 
     plane: object
@@ -57,6 +59,7 @@ class Searcher:
     offset_sigma: float
     turn_sigma: float
     amplitudes: Amplitudes
+    arrays: Arrays = HOST
 
     def mask(self, box: int) -> np.ndarray:
         """Of the particle, in a map of this box, (n, n, n) float32."""
@@ -79,7 +82,7 @@ class Searcher:
         """The search of a map."""
         volume = np.ascontiguousarray(reference, np.float32)
         return PoseSearch(volume, self.plane, self.diameter, self.finest, self.group, self.offset_sigma,
-                          self.turn_sigma)
+                          self.turn_sigma, self.arrays)
 
     def weights(self, batch, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What multiplies Re(conj(p) ŷ) and |p|², (b, s) float32; variance : (b,) noise power over that of the

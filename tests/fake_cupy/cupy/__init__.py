@@ -49,6 +49,8 @@ class ndarray:
     ndim = property(lambda self: self._host.ndim)
     flags = property(lambda self: self._host.flags)
     real = property(lambda self: _wrap(self._host.real, self))
+    imag = property(lambda self: _wrap(self._host.imag, self))
+    T = property(lambda self: _wrap(self._host.T, self))
 
     @property
     def data(self):
@@ -78,6 +80,9 @@ class ndarray:
     def reshape(self, *shape, order="C"):
         return _wrap(self._host.reshape(*shape, order=order), self)
 
+    def transpose(self, *axes):
+        return _wrap(self._host.transpose(*axes), self)
+
     def view(self, dtype=None):
         return _wrap(self._host.view(dtype), self)
 
@@ -95,6 +100,12 @@ class ndarray:
 
     def sum(self, axis=None, dtype=None, out=None, keepdims=False):
         return _new(_np.asarray(self._host.sum(axis=axis, dtype=dtype)))
+
+    def max(self, axis=None, out=None, keepdims=False):
+        return _new(self._host.max(axis=axis, keepdims=keepdims))
+
+    def argmax(self, axis=None, out=None, dtype=None, keepdims=False):
+        return _new(self._host.argmax(axis=axis))
 
     def fill(self, value):
         self._host.fill(value)
@@ -140,7 +151,7 @@ def _binary(name):
     return forward, backward, in_place
 
 
-for _name in ("add", "sub", "mul", "truediv"):
+for _name in ("add", "sub", "mul", "truediv", "matmul"):
     for _prefix, _method in zip(("", "r", "i"), _binary(_name)):
         setattr(ndarray, f"__{_prefix}{_name}__", _method)
 ndarray.__lt__ = lambda self, other: _new(self._host < _scalar(other))
@@ -221,6 +232,13 @@ def ascontiguousarray(a, dtype=None):
 
 def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
     return a.get() if isinstance(a, ndarray) else _np.asarray(a)
+
+
+def matmul(x1, x2, /, out=None):
+    if out is None:
+        return x1 @ x2
+    _np.matmul(x1._host, x2._host, out=out._host)
+    return out
 
 
 def concatenate(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
