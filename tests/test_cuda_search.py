@@ -107,7 +107,8 @@ def test_a_run_on_a_gpu_finds_what_one_on_cpus_finds(cli, tmp_path, fake_cupy): 
     found = {}
     for name in ("cpu", "cuda"):
         result = cli("reconstruct", tmp_path / "p.h5", "-o", tmp_path / name, "--loss", "posterior", "--poses",
-                     "rescue", "--search-offset", 0, "--backend", name, "--folds", 2, "--iterations", 3, "--no-postprocess")  # fmt: skip
+                     "rescue", "--search-offset", 0, "--backend", name, "--folds", 2, "--iterations", 3,
+                     "--no-postprocess")  # fmt: skip
         assert result.returncode == 0, result.stderr
         found[name] = json.loads((tmp_path / name / "summary.json").read_text())["search"]
         assert bool(products) == (name == "cuda")
