@@ -112,6 +112,20 @@ def test_slices_of_noise_are_the_exact_fourier_sum(box, taps):
     assert relative(slices, exact) < SLICE_ERROR[taps]
 
 
+def test_slices_of_large_boxes_are_as_exact_on_a_smaller_grid():
+    box, rng = 258, np.random.default_rng(4)
+    model, volume = ForwardModel(box, PIXEL_SIZE), np.zeros((258,) * 3, np.float32)
+    where, values = rng.integers(box // 4, 3 * box // 4, (3, 40)), rng.standard_normal(40).astype(np.float32)
+    volume[tuple(where)] = values
+    grid, rotation = model.prepare(volume), special_ortho_group.rvs(3, size=2, random_state=2)
+    assert grid.nbytes < 0.6 * 4 * (2 * box) ** 3
+    slices, plane = model.projection.forward(grid, rotation), model.plane
+    k = np.stack([plane.kx, plane.ky, 0 * plane.kx], axis=1) @ rotation  # x, y, z
+    phase = k @ (where[::-1] - box // 2) / box
+    exact = np.exp(-2j * np.pi * phase) @ values
+    assert relative(slices, exact) < 3 * SLICE_ERROR[6]
+
+
 @pytest.mark.parametrize("taps", SLICE_ERROR)
 @pytest.mark.parametrize("box", [48, 63, 64])
 def test_slices_agree_with_a_non_uniform_fft(box, taps):

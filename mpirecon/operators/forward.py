@@ -12,11 +12,15 @@ from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.projection import Projection
 from mpirecon.operators.shift import centred_samples, images_from_samples
 
+#: boxes beyond which a grid of twice the side takes gigabytes
+_LARGE_BOX = 256
+
 
 class ForwardModel:
     """Images of a volume at given poses, CTFs and optics groups.
 
-    Six taps interpolate slices to about 1e-5 of the exact (non-uniform) Fourier transform; four to about 1e-3.
+    Six taps interpolate slices to about 1e-5 of the exact (non-uniform) Fourier transform; four to about 1e-3. Boxes of
+    more than 256 pixels have a grid of 1.5 times their side, not twice, for 0.42 of gigabytes.
     Where there are `aberrations`, the methods need each particle's optics group, (m,).
     """
 
@@ -28,7 +32,7 @@ class ForwardModel:
         stretch = 1.0 if aberrations is None else aberrations.stretch
         self.plane = plane or HalfPlane.of(box, stretch=stretch)
         self.optics = OpticsPlanes.of(aberrations, self.plane.kx, self.plane.ky, box, pixel_size)
-        self.projection = Projection(box, self.plane, taps)
+        self.projection = Projection(box, self.plane, taps, 2.0 if box <= _LARGE_BOX else 1.5)
 
     def prepare(self, volume: np.ndarray) -> np.ndarray:
         """(n, n, n) float → what ``images`` needs of it; do it once per volume."""
