@@ -71,7 +71,7 @@ def test_a_stack_longer_than_its_header_says(tmp_path, bytes_, told):
     path = stack(tmp_path, images())
     with open(tmp_path / "stacks" / "a.mrcs", "ab") as file:
         file.write(bytes(bytes_))
-    assert (f"is {bytes_} bytes longer than its header tells ({M} images of {N} x {N} pixels" in run(path)[1]) == told
+    assert (f"is {bytes_} bytes longer than its header says ({M} images of {N} x {N} pixels" in run(path)[1]) == told
 
 
 @pytest.mark.parametrize("start, name", [(b"II*\0", "TIFF"), (b"II+\0", "BigTIFF or EER"), (b"\x89HDF\r\n", "HDF5")])

@@ -206,12 +206,12 @@ def _volumes(rows: Rows, stacks: Sequence[StackReader]) -> None:
 
 
 def _longer(rows: Rows, stacks: Sequence[StackReader]) -> None:
-    """Warn of stacks that hold more than their headers tell of: which part of that are the images?"""
+    """Warn of stacks that hold more than their headers say: which part of that are the images?"""
     longer = [stack for stack in stacks if stack.header.beyond > _PADDING]
     if longer:
         there = longer[0].header
         rows.table.warnings.append(
-            f"{longer[0].path} is {there.beyond} bytes longer than its header tells ({there.shape[0]} images of "
+            f"{longer[0].path} is {there.beyond} bytes longer than its header says ({there.shape[0]} images of "
             f"{there.shape[2]} x {there.shape[1]} pixels of {there.dtype.itemsize} bytes, after {there.offset} bytes; "
             f"{len(longer)} of {len(stacks)} stacks are): is the header that of this stack?")
 

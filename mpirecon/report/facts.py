@@ -85,7 +85,7 @@ def _correct(summary: Mapping) -> tuple | None:
         apart = (deciding_mixture(summary) or {}).get("separation")
         more = "correct and incorrect ones are not separable" + (f" ({apart:.1f} σ)" if apart is not None else "")
         return ("fraction correct", "not known", more, "fraction correct")
-    more = interval_in_words(mixture, summary.get("judged"))
+    more = interval_in_words(mixture, summary.get("scored"))
     return ("fraction correct, estimated", f"{100 * share:.1f} %", more
             + ("; of the given poses" if summary.get("search") else ""), "fraction correct")
 

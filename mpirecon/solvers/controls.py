@@ -38,7 +38,7 @@ _RANDOM_DISCARD = 0xD15C
 def check_selection(run: Reconstruction, outcome: Outcome, folder: Path, costly: bool) -> dict:
     """Warnings and what they rest on, for summary.json, on rank 0 (elsewhere of no meaning). Collective.
 
-    ``warnings`` (sentences), ``contradicting``, ``judged``, ``selection_bias``, ``selection_limits`` and ``coverage``;
+    ``warnings`` (sentences), ``contradicting``, ``scored``, ``selection_bias``, ``selection_limits`` and ``coverage``;
     with `costly`, also ``controls`` and discarded.mrc. Where poses were found, ``found_map``. Where no particle was
     rejected there is no more to warn of than images that contradict the map,
     and that the particles could not be separated.
@@ -82,7 +82,7 @@ def _cheap_controls(run: Reconstruction, outcome: Outcome, folder: Path) -> dict
                 found = selection_checks(columns, coverage)
             scored = _scored_selection(run, outcome, columns)
     texts = [] if scored is None else scored.warnings()
-    return {**found, "judged": None if scored is None else scored.scored, "warnings": texts + found["warnings"]}
+    return {**found, "scored": None if scored is None else scored.scored, "warnings": texts + found["warnings"]}
 
 
 def _scored_selection(run: Reconstruction, outcome: Outcome, columns: dict[str, np.ndarray]) -> ScoredSelection:
