@@ -72,6 +72,8 @@ def test_slices_of_a_coarse_map_are_the_fine_ones(backend, maps):
     grids = [grid.values if maps == 2 else grid for grid in grids]
     parts = [g.reshape(*g.shape[:2], -1, 2 * maps)[..., 2 * maps - 2 :].reshape(*g.shape[:2], -1).copy() for g in grids]
     exact, found = (backend.projection.forward(part, rotation) for part in parts)
+    within = backend.plane.shell < COARSE // 2
+    assert np.linalg.norm((found - exact)[:, within]) < 2e-4 * np.linalg.norm(exact)
     # beyond its shells is what the sphere's edge adds
     assert np.linalg.norm(found - exact) < 1.5e-3 * np.linalg.norm(exact)
     beyond = np.maximum(np.abs(backend.plane.kx), np.abs(backend.plane.ky)) > COARSE // 2 + 2
@@ -130,7 +132,10 @@ def test_a_filtered_map_of_fewer_frequencies_has_the_same_slices(backend, box):
     maps = [wiener_filter(rfftn(volume), ssnr, size) * soft_sphere(size, 0.36 * size, 0.12 * size)
             for size in (BOX, box)]
     fine, coarse = (backend.projection.forward(backend.reference(map_), rotation) for map_ in maps)
-    assert np.linalg.norm(fine) > 0 and np.linalg.norm(coarse - fine) < 4e-3 * np.linalg.norm(fine)
+    within = backend.plane.shell < box // 2
+    assert np.linalg.norm(fine) > 0 and np.linalg.norm((coarse - fine)[:, within]) < 1e-3 * np.linalg.norm(fine)
+    # beyond, the coarse map has nothing of what the sphere's edge adds
+    assert np.linalg.norm(coarse - fine) < 4e-3 * np.linalg.norm(fine)
 
 
 @pytest.mark.parametrize(("box", "size"), [(60, 40), (61, 40), (75, 60)])
@@ -144,7 +149,7 @@ def test_the_lowest_frequencies_of_a_map_keep_its_origin(box, size):
     np.testing.assert_allclose(small, blob(size), atol=1e-5 * blob(size).max())
 
 
-@pytest.mark.parametrize("box", [110, 105])
+@pytest.mark.parametrize("box", [128, 123])
 def test_losses_of_l2_do_not_depend_on_the_references_box(box, tmp_path, monkeypatch):
     simulate = ["simulate", "--phantom", "--box", box, "--particles", 120, "--pixel-size", 3, "--snr", 0.1, "--seed", 5,
                 "-q"]

@@ -138,7 +138,7 @@ def test_the_same_bits_on_any_number_of_ranks_and_threads(particles, cli, mpirun
     command = ["reconstruct", particles, *options, "--deterministic", "-o"]
     result = cli(*command, tmp_path / "one", env={"OMP_NUM_THREADS": "1"})
     assert result.returncode == 0, result.stderr
-    for n, threads in ((2, 2), (3, 1)) if "posterior" in options else ((3, 1),):
+    for n, threads in ((2, 2), (3, 1), (4, 1)) if "posterior" in options else ((3, 1),):
         out = tmp_path / f"on-{n}"
         env = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)} if threads > 1 else None
         result = mpirun(n, ["-m", "mpirecon", *command, out], env=env)

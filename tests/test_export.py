@@ -111,7 +111,7 @@ def test_kept_and_discarded_have_every_column_as_it_was(tmp_path):
 words = st.text(st.characters(exclude_categories=("Cs", "Cc", "Z"), exclude_characters="\ufeff\x85"), max_size=6)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     extra=st.dictionaries(st.from_regex(r"rlnX[A-Za-z0-9./]{1,5}", fullmatch=True),
                           st.lists(words, min_size=8, max_size=8)),

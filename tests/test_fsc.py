@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import scipy.fft
+from conftest import radial_power
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,6 +62,17 @@ def test_shells_count_every_sample_of_the_full_transform_once(box):
     np.testing.assert_array_equal(shell_count(box), expected)
     assert friedel_weight(box).sum() == box
     assert shell_index(box).shape == (box, box, box // 2 + 1)
+
+
+@pytest.mark.parametrize("box", [16, 17])
+def test_radial_power_obeys_parseval_and_white_noise_is_white(box):
+    image = np.random.default_rng(0).standard_normal((box, box))
+    inside = np.fft.fft2(image, norm="ortho")
+    k = np.fft.fftfreq(box, 1 / box)
+    inside[np.rint(np.hypot(*np.meshgrid(k, k))) > box // 2] = 0
+    assert np.sum(radial_power(image) * shell_count(box, 2)) == pytest.approx(np.sum(np.abs(inside) ** 2))
+    power = radial_power(3 * noise(24))
+    assert np.abs(power[5:] / 9 - 1).max() < 0.2
 
 
 @settings(max_examples=25, deadline=None)

@@ -39,7 +39,7 @@ def test_poses_ctf_and_images(tmp_path):
             (300, 10000 + i, 9000 + i, np.radians(45 + i), 2.7, 0.1, 0, 0, 1))
     np.testing.assert_array_equal(file.images(slice(None)), pixels(range(8)))
     np.testing.assert_array_equal(found.half, [1, 2] * 4)
-    assert found.pixel_size == 2.5 and not found.ctf_premultiplied and found.pose_error is None
+    assert found.pixel_size == 2.5 and not found.ctf_premultiplied and found.pose_error is None and not file.has_truth
 
 
 def test_optional_ctf_columns(tmp_path):

@@ -75,7 +75,8 @@ def differ(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
-LOSSES = ["l2", "sorted --keep 0.8", "sorted --keep auto", "l1", "posterior",
+LOSSES = ["l2", "sorted --keep 0.8", "sorted --keep auto", "l1", "huber", "cauchy", "geman-mcclure", "welsch", "tukey",
+          "posterior",
           "tukey --distance raw", "l2 --solver gradient", "sorted --keep 0.8 --solver gradient --batch-size 90",
           "l2 --half-precision", "l2 --memory 0", "l2 --deterministic", "l2 --space real",
           "l1 --max-resolution 15"]  # fmt: skip

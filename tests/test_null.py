@@ -17,7 +17,7 @@ from mpirecon.validate.null import LARGEST_MEAN, NoiseFile, assess
 
 BOX = 32
 LOSSES = {
-    "l2": "", "sorted": "--keep 0.5", "huber": "", "posterior": "",
+    "l2": "", "sorted": "--keep 0.5", "l1": "", "huber": "", "posterior": "",
     "sorted, auto": "--keep auto",
     "sorted, scored inside the half": "--keep 0.5 --folds 1",
     "sorted, mini-batches": "--keep 0.5 --solver gradient --batch-size 100 --sort-scope batch",

@@ -49,7 +49,8 @@ def test_round_trip(tmp_path, dtype, truth):
     path = write(tmp_path / "p.h5", dtype=dtype, truth=truth, ctf_premultiplied=True, contrast="black")
     wanted = particles(truth=truth)
     with ParticleFile(path) as file:
-        assert (file.box, file.pixel_size, len(file), file.metadata().pose_error is not None) == (N, 1.5, M, truth)
+        assert (file.box, file.pixel_size, len(file), file.has_truth) == (N, 1.5, M, truth)
+        assert (file.metadata().pose_error is not None) == truth
         assert file.attributes["ctf_premultiplied"] and file.attributes["contrast"] == "black"
         images = file.images(slice(None))
         assert images.dtype == np.float32
@@ -128,7 +129,7 @@ def test_existing_targets_are_kept(tmp_path):
     assert path.read_bytes() == before
     write(path, truth=True, overwrite=True)
     with ParticleFile(path) as file:
-        assert file.metadata().pose_error is not None
+        assert file.has_truth and file.metadata().pose_error is not None
     for target, message in [(tmp_path, "is a folder"), (tmp_path / "no" / "p.h5", "folder .*no does not exist")]:
         with pytest.raises(UserError, match=message):
             write(target)
@@ -251,6 +252,7 @@ def other_layout(path, **layout):
 def test_images_in_any_layout_are_read(tmp_path, layout):
     path = other_layout(write(tmp_path / "p.h5", 12, 8), **layout)
     with ParticleFile(path) as file:
+        assert (file.stored.first_byte is None) == bool(layout)
         np.testing.assert_array_equal(file.images(slice(3, 11)), pixels(12, 8)[3:11])
 
 

@@ -112,7 +112,7 @@ def test_junk_is_noise_alone_and_flagged(tmp_path):
 def test_nothing_planted_leaves_no_truth_columns(tmp_path):
     make(tmp_path / "a.h5")
     with ParticleFile(tmp_path / "a.h5") as file:
-        assert file.metadata().pose_error is None
+        assert not file.has_truth and file.metadata().pose_error is None
 
 
 @pytest.mark.parametrize("box", [32, 33])

@@ -126,7 +126,7 @@ TWO_FIELDS = st.tuples(BARE, BARE, st.sampled_from(["", " ", " # note", "\t"])).
 END = st.sampled_from(["\n", "\r\n", "\r", "\n\n", "\n \t\n", "\n#\n"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.lists(st.tuples(st.one_of(TWO_FIELDS, ODD_LINE), END), max_size=12), st.sampled_from([1, 7, 50, 10**6]),
        st.booleans())
 def test_blocks_of_bytes_read_what_lines_read(tmp_path_factory, lines, block, last):
