@@ -126,6 +126,17 @@ def test_signal_then_checkpoint_then_queue_then_resume(tmp_path, scheduler, code
     assert (tmp_path / "calls").read_text().splitlines() == ["", "--resume"]
 
 
+@pytest.mark.parametrize(("scheduler", "code"), [("pbs", 0), ("sge", 99)])
+def test_where_no_scheduler_warns_the_script_warns_itself(tmp_path, scheduler, code):
+    """Five minutes before the hour is over; here, as soon as the run has begun."""
+    begun = f"until [ -e {shlex.quote(str(tmp_path))}/ready ]; do {shutil.which('sleep')} 0.1; done; echo 0"
+    environment = programs(tmp_path, sleep=f'"$(if [ "$1" = 3300 ]; then {begun}; else echo "$1"; fi)"')
+    process = started_script(scheduler, tmp_path, environment)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == code and "goes back into the queue" in out, out
+    assert (tmp_path / "run" / "checkpoint.h5").exists()
+
+
 def test_grid_engine_reports_an_mpirun_that_does_not_know_it_the_hosts(tmp_path):
     told = ('import os; print(open(os.environ["PRTE_MCA_prte_default_hostfile"]).read(), '
             'os.environ["PRTE_MCA_plm_ssh_agent"]); sys.exit(1)')
