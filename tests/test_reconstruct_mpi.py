@@ -86,13 +86,13 @@ def test_other_losses_and_solvers_too(mpirun, serial, particles, name):
 
 
 def test_more_ranks_than_particles(mpirun, cli, tmp_path):
-    path = simulate(cli, tmp_path / "few.h5", 3)
+    path = simulate(cli, tmp_path / "few.h5", 6)
     with h5py.File(path, "r+") as file:
-        file["half"][...] = [1, 2, 1]
-    options = ("--loss", "sorted", "--keep", "0.5", "--iterations", "2", "--folds", "1")
+        file["half"][...] = [1, 2, 1, 2, 1, 2]
+    options = ("--loss", "sorted", "--keep", "0.5", "--iterations", "2", "--folds", "3")
     done = cli("reconstruct", path, "-o", tmp_path / "one", *options)
     assert done.returncode == 0, done.stderr
-    assert_same(tmp_path / "one", run(mpirun, 4, path, tmp_path / "four", *options))
+    assert_same(tmp_path / "one", run(mpirun, 8, path, tmp_path / "eight", *options))
 
 
 def test_every_rank_logs_what_it_was_given_and_sorted(mpirun, particles, serial, cli):
