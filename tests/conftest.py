@@ -117,6 +117,12 @@ def no_width_of_the_test_runners():
     os.environ.pop("COLUMNS", None)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def constants_of_the_package():
+    """Forecasts go by the package's constants, whatever the user who tests has measured."""
+    os.environ["MPIRECON_MACHINE"] = ""
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real particle sets beside the checkout."""

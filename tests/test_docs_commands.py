@@ -50,7 +50,7 @@ FIRST = re.compile(
 #: what is not run → why
 NOT_RUN = {
     r"(\./)?tools/(demo|test)\b": "installs environments of their own; test_packaging and the tests themselves do it",
-    r"tools/(bench|gpu_check|scaling --keep|selection_table|robust_table|detectability|figures)\b":
+    r"tools/(bench|gpu_check|scaling --(keep|check)|selection_table|robust_table|detectability|figures)\b":
         "measures for minutes, or on a GPU",
     r"tools/(slurm_local|make_star)\b|eval .*tools/slurm_local": "starts a batch system, or makes a large file; "
     "test_slurm and test_scaling_tool do",
@@ -63,6 +63,7 @@ NOT_RUN = {
     r"(xdg-open|kill|scp|ssh)\b": "needs a browser, a process or a second machine",
     r"python3 -m http\.server\b": "serves until it is stopped",
     r"mpirun .* python -m mpi4py script\.py": "runs a script of the reader's",
+    r"mpirecon forecast --calibrate": "measures for minutes; test_calibration does it with stand-ins",
     r"mpirecon job .* --ranks 16 --memory 16G": "shows the error of a set that does not fit",
     r"export \w+=": "is for the shell of the user",
 }

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import json
+import re
 import subprocess
 import sys
 
 import pytest
 from conftest import CHECKOUT
+from test_calibration import stand_in
 
-from mpirecon.batch import forecast
+from mpirecon.batch.calibration import packaged
 from mpirecon.io.relion import read_relion
 
 
@@ -24,20 +27,32 @@ def scaling(monkeypatch):
     return module
 
 
-def test_the_fit_predicts_the_runs_that_made_it(scaling):
-    seconds = {phase: [1e-9 * (i + 1)] * len(amounts) for i, (phase, amounts) in
-             enumerate(forecast.work(forecast.Task(10, 32), 2).items())} | {"rest": [2.0, 1e-7, 1e-5]}
-    known = {"seconds": seconds}
-    found = []
-    for run in scaling.RUNS + scaling.LARGE:
-        phases = forecast.seconds_by_phase(scaling.task_of(run), run[5], known=known)
-        found.append({"run": list(run), "phases": {p: s for p, s in phases.items() if p != "rest"},
-                      "wall": sum(phases.values())})
-    fitted = {"seconds": scaling.fit_seconds(found)}
-    for particles, box, ranks in ((10**6, 512, 64), (5000, 100, 1)):
-        task = forecast.Task(particles, box)
-        wanted, got = (sum(forecast.seconds_by_phase(task, ranks, known=c).values()) for c in (known, fitted))
-        assert got == pytest.approx(wanted, rel=0.05)
+def test_the_fit_predicts_the_runs_that_made_it(scaling, tmp_path, capsys, monkeypatch):
+    """Of a machine whose constants are not those of the package: runs are kept, fitted to, and compared with."""
+    model = json.loads(json.dumps(packaged()))
+    for number, phase in enumerate(model["seconds"]):
+        model["seconds"][phase] = [(1 + number / 4) * value for value in model["seconds"][phase]]
+    monkeypatch.setattr(scaling, "run_trials", lambda trials, folder: [stand_in(trial, model) for trial in trials])
+    keep = tmp_path / "runs.json"
+    monkeypatch.setattr(sys, "argv", ["scaling", "--keep", str(keep)])
+    scaling.main()
+    assert len(json.loads(keep.read_text())) == len(scaling.RUNS)
+    monkeypatch.setattr(sys, "argv", ["scaling", "--keep", str(keep), "--fit"])
+    scaling.main()
+    said = capsys.readouterr().out
+    assert all(float(error) <= 3 for error in re.findall(r"largest (\d+) %", said)) and said.count("largest") == 2
+    assert said.count("128², sorted, 2 ranks") == 2
+
+
+def test_other_runs_are_compared_with_what_is_forecast(scaling, capsys, monkeypatch):
+    model = json.loads(json.dumps(packaged()))
+    model["seconds"] = {phase: [2 * value for value in values] for phase, values in model["seconds"].items()}
+    monkeypatch.setattr(scaling, "run_trials", lambda trials, folder: [stand_in(trial, model) for trial in trials])
+    monkeypatch.setattr(sys, "argv", ["scaling", "--check"])
+    scaling.main()
+    said = capsys.readouterr().out
+    assert len(re.findall(r"\| 0\.5 +\|", said)) == 12 and "time: median error 50 %, largest 50 %" in said
+    assert not [trial for trial in scaling.CHECKS if trial in scaling.RUNS]
 
 
 def test_a_made_table_is_read(cli, tmp_path):

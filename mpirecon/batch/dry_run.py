@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from mpirecon.batch.calibration import calibration
 from mpirecon.batch.forecast import (
     Task,
     memory_parts,
@@ -16,6 +17,7 @@ from mpirecon.batch.forecast import (
 )
 from mpirecon.batch.units import clock, memory_words
 from mpirecon.errors import UserError
+from mpirecon.parallel.agree import run_first
 from mpirecon.parallel.comm import Communicator
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -23,7 +25,8 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def dry_run(comm: Communicator, task: Task, threads: int = 1) -> list[str]:
-    """What a run of `task` on the ranks of `comm` will take, line by line, on every rank. Collective.
+    """What a run of `task` on the ranks of `comm` will take, line by line, on every rank, as rank 0's host was
+    calibrated. Collective.
 
     Raises
     ------
@@ -31,17 +34,21 @@ def dry_run(comm: Communicator, task: Task, threads: int = 1) -> list[str]:
         on all ranks, when a host has less memory than its ranks need: what would fit.
     """
     hosts = comm.allgather((comm.hostname, available_memory()))
+    return comm.bcast(run_first(comm, lambda: _forecast(task, comm.size, threads, hosts)))
+
+
+def _forecast(task: Task, size: int, threads: int, hosts: list[tuple[str, int]]) -> list[str]:
     there = {host: min(free for name, free in hosts if name == host) for host, _ in hosts}
     ranks = Counter(host for host, _ in hosts)
-    needed = memory_per_rank(task, comm.size, threads)
+    needed = memory_per_rank(task, size, threads)
     for host, count in ranks.items():
         if count * needed > there[host]:
             raise UserError(
                 f"{host} has {memory_words(there[host])} of memory left for {count} ranks that need "
                 f"{memory_words(needed)} each (box {task.box}, {task.particles} particles, {task.folds} folds). "
-                f"{what_fits(task, comm.size, ranks, there, threads)}"
+                f"{what_fits(task, size, ranks, there, threads)}"
             )
-    return describe(task, comm.size, threads, dict(ranks), there)
+    return describe(task, size, threads, dict(ranks), there)
 
 
 def describe(task: Task, ranks: int, threads: int, hosts: dict[str, int], there: dict[str, int]) -> list[str]:
@@ -60,7 +67,7 @@ def describe(task: Task, ranks: int, threads: int, hosts: dict[str, int], there:
         f"reduced between ranks: {memory_words(reduced_bytes(task, ranks))} per rank",
         f"time: about {_duration(total)} ("
         + ", ".join(f"{name} {_duration(amount)}" for name, amount in phases.items())
-        + ") on cores like those of docs/scaling.md, images in the host's file cache",
+        + f"), {calibration().of_cores}; images in the host's file cache",
     ]
 
 

@@ -1,22 +1,21 @@
 """How much memory and time a reconstruction will take, before it runs: what `job` and `reconstruct --dry-run` go by.
 
-Both follow from the arrays and loops of the solvers, times constants that tools/scaling measures and keeps in
-model.json (docs/scaling.md). Memory is good to 15 %, or up to a third more than large boxes of noisy images need; a
-test compares it with what finished runs report. Time depends on the machine: the constants are those of one core of a
-cloud server, and a site may scale them.
+Both follow from the arrays and loops of the solvers, times constants that are measured: by this user on this machine
+(``mpirecon forecast --calibrate``), else by tools/scaling, which keeps them in model.json (docs/scaling.md). Memory is
+good to 15 %, or up to a third more than large boxes of noisy images need; a test compares it with what finished runs
+report.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import math
 from dataclasses import dataclass
-from importlib import resources
 
+from mpirecon.batch.calibration import calibration
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.fourier import SMALL_BOX, TINY_BOX, padded_size, padding_for
 from mpirecon.solvers.kinds import SolverKind, solver_kind
+from mpirecon.solvers.nearby_schedule import NearbySchedule
 
 #: what a forecast is multiplied by before it becomes a request, and what starting a job takes, seconds
 _MARGIN, _START_UP = 2.0, 300.0
@@ -38,10 +37,9 @@ _BATCH, _LONGEST = 64e6, 512
 _AT_ONCE = 0.8
 
 
-@functools.cache
 def constants() -> dict:
-    """What tools/scaling measured: ``seconds`` (phase → constant for each term of `work`), ``memory``, ``machine``."""
-    return json.loads(resources.files("mpirecon.batch").joinpath("model.json").read_text(encoding="utf-8"))
+    """What was measured: ``seconds`` (phase → constant for each term of `work`), ``memory``, ``threads``."""
+    return calibration().model
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,7 @@ class Task:
     deterministic : accumulators of int64 while they are filled
     mixes : whether a mixture of correct and wrong poses decides which particles count
     compared : particles that are compared with the maps, None: all
+    nearby : particles that are compared at poses near theirs, over all particles, summed over the iterations
     searches : whether poses of rejected particles are searched
     sums_at_once : whether first maps are made of sums that are added up in the survey
     """
@@ -77,6 +76,7 @@ class Task:
     deterministic: bool = False
     mixes: bool = False
     compared: int | None = None
+    nearby: float = 0.0
     searches: bool = False
     sums_at_once: bool = False
 
@@ -92,10 +92,11 @@ class Task:
         kept = kept if config.memory is None else config.memory
         kept = 0.0 if config.visits_once(len(file), file.has_truth) else kept
         config = config.settled(file)
+        nearby = NearbySchedule(config.settling).most(config.rounds, len(file)) if config.searches_nearby else 0.0
         return cls(len(file), file.box, config.scoring_folds, config.rounds, config.solver, samples, copies, turns,
                    config.padding, kept,
                    config.half_precision, config.solve_iterations, config.deterministic, config.mixes,
-                   config.compared(len(file), file.has_truth),
+                   config.compared(len(file), file.has_truth), nearby,
                    config.searches, config.sums_at_once)
 
     @property
@@ -238,7 +239,10 @@ def work(task: Task, ranks: int, threads: int = 1, known: dict | None = None) ->
             task.copies * (passes - task.rounds) * share * samples * spread,
             (passes - task.rounds) * task.groups * p**3,
         ),
-        "statistics": (comparing * share * samples, comparing * share * samples * spread),
+        "statistics": (
+            comparing * share * samples, comparing * share * samples * spread, task.nearby * share * samples,
+            float(task.rounds),
+        ),
         # a mixture is fitted in steps; joint decisions are every rank's, over all particles
         "select": tuple(task.rounds * amount for amount in (
             (task.folds > 1) * deciding, task.mixes * deciding, float(task.mixes),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from mpirecon.batch.calibration import calibration
 from mpirecon.batch.forecast import Task, memory_per_rank, seconds, wall_time
 from mpirecon.batch.units import clock, memory_words, parse_memory, parse_time
 from mpirecon.errors import UserError
@@ -66,7 +67,7 @@ class Plan:
         return (
             f"forecast: {memory_words(self.memory_per_rank)} on {ranks}, about "
             f"{clock(self.expected_seconds)}{on_cpus}; asking for {memory_words(self.memory)} on {nodes}, "
-            f"{clock(self.seconds)}"
+            f"{clock(self.seconds)}; {calibration()}"
         )
 
 

@@ -23,9 +23,14 @@ def site_file(environ: Mapping[str, str] = os.environ) -> Path | None:
     """``$MPIRECON_SITE``, else ``mpirecon/site.toml`` in the user's configuration folder if it exists, else None."""
     if environ.get("MPIRECON_SITE"):
         return Path(environ["MPIRECON_SITE"])
-    home = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".config")
-    usual = Path(home) / "mpirecon" / "site.toml"
+    usual = configuration_folder(environ) / "site.toml"
     return usual if usual.is_file() else None
+
+
+def configuration_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder of this user's settings of mpirecon."""
+    home = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".config")
+    return Path(home) / "mpirecon"
 
 
 def read_site(path: Path | None, gpu: bool = False) -> dict:

@@ -45,13 +45,16 @@ class Amount(click.ParamType):
 
 
 @click.pass_context
-def _run(ctx, file, particles, box, pixel_size, threads, cores, ram, read_rate, as_json, **options):
+def _run(ctx, file, particles, box, pixel_size, threads, cores, ram, read_rate, calibrate, as_json, **options):
+    from mpirecon.batch.calibration import calibration
     from mpirecon.batch.dry_run import available_memory
     from mpirecon.batch.rank_table import Node, choose, rank_table
     from mpirecon.batch.site import read_site, site_file
     from mpirecon.io.formats import is_table
     from mpirecon.parallel.threads import available_cores
 
+    if calibrate is not None:
+        return _calibrate(ctx, calibrate, as_json)
     reading = reading_of({**options, "pixel_size": pixel_size} if file is not None and is_table(file) else options)
     options = {name: value for name, value in options.items() if name in SHARED}
     site = read_site(site_file())
@@ -68,13 +71,27 @@ def _run(ctx, file, particles, box, pixel_size, threads, cores, ram, read_rate, 
     if single and not (cores or ram or site):
         several = None  # nothing says that there are more machines like this one
     commands = _commands(ctx, file or "particles.h5", node, single, several)
+    constants = calibration()
+    if constants.damage:
+        click.echo(f"Warning: {constants.damage}", err=True)
     if as_json:
-        return _print_json(task_of(0), node, rows, commands)
-    _print(task_of(0), node, rows, (single, several), commands, read_rate)
+        return _print_json(task_of(0), node, rows, commands, constants)
+    _print(task_of(0), node, rows, (single, several), commands, read_rate, constants)
     return None
 
 
-def _print(task, node, rows, chosen, commands, read_rate) -> None:
+def _calibrate(ctx, file: str, as_json: bool) -> None:
+    from mpirecon.cli.calibrating import calibrate
+
+    given = [param.opts[0] if param.param_type_name == "option" else "FILE" for param in ctx.command.params
+             if param.name not in ("calibrate", "as_json")
+             and ctx.get_parameter_source(param.name) == click.core.ParameterSource.COMMANDLINE]
+    if given:
+        raise UserError(f"--calibrate measures this machine by runs of its own; leave out {', '.join(given)}")
+    calibrate(file, as_json)
+
+
+def _print(task, node, rows, chosen, commands, read_rate, constants) -> None:
     click.echo(
         fold(
             f"{task.particles} particles, box {task.box}, {task.rounds} iteration{'s' * (task.rounds > 1)}, "
@@ -86,8 +103,8 @@ def _print(task, node, rows, chosen, commands, read_rate) -> None:
         click.echo(line)
     click.echo(
         fold(
-            "Times are those of CPU cores like the ones in docs/scaling.md, with images read at "
-            f"{memory_words(read_rate)}/s a rank (--read-rate); passes on GPUs are not modelled."
+            f"Times are {constants.of_cores}, with images read at {memory_words(read_rate)}/s a rank (--read-rate); "
+            "passes on GPUs are not modelled."
         )
     )
 
@@ -199,7 +216,7 @@ def _advice(rows, single, several, commands):
         )
 
 
-def _print_json(task, node, rows, commands) -> None:
+def _print_json(task, node, rows, commands, constants) -> None:
     import json
 
     click.echo(json.dumps({
@@ -208,7 +225,7 @@ def _print_json(task, node, rows, commands) -> None:
         "rows": [{"ranks": r.ranks, "threads": r.threads, "seconds": round(r.seconds, 1),
                   "memory_per_rank": int(r.memory), "nodes": r.nodes}
                  for r in rows],
-        "commands": commands,
+        "commands": commands, "calibrated": constants.as_dict(),
     }))  # fmt: skip
 
 
@@ -222,6 +239,7 @@ Examples:
   mpirecon forecast --particles 300000 --box 360 --loss posterior
   mpirecon forecast --particles 300000 --box 360 --cores 64 --ram 250G
   mpirecon forecast particles.h5 --symmetry D2
+  mpirecon forecast --calibrate
 """
 
 command = DocumentedCommand(
@@ -242,6 +260,9 @@ command = DocumentedCommand(
                      help="What each rank reads from the disk in a second."),
         *(p for p in reconstruct.command.params if p.name in SHARED),
         *(p for p in READING if p.name != "pixel_size"),
+        click.Option(["--calibrate"], is_flag=False, flag_value="", metavar="[FILE]",
+                     help="Measure the constants of forecasts by short runs on this machine (two minutes), and keep "
+                          "them.  [default: $MPIRECON_MACHINE, ~/.config/mpirecon/machine.json]"),
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of a table."),
     ],
     callback=_run,

@@ -64,7 +64,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "forecast": {
         "Particles": ("--particles", "--box", "--pixel-size"),
-        "Machine": ("--cores", "--ram", "--threads", "--read-rate"),
+        "Machine": ("--cores", "--ram", "--threads", "--read-rate", "--calibrate"),
         "As for reconstruct": ("--loss", "--keep", "--solver", "--iterations", "--folds", "--group-by", "--symmetry",
                                "--max-resolution",
                                "--padding", "--solve-iterations", "--memory", "--half-precision", "--deterministic"),

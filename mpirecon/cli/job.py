@@ -132,8 +132,11 @@ _CHANGES_SIZE = (
 
 
 def _warnings(resources, on_gpus: bool):
+    from mpirecon.batch.calibration import calibration
     from mpirecon.batch.forecast import GPUS_UNKNOWN
 
+    if calibration().damage:
+        yield calibration().damage
     if resources.gpus or on_gpus:
         yield GPUS_UNKNOWN
     if resources.expected_seconds > resources.seconds:

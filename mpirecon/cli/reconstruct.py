@@ -231,6 +231,7 @@ command.params += READING
 
 
 def _dry_run(comm, particles, reading, config, console) -> None:
+    from mpirecon.batch.calibration import calibration
     from mpirecon.batch.dry_run import dry_run
     from mpirecon.batch.forecast import GPUS_UNKNOWN, Task
     from mpirecon.parallel.agree import run_first
@@ -245,6 +246,8 @@ def _dry_run(comm, particles, reading, config, console) -> None:
     task = comm.bcast(run_first(comm, plan))
     for line in dry_run(comm, task, config.threads or default_threads(neighbours)):
         console.say(line)
+    if damage := calibration().damage:
+        console.warn(damage)
     if config.backend == "cuda":
         console.warn(GPUS_UNKNOWN)
 

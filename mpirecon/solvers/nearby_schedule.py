@@ -37,6 +37,12 @@ class NearbySchedule:
         at random orientations are among them."""
         return uniform_hash(ids, seed + self.first) < max(_FIRST_SEARCH, FIRST_SEARCH_AT / count)
 
+    def most(self, rounds: int, count: int) -> float:
+        """Particles that are searched in so many iterations, over all `count`, where images show small errors."""
+        due = sum(self.due(iteration) for iteration in range(1, rounds + 1))
+        partly = self.first is not None and self.first <= rounds
+        return due - partly + partly * min(1.0, max(_FIRST_SEARCH, FIRST_SEARCH_AT / count))
+
     @staticmethod
     def worthwhile(small: float) -> bool:
         """Whether to search further where a search found small errors in this fraction of the particles."""
