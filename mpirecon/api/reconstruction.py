@@ -59,7 +59,7 @@ def world() -> Communicator:
 def reconstruct(
     particles, output: str | os.PathLike | None = None, *, loss="l2", comm=None, weights=None, start_weights=None,
     overwrite: bool = False, resume: bool = False, controls: bool = False, postprocess: bool = True,
-    log_particles: str = "none",
+    log_particles: str | None = "none",
     checkpoint_every: int | str = 1, checkpoint_signal: str = "USR1", grace: float = 240.0,
     stall_timeout: float = 1800.0,
     half_map_scores: bool = False, reference: str | os.PathLike | None = None, began: float | None = None,
@@ -86,8 +86,8 @@ def reconstruct(
         what the first map is made with, and no other; L2 with one iteration keeps them
     overwrite, resume, controls, postprocess : bool
         as the options of the command
-    log_particles : str
-        ``"none"``, ``"last"`` or ``"all"`` iterations, as the option of the command
+    log_particles : str or None
+        ``"none"``, ``"last"`` or ``"all"`` iterations, as the option of the command; None: its default
     checkpoint_every : int or str
         iterations, or a time such as ``"30m"``, between checkpoints
     checkpoint_signal, grace, stall_timeout : str, float, float

@@ -172,8 +172,9 @@ class Keep(click.ParamType):
 @click.option("--search-sigma", type=POSITIVE, metavar="DEG", help="Search near the given orientations, for errors of "
               "this standard deviation on each axis.  [default: all orientations]")
 @click.option("--skip-bad", is_flag=True, help="Leave out images with NaN or without contrast, instead of ending.")
-@click.option("--log-particles", type=click.Choice(["none", "last", "all"]), default="all", show_default=True,
-              help="Iterations for which the rank logs list each sorted particle.")
+@click.option("--log-particles", type=click.Choice(["none", "last", "all"]),
+              help="Iterations for which the rank logs list each sorted particle.  [default: all; last for more than "
+                   "100,000 particles]")
 @click.option("--reference", type=EXISTING_FILE, metavar="FILE", help="Map that the particles were refined against "
               "(MRC): the result is compared with it, with a warning if hand, contrast, box or pixel size are wrong. "
               "It does not change the result.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from mpirecon.io.atomic import atomic_path, write_failed
 from mpirecon.io.hdf5 import attributes_of, create_hdf5, open_hdf5, read_all, reading, store_checked
 
 FORMAT = "mpirecon-checkpoint"
-VERSION = 4
+VERSION = 5
 NAME = "checkpoint.h5"
 
 
@@ -24,12 +24,20 @@ def write_checkpoint(path: Path, facts: dict, arrays: dict[str, np.ndarray]) -> 
 
     Raises UserError when it cannot be written (disk full …).
     """
+    with writing_checkpoint(path, facts) as store:
+        for name, values in arrays.items():
+            store(name, values)
+
+
+@contextmanager
+def writing_checkpoint(path: Path, facts: dict) -> Iterator[Callable[[str, np.ndarray], None]]:
+    """As ``write_checkpoint``, dataset by dataset, none of which need be in memory with the next: yields
+    ``store(name, values)``."""
     with atomic_path(path, overwrite=True) as temporary:
         try:
             with create_hdf5(temporary) as file:
                 file.attrs.update(format=FORMAT, version=VERSION, facts=json.dumps(facts))
-                for name, values in arrays.items():
-                    store_checked(file, name, values)
+                yield lambda name, values: store_checked(file, name, values)
                 file.flush()
             _flush_to_disk(temporary)  # else a host that goes down soon may keep the new name and lose what is in it
         except (OSError, RuntimeError) as error:

@@ -27,6 +27,9 @@ LOGGER = "mpirecon"
 #: particles in one sort_particles line: keeps lines readable by tools that load them whole
 PARTICLES_PER_LINE = 50_000
 
+#: particles beyond which only the run's last sort is listed where nobody says which: 50 bytes each, every time
+_MOST_LISTED = 100_000
+
 #: numbers as large as this may be seconds since 1970
 _TIMES = 1e9
 
@@ -217,6 +220,11 @@ class _Handler(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         raise  # noqa: PLE0704  (called from inside an except block)
+
+
+def usually_listed(particles: int) -> str:
+    """Of which iterations so many particles are listed where nobody says it."""
+    return "all" if particles <= _MOST_LISTED else "last"
 
 
 def to_json(value):

@@ -20,18 +20,18 @@ from mpirecon.report.verdict import cautions, verdict
 
 
 def write_report(
-    folder: Path, summary: dict, *, maps: dict | None = None, target: Path | None = None, overwrite: bool = True,
-    place: Path | None = None, logs: Path | None = None,
+    folder: Path, summary: dict, *, maps: dict | None = None, table: dict | None = None, target: Path | None = None,
+    overwrite: bool = True, place: Path | None = None, logs: Path | None = None,
 ) -> Path:
     """Write the page into the folder of a finished run, or as `target`; returns its path. Atomic.
 
     summary : the content of summary.json, which itself need not be there yet
-    maps, place, logs : of ``read_run_files``.
+    maps, table, place, logs : of ``read_run_files``.
     Raises UserError when a file it needs is missing or is not what a run writes, or when it cannot be written.
     """
     folder = Path(folder)
     target = folder / "report.html" if target is None else Path(target)
-    run = read_run_files(folder, summary, maps, place, logs)
+    run = read_run_files(folder, summary, maps, place, logs, table)
     try:
         page = report_page(run)
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:

@@ -51,11 +51,12 @@ class RunFiles:
 
 def read_run_files(
     folder: Path, summary: dict, maps: dict[str, np.ndarray] | None = None, place: Path | None = None,
-    logs: Path | None = None
+    logs: Path | None = None, table: dict[str, np.ndarray] | None = None,
 ) -> RunFiles:
     """Read what a report needs; UserError naming the file that is missing or wrong.
 
     maps : by name, of the folder's, that need not be read because they are still in memory
+    table : columns of particles.h5, if they are still in memory
     place, logs : where the run's files are to be, and where its ranks' logs are, where that is not the folder (yet)
     """
     maps = maps or {}
@@ -68,7 +69,7 @@ def read_run_files(
     return RunFiles(
         (place or folder).resolve(), summary,
         {column: values for column, values in curves.items() if column not in ("shell", "resolution")},
-        read_particle_table(folder / "particles.h5"),
+        read_particle_table(folder / "particles.h5") if table is None else table,
         {which: maps[which] if which in maps else read_map(folder / f"{which}.mrc").array
          for which in MAPS if (folder / f"{which}.mrc").is_file()},
         *(_read_table(folder / f"{table}.csv") if (folder / f"{table}.csv").is_file() else None

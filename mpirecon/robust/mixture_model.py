@@ -67,6 +67,11 @@ class MixtureModel:
         self._count = comm.allreduce_scalar(float(self._once.sum()))
         self._require_evidence()
 
+    def forget_evidence(self) -> None:
+        """Let go of what the mixture was fitted to, a kilobyte for each particle; its results stay."""
+        self._own = self._random = self._small_errors = self._whole = self._log_noise = None
+        self._relative = self._largest = self._responsibility = self.likelihood_ = None
+
     def _take_filtered(self, exponent: float) -> None:
         """Expect of each image the signal that its filter leaves, v^exponent of the map's."""
         self.filter_ = exponent

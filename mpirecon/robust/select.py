@@ -90,6 +90,8 @@ def select(
     selection.contradicts = against
     kept, total = (comm.allreduce_scalar(int(rows.sum())) for rows in (selection.kept, valid))
     selection.keep_ = kept / max(total, 1)
+    if mixture is not None:
+        mixture.forget_evidence()
     return selection
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -140,19 +141,28 @@ def _columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndarray]:
     if run.config.group_by is not None:
         _, whole["group"] = np.unique(run.file.source_column(run.config.group_by).astype(str), return_inverse=True)
     places = micrographs(run.file)
-    return whole | ({} if places is None else {"micrographs": places})
+    return whole | ({} if places is None else {"micrographs": places[0]})
 
 
-def micrographs(file: ParticleFile) -> np.ndarray | None:
-    """The micrograph of each particle, (m,), where the imported table names it."""
+@functools.lru_cache(1)
+def micrographs(file: ParticleFile) -> tuple[np.ndarray, list] | None:
+    """The number of each particle's micrograph, (m,) int32, and their names, in order, where the imported table has
+    them; kept for the next who asks."""
     arrays = file.source_arrays()
     for name in ("location/micrograph_uid", "location/micrograph_path"):
         if name in arrays and len(arrays[name]) == len(file):
-            return arrays[name]
+            return _numbered(arrays[name].tolist())
     try:
-        return file.source_column("rlnMicrographName").astype(str)
+        return _numbered(file.source_column("rlnMicrographName").tolist())
     except UserError:
         return None
+
+
+def _numbered(names: list) -> tuple[np.ndarray, list]:
+    """Each name's number in their order, and the names; sorting those of all particles would take much longer."""
+    ordered = sorted(set(names))
+    number = {name: place for place, name in enumerate(ordered)}
+    return np.fromiter((number[name] for name in names), np.int32, len(names)), ordered
 
 
 # what costs passes over the data: maps of the discarded, and of as many particles left out at random

@@ -18,7 +18,7 @@ from mpirecon.io.inputs import given
 from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.io.run_folder import LINKED, RECONSTRUCTION
-from mpirecon.io.run_log import launcher_environment, user_name
+from mpirecon.io.run_log import launcher_environment, user_name, usually_listed
 from mpirecon.parallel.agree import run_first
 from mpirecon.parallel.comm import Communicator
 from mpirecon.solvers.attended import attended, summary_of_complete
@@ -34,7 +34,8 @@ _HOSTS_NAMED = 8
 
 
 def reconstruct(
-    comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool, log_particles: str,
+    comm: Communicator, particles: Path, output: Path, config: Config, console, *, overwrite: bool,
+    log_particles: str | None,
     controls: bool = False, resume: bool = False, postprocess: bool = True, endurance: Endurance = Endurance(),
     start_weights: np.ndarray | None = None, weights: np.ndarray | None = None, began: float | None = None,
     reading: Mapping | None = None, half_map_scores: bool = False, reference: Path | None = None,
@@ -43,6 +44,7 @@ def reconstruct(
 
     particles : a particle file, or a table of RELION or cryoSPARC, whose stacks the run's own particle file then refers
         to
+    log_particles : for which iterations the rank logs list each particle; None: as many as stay readable
     controls : also make the maps that show what the selection left out, and what leaving out at random does
     postprocess : also make mask.mrc, sharpened.mrc, and the FSC corrected for the mask
     resume : continue from the folder's checkpoint, if it has one
@@ -71,7 +73,7 @@ def reconstruct(
         if reference is not None:
             place.also_reads(given(reference=reference))
             run_first(comm, lambda: read_map(reference))  # that it is none is found now, not in the end
-        with attended(comm, endurance, log_particles, state) as (log, stop, watchdog):
+        with attended(comm, endurance, log_particles or usually_listed(len(file)), state) as (log, stop, watchdog):
             console.say(_opening(comm, file, config))
             run = Reconstruction(comm, file, config, log, console, start_weights, start, weights, stop=stop)
             place.begin(log)  # all that a user can have got wrong is found by now: before, no folder is made

@@ -41,7 +41,7 @@ def particle_columns(run: Reconstruction, outcome: Outcome) -> dict[str, np.ndar
         return None
     places = micrographs(run.file)
     if places is not None:
-        gathered["micrograph"] = np.unique(places, return_inverse=True)[1].astype(np.int32)
+        gathered["micrograph"] = places[0]
     return gathered
 
 

@@ -187,7 +187,9 @@ class Engine:
         `nearby`, if given, is filled with the best poses near the own ones, against that map too; those `nearby_rows`
         (m,) bool at alone, if given.
         """
-        inside, outside, anywhere = (Statistics.empty(len(self.slab), bands.samples) for _ in range(3))
+        inside, outside = (Statistics.empty(len(self.slab), bands.samples) for _ in range(2))
+        chosen = None if random is None else np.flatnonzero(random & self.slab.valid)
+        anywhere = None if random is None else RandomPoses(chosen, Statistics.empty(len(chosen), bands.samples))
         single = self.folds == 1
         if nearby is not None:
             self._measure_attenuation(maps, nearby, bands)
@@ -206,7 +208,7 @@ class Engine:
                         *first, outside.sums[part] = references.compare(wanted, batch, bands)
                         if first:
                             inside.sums[part] = first[0]
-                        if random is not None and random[part].any():
+                        if anywhere is not None and random[part].any():
                             against = own if single else held_out
                             self._at_random(anywhere, part, random[part], batch, references, against, bands, draw)
                         if nearby is not None:
@@ -216,16 +218,14 @@ class Engine:
                                 nearby, part[some], batch if nearby_rows is None else batch[some], grid, bands
                             )
                         self.pace.advance(len(part))
-        chosen = None if random is None else np.flatnonzero(random & self.slab.valid)
-        if chosen is None:
-            return inside, outside, None
-        return inside, outside, RandomPoses(chosen, Statistics(anywhere.sums[chosen], bands.samples))
+        return inside, outside, anywhere
 
-    def _at_random(self, result, rows, marked, batch, references, against, bands, draw) -> None:
+    def _at_random(self, result: RandomPoses, rows, marked, batch, references, against, bands, draw) -> None:
         some = rows[marked]
         q = np.array([random_quaternion(particle_rng(draw, int(i), "random-pose")) for i in self.slab.ids[some]])
         rotation = self.backend.rotations(q, self.slab.metadata.optics_group[some])
-        (result.sums[some],) = references.compare([against], batch[marked], bands, rotation)
+        (found,) = references.compare([against], batch[marked], bands, rotation)
+        result.statistics.sums[np.searchsorted(result.rows, some)] = found
 
     def _search_nearby(self, result: NearbyPoses, rows, batch, reference, bands) -> None:
         highest = np.ceil(len(bands.samples) * np.array(SEARCH_BANDS) - 1e-9).astype(np.int64) - 1

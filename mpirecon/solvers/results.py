@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from mpirecon.io.run_output import took_part, write_particle_table, write_summar
 from mpirecon.model.optics import curvature_resolution, electron_wavelength
 from mpirecon.model.symmetry import point_group
 from mpirecon.parallel.comm import together
+from mpirecon.parallel.held import memory_held
 from mpirecon.robust.selection import AUTO
 from mpirecon.solvers.controls import micrographs
 from mpirecon.solvers.groups import WHOLE, half_map
@@ -144,7 +143,7 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
         curvature_warning(summary), *(() if against is None else against.warnings),
     )  # fmt: skip
     summary["warnings"] = [*summary["warnings"], *(text for text in more_to_warn_of if text)]
-    write_report(folder, summary, maps=maps, place=place, logs=logs)
+    write_report(folder, summary, maps=maps, table=columns, place=place, logs=logs)
     write_summary(folder / "summary.json", summary)
     return summary
 
@@ -250,7 +249,7 @@ def _rank_facts(run: Reconstruction) -> dict:
         "particles": len(run.slab),
         "seconds": {phase: round(s, 4) for phase, s in run.engine.timings.seconds.items()},
         "traffic": run.comm.traffic,
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": memory_held()["most"],
     }
 
 
@@ -261,19 +260,6 @@ def _time(run: Reconstruction, ranks: list[dict]) -> dict:
         "seconds": round(time.time() - run.engine.timings.origin, 3),
         "timings": {phase: max(rank["seconds"].get(phase, 0.0) for rank in ranks) for phase in sorted(phases)},
     }
-
-
-def _peak_memory() -> int:
-    """Most bytes of memory this process has held.
-
-    On Linux from /proc: the kernel counts what the starting process held into the resource usage of the started one.
-    """
-    try:
-        status = Path("/proc/self/status").read_text()
-        return 1024 * int(status.split("VmHWM:")[1].split()[0])
-    except (OSError, IndexError, ValueError):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak * (1 if sys.platform == "darwin" else 1024)
 
 
 def _summary(run: Reconstruction, outcome: Outcome, about: dict, headline: dict, columns: dict, ranks: list) -> dict:
@@ -315,10 +301,10 @@ def _by_micrograph(run: Reconstruction, columns: dict) -> dict | None:
     number, kept, took = columns["micrograph"], columns["kept"], took_part(columns)
     count = np.bincount(number[took], minlength=1 + int(number.max()))
     share = np.bincount(number[took], kept[took], minlength=len(count)) / np.maximum(count, 1)
-    places = micrographs(run.file)
+    _, names = micrographs(run.file)
     worst = [i for i in np.lexsort((-count, share)) if count[i]][:_WORST]
     return {"count": int((count > 0).sum()), "fewest_kept": [
-        {"name": _text(places[(number == i).argmax()]), "particles": int(count[i]),
+        {"name": _text(names[i]), "particles": int(count[i]),
          "kept": int(round(share[i] * count[i]))} for i in worst
     ]}  # fmt: skip
 

@@ -7,12 +7,13 @@ gradients, the maps on their way. The normal equations are accumulated again.
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.io.checkpoint import NAME, Checkpoint, write_checkpoint
+from mpirecon.io.checkpoint import NAME, Checkpoint, writing_checkpoint
 from mpirecon.io.image_levels import LevelsFound
 from mpirecon.parallel.comm import together
 from mpirecon.parallel.select import median
@@ -32,7 +33,7 @@ _SAME_POWER = 1e-5
 
 
 def save(run, folder: Path, state: State) -> None:
-    """Write a run's state to its folder; collective."""
+    """Write a run's state to its folder; collective. Rank 0 holds one array of all particles at a time."""
     total, comm, identity, survey, scores = len(run.file), run.comm, run.identity, state.survey, state.scores
     nearby, random_poses = scores.nearby, scores.random_poses
     local = {
@@ -41,30 +42,36 @@ def save(run, folder: Path, state: State) -> None:
     }  # fmt: skip
     if scores.at_given is not None:
         local["at_given"] = scores.at_given.sums
-    if random_poses is not None:
-        marked = np.zeros(len(state.valid), bool)
-        marked[random_poses.rows] = True
-        sums = np.zeros_like(scores.held_out.sums)
-        sums[random_poses.rows] = random_poses.statistics.sums
-        local |= {"random_rows": marked, "random": sums}
     if nearby is not None:
         local |= {f"nearby_{name}": getattr(nearby, name) for name in _NEARBY}
-    arrays = {name: comm.gather_slabs(np.ascontiguousarray(values), total) for name, values in local.items()}
-    arrays |= run.solver.state()
-    with together(comm):
+    arrays = {"noise_power": survey.noise_power, "samples": scores.held_out.samples, "fsc": state.fsc,
+              "largest": survey.largest, **run.solver.state()}  # fmt: skip
+    if survey.shell_power is not None:
+        arrays["shell_power"] = survey.shell_power
+    if nearby is not None:
+        arrays |= {name: getattr(nearby, name) for name in ("profile", "band_profile")}
+    if random_poses is not None:  # of a few thousand
+        some = comm.gather((run.slab.start + random_poses.rows, random_poses.statistics.sums))
         if comm.rank == 0:
-            # sums are rounded as their terms come: a resumed run has its order, whatever the memory it finds
-            facts = {"iteration": state.iteration, "rounds": run.config.rounds, "records": state.records,
-                     "search_nearby": state.search_nearby,
-                     "by_view": survey.by_view, "levels": None if survey.levels is None else survey.levels.as_dict(),
-                     "normalisation": run.slab.normaliser.as_dict(), "search": run.poses.facts, **identity}  # fmt: skip
-            if nearby is not None:
-                arrays |= {name: getattr(nearby, name) for name in ("profile", "band_profile")}
-            arrays |= {"noise_power": survey.noise_power, "samples": scores.held_out.samples, "fsc": state.fsc,
-                       "largest": survey.largest}
-            if survey.shell_power is not None:
-                arrays["shell_power"] = survey.shell_power
-            write_checkpoint(folder / NAME, facts, arrays)
+            arrays["random_rows"], arrays["random"] = map(np.concatenate, zip(*some))
+    # sums are rounded as their terms come: a resumed run has its order, whatever the memory it finds
+    facts = {"iteration": state.iteration, "rounds": run.config.rounds, "records": state.records,
+             "search_nearby": state.search_nearby,
+             "by_view": survey.by_view, "levels": None if survey.levels is None else survey.levels.as_dict(),
+             "normalisation": run.slab.normaliser.as_dict(), "search": run.poses.facts, **identity}  # fmt: skip
+    with ExitStack() as stack:
+        with together(comm):
+            store = stack.enter_context(writing_checkpoint(folder / NAME, facts)) if comm.rank == 0 else None
+            for name, values in arrays.items() if store else ():
+                store(name, values)
+        for name, values in local.items():
+            whole = comm.gather_slabs(np.ascontiguousarray(values), total)
+            with together(comm):
+                if store:
+                    store(name, whole)
+            del whole
+        with together(comm):
+            stack.close()
 
 
 def load(run, folder: Path) -> State:
@@ -100,8 +107,9 @@ def load(run, folder: Path) -> State:
 def _scores(checkpoint: Checkpoint, first: int, last: int) -> Scores:
     samples, random_poses, nearby = checkpoint.array("samples"), None, None
     if "random" in checkpoint:
-        rows = np.flatnonzero(checkpoint.rows("random_rows", first, last))
-        random_poses = RandomPoses(rows, Statistics(checkpoint.rows("random", first, last)[rows], samples))
+        rows = checkpoint.array("random_rows")
+        here = (rows >= first) & (rows < last)
+        random_poses = RandomPoses(rows[here] - first, Statistics(checkpoint.array("random")[here], samples))
     if "profile" in checkpoint:
         found = (checkpoint.rows(f"nearby_{name}", first, last) for name in _NEARBY)
         nearby = NearbyPoses(*found, checkpoint.array("profile"), checkpoint.array("band_profile"))

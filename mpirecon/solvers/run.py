@@ -123,10 +123,11 @@ class Reconstruction:
 
     def _iterate(self, state: State) -> State:
         """One iteration: from what is known, the selection for the next maps; the maps; what is known by them."""
-        number, rounds, p = state.iteration + 1, self.config.rounds, self.problem
-        first = number == 1
+        number, rounds, p, first = state.iteration + 1, self.config.rounds, self.problem, not state.iteration
         passes = 2 + first * (self.config.solver_kind.begins - self._sums_at_once)
         selection, search_nearby = self._select_all(state)  # w, s of each particle
+        if not self._sorts_batches:  # what this was selected by would be beside what the next will be
+            self.state = state = replace(state, scores=None, selection=None)
         weigh = self._in_batches(number, selection) if self._sorts_batches else lambda rows: selection
         total, mine = self.scoring.visits(passes, int(self.poses.moved.sum()))
         with self.engine.pace.showing(total, f"iteration {number} of {rounds}", mine=mine, further=rounds - number):

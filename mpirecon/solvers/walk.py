@@ -289,7 +289,7 @@ class Walk:
         if config.group_by is not None:
             columns["group"] = self.members.unit
         places = micrographs(self.file)
-        return columns if places is None else {**columns, "micrographs": places}
+        return columns if places is None else {**columns, "micrographs": places[0]}
 
     def about(self, fraction: float) -> dict:
         """What is known of a selection beside its maps, on rank 0: ``wrong_share``, simulated errors among the kept
