@@ -49,7 +49,7 @@ def test_memory_of_a_rank_shrinks_with_ranks_to_what_one_solve_needs():
     forecast = [memory_per_rank(task, ranks) for ranks in (1, 2, 8, 64, 1000)]
     assert forecast == sorted(forecast, reverse=True)
     extended = 12 * 392**2 * 201
-    groups, maps, metadata = 8 * extended, 12 * 4 * 256**3, 200_000 * 400
+    groups, maps, metadata = 8 * extended, 12 * 4 * 256**3, 200_000 * 700
     assert forecast[0] - forecast[-1] == pytest.approx(groups + maps + metadata, rel=0.02)
 
 
@@ -68,7 +68,7 @@ def test_symmetry_lengthens_the_accumulation_as_measured(symmetry, factor):
 
 def test_time_forecast_falls_with_ranks_and_speed():
     task = Task(100_000, 128)
-    assert seconds(task, 1) > 2 * seconds(task, 4) > 0 and seconds(task, 4) > 1.2 * seconds(task, 4, speed=2)
+    assert seconds(task, 1) > 2 * seconds(task, 4) > 0 and seconds(task, 4) > 1.1 * seconds(task, 4, speed=2)
     assert wall_time(task, 4) % 600 == 0 and wall_time(task, 4) > 2 * seconds(task, 4)
     assert wall_time(Task(10, 16), 1) == 600
 

@@ -19,7 +19,7 @@ from mpirecon.batch.trials import Measured, Trial
 _DRAWN = 0.1
 
 #: share of a run's time under which the error of a phase counts as if it were this
-_SMALL = 0.03
+_SMALL = 0.1
 
 #: phases that threads share
 _SHARED = ("prepare", "accumulate", "statistics", "survey")

@@ -182,7 +182,10 @@ def memory_parts(task: Task, ranks: int, threads: int = 1, known: dict | None = 
         "grids": max(solving, filling, comparing),
         "images": task.images_kept(ranks),
         "search": _search_bytes(task) if task.searches else 0.0,
-        "particles": task.particles * (known["particle"] / ranks + known["particle_table"]),
+        "particles": task.particles * (
+            (known["particle"] + (task.folds > 1) * known["scores"] + task.mixes * known["mixture"]) / ranks
+            + known["particle_table"]
+        ),
     }
 
 
