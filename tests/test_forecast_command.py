@@ -18,6 +18,7 @@ from mpirecon.batch.units import memory_words, parse_time
 from mpirecon.cli import group
 from mpirecon.cli.reconstruct import command as reconstruct
 from mpirecon.solvers.config import Config
+from mpirecon.solvers.nearby_schedule import NearbySchedule
 
 HERE = ["--cores", "8", "--ram", "64G"]
 
@@ -167,6 +168,20 @@ def test_it_fits_a_narrow_screen(monkeypatch):
     lines = run("--particles", 300_000, "--box", 360, "--loss", "posterior", *HERE).output.splitlines()
     # commands stay whole
     assert len(lines) > 12 and max(len(line) for line in lines if not line.startswith("take")) <= 60
+
+
+@pytest.mark.parametrize(("rounds", "count", "wanted"), [(5, 10**6, 3.25), (5, 2000, 3.5), (5, 500, 4.0), (3, 500, 3.0),
+                                                         (2, 500, 2.0), (1, 10**6, 1.0)])
+def test_comparisons_at_nearby_poses_are_counted(rounds, count, wanted):
+    """As many as the schedule makes of these particles."""
+    schedule = NearbySchedule(rounds)
+    assert schedule.most(rounds, count) == wanted
+    ids = np.arange(min(count, 20_000))
+    made = sum((schedule.at(ids, count, 1).mean() if n == schedule.first else 1.0)
+               for n in range(1, rounds + 1) if schedule.due(n))
+    assert made == pytest.approx(wanted, abs=0.05)
+    task = Task.of(Size(count, 64), Config(loss="posterior", iterations=rounds), 0)
+    assert task.nearby == wanted and Task.of(Size(count, 64), Config(loss="sorted", keep=0.8), 0).nearby == 0
 
 
 def test_a_search_of_poses_is_forecast():

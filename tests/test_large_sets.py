@@ -1,4 +1,4 @@
-"""What keeps rank 0 from growing with the particles: what is let go of, numbered once, written piece by piece, bounded."""
+"""What keeps rank 0 from growing with particles: what is let go of, numbered once, written in pieces, bounded."""
 
 from __future__ import annotations
 
@@ -69,26 +69,23 @@ def test_a_checkpoint_is_written_piece_by_piece_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path) == ["checkpoint.h5"]
 
 
-def test_a_checkpoint_keeps_random_poses_of_a_sample_alone(cli, mpirun, folder, tmp_path):
+def test_a_checkpoint_keeps_random_poses_of_a_sample_alone(mpirun, folder, tmp_path):
     """Rows of all ranks, which another number of ranks shares out anew."""
-    arguments = ["-m", "mpirecon", "reconstruct", folder / "p.h5", "-o", tmp_path / "run", "--loss", "posterior"]
-    stopped = mpirun(2, [*arguments, "--iterations", "2"])
-    assert stopped.returncode == 0, stopped.stderr
     # the checkpoint of a run that ended is gone: one that is stopped leaves it
     program = ("import os, signal, sys\nfrom mpirecon.solvers import endurance\nfrom mpirecon.cli import main\n"
                "after = endurance.Checkpoints.after\n"
                "def stop(self, state):\n    after(self, state)\n    os.kill(os.getpid(), signal.SIGUSR2)\n"
                "endurance.Checkpoints.after = stop\n"
-               f"sys.argv = ['mpirecon'] + {[str(word) for word in arguments[2:4]]!r} + ['-o', {str(tmp_path / 'b')!r}, "
-               "'--loss', 'posterior', '--iterations', '3']\nsys.exit(main())\n")
+               f"sys.argv = ['mpirecon', 'reconstruct', {str(folder / 'p.h5')!r}, '-o', {str(tmp_path / 'b')!r},\n"
+               "            '--loss', 'posterior', '--iterations', '3']\nsys.exit(main())\n")
     halted = mpirun(2, ["-c", program], env={})
     assert halted.returncode == 75, halted.stdout + halted.stderr
     with h5py.File(tmp_path / "b" / "checkpoint.h5") as file:
         rows, random, held_out = file["random_rows"][...], file["random"], file["held_out"]
         assert len(held_out) == 300 and len(random) == len(rows) and (np.diff(rows) > 0).all() and rows[-1] > 150
         assert np.abs(random[...]).sum(axis=(1, 2)).all()
-    resumed = cli("reconstruct", folder / "p.h5", "-o", tmp_path / "b", "--loss", "posterior", "--iterations", 3,
-                  "--resume")
+    resumed = mpirun(3, ["-m", "mpirecon", "reconstruct", folder / "p.h5", "-o", tmp_path / "b", "--loss", "posterior",
+                         "--iterations", "3", "--resume"])
     assert resumed.returncode == 0, resumed.stderr
     whole, again = (json.loads((path / "summary.json").read_text()) for path in (folder / "run", tmp_path / "b"))
     assert again["kept"] == pytest.approx(whole["kept"], abs=2)
