@@ -50,7 +50,7 @@ FIRST = re.compile(
 #: what is not run → why
 NOT_RUN = {
     r"(\./)?tools/(demo|test)\b": "installs environments of their own; test_packaging and the tests themselves do it",
-    r"tools/(bench|gpu_check|scaling --(keep|check)|selection_table|robust_table|detectability|figures)\b":
+    r"tools/(bench|soak|gpu_check|scaling --(keep|check)|selection_table|robust_table|detectability|figures)\b":
         "measures for minutes, or on a GPU",
     r"tools/(slurm_local|make_star)\b|eval .*tools/slurm_local": "starts a batch system, or makes a large file; "
     "test_slurm and test_scaling_tool do",
