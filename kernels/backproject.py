@@ -75,19 +75,19 @@ def make_backproject(taps: int, exact: bool = False):
                     stride_z, stride_y, 3, least, place, ahead, taps, last_power,
                 )  # fmt: skip
                 # runs that follow each other are of different images
-                prefetch(numerator, ahead_i * numerator.shape[1] + 2 * ahead_first, 0, 0, pair, 1, 0)
-                prefetch(weight, ahead_i * weight.shape[1] + ahead_first, 0, 0, single, 1, 0)
+                prefetch(numerator, ahead_i * numerator.shape[1] + 2 * ahead_first, 0, 0, pair, 1)
+                prefetch(weight, ahead_i * weight.shape[1] + ahead_first, 0, 0, single, 1)
             members = min(GROUP, stop - first)
             for j in range(members):
                 s = first + j
-                prefetch(grid, origin + where[ahead + j], stride_z, stride_y, length, taps, 1)
+                prefetch(grid, origin + where[ahead + j], stride_z, stride_y, length, taps)
                 # kept to the stored half: the conjugate sample at −k
                 spread(
                     grid, origin + where[slot + j], stride_z, stride_y, weights, slot + j, numerator[i, 2 * s],
                     sign * weights[3 * taps, slot + j] * numerator[i, 2 * s + 1], weight[i, s], taps,
                 )  # fmt: skip
             for j in range(members, GROUP):
-                prefetch(grid, origin + where[ahead + j], stride_z, stride_y, length, taps, 1)
+                prefetch(grid, origin + where[ahead + j], stride_z, stride_y, length, taps)
             run, i, first, stop, slot, sign = ahead_run, ahead_i, ahead_first, ahead_stop, ahead, ahead_sign
 
     def backproject(grid, table, rotation, ratio, kx, ky, numerator, weight, runs=None):

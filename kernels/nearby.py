@@ -135,7 +135,7 @@ def make_nearby(taps: int):
                             + int(np.floor(y + beside)) * stride_y
                             + 2 * int(np.floor(x + beside))
                         )
-                        prefetch(grid, origin + where, stride_z, stride_y, length, taps, 0)
+                        prefetch(grid, origin + where, stride_z, stride_y, length, taps)
                     b = band[s]
                     if b < 0 or b > highest[step]:
                         continue

@@ -65,7 +65,7 @@ def make_project(taps: int):
                     last_power
                 )
                 for j in range(min(GROUP, out.shape[1] - first)):
-                    prefetch(grid, origin + where[ahead + j], stride_z, stride_y, length, taps, 0)
+                    prefetch(grid, origin + where[ahead + j], stride_z, stride_y, length, taps)
                     re, im = gather(grid, origin + where[slot + j], stride_z, stride_y, weights, slot + j, 2, taps)
                     # the other half of the grid is the complex conjugate
                     out[i, first + j] = complex(re, weights[3 * taps, slot + j] * im)

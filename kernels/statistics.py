@@ -88,7 +88,7 @@ def make_statistics(taps: int, maps: int = 1):
                 )  # fmt: skip
                 for j in range(min(GROUP, near.size - first)):
                     s = near[first + j]
-                    prefetch(grid, origin + where[ahead + j], stride_z, stride_y, length, taps, 0)
+                    prefetch(grid, origin + where[ahead + j], stride_z, stride_y, length, taps)
                     b = band[s]
                     if b < 0:
                         continue

@@ -16,8 +16,11 @@ _FLOAT, _INT32, _INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _BYTES, _DOUBLE = ir.IntType(8).as_pointer(), ir.DoubleType()
 
 #: samples whose places are computed together, and ahead of which the cache lines of the next are asked for: enough to
-#: hide the memory's latency, few enough for the lines to be there still
-GROUP = 8
+#: hide the memory's latency, few enough for the lines to be in the second cache still
+GROUP = 16
+
+#: floats of a cache line, and what LLVM's prefetch is told
+_LINE, _READ, _SECOND_CACHE, _DATA = 16, 0, 2, 1
 
 #: 1.5 · 2⁵², and the bits of that double
 _BESIDE, _BESIDE_BITS = 6755399441055744.0, 0x4338000000000000
@@ -159,20 +162,25 @@ def gather_gradient(typing, grid, table, offset, stride_z, stride_y, tx, ty, tz,
 
 
 @intrinsic(prefer_literal=True)
-def prefetch(typing, grid, offset, stride_z, stride_y, length, taps, write):
-    """Ask for the cache lines of a sample's rows, each `length` floats, before they are needed; write : 0 or 1."""
+def prefetch(typing, grid, offset, stride_z, stride_y, length, taps):
+    """Ask for the cache lines of a sample's rows, each `length` floats, before they are needed.
+
+    They come to the second cache, which may wait for more lines at a time than the first: of a grid in main memory each
+    then takes half of the time. To ask for writing would bring them to the first.
+    """
     n = taps.literal_value
-    signature = types.void(grid, *[types.int64] * 3, length, taps, write)
+    signature = types.void(grid, *[types.int64] * 3, length, taps)
 
     def codegen(context, builder, _, args):
         build = _Builder(context, builder, grid, args[0], args[1], args[2], args[3])
         kind = ir.FunctionType(ir.VoidType(), [_BYTES, _INT32, _INT32, _INT32])
         function = builder.module.declare_intrinsic("llvm.prefetch", [_BYTES], kind)
-        flags = [ir.Constant(_INT32, value) for value in (write.literal_value, 3, 1)]
+        flags = [ir.Constant(_INT32, value) for value in (_READ, _SECOND_CACHE, _DATA)]
+        last = length.literal_value - 1
         for jz in range(n):
             for jy in range(n):
-                first = build.row(jz, jy)
-                for where in (first, builder.gep(first, [ir.Constant(_INT64, length.literal_value - 1)])):
+                for at in (*range(0, last, _LINE), last):
+                    where = builder.gep(build.row(jz, jy), [ir.Constant(_INT64, at)])
                     builder.call(function, [builder.bitcast(where, _BYTES), *flags])
         return context.get_dummy_value()
 
@@ -195,8 +203,9 @@ class _Builder:
 
     def row(self, jz: int, jy: int):
         b, (stride_z, stride_y) = self.builder, self._strides
-        along = b.add(b.mul(stride_z, ir.Constant(_INT64, jz)), b.mul(stride_y, ir.Constant(_INT64, jy)))
-        return b.gep(self._first, [along])
+        # two steps: sums of both strides would be kept in more registers than there are
+        plane = b.gep(self._first, [b.mul(stride_z, ir.Constant(_INT64, jz))])
+        return b.gep(plane, [b.mul(stride_y, ir.Constant(_INT64, jy))])
 
     def taps(self, kind, table, positions, n: int, last: int, derivative: bool = False):
         """The taps' weights at each position, or their derivatives, a vector each."""
