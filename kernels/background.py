@@ -1,7 +1,8 @@
 """The background of an image: the plane a + b·u + c·v through the pixels outside the particle, and the noise about it.
 
 First from medians, which a few pixels cannot move however far off they are: of means of opposite pixels, where ramps
-cancel, and of differences of mirrored ones. Then by least squares through all pixels that lie near that plane.
+cancel, and of differences of mirrored ones. Then by least squares through all pixels that lie near that plane. And
+whether an image can have one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,23 @@ FIRST_CLIP, LAST_CLIP = 6.0, 5.0
 
 #: as far as sums may be made in another order; numbers that are not finite stay what they are
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+def check_pixels(images, total, varied):
+    """The sum of each image's pixels, which is a finite number where all of them are, and whether they differ.
+
+    images : (m, n·n) float32
+    total : (m,) float64 and varied : (m,) bool, overwritten. Whether a sum is finite is not asked here: arithmetic whose
+        order is free takes that for granted.
+    """
+    for i in range(images.shape[0]):
+        flat = images[i]
+        pixels, differs = 0.0, 0
+        for p in range(flat.size):
+            pixels += flat[p]
+            differs |= flat[p] != flat[0]
+        total[i], varied[i] = pixels, differs != 0
 
 
 @njit(nogil=True)
@@ -108,6 +126,15 @@ def _plane_through(residual, u, v, limit):
     return mean - b * mu - c * mv, b, c, n
 
 
+@njit(nogil=True)
+def _beyond(residual, limit):
+    """How many residuals are beyond a limit; without branches, and so several at a time."""
+    count = 0
+    for j in range(residual.size):
+        count += abs(residual[j]) > limit
+    return count
+
+
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 def measure_background(images, outside, u, v, four, four_u, four_v, out):
     """a, b, c and the standard deviation of the noise of each image, (m, 4) float64; each summed in an order of its
@@ -128,17 +155,15 @@ def measure_background(images, outside, u, v, four, four_u, four_v, out):
         for clip in (FIRST_CLIP, LAST_CLIP):
             limit = np.float32(clip * sigma)
             da, db, dc, count = _plane_through(residual, u, v, limit)
-            squares, largest = np.float32(0), np.float32(0)
+            squares = np.float32(0)
             fa, fb, fc = np.float32(da), np.float32(db), np.float32(dc)
             for j in range(p):
                 kept = abs(residual[j]) <= limit
                 residual[j] -= fa + fb * u[j] + fc * v[j]
-                if kept:
-                    squares += residual[j] * residual[j]
-                    largest = max(largest, abs(residual[j]))
+                squares += residual[j] * residual[j] if kept else np.float32(0)
             a, b, c = a + da, b + db, c + dc
             sigma = np.sqrt(np.float64(squares) / max(count - 3, 1.0))
-            if count == p and largest <= LAST_CLIP * sigma:
+            if count == p and _beyond(residual, np.float32(LAST_CLIP * sigma)) == 0:
                 break
         out[i, 0], out[i, 1], out[i, 2], out[i, 3] = a, b, c, sigma
 

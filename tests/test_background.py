@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mpirecon.kernels.background import check_pixels
 from mpirecon.operators.background import Background, Levels
 from mpirecon.robust.gains import Gains
 
@@ -168,3 +169,29 @@ def test_images_without_noise_outside_show_no_gain():
     background = Background(32)
     levels = background.measure(images)
     assert Gains.of(levels.sigma, background.halves(images, levels), background.middle(images, levels)) is None
+
+
+def test_a_pixel_between_the_two_limits_is_left_out():
+    box, images, rows = 64, noise(64), outside(64)
+    images = np.clip(images, -4, 4)
+    images[:, 0, 5] = 5.5
+    found = Background(box).measure(images)
+    rows[0, 5] = False
+    basis = np.stack([values[rows] for values in planes(box, np.eye(3))], axis=1)
+    for image, sigma in zip(images, found.sigma):
+        _, squares, *_ = np.linalg.lstsq(basis, image[rows].astype(float), rcond=None)
+        assert sigma == pytest.approx(np.sqrt(squares[0] / (rows.sum() - 3)), rel=1e-3)
+
+
+def test_pixels_that_are_not_finite_or_all_alike_are_found():
+    images = noise(16, 8)
+    images[1, 3, 4], images[2, 0, 0], images[3, 15, 15] = np.nan, np.inf, -np.inf
+    images[4] = 7.5
+    images[5], images[5, 15, 15] = 7.5, 7.5001
+    images[6] = np.finfo(np.float32).max
+    images[7, :, ::2], images[7, :, 1::2] = np.inf, -np.inf
+    total, varied = np.empty(8), np.empty(8, bool)
+    check_pixels(images.reshape(8, -1), total, varied)
+    finite = np.isfinite(total)
+    np.testing.assert_array_equal(finite, [True, False, False, False, True, True, True, False])
+    np.testing.assert_array_equal(varied[finite], [True, False, True, False])

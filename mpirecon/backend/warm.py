@@ -18,6 +18,7 @@ from numba.core.codegen import get_host_cpu_features
 
 from mpirecon.backend.cpu import Batch, CpuBackend
 from mpirecon.backend.protocol import Ability, Backend
+from mpirecon.kernels.background import check_pixels
 from mpirecon.kernels.cache import kept
 from mpirecon.kernels.ctf import evaluate_aberrated_ctf
 from mpirecon.kernels.nearby import make_nearby
@@ -223,6 +224,7 @@ def _steps(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: boo
 
     def prepare() -> None:
         image, background = np.zeros((1, _BOX, _BOX), np.float32), Background(_BOX)
+        check_pixels(image.reshape(1, -1), np.empty(1), np.empty(1, bool))
         background.take_off(image, background.measure(image))
         backend.prepare(image, particles)
 

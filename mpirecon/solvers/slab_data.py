@@ -9,6 +9,7 @@ from numpy.lib.recfunctions import structured_to_unstructured
 
 from mpirecon.errors import UserError
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.kernels.background import check_pixels
 from mpirecon.model.components import joined
 from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import Pose, view_order
@@ -232,13 +233,13 @@ class ParticleSlab:
 
     def survey(self, rows: np.ndarray, images: np.ndarray, skip_bad: bool) -> None:
         """Find images with NaN, infinity or no contrast; mark them, or refuse the first without `skip_bad`."""
-        flat = images.reshape(len(images), -1)
-        finite = np.isfinite(flat.sum(axis=1, dtype=np.float64))
-        constant = finite & (flat.min(axis=1) == flat.max(axis=1))
-        bad = ~finite | constant
+        total, varied = np.empty(len(images)), np.empty(len(images), bool)
+        check_pixels(images.reshape(len(images), -1), total, varied)
+        finite = np.isfinite(total)
+        bad = ~(finite & varied)
         if bad.any() and not skip_bad:
             first = int(np.flatnonzero(bad)[0])
-            what = "has the same value in every pixel" if constant[first] else "contains NaN or infinity"
+            what = "has the same value in every pixel" if finite[first] else "contains NaN or infinity"
             raise UserError(
                 f"{self.file.path}: the image of particle {self.ids[rows[first]]} {what}; use --skip-bad to leave such "
                 "particles out"
