@@ -151,14 +151,14 @@ def micrographs(file: ParticleFile) -> tuple[np.ndarray, list] | None:
     arrays = file.source_arrays()
     for name in ("location/micrograph_uid", "location/micrograph_path"):
         if name in arrays and len(arrays[name]) == len(file):
-            return _numbered(arrays[name].tolist())
+            return numbered(arrays[name].tolist())
     try:
-        return _numbered(file.source_column("rlnMicrographName").tolist())
+        return numbered(file.source_column("rlnMicrographName").tolist())
     except UserError:
         return None
 
 
-def _numbered(names: list) -> tuple[np.ndarray, list]:
+def numbered(names: list) -> tuple[np.ndarray, list]:
     """Each name's number in their order, and the names; sorting those of all particles would take much longer."""
     ordered = sorted(set(names))
     number = {name: place for place, name in enumerate(ordered)}
