@@ -98,7 +98,7 @@ class TurningSlices:
     views : (v, 4)
         quaternions
     turns : (t,)
-        radians
+        radians; t is even, and the second half is half a turn further than the first
     arrays : Arrays
         where products are made
     """
@@ -131,8 +131,10 @@ class TurningSlices:
         arrays = self._arrays
         out = arrays.module.empty((len(on_model), self.views, self.turns), np.float32)
         harmonics = self._circles.harmonics(arrays.moved(np.ascontiguousarray(on_model.T)), None)
-        for first, sums in self._sums(self._powers, harmonics, 2):
-            out[:, first : first + sums.shape[1]] = sums.transpose(2, 1, 0)
+        for first, (sums,) in self._sums(self._powers, harmonics, 2):
+            views = slice(first, first + sums.shape[1])
+            for turns in (slice(0, len(sums)), slice(len(sums), None)):
+                out[:, views, turns] = sums.transpose(2, 1, 0)
         return arrays.on_host(out).reshape(len(on_model), -1)
 
     def best(self, weighted: np.ndarray, ramps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,26 +153,32 @@ class TurningSlices:
             moved = of_offsets[:, :, None] * of_images[:, None, rows]
             moved = moved.reshape(len(moved), -1)
             harmonics = self._circles.harmonics(xp.ascontiguousarray(moved.real), xp.ascontiguousarray(moved.imag))
-            for first, sums in self._sums(self._slices, harmonics, 1):
-                views = slice(first, first + sums.shape[1])
-                sums = sums.reshape(*sums.shape[:2], len(ramps), -1)
-                _over_offsets(xp, sums, best[rows, views], which[rows, views])
+            for first, parts in self._sums(self._slices, harmonics, 1):
+                views = slice(first, first + parts[0].shape[1])
+                parts = (part.reshape(*part.shape[:2], len(ramps), -1) for part in parts)
+                _over_offsets(xp, *parts, best[rows, views], which[rows, views])
         return tuple(arrays.on_host(part).reshape(len(weighted), -1) for part in (best, which))
 
     def _sums(self, products: list, harmonics, step: int):
-        """(first view, sums (turns, some views, columns)) of all views, some at a time."""
-        columns, orders, xp = harmonics.shape[-1], len(products), self._arrays.module
-        angle = np.outer(self._angles, step * np.arange(orders))
-        of_turns = np.stack([np.cos(angle), -np.sin(angle)], axis=2).reshape(self.turns, -1).astype(np.float32)
-        of_turns = self._arrays.moved(of_turns)
+        """(first view, sums (turns / 2, some views, columns)) of all views, some at a time: over even orders and, where
+        `step` is 1, over odd ones. What is half a turn further has the odd ones with the other sign."""
+        columns, xp, moved = harmonics.shape[-1], self._arrays.module, self._arrays.moved
         of_images = [part[first:].reshape(-1, columns) for part, first in zip(harmonics, self._circles.first[::step])]
-        at_once = max(1, self._arrays.block // (2 * orders * columns))
+        parities = [range(0, len(products), 3 - step), range(1, len(products), 2)][: 3 - step]
+        of_turns = []
+        for orders in parities:
+            angle = np.outer(self._angles[: self.turns // 2], step * np.array(orders))
+            both = np.stack([np.cos(angle), -np.sin(angle)], axis=2)
+            of_turns.append(moved(both.reshape(len(both), -1).astype(np.float32)))
+        at_once = max(1, self._arrays.block // (2 * len(products) * columns))
         for first in range(0, self.views, at_once):
-            views = min(at_once, self.views - first)
-            z = xp.empty((orders, 2, views, columns), np.float32)
-            for m, of_views in enumerate(products):
-                xp.matmul(of_views[:, first : first + views], of_images[m], out=z[m])
-            yield first, (of_turns @ z.reshape(2 * orders, -1)).reshape(self.turns, views, columns)
+            views, found = min(at_once, self.views - first), []
+            for orders, matrix in zip(parities, of_turns):
+                z = xp.empty((len(orders), 2, views, columns), np.float32)
+                for row, m in enumerate(orders):
+                    xp.matmul(products[m][:, first : first + views], of_images[m], out=z[row])
+                found.append((matrix @ z.reshape(2 * len(orders), -1)).reshape(-1, views, columns))
+            yield first, found
 
 
 def _orders(rings: np.ndarray, orders: int) -> np.ndarray:
@@ -185,29 +193,37 @@ def _products(harmonics: np.ndarray) -> np.ndarray:
     return np.stack([part.reshape(len(part), -1) for part in parts]).astype(np.float32)
 
 
-def _over_offsets(xp, sums, best, which) -> None:
-    """The largest of sums (turns, views, offsets, images) over offsets, and its offset, into (images, views, turns)."""
+def _over_offsets(xp, even, odd, best, which) -> None:
+    """The largest of even + odd, and of even − odd for the other half of the turns, each (turns / 2, views, offsets,
+    images), over offsets, and its offset, into (images, views, turns)."""
     if xp is np:
-        largest(sums, best, which)
-    else:
-        best[...] = sums.max(axis=2).transpose(2, 1, 0)
-        which[...] = sums.argmax(axis=2).transpose(2, 1, 0)
+        largest(even, odd, best, which)
+        return
+    half = len(even)
+    for turns, sums in ((slice(0, half), even + odd), (slice(half, None), even - odd)):
+        best[:, :, turns] = sums.max(axis=2).transpose(2, 1, 0)
+        which[:, :, turns] = sums.argmax(axis=2).transpose(2, 1, 0)
 
 
 @njit(cache=True, nogil=True)
-def largest(sums, best, which):
+def largest(even, odd, best, which):
     """As `_over_offsets`, in one pass over what is in the cache."""
-    turns, views, offsets, images = sums.shape
-    top, at = np.empty(images, np.float32), np.empty(images, np.int32)
-    for t in range(turns):
+    half, views, offsets, images = even.shape
+    top, at = np.empty((2, images), np.float32), np.empty((2, images), np.int32)
+    for t in range(half):
         for v in range(views):
-            of = sums[t, v]
+            e, o = even[t, v], odd[t, v]
             for i in range(images):
-                top[i], at[i] = of[0, i], 0
+                top[0, i], top[1, i] = e[0, i] + o[0, i], e[0, i] - o[0, i]
+                at[0, i] = at[1, i] = 0
             for s in range(1, offsets):
                 for i in range(images):
-                    larger = of[s, i] > top[i]
-                    top[i] = of[s, i] if larger else top[i]
-                    at[i] = s if larger else at[i]
+                    here, there = e[s, i] + o[s, i], e[s, i] - o[s, i]
+                    larger, larger_there = here > top[0, i], there > top[1, i]
+                    top[0, i] = here if larger else top[0, i]
+                    at[0, i] = s if larger else at[0, i]
+                    top[1, i] = there if larger_there else top[1, i]
+                    at[1, i] = s if larger_there else at[1, i]
             for i in range(images):
-                best[i, v, t], which[i, v, t] = top[i], at[i]
+                best[i, v, t], which[i, v, t] = top[0, i], at[0, i]
+                best[i, v, t + half], which[i, v, t + half] = top[1, i], at[1, i]

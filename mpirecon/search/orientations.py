@@ -27,8 +27,8 @@ def views(step: float, group: PointGroup) -> np.ndarray:
 
 
 def turns(step: float) -> np.ndarray:
-    """Angles in the image's plane at most `step` apart, radians, (·,) float64."""
-    count = int(np.ceil(2 * np.pi / step))
+    """Angles in the image's plane at most `step` apart, radians, (·,) float64; half a turn is between two of them."""
+    count = 2 * int(np.ceil(np.pi / step))
     return 2 * np.pi / count * np.arange(count)
 
 
