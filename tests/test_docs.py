@@ -145,6 +145,12 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(there), f"{page.name} links to {target}: no such heading"
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_no_part_of_a_page_is_there_twice(page):
+    headings = re.findall(r"^#+ .+$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert len(headings) == len(set(headings))
+
+
 def test_every_page_and_picture_is_linked_and_small():
     linked = {(page.parent / target.partition("#")[0]).resolve()
               for page in PAGES for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))}
