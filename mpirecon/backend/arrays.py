@@ -63,7 +63,7 @@ class DeviceArrays(Arrays):
 HOST = Arrays()
 
 
-class WhileMemoryLasts:
+class HostWhereFull:
     """Something made of some arrays; of the host's once a GPU's memory does not suffice.
 
     Parameters

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpirecon.backend.arrays import HOST, Arrays, WhileMemoryLasts
+from mpirecon.backend.arrays import HOST, Arrays, HostWhereFull
 from mpirecon.model.pose import Pose, matrix_from_quaternion
 from mpirecon.model.symmetry import PointGroup
 from mpirecon.parallel.threads import Threads
@@ -70,7 +70,7 @@ class GroupSearch:
         turn_sigma: float = 0.0,
         arrays: Arrays = HOST,
     ) -> None:
-        self._arrays = WhileMemoryLasts(lambda where: where, arrays)
+        self._arrays = HostWhereFull(lambda where: where, arrays)
         self.box, self.group, self.offset_sigma, self.turn_sigma = plane.box, group, offset_sigma, turn_sigma
         self.band = Band.of(plane, diameter, min(finest, len(reference) // 2 - 1))
         self.grid = slice_grid(reference, int(np.hypot(self.band.kx, self.band.ky).max()) + 1, plane.box)

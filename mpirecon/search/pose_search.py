@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpirecon.backend.arrays import HOST, Arrays, WhileMemoryLasts
+from mpirecon.backend.arrays import HOST, Arrays, HostWhereFull
 from mpirecon.model.symmetry import PointGroup
 from mpirecon.parallel.threads import Threads
 from mpirecon.search.circular import TurningSlices
@@ -140,7 +140,7 @@ class PoseSearch:
         self.offsets = _disc(_OFFSET * period, _REACH * offset_sigma)
         k = self.band.kx[: self.band.coarse], self.band.ky[: self.band.coarse]
         extent = (diameter / 2 + _EDGE) / self.box
-        self.slices = WhileMemoryLasts(lambda where: TurningSlices(
+        self.slices = HostWhereFull(lambda where: TurningSlices(
             self.grid, *k, extent, views(self.step, group), turns(self.step), where), arrays)  # fmt: skip
         phases = np.outer(self.offsets[:, 0], k[0]) + np.outer(self.offsets[:, 1], k[1])
         self.ramps = np.exp(2j * np.pi / self.box * phases).astype(np.complex64)
