@@ -79,7 +79,8 @@ def a_case(seed=0, box=32, limit=11.0):
     return plane, data, on_cross, on_cross**2, slice_grid(mr.phantom(box, 4.0).array, int(limit) + 1)
 
 
-def test_derivatives_are_those_of_finite_differences():
+@pytest.mark.parametrize("magnification", [np.eye(2), np.array([[1.04, -0.03], [0.01, 0.97]])])
+def test_derivatives_are_those_of_finite_differences(magnification):
     plane, data, on_cross, on_model, volume = a_case()
     q, shift = random_quaternions(1, 5)[0], np.array([0.7, -1.2])
 
@@ -88,6 +89,7 @@ def test_derivatives_are_those_of_finite_differences():
         derivatives(
             volume,
             matrix_from_quaternion(q[None])[0],
+            magnification,
             shift,
             32,
             plane.kx,

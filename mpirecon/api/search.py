@@ -66,7 +66,7 @@ def search_poses(
     Raises
     ------
     UserError
-        when the half maps do not agree well enough to search in, or the optics groups have a magnification matrix.
+        when the half maps do not agree well enough to search in
 
     Notes
     -----
@@ -118,9 +118,6 @@ class _Searcher:
         self.about = particles.metadata()
         with ParticleFile(particles.path) as file:
             aberrations = file.aberrations()
-        if aberrations is not None and (aberrations.magnification != np.eye(2)).any():
-            raise UserError(f"{particles.path}: optics groups have a magnification matrix, which the pose search does "
-                            f"not know")
         premultiplied = self.about.ctf_premultiplied
         self.backend = CpuBackend(box, size, premultiplied=premultiplied, aberrations=aberrations)
         self.normalise = Normaliser.of_summary(result.summary, box)
@@ -134,8 +131,7 @@ class _Searcher:
         self.sample = kept[:: max(1, len(kept) // _SAMPLE)]
         group = point_group(result.summary["configuration"]["symmetry"])
         self.searcher = Searcher(self.backend.plane, size, premultiplied, self._noise()[None], group, diameter, finest,
-                                 offset_sigma, 0.0,
-                                 Amplitudes(1.0, 0.2))
+                                 offset_sigma, 0.0, Amplitudes(1.0, 0.2), stretch=self.backend.stretch)
         self.mask = self.searcher.mask(box)
         halves = (filter_shells(half.to_numpy() * self.mask, fsc) for half in result.half_maps)
         self.references = [self.searcher.focused(half) for half in halves]

@@ -98,6 +98,11 @@ class Backend(ABC):
         matrices = matrix_from_quaternion(quaternion)
         return matrices if self.optics is None else self.optics.rotations(matrices, self.optics.rows(optics_group))
 
+    @property
+    def stretch(self) -> float:
+        """The most that a magnification of optics groups lengthens a frequency, at least 1."""
+        return 1.0 if self.optics is None else self.optics.aberrations.stretch
+
     @abstractmethod
     def turned(self, batch, matrix: np.ndarray):
         """The same images at poses R · matrixᵀ, those of a map turned by a (3, 3) rotation."""

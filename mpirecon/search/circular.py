@@ -29,37 +29,41 @@ class Circles:
     Parameters
     ----------
     kx, ky : (p,)
-        samples, in the order of their distance from the origin
+        samples
+    radius : (rings,)
+        of the rings: all within their reach of the samples
     extent : float
         radius of the particle over the box
     arrays : Arrays
         where products are made
     """
 
-    def __init__(self, kx: np.ndarray, ky: np.ndarray, extent: float, arrays: Arrays = HOST) -> None:
-        self._arrays = arrays
-        radius, angle = np.hypot(kx, ky), np.arctan2(ky, kx)
-        first, last = int(np.floor(radius.min() * _RINGS)) - 1, int(np.ceil(radius.max() * _RINGS)) + 1
-        self.radius = np.arange(max(first, 0), last + 1) / _RINGS
+    def __init__(
+        self, kx: np.ndarray, ky: np.ndarray, radius: np.ndarray, extent: float, arrays: Arrays = HOST
+    ) -> None:
+        self._arrays, self.radius = arrays, radius
+        distance, angle = np.hypot(kx, ky), np.arctan2(ky, kx)
+        order = np.argsort(distance, kind="stable")
+        self._order = None if (np.diff(distance) >= 0).all() else arrays.moved(order)
         self.highest = np.ceil(2 * np.pi * self.radius * extent).astype(int) + _MORE_HARMONICS
         self.orders = int(self.highest.max()) + 1
         self.first = np.array(
             [int(np.argmax(self.highest >= m)) for m in range(self.orders)]
         )  # ring that has a harmonic
-        self._parts = [self._of_ring(ring, radius, angle) for ring in range(len(self.radius))]
+        self._parts = [self._of_ring(ring, distance[order], angle[order]) for ring in range(len(radius))]
 
-    def _of_ring(self, ring: int, radius: np.ndarray, angle: np.ndarray) -> tuple:
+    def _of_ring(self, ring: int, distance: np.ndarray, angle: np.ndarray) -> tuple:
         """(samples that a ring is interpolated at, what their real and imaginary parts give to harmonics (2m, ·))."""
         reach = self.radius[ring] - 2 / _RINGS, self.radius[ring] + 2 / _RINGS
-        rows = slice(*np.searchsorted(radius, reach).tolist())
-        weight = _cubic(np.abs(radius[rows] - self.radius[ring]) * _RINGS)
+        rows = slice(*np.searchsorted(distance, reach).tolist())
+        weight = _cubic(np.abs(distance[rows] - self.radius[ring]) * _RINGS)
         m = np.arange(self.highest[ring] + 1)
         even, odd = m[m % 2 == 0, None], m[m % 2 == 1, None]
         # ŷ(−k) = conj ŷ(k): of even harmonics the real parts are all there is, of odd ones the imaginary parts
         weight_even = (weight * np.where(even == 0, 1, 2))[:, None]
         of_real = weight_even * np.stack([np.cos(even * angle[rows]), -np.sin(even * angle[rows])], axis=1)
         of_imag = 2 * weight * np.stack([np.sin(odd * angle[rows]), np.cos(odd * angle[rows])], axis=1)
-        matrices = (part.reshape(-1, weight.size).astype(np.float32) for part in (of_real, of_imag))
+        matrices = (part.reshape(2 * len(part), weight.size).astype(np.float32) for part in (of_real, of_imag))
         return rows, *map(self._arrays.moved, matrices)
 
     def harmonics(self, real, imag):
@@ -69,6 +73,8 @@ class Circles:
         imag : None where all samples are real, and odd harmonics therefore nothing: they are left out
         """
         columns, step = real.shape[1], 2 if imag is None else 1
+        if self._order is not None:
+            real, imag = (None if values is None else values[self._order] for values in (real, imag))
         size = (-(-self.orders // step), len(self.radius), 2, columns)
         out = self._arrays.module.empty(size, np.float32)
         for ring, (rows, of_real, of_imag) in enumerate(self._parts):
@@ -101,15 +107,23 @@ class TurningSlices:
         radians; t is even, and the second half is half a turn further than the first
     arrays : Arrays
         where products are made
+    stretch : float
+        the most that magnifications of images' optics lengthen a frequency
     """
 
     def __init__(
         self, grid: np.ndarray, kx: np.ndarray, ky: np.ndarray, extent: float, views: np.ndarray, turns: np.ndarray,
-        arrays: Arrays = HOST,
+        arrays: Arrays = HOST, stretch: float = 1.0,
     ) -> None:
-        self._arrays, self._circles = arrays, Circles(kx, ky, extent, arrays)
+        self._arrays, self._samples, self._extent = arrays, np.stack([kx, ky]).astype(np.float64), extent
         self.views, self.turns, self._angles = len(views), len(turns), turns
-        circles = self._circles
+        distance = np.hypot(kx, ky)
+        # magnifications may shorten frequencies, too: a ring more
+        first, last = np.floor(distance.min() * _RINGS) - 2, np.ceil(distance.max() * stretch * _RINGS) + 1
+        self._radius = np.arange(max(first, 0), last + 1) / _RINGS
+        self._known: dict[bytes, Circles] = {}
+        circles = self._circles(np.eye(2))
+        self._first = circles.first
         rings, around = len(circles.radius), 4 * circles.orders
         angle = 2 * np.pi / around * np.arange(around)
         x, y = (np.outer(circles.radius, f(angle)).ravel() for f in (np.cos, np.sin))
@@ -126,24 +140,35 @@ class TurningSlices:
                                        for m in range(0, circles.orders, step)]
                                       for part, step in ((slices, 1), (powers, 2)))
 
-    def power(self, on_model: np.ndarray) -> np.ndarray:
-        """Σ b |p|² of each image at each view and turn, (b, views · turns) float32; on_model : (b, p) float32."""
+    def _circles(self, magnification: np.ndarray) -> Circles:
+        """Of images whose optics magnify by this (2, 2)."""
+        key = magnification.tobytes()
+        if key not in self._known:
+            self._known[key] = Circles(*(magnification @ self._samples), self._radius, self._extent, self._arrays)
+        return self._known[key]
+
+    def power(self, on_model: np.ndarray, magnification: np.ndarray = np.eye(2)) -> np.ndarray:
+        """Σ b |p|² of each image at each view and turn, (b, views · turns) float32; on_model : (b, p) float32 ·
+        magnification : (2, 2), of the optics of all of them."""
         arrays = self._arrays
         out = arrays.module.empty((len(on_model), self.views, self.turns), np.float32)
-        harmonics = self._circles.harmonics(arrays.moved(np.ascontiguousarray(on_model.T)), None)
+        circles = self._circles(magnification)
+        harmonics = circles.harmonics(arrays.moved(np.ascontiguousarray(on_model.T)), None)
         for first, (sums,) in self._sums(self._powers, harmonics, 2):
             views = slice(first, first + sums.shape[1])
             for turns in (slice(0, len(sums)), slice(len(sums), None)):
                 out[:, views, turns] = sums.transpose(2, 1, 0)
         return arrays.on_host(out).reshape(len(on_model), -1)
 
-    def best(self, weighted: np.ndarray, ramps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def best(
+        self, weighted: np.ndarray, ramps: np.ndarray, magnification: np.ndarray = np.eye(2)
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The largest Σ Re(conj(p) y) over offsets of each image at each view and turn, and the number of that offset.
 
-        weighted : (b, p) complex64, images times their weights · ramps : (s, p) complex64, each offset's · returns
-        (b, views · turns) float32 and int16
+        weighted : (b, p) complex64, images times their weights · ramps : (s, p) complex64, each offset's ·
+        magnification : as in `power` · returns (b, views · turns) float32 and int16
         """
-        arrays, xp = self._arrays, self._arrays.module
+        arrays, xp, circles = self._arrays, self._arrays.module, self._circles(magnification)
         size = (len(weighted), self.views, self.turns)
         best, which = xp.empty(size, np.float32), xp.empty(size, np.int16)
         of_offsets, of_images = (arrays.moved(np.ascontiguousarray(part.T)) for part in (ramps, weighted))
@@ -152,7 +177,7 @@ class TurningSlices:
             rows = slice(start, start + at_once)
             moved = of_offsets[:, :, None] * of_images[:, None, rows]
             moved = moved.reshape(len(moved), -1)
-            harmonics = self._circles.harmonics(xp.ascontiguousarray(moved.real), xp.ascontiguousarray(moved.imag))
+            harmonics = circles.harmonics(xp.ascontiguousarray(moved.real), xp.ascontiguousarray(moved.imag))
             for first, parts in self._sums(self._slices, harmonics, 1):
                 views = slice(first, first + parts[0].shape[1])
                 parts = (part.reshape(*part.shape[:2], len(ramps), -1) for part in parts)
@@ -163,7 +188,7 @@ class TurningSlices:
         """(first view, sums (turns / 2, some views, columns)) of all views, some at a time: over even orders and, where
         `step` is 1, over odd ones. What is half a turn further has the odd ones with the other sign."""
         columns, xp, moved = harmonics.shape[-1], self._arrays.module, self._arrays.moved
-        of_images = [part[first:].reshape(-1, columns) for part, first in zip(harmonics, self._circles.first[::step])]
+        of_images = [part[first:].reshape(-1, columns) for part, first in zip(harmonics, self._first[::step])]
         parities = [range(0, len(products), 3 - step), range(1, len(products), 2)][: 3 - step]
         of_turns = []
         for orders in parities:

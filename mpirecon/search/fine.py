@@ -49,10 +49,10 @@ def displacement(q: np.ndarray, r: np.ndarray) -> np.ndarray:
     return vector * np.where(sine > 1e-12, angle / np.maximum(sine, 1e-12), 2.0)
 
 
-def sums_at(grid, box, kx, ky, data, on_cross, on_model, q, shift) -> tuple:
+def sums_at(grid, box, kx, ky, data, on_cross, on_model, magnification, q, shift) -> tuple:
     """``derivatives`` of one image at one pose: (yp and pp (2,), gradient (5,), cross (5,), hessian (5, 5))."""
     out = np.empty(2), np.empty(5), np.empty(5), np.empty((5, 5))
-    derivatives(grid, _matrix(q), shift, box, kx, ky, len(kx), data, on_cross, on_model, *out)
+    derivatives(grid, _matrix(q), magnification, shift, box, kx, ky, len(kx), data, on_cross, on_model, *out)
     return out
 
 
@@ -71,19 +71,23 @@ def _step(here, gradient, cross, h, size, damping, precision):
 
 
 @njit(cache=True, nogil=True)
-def climb(grid, box, kx, ky, count, data, on_cross, on_model, moves, precision, q, shift, sums, hessian, steps=8):
+def climb(
+    grid, box, kx, ky, count, data, on_cross, on_model, magnification, moves, precision, q, shift, sums, hessian,
+    steps=8,
+):
     """Climb from poses of one image to the nearest peaks of z, over the first `count` samples.
 
-    q : (k, 4), shift : (k, 2) pixels, in place · moves : whether offsets change · precision : (5,) of a prior about
-    turn 0 and offset 0 that keeps steps short · steps : at most · sums : (k, 2) yp, pp there · hessian : (k, 5, 5)
+    magnification : (2, 2) · q : (k, 4), shift : (k, 2) pixels, in place · moves : whether offsets change ·
+    precision : (5,) of a prior about turn 0 and offset 0 that keeps steps short · steps : at most · sums : (k, 2) yp,
+    pp there · hessian : (k, 5, 5)
     """
     size = 5 if moves else 3
     here, there = np.empty(2), np.empty(2)
     gradient, cross, h = np.empty(5), np.empty(5), np.empty((5, 5))
     gradient2, cross2, h2 = np.empty(5), np.empty(5), np.empty((5, 5))
     for i in range(q.shape[0]):
-        derivatives(grid, _matrix(q[i]), shift[i], box, kx, ky, count, data, on_cross, on_model, here, gradient, cross,
-                    h)
+        derivatives(grid, _matrix(q[i]), magnification, shift[i], box, kx, ky, count, data, on_cross, on_model, here,
+                    gradient, cross, h)
         damping = 1e-3
         for _ in range(steps):
             if here[1] <= 0:
@@ -97,8 +101,8 @@ def climb(grid, box, kx, ky, count, data, on_cross, on_model, moves, precision, 
             q2, shift2 = turned(q[i], step[:3]), shift[i].copy()
             if moves:
                 shift2 += step[3:]
-            derivatives(grid, _matrix(q2), shift2, box, kx, ky, count, data, on_cross, on_model, there, gradient2,
-                        cross2, h2)
+            derivatives(grid, _matrix(q2), magnification, shift2, box, kx, ky, count, data, on_cross, on_model, there,
+                        gradient2, cross2, h2)
             if there[0] / np.sqrt(max(there[1], 1e-30)) > here[0] / np.sqrt(here[1]):
                 gain = there[0] / np.sqrt(there[1]) - here[0] / np.sqrt(here[1])
                 q[i], shift[i] = q2, shift2
@@ -114,7 +118,10 @@ def climb(grid, box, kx, ky, count, data, on_cross, on_model, moves, precision, 
 
 
 @njit(cache=True, nogil=True)
-def _of_group(grid, box, kx, ky, count, data, on_cross, on_model, relation, turn, move, out, gradient, cross, hessian):
+def _of_group(
+    grid, box, kx, ky, count, data, on_cross, on_model, magnification, relation, turn, move, out, gradient, cross,
+    hessian,
+):
     """``derivatives`` summed over the images of a group: image i has the orientation relation[i] · turn, and is moved
     by the x and y of relation[i] · move; by a turn after `turn`, and by `move`, (6,) and (6, 6)."""
     out[:], gradient[:], cross[:], hessian[:] = 0, 0, 0, 0
@@ -123,7 +130,8 @@ def _of_group(grid, box, kx, ky, count, data, on_cross, on_model, relation, turn
     for i in range(len(relation)):
         r = relation[i]
         shift = np.array([(r[0] * move).sum(), (r[1] * move).sum()])
-        derivatives(grid, np.dot(r, turn), shift, box, kx, ky, count, data[i], on_cross[i], on_model[i], one, g, c, h)
+        derivatives(grid, np.dot(r, turn), magnification[i], shift, box, kx, ky, count, data[i], on_cross[i],
+                    on_model[i], one, g, c, h)
         by[:3, :3], by[3:, 3:] = r, r[:2]
         out += one
         gradient += np.dot(by.T, g)
@@ -132,20 +140,22 @@ def _of_group(grid, box, kx, ky, count, data, on_cross, on_model, relation, turn
 
 
 @njit(cache=True, nogil=True)
-def climb_together(grid, box, kx, ky, count, data, on_cross, on_model, relation, moves, precision, q, move, sums,
-                   hessian, steps):
+def climb_together(
+    grid, box, kx, ky, count, data, on_cross, on_model, magnification, relation, moves, precision, q, move, sums,
+    hessian, steps,
+):
     """As ``climb``, of images that share a turn and a move in three dimensions, as ``_of_group`` has it.
 
-    data, on_cross, on_model : (k, s) · relation : (k, 3, 3) · q : (c, 4), turns, and move : (c, 3) pixels, in place ·
-    precision : (6,) · hessian : (c, 6, 6)
+    data, on_cross, on_model : (k, s) · magnification : (k, 2, 2) · relation : (k, 3, 3) · q : (c, 4), turns, and
+    move : (c, 3) pixels, in place · precision : (6,) · hessian : (c, 6, 6)
     """
     size = 6 if moves else 3
     here, there = np.empty(2), np.empty(2)
     gradient, cross, h = np.empty(6), np.empty(6), np.empty((6, 6))
     gradient2, cross2, h2 = np.empty(6), np.empty(6), np.empty((6, 6))
     for i in range(q.shape[0]):
-        _of_group(grid, box, kx, ky, count, data, on_cross, on_model, relation, _matrix(q[i]), move[i], here, gradient,
-                  cross, h)
+        _of_group(grid, box, kx, ky, count, data, on_cross, on_model, magnification, relation, _matrix(q[i]), move[i],
+                  here, gradient, cross, h)
         damping = 1e-3
         for _ in range(steps):
             if here[1] <= 0:
@@ -158,8 +168,8 @@ def climb_together(grid, box, kx, ky, count, data, on_cross, on_model, relation,
             q2, move2 = turned(q[i], step[:3]), move[i].copy()
             if moves:
                 move2 += step[3:]
-            _of_group(grid, box, kx, ky, count, data, on_cross, on_model, relation, _matrix(q2), move2, there,
-                      gradient2, cross2, h2)
+            _of_group(grid, box, kx, ky, count, data, on_cross, on_model, magnification, relation, _matrix(q2), move2,
+                      there, gradient2, cross2, h2)
             gain = there[0] / np.sqrt(max(there[1], 1e-30)) - here[0] / np.sqrt(here[1])
             if gain > 0:
                 q[i], move[i] = q2, move2

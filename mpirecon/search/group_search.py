@@ -20,7 +20,7 @@ from mpirecon.search.fine import climb_together, turned
 from mpirecon.search.orientations import distance, grid
 from mpirecon.search.peaks import pick
 from mpirecon.search.pose_search import Band
-from mpirecon.search.searcher import TABLE, Searcher
+from mpirecon.search.searcher import TABLE, Searcher, magnification_of
 from mpirecon.search.slices import cut, slice_grid
 
 #: as in pose_search: part of the finest period over the diameter that orientations are apart, and of the period that
@@ -69,11 +69,12 @@ class GroupSearch:
         offset_sigma: float,
         turn_sigma: float = 0.0,
         arrays: Arrays = HOST,
+        stretch: float = 1.0,
     ) -> None:
         self._arrays = HostWhereFull(lambda where: where, arrays)
         self.box, self.group, self.offset_sigma, self.turn_sigma = plane.box, group, offset_sigma, turn_sigma
-        self.band = Band.of(plane, diameter, min(finest, len(reference) // 2 - 1))
-        self.grid = slice_grid(reference, int(np.hypot(self.band.kx, self.band.ky).max()) + 1, plane.box)
+        self.band = Band.of(plane, diameter, finest, len(reference), stretch)
+        self.grid = slice_grid(reference, self.band.limit, plane.box)
         period = plane.box / self.band.reach
         self.step = _ANGLE * period / diameter
         turns = grid(self.step, group)
@@ -82,26 +83,31 @@ class GroupSearch:
             turns = turns[nearest >= np.cos(max(_REACH_TURNS * turn_sigma, self.step) / 2)]
         self.turns, self.moves = turns, _ball(_OFFSET * period, _REACH * offset_sigma)
 
-    def search(self, data: np.ndarray, on_cross: np.ndarray, on_model: np.ndarray, relation: np.ndarray) -> GroupPeaks:
-        """The best turns and moves of a group; data, on_cross, on_model : (k, s) as PoseSearch.search takes them ·
-        relation : (k, 3, 3), given rotation matrices."""
+    def search(
+        self, data: np.ndarray, on_cross: np.ndarray, on_model: np.ndarray, relation: np.ndarray,
+        magnification: np.ndarray | None = None,
+    ) -> GroupPeaks:
+        """The best turns and moves of a group; data, on_cross, on_model : (k, s) and magnification : (k, 2, 2) as
+        PoseSearch.search takes them · relation : (k, 3, 3), given rotation matrices."""
         order = self.band.order
         data, on_cross, on_model = (np.ascontiguousarray(a[:, order]) for a in (data, on_cross, on_model))
         relation = np.ascontiguousarray(relation)
-        where, move = self.coarse(data, on_cross, on_model, relation)
-        return self._fine(self.turns[where], move, data, on_cross, on_model, relation)
+        magnification = self.band.checked(np.tile(np.eye(2), (len(data), 1, 1)) if magnification is None
+                                          else magnification)
+        where, move = self.coarse(data, on_cross, on_model, relation, magnification)
+        return self._fine(self.turns[where], move, data, on_cross, on_model, magnification, relation)
 
-    def coarse(self, data, on_cross, on_model, relation) -> tuple[np.ndarray, np.ndarray]:
+    def coarse(self, data, on_cross, on_model, relation, magnification=None) -> tuple[np.ndarray, np.ndarray]:
         """(numbers of the best turns (c,), their moves (c, 3))."""
         p = self.band.coarse
-        image = data[:, :p] * on_cross[:, :p], on_model[:, :p], relation
+        image = data[:, :p] * on_cross[:, :p], on_model[:, :p], relation, magnification
         score, which = self._arrays(lambda arrays: self._scores(arrays, *image))
         chosen = np.empty((1, _COARSE_MOVING if len(self.moves) > 1 else _COARSE), np.int64)
         pick(score[None], self.turns.astype(np.float32), np.cos(_WEEDED * self.step / 2), chosen)
         chosen = chosen[chosen >= 0]
         return chosen, self.moves[which[chosen]]
 
-    def _scores(self, arrays: Arrays, weighted, on_model, relation) -> tuple[np.ndarray, np.ndarray]:
+    def _scores(self, arrays: Arrays, weighted, on_model, relation, magnification) -> tuple[np.ndarray, np.ndarray]:
         """(the best score of each turn (n,) float32, the number of its move (n,))."""
         p, n, xp = self.band.coarse, len(self.turns), arrays.module
         kx, ky = self.band.kx[:p], self.band.ky[:p]
@@ -113,7 +119,8 @@ class GroupSearch:
             cross, power = xp.zeros((count, len(self.moves)), np.float32), xp.zeros(count, np.float32)
             slices = np.empty((count, p), np.complex64)
             for i, r in enumerate(relation):
-                cut(self.grid, r @ matrices[some], kx, ky, slices)
+                in_map = (kx, ky) if magnification is None else magnification[i] @ (kx, ky)
+                cut(self.grid, r @ matrices[some], *in_map, slices)
                 off = self.moves @ r[:2].T
                 ramp = np.exp(2j * np.pi / self.box * (np.outer(off[:, 0], kx) + np.outer(off[:, 1], ky)))
                 moved = np.ascontiguousarray(weighted[i] * ramp, np.complex64)
@@ -124,13 +131,14 @@ class GroupSearch:
             score[some] = np.divide(best, np.sqrt(power), out=np.zeros_like(power), where=power > 0)
         return score, which
 
-    def _fine(self, q, move, data, on_cross, on_model, relation) -> GroupPeaks:
+    def _fine(self, q, move, data, on_cross, on_model, magnification, relation) -> GroupPeaks:
         q, move = q.copy(), move.copy()
         precision = np.array([0, 0, 0, *(1e-3,) * 3]) if self.offset_sigma else np.zeros(6)
         for number, count in enumerate((self.band.coarse, self.band.middle, len(self.band.kx))):
             sums, hessian = np.empty((len(q), 2)), np.empty((len(q), 6, 6))
-            climb_together(self.grid, self.box, self.band.kx, self.band.ky, count, data, on_cross, on_model, relation,
-                           self.offset_sigma > 0, precision, q, move, sums, hessian, _STEPS)  # fmt: skip
+            climb_together(self.grid, self.box, self.band.kx, self.band.ky, count, data, on_cross, on_model,
+                           magnification, relation, self.offset_sigma > 0, precision, q, move, sums, hessian,
+                           _STEPS)  # fmt: skip
             order = np.argsort(-sums[:, 0] / np.sqrt(np.maximum(sums[:, 1], 1e-30)), kind="stable")
             if number < len(_FINE):
                 kept: list[int] = []
@@ -196,6 +204,7 @@ class GroupSearcher:
             s.offset_sigma,
             s.turn_sigma,
             s.arrays,
+            s.stretch,
         )
 
     def table(
@@ -210,7 +219,7 @@ class GroupSearcher:
     ) -> np.ndarray:
         """What is found of the images of one group, TABLE: odds, score and widths are those of the group."""
         s, relation = self.like, given.matrices()
-        peaks = search.search(batch.data, *s.weights(batch, variance), relation)
+        peaks = search.search(batch.data, *s.weights(batch, variance), relation, magnification_of(batch, given))
         evidence, share = evidence_of(peaks, s.amplitudes, s.offset_sigma, len(s.group), s.turn_sigma)
         cross, power = peaks.cross[0], peaks.power[0]
         size = 6 if s.offset_sigma else 3

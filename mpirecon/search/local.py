@@ -17,7 +17,7 @@ from mpirecon.parallel.threads import Threads
 from mpirecon.search.acceptance import Amplitudes
 from mpirecon.search.fine import climb, displacement, sums_at
 from mpirecon.search.pose_search import Band
-from mpirecon.search.searcher import Searcher
+from mpirecon.search.searcher import Searcher, magnification_of
 from mpirecon.search.slices import slice_grid
 
 #: what is found of an image: displacement of its peak, turn (radians, in the image's frame) and offset (pixels) ·
@@ -43,10 +43,12 @@ class Neighbourhood:
     Parameters are those of PoseSearch; moves : whether offsets are unknown
     """
 
-    def __init__(self, reference: np.ndarray, plane, diameter: float, finest: int, moves: bool) -> None:
+    def __init__(
+        self, reference: np.ndarray, plane, diameter: float, finest: int, moves: bool, stretch: float = 1.0
+    ) -> None:
         self.box, self.moves = plane.box, moves
-        self.band = band = Band.of(plane, diameter, min(finest, len(reference) // 2 - 1))
-        self._grid = slice_grid(reference, int(np.hypot(band.kx, band.ky).max()) + 1, plane.box)
+        self.band = band = Band.of(plane, diameter, finest, len(reference), stretch)
+        self._grid = slice_grid(reference, band.limit, plane.box)
         self._colour = ((band.kx + band.ky) % 2 == 0).astype(np.float32)
 
     def look(
@@ -57,13 +59,15 @@ class Neighbourhood:
         given: np.ndarray,
         amplitudes: Amplitudes,
         out,
+        magnification: np.ndarray = np.eye(2),
     ) -> None:
-        """Fill a row of LOCAL; data, on_cross and on_model are one image's samples of the band, given : (4,)."""
+        """Fill a row of LOCAL; data, on_cross and on_model are one image's samples of the band, given : (4,),
+        magnification : (2, 2)."""
         k = self.band.kx, self.band.ky
         q, shift = np.repeat(given[None], 2, axis=0), np.zeros((2, 2))
         sums, hessian = np.empty((2, 2)), np.empty((2, 5, 5))
         precision = np.array([0, 0, 0, 1e-3, 1e-3])
-        image = data, on_cross, on_model, self.moves, precision
+        image = data, on_cross, on_model, magnification, self.moves, precision
         for count in (self.band.coarse, self.band.middle):  # one start from further away …
             climb(self._grid, self.box, *k, count, *image, q[:1], shift[:1], sums[:1], hessian[:1], _STEPS)
         climb(
@@ -82,13 +86,13 @@ class Neighbourhood:
         curvature = amplitude**2 * hessian
         if far or power <= 0 or cross <= 0 or np.linalg.eigvalsh(curvature[:size, :size]).min() <= 0:
             return
-        here, *_ = sums_at(self._grid, self.box, *k, data, on_cross, on_model, given, np.zeros(2))
+        here, *_ = sums_at(self._grid, self.box, *k, data, on_cross, on_model, magnification, given, np.zeros(2))
         out["here"] = amplitudes.log_ratio(here[0], here[1])
         out["gain"] = amplitudes.log_ratio(cross, power) - out["here"]
         steps, variances = [], np.zeros((size, size))
         for colour in (self._colour, 1 - self._colour):
             _, gradient, model, h = sums_at(
-                self._grid, self.box, *k, data, on_cross * colour, on_model * colour, q, shift
+                self._grid, self.box, *k, data, on_cross * colour, on_model * colour, magnification, q, shift
             )
             inverse = np.linalg.pinv(amplitude**2 * h[:size, :size])
             steps.append(inverse @ (amplitude * gradient - amplitude**2 * model)[:size])
@@ -120,7 +124,8 @@ class LocalSearcher:
 
     def search(self, reference: np.ndarray) -> Neighbourhood:
         volume = np.ascontiguousarray(reference, np.float32)
-        return Neighbourhood(volume, self.like.plane, self.like.diameter, self.like.finest, self.moves)
+        return Neighbourhood(volume, self.like.plane, self.like.diameter, self.like.finest, self.moves,
+                             self.like.stretch)
 
     def table(
         self,
@@ -138,11 +143,12 @@ class LocalSearcher:
             np.ascontiguousarray(a[:, order]) for a in (batch.data, *self.like.weights(batch, variance))
         )
         out = np.zeros(len(rows), LOCAL)
-        out["id"] = rows
+        out["id"], magnified = rows, near.band.checked(magnification_of(batch, given))
 
         def some(first: int, last: int) -> None:
             for i in range(first, last):
-                near.look(data[i], on_cross[i], on_model[i], given.quaternion[i], self.like.amplitudes, out[i])
+                near.look(data[i], on_cross[i], on_model[i], given.quaternion[i], self.like.amplitudes, out[i],
+                          magnified[i])
 
         threads.over(len(rows), some)
         progress(len(rows))

@@ -7,7 +7,7 @@ these do not hold the information; what is missed is mostly of weak particles.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,9 @@ _WEEDED = 1.2
 #: pixels beyond the particle's radius that it may reach
 _EDGE = 4.0
 
+#: digits of a magnification that the coarse search sees: the rest moves nothing by a tenth of a radian
+_ALIKE = 3
+
 #: numbers of a block of scores
 _BLOCK = 2**23
 
@@ -55,7 +58,8 @@ class Band:
     """Samples that the search uses, those of the coarse band first.
 
     kx, ky : (s,) int32 · order : (s,) places of these samples in the images' half plane · coarse, middle : how many of
-    them the coarse and the middle band have · reach : Fourier pixels of the coarse band
+    them the coarse and the middle band have · reach : Fourier pixels of the coarse band · limit : below which all of
+    them are in the map, Fourier pixels · stretch : the most that a magnification may lengthen them
     """
 
     kx: np.ndarray
@@ -64,18 +68,28 @@ class Band:
     coarse: int
     middle: int
     reach: int
+    limit: int
+    stretch: float
 
     @classmethod
-    def of(cls, plane, diameter: float, finest: int) -> Band:
-        """diameter : of the particle, pixels · finest : highest shell that the reference supports"""
+    def of(cls, plane, diameter: float, finest: int, side: int | None = None, stretch: float = 1.0) -> Band:
+        """diameter : of the particle, pixels · finest : highest shell that the reference supports · side : of its box,
+        if not the images' · stretch : the most that a magnification lengthens a frequency"""
         radius = np.hypot(plane.kx, plane.ky)
-        finest = int(min(finest, plane.box // 2 - 1))
+        finest = int(min(finest, plane.box // 2 - 1, ((side or plane.box) // 2 - 1) / stretch))
         reach = int(min(round(_PERIODS * plane.box / diameter), finest))
         order = np.argsort(radius, kind="stable")
         order = order[(plane.shell[order] >= 1) & (radius[order] <= finest)]
         inside = radius[order]
         coarse, middle = (int(np.searchsorted(inside, limit, "right")) for limit in (reach, (reach + finest) / 2))
-        return cls(plane.kx[order], plane.ky[order], order, coarse, middle, reach)
+        limit = int(stretch * inside.max()) + 1
+        return cls(plane.kx[order], plane.ky[order], order, coarse, middle, reach, limit, stretch)
+
+    def checked(self, magnification: np.ndarray) -> np.ndarray:
+        """These (m, 2, 2), none of which reaches beyond what slices are cut from: kernels do not check that."""
+        if np.linalg.norm(magnification, 2, axis=(1, 2)).max(initial=0) > self.stretch + 1e-6:
+            raise ValueError(f"a magnification lengthens frequencies by more than {self.stretch}")
+        return magnification
 
 
 @dataclass(frozen=True)
@@ -125,15 +139,17 @@ class PoseSearch:
         standard deviation of the turns from the given poses on each axis, radians; 0: all orientations are searched
     arrays : Arrays
         where the products of the coarse search are made; the host's where a GPU's memory does not suffice
+    stretch : float
+        the most that the magnification of an image's optics lengthens a frequency
     """
 
     def __init__(
         self, reference: np.ndarray, plane, diameter: float, finest: int, group: PointGroup, offset_sigma: float,
-        turn_sigma: float = 0.0, arrays: Arrays = HOST,
+        turn_sigma: float = 0.0, arrays: Arrays = HOST, stretch: float = 1.0,
     ) -> None:
         self.box, self.group, self.offset_sigma, self.turn_sigma = plane.box, group, offset_sigma, turn_sigma
-        self.band = Band.of(plane, diameter, min(finest, len(reference) // 2 - 1))
-        self.grid = slice_grid(reference, int(np.hypot(self.band.kx, self.band.ky).max()) + 1, plane.box)
+        self.band = Band.of(plane, diameter, finest, len(reference), stretch)
+        self.grid = slice_grid(reference, self.band.limit, plane.box)
         period = plane.box / self.band.reach  # pixels, the finest of the coarse band
         self.step = _ANGLE * period / diameter
         self.orientations = grid(self.step, group)
@@ -141,14 +157,15 @@ class PoseSearch:
         k = self.band.kx[: self.band.coarse], self.band.ky[: self.band.coarse]
         extent = (diameter / 2 + _EDGE) / self.box
         self.slices = HostWhereFull(lambda where: TurningSlices(
-            self.grid, *k, extent, views(self.step, group), turns(self.step), where), arrays)  # fmt: skip
+            self.grid, *k, extent, views(self.step, group), turns(self.step), where, stretch), arrays)  # fmt: skip
         phases = np.outer(self.offsets[:, 0], k[0]) + np.outer(self.offsets[:, 1], k[1])
         self.ramps = np.exp(2j * np.pi / self.box * phases).astype(np.complex64)
         self.batch = int(np.clip(_BLOCK // (len(self.offsets) * 1000), 16, 256))
 
     def search(
         self, data: np.ndarray, on_cross: np.ndarray, on_model: np.ndarray, given: np.ndarray,
-        progress: Callable[[int], None] = lambda images: None, threads: Threads = Threads(1),
+        magnification: np.ndarray | None = None, progress: Callable[[int], None] = lambda images: None,
+        threads: Threads = Threads(1),
     ) -> Peaks:
         """The best poses of some images.
 
@@ -160,27 +177,41 @@ class PoseSearch:
             what multiplies Re(conj(p) ŷ) and |p|², over the noise power: CTF and CTF², with the samples' multiplicity
         given : (m, 4)
             quaternions of the given poses, near which to search where `turn_sigma` is given
+        magnification : (m, 2, 2), optional
+            of each image's optics
         """
         data, on_cross, on_model = (np.ascontiguousarray(a[:, self.band.order]) for a in (data, on_cross, on_model))
+        magnification = self.band.checked(np.tile(np.eye(2), (len(data), 1, 1)) if magnification is None
+                                          else magnification)
         found: list[tuple] = [()] * len(data)
-        for first in range(0, len(data), self.batch):
-            rows = slice(first, first + self.batch)
-            where, offset = self.coarse(data[rows], on_cross[rows], on_model[rows], given[rows])
+        for rows, nearly in self._alike(magnification):
+            where, offset = self.coarse(data[rows], on_cross[rows], on_model[rows], given[rows], nearly)
 
-            def climb_some(a: int, b: int, first=first, where=where, offset=offset) -> None:
+            def climb_some(a: int, b: int, rows=rows, where=where, offset=offset) -> None:
                 for i in range(a, b):
-                    row = first + i
-                    found[row] = self._fine(where[i], offset[i], data[row], on_cross[row], on_model[row])
+                    row = rows[i]
+                    image = data[row], on_cross[row], on_model[row], magnification[row]
+                    found[row] = self._fine(where[i], offset[i], *image)
 
             threads.over(len(where), climb_some)
             progress(len(where))
         return Peaks(*(np.stack(column) for column in zip(*found)))
 
-    def coarse(self, data, on_cross, on_model, given) -> tuple[np.ndarray, np.ndarray]:
+    def _alike(self, magnification: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(rows, at most a batch, the magnification that all of them nearly have (2, 2))."""
+        # 0 is added for −0, which would be another
+        kinds, of = np.unique(np.round(magnification, _ALIKE) + 0.0, axis=0, return_inverse=True)
+        for number, nearly in enumerate(kinds):
+            rows = np.flatnonzero(of.ravel() == number)
+            for first in range(0, len(rows), self.batch):
+                yield rows[first : first + self.batch], nearly
+
+    def coarse(self, data, on_cross, on_model, given, magnification=np.eye(2)) -> tuple[np.ndarray, np.ndarray]:
         """(candidates as numbers of orientations (b, k), their offsets (b, k, 2))."""
         p = self.band.coarse
         (best, which), power = self.slices(lambda slices: (
-            slices.best(data[:, :p] * on_cross[:, :p], self.ramps), slices.power(on_model[:, :p])))  # fmt: skip
+            slices.best(data[:, :p] * on_cross[:, :p], self.ramps, magnification),
+            slices.power(on_model[:, :p], magnification)))  # fmt: skip
         scores = np.divide(best, np.sqrt(power, out=power), out=np.zeros_like(best), where=power > 0)
         if self.turn_sigma:
             near = np.cos(max(_REACH_TURNS * self.turn_sigma, self.step) / 2)
@@ -190,7 +221,7 @@ class PoseSearch:
         pick(scores, self.orientations.astype(np.float32), np.cos(_WEEDED * self.step / 2), chosen)
         return chosen, self.offsets[np.take_along_axis(which, np.maximum(chosen, 0), axis=1)]
 
-    def _fine(self, where, offset, data, on_cross, on_model) -> tuple:
+    def _fine(self, where, offset, data, on_cross, on_model, magnification) -> tuple:
         offset = offset[where >= 0].copy()
         q = self.orientations[where[where >= 0]].copy()
         bands = (self.band.coarse, self.band.middle, len(self.band.kx))
@@ -199,9 +230,8 @@ class PoseSearch:
             precision[3:] = 1e-3
         for number, count in enumerate(bands):
             sums, hessian = np.empty((len(q), 2)), np.empty((len(q), 5, 5))
-            climb(self.grid, self.box, self.band.kx, self.band.ky, count, data, on_cross, on_model,
-                  self.offset_sigma > 0,
-                  precision, q, offset, sums, hessian, _STEPS[number])  # fmt: skip
+            climb(self.grid, self.box, self.band.kx, self.band.ky, count, data, on_cross, on_model, magnification,
+                  self.offset_sigma > 0, precision, q, offset, sums, hessian, _STEPS[number])  # fmt: skip
             order = np.argsort(-sums[:, 0] / np.sqrt(np.maximum(sums[:, 1], 1e-30)), kind="stable")
             if number < len(_FINE):
                 order = self._weeded(order, q, 0.5 * self.step, _FINE[number])

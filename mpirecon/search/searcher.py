@@ -37,6 +37,11 @@ def finest_shell(fsc: np.ndarray, supported: float = SUPPORTED) -> int:
     return int(np.flatnonzero(np.minimum.accumulate(fsc[1:]) > supported).max(initial=-1)) + 1
 
 
+def magnification_of(batch, pose: Pose) -> np.ndarray:
+    """Of the optics of images that were prepared at these poses, (b, 2, 2): their matrices have rows Mᵀ R for R."""
+    return np.einsum("mik,mjk->mji", batch.rotation[:, :2], pose.matrices()[:, :2])
+
+
 @dataclass(frozen=True)
 class Searcher:
     """How images are searched.
@@ -46,7 +51,7 @@ class Searcher:
     diameter : of the particle, pixels · finest : highest shell that tells · offset_sigma : pixels, 0 for known offsets
         ·
     turn_sigma : radians, 0 for all orientations · amplitudes : Amplitudes of well-posed particles · arrays : where
-        products of matrices are made
+        products of matrices are made · stretch : the most that a magnification of optics lengthens a frequency
     """
 
     plane: object
@@ -60,6 +65,7 @@ class Searcher:
     turn_sigma: float
     amplitudes: Amplitudes
     arrays: Arrays = HOST
+    stretch: float = 1.0
 
     def mask(self, box: int) -> np.ndarray:
         """Of the particle, in a map of this box, (n, n, n) float32."""
@@ -82,7 +88,7 @@ class Searcher:
         """The search of a map."""
         volume = np.ascontiguousarray(reference, np.float32)
         return PoseSearch(volume, self.plane, self.diameter, self.finest, self.group, self.offset_sigma,
-                          self.turn_sigma, self.arrays)
+                          self.turn_sigma, self.arrays, self.stretch)
 
     def weights(self, batch, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What multiplies Re(conj(p) ŷ) and |p|², (b, s) float32; variance : (b,) noise power over that of the
@@ -95,7 +101,8 @@ class Searcher:
     def table(self, search: PoseSearch, rows: np.ndarray, batch, variance: np.ndarray, given: Pose, progress,
               threads) -> np.ndarray:
         """What is found of the images of a batch, TABLE."""
-        peaks = search.search(batch.data, *self.weights(batch, variance), given.quaternion, progress, threads)
+        peaks = search.search(batch.data, *self.weights(batch, variance), given.quaternion,
+                              magnification_of(batch, given), progress, threads)
         turned = np.radians(np.stack([self.group.angular_distance(q, given.quaternion)
                                       for q in peaks.quaternion.swapaxes(0, 1)], axis=1))
         law = self.amplitudes

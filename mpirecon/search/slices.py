@@ -62,19 +62,21 @@ def cut(grid, rotation, kx, ky, out):
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def derivatives(grid, r, shift, box, kx, ky, count, data, on_cross, on_model, yp_out, gradient, cross, hessian):
+def derivatives(
+    grid, r, magnification, shift, box, kx, ky, count, data, on_cross, on_model, yp_out, gradient, cross, hessian
+):
     """Sums over the first `count` samples for one image at one pose, and their derivatives by it.
 
-    With m = p(Rᵀk) the slice and u = exp(2πi k·shift/n) ŷ the image moved back:
-    yp = Σ a Re(conj(m) u) and pp = Σ b |m|², a and b being on_cross and on_model; by a turn ω of the image's frame
-    (R → exp([ω]) R) and the shift:
+    With m = p(RᵀMk) the slice, M (2, 2) being the magnification of the image's optics, and u = exp(2πi k·shift/n) ŷ
+    the image moved back: yp = Σ a Re(conj(m) u) and pp = Σ b |m|², a and b being on_cross and on_model; by a turn ω of
+    the image's frame (R → exp([ω]) R) and the shift:
 
     yp_out : (2,) yp, pp · gradient : (5,) ∂yp · cross : (5,) ∂pp / 2 · hessian : (5, 5) Σ b Re(conj(∂m) ∂m), the
     model moved by the shift rather than the image
     """
     # what the interpolation reads first, sample by sample; then sums along rows, which the compiler makes vectors of
     m, d = np.empty((2, count), np.float32), np.empty((5, 2, count), np.float32)
-    _with_slopes(grid, r, kx, ky, m, d)
+    _with_slopes(grid, r, magnification, kx, ky, m, d)
     u = np.empty((2, count), np.float32)
     _moved_back(data, kx, ky, shift[0] / box, shift[1] / box, u)
     unit = np.float32(2 * np.pi / box)
@@ -118,11 +120,14 @@ def _moved_back(data, kx, ky, x, y, out):
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _with_slopes(grid, r, kx, ky, m, d):
+def _with_slopes(grid, r, magnification, kx, ky, m, d):
     """The slice, (2, count), and d[:3], its derivatives by a turn of the image's frame: real and imaginary parts."""
     middle = grid.shape[0] // 2
+    m00, m01 = np.float32(magnification[0, 0]), np.float32(magnification[0, 1])
+    m10, m11 = np.float32(magnification[1, 0]), np.float32(magnification[1, 1])
     for s in range(m.shape[1]):
         k0, k1 = np.float32(kx[s]), np.float32(ky[s])
+        k0, k1 = m00 * k0 + m01 * k1, m10 * k0 + m11 * k1
         x = 2 * (r[0, 0] * k0 + r[1, 0] * k1) + middle
         y = 2 * (r[0, 1] * k0 + r[1, 1] * k1) + middle
         z = 2 * (r[0, 2] * k0 + r[1, 2] * k1) + middle
@@ -141,7 +146,7 @@ def _with_slopes(grid, r, kx, ky, m, d):
                                                                            + (v111 - v110) * fy) * fz
         value = ab + gz * fz
         m[0, s], m[1, s] = value.real, value.imag
-        # δx = −2 Rᵀ(ω × k): components of the gradient along the image's axes; ω × k = (−ω2 k1, ω2 k0, ω0 k1 − ω1 k0)
+        # δx = −2 Rᵀ(ω × Mk): components of the gradient along the image's axes; ω × k = (−ω2 k1, ω2 k0, ω0 k1 − ω1 k0)
         g0 = 2 * (np.float32(r[0, 0]) * gx + np.float32(r[0, 1]) * gy + np.float32(r[0, 2]) * gz)
         g1 = 2 * (np.float32(r[1, 0]) * gx + np.float32(r[1, 1]) * gy + np.float32(r[1, 2]) * gz)
         g2 = 2 * (np.float32(r[2, 0]) * gx + np.float32(r[2, 1]) * gy + np.float32(r[2, 2]) * gz)

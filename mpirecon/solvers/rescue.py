@@ -106,7 +106,7 @@ class Rescue(FixedPoses):
             self.backend.plane, slab.file.pixel_size, self.backend.premultiplied, self.engine.found.noise_power,
             self.engine.symmetry.group, self._diameter, finest, self.offset / _RANGE,
             np.radians(self.config.search_sigma or 0.0),
-            self._amplitudes(scores, sigma, kept), self.engine.backend.arrays,
+            self._amplitudes(scores, sigma, kept), self.engine.backend.arrays, self.backend.stretch,
         )  # fmt: skip
         if searcher is not None and self.config.refines:
             near = slab.valid & (chosen.kept | chosen.small) & (chosen.contrast >= 0)

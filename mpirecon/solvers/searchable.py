@@ -24,7 +24,7 @@ def offset_range(file, config) -> float:
 
 def check_search(comm, slab, config, groups: np.ndarray | None) -> None:
     """Refuse what a search cannot do with these particles. Collective."""
-    file, count, offset, aberrations = slab.file, slab.total, offset_range(slab.file, config), slab.file.aberrations()
+    file, count, offset = slab.file, slab.total, offset_range(slab.file, config)
     if offset > _LARGEST * file.box:
         raise UserError(
             f"--search-offset {offset * file.pixel_size:.4g} Å is beyond a quarter of the box, "
@@ -42,9 +42,4 @@ def check_search(comm, slab, config, groups: np.ndarray | None) -> None:
         raise UserError(
             f"{file.path}: --group-by {config.group_by} makes {number} groups, too few to measure what chance finds of "
             f"one; at least {_FEWEST_GROUPS} are needed"
-        )
-    if aberrations is not None and (aberrations.magnification != np.eye(2)).any():
-        raise UserError(
-            f"{file.path}: optics groups have a magnification matrix, which the pose search does not know; use --poses "
-            "fixed"
         )
