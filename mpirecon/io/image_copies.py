@@ -34,7 +34,7 @@ class Twins:
             pixels = pd.DataFrame([values.astype(np.float32) for values in measured]).T
         names = pd.DataFrame({"file": np.full(len(numbers), file), "number": numbers})
         hashed = [pd.util.hash_pandas_object(table, index=False).to_numpy() for table in (pixels, names)]
-        varied = pixels[0] < pixels[1]  # constant images are told by themselves
+        varied = pixels[0] < pixels[1]  # constant images have a warning of their own
         self._keys.append(np.stack(hashed, axis=1)[varied.to_numpy()])
 
     def warnings(self, comm: Communicator) -> list[str]:
@@ -81,7 +81,8 @@ class Spoilt:
         total, *counts = comm.allreduce(self._counts).tolist()
         words = (
             "are of whole numbers that jump from one end of their type to the other: by all appearance they are "
-            "unsigned where the stack's header says signed, or the other way round; write the stack anew as MRC mode 2",
+            "unsigned where the stack's header says signed, or the other way round; write the stack again as MRC mode "
+            "2",
             "have whole numbers all over the range of their type, as after an overflow; scale the images before they "
             "are written, or write them as MRC mode 2",
             f"have more than {100 * _AT_LIMIT:g} % of their pixels at the greatest or least number of their type: they "

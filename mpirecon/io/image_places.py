@@ -14,11 +14,11 @@ from mpirecon.io.particle_table import ParticleTable
 from mpirecon.operators.ctf import ctf_coefficients
 from mpirecon.parallel.comm import Communicator
 
-#: what is told of each place that is tried beside the given one, which is the first
+#: what is reported of each place that is tried beside the given one, which is the first
 _CORNERS, _NEXT, _PREVIOUS = range(1, 4)
 _TOLD = {
-    _CORNERS: "the particles look as if they sat in the corners of the images: write the stack anew with its quadrants "
-    "exchanged (numpy.fft.fftshift over the last two axes); no option of the import does",
+    _CORNERS: "the particles look as if they sat in the corners of the images: write the stack again with its "
+    "quadrants exchanged (numpy.fft.fftshift over the last two axes); no option of the import does",
     _NEXT: "the images look like those of the next rows: the numbers of the images (rlnImageName, blob/idx) are one "
     "too large, as where a row was lost or they were counted otherwise",
     _PREVIOUS: "the images look like those of the rows before: the numbers of the images (rlnImageName, blob/idx) are "

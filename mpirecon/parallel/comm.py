@@ -150,19 +150,19 @@ class Communicator(ABC):
         return out
 
     def gather_slabs(self, part: np.ndarray, total: int, root: int = 0) -> np.ndarray | None:
-        """The array of `total` rows whose slabs the ranks hold, on the root; None elsewhere."""
+        """The array of `total` rows of which each rank holds some, in rank order, on the root; None elsewhere."""
         return self._collect(part, total, root)
 
     def allgather_slabs(self, part: np.ndarray, total: int) -> np.ndarray:
-        """The array of `total` rows whose slabs the ranks hold, on every rank."""
+        """The array of `total` rows of which each rank holds some, in rank order, on every rank."""
         return self._collect(part, total, None)
 
     def _collect(self, part: np.ndarray, total: int, root: int | None) -> np.ndarray | None:
-        bounds = slabs(total, self.size)
-        if part.shape[:1] != (_length(bounds[self.rank]),):
-            raise ValueError(
-                f"rank {self.rank} owns rows {bounds[self.rank]} of {total}, got a slab of shape {part.shape}"
-            )
+        # ranks may hold different numbers of rows (shared_slab)
+        edges = np.cumsum([0, *self.allgather(len(part))]).tolist()
+        if edges[-1] != total:
+            raise ValueError(f"the ranks hold {np.diff(edges).tolist()} rows, together not the {total} that there are")
+        bounds = list(zip(edges, edges[1:]))
         out = np.empty((total, *part.shape[1:]), part.dtype) if root in (None, self.rank) else None
         width = part.dtype.itemsize * int(np.prod(part.shape[1:]))
         send = _flat(part).view(np.uint8)

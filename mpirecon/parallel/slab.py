@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 
 def slab(m: int, size: int, rank: int) -> tuple[int, int]:
     """(start, stop) of the rows that `rank` of `size` owns: contiguous, in rank order, lengths equal within one row.
@@ -18,3 +20,11 @@ def slab(m: int, size: int, rank: int) -> tuple[int, int]:
 def slabs(m: int, size: int) -> list[tuple[int, int]]:
     """The (start, stop) of every rank, in rank order."""
     return [slab(m, size, rank) for rank in range(size)]
+
+
+def shared_slab(m: int, size: int, rank: int, shares: np.ndarray | None) -> tuple[int, int]:
+    """As ``slab``, of lengths in proportion to `shares` (size,) where there are such."""
+    if shares is None:
+        return slab(m, size, rank)
+    edges = np.round(m * np.concatenate([[0.0], np.cumsum(shares)]) / np.sum(shares)).astype(int)
+    return int(edges[rank]), int(edges[rank + 1])

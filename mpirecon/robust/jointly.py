@@ -13,7 +13,6 @@ from dataclasses import fields, is_dataclass, replace
 import numpy as np
 
 from mpirecon.parallel.comm import Communicator, SerialCommunicator
-from mpirecon.parallel.slab import slab
 from mpirecon.robust.nearby import NearbyPoses
 from mpirecon.robust.select import select
 from mpirecon.robust.selection import RandomPoses, Selection
@@ -39,9 +38,10 @@ def select_jointly(
 ) -> Selection:
     """``select`` with the result that a single rank would have, bit for bit, whatever the number of ranks. Collective.
 
-    Parameters and result are those of ``select``; ranks must hold the slabs of ``parallel.slab``.
+    Parameters and result are those of ``select``; ranks hold rows that follow each other.
     """
-    total = comm.allreduce_scalar(len(ids))
+    lengths = comm.allgather(len(ids))
+    total, first = sum(lengths), sum(lengths[: comm.rank])
 
     def whole(values: np.ndarray) -> np.ndarray:
         return gather_rows(comm, values, total)
@@ -58,7 +58,7 @@ def select_jointly(
         nearby=nearby, views=views,
         **options,
     )  # fmt: skip
-    return _part(decided, slice(*slab(total, comm.size, comm.rank)), total)
+    return _part(decided, slice(first, first + len(ids)), total)
 
 
 def _whole_random(random_poses: RandomPoses, m: int, whole) -> RandomPoses:

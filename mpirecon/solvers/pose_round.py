@@ -11,7 +11,7 @@ from mpirecon.backend.cpu import CpuBackend
 from mpirecon.model.draws import particle_rng
 from mpirecon.model.pose import Pose
 from mpirecon.parallel.comm import Communicator, together
-from mpirecon.parallel.slab import slab as part_of
+from mpirecon.parallel.slab import shared_slab
 from mpirecon.search.decoy import decoy
 from mpirecon.search.fine import turned
 from mpirecon.search.group_search import GroupSearcher
@@ -116,9 +116,12 @@ class PoseRound:
     def _share(self, asks: np.ndarray) -> list[np.ndarray]:
         """This rank's, in the pieces that are prepared at a time."""
         if not (self.together or self.engine.deterministic):
-            return self._pieces(asks[slice(*part_of(len(asks), self.comm.size, self.comm.rank))])
+            return self._pieces(asks[self._part(len(asks))])
         pieces = self._pieces(asks)
-        return pieces[slice(*part_of(len(pieces), self.comm.size, self.comm.rank))]
+        return pieces[self._part(len(pieces))]
+
+    def _part(self, count: int) -> slice:
+        return slice(*shared_slab(count, self.comm.size, self.comm.rank, self.engine.slab.shares))
 
     def _pieces(self, asks: np.ndarray) -> list[np.ndarray]:
         if self.together:

@@ -29,6 +29,7 @@ from mpirecon.solvers.config import Config
 from mpirecon.solvers.connect import connect
 from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.slab_data import ParticleSlab, folds_of_groups, groups_and_families
+from mpirecon.solvers.speeds import rank_shares
 from mpirecon.solvers.timing import Timings
 from mpirecon.validate.masks import soft_sphere
 
@@ -99,12 +100,10 @@ class Problem:
         with together(comm):
             config = config.settled(file, True if relative is None else relative > 0) if comm.rank == 0 else None
         config = comm.bcast(config)
-        slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed, relative))
+        slab, groups, parted = _particles(comm, file, config, relative)
         if given is not None:
             console.say(f"  {given.sentence()}")
-        slab.agree_on_noise_groups(comm)
         _check_halves(comm, file, config, slab)
-        groups, parted = _groups(comm, file, config, slab)
         if parted:
             console.warn(parted)  # at once, for the run may be long, and in the report
         placement = place_ranks(comm, "cpu" if config.deterministic else config.backend)
@@ -120,11 +119,12 @@ class Problem:
             search_steps(config.refines, config.group_by is not None) if config.searches else (),
             helpers=min(_threads(config, neighbours), available_cores(), _MOST_COMPILING) - 1,
         )  # fmt: skip
+        if (shares := rank_shares(comm, backend, log, console)) is not None:
+            slab, groups, parted = _particles(comm, file, config, relative, shares)
         slab.normalise(comm, config.normalise)  # kernels look at images
         transport = connect(comm, backend, placement, config.transport, log, console)
         return cls(comm, file, config, log, console, timings, get_distance(config.distance), given, slab, groups,
-                   parted, placement,
-                   neighbours, backend, transport, mask, symmetry)  # fmt: skip
+                   parted, placement, neighbours, backend, transport, mask, symmetry)  # fmt: skip
 
     @property
     def threads(self) -> int:
@@ -183,6 +183,13 @@ class Problem:
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
             raise UserError("starting weights must be finite and not negative, and not all 0")
         return weights[self.slab.start : self.slab.stop]
+
+
+def _particles(comm: Communicator, file: ParticleFile, config: Config, weights, shares=None) -> tuple:
+    """(this rank's particles, their groups, what is wrong with half sets that part groups). Collective."""
+    slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed, weights, shares))
+    slab.agree_on_noise_groups(comm)
+    return slab, *_groups(comm, file, config, slab)
 
 
 def _given_weights(comm: Communicator, file: ParticleFile, config: Config, weights) -> GivenWeights | None:

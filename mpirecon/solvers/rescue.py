@@ -1,7 +1,7 @@
 """Poses of rejected particles: between iterations they are searched, and accepted on evidence (--poses rescue).
 
 A particle that builds no map is compared with the map of its own half set, one that does with that of the other folds
-of its half, never with the other half's: what is found is not what was put in. Each search begins anew: the given pose,
+of its half, never with the other half's: what is found is not what was put in. Each search starts from scratch: the given pose,
 the found pose or neither is accepted, and who was found may be dropped again.
 """
 
@@ -310,13 +310,13 @@ class Rescue(FixedPoses):
 
     def warnings(self, kept: np.ndarray) -> list[str]:
         facts = self.facts or {}
-        told = warnings_of(facts, self.config.poses)
+        found = warnings_of(facts, self.config.poses)
         if "control" not in facts:
-            return told
+            return found
         views = self.slab.pose.matrices()[:, 2]
         parts = zip(*self.comm.allgather((views[self.used], views[kept & ~self.used])))
         piled = pile_up(*(np.concatenate(part) for part in parts), self.engine.symmetry.group.matrices)
-        return [*told, piled] if piled else told
+        return [*found, piled] if piled else found
 
     def columns(self, kept: np.ndarray) -> dict[str, np.ndarray]:
         """pose_state as GIVEN … NOT_SEARCHED; pose_sigma (degrees) and offset_sigma (Å), NaN where the pose is as

@@ -221,7 +221,7 @@ def _postprocess(run: Reconstruction, maps: dict, curves: dict, transforms: tupl
 
 
 def _headline(run: Reconstruction, curves: dict, more: Postprocessed | None) -> dict:
-    """Which curve and mask the run's resolution is told of."""
+    """Which curve and mask the run's resolution is taken from."""
     box, pixel_size = run.file.box, run.file.pixel_size
     corrected = run.config.mask == AUTO and "fsc_true" in curves
     curve = curves["fsc_true" if corrected else "fsc"]

@@ -6,7 +6,7 @@ from mpirecon.search.acceptance import FEWEST
 from mpirecon.search.searcher import FEWEST_SHELLS
 
 #: why nothing is searched, where that is no reason to worry, or has a warning of its own
-ALIKE = "correct and wrong particles could not be told apart, and all are kept at their given poses"
+ALIKE = "correct and wrong particles could not be distinguished, and all are kept at their given poses"
 NOBODY = "every particle is accepted at its given pose"
 
 
@@ -28,17 +28,17 @@ def warnings_of(facts: dict, poses: str) -> list[str]:
         return [] if reason in (ALIKE, NOBODY) else [f"--poses {poses} searched nothing: {reason}"]
     if "control" not in facts:
         return []
-    told, control, groups = [], facts["control"], facts.get("groups")
+    warnings, control, groups = [], facts["control"], facts.get("groups")
     if 2 * control["came_back"] < control["searched"]:
-        told.append(
+        warnings.append(
             f"of {control['searched']} kept particles that were searched blindly, {control['came_back']} came back to "
             "their own pose: most of what this search finds is chance, and few found poses are accepted. Better maps, "
             "a tighter --diameter or a smaller --search-offset may help"
         )
     if groups and not groups["accepted"]:
-        told.append(
+        warnings.append(
             f"none of {groups['searched']} groups that were searched is accepted where it was found: "
             f"{control['came_back']} of {control['searched']} kept ones came back to their own pose, and what was "
             "found of the searched is no better than what is found in decoys. They are left out, as with --poses fixed"
         )
-    return told
+    return warnings

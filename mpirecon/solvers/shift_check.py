@@ -21,7 +21,7 @@ from mpirecon.validate.shift_conventions import ShiftSample
 #: particles that are compared, and those where the first do not agree best with the given shifts; images read at a time
 _FEW, _MORE, _BATCH = 250, 2000, 64
 
-#: particles of a set below which nothing could be told
+#: particles of a set below which nothing can be decided
 _LEAST = 100
 
 #: shell that the first are compared to, at most
@@ -58,12 +58,12 @@ def check_shifts(engine: Engine, references: MapSet, seed: int, console) -> dict
         suspected = [evidence.conventions[number] for number in evidence.may_be]
         evidence = _sampled(engine, references, seed, last, _MORE).decided(suspected)
     warning = None
-    told = evidence if evidence.better is not None else evidence.part
-    if told is not None:
+    reported = evidence if evidence.better is not None else evidence.part
+    if reported is not None:
         with together(engine.comm):
-            whole = told is evidence
-            remedy = _remedy(engine.slab.file, told.better, whole) if engine.comm.rank == 0 else None
-        warning = engine.comm.bcast(f"{told.sentence()}. {remedy}")
+            whole = reported is evidence
+            remedy = _remedy(engine.slab.file, reported.better, whole) if engine.comm.rank == 0 else None
+        warning = engine.comm.bcast(f"{reported.sentence()}. {remedy}")
         console.warn(warning)
     return {"shifts": evidence.as_dict() | {"warning": warning}} | asymmetric
 
@@ -140,14 +140,14 @@ def _remedy(file: ParticleFile, better: Convention, whole: bool) -> str:
         )
     if better.of == "images":
         return (
-            "If the stack was written so, as by a program that counts rows from the other end, write it anew in "
+            "If the stack was written so, as by a program that counts rows from the other end, write it again in "
             "the axes that the poses are of; "
             "no option of the import turns images"
         )
     if better.offset != (0, 0):
         x, y = (f"{0 - file.pixel_size * pixels:.4g}" for pixels in better.offset)
         return (
-            f"If the images were cropped or centred about another pixel, extract them anew, or add {x} and {y} Å to "
+            f"If the images were cropped or centred about another pixel, extract them again, or add {x} and {y} Å to "
             "rlnOriginXAngst and rlnOriginYAngst, in pixels of alignments3D/psize_A to alignments3D/shift"
         )
     if not path:

@@ -15,7 +15,7 @@ from mpirecon.model.particles import ParticleSet
 from mpirecon.model.pose import Pose, view_order
 from mpirecon.operators.background import Levels
 from mpirecon.parallel.comm import Communicator
-from mpirecon.parallel.slab import slab
+from mpirecon.parallel.slab import shared_slab
 from mpirecon.solvers.normalise import Normaliser
 
 #: images, their transforms and CTFs held at a time
@@ -81,16 +81,19 @@ class ParticleSlab:
     present : (m,) bool, those above 0; the others are as if they were not in the file: no pass visits them
     valid : (m,) bool, False for these, and for particles whose image turned out to be bad and was skipped
     total : particles that are present, of all ranks
+    shares : (ranks,) float64, of the particles; None for equal ones
     by_view : whether rows are visited in the order of their views rather than in the file's: slices that lie close
         together share cache lines of the Fourier grid.
     """
 
     def __init__(
-        self, comm: Communicator, file: ParticleFile, folds: int, seed: int, weights: np.ndarray | None = None
+        self, comm: Communicator, file: ParticleFile, folds: int, seed: int, weights: np.ndarray | None = None,
+        shares: np.ndarray | None = None,
     ) -> None:
-        """weights : (all particles,) float64, the same on all ranks; None: all 1"""
-        self.file = file
-        self.start, self.stop = slab(len(file), comm.size, comm.rank)
+        """weights : (all particles,) float64, the same on all ranks; None: all 1 · shares : (ranks,) of particles, None
+        for equal ones"""
+        self.file, self.shares = file, shares
+        self.start, self.stop = shared_slab(len(file), comm.size, comm.rank, shares)
         self.metadata: ParticleSet = file.metadata(self.start, self.stop)
         self.pose: Pose = self.metadata.pose
         self.ids = self.metadata.ids

@@ -161,7 +161,7 @@ class ShiftEvidence:
         )
 
     def sentence(self) -> str:
-        """What is to be told of the convention that was found."""
+        """What is reported of the convention that was found."""
         given, other = self.predicted[0], self.predicted[self.found]
         more = f"{other / given:.3g} times as much of" if given > 0 else "some of"
         what, taken = {

@@ -102,11 +102,11 @@ def half_map_warnings(first: np.ndarray, second: np.ndarray) -> tuple[str, ...]:
 
 def no_agreement_warning(curve: np.ndarray, box_width: float) -> str | None:
     """A warning where half maps agree in nothing; curve : (shells,) their FSC; box_width : Å."""
-    told = curve[_FIRST_SHELL:]
-    if not len(told) or told.max() >= _AGREED:
+    shells = curve[_FIRST_SHELL:]
+    if not len(shells) or shells.max() >= _AGREED:
         return None
-    best = int(told.argmax()) + _FIRST_SHELL
-    return (f"the half maps agree in nothing: their FSC stays below {_AGREED} (at most {told.max():.2f}, at "
+    best = int(shells.argmax()) + _FIRST_SHELL
+    return (f"the half maps agree in nothing: their FSC stays below {_AGREED} (at most {shells.max():.2f}, at "
             f"{box_width / best:.3g} Å), so that the map shows noise. Do the images show the particle, and are the "
             "poses theirs, and not of another job or stack? Very few or very noisy particles look so too")
 

@@ -44,7 +44,7 @@ _MORE = 1.02
 #: shifts altogether
 _LEFT_OUT = 1 / 3
 
-#: particles below which nothing is told; and pixels that a convention must move them by, root mean square, to be
+#: particles below which nothing is reported; and pixels that a convention must move them by, root mean square, to be
 #: another one
 _FEWEST, _LEAST_WAY = 50, 0.3
 
