@@ -1,7 +1,7 @@
 """Kernels over a padded half grid (p, p, p//2 + 1) whose factors depend on the radius only.
 
 A point's shell is its distance from zero frequency in *image* pixels, rounded; points beyond the last shell take the
-last value. first, last : the rows ky to work on, all when left out; arrays that are written hold these alone.
+last value. first, last : the rows ky to work on, all when left out; spectra and accumulators hold these alone.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ def row_start(kz, ky, p, limits):
 
 
 def radial_sum(values, stride, component, ratio, total, count, first=0, last=-1) -> None:
-    """Add a (p, p, (p//2 + 1)·stride) float32 array's component into total[shell], count[shell] (float64).
-
-    first, last : here the planes kz.
-    """
+    """Add a (p, last − first, (p//2 + 1)·stride) float32 array's component into total[shell], count[shell],
+    float64."""
     last = len(values) if last < 0 else last
     _radial_sum(values, stride, component, shell_limits(total.size, ratio), total, count, first, last)
 
@@ -41,19 +39,20 @@ def radial_sum(values, stride, component, ratio, total, count, first=0, last=-1)
 @njit(cache=True, nogil=True, error_model="numpy")
 def _radial_sum(values, stride, component, limits, total, count, first, last):
     p = values.shape[0]
-    for kz in range(first, last):
-        for ky in range(p):
+    for kz in range(p):
+        for ky in range(first, last):
             k2, s = row_start(kz, ky, p, limits)
             for kx in range(p // 2 + 1):
                 while k2 + kx * kx >= limits[s]:
                     s += 1
                 friedel = 1.0 if kx == 0 or 2 * kx == p else 2.0
-                total[s] += friedel * values[kz, ky, kx * stride + component]
+                total[s] += friedel * values[kz, ky - first, kx * stride + component]
                 count[s] += friedel
 
 
 def divide_regularised(folded, ridge, ratio, out, first=0, last=-1) -> None:
-    """out = numerator / (weight + ridge[shell]) of a folded (p, p, p//2 + 1, 3) float32 accumulator; 0 where 0/0."""
+    """out = numerator / (weight + ridge[shell]) of a folded accumulator, (p, last − first, p//2 + 1, 3) float32;
+    0 where 0/0."""
     _divide_regularised(folded, ridge, shell_limits(ridge.size, ratio), out, first, len(folded) if last < 0 else last)
 
 
@@ -66,9 +65,9 @@ def _divide_regularised(folded, ridge, limits, out, first, last):
             for kx in range(p // 2 + 1):
                 while k2 + kx * kx >= limits[s]:
                     s += 1
-                w = folded[kz, ky, kx, 2] + ridge[s]
+                w = folded[kz, ky - first, kx, 2] + ridge[s]
                 w = 1 / w if w > 0 else 0.0
-                out[kz, ky - first, kx] = complex(folded[kz, ky, kx, 0] * w, folded[kz, ky, kx, 1] * w)
+                out[kz, ky - first, kx] = complex(folded[kz, ky - first, kx, 0] * w, folded[kz, ky - first, kx, 1] * w)
 
 
 def precondition(spectrum, folded, ridge, ratio, first=0, last=-1) -> None:
@@ -85,7 +84,7 @@ def _precondition(spectrum, folded, ridge, limits, first, last):
             for kx in range(p // 2 + 1):
                 while k2 + kx * kx >= limits[s]:
                     s += 1
-                w = folded[kz, ky, kx, 2] + ridge[s]
+                w = folded[kz, ky - first, kx, 2] + ridge[s]
                 spectrum[kz, ky - first, kx] *= np.float32(1 / w if w > 0 else 0.0)
 
 

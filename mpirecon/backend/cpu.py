@@ -27,6 +27,7 @@ from mpirecon.operators.fixed_point import FixedPoint
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.normal import NormalEquations
 from mpirecon.operators.projection import Projection
+from mpirecon.operators.sphere import Packed
 from mpirecon.operators.shift import centred_samples
 from mpirecon.parallel.threads import Threads
 
@@ -61,6 +62,7 @@ class CpuBackend(Backend):
         self.projection = Projection(box, self.plane, taps, padding, self.threads, huge_pages)
         self._memory, self._half_precision = memory, half_precision
         self._fixed_point: FixedPoint | None = None
+        self.reach = self.projection.reach(1.0 if aberrations is None else aberrations.stretch)
 
     def image_memory(self, slab: Slab) -> ResidentImages:
         return ResidentImages(self, slab, self._memory, self._half_precision)
@@ -246,7 +248,7 @@ class CpuBackend(Backend):
     def folded(self, accumulator: np.ndarray) -> np.ndarray:
         return self.projection.folded(accumulator)
 
-    def normal_equations(self, folded: np.ndarray) -> NormalEquations:
+    def normal_equations(self, folded: np.ndarray | Packed) -> NormalEquations:
         projection, p = self.projection, len(folded)
         if p != projection.padded:
             projection = coarse_projection(projection, p * projection.box // projection.padded)

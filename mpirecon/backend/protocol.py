@@ -64,6 +64,9 @@ class Backend(ABC):
         what sums this backend's accumulators over ranks where these live on a device; None: the communicator does
     arrays : Arrays
         where products of matrices are made, as a search of poses makes them
+    reach : float or None
+        grid points from zero frequency beyond which its folded accumulators, which are on the host, are zero; None:
+        they may be anything anywhere
     """
 
     name: ClassVar[str]
@@ -76,6 +79,7 @@ class Backend(ABC):
     premultiplied: bool
     reducer = None
     arrays: Arrays = HOST
+    reach: float | None = None
 
     # images
 

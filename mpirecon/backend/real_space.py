@@ -77,6 +77,7 @@ class RealSpaceCpuBackend(CpuBackend):
     def __init__(self, *arguments, **options) -> None:
         super().__init__(*arguments, **options)
         refuse_optics(self.optics)
+        self.reach = None  # what is backprojected in real space has a cube's frequencies
 
     def coarse_box(self, reach: int) -> int:
         """Line integrals need all voxels."""

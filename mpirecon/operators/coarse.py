@@ -12,6 +12,7 @@ from mpirecon.kernels.fold import extended_shape, insert
 from mpirecon.operators.fourier import SMALL_BOX, padded_size, planes_of, read_spectrum
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.projection import Projection
+from mpirecon.operators.sphere import Packed, rows_of
 from mpirecon.parallel.pages import zeros
 
 #: shells that a box must hold beyond those that are asked for: the interpolation kernel reaches there
@@ -74,13 +75,15 @@ class PairGrid:
             set_middle(projection, volume, self.values, which, 2, scale)
 
 
-def add_middle(folded: np.ndarray, out: np.ndarray, sign: int = 1) -> None:
+def add_middle(folded: np.ndarray | Packed, out: np.ndarray, sign: int = 1) -> None:
     """Add the lowest frequencies of a folded accumulator (p, p, p//2 + 1, …) to a smaller one, or take them from it."""
-    q = len(out)
+    q, change = len(out), np.add if sign > 0 else np.subtract
     low, high = slice(0, q // 2 + 1), slice(-(q - q // 2 - 1), None)  # those from zero up, and the negative ones
-    for z in (low, high):
-        for y in (low, high):
-            (np.add if sign > 0 else np.subtract)(out[z, y], folded[z, y, : q // 2 + 1], out=out[z, y])
+    for y in range(q):
+        at = y if y <= q // 2 else y - q + len(folded)
+        row = rows_of(folded, at, at + 1)[:, 0, : q // 2 + 1]
+        for z in (low, high):
+            change(out[z, y], row[z], out=out[z, y])
 
 
 def set_middle(projection: Projection, volume: np.ndarray, out: np.ndarray, which: int, maps: int,

@@ -90,21 +90,28 @@ def planes_of(volume: np.ndarray, p: int, threads: Threads | None = None, axis: 
         a = scipy.fft.rfft(_place(some, 2, p), axis=2)
         planes[first:last] = scipy.fft.fft(_place(a, 1, p), axis=1, overwrite_x=True)
 
-    _in_pieces(n, p, transform, threads)
+    in_pieces(n, p, transform, threads)
     return planes
 
 
 def volume_of(planes: np.ndarray, threads: Threads | None = None) -> np.ndarray:
-    """(n, p, p//2 + 1) complex64 → (n, n, n) float32, the transpose of ``planes_of``."""
+    """(n, p, p//2 + 1) complex64 → (n, n, n) float32, the transpose of ``planes_of``: in the planes' own memory, which
+    must be theirs alone. What is left of it is given back."""
     n, p = planes.shape[:2]
-    volume = np.empty((n, n, n), np.float32)
+    own = planes.reshape(n, -1).view(np.float32)[:, : n * n]  # each plane's result, where its transform began
 
     def some(first: int, last: int) -> None:
         a = scipy.fft.ifft(planes[first:last], axis=1, norm="forward")
-        volume[first:last] = _crop(scipy.fft.irfft(_crop(a, 1, n), n=p, axis=2, norm="forward"), 2, n)
+        real = _crop(scipy.fft.irfft(_crop(a, 1, n), n=p, axis=2, norm="forward"), 2, n)
+        own[first:last] = real.reshape(last - first, -1)
 
-    _in_pieces(n, p, some, threads)
-    return volume
+    in_pieces(n, p, some, threads)
+    flat = planes.reshape(-1).view(np.float32)
+    for z in range(1, n):
+        flat[z * n * n : (z + 1) * n * n] = own[z]
+    del flat, own
+    planes.resize(-(-(n**3) // 2), refcheck=False)
+    return planes.view(np.float32)[: n**3].reshape(n, n, n)
 
 
 #: what is done to a piece of a spectrum: the rows ky first … last − 1, (p, last − first, p//2 + 1) complex64
@@ -115,7 +122,7 @@ def read_spectrum(planes: np.ndarray, function: Piece, threads: Threads | None =
     """``function(spectrum, first, last)`` for each piece of the planes' transform along z;
     all of it is never in memory."""
     p = planes.shape[1]
-    _in_pieces(p, p, lambda first, last: function(_along_z(planes, first, last), first, last), threads)
+    in_pieces(p, p, lambda first, last: function(_along_z(planes, first, last), first, last), threads)
 
 
 def write_spectrum(planes: np.ndarray, function: Piece, threads: Threads | None = None) -> np.ndarray:
@@ -128,7 +135,7 @@ def write_spectrum(planes: np.ndarray, function: Piece, threads: Threads | None 
         function(spectrum, first, last)
         planes[:, first:last] = _back_along_z(spectrum, n)
 
-    _in_pieces(p, p, some, threads)
+    in_pieces(p, p, some, threads)
     return planes
 
 
@@ -142,7 +149,7 @@ def change_spectrum(planes: np.ndarray, function: Piece, threads: Threads | None
         function(spectrum, first, last)
         planes[:, first:last] = _back_along_z(spectrum, n)
 
-    _in_pieces(p, p, some, threads)
+    in_pieces(p, p, some, threads)
     return planes
 
 
@@ -154,7 +161,7 @@ def _back_along_z(spectrum: np.ndarray, n: int) -> np.ndarray:
     return _crop(scipy.fft.ifft(spectrum, axis=0, norm="forward", overwrite_x=True), 0, n)
 
 
-def _in_pieces(length: int, p: int, function: Callable[[int, int], None], threads: Threads | None) -> None:
+def in_pieces(length: int, p: int, function: Callable[[int, int], None], threads: Threads | None) -> None:
     """``function(first, last)`` for pieces of range(length) that fit a cache,
     the same ones whatever the number of threads."""
     step = max(1, _CACHE // (8 * p * (p // 2 + 1)))

@@ -13,8 +13,10 @@ import scipy.fft
 from mpirecon.kernels.gridding import kernel_transform
 from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, radial_sum
 from mpirecon.operators.equations import Equations
-from mpirecon.operators.fourier import change_spectrum, planes_of, volume_of, write_spectrum
+from mpirecon.operators.fourier import change_spectrum, in_pieces, planes_of, volume_of, write_spectrum
+from mpirecon.operators.in_place import half_of_real, real_of_half
 from mpirecon.operators.projection import Projection
+from mpirecon.operators.sphere import Packed, rows_of
 
 #: the kernel's transform is small at the far edge of the padded box; dividing by less than this amplifies aliases
 SMALLEST_APODISATION = 0.02
@@ -24,9 +26,9 @@ SMALLEST_SSNR = 0.01
 
 
 class NormalEquations(Equations):
-    """One set of normal equations on a folded accumulator, (p, p, p//2 + 1, 3) float32."""
+    """One set of normal equations on a folded accumulator, (p, p, p//2 + 1, 3) float32, whole or packed."""
 
-    def __init__(self, projection: Projection, folded: np.ndarray) -> None:
+    def __init__(self, projection: Projection, folded: np.ndarray | Packed) -> None:
         self.projection = projection
         self.folded = folded
         self._transfer: np.ndarray | None = None
@@ -38,7 +40,8 @@ class NormalEquations(Equations):
 
     @property
     def total_weight(self) -> float:
-        return float(self.folded[..., 2].sum(dtype=np.float64))
+        values = self.folded.values if isinstance(self.folded, Packed) else self.folded.reshape(-1)
+        return float(values[2::3].sum(dtype=np.float64))
 
     def shell_weight(self) -> np.ndarray:
         """Mean weight of each image shell, (shells + 1,) float64; the last entry is everything beyond."""
@@ -47,9 +50,9 @@ class NormalEquations(Equations):
 
         def add(a: int, b: int) -> None:
             sums[a] = np.zeros((2, self.shells + 1))
-            radial_sum(self.folded.reshape(p, p, -1), 3, 2, self.projection.ratio, *sums[a], a, b)
+            radial_sum(rows_of(self.folded, a, b).reshape(p, b - a, -1), 3, 2, self.projection.ratio, *sums[a], a, b)
 
-        self.projection.threads.over(p, add)
+        in_pieces(p, p, add, self.projection.threads)
         total, count = sum(sums[a] for a in sorted(sums))
         return total / np.maximum(count, 1)
 
@@ -74,7 +77,7 @@ class NormalEquations(Equations):
         """Gridding solution numerator / (weight + Λ), (n, n, n) float32: one FFT, exact for dense even sampling."""
         p, ratio = self.folded.shape[0], self.projection.ratio
         volume = self._from_spectrum(
-            lambda spectrum, a, b: divide_regularised(self.folded, ridge, ratio, spectrum, a, b)
+            lambda spectrum, a, b: divide_regularised(rows_of(self.folded, a, b), ridge, ratio, spectrum, a, b)
         )
         volume *= 1 / np.float32(p) ** 3
         return self.projection.deapodise(volume)
@@ -119,7 +122,8 @@ class NormalEquations(Equations):
         if self._right_hand_side is None:
 
             def numerator(spectrum: np.ndarray, a: int, b: int) -> None:
-                spectrum.real, spectrum.imag = self.folded[:, a:b, :, 0], self.folded[:, a:b, :, 1]
+                rows = rows_of(self.folded, a, b)
+                spectrum.real, spectrum.imag = rows[..., 0], rows[..., 1]
 
             self._right_hand_side = self.projection.deapodise(self._from_spectrum(numerator))
         return self._right_hand_side
@@ -138,7 +142,9 @@ class NormalEquations(Equations):
     def precondition(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
         """(weight + Λ)⁻¹ in Fourier space: close to the inverse of ``apply``, exact but for the box's edge."""
         folded, ratio = self.folded, self.projection.ratio
-        volume = self._filtered(volume, lambda spectrum, a, b: precondition(spectrum, folded, ridge, ratio, a, b))
+        volume = self._filtered(
+            volume, lambda spectrum, a, b: precondition(spectrum, rows_of(folded, a, b), ridge, ratio, a, b)
+        )
         # p³ twice: of this inverse transform, and of the unscaled one in ``apply``
         volume *= 1 / np.float32(len(folded)) ** 6
         return volume
@@ -146,13 +152,19 @@ class NormalEquations(Equations):
     def transfer(self) -> np.ndarray:
         """AᴴA's transfer function on the grid: the weight without the kernel's blur, (p, p, p//2 + 1) float32."""
         if self._transfer is None:
-            p, workers = self.folded.shape[0], self.projection.workers
-            kernel = scipy.fft.irfftn(self.folded[..., 2].astype(np.complex64), s=(p, p, p), workers=workers)
+            p, threads = self.folded.shape[0], self.projection.threads
+            spectrum = np.empty((p, p, p // 2 + 1), np.complex64)
+
+            def weights(a: int, b: int) -> None:
+                spectrum[:, a:b] = rows_of(self.folded, a, b)[..., 2]
+
+            in_pieces(p, p, weights, threads)
+            kernel = real_of_half(spectrum, p, threads.count)
             axis = kernel_transform(scipy.fft.fftfreq(p), self.projection.taps, self.projection.padding)
             axis = np.maximum(axis, SMALLEST_APODISATION)
             for shape in ((p, 1, 1), (1, p, 1), (1, 1, p)):
                 kernel /= axis.astype(np.float32).reshape(shape)
-            self._transfer = np.ascontiguousarray(scipy.fft.rfftn(kernel, workers=workers).real)
+            self._transfer = np.ascontiguousarray(half_of_real(kernel, threads.count).real)
         return self._transfer
 
     def _from_spectrum(self, function) -> np.ndarray:

@@ -42,14 +42,19 @@ class Projection:
         axis = kernel_transform((np.arange(box) - box // 2) / self.padded, taps, padding)
         self.apodisation = axis.astype(np.float32)
 
+    def reach(self, stretch: float = 1.0) -> float:
+        """Grid points from zero frequency beyond which no tap of a sample lies, where rotations lengthen frequencies
+        by up to `stretch`; half a point for rounding."""
+        farthest = float(np.hypot(self.plane.kx, self.plane.ky).max())
+        return farthest * stretch * self.ratio + np.sqrt(3) * self.taps / 2 + 0.5
+
     def deapodise(self, volume: np.ndarray) -> np.ndarray:
-        """Divide a (n, n, n) volume by the interpolation kernel's transform; symmetric, its own adjoint."""
+        """Divide a (n, n, n) volume by the interpolation kernel's transform, in place; symmetric, its own adjoint."""
         a = 1 / self.apodisation
         plane = a[:, None] * a
-        out = np.empty_like(volume)
         for z, values in enumerate(volume):
-            np.multiply(values, plane * a[z], out=out[z])
-        return out
+            values *= plane * a[z]
+        return volume
 
     def grid(
         self, volume: np.ndarray, out: np.ndarray | None = None, which: int = 0, maps: int = 1, scale: float = 1.0

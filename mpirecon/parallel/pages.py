@@ -11,8 +11,8 @@ import numpy as np
 #: takes a quarter less time at box 128 and two fifths at 256, and the system may have to move others' memory first
 _VISITS = 2000
 
-#: bytes below which a grid stays in a cache
-_SMALL = 2**22
+#: bytes below which a grid stays in a cache, and from which on it has pages of its own, huge or not
+_SMALL, _LARGE = 2**22, 2**26
 
 
 def worth_huge_pages(visits: float) -> bool:
@@ -23,12 +23,31 @@ def worth_huge_pages(visits: float) -> bool:
 def zeros(shape: tuple[int, ...], dtype, huge: bool = False) -> np.ndarray:
     """An array of zeros; huge : in pages of megabytes, where the system has them, however NumPy's own are."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if not huge or size < _SMALL or not hasattr(mmap, "MADV_HUGEPAGE"):
+    huge = huge and size >= _SMALL and hasattr(mmap, "MADV_HUGEPAGE")
+    if not huge and size < _LARGE:
         return np.zeros(shape, dtype)
     pages = private_memory(size)
-    with suppress(OSError):  # of a system built without them
-        pages.madvise(mmap.MADV_HUGEPAGE)
+    if huge:
+        with suppress(OSError):  # of a system built without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, dtype).reshape(shape)
+
+
+def alone(beginning: np.ndarray) -> np.ndarray:
+    """The first numbers of an array that ``zeros`` made, which is needed no more: its other memory is given back.
+
+    Where it has no pages of its own, a copy.
+    """
+    pages = beginning
+    while isinstance(pages, np.ndarray):
+        pages = pages.base
+    pages = pages.obj if isinstance(pages, memoryview) else pages
+    if not isinstance(pages, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return beginning.copy()
+    first = -(-beginning.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    if first < len(pages):
+        pages.madvise(mmap.MADV_DONTNEED, first)
+    return beginning
 
 
 def private_memory(size: int) -> mmap.mmap:

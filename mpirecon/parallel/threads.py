@@ -55,6 +55,9 @@ def available_cores() -> int:
 #: are freed: none; freed memory that is kept, as much as a number of 32 bits says; and heaps
 _MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX = (-4, 0), (-1, 2**31 - 1), (-8, 1)
 
+#: for large boxes: that many of such blocks, from the largest size on that glibc can be told
+_MANY_MMAPS, _MMAP_THRESHOLD = (-4, 65536), (-3, 2**25)
+
 #: whether NumPy asks for huge pages; read when NumPy is loaded
 _HUGE_PAGES = "NUMPY_MADVISE_HUGEPAGE"
 
@@ -67,9 +70,19 @@ def keep_freed_memory() -> None:
     Without glibc, and of what was loaded before, nothing changes.
     """
     os.environ.setdefault(_HUGE_PAGES, "0")
+    _tell_glibc(_MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX)
+
+
+def return_large_arrays() -> None:
+    """Let the system have the memory of arrays of 32 MB and more when they are freed: of the few that a large box has,
+    none fits where another was, and holes between them would be as large as what is used."""
+    _tell_glibc(_MANY_MMAPS, _MMAP_THRESHOLD)
+
+
+def _tell_glibc(*settings: tuple[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
-        for setting in (_MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX):
+        for setting in settings:
             mallopt(*setting)
 
 

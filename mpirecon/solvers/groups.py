@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.operators.coarse import add_middle
+from mpirecon.operators.sphere import Packed, Sphere
 from mpirecon.parallel.comm import Communicator, together
+from mpirecon.parallel.pages import alone
 from mpirecon.parallel.slab import slab
 from mpirecon.solvers.slab_data import Group
 
@@ -50,11 +52,15 @@ class GroupStore:
 
     reducer : what sums accumulators that live on a device; the communicator itself when left out
     fixed_point : the units of accumulators that are whole numbers
+    sphere : the points that can be other than zero, which are kept alone; all when left out
     """
 
-    def __init__(self, comm: Communicator, shape: tuple[int, ...], reducer=None, fixed_point=None) -> None:
+    def __init__(self, comm: Communicator, shape: tuple[int, ...], reducer=None, fixed_point=None,
+                 sphere: Sphere | None = None) -> None:
         self.comm = comm
         self.shape = shape
+        self._sphere = sphere
+        self._size = int(np.prod(shape)) if sphere is None else sphere.size
         self._reducer = reducer or comm
         self._fixed_point = fixed_point
         self._slabs: dict[Group, np.ndarray] = {}
@@ -63,15 +69,21 @@ class GroupStore:
     def put(self, group: Group, folded: np.ndarray) -> None:
         """Sum a group's folded accumulator over the ranks and keep this rank's slab of it; collective.
 
-        A single rank keeps the array itself: a copy would be as large as all of its sums of a group.
+        A single rank keeps the array itself, which must be the caller's no more: a copy would be as large as all of its
+        sums of a group.
         """
-        alone = self.comm.size == 1 and self._reducer is self.comm
-        part = folded.reshape(-1) if alone else self._reducer.reduce_scatter(folded.reshape(-1))
+        single = self.comm.size == 1 and self._reducer is self.comm
+        part = folded.reshape(-1) if self._sphere is None else self._sphere.pack(folded)
+        if not single:
+            part = self._reducer.reduce_scatter(part)
         if self._fixed_point is not None:
-            part = self._fixed_point.floats(part, slab(folded.size, self.comm.size, self.comm.rank)[0])
+            part = self._fixed_point.floats(part, slab(self._size, self.comm.size, self.comm.rank)[0])
+        elif single and self._sphere is not None:
+            part = alone(part)
         self._slabs[group] = part
 
-    def collect(self, made_of: MapOf, root: int, last: bool = False, side: int | None = None) -> np.ndarray | None:
+    def collect(self, made_of: MapOf, root: int, last: bool = False,
+                side: int | None = None) -> np.ndarray | Packed | None:
         """The sum of a map's groups, whole, on `root`; collective. Not to be changed: it may be what is stored.
 
         last : of the last that is asked for, the groups are added up where they are, and gone
@@ -86,10 +98,12 @@ class GroupStore:
                 total += self._slabs.pop(group) if last else self._slabs[group]
             else:
                 total = total + self._slabs[group]
-        if self.comm.size == 1:
-            return total.reshape(self.shape)
-        whole = self.comm.gather_slabs(total, int(np.prod(self.shape)), root)
-        return None if whole is None else whole.reshape(self.shape)
+        return self._shaped(total if self.comm.size == 1 else self.comm.gather_slabs(total, self._size, root))
+
+    def _shaped(self, flat: np.ndarray | None) -> np.ndarray | Packed | None:
+        if flat is None:
+            return None
+        return flat.reshape(self.shape) if self._sphere is None else Packed(self._sphere, flat)
 
     def _middle(self, made_of: MapOf, root: int, side: int) -> np.ndarray | None:
         """What a fold leaves of its half is the half less the fold: the half is summed once."""
@@ -98,18 +112,18 @@ class GroupStore:
         if made_of != all_of and self.comm.size == 1:
             out += self._middle(all_of, root, side)
             (group,) = (group for group in self._slabs if all_of.contains(group) and not made_of.contains(group))
-            add_middle(self._slabs[group].reshape(self.shape), out, -1)
+            add_middle(self._shaped(self._slabs[group]), out, -1)
             return out
         if self.comm.size == 1 and (all_of, side) in self._sums:
             return self._sums[all_of, side]
         parts = [self._slabs[group] for group in self._slabs if made_of.contains(group)]
         if self.comm.size > 1:
             total = sum(parts[1:], parts[0])
-            parts = [self.comm.gather_slabs(total, int(np.prod(self.shape)), root)]
+            parts = [self.comm.gather_slabs(total, self._size, root)]
         if parts[0] is None:
             return None
         for part in parts:
-            add_middle(part.reshape(self.shape), out)
+            add_middle(self._shaped(part), out)
         if self.comm.size == 1:
             self._sums[all_of, side] = out
         return out
@@ -125,7 +139,7 @@ class MapSet:
         self._mine: dict[MapOf, np.ndarray] = {}
 
     def solve(
-        self, store: GroupStore, maps: list[MapOf], solve: Callable[[MapOf, np.ndarray], np.ndarray],
+        self, store: GroupStore, maps: list[MapOf], solve: Callable[[MapOf, np.ndarray | Packed], np.ndarray],
         last: bool = False,
         side: int | None = None,
     ) -> None:

@@ -13,6 +13,7 @@ from mpirecon.errors import UserError
 from mpirecon.model.draws import particle_rng, random_quaternion
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.fixed_point import FixedPoint
+from mpirecon.operators.sphere import Sphere
 from mpirecon.operators.symmetry import Symmetry
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.select import median
@@ -93,6 +94,7 @@ class Engine:
                 del accumulator
             if store is not None:
                 self._put(store, group, folded)
+            del folded
         self._require_good_images()
         self.comm.allreduce(largest, "max")
         power, count = exactly.total(self.comm) if exactly else (self.comm.allreduce(power), self.comm.allreduce(count))
@@ -136,13 +138,16 @@ class Engine:
                 folded = self._folded(accumulator)
                 del accumulator
             self._put(store, group, folded)
+            del folded
         return store
 
     def _store(self, fixed_point: FixedPoint | None = None) -> GroupStore:
         """Room for the sums of all groups, which are made in these units from now on."""
         p = self.backend.projection.padded
         self.backend.use_units(fixed_point)
-        return GroupStore(self.comm, (p, p, p // 2 + 1, 3), self.backend.reducer, fixed_point)
+        reach = self.backend.reach
+        return GroupStore(self.comm, (p, p, p // 2 + 1, 3), self.backend.reducer, fixed_point,
+                          None if reach is None else Sphere.of(p, reach))
 
     def _add(self, accumulator, batch, weight: np.ndarray, contrast: np.ndarray, contrast2: np.ndarray) -> None:
         """Add a batch, each image at all poses of the symmetry."""

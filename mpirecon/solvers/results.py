@@ -26,7 +26,7 @@ from mpirecon.solvers.shift_check import shift_warnings
 from mpirecon.solvers.state import Outcome
 from mpirecon.validate.against_reference import AgainstReference, compare_with_reference
 from mpirecon.validate.detection import curves_by_kind, detection_report, write_detection_csv
-from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms
+from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms, masked_transform
 from mpirecon.validate.fsc_table import write_fsc_csv
 from mpirecon.validate.map_warnings import (
     anisotropy_warning, curvature_warning, few_particles_warning, mask_warnings, no_agreement_warning,
@@ -104,7 +104,7 @@ def _write(run, outcome, folder, about, maps, columns, ranks, postprocessed, pla
     file, pixel_size = run.file, run.file.pixel_size
     with run.engine.timings("postprocess"):
         curves = {"fsc": _scored(run, outcome, maps)}
-        transforms = tuple(scipy.fft.rfftn(maps[half]) for half in ("half1", "half2"))
+        transforms = tuple(masked_transform(maps[half]) for half in ("half1", "half2"))
         curves["fsc_unmasked"] = fsc_of_transforms(*transforms, file.box)
         more = _postprocess(run, maps, curves, transforms) if postprocessed else None
         del transforms

@@ -130,6 +130,7 @@ def mask_of_transform(
     edge = _bounded(resolution, 4, box / 8, pixel_size) if edge is None else edge
     # a filtered map needs few voxels; its pieces and distances then cost a fraction of time and memory
     smooth = lowpass(transform, pixel_size, filter_to, _coarse(box, pixel_size, filter_to))
+    del transform  # the caller may be done with it too
     size = smooth.shape[0]
     voxel = pixel_size * box / size
     visible = radius_grid(size) <= size / 2 - 1

@@ -13,7 +13,7 @@ import scipy.fft
 from mpirecon.errors import UserError
 from mpirecon.kernels.radial import radial_sum
 from mpirecon.kernels.shells import correlate_shells, scale_shells
-
+from mpirecon.operators.in_place import map_of, transform_of
 
 #: at which resolutions are reported
 THRESHOLDS = (0.5, 0.143)
@@ -106,9 +106,14 @@ def masked_transforms(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = No
     for other, name in ((b, "second map"), (mask, "mask")):
         if other is not None and other.shape != a.shape:
             raise UserError(f"FSC: the first map has shape {a.shape}, the {name} {other.shape}; they must be the same")
+    return masked_transform(a, mask), masked_transform(b, mask)
+
+
+def masked_transform(volume: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """Half transform (n, n, n // 2 + 1) complex of a map (n, n, n), times a mask if one is given."""
     if mask is None:
-        return scipy.fft.rfftn(a), scipy.fft.rfftn(b)
-    return scipy.fft.rfftn(a * mask), scipy.fft.rfftn(b * mask)
+        return transform_of(len(volume), lambda some: volume[some], volume.dtype)
+    return transform_of(len(volume), lambda some: volume[some] * mask[some], np.result_type(volume, mask))
 
 
 def fsc_of_transforms(fa: np.ndarray, fb: np.ndarray, box: int) -> np.ndarray:
@@ -128,7 +133,7 @@ def filter_transform(transform: np.ndarray, gain: np.ndarray) -> np.ndarray:
     full = np.zeros(n // 2 + 2, np.float32)
     full[: min(len(gain), n // 2 + 1)] = gain[: n // 2 + 1]
     scale_shells(transform, full)
-    return scipy.fft.irfftn(transform, s=(n, n, n), overwrite_x=True).astype(np.float32, copy=False)
+    return map_of(transform).astype(np.float32, copy=False)
 
 
 def lowest_frequencies(transform: np.ndarray, size: int) -> np.ndarray:

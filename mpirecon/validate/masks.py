@@ -43,9 +43,12 @@ def cut_to_sphere(volume: np.ndarray, radius: float, edge: float = 6.0) -> np.nd
 def independent_share(mask: np.ndarray) -> float:
     """Fourier samples of a map in a mask (n, n, n) that are independent, over all:
     (mean mask²)² / mean mask⁴, 0 … 1."""
-    squared = np.square(mask, dtype=np.float64)
-    most = np.square(squared).mean()
-    return float(squared.mean() ** 2 / most) if most > 0 else 1.0
+    second = fourth = 0.0
+    for plane in mask:  # in float64: all of it would take four times the mask's memory
+        squared = np.square(plane, dtype=np.float64)
+        second += squared.sum() / mask.size
+        fourth += np.square(squared).sum() / mask.size
+    return float(second**2 / fourth) if fourth > 0 else 1.0
 
 
 def asymmetry(mask: np.ndarray, rotations: np.ndarray) -> float:

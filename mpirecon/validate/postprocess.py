@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.fft
 
 from mpirecon.errors import UserError
 from mpirecon.validate.automask import AutoMask, mask_of_transform
 from mpirecon.validate.directional import ConicalFSC, conical_fsc_of_transforms
-from mpirecon.validate.fsc import crossing, filter_transform
+from mpirecon.validate.fsc import crossing, filter_transform, fsc_of_transforms, masked_transform
 from mpirecon.validate.guinier import Guinier, guinier_of_transform, sharpen_transform
 from mpirecon.validate.masks import independent_share
-from mpirecon.validate.randomised import HalfTransforms, RandomisedFSC, phase_randomised_fsc
+from mpirecon.validate.randomised import RandomisedFSC, phase_randomised_fsc
 
 
 @dataclass(frozen=True)
@@ -92,26 +91,37 @@ def postprocess(
     transforms : the half maps' half transforms (n, n, n // 2 + 1), where they are there already
     """
     box = half1.shape[0]
-    plain = transforms or tuple(scipy.fft.rfftn(np.asarray(half, np.float32)) for half in (half1, half2))
-    mean = (plain[0] + plain[1]) / 2
+    plain = transforms or tuple(masked_transform(np.asarray(half, np.float32)) for half in (half1, half2))
     auto = None
     if mask is None:
         try:
-            auto = mask_of_transform(mean, pixel_size, resolution or crossing(unmasked, 0.143, box, pixel_size))
+            auto = mask_of_transform(_mean(*plain), pixel_size,
+                                     resolution or crossing(unmasked, 0.143, box, pixel_size))
         except UserError as error:
             return Postprocessed(None, "none", note=str(error))
         mask, mask_text = auto.mask, str(auto)
-    masked = tuple(scipy.fft.rfftn(np.asarray(half * mask, np.float32)) for half in (half1, half2))
-    curves = phase_randomised_fsc(half1, half2, mask, seed=seed, unmasked=unmasked,
-                                  transforms=HalfTransforms(plain, masked))
+    # in an order that needs the fewest transforms at a time
+    masked = tuple(masked_transform(half, mask).astype(np.complex64, copy=False) for half in (half1, half2))
+    in_mask = fsc_of_transforms(*masked, box)
+    cones = conical_fsc_of_transforms(*masked, pixel_size, independent=independent_share(mask))
+    seen = _mean(*masked, out=masked[0])
+    del masked
+    curves = phase_randomised_fsc(half1, half2, mask, seed=seed, unmasked=unmasked, masked=in_mask, transforms=plain)
     at = crossing(curves.true, 0.143, box, pixel_size)
-    if mtf is None:
-        seen = (masked[0] + masked[1]) / 2
-    else:
+    mean = _mean(*plain)
+    del plain
+    if mtf is not None:
         volume = filter_transform(mean, 1 / mtf)
-        mean, seen = scipy.fft.rfftn(volume), scipy.fft.rfftn(volume * mask)
+        mean, seen = masked_transform(volume), masked_transform(volume, mask)
     fit = guinier_of_transform(seen, pixel_size, curves.true, at)
+    del seen
     sharpened = sharpen_transform(mean, pixel_size, curves.true, fit.bfactor if bfactor is None else bfactor,
                                   lowpass or at)
-    cones = conical_fsc_of_transforms(*masked, pixel_size, independent=independent_share(mask))
     return Postprocessed(mask, mask_text, auto, curves, cones, fit, sharpened, at)
+
+
+def _mean(first: np.ndarray, second: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """(first + second) / 2, into `out` if given."""
+    out = np.add(first, second, out=out)
+    out /= 2
+    return out

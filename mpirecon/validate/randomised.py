@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.fft
 
 from mpirecon.kernels.shells import turn_phases
-from mpirecon.validate.fsc import fsc, fsc_of_transforms
+from mpirecon.operators.in_place import half_of_real, real_of_half
+from mpirecon.validate.fsc import fsc, fsc_of_transforms, masked_transform
 
 #: phases are random from the first shell on where the unmasked FSC is below this
 RANDOMISE_BELOW = 0.8
@@ -47,29 +47,21 @@ class RandomisedFSC:
         return float(np.interp(place, np.arange(last + 1), self.randomised))
 
 
-@dataclass(frozen=True)
-class HalfTransforms:
-    """Half transforms of two half maps, (n, n, n // 2 + 1) complex64 each: as they are, and in a mask."""
-
-    plain: tuple[np.ndarray, np.ndarray]
-    masked: tuple[np.ndarray, np.ndarray]
-
-
 def randomise_phases(volume: np.ndarray, shell: int, rng: np.random.Generator) -> np.ndarray:
     """The real map with the amplitudes of `volume`, (n, n, n), and random phases from `shell` on; float32."""
-    return _randomised(scipy.fft.rfftn(np.asarray(volume, np.float32)), shell, rng)
+    return np.ascontiguousarray(_randomised(masked_transform(np.asarray(volume, np.float32)), shell, rng))
 
 
 def _randomised(transform: np.ndarray, shell: int, rng: np.random.Generator) -> np.ndarray:
-    """As `randomise_phases`, of the map's half transform, which is overwritten."""
-    n = transform.shape[0]
+    """As `randomise_phases`, of the map's half transform, which is overwritten: in its memory, as ``real_of_half``."""
     turn_phases(transform, shell**2, rng.integers(2**64, dtype=np.uint64))
-    return scipy.fft.irfftn(transform, s=(n, n, n), overwrite_x=True)
+    return real_of_half(transform, len(transform))
 
 
 def phase_randomised_fsc(
     a: np.ndarray, b: np.ndarray, mask: np.ndarray, *, seed: int = 1, draws: int | None = None,
-    unmasked: np.ndarray | None = None, transforms: HalfTransforms | None = None,
+    unmasked: np.ndarray | None = None, masked: np.ndarray | None = None,
+    transforms: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> RandomisedFSC:
     """FSC_true of two half maps in a mask (Chen et al. 2013, Ultramicroscopy 135, 24, equation 4).
 
@@ -82,12 +74,12 @@ def phase_randomised_fsc(
     mask : (n, n, n) float, 0 … 1
     seed : int
     draws : how many random phases are averaged over, by default more for small maps
-    unmasked : (n // 2 + 1,) the unmasked FSC, where it is known already
-    transforms : likewise, of these maps in this mask
+    unmasked, masked : (n // 2 + 1,) the FSC without the mask and in it, where they are known already
+    transforms : likewise the half maps' half transforms (n, n, n // 2 + 1) complex64, unmasked
     """
     box = a.shape[0]
     plain = fsc(a, b) if unmasked is None else np.asarray(unmasked)
-    masked = fsc(a, b, mask) if transforms is None else fsc_of_transforms(*transforms.masked, box)
+    masked = fsc(a, b, mask) if masked is None else masked
     below = np.flatnonzero(plain[1:] < RANDOMISE_BELOW)
     if not below.size:
         return RandomisedFSC(plain, masked, masked.copy(), masked.copy(), None)
@@ -96,15 +88,20 @@ def phase_randomised_fsc(
     rng = np.random.default_rng([seed, 0xF5C])
     randomised = np.zeros(box // 2 + 1)
     for _ in range(draws):
-        fa, fb = (scipy.fft.rfftn(_randomised(k, shell, rng) * mask) for k in _copies(a, b, transforms))
-        randomised += fsc_of_transforms(fa, fb, box) / draws
+        drawn = [_in_mask(_randomised(copy, shell, rng), mask) for copy in _copies(a, b, transforms)]
+        randomised += fsc_of_transforms(*drawn, box) / draws
     return RandomisedFSC(plain, masked, randomised, _true(masked, randomised, shell), shell)
 
 
-def _copies(a: np.ndarray, b: np.ndarray, transforms: HalfTransforms | None):
+def _in_mask(real: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    real *= mask
+    return half_of_real(real)
+
+
+def _copies(a: np.ndarray, b: np.ndarray, transforms: tuple[np.ndarray, np.ndarray] | None):
     """The half maps' transforms, to be overwritten, one after the other."""
     for k, half in enumerate((a, b)):
-        yield scipy.fft.rfftn(np.asarray(half, np.float32)) if transforms is None else transforms.plain[k].copy()
+        yield masked_transform(np.asarray(half, np.float32)) if transforms is None else transforms[k].copy()
 
 
 def _true(masked: np.ndarray, randomised: np.ndarray, shell: int) -> np.ndarray:

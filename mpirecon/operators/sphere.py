@@ -1,0 +1,90 @@
+"""Folded accumulators without their corners: samples of images lie in a sphere, half of the grid's cube.
+
+Kept are the first points of each row along kx, those within reach of the farthest sample's taps. All others are zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from mpirecon.kernels.rows import move_rows
+
+#: numbers of a grid point: re, im, weight
+_NUMBERS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Sphere:
+    """The points of a half grid (p, p, p//2 + 1) within a distance of zero frequency.
+
+    start : (p, p) int64, where each row begins among the kept numbers, re, im and weight of a point together
+    length : (p, p) int64, kept numbers of each row
+    """
+
+    padded: int
+    start: np.ndarray
+    length: np.ndarray
+
+    @classmethod
+    @lru_cache(maxsize=4)
+    def of(cls, padded: int, reach: float) -> Sphere:
+        """reach : grid points from zero frequency to the farthest that is kept"""
+        k = np.arange(padded)
+        k2 = np.minimum(k, padded - k).astype(np.float64) ** 2
+        left = reach**2 - k2[:, None] - k2
+        points = np.where(left < 0, 0, np.minimum(np.floor(np.sqrt(np.maximum(left, 0))) + 1, padded // 2 + 1))
+        length = _NUMBERS * points.astype(np.int64)
+        start = np.cumsum(length).reshape(length.shape) - length
+        return cls(padded, start, length)
+
+    @property
+    def size(self) -> int:
+        """Numbers that are kept."""
+        return int(self.length.sum())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the whole half grid."""
+        p = self.padded
+        return p, p, p // 2 + 1, _NUMBERS
+
+    def pack(self, folded: np.ndarray) -> np.ndarray:
+        """A folded accumulator, (p, p, p//2 + 1, 3) → (size,), the first numbers of its own memory."""
+        flat = folded.reshape(-1)
+        first = np.arange(self.length.size) * (_NUMBERS * folded.shape[2])
+        move_rows(flat, first, flat, self.start.reshape(-1), self.length.reshape(-1))
+        return flat[: self.size]
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A folded accumulator of which a sphere is kept; values : (sphere.size,) float32."""
+
+    sphere: Sphere
+    values: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.sphere.shape
+
+    def __len__(self) -> int:
+        return self.sphere.padded
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        """The rows ky first … last − 1, (p, last − first, p//2 + 1, 3) float32."""
+        p, _, width, numbers = self.shape
+        out = np.zeros((p, last - first, width, numbers), np.float32)
+        start, length = (np.ascontiguousarray(part[:, first:last]).reshape(-1)
+                         for part in (self.sphere.start, self.sphere.length))
+        move_rows(self.values, start, out.reshape(-1), np.arange(start.size) * (width * numbers), length)
+        return out
+
+
+def rows_of(folded: np.ndarray | Packed, first: int, last: int) -> np.ndarray:
+    """The rows ky first … last − 1 of sums, (p, last − first, p//2 + 1, 3) float32, one behind the other in memory."""
+    if isinstance(folded, Packed):
+        return folded.rows(first, last)
+    return np.ascontiguousarray(folded[:, first:last])
