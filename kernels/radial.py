@@ -1,7 +1,7 @@
 """Kernels over a padded half grid (p, p, p//2 + 1) whose factors depend on the radius only.
 
 A point's shell is its distance from zero frequency in *image* pixels, rounded; points beyond the last shell take the
-last value. first, last : the rows ky to work on, all when left out; spectra and accumulators hold these alone.
+last value. first, last : the rows ky to work on, all when left out; arrays that are written hold these alone.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpirecon.kernels.cache import njit
+from mpirecon.kernels.sphere import numbers_of
 
 
 def shell_limits(shells: int, ratio: float) -> np.ndarray:
@@ -30,8 +31,10 @@ def row_start(kz, ky, p, limits):
 
 
 def radial_sum(values, stride, component, ratio, total, count, first=0, last=-1) -> None:
-    """Add a (p, last − first, (p//2 + 1)·stride) float32 array's component into total[shell], count[shell],
-    float64."""
+    """Add a (p, p, (p//2 + 1)·stride) float32 array's component into total[shell], count[shell] (float64).
+
+    first, last : here the planes kz.
+    """
     last = len(values) if last < 0 else last
     _radial_sum(values, stride, component, shell_limits(total.size, ratio), total, count, first, last)
 
@@ -39,52 +42,80 @@ def radial_sum(values, stride, component, ratio, total, count, first=0, last=-1)
 @njit(cache=True, nogil=True, error_model="numpy")
 def _radial_sum(values, stride, component, limits, total, count, first, last):
     p = values.shape[0]
-    for kz in range(p):
-        for ky in range(first, last):
+    for kz in range(first, last):
+        for ky in range(p):
             k2, s = row_start(kz, ky, p, limits)
             for kx in range(p // 2 + 1):
                 while k2 + kx * kx >= limits[s]:
                     s += 1
                 friedel = 1.0 if kx == 0 or 2 * kx == p else 2.0
-                total[s] += friedel * values[kz, ky - first, kx * stride + component]
+                total[s] += friedel * values[kz, ky, kx * stride + component]
+                count[s] += friedel
+
+
+def weight_sum(folded, ratio, total, count, first=0, last=-1) -> None:
+    """As ``radial_sum``, of the weights of a folded accumulator (p, p, p//2 + 1, 3) float32, whole or packed."""
+    _weight_sum(*numbers_of(folded), shell_limits(total.size, ratio), total, count, first,
+                len(folded) if last < 0 else last)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _weight_sum(values, start, length, limits, total, count, first, last):
+    p = start.shape[0]
+    for kz in range(first, last):
+        for ky in range(p):
+            k2, s = row_start(kz, ky, p, limits)
+            at, here = start[kz, ky], length[kz, ky] // 3
+            for kx in range(p // 2 + 1):
+                while k2 + kx * kx >= limits[s]:
+                    s += 1
+                friedel = 1.0 if kx == 0 or 2 * kx == p else 2.0
+                if kx < here:
+                    total[s] += friedel * values[at + 3 * kx + 2]
                 count[s] += friedel
 
 
 def divide_regularised(folded, ridge, ratio, out, first=0, last=-1) -> None:
-    """out = numerator / (weight + ridge[shell]) of a folded accumulator, (p, last − first, p//2 + 1, 3) float32;
+    """out = numerator / (weight + ridge[shell]) of a folded (p, p, p//2 + 1, 3) float32 accumulator, whole or packed;
     0 where 0/0."""
-    _divide_regularised(folded, ridge, shell_limits(ridge.size, ratio), out, first, len(folded) if last < 0 else last)
+    _divide_regularised(*numbers_of(folded), ridge, shell_limits(ridge.size, ratio), out, first,
+                        len(folded) if last < 0 else last)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _divide_regularised(folded, ridge, limits, out, first, last):
-    p = folded.shape[0]
+def _divide_regularised(values, start, length, ridge, limits, out, first, last):
+    p = start.shape[0]
     for kz in range(p):
         for ky in range(first, last):
             k2, s = row_start(kz, ky, p, limits)
-            for kx in range(p // 2 + 1):
+            at, here = start[kz, ky], length[kz, ky] // 3
+            for kx in range(here):
                 while k2 + kx * kx >= limits[s]:
                     s += 1
-                w = folded[kz, ky - first, kx, 2] + ridge[s]
+                w = values[at + 3 * kx + 2] + ridge[s]
                 w = 1 / w if w > 0 else 0.0
-                out[kz, ky - first, kx] = complex(folded[kz, ky - first, kx, 0] * w, folded[kz, ky - first, kx, 1] * w)
+                out[kz, ky - first, kx] = complex(values[at + 3 * kx] * w, values[at + 3 * kx + 1] * w)
+            for kx in range(here, p // 2 + 1):
+                out[kz, ky - first, kx] = 0
 
 
 def precondition(spectrum, folded, ridge, ratio, first=0, last=-1) -> None:
-    """spectrum /= weight + ridge[shell], in place; zero where that is not positive."""
-    _precondition(spectrum, folded, ridge, shell_limits(ridge.size, ratio), first, len(folded) if last < 0 else last)
+    """spectrum /= weight + ridge[shell], in place; zero where that is not positive. folded : whole or packed"""
+    _precondition(spectrum, *numbers_of(folded), ridge, shell_limits(ridge.size, ratio), first,
+                  len(folded) if last < 0 else last)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _precondition(spectrum, folded, ridge, limits, first, last):
-    p = folded.shape[0]
+def _precondition(spectrum, values, start, length, ridge, limits, first, last):
+    p = start.shape[0]
     for kz in range(p):
         for ky in range(first, last):
             k2, s = row_start(kz, ky, p, limits)
+            at, here = start[kz, ky], length[kz, ky] // 3
             for kx in range(p // 2 + 1):
                 while k2 + kx * kx >= limits[s]:
                     s += 1
-                w = folded[kz, ky - first, kx, 2] + ridge[s]
+                w = ridge[s] + (values[at + 3 * kx + 2] if kx < here else 0.0)
                 spectrum[kz, ky - first, kx] *= np.float32(1 / w if w > 0 else 0.0)
 
 

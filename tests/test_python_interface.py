@@ -96,7 +96,7 @@ def test_stepping_makes_the_same_run(particles, result):
     assert states[0].weights.std() < states[1].weights.std()  # everybody alike, then by influence
     # the state's FSC is that of its half maps, in the mask
     with ParticleFile(particles.path) as file:
-        scored = mr.fsc(*states[1].half_maps, make_mask(file, Config()))
+        scored = mr.fsc(*states[1].half_maps, make_mask(file, Config()).array)
     np.testing.assert_allclose(scored.values, states[1].fsc.values, atol=1e-5)
     assert states[0].record["loss"] == result.iterations[0]["loss"]
     wrong = particles.truth["pose_error"]

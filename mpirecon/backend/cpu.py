@@ -27,7 +27,7 @@ from mpirecon.operators.fixed_point import FixedPoint
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.normal import NormalEquations
 from mpirecon.operators.projection import Projection
-from mpirecon.operators.sphere import Packed
+from mpirecon.kernels.sphere import Packed
 from mpirecon.operators.shift import centred_samples
 from mpirecon.parallel.threads import Threads
 

@@ -12,7 +12,7 @@ from mpirecon.kernels.fold import extended_shape, insert
 from mpirecon.operators.fourier import SMALL_BOX, padded_size, planes_of, read_spectrum
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.projection import Projection
-from mpirecon.operators.sphere import Packed, rows_of
+from mpirecon.kernels.sphere import Packed, rows_of
 from mpirecon.parallel.pages import zeros
 
 #: shells that a box must hold beyond those that are asked for: the interpolation kernel reaches there

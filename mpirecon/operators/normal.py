@@ -11,12 +11,12 @@ import numpy as np
 import scipy.fft
 
 from mpirecon.kernels.gridding import kernel_transform
-from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, radial_sum
+from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, weight_sum
+from mpirecon.kernels.sphere import Packed, rows_of
 from mpirecon.operators.equations import Equations
 from mpirecon.operators.fourier import change_spectrum, in_pieces, planes_of, volume_of, write_spectrum
 from mpirecon.operators.in_place import half_of_real, real_of_half
 from mpirecon.operators.projection import Projection
-from mpirecon.operators.sphere import Packed, rows_of
 
 #: the kernel's transform is small at the far edge of the padded box; dividing by less than this amplifies aliases
 SMALLEST_APODISATION = 0.02
@@ -50,9 +50,9 @@ class NormalEquations(Equations):
 
         def add(a: int, b: int) -> None:
             sums[a] = np.zeros((2, self.shells + 1))
-            radial_sum(rows_of(self.folded, a, b).reshape(p, b - a, -1), 3, 2, self.projection.ratio, *sums[a], a, b)
+            weight_sum(self.folded, self.projection.ratio, *sums[a], a, b)
 
-        in_pieces(p, p, add, self.projection.threads)
+        self.projection.threads.over(p, add)
         total, count = sum(sums[a] for a in sorted(sums))
         return total / np.maximum(count, 1)
 
@@ -77,7 +77,7 @@ class NormalEquations(Equations):
         """Gridding solution numerator / (weight + Λ), (n, n, n) float32: one FFT, exact for dense even sampling."""
         p, ratio = self.folded.shape[0], self.projection.ratio
         volume = self._from_spectrum(
-            lambda spectrum, a, b: divide_regularised(rows_of(self.folded, a, b), ridge, ratio, spectrum, a, b)
+            lambda spectrum, a, b: divide_regularised(self.folded, ridge, ratio, spectrum, a, b)
         )
         volume *= 1 / np.float32(p) ** 3
         return self.projection.deapodise(volume)
@@ -142,9 +142,7 @@ class NormalEquations(Equations):
     def precondition(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
         """(weight + Λ)⁻¹ in Fourier space: close to the inverse of ``apply``, exact but for the box's edge."""
         folded, ratio = self.folded, self.projection.ratio
-        volume = self._filtered(
-            volume, lambda spectrum, a, b: precondition(spectrum, rows_of(folded, a, b), ridge, ratio, a, b)
-        )
+        volume = self._filtered(volume, lambda spectrum, a, b: precondition(spectrum, folded, ridge, ratio, a, b))
         # p³ twice: of this inverse transform, and of the unscaled one in ``apply``
         volume *= 1 / np.float32(len(folded)) ** 6
         return volume

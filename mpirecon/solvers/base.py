@@ -96,7 +96,7 @@ class Solver(ABC):
         curve = transforms = None
         if self.engine.comm.rank == 0:
             with self.engine.timings("solve"):
-                transforms = masked_transforms(first, second, self.engine.mask)
+                transforms = masked_transforms(first, second, self.engine.masking)
                 curve = fsc_of_transforms(*transforms, self.engine.box)
         self.fsc, self.compared = self.engine.comm.bcast(curve), maps
         return transforms

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.operators.coarse import add_middle
-from mpirecon.operators.sphere import Packed, Sphere
+from mpirecon.kernels.sphere import Packed, Sphere
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.pages import alone
 from mpirecon.parallel.slab import slab

@@ -13,7 +13,7 @@ from mpirecon.errors import UserError
 from mpirecon.model.draws import particle_rng, random_quaternion
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.fixed_point import FixedPoint
-from mpirecon.operators.sphere import Sphere
+from mpirecon.kernels.sphere import Sphere
 from mpirecon.operators.symmetry import Symmetry
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.select import median
@@ -27,6 +27,7 @@ from mpirecon.solvers.references import References
 from mpirecon.solvers.slab_data import Group, ParticleSlab
 from mpirecon.solvers.state import Survey
 from mpirecon.solvers.timing import Timings
+from mpirecon.validate.masks import SoftMask
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Engine:
     slab: ParticleSlab
     store: ImageStore
     folds: int
-    mask: np.ndarray
+    masking: SoftMask
     timings: Timings
     log: object
     pace: Pace
@@ -52,6 +53,11 @@ class Engine:
     @property
     def box(self) -> int:
         return self.slab.file.box
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(n, n, n) float32, what `masking` does; as large as a map, from the first use on."""
+        return self.masking.array
 
     def survey(self, weight: np.ndarray | None = None) -> tuple[Survey, GroupStore | None]:
         """First look at the images: finds bad ones, each optics group's noise spectrum ν², and each image's power.

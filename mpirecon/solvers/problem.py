@@ -31,7 +31,7 @@ from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.slab_data import ParticleSlab, folds_of_groups, groups_and_families
 from mpirecon.solvers.speeds import rank_shares
 from mpirecon.solvers.timing import Timings
-from mpirecon.validate.masks import soft_sphere
+from mpirecon.validate.masks import SoftMask
 
 #: shells 0 and 1 hold offsets and gradients of the background rather than the particle
 _LOWEST_SCORE_SHELL = 2
@@ -68,7 +68,7 @@ class Problem:
         ranks of this host
     backend : Backend
     transport : str or None
-    mask : (n, n, n) float32
+    mask : SoftMask
         that particles are scored in
     symmetry : Symmetry
     """
@@ -88,7 +88,7 @@ class Problem:
     neighbours: int
     backend: Backend
     transport: str | None
-    mask: np.ndarray
+    mask: SoftMask
     symmetry: Symmetry
 
     @classmethod
@@ -248,7 +248,7 @@ def _scored_shells(file: ParticleFile, config: Config, backend: Backend) -> tupl
     return lowest, highest
 
 
-def make_mask(file: ParticleFile, config: Config) -> np.ndarray:
+def make_mask(file: ParticleFile, config: Config) -> SoftMask:
     """The user's mask, or a soft sphere: of the given diameter, or as large as the box allows."""
     if config.masked_by_file:
         mask = read_map(config.mask)
@@ -266,14 +266,14 @@ def make_mask(file: ParticleFile, config: Config) -> np.ndarray:
         array = np.asarray(mask.array, np.float32)
         if array.min() < -1e-3 or array.max() > 1 + 1e-3 or array.max() <= 0:
             raise UserError(f"{config.mask}: mask values run from {array.min():g} to {array.max():g}; expected 0 … 1")
-        return array
+        return SoftMask.of(array)
     edge = min(_MASK_EDGE, file.box / 8)
     largest = file.box / 2 - edge
     radius = largest if config.diameter is None else config.diameter / 2 / file.pixel_size
     if not 0 < radius <= largest + 1e-6:
         raise UserError(f"--diameter {config.diameter:g} Å: with its soft edge the mask must fit the box; at most "
                         f"{2 * largest * file.pixel_size:.4g} Å")
-    return soft_sphere(file.box, radius, edge)
+    return SoftMask(file.box, radius, edge)
 
 
 def digest_of(array: np.ndarray) -> str:
@@ -281,9 +281,9 @@ def digest_of(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def _agree_on_mask(comm: Communicator, config: Config, mask: np.ndarray) -> None:
+def _agree_on_mask(comm: Communicator, config: Config, mask: SoftMask) -> None:
     """A mask file that is replaced while the ranks read it must not cut each one's maps in its own way. Collective."""
-    if config.masked_by_file and len(set(comm.allgather(digest_of(mask)))) > 1:
+    if config.masked_by_file and len(set(comm.allgather(digest_of(mask.array)))) > 1:
         raise UserError(f"{config.mask} is not the same mask on all ranks: it was replaced while they read it, or the "
                         "hosts' copies differ; start again when nothing writes to it")
 

@@ -179,11 +179,11 @@ def _levels(run: Reconstruction) -> list[str]:
 
 def _outside(run: Reconstruction, maps: dict) -> str | None:
     """A warning where the particle lies outside of the mask or the diameter that the user gave."""
-    mask, focus = run.engine.mask, run.config.mask not in (None, AUTO)
+    focus = run.config.mask not in (None, AUTO)
     if not focus and run.config.diameter is None:
         return None
     name = f"the mask {Path(run.config.mask).name}" if focus else f"--diameter {run.config.diameter:g} Å"
-    return outside_warning(maps["half1"], maps["half2"], mask, name, focus)
+    return outside_warning(maps["half1"], maps["half2"], run.engine.mask, name, focus)
 
 
 def _asymmetric_mask(run: Reconstruction) -> str | None:

@@ -14,7 +14,7 @@ from mpirecon.errors import UserError
 from mpirecon.kernels.radial import radial_sum
 from mpirecon.kernels.shells import correlate_shells, scale_shells
 from mpirecon.operators.in_place import map_of, transform_of
-
+from mpirecon.validate.masks import SoftMask
 #: at which resolutions are reported
 THRESHOLDS = (0.5, 0.143)
 
@@ -99,21 +99,24 @@ def fsc(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> np.ndar
     return fsc_of_transforms(*masked_transforms(a, b, mask), len(a))
 
 
-def masked_transforms(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def masked_transforms(
+    a: np.ndarray, b: np.ndarray, mask: np.ndarray | SoftMask | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Half transforms, (n, n, n // 2 + 1) complex, of what `fsc` compares; for parameters and errors see there."""
     a, b = _checked(a, "first map"), _checked(b, "second map")
-    mask = None if mask is None else _checked(mask, "mask")
+    mask = mask if mask is None or isinstance(mask, SoftMask) else _checked(mask, "mask")
     for other, name in ((b, "second map"), (mask, "mask")):
         if other is not None and other.shape != a.shape:
             raise UserError(f"FSC: the first map has shape {a.shape}, the {name} {other.shape}; they must be the same")
     return masked_transform(a, mask), masked_transform(b, mask)
 
 
-def masked_transform(volume: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+def masked_transform(volume: np.ndarray, mask: np.ndarray | SoftMask | None = None) -> np.ndarray:
     """Half transform (n, n, n // 2 + 1) complex of a map (n, n, n), times a mask if one is given."""
     if mask is None:
         return transform_of(len(volume), lambda some: volume[some], volume.dtype)
-    return transform_of(len(volume), lambda some: volume[some] * mask[some], np.result_type(volume, mask))
+    exact = np.result_type(volume, mask[:1])
+    return transform_of(len(volume), lambda some: volume[some] * mask[some], exact)
 
 
 def fsc_of_transforms(fa: np.ndarray, fb: np.ndarray, box: int) -> np.ndarray:

@@ -31,6 +31,34 @@ def soft_sphere(box: int, radius: float, edge: float = 6.0, ndim: int = 3) -> np
     return cosine_edge(radius_grid(box, ndim) - np.float32(radius), edge)
 
 
+class SoftMask:
+    """A mask (n, n, n) float32: a given array, or a soft sphere, whose planes are made when they are asked for."""
+
+    def __init__(self, box: int, radius: float, edge: float, given: np.ndarray | None = None) -> None:
+        self.shape = (box,) * 3
+        self._radius, self._edge, self._given = radius, edge, given
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> SoftMask:
+        return cls(len(array), 0.0, 0.0, array)
+
+    @property
+    def array(self) -> np.ndarray:
+        """All of it; kept once it was asked for."""
+        if self._given is None:
+            self._given = soft_sphere(self.shape[0], self._radius, self._edge)
+        return self._given
+
+    def __getitem__(self, planes: slice) -> np.ndarray:
+        """Planes z."""
+        if self._given is not None:
+            return self._given[planes]
+        n = self.shape[0]
+        x2 = (np.arange(n, dtype=np.float32) - n // 2) ** 2
+        radius = np.sqrt((x2[:, None] + x2) + x2[planes, None, None])
+        return cosine_edge(radius - np.float32(self._radius), self._edge)
+
+
 def cut_to_sphere(volume: np.ndarray, radius: float, edge: float = 6.0) -> np.ndarray:
     """Multiply a map (n, n, n) by a soft sphere, in place, plane by plane: planes fit a cache. Returns the map."""
     x2 = (np.arange(len(volume), dtype=np.float32) - len(volume) // 2) ** 2

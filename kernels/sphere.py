@@ -10,10 +10,20 @@ from functools import lru_cache
 
 import numpy as np
 
-from mpirecon.kernels.rows import move_rows
+from mpirecon.kernels.cache import njit
 
 #: numbers of a grid point: re, im, weight
 _NUMBERS = 3
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _move_rows(source, source_start, target, target_start, length):
+    """target[target_start[r] …] = source[source_start[r] …], length[r] numbers, row by row in their order; both may be
+    one array, where no row is moved to where a later one is read."""
+    for r in range(length.size):
+        a, b = source_start[r], target_start[r]
+        for j in range(length[r]):
+            target[b + j] = source[a + j]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +45,7 @@ class Sphere:
         k = np.arange(padded)
         k2 = np.minimum(k, padded - k).astype(np.float64) ** 2
         left = reach**2 - k2[:, None] - k2
-        points = np.where(left < 0, 0, np.minimum(np.floor(np.sqrt(np.maximum(left, 0))) + 1, padded // 2 + 1))
+        points = np.where(left < 0, 0, np.minimum(np.floor(np.sqrt(np.maximum(left, 0))), padded // 2) + 1)
         length = _NUMBERS * points.astype(np.int64)
         start = np.cumsum(length).reshape(length.shape) - length
         return cls(padded, start, length)
@@ -55,7 +65,7 @@ class Sphere:
         """A folded accumulator, (p, p, p//2 + 1, 3) → (size,), the first numbers of its own memory."""
         flat = folded.reshape(-1)
         first = np.arange(self.length.size) * (_NUMBERS * folded.shape[2])
-        move_rows(flat, first, flat, self.start.reshape(-1), self.length.reshape(-1))
+        _move_rows(flat, first, flat, self.start.reshape(-1), self.length.reshape(-1))
         return flat[: self.size]
 
 
@@ -79,12 +89,19 @@ class Packed:
         out = np.zeros((p, last - first, width, numbers), np.float32)
         start, length = (np.ascontiguousarray(part[:, first:last]).reshape(-1)
                          for part in (self.sphere.start, self.sphere.length))
-        move_rows(self.values, start, out.reshape(-1), np.arange(start.size) * (width * numbers), length)
+        _move_rows(self.values, start, out.reshape(-1), np.arange(start.size) * (width * numbers), length)
         return out
 
 
 def rows_of(folded: np.ndarray | Packed, first: int, last: int) -> np.ndarray:
-    """The rows ky first … last − 1 of sums, (p, last − first, p//2 + 1, 3) float32, one behind the other in memory."""
+    """The rows ky first … last − 1 of sums, whole or packed, (p, last − first, p//2 + 1, 3) float32."""
+    return folded.rows(first, last) if isinstance(folded, Packed) else folded[:, first:last]
+
+
+def numbers_of(folded: np.ndarray | Packed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The numbers of sums, whole or packed, one behind the other, and of each row (kz, ky) where it begins and how many
+    it has: what kernels take."""
     if isinstance(folded, Packed):
-        return folded.rows(first, last)
-    return np.ascontiguousarray(folded[:, first:last])
+        return folded.values, folded.sphere.start, folded.sphere.length
+    whole = Sphere.of(len(folded), np.inf)
+    return folded.reshape(-1), whole.start, whole.length
