@@ -11,6 +11,7 @@ from mpirecon.backend.protocol import Ability, Backend
 from mpirecon.backend.resident import Batch, ResidentImages, fitting
 from mpirecon.backend.store import Slab
 from mpirecon.kernels.nearby import make_nearby
+from mpirecon.kernels.sphere import Packed
 from mpirecon.kernels.statistics import (
     image_power,
     image_shells,
@@ -27,7 +28,6 @@ from mpirecon.operators.fixed_point import FixedPoint
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.normal import NormalEquations
 from mpirecon.operators.projection import Projection
-from mpirecon.kernels.sphere import Packed
 from mpirecon.operators.shift import centred_samples
 from mpirecon.parallel.threads import Threads
 

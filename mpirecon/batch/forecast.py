@@ -33,6 +33,12 @@ SHARED = 100e6
 #: bytes and number of the images of a batch
 _BATCH, _LONGEST = 64e6, 512
 
+#: grid points beyond the farthest sample that its taps reach
+_TAPS_REACH = 3.5
+
+#: arrays as large as a map that rank 0 has when it corrects the FSC for the mask, the sums being gone
+_AFTERWARDS = 9
+
 #: fraction of a batch's arrays that are there at the same time
 _AT_ONCE = 0.8
 
@@ -160,26 +166,40 @@ def extended_bytes(p: int) -> int:
     return 12 * (p + 8) ** 2 * (p // 2 + 9)
 
 
+def packed_bytes(task: Task) -> int:
+    """One accumulator as it is kept: of each point that images' samples and their taps reach, within a ball."""
+    p = task.padded
+    reach = math.sqrt(2 * task.samples_of_an_image / math.pi) * p / task.box + _TAPS_REACH
+    return min(folded_bytes(p), round(12 * 2 * math.pi / 3 * reach**3))
+
+
 def memory_parts(task: Task, ranks: int, threads: int = 1, known: dict | None = None) -> dict[str, float]:
     """Bytes of a rank at its worst moment, by what they are for; known : in place of `constants`."""
     known = (known or constants())["memory"]
-    folded, extended = folded_bytes(task.padded), extended_bytes(task.padded)
+    p, volume = task.padded, 4 * task.box**3
+    folded, extended, packed = folded_bytes(p), extended_bytes(p), packed_bytes(task)
+    planes = 8 * task.box * p * (p // 2 + 1)  # a map's transform on its way to the grid and back
     stores = 1 + task.kind.begins
     # one rank keeps the sums of a group where they were made; several send them from a buffer, and keep a slab each
     alone = ranks == 1 and not task.deterministic
-    kept = task.groups * (extended if alone else folded / ranks)
-    solving = known["solve"].get(task.solver, max(known["solve"].values())) * folded
-    filling = 0 if alone else (extended + (folded if ranks > 1 else 0)) * (2 if task.deterministic else 1)
-    comparing = 2 * extended * 2 / 3 + 8 / 12 * folded  # two grids of complex numbers, one just transformed
+    kept = stores * task.groups * packed / ranks
+    maps = volume * ((2 if task.folds > 1 else 1) + math.ceil((task.references_solved + 3) / ranks))
+    sent = packed if ranks > 1 else 0
+    solving = planes + sent
+    if task.kind.begins or task.finishing[1]:
+        solving = known["solve"].get(task.solver, max(known["solve"].values())) * folded
+    filling = extended - packed if alone else (extended + sent) * (2 if task.deterministic else 1)
+    comparing = 2 * extended * 2 / 3 + planes  # two grids of complex numbers, one just transformed
+    afterwards = _AFTERWARDS * volume - kept - maps
     images = math.ceil(task.particles / ranks)
     batch = _AT_ONCE * min(_BATCH, 20 * task.box**2 * min(images, _LONGEST))
     return {
         "program": known["program"] + (known["mpi"] if ranks > 1 else 0),
         "batch": batch,
         "threads": known["threads"] * folded if threads > 1 else 0.0,
-        "sums of groups": stores * kept,
-        "maps": 4 * task.box**3 * (2 + math.ceil((task.references_solved + 3) / ranks)),
-        "grids": max(solving, filling, comparing),
+        "sums of groups": kept,
+        "maps": maps,
+        "grids": max(solving, filling, comparing, afterwards),
         "images": task.images_kept(ranks),
         "search": _search_bytes(task) if task.searches else 0.0,
         "particles": task.particles * (
@@ -205,13 +225,14 @@ def reduced_bytes(task: Task, ranks: int) -> float:
     """Bytes of arrays that each rank's messages carry in all: what its traffic counts."""
     if ranks == 1:
         return 0.0
-    folded, volume = folded_bytes(task.padded), 4 * task.box**3
+    sums_of_one, volume = packed_bytes(task), 4 * task.box**3
     maps = 2 + task.references_solved  # unfiltered halves, and what particles are compared with
     sums = task.groups + 2 * task.kind.begins
     fetched = 1 + task.references  # of the halves that are compared, one is on rank 0 already
-    per_round = sums * folded + maps * folded + fetched * volume
-    begin = (task.groups + task.references_solved + 1) * folded if task.kind.begins else 0.0
-    return begin + task.rounds * per_round + task.finishing[0] * folded + (1 if task.finishing[0] == 1 else 2) * volume
+    per_round = (sums + maps) * sums_of_one + fetched * volume
+    begin = (task.groups + task.references_solved + 1) * sums_of_one if task.kind.begins else 0.0
+    finishing = task.finishing[0] * sums_of_one + (1 if task.finishing[0] == 1 else 2) * volume
+    return begin + task.rounds * per_round + finishing
 
 
 def work(task: Task, ranks: int, threads: int = 1, known: dict | None = None) -> dict[str, tuple[float, ...]]:

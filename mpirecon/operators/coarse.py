@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from mpirecon.kernels.fold import extended_shape, insert
+from mpirecon.kernels.sphere import Packed, rows_of
 from mpirecon.operators.fourier import SMALL_BOX, padded_size, planes_of, read_spectrum
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.projection import Projection
-from mpirecon.kernels.sphere import Packed, rows_of
 from mpirecon.parallel.pages import zeros
 
 #: shells that a box must hold beyond those that are asked for: the interpolation kernel reaches there

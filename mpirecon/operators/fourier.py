@@ -109,7 +109,6 @@ def volume_of(planes: np.ndarray, threads: Threads | None = None) -> np.ndarray:
     flat = planes.reshape(-1).view(np.float32)
     for z in range(1, n):
         flat[z * n * n : (z + 1) * n * n] = own[z]
-    del flat, own
     planes.resize(-(-(n**3) // 2), refcheck=False)
     return planes.view(np.float32)[: n**3].reshape(n, n, n)
 

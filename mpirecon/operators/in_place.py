@@ -12,7 +12,7 @@ _CACHE = 4_000_000
 
 
 def transform_of(box: int, planes: Callable[[slice], np.ndarray], dtype=np.float32) -> np.ndarray:
-    """``scipy.fft.rfftn`` of the map whose planes z are ``planes(slice)``, (n, n, n // 2 + 1), as exact as a `dtype`."""
+    """``scipy.fft.rfftn`` of the map whose planes z are ``planes(slice)``, (n, n, n // 2 + 1), as exact as `dtype`."""
     half = np.empty((box, box, box // 2 + 1), np.result_type(dtype, np.complex64))
     for some in _pieces(half):
         half[some] = scipy.fft.rfft(np.asarray(planes(some), dtype), axis=2)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpirecon.operators.coarse import add_middle
 from mpirecon.kernels.sphere import Packed, Sphere
+from mpirecon.operators.coarse import add_middle
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.pages import alone
 from mpirecon.parallel.slab import slab

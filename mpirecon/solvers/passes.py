@@ -10,10 +10,10 @@ from mpirecon.backend.bands import Bands
 from mpirecon.backend.protocol import Ability, Backend
 from mpirecon.backend.store import ImageStore
 from mpirecon.errors import UserError
+from mpirecon.kernels.sphere import Sphere
 from mpirecon.model.draws import particle_rng, random_quaternion
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.fixed_point import FixedPoint
-from mpirecon.kernels.sphere import Sphere
 from mpirecon.operators.symmetry import Symmetry
 from mpirecon.parallel.comm import Communicator, together
 from mpirecon.parallel.select import median
