@@ -1,6 +1,7 @@
 """How much memory and time a job is expected to take, and which requests are refused with what words."""
 
 import json
+import math
 import re
 
 import pytest
@@ -48,8 +49,8 @@ def test_memory_of_a_rank_shrinks_with_ranks_to_what_one_solve_needs():
     task = Task(200_000, 256)
     forecast = [memory_per_rank(task, ranks) for ranks in (1, 2, 8, 64, 1000)]
     assert forecast == sorted(forecast, reverse=True)
-    extended = 12 * 392**2 * 201
-    groups, maps, metadata = 8 * extended, 12 * 4 * 256**3, 200_000 * 700
+    ball = 12 * 2 * math.pi / 3 * (192 + 3.5) ** 3  # of the grid of 384 points, what samples and their taps reach
+    groups, maps, metadata = 8 * ball, 12 * 4 * 256**3, 200_000 * 700
     assert forecast[0] - forecast[-1] == pytest.approx(groups + maps + metadata, rel=0.02)
 
 
