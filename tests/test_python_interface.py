@@ -11,7 +11,7 @@ import pytest
 import mpirecon as mr
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.solvers.config import Config
-from mpirecon.solvers.problem import make_mask
+from mpirecon.solvers.mask import make_mask
 
 
 @pytest.fixture(scope="module")

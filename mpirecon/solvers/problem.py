@@ -14,7 +14,6 @@ from mpirecon.backend.protocol import Backend
 from mpirecon.backend.warm import compile_once
 from mpirecon.errors import UserError
 from mpirecon.io.given_weights import GivenWeights, given_array, read_weights
-from mpirecon.io.mrc import read_map
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.fourier import interpolation_for
@@ -27,6 +26,7 @@ from mpirecon.robust.distances import Distance, get_distance
 from mpirecon.search.warm import steps as search_steps
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.connect import connect
+from mpirecon.solvers.mask import agree_on_mask, make_mask, mask_in_words
 from mpirecon.solvers.normalise import OFF
 from mpirecon.solvers.slab_data import ParticleSlab, folds_of_groups, groups_and_families
 from mpirecon.solvers.speeds import rank_shares
@@ -41,9 +41,6 @@ _MOST_COMPILING = 4
 
 #: boxes above which memory is worth more than the time that new pages take
 _LARGE_BOX = 256
-
-#: width of the spherical mask's edge, pixels
-_MASK_EDGE = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +113,7 @@ class Problem:
         backend, mask = run_together(
             comm, lambda: (_backend(file, config, placement, neighbours, log), make_mask(file, config))
         )
-        _agree_on_mask(comm, config, mask)
+        agree_on_mask(comm, config, mask)
         symmetry = Symmetry(point_group(config.symmetry))
         compile_once(
             comm, backend, slab.metadata, config.rule.searches_nearby, config.deterministic, symmetry, console.say,
@@ -148,13 +145,7 @@ class Problem:
     @property
     def mask_text(self) -> str:
         """The mask that particles are scored in, in words."""
-        config, file = self.config, self.file
-        if config.masked_by_file:
-            return Path(config.mask).name
-        edge = min(_MASK_EDGE, file.box / 8)
-        diameter = config.diameter or 2 * (file.box / 2 - edge) * file.pixel_size
-        largest = "" if config.diameter else ", the largest that the box holds,"
-        return f"sphere of {diameter:.4g} Å{largest} with a soft edge of {edge:.3g} pixels"
+        return mask_in_words(self.file, self.config)
 
     def bands(self, noise_power: np.ndarray, high_pass: float | None = None) -> Bands:
         """Bands of the shells that particles are scored on;
@@ -248,44 +239,9 @@ def _scored_shells(file: ParticleFile, config: Config, backend: Backend) -> tupl
     return lowest, highest
 
 
-def make_mask(file: ParticleFile, config: Config) -> SoftMask:
-    """The user's mask, or a soft sphere: of the given diameter, or as large as the box allows."""
-    if config.masked_by_file:
-        mask = read_map(config.mask)
-        if mask.box != file.box or abs(mask.pixel_size / file.pixel_size - 1) > 1e-3:
-            todo = "make a mask of that size"
-            if mask.box == file.box:
-                todo = (
-                    "its box is right, so perhaps only the pixel size in its header is wrong: relion_image_handler --i "
-                    f"{config.mask} --o mask_right.mrc --force_header_angpix {file.pixel_size:g} sets it"
-                )
-            raise UserError(
-                f"{config.mask}: the mask has box {mask.box} and, in its header, pixels of {mask.pixel_size:g} Å; "
-                f"{file.path} has box {file.box} and pixels of {file.pixel_size:g} Å; {todo}"
-            )
-        array = np.asarray(mask.array, np.float32)
-        if array.min() < -1e-3 or array.max() > 1 + 1e-3 or array.max() <= 0:
-            raise UserError(f"{config.mask}: mask values run from {array.min():g} to {array.max():g}; expected 0 … 1")
-        return SoftMask.of(array)
-    edge = min(_MASK_EDGE, file.box / 8)
-    largest = file.box / 2 - edge
-    radius = largest if config.diameter is None else config.diameter / 2 / file.pixel_size
-    if not 0 < radius <= largest + 1e-6:
-        raise UserError(f"--diameter {config.diameter:g} Å: with its soft edge the mask must fit the box; at most "
-                        f"{2 * largest * file.pixel_size:.4g} Å")
-    return SoftMask(file.box, radius, edge)
-
-
 def digest_of(array: np.ndarray) -> str:
     """A hash of an array's bytes."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-
-
-def _agree_on_mask(comm: Communicator, config: Config, mask: SoftMask) -> None:
-    """A mask file that is replaced while the ranks read it must not cut each one's maps in its own way. Collective."""
-    if config.masked_by_file and len(set(comm.allgather(digest_of(mask.array)))) > 1:
-        raise UserError(f"{config.mask} is not the same mask on all ranks: it was replaced while they read it, or the "
-                        "hosts' copies differ; start again when nothing writes to it")
 
 
 def _groups(

@@ -132,7 +132,7 @@ def identify(run) -> dict:
     return run.comm.bcast({
         "options": json.loads(json.dumps(options)),
         "particles": {"count": len(file), "box": file.box, "rows": f"{digest[0]:x}", "images": digest_of(few)},
-        "mask": digest_of(run.engine.mask),
+        "mask": run.engine.masking.digest(),
         "weights": None if run.given is None else digest_of(run.given.values),
         "file": file.state(),
     })  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 
@@ -48,6 +50,13 @@ class SoftMask:
         if self._given is None:
             self._given = soft_sphere(self.shape[0], self._radius, self._edge)
         return self._given
+
+    def digest(self) -> str:
+        """A hash of its values."""
+        found = hashlib.sha256()
+        for z in range(self.shape[0]):
+            found.update(np.ascontiguousarray(self[z : z + 1]).tobytes())
+        return found.hexdigest()
 
     def __getitem__(self, planes: slice) -> np.ndarray:
         """Planes z."""
