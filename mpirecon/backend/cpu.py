@@ -29,7 +29,10 @@ from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.operators.normal import NormalEquations
 from mpirecon.operators.projection import Projection
 from mpirecon.operators.shift import centred_samples
-from mpirecon.parallel.threads import Threads
+from mpirecon.parallel.threads import Threads, return_large_arrays
+
+#: boxes above which memory is worth more than the time that new pages take
+_LARGE_BOX = 256
 
 #: bytes of images that are transformed at once: they and their transforms stay in a cache
 _CACHE = 1_000_000
@@ -54,6 +57,8 @@ class CpuBackend(Backend):
         aberrations: Aberrations | None = None, padding: float = 2.0, threads: int = 1, memory: float = 0,
         half_precision: bool = False, level: bool = True, huge_pages: bool = False,
     ) -> None:
+        if box > _LARGE_BOX:
+            return_large_arrays()
         self.pixel_size = pixel_size
         self.premultiplied = premultiplied
         self.plane = HalfPlane.of(box, limit, 1.0 if aberrations is None else aberrations.stretch, level)

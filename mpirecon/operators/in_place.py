@@ -13,10 +13,18 @@ _CACHE = 4_000_000
 
 def transform_of(box: int, planes: Callable[[slice], np.ndarray], dtype=np.float32) -> np.ndarray:
     """``scipy.fft.rfftn`` of the map whose planes z are ``planes(slice)``, (n, n, n // 2 + 1), as exact as `dtype`."""
-    half = np.empty((box, box, box // 2 + 1), np.result_type(dtype, np.complex64))
-    for some in _pieces(half):
-        half[some] = scipy.fft.rfft(np.asarray(planes(some), dtype), axis=2)
-    return _across(scipy.fft.fft, half, None)
+    return transforms_of(box, 1, lambda some: (planes(some),), dtype)[0]
+
+
+def transforms_of(
+    box: int, maps: int, planes: Callable[[slice], tuple[np.ndarray, ...]], dtype=np.float32
+) -> tuple[np.ndarray, ...]:
+    """As ``transform_of``, of several maps, whose planes are made together."""
+    halves = [np.empty((box, box, box // 2 + 1), np.result_type(dtype, np.complex64)) for _ in range(maps)]
+    for some in _pieces(halves[0]):
+        for half, values in zip(halves, planes(some)):
+            half[some] = scipy.fft.rfft(np.asarray(values, dtype), axis=2)
+    return tuple(_across(scipy.fft.fft, half, None) for half in halves)
 
 
 def real_of_half(half: np.ndarray, n: int, workers: int | None = None) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from mpirecon.operators.symmetry import Symmetry
 from mpirecon.parallel.comm import Communicator, run_together, together
 from mpirecon.parallel.pages import worth_huge_pages
 from mpirecon.parallel.placement import Placement, place_ranks
-from mpirecon.parallel.threads import available_cores, default_memory, default_threads, return_large_arrays
+from mpirecon.parallel.threads import available_cores, default_memory, default_threads
 from mpirecon.robust.distances import Distance, get_distance
 from mpirecon.search.warm import steps as search_steps
 from mpirecon.solvers.config import Config
@@ -38,9 +37,6 @@ _LOWEST_SCORE_SHELL = 2
 
 #: processes that compile kernels, where one rank has so many cores: each begins with most of a second of imports
 _MOST_COMPILING = 4
-
-#: boxes above which memory is worth more than the time that new pages take
-_LARGE_BOX = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +91,6 @@ class Problem:
 
         weights : (m,) float, of all particles, in place of what ``config.weights`` names
         """
-        if file.box > _LARGE_BOX:
-            return_large_arrays()
         given = _given_weights(comm, file, config, weights)
         relative = None if given is None else given.relative
         with together(comm):

@@ -13,7 +13,7 @@ import scipy.fft
 from mpirecon.errors import UserError
 from mpirecon.kernels.radial import radial_sum
 from mpirecon.kernels.shells import correlate_shells, scale_shells
-from mpirecon.operators.in_place import map_of, transform_of
+from mpirecon.operators.in_place import map_of, transform_of, transforms_of
 from mpirecon.validate.masks import SoftMask
 #: at which resolutions are reported
 THRESHOLDS = (0.5, 0.143)
@@ -108,7 +108,14 @@ def masked_transforms(
     for other, name in ((b, "second map"), (mask, "mask")):
         if other is not None and other.shape != a.shape:
             raise UserError(f"FSC: the first map has shape {a.shape}, the {name} {other.shape}; they must be the same")
-    return masked_transform(a, mask), masked_transform(b, mask)
+    if mask is None:
+        return masked_transform(a), masked_transform(b)
+
+    def planes(some: slice) -> tuple[np.ndarray, np.ndarray]:
+        inside = mask[some]
+        return a[some] * inside, b[some] * inside
+
+    return transforms_of(len(a), 2, planes, np.result_type(a, b, mask[:1]))
 
 
 def masked_transform(volume: np.ndarray, mask: np.ndarray | SoftMask | None = None) -> np.ndarray:
