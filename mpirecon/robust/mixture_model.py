@@ -70,7 +70,8 @@ class MixtureModel:
     def forget_evidence(self) -> None:
         """Let go of what the mixture was fitted to, a kilobyte for each particle; its results stay."""
         self._own = self._random = self._small_errors = self._whole = self._log_noise = None
-        self._relative = self._largest = self._responsibility = self.likelihood_ = None
+        self._relative = self._largest = self._responsibility = self.likelihood_ = self._once = self._log_bad = None
+        self.small_contrast_ = self.small_contrast2_ = None  # attenuation holds what was made of them
 
     def _take_filtered(self, exponent: float) -> None:
         """Expect of each image the signal that its filter leaves, v^exponent of the map's."""
