@@ -74,13 +74,17 @@ class PairGrid:
             set_middle(projection, volume, self.values, which, 2, scale)
 
 
-def add_middle(folded: np.ndarray, out: np.ndarray, sign: int = 1) -> None:
-    """Add the lowest frequencies of a folded accumulator (p, p, p//2 + 1, …) to a smaller one, or take them from it."""
+def add_middle(folded: np.ndarray, out: np.ndarray, sign: int = 1, to: np.ndarray | None = None) -> None:
+    """Add the lowest frequencies of a folded accumulator (p, p, p//2 + 1, …) to a smaller one, or take them from it.
+
+    to : what they are added to, if it is to stay: `out` is overwritten then
+    """
     q = len(out)
+    to = out if to is None else to
     low, high = slice(0, q // 2 + 1), slice(-(q - q // 2 - 1), None)  # those from zero up, and the negative ones
     for z in (low, high):
         for y in (low, high):
-            (np.add if sign > 0 else np.subtract)(out[z, y], folded[z, y, : q // 2 + 1], out=out[z, y])
+            (np.add if sign > 0 else np.subtract)(to[z, y], folded[z, y, : q // 2 + 1], out=out[z, y])
 
 
 def set_middle(projection: Projection, volume: np.ndarray, out: np.ndarray, which: int, maps: int,
