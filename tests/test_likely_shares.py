@@ -36,4 +36,5 @@ def test_few_looks_find_what_all_do(count, good, apart):
 
 def test_the_best_fraction_may_be_far_from_where_it_was_thought():
     score = np.where(np.arange(4000) < 1000, 8.0, -8.0)
-    assert likely_shares(SerialCommunicator(), score, np.ones(4000), 0.9) == by_all(score, np.ones(4000), shares_about(0.9))
+    found = likely_shares(SerialCommunicator(), score, np.ones(4000), 0.9)
+    assert found == by_all(score, np.ones(4000), shares_about(0.9))
