@@ -15,10 +15,7 @@ class Timings:
 
     seconds : phase → s
     spans : of the outermost blocks, [start, end, {phase: s}] in seconds since `origin` (Unix time)
-    clock : gives the seconds; a measurement may put another in its place, such as time.thread_time
     """
-
-    clock = staticmethod(time.perf_counter)
 
     def __init__(self, on_phase: Callable[[str], None] = lambda phase: None, origin: float | None = None) -> None:
         """on_phase : called with the phase whenever it changes · origin : when the first began, Unix time; now if left
@@ -27,7 +24,7 @@ class Timings:
         self.spans: list[list] = []
         now = time.time()
         self.origin = now if origin is None else origin
-        self._zero = self.clock() - (now - self.origin)
+        self._zero = time.perf_counter() - (now - self.origin)
         self._inner: list[float] = []
         self._within: dict[str, float] = {}
         self._phases: list[str] = []
@@ -38,11 +35,11 @@ class Timings:
         self._inner.append(0.0)
         self._phases.append(phase)
         self._on_phase(phase)
-        start = self.clock()
+        start = time.perf_counter()
         try:
             yield
         finally:
-            end = self.clock()
+            end = time.perf_counter()
             own = end - start - self._inner.pop()
             self.seconds[phase] = self.seconds.get(phase, 0.0) + own
             self._within[phase] = self._within.get(phase, 0.0) + own
@@ -56,7 +53,7 @@ class Timings:
     def fill(self, phase: str) -> None:
         """Count as this phase whatever has passed since `origin` outside of phases, none of which may be under way."""
         end, gaps = 0.0, []
-        for span in [*self.spans, [self.clock() - self._zero]]:
+        for span in [*self.spans, [time.perf_counter() - self._zero]]:
             if span[0] > end:
                 gaps.append([end, span[0], {phase: span[0] - end}])
             end = max(end, *span[:2])
