@@ -45,12 +45,18 @@ def _radial_sum(values, stride, component, limits, total, count, first, last):
     for kz in range(first, last):
         for ky in range(p):
             k2, s = row_start(kz, ky, p, limits)
+            some = number = 0.0  # of this shell, in registers until the next begins
             for kx in range(p // 2 + 1):
                 while k2 + kx * kx >= limits[s]:
+                    total[s] += some
+                    count[s] += number
+                    some = number = 0.0
                     s += 1
                 friedel = 1.0 if kx == 0 or 2 * kx == p else 2.0
-                total[s] += friedel * values[kz, ky, kx * stride + component]
-                count[s] += friedel
+                some += friedel * values[kz, ky, kx * stride + component]
+                number += friedel
+            total[s] += some
+            count[s] += number
 
 
 def weight_sum(folded, ratio, total, count, first=0, last=-1) -> None:

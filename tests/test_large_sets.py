@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ from mpirecon.errors import UserError
 from mpirecon.io.checkpoint import Checkpoint, write_checkpoint, writing_checkpoint
 from mpirecon.io.run_log import usually_listed
 from mpirecon.io.run_output import read_particle_table
-from mpirecon.parallel.held import memory_held
+from mpirecon.parallel.held import give_back_unused, memory_held
 from mpirecon.report.html import write_report
 from mpirecon.solvers.controls import numbered
 from mpirecon.solvers.record import describe
@@ -101,6 +102,17 @@ def test_memory_is_logged_after_each_iteration(folder):
     held = [line["memory"] for line in lines if line["event"] == "iteration"]
     assert len(held) == 3 and all(5e7 < some["now"] <= some["most"] < 1e10 for some in held)
     assert memory_held()["most"] >= memory_held()["now"] > 5e7
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver()[0], reason="of the C library of Linux")
+def test_memory_between_arrays_that_stay_is_given_back():
+    arrays = [np.ones(12_500) for _ in range(2000)]  # 200 MB in pieces that the library keeps
+    staying = arrays[::20]
+    del arrays
+    before = memory_held()["now"]
+    give_back_unused()
+    assert memory_held()["now"] < before - 1e8
+    assert all((some == 1).all() for some in staying)
 
 
 def test_a_report_takes_the_table_that_is_in_memory(folder, tmp_path, monkeypatch):

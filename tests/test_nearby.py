@@ -147,6 +147,27 @@ def test_the_integral_over_errors_of_a_scale():
     np.testing.assert_allclose(nearby[np.array([2, 0])].matrix(), h[[2, 0]])
 
 
+@pytest.mark.parametrize("stretch", [1.0, 1e3])
+def test_the_integral_of_uneven_curvatures_is_the_formula(stretch):
+    """Images that show a turn about one axis alone; against LAPACK, matrix by matrix."""
+    rng = np.random.default_rng(2)
+    m, scale = 50, 0.05
+    axes = np.linalg.qr(rng.normal(size=(m, 3, 3)))[0]
+    h = axes @ (np.array([1.0, 50.0, 50.0 * stretch])[:, None] * axes.transpose(0, 2, 1))
+    nearby = NearbyPoses.empty(m, 1, 2)
+    nearby.turn[:], nearby.slope[:] = rng.normal(0, 0.02, (m, 3)), rng.normal(0, 3, (m, 3))
+    nearby.curvature[:] = h[:, [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]]
+    log, angle = nearby.integral(np.ones(m), scale)
+    for i in range(m):
+        precision = h[i] + np.eye(3) / scale**2
+        g, turn = nearby.slope[i], nearby.turn[i]
+        linear = g + h[i] @ turn
+        mean = np.linalg.solve(precision, linear)
+        wanted = linear @ mean / 2 - g @ turn - turn @ h[i] @ turn / 2 - np.linalg.slogdet(precision * scale**2)[1] / 2
+        assert log[i] == pytest.approx(wanted, rel=1e-8, abs=1e-8)
+        assert angle[i] == pytest.approx(np.sqrt(mean @ mean + np.trace(np.linalg.inv(precision))), rel=1e-8)
+
+
 def test_what_an_error_leaves_of_the_signal():
     """Against slices of turned poses, compared shell by shell."""
     volume = phantom(BOX)

@@ -75,15 +75,21 @@ class PairGrid:
             set_middle(projection, volume, self.values, which, 2, scale)
 
 
-def add_middle(folded: np.ndarray | Packed, out: np.ndarray, sign: int = 1) -> None:
-    """Add the lowest frequencies of a folded accumulator (p, p, p//2 + 1, …) to a smaller one, or take them from it."""
+def add_middle(
+    folded: np.ndarray | Packed, out: np.ndarray, sign: int = 1, to: np.ndarray | None = None
+) -> None:
+    """Add the lowest frequencies of a folded accumulator (p, p, p//2 + 1, …) to a smaller one, or take them from it.
+
+    to : what they are added to, if it is to stay: `out` is overwritten then
+    """
     q, change = len(out), np.add if sign > 0 else np.subtract
+    to = out if to is None else to
     low, high = slice(0, q // 2 + 1), slice(-(q - q // 2 - 1), None)  # those from zero up, and the negative ones
     for y in range(q):
         at = y if y <= q // 2 else y - q + len(folded)
         row = rows_of(folded, at, at + 1)[:, 0, : q // 2 + 1]
         for z in (low, high):
-            change(out[z, y], row[z], out=out[z, y])
+            change(to[z, y], row[z], out=out[z, y])
 
 
 def set_middle(projection: Projection, volume: np.ndarray, out: np.ndarray, which: int, maps: int,

@@ -70,7 +70,8 @@ class MixtureModel:
     def forget_evidence(self) -> None:
         """Let go of what the mixture was fitted to, a kilobyte for each particle; its results stay."""
         self._own = self._random = self._small_errors = self._whole = self._log_noise = None
-        self._relative = self._largest = self._responsibility = self.likelihood_ = None
+        self._relative = self._largest = self._responsibility = self.likelihood_ = self._once = self._log_bad = None
+        self.small_contrast_ = self.small_contrast2_ = None  # attenuation holds what was made of them
 
     def _take_filtered(self, exponent: float) -> None:
         """Expect of each image the signal that its filter leaves, v^exponent of the map's."""
@@ -133,9 +134,11 @@ class MixtureModel:
 
     def _compare(self) -> None:
         """Likelihoods relative to the largest; kinds that were given up explain none."""
-        alive = np.where(self.shares_ > 0, self.likelihood_, -np.inf)
+        kinds = np.flatnonzero(self.shares_)
+        alive = self.likelihood_[:, kinds]
         self._largest = alive.max(axis=1)
-        self._relative = np.exp(alive - self._largest[:, None])
+        self._relative = np.zeros_like(self.likelihood_)
+        self._relative[:, kinds] = np.exp(alive - self._largest[:, None])
 
     def _attribute(self, more: np.ndarray | None = None) -> None:
         """Probabilities of each kind, from the likelihoods and the shares. more : (m,), by how much the logarithmic
@@ -174,12 +177,18 @@ class MixtureModel:
         return log, contrast, contrast**2 + 1 / precision
 
     def _log_small_errors(self) -> np.ndarray:
-        """Log likelihood ratio of small errors to junk, (kinds, m); keeps their contrasts."""
+        """Log likelihood ratio of small errors to junk, (kinds, m), −∞ of the kinds that were given up; keeps their
+        contrasts."""
         if self._small_errors is None:
             return np.zeros((0, len(self._own.t)))
-        best, contrast, contrast2 = self._log_correct(self._small_errors.best)
+        nothing = np.full(len(self._own.t), -np.inf), *np.ones((2, len(self._own.t)))
+        alive = self.shares_[SMALL:] > 0
+        scales = self._small_errors.log_integral.shape[1]
+        best, contrast, contrast2 = self._log_correct(self._small_errors.best) if alive[:scales].any() else nothing
         found = [(best + log, contrast, contrast2) for log in self._over_groups(self._small_errors.log_integral).T]
-        found += [self._log_left(share) for share in self._small_errors.left]
+        found = [some if has else nothing for some, has in zip(found, alive)]
+        found += [self._log_left(share) if has else nothing
+                  for share, has in zip(self._small_errors.left, alive[scales:])]
         log, self.small_contrast_, self.small_contrast2_ = (np.stack(values) for values in zip(*found))
         return log
 

@@ -86,12 +86,20 @@ class NearbyPoses:
         h, g, turn = self.matrix() / variance[:, None, None], self.slope / variance[:, None], self.turn
         turned = np.einsum("mij,mj->mi", h, turn)
         constant = -(g * turn).sum(axis=1) - (turn * turned).sum(axis=1) / 2
-        precision = h + np.eye(3) / scale**2
-        inverse = np.linalg.inv(precision)
+        inverse, determinant = _inverse(h + np.eye(3) / scale**2)
         linear = g + turned
         mean = np.einsum("mij,mj->mi", inverse, linear)
-        log = constant + (linear * mean).sum(axis=1) / 2 - np.linalg.slogdet(precision * scale**2)[1] / 2
+        log = constant + (linear * mean).sum(axis=1) / 2 - np.log(determinant * scale**6) / 2
         return log, np.sqrt(np.square(mean).sum(axis=1) + np.trace(inverse, axis1=1, axis2=2))
+
+
+def _inverse(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of symmetric positive definite matrices (m, 3, 3), and their determinants: by cofactors, for a call of LAPACK for
+    each takes ten times as long."""
+    x, y, z = np.moveaxis(matrix, 1, 0)
+    cofactors = np.stack([np.cross(y, z), np.cross(z, x), np.cross(x, y)], axis=1)
+    determinant = np.einsum("mi,mi->m", x, cofactors[:, 0])
+    return cofactors / determinant[:, None, None], determinant
 
 
 def attenuation_profile(volume: np.ndarray, shells: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

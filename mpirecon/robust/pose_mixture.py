@@ -8,6 +8,7 @@ import numpy as np
 
 from mpirecon.parallel.comm import Communicator
 from mpirecon.robust.evidence import Evidence, SmallErrors
+from mpirecon.robust.likely_shares import likely_shares
 from mpirecon.robust.mixture_model import (
     CONTRAST_PRIOR,
     FEWEST,
@@ -47,9 +48,6 @@ _SLOWEST, _ALIKE = 0.98, 0.05
 #: again, by which steps of EM lower it, too: by too little to matter
 _ALLOWED = 2.0
 _CONTRAST_VARIANCE = (1e-4, 0.5)
-
-#: log likelihood ratio beyond which nothing is left to doubt: e⁻³⁰ is far below rounding
-_SURE = 30.0
 
 #: turns between the mean and the variance of contrasts in a step, each of which is taken to its best
 _TURNS = 10
@@ -101,12 +99,19 @@ class PoseMixture(MixtureModel):
             when there are no particles, none has any evidence (a map of zeros), all have the same, or it is not finite.
         """
         self._hold(comm, own, random, random_rows, groups, small, log_noise)
-        most = _ITERATIONS
         if sample is None:
-            self._begin(own.t.shape[1], 0 if small is None else small.kinds)
+            self._climb(_ITERATIONS)
         else:
             self._begin_with(self._fitted_to(sample))
-            most = _LAST
+            self._climb(_LAST, begun=True)
+        self._conclude()
+        return self
+
+    def _climb(self, most: int, begun: bool = False) -> None:
+        """At most so many steps of EM, from the usual start unless `begun`."""
+        if not begun:
+            own, _, small = self._whole
+            self._begin(own.t.shape[1], 0 if small is None else small.kinds)
         steps: list[float] = []  # of the spread of contrasts since the last extrapolation
         self._total, self._safe = -np.inf, None
         for self.n_iter_ in range(self.n_iter_ + 1, self.n_iter_ + most + 1):
@@ -123,8 +128,6 @@ class PoseMixture(MixtureModel):
             if self.n_iter_ > _SETTLED and self._extrapolate(step, steps[-3:]):
                 steps.clear()
         self.expect()
-        self._conclude()
-        return self
 
     def share_by_view(self, view: np.ndarray) -> None:
         """Let correct poses be more frequent in some views than in others, where they are (view_shares.py). view : (m,)
@@ -155,9 +158,10 @@ class PoseMixture(MixtureModel):
             best = Evidence(small.best.t[sample], small.best.a[sample])
             small = replace(small, best=best, log_integral=small.log_integral[sample])
         groups, log_noise = (None if some is None else some[sample] for some in (self._groups, self._log_noise))
-        return PoseMixture(self.keep).fit(
-            self._comm, own, random, number[self._rows[looked]], groups, small, log_noise
-        )
+        fitted = PoseMixture(self.keep)
+        fitted._hold(self._comm, own, random, number[self._rows[looked]], groups, small, log_noise)
+        fitted._climb(_ITERATIONS)
+        return fitted
 
     def _begin_with(self, fitted: PoseMixture) -> None:
         """EM continues where it ended with other particles."""
@@ -315,23 +319,5 @@ class PoseMixture(MixtureModel):
         apart = self._over_groups(band_sums(apart, apart))
         total = self._comm.allreduce(np.array([(self.posterior_ * apart).sum(), self.posterior_.sum()]))
         self.separation_ = float(np.sqrt(total[0] / max(total[1], 1e-300)))
-        self.keep_interval_ = self._interval()
+        self.keep_interval_ = likely_shares(self._comm, self.score_, self._once, self.keep_)
         self.separable_ = self.separation_ >= SMALLEST_SEPARATION
-
-    def _interval(self) -> tuple[float, float]:
-        """Fractions of correct ones whose likelihood is within 1.92 of the best (χ² of one degree, 95 %)."""
-        grid = np.unique(np.concatenate([np.linspace(0.001, 0.999, 200), self.keep_ + np.linspace(-0.03, 0.03, 121)]))
-        grid = np.concatenate([[0.0], grid[(grid > 0) & (grid < 1)], [1.0]])
-        # ln(g·exp(score) + 1 − g) but for a constant; of those that are surely correct or not, ln g or ln(1 − g)
-        sure = np.abs(self.score_) > _SURE
-        ratio, once = np.exp(self.score_[~sure]), self._once[~sure]
-        with np.errstate(divide="ignore", invalid="ignore"):  # none and all are shares, too
-            both = [self._once[sure & side].sum() for side in (self.score_ > 0, self.score_ < 0)]
-            likelihood = sum(count * np.log(share) if count else 0 * grid for count,
-                             share in zip(both, (grid, 1 - grid)))
-        for start in range(0, len(ratio), 4096):  # the table of particles × shares stays small
-            part = slice(start, start + 4096)
-            likelihood += once[part] @ np.log1p((ratio[part, None] - 1) * grid)
-        self._comm.allreduce(likelihood)
-        inside = grid[likelihood >= likelihood.max() - 1.92]
-        return float(inside.min()), float(inside.max())

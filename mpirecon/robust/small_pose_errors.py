@@ -8,6 +8,7 @@ import numpy as np
 
 from mpirecon.parallel.comm import Communicator
 from mpirecon.robust.evidence import Evidence, SmallErrors
+from mpirecon.robust.mixture_model import SMALL
 from mpirecon.robust.nearby import ANGLES, NearbyPoses, between_angles
 from mpirecon.robust.particle_noise import median_of
 from mpirecon.robust.pose_mixture import PoseMixture
@@ -62,13 +63,16 @@ class SmallPoseErrors:
 def attenuation(mixture: PoseMixture, small: SmallPoseErrors, valid: np.ndarray) -> tuple[np.ndarray, Attenuation]:
     """The fraction of each particle's signal that counts, (m,), E[h²] over right poses, for which h = 1, and
     errors of every scale, averaged over shells; and E[s·h(k)] over the same, relative to it."""
-    share, first, second = np.zeros((3, len(valid), len(small.profile)))
-    right = np.ones_like(mixture.contrast_), np.maximum(mixture.contrast_, 0), mixture.contrast2_
-    wrong = np.ones_like(mixture.small_contrast_), np.maximum(mixture.small_contrast_, 0), mixture.small_contrast2_
-    for total, of_right, of_wrong in zip((share, first, second), right, wrong):
-        for kind, probability in enumerate(mixture.small_.T):
-            total[valid] += (probability * of_wrong[kind])[:, None] * between_angles(small.angle[:, kind])
-        total[valid, 0] += mixture.posterior_ * of_right
+    share, first, second = totals = np.zeros((3, len(valid), len(small.profile)))
+    found = totals[:, valid]
+    for kind in np.flatnonzero(mixture.shares_[SMALL:]):
+        contrast, probability = mixture.small_contrast_[kind], mixture.small_[:, kind]
+        along = between_angles(small.angle[:, kind])
+        for total, of_wrong in zip(found, (1.0, np.maximum(contrast, 0), mixture.small_contrast2_[kind])):
+            total += (probability * of_wrong)[:, None] * along
+    for total, of_right in zip(found, (1.0, np.maximum(mixture.contrast_, 0), mixture.contrast2_)):
+        total[:, 0] += mixture.posterior_ * of_right
+    totals[:, valid] = found
     counted = sum(share[:, c] * left for c, left in enumerate(np.square(small.profile).mean(axis=1)))
     for total in (first, second):
         np.divide(total, counted[:, None], out=total, where=counted[:, None] > 0)

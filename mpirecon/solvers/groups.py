@@ -108,12 +108,12 @@ class GroupStore:
     def _middle(self, made_of: MapOf, root: int, side: int) -> np.ndarray | None:
         """What a fold leaves of its half is the half less the fold: the half is summed once."""
         all_of = MapOf(made_of.halves)
-        out = np.zeros((side, side, side // 2 + 1, *self.shape[3:]), np.float32)
         if made_of != all_of and self.comm.size == 1:
-            out += self._middle(all_of, root, side)
+            whole = self._middle(all_of, root, side)
             (group,) = (group for group in self._slabs if all_of.contains(group) and not made_of.contains(group))
-            add_middle(self._shaped(self._slabs[group]), out, -1)
+            add_middle(self._shaped(self._slabs[group]), out := np.empty_like(whole), -1, whole)
             return out
+        out = np.zeros((side, side, side // 2 + 1, *self.shape[3:]), np.float32)
         if self.comm.size == 1 and (all_of, side) in self._sums:
             return self._sums[all_of, side]
         parts = [self._slabs[group] for group in self._slabs if made_of.contains(group)]

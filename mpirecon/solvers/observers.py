@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.parallel.held import memory_held
+from mpirecon.parallel.held import give_back_unused, memory_held
 from mpirecon.solvers.state import State
 
 #: what the losses of an iteration mean, said once
@@ -23,13 +23,14 @@ class Observer(Protocol):
 
 
 class RankRecords:
-    """The record of each iteration in the rank's log, and the memory that the rank holds then; ends a run whose loss is
-    no number any more."""
+    """The record of each iteration in the rank's log, and the memory that the rank holds then, of which what it has no
+    more use for is given back; ends a run whose loss is no number any more."""
 
     def __init__(self, log) -> None:
         self._log = log
 
     def after(self, state: State) -> None:
+        give_back_unused()
         self._log.event("iteration", **state.record, memory=memory_held())
         if not np.isfinite(state.record["loss_l2"]):
             raise UserError(f"the loss is not finite after iteration {state.iteration}: the steps were too long; try a "
