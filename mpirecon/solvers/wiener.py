@@ -118,7 +118,8 @@ def local_wiener(volume: np.ndarray, noise: float, ssnr: np.ndarray, mask: np.nd
     finest = max(int(np.flatnonzero(np.concatenate([[np.inf], ssnr]) > _LEAST_SSNR)[-1]), 1)
     width = min(max(_LOCAL_PIXELS, _LOCAL_RESOLUTIONS * n / finest), n / 8)
     power = _local_power(volume, width)
-    local = np.maximum(1 - np.float32(noise) / np.maximum(power, np.finfo(np.float32).tiny), 0)
+    # 0 where there is no more power than noise
+    local = 1 - np.float32(noise) / np.maximum(power, np.float32(max(noise, np.finfo(np.float32).tiny)))
     local = (local if len(local) == n else _doubled(local)) * (mask > 0)
     kept = float(np.einsum("zyx,zyx->", local, local, dtype=np.float64))
     if not kept > 0:
