@@ -14,8 +14,8 @@ from mpirecon.model.draws import particle_rng, random_quaternion
 from mpirecon.model.pose import matrix_from_quaternion
 from mpirecon.parallel.comm import Communicator, run_together
 
-#: side of the images and how many; seconds of a trial at least, and trials, of which the fastest counts
-_BOX, _IMAGES, _SECONDS, _TRIALS = 64, 64, 0.05, 4
+#: side of the images and how many; seconds of a measurement: many turns of a system that shares a core among programs
+_BOX, _IMAGES, _SECONDS = 64, 64, 0.3
 
 #: ranks that differ by less are alike, and speeds are rounded to this: parts stay the same from run to run
 _ALIKE, _STEP = 0.1, 0.05
@@ -34,7 +34,7 @@ def rank_shares(comm: Communicator, backend: Backend, log, console) -> np.ndarra
     if len(set(hosts)) == 1 or not all(comm.allgather(Ability.COMPILED_BY_NUMBA in backend.can)):
         return None
     work = run_together(comm, lambda: _Work(backend.projection.taps))
-    shares = shares_of(np.array(comm.allgather(min(_timed(comm, work) for _ in range(_TRIALS)))))
+    shares = shares_of(np.array(comm.allgather(_timed(comm, work))))
     if shares is not None:
         log.event("speed", speed=float(shares[comm.rank]), share=float(shares[comm.rank] / shares.sum()))
         slowest = sorted((min(shares[np.array(hosts) == host]), host) for host in set(hosts))
