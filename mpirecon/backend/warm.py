@@ -22,7 +22,9 @@ from mpirecon.kernels.background import check_pixels
 from mpirecon.kernels.cache import kept
 from mpirecon.kernels.ctf import evaluate_aberrated_ctf
 from mpirecon.kernels.nearby import make_nearby
+from mpirecon.kernels.radial import radial_sum
 from mpirecon.kernels.shells import correlate_cells, correlate_shells, scale_shells, turn_phases
+from mpirecon.kernels.sphere import Sphere
 from mpirecon.kernels.translate import translate_samples
 from mpirecon.model.optics import make_ctf
 from mpirecon.model.particles import ParticleSet
@@ -241,7 +243,9 @@ def _steps(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: boo
         backend.use_units(fixed_point)
         accumulator = backend.accumulator()
         backend.accumulate(accumulator, batch, one, one, one)
-        backend.folded(accumulator)
+        folded = backend.folded(accumulator)
+        if backend.reach is not None:
+            Sphere.of(len(folded), backend.reach).pack(folded)
         backend.use_units(None)
 
     def solve() -> None:
@@ -251,6 +255,7 @@ def _steps(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: boo
 
     def compare() -> None:
         correlate_shells(half, half, np.zeros((3, half.shape[2])))
+        radial_sum(half.real.copy(), 1, 0, 1.0, *np.zeros((2, half.shape[2])))
         scale_shells(half, np.zeros(half.shape[2] + 1, np.float32))
 
     def examine() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import mpirecon.cli
 import mpirecon.io.particle_file
-import mpirecon.solvers.problem
+import mpirecon.solvers.mask
 from mpirecon.parallel.launcher import find_launcher
 
 if __name__ == "__main__":
@@ -19,7 +19,7 @@ if __name__ == "__main__":
     del sys.argv[1:3]
     first = find_launcher().rank == 0
     module, name = (
-        (mpirecon.io.particle_file, "ParticleFile") if what == "particles" else (mpirecon.solvers.problem, "read_map")
+        (mpirecon.io.particle_file, "ParticleFile") if what == "particles" else (mpirecon.solvers.mask, "read_map")
     )
     read = getattr(module, name)
 
