@@ -35,16 +35,26 @@ def radial_sum(values, stride, component, ratio, total, count, first=0, last=-1)
 
     first, last : here the planes kz.
     """
-    last = len(values) if last < 0 else last
-    _radial_sum(values, stride, component, shell_limits(total.size, ratio), total, count, first, last)
+    p, _, width = values.shape
+    rows = width * np.arange(p * p).reshape(p, p), np.full((p, p), width)
+    _radial_sum(values.reshape(-1), *rows, stride, component, shell_limits(total.size, ratio), total, count, first,
+                p if last < 0 else last)
+
+
+def weight_sum(folded, ratio, total, count, first=0, last=-1) -> None:
+    """As ``radial_sum``, of the weights of a folded accumulator (p, p, p//2 + 1, 3) float32, whole or packed."""
+    _radial_sum(*numbers_of(folded), 3, 2, shell_limits(total.size, ratio), total, count, first,
+                len(folded) if last < 0 else last)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _radial_sum(values, stride, component, limits, total, count, first, last):
-    p = values.shape[0]
+def _radial_sum(values, start, length, stride, component, limits, total, count, first, last):
+    """start, length : (p, p) int64, where each row begins among the values, and how many it has; the rest are zero."""
+    p = start.shape[0]
     for kz in range(first, last):
         for ky in range(p):
             k2, s = row_start(kz, ky, p, limits)
+            at, here = start[kz, ky] + component, length[kz, ky] // stride
             some = number = 0.0  # of this shell, in registers until the next begins
             for kx in range(p // 2 + 1):
                 while k2 + kx * kx >= limits[s]:
@@ -53,32 +63,11 @@ def _radial_sum(values, stride, component, limits, total, count, first, last):
                     some = number = 0.0
                     s += 1
                 friedel = 1.0 if kx == 0 or 2 * kx == p else 2.0
-                some += friedel * values[kz, ky, kx * stride + component]
+                if kx < here:
+                    some += friedel * values[at + kx * stride]
                 number += friedel
             total[s] += some
             count[s] += number
-
-
-def weight_sum(folded, ratio, total, count, first=0, last=-1) -> None:
-    """As ``radial_sum``, of the weights of a folded accumulator (p, p, p//2 + 1, 3) float32, whole or packed."""
-    _weight_sum(*numbers_of(folded), shell_limits(total.size, ratio), total, count, first,
-                len(folded) if last < 0 else last)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _weight_sum(values, start, length, limits, total, count, first, last):
-    p = start.shape[0]
-    for kz in range(first, last):
-        for ky in range(p):
-            k2, s = row_start(kz, ky, p, limits)
-            at, here = start[kz, ky], length[kz, ky] // 3
-            for kx in range(p // 2 + 1):
-                while k2 + kx * kx >= limits[s]:
-                    s += 1
-                friedel = 1.0 if kx == 0 or 2 * kx == p else 2.0
-                if kx < here:
-                    total[s] += friedel * values[at + 3 * kx + 2]
-                count[s] += friedel
 
 
 def divide_regularised(folded, ridge, ratio, out, first=0, last=-1) -> None:

@@ -149,7 +149,7 @@ def ribosomes(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("options, most", [(("--loss", "l2"), 23), (("--loss", "posterior"), 27)])
+@pytest.mark.parametrize("options, most", [(("--loss", "l2"), 22), (("--loss", "posterior"), 27)])
 def test_a_first_run_compiles_little_and_all_of_it_before_the_first_image(ribosomes, tmp_path, options, most):
     """Each kernel costs a fifth of a second and more;
     one that the phase does not know would wreck estimates of time."""

@@ -22,7 +22,6 @@ from mpirecon.kernels.background import check_pixels
 from mpirecon.kernels.cache import kept
 from mpirecon.kernels.ctf import evaluate_aberrated_ctf
 from mpirecon.kernels.nearby import make_nearby
-from mpirecon.kernels.radial import radial_sum
 from mpirecon.kernels.shells import correlate_cells, correlate_shells, scale_shells, turn_phases
 from mpirecon.kernels.sphere import Sphere
 from mpirecon.kernels.translate import translate_samples
@@ -255,7 +254,6 @@ def _steps(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: boo
 
     def compare() -> None:
         correlate_shells(half, half, np.zeros((3, half.shape[2])))
-        radial_sum(half.real.copy(), 1, 0, 1.0, *np.zeros((2, half.shape[2])))
         scale_shells(half, np.zeros(half.shape[2] + 1, np.float32))
 
     def examine() -> None:
