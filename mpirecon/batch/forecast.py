@@ -16,6 +16,7 @@ from mpirecon.model.symmetry import point_group
 from mpirecon.operators.fourier import SMALL_BOX, TINY_BOX, padded_size, padding_for
 from mpirecon.solvers.kinds import SolverKind, solver_kind
 from mpirecon.solvers.nearby_schedule import NearbySchedule
+from mpirecon.solvers.slab_data import batch_length
 
 #: what a forecast is multiplied by before it becomes a request, and what starting a job takes, seconds
 _MARGIN, _START_UP = 2.0, 300.0
@@ -29,9 +30,6 @@ _TURNS = (18.4e-9, 0.4e-9)
 
 #: bytes a second that each rank is taken to get from a shared file system
 SHARED = 100e6
-
-#: bytes and number of the images of a batch
-_BATCH, _LONGEST = 64e6, 512
 
 #: grid points beyond the farthest sample that its taps reach
 _TAPS_REACH = 3.5
@@ -192,7 +190,7 @@ def memory_parts(task: Task, ranks: int, threads: int = 1, known: dict | None = 
     comparing = 2 * extended * 2 / 3 + planes  # two grids of complex numbers, one just transformed
     afterwards = _AFTERWARDS * volume - kept - maps
     images = math.ceil(task.particles / ranks)
-    batch = _AT_ONCE * min(_BATCH, 20 * task.box**2 * min(images, _LONGEST))
+    batch = _AT_ONCE * 20 * task.box**2 * min(images, batch_length(task.box))
     return {
         "program": known["program"] + (known["mpi"] if ranks > 1 else 0),
         "batch": batch,

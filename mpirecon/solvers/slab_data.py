@@ -18,10 +18,17 @@ from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.slab import shared_slab
 from mpirecon.solvers.normalise import Normaliser
 
-#: images, their transforms and CTFs held at a time
-BATCH_BYTES = 64e6
+#: bytes of images, their transforms and CTFs that are held at a time, at most; and usually, where these are of ENOUGH
+#: images for many threads to share: larger batches are no faster
+BATCH_BYTES, USUAL_BYTES, ENOUGH, LONGEST = 64e6, 16e6, 64, 512
 
 Group = tuple[int, int]
+
+
+def batch_length(box: int) -> int:
+    """How many images of a side of `box` pixels are worked on at a time."""
+    per_image = 20 * box**2
+    return int(min(max(1, BATCH_BYTES / per_image), max(ENOUGH, USUAL_BYTES / per_image), LONGEST))
 
 
 def _hash(ids: np.ndarray, seed: int) -> np.ndarray:
@@ -107,8 +114,7 @@ class ParticleSlab:
         self.by_view = False
         self.groups: list[Group] = [(half, fold) for half in (1, 2) for fold in range(folds)]
         self.normaliser: Normaliser | None = None
-        per_image = 4 * file.box**2 * 5
-        self.batch_length = int(np.clip(BATCH_BYTES / per_image, 1, 512))
+        self.batch_length = batch_length(file.box)
 
     def agree_on_noise_groups(self, comm: Communicator) -> None:
         """Number the optics groups of all ranks; each has a noise spectrum of its own. Collective.
