@@ -100,6 +100,10 @@ class GroupStore:
                 total = total + self._slabs[group]
         return self._shaped(total if self.comm.size == 1 else self.comm.gather_slabs(total, self._size, root))
 
+    def forget_low(self) -> None:
+        """Let go of the sums of halves at low frequencies, which are kept while maps without each fold are made."""
+        self._sums.clear()
+
     def _shaped(self, flat: np.ndarray | None) -> np.ndarray | Packed | None:
         if flat is None:
             return None

@@ -58,6 +58,7 @@ class NormalSolver(Solver):
             return selection
         del transforms
         self.solve(self.references, self._store, self.reference_maps, self._filtered, side=side)
+        self._store.forget_low()
         self.focus_references()
         return selection
 
