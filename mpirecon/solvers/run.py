@@ -35,10 +35,8 @@ from mpirecon.solvers.part_maps import search_curves
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.problem import Problem
 from mpirecon.solvers.record import iteration_record
-from mpirecon.solvers.rescue import Rescue
 from mpirecon.solvers.resume import identify
 from mpirecon.solvers.scoring import Scoring
-from mpirecon.solvers.searchable import check_search
 from mpirecon.solvers.shift_check import check_shifts
 from mpirecon.solvers.state import Outcome, Scores, State, Survey
 from mpirecon.solvers.timing import Timings
@@ -81,6 +79,8 @@ class Reconstruction:
         self.scoring = Scoring(p)
         self.poses = FixedPoses(p.slab)
         if p.config.searches:
+            from mpirecon.solvers.searchable import check_search  # most runs search nothing
+
             check_search(comm, p.slab, p.config, p.groups)
         timings.fill("setup")
 
@@ -119,6 +119,8 @@ class Reconstruction:
         self.engine = replace(self.engine, found=survey)
         self.solver = self._make_solver(self.engine, self.config)
         if self.config.searches:
+            from mpirecon.solvers.rescue import Rescue
+
             self.poses = Rescue(self.engine, self.config, self.console, self.problem.threads, self.problem.groups)
 
     def _iterate(self, state: State) -> State:
