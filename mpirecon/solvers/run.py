@@ -37,6 +37,7 @@ from mpirecon.solvers.problem import Problem
 from mpirecon.solvers.record import iteration_record
 from mpirecon.solvers.resume import identify
 from mpirecon.solvers.scoring import Scoring
+from mpirecon.solvers.searchable import check_search
 from mpirecon.solvers.shift_check import check_shifts
 from mpirecon.solvers.state import Outcome, Scores, State, Survey
 from mpirecon.solvers.timing import Timings
@@ -57,10 +58,8 @@ class Reconstruction:
 
     def __init__(
         self, comm: Communicator, file: ParticleFile, config: Config, log, console,
-        start_weights: np.ndarray | None = None,
-        began: float | None = None, weights: np.ndarray | None = None, solver: Callable[[Engine, Config], Solver]
-        | None = None,
-        stop: StopSignals | None = None,
+        start_weights: np.ndarray | None = None, began: float | None = None, weights: np.ndarray | None = None,
+        solver: Callable[[Engine, Config], Solver] | None = None, stop: StopSignals | None = None,
     ) -> None:
         timings = Timings(comm.activity.step, began)
         self.problem = p = Problem.of(comm, file, config, log, console, timings, weights)
@@ -79,8 +78,6 @@ class Reconstruction:
         self.scoring = Scoring(p)
         self.poses = FixedPoses(p.slab)
         if p.config.searches:
-            from mpirecon.solvers.searchable import check_search  # most runs search nothing
-
             check_search(comm, p.slab, p.config, p.groups)
         timings.fill("setup")
 
@@ -119,7 +116,7 @@ class Reconstruction:
         self.engine = replace(self.engine, found=survey)
         self.solver = self._make_solver(self.engine, self.config)
         if self.config.searches:
-            from mpirecon.solvers.rescue import Rescue
+            from mpirecon.solvers.rescue import Rescue  # most runs search nothing, and load nothing that does
 
             self.poses = Rescue(self.engine, self.config, self.console, self.problem.threads, self.problem.groups)
 
