@@ -6,11 +6,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from mpirecon.kernels.cache import njit
-from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
+from mpirecon.kernels.cache import later, njit
+from mpirecon.kernels.gridding import DEGREE, GROUP, MARGIN, first_tap
 from mpirecon.kernels.project import frequencies, places, powers_of
 from mpirecon.kernels.tiles import COUNT, FIRST, IMAGE, SIGN
-from mpirecon.kernels.vectors import GROUP, locate, prefetch, spread
+
+locate, prefetch, spread = later("mpirecon.kernels.vectors", "locate", "prefetch", "spread")
 
 #: below any x: no sample is turned round then
 _NEVER = -1e300

@@ -1,4 +1,7 @@
-"""Where compiled kernels are kept, and that a kernel works where they cannot be kept."""
+"""Kernels that Numba compiles when they are first called, where they are kept, and that they work where they cannot be.
+
+Numba itself is imported then, too: that takes as long as all that a run does before it reads the first image.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import hashlib
 import logging
 import os
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-
-import numba
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, InTreeCacheLocator, UserProvidedCacheLocator
+from types import CodeType
 
 #: what moves the cache
 VARIABLE = "NUMBA_CACHE_DIR"
@@ -18,20 +23,22 @@ VARIABLE = "NUMBA_CACHE_DIR"
 _log = logging.getLogger(__name__)
 
 
-def _choose_folder() -> str:
-    """Keep compiled kernels in a folder named by their sources, unless NUMBA_CACHE_DIR says where; the folder wanted.
+@functools.lru_cache
+def _folder() -> tuple[str, bool]:
+    """The folder that compiled kernels belong in, named by their sources unless NUMBA_CACHE_DIR says where, and whether
+    it can be used.
 
     Numba would notice a change of a kernel's own file, not of another file's function inlined into it: after an
     upgrade it could run the old one.
     """
     if VARIABLE in os.environ:
-        return os.environ[VARIABLE]
+        return os.environ[VARIABLE], True
     given = os.environ.get("XDG_CACHE_HOME", "")
     home = os.path.expanduser("~") if os.environ.get("HOME") != "" else ""  # which would be taken for /
     caches = given if os.path.isabs(given) else os.path.join(home, ".cache")
     if not os.path.isabs(caches):
-        return "a home folder"  # no HOME, and a user that the system does not know
-    digest = hashlib.sha256(numba.__version__.encode())
+        return "a home folder", False  # no HOME, and a user that the system does not know
+    digest = hashlib.sha256(Path(find_spec("numba").origin).with_name("_version.py").read_bytes())
     # an editable install has this folder elsewhere
     package = Path(sys.modules[__package__.partition(".")[0]].__file__).parent
     for source in sorted((*Path(__file__).parent.glob("*.py"), *(package / "search").glob("*.py"))):
@@ -40,65 +47,79 @@ def _choose_folder() -> str:
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError:
-        return folder  # a read-only home: they are kept beside the sources, or not at all
-    if os.access(folder, os.W_OK):
-        numba.config.CACHE_DIR = folder
-    return folder
+        return folder, False  # a read-only home: they are kept beside the sources, or not at all
+    return folder, os.access(folder, os.W_OK)
 
 
-_FOLDER = _choose_folder()
+def kept_in() -> str:
+    """The folder that compiled kernels are kept in; "" where Numba looks for another."""
+    folder, usable = _folder()
+    return folder if usable else ""
+
+
+class Later:
+    """Something of Numba's that is made when it is first used; then it is in all respects what was made."""
+
+    _one_at_a_time = threading.RLock()
+
+    def __init__(self, make: Callable[[], Callable]) -> None:
+        self._make, self._made = make, None
+
+    @property
+    def made(self) -> Callable:
+        if self._made is None:
+            with self._one_at_a_time:
+                self._made = self._made or self._make()
+        return self._made
+
+    def __call__(self, *arguments, **named):
+        return self.made(*arguments, **named)
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):  # which inspect and copy look for
+            raise AttributeError(name)
+        return getattr(self.made, name)
+
+
+def later(module: str, *names: str) -> tuple[Later, ...]:
+    """Things of a module that imports Numba, for kernels to use."""
+    return tuple(Later(lambda name=name: getattr(import_module(module), name)) for name in names)
 
 
 def njit(function=None, *, cache: bool = False, **options):
     """``numba.njit``, whose cache may have no place, no room, or damaged files in it: the kernel is then compiled."""
     if function is None:
         return functools.partial(njit, cache=cache, **options)
+    return functools.update_wrapper(Later(lambda: _compiled(function, cache, options)), function)
+
+
+def _compiled(function, cache: bool, options: dict):
+    import numba
+
+    from mpirecon.kernels.kept_files import KernelCache
+
+    if folder := kept_in():
+        numba.config.CACHE_DIR = folder
+    found = function.__globals__  # in which Numba looks for kernels that this one calls, and knows none but its own
+    for name in _names(function.__code__):
+        if isinstance(found.get(name), Later):
+            found[name] = found[name].made
     made = numba.njit(function, **options)
     if cache:
         try:
             made._cache = KernelCache(function)  # as its enable_caching() does with Numba's own
         except (OSError, RuntimeError):  # Numba finds no folder that can be written
             beside = Path(function.__code__.co_filename).parent
-            warn_once(f"compiled kernels cannot be stored: neither {_FOLDER} nor {beside} can be written")
+            warn_once(f"compiled kernels cannot be stored: neither {_folder()[0]} nor {beside} can be written")
     return made
 
 
-class _Places(CompileResultCacheImpl):
-    """Numba's two first places: the folder that is configured, and beside the sources. Its third would be a folder
-    named ~ here for a user without a home."""
-
-    _locator_classes = [UserProvidedCacheLocator, InTreeCacheLocator]
-
-
-class KernelCache(FunctionCache):
-    """Numba's files of one kernel's machine code, done without where they cannot be read or written."""
-
-    _impl_class = _Places
-
-    def load_overload(self, sig, target_context):
-        try:
-            return super().load_overload(sig, target_context)
-        except OSError as error:
-            self._do_without("read", error)
-        except Exception:  # of a file that was cut short: whatever pickle and LLVM make of it
-            self._begin_anew()
-        return None
-
-    def save_overload(self, sig, data) -> None:
-        try:
-            super().save_overload(sig, data)
-        except OSError as error:
-            self._do_without("written", error)
-
-    def _begin_anew(self) -> None:
-        try:
-            self.flush()
-        except OSError as error:
-            self._do_without("written", error)
-
-    def _do_without(self, what: str, error: OSError) -> None:
-        self.disable()
-        warn_once(f"compiled kernels cannot be {what} in {self.cache_path} ({_reason(error)})")
+def _names(code: CodeType) -> Iterator[str]:
+    """All that a function may look for in its module."""
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _names(inner)
 
 
 class _Warned:
@@ -120,6 +141,6 @@ def warn_once(fact: str) -> None:
                      "can be written and has 100 MB free", fact, VARIABLE)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text.splitlines()[0]

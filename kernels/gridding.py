@@ -14,6 +14,10 @@ import numpy as np
 #: grid points left free on every side of an extended grid: the reach of the widest kernel (6 taps) and rounding
 MARGIN = 4
 
+#: samples whose places are computed together, and ahead of which the cache lines of the next are asked for: enough to
+#: hide the memory's latency, few enough for the lines to be in the second cache still
+GROUP = 16
+
 #: polynomial degree that keeps the tabulated taps within float32 rounding (6) or well below the kernel's error
 DEGREE = {2: 6, 3: 6, 4: 6, 6: 8}
 

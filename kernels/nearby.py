@@ -6,11 +6,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from mpirecon.kernels.cache import njit
-from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
+from mpirecon.kernels.cache import later, njit
+from mpirecon.kernels.gridding import DEGREE, GROUP, MARGIN, first_tap
 from mpirecon.kernels.project import powers_of
 from mpirecon.kernels.statistics import factors
-from mpirecon.kernels.vectors import GROUP, gather_gradient, prefetch
+
+gather_gradient, prefetch = later("mpirecon.kernels.vectors", "gather_gradient", "prefetch")
 
 #: longest step of the search, radians: beyond it the likelihood is no parabola any more
 _LONGEST_STEP = 0.2

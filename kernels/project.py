@@ -6,9 +6,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from mpirecon.kernels.cache import njit
-from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
-from mpirecon.kernels.vectors import GROUP, gather, locate, prefetch
+from mpirecon.kernels.cache import later, njit
+from mpirecon.kernels.gridding import DEGREE, GROUP, MARGIN, first_tap
+
+gather, locate, prefetch = later("mpirecon.kernels.vectors", "gather", "locate", "prefetch")
 
 
 def frequencies(kx: np.ndarray, ky: np.ndarray) -> np.ndarray:

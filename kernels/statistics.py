@@ -6,10 +6,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from mpirecon.kernels.cache import njit
-from mpirecon.kernels.gridding import DEGREE, MARGIN, first_tap
+from mpirecon.kernels.cache import later, njit
+from mpirecon.kernels.gridding import DEGREE, GROUP, MARGIN, first_tap
 from mpirecon.kernels.project import frequencies, places, powers_of
-from mpirecon.kernels.vectors import GROUP, gather, locate, prefetch
+
+gather, locate, prefetch = later("mpirecon.kernels.vectors", "gather", "locate", "prefetch")
 
 #: how |ŷ|², Re conj(V̂)ŷ and |V̂|² are multiplied: for plain images, and for CTF-premultiplied ones by distance
 PLAIN, PREMULTIPLIED_WHITENED, PREMULTIPLIED_RAW = 0, 1, 2

@@ -12,12 +12,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from mpirecon.kernels.gridding import GROUP
+
 _FLOAT, _INT32, _INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _BYTES, _DOUBLE = ir.IntType(8).as_pointer(), ir.DoubleType()
-
-#: samples whose places are computed together, and ahead of which the cache lines of the next are asked for: enough to
-#: hide the memory's latency, few enough for the lines to be in the second cache still
-GROUP = 16
 
 #: floats of a cache line, and what LLVM's prefetch is told
 _LINE, _READ, _SECOND_CACHE, _DATA = 16, 0, 2, 1

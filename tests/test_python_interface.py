@@ -39,6 +39,39 @@ def test_importing_loads_no_library_and_starts_nothing():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+#: a program that tells what it has loaded when it first reads images, and in the end
+LOADED = """
+import os, sys
+
+def first(*arguments, read=os.preadv):
+    os.preadv = read
+    print("loaded", *sys.modules)
+    return read(*arguments)
+
+os.preadv = first
+path, out = sys.argv[1:]
+{}
+print("loaded", *sys.modules)
+"""
+
+
+@pytest.mark.parametrize("start", [
+    "import mpirecon; mpirecon.Reconstruction(path).result().save(out)",
+    "from mpirecon.cli import run; run(['reconstruct', path, '-o', out, '-q'])",
+], ids=["Python", "command"])  # fmt: skip
+def test_the_first_image_does_not_wait_for_libraries(particles, tmp_path, start):
+    """They take as long to load as all else that is done before it."""
+    mr.reconstruct(particles)  # kernels are compiled
+    code = [sys.executable, "-c", LOADED.format(start), particles.path, tmp_path / "out"]
+    done = subprocess.run(code, capture_output=True, text=True, check=True)
+    early, all_in_all = (set(line.split()[1:]) for line in done.stdout.splitlines() if line.startswith("loaded "))
+    late = {"numba", "scipy.fft", "scipy.special", "scipy.ndimage", "scipy.spatial"}
+    assert "h5py" in early and not late & early, late & early
+    assert late <= all_in_all and (tmp_path / "out" / "volume.mrc").exists()
+    unused = {"pandas", "matplotlib", "mpirecon.backend.gpu", "mpirecon.search.acceptance", "mpirecon.solvers.rescue"}
+    assert not unused & all_in_all, unused & all_in_all
+
+
 def test_every_public_name_is_documented():
     page = (Path(__file__).parent.parent / "docs" / "python.md").read_text(encoding="utf-8")
     for name in mr.__all__:

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 
-import numba
 import numpy as np
 import pytest
 
@@ -46,7 +45,7 @@ def tried(monkeypatch, tmp_path):
     def steps(wanted, particle):
         return [lambda step=step: calls.append((step, wanted)) for step in range(5)]
 
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(warm, "kept_in", lambda: str(tmp_path))
     monkeypatch.setattr(warm.Wanted, "steps", steps)
     return calls
 
@@ -64,7 +63,7 @@ def test_kernels_are_compiled_once_for_each_kind_of_run(tried):
     assert start(exact=True) == 3
     # which take kernels of their own
     assert start(threads=2) == start(threads=5) == 4 and tried[-1][1].threads > 1
-    assert len(said) == 4 and said[0] == f"compiling kernels, once; kept in {numba.config.CACHE_DIR}"
+    assert len(said) == 4 and said[0] == f"compiling kernels, once; kept in {warm.kept_in()}"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
@@ -79,7 +78,7 @@ def test_the_ranks_of_a_host_share_the_work(tried, size):
 
 
 def test_without_a_place_to_keep_them_every_rank_compiles_all(tried, monkeypatch):
-    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setattr(warm, "kept_in", lambda: "")
     warm.compile_once(OneOf(1), CpuBackend(BOX, 1.0), particles(), False, False)
     assert [step for step, _ in tried] == list(range(5))
 
@@ -194,7 +193,7 @@ def test_a_rank_with_several_cores_has_help(ribosomes, tmp_path):
 
 def test_help_that_fails_is_done_without(monkeypatch, tmp_path):
     """A process that could not be started, or died, leaves its part to the one that asked."""
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(warm, "kept_in", lambda: str(tmp_path))
     done = []
     monkeypatch.setattr(
         warm.Wanted, "steps", lambda *arguments: [lambda step=step: done.append(step) for step in range(5)]

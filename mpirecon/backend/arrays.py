@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpirecon.backend.gpu import Gpu
+if TYPE_CHECKING:  # which most hosts have none of
+    from mpirecon.backend.gpu import Gpu
 
 
 class Arrays:

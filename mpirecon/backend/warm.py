@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,14 +13,13 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
-import numba
 import numpy as np
-from numba.core.codegen import get_host_cpu_features
+from llvmlite.binding import get_host_cpu_features
 
 from mpirecon.backend.cpu import Batch, CpuBackend
 from mpirecon.backend.protocol import Ability, Backend
 from mpirecon.kernels.background import check_pixels
-from mpirecon.kernels.cache import kept
+from mpirecon.kernels.cache import kept, kept_in
 from mpirecon.kernels.ctf import evaluate_aberrated_ctf
 from mpirecon.kernels.nearby import make_nearby
 from mpirecon.kernels.shells import correlate_cells, correlate_shells, scale_shells, turn_phases
@@ -39,6 +39,9 @@ from mpirecon.parallel.comm import Communicator, run_together
 
 #: side of the images that the kernels are tried on
 _BOX = 8
+
+#: by which Numba takes the processor for another
+_PROCESSOR = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_ENABLE_AVX")
 
 
 def compile_once(
@@ -199,14 +202,14 @@ def _mark(backend: CpuBackend, nearby: bool, exact: bool, symmetry: Symmetry | N
           moved: bool = False, more: tuple[str, ...] = ()) -> Path | None:
     """The file that says that kernels like these were compiled for this kind of processor;
     None where Numba chose the cache."""
-    if not numba.config.CACHE_DIR:
+    if not kept_in():
         return None
     facts = (
-        get_host_cpu_features(), backend.projection.taps, nearby, exact, backend.threads.count > 1,
-        backend.optics is not None,
+        get_host_cpu_features().flatten(), [os.environ.get(name) for name in _PROCESSOR],
+        backend.projection.taps, nearby, exact, backend.threads.count > 1, backend.optics is not None,
         symmetry is not None and symmetry.sums_grid, backend.plane.box > SMALL_BOX, moved, more,
     )  # fmt: skip
-    return Path(numba.config.CACHE_DIR, f"compiled-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}")
+    return Path(kept_in(), f"compiled-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}")
 
 
 def _steps(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: bool) -> list[Callable[[], None]]:

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.optimize
+import scipy
 
 from mpirecon.batch.forecast import memory_parts, memory_per_rank, seconds_by_phase, work
 from mpirecon.batch.trials import Measured, Trial

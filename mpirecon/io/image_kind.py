@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.io.image_places import PlaceSample
 from mpirecon.io.low_maps import HalfMaps, transform_of

@@ -7,7 +7,7 @@ rows, with particles in the corners of the images, at the poses of the next rows
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.io.low_maps import HalfMaps
 from mpirecon.io.particle_table import ParticleTable

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.parallel.threads import Threads
 
@@ -48,9 +48,18 @@ def taps_for(box: int, padding: float) -> int:
 def padded_size(box: int, factor: float = 2.0) -> int:
     """The smallest even length ≥ factor · box that has a fast FFT."""
     p = int(np.ceil(factor * box))
-    while p % 2 or scipy.fft.next_fast_len(p, real=True) != p:
+    while p % 2 or not _fast(p):
         p += 1
     return p
+
+
+def _fast(length: int) -> bool:
+    """Whether it is a product of 2, 3 and 5, as ``scipy.fft.next_fast_len`` has it for real data: a run needs this
+    before the first image is read, and SciPy's FFT, which takes long to load, later."""
+    for prime in (2, 3, 5):
+        while length % prime == 0:
+            length //= prime
+    return length == 1
 
 
 def _place(array: np.ndarray, axis: int, p: int) -> np.ndarray:

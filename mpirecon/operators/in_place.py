@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import scipy.fft
+import scipy
 
 #: bytes of planes that are transformed at once
 _CACHE = 4_000_000

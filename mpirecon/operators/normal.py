@@ -8,7 +8,7 @@ transfer function is the weight without the kernel's blur, so one product costs 
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.kernels.gridding import kernel_transform
 from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, weight_sum

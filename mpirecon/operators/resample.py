@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
+import scipy
 
 
 def resample(images: np.ndarray, inner: int, box: int, workers: int = 1) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.kernels.translate import gather_translated, scatter_translated
 from mpirecon.operators.half_plane import HalfPlane

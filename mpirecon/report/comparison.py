@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.errors import UserError
 from mpirecon.io.mrc import read_map

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.io.atomic import atomic_path
 from mpirecon.report.pictures import map_panel, projections, slices

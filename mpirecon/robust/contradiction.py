@@ -8,7 +8,7 @@ the difference: in a noisy image all distances are nearly the same.
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import ndtr
+import scipy
 
 from mpirecon.parallel.comm import Communicator
 from mpirecon.robust.statistics import Statistics
@@ -39,7 +39,7 @@ def contradicting(comm: Communicator, statistics: Statistics, valid: np.ndarray)
     One-sided tests of z, with the false discovery rate held (Benjamini & Hochberg 1995, J. R. Stat. Soc. B 57:289): the
     largest k such that k images have a chance of k/m times the rate or less, whatever rank holds them.
     """
-    chance = np.where(valid, ndtr(significance(statistics)), np.inf)
+    chance = np.where(valid, scipy.special.ndtr(significance(statistics)), np.inf)
     total = comm.allreduce_scalar(int(valid.sum()))
     found, before = total, total + 1
     while found < before:

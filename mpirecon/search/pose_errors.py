@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import logsumexp
+import scipy
 
 #: widths of errors, in those of a typical image's noise
 _WIDTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -104,16 +104,15 @@ class PoseErrors:
         odds = law.log_odds(displacement, curvature, gain)
         share = law.share
         for _ in range(_STEPS):
-            weight = np.exp(
-                (joint := odds + np.log(np.maximum(share, 1e-300))) - logsumexp(joint, axis=1, keepdims=True)
-            )
+            joint = odds + np.log(np.maximum(share, 1e-300))
+            weight = np.exp(joint - scipy.special.logsumexp(joint, axis=1, keepdims=True))
             new = weight.sum(axis=0)
             new[0] += _EXACT
             new /= m + _EXACT
             if np.abs(new - share).max() < 1e-5:
                 break
             share = new
-        better = logsumexp(odds + np.log(np.maximum(share, 1e-300)), axis=1).sum()
+        better = scipy.special.logsumexp(odds + np.log(np.maximum(share, 1e-300)), axis=1).sum()
         return cls(share, turn, offset, noise) if better > _SURELY * size else exact
 
     def log_odds(self, displacement: np.ndarray, curvature: np.ndarray, gain: np.ndarray) -> np.ndarray:
@@ -138,7 +137,7 @@ class PoseErrors:
         """Where the poses of these particles are; as in `fit`."""
         m, size = displacement.shape
         joint = self.log_odds(displacement, curvature, gain) + np.log(np.maximum(self.share, 1e-300))
-        weight = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
+        weight = np.exp(joint - scipy.special.logsumexp(joint, axis=1, keepdims=True))
         covariance = self.noise * np.linalg.inv(curvature)
         mean, square, variance = np.zeros((m, size)), np.zeros((m, size, size)), np.zeros((m, size, size))
         wrong = np.maximum(1 - weight[:, 0], 1e-300)
@@ -151,7 +150,7 @@ class PoseErrors:
             square += part[:, None, None] * at[:, :, None] * at[:, None, :]
             variance += part[:, None, None] * (prior - drawn @ prior)
         spread = variance + square - mean[:, :, None] * mean[:, None, :]
-        return Refined(weight[:, 0] < 0.5, mean, spread, logsumexp(joint, axis=1))
+        return Refined(weight[:, 0] < 0.5, mean, spread, scipy.special.logsumexp(joint, axis=1))
 
 
 #: degrees that no standard deviation of near errors exceeds; particles and share of the found ones

@@ -1,4 +1,7 @@
-"""Kernels of the pose search compiled before a run asks for them: each of these searches a little in noise."""
+"""Kernels of the pose search compiled before a run asks for them: each of these searches a little in noise.
+
+What searches is imported when one of them is called: every run loads this module, and most search nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,6 @@ import numpy as np
 
 from mpirecon.model.symmetry import point_group
 from mpirecon.operators.half_plane import HalfPlane
-from mpirecon.search.acceptance import Amplitudes
-from mpirecon.search.group_search import GroupSearch
-from mpirecon.search.local import LOCAL, Neighbourhood
-from mpirecon.search.pose_search import PoseSearch
 
 #: images, the particle in them, the finest shell that is compared, and the width of offsets
 _BOX, _DIAMETER, _FINEST, _OFFSETS = 16, 10.0, 5, 0.5
@@ -24,12 +23,17 @@ def _noise() -> tuple:
 
 
 def everywhere() -> None:
+    from mpirecon.search.pose_search import PoseSearch
+
     volume, plane, *images = _noise()
     search = PoseSearch(volume, plane, _DIAMETER, _FINEST, point_group("C1"), _OFFSETS)
     search.search(*images, np.tile([1.0, 0, 0, 0], (2, 1)))
 
 
 def nearby() -> None:
+    from mpirecon.search.acceptance import Amplitudes
+    from mpirecon.search.local import LOCAL, Neighbourhood
+
     volume, plane, *images = _noise()
     near = Neighbourhood(volume, plane, _DIAMETER, _FINEST, True)
     image = (np.ascontiguousarray(part[0, near.band.order]) for part in images)
@@ -37,6 +41,8 @@ def nearby() -> None:
 
 
 def of_groups() -> None:
+    from mpirecon.search.group_search import GroupSearch
+
     volume, plane, *images = _noise()
     search = GroupSearch(volume, plane, _DIAMETER, _FINEST, point_group("C1"), _OFFSETS)
     search.search(*images, np.tile(np.eye(3), (2, 1, 1)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.errors import UserError
 from mpirecon.simulation.density import band_limit

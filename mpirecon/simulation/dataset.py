@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.errors import UserError
 from mpirecon.model.draws import particle_rng

@@ -7,7 +7,7 @@ Each is a function of (seed, particle id) and its own settings, so that it chang
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.model.draws import particle_rng, random_quaternion, uniform_draws
 from mpirecon.model.pose import quaternion_from_euler

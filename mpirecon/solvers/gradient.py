@@ -8,7 +8,7 @@ to the minimum of the batch's loss along the preconditioned gradient, which one 
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.model.draws import particle_rng
 from mpirecon.operators.normal import SMALLEST_SSNR, dot

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.io.mrc import read_map, write_map
 from mpirecon.io.run_output import took_part, write_particle_table, write_summary

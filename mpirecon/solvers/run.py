@@ -36,7 +36,6 @@ from mpirecon.solvers.part_maps import search_curves
 from mpirecon.solvers.passes import Engine
 from mpirecon.solvers.problem import Problem
 from mpirecon.solvers.record import iteration_record
-from mpirecon.solvers.rescue import Rescue
 from mpirecon.solvers.resume import identify
 from mpirecon.solvers.scoring import Scoring
 from mpirecon.solvers.searchable import check_search
@@ -60,10 +59,8 @@ class Reconstruction:
 
     def __init__(
         self, comm: Communicator, file: ParticleFile, config: Config, log, console,
-        start_weights: np.ndarray | None = None,
-        began: float | None = None, weights: np.ndarray | None = None, solver: Callable[[Engine, Config], Solver]
-        | None = None,
-        stop: StopSignals | None = None,
+        start_weights: np.ndarray | None = None, began: float | None = None, weights: np.ndarray | None = None,
+        solver: Callable[[Engine, Config], Solver] | None = None, stop: StopSignals | None = None,
     ) -> None:
         timings = Timings(comm.activity.step, began)
         self.problem = p = Problem.of(comm, file, config, log, console, timings, weights)
@@ -120,6 +117,8 @@ class Reconstruction:
         self.engine = replace(self.engine, found=survey)
         self.solver = self._make_solver(self.engine, self.config)
         if self.config.searches:
+            from mpirecon.solvers.rescue import Rescue  # most runs search nothing, and load nothing that does
+
             self.poses = Rescue(self.engine, self.config, self.console, self.problem.threads, self.problem.groups)
 
     def _iterate(self, state: State) -> State:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.search.acceptance import FEWEST
 
 #: half the range of unknown offsets where none is given, pixels
 OFFSET = 5.0
@@ -24,6 +23,8 @@ def offset_range(file, config) -> float:
 
 def check_search(comm, slab, config, groups: np.ndarray | None) -> None:
     """Refuse what a search cannot do with these particles. Collective."""
+    from mpirecon.search.acceptance import FEWEST  # every run loads this module
+
     file, count, offset = slab.file, slab.total, offset_range(slab.file, config)
     if offset > _LARGEST * file.box:
         raise UserError(

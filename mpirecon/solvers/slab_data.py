@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from numpy.lib.recfunctions import structured_to_unstructured
 
 from mpirecon.errors import UserError
 from mpirecon.io.particle_file import ParticleFile
@@ -181,8 +180,8 @@ class ParticleSlab:
     def digest(self) -> int:
         """A hash of what the file says of each particle (not its pixels), summed over this rank's rows modulo 2⁶⁴."""
         about, rows = self.metadata, self.ids.astype(np.uint64)
-        ctf = structured_to_unstructured(about.ctf, np.float64)
-        for column in (*about.pose.quaternion.T, *about.pose.shift.T, *ctf.T, about.half, about.optics_group):
+        ctf = (about.ctf[name] for name in about.ctf.dtype.names)
+        for column in (*about.pose.quaternion.T, *about.pose.shift.T, *ctf, about.half, about.optics_group):
             rows = _hash(rows ^ np.ascontiguousarray(column, np.float64).view(np.uint64), 0)
         return int(rows.sum(dtype=np.uint64))
 

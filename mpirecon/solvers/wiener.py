@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.validate.fsc import filter_shells, filter_transform, lowest_frequencies
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.kernels.shells import correlate_cells
 from mpirecon.validate.coverage import bin_centres, view_bins

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.validate.fsc import crossing, fsc, fsc_of_transforms, shell_count, shell_index, shell_sum
 from mpirecon.validate.masks import radius_grid

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.special
+import scipy
 
 from mpirecon.validate.detection import planted_kinds
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.errors import UserError
 from mpirecon.kernels.radial import radial_sum

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.errors import UserError
 from mpirecon.kernels.shells import correlate_shells

@@ -5,7 +5,7 @@ a few hundred images are compared before any kernel needs to be compiled for the
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
+import scipy
 
 
 class LowSlices:

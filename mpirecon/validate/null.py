@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.draws import particle_rng

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import scipy.fft
+import scipy
 
 from mpirecon.io.low_maps import HalfMaps
 from mpirecon.model.particles import ParticleSet
