@@ -6,6 +6,7 @@ import numpy as np
 
 from mpirecon.operators.fourier import SMALL_BOX, TINY_BOX
 from mpirecon.operators.normal import NormalEquations
+from mpirecon.parallel.held import give_back_unused
 from mpirecon.robust.selection import Selection
 from mpirecon.solvers.base import Solver, Weigh
 from mpirecon.solvers.groups import WHOLE, GroupStore, MapOf, MapSet, half_map
@@ -60,6 +61,7 @@ class NormalSolver(Solver):
         self.solve(self.references, self._store, self.reference_maps, self._filtered, side=side)
         self._store.forget_low()
         self.focus_references()
+        give_back_unused()  # most is held while particles are compared: not what the maps were made with besides
         return selection
 
     def finish(self, whole: bool = True) -> MapSet:

@@ -15,7 +15,6 @@ from mpirecon.backend.store import ImageStore
 from mpirecon.io.image_levels import LevelsFound
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.comm import Communicator
-from mpirecon.parallel.held import give_back_unused
 from mpirecon.parallel.select import median
 from mpirecon.parallel.stopping import StopSignals
 from mpirecon.robust.jointly import select_over_ranks
@@ -132,7 +131,6 @@ class Reconstruction:
         total, mine = self.scoring.visits(passes, int(self.poses.moved.sum()))
         with self.engine.pace.showing(total, f"iteration {number} of {rounds}", mine=mine, further=rounds - number):
             selection = self.solver.step(weigh)  # Σ w s Aᴴŷ and Σ w s² AᴴA, maps of halves and folds, their FSC
-            give_back_unused()  # most is held while particles are compared: not what the maps were made with besides
             # yy, yp, pp of each particle against maps that it did not build
             scores = self._score(number, search_nearby, self.scoring.sample)
         made = State(number, state.survey, self.slab.valid, self.slab.pose, search_nearby, selection,
