@@ -9,6 +9,7 @@ from mpirecon.api.arguments import as_communicator, check_names
 from mpirecon.api.particles import Particles
 from mpirecon.api.scratch import Scratch
 from mpirecon.parallel.comm import Communicator
+from mpirecon.parallel.console import Console
 
 
 def open(path: str | os.PathLike) -> Particles:
@@ -93,8 +94,9 @@ def read_cs(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, 
     return imported(path, as_communicator(comm), data_dir=data_dir, passthrough=passthrough, **options)
 
 
-def imported(path, comm: Communicator, **options) -> Particles:
-    """The particles of a STAR or .cs file, in a temporary particle file that refers to their stacks. Collective."""
+def imported(path, comm: Communicator, console: Console | None = None, **options) -> Particles:
+    """The particles of a STAR or .cs file, in a temporary particle file that refers to their stacks. Collective.
+    What is to be said of them goes to the console."""
     from mpirecon.io.import_options import ImportOptions
     from mpirecon.io.importer import import_particles
 
@@ -104,4 +106,6 @@ def imported(path, comm: Communicator, **options) -> Particles:
     scratch = Scratch(comm)
     target = scratch.path / "particles.h5"
     report = import_particles(path, target, ImportOptions(**options), comm=comm)
+    if console is not None:
+        report.print(console, path)
     return Particles._of_file(target, scratch, report.notes, report.warnings)

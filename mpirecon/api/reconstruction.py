@@ -329,11 +329,11 @@ def known_particles(given, options: dict) -> Particles | None:
     return particles_of(given) if isinstance(options.get("mask"), np.ndarray) and not is_table(given) else None
 
 
-def read_particles(given, comm: Communicator, options: dict) -> Particles:
-    """Those that a script gave; of a table linked, in a temporary file. Takes how it is read out of `options`."""
+def read_particles(given, comm: Communicator, options: dict, console: Console | None = None) -> Particles:
+    """Those that a script gave, a table's linked in a temporary file; takes how it is read out of `options`."""
     path, reading = source_of(given, options)
     if isinstance(given, (str, os.PathLike)) and is_table(given):
-        return imported(path, comm, **{"seed": options.get("seed", 1), **reading})
+        return imported(path, comm, console, **{"seed": options.get("seed", 1), **reading})
     refuse_reading(path, reading)
     return particles_of(given)
 

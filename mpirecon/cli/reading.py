@@ -223,29 +223,6 @@ def glance(particles: Path, reading: dict, console=None) -> Iterator[ParticleFil
             yield file
 
 
-@contextmanager
-def as_file(comm, particles: Path, reading: dict, console) -> Iterator[Path]:
-    """Path of a particle file, or of one that refers to a table's stacks, for as long.
-    Collective; notes and warnings of the import are printed."""
-    from mpirecon.io.formats import is_table
-    from mpirecon.io.reading import refuse_reading
-    from mpirecon.parallel.comm import run_together
-
-    if not run_together(comm, lambda: is_table(particles)):
-        run_together(comm, lambda: refuse_reading(particles, reading))
-        yield particles
-        return
-    from mpirecon.api.scratch import Scratch
-    from mpirecon.io.import_options import ImportOptions
-    from mpirecon.io.table_link import link_table
-
-    scratch = Scratch(comm)  # gone with this block
-    report = link_table(comm, particles, scratch.path / "linked.h5", ImportOptions(**reading))
-    report.print(console, particles)
-    yield scratch.path / "linked.h5"
-    comm.barrier()
-
-
 def _state(name: str, is_so: bool, is_not: bool) -> bool | None:
     """What a pair of options says; None where neither is given."""
     if is_so and is_not:
