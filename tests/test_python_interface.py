@@ -326,13 +326,21 @@ def test_a_result_outlives_its_folder_only_when_saved(particles, tmp_path):
         kept.save(tmp_path / "kept")
 
 
-def test_real_star_files_are_read_where_they_lie(shared_data):
-    real = mr.read_star(shared_data / "ribo70s_real" / "particles.star")
+def test_real_star_files_are_read_where_they_lie(shared_data, tmp_path, capsys):
+    star = shared_data / "ribo70s_real" / "particles.star"
+    real = mr.read_star(star)
     assert len(real) == 1430 and real.attributes["ctf_premultiplied"]
     assert real.path.stat().st_size < 3e6  # the images are 5.9 MB
     assert len(np.unique(real.column("rlnTomoParticleName"))) < 1430
     with pytest.raises(TypeError, match="no setting 'data_folder'"):
-        mr.read_star(shared_data / "ribo70s_real" / "particles.star", data_folder="x")
+        mr.read_star(star, data_folder="x")
+    assert capsys.readouterr().out == ""
+    copy = mr.read_star(star, output=tmp_path / "p.h5", first=40, verbose=True)  # as the import command
+    assert f"{tmp_path / 'p.h5'}: 40 particles" in capsys.readouterr().out
+    assert copy.path == tmp_path / "p.h5" and copy.path.stat().st_size > 40 * real.box**2 * 2
+    np.testing.assert_array_equal(copy.images(), real.images(slice(40)))
+    with pytest.raises(mr.UserError, match="p.h5 exists already"):
+        mr.read_star(star, output=tmp_path / "p.h5", first=40)
 
 
 def test_a_script_under_mpirun_makes_the_same_map(particles, mpi_program, tmp_path):

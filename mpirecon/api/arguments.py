@@ -6,6 +6,7 @@ import numpy as np
 
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import Communicator, SerialCommunicator
+from mpirecon.parallel.console import Console
 
 
 def as_communicator(comm) -> Communicator:
@@ -43,3 +44,8 @@ def structured(columns: dict[str, np.ndarray]) -> np.ndarray:
     for name, values in columns.items():
         table[name] = values
     return table
+
+
+def console_of(comm: Communicator | None, verbose: bool | int) -> Console:
+    """What a command would print to, silent but for `verbose`; 2 is the command's --verbose."""
+    return Console(comm, quiet=not verbose, verbose=verbose > 1)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mpirecon.api.arguments import as_communicator, structured
+from mpirecon.api.arguments import as_communicator, console_of, structured
 from mpirecon.api.maps import FSC, Volume, read_map
-from mpirecon.api.reconstruction import configuration, console_of, known_particles, source_of, unnamed
+from mpirecon.api.reconstruction import configuration, known_particles, source_of, unnamed
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
 from mpirecon.io.run_folder import PATH

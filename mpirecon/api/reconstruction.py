@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpirecon.api.arguments import as_communicator, check_names
+from mpirecon.api.arguments import as_communicator, check_names, console_of
 from mpirecon.api.maps import FSC, Volume, as_volume
 from mpirecon.api.particles import Particles
 from mpirecon.api.reading import imported
@@ -343,8 +343,3 @@ def _endurance(every: int | str, **options) -> Endurance:
     if isinstance(every, str):
         return Endurance(every_seconds=float(parse_time(every, "--checkpoint-every")), **options)
     return Endurance(every, **options)
-
-
-def console_of(comm: Communicator, verbose: bool | int):
-    """What a command would print to, silent but for `verbose`; 2 is the command's --verbose."""
-    return Console(comm, quiet=not verbose, verbose=verbose > 1)

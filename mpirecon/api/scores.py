@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mpirecon.api.arguments import as_communicator, structured
+from mpirecon.api.arguments import as_communicator, console_of, structured
 from mpirecon.api.maps import as_volume
-from mpirecon.api.reconstruction import (
-    configuration, console_of, known_particles, read_particles, source_of, unnamed,
-)  # fmt: skip
+from mpirecon.api.reconstruction import configuration, known_particles, read_particles, source_of, unnamed
 from mpirecon.api.scratch import Scratch
 from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.given_weights import weights_inputs
