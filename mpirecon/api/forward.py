@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from mpirecon.api.arguments import files_among
 from mpirecon.api.maps import Volume, as_volume
 from mpirecon.api.particles import Particles
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import refuse_existing
-from mpirecon.io.inputs import given
 from mpirecon.io.mrc import write_stack
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.model.aberrations import Aberrations
@@ -100,8 +100,7 @@ class ForwardModel:
             and when the particle file has changed.
         """
         with ParticleFile(self.particles.path) as file:
-            known = given(map=volume if isinstance(volume, (str, os.PathLike)) else None, particle_file=file.path)
-            refuse_existing(path, overwrite, [*known, *file.inputs()])
+            refuse_existing(path, overwrite, [*files_among(map=volume, particle_file=file.path), *file.inputs()])
         prepared = self._prepare(volume)
         with write_stack(path, self.particles.box, self.particles.pixel_size, overwrite=overwrite) as append:
             for rows in self._batches():

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mpirecon.api.arguments import as_communicator, console_of, structured
+from mpirecon.api.arguments import as_communicator, console_of, files_among, is_path, structured
 from mpirecon.api.maps import as_volume
 from mpirecon.api.reconstruction import configuration, known_particles, read_particles, source_of, unnamed
 from mpirecon.api.scratch import Scratch
 from mpirecon.io.atomic import refuse_existing
 from mpirecon.io.given_weights import weights_inputs
-from mpirecon.io.inputs import Input, given, refuse_twice
+from mpirecon.io.inputs import Input, refuse_twice
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.parallel.comm import run_together, together
 
@@ -85,10 +85,10 @@ def score(half1, half2, particles, output: str | os.PathLike | None = None, *, s
     console = console_of(comm, verbose)
     held = read_particles(particles, comm, reading, console)
     targets = [output, star, cs_table]
-    read = [*_files(first_map=half1, second_map=half2, mask=config.mask, particle_table=particles),
-            *weights_inputs(config.weights)]
+    read = files_among(first_map=half1, second_map=half2, mask=config.mask, particle_table=particles)
+    read += weights_inputs(config.weights)
     run_together(comm, lambda: _refuse_targets(targets, overwrite, read, held.path))
-    maps = [half if isinstance(half, (str, os.PathLike)) else as_volume(half, held.pixel_size, name)
+    maps = [half if is_path(half) else as_volume(half, held.pixel_size, name)
             for half, name in ((half1, "half map 1"), (half2, "half map 2"))]
     found = score_particles(comm, *maps, held.path, config, console, filtered=filtered, star=star, cs=cs_table,
                             weights=unnamed(weights), shown=path)
@@ -101,11 +101,6 @@ def score(half1, half2, particles, output: str | os.PathLike | None = None, *, s
     table = table.view(ScoreTable)
     table.about = about
     return table
-
-
-def _files(**named) -> list[Input]:
-    """Those of what was given that are files."""
-    return given(**{what: value for what, value in named.items() if isinstance(value, (str, os.PathLike))})
 
 
 def _refuse_targets(targets: Sequence, overwrite: bool, read: list[Input], particles: Path) -> None:

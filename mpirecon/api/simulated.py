@@ -8,13 +8,13 @@ from dataclasses import fields
 
 import numpy as np
 
-from mpirecon.api.arguments import as_communicator, check_names, console_of
+from mpirecon.api.arguments import as_communicator, check_names, console_of, files_among, is_path
 from mpirecon.api.maps import Volume, as_volume
 from mpirecon.api.particles import Particles
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
 from mpirecon.io.atomic import atomic_path, refuse_existing
-from mpirecon.io.inputs import given, refuse_twice
+from mpirecon.io.inputs import refuse_twice
 from mpirecon.io.mrc import write_map
 from mpirecon.parallel.comm import run_together, together
 from mpirecon.validate.grids import check_same_grid
@@ -103,7 +103,9 @@ def simulate(
     target = scratch.path / "particles.h5" if path is None else path
     with together(comm):
         if comm.rank == 0:
-            _refuse_targets(target, truth_map, overwrite, volume, model, second)
+            refuse_twice([target, truth_map])
+            for file in filter(None, (target, truth_map)):
+                refuse_existing(file, overwrite, files_among(map=volume, model=model, second_map=second))
             source = _source(volume, model, box, pixel_size)
             console.say(source.description)
             other = _second(second, settings.second_fraction, volume is None and model is None, source)
@@ -120,20 +122,12 @@ def simulate(
     return run_together(comm, lambda: Particles._of_file(target, scratch))
 
 
-def _refuse_targets(path, truth_map, overwrite: bool, volume, model, second) -> None:
-    named = {"map": volume, "model": model, "second_map": second}
-    read = given(**{what: file for what, file in named.items() if isinstance(file, (str, os.PathLike))})
-    refuse_twice([path, truth_map])
-    for target in filter(None, (path, truth_map)):
-        refuse_existing(target, overwrite, read)
-
-
 def _source(volume, model, box: int | None, pixel_size: float | None):
     from mpirecon.simulation.source import Source, load_source
 
     if volume is not None and model is not None:
         raise UserError("simulate: give a map or an atomic model, not both")
-    if volume is None or isinstance(volume, (str, os.PathLike)):
+    if volume is None or is_path(volume):
         return load_source(volume, model, box, pixel_size)
     if box is not None:
         raise UserError(f"simulate: box={box} applies to files and the phantom; a map that is given has its own")
@@ -146,7 +140,7 @@ def _second(second, fraction: float, of_phantom: bool, source) -> np.ndarray | N
     """The map of the second conformation, if there is one."""
     from mpirecon.simulation.source import load_second
 
-    if second is None or isinstance(second, (str, os.PathLike)):
+    if second is None or is_path(second):
         return load_second(second, fraction, of_phantom, source)
     second = as_volume(second, source.pixel_size, "the second map")
     check_same_grid(second, "the second map", Volume(source.volume, source.pixel_size), "the map")
