@@ -201,14 +201,14 @@ def fsc(a, b, mask=None, pixel_size: float | None = None, *, phase_randomise: bo
         when the maps differ in box or pixel size (by more than 0.1 %), are constant, or hold NaN.
     """
     names = [name_of(given, f"the {what}") for given, what in ((a, "first map"), (b, "second map"), (mask, "mask"))]
-    first, second = _alike(a, b, pixel_size, *names[:2])
+    first, second = alike(a, b, pixel_size, *names[:2])
     automatic = isinstance(mask, str) and mask == "auto"
     given = mask if mask is None or automatic else as_volume(mask, first.pixel_size, "the mask")
     found = compare_maps(first, second, given, names=names, randomise=phase_randomise, cones=cones, seed=seed)
     return FSC(found.curves[found.best], found.box, found.pixel_size, found)
 
 
-def _alike(a, b, pixel_size: float | None, name_a: str, name_b: str) -> tuple[Volume, Volume]:
+def alike(a, b, pixel_size: float | None, name_a: str, name_b: str) -> tuple[Volume, Volume]:
     """Two maps on the host, of one grid; an array has the pixel size of the other, or that which is given."""
     size = next((v.pixel_size for v in (a, b) if isinstance(v, arrays.Volume)), pixel_size)
     first, second = (as_volume(given, size, name) for given, name in ((a, name_a), (b, name_b)))
@@ -256,7 +256,7 @@ def automatic_mask(
     """
     if half_maps is not None:
         names = (name_of(given, f"half map {n + 1}") for n, given in enumerate(half_maps))
-        first, second = _alike(*half_maps, pixel_size, *names)
+        first, second = alike(*half_maps, pixel_size, *names)
         resolution = resolution or FSC(curves.fsc(first.array, second.array), first.box, first.pixel_size).resolution
         volume = Volume((first.array + second.array) / 2, first.pixel_size) if volume is None else volume
     volume = as_volume(volume, pixel_size, "the map")
@@ -282,7 +282,7 @@ def postprocess(half1, half2, mask=None, *, seed: int = 1, pixel_size: float | N
     Postprocessed
         ``mask``, ``sharpened`` : (n, n, n) float32 · ``resolution`` : Å · ``fsc``, ``cones``, ``guinier``
     """
-    first, second = _alike(half1, half2, pixel_size, "half map 1", "half map 2")
+    first, second = alike(half1, half2, pixel_size, "half map 1", "half map 2")
     unmasked = curves.fsc(first.array, second.array)
     given = None if mask is None else np.asarray(as_volume(mask, first.pixel_size, "the mask").to_numpy(), np.float32)
     return after.postprocess(first.array, second.array, first.pixel_size, unmasked=unmasked, mask=given,

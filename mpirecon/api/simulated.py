@@ -137,11 +137,21 @@ def _source(volume, model, box: int | None, pixel_size: float | None):
 
 
 def _second(second, fraction: float, of_phantom: bool, source) -> np.ndarray | None:
-    """The map of the second conformation, if there is one."""
-    from mpirecon.simulation.source import load_second
+    """The map of the second conformation on the grid of the first, (n, n, n) float32; None where none is asked for."""
+    from mpirecon.simulation.source import load_source
 
-    if second is None or is_path(second):
-        return load_second(second, fraction, of_phantom, source)
-    second = as_volume(second, source.pixel_size, "the second map")
-    check_same_grid(second, "the second map", Volume(source.volume, source.pixel_size), "the map")
+    if not fraction:
+        if second is not None:
+            raise UserError("--second-map: no particle is of it; give their fraction with --second-fraction")
+        return None
+    first = Volume(source.volume, source.pixel_size)
+    if second is None and not of_phantom:
+        raise UserError("--second-fraction: give the second conformation with --second-map FILE")
+    if second is None:
+        second = phantom(first.box, first.pixel_size, second=True)
+    elif is_path(second):
+        model = str(second).lower().endswith((".cif", ".pdb", ".ent", ".cif.gz", ".pdb.gz"))
+        second = load_source(*((None, second) if model else (second, None)), first.box, first.pixel_size).volume
+    second = as_volume(second, first.pixel_size, "the second map")
+    check_same_grid(second, "the second map", first, "the map")
     return np.asarray(second.to_numpy(), np.float32)

@@ -44,29 +44,6 @@ def load_source(map_path, model_path, box: int | None, pixel_size: float | None)
     return Source(phantom(box), pixel_size, f"phantom, {grid}")
 
 
-def load_second(path, fraction: float, of_phantom: bool, first: Source) -> np.ndarray | None:
-    """The volume of the second conformation on the grid of the first, (n, n, n) float32; None where none is asked for.
-
-    path : MRC file, or atomic model by its name; None: that of the phantom
-
-    Raises
-    ------
-    UserError
-        when only one of file and fraction is given, or the file cannot be used.
-    """
-    if not fraction:
-        if path:
-            raise UserError("--second-map: no particle is of it; give their fraction with --second-fraction")
-        return None
-    box = first.volume.shape[0]
-    if path:
-        model = str(path).lower().endswith((".cif", ".pdb", ".ent", ".cif.gz", ".pdb.gz"))
-        return load_source(None if model else path, path if model else None, box, first.pixel_size).volume
-    if not of_phantom:
-        raise UserError("--second-fraction: give the second conformation with --second-map FILE")
-    return phantom(box, second=True)
-
-
 def _from_map(path, box: int | None, pixel_size: float | None) -> Source:
     from mpirecon.io.mrc import read_map
     from mpirecon.simulation.density import resample_map
