@@ -99,8 +99,8 @@ def command(map_path, model_path, use_phantom, particles, output, phase_shift, s
 
     \b
     Examples:
-      mpirecon simulate --phantom --particles 5000 --snr 0.05 --orientation-error-rate 0.3 --offset-error 5 -o
-      particles.h5 mpirecon simulate --map emd_3488.mrc --box 64 --pixel-size 1.64 --junk-rate 0.1 -o particles.h5
+      mpirecon simulate --phantom --snr 0.05 --orientation-error-rate 0.3 --offset-error 5 -o particles.h5
+      mpirecon simulate --map emd_3488.mrc --box 64 --pixel-size 1.64 --junk-rate 0.1 -o particles.h5
       mpirecon simulate --model 5ni1.cif --orientation-error 10 --orientation-error-rate 0.5 -o particles.h5
     """
     import mpirecon
