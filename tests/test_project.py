@@ -147,7 +147,7 @@ def test_images_compare_with_those_of_a_file_with_black_protein(command, tmp_pat
 def test_rows_and_batches_choose_the_same_images(command, files, monkeypatch):
     command("map.mrc", "particles.h5", "-o", "stack.mrcs")
     whole = read_stack()
-    monkeypatch.setattr("mpirecon.simulation.reproject.BATCH_PIXELS", 5 * 32**2)
+    monkeypatch.setattr("mpirecon.api.forward.BATCH_PIXELS", 5 * 32**2)
     for text, rows in (("3:17", slice(3, 17)), (":2", slice(2)), ("20:", slice(20, None)), ("20:99", slice(20, None))):
         code, out, _ = command("map.mrc", "particles.h5", "-o", "part.mrcs", "--rows", text, "--overwrite")
         assert code == 0

@@ -12,6 +12,8 @@ import mpirecon as mr
 from mpirecon.io.particle_file import ParticleFile
 from mpirecon.solvers.config import Config
 from mpirecon.solvers.mask import make_mask
+from mpirecon.validate.fsc import fsc
+from mpirecon.validate.masks import soft_sphere
 
 
 @pytest.fixture(scope="module")
@@ -312,6 +314,16 @@ def test_maps_are_compared_and_written(result, tmp_path):
         first.write(tmp_path / "a.mrc")
     with pytest.raises(mr.UserError, match="no pixel size"):
         mr.fsc(first.array, second.array)
+    found = mr.fsc(tmp_path / "a.mrc", second, "auto", phase_randomise=True, cones=True)
+    compared = found.comparison
+    assert list(compared.curves) == ["fsc", "fsc_masked", "fsc_randomised", "fsc_true"] and compared.cones is not None
+    np.testing.assert_array_equal(found.values, compared.curves["fsc_true"])
+    np.testing.assert_array_equal(compared.curves["fsc"], curve.values)
+    compared.write(tmp_path / "fsc.csv")
+    table = np.genfromtxt(tmp_path / "fsc.csv", delimiter=",", names=True)
+    np.testing.assert_allclose(table["fsc_true"], found.values, atol=1e-6)
+    sphere = soft_sphere(24, 8, 3)
+    np.testing.assert_array_equal(mr.fsc(first, second, sphere).values, fsc(first.array, second.array, sphere))
     assert mr.fsc(first.array, second.array, pixel_size=5.0).resolution == curve.resolution
     with pytest.raises(mr.UserError, match="box of 24 pixels.*16"):
         mr.fsc(first, mr.phantom(12 + 4, 5.0))
@@ -322,6 +334,11 @@ def test_masks_and_postprocessing(result):
     np.testing.assert_allclose(again.fsc.true, result.curve("fsc_true").values, atol=0.05)
     mask = mr.automatic_mask(result.volume, result.half_maps)
     assert 0 < mask.array.mean() < 0.5 and mask.array.max() == 1
+    of_mean = mr.automatic_mask(half_maps=result.half_maps)
+    both = sum(half.array for half in result.half_maps) / 2
+    np.testing.assert_array_equal(of_mean.array, mr.automatic_mask(both, result.half_maps, pixel_size=5.0).array)
+    wide = mr.automatic_mask(half_maps=result.half_maps, extend=of_mean.made.extend + 5)
+    assert wide.made.share > of_mean.made.share and wide.made.threshold == of_mean.made.threshold
 
 
 def test_notebooks_show_maps_and_results(result):
@@ -342,13 +359,21 @@ def test_a_result_outlives_its_folder_only_when_saved(particles, tmp_path):
         kept.save(tmp_path / "kept")
 
 
-def test_real_star_files_are_read_where_they_lie(shared_data):
-    real = mr.read_star(shared_data / "ribo70s_real" / "particles.star")
+def test_real_star_files_are_read_where_they_lie(shared_data, tmp_path, capsys):
+    star = shared_data / "ribo70s_real" / "particles.star"
+    real = mr.read_star(star)
     assert len(real) == 1430 and real.attributes["ctf_premultiplied"]
     assert real.path.stat().st_size < 3e6  # the images are 5.9 MB
     assert len(np.unique(real.column("rlnTomoParticleName"))) < 1430
     with pytest.raises(TypeError, match="no setting 'data_folder'"):
-        mr.read_star(shared_data / "ribo70s_real" / "particles.star", data_folder="x")
+        mr.read_star(star, data_folder="x")
+    assert capsys.readouterr().out == ""
+    copy = mr.read_star(star, output=tmp_path / "p.h5", first=40, verbose=True)  # as the import command
+    assert f"{tmp_path / 'p.h5'}: 40 particles" in capsys.readouterr().out
+    assert copy.path == tmp_path / "p.h5" and copy.path.stat().st_size > 40 * real.box**2 * 2
+    np.testing.assert_array_equal(copy.images(), real.images(slice(40)))
+    with pytest.raises(mr.UserError, match="p.h5 exists already"):
+        mr.read_star(star, output=tmp_path / "p.h5", first=40)
 
 
 def test_a_script_under_mpirun_makes_the_same_map(particles, mpi_program, tmp_path):

@@ -119,6 +119,12 @@ def test_the_command_writes_the_table(particles, tmp_path, cli):
         np.testing.assert_allclose([float(row[name]) for row in table], found[name], rtol=1e-6, atol=1e-9, err_msg=name)
     again = cli(*command)
     assert again.returncode == 1 and "exists already" in again.stderr
+    with pytest.raises(mr.UserError, match="s.csv exists already"):
+        mr.score(*run.half_maps, particles, tmp_path / "s.csv")
+    written = mr.score(tmp_path / "run/half1.mrc", tmp_path / "run/half2.mrc", particles, tmp_path / "script.csv")
+    assert (tmp_path / "script.csv").read_text() == (tmp_path / "s.csv").read_text()
+    assert written.about["median"]["score_own"] == np.median(written["score_own"])
+    assert any("its diameter is 90" in note for note in written.about["notes"])
     told = cli(*command, "--overwrite", "--json", "--diameter", 90)
     assert json.loads(told.stdout)["particles"] == COUNT and json.loads(told.stdout)["median"]["score_own"] > 0
     # as weights of a run

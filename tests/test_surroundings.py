@@ -148,6 +148,19 @@ def test_the_command_and_python_take_the_second_map(tmp_path, monkeypatch, capsy
     with h5py.File("b.h5") as other:
         np.testing.assert_allclose(made.images(), other["images"][:], atol=1e-5 * other["images"][:].max())
         np.testing.assert_array_equal(made.truth["conformation"], other["conformation"])
+    of_files = mpirecon.simulate("first.mrc", 30, "d.h5", second="second.mrc", second_fraction=0.5, snr=math.inf,
+                                 truth_map="truth.mrc")
+    with h5py.File("a.h5") as one:
+        np.testing.assert_array_equal(of_files.images(), one["images"][:])
+    assert run([*words, "--map", "first.mrc", "--second-map", "second.mrc", "--truth-map", "t.mrc", "--overwrite", "-o",
+                "a.h5"]) == 0
+    np.testing.assert_array_equal(mpirecon.read_map("truth.mrc").array, mpirecon.read_map("t.mrc").array)
+    with pytest.raises(mpirecon.UserError, match="first.mrc is the map that this command reads"):
+        mpirecon.simulate("first.mrc", 3, "first.mrc", overwrite=True)
+    with pytest.raises(mpirecon.UserError, match="not both"):
+        mpirecon.simulate("first.mrc", 3, model="first.cif")
+    with pytest.raises(mpirecon.UserError, match="box=24 applies to files and the phantom"):
+        mpirecon.simulate(mpirecon.phantom(32), 3, box=24)
     capsys.readouterr()
     assert run([*words, "--map", "first.mrc", "-o", "c.h5"]) == 1
     assert "give the second conformation with --second-map" in capsys.readouterr().err

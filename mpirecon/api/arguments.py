@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.io.inputs import Input, given
 from mpirecon.parallel.comm import Communicator, SerialCommunicator
+from mpirecon.parallel.console import Console
 
 
 def as_communicator(comm) -> Communicator:
@@ -25,11 +29,21 @@ def as_communicator(comm) -> Communicator:
     return MpiCommunicator(world=comm)
 
 
-def check_names(what: str, given, known) -> None:
+def is_path(given) -> bool:
+    """Whether what was given names a file."""
+    return isinstance(given, (str, os.PathLike))
+
+
+def files_among(**named) -> list[Input]:
+    """Those of what was given that are files, by what they are."""
+    return given(**{what: value for what, value in named.items() if is_path(value)})
+
+
+def check_names(what: str, names, known) -> None:
     """TypeError for names that are no settings, with the nearest one that is."""
     import difflib
 
-    for name in given:
+    for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             raise TypeError(f"{what} has no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else
@@ -43,3 +57,8 @@ def structured(columns: dict[str, np.ndarray]) -> np.ndarray:
     for name, values in columns.items():
         table[name] = values
     return table
+
+
+def console_of(comm: Communicator | None, verbose: bool | int) -> Console:
+    """What a command would print to, silent but for `verbose`; 2 is the command's --verbose."""
+    return Console(comm, quiet=not verbose, verbose=verbose > 1)

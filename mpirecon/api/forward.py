@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from mpirecon.api.arguments import files_among
 from mpirecon.api.maps import Volume, as_volume
 from mpirecon.api.particles import Particles
 from mpirecon.errors import UserError
+from mpirecon.io.atomic import refuse_existing
+from mpirecon.io.mrc import write_stack
 from mpirecon.io.particle_file import ParticleFile
+from mpirecon.model.aberrations import Aberrations
 from mpirecon.model.arrays import Stack
 from mpirecon.model.particles import ParticleSet
 from mpirecon.operators import forward as operators
-from mpirecon.simulation.reproject import as_stored, model_images
+from mpirecon.simulation.dataset import multiply_by_ctf
 from mpirecon.validate.fsc import shell_count, shell_sum
 from mpirecon.validate.grids import check_same_grid
 
-_BATCH_PIXELS = 2**22
+#: pixels of the images that are made at once
+BATCH_PIXELS = 2**22
 
 
 class ForwardModel:
@@ -33,16 +39,16 @@ class ForwardModel:
     rows : slice or index array, optional
         the particles that are meant; all when left out
     use_ctf : bool
-        False leaves CTF, premultiplication and contrast out: plain projections
+        False leaves CTF, premultiplication and contrast out: plain projections, magnified as their optics groups are
     """
 
     def __init__(self, particles: Particles, rows=slice(None), *, use_ctf: bool = True) -> None:
         self.particles, self.use_ctf = particles, use_ctf
-        self.about = particles.metadata(rows)
         with ParticleFile(particles.path) as file:
-            self.aberrations = file.aberrations()
+            self._seen, self.aberrations = file.seen, file.aberrations()
+        self.about = particles.metadata(rows)
         self._operator = operators.ForwardModel(
-            particles.box, particles.pixel_size, taps=6, aberrations=self.aberrations if use_ctf else None
+            particles.box, particles.pixel_size, taps=6, aberrations=self.aberrations
         )
 
     def __len__(self) -> int:
@@ -72,6 +78,37 @@ class ForwardModel:
             images[rows] = self._images(prepared, self.about[rows])
         return Stack(images, self.particles.pixel_size)
 
+    def write(self, volume, path: str | os.PathLike, *, overwrite: bool = False,
+              progress: Callable[[int], None] = lambda images: None) -> None:
+        """Write A x as a stack (.mrcs), some images at a time.
+
+        Parameters
+        ----------
+        volume : Volume, path or (n, n, n) array
+            the map x
+        path : path
+            of the stack
+        overwrite : bool
+            replace an existing file
+        progress : callable
+            called with the number of images that were written since the last call
+
+        Raises
+        ------
+        UserError
+            as of `forward`; when the file exists (without `overwrite`), is one that this reads, or cannot be written;
+            and when the particle file has changed.
+        """
+        with ParticleFile(self.particles.path) as file:
+            refuse_existing(path, overwrite, [*files_among(map=volume, particle_file=file.path), *file.inputs()])
+        prepared = self._prepare(volume)
+        with write_stack(path, self.particles.box, self.particles.pixel_size, overwrite=overwrite) as append:
+            for rows in self._batches():
+                images = self._images(prepared, self.about[rows])
+                append(images)
+                progress(len(images))
+            self._seen.refuse_changed()
+
     def adjoint(self, images) -> Volume:
         """Aᴴ y, so that ⟨A x, y⟩ = ⟨x, Aᴴ y⟩.
 
@@ -93,7 +130,7 @@ class ForwardModel:
         for rows in self._batches():
             about, some = self.about[rows], images[rows]
             if self.use_ctf:
-                some = as_stored(some, about, self.aberrations)
+                some = _as_stored(some, about, self.aberrations)
             total += self._operator.adjoint(some, about.pose, about.ctf if self.use_ctf else None, about.optics_group)
         return Volume(total, self.particles.pixel_size)
 
@@ -158,7 +195,8 @@ class ForwardModel:
         return out
 
     def _images(self, prepared: np.ndarray, about: ParticleSet) -> np.ndarray:
-        return model_images(self._operator, prepared, about, self.aberrations, self.use_ctf)
+        images = self._operator.images(prepared, about.pose, about.ctf if self.use_ctf else None, about.optics_group)
+        return _as_stored(images, about, self.aberrations) if self.use_ctf else images
 
     def _prepare(self, volume) -> np.ndarray:
         volume = as_volume(volume, self.particles.pixel_size, "the map")
@@ -166,7 +204,7 @@ class ForwardModel:
         return self._operator.prepare(np.asarray(volume.to_numpy(), np.float32))
 
     def _batches(self) -> Iterator[slice]:
-        size = max(1, _BATCH_PIXELS // self.particles.box**2)
+        size = max(1, BATCH_PIXELS // self.particles.box**2)
         return (slice(start, start + size) for start in range(0, len(self), size))
 
 
@@ -191,3 +229,14 @@ def project(volume, particles: Particles, rows=slice(None), *, use_ctf: bool = T
         (m, n, n) float32
     """
     return ForwardModel(particles, rows, use_ctf=use_ctf).forward(volume)
+
+
+def _as_stored(images: np.ndarray, particles: ParticleSet, aberrations: Aberrations | None) -> np.ndarray:
+    """Model images with what was done to the stored ones: another CTF where these are premultiplied, its sign where
+    their phases are flipped, the other sign where they are black. It is its own transpose."""
+    if particles.ctf_premultiplied:
+        images = multiply_by_ctf(images, particles.ctf, particles.pixel_size, aberrations, particles.optics_group)
+    if particles.ctf_phase_flipped:
+        images = multiply_by_ctf(images, particles.ctf, particles.pixel_size, aberrations, particles.optics_group,
+                                 sign_only=True)
+    return -images if particles.contrast == "black" else images

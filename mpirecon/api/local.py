@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mpirecon.api.arguments import as_communicator
-from mpirecon.api.maps import Volume, as_volume
+from mpirecon.api.maps import Volume, alike, as_volume
 from mpirecon.errors import UserError
 from mpirecon.parallel.comm import Communicator, run_together
 from mpirecon.validate import local_resolution as local
@@ -113,8 +113,7 @@ def _given(half1, half2, mask, pixel_size, threads) -> tuple[Volume, Volume, np.
     """The half maps and the mask's voxels."""
     if threads < 1:
         raise UserError(f"local resolution: {threads} threads; expected at least 1")
-    first, second = as_volume(half1, pixel_size, "half map 1"), as_volume(half2, pixel_size, "half map 2")
-    check_same_grid(first, "half map 1", second, "half map 2")
+    first, second = alike(half1, half2, pixel_size, "half map 1", "half map 2")
     if mask is None:
         return first, second, None
     mask = as_volume(mask, first.pixel_size, "the mask")

@@ -13,6 +13,7 @@ from mpirecon.model import arrays
 from mpirecon.validate import automask
 from mpirecon.validate import fsc as curves
 from mpirecon.validate import postprocess as after
+from mpirecon.validate.compare import Comparison, compare_maps
 from mpirecon.validate.grids import check_same_grid
 
 
@@ -91,6 +92,11 @@ def as_volume(given, pixel_size: float | None, what: str) -> Volume:
     return Volume(array, pixel_size)
 
 
+def name_of(given, otherwise: str) -> str:
+    """How messages name a map: by its path, if it was given as one."""
+    return str(given) if isinstance(given, (str, os.PathLike)) else otherwise
+
+
 @dataclass(frozen=True)
 class FSC:
     """A Fourier shell correlation.
@@ -102,11 +108,15 @@ class FSC:
         voxels a side
     pixel_size : float
         Å
+    comparison : Comparison or None
+        of two maps, as `fsc` compares them: ``curves`` by name, ``cones``, ``mask``, ``warnings``, ``lines()``,
+        ``as_dict()`` and ``write(path)``
     """
 
     values: np.ndarray
     box: int
     pixel_size: float
+    comparison: Comparison | None = None
 
     @property
     def frequency(self) -> np.ndarray:
@@ -160,51 +170,83 @@ class FSC:
                 else f"FSC({len(self.values)} shells, above 0.143)")
 
 
-def fsc(a, b, mask=None, pixel_size: float | None = None) -> FSC:
+def fsc(a, b, mask=None, pixel_size: float | None = None, *, phase_randomise: bool = False, cones: bool = False,
+        seed: int = 1) -> FSC:
     """Fourier shell correlation of two maps (Harauz & van Heel 1986).
 
     Parameters
     ----------
-    a, b, mask : Volume, path, or (n, n, n) array
-        the mask multiplies both maps first
+    a, b : Volume, path, or (n, n, n) array
+        the maps
+    mask : Volume, path, (n, n, n) array, or "auto"
+        multiplies both maps first; ``"auto"``: one made of their mean
     pixel_size : float
         Å, where neither map has one
+    phase_randomise : bool
+        correct for the mask by random phases
+    cones : bool
+        also find the FSC in cones, by direction
+    seed : int
+        of the random phases
 
     Returns
     -------
     FSC
-        a value for each shell, (n // 2 + 1,)
+        the corrected curve if there is one, else that in the mask, else that without, (n // 2 + 1,);
+        ``comparison`` has all of them
 
     Raises
     ------
     UserError
-        when the maps differ in box or pixel size (by more than 0.1 %), or hold NaN.
+        when the maps differ in box or pixel size (by more than 0.1 %), are constant, or hold NaN.
     """
-    sizes = [v.pixel_size for v in (a, b) if isinstance(v, arrays.Volume)] or [pixel_size]
-    first, second = as_volume(a, sizes[0], "the first map"), as_volume(b, sizes[0], "the second map")
-    check_same_grid(first, "the first map", second, "the second map")
-    mask = None if mask is None else as_volume(mask, first.pixel_size, "the mask").to_numpy()
-    return FSC(curves.fsc(first.to_numpy(), second.to_numpy(), mask), first.box, first.pixel_size)
+    names = [name_of(given, f"the {what}") for given, what in ((a, "first map"), (b, "second map"), (mask, "mask"))]
+    first, second = alike(a, b, pixel_size, *names[:2])
+    automatic = isinstance(mask, str) and mask == "auto"
+    given = mask if mask is None or automatic else as_volume(mask, first.pixel_size, "the mask")
+    found = compare_maps(first, second, given, names=names, randomise=phase_randomise, cones=cones, seed=seed)
+    return FSC(found.curves[found.best], found.box, found.pixel_size, found)
 
 
-def automatic_mask(volume, half_maps=None, *, resolution: float | None = None,
-                   pixel_size: float | None = None) -> Volume:
+def alike(a, b, pixel_size: float | None, name_a: str, name_b: str) -> tuple[Volume, Volume]:
+    """Two maps on the host, of one grid; an array has the pixel size of the other, or that which is given."""
+    size = next((v.pixel_size for v in (a, b) if isinstance(v, arrays.Volume)), pixel_size)
+    first, second = (as_volume(given, size, name) for given, name in ((a, name_a), (b, name_b)))
+    check_same_grid(first, name_a, second, name_b)
+    return Volume(first.to_numpy(), first.pixel_size), Volume(second.to_numpy(), second.pixel_size)
+
+
+class Mask(Volume):
+    """A mask made from a map, 0 … 1; ``made`` says how: lowpass, threshold, extend, edge, pieces, volume, share."""
+
+    def __init__(self, array, pixel_size: float, made: automask.AutoMask | None = None) -> None:
+        super().__init__(array, pixel_size)
+        self.made = made
+
+
+def automatic_mask(
+    volume=None, half_maps=None, *, resolution: float | None = None, lowpass: float | None = None,
+    threshold: float | None = None, extend: float | None = None, edge: float | None = None,
+    pixel_size: float | None = None,
+) -> Mask:
     """A soft mask made from a map.
 
     Parameters
     ----------
-    volume : Volume, path or (n, n, n) array
-        the map
+    volume : Volume, path or (n, n, n) array, optional
+        the map; the mean of the half maps when left out
     half_maps : pair of the same, optional
         their FSC gives the resolution where none is given
-    resolution : float
-        Å, decides how far the map is low-passed; without it and half maps, three pixels
+    resolution : float, optional
+        Å, sets what follows; without it and half maps, three pixels
+    lowpass, threshold, extend, edge : float, optional
+        as the options of ``mpirecon mask``: Å, density of the filtered map, Å, Å
     pixel_size : float, optional
         Å, of maps that are arrays
 
     Returns
     -------
-    Volume
+    Mask
         (n, n, n) float32 between 0 and 1
 
     Raises
@@ -212,11 +254,15 @@ def automatic_mask(volume, half_maps=None, *, resolution: float | None = None,
     UserError
         when nothing in the map stands out from the solvent.
     """
+    if half_maps is not None:
+        names = (name_of(given, f"half map {n + 1}") for n, given in enumerate(half_maps))
+        first, second = alike(*half_maps, pixel_size, *names)
+        resolution = resolution or FSC(curves.fsc(first.array, second.array), first.box, first.pixel_size).resolution
+        volume = Volume((first.array + second.array) / 2, first.pixel_size) if volume is None else volume
     volume = as_volume(volume, pixel_size, "the map")
-    if resolution is None and half_maps is not None:
-        resolution = fsc(*half_maps, pixel_size=volume.pixel_size).resolution or 2 * volume.pixel_size
-    found = automask.automatic_mask(volume.to_numpy(), volume.pixel_size, resolution)
-    return Volume(found.mask, volume.pixel_size)
+    made = automask.automatic_mask(volume.to_numpy(), volume.pixel_size, resolution, threshold=threshold,
+                                   extend=extend, edge=edge, filter_to=lowpass)
+    return Mask(made.mask, volume.pixel_size, made)
 
 
 def postprocess(half1, half2, mask=None, *, seed: int = 1, pixel_size: float | None = None) -> after.Postprocessed:
@@ -236,9 +282,8 @@ def postprocess(half1, half2, mask=None, *, seed: int = 1, pixel_size: float | N
     Postprocessed
         ``mask``, ``sharpened`` : (n, n, n) float32 · ``resolution`` : Å · ``fsc``, ``cones``, ``guinier``
     """
-    first, second = as_volume(half1, pixel_size, "half map 1"), as_volume(half2, pixel_size, "half map 2")
-    check_same_grid(first, "half map 1", second, "half map 2")
-    unmasked = curves.fsc(first.to_numpy(), second.to_numpy())
+    first, second = alike(half1, half2, pixel_size, "half map 1", "half map 2")
+    unmasked = curves.fsc(first.array, second.array)
     given = None if mask is None else np.asarray(as_volume(mask, first.pixel_size, "the mask").to_numpy(), np.float32)
-    return after.postprocess(first.to_numpy(), second.to_numpy(), first.pixel_size, unmasked=unmasked, mask=given,
+    return after.postprocess(first.array, second.array, first.pixel_size, unmasked=unmasked, mask=given,
                              seed=seed, mask_text="" if given is None else "the given mask")

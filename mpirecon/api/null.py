@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mpirecon.api.arguments import as_communicator
+from mpirecon.api.arguments import as_communicator, console_of
 from mpirecon.api.maps import FSC
-from mpirecon.api.reconstruction import configuration, console_of, known_particles, source_of
+from mpirecon.api.reconstruction import configuration, known_particles, source_of
 from mpirecon.api.scratch import Scratch
 from mpirecon.io.run_folder import NULL
 from mpirecon.io.run_output import read_summary

@@ -147,6 +147,8 @@ class Particles:
             ``pose``, ``ctf``, ``half``, ``optics_group``, ``ids`` … of k particles
         """
         with ParticleFile(self.path) as file:
+            if isinstance(rows, slice) and rows.step in (None, 1):
+                return file.metadata(rows.start or 0, rows.stop)  # no other is read
             return file.metadata()[rows if isinstance(rows, slice) else self._rows(rows)]
 
     @property

@@ -8,21 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from mpirecon.api.arguments import as_communicator, structured
+from mpirecon.api.arguments import as_communicator, console_of, structured
 from mpirecon.api.maps import FSC, Volume, read_map
-from mpirecon.api.reconstruction import configuration, console_of, known_particles, source_of, unnamed
+from mpirecon.api.reconstruction import configuration, known_particles, source_of, unnamed
 from mpirecon.api.scratch import Scratch
 from mpirecon.errors import UserError
 from mpirecon.io.run_folder import PATH
 from mpirecon.io.run_output import read_particle_table, read_summary
-from mpirecon.parallel.comm import run_together
+from mpirecon.parallel.agree import run_first
 from mpirecon.robust.nested import checked_fractions
 
 
 def path(
     particles, output: str | os.PathLike | None = None, *, schedule: str = "once", steps=None, random_draws: int = 1,
     high_pass: tuple[float, float] | None = None, null: bool = True, weights=None, comm=None, overwrite: bool = False,
-    resume: bool = False, verbose: bool = False, **options,
+    resume: bool = False, checkpoint_signal: str = "USR1", grace: float = 240.0, stall_timeout: float = 1800.0,
+    began: float | None = None, verbose: bool | int = False, **options,
 ) -> SelectionPath:
     """Maps of the best-scored 100, 90 … 10 % of the particles beside random discards:
     where does leaving out pay? Collective.
@@ -52,8 +53,10 @@ def path(
         ``mpirecon.world()``, or a communicator of mpi4py; None: this process alone
     overwrite, resume : bool
         as the options of the command
-    verbose : bool
-        print what the command prints
+    checkpoint_signal, grace, stall_timeout, began : str, float, float, float
+        as of `reconstruct`
+    verbose : bool or int
+        print what the command prints; 2: also what it prints with ``--verbose``
     **options
         those of ``mpirecon.reconstruct`` that concern its result: loss (of the first run, ``"posterior"`` when left
         out), keep, distance, folds, symmetry, mask (``"auto"``: one made of the map of all particles, in which all
@@ -70,21 +73,23 @@ def path(
     UserError
         on all ranks, for what the caller can mend.
     """
+    from mpirecon.solvers.endurance import Endurance
     from mpirecon.solvers.path import run_path
     from mpirecon.solvers.path_options import checked_options, first_run
 
     comm = as_communicator(comm)
     source, reading = source_of(particles, options)
     scratch = Scratch(comm)
-    chosen = checked_options(schedule, None if steps is None else checked_fractions(steps), random_draws, high_pass,
-                             null)
     config = configuration(known_particles(particles, options), scratch, comm, weights=weights,
                            **first_run(schedule, **options))
+    chosen = checked_options(schedule, None if steps is None else checked_fractions(steps), random_draws, high_pass,
+                             null)
+    endurance = Endurance(signal=checkpoint_signal, grace=grace, stall_timeout=stall_timeout)
     folder = scratch.path / "path" if output is None else Path(output)
     run_path(comm, source, folder, config, chosen, console_of(comm, verbose), overwrite=overwrite, resume=resume,
-             weights=unnamed(weights), reading=reading)
-    comm.barrier()
-    return run_together(comm, lambda: SelectionPath(folder, _scratch=scratch if output is None else None))
+             endurance=endurance, began=began, weights=unnamed(weights), reading=reading)
+    summary = comm.bcast(run_first(comm, lambda: read_summary(folder)))
+    return SelectionPath(folder, _scratch=scratch if output is None else None, _summary=summary)
 
 
 class SelectionPath:
@@ -107,9 +112,10 @@ class SelectionPath:
         when the folder does not hold a finished path.
     """
 
-    def __init__(self, folder: str | os.PathLike, *, _scratch: Scratch | None = None) -> None:
+    def __init__(self, folder: str | os.PathLike, *, _scratch: Scratch | None = None,
+                 _summary: dict | None = None) -> None:
         self.folder, self._scratch = Path(folder), _scratch
-        self.summary = read_summary(folder)
+        self.summary = read_summary(folder) if _summary is None else _summary
         if self.summary.get("kind") != PATH.kind:
             raise UserError(f"{folder} holds a reconstruction, not a path; open it with mpirecon.Result")
 

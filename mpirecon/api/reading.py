@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
+from functools import partial
 
-from mpirecon.api.arguments import as_communicator, check_names
+from mpirecon.api.arguments import as_communicator, check_names, console_of
 from mpirecon.api.particles import Particles
 from mpirecon.api.scratch import Scratch
 from mpirecon.parallel.comm import Communicator
+from mpirecon.parallel.console import Console
 
 
 def open(path: str | os.PathLike) -> Particles:
@@ -32,8 +34,9 @@ def open(path: str | os.PathLike) -> Particles:
     return Particles._of_file(path)
 
 
-def read_star(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, *, comm=None, **options) -> Particles:
-    """The particles of a RELION STAR file, 1.4 to 5; their images stay in their stacks.
+def read_star(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, *,
+              output: str | os.PathLike | None = None, comm=None, verbose: bool | int = False, **options) -> Particles:
+    """The particles of a RELION STAR file, 1.4 to 5; without an output their images stay in their stacks.
 
     Collective over `comm`.
 
@@ -43,8 +46,13 @@ def read_star(path: str | os.PathLike, data_dir: str | os.PathLike | None = None
         of the STAR file
     data_dir : path, optional
         folder that the paths of the stacks are relative to
+    output : path, optional
+        particle file to write, as ``mpirecon import -o`` does; a temporary one, which refers to the stacks, when left
+        out
     comm : communicator, optional
         ``mpirecon.world()`` or one of mpi4py; None: this process alone
+    verbose : bool or int
+        print what the command prints; 2: also what it prints with ``--verbose``
     **options
         fields of ``mpirecon.io.import_options.ImportOptions``, named as the options of ``mpirecon import``
 
@@ -58,12 +66,13 @@ def read_star(path: str | os.PathLike, data_dir: str | os.PathLike | None = None
     UserError
         naming file, line and remedy.
     """
-    return imported(path, as_communicator(comm), data_dir=data_dir, **options)
+    return _read(path, comm, verbose, output=output, data_dir=data_dir, **options)
 
 
-def read_cs(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, passthrough=(), *, comm=None,
-            **options) -> Particles:
-    """The particles of a cryoSPARC .cs file and its passthrough files; their images stay in their stacks.
+def read_cs(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, passthrough=(), *,
+            output: str | os.PathLike | None = None, comm=None, verbose: bool | int = False, **options) -> Particles:
+    """The particles of a cryoSPARC .cs file and its passthrough files; without an output their images stay in their
+    stacks.
 
     Collective over `comm`.
 
@@ -75,7 +84,7 @@ def read_cs(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, 
         as of `read_star`
     passthrough : sequence of paths
         files with the columns that the .cs file lacks
-    comm : communicator, optional
+    output, comm, verbose : path, communicator, bool, optional
         as of `read_star`
     **options
         as of `read_star`
@@ -90,18 +99,32 @@ def read_cs(path: str | os.PathLike, data_dir: str | os.PathLike | None = None, 
     UserError
         naming file, column and remedy.
     """
-    return imported(path, as_communicator(comm), data_dir=data_dir, passthrough=passthrough, **options)
+    return _read(path, comm, verbose, output=output, data_dir=data_dir, passthrough=passthrough, **options)
 
 
-def imported(path, comm: Communicator, **options) -> Particles:
-    """The particles of a STAR or .cs file, in a temporary particle file that refers to their stacks. Collective."""
+def _read(path, comm, verbose: bool | int, output, **options) -> Particles:
+    comm = as_communicator(comm)
+    console = console_of(comm, verbose) if verbose or output is not None else None
+    return imported(path, comm, console, output, **options)
+
+
+def imported(path, comm: Communicator, console: Console | None = None, output: str | os.PathLike | None = None,
+             **options) -> Particles:
+    """The particles of a STAR or .cs file, in a particle file; without `output` in a temporary one that refers to their
+    stacks. What is to be said of them goes to the console. Collective."""
     from mpirecon.io.import_options import ImportOptions
     from mpirecon.io.importer import import_particles
 
     known = [field.name for field in fields(ImportOptions)]
     check_names("an import", options, known)
-    options = {"link": options.get("rescale") is None, **options}
-    scratch = Scratch(comm)
-    target = scratch.path / "particles.h5"
-    report = import_particles(path, target, ImportOptions(**options), comm=comm)
+    if output is None:
+        scratch, progress = Scratch(comm), None
+        target, name = scratch.path / "particles.h5", path
+        options = {"link": options.get("rescale") is None, **options}
+    else:
+        scratch, target, name = None, output, output
+        progress = partial(console.progress, label="importing")
+    report = import_particles(path, target, ImportOptions(**options), progress, comm)
+    if console is not None:
+        report.print(console, name)
     return Particles._of_file(target, scratch, report.notes, report.warnings)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpirecon.api.arguments import as_communicator, check_names
+from mpirecon.api.arguments import as_communicator, check_names, console_of, is_path
 from mpirecon.api.maps import FSC, Volume, as_volume
 from mpirecon.api.particles import Particles
 from mpirecon.api.reading import imported
@@ -312,13 +312,13 @@ def _name_of(loss) -> str:
 
 def particles_of(given) -> Particles:
     """Particles of what was given as such: their file's path will do."""
-    return open_particles(given) if isinstance(given, (str, os.PathLike)) else given
+    return open_particles(given) if is_path(given) else given
 
 
 def source_of(given, options: dict) -> tuple[Path, dict]:
     """(file of the particles, how it is read if it is a table); takes the second out of `options`."""
     reading = {name: options.pop(name) for name in READING if name in options}
-    return Path(given) if isinstance(given, (str, os.PathLike)) else given.path, reading
+    return Path(given) if is_path(given) else given.path, reading
 
 
 def known_particles(given, options: dict) -> Particles | None:
@@ -329,11 +329,11 @@ def known_particles(given, options: dict) -> Particles | None:
     return particles_of(given) if isinstance(options.get("mask"), np.ndarray) and not is_table(given) else None
 
 
-def read_particles(given, comm: Communicator, options: dict) -> Particles:
-    """Those that a script gave; of a table linked, in a temporary file. Takes how it is read out of `options`."""
+def read_particles(given, comm: Communicator, options: dict, console: Console | None = None) -> Particles:
+    """Those that a script gave, a table's linked in a temporary file; takes how it is read out of `options`."""
     path, reading = source_of(given, options)
-    if isinstance(given, (str, os.PathLike)) and is_table(given):
-        return imported(path, comm, **{"seed": options.get("seed", 1), **reading})
+    if is_path(given) and is_table(given):
+        return imported(path, comm, console, **{"seed": options.get("seed", 1), **reading})
     refuse_reading(path, reading)
     return particles_of(given)
 
@@ -343,8 +343,3 @@ def _endurance(every: int | str, **options) -> Endurance:
     if isinstance(every, str):
         return Endurance(every_seconds=float(parse_time(every, "--checkpoint-every")), **options)
     return Endurance(every, **options)
-
-
-def console_of(comm: Communicator, verbose: bool | int):
-    """What a command would print to, silent but for `verbose`; 2 is the command's --verbose."""
-    return Console(comm, quiet=not verbose, verbose=verbose > 1)

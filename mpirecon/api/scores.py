@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from mpirecon.api.arguments import as_communicator, structured
+from mpirecon.api.arguments import as_communicator, console_of, files_among, is_path, structured
 from mpirecon.api.maps import as_volume
-from mpirecon.api.reconstruction import configuration, console_of, read_particles, unnamed
+from mpirecon.api.reconstruction import configuration, known_particles, read_particles, source_of, unnamed
 from mpirecon.api.scratch import Scratch
+from mpirecon.io.atomic import refuse_existing
+from mpirecon.io.given_weights import weights_inputs
+from mpirecon.io.inputs import Input, refuse_twice
+from mpirecon.io.particle_file import ParticleFile
+from mpirecon.parallel.comm import run_together, together
 
 
-def score(half1, half2, particles, *, weights=None, comm=None, filtered: bool = True, verbose: bool = False,
-          **options) -> np.ndarray:
+class ScoreTable(np.ndarray):
+    """Scores of particles, a structured array; ``about`` has what there is to say of all of them: particles, skipped,
+    resolution_0143 (Å, of the FSC of the half maps), grey_scale, median, notes, warnings."""
+
+    about: dict | None = None
+
+
+def score(half1, half2, particles, output: str | os.PathLike | None = None, *, star: str | os.PathLike | None = None,
+          cs_table: str | os.PathLike | None = None, weights=None, comm=None, overwrite: bool = False,
+          filtered: bool = True, verbose: bool | int = False, **options) -> ScoreTable:
     """Compare particles with two half maps: each with the map of its own half set, and with that of the other.
     Collective over `comm`.
 
@@ -23,21 +38,27 @@ def score(half1, half2, particles, *, weights=None, comm=None, filtered: bool = 
         maps of half sets 1 and 2
     particles : Particles, or path of a particle file, of a RELION STAR file or of a cryoSPARC .cs file
         what is compared
+    output : path, optional
+        CSV table to write
+    star, cs_table : path, optional
+        of the imported STAR or .cs file, to be written again with the numbers
     weights : (m,) float, or str, optional
         as of `reconstruct`: particles of weight 0 count nowhere, the others count as they are
     comm : optional
         ``mpirecon.world()``, or a communicator of mpi4py; None: this process alone
+    overwrite : bool
+        replace existing files
     filtered : bool
         filter the maps by their FSC in the mask, as a run does before particles are compared with its half maps
-    verbose : bool
-        print what the command prints
+    verbose : bool or int
+        print what the command prints; 2: also what it prints with ``--verbose``
     **options
         of `reconstruct`: distance, mask, diameter, max_resolution, score_resolution (Å, Å), normalise, skip_bad,
         threads …; for a STAR or .cs file also how it is read, as ``read_star`` takes it
 
     Returns
     -------
-    structured array
+    ScoreTable
         a row for each particle, the same on all ranks: ``id``, ``half``, ``score_own``, ``distance_own``,
         ``residual_own`` (‖y − Ax‖² per Fourier sample, whitened), ``scale_own`` (contrast of the map in the image),
         ``sigma_own`` (noise relative to the typical), and these of the ``_other`` half's map; NaN of images that were
@@ -46,7 +67,7 @@ def score(half1, half2, particles, *, weights=None, comm=None, filtered: bool = 
     Raises
     ------
     UserError
-        on all ranks, where maps and particles differ in box or pixel size.
+        on all ranks, where maps and particles differ in box or pixel size, or a file cannot be written.
 
     Notes
     -----
@@ -58,11 +79,46 @@ def score(half1, half2, particles, *, weights=None, comm=None, filtered: bool = 
     from mpirecon.solvers.score import score_particles
 
     comm = as_communicator(comm)
-    particles, scratch = read_particles(particles, comm, options), Scratch(comm)
-    config = configuration(particles, scratch, comm, loss="l2", weights=weights, **options)
-    maps = [as_volume(given, particles.pixel_size, name) if not isinstance(given, (str, os.PathLike)) else given
-            for given, name in ((half1, "half map 1"), (half2, "half map 2"))]
-    found = score_particles(comm, *maps, particles.path, config, console_of(comm, verbose), filtered=filtered,
-                            weights=unnamed(weights))
+    path, reading = source_of(particles, options)
+    scratch = Scratch(comm)
+    config = configuration(known_particles(particles, options), scratch, comm, loss="l2", weights=weights, **options)
+    console = console_of(comm, verbose)
+    held = read_particles(particles, comm, reading, console)
+    targets = [output, star, cs_table]
+    read = files_among(first_map=half1, second_map=half2, mask=config.mask, particle_table=particles)
+    read += weights_inputs(config.weights)
+    run_together(comm, lambda: _refuse_targets(targets, overwrite, read, held.path))
+    maps = [half if is_path(half) else as_volume(half, held.pixel_size, name)
+            for half, name in ((half1, "half map 1"), (half2, "half map 2"))]
+    found = score_particles(comm, *maps, held.path, config, console, filtered=filtered, star=star, cs=cs_table,
+                            weights=unnamed(weights), shown=path)
+    with together(comm):
+        if comm.rank == 0:
+            _write(found, held.path, path, output, star, cs_table, overwrite)
+            found.print(console, [target for target in targets if target is not None])
     columns = {name: values for name, values in found.columns.items() if values.dtype.kind != "O"}
-    return comm.bcast(structured(columns) if comm.rank == 0 else None)
+    table, about = comm.bcast((structured(columns), found.as_dict()) if comm.rank == 0 else None)
+    table = table.view(ScoreTable)
+    table.about = about
+    return table
+
+
+def _refuse_targets(targets: Sequence, overwrite: bool, read: list[Input], particles: Path) -> None:
+    refuse_twice(targets)
+    with ParticleFile(particles) as file:
+        read = [*read, *file.inputs(), *file.origins()]
+    for target in filter(None, targets):
+        refuse_existing(target, overwrite, read)
+
+
+def _write(found, particles: Path, shown: Path, output, star, cs_table, overwrite: bool) -> None:
+    from mpirecon.io.score_tables import write_cs_scores, write_csv, write_star_scores
+
+    numbers = {name: values for name, values in found.columns.items() if values.dtype.kind == "f"}
+    if output is not None:
+        write_csv(output, found.columns, overwrite)
+    with ParticleFile(particles, shown) as file:
+        if star is not None:
+            write_star_scores(star, file, numbers, overwrite)
+        if cs_table is not None:
+            write_cs_scores(cs_table, file, numbers, overwrite)

@@ -40,32 +40,33 @@ def command(first, second, mask, phase_randomise, cones, plot, csv_path, as_json
     """
     import json
 
-    from mpirecon.errors import UserError
+    import mpirecon
     from mpirecon.io.atomic import refuse_existing
     from mpirecon.io.inputs import given, refuse_twice
     from mpirecon.report.figures import draw_comparison, figure_suffixes
-    from mpirecon.validate.compare import compare_maps
-    from mpirecon.validate.fsc_table import text_plot, write_fsc_csv
+    from mpirecon.validate.fsc_table import text_plot
 
     console = Console(quiet=quiet or as_json, verbose=verbose)
     ending = Path(plot or "").suffix.lower()
     if plot and ending not in figure_suffixes():
-        raise UserError(f"--plot {plot}: cannot draw {ending or 'a file without an ending'}; use .png, .svg or .pdf")
+        raise mpirecon.UserError(f"--plot {plot}: cannot draw {ending or 'a file without an ending'}; use .png, .svg "
+                                 f"or .pdf")
     refuse_twice([plot, csv_path])
     for target in filter(None, (plot, csv_path)):
         refuse_existing(target, overwrite, given(first_map=first, second_map=second,
                                                  mask=None if mask == "auto" else mask))
-    result = compare_maps(first, second, mask, randomise=phase_randomise, cones=cones, seed=seed)
+    found = mpirecon.fsc(first, second, mask, phase_randomise=phase_randomise, cones=cones, seed=seed)
+    result = found.comparison
     for text in result.warnings:
         console.warn(text)
     if as_json:
         click.echo(json.dumps(result.as_dict()))
     else:
-        console.say(text_plot(result.curves[result.best], result.box, result.pixel_size, chart_width()))
+        console.say(text_plot(found.values, found.box, found.pixel_size, chart_width()))
         for line in result.lines():
             console.say(line)
     if csv_path:
-        write_fsc_csv(csv_path, result.curves, result.box, result.pixel_size, overwrite=overwrite)
+        result.write(csv_path, overwrite=overwrite)
         console.say(f"wrote {csv_path}")
     if plot:
         draw_comparison(result, plot, overwrite=overwrite)

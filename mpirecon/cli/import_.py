@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from mpirecon.parallel.console import Console
 from mpirecon.cli.error_options import error_options
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (
@@ -16,6 +15,7 @@ from mpirecon.cli.options import (
     overwrite_option,
     pass_communicator,
     seed_option,
+    verbosity,
     verbosity_options,
 )
 from mpirecon.cli.reading import READING, reading_of
@@ -72,15 +72,10 @@ def command(comm, particles: Path, output: Path, quiet: bool, verbose: bool, **o
       mpirecon import run_data.star --orientation-error-rate 0.3 -o with-errors.h5
     """
     reading = reading_of(options)
+    import mpirecon
 
-    from mpirecon.io.import_options import ImportOptions
-    from mpirecon.io.importer import import_particles  # slow to load (pandas, HDF5), and --help needs none
-
-    console = Console(comm, quiet=quiet, verbose=verbose)
-    chosen = ImportOptions(**reading, **options)
-    report = import_particles(particles, output, chosen, lambda total: console.progress(total, "importing"),
-                              comm)
-    report.print(console)
+    read = mpirecon.read_cs if particles.suffix == ".cs" else mpirecon.read_star
+    read(particles, output=output, comm=comm, verbose=verbosity(quiet, verbose), **reading, **options)
 
 
 command.params += READING

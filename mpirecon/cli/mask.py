@@ -28,7 +28,7 @@ from mpirecon.cli.options import (
 @json_option
 @overwrite_option
 @verbosity_options
-def command(volume, output, half, resolution, lowpass, threshold, extend, edge, as_json, overwrite, quiet, verbose):
+def command(volume, output, half, as_json, overwrite, quiet, verbose, **options):
     """Make a soft mask around the particle in MAP (MRC, particle bright).
 
     The map is low-passed, cut above the solvent's noise, reduced to its large connected pieces, extended, and given a
@@ -41,18 +41,16 @@ def command(volume, output, half, resolution, lowpass, threshold, extend, edge, 
     """
     import json
 
+    import mpirecon
     from mpirecon.io.atomic import refuse_existing
     from mpirecon.io.inputs import given
-    from mpirecon.io.mrc import write_map
-    from mpirecon.validate.automask import mask_of_files
 
     console = Console(quiet=quiet or as_json, verbose=verbose)
     refuse_existing(output, overwrite, given(map=volume, other_half_map=half))
-    made, pixel_size = mask_of_files(
-        volume, half, resolution=resolution, filter_to=lowpass, threshold=threshold, extend=extend, edge=edge
-    )
-    write_map(output, made.mask, pixel_size, overwrite=overwrite)
-    console.say(f"mask: {made}")
+    maps = {"volume": volume} if half is None else {"half_maps": (volume, half)}
+    mask = mpirecon.automatic_mask(**maps, **options)
+    mask.write(output, overwrite=overwrite)
+    console.say(f"mask: {mask.made}")
     console.say(f"wrote {output}")
     if as_json:
-        click.echo(json.dumps(made.as_dict()))
+        click.echo(json.dumps(mask.made.as_dict()))

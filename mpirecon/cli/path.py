@@ -9,7 +9,7 @@ import click
 from mpirecon import cli
 from mpirecon.cli import reconstruct
 from mpirecon.cli.help import DocumentedCommand
-from mpirecon.cli.options import ANY_PATH, COUNT, Band, pass_communicator
+from mpirecon.cli.options import ANY_PATH, COUNT, Band, pass_communicator, verbosity
 from mpirecon.cli.reading import reading_of
 from mpirecon.errors import UserError
 
@@ -40,21 +40,13 @@ class Fractions(click.ParamType):
 
 
 @pass_communicator
-def _run(comm, particles, output, schedule, steps, random_draws, high_pass, null, resume, checkpoint_signal, grace,
-         stall_timeout, overwrite,
-         quiet, verbose, **options):
+def _run(comm, particles, output, overwrite, quiet, verbose, **options):
     reading = reading_of(options)
-    from mpirecon.parallel.console import Console
-    from mpirecon.solvers.endurance import Endurance
-    from mpirecon.solvers.path import run_path
-    from mpirecon.solvers.path_options import checked_options, first_run
+    import mpirecon
 
-    config = reconstruct.configure(**first_run(schedule, **options))
-    chosen = checked_options(schedule, steps, random_draws, high_pass, null)
-    run_path(
-        comm, particles, output, config, chosen, Console(comm, quiet, verbose), overwrite=overwrite, resume=resume,
-        endurance=Endurance(signal=checkpoint_signal, grace=grace, stall_timeout=stall_timeout), began=cli.began,
-        reading=reading,
+    mpirecon.path(
+        particles, output, comm=comm, overwrite=overwrite, began=cli.began, verbose=verbosity(quiet, verbose),
+        **reconstruct.named(options), **reading,
     )  # fmt: skip
 
 
@@ -78,9 +70,8 @@ def _shared() -> list[click.Option]:
     for place, option in enumerate(found):
         if option.name == "resume":
             found[place] = copy.copy(option)
-            found[
-                place
-            ].help = "Continue after the last step that an interrupted path finished; begin if there is none."
+            found[place].help = ("Continue after the last step that an interrupted path finished; begin if there is "
+                                 "none.")
     return found
 
 

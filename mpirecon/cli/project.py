@@ -45,26 +45,19 @@ def command(map_path, particles, output, no_ctf, rows, overwrite, quiet, verbose
     Example:
       mpirecon project run1/volume.mrc particles.h5 --rows 0:100 -o stack.mrcs
     """
-    from mpirecon.errors import UserError
+    import mpirecon
     from mpirecon.io.atomic import refuse_existing
     from mpirecon.io.inputs import given
-    from mpirecon.io.mrc import read_map
-    from mpirecon.io.particle_file import ParticleFile
-    from mpirecon.simulation.reproject import reproject
 
     console = Console(quiet=quiet, verbose=verbose)
-    refuse_existing(output, overwrite, given(map=map_path, particle_file=particles))
-    volume = read_map(map_path)
-    with ParticleFile(particles) as file:
-        refuse_existing(output, overwrite, file.inputs())
-        chosen = range(*rows.indices(len(file)))
-        if not chosen:
-            last = len(file) - 1
-            raise UserError(f"--rows chooses none of the {last + 1} particles of {particles} (rows 0 to {last})")
-        with console.progress(len(chosen), "projecting") as progress:
-            reproject(
-                volume, file, output, rows=chosen, use_ctf=not no_ctf, overwrite=overwrite, progress=progress.update
-            )
-        premultiplied = not no_ctf and file.attributes["ctf_premultiplied"]
-    twice = ", CTF applied twice as in the premultiplied file" if premultiplied else ""
+    refuse_existing(output, overwrite, given(map=map_path, particle_file=particles))  # before a large file is read
+    posed = mpirecon.open(particles)
+    chosen = range(*rows.indices(len(posed)))
+    if not chosen:
+        last = len(posed) - 1
+        raise mpirecon.UserError(f"--rows chooses none of the {last + 1} particles of {particles} (rows 0 to {last})")
+    model = mpirecon.ForwardModel(posed, rows, use_ctf=not no_ctf)
+    with console.progress(len(chosen), "projecting") as progress:
+        model.write(map_path, output, overwrite=overwrite, progress=progress.update)
+    twice = ", CTF applied twice as in the premultiplied file" if model.about.ctf_premultiplied and not no_ctf else ""
     console.say(f"wrote {output}: {len(chosen)} images, rows {chosen.start} to {chosen.stop - 1} of {particles}{twice}")

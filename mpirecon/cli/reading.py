@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -201,49 +200,13 @@ def reading_of(values: dict) -> dict:
 def glance(particles: Path, reading: dict, console=None) -> Iterator[ParticleFile]:
     """A particle file to ask for sizes, or one made of a table for as long; by one rank.
     What the import says goes to the console."""
-    from mpirecon.io.formats import is_table
+    from mpirecon.api.reconstruction import read_particles
     from mpirecon.io.particle_file import ParticleFile
-    from mpirecon.io.reading import refuse_reading
-    from mpirecon.io.table_link import link_table
-
-    if not is_table(particles):
-        refuse_reading(particles, reading)
-        with ParticleFile(particles) as file:
-            yield file
-        return
-    from mpirecon.io.import_options import ImportOptions
     from mpirecon.parallel.comm import SerialCommunicator
 
-    with tempfile.TemporaryDirectory(prefix="mpirecon-") as folder:
-        target = Path(folder) / "linked.h5"
-        report = link_table(SerialCommunicator(), particles, target, ImportOptions(**reading))
-        if console is not None:
-            report.print(console, particles)
-        with ParticleFile(target, shown=particles) as file:
-            yield file
-
-
-@contextmanager
-def as_file(comm, particles: Path, reading: dict, console) -> Iterator[Path]:
-    """Path of a particle file, or of one that refers to a table's stacks, for as long.
-    Collective; notes and warnings of the import are printed."""
-    from mpirecon.io.formats import is_table
-    from mpirecon.io.reading import refuse_reading
-    from mpirecon.parallel.comm import run_together
-
-    if not run_together(comm, lambda: is_table(particles)):
-        run_together(comm, lambda: refuse_reading(particles, reading))
-        yield particles
-        return
-    from mpirecon.api.scratch import Scratch
-    from mpirecon.io.import_options import ImportOptions
-    from mpirecon.io.table_link import link_table
-
-    scratch = Scratch(comm)  # gone with this block
-    report = link_table(comm, particles, scratch.path / "linked.h5", ImportOptions(**reading))
-    report.print(console, particles)
-    yield scratch.path / "linked.h5"
-    comm.barrier()
+    held = read_particles(particles, SerialCommunicator(), dict(reading), console)
+    with ParticleFile(held.path, shown=particles) as file:
+        yield file
 
 
 def _state(name: str, is_so: bool, is_not: bool) -> bool | None:

@@ -6,8 +6,8 @@ import click
 
 from mpirecon.cli import reconstruct
 from mpirecon.cli.help import DocumentedCommand
-from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, pass_communicator
-from mpirecon.cli.reading import READING, as_file, reading_of
+from mpirecon.cli.options import ANY_PATH, EXISTING_FILE, pass_communicator, verbosity
+from mpirecon.cli.reading import READING, reading_of
 
 #: options of reconstruct that say how particles are compared with maps
 _SHARED = (
@@ -20,75 +20,18 @@ _NOT_READ = ("cs", "new_halves")
 
 
 @pass_communicator
-def _run(comm, map1, map2, particles, output, star, cs_table, no_filter, as_json, overwrite, quiet, verbose, **options):
-    reading, cs = reading_of(options), cs_table
-    config = reconstruct.configure(**options)
-    from mpirecon.parallel.console import Console
-    from mpirecon.io.atomic import refuse_existing
-    from mpirecon.io.given_weights import weights_inputs
-    from mpirecon.io.inputs import given, refuse_twice
-    from mpirecon.io.particle_file import ParticleFile
-    from mpirecon.io.score_tables import write_csv, write_cs_scores, write_star_scores
-    from mpirecon.parallel.comm import run_together, together
-    from mpirecon.solvers.score import score_particles
+def _run(comm, map1, map2, particles, output, no_filter, as_json, quiet, verbose, **options):
+    reading = reading_of(options)
+    import mpirecon
 
-    console = Console(comm, quiet=quiet or as_json, verbose=verbose)
+    found = mpirecon.score(
+        map1, map2, particles, output, comm=comm, filtered=not no_filter,
+        verbose=verbosity(quiet or as_json, verbose), **reconstruct.named(options), **reading,
+    )  # fmt: skip
+    if as_json and comm.rank == 0:
+        import json
 
-    def refuse(path) -> None:
-        refuse_twice([output, star, cs])
-        with ParticleFile(path) as file:
-            read = [*given(first_map=map1, second_map=map2, mask=config.mask, particle_table=particles),
-                    *weights_inputs(config.weights),
-                    *file.inputs(), *file.origins()]
-        for target in filter(None, (output, star, cs)):
-            refuse_existing(target, overwrite, read)
-
-    with as_file(comm, particles, reading, console) as path:
-        run_together(comm, lambda: refuse(path))
-        found = score_particles(comm, map1, map2, path, config, console, filtered=not no_filter, star=star, cs=cs,
-                                shown=particles)
-        with together(comm):
-            if comm.rank == 0:
-                numbers = {name: values for name, values in found.columns.items() if values.dtype.kind == "f"}
-                write_csv(output, found.columns, overwrite)
-                with ParticleFile(path, particles) as file:
-                    if star is not None:
-                        write_star_scores(star, file, numbers, overwrite)
-                    if cs is not None:
-                        write_cs_scores(cs, file, numbers, overwrite)
-    if comm.rank == 0:
-        _print(console, found, as_json, [path for path in (output, star, cs) if path is not None])
-
-
-def _print(console, found, as_json: bool, written: list) -> None:
-    import json
-
-    numbers = found.as_dict()
-    if as_json:
-        click.echo(json.dumps(numbers))
-    for text in found.warnings:
-        console.warn(text)
-    at = (
-        f"falls below 0.143 at {numbers['resolution_0143']:.2f} Å"
-        if numbers["resolution_0143"]
-        else "stays above 0.143"
-    )
-    console.say(f"FSC of the two maps {at}")
-    console.say(f"{'median over particles':24} {'score':>9} {'distance':>11} {'residual':>11}")
-    for which, words in (("own", "own half's map"), ("other", "other half's map")):
-        score, distance, residual = (numbers["median"][f"{name}_{which}"] for name in ("score", "distance", "residual"))
-        console.say(f"{words:24} {_number(score):>9} {_number(distance):>11} {_number(residual):>11}")
-    console.say("A particle is in its own half's map, if that was made of these particles, and finds itself there: "
-                "noise scores above 0, too. The other half's map is free of it, but whoever selects by that lets the "
-                "half maps see each other. reconstruct scores against folds, which do neither.")
-    for text in found.notes:
-        console.say(text)
-    for path in written:
-        console.say(f"wrote {path}")
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+        click.echo(json.dumps(found.about))
 
 
 _HELP = """Compare PARTICLES with two half maps, each particle with the map of its half set and with that of the other.

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from contextlib import nullcontext
 
 import click
 
-from mpirecon.parallel.console import Console
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.error_options import error_options
-from mpirecon.cli.options import overwrite_option, seed_option, verbosity_options
+from mpirecon.cli.options import overwrite_option, seed_option, verbosity, verbosity_options
 
 
 class DefocusRange(click.ParamType):
@@ -93,9 +91,7 @@ class DefocusRange(click.ParamType):
 @click.option("-o", "--output", type=click.Path(), metavar="FILE", required=True, help="Particle file to write (HDF5).")
 @overwrite_option
 @verbosity_options
-def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, second_map, truth_map, output, overwrite,
-            quiet,
-            verbose, **settings):
+def command(map_path, model_path, use_phantom, particles, output, phase_shift, second_map, quiet, verbose, **options):
     """Make a particle file with known truth from a map, an atomic model or a phantom.
 
     What is random about a particle depends on --seed and its number alone: more particles, another batch or another
@@ -103,42 +99,17 @@ def command(map_path, model_path, use_phantom, box, pixel_size, phase_shift, sec
 
     \b
     Examples:
-      mpirecon simulate --phantom --particles 5000 --snr 0.05 --orientation-error-rate 0.3 --offset-error 5 -o
-      particles.h5 mpirecon simulate --map emd_3488.mrc --box 64 --pixel-size 1.64 --junk-rate 0.1 -o particles.h5
+      mpirecon simulate --phantom --snr 0.05 --orientation-error-rate 0.3 --offset-error 5 -o particles.h5
+      mpirecon simulate --map emd_3488.mrc --box 64 --pixel-size 1.64 --junk-rate 0.1 -o particles.h5
       mpirecon simulate --model 5ni1.cif --orientation-error 10 --orientation-error-rate 0.5 -o particles.h5
     """
-    from mpirecon.io.atomic import atomic_path, refuse_existing
-    from mpirecon.io.inputs import given, refuse_twice
-    from mpirecon.io.mrc import write_map
-    from mpirecon.simulation.dataset import simulate
-    from mpirecon.simulation.settings import SimulationSettings
-    from mpirecon.simulation.source import load_second, load_source
+    import mpirecon
 
-    console = Console(quiet=quiet, verbose=verbose)
-    settings = SimulationSettings(phase_shift=math.radians(phase_shift), **settings)
-    refuse_twice([output, truth_map])
-    for target in filter(None, (output, truth_map)):
-        refuse_existing(target, overwrite, given(map=map_path, model=model_path, second_map=second_map))
-    source = load_source(map_path, model_path, use_phantom, box, pixel_size)
-    console.say(source.description)
-    second = load_second(second_map, settings.second_fraction, use_phantom, source)
-    truth = nullcontext() if truth_map is None else atomic_path(truth_map, overwrite)
-    with truth as temporary, console.progress(settings.particles, "simulating") as progress:
-        if temporary is not None:  # it appears with the particles, or not at all
-            write_map(temporary, source.volume, source.pixel_size, overwrite=True)
-        result = simulate(
-            source.volume, source.pixel_size, settings, output, second=second, overwrite=overwrite,
-            progress=progress.update,
-            provenance={"command": shlex.join(["mpirecon", *sys.argv[1:]]), "source": source.description},
-        )
-    if truth_map:
-        console.say(f"wrote {truth_map}: the volume the images were made from")
-    from mpirecon.model.simulated_errors import in_words, others_in_words
-
-    others = others_in_words(result.planted)
-    console.say(
-        f"wrote {output}: {result.particles} particles, box {source.volume.shape[0]}, {source.pixel_size:g} Å/px, "
-        f"{result.wrong_poses} with a wrong pose{in_words(result.planted, result.wrong_poses)}, {result.junk} "
-        f"junk{others and ', '}{others}; noise standard deviation {result.noise_sigma:.4g}, signal "
-        f"{math.sqrt(result.signal_variance):.4g} per pixel"
-    )
+    choices = {"--map": map_path, "--model": model_path, "--phantom": use_phantom}
+    given = [name for name, value in choices.items() if value]
+    if len(given) != 1:
+        raise mpirecon.UserError(f"give one of --map, --model and --phantom, got {' and '.join(given) or 'none'}")
+    mpirecon.simulate(
+        map_path, particles, output, model=model_path, second=second_map, phase_shift=math.radians(phase_shift),
+        verbose=verbosity(quiet, verbose), command=shlex.join(["mpirecon", *sys.argv[1:]]), **options,
+    )  # fmt: skip

@@ -11,7 +11,7 @@ import scipy
 
 from mpirecon.errors import UserError
 from mpirecon.model.draws import particle_rng
-from mpirecon.model.simulated_errors import copied, count_kinds
+from mpirecon.model.simulated_errors import copied, count_kinds, in_words, others_in_words
 from mpirecon.model.pose import Pose
 from mpirecon.operators.aberrations import OpticsPlanes
 from mpirecon.operators.ctf import ctf_at
@@ -38,12 +38,22 @@ class SimulationResult:
     """What was made: counts (planted: of each kind of error),
     the mean noise standard deviation and the mean signal variance per pixel."""
 
+    box: int
+    pixel_size: float
     particles: int
     junk: int
     wrong_poses: int
     planted: dict[str, int]
     noise_sigma: float
     signal_variance: float
+
+    def __str__(self) -> str:
+        others = others_in_words(self.planted)
+        return (
+            f"{self.particles} particles, box {self.box}, {self.pixel_size:g} Å/px, {self.wrong_poses} with a wrong "
+            f"pose{in_words(self.planted, self.wrong_poses)}, {self.junk} junk{others and ', '}{others}; noise "
+            f"standard deviation {self.noise_sigma:.4g}, signal {math.sqrt(self.signal_variance):.4g} per pixel"
+        )
 
 
 class Simulator:
@@ -202,6 +212,8 @@ def simulate(
             writer.write_images(start, images.astype(settings.dtype, copy=False))
             progress(len(images))
     return SimulationResult(
+        simulator.box,
+        simulator.pixel_size,
         len(drawn),
         int(drawn.junk.sum()),
         int(drawn.wrong_pose.sum()),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.simulation.phantom import phantom
 
 _BOX, _PIXEL_SIZE = 64, 3.0
 _SMALLEST_BOX, _LARGEST_BOX = 16, 2048
@@ -20,18 +21,15 @@ class Source(NamedTuple):
     description: str
 
 
-def load_source(map_path, model_path, use_phantom: bool, box: int | None, pixel_size: float | None) -> Source:
-    """The volume of exactly one of the three sources; box and pixel size (Å) default to the map's, or 64 and 3.
+def load_source(map_path, model_path, box: int | None, pixel_size: float | None) -> Source:
+    """The volume of a map or an atomic model, or the phantom where neither is given.
+    Box and pixel size (Å) default to the map's, or 64 and 3.
 
     Raises
     ------
     UserError
-        when none or several sources are given, a number is out of range, or the file cannot be used.
+        when a number is out of range, or the file cannot be used.
     """
-    choices = {"--map": map_path, "--model": model_path, "--phantom": use_phantom}
-    given = [name for name, value in choices.items() if value]
-    if len(given) != 1:
-        raise UserError(f"give one of --map, --model and --phantom, got {' and '.join(given) or 'none'}")
     if pixel_size is not None and not 0.05 <= pixel_size <= 1000:
         raise UserError(f"--pixel-size is {pixel_size:g} Å, expected 0.05 … 1000 Å")
     if map_path:
@@ -43,37 +41,7 @@ def load_source(map_path, model_path, use_phantom: bool, box: int | None, pixel_
 
         volume = density_of_model(model_path, box, pixel_size)
         return Source(volume, pixel_size, f"atomic model {model_path}, {grid}")
-    return Source(load_phantom(box), pixel_size, f"phantom, {grid}")
-
-
-def load_second(path, fraction: float, of_phantom: bool, first: Source) -> np.ndarray | None:
-    """The volume of the second conformation on the grid of the first, (n, n, n) float32; None where none is asked for.
-
-    path : MRC file, or atomic model by its name; None: that of the phantom
-
-    Raises
-    ------
-    UserError
-        when only one of file and fraction is given, or the file cannot be used.
-    """
-    if not fraction:
-        if path:
-            raise UserError("--second-map: no particle is of it; give their fraction with --second-fraction")
-        return None
-    box = first.volume.shape[0]
-    if path:
-        model = str(path).lower().endswith((".cif", ".pdb", ".ent", ".cif.gz", ".pdb.gz"))
-        return load_source(None if model else path, path if model else None, False, box, first.pixel_size).volume
-    if not of_phantom:
-        raise UserError("--second-fraction: give the second conformation with --second-map FILE")
-    return load_phantom(box, second=True)
-
-
-def load_phantom(box: int, second: bool = False) -> np.ndarray:
-    """The built-in object, (box, box, box) float32, or its second conformation."""
-    from mpirecon.simulation.phantom import phantom
-
-    return phantom(box, second)
+    return Source(phantom(box), pixel_size, f"phantom, {grid}")
 
 
 def _from_map(path, box: int | None, pixel_size: float | None) -> Source:

@@ -3,6 +3,7 @@ and with the other's."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,11 @@ _SCORING = ("distance", "mask", "diameter", "max_resolution", "score_resolution"
 
 #: … and that are taken from it beside them where it compares its particles with its half maps
 _WORKING = ("threads", "memory", "half_precision", "backend", "transport", "skip_bad", "seed")
+
+#: what scores against half maps cannot be used for
+_LEAKS = ("A particle is in its own half's map, if that was made of these particles, and finds itself there: noise "
+          "scores above 0, too. The other half's map is free of it, but whoever selects by that lets the half maps see "
+          "each other. reconstruct scores against folds, which do neither.")
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,22 @@ class Scores:
             "median": {name: typical(name) for name in names},
             "notes": self.notes, "warnings": self.warnings,
         }  # fmt: skip
+
+
+    def print(self, console, written: Sequence) -> None:
+        """Print it; written : files."""
+        for text in self.warnings:
+            console.warn(text)
+        about = self.as_dict()
+        at = f"falls below 0.143 at {self.resolution:.2f} Å" if self.resolution else "stays above 0.143"
+        console.say(f"FSC of the two maps {at}")
+        console.say(f"{'median over particles':24} {'score':>9} {'distance':>11} {'residual':>11}")
+        for which, words in (("own", "own half's map"), ("other", "other half's map")):
+            medians = (about["median"][f"{name}_{which}"] for name in ("score", "distance", "residual"))
+            score, distance, residual = ("–" if value is None else f"{value:.4g}" for value in medians)
+            console.say(f"{words:24} {score:>9} {distance:>11} {residual:>11}")
+        for text in (_LEAKS, *self.notes, *(f"wrote {path}" for path in written)):
+            console.say(text)
 
 
 class Scoring(Reconstruction):

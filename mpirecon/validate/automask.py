@@ -8,10 +8,8 @@ import numpy as np
 import scipy
 
 from mpirecon.errors import UserError
-from mpirecon.io.mrc import read_map
 from mpirecon.operators.resample import linearly
-from mpirecon.validate.fsc import crossing, filter_transform, fsc, lowest_frequencies
-from mpirecon.validate.grids import check_same_grid
+from mpirecon.validate.fsc import filter_transform, lowest_frequencies
 from mpirecon.validate.masks import cosine_edge, cut_to_sphere, radius_grid
 
 #: the map is low-passed to this multiple of its resolution, and at least to so many Å and pixels
@@ -157,22 +155,6 @@ def _distance(inside: np.ndarray, voxel: float, most: float) -> np.ndarray:
     away = np.full(inside.shape, np.float32(most + 2 * voxel))
     away[near] = ndimage.distance_transform_edt(~inside[near]) * voxel
     return away
-
-
-def mask_of_files(volume, half=None, *, resolution: float | None = None, **options) -> tuple[AutoMask, float]:
-    """The automatic mask of a map file, or of the mean of two half maps, and the pixel size, Å.
-
-    resolution : Å; by default that of the half maps
-    options : of `automatic_mask`. Raises UserError.
-    """
-    first = read_map(volume)
-    array = np.asarray(first.array)
-    if half is not None:
-        second = read_map(half)
-        check_same_grid(first, str(volume), second, str(half))
-        resolution = resolution or crossing(fsc(array, second.array), 0.143, first.box, first.pixel_size)
-        array = (array + second.array) / 2
-    return automatic_mask(array, first.pixel_size, resolution, **options), first.pixel_size
 
 
 def _bounded(length: float, least: float, most: float, pixel_size: float) -> float:

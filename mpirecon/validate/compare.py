@@ -1,7 +1,9 @@
-"""Two map files against each other: curves, crossings, figure."""
+"""Two maps against each other: curves and crossings."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -9,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from mpirecon.errors import UserError
-from mpirecon.io.mrc import read_map
+from mpirecon.model.arrays import Volume
 from mpirecon.validate.automask import automatic_mask
 from mpirecon.validate.directional import ConicalFSC, conical_fsc
 from mpirecon.validate.fsc import THRESHOLDS, crossing, fsc
+from mpirecon.validate.fsc_table import write_fsc_csv
 from mpirecon.validate.grids import check_same_grid
 from mpirecon.validate.map_warnings import mask_warnings
 from mpirecon.validate.randomised import phase_randomised_fsc
@@ -69,6 +72,13 @@ class Comparison:
                        f"median {c['median']:.2f} Å; sphericity {c['sphericity']:.3f}")
         return out
 
+    def write(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+        """Write the curves as a table (CSV): shell, resolution (Å), and a column for each.
+
+        Raises UserError when the file exists (without `overwrite`) or cannot be written.
+        """
+        write_fsc_csv(path, self.curves, self.box, self.pixel_size, overwrite=overwrite)
+
     def _beyond(self) -> float:
         if not self.randomised_from:
             return 0.0
@@ -96,27 +106,27 @@ class Comparison:
         return {**maps, "resolution": crossings, **curves, **more}
 
 
-def compare_maps(first, second, mask=None, *, randomise: bool = False, cones: bool = False,
-                 seed: int = 1) -> Comparison:
-    """FSC of two MRC maps, also within a mask when one is given; all three must share box and pixel size.
+def compare_maps(a: Volume, b: Volume, mask: Volume | str | None = None, *, names: Sequence[str],
+                 randomise: bool = False, cones: bool = False, seed: int = 1) -> Comparison:
+    """FSC of two maps of one grid, also within a mask when one is given; it must share box and pixel size.
 
-    mask : a file, or "auto" for one made of the mean of the maps
+    mask : or "auto" for one made of the mean of the maps
+    names : of the two maps and the mask, for messages
     randomise : also correct for the mask by random phases, drawn for `seed`
     cones : also by direction, in the mask when there is one
 
     Raises
     ------
     UserError
-        naming the file that cannot be read or does not fit.
+        naming what does not fit.
     """
-    a, b = read_map(first), read_map(second)
-    check_same_grid(a, str(first), b, str(second))
-    for volume, path in ((a, first), (b, second)):
+    first, second, _ = names
+    for volume, name in ((a, first), (b, second)):
         if not np.ptp(volume.array) > 0:
-            raise UserError(f"{path}: the map is constant, there is nothing to correlate")
+            raise UserError(f"{name}: the map is constant, there is nothing to correlate")
     box, pixel_size = a.box, a.pixel_size
     curves = {"fsc": fsc(a.array, b.array)}
-    array, text = _mask(mask, first, a, b, crossing(curves["fsc"], 0.143, box, pixel_size))
+    array, text = _mask(mask, a, b, names, crossing(curves["fsc"], 0.143, box, pixel_size))
     shell = None
     if randomise and array is None:
         raise UserError("--phase-randomise measures what a mask adds: give one with --mask FILE, or --mask auto")
@@ -127,25 +137,26 @@ def compare_maps(first, second, mask=None, *, randomise: bool = False, cones: bo
     elif array is not None:
         curves["fsc_masked"] = fsc(a.array, b.array, array)
     return Comparison(
-        str(first), str(second), box, pixel_size, curves, text,
+        first, second, box, pixel_size, curves, text,
         conical_fsc(a.array, b.array, pixel_size, array) if cones else None,
         box * pixel_size / shell if shell else None,
         mask_warnings(array, text),
     )  # fmt: skip
 
 
-def _mask(mask, first, a, b, resolution: float | None) -> tuple[np.ndarray | None, str | None]:
+def _mask(mask, a, b, names: Sequence[str], resolution: float | None) -> tuple[np.ndarray | None, str | None]:
     """The mask's voxels and where they come from."""
     if mask is None:
         return None, None
-    if str(mask) == "auto":
+    if isinstance(mask, str):
         made = automatic_mask((a.array + b.array) / 2, a.pixel_size, resolution)
         return made.mask, str(made)
-    m = read_map(mask)
-    check_same_grid(a, str(first), m, f"the mask {mask}")
-    if not np.any(m.array):
-        raise UserError(f"{mask}: the mask is zero everywhere")
-    return np.asarray(m.array), str(mask)
+    first, _, name = names
+    check_same_grid(a, first, mask, name if name == "the mask" else f"the mask {name}")
+    array = mask.to_numpy()
+    if not np.any(array):
+        raise UserError(f"{name}: the mask is zero everywhere")
+    return array, name
 
 
 def distinct_names(first: str, second: str) -> tuple[str, str]:
