@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mpirecon.parallel.console import Console
 from mpirecon.cli.error_options import error_options
 from mpirecon.cli.help import DocumentedCommand
 from mpirecon.cli.options import (
@@ -15,7 +16,6 @@ from mpirecon.cli.options import (
     overwrite_option,
     pass_communicator,
     seed_option,
-    verbosity,
     verbosity_options,
 )
 from mpirecon.cli.reading import READING, reading_of
@@ -72,10 +72,9 @@ def command(comm, particles: Path, output: Path, quiet: bool, verbose: bool, **o
       mpirecon import run_data.star --orientation-error-rate 0.3 -o with-errors.h5
     """
     reading = reading_of(options)
-    import mpirecon
+    from mpirecon.api.reading import imported  # what read_star and read_cs are, of any format
 
-    read = mpirecon.read_cs if particles.suffix == ".cs" else mpirecon.read_star
-    read(particles, output=output, comm=comm, verbose=verbosity(quiet, verbose), **reading, **options)
+    imported(particles, comm, Console(comm, quiet=quiet, verbose=verbose), output, **reading, **options)
 
 
 command.params += READING
