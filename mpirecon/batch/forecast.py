@@ -190,7 +190,7 @@ def memory_parts(task: Task, ranks: int, threads: int = 1, known: dict | None = 
     comparing = 2 * extended * 2 / 3 + planes  # two grids of complex numbers, one just transformed
     afterwards = _AFTERWARDS * volume - kept - maps
     images = math.ceil(task.particles / ranks)
-    batch = _AT_ONCE * 20 * task.box**2 * min(images, batch_length(task.box))
+    batch = _AT_ONCE * 20 * task.box**2 * min(images, batch_length(task.box, threads))
     return {
         "program": known["program"] + (known["mpi"] if ranks > 1 else 0),
         "batch": batch,

@@ -107,7 +107,7 @@ def run_trials(trials: Iterable[Trial], folder: Path, times: int = 2) -> Iterato
 def _least(runs: list[Measured]) -> Measured:
     phases = {phase: min(run.phases[phase] for run in runs) for phase in runs[0].phases}
     outside = min(run.wall - sum(run.phases.values()) for run in runs)
-    return Measured(runs[0].trial, outside + sum(phases.values()), phases, max(run.memory for run in runs))
+    return Measured(runs[0].trial, outside + sum(phases.values()), phases, min(run.memory for run in runs))
 
 
 def _measure(trial: Trial, particles: Path, output: Path) -> Measured:

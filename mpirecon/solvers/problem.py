@@ -96,14 +96,15 @@ class Problem:
         with together(comm):
             config = config.settled(file, True if relative is None else relative > 0) if comm.rank == 0 else None
         config = comm.bcast(config)
-        slab, groups, parted = _particles(comm, file, config, relative)
+        neighbours = comm.allgather(comm.hostname).count(comm.hostname)
+        threads = _threads(config, neighbours)
+        slab, groups, parted = _particles(comm, file, config, relative, threads)
         if given is not None:
             console.say(f"  {given.sentence()}")
         _check_halves(comm, file, config, slab)
         if parted:
             console.warn(parted)  # at once, for the run may be long, and in the report
         placement = place_ranks(comm, "cpu" if config.deterministic else config.backend)
-        neighbours = comm.allgather(comm.hostname).count(comm.hostname)
         backend, mask = run_together(
             comm, lambda: (_backend(file, config, placement, neighbours, log), make_mask(file, config))
         )
@@ -113,10 +114,10 @@ class Problem:
             comm, backend, slab.metadata, config.rule.searches_nearby, config.deterministic, symmetry, console.say,
             timings, config.searches,
             search_steps(config.refines, config.group_by is not None) if config.searches else (),
-            helpers=min(_threads(config, neighbours), available_cores(), _MOST_COMPILING) - 1,
+            helpers=min(threads, available_cores(), _MOST_COMPILING) - 1,
         )  # fmt: skip
         if (shares := rank_shares(comm, backend, log, console)) is not None:
-            slab, groups, parted = _particles(comm, file, config, relative, shares)
+            slab, groups, parted = _particles(comm, file, config, relative, threads, shares)
         slab.normalise(comm, config.normalise)  # kernels look at images
         transport = connect(comm, backend, placement, config.transport, log, console)
         return cls(comm, file, config, log, console, timings, get_distance(config.distance), given, slab, groups,
@@ -175,9 +176,11 @@ class Problem:
         return weights[self.slab.start : self.slab.stop]
 
 
-def _particles(comm: Communicator, file: ParticleFile, config: Config, weights, shares=None) -> tuple:
+def _particles(comm: Communicator, file: ParticleFile, config: Config, weights, threads: int, shares=None) -> tuple:
     """(this rank's particles, their groups, what is wrong with half sets that part groups). Collective."""
-    slab = run_together(comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed, weights, shares))
+    slab = run_together(
+        comm, lambda: ParticleSlab(comm, file, config.scoring_folds, config.seed, weights, shares, threads)
+    )
     slab.agree_on_noise_groups(comm)
     return slab, *_groups(comm, file, config, slab)
 

@@ -17,17 +17,18 @@ from mpirecon.parallel.comm import Communicator
 from mpirecon.parallel.slab import shared_slab
 from mpirecon.solvers.normalise import Normaliser
 
-#: bytes of images, their transforms and CTFs that are held at a time, at most; and usually, where these are of ENOUGH
-#: images for many threads to share: larger batches are no faster
-BATCH_BYTES, USUAL_BYTES, ENOUGH, LONGEST = 64e6, 16e6, 64, 512
+#: bytes of images, their transforms and CTFs that are held at a time, at most, and for each thread: one is no faster
+#: with more, many share larger batches better; images of a batch, at least if there is room, and at most
+BATCH_BYTES, _FOR_A_THREAD, _ENOUGH, _LONGEST = 64e6, 16e6, 64, 512
 
 Group = tuple[int, int]
 
 
-def batch_length(box: int) -> int:
+def batch_length(box: int, threads: int = 1) -> int:
     """How many images of a side of `box` pixels are worked on at a time."""
     per_image = 20 * box**2
-    return int(min(max(1, BATCH_BYTES / per_image), max(ENOUGH, USUAL_BYTES / per_image), LONGEST))
+    enough = max(_ENOUGH, threads * _FOR_A_THREAD / per_image)
+    return int(min(max(1, BATCH_BYTES / per_image), enough, _LONGEST))
 
 
 def _hash(ids: np.ndarray, seed: int) -> np.ndarray:
@@ -94,10 +95,10 @@ class ParticleSlab:
 
     def __init__(
         self, comm: Communicator, file: ParticleFile, folds: int, seed: int, weights: np.ndarray | None = None,
-        shares: np.ndarray | None = None,
+        shares: np.ndarray | None = None, threads: int = 1,
     ) -> None:
         """weights : (all particles,) float64, the same on all ranks; None: all 1 · shares : (ranks,) of particles, None
-        for equal ones"""
+        for equal ones · threads : that work on the images"""
         self.file, self.shares = file, shares
         self.start, self.stop = shared_slab(len(file), comm.size, comm.rank, shares)
         self.metadata: ParticleSet = file.metadata(self.start, self.stop)
@@ -113,7 +114,7 @@ class ParticleSlab:
         self.by_view = False
         self.groups: list[Group] = [(half, fold) for half in (1, 2) for fold in range(folds)]
         self.normaliser: Normaliser | None = None
-        self.batch_length = batch_length(file.box)
+        self.batch_length = batch_length(file.box, threads)
 
     def agree_on_noise_groups(self, comm: Communicator) -> None:
         """Number the optics groups of all ranks; each has a noise spectrum of its own. Collective.
