@@ -25,8 +25,9 @@ _MARGIN, _START_UP = 2.0, 300.0
 GPUS_UNKNOWN = ("the time is forecast for CPUs, a core a rank: passes on GPUs are not modelled, and mpirecon has not "
                 "been run on a GPU yet. Try a few iterations first")
 
-#: seconds of summing a Fourier grid over a point group's rotations of it: a point, and more for each rotation
-_TURNS = (18.4e-9, 0.4e-9)
+#: time of summing a Fourier grid over a point group's rotations of it, a point, and more for each rotation: in times of
+#: adding a sample, the first constant of "accumulate"
+_TURNS = (0.548, 0.0119)
 
 #: bytes a second that each rank is taken to get from a shared file system
 SHARED = 100e6
@@ -312,7 +313,7 @@ def seconds_by_phase(
     summing = 0.0
     if task.turns > 1:
         sums = task.rounds * (task.kind.passes - 1) * task.groups
-        summing = sums * task.padded**3 * (_TURNS[0] + _TURNS[1] * task.turns) / speed
+        summing = sums * task.padded**3 * (_TURNS[0] + _TURNS[1] * task.turns) * known["accumulate"][0] / speed
     return found | {"read": found["read"] + waiting, "accumulate": found["accumulate"] + summing}
 
 
