@@ -64,7 +64,7 @@ NOT_RUN = {
     r"python3 -m http\.server\b": "serves until it is stopped",
     r"mpirun .* python -m mpi4py script\.py": "runs a script of the reader's",
     r"mpirecon forecast --calibrate": "measures for minutes; test_calibration does it with stand-ins",
-    r"mpirecon job .* --ranks 16 --memory 16G": "shows the error of a set that does not fit",
+    r"mpirecon job .* --ranks 16 --memory 12G": "shows the error of a set that does not fit",
     r"export \w+=": "is for the shell of the user",
 }
 
