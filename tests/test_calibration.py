@@ -14,7 +14,7 @@ from test_particle_file import write
 
 from mpirecon.batch.calibration import calibration, machine_file, packaged, write_calibration
 from mpirecon.batch.fit import fitted, predicted
-from mpirecon.batch.forecast import memory_per_rank, seconds_by_phase
+from mpirecon.batch.forecast import Task, memory_per_rank, seconds_by_phase
 from mpirecon.batch.trials import TRIALS, Measured, Trial, run_trials
 from mpirecon.cli import calibrating, group
 from mpirecon.errors import UserError
@@ -283,3 +283,19 @@ def test_a_run_of_one_rank_that_fails_ends_it(monkeypatch, slow):
     with pytest.raises(UserError, match="the disk is full"):
         run("--calibrate")
     assert not machine_file().exists()
+
+
+def test_a_few_runs_find_no_term_that_is_known_not_to_count():
+    """That takes many runs: in nine of them what disturbed some would be taken for it."""
+    known, disturbed = machine({}), machine({})
+    known["seconds"]["rest"][2] = 0.0  # of each particle
+    disturbed["seconds"]["rest"][2] = 8e-5
+    found = [stand_in(trial, disturbed) for trial in TRIALS]
+    assert fitted(found, known)["seconds"]["rest"][2] == 0
+    assert fitted(found, known, new_terms=True)["seconds"]["rest"][2] > 4e-5
+
+
+def test_sums_over_rotations_take_as_much_longer_on_a_slower_machine():
+    task = Task(1000, 64, 1, 1, turns=24)
+    here, slow = (seconds_by_phase(task, 1, known=machine(factors))["accumulate"] for factors in ({}, {"": 3.0}))
+    assert slow == pytest.approx(3 * here)

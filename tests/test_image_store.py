@@ -21,7 +21,7 @@ from mpirecon.io.particle_writer import ParticleWriter
 from mpirecon.model.aberrations import Aberrations
 from mpirecon.parallel.comm import SerialCommunicator
 from mpirecon.parallel.threads import Threads
-from mpirecon.solvers.slab_data import ParticleSlab
+from mpirecon.solvers.slab_data import ParticleSlab, batch_length
 from mpirecon.solvers.timing import Timings
 
 
@@ -330,3 +330,8 @@ def test_images_lie_side_by_side_in_the_order_of_visits_to_come():
         assert np.shares_memory(one.data, other.data) and np.shares_memory(one.ctf, other.ctf), "they are not copied"
     elsewhere = [batch for _, batch in store.visit(np.arange(20), slab.read, Timings())]
     assert not any(np.shares_memory(one.data, other.data) for one in batches for other in elsewhere)
+
+
+def test_batches_of_small_images_are_short_and_grow_with_threads():
+    assert [batch_length(box) for box in (32, 64, 128, 256, 512, 4096)] == [512, 195, 64, 48, 12, 1]
+    assert [batch_length(128, threads) for threads in (1, 2, 16)] == [64, 97, 195]
