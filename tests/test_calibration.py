@@ -285,14 +285,14 @@ def test_a_run_of_one_rank_that_fails_ends_it(monkeypatch, slow):
     assert not machine_file().exists()
 
 
-def test_a_few_runs_find_no_term_that_is_known_not_to_count():
-    """That takes many runs: in nine of them what disturbed some would be taken for it."""
-    known, disturbed = machine({}), machine({})
-    known["seconds"]["rest"][2] = 0.0  # of each particle
-    disturbed["seconds"]["rest"][2] = 8e-5
-    found = [stand_in(trial, disturbed) for trial in TRIALS]
-    assert fitted(found, known)["seconds"]["rest"][2] == 0
-    assert fitted(found, known, new_terms=True)["seconds"]["rest"][2] > 4e-5
+def test_what_a_start_on_several_ranks_takes_is_found_though_here_it_takes_nothing():
+    """Another MPI may take its time; and what is known of each particle is not mistaken for a disturbance."""
+    slow = machine({})
+    slow["seconds"]["rest"][3] = 1.5
+    found = fitted([stand_in(trial, slow) for trial in TRIALS], packaged())["seconds"]["rest"]
+    assert found[3] == pytest.approx(1.5, abs=0.3)
+    slow["seconds"]["rest"][2] = 8e-5  # of a few runs
+    assert fitted([stand_in(trial, slow) for trial in TRIALS], packaged())["seconds"]["rest"][2] < 1e-5
 
 
 def test_sums_over_rotations_take_as_much_longer_on_a_slower_machine():

@@ -28,16 +28,15 @@ _SHARED = ("prepare", "accumulate", "statistics", "survey")
 _DIGITS = 4
 
 
-def fitted(found: Sequence[Measured], known: dict, drawn: float = _DRAWN, new_terms: bool = False) -> dict:
+def fitted(found: Sequence[Measured], known: dict, drawn: float = _DRAWN) -> dict:
     """A model as ``model.json`` holds one, from `known` and what was measured.
 
     drawn : how strongly to hold to the known constants
-    new_terms : whether terms may count that are known not to; a few runs would find some, by what disturbed them
     """
     model = copy.deepcopy(known)
     single = [run for run in found if run.trial.threads == 1]
     for phase, constants in known["seconds"].items():
-        model["seconds"][phase] = _fit_phase(single, phase, np.array(constants), model, drawn, new_terms)
+        model["seconds"][phase] = _fit_phase(single, phase, np.array(constants), model, drawn)
     model["threads"] = _fit_threads(found, model)
     model["memory"] |= _fit_memory(found, known)
     return model
@@ -57,8 +56,7 @@ def seconds_of(run: Measured, phase: str, known: dict) -> float:
     return run.phases.get(phase, 0.0)
 
 
-def _fit_phase(found: Sequence[Measured], phase: str, known: np.ndarray, model: dict, drawn: float,
-               new_terms: bool) -> list[float]:
+def _fit_phase(found: Sequence[Measured], phase: str, known: np.ndarray, model: dict, drawn: float) -> list[float]:
     rows = [(run, amounts) for run in found if any(amounts := _amounts(run, phase, model))]
     if not rows:
         return known.tolist()
@@ -73,9 +71,8 @@ def _fit_phase(found: Sequence[Measured], phase: str, known: np.ndarray, model: 
     size = np.where(target > 0, target, np.inf)
     # a term that is not known to count is held to nothing, by what it would take to explain all
     size = np.where(np.isfinite(size), size, times.mean() / np.maximum(amounts.mean(axis=0), 1e-300))
-    # what no run has done is scaled as all others
-    tried = (amounts.max(axis=0) > 0) & (new_terms | (target > 0) | ~(target > 0).any())
-    system = np.vstack([weight[:, None] * amounts * size * tried, drawn * np.eye(len(known))])
+    tried = amounts.max(axis=0) > 0  # what no run has done is scaled as all others
+    system = np.vstack([weight[:, None] * amounts * size, drawn * np.eye(len(known))])
     solution, _ = scipy.optimize.nnls(system, np.concatenate([weight * times, drawn * (target > 0)]))
     return [float(f"{value:.{_DIGITS}g}") for value in np.where(tried, solution * size, target)]
 
