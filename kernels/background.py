@@ -135,8 +135,7 @@ def _beyond(residual, limit):
     return count
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def measure_background(images, outside, u, v, four, four_u, four_v, out):
+def measure_background(images, outside, u, v, four, four_u, four_v, out) -> None:
     """a, b, c and the standard deviation of the noise of each image, (m, 4) float64; each summed in an order of its
     own, whatever images are beside it.
 
@@ -146,7 +145,13 @@ def measure_background(images, outside, u, v, four, four_u, four_v, out):
         in both.
     """
     q, p = four_u.size, outside.size
-    pairs, spread, residual = np.empty(2 * q), np.empty(4 * q), np.empty(p, np.float32)
+    _measure_background(images, outside, u, v, four, four_u, four_v, np.empty(2 * q), np.empty(4 * q),
+                        np.empty(p, np.float32), out)
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+def _measure_background(images, outside, u, v, four, four_u, four_v, pairs, spread, residual, out):
+    p = outside.size
     for i in range(images.shape[0]):
         flat = images[i]
         a, b, c, sigma = _first(flat, four, four_u, four_v, pairs, spread)

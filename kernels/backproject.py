@@ -47,8 +47,8 @@ def make_backproject(taps: int, exact: bool = False):
     single, pair = GROUP, 2 * GROUP  # floats of a group's weights, and of its complex numbers
 
     @njit(cache=True, nogil=True, fastmath=not exact, error_model="numpy")
-    def kernel(grid, powers, rotation, ratio, k, q, numerator, weight, runs):
-        place = where, weights = places(taps)
+    def kernel(grid, powers, rotation, ratio, k, q, where, weights, numerator, weight, runs):
+        place = where, weights
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
         origin = (
@@ -93,6 +93,7 @@ def make_backproject(taps: int, exact: bool = False):
 
     def backproject(grid, table, rotation, ratio, kx, ky, numerator, weight, runs=None):
         runs = whole_slices(len(rotation), kx.size) if runs is None else runs
-        kernel(grid, powers_of(table), rotation, ratio, *frequencies(kx, ky), numerator.view(np.float32), weight, runs)
+        kernel(grid, powers_of(table), rotation, ratio, *frequencies(kx, ky), *places(taps), numerator.view(np.float32),
+               weight, runs)
 
     return backproject

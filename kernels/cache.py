@@ -1,6 +1,6 @@
 """Kernels that Numba compiles when they are first called, where they are kept, and that they work where they cannot be.
 
-Numba itself is imported then, too: that takes as long as all that a run does before it reads the first image.
+Numba itself is imported then, too, unless the kernel's machine code was kept (``machine_code``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType
+
+from mpirecon.kernels import machine_code
 
 #: what moves the cache
 VARIABLE = "NUMBA_CACHE_DIR"
@@ -38,17 +40,23 @@ def _folder() -> tuple[str, bool]:
     caches = given if os.path.isabs(given) else os.path.join(home, ".cache")
     if not os.path.isabs(caches):
         return "a home folder", False  # no HOME, and a user that the system does not know
-    digest = hashlib.sha256(Path(find_spec("numba").origin).with_name("_version.py").read_bytes())
-    # an editable install has this folder elsewhere
-    package = Path(sys.modules[__package__.partition(".")[0]].__file__).parent
-    for source in sorted((*Path(__file__).parent.glob("*.py"), *(package / "search").glob("*.py"))):
-        digest.update(source.read_bytes())
-    folder = os.path.join(caches, "mpirecon", "kernels-" + digest.hexdigest()[:16])
+    folder = os.path.join(caches, "mpirecon", "kernels-" + _sources()[:16])
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError:
         return folder, False  # a read-only home: they are kept beside the sources, or not at all
     return folder, os.access(folder, os.W_OK)
+
+
+@functools.lru_cache
+def _sources() -> str:
+    """A digest of Numba's version and of all files that kernels are written in."""
+    digest = hashlib.sha256(Path(find_spec("numba").origin).with_name("_version.py").read_bytes())
+    # an editable install has this folder elsewhere
+    package = Path(sys.modules[__package__.partition(".")[0]].__file__).parent
+    for source in sorted((*Path(__file__).parent.glob("*.py"), *(package / "search").glob("*.py"))):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
 
 
 def kept_in() -> str:
@@ -90,7 +98,48 @@ def njit(function=None, *, cache: bool = False, **options):
     """``numba.njit``, whose cache may have no place, no room, or damaged files in it: the kernel is then compiled."""
     if function is None:
         return functools.partial(njit, cache=cache, **options)
-    return functools.update_wrapper(Later(lambda: _compiled(function, cache, options)), function)
+    make = functools.partial(_compiled, function, cache, options)
+    return functools.update_wrapper(Kernel(make, function, options) if cache else Later(make), function)
+
+
+class Kernel(Later):
+    """A kernel that is kept: each kind of arguments has its machine code, Numba's where no other was found."""
+
+    def __init__(self, make: Callable[[], Callable], function, options: dict) -> None:
+        super().__init__(make)
+        self._function, self._options, self._found = function, options, {}
+
+    def __call__(self, *arguments, **named):
+        if named:
+            return self.made(*arguments, **named)
+        kinds = machine_code.kinds(arguments)
+        found = self._found.get(kinds)
+        return found(*arguments) if found else self._first(kinds, arguments)
+
+    def _first(self, kinds: tuple[str, ...] | None, arguments: tuple):
+        """Call it, with arguments of these kinds for the first time."""
+        if kinds is None or not (folder := kept_in()) or (said := self._said()) is None:
+            return self.made(*arguments)
+        file = machine_code.file_of(folder, self._function.__qualname__, (said, kinds))
+        with self._one_at_a_time:
+            self._found[kinds] = found = self._found.get(kinds) or machine_code.load(file, kinds) or self.made
+        result = found(*arguments)
+        if found is self._made:
+            machine_code.keep(file, found, arguments, kinds)
+        return result
+
+    def _said(self) -> tuple | None:
+        """All that decides what it does but for its arguments; None where that is not known."""
+        try:
+            source = Path(self._function.__code__.co_filename).read_bytes()
+            cells = [cell.cell_contents for cell in self._function.__closure__ or ()]
+        except (OSError, ValueError):
+            return None
+        if not all(value is None or isinstance(value, (bool, int, float, str)) for value in cells):
+            return None
+        options = sorted((name, sorted(v) if isinstance(v, set) else v) for name, v in self._options.items())
+        return (_sources(), self._function.__module__, hashlib.sha256(source).hexdigest(),
+                self._function.__code__.co_firstlineno, cells, options)
 
 
 def _compiled(function, cache: bool, options: dict):

@@ -34,6 +34,15 @@ class KernelCache(FunctionCache):
         except OSError as error:
             self._do_without("written", error)
 
+    def machine_code(self, compiled) -> tuple[bytes, bytes] | None:
+        """A compiled kernel's object file, and its LLVM bitcode; None where they were not kept."""
+        try:
+            held = self._cache_file.load(self._index_key(compiled.signature.args, compiled.library.codegen))
+        except Exception:  # not to be read, or cut short
+            return None
+        (_, kind, data), *_ = held or ((None, None, None),)
+        return data if kind == "object" else None
+
     def _begin_anew(self) -> None:
         try:
             self.flush()

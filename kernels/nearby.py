@@ -104,14 +104,14 @@ def make_nearby(taps: int):
 
     @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
     def kernel(
-        grid, powers, rotation, kx, ky, data, ctf, gain, band, mode, highest, precision, turn, sums, slope, curvature
+        grid, powers, rotation, kx, ky, data, ctf, gain, band, mode, highest, precision, r, q, turn, sums, slope,
+        curvature
     ):
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
         origin = (
             (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y + 2 * (MARGIN - reach)
         )
-        r, q = np.empty((3, 3)), np.empty(4)
         for i in range(rotation.shape[0]):
             g, h = slope[i], curvature[i]
             q[0], q[1], q[2], q[3] = 1.0, 0.0, 0.0, 0.0
@@ -188,8 +188,7 @@ def make_nearby(taps: int):
         curvature
     ):
         turn[...] = 0.0
-        kernel(grid, powers_of(table), rotation * ratio, kx, ky, data, ctf, gain, band, mode, highest, precision, turn,
-               sums, slope,
-               curvature)
+        kernel(grid, powers_of(table), rotation * ratio, kx, ky, data, ctf, gain, band, mode, highest, precision,
+               np.empty((3, 3)), np.empty(4), turn, sums, slope, curvature)
 
     return nearby

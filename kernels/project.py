@@ -25,9 +25,9 @@ def powers_of(table: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(table.T)
 
 
-@njit(inline="always")
-def places(taps):
-    """Room for the places of two groups of samples, as ``locate`` takes it."""
+def places(taps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Room for the places of two groups of samples, as ``locate`` takes it. What a kernel fills for itself it is given,
+    for machine code that makes arrays cannot be run without Numba."""
     return np.empty(2 * GROUP, np.int64), np.empty((3 * taps + 1, 2 * GROUP), np.float32)
 
 
@@ -47,8 +47,8 @@ def make_project(taps: int):
     length = 2 * taps
 
     @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-    def kernel(grid, powers, rotation, ratio, k, q, out):
-        place = where, weights = places(taps)
+    def kernel(grid, powers, rotation, ratio, k, q, where, weights, out):
+        place = where, weights
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
         origin = (
@@ -72,6 +72,6 @@ def make_project(taps: int):
                     out[i, first + j] = complex(re, weights[3 * taps, slot + j] * im)
 
     def project(grid, table, rotation, ratio, kx, ky, out):
-        kernel(grid, powers_of(table), rotation, ratio, *frequencies(kx, ky), out)
+        kernel(grid, powers_of(table), rotation, ratio, *frequencies(kx, ky), *places(taps), out)
 
     return project

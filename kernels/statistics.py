@@ -66,8 +66,8 @@ def make_statistics(taps: int, maps: int = 1):
     length = components * taps
 
     @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-    def kernel(grid, powers, rotation, ratio, k, q, data, ctf, gain, band, mode, near, beyond, out):
-        place = where, weights = places(taps)
+    def kernel(grid, powers, rotation, ratio, k, q, where, weights, data, ctf, gain, band, mode, near, beyond, out):
+        place = where, weights
         stride_y = grid.shape[2]
         stride_z = grid.shape[1] * stride_y
         middle = (grid.shape[0] // 2 - reach) * stride_z + (grid.shape[1] // 2 - reach) * stride_y
@@ -132,9 +132,8 @@ def make_statistics(taps: int, maps: int = 1):
         near = np.arange(len(kx)) if near is None else near
         out = out if maps == 2 else out[:, None]
         out[...] = 0.0
-        kernel(grid, powers_of(table), rotation, ratio, *frequencies(kx[near], ky[near]), data, ctf, gain, band, mode,
-               near,
-               _others(near, len(kx)), out)
+        kernel(grid, powers_of(table), rotation, ratio, *frequencies(kx[near], ky[near]), *places(taps), data, ctf,
+               gain, band, mode, near, _others(near, len(kx)), out)
 
     return statistics
 

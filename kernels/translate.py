@@ -26,14 +26,17 @@ def gather_translated(spectra, position, kx, ky, out, scale=1.0) -> None:
     kx, ky : (s,) int32
     out : (m, s) complex64.
     """
-    _gather_translated(spectra, position, kx, ky, rows_of(kx, ky), scale, out)
+    _gather_translated(spectra, position, kx, ky, rows_of(kx, ky), scale, *_ramps(spectra.shape[1]), out)
+
+
+def _ramps(box: int) -> tuple[np.ndarray, np.ndarray]:
+    """Room for the phases along x and y that an image is moved by."""
+    return np.empty(box // 2 + 1, np.complex64), np.empty(2 * box + 1, np.complex64)
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _gather_translated(spectra, position, kx, ky, bounds, scale, out):
+def _gather_translated(spectra, position, kx, ky, bounds, scale, ramp_x, ramp_y, out):
     n = spectra.shape[1]
-    ramp_x = np.empty(spectra.shape[2], np.complex64)
-    ramp_y = np.empty(2 * n + 1, np.complex64)
     for i in range(spectra.shape[0]):
         _ramp(position[i, 0], n, np.int64(0), ramp_x)
         _ramp(position[i, 1], n, -n, ramp_y)
@@ -54,13 +57,11 @@ def translate_samples(samples, shift, box, kx, ky, out) -> None:
     box : n
     kx, ky : (s,) int32
     """
-    _translate_samples(samples, shift, box, kx, ky, rows_of(kx, ky), out)
+    _translate_samples(samples, shift, box, kx, ky, rows_of(kx, ky), *_ramps(box), out)
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _translate_samples(samples, shift, n, kx, ky, bounds, out):
-    ramp_x = np.empty(n // 2 + 1, np.complex64)
-    ramp_y = np.empty(2 * n + 1, np.complex64)
+def _translate_samples(samples, shift, n, kx, ky, bounds, ramp_x, ramp_y, out):
     for i in range(samples.shape[0]):
         if shift[i, 0] == 0 and shift[i, 1] == 0:
             out[i] = samples[i]
@@ -73,16 +74,18 @@ def _translate_samples(samples, shift, n, kx, ky, bounds, out):
                 out[i, first + j] = samples[i, first + j] * (ramp_x[x + j] * turn)
 
 
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def scatter_translated(samples, position, kx, ky, spectra):
+def scatter_translated(samples, position, kx, ky, spectra) -> None:
     """The transpose's twin: spectra[i](k_s) = samples[i, s] · exp(−2πi k·position_i / n), zero elsewhere.
 
     Arguments as for ``gather_translated``; on the column kx = 0 the mirrored sample is written as well, so that an
     inverse real FFT gives the real image.
     """
+    _scatter_translated(samples, position, kx, ky, *_ramps(spectra.shape[1]), spectra)
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _scatter_translated(samples, position, kx, ky, ramp_x, ramp_y, spectra):
     n = spectra.shape[1]
-    ramp_x = np.empty(spectra.shape[2], np.complex64)
-    ramp_y = np.empty(2 * n + 1, np.complex64)
     for i in range(spectra.shape[0]):
         spectra[i] = 0
         _ramp(-position[i, 0], n, np.int64(0), ramp_x)

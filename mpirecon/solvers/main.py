@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,6 @@ def _hosts(comm: Communicator) -> str:
 def about_run(start: float) -> dict:
     """What a summary says of the program and the call: version, command line, start, libraries."""
     import h5py
-    import numba
     import numpy
     import scipy
 
@@ -139,7 +139,7 @@ def about_run(start: float) -> dict:
         "seconds": round(time.time() - start, 3),
         "versions": {
             "python": platform.python_version(), "numpy": numpy.__version__, "scipy": scipy.__version__,
-            "numba": numba.__version__, "h5py": h5py.__version__, "hdf5": h5py.version.hdf5_version,
+            "numba": version("numba"), "h5py": h5py.__version__, "hdf5": h5py.version.hdf5_version,
         },
     }  # fmt: skip
 

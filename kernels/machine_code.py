@@ -1,0 +1,221 @@
+"""Kernels' machine code, kept so that later processes run it without Numba.
+
+To import Numba and make it ready takes as long as a small set's whole reconstruction, and 75 MB. What it compiles is an
+object file, though, which LLVM's own loader (llvmlite, that Numba stands on) makes callable: so are kept kernels that
+take whole arrays and numbers, return nothing, and need nothing of Numba while they run.
+
+A kernel is called as Numba's own code calls it (``numba.core.callconv.CPUCallConv``): where its result and its exception
+go, then the fields of each argument. What is kept was compared with that when it was compiled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+#: numbers that a kernel takes, and what C and LLVM call each
+_NUMBERS = {
+    int: (ctypes.c_int64, "i64"), np.int64: (ctypes.c_int64, "i64"), np.uint64: (ctypes.c_uint64, "i64"),
+    float: (ctypes.c_double, "double"), np.float64: (ctypes.c_double, "double"), np.float32: (ctypes.c_float, "float"),
+    bool: (ctypes.c_bool, "i8"), np.bool_: (ctypes.c_bool, "i8"),
+}  # fmt: skip
+_NAMES = {kind: kind.__name__ for kind in _NUMBERS}
+_BY_NAME = {f"{kind.__name__}": fields for kind, fields in _NUMBERS.items()}
+_ELEMENTS = {np.dtype(name): name for name in ("b1", "i1", "u1", "i2", "i4", "i8", "u4", "u8", "f4", "f8", "c8", "c16")}
+
+#: what a kernel calls only of an array that Numba made
+_HARMLESS = {"NRT_MemInfo_call_dtor"}
+
+_WHOLE = 1 << 63
+
+
+def kinds(arguments: tuple) -> tuple[str, ...] | None:
+    """What decides which machine code belongs to the arguments; None where none is kept for such."""
+    out = []
+    for value in arguments:
+        kind = type(value)
+        if kind is np.ndarray:
+            flags, element = value.flags, _ELEMENTS.get(value.dtype)
+            if element is None or not (flags.c_contiguous and flags.aligned):
+                return None
+            out.append(f"{element}[{value.ndim}]{'' if flags.writeable else ' read only'}")
+        elif kind in _NAMES and (kind is not int or -_WHOLE <= value < _WHOLE):
+            out.append(_NAMES[kind])
+        else:
+            return None
+    return tuple(out)
+
+
+def _dimensions(kind: str) -> int | None:
+    """Of an array's kind; None of a number's."""
+    return int(kind.partition("[")[2].partition("]")[0]) if "[" in kind else None
+
+
+def _fields(kind: str) -> list[tuple]:
+    """Types of an argument's fields, C's and LLVM's."""
+    n = _dimensions(kind)
+    if n is None:
+        return [_BY_NAME[kind]]
+    pointer, whole = (ctypes.c_void_p, "pointer"), (ctypes.c_int64, "i64")
+    return [pointer, pointer, whole, whole, pointer] + 2 * n * [whole]  # who owns it, size, item's size, data, …
+
+
+def file_of(folder: str, name: str, said: tuple) -> Path:
+    """The file of a kernel for arguments of some kinds, on this kind of processor.
+
+    said : of all that decides what machine code is made, further facts
+    """
+    facts = (name, said, _processor(), {k: v for k, v in os.environ.items() if k.startswith("NUMBA_")
+                                        and k not in ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS")})
+    return Path(folder, f"{name.rpartition('.')[2]}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.kernel")
+
+
+@lru_cache
+def _processor() -> tuple[str, str, str]:
+    from llvmlite import binding
+
+    return binding.get_default_triple(), binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
+
+
+def load(file: Path, kinds_: tuple[str, ...]) -> Callable | None:
+    """The kernel that a file holds; None where it holds none, or was damaged."""
+    try:
+        held = file.read_bytes()
+    except OSError:
+        return None
+    digest, held = held[:32], held[32:]
+    if hashlib.sha256(held).digest() != digest:
+        return None
+    head, _, code = held.partition(b"\n")
+    facts = json.loads(head)
+    return _callable(_address(facts["symbol"], facts["helpers"], code), kinds_, facts["symbol"])
+
+
+_engines = []
+
+
+def _address(symbol: str, helpers: list[str], code: bytes) -> int:
+    """Where a function of an object file is in memory, once that was loaded.
+
+    Each has an engine of its own: kernels that one maker made for other taps have the same symbols.
+    """
+    from llvmlite import binding
+
+    if not _engines:
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+    end = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value
+    for name in helpers:
+        if binding.address_of_symbol(name) is None:
+            binding.add_symbol(name, end)  # never called; LLVM ends a process that lacks a name
+    machine = binding.Target.from_default_triple().create_target_machine(jit=True)
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)  # as long as the process lives
+    return engine.get_function_address(symbol)
+
+
+def _callable(address: int, kinds_: tuple[str, ...], name: str) -> Callable:
+    types = [c for kind in kinds_ for c, _ in _fields(kind)]
+    function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *types)(address)
+    arrays = [_dimensions(kind) is not None for kind in kinds_]
+
+    def call(*arguments) -> None:
+        fields = []
+        for value, array in zip(arguments, arrays):
+            if array:
+                fields += (None, None, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides)
+            else:
+                fields.append(value)
+        nowhere = (ctypes.c_void_p * 2)()  # for no result, and no exception
+        if status := function(ctypes.byref(nowhere, 0), ctypes.byref(nowhere, ctypes.sizeof(ctypes.c_void_p)), *fields):
+            raise RuntimeError(f"the kernel {name} ended with {status}")
+
+    return call
+
+
+def keep(file: Path, dispatcher, arguments: tuple, kinds_: tuple[str, ...]) -> None:
+    """Write what Numba has compiled for the arguments, if a process without Numba can run it.
+
+    dispatcher : what ``numba.njit`` made, called with such arguments before
+    """
+    found = _standing_alone(dispatcher, arguments, kinds_)
+    if found is None:
+        return
+    symbol, code = found
+    held = json.dumps({"symbol": symbol, "helpers": _helpers()}).encode() + b"\n" + code
+    with suppress(OSError):  # no room: the next process asks Numba, which says so
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name)
+        try:
+            with os.fdopen(handle, "wb") as out:
+                out.write(hashlib.sha256(held).digest() + held)
+            os.replace(name, file)  # whole or not at all, whoever else writes it
+        except OSError:
+            os.unlink(name)
+            raise
+
+
+@lru_cache
+def _helpers() -> list[str]:
+    """What Numba's code may name: functions of its own, by which Python calls a kernel."""
+    from numba import _helperlib
+    from numba.core.runtime import _nrt_python
+
+    return [f"numba_{name}" for name in _helperlib.c_helpers] + [f"NRT_{name}" for name in _nrt_python.c_helpers]
+
+
+def _standing_alone(dispatcher, arguments: tuple, kinds_: tuple[str, ...]) -> tuple[str, bytes] | None:
+    """The symbol and the object file of what was compiled; None where it is called otherwise than ``load`` calls it, or
+    calls more than the C library."""
+    from numba import config, types
+
+    if config.DISABLE_JIT:
+        return None
+    compiled = dispatcher.overloads.get(tuple(map(dispatcher.typeof_pyval, arguments)))
+    if compiled is None or compiled.signature.return_type != types.none or config.USING_SVML:
+        return None
+    context = compiled.target_context
+    convention = context.call_conv.get_function_type(types.none, compiled.signature.args)
+    wanted = ["pointer", "pointer", *(llvm for kind in kinds_ for _, llvm in _fields(kind))]
+    if ["pointer" if part.is_pointer else str(part) for part in convention.args] != wanted:
+        return None
+    held = dispatcher._cache.machine_code(compiled)
+    symbol = compiled.fndesc.llvm_func_name
+    if held is None or not all(name in _HARMLESS or _in_process(name) for name in _calls(held[1], symbol)):
+        return None
+    return symbol, held[0]
+
+
+def _calls(bitcode: bytes, symbol: str) -> set[str]:
+    """Functions that one of a module calls, itself or through others, and that the module does not define."""
+    from llvmlite import binding
+
+    functions = {function.name: function for function in binding.parse_bitcode(bitcode).functions}
+    seen, left, out = {symbol}, [symbol], set()
+    while left:
+        for block in functions[left.pop()].blocks:
+            for instruction in block.instructions:
+                if instruction.opcode not in ("call", "invoke"):
+                    continue
+                name = list(instruction.operands)[-1].name  # "" of an address that is found while it runs
+                if name in functions and not functions[name].is_declaration:
+                    left += {name} - seen
+                    seen.add(name)
+                elif not name.startswith("llvm."):
+                    out.add(name)
+    return out
+
+
+def _in_process(name: str) -> bool:
+    """Whether every process of Python finds a function by its name."""
+    return name != "" and not name.startswith(("NRT_", "numba_")) and hasattr(ctypes.CDLL(None), name)
