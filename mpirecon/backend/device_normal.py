@@ -69,6 +69,8 @@ class DeviceNormalEquations(NormalEquations):
                         **self._radial(ridge))
         return self._as(volume, self._transform_cropped(spectrum))
 
+    explained = Equations.explained
+
     def precondition(self, volume, ridge: np.ndarray):
         spectrum = self._transform_padded(self.cupy.asarray(volume))
         self.gpu.launch("precondition", None, spectrum=spectrum, folded=self._on_device(), **self._radial(ridge))

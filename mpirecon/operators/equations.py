@@ -52,6 +52,14 @@ class Equations(ABC):
     def apply(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
         """(Σ w AᴴA + Λ) x."""
 
+    def explained(self, on_data: np.ndarray, on_map: np.ndarray, *others: Equations) -> np.ndarray:
+        """Re xᴴ Σ w Aᴴŷ of one map and xᴴ Σ w AᴴA x of another, of these equations and of others on the same grid,
+        (1 + others, 2) float64."""
+        nothing = np.zeros(self.shells + 1)
+        return np.array([[np.vdot(on_data.astype(np.float64), equations.right_hand_side()),
+                          np.vdot(on_map.astype(np.float64), equations.apply(on_map, nothing))]
+                         for equations in (self, *others)])  # fmt: skip
+
     @abstractmethod
     def gradient(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
         """(Σ w AᴴA + Λ) x − Σ w Aᴴŷ."""

@@ -11,10 +11,11 @@ import numpy as np
 import scipy
 
 from mpirecon.kernels.gridding import kernel_transform
+from mpirecon.kernels.products import cross_product, weighted_power
 from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, weight_sum
 from mpirecon.kernels.sphere import Packed, rows_of
 from mpirecon.operators.equations import Equations
-from mpirecon.operators.fourier import change_spectrum, in_pieces, planes_of, volume_of, write_spectrum
+from mpirecon.operators.fourier import change_spectrum, in_pieces, planes_of, read_spectrum, volume_of, write_spectrum
 from mpirecon.operators.in_place import half_of_real, real_of_half
 from mpirecon.operators.projection import Projection
 
@@ -134,6 +135,25 @@ class NormalEquations(Equations):
         return self._filtered(
             volume, lambda spectrum, a, b: multiply_regularised(spectrum, transfer, ridge, ratio, a, b)
         )
+
+    def explained(self, on_data: np.ndarray, on_map: np.ndarray, *others: NormalEquations) -> np.ndarray:
+        """As Equations has it, of transforms alone: each map is transformed once, and nothing back."""
+        every, p, threads = (self, *others), len(self.folded), self.projection.threads
+        transfers, parts = [equations.transfer() for equations in every], {}
+
+        def on_numerators(spectrum: np.ndarray, a: int, b: int) -> None:
+            parts[0, a] = sums = np.zeros((len(every), 1))
+            for equations, out in zip(every, sums):
+                cross_product(spectrum, equations.folded, out, a, b)
+
+        def on_transfers(spectrum: np.ndarray, a: int, b: int) -> None:
+            parts[1, a] = sums = np.zeros((len(every), 1))
+            for transfer, out in zip(transfers, sums):
+                weighted_power(spectrum, transfer, out, a, b)
+
+        read_spectrum(planes_of(on_data, p, threads, 1 / self.projection.apodisation), on_numerators, threads)
+        read_spectrum(planes_of(on_map, p, threads), on_transfers, threads)
+        return np.hstack([sum(parts[k] for k in sorted(parts) if k[0] == which) for which in (0, 1)])
 
     def gradient(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
         """(Σ w AᴴA + Λ) x − Σ w Aᴴŷ, half the gradient of the penalised weighted loss."""

@@ -7,14 +7,14 @@ the map x of the same half (inside) or of the other (held out). Shells that coun
 from __future__ import annotations
 
 import numpy as np
+import scipy
 
 from mpirecon.backend.bands import Bands
-from mpirecon.operators.normal import dot
 from mpirecon.parallel.comm import together
 from mpirecon.solvers.base import Solver
 from mpirecon.solvers.groups import half_map
 from mpirecon.solvers.passes import Engine
-from mpirecon.validate.fsc import filter_shells
+from mpirecon.validate.fsc import filter_transform
 
 #: fraction of the images' power in the map beyond which losses are those of the particles that were compared: what sums
 #: say of it is right to half a percent, in boxes of few shells to two, which counts where images are clean
@@ -45,18 +45,19 @@ def summed_losses(engine: Engine, solver: Solver, bands: Bands) -> dict[str, flo
 def _explained(engine: Engine, solver: Solver, gain: np.ndarray) -> np.ndarray:
     """Σ g Re conj(p)ŷ and Σ g|p|² of the particles against the map of their half, and against that of the other,
     (2, 2), on all ranks. Each half set's is found on a rank of its own."""
-    comm, references = engine.comm, solver.references
-    found = np.zeros((2, 2))
-    for half in (1, 2):
-        root = (half - 1) % comm.size
-        folded = solver.sums_of(half, root)
-        maps = [references.bring(half_map(which), root) for which in (half, 3 - half)]
+    comm, images, found = engine.comm, len(engine.symmetry.group) * engine.box**2, np.zeros((2, 2))
+    roots, held = {half: (half - 1) % comm.size for half in (1, 2)}, {}
+    for half, root in roots.items():
+        if (folded := solver.sums_of(half, root)) is not None:
+            held[half] = solver.equations(folded)
+    for which in (1, 2):
+        brought = [solver.references.bring(half_map(which), root) for root in sorted(set(roots.values()))]
         with together(comm), engine.timings("solve"):
-            if folded is not None:
-                equations = solver.equations(folded)
-                nothing, images = np.zeros(equations.shells + 1), len(engine.symmetry.group) * engine.box**2
-                for which, volume in enumerate(maps):
-                    some = filter_shells(volume, np.sqrt(gain))
-                    found[which] += np.array([dot(filter_shells(volume, gain), equations.right_hand_side()),
-                                              dot(some, equations.apply(some, nothing))]) / images
+            if held:
+                transform = scipy.fft.rfftn(next(volume for volume in brought if volume is not None))
+                on_data = filter_transform(transform.copy(), gain)
+                on_map = filter_transform(transform, np.sqrt(gain))
+                some, *others = held.values()
+                for half, explained in zip(held, some.explained(on_data, on_map, *others)):
+                    found[int(half != which)] += explained / images
     return comm.allreduce(found)
