@@ -254,7 +254,6 @@ def _steps(backend: CpuBackend, particles: ParticleSet, nearby: bool, exact: boo
         p = backend.projection.padded
         equations = backend.normal_equations(np.zeros((p, p, p // 2 + 1, 3), np.float32))
         equations.solve(equations.ridge(), 1)
-        equations.explained(*2 * [np.zeros((_BOX,) * 3, np.float32)])
 
     def compare() -> None:
         correlate_shells(half, half, np.zeros((3, half.shape[2])))

@@ -11,7 +11,6 @@ import numpy as np
 import scipy
 
 from mpirecon.kernels.gridding import kernel_transform
-from mpirecon.kernels.products import cross_product, weighted_power
 from mpirecon.kernels.radial import divide_regularised, multiply_regularised, precondition, weight_sum
 from mpirecon.kernels.sphere import Packed, rows_of
 from mpirecon.operators.equations import Equations
@@ -142,18 +141,17 @@ class NormalEquations(Equations):
         transfers, parts = [equations.transfer() for equations in every], {}
 
         def on_numerators(spectrum: np.ndarray, a: int, b: int) -> None:
-            parts[0, a] = sums = np.zeros((len(every), 1))
-            for equations, out in zip(every, sums):
-                cross_product(spectrum, equations.folded, out, a, b)
+            rows = [rows_of(equations.folded, a, b) for equations in every]
+            parts[0, a] = [_over_grid(spectrum, np.ascontiguousarray(some[..., :2]).view(np.complex64)[..., 0])
+                           for some in rows]
 
         def on_transfers(spectrum: np.ndarray, a: int, b: int) -> None:
-            parts[1, a] = sums = np.zeros((len(every), 1))
-            for transfer, out in zip(transfers, sums):
-                weighted_power(spectrum, transfer, out, a, b)
+            power = np.square(spectrum.real) + np.square(spectrum.imag)
+            parts[1, a] = [_over_grid(power, transfer[:, a:b]) for transfer in transfers]
 
         read_spectrum(planes_of(on_data, p, threads, 1 / self.projection.apodisation), on_numerators, threads)
         read_spectrum(planes_of(on_map, p, threads), on_transfers, threads)
-        return np.hstack([sum(parts[k] for k in sorted(parts) if k[0] == which) for which in (0, 1)])
+        return np.array([np.sum([parts[k] for k in sorted(parts) if k[0] == which], axis=0) for which in (0, 1)]).T
 
     def gradient(self, volume: np.ndarray, ridge: np.ndarray) -> np.ndarray:
         """(Σ w AᴴA + Λ) x − Σ w Aᴴŷ, half the gradient of the penalised weighted loss."""
@@ -199,6 +197,14 @@ class NormalEquations(Equations):
     def dot(a: np.ndarray, b: np.ndarray) -> float:
         """Inner product of two volumes, summed in float64."""
         return dot(a, b)
+
+
+def _over_grid(a: np.ndarray, b: np.ndarray) -> float:
+    """Σ Re conj(a) b over a grid of which rows of the half that is stored are given, (p, rows, p//2 + 1): a sample that
+    is not its own Friedel mate counts twice."""
+    every, *own = (np.vdot(*map(np.ascontiguousarray, some)).real
+                   for some in ((a, b), (a[..., 0], b[..., 0]), (a[..., -1], b[..., -1])))
+    return float(2 * every - sum(own))
 
 
 def dot(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,0 +1,204 @@
+"""Kernels' machine code that later processes run without Numba: the same results, or Numba's where it cannot be."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mpirecon.kernels
+from mpirecon.kernels import machine_code
+from mpirecon.kernels.cache import njit
+
+SOURCE = """
+import numpy as np
+from mpirecon.kernels.cache import njit
+
+@njit(cache=True, nogil=True)
+def add(values, by, times, which, more, out):
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            out[i, j] = values[i, j] * times + by + (more if which else 0)
+
+@njit(cache=True)
+def sums(values, out):
+    some = np.zeros(values.shape[1])
+    for i in range(values.shape[0]):
+        some += values[i]
+    out[:] = some
+
+@njit(cache=True)
+def total(values):
+    return values.sum()
+
+def made(times):
+    @njit(cache=True)
+    def kernel(out):
+        out[:] = times
+    return kernel
+
+@njit(cache=True)
+def late(out, limit):
+    if limit > 1:
+        raise ValueError("too much")
+    out[:] = limit
+"""
+PROGRAM = """
+import sys
+sys.path.insert(0, {folder!r})
+import numpy as np
+import one
+{code}
+print("numba" in sys.modules)
+"""
+ADD = """
+out = np.zeros((2, 3), np.float32)
+one.add(np.arange(6, dtype=np.float32).reshape(2, 3), 0.5, 2, True, np.uint64(7), out)
+print(out.ravel().tolist())
+"""
+ADDED = "[7.5, 9.5, 11.5, 13.5, 15.5, 17.5]"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """``run(code)``: what it prints, in a process of its own with this test's cache; last whether Numba was loaded."""
+    (tmp_path / "one.py").write_text(SOURCE)
+
+    def call(code, **environment):
+        done = subprocess.run([sys.executable, "-c", PROGRAM.format(folder=str(tmp_path), code=code)],
+                              capture_output=True, text=True,
+                              env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "c"), **environment})
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split("\n")[:-1]
+
+    return call
+
+
+def test_numba_is_needed_once(run):
+    assert run(ADD) == [ADDED, "True"]
+    assert run(ADD) == [ADDED, "False"]
+
+
+def test_numba_can_follow_and_kernels_can_follow_numba(run):
+    """In one process, in either order."""
+    run(ADD)
+    compiled = "print(float(one.total(np.ones(5))))"
+    assert run(ADD + compiled + ADD) == [ADDED, "5.0", ADDED, "True"]
+    assert run(compiled + ADD) == ["5.0", ADDED, "True"]
+
+
+@pytest.mark.parametrize("other", ["values[:, ::2]", "np.asfortranarray(values)", "values.astype('f8')", "values[:0]",
+                                   "values.astype('>f4')[:0].astype('f4')", "np.broadcast_to(values[0], (2, 6))"])
+def test_arguments_of_other_kinds_are_no_mistake(run, other):
+    """Whatever was kept for others: strides, order, type, no elements, read only."""
+    code = (f"values = np.arange(12, dtype=np.float32).reshape(2, 6)\nx = {other}\n"
+            "for given in (values, x):\n    out = np.zeros(given.shape)\n"
+            "    one.add(given, 1.0, 3, False, 0, out)\n    assert (out == given * 3 + 1).all(), out\n")
+    for _ in range(2):
+        assert run(code)[-1] in ("True", "False")
+
+
+def test_an_integer_beyond_int64_is_no_negative_one(run):
+    code = "out = np.zeros(1); k = one.made(1)\none.late(out, {})\nprint(out[0])\n"
+    run(code.format(-5))
+    assert run(code.format(-5)) == ["-5.0", "False"]
+    said = run("out = np.zeros(1)\ntry:\n    one.late(out, 2**64 - 5)\nexcept ValueError as error:\n    print(error)")
+    assert said == ["too much", "True"]
+
+
+def test_kernels_of_one_maker_are_told_apart(run):
+    code = "out = np.zeros(1)\nfor k in (3, 4):\n    one.made(k)(out); print(out[0])\n"
+    assert run(code) == ["3.0", "4.0", "True"]
+    assert run(code) == ["3.0", "4.0", "False"]
+    assert run(code.replace("(3, 4)", "(5, 3)")) == ["5.0", "3.0", "True"]
+
+
+def test_what_needs_numba_while_it_runs_is_not_kept(run, tmp_path):
+    """Arrays of its own, and results."""
+    for code in ("out = np.zeros(3); one.sums(np.ones((2, 3)), out); print(out[0])", "print(one.total(np.ones(2)))"):
+        assert run(code) == run(code) == ["2.0", "True"]
+    assert not list((tmp_path / "c").rglob("*.kernel"))
+
+
+@pytest.mark.parametrize("damage", [lambda held: b"", lambda held: held[:40], lambda held: held[:-1],
+                                    lambda held: held[:500] + bytes([held[500] ^ 1]) + held[501:],
+                                    lambda held: b"x" * 33], ids=["empty", "short", "cut", "changed", "other"])
+def test_a_damaged_file_is_made_again(run, tmp_path, damage):
+    run(ADD)
+    file, = (tmp_path / "c").rglob("*.kernel")
+    file.write_bytes(damage(whole := file.read_bytes()))
+    assert run(ADD) == [ADDED, "True"]
+    assert file.read_bytes() == whole and run(ADD) == [ADDED, "False"]
+
+
+@pytest.mark.parametrize("environment", [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_OPT": "1"}])
+def test_code_for_another_processor_is_another_file(run, tmp_path, environment):
+    run(ADD)
+    assert run(ADD, **environment) == [ADDED, "True"]
+    assert len(list((tmp_path / "c").rglob("*.kernel"))) == 2 and run(ADD, **environment) == [ADDED, "False"]
+
+
+def test_code_of_another_source_is_not_run(run, tmp_path):
+    run(ADD)
+    (tmp_path / "one.py").write_text(SOURCE.replace("* times + by", "* times - by"))
+    assert run(ADD) == ["[6.5, 8.5, 10.5, 12.5, 14.5, 16.5]", "True"]
+
+
+def test_uncompiled_kernels_are_run_as_they_are(run, tmp_path):
+    assert run(ADD, NUMBA_DISABLE_JIT="1") == [ADDED, "True"]
+    assert not list((tmp_path / "c").rglob("*.kernel"))
+
+
+def test_a_full_disk_costs_time_alone(run, tmp_path):
+    run(ADD)
+    (tmp_path / "c").chmod(0o500)
+    for file in (tmp_path / "c").rglob("*.kernel"):
+        file.unlink()
+    code = "import tempfile\ndef full(*_, **__): raise OSError(28, 'No space left')\ntempfile.mkstemp = full\n" + ADD
+    assert run(code) == [ADDED, "True"]
+    assert not [*(tmp_path / "c").rglob("*.kernel*")]
+
+
+def test_kinds_tell_all_apart_that_numba_does():
+    """Arrays by type, dimensions and whether they can be written; numbers by type."""
+    a = np.zeros((2, 3), np.float32)
+    fixed = a.copy()
+    fixed.flags.writeable = False
+    known = [machine_code.kinds((value,)) for value in
+             (a, a[0], a.astype("f8"), a.astype("c8"), fixed, 1, 1.0, True, np.uint64(1), np.float32(1))]
+    assert None not in known and len(set(known)) == len(known)
+    unknown = (a[:, ::2], a.T, a.astype(">f4"), a.view(np.matrix), np.zeros(1, "i4,f4"), 2**63, -(2**63) - 1, None, "x",
+               [1], (a, a), 1j, np.zeros(5, np.uint8)[1:].view(np.float32))
+    assert all(machine_code.kinds((value,)) is None for value in unknown)
+
+
+def test_a_kernel_that_cannot_be_called_so_is_left_to_numba(tmp_path):
+    """Where what is known of its arguments is not what Numba compiled."""
+
+    @njit(cache=True)
+    def one(out, by):
+        out[:] = by
+
+    out = np.zeros(2)
+    one(out, 3.0)
+    kinds = machine_code.kinds((out, 3.0))
+    for name, known in (("other", (kinds[0], "int")), ("more", kinds), ("flat", ("f8[2]", kinds[1]))):
+        given = (out, 3.0, 1.0) if name == "more" else (out, 3.0)
+        machine_code.keep(tmp_path / name, one.made, given, known)
+        assert not (tmp_path / name).exists()
+    machine_code.keep(tmp_path / "kept", one.made, (out, 3.0), kinds)
+    assert (tmp_path / "kept").exists()
+
+
+def test_no_kernel_raises():
+    """It would be an error without words where Numba is not loaded."""
+    folders = [Path(mpirecon.__file__).parent, *map(Path, mpirecon.kernels.__path__)]
+    kernels = [function for folder in folders for path in folder.rglob("*.py")
+               for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+               if isinstance(function, ast.FunctionDef)
+               and any("njit" in ast.unparse(one) for one in function.decorator_list)]
+    assert len(kernels) > 50
+    assert not [kernel.name for kernel in kernels if any(isinstance(one, ast.Raise) for one in ast.walk(kernel))]
