@@ -17,16 +17,18 @@ def _ramp(position, box, first, out):
         out[j] = complex(sine_of_turns(turns + 0.25), sine_of_turns(turns))
 
 
-def gather_translated(spectra, position, kx, ky, out, scale=1.0) -> None:
+def gather_translated(spectra, position, kx, ky, out, scale=1.0, rows=None) -> None:
     """out[i, s] = scale · spectra[i](k_s) · exp(+2πi k·position_i / n):
     the image moved so that `position` is the origin.
 
     spectra : (m, n, n//2 + 1) complex64, rfft2 of the images with the origin at pixel 0
     position : (m, 2) float64, pixels (x, y), what becomes the origin
     kx, ky : (s,) int32
-    out : (m, s) complex64.
+    out : (m, s) complex64
+    rows : their ``rows_of``, where they are known
     """
-    _gather_translated(spectra, position, kx, ky, rows_of(kx, ky), scale, *_ramps(spectra.shape[1]), out)
+    rows = rows_of(kx, ky) if rows is None else rows
+    _gather_translated(spectra, position, kx, ky, rows, scale, *_ramps(spectra.shape[1]), out)
 
 
 def _ramps(box: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,13 +44,17 @@ def _gather_translated(spectra, position, kx, ky, bounds, scale, ramp_x, ramp_y,
         _ramp(position[i, 1], n, -n, ramp_y)
         for r in range(bounds.size - 1):
             first, x, y = bounds[r], kx[bounds[r]], ky[bounds[r]]
-            row = spectra[i, y if y >= 0 else y + n]
+            last = x + bounds[r + 1] - first
+            # pieces of arrays, each from 0 on: LLVM makes vectors of what it knows not to count from behind
+            row, phase, to = spectra[i, y if y >= 0 else y + n, x:last], ramp_x[x:last], out[i, first : bounds[r + 1]]
             turn = np.complex64(scale) * ramp_y[y + n]
-            for j in range(bounds[r + 1] - first):
-                out[i, first + j] = row[x + j] * (ramp_x[x + j] * turn)
+            for j in range(to.size):
+                re = phase[j].real * turn.real - phase[j].imag * turn.imag
+                im = phase[j].real * turn.imag + phase[j].imag * turn.real
+                to[j] = complex(row[j].real * re - row[j].imag * im, row[j].real * im + row[j].imag * re)
 
 
-def translate_samples(samples, shift, box, kx, ky, out) -> None:
+def translate_samples(samples, shift, box, kx, ky, out, rows=None) -> None:
     """out[i, s] = samples[i, s] · exp(+2πi k·shift_i / n):
     centred samples with what lies `shift` off the centre moved there.
 
@@ -56,8 +62,10 @@ def translate_samples(samples, shift, box, kx, ky, out) -> None:
     shift : (m, 2) float64, pixels (x, y); where it is zero, out is the very samples
     box : n
     kx, ky : (s,) int32
+    rows : their ``rows_of``, where they are known
     """
-    _translate_samples(samples, shift, box, kx, ky, rows_of(kx, ky), *_ramps(box), out)
+    rows = rows_of(kx, ky) if rows is None else rows
+    _translate_samples(samples, shift, box, kx, ky, rows, *_ramps(box), out)
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")

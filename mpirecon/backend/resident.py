@@ -125,7 +125,9 @@ class ResidentImages(ImageMemory):
             return data
         out, way, plane = np.empty_like(data), way / self._backend.pixel_size, self._backend.plane
         self._backend.threads.over(
-            len(out), lambda a, b: translate_samples(data[a:b], way[a:b], plane.box, plane.kx, plane.ky, out[a:b])
+            len(out), lambda a, b: translate_samples(
+                data[a:b], way[a:b], plane.box, plane.kx, plane.ky, out[a:b], plane.rows
+            )
         )
         return out
 

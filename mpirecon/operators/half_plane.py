@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from mpirecon.errors import UserError
+from mpirecon.kernels.tiles import rows_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class HalfPlane:
 
     def __len__(self) -> int:
         return self.kx.size
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Where rows of samples begin, and the end, int64."""
+        return rows_of(self.kx, self.ky)
 
     @property
     def shells(self) -> int:

@@ -21,7 +21,7 @@ def centred_samples(
     """
     spectra = scipy.fft.rfft2(np.asarray(images, np.float32), workers=workers)
     out = np.empty((len(images), len(plane)), np.complex64) if out is None else out
-    gather_translated(spectra, shift_pixels + plane.box // 2, plane.kx, plane.ky, out, scale)
+    gather_translated(spectra, shift_pixels + plane.box // 2, plane.kx, plane.ky, out, scale, plane.rows)
     return out
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpirecon.kernels.gridding import first_tap
-from mpirecon.kernels.tiles import make_cut, rows_of, sort_runs
+from mpirecon.kernels.tiles import make_cut, sort_runs
 from mpirecon.operators.half_plane import HalfPlane
 from mpirecon.parallel.threads import Threads
 
@@ -90,7 +90,7 @@ class Tiles:
     def _runs(self, slices: Slices, threads: Threads) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All runs, sorted by tile, where each tile's begin, and how many samples it has."""
         plane, rotation = slices.plane, slices.rotation
-        cut, rows = make_cut(slices.taps), rows_of(plane.kx, plane.ky)
+        cut, rows = make_cut(slices.taps), plane.rows
         centre = np.array(slices.shape[:2], np.float64) // 2 - first_tap(slices.taps)[0]
         # of an image: a row crosses each edge once at most
         most = min(len(plane), 2 * (len(rows) - 1) * sum(self.number.shape))
