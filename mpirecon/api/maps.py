@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -163,6 +164,30 @@ class FSC:
         axes.axhline(0.143, color="grey", linestyle=":", linewidth=1)
         axes.set(xlabel="spatial frequency (1/Å)", ylabel="FSC", ylim=(min(-0.05, float(self.values.min())), 1.02))
         return axes
+
+    def draw(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+        """Write the figure of two compared maps: the curves with and without masks, and where they cross 0.143.
+
+        Parameters
+        ----------
+        path : path
+            .png, .svg or .pdf
+        overwrite : bool
+            replace a file that exists
+
+        Raises
+        ------
+        UserError
+            when the file exists, its ending is another one, or the curve is of no two maps.
+        """
+        from mpirecon.report.figures import draw_comparison, figure_suffixes
+
+        if self.comparison is None:
+            raise UserError("this curve is of no two maps that fsc has compared; plot() draws it")
+        if Path(path).suffix.lower() not in figure_suffixes():
+            raise UserError(f"{path}: cannot draw {Path(path).suffix or 'a file without an ending'}; use .png, .svg or "
+                            ".pdf")
+        draw_comparison(self.comparison, path, overwrite=overwrite)
 
     def __repr__(self) -> str:
         at = self.resolution

@@ -57,10 +57,10 @@ def command(folder, quiet, verbose, **options) -> None:
       mpirecon export run1 --star kept.star --discarded discarded.star
       mpirecon export run1 --cs kept.cs
     """
-    from mpirecon.io.export import ExportOptions, export_run  # slow to load (pandas, HDF5), and --help needs none
+    import mpirecon
 
     console = Console(quiet=quiet, verbose=verbose)
-    report = export_run(folder, ExportOptions(**options), lambda total: console.progress(total, "writing images"))
+    report = mpirecon.export(folder, **options, verbose=not quiet)
     for path, what in report.files:
         console.say(f"{path}: {what}")
     for note in report.notes:

@@ -43,7 +43,7 @@ def command(first, second, mask, phase_randomise, cones, plot, csv_path, as_json
     import mpirecon
     from mpirecon.io.atomic import refuse_existing
     from mpirecon.io.inputs import given, refuse_twice
-    from mpirecon.report.figures import draw_comparison, figure_suffixes
+    from mpirecon.report.figures import figure_suffixes
     from mpirecon.validate.fsc_table import text_plot
 
     console = Console(quiet=quiet or as_json, verbose=verbose)
@@ -69,5 +69,5 @@ def command(first, second, mask, phase_randomise, cones, plot, csv_path, as_json
         result.write(csv_path, overwrite=overwrite)
         console.say(f"wrote {csv_path}")
     if plot:
-        draw_comparison(result, plot, overwrite=overwrite)
+        found.draw(plot, overwrite=overwrite)
         console.say(f"wrote {plot}")

@@ -25,24 +25,8 @@ def command(folder, output, overwrite, quiet, verbose):
       mpirecon report run1
       mpirecon report run1 -o run1-2026-05-04.html
     """
-    from mpirecon.io.atomic import refuse_existing
-    from mpirecon.io.inputs import given
-    from mpirecon.io.run_folder import PATH
-    from mpirecon.io.run_output import files_read, read_summary
-    from mpirecon.io.unfinished import state_of
-    from mpirecon.report.html import write_report
-    from mpirecon.report.path_page import write_path_page
+    import mpirecon
 
     console = Console(quiet=quiet, verbose=verbose)
-    summary = read_summary(folder)
-    if output is not None:
-        about = summary.get("particles")
-        # it is not read, but it is not to be replaced by a page
-        made_from = given(particle_file=str(about["file"]) if isinstance(about, dict) and about.get("file") else None)
-        refuse_existing(output, overwrite, [*made_from, *(read for read in files_read(folder)
-                                                          if read.path.name != "report.html")])
-    if (state := state_of(folder)) is not None:
-        console.warn(f"the report is of the run that finished before. {state[0].upper()}{state[1:]}")
-    write = write_path_page if summary.get("kind") == PATH.kind else write_report
-    written = write(folder, summary, target=output, overwrite=overwrite or output is None)
+    written = mpirecon.write_report(folder, output, overwrite=overwrite)
     console.say(f"wrote {written}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from mpirecon.parallel.console import Console
@@ -36,23 +34,17 @@ def command(volume, output, terminal, level, size, open_it, overwrite, quiet, ve
     """
     import sys
 
-    from mpirecon.errors import UserError
-    from mpirecon.io.atomic import refuse_existing
-    from mpirecon.io.inputs import given
-    from mpirecon.io.mrc import read_map
-    from mpirecon.report.viewer import terminal_view, write_view
+    import mpirecon
+    from mpirecon.report.viewer import terminal_view
 
     console = Console(quiet=quiet, verbose=verbose)
-    target = Path(output) if output else volume.with_suffix(".html")
-    if terminal and (output or open_it):
-        raise UserError("--terminal writes no page; leave out --output and --open")
-    if not terminal:
-        refuse_existing(target, overwrite, given(map=volume))
-    read = read_map(volume)
     if terminal:
-        click.echo(terminal_view(read.array, read.pixel_size, colour=uses_colours(sys.stdout)))
+        if output or open_it:
+            raise mpirecon.UserError("--terminal writes no page; leave out --output and --open")
+        read = mpirecon.read_map(volume)
+        click.echo(terminal_view(read.to_numpy(), read.pixel_size, colour=uses_colours(sys.stdout)))
         return
-    write_view(read.array, read.pixel_size, volume.name, target, size=size, level=level, overwrite=overwrite)
+    target = mpirecon.view(volume, output, size=size, level=level, overwrite=overwrite)
     console.say(f"wrote {target}")
     if open_it:
         import webbrowser

@@ -1,0 +1,147 @@
+"""What is made of a finished run's folder, and of maps: files for other programs, and pages to look at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpirecon.api.arguments import console_of
+from mpirecon.io.atomic import refuse_existing
+from mpirecon.io.export import ExportOptions, ExportReport, export_run
+from mpirecon.io.inputs import given
+from mpirecon.io.mrc import read_map
+from mpirecon.io.run_folder import PATH
+from mpirecon.io.run_output import files_read, read_summary
+from mpirecon.io.unfinished import state_of
+from mpirecon.report import html, path_page
+from mpirecon.report.viewer import write_view
+
+
+def export(
+    run: str | os.PathLike, *, star: str | os.PathLike | None = None, discarded: str | os.PathLike | None = None,
+    cs: str | os.PathLike | None = None, stack: str | os.PathLike | None = None,
+    particles: str | os.PathLike | None = None, poses: str = "original", step: float | None = None,
+    coordinates: str | None = None, mtf: Sequence[tuple[int | None, str | os.PathLike]] = (), overwrite: bool = False,
+    verbose: bool | int = False,
+) -> ExportReport:
+    """Write the particles of a finished run or path as files for RELION and cryoSPARC.
+
+    Parameters
+    ----------
+    run : path
+        folder of a finished run or path
+    star, cs : path, optional
+        files of the kept particles; cs : where they came from a .cs file
+    discarded : path, optional
+        file of the particles that were not kept, .star or .cs by its name
+    stack : path, optional
+        .mrcs for the images of all these particles, which the files then point to; needed after ``simulate``
+    particles : path, optional
+        the run's particle file, where it was moved
+    poses : {"original", "used"}
+        with simulated errors: the poses and defoci before them, or those that the run used
+    step : float, optional
+        of a path: the fraction whose particles count as kept; the best step's when left out
+    coordinates : {"as-stored", "flipped"}, optional
+        of particles of a .cs file: write their coordinates on RELION's micrographs, too
+    mtf : sequence of (int or None, path)
+        MTF files to name in the optics table, of one optics group or of all
+    overwrite : bool
+        replace files that exist
+    verbose : bool or int
+        print what the command prints
+
+    Returns
+    -------
+    ExportReport
+        ``files``, of (path, what it holds), and ``notes``
+
+    Raises
+    ------
+    UserError
+        when the folder is no finished run, its particle file is gone or another one, a file exists, or a format cannot
+        hold these particles; then none is written.
+    """
+    console = console_of(None, verbose)
+    options = ExportOptions(star, discarded, cs, stack, particles, poses, step, coordinates, tuple(mtf), overwrite)
+    return export_run(run, options, lambda total: console.progress(total, "writing images"))
+
+
+def write_report(
+    run: str | os.PathLike, output: str | os.PathLike | None = None, *, overwrite: bool = False,
+    verbose: bool | int = False,
+) -> Path:
+    """Write the report of a finished run or path again: one page with everything in it.
+
+    Parameters
+    ----------
+    run : path
+        its folder
+    output : path, optional
+        the page; the folder's own ``report.html``, which is replaced, when left out
+    overwrite : bool
+        replace `output`
+    verbose : bool or int
+        print what the command prints
+
+    Returns
+    -------
+    Path
+        the page
+
+    Raises
+    ------
+    UserError
+        when the folder is no finished run, or `output` exists or was read by the run.
+    """
+    summary = read_summary(run)
+    if output is not None:
+        about = summary.get("particles")
+        # it is not read, but it is not to be replaced by a page
+        made_from = given(particle_file=str(about["file"]) if isinstance(about, dict) and about.get("file") else None)
+        refuse_existing(output, overwrite, [*made_from, *(read for read in files_read(run)
+                                                          if read.path.name != "report.html")])
+    if (state := state_of(run)) is not None:
+        console_of(None, verbose).warn(
+            f"the report is of the run that finished before. {state[0].upper()}{state[1:]}"
+        )
+    write = path_page.write_path_page if summary.get("kind") == PATH.kind else html.write_report
+    return write(run, summary, target=output, overwrite=overwrite or output is None)
+
+
+def view(
+    volume: str | os.PathLike, output: str | os.PathLike | None = None, *, size: int = 96, level: float | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a page that shows a map without a network: slices, a surface to turn, projections.
+
+    Parameters
+    ----------
+    volume : path
+        map (MRC)
+    output : path, optional
+        the page; the map's name with the ending .html when left out
+    size : int
+        voxels of a side in the page at most; a larger map is coarsened
+    level : float, optional
+        density of the surface first shown; well above the solvent when left out
+    overwrite : bool
+        replace a page that exists
+
+    Returns
+    -------
+    Path
+        the page
+
+    Raises
+    ------
+    UserError
+        when the map cannot be read or the page exists.
+    """
+    source = Path(volume)
+    target = source.with_suffix(".html") if output is None else Path(output)
+    refuse_existing(target, overwrite, given(map=source))
+    read = read_map(source)
+    write_view(read.array, read.pixel_size, source.name, target, size=size, level=level, overwrite=overwrite)
+    return target
