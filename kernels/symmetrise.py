@@ -7,18 +7,22 @@ import numpy as np
 from mpirecon.kernels.cache import njit
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def symmetrise(folded, signed):
+def symmetrise(folded, signed) -> None:
     """folded[k] ← Σ_h folded[h k] over a group of signed permutations.
 
     folded : (p, p, p//2 + 1, 3) float32 or int64, (re, im, weight) at [kz, ky, kx], the other half its Friedel mates
     signed : (h, 3, 3) int64, rows and columns x, y, z. The points that the group maps onto each other are summed once,
         from the one that stands first, and all are given the sum.
     """
+    h = signed.shape[0]
+    _symmetrise(folded, signed, np.empty((h, 3), np.int64), np.empty(h, np.bool_))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _symmetrise(folded, signed, at, mate):
+    """at, mate : room for the stored points of an orbit, z, y, x"""
     p, half = folded.shape[0], folded.shape[2]
     h = signed.shape[0]
-    at = np.empty((h, 3), np.int64)  # stored points of an orbit, z, y, x
-    mate = np.empty(h, np.bool_)
     for kz in range(p):
         for ky in range(p):
             for kx in range(half):

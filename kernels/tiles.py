@@ -68,15 +68,16 @@ def make_cut(taps: int):
     colours : (tiles on z, tiles on y) int32, the number of each tile
     first_image : what the first rotation's is
     runs : (capacity, 5) int32, overwritten
-    counts : (2, tiles) int64, each tile's runs and samples are added. Returns how many runs.
+    counts : (2, tiles) int64, each tile's runs and samples are added
+    Returns how many runs.
     A run's samples may lie one point beside their tile, by rounding.
     """
     _, beside = first_tap(taps)
 
     @njit(cache=True, nogil=True, error_model="numpy")
-    def cut(rotation, ratio, kx, ky, rows, centre, edges_z, edges_y, colours, first_image, runs, counts):
+    def kernel(rotation, ratio, kx, ky, rows, centre, edges_z, edges_y, tile_z, tile_y, colours, first_image, runs,
+               counts, found):
         n = 0
-        tile_z, tile_y = _tile_of(edges_z), _tile_of(edges_y)
         for i in range(rotation.shape[0]):
             for row in range(rows.size - 1):
                 begin, q = rows[row], ky[rows[row]]
@@ -105,18 +106,17 @@ def make_cut(taps: int):
                         counts[1, colours[z, y]] += after - k
                         n += 1
                         k = after
-        return n
+        found[0] = n
+
+    def cut(rotation, ratio, kx, ky, rows, centre, edges_z, edges_y, colours, first_image, runs, counts):
+        # the tile of each point of an axis
+        tile_z, tile_y = (np.repeat(np.arange(edges.size - 1), np.diff(edges)) for edges in (edges_z, edges_y))
+        found = np.zeros(1, np.int64)
+        kernel(rotation, ratio, kx, ky, rows, centre, edges_z, edges_y, tile_z, tile_y, colours, first_image, runs,
+               counts, found)
+        return int(found[0])
 
     return cut
-
-
-@njit(inline="always")
-def _tile_of(edges):
-    """The tile of each point of an axis."""
-    out = np.empty(edges[-1], np.int64)
-    for t in range(edges.size - 1):
-        out[edges[t] : edges[t + 1]] = t
-    return out
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

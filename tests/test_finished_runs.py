@@ -29,8 +29,8 @@ def test_exported_particles_are_those_of_the_command(finished, tmp_path, cli):
         assert ours.replace(str(tmp_path).encode(), b"") == theirs.replace(str(there).encode(), b"")
         assert what in done.stdout
     with pytest.raises(mr.UserError, match="star.star exists"):
-        mr.export(finished / "run", **names)
-    mr.export(finished / "run", **names, overwrite=True)
+        mr.export(finished / "run", **names, stack=tmp_path / "all.mrcs")
+    mr.export(finished / "run", **names, stack=tmp_path / "all.mrcs", overwrite=True)
 
 
 def test_the_report_is_written_again(finished, tmp_path, cli):
@@ -72,11 +72,11 @@ def test_a_comparison_is_drawn(finished, tmp_path, cli):
     assert _drawn(tmp_path / "fsc.svg") == _drawn(tmp_path / "command.svg") > 5
     with pytest.raises(mr.UserError, match="fsc.svg exists"):
         found.draw(tmp_path / "fsc.svg")
-    with pytest.raises(mr.UserError, match="cannot draw .jpg"):
-        found.draw(tmp_path / "fsc.jpg")
+    with pytest.raises(mr.UserError, match="cannot draw .doc"):
+        found.draw(tmp_path / "fsc.doc")
     with pytest.raises(mr.UserError, match="of no two maps"):
         mr.Result(finished / "run").fsc.draw(tmp_path / "other.svg")
-    assert not (tmp_path / "fsc.jpg").exists() and not (tmp_path / "other.svg").exists()
+    assert not (tmp_path / "fsc.doc").exists() and not (tmp_path / "other.svg").exists()
 
 
 def _drawn(path: Path) -> int:

@@ -19,8 +19,8 @@ from mpirecon.report.viewer import write_view
 
 
 def export(
-    run: str | os.PathLike, *, star: str | os.PathLike | None = None, discarded: str | os.PathLike | None = None,
-    cs: str | os.PathLike | None = None, stack: str | os.PathLike | None = None,
+    run: str | os.PathLike, *, star: str | os.PathLike | None = None, cs: str | os.PathLike | None = None,
+    discarded: str | os.PathLike | None = None, stack: str | os.PathLike | None = None,
     particles: str | os.PathLike | None = None, poses: str = "original", step: float | None = None,
     coordinates: str | None = None, mtf: Sequence[tuple[int | None, str | os.PathLike]] = (), overwrite: bool = False,
     verbose: bool | int = False,
