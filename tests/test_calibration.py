@@ -66,7 +66,7 @@ def own_configuration(monkeypatch, tmp_path):
 @pytest.fixture
 def slow(monkeypatch):
     """A machine whose phases are slower by different factors, and larger: what calibration runs there."""
-    model = machine({"": 2.0, "accumulate": 3.0, "solve": 1.5, "rest": 4.0}, 1.2)
+    model = machine({"": 2.0, "accumulate": 3.0, "solve": 1.5, "rest": 4.0}, 1.25)
     monkeypatch.setattr(calibrating, "find_mpirun", lambda: "mpirun")
     monkeypatch.setattr(calibrating, "available_cores", lambda: 2)
     monkeypatch.setattr(calibrating, "run_trials", lambda trials, folder: [stand_in(t, model) for t in trials])
